@@ -1,0 +1,1 @@
+"""sdlora: LoRA training for Stable Diffusion. The public names load on first use (PEP 562)."""

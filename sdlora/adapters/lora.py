@@ -1,0 +1,1 @@
+"""LoRA: low-rank adaptation (arXiv:2106.09685). Settings here; PEFT does the layers."""

@@ -1,0 +1,84 @@
+"""The pictures and the class pictures, as settings."""
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
+
+from sdlora.section import Section
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+class Data(Section):
+    """The training pictures and what is said of them."""
+
+    folder: Path
+    """Folder of pictures, with `NAME.txt` captions beside them if there are any; kohya's `10_sks dog` folders work."""
+
+    trigger: str = ""
+    """The word that calls the adapter, such as `sks`. It is put before captions that lack it."""
+
+    class_name: str = ""
+    """What the subject is, such as `dog`: pictures without a caption are then `trigger class`. Leave empty for a style."""
+
+    prompt: str = ""
+    """One caption for every picture that has none of its own; overrides trigger and class."""
+
+    resolution: Annotated[int, Field(ge=64, le=4096)] | None = None
+    """Side in pixels of the square whose area training pictures get. The base model's own size if not set."""
+
+    buckets: bool = True
+    """Keep each picture's shape by grouping similar ratios, instead of cutting all to a square."""
+
+    random_crop: bool = False
+    """Cut different parts of pictures that do not fit their bucket, instead of the centre."""
+
+    flip: bool = False
+    """Also train on mirrored pictures. Not for lettering or lopsided subjects."""
+
+    variants: Annotated[int, Field(ge=1, le=64)] = 4
+    """Crops of each picture that are kept in the cache where `random_crop` is on."""
+
+    shuffle_captions: bool = False
+    """Shuffle the comma-separated parts of each caption behind the first one."""
+
+    caption_dropout: Fraction = 0.0
+    """Share of examples trained without any caption."""
+
+    masks: bool = True
+    """Let `NAME.mask.png`, or a picture's own transparency, weight the loss."""
+
+    background: Annotated[str, Field(pattern=r"^#[0-9a-fA-F]{6}$")] = "#ffffff"
+    """Colour put behind transparent pictures."""
+
+
+class Prior(Section):
+    """Prior preservation: class pictures that keep the base's idea of the class (DreamBooth, arXiv:2208.12242)."""
+
+    weight: Annotated[float, Field(ge=0)] = 0.0
+    """Weight of the class pictures' loss; 0 turns prior preservation off, 1 is usual."""
+
+    class_prompt: str = ""
+    """Prompt of the class pictures, such as `a dog`. Made from the class name if empty."""
+
+    folder: Path | None = None
+    """Folder with class pictures of your own; missing ones are made by the base model. Made and kept elsewhere if not set."""
+
+    count: Annotated[int, Field(ge=1, le=100_000)] = 100
+    """How many class pictures to use."""
+
+    negative: str = ""
+    """Negative prompt for making class pictures."""
+
+    sampler: str = "DDIM"
+    """Sampler for making class pictures, by its A1111 name."""
+
+    steps: Annotated[int, Field(ge=1, le=1000)] = 25
+    """Sampling steps for making class pictures."""
+
+    cfg: Annotated[float, Field(ge=0, le=50)] = 7.0
+    """Guidance scale for making class pictures."""
+
+    seed: int = 0
+    """Seed of the first class picture; the next has seed + 1."""

@@ -1,0 +1,67 @@
+"""What can go wrong, as a tree. Every message names the place, the value and the remedy.
+
+The class decides the exit code of the command line: a front end needs nothing but ``str(error)``
+and ``error.exit_code``. An exception that is not an ``SdloraError`` is a bug (exit code 1).
+"""
+
+
+class SdloraError(Exception):
+    """Anything that a user can cause and can mend."""
+
+    exit_code = 1
+
+
+class ConfigError(SdloraError):
+    """A setting, a preset, a flag or a name is wrong."""
+
+    exit_code = 2
+
+
+class ModelError(ConfigError):
+    """The base model cannot be found, is incomplete, or is of a kind that is not served."""
+
+
+class DatasetError(SdloraError):
+    """The training pictures or their captions cannot be used."""
+
+    exit_code = 3
+
+
+class FormatError(SdloraError):
+    """An adapter file is damaged, hostile, or holds what no reader here understands."""
+
+    exit_code = 3
+
+
+class MismatchError(FormatError):
+    """An adapter was made for another base model than the one loaded."""
+
+
+class OutOfMemoryError(SdloraError):
+    """The device has too little memory for these settings."""
+
+    exit_code = 4
+
+
+class FileError(SdloraError):
+    """A file or folder cannot be read or written."""
+
+    exit_code = 5
+
+
+class NonFiniteError(SdloraError):
+    """Losses or gradients stayed infinite or not-a-number."""
+
+    exit_code = 6
+
+
+class BusyError(SdloraError):
+    """Another process holds this run or this device."""
+
+    exit_code = 7
+
+
+class DeviceError(SdloraError):
+    """The device was lost, or does not support what was asked of it."""
+
+    exit_code = 8

@@ -1,0 +1,128 @@
+"""Files that survive: atomic writes, paths kept inside their root, safe names, a safetensors header read with care."""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import tempfile
+import unicodedata
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from sdlora.errors import FileError, FormatError
+
+MAX_HEADER_BYTES = 8 << 20
+_RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))}
+
+
+def fsync_folder(folder: Path) -> None:
+    """Make a rename in ``folder`` durable. Windows has no such call, and needs none."""
+    if os.name == "nt":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_atomic(path: Path, write: Callable[[Path], None] | bytes | str) -> None:
+    """Write ``path`` whole or not at all, by a temporary file beside it and a rename.
+
+    ``write`` is the content, or a function that writes it to the path it is given.
+    Raises FileError where the folder cannot be written or the disk is full.
+    """
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=".tmp-", suffix=path.suffix, dir=path.parent)
+        os.close(handle)
+        temporary = Path(name)
+        if callable(write):
+            write(temporary)
+        else:
+            temporary.write_bytes(write.encode() if isinstance(write, str) else write)
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
+        temporary.chmod(0o666 & ~_umask())
+        os.replace(temporary, path)
+        fsync_folder(path.parent)
+    except OSError as error:
+        raise FileError(f"{path}: cannot be written ({error.strerror or error})") from error
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def inside(root: Path, name: str | Path) -> Path:
+    """``root / name``, resolved. Raises FileError if that lies outside ``root``."""
+    resolved = (root / name).resolve()
+    if not resolved.is_relative_to(root.resolve()):
+        raise FileError(f"{name}: lies outside {root}")
+    return resolved
+
+
+def safe_name(text: str, fallback: str = "untitled") -> str:
+    """A file name that every system takes: letters, digits, ``.``, ``_``, ``-``; at most 64 characters."""
+    plain = unicodedata.normalize("NFKC", text)
+    slug = re.sub(r"[^\w.-]+", "-", plain).strip("-._")[:64].rstrip("-._")
+    if slug.split(".")[0].lower() in _RESERVED:
+        slug = f"{slug}-1"
+    return slug or fallback
+
+
+def unused(path: Path) -> Path:
+    """``path``, or ``name-2``, ``name-3``, ... beside it: never one that exists."""
+    candidate, number = path, 1
+    while candidate.exists():
+        number += 1
+        candidate = path.with_name(f"{path.stem}-{number}{path.suffix}")
+    return candidate
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def require_free_space(folder: Path, needed: int) -> None:
+    """Raises FileError if fewer than ``needed`` bytes are free where ``folder`` lies."""
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise FileError(f"{folder}: free {(needed - free) / 1e6:.0f} MB on this disk, then start again")
+
+
+def read_safetensors_header(path: Path) -> dict[str, Any]:
+    """The JSON header of a safetensors file, read without touching its tensors.
+
+    Raises FileError if the file cannot be read, FormatError if it is no whole safetensors file.
+    """
+    try:
+        size = path.stat().st_size
+        with open(path, "rb") as file:
+            start = file.read(8)
+            length = int.from_bytes(start, "little")
+            if len(start) < 8 or length > size - 8:
+                raise FormatError(f"{path}: is not a safetensors file, or is cut short")
+            if length > MAX_HEADER_BYTES:
+                raise FormatError(f"{path}: its header of {length >> 20} MB is over the {MAX_HEADER_BYTES >> 20} MB taken")
+            header = json.loads(file.read(length))
+    except (ValueError, RecursionError):
+        raise FormatError(f"{path}: is not a safetensors file (its header is no JSON)") from None
+    except OSError as error:
+        raise FileError(f"{path}: cannot be read ({error.strerror})") from None
+    if not isinstance(header, dict):
+        raise FormatError(f"{path}: is not a safetensors file (its header is no JSON object)")
+    ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+    if max(ends, default=0) != size - 8 - length:
+        raise FormatError(f"{path}: is cut short, or has bytes beyond its last tensor")
+    return header
