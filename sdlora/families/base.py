@@ -1,7 +1,7 @@
 """What a family of base models can do, and all that the rest of the program knows of one."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -33,13 +33,15 @@ class Family(ABC):
     """The family's key in ``FAMILIES``."""
     source: str
     """Where it came from, as the user wrote it."""
-    fingerprint: str
-    """A hash of what it computes: caches are kept by it."""
+    fingerprints: Mapping[str, str]
+    """A hash of the weights of each component (``unet``, ``vae``, ``text_encoder``): caches are kept by it."""
     prediction_type: PredictionType
     native_size: int
     """Side in pixels of the pictures that the model was trained on."""
     latent_factor: int
     """Pixels per latent, along each side."""
+    size_step: int
+    """Sides of pictures are multiples of this: the VAE's factor times the UNet's."""
 
     @property
     @abstractmethod
@@ -49,6 +51,11 @@ class Family(ABC):
     @property
     @abstractmethod
     def vae(self) -> "nn.Module": ...
+
+    @property
+    @abstractmethod
+    def scheduler_config(self) -> dict[str, Any]:
+        """The model's own scheduler configuration (betas, prediction type), as diffusers keeps it."""
 
     @abstractmethod
     def tokenize(self, prompts: Sequence[str]) -> "torch.Tensor":
@@ -71,12 +78,37 @@ class Family(ABC):
         """A diffusers pipeline over these very modules (nothing is copied) with ``scheduler``."""
 
     @property
-    @abstractmethod
-    def scheduler_config(self) -> dict[str, Any]:
-        """The model's own scheduler configuration (betas, prediction type), as diffusers keeps it."""
+    def fingerprint(self) -> str:
+        """A hash of all the weights that decide a picture."""
+        from hashlib import sha256
 
-    def to(self, device: "torch.device | str", dtype: "torch.dtype | None" = None) -> "Family":
-        """Move every module; ``dtype`` changes the base weights' precision."""
+        return sha256("".join(f"{k}={v};" for k, v in sorted(self.fingerprints.items())).encode()).hexdigest()
+
+    @property
+    def device(self) -> "torch.device":
+        return next(self.models["unet"].parameters()).device
+
+    def to(self, device: "torch.device | str | None" = None, dtype: "torch.dtype | None" = None) -> "Family":
+        """Move every module; ``dtype`` changes the base weights' precision. Call it before adapters go in."""
         for module in (*self.models.values(), self.vae):
             module.to(device=device, dtype=dtype)
         return self
+
+
+def fingerprint(module: "nn.Module") -> str:
+    """SHA-256 over each weight's name and shape and 64 of its values, evenly spread.
+
+    Whole files would take minutes on a full-size model; a fine-tune changes every layer, so a
+    sample tells two models apart as surely.
+    """
+    import hashlib
+
+    import torch
+
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        values = tensor.detach().flatten()
+        sample = values[torch.linspace(0, max(values.numel() - 1, 0), min(64, values.numel())).long()]
+        digest.update(f"{name}{tuple(tensor.shape)}".encode())
+        digest.update(sample.float().cpu().numpy().tobytes())
+    return digest.hexdigest()

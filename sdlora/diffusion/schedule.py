@@ -1,0 +1,49 @@
+"""The forward process: how much of the picture is left after each timestep."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+
+def alphas_cumprod(config: Mapping[str, Any]) -> torch.Tensor:
+    """ᾱ_t for every timestep, (T,) float64, of a scheduler configuration as diffusers keeps it.
+
+    Raises ValueError for a beta schedule that is not known. DDPM, arXiv:2006.11239, section 2;
+    ``scaled_linear`` is latent diffusion's, arXiv:2112.10752.
+    """
+    steps = config["num_train_timesteps"]
+    start, end = config["beta_start"], config["beta_end"]
+    if config.get("trained_betas") is not None:
+        betas = torch.tensor(config["trained_betas"], dtype=torch.float64)
+    elif config["beta_schedule"] == "scaled_linear":
+        betas = torch.linspace(start**0.5, end**0.5, steps, dtype=torch.float64) ** 2
+    elif config["beta_schedule"] == "linear":
+        betas = torch.linspace(start, end, steps, dtype=torch.float64)
+    else:
+        raise ValueError(f"beta schedule {config['beta_schedule']!r} is not known")
+    return torch.cumprod(1 - betas, dim=0)
+
+
+class NoiseSchedule:
+    """√ᾱ and √(1-ᾱ) for a batch of timesteps, and the signal-to-noise ratio."""
+
+    def __init__(self, config: Mapping[str, Any], device: torch.device | str = "cpu"):
+        kept = alphas_cumprod(config)
+        self.timesteps = len(kept)
+        self.signal = kept.sqrt().float().to(device)
+        self.noise = (1 - kept).sqrt().float().to(device)
+        self.snr = (kept / (1 - kept)).float().to(device)
+        """ᾱ / (1 - ᾱ), (T,)."""
+
+    def add_noise(self, latents: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+        """x_t = √ᾱ_t x_0 + √(1-ᾱ_t) ε; all (B, C, H, W), ``timesteps`` (B,). DDPM eq. 4."""
+        return self._at(self.signal, timesteps) * latents + self._at(self.noise, timesteps) * noise
+
+    def velocity(self, latents: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+        """v = √ᾱ_t ε - √(1-ᾱ_t) x_0. Salimans & Ho, arXiv:2202.00512, section 4."""
+        return self._at(self.signal, timesteps) * noise - self._at(self.noise, timesteps) * latents
+
+    @staticmethod
+    def _at(values: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+        return values[timesteps][:, None, None, None]

@@ -1,0 +1,184 @@
+"""From what a user wrote for the base model (a name, a folder, a file, a hub id) to a loaded family."""
+
+import difflib
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from sdlora.errors import ModelError
+from sdlora.families.settings import Model
+from sdlora.files import read_safetensors_header
+
+if TYPE_CHECKING:
+    from sdlora.families.base import Family
+
+BUNDLED = {"pocket": Path(__file__).parent.parent / "pocket"}
+PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
+WEIGHTED = ("unet", "vae", "text_encoder")
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+PICKLES = {".ckpt", ".pt", ".pth", ".bin"}
+PIPELINES = {
+    "StableDiffusionPipeline": "sd1",
+    "StableDiffusionXLPipeline": "sdxl",
+    "StableDiffusionInpaintPipeline": "inpainting",
+    "StableDiffusionXLInpaintPipeline": "inpainting",
+}
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a base model lies: a bundled or own folder, one file, or a repository of the hub."""
+
+    kind: Literal["folder", "file", "hub"]
+    location: str
+
+
+def locate(base: str) -> Source:
+    """Decide what ``base`` names, without loading it. Raises ModelError if it can be nothing."""
+    if base in BUNDLED:
+        return Source("folder", str(BUNDLED[base]))
+    path = Path(base).expanduser()
+    if path.suffix.lower() in PICKLES:
+        raise ModelError(f"{base}: this kind of file can run code when it is opened; convert it to .safetensors first")
+    if path.is_dir():
+        return Source("folder", str(path))
+    if path.is_file():
+        if path.suffix.lower() != ".safetensors":
+            raise ModelError(f"{base}: is no base model; give a diffusers folder, a .safetensors file or a hub id")
+        return Source("file", str(path))
+    if HUB_ID.fullmatch(base) and path.suffix.lower() != ".safetensors":
+        return Source("hub", base)
+    near = difflib.get_close_matches(base, BUNDLED, n=1)
+    hint = f"did you mean {near[0]}?" if near else f"give {', '.join(BUNDLED)}, a folder, a .safetensors file or a hub id"
+    raise ModelError(f"model.base: there is no {base!r}; {hint}")
+
+
+def load(model: Model) -> "Family":
+    """Load the base model. Weights come in float32 on the CPU; move them with ``Family.to``.
+
+    Raises ModelError for what is missing, unknown, gated, offline or of a family not served.
+    """
+    source = locate(model.base)
+    if source.kind == "folder":
+        return _load_folder(Path(source.location), model)
+    if source.kind == "file":
+        return _load_file(Path(source.location), model)
+    return _load_hub(source.location, model)
+
+
+def detect_folder(folder: Path) -> str:
+    """The family of a diffusers folder, from its ``model_index.json`` and its UNet's config.
+
+    Raises ModelError if it is no such folder.
+    """
+    index = _read_json(folder / "model_index.json", f"{folder}: has no model_index.json, so it is no diffusers model")
+    family = PIPELINES.get(index.get("_class_name", ""), "")
+    unet = _read_json(folder / "unet" / "config.json", f"{folder}: the part unet is missing (no unet/config.json)")
+    if unet.get("in_channels") == 9:
+        return "inpainting"
+    if family == "sd1" and unet.get("cross_attention_dim") == 1024:
+        return "sd2"
+    return family or str(index.get("_class_name"))
+
+
+def detect_file(file: Path) -> str:
+    """The family of a single-file checkpoint of the original layout, from its tensors' names and shapes."""
+    header = read_safetensors_header(file)
+    if not any(key.startswith("model.diffusion_model.") for key in header):
+        raise ModelError(f"{file}: holds no diffusion model (no model.diffusion_model.* tensors); is it an adapter?")
+    if "conditioner.embedders.1.model.ln_final.weight" in header:
+        return "sdxl"
+    entry = header.get("model.diffusion_model.input_blocks.0.0.weight", {})
+    if len(entry.get("shape", [])) == 4 and entry["shape"][1] == 9:
+        return "inpainting"
+    attention = header.get("model.diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight", {})
+    return "sd2" if attention.get("shape", [0, 0])[1] == 1024 else "sd1"
+
+
+def _family(name: str, place: str) -> Any:
+    from sdlora.families import FAMILIES
+
+    if name not in FAMILIES:
+        served = ", ".join(FAMILIES)
+        raise ModelError(f"{place}: is of the family {name}, which is not served yet; served: {served}")
+    return FAMILIES[name]
+
+
+def _load_folder(folder: Path, model: Model) -> "Family":
+    family = _family(detect_folder(folder), model.base)
+    missing = [part for part in PARTS if not (folder / part).is_dir()]
+    if missing:
+        raise ModelError(f"{model.base}: the part {', '.join(missing)} is missing in {folder}")
+    for part in WEIGHTED:
+        if not any((folder / part).glob("*.safetensors")):
+            pickled = any((folder / part).glob("*.bin"))
+            remedy = "holds only .bin files; convert them to .safetensors" if pickled else "has no .safetensors weights"
+            raise ModelError(f"{model.base}: the part {part} {remedy}")
+    try:
+        return family.load(folder, model.base, variant=model.variant, local_files_only=True)
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(f"{model.base}: cannot be loaded: {_first_line(error)}") from error
+
+
+def _load_file(file: Path, model: Model) -> "Family":
+    family = _family(detect_file(file), model.base)
+    try:
+        return family.load_single_file(file, model.base)
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"{model.base}: the tokenizer and the configs of a single file come from the hub or its cache, "
+            f"and could not be had: {_first_line(error)}"
+        ) from error
+
+
+def _load_hub(repository: str, model: Model) -> "Family":
+    from diffusers import DiffusionPipeline
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+    try:
+        config = DiffusionPipeline.load_config(repository, revision=model.revision)
+        family = _family(PIPELINES.get(config.get("_class_name", ""), str(config.get("_class_name"))), model.base)
+        options = {"revision": model.revision, "variant": model.variant}
+        return family.load(repository, model.base, **options)
+    except GatedRepoError as error:
+        raise ModelError(
+            f"{model.base}: is gated; accept its terms on the hub, then log in with `hf auth login`"
+        ) from error
+    except (RepositoryNotFoundError, OSError, ValueError) as error:
+        try:  # A cached copy answers even where the hub does not.
+            cached = snapshot_download(repository, revision=model.revision, local_files_only=True)
+        except (LocalEntryNotFoundError, OSError, ValueError):
+            raise ModelError(_hub_message(model.base, error)) from error
+        return _load_folder(Path(cached), model)
+
+
+def _hub_message(base: str, error: Exception) -> str:
+    from huggingface_hub.errors import RepositoryNotFoundError
+
+    causes = []
+    link: BaseException | None = error
+    while link is not None:
+        causes.append(link)
+        link = link.__cause__ or link.__context__
+    if any(isinstance(cause, RepositoryNotFoundError) for cause in causes):
+        return f"{base}: the hub has no such model (or it is private); check the spelling"
+    return f"{base}: the hub cannot be reached and nothing is cached; go online once, or give a folder on this machine"
+
+
+def _read_json(path: Path, otherwise: str) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ModelError(otherwise) from None
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path}: cannot be read: {_first_line(error)}") from None
+    if not isinstance(value, dict):
+        raise ModelError(f"{path}: is no JSON object")
+    return value
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
