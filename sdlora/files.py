@@ -114,7 +114,9 @@ def read_safetensors_header(path: Path) -> dict[str, Any]:
             if len(start) < 8 or length > size - 8:
                 raise FormatError(f"{path}: is not a safetensors file, or is cut short")
             if length > MAX_HEADER_BYTES:
-                raise FormatError(f"{path}: its header of {length >> 20} MB is over the {MAX_HEADER_BYTES >> 20} MB taken")
+                raise FormatError(
+                    f"{path}: its header of {length >> 20} MB is over the allowed {MAX_HEADER_BYTES >> 20}"
+                )
             header = json.loads(file.read(length))
     except (ValueError, RecursionError):
         raise FormatError(f"{path}: is not a safetensors file (its header is no JSON)") from None

@@ -51,7 +51,8 @@ def locate(base: str) -> Source:
     if HUB_ID.fullmatch(base) and path.suffix.lower() != ".safetensors":
         return Source("hub", base)
     near = difflib.get_close_matches(base, BUNDLED, n=1)
-    hint = f"did you mean {near[0]}?" if near else f"give {', '.join(BUNDLED)}, a folder, a .safetensors file or a hub id"
+    kinds = f"give {', '.join(BUNDLED)}, a folder, a .safetensors file or a hub id"
+    hint = f"did you mean {near[0]}?" if near else kinds
     raise ModelError(f"model.base: there is no {base!r}; {hint}")
 
 

@@ -35,9 +35,7 @@ class SD1(Family):
         self.latent_factor = pipeline.vae_scale_factor
         self.native_size = self.unet.config.sample_size * self.latent_factor
         self.size_step = self.latent_factor * 2 ** (len(self.unet.config.block_out_channels) - 1)
-        self.fingerprints = {
-            part: fingerprint(module) for part, module in {**self.models, "vae": self._vae}.items()
-        }
+        self.fingerprints = {part: fingerprint(module) for part, module in {**self.models, "vae": self._vae}.items()}
         for module in (*self.models.values(), self._vae):
             module.requires_grad_(False).eval()
 
@@ -54,9 +52,7 @@ class SD1(Family):
     @classmethod
     def load_single_file(cls, file: Path, source: str) -> "SD1":
         """From one ``.safetensors`` file of the original layout, converted by diffusers."""
-        return cls(
-            StableDiffusionPipeline.from_single_file(str(file), dtype=torch.float32, **WITHOUT_CHECKER), source
-        )
+        return cls(StableDiffusionPipeline.from_single_file(str(file), dtype=torch.float32, **WITHOUT_CHECKER), source)
 
     @property
     def models(self) -> dict[str, "nn.Module"]:

@@ -1,0 +1,266 @@
+"""The command line: thin. Every setting of a training run is a flag, derived from its declaration."""
+
+import argparse
+import difflib
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from sdlora.errors import ConfigError, SdloraError
+
+Command = Callable[[argparse.Namespace], int]
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong in one sentence, with the nearest real flag."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{message}; see {self.prog} --help")
+
+    def refuse_unknown(self, unknown: Sequence[str]) -> None:
+        if unknown:
+            flag = unknown[0].split("=")[0]
+            near = difflib.get_close_matches(flag, self._option_string_actions, n=1)
+            self.error(f"there is no flag {flag}" + (f"; did you mean {near[0]}?" if near else ""))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The entry point. Returns the exit code that the error, if any, stands for."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        parser, commands = _parser(arguments)
+        parsed, unknown = parser.parse_known_args(arguments)
+        commands.get(parsed.command, parser).refuse_unknown(unknown)
+        return parsed.run(parsed)
+    except SdloraError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except BrokenPipeError:  # `sdlora runs | head`
+        return 0
+
+
+def _parser(arguments: Sequence[str]) -> tuple[Parser, dict[str, Parser]]:
+    from sdlora import __version__
+
+    parser = Parser(prog="sdlora", description="Train, mix and export LoRA adapters for Stable Diffusion.")
+    parser.add_argument("--version", action="version", version=f"sdlora {__version__}")
+    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=Parser)
+    commands: dict[str, Parser] = {}
+
+    def command(name: str, run: Command, help: str) -> Parser:
+        commands[name] = subparsers.add_parser(name, help=help, description=help, allow_abbrev=False)
+        commands[name].set_defaults(run=run)
+        return commands[name]
+
+    _train_arguments(command("train", train, "Train an adapter from a preset or a TOML file."), arguments)
+    resume_parser = command("resume", resume, "Go on with a run from its newest checkpoint.")
+    resume_parser.add_argument("name", metavar="RUN", help="the run's name, or its folder")
+    _processes(resume_parser)
+    _data_dir(resume_parser)
+    _data_dir(command("runs", runs, "List the runs, the newest first."))
+    command("presets", presets, "List the presets.")
+    command("models", models, "List the base models that need no download.")
+    _generate_arguments(command("generate", generate, "Make pictures with a base model and any number of adapters."))
+    export_parser = command("export", export, "Write a run's or a file's adapter in the keys of other tools.")
+    export_parser.add_argument("source", metavar="RUN-OR-FILE", help="a run's name or folder, or an adapter file")
+    export_parser.add_argument("--format", default="kohya", choices=("kohya", "diffusers"), help="default: kohya")
+    export_parser.add_argument("--dtype", default="fp32", choices=("fp32", "fp16", "bf16"), help="default: fp32")
+    export_parser.add_argument("--output", type=Path, required=True, metavar="FILE.safetensors")
+    _data_dir(export_parser)
+    inspect_parser = command("inspect", inspect, "Say what an adapter file holds.")
+    inspect_parser.add_argument("file", type=Path, metavar="FILE.safetensors")
+    return parser, commands
+
+
+def _data_dir(parser: argparse.ArgumentParser) -> None:
+    help = "where runs and caches are kept (default: $SDLORA_DATA_DIR, or ~/sdlora)"
+    parser.add_argument("--data-dir", type=Path, metavar="DIR", help=help)
+
+
+def _processes(parser: argparse.ArgumentParser) -> None:
+    help = "train in this many processes on this machine (default: 1)"
+    parser.add_argument("--processes", type=int, default=1, metavar="N", help=help)
+
+
+def _train_arguments(parser: Parser, arguments: Sequence[str]) -> None:
+    parser.add_argument(
+        "preset", metavar="PRESET-OR-TOML", help="a preset's name (see `sdlora presets`), or a TOML file"
+    )
+    parser.add_argument("--name", help="the run's name (default: the trigger word, or the data folder's name)")
+    _data_dir(parser)
+    _processes(parser)
+    help = "only make the run's folder and print it, for starting it with torchrun"
+    parser.add_argument("--prepare", action="store_true", help=help)
+    if "train" not in arguments[:1]:  # The declarations take a moment to import; other commands need none.
+        return
+    from sdlora.config import all_settings
+
+    for setting in all_settings():
+        value = setting.default
+        default = "" if value is None or value == () or setting.field.is_required() else f" (default: {value})"
+        parser.add_argument(
+            f"--{setting.name}",
+            metavar="VALUE",
+            nargs="+" if value == () else "?" if isinstance(value, bool) else None,
+            const="true",
+            default=argparse.SUPPRESS,
+            help=(setting.help + default).replace("%", "%%"),
+        )
+
+
+def _generate_arguments(parser: Parser) -> None:
+    add = parser.add_argument
+    add(
+        "--base", default="pocket", help="pocket, a diffusers folder, a .safetensors file or a hub id (default: pocket)"
+    )
+    add(
+        "--adapter",
+        action="append",
+        default=[],
+        metavar="FILE[:SCALE]",
+        help="an adapter and its scale; may be given often",
+    )
+    add("--prompt", required=True, metavar="TEXT", help="what to draw; <lora:NAME:0.8> sets an adapter's scale")
+    add("--negative", default="", metavar="TEXT", help="what to keep out of the picture")
+    add("--seed", type=int, default=-1, metavar="N", help="-1 draws one (default: -1)")
+    add("--steps", type=int, default=25, metavar="N", help="sampling steps (default: 25)")
+    add("--cfg", type=float, default=7.0, metavar="F", help="guidance scale (default: 7)")
+    add("--width", type=int, metavar="W", help="default: the base model's own size")
+    add("--height", type=int, metavar="H", help="default: the base model's own size")
+    add("--count", type=int, default=1, metavar="N", help="how many pictures, with seeds N, N + 1, ... (default: 1)")
+    add("--sampler", default="DPM++ 2M", metavar="NAME", help="by its A1111 name (default: DPM++ 2M)")
+    add("--device", default="auto", help="auto, cpu, cuda, mps (default: auto)")
+    add("--output", type=Path, required=True, metavar="FILE.png", help="further pictures get -2, -3, ...")
+    _data_dir(parser)
+
+
+def _overrides(parsed: argparse.Namespace) -> dict[str, Any]:
+    return {
+        name: None if isinstance(value, str) and value.lower() == "none" else value
+        for name, value in vars(parsed).items()
+        if "." in name
+    }
+
+
+def train(parsed: argparse.Namespace) -> int:
+    from sdlora import service
+    from sdlora.config import TrainConfig, find_preset
+
+    config = TrainConfig.load(parsed.preset, _overrides(parsed))
+    name = parsed.name or find_preset(parsed.preset).stem
+    if parsed.prepare:
+        print(service.prepare(config, name, parsed.data_dir).folder)
+        return 0
+    return _attend(service.start(config, name, parsed.data_dir, parsed.processes))
+
+
+def resume(parsed: argparse.Namespace) -> int:
+    from sdlora import service
+
+    return _attend(service.resume(service.find_run(parsed.name, parsed.data_dir), parsed.processes))
+
+
+def _attend(training: Any) -> int:
+    """Show a training until it has ended. Ctrl-C and SIGTERM ask for a stop; a second one ends it at once."""
+    from sdlora.service import failure
+    from sdlora.terminal import Terminal
+
+    def pass_on(number: int, frame: Any) -> None:
+        training.interrupt(number)
+
+    before = {number: signal.signal(number, pass_on) for number in (signal.SIGINT, signal.SIGTERM)}
+    terminal = Terminal(training.run.name)
+    try:
+        code = training.wait(terminal)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    terminal.close()
+    if code == 0:
+        print(f"adapter: {training.run.adapter}")
+    elif not terminal.stopped:
+        print(f"error: {failure(training.run, code, terminal.last)}", file=sys.stderr)
+        return failure(training.run, code, terminal.last).exit_code
+    return code
+
+
+def runs(parsed: argparse.Namespace) -> int:
+    from sdlora import service
+
+    for run in service.runs_in(parsed.data_dir):
+        print(f"{run.name:32} {run.state:12} {run.folder}")
+    return 0
+
+
+def presets(parsed: argparse.Namespace) -> int:
+    from sdlora.config import presets as preset_files
+
+    for path in preset_files():
+        first = path.read_text(encoding="utf-8").splitlines()[0]
+        print(f"{path.stem:16} {first.lstrip('# ')}")
+    return 0
+
+
+def models(parsed: argparse.Namespace) -> int:
+    from sdlora.families.loading import BUNDLED, detect_folder
+
+    for name, folder in BUNDLED.items():
+        print(f"{name:16} {detect_folder(folder):6} {folder}")
+    return 0
+
+
+def generate(parsed: argparse.Namespace) -> int:
+    from sdlora import service
+    from sdlora.generation.images import save_pictures
+    from sdlora.generation.studio import Studio
+
+    if parsed.output.suffix.lower() != ".png":
+        raise ConfigError(f"--output {parsed.output}: pictures are PNG files; name it {parsed.output.stem}.png")
+    adapters = [split_scale(text) for text in parsed.adapter]
+    studio = Studio(parsed.base, device=parsed.device)
+    for source, scale in adapters:
+        path = service.adapter_of(source, parsed.data_dir)
+        studio.add_adapter(service.adapter_name(path), path, scale)
+    pictures = studio.generate(
+        parsed.prompt,
+        negative=parsed.negative,
+        seed=parsed.seed,
+        steps=parsed.steps,
+        cfg=parsed.cfg,
+        width=parsed.width,
+        height=parsed.height,
+        count=parsed.count,
+        sampler=parsed.sampler,
+    )
+    for path in save_pictures(pictures, parsed.output):
+        print(path)
+    return 0
+
+
+def split_scale(text: str) -> tuple[str, float]:
+    """``FILE`` or ``FILE:SCALE`` into both; the scale is 1 if not given (a drive's colon is no scale's)."""
+    source, colon, scale = text.rpartition(":")
+    try:
+        return (source, float(scale)) if colon and source else (text, 1.0)
+    except ValueError:
+        return text, 1.0
+
+
+def export(parsed: argparse.Namespace) -> int:
+    from sdlora import service
+
+    print(service.export(parsed.source, parsed.output, parsed.format, parsed.dtype, parsed.data_dir))
+    return 0
+
+
+def inspect(parsed: argparse.Namespace) -> int:
+    from sdlora.formats import inspect_adapter
+
+    print(inspect_adapter(parsed.file))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

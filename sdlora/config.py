@@ -1,0 +1,138 @@
+"""TrainConfig: the sections put together; read from and written to TOML."""
+
+import difflib
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, get_args
+
+from pydantic import Field, ValidationError
+
+from sdlora.adapters import Adapter
+from sdlora.adapters.lora import Lora
+from sdlora.checkpoint import Checkpoint
+from sdlora.data.settings import Data, Prior
+from sdlora.errors import ConfigError
+from sdlora.families.settings import Model
+from sdlora.files import write_atomic
+from sdlora.generation.settings import Sample
+from sdlora.optim import Optimizer, Schedule
+from sdlora.section import Section, Setting, settings
+from sdlora.training.settings import Loss, Train
+
+VERSION = 1
+MAX_TOML_BYTES = 1 << 20
+_PACKAGE = Path(__file__).parent
+PRESETS = next((p for p in (_PACKAGE / "presets", _PACKAGE.parent / "presets") if p.is_dir()), _PACKAGE / "presets")
+
+
+class TrainConfig(Section):
+    """Everything that decides a training run."""
+
+    model: Model = Field(default_factory=Model)
+    data: Data
+    prior: Prior = Field(default_factory=Prior)
+    adapter: Adapter = Field(default_factory=Lora)
+    train: Train = Field(default_factory=Train)
+    loss: Loss = Field(default_factory=Loss)
+    optimizer: Optimizer = Field(default_factory=Optimizer)
+    schedule: Schedule = Field(default_factory=Schedule)
+    checkpoint: Checkpoint = Field(default_factory=Checkpoint)
+    sample: Sample = Field(default_factory=Sample)
+
+    @classmethod
+    def load(cls, source: str | Path, overrides: Mapping[str, Any] | None = None) -> "TrainConfig":
+        """From a TOML file or a preset's name; ``overrides`` are dotted names (``adapter.rank``) and values.
+
+        Relative paths in the file are relative to it; those in ``overrides`` to the working folder.
+        Raises ConfigError naming file, setting, value and remedy.
+        """
+        path = find_preset(source)
+        return cls.parse({**_absolute(_read(path), path.parent)}, str(source), overrides)
+
+    @classmethod
+    def parse(cls, values: Mapping[str, Any], place: str, overrides: Mapping[str, Any] | None = None) -> "TrainConfig":
+        """From nested values; ``place`` is what error messages call their origin."""
+        merged = {name: dict(section) if isinstance(section, Mapping) else section for name, section in values.items()}
+        for name, value in (overrides or {}).items():
+            section, _, field = name.partition(".")
+            merged[section] = {**merged.get(section, {}), field: value}
+        try:
+            return cls.model_validate(merged)
+        except ValidationError as error:
+            raise ConfigError("\n".join(_messages(error, place))) from None
+
+    def save(self, path: Path) -> None:
+        """Write every setting to ``path``, atomically."""
+        import tomli_w
+
+        write_atomic(path, tomli_w.dumps({"version": VERSION, **self.model_dump(mode="json", exclude_none=True)}))
+
+
+def all_settings() -> list[Setting]:
+    """Every setting of a training run, in the order of declaration."""
+    return list(settings(TrainConfig))
+
+
+def find_preset(source: str | Path) -> Path:
+    """The TOML file that ``source`` names: a path, or a preset by name. Raises ConfigError with near names."""
+    path = Path(source).expanduser()
+    if path.suffix == ".toml" and path.is_file():
+        return path.resolve()
+    names = [preset.stem for preset in presets()]
+    name = path.name.removesuffix(".toml")
+    if name in names and (path.parent == Path(".") or path.parent.name == "presets"):
+        return PRESETS / f"{name}.toml"
+    near = difflib.get_close_matches(name, names, n=1)
+    hint = f"did you mean {near[0]}?" if near else f"presets: {', '.join(names)}"
+    raise ConfigError(f"{source}: there is no such TOML file or preset; {hint}")
+
+
+def presets() -> Iterator[Path]:
+    """The bundled presets' files, by name."""
+    yield from sorted(PRESETS.glob("*.toml"))
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        if path.stat().st_size > MAX_TOML_BYTES:
+            raise ConfigError(f"{path}: is over {MAX_TOML_BYTES >> 20} MB, too large for a config")
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ConfigError(f"{path}: is not TOML: {str(error) or 'nested too deeply'}") from None
+    version = values.pop("version", VERSION)
+    if version != VERSION:
+        raise ConfigError(f"{path}: version {version!r} is not known here (this is version {VERSION}); update sdlora")
+    return values
+
+
+def _absolute(values: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """The values of a file with its relative paths made absolute."""
+    result = {name: dict(section) if isinstance(section, dict) else section for name, section in values.items()}
+    for setting in all_settings():
+        section, field = setting.name.split(".")
+        value = result.get(section, {}).get(field) if isinstance(result.get(section), dict) else None
+        is_path = Path in (setting.field.annotation, *get_args(setting.field.annotation))
+        near_base = setting.name == "model.base" and isinstance(value, str) and (folder / value).exists()
+        if isinstance(value, str) and (is_path or near_base):
+            result[section][field] = str((folder / Path(value).expanduser()).resolve())
+    return result
+
+
+def _messages(error: ValidationError, place: str) -> Iterator[str]:
+    """One sentence a problem: place, setting, what is wrong, the nearest real name."""
+    names = [setting.name for setting in all_settings()]
+    for problem in error.errors():
+        parts = [str(part) for part in problem["loc"] if part not in ("lora",)]
+        name = ".".join(parts[:2])
+        if problem["type"] == "extra_forbidden":
+            near = difflib.get_close_matches(name, [*names, *TrainConfig.model_fields], n=1)
+            yield f"{place}: there is no setting {name}" + (f"; did you mean {near[0]}?" if near else "")
+        elif problem["type"] == "missing":
+            yield f"{place}: {name} is not set; add it, or give --{name if '.' in name else name + '.folder'}"
+        else:
+            what = problem["msg"].removeprefix("Value error, ")
+            what = what[0].lower() + what[1:]
+            yield f"{place}: {name} = {problem['input']!r}: {what}"[:500]

@@ -1,0 +1,107 @@
+"""Optimizers from kept libraries, and learning-rate schedules that are functions of the step."""
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import Field
+
+from sdlora.errors import ConfigError
+from sdlora.section import Section
+
+if TYPE_CHECKING:
+    import torch
+
+
+class Optimizer(Section):
+    """How gradients become steps."""
+
+    name: Literal["adamw", "adamw8bit", "prodigy", "lion", "adafactor"] = "adamw"
+    """`adamw`; `adamw8bit` (less memory; needs bitsandbytes); `prodigy` (finds the rate itself: set learning rates
+    to 1); `lion` (a third of AdamW's rate); `adafactor` (less memory). The last three need
+    `pip install sdlora[optimizers]`."""
+
+    weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.01
+    """Decoupled weight decay."""
+
+    beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """Decay of the gradients' running mean."""
+
+    beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999
+    """Decay of the squared gradients' running mean."""
+
+    def build(self, groups: list[dict[str, Any]]) -> "torch.optim.Optimizer":
+        """The optimizer over ``groups`` (each with ``params`` and ``lr``).
+
+        Raises ConfigError if the library that it comes from is not installed.
+        """
+        return _BUILDERS[self.name](self, groups)
+
+
+def _adamw(section: Optimizer, groups: list[dict[str, Any]]) -> "torch.optim.Optimizer":
+    import torch
+
+    betas = (section.beta1, section.beta2)
+    return torch.optim.AdamW(groups, betas=betas, weight_decay=section.weight_decay, fused=True)
+
+
+def _adamw8bit(section: Optimizer, groups: list[dict[str, Any]]) -> "torch.optim.Optimizer":
+    try:
+        from bitsandbytes.optim import AdamW8bit
+    except ImportError as error:
+        raise ConfigError(
+            "optimizer.name: adamw8bit needs bitsandbytes; run pip install sdlora[8bit], or take adamw"
+        ) from error
+    return AdamW8bit(groups, betas=(section.beta1, section.beta2), weight_decay=section.weight_decay)
+
+
+def _from_pytorch_optimizer(class_name: str, **options: Any) -> Any:
+    def build(section: Optimizer, groups: list[dict[str, Any]]) -> "torch.optim.Optimizer":
+        try:
+            import pytorch_optimizer
+        except ImportError as error:
+            raise ConfigError(
+                f"optimizer.name: {section.name} needs pytorch_optimizer; run pip install sdlora[optimizers], "
+                "or take adamw"
+            ) from error
+        betas = (section.beta1, section.beta2)
+        cls = getattr(pytorch_optimizer, class_name)
+        return cls(groups, betas=betas, weight_decay=section.weight_decay, **options)
+
+    return build
+
+
+_BUILDERS: Mapping[str, Any] = {
+    "adamw": _adamw,
+    "adamw8bit": _adamw8bit,
+    "prodigy": _from_pytorch_optimizer("Prodigy", bias_correction=True, safeguard_warmup=True),
+    "lion": _from_pytorch_optimizer("Lion"),
+    # Relative steps would ignore the learning rate that the user set.
+    "adafactor": _from_pytorch_optimizer("AdaFactor", relative_step=False, scale_parameter=False),
+}
+
+
+class Schedule(Section):
+    """How the learning rate moves over the run."""
+
+    name: Literal["constant", "linear", "cosine", "cosine-restarts"] = "constant"
+    """`constant`, `linear` (down to zero), `cosine` (down to zero), or `cosine-restarts`."""
+
+    warmup_steps: Annotated[int, Field(ge=0)] = 0
+    """Steps over which the rate rises from zero."""
+
+    cycles: Annotated[int, Field(ge=1, le=1000)] = 3
+    """How many times `cosine-restarts` falls to zero."""
+
+    def factor(self, step: int, steps: int) -> float:
+        """What to multiply the learning rate with for step ``step`` (from 0) of ``steps``. 0 to 1."""
+        if step < self.warmup_steps:
+            return (step + 1) / (self.warmup_steps + 1)
+        if self.name == "constant":
+            return 1.0
+        position = (step - self.warmup_steps) / max(steps - self.warmup_steps, 1)
+        if self.name == "linear":
+            return 1.0 - position
+        if self.name == "cosine-restarts":
+            position = position * self.cycles % 1.0
+        return (1 + math.cos(math.pi * position)) / 2

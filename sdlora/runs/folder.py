@@ -1,0 +1,150 @@
+"""A run is a folder: its config, its journal, its log, its pictures, its checkpoints, its adapter.
+
+Everything that anyone wants to know of a run is read from here, so viewers come and go as they like.
+"""
+
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from filelock import FileLock, Timeout
+
+from sdlora.errors import BusyError, ConfigError, FileError
+from sdlora.events import Event, RunFailed, RunFinished, RunStopped
+from sdlora.files import fsync_folder, inside, safe_name, unused
+from sdlora.training.output import RunPaths
+
+if TYPE_CHECKING:
+    from sdlora.config import TrainConfig
+
+RunState = Literal["new", "running", "finished", "stopped", "failed", "interrupted"]
+ENDS: dict[type[Event], RunState] = {RunFinished: "finished", RunStopped: "stopped", RunFailed: "failed"}
+
+
+class Run(RunPaths):
+    """One run's folder, and what can be read from it."""
+
+    def __init__(self, folder: Path):
+        super().__init__(folder)
+        self.stop_file = self.folder / "stop"
+        self.lock_file = self.folder / "run.lock"
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.folder)!r})"
+
+    @classmethod
+    def create(cls, runs: Path, name: str, config: "TrainConfig") -> "Run":
+        """Make a new folder ``runs/NAME`` (or ``NAME-2``, ... : never an old one) and write the config.
+
+        Raises FileError if the folder cannot be written.
+        """
+        try:
+            runs.mkdir(parents=True, exist_ok=True)
+            folder = unused(inside(runs, safe_name(name, fallback="run")))
+            folder.mkdir()
+        except OSError as error:
+            raise FileError(f"{runs}: cannot be written ({error.strerror}); choose another --data-dir") from error
+        run = cls(folder)
+        config.save(run.config_file)
+        run.samples.mkdir()
+        run.checkpoints.mkdir()
+        fsync_folder(folder)
+        return run
+
+    @classmethod
+    def find(cls, runs: Path, name: str) -> "Run":
+        """The run called ``name`` in ``runs``, or the run folder at that path. Raises ConfigError if there is none."""
+        for folder in (Path(name).expanduser(), runs / name):
+            if (folder / "config.toml").is_file():
+                return cls(folder)
+        known = ", ".join(sorted(path.name for path in runs.glob("*/") if (path / "config.toml").is_file()))
+        raise ConfigError(f"{name}: there is no such run in {runs}; there are: {known or 'none yet'}")
+
+    @property
+    def data_dir(self) -> Path:
+        """The folder that holds ``runs`` and ``cache``."""
+        return self.folder.parent.parent
+
+    @cached_property
+    def config(self) -> "TrainConfig":
+        from sdlora.config import TrainConfig
+
+        return TrainConfig.load(self.config_file)
+
+    def events(self) -> list[Event]:
+        """All events so far. A torn or foreign line is passed over."""
+        return list(read_events(self.journal))
+
+    @property
+    def state(self) -> RunState:
+        """Where the run stands: from its lock, and the journal's last word."""
+        if self.held():
+            return "running"
+        events = self.events()
+        last = next((ENDS[type(event)] for event in reversed(events[-1:]) if type(event) in ENDS), None)
+        return last or ("interrupted" if events else "new")
+
+    def held(self) -> bool:
+        """Whether a process works on this run now."""
+        if not self.lock_file.exists():
+            return False
+        try:
+            with FileLock(self.lock_file, timeout=0):
+                return False
+        except Timeout:
+            return True
+
+    def stop(self) -> None:
+        """Ask the run's process to finish its step, save, and end."""
+        self.stop_file.touch()
+
+
+def read_events(journal: Path, start: int = 0) -> Iterator[Event]:
+    """The events of a journal from byte ``start``; a torn or unknown line is passed over."""
+    for event, _ in tail(journal, start):
+        yield event
+
+
+def tail(journal: Path, start: int = 0) -> Iterator[tuple[Event, int]]:
+    """Events from byte ``start`` on, each with the place behind it; a line without its end is left for later."""
+    try:
+        with open(journal, "rb") as file:
+            file.seek(start)
+            for line in file:
+                if not line.endswith(b"\n"):
+                    return
+                start += len(line)
+                try:
+                    yield Event.from_json(line.decode()), start
+                except ValueError:
+                    continue
+    except FileNotFoundError:
+        return
+
+
+class Journal:
+    """The one writer of a run's journal."""
+
+    def __init__(self, path: Path):
+        torn = path.exists() and path.stat().st_size > 0 and not path.read_bytes().endswith(b"\n")
+        self._file = open(path, "ab", buffering=0)  # noqa: SIM115 - open for the life of the run
+        if torn:  # A line cut short by a crash must not swallow the next one.
+            self._file.write(b"\n")
+
+    def __call__(self, event: Event) -> None:
+        self._file.write(event.to_json().encode() + b"\n")
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def hold(lock_file: Path, what: str, wait: float = 0) -> FileLock:
+    """Take an OS lock that dies with its holder. Raises BusyError if another process has it."""
+    lock_file.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(lock_file)
+    try:
+        lock.acquire(timeout=wait)
+    except Timeout:
+        raise BusyError(f"{what} is in use by another process; wait for it, or stop it first") from None
+    return lock

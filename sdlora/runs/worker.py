@@ -1,0 +1,104 @@
+"""The process that trains one run: ``python -m sdlora.runs.worker RUN_FOLDER``.
+
+It holds the run's and the device's lock, writes the journal, and turns whatever happens into an
+event and an exit code. Under ``torchrun`` or ``accelerate launch`` every rank runs this.
+"""
+
+import os
+import signal
+import sys
+import traceback
+from contextlib import ExitStack
+from pathlib import Path
+from types import FrameType
+
+from sdlora.errors import DeviceError, OutOfMemoryError, SdloraError
+from sdlora.events import OnEvent, RunFailed, ignore
+from sdlora.files import safe_name
+from sdlora.runs.folder import Journal, Run, hold
+
+
+class StopRequest:
+    """Whether the run shall stop: by SIGINT or SIGTERM, or by the run's stop file. A second signal exits at once."""
+
+    def __init__(self, stop_file: Path):
+        self.stop_file = stop_file
+        self.signal = 0
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._receive)
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        if self.signal:
+            os._exit(128 + number)
+        self.signal = number
+
+    def __call__(self) -> bool:
+        return bool(self.signal) or self.stop_file.exists()
+
+    @property
+    def exit_code(self) -> int:
+        return 128 + (self.signal or signal.SIGTERM)
+
+
+def main() -> int:
+    run = Run(Path(sys.argv[1]))
+    stop = StopRequest(run.stop_file)
+    is_main = int(os.environ.get("RANK", "0")) == 0
+    with ExitStack() as held:
+        try:
+            if is_main:
+                held.enter_context(hold(run.lock_file, f"the run {run.name}"))
+        except SdloraError as error:  # Not this process's run: its journal belongs to another.
+            print(f"error: {error}", file=sys.stderr)
+            return error.exit_code
+        if is_main:
+            run.stop_file.unlink(missing_ok=True)
+        journal = Journal(run.journal) if is_main else None
+        try:
+            finished = _train(run, stop, held if is_main else None, journal or ignore)
+            return 0 if finished else stop.exit_code
+        except Exception as error:
+            return _report(error, journal or ignore)
+
+
+def _train(run: Run, stop: StopRequest, held: ExitStack | None, on_event: OnEvent) -> bool:
+    from sdlora.training.device import choose_device
+    from sdlora.training.trainer import Trainer
+
+    config = run.config
+    if held is not None:
+        device = choose_device(config.train.device)
+        lock = run.data_dir / "locks" / f"{safe_name(str(device))}.lock"
+        held.enter_context(hold(lock, f"the device {device}"))
+    sections = {name: getattr(config, name) for name in type(config).model_fields}
+    trainer = Trainer(**sections, output=run, cache=run.data_dir / "cache", on_event=on_event, should_stop=stop)
+    return trainer.run()
+
+
+def _report(error: Exception, on_event: OnEvent) -> int:
+    """Tell the journal and the log what went wrong; return the exit code."""
+    known = error if isinstance(error, SdloraError) else _translate(error)
+    traceback.print_exc()
+    message = str(known) if known else f"{type(error).__name__}: {error} (a bug; the end of the log says where)"
+    code = known.exit_code if known else 1
+    on_event(RunFailed(message=message, exit_code=code))
+    return code
+
+
+def _translate(error: Exception) -> SdloraError | None:
+    """What a library's exception means to the user, or None for a bug."""
+    import torch
+
+    text = str(error)
+    if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in text or isinstance(error, MemoryError):
+        return OutOfMemoryError(
+            "the device ran out of memory; set train.gradient_checkpointing, or lower train.batch_size or "
+            "data.resolution, then resume"
+        )
+    if isinstance(error, RuntimeError) and ("CUDA error" in text or "device-side" in text):
+        return DeviceError(f"the device was lost: {text.splitlines()[0]}; resume from the last checkpoint")
+    return None
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,85 @@
+"""A run's events as lines for a terminal: one that moves while it trains, or now and then one where output is kept."""
+
+import sys
+import time
+from typing import TextIO
+
+from sdlora.events import (
+    CheckpointSaved,
+    Event,
+    Notice,
+    Progress,
+    RunStarted,
+    RunStopped,
+    SampleReady,
+    StepDone,
+)
+
+QUIET_SECONDS = 5.0
+"""Between two lines of progress where the output is no terminal."""
+SMOOTHING = 0.95
+
+
+class Terminal:
+    """Listens to a run and tells a person, on standard error."""
+
+    def __init__(self, name: str, out: TextIO | None = None):
+        self.name = name
+        self.out = out or sys.stderr
+        self.live = self.out.isatty()
+        self.last: Event | None = None
+        self.stopped = False
+        self._loss: float | None = None
+        self._shown = 0.0
+        self._pending = False
+
+    def __call__(self, event: Event) -> None:
+        self.last = event
+        match event:
+            case RunStarted():
+                self._line(
+                    f"{self.name}: {event.images} pictures, {event.steps} steps on {event.device} ({event.precision})"
+                )
+                self._line(
+                    f"trains {event.modules} modules, {event.parameters:,} parameters ({event.share:.2%} of all)"
+                )
+            case Notice():
+                self._line(f"note: {event.message}")
+            case Progress():
+                self._moving(f"{event.phase} {event.done}/{event.total}", event.done >= event.total)
+            case StepDone():
+                self._loss = event.loss if self._loss is None else SMOOTHING * self._loss + (1 - SMOOTHING) * event.loss
+                text = f"step {event.step}/{event.steps}  loss {self._loss:.4f}  {duration(event.left)} left"
+                self._moving(text, event.step >= event.steps)
+            case SampleReady():
+                self._line(f"preview at step {event.step}: {event.path}")
+            case CheckpointSaved():
+                self._line(f"saved at step {event.step}: {event.path}")
+            case RunStopped():
+                self.stopped = True
+                self._line(f"stopped at step {event.step} and saved; go on with: sdlora resume {self.name}")
+
+    def _line(self, text: str) -> None:
+        self.close()
+        print(text, file=self.out, flush=True)
+
+    def _moving(self, text: str, final: bool) -> None:
+        if self.live:
+            print(f"\r\x1b[K{text}", end="", file=self.out, flush=True)
+            self._pending = True
+        elif final or time.monotonic() - self._shown > QUIET_SECONDS:
+            self._shown = time.monotonic()
+            print(text, file=self.out, flush=True)
+
+    def close(self) -> None:
+        """End a moving line."""
+        if self._pending:
+            print(file=self.out)
+            self._pending = False
+
+
+def duration(seconds: float) -> str:
+    """``1:05`` or ``2:03:04``."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -1,0 +1,33 @@
+"""Where a run keeps what it makes. Paths in events are relative to the run's folder."""
+
+from pathlib import Path
+
+
+class RunPaths:
+    """The files and folders of one run."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder.resolve()
+        self.config_file = self.folder / "config.toml"
+        self.journal = self.folder / "journal.jsonl"
+        self.log = self.folder / "run.log"
+        self.samples = self.folder / "samples"
+        self.checkpoints = self.folder / "checkpoints"
+        """An adapter file a checkpoint, each usable as it is; all are kept."""
+        self.states = self.folder / "state"
+        """What a resume needs; the newest few are kept."""
+        self.adapter = self.folder / "adapter.safetensors"
+        self.tensorboard = self.folder / "tensorboard"
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+    def relative(self, path: Path) -> str:
+        return path.relative_to(self.folder).as_posix()
+
+    def sample(self, step: int, index: int) -> Path:
+        return self.samples / f"{step:06d}-{index}.png"
+
+    def checkpoint(self, step: int) -> Path:
+        return self.checkpoints / f"{step:06d}.safetensors"

@@ -1,0 +1,70 @@
+"""How long, how fast and how exactly to train, as settings."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from sdlora.section import Section
+
+Rate = Annotated[float, Field(ge=0, le=10)]
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+
+
+class Train(Section):
+    """The training loop."""
+
+    steps: Annotated[int, Field(ge=1, le=10_000_000)] | None = None
+    """Optimizer steps. Suggested from the number of pictures if neither steps nor epochs are set."""
+
+    epochs: Annotated[float, Field(gt=0, le=100_000)] | None = None
+    """Passes over all pictures, instead of steps."""
+
+    batch_size: Annotated[int, Field(ge=1, le=4096)] = 1
+    """Pictures a step, on each device."""
+
+    gradient_accumulation: Annotated[int, Field(ge=1, le=4096)] = 1
+    """Batches whose gradients are added up before each step."""
+
+    learning_rate: Rate = 1e-4
+    """Learning rate of the UNet's adapter."""
+
+    text_encoder_learning_rate: Rate | None = None
+    """Learning rate of the text encoders' adapter; the UNet's if not set, 0 leaves them untrained."""
+
+    text_encoder_stop: Annotated[int, Field(ge=0)] | None = None
+    """Step after which the text encoders' adapter stays as it is."""
+
+    max_grad_norm: Annotated[float, Field(ge=0)] = 1.0
+    """Longer gradients are cut to this norm; 0 leaves them."""
+
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    """Seed of everything drawn: the adapter's start, order, noise, crops, dropout."""
+
+    precision: Precision = "auto"
+    """Precision of the frozen base: `auto` is bf16 (or fp16) on a graphics card, fp32 elsewhere. Adapters are
+    always fp32."""
+
+    gradient_checkpointing: bool = False
+    """Less memory for about a third more time."""
+
+    device: str = "auto"
+    """`auto`, `cpu`, `cuda`, `cuda:1`, `mps`."""
+
+    tensorboard: bool = False
+    """Also log to TensorBoard in the run's folder; needs `pip install sdlora[tensorboard]`."""
+
+    @model_validator(mode="after")
+    def _one_length(self) -> "Train":
+        if self.steps is not None and self.epochs is not None:
+            raise ValueError("set steps or epochs, not both")
+        return self
+
+
+class Loss(Section):
+    """What the step minimises."""
+
+    min_snr_gamma: Annotated[float, Field(gt=0, le=100)] | None = None
+    """Min-SNR weighting (arXiv:2303.09556), 5 is usual; not set weighs all timesteps alike."""
+
+    noise_offset: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Constant noise added to each channel, for very dark or bright pictures; 0.05 is usual."""
