@@ -1,0 +1,105 @@
+"""Generated pictures on disk: PNG files that carry AUTOMATIC1111's ``parameters`` text, and its reading.
+
+The text is the prompt, a line ``Negative prompt: ...`` and a line of settings, ``Steps: 25, Sampler: ..., Seed: 1``
+(modules/infotext_utils.py of stable-diffusion-webui). The format has no escape for a prompt whose own line begins
+with ``Negative prompt:``: what follows such a line reads back as part of the negative prompt.
+"""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sdlora.errors import ConfigError, FileError
+from sdlora.files import unused, write_atomic
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+NEGATIVE = "Negative prompt:"
+SETTING = re.compile(r'\s*(\w[\w \-/]+):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')
+NEEDS_QUOTES = re.compile(r'[,:\n\r"]|^\s|\s$')
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """What a picture was made from: prompts, and named settings as the text holds them."""
+
+    prompt: str = ""
+    negative: str = ""
+    settings: Mapping[str, str] = field(default_factory=dict)
+
+
+def format_parameters(parameters: Parameters) -> str:
+    """The ``parameters`` text. Both the negative line and the settings are always written."""
+    settings = ", ".join(f"{name}: {_quote(value)}" for name, value in parameters.settings.items())
+    return f"{parameters.prompt}\n{NEGATIVE} {parameters.negative}\n{settings}"
+
+
+def parse_parameters(text: str) -> Parameters:
+    """Read a ``parameters`` text, ours or another tool's. What cannot be understood becomes prompt."""
+    *lines, last = text.split("\n")
+    found = SETTING.findall(last)
+    if not (last.startswith("Steps: ") or len(found) >= 3):
+        lines, found = [*lines, last], []
+    start = next((n for n, line in enumerate(lines) if line.startswith(NEGATIVE)), len(lines))
+    negative = "\n".join(lines[start:]).removeprefix(NEGATIVE).removeprefix(" ")
+    return Parameters("\n".join(lines[:start]), negative, {name: _unquote(value) for name, value in found})
+
+
+def read_parameters(path: Path) -> Parameters | None:
+    """The parameters that a picture carries, or None. Raises FileError if it is no picture."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            text = image.info.get("parameters")
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        raise FileError(f"{path}: is not a picture that can be read") from None
+    return parse_parameters(text) if isinstance(text, str) else None
+
+
+def check_output(path: Path) -> None:
+    """Raises ConfigError unless ``path`` names a PNG file."""
+    if path.suffix.lower() != ".png":
+        raise ConfigError(f"{path}: pictures are saved as PNG, which keeps their settings; name it {path.stem}.png")
+
+
+def save(images: "Sequence[Image.Image]", path: Path) -> list[Path]:
+    """Save ``images`` as ``path``, ``path-2``, ..., each whole or not at all; no file is ever overwritten.
+
+    Their ``info["parameters"]`` goes along. Returns the paths. Raises ConfigError if ``path`` is no PNG's name,
+    FileError if it cannot be written.
+    """
+    check_output(path)
+    saved = []
+    for image in images:
+        target = unused(path)
+        write_atomic(target, lambda temporary, image=image: _write(image, temporary))  # type: ignore[misc]
+        saved.append(target)
+    return saved
+
+
+def _write(image: "Image.Image", path: Path) -> None:
+    from PIL.PngImagePlugin import PngInfo
+
+    chunks = PngInfo()
+    text = image.info.get("parameters")
+    if text:
+        chunks.add_text("parameters", text.encode("utf-8", "replace").decode())
+    image.save(path, format="PNG", pnginfo=chunks)
+
+
+def _quote(value: str) -> str:
+    return json.dumps(value, ensure_ascii=False) if NEEDS_QUOTES.search(value) else value
+
+
+def _unquote(value: str) -> str:
+    if value.startswith('"'):
+        try:
+            return str(json.loads(value))
+        except ValueError:
+            return value
+    return value.strip()

@@ -1,0 +1,80 @@
+"""Samplers under the names that AUTOMATIC1111 gave them, and the diffusers schedulers that do their work.
+
+A sampler may be followed by a schedule type: ``DPM++ 2M Karras``. The pairs follow diffusers' own table
+(docs/source/en/api/schedulers/overview.md). Left out: LMS and the Beta schedule, which need scipy.
+"""
+
+import difflib
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from sdlora.errors import ConfigError
+
+
+class Sampler(NamedTuple):
+    """A scheduler class of diffusers, the options that make it this sampler, and the schedule types it takes."""
+
+    scheduler: str
+    options: Mapping[str, Any]
+    schedules: tuple[str, ...] = ()
+
+
+SIGMAS = ("Karras", "Exponential")
+ALL = (*SIGMAS, "SGM Uniform")
+# k-diffusion spaces its timesteps evenly over the whole range, both ends included.
+EVENLY = {"timestep_spacing": "linspace", "steps_offset": 0}
+# The latent diffusion paper's own: t = 1, 1 + T/n, ..., without clipping latents to [-1, 1].
+LEADING = {"timestep_spacing": "leading", "steps_offset": 1, "clip_sample": False, "set_alpha_to_one": False}
+
+SAMPLERS: Mapping[str, Sampler] = {
+    "DPM++ 2M": Sampler("DPMSolverMultistepScheduler", EVENLY, ALL),
+    "DPM++ 2M SDE": Sampler("DPMSolverMultistepScheduler", {**EVENLY, "algorithm_type": "sde-dpmsolver++"}, ALL),
+    "DPM++ SDE": Sampler(
+        "DPMSolverSinglestepScheduler", {"algorithm_type": "sde-dpmsolver++", "lower_order_final": True}, SIGMAS
+    ),
+    "Euler": Sampler("EulerDiscreteScheduler", EVENLY, ALL),
+    "Euler a": Sampler("EulerAncestralDiscreteScheduler", EVENLY, ("SGM Uniform",)),
+    "Heun": Sampler("HeunDiscreteScheduler", EVENLY, ALL),
+    "DPM2": Sampler("KDPM2DiscreteScheduler", EVENLY, ALL),
+    "DPM2 a": Sampler("KDPM2AncestralDiscreteScheduler", EVENLY, ALL),
+    "UniPC": Sampler("UniPCMultistepScheduler", EVENLY, ALL),
+    "DEIS": Sampler("DEISMultistepScheduler", EVENLY, ALL),
+    "DDIM": Sampler("DDIMScheduler", LEADING),
+    "PLMS": Sampler("PNDMScheduler", {**LEADING, "skip_prk_steps": True}),
+}
+SCHEDULES: Mapping[str, Mapping[str, Any]] = {
+    "Karras": {"use_karras_sigmas": True},
+    "Exponential": {"use_exponential_sigmas": True},
+    "SGM Uniform": {"timestep_spacing": "trailing"},
+}
+ALIASES = {"pndm": "PLMS"}
+NAMES = tuple(f"{name} {schedule}".strip() for name, row in SAMPLERS.items() for schedule in ("", *row.schedules))
+_BY_LOWER = {name.lower(): name for name in NAMES} | ALIASES
+
+
+def canonical(name: str) -> str:
+    """``name`` as the table spells it, whatever its case. Raises ConfigError, naming near ones, if it is unknown."""
+    key = " ".join(name.lower().split()).removesuffix(" automatic")
+    if key in _BY_LOWER:
+        return _BY_LOWER[key]
+    near = [_BY_LOWER[match] for match in difflib.get_close_matches(key, _BY_LOWER, n=3)]
+    raise ConfigError(f"sampler {name!r}: is unknown; {'near it' if near else 'known'}: {', '.join(near or SAMPLERS)}")
+
+
+def split(name: str) -> tuple[str, str]:
+    """Sampler and schedule type of a name: ``("DPM++ 2M", "Karras")``; the type is "Automatic" where none is given."""
+    name = canonical(name)
+    if name in SAMPLERS:
+        return name, "Automatic"
+    schedule = next(schedule for schedule in SCHEDULES if name.endswith(f" {schedule}"))
+    return name.removesuffix(f" {schedule}"), schedule
+
+
+def make_scheduler(name: str, config: Mapping[str, Any]) -> Any:
+    """The diffusers scheduler for sampler ``name``, with the betas and prediction type of a model's ``config``."""
+    import diffusers
+
+    sampler, schedule = split(name)
+    row = SAMPLERS[sampler]
+    options = {**row.options, **SCHEDULES.get(schedule, {})}
+    return getattr(diffusers, row.scheduler).from_config(dict(config), **options)

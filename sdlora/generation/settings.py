@@ -1,0 +1,47 @@
+"""Previews while training, as settings."""
+
+from typing import Annotated
+
+from pydantic import AfterValidator, Field
+
+from sdlora.errors import ConfigError
+from sdlora.generation.samplers import canonical
+from sdlora.section import Section
+
+
+def _known(name: str) -> str:
+    try:
+        return canonical(name)
+    except ConfigError as error:
+        raise ValueError(str(error)) from None
+
+
+class Sample(Section):
+    """Pictures drawn with the adapter while it trains, from step 0 on, always from the same noise."""
+
+    every: int = Field(default=100, ge=0)
+    """Steps between two previews; 0 draws none."""
+
+    prompts: tuple[str, ...] = ()
+    """What to draw: one picture a prompt. Empty draws none."""
+
+    negative: str = ""
+    """What to keep out of the pictures."""
+
+    steps: int = Field(default=20, ge=1, le=1000)
+    """Sampling steps of a preview."""
+
+    cfg: float = Field(default=7.0, ge=0, le=100)
+    """Guidance scale: how closely a preview follows its prompt; 1 and below is no guidance."""
+
+    sampler: Annotated[str, AfterValidator(_known)] = "DPM++ 2M"
+    """Sampler by its A1111 name, such as `Euler a` or `DPM++ 2M Karras`."""
+
+    seed: int = Field(default=1, ge=0, lt=2**63)
+    """Picture i is drawn from the noise of seed + i."""
+
+    width: int | None = Field(default=None, ge=8, le=8192)
+    """Width in pixels; the base model's own size if left out."""
+
+    height: int | None = Field(default=None, ge=8, le=8192)
+    """Height in pixels; the base model's own size if left out."""
