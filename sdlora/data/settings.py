@@ -20,7 +20,7 @@ class Data(Section):
     """The word that calls the adapter, such as `sks`. It is put before captions that lack it."""
 
     class_name: str = ""
-    """What the subject is, such as `dog`: pictures without a caption are then `trigger class`. Leave empty for a style."""
+    """What the subject is, such as `dog`: pictures without a caption are then `trigger class`. Empty for a style."""
 
     prompt: str = ""
     """One caption for every picture that has none of its own; overrides trigger and class."""
@@ -63,7 +63,7 @@ class Prior(Section):
     """Prompt of the class pictures, such as `a dog`. Made from the class name if empty."""
 
     folder: Path | None = None
-    """Folder with class pictures of your own; missing ones are made by the base model. Made and kept elsewhere if not set."""
+    """Folder with class pictures of your own, left as it is: missing ones are made by the base and kept elsewhere."""
 
     count: Annotated[int, Field(ge=1, le=100_000)] = 100
     """How many class pictures to use."""

@@ -1,0 +1,144 @@
+"""The batches of a run: which views of which pictures, with which captions, at every micro-batch."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+from sdlora.data.cache import LatentCache, View
+from sdlora.data.captions import spoken
+from sdlora.data.folder import Example
+from sdlora.data.pictures import Size, overflow
+from sdlora.data.plan import Plan, Rotation
+from sdlora.data.seeds import derive, uniform
+from sdlora.data.settings import Data
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One process's share of a micro-batch: instance examples first, then as many class examples, if there are any."""
+
+    mean: "torch.Tensor"
+    """(B, 4, h, w) float32, scaled as the VAE's encoder gives it."""
+    std: "torch.Tensor"
+    """(B, 4, h, w) float32."""
+    captions: list[str]
+    mask: "torch.Tensor | None"
+    """(B, 1, h, w) float32 weights in [0, 1]; None where every part of every picture counts in full."""
+    places: list[int]
+    """Each example's place in the global micro-batch: noise is drawn by it, so the split over processes never shows."""
+    instances: int
+    """How many of the examples, from the first, are instance examples."""
+
+    def __len__(self) -> int:
+        return len(self.captions)
+
+
+class Shown(NamedTuple):
+    """One example as one micro-batch shows it."""
+
+    view: View
+    caption: str
+    place: int
+
+
+class Batches:
+    """The micro-batches of a run, by number, for one of ``processes`` (``rank``).
+
+    ``sizes`` gives each example's bucket; ``batch_size`` counts instance examples a process. With ``class_examples``
+    each instance example is paired with a class example cut to the same bucket, from its middle, never mirrored.
+    Everything is a function of ``seed`` and the number, so a resumed run starts anywhere.
+    """
+
+    def __init__(
+        self,
+        examples: Sequence[Example],
+        sizes: Sequence[Size],
+        data: Data,
+        batch_size: int,
+        seed: int,
+        class_examples: Sequence[Example] = (),
+        processes: int = 1,
+        rank: int = 0,
+    ) -> None:
+        assert len(examples) == len(sizes) and 0 <= rank < processes
+        self.data = data
+        self.seed = seed
+        self.share = range(rank * batch_size, (rank + 1) * batch_size)
+        self.items = [index for index, example in enumerate(examples) for _ in range(example.repeats)]
+        self.plan = Plan([sizes[index] for index in self.items], batch_size * processes, derive(seed, "instances"))
+        self.examples = examples
+        self.class_examples = class_examples
+        self._rotation = Rotation(len(class_examples), derive(seed, "classes")) if class_examples else None
+
+    @property
+    def per_epoch(self) -> int:
+        """Micro-batches in an epoch: an example with 10 repeats is seen 10 times in it."""
+        return self.plan.per_epoch
+
+    def steps_per_epoch(self, accumulation: int = 1) -> int:
+        """Optimizer steps that see every example at least once; the last may reach into the next epoch."""
+        return -(-self.per_epoch // accumulation)
+
+    def epoch(self, n: int) -> int:
+        """The epoch that micro-batch ``n`` belongs to, from 0."""
+        return n // self.per_epoch
+
+    def notices(self) -> list[str]:
+        """What is worth knowing of the batches themselves."""
+        if not self.plan.refilled:
+            return []
+        return [
+            f"Shapes do not fill batches of {self.plan.batch_size}: {self.plan.refilled} of "
+            f"{self.per_epoch * self.plan.batch_size} places in an epoch show a picture again."
+        ]
+
+    def shown(self, n: int) -> list[Shown]:
+        """The whole global micro-batch ``n``, in the order of the places: instance examples, then class examples."""
+        slot = self.plan[n]
+        instances = [self._instance(item, slot.bucket, slot.epoch, place) for place, item in enumerate(slot.items)]
+        if self._rotation is None:
+            return instances
+        size = self.plan.batch_size
+        chosen = [self.class_examples[self._rotation[n * size + i]] for i in range(size)]
+        return instances + [Shown(View(e, slot.bucket), e.caption, size + i) for i, e in enumerate(chosen)]
+
+    def _instance(self, item: int, size: Size, epoch: int, place: int) -> Shown:
+        """The item's cut, mirroring and caption in this epoch; an item that fills up a batch looks the same again."""
+        example, data, parts = self.examples[self.items[item]], self.data, (self.seed, "item", epoch, item)
+        position = 0.5
+        if data.random_crop and data.variants > 1 and overflow(example.size, size) >= 1:
+            # evenly spread ends to end: a few cuts cover more of the picture than random ones
+            position = int(uniform(*parts, "cut") * data.variants) / (data.variants - 1)
+        flip = data.flip and uniform(*parts, "flip") < 0.5
+        caption = spoken(example.caption, data.shuffle_captions, data.caption_dropout, *parts)
+        return Shown(View(example, size, position, flip), caption, place)
+
+    def views(self, first: int, last: int) -> list[View]:
+        """Every view that micro-batches ``first`` to ``last`` - 1 read, on all processes, each once: what to encode."""
+        return list(dict.fromkeys(shown.view for n in range(first, last) for shown in self.shown(n)))
+
+    def captions(self, first: int, last: int) -> list[str]:
+        """Every caption that micro-batches ``first`` to ``last`` - 1 say, on all processes, each once."""
+        return list(dict.fromkeys(shown.caption for n in range(first, last) for shown in self.shown(n)))
+
+    def read(self, n: int, cache: LatentCache) -> Batch:
+        """This process's share of micro-batch ``n``, on the CPU. Raises FileError for latents that are not there."""
+        import torch
+
+        mine = [shown for shown in self.shown(n) if shown.place % self.plan.batch_size in self.share]
+        found = [cache.read(shown.view) for shown in mine]
+        masks = None
+        if any(latents.mask is not None for latents in found):
+            full = torch.ones(1, *found[0].mean.shape[-2:])
+            masks = torch.stack([full if latents.mask is None else latents.mask for latents in found])
+        return Batch(
+            mean=torch.stack([latents.mean for latents in found]),
+            std=torch.stack([latents.std for latents in found]),
+            captions=[shown.caption for shown in mine],
+            mask=masks,
+            places=[shown.place for shown in mine],
+            instances=len(self.share),
+        )

@@ -1,0 +1,82 @@
+"""Training sizes: a few shapes of about the same area, and each picture in the one nearest to its own.
+
+Front ends may import this: no torch.
+"""
+
+import math
+from collections.abc import Sequence
+
+from sdlora.data.folder import Example
+from sdlora.data.pictures import Size, cut_box
+
+LARGEST_STEP = 64
+"""Pixels between the sides of neighbouring buckets at 512 px and more, as in sd-scripts."""
+STEPS_PER_SIDE = 8
+LONGEST = 2
+"""The long side is at most twice the square's, so shapes go from 1:4 to 4:1."""
+LOST = 1 / 3
+"""A picture that loses more than this share of its area to cutting is named in a notice."""
+
+
+def bucket_step(resolution: int, factor: int = 8) -> int:
+    """Pixels between neighbouring sides: 64 at 512 px, 16 at 128 px; a divisor of ``resolution`` if there is one.
+
+    Always a multiple of ``factor``, the pixels per latent. Where no such divisor exists it is ``factor`` itself, so
+    that the square keeps nearly all of its area.
+    """
+    most = max(factor, min(LARGEST_STEP, resolution // STEPS_PER_SIDE))
+    fitting = (step for step in range(most - most % factor, 0, -factor) if resolution % step == 0)
+    return next(fitting, factor)
+
+
+def bucket_sizes(resolution: int, step: int, buckets: bool = True) -> tuple[Size, ...]:
+    """All training sizes, narrowest first: sides multiples of ``step``, area at most ``resolution`` squared.
+
+    With ``buckets`` off, the square alone.
+    """
+    square = max(step, resolution // step * step)
+    if not buckets:
+        return (Size(square, square),)
+    narrow = []
+    for width in range(step, square + 1, step):
+        height = resolution * resolution // width // step * step
+        if width < height <= LONGEST * resolution:
+            narrow.append(Size(width, height))
+    return (*narrow, Size(square, square), *(Size(height, width) for width, height in reversed(narrow)))
+
+
+def nearest(size: Size, sizes: Sequence[Size]) -> Size:
+    """The bucket whose ratio is nearest to that of ``size``, measured by its logarithm; of equals the larger one."""
+    ratio = math.log(size.width / size.height)
+    return min(sizes, key=lambda s: (round(abs(math.log(s.width / s.height) - ratio), 9), -s.width * s.height))
+
+
+def assign(examples: Sequence[Example], resolution: int, step: int, buckets: bool = True) -> tuple[Size, ...]:
+    """The bucket of every example, in their order."""
+    sizes = bucket_sizes(resolution, step, buckets)
+    return tuple(nearest(example.size, sizes) for example in examples)
+
+
+def notices(examples: Sequence[Example], sizes: Sequence[Size]) -> list[str]:
+    """What the assigned ``sizes`` do to pictures: enlarge them, or cut much away."""
+    small, cut = [], []
+    for example, size in zip(examples, sizes, strict=True):
+        left, top, right, bottom = cut_box(example.size, size, 0.5)
+        if example.width < size.width or example.height < size.height:
+            small.append(f"{example.path.name}: {example.width} x {example.height} to {size.width} x {size.height}")
+        if 1 - (right - left) * (bottom - top) / (example.width * example.height) > LOST:
+            cut.append(example.path.name)
+    said = []
+    if small:
+        said.append(f"{_count(small)} smaller than the training size and enlarged ({_some(small, '; ')}).")
+    if cut:
+        said.append(f"{_count(cut)} cut by more than a third to fit ({_some(cut, ', ')}); crop by hand what matters.")
+    return said
+
+
+def _count(names: Sequence[str]) -> str:
+    return "1 picture is" if len(names) == 1 else f"{len(names)} pictures are"
+
+
+def _some(names: Sequence[str], separator: str, shown: int = 5) -> str:
+    return separator.join(names[:shown]) + (f"{separator}..." if len(names) > shown else "")

@@ -1,0 +1,59 @@
+"""What is said of a picture: read from its file or derived, then varied from step to step."""
+
+import re
+from pathlib import Path
+
+from sdlora.data.seeds import order, uniform
+from sdlora.data.settings import Data
+from sdlora.errors import DatasetError
+
+MAX_BYTES = 10_240
+_UTF16 = (b"\xff\xfe", b"\xfe\xff")
+
+
+def read_caption(path: Path) -> str:
+    """A caption file's text in one line, without byte-order mark and NUL.
+
+    Raises DatasetError with the reason alone if it is longer than 10 kB or not UTF-8: the caller names the file.
+    """
+    try:
+        with open(path, "rb") as file:
+            content = file.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise DatasetError(f"cannot be read ({error.strerror})") from None
+    if len(content) > MAX_BYTES:
+        raise DatasetError(f"is longer than {MAX_BYTES // 1024} kB; captions are a sentence or two")
+    if content.startswith(_UTF16) or content.count(0) * 3 > len(content):
+        raise DatasetError("is UTF-16; save it as UTF-8")
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise DatasetError("is not UTF-8 (Latin-1, perhaps); save it as UTF-8") from None
+    return " ".join(text.replace("\0", "").split())
+
+
+def caption_for(own: str, data: Data, folder_name: str) -> str:
+    """The caption of one picture: its own; the prompt; trigger and class; the folder's; with the trigger in front."""
+    by_class = f"{data.trigger} {data.class_name}" if data.class_name else ""
+    caption = own or data.prompt or by_class or folder_name
+    return with_trigger(" ".join(caption.split()), data.trigger.strip())
+
+
+def with_trigger(caption: str, trigger: str) -> str:
+    """``trigger, caption``, unless the trigger stands in the caption as a word (in any case: CLIP reads none)."""
+    if not trigger or re.search(rf"(?<!\w){re.escape(trigger)}(?!\w)", caption, re.IGNORECASE):
+        return caption
+    return f"{trigger}, {caption}" if caption else trigger
+
+
+def spoken(caption: str, shuffle: bool, dropout: float, *parts: int | str) -> str:
+    """The caption as one example says it: empty in a share of ``dropout``, the comma-parts behind the first shuffled.
+
+    ``parts`` (seed, epoch, index) decide both.
+    """
+    if uniform(*parts, "dropout") < dropout:
+        return ""
+    if not shuffle:
+        return caption
+    first, *rest = (part.strip() for part in caption.split(","))
+    return ", ".join([first, *(rest[i] for i in order(len(rest), *parts, "shuffle"))])

@@ -1,0 +1,275 @@
+"""A folder of pictures and captions, read into examples; all that is wrong with it is said at once, before training.
+
+Front ends may import this: no torch.
+"""
+
+import re
+import warnings
+from collections import Counter
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from sdlora.data.captions import caption_for, read_caption
+from sdlora.data.pictures import FOREIGN_SUFFIXES, SUFFIXES, Facts, Size, examine, open_mask
+from sdlora.data.settings import Data
+from sdlora.errors import DatasetError
+
+MASK = ".mask.png"
+TEXTS = (".txt", ".caption")
+FEW = 3
+MAX_REPEATS = 1000
+"""A larger number before a folder's name is a year or a date, not kohya's repeats."""
+_WORKERS = 4
+_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Example:
+    """One training picture and what is said of it. Width and height are in pixels, when upright."""
+
+    path: Path
+    caption: str
+    width: int
+    height: int
+    mask: Path | None = None
+    repeats: int = 1
+    """How often it is seen in an epoch (kohya's `10_sks dog`)."""
+    digest: str = ""
+    """SHA-256 of the picture's bytes; caches are kept by it."""
+    mask_digest: str = ""
+
+    @property
+    def size(self) -> Size:
+        return Size(self.width, self.height)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """The examples of a folder in the order of their paths, and what is worth knowing of them."""
+
+    examples: tuple[Example, ...]
+    notices: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Source:
+    """One folder to read: the files in it, and what kohya's naming says of them."""
+
+    folder: Path
+    pictures: list[Path]
+    captions: dict[str, Path]
+    masks: dict[str, Path]
+    repeats: int = 1
+    caption: str = ""
+
+
+@dataclass
+class _Report:
+    """What is said of a folder while it is read; ``problems`` are lines ``name: reason``."""
+
+    root: Path
+    problems: list[str] = field(default_factory=list)
+    notices: list[str] = field(default_factory=list)
+
+    def name(self, path: Path) -> str:
+        """``path`` below the data folder, without line breaks or marks that turn the text around."""
+        name = path.relative_to(self.root).as_posix()
+        return name if name.isprintable() else ascii(name)
+
+    def refuse(self, path: Path, reason: object) -> None:
+        self.problems.append(f"{self.name(path)}: {reason}")
+
+    def some(self, paths: Iterable[Path]) -> str:
+        """``2 pictures (a.png, b.png)``, the names cut off after a few."""
+        names = [self.name(path) for path in paths]
+        more = ", ..." if len(names) > _SHOWN else ""
+        return f"{len(names)} {'picture' if len(names) == 1 else 'pictures'} ({', '.join(names[:_SHOWN])}{more})"
+
+
+def scan(data: Data) -> Dataset:
+    """The examples in ``data.folder`` and in the kohya folders (`10_sks dog`) directly below it.
+
+    Raises one DatasetError that lists every file that cannot be used, or says that there is no picture.
+    """
+    root = data.folder
+    if not root.is_dir():
+        found = "is a file" if root.exists() else "does not exist"
+        raise DatasetError(f"{root}: {found}; point data.folder at the folder that holds the images")
+    report = _Report(root)
+    try:
+        sources = _sources(root, report)
+    except OSError as error:
+        raise DatasetError(f"{error.filename or root}: cannot be read ({error.strerror})") from None
+    if not any(source.pictures for source in sources) and not report.problems:
+        raise DatasetError(_no_pictures(root))
+    with warnings.catch_warnings():  # Pillow's remarks on odd EXIF and large pictures: judged here, by rules of our own
+        warnings.simplefilter("ignore")
+        examples = [example for source in sources for example in _read(source, data, report)]
+    if report.problems:
+        files = sum(len(source.pictures) for source in sources)
+        raise DatasetError(
+            f"{root}: {len(report.problems)} {'problem' if len(report.problems) == 1 else 'problems'} among "
+            f"{files} {'picture' if files == 1 else 'pictures'}; mend or remove what is named here, then start again\n"
+            + "\n".join(f"  {line}" for line in report.problems)
+        )
+    return Dataset(tuple(examples), (*report.notices, *_notices(examples, report)))
+
+
+def _no_pictures(root: Path) -> str:
+    files = [path for path in root.iterdir() if path.is_file() and not path.name.startswith(".")]
+    below = [path for path in root.iterdir() if path.is_dir() and any(_is_picture(inner) for inner in path.iterdir())]
+    hint = f" (such as {below[0].name})" if below else ""
+    return (
+        f"{root}: no .png or .jpg among {len(files)} {'file' if len(files) == 1 else 'files'}; "
+        f"point data.folder at the folder that holds the images{hint}"
+    )
+
+
+def _is_picture(path: Path) -> bool:
+    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
+
+
+def _sources(root: Path, report: _Report) -> list[_Source]:
+    sources = [_list(root, report, *(_kohya(root.resolve().name) or (1, "")))]
+    for folder in sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")):
+        named = _kohya(folder.name)
+        if folder.suffix.lower() in SUFFIXES:
+            continue  # listed above as a picture that is a folder, and refused
+        if named and not _contained(folder, root):
+            report.refuse(folder, "is a link out of the data folder; copy the pictures here")
+        elif named:
+            sources.append(_list(folder, report, *named))
+        elif any(_is_picture(inner) for inner in folder.iterdir()):
+            report.notices.append(
+                f"{report.name(folder)}: its pictures are not used; only sub-folders named like `10_sks dog` are."
+            )
+    return [source for source in sources if source.pictures]
+
+
+def _kohya(name: str) -> tuple[int, str] | None:
+    """Repeats and caption in a folder's name: ``10_sks dog`` -> (10, "sks dog")."""
+    match = re.fullmatch(r"([0-9]{1,4})_(.+)", name)
+    return (int(match[1]), match[2].strip()) if match and 1 <= int(match[1]) <= MAX_REPEATS else None
+
+
+def _contained(path: Path, root: Path) -> bool:
+    try:
+        return path.resolve(strict=True).is_relative_to(root.resolve())
+    except (OSError, RuntimeError):  # a link to nothing, or to itself
+        return False
+
+
+def _list(folder: Path, report: _Report, repeats: int, caption: str) -> _Source:
+    """The files of one folder by their roles; what is plainly meant for training and cannot be is refused."""
+    source = _Source(folder, [], {}, {}, repeats, caption)
+    for path in sorted(folder.iterdir()):
+        name, suffix = path.name, path.suffix.lower()
+        is_mask = name.lower().endswith(MASK)
+        if name.startswith(".") or not (is_mask or suffix in SUFFIXES or suffix in TEXTS or suffix in FOREIGN_SUFFIXES):
+            continue
+        if path.is_symlink() and not _contained(path, report.root):
+            report.refuse(path, "is a link out of the data folder, or to nothing; put the file itself here")
+        elif suffix in FOREIGN_SUFFIXES:
+            report.refuse(path, f"{suffix[1:].upper()} is not read here; save it as PNG or JPEG")
+        elif is_mask:
+            source.masks[name[: -len(MASK)]] = path
+        elif suffix in SUFFIXES:
+            source.pictures.append(path)
+        else:
+            source.captions[path.stem] = path
+    _refuse_conflicts(source, report)
+    return source
+
+
+def _refuse_conflicts(source: _Source, report: _Report) -> None:
+    """One caption or mask that belongs to two pictures is refused; one that belongs to none is told."""
+    stems: dict[str, list[str]] = {}
+    for path in source.pictures:
+        stems.setdefault(path.stem, []).append(path.name)
+    for stem, path in (*source.captions.items(), *source.masks.items()):
+        owners = stems.get(stem, [])
+        if len(owners) > 1:
+            report.refuse(path, f"belongs to {' and to '.join(owners)}; give the pictures different names")
+        elif not owners and source.pictures:
+            report.notices.append(f"{report.name(path)} belongs to no picture and is not used.")
+
+
+def _read(source: _Source, data: Data, report: _Report) -> list[Example]:
+    """The usable examples of one folder; each unusable file is added to the report."""
+    if source.caption:
+        report.notices.append(f"{source.folder.resolve().name}: each picture is seen {source.repeats} times an epoch.")
+    with ThreadPoolExecutor(_WORKERS) as pool:
+        looks = list(pool.map(_look, source.pictures))
+    examples = []
+    for path, look in zip(source.pictures, looks, strict=True):
+        caption, mask = source.captions.get(path.stem), source.masks.get(path.stem) if data.masks else None
+        if isinstance(look, DatasetError):
+            report.refuse(path, look)
+        own = _checked_caption(caption, report) if caption else ""
+        mask_digest = _checked_mask(mask, look, report) if mask and isinstance(look, Facts) else ""
+        if isinstance(look, Facts):
+            if look.animated:
+                report.notices.append(f"{report.name(path)} has several frames; the first is used.")
+            text = caption_for(own, data, source.caption)
+            examples.append(Example(path, text, *look.size, mask, source.repeats, look.digest, mask_digest))
+    return examples
+
+
+def _look(path: Path) -> Facts | DatasetError:
+    try:
+        return examine(path)
+    except DatasetError as error:
+        return error
+
+
+def _checked_caption(path: Path, report: _Report) -> str:
+    if not path.is_file():
+        report.refuse(path, "is a folder" if path.is_dir() else "is no regular file")
+        return ""
+    try:
+        return read_caption(path)
+    except DatasetError as error:
+        report.refuse(path, error)
+        return ""
+
+
+def _checked_mask(path: Path, picture: Facts, report: _Report) -> str:
+    """The mask's digest; refused if it is no picture, of another shape than its own, or black throughout."""
+    try:
+        facts = examine(path)
+        ratio = (facts.size.width * picture.size.height) / (facts.size.height * picture.size.width)
+        if not 0.98 < ratio < 1.02:
+            raise DatasetError(
+                f"is {facts.size.width} x {facts.size.height}, its picture {picture.size.width} x "
+                f"{picture.size.height}; make it of the same shape"
+            )
+        if open_mask(path).getextrema() == (0, 0):
+            raise DatasetError("is black throughout: nothing of its picture would count; remove one of the two")
+        return facts.digest
+    except DatasetError as error:
+        report.refuse(path, error)
+        return ""
+
+
+def _notices(examples: list[Example], report: _Report) -> list[str]:
+    """What is honest to say of a set that can be trained on."""
+    notices = []
+    if len(examples) < FEW:
+        count = "Only one picture" if len(examples) == 1 else f"Only {len(examples)} pictures"
+        notices.append(f"{count}: the adapter will copy rather than learn; add at least {FEW}, better ten.")
+    silent = [example.path for example in examples if not example.caption]
+    if silent:
+        notices.append(
+            f"{report.some(silent)} without any caption: text will not call what is learnt; "
+            "add NAME.txt files, or set data.trigger or data.prompt."
+        )
+    first: dict[str, Path] = {}
+    counts = Counter(example.digest for example in examples)
+    for example in examples:
+        if counts[example.digest] > 1 and example.digest in first:
+            twin = report.name(first[example.digest])
+            notices.append(f"{report.name(example.path)} is the same file as {twin}; it counts again.")
+        first.setdefault(example.digest, example.path)
+    return notices
