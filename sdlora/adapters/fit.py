@@ -1,0 +1,53 @@
+"""Does an adapter fit a base? By the names and shapes of its layers, before anything is touched."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from sdlora.adapters.base import AdapterState
+from sdlora.adapters.targets import adaptable
+from sdlora.errors import MismatchError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+Shape = tuple[int, ...]
+
+
+def require_fit(models: Mapping[str, "nn.Module"], state: AdapterState) -> None:
+    """Raises MismatchError if a layer of ``state`` is not in ``models``, or has another shape there; it names both."""
+    bases = dict(adaptable(models))
+    missing = [path for path in state.modules if path not in bases]
+    if missing:
+        count = f"{len(missing)} of its {len(state.modules)} layers are"
+        raise MismatchError(f"{_reason(state, bases)}: {count} not in this one, such as {missing[0]}")
+    for path, module in state.modules.items():
+        down, up = (tuple(module.tensors[name].shape) for name in ("down", "up"))
+        takes = layer_shapes(bases[path], down[0])
+        if (_core(down), _core(up)) != (_core(takes[0]), _core(takes[1])):
+            shapes = f"at {path} it has {down} and {up}, this one takes {takes[0]} and {takes[1]}"
+            raise MismatchError(f"{_reason(state, bases)}: {shapes}")
+
+
+def layer_shapes(base: Any, rank: int) -> tuple[Shape, Shape]:
+    """The shapes of ``down`` and ``up``: (rank, in) and (out, rank); for a convolution with its kernel, and 1 x 1."""
+    if hasattr(base, "in_channels"):
+        return (rank, base.in_channels, *base.kernel_size), (base.out_channels, rank, 1, 1)
+    return (rank, base.in_features), (base.out_features, rank)
+
+
+def text_width(widths: Mapping[str, int]) -> int | None:
+    """How wide the text is that a UNet reads, from its layers' inputs by path: 768 SD 1.x, 1024 2.x, 2048 SDXL."""
+    return next((width for path, width in widths.items() if path.endswith((".attn2.to_k", ".attn2.to_v"))), None)
+
+
+def _reason(state: AdapterState, bases: Mapping[str, Any]) -> str:
+    theirs = text_width({path: module.tensors["down"].shape[1] for path, module in state.modules.items()})
+    ours = text_width({path: layer_shapes(base, 1)[0][1] for path, base in bases.items()})
+    if theirs and ours and theirs != ours:
+        return f"this adapter is for a base with {theirs}-wide text, the base loaded has {ours}-wide text"
+    return "this adapter is for another base than the one loaded"
+
+
+def _core(shape: Shape) -> Shape:
+    """A shape without trailing ones: tools differ over whether a 1 x 1 projection's is (out, in) or (out, in, 1, 1)."""
+    return shape[:2] if all(side == 1 for side in shape[2:]) else shape
