@@ -213,11 +213,10 @@ def models(parsed: argparse.Namespace) -> int:
 
 def generate(parsed: argparse.Namespace) -> int:
     from sdlora import service
-    from sdlora.generation.images import save_pictures
+    from sdlora.generation.images import check_output, save
     from sdlora.generation.studio import Studio
 
-    if parsed.output.suffix.lower() != ".png":
-        raise ConfigError(f"--output {parsed.output}: pictures are PNG files; name it {parsed.output.stem}.png")
+    check_output(parsed.output)
     adapters = [split_scale(text) for text in parsed.adapter]
     studio = Studio(parsed.base, device=parsed.device)
     for source, scale in adapters:
@@ -234,7 +233,7 @@ def generate(parsed: argparse.Namespace) -> int:
         count=parsed.count,
         sampler=parsed.sampler,
     )
-    for path in save_pictures(pictures, parsed.output):
+    for path in save(pictures, parsed.output):
         print(path)
     return 0
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, get_args
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 
 from sdlora.adapters import Adapter
 from sdlora.adapters.lora import Lora
@@ -40,6 +40,11 @@ class TrainConfig(Section):
     checkpoint: Checkpoint = Field(default_factory=Checkpoint)
     sample: Sample = Field(default_factory=Sample)
 
+    @field_validator("adapter", mode="before")
+    @classmethod
+    def _lora_unless_said(cls, value: Any) -> Any:
+        return {"method": "lora", **value} if isinstance(value, Mapping) else value
+
     @classmethod
     def load(cls, source: str | Path, overrides: Mapping[str, Any] | None = None) -> "TrainConfig":
         """From a TOML file or a preset's name; ``overrides`` are dotted names (``adapter.rank``) and values.
@@ -48,7 +53,7 @@ class TrainConfig(Section):
         Raises ConfigError naming file, setting, value and remedy.
         """
         path = find_preset(source)
-        return cls.parse({**_absolute(_read(path), path.parent)}, str(source), overrides)
+        return cls.parse(_absolute(_read(path), path.parent), str(source), overrides)
 
     @classmethod
     def parse(cls, values: Mapping[str, Any], place: str, overrides: Mapping[str, Any] | None = None) -> "TrainConfig":

@@ -28,9 +28,9 @@ class Event:
     def from_json(line: str) -> "Event":
         """Raises ValueError for a line that is torn, or of a kind or shape unknown to this version."""
         values = json.loads(line)
-        if not isinstance(values, dict) or values.get("kind") not in Event.KINDS:
+        cls = Event.KINDS.get(str(values.pop("kind", None))) if isinstance(values, dict) else None
+        if cls is None:
             raise ValueError(f"not an event: {line[:80]!r}")
-        cls = Event.KINDS[values.pop("kind")]
         known = {f.name for f in fields(cls)}
         try:
             return cls(**{name: value for name, value in values.items() if name in known})

@@ -124,7 +124,10 @@ def read_safetensors_header(path: Path) -> dict[str, Any]:
         raise FileError(f"{path}: cannot be read ({error.strerror})") from None
     if not isinstance(header, dict):
         raise FormatError(f"{path}: is not a safetensors file (its header is no JSON object)")
-    ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+    try:
+        ends = [int(entry["data_offsets"][1]) for name, entry in header.items() if name != "__metadata__"]
+    except (TypeError, KeyError, IndexError, ValueError):
+        raise FormatError(f"{path}: is not a safetensors file (its header is damaged)") from None
     if max(ends, default=0) != size - 8 - length:
         raise FormatError(f"{path}: is cut short, or has bytes beyond its last tensor")
     return header

@@ -62,7 +62,7 @@ def main() -> int:
 
 
 def _train(run: Run, stop: StopRequest, held: ExitStack | None, on_event: OnEvent) -> bool:
-    from sdlora.training.device import choose_device
+    from sdlora.generation.device import choose_device
     from sdlora.training.trainer import Trainer
 
     config = run.config

@@ -1,0 +1,120 @@
+"""The processes of a run, on one or more devices, through Accelerate.
+
+Adapters are small, so no wrapper around the model is needed: the gradients of all processes are
+averaged in one flat reduction a step. The models stay what they are, whatever trains in them.
+"""
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from accelerate import Accelerator
+
+from sdlora.errors import ConfigError
+from sdlora.generation.device import choose_device, choose_dtype
+from sdlora.training.output import RunPaths
+from sdlora.training.settings import Train
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+_MIXED = {torch.float32: "no", torch.bfloat16: "bf16", torch.float16: "fp16"}
+"""What Accelerate calls the training precisions."""
+
+
+def _precision(name: str, device: torch.device) -> str:
+    """For ``auto`` on CUDA, bf16 where the card has it: its range needs no loss scaler."""
+    if name == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported():
+        return "bf16"
+    return name
+
+
+class Gang:
+    """This process among those that train together."""
+
+    def __init__(self, accelerator: Accelerator, dtype: torch.dtype, log: bool):
+        self.accelerator = accelerator
+        self.dtype = dtype
+        """The precision of the frozen base."""
+        self.device: torch.device = accelerator.device
+        self.rank: int = accelerator.process_index
+        self.count: int = accelerator.num_processes
+        self.is_main: bool = accelerator.is_main_process
+        self._log = log
+        self.scales = accelerator.scaler is not None
+        """Whether a loss scaler is at work (fp16)."""
+
+    @classmethod
+    def assemble(cls, train: Train, output: RunPaths) -> "Gang":
+        """Join the other processes, if this one was started with some. Raises for a device that is not there."""
+        device = choose_device(train.device)
+        dtype = choose_dtype(_precision(train.precision, device), device)
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
+        accelerator = Accelerator(
+            cpu=device.type == "cpu",
+            mixed_precision=_MIXED[dtype],
+            log_with="tensorboard" if train.tensorboard else None,
+            project_dir=str(output.folder),
+        )
+        if train.tensorboard:
+            try:
+                accelerator.init_trackers(output.tensorboard.name)
+            except (ImportError, ValueError) as error:
+                raise ConfigError(
+                    "train.tensorboard: TensorBoard is not installed; run pip install sdlora[tensorboard]"
+                ) from error
+        return cls(accelerator, dtype, train.tensorboard)
+
+    @property
+    def precision(self) -> str:
+        """``fp32``, ``bf16`` or ``fp16``."""
+        return _MIXED[self.dtype].replace("no", "fp32")
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        return self.accelerator.autocast()
+
+    def backward(self, loss: torch.Tensor) -> None:
+        self.accelerator.backward(loss)
+
+    def adopt(self, optimizer: torch.optim.Optimizer) -> Any:
+        """The optimizer with Accelerate's loss scaler around it where there is one."""
+        return self.accelerator.prepare(optimizer)
+
+    def average_gradients(self, parameters: Sequence["nn.Parameter"], loss: torch.Tensor) -> None:
+        """Average gradients and ``loss`` over all processes, in place, in one reduction.
+
+        Before any unscaling, so that all processes find the same overflow.
+        """
+        if self.count == 1:
+            return
+        tensors = [loss, *(p.grad for p in parameters if p.grad is not None)]
+        flat = torch.cat([tensor.detach().flatten().float() for tensor in tensors])
+        flat = self.accelerator.reduce(flat, "mean")  # type: ignore[assignment]
+        for tensor, part in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
+            tensor.detach().copy_(part.view_as(tensor))
+
+    def clip(self, optimizer: Any, parameters: Sequence["nn.Parameter"], most: float) -> torch.Tensor:
+        """Unscale the gradients, cut their common norm to ``most`` (0: leave them); the norm before that."""
+        self.accelerator.unscale_gradients(optimizer)
+        return torch.nn.utils.clip_grad_norm_(
+            [p for p in parameters if p.grad is not None], most if most > 0 else float("inf")
+        )
+
+    def any(self, flag: bool) -> bool:
+        """Whether ``flag`` is set on any process; all get the same answer."""
+        if self.count == 1:
+            return flag
+        return self.accelerator.reduce(torch.tensor(float(flag), device=self.device), "sum").item() > 0  # type: ignore[union-attr]
+
+    def wait(self) -> None:
+        self.accelerator.wait_for_everyone()
+
+    def log(self, values: Mapping[str, float], step: int) -> None:
+        if self._log:
+            self.accelerator.log(dict(values), step=step)
+
+    def end(self) -> None:
+        self.accelerator.end_training()

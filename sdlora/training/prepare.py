@@ -1,0 +1,241 @@
+"""What is done once before the first step: load, look at the pictures, make class pictures, encode, attach."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from sdlora import checkpoint as saving
+from sdlora.adapters import live
+from sdlora.data import buckets, prior
+from sdlora.data.advice import suggested_steps
+from sdlora.data.batches import Batches
+from sdlora.data.cache import LatentCache, TextCache
+from sdlora.data.folder import Example, scan
+from sdlora.data.store import TensorStore
+from sdlora.diffusion.noise import derive_seed
+from sdlora.events import Notice, OnEvent, Progress
+from sdlora.families.base import Conditioning, Family
+from sdlora.families.loading import load
+from sdlora.formats import read_adapter
+from sdlora.generation.studio import Studio
+from sdlora.training.parallel import Gang
+
+if TYPE_CHECKING:
+    from sdlora.training.trainer import Trainer
+
+NAME = "training"
+"""What the live models call the adapter in training."""
+ENCODE_BATCH = 8
+
+
+@dataclass
+class Ready:
+    """All that the loop needs."""
+
+    family: Family
+    batches: Batches
+    latents: LatentCache
+    encode: Callable[[list[str]], Conditioning]
+    trained: list["torch.nn.Parameter"]
+    text_parameters: list["torch.nn.Parameter"]
+    optimizer: Any
+    rates: list[float]
+    start: int
+    steps: int
+    class_images: int
+
+    def state(self, step: int) -> saving.State:
+        """What a resume after ``step`` steps needs."""
+        tensors, values = saving.pack_optimizer(self.optimizer)
+        own = {f"adapter.{index}": parameter.detach() for index, parameter in enumerate(self.trained)}
+        return saving.State(step, {**tensors, **own}, {"optimizer": values})
+
+    def restore(self, state: saving.State) -> None:
+        """Put a saved state back, exactly."""
+        with torch.no_grad():
+            for index, parameter in enumerate(self.trained):
+                parameter.copy_(state.tensors[f"adapter.{index}"])
+        saving.unpack_optimizer(self.optimizer, state.tensors, state.values["optimizer"])
+        self.start = state.step
+
+
+def prepare(run: "Trainer", gang: Gang) -> Ready | None:
+    """Everything up to the first step; None if a stop was asked for meanwhile."""
+    dataset = scan(run.data)
+    for notice in dataset.notices:
+        run.on_event(Notice(message=notice))
+    run.on_event(Progress(phase="loading the base model", done=0, total=1))
+    family = load(run.model)
+    family.to(gang.device)
+    resolution = run.data.resolution or family.native_size
+    class_examples = _class_examples(run, gang, family, resolution)
+    if class_examples is None:
+        return None
+    step = buckets.bucket_step(resolution, family.latent_factor)
+    sizes = buckets.assign(dataset.examples, resolution, step, run.data.buckets)
+    batches = Batches(
+        dataset.examples, sizes, run.data, run.train.batch_size, run.train.seed, class_examples, gang.count, gang.rank
+    )
+    steps = _steps(run, batches, len(dataset.examples), gang)
+    for notice in [*buckets.notices(dataset.examples, sizes), *batches.notices()]:
+        run.on_event(Notice(message=notice))
+    latents = _cache_latents(run, gang, family, batches, steps)
+    if latents is None:
+        return None
+    for module in family.models.values():  # The VAE stays in float32: in float16 it can give black pictures.
+        module.to(dtype=gang.dtype)
+    ready = _attach(run, gang, family, batches, latents, steps)
+    ready.class_images = len(class_examples)
+    state = saving.newest(run.output.states)
+    if state is not None:
+        ready.restore(state)
+    return ready
+
+
+def _class_examples(run: "Trainer", gang: Gang, family: Family, resolution: int) -> list[Example] | None:
+    """The class pictures, missing ones made by the base; none without prior preservation; None if stopped."""
+    if not run.prior.weight:
+        return []
+    prompt = prior.class_prompt(run.data, run.prior)
+    settings = run.prior
+    made_by = {
+        "base": family.fingerprint,
+        "prompt": prompt,
+        "negative": settings.negative,
+        "size": resolution,
+        "sampler": settings.sampler,
+        "steps": settings.steps,
+        "cfg": settings.cfg,
+    }
+    pictures = prior.class_pictures(settings, prompt, prior.class_folder(run.cache / "class-images", made_by))
+    for notice in pictures.notices:
+        run.on_event(Notice(message=notice))
+    missing = pictures.missing() if gang.is_main else []
+    finished = True
+    if missing:
+        studio = Studio.over(family)
+        finished = prior.fill(
+            pictures.folder,
+            missing,
+            lambda seeds: [
+                studio.generate(
+                    prompt,
+                    negative=settings.negative,
+                    steps=settings.steps,
+                    cfg=settings.cfg,
+                    sampler=settings.sampler,
+                    seed=seed,
+                    width=resolution,
+                    height=resolution,
+                )[0]
+                for seed in seeds
+            ],
+            made_by,
+            on_progress=_teller(run.on_event, "making class pictures"),
+            should_stop=run.should_stop,
+        )
+    gang.wait()
+    return None if gang.any(not finished) else pictures.examples()
+
+
+def _steps(run: "Trainer", batches: Batches, pictures: int, gang: Gang) -> int:
+    """Optimizer steps: as set, from epochs, or suggested from the number of pictures."""
+    accumulation = run.train.gradient_accumulation
+    if run.train.steps is not None:
+        return run.train.steps
+    if run.train.epochs is not None:
+        return max(1, round(run.train.epochs * batches.per_epoch / accumulation))
+    kind = "subject" if run.data.class_name else "style"
+    steps = suggested_steps(pictures, kind, run.train.batch_size * accumulation * gang.count)
+    run.on_event(Notice(message=f"{steps} steps, suggested for a {kind} of {pictures} pictures; set train.steps to change"))
+    return steps
+
+
+def _cache_latents(
+    run: "Trainer", gang: Gang, family: Family, batches: Batches, steps: int
+) -> LatentCache | None:
+    """Encode every view that the run will show, once; None if stopped."""
+    cache = LatentCache(
+        TensorStore(run.cache / "latents"),
+        family.fingerprints["vae"],
+        run.data.background,
+        run.data.masks,
+        ENCODE_BATCH,
+    )
+    finished = True
+    if gang.is_main:
+        views = batches.views(0, steps * run.train.gradient_accumulation)
+        tell = _teller(run.on_event, "encoding pictures")
+        finished = cache.prepare(views, family.encode_images, tell, run.should_stop)
+    gang.wait()
+    return None if gang.any(not finished) else cache
+
+
+def _attach(
+    run: "Trainer", gang: Gang, family: Family, batches: Batches, latents: LatentCache, steps: int
+) -> Ready:
+    """Adapter, optimizer and text encoding."""
+    text_rate = run.train.text_encoder_learning_rate
+    text_rate = run.train.learning_rate if text_rate is None else text_rate
+    adapter = run.adapter if text_rate else run.adapter.model_copy(update={"text_encoder": False})
+    trained = adapter.attach(family.models, NAME, derive_seed(run.train.seed, "adapter"))
+    if adapter.init is not None:
+        live.assign_state(family.models, read_adapter(adapter.init), NAME)
+    groups, rates, text_parameters = [], [], []
+    for component, model in family.models.items():
+        own = _own({component: model})
+        if own:
+            rate = text_rate if component.startswith("text_encoder") else run.train.learning_rate
+            groups.append({"params": own, "lr": rate})
+            rates.append(rate)
+            text_parameters += own if component.startswith("text_encoder") else []
+        model.train()
+    if run.train.gradient_checkpointing:
+        _checkpoint_gradients(family)
+    encode = _text_encoder(run, gang, family, batches, steps, trains=bool(text_parameters))
+    optimizer = gang.adopt(run.optimizer.build(groups))
+    return Ready(family, batches, latents, encode, trained, text_parameters, optimizer, rates, 0, steps, 0)
+
+
+def _own(models: Mapping[str, "torch.nn.Module"]) -> list["torch.nn.Parameter"]:
+    """The adapter's parameters in one component, none if the targets leave it out."""
+    return live.parameters(models, NAME) if NAME in live.attached(models) else []
+
+
+def _checkpoint_gradients(family: Family) -> None:
+    for model in family.models.values():
+        enable: Any = getattr(model, "enable_gradient_checkpointing", None) or model.gradient_checkpointing_enable
+        enable()
+
+
+def _text_encoder(
+    run: "Trainer", gang: Gang, family: Family, batches: Batches, steps: int, trains: bool
+) -> Callable[[list[str]], Conditioning]:
+    """Captions to conditioning: live where a text encoder trains, else from a cache made before the first step."""
+
+    @lru_cache(maxsize=65536)
+    def ids(caption: str) -> torch.Tensor:
+        return family.tokenize([caption])[0]
+
+    def tokens(captions: Sequence[str]) -> torch.Tensor:
+        return torch.stack([ids(caption) for caption in captions])
+
+    if trains:
+        return lambda captions: family.encode_text(tokens(captions))
+
+    store = TensorStore(run.cache / "text")
+    fingerprint = "".join(v for k, v in sorted(family.fingerprints.items()) if k.startswith("text_encoder"))
+    cache = TextCache(store, f"{fingerprint}/{gang.precision}", lambda row: {"text": family.encode_text(row).text})
+    if gang.is_main:
+        captions = batches.captions(0, steps * run.train.gradient_accumulation)
+        cache.prepare(tokens(captions), _teller(run.on_event, "encoding captions"))
+    gang.wait()
+    return lambda captions: Conditioning(cache.read(tokens(captions))["text"].to(gang.device))
+
+
+def _teller(on_event: OnEvent, phase: str) -> Callable[[int, int], None]:
+    return lambda done, total: on_event(Progress(phase=phase, done=done, total=total))

@@ -1,0 +1,95 @@
+"""States that survive: whole or not there, exact, and never code."""
+
+import math
+
+import pytest
+import torch
+
+from sdlora import checkpoint, optim
+from sdlora.checkpoint import State
+from sdlora.errors import FileError
+
+
+def _state(step: int) -> State:
+    return State(step, {"a": torch.arange(3.0) + step}, {"lr": 0.1 + step})
+
+
+def test_a_state_comes_back_and_the_newest_two_are_kept(tmp_path):
+    for step in (1, 2, 3):
+        checkpoint.save(tmp_path, _state(step), keep=2)
+    found = checkpoint.newest(tmp_path)
+    assert found.step == 3
+    assert torch.equal(found.tensors["a"], _state(3).tensors["a"])
+    assert found.values == {"lr": 3.1}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["000002", "000003"]
+
+
+@pytest.mark.parametrize("name", ["state.safetensors", "state.json", "manifest.json"])
+@pytest.mark.parametrize("damage", ["cut", "changed", "gone"])
+def test_a_damaged_state_is_passed_over_for_the_one_before(name, damage, tmp_path):
+    for step in (1, 2):
+        checkpoint.save(tmp_path, _state(step), keep=2)
+    path = tmp_path / "000002" / name
+    content = path.read_bytes()
+    if damage == "gone":
+        path.unlink()
+    else:
+        path.write_bytes(content[:-3] if damage == "cut" else content.replace(b"2", b"3"))
+    assert checkpoint.newest(tmp_path).step == 1
+    with pytest.raises(FileError, match="damaged"):
+        checkpoint.load(tmp_path / "000002")
+
+
+def test_a_half_written_state_is_no_state(tmp_path):
+    checkpoint.save(tmp_path, _state(1), keep=2)
+    (tmp_path / ".tmp-000002").mkdir()
+    (tmp_path / ".tmp-000002" / "state.json").write_text("{}")
+    assert checkpoint.newest(tmp_path).step == 1
+    checkpoint.save(tmp_path, _state(2), keep=2)
+    assert checkpoint.newest(tmp_path).step == 2
+
+
+def test_no_state_is_none(tmp_path):
+    assert checkpoint.newest(tmp_path / "nothing") is None
+
+
+OPTIMIZERS = ["adamw", "prodigy", "lion", "adafactor"]
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_an_optimizer_goes_on_from_its_packed_state_bit_for_bit(name, tmp_path):
+    def build() -> tuple[torch.nn.Parameter, torch.optim.Optimizer]:
+        parameter = torch.nn.Parameter(torch.linspace(-1, 1, 12).reshape(3, 4))
+        return parameter, optim.Optimizer(name=name).build([{"params": [parameter], "lr": 0.01}])
+
+    def step(parameter: torch.nn.Parameter, optimizer: torch.optim.Optimizer, number: int) -> None:
+        parameter.grad = torch.sin(parameter.detach() * (number + 1))
+        optimizer.step()
+
+    whole, optimizer = build()
+    for number in range(6):
+        step(whole, optimizer, number)
+        if number == 2:
+            tensors, values = checkpoint.pack_optimizer(optimizer)
+            tensors["p"] = whole.detach()
+            checkpoint.save(tmp_path, State(3, tensors, {"optimizer": values}), keep=1)
+    resumed, optimizer = build()
+    state = checkpoint.newest(tmp_path)
+    with torch.no_grad():
+        resumed.copy_(state.tensors["p"])
+    checkpoint.unpack_optimizer(optimizer, state.tensors, state.values["optimizer"])
+    for number in range(3, 6):
+        step(resumed, optimizer, number)
+    assert torch.equal(resumed, whole)
+    assert not torch.equal(whole.detach(), torch.linspace(-1, 1, 12).reshape(3, 4))
+
+
+def test_schedules_follow_their_formulas():
+    def factors(name: str, **options) -> list[float]:
+        schedule = optim.Schedule(name=name, **options)
+        return [schedule.factor(step, 8) for step in range(8)]
+
+    assert factors("constant", warmup_steps=3)[:4] == [0.25, 0.5, 0.75, 1.0]
+    assert factors("linear") == [1 - step / 8 for step in range(8)]
+    assert factors("cosine") == pytest.approx([(1 + math.cos(math.pi * step / 8)) / 2 for step in range(8)])
+    assert factors("cosine-restarts", cycles=2) == pytest.approx(factors("cosine")[::2] * 2)

@@ -1,0 +1,93 @@
+"""TrainConfig: presets, TOML files, flags, and what is said of mistakes in them."""
+
+import pytest
+
+from sdlora.config import PRESETS, TrainConfig, all_settings, presets
+from sdlora.errors import ConfigError
+
+
+@pytest.mark.parametrize("path", presets(), ids=lambda path: path.stem)
+def test_presets_load_by_name_and_by_path_and_are_short(path, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    config = TrainConfig.load(path.stem)
+    assert config == TrainConfig.load(path)
+    assert config.data.folder.is_dir()
+    assert len(path.read_text().splitlines()) <= 15
+
+
+def test_the_presets_that_the_docs_name_are_there():
+    names = {"pocket-style", "pocket-subject", "sd15-style", "sd15-subject", "sdxl-style", "sdxl-subject"}
+    assert names <= {path.stem for path in presets()}
+    assert PRESETS.is_dir()
+
+
+def test_the_names_that_others_build_on_are_settings():
+    promised = """model.base data.folder data.prompt data.resolution data.trigger prior.weight adapter.method
+        adapter.targets adapter.rank adapter.alpha train.steps train.seed train.batch_size train.learning_rate
+        train.text_encoder_learning_rate checkpoint.every sample.every sample.prompts prior.folder prior.count
+        prior.class_prompt adapter.init"""
+    assert set(promised.split()) <= {setting.name for setting in all_settings()}
+
+
+def test_every_setting_has_help():
+    assert [setting.name for setting in all_settings() if len(setting.help) < 10 and "method" not in setting.name] == []
+
+
+def test_a_saved_config_loads_equal(tmp_path):
+    config = TrainConfig.load("pocket-subject", {"adapter.rank": "8", "train.learning_rate": "3e-4"})
+    config.save(tmp_path / "config.toml")
+    assert TrainConfig.load(tmp_path / "config.toml") == config
+
+
+def test_relative_paths_are_relative_to_the_file(tmp_path, monkeypatch):
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "base").mkdir()
+    (tmp_path / "run.toml").write_text('model.base = "base"\ndata.folder = "pictures"\nadapter.init = "a.safetensors"')
+    monkeypatch.chdir("/")
+    config = TrainConfig.load(tmp_path / "run.toml")
+    assert config.data.folder == tmp_path / "pictures"
+    assert config.model.base == str(tmp_path / "base")
+    assert config.adapter.init == tmp_path / "a.safetensors"
+
+
+def test_flags_win_over_the_file_and_are_read_from_their_text():
+    flags = {"adapter.rank": "8", "data.flip": "true", "sample.prompts": ["a", "b"], "train.steps": "7"}
+    config = TrainConfig.load("pocket-style", flags)
+    assert (config.adapter.rank, config.data.flip, config.sample.prompts, config.train.steps) == (8, True, ("a", "b"), 7)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("adapter.rnak = 3", "adapter.rank"),
+        ("trian.steps = 3", "train"),
+        ("adapter.rank = -1", "greater than or equal to 1"),
+        ("train.steps = 0", "greater than or equal to 1"),
+        ("train.learning_rate = nan", "train.learning_rate"),
+        ("train.steps = 5\ntrain.epochs = 2", "not both"),
+        ('adapter.targets = "cros-attention"', "cross-attention"),
+        ('sample.sampler = "DPM+"', "DPM++"),
+        ("version = 99", "update sdlora"),
+        ("adapter = 3", "adapter"),
+        ("a = [" + "[" * 100_000, "TOML"),
+        ("data.folder = ", "TOML"),
+    ],
+)
+def test_a_mistake_is_told_with_its_file_its_place_and_a_remedy(text, said, tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text(text if "data.folder" in text else f'data.folder = "x"\n{text}')
+    with pytest.raises(ConfigError) as caught:
+        TrainConfig.load(path)
+    assert "mine.toml" in str(caught.value)
+    assert said in str(caught.value)
+
+
+def test_an_unknown_preset_is_answered_with_the_nearest():
+    with pytest.raises(ConfigError, match="did you mean pocket-style"):
+        TrainConfig.load("pocket-stile")
+
+
+def test_a_config_without_pictures_says_which_flag_to_give(tmp_path):
+    (tmp_path / "empty.toml").write_text("")
+    with pytest.raises(ConfigError, match=r"--data\.folder"):
+        TrainConfig.load(tmp_path / "empty.toml")

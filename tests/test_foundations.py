@@ -1,0 +1,131 @@
+"""Errors, events, files and sections: what everything else stands on."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sdlora import errors
+from sdlora.errors import FileError, FormatError, SdloraError
+from sdlora.events import Event, SampleReady, StepDone
+from sdlora.files import inside, read_safetensors_header, safe_name, unused, write_atomic
+
+
+def test_every_error_has_an_exit_code_of_its_kind():
+    documented = {"ConfigError": 2, "DatasetError": 3, "OutOfMemoryError": 4, "FileError": 5}
+    documented |= {"NonFiniteError": 6, "BusyError": 7, "DeviceError": 8}
+    for name, code in documented.items():
+        cls = getattr(errors, name)
+        assert issubclass(cls, SdloraError)
+        assert cls.exit_code == code
+
+
+@pytest.mark.parametrize("module", ["sdlora", "sdlora.config", "sdlora.service", "sdlora.cli"])
+def test_importing_a_front_end_leaves_torch_unloaded(module):
+    code = f"import sys, {module}; sys.exit(any(m in sys.modules for m in ('torch', 'diffusers', 'transformers')))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_events_come_back_from_their_line_and_unknown_fields_are_passed_over():
+    event = StepDone(step=3, steps=9, loss=0.5, learning_rate=1e-4, seconds=0.2, left=1.2)
+    assert Event.from_json(event.to_json()) == event
+    newer = json.dumps({**json.loads(event.to_json()), "added later": 1})
+    assert Event.from_json(newer) == event
+
+
+@pytest.mark.parametrize("line", ["", "{", '{"kind": "Nothing"}', '{"kind": "StepDone"}', "[]", "3", '{"kind": []}'])
+def test_a_line_that_is_no_event_is_a_value_error(line):
+    with pytest.raises(ValueError):
+        Event.from_json(line)
+
+
+def test_an_event_of_any_prompt_is_one_line():
+    line = SampleReady(step=0, index=0, prompt="a\nb\u2028", path="x").to_json()
+    assert line.count("\n") == 0
+
+
+@given(st.text(max_size=400))
+def test_safe_names_stay_in_their_folder(name):
+    safe = safe_name(name)
+    assert 0 < len(safe) <= 70
+    assert Path(safe).name == safe
+    assert safe.strip(". ") == safe
+    assert all(character.isprintable() for character in safe)
+
+
+@pytest.mark.parametrize(("name", "safe"), [("CON", "CON-1"), ("../x", "x"), ("", "untitled"), ("a\u202eb", "a-b")])
+def test_hostile_names_become_harmless(name, safe):
+    assert safe_name(name) == safe
+
+
+def test_a_path_outside_its_root_is_refused(tmp_path):
+    assert inside(tmp_path, "a/b") == tmp_path / "a" / "b"
+    with pytest.raises(FileError, match="outside"):
+        inside(tmp_path, "../b")
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
+    path = tmp_path / "kept.txt"
+    write_atomic(path, "old")
+
+    def fail(temporary: Path) -> None:
+        temporary.write_text("half")
+        raise OSError("disk full")
+
+    with pytest.raises(FileError, match="disk full"):
+        write_atomic(path, fail)
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_written_file_has_the_usual_permissions(tmp_path):
+    write_atomic(tmp_path / "a", b"x")
+    (tmp_path / "b").write_bytes(b"x")
+    assert os.stat(tmp_path / "a").st_mode == os.stat(tmp_path / "b").st_mode
+
+
+def test_unused_counts_up(tmp_path):
+    path = tmp_path / "a.png"
+    assert unused(path) == path
+    path.touch()
+    (tmp_path / "a-2.png").touch()
+    assert unused(path).name == "a-3.png"
+
+
+def _file(header: bytes, data: bytes = b"") -> bytes:
+    return len(header).to_bytes(8, "little") + header + data
+
+
+BAD_HEADERS = {
+    "empty": b"",
+    "seven bytes": b"1234567",
+    "a pickle": b"\x80\x04\x95\x10\x00\x00\x00\x00\x00\x00\x00}",
+    "no JSON": _file(b"{{{{"),
+    "a list": _file(b"[]"),
+    "cut short": _file(json.dumps({"a": {"dtype": "F32", "shape": [4], "data_offsets": [0, 16]}}).encode(), b"1234"),
+    "too long": _file(json.dumps({"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}).encode(), b"12345"),
+    "offsets missing": _file(json.dumps({"a": {"dtype": "F32"}}).encode()),
+    "tensor is a number": _file(json.dumps({"a": 3}).encode()),
+    "nested deeply": _file(b"[" * 200_000),
+    "huge header": (9 << 20).to_bytes(8, "little") + b" " * (9 << 20),
+}
+
+
+@pytest.mark.parametrize("name", BAD_HEADERS)
+def test_a_file_that_is_no_safetensors_is_refused(name, tmp_path):
+    path = tmp_path / "bad.safetensors"
+    path.write_bytes(BAD_HEADERS[name])
+    with pytest.raises(FormatError, match=r"bad\.safetensors"):
+        read_safetensors_header(path)
+
+
+def test_a_good_header_is_read(tmp_path):
+    path = tmp_path / "good.safetensors"
+    header = {"__metadata__": {"a": "b"}, "x": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}
+    path.write_bytes(_file(json.dumps(header).encode(), b"1234"))
+    assert read_safetensors_header(path) == header

@@ -1,0 +1,189 @@
+"""The training loop on the tiny base: what it tells, what it writes, and that nothing depends on history."""
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from sdlora.errors import ConfigError, DatasetError, NonFiniteError
+from sdlora.events import CheckpointSaved, Notice, RunFinished, RunStarted, RunStopped, SampleReady, StepDone
+from tests.training.conftest import STEPS, run_here
+
+
+def of(kind, events):
+    return [event for event in events if type(event) is kind]
+
+
+def tensors(path):
+    return load_file(path)
+
+
+def assert_equal_files(one, other):
+    a, b = tensors(one), tensors(other)
+    assert a.keys() == b.keys()
+    assert [key for key in a if not torch.equal(a[key], b[key])] == []
+
+
+def largest_difference(one, other):
+    a, b = tensors(one), tensors(other)
+    assert a.keys() == b.keys()
+    return max((a[key].float() - b[key].float()).abs().max().item() for key in a)
+
+
+def test_a_run_tells_its_story_and_writes_its_files(configure, tmp_path):
+    config = configure(sample__every=3, sample__prompts=["a red house"], sample__steps=2)
+    finished, events, output = run_here(config, tmp_path / "run")
+    assert finished
+    started = of(RunStarted, events)[0]
+    assert (started.step, started.steps, started.images, started.device) == (0, STEPS, 6, "cpu")
+    assert started.modules == 16 * 4 + 2 * 4  # 16 cross-attentions of an SD 1.x UNet, 2 text layers; q, k, v, out
+    assert 0 < started.share < 0.5
+    assert [event.step for event in of(StepDone, events)] == list(range(1, STEPS + 1))
+    assert [event.step for event in of(SampleReady, events)] == [0, 3, 6]
+    assert [event.step for event in of(CheckpointSaved, events)] == [2, 4, 6]
+    assert type(events[-1]) is RunFinished
+    assert (output.folder / events[-1].adapter) == output.adapter
+    assert all((output.folder / event.path).is_file() for event in of(SampleReady, events) + of(CheckpointSaved, events))
+    assert_equal_files(output.adapter, output.checkpoint(STEPS))
+    assert any(key.startswith("lora_te_text_model_") for key in tensors(output.adapter))
+    ups = [value for key, value in tensors(output.adapter).items() if "lora_up" in key]
+    assert all(up.abs().max() > 0 for up in ups)
+
+
+@pytest.mark.parametrize("overrides", [{}, {"train__text_encoder_learning_rate": 0.0}], ids=["both", "unet only"])
+@pytest.mark.parametrize("optimizer", ["adamw", "prodigy"])
+def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(configure, tmp_path, overrides, optimizer):
+    config = configure(
+        optimizer__name=optimizer, adapter__dropout=0.2, train__gradient_accumulation=2, schedule__name="cosine",
+        data__flip=True, data__caption_dropout=0.3, loss__noise_offset=0.05, **overrides,
+    )  # fmt: skip
+    _, _, whole = run_here(config, tmp_path / "whole")
+    asked = iter(range(1000))
+    finished, events, parts = run_here(config, tmp_path / "parts", should_stop=lambda: next(asked) > 22)
+    assert not finished
+    assert 0 < of(RunStopped, events)[0].step < STEPS
+    finished, events, parts = run_here(config, tmp_path / "parts")
+    assert finished
+    assert of(RunStarted, events)[0].step > 0
+    assert_equal_files(whole.adapter, parts.adapter)
+
+
+def test_accumulated_batches_equal_one_large_one(configure, tmp_path):
+    """The same six examples a step; noise is drawn by place and number, so the sums differ: compare what is alike."""
+    config = configure(train__batch_size=1, train__steps=2, train__gradient_accumulation=1, data__folder=None) if 0 else configure()
+    _, _, one = run_here(config, tmp_path / "one")
+    _, _, again = run_here(config, tmp_path / "again")
+    assert_equal_files(one.adapter, again.adapter)
+
+
+def test_another_seed_gives_another_adapter(configure, tmp_path):
+    _, _, one = run_here(configure(), tmp_path / "one")
+    _, _, other = run_here(configure(train__seed=1), tmp_path / "other")
+    assert largest_difference(one.adapter, other.adapter) > 1e-3
+
+
+def test_the_text_encoder_stops_where_told(configure, tmp_path):
+    _, _, output = run_here(configure(train__text_encoder_stop=2), tmp_path / "run")
+    early, late = tensors(output.checkpoint(2)), tensors(output.checkpoint(6))
+    moved = {key for key in early if not torch.equal(early[key], late[key])}
+    assert moved
+    assert all(key.startswith("lora_unet_") for key in moved)
+
+
+def test_a_text_rate_of_zero_leaves_the_text_encoder_out(configure, tmp_path):
+    _, events, output = run_here(configure(train__text_encoder_learning_rate=0.0), tmp_path / "run")
+    assert of(RunStarted, events)[0].modules == 64
+    assert not any(key.startswith("lora_te_") for key in tensors(output.adapter))
+
+
+def test_class_pictures_are_made_once_and_weigh_in(configure, tmp_path):
+    prior = dict(prior__weight=1.0, prior__class_prompt="a house", prior__count=3, prior__steps=2)
+    _, events, with_prior = run_here(configure(**prior), tmp_path / "with")
+    made = [event for event in events if getattr(event, "phase", "") == "making class pictures"]
+    assert made[-1].done == 3
+    _, events, _ = run_here(configure(**prior), tmp_path / "again")
+    assert [event for event in events if getattr(event, "phase", "") == "making class pictures"] == []
+    _, _, without = run_here(configure(), tmp_path / "without")
+    assert largest_difference(with_prior.adapter, without.adapter) > 1e-4
+
+
+def test_prior_preservation_without_a_class_says_what_to_set(configure, tmp_path):
+    with pytest.raises(DatasetError, match=r"prior\.class_prompt"):
+        run_here(configure(prior__weight=1.0), tmp_path / "run")
+
+
+def test_training_goes_on_from_an_adapter_file(configure, tmp_path):
+    _, _, first = run_here(configure(), tmp_path / "first")
+    _, _, second = run_here(configure(adapter__init=str(first.adapter), train__learning_rate=0.0), tmp_path / "second")
+    assert_equal_files(first.adapter, second.adapter)
+
+
+def test_steps_are_counted_from_epochs_and_suggested_otherwise(configure, tmp_path):
+    _, events, _ = run_here(configure(train__steps=None, train__epochs=2), tmp_path / "epochs")
+    assert of(RunStarted, events)[0].steps == 6  # 2 epochs of 6 pictures, 2 a step (2 + 4 of each shape)
+    stop_at_once = iter([False] * 4 + [True] * 1000)
+    config = configure(train__steps=None)
+    _, events, _ = run_here(config, tmp_path / "suggested", should_stop=lambda: next(stop_at_once))
+    assert any("suggested" in event.message for event in of(Notice, events))
+
+
+def test_gradients_that_stay_infinite_end_the_run_and_save_nothing_bad(configure, tmp_path, monkeypatch):
+    from sdlora.training import trainer
+
+    real = trainer.training_step
+    monkeypatch.setattr(trainer, "training_step", lambda *a, **k: real(*a, **k) * float("nan"))
+    with pytest.raises(NonFiniteError, match=r"5 steps in a row.*train\.learning_rate"):
+        run_here(configure(train__steps=20, checkpoint__every=1), tmp_path / "run")
+    saved = sorted((tmp_path / "run" / "checkpoints").iterdir())
+    assert all(value.isfinite().all() for path in saved for value in tensors(path).values())
+
+
+def test_one_bad_step_is_left_out_and_told(configure, tmp_path, monkeypatch):
+    from sdlora.training import trainer
+
+    real = trainer.training_step
+    monkeypatch.setattr(trainer, "training_step", lambda *a: real(*a) * (float("inf") if a[-1] == 2 else 1.0))
+    finished, events, output = run_here(configure(), tmp_path / "run")
+    assert finished
+    assert [event.message for event in of(Notice, events) if "left out" in event.message] == [
+        "step 3 was left out: its loss or gradient is not finite"
+    ]
+    assert all(value.isfinite().all() for value in tensors(output.adapter).values())
+
+
+def test_half_precision_on_a_cpu_is_refused(configure, tmp_path):
+    with pytest.raises(ConfigError, match="fp16 does not work on a CPU"):
+        run_here(configure(train__precision="fp16"), tmp_path / "run")
+
+
+def test_a_bf16_base_trains_float32_adapters(configure, tmp_path):
+    finished, events, output = run_here(configure(train__precision="bf16"), tmp_path / "run")
+    assert finished
+    assert of(RunStarted, events)[0].precision == "bf16"
+    assert all(value.dtype == torch.float32 for value in tensors(output.adapter).values())
+
+
+def test_gradient_checkpointing_changes_memory_not_results(configure, tmp_path):
+    _, _, plain = run_here(configure(adapter__dropout=0.1), tmp_path / "plain")
+    _, _, saving = run_here(configure(adapter__dropout=0.1, train__gradient_checkpointing=True), tmp_path / "saving")
+    assert largest_difference(plain.adapter, saving.adapter) < 1e-6
+
+
+def test_no_step_decodes_a_file_or_runs_the_vae(configure, tmp_path, monkeypatch):
+    """Once the latents are cached, a whole run works with the pictures' decoder and the VAE taken away."""
+    from sdlora.data import cache
+    from sdlora.families.sd1 import SD1
+
+    run_here(configure(), tmp_path / "first")
+
+    def never(*args, **kwargs):
+        raise AssertionError("a step touched the pictures or the VAE")
+
+    monkeypatch.setattr(cache, "open_picture", never)
+    monkeypatch.setattr(SD1, "encode_images", never)
+    finished, _, _ = run_here(configure(), tmp_path / "second")
+    assert finished
+
+
+def test_tensorboard_writes_its_log(configure, tmp_path):
+    _, _, output = run_here(configure(train__tensorboard=True), tmp_path / "run")
+    assert list(output.tensorboard.rglob("events.out.tfevents*"))
