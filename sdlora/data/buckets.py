@@ -6,7 +6,7 @@ Front ends may import this: no torch.
 import math
 from collections.abc import Sequence
 
-from sdlora.data.folder import Example
+from sdlora.data.folder import Example, some
 from sdlora.data.pictures import Size, cut_box
 
 LARGEST_STEP = 64
@@ -63,20 +63,12 @@ def notices(examples: Sequence[Example], sizes: Sequence[Size]) -> list[str]:
     for example, size in zip(examples, sizes, strict=True):
         left, top, right, bottom = cut_box(example.size, size, 0.5)
         if example.width < size.width or example.height < size.height:
-            small.append(f"{example.path.name}: {example.width} x {example.height} to {size.width} x {size.height}")
+            small.append(f"{example.path.name} of {example.width} x {example.height} to {size.width} x {size.height}")
         if 1 - (right - left) * (bottom - top) / (example.width * example.height) > LOST:
             cut.append(example.path.name)
     said = []
     if small:
-        said.append(f"{_count(small)} smaller than the training size and enlarged ({_some(small, '; ')}).")
+        said.append(f"Smaller than the training size and enlarged: {some(small)}.")
     if cut:
-        said.append(f"{_count(cut)} cut by more than a third to fit ({_some(cut, ', ')}); crop by hand what matters.")
+        said.append(f"Cut by more than a third to fit: {some(cut)}; crop by hand what matters.")
     return said
-
-
-def _count(names: Sequence[str]) -> str:
-    return "1 picture is" if len(names) == 1 else f"{len(names)} pictures are"
-
-
-def _some(names: Sequence[str], separator: str, shown: int = 5) -> str:
-    return separator.join(names[:shown]) + (f"{separator}..." if len(names) > shown else "")

@@ -4,9 +4,7 @@ Front ends may import this: no torch.
 """
 
 import re
-import warnings
-from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -81,14 +79,37 @@ class _Report:
     def refuse(self, path: Path, reason: object) -> None:
         self.problems.append(f"{self.name(path)}: {reason}")
 
-    def some(self, paths: Iterable[Path]) -> str:
-        """``2 pictures (a.png, b.png)``, the names cut off after a few."""
+    def notice(self, fact: str, paths: Iterable[Path], remark: str) -> None:
+        """``Several frames: 2 pictures (a.gif, b.gif); the first is used.``, if there is any of them."""
         names = [self.name(path) for path in paths]
-        more = ", ..." if len(names) > _SHOWN else ""
-        return f"{len(names)} {'picture' if len(names) == 1 else 'pictures'} ({', '.join(names[:_SHOWN])}{more})"
+        if names:
+            self.notices.append(f"{fact}: {some(names)}; {remark}.")
+
+
+def some(names: Sequence[str]) -> str:
+    """``2 pictures (a.png, b.png)``, the names cut off after a few."""
+    more = ", ..." if len(names) > _SHOWN else ""
+    return f"{count(len(names), 'picture')} ({', '.join(names[:_SHOWN])}{more})"
+
+
+def count(number: int, noun: str) -> str:
+    """``1 file``, ``2 files``."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def scan(data: Data) -> Dataset:
+    """The examples to train on, as ``read_folder`` finds them, and what to know of such a set."""
+    found = read_folder(data)
+    notices = list(found.notices)
+    if len(found.examples) < FEW:
+        pictures = count(len(found.examples), "picture")
+        notices.append(f"Only {pictures}: the adapter will copy rather than learn; add at least {FEW}, better ten.")
+    repeats = {example.path.parent.resolve().name: example.repeats for example in found.examples}
+    notices += [f"{name}: each picture is seen {times} times an epoch." for name, times in repeats.items() if times > 1]
+    return Dataset(found.examples, tuple(notices))
+
+
+def read_folder(data: Data) -> Dataset:
     """The examples in ``data.folder`` and in the kohya folders (`10_sks dog`) directly below it.
 
     Raises one DatasetError that lists every file that cannot be used, or says that there is no picture.
@@ -104,17 +125,15 @@ def scan(data: Data) -> Dataset:
         raise DatasetError(f"{error.filename or root}: cannot be read ({error.strerror})") from None
     if not any(source.pictures for source in sources) and not report.problems:
         raise DatasetError(_no_pictures(root))
-    with warnings.catch_warnings():  # Pillow's remarks on odd EXIF and large pictures: judged here, by rules of our own
-        warnings.simplefilter("ignore")
-        examples = [example for source in sources for example in _read(source, data, report)]
+    examples = [example for source in sources for example in _read(source, data, report)]
     if report.problems:
         files = sum(len(source.pictures) for source in sources)
         raise DatasetError(
-            f"{root}: {len(report.problems)} {'problem' if len(report.problems) == 1 else 'problems'} among "
-            f"{files} {'picture' if files == 1 else 'pictures'}; mend or remove what is named here, then start again\n"
-            + "\n".join(f"  {line}" for line in report.problems)
+            f"{root}: {count(len(report.problems), 'problem')} with {count(files, 'picture')}; "
+            "mend or remove what is named here, then start again\n" + "\n".join(f"  {line}" for line in report.problems)
         )
-    return Dataset(tuple(examples), (*report.notices, *_notices(examples, report)))
+    _remark(examples, report)
+    return Dataset(tuple(examples), tuple(report.notices))
 
 
 def _no_pictures(root: Path) -> str:
@@ -122,7 +141,7 @@ def _no_pictures(root: Path) -> str:
     below = [path for path in root.iterdir() if path.is_dir() and any(_is_picture(inner) for inner in path.iterdir())]
     hint = f" (such as {below[0].name})" if below else ""
     return (
-        f"{root}: no .png or .jpg among {len(files)} {'file' if len(files) == 1 else 'files'}; "
+        f"{root}: no .png or .jpg among {count(len(files), 'file')}; "
         f"point data.folder at the folder that holds the images{hint}"
     )
 
@@ -193,13 +212,11 @@ def _refuse_conflicts(source: _Source, report: _Report) -> None:
         if len(owners) > 1:
             report.refuse(path, f"belongs to {' and to '.join(owners)}; give the pictures different names")
         elif not owners and source.pictures:
-            report.notices.append(f"{report.name(path)} belongs to no picture and is not used.")
+            report.notices.append(f"{report.name(path)}: belongs to no picture and is not used.")
 
 
 def _read(source: _Source, data: Data, report: _Report) -> list[Example]:
     """The usable examples of one folder; each unusable file is added to the report."""
-    if source.caption:
-        report.notices.append(f"{source.folder.resolve().name}: each picture is seen {source.repeats} times an epoch.")
     with ThreadPoolExecutor(_WORKERS) as pool:
         looks = list(pool.map(_look, source.pictures))
     examples = []
@@ -210,10 +227,12 @@ def _read(source: _Source, data: Data, report: _Report) -> list[Example]:
         own = _checked_caption(caption, report) if caption else ""
         mask_digest = _checked_mask(mask, look, report) if mask and isinstance(look, Facts) else ""
         if isinstance(look, Facts):
-            if look.animated:
-                report.notices.append(f"{report.name(path)} has several frames; the first is used.")
             text = caption_for(own, data, source.caption)
             examples.append(Example(path, text, *look.size, mask, source.repeats, look.digest, mask_digest))
+    moving = [
+        path for path, look in zip(source.pictures, looks, strict=True) if isinstance(look, Facts) and look.animated
+    ]
+    report.notice("Several frames", moving, "the first is used")
     return examples
 
 
@@ -253,23 +272,13 @@ def _checked_mask(path: Path, picture: Facts, report: _Report) -> str:
         return ""
 
 
-def _notices(examples: list[Example], report: _Report) -> list[str]:
-    """What is honest to say of a set that can be trained on."""
-    notices = []
-    if len(examples) < FEW:
-        count = "Only one picture" if len(examples) == 1 else f"Only {len(examples)} pictures"
-        notices.append(f"{count}: the adapter will copy rather than learn; add at least {FEW}, better ten.")
-    silent = [example.path for example in examples if not example.caption]
-    if silent:
-        notices.append(
-            f"{report.some(silent)} without any caption: text will not call what is learnt; "
-            "add NAME.txt files, or set data.trigger or data.prompt."
-        )
-    first: dict[str, Path] = {}
-    counts = Counter(example.digest for example in examples)
-    for example in examples:
-        if counts[example.digest] > 1 and example.digest in first:
-            twin = report.name(first[example.digest])
-            notices.append(f"{report.name(example.path)} is the same file as {twin}; it counts again.")
-        first.setdefault(example.digest, example.path)
-    return notices
+def _remark(examples: list[Example], report: _Report) -> None:
+    """Add what is honest to say of a set that can be used."""
+    report.notice(
+        "No caption",
+        [example.path for example in examples if not example.caption],
+        "no word will call what is learnt: add NAME.txt files, or set data.trigger or data.prompt",
+    )
+    first = {example.digest: example.path for example in reversed(examples)}
+    copies = [example.path for example in examples if first[example.digest] != example.path]
+    report.notice("The same file twice", copies, "each copy counts again")

@@ -5,6 +5,7 @@ Front ends may import this: torch is imported by ``to_pixels`` alone.
 
 import os
 import stat
+import warnings
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -17,6 +18,9 @@ from sdlora.files import sha256
 
 if TYPE_CHECKING:
     import torch
+
+# Pillow's remarks on odd EXIF and large pictures: judged here, by rules of our own (threads rule out catch_warnings)
+warnings.filterwarnings("ignore", module=r"PIL\.")
 
 MAX_PIXELS = 8192 * 8192
 MAX_FILE_BYTES = 200_000_000
@@ -108,6 +112,8 @@ def _examine(path: Path, length: int, modified: int) -> Facts:
         with Image.open(path, formats=FORMATS) as image:
             image.draft(None, (1, 1))  # JPEG: all the data is read, an eighth of the pixels is made
             image.load()
+            if image.mode in ("RGBA", "LA") and image.getchannel("A").getextrema() == (0, 0):
+                raise DatasetError("is transparent throughout: nothing of it is to be seen")
             _to_rgb(image.resize((1, 1), Image.Resampling.NEAREST), "#ffffff")
         return Facts(size, animated, sha256(path))
     except DatasetError:

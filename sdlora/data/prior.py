@@ -13,10 +13,10 @@ from typing import Any
 
 from PIL import Image
 
-from sdlora.data.folder import Example, scan
+from sdlora.data.folder import Example, read_folder
 from sdlora.data.pictures import examine
 from sdlora.data.settings import Data, Prior
-from sdlora.errors import DatasetError
+from sdlora.errors import ConfigError, DatasetError
 from sdlora.files import write_atomic
 
 RECORD = "made_by.json"
@@ -49,10 +49,10 @@ class ClassPictures:
 def class_prompt(data: Data, prior: Prior) -> str:
     """What class pictures show: the setting, else ``a`` and the class name.
 
-    Raises DatasetError if neither is set.
+    Raises ConfigError if neither is set.
     """
     if not prior.class_prompt and not data.class_name:
-        raise DatasetError(
+        raise ConfigError(
             "prior.class_prompt: empty; say what the class pictures show (`a dog`), or set data.class_name"
         )
     return prior.class_prompt or f"a {data.class_name}"
@@ -74,6 +74,7 @@ def picture_path(folder: Path, seed: int) -> Path:
 
 def class_pictures(prior: Prior, caption: str, folder: Path) -> ClassPictures:
     """``prior.count`` class pictures: those in ``prior.folder``, by their own captions if they have any; the rest made.
+    Each counts once, whatever its folder's name says of repeats.
 
     Made picture ``i`` has seed ``prior.seed + i``. Raises DatasetError for a user's folder that is missing, or holds
     pictures that cannot be used.
@@ -88,9 +89,7 @@ def class_pictures(prior: Prior, caption: str, folder: Path) -> ClassPictures:
                 f"the base model makes the rest, kept in {folder}."
             )
         elif len(own) > prior.count:
-            notices.append(
-                f"{prior.folder}: the first {prior.count} of {len(own)} class pictures are used (prior.count)."
-            )
+            notices.append(f"{prior.folder}: of {len(own)} class pictures, the first {prior.count} are used.")
         notices.extend(found)
     seeds = range(prior.seed, prior.seed + max(0, prior.count - len(own)))
     return ClassPictures(own[: prior.count], folder, tuple(seeds), caption, tuple(notices))
@@ -100,7 +99,7 @@ def _own(folder: Path, caption: str) -> tuple[tuple[Example, ...], tuple[str, ..
     if folder.is_dir() and not any(not path.name.startswith(".") for path in folder.iterdir()):
         return (), ()  # a folder made ready for class pictures: all are missing
     try:
-        dataset = scan(Data(folder=folder, prompt=caption, masks=False))
+        dataset = read_folder(Data(folder=folder, prompt=caption, masks=False))
     except DatasetError as error:
         raise DatasetError(str(error).replace("data.folder", "prior.folder")) from None
     return dataset.examples, dataset.notices

@@ -1,0 +1,82 @@
+"""Captions: what is read, what is derived, and how it varies."""
+
+from pathlib import Path
+
+import pytest
+
+from sdlora.data.captions import caption_for, read_caption, spoken, with_trigger
+from sdlora.data.settings import Data
+from sdlora.errors import DatasetError
+
+
+@pytest.mark.parametrize(
+    ("content", "caption"),
+    [
+        (b"a dog\n", "a dog"),
+        (b"\xef\xbb\xbfa dog", "a dog"),
+        (b"a\x00 dog\x00", "a dog"),
+        ("ein Hündchen 犬".encode(), "ein Hündchen 犬"),
+        (b"a dog,\r\n  on grass\r\n", "a dog, on grass"),
+        (b"<script>alert(1)</script>", "<script>alert(1)</script>"),
+        (b"", ""),
+    ],
+)
+def test_a_caption_is_one_line_of_text(tmp_path: Path, content: bytes, caption: str) -> None:
+    (tmp_path / "a.txt").write_bytes(content)
+    assert read_caption(tmp_path / "a.txt") == caption
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ("a dog".encode("utf-16"), "UTF-16"),
+        ("a dog".encode("utf-16-le"), "UTF-16"),
+        ("ein Hündchen".encode("latin-1"), "Latin-1"),
+        (b"dog " * 3000, "longer than 10 kB"),
+    ],
+)
+def test_other_encodings_and_novels_are_refused(tmp_path: Path, content: bytes, reason: str) -> None:
+    (tmp_path / "a.txt").write_bytes(content)
+    with pytest.raises(DatasetError, match=reason):
+        read_caption(tmp_path / "a.txt")
+
+
+@pytest.mark.parametrize(
+    ("own", "settings", "folder_name", "caption"),
+    [
+        ("a dog", {"prompt": "p"}, "sks dog", "a dog"),
+        ("", {"prompt": "a photo of sks dog", "class_name": "cat"}, "sks dog", "a photo of sks dog"),
+        ("", {"trigger": "sks", "class_name": "dog"}, "ohwx cat", "sks dog"),
+        ("", {"class_name": "dog"}, "", "dog"),
+        ("", {}, "sks dog", "sks dog"),
+        ("", {"trigger": "sks"}, "", "sks"),
+        ("", {}, "", ""),
+        ("a dog on grass", {"trigger": "sks"}, "", "sks, a dog on grass"),
+        ("a photo of SKS dog", {"trigger": "sks"}, "", "a photo of SKS dog"),
+    ],
+)
+def test_the_caption_comes_from_the_nearest_source(
+    own: str, settings: dict[str, str], folder_name: str, caption: str
+) -> None:
+    assert caption_for(own, Data(folder=Path(), **settings), folder_name) == caption
+
+
+def test_the_trigger_counts_as_a_word_only() -> None:
+    assert with_trigger("masks on a wall", "sks") == "sks, masks on a wall"
+    assert with_trigger("a (sks) dog", "sks") == "a (sks) dog"
+    assert with_trigger("a", "") == "a"
+    assert with_trigger("a c++ dog", "c++") == "a c++ dog"
+
+
+def test_shuffling_keeps_the_first_part_and_all_others() -> None:
+    said = {spoken("sks, red, blue, green", True, 0.0, 1, epoch) for epoch in range(200)}
+    assert len(said) == 6  # 3! orders of the rest
+    assert all(caption.startswith("sks, ") for caption in said)
+    assert all(sorted(caption.split(", ")) == ["blue", "green", "red", "sks"] for caption in said)
+    assert spoken("a  b, c", False, 0.0, 1) == "a  b, c"
+
+
+def test_dropout_empties_its_share_of_captions() -> None:
+    dropped = sum(spoken("a dog", False, 0.1, 5, index) == "" for index in range(4000))
+    assert 320 <= dropped <= 480  # 400, within 4 standard deviations (19)
+    assert spoken("a dog", False, 1.0, 1) == "" and spoken("a dog", False, 0.0, 1) == "a dog"
