@@ -1,0 +1,196 @@
+"""The cache: the same bits whatever was there before, and damage made good."""
+
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from sdlora.data import cache as cache_module
+from sdlora.data.cache import LatentCache, TextCache, View
+from sdlora.data.pictures import Size, open_picture, to_pixels
+from sdlora.data.store import TensorStore
+from sdlora.errors import FileError, NonFiniteError
+
+SQUARE = Size(64, 64)
+
+
+@pytest.fixture(scope="module")
+def encode():
+    """A tiny VAE of true architecture (``tests.tiny``): pixels -> mean and deviation at an eighth of the size."""
+    from tests.tiny import tiny_models
+
+    vae = tiny_models()["vae"]
+
+    def run(pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        distribution = vae.encode(pixels).latent_dist
+        return distribution.mean, distribution.std
+
+    return run
+
+
+def averages(pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """An encoder whose answer is known: the mean of each 8 x 8 block, in four channels."""
+    mean = torch.nn.functional.avg_pool2d(pixels.mean(1, keepdim=True), 8).expand(-1, 4, -1, -1)
+    return mean, torch.full_like(mean, 0.5)
+
+
+def latents_of(views: list[View], cache: LatentCache) -> list[torch.Tensor]:
+    return [part for view in views for part in (cache.read(view).mean, cache.read(view).std)]
+
+
+def equal(first: list[torch.Tensor], second: list[torch.Tensor]) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+def test_latents_are_those_of_the_picture(example, tmp_path: Path) -> None:
+    picture = example()
+    cache = LatentCache(TensorStore(tmp_path), "vae")
+    assert cache.prepare([View(picture, SQUARE)], averages)
+    found = cache.read(View(picture, SQUARE))
+    expected = averages(to_pixels(open_picture(picture.path).rgb)[None])
+    assert torch.equal(found.mean, expected[0][0]) and torch.equal(found.std, expected[1][0]) and found.mask is None
+    assert found.mean.shape == (4, 8, 8) and found.mean.dtype == torch.float32
+
+
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_a_half_filled_cache_gives_the_same_bits(example, encode, tmp_path: Path, batch_size: int) -> None:
+    views = [View(example(f"{i}.png", seed=i), SQUARE, flip=i % 2 == 1) for i in range(6)]
+    views += [View(views[0].example, Size(80, 48))]
+    whole = LatentCache(TensorStore(tmp_path / "whole"), "vae", batch_size=batch_size)
+    assert whole.prepare(views, encode)
+    for taken in ([4], [6, 5, 1]):
+        half = LatentCache(TensorStore(tmp_path / str(taken)), "vae", batch_size=batch_size)
+        assert half.prepare([views[i] for i in taken], encode)
+        assert half.prepare(views, encode)
+        reread = LatentCache(TensorStore(tmp_path / str(taken)), "vae", batch_size=batch_size)
+        assert equal(latents_of(views, whole), latents_of(views, reread))
+
+
+def test_what_is_there_is_not_made_again(example, tmp_path: Path) -> None:
+    views = [View(example(f"{i}.png", seed=i), SQUARE) for i in range(3)]
+    LatentCache(TensorStore(tmp_path), "vae").prepare(views, averages)
+    told: list[tuple[int, int]] = []
+    again = LatentCache(TensorStore(tmp_path), "vae")
+    assert again.prepare(views, lambda pixels: pytest.fail("encoded again"), lambda *n: told.append(n))
+    assert told == [(3, 3)]
+
+
+@pytest.mark.parametrize("damage", ["flipped", "cut", "emptied", "garbage"])
+def test_a_damaged_entry_is_made_again(example, tmp_path: Path, damage: str) -> None:
+    view = View(example(), SQUARE)
+    cache = LatentCache(TensorStore(tmp_path), "vae")
+    cache.prepare([view], averages)
+    sound, path = cache.read(view), cache.store.path(cache.key(view))
+    content = path.read_bytes()
+    flipped = content[:-5] + bytes([content[-5] ^ 4]) + content[-4:]
+    path.write_bytes({"flipped": flipped, "cut": content[:-9], "emptied": b"", "garbage": b"\xff" * 99}[damage])
+    again = LatentCache(TensorStore(tmp_path), "vae")
+    with pytest.raises(FileError, match=r"a\.png: its latents are missing or damaged"):
+        again.read(view)
+    assert again.prepare([view], averages)
+    assert torch.equal(again.read(view).mean, sound.mean) and path.read_bytes() == content
+
+
+def test_all_that_decides_latents_is_in_the_key(example, monkeypatch: pytest.MonkeyPatch) -> None:
+    picture, other = example(), example("b.png", seed=1)
+    view = View(picture, SQUARE)
+    caches = [
+        LatentCache(TensorStore(None), *arguments, **more)
+        for arguments, more in (
+            (("vae",), {}), (("vae 2",), {}), (("vae", "#000000"), {}), (("vae",), {"masks": False}),
+            (("vae",), {"batch_size": 2}),
+        )
+    ]  # fmt: skip
+    views = [
+        View(other, SQUARE),
+        View(picture, Size(80, 48)),
+        View(picture, SQUARE, 0.0),
+        View(picture, SQUARE, flip=True),
+    ]
+    keys = [cache.key(view) for cache in caches] + [caches[0].key(view) for view in views]
+    monkeypatch.setattr(cache_module, "VERSION", cache_module.VERSION + 1)
+    keys.append(caches[0].key(view))
+    assert len(set(keys)) == len(keys) == 10
+
+
+def test_stopping_keeps_what_was_made(example, tmp_path: Path) -> None:
+    views = [View(example(f"{i}.png", seed=i), SQUARE) for i in range(4)]
+    cache, asked = LatentCache(TensorStore(tmp_path), "vae"), iter([False, False, True])
+    assert not cache.prepare(views, averages, should_stop=lambda: next(asked))
+    assert [cache.store.get(cache.key(view)) is not None for view in views] == [True, True, False, False]
+
+
+def test_masks_come_from_files_or_from_transparency(example, folder: Path) -> None:
+    half = Image.new("L", (64, 64))
+    half.paste(255, (0, 0, 32, 64))
+    half.save(folder / "a.mask.png")
+    see_through = open_picture(example("b.png", seed=1).path).rgb
+    see_through.putalpha(half)
+    see_through.save(folder / "b.png")
+    masked = example("a.png", mask=folder / "a.mask.png", mask_digest="m")
+    from_alpha = example("c.png", seed=2)
+    (folder / "c.png").write_bytes((folder / "b.png").read_bytes())
+    for picture in (masked, from_alpha):
+        plain, mirrored = View(picture, SQUARE), View(picture, SQUARE, flip=True)
+        cache = LatentCache(TensorStore(None), "vae")
+        cache.prepare([plain, mirrored], averages)
+        mask = cache.read(plain).mask
+        assert mask is not None and mask.shape == (1, 8, 8)
+        assert mask[0, 3].tolist() == [1, 1, 1, 1, 0, 0, 0, 0]
+        assert cache.read(mirrored).mask[0, 3].tolist() == [0, 0, 0, 0, 1, 1, 1, 1]  # type: ignore[index]
+        ignored = LatentCache(TensorStore(None), "vae", masks=False)
+        ignored.prepare([plain], averages)
+        assert ignored.read(plain).mask is None
+
+
+def test_non_finite_latents_name_the_picture(example) -> None:
+    def overflowing(pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        mean, std = averages(pixels)
+        return mean / 0, std
+
+    with pytest.raises(NonFiniteError, match=r"a\.png"):
+        LatentCache(TensorStore(None), "vae").prepare([View(example(), SQUARE)], overflowing)
+
+
+def test_an_error_leaves_no_thread_behind(example) -> None:
+    before = threading.active_count()
+    views = [View(example(f"{i}.png", seed=i), SQUARE) for i in range(12)]
+    with pytest.raises(ZeroDivisionError):
+        LatentCache(TensorStore(None), "vae").prepare(views, lambda pixels: 1 / 0)  # type: ignore[arg-type, return-value]
+    assert threading.active_count() <= before
+
+
+def test_memory_stays_within_its_budget(tmp_path: Path) -> None:
+    store = TensorStore(tmp_path, memory=3000)
+    for number in range(20):
+        store.put(f"{number:064d}", {"a": torch.full((256,), float(number))})  # 1024 bytes each
+    assert sum(t["a"].nbytes for t in store._held.values()) <= 3000
+    assert [float(store.get(f"{n:064d}")["a"][0]) for n in range(20)] == list(range(20))  # type: ignore[index]
+
+
+def test_a_store_without_folder_forgets_nothing() -> None:
+    store = TensorStore(None, memory=10)
+    for number in range(5):
+        store.put(str(number), {"a": torch.zeros(100)})
+    assert all(store.get(str(number)) is not None for number in range(5))
+
+
+def test_text_is_encoded_once_and_kept(tmp_path: Path) -> None:
+    asked = []
+
+    def encode_text(ids: torch.Tensor) -> dict[str, torch.Tensor]:
+        asked.append(ids.tolist())
+        return {"text": ids[..., None].to(torch.bfloat16).expand(-1, -1, 3), "pooled": ids.sum(1, keepdim=True).float()}
+
+    ids = torch.tensor([[1, 2], [3, 4], [1, 2]])
+    cache = TextCache(TensorStore(tmp_path), "clip", encode_text)
+    assert cache.prepare(ids) and asked == [[[1, 2]], [[3, 4]]]
+    again = TextCache(TensorStore(tmp_path), "clip", encode_text).read(ids)
+    assert len(asked) == 2
+    assert again["text"].shape == (3, 2, 3) and again["text"].dtype == torch.bfloat16
+    assert again["pooled"].tolist() == [[3], [7], [3]]
+    TextCache(TensorStore(tmp_path), "other clip", encode_text).read(ids[:1])
+    assert len(asked) == 3
+    assert not cache.prepare(torch.tensor([[9, 9]]), should_stop=lambda: True)

@@ -1,0 +1,38 @@
+"""Real photographs of odd sizes go all the way from their folder to batches."""
+
+import os
+import warnings
+from pathlib import Path
+
+import pytest
+
+from sdlora.data import buckets
+from sdlora.data.batches import Batches
+from sdlora.data.cache import LatentCache
+from sdlora.data.folder import scan
+from sdlora.data.settings import Data
+from sdlora.data.store import TensorStore
+from tests.data.test_cache import averages
+
+PHOTOS = Path(os.environ.get("SDLORA_PHOTOS", Path(__file__).parents[3] / "shared/data/dreambooth"))
+SETS = sorted(path for path in PHOTOS.iterdir() if path.is_dir()) if PHOTOS.is_dir() else []
+
+
+@pytest.mark.parametrize("folder", SETS or [PHOTOS], ids=lambda path: path.name)
+def test_photographs_go_through_without_complaint(folder: Path, tmp_path: Path) -> None:
+    if not SETS:
+        reason = f"no photographs at {PHOTOS}: set SDLORA_PHOTOS to a folder of folders of them"
+        warnings.warn(reason, stacklevel=1)  # aloud: pytest does not show why it skips
+        pytest.skip(reason)
+    data = Data(folder=folder, trigger="sks", class_name="thing")
+    found = scan(data)
+    assert found.notices == () and len(found.examples) >= 4
+    sizes = buckets.assign(found.examples, 128, buckets.bucket_step(128))
+    assert buckets.notices(found.examples, sizes) == []
+    batches = Batches(found.examples, sizes, data, batch_size=1, seed=0)
+    cache = LatentCache(TensorStore(tmp_path), "averages")
+    assert cache.prepare(batches.views(0, batches.per_epoch), averages)
+    for n in range(batches.per_epoch):
+        batch = batches.read(n, cache)
+        assert batch.captions == ["sks thing"]
+        assert 0.02 < batch.mean.std() < 1  # a picture, neither blank nor noise
