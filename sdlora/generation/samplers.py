@@ -21,9 +21,9 @@ class Sampler(NamedTuple):
 
 SIGMAS = ("Karras", "Exponential")
 ALL = (*SIGMAS, "SGM Uniform")
-# k-diffusion spaces its timesteps evenly over the whole range, both ends included.
-EVENLY = {"timestep_spacing": "linspace", "steps_offset": 0}
-# The latent diffusion paper's own: t = 1, 1 + T/n, ..., without clipping latents to [-1, 1].
+# k-diffusion spaces its timesteps evenly over the whole range, both ends included. Latents are never clipped.
+EVENLY = {"timestep_spacing": "linspace", "steps_offset": 1, "clip_sample": False}
+# The latent diffusion paper's own: t = 1, 1 + T/n, ...
 LEADING = {"timestep_spacing": "leading", "steps_offset": 1, "clip_sample": False, "set_alpha_to_one": False}
 
 SAMPLERS: Mapping[str, Sampler] = {

@@ -1,0 +1,47 @@
+"""Where and in which precision pictures are made."""
+
+from typing import TYPE_CHECKING
+
+from sdlora.errors import ConfigError, DeviceError
+
+if TYPE_CHECKING:
+    import torch
+
+
+def choose_device(name: str = "auto") -> "torch.device":
+    """The device called ``name``; ``auto`` takes CUDA, then Apple's MPS, then the CPU.
+
+    Raises ConfigError for a name that is none, DeviceError if this machine has no such device.
+    """
+    import torch
+
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name == "auto":
+        name = next(kind for kind, available in there.items() if available)
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ConfigError(f"device: {name!r} is no device; give auto, cpu, cuda, cuda:0 or mps") from None
+    if not there.get(device.type, False):
+        raise DeviceError(f"device: this machine has no {name} that PyTorch can use; take auto or cpu")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise DeviceError(f"device: there is no {name}; this machine has {torch.cuda.device_count()}")
+    return device
+
+
+def choose_dtype(precision: str, device: "torch.device") -> "torch.dtype":
+    """The type of the weights for ``fp32``, ``bf16`` or ``fp16``; ``auto`` is fp16 on CUDA and fp32 elsewhere.
+
+    fp16 rather than bf16: its finer mantissa shows in pictures. Raises ConfigError for other names, and for
+    fp16 on a CPU.
+    """
+    import torch
+
+    if precision == "auto":
+        precision = "fp16" if device.type == "cuda" else "fp32"
+    dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+    if precision not in dtypes:
+        raise ConfigError(f"precision: {precision!r} is unknown; give auto, {', '.join(dtypes)}")
+    if precision == "fp16" and device.type == "cpu":
+        raise ConfigError("precision: fp16 does not work on a CPU; take bf16, fp32 or auto")
+    return dtypes[precision]

@@ -1,0 +1,285 @@
+"""The studio: a base model, any number of adapters mixed by their scales, and pictures made with them."""
+
+import difflib
+import hashlib
+import json
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import groupby, islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from sdlora.adapters import live
+from sdlora.adapters.base import AdapterState
+from sdlora.adapters.live import Fused, Scale
+from sdlora.errors import ConfigError, OutOfMemoryError
+from sdlora.families.base import Family
+from sdlora.families.loading import load
+from sdlora.families.settings import Model
+from sdlora.generation import prompt as prompts
+from sdlora.generation.device import choose_device, choose_dtype
+from sdlora.generation.images import Parameters, format_parameters
+from sdlora.generation.samplers import canonical, split
+from sdlora.generation.sampling import Picture, Recipe, at_rest, draw
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+OnProgress = Callable[[int, int], None]
+"""Told (steps done, steps in all), over all pictures of a request."""
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """An adapter in the studio: its scale, the start of its file's hash, and the components that it adapts."""
+
+    scale: Scale
+    hash: str
+    components: frozenset[str]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One picture: what to draw, the scales of its adapters, and the prompt that its file will hold."""
+
+    picture: Picture
+    scales: dict[str, Scale]
+    recorded: str
+
+
+class _Stopped(Exception):
+    """The caller asked for a stop: leaves the sampling loop."""
+
+
+class Studio:
+    """A base model with adapters, ready to make pictures."""
+
+    def __init__(self, base: str = "pocket", device: str = "auto", precision: str = "auto"):
+        """Load ``base`` (`pocket`, a folder, a file or a hub id). Raises ModelError, ConfigError, DeviceError."""
+        place = choose_device(device)
+        dtype = choose_dtype(precision, place)
+        self._open(load(Model(base=base)).to(place, dtype))
+
+    @classmethod
+    def over(cls, family: Family) -> "Studio":
+        """A studio over a model that is loaded, and perhaps in training: what is attached to it stays active.
+
+        ``generate`` leaves modes, gradients, adapters and the global random state as it found them.
+        """
+        studio = cls.__new__(cls)
+        studio._open(family)
+        return studio
+
+    def _open(self, family: Family) -> None:
+        self.family = family
+        self._adapters: dict[str, Loaded] = {}
+        self._fused: Fused | None = None
+
+    @property
+    def adapters(self) -> dict[str, Scale]:
+        """The scales of the adapters loaded, by name."""
+        return {name: adapter.scale for name, adapter in self._adapters.items()}
+
+    def add_adapter(self, name: str, adapter: str | Path | AdapterState, scale: Scale = 1.0) -> None:
+        """Load ``adapter`` under ``name``. The base stays where it is.
+
+        Raises ConfigError for a name that is taken or cannot stand in a prompt, FormatError for a bad file,
+        MismatchError for an adapter of another base; then nothing is loaded.
+        """
+        self._require_unfused()
+        if name in self._adapters:
+            raise ConfigError(f"an adapter {name!r} is already loaded; remove it or take another name")
+        if not name.strip() or set(name) & set('<>:,"\n'):
+            raise ConfigError(f'{name!r}: adapter names go into prompts: take one without < > : , " and line breaks')
+        state, digest = (adapter, "") if isinstance(adapter, AdapterState) else _read(Path(adapter))
+        live.load_state(self.family.models, state, name)
+        components = frozenset(path.split(".")[0] for path in state.modules)
+        self._adapters[name] = Loaded(1.0, state.metadata.get("sshs_model_hash", digest)[:12], components)
+        try:
+            self.set_scale(name, scale)
+        except ConfigError:
+            self.remove_adapter(name)
+            raise
+
+    def set_scale(self, name: str, scale: Scale) -> None:
+        """Change an adapter's scale: a number, or numbers by part (``{"unet.up_blocks": 0.5}``). 0 is off."""
+        self._require_unfused()
+        known = self._known(name)
+        with live.scaled(self.family.models, {name: scale}):  # Refuses what it cannot apply.
+            self._adapters[name] = replace(known, scale=scale if isinstance(scale, Mapping) else float(scale))
+
+    def remove_adapter(self, name: str) -> None:
+        """Take an adapter out of the model."""
+        self._require_unfused()
+        self._known(name)
+        live.remove(self.family.models, name)
+        del self._adapters[name]
+
+    def fuse(self) -> None:
+        """Fold all adapters at their scales into the weights: no cost per step. They cannot change until ``unfuse``."""
+        self._require_unfused()
+        self._fused = live.fuse(self.family.models, self.adapters)
+
+    def unfuse(self) -> None:
+        """Put the base's own weights back, bit for bit."""
+        if self._fused is not None:
+            self._fused.restore()
+            self._fused = None
+
+    def generate(
+        self,
+        prompt: str | Sequence[str],
+        negative: str = "",
+        steps: int = 25,
+        cfg: float = 7.0,
+        seed: int = -1,
+        width: int | None = None,
+        height: int | None = None,
+        count: int = 1,
+        sampler: str = "DPM++ 2M",
+        on_progress: OnProgress | None = None,
+        should_stop: Callable[[], bool] | None = None,
+        batch: int | None = None,
+    ) -> "list[Image.Image]":
+        """``count`` pictures of each prompt, prompt by prompt; picture i is drawn from the noise of ``seed`` + i.
+
+        Each holds its A1111 parameters in ``info["parameters"]``, with its real seed where ``seed`` is -1.
+        ``<lora:name:0.8>`` in a prompt goes before the adapter's own scale. Sizes are in pixels, the model's own if
+        None. ``batch`` pictures are made at once: by default 4 on CUDA, elsewhere 1, which is no slower there and
+        makes a picture the same to the bit whatever its companions. If ``should_stop`` returns true, the pictures
+        finished until then are returned. A prompt too long for the text encoder is cut, with a warning.
+        Raises ConfigError for a bad value or an unknown adapter, OutOfMemoryError, NonFiniteError.
+        """
+        recipe = self._recipe(negative, steps, cfg, width, height, sampler)
+        jobs = self._jobs([prompt] if isinstance(prompt, str) else list(prompt), count, seed)
+        batch = batch or (4 if self.family.device.type == "cuda" else 1)
+        images: list[Image.Image] = []
+
+        def on_step(part: float, of: int) -> None:
+            if on_progress is not None:
+                on_progress(len(images) * steps + round(part * steps * of), len(jobs) * steps)
+            if should_stop is not None and should_stop():
+                raise _Stopped
+
+        with suppress(_Stopped):
+            for alike in _batches(jobs, batch):
+                images += self._draw(alike, recipe, partial(on_step, of=len(alike)))
+        return images
+
+    def _draw(self, jobs: Sequence[Job], recipe: Recipe, on_step: Callable[[float], object]) -> "list[Image.Image]":
+        """The pictures of one batch of ``jobs`` with equal scales."""
+        try:
+            with at_rest(self.family), self._mixed(jobs[0].scales):
+                images = draw(self.family, [job.picture for job in jobs], recipe, on_step)
+        except torch.OutOfMemoryError:
+            size = f"{len(jobs)} of {recipe.width}x{recipe.height}"
+            raise OutOfMemoryError(f"too little memory for {size} at once; take a smaller size or batch") from None
+        for job, image in zip(jobs, images, strict=True):
+            image.info["parameters"] = self._parameters(job, recipe)
+        return images
+
+    def _recipe(
+        self, negative: str, steps: int, cfg: float, width: int | None, height: int | None, sampler: str
+    ) -> Recipe:
+        """The request's settings, checked. Raises ConfigError."""
+        if steps < 1:
+            raise ConfigError(f"steps = {steps}: give 1 or more")
+        if not 0 <= cfg <= 100:
+            raise ConfigError(f"cfg = {cfg}: give 0 to 100")
+        step = self.family.size_step
+        sizes = {"width": width or self.family.native_size, "height": height or self.family.native_size}
+        for name, size in sizes.items():
+            if size < step or size % step:
+                near = max(step, round(size / step) * step)
+                raise ConfigError(f"{name} = {size}: this model makes multiples of {step}; take {near}")
+        if negative and prompts.parse(negative).scales:
+            raise ConfigError("negative: adapters are named in the prompt; move the <lora:...> tag there")
+        return Recipe(negative, steps, cfg, canonical(sampler), **sizes)
+
+    def _jobs(self, texts: Sequence[str], count: int, seed: int) -> list[Job]:
+        """A job a picture. Raises ConfigError for a bad count, seed or tag, or an adapter that is not loaded."""
+        if count < 1:
+            raise ConfigError(f"count = {count}: give 1 or more")
+        if not -1 <= seed < 2**63:
+            raise ConfigError(f"seed = {seed}: give -1 for a random one, or 0 to {2**63 - 1}")
+        first = secrets.randbelow(2**32) if seed == -1 else seed
+        jobs: list[Job] = []
+        for text in (text for text in texts for _ in range(count)):
+            plain, asked = prompts.parse(text)
+            if asked:
+                self._require_unfused()
+            named = {name: self._served(name, scale) for name, scale in asked.items()}
+            scales = self.adapters | named  # In the order of loading: sums round by their order.
+            sliders = {name: scale for name, scale in scales.items() if name not in named and scale}
+            tags = [prompts.tag(name, scale) for name, scale in sliders.items() if isinstance(scale, float)]
+            jobs.append(Job(Picture(plain, first + len(jobs)), scales, " ".join([text, *tags])))
+        return jobs
+
+    def _served(self, name: str, scale: Scale) -> Scale:
+        """A prompt's ``scale`` for the components that adapter ``name`` adapts."""
+        components = self._known(name).components
+        if isinstance(scale, Mapping):
+            return {part: scale["unet" if part == "unet" else "text_encoder"] for part in components}
+        return scale
+
+    def _mixed(self, scales: Mapping[str, Scale]) -> AbstractContextManager[Any]:
+        """The adapters at ``scales`` for a while. Without adapters of its own, a studio changes none."""
+        if self._fused is not None or not self._adapters:
+            return nullcontext()
+        return live.scaled(self.family.models, scales)
+
+    def _parameters(self, job: Job, recipe: Recipe) -> str:
+        """The A1111 text of a picture. Scales by part, which few tags can hold, stand in ``Adapter scales`` as JSON."""
+        sampler, schedule = split(recipe.sampler)
+        active = {name: self._adapters[name].hash for name, scale in job.scales.items() if scale}
+        by_part = {name: dict(scale) for name, scale in job.scales.items() if isinstance(scale, Mapping)}
+        settings = {
+            "Steps": str(recipe.steps),
+            "Sampler": sampler,
+            "Schedule type": schedule,
+            "CFG scale": f"{recipe.cfg:g}",
+            "Seed": str(job.picture.seed),
+            "Size": f"{recipe.width}x{recipe.height}",
+            "Model hash": self.family.fingerprint[:10],
+            "Model": Path(self.family.source).name.removesuffix(".safetensors"),
+        }
+        if any(active.values()):
+            settings["Lora hashes"] = ", ".join(f"{name}: {digest}" for name, digest in active.items() if digest)
+        if by_part:
+            settings["Adapter scales"] = json.dumps(by_part)
+        return format_parameters(Parameters(job.recorded, recipe.negative, settings))
+
+    def _known(self, name: str) -> Loaded:
+        if name not in self._adapters:
+            near = difflib.get_close_matches(name, self._adapters, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"loaded: {', '.join(self._adapters) or 'none'}"
+            raise ConfigError(f"no adapter {name!r} is loaded; {hint}")
+        return self._adapters[name]
+
+    def _require_unfused(self) -> None:
+        if self._fused is not None:
+            raise ConfigError("the adapters are fused into the weights; call unfuse() first")
+
+
+def _batches(jobs: Sequence[Job], size: int) -> "list[list[Job]]":
+    """``jobs`` in order, in lists of at most ``size`` with equal scales."""
+    batches = []
+    for _, alike in groupby(jobs, key=lambda job: job.scales):
+        while group := list(islice(alike, size)):
+            batches.append(group)
+    return batches
+
+
+def _read(path: Path) -> tuple[AdapterState, str]:
+    """The adapter in a file, and the SHA-256 of what follows its header, by which A1111 knows it."""
+    from sdlora.formats import read_adapter
+
+    state = read_adapter(path)
+    with open(path, "rb") as file:
+        file.seek(8 + int.from_bytes(file.read(8), "little"))
+        return state, hashlib.file_digest(file, "sha256").hexdigest()

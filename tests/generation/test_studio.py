@@ -1,0 +1,278 @@
+"""On a tiny random SD 1.x: what must hold for any base model."""
+
+import warnings
+
+import numpy as np
+import pytest
+import torch
+
+from sdlora.adapters import live
+from sdlora.adapters.base import AdapterState, ModuleState
+from sdlora.errors import ConfigError, MismatchError, NonFiniteError
+from sdlora.generation.images import parse_parameters
+from sdlora.generation.sampling import decode
+from sdlora.generation.studio import Studio
+
+UNET = [f"unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_{part}" for part in "qkv"]
+TEXT = ["text_encoder.text_model.encoder.layers.0.self_attn.q_proj"]
+QUICK = {"steps": 2, "seed": 7}
+
+
+def adapter(paths=(*UNET, *TEXT), seed=1, **metadata):
+    """A strong random adapter of rank 2 for 16-wide layers."""
+    generator = torch.Generator().manual_seed(seed)
+    modules = {}
+    for path in paths:
+        tensors = {"down": torch.randn(2, 16, generator=generator), "up": torch.randn(16, 2, generator=generator)}
+        modules[path] = ModuleState(tensors, alpha=2.0)
+    return AdapterState("lora", modules, metadata)
+
+
+@pytest.fixture(scope="module")
+def loaded(tiny_base):
+    return Studio(str(tiny_base), device="cpu").family
+
+
+@pytest.fixture
+def studio(loaded):
+    """A fresh studio over one loaded base, whose adapters are gone again afterwards."""
+    studio = Studio.over(loaded)
+    yield studio
+    studio.unfuse()
+    for name in studio.adapters:
+        studio.remove_adapter(name)
+
+
+def pixels(images):
+    return np.stack([np.asarray(image) for image in images])
+
+
+def settings(image):
+    return parse_parameters(image.info["parameters"]).settings
+
+
+def test_picture_i_has_seed_plus_i(studio):
+    one, two, three = studio.generate("a red house", count=3, **QUICK)
+    assert [settings(image)["Seed"] for image in (one, two, three)] == ["7", "8", "9"]
+    [again] = studio.generate("a red house", steps=2, seed=8)
+    assert (pixels([again]) == pixels([two])).all()
+    assert (pixels([one]) != pixels([two])).any()
+
+
+def test_a_picture_hardly_depends_on_its_batch(studio):
+    prompts = ["a red house", "a blue cat", "a green tree"]
+    alone = pixels(studio.generate(prompts, sampler="Euler a", **QUICK))
+    together = pixels(studio.generate(prompts, sampler="Euler a", batch=3, **QUICK))
+    assert np.abs(alone.astype(int) - together).max() <= 1
+
+
+def test_a_random_seed_is_recorded_and_repeats(studio):
+    [first] = studio.generate("a red house", steps=2)
+    [second] = studio.generate("a red house", steps=2)
+    assert settings(first)["Seed"] != settings(second)["Seed"]
+    [again] = studio.generate("a red house", steps=2, seed=int(settings(first)["Seed"]))
+    assert (pixels([again]) == pixels([first])).all()
+
+
+def test_the_parameters_hold_all_that_made_the_picture(studio):
+    studio.add_adapter("glass", adapter(sshs_model_hash="0123456789abcdef"), scale=0.5)
+    [image] = studio.generate("a house", negative="snow, ice", sampler="dpm++ 2m karras", cfg=5, width=128, **QUICK)
+    read = parse_parameters(image.info["parameters"])
+    assert (read.prompt, read.negative) == ("a house <lora:glass:0.5>", "snow, ice")
+    assert dict(read.settings) | {"Model": "", "Model hash": ""} == {
+        "Steps": "2",
+        "Sampler": "DPM++ 2M",
+        "Schedule type": "Karras",
+        "CFG scale": "5",
+        "Seed": "7",
+        "Size": "128x64",
+        "Model hash": "",
+        "Model": "",
+        "Lora hashes": "glass: 0123456789ab",
+    }
+    assert image.size == (128, 64)
+    [again] = studio.generate(read.prompt, negative=read.negative, sampler="DPM++ 2M Karras", cfg=5, width=128, **QUICK)
+    assert (pixels([again]) == pixels([image])).all()
+
+
+def test_scale_zero_is_the_base_to_the_bit(studio):
+    base = pixels(studio.generate("a red house", **QUICK))
+    studio.add_adapter("a", adapter(), scale=0.0)
+    studio.add_adapter("b", adapter(seed=2), scale=0)
+    assert (pixels(studio.generate("a red house", **QUICK)) == base).all()
+    studio.set_scale("a", 1.0)
+    assert (pixels(studio.generate("a red house", **QUICK)) != base).any()
+    studio.remove_adapter("a")
+    studio.remove_adapter("b")
+    assert studio.adapters == {}
+    assert (pixels(studio.generate("a red house", **QUICK)) == base).all()
+
+
+def test_the_prompt_wins_over_the_sliders(studio):
+    studio.add_adapter("a", adapter(), scale=1.0)
+    studio.add_adapter("b", adapter(seed=2), scale=-0.5)
+    sliders = pixels(studio.generate("a red house", **QUICK))
+    studio.set_scale("a", 0.25)
+    tagged = studio.generate(["<lora:a:1>a red house", "a red house <lora:a:1>"], steps=2, seed=7)
+    assert (pixels(tagged[:1]) == sliders).all()
+    assert parse_parameters(tagged[1].info["parameters"]).prompt == "a red house <lora:a:1> <lora:b:-0.5>"
+    assert studio.adapters == {"a": 0.25, "b": -0.5}
+    with pytest.raises(ConfigError, match="negative"):
+        studio.generate("a", negative="<lora:a:1>")
+
+
+def test_a_tag_scales_text_encoder_and_unet_apart(studio):
+    studio.add_adapter("a", adapter(), scale={"unet": 0.0, "text_encoder": 1.0})
+    by_part = studio.generate("a red house", **QUICK)
+    assert settings(by_part[0])["Adapter scales"] == '{"a": {"unet": 0.0, "text_encoder": 1.0}}'
+    studio.set_scale("a", 1.0)
+    assert (pixels(studio.generate("a red house<lora:a:1:0>", **QUICK)) == pixels(by_part)).all()
+    studio.add_adapter("unet only", adapter(UNET), scale=0)
+    studio.generate("a red house<lora:unet only:1:0.5>", **QUICK)
+
+
+def test_fused_adapters_draw_the_same_and_leave_the_base_whole(studio):
+    base = pixels(studio.generate("a red house", **QUICK))
+    studio.add_adapter("a", adapter(), scale=0.8)
+    mixed = pixels(studio.generate("a red house", **QUICK))
+    studio.fuse()
+    fused = pixels(studio.generate("a red house", **QUICK))
+    assert np.abs(fused.astype(int) - mixed).max() <= 1
+    for change in (
+        lambda: studio.set_scale("a", 1),
+        lambda: studio.remove_adapter("a"),
+        lambda: studio.add_adapter("b", adapter()),
+        lambda: studio.generate("x <lora:a:1>"),
+        studio.fuse,
+    ):
+        with pytest.raises(ConfigError, match=r"unfuse\(\)"):
+            change()
+    studio.unfuse()
+    studio.set_scale("a", 0)
+    assert (pixels(studio.generate("a red house", **QUICK)) == base).all()
+
+
+def test_names_are_checked(studio):
+    studio.add_adapter("mystyle", adapter())
+    with pytest.raises(ConfigError, match="already loaded"):
+        studio.add_adapter("mystyle", adapter())
+    with pytest.raises(ConfigError, match="did you mean 'mystyle'"):
+        studio.set_scale("mystile", 1)
+    with pytest.raises(ConfigError, match="did you mean 'mystyle'"):
+        studio.generate("a <lora:mystyl:1>")
+    with pytest.raises(ConfigError, match="without < >"):
+        studio.add_adapter("my:style", adapter())
+    with pytest.raises(ConfigError, match="number"):
+        studio.add_adapter("other", adapter(), scale=float("nan"))
+    assert list(studio.adapters) == ["mystyle"]
+
+
+def test_an_adapter_of_another_base_is_refused_whole(studio):
+    wrong = ModuleState({"down": torch.randn(2, 768), "up": torch.randn(16, 2)}, alpha=2.0)
+    modules = {**adapter().modules, UNET[1]: wrong}
+    with pytest.raises(MismatchError):
+        studio.add_adapter("wrong", AdapterState("lora", modules))
+    assert studio.adapters == {} and live.attached(studio.family.models) == []
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        ({"width": 100}, "width = 100: this model makes multiples of 64; take 128"),
+        ({"height": 1}, "height = 1: .* take 64"),
+        ({"steps": 0}, "steps = 0"),
+        ({"cfg": float("nan")}, "cfg = nan"),
+        ({"count": 0}, "count = 0"),
+        ({"seed": -2}, "seed = -2"),
+        ({"sampler": "Eulr"}, "Euler"),
+    ],
+)
+def test_bad_values_are_refused_by_name(studio, bad, message):
+    with pytest.raises(ConfigError, match=message):
+        studio.generate("a red house", **bad)
+
+
+def test_progress_counts_all_steps_and_a_stop_keeps_what_is_finished(studio):
+    told = []
+    images = studio.generate("a", count=2, steps=3, seed=1, sampler="Heun", on_progress=lambda *at: told.append(at))
+    assert told[-1] == (6, 6) and told == sorted(told) and len(images) == 2
+    calls = iter(range(99))
+    stopped = studio.generate("a", count=3, steps=3, seed=1, sampler="Heun", should_stop=lambda: next(calls) > 6)
+    assert len(stopped) == 1
+    assert (pixels(stopped) == pixels(images[:1])).all()
+
+
+def test_a_long_prompt_is_cut_with_a_warning(studio):
+    with pytest.warns(UserWarning, match="left out: .*last"):
+        studio.generate(" ".join(["red"] * 90) + " last", **QUICK)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        studio.generate(" ".join(["red"] * 75), **QUICK)
+
+
+def test_guidance_of_one_ignores_the_negative_prompt(studio):
+    plain = pixels(studio.generate("a red house", cfg=1, **QUICK))
+    assert (pixels(studio.generate("a red house", cfg=1, negative="snow", **QUICK)) == plain).all()
+    assert (pixels(studio.generate("a red house", cfg=3, **QUICK)) != plain).any()
+
+
+def test_a_training_model_is_left_as_it_was(studio):
+    models = studio.family.models
+    base = pixels(studio.generate("a red house", **QUICK))
+    live.load_state(models, adapter(), "training")
+    for parameter in live.parameters(models, "training"):
+        parameter.requires_grad_(True)
+    models["unet"].train()
+    models["unet"].mid_block.eval()
+    state = [(module.training, module) for model in models.values() for module in model.modules()]
+    random = torch.get_rng_state()
+    with torch.enable_grad():
+        preview = pixels(studio.generate("a red house", sampler="Euler a", **QUICK))
+        assert torch.is_grad_enabled()
+    assert (preview != base).any(), "the adapter in training is active"
+    assert all(module.training == mode for mode, module in state)
+    assert all(parameter.requires_grad for parameter in live.parameters(models, "training"))
+    assert torch.equal(torch.get_rng_state(), random)
+    models["unet"].eval()
+    live.remove(models, "training")
+    assert (pixels(studio.generate("a red house", **QUICK)) == base).all()
+
+
+class _OverflowingVAE(torch.nn.Module):
+    """A decoder that is sound in float32 alone, as SDXL's is."""
+
+    config = type("Config", (), {"scaling_factor": 2.0})
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.tensor(0.1, dtype=torch.float16))
+
+    @property
+    def dtype(self):
+        return self.weight.dtype
+
+    def decode(self, latents, return_dict):
+        assert latents.dtype == self.dtype
+        return (latents * 60000 * 60000 / 60000 / 60000 * self.weight,)
+
+
+def test_a_decoder_that_overflows_in_half_precision_is_run_in_full():
+    vae = _OverflowingVAE()
+    pixels = decode(vae, torch.full((1, 4, 2, 2), 4.0, dtype=torch.float16))
+    assert torch.allclose(pixels, torch.full_like(pixels, 0.2), atol=1e-3)
+    assert pixels.dtype == torch.float32 and vae.dtype == torch.float16
+
+
+def test_latents_that_are_no_numbers_are_an_error_not_a_black_picture(studio):
+    studio.add_adapter("broken", adapter(), scale=1e38)
+    with pytest.raises(NonFiniteError, match="scales"):
+        studio.generate("a red house", **QUICK)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"device": "gpu"}, "is no device"), ({"precision": "fp8"}, "precision"), ({"precision": "fp16"}, "CPU")],
+)
+def test_devices_and_precisions_are_checked_before_anything_is_loaded(options, message):
+    with pytest.raises(ConfigError, match=message):
+        Studio("no such model", **{"device": "cpu"} | options)
