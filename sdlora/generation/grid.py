@@ -1,0 +1,80 @@
+"""A labelled sheet of pictures: rows by columns, for comparing."""
+
+from collections.abc import Sequence
+
+from PIL import Image, ImageDraw, ImageFont, ImageOps
+
+from sdlora.errors import ConfigError
+
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+INK, PAPER, HOLE = "#33363b", "#ffffff", "#eceef1"
+
+
+def sheet(
+    rows: Sequence[Sequence[Image.Image | None]],
+    row_labels: Sequence[str] = (),
+    column_labels: Sequence[str] = (),
+    title: str = "",
+    cell: int | None = None,
+    gap: int = 8,
+) -> Image.Image:
+    """Lay ``rows`` of pictures out on white, with labels to the left and above, wrapped to fit.
+
+    ``cell`` is the longest side of a picture in pixels, to which all are scaled; None leaves them as they are.
+    None among the pictures, or a row cut short, leaves a hole. The font is Pillow's own: plain ASCII is safe, much else is not in it.
+    Raises ConfigError if there is no picture, or labels and pictures do not match.
+    """
+    columns = max((len(row) for row in rows), default=0)
+    if (row_labels and len(row_labels) != len(rows)) or (column_labels and len(column_labels) != columns):
+        labels = f"{len(row_labels)} row and {len(column_labels)} column labels"
+        raise ConfigError(f"a sheet of {len(rows)} rows and {columns} columns does not go with {labels}")
+    scaled = {(r, c): _scale(image, cell) for r, row in enumerate(rows) for c, image in enumerate(row) if image}
+    if not scaled:
+        raise ConfigError("a sheet needs at least one picture")
+    size = max(image.width for image in scaled.values()), max(image.height for image in scaled.values())
+    hole = Image.new("RGB", size, HOLE)
+    font = ImageFont.load_default(max(11, min(20, size[0] // 9)))
+    cells = [[scaled.get((row, column), hole) for column in range(columns)] for row in range(len(rows))]
+    if column_labels:
+        cells.insert(0, [_label(text, font, size[0]) for text in column_labels])
+    if row_labels:
+        beside = [_label(text, font, max(size[0], 72)) for text in (["", *row_labels] if column_labels else row_labels)]
+        cells = [[label, *row] for label, row in zip(beside, cells, strict=True)]
+    table = _table(cells, gap)
+    framed = _table([[_label(title, font, table.width)], [table]], gap) if title else table
+    return ImageOps.expand(framed, gap, PAPER)
+
+
+def _scale(image: Image.Image, longest: int | None) -> Image.Image:
+    """``image`` as RGB, in proportion, with its longest side ``longest`` pixels long."""
+    image = image.convert("RGB")
+    return image if longest is None else ImageOps.contain(image, (longest, longest))
+
+
+def _table(cells: Sequence[Sequence[Image.Image]], gap: int) -> Image.Image:
+    """Every cell centred in its column's width and its row's height."""
+    widths = [max(row[column].width for row in cells) for column in range(len(cells[0]))]
+    heights = [max(image.height for image in row) for row in cells]
+    table = Image.new("RGB", (sum(widths) + gap * (len(widths) - 1), sum(heights) + gap * (len(heights) - 1)), PAPER)
+    top = 0
+    for row, height in zip(cells, heights, strict=True):
+        left = 0
+        for image, width in zip(row, widths, strict=True):
+            table.paste(image, (left + (width - image.width) // 2, top + (height - image.height) // 2))
+            left += width + gap
+        top += height + gap
+    return table
+
+
+def _label(text: str, font: Font, width: int) -> Image.Image:
+    """``text`` in lines of at most ``width`` pixels (a longer word stays whole)."""
+    lines: list[str] = []
+    for word in text.split():
+        joined = f"{lines[-1]} {word}" if lines else word
+        lines = [*lines[:-1], joined] if lines and font.getlength(joined) <= width else [*lines, word]
+    wrapped = "\n".join(lines)
+    draw = ImageDraw.Draw(Image.new("RGB", (1, 1)))
+    left, top, right, bottom = draw.multiline_textbbox((0, 0), wrapped, font, align="center")
+    image = Image.new("RGB", (max(1, round(right - left)), max(1, round(bottom - top))), PAPER)
+    ImageDraw.Draw(image).multiline_text((-left, -top), wrapped, INK, font, align="center")
+    return image
