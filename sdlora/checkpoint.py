@@ -108,12 +108,15 @@ def pack_optimizer(optimizer: "torch.optim.Optimizer") -> tuple[dict[str, "torch
 
     state = optimizer.state_dict()
     tensors: dict[str, torch.Tensor] = {}
+    names: dict[int, str] = {}
 
     def plain(value: Any, name: str) -> Any:
-        if isinstance(value, torch.Tensor):
+        if not isinstance(value, torch.Tensor):
+            return value
+        if id(value) not in names:  # Prodigy's groups share tensors, and must do so again.
+            names[id(value)] = f"optimizer.{name}"
             tensors[f"optimizer.{name}"] = value
-            return {"tensor": f"optimizer.{name}"}
-        return value
+        return {"tensor": names[id(value)]}
 
     values = {
         "state": {

@@ -1,9 +1,9 @@
 """What is done once before the first step: load, look at the pictures, make class pictures, encode, attach."""
 
+import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,6 +15,7 @@ from sdlora.data.advice import suggested_steps
 from sdlora.data.batches import Batches
 from sdlora.data.cache import LatentCache, TextCache
 from sdlora.data.folder import Example, scan
+from sdlora.data.pictures import Size
 from sdlora.data.store import TensorStore
 from sdlora.diffusion.noise import derive_seed
 from sdlora.events import Notice, OnEvent, Progress
@@ -44,15 +45,20 @@ class Ready:
     text_parameters: list["torch.nn.Parameter"]
     optimizer: Any
     rates: list[float]
-    start: int
+    """Full learning rates of the optimizer's groups."""
+    text_rate: float
+    precision: str
+    sizes: Sequence[Size]
+    """Each example's bucket."""
     steps: int
-    class_images: int
+    start: int = 0
+    started: float = field(default_factory=time.time)
 
     def state(self, step: int) -> saving.State:
         """What a resume after ``step`` steps needs."""
         tensors, values = saving.pack_optimizer(self.optimizer)
         own = {f"adapter.{index}": parameter.detach() for index, parameter in enumerate(self.trained)}
-        return saving.State(step, {**tensors, **own}, {"optimizer": values})
+        return saving.State(step, {**tensors, **own}, {"optimizer": values, "started": self.started})
 
     def restore(self, state: saving.State) -> None:
         """Put a saved state back, exactly."""
@@ -60,7 +66,7 @@ class Ready:
             for index, parameter in enumerate(self.trained):
                 parameter.copy_(state.tensors[f"adapter.{index}"])
         saving.unpack_optimizer(self.optimizer, state.tensors, state.values["optimizer"])
-        self.start = state.step
+        self.start, self.started = state.step, state.values["started"]
 
 
 def prepare(run: "Trainer", gang: Gang) -> Ready | None:
@@ -86,10 +92,10 @@ def prepare(run: "Trainer", gang: Gang) -> Ready | None:
     latents = _cache_latents(run, gang, family, batches, steps)
     if latents is None:
         return None
-    for module in family.models.values():  # The VAE stays in float32: in float16 it can give black pictures.
-        module.to(dtype=gang.dtype)
-    ready = _attach(run, gang, family, batches, latents, steps)
-    ready.class_images = len(class_examples)
+    if gang.dtype != torch.float32:
+        for module in family.models.values():  # The VAE stays in float32: in float16 it can give black pictures.
+            module.to(dtype=gang.dtype)
+    ready = _attach(run, gang, family, batches, latents, sizes, steps)
     state = saving.newest(run.output.states)
     if state is not None:
         ready.restore(state)
@@ -151,13 +157,13 @@ def _steps(run: "Trainer", batches: Batches, pictures: int, gang: Gang) -> int:
         return max(1, round(run.train.epochs * batches.per_epoch / accumulation))
     kind = "subject" if run.data.class_name else "style"
     steps = suggested_steps(pictures, kind, run.train.batch_size * accumulation * gang.count)
-    run.on_event(Notice(message=f"{steps} steps, suggested for a {kind} of {pictures} pictures; set train.steps to change"))
+    run.on_event(
+        Notice(message=f"{steps} steps, suggested for a {kind} of {pictures} pictures; set train.steps to change")
+    )
     return steps
 
 
-def _cache_latents(
-    run: "Trainer", gang: Gang, family: Family, batches: Batches, steps: int
-) -> LatentCache | None:
+def _cache_latents(run: "Trainer", gang: Gang, family: Family, batches: Batches, steps: int) -> LatentCache | None:
     """Encode every view that the run will show, once; None if stopped."""
     cache = LatentCache(
         TensorStore(run.cache / "latents"),
@@ -176,7 +182,13 @@ def _cache_latents(
 
 
 def _attach(
-    run: "Trainer", gang: Gang, family: Family, batches: Batches, latents: LatentCache, steps: int
+    run: "Trainer",
+    gang: Gang,
+    family: Family,
+    batches: Batches,
+    latents: LatentCache,
+    sizes: Sequence[Size],
+    steps: int,
 ) -> Ready:
     """Adapter, optimizer and text encoding."""
     text_rate = run.train.text_encoder_learning_rate
@@ -198,7 +210,20 @@ def _attach(
         _checkpoint_gradients(family)
     encode = _text_encoder(run, gang, family, batches, steps, trains=bool(text_parameters))
     optimizer = gang.adopt(run.optimizer.build(groups))
-    return Ready(family, batches, latents, encode, trained, text_parameters, optimizer, rates, 0, steps, 0)
+    return Ready(
+        family=family,
+        batches=batches,
+        latents=latents,
+        encode=encode,
+        trained=trained,
+        text_parameters=text_parameters,
+        optimizer=optimizer,
+        rates=rates,
+        text_rate=text_rate,
+        precision=gang.precision,
+        sizes=sizes,
+        steps=steps,
+    )
 
 
 def _own(models: Mapping[str, "torch.nn.Module"]) -> list["torch.nn.Parameter"]:

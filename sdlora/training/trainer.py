@@ -9,6 +9,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -29,7 +30,7 @@ from sdlora.training.parallel import Gang
 from sdlora.training.previews import Previews
 from sdlora.training.settings import Loss, Train
 from sdlora.training.step import training_step
-from sdlora.training.write import write_trained
+from sdlora.training.write import write_card, write_trained
 
 MAX_BAD_STEPS = 5
 """Non-finite steps in a row that end a run."""
@@ -52,7 +53,7 @@ class Trainer:
     checkpoint: Checkpoint
     sample: Sample
     output: RunPaths
-    cache: "prepare.Path"
+    cache: Path
     on_event: OnEvent
     should_stop: Callable[[], bool]
 
@@ -72,6 +73,7 @@ class Trainer:
         finished = self._loop(gang, ready)
         if finished and gang.is_main:
             write_trained(self.output.adapter, ready, self, ready.steps)
+            write_card(self.output.adapter, ready, self)
             self.on_event(
                 RunFinished(
                     step=ready.steps,

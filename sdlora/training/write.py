@@ -1,1 +1,85 @@
 """The trained adapter as a file that every tool reads, with the truth about how it was made."""
+
+import math
+import time
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sdlora.adapters import live
+from sdlora.data.folder import Example
+from sdlora.data.pictures import Size
+from sdlora.files import write_atomic
+from sdlora.formats import write_adapter
+from sdlora.formats.metadata import Provenance, header, side_file
+from sdlora.training.prepare import NAME, Ready
+
+if TYPE_CHECKING:
+    from sdlora.training.trainer import Trainer
+
+
+def write_trained(path: Path, ready: Ready, run: "Trainer", step: int) -> None:
+    """Write the adapter as it is after ``step`` steps: kohya keys, full metadata."""
+    metadata = header(provenance(ready, run, step))
+    state = live.read_state(ready.family.models, NAME, metadata)
+    write_adapter(state, path, format="kohya", dtype=run.checkpoint.precision)
+
+
+def write_card(path: Path, ready: Ready, run: "Trainer") -> None:
+    """The side file that A1111 shows beside the adapter at ``path``."""
+    write_atomic(path.with_suffix(".json"), side_file(provenance(ready, run, ready.steps)))
+
+
+def provenance(ready: Ready, run: "Trainer", step: int) -> Provenance:
+    """Where this adapter comes from."""
+    examples = ready.batches.examples
+    resolution = run.data.resolution or ready.family.native_size
+    return Provenance(
+        name=run.output.name,
+        family=ready.family.name,
+        prediction_type=ready.family.prediction_type,
+        base=Path(run.model.base).name,
+        triggers=[run.data.trigger] if run.data.trigger else [],
+        learning_rate=run.train.learning_rate,
+        text_encoder_learning_rate=ready.text_rate,
+        optimizer=run.optimizer.name,
+        scheduler=run.schedule.name,
+        steps=step,
+        epochs=math.ceil(step * run.train.gradient_accumulation / ready.batches.per_epoch),
+        batch_size=run.train.batch_size,
+        gradient_accumulation=run.train.gradient_accumulation,
+        images=sum(example.repeats for example in examples),
+        class_images=len(ready.batches.class_examples),
+        resolution=(resolution, resolution),
+        seed=run.train.seed,
+        mixed_precision=ready.precision,
+        noise_offset=run.loss.noise_offset,
+        min_snr_gamma=run.loss.min_snr_gamma,
+        prior_weight=run.prior.weight,
+        started=ready.started,
+        finished=time.time(),
+        folders=_folders(examples),
+        buckets=_buckets(examples, ready.sizes),
+        tag_frequency=_tags(examples),
+    )
+
+
+def _folders(examples: Sequence[Example]) -> Mapping[str, tuple[int, int]]:
+    counts = Counter((example.path.parent.name, example.repeats) for example in examples)
+    return {name: (repeats, count) for (name, repeats), count in counts.items()}
+
+
+def _buckets(examples: Sequence[Example], sizes: Sequence[Size]) -> Mapping[tuple[int, int], int]:
+    counts: Counter[tuple[int, int]] = Counter()
+    for example, size in zip(examples, sizes, strict=True):
+        counts[size.width, size.height] += example.repeats
+    return counts
+
+
+def _tags(examples: Sequence[Example]) -> Mapping[str, Mapping[str, int]]:
+    tags: dict[str, Counter[str]] = defaultdict(Counter)
+    for example in examples:
+        parts = (part.strip() for part in example.caption.split(","))
+        tags[example.path.parent.name].update(part for part in parts if part)
+    return tags

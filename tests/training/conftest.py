@@ -8,7 +8,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from sdlora.config import TrainConfig
-from sdlora.events import Event
+from sdlora.events import Event, StepDone
 from sdlora.training.output import RunPaths
 from sdlora.training.trainer import Trainer
 
@@ -26,6 +26,14 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
         picture.save(folder / f"{index}.png")
         (folder / f"{index}.txt").write_text(f"a red house on grass {index}")
     return folder
+
+
+@pytest.fixture(autouse=True)
+def fresh_accelerate() -> None:
+    """Accelerate keeps one state a process; runs of other precision in the same process need a new one."""
+    from accelerate.state import AcceleratorState
+
+    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.fixture
@@ -51,15 +59,17 @@ def configure(tiny_base: Path, pictures: Path) -> Callable[..., TrainConfig]:
     return make
 
 
-def run_here(
-    config: TrainConfig, folder: Path, should_stop: Callable[[], bool] = lambda: False
-) -> tuple[bool, list[Event], RunPaths]:
-    """Train in this process; whether it finished, what it told, where it wrote."""
+def run_here(config: TrainConfig, folder: Path, stop_after: int | None = None) -> tuple[bool, list[Event], RunPaths]:
+    """Train in this process, ``stop_after`` steps at most; whether it finished, what it told, where it wrote."""
     events: list[Event] = []
     sections = {name: getattr(config, name) for name in type(config).model_fields}
     output = RunPaths(folder)
     for path in (output.samples, output.checkpoints):
         path.mkdir(parents=True, exist_ok=True)
+
+    def should_stop() -> bool:
+        return stop_after is not None and sum(type(event) is StepDone for event in events) >= stop_after
+
     trainer = Trainer(
         **sections, output=output, cache=folder.parent / "cache", on_event=events.append, should_stop=should_stop
     )

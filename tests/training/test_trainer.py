@@ -4,7 +4,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from sdlora.errors import ConfigError, DatasetError, NonFiniteError
+from sdlora.errors import ConfigError, NonFiniteError
 from sdlora.events import CheckpointSaved, Notice, RunFinished, RunStarted, RunStopped, SampleReady, StepDone
 from tests.training.conftest import STEPS, run_here
 
@@ -42,7 +42,8 @@ def test_a_run_tells_its_story_and_writes_its_files(configure, tmp_path):
     assert [event.step for event in of(CheckpointSaved, events)] == [2, 4, 6]
     assert type(events[-1]) is RunFinished
     assert (output.folder / events[-1].adapter) == output.adapter
-    assert all((output.folder / event.path).is_file() for event in of(SampleReady, events) + of(CheckpointSaved, events))
+    written = of(SampleReady, events) + of(CheckpointSaved, events)
+    assert all((output.folder / event.path).is_file() for event in written)
     assert_equal_files(output.adapter, output.checkpoint(STEPS))
     assert any(key.startswith("lora_te_text_model_") for key in tensors(output.adapter))
     ups = [value for key, value in tensors(output.adapter).items() if "lora_up" in key]
@@ -57,22 +58,13 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(configure, tmp_pa
         data__flip=True, data__caption_dropout=0.3, loss__noise_offset=0.05, **overrides,
     )  # fmt: skip
     _, _, whole = run_here(config, tmp_path / "whole")
-    asked = iter(range(1000))
-    finished, events, parts = run_here(config, tmp_path / "parts", should_stop=lambda: next(asked) > 22)
+    finished, events, parts = run_here(config, tmp_path / "parts", stop_after=3)
     assert not finished
-    assert 0 < of(RunStopped, events)[0].step < STEPS
+    assert of(RunStopped, events)[0].step == 3
     finished, events, parts = run_here(config, tmp_path / "parts")
     assert finished
-    assert of(RunStarted, events)[0].step > 0
+    assert of(RunStarted, events)[0].step == 3
     assert_equal_files(whole.adapter, parts.adapter)
-
-
-def test_accumulated_batches_equal_one_large_one(configure, tmp_path):
-    """The same six examples a step; noise is drawn by place and number, so the sums differ: compare what is alike."""
-    config = configure(train__batch_size=1, train__steps=2, train__gradient_accumulation=1, data__folder=None) if 0 else configure()
-    _, _, one = run_here(config, tmp_path / "one")
-    _, _, again = run_here(config, tmp_path / "again")
-    assert_equal_files(one.adapter, again.adapter)
 
 
 def test_another_seed_gives_another_adapter(configure, tmp_path):
@@ -107,22 +99,22 @@ def test_class_pictures_are_made_once_and_weigh_in(configure, tmp_path):
 
 
 def test_prior_preservation_without_a_class_says_what_to_set(configure, tmp_path):
-    with pytest.raises(DatasetError, match=r"prior\.class_prompt"):
+    with pytest.raises(ConfigError, match=r"prior\.class_prompt"):
         run_here(configure(prior__weight=1.0), tmp_path / "run")
 
 
 def test_training_goes_on_from_an_adapter_file(configure, tmp_path):
     _, _, first = run_here(configure(), tmp_path / "first")
-    _, _, second = run_here(configure(adapter__init=str(first.adapter), train__learning_rate=0.0), tmp_path / "second")
+    too_small_to_move = 1e-30
+    config = configure(adapter__init=str(first.adapter), train__learning_rate=too_small_to_move)
+    _, _, second = run_here(config, tmp_path / "second")
     assert_equal_files(first.adapter, second.adapter)
 
 
 def test_steps_are_counted_from_epochs_and_suggested_otherwise(configure, tmp_path):
     _, events, _ = run_here(configure(train__steps=None, train__epochs=2), tmp_path / "epochs")
     assert of(RunStarted, events)[0].steps == 6  # 2 epochs of 6 pictures, 2 a step (2 + 4 of each shape)
-    stop_at_once = iter([False] * 4 + [True] * 1000)
-    config = configure(train__steps=None)
-    _, events, _ = run_here(config, tmp_path / "suggested", should_stop=lambda: next(stop_at_once))
+    _, events, _ = run_here(configure(train__steps=None), tmp_path / "suggested", stop_after=1)
     assert any("suggested" in event.message for event in of(Notice, events))
 
 
