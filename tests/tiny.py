@@ -95,4 +95,6 @@ def tiny_clip(folder: Path, seed: int = 0) -> Path:
         torch.manual_seed(seed)
         CLIPModel(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    normalisation = {"image_mean": [0.5, 0.4, 0.3], "image_std": [0.3, 0.25, 0.2]}
+    (Path(folder) / "preprocessor_config.json").write_text(json.dumps(normalisation))
     return Path(folder)

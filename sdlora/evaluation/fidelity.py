@@ -1,0 +1,103 @@
+"""How like are two sets of pictures, and how well do pictures follow their prompts: CLIP-I and CLIP-T.
+
+Both are cosines of CLIP features, as the DreamBooth paper defines them (arXiv:2208.12242, section 5): CLIP-I is the
+mean over all pairs of a generated and a real picture, CLIP-T the mean over generated pictures and their own prompts.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from sdlora.errors import ModelError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+POCKET_CLIP = Path(__file__).parent.parent / "pocket" / "clip"
+"""The bundled CLIP, trained on the same drawn world as the bundled base model."""
+
+
+class Clip:
+    """A CLIP model from a transformers folder, and what it makes of pictures and texts: unit vectors (N, D)."""
+
+    def __init__(self, folder: Path | str = POCKET_CLIP, device: str = "cpu", batch: int = 32):
+        """Load it in float32; ``batch`` pictures or texts go through at once. Raises ModelError if it cannot be had."""
+        from transformers import CLIPModel, CLIPTokenizer
+
+        try:
+            levels = json.loads((Path(folder) / "preprocessor_config.json").read_text())
+            self.mean, self.deviation = torch.tensor([levels["image_mean"], levels["image_std"]]).view(2, 1, 3, 1, 1)
+            self.tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+            model: Any = CLIPModel.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
+        except (OSError, ValueError, KeyError) as error:
+            raise ModelError(f"{folder}: is no folder with a CLIP model: {str(error).splitlines()[0]}") from error
+        self.model = model.to(device).eval()
+        self.side: int = model.config.vision_config.image_size
+        self.batch = batch
+
+    @torch.no_grad()
+    def images(self, images: "Sequence[Image.Image]") -> torch.Tensor:
+        """Features (N, D) of pictures of any size: shortest side scaled to CLIP's, then the middle cut out."""
+        features = [
+            self.model.get_image_features(self._pixels(images[start : start + self.batch])).pooler_output
+            for start in range(0, len(images), self.batch)
+        ]
+        return _unit(features)
+
+    @torch.no_grad()
+    def texts(self, texts: Sequence[str]) -> torch.Tensor:
+        """Features (N, D) of texts, each cut at CLIP's length."""
+        length = self.model.config.text_config.max_position_embeddings
+        ids = self.tokenizer(
+            list(texts), padding="max_length", truncation=True, max_length=length, return_tensors="pt"
+        ).input_ids.to(self.model.device)
+        return _unit([self.model.get_text_features(part).pooler_output for part in ids.split(self.batch)])
+
+    def _pixels(self, images: "Sequence[Image.Image]") -> torch.Tensor:
+        """(B, 3, side, side), normalised as the model was trained."""
+        levels = torch.stack([_cut(image, self.side) for image in images]).permute(0, 3, 1, 2)
+        return ((levels / 255 - self.mean) / self.deviation).to(self.model.device)
+
+
+def clip_i(generated: torch.Tensor, real: torch.Tensor) -> float:
+    """Mean cosine over all pairs of picture features, (N, D) and (M, D); -1 to 1."""
+    return (generated @ real.T).mean().item()
+
+
+def clip_t(pictures: torch.Tensor, prompts: torch.Tensor) -> float:
+    """Mean cosine of picture features (N, D) and the features of their prompts (N, D), pair by pair; -1 to 1."""
+    if pictures.shape != prompts.shape:
+        raise ValueError(f"one prompt a picture: {tuple(pictures.shape)} features against {tuple(prompts.shape)}")
+    return (pictures * prompts).sum(1).mean().item()
+
+
+def likeness(pictures: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
+    """Cosine (N,) of each picture's features (N, D) to the mean feature of ``others`` (M, D)."""
+    return pictures @ torch.nn.functional.normalize(others.mean(0), dim=0)
+
+
+def likeness_within(pictures: torch.Tensor) -> torch.Tensor:
+    """Cosine (N,) of each picture's features (N, D) to the mean feature of all the others: what is usual in the set."""
+    if len(pictures) < 2:
+        raise ValueError("one picture has no others to be like")
+    others = pictures.sum(0) - pictures  # The mean's direction needs no division.
+    return (pictures * torch.nn.functional.normalize(others, dim=1)).sum(1)
+
+
+def _unit(features: "list[torch.Tensor]") -> torch.Tensor:
+    return torch.nn.functional.normalize(torch.cat(features), dim=1).cpu()
+
+
+def _cut(image: "Image.Image", side: int) -> torch.Tensor:
+    """The middle of a picture as levels (side, side, 3), 0 to 255, as CLIP's own preprocessing cuts it."""
+    import numpy as np
+    from PIL import Image
+
+    image = image.convert("RGB")
+    width, height = (side * length // min(image.size) for length in image.size)
+    image = image.resize((width, height), Image.Resampling.BICUBIC)
+    left, top = (width - side) // 2, (height - side) // 2
+    return torch.from_numpy(np.asarray(image.crop((left, top, left + side, top + side)), np.float32))
