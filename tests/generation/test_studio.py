@@ -1,5 +1,6 @@
 """On a tiny random SD 1.x: what must hold for any base model."""
 
+import hashlib
 import warnings
 
 import numpy as np
@@ -8,7 +9,8 @@ import torch
 
 from sdlora.adapters import live
 from sdlora.adapters.base import AdapterState, ModuleState
-from sdlora.errors import ConfigError, MismatchError, NonFiniteError
+from sdlora.errors import ConfigError, FileError, MismatchError, NonFiniteError
+from sdlora.formats import write_adapter
 from sdlora.generation.images import parse_parameters
 from sdlora.generation.sampling import decode
 from sdlora.generation.studio import Studio
@@ -173,6 +175,23 @@ def test_an_adapter_of_another_base_is_refused_whole(studio):
     with pytest.raises(MismatchError):
         studio.add_adapter("wrong", AdapterState("lora", modules))
     assert studio.adapters == {} and live.attached(studio.family.models) == []
+
+
+@pytest.mark.parametrize("format", ["kohya", "diffusers"])
+def test_an_adapter_comes_from_a_file_too(studio, tmp_path, format):
+    """Its hash is A1111's: SHA-256 of what follows the safetensors header."""
+    write_adapter(adapter(), tmp_path / "a.safetensors", format=format)
+    content = (tmp_path / "a.safetensors").read_bytes()
+    digest = hashlib.sha256(content[8 + int.from_bytes(content[:8], "little") :]).hexdigest()
+    studio.add_adapter("state", adapter())
+    studio.add_adapter("file", str(tmp_path / "a.safetensors"))
+    one, other = studio.generate(["a<lora:state:0><lora:file:1>", "a<lora:state:1><lora:file:0>"], steps=2, seed=3)
+    [again] = studio.generate("a<lora:state:0><lora:file:1>", steps=2, seed=4)
+    assert (pixels([again]) == pixels([other])).all()
+    assert settings(one)["Lora hashes"] == f"file: {digest[:12]}"
+    with pytest.raises(FileError, match="missing"):
+        studio.add_adapter("missing", tmp_path / "missing.safetensors")
+    assert list(studio.adapters) == ["state", "file"]
 
 
 @pytest.mark.parametrize(
