@@ -1,9 +1,18 @@
 """What all tests share: no network, and a tiny base model."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
+from PIL import Image, ImageDraw
+
+if TYPE_CHECKING:
+    from sdlora.config import TrainConfig
+
+STEPS = 6
+"""Of the short runs that ``configure`` describes."""
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # Tiny models are faster, and two processes do not fight.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -17,3 +26,41 @@ def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tests.tiny import tiny_sd1
 
     return tiny_sd1(tmp_path_factory.mktemp("tiny-sd1"))
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six pictures of two shapes with captions."""
+    folder = tmp_path_factory.mktemp("pictures")
+    for index in range(6):
+        size = (64, 64) if index % 3 else (96, 48)
+        picture = Image.new("RGB", size, (40 * index, 255 - 40 * index, 90))
+        ImageDraw.Draw(picture).ellipse((8, 8, 40, 40), fill=(200, 30 * index, 0))
+        picture.save(folder / f"{index}.png")
+        (folder / f"{index}.txt").write_text(f"a red house on grass {index}")
+    return folder
+
+
+@pytest.fixture
+def configure(tiny_base: Path, pictures: Path) -> "Callable[..., TrainConfig]":
+    """A config for a short run; dotted settings override."""
+
+    from sdlora.config import TrainConfig
+
+    def make(**overrides: Any) -> "TrainConfig":
+        values = {
+            "model.base": str(tiny_base),
+            "data.folder": str(pictures),
+            "data.trigger": "sks",
+            "adapter.rank": 4,
+            "train.steps": STEPS,
+            "train.batch_size": 2,
+            "train.learning_rate": 1e-2,
+            "train.device": "cpu",
+            "checkpoint.every": 2,
+            "sample.every": 0,
+        }
+        dotted = {name.replace("__", "."): value for name, value in overrides.items()}
+        return TrainConfig.parse({}, "test", values | dotted)
+
+    return make

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 NAME = "training"
 """What the live models call the adapter in training."""
 ENCODE_BATCH = 8
+"""Pictures encoded at once on a graphics card. A CPU gains nothing by more than one, and fills no batches up."""
 
 
 @dataclass
@@ -170,7 +171,7 @@ def _cache_latents(run: "Trainer", gang: Gang, family: Family, batches: Batches,
         family.fingerprints["vae"],
         run.data.background,
         run.data.masks,
-        ENCODE_BATCH,
+        1 if gang.device.type == "cpu" else ENCODE_BATCH,
     )
     finished = True
     if gang.is_main:

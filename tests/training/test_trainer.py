@@ -6,7 +6,8 @@ from safetensors.torch import load_file
 
 from sdlora.errors import ConfigError, NonFiniteError
 from sdlora.events import CheckpointSaved, Notice, RunFinished, RunStarted, RunStopped, SampleReady, StepDone
-from tests.training.conftest import STEPS, run_here
+from tests.conftest import STEPS
+from tests.training.short import run_here
 
 
 def of(kind, events):

@@ -1,0 +1,25 @@
+"""Short runs in this very process."""
+
+from pathlib import Path
+
+from sdlora.config import TrainConfig
+from sdlora.events import Event, StepDone
+from sdlora.training.output import RunPaths
+from sdlora.training.trainer import Trainer
+
+
+def run_here(config: TrainConfig, folder: Path, stop_after: int | None = None) -> tuple[bool, list[Event], RunPaths]:
+    """Train in this process, ``stop_after`` steps at most; whether it finished, what it told, where it wrote."""
+    events: list[Event] = []
+    sections = {name: getattr(config, name) for name in type(config).model_fields}
+    output = RunPaths(folder)
+    for path in (output.samples, output.checkpoints):
+        path.mkdir(parents=True, exist_ok=True)
+
+    def should_stop() -> bool:
+        return stop_after is not None and sum(type(event) is StepDone for event in events) >= stop_after
+
+    trainer = Trainer(
+        **sections, output=output, cache=folder.parent / "cache", on_event=events.append, should_stop=should_stop
+    )
+    return trainer.run(), events, output
