@@ -1,0 +1,141 @@
+"""diffusers' and PEFT's keys: ``unet.<path>.lora_A.weight``, and older spellings of the same.
+
+There is no alpha tensor: where alpha differs from the rank, it stands in the header, under
+``lora_adapter_metadata``, as PEFT configurations by component (diffusers 0.34 and newer write and read it).
+"""
+
+import json
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from sdlora.adapters.base import AdapterState, ModuleState
+from sdlora.errors import FormatError
+from sdlora.formats.base import Slot, gather
+from sdlora.formats.metadata import network
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+HEADER = "lora_adapter_metadata"
+_COMPONENTS = ("unet", "text_encoder", "text_encoder_2")
+_SLOTS = {"lora_A": "down", "lora_B": "up", "down": "down", "up": "up"}
+_PEFT = re.compile(r"(?P<path>.+?)\.(?P<slot>lora_[AB])(?:\.default)?\.weight")
+_OLDER = re.compile(r"(?P<path>.+?)\.(?:lora|lora_linear_layer)\.(?P<slot>down|up)\.weight")
+_OLDEST = re.compile(r"(?P<path>.+?)(?:\.processor)?\.to_(?P<role>q|k|v|out)_lora\.(?P<slot>down|up)\.weight")
+_ALPHA = re.compile(r"(?P<path>.+?)\.alpha")
+_PLAIN = re.compile(r"\^?([\w.]+)\$?")
+
+
+def _classic(path: str) -> str | None:
+    """A path as files of any age spell it, with its component, and ``text_model`` in text encoders."""
+    if path.startswith(("down_blocks.", "mid_block.", "up_blocks.")):
+        return f"unet.{path}"
+    component, _, rest = path.partition(".")
+    if component not in _COMPONENTS or not rest:
+        return None
+    if component != "unet" and not rest.startswith(("text_model.", "text_projection")):
+        return f"{component}.text_model.{rest}"
+    return path
+
+
+def _role(path: str, role: str) -> str:
+    """The layer that an attention processor's ``to_q_lora`` stands for."""
+    if path.endswith("self_attn"):
+        return f"{path}.{role}_proj"
+    return f"{path}.to_out.0" if role == "out" else f"{path}.to_{role}"
+
+
+class Diffusers:
+    name = "diffusers"
+
+    def parse(self, key: str) -> Slot | None:
+        if oldest := _OLDEST.fullmatch(key):
+            path, slot = _classic(_role(oldest["path"], oldest["role"])), _SLOTS[oldest["slot"]]
+        elif match := _PEFT.fullmatch(key) or _OLDER.fullmatch(key):
+            path, slot = _classic(match["path"]), _SLOTS[match["slot"]]
+        elif match := _ALPHA.fullmatch(key):
+            path, slot = _classic(match["path"]), "alpha"
+        else:
+            return None
+        return (path, slot) if path else None
+
+    def can_read(self, keys: Iterable[str]) -> bool:
+        return any(self.parse(key) for key in keys)
+
+    def read(self, tensors: "Mapping[str, Tensor]", metadata: Mapping[str, str]) -> AdapterState:
+        configs = _configs(metadata)
+        modules = gather(tensors, self.parse, lambda path, rank: _alpha(configs, path, rank))
+        return AdapterState("lora", modules, {key: text for key, text in metadata.items() if key != HEADER})
+
+    def write(self, state: AdapterState) -> "tuple[dict[str, Tensor], dict[str, str]]":
+        tensors = {}
+        for path, module in state.modules.items():
+            tensors[f"{path}.lora_A.weight"] = module.tensors["down"]
+            tensors[f"{path}.lora_B.weight"] = module.tensors["up"]
+        return tensors, {**state.metadata, **network(state.modules), HEADER: json.dumps(_header(state), sort_keys=True)}
+
+
+def _header(state: AdapterState) -> dict[str, Any]:
+    """PEFT's configuration of every component, as diffusers stores it: ``{"unet.r": 16, ...}``.
+
+    Once the header is there, diffusers takes PEFT's defaults for a component that it does not name: all are named.
+    Text encoder layers go without ``text_model``: PEFT finds them by the ends of their names, however they begin.
+    """
+    fields: dict[str, Any] = {}
+    for component in dict.fromkeys(path.partition(".")[0] for path in state.modules):
+        prefixes = (f"{component}.text_model.", f"{component}.")
+        own = {_without(path, prefixes): module for path, module in state.modules.items() if path.startswith(prefixes)}
+        ranks, alphas = {p: _rank(m) for p, m in own.items()}, {p: _whole(m.alpha) for p, m in own.items()}
+        rank, alpha = (Counter(values.values()).most_common(1)[0][0] for values in (ranks, alphas))
+        fields |= {
+            f"{component}.r": rank,
+            f"{component}.lora_alpha": alpha,
+            f"{component}.rank_pattern": {path: value for path, value in ranks.items() if value != rank},
+            f"{component}.alpha_pattern": {path: value for path, value in alphas.items() if value != alpha},
+            f"{component}.target_modules": sorted(own),
+        }
+    return fields
+
+
+def _configs(metadata: Mapping[str, str]) -> dict[str, Any]:
+    """The header's fields by their dotted names. Raises FormatError if it is no flat JSON object."""
+    try:
+        fields = json.loads(metadata.get(HEADER) or "{}")
+    except (ValueError, RecursionError):
+        fields = None
+    if not isinstance(fields, dict):
+        raise FormatError(f"the header's {HEADER} is no JSON object")
+    return fields
+
+
+def _alpha(configs: Mapping[str, Any], path: str, rank: int) -> float:
+    """A layer's alpha by the header, as PEFT would take it; its rank if the header says nothing of its component."""
+    component, _, rest = path.partition(".")
+    if f"{component}.lora_alpha" not in configs:
+        return float(rank)
+    alpha, patterns = configs[f"{component}.lora_alpha"], configs.get(f"{component}.alpha_pattern") or {}
+    for pattern, value in patterns.items() if isinstance(patterns, dict) else ():
+        plain = _PLAIN.fullmatch(pattern.replace("\\.", "."))
+        if plain is None:
+            raise FormatError(f"the header's alpha_pattern {pattern!r} is no plain layer name")
+        if f".{rest}".endswith(f".{plain[1]}"):
+            alpha = value
+    if not isinstance(alpha, int | float) or isinstance(alpha, bool):
+        raise FormatError(f"{path}: the header's alpha {alpha!r} is no number")
+    # rsLoRA scales by alpha / sqrt(rank) (arXiv:2312.03732)
+    return float(alpha) * (math.sqrt(rank) if configs.get(f"{component}.use_rslora") else 1.0)
+
+
+def _rank(module: ModuleState) -> int:
+    return int(module.tensors["down"].shape[0])
+
+
+def _whole(number: float) -> int | float:
+    return int(number) if number == int(number) else number
+
+
+def _without(path: str, prefixes: tuple[str, ...]) -> str:
+    return next(path.removeprefix(prefix) for prefix in prefixes if path.startswith(prefix))

@@ -1,0 +1,142 @@
+"""What an adapter file is: for ``sdlora inspect``, and for matching files to bases."""
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from sdlora.adapters.base import AdapterState, ModuleState
+from sdlora.adapters.fit import text_width
+from sdlora.formats.storage import open_adapter
+
+FAMILY_BY_WIDTH = {768: "sd1", 1024: "sd2", 2048: "sdxl"}
+FAMILY_BY_VERSION = {"sd_v1": "sd1", "sd_v2": "sd2", "sdxl": "sdxl"}
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """An adapter file, described."""
+
+    path: Path
+    size: int
+    """In bytes."""
+    format: str
+    method: str
+    dtype: str
+    family: str
+    """``sd1``, ``sd2`` or ``sdxl``, by shapes and header; empty if neither tells."""
+    text_width: int | None
+    """Width of the text that its UNet layers read; None if it has no cross-attention keys or values."""
+    ranks: tuple[int, ...]
+    alphas: tuple[float, ...]
+    modules: Mapping[str, int]
+    """Layers by component."""
+    norms: Mapping[str, float]
+    """Frobenius norm of ΔW = alpha / rank · up @ down, over all layers of a component."""
+    parameters: int
+    triggers: tuple[str, ...]
+    unknown: tuple[str, ...]
+    """Keys that name no layer."""
+    metadata: Mapping[str, str]
+
+    def __str__(self) -> str:
+        layers = (f"{name} {count} layers, |ΔW| {self.norms[name]:.4g}" for name, count in self.modules.items())
+        width = f", {self.text_width}-wide text" if self.text_width else ""
+        rows = {
+            "file": f"{self.path} ({self.size / 1e6:.2f} MB, {self.dtype})",
+            "format": self.format,
+            "method": self.method,
+            "family": f"{self.family or 'unknown'}{width}",
+            "rank": _listed(self.ranks),
+            "alpha": _listed(self.alphas),
+            "layers": "; ".join(layers),
+            "parameters": f"{self.parameters:,}",
+            "triggers": ", ".join(self.triggers) or "none given",
+        }
+        if self.unknown:
+            rows["left out"] = f"{len(self.unknown)} keys that name no layer, such as {self.unknown[0]}"
+        rows |= {key: _short(text) for key, text in sorted(self.metadata.items())}
+        return "\n".join(f"{name + ':':<34} {text}" for name, text in rows.items())
+
+
+def inspect_adapter(path: Path) -> Inspection:
+    """Describe the adapter file at ``path``. Raises what ``read_adapter`` raises."""
+    contents = open_adapter(path)
+    state = contents.state
+    squares: Counter[str] = Counter()
+    for name, module in state.modules.items():
+        squares[_component(name)] += delta_square(module)  # type: ignore[assignment]  # a Counter adds floats as well
+    return Inspection(
+        path=path,
+        size=path.stat().st_size,
+        format=contents.format,
+        method=state.method,
+        dtype=contents.dtype,
+        family=family_of(state),
+        text_width=_width(state),
+        ranks=tuple(sorted({int(module.tensors["down"].shape[0]) for module in state.modules.values()})),
+        alphas=tuple(sorted({module.alpha for module in state.modules.values()})),
+        modules=Counter(map(_component, state.modules)),
+        norms={component: square**0.5 for component, square in squares.items()},
+        parameters=sum(tensor.numel() for module in state.modules.values() for tensor in module.tensors.values()),
+        triggers=triggers(state.metadata),
+        unknown=tuple(contents.unknown),
+        metadata=state.metadata,
+    )
+
+
+def delta_square(module: ModuleState) -> float:
+    """‖alpha / rank · up @ down‖² without forming the product: ‖UD‖² = Σ (UᵀU ∘ DDᵀ), at most rank x rank."""
+    down, up = (module.tensors[name].double().flatten(1) for name in ("down", "up"))
+    return (module.alpha / down.shape[0]) ** 2 * float(((up.T @ up) * (down @ down.T)).sum())
+
+
+def family_of(state: AdapterState) -> str:
+    """The family of bases that an adapter is for: by the width of the text, its components, or its header."""
+    if any(path.startswith("text_encoder_2.") for path in state.modules):
+        return "sdxl"
+    if family := FAMILY_BY_WIDTH.get(_width(state) or 0):
+        return family
+    version = state.metadata.get("ss_base_model_version", "")
+    if family := next((name for start, name in FAMILY_BY_VERSION.items() if version.startswith(start)), ""):
+        return family
+    widths = {module.tensors["down"].shape[1] for path, module in state.modules.items() if path.endswith(".q_proj")}
+    return next((FAMILY_BY_WIDTH[width] for width in sorted(widths) if width in FAMILY_BY_WIDTH), "")
+
+
+def triggers(metadata: Mapping[str, str], most: int = 5) -> tuple[str, ...]:
+    """The words that call an adapter: its trigger phrase, or the commonest parts of its captions."""
+    if phrase := metadata.get("modelspec.trigger_phrase"):
+        return tuple(word.strip() for word in phrase.split(",") if word.strip())
+    try:
+        folders = json.loads(metadata.get("ss_tag_frequency", "{}"))
+        counts: Counter[str] = Counter()
+        for tags in folders.values():
+            counts.update({str(tag).strip(): int(count) for tag, count in tags.items()})
+    except (
+        AttributeError,
+        OverflowError,
+        RecursionError,
+        TypeError,
+        ValueError,
+    ):  # a stranger's header: any JSON, or none
+        return ()
+    return tuple(tag for tag, _ in counts.most_common(most))
+
+
+def _component(path: str) -> str:
+    return path.partition(".")[0]
+
+
+def _width(state: AdapterState) -> int | None:
+    return text_width({path: int(module.tensors["down"].shape[1]) for path, module in state.modules.items()})
+
+
+def _listed(numbers: tuple[float, ...]) -> str:
+    return ", ".join(f"{number:g}" for number in numbers)
+
+
+def _short(text: str, most: int = 120) -> str:
+    plain = "".join(letter if letter.isprintable() else " " for letter in text)
+    return plain if len(plain) <= most else f"{plain[: most - 1]}…"

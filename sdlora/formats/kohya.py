@@ -1,0 +1,119 @@
+"""kohya's keys (sd-scripts): what A1111, Forge, ComfyUI, InvokeAI and diffusers read.
+
+``lora_unet_<path with _ for .>.lora_down.weight``, ``.lora_up.weight`` and ``.alpha``; the text encoder's
+prefix is ``lora_te``. See networks/lora.py in github.com/kohya-ss/sd-scripts.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from sdlora.adapters.base import AdapterState, ModuleState
+from sdlora.errors import FormatError
+from sdlora.formats.base import Slot, gather
+from sdlora.formats.metadata import network
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+SLOTS = {"lora_down.weight": "down", "lora_up.weight": "up", "alpha": "alpha"}
+NAMES = {slot: name for name, slot in SLOTS.items()}
+
+STEPS = [
+    "down_blocks", "mid_block", "up_blocks", "attentions", "resnets", "downsamplers", "upsamplers",
+    "transformer_blocks", "attn1", "attn2", "to_q", "to_k", "to_v", "to_out", "ff", "net", "proj", "proj_in",
+    "proj_out", "conv", "conv1", "conv2", "conv_shortcut", "conv_in", "conv_out", "time_emb_proj", "time_embedding",
+    "linear_1", "linear_2", "add_embedding", "text_model", "encoder", "layers", "self_attn", "q_proj", "k_proj",
+    "v_proj", "out_proj", "mlp", "fc1", "fc2", "text_projection",
+]  # fmt: skip
+"""Every step of a module path, numbers aside. The file joins steps by ``_``, which some hold themselves."""
+_STEP = re.compile(rf"({'|'.join(sorted(STEPS, key=len, reverse=True))}|\d+)(?:_(?=.)|$)")
+
+
+@dataclass(frozen=True)
+class Spelling:
+    """How files for one kind of base call its components."""
+
+    prefixes: Mapping[str, str]
+    """Component to prefix, for writing, and for reading."""
+    aliases: Mapping[str, str]
+    """Other prefixes that are read: prefix to component."""
+
+
+SPELLINGS = {
+    # lora_te1: what diffusers' own converter writes for SD 1.x
+    "sd": Spelling({"unet": "lora_unet", "text_encoder": "lora_te"}, {"lora_te1": "text_encoder"}),
+}
+
+
+def dotted(name: str) -> str | None:
+    """``down_blocks_0_attentions_1_proj_in`` as ``down_blocks.0.attentions.1.proj_in``; None if it is no known path."""
+    steps, position = [], 0
+    while position < len(name):
+        step = _STEP.match(name, position)
+        if step is None:
+            return None
+        steps.append(step[1])
+        position = step.end()
+    return ".".join(steps)
+
+
+class Kohya:
+    name = "kohya"
+
+    def __init__(self) -> None:
+        self._components = {
+            prefix: component
+            for spelling in SPELLINGS.values()
+            for prefix, component in (*((p, c) for c, p in spelling.prefixes.items()), *spelling.aliases.items())
+        }
+
+    def parse(self, key: str) -> Slot | None:
+        module, _, tensor = key.partition(".")
+        prefix = next((prefix for prefix in self._components if module.startswith(f"{prefix}_")), None)
+        if prefix is None or tensor not in SLOTS:
+            return None
+        path = dotted(module.removeprefix(f"{prefix}_"))
+        return (f"{self._components[prefix]}.{path}", SLOTS[tensor]) if path else None
+
+    def can_read(self, keys: Iterable[str]) -> bool:
+        return any(self.parse(key) for key in keys)
+
+    def read(self, tensors: "Mapping[str, Tensor]", metadata: Mapping[str, str]) -> AdapterState:
+        return AdapterState("lora", gather(tensors, self.parse, lambda path, rank: float(rank)), metadata)
+
+    def write(self, state: AdapterState) -> "tuple[dict[str, Tensor], dict[str, str]]":
+        """One alpha for the whole file: diffusers drops those of single layers, so ``up`` takes up any difference."""
+        import torch
+
+        modules = with_one_alpha(state.modules)
+        tensors = {}
+        for path, module in modules.items():
+            stem = self._stem(path)
+            tensors[f"{stem}.{NAMES['alpha']}"] = torch.tensor(module.alpha)
+            tensors |= {f"{stem}.{NAMES[slot]}": tensor for slot, tensor in module.tensors.items()}
+        # diffusers refuses a file that has both alphas and its own header
+        metadata = {key: text for key, text in state.metadata.items() if key != "lora_adapter_metadata"}
+        return tensors, metadata | network(modules)
+
+    def _stem(self, path: str) -> str:
+        component, _, rest = path.partition(".")
+        stem = f"{SPELLINGS['sd'].prefixes.get(component)}_{rest.replace('.', '_')}"
+        if self.parse(f"{stem}.alpha") != (path, "alpha"):
+            raise FormatError(f"{path}: kohya's keys have no name for this layer; export with --format diffusers")
+        return stem
+
+
+def with_one_alpha(modules: Mapping[str, ModuleState]) -> Mapping[str, ModuleState]:
+    """The same updates with every alpha the most common one: where another was, ``up`` is scaled by their quotient."""
+    alphas = Counter(module.alpha for module in modules.values())
+    if len(alphas) == 1:
+        return modules
+    alpha = max((value for value in alphas if value), key=alphas.__getitem__)  # to divide by
+    return {path: _rescaled(module, alpha) for path, module in modules.items()}
+
+
+def _rescaled(module: ModuleState, alpha: float) -> ModuleState:
+    return ModuleState({**module.tensors, "up": module.tensors["up"] * (module.alpha / alpha)}, alpha)

@@ -1,0 +1,195 @@
+"""The header of adapter files: what A1111, ComfyUI, kohya's scripts and trigger-word tools look for.
+
+All values are strings. ``ss_*`` are sd-scripts' names (train_network.py), ``modelspec.*`` are
+github.com/Stability-AI/ModelSpec 1.0.1. What is not known is left out: nothing is made up.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from sdlora.adapters.base import ModuleState
+
+
+@dataclass(frozen=True)
+class Base:
+    """What a family of base models is called: by sd-scripts, by ModelSpec, in A1111's side files."""
+
+    version: str
+    architecture: str
+    sd_version: str
+
+
+BASES = {
+    ("sd1", "epsilon"): Base("sd_v1", "stable-diffusion-v1", "SD1"),
+    ("sd2", "epsilon"): Base("sd_v2", "stable-diffusion-v2-512", "SD2"),
+    ("sd2", "v_prediction"): Base("sd_v2_v", "stable-diffusion-v2-768-v", "SD2"),
+    ("sdxl", "epsilon"): Base("sdxl_base_v1-0", "stable-diffusion-xl-v1-base", "SDXL"),
+}
+"""By family and prediction type."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Provenance:
+    """Where an adapter comes from: plain true values. None, or empty, is not known and not written."""
+
+    name: str
+    """Its name, which is also its alias in A1111's prompts."""
+    family: str
+    prediction_type: str = "epsilon"
+    base: str
+    """The base model's name."""
+    title: str = ""
+    author: str = ""
+    description: str = ""
+    usage_hint: str = ""
+    license: str = ""
+    triggers: Sequence[str] = ()
+    tags: Sequence[str] = ()
+    clip_skip: int | None = None
+    learning_rate: float | None = None
+    text_encoder_learning_rate: float | None = None
+    optimizer: str | None = None
+    scheduler: str | None = None
+    steps: int | None = None
+    """Optimizer steps done."""
+    epochs: int | None = None
+    batch_size: int | None = None
+    gradient_accumulation: int | None = None
+    images: int | None = None
+    """Training pictures, repeats counted, as sd-scripts does."""
+    class_images: int | None = None
+    resolution: tuple[int, int] | None = None
+    """Width and height in pixels."""
+    seed: int | None = None
+    mixed_precision: str | None = None
+    noise_offset: float | None = None
+    min_snr_gamma: float | None = None
+    prior_weight: float | None = None
+    started: float | None = None
+    """Seconds since the epoch."""
+    finished: float | None = None
+    folders: Mapping[str, tuple[int, int]] | None = None
+    """By folder name: repeats of each picture, and pictures."""
+    buckets: Mapping[tuple[int, int], int] | None = None
+    """By width and height in pixels: pictures, repeats counted."""
+    tag_frequency: Mapping[str, Mapping[str, int]] | None = None
+    """By folder name: how often each part of a caption occurs."""
+
+
+def header(provenance: Provenance) -> dict[str, str]:
+    """The metadata that ``provenance`` gives. What the tensors give, and hashes, are added when a file is written."""
+    return {
+        key: text for key, text in (_training(provenance) | _modelspec(provenance)).items() if text not in ("", None)
+    }
+
+
+def _training(p: Provenance) -> dict[str, str | None]:
+    base = BASES.get((p.family, p.prediction_type))
+    return {
+        "ss_output_name": p.name,
+        "ss_sd_model_name": p.base,
+        "ss_base_model_version": base.version if base else None,
+        "ss_v2": str(p.family == "sd2"),
+        "ss_clip_skip": _text(p.clip_skip),
+        "ss_learning_rate": _text(p.learning_rate),
+        "ss_unet_lr": _text(p.learning_rate),
+        "ss_text_encoder_lr": _text(p.text_encoder_learning_rate),
+        "ss_optimizer": p.optimizer,
+        "ss_lr_scheduler": p.scheduler,
+        "ss_steps": _text(p.steps),
+        "ss_max_train_steps": _text(p.steps),
+        "ss_num_epochs": _text(p.epochs),
+        "ss_total_batch_size": _text(p.batch_size),
+        "ss_gradient_accumulation_steps": _text(p.gradient_accumulation),
+        "ss_num_train_images": _text(p.images),
+        "ss_num_reg_images": _text(p.class_images),
+        "ss_resolution": _text(p.resolution),
+        "ss_seed": _text(p.seed),
+        "ss_mixed_precision": p.mixed_precision,
+        "ss_noise_offset": _text(p.noise_offset),
+        "ss_min_snr_gamma": _text(p.min_snr_gamma),
+        "ss_prior_loss_weight": _text(p.prior_weight),
+        "ss_training_started_at": _text(p.started),
+        "ss_training_finished_at": _text(p.finished),
+        "ss_dataset_dirs": _json(
+            p.folders and {name: {"n_repeats": repeats, "img_count": n} for name, (repeats, n) in p.folders.items()}
+        ),
+        "ss_bucket_info": _json(
+            p.buckets
+            and {
+                "buckets": {
+                    str(i): {"resolution": list(size), "count": n} for i, (size, n) in enumerate(p.buckets.items())
+                }
+            }
+        ),
+        "ss_tag_frequency": _json(p.tag_frequency),
+    }
+
+
+def _modelspec(p: Provenance) -> dict[str, str | None]:
+    base = BASES.get((p.family, p.prediction_type))
+    return {
+        "modelspec.sai_model_spec": "1.0.1",
+        "modelspec.architecture": f"{base.architecture}/lora" if base else None,
+        "modelspec.implementation": "diffusers",
+        "modelspec.title": p.title or p.name,
+        "modelspec.resolution": p.resolution and f"{p.resolution[0]}x{p.resolution[1]}",
+        "modelspec.author": p.author,
+        "modelspec.description": p.description,
+        "modelspec.usage_hint": p.usage_hint,
+        "modelspec.license": p.license,
+        "modelspec.date": datetime.fromtimestamp(int(p.finished), UTC).isoformat() if p.finished else None,
+        "modelspec.tags": ", ".join(p.tags),
+        "modelspec.trigger_phrase": ", ".join(p.triggers),
+        "modelspec.prediction_type": "v" if p.prediction_type == "v_prediction" else p.prediction_type,
+        "modelspec.encoder_layer": _text(p.clip_skip),
+    }
+
+
+def network(modules: Mapping[str, ModuleState]) -> dict[str, str]:
+    """What the tensors themselves give: the commonest rank and alpha, and those of the k x k convolutions."""
+    linear = {path: module for path, module in modules.items() if not _is_conv(module)}
+    conv = {path: module for path, module in modules.items() if _is_conv(module)}
+    rank, alpha = commonest(linear or conv)
+    arguments = dict(zip(("conv_dim", "conv_alpha"), map(str, commonest(conv)), strict=True)) if conv else {}
+    return {
+        "ss_network_module": "networks.lora",
+        "ss_network_dim": str(rank),
+        "ss_network_alpha": str(alpha),
+        "ss_network_args": json.dumps(arguments),
+    }
+
+
+def commonest(modules: Mapping[str, ModuleState]) -> tuple[int, float]:
+    """The rank and alpha that most layers have."""
+    pairs = Counter((int(module.tensors["down"].shape[0]), module.alpha) for module in modules.values())
+    return pairs.most_common(1)[0][0]
+
+
+def side_file(provenance: Provenance, weight: float = 1.0, negative: str = "", notes: str = "") -> str:
+    """The text of ``NAME.json``, which A1111 reads beside ``NAME.safetensors`` for its card."""
+    base = BASES.get((provenance.family, provenance.prediction_type))
+    fields = {
+        "description": provenance.description,
+        "sd version": base.sd_version if base else "Unknown",
+        "activation text": ", ".join(provenance.triggers),
+        "preferred weight": weight,
+        "negative text": negative,
+        "notes": notes,
+    }
+    return json.dumps(fields, ensure_ascii=False, indent=4) + "\n"
+
+
+def _is_conv(module: ModuleState) -> bool:
+    return any(side != 1 for side in module.tensors["down"].shape[2:])
+
+
+def _text(value: object) -> str | None:
+    return None if value is None else str(value)
+
+
+def _json(value: object) -> str | None:
+    return json.dumps(value, ensure_ascii=False) if value else None

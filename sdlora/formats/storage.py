@@ -1,0 +1,161 @@
+"""Adapter files on disk: read with suspicion, written whole or not at all."""
+
+import hashlib
+import logging
+from collections import Counter
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from sdlora.adapters.base import AdapterState
+from sdlora.errors import ConfigError, FormatError, NonFiniteError
+from sdlora.files import read_safetensors_header, write_atomic
+from sdlora.formats.base import Format
+from sdlora.formats.diffusers import Diffusers
+from sdlora.formats.kohya import Kohya
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_LOG = logging.getLogger(__name__)
+
+FORMATS: dict[str, Format] = {"kohya": Kohya(), "diffusers": Diffusers()}
+DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
+"""Our names of a file's number types, and torch's."""
+
+PICKLES = {".ckpt", ".pt", ".pth", ".bin", ".pkl"}
+FOREIGN = {
+    "dora_scale": "DoRA",
+    "lora_magnitude_vector": "DoRA",
+    "hada_w": "LoHa",
+    "lokr_w": "LoKr",
+    "lora_mid": "LoCon in Tucker form",
+    "on_input": "IA3",
+    "oft_": "OFT",
+    "boft_": "BOFT",
+    ".diff": "full difference",
+    "lora_B.bias": "LoRA with biases",
+}
+"""Marks in keys of methods that would give wrong pictures if their tensors were left out."""
+
+
+class Contents(NamedTuple):
+    """What a file holds."""
+
+    state: AdapterState
+    format: str
+    unknown: list[str]
+    """Keys that name no layer."""
+    dtype: str
+    """The type of most of its numbers, by its safetensors name: ``F16``."""
+
+
+def read_adapter(path: Path, notice: Callable[[str], None] = _LOG.warning) -> AdapterState:
+    """The adapter in a safetensors file of any known format, in float32 on the CPU.
+
+    Keys that name no layer are left out, and ``notice`` is told their number and the first of them.
+    Raises FormatError for anything damaged, hostile, or of a method not served; FileError if it cannot be read.
+    """
+    contents = open_adapter(path)
+    if contents.unknown:
+        names = ", ".join(contents.unknown[:3])
+        notice(f"{path}: {len(contents.unknown)} keys name no layer and are left out: {names}")
+    return contents.state
+
+
+def open_adapter(path: Path) -> Contents:
+    """As ``read_adapter``, with what else there is to say of the file."""
+    types = _types(path)
+    format = _format_of(path, list(types))
+    tensors, metadata = _load(path, [key for key in types if format.parse(key)])
+    try:
+        sound = {key: _sound(key, tensor, format) for key, tensor in tensors.items()}
+        state = format.read(sound, metadata)
+    except FormatError as error:
+        raise FormatError(f"{path}: {error}") from None
+    unknown = [key for key in types if key not in tensors]
+    return Contents(state, format.name, unknown, Counter(types[key] for key in tensors).most_common(1)[0][0])
+
+
+def write_adapter(state: AdapterState, path: Path, format: str = "kohya", dtype: str = "fp32") -> None:
+    """Write ``state`` to ``path`` (``.safetensors``), atomically, with its metadata and the hashes of what is written.
+
+    Raises ConfigError for an unknown format, type or suffix, NonFiniteError for weights that are not finite
+    (in ``dtype``), FormatError for layers that the format cannot name, FileError if the disk refuses.
+    """
+    import torch
+
+    if format not in FORMATS or dtype not in DTYPES:
+        raise ConfigError(f"{format} {dtype}: formats are {', '.join(FORMATS)}, types {', '.join(DTYPES)}")
+    if path.suffix != ".safetensors":
+        raise ConfigError(f"{path}: adapters are written as .safetensors; give the file that ending")
+    tensors, metadata = FORMATS[format].write(state)
+    for key, tensor in tensors.items():
+        if tensor.ndim:  # alpha stays float32: it costs nothing, and not every number is one in 16 bits
+            tensors[key] = tensor.detach().to("cpu", getattr(torch, DTYPES[dtype])).contiguous()
+        if not tensors[key].isfinite().all():
+            raise NonFiniteError(f"{path}: {key} is not finite in {dtype}; nothing is written")
+    write_atomic(path, _serialised(tensors, metadata))
+
+
+def _serialised(tensors: "Mapping[str, Tensor]", metadata: Mapping[str, str]) -> bytes:
+    """A file's bytes, with the hashes of these very bytes in the header: their length does not depend on their value.
+
+    ``sshs_model_hash`` is of all behind the header, ``sshs_legacy_hash`` of 64 KiB at 1 MiB (as A1111 computes both).
+    """
+    from safetensors.torch import save
+
+    hashes = {"sshs_model_hash": "0" * 64, "sshs_legacy_hash": "0" * 8, "modelspec.hash_sha256": f"0x{'0' * 64}"}
+    content = save(dict(tensors), {**metadata, **hashes, "format": "pt"})
+    start = 8 + int.from_bytes(content[:8], "little")
+    hashes["sshs_model_hash"] = hashlib.sha256(memoryview(content)[start:]).hexdigest()
+    hashes["sshs_legacy_hash"] = hashlib.sha256(memoryview(content)[1 << 20 : (1 << 20) + (1 << 16)]).hexdigest()[:8]
+    hashes["modelspec.hash_sha256"] = f"0x{hashes['sshs_model_hash']}"
+    return save(dict(tensors), {**metadata, **hashes, "format": "pt"})
+
+
+def _types(path: Path) -> dict[str, str]:
+    """The names and types of a file's tensors. Raises FormatError for what is no adapter, FileError if unreadable."""
+    if path.suffix.lower() in PICKLES:
+        raise FormatError(f"{path}: a {path.suffix} file can run code when opened; convert it to .safetensors first")
+    try:
+        header = read_safetensors_header(path)
+        types = {key: str(entry["dtype"]) for key, entry in header.items() if key != "__metadata__"}
+    except (AttributeError, IndexError, KeyError, TypeError):
+        raise FormatError(f"{path}: is not a safetensors file (its header lists no tensors)") from None
+    if not types:
+        raise FormatError(f"{path}: holds no tensors")
+    for mark, method in FOREIGN.items():
+        marked = [key for key in types if mark in key]
+        if marked:
+            raise FormatError(f"{path}: is {method} ({len(marked)} keys such as {marked[0]}), which is not read yet")
+    return types
+
+
+def _format_of(path: Path, keys: list[str]) -> Format:
+    """The format that knows most of the keys. Raises FormatError if none knows any."""
+    format = max(FORMATS.values(), key=lambda candidate: sum(candidate.parse(key) is not None for key in keys))
+    if not format.can_read(keys):
+        raise FormatError(f"{path}: is no adapter that is known here: {len(keys)} keys such as {', '.join(keys[:3])}")
+    return format
+
+
+def _load(path: Path, keys: list[str]) -> "tuple[dict[str, Tensor], dict[str, str]]":
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            return {key: file.get_tensor(key) for key in keys}, dict(file.metadata() or {})
+    except (SafetensorError, OSError, ValueError, RuntimeError) as error:
+        raise FormatError(f"{path}: is damaged ({error})") from None
+
+
+def _sound(key: str, tensor: Any, format: Format) -> "Tensor":
+    """``tensor`` in float32. Raises FormatError unless it is finite, and floating-point; an alpha may be whole."""
+    slot = format.parse(key)
+    if not tensor.is_floating_point() and slot is not None and slot[1] != "alpha":
+        raise FormatError(f"{key}: has numbers of type {str(tensor.dtype).removeprefix('torch.')}, not floating-point")
+    numbers = tensor.float()
+    if not numbers.isfinite().all():
+        raise FormatError(f"{key}: holds NaN or infinite values")
+    return numbers
