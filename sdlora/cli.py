@@ -100,14 +100,13 @@ def _train_arguments(parser: Parser, arguments: Sequence[str]) -> None:
     for setting in all_settings():
         value = setting.default
         default = "" if value is None or value == () or setting.field.is_required() else f" (default: {value})"
-        parser.add_argument(
-            f"--{setting.name}",
-            metavar="VALUE",
-            nargs="+" if value == () else "?" if isinstance(value, bool) else None,
-            const="true",
-            default=argparse.SUPPRESS,
-            help=(setting.help + default).replace("%", "%%"),
-        )
+        takes: dict[str, Any] = {}
+        if value == ():
+            takes = {"nargs": "+"}
+        elif isinstance(value, bool):
+            takes = {"nargs": "?", "const": "true"}
+        text = (setting.help + default).replace("%", "%%")
+        parser.add_argument(f"--{setting.name}", metavar="VALUE", default=argparse.SUPPRESS, help=text, **takes)
 
 
 def _generate_arguments(parser: Parser) -> None:
@@ -215,6 +214,7 @@ def generate(parsed: argparse.Namespace) -> int:
     from sdlora import service
     from sdlora.generation.images import check_output, save
     from sdlora.generation.studio import Studio
+    from sdlora.terminal import Terminal
 
     check_output(parsed.output)
     adapters = [split_scale(text) for text in parsed.adapter]
@@ -222,6 +222,7 @@ def generate(parsed: argparse.Namespace) -> int:
     for source, scale in adapters:
         path = service.adapter_of(source, parsed.data_dir)
         studio.add_adapter(service.adapter_name(path), path, scale)
+    terminal = Terminal(parsed.base)
     pictures = studio.generate(
         parsed.prompt,
         negative=parsed.negative,
@@ -232,7 +233,9 @@ def generate(parsed: argparse.Namespace) -> int:
         height=parsed.height,
         count=parsed.count,
         sampler=parsed.sampler,
+        on_progress=terminal.progress("drawing"),
     )
+    terminal.close()
     for path in save(pictures, parsed.output):
         print(path)
     return 0

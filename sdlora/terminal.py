@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections.abc import Callable
 from typing import TextIO
 
 from sdlora.events import (
@@ -58,6 +59,16 @@ class Terminal:
             case RunStopped():
                 self.stopped = True
                 self._line(f"stopped at step {event.step} and saved; go on with: sdlora resume {self.name}")
+
+    def progress(self, phase: str) -> Callable[[int, int], None]:
+        """A callback for work that counts what is done: shows ``phase`` with the time left."""
+        begun = time.monotonic()
+
+        def show(done: int, total: int) -> None:
+            left = (time.monotonic() - begun) / max(done, 1) * (total - done)
+            self._moving(f"{phase} {done}/{total}" + (f"  {duration(left)} left" if done else ""), done >= total)
+
+        return show
 
     def _line(self, text: str) -> None:
         self.close()

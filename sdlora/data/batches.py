@@ -9,8 +9,8 @@ from sdlora.data.captions import spoken
 from sdlora.data.folder import Example
 from sdlora.data.pictures import Size, overflow
 from sdlora.data.plan import Plan, Rotation
-from sdlora.data.seeds import derive, uniform
 from sdlora.data.settings import Data
+from sdlora.seeds import derive, uniform
 
 if TYPE_CHECKING:
     import torch

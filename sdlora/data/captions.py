@@ -3,9 +3,9 @@
 import re
 from pathlib import Path
 
-from sdlora.data.seeds import order, uniform
 from sdlora.data.settings import Data
 from sdlora.errors import DatasetError
+from sdlora.seeds import order, uniform
 
 MAX_BYTES = 10_240
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Generic, TypeVar
 
-from sdlora.data.seeds import order
+from sdlora.seeds import order
 
 Bucket = TypeVar("Bucket", bound=Hashable)
 

@@ -4,15 +4,10 @@ So a resumed run repeats an uninterrupted one bit for bit, and N processes draw 
 """
 
 from collections.abc import Sequence
-from hashlib import blake2b
 
 import torch
 
-
-def derive_seed(*parts: int | str) -> int:
-    """A 63-bit seed from integers and words, the same on every machine; order matters."""
-    digest = blake2b("/".join(map(str, parts)).encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "little") >> 1
+from sdlora.seeds import derive
 
 
 def draw(
@@ -26,7 +21,7 @@ def draw(
     """
     noise, spread, steps = [], [], []
     for place in places:
-        generator = torch.Generator().manual_seed(derive_seed(seed, "noise", step, place))
+        generator = torch.Generator().manual_seed(derive(seed, "noise", step, place))
         steps.append(torch.randint(timesteps, (1,), generator=generator))
         spread.append(torch.randn(*shape, generator=generator))
         offset = torch.randn(shape[0], 1, 1, generator=generator) * noise_offset

@@ -90,7 +90,9 @@ class Family(ABC):
 
     def to(self, device: "torch.device | str | None" = None, dtype: "torch.dtype | None" = None) -> "Family":
         """Move every module; ``dtype`` changes the base weights' precision. Call it before adapters go in."""
-        wanted = {name: value for name, value in (("device", device), ("dtype", dtype)) if value is not None}
+        wanted: dict[str, Any] = {
+            name: value for name, value in (("device", device), ("dtype", dtype)) if value is not None
+        }
         for module in (*self.models.values(), self.vae):
             module.to(**wanted)
         return self

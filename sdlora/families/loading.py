@@ -3,6 +3,8 @@
 import difflib
 import json
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -62,11 +64,32 @@ def load(model: Model) -> "Family":
     Raises ModelError for what is missing, unknown, gated, offline or of a family not served.
     """
     source = locate(model.base)
-    if source.kind == "folder":
-        return _load_folder(Path(source.location), model)
-    if source.kind == "file":
+    if source.kind == "hub":  # With the libraries' own bars: a download may take minutes.
+        return _load_hub(source.location, model)
+    with _quiet_libraries():
+        if source.kind == "folder":
+            return _load_folder(Path(source.location), model)
         return _load_file(Path(source.location), model)
-    return _load_hub(source.location, model)
+
+
+@contextmanager
+def _quiet_libraries() -> Iterator[None]:
+    """No bars for what takes a second, no advice on optional packages; errors are raised as ever."""
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    libraries = (diffusers_logging, transformers_logging)
+    before = [(library.get_verbosity(), library.is_progress_bar_enabled()) for library in libraries]
+    for library in libraries:
+        library.set_verbosity_error()
+        library.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for library, (verbosity, bars) in zip(libraries, before, strict=True):
+            library.set_verbosity(verbosity)
+            if bars:
+                library.enable_progress_bar()
 
 
 def detect_folder(folder: Path) -> str:

@@ -24,7 +24,8 @@ class SD1(Family):
 
     name = "sd1"
 
-    def __init__(self, pipeline: StableDiffusionPipeline, source: str):
+    def __init__(self, pipeline: Any, source: str):
+        """``pipeline``: a StableDiffusionPipeline, of which the parts are taken."""
         self.source = source
         self.unet = pipeline.unet
         self.text_encoder = pipeline.text_encoder

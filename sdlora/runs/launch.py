@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from typing import Any
 
 from sdlora.events import Event
 from sdlora.runs.folder import Run, tail
@@ -21,9 +22,9 @@ def launch(run: Run, processes: int = 1) -> subprocess.Popen[bytes]:
     if processes > 1 and run.config.train.device == "cpu":
         environment["ACCELERATE_USE_CPU"] = "true"
     run.stop_file.unlink(missing_ok=True)
-    detached = {"start_new_session": True} if os.name == "posix" else {"creationflags": 0x00000200}
+    detached: dict[str, Any] = {"start_new_session": True} if os.name == "posix" else {"creationflags": 0x00000200}
     with open(run.log, "ab") as log:
-        return subprocess.Popen(  # type: ignore[call-overload, no-any-return]
+        return subprocess.Popen(
             [sys.executable, *worker], stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, **detached
         )
 

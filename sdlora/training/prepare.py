@@ -11,18 +11,18 @@ import torch
 from sdlora import checkpoint as saving
 from sdlora.adapters import live
 from sdlora.data import buckets, prior
-from sdlora.data.advice import suggested_steps
+from sdlora.data.advice import Kind, suggested_steps
 from sdlora.data.batches import Batches
 from sdlora.data.cache import LatentCache, TextCache
 from sdlora.data.folder import Example, scan
 from sdlora.data.pictures import Size
 from sdlora.data.store import TensorStore
-from sdlora.diffusion.noise import derive_seed
 from sdlora.events import Notice, OnEvent, Progress
 from sdlora.families.base import Conditioning, Family
 from sdlora.families.loading import load
 from sdlora.formats import read_adapter
 from sdlora.generation.studio import Studio
+from sdlora.seeds import derive
 from sdlora.training.parallel import Gang
 
 if TYPE_CHECKING:
@@ -156,7 +156,7 @@ def _steps(run: "Trainer", batches: Batches, pictures: int, gang: Gang) -> int:
         return run.train.steps
     if run.train.epochs is not None:
         return max(1, round(run.train.epochs * batches.per_epoch / accumulation))
-    kind = "subject" if run.data.class_name else "style"
+    kind: Kind = "subject" if run.data.class_name else "style"
     steps = suggested_steps(pictures, kind, run.train.batch_size * accumulation * gang.count)
     run.on_event(
         Notice(message=f"{steps} steps, suggested for a {kind} of {pictures} pictures; set train.steps to change")
@@ -195,7 +195,7 @@ def _attach(
     text_rate = run.train.text_encoder_learning_rate
     text_rate = run.train.learning_rate if text_rate is None else text_rate
     adapter = run.adapter if text_rate else run.adapter.model_copy(update={"text_encoder": False})
-    trained = adapter.attach(family.models, NAME, derive_seed(run.train.seed, "adapter"))
+    trained = adapter.attach(family.models, NAME, derive(run.train.seed, "adapter"))
     if adapter.init is not None:
         live.assign_state(family.models, read_adapter(adapter.init), NAME)
     groups, rates, text_parameters = [], [], []

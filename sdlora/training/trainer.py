@@ -17,13 +17,13 @@ from sdlora import checkpoint as saving
 from sdlora.adapters import Adapter, live
 from sdlora.checkpoint import Checkpoint
 from sdlora.data.settings import Data, Prior
-from sdlora.diffusion.noise import derive_seed
 from sdlora.diffusion.schedule import NoiseSchedule
 from sdlora.errors import NonFiniteError
 from sdlora.events import CheckpointSaved, Notice, OnEvent, Progress, RunFinished, RunStarted, RunStopped, StepDone
 from sdlora.families.settings import Model
 from sdlora.generation.settings import Sample
 from sdlora.optim import Optimizer, Schedule
+from sdlora.seeds import derive
 from sdlora.training import prepare
 from sdlora.training.output import RunPaths
 from sdlora.training.parallel import Gang
@@ -137,7 +137,7 @@ class Trainer:
                 return None
             number = step * self.train.gradient_accumulation + micro
             batch = ready.batches.read(number, ready.latents)
-            torch.manual_seed(derive_seed(self.train.seed, "dropout", number, gang.rank))
+            torch.manual_seed(derive(self.train.seed, "dropout", number, gang.rank))
             with gang.autocast():
                 loss = training_step(
                     ready.family, schedule, batch, ready.encode, self.loss, self.prior.weight, self.train.seed, number

@@ -1,6 +1,6 @@
 """Derived randomness: the same everywhere, spread evenly."""
 
-from sdlora.data.seeds import derive, order, uniform
+from sdlora.seeds import derive, order, uniform
 
 
 def test_seeds_are_the_same_on_every_machine() -> None:

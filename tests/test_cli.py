@@ -1,0 +1,126 @@
+"""The command line: exit codes, one sentence an error, every setting a flag."""
+
+import subprocess
+import sys
+import time
+
+import pytest
+
+from sdlora.cli import main, split_scale
+from sdlora.config import TrainConfig, all_settings
+
+
+def said(capsys):
+    output = capsys.readouterr()
+    return output.out + output.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "sentence"),
+    [
+        ([], 2, "COMMAND"),
+        (["trian"], 2, "invalid choice"),
+        (["train"], 2, "PRESET-OR-TOML"),
+        (["train", "pocket-stile"], 2, "did you mean pocket-style"),
+        (["train", "pocket-style", "--train.steps", "0"], 2, "train.steps"),
+        (["train", "pocket-style", "--adapter.rank", "-1"], 2, "adapter.rank"),
+        (["train", "pocket-style", "--adapter.rnak", "3"], 2, "did you mean --adapter.rank"),
+        (["train", "pocket-style", "--train.learning_rate", "nan"], 2, "train.learning_rate"),
+        (["resume", "nothing"], 2, "no such run"),
+        (["generate", "--prompt", "x", "--output", "a.jpg"], 2, "PNG"),
+        (["generate", "--base", "pockt", "--prompt", "x", "--output", "a.png"], 2, "did you mean pocket"),
+        (["generate", "--base", "a.ckpt", "--prompt", "x", "--output", "a.png"], 2, "safetensors"),
+        (["export", "nothing", "--output", "a.safetensors"], 2, "no such run"),
+        (["export", "nothing", "--format", "zip", "--output", "a.safetensors"], 2, "invalid choice"),
+    ],
+)
+def test_a_mistake_gets_its_exit_code_and_one_sentence(arguments, code, sentence, capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv("SDLORA_DATA_DIR", str(tmp_path / "data"))
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == code
+    text = said(capsys)
+    assert sentence in text
+    assert text.startswith("error: ")
+    assert "Traceback" not in text
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("content", "code", "reason"),
+    [(b"", 3, "safetensors"), (b"\x80\x04junk junk", 3, "safetensors"), (None, 5, "cannot be read")],
+)
+def test_inspect_refuses_what_is_no_adapter(content, code, reason, capsys, tmp_path):
+    path = tmp_path / "bad.safetensors"
+    if content is not None:
+        path.write_bytes(content)
+    assert main(["inspect", str(path)]) == code
+    assert reason in said(capsys)
+
+
+def test_every_setting_is_a_flag_with_its_help(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["train", "--help"])
+    assert ended.value.code == 0
+    text = said(capsys)
+    assert [setting.name for setting in all_settings() if f"--{setting.name} " not in text] == []
+
+
+def test_flags_reach_the_run(tmp_path, capsys, pictures):
+    flags = ["--data.folder", str(pictures), "--data.flip", "--adapter.rank", "8", "--sample.prompts", "a", "b c"]
+    flags += ["--adapter.alpha", "none", "--train.learning_rate", "3e-4"]
+    assert main(["train", "pocket-style", "--prepare", "--name", "mine", "--data-dir", str(tmp_path), *flags]) == 0
+    folder = tmp_path / "runs" / "mine"
+    assert said(capsys).strip() == str(folder)
+    config = TrainConfig.load(folder / "config.toml")
+    assert config.data.folder == pictures
+    assert (config.data.flip, config.adapter.rank, config.adapter.alpha) == (True, 8, None)
+    assert (config.sample.prompts, config.train.learning_rate) == (("a", "b c"), 3e-4)
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("a.safetensors", ("a.safetensors", 1.0)),
+        ("a.safetensors:0.5", ("a.safetensors", 0.5)),
+        ("a:-1", ("a", -1.0)),
+        (r"C:\a.safetensors", (r"C:\a.safetensors", 1.0)),
+        (r"C:\a.safetensors:0.5", (r"C:\a.safetensors", 0.5)),
+    ],
+)
+def test_an_adapter_argument_may_end_in_a_scale(text, parts):
+    assert split_scale(text) == parts
+
+
+def test_help_needs_none_of_the_large_libraries():
+    code = "import sys; from sdlora.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass\n"
+    code += "print([m for m in ('torch', 'diffusers', 'pydantic', 'gradio') if m in sys.modules])"
+    begun = time.monotonic()
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.splitlines()[-1] == "[]"
+    assert time.monotonic() - begun < 20  # a hang, not a speed: speeds are benchmarked, not tested
+
+
+def test_train_resume_export_inspect_and_generate_from_the_command_line(configure, tmp_path, capsys):
+    """The main job, through the commands alone, on the tiny base."""
+    configure(sample__every=0).save(tmp_path / "mine.toml")
+    data_dir = ["--data-dir", str(tmp_path / "data")]
+    assert main(["train", str(tmp_path / "mine.toml"), "--name", "mine", *data_dir]) == 0
+    output = capsys.readouterr()
+    adapter = tmp_path / "data" / "runs" / "mine" / "adapter.safetensors"
+    assert output.out.splitlines()[-1] == f"adapter: {adapter}"
+    assert "step 6/6" in output.err
+    assert "% of all)" in output.err
+    assert main(["runs", *data_dir]) == 0
+    assert "finished" in said(capsys)
+    for format in ("kohya", "diffusers"):
+        exported = tmp_path / f"{format}.safetensors"
+        assert main(["export", "mine", "--format", format, "--output", str(exported), *data_dir]) == 0
+        assert main(["inspect", str(exported)]) == 0
+        assert format in said(capsys)
+    base = str(configure().model.base)
+    picture = tmp_path / "out.png"
+    command = ["generate", "--base", base, "--adapter", f"{adapter}:0.8", "--prompt", "a red house", "--seed", "1"]
+    assert main([*command, "--steps", "2", "--count", "2", "--output", str(picture), *data_dir]) == 0
+    assert capsys.readouterr().out.split() == [str(picture), str(tmp_path / "out-2.png")]
+    assert main(["export", "mine", "--output", str(tmp_path / "kohya.safetensors"), *data_dir]) == 2
+    assert "exists already" in said(capsys)
