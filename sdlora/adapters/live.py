@@ -70,7 +70,7 @@ class Layer:
 
 
 def attached(models: Models) -> list[str]:
-    """The names of the adapters in ``models``, in the order in which they came."""
+    """The names of the adapters in ``models``, each once, in no particular order."""
     return list(dict.fromkeys(_name(key) for _, host in _hosts(models) for key in host.scaling))
 
 
@@ -176,6 +176,10 @@ def remove(models: Models, name: str) -> None:
         host.delete_adapter(layer.key)
         if not host.scaling:
             _replace(models, path, host.base_layer)
+    for model in models.values():
+        configs: dict[str, Any] = getattr(model, "peft_config", {})
+        if configs.pop(_key(name), None) and not configs:
+            delattr(model, "peft_config")
 
 
 def set_scales(models: Models, scales: Mapping[str, Scale]) -> None:

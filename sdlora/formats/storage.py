@@ -105,13 +105,15 @@ def _serialised(tensors: "Mapping[str, Tensor]", metadata: Mapping[str, str]) ->
     """
     from safetensors.torch import save
 
-    hashes = {"sshs_model_hash": "0" * 64, "sshs_legacy_hash": "0" * 8, "modelspec.hash_sha256": f"0x{'0' * 64}"}
-    content = save(dict(tensors), {**metadata, **hashes, "format": "pt"})
-    start = 8 + int.from_bytes(content[:8], "little")
-    hashes["sshs_model_hash"] = hashlib.sha256(memoryview(content)[start:]).hexdigest()
-    hashes["sshs_legacy_hash"] = hashlib.sha256(memoryview(content)[1 << 20 : (1 << 20) + (1 << 16)]).hexdigest()[:8]
-    hashes["modelspec.hash_sha256"] = f"0x{hashes['sshs_model_hash']}"
-    return save(dict(tensors), {**metadata, **hashes, "format": "pt"})
+    def content(model: str, legacy: str) -> bytes:
+        hashes = {"sshs_model_hash": model, "sshs_legacy_hash": legacy, "format": "pt"}
+        if "modelspec.sai_model_spec" in metadata:
+            hashes["modelspec.hash_sha256"] = f"0x{model}"
+        return save(dict(tensors), {**metadata, **hashes})
+
+    draft = memoryview(content("0" * 64, "0" * 8))
+    model = hashlib.sha256(draft[8 + int.from_bytes(draft[:8], "little") :]).hexdigest()
+    return content(model, hashlib.sha256(draft[1 << 20 : (1 << 20) + (1 << 16)]).hexdigest()[:8])
 
 
 def _types(path: Path) -> dict[str, str]:
