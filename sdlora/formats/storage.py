@@ -25,18 +25,23 @@ DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 
 PICKLES = {".ckpt", ".pt", ".pth", ".bin", ".pkl"}
 FOREIGN = {
-    "dora_scale": "DoRA",
-    "lora_magnitude_vector": "DoRA",
-    "hada_w": "LoHa",
-    "lokr_w": "LoKr",
-    "lora_mid": "LoCon in Tucker form",
-    "on_input": "IA3",
-    "oft_": "OFT",
-    "boft_": "BOFT",
-    ".diff": "full difference",
-    "lora_B.bias": "LoRA with biases",
+    ".dora_scale": "DoRA",
+    ".lora_magnitude_vector": "DoRA",
+    ".hada_w": "LoHa",
+    ".lokr_w": "LoKr",
+    ".lora_mid": "LoCon in Tucker form",
+    ".on_input": "IA3",
+    ".oft_": "OFT",
+    ".boft_": "BOFT",
+    ".diff.": "full difference",
+    ".diff_b.": "full difference",
+    ".lora_B.bias": "LoRA with biases",
+    "lora_te2_": "LoRA for SDXL in kohya's keys",
+    "lora_unet_input_blocks_": "LoRA for SDXL in kohya's keys",
+    "lora_unet_middle_block_": "LoRA for SDXL in kohya's keys",
+    "lora_unet_output_blocks_": "LoRA for SDXL in kohya's keys",
 }
-"""Marks in keys of methods that would give wrong pictures if their tensors were left out."""
+"""Marks in keys of what would give wrong pictures if only the rest of its file were read."""
 
 
 class Contents(NamedTuple):
@@ -123,12 +128,12 @@ def _types(path: Path) -> dict[str, str]:
     try:
         header = read_safetensors_header(path)
         types = {key: str(entry["dtype"]) for key, entry in header.items() if key != "__metadata__"}
-    except (AttributeError, IndexError, KeyError, TypeError):
+    except (KeyError, OverflowError, TypeError):
         raise FormatError(f"{path}: is not a safetensors file (its header lists no tensors)") from None
     if not types:
         raise FormatError(f"{path}: holds no tensors")
     for mark, method in FOREIGN.items():
-        marked = [key for key in types if mark in key]
+        marked = [key for key in types if mark in f"{key}."]
         if marked:
             raise FormatError(f"{path}: is {method} ({len(marked)} keys such as {marked[0]}), which is not read yet")
     return types

@@ -1,0 +1,231 @@
+"""Files carry adapters exactly: back into our own models, and into plain diffusers pipelines."""
+
+from itertools import product
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
+
+from sdlora.adapters import live
+from sdlora.adapters.base import AdapterState
+from sdlora.adapters.targets import GROUPS, adaptable
+from sdlora.errors import ConfigError, FormatError, NonFiniteError
+from sdlora.formats import FORMATS, read_adapter, write_adapter
+from sdlora.formats.kohya import STEPS, dotted
+from tests.adapters.helpers import delta, distance, outputs, tiny_base, tiny_parts, trained_state, uneven
+from tests.adapters.test_targets import architecture
+
+
+def same(one: AdapterState, other: AdapterState) -> bool:
+    return one.modules.keys() == other.modules.keys() and all(
+        module.alpha == other.modules[path].alpha
+        and all(torch.equal(tensor, other.modules[path].tensors[name]) for name, tensor in module.tensors.items())
+        for path, module in one.modules.items()
+    )
+
+
+@pytest.mark.parametrize(("format", "group"), product(FORMATS, GROUPS))
+def test_every_format_gives_back_the_same_tensors_and_alphas(format: str, group: str, tmp_path: Path) -> None:
+    state = trained_state(targets=group)
+    write_adapter(state, tmp_path / "a.safetensors", format)
+    assert same(read_adapter(tmp_path / "a.safetensors"), state)
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_ranks_and_alphas_that_differ_by_layer_keep_their_updates(format: str, tmp_path: Path) -> None:
+    state = uneven(trained_state(targets="linear+conv"))
+    write_adapter(state, tmp_path / "a.safetensors", format)
+    again = read_adapter(tmp_path / "a.safetensors")
+    assert again.modules.keys() == state.modules.keys()
+    for path, module in state.modules.items():
+        torch.testing.assert_close(delta(again.modules[path]), delta(module), rtol=1e-6, atol=1e-7)
+    assert format == "kohya" or same(again, state)
+
+
+def plain_pipeline(path: Path) -> dict[str, torch.nn.Module]:
+    """The models of a diffusers pipeline that knows nothing of this program, with the adapter file at ``path``."""
+    pipeline = StableDiffusionPipeline(
+        **tiny_parts(), safety_checker=None, feature_extractor=None, requires_safety_checker=False
+    )
+    pipeline.load_lora_weights(str(path))
+    return {"unet": pipeline.unet, "text_encoder": pipeline.text_encoder}
+
+
+@pytest.mark.parametrize(("format", "group"), product(FORMATS, GROUPS))
+def test_a_plain_pipeline_computes_what_the_live_adapter_does(format: str, group: str, tmp_path: Path) -> None:
+    state, models = trained_state(targets=group), tiny_base()
+    base = outputs(models)
+    live.load_state(models, state, "a")
+    write_adapter(live.read_state(models, "a"), tmp_path / "a.safetensors", format)
+    got, wanted = outputs(plain_pipeline(tmp_path / "a.safetensors")), outputs(models)
+    assert distance(got, wanted) < 1e-5
+    assert min(float((a - b).abs().max()) for a, b in zip(wanted, base, strict=True)) > 1e-2
+
+
+@pytest.mark.parametrize(("format", "text_encoder"), product(FORMATS, (True, False)))
+def test_a_plain_pipeline_scales_uneven_layers_rightly(format: str, text_encoder: bool, tmp_path: Path) -> None:
+    state, models = uneven(trained_state(targets="linear+conv", text_encoder=text_encoder)), tiny_base()
+    live.load_state(models, state, "a")
+    write_adapter(state, tmp_path / "a.safetensors", format)
+    assert distance(outputs(plain_pipeline(tmp_path / "a.safetensors")), outputs(models)) < 1e-5
+
+
+def test_a_file_converts_to_the_other_format_and_back(tmp_path: Path) -> None:
+    state = trained_state()
+    paths = [tmp_path / f"{n}.safetensors" for n in range(3)]
+    write_adapter(state, paths[0], "kohya")
+    write_adapter(read_adapter(paths[0]), paths[1], "diffusers")
+    write_adapter(read_adapter(paths[1]), paths[2], "kohya")
+    assert same(read_adapter(paths[2]), state)
+    assert distance(outputs(plain_pipeline(paths[2])), outputs(plain_pipeline(paths[1]))) < 1e-5
+
+
+def test_kohya_keys_are_those_of_sd_scripts(tmp_path: Path) -> None:
+    write_adapter(trained_state(targets="linear+conv", alpha=2.0), tmp_path / "a.safetensors")
+    tensors = load_file(tmp_path / "a.safetensors")
+    # (key, shape of lora_down) as in published files, at this tiny width
+    for stem, shape in {
+        "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k": (4, 16),
+        "lora_unet_up_blocks_1_attentions_2_transformer_blocks_0_attn1_to_out_0": (4, 16),
+        "lora_unet_mid_block_attentions_0_transformer_blocks_0_ff_net_0_proj": (4, 16),
+        "lora_unet_mid_block_attentions_0_transformer_blocks_0_ff_net_2": (4, 64),
+        "lora_unet_down_blocks_0_attentions_1_proj_in": (4, 8, 1, 1),
+        "lora_unet_down_blocks_1_resnets_0_conv_shortcut": (4, 8, 1, 1),
+        "lora_unet_up_blocks_0_resnets_2_conv2": (4, 16, 3, 3),
+        "lora_unet_up_blocks_0_resnets_2_time_emb_proj": (4, 32),
+        "lora_unet_down_blocks_2_downsamplers_0_conv": (4, 16, 3, 3),
+        "lora_te_text_model_encoder_layers_1_self_attn_out_proj": (4, 16),
+        "lora_te_text_model_encoder_layers_1_mlp_fc2": (4, 32),
+    }.items():
+        assert tuple(tensors[f"{stem}.lora_down.weight"].shape) == shape
+        assert tensors[f"{stem}.lora_up.weight"].shape[1] == 4
+        assert tensors[f"{stem}.alpha"].item() == 2.0
+    assert len(tensors) == 3 * len(trained_state(targets="linear+conv").modules)
+
+
+@pytest.mark.parametrize("family", ["sd1", "sd2"])
+def test_kohya_names_lead_back_to_every_layer_that_can_be_adapted(family: str) -> None:
+    for path, _ in adaptable(architecture(family)):
+        rest = path.partition(".")[2]
+        assert dotted(rest.replace(".", "_")) == rest
+
+
+@given(st.lists(st.sampled_from([*STEPS, "0", "11"]), min_size=1))
+def test_kohya_names_lead_to_a_path_of_the_same_name(steps: list[str]) -> None:
+    name = "_".join(steps)
+    path = dotted(name)
+    assert path is not None
+    assert path.replace(".", "_") == name
+
+
+@given(st.text(max_size=60))
+def test_no_key_makes_a_parser_fail(key: str) -> None:
+    for format in FORMATS.values():
+        for name in (key, f"lora_unet_{key}.alpha", f"unet.{key}.lora_A.weight", f"text_encoder.{key}.lora.up.weight"):
+            format.parse(name)
+
+
+@pytest.mark.parametrize("dtype", ["fp16", "bf16"])
+def test_half_precision_files_hold_the_rounded_numbers(dtype: str, tmp_path: Path) -> None:
+    state = trained_state(alpha=0.3)
+    write_adapter(state, tmp_path / "a.safetensors", dtype=dtype)
+    kind = {"fp16": torch.float16, "bf16": torch.bfloat16}[dtype]
+    again = read_adapter(tmp_path / "a.safetensors")
+    for path, module in state.modules.items():
+        assert torch.equal(again.modules[path].tensors["up"], module.tensors["up"].to(kind).float())
+        assert again.modules[path].alpha == pytest.approx(0.3, rel=1e-7)
+
+
+OLDER = {
+    "attention processors": (
+        "{attention}.processor.to_k_lora.{way}.weight",
+        "{attention}.processor.to_out_lora.{way}.weight",
+    ),
+    "lora layers": ("{attention}.to_k.lora.{way}.weight", "{attention}.to_out.0.lora.{way}.weight"),
+    "without component": ("{bare}.processor.to_k_lora.{way}.weight", "{bare}.processor.to_out_lora.{way}.weight"),
+}
+
+
+@pytest.mark.parametrize("spelling", OLDER)
+def test_older_diffusers_spellings_of_the_unet_are_read(spelling: str, tmp_path: Path) -> None:
+    bare = "down_blocks.0.attentions.0.transformer_blocks.0.attn2"
+    names = {"attention": f"unet.{bare}", "bare": bare}
+    tensors = {
+        template.format(way=way, **names): torch.full((2, 8) if way == "down" else (8, 2), float(number))
+        for number, template in enumerate(OLDER[spelling])
+        for way in ("down", "up")
+    }
+    save_file(tensors, tmp_path / "a.safetensors")
+    state = read_adapter(tmp_path / "a.safetensors")
+    assert {path: float(m.tensors["up"][0, 0]) for path, m in state.modules.items()} == {
+        f"unet.{bare}.to_k": 0.0,
+        f"unet.{bare}.to_out.0": 1.0,
+    }
+    assert {module.alpha for module in state.modules.values()} == {2.0}
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "text_encoder.text_model.encoder.layers.0.self_attn.q_proj.lora_linear_layer.{way}.weight",
+        "text_encoder.text_model.encoder.layers.0.self_attn.to_q_lora.{way}.weight",
+        "text_encoder.encoder.layers.0.self_attn.q_proj.lora.{way}.weight",
+    ],
+)
+def test_older_diffusers_spellings_of_the_text_encoder_are_read(template: str, tmp_path: Path) -> None:
+    shapes = {"down": (2, 8), "up": (8, 2)}
+    save_file(
+        {template.format(way=way): torch.ones(shape) for way, shape in shapes.items()}, tmp_path / "a.safetensors"
+    )
+    layers = read_adapter(tmp_path / "a.safetensors").modules
+    assert list(layers) == ["text_encoder.text_model.encoder.layers.0.self_attn.q_proj"]
+
+
+def test_a_kohya_file_without_alpha_means_rank_and_whole_alphas_are_numbers(tmp_path: Path) -> None:
+    stems = ["lora_te1_text_model_encoder_layers_0_mlp_fc1", "lora_unet_mid_block_attentions_0_proj_in"]
+    tensors = {f"{stem}.lora_down.weight": torch.ones(2, 8) for stem in stems}
+    tensors |= {f"{stem}.lora_up.weight": torch.ones(8, 2) for stem in stems}
+    save_file({**tensors, f"{stems[1]}.alpha": torch.tensor(1)}, tmp_path / "a.safetensors")
+    alphas = {path: module.alpha for path, module in read_adapter(tmp_path / "a.safetensors").modules.items()}
+    assert alphas == {
+        "text_encoder.text_model.encoder.layers.0.mlp.fc1": 2.0,
+        "unet.mid_block.attentions.0.proj_in": 1.0,
+    }
+
+
+def test_rank_stabilised_alpha_in_a_diffusers_header_is_understood(tmp_path: Path) -> None:
+    header = '{"unet.r": 4, "unet.lora_alpha": 6, "unet.use_rslora": true, "unet.alpha_pattern": {"proj_out": 2}}'
+    tensors = {
+        f"unet.mid_block.attentions.0.{layer}.{way}.weight": torch.ones(shape)
+        for layer in ("proj_in", "proj_out")
+        for way, shape in {"lora_A": (4, 8), "lora_B": (8, 4)}.items()
+    }
+    save_file(tensors, tmp_path / "a.safetensors", {"lora_adapter_metadata": header})
+    alphas = [module.alpha for module in read_adapter(tmp_path / "a.safetensors").modules.values()]
+    assert sorted(alphas) == [2 * 2.0, 6 * 2.0]  # alpha / sqrt(4) = alpha' / 4
+
+
+def test_what_cannot_be_written_is_refused_and_leaves_no_file(tmp_path: Path) -> None:
+    state, path = trained_state(), tmp_path / "a.safetensors"
+    first = next(iter(state.modules))
+    for tensors, dtype, error in (
+        ({"up": float("nan")}, "fp32", NonFiniteError),
+        ({"up": 7e4}, "fp16", NonFiniteError),
+    ):
+        broken = {name: torch.full_like(state.modules[first].tensors[name], value) for name, value in tensors.items()}
+        module = type(state.modules[first])({**state.modules[first].tensors, **broken}, 1.0)
+        with pytest.raises(error, match=f"not finite in {dtype}"):
+            write_adapter(AdapterState("lora", {first: module}), path, dtype=dtype)
+    strange = AdapterState("lora", {"unet.strange_part.0": state.modules[first]})
+    with pytest.raises(FormatError, match="no name for this layer"):
+        write_adapter(strange, path)
+    for wrong in ({"format": "koya"}, {"dtype": "fp8"}):
+        with pytest.raises(ConfigError, match="formats are kohya, diffusers"):
+            write_adapter(state, path, **wrong)
+    with pytest.raises(ConfigError, match="give the file that ending"):
+        write_adapter(state, tmp_path / "a.ckpt")
+    assert list(tmp_path.iterdir()) == []
