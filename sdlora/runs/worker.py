@@ -63,7 +63,8 @@ def main() -> int:
 
 def _train(run: Run, stop: StopRequest, held: ExitStack | None, on_event: OnEvent) -> bool:
     from sdlora.generation.device import choose_device
-    from sdlora.training.trainer import Trainer
+    from sdlora.training.job import Job
+    from sdlora.training.trainer import train
 
     config = run.config
     if held is not None:
@@ -71,8 +72,7 @@ def _train(run: Run, stop: StopRequest, held: ExitStack | None, on_event: OnEven
         lock = run.data_dir / "locks" / f"{safe_name(str(device))}.lock"
         held.enter_context(hold(lock, f"the device {device}"))
     sections = {name: getattr(config, name) for name in type(config).model_fields}
-    trainer = Trainer(**sections, output=run, cache=run.data_dir / "cache", on_event=on_event, should_stop=stop)
-    return trainer.run()
+    return train(Job(**sections, output=run, cache=run.data_dir / "cache", on_event=on_event, should_stop=stop))
 
 
 def _report(error: Exception, on_event: OnEvent) -> int:

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -23,10 +23,8 @@ from sdlora.families.loading import load
 from sdlora.formats import read_adapter
 from sdlora.generation.studio import Studio
 from sdlora.seeds import derive
+from sdlora.training.job import Job
 from sdlora.training.parallel import Gang
-
-if TYPE_CHECKING:
-    from sdlora.training.trainer import Trainer
 
 NAME = "training"
 """What the live models call the adapter in training."""
@@ -70,45 +68,45 @@ class Ready:
         self.start, self.started = state.step, state.values["started"]
 
 
-def prepare(run: "Trainer", gang: Gang) -> Ready | None:
+def prepare(job: Job, gang: Gang) -> Ready | None:
     """Everything up to the first step; None if a stop was asked for meanwhile."""
-    dataset = scan(run.data)
+    dataset = scan(job.data)
     for notice in dataset.notices:
-        run.on_event(Notice(message=notice))
-    run.on_event(Progress(phase="loading the base model", done=0, total=1))
-    family = load(run.model)
+        job.on_event(Notice(message=notice))
+    job.on_event(Progress(phase="loading the base model", done=0, total=1))
+    family = load(job.model)
     family.to(gang.device)
-    resolution = run.data.resolution or family.native_size
-    class_examples = _class_examples(run, gang, family, resolution)
+    resolution = job.data.resolution or family.native_size
+    class_examples = _class_examples(job, gang, family, resolution)
     if class_examples is None:
         return None
     step = buckets.bucket_step(resolution, family.latent_factor)
-    sizes = buckets.assign(dataset.examples, resolution, step, run.data.buckets)
+    sizes = buckets.assign(dataset.examples, resolution, step, job.data.buckets)
     batches = Batches(
-        dataset.examples, sizes, run.data, run.train.batch_size, run.train.seed, class_examples, gang.count, gang.rank
+        dataset.examples, sizes, job.data, job.train.batch_size, job.train.seed, class_examples, gang.count, gang.rank
     )
-    steps = _steps(run, batches, len(dataset.examples), gang)
+    steps = _steps(job, batches, len(dataset.examples), gang)
     for notice in [*buckets.notices(dataset.examples, sizes), *batches.notices()]:
-        run.on_event(Notice(message=notice))
-    latents = _cache_latents(run, gang, family, batches, steps)
+        job.on_event(Notice(message=notice))
+    latents = _cache_latents(job, gang, family, batches, steps)
     if latents is None:
         return None
     if gang.dtype != torch.float32:
         for module in family.models.values():  # The VAE stays in float32: in float16 it can give black pictures.
             module.to(dtype=gang.dtype)
-    ready = _attach(run, gang, family, batches, latents, sizes, steps)
-    state = saving.newest(run.output.states)
+    ready = _attach(job, gang, family, batches, latents, sizes, steps)
+    state = saving.newest(job.output.states)
     if state is not None:
         ready.restore(state)
     return ready
 
 
-def _class_examples(run: "Trainer", gang: Gang, family: Family, resolution: int) -> list[Example] | None:
+def _class_examples(job: Job, gang: Gang, family: Family, resolution: int) -> list[Example] | None:
     """The class pictures, missing ones made by the base; none without prior preservation; None if stopped."""
-    if not run.prior.weight:
+    if not job.prior.weight:
         return []
-    prompt = prior.class_prompt(run.data, run.prior)
-    settings = run.prior
+    prompt = prior.class_prompt(job.data, job.prior)
+    settings = job.prior
     made_by = {
         "base": family.fingerprint,
         "prompt": prompt,
@@ -118,9 +116,9 @@ def _class_examples(run: "Trainer", gang: Gang, family: Family, resolution: int)
         "steps": settings.steps,
         "cfg": settings.cfg,
     }
-    pictures = prior.class_pictures(settings, prompt, prior.class_folder(run.cache / "class-images", made_by))
+    pictures = prior.class_pictures(settings, prompt, prior.class_folder(job.cache / "class-images", made_by))
     for notice in pictures.notices:
-        run.on_event(Notice(message=notice))
+        job.on_event(Notice(message=notice))
     missing = pictures.missing() if gang.is_main else []
     finished = True
     if missing:
@@ -142,48 +140,48 @@ def _class_examples(run: "Trainer", gang: Gang, family: Family, resolution: int)
                 for seed in seeds
             ],
             made_by,
-            on_progress=_teller(run.on_event, "making class pictures"),
-            should_stop=run.should_stop,
+            on_progress=_teller(job.on_event, "making class pictures"),
+            should_stop=job.should_stop,
         )
     gang.wait()
     return None if gang.any(not finished) else pictures.examples()
 
 
-def _steps(run: "Trainer", batches: Batches, pictures: int, gang: Gang) -> int:
+def _steps(job: Job, batches: Batches, pictures: int, gang: Gang) -> int:
     """Optimizer steps: as set, from epochs, or suggested from the number of pictures."""
-    accumulation = run.train.gradient_accumulation
-    if run.train.steps is not None:
-        return run.train.steps
-    if run.train.epochs is not None:
-        return max(1, round(run.train.epochs * batches.per_epoch / accumulation))
-    kind: Kind = "subject" if run.data.class_name else "style"
-    steps = suggested_steps(pictures, kind, run.train.batch_size * accumulation * gang.count)
-    run.on_event(
+    accumulation = job.train.gradient_accumulation
+    if job.train.steps is not None:
+        return job.train.steps
+    if job.train.epochs is not None:
+        return max(1, round(job.train.epochs * batches.per_epoch / accumulation))
+    kind: Kind = "subject" if job.data.class_name else "style"
+    steps = suggested_steps(pictures, kind, job.train.batch_size * accumulation * gang.count)
+    job.on_event(
         Notice(message=f"{steps} steps, suggested for a {kind} of {pictures} pictures; set train.steps to change")
     )
     return steps
 
 
-def _cache_latents(run: "Trainer", gang: Gang, family: Family, batches: Batches, steps: int) -> LatentCache | None:
+def _cache_latents(job: Job, gang: Gang, family: Family, batches: Batches, steps: int) -> LatentCache | None:
     """Encode every view that the run will show, once; None if stopped."""
     cache = LatentCache(
-        TensorStore(run.cache / "latents"),
+        TensorStore(job.cache / "latents"),
         family.fingerprints["vae"],
-        run.data.background,
-        run.data.masks,
+        job.data.background,
+        job.data.masks,
         1 if gang.device.type == "cpu" else ENCODE_BATCH,
     )
     finished = True
     if gang.is_main:
-        views = batches.views(0, steps * run.train.gradient_accumulation)
-        tell = _teller(run.on_event, "encoding pictures")
-        finished = cache.prepare(views, family.encode_images, tell, run.should_stop)
+        views = batches.views(0, steps * job.train.gradient_accumulation)
+        tell = _teller(job.on_event, "encoding pictures")
+        finished = cache.prepare(views, family.encode_images, tell, job.should_stop)
     gang.wait()
     return None if gang.any(not finished) else cache
 
 
 def _attach(
-    run: "Trainer",
+    job: Job,
     gang: Gang,
     family: Family,
     batches: Batches,
@@ -192,25 +190,25 @@ def _attach(
     steps: int,
 ) -> Ready:
     """Adapter, optimizer and text encoding."""
-    text_rate = run.train.text_encoder_learning_rate
-    text_rate = run.train.learning_rate if text_rate is None else text_rate
-    adapter = run.adapter if text_rate else run.adapter.model_copy(update={"text_encoder": False})
-    trained = adapter.attach(family.models, NAME, derive(run.train.seed, "adapter"))
+    text_rate = job.train.text_encoder_learning_rate
+    text_rate = job.train.learning_rate if text_rate is None else text_rate
+    adapter = job.adapter if text_rate else job.adapter.model_copy(update={"text_encoder": False})
+    trained = adapter.attach(family.models, NAME, derive(job.train.seed, "adapter"))
     if adapter.init is not None:
         live.assign_state(family.models, read_adapter(adapter.init), NAME)
     groups, rates, text_parameters = [], [], []
     for component, model in family.models.items():
         own = _own({component: model})
         if own:
-            rate = text_rate if component.startswith("text_encoder") else run.train.learning_rate
+            rate = text_rate if component.startswith("text_encoder") else job.train.learning_rate
             groups.append({"params": own, "lr": rate})
             rates.append(rate)
             text_parameters += own if component.startswith("text_encoder") else []
         model.train()
-    if run.train.gradient_checkpointing:
+    if job.train.gradient_checkpointing:
         _checkpoint_gradients(family)
-    encode = _text_encoder(run, gang, family, batches, steps, trains=bool(text_parameters))
-    optimizer = gang.adopt(run.optimizer.build(groups))
+    encode = _text_encoder(job, gang, family, batches, steps, trains=bool(text_parameters))
+    optimizer = gang.adopt(job.optimizer.build(groups))
     return Ready(
         family=family,
         batches=batches,
@@ -239,7 +237,7 @@ def _checkpoint_gradients(family: Family) -> None:
 
 
 def _text_encoder(
-    run: "Trainer", gang: Gang, family: Family, batches: Batches, steps: int, trains: bool
+    job: Job, gang: Gang, family: Family, batches: Batches, steps: int, trains: bool
 ) -> Callable[[list[str]], Conditioning]:
     """Captions to conditioning: live where a text encoder trains, else from a cache made before the first step."""
 
@@ -253,12 +251,12 @@ def _text_encoder(
     if trains:
         return lambda captions: family.encode_text(tokens(captions))
 
-    store = TensorStore(run.cache / "text")
+    store = TensorStore(job.cache / "text")
     fingerprint = "".join(v for k, v in sorted(family.fingerprints.items()) if k.startswith("text_encoder"))
     cache = TextCache(store, f"{fingerprint}/{gang.precision}", lambda row: {"text": family.encode_text(row).text})
     if gang.is_main:
-        captions = batches.captions(0, steps * run.train.gradient_accumulation)
-        cache.prepare(tokens(captions), _teller(run.on_event, "encoding captions"))
+        captions = batches.captions(0, steps * job.train.gradient_accumulation)
+        cache.prepare(tokens(captions), _teller(job.on_event, "encoding captions"))
     gang.wait()
     return lambda captions: Conditioning(cache.read(tokens(captions))["text"].to(gang.device))
 

@@ -5,7 +5,6 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from sdlora.adapters import live
 from sdlora.data.folder import Example
@@ -13,50 +12,48 @@ from sdlora.data.pictures import Size
 from sdlora.files import write_atomic
 from sdlora.formats import write_adapter
 from sdlora.formats.metadata import Provenance, header, side_file
+from sdlora.training.job import Job
 from sdlora.training.prepare import NAME, Ready
 
-if TYPE_CHECKING:
-    from sdlora.training.trainer import Trainer
 
-
-def write_trained(path: Path, ready: Ready, run: "Trainer", step: int) -> None:
+def write_trained(path: Path, ready: Ready, job: Job, step: int) -> None:
     """Write the adapter as it is after ``step`` steps: kohya keys, full metadata."""
-    metadata = header(provenance(ready, run, step))
+    metadata = header(provenance(ready, job, step))
     state = live.read_state(ready.family.models, NAME, metadata)
-    write_adapter(state, path, format="kohya", dtype=run.checkpoint.precision)
+    write_adapter(state, path, format="kohya", dtype=job.checkpoint.precision)
 
 
-def write_card(path: Path, ready: Ready, run: "Trainer") -> None:
+def write_card(path: Path, ready: Ready, job: Job) -> None:
     """The side file that A1111 shows beside the adapter at ``path``."""
-    write_atomic(path.with_suffix(".json"), side_file(provenance(ready, run, ready.steps)))
+    write_atomic(path.with_suffix(".json"), side_file(provenance(ready, job, ready.steps)))
 
 
-def provenance(ready: Ready, run: "Trainer", step: int) -> Provenance:
+def provenance(ready: Ready, job: Job, step: int) -> Provenance:
     """Where this adapter comes from."""
     examples = ready.batches.examples
-    resolution = run.data.resolution or ready.family.native_size
+    resolution = job.data.resolution or ready.family.native_size
     return Provenance(
-        name=run.output.name,
+        name=job.output.name,
         family=ready.family.name,
         prediction_type=ready.family.prediction_type,
-        base=Path(run.model.base).name,
-        triggers=[run.data.trigger] if run.data.trigger else [],
-        learning_rate=run.train.learning_rate,
+        base=Path(job.model.base).name,
+        triggers=[job.data.trigger] if job.data.trigger else [],
+        learning_rate=job.train.learning_rate,
         text_encoder_learning_rate=ready.text_rate,
-        optimizer=run.optimizer.name,
-        scheduler=run.schedule.name,
+        optimizer=job.optimizer.name,
+        scheduler=job.schedule.name,
         steps=step,
-        epochs=math.ceil(step * run.train.gradient_accumulation / ready.batches.per_epoch),
-        batch_size=run.train.batch_size,
-        gradient_accumulation=run.train.gradient_accumulation,
+        epochs=math.ceil(step * job.train.gradient_accumulation / ready.batches.per_epoch),
+        batch_size=job.train.batch_size,
+        gradient_accumulation=job.train.gradient_accumulation,
         images=sum(example.repeats for example in examples),
         class_images=len(ready.batches.class_examples),
         resolution=(resolution, resolution),
-        seed=run.train.seed,
+        seed=job.train.seed,
         mixed_precision=ready.precision,
-        noise_offset=run.loss.noise_offset,
-        min_snr_gamma=run.loss.min_snr_gamma,
-        prior_weight=run.prior.weight,
+        noise_offset=job.loss.noise_offset,
+        min_snr_gamma=job.loss.min_snr_gamma,
+        prior_weight=job.prior.weight,
         started=ready.started,
         finished=time.time(),
         folders=_folders(examples),

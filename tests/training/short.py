@@ -4,8 +4,9 @@ from pathlib import Path
 
 from sdlora.config import TrainConfig
 from sdlora.events import Event, StepDone
+from sdlora.training.job import Job
 from sdlora.training.output import RunPaths
-from sdlora.training.trainer import Trainer
+from sdlora.training.trainer import train
 
 
 def run_here(config: TrainConfig, folder: Path, stop_after: int | None = None) -> tuple[bool, list[Event], RunPaths]:
@@ -19,7 +20,6 @@ def run_here(config: TrainConfig, folder: Path, stop_after: int | None = None) -
     def should_stop() -> bool:
         return stop_after is not None and sum(type(event) is StepDone for event in events) >= stop_after
 
-    trainer = Trainer(
-        **sections, output=output, cache=folder.parent / "cache", on_event=events.append, should_stop=should_stop
-    )
-    return trainer.run(), events, output
+    cache = folder.parent / "cache"
+    job = Job(**sections, output=output, cache=cache, on_event=events.append, should_stop=should_stop)
+    return train(job), events, output

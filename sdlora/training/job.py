@@ -1,0 +1,35 @@
+"""What a run is asked to do: its sections, where it writes, whom it tells, who may stop it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from sdlora.adapters import Adapter
+from sdlora.checkpoint import Checkpoint
+from sdlora.data.settings import Data, Prior
+from sdlora.events import OnEvent
+from sdlora.families.settings import Model
+from sdlora.generation.settings import Sample
+from sdlora.optim import Optimizer, Schedule
+from sdlora.training.output import RunPaths
+from sdlora.training.settings import Loss, Train
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One training run. ``cache`` is the folder that runs share; ``should_stop`` is asked at every micro-batch."""
+
+    model: Model
+    data: Data
+    prior: Prior
+    adapter: Adapter
+    train: Train
+    loss: Loss
+    optimizer: Optimizer
+    schedule: Schedule
+    checkpoint: Checkpoint
+    sample: Sample
+    output: RunPaths
+    cache: Path
+    on_event: OnEvent
+    should_stop: Callable[[], bool]
