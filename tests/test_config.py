@@ -53,7 +53,12 @@ def test_relative_paths_are_relative_to_the_file(tmp_path, monkeypatch):
 def test_flags_win_over_the_file_and_are_read_from_their_text():
     flags = {"adapter.rank": "8", "data.flip": "true", "sample.prompts": ["a", "b"], "train.steps": "7"}
     config = TrainConfig.load("pocket-style", flags)
-    assert (config.adapter.rank, config.data.flip, config.sample.prompts, config.train.steps) == (8, True, ("a", "b"), 7)
+    assert (config.adapter.rank, config.data.flip, config.sample.prompts, config.train.steps) == (
+        8,
+        True,
+        ("a", "b"),
+        7,
+    )
 
 
 @pytest.mark.parametrize(
@@ -91,3 +96,9 @@ def test_a_config_without_pictures_says_which_flag_to_give(tmp_path):
     (tmp_path / "empty.toml").write_text("")
     with pytest.raises(ConfigError, match=r"--data\.folder"):
         TrainConfig.load(tmp_path / "empty.toml")
+
+
+def test_the_reference_page_is_made_from_the_declarations():
+    from tools.make_reference import PAGE, reference
+
+    assert PAGE.read_text(encoding="utf-8") == reference(), "run: python -m tools.make_reference"
