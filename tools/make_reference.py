@@ -9,7 +9,12 @@ PAGE = Path(__file__).parents[1] / "docs" / "settings.md"
 
 def reference() -> str:
     """Every setting with its default and its help, a section a table."""
-    lines = ["# Settings", "", "Each is a line in a TOML file and a flag: `train.steps = 800`, `--train.steps 800`.", ""]
+    lines = [
+        "# Settings",
+        "",
+        "Each is a line in a TOML file and a flag: `train.steps = 800`, `--train.steps 800`.",
+        "",
+    ]
     section = ""
     for setting in all_settings():
         head, _, _ = setting.name.partition(".")
