@@ -1,10 +1,11 @@
 """The base's tokenizer: CLIP's byte-level BPE, trained on the world's captions and some everyday English."""
 
-import json
+from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+from tokenizers import pre_tokenizers
 from transformers import CLIPTokenizer
 
 from tools.pocket import captions, world
@@ -47,15 +48,31 @@ def _alphabet() -> list[str]:
     return sorted(pre_tokenizers.ByteLevel.alphabet(), key=lambda c: (ord(c) > 255, ord(c)))
 
 
-def _trained_merges() -> list[tuple[str, str]]:
-    bpe = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
-    bpe.normalizer = normalizers.Lowercase()
-    bpe.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    trainer = trainers.BpeTrainer(
-        vocab_size=512 + MERGES, end_of_word_suffix="</w>", initial_alphabet=_alphabet(), show_progress=False
-    )
-    bpe.train_from_iterator(_corpus(), trainer)
-    return [tuple(m) for m in json.loads(bpe.to_str())["model"]["merges"]]
+def _merged(pieces: tuple[str, ...], pair: tuple[str, str]) -> tuple[str, ...]:
+    out: list[str] = []
+    for piece in pieces:
+        if out and (out[-1], piece) == pair:
+            out[-1] += piece
+        else:
+            out.append(piece)
+    return tuple(out)
+
+
+def train_merges(texts: list[str], count: int) -> list[tuple[str, str]]:
+    """Byte-pair encoding (arXiv:1508.07909): join the most frequent neighbours, again and again; ties by alphabet."""
+    words = Counter(word for text in texts for word in text.lower().split())
+    pieces = {word: (*word[:-1], word[-1] + "</w>") for word in words}
+    merges: list[tuple[str, str]] = []
+    while len(merges) < count:
+        pairs: Counter = Counter()
+        for word, parts in pieces.items():
+            for pair in pairwise(parts):
+                pairs[pair] += words[word]
+        if not pairs:
+            break
+        merges.append(min(pairs, key=lambda pair: (-pairs[pair], pair)))
+        pieces = {word: _merged(parts, merges[-1]) for word, parts in pieces.items()}
+    return merges
 
 
 def _assemble(merges: list[tuple[str, str]]) -> CLIPTokenizer:
@@ -67,7 +84,7 @@ def _assemble(merges: list[tuple[str, str]]) -> CLIPTokenizer:
 
 def build() -> CLIPTokenizer:
     """Train it anew; the same on every machine."""
-    merges = _trained_merges()
+    merges = train_merges(_corpus(), MERGES)
     for word in RARE:
         pieces = _assemble(merges).tokenize(word)
         while len(pieces) > 1:
