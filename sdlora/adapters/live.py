@@ -7,7 +7,6 @@ that a base whose adapters are all removed is the very module tree that it was.
 """
 
 import math
-import re
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -275,21 +274,18 @@ def _by_path(paths: list[str], scale: Scale) -> dict[str, float]:
 
 def _inject(model: nn.Module, ranks: Mapping[str, tuple[int, float]], key: str, dropout: float) -> None:
     """Have PEFT wrap the layers at the model's own paths in ``ranks``; their tensors are left on the meta device."""
-    (rank, alpha), _ = Counter(ranks.values()).most_common(1)[0]
-    odd = {f"^{re.escape(path)}": value for path, value in ranks.items() if value != (rank, alpha)}
-    config = LoraConfig(
-        r=rank,
-        lora_alpha=alpha,  # type: ignore[arg-type]  # PEFT only divides by the rank: any number will do
-        rank_pattern={pattern: value[0] for pattern, value in odd.items()},
-        alpha_pattern={pattern: value[1] for pattern, value in odd.items()},
-        target_modules=list(ranks),
-        lora_dropout=dropout,
-    )
+    rank, alpha = Counter(ranks.values()).most_common(1)[0][0]
+    config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=list(ranks), lora_dropout=dropout)  # type: ignore[arg-type]
     known = getattr(model, "peft_config", {})
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         inject_adapter_in_model(config, model, key, low_cpu_mem_usage=True)
     model.peft_config = known | model.peft_config  # type: ignore[operator, assignment]
+    with torch.device("meta"):  # one by one: PEFT's rank_pattern takes seconds where every layer has a rank of its own
+        for path, value in ranks.items():
+            if value != (rank, alpha):
+                host: Any = model.get_submodule(path)
+                host.update_layer(key, value[0], lora_alpha=value[1], config=config)
 
 
 def _materialise(layer: Layer) -> None:

@@ -50,8 +50,9 @@ def equal(one: tuple[torch.Tensor, ...], other: tuple[torch.Tensor, ...]) -> boo
     return all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
 
 
+@cache
 def trained_state(seed: int = 1, **settings: Any) -> AdapterState:
-    """An adapter for ``tiny_base`` with numbers in both of its tensors, as if it had been trained."""
+    """An adapter for ``tiny_base`` with numbers in both of its tensors, as if trained. Shared: not to be changed."""
     models = tiny_base()
     Lora(**{"rank": 4, "alpha": 3.0} | settings).attach(models, "fresh", seed)
     state = live.read_state(models, "fresh")

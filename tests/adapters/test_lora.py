@@ -101,3 +101,10 @@ def test_scale_is_alpha_over_rank() -> None:
 @pytest.mark.parametrize("method", METHODS)
 def test_the_config_chooses_a_method_by_its_name(method: str) -> None:
     assert type(TypeAdapter(Adapter).validate_python({"method": method})) is METHODS[method]
+
+
+def test_a_table_without_a_method_is_lora_and_an_unknown_method_is_refused() -> None:
+    adapter = TypeAdapter(Adapter)
+    assert adapter.validate_python({"rank": 8}) == Lora(rank=8)
+    with pytest.raises(ValidationError, match="'lora'"):
+        adapter.validate_python({"method": "lora2"})
