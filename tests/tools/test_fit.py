@@ -54,5 +54,5 @@ def test_a_caption_without_a_style_matches_every_style():
 def test_contrastive_loss_is_least_when_the_true_pairs_are_nearest():
     true = torch.tensor([[True, False], [True, False], [False, True]])
     good, bad = contrastive_loss(true.float() * 10, true), contrastive_loss(-true.float() * 10, true)
-    # With k true captions sharing the target the least possible loss is their mean log k: here log 2 for one of two columns.
+    # Where k true partners share the target the least possible loss is log k: here log 2 for one of two columns.
     assert abs(good.item() - 0.5 * 0.5 * 0.6931) < 1e-3 < bad.item()

@@ -80,7 +80,7 @@ def fit(name: str, model: torch.nn.Module, loss_of: Callable[[int], torch.Tensor
 
     `loss_of(step)` builds the step's batch and returns its mean loss.
     """
-    optimizer = torch.optim.AdamW(_groups(model, plan.decay), lr=plan.rate, betas=(0.9, 0.98))
+    optimizer = torch.optim.AdamW(_groups(model, plan.decay), lr=plan.rate, betas=(0.9, 0.98), fused=True)
     average, path, first = Averaged(model, plan.averaging), work / f"{name}.pt", 0
     if path.exists():
         state = torch.load(path, map_location="cpu")

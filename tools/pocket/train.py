@@ -15,9 +15,9 @@ from tools.pocket.fit import Plan, fit, load_average
 
 FOLDER = Path(__file__).parents[2] / "sdlora" / "pocket"
 PLANS = {
-    "vae": Plan(steps=3000, rate=1e-3, batch=8, warmup=50, averaging=0.995, decay=0.0),
+    "vae": Plan(steps=3400, rate=1.2e-3, batch=8, warmup=50, averaging=0.995, decay=0.0),
     "clip": Plan(steps=720, rate=1e-3, batch=160, averaging=0.995, decay=0.1),
-    "unet": Plan(steps=8000, rate=1e-3, batch=64, warmup=300, averaging=0.999, decay=0.01),
+    "unet": Plan(steps=7000, rate=8e-4, batch=32, warmup=300, averaging=0.9985, decay=0.01),
 }
 
 
@@ -119,7 +119,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, help="instead of the plan's")
     parser.add_argument("--rate", type=float, help="instead of the plan's")
     parser.add_argument("--warm", action="store_true", help="start from the weights in --folder")
-    parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument(
+        "--compile", action="store_true", help="torch.compile: right on GPUs, wrong gradients on some CPUs"
+    )
     args = parser.parse_args()
 
     def plan(stage: str) -> Plan:

@@ -71,8 +71,9 @@ class UnetLoss:
         device: torch.device,
     ):
         self.unet, self.text, self.tokenizer, self.plan, self.device = unet, text.eval(), tokenizer, plan, device
-        self.latents = [np.load(path, mmap_mode="r") for path in sorted((work / "latents").glob("?????.npy"))]
-        self.scale = scaling_factor(work / "latents")
+        self.folder = work / "latents"
+        self.latents: list[np.ndarray] = []
+        self.scale = scaling_factor(self.folder)
         self.scheduler = DDPMScheduler(**SCHEDULE)
         kept = self.scheduler.alphas_cumprod
         snr = kept / (1 - kept)
@@ -80,6 +81,8 @@ class UnetLoss:
 
     def _batch(self, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
         """Scaled latents (B, 4, 16, 16) and the captions' hidden states (B, 77, 128)."""
+        if rng.random() < 0.01 or not self.latents:  # more of them may have been encoded meanwhile
+            self.latents = [np.load(path, mmap_mode="r") for path in sorted(self.folder.glob("?????.npy"))]
         chosen = rng.integers(len(self.latents) * CHUNK, size=self.plan.batch)
         mean, deviation = np.stack([self.latents[i // CHUNK][i % CHUNK] for i in chosen], 1).astype(np.float32)
         sampled = mean + deviation * rng.standard_normal(mean.shape, np.float32)
