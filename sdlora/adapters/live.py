@@ -230,10 +230,9 @@ class Fused:
             base = host.base_layer
             base.weight.data = weight.to(base.weight.device)
             _replace(self._models, path, host.to(base.weight.device).train(base.training))
-        if self._kept:
-            for model in self._models.values():
-                delattr(model, _FUSED)
-        self._kept = []
+        for model in self._models.values():
+            delattr(model, _FUSED)
+        self._models, self._kept = {}, []
 
     def __enter__(self) -> "Fused":
         return self

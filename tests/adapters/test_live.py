@@ -323,3 +323,12 @@ def test_scales_change_within_tens_of_milliseconds() -> None:
         live.set_scales(models, {"a": scale})
         durations.append(time.thread_time() - start)
     assert min(durations) < 0.1
+
+
+def test_fusing_nothing_is_undone_as_well() -> None:
+    models = tiny_base()
+    before = outputs(models)
+    with live.fuse(models, {}):
+        assert equal(outputs(models), before)
+    live.load_state(models, trained_state(), "a")
+    assert live.attached(models) == ["a"]
