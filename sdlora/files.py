@@ -126,7 +126,7 @@ def read_safetensors_header(path: Path) -> dict[str, Any]:
         raise FormatError(f"{path}: is not a safetensors file (its header is no JSON object)")
     try:
         ends = [int(entry["data_offsets"][1]) for name, entry in header.items() if name != "__metadata__"]
-    except (TypeError, KeyError, IndexError, ValueError):
+    except (TypeError, KeyError, IndexError, ValueError, OverflowError):
         raise FormatError(f"{path}: is not a safetensors file (its header is damaged)") from None
     if max(ends, default=0) != size - 8 - length:
         raise FormatError(f"{path}: is cut short, or has bytes beyond its last tensor")

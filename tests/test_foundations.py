@@ -110,6 +110,7 @@ BAD_HEADERS = {
     "cut short": _file(json.dumps({"a": {"dtype": "F32", "shape": [4], "data_offsets": [0, 16]}}).encode(), b"1234"),
     "too long": _file(json.dumps({"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}).encode(), b"12345"),
     "offsets missing": _file(json.dumps({"a": {"dtype": "F32"}}).encode()),
+    "endless offsets": _file(b'{"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, Infinity]}}'),
     "tensor is a number": _file(json.dumps({"a": 3}).encode()),
     "nested deeply": _file(b"[" * 200_000),
     "huge header": (9 << 20).to_bytes(8, "little") + b" " * (9 << 20),
