@@ -1,0 +1,169 @@
+"""What all visitors of the page share: the folder, the queue, the drawing process, and one look at the runs for all."""
+
+import hashlib
+import shutil
+import threading
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TypeVar
+from urllib.parse import quote
+
+from gradio.processing_utils import save_file_to_cache
+from gradio.utils import get_upload_folder
+
+from sdlora import service
+from sdlora.config import TrainConfig
+from sdlora.data.pictures import open_picture
+from sdlora.errors import BusyError, ConfigError, SdloraError
+from sdlora.files import write_atomic
+from sdlora.generation.prompt import parse
+from sdlora.runs.folder import Run
+from sdlora.service import AdapterFile, Creator, Mixed, Request, Ticket, TrainingQueue
+from sdlora.ui.watch import RunView, Watcher
+
+LOOK_SECONDS = 0.5
+"""How long one look at the runs serves everyone."""
+SHOWN_CREATIONS = 24
+THUMBNAIL = 384
+"""Longest side of a picture on a card, in pixels."""
+ACTIVE = ("running", "queued", "stopping")
+Found = TypeVar("Found")
+
+
+@dataclass(frozen=True)
+class Look:
+    """How things stand: the runs, the newest first, the one that matters now, and the adapters to draw with."""
+
+    runs: tuple[str, ...] = ()
+    current: Run | None = None
+    state: str = ""
+    adapters: tuple[AdapterFile, ...] = ()
+
+
+@dataclass
+class Desk:
+    """The page's one hold on the service layer."""
+
+    data_dir: Path
+    queue: TrainingQueue = field(init=False)
+    creator: Creator = field(init=False)
+    watcher: Watcher = field(default_factory=Watcher)
+    _look: tuple[float, Look] = (float("-inf"), Look())
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def __post_init__(self) -> None:
+        self.data_dir = self.data_dir.expanduser().resolve()
+        self.queue = TrainingQueue(self.data_dir)
+        self.creator = Creator(self.data_dir)
+
+    def open(self) -> None:
+        """Begin to look after the queue."""
+        self.queue.watch()
+
+    def close(self) -> None:
+        """End what belongs to the page: a training goes on."""
+        self.queue.close()
+        self.creator.close()
+
+    def look(self) -> Look:
+        """How things stand, looked up at most every ``LOOK_SECONDS``."""
+        with self._lock:
+            taken, look = self._look
+            if time.monotonic() - taken > LOOK_SECONDS:
+                current = self.queue.current()
+                state = self.queue.state(current) if current else ""
+                runs = tuple(run.name for run in service.runs_in(self.data_dir))
+                look = Look(runs, current, state, tuple(service.adapters_in(self.data_dir)))
+                self._look = (time.monotonic(), look)
+            return look
+
+    def refresh(self) -> Look:
+        """How things stand at this moment."""
+        self._look = (float("-inf"), Look())
+        return self.look()
+
+    def run(self, name: str | None) -> Run | None:
+        """The run called ``name``, if there is one."""
+        with suppress(SdloraError):
+            return service.find_run(name, self.data_dir) if name in self.look().runs and name else None
+        return None
+
+    def view(self, run: Run) -> RunView:
+        return self.watcher.view(run)
+
+    def train(self, config: TrainConfig, name: str) -> Run:
+        """Queue a new run. Raises BusyError if one over the same pictures is under way."""
+        now = self.refresh()
+        if now.current and now.state in ACTIVE and now.current.config.data.folder == config.data.folder:
+            raise BusyError(f"{now.current.name} is being trained on these pictures already; stop it first.")
+        run = service.prepare(config, name, self.data_dir)
+        self.start(run)
+        return run
+
+    def start(self, run: Run) -> None:
+        """Queue ``run``, new or to be resumed; the drawing process makes room for it."""
+        self.queue.add(run)
+        self.creator.rest()
+        self.queue.tick()
+        self.refresh()
+
+    def create(self, request: Request, chosen: Sequence[tuple[str, float]]) -> Ticket:
+        """Queue pictures with the adapters ``chosen`` by name and scale, and those that the prompt names.
+
+        Raises ConfigError for an adapter that is unknown or chosen twice, or an empty prompt.
+        """
+        if not request.prompt.strip():
+            raise ConfigError("Write what to draw into the prompt.")
+        scales = dict(chosen)
+        if len(scales) < len(chosen):
+            raise ConfigError("The same adapter is chosen twice; give each a row of its own.")
+        known = {adapter.name: adapter for adapter in self.refresh().adapters}
+        for name in parse(request.prompt).scales:
+            scales.setdefault(name, 0.0)  # The prompt's own scale goes before.
+        gone = [name for name in scales if name not in known]
+        if gone:
+            raise ConfigError(f"There is no adapter {gone[0]!r}; there are: {', '.join(known) or 'none yet'}.")
+        adapters = tuple(Mixed(name, str(known[name].path), scale) for name, scale in scales.items())
+        return self.creator.submit(replace(request, adapters=adapters))
+
+    def creations(self) -> list[Path]:
+        """The newest pictures, the newest first."""
+        folder = self.data_dir / "creations"
+        return sorted(folder.glob("[0-9]*.png"), key=lambda path: path.stat().st_mtime_ns, reverse=True)[
+            :SHOWN_CREATIONS
+        ]
+
+
+def cached(path: Path) -> str:
+    """A copy of a file in the page's cache, the only folder from which the page serves files."""
+    return save_file_to_cache(path, get_upload_folder())
+
+
+def url(path: Path) -> str:
+    """Where a browser finds a file, relative to the page."""
+    return f"gradio_api/file={quote(cached(path))}"
+
+
+def thumbnail(path: Path) -> str:
+    """A small upright copy of a picture in the page's cache."""
+    status = path.stat()
+    key = hashlib.sha256(f"{path}:{status.st_mtime_ns}:{status.st_size}".encode()).hexdigest()[:24]
+    small = Path(get_upload_folder()) / "thumbnails" / f"{key}.jpg"
+    if not small.is_file():
+        picture = open_picture(path).rgb
+        picture.thumbnail((THUMBNAIL, THUMBNAIL))
+        write_atomic(small, lambda place: picture.save(place, format="JPEG", quality=88))
+    return str(small)
+
+
+def download(run: Run, format: str) -> str:
+    """The finished adapter in ``format`` under the run's name, ready to be served."""
+    exported = service.exported(str(run.folder), format)
+    named = exported.with_name(f"{run.name}{'' if format == 'kohya' else f'-{format}'}.safetensors")
+    exported.rename(named)
+    place = cached(named)
+    shutil.rmtree(named.parent, ignore_errors=True)
+    return place

@@ -1,0 +1,98 @@
+"""The page: a header, three tabs, and the timer that brings what is seen up to date."""
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from sdlora.ui import create, markup, pictures, train
+from sdlora.ui.create import Create
+from sdlora.ui.desk import ACTIVE, Desk
+from sdlora.ui.train import Live
+
+BUSY_SECONDS, IDLE_SECONDS = 1.5, 5.0
+"""Between two looks, while something trains and otherwise."""
+CSS = Path(__file__).with_name("page.css")
+KEEP_SECONDS = 86_400
+"""How long copies of pictures stay in the page's cache."""
+HEAD = """<script>
+document.addEventListener("keydown", (event) => {
+  const button = document.querySelector("#create-button");
+  if ((event.ctrlKey || event.metaKey) && event.key === "Enter" && button?.offsetParent) button.click();
+});
+</script>"""
+
+
+def theme() -> gr.themes.Base:
+    """Calm colours, and the fonts that the reader's own system has: nothing is asked of another host."""
+    fonts = [gr.themes.Font(name) for name in ("system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif")]
+    mono = [gr.themes.Font(name) for name in ("ui-monospace", "Menlo", "Consolas", "monospace")]
+    return gr.themes.Soft(
+        primary_hue="indigo", secondary_hue="indigo", neutral_hue="slate", radius_size="lg", font=fonts, font_mono=mono
+    ).set(
+        block_shadow="none", block_border_width="1px", input_shadow="none", button_secondary_shadow="none",
+        input_border_width="1px", input_border_color="*neutral_200", input_border_color_dark="*neutral_700",
+        **{f"block_{part}_background_fill{dark}": "none" for part in ("title", "label") for dark in ("", "_dark")},
+        **{f"block_{part}_text_color": "*neutral_700" for part in ("title", "label")},
+        **{f"block_{part}_text_color_dark": "*neutral_200" for part in ("title", "label")},
+        block_title_padding="0", block_title_text_weight="600",
+    )  # fmt: skip
+
+
+def build(desk: Desk) -> gr.Blocks:
+    """The page over ``desk``, ready to be launched."""
+    with gr.Blocks(title="sdlora", analytics_enabled=False, delete_cache=(KEEP_SECONDS, KEEP_SECONDS)) as demo:
+        header = gr.HTML(markup.header("", None, ""), elem_id="header")
+        seen = gr.State({})
+        timer = gr.Timer(BUSY_SECONDS)
+        with gr.Tabs():
+            with gr.Tab("1 · Pictures", id="pictures"):
+                tab = pictures.build(desk, demo)
+            with gr.Tab("2 · Train", id="train"):
+                live = train.build(desk, demo, tab)
+            with gr.Tab("3 · Create", id="create"):
+                drawing = create.build(desk, demo)
+        _keep_fresh(desk, demo, timer, seen, header, live, drawing)
+    return demo
+
+
+def _keep_fresh(
+    desk: Desk, demo: gr.Blocks, timer: gr.Timer, seen: gr.State, header: gr.HTML, live: Live, drawing: Create
+) -> None:
+    """One timer for everyone: it re-attaches a reloaded page to what runs, as the run's folder tells it."""
+    inputs = [live.run, drawing.adapters[0], seen]
+    outputs = [seen, header, timer, *live.outputs, *drawing.adapters, drawing.base]
+    options: dict[str, Any] = {
+        "show_progress": "hidden", "concurrency_limit": None, "api_visibility": "private",
+    }  # fmt: skip
+    timer.tick(partial(_look, desk), inputs, outputs, **options)
+    demo.load(partial(_look_anew, desk), inputs[:2], outputs, **options)
+    live.run.input(partial(_look, desk), inputs, outputs, **options)
+
+
+def _look_anew(desk: Desk, run: str | None, first: str | None) -> list[Any]:
+    return _look(desk, run, first, {})
+
+
+def _look(desk: Desk, run: str | None, first: str | None, seen: dict[str, Any]) -> list[Any]:
+    """New values for whatever changed since ``seen``."""
+    look, seen = desk.look(), dict(seen)
+    view = desk.view(look.current) if look.current else None
+    name = look.current.name if look.current else ""
+    head = markup.header(name, view, look.state)
+    pace = BUSY_SECONDS if look.state in ACTIVE else IDLE_SECONDS
+    news = [
+        _changed(seen, "header", head),
+        gr.Timer(pace) if _changed(seen, "pace", pace) == pace else gr.skip(),
+        *train.live_updates(desk, run, seen),
+        *create.adapter_updates(desk, first, seen),
+    ]
+    return [seen, *news]
+
+
+def _changed(seen: dict[str, Any], what: str, value: Any) -> Any:
+    if seen.get(what) == value:
+        return gr.skip()
+    seen[what] = value
+    return value

@@ -1,0 +1,172 @@
+"""A run as a viewer sees it: its journal read once, then only what is new, and told in plain words."""
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+from sdlora.events import (
+    CheckpointSaved,
+    Event,
+    Notice,
+    Progress,
+    RunFailed,
+    RunFinished,
+    RunStarted,
+    RunStopped,
+    SampleReady,
+    StepDone,
+)
+from sdlora.runs.folder import Run, tail
+
+MAX_POINTS = 200
+"""Of a curve: the plot is drawn anew at each update."""
+SMOOTHING = 0.95
+WORDS = {
+    "new": "Not started yet",
+    "queued": "Waiting its turn: it starts as soon as the device is free",
+    "stopping": "Stopping: finishing this step and saving",
+    "finished": "Finished",
+    "stopped": "Stopped and saved",
+    "failed": "Failed",
+    "interrupted": "Cut off before its end; Resume goes on from the last checkpoint",
+}
+"""What each state that is not running means."""
+
+
+class Preview(NamedTuple):
+    """A picture drawn while training."""
+
+    step: int
+    prompt: str
+    path: Path
+
+
+@dataclass
+class RunView:
+    """What a run has told so far."""
+
+    run: Run
+    started: RunStarted | None = None
+    phase: str = ""
+    done: int = 0
+    total: int = 0
+    step: int = 0
+    steps: int = 0
+    left: float | None = None
+    losses: list[tuple[int, float]] = field(default_factory=list)
+    previews: dict[tuple[int, int], Preview] = field(default_factory=dict)
+    notices: list[str] = field(default_factory=list)
+    checkpoints: int = 0
+    failure: str = ""
+    seconds: float = 0.0
+    seen: int = 0
+    """Events read; a viewer that knows this many knows all."""
+    _place: int = 0
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def refresh(self) -> "RunView":
+        """Read what the journal holds by now."""
+        with self._lock:
+            for event, place in tail(self.run.journal, self._place):
+                self._place = place
+                self.seen += 1
+                self._take(event)
+        return self
+
+    def _take(self, event: Event) -> None:
+        match event:
+            case RunStarted():
+                self.started, self.steps, self.step, self.left = event, event.steps, event.step, None
+                self.losses = [point for point in self.losses if point[0] <= event.step]  # A resume replays steps.
+                self.phase, self.failure = "training", ""
+            case Progress():
+                self.phase, self.done, self.total = event.phase, event.done, event.total
+            case StepDone():
+                self.phase, self.step, self.steps, self.left = "training", event.step, event.steps, event.left
+                self.losses.append((event.step, event.loss))
+            case SampleReady():
+                self.previews[event.index, event.step] = Preview(event.step, event.prompt, self.run.folder / event.path)
+            case CheckpointSaved():
+                self.checkpoints += 1
+            case Notice():
+                self.notices.append(event.message)
+            case RunFinished():
+                self.phase, self.seconds = "", event.seconds
+            case RunStopped():
+                self.phase, self.step = "", event.step
+            case RunFailed():
+                self.phase, self.failure = "", event.message
+
+
+class Watcher:
+    """The views of all runs, shared by everyone who looks."""
+
+    def __init__(self) -> None:
+        self._views: dict[Path, RunView] = {}
+        self._lock = threading.Lock()
+
+    def view(self, run: Run) -> RunView:
+        with self._lock:
+            view = self._views.setdefault(run.folder, RunView(run))
+        return view.refresh()
+
+
+def sentence(view: RunView, state: str) -> str:
+    """Where the run stands, in plain words."""
+    if state == "failed":
+        return f"Failed: {view.failure}" if view.failure else "Failed; the end of its log says why"
+    if state == "finished":
+        return f"Finished: {view.steps} steps in {clock(view.seconds)}"
+    if state == "stopped":
+        return f"Stopped at step {view.step} and saved; Resume goes on from there"
+    if state != "running":
+        return WORDS.get(state, state)
+    if view.phase == "training":
+        left = f" · {clock(view.left)} left" if view.left is not None else ""
+        return f"Training: step {view.step} of {view.steps}{left}"
+    if not view.phase:
+        return "Starting"
+    return view.phase.capitalize() + (f": {view.done} of {view.total}" if view.total > 1 else "")
+
+
+def short(view: RunView, state: str) -> str:
+    """The same for the header: ``412/800 · 3:05 left``."""
+    if state == "running" and view.steps and view.step:
+        left = f" · {clock(view.left)} left" if view.left is not None else ""
+        return f"{view.step}/{view.steps}{left}"
+    return "starting" if state == "running" else state
+
+
+def share(view: RunView, state: str) -> float | None:
+    """How much is done, 0 to 1; None where there is no telling."""
+    if state == "finished":
+        return 1.0
+    if view.phase not in ("", "training") and view.total > 1 and not view.step:
+        return view.done / view.total
+    return view.step / view.steps if view.steps else None
+
+
+def clock(seconds: float) -> str:
+    """``45 s``, ``3:05 min`` or ``1:02 h``."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    return f"{minutes}:{rest:02} min" if minutes < 60 else f"{minutes // 60}:{minutes % 60:02} h"
+
+
+def curve(losses: Sequence[tuple[int, float]]) -> dict[str, list[tuple[int, float]]]:
+    """The loss as two series of at most ``MAX_POINTS`` points: means of neighbouring steps, and a moving average."""
+    size = -(-len(losses) // MAX_POINTS) or 1
+    raw, smooth = [], []
+    average = None
+    for start in range(0, len(losses), size):
+        part = losses[start : start + size]
+        for _, loss in part:
+            average = loss if average is None else SMOOTHING * average + (1 - SMOOTHING) * loss
+        step = part[-1][0]
+        raw.append((step, sum(loss for _, loss in part) / len(part)))
+        smooth.append((step, average or 0.0))
+    return {"loss": raw, "smoothed": smooth}
