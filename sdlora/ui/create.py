@@ -74,8 +74,8 @@ def build(desk: Desk, demo: gr.Blocks) -> Create:
         with gr.Column(scale=3, min_width=320):
             status = gr.HTML(elem_id="create-status")
             gallery = gr.Gallery(
-                label="Pictures, the newest first", elem_id="creations", elem_classes="creations", interactive=False,
-                object_fit="contain", columns=4, height="auto", buttons=["download", "fullscreen"],
+                label="Pictures, the newest first", show_label=False, elem_id="creations", elem_classes="creations",
+                interactive=False, object_fit="contain", columns=4, height="auto", buttons=["download", "fullscreen"],
             )  # fmt: skip
             parameters = gr.Textbox(
                 label="Made from", lines=3, max_lines=8, visible=False, interactive=False, elem_id="parameters"
@@ -128,8 +128,8 @@ def _rows() -> tuple[list[gr.Dropdown], list[gr.Slider]]:
         rows.append(row)
     shown = gr.State(1)
     with gr.Row():
-        more = gr.Button("+ Adapter", size="sm", elem_id="more-adapters")
-        fewer = gr.Button("− Adapter", size="sm", elem_id="fewer-adapters")
+        more = gr.Button("+ Adapter", size="sm", min_width=100, elem_id="more-adapters")
+        fewer = gr.Button("− Adapter", size="sm", min_width=100, elem_id="fewer-adapters")
     for button, change in ((more, 1), (fewer, -1)):
         button.click(partial(_show, change), shown, [shown, *rows], show_progress="hidden", api_visibility="private")
     return adapters, scales

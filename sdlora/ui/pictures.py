@@ -39,7 +39,7 @@ def build(desk: Desk, demo: gr.Blocks) -> Pictures:
         trigger = gr.Textbox(label="Trigger word", info="The word that will call it", scale=2)
         class_name = gr.Textbox(label="Kind of subject", info="Such as cat or person", visible=False, scale=2)
     drop = gr.File(
-        file_count="multiple", label="About ten pictures, with .txt captions if you have them", height=170,
+        file_count="multiple", label="Pictures, about ten", height=170,
         elem_classes="drop",
     )  # fmt: skip
     status = gr.HTML(elem_id="pictures-status")
@@ -56,7 +56,7 @@ def build(desk: Desk, demo: gr.Blocks) -> Pictures:
     )
     kind.input(partial(_retell, desk), [name, *about], about, show_progress="hidden", api_visibility="private")
     for field in (trigger, class_name):
-        field.input(
+        field.change(
             partial(_tell, desk), [name, *about], remarks, show_progress="hidden", trigger_mode="always_last",
             api_visibility="private",
         )  # fmt: skip
@@ -164,7 +164,11 @@ def _card(desk: Desk, project: Project, picture: Path, tab: Pictures, status: gr
         project.remove(picture)
         return version + 1
 
-    caption.input(keep, caption, None, show_progress="hidden", trigger_mode="always_last", api_visibility="private")
+    # Not `input`: it misses text that was pasted or put there by another program.
+    gr.on(
+        [caption.change, caption.blur], keep, caption, None, show_progress="hidden", trigger_mode="always_last",
+        api_visibility="private",
+    )  # fmt: skip
     remove.click(drop, tab.version, tab.version, api_visibility="private").then(
         partial(_status, desk), tab.name, status, api_visibility="private"
     )

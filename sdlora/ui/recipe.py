@@ -8,6 +8,7 @@ from sdlora.config import TrainConfig
 from sdlora.data.advice import suggested_steps
 from sdlora.data.folder import FEW
 from sdlora.errors import ConfigError, DatasetError
+from sdlora.families.loading import locate
 from sdlora.service import preset_for
 from sdlora.ui.projects import About, Kind, Project
 
@@ -56,6 +57,7 @@ def configure(
         raise ConfigError("Say on the tab Pictures what the subject is, such as cat.")
     if not base.strip():
         raise ConfigError("Choose a base model, such as pocket.")
+    locate(base)
     known = preset(base, about.kind)
     steps = _whole(changes.get("train.steps")) or _steps(known, len(pictures), about.kind, QUALITY[quality])
     every = max(1, steps // STOPS)

@@ -1,0 +1,96 @@
+"""Projects on disk: what is dropped is kept, judged and captioned, and nothing leaves its folder."""
+
+import pytest
+from PIL import Image
+
+from sdlora.errors import ConfigError
+from sdlora.ui.projects import About, Project, projects
+
+
+@pytest.fixture
+def dropped(tmp_path):
+    """Three pictures, one with a caption, in a folder as Gradio hands uploads over."""
+    folder = tmp_path / "uploads"
+    folder.mkdir()
+    paths = []
+    for number, colour in enumerate(("red", "green", "blue")):
+        paths.append(folder / f"{colour} é.PNG")
+        Image.new("RGB", (64 + number, 64), colour).save(paths[-1])
+    (folder / "red é.txt").write_text("a red wall")
+    return [*paths, folder / "red é.txt"]
+
+
+@pytest.fixture
+def project(tmp_path, dropped):
+    project = Project(tmp_path, "my style")
+    project.describe(About("style", " ohwx  style ", ""))
+    assert project.add(dropped) == []
+    return project
+
+
+def test_dropped_pictures_are_numbered_and_keep_their_captions(project):
+    assert [path.name for path in project.pictures()] == ["001.png", "002.png", "003.png"]
+    assert [project.caption(path) for path in project.pictures()] == ["a red wall", "", ""]
+    assert project.status()[0] == "3 pictures ready."
+
+
+def test_training_hears_the_trigger_in_every_caption(project):
+    assert [project.spoken(path) for path in project.pictures()] == [
+        "ohwx style, a red wall",
+        "ohwx style",
+        "ohwx style",
+    ]
+
+
+def test_a_project_is_found_again_as_it_was_left(project, tmp_path):
+    [found] = projects(tmp_path)
+    assert (found.name, found.about) == ("my-style", About("style", "ohwx style", ""))
+
+
+def test_what_cannot_be_used_is_said_file_by_file_and_the_rest_is_taken(project, tmp_path, dropped):
+    fake, page, drawing, lonely = (tmp_path / name for name in ("fake.png", "page.html", "logo.svg", "lonely.txt"))
+    for path in (fake, page, drawing, lonely):
+        path.write_text("<html>")
+    new = tmp_path / "new.jpg"
+    Image.new("RGB", (80, 80), "white").save(new)
+    remarks = project.add([fake, page, drawing, lonely, dropped[0], new])
+    assert [remark.split()[0] for remark in remarks] == ["fake.png", "page.html", "logo.svg", "red", "lonely.txt"]
+    assert "HTML" in remarks[0] and "already here as 001.png" in remarks[3]
+    assert [path.name for path in project.pictures()][-1] == "004.jpg"
+
+
+def test_a_caption_is_kept_in_one_line_and_an_emptied_one_is_gone(project):
+    picture = project.pictures()[1]
+    project.write_caption(picture, " two\nlines ")
+    assert project.caption(picture) == "two lines"
+    project.write_caption(picture, " ")
+    assert not picture.with_suffix(".txt").exists()
+
+
+def test_a_removed_picture_takes_its_caption_along_and_its_number_is_not_used_again_below_others(project, dropped):
+    first = project.pictures()[0]
+    project.remove(first)
+    assert [path.name for path in project.folder.iterdir() if path.stem == "001"] == []
+    project.add(dropped[:1])
+    assert [path.name for path in project.pictures()] == ["002.png", "003.png", "004.png"]
+
+
+@pytest.mark.parametrize("name", ["../../outside", "/etc", "CON", "a" * 300, "x\n‮y", "<b>bold</b>"])
+def test_a_name_never_leaves_the_projects_folder(tmp_path, name):
+    project = Project(tmp_path, name)
+    assert project.folder.parent == tmp_path.resolve() / "projects"
+    assert len(project.name) <= 64
+
+
+@pytest.mark.parametrize("name", ["", "   ", "///"])
+def test_a_name_of_nothing_is_refused_with_an_example(tmp_path, name):
+    with pytest.raises(ConfigError, match="mystyle"):
+        Project(tmp_path, name)
+
+
+def test_too_few_pictures_are_said_to_be_too_few(tmp_path, dropped):
+    project = Project(tmp_path, "few")
+    assert "No pictures yet" in project.status()[0]
+    project.describe(About())
+    project.add(dropped[:1])
+    assert "Add at least 3" in project.status()[0]

@@ -1,0 +1,84 @@
+"""From the page's choices to a config: the preset's values, in the project's words."""
+
+import pytest
+from PIL import Image
+
+from sdlora.errors import SdloraError
+from sdlora.ui import fields
+from sdlora.ui.projects import About, Project
+from sdlora.ui.recipe import QUALITY, configure, preset, preview_prompts, suggestion, summary
+
+STYLE, SUBJECT = About("style", "zwx"), About("subject", "zwx", "fox")
+
+
+@pytest.fixture
+def project(tmp_path):
+    folder = tmp_path / "uploads"
+    folder.mkdir()
+    for number in range(4):
+        Image.new("RGB", (64, 64), (60 * number, 0, 0)).save(folder / f"{number}.png")
+    project = Project(tmp_path, "red")
+    project.describe(STYLE)
+    project.add(sorted(folder.iterdir()))
+    return project
+
+
+def test_quality_multiplies_the_steps_of_the_preset(project):
+    steps = {name: configure(project, STYLE, "pocket", name, [], {}).train.steps for name in QUALITY}
+    usual = preset("pocket", "style").train.steps
+    assert steps == {"Quick": usual // 2, "Balanced": usual, "Best": usual * 2}
+
+
+def test_the_rest_is_as_the_preset_says_and_changes_go_before(project):
+    config = configure(project, STYLE, "pocket", "Quick", ["zwx, a car"], {"train.steps": "40", "adapter.rank": "2"})
+    assert (config.train.steps, config.adapter.rank, config.checkpoint.every) == (40, 2, 10)
+    assert config.train.learning_rate == preset("pocket", "style").train.learning_rate
+    assert config.data.folder == project.folder
+    assert config.sample.prompts == ("zwx, a car",)
+    assert summary(config, 4).startswith("40 steps")
+
+
+def test_a_subject_is_called_by_trigger_and_class_everywhere(project):
+    config = configure(project, SUBJECT, "pocket", "Quick", [], {})
+    assert (config.data.class_name, config.prior.class_prompt) == ("fox", "a fox")
+    assert preview_prompts("pocket", SUBJECT) == ["a zwx fox on sand", "a fox on sand"]
+
+
+@pytest.mark.parametrize("base", ["pocket", "someone/some-xl-model", "someone/some-model"])
+@pytest.mark.parametrize("kind", ["style", "subject"])
+def test_every_base_has_words_and_two_previews(base, kind):
+    about = suggestion(base, kind)
+    assert about.trigger
+    assert len(preview_prompts(base, about)) == 2
+
+
+@pytest.mark.parametrize(
+    ("about", "base", "changes", "said"),
+    [
+        (About("style", " "), "pocket", {}, "trigger word"),
+        (About("subject", "zwx", ""), "pocket", {}, "what the subject is"),
+        (STYLE, " ", {}, "base model"),
+        (STYLE, "pocket", {"train.steps": "many"}, "train.steps = 'many'"),
+        (STYLE, "pocket", {"adapter.rank": "-1"}, "adapter.rank = '-1'"),
+    ],
+)
+def test_what_is_missing_or_wrong_is_a_sentence(project, about, base, changes, said):
+    with pytest.raises(SdloraError, match=said):
+        configure(project, about, base, "Quick", [], changes)
+
+
+def test_without_pictures_the_remedy_is_to_add_some(tmp_path):
+    with pytest.raises(SdloraError, match="Add at least 3 pictures"):
+        configure(Project(tmp_path, "none"), STYLE, "pocket", "Quick", [], {})
+
+
+def test_fields_take_label_and_help_from_the_declaration():
+    declared = {setting.name: setting for setting in fields.advanced()}
+    assert fields.label(declared["prior.weight"]) == "Prior weight"
+    for setting in declared.values():
+        assert fields.field(setting).info == setting.help
+
+
+def test_only_what_was_filled_in_counts_as_changed():
+    values = [" 40 ", "", None, "", "", "", "", "", "yes"]
+    assert fields.changed(values) == {"train.steps": "40", "data.flip": True}

@@ -1,0 +1,65 @@
+"""Flags, ports and passwords; and that the page's server stays light."""
+
+import socket
+import subprocess
+import sys
+
+import pytest
+
+from sdlora.errors import ConfigError
+from sdlora.ui import serve
+
+
+def flags(*arguments):
+    return serve._parser().parse_args(arguments)
+
+
+def test_a_busy_port_gives_the_next_and_says_so(capsys):
+    with socket.socket() as busy:
+        busy.bind((serve.LOCAL, 0))
+        busy.listen()
+        port = busy.getsockname()[1]
+        found = serve.free_port(serve.LOCAL, port)
+    assert found > port
+    assert f"Port {port} is busy; taking {found}." in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("host", "port"), [(serve.LOCAL, 0), (serve.LOCAL, 99999), ("203.0.113.7", 7860)])
+def test_an_address_that_cannot_be_is_refused(host, port):
+    with pytest.raises(ConfigError, match=r"give 1 to 65535|no address of this machine"):
+        serve.free_port(host, port)
+
+
+def test_without_listening_nobody_is_asked_for_a_password(capsys):
+    assert serve._login(flags()) is None
+    assert capsys.readouterr().out == ""
+
+
+def test_listening_always_has_a_password(capsys):
+    _, password = serve._login(flags("--listen"))
+    assert len(password) >= 16
+    assert f"password: {password}" in capsys.readouterr().out
+    assert serve._login(flags("--listen", "127.0.0.1", "--username", "me", "--password", "secret")) == ("me", "secret")
+    assert capsys.readouterr().out == ""
+
+
+def test_the_browser_is_opened_on_this_machine_only(monkeypatch):
+    monkeypatch.setenv("DISPLAY", ":0")
+    assert serve._opens_browser(flags(), serve.LOCAL)
+    assert not serve._opens_browser(flags("--no-browser"), serve.LOCAL)
+    assert not serve._opens_browser(flags(), serve.ALL)
+
+
+def test_a_folder_that_cannot_be_written_ends_it_at_once(tmp_path, capsys):
+    (tmp_path / "file").touch()
+    assert serve.main(["--data-dir", str(tmp_path / "file" / "x"), "--no-browser"]) == 5
+    assert "cannot be written" in capsys.readouterr().err
+
+
+def test_the_page_is_built_without_torch(tmp_path):
+    program = (
+        "import sys; from pathlib import Path; from sdlora.ui.desk import Desk; from sdlora.ui.page import build;"
+        "build(Desk(Path(sys.argv[1]))); print(sorted({'torch', 'diffusers', 'transformers'} & sys.modules.keys()))"
+    )
+    ended = subprocess.run([sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True, check=True)
+    assert ended.stdout.strip() == "[]"
