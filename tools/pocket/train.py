@@ -1,21 +1,27 @@
 """Make the base model, stage by stage: `python -m tools.pocket.train draw|vae|clip|latents|unet|export`.
 
-Each stage resumes what it finds in the work folder. `--warm` starts a network from the committed weights instead of
-from nothing.
+Each stage resumes what it finds in the work folder; `--warm` starts a network from the committed weights instead of
+from nothing. A new autoencoder makes new latents: delete `latents/` first.
+
+torch.compile is left out on purpose: on CPUs, with bfloat16, it gave these networks wrong gradients (torch 2.13).
 """
 
 import argparse
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from transformers import CLIPModel, CLIPTokenizer
 
 from tools.pocket import clip, export, pool, procedural, tokenizer, unet, vae
 from tools.pocket.fit import Plan, fit, load_average
 
+CLASSES = {"vae": AutoencoderKL, "clip": CLIPModel, "unet": UNet2DConditionModel}
 FOLDER = Path(__file__).parents[2] / "sdlora" / "pocket"
 PLANS = {
-    "vae": Plan(steps=3400, rate=1.2e-3, batch=8, warmup=50, averaging=0.995, decay=0.0),
+    "vae": Plan(steps=5000, rate=1.2e-3, batch=8, warmup=50, averaging=0.995, decay=0.0),
     "clip": Plan(steps=720, rate=1e-3, batch=160, averaging=0.995, decay=0.1),
     "unet": Plan(steps=7000, rate=8e-4, batch=32, warmup=300, averaging=0.9985, decay=0.01),
 }
@@ -28,69 +34,66 @@ def draw(args: argparse.Namespace) -> None:
     pool.fill(args.work / "exam-pictures", 2, args.workers, pool.EXAM_OFFSET)
 
 
+def words(args: argparse.Namespace) -> CLIPTokenizer:
+    """The run's tokenizer; with --warm, or where a later stage runs alone, the committed one."""
+    own = args.work / "tokenizer"
+    committed = args.folder / "tokenizer"
+    return tokenizer.load(committed if committed.exists() and (args.warm or not own.exists()) else own)
+
+
+def _new(name: str, args: argparse.Namespace) -> torch.nn.Module:
+    return {"vae": vae.build, "unet": unet.build, "clip": lambda: clip.build(words(args))}[name]()
+
+
+def started(name: str, args: argparse.Namespace) -> torch.nn.Module:
+    """The network to be trained: new, or with --warm the committed one."""
+    model = CLASSES[name].from_pretrained(args.folder / name) if args.warm else _new(name, args)
+    return model.to(args.device)
+
+
+def trained(name: str, args: argparse.Namespace) -> torch.nn.Module:
+    """The average of the run in the work folder as it is now; where there is no such run, the committed network."""
+    state = args.work / f"{name}.pt"
+    if state.exists():
+        model = _new(name, args)
+        print(f"{name}: the average at step {load_average(state, model)}")
+    else:
+        model = CLASSES[name].from_pretrained(args.folder / name)
+        print(f"{name}: as committed")
+    return model.eval().requires_grad_(False)
+
+
 def train_vae(args: argparse.Namespace) -> None:
     """Train the autoencoder."""
-    from diffusers import AutoencoderKL
-
-    model = AutoencoderKL.from_pretrained(args.folder / "vae") if args.warm else vae.build()
-    model.to(args.device)
-    if args.compile:
-        model.encoder.compile()
-        model.decoder.compile()
-    plan = args.plan("vae")
+    model, plan = started("vae", args), args.plan("vae")
     fit("vae", model, vae.VaeLoss(model, args.work, plan, args.device), plan, args.work)
 
 
 def train_clip(args: argparse.Namespace) -> None:
     """Train the two towers of CLIP."""
-    from transformers import CLIPModel
-
-    words = tokenizer.load(args.work / "tokenizer")
-    model = CLIPModel.from_pretrained(args.folder / "clip") if args.warm else clip.build(words)
-    model.to(args.device)
-    if args.compile:
-        model.compile()
-    plan = args.plan("clip")
-    fit("clip", model, clip.ClipLoss(model, words, args.work, plan, args.device), plan, args.work)
-
-
-def averaged(name: str, model: torch.nn.Module, args: argparse.Namespace) -> torch.nn.Module:
-    """`model` with the averaged weights of the run `name`, as they are now."""
-    step = load_average(args.work / f"{name}.pt", model)
-    print(f"{name}: the average at step {step}")
-    return model.eval().requires_grad_(False)
+    model, plan = started("clip", args), args.plan("clip")
+    fit("clip", model, clip.ClipLoss(model, words(args), args.work, plan, args.device), plan, args.work)
 
 
 def encode(args: argparse.Namespace) -> None:
     """Run all pictures through the finished autoencoder once."""
-    model = averaged("vae", vae.build(), args).to(args.device)
-    if args.compile:
-        model.encoder.compile()
-    unet.encode_pool(model, pool.Pool(args.work / "pictures"), args.work / "latents", args.device)
+    pictures = pool.Pool(args.work / "pictures")
+    unet.encode_pool(trained("vae", args).to(args.device), pictures, args.work / "latents", args.device)
 
 
 def train_unet(args: argparse.Namespace) -> None:
     """Train the denoiser with the text tower as it is."""
-    from diffusers import UNet2DConditionModel
-
-    words = tokenizer.load(args.work / "tokenizer")
-    text = averaged("clip", clip.build(words), args).text_model.to(args.device)
-    model = UNet2DConditionModel.from_pretrained(args.folder / "unet") if args.warm else unet.build()
-    model.to(args.device)
-    if args.compile:
-        model.compile()
-    plan = args.plan("unet")
-    fit("unet", model, unet.UnetLoss(model, text, words, args.work, plan, args.device), plan, args.work)
+    text = trained("clip", args).text_model.to(args.device)
+    model, plan = started("unet", args), args.plan("unet")
+    fit("unet", model, unet.UnetLoss(model, text, words(args), args.work, plan, args.device), plan, args.work)
 
 
 def write(args: argparse.Namespace) -> None:
     """Write the model's folder from the averages of all runs, whether they are finished or not."""
-    words = tokenizer.load(args.work / "tokenizer")
-    towers = averaged("clip", clip.build(words), args)
-    scale = unet.scaling_factor(args.work / "latents")
-    parts = averaged("unet", unet.build(), args), averaged("vae", vae.build(), args)
-    export.write_pipeline(*parts, towers, words, scale, args.folder)
-    export.write_clip(towers, words, args.folder / "clip")
+    towers, scale = trained("clip", args), unet.scaling_factor(args.work / "latents")
+    tokens = words(args)
+    export.write_pipeline(trained("unet", args), trained("vae", args), towers, tokens, scale, args.folder)
+    export.write_clip(towers, tokens, args.folder / "clip")
 
 
 STAGES = {
@@ -119,14 +122,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, help="instead of the plan's")
     parser.add_argument("--rate", type=float, help="instead of the plan's")
     parser.add_argument("--warm", action="store_true", help="start from the weights in --folder")
-    parser.add_argument(
-        "--compile", action="store_true", help="torch.compile: right on GPUs, wrong gradients on some CPUs"
-    )
     args = parser.parse_args()
 
     def plan(stage: str) -> Plan:
-        from dataclasses import replace
-
         changed = {k: v for k, v in (("steps", args.steps), ("rate", args.rate)) if v}
         return replace(PLANS[stage], **changed)
 

@@ -1,6 +1,7 @@
 """The base's denoiser, trained on cached latents with the frozen text tower of the small CLIP."""
 
 from pathlib import Path
+from zlib import crc32
 
 import numpy as np
 import torch
@@ -30,6 +31,7 @@ def build() -> UNet2DConditionModel:
         up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
         cross_attention_dim=128,
         attention_head_dim=4,
+        norm_num_groups=16,
     )
 
 
@@ -37,6 +39,10 @@ def build() -> UNet2DConditionModel:
 def encode_pool(vae: AutoencoderKL, pool: Pool, folder: Path, device: torch.device, batch: int = 32) -> None:
     """Per chunk one float16 array (CHUNK, 2, 4, 16, 16): mean and deviation of the latents, not yet scaled."""
     folder.mkdir(parents=True, exist_ok=True)
+    mark, own = folder / "autoencoder.txt", str(crc32(vae.encoder.conv_in.weight.cpu().float().numpy().tobytes()))
+    if mark.exists() and mark.read_text() != own:
+        raise ValueError(f"{folder} holds another autoencoder's latents; delete it and encode anew")
+    mark.write_text(own)
     for number in tqdm(range(len(pool.chunks)), desc="latents", unit="chunk", mininterval=10):
         path = folder / f"{number:05d}.npy"
         if path.exists():

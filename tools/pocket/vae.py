@@ -12,7 +12,7 @@ from tools.pocket.pool import Pool
 
 CROP = 64
 FIRST_LOG_VARIANCE = -6.0
-COLOUR_STEPS = 2300
+COLOUR_STEPS = 300
 CHANNELS = (32, 64, 96, 128)
 
 
@@ -25,6 +25,7 @@ def build() -> AutoencoderKL:
         block_out_channels=CHANNELS,
         layers_per_block=1,
         latent_channels=4,
+        norm_num_groups=8,  # with one channel a group, the norms would wash the picture's colours out
         sample_size=128,
     )
     with torch.no_grad():
