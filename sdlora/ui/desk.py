@@ -2,6 +2,7 @@
 
 import hashlib
 import shutil
+import tempfile
 import threading
 import time
 from collections.abc import Sequence
@@ -160,10 +161,12 @@ def thumbnail(path: Path) -> str:
 
 
 def download(run: Run, format: str) -> str:
-    """The finished adapter in ``format`` under the run's name, ready to be served."""
-    exported = service.exported(str(run.folder), format)
-    named = exported.with_name(f"{run.name}{'' if format == 'kohya' else f'-{format}'}.safetensors")
-    exported.rename(named)
-    place = cached(named)
-    shutil.rmtree(named.parent, ignore_errors=True)
-    return place
+    """The run's adapter in ``format`` under the run's name, ready to be served."""
+    own = service.adapter_of(str(run.folder))  # Runs save kohya's keys.
+    exported = own if format == "kohya" else service.exported(str(own), format)
+    with tempfile.TemporaryDirectory() as folder:
+        named = Path(folder) / f"{run.name}{'' if format == 'kohya' else f'-{format}'}.safetensors"
+        shutil.copyfile(exported, named)
+        if exported is not own:
+            shutil.rmtree(exported.parent, ignore_errors=True)
+        return cached(named)

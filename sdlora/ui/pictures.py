@@ -34,7 +34,9 @@ class Pictures:
 def build(desk: Desk, demo: gr.Blocks) -> Pictures:
     """Lay the tab out and wire it."""
     with gr.Row(equal_height=True):
-        name = gr.Dropdown(label="Project", allow_custom_value=True, info="Choose one, or type a new name", scale=2)
+        name = gr.Dropdown(
+            label="Project", allow_custom_value=True, elem_id="project", info="Choose one, or type a new name", scale=2
+        )
         kind = gr.Radio(KINDS, value="style", label="What is it?", info="A look, or one thing or person", scale=2)
         trigger = gr.Textbox(label="Trigger word", info="The word that will call it", scale=2)
         class_name = gr.Textbox(label="Kind of subject", info="Such as cat or person", visible=False, scale=2)
