@@ -7,6 +7,7 @@ SHA-256 sums. It is written beside its place, flushed, and renamed; nothing in i
 import json
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
@@ -19,6 +20,8 @@ from sdlora.section import Section
 if TYPE_CHECKING:
     import torch
 
+TENSOR = "__tensor__"
+"""Marks a value that stands in the file of tensors."""
 TENSORS, VALUES, MANIFEST = "state.safetensors", "state.json", "manifest.json"
 
 
@@ -51,6 +54,8 @@ def save(folder: Path, state: State, keep: int) -> Path:
     from safetensors.torch import save_file
 
     target = folder / f"{state.step:06d}"
+    if verified(target):  # A stop right after a checkpoint: what is there is this very state.
+        return target
     temporary = folder / f".tmp-{state.step:06d}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -70,16 +75,17 @@ def save(folder: Path, state: State, keep: int) -> Path:
     except OSError as error:
         shutil.rmtree(temporary, ignore_errors=True)
         raise FileError(f"{target}: the checkpoint cannot be written ({error.strerror or error})") from error
-    for old in sorted(_states(folder))[:-keep]:
+    for old in _states(folder)[:-keep]:
         shutil.rmtree(old, ignore_errors=True)
     return target
 
 
-def newest(folder: Path) -> State | None:
-    """The newest state in ``folder`` that verifies, or None. Damaged ones are passed over."""
-    for candidate in sorted(_states(folder), reverse=True):
+def newest(folder: Path, notice: Callable[[str], None] = lambda message: None) -> State | None:
+    """The newest state in ``folder`` that verifies, or None. Damaged ones are passed over, and ``notice`` is told."""
+    for candidate in reversed(_states(folder)):
         if verified(candidate):
             return load(candidate)
+        notice(f"the checkpoint {candidate.name} is damaged; the one before it is taken")
     return None
 
 
@@ -111,22 +117,18 @@ def pack_optimizer(optimizer: "torch.optim.Optimizer") -> tuple[dict[str, "torch
     names: dict[int, str] = {}
 
     def plain(value: Any, name: str) -> Any:
+        if isinstance(value, dict):  # bitsandbytes keeps its tensors one level further down
+            return {key: plain(inner, f"{name}.{key}") for key, inner in value.items()}
         if not isinstance(value, torch.Tensor):
             return value
         if id(value) not in names:  # Prodigy's groups share tensors, and must do so again.
             names[id(value)] = f"optimizer.{name}"
             tensors[f"optimizer.{name}"] = value
-        return {"tensor": names[id(value)]}
+        return {TENSOR: names[id(value)]}
 
     values = {
-        "state": {
-            str(index): {key: plain(value, f"{index}.{key}") for key, value in entry.items()}
-            for index, entry in state["state"].items()
-        },
-        "param_groups": [
-            {key: plain(value, f"group{index}.{key}") for key, value in group.items()}
-            for index, group in enumerate(state["param_groups"])
-        ],
+        "state": {str(index): plain(entry, str(index)) for index, entry in state["state"].items()},
+        "param_groups": [plain(group, f"group{index}") for index, group in enumerate(state["param_groups"])],
     }
     return tensors, values
 
@@ -137,18 +139,25 @@ def unpack_optimizer(
     """Give ``optimizer`` back the state that ``pack_optimizer`` took from one like it."""
 
     def whole(value: Any) -> Any:
-        return tensors[value["tensor"]] if isinstance(value, dict) and "tensor" in value else value
+        if not isinstance(value, dict):
+            return value
+        return tensors[value[TENSOR]] if TENSOR in value else {key: whole(inner) for key, inner in value.items()}
 
     optimizer.load_state_dict(
         {
-            "state": {int(i): {k: whole(v) for k, v in entry.items()} for i, entry in values["state"].items()},
-            "param_groups": [{k: whole(v) for k, v in group.items()} for group in values["param_groups"]],
+            "state": {int(index): whole(entry) for index, entry in values["state"].items()},
+            "param_groups": [whole(group) for group in values["param_groups"]],
         }
     )
 
 
 def _states(folder: Path) -> list[Path]:
-    return [path for path in folder.glob("[0-9]*") if path.is_dir() and path.name.isdigit()]
+    """The states' folders, in the order of their steps."""
+    return sorted((path for path in folder.glob("[0-9]*") if path.name.isdecimal() and path.is_dir()), key=_step)
+
+
+def _step(folder: Path) -> int:
+    return int(folder.name)
 
 
 def _fsync(path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import argparse
 import difflib
+import io
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -29,6 +30,9 @@ class Parser(argparse.ArgumentParser):
 def main(arguments: Sequence[str] | None = None) -> int:
     """The entry point. Returns the exit code that the error, if any, stands for."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # Windows' own encodings lack most of the world's letters.
+            stream.reconfigure(encoding="utf-8", errors="replace")
     try:
         parser, commands = _parser(arguments)
         parsed, unknown = parser.parse_known_args(arguments)
@@ -37,6 +41,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SdloraError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
+    except KeyboardInterrupt:
+        return 130
     except BrokenPipeError:  # `sdlora runs | head`
         return 0
 
@@ -81,7 +87,13 @@ def _data_dir(parser: argparse.ArgumentParser) -> None:
 
 def _processes(parser: argparse.ArgumentParser) -> None:
     help = "train in this many processes on this machine (default: 1)"
-    parser.add_argument("--processes", type=int, default=1, metavar="N", help=help)
+    parser.add_argument("--processes", type=_count, default=1, metavar="N", help=help)
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of 1 or more")
+    return int(text)
 
 
 def _train_arguments(parser: Parser, arguments: Sequence[str]) -> None:
@@ -180,8 +192,8 @@ def _attend(training: Any) -> int:
     if code == 0:
         print(f"adapter: {training.run.adapter}")
     elif not terminal.stopped:
-        print(f"error: {failure(training.run, code, terminal.last)}", file=sys.stderr)
-        return failure(training.run, code, terminal.last).exit_code
+        print(f"error: {failure(training.run, code, training.last)}", file=sys.stderr)
+        return failure(training.run, code, training.last).exit_code
     return code
 
 

@@ -6,13 +6,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, get_args
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError
 
 from sdlora.adapters import Adapter
 from sdlora.adapters.lora import Lora
 from sdlora.checkpoint import Checkpoint
 from sdlora.data.settings import Data, Prior
 from sdlora.errors import ConfigError
+from sdlora.families.loading import BUNDLED
 from sdlora.families.settings import Model
 from sdlora.files import write_atomic
 from sdlora.generation.settings import Sample
@@ -40,11 +41,6 @@ class TrainConfig(Section):
     checkpoint: Checkpoint = Field(default_factory=Checkpoint)
     sample: Sample = Field(default_factory=Sample)
 
-    @field_validator("adapter", mode="before")
-    @classmethod
-    def _lora_unless_said(cls, value: Any) -> Any:
-        return {"method": "lora", **value} if isinstance(value, Mapping) else value
-
     @classmethod
     def load(cls, source: str | Path, overrides: Mapping[str, Any] | None = None) -> "TrainConfig":
         """From a TOML file or a preset's name; ``overrides`` are dotted names (``adapter.rank``) and values.
@@ -57,21 +53,29 @@ class TrainConfig(Section):
 
     @classmethod
     def parse(cls, values: Mapping[str, Any], place: str, overrides: Mapping[str, Any] | None = None) -> "TrainConfig":
-        """From nested values; ``place`` is what error messages call their origin."""
-        merged = {name: dict(section) if isinstance(section, Mapping) else section for name, section in values.items()}
+        """From nested values; ``place`` is what error messages call their origin.
+
+        Relative paths in either are relative to the working folder.
+        """
+        merged = _absolute(dict(values), Path.cwd())
+        flags: dict[str, Any] = {}
         for name, value in (overrides or {}).items():
             section, _, field = name.partition(".")
-            merged[section] = {**merged.get(section, {}), field: value}
+            flags.setdefault(section, {})[field] = value
+        for section, given in _absolute(flags, Path.cwd()).items():
+            own = merged.get(section, {})
+            merged[section] = {**own, **given} if isinstance(own, Mapping) else own
         try:
             return cls.model_validate(merged)
         except ValidationError as error:
             raise ConfigError("\n".join(_messages(error, place))) from None
 
     def save(self, path: Path) -> None:
-        """Write every setting to ``path``, atomically."""
+        """Write every setting to ``path``, atomically, with its paths absolute."""
         import tomli_w
 
-        write_atomic(path, tomli_w.dumps({"version": VERSION, **self.model_dump(mode="json", exclude_none=True)}))
+        values = _absolute(self.model_dump(mode="json", exclude_none=True), Path.cwd())
+        write_atomic(path, tomli_w.dumps({"version": VERSION, **values}))
 
 
 def all_settings() -> list[Setting]:
@@ -120,10 +124,18 @@ def _absolute(values: dict[str, Any], folder: Path) -> dict[str, Any]:
         section, field = setting.name.split(".")
         value = result.get(section, {}).get(field) if isinstance(result.get(section), dict) else None
         is_path = Path in (setting.field.annotation, *get_args(setting.field.annotation))
-        near_base = setting.name == "model.base" and isinstance(value, str) and (folder / value).exists()
-        if isinstance(value, str) and (is_path or near_base):
+        near_base = setting.name == "model.base" and isinstance(value, str) and _is_there(folder, value)
+        if isinstance(value, str | Path) and (is_path or near_base):
             result[section][field] = str((folder / Path(value).expanduser()).resolve())
     return result
+
+
+def _is_there(folder: Path, base: str) -> bool:
+    """Whether ``base`` is a path of a model and no bundled one's name or hub id."""
+    try:
+        return base not in BUNDLED and (folder / Path(base).expanduser()).exists()
+    except (OSError, RuntimeError):  # too long for a path, or the home of an unknown user
+        return False
 
 
 def _messages(error: ValidationError, place: str) -> Iterator[str]:

@@ -80,11 +80,12 @@ def safe_name(text: str, fallback: str = "untitled") -> str:
 
 
 def unused(path: Path) -> Path:
-    """``path``, or ``name-2``, ``name-3``, ... beside it: never one that exists."""
+    """``path``, or ``name-2``, ``name-3``, ... beside it: never one that exists. A file keeps its suffix."""
     candidate, number = path, 1
+    stem, suffix = (path.name, "") if path.is_dir() else (path.stem, path.suffix)
     while candidate.exists():
         number += 1
-        candidate = path.with_name(f"{path.stem}-{number}{path.suffix}")
+        candidate = path.with_name(f"{stem}-{number}{suffix}")
     return candidate
 
 

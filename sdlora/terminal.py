@@ -1,5 +1,6 @@
 """A run's events as lines for a terminal: one that moves while it trains, or now and then one where output is kept."""
 
+import math
 import sys
 import time
 from collections.abc import Callable
@@ -28,14 +29,12 @@ class Terminal:
         self.name = name
         self.out = out or sys.stderr
         self.live = self.out.isatty()
-        self.last: Event | None = None
         self.stopped = False
         self._loss: float | None = None
         self._shown = 0.0
         self._pending = False
 
     def __call__(self, event: Event) -> None:
-        self.last = event
         match event:
             case RunStarted():
                 self._line(
@@ -49,8 +48,11 @@ class Terminal:
             case Progress():
                 self._moving(f"{event.phase} {event.done}/{event.total}", event.done >= event.total)
             case StepDone():
-                self._loss = event.loss if self._loss is None else SMOOTHING * self._loss + (1 - SMOOTHING) * event.loss
-                text = f"step {event.step}/{event.steps}  loss {self._loss:.4f}  {duration(event.left)} left"
+                if math.isfinite(event.loss):
+                    before = event.loss if self._loss is None else self._loss
+                    self._loss = SMOOTHING * before + (1 - SMOOTHING) * event.loss
+                loss = event.loss if self._loss is None else self._loss
+                text = f"step {event.step}/{event.steps}  loss {loss:.4f}  {duration(event.left)} left"
                 self._moving(text, event.step >= event.steps)
             case SampleReady():
                 self._line(f"preview at step {event.step}: {event.path}")

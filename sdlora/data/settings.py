@@ -77,8 +77,8 @@ class Prior(Section):
     steps: Annotated[int, Field(ge=1, le=1000)] = 25
     """Sampling steps for making class pictures."""
 
-    cfg: Annotated[float, Field(ge=0, le=50)] = 7.0
+    cfg: Annotated[float, Field(ge=0, le=100)] = 7.0
     """Guidance scale for making class pictures."""
 
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """Seed of the first class picture; the next has seed + 1."""

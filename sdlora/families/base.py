@@ -111,7 +111,9 @@ def fingerprint(module: "nn.Module") -> str:
     digest = hashlib.sha256()
     for name, tensor in sorted(module.state_dict().items()):
         values = tensor.detach().flatten()
-        sample = values[torch.linspace(0, max(values.numel() - 1, 0), min(64, values.numel())).long()]
+        count = min(64, values.numel())
+        places = [place * (values.numel() - 1) // max(count - 1, 1) for place in range(count)]
+        sample = values[torch.tensor(places, dtype=torch.int64, device=values.device)]
         digest.update(f"{name}{tuple(tensor.shape)}".encode())
         digest.update(sample.float().cpu().numpy().tobytes())
     return digest.hexdigest()

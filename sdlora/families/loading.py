@@ -140,9 +140,11 @@ def _load_folder(folder: Path, model: Model) -> "Family":
             pickled = any((folder / part).glob("*.bin"))
             remedy = "holds only .bin files; convert them to .safetensors" if pickled else "has no .safetensors weights"
             raise ModelError(f"{model.base}: the part {part} {remedy}")
+        for file in (folder / part).glob("*.safetensors"):
+            read_safetensors_header(file)  # Raises for a file that is cut short, naming it.
     try:
         return family.load(folder, model.base, variant=model.variant, local_files_only=True)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise ModelError(f"{model.base}: cannot be loaded: {_first_line(error)}") from error
 
 
@@ -158,38 +160,40 @@ def _load_file(file: Path, model: Model) -> "Family":
 
 
 def _load_hub(repository: str, model: Model) -> "Family":
-    from diffusers import DiffusionPipeline
+    """From a hub's repository, downloaded or cached. Only configs, the tokenizer and safetensors are fetched."""
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
 
+    weights = f"*.{model.variant}.safetensors" if model.variant else "*.safetensors"
+    others = [] if model.variant else ["*/*.fp16.*", "*/*.non_ema.*"]
     try:
-        config = DiffusionPipeline.load_config(repository, revision=model.revision)
-        family = _family(PIPELINES.get(config.get("_class_name", ""), str(config.get("_class_name"))), model.base)
-        options = {"revision": model.revision, "variant": model.variant}
-        return family.load(repository, model.base, **options)
-    except GatedRepoError as error:
-        raise ModelError(
-            f"{model.base}: is gated; accept its terms on the hub, then log in with `hf auth login`"
-        ) from error
-    except (RepositoryNotFoundError, OSError, ValueError) as error:
-        try:  # A cached copy answers even where the hub does not.
-            cached = snapshot_download(repository, revision=model.revision, local_files_only=True)
-        except (LocalEntryNotFoundError, OSError, ValueError):
-            raise ModelError(_hub_message(model.base, error)) from error
-        return _load_folder(Path(cached), model)
+        folder = snapshot_download(
+            repository,
+            revision=model.revision,
+            allow_patterns=["model_index.json", "*/*.json", "*/*.txt", *(f"{part}/{weights}" for part in WEIGHTED)],
+            ignore_patterns=others,
+        )
+    except (OSError, ValueError) as error:
+        raise ModelError(_hub_message(model, error)) from error
+    with _quiet_libraries():
+        return _load_folder(Path(folder), model)
 
 
-def _hub_message(base: str, error: Exception) -> str:
-    from huggingface_hub.errors import RepositoryNotFoundError
+def _hub_message(model: Model, error: BaseException) -> str:
+    """What went wrong, from the first cause that the hub's library names."""
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
-    causes = []
+    known = {  # Gated before unknown: the one is a kind of the other.
+        GatedRepoError: "is gated; accept its terms on the hub, then log in with `hf auth login`",
+        RevisionNotFoundError: f"the hub has no revision {model.revision} of it; check model.revision",
+        RepositoryNotFoundError: "the hub has no such model (or it is private); check the spelling",
+    }
     link: BaseException | None = error
     while link is not None:
-        causes.append(link)
+        for kind, message in known.items():
+            if isinstance(link, kind):
+                return f"{model.base}: {message}"
         link = link.__cause__ or link.__context__
-    if any(isinstance(cause, RepositoryNotFoundError) for cause in causes):
-        return f"{base}: the hub has no such model (or it is private); check the spelling"
-    return f"{base}: the hub cannot be reached and nothing is cached; go online once, or give a folder on this machine"
+    return f"{model.base}: the hub cannot be reached and nothing is cached; go online once, or give a folder"
 
 
 def _read_json(path: Path, otherwise: str) -> dict[str, Any]:

@@ -1,12 +1,13 @@
 """Stable Diffusion 1.x: one CLIP text encoder, its last layer normalised, a UNet that predicts the noise."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from diffusers import StableDiffusionPipeline
 
+from sdlora.errors import ModelError
 from sdlora.families.base import Conditioning, Family, fingerprint
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ class SD1(Family):
         self._vae = pipeline.vae
         self._scheduler_config = dict(pipeline.scheduler.config)
         self.prediction_type = self._scheduler_config.get("prediction_type", "epsilon")
+        _require_known_schedule(source, self._scheduler_config)
         self.latent_factor = pipeline.vae_scale_factor
         self.native_size = self.unet.config.sample_size * self.latent_factor
         self.size_step = self.latent_factor * 2 ** (len(self.unet.config.block_out_channels) - 1)
@@ -99,3 +101,15 @@ class SD1(Family):
             image_encoder=None,
             **WITHOUT_CHECKER,
         )
+
+
+def _require_known_schedule(source: str, config: Mapping[str, Any]) -> None:
+    """Raises ModelError for noise schedules and targets that training would silently get wrong."""
+    known = {
+        "prediction_type": ("epsilon", "v_prediction"),
+        "beta_schedule": ("linear", "scaled_linear"),
+        "rescale_betas_zero_snr": (False, None),
+    }
+    for name, values in known.items():
+        if name in config and config[name] not in values:
+            raise ModelError(f"{source}: its scheduler's {name} is {config[name]!r}, which is not served yet")

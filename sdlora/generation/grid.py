@@ -21,7 +21,7 @@ def sheet(
     """Lay ``rows`` of pictures out on white, with labels to the left and above, wrapped to fit.
 
     ``cell`` is the longest side of a picture in pixels, to which all are scaled; None leaves them as they are.
-    None among the pictures, or a row cut short, leaves a hole. The font is Pillow's own: plain ASCII is safe, much else is not in it.
+    None among the pictures, or a row cut short, leaves a hole. The font is Pillow's own: only plain ASCII is safe.
     Raises ConfigError if there is no picture, or labels and pictures do not match.
     """
     columns = max((len(row) for row in rows), default=0)

@@ -21,8 +21,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal, NamedTuple
 
 from sdlora.errors import BusyError, SdloraError
-from sdlora.files import safe_name
-from sdlora.runs.folder import hold
+from sdlora.runs.folder import device_lock, hold
 
 if TYPE_CHECKING:
     from filelock import FileLock
@@ -245,7 +244,7 @@ class Painter:
         from sdlora.generation.device import choose_device
 
         device = choose_device(self.device)
-        lock_file = self.data_dir / "locks" / f"{safe_name(str(device))}.lock"
+        lock_file = device_lock(self.data_dir, str(device))
         waits = False
         while number not in self.cancelled:
             try:

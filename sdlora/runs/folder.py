@@ -61,6 +61,12 @@ class Run(RunPaths):
         known = ", ".join(sorted(path.name for path in runs.glob("*/") if (path / "config.toml").is_file()))
         raise ConfigError(f"{name}: there is no such run in {runs}; there are: {known or 'none yet'}")
 
+    @classmethod
+    def all(cls, data_dir: Path) -> "list[Run]":
+        """All runs in ``data_dir``, the newest first."""
+        found = [cls(path.parent) for path in (data_dir / "runs").glob("*/config.toml")]
+        return sorted(found, key=lambda run: run.config_file.stat().st_mtime, reverse=True)
+
     @property
     def data_dir(self) -> Path:
         """The folder that holds ``runs`` and ``cache``."""
@@ -90,10 +96,10 @@ class Run(RunPaths):
         if not self.lock_file.exists():
             return False
         try:
-            with FileLock(self.lock_file, timeout=0):
-                return False
-        except Timeout:
+            hold(self.lock_file, self.name).release()
+        except BusyError:
             return True
+        return False
 
     def stop(self) -> None:
         """Ask the run's process to finish its step, save, and end."""
@@ -139,12 +145,20 @@ class Journal:
         self._file.close()
 
 
+def device_lock(data_dir: Path, device: str) -> Path:
+    """The lock of a device: one file, however the device is spelled (``cuda`` is ``cuda:0``)."""
+    kind, _, index = device.partition(":")
+    return data_dir / "locks" / f"{kind}-{index or 0}.lock"
+
+
 def hold(lock_file: Path, what: str, wait: float = 0) -> FileLock:
     """Take an OS lock that dies with its holder. Raises BusyError if another process has it."""
-    lock_file.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(lock_file)
     try:
+        lock_file.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=wait)
     except Timeout:
         raise BusyError(f"{what} is in use by another process; wait for it, or stop it first") from None
+    except OSError as error:
+        raise FileError(f"{lock_file}: cannot be written ({error.strerror}); choose another --data-dir") from error
     return lock

@@ -1,32 +1,21 @@
-"""Starting a run's process, and following what it tells."""
+"""Starting a run's processes, following what they tell, and stopping them."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
-from sdlora.events import Event
+import psutil
+
+from sdlora.events import Event, OnEvent, RunFailed, RunStopped, ignore
 from sdlora.runs.folder import Run, tail
 
 POLL_SECONDS = 0.1
-
-
-def launch(run: Run, processes: int = 1) -> subprocess.Popen[bytes]:
-    """Start training ``run`` in a process (or several, over torchrun) of its own session; output goes to its log."""
-    worker = ["-m", "sdlora.runs.worker", str(run.folder)]
-    if processes > 1:
-        worker = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes), *worker]
-    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
-    if processes > 1 and run.config.train.device == "cpu":
-        environment["ACCELERATE_USE_CPU"] = "true"
-    run.stop_file.unlink(missing_ok=True)
-    detached: dict[str, Any] = {"start_new_session": True} if os.name == "posix" else {"creationflags": 0x00000200}
-    with open(run.log, "ab") as log:
-        return subprocess.Popen(
-            [sys.executable, *worker], stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, **detached
-        )
 
 
 def follow(run: Run, process: subprocess.Popen[bytes] | None = None, start: int = 0) -> Iterator[Event]:
@@ -42,3 +31,70 @@ def follow(run: Run, process: subprocess.Popen[bytes] | None = None, start: int 
         if over:
             return
         time.sleep(POLL_SECONDS)
+
+
+@dataclass
+class Training:
+    """A run whose process this program started."""
+
+    run: Run
+    process: subprocess.Popen[bytes]
+    processes: int
+    start: int
+    """Byte of the journal at which this process's events begin."""
+    last: Event | None = None
+    """The newest event that ``wait`` has seen."""
+    asked: int = 0
+    """The signal by which ``interrupt`` asked for a stop."""
+
+    def events(self) -> Iterator[Event]:
+        """What the process tells, until it has ended."""
+        return follow(self.run, self.process, self.start)
+
+    def interrupt(self, number: int = signal.SIGINT) -> None:
+        """Ask for a stop, as Ctrl-C does; a second call ends the run at once, unsaved."""
+        again, self.asked = bool(self.asked), number
+        if os.name == "posix" and self.processes == 1:
+            with suppress(ProcessLookupError):
+                os.kill(self.process.pid, number)
+        elif again:
+            self._kill()
+        else:  # A launcher would give its processes 30 seconds after a signal, then kill them unsaved.
+            self.run.stop()
+
+    def wait(self, on_event: OnEvent = ignore) -> int:
+        """Pass every event on until the process has ended; return its exit code, 128 + n after signal n."""
+        for event in self.events():
+            self.last = event
+            on_event(event)
+        code = self.process.wait()
+        if isinstance(self.last, RunFailed):  # A launcher of several processes has exit codes of its own.
+            return self.last.exit_code
+        if isinstance(self.last, RunStopped) and code <= 128:
+            return 128 + (self.asked or signal.SIGTERM)
+        return 128 - code if code < 0 else code
+
+    def _kill(self) -> None:
+        with suppress(psutil.NoSuchProcess):
+            launcher = psutil.Process(self.process.pid)
+            for process in (*launcher.children(recursive=True), launcher):
+                with suppress(psutil.NoSuchProcess):
+                    process.kill()
+
+
+def launch(run: Run, processes: int = 1) -> Training:
+    """Start training ``run`` in a process (or several, over torchrun) of its own session; output goes to its log."""
+    start = run.journal.stat().st_size if run.journal.exists() else 0
+    worker = ["-m", "sdlora.runs.worker", str(run.folder)]
+    if processes > 1:
+        worker = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes), *worker]
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    if processes > 1 and run.config.train.device == "cpu":
+        environment["ACCELERATE_USE_CPU"] = "true"
+    run.stop_file.unlink(missing_ok=True)
+    detached: dict[str, Any] = {"start_new_session": True} if os.name == "posix" else {"creationflags": 0x00000200}
+    with open(run.log, "ab") as log:
+        process = subprocess.Popen(
+            [sys.executable, *worker], stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, **detached
+        )
+    return Training(run, process, processes, start)

@@ -5,6 +5,7 @@ event and an exit code. Under ``torchrun`` or ``accelerate launch`` every rank r
 """
 
 import os
+import re
 import signal
 import sys
 import traceback
@@ -12,10 +13,12 @@ from contextlib import ExitStack
 from pathlib import Path
 from types import FrameType
 
-from sdlora.errors import DeviceError, OutOfMemoryError, SdloraError
+from sdlora.errors import DeviceError, FileError, OutOfMemoryError, SdloraError
 from sdlora.events import OnEvent, RunFailed, ignore
-from sdlora.files import safe_name
-from sdlora.runs.folder import Journal, Run, hold
+from sdlora.runs.folder import Journal, Run, device_lock, hold
+
+WAIT_SECONDS = 2.0
+"""For a lock: viewers take one for a moment when they look who holds it."""
 
 
 class StopRequest:
@@ -47,7 +50,7 @@ def main() -> int:
     with ExitStack() as held:
         try:
             if is_main:
-                held.enter_context(hold(run.lock_file, f"the run {run.name}"))
+                held.enter_context(hold(run.lock_file, f"the run {run.name}", WAIT_SECONDS))
         except SdloraError as error:  # Not this process's run: its journal belongs to another.
             print(f"error: {error}", file=sys.stderr)
             return error.exit_code
@@ -69,8 +72,7 @@ def _train(run: Run, stop: StopRequest, held: ExitStack | None, on_event: OnEven
     config = run.config
     if held is not None:
         device = choose_device(config.train.device)
-        lock = run.data_dir / "locks" / f"{safe_name(str(device))}.lock"
-        held.enter_context(hold(lock, f"the device {device}"))
+        held.enter_context(hold(device_lock(run.data_dir, str(device)), f"the device {device}", WAIT_SECONDS))
     sections = {name: getattr(config, name) for name in type(config).model_fields}
     return train(Job(**sections, output=run, cache=run.data_dir / "cache", on_event=on_event, should_stop=stop))
 
@@ -90,10 +92,13 @@ def _translate(error: Exception) -> SdloraError | None:
     import torch
 
     text = str(error)
-    if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in text or isinstance(error, MemoryError):
+    no_memory = re.search("out of memory|not enough memory|can't allocate memory", text, re.IGNORECASE)
+    if isinstance(error, OSError):
+        return FileError(f"{error.filename or 'a file'}: {error.strerror or error}; mend that, then resume")
+    if isinstance(error, torch.OutOfMemoryError | MemoryError) or (isinstance(error, RuntimeError) and no_memory):
         return OutOfMemoryError(
-            "the device ran out of memory; set train.gradient_checkpointing, or lower train.batch_size or "
-            "data.resolution, then resume"
+            "the device ran out of memory; start again with train.gradient_checkpointing, or a lower train.batch_size "
+            "or data.resolution"
         )
     if isinstance(error, RuntimeError) and ("CUDA error" in text or "device-side" in text):
         return DeviceError(f"the device was lost: {text.splitlines()[0]}; resume from the last checkpoint")

@@ -6,10 +6,13 @@ averaged in one flat reduction a step. The models stay what they are, whatever t
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
+from datetime import timedelta
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import InitProcessGroupKwargs
 
 from sdlora.errors import ConfigError
 from sdlora.generation.device import choose_device, choose_dtype
@@ -26,7 +29,7 @@ _MIXED = {torch.float32: "no", torch.bfloat16: "bf16", torch.float16: "fp16"}
 
 def _precision(name: str, device: torch.device) -> str:
     """For ``auto`` on CUDA, bf16 where the card has it: its range needs no loss scaler."""
-    if name == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported():
+    if name == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
         return "bf16"
     return name
 
@@ -51,21 +54,20 @@ class Gang:
         """Join the other processes, if this one was started with some. Raises for a device that is not there."""
         device = choose_device(train.device)
         dtype = choose_dtype(_precision(train.precision, device), device)
-        if device.type == "cuda":
+        if device.type == "cuda" and device.index is not None:  # Else Accelerate gives each process its own.
             torch.cuda.set_device(device)
+        if train.tensorboard and find_spec("tensorboard") is None:
+            raise ConfigError("train.tensorboard: TensorBoard is missing; run pip install sdlora[tensorboard]")
         accelerator = Accelerator(
             cpu=device.type == "cpu",
             mixed_precision=_MIXED[dtype],
             log_with="tensorboard" if train.tensorboard else None,
             project_dir=str(output.folder),
+            # One process may draw previews for longer than the default of ten minutes while the others wait.
+            kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(days=1))],
         )
         if train.tensorboard:
-            try:
-                accelerator.init_trackers(output.tensorboard.name)
-            except (ImportError, ValueError) as error:
-                raise ConfigError(
-                    "train.tensorboard: TensorBoard is not installed; run pip install sdlora[tensorboard]"
-                ) from error
+            accelerator.init_trackers(output.tensorboard.name)
         return cls(accelerator, dtype, train.tensorboard)
 
     @property
@@ -108,6 +110,15 @@ class Gang:
         if self.count == 1:
             return flag
         return self.accelerator.reduce(torch.tensor(float(flag), device=self.device), "sum").item() > 0  # type: ignore[union-attr]
+
+    def scaler_state(self) -> dict[str, Any]:
+        """The loss scaler's numbers, none where there is no scaler."""
+        return self.accelerator.scaler.state_dict() if self.scales else {}
+
+    def restore_scaler(self, state: Mapping[str, Any]) -> None:
+        """Put the loss scaler's numbers back."""
+        if self.scales and state:
+            self.accelerator.scaler.load_state_dict(dict(state))
 
     def wait(self) -> None:
         self.accelerator.wait_for_everyone()

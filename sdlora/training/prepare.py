@@ -1,35 +1,45 @@
-"""What is done once before the first step: load, look at the pictures, make class pictures, encode, attach."""
+"""What is done once before the first step: load, look at the pictures, fill the caches, attach, restore."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from hashlib import sha256
 from typing import Any
 
 import torch
 
-from sdlora import checkpoint as saving
+from sdlora import checkpoint
 from sdlora.adapters import live
-from sdlora.data import buckets, prior
+from sdlora.data import buckets
 from sdlora.data.advice import Kind, suggested_steps
 from sdlora.data.batches import Batches
-from sdlora.data.cache import LatentCache, TextCache
+from sdlora.data.cache import LatentCache
 from sdlora.data.folder import Example, scan
 from sdlora.data.pictures import Size
-from sdlora.data.store import TensorStore
-from sdlora.events import Notice, OnEvent, Progress
+from sdlora.errors import ConfigError
+from sdlora.events import Notice, Progress
 from sdlora.families.base import Conditioning, Family
 from sdlora.families.loading import load
 from sdlora.formats import read_adapter
-from sdlora.generation.studio import Studio
 from sdlora.seeds import derive
+from sdlora.training import caches
 from sdlora.training.job import Job
 from sdlora.training.parallel import Gang
 
 NAME = "training"
 """What the live models call the adapter in training."""
-ENCODE_BATCH = 8
-"""Pictures encoded at once on a graphics card. A CPU gains nothing by more than one, and fills no batches up."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The adapter's parameters, and what updates them."""
+
+    parameters: list["torch.nn.Parameter"]
+    text: list["torch.nn.Parameter"]
+    """Those of the text encoders."""
+    optimizer: Any
+    rates: list[float]
+    """Full learning rates of the optimizer's groups."""
 
 
 @dataclass
@@ -38,116 +48,87 @@ class Ready:
 
     family: Family
     batches: Batches
-    latents: LatentCache
-    encode: Callable[[list[str]], Conditioning]
-    trained: list["torch.nn.Parameter"]
-    text_parameters: list["torch.nn.Parameter"]
-    optimizer: Any
-    rates: list[float]
-    """Full learning rates of the optimizer's groups."""
-    text_rate: float
-    precision: str
     sizes: Sequence[Size]
     """Each example's bucket."""
+    latents: LatentCache
+    encode: Callable[[list[str]], Conditioning]
+    trained: Trained
+    gang: Gang
     steps: int
     start: int = 0
     started: float = field(default_factory=time.time)
 
-    def state(self, step: int) -> saving.State:
+    def state(self, step: int) -> checkpoint.State:
         """What a resume after ``step`` steps needs."""
-        tensors, values = saving.pack_optimizer(self.optimizer)
-        own = {f"adapter.{index}": parameter.detach() for index, parameter in enumerate(self.trained)}
-        return saving.State(step, {**tensors, **own}, {"optimizer": values, "started": self.started})
+        tensors, optimizer = checkpoint.pack_optimizer(self.trained.optimizer)
+        own = {f"adapter.{index}": parameter.detach() for index, parameter in enumerate(self.trained.parameters)}
+        values = {"optimizer": optimizer, "scaler": self.gang.scaler_state(), "started": self.started, **self._order()}
+        return checkpoint.State(step, {**tensors, **own}, values)
 
-    def restore(self, state: saving.State) -> None:
-        """Put a saved state back, exactly."""
+    def restore(self, state: checkpoint.State) -> None:
+        """Put a saved state back, exactly. Raises ConfigError if the run's order of examples is not what it was."""
+        for name, value in self._order().items():
+            if state.values[name] != value:
+                raise ConfigError(
+                    f"this run was begun with {name} = {state.values[name]}, now it is {value}, and would go on as "
+                    "another run; put that back, or start a new run with adapter.init"
+                )
         with torch.no_grad():
-            for index, parameter in enumerate(self.trained):
+            for index, parameter in enumerate(self.trained.parameters):
                 parameter.copy_(state.tensors[f"adapter.{index}"])
-        saving.unpack_optimizer(self.optimizer, state.tensors, state.values["optimizer"])
+        checkpoint.unpack_optimizer(self.trained.optimizer, state.tensors, state.values["optimizer"])
+        self.gang.restore_scaler(state.values["scaler"])
         self.start, self.started = state.step, state.values["started"]
+
+    def _order(self) -> dict[str, Any]:
+        """What decides which example is shown when, and is not in the config."""
+        shown = [*zip(self.batches.examples, self.sizes, strict=True)]
+        pictures = "".join(f"{e.digest}{e.mask_digest}{e.caption}{e.repeats}{size}" for e, size in shown)
+        digest = sha256(pictures.encode()).hexdigest()[:12]
+        return {"processes": self.gang.count, "steps": self.steps, "pictures and captions": digest}
 
 
 def prepare(job: Job, gang: Gang) -> Ready | None:
     """Everything up to the first step; None if a stop was asked for meanwhile."""
     dataset = scan(job.data)
-    for notice in dataset.notices:
-        job.on_event(Notice(message=notice))
+    _tell(job, dataset.notices)
     job.on_event(Progress(phase="loading the base model", done=0, total=1))
-    family = load(job.model)
-    family.to(gang.device)
-    resolution = job.data.resolution or family.native_size
-    class_examples = _class_examples(job, gang, family, resolution)
-    if class_examples is None:
-        return None
-    step = buckets.bucket_step(resolution, family.latent_factor)
-    sizes = buckets.assign(dataset.examples, resolution, step, job.data.buckets)
-    batches = Batches(
-        dataset.examples, sizes, job.data, job.train.batch_size, job.train.seed, class_examples, gang.count, gang.rank
-    )
-    steps = _steps(job, batches, len(dataset.examples), gang)
-    for notice in [*buckets.notices(dataset.examples, sizes), *batches.notices()]:
-        job.on_event(Notice(message=notice))
-    latents = _cache_latents(job, gang, family, batches, steps)
-    if latents is None:
-        return None
+    family = load(job.model).to(gang.device)
     if gang.dtype != torch.float32:
         for module in family.models.values():  # The VAE stays in float32: in float16 it can give black pictures.
             module.to(dtype=gang.dtype)
-    ready = _attach(job, gang, family, batches, latents, sizes, steps)
-    state = saving.newest(job.output.states)
+    resolution = job.data.resolution or family.native_size
+    class_examples = caches.class_examples(job, gang, family, resolution)
+    if class_examples is None:
+        return None
+    sizes = buckets.assign(
+        dataset.examples, resolution, buckets.bucket_step(resolution, family.latent_factor), job.data.buckets
+    )
+    batches = Batches(
+        dataset.examples, sizes, job.data, job.train.batch_size, job.train.seed, class_examples, gang.count, gang.rank
+    )
+    steps = _steps(job, batches, dataset.examples, gang)
+    _tell(job, [*buckets.notices(dataset.examples, sizes), *batches.notices()])
+    latents = caches.cache_latents(job, gang, family, batches, steps)
+    if latents is None:
+        return None
+    state = checkpoint.newest(job.output.states, lambda message: job.on_event(Notice(message=message)))
+    trained = attach(job, gang, family, from_file=state is None)
+    encode = caches.text_encoder(job, gang, family, batches, steps, trains=bool(trained.text))
+    if encode is None:
+        return None
+    ready = Ready(family, batches, sizes, latents, encode, trained, gang, steps)
     if state is not None:
         ready.restore(state)
     return ready
 
 
-def _class_examples(job: Job, gang: Gang, family: Family, resolution: int) -> list[Example] | None:
-    """The class pictures, missing ones made by the base; none without prior preservation; None if stopped."""
-    if not job.prior.weight:
-        return []
-    prompt = prior.class_prompt(job.data, job.prior)
-    settings = job.prior
-    made_by = {
-        "base": family.fingerprint,
-        "prompt": prompt,
-        "negative": settings.negative,
-        "size": resolution,
-        "sampler": settings.sampler,
-        "steps": settings.steps,
-        "cfg": settings.cfg,
-    }
-    pictures = prior.class_pictures(settings, prompt, prior.class_folder(job.cache / "class-images", made_by))
-    for notice in pictures.notices:
+def _tell(job: Job, notices: Sequence[str]) -> None:
+    for notice in notices:
         job.on_event(Notice(message=notice))
-    missing = pictures.missing() if gang.is_main else []
-    finished = True
-    if missing:
-        studio = Studio.over(family)
-        finished = prior.fill(
-            pictures.folder,
-            missing,
-            lambda seeds: [
-                studio.generate(
-                    prompt,
-                    negative=settings.negative,
-                    steps=settings.steps,
-                    cfg=settings.cfg,
-                    sampler=settings.sampler,
-                    seed=seed,
-                    width=resolution,
-                    height=resolution,
-                )[0]
-                for seed in seeds
-            ],
-            made_by,
-            on_progress=_teller(job.on_event, "making class pictures"),
-            should_stop=job.should_stop,
-        )
-    gang.wait()
-    return None if gang.any(not finished) else pictures.examples()
 
 
-def _steps(job: Job, batches: Batches, pictures: int, gang: Gang) -> int:
+def _steps(job: Job, batches: Batches, examples: Sequence[Example], gang: Gang) -> int:
     """Optimizer steps: as set, from epochs, or suggested from the number of pictures."""
     accumulation = job.train.gradient_accumulation
     if job.train.steps is not None:
@@ -155,111 +136,38 @@ def _steps(job: Job, batches: Batches, pictures: int, gang: Gang) -> int:
     if job.train.epochs is not None:
         return max(1, round(job.train.epochs * batches.per_epoch / accumulation))
     kind: Kind = "subject" if job.data.class_name else "style"
-    steps = suggested_steps(pictures, kind, job.train.batch_size * accumulation * gang.count)
-    job.on_event(
-        Notice(message=f"{steps} steps, suggested for a {kind} of {pictures} pictures; set train.steps to change")
-    )
+    steps = suggested_steps(len(examples), kind, job.train.batch_size * accumulation * gang.count)
+    _tell(job, [f"{steps} steps, suggested for a {kind} of {len(examples)} pictures; set train.steps to change"])
     return steps
 
 
-def _cache_latents(job: Job, gang: Gang, family: Family, batches: Batches, steps: int) -> LatentCache | None:
-    """Encode every view that the run will show, once; None if stopped."""
-    cache = LatentCache(
-        TensorStore(job.cache / "latents"),
-        family.fingerprints["vae"],
-        job.data.background,
-        job.data.masks,
-        1 if gang.device.type == "cpu" else ENCODE_BATCH,
-    )
-    finished = True
-    if gang.is_main:
-        views = batches.views(0, steps * job.train.gradient_accumulation)
-        tell = _teller(job.on_event, "encoding pictures")
-        finished = cache.prepare(views, family.encode_images, tell, job.should_stop)
-    gang.wait()
-    return None if gang.any(not finished) else cache
+def text_rate(job: Job) -> float:
+    """The learning rate of the text encoders' adapter."""
+    own = job.train.text_encoder_learning_rate
+    return job.train.learning_rate if own is None else own
 
 
-def _attach(
-    job: Job,
-    gang: Gang,
-    family: Family,
-    batches: Batches,
-    latents: LatentCache,
-    sizes: Sequence[Size],
-    steps: int,
-) -> Ready:
-    """Adapter, optimizer and text encoding."""
-    text_rate = job.train.text_encoder_learning_rate
-    text_rate = job.train.learning_rate if text_rate is None else text_rate
-    adapter = job.adapter if text_rate else job.adapter.model_copy(update={"text_encoder": False})
-    trained = adapter.attach(family.models, NAME, derive(job.train.seed, "adapter"))
-    if adapter.init is not None:
+def attach(job: Job, gang: Gang, family: Family, from_file: bool) -> Trained:
+    """The adapter in the live models, fresh or (``from_file``) from ``adapter.init``, and its optimizer."""
+    adapter = job.adapter if text_rate(job) else job.adapter.model_copy(update={"text_encoder": False})
+    parameters = adapter.attach(family.models, NAME, derive(job.train.seed, "adapter"))
+    if from_file and adapter.init is not None:
         live.assign_state(family.models, read_adapter(adapter.init), NAME)
-    groups, rates, text_parameters = [], [], []
+    groups: list[dict[str, Any]] = []
+    text: list[torch.nn.Parameter] = []
     for component, model in family.models.items():
-        own = _own({component: model})
-        if own:
-            rate = text_rate if component.startswith("text_encoder") else job.train.learning_rate
-            groups.append({"params": own, "lr": rate})
-            rates.append(rate)
-            text_parameters += own if component.startswith("text_encoder") else []
         model.train()
-    if job.train.gradient_checkpointing:
-        _checkpoint_gradients(family)
-    encode = _text_encoder(job, gang, family, batches, steps, trains=bool(text_parameters))
+        if job.train.gradient_checkpointing:
+            _checkpoint_gradients(model)
+        if NAME in live.attached({component: model}):
+            own = live.parameters({component: model}, NAME)
+            is_text = component.startswith("text_encoder")
+            groups.append({"params": own, "lr": text_rate(job) if is_text else job.train.learning_rate})
+            text += own if is_text else []
     optimizer = gang.adopt(job.optimizer.build(groups))
-    return Ready(
-        family=family,
-        batches=batches,
-        latents=latents,
-        encode=encode,
-        trained=trained,
-        text_parameters=text_parameters,
-        optimizer=optimizer,
-        rates=rates,
-        text_rate=text_rate,
-        precision=gang.precision,
-        sizes=sizes,
-        steps=steps,
-    )
+    return Trained(parameters, text, optimizer, [group["lr"] for group in groups])
 
 
-def _own(models: Mapping[str, "torch.nn.Module"]) -> list["torch.nn.Parameter"]:
-    """The adapter's parameters in one component, none if the targets leave it out."""
-    return live.parameters(models, NAME) if NAME in live.attached(models) else []
-
-
-def _checkpoint_gradients(family: Family) -> None:
-    for model in family.models.values():
-        enable: Any = getattr(model, "enable_gradient_checkpointing", None) or model.gradient_checkpointing_enable
-        enable()
-
-
-def _text_encoder(
-    job: Job, gang: Gang, family: Family, batches: Batches, steps: int, trains: bool
-) -> Callable[[list[str]], Conditioning]:
-    """Captions to conditioning: live where a text encoder trains, else from a cache made before the first step."""
-
-    @lru_cache(maxsize=65536)
-    def ids(caption: str) -> torch.Tensor:
-        return family.tokenize([caption])[0]
-
-    def tokens(captions: Sequence[str]) -> torch.Tensor:
-        return torch.stack([ids(caption) for caption in captions])
-
-    if trains:
-        return lambda captions: family.encode_text(tokens(captions))
-
-    store = TensorStore(job.cache / "text")
-    fingerprint = "".join(v for k, v in sorted(family.fingerprints.items()) if k.startswith("text_encoder"))
-    cache = TextCache(store, f"{fingerprint}/{gang.precision}", lambda row: {"text": family.encode_text(row).text})
-    if gang.is_main:
-        captions = batches.captions(0, steps * job.train.gradient_accumulation)
-        cache.prepare(tokens(captions), _teller(job.on_event, "encoding captions"))
-    gang.wait()
-    return lambda captions: Conditioning(cache.read(tokens(captions))["text"].to(gang.device))
-
-
-def _teller(on_event: OnEvent, phase: str) -> Callable[[int, int], None]:
-    return lambda done, total: on_event(Progress(phase=phase, done=done, total=total))
+def _checkpoint_gradients(model: Any) -> None:
+    """Diffusers' and transformers' models have different words for it."""
+    (getattr(model, "enable_gradient_checkpointing", None) or model.gradient_checkpointing_enable)()

@@ -43,7 +43,8 @@ def train(job: Job) -> bool:
         job = dataclasses.replace(job, on_event=ignore)
     ready = prepare(job, gang)
     if ready is None:
-        job.on_event(RunStopped(step=0))
+        saved = checkpoint.newest(job.output.states)
+        job.on_event(RunStopped(step=saved.step if saved else 0))
         return False
     finished = Loop(job, gang, ready).run()
     if finished and gang.is_main:
@@ -59,9 +60,9 @@ class Loop:
     """The steps of a run, and what happens between them."""
 
     def __init__(self, job: Job, gang: Gang, ready: Ready):
-        self.job, self.gang, self.ready = job, gang, ready
+        self.job, self.gang, self.ready, self.trained = job, gang, ready, ready.trained
         self.schedule = NoiseSchedule(ready.family.scheduler_config, gang.device)
-        self.previews = Previews(job.sample, ready.family, job.output, job.on_event)
+        self.previews = Previews(job, ready.family)
         self.durations: deque[float] = deque(maxlen=50)
         self.bad = 0
         """Steps left out in a row."""
@@ -88,11 +89,11 @@ class Loop:
     def _set_rates(self, step: int) -> None:
         """Learning rates of this step, and whether the text encoder still learns in it."""
         factor = self.job.schedule.factor(step, self.ready.steps)
-        for group, rate in zip(self.ready.optimizer.param_groups, self.ready.rates, strict=True):
+        for group, rate in zip(self.trained.optimizer.param_groups, self.trained.rates, strict=True):
             group["lr"] = rate * factor
         stop = self.job.train.text_encoder_stop
         if stop is not None and step >= stop:
-            for parameter in self.ready.text_parameters:
+            for parameter in self.trained.text:
                 parameter.requires_grad_(False)
 
     def _gradients(self, step: int) -> float | None:
@@ -101,7 +102,7 @@ class Loop:
         total = torch.zeros((), device=gang.device)
         for micro in range(settings.gradient_accumulation):
             if gang.any(self.job.should_stop()):
-                ready.optimizer.zero_grad()
+                self.trained.optimizer.zero_grad()
                 return None
             number = step * settings.gradient_accumulation + micro
             batch = ready.batches.read(number, ready.latents)
@@ -120,33 +121,33 @@ class Loop:
             loss = loss / settings.gradient_accumulation
             gang.backward(loss)
             total += loss.detach()
-        gang.average_gradients(ready.trained, total)
+        gang.average_gradients(self.trained.parameters, total)
         return total.item()
 
     def _apply(self, step: int, loss: float) -> None:
         """Clip the gradients and step. What is not finite is left out; too much of it ends the run."""
-        optimizer = self.ready.optimizer
-        norm = self.gang.clip(optimizer, self.ready.trained, self.job.train.max_grad_norm)
+        optimizer = self.trained.optimizer
+        norm = self.gang.clip(optimizer, self.trained.parameters, self.job.train.max_grad_norm)
         finite = math.isfinite(loss) and bool(torch.isfinite(norm))
         if finite or self.gang.scales:  # The scaler itself leaves an overflowing step out, and must see it to do so.
             optimizer.step()
         optimizer.zero_grad()
         self.bad = 0 if finite else self.bad + 1
-        if not finite:
+        if not finite and not (self.gang.scales and self.bad < MAX_BAD_STEPS):  # A scaler that looks is no news.
             self.job.on_event(Notice(message=f"step {step + 1} was left out: its loss or gradient is not finite"))
         if self.bad >= (MAX_BAD_STEPS_FP16 if self.gang.scales else MAX_BAD_STEPS):
             raise NonFiniteError(
-                f"{self.bad} steps in a row gave no finite gradient (the last was {step + 1}); lower "
-                "train.learning_rate, or set train.precision to bf16 or fp32, then resume"
+                f"{self.bad} steps in a row gave no finite gradient (the last was {step + 1}); start again with a "
+                "lower train.learning_rate, or with train.precision bf16 or fp32"
             )
 
     def _after(self, step: int) -> None:
-        """Previews and checkpoints that are due after ``step`` finished steps; the last step gets both."""
+        """Checkpoints and previews that are due after ``step`` finished steps; the last step gets both."""
         last = step == self.ready.steps
+        if last or (self.job.checkpoint.every and step % self.job.checkpoint.every == 0):
+            self._save(step)  # First: nothing that goes wrong with a preview may cost the steps before it.
         if self.job.sample.every and (step % self.job.sample.every == 0 or last):
             self._alone(lambda: self.previews.draw(step))
-        if last or (self.job.checkpoint.every and step % self.job.checkpoint.every == 0):
-            self._save(step)
 
     def _save(self, step: int) -> None:
         """The adapter as a file of its own, and the state that a resume needs."""
@@ -183,7 +184,7 @@ class Loop:
         )
 
     def _tell_step(self, step: int, loss: float) -> None:
-        rate, seconds = self.ready.optimizer.param_groups[0]["lr"], self.durations[-1]
+        rate, seconds = self.trained.optimizer.param_groups[0]["lr"], self.durations[-1]
         left = statistics.median(self.durations) * (self.ready.steps - step)
         self.job.on_event(
             StepDone(step=step, steps=self.ready.steps, loss=loss, learning_rate=rate, seconds=seconds, left=left)

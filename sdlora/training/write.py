@@ -13,7 +13,7 @@ from sdlora.files import write_atomic
 from sdlora.formats import write_adapter
 from sdlora.formats.metadata import Provenance, header, side_file
 from sdlora.training.job import Job
-from sdlora.training.prepare import NAME, Ready
+from sdlora.training.prepare import NAME, Ready, text_rate
 
 
 def write_trained(path: Path, ready: Ready, job: Job, step: int) -> None:
@@ -39,18 +39,18 @@ def provenance(ready: Ready, job: Job, step: int) -> Provenance:
         base=Path(job.model.base).name,
         triggers=[job.data.trigger] if job.data.trigger else [],
         learning_rate=job.train.learning_rate,
-        text_encoder_learning_rate=ready.text_rate,
+        text_encoder_learning_rate=text_rate(job) if ready.trained.text else None,
         optimizer=job.optimizer.name,
         scheduler=job.schedule.name,
         steps=step,
         epochs=math.ceil(step * job.train.gradient_accumulation / ready.batches.per_epoch),
-        batch_size=job.train.batch_size,
+        batch_size=job.train.batch_size * ready.gang.count,
         gradient_accumulation=job.train.gradient_accumulation,
         images=sum(example.repeats for example in examples),
         class_images=len(ready.batches.class_examples),
         resolution=(resolution, resolution),
         seed=job.train.seed,
-        mixed_precision=ready.precision,
+        mixed_precision=ready.gang.precision,
         noise_offset=job.loss.noise_offset,
         min_snr_gamma=job.loss.min_snr_gamma,
         prior_weight=job.prior.weight,

@@ -97,7 +97,7 @@ def test_a_run_that_another_process_holds_is_left_alone(configure, tmp_path):
 
 
 def test_a_device_that_another_run_holds_is_refused(configure, tmp_path):
-    with hold(tmp_path / "locks" / "cpu.lock", "the device"), pytest.raises(BusyError, match="device cpu"):
+    with hold(tmp_path / "locks" / "cpu-0.lock", "the device"), pytest.raises(BusyError, match="device cpu"):
         service.train(configure(), "second", tmp_path)
 
 

@@ -1,0 +1,112 @@
+"""What a run makes once and keeps: class pictures, latents, text outputs. All processes share the work."""
+
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from functools import lru_cache
+
+import torch
+
+from sdlora.data import prior
+from sdlora.data.batches import Batches
+from sdlora.data.cache import LatentCache, TextCache
+from sdlora.data.folder import Example
+from sdlora.data.store import TensorStore
+from sdlora.events import Notice, OnEvent, Progress
+from sdlora.families.base import Conditioning, Family
+from sdlora.generation.studio import Studio
+from sdlora.training.job import Job
+from sdlora.training.parallel import Gang
+
+ENCODE_BATCH = 2
+"""Pictures encoded at once on a graphics card: in float32 each at 512 px takes a gigabyte. On a CPU, one."""
+MOST_CAPTIONS = 10
+"""Where a run says more different captions a picture than this (shuffled ones, say), none are kept."""
+
+
+def class_examples(job: Job, gang: Gang, family: Family, resolution: int) -> list[Example] | None:
+    """The class pictures, missing ones made by the base; none without prior preservation; None if stopped."""
+    if not job.prior.weight:
+        return []
+    settings, prompt = job.prior, prior.class_prompt(job.data, job.prior)
+    side = max(family.size_step, resolution // family.size_step * family.size_step)
+    asked = settings.model_dump(include={"negative", "sampler", "steps", "cfg"})
+    made_by = {"base": family.fingerprint, "precision": gang.precision, "prompt": prompt, "size": side, **asked}
+    pictures = prior.class_pictures(settings, prompt, prior.class_folder(job.cache / "class-images", made_by))
+    for notice in pictures.notices:
+        job.on_event(Notice(message=notice))
+    studio = Studio.over(family)
+
+    def make(seeds: Sequence[int]) -> list:
+        return [studio.generate(prompt, seed=seed, width=side, height=side, **asked)[0] for seed in seeds]
+
+    missing = pictures.missing()
+    gang.wait()  # Everyone has looked before anyone adds a picture.
+    finished = prior.fill(
+        pictures.folder,
+        missing[gang.rank :: gang.count],
+        make,
+        made_by,
+        on_progress=_teller(job.on_event, "making class pictures") if missing else lambda done, total: None,
+        should_stop=job.should_stop,
+    )
+    return None if gang.any(not finished) else pictures.examples()
+
+
+def cache_latents(job: Job, gang: Gang, family: Family, batches: Batches, steps: int) -> LatentCache | None:
+    """Encode every view that the run will show, once; None if stopped."""
+    cache = LatentCache(
+        TensorStore(job.cache / "latents"),
+        family.fingerprints["vae"],
+        job.data.background,
+        job.data.masks,
+        1 if gang.device.type == "cpu" else ENCODE_BATCH,
+    )
+    views = batches.views(0, steps * job.train.gradient_accumulation)
+    tell = _teller(job.on_event, "encoding pictures")
+    finished = cache.prepare(views[gang.rank :: gang.count], family.encode_images, tell, job.should_stop)
+    return None if gang.any(not finished) else cache
+
+
+def text_encoder(
+    job: Job, gang: Gang, family: Family, batches: Batches, steps: int, trains: bool
+) -> Callable[[list[str]], Conditioning] | None:
+    """Captions to conditioning: live where a text encoder trains, else from a cache made before the first step.
+
+    None if stopped.
+    """
+
+    @lru_cache(maxsize=65536)
+    def ids(caption: str) -> torch.Tensor:
+        return family.tokenize([caption])[0]
+
+    def tokens(captions: Sequence[str]) -> torch.Tensor:
+        return torch.stack([ids(caption) for caption in captions])
+
+    captions = [] if trains else batches.captions(0, steps * job.train.gradient_accumulation)
+    if trains or len(captions) > MOST_CAPTIONS * len(batches.examples):
+        gradients = nullcontext if trains else torch.no_grad
+        return _live(family, tokens, gradients)
+
+    @torch.autocast(gang.device.type, enabled=False)
+    def encode(row: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"text": family.encode_text(row).text}
+
+    fingerprint = "".join(value for name, value in sorted(family.fingerprints.items()) if name.startswith("text"))
+    cache = TextCache(TensorStore(job.cache / "text"), f"{fingerprint}/{gang.precision}", encode)
+    mine = captions[gang.rank :: gang.count]
+    finished = not mine or cache.prepare(tokens(mine), _teller(job.on_event, "encoding captions"), job.should_stop)
+    if gang.any(not finished):
+        return None
+    return lambda spoken: Conditioning(cache.read(tokens(spoken))["text"].to(gang.device))
+
+
+def _live(family: Family, tokens: Callable, gradients: Callable) -> Callable[[list[str]], Conditioning]:
+    def encode(captions: list[str]) -> Conditioning:
+        with gradients():
+            return family.encode_text(tokens(captions))
+
+    return encode
+
+
+def _teller(on_event: OnEvent, phase: str) -> Callable[[int, int], None]:
+    return lambda done, total: on_event(Progress(phase=phase, done=done, total=total))
