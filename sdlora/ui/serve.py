@@ -99,6 +99,14 @@ def _opens_browser(flags: argparse.Namespace, host: str) -> bool:
     return host == LOCAL and screen
 
 
+def _guards(host: str) -> list[Any]:
+    """Where only this machine may come in, no name but its own: a foreign page could else rebind one to it."""
+    from starlette.middleware import Middleware
+    from starlette.middleware.trustedhost import TrustedHostMiddleware
+
+    return [Middleware(TrustedHostMiddleware, allowed_hosts=[LOCAL, "localhost"])] if host == LOCAL else []
+
+
 def serve(host: str, port: int, data_dir: Path, login: tuple[str, str] | None, inbrowser: bool) -> None:
     """Serve the page until SIGINT or SIGTERM. A training that runs then goes on, and the next start finds it."""
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "0"
@@ -108,6 +116,10 @@ def serve(host: str, port: int, data_dir: Path, login: tuple[str, str] | None, i
 
     desk = Desk(data_dir)
     options: dict[str, Any] = {"ssr_mode": False, "run_history": False, "share": False, "quiet": True}
+    options["app_kwargs"] = {"middleware": _guards(host)}
+    options["_frontend"] = (
+        False  # Leaves out a look at itself that ends the program if a busy machine takes 3 s for it.
+    )
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         demo = build(desk)

@@ -7,7 +7,9 @@ import subprocess
 import sys
 import warnings
 from pathlib import Path
+from urllib.error import HTTPError
 from urllib.parse import urlsplit
+from urllib.request import Request, urlopen
 
 import pytest
 
@@ -81,6 +83,13 @@ def fill(page, selector, text):
 
 def read(download):
     return read_adapter(Path(shutil.copy(download.path(), f"{download.path()}.safetensors")))
+
+
+def test_another_name_for_this_machine_is_refused(address):
+    request = Request(address, headers={"Host": "rebound.example"})
+    with pytest.raises(HTTPError) as caught:
+        urlopen(request)
+    assert caught.value.code == 400
 
 
 def test_from_ten_pictures_to_a_file(page, tiny_base):
