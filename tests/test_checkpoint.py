@@ -49,6 +49,42 @@ def test_a_half_written_state_is_no_state(tmp_path):
     assert checkpoint.newest(tmp_path).step == 2
 
 
+def test_states_are_ordered_by_number_not_by_name(tmp_path):
+    for step in (999_900, 1_000_000):
+        checkpoint.save(tmp_path, _state(step), keep=1)
+    assert checkpoint.newest(tmp_path).step == 1_000_000
+
+
+def test_a_damaged_newest_state_is_told(tmp_path):
+    for step in (1, 2):
+        checkpoint.save(tmp_path, _state(step), keep=2)
+    (tmp_path / "000002" / "state.json").unlink()
+    told = []
+    assert checkpoint.newest(tmp_path, told.append).step == 1
+    assert "000002 is damaged" in told[0]
+
+
+class Nested(torch.optim.SGD):
+    """Keeps a tensor one level down, as bitsandbytes does."""
+
+    def state_dict(self):
+        return {"state": {0: {"inner": {"a": torch.arange(3)}, "n": 2}}, "param_groups": [{"lr": 0.1, "params": [0]}]}
+
+    def load_state_dict(self, state):
+        self.got = state
+
+
+def test_tensors_deep_in_an_optimizers_state_are_kept(tmp_path):
+    optimizer = Nested([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
+    tensors, values = checkpoint.pack_optimizer(optimizer)
+    checkpoint.save(tmp_path, State(1, tensors, {"optimizer": values}), keep=1)
+    state = checkpoint.newest(tmp_path)
+    checkpoint.unpack_optimizer(optimizer, state.tensors, state.values["optimizer"])
+    assert torch.equal(optimizer.got["state"][0]["inner"]["a"], torch.arange(3))
+    assert optimizer.got["state"][0]["n"] == 2
+    assert optimizer.got["param_groups"] == [{"lr": 0.1, "params": [0]}]
+
+
 def test_no_state_is_none(tmp_path):
     assert checkpoint.newest(tmp_path / "nothing") is None
 

@@ -50,6 +50,23 @@ def test_relative_paths_are_relative_to_the_file(tmp_path, monkeypatch):
     assert config.adapter.init == tmp_path / "a.safetensors"
 
 
+def test_relative_paths_in_flags_are_relative_to_the_working_folder(tmp_path, monkeypatch):
+    (tmp_path / "base").mkdir()
+    monkeypatch.chdir(tmp_path)
+    flags = {"data.folder": "mine", "adapter.init": "a.safetensors", "model.base": "base"}
+    TrainConfig.load("pocket-style", flags).save(tmp_path / "elsewhere" / "config.toml")
+    monkeypatch.chdir("/")
+    config = TrainConfig.load(tmp_path / "elsewhere" / "config.toml")
+    assert config.data.folder == tmp_path / "mine"
+    assert config.adapter.init == tmp_path / "a.safetensors"
+    assert config.model.base == str(tmp_path / "base")
+
+
+def test_a_section_that_is_no_table_is_told(tmp_path):
+    with pytest.raises(ConfigError, match="train"):
+        TrainConfig.parse({"train": 5}, "test", {"train.steps": "3"})
+
+
 def test_flags_win_over_the_file_and_are_read_from_their_text():
     flags = {"adapter.rank": "8", "data.flip": "true", "sample.prompts": ["a", "b"], "train.steps": "7"}
     config = TrainConfig.load("pocket-style", flags)

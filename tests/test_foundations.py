@@ -97,6 +97,11 @@ def test_unused_counts_up(tmp_path):
     assert unused(path).name == "a-3.png"
 
 
+def test_unused_names_of_folders_keep_their_dots(tmp_path):
+    (tmp_path / "v1.5").mkdir()
+    assert unused(tmp_path / "v1.5").name == "v1.5-2"
+
+
 def _file(header: bytes, data: bytes = b"") -> bytes:
     return len(header).to_bytes(8, "little") + header + data
 

@@ -1,5 +1,7 @@
 """The training loop on the tiny base: what it tells, what it writes, and that nothing depends on history."""
 
+import shutil
+
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -66,6 +68,28 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(configure, tmp_pa
     assert finished
     assert of(RunStarted, events)[0].step == 3
     assert_equal_files(whole.adapter, parts.adapter)
+
+
+def test_a_run_whose_pictures_changed_is_not_resumed_as_another_one(configure, pictures, tmp_path):
+    folder = shutil.copytree(pictures, tmp_path / "pictures")
+    config = configure(data__folder=str(folder))
+    run_here(config, tmp_path / "run", stop_after=3)
+    (folder / "0.txt").write_text("something else")
+    with pytest.raises(ConfigError, match="pictures and captions"):
+        run_here(config, tmp_path / "run")
+
+
+def test_a_preview_that_fails_costs_no_run(configure, tmp_path, monkeypatch):
+    from sdlora.generation.studio import Studio
+
+    def fail(*args, **kwargs):
+        raise NonFiniteError("the picture is not finite")
+
+    monkeypatch.setattr(Studio, "generate", fail)
+    config = configure(sample__every=2, sample__prompts=["a"])
+    finished, events, _ = run_here(config, tmp_path / "run")
+    assert finished
+    assert "no preview at step 0: the picture is not finite" in [event.message for event in of(Notice, events)]
 
 
 def test_another_seed_gives_another_adapter(configure, tmp_path):

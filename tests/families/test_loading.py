@@ -1,0 +1,142 @@
+"""From what a user wrote for the base model to a loaded family, or to one sentence why not."""
+
+import json
+import shutil
+
+import pytest
+import torch
+
+from sdlora.errors import FormatError, ModelError
+from sdlora.families import FAMILIES
+from sdlora.families.base import fingerprint
+from sdlora.families.loading import _hub_message, detect_folder, load, locate
+from sdlora.families.settings import Model
+
+
+@pytest.fixture
+def broken(tiny_base, tmp_path):
+    """A copy of the tiny base, to be damaged."""
+    return shutil.copytree(tiny_base, tmp_path / "base")
+
+
+def edit(path, **values):
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+def test_a_folder_loads_in_float32_with_nothing_to_train(tiny_base):
+    family = load(Model(base=str(tiny_base)))
+    assert isinstance(family, FAMILIES["sd1"])
+    parameters = [p for module in (*family.models.values(), family.vae) for p in module.parameters()]
+    assert {p.dtype for p in parameters} == {torch.float32}
+    assert not any(p.requires_grad for p in parameters)
+    assert (family.native_size, family.latent_factor, family.size_step) == (64, 8, 64)
+
+
+def test_predictions_equal_diffusers_own_pipeline_parts(tiny_base):
+    from diffusers import StableDiffusionPipeline
+
+    family = load(Model(base=str(tiny_base)))
+    pipeline = StableDiffusionPipeline.from_pretrained(tiny_base)
+    latents = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    timesteps = torch.tensor([3, 700])
+    with torch.no_grad():
+        conditioning = family.encode_text(family.tokenize(["a red house", "x"]))
+        expected, _ = pipeline.encode_prompt(["a red house", "x"], "cpu", 1, False)
+        assert torch.equal(conditioning.text, expected)
+        ours = family.predict(latents, timesteps, conditioning)
+        assert torch.equal(ours, pipeline.unet(latents, timesteps, expected).sample)
+
+
+def test_a_fingerprint_reads_tensors_of_more_elements_than_float32_counts():
+    large = torch.nn.Module()
+    large.register_buffer("weight", torch.zeros(49408 * 768, dtype=torch.int8))  # CLIP-L's token embedding
+    before = fingerprint(large)
+    large.weight[-1] = 1
+    assert fingerprint(large) != before
+
+
+def test_a_fingerprint_tells_seeds_apart_and_stays(tiny_base, tmp_path):
+    from tests.tiny import tiny_sd1
+
+    one, again = (load(Model(base=str(tiny_base))).fingerprint for _ in range(2))
+    other = load(Model(base=str(tiny_sd1(tmp_path / "other", seed=1)))).fingerprint
+    assert one == again != other
+
+
+@pytest.mark.parametrize(
+    ("base", "said"),
+    [
+        ("pockt", "did you mean pocket"),
+        ("model.ckpt", "can run code"),
+        ("folder/model.bin", "can run code"),
+        ("nothing here", "give pocket, a folder"),
+    ],
+)
+def test_a_base_that_can_be_nothing_is_refused(base, said):
+    with pytest.raises(ModelError, match=said):
+        locate(base)
+
+
+def test_a_hub_id_is_known_by_its_form():
+    assert locate("stable-diffusion-v1-5/stable-diffusion-v1-5").kind == "hub"
+
+
+@pytest.mark.parametrize("part", ["unet", "vae", "text_encoder", "tokenizer", "scheduler"])
+def test_a_missing_part_is_named(broken, part):
+    shutil.rmtree(broken / part)
+    with pytest.raises(ModelError, match=part):
+        load(Model(base=str(broken)))
+
+
+def test_weights_that_are_only_pickles_are_refused(broken):
+    weights = next((broken / "unet").glob("*.safetensors"))
+    weights.rename(weights.with_suffix(".bin"))
+    with pytest.raises(ModelError, match="convert them to"):
+        load(Model(base=str(broken)))
+
+
+def test_a_truncated_part_is_named(broken):
+    weights = next((broken / "unet").glob("*.safetensors"))
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(FormatError, match=f"{weights.name}.*cut short"):
+        load(Model(base=str(broken)))
+
+
+@pytest.mark.parametrize(
+    ("file", "values", "family"),
+    [
+        ("model_index.json", {"_class_name": "StableDiffusionXLPipeline"}, "sdxl"),
+        ("unet/config.json", {"cross_attention_dim": 1024}, "sd2"),
+        ("unet/config.json", {"in_channels": 9}, "inpainting"),
+    ],
+)
+def test_a_family_that_is_not_served_is_told_by_name(broken, file, values, family):
+    edit(broken / file, **values)
+    assert detect_folder(broken) == family
+    with pytest.raises(ModelError, match=f"family {family}, which is not served yet"):
+        load(Model(base=str(broken)))
+
+
+@pytest.mark.parametrize(
+    "values", [{"prediction_type": "sample"}, {"beta_schedule": "squaredcos_cap_v2"}, {"rescale_betas_zero_snr": True}]
+)
+def test_a_schedule_that_would_be_trained_wrongly_is_refused(broken, values):
+    edit(broken / "scheduler" / "scheduler_config.json", **values)
+    with pytest.raises(ModelError, match=next(iter(values))):
+        load(Model(base=str(broken)))
+
+
+def test_the_hubs_answers_are_told_apart():
+    from unittest.mock import Mock
+
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+
+    def wrapped(kind):
+        error = OSError("something went wrong")
+        error.__cause__ = kind("no", response=Mock())
+        return _hub_message(Model(base="a/b", revision="r"), error)
+
+    assert "gated" in wrapped(GatedRepoError)
+    assert "no revision r" in wrapped(RevisionNotFoundError)
+    assert "no such model" in wrapped(RepositoryNotFoundError)
+    assert "cannot be reached" in _hub_message(Model(base="a/b"), OSError("timed out"))
