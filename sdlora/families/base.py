@@ -90,11 +90,11 @@ class Family(ABC):
 
     def to(self, device: "torch.device | str | None" = None, dtype: "torch.dtype | None" = None) -> "Family":
         """Move every module; ``dtype`` changes the base weights' precision. Call it before adapters go in."""
-        wanted: dict[str, Any] = {
-            name: value for name, value in (("device", device), ("dtype", dtype)) if value is not None
-        }
         for module in (*self.models.values(), self.vae):
-            module.to(**wanted)
+            if device is not None:
+                module.to(device=device)
+            if dtype is not None and dtype != next(module.parameters()).dtype:
+                module.to(dtype=dtype)
         return self
 
 
