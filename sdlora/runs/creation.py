@@ -22,6 +22,7 @@ from typing import IO, TYPE_CHECKING, Any, Literal, NamedTuple
 
 from sdlora.errors import BusyError, SdloraError
 from sdlora.runs.folder import device_lock, hold
+from sdlora.runs.process import spawn
 
 if TYPE_CHECKING:
     from filelock import FileLock
@@ -145,13 +146,11 @@ class Creator:
                     self._process.stdin.flush()
 
     def _start(self) -> None:
-        command = [sys.executable, "-m", "sdlora.runs.creation", str(self.data_dir), self.device]
+        command = ["-m", "sdlora.runs.creation", str(self.data_dir), self.device]
         log_file = self.data_dir / "creations" / "process.log"
         log_file.parent.mkdir(parents=True, exist_ok=True)
-        detached: dict[str, Any] = {"start_new_session": True} if os.name == "posix" else {"creationflags": 0x00000200}
-        pipe = subprocess.PIPE
         with open(log_file, "ab") as log:
-            self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=log, **detached)
+            self._process = spawn(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log)
         threading.Thread(target=self._listen, args=(self._process,), daemon=True).start()
 
     def _listen(self, process: "subprocess.Popen[bytes]") -> None:

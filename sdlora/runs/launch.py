@@ -3,17 +3,17 @@
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
 
 import psutil
 
+from sdlora.errors import FileError
 from sdlora.events import Event, OnEvent, RunFailed, RunStopped, ignore
 from sdlora.runs.folder import Run, tail
+from sdlora.runs.process import spawn
 
 POLL_SECONDS = 0.1
 
@@ -88,13 +88,13 @@ def launch(run: Run, processes: int = 1) -> Training:
     worker = ["-m", "sdlora.runs.worker", str(run.folder)]
     if processes > 1:
         worker = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes), *worker]
-    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    environment = {"PYTHONUNBUFFERED": "1"}
     if processes > 1 and run.config.train.device == "cpu":
         environment["ACCELERATE_USE_CPU"] = "true"
-    run.stop_file.unlink(missing_ok=True)
-    detached: dict[str, Any] = {"start_new_session": True} if os.name == "posix" else {"creationflags": 0x00000200}
-    with open(run.log, "ab") as log:
-        process = subprocess.Popen(
-            [sys.executable, *worker], stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, **detached
-        )
+    try:
+        run.stop_file.unlink(missing_ok=True)
+        with open(run.log, "ab") as log:
+            process = spawn(worker, stdin=subprocess.DEVNULL, stdout=log, stderr=log, environment=environment)
+    except OSError as error:
+        raise FileError(f"{run.folder}: cannot be written ({error.strerror}); mend that, or copy the run") from error
     return Training(run, process, processes, start)
