@@ -43,7 +43,7 @@ BAD = {
         framed(b'{"a": {"dtype": "F32", "shape": [1]}}'),
         "header (is damaged|lists no tensors)",
     ),
-    "endless offsets": (framed(b'{"a": {"data_offsets": [0, Infinity]}}'), "header lists no tensors"),
+    "endless offsets": (framed(b'{"a": {"data_offsets": [0, Infinity]}}'), "header is damaged"),
     "deep header": (framed(b'{"a":' * 100_000), "no JSON"),
     "no tensors": (save({}), "holds no tensors"),
     "NaN": (save(lora(lora_up__weight=torch.full((8, 2), float("nan")))), "lora_up.weight: holds NaN or infinite"),
