@@ -9,8 +9,8 @@ RESULTS = Path(__file__).parent / "results"
 PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
 BEGIN, END = "<!-- train_step: filled by python -m benchmarks.page -->\n", "<!-- end -->\n"
 SIDES = ("reference", "ours")
-HEAD = """| model, side, batch | device, precision | reference | ours | reference / ours | by operations |
-| --- | --- | --- | --- | --- | --- |
+HEAD = """| model, side, batch | device, precision | reference | ours | reference / ours | processor time | operations |
+| --- | --- | --- | --- | --- | --- | --- |
 """
 
 
@@ -29,6 +29,7 @@ def row(result: dict[str, Any]) -> str:
         f"{machine.get('gpu', 'CPU') if config['device'] != 'cpu' else 'CPU'}, {config['precision']}",
         *(f"{result[f'{name}_seconds']:.3g} s ({between(result[f'{name}_quartiles'])})" for name in SIDES),
         f"**{result['reference_over_ours']:.2f}** ({between(result['ratio_quartiles'])})",
+        f"{result['processor_ratio']:.2f}",
         f"{result['flop_bound']:.2f} ({result['reference_gflop']:.4g} / {result['ours_gflop']:.4g} GFLOP)",
     ]
     return f"| {' | '.join(cells)} |\n"
@@ -44,7 +45,10 @@ def source(result: dict[str, Any]) -> str:
     machine = result["machine"]
     parts = [f"{machine['processor']}, {machine['cores']} cores, {machine['memory_gib']} GiB, {machine['system']}"]
     parts += [machine["gpu"]] if "gpu" in machine else []
-    parts += [f"{machine['threads']} threads", *(f"{name} {number}" for name, number in result["versions"].items())]
+    parts += [
+        f"threads {machine['threads']}, load {machine['load']}",
+        *(f"{name} {number}" for name, number in result["versions"].items()),
+    ]
     return f"- `{result['command']}`: {'; '.join(parts)}; {result['config']['steps']} steps of each.\n"
 
 

@@ -27,13 +27,14 @@ def rounded(value: float, digits: int = 4) -> float:
 
 
 def machine() -> dict[str, Any]:
-    """The machine by its parts, never by its name."""
+    """The machine by its parts, never by its name; ``load`` is how many programs wanted to run in the last minute."""
     found = {
         "processor": _processor(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "memory_gib": round(psutil.virtual_memory().total / 2**30),
         "system": platform.system(),
         "threads": torch.get_num_threads(),
+        "load": rounded(psutil.getloadavg()[0], 2),
     }
     if torch.cuda.is_available():
         found["gpu"] = torch.cuda.get_device_name()

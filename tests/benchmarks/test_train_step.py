@@ -12,7 +12,7 @@ from benchmarks import page, pictures, train_step
 from benchmarks.models import byte_tokenizer
 
 FINITE = [
-    "reference_over_ours", "flop_bound", "matrix_gflops_per_second", "parameters",
+    "reference_over_ours", "processor_ratio", "flop_bound", "matrix_gflops_per_second", "parameters",
     *(f"{side}_{what}" for side in ("reference", "ours")
       for what in ("seconds", "processor_seconds", "floor_seconds", "gflop", "loss")),
 ]  # fmt: skip
