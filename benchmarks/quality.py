@@ -28,6 +28,8 @@ from sdlora.generation.studio import Studio
 from tools.make_sample_data import draw_truth
 
 ROOT = Path(__file__).parents[1]
+PICTURES = ROOT / "docs" / "pictures"
+"""Where the sheets go: the README shows them."""
 SEEDS = 4
 STEPS, CFG = 25, 5.0
 STYLE = "stained glass"
@@ -141,12 +143,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("trial", choices=TRIALS)
     parser.add_argument("--data-dir", type=Path, help="keep the runs there (default: a temporary folder)")
-    parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "results", help="folder of JSON and sheet")
+    parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "results", help="folder of the JSON")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         figures, picture = TRIALS[arguments.trial](Clip(), arguments.data_dir or Path(temporary))
     arguments.output.mkdir(parents=True, exist_ok=True)
-    picture.save(arguments.output / f"quality-{arguments.trial}.png")
+    PICTURES.mkdir(parents=True, exist_ok=True)
+    picture.quantize(256).save(PICTURES / f"{arguments.trial}.png", optimize=True)
     result = {
         "trial": arguments.trial,
         **figures,
