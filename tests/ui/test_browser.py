@@ -92,6 +92,7 @@ def test_another_name_for_this_machine_is_refused(address):
     assert caught.value.code == 400
 
 
+@pytest.mark.slow  # a minute or two: pytest -m slow tests/ui
 def test_from_ten_pictures_to_a_file(page, tiny_base):
     page.locator("input[type=file]").first.set_input_files(PICTURES)
     page.get_by_text("10 pictures ready.").wait_for()
