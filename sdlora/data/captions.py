@@ -41,9 +41,19 @@ def caption_for(own: str, data: Data, folder_name: str) -> str:
 
 def with_trigger(caption: str, trigger: str) -> str:
     """``trigger, caption``, unless the trigger stands in the caption as a word (in any case: CLIP reads none)."""
-    if not trigger or re.search(rf"(?<!\w){re.escape(trigger)}(?!\w)", caption, re.IGNORECASE):
+    if not trigger or _as_word(trigger).search(caption):
         return caption
     return f"{trigger}, {caption}" if caption else trigger
+
+
+def without_trigger(caption: str, trigger: str) -> str:
+    """The caption without the trigger where that stands as a word: `a sks dog, sitting` says `a dog, sitting`."""
+    rest = _as_word(trigger).sub(" ", caption) if trigger else caption
+    return ", ".join(" ".join(part.split()) for part in rest.split(",") if part.strip())
+
+
+def _as_word(text: str) -> re.Pattern[str]:
+    return re.compile(rf"(?<!\w){re.escape(text)}(?!\w)", re.IGNORECASE)
 
 
 def spoken(caption: str, shuffle: bool, dropout: float, *parts: int | str) -> str:

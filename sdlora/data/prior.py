@@ -5,14 +5,15 @@ Front ends may import this: no torch. The pictures are made by a callable that t
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from PIL import Image
 
+from sdlora.data.captions import without_trigger
 from sdlora.data.folder import Example, read_folder
 from sdlora.data.pictures import examine
 from sdlora.data.settings import Data, Prior
@@ -21,33 +22,58 @@ from sdlora.files import write_atomic
 
 RECORD = "made_by.json"
 
-Make = Callable[[Sequence[int]], Sequence[Image.Image]]
+
+class Made(NamedTuple):
+    """A class picture that the base makes."""
+
+    prompt: str
+    seed: int
+    path: Path
+
+
+@dataclass(frozen=True)
+class Shelf:
+    """Where made class pictures are kept: below ``root`` a folder for each prompt and whatever else decides a picture.
+
+    ``made_by``: all that decides a picture but prompt and seed: base fingerprint, negative prompt, size, sampler,
+    steps, guidance scale. All of it must be plain JSON. The seed is in the file's name.
+    """
+
+    root: Path
+    made_by: Mapping[str, Any]
+
+    def place(self, prompt: str, seed: int) -> Made:
+        """The picture of ``prompt`` and ``seed``; it need not exist yet."""
+        digest = hashlib.sha256(self.record(prompt).encode()).hexdigest()[:16]
+        return Made(prompt, seed, self.root / digest / f"seed{seed:010d}.png")
+
+    def record(self, prompt: str) -> str:
+        """What is written beside the pictures of ``prompt``."""
+        return json.dumps({**self.made_by, "prompt": prompt}, sort_keys=True, ensure_ascii=False, indent=2) + "\n"
 
 
 @dataclass(frozen=True)
 class ClassPictures:
-    """Which class pictures a run uses: ``own`` ones of the user first, then made ones of ``seeds`` in ``folder``.
+    """Which class pictures a run uses: ``own`` ones of the user first, then those that the base makes.
 
-    The two never mix: made pictures go to the kept folder, and the user's folder stays as it is.
+    The two never mix: made pictures go to the shelf, and the user's folder stays as it is.
     """
 
     own: tuple[Example, ...]
-    folder: Path
-    seeds: tuple[int, ...]
-    caption: str
+    made: tuple[Made, ...]
     notices: tuple[str, ...] = ()
 
-    def missing(self) -> list[int]:
-        """Seeds whose pictures are not there whole."""
-        return [seed for seed in self.seeds if not _is_whole(picture_path(self.folder, seed))]
+    def missing(self) -> list[Made]:
+        """Those to make that are not there whole."""
+        return [made for made in self.made if not _is_whole(made.path)]
 
     def examples(self) -> list[Example]:
         """All of them, own ones first. Raises DatasetError if a made one is missing or damaged."""
-        return [*self.own, *(_example(picture_path(self.folder, seed), self.caption) for seed in self.seeds)]
+        return [*self.own, *(_example(made) for made in self.made)]
 
 
 def class_prompt(data: Data, prior: Prior) -> str:
-    """What class pictures show: the setting, else ``a`` and the class name.
+    """What class pictures show, in one phrase: the setting, else ``a`` and the class name.
 
     Raises ConfigError if neither is set.
     """
@@ -58,26 +84,26 @@ def class_prompt(data: Data, prior: Prior) -> str:
     return prior.class_prompt or f"a {data.class_name}"
 
 
-def class_folder(root: Path, made_by: Mapping[str, Any]) -> Path:
-    """The folder below ``root`` for pictures made by just these settings, named by their hash; it need not exist yet.
+def class_prompts(data: Data, prior: Prior, captions: Iterable[str]) -> tuple[str, ...]:
+    """The prompts that class pictures are made with, in turn: the setting alone if there is one; else what the training
+    ``captions`` say without the trigger, each once, so that the class is kept wherever the subject is shown.
 
-    ``made_by``: all that decides a picture but its seed, which is in the file's name: base fingerprint, prompt,
-    negative prompt, size, sampler, steps, guidance scale. All of it must be plain JSON.
+    A caption that does not name the class, or nothing else, gives way to ``a`` and the class name. Raises ConfigError
+    as `class_prompt` does.
     """
-    written = json.dumps(dict(made_by), sort_keys=True, ensure_ascii=False)
-    return root / hashlib.sha256(written.encode()).hexdigest()[:16]
+    plain, name = class_prompt(data, prior), data.class_name.casefold()
+    if prior.class_prompt:
+        return (plain,)
+    said = (without_trigger(caption, data.trigger) for caption in captions)
+    return tuple(dict.fromkeys(text if name in text.casefold() != name else plain for text in said)) or (plain,)
 
 
-def picture_path(folder: Path, seed: int) -> Path:
-    return folder / f"seed{seed:010d}.png"
+def class_pictures(prior: Prior, prompts: Sequence[str], caption: str, shelf: Shelf) -> ClassPictures:
+    """``prior.count`` class pictures: those in ``prior.folder``, by their own captions or else by ``caption``; the rest
+    made. Each counts once, whatever its folder's name says of repeats.
 
-
-def class_pictures(prior: Prior, caption: str, folder: Path) -> ClassPictures:
-    """``prior.count`` class pictures: those in ``prior.folder``, by their own captions if they have any; the rest made.
-    Each counts once, whatever its folder's name says of repeats.
-
-    Made picture ``i`` has seed ``prior.seed + i``. Raises DatasetError for a user's folder that is missing, or holds
-    pictures that cannot be used.
+    Made picture ``i`` has seed ``prior.seed + i`` and the ``i``-th of the ``prompts``, which come in turn. Raises
+    DatasetError for a user's folder that is missing, or holds pictures that cannot be used.
     """
     own: tuple[Example, ...] = ()
     notices = []
@@ -86,13 +112,14 @@ def class_pictures(prior: Prior, caption: str, folder: Path) -> ClassPictures:
         if len(own) < prior.count:
             notices.append(
                 f"{prior.folder}: {len(own)} of {prior.count} class pictures; "
-                f"the base model makes the rest, kept in {folder}."
+                f"the base model makes the rest, kept in {shelf.root}."
             )
         elif len(own) > prior.count:
             notices.append(f"{prior.folder}: of {len(own)} class pictures, the first {prior.count} are used.")
         notices.extend(found)
-    seeds = range(prior.seed, prior.seed + max(0, prior.count - len(own)))
-    return ClassPictures(own[: prior.count], folder, tuple(seeds), caption, tuple(notices))
+    rest = range(max(0, prior.count - len(own)))
+    made = tuple(shelf.place(prompts[i % len(prompts)], prior.seed + i) for i in rest)
+    return ClassPictures(own[: prior.count], made, tuple(notices))
 
 
 def _own(folder: Path, caption: str) -> tuple[tuple[Example, ...], tuple[str, ...]]:
@@ -113,38 +140,33 @@ def _is_whole(path: Path) -> bool:
     return True
 
 
-def _example(path: Path, caption: str) -> Example:
+def _example(made: Made) -> Example:
     try:
-        facts = examine(path)
+        facts = examine(made.path)
     except DatasetError as error:
-        raise DatasetError(f"{path}: {error}; start again to have it made anew") from None
-    return Example(path, caption, *facts.size, digest=facts.digest)
+        raise DatasetError(f"{made.path}: {error}; start again to have it made anew") from None
+    return Example(made.path, made.prompt, *facts.size, digest=facts.digest)
 
 
 def fill(
-    folder: Path,
-    missing: Sequence[int],
-    make: Make,
-    made_by: Mapping[str, Any],
-    batch_size: int = 1,
+    shelf: Shelf,
+    missing: Sequence[Made],
+    make: Callable[[str, int], Image.Image],
     on_progress: Callable[[int, int], None] = lambda done, total: None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> bool:
-    """Make the pictures of the ``missing`` seeds, each kept as soon as it is there; ``made_by`` is written beside them.
+    """``make`` the ``missing`` pictures of their prompts and seeds, each kept as soon as it is there, with a record of
+    what made it. Several processes may fill one shelf, each its share.
 
-    ``make`` takes up to ``batch_size`` seeds and gives a picture for each. Several processes may fill one folder, each
-    its share of the seeds. Returns False if stopped before the last. Raises FileError if the disk is full.
+    Returns False if stopped before the last. Raises FileError if the disk is full.
     """
-    if missing:
-        write_atomic(folder / RECORD, json.dumps(dict(made_by), sort_keys=True, ensure_ascii=False, indent=2) + "\n")
     on_progress(0, len(missing))
-    for start in range(0, len(missing), batch_size):
+    for done, made in enumerate(missing, 1):
         if should_stop():
             return False
-        seeds = missing[start : start + batch_size]
-        for seed, picture in zip(seeds, make(seeds), strict=True):
-            png = BytesIO()
-            picture.save(png, "PNG")
-            write_atomic(picture_path(folder, seed), png.getvalue())
-        on_progress(start + len(seeds), len(missing))
+        png = BytesIO()
+        make(made.prompt, made.seed).save(png, "PNG")
+        write_atomic(made.path.parent / RECORD, shelf.record(made.prompt))
+        write_atomic(made.path, png.getvalue())
+        on_progress(done, len(missing))
     return True

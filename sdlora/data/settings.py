@@ -60,7 +60,8 @@ class Prior(Section):
     """Weight of the class pictures' loss; 0 turns prior preservation off, 1 is usual."""
 
     class_prompt: str = ""
-    """Prompt of the class pictures, such as `a dog`. Made from the class name if empty."""
+    """Prompt of the class pictures, such as `a dog`. If empty, the captions without the trigger, in turn, or `a` and
+    the class name."""
 
     folder: Path | None = None
     """Folder with class pictures of your own, left as it is: missing ones are made by the base and kept elsewhere."""

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -17,37 +18,43 @@ from sdlora.generation.studio import Studio
 from sdlora.training.job import Job
 from sdlora.training.parallel import Gang
 
+if TYPE_CHECKING:
+    from PIL import Image
+
 ENCODE_BATCH = 2
 """Pictures encoded at once on a graphics card: in float32 each at 512 px takes a gigabyte. On a CPU, one."""
 MOST_CAPTIONS = 10
 """Where a run says more different captions a picture than this (shuffled ones, say), none are kept."""
 
 
-def class_examples(job: Job, gang: Gang, family: Family, resolution: int) -> list[Example] | None:
+def class_examples(
+    job: Job, gang: Gang, family: Family, resolution: int, examples: Sequence[Example]
+) -> list[Example] | None:
     """The class pictures, missing ones made by the base; none without prior preservation; None if stopped."""
-    if not job.prior.weight:
+    settings = job.prior
+    if not settings.weight:
         return []
-    settings, prompt = job.prior, prior.class_prompt(job.data, job.prior)
     side = max(family.size_step, resolution // family.size_step * family.size_step)
     asked = settings.model_dump(include={"negative", "sampler", "steps", "cfg"})
-    made_by = {"base": family.fingerprint, "precision": gang.precision, "prompt": prompt, "size": side, **asked}
-    pictures = prior.class_pictures(settings, prompt, prior.class_folder(job.cache / "class-images", made_by))
+    made_by = {"base": family.fingerprint, "precision": gang.precision, "size": side, **asked}
+    shelf = prior.Shelf(job.cache / "class-images", made_by)
+    prompts = prior.class_prompts(job.data, settings, [example.caption for example in examples])
+    pictures = prior.class_pictures(settings, prompts, prior.class_prompt(job.data, settings), shelf)
     for notice in pictures.notices:
         job.on_event(Notice(message=notice))
     studio = Studio.over(family)
 
-    def make(seeds: Sequence[int]) -> list:
-        return [studio.generate(prompt, seed=seed, width=side, height=side, **asked)[0] for seed in seeds]
+    def make(prompt: str, seed: int) -> "Image.Image":
+        return studio.generate(prompt, seed=seed, width=side, height=side, **asked)[0]
 
     missing = pictures.missing()
     gang.wait()  # Everyone has looked before anyone adds a picture.
     finished = prior.fill(
-        pictures.folder,
+        shelf,
         missing[gang.rank :: gang.count],
         make,
-        made_by,
-        on_progress=_teller(job.on_event, "making class pictures") if missing else lambda done, total: None,
-        should_stop=job.should_stop,
+        _teller(job.on_event, "making class pictures") if missing else lambda done, total: None,
+        job.should_stop,
     )
     return None if gang.any(not finished) else pictures.examples()
 

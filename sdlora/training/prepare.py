@@ -98,7 +98,7 @@ def prepare(job: Job, gang: Gang) -> Ready | None:
         for module in family.models.values():  # The VAE stays in float32: in float16 it can give black pictures.
             module.to(dtype=gang.dtype)
     resolution = job.data.resolution or family.native_size
-    class_examples = caches.class_examples(job, gang, family, resolution)
+    class_examples = caches.class_examples(job, gang, family, resolution, dataset.examples)
     if class_examples is None:
         return None
     sizes = buckets.assign(

@@ -67,7 +67,7 @@ def configure(
         "data.folder": str(project.folder),
         "data.trigger": about.trigger,
         "data.class_name": about.class_name if about.kind == "subject" else "",
-        "prior.class_prompt": f"a {about.class_name}" if about.kind == "subject" else "",
+        "prior.class_prompt": "",  # the captions say it
         "train.steps": steps,
         "train.epochs": None,
         "checkpoint.every": every,

@@ -8,80 +8,109 @@ import pytest
 from PIL import Image
 
 from sdlora.data.advice import suggested_steps
-from sdlora.data.prior import class_folder, class_pictures, class_prompt, fill, picture_path
+from sdlora.data.prior import ClassPictures, Shelf, class_pictures, class_prompt, class_prompts, fill
 from sdlora.data.settings import Data, Prior
 from sdlora.errors import ConfigError, DatasetError
 from tests.data.conftest import drawn
 
-MADE_BY = {"base": "f00d", "prompt": "a dog 犬", "size": [64, 64], "sampler": "DDIM", "steps": 25, "cfg": 7.0}
+MADE_BY = {"base": "f00d", "size": [64, 64], "sampler": "DDIM", "steps": 25, "cfg": 7.0}
+DOG = ("a dog 犬",)
 
 
-def make(seeds: Sequence[int]) -> list[Image.Image]:
-    return [drawn(64, 64, seed) for seed in seeds]
+def make(prompt: str, seed: int) -> Image.Image:
+    return drawn(64, 64, seed)
 
 
-def test_a_folder_belongs_to_all_that_decides_its_pictures(tmp_path: Path) -> None:
-    first = class_folder(tmp_path, MADE_BY)
-    assert first == class_folder(tmp_path, dict(reversed(MADE_BY.items())))
-    assert first != class_folder(tmp_path, MADE_BY | {"cfg": 7.5}) and first.parent == tmp_path
+@pytest.fixture
+def shelf(tmp_path: Path) -> Shelf:
+    return Shelf(tmp_path / "kept", MADE_BY)
 
 
-def test_missing_pictures_are_made_by_their_seeds_and_kept(tmp_path: Path) -> None:
-    folder = class_folder(tmp_path, MADE_BY)
-    wanted = class_pictures(Prior(count=5, seed=40), "a dog", folder)
+def made(prior: Prior, shelf: Shelf, prompts: Sequence[str] = DOG) -> ClassPictures:
+    return class_pictures(prior, prompts, "a dog", shelf)
+
+
+def seeds(pictures: ClassPictures) -> list[int]:
+    return [picture.seed for picture in pictures.missing()]
+
+
+def test_a_folder_belongs_to_all_that_decides_its_pictures(shelf: Shelf) -> None:
+    first = shelf.place("a dog", 1).path
+    assert first == Shelf(shelf.root, dict(reversed(MADE_BY.items()))).place("a dog", 1).path
+    others = [shelf.place("a cat", 1).path, Shelf(shelf.root, MADE_BY | {"cfg": 7.5}).place("a dog", 1).path]
+    assert len({path.parent for path in (first, *others)}) == 3
+    assert first.parent == shelf.place("a dog", 2).path.parent and first.parent.parent == shelf.root
+
+
+def test_missing_pictures_are_made_by_their_seeds_and_kept(shelf: Shelf) -> None:
+    wanted = made(Prior(count=5, seed=40), shelf)
     told: list[tuple[int, int]] = []
-    assert wanted.missing() == [40, 41, 42, 43, 44]
-    assert fill(folder, wanted.missing(), make, MADE_BY, batch_size=2, on_progress=lambda *n: told.append(n))
-    assert told == [(0, 5), (2, 5), (4, 5), (5, 5)]
+    assert seeds(wanted) == [40, 41, 42, 43, 44]
+    assert fill(shelf, wanted.missing(), make, on_progress=lambda *n: told.append(n))
+    assert told == [(0, 5), (1, 5), (2, 5), (3, 5), (4, 5), (5, 5)]
     assert wanted.missing() == []
-    assert json.loads((folder / "made_by.json").read_text(encoding="utf-8")) == MADE_BY
-    assert [example.path for example in wanted.examples()] == [picture_path(folder, seed) for seed in range(40, 45)]
-    assert all(e.caption == "a dog" and e.size == (64, 64) and e.digest for e in wanted.examples())
-    assert Image.open(picture_path(folder, 42)).tobytes() == drawn(64, 64, 42).tobytes()
-    assert class_pictures(Prior(count=7, seed=40), "a dog", folder).missing() == [
-        45,
-        46,
-    ]  # more are added to what is kept
+    paths = [shelf.place(DOG[0], seed).path for seed in range(40, 45)]
+    assert json.loads((paths[0].parent / "made_by.json").read_text(encoding="utf-8")) == MADE_BY | {"prompt": DOG[0]}
+    assert [example.path for example in wanted.examples()] == paths
+    assert all(e.caption == DOG[0] and e.size == (64, 64) and e.digest for e in wanted.examples())
+    assert Image.open(paths[2]).tobytes() == drawn(64, 64, 42).tobytes()
+    assert seeds(made(Prior(count=7, seed=40), shelf)) == [45, 46]  # more are added to what is kept
 
 
-def test_a_damaged_picture_is_missing(tmp_path: Path) -> None:
-    wanted = class_pictures(Prior(count=3), "a dog", tmp_path)
-    fill(tmp_path, wanted.missing(), make, MADE_BY)
-    path = picture_path(tmp_path, 1)
+def test_prompts_come_in_turn_and_are_the_captions(shelf: Shelf) -> None:
+    wanted = made(Prior(count=5), shelf, ["a dog on grass", "a dog on sand"])
+    asked: list[tuple[str, int]] = []
+
+    def asking(prompt: str, seed: int) -> Image.Image:
+        asked.append((prompt, seed))
+        return make(prompt, seed)
+
+    assert fill(shelf, wanted.missing(), asking)
+    said = ["a dog on grass", "a dog on sand", "a dog on grass", "a dog on sand", "a dog on grass"]
+    assert asked == list(zip(said, range(5), strict=True))
+    assert [example.caption for example in wanted.examples()] == said
+
+
+def test_a_damaged_picture_is_missing(shelf: Shelf) -> None:
+    wanted = made(Prior(count=3), shelf)
+    fill(shelf, wanted.missing(), make)
+    path = wanted.made[1].path
     path.write_bytes(path.read_bytes()[:-100])
-    assert wanted.missing() == [1]
+    assert seeds(wanted) == [1]
     with pytest.raises(DatasetError, match="start again to have it made anew"):
         wanted.examples()
 
 
-def test_stopping_keeps_what_was_made(tmp_path: Path) -> None:
-    wanted, asked = class_pictures(Prior(count=4), "a dog", tmp_path), iter([False, True])
-    assert not fill(tmp_path, wanted.missing(), make, MADE_BY, should_stop=lambda: next(asked))
-    assert wanted.missing() == [1, 2, 3]
+def test_stopping_keeps_what_was_made(shelf: Shelf) -> None:
+    wanted, asked = made(Prior(count=4), shelf), iter([False, True])
+    assert not fill(shelf, wanted.missing(), make, should_stop=lambda: next(asked))
+    assert seeds(wanted) == [1, 2, 3]
 
 
-def test_own_pictures_come_first_and_their_folder_stays_as_it_is(tmp_path: Path) -> None:
-    own, kept = tmp_path / "own", tmp_path / "kept"
+def test_own_pictures_come_first_and_their_folder_stays_as_it_is(tmp_path: Path, shelf: Shelf) -> None:
+    own = tmp_path / "own"
     own.mkdir()
     for number in range(2):
         drawn(seed=number).save(own / f"{number}.png")
     (own / "1.txt").write_text("a brown dog")
-    wanted = class_pictures(Prior(count=5, folder=own), "a dog", kept)
+    wanted = made(Prior(count=5, folder=own), shelf)
     assert "2 of 5 class pictures; the base model makes the rest" in wanted.notices[0] and len(wanted.notices) == 1
-    assert wanted.missing() == [0, 1, 2]
-    fill(kept, wanted.missing(), make, MADE_BY)
-    assert [e.caption for e in wanted.examples()] == ["a dog", "a brown dog", "a dog", "a dog", "a dog"]
+    assert seeds(wanted) == [0, 1, 2]
+    fill(shelf, wanted.missing(), make)
+    assert [e.caption for e in wanted.examples()] == ["a dog", "a brown dog", *DOG * 3]
     assert sorted(path.name for path in own.iterdir()) == ["0.png", "1.png", "1.txt"]
-    fewer = class_pictures(Prior(count=1, folder=own), "a dog", kept)
+    fewer = made(Prior(count=1, folder=own), shelf)
     assert [e.path.name for e in fewer.examples()] == ["0.png"] and fewer.missing() == []
     assert "of 2 class pictures, the first 1 are used" in fewer.notices[0]
 
 
-def test_an_empty_folder_of_ones_own_is_filled_elsewhere_and_a_missing_one_refused(tmp_path: Path) -> None:
+def test_an_empty_folder_of_ones_own_is_filled_elsewhere_and_a_missing_one_refused(
+    tmp_path: Path, shelf: Shelf
+) -> None:
     (tmp_path / "own").mkdir()
-    assert len(class_pictures(Prior(count=3, folder=tmp_path / "own"), "a dog", tmp_path / "kept").missing()) == 3
+    assert len(made(Prior(count=3, folder=tmp_path / "own"), shelf).missing()) == 3
     with pytest.raises(DatasetError, match=r"nowhere: does not exist; point prior\.folder"):
-        class_pictures(Prior(count=3, folder=tmp_path / "nowhere"), "a dog", tmp_path / "kept")
+        made(Prior(count=3, folder=tmp_path / "nowhere"), shelf)
 
 
 def test_the_class_prompt_comes_from_the_class_name() -> None:
@@ -89,6 +118,23 @@ def test_the_class_prompt_comes_from_the_class_name() -> None:
     assert class_prompt(Data(folder="."), Prior(class_prompt="a photo of a dog")) == "a photo of a dog"
     with pytest.raises(ConfigError, match=r"prior\.class_prompt"):
         class_prompt(Data(folder="."), Prior())
+
+
+def test_class_prompts_are_the_captions_without_the_trigger() -> None:
+    data = Data(folder=".", trigger="sks", class_name="dog")
+    captions = [
+        "a sks dog on grass",
+        "SKS dog",
+        "sks, a Dog in snow, sitting",
+        "sks",
+        "a sks dog on grass",
+        "sks, a hill",
+    ]
+    assert class_prompts(data, Prior(), captions) == ("a dog on grass", "a dog", "a Dog in snow, sitting")
+    assert class_prompts(data, Prior(class_prompt="one dog"), captions) == ("one dog",)
+    assert class_prompts(data, Prior(), []) == ("a dog",)
+    with pytest.raises(ConfigError, match=r"prior\.class_prompt"):
+        class_prompts(Data(folder=".", trigger="sks"), Prior(), captions)
 
 
 def test_suggested_steps() -> None:

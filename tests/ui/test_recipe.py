@@ -3,6 +3,7 @@
 import pytest
 from PIL import Image
 
+from sdlora.data.prior import class_prompt
 from sdlora.errors import SdloraError
 from sdlora.ui import fields
 from sdlora.ui.projects import About, Project
@@ -40,7 +41,7 @@ def test_the_rest_is_as_the_preset_says_and_changes_go_before(project):
 
 def test_a_subject_is_called_by_trigger_and_class_everywhere(project):
     config = configure(project, SUBJECT, "pocket", "Quick", [], {})
-    assert (config.data.class_name, config.prior.class_prompt) == ("fox", "a fox")
+    assert (config.data.class_name, class_prompt(config.data, config.prior)) == ("fox", "a fox")
     assert preview_prompts("pocket", SUBJECT) == ["a zwx fox on sand", "a fox on sand"]
 
 
