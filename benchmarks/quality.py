@@ -94,7 +94,7 @@ def subject(clip: Clip, data_dir: Path) -> tuple[dict[str, Any], Image.Image]:
     """The figures of the subject trial, and with | without prior preservation, a row a prompt."""
     with_prior, seconds = trained("pocket-subject", "subject", data_dir)
     without, _ = trained("pocket-subject", "subject-no-prior", data_dir, "--prior.weight", "0")
-    own = clip.images([Image.open(path) for path in sorted((ROOT / "sample_data" / "subject").glob("*.png"))])
+    own = clip.subjects([Image.open(path) for path in sorted((ROOT / "sample_data" / "subject").glob("*.png"))])
     prompts = {
         "trigger": [f"a sks cat {place}" for place in PLACES],
         "class": [f"a cat {place}" for place in PLACES],
@@ -106,11 +106,12 @@ def subject(clip: Clip, data_dir: Path) -> tuple[dict[str, Any], Image.Image]:
         made[name] = {kind: pictures(studio, texts) for kind, texts in prompts.items()}
         studio.remove_adapter(name)
     figures: dict[str, Any] = {"train_seconds": seconds, "subject_within": _own_likeness(own)}
+    ordinary = clip.subjects(made["base"]["class"])
     for name, kinds in made.items():
         figures[name] = {
-            "likeness_with_trigger": clip_i(clip.images(kinds["trigger"]), own),
-            "likeness_of_the_class": clip_i(clip.images(kinds["class"]), own),
-            "class_to_base": clip_i(clip.images(kinds["class"]), clip.images(made["base"]["class"])),
+            "likeness_with_trigger": clip_i(clip.subjects(kinds["trigger"]), own),
+            "likeness_of_the_class": clip_i(clip.subjects(kinds["class"]), own),
+            "class_to_base": clip_i(clip.subjects(kinds["class"]), ordinary),
         }
     rows = [[made[name][kind][i * SEEDS] for kind in ("trigger", "class") for name in made] for i in range(len(PLACES))]
     columns = [f'"{text}", {name}' for text in ("sks cat", "cat") for name in made]

@@ -5,7 +5,7 @@ mean over all pairs of a generated and a real picture, CLIP-T the mean over gene
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,11 +41,23 @@ class Clip:
     @torch.no_grad()
     def images(self, images: "Sequence[Image.Image]") -> torch.Tensor:
         """Features (N, D) of pictures of any size: shortest side scaled to CLIP's, then the middle cut out."""
-        features = [
-            self.model.get_image_features(self._pixels(images[start : start + self.batch])).pooler_output
-            for start in range(0, len(images), self.batch)
-        ]
-        return _unit(features)
+        return _unit([self.model.get_image_features(pixels).pooler_output for pixels in self._batches(images)])
+
+    @torch.no_grad()
+    def subjects(self, images: "Sequence[Image.Image]") -> torch.Tensor:
+        """Features (N, W) that tell one subject from others of its kind: the class token in the middle of the tower.
+
+        CLIP's last layers keep what captions name, and forget what makes a cat this cat. Layers are counted up, so of
+        5 it is the third; its token is normalised as the last one is.
+        """
+        tower = self.model.vision_model
+        middle = (self.model.config.vision_config.num_hidden_layers + 1) // 2
+        return _unit(
+            [
+                tower.post_layernorm(tower(pixel_values=pixels, output_hidden_states=True).hidden_states[middle][:, 0])
+                for pixels in self._batches(images)
+            ]
+        )
 
     @torch.no_grad()
     def texts(self, texts: Sequence[str]) -> torch.Tensor:
@@ -55,6 +67,11 @@ class Clip:
             list(texts), padding="max_length", truncation=True, max_length=length, return_tensors="pt"
         ).input_ids.to(self.model.device)
         return _unit([self.model.get_text_features(part).pooler_output for part in ids.split(self.batch)])
+
+    def _batches(self, images: "Sequence[Image.Image]") -> Iterator[torch.Tensor]:
+        """The pictures as the model takes them, ``batch`` at a time."""
+        for start in range(0, len(images), self.batch):
+            yield self._pixels(images[start : start + self.batch])
 
     def _pixels(self, images: "Sequence[Image.Image]") -> torch.Tensor:
         """(B, 3, side, side), normalised as the model was trained."""

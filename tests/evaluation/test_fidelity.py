@@ -55,6 +55,22 @@ def test_features_agree_with_the_whole_model(clip):
     assert torch.allclose(whole.logits_per_image / clip.model.logit_scale.exp(), cosines, atol=1e-5)
 
 
+def test_subject_features_are_the_middle_layers_class_token(clip):
+    """Of the tower cut off behind its middle layer, the pooled output is just that token, normalised."""
+    images = [noise(32, 32, seed) for seed in range(3)]
+    found = clip.subjects(images)
+    layers = clip.model.vision_model.encoder.layers
+    kept = torch.nn.ModuleList(layers[: (len(layers) + 1) // 2])
+    try:
+        clip.model.vision_model.encoder.layers = kept
+        with torch.no_grad():
+            cut = clip.model.vision_model(pixel_values=clip._pixels(images)).pooler_output
+    finally:
+        clip.model.vision_model.encoder.layers = layers
+    assert 0 < len(kept) < len(layers)
+    assert torch.allclose(found, torch.nn.functional.normalize(cut, dim=1), atol=1e-5)
+
+
 EAST, NORTH = torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0])
 
 

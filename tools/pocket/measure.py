@@ -8,15 +8,18 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 
+from sdlora.evaluation.fidelity import Clip
 from tools.make_sample_data import STYLE_CONTENTS, SUBJECT_SCENES, draw_subject
 from tools.pocket import world
 from tools.pocket.captions import caption
-from tools.pocket.clip import tokens
 from tools.pocket.pool import EXAM_OFFSET, Pool
 from tools.pocket.train import FOLDER
 
 Features = Callable[[list], torch.Tensor]
+SUBJECT_SEEDS = (700, 800, 900)
+"""Drawings of the first were looked at when the layer was chosen, the others afterwards."""
 
 
 def auc(positive: np.ndarray, negative: np.ndarray) -> float:
@@ -40,7 +43,7 @@ def looks(features: Features, style: str, seed: int = 500) -> float:
     return told_apart(features(members), features(others))
 
 
-def subject(features: Features, kind: str | None = "cat", seed: int = 700) -> float:
+def subject(features: Features, kind: str | None, seed: int) -> float:
     """The odd character against ordinary members of its kind (or all kinds), in the same places and styles."""
     members = [draw_subject(place, style, seed + i, 128) for i, (place, style, _) in enumerate(SUBJECT_SCENES)]
     kinds = [kind] if kind else list(world.OBJECTS)
@@ -53,58 +56,43 @@ def subject(features: Features, kind: str | None = "cat", seed: int = 700) -> fl
     return told_apart(features(members), features(others))
 
 
-@torch.no_grad()
-def retrieval(model, tokenizer, pool: Pool, features: Features, count: int = 400) -> dict[str, float]:
+def retrieval(clip: Clip, pool: Pool, count: int = 400) -> dict[str, float]:
     """Among `count` test pictures: is the caption nearest to a picture its own, and the other way round?
 
     Pictures whose full captions are equal count as right for one another; half show held-out combinations.
     """
-    labels = pool.labels(np.arange(count))
-    images = features(list(pool.pictures(np.arange(count))))
-    texts = [caption(*label) for label in labels]
-    words = torch.nn.functional.normalize(
-        model.get_text_features(input_ids=tokens(tokenizer, texts)).pooler_output, dim=1
-    )
-    likeness, same = images @ words.T, torch.tensor([[a == b for b in texts] for a in texts])
+    texts = [caption(*label) for label in pool.labels(np.arange(count))]
+    images = clip.images([Image.fromarray(picture) for picture in pool.pictures(np.arange(count))])
+    likeness, same = images @ clip.texts(texts).T, torch.tensor([[a == b for b in texts] for a in texts])
     to_text = same[torch.arange(count), likeness.argmax(1)].float().mean()
     to_image = same.T[torch.arange(count), likeness.argmax(0)].float().mean()
     return {"picture to caption": round(to_text.item(), 4), "caption to picture": round(to_image.item(), 4)}
 
 
-def clip_features(model) -> Features:
-    """Unit image features of PIL pictures or uint8 arrays, 128 x 128."""
-
-    @torch.no_grad()
-    def features(pictures: list) -> torch.Tensor:
-        pixels = torch.from_numpy(np.stack([np.asarray(p) for p in pictures])).permute(0, 3, 1, 2).float() / 127.5 - 1
-        found = torch.cat([model.get_image_features(pixel_values=part).pooler_output for part in pixels.split(100)])
-        return torch.nn.functional.normalize(found, dim=1)
-
-    return features
-
-
-def report(model, tokenizer, work: Path) -> dict:
-    """All figures of the measuring model."""
-    features = clip_features(model)
+def report(clip: Clip, work: Path) -> dict:
+    """All figures of the measuring model: for looks of its last features, for the subject of those and the middle's."""
     return {
-        "retrieval among 400": retrieval(model, tokenizer, Pool(work / "exam-pictures", EXAM_OFFSET), features),
-        "AUC of unseen styles": {style: round(looks(features, style), 4) for style in world.UNSEEN_STYLES},
-        "AUC of the subject among cats": round(subject(features), 4),
-        "AUC of the subject among all": round(subject(features, None), 4),
+        "retrieval among 400": retrieval(clip, Pool(work / "exam-pictures", EXAM_OFFSET)),
+        "AUC of unseen styles": {style: round(looks(clip.images, style), 4) for style in world.UNSEEN_STYLES},
+        "AUC of the subject": {
+            name: {
+                f"against {others}, seed {seed}": round(subject(features, kind, seed), 4)
+                for others, kind in (("cats", "cat"), ("all", None))
+                for seed in SUBJECT_SEEDS
+            }
+            for name, features in (("last layer", clip.images), ("middle layer", clip.subjects))
+        },
     }
 
 
 def main() -> None:
-    from transformers import CLIPModel, CLIPTokenizer
-
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--folder", type=Path, default=FOLDER / "clip")
     parser.add_argument("--work", type=Path, default=Path(__file__).parent / "work")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    model, tokenizer = CLIPModel.from_pretrained(args.folder).eval(), CLIPTokenizer.from_pretrained(args.folder)
-    print(json.dumps(report(model, tokenizer, args.work), indent=2))
+    print(json.dumps(report(Clip(args.folder), args.work), indent=2))
 
 
 if __name__ == "__main__":
