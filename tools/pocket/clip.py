@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
-from tools.pocket import captions
+from tools.pocket import captions, looks
 from tools.pocket.fit import Plan
 from tools.pocket.pool import Pool
 
@@ -15,6 +15,7 @@ MEAN, DEVIATION = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
 """The pixels' normalisation, the same as the VAE's: [0, 1] to [-1, 1]."""
 MAX_LOGIT_SCALE = 4.6
 """The similarities are multiplied by at most e^4.6 = 100, as in CLIP."""
+LOOKS_SHARE = 3 / 8
 Wanted = tuple[str | None, ...]
 
 
@@ -61,23 +62,41 @@ def augmented(pixels: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
 
 
 class ClipLoss:
-    """One step's loss: a batch of pictures, each with a caption of its own."""
+    """One step's loss: a batch of pictures, each with a caption of its own; a share of them in looks without a name.
 
-    def __init__(self, model: CLIPModel, tokenizer: CLIPTokenizer, work: Path, plan: Plan, device: torch.device):
+    With ``locked_text`` the image tower alone learns (arXiv:2111.07991): the base's text encoder stays as it is.
+    """
+
+    def __init__(
+        self, model: CLIPModel, tokenizer: CLIPTokenizer, work: Path, plan: Plan, device: torch.device, locked_text: bool
+    ):
         self.model, self.tokenizer, self.plan, self.device = model, tokenizer, plan, device
-        self.pool = Pool(work / "pictures")
+        self.locked_text = locked_text
+        self.pool, self.looks = Pool(work / "pictures"), Pool(work / "looks", looks.OFFSET)
+
+    def _batch(self, rng: np.random.Generator) -> tuple[np.ndarray, list[tuple[str, ...]]]:
+        """uint8 (B, 128, 128, 3) and what each shows; in a look without a name the style is none."""
+        strange = int(self.plan.batch * LOOKS_SHARE)
+        known = rng.integers(len(self.pool), size=self.plan.batch - strange)
+        other = rng.integers(len(self.looks), size=strange)
+        labels = [*self.pool.labels(known), *((*shown[:3], "") for shown in self.looks.labels(other))]
+        return np.concatenate([self.pool.pictures(known), self.looks.pictures(other)]), labels
+
+    def _text_features(self, texts: list[str]) -> torch.Tensor:
+        ids = tokens(self.tokenizer, texts, length=24).to(self.device)
+        with torch.set_grad_enabled(not self.locked_text):
+            return functional.normalize(self.model.get_text_features(input_ids=ids).pooler_output, dim=1)
 
     def __call__(self, step: int) -> torch.Tensor:
         rng = np.random.default_rng([2, step])
-        chosen = rng.integers(len(self.pool), size=self.plan.batch)
-        labels = self.pool.labels(chosen)
+        pictures, labels = self._batch(rng)
         wanted = [captions.leave_out(rng, *label) for label in labels]
-        ids = tokens(self.tokenizer, [captions.phrase(rng, *w) for w in wanted], length=24).to(self.device)
-        pixels = torch.from_numpy(self.pool.pictures(chosen)).permute(0, 3, 1, 2).float() / 127.5 - 1
+        pixels = torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1
         pixels = augmented(pixels, rng).to(self.device)
         with torch.no_grad():
             self.model.logit_scale.clamp_(max=MAX_LOGIT_SCALE)
         with torch.autocast(self.device.type, torch.bfloat16):
-            out = self.model(input_ids=ids, pixel_values=pixels)
-        true = torch.from_numpy(matches(labels, wanted)).to(self.device)
-        return contrastive_loss(out.logits_per_image.float(), true)
+            texts = self._text_features([captions.phrase(rng, *w) for w in wanted])
+            images = functional.normalize(self.model.get_image_features(pixel_values=pixels).pooler_output, dim=1)
+        logits = self.model.logit_scale.exp() * images.float() @ texts.float().T
+        return contrastive_loss(logits, torch.from_numpy(matches(labels, wanted)).to(self.device))

@@ -15,7 +15,7 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPModel, CLIPTokenizer
 
-from tools.pocket import clip, export, pool, procedural, tokenizer, unet, vae
+from tools.pocket import clip, export, looks, pool, procedural, tokenizer, unet, vae
 from tools.pocket.fit import Plan, fit, load_average
 
 CLASSES = {"vae": AutoencoderKL, "clip": CLIPModel, "unet": UNet2DConditionModel}
@@ -31,6 +31,7 @@ def draw(args: argparse.Namespace) -> None:
     """Draw the pictures that all other stages train on and are tested with."""
     pool.fill(args.work / "pictures", args.chunks, args.workers)
     pool.fill(args.work / "procedural", max(1, args.chunks // 6), args.workers, picture=procedural.picture)
+    pool.fill(args.work / "looks", max(1, args.chunks // 8), args.workers, looks.OFFSET, looks.picture)
     pool.fill(args.work / "exam-pictures", 2, args.workers, pool.EXAM_OFFSET)
 
 
@@ -72,7 +73,8 @@ def train_vae(args: argparse.Namespace) -> None:
 def train_clip(args: argparse.Namespace) -> None:
     """Train the two towers of CLIP."""
     model, plan = started("clip", args), args.plan("clip")
-    fit("clip", model, clip.ClipLoss(model, words(args), args.work, plan, args.device), plan, args.work)
+    loss = clip.ClipLoss(model, words(args), args.work, plan, args.device, args.lock_text)
+    fit("clip", model, loss, plan, args.work)
 
 
 def encode(args: argparse.Namespace) -> None:
@@ -122,6 +124,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, help="instead of the plan's")
     parser.add_argument("--rate", type=float, help="instead of the plan's")
     parser.add_argument("--warm", action="store_true", help="start from the weights in --folder")
+    parser.add_argument("--lock-text", action="store_true", help="of CLIP, train the image tower alone")
     args = parser.parse_args()
 
     def plan(stage: str) -> Plan:
