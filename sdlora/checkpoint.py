@@ -89,6 +89,18 @@ def newest(folder: Path, notice: Callable[[str], None] = lambda message: None) -
     return None
 
 
+def newest_step(folder: Path) -> int:
+    """The step of the newest state in ``folder``, whole or not; 0 if there is none."""
+    return max(map(_step, _states(folder)), default=0)
+
+
+def require_space(folder: Path, adapter_bytes: int, keep: int, files: int) -> None:
+    """Raises FileError unless a run's checkpoints fit on the disk of ``folder``: ``keep`` states and one in writing
+    (each the adapter and, at most, two moments of it), and ``files`` adapter files.
+    """
+    require_free_space(folder, (3 * (keep + 1) + files) * adapter_bytes)
+
+
 def load(folder: Path) -> State:
     """Read a state folder. Raises FileError if it does not verify."""
     from safetensors.torch import load_file

@@ -100,7 +100,7 @@ def _train_arguments(parser: Parser, arguments: Sequence[str]) -> None:
     parser.add_argument(
         "preset", metavar="PRESET-OR-TOML", help="a preset's name (see `sdlora presets`), or a TOML file"
     )
-    parser.add_argument("--name", help="the run's name (default: the trigger word, or the data folder's name)")
+    parser.add_argument("--name", help="the run's name (default: the preset's or the file's)")
     _data_dir(parser)
     _processes(parser)
     help = "only make the run's folder and print it, for starting it with torchrun"
@@ -229,11 +229,13 @@ def generate(parsed: argparse.Namespace) -> int:
     from sdlora.terminal import Terminal
 
     check_output(parsed.output)
-    adapters = [split_scale(text) for text in parsed.adapter]
+    adapters = [
+        (service.adapter_of(source, parsed.data_dir), scale) for source, scale in map(split_scale, parsed.adapter)
+    ]
     studio = Studio(parsed.base, device=parsed.device)
-    for source, scale in adapters:
-        path = service.adapter_of(source, parsed.data_dir)
-        studio.add_adapter(service.adapter_name(path), path, scale)
+    for path, scale in adapters:
+        name, taken = service.adapter_name(path), len(studio.adapters) + 1
+        studio.add_adapter(f"{name}-{taken}" if name in studio.adapters else name, path, scale)
     terminal = Terminal(parsed.base)
     pictures = studio.generate(
         parsed.prompt,

@@ -23,6 +23,8 @@ from sdlora.training.settings import Loss, Train
 
 VERSION = 1
 MAX_TOML_BYTES = 1 << 20
+LENGTHS = {"steps", "epochs"}
+"""Settings of ``train`` of which a run has one."""
 _PACKAGE = Path(__file__).parent
 PRESETS = next((p for p in (_PACKAGE / "presets", _PACKAGE.parent / "presets") if p.is_dir()), _PACKAGE / "presets")
 
@@ -64,6 +66,8 @@ class TrainConfig(Section):
             flags.setdefault(section, {})[field] = value
         for section, given in _absolute(flags, Path.cwd()).items():
             own = merged.get(section, {})
+            if section == "train" and isinstance(own, Mapping):  # A length given last goes before the file's.
+                own = {name: value for name, value in own.items() if name not in LENGTHS or not LENGTHS & {*given}}
             merged[section] = {**own, **given} if isinstance(own, Mapping) else own
         try:
             return cls.model_validate(merged)
@@ -152,4 +156,5 @@ def _messages(error: ValidationError, place: str) -> Iterator[str]:
         else:
             what = problem["msg"].removeprefix("Value error, ")
             what = what[0].lower() + what[1:]
-            yield f"{place}: {name} = {problem['input']!r}: {what}"[:500]
+            value = "" if isinstance(problem["input"], Mapping) else f" = {problem['input']!r}"
+            yield f"{place}: {name}{value}: {what}"[:500]

@@ -19,7 +19,7 @@ class Optimizer(Section):
     name: Literal["adamw", "adamw8bit", "prodigy", "lion", "adafactor"] = "adamw"
     """`adamw`; `adamw8bit` (less memory; needs bitsandbytes); `prodigy` (finds the rate itself: set learning rates
     to 1); `lion` (a third of AdamW's rate); `adafactor` (less memory). The last three need
-    `pip install sdlora[optimizers]`."""
+    pytorch_optimizer."""
 
     weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.01
     """Decoupled weight decay."""
@@ -33,8 +33,13 @@ class Optimizer(Section):
     def build(self, groups: list[dict[str, Any]]) -> "torch.optim.Optimizer":
         """The optimizer over ``groups`` (each with ``params`` and ``lr``).
 
-        Raises ConfigError if the library that it comes from is not installed.
+        Raises ConfigError if the library that it comes from is not installed, or cannot do what the groups ask for.
         """
+        if self.name == "prodigy" and len({group["lr"] for group in groups}) > 1:
+            raise ConfigError(
+                "optimizer.name: prodigy moves everything at one rate; leave train.text_encoder_learning_rate unset, "
+                "or set it to 0"
+            )
         return _BUILDERS[self.name](self, groups)
 
 
@@ -50,7 +55,7 @@ def _adamw8bit(section: Optimizer, groups: list[dict[str, Any]]) -> "torch.optim
         from bitsandbytes.optim import AdamW8bit
     except ImportError as error:
         raise ConfigError(
-            "optimizer.name: adamw8bit needs bitsandbytes; run pip install sdlora[8bit], or take adamw"
+            "optimizer.name: adamw8bit needs bitsandbytes; run pip install bitsandbytes, or take adamw"
         ) from error
     return AdamW8bit(groups, betas=(section.beta1, section.beta2), weight_decay=section.weight_decay)
 
@@ -61,8 +66,8 @@ def _from_pytorch_optimizer(class_name: str, **options: Any) -> Any:
             import pytorch_optimizer
         except ImportError as error:
             raise ConfigError(
-                f"optimizer.name: {section.name} needs pytorch_optimizer; run pip install sdlora[optimizers], "
-                "or take adamw"
+                f"optimizer.name: {section.name} needs pytorch_optimizer; run pip install pytorch_optimizer, or "
+                "take adamw"
             ) from error
         betas = (section.beta1, section.beta2)
         cls = getattr(pytorch_optimizer, class_name)

@@ -108,8 +108,11 @@ def adapter_of(source: str, data_dir: Path | None = None) -> Path:
 
 
 def adapter_name(path: Path) -> str:
-    """What to call the adapter in ``path``: a run's own file is called as the run is."""
-    return path.parent.name if path.name == "adapter.safetensors" else path.stem
+    """What to call the adapter in ``path``: a run's own file is called as the run is, a checkpoint's RUN-STEP."""
+    if path.name == "adapter.safetensors":
+        return path.parent.name
+    run = Run(path.resolve().parent.parent)
+    return f"{run.name}-{path.stem}" if path.resolve().parent == run.checkpoints else path.stem
 
 
 def export(source: str, output: Path, format: str = "kohya", dtype: str = "fp32", data_dir: Path | None = None) -> Path:

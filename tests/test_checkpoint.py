@@ -1,13 +1,15 @@
 """States that survive: whole or not there, exact, and never code."""
 
 import math
+import shutil
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from sdlora import checkpoint, optim
 from sdlora.checkpoint import State
-from sdlora.errors import FileError
+from sdlora.errors import ConfigError, FileError
 
 
 def _state(step: int) -> State:
@@ -38,6 +40,21 @@ def test_a_damaged_state_is_passed_over_for_the_one_before(name, damage, tmp_pat
     assert checkpoint.newest(tmp_path).step == 1
     with pytest.raises(FileError, match="damaged"):
         checkpoint.load(tmp_path / "000002")
+
+
+def test_a_disk_too_small_for_the_runs_checkpoints_is_told_before_the_first(tmp_path, monkeypatch):
+    """Two kept states and one in writing, of three times the adapter each, and five adapter files."""
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=14_000_000))
+    checkpoint.require_space(tmp_path, 1_000_000, keep=2, files=5)
+    with pytest.raises(FileError, match="free 14 MB on this disk"):
+        checkpoint.require_space(tmp_path, 2_000_000, keep=2, files=5)
+
+
+def test_the_newest_step_is_known_by_its_folder(tmp_path):
+    assert checkpoint.newest_step(tmp_path) == 0
+    for step in (9, 100):
+        checkpoint.save(tmp_path, _state(step), keep=2)
+    assert checkpoint.newest_step(tmp_path) == 100
 
 
 def test_a_half_written_state_is_no_state(tmp_path):
@@ -87,6 +104,12 @@ def test_tensors_deep_in_an_optimizers_state_are_kept(tmp_path):
 
 def test_no_state_is_none(tmp_path):
     assert checkpoint.newest(tmp_path / "nothing") is None
+
+
+def test_prodigy_refuses_two_rates():
+    groups = [{"params": [torch.nn.Parameter(torch.ones(2))], "lr": rate} for rate in (1.0, 0.5)]
+    with pytest.raises(ConfigError, match=r"prodigy moves everything at one rate"):
+        optim.Optimizer(name="prodigy").build(groups)
 
 
 OPTIMIZERS = ["adamw", "prodigy", "lion", "adafactor"]

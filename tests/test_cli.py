@@ -1,5 +1,7 @@
 """The command line: exit codes, one sentence an error, every setting a flag."""
 
+import os
+import shutil
 import subprocess
 import sys
 import time
@@ -8,6 +10,7 @@ import pytest
 
 from sdlora.cli import main, split_scale
 from sdlora.config import TrainConfig, all_settings
+from sdlora.generation.images import read_parameters
 
 
 def said(capsys):
@@ -55,6 +58,13 @@ def test_inspect_refuses_what_is_no_adapter(content, code, reason, capsys, tmp_p
         path.write_bytes(content)
     assert main(["inspect", str(path)]) == code
     assert reason in said(capsys)
+
+
+def test_a_folder_that_cannot_be_written_is_told_before_the_base_is_loaded(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path)  # root may write anywhere
+    output = str(tmp_path / "new" / "a.png")
+    assert main(["generate", "--base", "pockt", "--prompt", "x", "--output", output]) == 5
+    assert f"{tmp_path}: cannot be written" in said(capsys)
 
 
 def test_every_setting_is_a_flag_with_its_help(capsys):
@@ -122,5 +132,14 @@ def test_train_resume_export_inspect_and_generate_from_the_command_line(configur
     command = ["generate", "--base", base, "--adapter", f"{adapter}:0.8", "--prompt", "a red house", "--seed", "1"]
     assert main([*command, "--steps", "2", "--count", "2", "--output", str(picture), *data_dir]) == 0
     assert capsys.readouterr().out.split() == [str(picture), str(tmp_path / "out-2.png")]
+    early, late = (adapter.parent / "checkpoints" / f"{step:06d}.safetensors" for step in (2, 4))
+    shutil.copy(early, tmp_path / early.name)
+    adapters = ["--adapter", str(early), "--adapter", str(late), "--adapter", str(tmp_path / early.name)]
+    again = [*command, *adapters, "--adapter", str(early), "--steps", "1", "--output", str(tmp_path / "mixed.png")]
+    assert main([*again, *data_dir]) == 0
+    parameters = read_parameters(tmp_path / "mixed.png").settings["Lora hashes"]
+    assert [name.split(":")[0].strip() for name in parameters.split(",")] == [
+        "mine", "mine-000002", "mine-000004", "000002", "mine-000002-5",
+    ]  # fmt: skip
     assert main(["export", "mine", "--output", str(tmp_path / "kohya.safetensors"), *data_dir]) == 2
     assert "exists already" in said(capsys)

@@ -62,6 +62,16 @@ def test_relative_paths_in_flags_are_relative_to_the_working_folder(tmp_path, mo
     assert config.model.base == str(tmp_path / "base")
 
 
+@pytest.mark.parametrize(("given", "other"), [("steps", "epochs"), ("epochs", "steps")])
+def test_a_length_given_as_a_flag_replaces_the_presets(given, other, tmp_path):
+    (tmp_path / "mine.toml").write_text(f'data.folder = "."\ntrain.{other} = 7\ntrain.batch_size = 3')
+    train = TrainConfig.load(tmp_path / "mine.toml", {f"train.{given}": "5"}).train
+    assert (getattr(train, given), getattr(train, other), train.batch_size) == (5, None, 3)
+    with pytest.raises(ConfigError) as told:
+        TrainConfig.load(tmp_path / "mine.toml", {"train.epochs": "5", "train.steps": "5"})
+    assert str(told.value).endswith("mine.toml: train: set steps or epochs, not both")
+
+
 def test_a_section_that_is_no_table_is_told(tmp_path):
     with pytest.raises(ConfigError, match="train"):
         TrainConfig.parse({"train": 5}, "test", {"train.steps": "3"})

@@ -149,9 +149,13 @@ def _load_folder(folder: Path, model: Model) -> "Family":
 
 
 def _load_file(file: Path, model: Model) -> "Family":
+    from diffusers.loaders.single_file_utils import SingleFileComponentError
+
     family = _family(detect_file(file), model.base)
     try:
         return family.load_single_file(file, model.base)
+    except (SingleFileComponentError, RuntimeError, KeyError) as error:
+        raise ModelError(f"{model.base}: cannot be loaded: {_first_line(error)}") from error
     except (OSError, ValueError) as error:
         raise ModelError(
             f"{model.base}: the tokenizer and the configs of a single file come from the hub or its cache, "

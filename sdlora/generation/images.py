@@ -6,6 +6,7 @@ with ``Negative prompt:``: what follows such a line reads back as part of the ne
 """
 
 import json
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -62,9 +63,12 @@ def read_parameters(path: Path) -> Parameters | None:
 
 
 def check_output(path: Path) -> None:
-    """Raises ConfigError unless ``path`` names a PNG file."""
+    """Raises ConfigError unless ``path`` names a PNG file, FileError unless its folder can be written."""
     if path.suffix.lower() != ".png":
         raise ConfigError(f"{path}: pictures are saved as PNG, which keeps their settings; name it {path.stem}.png")
+    folder = next(parent for parent in path.absolute().parents if parent.exists())
+    if not os.access(folder, os.W_OK):
+        raise FileError(f"{folder}: cannot be written; choose another place for {path.name}")
 
 
 def save(images: "Sequence[Image.Image]", path: Path) -> list[Path]:

@@ -243,7 +243,7 @@ class Painter:
         from sdlora.generation.device import choose_device
 
         device = choose_device(self.device)
-        lock_file = device_lock(self.data_dir, str(device))
+        lock_file = device_lock(self.data_dir, device)
         waits = False
         while number not in self.cancelled:
             try:

@@ -3,6 +3,7 @@
 Everything that anyone wants to know of a run is read from here, so viewers come and go as they like.
 """
 
+import platform
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +17,8 @@ from sdlora.files import fsync_folder, inside, safe_name, unused
 from sdlora.training.output import RunPaths
 
 if TYPE_CHECKING:
+    import torch
+
     from sdlora.config import TrainConfig
 
 RunState = Literal["new", "running", "finished", "stopped", "failed", "interrupted"]
@@ -145,10 +148,15 @@ class Journal:
         self._file.close()
 
 
-def device_lock(data_dir: Path, device: str) -> Path:
-    """The lock of a device: one file, however the device is spelled (``cuda`` is ``cuda:0``)."""
-    kind, _, index = device.partition(":")
-    return data_dir / "locks" / f"{kind}-{index or 0}.lock"
+def device_lock(data_dir: Path, device: "torch.device") -> Path:
+    """The lock of a device: one file, however the device is called. ``cuda`` is ``cuda:0``; a card is known by its own
+    number, as ``CUDA_VISIBLE_DEVICES`` renames it; anything else by its machine, as several may share ``data_dir``.
+    """
+    import torch
+
+    is_card = device.type == "cuda"
+    name = str(torch.cuda.get_device_properties(device.index or 0).uuid) if is_card else platform.node()
+    return data_dir / "locks" / f"{device.type}-{safe_name(name, fallback='here')}.lock"
 
 
 def hold(lock_file: Path, what: str, wait: float = 0) -> FileLock:

@@ -13,10 +13,13 @@ from contextlib import ExitStack
 from pathlib import Path
 from types import FrameType
 
+from sdlora.checkpoint import newest_step
 from sdlora.errors import DeviceError, FileError, OutOfMemoryError, SdloraError
 from sdlora.events import OnEvent, RunFailed, ignore
 from sdlora.runs.folder import Journal, Run, device_lock, hold
 
+PEER_LOST = re.compile(r"Connection (closed|reset) by peer|NCCL|\[gloo\]|Socket closed", re.IGNORECASE)
+"""What the others of several processes say when one has ended."""
 WAIT_SECONDS = 2.0
 """For a lock: viewers take one for a moment when they look who holds it."""
 
@@ -58,32 +61,50 @@ def main() -> int:
             run.stop_file.unlink(missing_ok=True)
         journal = Journal(run.journal) if is_main else None
         try:
-            finished = _train(run, stop, held if is_main else None, journal or ignore)
+            _hold_device(run, held)
+            finished = _train(run, stop, journal or ignore)
             return 0 if finished else stop.exit_code
         except Exception as error:
-            return _report(error, journal or ignore)
+            return _report(error, run, journal)
 
 
-def _train(run: Run, stop: StopRequest, held: ExitStack | None, on_event: OnEvent) -> bool:
+def _hold_device(run: Run, held: ExitStack) -> None:
+    """Take the lock of this process's device; where several processes share one, the first of them holds it."""
+    import torch
+
     from sdlora.generation.device import choose_device
+
+    device, local = choose_device(run.config.train.device), int(os.environ.get("LOCAL_RANK", "0"))
+    if device.type == "cuda" and device.index is None:
+        device = torch.device("cuda", local)  # as Accelerate places it
+    elif local:
+        return
+    held.enter_context(hold(device_lock(run.data_dir, device), f"the device {device}", WAIT_SECONDS))
+
+
+def _train(run: Run, stop: StopRequest, on_event: OnEvent) -> bool:
     from sdlora.training.job import Job
     from sdlora.training.trainer import train
 
     config = run.config
-    if held is not None:
-        device = choose_device(config.train.device)
-        held.enter_context(hold(device_lock(run.data_dir, str(device)), f"the device {device}", WAIT_SECONDS))
     sections = {name: getattr(config, name) for name in type(config).model_fields}
     return train(Job(**sections, output=run, cache=run.data_dir / "cache", on_event=on_event, should_stop=stop))
 
 
-def _report(error: Exception, on_event: OnEvent) -> int:
-    """Tell the journal and the log what went wrong; return the exit code."""
-    known = error if isinstance(error, SdloraError) else _translate(error)
+def _report(error: Exception, run: Run, journal: Journal | None) -> int:
+    """Tell the journal and the log what went wrong; return the exit code.
+
+    Of several processes the one that failed tells: to the others it is a connection that broke.
+    """
     traceback.print_exc()
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and PEER_LOST.search(str(error)):
+        return 1
+    known = error if isinstance(error, SdloraError) else _translate(error)
     message = str(known) if known else f"{type(error).__name__}: {error} (a bug; the end of the log says where)"
+    if isinstance(known, OutOfMemoryError | DeviceError) and (saved := newest_step(run.states)):
+        message += f"; {saved} steps are saved"
     code = known.exit_code if known else 1
-    on_event(RunFailed(message=message, exit_code=code))
+    (journal or Journal(run.journal))(RunFailed(message=message, exit_code=code))
     return code
 
 

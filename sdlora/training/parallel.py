@@ -4,6 +4,7 @@ Adapters are small, so no wrapper around the model is needed: the gradients of a
 averaged in one flat reduction a step. The models stay what they are, whatever trains in them.
 """
 
+import os
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import timedelta
@@ -57,7 +58,7 @@ class Gang:
         if device.type == "cuda" and device.index is not None:  # Else Accelerate gives each process its own.
             torch.cuda.set_device(device)
         if train.tensorboard and find_spec("tensorboard") is None:
-            raise ConfigError("train.tensorboard: TensorBoard is missing; run pip install sdlora[tensorboard]")
+            raise ConfigError("train.tensorboard: TensorBoard is missing; run pip install tensorboard")
         accelerator = Accelerator(
             cpu=device.type == "cpu",
             mixed_precision=_MIXED[dtype],
@@ -66,6 +67,8 @@ class Gang:
             # One process may draw previews for longer than the default of ten minutes while the others wait.
             kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(days=1))],
         )
+        if accelerator.num_processes != int(os.environ.get("WORLD_SIZE", "1")):
+            raise ConfigError(f"train.device = {train.device!r}: {device.type} trains in one process only; give one")
         if train.tensorboard:
             accelerator.init_trackers(output.tensorboard.name)
         return cls(accelerator, dtype, train.tensorboard)

@@ -68,7 +68,7 @@ class Ready:
     def restore(self, state: checkpoint.State) -> None:
         """Put a saved state back, exactly. Raises ConfigError if the run's order of examples is not what it was."""
         for name, value in self._order().items():
-            if state.values[name] != value:
+            if state.values.get(name, value) != value:
                 raise ConfigError(
                     f"this run was begun with {name} = {state.values[name]}, now it is {value}, and would go on as "
                     "another run; put that back, or start a new run with adapter.init"
@@ -84,8 +84,18 @@ class Ready:
         """What decides which example is shown when, and is not in the config."""
         shown = [*zip(self.batches.examples, self.sizes, strict=True)]
         pictures = "".join(f"{e.digest}{e.mask_digest}{e.caption}{e.repeats}{size}" for e, size in shown)
-        digest = sha256(pictures.encode()).hexdigest()[:12]
-        return {"processes": self.gang.count, "steps": self.steps, "pictures and captions": digest}
+        classes = "".join(f"{e.digest}{e.caption}" for e in self.batches.class_examples)
+        return {
+            "processes": self.gang.count,
+            "steps": self.steps,
+            "base model": self.family.fingerprint[:12],
+            "pictures and captions": _digest(pictures),
+            "class pictures": _digest(classes),
+        }
+
+
+def _digest(text: str) -> str:
+    return sha256(text.encode()).hexdigest()[:12]
 
 
 def prepare(job: Job, gang: Gang) -> Ready | None:
@@ -114,6 +124,9 @@ def prepare(job: Job, gang: Gang) -> Ready | None:
         return None
     state = checkpoint.newest(job.output.states, lambda message: job.on_event(Notice(message=message)))
     trained = attach(job, gang, family, from_file=state is None)
+    files = 2 + steps // job.checkpoint.every if job.checkpoint.every else 2
+    size = sum(parameter.numel() * parameter.element_size() for parameter in trained.parameters)
+    checkpoint.require_space(job.output.folder, size, job.checkpoint.keep, files)
     encode = caches.text_encoder(job, gang, family, batches, steps, trains=bool(trained.text))
     if encode is None:
         return None

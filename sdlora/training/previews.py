@@ -24,14 +24,14 @@ class Previews:
             self.job.on_event(Progress(phase="preview", done=index, total=len(sample.prompts)))
             try:
                 drawn = self._one(index, prompt)
-            except SdloraError as error:
+                if not drawn:
+                    return
+                path = self.job.output.sample(step, index)
+                path.unlink(missing_ok=True)  # A resumed run draws again what it had drawn after its checkpoint.
+                save(drawn, path)
+            except (SdloraError, OSError) as error:
                 self.job.on_event(Notice(message=f"no preview at step {step}: {error}"))
                 return
-            if not drawn:
-                return
-            path = self.job.output.sample(step, index)
-            path.unlink(missing_ok=True)  # A resumed run draws again what it had drawn after its checkpoint.
-            save(drawn, path)
             self.job.on_event(SampleReady(step=step, index=index, prompt=prompt, path=self.job.output.relative(path)))
 
     def _one(self, index: int, prompt: str) -> list:

@@ -51,7 +51,7 @@ class Train(Section):
     """`auto`, `cpu`, `cuda`, `cuda:1`, `mps`."""
 
     tensorboard: bool = False
-    """Also log to TensorBoard in the run's folder; needs `pip install sdlora[tensorboard]`."""
+    """Also log to TensorBoard in the run's folder; needs tensorboard."""
 
     @model_validator(mode="after")
     def _one_length(self) -> "Train":

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+import torch
 from PIL import Image
 
 from sdlora import service
@@ -16,7 +17,7 @@ from sdlora.errors import BusyError
 from sdlora.events import StepDone
 from sdlora.generation.images import read_parameters
 from sdlora.runs.creation import Creator, Mixed, Request
-from sdlora.runs.folder import hold
+from sdlora.runs.folder import device_lock, hold
 from tests.generation.test_studio import adapter
 
 PATIENCE = 60
@@ -108,7 +109,7 @@ def test_what_goes_wrong_comes_back_as_a_sentence_and_the_next_request_works(cre
 
 
 def test_a_request_waits_for_a_held_device_says_so_and_can_be_cancelled(creator, request_for):
-    with hold(creator.data_dir / "locks" / "cpu-0.lock", "the device"):
+    with hold(device_lock(creator.data_dir, torch.device("cpu")), "the device"):
         first = creator.submit(request_for()).number
         second = creator.submit(request_for()).number
         waiting, _ = until(creator, first, lambda ticket: ticket.state == "waiting")
@@ -131,7 +132,7 @@ def test_a_cancelled_request_keeps_its_finished_pictures(creator, request_for):
 
 def test_the_device_is_free_between_requests(creator, request_for):
     draw(creator, request_for())
-    hold(creator.data_dir / "locks" / "cpu-0.lock", "the device").release()
+    hold(device_lock(creator.data_dir, torch.device("cpu")), "the device").release()
 
 
 def test_a_killed_process_is_told_and_the_next_request_starts_another(creator, request_for):
@@ -160,7 +161,7 @@ def test_the_process_ends_when_its_parent_is_killed(tmp_path):
 def test_the_queue_trains_one_run_after_the_other(configure, tmp_path):
     queue = service.TrainingQueue(tmp_path)
     first, second = (service.prepare(configure(checkpoint__every=0), name, tmp_path) for name in ("first", "second"))
-    with hold(tmp_path / "locks" / "cpu-0.lock", "the device"):
+    with hold(device_lock(tmp_path, torch.device("cpu")), "the device"):
         queue.add(first)
         queue.add(second)
         queue.tick()

@@ -1,20 +1,23 @@
 """Runs as processes: killed, stopped, resumed, doubled, and kept from one another."""
 
 import os
+import platform
 import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from sdlora import service
-from sdlora.errors import BusyError, SdloraError
-from sdlora.events import RunStarted, StepDone
-from sdlora.runs.folder import Run, hold
+from sdlora import checkpoint, service
+from sdlora.errors import BusyError, FileError, OutOfMemoryError, SdloraError
+from sdlora.events import RunFailed, RunStarted, StepDone
+from sdlora.runs import worker
+from sdlora.runs.folder import Journal, Run, device_lock, hold
 from tests.conftest import STEPS
 
 
@@ -97,8 +100,35 @@ def test_a_run_that_another_process_holds_is_left_alone(configure, tmp_path):
 
 
 def test_a_device_that_another_run_holds_is_refused(configure, tmp_path):
-    with hold(tmp_path / "locks" / "cpu-0.lock", "the device"), pytest.raises(BusyError, match="device cpu"):
+    with hold(device_lock(tmp_path, torch.device("cpu")), "the device"), pytest.raises(BusyError, match="device cpu"):
         service.train(configure(), "second", tmp_path)
+
+
+def test_a_device_is_known_by_its_machine_or_its_cards_own_number(tmp_path, monkeypatch):
+    cpu = device_lock(tmp_path, torch.device("cpu"))
+    monkeypatch.setattr(platform, "node", lambda: "another")
+    assert device_lock(tmp_path, torch.device("cpu")) != cpu
+    numbers = ["GPU-1", "GPU-2"]
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: SimpleNamespace(uuid=numbers[index]))
+    names = [device_lock(tmp_path, torch.device(name)).name for name in ("cuda", "cuda:0", "cuda:1")]
+    assert names == ["cuda-GPU-1.lock", "cuda-GPU-1.lock", "cuda-GPU-2.lock"]
+
+
+def test_of_several_processes_the_one_that_failed_tells(configure, tmp_path, monkeypatch):
+    run = Run.create(tmp_path / "runs", "run", configure())
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert worker._report(RuntimeError("[enforce fail] Connection closed by peer"), run, Journal(run.journal)) == 1
+    assert run.events() == []
+    assert worker._report(FileError("the disk is full"), run, None) == FileError.exit_code
+    (told,) = run.events()
+    assert isinstance(told, RunFailed) and (told.message, told.exit_code) == ("the disk is full", FileError.exit_code)
+
+
+def test_what_is_saved_is_told_when_memory_runs_out(configure, tmp_path):
+    run = Run.create(tmp_path / "runs", "run", configure())
+    checkpoint.save(run.states, checkpoint.State(40, {}, {}), keep=2)
+    assert worker._report(torch.OutOfMemoryError("CUDA out of memory"), run, None) == OutOfMemoryError.exit_code
+    assert run.events()[-1].message.endswith("; 40 steps are saved")
 
 
 def test_a_failed_run_raises_what_it_failed_with(configure, tmp_path):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from sdlora.errors import ConfigError, NonFiniteError
+from sdlora.errors import ConfigError, FileError, NonFiniteError
 from sdlora.events import CheckpointSaved, Notice, RunFinished, RunStarted, RunStopped, SampleReady, StepDone
 from tests.conftest import STEPS
 from tests.training.short import run_here
@@ -79,6 +79,13 @@ def test_a_run_whose_pictures_changed_is_not_resumed_as_another_one(configure, p
         run_here(config, tmp_path / "run")
 
 
+def test_a_run_whose_class_pictures_changed_is_not_resumed_as_another_one(configure, pictures, tmp_path):
+    prior = dict(prior__weight=1.0, prior__class_prompt="a house", prior__folder=pictures, prior__count=3)
+    run_here(configure(**prior), tmp_path / "run", stop_after=2)
+    with pytest.raises(ConfigError, match="begun with class pictures"):
+        run_here(configure(**{**prior, "prior__count": 2}), tmp_path / "run")
+
+
 def test_a_preview_that_fails_costs_no_run(configure, tmp_path, monkeypatch):
     from sdlora.generation.studio import Studio
 
@@ -90,6 +97,17 @@ def test_a_preview_that_fails_costs_no_run(configure, tmp_path, monkeypatch):
     finished, events, _ = run_here(config, tmp_path / "run")
     assert finished
     assert "no preview at step 0: the picture is not finite" in [event.message for event in of(Notice, events)]
+
+
+def test_a_preview_that_cannot_be_written_costs_no_run(configure, tmp_path, monkeypatch):
+    def full(*args):
+        raise FileError("the disk is full")
+
+    monkeypatch.setattr("sdlora.training.previews.save", full)
+    config = configure(sample__every=3, sample__prompts=["a red house"], sample__steps=1)
+    finished, events, _ = run_here(config, tmp_path / "run")
+    assert finished
+    assert sum("no preview at step" in event.message for event in of(Notice, events)) == 3
 
 
 def test_another_seed_gives_another_adapter(configure, tmp_path):

@@ -68,7 +68,13 @@ class ClipLoss:
     """
 
     def __init__(
-        self, model: CLIPModel, tokenizer: CLIPTokenizer, work: Path, plan: Plan, device: torch.device, locked_text: bool
+        self,
+        model: CLIPModel,
+        tokenizer: CLIPTokenizer,
+        work: Path,
+        plan: Plan,
+        device: torch.device,
+        locked_text: bool,
     ):
         self.model, self.tokenizer, self.plan, self.device = model, tokenizer, plan, device
         self.locked_text = locked_text
