@@ -122,9 +122,13 @@ def _train_arguments(parser: Parser, arguments: Sequence[str]) -> None:
 
 
 def _generate_arguments(parser: Parser) -> None:
-    add = parser.add_argument
+    from sdlora.runs.creation import Request
+
+    start, add = Request(""), parser.add_argument
     add(
-        "--base", default="pocket", help="pocket, a diffusers folder, a .safetensors file or a hub id (default: pocket)"
+        "--base",
+        default=start.base,
+        help="pocket, a diffusers folder, a .safetensors file or a hub id (default: %(default)s)",
     )
     add(
         "--adapter",
@@ -134,14 +138,15 @@ def _generate_arguments(parser: Parser) -> None:
         help="an adapter and its scale; may be given often",
     )
     add("--prompt", required=True, metavar="TEXT", help="what to draw; <lora:NAME:0.8> sets an adapter's scale")
-    add("--negative", default="", metavar="TEXT", help="what to keep out of the picture")
-    add("--seed", type=int, default=-1, metavar="N", help="-1 draws one (default: -1)")
-    add("--steps", type=int, default=25, metavar="N", help="sampling steps (default: 25)")
-    add("--cfg", type=float, default=7.0, metavar="F", help="guidance scale (default: 7)")
+    add("--negative", default=start.negative, metavar="TEXT", help="what to keep out of the picture")
+    add("--seed", type=int, default=start.seed, metavar="N", help="-1 draws one (default: %(default)s)")
+    add("--steps", type=int, default=start.steps, metavar="N", help="sampling steps (default: %(default)s)")
+    add("--cfg", type=float, default=start.cfg, metavar="F", help="guidance scale (default: %(default)s)")
     add("--width", type=int, metavar="W", help="default: the base model's own size")
     add("--height", type=int, metavar="H", help="default: the base model's own size")
-    add("--count", type=int, default=1, metavar="N", help="how many pictures, with seeds N, N + 1, ... (default: 1)")
-    add("--sampler", default="DPM++ 2M", metavar="NAME", help="by its A1111 name (default: DPM++ 2M)")
+    help = "how many pictures, with seeds N, N + 1, ... (default: %(default)s)"
+    add("--count", type=int, default=start.count, metavar="N", help=help)
+    add("--sampler", default=start.sampler, metavar="NAME", help="by its A1111 name (default: %(default)s)")
     add("--device", default="auto", help="auto, cpu, cuda, mps (default: auto)")
     add("--output", type=Path, required=True, metavar="FILE.png", help="further pictures get -2, -3, ...")
     _data_dir(parser)
