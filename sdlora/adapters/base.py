@@ -8,6 +8,10 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+Scale = float | Mapping[str, float]
+"""One number, or numbers by module: keys are paths (``text_encoder``, ``unet.down_blocks.1``) or globs
+(``*.attn2.*``), the longest matching key counts, ``*`` is the rest, and what no key matches has 1."""
+
 
 @dataclass(frozen=True)
 class ModuleState:

@@ -20,15 +20,12 @@ from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
-from sdlora.adapters.base import AdapterState, ModuleState
+from sdlora.adapters.base import AdapterState, ModuleState, Scale
 from sdlora.adapters.fit import require_fit
 from sdlora.adapters.targets import classic_prefix, matches, nearest
 from sdlora.errors import ConfigError, MismatchError
 
 Models = Mapping[str, nn.Module]
-Scale = float | Mapping[str, float]
-"""One number, or numbers by module: keys are paths (``text_encoder``, ``unet.down_blocks.1``) or globs
-(``*.attn2.*``), the longest matching key counts, ``*`` is the rest, and what no key matches has 1."""
 
 TENSORS = {"lora": {"down": "lora_A", "up": "lora_B"}}
 """By method: the neutral names of a layer's tensors, and where PEFT keeps them."""

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from sdlora.adapters import live
-from sdlora.adapters.base import AdapterState
-from sdlora.adapters.live import Fused, Scale
+from sdlora.adapters.base import AdapterState, Scale
+from sdlora.adapters.live import Fused
 from sdlora.errors import ConfigError, OutOfMemoryError
 from sdlora.families.base import Family
 from sdlora.families.loading import load
