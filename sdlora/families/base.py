@@ -18,9 +18,6 @@ class Conditioning:
 
     text: "torch.Tensor"
 
-    def to(self, *args: Any, **kwargs: Any) -> "Conditioning":
-        return Conditioning(self.text.to(*args, **kwargs))
-
 
 class Family(ABC):
     """A loaded base model of one family.
