@@ -55,6 +55,8 @@ class Ready:
     trained: Trained
     gang: Gang
     steps: int
+    resolution: int
+    """Side in pixels of the square whose area training pictures get."""
     start: int = 0
     started: float = field(default_factory=time.time)
 
@@ -117,7 +119,7 @@ def prepare(job: Job, gang: Gang) -> Ready | None:
     encode = caches.text_encoder(job, gang, family, batches, steps, trains=bool(trained.text))
     if encode is None:
         return None
-    ready = Ready(family, batches, sizes, latents, encode, trained, gang, steps)
+    ready = Ready(family, batches, sizes, latents, encode, trained, gang, steps, resolution)
     if state is not None:
         ready.restore(state)
     return ready
