@@ -8,7 +8,7 @@ from typing import Any, get_args
 
 from pydantic import Field, ValidationError
 
-from sdlora.adapters import Adapter
+from sdlora.adapters import METHODS, Adapter
 from sdlora.adapters.lora import Lora
 from sdlora.checkpoint import Checkpoint
 from sdlora.data.settings import Data, Prior
@@ -142,7 +142,7 @@ def _messages(error: ValidationError, place: str) -> Iterator[str]:
     """One sentence a problem: place, setting, what is wrong, the nearest real name."""
     names = [setting.name for setting in all_settings()]
     for problem in error.errors():
-        parts = [str(part) for part in problem["loc"] if part not in ("lora",)]
+        parts = [str(part) for part in problem["loc"] if part not in METHODS]
         name = ".".join(parts[:2])
         if problem["type"] == "extra_forbidden":
             near = difflib.get_close_matches(name, [*names, *TrainConfig.model_fields], n=1)

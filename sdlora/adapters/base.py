@@ -43,7 +43,10 @@ class AdapterState:
 class Method(Protocol):
     """An adapter method: a config section that can put itself into models and read itself back."""
 
-    method: str
+    @property
+    def method(self) -> str:
+        """Its name in ``METHODS``."""
+        ...
 
     def attach(self, models: Mapping[str, "nn.Module"], name: str, seed: int) -> list["torch.nn.Parameter"]:
         """Add fresh adapter layers called ``name`` to ``models`` (component -> module); return what trains.
