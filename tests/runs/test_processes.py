@@ -15,7 +15,6 @@ from sdlora import service
 from sdlora.errors import BusyError, SdloraError
 from sdlora.events import RunStarted, StepDone
 from sdlora.runs.folder import Run, hold
-from tests.conftest import STEPS
 
 
 def model_hash(path):
@@ -145,7 +144,3 @@ def test_a_folder_that_cannot_be_written_is_told_at_once(configure, tmp_path):
         service.start(configure(), "x", tmp_path / "file")
     assert caught.value.exit_code == 5
     assert time.monotonic() - begun < 2
-
-
-def test_the_length_of_a_short_run_is_as_configured(configure):
-    assert configure().train.steps == STEPS
