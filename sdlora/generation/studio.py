@@ -18,6 +18,7 @@ from sdlora.adapters import live
 from sdlora.adapters.base import AdapterState, Scale
 from sdlora.adapters.live import Fused
 from sdlora.errors import ConfigError, OutOfMemoryError
+from sdlora.events import OnProgress
 from sdlora.families.base import Family
 from sdlora.families.loading import load
 from sdlora.families.settings import Model
@@ -29,9 +30,6 @@ from sdlora.generation.sampling import Picture, Recipe, at_rest, draw
 
 if TYPE_CHECKING:
     from PIL import Image
-
-OnProgress = Callable[[int, int], None]
-"""Told (steps done, steps in all), over all pictures of a request."""
 
 
 @dataclass(frozen=True)
@@ -151,8 +149,9 @@ class Studio:
         Each holds its A1111 parameters in ``info["parameters"]``, with its real seed where ``seed`` is -1.
         ``<lora:name:0.8>`` in a prompt goes before the adapter's own scale. Sizes are in pixels, the model's own if
         None. ``batch`` pictures are made at once: by default 4 on CUDA, elsewhere 1, which is no slower there and
-        makes a picture the same to the bit whatever its companions. If ``should_stop`` returns true, the pictures
-        finished until then are returned. A prompt too long for the text encoder is cut, with a warning.
+        makes a picture the same to the bit whatever its companions. ``on_progress`` is told sampling steps, over all
+        pictures. If ``should_stop`` returns true, the pictures finished until then are returned. A prompt too long for
+        the text encoder is cut, with a warning.
         Raises ConfigError for a bad value or an unknown adapter, OutOfMemoryError, NonFiniteError.
         """
         recipe = self._recipe(negative, steps, cfg, width, height, sampler)

@@ -12,7 +12,7 @@ from sdlora.data.batches import Batches
 from sdlora.data.cache import LatentCache, TextCache
 from sdlora.data.folder import Example
 from sdlora.data.store import TensorStore
-from sdlora.events import Notice, OnEvent, Progress
+from sdlora.events import Notice, OnEvent, OnProgress, Progress
 from sdlora.families.base import Conditioning, Family
 from sdlora.generation.studio import Studio
 from sdlora.training.job import Job
@@ -115,5 +115,5 @@ def _live(family: Family, tokens: Callable, gradients: Callable) -> Callable[[li
     return encode
 
 
-def _teller(on_event: OnEvent, phase: str) -> Callable[[int, int], None]:
+def _teller(on_event: OnEvent, phase: str) -> OnProgress:
     return lambda done, total: on_event(Progress(phase=phase, done=done, total=total))
