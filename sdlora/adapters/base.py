@@ -24,6 +24,11 @@ class ModuleState:
     tensors: Mapping[str, "torch.Tensor"]
     alpha: float
 
+    @property
+    def rank(self) -> int:
+        """Width of the update, between ``down`` and ``up``."""
+        return int(self.tensors["down"].shape[0])
+
 
 @dataclass(frozen=True)
 class AdapterState:

@@ -137,7 +137,7 @@ def load_state(models: Models, state: AdapterState, name: str) -> None:
     Raises MismatchError, naming both shapes, if a layer is missing or differs; then nothing is attached.
     """
     require_fit(models, state)
-    add_layers(models, {path: (m.tensors["down"].shape[0], m.alpha) for path, m in state.modules.items()}, name)
+    add_layers(models, {path: (module.rank, module.alpha) for path, module in state.modules.items()}, name)
     for path, layer in layers(models, name):
         layer.set(**state.modules[path].tensors)
 
@@ -156,7 +156,7 @@ def assign_state(models: Models, state: AdapterState, name: str) -> None:
             remedy = "make adapter.targets and adapter.text_encoder match it"
             raise MismatchError(f"{len(odd)} layers are {kind}, such as {min(odd)}; {remedy}")
     for path, layer in own.items():
-        theirs, ours = state.modules[path].tensors["down"].shape[0], layer.tensors["down"].shape[0]
+        theirs, ours = state.modules[path].rank, layer.tensors["down"].shape[0]
         if theirs != ours:
             raise MismatchError(f"{path}: the file has rank {theirs}, the settings {ours}; set adapter.rank = {theirs}")
     for path, layer in own.items():

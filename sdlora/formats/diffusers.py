@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from sdlora.adapters.base import AdapterState, ModuleState
+from sdlora.adapters.base import AdapterState
 from sdlora.errors import FormatError
 from sdlora.formats.base import Slot, gather
 from sdlora.formats.metadata import network
@@ -88,7 +88,7 @@ def _header(state: AdapterState) -> dict[str, Any]:
     for component in dict.fromkeys(path.partition(".")[0] for path in state.modules):
         prefixes = (f"{component}.text_model.", f"{component}.")
         own = {_without(path, prefixes): module for path, module in state.modules.items() if path.startswith(prefixes)}
-        ranks, alphas = {p: _rank(m) for p, m in own.items()}, {p: _whole(m.alpha) for p, m in own.items()}
+        ranks, alphas = {p: m.rank for p, m in own.items()}, {p: _whole(m.alpha) for p, m in own.items()}
         rank, alpha = (Counter(values.values()).most_common(1)[0][0] for values in (ranks, alphas))
         fields |= {
             f"{component}.r": rank,
@@ -127,10 +127,6 @@ def _alpha(configs: Mapping[str, Any], path: str, rank: int) -> float:
         raise FormatError(f"{path}: the header's alpha {alpha!r} is no number")
     # rsLoRA scales by alpha / sqrt(rank) (arXiv:2312.03732)
     return float(alpha) * (math.sqrt(rank) if configs.get(f"{component}.use_rslora") else 1.0)
-
-
-def _rank(module: ModuleState) -> int:
-    return int(module.tensors["down"].shape[0])
 
 
 def _whole(number: float) -> int | float:

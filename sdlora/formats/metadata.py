@@ -151,7 +151,7 @@ def network(modules: Mapping[str, ModuleState]) -> dict[str, str]:
 
 def commonest(modules: Mapping[str, ModuleState]) -> tuple[int, float]:
     """The rank and alpha that most layers have."""
-    pairs = Counter((int(module.tensors["down"].shape[0]), module.alpha) for module in modules.values())
+    pairs = Counter((module.rank, module.alpha) for module in modules.values())
     return pairs.most_common(1)[0][0]
 
 
