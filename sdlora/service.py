@@ -6,9 +6,10 @@ import sys
 import tempfile
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from sdlora import errors
+from sdlora.data.advice import Kind
 from sdlora.errors import BusyError, ConfigError, FileError, SdloraError
 from sdlora.events import Event, OnEvent, RunFailed, RunStopped, ignore
 from sdlora.files import safe_name
@@ -148,7 +149,7 @@ def bases() -> list[str]:
     return [name for name, folder in BUNDLED.items() if (folder / "model_index.json").is_file()]
 
 
-def preset_for(base: str, kind: Literal["style", "subject"]) -> str:
+def preset_for(base: str, kind: Kind) -> str:
     """The name of the preset that suits ``base``: its own, or its family's."""
     from sdlora.config import presets
     from sdlora.families.loading import detect_folder

@@ -8,8 +8,8 @@ import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Literal
 
+from sdlora.data.advice import Kind
 from sdlora.data.captions import caption_for, read_caption
 from sdlora.data.folder import FEW, TEXTS, count
 from sdlora.data.pictures import FOREIGN_SUFFIXES, SUFFIXES, examine
@@ -17,7 +17,6 @@ from sdlora.data.settings import Data
 from sdlora.errors import ConfigError, DatasetError
 from sdlora.files import inside, safe_name, sha256, write_atomic
 
-Kind = Literal["style", "subject"]
 MAX_PICTURES = 1000
 SMALL = 256
 """Pictures with a shorter side are used, and said to be small where the base is larger than that."""
