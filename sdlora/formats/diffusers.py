@@ -14,12 +14,11 @@ from typing import TYPE_CHECKING, Any
 from sdlora.adapters.base import AdapterState
 from sdlora.errors import FormatError
 from sdlora.formats.base import Slot, gather
-from sdlora.formats.metadata import network
+from sdlora.formats.metadata import PEFT_HEADER, network
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-HEADER = "lora_adapter_metadata"
 _COMPONENTS = ("unet", "text_encoder", "text_encoder_2")
 _SLOTS = {"lora_A": "down", "lora_B": "up", "down": "down", "up": "up"}
 _PEFT = re.compile(r"(?P<path>.+?)\.(?P<slot>lora_[AB])(?:\.default)?\.weight")
@@ -68,14 +67,18 @@ class Diffusers:
     def read(self, tensors: "Mapping[str, Tensor]", metadata: Mapping[str, str]) -> AdapterState:
         configs = _configs(metadata)
         modules = gather(tensors, self.parse, lambda path, rank: _alpha(configs, path, rank))
-        return AdapterState("lora", modules, {key: text for key, text in metadata.items() if key != HEADER})
+        return AdapterState("lora", modules, {key: text for key, text in metadata.items() if key != PEFT_HEADER})
 
     def write(self, state: AdapterState) -> "tuple[dict[str, Tensor], dict[str, str]]":
         tensors = {}
         for path, module in state.modules.items():
             tensors[f"{path}.lora_A.weight"] = module.tensors["down"]
             tensors[f"{path}.lora_B.weight"] = module.tensors["up"]
-        return tensors, {**state.metadata, **network(state.modules), HEADER: json.dumps(_header(state), sort_keys=True)}
+        return tensors, {
+            **state.metadata,
+            **network(state.modules),
+            PEFT_HEADER: json.dumps(_header(state), sort_keys=True),
+        }
 
 
 def _header(state: AdapterState) -> dict[str, Any]:
@@ -103,11 +106,11 @@ def _header(state: AdapterState) -> dict[str, Any]:
 def _configs(metadata: Mapping[str, str]) -> dict[str, Any]:
     """The header's fields by their dotted names. Raises FormatError if it is no flat JSON object."""
     try:
-        fields = json.loads(metadata.get(HEADER) or "{}")
+        fields = json.loads(metadata.get(PEFT_HEADER) or "{}")
     except (ValueError, RecursionError):
         fields = None
     if not isinstance(fields, dict):
-        raise FormatError(f"the header's {HEADER} is no JSON object")
+        raise FormatError(f"the header's {PEFT_HEADER} is no JSON object")
     return fields
 
 

@@ -12,6 +12,9 @@ from datetime import UTC, datetime
 
 from sdlora.adapters.base import ModuleState
 
+PEFT_HEADER = "lora_adapter_metadata"
+"""Where diffusers keeps PEFT's configurations: it refuses a file that has this and kohya's alphas."""
+
 
 @dataclass(frozen=True)
 class Base:
