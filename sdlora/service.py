@@ -17,6 +17,7 @@ from sdlora.runs.creation import Creator as Creator
 from sdlora.runs.creation import Mixed as Mixed
 from sdlora.runs.creation import Request as Request
 from sdlora.runs.creation import Ticket as Ticket
+from sdlora.runs.creation import creations_folder as creations_folder
 from sdlora.runs.folder import Run
 from sdlora.runs.launch import Training, launch
 from sdlora.runs.queue import TrainingQueue as TrainingQueue
