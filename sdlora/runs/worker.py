@@ -73,8 +73,7 @@ def _train(run: Run, stop: StopRequest, held: ExitStack | None, on_event: OnEven
     if held is not None:
         device = choose_device(config.train.device)
         held.enter_context(hold(device_lock(run.data_dir, str(device)), f"the device {device}", WAIT_SECONDS))
-    sections = {name: getattr(config, name) for name in type(config).model_fields}
-    return train(Job(**sections, output=run, cache=run.data_dir / "cache", on_event=on_event, should_stop=stop))
+    return train(Job(**dict(config), output=run, cache=run.data_dir / "cache", on_event=on_event, should_stop=stop))
 
 
 def _report(error: Exception, on_event: OnEvent) -> int:
