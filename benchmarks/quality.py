@@ -58,7 +58,7 @@ def style(clip: Clip, data_dir: Path) -> tuple[dict[str, Any], Image.Image]:
     config = TrainConfig.load("pocket-style")
     prompts = list(config.sample.prompts)
     plain = [prompt.removeprefix(f"{config.data.trigger}, ") for prompt in prompts]
-    truth = [draw_truth(STYLE, plain, seed=seed) for seed in (900, 950, 1000, 1050)]
+    truth = [draw_truth(STYLE, plain, seed=seed) for seed in range(900, 900 + 50 * SEEDS, 50)]
     truth_by_prompt = [picture for column in zip(*truth, strict=True) for picture in column]
     studio = Studio("pocket")
     base = pictures(studio, prompts)

@@ -200,7 +200,7 @@ def live_updates(desk: Desk, name: str | None, seen: dict[str, Any]) -> list[Any
     look = desk.look()
     run = desk.run(name) or look.current
     if run is None:
-        return [gr.skip()] * 8
+        return [gr.skip()] * len(Live.__dataclass_fields__)
     view, state = desk.view(run), desk.queue.state(run)
     runs = (run.name, look.runs)
     stage = (run.name, state)
