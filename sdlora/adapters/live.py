@@ -33,7 +33,7 @@ TENSORS = {"lora": {"down": "lora_A", "up": "lora_B"}}
 _FUSED = "_sdlora_fused"
 
 
-class Size(NamedTuple):
+class AdapterSize(NamedTuple):
     """How large an adapter is."""
 
     modules: int
@@ -84,12 +84,12 @@ def parameters(models: Models, name: str) -> list[nn.Parameter]:
     return [parameter for _, layer in layers(models, name) for parameter in layer.tensors.values()]
 
 
-def size(models: Models, name: str) -> Size:
+def size(models: Models, name: str) -> AdapterSize:
     """Counts of adapter ``name``: its layers, its parameters, and their share of the models that it is in."""
     own = layers(models, name)
     count = sum(parameter.numel() for _, layer in own for parameter in layer.tensors.values())
     components = {path.split(".")[0] for path, _ in own}
-    return Size(len(own), count, count / sum(p.numel() for c in components for p in models[c].parameters()))
+    return AdapterSize(len(own), count, count / sum(p.numel() for c in components for p in models[c].parameters()))
 
 
 def add_layers(models: Models, ranks: Mapping[str, tuple[int, float]], name: str, dropout: float = 0.0) -> None:
