@@ -80,12 +80,18 @@ def layers(models: Models, name: str) -> list[tuple[str, Layer]]:
 
 
 def parameters(models: Models, name: str) -> list[nn.Parameter]:
-    """The adapter's own parameters, layer by layer. Pass one component's model alone to get that one's."""
+    """The adapter's own parameters, layer by layer. Pass one component's model alone to get that one's.
+
+    Raises ConfigError if there is none of that name.
+    """
     return [parameter for _, layer in layers(models, name) for parameter in layer.tensors.values()]
 
 
 def size(models: Models, name: str) -> AdapterSize:
-    """Counts of adapter ``name``: its layers, its parameters, and their share of the models that it is in."""
+    """Counts of adapter ``name``: its layers, its parameters, and their share of the models that it is in.
+
+    Raises ConfigError if there is none of that name.
+    """
     own = layers(models, name)
     count = sum(parameter.numel() for _, layer in own for parameter in layer.tensors.values())
     components = {path.split(".")[0] for path, _ in own}

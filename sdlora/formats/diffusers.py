@@ -48,6 +48,8 @@ def _role(path: str, role: str) -> str:
 
 
 class Diffusers:
+    """Reads all spellings of diffusers and PEFT, writes PEFT's with ``lora_adapter_metadata``."""
+
     name = "diffusers"
 
     def parse(self, key: str) -> Slot | None:

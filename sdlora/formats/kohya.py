@@ -61,6 +61,8 @@ def dotted(name: str) -> str | None:
 
 
 class Kohya:
+    """kohya's keys for the components that ``SPELLINGS`` names, each layer's alpha beside its ``down`` and ``up``."""
+
     name = "kohya"
 
     def __init__(self) -> None:

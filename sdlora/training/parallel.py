@@ -70,9 +70,11 @@ class Gang:
         return _NAMES[self.dtype]
 
     def autocast(self) -> AbstractContextManager[Any]:
+        """A context in which the forward pass runs in the training precision."""
         return self.accelerator.autocast()
 
     def backward(self, loss: torch.Tensor) -> None:
+        """Add the gradients of ``loss``, a scalar, scaled where a loss scaler is at work."""
         self.accelerator.backward(loss)
 
     def adopt(self, optimizer: torch.optim.Optimizer) -> Any:
@@ -115,11 +117,14 @@ class Gang:
             self.accelerator.scaler.load_state_dict(dict(state))
 
     def wait(self) -> None:
+        """Wait until all processes have come here."""
         self.accelerator.wait_for_everyone()
 
     def log(self, values: Mapping[str, float], step: int) -> None:
+        """Write ``values`` to TensorBoard, if that was asked for."""
         if self._log:
             self.accelerator.log(dict(values), step=step)
 
     def end(self) -> None:
+        """Close what was opened: TensorBoard's file, the ties to the other processes."""
         self.accelerator.end_training()
