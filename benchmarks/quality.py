@@ -39,10 +39,10 @@ PLACES = ("on grass", "on sand", "on snow", "in the city")
 
 def trained(preset: str, name: str, data_dir: Path, *flags: str) -> tuple[Path, float]:
     """Train by the command line; the adapter, and the seconds that the whole command took."""
-    command = [sys.executable, "-m", "sdlora.cli", "train", str(ROOT / "presets" / f"{preset}.toml")]
+    train = [sys.executable, "-m", "sdlora.cli", "train", str(ROOT / "presets" / f"{preset}.toml")]
     begun = time.monotonic()
     done = subprocess.run(
-        [*command, "--name", name, "--data-dir", str(data_dir), *flags], check=True, stdout=subprocess.PIPE, text=True
+        [*train, "--name", name, "--data-dir", str(data_dir), *flags], check=True, stdout=subprocess.PIPE, text=True
     )
     return Path(done.stdout.splitlines()[-1].removeprefix("adapter: ")), time.monotonic() - begun
 

@@ -7,9 +7,12 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from sdlora.errors import ConfigError, SdloraError
+
+if TYPE_CHECKING:
+    from sdlora.runs.launch import Training
 
 Command = Callable[[argparse.Namespace], int]
 
@@ -178,7 +181,7 @@ def resume(parsed: argparse.Namespace) -> int:
     return _attend(service.resume(service.find_run(parsed.name, parsed.data_dir), parsed.processes))
 
 
-def _attend(training: Any) -> int:
+def _attend(training: "Training") -> int:
     """Show a training until it has ended. Ctrl-C and SIGTERM ask for a stop; a second one ends it at once."""
     from sdlora.service import failure
     from sdlora.terminal import Terminal
@@ -197,8 +200,9 @@ def _attend(training: Any) -> int:
     if code == 0:
         print(f"adapter: {training.run.adapter}")
     elif not terminal.stopped:
-        print(f"error: {failure(training.run, code, training.last)}", file=sys.stderr)
-        return failure(training.run, code, training.last).exit_code
+        error = failure(training.run, code, training.last)
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
     return code
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from sdlora.data.advice import Kind
 from sdlora.data.captions import caption_for, read_caption
-from sdlora.data.folder import FEW, TEXTS, count
+from sdlora.data.folder import FEW, TEXTS, count, some
 from sdlora.data.pictures import FOREIGN_SUFFIXES, SUFFIXES, examine
 from sdlora.data.settings import Data
 from sdlora.errors import ConfigError, DatasetError
@@ -124,7 +124,7 @@ class Project:
         sizes = [examine(path).size for path in pictures]
         small = [path.name for path, size in zip(pictures, sizes, strict=True) if min(size) < SMALL]
         if 0 < len(small) < len(pictures):
-            lines.append(f"Smaller than {SMALL} pixels: {', '.join(small[:5])}{', ...' if len(small) > 5 else ''}.")
+            lines.append(f"Smaller than {SMALL} pixels: {some(small)}.")
         return lines
 
     def _examined(self, path: Path) -> str:
