@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, get_args
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 
 from sdlora.adapters import METHODS, Adapter
 from sdlora.adapters.lora import Lora
@@ -16,7 +16,7 @@ from sdlora.errors import ConfigError
 from sdlora.families.loading import BUNDLED
 from sdlora.families.settings import Model
 from sdlora.files import write_atomic
-from sdlora.generation.settings import Sample
+from sdlora.generation.settings import Sample, known_sampler
 from sdlora.optim import Optimizer, Schedule
 from sdlora.section import Section, Setting, settings
 from sdlora.training.settings import Loss, Train
@@ -40,6 +40,12 @@ class TrainConfig(Section):
     schedule: Schedule = Field(default_factory=Schedule)
     checkpoint: Checkpoint = Field(default_factory=Checkpoint)
     sample: Sample = Field(default_factory=Sample)
+
+    @field_validator("prior")
+    @classmethod
+    def _sampler_as_known(cls, prior: Prior) -> Prior:
+        """Before the base is loaded, and in the table's spelling: class pictures are kept by it."""
+        return prior.model_copy(update={"sampler": known_sampler(prior.sampler)})
 
     @classmethod
     def load(cls, source: str | Path, overrides: Mapping[str, Any] | None = None) -> "TrainConfig":
