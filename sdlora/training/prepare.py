@@ -17,7 +17,7 @@ from sdlora.data.cache import LatentCache
 from sdlora.data.folder import Example, scan
 from sdlora.data.pictures import Size
 from sdlora.errors import ConfigError
-from sdlora.events import Notice, Progress
+from sdlora.events import Progress
 from sdlora.families.base import Conditioning, Family
 from sdlora.families.loading import load
 from sdlora.formats import read_adapter
@@ -93,7 +93,7 @@ class Ready:
 def prepare(job: Job, gang: Gang) -> Ready | None:
     """Everything up to the first step; None if a stop was asked for meanwhile."""
     dataset = scan(job.data)
-    _tell(job, dataset.notices)
+    job.notice(*dataset.notices)
     job.on_event(Progress(phase="loading the base model", done=0, total=1))
     family = load(job.model).to(gang.device)
     if gang.dtype != torch.float32:
@@ -110,11 +110,11 @@ def prepare(job: Job, gang: Gang) -> Ready | None:
         dataset.examples, sizes, job.data, job.train.batch_size, job.train.seed, class_examples, gang.count, gang.rank
     )
     steps = _steps(job, batches, dataset.examples, gang)
-    _tell(job, [*buckets.notices(dataset.examples, sizes), *batches.notices()])
+    job.notice(*buckets.notices(dataset.examples, sizes), *batches.notices())
     latents = caches.cache_latents(job, gang, family, batches, steps)
     if latents is None:
         return None
-    state = checkpoint.newest(job.output.states, lambda message: job.on_event(Notice(message=message)))
+    state = checkpoint.newest(job.output.states, job.notice)
     trained = attach(job, gang, family, from_file=state is None)
     encode = caches.text_encoder(job, gang, family, batches, steps, trains=bool(trained.text))
     if encode is None:
@@ -123,11 +123,6 @@ def prepare(job: Job, gang: Gang) -> Ready | None:
     if state is not None:
         ready.restore(state)
     return ready
-
-
-def _tell(job: Job, notices: Sequence[str]) -> None:
-    for notice in notices:
-        job.on_event(Notice(message=notice))
 
 
 def _steps(job: Job, batches: Batches, examples: Sequence[Example], gang: Gang) -> int:
@@ -139,7 +134,7 @@ def _steps(job: Job, batches: Batches, examples: Sequence[Example], gang: Gang) 
         return max(1, round(job.train.epochs * batches.per_epoch / accumulation))
     kind: Kind = "subject" if job.data.class_name else "style"
     steps = suggested_steps(len(examples), kind, job.train.batch_size * accumulation * gang.count)
-    _tell(job, [f"{steps} steps, suggested for a {kind} of {len(examples)} pictures; set train.steps to change"])
+    job.notice(f"{steps} steps, suggested for a {kind} of {len(examples)} pictures; set train.steps to change")
     return steps
 
 

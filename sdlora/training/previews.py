@@ -1,7 +1,7 @@
 """Pictures drawn with the adapter while it trains: the same prompts from the same noise, from step 0 on."""
 
 from sdlora.errors import SdloraError
-from sdlora.events import Notice, Progress, SampleReady
+from sdlora.events import Progress, SampleReady
 from sdlora.families.base import Family
 from sdlora.generation.images import save
 from sdlora.generation.studio import Studio
@@ -25,7 +25,7 @@ class Previews:
             try:
                 drawn = self._one(index, prompt)
             except SdloraError as error:
-                self.job.on_event(Notice(message=f"no preview at step {step}: {error}"))
+                self.job.notice(f"no preview at step {step}: {error}")
                 return
             if not drawn:
                 return
