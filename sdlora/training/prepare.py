@@ -1,7 +1,7 @@
 """What is done once before the first step: load, look at the pictures, fill the caches, attach, restore."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any
@@ -110,7 +110,7 @@ def prepare(job: Job, gang: Gang) -> Ready | None:
         dataset.examples, sizes, job.data, job.train.batch_size, job.train.seed, class_examples, gang.count, gang.rank
     )
     steps = _steps(job, batches, dataset.examples, gang)
-    job.notice(*buckets.notices(dataset.examples, sizes), *batches.notices())
+    job.notice(*buckets.notices(dataset.examples, sizes), *batches.notices(), *ignored(job, steps))
     latents = caches.cache_latents(job, gang, family, batches, steps)
     if latents is None:
         return None
@@ -123,6 +123,19 @@ def prepare(job: Job, gang: Gang) -> Ready | None:
     if state is not None:
         ready.restore(state)
     return ready
+
+
+def ignored(job: Job, steps: int) -> Iterator[str]:
+    """A sentence on each setting that a run of so many ``steps`` does not heed, as another setting has it."""
+    for name in ("folder", "class_prompt"):
+        if getattr(job.prior, name) and not job.prior.weight:
+            yield f"prior.{name} is not used: prior.weight is 0; set it to 1 to preserve the class"
+    if job.data.random_crop and job.data.variants == 1:
+        yield "data.random_crop cuts the centre alone: data.variants is 1; set it to 2 or more"
+    if job.train.text_encoder_learning_rate and not job.adapter.text_encoder:
+        yield "train.text_encoder_learning_rate is not used: adapter.text_encoder is off"
+    if job.schedule.warmup_steps >= steps:
+        yield f"schedule.warmup_steps: the rate never reaches its full height in {steps} steps; lower it"
 
 
 def _steps(job: Job, batches: Batches, examples: Sequence[Example], gang: Gang) -> int:
@@ -149,7 +162,7 @@ def attach(job: Job, gang: Gang, family: Family, from_file: bool) -> Trained:
     adapter = job.adapter if text_rate(job) else job.adapter.model_copy(update={"text_encoder": False})
     parameters = adapter.attach(family.models, NAME, derive(job.train.seed, "adapter"))
     if from_file and adapter.init is not None:
-        live.assign_state(family.models, read_adapter(adapter.init), NAME)
+        live.assign_state(family.models, read_adapter(adapter.init, job.notice), NAME)
     groups: list[dict[str, Any]] = []
     text: list[torch.nn.Parameter] = []
     for component, model in family.models.items():
