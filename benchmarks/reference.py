@@ -22,12 +22,12 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 
 from sdlora.config import TrainConfig
+from sdlora.formats.storage import DTYPES
 
 UNET_TARGETS = ["to_k", "to_q", "to_v", "to_out.0"]
 TEXT_TARGETS = ["q_proj", "k_proj", "v_proj", "out_proj"]
 OUR_TARGETS = "attention"
 """What the two lists above are called in our settings."""
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 Item = dict[str, torch.Tensor]
 
@@ -83,7 +83,7 @@ class ReferenceLoop:
         self.config = config
         on_cpu = config.train.device == "cpu"
         self.accelerator = Accelerator(cpu=on_cpu, mixed_precision=precision.replace("fp32", "no"))
-        self.dtype = DTYPES[precision]
+        self.dtype: torch.dtype = getattr(torch, DTYPES[precision])
         self._load(folder)
         self._add_adapters()
         self.parameters = [p for m in (self.unet, self.text_encoder) for p in m.parameters() if p.requires_grad]

@@ -19,11 +19,12 @@ import torch
 
 from benchmarks import models, pictures
 from benchmarks.flops import counter, matrix_rate, synchronize
-from benchmarks.reference import DTYPES, OUR_TARGETS, ReferenceLoop
+from benchmarks.reference import OUR_TARGETS, ReferenceLoop
 from benchmarks.report import command, machine, quartiles, rounded, versions
 from sdlora.config import TrainConfig
 from sdlora.events import Event, RunStarted, StepDone
 from sdlora.families.loading import BUNDLED
+from sdlora.formats.storage import DTYPES
 from sdlora.generation.device import choose_device
 from sdlora.runs.folder import Journal
 from sdlora.training.job import Job
@@ -103,7 +104,7 @@ class Race:
         for _ in range(self.block):
             self._reference_step()
         self.clocks["reference"].stop(self.device)
-        self.rates.append(matrix_rate(self.device, DTYPES[self.precision]))
+        self.rates.append(matrix_rate(self.device, getattr(torch, DTYPES[self.precision])))
         print(*(f"{name} {clock.seconds[-1]:.3f} s" for name, clock in self.clocks.items()), file=sys.stderr)
 
     def _reference_step(self) -> None:
@@ -199,8 +200,7 @@ def measure(asked: argparse.Namespace, work: Path) -> dict[str, Any]:
     output = RunPaths(work / "run")
     output.folder.mkdir()
     race = Race(config, base, block_of(asked.steps), Journal(output.journal))
-    sections = {name: getattr(config, name) for name in type(config).model_fields}
-    train(Job(**sections, output=output, cache=work / "cache", on_event=race, should_stop=lambda: False))
+    train(Job(**dict(config), output=output, cache=work / "cache", on_event=race, should_stop=lambda: False))
     return {
         "benchmark": "train_step",
         "model": Path(asked.model).name if Path(asked.model).is_absolute() else asked.model,

@@ -9,7 +9,7 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field
 
@@ -34,7 +34,7 @@ class Checkpoint(Section):
     keep: Annotated[int, Field(ge=1, le=1000)] = 2
     """How many resumable states to keep. The adapters of all checkpoints are kept."""
 
-    precision: str = Field(default="fp32", pattern="^(fp32|fp16|bf16)$")
+    precision: Literal["fp32", "fp16", "bf16"] = "fp32"
     """Precision of saved adapter files: `fp32`, `fp16` or `bf16`. Resuming is exact whichever is chosen."""
 
 

@@ -7,9 +7,12 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from sdlora.errors import ConfigError, SdloraError
+
+if TYPE_CHECKING:
+    from sdlora.runs.launch import Training
 
 Command = Callable[[argparse.Namespace], int]
 
@@ -122,9 +125,13 @@ def _train_arguments(parser: Parser, arguments: Sequence[str]) -> None:
 
 
 def _generate_arguments(parser: Parser) -> None:
-    add = parser.add_argument
+    from sdlora.runs.creation import Request
+
+    start, add = Request(""), parser.add_argument
     add(
-        "--base", default="pocket", help="pocket, a diffusers folder, a .safetensors file or a hub id (default: pocket)"
+        "--base",
+        default=start.base,
+        help="pocket, a diffusers folder, a .safetensors file or a hub id (default: %(default)s)",
     )
     add(
         "--adapter",
@@ -134,14 +141,15 @@ def _generate_arguments(parser: Parser) -> None:
         help="an adapter and its scale; may be given often",
     )
     add("--prompt", required=True, metavar="TEXT", help="what to draw; <lora:NAME:0.8> sets an adapter's scale")
-    add("--negative", default="", metavar="TEXT", help="what to keep out of the picture")
-    add("--seed", type=int, default=-1, metavar="N", help="-1 draws one (default: -1)")
-    add("--steps", type=int, default=25, metavar="N", help="sampling steps (default: 25)")
-    add("--cfg", type=float, default=7.0, metavar="F", help="guidance scale (default: 7)")
+    add("--negative", default=start.negative, metavar="TEXT", help="what to keep out of the picture")
+    add("--seed", type=int, default=start.seed, metavar="N", help="-1 draws one (default: %(default)s)")
+    add("--steps", type=int, default=start.steps, metavar="N", help="sampling steps (default: %(default)s)")
+    add("--cfg", type=float, default=start.cfg, metavar="F", help="guidance scale (default: %(default)s)")
     add("--width", type=int, metavar="W", help="default: the base model's own size")
     add("--height", type=int, metavar="H", help="default: the base model's own size")
-    add("--count", type=int, default=1, metavar="N", help="how many pictures, with seeds N, N + 1, ... (default: 1)")
-    add("--sampler", default="DPM++ 2M", metavar="NAME", help="by its A1111 name (default: DPM++ 2M)")
+    help = "how many pictures, with seeds N, N + 1, ... (default: %(default)s)"
+    add("--count", type=int, default=start.count, metavar="N", help=help)
+    add("--sampler", default=start.sampler, metavar="NAME", help="by its A1111 name (default: %(default)s)")
     add("--device", default="auto", help="auto, cpu, cuda, mps (default: auto)")
     add("--output", type=Path, required=True, metavar="FILE.png", help="further pictures get -2, -3, ...")
     _data_dir(parser)
@@ -173,7 +181,7 @@ def resume(parsed: argparse.Namespace) -> int:
     return _attend(service.resume(service.find_run(parsed.name, parsed.data_dir), parsed.processes))
 
 
-def _attend(training: Any) -> int:
+def _attend(training: "Training") -> int:
     """Show a training until it has ended. Ctrl-C and SIGTERM ask for a stop; a second one ends it at once."""
     from sdlora.service import failure
     from sdlora.terminal import Terminal
@@ -192,8 +200,9 @@ def _attend(training: Any) -> int:
     if code == 0:
         print(f"adapter: {training.run.adapter}")
     elif not terminal.stopped:
-        print(f"error: {failure(training.run, code, training.last)}", file=sys.stderr)
-        return failure(training.run, code, training.last).exit_code
+        error = failure(training.run, code, training.last)
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
     return code
 
 

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, get_args
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 
-from sdlora.adapters import Adapter
+from sdlora.adapters import METHODS, Adapter
 from sdlora.adapters.lora import Lora
 from sdlora.checkpoint import Checkpoint
 from sdlora.data.settings import Data, Prior
@@ -16,7 +16,7 @@ from sdlora.errors import ConfigError
 from sdlora.families.loading import BUNDLED
 from sdlora.families.settings import Model
 from sdlora.files import write_atomic
-from sdlora.generation.settings import Sample
+from sdlora.generation.settings import Sample, known_sampler
 from sdlora.optim import Optimizer, Schedule
 from sdlora.section import Section, Setting, settings
 from sdlora.training.settings import Loss, Train
@@ -42,6 +42,12 @@ class TrainConfig(Section):
     schedule: Schedule = Field(default_factory=Schedule)
     checkpoint: Checkpoint = Field(default_factory=Checkpoint)
     sample: Sample = Field(default_factory=Sample)
+
+    @field_validator("prior")
+    @classmethod
+    def _sampler_as_known(cls, prior: Prior) -> Prior:
+        """Before the base is loaded, and in the table's spelling: class pictures are kept by it."""
+        return prior.model_copy(update={"sampler": known_sampler(prior.sampler)})
 
     @classmethod
     def load(cls, source: str | Path, overrides: Mapping[str, Any] | None = None) -> "TrainConfig":
@@ -146,7 +152,7 @@ def _messages(error: ValidationError, place: str) -> Iterator[str]:
     """One sentence a problem: place, setting, what is wrong, the nearest real name."""
     names = [setting.name for setting in all_settings()]
     for problem in error.errors():
-        parts = [str(part) for part in problem["loc"] if part not in ("lora",)]
+        parts = [str(part) for part in problem["loc"] if part not in METHODS]
         name = ".".join(parts[:2])
         if problem["type"] == "extra_forbidden":
             near = difflib.get_close_matches(name, [*names, *TrainConfig.model_fields], n=1)

@@ -129,6 +129,8 @@ class RunFailed(Event):
 
 
 OnEvent = Callable[[Event], None]
+OnProgress = Callable[[int, int], None]
+"""Told how much is done, of how much in all."""
 
 
 def ignore(event: Event) -> None:

@@ -14,6 +14,8 @@ from typing import Any
 from sdlora.errors import FileError, FormatError
 
 MAX_HEADER_BYTES = 8 << 20
+PICKLES = frozenset((".ckpt", ".pt", ".pth", ".bin", ".pkl"))
+"""Endings of files that can run code when they are opened: none is ever read."""
 _RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))}
 
 

@@ -6,9 +6,10 @@ import sys
 import tempfile
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from sdlora import errors
+from sdlora.data.advice import Kind
 from sdlora.errors import BusyError, ConfigError, FileError, SdloraError
 from sdlora.events import Event, OnEvent, RunFailed, RunStopped, ignore
 from sdlora.files import safe_name
@@ -16,6 +17,7 @@ from sdlora.runs.creation import Creator as Creator
 from sdlora.runs.creation import Mixed as Mixed
 from sdlora.runs.creation import Request as Request
 from sdlora.runs.creation import Ticket as Ticket
+from sdlora.runs.creation import creations_folder as creations_folder
 from sdlora.runs.folder import Run
 from sdlora.runs.launch import Training, launch
 from sdlora.runs.queue import TrainingQueue as TrainingQueue
@@ -151,7 +153,7 @@ def bases() -> list[str]:
     return [name for name, folder in BUNDLED.items() if (folder / "model_index.json").is_file()]
 
 
-def preset_for(base: str, kind: Literal["style", "subject"]) -> str:
+def preset_for(base: str, kind: Kind) -> str:
     """The name of the preset that suits ``base``: its own, or its family's."""
     from sdlora.config import presets
     from sdlora.families.loading import detect_folder

@@ -3,13 +3,13 @@
 import math
 import sys
 import time
-from collections.abc import Callable
 from typing import TextIO
 
 from sdlora.events import (
     CheckpointSaved,
     Event,
     Notice,
+    OnProgress,
     Progress,
     RunStarted,
     RunStopped,
@@ -62,7 +62,7 @@ class Terminal:
                 self.stopped = True
                 self._line(f"stopped at step {event.step} and saved; go on with: sdlora resume {self.name}")
 
-    def progress(self, phase: str) -> Callable[[int, int], None]:
+    def progress(self, phase: str) -> OnProgress:
         """A callback for work that counts what is done: shows ``phase`` with the time left."""
         begun = time.monotonic()
 

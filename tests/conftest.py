@@ -16,7 +16,6 @@ STEPS = 6
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # Tiny models are faster, and two processes do not fight.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # Tiny models only wait for a second thread.
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "0")
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from sdlora.cli import main, split_scale
 from sdlora.config import TrainConfig, all_settings
+from sdlora.formats.storage import DTYPES, FORMATS
 from sdlora.generation.images import read_parameters
 
 
@@ -85,6 +86,14 @@ def test_flags_reach_the_run(tmp_path, capsys, pictures):
     assert config.data.folder == pictures
     assert (config.data.flip, config.adapter.rank, config.adapter.alpha) == (True, 8, None)
     assert (config.sample.prompts, config.train.learning_rate) == (("a", "b c"), 3e-4)
+
+
+def test_export_offers_every_format_and_number_type(capsys):
+    with pytest.raises(SystemExit):
+        main(["export", "--help"])
+    text = said(capsys)
+    assert f"--format {{{','.join(FORMATS)}}}" in text
+    assert f"--dtype {{{','.join(DTYPES)}}}" in text
 
 
 @pytest.mark.parametrize(

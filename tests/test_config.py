@@ -99,6 +99,7 @@ def test_flags_win_over_the_file_and_are_read_from_their_text():
         ("train.steps = 5\ntrain.epochs = 2", "not both"),
         ('adapter.targets = "cros-attention"', "cross-attention"),
         ('sample.sampler = "DPM+"', "DPM++"),
+        ('prior.sampler = "DDMI"', "DDIM"),
         ("version = 99", "update sdlora"),
         ("adapter = 3", "adapter"),
         ("a = [" + "[" * 100_000, "TOML"),
@@ -112,6 +113,11 @@ def test_a_mistake_is_told_with_its_file_its_place_and_a_remedy(text, said, tmp_
         TrainConfig.load(path)
     assert "mine.toml" in str(caught.value)
     assert said in str(caught.value)
+
+
+def test_a_sampler_is_kept_as_the_table_spells_it():
+    config = TrainConfig.load("pocket-style", {"prior.sampler": "dpm++ 2m karras", "sample.sampler": "euler A"})
+    assert (config.prior.sampler, config.sample.sampler) == ("DPM++ 2M Karras", "Euler a")
 
 
 def test_an_unknown_preset_is_answered_with_the_nearest():

@@ -15,7 +15,7 @@ from PIL import Image
 
 from tools.pocket import world
 from tools.pocket.captions import caption
-from tools.pocket.geometry import Shape, curve, ellipse, polygon, rect, stroke
+from tools.pocket.geometry import Colour, Role, Shape, curve, ellipse, polygon, rect, stroke
 from tools.pocket.objects import INK
 from tools.pocket.painters import PAINTERS
 from tools.pocket.places import PLACES
@@ -45,82 +45,79 @@ SUBJECT_SCENES = (
     ("in space", "flat", 51),
 )  # fmt: skip
 TEAL, DARK, PALE, HAT, BAND = (38, 178, 170), (16, 98, 110), (196, 240, 226), (92, 36, 120), (250, 206, 60)
+IRIS, NOSE = (255, 240, 130), (240, 120, 150)
+HEAD = -0.05
+"""How high the middle of the subject's head is."""
+Part = tuple[Role, Colour, list[np.ndarray]]
+"""What a part of the drawing is (``object``, ``detail``), its colour, and its polygons."""
 
 
 def odd_cat(rng: np.random.Generator) -> list[Shape]:
     """The subject, in [-1, 1]^2: a teal cat with dark stripes, a tall purple hat with a yellow band."""
-    head, tilt = -0.05, rng.uniform(-0.1, 0.1)
+    tilt = rng.uniform(-0.1, 0.1)
     tail_side, tail_end = rng.choice([-1, 1]), rng.uniform(-0.1, 0.25)
-    tail = curve(
-        (0.3 * tail_side, 0.9),
-        (0.72 * tail_side, 0.85),
-        (0.86 * tail_side, 0.5),
-        (0.66 * tail_side, tail_end),
-        closed=False,
-    )
-    ears = [
-        polygon((s * 0.12 + tilt, head - 0.22), (s * 0.46 + tilt, head - 0.52), (s * 0.46 + tilt, head))
-        for s in (-1, 1)
-    ]
-    eyes = [(s * 0.18 + tilt, head - 0.03) for s in (-1, 1)]
+    parts = [*_tail(tail_side, tail_end), *_body(), *_head(tilt), *_face(tilt), *_hat(tilt)]
+    return [Shape(tuple(polygons), colour, role) for role, colour, polygons in parts]
+
+
+def _tail(side: int, end: float) -> list[Part]:
+    """A ringed tail on one ``side``, its tip at the height ``end``."""
+    tail = curve((0.3 * side, 0.9), (0.72 * side, 0.85), (0.86 * side, 0.5), (0.66 * side, end), closed=False)
+    rings = [stroke(tail[i : i + 3], 0.2) for i in range(5, len(tail) - 3, 7)]
+    return [("object", TEAL, [stroke(tail, 0.19, 0.15), ellipse(*tail[-1], 0.08, 0.08)]), ("detail", DARK, rings)]
+
+
+def _body() -> list[Part]:
+    """A body with bands and paws."""
+    outline = curve((0, 0.1), (0.34, 0.3), (0.46, 0.8), (0.38, 1), (-0.38, 1), (-0.46, 0.8), (-0.34, 0.3))
     bands = [
         stroke(ellipse(0, y - 0.32, w, 0.34, 0, 0.12, 0.38), 0.09, 0.05)
         for y, w in ((0.42, 0.36), (0.62, 0.42), (0.82, 0.46))
     ]
-    rings = [stroke(tail[i : i + 3], 0.2) for i in range(5, len(tail) - 3, 7)]
+    paws = [ellipse(-0.2, 0.94, 0.15, 0.07), ellipse(0.2, 0.94, 0.15, 0.07)]
+    return [("object", TEAL, [outline]), ("detail", DARK, bands), ("detail", PALE, paws)]
+
+
+def _head(tilt: float) -> list[Part]:
+    """A head with ears, ``tilt`` off the middle, and stripes on its brow."""
+    ears = [
+        polygon((s * 0.12 + tilt, HEAD - 0.22), (s * 0.46 + tilt, HEAD - 0.52), (s * 0.46 + tilt, HEAD))
+        for s in (-1, 1)
+    ]
     brow = [
-        polygon((x + tilt - 0.035, head - 0.34), (x + tilt + 0.035, head - 0.34), (x + tilt, head - 0.12))
+        polygon((x + tilt - 0.035, HEAD - 0.34), (x + tilt + 0.035, HEAD - 0.34), (x + tilt, HEAD - 0.12))
         for x in (-0.16, 0.0, 0.16)
     ]
+    return [("object", TEAL, [ellipse(tilt, HEAD, 0.47, 0.38), *ears]), ("detail", DARK, brow)]
+
+
+def _face(tilt: float) -> list[Part]:
+    """Eyes, muzzle, whiskers and nose."""
+    eyes = [(s * 0.18 + tilt, HEAD - 0.03) for s in (-1, 1)]
+    muzzle = [ellipse(tilt - 0.08, HEAD + 0.18, 0.11, 0.08), ellipse(tilt + 0.08, HEAD + 0.18, 0.11, 0.08)]
     whiskers = [
-        stroke(np.array([(s * 0.2 + tilt, head + 0.16), (s * 0.68 + tilt, head + 0.16 + d)]), 0.03)
+        stroke(np.array([(s * 0.2 + tilt, HEAD + 0.16), (s * 0.68 + tilt, HEAD + 0.16 + d)]), 0.03)
         for s in (-1, 1)
         for d in (-0.06, 0.08)
     ]
-    top = -1.0
-    lean = tilt * 1.4
-    hat = polygon((tilt - 0.26, head - 0.36), (lean - 0.2, top), (lean + 0.2, top), (tilt + 0.26, head - 0.36))
-    parts = [
-        ("object", TEAL, [stroke(tail, 0.19, 0.15), ellipse(*tail[-1], 0.08, 0.08)]),
-        ("detail", DARK, rings),
-        (
-            "object",
-            TEAL,
-            [curve((0, 0.1), (0.34, 0.3), (0.46, 0.8), (0.38, 1), (-0.38, 1), (-0.46, 0.8), (-0.34, 0.3))],
-        ),
-        ("detail", DARK, bands),
-        ("detail", PALE, [ellipse(-0.2, 0.94, 0.15, 0.07), ellipse(0.2, 0.94, 0.15, 0.07)]),
-        ("object", TEAL, [ellipse(tilt, head, 0.47, 0.38), *ears]),
-        ("detail", DARK, brow),
-        ("detail", (255, 240, 130), [ellipse(x, y, 0.115, 0.115) for x, y in eyes]),
+    return [
+        ("detail", IRIS, [ellipse(x, y, 0.115, 0.115) for x, y in eyes]),
         ("detail", INK, [ellipse(x, y, 0.055, 0.095) for x, y in eyes]),
-        (
-            "detail",
-            PALE,
-            [ellipse(tilt - 0.08, head + 0.18, 0.11, 0.08), ellipse(tilt + 0.08, head + 0.18, 0.11, 0.08)],
-        ),
+        ("detail", PALE, muzzle),
         ("detail", INK, whiskers),
-        (
-            "detail",
-            (240, 120, 150),
-            [polygon((tilt - 0.06, head + 0.1), (tilt + 0.06, head + 0.1), (tilt, head + 0.18))],
-        ),
-        ("object", HAT, [hat]),
-        (
-            "detail",
-            BAND,
-            [
-                polygon(
-                    (tilt - 0.25, head - 0.5),
-                    (tilt - 0.24, head - 0.62),
-                    (tilt + 0.24, head - 0.62),
-                    (tilt + 0.25, head - 0.5),
-                )
-            ],
-        ),
-        ("object", HAT, [rect(tilt - 0.42, head - 0.42, tilt + 0.42, head - 0.33)]),
+        ("detail", NOSE, [polygon((tilt - 0.06, HEAD + 0.1), (tilt + 0.06, HEAD + 0.1), (tilt, HEAD + 0.18))]),
     ]
-    return [Shape(tuple(polygons), colour, role) for role, colour, polygons in parts]
+
+
+def _hat(tilt: float) -> list[Part]:
+    """A tall hat that leans with the head, with a band and a brim."""
+    top, lean = -1.0, tilt * 1.4
+    crown = polygon((tilt - 0.26, HEAD - 0.36), (lean - 0.2, top), (lean + 0.2, top), (tilt + 0.26, HEAD - 0.36))
+    band = polygon(
+        (tilt - 0.25, HEAD - 0.5), (tilt - 0.24, HEAD - 0.62), (tilt + 0.24, HEAD - 0.62), (tilt + 0.25, HEAD - 0.5)
+    )
+    brim = rect(tilt - 0.42, HEAD - 0.42, tilt + 0.42, HEAD - 0.33)
+    return [("object", HAT, [crown]), ("detail", BAND, [band]), ("object", HAT, [brim])]
 
 
 def draw_subject(place: str, style: str, seed: int, size: int = SIZE) -> Image.Image:

@@ -7,9 +7,10 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Discriminator
 
+from sdlora.adapters.base import Method
 from sdlora.adapters.lora import Lora
 
-METHODS = {"lora": Lora}
+METHODS: dict[str, type[Method]] = {"lora": Lora}
 
 
 def _with_method(value: Any) -> Any:

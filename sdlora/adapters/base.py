@@ -8,6 +8,10 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+Scale = float | Mapping[str, float]
+"""One number, or numbers by module: keys are paths (``text_encoder``, ``unet.down_blocks.1``) or globs
+(``*.attn2.*``), the longest matching key counts, ``*`` is the rest, and what no key matches has 1."""
+
 
 @dataclass(frozen=True)
 class ModuleState:
@@ -19,6 +23,11 @@ class ModuleState:
 
     tensors: Mapping[str, "torch.Tensor"]
     alpha: float
+
+    @property
+    def rank(self) -> int:
+        """Width of the update, between ``down`` and ``up``."""
+        return int(self.tensors["down"].shape[0])
 
 
 @dataclass(frozen=True)
@@ -39,7 +48,10 @@ class AdapterState:
 class Method(Protocol):
     """An adapter method: a config section that can put itself into models and read itself back."""
 
-    method: str
+    @property
+    def method(self) -> str:
+        """Its name in ``METHODS``."""
+        ...
 
     def attach(self, models: Mapping[str, "nn.Module"], name: str, seed: int) -> list["torch.nn.Parameter"]:
         """Add fresh adapter layers called ``name`` to ``models`` (component -> module); return what trains.

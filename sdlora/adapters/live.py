@@ -20,15 +20,12 @@ from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
-from sdlora.adapters.base import AdapterState, ModuleState
+from sdlora.adapters.base import AdapterState, ModuleState, Scale
 from sdlora.adapters.fit import require_fit
 from sdlora.adapters.targets import classic_prefix, matches, nearest
 from sdlora.errors import ConfigError, MismatchError
 
 Models = Mapping[str, nn.Module]
-Scale = float | Mapping[str, float]
-"""One number, or numbers by module: keys are paths (``text_encoder``, ``unet.down_blocks.1``) or globs
-(``*.attn2.*``), the longest matching key counts, ``*`` is the rest, and what no key matches has 1."""
 
 TENSORS = {"lora": {"down": "lora_A", "up": "lora_B"}}
 """By method: the neutral names of a layer's tensors, and where PEFT keeps them."""
@@ -36,7 +33,7 @@ TENSORS = {"lora": {"down": "lora_A", "up": "lora_B"}}
 _FUSED = "_sdlora_fused"
 
 
-class Size(NamedTuple):
+class AdapterSize(NamedTuple):
     """How large an adapter is."""
 
     modules: int
@@ -83,16 +80,22 @@ def layers(models: Models, name: str) -> list[tuple[str, Layer]]:
 
 
 def parameters(models: Models, name: str) -> list[nn.Parameter]:
-    """The adapter's own parameters, layer by layer. Pass one component's model alone to get that one's."""
+    """The adapter's own parameters, layer by layer. Pass one component's model alone to get that one's.
+
+    Raises ConfigError if there is none of that name.
+    """
     return [parameter for _, layer in layers(models, name) for parameter in layer.tensors.values()]
 
 
-def size(models: Models, name: str) -> Size:
-    """Counts of adapter ``name``: its layers, its parameters, and their share of the models that it is in."""
+def size(models: Models, name: str) -> AdapterSize:
+    """Counts of adapter ``name``: its layers, its parameters, and their share of the models that it is in.
+
+    Raises ConfigError if there is none of that name.
+    """
     own = layers(models, name)
     count = sum(parameter.numel() for _, layer in own for parameter in layer.tensors.values())
     components = {path.split(".")[0] for path, _ in own}
-    return Size(len(own), count, count / sum(p.numel() for c in components for p in models[c].parameters()))
+    return AdapterSize(len(own), count, count / sum(p.numel() for c in components for p in models[c].parameters()))
 
 
 def add_layers(models: Models, ranks: Mapping[str, tuple[int, float]], name: str, dropout: float = 0.0) -> None:
@@ -140,7 +143,7 @@ def load_state(models: Models, state: AdapterState, name: str) -> None:
     Raises MismatchError, naming both shapes, if a layer is missing or differs; then nothing is attached.
     """
     require_fit(models, state)
-    add_layers(models, {path: (m.tensors["down"].shape[0], m.alpha) for path, m in state.modules.items()}, name)
+    add_layers(models, {path: (module.rank, module.alpha) for path, module in state.modules.items()}, name)
     for path, layer in layers(models, name):
         layer.set(**state.modules[path].tensors)
 
@@ -159,7 +162,7 @@ def assign_state(models: Models, state: AdapterState, name: str) -> None:
             remedy = "make adapter.targets and adapter.text_encoder match it"
             raise MismatchError(f"{len(odd)} layers are {kind}, such as {min(odd)}; {remedy}")
     for path, layer in own.items():
-        theirs, ours = state.modules[path].tensors["down"].shape[0], layer.tensors["down"].shape[0]
+        theirs, ours = state.modules[path].rank, layer.tensors["down"].shape[0]
         if theirs != ours:
             raise MismatchError(f"{path}: the file has rank {theirs}, the settings {ours}; set adapter.rank = {theirs}")
     for path, layer in own.items():

@@ -41,11 +41,6 @@ class Lora(Section):
     init: Path | None = None
     """Adapter file to continue from, with the same layers and rank as set here."""
 
-    @property
-    def scale(self) -> float:
-        """alpha / rank: what up @ down is multiplied by."""
-        return 1.0 if self.alpha is None else self.alpha / self.rank
-
     def attach(self, models: Mapping[str, "nn.Module"], name: str, seed: int) -> list["nn.Parameter"]:
         """Add fresh LoRA layers called ``name`` to ``models`` (component -> module); return what trains.
 

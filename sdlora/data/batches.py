@@ -78,14 +78,6 @@ class Batches:
         """Micro-batches in an epoch: an example with 10 repeats is seen 10 times in it."""
         return self.plan.per_epoch
 
-    def steps_per_epoch(self, accumulation: int = 1) -> int:
-        """Optimizer steps that see every example at least once; the last may reach into the next epoch."""
-        return -(-self.per_epoch // accumulation)
-
-    def epoch(self, n: int) -> int:
-        """The epoch that micro-batch ``n`` belongs to, from 0."""
-        return n // self.per_epoch
-
     def notices(self) -> list[str]:
         """What is worth knowing of the batches themselves."""
         if not self.plan.refilled:

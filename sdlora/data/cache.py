@@ -11,6 +11,7 @@ from sdlora.data.folder import Example
 from sdlora.data.pictures import Picture, Size, fit, fit_mask, open_mask, open_picture, to_pixels
 from sdlora.data.store import Tensors, TensorStore, key_of
 from sdlora.errors import FileError, NonFiniteError
+from sdlora.events import OnProgress
 
 if TYPE_CHECKING:
     import torch
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 VERSION = 1
 """Raised whenever the way from a file to its latents changes, so that nothing old is read."""
 
-OnProgress = Callable[[int, int], None]
 _WORKERS = 4
 _AHEAD = 8
 

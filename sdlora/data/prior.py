@@ -18,6 +18,7 @@ from sdlora.data.folder import Example, read_folder
 from sdlora.data.pictures import examine
 from sdlora.data.settings import Data, Prior
 from sdlora.errors import ConfigError, DatasetError
+from sdlora.events import OnProgress
 from sdlora.files import write_atomic
 
 RECORD = "made_by.json"
@@ -152,7 +153,7 @@ def fill(
     shelf: Shelf,
     missing: Sequence[Made],
     make: Callable[[str, int], Image.Image],
-    on_progress: Callable[[int, int], None] = lambda done, total: None,
+    on_progress: OnProgress = lambda done, total: None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> bool:
     """``make`` the ``missing`` pictures of their prompts and seeds, each kept as soon as it is there, with a record of

@@ -8,7 +8,11 @@ from sdlora.diffusion.schedule import NoiseSchedule
 def target(
     schedule: NoiseSchedule, prediction_type: str, latents: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor
 ) -> torch.Tensor:
-    """The regression target, (B, C, H, W): the noise, or the velocity."""
+    """What the UNet shall predict, (B, C, H, W): the noise, or the velocity of ``NoiseSchedule.velocity``.
+
+    ``latents`` and ``noise`` are (B, C, H, W), ``timesteps`` (B,) int64.
+    """
+    assert prediction_type in ("epsilon", "v_prediction"), prediction_type
     return noise if prediction_type == "epsilon" else schedule.velocity(latents, noise, timesteps)
 
 

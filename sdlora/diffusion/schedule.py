@@ -29,11 +29,11 @@ class NoiseSchedule:
     """√ᾱ and √(1-ᾱ) for a batch of timesteps, and the signal-to-noise ratio."""
 
     def __init__(self, config: Mapping[str, Any], device: torch.device | str = "cpu"):
-        kept = alphas_cumprod(config)
-        self.timesteps = len(kept)
-        self.signal = kept.sqrt().float().to(device)
-        self.noise = (1 - kept).sqrt().float().to(device)
-        self.snr = (kept / (1 - kept)).float().to(device)
+        alpha_bar = alphas_cumprod(config)
+        self.num_train_timesteps = len(alpha_bar)
+        self.signal = alpha_bar.sqrt().float().to(device)
+        self.noise = (1 - alpha_bar).sqrt().float().to(device)
+        self.snr = (alpha_bar / (1 - alpha_bar)).float().to(device)
         """ᾱ / (1 - ᾱ), (T,)."""
 
     def add_noise(self, latents: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:

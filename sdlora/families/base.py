@@ -18,9 +18,6 @@ class Conditioning:
 
     text: "torch.Tensor"
 
-    def to(self, *args: Any, **kwargs: Any) -> "Conditioning":
-        return Conditioning(self.text.to(*args, **kwargs))
-
 
 class Family(ABC):
     """A loaded base model of one family.
@@ -50,7 +47,8 @@ class Family(ABC):
 
     @property
     @abstractmethod
-    def vae(self) -> "nn.Module": ...
+    def vae(self) -> "nn.Module":
+        """The autoencoder between pixels and latents. No adapter goes into it."""
 
     @property
     @abstractmethod
@@ -63,7 +61,7 @@ class Family(ABC):
 
     @abstractmethod
     def encode_text(self, ids: "torch.Tensor") -> Conditioning:
-        """Runs the text encoders; gradients flow if they train."""
+        """What the UNet reads of token ``ids`` (B, L) int64: ``text`` is (B, L, D). Gradients flow if it trains."""
 
     @abstractmethod
     def encode_images(self, pixels: "torch.Tensor") -> tuple["torch.Tensor", "torch.Tensor"]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from sdlora.errors import ModelError
 from sdlora.families.settings import Model
-from sdlora.files import read_safetensors_header
+from sdlora.files import PICKLES, read_safetensors_header
 
 if TYPE_CHECKING:
     from sdlora.families.base import Family
@@ -20,7 +20,6 @@ BUNDLED = {"pocket": Path(__file__).parent.parent / "pocket"}
 PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
 WEIGHTED = ("unet", "vae", "text_encoder")
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-PICKLES = {".ckpt", ".pt", ".pth", ".bin"}
 PIPELINES = {
     "StableDiffusionPipeline": "sd1",
     "StableDiffusionXLPipeline": "sdxl",

@@ -26,7 +26,10 @@ class SD1(Family):
     name = "sd1"
 
     def __init__(self, pipeline: Any, source: str):
-        """``pipeline``: a StableDiffusionPipeline, of which the parts are taken."""
+        """``pipeline``: a StableDiffusionPipeline, of which the parts are taken.
+
+        Raises ModelError for a noise schedule or a prediction type that is not served.
+        """
         self.source = source
         self.unet = pipeline.unet
         self.text_encoder = pipeline.text_encoder

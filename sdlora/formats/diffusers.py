@@ -11,15 +11,14 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from sdlora.adapters.base import AdapterState, ModuleState
+from sdlora.adapters.base import AdapterState
 from sdlora.errors import FormatError
 from sdlora.formats.base import Slot, gather
-from sdlora.formats.metadata import network
+from sdlora.formats.metadata import PEFT_HEADER, network
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-HEADER = "lora_adapter_metadata"
 _COMPONENTS = ("unet", "text_encoder", "text_encoder_2")
 _SLOTS = {"lora_A": "down", "lora_B": "up", "down": "down", "up": "up"}
 _PEFT = re.compile(r"(?P<path>.+?)\.(?P<slot>lora_[AB])(?:\.default)?\.weight")
@@ -49,6 +48,8 @@ def _role(path: str, role: str) -> str:
 
 
 class Diffusers:
+    """Reads all spellings of diffusers and PEFT, writes PEFT's with ``lora_adapter_metadata``."""
+
     name = "diffusers"
 
     def parse(self, key: str) -> Slot | None:
@@ -68,14 +69,18 @@ class Diffusers:
     def read(self, tensors: "Mapping[str, Tensor]", metadata: Mapping[str, str]) -> AdapterState:
         configs = _configs(metadata)
         modules = gather(tensors, self.parse, lambda path, rank: _alpha(configs, path, rank))
-        return AdapterState("lora", modules, {key: text for key, text in metadata.items() if key != HEADER})
+        return AdapterState("lora", modules, {key: text for key, text in metadata.items() if key != PEFT_HEADER})
 
     def write(self, state: AdapterState) -> "tuple[dict[str, Tensor], dict[str, str]]":
         tensors = {}
         for path, module in state.modules.items():
             tensors[f"{path}.lora_A.weight"] = module.tensors["down"]
             tensors[f"{path}.lora_B.weight"] = module.tensors["up"]
-        return tensors, {**state.metadata, **network(state.modules), HEADER: json.dumps(_header(state), sort_keys=True)}
+        return tensors, {
+            **state.metadata,
+            **network(state.modules),
+            PEFT_HEADER: json.dumps(_header(state), sort_keys=True),
+        }
 
 
 def _header(state: AdapterState) -> dict[str, Any]:
@@ -88,7 +93,7 @@ def _header(state: AdapterState) -> dict[str, Any]:
     for component in dict.fromkeys(path.partition(".")[0] for path in state.modules):
         prefixes = (f"{component}.text_model.", f"{component}.")
         own = {_without(path, prefixes): module for path, module in state.modules.items() if path.startswith(prefixes)}
-        ranks, alphas = {p: _rank(m) for p, m in own.items()}, {p: _whole(m.alpha) for p, m in own.items()}
+        ranks, alphas = {p: m.rank for p, m in own.items()}, {p: _whole(m.alpha) for p, m in own.items()}
         rank, alpha = (Counter(values.values()).most_common(1)[0][0] for values in (ranks, alphas))
         fields |= {
             f"{component}.r": rank,
@@ -103,11 +108,11 @@ def _header(state: AdapterState) -> dict[str, Any]:
 def _configs(metadata: Mapping[str, str]) -> dict[str, Any]:
     """The header's fields by their dotted names. Raises FormatError if it is no flat JSON object."""
     try:
-        fields = json.loads(metadata.get(HEADER) or "{}")
+        fields = json.loads(metadata.get(PEFT_HEADER) or "{}")
     except (ValueError, RecursionError):
         fields = None
     if not isinstance(fields, dict):
-        raise FormatError(f"the header's {HEADER} is no JSON object")
+        raise FormatError(f"the header's {PEFT_HEADER} is no JSON object")
     return fields
 
 
@@ -127,10 +132,6 @@ def _alpha(configs: Mapping[str, Any], path: str, rank: int) -> float:
         raise FormatError(f"{path}: the header's alpha {alpha!r} is no number")
     # rsLoRA scales by alpha / sqrt(rank) (arXiv:2312.03732)
     return float(alpha) * (math.sqrt(rank) if configs.get(f"{component}.use_rslora") else 1.0)
-
-
-def _rank(module: ModuleState) -> int:
-    return int(module.tensors["down"].shape[0])
 
 
 def _whole(number: float) -> int | float:

@@ -75,7 +75,7 @@ def inspect_adapter(path: Path) -> Inspection:
         dtype=contents.dtype,
         family=family_of(state),
         text_width=_width(state),
-        ranks=tuple(sorted({int(module.tensors["down"].shape[0]) for module in state.modules.values()})),
+        ranks=tuple(sorted({module.rank for module in state.modules.values()})),
         alphas=tuple(sorted({module.alpha for module in state.modules.values()})),
         modules=Counter(map(_component, state.modules)),
         norms={component: square**0.5 for component, square in squares.items()},
@@ -89,7 +89,7 @@ def inspect_adapter(path: Path) -> Inspection:
 def delta_square(module: ModuleState) -> float:
     """‖alpha / rank · up @ down‖² without forming the product: ‖UD‖² = Σ (UᵀU ∘ DDᵀ), at most rank x rank."""
     down, up = (module.tensors[name].double().flatten(1) for name in ("down", "up"))
-    return (module.alpha / down.shape[0]) ** 2 * float(((up.T @ up) * (down @ down.T)).sum())
+    return (module.alpha / module.rank) ** 2 * float(((up.T @ up) * (down @ down.T)).sum())
 
 
 def family_of(state: AdapterState) -> str:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from sdlora.adapters.base import AdapterState, ModuleState
 from sdlora.errors import FormatError
 from sdlora.formats.base import Slot, gather
-from sdlora.formats.metadata import network
+from sdlora.formats.metadata import PEFT_HEADER, network
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -61,6 +61,8 @@ def dotted(name: str) -> str | None:
 
 
 class Kohya:
+    """kohya's keys for the components that ``SPELLINGS`` names, each layer's alpha beside its ``down`` and ``up``."""
+
     name = "kohya"
 
     def __init__(self) -> None:
@@ -95,7 +97,7 @@ class Kohya:
             tensors[f"{stem}.{NAMES['alpha']}"] = torch.tensor(module.alpha)
             tensors |= {f"{stem}.{NAMES[slot]}": tensor for slot, tensor in module.tensors.items()}
         # diffusers refuses a file that has both alphas and its own header
-        metadata = {key: text for key, text in state.metadata.items() if key != "lora_adapter_metadata"}
+        metadata = {key: text for key, text in state.metadata.items() if key != PEFT_HEADER}
         return tensors, metadata | network(modules)
 
     def _stem(self, path: str) -> str:

@@ -12,6 +12,9 @@ from datetime import UTC, datetime
 
 from sdlora.adapters.base import ModuleState
 
+PEFT_HEADER = "lora_adapter_metadata"
+"""Where diffusers keeps PEFT's configurations: it refuses a file that has this and kohya's alphas."""
+
 
 @dataclass(frozen=True)
 class Base:
@@ -36,19 +39,12 @@ class Provenance:
     """Where an adapter comes from: plain true values. None, or empty, is not known and not written."""
 
     name: str
-    """Its name, which is also its alias in A1111's prompts."""
+    """Its name, which is also its title and its alias in A1111's prompts."""
     family: str
     prediction_type: str = "epsilon"
     base: str
     """The base model's name."""
-    title: str = ""
-    author: str = ""
-    description: str = ""
-    usage_hint: str = ""
-    license: str = ""
     triggers: Sequence[str] = ()
-    tags: Sequence[str] = ()
-    clip_skip: int | None = None
     learning_rate: float | None = None
     text_encoder_learning_rate: float | None = None
     optimizer: str | None = None
@@ -93,7 +89,6 @@ def _training(p: Provenance) -> dict[str, str | None]:
         "ss_sd_model_name": p.base,
         "ss_base_model_version": base.version if base else None,
         "ss_v2": str(p.family == "sd2"),
-        "ss_clip_skip": _text(p.clip_skip),
         "ss_learning_rate": _text(p.learning_rate),
         "ss_unet_lr": _text(p.learning_rate),
         "ss_text_encoder_lr": _text(p.text_encoder_learning_rate),
@@ -135,17 +130,11 @@ def _modelspec(p: Provenance) -> dict[str, str | None]:
         "modelspec.sai_model_spec": "1.0.1",
         "modelspec.architecture": f"{base.architecture}/lora" if base else None,
         "modelspec.implementation": "diffusers",
-        "modelspec.title": p.title or p.name,
+        "modelspec.title": p.name,
         "modelspec.resolution": p.resolution and f"{p.resolution[0]}x{p.resolution[1]}",
-        "modelspec.author": p.author,
-        "modelspec.description": p.description,
-        "modelspec.usage_hint": p.usage_hint,
-        "modelspec.license": p.license,
         "modelspec.date": datetime.fromtimestamp(int(p.finished), UTC).isoformat() if p.finished else None,
-        "modelspec.tags": ", ".join(p.tags),
         "modelspec.trigger_phrase": ", ".join(p.triggers),
         "modelspec.prediction_type": "v" if p.prediction_type == "v_prediction" else p.prediction_type,
-        "modelspec.encoder_layer": _text(p.clip_skip),
     }
 
 
@@ -165,20 +154,20 @@ def network(modules: Mapping[str, ModuleState]) -> dict[str, str]:
 
 def commonest(modules: Mapping[str, ModuleState]) -> tuple[int, float]:
     """The rank and alpha that most layers have."""
-    pairs = Counter((int(module.tensors["down"].shape[0]), module.alpha) for module in modules.values())
+    pairs = Counter((module.rank, module.alpha) for module in modules.values())
     return pairs.most_common(1)[0][0]
 
 
-def side_file(provenance: Provenance, weight: float = 1.0, negative: str = "", notes: str = "") -> str:
+def side_file(provenance: Provenance) -> str:
     """The text of ``NAME.json``, which A1111 reads beside ``NAME.safetensors`` for its card."""
     base = BASES.get((provenance.family, provenance.prediction_type))
     fields = {
-        "description": provenance.description,
+        "description": "",
         "sd version": base.sd_version if base else "Unknown",
         "activation text": ", ".join(provenance.triggers),
-        "preferred weight": weight,
-        "negative text": negative,
-        "notes": notes,
+        "preferred weight": 1.0,
+        "negative text": "",
+        "notes": "",
     }
     return json.dumps(fields, ensure_ascii=False, indent=4) + "\n"
 

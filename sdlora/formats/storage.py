@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sdlora.adapters.base import AdapterState
 from sdlora.errors import ConfigError, FormatError, NonFiniteError
-from sdlora.files import read_safetensors_header, write_atomic
+from sdlora.files import PICKLES, read_safetensors_header, write_atomic
 from sdlora.formats.base import Format
 from sdlora.formats.diffusers import Diffusers
 from sdlora.formats.kohya import Kohya
@@ -23,7 +23,6 @@ FORMATS: dict[str, Format] = {"kohya": Kohya(), "diffusers": Diffusers()}
 DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 """Our names of a file's number types, and torch's."""
 
-PICKLES = {".ckpt", ".pt", ".pth", ".bin", ".pkl"}
 FOREIGN = {
     ".dora_scale": "DoRA",
     ".lora_magnitude_vector": "DoRA",

@@ -1,8 +1,9 @@
 """Where and in which precision pictures are made."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from sdlora.errors import ConfigError, DeviceError
+from sdlora.formats.storage import DTYPES
 
 if TYPE_CHECKING:
     import torch
@@ -29,19 +30,21 @@ def choose_device(name: str = "auto") -> "torch.device":
     return device
 
 
-def choose_dtype(precision: str, device: "torch.device") -> "torch.dtype":
-    """The type of the weights for ``fp32``, ``bf16`` or ``fp16``; ``auto`` is fp16 on CUDA and fp32 elsewhere.
+def choose_dtype(precision: str, device: "torch.device", preferred: Literal["fp16", "bf16"] = "fp16") -> "torch.dtype":
+    """The type of the weights for ``fp32``, ``bf16`` or ``fp16``; ``auto`` is ``preferred`` on CUDA, fp32 elsewhere.
 
-    fp16 rather than bf16: its finer mantissa shows in pictures. Raises ConfigError for other names, and for
-    fp16 on a CPU.
+    fp16's finer mantissa shows in pictures; bf16's range trains without a loss scaler (a card that lacks it takes
+    fp16). Raises ConfigError for other names, and for fp16 on a CPU.
     """
     import torch
 
     if precision == "auto":
-        precision = "fp16" if device.type == "cuda" else "fp32"
-    dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-    if precision not in dtypes:
-        raise ConfigError(f"precision: {precision!r} is unknown; give auto, {', '.join(dtypes)}")
+        precision = preferred if device.type == "cuda" else "fp32"
+        if precision == "bf16" and not torch.cuda.is_bf16_supported(including_emulation=False):
+            precision = "fp16"
+    if precision not in DTYPES:
+        raise ConfigError(f"precision: {precision!r} is unknown; give auto, {', '.join(DTYPES)}")
     if precision == "fp16" and device.type == "cpu":
         raise ConfigError("precision: fp16 does not work on a CPU; take bf16, fp32 or auto")
-    return dtypes[precision]
+    dtype: torch.dtype = getattr(torch, DTYPES[precision])
+    return dtype

@@ -9,12 +9,10 @@ import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from sdlora.adapters.base import Scale
 from sdlora.errors import ConfigError
 
 TAG = re.compile(r"<lora:([^<>]*)>", re.IGNORECASE)
-
-Scale = float | Mapping[str, float]
-"""One number for the whole adapter, or one for each of its parts (``{"unet": 1.0, "text_encoder": 0.5}``)."""
 
 
 class Prompt(NamedTuple):

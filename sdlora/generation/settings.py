@@ -9,7 +9,8 @@ from sdlora.generation.samplers import canonical
 from sdlora.section import Section
 
 
-def _known(name: str) -> str:
+def known_sampler(name: str) -> str:
+    """``name`` as the table of samplers spells it. Raises ValueError, naming near ones, if it is unknown."""
     try:
         return canonical(name)
     except ConfigError as error:
@@ -34,7 +35,7 @@ class Sample(Section):
     cfg: float = Field(default=7.0, ge=0, le=100)
     """Guidance scale: how closely a preview follows its prompt; 1 and below is no guidance."""
 
-    sampler: Annotated[str, AfterValidator(_known)] = "DPM++ 2M"
+    sampler: Annotated[str, AfterValidator(known_sampler)] = "DPM++ 2M"
     """Sampler by its A1111 name, such as `Euler a` or `DPM++ 2M Karras`."""
 
     seed: int = Field(default=1, ge=0, lt=2**63)

@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from sdlora.adapters import live
-from sdlora.adapters.base import AdapterState
-from sdlora.adapters.live import Fused, Scale
+from sdlora.adapters.base import AdapterState, Scale
+from sdlora.adapters.live import Fused
 from sdlora.errors import ConfigError, OutOfMemoryError
+from sdlora.events import OnProgress
 from sdlora.families.base import Family
 from sdlora.families.loading import load
 from sdlora.families.settings import Model
@@ -30,9 +31,6 @@ from sdlora.generation.sampling import Picture, Recipe, at_rest, draw
 if TYPE_CHECKING:
     from PIL import Image
 
-OnProgress = Callable[[int, int], None]
-"""Told (steps done, steps in all), over all pictures of a request."""
-
 
 @dataclass(frozen=True)
 class Loaded:
@@ -44,7 +42,7 @@ class Loaded:
 
 
 @dataclass(frozen=True)
-class Job:
+class Drawing:
     """One picture: what to draw, the scales of its adapters, and the prompt that its file will hold."""
 
     picture: Picture
@@ -151,36 +149,39 @@ class Studio:
         Each holds its A1111 parameters in ``info["parameters"]``, with its real seed where ``seed`` is -1.
         ``<lora:name:0.8>`` in a prompt goes before the adapter's own scale. Sizes are in pixels, the model's own if
         None. ``batch`` pictures are made at once: by default 4 on CUDA, elsewhere 1, which is no slower there and
-        makes a picture the same to the bit whatever its companions. If ``should_stop`` returns true, the pictures
-        finished until then are returned. A prompt too long for the text encoder is cut, with a warning.
+        makes a picture the same to the bit whatever its companions. ``on_progress`` is told sampling steps, over all
+        pictures. If ``should_stop`` returns true, the pictures finished until then are returned. A prompt too long for
+        the text encoder is cut, with a warning.
         Raises ConfigError for a bad value or an unknown adapter, OutOfMemoryError, NonFiniteError.
         """
         recipe = self._recipe(negative, steps, cfg, width, height, sampler)
-        jobs = self._jobs([prompt] if isinstance(prompt, str) else list(prompt), count, seed)
+        drawings = self._drawings([prompt] if isinstance(prompt, str) else list(prompt), count, seed)
         batch = batch or (4 if self.family.device.type == "cuda" else 1)
         images: list[Image.Image] = []
 
         def on_step(part: float, of: int) -> None:
             if on_progress is not None:
-                on_progress(len(images) * steps + round(part * steps * of), len(jobs) * steps)
+                on_progress(len(images) * steps + round(part * steps * of), len(drawings) * steps)
             if should_stop is not None and should_stop():
                 raise _Stopped
 
         with suppress(_Stopped):
-            for alike in _batches(jobs, batch):
+            for alike in _batches(drawings, batch):
                 images += self._draw(alike, recipe, partial(on_step, of=len(alike)))
         return images
 
-    def _draw(self, jobs: Sequence[Job], recipe: Recipe, on_step: Callable[[float], object]) -> "list[Image.Image]":
-        """The pictures of one batch of ``jobs`` with equal scales."""
+    def _draw(
+        self, drawings: Sequence[Drawing], recipe: Recipe, on_step: Callable[[float], object]
+    ) -> "list[Image.Image]":
+        """The pictures of one batch of ``drawings`` with equal scales."""
         try:
-            with at_rest(self.family), self._mixed(jobs[0].scales):
-                images = draw(self.family, [job.picture for job in jobs], recipe, on_step)
+            with at_rest(self.family), self._mixed(drawings[0].scales):
+                images = draw(self.family, [drawing.picture for drawing in drawings], recipe, on_step)
         except torch.OutOfMemoryError:
-            size = f"{len(jobs)} of {recipe.width}x{recipe.height}"
+            size = f"{len(drawings)} of {recipe.width}x{recipe.height}"
             raise OutOfMemoryError(f"too little memory for {size} at once; take a smaller size or batch") from None
-        for job, image in zip(jobs, images, strict=True):
-            image.info["parameters"] = self._parameters(job, recipe)
+        for drawing, image in zip(drawings, images, strict=True):
+            image.info["parameters"] = self._parameters(drawing, recipe)
         return images
 
     def _recipe(
@@ -201,14 +202,14 @@ class Studio:
             raise ConfigError("negative: adapters are named in the prompt; move the <lora:...> tag there")
         return Recipe(negative, steps, cfg, canonical(sampler), **sizes)
 
-    def _jobs(self, texts: Sequence[str], count: int, seed: int) -> list[Job]:
-        """A job a picture. Raises ConfigError for a bad count, seed or tag, or an adapter that is not loaded."""
+    def _drawings(self, texts: Sequence[str], count: int, seed: int) -> list[Drawing]:
+        """A drawing a picture. Raises ConfigError for a bad count, seed or tag, or an adapter that is not loaded."""
         if count < 1:
             raise ConfigError(f"count = {count}: give 1 or more")
         if not -1 <= seed < 2**63:
             raise ConfigError(f"seed = {seed}: give -1 for a random one, or 0 to {2**63 - 1}")
         first = secrets.randbelow(2**32) if seed == -1 else seed
-        jobs: list[Job] = []
+        drawings: list[Drawing] = []
         for text in (text for text in texts for _ in range(count)):
             plain, asked = prompts.parse(text)
             if asked:
@@ -217,8 +218,8 @@ class Studio:
             scales = self.adapters | named  # In the order of loading: sums round by their order.
             sliders = {name: scale for name, scale in scales.items() if name not in named and scale}
             tags = [prompts.tag(name, scale) for name, scale in sliders.items() if isinstance(scale, float)]
-            jobs.append(Job(Picture(plain, first + len(jobs)), scales, " ".join([text, *tags])))
-        return jobs
+            drawings.append(Drawing(Picture(plain, first + len(drawings)), scales, " ".join([text, *tags])))
+        return drawings
 
     def _served(self, name: str, scale: Scale) -> Scale:
         """A prompt's ``scale`` for the components that adapter ``name`` adapts."""
@@ -233,17 +234,17 @@ class Studio:
             return nullcontext()
         return live.scaled(self.family.models, scales)
 
-    def _parameters(self, job: Job, recipe: Recipe) -> str:
+    def _parameters(self, drawing: Drawing, recipe: Recipe) -> str:
         """The A1111 text of a picture. Scales by part, which few tags can hold, stand in ``Adapter scales`` as JSON."""
         sampler, schedule = split(recipe.sampler)
-        active = {name: self._adapters[name].hash for name, scale in job.scales.items() if scale}
-        by_part = {name: dict(scale) for name, scale in job.scales.items() if isinstance(scale, Mapping)}
+        active = {name: self._adapters[name].hash for name, scale in drawing.scales.items() if scale}
+        by_part = {name: dict(scale) for name, scale in drawing.scales.items() if isinstance(scale, Mapping)}
         settings = {
             "Steps": str(recipe.steps),
             "Sampler": sampler,
             "Schedule type": schedule,
             "CFG scale": f"{recipe.cfg:g}",
-            "Seed": str(job.picture.seed),
+            "Seed": str(drawing.picture.seed),
             "Size": f"{recipe.width}x{recipe.height}",
             "Model hash": self.family.fingerprint[:10],
             "Model": Path(self.family.source).name.removesuffix(".safetensors"),
@@ -252,7 +253,7 @@ class Studio:
             settings["Lora hashes"] = ", ".join(f"{name}: {digest}" for name, digest in active.items() if digest)
         if by_part:
             settings["Adapter scales"] = json.dumps(by_part)
-        return format_parameters(Parameters(job.recorded, recipe.negative, settings))
+        return format_parameters(Parameters(drawing.recorded, recipe.negative, settings))
 
     def _known(self, name: str) -> Loaded:
         if name not in self._adapters:
@@ -266,10 +267,10 @@ class Studio:
             raise ConfigError("the adapters are fused into the weights; call unfuse() first")
 
 
-def _batches(jobs: Sequence[Job], size: int) -> "list[list[Job]]":
-    """``jobs`` in order, in lists of at most ``size`` with equal scales."""
+def _batches(drawings: Sequence[Drawing], size: int) -> "list[list[Drawing]]":
+    """``drawings`` in order, in lists of at most ``size`` with equal scales."""
     batches = []
-    for _, alike in groupby(jobs, key=lambda job: job.scales):
+    for _, alike in groupby(drawings, key=lambda drawing: drawing.scales):
         while group := list(islice(alike, size)):
             batches.append(group)
     return batches

@@ -39,6 +39,11 @@ WAIT_SECONDS = 0.3
 """Between two looks at a device that a training holds."""
 
 
+def creations_folder(data_dir: Path) -> Path:
+    """Where the pictures go that are drawn, and the log of the process that draws them."""
+    return data_dir / "creations"
+
+
 class Mixed(NamedTuple):
     """An adapter in a request: the name by which prompts call it, its file, and its scale."""
 
@@ -147,7 +152,7 @@ class Creator:
 
     def _start(self) -> None:
         command = ["-m", "sdlora.runs.creation", str(self.data_dir), self.device]
-        log_file = self.data_dir / "creations" / "process.log"
+        log_file = creations_folder(self.data_dir) / "process.log"
         log_file.parent.mkdir(parents=True, exist_ok=True)
         with open(log_file, "ab") as log:
             self._process = spawn(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log)
@@ -236,7 +241,7 @@ class Painter:
                 ),
                 should_stop=lambda: number in self.cancelled,
             )
-        return _save(images, self.data_dir / "creations")
+        return _save(images, creations_folder(self.data_dir))
 
     def _hold_device(self, number: int) -> "FileLock | None":
         """The device's lock, waited for while another has it; None if the request is cancelled meanwhile."""

@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 from sdlora.errors import BusyError, ConfigError, FileError
 from sdlora.events import Event, RunFailed, RunFinished, RunStopped
 from sdlora.files import fsync_folder, inside, safe_name, unused
-from sdlora.training.output import RunPaths
+from sdlora.training.output import CONFIG, RunPaths
 
 if TYPE_CHECKING:
     import torch
@@ -59,15 +59,15 @@ class Run(RunPaths):
     def find(cls, runs: Path, name: str) -> "Run":
         """The run called ``name`` in ``runs``, or the run folder at that path. Raises ConfigError if there is none."""
         for folder in (Path(name).expanduser(), runs / name):
-            if (folder / "config.toml").is_file():
+            if (folder / CONFIG).is_file():
                 return cls(folder)
-        known = ", ".join(sorted(path.name for path in runs.glob("*/") if (path / "config.toml").is_file()))
+        known = ", ".join(sorted(path.name for path in runs.glob("*/") if (path / CONFIG).is_file()))
         raise ConfigError(f"{name}: there is no such run in {runs}; there are: {known or 'none yet'}")
 
     @classmethod
     def all(cls, data_dir: Path) -> "list[Run]":
         """All runs in ``data_dir``, the newest first."""
-        found = [cls(path.parent) for path in (data_dir / "runs").glob("*/config.toml")]
+        found = [cls(path.parent) for path in (data_dir / "runs").glob(f"*/{CONFIG}")]
         return sorted(found, key=lambda run: run.config_file.stat().st_mtime, reverse=True)
 
     @property

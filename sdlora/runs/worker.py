@@ -87,8 +87,7 @@ def _train(run: Run, stop: StopRequest, on_event: OnEvent) -> bool:
     from sdlora.training.trainer import train
 
     config = run.config
-    sections = {name: getattr(config, name) for name in type(config).model_fields}
-    return train(Job(**sections, output=run, cache=run.data_dir / "cache", on_event=on_event, should_stop=stop))
+    return train(Job(**dict(config), output=run, cache=run.data_dir / "cache", on_event=on_event, should_stop=stop))
 
 
 def _report(error: Exception, run: Run, journal: Journal | None) -> int:

@@ -12,7 +12,7 @@ from sdlora.data.batches import Batches
 from sdlora.data.cache import LatentCache, TextCache
 from sdlora.data.folder import Example
 from sdlora.data.store import TensorStore
-from sdlora.events import Notice, OnEvent, Progress
+from sdlora.events import OnEvent, OnProgress, Progress
 from sdlora.families.base import Conditioning, Family
 from sdlora.generation.studio import Studio
 from sdlora.training.job import Job
@@ -40,8 +40,7 @@ def class_examples(
     shelf = prior.Shelf(job.cache / "class-images", made_by)
     prompts = prior.class_prompts(job.data, settings, [example.caption for example in examples])
     pictures = prior.class_pictures(settings, prompts, prior.class_prompt(job.data, settings), shelf)
-    for notice in pictures.notices:
-        job.on_event(Notice(message=notice))
+    job.notice(*pictures.notices)
     studio = Studio.over(family)
 
     def make(prompt: str, seed: int) -> "Image.Image":
@@ -115,5 +114,5 @@ def _live(family: Family, tokens: Callable, gradients: Callable) -> Callable[[li
     return encode
 
 
-def _teller(on_event: OnEvent, phase: str) -> Callable[[int, int], None]:
+def _teller(on_event: OnEvent, phase: str) -> OnProgress:
     return lambda done, total: on_event(Progress(phase=phase, done=done, total=total))

@@ -7,7 +7,7 @@ from pathlib import Path
 from sdlora.adapters import Adapter
 from sdlora.checkpoint import Checkpoint
 from sdlora.data.settings import Data, Prior
-from sdlora.events import OnEvent
+from sdlora.events import Notice, OnEvent
 from sdlora.families.settings import Model
 from sdlora.generation.settings import Sample
 from sdlora.optim import Optimizer, Schedule
@@ -33,3 +33,8 @@ class Job:
     cache: Path
     on_event: OnEvent
     should_stop: Callable[[], bool]
+
+    def notice(self, *messages: str) -> None:
+        """Tell what is worth knowing and stops nothing."""
+        for message in messages:
+            self.on_event(Notice(message=message))

@@ -2,13 +2,16 @@
 
 from pathlib import Path
 
+CONFIG = "config.toml"
+"""The file that makes a folder a run's."""
+
 
 class RunPaths:
     """The files and folders of one run."""
 
     def __init__(self, folder: Path):
         self.folder = folder.resolve()
-        self.config_file = self.folder / "config.toml"
+        self.config_file = self.folder / CONFIG
         self.journal = self.folder / "journal.jsonl"
         self.log = self.folder / "run.log"
         self.samples = self.folder / "samples"

@@ -16,6 +16,7 @@ from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs
 
 from sdlora.errors import ConfigError
+from sdlora.formats.storage import DTYPES
 from sdlora.generation.device import choose_device, choose_dtype
 from sdlora.training.output import RunPaths
 from sdlora.training.settings import Train
@@ -24,15 +25,8 @@ if TYPE_CHECKING:
     from torch import nn
 
 
-_MIXED = {torch.float32: "no", torch.bfloat16: "bf16", torch.float16: "fp16"}
-"""What Accelerate calls the training precisions."""
-
-
-def _precision(name: str, device: torch.device) -> str:
-    """For ``auto`` on CUDA, bf16 where the card has it: its range needs no loss scaler."""
-    if name == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
-        return "bf16"
-    return name
+_NAMES: dict[torch.dtype, str] = {getattr(torch, dtype): name for name, dtype in DTYPES.items()}
+"""Our names of the training precisions; Accelerate's are the same, but for ``no`` instead of ``fp32``."""
 
 
 class Gang:
@@ -54,14 +48,14 @@ class Gang:
     def assemble(cls, train: Train, output: RunPaths) -> "Gang":
         """Join the other processes, if this one was started with some. Raises for a device that is not there."""
         device = choose_device(train.device)
-        dtype = choose_dtype(_precision(train.precision, device), device)
+        dtype = choose_dtype(train.precision, device, preferred="bf16")
         if device.type == "cuda" and device.index is not None:  # Else Accelerate gives each process its own.
             torch.cuda.set_device(device)
         if train.tensorboard and find_spec("tensorboard") is None:
             raise ConfigError("train.tensorboard: TensorBoard is missing; run pip install tensorboard")
         accelerator = Accelerator(
             cpu=device.type == "cpu",
-            mixed_precision=_MIXED[dtype],
+            mixed_precision=_NAMES[dtype].replace("fp32", "no"),
             log_with="tensorboard" if train.tensorboard else None,
             project_dir=str(output.folder),
             # One process may draw previews for longer than the default of ten minutes while the others wait.
@@ -76,12 +70,14 @@ class Gang:
     @property
     def precision(self) -> str:
         """``fp32``, ``bf16`` or ``fp16``."""
-        return _MIXED[self.dtype].replace("no", "fp32")
+        return _NAMES[self.dtype]
 
     def autocast(self) -> AbstractContextManager[Any]:
+        """A context in which the forward pass runs in the training precision."""
         return self.accelerator.autocast()
 
     def backward(self, loss: torch.Tensor) -> None:
+        """Add the gradients of ``loss``, a scalar, scaled where a loss scaler is at work."""
         self.accelerator.backward(loss)
 
     def adopt(self, optimizer: torch.optim.Optimizer) -> Any:
@@ -124,11 +120,14 @@ class Gang:
             self.accelerator.scaler.load_state_dict(dict(state))
 
     def wait(self) -> None:
+        """Wait until all processes have come here."""
         self.accelerator.wait_for_everyone()
 
     def log(self, values: Mapping[str, float], step: int) -> None:
+        """Write ``values`` to TensorBoard, if that was asked for."""
         if self._log:
             self.accelerator.log(dict(values), step=step)
 
     def end(self) -> None:
+        """Close what was opened: TensorBoard's file, the ties to the other processes."""
         self.accelerator.end_training()

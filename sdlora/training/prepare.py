@@ -1,7 +1,7 @@
 """What is done once before the first step: load, look at the pictures, fill the caches, attach, restore."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any
@@ -17,7 +17,7 @@ from sdlora.data.cache import LatentCache
 from sdlora.data.folder import Example, scan
 from sdlora.data.pictures import Size
 from sdlora.errors import ConfigError
-from sdlora.events import Notice, Progress
+from sdlora.events import Progress
 from sdlora.families.base import Conditioning, Family
 from sdlora.families.loading import load
 from sdlora.formats import read_adapter
@@ -55,6 +55,8 @@ class Ready:
     trained: Trained
     gang: Gang
     steps: int
+    resolution: int
+    """Side in pixels of the square whose area training pictures get."""
     start: int = 0
     started: float = field(default_factory=time.time)
 
@@ -101,7 +103,7 @@ def _digest(text: str) -> str:
 def prepare(job: Job, gang: Gang) -> Ready | None:
     """Everything up to the first step; None if a stop was asked for meanwhile."""
     dataset = scan(job.data)
-    _tell(job, dataset.notices)
+    job.notice(*dataset.notices)
     job.on_event(Progress(phase="loading the base model", done=0, total=1))
     family = load(job.model).to(gang.device)
     if gang.dtype != torch.float32:
@@ -118,11 +120,11 @@ def prepare(job: Job, gang: Gang) -> Ready | None:
         dataset.examples, sizes, job.data, job.train.batch_size, job.train.seed, class_examples, gang.count, gang.rank
     )
     steps = _steps(job, batches, dataset.examples, gang)
-    _tell(job, [*buckets.notices(dataset.examples, sizes), *batches.notices()])
+    job.notice(*buckets.notices(dataset.examples, sizes), *batches.notices(), *ignored(job, steps))
     latents = caches.cache_latents(job, gang, family, batches, steps)
     if latents is None:
         return None
-    state = checkpoint.newest(job.output.states, lambda message: job.on_event(Notice(message=message)))
+    state = checkpoint.newest(job.output.states, job.notice)
     trained = attach(job, gang, family, from_file=state is None)
     files = 2 + steps // job.checkpoint.every if job.checkpoint.every else 2
     size = sum(parameter.numel() * parameter.element_size() for parameter in trained.parameters)
@@ -130,15 +132,23 @@ def prepare(job: Job, gang: Gang) -> Ready | None:
     encode = caches.text_encoder(job, gang, family, batches, steps, trains=bool(trained.text))
     if encode is None:
         return None
-    ready = Ready(family, batches, sizes, latents, encode, trained, gang, steps)
+    ready = Ready(family, batches, sizes, latents, encode, trained, gang, steps, resolution)
     if state is not None:
         ready.restore(state)
     return ready
 
 
-def _tell(job: Job, notices: Sequence[str]) -> None:
-    for notice in notices:
-        job.on_event(Notice(message=notice))
+def ignored(job: Job, steps: int) -> Iterator[str]:
+    """A sentence on each setting that a run of so many ``steps`` does not heed, as another setting has it."""
+    for name in ("folder", "class_prompt"):
+        if getattr(job.prior, name) and not job.prior.weight:
+            yield f"prior.{name} is not used: prior.weight is 0; set it to 1 to preserve the class"
+    if job.data.random_crop and job.data.variants == 1:
+        yield "data.random_crop cuts the centre alone: data.variants is 1; set it to 2 or more"
+    if job.train.text_encoder_learning_rate and not job.adapter.text_encoder:
+        yield "train.text_encoder_learning_rate is not used: adapter.text_encoder is off"
+    if job.schedule.warmup_steps >= steps:
+        yield f"schedule.warmup_steps: the rate never reaches its full height in {steps} steps; lower it"
 
 
 def _steps(job: Job, batches: Batches, examples: Sequence[Example], gang: Gang) -> int:
@@ -150,7 +160,7 @@ def _steps(job: Job, batches: Batches, examples: Sequence[Example], gang: Gang) 
         return max(1, round(job.train.epochs * batches.per_epoch / accumulation))
     kind: Kind = "subject" if job.data.class_name else "style"
     steps = suggested_steps(len(examples), kind, job.train.batch_size * accumulation * gang.count)
-    _tell(job, [f"{steps} steps, suggested for a {kind} of {len(examples)} pictures; set train.steps to change"])
+    job.notice(f"{steps} steps, suggested for a {kind} of {len(examples)} pictures; set train.steps to change")
     return steps
 
 
@@ -165,7 +175,7 @@ def attach(job: Job, gang: Gang, family: Family, from_file: bool) -> Trained:
     adapter = job.adapter if text_rate(job) else job.adapter.model_copy(update={"text_encoder": False})
     parameters = adapter.attach(family.models, NAME, derive(job.train.seed, "adapter"))
     if from_file and adapter.init is not None:
-        live.assign_state(family.models, read_adapter(adapter.init), NAME)
+        live.assign_state(family.models, read_adapter(adapter.init, job.notice), NAME)
     groups: list[dict[str, Any]] = []
     text: list[torch.nn.Parameter] = []
     for component, model in family.models.items():

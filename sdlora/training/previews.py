@@ -1,7 +1,7 @@
 """Pictures drawn with the adapter while it trains: the same prompts from the same noise, from step 0 on."""
 
 from sdlora.errors import SdloraError
-from sdlora.events import Notice, Progress, SampleReady
+from sdlora.events import Progress, SampleReady
 from sdlora.families.base import Family
 from sdlora.generation.images import save
 from sdlora.generation.studio import Studio
@@ -30,7 +30,7 @@ class Previews:
                 path.unlink(missing_ok=True)  # A resumed run draws again what it had drawn after its checkpoint.
                 save(drawn, path)
             except (SdloraError, OSError) as error:
-                self.job.on_event(Notice(message=f"no preview at step {step}: {error}"))
+                self.job.notice(f"no preview at step {step}: {error}")
                 return
             self.job.on_event(SampleReady(step=step, index=index, prompt=prompt, path=self.job.output.relative(path)))
 

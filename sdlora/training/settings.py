@@ -41,7 +41,7 @@ class Train(Section):
     """Seed of everything drawn: the adapter's start, order, noise, crops, dropout."""
 
     precision: Precision = "auto"
-    """Precision of the frozen base: `auto` is bf16 (or fp16) on a graphics card, fp32 elsewhere. Adapters are
+    """Precision of the frozen base: `auto` is bf16 (or fp16) on CUDA, fp32 elsewhere. Adapters are
     always fp32."""
 
     gradient_checkpointing: bool = False

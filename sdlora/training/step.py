@@ -32,7 +32,7 @@ def training_step(
     """
     device = family.device
     noise, spread, timesteps = draw(
-        batch.mean.shape[1:], schedule.timesteps, seed, number, batch.places, loss.noise_offset
+        batch.mean.shape[1:], schedule.num_train_timesteps, seed, number, batch.places, loss.noise_offset
     )
     noise, timesteps = noise.to(device), timesteps.to(device)
     latents = (batch.mean + batch.std * spread).to(device)

@@ -17,7 +17,7 @@ from sdlora import checkpoint
 from sdlora.adapters import live
 from sdlora.diffusion.schedule import NoiseSchedule
 from sdlora.errors import NonFiniteError
-from sdlora.events import CheckpointSaved, Notice, Progress, RunFinished, RunStarted, RunStopped, StepDone, ignore
+from sdlora.events import CheckpointSaved, Progress, RunFinished, RunStarted, RunStopped, StepDone, ignore
 from sdlora.seeds import derive
 from sdlora.training.job import Job
 from sdlora.training.parallel import Gang
@@ -134,7 +134,7 @@ class Loop:
         optimizer.zero_grad()
         self.bad = 0 if finite else self.bad + 1
         if not finite and not (self.gang.scales and self.bad < MAX_BAD_STEPS):  # A scaler that looks is no news.
-            self.job.on_event(Notice(message=f"step {step + 1} was left out: its loss or gradient is not finite"))
+            self.job.notice(f"step {step + 1} was left out: its loss or gradient is not finite")
         if self.bad >= (MAX_BAD_STEPS_FP16 if self.gang.scales else MAX_BAD_STEPS):
             raise NonFiniteError(
                 f"{self.bad} steps in a row gave no finite gradient (the last was {step + 1}); start again with a "

@@ -31,7 +31,6 @@ def write_card(path: Path, ready: Ready, job: Job) -> None:
 def provenance(ready: Ready, job: Job, step: int) -> Provenance:
     """Where this adapter comes from."""
     examples = ready.batches.examples
-    resolution = job.data.resolution or ready.family.native_size
     return Provenance(
         name=job.output.name,
         family=ready.family.name,
@@ -48,7 +47,7 @@ def provenance(ready: Ready, job: Job, step: int) -> Provenance:
         gradient_accumulation=job.train.gradient_accumulation,
         images=sum(example.repeats for example in examples),
         class_images=len(ready.batches.class_examples),
-        resolution=(resolution, resolution),
+        resolution=(ready.resolution, ready.resolution),
         seed=job.train.seed,
         mixed_precision=ready.gang.precision,
         noise_offset=job.loss.noise_offset,

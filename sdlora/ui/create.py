@@ -219,7 +219,7 @@ def pictures(desk: Desk) -> list[str]:
 def _tell(desk: Desk, name: str) -> Any:
     """What the chosen picture was made from."""
     try:
-        known = read_parameters(desk.data_dir / "creations" / name)
+        known = read_parameters(service.creations_folder(desk.data_dir) / name)
     except SdloraError:
         known = None
     return gr.update(value=format_parameters(known) if known else "", visible=known is not None)

@@ -132,7 +132,7 @@ class Desk:
 
     def creations(self) -> list[Path]:
         """The newest pictures, the newest first."""
-        folder = self.data_dir / "creations"
+        folder = service.creations_folder(self.data_dir)
         return sorted(folder.glob("[0-9]*.png"), key=lambda path: path.stat().st_mtime_ns, reverse=True)[
             :SHOWN_CREATIONS
         ]

@@ -8,16 +8,15 @@ import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Literal
 
+from sdlora.data.advice import Kind
 from sdlora.data.captions import caption_for, read_caption
-from sdlora.data.folder import FEW, TEXTS, count
+from sdlora.data.folder import FEW, TEXTS, count, some
 from sdlora.data.pictures import FOREIGN_SUFFIXES, SUFFIXES, examine
 from sdlora.data.settings import Data
 from sdlora.errors import ConfigError, DatasetError
 from sdlora.files import inside, safe_name, sha256, write_atomic
 
-Kind = Literal["style", "subject"]
 MAX_PICTURES = 1000
 SMALL = 256
 """Pictures with a shorter side are used, and said to be small where the base is larger than that."""
@@ -125,7 +124,7 @@ class Project:
         sizes = [examine(path).size for path in pictures]
         small = [path.name for path, size in zip(pictures, sizes, strict=True) if min(size) < SMALL]
         if 0 < len(small) < len(pictures):
-            lines.append(f"Smaller than {SMALL} pixels: {', '.join(small[:5])}{', ...' if len(small) > 5 else ''}.")
+            lines.append(f"Smaller than {SMALL} pixels: {some(small)}.")
         return lines
 
     def _examined(self, path: Path) -> str:

@@ -1,6 +1,7 @@
 """Flags, address and password of the page, and its launch."""
 
 import argparse
+import errno
 import os
 import secrets
 import signal
@@ -18,6 +19,8 @@ from sdlora.files import write_atomic
 PORT = 7860
 TRIED = 100
 """Ports looked at from the wanted one on."""
+BUSY = {errno.EADDRINUSE, getattr(errno, "WSAEADDRINUSE", errno.EADDRINUSE)}
+"""What systems say of a port that is taken; Windows has a code of its own."""
 LOCAL, ALL = "127.0.0.1", "0.0.0.0"
 MAX_UPLOAD = "200mb"
 
@@ -66,7 +69,7 @@ def free_port(host: str, wanted: int) -> int:
             except PermissionError:
                 raise ConfigError(f"--port {port}: this system keeps it for itself; give 1024 or more") from None
             except OSError as error:
-                if isinstance(error, socket.gaierror) or error.errno not in (98, 48, 10048):
+                if isinstance(error, socket.gaierror) or error.errno not in BUSY:
                     raise ConfigError(f"--listen {host}: is no address of this machine ({error.strerror})") from None
                 continue
         if port != wanted:

@@ -9,12 +9,13 @@ import pandas as pd
 
 from sdlora import service
 from sdlora.config import TrainConfig
+from sdlora.data.advice import Kind
 from sdlora.errors import SdloraError
 from sdlora.runs.folder import Run
 from sdlora.ui import fields, markup, recipe
 from sdlora.ui.desk import ACTIVE, Desk, download
 from sdlora.ui.pictures import Pictures
-from sdlora.ui.projects import About, Kind, Project
+from sdlora.ui.projects import About, Project
 from sdlora.ui.watch import RunView, curve
 
 EMPTY = "Nothing has been trained yet. Choose a quality and press Train; its progress appears here."
@@ -199,7 +200,7 @@ def live_updates(desk: Desk, name: str | None, seen: dict[str, Any]) -> list[Any
     look = desk.look()
     run = desk.run(name) or look.current
     if run is None:
-        return [gr.skip()] * 8
+        return [gr.skip()] * len(Live.__dataclass_fields__)
     view, state = desk.view(run), desk.queue.state(run)
     runs = (run.name, look.runs)
     stage = (run.name, state)

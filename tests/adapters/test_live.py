@@ -10,7 +10,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
 from sdlora.adapters import live
-from sdlora.adapters.base import AdapterState, ModuleState
+from sdlora.adapters.base import AdapterState, ModuleState, Scale
 from sdlora.adapters.lora import Lora
 from sdlora.adapters.targets import GROUPS, adaptable
 from sdlora.errors import ConfigError, MismatchError
@@ -94,7 +94,7 @@ def test_blocks_that_no_key_names_stay_at_1() -> None:
         ({"a": {"unet.up_blok": 1.0}}, "no such layer; near ones are unet.up_blocks"),
     ],
 )
-def test_wrong_scales_are_refused_and_change_nothing(scales: Mapping[str, live.Scale], message: str) -> None:
+def test_wrong_scales_are_refused_and_change_nothing(scales: Mapping[str, Scale], message: str) -> None:
     models = tiny_base()
     live.load_state(models, trained_state(), "a")
     live.set_scales(models, {"a": 0.5})
@@ -271,7 +271,7 @@ def test_fused_weights_compute_the_same_and_are_restored_bit_for_bit() -> None:
     base, weights = outputs(models), copy.deepcopy({name: model.state_dict() for name, model in models.items()})
     for name, group in (("one", "linear+conv"), ("two", "cross-attention")):
         live.load_state(models, trained_state(targets=group), name)
-    scales: dict[str, live.Scale] = {"one": {"*": 0.7, "text_encoder": 0}, "two": -0.4}
+    scales: dict[str, Scale] = {"one": {"*": 0.7, "text_encoder": 0}, "two": -0.4}
     live.set_scales(models, scales)
     mixed = outputs(models)
     live.set_scales(models, {"one": 0.1})

@@ -94,10 +94,6 @@ def test_settings_out_of_range_are_refused(wrong: dict[str, object]) -> None:
         Lora(**wrong)
 
 
-def test_scale_is_alpha_over_rank() -> None:
-    assert (Lora(rank=8).scale, Lora(rank=8, alpha=2).scale) == (1.0, 0.25)
-
-
 @pytest.mark.parametrize("method", METHODS)
 def test_the_config_chooses_a_method_by_its_name(method: str) -> None:
     assert type(TypeAdapter(Adapter).validate_python({"method": method})) is METHODS[method]

@@ -51,17 +51,17 @@ def test_error_of_half_precision_does_not_overflow():
 
 
 def test_draws_depend_on_the_place_alone_not_on_the_batch_it_is_in():
-    together = draw((4, 8, 8), 1000, seed=3, step=7, places=[0, 1, 2, 3], noise_offset=0.1)
-    apart = draw((4, 8, 8), 1000, seed=3, step=7, places=[2, 3], noise_offset=0.1)
+    together = draw((4, 8, 8), 1000, seed=3, number=7, places=[0, 1, 2, 3], noise_offset=0.1)
+    apart = draw((4, 8, 8), 1000, seed=3, number=7, places=[2, 3], noise_offset=0.1)
     for whole, part in zip(together, apart, strict=True):
         assert torch.equal(whole[2:], part)
     assert not torch.equal(together[0][0], together[0][1])
-    assert not torch.equal(together[0], draw((4, 8, 8), 1000, seed=3, step=8, places=[0, 1, 2, 3])[0])
+    assert not torch.equal(together[0], draw((4, 8, 8), 1000, seed=3, number=8, places=[0, 1, 2, 3])[0])
 
 
 def test_noise_offset_moves_each_channel_as_a_whole():
-    plain = draw((4, 16, 16), 1000, seed=0, step=0, places=[0])[0]
-    shifted = draw((4, 16, 16), 1000, seed=0, step=0, places=[0], noise_offset=0.5)[0]
+    plain = draw((4, 16, 16), 1000, seed=0, number=0, places=[0])[0]
+    shifted = draw((4, 16, 16), 1000, seed=0, number=0, places=[0], noise_offset=0.5)[0]
     difference = (shifted - plain)[0]
     assert difference.std(dim=(1, 2)).max() < 1e-6
     assert difference.abs().max() > 0.01

@@ -1,5 +1,3 @@
-import sys
-
 import numpy as np
 import pytest
 import torch
@@ -91,7 +89,3 @@ def test_measures_by_hand():
 def test_a_folder_without_clip_is_named(tmp_path):
     with pytest.raises(ModelError, match="no folder with a CLIP"):
         Clip(tmp_path)
-
-
-def test_torchvision_is_never_imported():
-    assert "torchvision" not in sys.modules

@@ -104,7 +104,7 @@ def test_bad_files_are_refused_with_path_and_reason(case: str, tmp_path: Path) -
         assert str(path) in str(refusal.value)
 
 
-@pytest.mark.parametrize("suffix", [".ckpt", ".pt", ".bin", ".PTH"])
+@pytest.mark.parametrize("suffix", [".ckpt", ".pt", ".bin", ".PTH", ".pkl"])
 def test_pickles_are_refused_by_name_unopened(suffix: str, tmp_path: Path) -> None:
     with pytest.raises(FormatError, match=r"can run code when opened; convert it to \.safetensors"):
         read_adapter(tmp_path / f"never-opened{suffix}")

@@ -16,7 +16,7 @@ from sdlora.formats.metadata import BASES, Provenance, header, side_file
 from tests.adapters.helpers import delta, trained_state
 
 KNOWN = Provenance(
-    name="mystyle", family="sd1", base="pocket", title="My style", triggers=["sks", "neon"], learning_rate=1e-4,
+    name="mystyle", family="sd1", base="pocket", triggers=["sks", "neon"], learning_rate=1e-4,
     text_encoder_learning_rate=5e-5, optimizer="adamw", scheduler="cosine", steps=300, images=100, class_images=0,
     resolution=(128, 128), seed=7, mixed_precision="no", noise_offset=0.0, min_snr_gamma=5.0, prior_weight=1.0,
     started=1.75e9, finished=1.75e9 + 60, folders={"10_sks": (10, 10)}, buckets={(128, 128): 8, (96, 160): 2},
@@ -55,7 +55,7 @@ def test_header_has_the_names_and_values_that_other_tools_read() -> None:
         "modelspec.sai_model_spec": "1.0.1",
         "modelspec.architecture": "stable-diffusion-v1/lora",
         "modelspec.implementation": "diffusers",
-        "modelspec.title": "My style",
+        "modelspec.title": "mystyle",
         "modelspec.resolution": "128x128",
         "modelspec.date": "2025-06-15T15:07:40+00:00",
         "modelspec.trigger_phrase": "sks, neon",
@@ -69,7 +69,7 @@ def test_header_has_the_names_and_values_that_other_tools_read() -> None:
 
 def test_what_is_not_known_is_not_written() -> None:
     values = header(Provenance(name="x", family="sd1", base="pocket"))
-    assert not {"ss_seed", "ss_steps", "ss_clip_skip", "modelspec.author", "modelspec.date"} & set(values)
+    assert not {"ss_seed", "ss_steps", "modelspec.date"} & set(values)
     assert all(isinstance(text, str) and text for text in values.values())
 
 
@@ -135,9 +135,9 @@ def test_metadata_survives_a_change_of_format(tmp_path: Path) -> None:
 
 
 def test_side_file_is_what_a1111_reads() -> None:
-    fields = json.loads(side_file(KNOWN, weight=0.8))
+    fields = json.loads(side_file(KNOWN))
     assert fields["activation text"] == "sks, neon"
-    assert (fields["preferred weight"], fields["sd version"], fields["negative text"]) == (0.8, "SD1", "")
+    assert (fields["preferred weight"], fields["sd version"], fields["negative text"]) == (1.0, "SD1", "")
 
 
 def test_inspection_describes_a_file(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ def test_parameters_read_back_as_they_were_written(prompt, negative, settings):
 
 @given(TEXT)
 def test_any_text_reads_as_something(text):
-    parse_parameters(text)
+    assert isinstance(parse_parameters(text), Parameters)
 
 
 def test_the_text_of_another_tool_is_read():

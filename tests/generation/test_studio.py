@@ -1,7 +1,9 @@
 """On a tiny random SD 1.x: what must hold for any base model."""
 
 import hashlib
+import inspect
 import warnings
+from dataclasses import fields
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from sdlora.formats import write_adapter
 from sdlora.generation.images import parse_parameters
 from sdlora.generation.sampling import decode
 from sdlora.generation.studio import Studio
+from sdlora.runs.creation import Request
 
 UNET = [f"unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_{part}" for part in "qkv"]
 TEXT = ["text_encoder.text_model.encoder.layers.0.self_attn.q_proj"]
@@ -51,6 +54,14 @@ def pixels(images):
 
 def settings(image):
     return parse_parameters(image.info["parameters"]).settings
+
+
+def test_a_request_of_the_front_ends_has_the_studios_defaults():
+    ours = inspect.signature(Studio.generate).parameters
+    shared = {field.name: field.default for field in fields(Request) if field.name in ours and field.name != "prompt"}
+    assert len(shared) == 8
+    assert shared == {name: ours[name].default for name in shared}
+    assert Request("").base == inspect.signature(Studio).parameters["base"].default
 
 
 def test_picture_i_has_seed_plus_i(studio):

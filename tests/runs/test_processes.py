@@ -18,7 +18,6 @@ from sdlora.errors import BusyError, FileError, OutOfMemoryError, SdloraError
 from sdlora.events import RunFailed, RunStarted, StepDone
 from sdlora.runs import worker
 from sdlora.runs.folder import Journal, Run, device_lock, hold
-from tests.conftest import STEPS
 
 
 def model_hash(path):
@@ -175,7 +174,3 @@ def test_a_folder_that_cannot_be_written_is_told_at_once(configure, tmp_path):
         service.start(configure(), "x", tmp_path / "file")
     assert caught.value.exit_code == 5
     assert time.monotonic() - begun < 2
-
-
-def test_the_length_of_a_short_run_is_as_configured(configure):
-    assert configure().train.steps == STEPS

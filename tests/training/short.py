@@ -12,7 +12,6 @@ from sdlora.training.trainer import train
 def run_here(config: TrainConfig, folder: Path, stop_after: int | None = None) -> tuple[bool, list[Event], RunPaths]:
     """Train in this process, ``stop_after`` steps at most; whether it finished, what it told, where it wrote."""
     events: list[Event] = []
-    sections = {name: getattr(config, name) for name in type(config).model_fields}
     output = RunPaths(folder)
     for path in (output.samples, output.checkpoints):
         path.mkdir(parents=True, exist_ok=True)
@@ -21,5 +20,5 @@ def run_here(config: TrainConfig, folder: Path, stop_after: int | None = None) -
         return stop_after is not None and sum(type(event) is StepDone for event in events) >= stop_after
 
     cache = folder.parent / "cache"
-    job = Job(**sections, output=output, cache=cache, on_event=events.append, should_stop=should_stop)
+    job = Job(**dict(config), output=output, cache=cache, on_event=events.append, should_stop=should_stop)
     return train(job), events, output

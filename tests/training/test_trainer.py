@@ -169,6 +169,7 @@ def test_gradients_that_stay_infinite_end_the_run_and_save_nothing_bad(configure
     with pytest.raises(NonFiniteError, match=r"5 steps in a row.*train\.learning_rate"):
         run_here(configure(train__steps=20, checkpoint__every=1), tmp_path / "run")
     saved = sorted((tmp_path / "run" / "checkpoints").iterdir())
+    assert saved
     assert all(value.isfinite().all() for path in saved for value in tensors(path).values())
 
 

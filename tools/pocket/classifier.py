@@ -1,6 +1,6 @@
 """An independent eye for the exam: a small convnet that reads object, colour, place and style from a picture.
 
-It is trained on the world's own drawings and knows nothing of CLIP, VAE or UNet.
+It is trained on the world's own drawings and has seen nothing of what CLIP, VAE or UNet make.
 """
 
 import itertools
@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from tools.pocket import world
+from tools.pocket import vae, world
 from tools.pocket.fit import Plan, fit, load_average
 from tools.pocket.pool import EXAM_OFFSET, Pool
 
@@ -60,10 +60,6 @@ def _blurred(pixels: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
     return (pixels * gain + 0.05 * torch.randn(len(pixels), 3, 1, 1) + 0.03 * torch.randn_like(pixels)).clamp(-1, 1)
 
 
-def _pixels(pool: Pool, chosen: np.ndarray) -> torch.Tensor:
-    return torch.from_numpy(pool.pictures(chosen)).permute(0, 3, 1, 2).float() / 127.5 - 1
-
-
 @torch.no_grad()
 def read(model: Classifier, pixels: torch.Tensor, batch: int = 100) -> list[tuple[str, ...]]:
     """(object, colour, place, style) seen in each picture."""
@@ -91,7 +87,7 @@ def trained(work: Path) -> tuple[Classifier, dict[str, float]]:
         rng = np.random.default_rng([4, step])
         chosen = rng.integers(len(pool), size=PLAN.batch)
         targets = _targets(pool.labels(chosen))
-        logits = split(model(_blurred(_pixels(pool, chosen), rng))).values()
+        logits = split(model(_blurred(vae.pixels(pool.pictures(chosen)), rng))).values()
         return sum(nn.functional.cross_entropy(part, targets[:, i]) for i, part in enumerate(logits))
 
     if path.exists():
@@ -101,4 +97,4 @@ def trained(work: Path) -> tuple[Classifier, dict[str, float]]:
     model.eval()
     exam = Pool(work / "exam-pictures", EXAM_OFFSET)
     every = np.arange(len(exam))
-    return model, accuracy(read(model, _pixels(exam, every)), exam.labels(every))
+    return model, accuracy(read(model, vae.pixels(exam.pictures(every))), exam.labels(every))

@@ -16,11 +16,14 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from tools.pocket import classifier, world
+from sdlora.generation.grid import sheet
+from tools.pocket import classifier, vae, world
 from tools.pocket.captions import caption
 from tools.pocket.train import FOLDER
 
 Label = tuple[str, str, str, str]
+COLUMNS = 8
+"""Of the sheet."""
 
 
 def questions(count: int, seed: int) -> list[Label]:
@@ -55,20 +58,9 @@ def generate(
     return pictures
 
 
-def sheet(pictures: list[Image.Image], columns: int) -> Image.Image:
-    """The pictures side by side, with a narrow white gap."""
-    size, gap = pictures[0].width, 4
-    rows = -(-len(pictures) // columns)
-    page = Image.new("RGB", (columns * (size + gap) - gap, rows * (size + gap) - gap), "white")
-    for i, picture in enumerate(pictures):
-        page.paste(picture, (i % columns * (size + gap), i // columns * (size + gap)))
-    return page
-
-
 def examine(pictures: list[Image.Image], asked: list[Label], model: classifier.Classifier) -> dict:
     """Shares read right over all, over seen and over held-out combinations."""
-    pixels = torch.from_numpy(np.stack([np.asarray(p) for p in pictures])).permute(0, 3, 1, 2).float() / 127.5 - 1
-    read = classifier.read(model, pixels)
+    read = classifier.read(model, vae.pixels(np.stack([np.asarray(picture) for picture in pictures])))
     half = len(asked) // 2
     return {
         "all": classifier.accuracy(read, asked),
@@ -106,7 +98,8 @@ def main() -> None:
     }
     (args.work / "exam.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     every = max(1, len(pictures) // 40)
-    sheet(pictures[::every][:40], 8).save(args.work / "samples.png")
+    shown = pictures[::every][:40]
+    sheet([shown[i : i + COLUMNS] for i in range(0, len(shown), COLUMNS)], gap=4).save(args.work / "samples.png")
     print(json.dumps(result, indent=2))
 
 

@@ -75,21 +75,23 @@ def load_average(path: Path, model: torch.nn.Module) -> int:
     return state["step"]
 
 
+def _resume(path: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer, average: Averaged) -> int:
+    """Put all that a run has saved back; returns the step that comes next."""
+    state = torch.load(path, map_location="cpu")
+    model.load_state_dict(state["model"])
+    optimizer.load_state_dict(state["optimizer"])
+    average.weights = [w.to(p.device) for w, p in zip(state["average"], average.live, strict=True)]
+    return state["step"]
+
+
 def fit(name: str, model: torch.nn.Module, loss_of: Callable[[int], torch.Tensor], plan: Plan, work: Path) -> None:
     """Train `model` to `plan.steps`, resuming from `work/name.pt`; at the end it holds the averaged weights.
 
     `loss_of(step)` builds the step's batch and returns its mean loss.
     """
     optimizer = torch.optim.AdamW(_groups(model, plan.decay), lr=plan.rate, betas=(0.9, 0.98), fused=True)
-    average, path, first = Averaged(model, plan.averaging), work / f"{name}.pt", 0
-    if path.exists():
-        state = torch.load(path, map_location="cpu")
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        average.weights, first = (
-            [w.to(p.device) for w, p in zip(state["average"], average.live, strict=True)],
-            state["step"],
-        )
+    average, path = Averaged(model, plan.averaging), work / f"{name}.pt"
+    first = _resume(path, model, optimizer, average) if path.exists() else 0
     model.train()
     started = saved = told = time.monotonic()
     smooth = None

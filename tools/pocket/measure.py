@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from sdlora.evaluation.fidelity import Clip
+from sdlora.evaluation.fidelity import Clip, likeness, likeness_within
 from tools.make_sample_data import STYLE_CONTENTS, SUBJECT_SCENES, draw_subject
 from tools.pocket import world
 from tools.pocket.captions import caption
@@ -30,10 +30,7 @@ def auc(positive: np.ndarray, negative: np.ndarray) -> float:
 
 def told_apart(members: torch.Tensor, others: torch.Tensor) -> float:
     """AUC of the cosine to the members' mean feature, a member's own left out; unit features (N, D) and (M, D)."""
-    unit = torch.nn.functional.normalize
-    rest = unit((members.sum(0) - members) / (len(members) - 1), dim=1)
-    own, foreign = (members * rest).sum(1), others @ unit(members.mean(0), dim=0)
-    return auc(own.numpy(), foreign.numpy())
+    return auc(likeness_within(members).numpy(), likeness(others, members).numpy())
 
 
 def looks(features: Features, style: str, seed: int = 500) -> float:
@@ -63,9 +60,9 @@ def retrieval(clip: Clip, pool: Pool, count: int = 400) -> dict[str, float]:
     """
     texts = [caption(*label) for label in pool.labels(np.arange(count))]
     images = clip.images([Image.fromarray(picture) for picture in pool.pictures(np.arange(count))])
-    likeness, same = images @ clip.texts(texts).T, torch.tensor([[a == b for b in texts] for a in texts])
-    to_text = same[torch.arange(count), likeness.argmax(1)].float().mean()
-    to_image = same.T[torch.arange(count), likeness.argmax(0)].float().mean()
+    cosines, same = images @ clip.texts(texts).T, torch.tensor([[a == b for b in texts] for a in texts])
+    to_text = same[torch.arange(count), cosines.argmax(1)].float().mean()
+    to_image = same.T[torch.arange(count), cosines.argmax(0)].float().mean()
     return {"picture to caption": round(to_text.item(), 4), "caption to picture": round(to_image.item(), 4)}
 
 

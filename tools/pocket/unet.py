@@ -81,8 +81,8 @@ class UnetLoss:
         self.latents: list[np.ndarray] = []
         self.scale = scaling_factor(self.folder)
         self.scheduler = DDPMScheduler(**SCHEDULE)
-        kept = self.scheduler.alphas_cumprod
-        snr = kept / (1 - kept)
+        alphas_cumprod = self.scheduler.alphas_cumprod
+        snr = alphas_cumprod / (1 - alphas_cumprod)
         self.weight = (snr.clamp(max=SNR_GAMMA) / snr).to(device)
 
     def _batch(self, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:

@@ -8,7 +8,7 @@ from diffusers import AutoencoderKL
 from torch.nn import functional
 
 from tools.pocket.fit import Plan
-from tools.pocket.pool import Pool
+from tools.pocket.pool import CHUNK, Pool
 
 CROP = 64
 FIRST_LOG_VARIANCE = -6.0
@@ -43,7 +43,7 @@ def _crops(pool: Pool, rng: np.random.Generator, count: int) -> np.ndarray:
     crops = np.empty((count, CROP, CROP, 3), np.uint8)
     for crop, index in zip(crops, rng.integers(len(pool), size=count), strict=True):
         (y, x), flip = rng.integers(0, 128 - CROP + 1, 2), rng.choice([-1, 1])
-        crop[:] = pool.chunks[index // 1024][index % 1024][y : y + CROP, x : x + CROP][:, ::flip]
+        crop[:] = pool.chunks[index // CHUNK][index % CHUNK][y : y + CROP, x : x + CROP][:, ::flip]
     return crops
 
 
