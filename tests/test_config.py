@@ -21,6 +21,19 @@ def test_the_presets_that_the_docs_name_are_there():
     assert PRESETS.is_dir()
 
 
+def test_the_pocket_style_leaves_four_checkpoints_to_choose_from():
+    config = TrainConfig.load("pocket-style")
+    assert config.train.steps // config.checkpoint.every >= 4
+
+
+@pytest.mark.parametrize("name", ["pocket-style", "pocket-subject", "sd15-style", "sd15-subject"])
+def test_presets_of_one_text_encoder_train_it_more_gently_than_the_unet(name):
+    config = TrainConfig.load(name)
+    assert config.adapter.text_encoder
+    assert config.train.text_encoder_stop is None
+    assert 0 < config.train.text_encoder_learning_rate < config.train.learning_rate
+
+
 def test_the_names_that_others_build_on_are_settings():
     promised = """model.base data.folder data.prompt data.resolution data.trigger prior.weight adapter.method
         adapter.targets adapter.rank adapter.alpha train.steps train.seed train.batch_size train.learning_rate

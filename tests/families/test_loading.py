@@ -9,7 +9,7 @@ import torch
 from sdlora.errors import FormatError, ModelError
 from sdlora.families import FAMILIES
 from sdlora.families.base import fingerprint
-from sdlora.families.loading import _hub_message, detect_folder, load, locate
+from sdlora.families.loading import _hub_message, detect_file, detect_folder, load, locate
 from sdlora.families.settings import Model
 
 
@@ -115,6 +115,62 @@ def test_a_family_that_is_not_served_is_told_by_name(broken, file, values, famil
     assert detect_folder(broken) == family
     with pytest.raises(ModelError, match=f"family {family}, which is not served yet"):
         load(Model(base=str(broken)))
+
+
+FIRST = "model.diffusion_model.input_blocks.0.0.weight"
+TO_K = "model.diffusion_model.input_blocks.{}.transformer_blocks.0.attn2.to_k.weight"
+SINGLE_FILES = {  # names and shapes as in the released checkpoints
+    "sd1": {FIRST: [320, 4, 3, 3], TO_K.format("1.1"): [320, 768]},
+    "sd2": {FIRST: [320, 4, 3, 3], TO_K.format("1.1"): [320, 1024]},
+    "sdxl": {
+        FIRST: [320, 4, 3, 3], TO_K.format("4.1"): [640, 2048], "conditioner.embedders.1.model.ln_final.weight": [1280],
+    },
+    "inpainting": {FIRST: [320, 9, 3, 3], TO_K.format("1.1"): [320, 768]},
+}  # fmt: skip
+
+
+def write_header(path, shapes):
+    """A safetensors file that is all header: its tensors have names and shapes, and no bytes."""
+    header = {name: {"dtype": "F16", "shape": shape, "data_offsets": [0, 0]} for name, shape in shapes.items()}
+    content = json.dumps({"__metadata__": {"format": "pt"}, **header}).encode()
+    path.write_bytes(len(content).to_bytes(8, "little") + content)
+    return path
+
+
+@pytest.mark.parametrize("family", SINGLE_FILES)
+def test_a_single_files_family_is_read_from_its_header(family, tmp_path):
+    assert detect_file(write_header(tmp_path / "model.safetensors", SINGLE_FILES[family])) == family
+
+
+@pytest.mark.parametrize("family", sorted(SINGLE_FILES.keys() - FAMILIES.keys()))
+def test_a_single_file_of_a_family_that_is_not_served_is_told_by_name(family, tmp_path):
+    path = write_header(tmp_path / "model.safetensors", SINGLE_FILES[family])
+    with pytest.raises(ModelError, match=f"model.safetensors: .*family {family}, which is not served yet"):
+        load(Model(base=str(path)))
+
+
+@pytest.mark.parametrize("key", ["lora_unet_mid_block_attentions_0_proj_in.lora_down.weight", "conv_in.weight"])
+def test_a_single_file_without_a_diffusion_model_is_refused(key, tmp_path):
+    path = write_header(tmp_path / "other.safetensors", {key: [4, 320]})
+    with pytest.raises(ModelError, match=r"other\.safetensors: holds no diffusion model.*is it an adapter\?"):
+        load(Model(base=str(path)))
+
+
+@pytest.mark.parametrize("error", [OSError, ValueError])
+def test_a_single_file_whose_configs_cannot_be_had_says_where_they_come_from(error, tmp_path, monkeypatch):
+    given = []
+
+    def fail(file, source):
+        given.append((file, source))
+        raise error("no connection\nand a long story")
+
+    monkeypatch.setattr(FAMILIES["sd1"], "load_single_file", fail)
+    path = write_header(tmp_path / "mine.safetensors", SINGLE_FILES["sd1"])
+    with pytest.raises(ModelError) as caught:
+        load(Model(base=str(path)))
+    assert given == [(path, str(path))]
+    assert str(caught.value).startswith(f"{path}: the tokenizer and the configs of a single file come from the hub")
+    assert str(caught.value).endswith("could not be had: no connection")
 
 
 @pytest.mark.parametrize(

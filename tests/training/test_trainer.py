@@ -4,10 +4,12 @@ import shutil
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 from sdlora.errors import ConfigError, FileError, NonFiniteError
 from sdlora.events import CheckpointSaved, Notice, RunFinished, RunStarted, RunStopped, SampleReady, StepDone
+from sdlora.training.parallel import Gang
 from tests.conftest import STEPS
 from tests.training.short import run_here
 
@@ -68,6 +70,34 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(configure, tmp_pa
     assert finished
     assert of(RunStarted, events)[0].step == 3
     assert_equal_files(whole.adapter, parts.adapter)
+
+
+@pytest.fixture
+def odd_pictures(tmp_path):
+    """Four pictures that stick out of their bucket, and whose captions can be shuffled."""
+    folder = tmp_path / "odd"
+    folder.mkdir()
+    for index in range(4):
+        Image.linear_gradient("L").resize((112, 64)).rotate(40 * index).convert("RGB").save(folder / f"{index}.png")
+        (folder / f"{index}.txt").write_text(f"a red house, on grass, in snow, by the sea, {index}")
+    return folder
+
+
+def test_a_run_stopped_between_previews_resumes_bit_for_bit_with_all_that_varies(configure, tmp_path, odd_pictures):
+    config = configure(
+        data__folder=str(odd_pictures), data__random_crop=True, data__shuffle_captions=True, adapter__dropout=0.2,
+        prior__weight=0.5, prior__class_prompt="a house", prior__count=3, prior__steps=1,
+        sample__every=2, sample__prompts=["a red house"], sample__steps=1, sample__seed=4,
+    )  # fmt: skip
+    _, events, whole = run_here(config, tmp_path / "whole")
+    assert [event.step for event in of(SampleReady, events)] == [0, 2, 4, 6]
+    _, early, parts = run_here(config, tmp_path / "parts", stop_after=3)
+    finished, late, parts = run_here(config, tmp_path / "parts")
+    assert finished
+    assert [event.step for event in of(SampleReady, early) + of(SampleReady, late)] == [0, 2, 4, 6]
+    assert [event.loss for event in of(StepDone, events)] == [event.loss for event in of(StepDone, early + late)]
+    assert_equal_files(whole.adapter, parts.adapter)
+    assert whole.sample(6, 0).read_bytes() == parts.sample(6, 0).read_bytes()
 
 
 def test_a_run_whose_pictures_changed_is_not_resumed_as_another_one(configure, pictures, tmp_path):
@@ -171,6 +201,49 @@ def test_gradients_that_stay_infinite_end_the_run_and_save_nothing_bad(configure
     saved = sorted((tmp_path / "run" / "checkpoints").iterdir())
     assert saved
     assert all(value.isfinite().all() for path in saved for value in tensors(path).values())
+
+
+@pytest.fixture
+def norms(monkeypatch):
+    """The gradients' norm before and after each clipping."""
+    seen, clip = [], Gang.clip
+
+    def watch(gang, optimizer, parameters, most):
+        before = clip(gang, optimizer, parameters, most)
+        after = torch.stack([p.grad.norm() for p in parameters if p.grad is not None]).norm()
+        seen.append((before.item(), after.item()))
+        return before
+
+    monkeypatch.setattr(Gang, "clip", watch)
+    return seen
+
+
+def test_gradients_are_cut_to_the_norm_that_is_set(configure, tmp_path, norms):
+    run_here(configure(train__steps=1, train__max_grad_norm=0.0), tmp_path / "free")
+    run_here(configure(train__steps=1, train__max_grad_norm=1e-3), tmp_path / "cut")
+    (before, after), (before_cut, after_cut) = norms
+    assert before == before_cut > 2e-3
+    assert after == pytest.approx(before, rel=1e-4)
+    assert after_cut == pytest.approx(1e-3, rel=1e-3)
+
+
+def test_batches_that_are_added_up_equal_one_of_their_size(configure, tmp_path, norms, monkeypatch):
+    """Four pictures of one shape, all with the same noise: then nothing but the order of sums depends on the split."""
+    from sdlora.training import step
+
+    real, folder = step.draw, tmp_path / "pictures"
+    monkeypatch.setattr(step, "draw", lambda shape, t, seed, n, places, o: real(shape, t, 0, 0, [0] * len(places), o))
+    folder.mkdir()
+    for index in range(4):
+        Image.linear_gradient("L").resize((64, 64)).rotate(90 * index).convert("RGB").save(folder / f"{index}.png")
+    settings = {"data__folder": str(folder), "train__steps": 2, "train__learning_rate": 1e-3}
+    one = configure(**settings, train__batch_size=4)
+    two = configure(**settings, train__batch_size=2, train__gradient_accumulation=2)
+    told = [run_here(config, tmp_path / name)[1] for config, name in ((one, "one"), (two, "two"))]
+    at_once, added_up = ([event.loss for event in of(StepDone, events)] for events in told)
+    assert added_up == pytest.approx(at_once, rel=1e-4)
+    befores = [before for before, _ in norms]
+    assert befores[2:] == pytest.approx(befores[:2], rel=1e-3)
 
 
 def test_one_bad_step_is_left_out_and_told(configure, tmp_path, monkeypatch):

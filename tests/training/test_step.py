@@ -1,0 +1,104 @@
+"""The training step against its formula, worked out beside it in numpy on a model whose answers are known."""
+
+import numpy as np
+import pytest
+import torch
+
+from sdlora.data.batches import Batch
+from sdlora.diffusion.noise import draw
+from sdlora.diffusion.schedule import NoiseSchedule
+from sdlora.families.base import Conditioning
+from sdlora.training.settings import Loss
+from sdlora.training.step import training_step
+
+SD = {"num_train_timesteps": 1000, "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+SEED, NUMBER, PLACES, INSTANCES = 5, 11, [2, 3, 6, 7], 2  # the share of the second of two processes
+GAMMA = 1.0  # about half of all timesteps lie above it
+
+
+class Known:
+    """A family whose model answers a fixed multiple of what it is given, and keeps that."""
+
+    device = torch.device("cpu")
+
+    def __init__(self, prediction_type):
+        self.prediction_type = prediction_type
+
+    def predict(self, latents, timesteps, conditioning):
+        self.given = (latents, timesteps, conditioning.text)
+        return 0.25 * latents
+
+
+@pytest.fixture
+def batch():
+    generator = torch.Generator().manual_seed(0)
+    return Batch(
+        mean=torch.randn(4, 4, 8, 6, generator=generator),
+        std=torch.rand(4, 4, 8, 6, generator=generator),
+        captions=["a", "bb", "ccc", "dddd"],
+        mask=None,
+        places=PLACES,
+        instances=INSTANCES,
+    )
+
+
+def step(batch, prediction_type="epsilon", prior_weight=1.0, **loss):
+    family = Known(prediction_type)
+
+    def encode(captions):
+        return Conditioning(torch.tensor([float(len(caption)) for caption in captions]))
+
+    given = training_step(family, NoiseSchedule(SD), batch, encode, Loss(**loss), prior_weight, SEED, NUMBER)
+    return given.item(), family.given
+
+
+def errors_by_hand(batch, prediction_type="epsilon", gamma=None, noise_offset=0.0):
+    """What the model is given, and each example's error: DDPM eq. 4, the target, its square's mean, min-SNR."""
+    noise, spread, t = (x.double().numpy() for x in draw((4, 8, 6), 1000, SEED, NUMBER, PLACES, noise_offset))
+    kept = np.cumprod(1 - np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2)[t.astype(int)].reshape(4, 1, 1, 1)
+    latents = batch.mean.double().numpy() + batch.std.double().numpy() * spread
+    noisy = np.sqrt(kept) * latents + np.sqrt(1 - kept) * noise
+    wanted = noise if prediction_type == "epsilon" else np.sqrt(kept) * noise - np.sqrt(1 - kept) * latents
+    square = (0.25 * noisy - wanted) ** 2
+    mask = np.ones((4, 1, 8, 6)) if batch.mask is None else batch.mask.numpy()
+    error = (square * mask).sum(axis=(1, 2, 3)) / (4 * mask.sum(axis=(1, 2, 3)))
+    if gamma is not None:
+        snr = (kept / (1 - kept)).reshape(4)
+        assert snr.min() < gamma < snr.max()  # else the weight would show nothing
+        error *= np.minimum(snr, gamma) / (snr if prediction_type == "epsilon" else snr + 1)
+    return noisy, t, error
+
+
+@pytest.mark.parametrize("noise_offset", [0.0, 0.1])
+def test_the_model_is_given_the_latents_drawn_noised_by_the_schedule(batch, noise_offset):
+    _, (noisy, timesteps, said) = step(batch, noise_offset=noise_offset)
+    expected, t, _ = errors_by_hand(batch, noise_offset=noise_offset)
+    np.testing.assert_allclose(noisy.numpy(), expected, rtol=1e-4, atol=1e-5)
+    assert timesteps.tolist() == t.tolist()
+    assert said.tolist() == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
+@pytest.mark.parametrize("gamma", [None, GAMMA])
+@pytest.mark.parametrize("prior_weight", [0.3, 1.0])
+def test_the_loss_is_the_instances_mean_and_the_classes_weighted(batch, prediction_type, gamma, prior_weight):
+    loss, _ = step(batch, prediction_type, prior_weight, min_snr_gamma=gamma)
+    _, _, error = errors_by_hand(batch, prediction_type, gamma)
+    assert loss == pytest.approx(error[:2].mean() + prior_weight * error[2:].mean(), rel=1e-4)
+
+
+def test_without_class_examples_the_loss_is_the_plain_mean(batch):
+    whole = Batch(batch.mean, batch.std, batch.captions, None, PLACES, instances=4)
+    loss, _ = step(whole, prior_weight=0.3)
+    assert loss == pytest.approx(errors_by_hand(batch)[2].mean(), rel=1e-4)
+
+
+def test_a_mask_weighs_the_places_of_its_own_example(batch):
+    mask = torch.ones(4, 1, 8, 6)
+    mask[0, :, :, 3:] = 0
+    mask[1, :, :6] = 0.5
+    masked = Batch(batch.mean, batch.std, batch.captions, mask, PLACES, INSTANCES)
+    loss, _ = step(masked, prior_weight=0.3)
+    _, _, error = errors_by_hand(masked)
+    assert loss == pytest.approx(error[:2].mean() + 0.3 * error[2:].mean(), rel=1e-4)
+    assert loss != pytest.approx(step(batch, prior_weight=0.3)[0], rel=1e-2)
