@@ -48,10 +48,10 @@ class Clip:
         """Features (N, W) that tell one subject from others of its kind: the class token in the middle of the tower.
 
         CLIP's last layers keep what captions name, and forget what makes a cat this cat. Layers are counted up, so of
-        5 it is the third; its token is normalised as the last one is.
+        5 it is the second; its token is normalised as the last one is.
         """
         tower = self.model.vision_model
-        middle = (self.model.config.vision_config.num_hidden_layers + 1) // 2
+        middle = self.model.config.vision_config.num_hidden_layers // 2
         return _unit(
             [
                 tower.post_layernorm(tower(pixel_values=pixels, output_hidden_states=True).hidden_states[middle][:, 0])

@@ -58,7 +58,7 @@ def test_subject_features_are_the_middle_layers_class_token(clip):
     images = [noise(32, 32, seed) for seed in range(3)]
     found = clip.subjects(images)
     layers = clip.model.vision_model.encoder.layers
-    kept = torch.nn.ModuleList(layers[: (len(layers) + 1) // 2])
+    kept = torch.nn.ModuleList(layers[: len(layers) // 2])
     try:
         clip.model.vision_model.encoder.layers = kept
         with torch.no_grad():

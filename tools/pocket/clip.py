@@ -16,6 +16,11 @@ MEAN, DEVIATION = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
 MAX_LOGIT_SCALE = 4.6
 """The similarities are multiplied by at most e^4.6 = 100, as in CLIP."""
 LOOKS_SHARE = 3 / 8
+LOOK_WEIGHT = 0.5
+LOOK_SHARPNESS = 10.0
+"""What cosines of two pictures are multiplied by where those of one look shall be nearer: softer than the captions'."""
+KEPT = 0.55
+"""The share of the earlier weights in a blend, chosen on the looks: less saw subjects worse, more captions."""
 Wanted = tuple[str | None, ...]
 
 
@@ -52,6 +57,17 @@ def contrastive_loss(logits: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
     return -(by_image.mean() + by_text.mean()) / 2
 
 
+def look_loss(images: torch.Tensor, names: list[str]) -> torch.Tensor:
+    """Of each picture, which of the others is drawn in its look: supervised contrastive loss (arXiv:2004.11362).
+
+    Without it the tower learns from captions that name no look to see none. Unit features (B, D); B names.
+    """
+    itself = torch.eye(len(names), dtype=torch.bool, device=images.device)
+    same = torch.from_numpy(np.array(names)[:, None] == np.array(names)[None]).to(images.device) & ~itself
+    others = (LOOK_SHARPNESS * images @ images.T).masked_fill(itself, -torch.inf).log_softmax(1)
+    return -(others.masked_fill(~same, 0).sum(1) / same.sum(1).clamp(min=1)).mean()
+
+
 def augmented(pixels: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
     """Mirrored by half, moved by up to 6 px; (B, 3, 128, 128)."""
     if rng.random() < 0.5:
@@ -59,6 +75,13 @@ def augmented(pixels: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
     return torch.roll(functional.pad(pixels, (6,) * 4, mode="replicate"), tuple(rng.integers(-6, 7, 2)), (2, 3))[
         ..., 6:-6, 6:-6
     ]
+
+
+@torch.no_grad()
+def blend(model: CLIPModel, earlier: CLIPModel) -> None:
+    """The average of the weights before and after further training has the strengths of both (arXiv:2109.01903)."""
+    for weight, old in zip(model.parameters(), earlier.parameters(), strict=True):
+        weight.lerp_(old.float(), KEPT)
 
 
 class ClipLoss:
@@ -80,13 +103,14 @@ class ClipLoss:
         self.locked_text = locked_text
         self.pool, self.looks = Pool(work / "pictures"), Pool(work / "looks", looks.OFFSET)
 
-    def _batch(self, rng: np.random.Generator) -> tuple[np.ndarray, list[tuple[str, ...]]]:
-        """uint8 (B, 128, 128, 3) and what each shows; in a look without a name the style is none."""
+    def _batch(self, rng: np.random.Generator) -> tuple[np.ndarray, list[tuple[str, ...]], list[str]]:
+        """uint8 (B, 128, 128, 3), what each shows, and its look; in a look without a name the style is none."""
         strange = int(self.plan.batch * LOOKS_SHARE)
         known = rng.integers(len(self.pool), size=self.plan.batch - strange)
         other = rng.integers(len(self.looks), size=strange)
         labels = [*self.pool.labels(known), *((*shown[:3], "") for shown in self.looks.labels(other))]
-        return np.concatenate([self.pool.pictures(known), self.looks.pictures(other)]), labels
+        names = [*(shown[3] for shown in labels[: len(known)]), *(looks.names(looks.OFFSET + int(i)) for i in other)]
+        return np.concatenate([self.pool.pictures(known), self.looks.pictures(other)]), labels, names
 
     def _text_features(self, texts: list[str]) -> torch.Tensor:
         ids = tokens(self.tokenizer, texts, length=24).to(self.device)
@@ -95,7 +119,7 @@ class ClipLoss:
 
     def __call__(self, step: int) -> torch.Tensor:
         rng = np.random.default_rng([2, step])
-        pictures, labels = self._batch(rng)
+        pictures, labels, names = self._batch(rng)
         wanted = [captions.leave_out(rng, *label) for label in labels]
         pixels = torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1
         pixels = augmented(pixels, rng).to(self.device)
@@ -105,4 +129,5 @@ class ClipLoss:
             texts = self._text_features([captions.phrase(rng, *w) for w in wanted])
             images = functional.normalize(self.model.get_image_features(pixel_values=pixels).pooler_output, dim=1)
         logits = self.model.logit_scale.exp() * images.float() @ texts.float().T
-        return contrastive_loss(logits, torch.from_numpy(matches(labels, wanted)).to(self.device))
+        by_caption = contrastive_loss(logits, torch.from_numpy(matches(labels, wanted)).to(self.device))
+        return by_caption + LOOK_WEIGHT * look_loss(images.float(), names)

@@ -3,6 +3,8 @@
 Only the brightness of a picture changes, or lines are laid over it, so that colour words stay true.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 from PIL import Image, ImageFilter
 
@@ -72,10 +74,20 @@ def _dots(image: Image.Image, rng: np.random.Generator) -> Image.Image:
 LOOKS = (_cells, _tubes, _ink, _blocks, _dots)
 
 
+def _chosen(index: int) -> tuple[list[Callable], np.random.Generator]:
+    rng = np.random.default_rng([13, index])
+    return [LOOKS[i] for i in rng.permutation(len(LOOKS))[: 2 if rng.random() < 0.1 else 1]], rng
+
+
+def names(index: int) -> str:
+    """What the picture's look is told apart by."""
+    return "+".join(sorted(look.__name__ for look in _chosen(index)[0]))
+
+
 def picture(index: int) -> Image.Image:
     """RGB, 128 x 128: the world's picture of this number in one look, a tenth of them in two."""
-    rng = np.random.default_rng([13, index])
+    chosen, rng = _chosen(index)
     image = world_picture(index)
-    for look in rng.permutation(len(LOOKS))[: 2 if rng.random() < 0.1 else 1]:
-        image = LOOKS[look](image, rng)
+    for look in chosen:
+        image = look(image, rng)
     return image

@@ -18,8 +18,8 @@ from tools.pocket.pool import EXAM_OFFSET, Pool
 from tools.pocket.train import FOLDER
 
 Features = Callable[[list], torch.Tensor]
-SUBJECT_SEEDS = (700, 800, 900)
-"""Drawings of the first were looked at when the layer was chosen, the others afterwards."""
+SUBJECT_SEEDS = (700, 800, 900, 1000, 1100)
+"""Drawings of the first three were looked at when the layer was chosen, the others afterwards."""
 
 
 def auc(positive: np.ndarray, negative: np.ndarray) -> float:

@@ -93,6 +93,8 @@ def train_unet(args: argparse.Namespace) -> None:
 def write(args: argparse.Namespace) -> None:
     """Write the model's folder from the averages of all runs, whether they are finished or not."""
     towers, scale = trained("clip", args), unet.scaling_factor(args.work / "latents")
+    if args.earlier:
+        clip.blend(towers, CLIPModel.from_pretrained(args.earlier))
     tokens = words(args)
     export.write_pipeline(trained("unet", args), trained("vae", args), towers, tokens, scale, args.folder)
     export.write_clip(towers, tokens, args.folder / "clip")
@@ -125,6 +127,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--rate", type=float, help="instead of the plan's")
     parser.add_argument("--warm", action="store_true", help="start from the weights in --folder")
     parser.add_argument("--lock-text", action="store_true", help="of CLIP, train the image tower alone")
+    parser.add_argument("--earlier", type=Path, help="export: blend CLIP with the one in this folder")
     args = parser.parse_args()
 
     def plan(stage: str) -> Plan:
