@@ -151,7 +151,7 @@ def main() -> None:
         figures, picture = TRIALS[arguments.trial](Clip(), arguments.data_dir or Path(temporary))
     arguments.output.mkdir(parents=True, exist_ok=True)
     PICTURES.mkdir(parents=True, exist_ok=True)
-    picture.quantize(256).save(PICTURES / f"{arguments.trial}.png", optimize=True)
+    picture.save(PICTURES / f"{arguments.trial}.jpg", quality=90)
     result = {
         "trial": arguments.trial,
         **figures,

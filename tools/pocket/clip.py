@@ -17,10 +17,11 @@ MAX_LOGIT_SCALE = 4.6
 """The similarities are multiplied by at most e^4.6 = 100, as in CLIP."""
 LOOKS_SHARE = 3 / 8
 LOOK_WEIGHT = 0.5
+"""Of the loss that keeps looks apart, beside the captions'."""
 LOOK_SHARPNESS = 10.0
 """What cosines of two pictures are multiplied by where those of one look shall be nearer: softer than the captions'."""
 KEPT = 0.55
-"""The share of the earlier weights in a blend, chosen on the looks: less saw subjects worse, more captions."""
+"""The share of the earlier weights in a blend: with less, subjects are told apart worse, with more, captions."""
 Wanted = tuple[str | None, ...]
 
 
