@@ -26,6 +26,7 @@ from sdlora.config import TrainConfig
 from sdlora.evaluation.fidelity import Clip, clip_i, clip_t
 from sdlora.generation.grid import sheet
 from sdlora.generation.studio import Studio
+from sdlora.service import runs_in
 from tools.make_sample_data import draw_truth
 
 ROOT = Path(__file__).parents[1]
@@ -123,8 +124,9 @@ def mix(clip: Clip, data_dir: Path) -> tuple[dict[str, Any], Image.Image]:
     """One prompt over both adapters' scales."""
     studio = Studio("pocket")
     for preset, name in (("pocket-style", "style"), ("pocket-subject", "subject")):
-        existing = data_dir / "runs" / name / "adapter.safetensors"
-        studio.add_adapter(name, existing if existing.exists() else trained(preset, name, data_dir)[0])
+        config = TrainConfig.load(preset)
+        finished = [run.adapter for run in runs_in(data_dir) if run.adapter.exists() and run.config == config]
+        studio.add_adapter(name, finished[0] if finished else trained(preset, name, data_dir)[0])
     scales = (0.0, 0.5, 0.8, 1.0)
     rows = []
     for subject_scale in scales:

@@ -22,6 +22,7 @@ from tools.pocket.captions import caption
 from tools.pocket.train import FOLDER
 
 Label = tuple[str, str, str, str]
+RIGHT = 0.98
 COLUMNS = 8
 """Of the sheet."""
 
@@ -84,6 +85,8 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     eye, eye_accuracy = classifier.trained(args.work)
+    if min(eye_accuracy.values()) < RIGHT:
+        raise SystemExit(f"the classifier must be {RIGHT:.0%} right on held-out drawings to examine: {eye_accuracy}")
     asked = questions(args.count, args.seed)
     pictures = generate(
         load_pipeline(args.folder, args.device), [caption(*q) for q in asked], args.steps, args.guidance, args.seed
