@@ -13,6 +13,7 @@ from urllib.request import Request, urlopen
 
 import pytest
 
+from sdlora.config import TrainConfig
 from sdlora.formats import read_adapter
 
 ROOT = Path(__file__).parent.parent.parent
@@ -92,14 +93,13 @@ def test_another_name_for_this_machine_is_refused(address):
     assert caught.value.code == 400
 
 
-@pytest.mark.slow  # a minute or two: pytest -m slow tests/ui
 def test_from_ten_pictures_to_a_file(page, tiny_base):
     page.locator("input[type=file]").first.set_input_files(PICTURES)
     page.get_by_text("10 pictures ready.").wait_for()
     caption = page.get_by_label("Caption of 001.png")
     caption.fill("a house, said anew")
     tab(page, "Train")
-    page.get_by_text("600 steps").wait_for()
+    page.get_by_text(f"{TrainConfig.load('pocket-style').train.steps} steps").wait_for()
 
     fill(page, "#train-base", "nothing-here")
     page.locator("#train-button").click()
