@@ -135,7 +135,8 @@ def test_train_resume_export_inspect_and_generate_from_the_command_line(configur
         exported = tmp_path / f"{format}.safetensors"
         assert main(["export", "mine", "--format", format, "--output", str(exported), *data_dir]) == 0
         assert main(["inspect", str(exported)]) == 0
-        assert format in said(capsys)
+        rows = [line.split(":", 1) for line in said(capsys).splitlines()]
+        assert [text.strip() for name, text in rows if name == "format"] == [format, "pt"]  # the second is metadata
     base = str(configure().model.base)
     picture = tmp_path / "out.png"
     command = ["generate", "--base", base, "--adapter", f"{adapter}:0.8", "--prompt", "a red house", "--seed", "1"]

@@ -56,8 +56,8 @@ class Inspection:
         }
         if self.unknown:
             rows["left out"] = f"{len(self.unknown)} keys that name no layer, such as {self.unknown[0]}"
-        rows |= {key: _short(text) for key, text in sorted(self.metadata.items())}
-        return "\n".join(f"{name + ':':<34} {text}" for name, text in rows.items())
+        said = ((key, _short(text)) for key, text in sorted(self.metadata.items()))
+        return "\n".join(f"{name + ':':<34} {text}" for name, text in (*rows.items(), *said))
 
 
 def inspect_adapter(path: Path) -> Inspection:
