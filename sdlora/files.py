@@ -112,11 +112,12 @@ def unused(path: Path) -> Path:
 
     Raises FileError if the name is too long.
     """
-    candidate, number = path, 1
+    path = candidate = as_path(path)
+    number = 1
     stem, suffix = (path.name, "") if path.is_dir() else (path.stem, path.suffix)
-    while as_path(candidate).exists():
+    while candidate.exists():
         number += 1
-        candidate = path.with_name(f"{stem}-{number}{suffix}")
+        candidate = as_path(path.with_name(f"{stem}-{number}{suffix}"))
     return candidate
 
 

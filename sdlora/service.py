@@ -47,7 +47,17 @@ def find_run(name: str, data_dir: Path | None = None) -> Run:
 
 
 def prepare(config: "TrainConfig", name: str | None = None, data_dir: Path | None = None) -> Run:
-    """Make a new run's folder without starting it (for ``torchrun``). An existing run is never touched."""
+    """Make a new run's folder without starting it (for ``torchrun``). An existing run is never touched.
+
+    What can be seen without torch to be wrong is told first, as the run itself would, and then nothing is written.
+    """
+    from sdlora.data.folder import read_folder
+    from sdlora.families.loading import locate
+    from sdlora.generation.device import require_precision
+
+    locate(config.model.base)
+    require_precision(config.train.precision, config.train.device)
+    read_folder(config.data)
     name = name or safe_name(config.data.trigger or config.data.folder.name, fallback="run")
     return Run.create(_root(data_dir) / "runs", name, config)
 

@@ -65,6 +65,27 @@ def test_a_mistake_gets_its_exit_code_and_one_sentence(arguments, code, sentence
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("prepare", [[], ["--prepare"]], ids=["train", "prepare"])
+@pytest.mark.parametrize(
+    ("flags", "code", "sentence"),
+    [
+        (["--data.folder", "nowhere"], 3, "nowhere: does not exist"),
+        *((["--data.folder", name], 3, "does not exist; point data.folder at") for name in ODD),
+        (["--data.folder", "."], 3, "no .png or .jpg among 0 files"),
+        (["--model.base", "pockt"], 2, "did you mean pocket"),
+        *((["--model.base", name], 2, "model.base: there is no") for name in ODD),
+        (["--train.precision", "fp16", "--train.device", "cpu"], 2, "fp16 does not work on a CPU"),
+        (["--train.precision", "fp16", "--train.device", "cpu:0"], 2, "fp16 does not work on a CPU"),
+    ],
+)
+def test_a_run_that_cannot_begin_leaves_no_folder(flags, code, sentence, prepare, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "pocket-style", *prepare, "--data-dir", "data", *flags]) == code
+    text = said(capsys)
+    assert text.startswith("error: ") and sentence in text
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize(
     ("content", "code", "reason"),
     [(b"", 3, "safetensors"), (b"\x80\x04junk junk", 3, "safetensors"), (None, 5, "cannot be read")],

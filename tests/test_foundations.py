@@ -64,6 +64,8 @@ def test_a_path_may_begin_in_a_home_or_a_folder(tmp_path, monkeypatch):
 def test_a_name_that_no_file_can_have_is_told(name, tmp_path):
     with pytest.raises(FileError, match="cannot be a file's name"):
         as_path(name, tmp_path)
+    with pytest.raises(FileError, match="cannot be a file's name"):
+        unused(Path(name))
     assert existing(name, tmp_path) is None
 
 
