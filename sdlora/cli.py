@@ -237,7 +237,7 @@ def generate(parsed: argparse.Namespace) -> int:
     from sdlora.generation.studio import Studio
     from sdlora.terminal import Terminal
 
-    check_output(parsed.output)
+    output = check_output(parsed.output)
     adapters = [
         (service.adapter_of(source, parsed.data_dir), scale) for source, scale in map(split_scale, parsed.adapter)
     ]
@@ -259,7 +259,7 @@ def generate(parsed: argparse.Namespace) -> int:
         on_progress=terminal.progress("drawing"),
     )
     terminal.close()
-    for path in save(pictures, parsed.output):
+    for path in save(pictures, output):
         print(path)
     return 0
 

@@ -3,6 +3,7 @@
 import difflib
 import tomllib
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, get_args
 
@@ -12,10 +13,10 @@ from sdlora.adapters import METHODS, Adapter
 from sdlora.adapters.lora import Lora
 from sdlora.checkpoint import Checkpoint
 from sdlora.data.settings import Data, Prior
-from sdlora.errors import ConfigError
+from sdlora.errors import ConfigError, FileError
 from sdlora.families.loading import BUNDLED
 from sdlora.families.settings import Model
-from sdlora.files import write_atomic
+from sdlora.files import as_path, existing, write_atomic
 from sdlora.generation.settings import Sample, known_sampler
 from sdlora.optim import Optimizer, Schedule
 from sdlora.section import Section, Setting, settings
@@ -95,9 +96,9 @@ def all_settings() -> list[Setting]:
 
 def find_preset(source: str | Path) -> Path:
     """The TOML file that ``source`` names: a path, or a preset by name. Raises ConfigError with near names."""
-    path = Path(source).expanduser()
-    if path.suffix == ".toml" and path.is_file():
-        return path.resolve()
+    found, path = existing(source), Path(source)
+    if found is not None and found.suffix == ".toml" and found.is_file():
+        return found.resolve()
     names = [preset.stem for preset in presets()]
     name = path.name.removesuffix(".toml")
     if name in names and (path.parent == Path(".") or path.parent.name == "presets"):
@@ -128,24 +129,23 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _absolute(values: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """The values of a file with its relative paths made absolute."""
+    """The values of a file with its relative paths made absolute.
+
+    ``model.base`` is one if it lies there, and is no bundled model's name. What can be no path stays as it is.
+    """
     result = {name: dict(section) if isinstance(section, dict) else section for name, section in values.items()}
     for setting in all_settings():
         section, field = setting.name.split(".")
         value = result.get(section, {}).get(field) if isinstance(result.get(section), dict) else None
         is_path = Path in (setting.field.annotation, *get_args(setting.field.annotation))
-        near_base = setting.name == "model.base" and isinstance(value, str) and _is_there(folder, value)
-        if isinstance(value, str | Path) and (is_path or near_base):
-            result[section][field] = str((folder / Path(value).expanduser()).resolve())
+        if not isinstance(value, str | Path):
+            continue
+        if is_path:
+            with suppress(FileError):
+                result[section][field] = str(as_path(value, folder).resolve())
+        elif setting.name == "model.base" and value not in BUNDLED and (base := existing(value, folder)):
+            result[section][field] = str(base.resolve())
     return result
-
-
-def _is_there(folder: Path, base: str) -> bool:
-    """Whether ``base`` is a path of a model and no bundled one's name or hub id."""
-    try:
-        return base not in BUNDLED and (folder / Path(base).expanduser()).exists()
-    except (OSError, RuntimeError):  # too long for a path, or the home of an unknown user
-        return False
 
 
 def _messages(error: ValidationError, place: str) -> Iterator[str]:

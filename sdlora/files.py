@@ -8,6 +8,7 @@ import shutil
 import tempfile
 import unicodedata
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,31 @@ def _umask() -> int:
     return mask
 
 
+def as_path(name: str | Path, folder: Path = Path()) -> Path:
+    """``name``, relative to ``folder``, with ``~`` expanded; nothing need be there.
+
+    Raises FileError for a name that no file can have: too long, with a NUL, or in an unknown user's home.
+    """
+    try:
+        path = folder / Path(name).expanduser()
+        for place in (path, *(Path(path.anchor, part) for part in path.parts)):  # A missing folder hides what follows.
+            with suppress(FileNotFoundError, NotADirectoryError, PermissionError):
+                place.stat()
+    except (OSError, RuntimeError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error).rstrip(".")
+        raise FileError(f"{name}: cannot be a file's name ({reason}); choose another") from None
+    return path
+
+
+def existing(name: str | Path, folder: Path = Path()) -> Path | None:
+    """``as_path``, or None where nothing is, can be, or may be seen."""
+    try:
+        path = as_path(name, folder)
+        return path if path.exists() else None
+    except (FileError, PermissionError):
+        return None
+
+
 def inside(root: Path, name: str | Path) -> Path:
     """``root / name``, resolved. Raises FileError if that lies outside ``root``."""
     resolved = (root / name).resolve()
@@ -82,12 +108,16 @@ def safe_name(text: str, fallback: str = "untitled") -> str:
 
 
 def unused(path: Path) -> Path:
-    """``path``, or ``name-2``, ``name-3``, ... beside it: never one that exists. A file keeps its suffix."""
-    candidate, number = path, 1
+    """``path``, or ``name-2``, ``name-3``, ... beside it: never one that exists. A file keeps its suffix.
+
+    Raises FileError if the name is too long.
+    """
+    path = candidate = as_path(path)
+    number = 1
     stem, suffix = (path.name, "") if path.is_dir() else (path.stem, path.suffix)
     while candidate.exists():
         number += 1
-        candidate = path.with_name(f"{stem}-{number}{suffix}")
+        candidate = as_path(path.with_name(f"{stem}-{number}{suffix}"))
     return candidate
 
 

@@ -12,7 +12,7 @@ from sdlora import errors
 from sdlora.data.advice import Kind
 from sdlora.errors import BusyError, ConfigError, FileError, SdloraError
 from sdlora.events import Event, OnEvent, RunFailed, RunStopped, ignore
-from sdlora.files import safe_name
+from sdlora.files import as_path, existing, safe_name
 from sdlora.runs.creation import Creator as Creator
 from sdlora.runs.creation import Mixed as Mixed
 from sdlora.runs.creation import Request as Request
@@ -31,20 +31,35 @@ def default_data_dir() -> Path:
     return Path(os.environ.get("SDLORA_DATA_DIR") or Path.home() / "sdlora")
 
 
+def _root(data_dir: Path | None) -> Path:
+    """``data_dir``, or the usual one, with ``~`` expanded. Raises FileError for a name that no folder can have."""
+    return as_path(data_dir or default_data_dir())
+
+
 def runs_in(data_dir: Path | None = None) -> list[Run]:
     """All runs, the newest first."""
-    return Run.all(data_dir or default_data_dir())
+    return Run.all(_root(data_dir))
 
 
 def find_run(name: str, data_dir: Path | None = None) -> Run:
     """The run called ``name``, or at that path. Raises ConfigError naming those that there are."""
-    return Run.find((data_dir or default_data_dir()) / "runs", name)
+    return Run.find(_root(data_dir) / "runs", name)
 
 
 def prepare(config: "TrainConfig", name: str | None = None, data_dir: Path | None = None) -> Run:
-    """Make a new run's folder without starting it (for ``torchrun``). An existing run is never touched."""
+    """Make a new run's folder without starting it (for ``torchrun``). An existing run is never touched.
+
+    What can be seen without torch to be wrong is told first, as the run itself would, and then nothing is written.
+    """
+    from sdlora.data.folder import read_folder
+    from sdlora.families.loading import locate
+    from sdlora.generation.device import require_precision
+
+    locate(config.model.base)
+    require_precision(config.train.precision, config.train.device)
+    read_folder(config.data)
     name = name or safe_name(config.data.trigger or config.data.folder.name, fallback="run")
-    return Run.create((data_dir or default_data_dir()) / "runs", name, config)
+    return Run.create(_root(data_dir) / "runs", name, config)
 
 
 def start(config: "TrainConfig", name: str | None = None, data_dir: Path | None = None, processes: int = 1) -> Training:
@@ -98,8 +113,8 @@ def adapter_of(source: str, data_dir: Path | None = None) -> Path:
 
     Raises ConfigError if there is none.
     """
-    path = Path(source).expanduser()
-    if path.is_file():
+    path = existing(source)
+    if path is not None and path.is_file():
         return path
     run = find_run(source, data_dir)
     saved = sorted(run.checkpoints.glob("*.safetensors"))
@@ -118,9 +133,13 @@ def adapter_name(path: Path) -> str:
 
 
 def export(source: str, output: Path, format: str = "kohya", dtype: str = "fp32", data_dir: Path | None = None) -> Path:
-    """Write the adapter of a run or file to ``output`` in ``format``'s keys. Raises ConfigError if it exists."""
+    """Write the adapter of a run or file to ``output`` in ``format``'s keys.
+
+    Raises ConfigError if it exists, FileError if it cannot be written.
+    """
     from sdlora.formats import read_adapter, write_adapter
 
+    output = as_path(output)
     if output.exists():
         raise ConfigError(f"{output}: exists already; choose another name, or move it away")
     if output.suffix != ".safetensors":
@@ -158,8 +177,8 @@ def preset_for(base: str, kind: Kind) -> str:
     from sdlora.config import presets
     from sdlora.families.loading import detect_folder
 
-    folder = Path(base).expanduser()
-    family = detect_folder(folder) if (folder / "model_index.json").is_file() else ""
+    index = existing(Path(base, "model_index.json"))
+    family = detect_folder(index.parent) if index is not None else ""
     own = base if base in {path.stem.rpartition("-")[0] for path in presets()} else ""
     return f"{own or ('sdxl' if 'xl' in (family or base).lower() else 'sd15')}-{kind}"
 

@@ -13,6 +13,11 @@ from sdlora.config import TrainConfig, all_settings
 from sdlora.formats.storage import DTYPES, FORMATS
 from sdlora.generation.images import read_parameters
 
+LONG, NOBODY, NUL = "a" * 300, "~nobody-of-this-name/x", "a\0b"
+ODD = (LONG, NOBODY, NUL)
+"""Names that no file can have."""
+GENERATE = ["generate", "--prompt", "x"]
+
 
 def said(capsys):
     output = capsys.readouterr()
@@ -36,6 +41,17 @@ def said(capsys):
         (["generate", "--base", "a.ckpt", "--prompt", "x", "--output", "a.png"], 2, "safetensors"),
         (["export", "nothing", "--output", "a.safetensors"], 2, "no such run"),
         (["export", "nothing", "--format", "zip", "--output", "a.safetensors"], 2, "invalid choice"),
+        (["train", f"{LONG}.toml"], 2, "no such TOML file or preset"),
+        (["train", f"{NOBODY}.toml"], 2, "no such TOML file or preset"),
+        (["train", f"{NUL}.toml"], 2, "no such TOML file or preset"),
+        *((["resume", name], 2, "no such run") for name in ODD),
+        *((["export", name, "--output", "a.safetensors"], 2, "no such run") for name in ODD),
+        *((["export", "x", "--output", f"{name}.safetensors"], 5, "cannot be a file's name") for name in ODD),
+        *(([*GENERATE, "--base", name, "--output", "a.png"], 2, "model.base: there is no") for name in ODD),
+        *(([*GENERATE, "--adapter", name, "--output", "a.png"], 2, "no such run") for name in ODD),
+        *(([*GENERATE, "--output", f"{name}.png"], 5, "cannot be a file's name") for name in ODD),
+        *(([*GENERATE, "--output", f"new/{name}/a.png"], 5, "cannot be a file's name") for name in (LONG, NUL)),
+        *((["runs", "--data-dir", name], 5, "cannot be a file's name") for name in ODD),
     ],
 )
 def test_a_mistake_gets_its_exit_code_and_one_sentence(arguments, code, sentence, capsys, tmp_path, monkeypatch):
@@ -46,6 +62,27 @@ def test_a_mistake_gets_its_exit_code_and_one_sentence(arguments, code, sentence
     assert sentence in text
     assert text.startswith("error: ")
     assert "Traceback" not in text
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("prepare", [[], ["--prepare"]], ids=["train", "prepare"])
+@pytest.mark.parametrize(
+    ("flags", "code", "sentence"),
+    [
+        (["--data.folder", "nowhere"], 3, "nowhere: does not exist"),
+        *((["--data.folder", name], 3, "does not exist; point data.folder at") for name in ODD),
+        (["--data.folder", "."], 3, "no .png or .jpg among 0 files"),
+        (["--model.base", "pockt"], 2, "did you mean pocket"),
+        *((["--model.base", name], 2, "model.base: there is no") for name in ODD),
+        (["--train.precision", "fp16", "--train.device", "cpu"], 2, "fp16 does not work on a CPU"),
+        (["--train.precision", "fp16", "--train.device", "cpu:0"], 2, "fp16 does not work on a CPU"),
+    ],
+)
+def test_a_run_that_cannot_begin_leaves_no_folder(flags, code, sentence, prepare, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "pocket-style", *prepare, "--data-dir", "data", *flags]) == code
+    text = said(capsys)
+    assert text.startswith("error: ") and sentence in text
     assert list(tmp_path.iterdir()) == []
 
 

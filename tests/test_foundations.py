@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from sdlora import errors
 from sdlora.errors import FileError, FormatError, SdloraError
 from sdlora.events import Event, SampleReady, StepDone
-from sdlora.files import inside, read_safetensors_header, safe_name, unused, write_atomic
+from sdlora.files import as_path, existing, inside, read_safetensors_header, safe_name, unused, write_atomic
 
 
 def test_every_error_has_an_exit_code_of_its_kind():
@@ -47,6 +47,32 @@ def test_a_line_that_is_no_event_is_a_value_error(line):
 def test_an_event_of_any_prompt_is_one_line():
     line = SampleReady(step=0, index=0, prompt="a\nb\u2028", path="x").to_json()
     assert line.count("\n") == 0
+
+
+def test_a_path_may_begin_in_a_home_or_a_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    (tmp_path / "a").touch()
+    assert existing("~/a", tmp_path / "elsewhere") == existing("a", tmp_path) == tmp_path / "a"
+    assert as_path("~/b/c") == tmp_path / "b" / "c"
+    assert existing("~/b/c") is None
+
+
+@pytest.mark.parametrize(
+    "name", ["a" * 300, f"nowhere/{'a' * 300}/b", "a\0b", "nowhere/a\0b", "~nobody-of-this-name/x"]
+)
+def test_a_name_that_no_file_can_have_is_told(name, tmp_path):
+    with pytest.raises(FileError, match="cannot be a file's name"):
+        as_path(name, tmp_path)
+    with pytest.raises(FileError, match="cannot be a file's name"):
+        unused(Path(name))
+    assert existing(name, tmp_path) is None
+
+
+@given(st.text(max_size=400))
+def test_any_text_is_a_path_or_told(text):
+    path = existing(text)
+    assert path is None or path.exists()
 
 
 @given(st.text(max_size=400))

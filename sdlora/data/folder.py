@@ -13,6 +13,7 @@ from sdlora.data.captions import caption_for, read_caption
 from sdlora.data.pictures import FOREIGN_SUFFIXES, SUFFIXES, Facts, Size, examine, open_mask
 from sdlora.data.settings import Data
 from sdlora.errors import DatasetError
+from sdlora.files import existing
 
 MASK = ".mask.png"
 TEXTS = (".txt", ".caption")
@@ -114,10 +115,10 @@ def read_folder(data: Data) -> Dataset:
 
     Raises one DatasetError that lists every file that cannot be used, or says that there is no picture.
     """
-    root = data.folder
-    if not root.is_dir():
-        found = "is a file" if root.exists() else "does not exist"
-        raise DatasetError(f"{root}: {found}; point data.folder at the folder that holds the images")
+    root = existing(data.folder)
+    if root is None or not root.is_dir():
+        found = "is a file" if root else "does not exist"
+        raise DatasetError(f"{data.folder}: {found}; point data.folder at the folder that holds the images")
     report = _Report(root)
     try:
         sources = _sources(root, report)

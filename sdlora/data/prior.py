@@ -19,7 +19,7 @@ from sdlora.data.pictures import examine
 from sdlora.data.settings import Data, Prior
 from sdlora.errors import ConfigError, DatasetError
 from sdlora.events import OnProgress
-from sdlora.files import write_atomic
+from sdlora.files import existing, write_atomic
 
 RECORD = "made_by.json"
 
@@ -124,7 +124,8 @@ def class_pictures(prior: Prior, prompts: Sequence[str], caption: str, shelf: Sh
 
 
 def _own(folder: Path, caption: str) -> tuple[tuple[Example, ...], tuple[str, ...]]:
-    if folder.is_dir() and not any(not path.name.startswith(".") for path in folder.iterdir()):
+    found = existing(folder)
+    if found and found.is_dir() and not any(not path.name.startswith(".") for path in found.iterdir()):
         return (), ()  # a folder made ready for class pictures: all are missing
     try:
         dataset = read_folder(Data(folder=folder, prompt=caption, masks=False))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from sdlora.errors import ModelError
 from sdlora.families.settings import Model
-from sdlora.files import PICKLES, read_safetensors_header
+from sdlora.files import PICKLES, existing, read_safetensors_header
 
 if TYPE_CHECKING:
     from sdlora.families.base import Family
@@ -40,16 +40,16 @@ def locate(base: str) -> Source:
     """Decide what ``base`` names, without loading it. Raises ModelError if it can be nothing."""
     if base in BUNDLED:
         return Source("folder", str(BUNDLED[base]))
-    path = Path(base).expanduser()
-    if path.suffix.lower() in PICKLES:
+    path, suffix = existing(base), Path(base).suffix.lower()
+    if suffix in PICKLES:
         raise ModelError(f"{base}: this kind of file can run code when it is opened; convert it to .safetensors first")
-    if path.is_dir():
+    if path is not None and path.is_dir():
         return Source("folder", str(path))
-    if path.is_file():
-        if path.suffix.lower() != ".safetensors":
+    if path is not None and path.is_file():
+        if suffix != ".safetensors":
             raise ModelError(f"{base}: is no base model; give a diffusers folder, a .safetensors file or a hub id")
         return Source("file", str(path))
-    if HUB_ID.fullmatch(base) and path.suffix.lower() != ".safetensors":
+    if HUB_ID.fullmatch(base) and suffix != ".safetensors":
         return Source("hub", base)
     near = difflib.get_close_matches(base, BUNDLED, n=1)
     kinds = f"give {', '.join(BUNDLED)}, a folder, a .safetensors file or a hub id"

@@ -30,6 +30,12 @@ def choose_device(name: str = "auto") -> "torch.device":
     return device
 
 
+def require_precision(precision: str, device: str) -> None:
+    """Raises ConfigError for ``fp16`` on a ``device`` that is a CPU. Needs no torch."""
+    if precision == "fp16" and device.partition(":")[0] == "cpu":
+        raise ConfigError("precision: fp16 does not work on a CPU; take bf16, fp32 or auto")
+
+
 def choose_dtype(precision: str, device: "torch.device", preferred: Literal["fp16", "bf16"] = "fp16") -> "torch.dtype":
     """The type of the weights for ``fp32``, ``bf16`` or ``fp16``; ``auto`` is ``preferred`` on CUDA, fp32 elsewhere.
 
@@ -44,7 +50,6 @@ def choose_dtype(precision: str, device: "torch.device", preferred: Literal["fp1
             precision = "fp16"
     if precision not in DTYPES:
         raise ConfigError(f"precision: {precision!r} is unknown; give auto, {', '.join(DTYPES)}")
-    if precision == "fp16" and device.type == "cpu":
-        raise ConfigError("precision: fp16 does not work on a CPU; take bf16, fp32 or auto")
+    require_precision(precision, device.type)
     dtype: torch.dtype = getattr(torch, DTYPES[precision])
     return dtype

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sdlora.errors import ConfigError, FileError
-from sdlora.files import unused, write_atomic
+from sdlora.files import as_path, existing, unused, write_atomic
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -62,13 +62,18 @@ def read_parameters(path: Path) -> Parameters | None:
     return parse_parameters(text) if isinstance(text, str) else None
 
 
-def check_output(path: Path) -> None:
-    """Raises ConfigError unless ``path`` names a PNG file, FileError unless its folder can be written."""
+def check_output(path: Path) -> Path:
+    """``path`` with ``~`` expanded.
+
+    Raises ConfigError unless it names a PNG file, FileError unless it can be written.
+    """
     if path.suffix.lower() != ".png":
         raise ConfigError(f"{path}: pictures are saved as PNG, which keeps their settings; name it {path.stem}.png")
-    folder = next(parent for parent in path.absolute().parents if parent.exists())
+    path = as_path(path)
+    folder = next(parent for parent in path.absolute().parents if existing(parent))
     if not os.access(folder, os.W_OK):
         raise FileError(f"{folder}: cannot be written; choose another place for {path.name}")
+    return path
 
 
 def save(images: "Sequence[Image.Image]", path: Path) -> list[Path]:
@@ -77,8 +82,7 @@ def save(images: "Sequence[Image.Image]", path: Path) -> list[Path]:
     Their ``info["parameters"]`` goes along. Returns the paths. Raises ConfigError if ``path`` is no PNG's name,
     FileError if it cannot be written.
     """
-    check_output(path)
-    saved = []
+    path, saved = check_output(path), []
     for image in images:
         target = unused(path)
         write_atomic(target, lambda temporary, image=image: _write(image, temporary))  # type: ignore[misc]

@@ -13,7 +13,7 @@ from filelock import FileLock, Timeout
 
 from sdlora.errors import BusyError, ConfigError, FileError
 from sdlora.events import Event, RunFailed, RunFinished, RunStopped
-from sdlora.files import fsync_folder, inside, safe_name, unused
+from sdlora.files import existing, fsync_folder, inside, safe_name, unused
 from sdlora.training.output import CONFIG, RunPaths
 
 if TYPE_CHECKING:
@@ -58,9 +58,10 @@ class Run(RunPaths):
     @classmethod
     def find(cls, runs: Path, name: str) -> "Run":
         """The run called ``name`` in ``runs``, or the run folder at that path. Raises ConfigError if there is none."""
-        for folder in (Path(name).expanduser(), runs / name):
-            if (folder / CONFIG).is_file():
-                return cls(folder)
+        for root in (Path(), runs):
+            config = existing(Path(name, CONFIG), root)
+            if config is not None and config.is_file():
+                return cls(config.parent)
         known = ", ".join(sorted(path.name for path in runs.glob("*/") if (path / CONFIG).is_file()))
         raise ConfigError(f"{name}: there is no such run in {runs}; there are: {known or 'none yet'}")
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from sdlora import service
 from sdlora.errors import ConfigError, SdloraError
-from sdlora.files import write_atomic
+from sdlora.files import as_path, write_atomic
 
 PORT = 7860
 TRIED = 100
@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         flags = _parser().parse_args(arguments)
         host = flags.listen or LOCAL
         port = free_port(host, flags.port)
-        data_dir = (flags.data_dir or service.default_data_dir()).expanduser().resolve()
+        data_dir = as_path(flags.data_dir or service.default_data_dir()).resolve()
         _require_writable(data_dir)
         serve(host, port, data_dir, _login(flags), _opens_browser(flags, host))
         return 0

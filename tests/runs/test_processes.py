@@ -131,10 +131,10 @@ def test_what_is_saved_is_told_when_memory_runs_out(configure, tmp_path):
 
 
 def test_a_failed_run_raises_what_it_failed_with(configure, tmp_path):
-    config = configure(data__folder=str(tmp_path / "nothing"))
+    config = configure(adapter__init=str(tmp_path / "nothing.safetensors"))
     with pytest.raises(SdloraError, match="nothing") as caught:
         service.train(config, "failed", tmp_path)
-    assert caught.value.exit_code == 3
+    assert caught.value.exit_code == 5
     assert service.find_run("failed", tmp_path).state == "failed"
 
 

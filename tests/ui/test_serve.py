@@ -56,10 +56,12 @@ def test_a_folder_that_cannot_be_written_ends_it_at_once(tmp_path, capsys):
     assert "cannot be written" in capsys.readouterr().err
 
 
-def test_the_page_is_built_without_torch(tmp_path):
+def test_the_page_is_built_and_a_run_prepared_without_torch(tmp_path):
     program = (
         "import sys; from pathlib import Path; from sdlora.ui.desk import Desk; from sdlora.ui.page import build;"
-        "build(Desk(Path(sys.argv[1]))); print(sorted({'torch', 'diffusers', 'transformers'} & sys.modules.keys()))"
+        "from sdlora import service; from sdlora.config import TrainConfig;"
+        "build(Desk(Path(sys.argv[1]))); service.prepare(TrainConfig.load('pocket-style'), data_dir=Path(sys.argv[1]));"
+        "print(sorted({'torch', 'diffusers', 'transformers'} & sys.modules.keys()))"
     )
     ended = subprocess.run([sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True, check=True)
     assert ended.stdout.strip() == "[]"
