@@ -114,7 +114,8 @@ def adapter(tmp_path_factory):
     """The file of its own preset, cut to two steps that go far."""
     data_dir = tmp_path_factory.mktemp("data")
     settings = ["--train.steps=2", "--train.batch_size=1", "--train.learning_rate=1e-2", "--sample.every=0"]
-    assert main(["train", "pocket-style", "--name", "mine", "--data-dir", str(data_dir), "--train.device=cpu", *settings]) == 0
+    where = ["--name", "mine", "--data-dir", str(data_dir), "--train.device", "cpu"]
+    assert main(["train", "pocket-style", *where, *settings]) == 0
     return data_dir / "runs" / "mine" / "adapter.safetensors"
 
 
