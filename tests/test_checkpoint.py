@@ -2,6 +2,7 @@
 
 import math
 import shutil
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -110,6 +111,20 @@ def test_prodigy_refuses_two_rates():
     groups = [{"params": [torch.nn.Parameter(torch.ones(2))], "lr": rate} for rate in (1.0, 0.5)]
     with pytest.raises(ConfigError, match=r"prodigy moves everything at one rate"):
         optim.Optimizer(name="prodigy").build(groups)
+
+
+@pytest.mark.parametrize(
+    ("name", "module", "package"),
+    [
+        ("adamw8bit", "bitsandbytes.optim", "bitsandbytes"),
+        ("prodigy", "pytorch_optimizer", "pytorch_optimizer"),
+    ],
+)
+def test_an_optimizer_whose_library_is_missing_says_what_to_install(name, module, package, monkeypatch):
+    monkeypatch.setitem(sys.modules, module, None)  # Importing it fails, installed or not.
+    with pytest.raises(ConfigError) as caught:
+        optim.Optimizer(name=name).build([{"params": [torch.nn.Parameter(torch.ones(2))], "lr": 0.1}])
+    assert str(caught.value) == f"optimizer.name: {name} needs {package}; run pip install {package}, or take adamw"
 
 
 OPTIMIZERS = ["adamw", "prodigy", "lion", "adafactor"]

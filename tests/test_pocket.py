@@ -2,11 +2,14 @@
 
 import logging
 
+import numpy as np
 import pytest
 import torch
 
+from sdlora.cli import main
 from sdlora.families.loading import BUNDLED
 from sdlora.files import read_safetensors_header
+from sdlora.generation.studio import Studio
 
 POCKET = BUNDLED["pocket"]
 
@@ -104,3 +107,48 @@ def test_its_clip_loads_plainly_and_tells_two_captions_apart():
         pooled = clip.text_model(**tokens).pooler_output
     assert pooled.shape[0] == 2
     assert torch.nn.functional.cosine_similarity(*clip.text_projection(pooled), dim=0) < 0.9
+
+
+@pytest.fixture(scope="module")
+def adapter(tmp_path_factory):
+    """The file of its own preset, cut to two steps that go far."""
+    data_dir = tmp_path_factory.mktemp("data")
+    settings = ["--train.steps=2", "--train.batch_size=1", "--train.learning_rate=1e-2", "--sample.every=0"]
+    where = ["--name", "mine", "--data-dir", str(data_dir), "--train.device", "cpu"]
+    assert main(["train", "pocket-style", *where, *settings]) == 0
+    return data_dir / "runs" / "mine" / "adapter.safetensors"
+
+
+def test_an_adapter_trained_by_its_preset_changes_what_it_draws_and_at_scale_zero_nothing(adapter):
+    studio = Studio("pocket", device="cpu")
+
+    def draw():
+        return np.asarray(studio.generate("ohwx style, a red house on grass", steps=2, seed=3)[0])
+
+    base = draw()
+    studio.add_adapter("mine", adapter)
+    assert (draw() != base).any()
+    studio.set_scale("mine", 0)
+    assert (draw() == base).all()
+
+
+@torch.no_grad()
+def test_a_plain_pipeline_computes_with_its_adapter_what_we_do(adapter, plain):
+    pipeline, _ = plain
+    studio = Studio("pocket", device="cpu")
+    studio.add_adapter("mine", adapter)
+    family = studio.family
+    latents, timesteps = torch.randn(2, 4, 16, 16, generator=torch.Generator().manual_seed(0)), torch.tensor([10, 700])
+    captions = ["ohwx style, a red house on grass", ""]
+
+    def theirs():
+        text, _ = pipeline.encode_prompt(captions, "cpu", 1, False)
+        return pipeline.unet(latents, timesteps, text).sample
+
+    base = theirs()
+    pipeline.load_lora_weights(adapter)
+    adapted = theirs()
+    pipeline.unload_lora_weights()
+    ours = family.predict(latents, timesteps, family.encode_text(family.tokenize(captions)))
+    torch.testing.assert_close(adapted, ours, rtol=0, atol=1e-5)
+    assert (adapted - base).abs().max() > 1e-2

@@ -3,8 +3,10 @@
 import json
 import shutil
 
+import huggingface_hub
 import pytest
 import torch
+from huggingface_hub.utils import filter_repo_objects
 
 from sdlora.errors import FormatError, ModelError
 from sdlora.families import FAMILIES
@@ -171,6 +173,66 @@ def test_a_single_file_whose_configs_cannot_be_had_says_where_they_come_from(err
     assert given == [(path, str(path))]
     assert str(caught.value).startswith(f"{path}: the tokenizer and the configs of a single file come from the hub")
     assert str(caught.value).endswith("could not be had: no connection")
+
+
+def test_a_single_file_is_converted_in_float32_without_the_checker(tiny_base, tmp_path, monkeypatch):
+    from diffusers import StableDiffusionPipeline
+
+    given = []
+
+    def convert(*arguments, **options):
+        given.append((arguments, options))
+        return StableDiffusionPipeline.from_pretrained(tiny_base)
+
+    monkeypatch.setattr(StableDiffusionPipeline, "from_single_file", convert)
+    path = write_header(tmp_path / "mine.safetensors", SINGLE_FILES["sd1"])
+    family = load(Model(base=str(path)))
+    checker = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
+    assert given == [((str(path),), {"dtype": torch.float32, **checker})]
+    assert (family.source, family.fingerprint) == (str(path), load(Model(base=str(tiny_base))).fingerprint)
+
+
+CONFIGS = [
+    "model_index.json", "scheduler/scheduler_config.json", "text_encoder/config.json", "tokenizer/merges.txt",
+    "tokenizer/special_tokens_map.json", "tokenizer/tokenizer_config.json", "tokenizer/vocab.json", "unet/config.json",
+    "vae/config.json", "feature_extractor/preprocessor_config.json", "safety_checker/config.json",
+]  # fmt: skip
+WEIGHTS = ("text_encoder/model", "unet/diffusion_pytorch_model", "vae/diffusion_pytorch_model")
+UNUSED = [
+    ".gitattributes", "README.md", "v1-inference.yaml", "v1-5-pruned.ckpt", "v1-5-pruned.safetensors",
+    "v1-5-pruned-emaonly.ckpt", "v1-5-pruned-emaonly.safetensors", "safety_checker/model.safetensors",
+    "safety_checker/model.fp16.safetensors", "text_encoder/pytorch_model.bin", "text_encoder/pytorch_model.fp16.bin",
+    "unet/diffusion_pytorch_model.bin", "unet/diffusion_pytorch_model.fp16.bin", "unet/diffusion_pytorch_model.pt",
+    "unet/diffusion_pytorch_model.non_ema.bin", "unet/diffusion_pytorch_model.non_ema.safetensors",
+    "vae/diffusion_pytorch_model.bin", "vae/diffusion_pytorch_model.fp16.bin",
+]  # fmt: skip
+REPOSITORY = [*CONFIGS, *UNUSED, *(f"{name}{kind}.safetensors" for name in WEIGHTS for kind in ("", ".fp16"))]
+"""The files of stable-diffusion-v1-5/stable-diffusion-v1-5, and a ``.pt``."""
+
+
+@pytest.mark.parametrize(("variant", "ending"), [(None, ".safetensors"), ("fp16", ".fp16.safetensors")])
+def test_of_a_hubs_repository_only_what_is_needed_is_fetched_and_loaded(variant, ending, broken, monkeypatch):
+    asked = []
+
+    def download(*arguments, **options):
+        asked.append((arguments, options))
+        return str(broken)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    for weights in broken.glob("*/*.safetensors"):
+        weights.rename(weights.with_suffix(ending))
+    family = load(Model(base="someone/model", revision="a1b2c3", variant=variant))
+    assert family.source == "someone/model"
+    [(arguments, options)] = asked
+    assert (arguments, options.pop("revision")) == (("someone/model",), "a1b2c3")
+    assert set(filter_repo_objects(REPOSITORY, **options)) == {*CONFIGS, *(name + ending for name in WEIGHTS)}
+
+
+def test_a_hub_id_offline_and_not_cached_says_to_go_online_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(ModelError, match="nothing is cached; go online once"):
+        load(Model(base="someone/model"))
 
 
 @pytest.mark.parametrize(

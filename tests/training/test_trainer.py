@@ -1,6 +1,7 @@
 """The training loop on the tiny base: what it tells, what it writes, and that nothing depends on history."""
 
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -291,6 +292,43 @@ def test_no_step_decodes_a_file_or_runs_the_vae(configure, tmp_path, monkeypatch
     monkeypatch.setattr(SD1, "encode_images", never)
     finished, _, _ = run_here(configure(), tmp_path / "second")
     assert finished
+
+
+def test_no_step_encodes_text_where_no_text_encoder_trains(configure, tmp_path, monkeypatch):
+    """From the first step on, a whole run works with the text encoder taken away."""
+    from sdlora.families.sd1 import SD1
+    from sdlora.training import trainer
+
+    real = trainer.training_step
+
+    def never(*args):
+        raise AssertionError("a step encoded text")
+
+    def step(*args):
+        monkeypatch.setattr(SD1, "encode_text", never)
+        return real(*args)
+
+    monkeypatch.setattr(trainer, "training_step", step)
+    frozen = configure(train__text_encoder_learning_rate=0.0, data__shuffle_captions=True, data__caption_dropout=0.3)
+    finished, _, _ = run_here(frozen, tmp_path / "run")
+    assert finished
+
+
+def test_a_run_whose_checkpoints_do_not_fit_on_the_disk_ends_before_its_first_step(configure, tmp_path, monkeypatch):
+    """Six steps saved every other: three states of three times the adapter in float32, and five adapter files."""
+    from sdlora.training import trainer
+
+    _, events, _ = run_here(configure(), tmp_path / "whole")
+    needed = (3 * 3 + 5) * 4 * of(RunStarted, events)[0].parameters
+
+    def begin(*args):
+        raise AssertionError("the first step")
+
+    monkeypatch.setattr(trainer, "training_step", begin)
+    for free, error, said in ((needed - 1, FileError, "on this disk"), (needed, AssertionError, "the first step")):
+        monkeypatch.setattr(shutil, "disk_usage", lambda folder, free=free: SimpleNamespace(free=free))
+        with pytest.raises(error, match=said):
+            run_here(configure(), tmp_path / str(free))
 
 
 def test_tensorboard_writes_its_log(configure, tmp_path):
