@@ -20,7 +20,7 @@ LOOK_WEIGHT = 0.5
 """Of the loss that keeps looks apart, beside the captions'."""
 LOOK_SHARPNESS = 10.0
 """What cosines of two pictures are multiplied by where those of one look shall be nearer: softer than the captions'."""
-KEPT = 0.55
+KEPT = 0.4
 """The share of the earlier weights in a blend: with less, subjects are told apart worse, with more, captions."""
 Wanted = tuple[str | None, ...]
 
