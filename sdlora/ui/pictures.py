@@ -8,10 +8,10 @@ from typing import Any
 import gradio as gr
 
 from sdlora.data.advice import Kind
+from sdlora.data.projects import About, Project, as_paths, projects
 from sdlora.errors import SdloraError
 from sdlora.ui.desk import Desk, thumbnail
 from sdlora.ui.markup import note
-from sdlora.ui.projects import About, Project, as_paths, projects
 from sdlora.ui.recipe import suggestion
 
 FIRST = "mystyle"

@@ -7,10 +7,10 @@ from typing import Any
 from sdlora.config import TrainConfig
 from sdlora.data.advice import Kind, suggested_steps
 from sdlora.data.folder import FEW
+from sdlora.data.projects import About, Project
 from sdlora.errors import ConfigError, DatasetError
 from sdlora.families.loading import locate
 from sdlora.service import preset_for
-from sdlora.ui.projects import About, Project
 
 QUALITY = {"Quick": 0.5, "Balanced": 1.0, "Best": 2.0}
 """Steps, as a multiple of what the preset or the number of pictures asks for."""

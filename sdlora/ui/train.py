@@ -10,12 +10,12 @@ import pandas as pd
 from sdlora import service
 from sdlora.config import TrainConfig
 from sdlora.data.advice import Kind
+from sdlora.data.projects import About, Project
 from sdlora.errors import SdloraError
 from sdlora.runs.folder import Run
 from sdlora.ui import fields, markup, recipe
 from sdlora.ui.desk import ACTIVE, Desk, download
 from sdlora.ui.pictures import Pictures
-from sdlora.ui.projects import About, Project
 from sdlora.ui.watch import RunView, curve
 
 EMPTY = "Nothing has been trained yet. Choose a quality and press Train; its progress appears here."

@@ -4,9 +4,9 @@ import pytest
 from PIL import Image
 
 from sdlora.data.prior import class_prompt
+from sdlora.data.projects import About, Project
 from sdlora.errors import SdloraError
 from sdlora.ui import fields
-from sdlora.ui.projects import About, Project
 from sdlora.ui.recipe import QUALITY, configure, preset, preview_prompts, suggestion, summary
 
 STYLE, SUBJECT = About("style", "zwx"), About("subject", "zwx", "fox")

@@ -3,8 +3,8 @@
 import pytest
 from PIL import Image
 
+from sdlora.data.projects import About, Project, projects
 from sdlora.errors import ConfigError
-from sdlora.ui.projects import About, Project, projects
 
 
 @pytest.fixture
