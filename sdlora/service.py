@@ -172,6 +172,13 @@ def bases() -> list[str]:
     return [name for name, folder in BUNDLED.items() if (folder / "model_index.json").is_file()]
 
 
+def native_size(base: str) -> int:
+    """The side in pixels that ``base`` draws best. Raises ModelError for what can be no base model."""
+    from sdlora.families.loading import native_size
+
+    return native_size(base)
+
+
 def preset_for(base: str, kind: Kind) -> str:
     """The name of the preset that suits ``base``: its own, or its family's."""
     from sdlora.config import presets

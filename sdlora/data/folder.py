@@ -38,6 +38,8 @@ class Example:
     digest: str = ""
     """SHA-256 of the picture's bytes; caches are kept by it."""
     mask_digest: str = ""
+    own: str = ""
+    """What its own caption file says, before anything is put in front of it."""
 
     @property
     def size(self) -> Size:
@@ -50,6 +52,18 @@ class Dataset:
 
     examples: tuple[Example, ...]
     notices: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What a folder holds: usable examples, problems as lines ``name: reason``, and what is worth knowing."""
+
+    root: Path
+    examples: tuple[Example, ...]
+    problems: tuple[str, ...]
+    notices: tuple[str, ...]
+    files: int
+    """How many pictures there are, usable or not."""
 
 
 @dataclass(frozen=True)
@@ -115,6 +129,20 @@ def read_folder(data: Data) -> Dataset:
 
     Raises one DatasetError that lists every file that cannot be used, or says that there is no picture.
     """
+    found = survey(data)
+    if found.problems:
+        raise DatasetError(
+            f"{found.root}: {count(len(found.problems), 'problem')} with {count(found.files, 'picture')}; "
+            "mend or remove what is named here, then start again\n" + "\n".join(f"  {line}" for line in found.problems)
+        )
+    return Dataset(found.examples, (*found.notices, *_remarks(found.examples, found.root)))
+
+
+def survey(data: Data) -> Survey:
+    """All that is in ``data.folder``, good and bad.
+
+    Raises DatasetError if the folder is not there, cannot be read, or holds no picture at all.
+    """
     root = existing(data.folder)
     if root is None or not root.is_dir():
         found = "is a file" if root else "does not exist"
@@ -127,14 +155,16 @@ def read_folder(data: Data) -> Dataset:
     if not any(source.pictures for source in sources) and not report.problems:
         raise DatasetError(_no_pictures(root))
     examples = [example for source in sources for example in _read(source, data, report)]
-    if report.problems:
-        files = sum(len(source.pictures) for source in sources)
-        raise DatasetError(
-            f"{root}: {count(len(report.problems), 'problem')} with {count(files, 'picture')}; "
-            "mend or remove what is named here, then start again\n" + "\n".join(f"  {line}" for line in report.problems)
-        )
-    _remark(examples, report)
-    return Dataset(tuple(examples), tuple(report.notices))
+    files = sum(len(source.pictures) for source in sources)
+    return Survey(root, tuple(examples), tuple(report.problems), tuple(report.notices), files)
+
+
+def picture_files(folder: Path) -> list[Path]:
+    """The pictures that training would read below ``folder``, usable or not; none if it cannot be read."""
+    try:
+        return [path for source in _sources(folder, _Report(folder)) for path in source.pictures]
+    except OSError:
+        return []
 
 
 def _no_pictures(root: Path) -> str:
@@ -152,9 +182,9 @@ def _is_picture(path: Path) -> bool:
 
 
 def _sources(root: Path, report: _Report) -> list[_Source]:
-    sources = [_list(root, report, *(_kohya(root.resolve().name) or (1, "")))]
+    sources = [_list(root, report, *(kohya(root.resolve().name) or (1, "")))]
     for folder in sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")):
-        named = _kohya(folder.name)
+        named = kohya(folder.name)
         if folder.suffix.lower() in SUFFIXES:
             continue  # listed above as a picture that is a folder, and refused
         if named and not _contained(folder, root):
@@ -168,7 +198,7 @@ def _sources(root: Path, report: _Report) -> list[_Source]:
     return [source for source in sources if source.pictures]
 
 
-def _kohya(name: str) -> tuple[int, str] | None:
+def kohya(name: str) -> tuple[int, str] | None:
     """Repeats and caption in a folder's name: ``10_sks dog`` -> (10, "sks dog")."""
     match = re.fullmatch(r"([0-9]{1,4})_(.+)", name)
     return (int(match[1]), match[2].strip()) if match and 1 <= int(match[1]) <= MAX_REPEATS else None
@@ -229,7 +259,7 @@ def _read(source: _Source, data: Data, report: _Report) -> list[Example]:
         mask_digest = _checked_mask(mask, look, report) if mask and isinstance(look, Facts) else ""
         if isinstance(look, Facts):
             text = caption_for(own, data, source.caption)
-            examples.append(Example(path, text, *look.size, mask, source.repeats, look.digest, mask_digest))
+            examples.append(Example(path, text, *look.size, mask, source.repeats, look.digest, mask_digest, own))
     moving = [
         path for path, look in zip(source.pictures, looks, strict=True) if isinstance(look, Facts) and look.animated
     ]
@@ -273,8 +303,9 @@ def _checked_mask(path: Path, picture: Facts, report: _Report) -> str:
         return ""
 
 
-def _remark(examples: list[Example], report: _Report) -> None:
-    """Add what is honest to say of a set that can be used."""
+def _remarks(examples: Sequence[Example], root: Path) -> list[str]:
+    """What is honest to say of a set that can be used."""
+    report = _Report(root)
     report.notice(
         "No caption",
         [example.path for example in examples if not example.caption],
@@ -283,3 +314,4 @@ def _remark(examples: list[Example], report: _Report) -> None:
     first = {example.digest: example.path for example in reversed(examples)}
     copies = [example.path for example in examples if first[example.digest] != example.path]
     report.notice("The same file twice", copies, "each copy counts again")
+    return report.notices

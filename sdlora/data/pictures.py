@@ -165,6 +165,15 @@ def open_picture(path: Path, background: str = "#ffffff", at_least: Size | None 
         raise DatasetError(f"{path}: {_complaint(path, error) if os.path.exists(path) else 'is gone'}") from error
 
 
+def orientation(path: Path) -> int:
+    """EXIF orientation 1 (upright) to 8 of a picture file; raises DatasetError as ``open_picture`` does."""
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            return _orientation(image)
+    except Exception as error:
+        raise DatasetError(f"{path}: {_complaint(path, error) if os.path.exists(path) else 'is gone'}") from error
+
+
 def open_mask(path: Path) -> Image.Image:
     """A mask file as brightness (L), upright: white counts in full, black not at all."""
     return open_picture(path, "#000000").rgb.convert("L")

@@ -4,22 +4,37 @@ A project's folder is a training folder as it stands: ``001.png`` with ``001.txt
 """
 
 import json
+import os
+import re
 import shutil
-from collections.abc import Iterable, Sequence
+import tempfile
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from sdlora.data.advice import Kind
 from sdlora.data.captions import caption_for, read_caption
-from sdlora.data.folder import FEW, TEXTS, count, some
+from sdlora.data.folder import FEW, MASK, count, kohya, picture_files, some
+from sdlora.data.imports import (
+    MAX_BYTES,
+    MAX_PICTURE_BYTES,
+    MAX_PICTURES,
+    Delivery,
+    Dropped,
+    Words,
+    folder_words,
+    receive,
+    shown,
+)
 from sdlora.data.pictures import FOREIGN_SUFFIXES, SUFFIXES, examine
 from sdlora.data.settings import Data
+from sdlora.data.trash import Trash
 from sdlora.errors import ConfigError, DatasetError
+from sdlora.events import OnProgress
 from sdlora.files import inside, safe_name, sha256, write_atomic
 
-MAX_PICTURES = 1000
-SMALL = 256
-"""Pictures with a shorter side are used, and said to be small where the base is larger than that."""
+DELETED = ".deleted"
+"""Below the projects' folder: where deleted projects lie until they are wanted back."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +44,15 @@ class About:
     kind: Kind = "style"
     trigger: str = ""
     class_name: str = ""
+
+
+@dataclass(frozen=True)
+class Added:
+    """What came of a drop: pictures taken, what was left out, and the words that its one folder's name says."""
+
+    pictures: int
+    remarks: tuple[str, ...] = ()
+    words: Words | None = None
 
 
 class Project:
@@ -42,6 +66,7 @@ class Project:
         self.name = slug
         self.folder = inside(data_dir / "projects", slug)
         self.about_file = self.folder / "project.json"
+        self.trash = Trash(self.folder)
 
     @property
     def about(self) -> About | None:
@@ -60,9 +85,8 @@ class Project:
 
     def pictures(self) -> list[Path]:
         """Its pictures, in the order in which they came."""
-        if not self.folder.is_dir():
-            return []
-        return sorted(path for path in self.folder.iterdir() if path.suffix in SUFFIXES and path.name[0] != ".")
+        found = [path for path in picture_files(self.folder) if self.folder.is_dir() and path.suffix in SUFFIXES]
+        return sorted(found, key=lambda path: (path.name, path))
 
     def caption(self, picture: Path) -> str:
         """What was written about ``picture``: nothing, if nothing was."""
@@ -73,7 +97,7 @@ class Project:
 
     def write_caption(self, picture: Path, text: str) -> None:
         """Keep a caption; an empty one is none."""
-        file = inside(self.folder, picture.name).with_suffix(".txt")
+        file = inside(self.folder, picture).with_suffix(".txt")
         if text.strip():
             write_atomic(file, " ".join(text.split()))
         else:
@@ -81,59 +105,178 @@ class Project:
 
     def spoken(self, picture: Path) -> str:
         """The caption that training uses: the person's own with the trigger, or what stands for an empty one."""
-        about = self.about or About()
-        data = Data(folder=self.folder, trigger=about.trigger, class_name=about.class_name)
-        return caption_for(self.caption(picture), data, "")
+        named = kohya(picture.parent.name)
+        return caption_for(self.caption(picture), self.data(), named[1] if named else "")
 
-    def add(self, files: Sequence[Path]) -> list[str]:
-        """Copy dropped pictures and caption files in. Returns a sentence on each that was not taken."""
-        remarks: list[str] = []
-        captions = {path.stem: path for path in files if path.suffix.lower() in TEXTS}
-        known = {sha256(path): path.name for path in self.pictures()}
-        number = max((int(path.stem) for path in self.pictures() if path.stem.isdigit()), default=0)
-        for path in (path for path in files if path.suffix.lower() not in TEXTS):
+    def data(self) -> Data:
+        """The project as training reads it."""
+        about = self.about or About()
+        return Data(folder=self.folder, trigger=about.trigger, class_name=about.class_name)
+
+    def add(self, files: Sequence[Path | Dropped], on_progress: OnProgress | None = None) -> Added:
+        """Copy what was dropped in: pictures and captions, also from zip files and kohya's folders.
+
+        What cannot be taken is said in a sentence each. ``on_progress`` is told pictures.
+        """
+        dropped = [file if isinstance(file, Dropped) else Dropped(file, PurePosixPath(file.name)) for file in files]
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".tmp-", dir=self.folder) as room:
+            delivery = receive(dropped, Path(room))
+            added = self._add(delivery, on_progress)
+        words = delivery.words()
+        return Added(added, tuple(delivery.remarks), words[0] if len(words) == 1 else None)
+
+    def _add(self, delivery: Delivery, on_progress: OnProgress | None) -> int:
+        """Copy a delivery's pictures in, with their captions. Returns how many were taken."""
+        captions = {caption.stem: caption for caption in delivery.captions}
+        mine = self.pictures()
+        known = {sha256(path): path.name for path in mine}
+        weight = sum(path.stat().st_size for path in mine)
+        number = max([*self.trash.numbers(), *(int(path.stem) for path in mine if path.stem.isdecimal())], default=0)
+        uneven = len({_repeats(picture) for picture in delivery.pictures}) > 1
+        taken = 0
+        for done, picture in enumerate(delivery.pictures, 1):
             try:
-                digest = self._examined(path)
+                digest = _examined(picture)
                 if digest in known:
                     raise DatasetError(f"is already here as {known[digest]}, and is not added twice")
                 if len(known) >= MAX_PICTURES:
                     raise DatasetError(f"is one too many: a project holds {MAX_PICTURES} pictures")
+                weight += picture.path.stat().st_size
+                if weight > MAX_BYTES:
+                    raise DatasetError(f"is too much: a project holds {MAX_BYTES / 1e9:.0f} GB of pictures")
                 number += 1
-                target = self.folder / f"{number:03d}{path.suffix.lower()}"
-                write_atomic(target, lambda place, source=path: _copy(source, place))  # type: ignore[misc]
+                target = self.folder / (_home(picture) if uneven else "") / f"{number:03d}{picture.suffix}"
+                write_atomic(target, lambda place, source=picture.path: _copy(source, place))  # type: ignore[misc]
                 known[digest] = target.name
-                if path.stem in captions:
-                    self.write_caption(target, read_caption(captions.pop(path.stem)))
+                taken += 1
+                if caption := captions.pop(picture.stem, None):
+                    self._add_caption(target, caption, delivery)
             except DatasetError as error:
-                remarks.append(f"{path.name} {error}.")
-        remarks += [f"{path.name} belongs to none of the pictures dropped with it." for path in captions.values()]
-        return remarks
+                captions.pop(picture.stem, None)
+                delivery.remarks.append(f"{shown(picture.name.name)} {error}.")
+            if on_progress is not None:
+                on_progress(done, len(delivery.pictures))
+        for caption in captions.values():
+            delivery.remarks.append(f"{shown(caption.name.name)} belongs to none of the pictures dropped with it.")
+        return taken
 
-    def remove(self, picture: Path) -> None:
-        """Take a picture and its caption out."""
-        inside(self.folder, picture.name).unlink(missing_ok=True)
-        inside(self.folder, picture.name).with_suffix(".txt").unlink(missing_ok=True)
+    def _add_caption(self, picture: Path, caption: Dropped, delivery: Delivery) -> None:
+        try:
+            self.write_caption(picture, read_caption(caption.path))
+        except DatasetError as error:
+            delivery.remarks.append(f"{shown(caption.name.name)} {error}.")
 
-    def status(self) -> list[str]:
-        """Where it stands, in plain words: how many pictures, and what could be better."""
-        pictures = self.pictures()
-        if not pictures:
-            return ["No pictures yet. Drop about ten into the field above."]
-        ready = count(len(pictures), "picture")
-        lines = [f"{ready} ready." if len(pictures) >= FEW else f"{ready}. Add at least {FEW}, better ten."]
-        sizes = [examine(path).size for path in pictures]
-        small = [path.name for path, size in zip(pictures, sizes, strict=True) if min(size) < SMALL]
-        if 0 < len(small) < len(pictures):
-            lines.append(f"Smaller than {SMALL} pixels: {some(small)}.")
-        return lines
+    def remove(self, *pictures: Path) -> None:
+        """Take pictures out, with their captions; ``undo`` brings them back."""
+        files = [file for picture in pictures for file in (picture, picture.with_suffix(".txt"), _mask(picture))]
+        there = [inside(self.folder, file) for file in files if file.exists()]
+        if there:
+            self.trash.take(f"removed {some([picture.name for picture in pictures])}", there)
 
-    def _examined(self, path: Path) -> str:
-        """The digest of a picture that can be used. Raises DatasetError with the reason."""
-        if path.suffix.lower() in FOREIGN_SUFFIXES:
-            raise DatasetError(f"is a {path.suffix[1:].upper()} file, which is not read here; save it as PNG or JPEG")
-        if path.suffix.lower() not in SUFFIXES:
-            raise DatasetError("is not a picture that can be read here; use PNG, JPEG or WebP")
-        return examine(path).digest
+    def add_trigger(self) -> int:
+        """Put the trigger into every caption that lacks it, also empty ones. Returns how many that changed.
+
+        Raises ConfigError if the project has no trigger.
+        """
+        if not (self.about or About()).trigger:
+            raise ConfigError("Give the project a trigger word first, such as ohwx.")
+        return self._recaption("trigger added", lambda picture, caption: self.spoken(picture))
+
+    def replace(self, find: str, put: str) -> int:
+        """Put ``put`` for ``find``, whatever its case, in every caption. Returns how many that changed.
+
+        Raises ConfigError if there is nothing to look for.
+        """
+        if not find.strip():
+            raise ConfigError("Write what to look for into the captions' Find field.")
+        pattern = re.compile(re.escape(find), re.IGNORECASE)
+        return self._recaption(f"replaced {find!r}", lambda picture, caption: pattern.sub(lambda match: put, caption))
+
+    def _recaption(self, what: str, change: Callable[[Path, str], str]) -> int:
+        changes = {}
+        for picture in self.pictures():
+            old = self.caption(picture)
+            new = " ".join(change(picture, old).split())
+            if new != old:
+                changes[picture] = (old, new)
+        if changes:
+            self.trash.take(f"{what} in {count(len(changes), 'caption')}", captions=changes)
+        for picture, (_, new) in changes.items():
+            self.write_caption(picture, new)
+        return len(changes)
+
+    def undo(self) -> str:
+        """Undo what was done last. Returns what that was; nothing if there was nothing."""
+        step = self.trash.put_back()
+        if step is None:
+            return ""
+        for name, old, new in step.captions:
+            picture = inside(self.folder, name)
+            if picture.exists() and self.caption(picture) == new:  # One that was edited since is left as it is.
+                self.write_caption(picture, old)
+        return step.what
+
+    def delete(self) -> None:
+        """Take the whole project out; ``restore`` brings it back."""
+        place = self._deleted / str(max(map(int, self._deletions()), default=0) + 1)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(self.folder, place)
+
+    def restore(self) -> None:
+        """Bring the project back as it was when it was deleted last. Raises ConfigError if it cannot be."""
+        numbers = self._deletions()
+        if not numbers:
+            raise ConfigError(f"{self.name} cannot be brought back: nothing of it was kept.")
+        if self.pictures() or self.trash.newest():
+            raise ConfigError(f"{self.name} cannot be brought back: there is a new project of that name.")
+        shutil.rmtree(self.folder, ignore_errors=True)
+        os.replace(self._deleted / max(numbers, key=int), self.folder)
+
+    @property
+    def _deleted(self) -> Path:
+        return self.folder.parent / DELETED / self.name
+
+    def _deletions(self) -> list[str]:
+        return [path.name for path in self._deleted.glob("*") if path.name.isdecimal()]
+
+    def status(self) -> str:
+        """Where it stands, in plain words: how many pictures there are, and whether that will do."""
+        number = len(self.pictures())
+        if not number:
+            return "No pictures yet. Drop about ten into the field above."
+        ready = count(number, "picture")
+        return f"{ready} ready." if number >= FEW else f"{ready}. Add at least {FEW}, better ten."
+
+
+def _examined(picture: Dropped) -> str:
+    """The digest of a picture that can be used. Raises DatasetError with the reason."""
+    if picture.suffix in FOREIGN_SUFFIXES:
+        raise DatasetError(f"is a {picture.suffix[1:].upper()} file, which is not read here; save it as PNG or JPEG")
+    if picture.suffix not in SUFFIXES:
+        raise DatasetError("is not a picture that can be read here; use PNG, JPEG or WebP")
+    size = picture.path.stat().st_size
+    if size > MAX_PICTURE_BYTES:
+        raise DatasetError(f"has {size / 1e6:.0f} MB; {MAX_PICTURE_BYTES / 1e6:.0f} at most: save it smaller")
+    return examine(picture.path).digest
+
+
+def _repeats(picture: Dropped) -> int:
+    words = folder_words(picture.folder)
+    return words.repeats if words else 1
+
+
+def _home(picture: Dropped) -> str:
+    """The sub-folder that keeps a picture's repeats, where folders dropped together differ in them."""
+    words = folder_words(picture.folder)
+    if words is None:
+        return ""
+    name = " ".join(safe_name(word) for word in f"{words.trigger} {words.class_name}".split()[:8])
+    return f"{words.repeats}_{name[:64].strip()}"
+
+
+def _mask(picture: Path) -> Path:
+    return picture.with_name(picture.stem + MASK)
 
 
 def projects(data_dir: Path) -> list[Project]:
@@ -148,8 +291,3 @@ def _age(path: Path) -> float:
 
 def _copy(source: Path, place: Path) -> None:
     shutil.copyfile(source, place)
-
-
-def as_paths(files: Iterable[object] | None) -> list[Path]:
-    """What Gradio hands over as uploaded files, as paths."""
-    return [Path(str(file)) for file in files or ()]

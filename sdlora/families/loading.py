@@ -4,7 +4,7 @@ import difflib
 import json
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -55,6 +55,19 @@ def locate(base: str) -> Source:
     kinds = f"give {', '.join(BUNDLED)}, a folder, a .safetensors file or a hub id"
     hint = f"did you mean {near[0]}?" if near else kinds
     raise ModelError(f"model.base: there is no {base!r}; {hint}")
+
+
+def native_size(base: str) -> int:
+    """The side in pixels that ``base`` draws best, as far as can be told without loading it.
+
+    Raises ModelError for what can be no base model.
+    """
+    source = locate(base)
+    if source.kind == "folder":
+        with suppress(OSError, ValueError, KeyError, TypeError):  # Not all there: loading it will say what is missing.
+            unet, vae = (json.loads(Path(source.location, part, "config.json").read_text()) for part in ("unet", "vae"))
+            return int(unet["sample_size"]) * 2 ** (len(vae["block_out_channels"]) - 1)
+    return 1024 if "xl" in base.lower() else 512
 
 
 def load(model: Model) -> "Family":

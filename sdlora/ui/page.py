@@ -21,6 +21,10 @@ document.addEventListener("keydown", (event) => {
   const button = document.querySelector("#create-button");
   if ((event.ctrlKey || event.metaKey) && event.key === "Enter" && button?.offsetParent) button.click();
 });
+document.addEventListener("change", ({ target }) => {
+  if (target.type === "file" && target.webkitdirectory)
+    window.sdloraFolder = [...target.files].map((file) => file.webkitRelativePath);
+}, true);
 </script>"""
 
 

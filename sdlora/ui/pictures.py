@@ -1,23 +1,39 @@
-"""The first tab: a project, what its pictures show, a field to drop them in, and a card a picture."""
+"""The first tab: a project, what its pictures show, a field to drop them in, what to mend, and a card a picture."""
 
+import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import gradio as gr
 
+from sdlora import service
+from sdlora.data import doctor
 from sdlora.data.advice import Kind
-from sdlora.data.projects import About, Project, as_paths, projects
-from sdlora.errors import SdloraError
-from sdlora.ui.desk import Desk, thumbnail
+from sdlora.data.imports import Dropped, Words
+from sdlora.data.projects import About, Project, projects
+from sdlora.errors import BusyError, SdloraError
+from sdlora.ui import findings
+from sdlora.ui.cards import cards
+from sdlora.ui.desk import ACTIVE, Desk
 from sdlora.ui.markup import note
 from sdlora.ui.recipe import suggestion
 
 FIRST = "mystyle"
 """What the first project is called until it is called otherwise."""
-SHOWN = 100
+REMARKS = 12
+"""Sentences on what was not taken, until they are only counted."""
 KINDS: list[tuple[str, Kind]] = [("A style", "style"), ("A subject", "subject")]
+PRIVATE: dict[str, Any] = {"api_visibility": "private"}
+QUIET: dict[str, Any] = {**PRIVATE, "show_progress": "hidden", "trigger_mode": "always_last"}
+WITH_PATHS = "(files, paths, ...rest) => [files, JSON.stringify(window.sdloraFolder || []), ...rest]"
+"""Gradio keeps a file's name alone; the page's script remembers the folder that it was chosen in."""
+
+PRESS_REPLACE = "() => document.querySelector('#replace-all').click()"
+LIVE = gr.Progress()
+"""As a default, it has Gradio show what a handler tells it."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +46,28 @@ class Pictures:
     class_name: gr.Textbox
     version: gr.State
     """Changes whenever the project's pictures do."""
+    base: gr.State
+    """The base model that the pictures are judged for; another tab may set it."""
+    train: gr.Button
+    """Train on these pictures: wired by the page."""
+
+    @property
+    def about(self) -> list[Any]:
+        return [self.kind, self.trigger, self.class_name]
+
+
+@dataclass(frozen=True)
+class Inside:
+    """The components that only this tab needs."""
+
+    status: gr.HTML
+    remarks: gr.HTML
+    found: gr.HTML
+    undo: gr.Button
+    edition: gr.State
+    """Changes whenever captions did other than by hand, so that the cards read them again."""
+    deleted: gr.State
+    """The project that was deleted last."""
 
 
 def build(desk: Desk, demo: gr.Blocks) -> Pictures:
@@ -41,35 +79,108 @@ def build(desk: Desk, demo: gr.Blocks) -> Pictures:
         kind = gr.Radio(KINDS, value="style", label="What is it?", info="A look, or one thing or person", scale=2)
         trigger = gr.Textbox(label="Trigger word", info="The word that will call it", scale=2)
         class_name = gr.Textbox(label="Kind of subject", info="Such as cat or person", visible=False, scale=2)
-    drop = gr.File(
-        file_count="multiple", label="Pictures, about ten", height=170,
-        elem_classes="drop",
-    )  # fmt: skip
-    status = gr.HTML(elem_id="pictures-status")
-    remarks = gr.HTML(elem_id="pictures-remarks")
-    version = gr.State(0)
-    tab = Pictures(name, kind, trigger, class_name, version)
-
-    about = [kind, trigger, class_name]
-    demo.load(partial(_first, desk), None, [name, *about], api_visibility="private").then(
-        partial(_status, desk), name, status, api_visibility="private"
-    )
-    gr.on([name.input, name.select], partial(_open, desk), name, [*about, remarks], api_visibility="private").then(
-        partial(_status, desk), name, status, api_visibility="private"
-    )
-    kind.input(partial(_retell, desk), [name, *about], about, show_progress="hidden", api_visibility="private")
-    for field in (trigger, class_name):
-        field.change(
-            partial(_tell, desk), [name, *about], remarks, show_progress="hidden", trigger_mode="always_last",
-            api_visibility="private",
+    with gr.Row(elem_classes="drops"):
+        drop = gr.File(
+            file_count="multiple", label="Pictures, captions (.txt) or zip files", height=150, scale=4,
+            elem_id="drop-files", elem_classes="drop",
         )  # fmt: skip
-    drop.upload(
-        partial(_add, desk), [drop, name, *about, version], [drop, remarks, version], api_visibility="private"
-    ).then(partial(_status, desk), name, status, api_visibility="private")
-    gr.render([name, version], triggers=[name.change, version.change], show_progress="hidden")(
-        partial(_cards, desk, tab, status)
-    )
+        folder = gr.File(
+            file_count="directory", label="Or a folder", height=150, scale=1, min_width=170, elem_id="drop-folder",
+            elem_classes="drop",
+        )  # fmt: skip
+    paths = gr.Textbox(visible=False)
+    offer = gr.Button(visible=False, size="sm", elem_id="use-words")
+    offered = gr.State(None)
+    inner = Inside(
+        gr.HTML(elem_id="pictures-status"), gr.HTML(elem_id="pictures-remarks"), gr.HTML(elem_id="pictures-findings"),
+        gr.Button("Undo", visible=False, size="sm", elem_id="undo-pictures"), gr.State(0), gr.State(""),
+    )  # fmt: skip
+    version, base = gr.State(0), gr.State("pocket")
+    _hold_cards = gr.Column()
+    tools = _tools()
+    train = gr.Button("Train on these pictures", variant="primary", size="lg", elem_id="train-these")
+    tab = Pictures(name, kind, trigger, class_name, version, base, train)
+
+    check = partial(_checked, desk, tab, inner)
+    _wire_words(desk, demo, tab, inner, check)
+    added = [drop, folder, inner.remarks, version, offer, offered, *tab.about]
+    taken = {**PRIVATE, "show_progress_on": [drop, inner.remarks]}
+    check(drop.upload(partial(_add, desk), [drop, paths, name, *tab.about, version], added, **taken))
+    check(folder.upload(partial(_add, desk), [folder, paths, name, *tab.about, version], added, js=WITH_PATHS, **taken))
+    check(offer.click(_use, [offered, *tab.about], [offer, *tab.about], **QUIET))
+    _wire_tools(desk, tab, inner, tools, check)
+    with _hold_cards:
+        gr.render([name, version, inner.edition], triggers=[name.change, version.change], show_progress="hidden")(
+            partial(cards, desk.data_dir, version, check)
+        )
     return tab
+
+
+@dataclass(frozen=True)
+class Tools:
+    """What is done to all captions, or to the project as a whole."""
+
+    add_trigger: gr.Button
+    find: gr.Textbox
+    put: gr.Textbox
+    replace: gr.Button
+    delete: gr.Button
+    sure: gr.Row
+    delete_now: gr.Button
+    keep: gr.Button
+    restore: gr.Button
+
+
+def _tools() -> Tools:
+    with gr.Accordion("All captions, and the project", open=False, elem_id="picture-tools"):
+        add_trigger = gr.Button("Add the trigger word to all captions", size="sm", elem_id="add-trigger")
+        with gr.Row(equal_height=True):
+            find = gr.Textbox(label="Find in captions", scale=2, min_width=140)
+            put = gr.Textbox(label="Replace by", scale=2, min_width=140)
+            replace = gr.Button("Replace in all", size="sm", scale=1, min_width=120, elem_id="replace-all")
+        delete = gr.Button("Delete this project", size="sm", variant="stop", elem_id="delete-project")
+        with gr.Row(visible=False) as sure:
+            delete_now = gr.Button("Yes, delete it", size="sm", variant="stop", elem_id="delete-now")
+            keep = gr.Button("Keep it", size="sm", elem_id="keep-project")
+    restore = gr.Button(visible=False, size="sm", elem_id="restore-project")
+    return Tools(add_trigger, find, put, replace, delete, sure, delete_now, keep, restore)
+
+
+Check = Callable[[Any], Any]
+"""Has the project looked at anew after an event."""
+
+
+def _checked(desk: Desk, tab: Pictures, inner: Inside, event: Any) -> Any:
+    return event.then(partial(_status, desk), tab.name, [inner.status, inner.undo], **QUIET).then(
+        partial(_check, desk), [tab.name, tab.base], inner.found, **{**QUIET, "show_progress": "minimal"}
+    )
+
+
+def _wire_words(desk: Desk, demo: gr.Blocks, tab: Pictures, inner: Inside, check: Check) -> None:
+    """What the project is called, and what its pictures show."""
+    check(demo.load(partial(_first, desk), None, [tab.name, *tab.about], **PRIVATE))
+    chosen = [tab.name.input, tab.name.select]
+    check(gr.on(chosen, partial(_open, desk), tab.name, [*tab.about, inner.remarks], **PRIVATE))
+    tab.kind.input(partial(_retell, desk), [tab.name, *tab.about], tab.about, **QUIET)
+    for field in (tab.trigger, tab.class_name):
+        check(field.change(partial(_tell, desk), [tab.name, *tab.about], inner.remarks, **QUIET))
+    check(tab.base.change(None, None, None, **QUIET))
+
+
+def _wire_tools(desk: Desk, tab: Pictures, inner: Inside, tools: Tools, check: Check) -> None:
+    """What changes many captions, takes a project away, and undoes both."""
+    told = [inner.remarks, tab.version, inner.edition]
+    versions = [tab.version, inner.edition]
+    check(tools.add_trigger.click(partial(_change, desk, _add_trigger), [tab.name, *versions], told, **PRIVATE))
+    found = [tab.name, *versions, tools.find, tools.put]
+    gr.on([tools.find.submit, tools.put.submit], None, None, None, js=PRESS_REPLACE, **PRIVATE)
+    check(tools.replace.click(partial(_change, desk, _replace), found, told, **PRIVATE))
+    check(inner.undo.click(partial(_change, desk, _undo), [tab.name, *versions], told, **PRIVATE))
+    tools.delete.click(lambda: gr.update(visible=True), None, tools.sure, **QUIET)
+    tools.keep.click(lambda: gr.update(visible=False), None, tools.sure, **QUIET)
+    moved = [tab.name, *tab.about, inner.remarks, tools.sure, tools.restore, inner.deleted, tab.version]
+    check(tools.delete_now.click(partial(_delete, desk), [tab.name, tab.version], moved, **PRIVATE))
+    check(tools.restore.click(partial(_restore, desk), [inner.deleted, tab.version], moved, **PRIVATE))
 
 
 def _first(desk: Desk) -> list[Any]:
@@ -81,9 +192,11 @@ def _first(desk: Desk) -> list[Any]:
 
 def _about(desk: Desk, name: str) -> list[Any]:
     """Fields for what is known of a project; for a new one, words from the preset."""
-    about = Project(desk.data_dir, name).about or suggestion("pocket", "style")
-    class_name = gr.update(value=about.class_name, visible=about.kind == "subject")
-    return [about.kind, about.trigger, class_name]
+    return _fields(Project(desk.data_dir, name).about or suggestion("pocket", "style"))
+
+
+def _fields(about: About) -> list[Any]:
+    return [about.kind, about.trigger, gr.update(value=about.class_name, visible=about.kind == "subject")]
 
 
 def _open(desk: Desk, name: str) -> list[Any]:
@@ -93,13 +206,13 @@ def _open(desk: Desk, name: str) -> list[Any]:
         return [gr.skip(), gr.skip(), gr.skip(), note([str(error)], "bad")]
 
 
-def _tell(desk: Desk, name: str, kind: Kind, trigger: str, class_name: str) -> str:
+def _tell(desk: Desk, name: str, kind: Kind, trigger: str, class_name: str) -> Any:
     """Keep what the pictures show, once there are any."""
     try:
         project = Project(desk.data_dir, name or "")
         if project.about is not None:
             project.describe(About(kind, trigger, class_name))
-        return ""
+        return gr.skip()
     except SdloraError as error:
         return note([str(error)], "bad")
 
@@ -114,64 +227,128 @@ def _retell(desk: Desk, name: str, kind: Kind, trigger: str, class_name: str) ->
     return [gr.skip(), trigger, gr.update(value=class_name, visible=kind == "subject")]
 
 
-def _add(desk: Desk, files: Any, name: str, kind: Kind, trigger: str, class_name: str, version: int) -> list[Any]:
-    """Take dropped files in; the field is then free for more."""
+def _add(
+    desk: Desk, files: Any, paths: str, name: str, kind: Kind, trigger: str, class_name: str, version: int,
+    progress: gr.Progress = LIVE,
+) -> list[Any]:  # fmt: skip
+    """Take dropped files in; the field is then free for more. A kohya folder's words are used, or offered."""
+    nothing = [None, None, gr.update(visible=False), None, gr.skip(), gr.skip(), gr.skip()]
     try:
         project = Project(desk.data_dir, name or "")
-        project.describe(About(kind, trigger, class_name))
-        said = project.add(as_paths(files))
-        return [None, note(said, "bad"), version + 1]
+        about = About(kind, trigger, class_name)
+        fresh = project.about is None and about == suggestion("pocket", kind)
+        progress(0, desc="Unpacking and reading")
+        added = project.add(
+            _dropped(files or [], paths), lambda done, total: progress((done, total), desc="Reading", unit="pictures")
+        )
+        words = added.words
+        if words and fresh:
+            about = About(words.kind, words.trigger, words.class_name)
+        project.describe(about)
+        said = list(added.remarks[:REMARKS])
+        if len(added.remarks) > REMARKS:
+            said.append(f"{len(added.remarks) - REMARKS} more were not taken, for reasons like these.")
+        offers = words is not None and (words.trigger, words.class_name) != (about.trigger, about.class_name)
+        button = gr.update(visible=True, value=_offer(words)) if offers and words else gr.update(visible=False)
+        return [None, None, note(said, "bad"), version + 1, button, words, *_fields(about)]
     except SdloraError as error:
-        return [None, note([str(error)], "bad"), version + 1]
+        return [*nothing[:2], note([str(error)], "bad"), version + 1, *nothing[2:]]
 
 
-def _status(desk: Desk, name: str) -> str:
+def _offer(words: Words) -> str:
+    called = f"{words.trigger}, a {words.class_name}" if words.class_name else words.trigger
+    return f"Use the words of the folder's name: {called}"
+
+
+def _use(words: Words, *about: Any) -> list[Any]:
+    """Take the offered words; the fields' own events keep them."""
+    return [gr.update(visible=False), *_fields(About(words.kind, words.trigger, words.class_name))]
+
+
+def _dropped(files: list[Any], paths: str) -> list[Dropped]:
+    """Uploaded files under the names that their folder gave them, where the browser told those."""
     try:
-        lines = Project(desk.data_dir, name or "").status()
-        return note(lines, "good" if "ready" in lines[0] else "info")
+        told = [str(path) for path in json.loads(paths or "[]")]
+    except ValueError:
+        told = []
+    names = told if len(told) == len(files) else [Path(str(file)).name for file in files]
+    return [Dropped(Path(str(file)), PurePosixPath(name)) for file, name in zip(files, names, strict=True)]
+
+
+def _status(desk: Desk, name: str) -> list[Any]:
+    """How many pictures there are, and what Undo would undo."""
+    try:
+        project = Project(desk.data_dir, name or "")
+        said, step = project.status(), project.trash.newest()
+        undo = gr.update(visible=step is not None, value=f"Undo: {step.what}" if step else "Undo")
+        return [note([said], "good" if "ready" in said else "info"), undo]
+    except SdloraError as error:
+        return [note([str(error)], "bad"), gr.update(visible=False)]
+
+
+def _check(desk: Desk, name: str, base: str, progress: gr.Progress = LIVE) -> str:
+    """What the doctor says of the project."""
+    try:
+        project = Project(desk.data_dir, name or "")
+        number = len(project.pictures())
+        if not number:
+            return ""
+        size = service.native_size(base or "pocket")
+        found = doctor.check(
+            project.data(), size, lambda done, total: progress((done, total), desc="Looking at the pictures")
+        )
+        return findings.listed(found, number)
     except SdloraError as error:
         return note([str(error)], "bad")
 
 
-def _cards(desk: Desk, tab: Pictures, status: gr.HTML, name: str, version: int) -> None:
-    """A card a picture: what it looks like, its caption, and a way to take it out."""
+def _change(desk: Desk, change: Callable[..., str], name: str, version: int, edition: int, *words: str) -> list[Any]:
+    """Change captions or pictures, say what was done, and have the cards read them again."""
+    try:
+        said = change(Project(desk.data_dir, name or ""), *words)
+        return [note([said]), version + 1, edition + 1]
+    except SdloraError as error:
+        return [note([str(error)], "bad"), gr.skip(), gr.skip()]
+
+
+def _add_trigger(project: Project) -> str:
+    number = project.add_trigger()
+    return f"Changed {doctor.count(number, 'caption')}." if number else "Every caption has the trigger already."
+
+
+def _replace(project: Project, find: str, put: str) -> str:
+    number = project.replace(find, put)
+    return f"Changed {doctor.count(number, 'caption')}." if number else f"No caption holds “{find}”."
+
+
+def _undo(project: Project) -> str:
+    what = project.undo()
+    return f"Undone: {what}." if what else "There is nothing to undo."
+
+
+def _delete(desk: Desk, name: str, version: int) -> list[Any]:
+    """Take the project out, unless it is being trained on, and show the next one."""
     try:
         project = Project(desk.data_dir, name or "")
-    except SdloraError:
-        return
-    pictures = project.pictures()
-    with gr.Row(elem_classes="cards"):
-        for picture in pictures[:SHOWN]:
-            _card(desk, project, picture, tab, status)
-    if len(pictures) > SHOWN:
-        gr.HTML(note([f"The first {SHOWN} of {len(pictures)} pictures are shown; all are trained on."]))
+        now = desk.refresh()
+        if now.current and now.state in ACTIVE and now.current.config.data.folder == project.folder:
+            raise BusyError(f"{project.name} is being trained on; stop {now.current.name} first.")
+        if not project.folder.is_dir():
+            raise BusyError(f"{project.name} has nothing in it yet.")
+        project.delete()
+        back = gr.update(visible=True, value=f"Bring {project.name} back")
+        said = note([f"{project.name} is deleted."])
+        return [*_first(desk), said, gr.update(visible=False), back, project.name, version + 1]
+    except SdloraError as error:
+        return [*[gr.skip()] * 4, note([str(error)], "bad"), gr.update(visible=False), gr.skip(), gr.skip(), gr.skip()]
 
 
-def _card(desk: Desk, project: Project, picture: Path, tab: Pictures, status: gr.HTML) -> None:
-    key = f"{project.name}/{picture.name}/{picture.stat().st_mtime_ns}"
-    with gr.Column(elem_classes="card", min_width=0, key=f"{key}:card"):
-        gr.Image(
-            thumbnail(picture), show_label=False, interactive=False, buttons=[], height=150, key=f"{key}:image",
-            alt_text=picture.name,
-        )  # fmt: skip
-        caption = gr.Textbox(
-            project.caption(picture), label=f"Caption of {picture.name}", lines=2, max_lines=4, interactive=True,
-            placeholder=project.spoken(picture), key=f"{key}:caption",
-        )  # fmt: skip
-        remove = gr.Button("Remove", size="sm", variant="secondary", interactive=True, key=f"{key}:remove")
-
-    def keep(text: str) -> None:
-        project.write_caption(picture, text)
-
-    def drop(version: int) -> int:
-        project.remove(picture)
-        return version + 1
-
-    # Not `input`: it misses text that was pasted or put there by another program.
-    gr.on(
-        [caption.change, caption.blur], keep, caption, None, show_progress="hidden", trigger_mode="always_last",
-        api_visibility="private",
-    )  # fmt: skip
-    remove.click(drop, tab.version, tab.version, api_visibility="private").then(
-        partial(_status, desk), tab.name, status, api_visibility="private"
-    )
+def _restore(desk: Desk, name: str, version: int) -> list[Any]:
+    """Bring the deleted project back, and show it."""
+    try:
+        Project(desk.data_dir, name or "").restore()
+        choices = [project.name for project in projects(desk.data_dir)]
+        shown = [gr.update(choices=choices, value=name), *_about(desk, name)]
+        return [*shown, note([f"{name} is back."]), gr.skip(), gr.update(visible=False), "", version + 1]
+    except SdloraError as error:
+        return [*[gr.skip()] * 4, note([str(error)], "bad"), *[gr.skip()] * 4]

@@ -3,7 +3,7 @@
 import pytest
 from PIL import Image
 
-from sdlora.data.projects import About, Project, projects
+from sdlora.data.projects import About, Added, Project, projects
 from sdlora.errors import ConfigError
 
 
@@ -24,14 +24,14 @@ def dropped(tmp_path):
 def project(tmp_path, dropped):
     project = Project(tmp_path, "my style")
     project.describe(About("style", " ohwx  style ", ""))
-    assert project.add(dropped) == []
+    assert project.add(dropped) == Added(3)
     return project
 
 
 def test_dropped_pictures_are_numbered_and_keep_their_captions(project):
     assert [path.name for path in project.pictures()] == ["001.png", "002.png", "003.png"]
     assert [project.caption(path) for path in project.pictures()] == ["a red wall", "", ""]
-    assert project.status()[0] == "3 pictures ready."
+    assert project.status() == "3 pictures ready."
 
 
 def test_training_hears_the_trigger_in_every_caption(project):
@@ -53,7 +53,7 @@ def test_what_cannot_be_used_is_said_file_by_file_and_the_rest_is_taken(project,
         path.write_text("<html>")
     new = tmp_path / "new.jpg"
     Image.new("RGB", (80, 80), "white").save(new)
-    remarks = project.add([fake, page, drawing, lonely, dropped[0], new])
+    remarks = project.add([fake, page, drawing, lonely, dropped[0], new]).remarks
     assert [remark.split()[0] for remark in remarks] == ["fake.png", "page.html", "logo.svg", "red", "lonely.txt"]
     assert "HTML" in remarks[0] and "already here as 001.png" in remarks[3]
     assert [path.name for path in project.pictures()][-1] == "004.jpg"
@@ -90,7 +90,7 @@ def test_a_name_of_nothing_is_refused_with_an_example(tmp_path, name):
 
 def test_too_few_pictures_are_said_to_be_too_few(tmp_path, dropped):
     project = Project(tmp_path, "few")
-    assert "No pictures yet" in project.status()[0]
+    assert "No pictures yet" in project.status()
     project.describe(About())
     project.add(dropped[:1])
-    assert "Add at least 3" in project.status()[0]
+    assert "Add at least 3" in project.status()

@@ -1,0 +1,273 @@
+"""What is wrong with a set of pictures, or could be better, in plain words, before an hour goes into training on it.
+
+Front ends may import this: no torch.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Literal
+
+from sdlora.data import likeness
+from sdlora.data.buckets import assign, bucket_step
+from sdlora.data.captions import with_trigger
+from sdlora.data.folder import FEW, Example, Survey, count, picture_files, some, survey
+from sdlora.data.pictures import Size, cut_box, examine, open_picture, orientation
+from sdlora.data.settings import Data
+from sdlora.errors import DatasetError
+from sdlora.events import OnProgress
+
+Severity = Literal["must", "could", "fine"]
+"""To be mended first; could be better; taken care of, and said so that it surprises nobody."""
+ENOUGH = 8
+"""Pictures from which a style or a subject is learnt rather than copied: a dozen is what the field advises."""
+CUT_AWAY = 0.15
+"""A picture that loses more of its area to its training shape is named: neighbouring shapes cost less than that."""
+TOO_ALIKE = 0.6
+"""Share of pictures in one group of look-alikes from which the whole set counts as one picture."""
+_WORKERS = 4
+_GROUPS = 4
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing to know of a set: how much it matters, a sentence with its remedy, the pictures it concerns."""
+
+    severity: Severity
+    mark: str
+    """A word or two for the cards of those pictures."""
+    text: str
+    pictures: tuple[Path, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Look:
+    """What the pixels of one picture tell: whether EXIF turns it, whether it is transparent, how to compare it."""
+
+    turned: bool
+    transparent: bool
+    grids: likeness.Grids
+
+
+@dataclass(frozen=True)
+class _Case:
+    """What the checks look at."""
+
+    data: Data
+    resolution: int
+    examples: tuple[Example, ...]
+    looks: tuple[Look, ...]
+
+
+def check(data: Data, native_size: int, on_progress: OnProgress | None = None) -> list[Finding]:
+    """All findings on ``data.folder``, what matters most first.
+
+    ``native_size``: the base model's own side in pixels, for where ``data.resolution`` is not set. ``on_progress`` is
+    told pictures. A second look at unchanged files costs next to nothing.
+    """
+    _look_at_all(picture_files(data.folder), on_progress)
+    try:
+        found = survey(data)
+    except DatasetError as error:
+        return [Finding("must", "", f"{error}.")]
+    case = _Case(data, data.resolution or native_size, *_seen(found.examples))
+    findings = [*_unusable(found), *(finding for judge in CHECKS for finding in judge(case))]
+    findings += [Finding("fine", "", notice) for notice in found.notices]
+    order = {"must": 0, "could": 1, "fine": 2}
+    return sorted(findings, key=lambda finding: order[finding.severity])
+
+
+def _look_at_all(paths: Sequence[Path], on_progress: OnProgress | None) -> None:
+    """Judge and measure each picture, several at a time; both answers are kept."""
+
+    def both(path: Path) -> None:
+        with suppress(DatasetError):  # The survey names what cannot be used.
+            examine(path)
+            look(path)
+
+    with ThreadPoolExecutor(_WORKERS) as pool:
+        for done, _ in enumerate(pool.map(both, paths), 1):
+            if on_progress is not None:
+                on_progress(done, len(paths))
+
+
+def look(path: Path) -> Look:
+    """What the pixels of ``path`` tell, kept by modification time and length. Raises DatasetError if it is damaged."""
+    status = path.stat()
+    return _look(path, status.st_size, status.st_mtime_ns)
+
+
+@lru_cache(maxsize=4000)  # of 20 kB each
+def _look(path: Path, length: int, modified: int) -> Look:
+    picture = open_picture(path, at_least=Size(likeness.WORKING, likeness.WORKING))
+    return Look(orientation(path) > 1, picture.mask is not None, likeness.grids(picture.rgb))
+
+
+def _seen(examples: Iterable[Example]) -> tuple[tuple[Example, ...], tuple[Look, ...]]:
+    """The examples that can still be opened, with their looks."""
+    pairs = []
+    for example in examples:
+        with suppress(DatasetError, OSError):  # Taken away since it was listed: the next look will not list it.
+            pairs.append((example, look(example.path)))
+    return tuple(example for example, _ in pairs), tuple(seen for _, seen in pairs)
+
+
+def _unusable(found: Survey) -> list[Finding]:
+    return [Finding("must", "unusable", f"{line}.", (found.root / line.split(": ")[0],)) for line in found.problems]
+
+
+def _paths(examples: Iterable[Example]) -> tuple[Path, ...]:
+    return tuple(example.path for example in examples)
+
+
+def _few(case: _Case) -> list[Finding]:
+    number = len(case.examples)
+    if number < FEW:
+        return [Finding("must", "", f"Only {count(number, 'picture')}: add at least {FEW}, better ten.")]
+    if number < ENOUGH:
+        return [Finding("could", "", f"{count(number, 'picture')} can do; ten or more show better what is meant.")]
+    return []
+
+
+def _copies(case: _Case) -> list[Finding]:
+    """Files that are the same to the byte."""
+    first: dict[str, Example] = {}
+    copies = [example for example in case.examples if first.setdefault(example.digest, example) is not example]
+    if not copies:
+        return []
+    named = "; ".join(f"{copy.path.name} is {first[copy.digest].path.name}" for copy in copies[:_GROUPS])
+    more = "; ..." if len(copies) > _GROUPS else ""
+    text = f"The same file twice: {named}{more}. Remove the copies: each counts again."
+    return [Finding("could", "copy", text, _paths(copies))]
+
+
+def _look_alikes(case: _Case) -> list[Finding]:
+    """Pictures that are nearly the same; copies to the byte are left to ``_copies``."""
+    places = list({example.digest: place for place, example in reversed(list(enumerate(case.examples)))}.values())
+    places.sort()
+    pairs = _alike(tuple(case.looks[place] for place in places))
+    if not pairs:
+        return []
+    names = [case.examples[place].path for place in places]
+    sets = likeness.groups(pairs)
+    largest = max(map(len, sets))
+    if largest >= FEW and largest > TOO_ALIKE * len(names):
+        text = (
+            f"{largest} of {len(names)} pictures are nearly the same: the adapter would copy that one. "
+            "Add others: other places, sides, light."
+        )
+        return [Finding("must", "alike", text, tuple(names[i] for group in sets for i in group))]
+    mirrored = {frozenset(pair[:2]) for pair in pairs if pair.mirrored}
+    said = [
+        " and ".join(names[i].name for i in group) + (" (mirrored)" if frozenset(group) in mirrored else "")
+        for group in sets[:_GROUPS]
+    ]
+    text = (
+        f"Nearly the same picture: {'; '.join(said)}{'; ...' if len(sets) > _GROUPS else ''}. "
+        "Keep the best of each, or what they share is learnt too well."
+    )
+    return [Finding("could", "alike", text, tuple(names[i] for group in sets for i in group))]
+
+
+@lru_cache(maxsize=4)
+def _alike(looks: tuple[Look, ...]) -> tuple[likeness.Pair, ...]:
+    """Kept for the same looks: captions change more often than pictures do."""
+    return tuple(likeness.alike([seen.grids for seen in looks]))
+
+
+def _shapes(case: _Case) -> list[Finding]:
+    """What the training shapes do: enlarge small pictures, cut long ones."""
+    sizes = assign(case.examples, case.resolution, bucket_step(case.resolution), case.data.buckets)
+    small, cut, most = [], [], 0.0
+    for example, size in zip(case.examples, sizes, strict=True):
+        left, top, right, bottom = cut_box(example.size, size, 0.5)
+        lost = 1 - (right - left) * (bottom - top) / (example.width * example.height)
+        if example.width < size.width or example.height < size.height:
+            small.append(example)
+        if lost > CUT_AWAY:
+            cut.append(example)
+            most = max(most, lost)
+    found = []
+    if small:
+        least = min(min(example.size) for example in small)
+        text = (
+            f"Smaller than the base's {case.resolution} pixels: {_some(small)}, the smallest side {least}. They are "
+            "enlarged, and the adapter learns their blur; use larger copies if there are any."
+        )
+        found.append(Finding("could", "small", text, _paths(small)))
+    if cut:
+        text = (
+            f"Long for their width: {_some(cut)}. Up to {most:.0%} is cut off at the sides that stick out; "
+            "crop by hand what matters."
+        )
+        found.append(Finding("could", "cut", text, _paths(cut)))
+    return found
+
+
+def _handled(case: _Case) -> list[Finding]:
+    """What is done with pictures that are turned or see-through."""
+    turned = [example for example, seen in zip(case.examples, case.looks, strict=True) if seen.turned]
+    clear = [example for example, seen in zip(case.examples, case.looks, strict=True) if seen.transparent]
+    found = []
+    if turned:
+        text = f"Turned upright as the camera noted (EXIF): {_some(turned)}. Nothing to do."
+        found.append(Finding("fine", "turned", text, _paths(turned)))
+    if clear:
+        ground = {"#ffffff": "white", "#000000": "black"}.get(case.data.background.lower(), case.data.background)
+        weight = ", and what cannot be seen does not count" if case.data.masks else ""
+        text = f"Transparent: {_some(clear)}. They are laid on {ground}{weight}."
+        found.append(Finding("fine", "transparent", text, _paths(clear)))
+    return found
+
+
+def _captions(case: _Case) -> list[Finding]:
+    """Captions that are missing, that lack the trigger, or that all say the same."""
+    trigger, named = case.data.trigger.strip(), [example for example in case.examples if example.own]
+    empty = [example for example in case.examples if not example.own]
+    mute = [example for example in empty if not example.caption]
+    found = []
+    if mute:
+        text = f"No word calls what is learnt: {_some(mute)} without caption or trigger. Give a trigger word."
+        found.append(Finding("must", "no caption", text, _paths(mute)))
+    elif empty and named:
+        text = (
+            f"Without a caption of their own: {_some(empty)}; training says “{empty[0].caption}”. "
+            "Write what is to be seen, as for the others."
+        )
+        found.append(Finding("could", "no caption", text, _paths(empty)))
+    elif len(empty) >= FEW:
+        text = (
+            f"No picture has a caption; training says “{empty[0].caption}” of each. That works; "
+            "a few words on what each shows let prompts steer more."
+        )
+        found.append(Finding("could", "", text))
+    without = [example for example in named if with_trigger(example.own, trigger) != example.own]
+    if without:
+        text = (
+            f"Captions without the trigger “{trigger}”: {_some(without)}. Training puts it in front; "
+            "add it yourself to say where."
+        )
+        found.append(Finding("could", "no trigger", text, _paths(without)))
+    said = Counter(example.own.lower() for example in named)
+    if len(case.examples) >= FEW and len(said) == 1 and len(named) == len(case.examples) and not _is_name(case):
+        text = f"All captions are the same: “{named[0].own}”. Say what differs, so that it can be asked for."
+        found.append(Finding("could", "", text))
+    return found
+
+
+def _is_name(case: _Case) -> bool:
+    """Whether the one caption of all is no more than trigger and class, which is how a subject is often captioned."""
+    words = f"{case.data.trigger} {case.data.class_name}".lower().split()
+    return set(case.examples[0].own.lower().replace(",", " ").split()) <= {*words, "a", "an", "the", "photo", "of"}
+
+
+def _some(examples: Sequence[Example]) -> str:
+    return some([example.path.name for example in examples])
+
+
+CHECKS: tuple[Callable[[_Case], list[Finding]], ...] = (_few, _look_alikes, _copies, _captions, _shapes, _handled)
+"""Each looks at the whole set and says what it finds."""

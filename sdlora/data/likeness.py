@@ -1,0 +1,107 @@
+"""Which pictures are nearly the same, whatever size, quality, cut or mirroring: by a difference hash and the colours.
+
+Front ends may import this: no torch.
+
+Each picture is averaged to a grid, once whole and once for each of the slight cuts below. The hash says of every cell
+whether its neighbours to the right and below are brighter (Neal Krawetz, "Kind of Like That", 2013). Two pictures are
+alike where the hash of the one, whole, is near to one of the other's cuts, and the colours of both grids agree too:
+the hash alone takes drawings on one flat ground for one another. Thresholds: see ``tests/data/test_likeness.py``.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+CELLS = 16
+WORKING = 96
+"""Side in pixels to which a picture is reduced before it is cut."""
+HASH_DISTANCE = 0.12
+"""Share of the hash's bits in which two alike pictures differ at most."""
+COLOUR_DISTANCE = 0.06
+"""One minus the correlation of their colours, at most."""
+_BITS = 2 * CELLS * CELLS
+
+Grids = NDArray[np.uint8]
+"""(cuts, CELLS + 1, CELLS + 1, 3): a picture's colours, whole first, then each of its cuts."""
+
+
+class Pair(NamedTuple):
+    """Places of two pictures that are nearly the same, the first one before the second."""
+
+    first: int
+    second: int
+    mirrored: bool
+
+
+def _cuts() -> list[tuple[float, float, float, float]]:
+    """Left, top, right, bottom as shares: all of it, a twentieth or a tenth less from every side, and from one side."""
+    boxes = [(0.0, 0.0, 1.0, 1.0)]
+    for kept in (0.95, 0.9):
+        lost = 1 - kept
+        places = [lost * part for part in (0, 0.5, 1)]
+        boxes += [(x, y, x + kept, y + kept) for x in places for y in places]
+        boxes += [(0, 0, kept, 1), (lost, 0, 1, 1), (0, 0, 1, kept), (0, lost, 1, 1)]
+    return boxes
+
+
+CUTS = tuple(_cuts())
+
+
+def grids(picture: Image.Image) -> Grids:
+    """The grids of an RGB picture, by which it is compared."""
+    small = picture.resize((WORKING, WORKING), Image.Resampling.BOX)
+    side = CELLS + 1
+    boxes = [(left * WORKING, top * WORKING, right * WORKING, bottom * WORKING) for left, top, right, bottom in CUTS]
+    made = [np.asarray(small.resize((side, side), Image.Resampling.LANCZOS, box=box)) for box in boxes]
+    return np.stack(made)
+
+
+def alike(pictures: Sequence[Grids]) -> list[Pair]:
+    """All pairs of pictures that are nearly the same, in their order."""
+    if len(pictures) < 2:
+        return []
+    stacked = np.stack(pictures)
+    whole = stacked[:, 0]
+    signs, colours = _signs(whole), _colours(whole)
+    found: dict[tuple[int, int], bool] = {}
+    for cut in range(len(CUTS)):
+        for mirrored in (False, True):
+            other = stacked[:, cut, :, ::-1] if mirrored else stacked[:, cut]
+            near = signs @ _signs(other).T >= _BITS * (1 - 2 * HASH_DISTANCE)
+            np.fill_diagonal(near, False)
+            firsts, seconds = np.nonzero(near)
+            if not len(firsts):
+                continue
+            same = (colours[firsts] * _colours(other[seconds])).sum(-1) >= 1 - COLOUR_DISTANCE
+            for i, j in zip(firsts[same].tolist(), seconds[same].tolist(), strict=True):
+                found.setdefault((min(i, j), max(i, j)), mirrored)
+    return [Pair(i, j, mirrored) for (i, j), mirrored in sorted(found.items())]
+
+
+def groups(pairs: Sequence[Pair]) -> list[list[int]]:
+    """Pictures that are alike, directly or by way of others, together."""
+    home: dict[int, list[int]] = {}
+    for i, j, _ in pairs:
+        one, other = home.setdefault(i, [i]), home.setdefault(j, [j])
+        if one is not other:
+            one += other
+            home.update(dict.fromkeys(other, one))
+    return sorted(sorted(group) for group in {id(group): group for group in home.values()}.values())
+
+
+def _signs(grid: Grids) -> NDArray[np.float32]:
+    """(N, _BITS) of +1 and -1: the hash, so that a product of two counts the bits in which they agree."""
+    grey = grid.astype(np.float32) @ np.asarray([0.299, 0.587, 0.114], np.float32)
+    right, below = grey[:, :-1, 1:] > grey[:, :-1, :-1], grey[:, 1:, :-1] > grey[:, :-1, :-1]
+    bits = np.concatenate([right.reshape(len(grey), -1), below.reshape(len(grey), -1)], axis=1)
+    return np.where(bits, np.float32(1), np.float32(-1))
+
+
+def _colours(grid: Grids) -> NDArray[np.float32]:
+    """(N, values) of length 1 about their mean: what two grids of one picture have in common, however bright."""
+    values = grid.reshape(len(grid), -1).astype(np.float32)
+    values -= values.mean(axis=1, keepdims=True)
+    return values / np.maximum(np.linalg.norm(values, axis=1, keepdims=True), 1e-6)

@@ -1,0 +1,69 @@
+"""A card a picture: what it looks like, its caption, and a way to take it out."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from sdlora.data.projects import Project
+from sdlora.errors import SdloraError
+from sdlora.ui.desk import thumbnail
+from sdlora.ui.findings import card_id
+from sdlora.ui.markup import note
+
+SHOWN = 100
+
+
+def cards(
+    data_dir: Path, counter: gr.State, check: Callable[[Any], Any], name: str, version: int, edition: int
+) -> None:
+    """The cards of a project's pictures, inside a ``gr.render``; ``check`` has the project looked at after a change."""
+    try:
+        project = Project(data_dir, name or "")
+    except SdloraError:
+        return
+    pictures = project.pictures()
+    with gr.Row(elem_classes="cards"):
+        for picture in pictures[:SHOWN]:
+            if (image := _image(picture)) is not None:
+                _card(project, picture, image, counter, check, edition)
+    if len(pictures) > SHOWN:
+        gr.HTML(note([f"The first {SHOWN} of {len(pictures)} pictures are shown; all are trained on."]))
+
+
+def _image(picture: Path) -> str | None:
+    """A small copy to show; none of a file that cannot be read, which the findings name."""
+    try:
+        return thumbnail(picture)
+    except (SdloraError, OSError):
+        return None
+
+
+def _card(
+    project: Project, picture: Path, image: str, counter: gr.State, check: Callable[[Any], Any], edition: int
+) -> None:
+    key = f"{project.name}/{picture.name}/{picture.stat().st_mtime_ns}"
+    with gr.Column(elem_classes="card", elem_id=card_id(picture), min_width=0, key=f"{key}:card"):
+        gr.Image(
+            image, show_label=False, interactive=False, buttons=[], height=150, key=f"{key}:image",
+            alt_text=picture.name,
+        )  # fmt: skip
+        caption = gr.Textbox(
+            project.caption(picture), label=f"Caption of {picture.name}", lines=2, max_lines=4, interactive=True,
+            placeholder=project.spoken(picture), key=f"{key}:caption:{edition}",
+        )  # fmt: skip
+        remove = gr.Button("Remove", size="sm", variant="secondary", interactive=True, key=f"{key}:remove")
+
+    def keep(text: str) -> None:
+        project.write_caption(picture, text)
+
+    def drop(version: int) -> int:
+        project.remove(picture)
+        return version + 1
+
+    quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+    # Not `input`: it misses text that was pasted or put there by another program.
+    caption.change(keep, caption, None, trigger_mode="always_last", **quiet)
+    check(caption.blur(keep, caption, None, trigger_mode="always_last", **quiet))
+    check(remove.click(drop, counter, counter, **quiet))
