@@ -1,6 +1,5 @@
 """A card a picture: what it looks like, its caption, and a way to take it out."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +14,12 @@ from sdlora.ui.markup import note
 SHOWN = 100
 
 
-def cards(
-    data_dir: Path, counter: gr.State, check: Callable[[Any], Any], name: str, version: int, edition: int
-) -> None:
-    """The cards of a project's pictures, inside a ``gr.render``; ``check`` has the project looked at after a change."""
+def cards(data_dir: Path, counter: gr.State, touched: gr.State, name: str, version: int, edition: int) -> None:
+    """The cards of a project's pictures, inside a ``gr.render``.
+
+    They count in ``counter`` what changes pictures, and in ``touched`` what changes captions. What follows from that
+    is wired outside: a render takes its own events' successors away with it.
+    """
     try:
         project = Project(data_dir, name or "")
     except SdloraError:
@@ -27,7 +28,7 @@ def cards(
     with gr.Row(elem_classes="cards"):
         for picture in pictures[:SHOWN]:
             if (image := _image(picture)) is not None:
-                _card(project, picture, image, counter, check, edition)
+                _card(project, picture, image, counter, touched, edition)
     if len(pictures) > SHOWN:
         gr.HTML(note([f"The first {SHOWN} of {len(pictures)} pictures are shown; all are trained on."]))
 
@@ -40,9 +41,7 @@ def _image(picture: Path) -> str | None:
         return None
 
 
-def _card(
-    project: Project, picture: Path, image: str, counter: gr.State, check: Callable[[Any], Any], edition: int
-) -> None:
+def _card(project: Project, picture: Path, image: str, counter: gr.State, touched: gr.State, edition: int) -> None:
     key = f"{project.name}/{picture.name}/{picture.stat().st_mtime_ns}"
     with gr.Column(elem_classes="card", elem_id=card_id(picture), min_width=0, key=f"{key}:card"):
         gr.Image(
@@ -58,6 +57,10 @@ def _card(
     def keep(text: str) -> None:
         project.write_caption(picture, text)
 
+    def leave(text: str, touches: int) -> int:
+        keep(text)
+        return touches + 1
+
     def drop(version: int) -> int:
         project.remove(picture)
         return version + 1
@@ -65,5 +68,5 @@ def _card(
     quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
     # Not `input`: it misses text that was pasted or put there by another program.
     caption.change(keep, caption, None, trigger_mode="always_last", **quiet)
-    check(caption.blur(keep, caption, None, trigger_mode="always_last", **quiet))
-    check(remove.click(drop, counter, counter, **quiet))
+    caption.blur(leave, [caption, touched], touched, **quiet)
+    remove.click(drop, counter, counter, **quiet)

@@ -66,6 +66,8 @@ class Inside:
     undo: gr.Button
     edition: gr.State
     """Changes whenever captions did other than by hand, so that the cards read them again."""
+    touched: gr.State
+    """Changes whenever a caption or a word did."""
     deleted: gr.State
     """The project that was deleted last."""
 
@@ -79,21 +81,18 @@ def build(desk: Desk, demo: gr.Blocks) -> Pictures:
         kind = gr.Radio(KINDS, value="style", label="What is it?", info="A look, or one thing or person", scale=2)
         trigger = gr.Textbox(label="Trigger word", info="The word that will call it", scale=2)
         class_name = gr.Textbox(label="Kind of subject", info="Such as cat or person", visible=False, scale=2)
-    with gr.Row(elem_classes="drops"):
-        drop = gr.File(
-            file_count="multiple", label="Pictures, captions (.txt) or zip files", height=150, scale=4,
-            elem_id="drop-files", elem_classes="drop",
-        )  # fmt: skip
-        folder = gr.File(
-            file_count="directory", label="Or a folder", height=150, scale=1, min_width=170, elem_id="drop-folder",
-            elem_classes="drop",
-        )  # fmt: skip
+    drop = gr.File(
+        file_count="multiple", label="Pictures, captions (.txt) or zip files", height=150, elem_id="drop-files",
+        elem_classes="drop",
+    )  # fmt: skip
+    folder = gr.UploadButton("or choose a folder", file_count="directory", size="sm", elem_id="drop-folder")
     paths = gr.Textbox(visible=False)
     offer = gr.Button(visible=False, size="sm", elem_id="use-words")
     offered = gr.State(None)
     inner = Inside(
         gr.HTML(elem_id="pictures-status"), gr.HTML(elem_id="pictures-remarks"), gr.HTML(elem_id="pictures-findings"),
-        gr.Button("Undo", visible=False, size="sm", elem_id="undo-pictures"), gr.State(0), gr.State(""),
+        gr.Button("Undo", visible=False, size="sm", elem_id="undo-pictures"), gr.State(0), gr.State(0),
+        gr.State(""),
     )  # fmt: skip
     version, base = gr.State(0), gr.State("pocket")
     _hold_cards = gr.Column()
@@ -101,17 +100,16 @@ def build(desk: Desk, demo: gr.Blocks) -> Pictures:
     train = gr.Button("Train on these pictures", variant="primary", size="lg", elem_id="train-these")
     tab = Pictures(name, kind, trigger, class_name, version, base, train)
 
-    check = partial(_checked, desk, tab, inner)
-    _wire_words(desk, demo, tab, inner, check)
+    _wire_words(desk, demo, tab, inner)
     added = [drop, folder, inner.remarks, version, offer, offered, *tab.about]
     taken = {**PRIVATE, "show_progress_on": [drop, inner.remarks]}
-    check(drop.upload(partial(_add, desk), [drop, paths, name, *tab.about, version], added, **taken))
-    check(folder.upload(partial(_add, desk), [folder, paths, name, *tab.about, version], added, js=WITH_PATHS, **taken))
-    check(offer.click(_use, [offered, *tab.about], [offer, *tab.about], **QUIET))
-    _wire_tools(desk, tab, inner, tools, check)
+    drop.upload(partial(_add, desk), [drop, paths, name, *tab.about, version], added, **taken)
+    folder.upload(partial(_add, desk), [folder, paths, name, *tab.about, version], added, js=WITH_PATHS, **taken)
+    offer.click(_use, [offered, *tab.about], [offer, *tab.about], **QUIET)
+    _wire_tools(desk, tab, inner, tools)
     with _hold_cards:
         gr.render([name, version, inner.edition], triggers=[name.change, version.change], show_progress="hidden")(
-            partial(cards, desk.data_dir, version, check)
+            partial(cards, desk.data_dir, version, inner.touched)
         )
     return tab
 
@@ -146,41 +144,35 @@ def _tools() -> Tools:
     return Tools(add_trigger, find, put, replace, delete, sure, delete_now, keep, restore)
 
 
-Check = Callable[[Any], Any]
-"""Has the project looked at anew after an event."""
-
-
-def _checked(desk: Desk, tab: Pictures, inner: Inside, event: Any) -> Any:
-    return event.then(partial(_status, desk), tab.name, [inner.status, inner.undo], **QUIET).then(
+def _wire_words(desk: Desk, demo: gr.Blocks, tab: Pictures, inner: Inside) -> None:
+    """What the project is called, what its pictures show, and what is said of them after every change."""
+    demo.load(partial(_first, desk), None, [tab.name, *tab.about], **PRIVATE)
+    chosen = [tab.name.input, tab.name.select]
+    gr.on(chosen, partial(_open, desk), tab.name, [*tab.about, inner.remarks], **PRIVATE)
+    tab.kind.input(partial(_retell, desk), [tab.name, *tab.about], tab.about, **QUIET)
+    for field in (tab.trigger, tab.class_name):
+        told = [inner.remarks, inner.touched]
+        field.change(partial(_tell, desk), [tab.name, *tab.about, inner.touched], told, **QUIET)
+    changed = [tab.name.change, tab.base.change, tab.version.change, inner.touched.change]
+    gr.on(changed, partial(_status, desk), tab.name, [inner.status, inner.undo], **QUIET).then(
         partial(_check, desk), [tab.name, tab.base], inner.found, **{**QUIET, "show_progress": "minimal"}
     )
 
 
-def _wire_words(desk: Desk, demo: gr.Blocks, tab: Pictures, inner: Inside, check: Check) -> None:
-    """What the project is called, and what its pictures show."""
-    check(demo.load(partial(_first, desk), None, [tab.name, *tab.about], **PRIVATE))
-    chosen = [tab.name.input, tab.name.select]
-    check(gr.on(chosen, partial(_open, desk), tab.name, [*tab.about, inner.remarks], **PRIVATE))
-    tab.kind.input(partial(_retell, desk), [tab.name, *tab.about], tab.about, **QUIET)
-    for field in (tab.trigger, tab.class_name):
-        check(field.change(partial(_tell, desk), [tab.name, *tab.about], inner.remarks, **QUIET))
-    check(tab.base.change(None, None, None, **QUIET))
-
-
-def _wire_tools(desk: Desk, tab: Pictures, inner: Inside, tools: Tools, check: Check) -> None:
+def _wire_tools(desk: Desk, tab: Pictures, inner: Inside, tools: Tools) -> None:
     """What changes many captions, takes a project away, and undoes both."""
     told = [inner.remarks, tab.version, inner.edition]
     versions = [tab.version, inner.edition]
-    check(tools.add_trigger.click(partial(_change, desk, _add_trigger), [tab.name, *versions], told, **PRIVATE))
+    tools.add_trigger.click(partial(_change, desk, _add_trigger), [tab.name, *versions], told, **PRIVATE)
     found = [tab.name, *versions, tools.find, tools.put]
     gr.on([tools.find.submit, tools.put.submit], None, None, None, js=PRESS_REPLACE, **PRIVATE)
-    check(tools.replace.click(partial(_change, desk, _replace), found, told, **PRIVATE))
-    check(inner.undo.click(partial(_change, desk, _undo), [tab.name, *versions], told, **PRIVATE))
+    tools.replace.click(partial(_change, desk, _replace), found, told, **PRIVATE)
+    inner.undo.click(partial(_change, desk, _undo), [tab.name, *versions], told, **PRIVATE)
     tools.delete.click(lambda: gr.update(visible=True), None, tools.sure, **QUIET)
     tools.keep.click(lambda: gr.update(visible=False), None, tools.sure, **QUIET)
     moved = [tab.name, *tab.about, inner.remarks, tools.sure, tools.restore, inner.deleted, tab.version]
-    check(tools.delete_now.click(partial(_delete, desk), [tab.name, tab.version], moved, **PRIVATE))
-    check(tools.restore.click(partial(_restore, desk), [inner.deleted, tab.version], moved, **PRIVATE))
+    tools.delete_now.click(partial(_delete, desk), [tab.name, tab.version], moved, **PRIVATE)
+    tools.restore.click(partial(_restore, desk), [inner.deleted, tab.version], moved, **PRIVATE)
 
 
 def _first(desk: Desk) -> list[Any]:
@@ -206,15 +198,15 @@ def _open(desk: Desk, name: str) -> list[Any]:
         return [gr.skip(), gr.skip(), gr.skip(), note([str(error)], "bad")]
 
 
-def _tell(desk: Desk, name: str, kind: Kind, trigger: str, class_name: str) -> Any:
+def _tell(desk: Desk, name: str | None, kind: Kind, trigger: str, class_name: str, touches: int = 0) -> list[Any]:
     """Keep what the pictures show, once there are any."""
     try:
-        project = Project(desk.data_dir, name or "")
-        if project.about is not None:
+        project = Project(desk.data_dir, name) if name else None  # None: the page is not all there yet.
+        if project is not None and project.about is not None:
             project.describe(About(kind, trigger, class_name))
-        return gr.skip()
+        return [gr.skip(), touches + 1]
     except SdloraError as error:
-        return note([str(error)], "bad")
+        return [note([str(error)], "bad"), gr.skip()]
 
 
 def _retell(desk: Desk, name: str, kind: Kind, trigger: str, class_name: str) -> list[Any]:
