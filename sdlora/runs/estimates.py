@@ -105,24 +105,29 @@ class Measurer:
         self._over.set()
         self.stop()
 
-    def wish(self, config: TrainConfig) -> bool:
-        """Have ``config`` measured after a moment of calm, in place of what was wished before; whether it will be.
+    def wish(self, config: TrainConfig) -> None:
+        """Have ``config`` measured after a moment of calm, in place of what was wished before.
 
-        It is if its base is a bundled, thus small one, and it was not tried before.
+        Only where its base is a bundled, thus small one, it was not tried before, and nothing has the device.
         """
         result = _result(config, self.data_dir)
         with self._lock:
             wanted = config.model.base in BUNDLED and result not in self._tried and not result.exists()
-            self._wish = (time.monotonic(), config) if wanted else None
-            return wanted
+            self._wish = (time.monotonic(), config) if wanted and not busy(self.data_dir) else None
+
+    def waits(self, config: TrainConfig) -> bool:
+        """Whether ``config`` is wished for, and will be measured after a moment of calm."""
+        with self._lock:
+            return self._wish is not None and _result(self._wish[1], self.data_dir) == _result(config, self.data_dir)
 
     def tick(self) -> None:
         """Begin with what is wished for, if it was left in peace for a moment and the device is free."""
         with self._lock:
             if self._wish is None or time.monotonic() - self._wish[0] < CALM_SECONDS:
                 return
-            with suppress(BusyError):
-                self.start(self._wish[1])
+            config, self._wish = self._wish[1], None
+            with suppress(SdloraError):  # What is wrong with it is told where it was wished for.
+                self.start(config)
 
     def start(self, config: TrainConfig) -> None:
         """Measure ``config`` now. Raises BusyError while another is measured, trained or drawn."""
