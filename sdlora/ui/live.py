@@ -43,6 +43,8 @@ class Live:
     plot: gr.LinePlot
     notices: gr.HTML
     downloads: gr.Row
+    folds: list[gr.Accordion]
+    """Checkpoints, remarks, log."""
     longer: gr.Button
     copy: gr.Button
     reopen: gr.Button
@@ -51,7 +53,7 @@ class Live:
     def outputs(self) -> list[Any]:
         return [
             self.waiting, self.run, self.status, self.stop, self.resume, self.draw, self.ended, self.more,
-            self.checkpoints, self.keep, self.previews, self.plot, self.notices, self.downloads,
+            self.checkpoints, self.keep, self.previews, self.plot, self.notices, self.downloads, *self.folds,
         ]  # fmt: skip
 
 
@@ -77,13 +79,13 @@ def build(desk: Desk, message: gr.HTML) -> Live:
         more = gr.Number(label="Further steps", precision=0, minimum=1, min_width=110, elem_id="more-steps")
         longer = gr.Button("Train longer", size="sm", min_width=110, elem_id="longer-button")
         copy = gr.Button("Queue a copy", size="sm", min_width=110, elem_id="copy-button")
-        reopen = gr.Button("Its settings into the form", size="sm", min_width=110, elem_id="reopen-button")
-    with gr.Accordion("Checkpoints", open=False, elem_id="checkpoints"):
+        reopen = gr.Button("Open its settings", size="sm", min_width=110, elem_id="reopen-button")
+    with gr.Accordion("Checkpoints", open=False, visible=False, elem_id="checkpoints") as saves:
         checkpoints = gr.Radio([], label="Steps at which it saved", interactive=True, elem_id="checkpoint-choice")
         keep = gr.Button("Use this checkpoint", size="sm", interactive=False, elem_id="use-checkpoint")
-    with gr.Accordion("Remarks", open=False):
+    with gr.Accordion("Remarks", open=False, visible=False) as remarks:
         notices = gr.HTML(elem_id="run-notices")
-    _log(desk, run)
+    log = _log(desk, run)
     for button, format in ((kohya, "kohya"), (diffusers, "diffusers")):
         button.click(partial(_prepare, desk, format), run, [file, message], api_visibility="private").success(
             None, js=SAVE_FILE, api_visibility="private"
@@ -91,12 +93,12 @@ def build(desk: Desk, message: gr.HTML) -> Live:
     keep.click(partial(_use, desk), [run, checkpoints], [message, checkpoints], api_visibility="private")
     return Live(
         waiting, run, status, stop, resume, draw, ended, more, checkpoints, keep, previews, plot, notices, downloads,
-        longer, copy, reopen,
+        [saves, remarks, log], longer, copy, reopen,
     )  # fmt: skip
 
 
-def _log(desk: Desk, run: gr.Dropdown) -> None:
-    with gr.Accordion("Log", open=False, elem_id="log") as fold:
+def _log(desk: Desk, run: gr.Dropdown) -> gr.Accordion:
+    with gr.Accordion("Log", open=False, visible=False, elem_id="log") as fold:
         text = gr.Textbox(
             show_label=False, label="The end of the log", lines=12, max_lines=20, interactive=False, elem_id="run-log",
             elem_classes="log",
@@ -106,6 +108,7 @@ def _log(desk: Desk, run: gr.Dropdown) -> None:
         [fold.expand, again.click, run.change], partial(_read_log, desk), run, text, show_progress="hidden",
         api_visibility="private",
     )  # fmt: skip
+    return fold
 
 
 def _read_log(desk: Desk, name: str) -> str:
@@ -152,12 +155,12 @@ def live_updates(desk: Desk, name: str | None, seen: dict[str, Any]) -> list[Any
     run = desk.run(name) or look.current
     waiting = _fresh(seen, "queue", look.waiting, lambda: queue.rows(desk))
     if run is None:
-        return [waiting, *[gr.skip()] * 13]
+        return [waiting, *[gr.skip()] * 16]
     view, state = desk.view(run), desk.queue.state(run)
     runs, stage = (run.name, look.runs), (run.name, state)
     saved = (run.name, tuple(sorted(view.checkpoints)), state in ACTIVE)
     news: list[tuple[str, Any, Callable[[], Any]]] = [
-        ("runs", runs, lambda: gr.update(choices=list(look.runs), value=run.name, visible=True)),
+        ("runs", runs, lambda: _choice(look.runs, name, run.name)),
         ("status", (*stage, view.seen), lambda: run_markup.status(run.name, view, state, log_end(run, LAST_LINES))),
         ("stop", stage, lambda: _stop_button(state)),
         ("resume", stage, lambda: gr.update(visible=state in RESUMABLE, value=_resume_word(state))),
@@ -168,10 +171,19 @@ def live_updates(desk: Desk, name: str | None, seen: dict[str, Any]) -> list[Any
         ("keep", saved, lambda: gr.update(interactive=bool(view.checkpoints) and state not in ACTIVE)),
         ("previews", (run.name, len(view.previews)), lambda: _previews(view)),
         ("plot", (run.name, _plotted(view, state)), lambda: _plot(view)),
-        ("notices", (run.name, len(view.notices)), lambda: markup.note(view.notices or ["None."])),
+        ("notices", (run.name, len(view.notices)), lambda: markup.note(view.notices)),
         ("downloads", stage, lambda: gr.update(visible=_saved(run, view, state))),
+        ("saves", (run.name, bool(view.checkpoints)), lambda: gr.update(visible=bool(view.checkpoints))),
+        ("remarks", (run.name, bool(view.notices)), lambda: gr.update(visible=bool(view.notices))),
+        ("log", run.name, lambda: gr.update(visible=True)),
     ]
     return [waiting, *(_fresh(seen, what, mark, make) for what, mark, make in news)]
+
+
+def _choice(runs: tuple[str, ...], chosen: str | None, shown: str) -> Any:
+    """The runs to choose from. What is chosen is left alone: a click may have changed it while this was looked up."""
+    value = {} if chosen in runs else {"value": shown}
+    return gr.update(choices=list(runs), visible=True, **value)
 
 
 def _fresh(seen: dict[str, Any], what: str, mark: Any, make: Callable[[], Any]) -> Any:

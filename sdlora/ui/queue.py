@@ -42,7 +42,7 @@ def _facts(desk: Desk, name: str) -> str:
 def _list(desk: Desk, shown: gr.State, message: gr.HTML, waiting: list[Row]) -> None:
     if not waiting:
         return
-    with gr.Group(elem_classes="queue", elem_id="queue"):
+    with gr.Column(elem_classes="queue"):
         gr.HTML("<h3>Waiting for the device</h3>", elem_classes="heading")
         for place, (name, facts) in enumerate(waiting, 1):
             with gr.Row(elem_classes="queued"):

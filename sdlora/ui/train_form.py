@@ -66,10 +66,11 @@ def build() -> Form:
         with gr.Row(elem_classes="tally"):
             marks = gr.HTML(elem_id="settings-changed")
             reset = gr.Button("Reset all", size="sm", visible=False, min_width=90, scale=0, elem_id="reset-settings")
-        for heading, settings in fields.by_section().items():
-            with gr.Group(elem_classes="settings", elem_id=f"settings-{heading.split()[0].lower()}"):
-                gr.HTML(f"<h3>{heading}</h3>", elem_classes="heading")
-                advanced |= {setting.name: fields.field(setting) for setting in settings}
+        with gr.Column(elem_classes="all-settings"):
+            for heading, settings in fields.by_section().items():
+                with gr.Group(elem_classes="settings", elem_id=f"settings-{heading.split()[0].lower()}"):
+                    gr.HTML(f"<h3>{heading}</h3>", elem_classes="heading")
+                    advanced |= {setting.name: fields.field(setting) for setting in settings}
     in_order = [advanced[setting.name] for setting in fields.advanced()]
     return Form(
         base, quality, prompts, in_order, summary, measure, gr.Timer(LOOK_SECONDS, active=False), train, message,
@@ -146,16 +147,16 @@ def told(
         found = service.estimate(config, desk.data_dir)
         if wish and found.measured is None:
             desk.measurer.wish(config)
-        measures, waits = desk.measurer.measures(config), desk.measurer.waits(config)
+        pending = found.measured is None and (desk.measurer.measures(config) or desk.measurer.waits(config))
         failure = desk.measurer.failure(config)
     except SdloraError as error:
         return [markup.note([str(error)]), *marked, gr.update(visible=False), gr.Timer(active=False)]
-    takes = recipe.expectation(found) or ("" if measures or waits else "How long that takes is not measured yet.")
-    lines = [recipe.summary(config, found.pictures), takes]
-    lines.append("One step is being measured ..." if measures or waits else "")
+    unknown = "" if pending else "How long that takes is not measured yet."
+    lines = [recipe.summary(config, found.pictures), recipe.expectation(found) or unknown]
+    lines.append("One step is being measured ..." if pending else "")
     lines.append(f"It could not be measured: {failure}" if failure else "")
-    offers = found.measured is None and not measures and not waits
-    return [markup.note(lines), *marked, gr.update(visible=offers), gr.Timer(active=measures or waits)]
+    offers = found.measured is None and not pending
+    return [markup.note(lines), *marked, gr.update(visible=offers), gr.Timer(active=pending)]
 
 
 def _measure(desk: Desk, name: str, kind: Kind, trigger: str, class_name: str, *values: Any) -> list[Any]:
