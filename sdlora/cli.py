@@ -66,6 +66,8 @@ def _parser(arguments: Sequence[str]) -> tuple[Parser, dict[str, Parser]]:
     _train_arguments(command("train", train, "Train an adapter from a preset or a TOML file."), arguments)
     resume_parser = command("resume", resume, "Go on with a run from its newest checkpoint.")
     resume_parser.add_argument("name", metavar="RUN", help="the run's name, or its folder")
+    help = "end at this step instead, beyond those that are done: train a finished run longer"
+    resume_parser.add_argument("--train.steps", dest="steps", type=_count, metavar="N", help=help)
     _processes(resume_parser)
     _data_dir(resume_parser)
     _data_dir(command("runs", runs, "List the runs, the newest first."))
@@ -178,7 +180,10 @@ def train(parsed: argparse.Namespace) -> int:
 def resume(parsed: argparse.Namespace) -> int:
     from sdlora import service
 
-    return _attend(service.resume(service.find_run(parsed.name, parsed.data_dir), parsed.processes))
+    run = service.find_run(parsed.name, parsed.data_dir)
+    if parsed.steps is not None:
+        return _attend(service.extend(run, parsed.steps, parsed.processes))
+    return _attend(service.resume(run, parsed.processes))
 
 
 def _attend(training: "Training") -> int:

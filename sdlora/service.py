@@ -1,6 +1,7 @@
 """The one door: what the command line, the page and Python callers may ask for."""
 
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -12,15 +13,19 @@ from sdlora import errors
 from sdlora.data.advice import Kind
 from sdlora.errors import BusyError, ConfigError, FileError, SdloraError
 from sdlora.events import Event, OnEvent, RunFailed, RunStopped, ignore
-from sdlora.files import as_path, existing, safe_name
+from sdlora.files import as_path, existing, read_safetensors_header, safe_name, write_atomic
 from sdlora.runs.creation import Creator as Creator
 from sdlora.runs.creation import Mixed as Mixed
 from sdlora.runs.creation import Request as Request
 from sdlora.runs.creation import Ticket as Ticket
 from sdlora.runs.creation import creations_folder as creations_folder
+from sdlora.runs.estimates import Estimate as Estimate
+from sdlora.runs.estimates import Measurer as Measurer
+from sdlora.runs.estimates import estimate as estimate
 from sdlora.runs.folder import Run
 from sdlora.runs.launch import Training, launch
 from sdlora.runs.queue import TrainingQueue as TrainingQueue
+from sdlora.training.output import CONFIG
 
 if TYPE_CHECKING:
     from sdlora.config import TrainConfig
@@ -74,6 +79,49 @@ def resume(run: Run, processes: int = 1) -> Training:
     return launch(run, processes)
 
 
+def extend(run: Run, steps: int, processes: int = 1) -> Training:
+    """Let a run that has ended go on to step ``steps``, as one of that length would from there.
+
+    Raises BusyError if it runs, ConfigError if it is that far already, or has no state to go on from.
+    """
+    run.lengthen(steps)
+    return resume(run, processes)
+
+
+def duplicate(run: Run, data_dir: Path | None = None) -> Run:
+    """A new run with the settings of ``run``, under its name and the next free number."""
+    return prepare(run.config, re.sub(r"-\d{1,3}$", "", run.name) or run.name, data_dir)
+
+
+def checkpoints(run: Run) -> dict[int, Path]:
+    """The adapter files that a run saved on its way, by their steps, in their order."""
+    return {int(path.stem): path for path in sorted(run.checkpoints.glob("*.safetensors")) if path.stem.isdecimal()}
+
+
+def use_checkpoint(run: Run, step: int) -> Path:
+    """Make the checkpoint of ``step`` the run's adapter, until the run ends anew; all checkpoints stay.
+
+    Raises ConfigError if there is no such checkpoint, BusyError while the run is trained.
+    """
+    known = checkpoints(run)
+    if step not in known:
+        there = ", ".join(map(str, known)) or "none"
+        raise ConfigError(f"{run.name}: there is no checkpoint {step}; there are: {there}")
+    if run.held():
+        raise BusyError(f"{run.name} is being trained and will write its adapter itself; stop it, or let it end, first")
+    write_atomic(run.adapter, known[step].read_bytes())
+    return run.adapter
+
+
+def used_step(run: Run) -> int | None:
+    """The step whose checkpoint is the run's adapter now; None if it has none."""
+    try:
+        path = adapter_of(str(run.folder))
+        return int(read_safetensors_header(path).get("__metadata__", {})["ss_steps"])
+    except (SdloraError, KeyError, ValueError):
+        return None
+
+
 def train(
     config: "TrainConfig",
     name: str | None = None,
@@ -109,16 +157,19 @@ def failure(run: Run, code: int, last: Event | None) -> SdloraError:
 
 
 def adapter_of(source: str, data_dir: Path | None = None) -> Path:
-    """The adapter file that ``source`` names: a file, a run's folder, or a run's name.
+    """The adapter file that ``source`` names: a file, a run's folder or name, or RUN-STEP, a checkpoint of a run.
 
     Raises ConfigError if there is none.
     """
     path = existing(source)
     if path is not None and path.is_file():
         return path
+    name, _, step = source.rpartition("-")
+    if step.isdecimal() and existing(Path(source, CONFIG), _root(data_dir) / "runs") is None:
+        with suppress(ConfigError, KeyError):  # Else it is told that there is no such run.
+            return checkpoints(find_run(name, data_dir))[int(step)]
     run = find_run(source, data_dir)
-    saved = sorted(run.checkpoints.glob("*.safetensors"))
-    for candidate in (run.adapter, *reversed(saved)):
+    for candidate in (run.adapter, *reversed(checkpoints(run).values())):
         if candidate.is_file():
             return candidate
     raise ConfigError(f"{source}: this run has saved no adapter yet")
@@ -157,11 +208,13 @@ class AdapterFile(NamedTuple):
 
 
 def adapters_in(data_dir: Path | None = None) -> list[AdapterFile]:
-    """The adapters of all runs that have saved one, the newest run first."""
+    """The adapters of all runs that have saved one, the newest run first, each followed by its checkpoints."""
     found = []
     for run in runs_in(data_dir):
         with suppress(SdloraError):
-            found.append(AdapterFile(run.name, adapter_of(str(run.folder), data_dir), run.config.model.base))
+            files = [adapter_of(str(run.folder), data_dir), *reversed(checkpoints(run).values())]
+            names = [run.name, *map(adapter_name, files[1:])]
+            found += [AdapterFile(name, path, run.config.model.base) for name, path in zip(names, files, strict=True)]
     return found
 
 

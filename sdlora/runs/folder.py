@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 from filelock import FileLock, Timeout
 
+from sdlora.checkpoint import newest_step
 from sdlora.errors import BusyError, ConfigError, FileError
 from sdlora.events import Event, RunFailed, RunFinished, RunStopped
 from sdlora.files import existing, fsync_folder, inside, safe_name, unused
@@ -32,6 +33,8 @@ class Run(RunPaths):
         super().__init__(folder)
         self.stop_file = self.folder / "stop"
         self.lock_file = self.folder / "run.lock"
+        self.queued_file = self.folder / "queued"
+        """There while the run waits for a device."""
 
     def __repr__(self) -> str:
         return f"Run({str(self.folder)!r})"
@@ -109,6 +112,25 @@ class Run(RunPaths):
         """Ask the run's process to finish its step, save, and end."""
         self.stop_file.touch()
 
+    def lengthen(self, steps: int) -> None:
+        """Let the run end at step ``steps``, beyond those that it has done. Nothing but its config's length changes.
+
+        Raises BusyError while a process works on it, ConfigError if it has no state to go on from, or is that far.
+        """
+        from sdlora.config import TrainConfig
+
+        if self.held():
+            raise BusyError(f"the run {self.name} is running already; stop it first, or let it end")
+        done = newest_step(self.states)
+        if not done:
+            raise ConfigError(
+                f"{self.name}: has saved no state to go on from; train anew, with adapter.init if need be"
+            )
+        if steps <= done:
+            raise ConfigError(f"train.steps = {steps}: {self.name} has done {done} steps already; give more than that")
+        TrainConfig.load(self.config_file, {"train.steps": steps}).save(self.config_file)
+        vars(self).pop("config", None)  # What was read before is no longer so.
+
 
 def read_events(journal: Path, start: int = 0) -> Iterator[Event]:
     """The events of a journal from byte ``start``; a torn or unknown line is passed over."""
@@ -156,8 +178,8 @@ def device_lock(data_dir: Path, device: "torch.device") -> Path:
     import torch
 
     is_card = device.type == "cuda"
-    name = str(torch.cuda.get_device_properties(device.index or 0).uuid) if is_card else platform.node()
-    return data_dir / "locks" / f"{device.type}-{safe_name(name, fallback='here')}.lock"
+    name = safe_name(str(torch.cuda.get_device_properties(device.index or 0).uuid)) if is_card else _machine()
+    return data_dir / "locks" / f"{device.type}-{name}.lock"
 
 
 def hold(lock_file: Path, what: str, wait: float = 0) -> FileLock:
@@ -171,3 +193,23 @@ def hold(lock_file: Path, what: str, wait: float = 0) -> FileLock:
     except OSError as error:
         raise FileError(f"{lock_file}: cannot be written ({error.strerror}); choose another --data-dir") from error
     return lock
+
+
+def busy(data_dir: Path) -> bool:
+    """Whether a process holds a device of this machine. Of several machines on one ``data_dir``, others' CPUs are told
+    by their names; a card's name is its own number, so another machine's card counts as one of this.
+    """
+    for lock_file in (data_dir / "locks").glob("*.lock"):
+        kind, _, name = lock_file.stem.partition("-")
+        if kind != "cuda" and name != _machine():
+            continue
+        try:
+            hold(lock_file, "the device").release()
+        except BusyError:
+            return True
+    return False
+
+
+def _machine() -> str:
+    """This machine's name, as locks are called by it."""
+    return safe_name(platform.node(), fallback="here")

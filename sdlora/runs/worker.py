@@ -62,6 +62,8 @@ def main() -> int:
         journal = Journal(run.journal) if is_main else None
         try:
             _hold_device(run, held)
+            if is_main:
+                run.queued_file.unlink(missing_ok=True)  # Its wait is over, whoever started it.
             finished = _train(run, stop, journal or ignore)
             return 0 if finished else stop.exit_code
         except Exception as error:
@@ -98,7 +100,7 @@ def _report(error: Exception, run: Run, journal: Journal | None) -> int:
     traceback.print_exc()
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and PEER_LOST.search(str(error)):
         return 1
-    known = error if isinstance(error, SdloraError) else _translate(error)
+    known = error if isinstance(error, SdloraError) else translate(error)
     message = str(known) if known else f"{type(error).__name__}: {error} (a bug; the end of the log says where)"
     if isinstance(known, OutOfMemoryError | DeviceError) and (saved := newest_step(run.states)):
         message += f"; {saved} steps are saved"
@@ -107,7 +109,7 @@ def _report(error: Exception, run: Run, journal: Journal | None) -> int:
     return code
 
 
-def _translate(error: Exception) -> SdloraError | None:
+def translate(error: Exception) -> SdloraError | None:
     """What a library's exception means to the user, or None for a bug."""
     import torch
 

@@ -65,6 +65,7 @@ class Ready:
         tensors, optimizer = checkpoint.pack_optimizer(self.trained.optimizer)
         own = {f"adapter.{index}": parameter.detach() for index, parameter in enumerate(self.trained.parameters)}
         values = {"optimizer": optimizer, "scaler": self.gang.scaler_state(), "started": self.started, **self._order()}
+        values["steps"] = self.steps
         return checkpoint.State(step, {**tensors, **own}, values)
 
     def restore(self, state: checkpoint.State) -> None:
@@ -75,6 +76,10 @@ class Ready:
                     f"this run was begun with {name} = {state.values[name]}, now it is {value}, and would go on as "
                     "another run; put that back, or start a new run with adapter.init"
                 )
+        if self.steps < state.step:
+            raise ConfigError(
+                f"train.steps = {self.steps}: this run has done {state.step} steps already; give that or more"
+            )
         with torch.no_grad():
             for index, parameter in enumerate(self.trained.parameters):
                 parameter.copy_(state.tensors[f"adapter.{index}"])
@@ -89,7 +94,6 @@ class Ready:
         classes = "".join(f"{e.digest}{e.caption}" for e in self.batches.class_examples)
         return {
             "processes": self.gang.count,
-            "steps": self.steps,
             "base model": self.family.fingerprint[:12],
             "pictures and captions": _digest(pictures),
             "class pictures": _digest(classes),
@@ -104,18 +108,11 @@ def prepare(job: Job, gang: Gang) -> Ready | None:
     """Everything up to the first step; None if a stop was asked for meanwhile."""
     dataset = scan(job.data)
     job.notice(*dataset.notices)
-    job.on_event(Progress(phase="loading the base model", done=0, total=1))
-    family = load(job.model).to(gang.device)
-    if gang.dtype != torch.float32:
-        for module in family.models.values():  # The VAE stays in float32: in float16 it can give black pictures.
-            module.to(dtype=gang.dtype)
-    resolution = job.data.resolution or family.native_size
+    family = open_base(job, gang)
+    resolution, sizes = assign(job, family, dataset.examples)
     class_examples = caches.class_examples(job, gang, family, resolution, dataset.examples)
     if class_examples is None:
         return None
-    sizes = buckets.assign(
-        dataset.examples, resolution, buckets.bucket_step(resolution, family.latent_factor), job.data.buckets
-    )
     batches = Batches(
         dataset.examples, sizes, job.data, job.train.batch_size, job.train.seed, class_examples, gang.count, gang.rank
     )
@@ -135,7 +132,33 @@ def prepare(job: Job, gang: Gang) -> Ready | None:
     ready = Ready(family, batches, sizes, latents, encode, trained, gang, steps, resolution)
     if state is not None:
         ready.restore(state)
+        job.notice(*longer(job, state, steps))
     return ready
+
+
+def open_base(job: Job, gang: Gang) -> Family:
+    """The base model on its device, in the training precision."""
+    job.on_event(Progress(phase="loading the base model", done=0, total=1))
+    family = load(job.model).to(gang.device)
+    if gang.dtype != torch.float32:
+        for module in family.models.values():  # The VAE stays in float32: in float16 it can give black pictures.
+            module.to(dtype=gang.dtype)
+    return family
+
+
+def assign(job: Job, family: Family, examples: Sequence[Example]) -> tuple[int, tuple[Size, ...]]:
+    """The side in pixels of the square whose area pictures get, and each example's bucket."""
+    resolution = job.data.resolution or family.native_size
+    step = buckets.bucket_step(resolution, family.latent_factor)
+    return resolution, buckets.assign(examples, resolution, step, job.data.buckets)
+
+
+def longer(job: Job, state: checkpoint.State, steps: int) -> Iterator[str]:
+    """A sentence on a length that is not what it was when ``state`` was saved."""
+    before = state.values.get("steps", steps)
+    if before != steps:
+        moves = "" if job.schedule.name == "constant" else f"; its rate is that of a {job.schedule.name} run of {steps}"
+        yield f"this run goes on from step {state.step} to {steps}, where it was to end at {before}{moves}"
 
 
 def ignored(job: Job, steps: int) -> Iterator[str]:

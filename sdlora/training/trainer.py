@@ -74,17 +74,23 @@ class Loop:
             self._alone(lambda: self.previews.draw(0))
         for step in range(self.ready.start, self.ready.steps):
             begun = time.monotonic()
-            self._set_rates(step)
-            loss = self._gradients(step)
+            loss = self.step(step)
             if loss is None:
                 self._save(step)
                 self.job.on_event(RunStopped(step=step))
                 return False
-            self._apply(step, loss)
             self.durations.append(time.monotonic() - begun)
             self._tell_step(step + 1, loss)
             self._after(step + 1)
         return True
+
+    def step(self, step: int) -> float | None:
+        """Optimizer step ``step`` (from 0); its mean loss, or None if a stop was asked for: then nothing has moved."""
+        self._set_rates(step)
+        loss = self._gradients(step)
+        if loss is not None:
+            self._apply(step, loss)
+        return loss
 
     def _set_rates(self, step: int) -> None:
         """Learning rates of this step, and whether the text encoder still learns in it."""

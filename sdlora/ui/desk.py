@@ -22,7 +22,7 @@ from sdlora.errors import BusyError, ConfigError, SdloraError
 from sdlora.files import write_atomic
 from sdlora.generation.prompt import parse
 from sdlora.runs.folder import Run
-from sdlora.service import AdapterFile, Creator, Mixed, Request, Ticket, TrainingQueue
+from sdlora.service import AdapterFile, Creator, Measurer, Mixed, Request, Ticket, TrainingQueue
 from sdlora.ui.watch import RunView, Watcher
 
 LOOK_SECONDS = 0.5
@@ -42,6 +42,8 @@ class Look:
     current: Run | None = None
     state: str = ""
     adapters: tuple[AdapterFile, ...] = ()
+    waiting: tuple[str, ...] = ()
+    """The runs in the queue, in their order."""
 
 
 @dataclass
@@ -51,22 +53,28 @@ class Desk:
     data_dir: Path
     queue: TrainingQueue = field(init=False)
     creator: Creator = field(init=False)
+    measurer: Measurer = field(init=False)
     watcher: Watcher = field(default_factory=Watcher)
     _look: tuple[float, Look] = (float("-inf"), Look())
     _lock: threading.Lock = field(default_factory=threading.Lock)
+    _training: threading.Lock = field(default_factory=threading.Lock)
+    """Held while a run is queued: of two clicks, the second finds the first one's run."""
 
     def __post_init__(self) -> None:
         self.data_dir = self.data_dir.expanduser().resolve()
         self.queue = TrainingQueue(self.data_dir)
         self.creator = Creator(self.data_dir)
+        self.measurer = Measurer(self.data_dir)
 
     def open(self) -> None:
-        """Begin to look after the queue."""
+        """Begin to look after the queue, and after what is to be measured."""
         self.queue.watch()
+        self.measurer.watch()
 
     def close(self) -> None:
         """End what belongs to the page: a training goes on."""
         self.queue.close()
+        self.measurer.close()
         self.creator.close()
 
     def look(self) -> Look:
@@ -77,7 +85,8 @@ class Desk:
                 current = self.queue.current()
                 state = self.queue.state(current) if current else ""
                 runs = tuple(run.name for run in service.runs_in(self.data_dir))
-                look = Look(runs, current, state, tuple(service.adapters_in(self.data_dir)))
+                waiting = tuple(run.name for run in self.queue.waiting())
+                look = Look(runs, current, state, tuple(service.adapters_in(self.data_dir)), waiting)
                 self._look = (time.monotonic(), look)
             return look
 
@@ -96,17 +105,37 @@ class Desk:
         return self.watcher.view(run)
 
     def train(self, config: TrainConfig, name: str) -> Run:
-        """Queue a new run. Raises BusyError if one over the same pictures is under way."""
-        now = self.refresh()
-        if now.current and now.state in ACTIVE and now.current.config.data.folder == config.data.folder:
-            raise BusyError(f"{now.current.name} is being trained on these pictures already; stop it first.")
-        run = service.prepare(config, name, self.data_dir)
+        """Queue a new run. Raises BusyError if one with these very settings is under way: a second click, say."""
+        with self._training:
+            now = self.refresh()
+            active = [now.current] if now.current and now.state in ACTIVE else []
+            for run in (*active, *self.queue.waiting()):
+                if run.config == config:
+                    raise BusyError(f"{run.name} is queued or trained with these settings already; change one first.")
+            run = service.prepare(config, name, self.data_dir)
+            self.start(run)
+            return run
+
+    def duplicate(self, run: Run) -> Run:
+        """Queue a new run with the settings of ``run``."""
+        copy = service.duplicate(run, self.data_dir)
+        self.start(copy)
+        return copy
+
+    def extend(self, run: Run, steps: int) -> None:
+        """Queue ``run`` to go on to step ``steps``."""
+        run.lengthen(steps)
         self.start(run)
-        return run
+
+    def measure(self, config: TrainConfig) -> None:
+        """Measure what ``config`` will take. Raises BusyError while something has the device."""
+        self.creator.rest()
+        self.measurer.start(config)
 
     def start(self, run: Run) -> None:
-        """Queue ``run``, new or to be resumed; the drawing process makes room for it."""
+        """Queue ``run``, new or to be resumed; what draws or is measured makes room for it."""
         self.queue.add(run)
+        self.measurer.stop()
         self.creator.rest()
         self.queue.tick()
         self.refresh()

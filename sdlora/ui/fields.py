@@ -1,36 +1,62 @@
 """Form fields made from the declarations of settings: type, range and help stand there, and only there."""
 
+from collections.abc import Collection, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from types import NoneType
 from typing import Annotated, Any, get_args
 
 import gradio as gr
 from gradio.components import Component
 from pydantic import TypeAdapter
 
-from sdlora.config import all_settings
+from sdlora.config import TrainConfig, all_settings
 from sdlora.generation.settings import Sample
 from sdlora.section import Setting, settings
 
 DRAWING = {setting.name: setting for setting in settings(Sample)}
 """The settings of drawing, by name."""
-ADVANCED = (
-    "train.steps",
-    "adapter.rank",
-    "train.learning_rate",
-    "train.text_encoder_learning_rate",
-    "train.batch_size",
-    "data.resolution",
-    "prior.weight",
-    "train.seed",
-    "data.flip",
-)
-"""What the page's first advanced form shows; any setting of ``TrainConfig`` may be added."""
+MAIN = {"model.base", "data.folder", "data.trigger", "data.class_name", "train.epochs", "sample.prompts"}
+"""What the main controls decide; the quality gives a number of steps."""
+SECTIONS = {
+    "model": "Base model", "data": "Pictures and captions", "prior": "Class pictures", "adapter": "Adapter",
+    "train": "Training", "loss": "Loss", "optimizer": "Optimizer", "schedule": "Learning-rate schedule",
+    "checkpoint": "Checkpoints", "sample": "Previews",
+}  # fmt: skip
+"""The headings of the config's sections."""
 CHOICES = {"yes": True, "no": False}
 
 
-def advanced() -> list[Setting]:
-    """The settings in ``ADVANCED``, in its order."""
-    known = {setting.name: setting for setting in all_settings()}
-    return [known[name] for name in ADVANCED]
+@cache
+def advanced() -> tuple[Setting, ...]:
+    """Every setting of a run, in order of declaration, but for paths, for what the main controls decide, and for what
+    leaves no choice.
+    """
+    return tuple(
+        setting
+        for setting in all_settings()
+        if setting.name not in MAIN and Path not in _types(setting) and len(options(setting)) != 1
+    )
+
+
+def by_section() -> dict[str, list[Setting]]:
+    """The settings of ``advanced()`` by their section's heading."""
+    found: dict[str, list[Setting]] = {}
+    for setting in advanced():
+        section = setting.name.split(".")[0]
+        found.setdefault(SECTIONS.get(section, section.capitalize()), []).append(setting)
+    return found
+
+
+def _types(setting: Setting) -> tuple[Any, ...]:
+    return (setting.field.annotation, *get_args(setting.field.annotation))
+
+
+def options(setting: Setting) -> tuple[str, ...]:
+    """The words between which ``setting`` lets one choose, if it does."""
+    if schema(setting).get("type") == "boolean":
+        return tuple(CHOICES)
+    return tuple(schema(setting).get("enum") or ([schema(setting)["const"]] if "const" in schema(setting) else []))
 
 
 def schema(setting: Setting) -> dict[str, Any]:
@@ -47,24 +73,70 @@ def label(setting: Setting) -> str:
     return words.replace("_", " ").strip().capitalize()
 
 
+def elem_id(name: str) -> str:
+    """The page's name for the field of setting ``name``."""
+    return f"set-{name.replace('.', '-')}"
+
+
 def field(setting: Setting) -> Component:
     """An empty field for ``setting``: what is not filled in stays as the preset has it."""
     named: dict[str, Any] = {
-        "label": label(setting),
-        "info": setting.help,
-        "elem_id": f"set-{setting.name.replace('.', '-')}",
-    }
-    kind = schema(setting).get("type")
-    if kind == "boolean":
-        return gr.Dropdown([("as the preset", ""), "yes", "no"], value="", interactive=True, **named)
-    options = get_args(setting.field.annotation)
-    if options and all(isinstance(option, str) for option in options):
-        return gr.Dropdown([("as the preset", ""), *options], value="", interactive=True, **named)
+        "label": label(setting), "info": setting.help, "elem_id": elem_id(setting.name), "interactive": True,
+    }  # fmt: skip
+    if options(setting):
+        return gr.Dropdown(_choices(setting, "as the preset"), value="", **named)
     return gr.Textbox(placeholder="as the preset", **named)  # A number field cannot be left empty.
 
 
-def changed(values: "tuple[Any, ...] | list[Any]") -> dict[str, Any]:
-    """What was filled in of the fields of ``advanced()``, by the settings' names."""
-    pairs = zip(ADVANCED, values, strict=True)
-    given = {name: value.strip() if isinstance(value, str) else value for name, value in pairs}
-    return {name: CHOICES.get(value, value) for name, value in given.items() if value not in (None, "")}
+def _choices(setting: Setting, empty: str) -> list[tuple[str, str]]:
+    return [(empty, ""), *((option, option) for option in options(setting))]
+
+
+def presets_values(config: TrainConfig, decided: Mapping[str, str]) -> list[Any]:
+    """What the fields of ``advanced()`` say while they are empty: the preset's values, or how they are ``decided``."""
+    news = []
+    for setting in advanced():
+        section, _, name = setting.name.partition(".")
+        said = decided.get(setting.name) or shown(getattr(getattr(config, section), name))
+        if options(setting):
+            news.append(gr.update(choices=_choices(setting, f"as the preset: {said}")))
+        else:
+            news.append(gr.update(placeholder=said))
+    return news
+
+
+def shown(value: Any) -> str:
+    """A value as a person would type it."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if value is None or value == "":
+        return "not set" if value is None else "empty"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def typed(config: TrainConfig, preset: TrainConfig, decided: Collection[str]) -> list[str]:
+    """What to fill into the fields of ``advanced()`` for ``config``: wherever it is not as ``preset``, and what is
+    ``decided`` anew for every run. An empty text cannot be filled in.
+    """
+    values = []
+    for setting in advanced():
+        section, _, name = setting.name.partition(".")
+        own, usual = (getattr(getattr(source, section), name) for source in (config, preset))
+        as_usual = own == usual and setting.name not in decided
+        values.append("" if as_usual or own == "" else "none" if own is None else shown(own))
+    return values
+
+
+def changed(values: Sequence[Any]) -> dict[str, Any]:
+    """What was filled in of the fields of ``advanced()``, by the settings' names. ``none`` leaves a setting unset."""
+    given: dict[str, Any] = {}
+    for setting, value in zip(advanced(), values, strict=True):
+        value = value.strip() if isinstance(value, str) else value
+        if value in (None, ""):
+            continue
+        if setting.field.annotation is bool:
+            value = CHOICES.get(value, value)
+        elif NoneType in _types(setting) and str(value).lower() == "none":
+            value = None
+        given[setting.name] = value
+    return given

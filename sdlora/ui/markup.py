@@ -1,10 +1,10 @@
 """The page's own pieces of HTML. Every word that is not written here is escaped."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from html import escape
 
-from sdlora.ui.desk import ACTIVE, url
-from sdlora.ui.watch import Preview, RunView, sentence, share, short
+from sdlora.ui.desk import ACTIVE
+from sdlora.ui.watch import RunView, short
 
 
 def header(run: str, view: RunView | None, state: str) -> str:
@@ -32,44 +32,6 @@ def bar(share: float | None) -> str:
     percent = round(100 * min(1.0, max(0.0, share)))
     named = f"role='progressbar' aria-label='progress' aria-valuenow='{percent}'"
     return f"<div class='bar' {named}><i style='width:{percent}%'></i></div>"
-
-
-def status(name: str, view: RunView, state: str) -> str:
-    """The card of a run: where it stands, and how much is done."""
-    kind = {"failed": "bad", "finished": "good"}.get(state, "info")
-    moving = bar(share(view, state)) if state in (*ACTIVE, "finished", "stopped") else ""
-    facts = ""
-    if view.started:
-        event = view.started
-        facts = (
-            f"{event.images} pictures · {event.base} on {event.device} ({event.precision}) · "
-            f"trains {event.parameters:,} parameters, {event.share:.2%} of all"
-        )
-    return (
-        f"<div class='note {kind}' role='{'alert' if kind == 'bad' else 'status'}'><h3>{escape(name)}</h3>"
-        f"<p>{escape(sentence(view, state))}</p>{moving}<p class='quiet'>{escape(facts)}</p></div>"
-    )
-
-
-def previews(shown: Sequence[Preview]) -> str:
-    """Pictures drawn while training: a row a prompt, a column a step."""
-    steps = sorted({preview.step for preview in shown})
-    rows: dict[str, dict[int, Preview]] = {}
-    for preview in shown:
-        rows.setdefault(preview.prompt, {})[preview.step] = preview
-    head = "".join(f"<th scope='col'>{'before' if not step else f'step {step}'}</th>" for step in steps)
-    body = ""
-    for prompt, pictures in rows.items():
-        cells = "".join(f"<td>{_cell(pictures[step]) if step in pictures else ''}</td>" for step in steps)
-        body += f"<tr><th scope='row' colspan='{len(steps)}'>{escape(prompt)}</th></tr><tr>{cells}</tr>"
-    return f"<div class='previews'><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
-
-
-def _cell(preview: Preview) -> str:
-    if not preview.path.is_file():
-        return ""
-    place, alt = escape(url(preview.path), quote=True), escape(f"{preview.prompt}, step {preview.step}", quote=True)
-    return f"<a href='{place}' target='_blank' rel='noopener'><img src='{place}' alt='{alt}' loading='lazy'></a>"
 
 
 def drawing(sentence: str, share: float | None, kind: str = "info") -> str:

@@ -9,14 +9,16 @@ import gradio as gr
 from sdlora.ui import create, markup, pictures, train
 from sdlora.ui.create import Create
 from sdlora.ui.desk import ACTIVE, Desk
-from sdlora.ui.train import Live
+from sdlora.ui.live import Live, live_updates
+from sdlora.ui.run_markup import SCRIPT
 
 BUSY_SECONDS, IDLE_SECONDS = 1.5, 5.0
 """Between two looks, while something trains and otherwise."""
 CSS = Path(__file__).with_name("page.css")
 KEEP_SECONDS = 86_400
 """How long copies of pictures stay in the page's cache."""
-HEAD = """<script>
+HEAD = (
+    """<script>
 document.addEventListener("keydown", (event) => {
   const button = document.querySelector("#create-button");
   if ((event.ctrlKey || event.metaKey) && event.key === "Enter" && button?.offsetParent) button.click();
@@ -26,6 +28,8 @@ document.addEventListener("change", ({ target }) => {
     window.sdloraFolder = [...target.files].map((file) => file.webkitRelativePath);
 }, true);
 </script>"""
+    + SCRIPT
+)
 
 
 def theme() -> gr.themes.Base:
@@ -54,7 +58,7 @@ def build(desk: Desk) -> gr.Blocks:
             with gr.Tab("1 · Pictures", id="pictures"):
                 tab = pictures.build(desk, demo)
             with gr.Tab("2 · Train", id="train"):
-                live = train.build(desk, demo, tab)
+                live = train.build(desk, demo, tab).live
             with gr.Tab("3 · Create", id="create"):
                 drawing = create.build(desk, demo)
         _keep_fresh(desk, demo, timer, seen, header, live, drawing)
@@ -89,7 +93,7 @@ def _look(desk: Desk, run: str | None, first: str | None, seen: dict[str, Any]) 
     news = [
         _changed(seen, "header", head),
         gr.Timer(pace) if _changed(seen, "pace", pace) == pace else gr.skip(),
-        *train.live_updates(desk, run, seen),
+        *live_updates(desk, run, seen),
         *create.adapter_updates(desk, first, seen),
     ]
     return [seen, *news]

@@ -10,12 +10,20 @@ from sdlora.data.folder import FEW
 from sdlora.data.projects import About, Project
 from sdlora.errors import ConfigError, DatasetError
 from sdlora.families.loading import locate
-from sdlora.service import preset_for
+from sdlora.service import Estimate, preset_for
+from sdlora.ui.watch import clock
 
 QUALITY = {"Quick": 0.5, "Balanced": 1.0, "Best": 2.0}
 """Steps, as a multiple of what the preset or the number of pictures asks for."""
 STOPS = 4
 """Checkpoints and previews over a run, beside the preview before its first step."""
+DECIDED = {
+    "train.steps": "from the quality",
+    "checkpoint.every": "a quarter of the steps",
+    "sample.every": "a quarter of the steps",
+    "prior.class_prompt": "as the captions say",
+}
+"""Settings that the page decides for every run anew, and how."""
 
 
 def preset(base: str, kind: Kind) -> TrainConfig:
@@ -96,3 +104,19 @@ def summary(config: TrainConfig, pictures: int) -> str:
     steps = config.train.steps or 0
     looks = steps * config.train.batch_size * config.train.gradient_accumulation / max(1, pictures)
     return f"{steps} steps · each of {pictures} pictures is seen about {looks:.0f} times"
+
+
+def expectation(found: Estimate) -> str:
+    """How long it will take and with how much memory, and how that is known; nothing where it is not."""
+    if found.seconds is None:
+        return ""
+    if found.measured is None:
+        return f"about {clock(found.seconds)}, as earlier runs with these settings took"
+    measured, memory = found.measured, f" · about {gigabytes(found.memory or 0)}"
+    place = f"{measured.width} x {measured.height} on {measured.device}"
+    return f"about {clock(found.seconds)}{memory}, measured: {measured.step:.2g} s a step of {place}"
+
+
+def gigabytes(number: int) -> str:
+    """``850 MB``, ``7.1 GB``."""
+    return f"{number / 1e9:.1f} GB" if number >= 1e9 else f"{number / 1e6:.0f} MB"

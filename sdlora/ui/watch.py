@@ -23,6 +23,16 @@ from sdlora.runs.folder import Run, tail
 MAX_POINTS = 200
 """Of a curve: the plot is drawn anew at each update."""
 SMOOTHING = 0.95
+STAGES = ("Loading", "Class pictures", "Caching", "Training")
+CACHING = {
+    "loading the base model": "Loading",
+    "making class pictures": "Class pictures",
+    "encoding pictures": "Caching",
+    "encoding captions": "Caching",
+}
+"""The stages to which the phases before training belong."""
+WITHIN = {"preview": "drawing previews", "saving": "saving"}
+"""Phases between steps."""
 WORDS = {
     "new": "Not started yet",
     "queued": "Waiting its turn: it starts as soon as the device is free",
@@ -58,11 +68,18 @@ class RunView:
     losses: list[tuple[int, float]] = field(default_factory=list)
     previews: dict[tuple[int, int], Preview] = field(default_factory=dict)
     notices: list[str] = field(default_factory=list)
-    checkpoints: int = 0
+    checkpoints: set[int] = field(default_factory=set)
+    """The steps at which it saved."""
     failure: str = ""
     seconds: float = 0.0
     seen: int = 0
     """Events read; a viewer that knows this many knows all."""
+    classes: bool = False
+    """Whether it has made class pictures."""
+    phase_left: float | None = None
+    """Seconds that the phase will take yet, by its pace so far; None where it has none yet."""
+    _begun: tuple[float, int] = (0.0, 0)
+    """When the phase's first event came, and how much was done then."""
     _place: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -82,14 +99,14 @@ class RunView:
                 self.losses = [point for point in self.losses if point[0] <= event.step]  # A resume replays steps.
                 self.phase, self.failure = "training", ""
             case Progress():
-                self.phase, self.done, self.total = event.phase, event.done, event.total
+                self._progress(event)
             case StepDone():
                 self.phase, self.step, self.steps, self.left = "training", event.step, event.steps, event.left
                 self.losses.append((event.step, event.loss))
             case SampleReady():
                 self.previews[event.index, event.step] = Preview(event.step, event.prompt, self.run.folder / event.path)
             case CheckpointSaved():
-                self.checkpoints += 1
+                self.checkpoints.add(event.step)
             case Notice():
                 self.notices.append(event.message)
             case RunFinished():
@@ -98,6 +115,15 @@ class RunView:
                 self.phase, self.step = "", event.step
             case RunFailed():
                 self.phase, self.failure = "", event.message
+
+    def _progress(self, event: Progress) -> None:
+        if event.phase != self.phase or event.done < self.done:
+            self._begun = (event.time, event.done)
+        self.phase, self.done, self.total = event.phase, event.done, event.total
+        self.classes = self.classes or event.phase == "making class pictures"
+        begun, before = self._begun
+        pace = (event.time - begun) / (event.done - before) if event.done > before else None
+        self.phase_left = None if pace is None else max(0.0, pace * (event.total - event.done))
 
 
 class Watcher:
@@ -128,7 +154,23 @@ def sentence(view: RunView, state: str) -> str:
         return f"Training: step {view.step} of {view.steps}{left}"
     if not view.phase:
         return "Starting"
-    return view.phase.capitalize() + (f": {view.done} of {view.total}" if view.total > 1 else "")
+    left = f" · {clock(view.phase_left)} left" if view.phase_left else ""
+    where = f"Step {view.step} of {view.steps} · " if view.step and view.phase in WITHIN else ""
+    words = WITHIN.get(view.phase, view.phase)
+    count = f": {view.done} of {view.total}{left}" if view.total > 1 else ""
+    return where + (words if where else words[:1].upper() + words[1:]) + count
+
+
+def stages(view: RunView, state: str) -> list[tuple[str, str]]:
+    """The stages of a run in their order, each ``done``, ``now`` or ``next``; class pictures only if there are any."""
+    if view.phase in CACHING:
+        now = STAGES.index(CACHING[view.phase])
+    elif state == "finished":
+        now = len(STAGES)
+    else:
+        now = STAGES.index("Training") if view.started else 0
+    names = [(n, name) for n, name in enumerate(STAGES) if view.classes or name != "Class pictures"]
+    return [(name, "done" if n < now else "now" if n == now else "next") for n, name in names]
 
 
 def short(view: RunView, state: str) -> str:

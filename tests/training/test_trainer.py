@@ -334,3 +334,30 @@ def test_a_run_whose_checkpoints_do_not_fit_on_the_disk_ends_before_its_first_st
 def test_tensorboard_writes_its_log(configure, tmp_path):
     _, _, output = run_here(configure(train__tensorboard=True), tmp_path / "run")
     assert list(output.tensorboard.rglob("events.out.tfevents*"))
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "prodigy"])
+def test_a_run_that_goes_on_longer_equals_one_of_that_length_from_the_start(configure, tmp_path, optimizer):
+    asked = dict(adapter__dropout=0.2, data__flip=True, optimizer__name=optimizer)
+    run_here(configure(**asked), tmp_path / "longer")
+    finished, events, longer = run_here(configure(train__steps=10, **asked), tmp_path / "longer")
+    _, _, whole = run_here(configure(train__steps=10, **asked), tmp_path / "whole")
+    assert finished
+    assert of(RunStarted, events)[0].step == STEPS
+    assert "this run goes on from step 6 to 10, where it was to end at 6" in [e.message for e in of(Notice, events)]
+    assert_equal_files(whole.adapter, longer.adapter)
+
+
+def test_the_rate_of_a_longer_run_is_that_of_its_new_length(configure, tmp_path):
+    config = configure(schedule__name="cosine")
+    run_here(config, tmp_path / "run")
+    _, events, _ = run_here(configure(schedule__name="cosine", train__steps=10), tmp_path / "run")
+    rates = [event.learning_rate for event in of(StepDone, events)]
+    assert rates == [config.train.learning_rate * config.schedule.factor(step, 10) for step in range(6, 10)]
+    assert any(event.message.endswith("its rate is that of a cosine run of 10") for event in of(Notice, events))
+
+
+def test_a_run_cannot_end_before_where_it_is(configure, tmp_path):
+    run_here(configure(), tmp_path / "run")
+    with pytest.raises(ConfigError, match=r"train\.steps = 4: this run has done 6 steps already"):
+        run_here(configure(train__steps=4), tmp_path / "run")

@@ -3,11 +3,14 @@
 import pytest
 from PIL import Image
 
+from sdlora.config import all_settings
 from sdlora.data.prior import class_prompt
 from sdlora.data.projects import About, Project
 from sdlora.errors import SdloraError
+from sdlora.service import Estimate
+from sdlora.training.estimate import Measured
 from sdlora.ui import fields
-from sdlora.ui.recipe import QUALITY, configure, preset, preview_prompts, suggestion, summary
+from sdlora.ui.recipe import DECIDED, QUALITY, configure, expectation, preset, preview_prompts, suggestion, summary
 
 STYLE, SUBJECT = About("style", "zwx"), About("subject", "zwx", "fox")
 
@@ -80,6 +83,48 @@ def test_fields_take_label_and_help_from_the_declaration():
         assert fields.field(setting).info == setting.help
 
 
+def filled(**values):
+    named = {name.replace("__", "."): value for name, value in values.items()}
+    return [named.get(setting.name, "") for setting in fields.advanced()]
+
+
+def test_the_form_has_every_setting_but_paths_and_what_the_main_controls_decide():
+    shown = {setting.name for setting in fields.advanced()}
+    left_out = {setting.name for setting in all_settings()} - shown
+    assert left_out == fields.MAIN | {"prior.folder", "adapter.init", "adapter.method"}
+    assert sum(map(len, fields.by_section().values())) == len(shown)
+
+
 def test_only_what_was_filled_in_counts_as_changed():
-    values = [" 40 ", "", None, "", "", "", "", "", "yes"]
-    assert fields.changed(values) == {"train.steps": "40", "data.flip": True}
+    values = filled(train__steps=" 40 ", data__flip="yes", train__text_encoder_stop="None", data__prompt="none")
+    expected = {"train.steps": "40", "data.flip": True, "train.text_encoder_stop": None, "data.prompt": "none"}
+    assert fields.changed(values) == expected
+
+
+def test_empty_fields_say_what_the_preset_has():
+    known = preset("pocket", "style")
+    said = {
+        setting.name: news
+        for setting, news in zip(fields.advanced(), fields.presets_values(known, DECIDED), strict=True)
+    }
+    assert said["train.learning_rate"]["placeholder"] == "0.001"
+    assert said["train.steps"]["placeholder"] == "from the quality"
+    assert said["schedule.name"]["choices"][0] == ("as the preset: cosine", "")
+    assert said["data.flip"]["choices"][0] == ("as the preset: yes", "")
+
+
+def test_the_settings_of_a_run_are_filled_in_again_as_they_were(project):
+    changes = {"train.steps": "40", "adapter.rank": "2", "train.text_encoder_learning_rate": None, "data.flip": False}
+    config = configure(project, STYLE, "pocket", "Quick", ["zwx, a car"], changes)
+    values = fields.typed(config, preset("pocket", "style"), DECIDED)
+    assert configure(project, STYLE, "pocket", "Best", ["zwx, a car"], fields.changed(values)) == config
+
+
+def test_what_a_run_will_take_is_said_with_how_that_is_known():
+    measured = Measured(
+        device="cpu", width=64, height=64, load=1, encode=1, step=0.25, sampling=0, picture=0, memory=1_200_000_000
+    )
+    assert expectation(Estimate(400, 10)) == ""
+    assert expectation(Estimate(400, 10, 100.0)).endswith("as earlier runs with these settings took")
+    said = expectation(Estimate(400, 10, 100.0, measured.memory, measured))
+    assert said == "about 1:40 min · about 1.2 GB, measured: 0.25 s a step of 64 x 64 on cpu"

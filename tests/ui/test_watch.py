@@ -4,8 +4,8 @@ import pytest
 
 from sdlora.events import Progress, RunFailed, RunFinished, RunStarted, RunStopped, SampleReady, StepDone
 from sdlora.runs.folder import Journal, Run
-from sdlora.ui import markup
-from sdlora.ui.watch import MAX_POINTS, RunView, clock, curve, sentence, share, short
+from sdlora.ui import markup, run_markup
+from sdlora.ui.watch import MAX_POINTS, RunView, clock, curve, sentence, share, short, stages
 
 
 @pytest.fixture
@@ -48,6 +48,22 @@ def test_each_phase_is_told_in_plain_words(told):
     assert sentence(told(started(1), RunFinished(step=100, adapter="x", seconds=61)), "finished").endswith("1:01 min")
 
 
+def test_a_phase_has_a_place_among_the_stages_and_tells_the_time_it_will_take_yet(told):
+    at = [Progress(phase="encoding pictures", done=done, total=10, time=100.0 + 2 * done) for done in (0, 4)]
+    view = told(*at)
+    assert sentence(view, "running") == "Encoding pictures: 4 of 10 · 12 s left"
+    assert stages(view, "running") == [("Loading", "done"), ("Caching", "now"), ("Training", "next")]
+    view = told(started(), step(25), Progress(phase="preview", done=1, total=2))
+    assert sentence(view, "running").startswith("Step 25 of 100 · drawing previews: 1 of 2")
+    assert stages(view, "running")[-1] == ("Training", "now")
+    assert share(view, "running") == 0.25
+
+
+def test_class_pictures_are_a_stage_only_where_some_are_made(told):
+    view = told(Progress(phase="making class pictures", done=1, total=2))
+    assert ("Class pictures", "now") in stages(view, "running")
+
+
 def test_a_resumed_run_shows_each_step_once(told):
     view = told(started(), *(step(number) for number in range(1, 6)), started(2), step(3, 0.5))
     assert view.losses == [(1, 1.0), (2, 1.0), (3, 0.5)]
@@ -66,8 +82,9 @@ def test_words_of_people_never_become_html(told):
         started(), SampleReady(step=0, index=0, prompt=evil, path="x.png"), RunFailed(message=evil, exit_code=3)
     )
     pieces = (
-        markup.note([evil]), markup.status(evil, view, "failed"), markup.header(evil, view, "failed"),
-        markup.previews(list(view.previews.values())), markup.drawing(evil, None),
+        markup.note([evil]), run_markup.status(evil, view, "failed", [evil]), markup.header(evil, view, "failed"),
+        run_markup.previews(list(view.previews.values())), markup.drawing(evil, None),
+        run_markup.waiting(1, evil, evil),
     )  # fmt: skip
     for piece in pieces:
         assert evil not in piece

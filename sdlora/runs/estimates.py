@@ -1,0 +1,250 @@
+"""What a run will take: measured in a process of its own and kept by what decides it; else as earlier runs took.
+
+Nothing here imports torch: a front end asks, ``sdlora.runs.measure`` measures.
+"""
+
+import hashlib
+import json
+import os
+import platform
+import statistics
+import subprocess
+import threading
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from functools import lru_cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from sdlora.config import TrainConfig
+from sdlora.data.advice import suggested_steps
+from sdlora.data.folder import read_folder
+from sdlora.data.settings import Data
+from sdlora.errors import BusyError, SdloraError
+from sdlora.events import StepDone
+from sdlora.families.loading import BUNDLED, locate
+from sdlora.runs.folder import Run, busy
+from sdlora.runs.process import spawn
+from sdlora.training.estimate import Measured
+
+CALM_SECONDS = 3.0
+"""What is wished for is measured once it has been left unchanged for so long."""
+
+
+class Estimate(NamedTuple):
+    """What a run will take. ``seconds`` and ``memory`` (bytes) are None where nobody knows yet."""
+
+    steps: int
+    pictures: int
+    seconds: float | None = None
+    memory: int | None = None
+    measured: Measured | None = None
+    """None where ``seconds`` are those of earlier runs with these settings."""
+
+
+def estimate(config: TrainConfig, data_dir: Path, done: int = 0) -> Estimate:
+    """What ``config`` will take from step ``done`` on, by what was measured or else by earlier runs in ``data_dir``.
+
+    Raises DatasetError for pictures that cannot be used, ModelError for a base that is not there.
+    """
+    sizes = _sizes(config.data.folder)
+    steps = planned_steps(config, len(sizes))
+    left = steps - done
+    found = measured(config, data_dir)
+    if found is not None:
+        seconds = found.seconds(config.data, config.prior, config.train, config.sample, len(sizes), left)
+        return Estimate(steps, len(sizes), seconds, found.memory, found)
+    pace = _pace(config, data_dir)
+    return Estimate(steps, len(sizes), None if pace is None else pace * left)
+
+
+def planned_steps(config: TrainConfig, pictures: int) -> int:
+    """The optimizer steps of a run over so many ``pictures``, in one process and without repeats."""
+    train, each = config.train, config.train.batch_size * config.train.gradient_accumulation
+    if train.steps is not None:
+        return train.steps
+    if train.epochs is not None:
+        return max(1, round(train.epochs * pictures / each))
+    return suggested_steps(pictures, "subject" if config.data.class_name else "style", each)
+
+
+def measured(config: TrainConfig, data_dir: Path) -> Measured | None:
+    """What was measured for such a run on this machine before."""
+    try:
+        values = json.loads(_result(config, data_dir).read_text(encoding="utf-8"))
+        return Measured(**values)
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+class Measurer:
+    """Measures one config at a time in a process, while no other has the device."""
+
+    def __init__(self, data_dir: Path):
+        self.data_dir = data_dir
+        self._process: subprocess.Popen[bytes] | None = None
+        self._result: Path | None = None
+        self._wish: tuple[float, TrainConfig] | None = None
+        self._tried: set[Path] = set()
+        self._over = threading.Event()
+        self._lock = threading.RLock()
+
+    def watch(self, seconds: float = 1.0) -> None:
+        """Measure what is wished for in the background, until ``close``."""
+
+        def loop() -> None:
+            while not self._over.wait(seconds):
+                self.tick()
+
+        threading.Thread(target=loop, daemon=True).start()
+
+    def close(self) -> None:
+        """End, and what is being measured with it."""
+        self._over.set()
+        self.stop()
+
+    def wish(self, config: TrainConfig) -> None:
+        """Have ``config`` measured after a moment of calm, in place of what was wished before.
+
+        Only where its base is a bundled, thus small one, it was not tried before, and nothing has the device.
+        """
+        result = _result(config, self.data_dir)
+        with self._lock:
+            wanted = config.model.base in BUNDLED and result not in self._tried and not result.exists()
+            self._wish = (time.monotonic(), config) if wanted and not busy(self.data_dir) else None
+
+    def waits(self, config: TrainConfig) -> bool:
+        """Whether ``config`` is wished for, and will be measured after a moment of calm."""
+        with self._lock:
+            return self._wish is not None and _result(self._wish[1], self.data_dir) == _result(config, self.data_dir)
+
+    def tick(self) -> None:
+        """Begin with what is wished for, if it was left in peace for a moment and the device is free."""
+        with self._lock:
+            if self._wish is None or time.monotonic() - self._wish[0] < CALM_SECONDS:
+                return
+            config, self._wish = self._wish[1], None
+            with suppress(SdloraError):  # What is wrong with it is told where it was wished for.
+                self.start(config)
+
+    def start(self, config: TrainConfig) -> None:
+        """Measure ``config`` now. Raises BusyError while another is measured, trained or drawn."""
+        with self._lock:
+            if self.measures():
+                raise BusyError("something is being measured already; wait a moment")
+            if busy(self.data_dir):
+                raise BusyError("a training or a drawing has the device; measuring waits until it is free")
+            self._wish, self._result = None, _result(config, self.data_dir)
+            self._tried.add(self._result)
+            config_file = self._result.with_suffix(".toml")
+            config.save(config_file)
+            command = ["-m", "sdlora.runs.measure", str(self.data_dir), str(config_file), str(self._result)]
+            with open(self._result.with_suffix(".log"), "wb") as log:
+                self._process = spawn(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+
+    def measures(self, config: TrainConfig | None = None) -> bool:
+        """Whether something is being measured now; with ``config``, whether that is."""
+        with self._lock:
+            runs = self._process is not None and self._process.poll() is None
+            return runs and (config is None or _result(config, self.data_dir) == self._result)
+
+    def failure(self, config: TrainConfig) -> str:
+        """Why ``config`` could not be measured; nothing where it was, or was not tried."""
+        result = _result(config, self.data_dir)
+        if result not in self._tried or result.exists() or self.measures(config):
+            return ""
+        with suppress(OSError):
+            lines = result.with_suffix(".log").read_text(errors="replace").splitlines()
+            return next((line.removeprefix("error: ") for line in reversed(lines) if line.startswith("error: ")), "")
+        return ""
+
+    def stop(self) -> None:
+        """Make room for a training, at once: a measurement that is cut off may be made again."""
+        with self._lock:
+            self._wish = None
+            if self._process is not None and self._process.poll() is None:
+                self._process.kill()
+                self._process.wait()
+                self._tried.discard(self._result or Path())
+
+
+def _result(config: TrainConfig, data_dir: Path) -> Path:
+    """Where the measurement of ``config`` is kept: called by all that decides it."""
+    sizes = sorted(set(_sizes(config.data.folder)))
+    sample = config.sample.model_dump(include={"cfg", "sampler", "width", "height"})
+    draws = bool(config.sample.every and config.sample.prompts)
+    what = {**_step(config), "sizes": sizes, "sample": sample if draws else None, "torch": version("torch")}
+    what |= {"base": _weights(config.model.base), "machine": platform.node(), "memory": draws}
+    return data_dir / "cache" / "estimates" / f"{_digest(what)}.json"
+
+
+def _step(config: TrainConfig) -> dict[str, Any]:
+    """The settings that decide how long a micro-batch takes, and what it needs."""
+    names = {"batch_size", "precision", "gradient_checkpointing", "device"}
+    text = config.adapter.text_encoder and config.train.text_encoder_learning_rate != 0
+    return {
+        "model": config.model.model_dump(),
+        "data": config.data.model_dump(include={"resolution", "buckets"}),
+        "prior": bool(config.prior.weight),
+        "adapter": {**config.adapter.model_dump(exclude={"init", "text_encoder", "alpha"}), "text": text},
+        "train": config.train.model_dump(include=names),
+        "optimizer": config.optimizer.name,
+    }
+
+
+def _digest(values: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()[:24]
+
+
+def _weights(base: str) -> list[tuple[str, int, int]]:
+    """A base's files of weights with their sizes and times, which change as it does; a hub id's name stands for it."""
+    source = locate(base)
+    place = Path(source.location)
+    files = {"folder": sorted(place.rglob("*.safetensors")), "file": [place]}.get(source.kind, [])
+    return [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+
+
+def _sizes(folder: Path) -> tuple[tuple[int, int], ...]:
+    """The sizes in pixels of the pictures to train on, read anew only where the folder changed."""
+    entries = sorted((entry.path, entry.stat().st_mtime_ns) for entry in _files(folder))
+    return _read_sizes(folder, _digest({"files": entries}))
+
+
+def _files(folder: Path) -> list["os.DirEntry[str]"]:
+    """Files of a data folder and of the folders directly in it; none where there is no folder."""
+    with suppress(OSError), os.scandir(folder) as found:
+        entries = list(found)
+        inner = [file for entry in entries if entry.is_dir() for file in os.scandir(entry.path)]
+        return [entry for entry in (*entries, *inner) if entry.is_file()]
+    return []
+
+
+@lru_cache(maxsize=32)
+def _read_sizes(folder: Path, stamp: str) -> tuple[tuple[int, int], ...]:
+    return tuple((size.width, size.height) for size in (e.size for e in read_folder(Data(folder=folder)).examples))
+
+
+def _pace(config: TrainConfig, data_dir: Path) -> float | None:
+    """Seconds a step in the newest earlier run whose steps were like those of ``config``; None if there is none."""
+    wanted = (_step(config), config.train.gradient_accumulation)
+    for run in Run.all(data_dir):
+        with suppress(SdloraError, OSError):  # One of another version, say: then it tells nothing.
+            known = _known(run.config_file, run.config_file.stat().st_mtime_ns)
+            if (_step(known), known.train.gradient_accumulation) == wanted and run.journal.exists():
+                seconds = _durations(run.journal, run.journal.stat().st_size)
+                if seconds is not None:
+                    return seconds
+    return None
+
+
+@lru_cache(maxsize=256)
+def _known(config_file: Path, stamp: int) -> TrainConfig:
+    return TrainConfig.load(config_file)
+
+
+@lru_cache(maxsize=256)
+def _durations(journal: Path, size: int) -> float | None:
+    seconds = [event.seconds for event in Run(journal.parent).events() if isinstance(event, StepDone)]
+    return statistics.median(seconds) if seconds else None

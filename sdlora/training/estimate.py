@@ -1,0 +1,226 @@
+"""What a run will take, measured by its real step at the largest size of its pictures.
+
+Front ends may import this: no torch, until something is measured.
+"""
+
+import dataclasses
+import math
+import statistics
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sdlora.data.settings import Data, Prior
+from sdlora.events import ignore
+from sdlora.generation.settings import Sample
+from sdlora.training.settings import Train
+
+if TYPE_CHECKING:
+    import torch
+
+    from sdlora.families.base import Family
+    from sdlora.training.job import Job
+    from sdlora.training.parallel import Gang
+    from sdlora.training.prepare import Ready
+    from sdlora.training.trainer import Loop
+
+STEPS = 5
+"""Measured at most, after one that warms up."""
+ENOUGH_SECONDS = 2.0
+"""Of measured steps: then no further one is made."""
+FEW_SAMPLING_STEPS = 3
+LOOK_SECONDS = 0.01
+"""Between two looks at how much memory a process on the CPU has."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """Seconds and bytes that parts of a run took on ``device``."""
+
+    device: str
+    width: int
+    height: int
+    """The largest size in pixels at which this run's pictures are trained on; the step's."""
+    load: float
+    """Seconds until the base model is loaded."""
+    encode: float
+    """Seconds to encode a picture of that size, once."""
+    step: float
+    """Seconds for one micro-batch: forward, backward, optimizer."""
+    sampling: float
+    """Seconds for one sampling step of a preview; 0 if the run draws nothing."""
+    picture: float
+    """Seconds for a preview beside its sampling steps: text, decoding."""
+    memory: int
+    """Bytes at the peak of all that: of a card, or by how much the process grew on the CPU."""
+
+    def seconds(self, data: Data, prior: Prior, train: Train, sample: Sample, pictures: int, steps: int) -> float:
+        """About how long a run of ``steps`` over so many ``pictures`` will take, from its start to its end."""
+        views = pictures * (2 if data.flip else 1) * (data.variants if data.random_crop else 1)
+        class_pictures = prior.count if prior.weight and prior.folder is None else 0
+        made = class_pictures * (self.picture + prior.steps * self.sampling)
+        drawn = previews(sample, steps) * (self.picture + sample.steps * self.sampling)
+        encoded = (views + class_pictures) * self.encode
+        return self.load + made + encoded + drawn + steps * train.gradient_accumulation * self.step
+
+
+def previews(sample: Sample, steps: int) -> int:
+    """How many pictures a run of ``steps`` draws: before the first step, at every so many, after the last."""
+    return (1 + math.ceil(steps / sample.every)) * len(sample.prompts) if sample.every else 0
+
+
+def measure(job: "Job") -> Measured:
+    """Do one of everything that ``job`` would do, with its own code, and take its time. Nothing is written but caches.
+
+    Raises the SdloraError that the run would fail with.
+    """
+    from sdlora.training import prepare
+    from sdlora.training.parallel import Gang
+    from sdlora.training.trainer import Loop
+
+    with tempfile.TemporaryDirectory(prefix="sdlora-measure-") as folder:
+        job = _shortened(job, Path(folder))
+        gang = Gang.assemble(job.train, job.output)
+        with _Peak(gang.device) as peak:
+            begun = time.monotonic()
+            family = prepare.open_base(job, gang)
+            load = time.monotonic() - begun
+            ready = _ready(job, gang, family)
+            size = ready.sizes[0]
+            step = _time_steps(Loop(job, gang, ready), gang.device)
+            sampling, picture = _time_previews(job, family)
+            encode = _time_encoding(family, size.width, size.height)
+        return Measured(
+            device=str(gang.device), width=size.width, height=size.height, load=load, encode=encode, step=step,
+            sampling=sampling, picture=picture, memory=peak.bytes,
+        )  # fmt: skip
+
+
+def _shortened(job: "Job", folder: Path) -> "Job":
+    """``job`` without what only repeats, or leaves traces: a micro-batch a step, nothing told, nothing kept."""
+    from sdlora.training.output import RunPaths
+
+    train = job.train.model_copy(update={"gradient_accumulation": 1, "tensorboard": False, "text_encoder_stop": None})
+    return dataclasses.replace(job, train=train, output=RunPaths(folder), on_event=ignore, should_stop=lambda: False)
+
+
+def _ready(job: "Job", gang: "Gang", family: "Family") -> "Ready":
+    """What the loop needs, over the one picture of the largest bucket; it stands for class pictures too."""
+    from sdlora.data.batches import Batches
+    from sdlora.data.folder import scan
+    from sdlora.training import caches, prepare
+
+    examples = scan(job.data).examples
+    resolution, sizes = prepare.assign(job, family, examples)
+    largest, size = max(zip(examples, sizes, strict=True), key=lambda pair: pair[1].width * pair[1].height)
+    batches = Batches(
+        [largest], [size], job.data, job.train.batch_size, job.train.seed, [largest] if job.prior.weight else []
+    )
+    latents = caches.cache_latents(job, gang, family, batches, STEPS + 1)
+    trained = prepare.attach(job, gang, family, from_file=False)
+    encode = caches.text_encoder(job, gang, family, batches, STEPS + 1, trains=bool(trained.text))
+    assert latents is not None and encode is not None  # Nobody asks for a stop.
+    return prepare.Ready(family, batches, [size], latents, encode, trained, gang, STEPS + 1, resolution)
+
+
+def _time_steps(loop: "Loop", device: "torch.device") -> float:
+    """The median of a few steps, after one that warms up and lays the optimizer's moments out."""
+    loop.step(0)
+    durations: list[float] = []
+    while len(durations) < STEPS and sum(durations) < ENOUGH_SECONDS:
+        durations.append(_timed(lambda: loop.step(len(durations) + 1), device))
+    return statistics.median(durations)
+
+
+def _time_previews(job: "Job", family: "Family") -> tuple[float, float]:
+    """Seconds for a sampling step, and for the rest of a picture: from a picture of one step and one of a few."""
+    from sdlora.generation.studio import Studio
+
+    if not (previews(job.sample, 1) or job.prior.weight):
+        return 0.0, 0.0
+    studio, device = Studio.over(family), family.device
+    asked: dict[str, Any] = job.sample.model_dump(include={"negative", "cfg", "sampler", "width", "height"})
+    prompt = next(iter(job.sample.prompts), "")
+
+    def draw(steps: int) -> Callable[[], object]:
+        return lambda: studio.generate(prompt, seed=0, steps=steps, **asked)
+
+    if device.type != "cpu":
+        draw(1)()
+    one, few = _timed(draw(1), device), _timed(draw(FEW_SAMPLING_STEPS), device)
+    sampling = max(0.0, (few - one) / (FEW_SAMPLING_STEPS - 1))
+    return sampling, max(0.0, one - sampling)
+
+
+def _time_encoding(family: "Family", width: int, height: int) -> float:
+    import torch
+
+    pixels = torch.zeros(1, 3, height, width)
+
+    def encode() -> None:
+        with torch.no_grad():
+            family.encode_images(pixels.to(family.device))
+
+    if family.device.type != "cpu":
+        encode()
+    return _timed(encode, family.device)
+
+
+def _timed(work: Callable[[], object], device: "torch.device") -> float:
+    """Seconds that ``work`` takes, the device's own work included."""
+    begun = time.monotonic()
+    work()
+    _synchronize(device)
+    return time.monotonic() - begun
+
+
+def _synchronize(device: "torch.device") -> None:
+    import torch
+
+    synchronize: dict[str, Callable[[], object]] = {"cuda": torch.cuda.synchronize, "mps": torch.mps.synchronize}
+    synchronize.get(device.type, lambda: None)()
+
+
+class _Peak:
+    """The most memory that was in use within the ``with`` block, in bytes."""
+
+    def __init__(self, device: "torch.device"):
+        self.device = device
+        self.bytes = 0
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._look, daemon=True)
+
+    def __enter__(self) -> "_Peak":
+        import torch
+
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+        else:
+            self._start = self._used()
+            self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        import torch
+
+        self._over.set()
+        if self.device.type == "cuda":
+            self.bytes = torch.cuda.max_memory_allocated(self.device)
+        else:
+            self._thread.join()
+
+    def _look(self) -> None:
+        while not self._over.wait(LOOK_SECONDS):
+            self.bytes = max(self.bytes, self._used() - self._start)
+
+    def _used(self) -> int:
+        import psutil
+        import torch
+
+        if self.device.type == "mps":
+            return int(torch.mps.driver_allocated_memory())
+        return int(psutil.Process().memory_info().rss)

@@ -1,0 +1,169 @@
+"""The left side of the tab Train: the five controls, what a run will take, and every other setting below them."""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import gradio as gr
+
+from sdlora import service
+from sdlora.config import TrainConfig
+from sdlora.data.advice import Kind
+from sdlora.data.projects import About, Project
+from sdlora.errors import SdloraError
+from sdlora.ui import fields, markup, recipe, run_markup
+from sdlora.ui.desk import Desk
+from sdlora.ui.pictures import Pictures
+
+QUIET: dict[str, Any] = {"show_progress": "hidden", "trigger_mode": "always_last", "api_visibility": "private"}
+LOOK_SECONDS = 2.0
+"""Between two looks at a measurement."""
+
+
+@dataclass(frozen=True)
+class Form:
+    """What to train with."""
+
+    base: gr.Dropdown
+    quality: gr.Radio
+    prompts: list[gr.Textbox]
+    advanced: list[Any]
+    summary: gr.HTML
+    measure: gr.Button
+    timer: gr.Timer
+    """Runs while something is measured, or is about to be."""
+    train: gr.Button
+    message: gr.HTML
+    marks: gr.HTML
+    reset: gr.Button
+
+    @property
+    def inputs(self) -> list[Any]:
+        return [self.base, self.quality, *self.prompts, *self.advanced]
+
+    @property
+    def told(self) -> list[Any]:
+        """What is said of the values that are filled in."""
+        return [self.summary, self.marks, self.reset, self.measure, self.timer]
+
+
+def build() -> Form:
+    """Lay the form out; ``wire`` brings it to life."""
+    bases = service.bases()
+    base = gr.Dropdown(
+        bases or ["pocket"], value="pocket", label="Base model", allow_custom_value=True, elem_id="train-base",
+        info="pocket, a diffusers folder, a .safetensors file, or a hub id",
+    )  # fmt: skip
+    quality = gr.Radio(list(recipe.QUALITY), value="Balanced", label="Quality")
+    prompts = [gr.Textbox(label=f"Preview {n}", info="Drawn while it trains" if n == 1 else None) for n in (1, 2)]
+    summary = gr.HTML(elem_id="train-summary")
+    measure = gr.Button("Measure time and memory", size="sm", visible=False, elem_id="measure-button")
+    train = gr.Button("Train", variant="primary", size="lg", elem_id="train-button")
+    message = gr.HTML(elem_id="train-message")
+    advanced: dict[str, Any] = {}
+    with gr.Accordion("Advanced", open=False, elem_id="advanced"):
+        gr.HTML(run_markup.SEARCH)
+        with gr.Row(elem_classes="tally"):
+            marks = gr.HTML(elem_id="settings-changed")
+            reset = gr.Button("Reset all", size="sm", visible=False, min_width=90, scale=0, elem_id="reset-settings")
+        with gr.Column(elem_classes="all-settings"):
+            for heading, settings in fields.by_section().items():
+                with gr.Group(elem_classes="settings", elem_id=f"settings-{heading.split()[0].lower()}"):
+                    gr.HTML(f"<h3>{heading}</h3>", elem_classes="heading")
+                    advanced |= {setting.name: fields.field(setting) for setting in settings}
+    in_order = [advanced[setting.name] for setting in fields.advanced()]
+    return Form(
+        base, quality, prompts, in_order, summary, measure, gr.Timer(LOOK_SECONDS, active=False), train, message,
+        marks, reset,
+    )  # fmt: skip
+
+
+def wire(desk: Desk, demo: gr.Blocks, form: Form, pictures: Pictures) -> None:
+    """Suggestions, the preset's values, the estimate and the marks follow what is chosen."""
+    about = [pictures.kind, pictures.trigger, pictures.class_name]
+    suggested = gr.State(["", ""])
+    said = [pictures.trigger.change, pictures.class_name.change, pictures.kind.change, form.base.change]
+    gr.on(
+        [demo.load, *said], _suggest, [form.base, *about, suggested, *form.prompts], [suggested, *form.prompts],
+        **QUIET,
+    )  # fmt: skip
+    gr.on(
+        [demo.load, form.base.change, pictures.kind.change], _preset, [form.base, pictures.kind], form.advanced, **QUIET
+    )
+    chosen = [pictures.version, pictures.name, form.quality, *form.prompts, *form.advanced]
+    values = [pictures.name, *about, *form.inputs]
+    gr.on([demo.load, *said, *(field.change for field in chosen)], partial(_changed, desk), values, form.told, **QUIET)
+    form.timer.tick(partial(told, desk), values, form.told, concurrency_limit=None, **QUIET)
+    form.measure.click(partial(_measure, desk), values, [form.message, *form.told], **QUIET)
+    form.reset.click(lambda: [""] * len(form.advanced), None, form.advanced, **QUIET)
+
+
+def configure(desk: Desk, name: str, about: About, base: str, quality: str, *rest: Any) -> tuple[Project, TrainConfig]:
+    """The project and the config of what is filled in: ``rest`` are the prompts and the fields of ``advanced``."""
+    project = Project(desk.data_dir, name or "")
+    return project, recipe.configure(project, about, base or "", quality, rest[:2], fields.changed(rest[2:]))
+
+
+def opened(config: TrainConfig) -> list[Any]:
+    """Values for the base, the prompts and the fields of ``advanced``, as a run of ``config`` had them."""
+    known = recipe.preset(config.model.base, "subject" if config.data.class_name else "style")
+    prompts = [*config.sample.prompts, "", ""][:2]
+    return [config.model.base, *prompts, *fields.typed(config, known, recipe.DECIDED)]
+
+
+def _suggest(base: str, kind: Kind, trigger: str, class_name: str, before: list[str], *prompts: str) -> list[Any]:
+    """Preview prompts in the project's words, in place of those that were only suggested."""
+    try:
+        found = [*recipe.preview_prompts(base or "pocket", About(kind, trigger, class_name)), "", ""][:2]
+    except SdloraError:
+        return [gr.skip(), *prompts]
+    kept = [
+        prompt if prompt and prompt != old else new for prompt, old, new in zip(prompts, before, found, strict=True)
+    ]
+    return [found, *kept]
+
+
+def _preset(base: str, kind: Kind) -> list[Any]:
+    """What the empty fields stand for."""
+    try:
+        return fields.presets_values(recipe.preset(base or "pocket", kind), recipe.DECIDED)
+    except SdloraError:
+        return [gr.skip()] * len(fields.advanced())
+
+
+def _changed(desk: Desk, *values: Any) -> list[Any]:
+    """Something was filled in: it is measured if it is left so for a moment, and that is quickly done."""
+    return told(desk, *values, wish=True)
+
+
+def told(
+    desk: Desk, name: str, kind: Kind, trigger: str, class_name: str, *values: Any, wish: bool = False
+) -> list[Any]:
+    """What a click on Train would do and take, or what is missing for it; and which settings are changed."""
+    filled = fields.changed(values[4:])
+    marked = [run_markup.marks(filled), gr.update(visible=bool(filled))]
+    try:
+        _, config = configure(desk, name, About(kind, trigger, class_name), *values)
+        found = service.estimate(config, desk.data_dir)
+        if wish and found.measured is None:
+            desk.measurer.wish(config)
+        pending = found.measured is None and (desk.measurer.measures(config) or desk.measurer.waits(config))
+        failure = desk.measurer.failure(config)
+    except SdloraError as error:
+        return [markup.note([str(error)]), *marked, gr.update(visible=False), gr.Timer(active=False)]
+    unknown = "" if pending else "How long that takes is not measured yet."
+    lines = [recipe.summary(config, found.pictures), recipe.expectation(found) or unknown]
+    lines.append("One step is being measured ..." if pending else "")
+    lines.append(f"It could not be measured: {failure}" if failure else "")
+    offers = found.measured is None and not pending
+    return [markup.note(lines), *marked, gr.update(visible=offers), gr.Timer(active=pending)]
+
+
+def _measure(desk: Desk, name: str, kind: Kind, trigger: str, class_name: str, *values: Any) -> list[Any]:
+    said = ""
+    try:
+        _, config = configure(desk, name, About(kind, trigger, class_name), *values)
+        desk.measure(config)
+    except SdloraError as error:
+        said = markup.note([str(error)], "bad")
+    return [said, *told(desk, name, kind, trigger, class_name, *values)]

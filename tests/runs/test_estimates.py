@@ -1,0 +1,115 @@
+"""Estimates: kept by what decides them, measured in a process, taken from earlier runs where nothing was measured."""
+
+import json
+import time
+
+import pytest
+import torch
+from PIL import Image
+
+from sdlora import service
+from sdlora.errors import BusyError
+from sdlora.events import StepDone
+from sdlora.runs import estimates
+from sdlora.runs.estimates import Measurer, estimate, measured, planned_steps
+from sdlora.runs.folder import Journal, device_lock, hold
+
+VALUES = {
+    "device": "cpu", "width": 64, "height": 64, "load": 1.0, "encode": 0.1, "step": 0.5, "sampling": 0.0,
+    "picture": 0.0, "memory": 10_000_000,
+}  # fmt: skip
+PATIENCE = 120
+
+
+@pytest.fixture
+def known(configure, tmp_path):
+    """A config that was measured."""
+    config = configure()
+    result = estimates._result(config, tmp_path)
+    result.parent.mkdir(parents=True)
+    result.write_text(json.dumps(VALUES))
+    return config
+
+
+def test_what_was_measured_is_known_at_once(known, tmp_path):
+    found = estimate(known, tmp_path)
+    assert (found.steps, found.pictures, found.memory) == (6, 6, 10_000_000)
+    assert found.seconds == pytest.approx(1 + 6 * 0.1 + 6 * 0.5)
+    assert estimate(known, tmp_path, done=4).seconds == pytest.approx(1 + 6 * 0.1 + 2 * 0.5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "same"),
+    [
+        ({"train__steps": 50, "train__learning_rate": 1e-5, "train__seed": 3, "train__gradient_accumulation": 4}, True),
+        ({"adapter__rank": 8}, False),
+        ({"train__batch_size": 1}, False),
+        ({"data__resolution": 128}, False),
+        ({"train__precision": "bf16"}, False),
+        ({"optimizer__name": "lion"}, False),
+        ({"sample__every": 2, "sample__prompts": ["a house"]}, False),
+    ],
+)
+def test_a_measurement_holds_for_whatever_takes_as_long(configure, known, tmp_path, changes, same):
+    assert (measured(configure(**changes), tmp_path) is not None) == same
+
+
+def test_a_picture_of_another_size_asks_for_a_new_measurement(configure, tmp_path, known):
+    folder = tmp_path / "new"
+    folder.mkdir()
+    for name, size in (("a", (64, 64)), ("b", (96, 48))):
+        Image.new("RGB", size).save(folder / f"{name}.png")
+    config = configure(data__folder=str(folder))
+    assert measured(config, tmp_path) is not None
+    Image.new("RGB", (200, 50)).save(folder / "c.png")
+    assert measured(config, tmp_path) is None
+
+
+def test_before_it_is_measured_earlier_runs_with_these_settings_tell(configure, tmp_path):
+    run = service.prepare(configure(), "earlier", tmp_path)
+    for number, seconds in enumerate((9.0, 2.0, 2.5), 1):
+        Journal(run.journal)(StepDone(step=number, steps=6, loss=1, learning_rate=1, seconds=seconds, left=0))
+    found = estimate(configure(train__steps=10, train__learning_rate=1e-5), tmp_path)
+    assert (found.seconds, found.measured) == (25.0, None)
+    assert estimate(configure(adapter__rank=8), tmp_path).seconds is None
+
+
+def test_steps_are_known_however_the_length_is_set(configure):
+    assert planned_steps(configure(), 6) == 6
+    assert planned_steps(configure(train__steps=None, train__epochs=4), 6) == 12  # two pictures a step
+    assert planned_steps(configure(train__steps=None), 10) == 400  # a style of ten: 800 looks, two a step
+
+
+def test_measuring_waits_for_the_device_and_is_wished_for_only_where_that_is_quick(configure, tmp_path):
+    measurer = Measurer(tmp_path)
+    with hold(device_lock(tmp_path, torch.device("cpu")), "the device"), pytest.raises(BusyError, match="has the dev"):
+        measurer.start(configure())
+    measurer.wish(configure())  # no bundled base: who knows how large it is
+    assert not measurer.waits(configure())
+    small = configure(model__base="pocket")
+    measurer.wish(small)
+    assert measurer.waits(small)
+    measurer.stop()
+    assert not measurer.waits(small)
+
+
+def test_a_process_measures_and_what_it_found_is_kept(configure, tmp_path):
+    measurer, config = Measurer(tmp_path), configure()
+    measurer.start(config)
+    assert measurer.measures(config) and not measurer.measures(configure(adapter__rank=8))
+    with pytest.raises(BusyError, match="already"):
+        measurer.start(config)
+    end = time.monotonic() + PATIENCE
+    while measurer.measures() and time.monotonic() < end:
+        time.sleep(0.05)
+    assert measurer.failure(config) == ""
+    assert estimate(config, tmp_path).measured.device == "cpu"
+
+
+def test_why_it_could_not_be_measured_is_told(configure, tmp_path):
+    measurer, config = Measurer(tmp_path), configure(train__device="cuda:99")
+    measurer.start(config)
+    end = time.monotonic() + PATIENCE
+    while measurer.measures() and time.monotonic() < end:
+        time.sleep(0.05)
+    assert "cuda" in measurer.failure(config)
