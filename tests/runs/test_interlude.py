@@ -100,7 +100,7 @@ def pictures(folder, answer):
 def test_pictures_between_steps_change_no_bit_of_the_training_and_are_those_of_a_studio(
     configure, tmp_path, mailbox, interlude, ask, mixed, tiny_base
 ):
-    config = configure(adapter__dropout=0.1, train__gradient_checkpointing=True)
+    config = configure(adapter__dropout=0.1, train__gradient_checkpointing=True, checkpoint__every=0)
     _, plain, alone = run_here(config, tmp_path / "alone" / "run")
     requests = [ask(), ask(adapters=mixed, count=2), ask(adapters=mixed[1:], sampler="Euler a")]
     answers = []
@@ -130,6 +130,17 @@ def test_pictures_between_steps_change_no_bit_of_the_training_and_are_those_of_a
         assert (pictures(tmp_path, answer) == np.stack([np.asarray(image) for image in own])).all()
         for name in studio.adapters:
             studio.remove_adapter(name)
+
+
+def test_the_adapter_in_training_is_not_seen_in_the_pictures(interlude, mailbox, training, ask, tiny_base, tmp_path):
+    [with_it] = Studio.over(training).generate("a red house", seed=7, steps=2)
+    [without] = Studio(str(tiny_base), device="cpu").generate("a red house", seed=7, steps=2)
+    inquiry, before = mailbox.ask(ask()), standing(training)
+    interlude(training)
+    assert_as_before(before, standing(training))
+    [drawn] = pictures(tmp_path, last(inquiry))
+    assert (drawn == np.asarray(without)).all() and (drawn != np.asarray(with_it)).any()
+    inquiry.close()
 
 
 def test_what_is_done_between_steps_does_not_count_as_their_time(configure, tmp_path, monkeypatch):
