@@ -238,6 +238,7 @@ def models(parsed: argparse.Namespace) -> int:
 
 def generate(parsed: argparse.Namespace) -> int:
     from sdlora import service
+    from sdlora.families.loading import locate
     from sdlora.generation.images import check_output, save
     from sdlora.generation.studio import Studio
     from sdlora.terminal import Terminal
@@ -246,23 +247,25 @@ def generate(parsed: argparse.Namespace) -> int:
     adapters = [
         (service.adapter_of(source, parsed.data_dir), scale) for source, scale in map(split_scale, parsed.adapter)
     ]
-    studio = Studio(parsed.base, device=parsed.device)
-    for path, scale in adapters:
-        name, taken = service.adapter_name(path), len(studio.adapters) + 1
-        studio.add_adapter(f"{name}-{taken}" if name in studio.adapters else name, path, scale)
+    locate(parsed.base)  # What cannot be had is told before anything is waited for.
     terminal = Terminal(parsed.base)
-    pictures = studio.generate(
-        parsed.prompt,
-        negative=parsed.negative,
-        seed=parsed.seed,
-        steps=parsed.steps,
-        cfg=parsed.cfg,
-        width=parsed.width,
-        height=parsed.height,
-        count=parsed.count,
-        sampler=parsed.sampler,
-        on_progress=terminal.progress("drawing"),
-    )
+    with service.holding(parsed.device, parsed.data_dir, terminal.say):
+        studio = Studio(parsed.base, device=parsed.device)
+        for path, scale in adapters:
+            name, taken = service.adapter_name(path), len(studio.adapters) + 1
+            studio.add_adapter(f"{name}-{taken}" if name in studio.adapters else name, path, scale)
+        pictures = studio.generate(
+            parsed.prompt,
+            negative=parsed.negative,
+            seed=parsed.seed,
+            steps=parsed.steps,
+            cfg=parsed.cfg,
+            width=parsed.width,
+            height=parsed.height,
+            count=parsed.count,
+            sampler=parsed.sampler,
+            on_progress=terminal.progress("drawing"),
+        )
     terminal.close()
     for path in save(pictures, output):
         print(path)

@@ -5,7 +5,8 @@ import re
 import subprocess
 import sys
 import tempfile
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -22,13 +23,16 @@ from sdlora.runs.creation import creations_folder as creations_folder
 from sdlora.runs.estimates import Estimate as Estimate
 from sdlora.runs.estimates import Measurer as Measurer
 from sdlora.runs.estimates import estimate as estimate
-from sdlora.runs.folder import Run
+from sdlora.runs.folder import FOREVER, Run, device_lock, hold
 from sdlora.runs.launch import Training, launch
 from sdlora.runs.queue import TrainingQueue as TrainingQueue
 from sdlora.training.output import CONFIG
 
 if TYPE_CHECKING:
     from sdlora.config import TrainConfig
+
+LOOK_SECONDS = 0.3
+"""For a device's lock: who looks whether it is free has it for a moment."""
 
 
 def default_data_dir() -> Path:
@@ -230,6 +234,25 @@ def native_size(base: str) -> int:
     from sdlora.families.loading import native_size
 
     return native_size(base)
+
+
+@contextmanager
+def holding(device: str, data_dir: Path | None, on_wait: Callable[[str], object]) -> Iterator[None]:
+    """Hold ``device``, as a training does, for a ``with`` block; ``on_wait`` is told if another process has it now.
+
+    Raises ConfigError or DeviceError for a device that is not there, FileError if its lock cannot be written.
+    """
+    from sdlora.generation.device import choose_device
+
+    place = choose_device(device)
+    lock_file = device_lock(_root(data_dir), place)
+    try:
+        lock = hold(lock_file, f"the device {place}", LOOK_SECONDS)
+    except BusyError:
+        on_wait(f"waiting for {place}: a training or another drawing has it")
+        lock = hold(lock_file, f"the device {place}", FOREVER)
+    with lock:
+        yield
 
 
 def preset_for(base: str, kind: Kind) -> str:

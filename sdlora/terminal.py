@@ -37,14 +37,12 @@ class Terminal:
     def __call__(self, event: Event) -> None:
         match event:
             case RunStarted():
-                self._line(
+                self.say(
                     f"{self.name}: {event.images} pictures, {event.steps} steps on {event.device} ({event.precision})"
                 )
-                self._line(
-                    f"trains {event.modules} modules, {event.parameters:,} parameters ({event.share:.2%} of all)"
-                )
+                self.say(f"trains {event.modules} modules, {event.parameters:,} parameters ({event.share:.2%} of all)")
             case Notice():
-                self._line(f"note: {event.message}")
+                self.say(f"note: {event.message}")
             case Progress():
                 self._moving(f"{event.phase} {event.done}/{event.total}", event.done >= event.total)
             case StepDone():
@@ -55,12 +53,12 @@ class Terminal:
                 text = f"step {event.step}/{event.steps}  loss {loss:.4f}  {duration(event.left)} left"
                 self._moving(text, event.step >= event.steps)
             case SampleReady():
-                self._line(f"preview at step {event.step}: {event.path}")
+                self.say(f"preview at step {event.step}: {event.path}")
             case CheckpointSaved():
-                self._line(f"saved at step {event.step}: {event.path}")
+                self.say(f"saved at step {event.step}: {event.path}")
             case RunStopped():
                 self.stopped = True
-                self._line(f"stopped at step {event.step} and saved; go on with: sdlora resume {self.name}")
+                self.say(f"stopped at step {event.step} and saved; go on with: sdlora resume {self.name}")
 
     def progress(self, phase: str) -> OnProgress:
         """A callback for work that counts what is done: shows ``phase`` with the time left."""
@@ -72,7 +70,8 @@ class Terminal:
 
         return show
 
-    def _line(self, text: str) -> None:
+    def say(self, text: str) -> None:
+        """A line of its own."""
         self.close()
         print(text, file=self.out, flush=True)
 

@@ -7,11 +7,14 @@ import sys
 import time
 
 import pytest
+import torch
 
 from sdlora.cli import main, split_scale
 from sdlora.config import TrainConfig, all_settings
 from sdlora.formats.storage import DTYPES, FORMATS
 from sdlora.generation.images import read_parameters
+from sdlora.runs.folder import device_lock, hold
+from sdlora.terminal import Terminal
 
 LONG, NOBODY, NUL = "a" * 300, "~nobody-of-this-name/x", "a\0b"
 ODD = (LONG, NOBODY, NUL)
@@ -103,6 +106,16 @@ def test_a_folder_that_cannot_be_written_is_told_before_the_base_is_loaded(tmp_p
     output = str(tmp_path / "new" / "a.png")
     assert main(["generate", "--base", "pockt", "--prompt", "x", "--output", output]) == 5
     assert f"{tmp_path}: cannot be written" in said(capsys)
+
+
+def test_a_picture_waits_for_a_held_device_and_says_so(configure, tmp_path, capsys, monkeypatch):
+    lock = hold(device_lock(tmp_path, torch.device("cpu")), "the device")
+    monkeypatch.setattr(Terminal, "say", lambda terminal, text: print(text, lock.release()))
+    command = [*GENERATE, "--base", str(configure().model.base), "--steps", "1", "--device", "cpu"]
+    assert main([*command, "--output", str(tmp_path / "a.png"), "--data-dir", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.splitlines()[0].startswith("waiting for cpu: a training")
+    assert (tmp_path / "a.png").is_file()
+    hold(device_lock(tmp_path, torch.device("cpu")), "the device").release()
 
 
 def test_every_setting_is_a_flag_with_its_help(capsys):

@@ -6,6 +6,7 @@
 import json
 import subprocess
 import threading
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -47,6 +48,11 @@ class Request:
     sampler: str = "DPM++ 2M"
     base: str = "pocket"
     adapters: tuple[Mixed, ...] = ()
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> "Request":
+        """From what ``asdict`` and JSON made of one. Raises TypeError or KeyError for anything else."""
+        return cls(**{**values, "adapters": tuple(Mixed(*adapter) for adapter in values["adapters"])})
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,10 @@ RunState = Literal["new", "running", "finished", "stopped", "failed", "interrupt
 ENDS: dict[type[Event], RunState] = {RunFinished: "finished", RunStopped: "stopped", RunFailed: "failed"}
 
 
+FOREVER = -1
+"""To ``hold``: wait as long as it takes."""
+
+
 class Run(RunPaths):
     """One run's folder, and what can be read from it."""
 

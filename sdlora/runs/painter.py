@@ -1,7 +1,8 @@
 """The process that draws: ``python -m sdlora.runs.painter DIR DEVICE``, a line of JSON a message on its pipes.
 
-It keeps the base and its adapters between requests, takes the device's lock only while it draws (so it waits while a
-training has it, and says so), and ends when its parent does. ``sdlora.runs.creation`` is the parent's side.
+It keeps the base and its adapters between requests, takes the device's lock only while it draws, and ends when its
+parent does. While a training has the device, it asks that training to draw between its steps, or waits for its end.
+``sdlora.runs.creation`` is the parent's side.
 """
 
 import json
@@ -9,26 +10,24 @@ import os
 import queue
 import sys
 import threading
-import time
-import traceback
-import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from sdlora.errors import BusyError, SdloraError
-from sdlora.runs.creation import Mixed, Request, creations_folder
+from sdlora.errors import BusyError
+from sdlora.files import inside
+from sdlora.runs.creation import ENDED, Request, creations_folder
 from sdlora.runs.folder import device_lock, hold
+from sdlora.runs.mailbox import Answer, Inquiry, Mailbox
+from sdlora.runs.painting import Easel, save, sentence
 
 if TYPE_CHECKING:
+    import torch
     from filelock import FileLock
-    from PIL import Image
 
-    from sdlora.generation.studio import Studio
-
-PACKAGE = Path(__file__).resolve().parent.parent
 WAIT_SECONDS = 0.3
-"""Between two looks at a device that a training holds."""
+"""Between two looks at a device that a training holds. Longer than a viewer's look at its lock."""
 
 
 class Painter:
@@ -39,26 +38,16 @@ class Painter:
         self.device = device
         self.tell = tell
         self.cancelled: set[int] = set()
-        self._studio: Studio | None = None
+        self._easel: Easel | None = None
         self._base = ""
-        self._loaded: list[tuple[str, str, int]] = []
 
     def serve(self, number: int, request: Request) -> None:
         """Draw ``request`` and tell how it goes; nothing that goes wrong with it ends the process."""
         try:
-            with warnings.catch_warnings(record=True) as said:
-                warnings.simplefilter("always", UserWarning)
-                paths = self._draw(number, request)
-            ours = (warning for warning in said if PACKAGE in Path(warning.filename).parents)
-            notices = dict.fromkeys(str(warning.message) for warning in ours)
-            state = "cancelled" if number in self.cancelled else "done"
-            self.tell(id=number, state=state, message=" ".join(notices), paths=[str(path) for path in paths])
-        except SdloraError as error:
-            self.tell(id=number, state="failed", message=str(error))
+            answer = self._answer(number, request)
         except Exception as error:
-            traceback.print_exc()
-            message = f"{type(error).__name__}: {error} (a bug; the end of creations/process.log says where)"
-            self.tell(id=number, state="failed", message=message)
+            answer = Answer("failed", sentence(error, "creations/process.log"))
+        self._tell(number, answer)
 
     def rest(self) -> None:
         """Give the memory of the base and its adapters back."""
@@ -66,98 +55,87 @@ class Painter:
 
         import torch
 
-        self._studio, self._base, self._loaded = None, "", []
+        self._easel, self._base = None, ""
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
-    def _draw(self, number: int, request: Request) -> list[Path]:
-        lock = self._hold_device(number)
-        if lock is None:
-            return []
-        with lock:
-            studio = self._open(number, request.base)
-            self._mix(studio, request.adapters)
-            images = studio.generate(
-                request.prompt,
-                negative=request.negative,
-                steps=request.steps,
-                cfg=request.cfg,
-                seed=request.seed,
-                width=request.width,
-                height=request.height,
-                count=request.count,
-                sampler=request.sampler,
-                on_progress=lambda done, total: self.tell(
-                    id=number, state="drawing", message="", done=done, total=total
-                ),
-                should_stop=lambda: number in self.cancelled,
-            )
-        return _save(images, creations_folder(self.data_dir))
+    def _tell(self, number: int, answer: Answer) -> None:
+        values = {name: value for name, value in asdict(answer).items() if value is not None}
+        folder = creations_folder(self.data_dir)
+        paths = [str(inside(folder, name)) for name in values.pop("pictures")]
+        self.tell(id=number, **values, **({"paths": paths} if answer.state in ENDED else {}))
 
-    def _hold_device(self, number: int) -> "FileLock | None":
-        """The device's lock, waited for while another has it; None if the request is cancelled meanwhile."""
+    def _answer(self, number: int, request: Request) -> Answer:
+        """How ``request`` ended, drawn here or by a training."""
         from sdlora.generation.device import choose_device
 
         device = choose_device(self.device)
+        lock = self._hold_device(number, request, device)
+        if isinstance(lock, Answer):
+            return lock
+        with lock:
+            easel = self._open(number, request.base)
+            images, notices = easel.draw(
+                request,
+                lambda done, total: self._tell(number, Answer("drawing", done=done, total=total)),
+                lambda: number in self.cancelled,
+            )
+        names = tuple(save(images, creations_folder(self.data_dir)))
+        return Answer("cancelled" if number in self.cancelled else "done", notices, pictures=names)
+
+    def _hold_device(self, number: int, request: Request, device: "torch.device") -> "FileLock | Answer":
+        """The device's lock; while another has it, that one is asked to draw: then how it ended."""
+        if number in self.cancelled:
+            return Answer("cancelled")
         lock_file = device_lock(self.data_dir, device)
-        waits = False
-        while number not in self.cancelled:
+        try:
+            return hold(lock_file, f"the device {device}", WAIT_SECONDS)
+        except BusyError:
+            self.rest()  # A training has it, perhaps for hours: the memory serves its steps, or these pictures.
+            message = f"A training is using {device}; this is drawn between its steps, or after it."
+            self._tell(number, Answer("waiting", message))
+        inquiry = Mailbox(lock_file).ask(request)
+        try:
+            return self._follow(number, inquiry, lock_file)
+        finally:
+            inquiry.close()
+
+    def _follow(self, number: int, inquiry: Inquiry, lock_file: Path) -> "FileLock | Answer":
+        """Pass on what the device's holder says, until it has drawn, or the device is free."""
+        while True:
+            if ended := self._relay(number, inquiry):
+                return ended
+            if number in self.cancelled and inquiry.withdraw():
+                return Answer("cancelled")
             try:
-                return hold(lock_file, f"the device {device}", WAIT_SECONDS if waits else 0)
+                lock = hold(lock_file, "the device", WAIT_SECONDS)
             except BusyError:
-                if not waits:
-                    self.tell(id=number, state="waiting", message=f"A training is using {device}; this is drawn next.")
-                waits = True
+                continue
+            ended = self._relay(number, inquiry)  # Its last word, said as it let the device go.
+            if ended is None and number in self.cancelled:
+                ended = Answer("cancelled")
+            if ended is not None:
+                lock.release()
+            return ended or lock
+
+    def _relay(self, number: int, inquiry: Inquiry) -> Answer | None:
+        """Pass on what the device's holder has said since the last call; how it ended, if it did."""
+        for answer in inquiry.answers():
+            if answer.state in ENDED:
+                return answer
+            self._tell(number, answer)
         return None
 
-    def _open(self, number: int, base: str) -> "Studio":
-        """The studio over ``base``, loaded anew only where it is another than before."""
+    def _open(self, number: int, base: str) -> Easel:
+        """The easel over ``base``, loaded anew only where it is another than before."""
         from sdlora.generation.studio import Studio
 
-        if self._studio is None or self._base != base:
+        if self._easel is None or self._base != base:
             self.rest()
-            self.tell(id=number, state="loading", message="")
-            self._studio, self._base = Studio(base, device=self.device), base
-        return self._studio
-
-    def _mix(self, studio: "Studio", adapters: Sequence[Mixed]) -> None:
-        """Load what is not there yet and set the scales. The order stays that of the request: sums round by it."""
-        wanted = [(adapter.name, adapter.path, _modified(adapter.path)) for adapter in adapters]
-        same = next((n for n, pair in enumerate(zip(wanted, self._loaded, strict=False)) if pair[0] != pair[1]), None)
-        keep = min(len(wanted), len(self._loaded)) if same is None else same
-        for name, _, _ in self._loaded[keep:]:
-            studio.remove_adapter(name)
-        del self._loaded[keep:]
-        for adapter, file in zip(adapters[keep:], wanted[keep:], strict=True):
-            studio.add_adapter(adapter.name, adapter.path, adapter.scale)
-            self._loaded.append(file)
-        for adapter in adapters:
-            studio.set_scale(adapter.name, adapter.scale)
-
-
-def _modified(path: str) -> int:
-    """When a file was written last, in nanoseconds; 0 if it is gone, which its reader then says better."""
-    try:
-        return Path(path).stat().st_mtime_ns
-    except OSError:
-        return 0
-
-
-def _save(images: "Sequence[Image.Image]", folder: Path) -> list[Path]:
-    """Save pictures under names that sort by their time: ``20260131-235959-SEED.png``."""
-    from sdlora.generation.images import parse_parameters, save
-
-    stamp = time.strftime("%Y%m%d-%H%M%S")
-    paths = []
-    for image in images:
-        seed = parse_parameters(image.info["parameters"]).settings["Seed"]
-        paths += save([image], folder / f"{stamp}-{seed}.png")
-    return paths
-
-
-def _request(values: dict[str, Any]) -> Request:
-    return Request(**{**values, "adapters": tuple(Mixed(*adapter) for adapter in values["adapters"])})
+            self._tell(number, Answer("loading"))
+            self._easel, self._base = Easel(Studio(base, device=self.device)), base
+        return self._easel
 
 
 def _read(lines: IO[bytes], painter: Painter, requests: "queue.Queue[dict[str, Any]]") -> None:
@@ -180,7 +158,7 @@ def main() -> int:
     while True:
         message = requests.get()
         if "draw" in message:
-            painter.serve(message["id"], _request(message["draw"]))
+            painter.serve(message["id"], Request.of(message["draw"]))
         elif "rest" in message:
             painter.rest()
 

@@ -17,6 +17,9 @@ from sdlora.checkpoint import newest_step
 from sdlora.errors import DeviceError, FileError, OutOfMemoryError, SdloraError
 from sdlora.events import OnEvent, RunFailed, ignore
 from sdlora.runs.folder import Journal, Run, device_lock, hold
+from sdlora.runs.interlude import Interlude
+from sdlora.runs.mailbox import Mailbox
+from sdlora.runs.painting import NO_MEMORY
 
 PEER_LOST = re.compile(r"Connection (closed|reset) by peer|NCCL|\[gloo\]|Socket closed", re.IGNORECASE)
 """What the others of several processes say when one has ended."""
@@ -61,17 +64,20 @@ def main() -> int:
             run.stop_file.unlink(missing_ok=True)
         journal = Journal(run.journal) if is_main else None
         try:
-            _hold_device(run, held)
+            lock_file = _hold_device(run, held)
             if is_main:
                 run.queued_file.unlink(missing_ok=True)  # Its wait is over, whoever started it.
-            finished = _train(run, stop, journal or ignore)
+            finished = _train(run, stop, journal or ignore, lock_file)
             return 0 if finished else stop.exit_code
         except Exception as error:
             return _report(error, run, journal)
 
 
-def _hold_device(run: Run, held: ExitStack) -> None:
-    """Take the lock of this process's device; where several processes share one, the first of them holds it."""
+def _hold_device(run: Run, held: ExitStack) -> Path | None:
+    """Take the lock of this process's device, and return it.
+
+    None where several processes share one: the first of them holds it.
+    """
     import torch
 
     from sdlora.generation.device import choose_device
@@ -80,16 +86,33 @@ def _hold_device(run: Run, held: ExitStack) -> None:
     if device.type == "cuda" and device.index is None:
         device = torch.device("cuda", local)  # as Accelerate places it
     elif local:
-        return
-    held.enter_context(hold(device_lock(run.data_dir, device), f"the device {device}", WAIT_SECONDS))
+        return None
+    lock_file = device_lock(run.data_dir, device)
+    held.enter_context(hold(lock_file, f"the device {device}", WAIT_SECONDS))
+    return lock_file
 
 
-def _train(run: Run, stop: StopRequest, on_event: OnEvent) -> bool:
-    from sdlora.training.job import Job
+def _train(run: Run, stop: StopRequest, on_event: OnEvent, lock_file: Path | None) -> bool:
+    """Train; who asks the holder of ``lock_file`` for pictures gets them between the steps."""
+    from sdlora.training.job import Job, nothing
     from sdlora.training.trainer import train
 
-    config = run.config
-    return train(Job(**dict(config), output=run, cache=run.data_dir / "cache", on_event=on_event, should_stop=stop))
+    config, between = run.config, nothing
+    if lock_file is not None:
+        mailbox = Mailbox(lock_file)
+        mailbox.open()
+        several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+        between = Interlude(mailbox, run.data_dir, config.model, stop, several)
+    return train(
+        Job(
+            **dict(config),
+            output=run,
+            cache=run.data_dir / "cache",
+            on_event=on_event,
+            should_stop=stop,
+            between_steps=between,
+        )
+    )
 
 
 def _report(error: Exception, run: Run, journal: Journal | None) -> int:
@@ -114,7 +137,7 @@ def translate(error: Exception) -> SdloraError | None:
     import torch
 
     text = str(error)
-    no_memory = re.search("out of memory|not enough memory|can't allocate memory", text, re.IGNORECASE)
+    no_memory = NO_MEMORY.search(text)
     if isinstance(error, OSError):
         return FileError(f"{error.filename or 'a file'}: {error.strerror or error}; mend that, then resume")
     if isinstance(error, torch.OutOfMemoryError | MemoryError) or (isinstance(error, RuntimeError) and no_memory):

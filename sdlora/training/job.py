@@ -8,6 +8,7 @@ from sdlora.adapters import Adapter
 from sdlora.checkpoint import Checkpoint
 from sdlora.data.settings import Data, Prior
 from sdlora.events import Notice, OnEvent
+from sdlora.families.base import Family
 from sdlora.families.settings import Model
 from sdlora.generation.settings import Sample
 from sdlora.optim import Optimizer, Schedule
@@ -15,9 +16,16 @@ from sdlora.training.output import RunPaths
 from sdlora.training.settings import Loss, Train
 
 
+def nothing(family: Family) -> None:
+    """Between two steps there is nothing to do."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """One training run. ``cache`` is the folder that runs share; ``should_stop`` is asked at every micro-batch."""
+    """One training run. ``cache`` is the folder that runs share; ``should_stop`` is asked at every micro-batch.
+
+    ``between_steps`` may use the model, and must leave it as it was.
+    """
 
     model: Model
     data: Data
@@ -33,6 +41,7 @@ class Job:
     cache: Path
     on_event: OnEvent
     should_stop: Callable[[], bool]
+    between_steps: Callable[[Family], None] = nothing
 
     def notice(self, *messages: str) -> None:
         """Tell what is worth knowing and stops nothing."""

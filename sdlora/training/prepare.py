@@ -26,8 +26,8 @@ from sdlora.training import caches
 from sdlora.training.job import Job
 from sdlora.training.parallel import Gang
 
-NAME = "training"
-"""What the live models call the adapter in training."""
+NAME = "<training>"
+"""What the live models call the adapter in training: a name that no adapter in a studio can have."""
 
 
 @dataclass(frozen=True)

@@ -73,7 +73,8 @@ class Loop:
         if self.ready.start == 0:
             self._alone(lambda: self.previews.draw(0))
         for step in range(self.ready.start, self.ready.steps):
-            begun = time.monotonic()
+            self.job.between_steps(self.ready.family)
+            begun = time.monotonic()  # Only now: what is done between steps does not count as a step's time.
             loss = self.step(step)
             if loss is None:
                 self._save(step)

@@ -207,7 +207,7 @@ def told(desk: Desk, ticket: Ticket) -> str:
     words = f"Waiting its turn: {ahead} before this one" if ticket.state == "queued" and ahead else ""
     words = words or ticket.message or WORDS[ticket.state]
     if ticket.state == "drawing" and ticket.total:
-        words = f"Drawing: step {ticket.done} of {ticket.total}"
+        words = f"{ticket.message or WORDS['drawing']}: step {ticket.done} of {ticket.total}"
     return markup.drawing(words, ticket.done / ticket.total if ticket.total else None)
 
 

@@ -20,7 +20,7 @@ from sdlora.runs.creation import Creator, Mixed, Request
 from sdlora.runs.folder import device_lock, hold
 from tests.generation.test_studio import adapter
 
-PATIENCE = 60
+PATIENCE = 120
 
 
 @pytest.fixture(scope="module")
@@ -121,6 +121,31 @@ def test_a_request_waits_for_a_held_device_says_so_and_can_be_cancelled(creator,
     assert (cancelled.state, cancelled.paths) == ("cancelled", ())
 
 
+def test_a_training_draws_between_its_steps_and_when_it_is_killed_the_painter_goes_on(
+    configure, request_for, adapters, tmp_path
+):
+    creator = Creator(tmp_path, "cpu")
+    try:
+        plain, _ = draw(creator, request_for(adapters=(Mixed("one", adapters[0]),)))
+        training = service.start(configure(train__steps=100_000, checkpoint__every=0), "long", tmp_path)
+        next(event for event in training.events() if isinstance(event, StepDone))
+        beside, seen = draw(creator, request_for(adapters=(Mixed("one", adapters[0]),)))
+        assert training.process.poll() is None
+        assert seen[-1] == "done" and "loading" not in seen
+        assert (pixels(plain) == pixels(beside)).all()
+
+        number = creator.submit(request_for(count=500)).number
+        drawing, _ = until(creator, number, lambda ticket: ticket.state == "drawing")
+        assert drawing.message == "Drawing between training steps"
+        training.process.kill()
+        until(creator, number, lambda ticket: ticket.state == "drawing" and not ticket.message)
+        creator.cancel(number)
+        assert until(creator, number)[0].state == "cancelled"
+        assert list((tmp_path / "locks").glob("*.requests/*")) == []
+    finally:
+        creator.close()
+
+
 def test_a_cancelled_request_keeps_its_finished_pictures(creator, request_for):
     number = creator.submit(request_for(count=500)).number
     until(creator, number, lambda ticket: ticket.done > 3)
@@ -169,7 +194,8 @@ def test_the_queue_trains_one_run_after_the_other(configure, tmp_path):
     tick_until(queue, lambda: queue.state(second) == "finished")
     assert queue.state(first) == "finished"
     assert first.adapter.stat().st_mtime <= second.journal.stat().st_ctime
-    assert [name for name, *_ in service.adapters_in(tmp_path)] == ["second", "first"]
+    names = [name for name, *_ in service.adapters_in(tmp_path)]
+    assert names == ["second", "second-000006", "first", "first-000006"]
 
 
 def test_a_queued_run_that_is_stopped_never_starts_and_a_running_one_saves(configure, tmp_path):

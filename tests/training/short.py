@@ -1,15 +1,22 @@
 """Short runs in this very process."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 from sdlora.config import TrainConfig
 from sdlora.events import Event, StepDone
-from sdlora.training.job import Job
+from sdlora.families.base import Family
+from sdlora.training.job import Job, nothing
 from sdlora.training.output import RunPaths
 from sdlora.training.trainer import train
 
 
-def run_here(config: TrainConfig, folder: Path, stop_after: int | None = None) -> tuple[bool, list[Event], RunPaths]:
+def run_here(
+    config: TrainConfig,
+    folder: Path,
+    stop_after: int | None = None,
+    between_steps: Callable[[Family], None] = nothing,
+) -> tuple[bool, list[Event], RunPaths]:
     """Train in this process, ``stop_after`` steps at most; whether it finished, what it told, where it wrote."""
     events: list[Event] = []
     output = RunPaths(folder)
@@ -20,5 +27,5 @@ def run_here(config: TrainConfig, folder: Path, stop_after: int | None = None) -
         return stop_after is not None and sum(type(event) is StepDone for event in events) >= stop_after
 
     cache = folder.parent / "cache"
-    job = Job(**dict(config), output=output, cache=cache, on_event=events.append, should_stop=should_stop)
-    return train(job), events, output
+    told = {"on_event": events.append, "should_stop": should_stop, "between_steps": between_steps}
+    return train(Job(**dict(config), output=output, cache=cache, **told)), events, output

@@ -1,0 +1,40 @@
+"""Whether pictures fit into the memory that a device has left: an estimate that errs on the safe side."""
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+if TYPE_CHECKING:
+    from sdlora.families.base import Family
+
+UNET_TENSORS = 48
+"""Tensors of the UNet's first width, at the size of the latents, that exist at once while it predicts: its inputs to
+the way up, a transformer block's hidden layer (8 widths), attention, and the convolutions' workspace."""
+VAE_TENSORS = 10
+"""The same for the decoder: tensors of its second width at the size of the picture, in float32."""
+RESERVE = 256 << 20
+"""Bytes left alone, for what no estimate knows of."""
+
+
+def free(device: torch.device) -> int:
+    """Bytes that ``device`` has left for this process."""
+    if device.type == "cuda":
+        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + unused
+    import psutil
+
+    return psutil.virtual_memory().available
+
+
+def needed(family: "Family", width: int, height: int, batch: int, guided: bool = True) -> int:
+    """Bytes that drawing ``batch`` pictures of ``width`` x ``height`` pixels at once takes beside the model itself.
+
+    The UNet sees every picture twice where it is ``guided``; pictures are decoded one by one.
+    """
+    unet: Any = family.models["unet"]
+    vae: Any = family.vae
+    latents = (width // family.latent_factor) * (height // family.latent_factor)
+    predicting = latents * batch * (1 + guided) * UNET_TENSORS * unet.config.block_out_channels[0] * unet.dtype.itemsize
+    widths = vae.config.block_out_channels
+    decoding = width * height * VAE_TENSORS * widths[min(1, len(widths) - 1)] * torch.float32.itemsize
+    return max(predicting, decoding) + RESERVE
