@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from contextlib import suppress
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -13,6 +13,7 @@ from sdlora.data.advice import Kind
 from sdlora.errors import BusyError, ConfigError, FileError, SdloraError
 from sdlora.events import Event, OnEvent, RunFailed, RunStopped, ignore
 from sdlora.files import as_path, existing, safe_name
+from sdlora.runs import clerk
 from sdlora.runs.creation import Creator as Creator
 from sdlora.runs.creation import Mixed as Mixed
 from sdlora.runs.creation import Request as Request
@@ -20,6 +21,8 @@ from sdlora.runs.creation import Ticket as Ticket
 from sdlora.runs.creation import creations_folder as creations_folder
 from sdlora.runs.folder import Run
 from sdlora.runs.launch import Training, launch
+from sdlora.runs.library import SUFFIX, saved
+from sdlora.runs.library import Library as Library
 from sdlora.runs.queue import TrainingQueue as TrainingQueue
 
 if TYPE_CHECKING:
@@ -60,6 +63,11 @@ def prepare(config: "TrainConfig", name: str | None = None, data_dir: Path | Non
     read_folder(config.data)
     name = name or safe_name(config.data.trigger or config.data.folder.name, fallback="run")
     return Run.create(_root(data_dir) / "runs", name, config)
+
+
+def duplicate(run: Run, name: str | None = None) -> Run:
+    """A new run with the settings of ``run``, not started. Raises what ``prepare`` raises."""
+    return prepare(run.config, name or run.name, run.data_dir)
 
 
 def start(config: "TrainConfig", name: str | None = None, data_dir: Path | None = None, processes: int = 1) -> Training:
@@ -109,19 +117,24 @@ def failure(run: Run, code: int, last: Event | None) -> SdloraError:
 
 
 def adapter_of(source: str, data_dir: Path | None = None) -> Path:
-    """The adapter file that ``source`` names: a file, a run's folder, or a run's name.
+    """The adapter file that ``source`` names: a file, a run's folder, a run's name, or an imported adapter's.
 
     Raises ConfigError if there is none.
     """
     path = existing(source)
     if path is not None and path.is_file():
         return path
-    run = find_run(source, data_dir)
-    saved = sorted(run.checkpoints.glob("*.safetensors"))
-    for candidate in (run.adapter, *reversed(saved)):
-        if candidate.is_file():
-            return candidate
-    raise ConfigError(f"{source}: this run has saved no adapter yet")
+    imported = existing(f"{source}{SUFFIX}", _root(data_dir) / "adapters")
+    try:
+        run = find_run(source, data_dir)
+    except ConfigError:
+        if imported is not None and imported.is_file():
+            return imported
+        raise
+    found = next(iter(saved(run)), None)
+    if found is None:
+        raise ConfigError(f"{source}: this run has saved no adapter yet")
+    return found
 
 
 def adapter_name(path: Path) -> str:
@@ -157,12 +170,9 @@ class AdapterFile(NamedTuple):
 
 
 def adapters_in(data_dir: Path | None = None) -> list[AdapterFile]:
-    """The adapters of all runs that have saved one, the newest run first."""
-    found = []
-    for run in runs_in(data_dir):
-        with suppress(SdloraError):
-            found.append(AdapterFile(run.name, adapter_of(str(run.folder), data_dir), run.config.model.base))
-    return found
+    """The adapters of all runs that have saved one, the newest run first, then those imported; none that is broken."""
+    entries = Library(_root(data_dir)).adapters()
+    return [AdapterFile(entry.name, entry.path, entry.base) for entry in entries if not entry.problem]
 
 
 def bases() -> list[str]:
@@ -194,3 +204,20 @@ def exported(source: str, format: str, dtype: str = "fp32", data_dir: Path | Non
         lines = [line for line in ended.stderr.splitlines() if line.startswith("error: ")]
         raise FileError(lines[-1].removeprefix("error: ") if lines else f"{source}: could not be exported")
     return output
+
+
+def merged(
+    base: str,
+    adapters: Sequence[tuple[str, float]],
+    output: Path,
+    dtype: str = "fp16",
+    data_dir: Path | None = None,
+    on_phase: Callable[[str], object] = str,
+) -> Path:
+    """``base`` with ``adapters`` (run, name or file, and scale) folded in: a new diffusers folder, or a zip of one.
+
+    In a process of its own, as it needs torch; ``on_phase`` is told what that does. Raises ConfigError for an adapter
+    that there is not, FileError with the process's words for whatever else is wrong.
+    """
+    files = [(adapter_name(path), path, scale) for path, scale in ((adapter_of(n, data_dir), s) for n, s in adapters)]
+    return clerk.merge(base, files, as_path(output), dtype, on_phase)
