@@ -13,7 +13,7 @@ from sdlora.data.advice import Kind
 from sdlora.errors import BusyError, ConfigError, FileError, SdloraError
 from sdlora.events import Event, OnEvent, RunFailed, RunStopped, ignore
 from sdlora.files import as_path, existing, safe_name
-from sdlora.runs import clerk
+from sdlora.runs.clerk import merge as merging
 from sdlora.runs.creation import Creator as Creator
 from sdlora.runs.creation import Mixed as Mixed
 from sdlora.runs.creation import Request as Request
@@ -219,5 +219,8 @@ def merged(
     In a process of its own, as it needs torch; ``on_phase`` is told what that does. Raises ConfigError for an adapter
     that there is not, FileError with the process's words for whatever else is wrong.
     """
+    output = as_path(output)
     files = [(adapter_name(path), path, scale) for path, scale in ((adapter_of(n, data_dir), s) for n, s in adapters)]
-    return clerk.merge(base, files, as_path(output), dtype, on_phase)
+    for phase in merging(base, files, output, dtype):
+        on_phase(phase)
+    return output

@@ -27,18 +27,14 @@ def check(files: Sequence[Path], base: str = "") -> Iterator[Check]:
         yield Check(**{**told, **lists, "facts": tuple((name, value) for name, value in told["facts"])})
 
 
-def merge(
-    base: str,
-    adapters: Sequence[tuple[str, Path, float]],
-    output: Path,
-    dtype: str = "fp16",
-    on_phase: Callable[[str], object] = str,
-) -> Path:
-    """``sdlora.generation.merge.merge`` in a process of its own. Raises FileError with its error's words."""
+def merge(base: str, adapters: Sequence[tuple[str, Path, float]], output: Path, dtype: str = "fp16") -> Iterator[str]:
+    """``sdlora.generation.merge.merge`` in a process of its own, telling what is being done, until it is written.
+
+    Raises FileError with its error's words.
+    """
     listed = [(name, str(path), scale) for name, path, scale in adapters]
     for told in _send({"merge": listed, "base": base, "output": str(output), "dtype": dtype}):
-        on_phase(str(told["phase"]))
-    return output
+        yield str(told["phase"])
 
 
 def _send(errand: dict[str, Any]) -> Iterator[dict[str, Any]]:

@@ -22,7 +22,8 @@ from sdlora.errors import BusyError, ConfigError, SdloraError
 from sdlora.files import write_atomic
 from sdlora.generation.prompt import parse
 from sdlora.runs.folder import Run
-from sdlora.service import AdapterFile, Creator, Mixed, Request, Ticket, TrainingQueue
+from sdlora.runs.trash import KEPT_DAYS
+from sdlora.service import AdapterFile, Creator, Library, Mixed, Request, Ticket, TrainingQueue
 from sdlora.ui.watch import RunView, Watcher
 
 LOOK_SECONDS = 0.5
@@ -51,6 +52,7 @@ class Desk:
     data_dir: Path
     queue: TrainingQueue = field(init=False)
     creator: Creator = field(init=False)
+    library: Library = field(init=False)
     watcher: Watcher = field(default_factory=Watcher)
     _look: tuple[float, Look] = (float("-inf"), Look())
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -59,9 +61,11 @@ class Desk:
         self.data_dir = self.data_dir.expanduser().resolve()
         self.queue = TrainingQueue(self.data_dir)
         self.creator = Creator(self.data_dir)
+        self.library = Library(self.data_dir)
 
     def open(self) -> None:
-        """Begin to look after the queue."""
+        """Begin to look after the queue; what lies in the trash too long goes."""
+        self.library.trash.empty(KEPT_DAYS)
         self.queue.watch()
 
     def close(self) -> None:

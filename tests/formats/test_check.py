@@ -61,13 +61,13 @@ def test_an_adapter_of_another_width_is_refused_naming_both(base, tmp_path):
 
 @pytest.mark.parametrize(
     "tensors",
-    [lora(width=2048), lora(stem="lora_te2_text_model_encoder_layers_0_mlp_fc1"), lora(stem="lora_unet_input_blocks_4_1_proj_in")],
-)  # fmt: skip
     [
         lora(width=2048),
         lora(stem="lora_te2_text_model_encoder_layers_0_mlp_fc1"),
         lora(stem="lora_unet_input_blocks_4_1_proj_in"),
     ],
+)
+def test_an_adapter_of_another_family_is_refused_naming_both(tensors, base, tmp_path):
     assert checked(tmp_path, base, tensors).refusal == "This adapter is for SDXL; tiny is SD 1.x."
 
 
