@@ -72,7 +72,7 @@ def check_adapter(path: Path, base: Base | None = None) -> Check:
             misfits=tuple(f"{layer}: {reason}" for layer, reason in list(unfit.items())[:LISTED]),
             unknown=len(keys),
             strange=tuple(keys[:LISTED]),
-            said=str(described(path, contents)),
+            said=str(described(path, contents)).replace(str(path), path.name),
         )
     except SdloraError as error:
         return Check(str(error).replace(str(path), path.name), facts=facts, base=name)

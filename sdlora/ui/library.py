@@ -90,8 +90,8 @@ def build(desk: Desk, tab: gr.Tab, tabs: gr.Tabs) -> LibraryTab:
     search = gr.Textbox(label="Search", placeholder="a name or a trigger word", elem_id="library-search")
     with gr.Tabs(elem_id="library-tabs"):
         with gr.Tab("Adapters"):
-            adapters = _clickable("library-adapters")
             sheet = _sheet()
+            adapters = _clickable("library-adapters")
         with gr.Tab("Runs"):
             runs = _clickable("library-runs")
         with gr.Tab("Import"):

@@ -4,12 +4,9 @@ import base64
 import json
 import time
 from io import BytesIO
-from pathlib import Path
 
 import pytest
-import torch
 from PIL import Image
-from safetensors.torch import save_file
 
 from sdlora import service
 from sdlora.errors import BusyError, ConfigError, FileError
@@ -18,16 +15,7 @@ from sdlora.runs import clerk
 from sdlora.runs.folder import Run, hold
 from sdlora.runs.library import Library
 from sdlora.runs.trash import Trash
-
-STEM = "lora_unet_mid_block_attentions_0_proj_in"
-
-
-def adapter(path: Path, **metadata: str) -> Path:
-    """A LoRA of rank 2 for one layer, with such a header."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    tensors = {"lora_down.weight": torch.ones(2, 8), "lora_up.weight": torch.ones(8, 2), "alpha": torch.tensor(2.0)}
-    save_file({f"{STEM}.{name}": tensor for name, tensor in tensors.items()}, path, metadata)
-    return path
+from tests.tiny import tiny_adapter as adapter
 
 
 def png(colour: str) -> bytes:
