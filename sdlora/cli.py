@@ -82,6 +82,8 @@ def _parser(arguments: Sequence[str]) -> tuple[Parser, dict[str, Parser]]:
     _data_dir(export_parser)
     inspect_parser = command("inspect", inspect, "Say what an adapter file holds.")
     inspect_parser.add_argument("file", type=Path, metavar="FILE.safetensors")
+    inspect_parser.add_argument("--base", metavar="BASE", help="also say whether it fits this base model")
+    _merge_arguments(command("merge", merge, "Write a base model with adapters folded into its weights."))
     return parser, commands
 
 
@@ -154,6 +156,23 @@ def _generate_arguments(parser: Parser) -> None:
     add("--sampler", default=start.sampler, metavar="NAME", help="by its A1111 name (default: %(default)s)")
     add("--device", default="auto", help="auto, cpu, cuda, mps (default: auto)")
     add("--output", type=Path, required=True, metavar="FILE.png", help="further pictures get -2, -3, ...")
+    _data_dir(parser)
+
+
+def _merge_arguments(parser: Parser) -> None:
+    add = parser.add_argument
+    add(
+        "--base", default="pocket", help="pocket, a diffusers folder, a .safetensors file or a hub id (default: pocket)"
+    )
+    add(
+        "--adapter",
+        action="append",
+        required=True,
+        metavar="FILE[:SCALE]",
+        help="an adapter and its scale; may be given often",
+    )
+    add("--dtype", default="fp16", choices=("fp16", "fp32"), help="default: fp16")
+    add("--output", type=Path, required=True, metavar="FOLDER-or-FILE.zip")
     _data_dir(parser)
 
 
@@ -292,6 +311,20 @@ def inspect(parsed: argparse.Namespace) -> int:
     from sdlora.formats import inspect_adapter
 
     print(inspect_adapter(parsed.file))
+    if parsed.base:
+        from sdlora.formats.check import require_fit_of
+
+        print(f"{'fits:':<34} {require_fit_of(parsed.file, parsed.base)}")
+    return 0
+
+
+def merge(parsed: argparse.Namespace) -> int:
+    from sdlora import service
+    from sdlora.generation.merge import merge as fold
+
+    named = [(service.adapter_of(source, parsed.data_dir), scale) for source, scale in map(split_scale, parsed.adapter)]
+    adapters = [(service.adapter_name(path), path, scale) for path, scale in named]
+    print(fold(parsed.base, adapters, parsed.output, parsed.dtype, lambda phase: print(phase, file=sys.stderr)))
     return 0
 
 

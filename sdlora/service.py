@@ -5,7 +5,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -15,6 +15,7 @@ from sdlora.data.advice import Kind
 from sdlora.errors import BusyError, ConfigError, FileError, SdloraError
 from sdlora.events import Event, OnEvent, RunFailed, RunStopped, ignore
 from sdlora.files import as_path, existing, read_safetensors_header, safe_name, write_atomic
+from sdlora.runs.clerk import merge as merging
 from sdlora.runs.creation import Creator as Creator
 from sdlora.runs.creation import Mixed as Mixed
 from sdlora.runs.creation import Request as Request
@@ -25,6 +26,8 @@ from sdlora.runs.estimates import Measurer as Measurer
 from sdlora.runs.estimates import estimate as estimate
 from sdlora.runs.folder import FOREVER, Run, device_lock, hold
 from sdlora.runs.launch import Training, launch
+from sdlora.runs.library import SUFFIX, saved
+from sdlora.runs.library import Library as Library
 from sdlora.runs.queue import TrainingQueue as TrainingQueue
 from sdlora.training.output import CONFIG
 
@@ -92,9 +95,12 @@ def extend(run: Run, steps: int, processes: int = 1) -> Training:
     return resume(run, processes)
 
 
-def duplicate(run: Run, data_dir: Path | None = None) -> Run:
-    """A new run with the settings of ``run``, under its name and the next free number."""
-    return prepare(run.config, re.sub(r"-\d{1,3}$", "", run.name) or run.name, data_dir)
+def duplicate(run: Run) -> Run:
+    """A new run with the settings of ``run``, not started, under its name and the next free number.
+
+    Raises what ``prepare`` raises.
+    """
+    return prepare(run.config, re.sub(r"-\d{1,3}$", "", run.name) or run.name, run.data_dir)
 
 
 def checkpoints(run: Run) -> dict[int, Path]:
@@ -161,22 +167,28 @@ def failure(run: Run, code: int, last: Event | None) -> SdloraError:
 
 
 def adapter_of(source: str, data_dir: Path | None = None) -> Path:
-    """The adapter file that ``source`` names: a file, a run's folder or name, or RUN-STEP, a checkpoint of a run.
+    """The adapter file that ``source`` names: a file, a run's folder or name, RUN-STEP, or an imported adapter's name.
 
     Raises ConfigError if there is none.
     """
     path = existing(source)
     if path is not None and path.is_file():
         return path
+    imported = existing(f"{source}{SUFFIX}", _root(data_dir) / "adapters")
     name, _, step = source.rpartition("-")
     if step.isdecimal() and existing(Path(source, CONFIG), _root(data_dir) / "runs") is None:
         with suppress(ConfigError, KeyError):  # Else it is told that there is no such run.
             return checkpoints(find_run(name, data_dir))[int(step)]
-    run = find_run(source, data_dir)
-    for candidate in (run.adapter, *reversed(checkpoints(run).values())):
-        if candidate.is_file():
-            return candidate
-    raise ConfigError(f"{source}: this run has saved no adapter yet")
+    try:
+        run = find_run(source, data_dir)
+    except ConfigError:
+        if imported is not None and imported.is_file():
+            return imported
+        raise
+    found = next(iter(saved(run)), None)
+    if found is None:
+        raise ConfigError(f"{source}: this run has saved no adapter yet")
+    return found
 
 
 def adapter_name(path: Path) -> str:
@@ -212,13 +224,15 @@ class AdapterFile(NamedTuple):
 
 
 def adapters_in(data_dir: Path | None = None) -> list[AdapterFile]:
-    """The adapters of all runs that have saved one, the newest run first, each followed by its checkpoints."""
+    """The adapters of all runs that have saved one, the newest run first, each followed by its checkpoints, then those
+    imported; none that is broken.
+    """
     found = []
-    for run in runs_in(data_dir):
-        with suppress(SdloraError):
-            files = [adapter_of(str(run.folder), data_dir), *reversed(checkpoints(run).values())]
-            names = [run.name, *map(adapter_name, files[1:])]
-            found += [AdapterFile(name, path, run.config.model.base) for name, path in zip(names, files, strict=True)]
+    for entry in Library(_root(data_dir)).adapters():
+        if not entry.problem:
+            found.append(AdapterFile(entry.name, entry.path, entry.base))
+            steps = checkpoints(entry.run) if entry.run is not None else {}
+            found += [AdapterFile(adapter_name(path), path, entry.base) for path in reversed(steps.values())]
     return found
 
 
@@ -276,4 +290,24 @@ def exported(source: str, format: str, dtype: str = "fp32", data_dir: Path | Non
     if ended.returncode:
         lines = [line for line in ended.stderr.splitlines() if line.startswith("error: ")]
         raise FileError(lines[-1].removeprefix("error: ") if lines else f"{source}: could not be exported")
+    return output
+
+
+def merged(
+    base: str,
+    adapters: Sequence[tuple[str, float]],
+    output: Path,
+    dtype: str = "fp16",
+    data_dir: Path | None = None,
+    on_phase: Callable[[str], object] = str,
+) -> Path:
+    """``base`` with ``adapters`` (run, name or file, and scale) folded in: a new diffusers folder, or a zip of one.
+
+    In a process of its own, as it needs torch; ``on_phase`` is told what that does. Raises ConfigError for an adapter
+    that there is not, FileError with the process's words for whatever else is wrong.
+    """
+    output = as_path(output)
+    files = [(adapter_name(path), path, scale) for path, scale in ((adapter_of(n, data_dir), s) for n, s in adapters)]
+    for phase in merging(base, files, output, dtype):
+        on_phase(phase)
     return output

@@ -98,3 +98,15 @@ def tiny_clip(folder: Path, seed: int = 0) -> Path:
     normalisation = {"image_mean": [0.5, 0.4, 0.3], "image_std": [0.3, 0.25, 0.2]}
     (Path(folder) / "preprocessor_config.json").write_text(json.dumps(normalisation))
     return Path(folder)
+
+
+def tiny_adapter(path: Path, **metadata: str) -> Path:
+    """Write a LoRA of rank 2 for one layer, in kohya's keys, with such a header; return its path."""
+    import torch
+    from safetensors.torch import save_file
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    stem = "lora_unet_mid_block_attentions_0_proj_in"
+    tensors = {"lora_down.weight": torch.ones(2, 8), "lora_up.weight": torch.ones(8, 2), "alpha": torch.tensor(2.0)}
+    save_file({f"{stem}.{name}": tensor for name, tensor in tensors.items()}, path, metadata)
+    return path

@@ -20,12 +20,22 @@ def require_fit(models: Mapping[str, "nn.Module"], state: AdapterState) -> None:
     if missing:
         count = f"{len(missing)} of its {len(state.modules)} layers are"
         raise MismatchError(f"{_reason(state, bases)}: {count} not in this one, such as {missing[0]}")
+    for path, shapes in misfits(models, state).items():
+        raise MismatchError(f"{_reason(state, bases)}: at {path} {shapes}")
+
+
+def misfits(models: Mapping[str, "nn.Module"], state: AdapterState) -> dict[str, str]:
+    """The layers of ``state`` that ``models`` cannot take, each with its reason. Modules on the meta device will do."""
+    bases, found = dict(adaptable(models)), {}
     for path, module in state.modules.items():
+        if path not in bases:
+            found[path] = "there is no such layer"
+            continue
         down, up = (tuple(module.tensors[name].shape) for name in ("down", "up"))
         takes = layer_shapes(bases[path], down[0])
         if (_core(down), _core(up)) != (_core(takes[0]), _core(takes[1])):
-            shapes = f"at {path} it has {down} and {up}, this one takes {takes[0]} and {takes[1]}"
-            raise MismatchError(f"{_reason(state, bases)}: {shapes}")
+            found[path] = f"it has {down} and {up}, this one takes {takes[0]} and {takes[1]}"
+    return found
 
 
 def layer_shapes(base: Any, rank: int) -> tuple[Shape, Shape]:

@@ -3,7 +3,7 @@
 import difflib
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,15 +77,15 @@ def load(model: Model) -> "Family":
     """
     source = locate(model.base)
     if source.kind == "hub":  # With the libraries' own bars: a download may take minutes.
-        return _load_hub(source.location, model)
-    with _quiet_libraries():
+        return _load_hub(model)
+    with quiet_libraries():
         if source.kind == "folder":
             return _load_folder(Path(source.location), model)
         return _load_file(Path(source.location), model)
 
 
 @contextmanager
-def _quiet_libraries() -> Iterator[None]:
+def quiet_libraries() -> Iterator[None]:
     """No bars for what takes a second, no advice on optional packages; errors are raised as ever."""
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging
@@ -175,23 +175,27 @@ def _load_file(file: Path, model: Model) -> "Family":
         ) from error
 
 
-def _load_hub(repository: str, model: Model) -> "Family":
+def _load_hub(model: Model) -> "Family":
     """From a hub's repository, downloaded or cached. Only configs, the tokenizer and safetensors are fetched."""
+    weights = f"*.{model.variant}.safetensors" if model.variant else "*.safetensors"
+    others = () if model.variant else ("*/*.fp16.*", "*/*.non_ema.*")
+    wanted = ("model_index.json", "*/*.json", "*/*.txt", *(f"{part}/{weights}" for part in WEIGHTED))
+    folder = fetch(model, wanted, others)
+    with quiet_libraries():
+        return _load_folder(folder, model)
+
+
+def fetch(model: Model, wanted: Sequence[str], unwanted: Sequence[str] = ()) -> Path:
+    """The folder with those files of the hub's repository ``model.base`` that patterns ask for. Raises ModelError."""
     from huggingface_hub import snapshot_download
 
-    weights = f"*.{model.variant}.safetensors" if model.variant else "*.safetensors"
-    others = [] if model.variant else ["*/*.fp16.*", "*/*.non_ema.*"]
     try:
         folder = snapshot_download(
-            repository,
-            revision=model.revision,
-            allow_patterns=["model_index.json", "*/*.json", "*/*.txt", *(f"{part}/{weights}" for part in WEIGHTED)],
-            ignore_patterns=others,
+            model.base, revision=model.revision, allow_patterns=[*wanted], ignore_patterns=[*unwanted]
         )
     except (OSError, ValueError) as error:
         raise ModelError(_hub_message(model, error)) from error
-    with _quiet_libraries():
-        return _load_folder(Path(folder), model)
+    return Path(folder)
 
 
 def _hub_message(model: Model, error: BaseException) -> str:

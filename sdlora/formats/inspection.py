@@ -8,7 +8,7 @@ from pathlib import Path
 
 from sdlora.adapters.base import AdapterState, ModuleState
 from sdlora.adapters.fit import text_width
-from sdlora.formats.storage import open_adapter
+from sdlora.formats.storage import Contents, open_adapter
 
 FAMILY_BY_WIDTH = {768: "sd1", 1024: "sd2", 2048: "sdxl"}
 FAMILY_BY_VERSION = {"sd_v1": "sd1", "sd_v2": "sd2", "sdxl": "sdxl"}
@@ -62,7 +62,11 @@ class Inspection:
 
 def inspect_adapter(path: Path) -> Inspection:
     """Describe the adapter file at ``path``. Raises what ``read_adapter`` raises."""
-    contents = open_adapter(path)
+    return described(path, open_adapter(path))
+
+
+def described(path: Path, contents: Contents) -> Inspection:
+    """The same of a file that has been read."""
     state = contents.state
     squares: Counter[str] = Counter()
     for name, module in state.modules.items():
@@ -74,7 +78,7 @@ def inspect_adapter(path: Path) -> Inspection:
         method=state.method,
         dtype=contents.dtype,
         family=family_of(state),
-        text_width=_width(state),
+        text_width=text_width(_widths(state)),
         ranks=tuple(sorted({module.rank for module in state.modules.values()})),
         alphas=tuple(sorted({module.alpha for module in state.modules.values()})),
         modules=Counter(map(_component, state.modules)),
@@ -94,15 +98,20 @@ def delta_square(module: ModuleState) -> float:
 
 def family_of(state: AdapterState) -> str:
     """The family of bases that an adapter is for: by the width of the text, its components, or its header."""
-    if any(path.startswith("text_encoder_2.") for path in state.modules):
+    return family_by(_widths(state), state.metadata)
+
+
+def family_by(widths: Mapping[str, int], metadata: Mapping[str, str]) -> str:
+    """As ``family_of``, from what a file's header tells: the inputs' widths of its layers by path, and its metadata."""
+    if any(path.startswith("text_encoder_2.") for path in widths):
         return "sdxl"
-    if family := FAMILY_BY_WIDTH.get(_width(state) or 0):
+    if family := FAMILY_BY_WIDTH.get(text_width(widths) or 0):
         return family
-    version = state.metadata.get("ss_base_model_version", "")
+    version = metadata.get("ss_base_model_version", "")
     if family := next((name for start, name in FAMILY_BY_VERSION.items() if version.startswith(start)), ""):
         return family
-    widths = {module.tensors["down"].shape[1] for path, module in state.modules.items() if path.endswith(".q_proj")}
-    return next((FAMILY_BY_WIDTH[width] for width in sorted(widths) if width in FAMILY_BY_WIDTH), "")
+    own = {width for path, width in widths.items() if path.endswith(".q_proj")}
+    return next((FAMILY_BY_WIDTH[width] for width in sorted(own) if width in FAMILY_BY_WIDTH), "")
 
 
 def triggers(metadata: Mapping[str, str], most: int = 5) -> tuple[str, ...]:
@@ -129,8 +138,8 @@ def _component(path: str) -> str:
     return path.partition(".")[0]
 
 
-def _width(state: AdapterState) -> int | None:
-    return text_width({path: int(module.tensors["down"].shape[1]) for path, module in state.modules.items()})
+def _widths(state: AdapterState) -> dict[str, int]:
+    return {path: int(module.tensors["down"].shape[1]) for path, module in state.modules.items()}
 
 
 def _listed(numbers: tuple[float, ...]) -> str:

@@ -120,10 +120,15 @@ def _serialised(tensors: "Mapping[str, Tensor]", metadata: Mapping[str, str]) ->
     return content(model, hashlib.sha256(draft[1 << 20 : (1 << 20) + (1 << 16)]).hexdigest()[:8])
 
 
-def _types(path: Path) -> dict[str, str]:
-    """The names and types of a file's tensors. Raises FormatError for what is no adapter, FileError if unreadable."""
+def refuse_pickle(path: Path) -> None:
+    """Raises FormatError, by the name alone, for a kind of file that can run code when it is opened."""
     if path.suffix.lower() in PICKLES:
         raise FormatError(f"{path}: a {path.suffix} file can run code when opened; convert it to .safetensors first")
+
+
+def _types(path: Path) -> dict[str, str]:
+    """The names and types of a file's tensors. Raises FormatError for what is no adapter, FileError if unreadable."""
+    refuse_pickle(path)
     try:
         header = read_safetensors_header(path)
         types = {key: str(entry["dtype"]) for key, entry in header.items() if key != "__metadata__"}

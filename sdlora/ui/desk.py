@@ -22,7 +22,8 @@ from sdlora.errors import BusyError, ConfigError, SdloraError
 from sdlora.files import write_atomic
 from sdlora.generation.prompt import parse
 from sdlora.runs.folder import Run
-from sdlora.service import AdapterFile, Creator, Measurer, Mixed, Request, Ticket, TrainingQueue
+from sdlora.runs.trash import KEPT_DAYS
+from sdlora.service import AdapterFile, Creator, Library, Measurer, Mixed, Request, Ticket, TrainingQueue
 from sdlora.ui.watch import RunView, Watcher
 
 LOOK_SECONDS = 0.5
@@ -54,6 +55,7 @@ class Desk:
     queue: TrainingQueue = field(init=False)
     creator: Creator = field(init=False)
     measurer: Measurer = field(init=False)
+    library: Library = field(init=False)
     watcher: Watcher = field(default_factory=Watcher)
     _look: tuple[float, Look] = (float("-inf"), Look())
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -65,9 +67,11 @@ class Desk:
         self.queue = TrainingQueue(self.data_dir)
         self.creator = Creator(self.data_dir)
         self.measurer = Measurer(self.data_dir)
+        self.library = Library(self.data_dir)
 
     def open(self) -> None:
-        """Begin to look after the queue, and after what is to be measured."""
+        """Look after the queue and what is to be measured from now on; what lies in the trash too long goes."""
+        self.library.trash.empty(KEPT_DAYS)
         self.queue.watch()
         self.measurer.watch()
 
@@ -118,7 +122,7 @@ class Desk:
 
     def duplicate(self, run: Run) -> Run:
         """Queue a new run with the settings of ``run``."""
-        copy = service.duplicate(run, self.data_dir)
+        copy = service.duplicate(run)
         self.start(copy)
         return copy
 

@@ -1,4 +1,4 @@
-"""The page: a header, three tabs, and the timer that brings what is seen up to date."""
+"""The page: a header, four tabs, and the timer that brings what is seen up to date."""
 
 from functools import partial
 from pathlib import Path
@@ -6,9 +6,10 @@ from typing import Any
 
 import gradio as gr
 
-from sdlora.ui import create, markup, pictures, train
+from sdlora.ui import create, library, markup, pictures, train
 from sdlora.ui.create import Create
 from sdlora.ui.desk import ACTIVE, Desk
+from sdlora.ui.library import LibraryTab
 from sdlora.ui.live import Live, live_updates
 from sdlora.ui.run_markup import SCRIPT
 
@@ -54,19 +55,28 @@ def build(desk: Desk) -> gr.Blocks:
         header = gr.HTML(markup.header("", None, ""), elem_id="header")
         seen = gr.State({})
         timer = gr.Timer(BUSY_SECONDS)
-        with gr.Tabs():
+        with gr.Tabs() as tabs:
             with gr.Tab("1 · Pictures", id="pictures"):
                 tab = pictures.build(desk, demo)
             with gr.Tab("2 · Train", id="train"):
                 live = train.build(desk, demo, tab).live
             with gr.Tab("3 · Create", id="create"):
                 drawing = create.build(desk, demo)
-        _keep_fresh(desk, demo, timer, seen, header, live, drawing)
+            with gr.Tab("4 · Library", id="library") as shelves:
+                kept = library.build(desk, shelves, tabs)
+        _keep_fresh(desk, demo, timer, seen, header, live, drawing, kept)
     return demo
 
 
 def _keep_fresh(
-    desk: Desk, demo: gr.Blocks, timer: gr.Timer, seen: gr.State, header: gr.HTML, live: Live, drawing: Create
+    desk: Desk,
+    demo: gr.Blocks,
+    timer: gr.Timer,
+    seen: gr.State,
+    header: gr.HTML,
+    live: Live,
+    drawing: Create,
+    kept: LibraryTab,
 ) -> None:
     """One timer for everyone: it re-attaches a reloaded page to what runs, as the run's folder tells it."""
     inputs = [live.run, drawing.adapters[0], seen]
@@ -77,6 +87,7 @@ def _keep_fresh(
     timer.tick(partial(_look, desk), inputs, outputs, **options)
     demo.load(partial(_look_anew, desk), inputs[:2], outputs, **options)
     live.run.input(partial(_look, desk), inputs, outputs, **options)
+    kept.on_open.then(partial(_look, desk), [kept.opened, *inputs[1:]], outputs, **options)
 
 
 def _look_anew(desk: Desk, run: str | None, first: str | None) -> list[Any]:

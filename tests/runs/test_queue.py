@@ -79,8 +79,8 @@ def test_a_lock_of_another_machine_does_not_keep_this_one_waiting(tmp_path, monk
 
 def test_a_copy_has_the_settings_of_its_run_and_the_next_free_name(configure, tmp_path):
     first = service.prepare(configure(adapter__rank=3), "style", tmp_path)
-    second = service.duplicate(first, tmp_path)
-    third = service.duplicate(second, tmp_path)
+    second = service.duplicate(first)
+    third = service.duplicate(second)
     assert [run.name for run in (first, second, third)] == ["style", "style-2", "style-3"]
     assert third.config == first.config
 

@@ -1,0 +1,54 @@
+"""A base model's layers without their weights: enough to tell which adapters fit, in a moment and in no memory."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from sdlora.errors import ModelError
+from sdlora.families.loading import detect_folder, fetch, load, locate, quiet_libraries
+from sdlora.families.settings import Model
+
+if TYPE_CHECKING:
+    from torch import nn
+
+CONFIGS = ("model_index.json", "*/config.json")
+
+
+class Skeleton(NamedTuple):
+    """The family of a base, and what adapters may go into, by component: names and shapes, on the meta device."""
+
+    family: str
+    models: "dict[str, nn.Module]"
+
+
+def skeleton(base: str) -> Skeleton:
+    """The layers of ``base``. Of a hub id the configs alone are fetched; a single file has none, and is loaded.
+
+    Raises ModelError for what is missing, unknown, gated or offline.
+    """
+    model, source = Model(base=base), locate(base)
+    if source.kind == "file":
+        family = load(model)
+        return Skeleton(family.name, family.models)
+    folder = fetch(model, CONFIGS) if source.kind == "hub" else Path(source.location)
+    family_name = detect_folder(folder)
+    with quiet_libraries():
+        return Skeleton(family_name, _models(folder, base))
+
+
+def _models(folder: Path, base: str) -> "dict[str, nn.Module]":
+    import torch
+    import transformers
+    from diffusers import UNet2DConditionModel
+
+    models: dict[str, nn.Module] = {}
+    try:
+        with torch.device("meta"):
+            models["unet"] = UNet2DConditionModel.from_config(UNet2DConditionModel.load_config(folder / "unet"))
+            for part in sorted(folder.glob("text_encoder*/")):
+                config = transformers.CLIPTextConfig.from_pretrained(part, local_files_only=True)
+                projects = (config.architectures or [""])[0] == "CLIPTextModelWithProjection"
+                kind = transformers.CLIPTextModelWithProjection if projects else transformers.CLIPTextModel
+                models[part.name] = kind(config)
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        raise ModelError(f"{base}: its configs cannot be read: {str(error).splitlines()[0][:300]}") from error
+    return models

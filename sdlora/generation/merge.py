@@ -1,0 +1,105 @@
+"""A base with adapters folded into its weights, written as a diffusers folder that every tool loads as it is."""
+
+import json
+import tempfile
+import zipfile
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sdlora.adapters import live
+from sdlora.adapters.base import Scale
+from sdlora.errors import ConfigError, FileError
+from sdlora.families.loading import load
+from sdlora.families.settings import Model
+from sdlora.files import as_path, require_free_space, write_atomic
+from sdlora.formats.storage import DTYPES, read_adapter
+
+if TYPE_CHECKING:
+    from sdlora.families.base import Family
+
+OnPhase = Callable[[str], object]
+"""Told what is being done, in a few words."""
+MERGED = ("fp32", "fp16")
+"""The types in which a merged model is written."""
+NOTE = "merged.json"
+"""In the folder: which base, and which adapters at which scales."""
+
+
+def merge(
+    base: str,
+    adapters: Sequence[tuple[str, Path, Scale]],
+    output: Path,
+    dtype: str = "fp16",
+    on_phase: OnPhase = str,
+) -> Path:
+    """Write ``base`` with ``adapters`` (name, file, scale) folded in to ``output``: a new folder, or a ``.zip`` of one.
+
+    All sums are made in float32 on the CPU and rounded once, to ``dtype``. ``on_phase`` is told what is being done.
+    Raises ConfigError for what is taken or chosen twice, ModelError, FormatError, MismatchError, FileError.
+    """
+    output = as_path(output)
+    if dtype not in MERGED:
+        raise ConfigError(f"{dtype}: a merged model is written in {' or '.join(MERGED)}")
+    if not adapters:
+        raise ConfigError("choose at least one adapter to merge")
+    if output.exists():
+        raise ConfigError(f"{output}: exists already; choose another name, or move it away")
+    on_phase("loading the base model")
+    family = load(Model(base=base))
+    for number, (name, path, _) in enumerate(adapters):
+        on_phase(f"reading {name}")
+        live.load_state(family.models, read_adapter(path), str(number))
+    on_phase("folding the adapters in")
+    with live.fuse(family.models, {str(number): scale for number, (_, _, scale) in enumerate(adapters)}):
+        note = {
+            "base": Path(base).name,
+            "adapters": [{"name": name, "scale": scale} for name, _, scale in adapters],
+            "dtype": dtype,
+        }
+        _write(family, note, output, dtype, on_phase)
+    return output
+
+
+def _write(family: "Family", note: dict[str, Any], output: Path, dtype: str, on_phase: OnPhase) -> None:
+    """The folder whole or not at all: it is made beside ``output`` under another name."""
+    with ExitStack() as held:
+        try:
+            output.parent.mkdir(parents=True, exist_ok=True)
+            require_free_space(output.parent, 2 * _bytes(family, dtype))
+            beside = Path(held.enter_context(tempfile.TemporaryDirectory(prefix=".merging-", dir=output.parent)))
+            folder = beside / output.stem
+            on_phase("writing the model")
+            _pipeline(family, dtype).save_pretrained(folder, safe_serialization=True)
+            (folder / NOTE).write_text(json.dumps(note, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+            if output.suffix != ".zip":
+                folder.rename(output)
+                return
+            on_phase("packing the zip file")
+            write_atomic(output, lambda place: _pack(folder, place))
+        except OSError as error:
+            raise FileError(f"{output}: cannot be written ({error.strerror or error})") from error
+
+
+def _pipeline(family: "Family", dtype: str) -> Any:
+    """The whole pipeline in ``dtype``, with the base's own scheduler (or the usual one, if its kind is not told)."""
+    import diffusers
+    import torch
+
+    config = family.scheduler_config
+    scheduler = getattr(diffusers, str(config.get("_class_name")), diffusers.PNDMScheduler)
+    return family.pipeline(scheduler.from_config(config)).to(dtype=getattr(torch, DTYPES[dtype]))
+
+
+def _bytes(family: "Family", dtype: str) -> int:
+    parameters = sum(p.numel() for module in (*family.models.values(), family.vae) for p in module.parameters())
+    return parameters * (4 if dtype == "fp32" else 2)
+
+
+def _pack(folder: Path, place: Path) -> None:
+    """Stored, not deflated: weights hardly shrink."""
+    with zipfile.ZipFile(place, "w", zipfile.ZIP_STORED) as pack:
+        for path in sorted(folder.rglob("*")):
+            if path.is_file():
+                pack.write(path, Path(folder.name) / path.relative_to(folder))

@@ -1,0 +1,302 @@
+"""All adapters and runs that there are: listed, taken in, handed on, deleted and brought back.
+
+Adapters are those of runs, and imported ones: ``DATA_DIR/adapters/NAME.safetensors``, with ``NAME.check.json`` beside
+them, which says what they were checked against. Lists read headers alone, each once as long as its file is the same.
+"""
+
+import hashlib
+import json
+import shutil
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from sdlora.errors import BusyError, ConfigError, SdloraError
+from sdlora.families.loading import BUNDLED
+from sdlora.files import existing, inside, safe_name, sha256, write_atomic
+from sdlora.formats.card import Card, read_card, read_cover
+from sdlora.formats.check import Check
+from sdlora.runs import bundle, clerk
+from sdlora.runs.folder import Run
+from sdlora.runs.trash import Item, Trash
+
+SUFFIX, REPORT = ".safetensors", ".check.json"
+REMEMBERED = 4096
+"""Headers and configs kept in memory."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An adapter: its name in prompts, its file, and what its header tells; or what is wrong with it."""
+
+    name: str
+    path: Path
+    kind: Literal["run", "imported"]
+    base: str
+    """The base to draw with, "" if it is not known here."""
+    size: int
+    """In bytes."""
+    changed: float
+    """Seconds since the epoch."""
+    card: Card | None
+    problem: str = ""
+
+    @property
+    def run(self) -> Run | None:
+        """The run that trained it; None for an imported one."""
+        return _run_of(self.path) if self.kind == "run" else None
+
+    def answers(self, search: str) -> bool:
+        """Whether every word of ``search`` stands in its name or trigger words."""
+        text = " ".join([self.name, *(self.card.triggers if self.card else ())]).casefold()
+        return all(word in text for word in search.casefold().split())
+
+
+class Imported(NamedTuple):
+    """What became of a file: the name it is kept under, "" if it was refused, and its self-test."""
+
+    file: str
+    name: str
+    check: Check
+
+
+class Library:
+    """The adapters and runs of a data folder."""
+
+    def __init__(self, data_dir: Path):
+        self.data_dir = data_dir.resolve()
+        self.folder = self.data_dir / "adapters"
+        self.trash = Trash(self.data_dir)
+        self._lock = threading.Lock()
+
+    def adapters(self, search: str = "") -> list[Entry]:
+        """The adapters of runs, the newest run first, then the imported ones, the newest first; broken ones too."""
+        runs = [(run, *_config(*_version(run.config_file))) for run in Run.all(self.data_dir)]
+        found = [_of_run(run, base, problem) for run, base, problem in runs if saved(run)]
+        known = {Path(base).name.removesuffix(SUFFIX): base for base in [*BUNDLED, *(base for _, base, _ in runs)]}
+        imported = [_imported(path, known) for path in self._files()]
+        found += sorted(imported, key=lambda entry: entry.changed, reverse=True)
+        return [entry for entry in _with_own_names(found) if entry.answers(search)]
+
+    def find(self, name: str) -> Entry:
+        """The adapter called ``name``. Raises ConfigError if there is none."""
+        entry = next((entry for entry in self.adapters() if entry.name == name), None)
+        if entry is None:
+            raise ConfigError(f"{name}: there is no such adapter any more")
+        return entry
+
+    def run(self, name: str) -> Run:
+        """The run called ``name``. Raises ConfigError if there is none."""
+        return Run.find(self.data_dir / "runs", name)
+
+    def file(self, name: str, checkpoint: str = "") -> Path:
+        """The file of adapter ``name``, or of one of its run's ``checkpoint`` files. Raises ConfigError."""
+        entry = self.find(name)
+        if not checkpoint:
+            return entry.path
+        path = next((path for path in self.checkpoints(name) if path.name == checkpoint), None)
+        if path is None:
+            raise ConfigError(f"{name}: has no checkpoint {checkpoint} any more")
+        return path
+
+    def checkpoints(self, name: str) -> list[Path]:
+        """The checkpoints of the run behind adapter ``name``, the newest first; an imported one has none."""
+        entry = self.find(name)
+        return sorted(_run_of(entry.path).checkpoints.glob(f"*{SUFFIX}"), reverse=True) if entry.kind == "run" else []
+
+    def picture(self, entry: Entry) -> Path | None:
+        """What the adapter looks like: the picture in its file, or its run's last preview. It may yet be unreadable."""
+        if entry.card and entry.card.illustrated and (cover := _cover(*_version(entry.path), self.data_dir / "cache")):
+            return cover
+        return preview(_run_of(entry.path)) if entry.kind == "run" else None
+
+    def take_in(self, files: Sequence[Path], base: str = "") -> Iterator[Imported]:
+        """Check each file against ``base`` (or alone) and keep a copy of those that are fine; in their order.
+
+        Raises FileError if the base cannot be had, or the disk refuses.
+        """
+        for file, check in zip(files, clerk.check(files, base), strict=True):
+            yield Imported(file.name, "" if check.refusal else self._keep(file, base, check), check)
+
+    def inspected(self, name: str, checkpoint: str = "") -> Check:
+        """What ``sdlora inspect`` says of an adapter; it reads the whole file, in a process of its own."""
+        return _inspected(*_version(self.file(name, checkpoint)))
+
+    def bundle(self, name: str, output: Path) -> Path:
+        """A zip file of a run's adapter with its settings, previews and captions. Raises ConfigError, FileError."""
+        entry = self.find(name)
+        if entry.kind != "run":
+            raise ConfigError(f"{name}: was imported; only a run's adapter has settings to go with it")
+        return bundle.bundle(_run_of(entry.path), entry.path, output)
+
+    def delete_adapter(self, name: str) -> Item:
+        """Move an adapter to the trash. Of a run its settings, pictures and resumable state stay.
+
+        Raises BusyError while the run runs, ConfigError if there is no such adapter, FileError.
+        """
+        entry = self.find(name)
+        if entry.kind == "imported":
+            beside = [entry.path.with_suffix(suffix) for suffix in (REPORT, ".json")]
+            paths = [entry.path, *(path for path in beside if path.is_file())]
+            return self.trash.put(paths, name, f"the adapter {name}")
+        run = _require_idle(_run_of(entry.path))
+        card = run.adapter.with_suffix(".json")
+        steps = len(list(run.checkpoints.glob(f"*{SUFFIX}")))
+        what = f"the adapter {name}" + (f" with its {steps} checkpoint{'s' if steps > 1 else ''}" if steps else "")
+        return self.trash.put([*saved(run), *([card] if card.is_file() else [])], name, what)
+
+    def delete_checkpoint(self, name: str, checkpoint: str) -> Item:
+        """Move one checkpoint of a run to the trash. Raises as ``delete_adapter`` does."""
+        path = self.file(name, checkpoint)
+        _require_idle(_run_of(path))
+        return self.trash.put([path], f"{name}-{path.stem}", f"checkpoint {path.stem} of {name}")
+
+    def delete_run(self, name: str) -> Item:
+        """Move a whole run to the trash. Raises BusyError while it runs or waits, ConfigError, FileError."""
+        run = _require_idle(self.run(name))
+        return self.trash.put([inside(self.data_dir / "runs", run.folder)], name, f"the run {name}")
+
+    def undo(self, item: str) -> Item:
+        """Bring back what lies in the trash in the folder called ``item``. Raises FileError if it is gone."""
+        found = self.trash.find(item)
+        self.trash.restore(found)
+        return found
+
+    def _files(self) -> list[Path]:
+        return [path for path in self.folder.glob(f"*{SUFFIX}") if not path.name.startswith(".")]
+
+    def _keep(self, file: Path, base: str, check: Check) -> str:
+        """Copy ``file`` in under a name that nothing has; the same bytes are not kept twice. Returns the name."""
+        with self._lock:
+            same = next((old for old in self._files() if _same(file, old)), None)
+            if same is None:
+                stem, number = safe_name(file.stem, fallback="adapter"), 1
+                name = stem
+                while (self.folder / f"{name}{SUFFIX}").exists() or (self.data_dir / "runs" / name).exists():
+                    number += 1
+                    name = f"{stem}-{number}"
+                same = self.folder / f"{name}{SUFFIX}"
+                write_atomic(same, lambda place: _copy(file, place))
+            write_atomic(same.with_suffix(REPORT), json.dumps({**asdict(check), "base": base}, ensure_ascii=False))
+            return same.stem
+
+
+def saved(run: Run) -> list[Path]:
+    """The adapter files of a run, the best first: the finished one, then checkpoints from the newest on."""
+    found = sorted(run.checkpoints.glob(f"*{SUFFIX}"), reverse=True)
+    return [path for path in (run.adapter, *found) if path.is_file()]
+
+
+def preview(run: Run) -> Path | None:
+    """The last picture that the run drew of its first prompt."""
+    return max(run.samples.glob("*-0.png"), default=None)
+
+
+def _run_of(path: Path) -> Run:
+    """The run that the adapter file ``path`` belongs to."""
+    return Run(path.parent.parent if path.parent.name == "checkpoints" else path.parent)
+
+
+def _require_idle(run: Run) -> Run:
+    if run.held():
+        raise BusyError(f"{run.name} is being trained; stop it first, then delete it")
+    if (run.folder / "queued").exists():
+        raise BusyError(f"{run.name} waits in the queue; take it out first, then delete it")
+    return run
+
+
+def _of_run(run: Run, base: str, problem: str) -> Entry:
+    return _entry(run.name, saved(run)[0], "run", base, problem)
+
+
+def _imported(path: Path, known: dict[str, str]) -> Entry:
+    """An imported file; a link, or what is no file at all, is none that can be used."""
+    if path.is_symlink() or not path.is_file():
+        return Entry(path.stem, path, "imported", "", 0, 0.0, None, "is a link or a folder; copy the file itself here")
+    entry = _entry(safe_name(path.stem, fallback="adapter"), path, "imported", "", "")
+    called = Path(entry.card.base).name.removesuffix(SUFFIX) if entry.card else ""
+    return Entry(**{**vars(entry), "base": _checked_against(path) or known.get(called, "")})
+
+
+def _entry(name: str, path: Path, kind: Literal["run", "imported"], base: str, problem: str) -> Entry:
+    card, complaint = _card(*_version(path))
+    status = existing(path)
+    facts = status.stat() if status else None
+    size, changed = (facts.st_size, facts.st_mtime) if facts else (0, 0.0)
+    return Entry(name, path, kind, base, size, changed, card, problem or complaint.replace(f"{path}: ", ""))
+
+
+def _with_own_names(entries: Sequence[Entry]) -> Iterator[Entry]:
+    """The entries, each under a name of its own: a file may be called as a run is."""
+    taken: set[str] = set()
+    for entry in entries:
+        name, number = entry.name, 1
+        while name in taken:
+            number += 1
+            name = f"{entry.name}-{number}"
+        taken.add(name)
+        yield Entry(**{**vars(entry), "name": name})
+
+
+def _checked_against(path: Path) -> str:
+    try:
+        base = json.loads(path.with_suffix(REPORT).read_text(encoding="utf-8"))["base"]
+        return base if isinstance(base, str) else ""
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return ""  # No report, or one that somebody wrote: the header may tell.
+
+
+def _version(path: Path) -> tuple[Path, int, int]:
+    """A file, and marks that change when it does; zeros where it is gone."""
+    try:
+        status = path.stat()
+        return path, status.st_mtime_ns, status.st_size
+    except OSError:
+        return path, 0, 0
+
+
+@lru_cache(REMEMBERED)
+def _card(path: Path, modified: int, size: int) -> tuple[Card | None, str]:
+    """A file's card, or what is wrong with it."""
+    try:
+        return read_card(path), ""
+    except SdloraError as error:
+        return None, str(error)
+
+
+@lru_cache(REMEMBERED)
+def _cover(path: Path, modified: int, size: int, cache: Path) -> Path | None:
+    """The picture in a file's header, as a file of its own; None if there is none."""
+    try:
+        content = read_cover(path)
+    except SdloraError:
+        return None
+    cover = cache / "covers" / hashlib.sha256(content).hexdigest()[:32]
+    if content and not cover.is_file():
+        write_atomic(cover, content)
+    return cover if content else None
+
+
+@lru_cache(REMEMBERED)
+def _config(path: Path, modified: int, size: int) -> tuple[str, str]:
+    """A run's base model, and what is wrong with its config."""
+    try:
+        return Run(path.parent).config.model.base, ""
+    except SdloraError as error:
+        return "", str(error)
+
+
+@lru_cache(256)
+def _inspected(path: Path, modified: int, size: int) -> Check:
+    return next(clerk.check([path]))
+
+
+def _same(one: Path, other: Path) -> bool:
+    return one.stat().st_size == other.stat().st_size and sha256(one) == sha256(other)
+
+
+def _copy(source: Path, target: Path) -> None:
+    shutil.copyfile(source, target)

@@ -1,0 +1,339 @@
+"""The fourth tab: adapters and runs, opened, exported, deleted and brought back; ``intake`` has import and merging."""
+
+import shutil
+import tempfile
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from sdlora import service
+from sdlora.errors import SdloraError
+from sdlora.runs.folder import Run
+from sdlora.runs.library import preview
+from sdlora.ui import intake, markup, shelf
+from sdlora.ui.desk import Desk, cached
+from sdlora.ui.intake import HIDDEN, PRIVATE, SAVE_FILE
+from sdlora.ui.live import RESUMABLE
+from sdlora.ui.watch import sentence
+
+TYPES = ["fp32", "fp16", "bf16"]
+FORMATS = [("A1111, ComfyUI, kohya", "kohya"), ("diffusers, PEFT", "diffusers")]
+FINISHED = ("the newest", "")
+SHOW_TOP = "() => document.querySelector('#library-top')?.scrollIntoView({block: 'nearest'})"
+SHOW_SHEET = "() => setTimeout(() => document.querySelector('#library-sheet')?.scrollIntoView({block: 'nearest'}), 50)"
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What every part of the tab may change."""
+
+    message: gr.HTML
+    really: gr.Button
+    keep: gr.Button
+    undo: gr.Button
+    pending: gr.State
+    """What is to be deleted when that is confirmed: ``{"what": "run", "name": ..., "checkpoint": ...}``."""
+    undoable: gr.State
+    """The trash's folder of what was deleted last."""
+    file: gr.DownloadButton
+    search: gr.Textbox
+    adapters: gr.HTML
+    runs: gr.HTML
+    trash: gr.HTML
+    empty: gr.Button
+
+    @property
+    def confirm(self) -> list[Any]:
+        return [self.message, self.really, self.keep, self.undo, self.pending, self.undoable]
+
+    @property
+    def lists(self) -> list[Any]:
+        return [self.adapters, self.runs, self.trash, self.empty]
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """One adapter, opened."""
+
+    whole: gr.Column
+    name: gr.State
+    told: gr.HTML
+    inspection: gr.HTML
+    checkpoint: gr.Dropdown
+    format: gr.Radio
+    dtype: gr.Radio
+    download: gr.Button
+    pack: gr.Button
+    remove: gr.Button
+    close: gr.Button
+
+
+@dataclass(frozen=True)
+class LibraryTab:
+    """What ``page`` wires: the run to open, and the event after which to open it."""
+
+    opened: gr.State
+    on_open: Any
+
+
+def build(desk: Desk, tab: gr.Tab, tabs: gr.Tabs) -> LibraryTab:
+    """Lay the tab out and wire it; its lists are read whenever it is chosen."""
+    message = gr.HTML(elem_id="library-top")
+    with gr.Row():
+        really = gr.Button("Really delete?", variant="stop", visible=False, elem_id="really-delete")
+        keep = gr.Button("Keep it", visible=False, elem_id="keep-it")
+        undo = gr.Button("Undo", visible=False, elem_id="undo-delete")
+    file = gr.DownloadButton("File", elem_id="library-file", elem_classes="behind")
+    search = gr.Textbox(label="Search", placeholder="a name or a trigger word", elem_id="library-search")
+    with gr.Tabs(elem_id="library-tabs"):
+        with gr.Tab("Adapters"):
+            sheet = _sheet()
+            adapters = _clickable("library-adapters")
+        with gr.Tab("Runs"):
+            runs = _clickable("library-runs")
+        with gr.Tab("Import"):
+            taken = intake.build_import(desk)
+        with gr.Tab("Merge"):
+            intake.build_merge(desk, tab, file)
+        with gr.Tab("Trash"):
+            trash = _clickable("library-trash")
+            empty = gr.Button("Empty trash", variant="stop", interactive=False, elem_id="empty-trash")
+    shared = Shared(message, really, keep, undo, gr.State({}), gr.State(""), file, search, adapters, runs, trash, empty)
+    _wire_lists(desk, shared, tab)
+    _wire_sheet(desk, shared, sheet)
+    _wire_trash(desk, shared, sheet)
+    taken.then(partial(_lists, desk), search, shared.lists, **HIDDEN)
+    return _wire_runs(desk, shared, tabs)
+
+
+def _clickable(name: str) -> gr.HTML:
+    return gr.HTML(elem_id=name, js_on_load=shelf.ACT)
+
+
+def _sheet() -> Sheet:
+    with gr.Column(visible=False, elem_id="library-sheet") as whole:
+        told = gr.HTML(elem_id="library-details")
+        checkpoint = gr.Dropdown([FINISHED], value="", label="File", elem_id="library-checkpoint")
+        with gr.Row():
+            format = gr.Radio(FORMATS, value="kohya", label="For")
+            dtype = gr.Radio(TYPES, value="fp32", label="Numbers", info="fp16 is half the size")
+        with gr.Row():
+            download = gr.Button("Download", variant="primary", elem_id="library-download")
+            pack = gr.Button("Download with settings (zip)", elem_id="library-pack")
+            remove = gr.Button("Delete", variant="stop", elem_id="library-delete")
+            close = gr.Button("Close", elem_id="library-close")
+        inspection = gr.HTML(elem_id="library-inspection")
+    name = gr.State("")
+    return Sheet(whole, name, told, inspection, checkpoint, format, dtype, download, pack, remove, close)
+
+
+def _wire_lists(desk: Desk, shared: Shared, tab: gr.Tab) -> None:
+    tab.select(partial(_lists, desk), shared.search, shared.lists, **HIDDEN)
+    shared.search.input(
+        partial(_lists, desk), shared.search, shared.lists, trigger_mode="always_last", **HIDDEN
+    )  # fmt: skip
+
+
+def _lists(desk: Desk, search: str) -> list[Any]:
+    """All lists as they are now."""
+    library, search = desk.library, search or ""
+    found = library.adapters(search)
+    shown = [(entry, library.picture(entry)) for entry in found[: shelf.SHOWN]]
+    words = search.casefold().split()
+    runs = [run for run in service.runs_in(desk.data_dir) if all(word in run.name.casefold() for word in words)]
+    items = library.trash.items()
+    size = shelf.megabytes(sum(item.size for item in items))
+    label = f"Empty trash ({len(items)}, {size})" if items else "Empty trash"
+    return [
+        shelf.adapters(shown, len(found), search),
+        shelf.runs([_told(desk, run) for run in runs[: shelf.SHOWN]], len(runs), search),
+        shelf.trash(items),
+        gr.update(value=label, interactive=bool(items)),
+    ]
+
+
+def _told(desk: Desk, run: Run) -> tuple[str, str, str, Path | None, bool]:
+    """A run's name, where it stands, its date, its picture, and whether it can go on."""
+    view, state = desk.view(run), desk.queue.state(run)
+    try:
+        words = sentence(view, state) if run.config else ""
+    except SdloraError as error:
+        return run.name, str(error), "", preview(run), False
+    date = " · ".join([Path(run.config.model.base).name, shelf.day(run.config_file.stat().st_mtime)])
+    return run.name, words, date, preview(run), state in RESUMABLE
+
+
+def _wire_sheet(desk: Desk, shared: Shared, sheet: Sheet) -> None:
+    opened = [sheet.whole, sheet.name, sheet.told, sheet.inspection, sheet.checkpoint, sheet.pack]
+
+    def show(event: gr.EventData) -> list[Any]:
+        return _show(desk, str(event.name))
+
+    shared.adapters.click(show, None, opened, **HIDDEN).then(None, js=SHOW_SHEET, **PRIVATE).then(
+        partial(_inspect, desk), [sheet.name, sheet.checkpoint], sheet.inspection, **HIDDEN
+    )
+    sheet.checkpoint.input(partial(_inspect, desk), [sheet.name, sheet.checkpoint], sheet.inspection, **HIDDEN)
+    sheet.close.click(lambda: gr.update(visible=False), None, sheet.whole, **HIDDEN)
+    chosen = [sheet.name, sheet.checkpoint]
+    sheet.download.click(
+        partial(_export, desk), [*chosen, sheet.format, sheet.dtype], [shared.file, shared.message], **PRIVATE
+    ).success(None, js=SAVE_FILE, **PRIVATE)
+    sheet.pack.click(partial(_pack, desk), sheet.name, [shared.file, shared.message], **PRIVATE).success(
+        None, js=SAVE_FILE, **PRIVATE
+    )
+    sheet.remove.click(_ask_adapter, chosen, shared.confirm, **HIDDEN).then(None, js=SHOW_TOP, **PRIVATE)
+
+
+def _show(desk: Desk, name: str) -> list[Any]:
+    """Open an adapter's sheet; what its whole file holds is read afterwards."""
+    try:
+        entry = desk.library.find(name)
+        files = [
+            (f"step {int(path.stem)}", path.name) for path in desk.library.checkpoints(name) if path.stem.isdigit()
+        ]
+    except SdloraError as error:
+        return [gr.update(visible=True), "", markup.note([str(error)], "bad"), "", gr.skip(), gr.skip()]
+    return [
+        gr.update(visible=True), name, shelf.details(entry, desk.library.picture(entry)),
+        "" if entry.problem else markup.drawing("Reading the file", None),
+        gr.update(choices=[FINISHED, *files], value="", visible=bool(files)),
+        gr.update(visible=entry.kind == "run"),
+    ]  # fmt: skip
+
+
+def _inspect(desk: Desk, name: str, checkpoint: str) -> str:
+    try:
+        if not name or desk.library.find(name).problem:
+            return ""
+        return shelf.inspection(desk.library.inspected(name, checkpoint or ""))
+    except SdloraError as error:
+        return markup.note([str(error)], "bad")
+
+
+def _export(desk: Desk, name: str, checkpoint: str, format: str, dtype: str) -> list[Any]:
+    """Put the adapter, in that format, behind the hidden button. Raises what stops the browser's click."""
+    try:
+        own = desk.library.file(name, checkpoint or "")
+        exported = service.exported(str(own), format, dtype)
+        called = f"{name}-{Path(checkpoint).stem}" if checkpoint else name
+        marks = [mark for mark in (format, dtype) if mark not in ("kohya", "fp32")]
+        return [_served(exported, f"{'-'.join([called, *marks])}.safetensors"), ""]
+    except SdloraError as error:
+        raise gr.Error(str(error), print_exception=False) from None
+
+
+def _pack(desk: Desk, name: str) -> list[Any]:
+    try:
+        folder = Path(tempfile.mkdtemp(prefix="sdlora-export-"))
+        return [_served(desk.library.bundle(name, folder / "pack.zip"), f"{name}.zip"), ""]
+    except SdloraError as error:
+        raise gr.Error(str(error), print_exception=False) from None
+
+
+def _served(file: Path, name: str) -> str:
+    """A file in a temporary folder of its own as ``name`` in the page's cache; the folder goes."""
+    try:
+        return cached(file.rename(file.with_name(name)))
+    finally:
+        shutil.rmtree(file.parent, ignore_errors=True)
+
+
+def _ask_adapter(name: str, checkpoint: str) -> list[Any]:
+    what = {"what": "checkpoint" if checkpoint else "adapter", "name": name, "checkpoint": checkpoint or ""}
+    return _ask(what, f"{name}, step {int(Path(checkpoint).stem)}" if checkpoint else name)
+
+
+def _ask(pending: dict[str, str], name: str) -> list[Any]:
+    """Ask whether to delete. A second click does it."""
+    more = " The whole run goes: settings, pictures, checkpoints." if pending["what"] == "run" else ""
+    text = f"{name} would be moved to the trash.{more}"
+    return [
+        markup.note([text]), gr.update(value=f"Really delete {name}?", visible=True), gr.update(visible=True),
+        gr.update(visible=False), pending, gr.skip(),
+    ]  # fmt: skip
+
+
+def _wire_trash(desk: Desk, shared: Shared, sheet: Sheet) -> None:
+    listing: dict[str, Any] = {"fn": partial(_lists, desk), "inputs": shared.search, "outputs": shared.lists, **HIDDEN}
+
+    def undo(event: gr.EventData) -> list[Any]:
+        return _undo(desk, str(event.name))
+
+    shared.really.click(partial(_delete, desk), shared.pending, [*shared.confirm, sheet.whole], **HIDDEN).then(
+        **listing
+    )
+    shared.keep.click(_quiet, None, shared.confirm, **HIDDEN)
+    shared.undo.click(partial(_undo, desk), shared.undoable, shared.confirm, **HIDDEN).then(**listing)
+    shared.trash.click(undo, None, shared.confirm, **HIDDEN).then(**listing)
+    shared.empty.click(partial(_empty, desk), None, shared.confirm, **HIDDEN).then(**listing)
+
+
+def _quiet(lines: str = "") -> list[Any]:
+    """No question, and nothing to undo."""
+    return [lines, *(gr.update(visible=False) for _ in range(3)), {}, ""]
+
+
+def _delete(desk: Desk, pending: dict[str, str]) -> list[Any]:
+    library = desk.library
+    try:
+        name = pending.get("name", "")
+        if pending.get("what") == "run":
+            item = library.delete_run(name)
+        elif pending.get("what") == "checkpoint":
+            item = library.delete_checkpoint(name, pending["checkpoint"])
+        else:
+            item = library.delete_adapter(name)
+    except SdloraError as error:
+        return [*_quiet(markup.note([str(error)], "bad")), gr.skip()]
+    desk.refresh()
+    said = markup.note([f"{item.what[0].upper()}{item.what[1:]} is in the trash."], "good")
+    question = [gr.update(visible=False), gr.update(visible=False), gr.update(visible=True)]
+    return [said, *question, {}, item.folder.name, gr.update(visible=False)]
+
+
+def _undo(desk: Desk, item: str) -> list[Any]:
+    try:
+        back = desk.library.undo(item)
+    except SdloraError as error:
+        return _quiet(markup.note([str(error)], "bad"))
+    desk.refresh()
+    return _quiet(markup.note([f"{back.what[0].upper()}{back.what[1:]} is back."], "good"))
+
+
+def _empty(desk: Desk) -> list[Any]:
+    count = desk.library.trash.empty()
+    return _quiet(markup.note([f"{count} thing{'s' if count != 1 else ''} deleted for good."], "good"))
+
+
+def _wire_runs(desk: Desk, shared: Shared, tabs: gr.Tabs) -> LibraryTab:
+    opened = gr.State("")
+
+    def act(event: gr.EventData) -> list[Any]:
+        return _act(desk, str(event.act), str(event.name))
+
+    done = shared.runs.click(act, None, [opened, tabs, *shared.confirm], **HIDDEN)
+    done.then(None, js=SHOW_TOP, **PRIVATE).then(partial(_lists, desk), shared.search, shared.lists, **HIDDEN)
+    return LibraryTab(opened, done)
+
+
+def _act(desk: Desk, act: str, name: str) -> list[Any]:
+    """Open, resume, duplicate, or ask whether to delete a run."""
+    here: list[Any] = ["", gr.skip()]
+    train = gr.Tabs(selected="train")
+    try:
+        run = desk.library.run(name)
+        if act == "delete":
+            return [*here, *_ask({"what": "run", "name": name}, name)]
+        if act == "resume":
+            desk.start(run)
+        if act == "duplicate":
+            other = service.duplicate(run)
+            desk.refresh()
+            said = f"{other.name} has the settings of {name}; it starts with “Start it”, on the tab Train."
+            return [other.name, gr.skip(), *_quiet(markup.note([said], "good"))]
+        return [name, train, *_quiet()]
+    except SdloraError as error:
+        return [*here, *_quiet(markup.note([str(error)], "bad"))]

@@ -1,0 +1,173 @@
+"""The library's own pieces of HTML: cards, details, reports. Every word that is not written here is escaped."""
+
+import time
+from collections.abc import Iterable, Sequence
+from html import escape
+from pathlib import Path
+
+from sdlora.errors import SdloraError
+from sdlora.formats.check import Check
+from sdlora.runs.library import Entry, Imported
+from sdlora.runs.trash import KEPT_DAYS, Item
+from sdlora.ui.desk import thumbnail, url
+from sdlora.ui.markup import note
+
+SHOWN = 60
+"""Cards at most: a search narrows them down."""
+ACT = """element.addEventListener('click', (event) => {
+  const button = event.target.closest('[data-do]');
+  if (button) trigger('click', {act: button.dataset.do, name: button.dataset.name});
+});"""
+"""One listener for all buttons in a piece of HTML: it tells which was clicked."""
+
+
+def adapters(found: Sequence[tuple[Entry, Path | None]], total: int, search: str) -> str:
+    """A card an adapter, which opens its details."""
+    if not total:
+        return note(
+            [f"No adapter is called {search!r}." if search else "No adapters yet: train one, or import a file."]
+        )
+    cards = "".join(_adapter(entry, picture) for entry, picture in found)
+    return f"<div class='shelf'>{cards}</div>{_more(len(found), total, 'adapters')}"
+
+
+def _adapter(entry: Entry, picture: Path | None) -> str:
+    card = entry.card
+    words = ", ".join(card.triggers) if card else ""
+    facts = [
+        _short(Path(entry.base).name or (card.base if card else "")),
+        f"rank {card.rank}" if card and card.rank else "",
+        megabytes(entry.size),
+        day(entry.changed),
+    ]
+    told = entry.problem or " · ".join(filter(None, facts))
+    state = " broken" if entry.problem else ""
+    return (
+        f"<button type='button' class='tile{state}' data-do='details' data-name='{escape(entry.name, quote=True)}'>"
+        f"{_face(entry.name, picture)}<b>{escape(entry.name)}</b><span>{escape(_short(words))}</span>"
+        f"<span class='quiet'>{escape(_short(told, 160))}</span></button>"
+    )
+
+
+def runs(found: Sequence[tuple[str, str, str, Path | None, bool]], total: int, search: str) -> str:
+    """A card a run (name, where it stands, date, picture, whether it can go on), with what can be done with it."""
+    if not total:
+        return note([f"No run is called {search!r}." if search else "No runs yet: press Train, and it is kept here."])
+    cards = "".join(_run(*each) for each in found)
+    return f"<div class='shelf'>{cards}</div>{_more(len(found), total, 'runs')}"
+
+
+def _run(name: str, told: str, date: str, picture: Path | None, resumable: bool) -> str:
+    acts = {"open": "Open", **({"resume": "Resume"} if resumable else {}), "duplicate": "Duplicate", "delete": "Delete"}
+    named = escape(name, quote=True)
+    buttons = "".join(
+        f"<button type='button' data-do='{act}' data-name='{named}' aria-label='{word} {named}'>{word}</button>"
+        for act, word in acts.items()
+    )
+    return (
+        f"<article class='tile'>{_face(name, picture)}<b>{escape(name)}</b><span>{escape(_short(told, 160))}</span>"
+        f"<span class='quiet'>{escape(date)}</span><span class='acts'>{buttons}</span></article>"
+    )
+
+
+def details(entry: Entry, picture: Path | None) -> str:
+    """What the header of an adapter's file tells."""
+    card = entry.card
+    rows = {
+        "Kind": "trained here" if entry.kind == "run" else "imported",
+        "Trigger words": (", ".join(card.triggers) or "none given") if card else "",
+        "Base": entry.base or (card.base if card else "") or "not told",
+        "Method": f"{card.method}, rank {card.rank}, alpha {card.alpha or 'as the rank'}" if card else "",
+        "Layers": str(card.layers) if card else "",
+        "Size": megabytes(entry.size),
+        "Date": day(entry.changed),
+    }
+    problem = note([f"This file cannot be used: {entry.problem}"], "bad") if entry.problem else ""
+    return (
+        f"<div class='sheet'>{_face(entry.name, picture)}<div><h3>{escape(entry.name)}</h3>"
+        f"{facts(rows.items())}</div></div>{problem}"
+    )
+
+
+def facts(rows: Iterable[tuple[str, str]]) -> str:
+    """Names and values, those that have one."""
+    cells = (f"<dt>{escape(name)}</dt><dd>{escape(_short(value, 300))}</dd>" for name, value in rows if value)
+    return f"<dl class='facts'>{''.join(cells)}</dl>"
+
+
+def inspection(check: Check) -> str:
+    """What ``sdlora inspect`` says."""
+    return note([check.refusal], "bad") or f"<pre class='inspection' tabindex='0'>{escape(check.said)}</pre>"
+
+
+def report(taken: Sequence[Imported]) -> str:
+    """What became of the files that were dropped."""
+    return "".join(_taken(one) for one in taken)
+
+
+def _taken(one: Imported) -> str:
+    check = one.check
+    if check.refusal:
+        head, kind = f"{one.file} is not kept. {check.refusal}", "bad"
+    else:
+        head, kind = f"{one.file} is in the library as {one.name}.", "good"
+    lines = [head]
+    if check.base and check.layers:
+        lines.append(f"{check.fitting} of {check.layers} layers match {check.base}.")
+    elif check.layers:
+        lines.append(f"{check.layers} layers, all finite; not compared with any base.")
+    folded = _folded(f"{len(check.misfits)} layers that do not match", check.misfits)
+    folded += _folded(f"{check.unknown} keys that name no layer, left out", check.strange)
+    return f"<div class='report'>{note(lines, kind)}{facts(check.facts)}{folded}</div>"
+
+
+def _folded(title: str, lines: Sequence[str]) -> str:
+    if not lines:
+        return ""
+    body = "".join(f"<li>{escape(_short(line, 300))}</li>" for line in lines)
+    return f"<details><summary>{escape(title)}</summary><ul>{body}</ul></details>"
+
+
+def trash(items: Sequence[Item]) -> str:
+    """What can be brought back."""
+    if not items:
+        return note(["The trash is empty."])
+    rows = "".join(
+        f"<li><span>{escape(item.what)} <span class='quiet'>{day(item.deleted)} · {megabytes(item.size)}</span></span>"
+        f"<button type='button' data-do='undo' data-name='{escape(item.folder.name, quote=True)}' "
+        f"aria-label='Bring back {escape(item.what, quote=True)}'>Undo</button></li>"
+        for item in items[:SHOWN]
+    )
+    kept = f"<p class='quiet'>What lies here for {KEPT_DAYS} days is deleted for good.</p>"
+    return f"<ul class='trash'>{rows}</ul>{_more(min(SHOWN, len(items)), len(items), 'things')}{kept}"
+
+
+def _more(shown: int, total: int, what: str) -> str:
+    return note([f"The first {shown} of {total} {what} are shown; search for the others."]) if shown < total else ""
+
+
+def _face(name: str, picture: Path | None) -> str:
+    """A thumbnail, or the name's initial where there is no picture that can be read."""
+    if picture is not None:
+        try:
+            place = escape(url(Path(thumbnail(picture))), quote=True)
+            return f"<img src='{place}' alt='' loading='lazy'>"
+        except (SdloraError, OSError):  # A stranger's picture, or one that is gone: the initial does.
+            pass
+    return f"<i class='initial' aria-hidden='true'>{escape(name[:1].upper())}</i>"
+
+
+def megabytes(size: int) -> str:
+    """``1.2 MB``; below a tenth of one, ``12 kB``."""
+    return f"{size / 1e6:.1f} MB" if size >= 1e5 else f"{-(-size // 1000)} kB"
+
+
+def day(seconds: float) -> str:
+    """``3 Oct 2026``, in this machine's time."""
+    moment = time.localtime(seconds)
+    return f"{moment.tm_mday} {time.strftime('%b %Y', moment)}" if seconds else ""
+
+
+def _short(text: str, most: int = 80) -> str:
+    plain = "".join(letter if letter.isprintable() else " " for letter in text)
+    return plain if len(plain) <= most else f"{plain[: most - 1]}…"

@@ -1,0 +1,102 @@
+"""A merged model is the base with its adapters, in any tool: plain diffusers draws with it what the studio draws."""
+
+import json
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+
+from sdlora import service
+from sdlora.adapters import live
+from sdlora.adapters.targets import adaptable
+from sdlora.errors import ConfigError, MismatchError
+from sdlora.families.loading import load
+from sdlora.families.settings import Model
+from sdlora.formats import write_adapter
+from sdlora.generation.merge import merge
+from sdlora.generation.studio import Studio
+
+DRAW = {"prompt": "a red house", "seed": 3, "steps": 3}
+
+
+@pytest.fixture(scope="module")
+def adapters(tiny_base, tmp_path_factory):
+    """Two adapters of some strength, over all attention layers."""
+    folder = tmp_path_factory.mktemp("adapters")
+    family = load(Model(base=str(tiny_base)))
+    paths = []
+    for number in (1, 2):
+        ranks = {path: (4, 4.0) for path, layer in adaptable(family.models) if path.endswith(("to_k", "q_proj"))}
+        live.add_layers(family.models, ranks, str(number))
+        noise = torch.Generator().manual_seed(number)
+        for _, layer in live.layers(family.models, str(number)):
+            layer.set(**{k: torch.randn(t.shape, generator=noise) * 0.5 for k, t in layer.tensors.items()})
+        paths.append(folder / f"{number}.safetensors")
+        write_adapter(live.read_state(family.models, str(number)), paths[-1])
+    return paths
+
+
+def mixed(base, adapters, scales):
+    studio = Studio(str(base), device="cpu", precision="fp32")
+    for number, (path, scale) in enumerate(zip(adapters, scales, strict=True)):
+        studio.add_adapter(str(number), path, scale)
+    return np.asarray(studio.generate(**DRAW)[0], np.float32)
+
+
+def test_a_merged_model_draws_what_the_base_draws_with_its_adapters(tiny_base, adapters, tmp_path):
+    scales, phases = (0.8, -0.5), []
+    named = [(path.stem, path, scale) for path, scale in zip(adapters, scales, strict=True)]
+    folder = merge(str(tiny_base), named, tmp_path / "merged", "fp32", phases.append)
+    expected = mixed(tiny_base, adapters, scales)
+    assert np.abs(expected - mixed(tiny_base, [], [])).max() > 2  # They do change the picture.
+    assert np.abs(mixed(folder, [], []) - expected).max() <= 1
+    assert phases[0] == "loading the base model" and phases[-1] == "writing the model"
+    assert json.loads((folder / "merged.json").read_text())["adapters"] == [
+        {"name": "1", "scale": 0.8},
+        {"name": "2", "scale": -0.5},
+    ]
+
+
+def test_plain_diffusers_loads_the_weights_that_the_sum_gives(tiny_base, adapters, tmp_path):
+    packed = merge(str(tiny_base), [("one", adapters[0], 0.5)], tmp_path / "m.zip", "fp16")
+    with zipfile.ZipFile(packed) as pack:
+        pack.extractall(tmp_path / "out")
+    pipeline = StableDiffusionPipeline.from_pretrained(tmp_path / "out" / "m", torch_dtype=torch.float32)
+    family = load(Model(base=str(tiny_base)))
+    live.load_state(family.models, service_state(adapters[0]), "one")
+    live.fuse(family.models, {"one": 0.5})
+    for name, tensor in family.models["unet"].state_dict().items():
+        assert torch.equal(pipeline.unet.state_dict()[name], tensor.half().float()), name
+    assert type(pipeline.scheduler).__name__ == "PNDMScheduler"
+    image = pipeline("a red house", num_inference_steps=2, height=64, width=64).images[0]
+    assert image.size == (64, 64)
+
+
+def service_state(path):
+    from sdlora.formats import read_adapter
+
+    return read_adapter(path)
+
+
+def test_nothing_is_overwritten_and_nothing_half_written_stays(tiny_base, adapters, tmp_path):
+    named = [("one", adapters[0], 1.0)]
+    with pytest.raises(ConfigError, match="exists already"):
+        merge(str(tiny_base), named, tmp_path)
+    with pytest.raises(ConfigError, match="at least one adapter"):
+        merge(str(tiny_base), [], tmp_path / "x")
+    with pytest.raises(ConfigError, match="fp32 or fp16"):
+        merge(str(tiny_base), named, tmp_path / "x", "bf16")
+    with pytest.raises(MismatchError, match="for a base with 16-wide text"):
+        merge("pocket", named, tmp_path / "x")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_service_merges_in_a_process_of_its_own(tiny_base, adapters, tmp_path):
+    phases = []
+    output = service.merged(str(tiny_base), [(str(adapters[0]), 1.0)], tmp_path / "m", "fp32", on_phase=phases.append)
+    assert (output / "model_index.json").is_file()
+    assert "folding the adapters in" in phases
+    with pytest.raises(service.FileError, match="exists already"):
+        service.merged(str(tiny_base), [(str(adapters[0]), 1.0)], tmp_path / "m")
