@@ -16,7 +16,7 @@ from gradio.processing_utils import save_file_to_cache
 from gradio.utils import get_upload_folder
 
 from sdlora import service
-from sdlora.config import TrainConfig
+from sdlora.config import TrainConfig, fitted
 from sdlora.data.pictures import open_picture
 from sdlora.errors import BusyError, ConfigError, SdloraError
 from sdlora.files import write_atomic
@@ -49,6 +49,8 @@ class Desk:
     """The page's one hold on the service layer."""
 
     data_dir: Path
+    device: str = "auto"
+    low_memory: bool = False
     queue: TrainingQueue = field(init=False)
     creator: Creator = field(init=False)
     watcher: Watcher = field(default_factory=Watcher)
@@ -58,7 +60,7 @@ class Desk:
     def __post_init__(self) -> None:
         self.data_dir = self.data_dir.expanduser().resolve()
         self.queue = TrainingQueue(self.data_dir)
-        self.creator = Creator(self.data_dir)
+        self.creator = Creator(self.data_dir, self.device)
 
     def open(self) -> None:
         """Begin to look after the queue."""
@@ -100,7 +102,7 @@ class Desk:
         now = self.refresh()
         if now.current and now.state in ACTIVE and now.current.config.data.folder == config.data.folder:
             raise BusyError(f"{now.current.name} is being trained on these pictures already; stop it first.")
-        run = service.prepare(config, name, self.data_dir)
+        run = service.prepare(fitted(config, self.device, self.low_memory), name, self.data_dir)
         self.start(run)
         return run
 
@@ -128,7 +130,10 @@ class Desk:
         if gone:
             raise ConfigError(f"There is no adapter {gone[0]!r}; there are: {', '.join(known) or 'none yet'}.")
         adapters = tuple(Mixed(name, str(known[name].path), scale) for name, scale in scales.items())
-        return self.creator.submit(replace(request, adapters=adapters))
+        ticket = self.creator.submit(replace(request, adapters=adapters))
+        if self.low_memory:
+            self.creator.rest()  # It is done in its turn: after these pictures.
+        return ticket
 
     def creations(self) -> list[Path]:
         """The newest pictures, the newest first."""
