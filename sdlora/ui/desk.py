@@ -28,6 +28,8 @@ from sdlora.ui.watch import RunView, Watcher
 LOOK_SECONDS = 0.5
 """How long one look at the runs serves everyone."""
 SHOWN_CREATIONS = 24
+MAX_WAITING = 50
+"""Requests for pictures that may wait at once."""
 THUMBNAIL = 384
 """Longest side of a picture on a card, in pixels."""
 ACTIVE = ("running", "queued", "stopping")
@@ -130,6 +132,9 @@ class Desk:
         if gone:
             raise ConfigError(f"There is no adapter {gone[0]!r}; there are: {', '.join(known) or 'none yet'}.")
         adapters = tuple(Mixed(name, str(known[name].path), scale) for name, scale in scales.items())
+        newest = self.creator.newest()
+        if newest is not None and self.creator.ahead(newest.number + 1) >= MAX_WAITING:
+            raise BusyError(f"{MAX_WAITING} requests wait to be drawn; ask again when some of them are done.")
         ticket = self.creator.submit(replace(request, adapters=adapters))
         if self.low_memory:
             self.creator.rest()  # It is done in its turn: after these pictures.

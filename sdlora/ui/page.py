@@ -6,7 +6,7 @@ from typing import Any
 
 import gradio as gr
 
-from sdlora.ui import create, markup, pictures, train
+from sdlora.ui import api, create, markup, pictures, train
 from sdlora.ui.create import Create
 from sdlora.ui.desk import ACTIVE, Desk
 from sdlora.ui.train import Live
@@ -54,6 +54,7 @@ def build(desk: Desk) -> gr.Blocks:
             with gr.Tab("3 · Create", id="create"):
                 drawing = create.build(desk, demo)
         _keep_fresh(desk, demo, timer, seen, header, live, drawing)
+        api.build(desk)
     return demo
 
 
