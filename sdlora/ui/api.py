@@ -304,7 +304,7 @@ def build(desk: Desk) -> None:
 
 def _told(function: Callable[..., Any]) -> Callable[..., Any]:
     """``function`` with its arguments checked by their types, and its errors as Gradio passes them on."""
-    checked = validate_call(function, config=ConfigDict(allow_inf_nan=False))
+    checked = validate_call(config=ConfigDict(allow_inf_nan=False))(function)
     names = list(inspect.signature(function).parameters)
 
     @wraps(function)
