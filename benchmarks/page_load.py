@@ -1,8 +1,8 @@
 """Viewers who look at a training: how fast the page answers each of them, and whether its memory grows.
 
 ``python -m benchmarks.page_load --json``. The page's own program serves, its own process trains the bundled model, and
-every viewer does what a browser does: load the page, then call what the page's timer calls, once a second, with what the
-answers before said. A latency is from a call's first byte to the end of its answer.
+every viewer does what a browser does: load the page, then call once a second what the page's timer calls, with what the
+answers before said, and what an answer asks for. A latency is from a call's first byte to the end of its answer.
 """
 
 import argparse
@@ -44,6 +44,7 @@ class Viewer:
     http: httpx.AsyncClient
     values: dict[int, Any] = field(default_factory=dict)
     """What the page's components hold, by number."""
+    dependencies: list[dict[str, Any]] = field(default_factory=list)
     latencies: list[float] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
     session: str = field(default_factory=lambda: uuid.uuid4().hex)
@@ -51,10 +52,11 @@ class Viewer:
     async def look(self, seconds: float, offset: float) -> None:
         """Open the page, then call its timer's function once a second for ``seconds``."""
         config = (await self.http.get("config")).raise_for_status().json()
+        self.dependencies = config["dependencies"]
         self.values = {part["id"]: part["props"].get("value") for part in config["components"]}
         timer = next(part["id"] for part in config["components"] if part["type"] == "timer")
-        tick = _triggered(config, timer, "tick")
-        for dependency in (item for item in config["dependencies"] if [None, "load"] in _targets(item)):
+        tick = _triggered(self.dependencies, timer, "tick")
+        for dependency in [item for item in self.dependencies if any(event == "load" for _, event in _targets(item))]:
             await self._call(dependency)
         self.latencies.clear()
         begin = time.monotonic() + offset
@@ -73,18 +75,20 @@ class Viewer:
             self.failures.append(f"{type(error).__name__}: {error}")
             return
         self.latencies.append(time.perf_counter() - began)
-        for number, value in zip(dependency["outputs"], output, strict=False):
+        for number, value in zip(dependency["outputs"], output["data"], strict=False):
             if not isinstance(value, dict) or "__type__" not in value:
                 self.values[number] = value
             elif "value" in value:
                 self.values[number] = value["value"]
+        for state in output.get("changed_state_ids") or ():
+            await self._call(_triggered(self.dependencies, state, "change"))
 
-    async def _direct(self, body: dict[str, Any]) -> list[Any]:
+    async def _direct(self, body: dict[str, Any]) -> dict[str, Any]:
         answer = (await self.http.post("gradio_api/run/predict", json=body)).raise_for_status()
-        data: list[Any] = answer.json()["data"]
-        return data
+        output: dict[str, Any] = answer.json()
+        return output
 
-    async def _queued(self, body: dict[str, Any]) -> list[Any]:
+    async def _queued(self, body: dict[str, Any]) -> dict[str, Any]:
         (await self.http.post("gradio_api/queue/join", json=body)).raise_for_status()
         where = {"session_hash": self.session}
         async with self.http.stream("GET", "gradio_api/queue/data", params=where) as stream:
@@ -93,8 +97,8 @@ class Viewer:
                 if message.get("msg") == "process_completed":
                     if not message["success"]:
                         raise ValueError(str(message["output"]))
-                    data: list[Any] = message["output"]["data"]
-                    return data
+                    output: dict[str, Any] = message["output"]
+                    return output
         raise ValueError("the stream ended without an answer")
 
 
@@ -102,9 +106,8 @@ def _targets(dependency: dict[str, Any]) -> list[list[Any]]:
     return [list(target) for target in dependency["targets"]]
 
 
-def _triggered(config: dict[str, Any], component: int, event: str) -> dict[str, Any]:
-    found: dict[str, Any] = next(item for item in config["dependencies"] if [component, event] in _targets(item))
-    return found
+def _triggered(dependencies: Sequence[dict[str, Any]], component: int, event: str) -> dict[str, Any]:
+    return next(item for item in dependencies if [component, event] in _targets(item))
 
 
 async def look(address: str, viewers: int, seconds: float) -> list[Viewer]:
@@ -196,10 +199,13 @@ def main(arguments: Sequence[str]) -> dict[str, Any]:
     parser.add_argument("--note", default="", help="kept in the result: what the machine did beside")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     flags = parser.parse_args(arguments)
-    with tempfile.TemporaryDirectory() as folder, served(Path(folder), flags.port) as (address, server):
-        with training(address) as client:
-            asyncio.run(look(address, 5, 5))  # What is imported and compiled at first use is no part of it.
-            rows = [measured(address, server, client, viewers, flags.seconds) for viewers in flags.viewers]
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        served(Path(folder), flags.port) as (address, server),
+        training(address) as client,
+    ):
+        asyncio.run(look(address, 5, 5))  # What is imported and compiled at first use is no part of it.
+        rows = [measured(address, server, client, viewers, flags.seconds) for viewers in flags.viewers]
     libraries = {name: version(name) for name in ("gradio", "starlette", "uvicorn")}
     return {
         "benchmark": "page_load",

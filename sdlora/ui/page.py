@@ -61,15 +61,34 @@ def build(desk: Desk) -> gr.Blocks:
 def _keep_fresh(
     desk: Desk, demo: gr.Blocks, timer: gr.Timer, seen: gr.State, header: gr.HTML, live: Live, drawing: Create
 ) -> None:
-    """One timer for everyone: it re-attaches a reloaded page to what runs, as the run's folder tells it."""
+    """One timer for everyone: it re-attaches a reloaded page to what runs, as the run's folder tells it.
+
+    Gradio makes each output of a call anew, changed or not, so the timer has few: what changes with every step. Where
+    anything else has news, it says so, and the page asks for all. It goes past Gradio's queue, which costs a second
+    request.
+    """
     inputs = [live.run, drawing.adapters[0], seen]
     outputs = [seen, header, timer, *live.outputs, *drawing.adapters, drawing.base]
+    often, news = [seen, header, live.status], gr.State(0)
     options: dict[str, Any] = {
         "show_progress": "hidden", "concurrency_limit": None, "api_visibility": "private",
     }  # fmt: skip
-    timer.tick(partial(_look, desk), inputs, outputs, **options)
+    places = [outputs.index(component) for component in often]
+    timer.tick(partial(_glance, desk, places), [news, *inputs], [news, *often], queue=False, **options)
+    news.change(partial(_look, desk), inputs, outputs, **options)
     demo.load(partial(_look_anew, desk), inputs[:2], outputs, **options)
     live.run.input(partial(_look, desk), inputs, outputs, **options)
+
+
+def _glance(
+    desk: Desk, places: list[int], news: int, run: str | None, first: str | None, seen: dict[str, Any]
+) -> list[Any]:
+    """What changed in the outputs at ``places``; if there is more, nothing but a new number, which asks for all."""
+    found = _look(desk, run, first, seen)
+    rest = [value for place, value in enumerate(found) if place not in places]
+    if any(value != gr.skip() for value in rest):
+        return [news + 1, *(gr.skip() for _ in places)]
+    return [news, *(found[place] for place in places)]
 
 
 def _look_anew(desk: Desk, run: str | None, first: str | None) -> list[Any]:
