@@ -89,6 +89,20 @@ class TrainConfig(Section):
         write_atomic(path, tomli_w.dumps({"version": VERSION, **values}))
 
 
+def fitted(config: TrainConfig, device: str = "auto", low_memory: bool = False) -> TrainConfig:
+    """``config`` on ``device`` where it names none itself; ``low_memory`` trades time for memory.
+
+    Then layers are computed twice rather than kept (gradient checkpointing), and pictures go through the model one by
+    one, their gradients added up, as many to a step as before.
+    """
+    train = config.train
+    changes: dict[str, Any] = {"device": device} if train.device == "auto" else {}
+    if low_memory:
+        pictures = train.batch_size * train.gradient_accumulation
+        changes |= {"gradient_checkpointing": True, "batch_size": 1, "gradient_accumulation": pictures}
+    return config.model_copy(update={"train": train.model_copy(update=changes)})
+
+
 def all_settings() -> list[Setting]:
     """Every setting of a training run, in the order of declaration."""
     return list(settings(TrainConfig))

@@ -1,5 +1,6 @@
 """What all visitors of the page share: the folder, the queue, the drawing process, and one look at the runs for all."""
 
+import difflib
 import hashlib
 import shutil
 import tempfile
@@ -16,7 +17,7 @@ from gradio.processing_utils import save_file_to_cache
 from gradio.utils import get_upload_folder
 
 from sdlora import service
-from sdlora.config import TrainConfig
+from sdlora.config import TrainConfig, fitted
 from sdlora.data.pictures import open_picture
 from sdlora.errors import BusyError, ConfigError, SdloraError
 from sdlora.files import write_atomic
@@ -29,6 +30,8 @@ from sdlora.ui.watch import RunView, Watcher
 LOOK_SECONDS = 0.5
 """How long one look at the runs serves everyone."""
 SHOWN_CREATIONS = 24
+MAX_WAITING = 50
+"""Requests for pictures that may wait at once."""
 THUMBNAIL = 384
 """Longest side of a picture on a card, in pixels."""
 ACTIVE = ("running", "queued", "stopping")
@@ -52,6 +55,8 @@ class Desk:
     """The page's one hold on the service layer."""
 
     data_dir: Path
+    device: str = "auto"
+    low_memory: bool = False
     queue: TrainingQueue = field(init=False)
     creator: Creator = field(init=False)
     measurer: Measurer = field(init=False)
@@ -65,7 +70,7 @@ class Desk:
     def __post_init__(self) -> None:
         self.data_dir = self.data_dir.expanduser().resolve()
         self.queue = TrainingQueue(self.data_dir)
-        self.creator = Creator(self.data_dir)
+        self.creator = Creator(self.data_dir, self.device)
         self.measurer = Measurer(self.data_dir)
         self.library = Library(self.data_dir)
 
@@ -110,6 +115,7 @@ class Desk:
 
     def train(self, config: TrainConfig, name: str) -> Run:
         """Queue a new run. Raises BusyError if one with these very settings is under way: a second click, say."""
+        config = fitted(config, self.device, self.low_memory)
         with self._training:
             now = self.refresh()
             active = [now.current] if now.current and now.state in ACTIVE else []
@@ -144,6 +150,15 @@ class Desk:
         self.queue.tick()
         self.refresh()
 
+    def adapter(self, name: str) -> AdapterFile:
+        """The adapter called ``name``. Raises ConfigError with names that are near it, or the newest."""
+        known = {adapter.name: adapter for adapter in self.refresh().adapters}
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=3) or list(known)[:3]
+            others = ", ..." if len(near) < len(known) else ""
+            raise ConfigError(f"There is no adapter {name!r}; there are: {', '.join(near) or 'none yet'}{others}.")
+        return known[name]
+
     def create(self, request: Request, chosen: Sequence[tuple[str, float]]) -> Ticket:
         """Queue pictures with the adapters ``chosen`` by name and scale, and those that the prompt names.
 
@@ -154,14 +169,16 @@ class Desk:
         scales = dict(chosen)
         if len(scales) < len(chosen):
             raise ConfigError("The same adapter is chosen twice; give each a row of its own.")
-        known = {adapter.name: adapter for adapter in self.refresh().adapters}
         for name in parse(request.prompt).scales:
             scales.setdefault(name, 0.0)  # The prompt's own scale goes before.
-        gone = [name for name in scales if name not in known]
-        if gone:
-            raise ConfigError(f"There is no adapter {gone[0]!r}; there are: {', '.join(known) or 'none yet'}.")
-        adapters = tuple(Mixed(name, str(known[name].path), scale) for name, scale in scales.items())
-        return self.creator.submit(replace(request, adapters=adapters))
+        adapters = tuple(Mixed(name, str(self.adapter(name).path), scale) for name, scale in scales.items())
+        newest = self.creator.newest()
+        if newest is not None and self.creator.ahead(newest.number + 1) >= MAX_WAITING:
+            raise BusyError(f"{MAX_WAITING} requests wait to be drawn; ask again when some of them are done.")
+        ticket = self.creator.submit(replace(request, adapters=adapters))
+        if self.low_memory:
+            self.creator.rest()  # It is done in its turn: after these pictures.
+        return ticket
 
     def creations(self) -> list[Path]:
         """The newest pictures, the newest first."""

@@ -6,7 +6,7 @@ from typing import Any
 
 import gradio as gr
 
-from sdlora.ui import create, library, markup, pictures, train
+from sdlora.ui import api, create, library, markup, pictures, train
 from sdlora.ui.create import Create
 from sdlora.ui.desk import ACTIVE, Desk
 from sdlora.ui.library import LibraryTab
@@ -65,6 +65,7 @@ def build(desk: Desk) -> gr.Blocks:
             with gr.Tab("4 · Library", id="library") as shelves:
                 kept = library.build(desk, shelves, tabs)
         _keep_fresh(desk, demo, timer, seen, header, live, drawing, kept)
+        api.build(desk)
     return demo
 
 
@@ -78,16 +79,35 @@ def _keep_fresh(
     drawing: Create,
     kept: LibraryTab,
 ) -> None:
-    """One timer for everyone: it re-attaches a reloaded page to what runs, as the run's folder tells it."""
+    """One timer for everyone: it re-attaches a reloaded page to what runs, as the run's folder tells it.
+
+    Gradio makes each output of a call anew, changed or not, so the timer has few: what changes with every step. Where
+    anything else has news, it says so, and the page asks for all. It goes past Gradio's queue, which costs a second
+    request.
+    """
     inputs = [live.run, drawing.adapters[0], seen]
     outputs = [seen, header, timer, *live.outputs, *drawing.adapters, drawing.base]
+    often, news = [seen, header, live.status], gr.State(0)
     options: dict[str, Any] = {
         "show_progress": "hidden", "concurrency_limit": None, "api_visibility": "private",
     }  # fmt: skip
-    timer.tick(partial(_look, desk), inputs, outputs, **options)
+    places = [outputs.index(component) for component in often]
+    timer.tick(partial(_glance, desk, places), [news, *inputs], [news, *often], queue=False, **options)
+    news.change(partial(_look, desk), inputs, outputs, **options)
     demo.load(partial(_look_anew, desk), inputs[:2], outputs, **options)
     live.run.input(partial(_look, desk), inputs, outputs, **options)
     kept.on_open.then(partial(_look, desk), [kept.opened, *inputs[1:]], outputs, **options)
+
+
+def _glance(
+    desk: Desk, places: list[int], news: int, run: str | None, first: str | None, seen: dict[str, Any]
+) -> list[Any]:
+    """What changed in the outputs at ``places``; if there is more, nothing but a new number, which asks for all."""
+    found = _look(desk, run, first, seen)
+    rest = [value for place, value in enumerate(found) if place not in places]
+    if any(value != gr.skip() for value in rest):
+        return [news + 1, *(gr.skip() for _ in places)]
+    return [news, *(found[place] for place in places)]
 
 
 def _look_anew(desk: Desk, run: str | None, first: str | None) -> list[Any]:

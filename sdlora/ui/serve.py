@@ -3,57 +3,108 @@
 import argparse
 import errno
 import os
+import re
 import secrets
 import signal
 import socket
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
+from urllib.parse import urlsplit
 
 from sdlora import service
 from sdlora.errors import ConfigError, SdloraError
 from sdlora.files import as_path, write_atomic
+from sdlora.ui.guard import ALL, LOCAL, MAX_UPLOAD, Door, Guard, is_loopback
 
 PORT = 7860
 TRIED = 100
 """Ports looked at from the wanted one on."""
 BUSY = {errno.EADDRINUSE, getattr(errno, "WSAEADDRINUSE", errno.EADDRINUSE)}
 """What systems say of a port that is taken; Windows has a code of its own."""
-LOCAL, ALL = "127.0.0.1", "0.0.0.0"
-MAX_UPLOAD = "200mb"
+PASSWORD = "SDLORA_PASSWORD"
+"""Environment variable that holds the password, where the list of processes would show a flag."""
+SETTINGS = {
+    "GRADIO_ANALYTICS_ENABLED": "0",
+    "GRADIO_SHARE": "0",  # Only --share opens a tunnel.
+    "GRADIO_ANALYTICS_MAX_EVENTS": "1",  # It would sum all past events up after each, in milliseconds that grow.
+    "GRADIO_ANALYTICS_CACHE_FREQUENCY": "1000000000",
+    "FORWARDED_ALLOW_IPS": "",  # No header says who asks: a tunnel's visitors would choose their own address.
+}
+"""What Gradio and its server read from the environment."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Open the page and serve it until Ctrl-C. Returns the exit code that the error, if any, stands for."""
     try:
         flags = _parser().parse_args(arguments)
-        host = flags.listen or LOCAL
+        host = (flags.listen or LOCAL).strip("[]")
         port = free_port(host, flags.port)
         data_dir = as_path(flags.data_dir or service.default_data_dir()).resolve()
         _require_writable(data_dir)
-        serve(host, port, data_dir, _login(flags), _opens_browser(flags, host))
+        serve(Plan(
+            door=Door(host, flags.allow_host), port=port, data_dir=data_dir, login=_login(flags), share=flags.share,
+            inbrowser=_opens_browser(flags, host), device=flags.device, low_memory=flags.lowvram,
+        ))  # fmt: skip
         return 0
     except SdloraError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
 
 
+@dataclass(frozen=True)
+class Plan:
+    """Where and how the page is served."""
+
+    door: Door
+    port: int
+    data_dir: Path
+    login: tuple[str, str] | None = None
+    share: bool = False
+    inbrowser: bool = False
+    device: str = "auto"
+    low_memory: bool = False
+
+    @property
+    def host(self) -> str:
+        """The address as it stands in a URL."""
+        return f"[{self.door.listens}]" if ":" in self.door.listens else self.door.listens
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description="Open sdlora's page in a browser.", allow_abbrev=False)
     add = parser.add_argument
     add("--port", type=int, default=PORT, metavar="N", help=f"if it is busy, the next free one (default: {PORT})")
-    help = f"let other machines in, at this address or all ({ALL}); always with a password"
-    add("--listen", nargs="?", const=ALL, metavar="IP", help=help)
-    add("--username", default="sdlora", metavar="NAME", help="for --listen (default: sdlora)")
-    add("--password", metavar="WORD", help="ask for it; with --listen one is made and printed if none is given")
+    help = f"let other machines in, at this address or all ({ALL[0]}); always with a password"
+    add("--listen", nargs="?", const=ALL[0], metavar="IP", help=help)
+    help = "also answer to this name, such as a proxy's in front; may be given again (any other name gets 400)"
+    add("--allow-host", action="append", default=[], metavar="NAME", help=help)
+    help = "open a public link through Gradio's tunnel, always with a password; needs the internet, and at first use "
+    add("--share", action="store_true", help=f"{help}Gradio downloads the tunnel's program")
+    add("--username", default="sdlora", metavar="NAME", help="for --listen and --share (default: sdlora)")
+    help = f"ask for it, even on this machine; better given as ${PASSWORD}, as other users may see a program's flags; "
+    add("--password", metavar="WORD", help=f"{help}with --listen and --share one is made and printed if none is given")
     help = "where pictures, runs and caches are kept (default: $SDLORA_DATA_DIR, or ~/sdlora)"
     add("--data-dir", type=Path, metavar="DIR", help=help)
+    help = "auto, cpu, cuda, cuda:1 or mps, to train and to draw with (default: auto)"
+    add("--device", type=_device, default="auto", metavar="NAME", help=help)
+    help = "for cards of about 8 GB: train with gradient checkpointing and pictures one by one (as many a step as "
+    help += "before), and give the base's memory back after each request of pictures; all of it takes more time"
+    add("--lowvram", action="store_true", help=help)
     help = "whether to open a browser (default: where there is a screen, and not with --listen)"
     add("--inbrowser", action=argparse.BooleanOptionalAction, default=None, help=help)
     add("--no-browser", dest="inbrowser", action="store_false", help=argparse.SUPPRESS)
     return parser
+
+
+def _device(name: str) -> str:
+    """``name`` if it can be a device's; whether this machine has it, the processes that load torch find out."""
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", name):
+        raise argparse.ArgumentTypeError(f"{name!r} is no device; give auto, cpu, cuda, cuda:1 or mps")
+    return name
 
 
 def free_port(host: str, wanted: int) -> int:
@@ -87,39 +138,43 @@ def _require_writable(data_dir: Path) -> None:
 
 def _login(flags: argparse.Namespace) -> tuple[str, str] | None:
     """Name and password, or None where only this machine can come in and none was asked for."""
-    if flags.listen is None and flags.password is None:
+    password = flags.password or os.environ.get(PASSWORD)
+    if password is None and flags.listen is None and not flags.share:
         return None
-    password = flags.password or secrets.token_urlsafe(12)
-    if not flags.password:
+    if not flags.username.strip():
+        raise ConfigError("--username: give a name that is not empty")
+    if not password:
+        password = secrets.token_urlsafe(12)
         print(f"username: {flags.username}\npassword: {password}", flush=True)
-    return flags.username, password
+    return flags.username.strip(), password
 
 
 def _opens_browser(flags: argparse.Namespace, host: str) -> bool:
     if flags.inbrowser is not None:
         return bool(flags.inbrowser)
     screen = os.name == "nt" or sys.platform == "darwin" or any(map(os.environ.get, ("DISPLAY", "WAYLAND_DISPLAY")))
-    return host == LOCAL and screen
+    return is_loopback(host) and screen
 
 
-def _guards(host: str) -> list[Any]:
-    """Where only this machine may come in, no name but its own: a foreign page could else rebind one to it."""
-    from starlette.middleware import Middleware
-    from starlette.middleware.trustedhost import TrustedHostMiddleware
+def _app(door: Door) -> Any:
+    """Gradio's app behind the guard, which then is its outermost layer: outside of what Gradio says of origins."""
+    from gradio.routes import App, ORJSONResponse
 
-    return [Middleware(TrustedHostMiddleware, allowed_hosts=[LOCAL, "localhost"])] if host == LOCAL else []
+    class Guarded(App):
+        def build_middleware_stack(self) -> Any:
+            return Guard(super().build_middleware_stack(), door)
+
+    return Guarded(default_response_class=ORJSONResponse)
 
 
-def serve(host: str, port: int, data_dir: Path, login: tuple[str, str] | None, inbrowser: bool) -> None:
+def serve(plan: Plan) -> None:
     """Serve the page until SIGINT or SIGTERM. A training that runs then goes on, and the next start finds it."""
-    os.environ["GRADIO_ANALYTICS_ENABLED"] = "0"
-    os.environ["GRADIO_TEMP_DIR"] = str(data_dir / "cache" / "page")
+    os.environ.update(SETTINGS, GRADIO_TEMP_DIR=str(plan.data_dir / "cache" / "page"))
     from sdlora.ui.desk import Desk
     from sdlora.ui.page import CSS, HEAD, build, theme
 
-    desk = Desk(data_dir)
-    options: dict[str, Any] = {"ssr_mode": False, "run_history": False, "share": False, "quiet": True}
-    options["app_kwargs"] = {"middleware": _guards(host)}
+    desk = Desk(plan.data_dir, plan.device, plan.low_memory)
+    options: dict[str, Any] = {"ssr_mode": False, "run_history": False, "quiet": True, "_app": _app(plan.door)}
     options["_frontend"] = (
         False  # Leaves out a look at itself that ends the program if a busy machine takes 3 s for it.
     )
@@ -128,10 +183,13 @@ def serve(host: str, port: int, data_dir: Path, login: tuple[str, str] | None, i
         demo = build(desk)
         desk.open()
         demo.queue(max_size=200, default_concurrency_limit=8).launch(
-            server_name=host, server_port=port, auth=login, inbrowser=inbrowser, max_file_size=MAX_UPLOAD,
-            theme=theme(), css_paths=[CSS], head=HEAD, footer_links=[], prevent_thread_lock=True, **options,
+            server_name=plan.host, server_port=plan.port, auth=plan.login, inbrowser=plan.inbrowser, share=plan.share,
+            max_file_size=MAX_UPLOAD, theme=theme(), css_paths=[CSS], head=HEAD, footer_links=[],
+            prevent_thread_lock=True, **options,
         )  # fmt: skip
-        print(f"sdlora is at http://{'localhost' if host == ALL else host}:{port} (Ctrl-C ends it)", flush=True)
+        plan.door.share = urlsplit(demo.share_url or "").hostname or ""
+        shown = "localhost" if plan.host == ALL[0] else plan.host
+        print(f"sdlora is at http://{shown}:{plan.port} (Ctrl-C ends it)", flush=True)
         demo.block_thread()
     except KeyboardInterrupt:
         pass
