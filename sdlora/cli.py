@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from sdlora.errors import ConfigError, SdloraError
+from sdlora.errors import ConfigError, DatasetError, SdloraError
 
 if TYPE_CHECKING:
     from sdlora.runs.launch import Training
@@ -84,6 +84,15 @@ def _parser(arguments: Sequence[str]) -> tuple[Parser, dict[str, Parser]]:
     inspect_parser.add_argument("file", type=Path, metavar="FILE.safetensors")
     inspect_parser.add_argument("--base", metavar="BASE", help="also say whether it fits this base model")
     _merge_arguments(command("merge", merge, "Write a base model with adapters folded into its weights."))
+    check_parser = command("check", check, "Say what is wrong with a folder of pictures, or could be better.")
+    check_parser.add_argument(
+        "folder", type=Path, metavar="FOLDER", help="pictures with captions; kohya's folders work"
+    )
+    check_parser.add_argument("--trigger", default="", metavar="WORD", help="the word that will call the adapter")
+    check_parser.add_argument("--class-name", default="", metavar="WORD", help="what the subject is, such as dog")
+    check_parser.add_argument(
+        "--base", default="pocket", help="the base that they are meant for (default: %(default)s)"
+    )
     return parser, commands
 
 
@@ -305,6 +314,24 @@ def export(parsed: argparse.Namespace) -> int:
 
     print(service.export(parsed.source, parsed.output, parsed.format, parsed.dtype, parsed.data_dir))
     return 0
+
+
+def check(parsed: argparse.Namespace) -> int:
+    """Prints the findings; exit code 3 where something must be mended first."""
+    from sdlora import service
+    from sdlora.data import doctor
+    from sdlora.data.settings import Data
+    from sdlora.terminal import Terminal
+
+    data = Data(folder=parsed.folder, trigger=parsed.trigger, class_name=parsed.class_name)
+    terminal = Terminal(str(parsed.folder))
+    findings = doctor.check(data, service.native_size(parsed.base), terminal.progress("looking at pictures"))
+    terminal.close()
+    for finding in findings:
+        print(f"{finding.severity:6}{finding.text}")
+    if not findings:
+        print("Nothing to mend: these pictures can be trained on.")
+    return DatasetError.exit_code if any(finding.severity == "must" for finding in findings) else 0
 
 
 def inspect(parsed: argparse.Namespace) -> int:

@@ -4,6 +4,7 @@ A zip is a stranger's: what it says of itself is checked before and while it is 
 """
 
 import io
+import re
 import stat
 import zipfile
 import zlib
@@ -34,6 +35,7 @@ ZIP = ".zip"
 ARCHIVES = frozenset((ZIP, ".7z", ".rar", ".tar", ".gz", ".tgz", ".bz2", ".xz"))
 CLASS_FOLDERS = frozenset(("reg", "regularization", "regularisation", "class_images"))
 """Where kohya's trainers keep pictures of the class, which are no training pictures."""
+_HIDDEN = re.compile(r"\.[^.]|__MACOSX$")
 _PASSED_OVER = frozenset(("thumbs.db", "desktop.ini", "project.json"))
 
 
@@ -122,7 +124,7 @@ def shown(name: str | PurePosixPath) -> str:
 def _sort(item: Dropped, delivery: Delivery) -> None:
     """Put a file where it belongs; what is plainly no part of the set is passed over without a word."""
     parents = {part.lower() for part in item.name.parts[:-1]}
-    if any(part.startswith((".", "__MACOSX")) for part in item.name.parts) or item.name.name.lower() in _PASSED_OVER:
+    if any(_HIDDEN.match(part) for part in item.name.parts) or item.name.name.lower() in _PASSED_OVER:
         return
     if parents & CLASS_FOLDERS:
         said = f"{shown(item.name.parent)} holds class pictures, which are not trained on; they are made as needed."

@@ -29,7 +29,7 @@ from sdlora.data.imports import (
 from sdlora.data.pictures import FOREIGN_SUFFIXES, SUFFIXES, examine
 from sdlora.data.settings import Data
 from sdlora.data.trash import Trash
-from sdlora.errors import ConfigError, DatasetError
+from sdlora.errors import ConfigError, DatasetError, FileError
 from sdlora.events import OnProgress
 from sdlora.files import inside, safe_name, sha256, write_atomic
 
@@ -122,12 +122,12 @@ class Project:
         self.folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".tmp-", dir=self.folder) as room:
             delivery = receive(dropped, Path(room))
-            added = self._add(delivery, on_progress)
+            added = self._add(delivery, Path(room), on_progress)
         words = delivery.words()
         return Added(added, tuple(delivery.remarks), words[0] if len(words) == 1 else None)
 
-    def _add(self, delivery: Delivery, on_progress: OnProgress | None) -> int:
-        """Copy a delivery's pictures in, with their captions. Returns how many were taken."""
+    def _add(self, delivery: Delivery, room: Path, on_progress: OnProgress | None) -> int:
+        """Copy a delivery's pictures in by way of ``room``, with their captions. Returns how many were taken."""
         captions = {caption.stem: caption for caption in delivery.captions}
         mine = self.pictures()
         known = {sha256(path): path.name for path in mine}
@@ -147,7 +147,7 @@ class Project:
                     raise DatasetError(f"is too much: a project holds {MAX_BYTES / 1e9:.0f} GB of pictures")
                 number += 1
                 target = self.folder / (_home(picture) if uneven else "") / f"{number:03d}{picture.suffix}"
-                write_atomic(target, lambda place, source=picture.path: _copy(source, place))  # type: ignore[misc]
+                _place(picture.path, target, room)
                 known[digest] = target.name
                 taken += 1
                 if caption := captions.pop(picture.stem, None):
@@ -289,5 +289,14 @@ def _age(path: Path) -> float:
     return -path.stat().st_mtime
 
 
-def _copy(source: Path, place: Path) -> None:
-    shutil.copyfile(source, place)
+def _place(source: Path, target: Path, room: Path) -> None:
+    """Copy a picture in, whole or not at all. Raises FileError where that cannot be done.
+
+    It is not forced to the disk, which would take minutes for a zip of hundreds: their owner has them still.
+    """
+    try:
+        target.parent.mkdir(exist_ok=True)
+        shutil.copyfile(source, room / "next")
+        os.replace(room / "next", target)
+    except OSError as error:
+        raise FileError(f"{target}: cannot be written ({error.strerror or error})") from error

@@ -95,7 +95,7 @@ def build(desk: Desk, demo: gr.Blocks) -> Pictures:
         gr.State(""),
     )  # fmt: skip
     version, base = gr.State(0), gr.State("pocket")
-    _hold_cards = gr.Column()
+    place = gr.Column()
     tools = _tools()
     train = gr.Button("Train on these pictures", variant="primary", size="lg", elem_id="train-these")
     tab = Pictures(name, kind, trigger, class_name, version, base, train)
@@ -107,8 +107,10 @@ def build(desk: Desk, demo: gr.Blocks) -> Pictures:
     folder.upload(partial(_add, desk), [folder, paths, name, *tab.about, version], added, js=WITH_PATHS, **taken)
     offer.click(_use, [offered, *tab.about], [offer, *tab.about], **QUIET)
     _wire_tools(desk, tab, inner, tools)
-    with _hold_cards:
-        gr.render([name, version, inner.edition], triggers=[name.change, version.change], show_progress="hidden")(
+    with place:
+        # One at a time: Gradio trips over two renders of one visitor.
+        changed = [name.change, version.change]
+        gr.render([name, version, inner.edition], changed, show_progress="hidden", trigger_mode="always_last")(
             partial(cards, desk.data_dir, version, inner.touched)
         )
     return tab

@@ -4,7 +4,7 @@ import pytest
 from PIL import Image
 
 from sdlora.data.projects import About, Added, Project, projects
-from sdlora.errors import ConfigError
+from sdlora.errors import ConfigError, FileError
 
 
 @pytest.fixture
@@ -94,3 +94,81 @@ def test_too_few_pictures_are_said_to_be_too_few(tmp_path, dropped):
     project.describe(About())
     project.add(dropped[:1])
     assert "Add at least 3" in project.status()
+
+
+def test_a_removed_picture_comes_back_with_its_caption(project):
+    first, second, third = project.pictures()
+    project.remove(first)
+    project.remove(second, third)
+    assert project.pictures() == []
+    assert project.trash.newest().what == "removed 2 pictures (002.png, 003.png)"
+    assert project.undo() and project.pictures() == [second, third]
+    assert project.undo() and project.caption(first) == "a red wall"
+    assert project.undo() == ""
+
+
+def test_no_new_picture_takes_the_number_of_one_that_may_come_back(project, tmp_path):
+    last = project.pictures()[-1]
+    project.remove(last)
+    new = tmp_path / "new.png"
+    Image.new("RGB", (70, 70), "white").save(new)
+    project.add([new])
+    assert project.undo()
+    assert [path.name for path in project.pictures()] == ["001.png", "002.png", "003.png", "004.png"]
+
+
+def test_the_trigger_is_put_into_every_caption_and_out_again(project):
+    assert project.add_trigger() == 3
+    assert [project.caption(path) for path in project.pictures()] == [
+        "ohwx style, a red wall",
+        "ohwx style",
+        "ohwx style",
+    ]
+    assert project.add_trigger() == 0
+    project.undo()
+    assert [project.caption(path) for path in project.pictures()] == ["a red wall", "", ""]
+
+
+def test_words_are_replaced_in_all_captions_whatever_their_case_and_characters(project):
+    first, second, _ = project.pictures()
+    project.write_caption(second, "A RED (wall)")
+    assert project.replace("red", r"blue\1") == 2
+    assert [project.caption(first), project.caption(second)] == [r"a blue\1 wall", r"A blue\1 (wall)"]
+    assert project.replace("(wall)", "") == 1
+    project.write_caption(first, "edited since")
+    project.undo()
+    project.undo()  # The caption that was edited since is left as it is.
+    assert [project.caption(first), project.caption(second)] == ["edited since", "A RED (wall)"]
+    with pytest.raises(ConfigError, match="look for"):
+        project.replace(" ", "x")
+
+
+def test_a_step_that_was_torn_is_passed_over(project):
+    first = project.pictures()[0]
+    project.remove(first)
+    broken = project.folder / ".trash" / "000002"
+    broken.mkdir()
+    (broken / "step.json").write_text('{"what": ')
+    assert project.undo() == "removed 1 picture (001.png)" and first.exists()
+
+
+def test_a_step_never_writes_outside_the_project(project, tmp_path):
+    project.remove(project.pictures()[0])
+    step = project.folder / ".trash" / "000001" / "step.json"
+    step.write_text('{"what": "x", "files": ["../../../001.png"], "captions": []}')
+    with pytest.raises(FileError, match="outside"):
+        project.undo()
+
+
+def test_a_deleted_project_comes_back_whole_and_never_over_another(project, tmp_path, dropped):
+    project.delete()
+    assert projects(tmp_path) == [] and project.pictures() == []
+    project.restore()
+    assert [found.name for found in projects(tmp_path)] == ["my-style"] and len(project.pictures()) == 3
+    project.delete()
+    project.describe(About())
+    project.add(dropped[:1])
+    with pytest.raises(ConfigError, match="new project"):
+        project.restore()
+    with pytest.raises(ConfigError, match="nothing of it"):
+        Project(tmp_path, "never").restore()

@@ -1,0 +1,158 @@
+"""The doctor: each thing that is wrong or could be better is said once, with its remedy and its pictures."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sdlora.cli import main
+from sdlora.data import doctor
+from sdlora.data.settings import Data
+
+
+def scene(seed: int, width: int = 128, height: int = 128) -> Image.Image:
+    """A smooth picture like no other."""
+    coarse = np.random.default_rng(seed).integers(0, 256, (6, 6, 3), dtype=np.uint8)
+    return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
+
+
+@pytest.fixture
+def healthy(folder: Path) -> Path:
+    """Ten pictures with captions of which nothing is to be said."""
+    for number in range(10):
+        scene(number).save(folder / f"{number}.png")
+        (folder / f"{number}.txt").write_text(f"sks dog, place {number}")
+    return folder
+
+
+def found(folder: Path, native_size: int = 128, **settings: object) -> dict[str, doctor.Finding]:
+    """Findings by their first words."""
+    data = Data(folder=folder, **{"trigger": "sks", "class_name": "dog", **settings})
+    return {finding.text.split(":")[0]: finding for finding in doctor.check(data, native_size)}
+
+
+def names(finding: doctor.Finding) -> list[str]:
+    return [path.name for path in finding.pictures]
+
+
+def test_of_a_good_set_nothing_is_said(healthy):
+    assert found(healthy) == {}
+
+
+def test_every_look_is_counted(healthy):
+    told = []
+    doctor.check(Data(folder=healthy), 128, lambda done, total: told.append((done, total)))
+    assert told == [(number, 10) for number in range(1, 11)]
+
+
+def test_copies_and_look_alikes_are_told_apart(healthy):
+    (healthy / "copy.png").write_bytes((healthy / "3.png").read_bytes())
+    scene(4).resize((140, 140)).save(healthy / "small.jpg", quality=60)
+    scene(5).transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(healthy / "turned over.png")
+    for name in ("copy", "small", "turned over"):
+        (healthy / f"{name}.txt").write_text("sks dog")
+    said = found(healthy)
+    assert (
+        names(said["The same file twice"]) == ["copy.png"] and "copy.png is 3.png" in said["The same file twice"].text
+    )
+    near = said["Nearly the same picture"]
+    assert sorted(names(near)) == ["4.png", "5.png", "small.jpg", "turned over.png"]
+    assert "5.png and turned over.png (mirrored)" in near.text and near.severity == "could"
+    assert len(said) == 2
+
+
+def test_a_set_of_one_picture_over_and_over_must_be_mended(folder):
+    for number in range(10):
+        scene(0).resize((128 + number, 128 + number)).save(folder / f"{number}.png")
+        (folder / f"{number}.txt").write_text(f"sks dog, place {number}")
+    (said,) = found(folder).values()
+    assert said.severity == "must" and "10 of 10 pictures are nearly the same" in said.text
+
+
+def test_small_and_long_pictures_are_named_with_what_happens_to_them(healthy):
+    scene(20, 100, 120).save(healthy / "little.png")
+    scene(21, 900, 130).save(healthy / "banner.png")
+    for name in ("little", "banner"):
+        (healthy / f"{name}.txt").write_text("sks dog")
+    said = found(healthy)
+    small, cut = said["Smaller than the base's 128 pixels"], said["Long for their width"]
+    assert names(small) == ["little.png"] and "side 100" in small.text
+    assert names(cut) == ["banner.png"] and "42% is cut off" in cut.text  # 900 x 130 to 1:4, the longest shape
+    assert len(found(healthy, native_size=512)["Smaller than the base's 512 pixels"].pictures) == 12
+
+
+def test_what_is_taken_care_of_is_said_and_asks_for_nothing(healthy):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    scene(30).save(healthy / "tilted.jpg", exif=exif)
+    clear = scene(31).convert("RGBA")
+    clear.putalpha(Image.linear_gradient("L").resize(clear.size))
+    clear.save(healthy / "clear.png")
+    for name in ("tilted", "clear"):
+        (healthy / f"{name}.txt").write_text("sks dog")
+    said = found(healthy)
+    assert {finding.severity for finding in said.values()} == {"fine"}
+    assert names(said["Turned upright as the camera noted (EXIF)"]) == ["tilted.jpg"]
+    assert names(said["Transparent"]) == ["clear.png"] and "laid on white" in said["Transparent"].text
+    assert "#00ff00" in found(healthy, background="#00ff00")["Transparent"].text
+
+
+def test_captions_missing_without_trigger_or_all_the_same(healthy):
+    (healthy / "0.txt").unlink()
+    (healthy / "1.txt").write_text("a dog in the grass")
+    said = found(healthy)
+    assert names(said["Without a caption of their own"]) == ["0.png"] and "“sks dog”" in next(iter(said.values())).text
+    assert names(said["Captions without the trigger “sks”"]) == ["1.png"]
+    for number in range(10):
+        (healthy / f"{number}.txt").write_text("sks, a dog in the grass")
+    (said,) = found(healthy).values()
+    assert said.text.startswith("All captions are the same: “sks, a dog in the grass”")
+    for number in range(10):
+        (healthy / f"{number}.txt").write_text("a photo of sks dog")  # how a subject is often captioned
+    assert found(healthy) == {}
+
+
+def test_pictures_that_no_word_calls_must_be_mended(healthy):
+    for file in healthy.glob("*.txt"):
+        file.unlink()
+    (said,) = found(healthy, trigger="", class_name="").values()
+    assert said.severity == "must" and "Give a trigger word" in said.text and len(said.pictures) == 10
+
+
+@pytest.mark.parametrize(("number", "severity"), [(2, "must"), (5, "could")])
+def test_too_few_pictures_are_said_to_be_too_few(folder, number, severity):
+    for seed in range(number):
+        scene(seed).save(folder / f"{seed}.png")
+        (folder / f"{seed}.txt").write_text(f"sks dog {seed}")
+    (said,) = found(folder).values()
+    assert said.severity == severity and f"{number} pictures" in said.text
+
+
+def test_what_cannot_be_used_comes_first_and_a_missing_folder_is_a_sentence(healthy):
+    (healthy / "fake.png").write_text("<html>")
+    first, *rest = found(healthy).values()
+    assert first.severity == "must" and names(first) == ["fake.png"] and rest == []
+    (said,) = found(healthy / "nowhere").values()
+    assert said.severity == "must" and "does not exist" in said.text
+
+
+def test_a_changed_file_is_looked_at_again(healthy):
+    assert found(healthy) == {}
+    scene(1).resize((150, 150)).save(healthy / "0.png")
+    assert names(found(healthy)["Nearly the same picture"]) == ["0.png", "1.png"]
+
+
+def test_it_needs_no_torch():
+    code = "import sys, sdlora.data.doctor, sdlora.data.projects; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_command_line_tells_the_findings_and_whether_to_mend_first(healthy, capsys):
+    arguments = ["check", str(healthy), "--trigger", "sks", "--class-name", "dog", "--base", "pocket"]
+    assert main(arguments) == 0
+    (healthy / "fake.png").write_text("<html>")
+    assert main(arguments) == 3
+    assert "must  fake.png: is an HTML page; save it as PNG or JPEG." in capsys.readouterr().out
