@@ -29,6 +29,8 @@ SAVE_FILE = "() => setTimeout(() => document.querySelector('#download-file')?.cl
 class Live:
     """How it goes. ``outputs`` are brought up to date by ``live_updates``."""
 
+    message: gr.HTML
+    """What is said to a click on this side."""
     waiting: gr.State
     run: gr.Dropdown
     status: gr.HTML
@@ -57,8 +59,9 @@ class Live:
         ]  # fmt: skip
 
 
-def build(desk: Desk, message: gr.HTML) -> Live:
+def build(desk: Desk) -> Live:
     """Lay it out and wire what concerns the chosen run alone."""
+    message = gr.HTML(elem_id="run-message")
     waiting = queue.build(desk, message)
     run = gr.Dropdown(label="Run", choices=[], visible=False, interactive=True, elem_id="run-choice")
     status = gr.HTML(markup.note([EMPTY]), elem_id="run-status")
@@ -92,15 +95,16 @@ def build(desk: Desk, message: gr.HTML) -> Live:
         )
     keep.click(partial(_use, desk), [run, checkpoints], [message, checkpoints], api_visibility="private")
     return Live(
-        waiting, run, status, stop, resume, draw, ended, more, checkpoints, keep, previews, plot, notices, downloads,
-        [saves, remarks, log], longer, copy, reopen,
+        message, waiting, run, status, stop, resume, draw, ended, more, checkpoints, keep, previews, plot, notices,
+        downloads, [saves, remarks, log], longer, copy, reopen,
     )  # fmt: skip
 
 
 def _log(desk: Desk, run: gr.Dropdown) -> gr.Accordion:
     with gr.Accordion("Log", open=False, visible=False, elem_id="log") as fold:
         text = gr.Textbox(
-            show_label=False, label="The end of the log", lines=12, max_lines=20, interactive=False, elem_id="run-log",
+            show_label=False, label="The end of the log", placeholder="Nothing was printed.",
+            lines=12, max_lines=20, interactive=False, elem_id="run-log",
             elem_classes="log",
         )  # fmt: skip
         again = gr.Button("Read it again", size="sm", elem_id="read-log")

@@ -34,16 +34,16 @@ def build(desk: Desk, demo: gr.Blocks, pictures: Pictures) -> Train:
         with gr.Column(scale=2, min_width=300):
             form = train_form.build()
         with gr.Column(scale=3, min_width=320):
-            shown = live.build(desk, form.message)
+            shown = live.build(desk)
     train_form.wire(desk, demo, form, pictures)
     inputs = [pictures.name, pictures.kind, pictures.trigger, pictures.class_name, *form.inputs]
     tab = Train(form, shown, inputs, [form.message, shown.run])
     private: dict[str, Any] = {"api_visibility": "private"}
     form.train.click(partial(train, desk), tab.inputs, tab.outputs, **private)
-    shown.stop.click(partial(_stop, desk), shown.run, form.message, **private)
-    shown.resume.click(partial(_resume, desk), shown.run, form.message, **private)
-    shown.longer.click(partial(_longer, desk), [shown.run, shown.more], form.message, **private)
-    shown.copy.click(partial(_copy, desk), shown.run, tab.outputs, **private)
+    shown.stop.click(partial(_stop, desk), shown.run, shown.message, **private)
+    shown.resume.click(partial(_resume, desk), shown.run, shown.message, **private)
+    shown.longer.click(partial(_longer, desk), [shown.run, shown.more], shown.message, **private)
+    shown.copy.click(partial(_copy, desk), shown.run, [shown.message, shown.run], **private)
     shown.reopen.click(
         partial(_reopen, desk), shown.run, [form.message, form.base, *form.prompts, *form.advanced], **private
     )

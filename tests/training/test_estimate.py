@@ -21,11 +21,11 @@ def job(config, folder):
 
 def test_a_measurement_takes_real_steps_at_the_largest_size_and_leaves_no_run(configure, tmp_path):
     config = configure(
-        data__resolution=96, train__gradient_accumulation=8, sample__every=2, sample__prompts=["a red house"],
+        train__gradient_accumulation=8, sample__every=2, sample__prompts=["a red house"],
         prior__weight=1.0, prior__class_prompt="a house", prior__count=50,
     )  # fmt: skip
     found = measure(job(config, tmp_path))
-    assert (found.device, found.width, found.height) == ("cpu", 96, 96)  # the others are 128 x 64 and smaller
+    assert (found.device, found.width, found.height) == ("cpu", 64, 64)  # the other shape has less area
     assert min(found.load, found.encode, found.step, found.picture) > 0 and found.memory > 0
     assert not (tmp_path / "run").exists()
     assert not (tmp_path / "cache" / "class-images").exists()  # none is made: a training picture stands for them
