@@ -122,7 +122,14 @@ def _rows() -> tuple[list[gr.Dropdown], list[gr.Slider]]:
     for number in range(1, ROWS + 1):
         with gr.Row(visible=number == 1, elem_classes="adapter") as row:
             adapters.append(
-                gr.Dropdown([NONE], value="", label=f"Adapter {number}", elem_id=f"adapter-{number}", scale=2)
+                gr.Dropdown(  # A custom value: gradio refuses every request with the name of what has been deleted.
+                    [NONE],
+                    value="",
+                    label=f"Adapter {number}",
+                    elem_id=f"adapter-{number}",
+                    scale=2,
+                    allow_custom_value=True,
+                )  # fmt: skip
             )
             scales.append(gr.Slider(-2, 2, 1.0, step=0.05, label=f"Scale {number}", scale=3, min_width=140))
         rows.append(row)

@@ -132,7 +132,8 @@ def _sheet() -> Sheet:
 
 def _wire_lists(desk: Desk, shared: Shared, tab: gr.Tab) -> None:
     tab.select(partial(_lists, desk), shared.search, shared.lists, **HIDDEN)
-    shared.search.input(
+    # Not `input`: it misses text that was pasted.
+    shared.search.change(
         partial(_lists, desk), shared.search, shared.lists, trigger_mode="always_last", **HIDDEN
     )  # fmt: skip
 

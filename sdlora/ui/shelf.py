@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
 
+from sdlora.data.folder import count
 from sdlora.errors import SdloraError
 from sdlora.formats.check import Check
 from sdlora.runs.library import Entry, Imported
@@ -108,16 +109,17 @@ def report(taken: Sequence[Imported]) -> str:
 def _taken(one: Imported) -> str:
     check = one.check
     if check.refusal:
-        head, kind = f"{one.file} is not kept. {check.refusal}", "bad"
+        reason = check.refusal.removeprefix(f"{one.file}: ")
+        head, kind = f"{one.file} is not kept: {reason}", "bad"
     else:
         head, kind = f"{one.file} is in the library as {one.name}.", "good"
     lines = [head]
     if check.base and check.layers:
         lines.append(f"{check.fitting} of {check.layers} layers match {check.base}.")
     elif check.layers:
-        lines.append(f"{check.layers} layers, all finite; not compared with any base.")
-    folded = _folded(f"{len(check.misfits)} layers that do not match", check.misfits)
-    folded += _folded(f"{check.unknown} keys that name no layer, left out", check.strange)
+        lines.append(f"{count(check.layers, 'layer')}, all finite; not compared with any base.")
+    folded = _folded(f"{count(check.layers - check.fitting, 'layer')} not matching", check.misfits)
+    folded += _folded(f"{count(check.unknown, 'key')} without a layer, left out", check.strange)
     return f"<div class='report'>{note(lines, kind)}{facts(check.facts)}{folded}</div>"
 
 
