@@ -50,16 +50,16 @@ def _adapter(entry: Entry, picture: Path | None) -> str:
     )
 
 
-def runs(found: Sequence[tuple[str, str, str, Path | None, bool]], total: int, search: str) -> str:
-    """A card a run (name, where it stands, date, picture, whether it can go on), with what can be done with it."""
+def runs(found: Sequence[tuple[str, str, str, Path | None, str]], total: int, search: str) -> str:
+    """A card a run (name, where it stands, date, picture, word for going on), with what can be done with it."""
     if not total:
         return note([f"No run is called {search!r}." if search else "No runs yet: press Train, and it is kept here."])
     cards = "".join(_run(*each) for each in found)
     return f"<div class='shelf'>{cards}</div>{_more(len(found), total, 'runs')}"
 
 
-def _run(name: str, told: str, date: str, picture: Path | None, resumable: bool) -> str:
-    acts = {"open": "Open", **({"resume": "Resume"} if resumable else {}), "duplicate": "Duplicate", "delete": "Delete"}
+def _run(name: str, told: str, date: str, picture: Path | None, go_on: str) -> str:
+    acts = {"open": "Open", **({"resume": go_on} if go_on else {}), "duplicate": "Duplicate", "delete": "Delete"}
     named = escape(name, quote=True)
     buttons = "".join(
         f"<button type='button' data-do='{act}' data-name='{named}' aria-label='{word} {named}'>{word}</button>"
