@@ -121,9 +121,9 @@ def _rows() -> tuple[list[gr.Dropdown], list[gr.Slider]]:
     rows, adapters, scales = [], [], []
     for number in range(1, ROWS + 1):
         with gr.Row(visible=number == 1, elem_classes="adapter") as row:
-            adapters.append(
-                gr.Dropdown([NONE], value="", label=f"Adapter {number}", elem_id=f"adapter-{number}", scale=2)
-            )
+            named: dict[str, Any] = {"label": f"Adapter {number}", "elem_id": f"adapter-{number}", "scale": 2}
+            # Custom values, as gradio refuses every event of a page that has a name chosen that was deleted since.
+            adapters.append(gr.Dropdown([NONE], value="", allow_custom_value=True, **named))
             scales.append(gr.Slider(-2, 2, 1.0, step=0.05, label=f"Scale {number}", scale=3, min_width=140))
         rows.append(row)
     shown = gr.State(1)

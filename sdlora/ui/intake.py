@@ -42,11 +42,8 @@ def build_merge(desk: Desk, tab: gr.Tab, file: gr.DownloadButton) -> None:
     rows, scales = [], []
     for number in range(1, ROWS + 1):
         with gr.Row(elem_classes="adapter"):
-            rows.append(
-                gr.Dropdown(
-                    [("none", "")], value="", label=f"Merge adapter {number}", scale=2, elem_id=f"merge-{number}"
-                )
-            )
+            named: dict[str, Any] = {"label": f"Merge adapter {number}", "elem_id": f"merge-{number}", "scale": 2}
+            rows.append(gr.Dropdown([("none", "")], value="", allow_custom_value=True, **named))
             scales.append(gr.Slider(-2, 2, 1.0, step=0.05, label=f"Merge scale {number}", scale=3, min_width=140))
     dtype = gr.Radio(["fp16", "fp32"], value="fp16", label="Numbers", info="fp16 is half the size")
     button = gr.Button("Merge and download", variant="primary", elem_id="merge-button")

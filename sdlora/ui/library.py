@@ -132,7 +132,8 @@ def _sheet() -> Sheet:
 
 def _wire_lists(desk: Desk, shared: Shared, tab: gr.Tab) -> None:
     tab.select(partial(_lists, desk), shared.search, shared.lists, **HIDDEN)
-    shared.search.input(
+    # Not `input`: it misses text that was pasted.
+    shared.search.change(
         partial(_lists, desk), shared.search, shared.lists, trigger_mode="always_last", **HIDDEN
     )  # fmt: skip
 
@@ -155,15 +156,16 @@ def _lists(desk: Desk, search: str) -> list[Any]:
     ]
 
 
-def _told(desk: Desk, run: Run) -> tuple[str, str, str, Path | None, bool]:
-    """A run's name, where it stands, its date, its picture, and whether it can go on."""
+def _told(desk: Desk, run: Run) -> tuple[str, str, str, Path | None, str]:
+    """A run's name, where it stands, its date, its picture, and the word for going on, if it can."""
     view, state = desk.view(run), desk.queue.state(run)
     try:
         words = sentence(view, state) if run.config else ""
     except SdloraError as error:
-        return run.name, str(error), "", preview(run), False
+        return run.name, str(error), "", preview(run), ""
     date = " · ".join([Path(run.config.model.base).name, shelf.day(run.config_file.stat().st_mtime)])
-    return run.name, words, date, preview(run), state in RESUMABLE
+    go_on = "Start" if state == "new" else "Resume" if state in RESUMABLE else ""
+    return run.name, words, date, preview(run), go_on
 
 
 def _wire_sheet(desk: Desk, shared: Shared, sheet: Sheet) -> None:
@@ -332,7 +334,7 @@ def _act(desk: Desk, act: str, name: str) -> list[Any]:
         if act == "duplicate":
             other = service.duplicate(run)
             desk.refresh()
-            said = f"{other.name} has the settings of {name}; it starts with “Start it”, on the tab Train."
+            said = f"{other.name} has the settings of {name}; Start trains it."
             return [other.name, gr.skip(), *_quiet(markup.note([said], "good"))]
         return [name, train, *_quiet()]
     except SdloraError as error:

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
 
+from sdlora.data.folder import count
 from sdlora.errors import SdloraError
 from sdlora.formats.check import Check
 from sdlora.runs.library import Entry, Imported
@@ -49,16 +50,16 @@ def _adapter(entry: Entry, picture: Path | None) -> str:
     )
 
 
-def runs(found: Sequence[tuple[str, str, str, Path | None, bool]], total: int, search: str) -> str:
-    """A card a run (name, where it stands, date, picture, whether it can go on), with what can be done with it."""
+def runs(found: Sequence[tuple[str, str, str, Path | None, str]], total: int, search: str) -> str:
+    """A card a run (name, where it stands, date, picture, word for going on), with what can be done with it."""
     if not total:
         return note([f"No run is called {search!r}." if search else "No runs yet: press Train, and it is kept here."])
     cards = "".join(_run(*each) for each in found)
     return f"<div class='shelf'>{cards}</div>{_more(len(found), total, 'runs')}"
 
 
-def _run(name: str, told: str, date: str, picture: Path | None, resumable: bool) -> str:
-    acts = {"open": "Open", **({"resume": "Resume"} if resumable else {}), "duplicate": "Duplicate", "delete": "Delete"}
+def _run(name: str, told: str, date: str, picture: Path | None, go_on: str) -> str:
+    acts = {"open": "Open", **({"resume": go_on} if go_on else {}), "duplicate": "Duplicate", "delete": "Delete"}
     named = escape(name, quote=True)
     buttons = "".join(
         f"<button type='button' data-do='{act}' data-name='{named}' aria-label='{word} {named}'>{word}</button>"
@@ -108,16 +109,17 @@ def report(taken: Sequence[Imported]) -> str:
 def _taken(one: Imported) -> str:
     check = one.check
     if check.refusal:
-        head, kind = f"{one.file} is not kept. {check.refusal}", "bad"
+        reason = check.refusal.removeprefix(f"{one.file}: ")
+        head, kind = f"{one.file} is not kept: {reason}", "bad"
     else:
         head, kind = f"{one.file} is in the library as {one.name}.", "good"
     lines = [head]
     if check.base and check.layers:
         lines.append(f"{check.fitting} of {check.layers} layers match {check.base}.")
     elif check.layers:
-        lines.append(f"{check.layers} layers, all finite; not compared with any base.")
-    folded = _folded(f"{len(check.misfits)} layers that do not match", check.misfits)
-    folded += _folded(f"{check.unknown} keys that name no layer, left out", check.strange)
+        lines.append(f"{count(check.layers, 'layer')}, all finite; not compared with any base.")
+    folded = _folded(f"{count(check.layers - check.fitting, 'layer')} not matching", check.misfits)
+    folded += _folded(f"{count(check.unknown, 'key')} without a layer, left out", check.strange)
     return f"<div class='report'>{note(lines, kind)}{facts(check.facts)}{folded}</div>"
 
 
