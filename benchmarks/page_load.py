@@ -55,17 +55,17 @@ class Viewer:
         self.dependencies = config["dependencies"]
         self.values = {part["id"]: part["props"].get("value") for part in config["components"]}
         timer = next(part["id"] for part in config["components"] if part["type"] == "timer")
-        tick = _triggered(self.dependencies, timer, "tick")
+        [tick] = _triggered(self.dependencies, timer, "tick")
         for dependency in [item for item in self.dependencies if any(event == "load" for _, event in _targets(item))]:
             await self._call(dependency)
         self.latencies.clear()
         begin = time.monotonic() + offset
         for number in range(round(seconds / EVERY)):
             await asyncio.sleep(max(0.0, begin + number * EVERY - time.monotonic()))
-            await self._call(tick)
+            await self._call(tick, follow=True)
 
-    async def _call(self, dependency: dict[str, Any]) -> None:
-        """One call as a browser makes it; its answer's values are kept for the next."""
+    async def _call(self, dependency: dict[str, Any], follow: bool = False) -> None:
+        """One call as a browser makes it; its answer's values are kept for the next, and what hangs on them called."""
         data = [self.values.get(number) for number in dependency["inputs"]]
         body = {"data": data, "fn_index": dependency["id"], "session_hash": self.session, "trigger_id": None}
         began = time.perf_counter()
@@ -76,12 +76,12 @@ class Viewer:
             return
         self.latencies.append(time.perf_counter() - began)
         for number, value in zip(dependency["outputs"], output["data"], strict=False):
-            if not isinstance(value, dict) or "__type__" not in value:
-                self.values[number] = value
-            elif "value" in value:
-                self.values[number] = value["value"]
-        for state in output.get("changed_state_ids") or ():
-            await self._call(_triggered(self.dependencies, state, "change"))
+            is_update = isinstance(value, dict) and "__type__" in value
+            new = value.get("value", self.values.get(number)) if is_update else value
+            changed, self.values[number] = new != self.values.get(number), new
+            if changed and follow:
+                for other in _triggered(self.dependencies, number, "change"):
+                    await self._call(other)
 
     async def _direct(self, body: dict[str, Any]) -> dict[str, Any]:
         answer = (await self.http.post("gradio_api/run/predict", json=body)).raise_for_status()
@@ -106,8 +106,8 @@ def _targets(dependency: dict[str, Any]) -> list[list[Any]]:
     return [list(target) for target in dependency["targets"]]
 
 
-def _triggered(dependencies: Sequence[dict[str, Any]], component: int, event: str) -> dict[str, Any]:
-    return next(item for item in dependencies if [component, event] in _targets(item))
+def _triggered(dependencies: Sequence[dict[str, Any]], component: int, event: str) -> list[dict[str, Any]]:
+    return [item for item in dependencies if [component, event] in _targets(item)]
 
 
 async def look(address: str, viewers: int, seconds: float) -> list[Viewer]:
