@@ -33,6 +33,8 @@ ROOT = Path(__file__).parents[1]
 PICTURES = ROOT / "sample_data" / "stained-glass"
 EVERY = 1.0
 """Seconds between two calls of a viewer; the page's own timer takes 1.5."""
+MEMORY_EVERY = 10.0
+"""Seconds between two readings of the server's memory."""
 PATIENCE = 180.0
 """Seconds for the server or the training to begin."""
 
@@ -55,17 +57,17 @@ class Viewer:
         self.dependencies = config["dependencies"]
         self.values = {part["id"]: part["props"].get("value") for part in config["components"]}
         timer = next(part["id"] for part in config["components"] if part["type"] == "timer")
-        tick = _triggered(self.dependencies, timer, "tick")
+        [tick] = _triggered(self.dependencies, timer, "tick")
         for dependency in [item for item in self.dependencies if any(event == "load" for _, event in _targets(item))]:
             await self._call(dependency)
         self.latencies.clear()
         begin = time.monotonic() + offset
         for number in range(round(seconds / EVERY)):
             await asyncio.sleep(max(0.0, begin + number * EVERY - time.monotonic()))
-            await self._call(tick)
+            await self._call(tick, follow=True)
 
-    async def _call(self, dependency: dict[str, Any]) -> None:
-        """One call as a browser makes it; its answer's values are kept for the next."""
+    async def _call(self, dependency: dict[str, Any], follow: bool = False) -> None:
+        """One call as a browser makes it; its answer's values are kept for the next, and what hangs on them called."""
         data = [self.values.get(number) for number in dependency["inputs"]]
         body = {"data": data, "fn_index": dependency["id"], "session_hash": self.session, "trigger_id": None}
         began = time.perf_counter()
@@ -76,12 +78,12 @@ class Viewer:
             return
         self.latencies.append(time.perf_counter() - began)
         for number, value in zip(dependency["outputs"], output["data"], strict=False):
-            if not isinstance(value, dict) or "__type__" not in value:
-                self.values[number] = value
-            elif "value" in value:
-                self.values[number] = value["value"]
-        for state in output.get("changed_state_ids") or ():
-            await self._call(_triggered(self.dependencies, state, "change"))
+            is_update = isinstance(value, dict) and "__type__" in value
+            new = value.get("value", self.values.get(number)) if is_update else value
+            changed, self.values[number] = new != self.values.get(number), new
+            if changed and follow:
+                for other in _triggered(self.dependencies, number, "change"):
+                    await self._call(other)
 
     async def _direct(self, body: dict[str, Any]) -> dict[str, Any]:
         answer = (await self.http.post("gradio_api/run/predict", json=body)).raise_for_status()
@@ -106,18 +108,28 @@ def _targets(dependency: dict[str, Any]) -> list[list[Any]]:
     return [list(target) for target in dependency["targets"]]
 
 
-def _triggered(dependencies: Sequence[dict[str, Any]], component: int, event: str) -> dict[str, Any]:
-    return next(item for item in dependencies if [component, event] in _targets(item))
+def _triggered(dependencies: Sequence[dict[str, Any]], component: int, event: str) -> list[dict[str, Any]]:
+    return [item for item in dependencies if [component, event] in _targets(item)]
 
 
-async def look(address: str, viewers: int, seconds: float) -> list[Viewer]:
-    """So many viewers at once for so long, their calls spread over each second."""
+async def watch(server: psutil.Process, memory: list[float]) -> None:
+    """Note the server's memory in MiB every ten seconds."""
+    while True:
+        memory.append(rounded(server.memory_info().rss / 2**20))
+        await asyncio.sleep(MEMORY_EVERY)
+
+
+async def look(address: str, viewers: int, seconds: float, server: psutil.Process) -> tuple[list[Viewer], list[float]]:
+    """So many viewers at once for so long, their calls spread over each second; and the server's memory meanwhile."""
+    memory: list[float] = []
+    watching = asyncio.create_task(watch(server, memory))
     async with httpx.AsyncClient(
         base_url=address, timeout=30, limits=httpx.Limits(max_connections=None, max_keepalive_connections=None)
     ) as http:
         everyone = [Viewer(http) for _ in range(viewers)]
         await asyncio.gather(*(viewer.look(seconds, n * EVERY / viewers) for n, viewer in enumerate(everyone)))
-    return everyone
+    watching.cancel()
+    return everyone, memory
 
 
 @contextmanager
@@ -161,9 +173,9 @@ def training(address: str) -> Iterator[Client]:
 
 def measured(address: str, server: psutil.Process, client: Client, viewers: int, seconds: float) -> dict[str, Any]:
     """Latencies in milliseconds, the server's memory in MiB, and how the training went on meanwhile."""
-    step, memory, worked = client.predict(api_name="/status")["step"], _memory(server), _processor_seconds(server)
+    step, worked = client.predict(api_name="/status")["step"], _processor_seconds(server)
     began = time.monotonic()
-    everyone = asyncio.run(look(address, viewers, seconds))
+    everyone, memory = asyncio.run(look(address, viewers, seconds, server))
     passed = time.monotonic() - began
     latencies = sorted(1000 * latency for viewer in everyone for latency in viewer.latencies)
     failures = [failure for viewer in everyone for failure in viewer.failures]
@@ -176,14 +188,10 @@ def measured(address: str, server: psutil.Process, client: Client, viewers: int,
         "p95_ms": rounded(latencies[int(0.95 * (len(latencies) - 1))]),
         "p99_ms": rounded(latencies[int(0.99 * (len(latencies) - 1))]),
         "max_ms": rounded(latencies[-1]),
-        "server_mib": [memory, _memory(server)],
+        "server_mib_every_10_s": memory,
         "server_processor_share": rounded((_processor_seconds(server) - worked) / passed, 2),
         "steps_per_second": rounded((client.predict(api_name="/status")["step"] - step) / passed, 3),
     }
-
-
-def _memory(process: psutil.Process) -> float:
-    return rounded(process.memory_info().rss / 2**20)
 
 
 def _processor_seconds(process: psutil.Process) -> float:
@@ -204,7 +212,7 @@ def main(arguments: Sequence[str]) -> dict[str, Any]:
         served(Path(folder), flags.port) as (address, server),
         training(address) as client,
     ):
-        asyncio.run(look(address, 5, 5))  # What is imported and compiled at first use is no part of it.
+        asyncio.run(look(address, 5, 5, server))  # What is imported and compiled at first use is no part of it.
         rows = [measured(address, server, client, viewers, flags.seconds) for viewers in flags.viewers]
     libraries = {name: version(name) for name in ("gradio", "starlette", "uvicorn")}
     return {

@@ -20,7 +20,9 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 ASGI = Callable[[Message, Receive, Send], Awaitable[None]]
 
-LOCAL, ALL = "127.0.0.1", ("0.0.0.0", "::")
+LOCAL, ALL = "127.0.0.1", "0.0.0.0"
+ANY = (ALL, "::")
+"""Where a server listens that listens on every address."""
 SAFE = {"GET", "HEAD", "OPTIONS"}
 MAX_UPLOAD = 2 << 30
 """Bytes of a data set, dropped as pictures or as one zip file; Gradio has one limit for every file."""
@@ -94,7 +96,7 @@ class Door:
         if is_loopback(name) or name in self.names or name == self.share:
             return True
         address = _address(name)
-        return self.listens in ALL and address is not None and address == _address(arrived)
+        return self.listens in ANY and address is not None and address == _address(arrived)
 
     def owns(self, origin: str, host: str, server: tuple[str, int | None]) -> bool:
         """Whether a page of ``origin`` is this one, asked for as ``host`` and served at ``server``."""

@@ -87,7 +87,8 @@ def _keep_fresh(
     """
     inputs = [live.run, drawing.adapters[0], seen]
     outputs = [seen, header, timer, *live.outputs, *drawing.adapters, drawing.base]
-    often, news = [seen, header, live.status], gr.State(0)
+    often = [seen, header, live.status]
+    news = gr.HTML("0", elem_id="news")  # The browser is not told when a call past the queue changes a gr.State.
     options: dict[str, Any] = {
         "show_progress": "hidden", "concurrency_limit": None, "api_visibility": "private",
     }  # fmt: skip
@@ -100,14 +101,14 @@ def _keep_fresh(
 
 
 def _glance(
-    desk: Desk, places: list[int], news: int, run: str | None, first: str | None, seen: dict[str, Any]
+    desk: Desk, places: list[int], news: str, run: str | None, first: str | None, seen: dict[str, Any]
 ) -> list[Any]:
     """What changed in the outputs at ``places``; if there is more, nothing but a new number, which asks for all."""
     found = _look(desk, run, first, seen)
     rest = [value for place, value in enumerate(found) if place not in places]
     if any(value != gr.skip() for value in rest):
-        return [news + 1, *(gr.skip() for _ in places)]
-    return [news, *(found[place] for place in places)]
+        return [str(int(news) + 1), *(gr.skip() for _ in places)]
+    return [gr.skip(), *(found[place] for place in places)]
 
 
 def _look_anew(desk: Desk, run: str | None, first: str | None) -> list[Any]:

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 from sdlora import service
 from sdlora.errors import ConfigError, SdloraError
 from sdlora.files import as_path, write_atomic
-from sdlora.ui.guard import ALL, LOCAL, MAX_UPLOAD, Door, Guard, is_loopback
+from sdlora.ui.guard import ALL, ANY, LOCAL, MAX_UPLOAD, Door, Guard, is_loopback
 
 PORT = 7860
 TRIED = 100
@@ -78,8 +78,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description="Open sdlora's page in a browser.", allow_abbrev=False)
     add = parser.add_argument
     add("--port", type=int, default=PORT, metavar="N", help=f"if it is busy, the next free one (default: {PORT})")
-    help = f"let other machines in, at this address or all ({ALL[0]}); always with a password"
-    add("--listen", nargs="?", const=ALL[0], metavar="IP", help=help)
+    help = f"let other machines in, at this address or all ({ALL}); always with a password"
+    add("--listen", nargs="?", const=ALL, metavar="IP", help=help)
     help = "also answer to this name, such as a proxy's in front; may be given again (any other name gets 400)"
     add("--allow-host", action="append", default=[], metavar="NAME", help=help)
     help = "open a public link through Gradio's tunnel, always with a password; needs the internet, and at first use "
@@ -188,7 +188,7 @@ def serve(plan: Plan) -> None:
             prevent_thread_lock=True, **options,
         )  # fmt: skip
         plan.door.share = urlsplit(demo.share_url or "").hostname or ""
-        shown = "localhost" if plan.host == ALL[0] else plan.host
+        shown = "localhost" if plan.door.listens in ANY else plan.host
         print(f"sdlora is at http://{shown}:{plan.port} (Ctrl-C ends it)", flush=True)
         demo.block_thread()
     except KeyboardInterrupt:

@@ -8,6 +8,7 @@ import pytest
 
 from sdlora.errors import ConfigError
 from sdlora.ui import serve
+from sdlora.ui.guard import Door
 
 
 def flags(*arguments):
@@ -41,6 +42,34 @@ def test_listening_always_has_a_password(capsys):
     assert f"password: {password}" in capsys.readouterr().out
     assert serve._login(flags("--listen", "127.0.0.1", "--username", "me", "--password", "secret")) == ("me", "secret")
     assert capsys.readouterr().out == ""
+
+
+def test_the_password_need_not_be_a_flag(monkeypatch, capsys):
+    monkeypatch.setenv(serve.PASSWORD, "sesame")
+    assert serve._login(flags()) == ("sdlora", "sesame")
+    assert serve._login(flags("--share", "--password", "given")) == ("sdlora", "given")
+    monkeypatch.delenv(serve.PASSWORD)
+    assert len(serve._login(flags("--share"))[1]) >= 16
+    assert capsys.readouterr().out.startswith("username: sdlora\npassword: ")
+    with pytest.raises(ConfigError, match="--username"):
+        serve._login(flags("--listen", "--username", " "))
+
+
+@pytest.mark.parametrize("arguments", [("--cpu",), ("--device", "gpu"), ("--port", "many"), ("extra",), ("--allow",)])
+def test_a_flag_that_cannot_be_is_exit_code_2(arguments, capsys):
+    with pytest.raises(SystemExit) as ended:
+        serve.main([*arguments, "--no-browser"])
+    assert ended.value.code == 2
+
+
+def test_names_that_can_be_no_host_are_refused(capsys, tmp_path):
+    assert serve.main(["--allow-host", "https://x.example", "--data-dir", str(tmp_path), "--no-browser"]) == 2
+    assert "give a name alone" in capsys.readouterr().err
+
+
+def test_an_ipv6_address_stands_in_brackets(tmp_path):
+    assert serve.Plan(Door("::1"), 7860, tmp_path).host == "[::1]"
+    assert serve.Plan(Door("192.0.2.1"), 7860, tmp_path).host == "192.0.2.1"
 
 
 def test_the_browser_is_opened_on_this_machine_only(monkeypatch):
