@@ -58,7 +58,12 @@ def test_adapters_are_those_of_runs_and_those_in_the_folder(library, run):
     assert by_name["mine"].path == run.adapter
     assert by_name["mine"].base == run.config.model.base
     assert (by_name["found"].base, by_name["found"].card.rank) == ("pocket", "2")
-    assert [file.name for file in service.adapters_in(library.data_dir)] == ["mine", "mine-000004", "mine-000002", "found"]
+    assert [file.name for file in service.adapters_in(library.data_dir)] == [
+        "mine",
+        "mine-000004",
+        "mine-000002",
+        "found",
+    ]
     assert service.adapter_of("found", library.data_dir) == library.folder / "found.safetensors"
 
 
