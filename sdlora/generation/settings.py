@@ -30,10 +30,10 @@ class Sample(Section):
     """What to keep out of the pictures."""
 
     steps: int = Field(default=20, ge=1, le=1000)
-    """Sampling steps of a preview."""
+    """Sampling steps: more take longer, and beyond some 30 change little."""
 
     cfg: float = Field(default=7.0, ge=0, le=100)
-    """Guidance scale: how closely a preview follows its prompt; 1 and below is no guidance."""
+    """Guidance scale: how closely a picture follows its prompt; 1 and below is no guidance."""
 
     sampler: Annotated[str, AfterValidator(known_sampler)] = "DPM++ 2M"
     """Sampler by its A1111 name, such as `Euler a` or `DPM++ 2M Karras`."""

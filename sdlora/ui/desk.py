@@ -28,7 +28,6 @@ from sdlora.ui.watch import RunView, Watcher
 
 LOOK_SECONDS = 0.5
 """How long one look at the runs serves everyone."""
-SHOWN_CREATIONS = 24
 THUMBNAIL = 384
 """Longest side of a picture on a card, in pixels."""
 ACTIVE = ("running", "queued", "stopping")
@@ -160,15 +159,14 @@ class Desk:
         gone = [name for name in scales if name not in known]
         if gone:
             raise ConfigError(f"There is no adapter {gone[0]!r}; there are: {', '.join(known) or 'none yet'}.")
+        service.require_one_base(request.base, [known[name] for name in scales])
         adapters = tuple(Mixed(name, str(known[name].path), scale) for name, scale in scales.items())
         return self.creator.submit(replace(request, adapters=adapters))
 
-    def creations(self) -> list[Path]:
-        """The newest pictures, the newest first."""
-        folder = service.creations_folder(self.data_dir)
-        return sorted(folder.glob("[0-9]*.png"), key=lambda path: path.stat().st_mtime_ns, reverse=True)[
-            :SHOWN_CREATIONS
-        ]
+    @property
+    def creations(self) -> Path:
+        """Where the pictures lie that were drawn."""
+        return service.creations_folder(self.data_dir)
 
 
 def cached(path: Path) -> str:
