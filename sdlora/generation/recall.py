@@ -117,6 +117,8 @@ def _numbers(settings: Mapping[str, str], remarks: list[str]) -> dict[str, float
     width, times, height = settings.get("Size", "").partition("x")
     if times:
         texts |= {"width": width, "height": height}
+    elif width:
+        remarks.append(f"Size {width[:40]!r} cannot be read: the size stays as it is.")
     numbers: dict[str, float] = {}
     for name, text in texts.items():
         least, most = LIMITS[name]

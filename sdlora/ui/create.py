@@ -36,7 +36,6 @@ class Create:
     """The components that are wired or brought up to date."""
 
     inputs: Inputs
-    status: gr.HTML
     results: Results
     ticket: gr.State
     pace: gr.State
@@ -53,7 +52,7 @@ class Create:
     @property
     def started(self) -> list[Any]:
         """What a request that was just made gives new values to."""
-        return [self.ticket, self.status, self.inputs.create, self.inputs.cancel, self.timer]
+        return [self.ticket, self.inputs.status, self.inputs.create, self.inputs.cancel, self.timer]
 
     @property
     def drawn(self) -> list[Any]:
@@ -63,7 +62,7 @@ class Create:
     @property
     def live(self) -> list[Any]:
         buttons = [self.inputs.create, self.inputs.cancel]
-        return [self.status, *self.results.shown, *buttons, self.timer, self.pace]
+        return [self.inputs.status, *self.results.shown, *buttons, self.timer, self.pace]
 
 
 def build(desk: Desk, demo: gr.Blocks) -> Create:
@@ -73,10 +72,9 @@ def build(desk: Desk, demo: gr.Blocks) -> Create:
             inputs = fields.build(desk)
             reading = results.build_reading()
         with gr.Column(scale=3, min_width=320):
-            status = gr.HTML(elem_id="create-status")
             shown = results.build()
     timer = gr.Timer(0.7, active=False)
-    tab = Create(inputs, status, shown, gr.State(0), gr.State((0, 0.0, 0)), timer)
+    tab = Create(inputs, shown, gr.State(0), gr.State((0, 0.0, 0)), timer)
     results.wire(desk, inputs, shown, reading)
     _wire(desk, demo, tab)
     return tab

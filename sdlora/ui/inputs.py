@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -46,6 +47,7 @@ class Inputs:
     last: gr.Button
     create: gr.Button
     cancel: gr.Button
+    status: gr.HTML
     base: gr.Dropdown
     sampler: gr.Dropdown
     schedule: gr.Dropdown
@@ -91,9 +93,10 @@ def build(desk: Desk) -> Inputs:
     with gr.Row():
         create = gr.Button("Create", variant="primary", size="lg", elem_id="create-button")
         cancel = gr.Button("Cancel", variant="stop", size="lg", visible=False, elem_id="cancel-button")
+    status = gr.HTML(elem_id="create-status")
     inputs = Inputs(
         prompt, tags, negative, rows, adapters, scales, words, shown, count, seed, random, last, create, cancel,
-        **_advanced(),
+        status, **_advanced(),
     )  # fmt: skip
     _wire(desk, inputs)
     return inputs
@@ -191,10 +194,13 @@ def base_called(desk: Desk, recalled: Recalled) -> str:
     """The base that ``recalled`` names by its last part, or the one of its adapters; empty if neither is known."""
     adapters = desk.look().adapters
     known = [*service.bases(), *(adapter.base for adapter in adapters)]
-    name = recalled.model
-    own = (adapter.base for adapter in adapters if adapter.name in recalled.scales)
-    named = (base for base in known if base.rpartition("/")[2].removesuffix(".safetensors") == name and name)
-    return next(named, "") or next(own, "")
+    own = [adapter.base for adapter in adapters if adapter.name in recalled.scales]
+    return next((base for base in known if recalled.model and base_name(base) == recalled.model), *own[:1] or [""])
+
+
+def base_name(base: str) -> str:
+    """What pictures call a ``base``: its last part."""
+    return Path(base).name.removesuffix(".safetensors")
 
 
 def _choices(desk: Desk) -> list[tuple[str, str]]:

@@ -18,7 +18,6 @@ from sdlora.ui.inputs import HIDDEN, Inputs
 
 SHOWN = 24
 """Pictures at first, and more with each click on the button below them."""
-READ_HELP = "Drop a picture here to read its settings"
 
 
 @dataclass(frozen=True)
@@ -81,8 +80,8 @@ def build() -> Results:
 def build_reading() -> Reading:
     """Lay the drop zone out."""
     with gr.Accordion("Settings from a picture or a text", open=False, elem_id="reading"):
-        file = gr.File(label=READ_HELP, file_types=[".png"], height=110, elem_id="read-picture")
-        text = gr.Textbox(label="Or paste the text of a picture, in the way of A1111", lines=2, elem_id="read-text")
+        file = gr.File(label="A picture (PNG)", file_types=[".png"], height=140, elem_id="read-picture")
+        text = gr.Textbox(label="Or its text, as A1111 shows it", lines=2, elem_id="read-text")
         button = gr.Button("Fill in", size="sm", elem_id="read-button")
     message = gr.HTML(elem_id="read-message")
     return Reading(file, text, button, message)
@@ -146,15 +145,12 @@ def _known(desk: Desk) -> list[str]:
 
 def _filled(desk: Desk, recalled: Recalled) -> list[Any]:
     """A message and ``Inputs.filled``."""
-    remarks = list(recalled.remarks)
-    if recalled.model and not fields.base_called(desk, recalled):
-        remarks.append(
-            f"It was drawn with the base {recalled.model}, which is not known here: the base stays as it is."
-        )
-    return [
-        markup.note(["The settings are filled in.", *remarks], "info" if remarks else "good"),
-        *fields.fill(desk, recalled),
-    ]
+    remarks, base = list(recalled.remarks), fields.base_called(desk, recalled)
+    if recalled.model and fields.base_name(base) != recalled.model:
+        instead = f"{fields.base_name(base)} is taken" if base else "the base stays as it is"
+        remarks.append(f"It was drawn with the base {recalled.model}, which is not known here: {instead}.")
+    said = markup.note(["The settings are filled in.", *remarks], "info" if remarks else "good")
+    return [said, *fields.fill(desk, recalled)]
 
 
 def _nothing(error: SdloraError) -> list[Any]:
