@@ -1,12 +1,10 @@
-"""The pictures that were drawn, in their folder: the newest, and a trash from which they come back."""
+"""The pictures that were drawn, in their folder: the newest first, and into the trash and back."""
 
-import os
 from pathlib import Path
 
 from sdlora.errors import FileError
-from sdlora.files import fsync_folder, inside, unused
-
-TRASH = "trash"
+from sdlora.runs.creation import creations_folder
+from sdlora.runs.trash import Trash
 
 
 def newest(folder: Path, most: int | None = None) -> list[Path]:
@@ -14,28 +12,18 @@ def newest(folder: Path, most: int | None = None) -> list[Path]:
     return sorted(folder.glob("[0-9]*.png"), key=_age)[:most]
 
 
-def discard(folder: Path, name: str) -> str:
-    """Move picture ``name`` to the trash; returns what it is called there. Raises FileError if there is none."""
-    return _move(folder, name, folder / TRASH)
-
-
-def restore(folder: Path, name: str) -> str:
-    """Bring ``name`` back from the trash; returns what it is called now. Raises FileError if it is not there."""
-    return _move(folder / TRASH, name, folder)
-
-
-def _move(source: Path, name: str, target: Path) -> str:
-    path = inside(source, name)
-    if path.parent != source.resolve() or path.suffix != ".png" or not path.is_file():
+def discard(data_dir: Path, name: str) -> str:
+    """Move the drawn picture ``name`` to the trash; returns what brings it back. Raises FileError if there is none."""
+    path = creations_folder(data_dir) / name
+    if path not in newest(path.parent):
         raise FileError(f"{name}: this picture is not there any more")
-    try:
-        target.mkdir(parents=True, exist_ok=True)
-        place = unused(target / path.name)
-        os.replace(path, place)
-        fsync_folder(target)
-    except OSError as error:
-        raise FileError(f"{name}: cannot be moved ({error.strerror or error})") from None
-    return place.name
+    return Trash(data_dir).put([path], path.stem, f"the picture {name}").folder.name
+
+
+def restore(data_dir: Path, discarded: str) -> None:
+    """Bring back what ``discard`` moved away. Raises FileError if it is not in the trash any more."""
+    trash = Trash(data_dir)
+    trash.restore(trash.find(discarded))
 
 
 def _age(path: Path) -> tuple[int, str]:

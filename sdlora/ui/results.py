@@ -37,7 +37,7 @@ class Results:
     delete: gr.Button
     undo: gr.Button
     gone: gr.State
-    """What the picture deleted last is called in the trash."""
+    """Where in the trash the picture lies that was deleted last."""
     message: gr.HTML
 
     @property
@@ -190,16 +190,16 @@ def _read_text(desk: Desk, text: str | None) -> list[Any]:
 
 def _delete(desk: Desk, name: str, most: int) -> list[Any]:
     try:
-        gone = service.album.discard(desk.creations, name)
+        gone = service.album.discard(desk.data_dir, name)
     except SdloraError as error:
         return [markup.note([str(error)], "bad"), "", *[gr.update(visible=False)] * 2, *show(desk, most)]
-    said = markup.note(["The picture is in the trash."])
+    said = markup.note(["The picture is in the trash, for thirty days."])
     return [said, gone, gr.update(visible=True), gr.update(visible=False), *show(desk, most)]
 
 
 def _undo(desk: Desk, gone: str, most: int) -> list[Any]:
     try:
-        service.album.restore(desk.creations, gone)
+        service.album.restore(desk.data_dir, gone)
         said = markup.note(["The picture is back."], "good")
     except SdloraError as error:
         said = markup.note([str(error)], "bad")
