@@ -153,7 +153,12 @@ def _generate_arguments(parser: Parser) -> None:
         metavar="FILE[:SCALE]",
         help="an adapter and its scale; may be given often",
     )
-    add("--prompt", required=True, metavar="TEXT", help="what to draw; <lora:NAME:0.8> sets an adapter's scale")
+    add(
+        "--prompt",
+        required=True,
+        metavar="TEXT",
+        help="what to draw; <lora:NAME:0.8> sets an adapter's scale, (word:1.2) a weight",
+    )
     add("--negative", default=start.negative, metavar="TEXT", help="what to keep out of the picture")
     add("--seed", type=int, default=start.seed, metavar="N", help="-1 draws one (default: %(default)s)")
     add("--steps", type=int, default=start.steps, metavar="N", help="sampling steps (default: %(default)s)")
@@ -163,6 +168,8 @@ def _generate_arguments(parser: Parser) -> None:
     help = "how many pictures, with seeds N, N + 1, ... (default: %(default)s)"
     add("--count", type=int, default=start.count, metavar="N", help=help)
     add("--sampler", default=start.sampler, metavar="NAME", help="by its A1111 name (default: %(default)s)")
+    help = "read the text encoder's Nth layer from the end, as A1111 counts (default: %(default)s)"
+    add("--clip-skip", type=int, default=start.clip_skip, metavar="N", help=help)
     add("--device", default="auto", help="auto, cpu, cuda, mps (default: auto)")
     add("--output", type=Path, required=True, metavar="FILE.png", help="further pictures get -2, -3, ...")
     _data_dir(parser)
@@ -292,6 +299,7 @@ def generate(parsed: argparse.Namespace) -> int:
             height=parsed.height,
             count=parsed.count,
             sampler=parsed.sampler,
+            clip_skip=parsed.clip_skip,
             on_progress=terminal.progress("drawing"),
         )
     terminal.close()

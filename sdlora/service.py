@@ -7,6 +7,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -15,6 +16,7 @@ from sdlora.data.advice import Kind
 from sdlora.errors import BusyError, ConfigError, FileError, SdloraError
 from sdlora.events import Event, OnEvent, RunFailed, RunStopped, ignore
 from sdlora.files import as_path, existing, read_safetensors_header, safe_name, write_atomic
+from sdlora.runs import album as album
 from sdlora.runs.clerk import merge as merging
 from sdlora.runs.creation import Creator as Creator
 from sdlora.runs.creation import Mixed as Mixed
@@ -234,6 +236,30 @@ def adapters_in(data_dir: Path | None = None) -> list[AdapterFile]:
             steps = checkpoints(entry.run) if entry.run is not None else {}
             found += [AdapterFile(adapter_name(path), path, entry.base) for path in reversed(steps.values())]
     return found
+
+
+def trigger_words(path: Path) -> str:
+    """The words that call the adapter in ``path``, by its header; empty if it names none or cannot be read."""
+    from sdlora.formats.inspection import triggers
+
+    with suppress(SdloraError):
+        metadata = read_safetensors_header(path).get("__metadata__")
+        return ", ".join(triggers(metadata, most=3)) if isinstance(metadata, dict) else ""
+    return ""
+
+
+def require_one_base(base: str, adapters: Sequence[AdapterFile]) -> None:
+    """Raises ModelError if there is no ``base``, ConfigError if two of the ``adapters`` go into no common base."""
+    from sdlora.families.loading import locate
+    from sdlora.formats.shapes import clash
+
+    locate(base)
+    for one, other in combinations(adapters, 2):
+        if one.base != other.base and clash(one.path, other.path):
+            trained = " and ".join(
+                f"{each.name} was trained on {each.base or 'an unknown base'}" for each in (one, other)
+            )
+            raise ConfigError(f"{trained}: they cannot be mixed. Choose adapters of one base.")
 
 
 def bases() -> list[str]:

@@ -60,8 +60,24 @@ class Family(ABC):
         """Token ids (B, L) int64 on the CPU, cut or padded to the text encoder's length."""
 
     @abstractmethod
-    def encode_text(self, ids: "torch.Tensor") -> Conditioning:
-        """What the UNet reads of token ``ids`` (B, L) int64: ``text`` is (B, L, D). Gradients flow if it trains."""
+    def tokens(self, text: str) -> list[int]:
+        """The token ids of ``text`` alone: neither cut nor padded, without the marks of beginning and end."""
+
+    @abstractmethod
+    def frame(self, tokens: Sequence[int]) -> "torch.Tensor":
+        """Token ids (1, L) int64 of bare ``tokens``, at most L - 2, with marks and padding as ``tokenize`` has them."""
+
+    @property
+    @abstractmethod
+    def text_layers(self) -> int:
+        """Layers of the text encoder: the most that ``clip_skip`` can be."""
+
+    @abstractmethod
+    def encode_text(self, ids: "torch.Tensor", clip_skip: int = 1) -> Conditioning:
+        """What the UNet reads of token ``ids`` (B, L) int64: ``text`` is (B, L, D). Gradients flow if it trains.
+
+        ``clip_skip`` is the layer that is read, counted from the end: 1 is the last.
+        """
 
     @abstractmethod
     def encode_images(self, pixels: "torch.Tensor") -> tuple["torch.Tensor", "torch.Tensor"]:

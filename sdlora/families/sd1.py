@@ -81,8 +81,24 @@ class SD1(Family):
             return_tensors="pt",
         ).input_ids
 
-    def encode_text(self, ids: torch.Tensor) -> Conditioning:
-        return Conditioning(self.text_encoder(ids.to(self.device), return_dict=True).last_hidden_state)
+    def tokens(self, text: str) -> list[int]:
+        ids: list[int] = self.tokenizer(text, add_special_tokens=False, verbose=False).input_ids
+        return ids
+
+    def frame(self, tokens: Sequence[int]) -> torch.Tensor:
+        known, length = self.tokenizer, self.text_encoder.config.max_position_embeddings
+        marked = [known.bos_token_id, *tokens, known.eos_token_id]
+        return torch.tensor([marked + [known.pad_token_id] * (length - len(marked))])
+
+    @property
+    def text_layers(self) -> int:
+        return int(self.text_encoder.config.num_hidden_layers)
+
+    def encode_text(self, ids: torch.Tensor, clip_skip: int = 1) -> Conditioning:
+        if clip_skip == 1:
+            return Conditioning(self.text_encoder(ids.to(self.device), return_dict=True).last_hidden_state)
+        hidden = self.text_encoder(ids.to(self.device), output_hidden_states=True, return_dict=True).hidden_states
+        return Conditioning(self.text_encoder.final_layer_norm(hidden[-clip_skip]))
 
     def encode_images(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         pixels = pixels.to(self._vae.device, self._vae.dtype)

@@ -50,16 +50,21 @@ def parse_parameters(text: str) -> Parameters:
     return Parameters("\n".join(lines[:start]), negative, {name: _unquote(value) for name, value in found})
 
 
-def read_parameters(path: Path) -> Parameters | None:
-    """The parameters that a picture carries, or None. Raises FileError if it is no picture."""
+def embedded(path: Path) -> dict[str, str]:
+    """The texts that a picture carries, by their keys. Raises FileError if it is no picture."""
     from PIL import Image
 
     try:
         with Image.open(path) as image:
-            text = image.info.get("parameters")
+            return {str(key): text for key, text in image.info.items() if isinstance(text, str)}
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-        raise FileError(f"{path}: is not a picture that can be read") from None
-    return parse_parameters(text) if isinstance(text, str) else None
+        raise FileError(f"{path.name}: is not a picture that can be read") from None
+
+
+def read_parameters(path: Path) -> Parameters | None:
+    """The parameters that a picture carries, or None. Raises FileError if it is no picture."""
+    text = embedded(path).get("parameters")
+    return None if text is None else parse_parameters(text)
 
 
 def check_output(path: Path) -> Path:

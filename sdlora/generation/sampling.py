@@ -5,8 +5,7 @@ float32, so that a seed means the same noise on any device; prompts are encoded,
 What a batch shares is the UNet, whose sums a larger batch may round differently (1e-6 on a CPU).
 """
 
-import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -15,6 +14,7 @@ import torch
 
 from sdlora.errors import NonFiniteError
 from sdlora.families.base import Family
+from sdlora.generation import attention
 from sdlora.generation.samplers import make_scheduler
 
 if TYPE_CHECKING:
@@ -39,6 +39,8 @@ class Recipe:
     sampler: str
     width: int
     height: int
+    clip_skip: int = 1
+    """The text encoder's layer that is read, counted from the end: 1 is the last."""
 
 
 @contextmanager
@@ -59,18 +61,44 @@ def at_rest(family: Family) -> Iterator[None]:
 def draw(
     family: Family, pictures: Sequence[Picture], recipe: Recipe, on_step: Callable[[float], object]
 ) -> "list[Image.Image]":
-    """Make ``pictures`` in one batch. ``on_step`` gets the part done, 0 to 1, after each step, and may raise to end it.
+    """Make ``pictures``, in one batch where their texts have equally many parts.
 
-    Warns of prompts that are cut. Raises NonFiniteError if a picture's latents are not numbers.
+    ``on_step`` gets the part done, 0 to 1, after each step, and may raise to end it. Prompt and negative prompt are
+    padded to equally many parts, with empty ones. Raises NonFiniteError if a picture's latents are not numbers.
     """
+    negative = {recipe.negative} if recipe.cfg > 1 else set()
+    texts = sorted({picture.prompt for picture in pictures} | negative)
+    read = {text: _encode(family, text, recipe.clip_skip) for text in texts}
+    alike: dict[int, list[int]] = {}
+    for place, picture in enumerate(pictures):
+        alike.setdefault(max(len(read[text]) for text in {picture.prompt} | negative), []).append(place)
+    drawn: dict[int, Image.Image] = {}
+    for length, places in alike.items():
+        blank = _encode(family, "", recipe.clip_skip) if length > 1 else []
+        whole = {text: torch.cat((parts + blank * length)[:length], dim=1) for text, parts in read.items()}
+
+        def step(part: float, before: int = len(drawn), of: int = len(places)) -> object:
+            return on_step((before + part * of) / len(pictures))
+
+        images = _draw_alike(family, [pictures[place] for place in places], whole, recipe, step)
+        drawn |= zip(places, images, strict=True)
+    return [drawn[place] for place in range(len(pictures))]
+
+
+def _draw_alike(
+    family: Family,
+    pictures: Sequence[Picture],
+    texts: Mapping[str, torch.Tensor],
+    recipe: Recipe,
+    on_step: Callable[[float], object],
+) -> "list[Image.Image]":
+    """One batch of ``pictures``, whose ``texts`` are encoded (1, N, D), all as long."""
     pipeline = family.pipeline(make_scheduler(recipe.sampler, family.scheduler_config))
     pipeline.set_progress_bar_config(disable=True)
     generators = [torch.Generator().manual_seed(picture.seed) for picture in pictures]
-    texts = {recipe.negative, *(picture.prompt for picture in pictures)}
-    read = {text: _encode(family, pipeline.tokenizer, text) for text in sorted(texts)}
     latents: torch.Tensor = pipeline(
-        prompt_embeds=torch.cat([read[picture.prompt] for picture in pictures]),
-        negative_prompt_embeds=torch.cat([read[recipe.negative]] * len(pictures)) if recipe.cfg > 1 else None,
+        prompt_embeds=torch.cat([texts[picture.prompt] for picture in pictures]),
+        negative_prompt_embeds=torch.cat([texts[recipe.negative]] * len(pictures)) if recipe.cfg > 1 else None,
         latents=_noise(family, recipe, generators),
         generator=generators,
         num_inference_steps=recipe.steps,
@@ -83,7 +111,8 @@ def draw(
     ).images
     if not latents.isfinite().all():
         raise NonFiniteError(
-            "the picture came out as NaN; lower the adapters' scales or the CFG scale, or take precision fp32"
+            "the picture came out as NaN; lower the adapters' scales, the weights in the prompt or the CFG scale, "
+            "or take precision fp32"
         )
     return [_to_image(decode(family.vae, latent)) for latent in latents.split(1)]
 
@@ -103,15 +132,30 @@ def decode(vae: Any, latents: torch.Tensor) -> torch.Tensor:
         vae.to(dtype)  # Widened weights narrow again to the same bits.
 
 
-def _encode(family: Family, tokenizer: Any, text: str) -> torch.Tensor:
-    """(1, L, D): what the UNet reads of ``text``, in the UNet's precision. Warns if ``text`` is too long to be read."""
-    ids = family.tokenize([text])
-    whole, length = tokenizer(text, verbose=False).input_ids, ids.shape[1]
-    if len(whole) > length:
-        lost = tokenizer.decode(whole[length - 1 : -1])
-        warnings.warn(f"prompt: {len(whole)} tokens, of which {length} are read; left out: {lost!r}", stacklevel=3)
+def _encode(family: Family, text: str, clip_skip: int) -> list[torch.Tensor]:
+    """What the UNet reads of each part of ``text``, in its precision: each (1, L, D), encoded on its own."""
     unet: Any = family.models["unet"]
-    return family.encode_text(ids).text.to(unet.dtype)
+    room = family.frame([]).shape[1] - 2
+    parts = attention.chunks(attention.parse(text), family.tokens, room)
+    encoded = (family.encode_text(family.frame(part.tokens), clip_skip).text for part in parts)
+    return [weighed(vectors, part.weights).to(unet.dtype) for vectors, part in zip(encoded, parts, strict=True)]
+
+
+def weighed(vectors: torch.Tensor, weights: Sequence[float]) -> torch.Tensor:
+    """Encoded tokens ``vectors`` (1, L, D), each times its weight, and then all by one number that restores their mean.
+
+    The "Original" emphasis of stable-diffusion-webui (modules/sd_emphasis.py). ``weights`` begin at the second token.
+    Where the new mean is no average of the old ones, as with vectors whose means have no common sign, the ratio of the
+    means says nothing, and the vectors are only weighted.
+    """
+    if all(weight == 1 for weight in weights):
+        return vectors
+    each = torch.ones(vectors.shape[1], device=vectors.device)
+    each[1 : 1 + len(weights)] = torch.tensor(weights, device=vectors.device)
+    full = vectors.float() * each[:, None]
+    change = float(full.mean() / vectors.float().mean())
+    restored = full / change if change and min(1, *weights) <= change <= max(1, *weights) else full
+    return restored.to(vectors.dtype)
 
 
 def _noise(family: Family, recipe: Recipe, generators: Sequence[torch.Generator]) -> torch.Tensor:

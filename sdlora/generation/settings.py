@@ -24,19 +24,22 @@ class Sample(Section):
     """Steps between two previews; 0 draws none."""
 
     prompts: tuple[str, ...] = ()
-    """What to draw: one picture a prompt. Empty draws none."""
+    """What to draw: one picture a prompt. Empty draws none. `(word:1.2)` weighs words here, not in captions."""
 
     negative: str = ""
     """What to keep out of the pictures."""
 
     steps: int = Field(default=20, ge=1, le=1000)
-    """Sampling steps of a preview."""
+    """Sampling steps: more take longer, and beyond some 30 change little."""
 
     cfg: float = Field(default=7.0, ge=0, le=100)
-    """Guidance scale: how closely a preview follows its prompt; 1 and below is no guidance."""
+    """Guidance scale: how closely a picture follows its prompt; 1 and below is no guidance."""
 
     sampler: Annotated[str, AfterValidator(known_sampler)] = "DPM++ 2M"
     """Sampler by its A1111 name, such as `Euler a` or `DPM++ 2M Karras`."""
+
+    clip_skip: int = Field(default=1, ge=1, le=100)
+    """The text encoder's layer that is read, counted from the end as A1111 does: 1 is the last."""
 
     seed: int = Field(default=1, ge=0, lt=2**63)
     """Picture i is drawn from the noise of seed + i."""

@@ -143,18 +143,20 @@ class Studio:
         on_progress: OnProgress | None = None,
         should_stop: Callable[[], bool] | None = None,
         batch: int | None = None,
+        clip_skip: int = 1,
     ) -> "list[Image.Image]":
         """``count`` pictures of each prompt, prompt by prompt; picture i is drawn from the noise of ``seed`` + i.
 
         Each holds its A1111 parameters in ``info["parameters"]``, with its real seed where ``seed`` is -1.
-        ``<lora:name:0.8>`` in a prompt goes before the adapter's own scale. Sizes are in pixels, the model's own if
-        None. ``batch`` pictures are made at once: by default 4 on CUDA, elsewhere 1, which is no slower there and
-        makes a picture the same to the bit whatever its companions. ``on_progress`` is told sampling steps, over all
-        pictures. If ``should_stop`` returns true, the pictures finished until then are returned. A prompt too long for
-        the text encoder is cut, with a warning.
+        ``<lora:name:0.8>`` in a prompt goes before the adapter's own scale, ``(word:1.2)`` weighs words, and a prompt
+        may be of any length (``generation.attention``); ``clip_skip`` 2 reads the text encoder's last layer but one.
+        Sizes are in pixels, the model's own if None. ``batch`` pictures are made at once: by default 4 on CUDA,
+        elsewhere 1, which is no slower there and makes a picture the same to the bit whatever its companions.
+        ``on_progress`` is told sampling steps, over all pictures. If ``should_stop`` returns true, the pictures
+        finished until then are returned.
         Raises ConfigError for a bad value or an unknown adapter, OutOfMemoryError, NonFiniteError.
         """
-        recipe = self._recipe(negative, steps, cfg, width, height, sampler)
+        recipe = self._recipe(negative, steps, cfg, width, height, sampler, clip_skip)
         drawings = self._drawings([prompt] if isinstance(prompt, str) else list(prompt), count, seed)
         batch = batch or (4 if self.family.device.type == "cuda" else 1)
         images: list[Image.Image] = []
@@ -185,13 +187,15 @@ class Studio:
         return images
 
     def _recipe(
-        self, negative: str, steps: int, cfg: float, width: int | None, height: int | None, sampler: str
+        self, negative: str, steps: int, cfg: float, width: int | None, height: int | None, sampler: str, clip_skip: int
     ) -> Recipe:
         """The request's settings, checked. Raises ConfigError."""
         if steps < 1:
             raise ConfigError(f"steps = {steps}: give 1 or more")
         if not 0 <= cfg <= 100:
             raise ConfigError(f"cfg = {cfg}: give 0 to 100")
+        if not 1 <= clip_skip <= self.family.text_layers:
+            raise ConfigError(f"clip_skip = {clip_skip}: give 1 to {self.family.text_layers}, this model's text layers")
         step = self.family.size_step
         sizes = {"width": width or self.family.native_size, "height": height or self.family.native_size}
         for name, size in sizes.items():
@@ -200,7 +204,7 @@ class Studio:
                 raise ConfigError(f"{name} = {size}: this model makes multiples of {step}; take {near}")
         if negative and prompts.parse(negative).scales:
             raise ConfigError("negative: adapters are named in the prompt; move the <lora:...> tag there")
-        return Recipe(negative, steps, cfg, canonical(sampler), **sizes)
+        return Recipe(negative, steps, cfg, canonical(sampler), clip_skip=clip_skip, **sizes)
 
     def _drawings(self, texts: Sequence[str], count: int, seed: int) -> list[Drawing]:
         """A drawing a picture. Raises ConfigError for a bad count, seed or tag, or an adapter that is not loaded."""
@@ -249,6 +253,8 @@ class Studio:
             "Model hash": self.family.fingerprint[:10],
             "Model": Path(self.family.source).name.removesuffix(".safetensors"),
         }
+        if recipe.clip_skip > 1:
+            settings["Clip skip"] = str(recipe.clip_skip)
         if any(active.values()):
             settings["Lora hashes"] = ", ".join(f"{name}: {digest}" for name, digest in active.items() if digest)
         if by_part:

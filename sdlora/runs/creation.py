@@ -48,6 +48,7 @@ class Request:
     sampler: str = "DPM++ 2M"
     base: str = "pocket"
     adapters: tuple[Mixed, ...] = ()
+    clip_skip: int = 1
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> "Request":

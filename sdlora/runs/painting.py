@@ -50,6 +50,7 @@ class Easel:
                 height=request.height,
                 count=request.count,
                 sampler=request.sampler,
+                clip_skip=request.clip_skip,
                 on_progress=on_progress,
                 should_stop=should_stop,
                 batch=batch,

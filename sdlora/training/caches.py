@@ -14,6 +14,7 @@ from sdlora.data.folder import Example
 from sdlora.data.store import TensorStore
 from sdlora.events import OnEvent, OnProgress, Progress
 from sdlora.families.base import Conditioning, Family
+from sdlora.generation.attention import escape
 from sdlora.generation.studio import Studio
 from sdlora.training.job import Job
 from sdlora.training.parallel import Gang
@@ -44,7 +45,7 @@ def class_examples(
     studio = Studio.over(family)
 
     def make(prompt: str, seed: int) -> "Image.Image":
-        return studio.generate(prompt, seed=seed, width=side, height=side, **asked)[0]
+        return studio.generate(escape(prompt), seed=seed, width=side, height=side, **asked)[0]
 
     missing = pictures.missing()
     gang.wait()  # Everyone has looked before anyone adds a picture.

@@ -43,6 +43,7 @@ class Previews:
             steps=sample.steps,
             cfg=sample.cfg,
             sampler=sample.sampler,
+            clip_skip=sample.clip_skip,
             seed=sample.seed + index,
             width=sample.width,
             height=sample.height,

@@ -1,25 +1,23 @@
-"""The third tab: prompt, adapters with a slider each, Create, and the pictures, which stay on disk."""
+"""The third tab: prompt, adapters with a slider each, Create, and how it goes."""
 
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
-from sdlora import service
 from sdlora.errors import SdloraError
-from sdlora.generation.images import format_parameters, read_parameters
-from sdlora.generation.samplers import NAMES
+from sdlora.generation.recall import Recalled
 from sdlora.service import Request, Ticket
-from sdlora.ui import markup
-from sdlora.ui.desk import Desk, cached
-from sdlora.ui.fields import DRAWING
+from sdlora.ui import inputs as fields
+from sdlora.ui import markup, results
+from sdlora.ui.desk import Desk
+from sdlora.ui.inputs import HIDDEN, Inputs
+from sdlora.ui.inputs import adapter_updates as adapter_updates
+from sdlora.ui.results import Results
+from sdlora.ui.watch import clock
 
-ROWS = 8
-NONE = ("none", "")
-START = Request("")
-"""What the fields hold at first."""
 WORDS = {
     "queued": "Getting ready",
     "waiting": "Waiting",
@@ -29,145 +27,90 @@ WORDS = {
     "cancelled": "Cancelled; what was finished is kept",
     "failed": "Failed",
 }
+Pace = tuple[int, float, int]
+"""Of a request: its number, and when how many steps were first seen done."""
 
 
 @dataclass(frozen=True)
 class Create:
     """The components that are wired or brought up to date."""
 
-    prompt: gr.Textbox
-    negative: gr.Textbox
-    adapters: list[gr.Dropdown]
-    scales: list[gr.Slider]
-    count: gr.Slider
-    seed: gr.Number
-    base: gr.Dropdown
-    sampler: gr.Dropdown
-    steps: gr.Slider
-    cfg: gr.Slider
-    sizes: list[gr.Number]
-    create: gr.Button
-    cancel: gr.Button
-    status: gr.HTML
-    gallery: gr.Gallery
-    parameters: gr.Textbox
+    inputs: Inputs
+    results: Results
     ticket: gr.State
+    pace: gr.State
     timer: gr.Timer
 
     @property
-    def inputs(self) -> list[Any]:
-        return [
-            self.prompt, self.negative, self.count, self.seed, self.base, self.sampler, self.steps, self.cfg,
-            *self.sizes, *self.adapters, *self.scales,
-        ]  # fmt: skip
+    def adapters(self) -> list[gr.Dropdown]:
+        return self.inputs.adapters
+
+    @property
+    def base(self) -> gr.Dropdown:
+        return self.inputs.base
+
+    @property
+    def started(self) -> list[Any]:
+        """What a request that was just made gives new values to."""
+        return [self.ticket, self.inputs.status, self.inputs.create, self.inputs.cancel, self.timer]
+
+    @property
+    def drawn(self) -> list[Any]:
+        """What ``draw_with`` gives new values to."""
+        return [*self.inputs.filled, *self.started]
 
     @property
     def live(self) -> list[Any]:
-        return [self.status, self.gallery, self.create, self.cancel, self.timer]
+        buttons = [self.inputs.create, self.inputs.cancel]
+        return [self.inputs.status, *self.results.shown, *buttons, self.timer, self.pace]
 
 
 def build(desk: Desk, demo: gr.Blocks) -> Create:
     """Lay the tab out and wire it."""
     with gr.Row():
         with gr.Column(scale=2, min_width=300):
-            tab_inputs = _inputs()
+            inputs = fields.build(desk)
+            reading = results.build_reading()
         with gr.Column(scale=3, min_width=320):
-            status = gr.HTML(elem_id="create-status")
-            gallery = gr.Gallery(
-                label="Pictures, the newest first", show_label=False, elem_id="creations", elem_classes="creations",
-                interactive=False, object_fit="contain", columns=4, height="auto", buttons=["download", "fullscreen"],
-            )  # fmt: skip
-            parameters = gr.Textbox(
-                label="Made from", lines=3, max_lines=8, visible=False, interactive=False, elem_id="parameters"
-            )
-    ticket, timer = gr.State(0), gr.Timer(0.7, active=False)
-    tab = Create(**tab_inputs, status=status, gallery=gallery, parameters=parameters, ticket=ticket, timer=timer)
+            shown = results.build()
+    timer = gr.Timer(0.7, active=False)
+    tab = Create(inputs, shown, gr.State(0), gr.State((0, 0.0, 0)), timer)
+    results.wire(desk, inputs, shown, reading)
     _wire(desk, demo, tab)
     return tab
 
 
-def _inputs() -> dict[str, Any]:
-    prompt = gr.Textbox(label="Prompt", lines=3, elem_id="prompt", placeholder="ohwx style, a red car on sand")
-    negative = gr.Textbox(label="Negative prompt", info=DRAWING["negative"].help, elem_id="negative")
-    adapters, scales = _rows()
-    with gr.Row():
-        count = gr.Slider(1, 16, START.count, step=1, label="Pictures")
-        seed = gr.Number(START.seed, label="Seed", info="-1 draws one", precision=0, minimum=-1, elem_id="seed")
-    with gr.Accordion("Advanced", open=False):
-        base = gr.Dropdown(
-            service.bases() or [START.base], value=START.base, label="Base model", allow_custom_value=True,
-            elem_id="create-base",
-        )  # fmt: skip
-        sampler = gr.Dropdown(list(NAMES), value=START.sampler, label="Sampler", info=DRAWING["sampler"].help)
-        steps = gr.Slider(1, 100, START.steps, step=1, label="Steps", info=DRAWING["steps"].help)
-        cfg = gr.Slider(0, 30, START.cfg, step=0.5, label="CFG", info=DRAWING["cfg"].help)
-        with gr.Row():
-            sizes = [
-                gr.Number(0, label=name, info="0: the model's own", precision=0, minimum=0)
-                for name in ("Width", "Height")
-            ]
-    with gr.Row():
-        create = gr.Button("Create", variant="primary", size="lg", elem_id="create-button")
-        cancel = gr.Button("Cancel", variant="stop", size="lg", visible=False, elem_id="cancel-button")
-    return {
-        "prompt": prompt, "negative": negative, "adapters": adapters, "scales": scales, "count": count, "seed": seed,
-        "base": base, "sampler": sampler, "steps": steps, "cfg": cfg, "sizes": sizes, "create": create,
-        "cancel": cancel,
-    }  # fmt: skip
+def draw_with(desk: Desk, name: str, prompt: str) -> list[Any]:
+    """Choose adapter ``name`` alone, with its base and ``prompt``, and begin to draw: new values for ``Create.drawn``.
 
-
-def _rows() -> tuple[list[gr.Dropdown], list[gr.Slider]]:
-    """Eight rows, of which as many are seen as are asked for: what they hold is kept as they come and go."""
-    rows, adapters, scales = [], [], []
-    for number in range(1, ROWS + 1):
-        with gr.Row(visible=number == 1, elem_classes="adapter") as row:
-            named: dict[str, Any] = {"label": f"Adapter {number}", "elem_id": f"adapter-{number}", "scale": 2}
-            # Custom values, as gradio refuses every event of a page that has a name chosen that was deleted since.
-            adapters.append(gr.Dropdown([NONE], value="", allow_custom_value=True, **named))
-            scales.append(gr.Slider(-2, 2, 1.0, step=0.05, label=f"Scale {number}", scale=3, min_width=140))
-        rows.append(row)
-    shown = gr.State(1)
-    with gr.Row():
-        more = gr.Button("+ Adapter", size="sm", min_width=100, elem_id="more-adapters")
-        fewer = gr.Button("− Adapter", size="sm", min_width=100, elem_id="fewer-adapters")
-    for button, change in ((more, 1), (fewer, -1)):
-        button.click(partial(_show, change), shown, [shown, *rows], show_progress="hidden", api_visibility="private")
-    return adapters, scales
-
-
-def _show(change: int, shown: int) -> list[Any]:
-    shown = min(ROWS, max(1, shown + change))
-    return [shown, *(gr.update(visible=number < shown) for number in range(ROWS))]
+    For a button of another tab: ``button.click(partial(draw_with, desk), [run, prompt], tab.drawn)``.
+    """
+    desk.refresh()  # It may have been finished just now.
+    wanted = Recalled(prompt or "", scales={name: 1.0}, numbers={"seed": fields.START.seed})
+    request = replace(fields.START, prompt=wanted.prompt, base=fields.base_called(desk, wanted) or fields.START.base)
+    return [*fields.fill(desk, wanted), *_submit(desk, request, [(name, 1.0)])]
 
 
 def _wire(desk: Desk, demo: gr.Blocks, tab: Create) -> None:
-    hidden: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+    inputs, shown = tab.inputs, tab.results
     gr.on(
-        [tab.create.click, tab.prompt.submit], partial(_create, desk), tab.inputs,
-        [tab.ticket, tab.status, tab.create, tab.cancel, tab.timer], **hidden,
+        [inputs.create.click, inputs.prompt.submit, inputs.negative.submit], partial(_create, desk), inputs.values,
+        tab.started, **HIDDEN,
     )  # fmt: skip
-    tab.cancel.click(partial(_cancel, desk), tab.ticket, None, **hidden)
-    tab.timer.tick(partial(_poll, desk), tab.ticket, tab.live, concurrency_limit=None, **hidden)
-    demo.load(partial(_attach, desk), None, [tab.ticket, tab.gallery, tab.timer], **hidden)
-
-    def tell(event: gr.SelectData) -> Any:  # Gradio finds the event by the annotation, which a partial hides.
-        return _tell(desk, Path(event.value["image"]["path"]).name)
-
-    tab.gallery.select(tell, None, tab.parameters, **hidden)
-    for row in tab.adapters:
-        row.input(partial(_base_of, desk), row, tab.base, **hidden)
+    inputs.cancel.click(partial(_cancel, desk), tab.ticket, None, **HIDDEN)
+    tab.timer.tick(partial(_poll, desk), [tab.ticket, tab.pace, shown.most], tab.live, concurrency_limit=None, **HIDDEN)
+    demo.load(partial(_attach, desk), shown.most, [tab.ticket, tab.timer, *shown.shown], **HIDDEN)
+    inputs.last.click(partial(results.last_seed, desk), tab.ticket, inputs.seed, **HIDDEN)
 
 
 def _create(desk: Desk, *values: Any) -> list[Any]:
     """Queue a request. What was filled in stays as it is, whatever comes of it."""
-    prompt, negative, count, seed, base, sampler, steps, cfg, width, height = values[:10]
-    adapters, scales = values[10 : 10 + ROWS], values[10 + ROWS :]
+    return _submit(desk, *fields.request(*values))
+
+
+def _submit(desk: Desk, request: Request, chosen: list[tuple[str, float]]) -> list[Any]:
+    """New values for ``Create.started``."""
     try:
-        request = Request(
-            prompt or "", negative or "", int(-1 if seed is None else seed), int(steps), float(cfg),
-            int(width) if width else None, int(height) if height else None, int(count), sampler, base or "",
-        )  # fmt: skip
-        chosen = [(name, float(scale)) for name, scale in zip(adapters, scales, strict=True) if name]
         ticket = desk.create(request, chosen)
     except SdloraError as error:
         return [gr.skip(), markup.note([str(error)], "bad"), gr.skip(), gr.skip(), gr.skip()]
@@ -180,23 +123,36 @@ def _cancel(desk: Desk, number: int) -> None:
     desk.creator.cancel(number)
 
 
-def _attach(desk: Desk) -> list[Any]:
+def _attach(desk: Desk, most: int) -> list[Any]:
     """After a load: the pictures that there are, and the request that is under way."""
     ticket = desk.creator.newest()
     active = ticket is not None and not ticket.ended
-    return [ticket.number if ticket and active else 0, pictures(desk), gr.Timer(active=active)]
+    return [ticket.number if ticket and active else 0, gr.Timer(active=active), *results.show(desk, most)]
 
 
-def _poll(desk: Desk, number: int) -> list[Any]:
+def _poll(desk: Desk, number: int, pace: Pace, most: int) -> list[Any]:
     """Where the request stands; at its end the pictures are shown and the timer rests."""
     ticket = desk.creator.ticket(number)
     if ticket is None or ticket.ended:
         said = told(desk, ticket) if ticket else ""
-        return [said, pictures(desk), gr.update(interactive=True), gr.update(visible=False), gr.Timer(active=False)]
-    return [told(desk, ticket), gr.skip(), gr.update(interactive=False), gr.update(visible=True), gr.skip()]
+        rest = [gr.update(interactive=True), gr.update(visible=False), gr.Timer(active=False), pace]
+        return [said, *results.show(desk, most), *rest]
+    now = time.monotonic()
+    if ticket.state == "drawing" and ticket.done and pace[0] != number:
+        pace = (number, now, ticket.done)
+    said = told(desk, ticket, left(ticket, pace, now))
+    return [said, gr.skip(), gr.skip(), gr.update(interactive=False), gr.update(visible=True), gr.skip(), pace]
 
 
-def told(desk: Desk, ticket: Ticket) -> str:
+def left(ticket: Ticket, pace: Pace, now: float) -> float | None:
+    """Seconds that ``ticket`` still takes at its pace so far, or None if there is no telling yet."""
+    number, since, done = pace
+    if number != ticket.number or ticket.done <= done:
+        return None
+    return (now - since) / (ticket.done - done) * (ticket.total - ticket.done)
+
+
+def told(desk: Desk, ticket: Ticket, seconds: float | None = None) -> str:
     """Where a request stands, in plain words."""
     if ticket.ended:
         kind = {"done": "good", "failed": "bad"}.get(ticket.state, "info")
@@ -208,39 +164,5 @@ def told(desk: Desk, ticket: Ticket) -> str:
     words = words or ticket.message or WORDS[ticket.state]
     if ticket.state == "drawing" and ticket.total:
         words = f"{ticket.message or WORDS['drawing']}: step {ticket.done} of {ticket.total}"
+        words += f" · {clock(seconds)} left" if seconds is not None else ""
     return markup.drawing(words, ticket.done / ticket.total if ticket.total else None)
-
-
-def pictures(desk: Desk) -> list[str]:
-    """The newest pictures as the gallery takes them: whole files, with their parameters in them."""
-    return [cached(path) for path in desk.creations()]
-
-
-def _tell(desk: Desk, name: str) -> Any:
-    """What the chosen picture was made from."""
-    try:
-        known = read_parameters(service.creations_folder(desk.data_dir) / name)
-    except SdloraError:
-        known = None
-    return gr.update(value=format_parameters(known) if known else "", visible=known is not None)
-
-
-def _base_of(desk: Desk, name: str) -> Any:
-    """An adapter brings the base that it was trained on."""
-    base = next((adapter.base for adapter in desk.look().adapters if adapter.name == name), "")
-    return base or gr.skip()
-
-
-def adapter_updates(desk: Desk, first: str | None, seen: dict[str, Any]) -> list[Any]:
-    """New choices for the eight rows and the base where the adapters changed; the newest fills an empty first row."""
-    known = desk.look().adapters
-    names = tuple(adapter.name for adapter in known)
-    if seen.get("adapters") == names:
-        return [gr.skip()] * (ROWS + 1)
-    seen["adapters"] = names
-    choices = [NONE, *((name, name) for name in names)]
-    take = bool(known) and not first
-    rows = [gr.update(choices=choices) for _ in range(ROWS)]
-    if take:
-        rows[0] = gr.update(choices=choices, value=names[0])
-    return [*rows, known[0].base if take else gr.skip()]

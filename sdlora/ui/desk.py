@@ -29,7 +29,6 @@ from sdlora.ui.watch import RunView, Watcher
 
 LOOK_SECONDS = 0.5
 """How long one look at the runs serves everyone."""
-SHOWN_CREATIONS = 24
 MAX_WAITING = 50
 """Requests for pictures that may wait at once."""
 THUMBNAIL = 384
@@ -171,7 +170,10 @@ class Desk:
             raise ConfigError("The same adapter is chosen twice; give each a row of its own.")
         for name in parse(request.prompt).scales:
             scales.setdefault(name, 0.0)  # The prompt's own scale goes before.
-        adapters = tuple(Mixed(name, str(self.adapter(name).path), scale) for name, scale in scales.items())
+        chosen_files = [self.adapter(name) for name in scales]
+        service.require_one_base(request.base, chosen_files)
+        mixed = zip(chosen_files, scales.items(), strict=True)
+        adapters = tuple(Mixed(name, str(file.path), scale) for file, (name, scale) in mixed)
         newest = self.creator.newest()
         if newest is not None and self.creator.ahead(newest.number + 1) >= MAX_WAITING:
             raise BusyError(f"{MAX_WAITING} requests wait to be drawn; ask again when some of them are done.")
@@ -180,12 +182,10 @@ class Desk:
             self.creator.rest()  # It is done in its turn: after these pictures.
         return ticket
 
-    def creations(self) -> list[Path]:
-        """The newest pictures, the newest first."""
-        folder = service.creations_folder(self.data_dir)
-        return sorted(folder.glob("[0-9]*.png"), key=lambda path: path.stat().st_mtime_ns, reverse=True)[
-            :SHOWN_CREATIONS
-        ]
+    @property
+    def creations(self) -> Path:
+        """Where the pictures lie that were drawn."""
+        return service.creations_folder(self.data_dir)
 
 
 def cached(path: Path) -> str:

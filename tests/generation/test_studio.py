@@ -14,7 +14,7 @@ from sdlora.adapters.base import AdapterState, ModuleState
 from sdlora.errors import ConfigError, FileError, MismatchError, NonFiniteError
 from sdlora.formats import write_adapter
 from sdlora.generation.images import parse_parameters
-from sdlora.generation.sampling import decode
+from sdlora.generation.sampling import _encode, decode
 from sdlora.generation.studio import Studio
 from sdlora.runs.creation import Request
 
@@ -59,7 +59,7 @@ def settings(image):
 def test_a_request_of_the_front_ends_has_the_studios_defaults():
     ours = inspect.signature(Studio.generate).parameters
     shared = {field.name: field.default for field in fields(Request) if field.name in ours and field.name != "prompt"}
-    assert len(shared) == 8
+    assert len(shared) == 9
     assert shared == {name: ours[name].default for name in shared}
     assert Request("").base == inspect.signature(Studio).parameters["base"].default
 
@@ -214,6 +214,7 @@ def test_an_adapter_comes_from_a_file_too(studio, tmp_path, format):
         ({"cfg": float("nan")}, "cfg = nan"),
         ({"count": 0}, "count = 0"),
         ({"seed": -2}, "seed = -2"),
+        ({"clip_skip": 3}, "clip_skip = 3: give 1 to 2"),
         ({"sampler": "Eulr"}, "Euler"),
     ],
 )
@@ -232,12 +233,55 @@ def test_progress_counts_all_steps_and_a_stop_keeps_what_is_finished(studio):
     assert (pixels(stopped) == pixels(images[:1])).all()
 
 
-def test_a_long_prompt_is_cut_with_a_warning(studio):
-    with pytest.warns(UserWarning, match="left out: .*last"):
-        studio.generate(" ".join(["red"] * 90) + " last", **QUICK)
+def test_no_word_of_a_long_prompt_is_lost_and_nothing_is_said(studio):
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
-        studio.generate(" ".join(["red"] * 75), **QUICK)
+        long, other, shorter = (studio.generate("red " * 90 + last, **QUICK) for last in ("house", "cat", ""))
+    assert (pixels(long) != pixels(other)).any() and (pixels(long) != pixels(shorter)).any()
+    assert parse_parameters(long[0].info["parameters"]).prompt == "red " * 90 + "house"
+
+
+def test_a_part_is_encoded_on_its_own_and_the_negative_prompt_is_padded(studio):
+    """Both halves of a prompt that is broken read as they would alone."""
+    family = studio.family
+    with torch.no_grad():
+        halves = [family.encode_text(family.tokenize([text])).text for text in ("a red house", "a blue cat", "")]
+        [one, two] = _encode(family, "a red house BREAK a blue cat", 1)
+    assert torch.equal(one, halves[0]) and torch.equal(two, halves[1])
+    studio.generate("a red house", negative="snow " * 80, **QUICK)
+    mixed = pixels(studio.generate(["a red house", "a BREAK b", "a blue cat"], batch=3, **QUICK))
+    assert np.abs(mixed[2].astype(int) - pixels(studio.generate("a blue cat", steps=2, seed=9))[0]).max() <= 1
+
+
+@pytest.mark.parametrize(
+    "text", ["", "a red house, at night", "Ünïcödé 家 🏠 <|endoftext|> x", " two  spaces ", "a" * 40]
+)
+def test_a_prompt_without_syntax_is_encoded_as_in_training(studio, text):
+    assert torch.equal(studio.family.frame(studio.family.tokens(text)), studio.family.tokenize([text]))
+
+
+def test_weights_change_the_picture_and_a_weight_of_one_changes_nothing(studio):
+    plain = pixels(studio.generate("a red house", **QUICK))
+    assert (pixels(studio.generate("a (red:1) house", **QUICK)) == plain).all()
+    assert (pixels(studio.generate("a (red:1.5) house", **QUICK)) != plain).any()
+    escaped, literal = (studio.generate(text, **QUICK) for text in (r"a \(red\) house", "a (red) house"))
+    assert (pixels(escaped) != pixels(literal)).any()
+    [heavy] = studio.generate("a (red:1.5) house", **QUICK)
+    assert parse_parameters(heavy.info["parameters"]).prompt == "a (red:1.5) house"
+
+
+def test_clip_skip_reads_an_earlier_layer_and_is_recorded(studio):
+    family = studio.family
+    ids = family.tokenize(["a red house"])
+    with torch.no_grad():
+        layers = family.text_encoder(ids, output_hidden_states=True).hidden_states
+        norm = family.text_encoder.final_layer_norm
+        assert torch.equal(family.encode_text(ids, 1).text, norm(layers[-1]))
+        assert torch.equal(family.encode_text(ids, 2).text, norm(layers[-2]))
+    last, earlier = (studio.generate("a red house", clip_skip=skip, **QUICK) for skip in (1, 2))
+    assert (pixels(last) != pixels(earlier)).any()
+    assert "Clip skip" not in settings(last[0])
+    assert settings(earlier[0])["Clip skip"] == "2"
 
 
 def test_guidance_of_one_ignores_the_negative_prompt(studio):

@@ -1,0 +1,133 @@
+"""What a picture or a pasted text was made from, as the fields of a request: nothing is dropped without a word.
+
+A1111's text is read with all its ages: schedule types within the sampler's name, quoted values, no negative line.
+"""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from sdlora.errors import ConfigError, FileError
+from sdlora.generation import prompt as prompts
+from sdlora.generation.images import Parameters, embedded, parse_parameters
+from sdlora.generation.samplers import canonical
+
+LIMITS: Mapping[str, tuple[int, int]] = {
+    "steps": (1, 150),
+    "cfg": (0, 30),
+    "seed": (0, 2**53 - 1),
+    "clip_skip": (1, 12),
+    "width": (8, 8192),
+    "height": (8, 8192),
+}
+"""The least and the most that is taken over; a browser's numbers are exact to 2 ** 53."""
+NUMBERS = {"Steps": "steps", "CFG scale": "cfg", "Seed": "seed", "Clip skip": "clip_skip"}
+READ = {*NUMBERS, "Sampler", "Schedule type", "Size", "Model"}
+NO_MATTER = {"Model hash", "Lora hashes", "Version", "Hashes", "User", "Module 1", "Module 2"}
+"""Settings that change nothing of a picture by themselves."""
+
+
+@dataclass(frozen=True)
+class Recalled:
+    """The fields that could be read, and a sentence on each thing that could not."""
+
+    prompt: str = ""
+    """Without the tags of ``scales``; a tag with two numbers stays."""
+    negative: str = ""
+    scales: Mapping[str, float] = field(default_factory=dict)
+    """Adapters that are there, by name."""
+    sampler: str = ""
+    """With its schedule type, as the table of samplers spells it."""
+    model: str = ""
+    """The base model's name, without its folder."""
+    numbers: Mapping[str, float] = field(default_factory=dict)
+    """``steps``, ``cfg``, ``seed``, ``clip_skip``, ``width`` and ``height``, as far as given."""
+    remarks: tuple[str, ...] = ()
+
+
+def recall_picture(path: Path, adapters: Collection[str]) -> Recalled:
+    """What the picture at ``path`` was made from. Raises FileError if it is no picture, or does not say."""
+    found = embedded(path)
+    if "parameters" in found:
+        return recall(found["parameters"], adapters)
+    if {"prompt", "workflow"} & found.keys():
+        raise FileError(f"{path.name}: holds a ComfyUI workflow, which is not read here; copy its prompt by hand")
+    raise FileError(f"{path.name}: holds no settings; other programs may have removed them when they saved it")
+
+
+def recall(text: str, adapters: Collection[str]) -> Recalled:
+    """The fields of an A1111 ``text``, of which the adapters called ``adapters`` are there.
+
+    Raises ConfigError if there is no text.
+    """
+    lines = text.strip().replace("\r\n", "\n")
+    if not lines:
+        raise ConfigError("There is no text yet: paste the settings of a picture, as A1111 shows them.")
+    read = parse_parameters(lines)
+    remarks: list[str] = []
+    if not read.settings:
+        remarks.append("No line of settings was found: only the prompt is filled in.")
+    prompt, scales = _adapters(read.prompt, adapters, remarks)
+    sampler = _sampler(read, remarks)
+    numbers = _numbers(read.settings, remarks)
+    rest = [name for name in read.settings if name not in READ | NO_MATTER]
+    if rest:
+        remarks.append(f"Not taken over, as there is no such field here: {', '.join(rest)}.")
+    return Recalled(prompt, read.negative, scales, sampler, read.settings.get("Model", ""), numbers, tuple(remarks))
+
+
+def _adapters(prompt: str, known: Collection[str], remarks: list[str]) -> tuple[str, dict[str, float]]:
+    """The prompt without its tags, and the scales of those adapters that are there."""
+    try:
+        text, asked = prompts.parse(prompt)
+    except ConfigError as error:
+        remarks.append(f"{error}.")
+        return prompt, {}
+    scales: dict[str, float] = {}
+    for name, scale in asked.items():
+        tag = prompts.tag(name, scale)
+        if name not in known:
+            remarks.append(f"There is no adapter {name!r} here: {tag} was left out.")
+        elif isinstance(scale, float) and -2 <= scale <= 2:
+            scales[name] = scale
+        else:  # No slider holds it.
+            text = f"{text} {tag}"
+    return text, scales
+
+
+def _sampler(read: Parameters, remarks: list[str]) -> str:
+    """The sampler with its schedule type, or without one that is unknown; empty if the sampler is."""
+    given, schedule = read.settings.get("Sampler", ""), read.settings.get("Schedule type", "")
+    for name in (f"{given} {schedule}", given) if given else ():
+        try:
+            found = canonical(name)
+        except ConfigError:
+            continue
+        if name == given and schedule:
+            remarks.append(f"{found} has no schedule type {schedule!r} here: its own is taken.")
+        return found
+    if given:
+        remarks.append(f"There is no sampler {given!r} here: the sampler stays as it is.")
+    return ""
+
+
+def _numbers(settings: Mapping[str, str], remarks: list[str]) -> dict[str, float]:
+    """The numbers that can be taken over."""
+    texts = {name: settings[key] for key, name in NUMBERS.items() if key in settings}
+    width, times, height = settings.get("Size", "").partition("x")
+    if times:
+        texts |= {"width": width, "height": height}
+    elif width:
+        remarks.append(f"Size {width[:40]!r} cannot be read: the size stays as it is.")
+    numbers: dict[str, float] = {}
+    for name, text in texts.items():
+        least, most = LIMITS[name]
+        try:
+            number = float(text) if name == "cfg" else int(text)
+        except ValueError:
+            number = float("nan")
+        if least <= number <= most:
+            numbers[name] = number
+        else:
+            remarks.append(f"{name.replace('_', ' ')} = {text[:40]}: give {least} to {most}; it stays as it is.")
+    return numbers

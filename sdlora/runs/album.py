@@ -1,0 +1,33 @@
+"""The pictures that were drawn, in their folder: the newest first, and into the trash and back."""
+
+from pathlib import Path
+
+from sdlora.errors import FileError
+from sdlora.runs.creation import creations_folder
+from sdlora.runs.trash import Trash
+
+
+def newest(folder: Path, most: int | None = None) -> list[Path]:
+    """The pictures in ``folder``, the newest first, at most ``most``."""
+    return sorted(folder.glob("[0-9]*.png"), key=_age)[:most]
+
+
+def discard(data_dir: Path, name: str) -> str:
+    """Move the drawn picture ``name`` to the trash; returns what brings it back. Raises FileError if there is none."""
+    path = creations_folder(data_dir) / name
+    if path not in newest(path.parent):
+        raise FileError(f"{name}: this picture is not there any more")
+    return Trash(data_dir).put([path], path.stem, f"the picture {name}").folder.name
+
+
+def restore(data_dir: Path, discarded: str) -> None:
+    """Bring back what ``discard`` moved away. Raises FileError if it is not in the trash any more."""
+    trash = Trash(data_dir)
+    trash.restore(trash.find(discarded))
+
+
+def _age(path: Path) -> tuple[int, str]:
+    try:
+        return -path.stat().st_mtime_ns, path.name
+    except OSError:  # Just moved away by another visitor.
+        return 0, path.name

@@ -1,0 +1,286 @@
+"""What to draw: the fields of the tab Create, and how they become a request, or are filled from a picture."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from sdlora import service
+from sdlora.errors import SdloraError
+from sdlora.generation.prompt import parse, tag
+from sdlora.generation.recall import LIMITS, Recalled
+from sdlora.generation.samplers import SAMPLERS, split
+from sdlora.service import Request
+from sdlora.ui import markup
+from sdlora.ui.desk import Desk
+from sdlora.ui.fields import DRAWING
+
+ROWS = 8
+NONE = ("none", "")
+AUTOMATIC = "Automatic"
+START = Request("")
+"""What the fields hold at first."""
+FILLED = 12 + 3 * ROWS
+"""How many fields ``fill`` gives values to."""
+HIDDEN: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+SYNTAX = "(word:1.2) weighs more, [word] less, <lora:name:0.8> sets an adapter; Shift+Enter draws"
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The fields, and the line below the prompt that says which adapters it names."""
+
+    prompt: gr.Textbox
+    tags: gr.HTML
+    negative: gr.Textbox
+    rows: list[gr.Row]
+    adapters: list[gr.Dropdown]
+    scales: list[gr.Slider]
+    words: list[gr.Button]
+    shown: gr.State
+    count: gr.Slider
+    seed: gr.Number
+    random: gr.Button
+    last: gr.Button
+    create: gr.Button
+    cancel: gr.Button
+    status: gr.HTML
+    base: gr.Dropdown
+    sampler: gr.Dropdown
+    schedule: gr.Dropdown
+    steps: gr.Slider
+    cfg: gr.Slider
+    clip_skip: gr.Slider
+    sizes: list[gr.Number]
+
+    @property
+    def values(self) -> list[Any]:
+        """What ``request`` takes, in its order."""
+        return [
+            self.prompt, self.negative, self.count, self.seed, self.base, self.sampler, self.schedule, self.steps,
+            self.cfg, self.clip_skip, *self.sizes, *self.adapters, *self.scales,
+        ]  # fmt: skip
+
+    @property
+    def filled(self) -> list[Any]:
+        """What ``fill`` gives new values to, in its order."""
+        return [
+            self.prompt, self.negative, self.seed, self.base, self.sampler, self.schedule, self.steps, self.cfg,
+            self.clip_skip, *self.sizes, self.shown, *self.rows, *self.adapters, *self.scales,
+        ]  # fmt: skip
+
+
+def build(desk: Desk) -> Inputs:
+    """Lay the fields out and wire them among themselves."""
+    prompt = gr.Textbox(
+        label="Prompt", info=SYNTAX, lines=3, elem_id="prompt", placeholder="ohwx style, a red car on sand"
+    )
+    tags = gr.HTML(elem_id="prompt-tags")
+    negative = gr.Textbox(label="Negative prompt", info=DRAWING["negative"].help, lines=2, elem_id="negative")
+    rows, adapters, scales, words, shown = _rows()
+    with gr.Row(equal_height=False):
+        count = gr.Slider(1, 16, START.count, step=1, label="Pictures", min_width=160)
+        with gr.Column(min_width=160):
+            seed = gr.Number(
+                START.seed, label="Seed", info="-1 draws one", precision=0, minimum=-1, elem_id="seed"
+            )  # fmt: skip
+            with gr.Row(elem_classes="small-buttons"):
+                random = gr.Button("Random", size="sm", min_width=70, elem_id="random-seed")
+                last = gr.Button("Last seed", size="sm", min_width=70, elem_id="last-seed")
+    with gr.Row():
+        create = gr.Button("Create", variant="primary", size="lg", elem_id="create-button")
+        cancel = gr.Button("Cancel", variant="stop", size="lg", visible=False, elem_id="cancel-button")
+    status = gr.HTML(elem_id="create-status")
+    inputs = Inputs(
+        prompt, tags, negative, rows, adapters, scales, words, shown, count, seed, random, last, create, cancel,
+        status, **_advanced(),
+    )  # fmt: skip
+    _wire(desk, inputs)
+    return inputs
+
+
+def _advanced() -> dict[str, Any]:
+    with gr.Accordion("Advanced", open=False, elem_id="create-advanced"):
+        base = gr.Dropdown(
+            service.bases() or [START.base], value=START.base, label="Base model", allow_custom_value=True,
+            info="An adapter that is chosen brings its own", elem_id="create-base",
+        )  # fmt: skip
+        sampler, schedule = split(START.sampler)
+        with gr.Row():
+            samplers = gr.Dropdown(list(SAMPLERS), value=sampler, label="Sampler", min_width=140, elem_id="sampler")
+            schedules = gr.Dropdown(_schedules(sampler), value=schedule, label="Schedule type", min_width=140)
+        steps, cfg, clip_skip = (
+            gr.Slider(*LIMITS[name], getattr(START, name), step=step, label=label, info=DRAWING[name].help)
+            for name, label, step in (("steps", "Steps", 1), ("cfg", "CFG", 0.5), ("clip_skip", "Clip skip", 1))
+        )
+        with gr.Row():
+            sizes = [
+                gr.Number(0, label=name, info="0: the model's own", precision=0, minimum=0, min_width=120)
+                for name in ("Width", "Height")
+            ]
+    return {
+        "base": base, "sampler": samplers, "schedule": schedules, "steps": steps, "cfg": cfg, "clip_skip": clip_skip,
+        "sizes": sizes,
+    }  # fmt: skip
+
+
+def _rows() -> tuple[list[gr.Row], list[gr.Dropdown], list[gr.Slider], list[gr.Button], gr.State]:
+    """Eight rows, of which as many are seen as are asked for: what they hold is kept as they come and go."""
+    rows, adapters, scales, words = [], [], [], []
+    for number in range(1, ROWS + 1):
+        with gr.Row(visible=number == 1, elem_classes="adapter") as row:
+            adapters.append(
+                # Custom values, as Gradio refuses every event of a page that has a name chosen that was deleted since.
+                gr.Dropdown(
+                    [NONE],
+                    value="",
+                    label=f"Adapter {number}",
+                    elem_id=f"adapter-{number}",
+                    scale=2,
+                    allow_custom_value=True,
+                )  # fmt: skip
+            )
+            scales.append(gr.Slider(-2, 2, 1.0, step=0.05, label=f"Scale {number}", scale=3, min_width=140))
+            words.append(gr.Button(visible=False, size="sm", elem_id=f"words-{number}", elem_classes="words"))
+        rows.append(row)
+    shown = gr.State(1)
+    with gr.Row(elem_classes="small-buttons"):
+        more = gr.Button("+ Adapter", size="sm", min_width=100, elem_id="more-adapters")
+        fewer = gr.Button("− Adapter", size="sm", min_width=100, elem_id="fewer-adapters")
+    for button, change in ((more, 1), (fewer, -1)):
+        button.click(partial(_show, change), shown, [shown, *rows], **HIDDEN)
+    return rows, adapters, scales, words, shown
+
+
+def _wire(desk: Desk, inputs: Inputs) -> None:
+    quick: dict[str, Any] = {**HIDDEN, "trigger_mode": "always_last", "concurrency_limit": None}
+    gr.on(
+        [inputs.prompt.change, *(row.change for row in inputs.adapters)], partial(_tags, desk),
+        [inputs.prompt, *inputs.adapters, *inputs.scales], inputs.tags, **quick,
+    )  # fmt: skip
+    for row, button in zip(inputs.adapters, inputs.words, strict=True):
+        row.input(partial(_base_of, desk), row, inputs.base, **HIDDEN)
+        row.change(partial(_words_of, desk), row, button, **quick)
+        button.click(partial(_say, desk), [inputs.prompt, row], inputs.prompt, **HIDDEN)
+    inputs.sampler.input(_choose_sampler, [inputs.sampler, inputs.schedule], inputs.schedule, **quick)
+    inputs.random.click(lambda: -1, None, inputs.seed, **HIDDEN)
+
+
+def request(*values: Any) -> tuple[Request, list[tuple[str, float]]]:
+    """The request that ``Inputs.values`` hold, and the adapters chosen, by name and scale."""
+    prompt, negative, count, seed, base, sampler, schedule, steps, cfg, clip_skip, width, height = values[:12]
+    adapters, scales = values[12 : 12 + ROWS], values[12 + ROWS :]
+    asked = Request(
+        prompt or "", negative or "", int(-1 if seed is None else seed), int(steps), float(cfg),
+        int(width) if width else None, int(height) if height else None, int(count), f"{sampler} {schedule or ''}",
+        (base or "").strip(), clip_skip=int(clip_skip),
+    )  # fmt: skip
+    return asked, [(name, float(scale)) for name, scale in zip(adapters, scales, strict=True) if name]
+
+
+def fill(desk: Desk, recalled: Recalled) -> list[Any]:
+    """New values for ``Inputs.filled``; what ``recalled`` does not say stays, but the adapters are its alone."""
+    sampler, schedule = split(recalled.sampler) if recalled.sampler else ("", "")
+    chosen, rest = list(recalled.scales.items())[:ROWS], list(recalled.scales.items())[ROWS:]
+    tags = (tag(name, scale) for name, scale in rest)
+    rows = [*chosen, *[("", 1.0)] * (ROWS - len(chosen))]
+    choices = _choices(desk)
+    numbers = {"clip_skip": START.clip_skip, **recalled.numbers}  # A1111 writes it only where it is not 1.
+    seed, *others = (numbers.get(name, gr.skip()) for name in ("seed", "steps", "cfg", "clip_skip", "width", "height"))
+    return [
+        " ".join([recalled.prompt, *tags]), recalled.negative, seed, base_called(desk, recalled) or gr.skip(),
+        sampler or gr.skip(), gr.update(choices=_schedules(sampler), value=schedule) if sampler else gr.skip(),
+        *others, *_show(0, len(chosen)), *(gr.update(choices=choices, value=name) for name, _ in rows),
+        *(scale for _, scale in rows),
+    ]  # fmt: skip
+
+
+def base_called(desk: Desk, recalled: Recalled) -> str:
+    """The base that ``recalled`` names by its last part, or the one of its adapters; empty if neither is known."""
+    adapters = desk.look().adapters
+    known = [*service.bases(), *(adapter.base for adapter in adapters)]
+    own = [adapter.base for adapter in adapters if adapter.name in recalled.scales]
+    return next((base for base in known if recalled.model and base_name(base) == recalled.model), *own[:1] or [""])
+
+
+def base_name(base: str) -> str:
+    """What pictures call a ``base``: its last part."""
+    return Path(base).name.removesuffix(".safetensors")
+
+
+def _choices(desk: Desk) -> list[tuple[str, str]]:
+    return [NONE, *((adapter.name, adapter.name) for adapter in desk.look().adapters)]
+
+
+def _schedules(sampler: str) -> list[str]:
+    return [AUTOMATIC, *SAMPLERS[sampler].schedules]
+
+
+def _choose_sampler(sampler: str, schedule: str) -> Any:
+    """The schedule types that a sampler takes; the chosen one stays where it can."""
+    choices = _schedules(sampler)
+    return gr.update(choices=choices, value=schedule if schedule in choices else AUTOMATIC)
+
+
+def _show(change: int, shown: int) -> list[Any]:
+    shown = min(ROWS, max(1, shown + change))
+    return [shown, *(gr.update(visible=number < shown) for number in range(ROWS))]
+
+
+def _tags(desk: Desk, prompt: str, *rows: Any) -> str:
+    """Which adapters the prompt names, at which scales, and what is wrong with that."""
+    try:
+        asked = parse(prompt or "").scales
+    except SdloraError as error:
+        return markup.note([str(error)], "bad")
+    chosen = {name: scale for name, scale in zip(rows[:ROWS], rows[ROWS:], strict=True) if name}
+    known = [adapter.name for adapter in desk.look().adapters]
+    lines = []
+    for name, scale in asked.items():
+        numbers = tag(name, scale).removeprefix(f"<lora:{name}:").removesuffix(">").replace(":", " and ")
+        if name not in known:
+            lines.append(f"{name}: there is no adapter of this name; there are: {', '.join(known) or 'none yet'}")
+        else:
+            lines.append(f"{name}: {numbers} from the prompt{', not its slider' if name in chosen else ''}")
+    return markup.note(lines, "info" if asked.keys() <= set(known) else "bad")
+
+
+def _base_of(desk: Desk, name: str) -> Any:
+    """An adapter brings the base that it was trained on."""
+    base = next((adapter.base for adapter in desk.look().adapters if adapter.name == name), "")
+    return base or gr.skip()
+
+
+def _trigger(desk: Desk, name: str | None) -> str:
+    path = next((adapter.path for adapter in desk.look().adapters if adapter.name == name), None)
+    return service.trigger_words(path) if path else ""
+
+
+def _words_of(desk: Desk, name: str | None) -> Any:
+    """The button that adds an adapter's trigger words to the prompt."""
+    words = _trigger(desk, name)
+    return gr.update(value=f"Add “{words}” to the prompt", visible=bool(words))
+
+
+def _say(desk: Desk, prompt: str | None, name: str) -> str:
+    """The prompt with the adapter's trigger words in front, unless they are in it."""
+    words, prompt = _trigger(desk, name), (prompt or "").strip()
+    return prompt if words.lower() in prompt.lower() else ", ".join(filter(None, (words, prompt)))
+
+
+def adapter_updates(desk: Desk, first: str | None, seen: dict[str, Any]) -> list[Any]:
+    """New choices for the eight rows and the base where the adapters changed; the newest fills an empty first row."""
+    known = desk.look().adapters
+    names: Sequence[str] = tuple(adapter.name for adapter in known)
+    if seen.get("adapters") == names:
+        return [gr.skip()] * (ROWS + 1)
+    seen["adapters"] = names
+    choices = _choices(desk)
+    take = bool(known) and not first
+    rows = [gr.update(choices=choices) for _ in range(ROWS)]
+    if take:
+        rows[0] = gr.update(choices=choices, value=names[0])
+    return [*rows, known[0].base if take else gr.skip()]

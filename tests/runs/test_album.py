@@ -1,0 +1,47 @@
+import os
+
+import pytest
+from PIL import Image
+
+from sdlora.errors import FileError
+from sdlora.runs import album
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for number in range(3):
+        path = tmp_path / "creations" / f"2026-{number}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.new("RGB", (8, 8), (80 * number, 0, 0)).save(path)
+        os.utime(path, (number, number))
+    (tmp_path / "creations" / "process.log").write_text("")
+    return tmp_path / "creations"
+
+
+def names(folder):
+    return [path.name for path in album.newest(folder)]
+
+
+def test_the_newest_picture_comes_first(folder):
+    assert names(folder) == ["2026-2.png", "2026-1.png", "2026-0.png"]
+    assert [path.name for path in album.newest(folder, 1)] == ["2026-2.png"]
+    assert album.newest(folder / "missing") == []
+
+
+def test_a_deleted_picture_comes_back_as_it_was_and_where_it_was(folder, tmp_path):
+    before = (folder / "2026-1.png").read_bytes()
+    gone = album.discard(tmp_path, "2026-1.png")
+    assert names(folder) == ["2026-2.png", "2026-0.png"]
+    album.restore(tmp_path, gone)
+    assert (folder / "2026-1.png").read_bytes() == before
+    assert names(folder) == ["2026-2.png", "2026-1.png", "2026-0.png"]
+    with pytest.raises(FileError, match="not in the trash"):
+        album.restore(tmp_path, gone)
+
+
+@pytest.mark.parametrize("name", ["../outside.png", "missing.png", "process.log", "", "../creations/2026-1.png"])
+def test_only_pictures_of_the_folder_are_moved(folder, tmp_path, name):
+    (tmp_path / "outside.png").write_bytes(b"")
+    with pytest.raises(FileError, match="not there any more"):
+        album.discard(tmp_path, name)
+    assert (tmp_path / "outside.png").exists() and len(names(folder)) == 3

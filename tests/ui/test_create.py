@@ -1,0 +1,163 @@
+"""What the tab Create does with its fields, without a browser and without drawing."""
+
+import gradio as gr
+import pytest
+
+from sdlora.errors import ConfigError, ModelError
+from sdlora.formats import write_adapter
+from sdlora.generation.recall import Recalled, recall
+from sdlora.service import AdapterFile, Creator, Request, Ticket
+from sdlora.ui import create, inputs, results
+from sdlora.ui.desk import Desk, Look
+from tests.generation.test_studio import UNET, ModuleState, adapter
+
+
+@pytest.fixture
+def desk(tmp_path, monkeypatch):
+    """Two adapters of `pocket` and one of another width; what is submitted is kept, not drawn."""
+    import torch
+
+    wide = adapter(UNET[:1])
+    module = ModuleState({"down": torch.ones(2, 32), "up": torch.ones(32, 2)}, alpha=2.0)
+    wide.modules[UNET[0]] = module
+    files = []
+    for name, state, base in (("cat", adapter(), "pocket"), ("glass", adapter(seed=2), "pocket"), ("wide", wide, "/w")):
+        state.metadata["modelspec.trigger_phrase"] = f"{name} style"
+        write_adapter(state, tmp_path / f"{name}.safetensors")
+        files.append(AdapterFile(name, tmp_path / f"{name}.safetensors", base))
+    sent = []
+
+    def submit(self, request):
+        sent.append(request)
+        return Ticket(len(sent), request)
+
+    monkeypatch.setattr(Creator, "submit", submit)
+    monkeypatch.setattr(Desk, "look", lambda self: Look(adapters=tuple(files)))
+    desk = Desk(tmp_path / "data")
+    desk.sent = sent
+    return desk
+
+
+def values(*rows, prompt="a house", base="pocket", **changed):
+    """What the fields hold, in the order of ``Inputs.values``."""
+    start = {
+        "negative": "", "count": 1, "seed": -1, "base": base, "sampler": "DPM++ 2M", "schedule": "Karras", "steps": 25,
+        "cfg": 7.0, "clip_skip": 2, "width": 0, "height": 64,
+    }  # fmt: skip
+    empty = [("", 1.0)] * (inputs.ROWS - len(rows))
+    names, scales = zip(*rows, *empty, strict=True)
+    return [prompt, *(start | changed).values(), *names, *scales]
+
+
+def test_the_fields_become_a_request(desk):
+    create._create(desk, *values(("cat", 0.5), prompt="a house <lora:glass:0.8>"))
+    [request] = desk.sent
+    assert [(mixed.name, mixed.scale) for mixed in request.adapters] == [("cat", 0.5), ("glass", 0.0)]
+    assert (request.sampler, request.clip_skip, request.width, request.height) == ("DPM++ 2M Karras", 2, None, 64)
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        (values(prompt=" "), "Write what to draw"),
+        (values(base="nothing"), "there is no &#x27;nothing&#x27;"),
+        (values(("cat", 1), ("cat", 1)), "chosen twice"),
+        (values(("cat", 1), ("wide", 1)), "cat was trained on pocket and wide was trained on /w: they cannot be mixed"),
+        (values(prompt="a <lora:gone:1>"), "no adapter &#x27;gone&#x27;"),
+        (values(prompt="a <lora:cat:x>"), "is no number; write &lt;lora:name:0.8&gt;"),
+    ],
+)
+def test_what_is_wrong_is_said_in_a_sentence_before_anything_is_drawn(desk, fields, said):
+    status = create._create(desk, *fields)[1]
+    assert said in status and "role='alert'" in status
+    assert desk.sent == []
+
+
+def test_adapters_of_one_width_mix_whatever_their_base_is_called(desk):
+    desk.create(Request("a", base="pocket"), [("cat", 1.0), ("glass", 1.0)])
+    with pytest.raises(ConfigError, match="cannot be mixed"):
+        desk.create(Request("a", base="pocket"), [("glass", 1.0), ("wide", 1.0)])
+    with pytest.raises(ModelError):
+        desk.create(Request("a", base="no/such/place"), [])
+
+
+def test_the_line_below_the_prompt_says_what_goes_before_the_sliders(desk):
+    rows = ["cat", *[""] * 7, *[1.0] * 8]
+    said = inputs._tags(desk, "a <lora:cat:0.8> <lora:glass:0.5:1> <b>", *rows)
+    assert "cat: 0.8 from the prompt, not its slider" in said and "glass: 0.5 and 1 from the prompt<" in said
+    assert inputs._tags(desk, "a house", *rows) == ""
+    wrong = inputs._tags(desk, "<lora:<b>:1> <lora:o'x:1>", *rows)
+    assert "alert" in wrong and "o&#x27;x" in wrong and "<b>" not in wrong
+
+
+def test_trigger_words_come_from_the_file_and_are_added_once(desk):
+    assert inputs._words_of(desk, "cat")["visible"] and "cat style" in inputs._words_of(desk, "cat")["value"]
+    assert not inputs._words_of(desk, "")["visible"]
+    assert inputs._say(desk, "", "cat") == "cat style"
+    assert inputs._say(desk, "a house", "cat") == "cat style, a house"
+    assert inputs._say(desk, "a house, Cat Style", "cat") == "a house, Cat Style"
+
+
+def fields(desk, recalled):
+    """The values that ``fill`` gives, by name; None where a field stays."""
+    names = [
+        "prompt",
+        "negative",
+        "seed",
+        "base",
+        "sampler",
+        "schedule",
+        "steps",
+        "cfg",
+        "clip_skip",
+        "width",
+        "height",
+    ]
+    filled = inputs.fill(desk, recalled)
+    assert len(filled) == inputs.FILLED
+    plain = [value.get("value") if isinstance(value, dict) else value for value in filled]
+    return dict(zip(names, plain, strict=False)), plain[12 + 8 : 12 + 16], plain[12 + 16 :], filled[12 : 12 + 8]
+
+
+def test_a_text_fills_the_fields_and_the_rows(desk):
+    text = "a <lora:glass:0.75> <lora:cat:-1>\nSteps: 7, Sampler: Euler, Schedule type: Karras, Seed: 5, Model: pocket"
+    filled, names, scales, rows = fields(desk, recall(text, ["cat", "glass"]))
+    assert (filled["prompt"], filled["seed"], filled["steps"], filled["base"]) == ("a", 5, 7, "pocket")
+    assert (filled["sampler"], filled["schedule"], filled["clip_skip"]) == ("Euler", "Karras", 1)
+    assert (names[:3], scales[:3]) == (["glass", "cat", ""], [0.75, -1.0, 1.0])
+    assert [row["visible"] for row in rows] == [True, True, *[False] * 6]
+
+
+def test_more_adapters_than_rows_stay_in_the_prompt(desk):
+    recalled = Recalled("a", scales={f"x{n}": 0.5 for n in range(9)})
+    filled, names, _, _ = fields(desk, recalled)
+    assert filled["prompt"] == "a <lora:x8:0.5>" and names[-1] == "x7"
+
+
+def test_another_tab_draws_with_an_adapter_in_one_go(desk):
+    made = create.draw_with(desk, "wide", "a red car")
+    assert desk.sent == []  # Its base is not there, which is said.
+    assert "there is no" in made[inputs.FILLED + 1]
+    create.draw_with(desk, "glass", "a red car")
+    [request] = desk.sent
+    assert (request.prompt, request.base, request.seed) == ("a red car", "pocket", -1)
+    assert [mixed.name for mixed in request.adapters] == ["glass"]
+
+
+def test_the_time_left_is_told_once_two_steps_are_known():
+    ticket = Ticket(3, Request("a"), "drawing", done=30, total=50)
+    assert create.left(ticket, (3, 10.0, 10), now=14.0) == pytest.approx(4.0)  # 20 steps in 4 s, 20 to go.
+    assert create.left(ticket, (2, 10.0, 10), now=14.0) is None
+    assert create.left(ticket, (3, 10.0, 30), now=14.0) is None
+
+
+def test_a_picture_goes_to_the_trash_and_comes_back(desk):
+    from PIL import Image
+
+    desk.creations.mkdir(parents=True)
+    Image.new("RGB", (8, 8)).save(desk.creations / "2026-1.png")
+    said, gone, undo, about, gallery, older = results._delete(desk, "2026-1.png", 24)
+    assert undo["visible"] and not about["visible"] and gallery["value"] == [] and not older["visible"]
+    said, _, undo, _, gallery, _ = results._undo(desk, gone, 24)
+    assert "is back" in said and not undo["visible"] and len(gallery["value"]) == 1
+    assert results._reuse(desk, "2026-1.png")[1:] == [gr.skip()] * inputs.FILLED
