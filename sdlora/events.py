@@ -84,6 +84,8 @@ class StepDone(Event):
     """Duration of this step."""
     left: float
     """Estimated seconds until the last step is done."""
+    memory: int = 0
+    """Bytes that the main process holds on its device; 0 where there is no telling."""
 
 
 @dataclass(frozen=True, kw_only=True)

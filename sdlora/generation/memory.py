@@ -1,4 +1,4 @@
-"""Whether pictures fit into the memory that a device has left: an estimate that errs on the safe side."""
+"""What this process holds of a device's memory, and whether pictures fit into what is left: erring on the safe side."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,17 @@ def free(device: torch.device) -> int:
     import psutil
 
     return psutil.virtual_memory().available
+
+
+def held(device: torch.device) -> int:
+    """Bytes that this process has of ``device``; of a CPU, its resident memory."""
+    if device.type == "cuda":
+        return torch.cuda.memory_reserved(device)
+    if device.type == "mps":
+        return torch.mps.driver_allocated_memory()
+    import psutil
+
+    return int(psutil.Process().memory_info().rss)
 
 
 def needed(family: "Family", width: int, height: int, batch: int, guided: bool = True) -> int:

@@ -218,9 +218,6 @@ class _Peak:
             self.bytes = max(self.bytes, self._used() - self._start)
 
     def _used(self) -> int:
-        import psutil
-        import torch
+        from sdlora.generation.memory import held
 
-        if self.device.type == "mps":
-            return int(torch.mps.driver_allocated_memory())
-        return int(psutil.Process().memory_info().rss)
+        return held(self.device)

@@ -18,6 +18,7 @@ from sdlora.adapters import live
 from sdlora.diffusion.schedule import NoiseSchedule
 from sdlora.errors import NonFiniteError
 from sdlora.events import CheckpointSaved, Progress, RunFinished, RunStarted, RunStopped, StepDone, ignore
+from sdlora.generation.memory import held
 from sdlora.seeds import derive
 from sdlora.training.job import Job
 from sdlora.training.parallel import Gang
@@ -194,6 +195,14 @@ class Loop:
         rate, seconds = self.trained.optimizer.param_groups[0]["lr"], self.durations[-1]
         left = statistics.median(self.durations) * (self.ready.steps - step)
         self.job.on_event(
-            StepDone(step=step, steps=self.ready.steps, loss=loss, learning_rate=rate, seconds=seconds, left=left)
+            StepDone(
+                step=step,
+                steps=self.ready.steps,
+                loss=loss,
+                learning_rate=rate,
+                seconds=seconds,
+                left=left,
+                memory=held(self.gang.device),
+            )
         )
         self.gang.log({"loss": loss, "learning_rate": rate, "seconds": seconds}, step)

@@ -132,17 +132,9 @@ def _rows() -> tuple[list[gr.Row], list[gr.Dropdown], list[gr.Slider], list[gr.B
     rows, adapters, scales, words = [], [], [], []
     for number in range(1, ROWS + 1):
         with gr.Row(visible=number == 1, elem_classes="adapter") as row:
-            adapters.append(
-                # Custom values, as Gradio refuses every event of a page that has a name chosen that was deleted since.
-                gr.Dropdown(
-                    [NONE],
-                    value="",
-                    label=f"Adapter {number}",
-                    elem_id=f"adapter-{number}",
-                    scale=2,
-                    allow_custom_value=True,
-                )  # fmt: skip
-            )
+            named: dict[str, Any] = {"label": f"Adapter {number}", "elem_id": f"adapter-{number}", "scale": 2}
+            # Custom values, as Gradio refuses every event of a page that has a name chosen that was deleted since.
+            adapters.append(gr.Dropdown([NONE], value="", allow_custom_value=True, **named))
             scales.append(gr.Slider(-2, 2, 1.0, step=0.05, label=f"Scale {number}", scale=3, min_width=140))
             words.append(gr.Button(visible=False, size="sm", elem_id=f"words-{number}", elem_classes="words"))
         rows.append(row)

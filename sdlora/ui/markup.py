@@ -14,8 +14,15 @@ def header(run: str, view: RunView | None, state: str) -> str:
     else:
         mark = "live" if state in ACTIVE else "idle"
         job = f"<span class='dot {mark}'></span>{escape(run)} · {escape(short(view, state))}"
-    place = f"<span class='quiet'>{escape(view.started.device)}</span>" if view and view.started else ""
+    place = f"<span class='quiet'>{escape(_device(view, state))}</span>" if view and view.started else ""
     return f"<div class='top'><span class='brand'>sdlora</span>{place}<span class='job'>{job}</span></div>"
+
+
+def _device(view: RunView, state: str) -> str:
+    """Device, precision and, while it trains, memory: ``cuda:0 · bf16 · 6.2 GiB``."""
+    memory = f"{view.memory / 2**30:.1f} GiB" if view.memory and state in ACTIVE else ""
+    known = [view.started.device, view.started.precision] if view.started else []
+    return " · ".join([*known, memory] if memory else known)
 
 
 def note(lines: Iterable[str], kind: str = "info") -> str:

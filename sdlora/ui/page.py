@@ -6,15 +6,19 @@ from typing import Any
 
 import gradio as gr
 
+from sdlora.errors import ConfigError, SdloraError
 from sdlora.ui import api, create, library, markup, pictures, train
 from sdlora.ui.create import Create
 from sdlora.ui.desk import ACTIVE, Desk
 from sdlora.ui.library import LibraryTab
 from sdlora.ui.live import Live, live_updates
+from sdlora.ui.pictures import Pictures
 from sdlora.ui.run_markup import SCRIPT
+from sdlora.ui.train import Train
 
 BUSY_SECONDS, IDLE_SECONDS = 1.5, 5.0
 """Between two looks, while something trains and otherwise."""
+PRIVATE: dict[str, Any] = {"api_visibility": "private"}
 CSS = Path(__file__).with_name("page.css")
 KEEP_SECONDS = 86_400
 """How long copies of pictures stay in the page's cache."""
@@ -52,19 +56,25 @@ def theme() -> gr.themes.Base:
 def build(desk: Desk) -> gr.Blocks:
     """The page over ``desk``, ready to be launched."""
     with gr.Blocks(title="sdlora", analytics_enabled=False, delete_cache=(KEEP_SECONDS, KEEP_SECONDS)) as demo:
-        header = gr.HTML(markup.header("", None, ""), elem_id="header")
+        with gr.Row(elem_id="top", equal_height=True):
+            header = gr.HTML(markup.header("", None, ""), elem_id="header")
+            stop = gr.Button(
+                "Stop", size="sm", variant="stop", visible=False, scale=0, min_width=80, elem_id="stop-now"
+            )
         seen = gr.State({})
         timer = gr.Timer(BUSY_SECONDS)
         with gr.Tabs() as tabs:
             with gr.Tab("1 · Pictures", id="pictures"):
                 tab = pictures.build(desk, demo)
             with gr.Tab("2 · Train", id="train"):
-                live = train.build(desk, demo, tab).live
+                training = train.build(desk, demo, tab)
             with gr.Tab("3 · Create", id="create"):
                 drawing = create.build(desk, demo)
             with gr.Tab("4 · Library", id="library") as shelves:
                 kept = library.build(desk, shelves, tabs)
-        _keep_fresh(desk, demo, timer, seen, header, live, drawing, kept)
+        _keep_fresh(desk, demo, timer, seen, header, stop, training.live, drawing, kept)
+        _lead_on(desk, tabs, tab, training, drawing)
+        stop.click(partial(_stop, desk), None, stop, **PRIVATE)
         api.build(desk)
     return demo
 
@@ -75,6 +85,7 @@ def _keep_fresh(
     timer: gr.Timer,
     seen: gr.State,
     header: gr.HTML,
+    stop: gr.Button,
     live: Live,
     drawing: Create,
     kept: LibraryTab,
@@ -86,7 +97,7 @@ def _keep_fresh(
     request.
     """
     inputs = [live.run, drawing.adapters[0], seen]
-    outputs = [seen, header, timer, *live.outputs, *drawing.adapters, drawing.base]
+    outputs = [seen, header, stop, timer, *live.outputs, *drawing.adapters, drawing.base]
     often = [seen, header, live.status]
     news = gr.HTML("0", elem_id="news")  # The browser is not told when a call past the queue changes a gr.State.
     options: dict[str, Any] = {
@@ -98,6 +109,43 @@ def _keep_fresh(
     demo.load(partial(_look_anew, desk), inputs[:2], outputs, **options)
     live.run.input(partial(_look, desk), inputs, outputs, **options)
     kept.on_open.then(partial(_look, desk), [kept.opened, *inputs[1:]], outputs, **options)
+
+
+def _lead_on(desk: Desk, tabs: gr.Tabs, tab: Pictures, training: Train, drawing: Create) -> None:
+    """The short way: from the pictures to a training, and from what it gave to a picture, a click each."""
+    begun = [tab.refused, *training.outputs, tabs]
+    tab.train.click(partial(_train_these, desk), training.inputs, begun, **PRIVATE)
+    live = training.live
+    drawn = [training.form.message, *drawing.drawn, tabs]
+    live.draw.click(partial(_draw_with, desk, len(drawn)), live.run, drawn, **PRIVATE)
+
+
+def _train_these(desk: Desk, *values: Any) -> list[Any]:
+    """Train with what the tab Train holds, and show it; what is missing is said where the button is."""
+    message, run = train.train(desk, *values)
+    return ["", "", run, gr.Tabs(selected="train")] if not message else [message, gr.skip(), run, gr.skip()]
+
+
+def _draw_with(desk: Desk, outputs: int, name: str) -> list[Any]:
+    """Draw a prompt of the run's previews with its adapter, on the tab Create."""
+    run = desk.run(name)
+    try:
+        if run is None:
+            raise ConfigError("This run is gone; choose another.")
+        prompts = run.config.sample.prompts
+        begun = create.draw_with(desk, name, prompts[0] if prompts else run.config.data.trigger)
+        return ["", *begun, gr.Tabs(selected="create")]
+    except SdloraError as error:
+        return [markup.note([str(error)], "bad"), *[gr.skip()] * (outputs - 1)]
+
+
+def _stop(desk: Desk) -> Any:
+    """Stop what runs now, or take out of the queue what comes first."""
+    current = desk.refresh().current
+    if current is not None:
+        desk.queue.stop(current)
+        desk.refresh()
+    return gr.update(interactive=False)
 
 
 def _glance(
@@ -122,8 +170,10 @@ def _look(desk: Desk, run: str | None, first: str | None, seen: dict[str, Any]) 
     name = look.current.name if look.current else ""
     head = markup.header(name, view, look.state)
     pace = BUSY_SECONDS if look.state in ACTIVE else IDLE_SECONDS
+    active = look.state in ACTIVE
     news = [
         _changed(seen, "header", head),
+        gr.update(visible=active, interactive=True) if _changed(seen, "active", active) == active else gr.skip(),
         gr.Timer(pace) if _changed(seen, "pace", pace) == pace else gr.skip(),
         *live_updates(desk, run, seen),
         *create.adapter_updates(desk, first, seen),

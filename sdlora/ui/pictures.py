@@ -50,6 +50,8 @@ class Pictures:
     """The base model that the pictures are judged for; another tab may set it."""
     train: gr.Button
     """Train on these pictures: wired by the page."""
+    refused: gr.HTML
+    """Why that cannot be."""
 
     @property
     def about(self) -> list[Any]:
@@ -98,7 +100,7 @@ def build(desk: Desk, demo: gr.Blocks) -> Pictures:
     place = gr.Column()
     tools = _tools()
     train = gr.Button("Train on these pictures", variant="primary", size="lg", elem_id="train-these")
-    tab = Pictures(name, kind, trigger, class_name, version, base, train)
+    tab = Pictures(name, kind, trigger, class_name, version, base, train, gr.HTML(elem_id="train-these-message"))
 
     _wire_words(desk, demo, tab, inner)
     added = [drop, folder, inner.remarks, version, offer, offered, *tab.about]

@@ -65,6 +65,8 @@ class RunView:
     step: int = 0
     steps: int = 0
     left: float | None = None
+    memory: int = 0
+    """Bytes, at the last step."""
     losses: list[tuple[int, float]] = field(default_factory=list)
     previews: dict[tuple[int, int], Preview] = field(default_factory=dict)
     notices: list[str] = field(default_factory=list)
@@ -102,6 +104,7 @@ class RunView:
                 self._progress(event)
             case StepDone():
                 self.phase, self.step, self.steps, self.left = "training", event.step, event.steps, event.left
+                self.memory = event.memory
                 self.losses.append((event.step, event.loss))
             case SampleReady():
                 self.previews[event.index, event.step] = Preview(event.step, event.prompt, self.run.folder / event.path)
