@@ -115,6 +115,8 @@ def _lead_on(desk: Desk, tabs: gr.Tabs, tab: Pictures, training: Train, drawing:
     """The short way: from the pictures to a training, and from what it gave to a picture, a click each."""
     begun = [tab.refused, *training.outputs, tabs]
     tab.train.click(partial(_train_these, desk), training.inputs, begun, **PRIVATE)
+    base = training.form.base
+    base.change(lambda chosen: chosen, base, tab.base, **PRIVATE)  # The doctor judges the pictures for it.
     live = training.live
     drawn = [training.form.message, *drawing.drawn, tabs]
     live.draw.click(partial(_draw_with, desk, len(drawn)), live.run, drawn, **PRIVATE)

@@ -1,0 +1,156 @@
+"""From ten pictures to files that every tool loads: pictures, training, drawing, taking away."""
+
+import zipfile
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sdlora.formats import read_adapter
+from sdlora.generation.images import read_parameters
+from tests.e2e.conftest import PICTURES, STEPS, until
+
+
+@pytest.fixture(scope="module")
+def page(made, server, visits):
+    """A page after the training."""
+    return visits(server.address)
+
+
+def drawn(server) -> list[Path]:
+    return sorted((server.data_dir / "creations").glob("[0-9]*.png"), key=lambda path: path.stat().st_mtime_ns)
+
+
+def pixels(path: Path) -> np.ndarray:
+    return np.asarray(Image.open(path).convert("RGB"))
+
+
+def test_ten_pictures_come_by_choice_and_by_drop_and_keep_their_captions(made, server, visit):
+    folder = server.data_dir / "projects" / "mystyle"
+    assert len(list(folder.glob("*.png"))) == 10
+    assert (folder / "001.txt").read_text() == "ohwx style, a house, said anew"
+    fresh = visit(server.address)
+    assert fresh.page.get_by_label("Caption of 001.png").input_value() == "ohwx style, a house, said anew"
+    assert fresh.page.get_by_label("Caption of 010.png").input_value()
+
+
+def test_a_training_is_watched_and_its_adapter_draws_without_a_reload(made, visit):
+    assert made.saw["stop"]
+    assert made.saw["previews"] and made.saw["plot"]
+    assert made.saw["adapter"] == "mystyle"
+    assert made.saw["prompt"].startswith("ohwx style")
+    assert read_adapter(made.run / "adapter.safetensors").modules
+    assert len(list((made.run / "samples").glob("*.png"))) == 10  # Two prompts, before and at every quarter.
+
+
+def test_odd_files_are_said_in_a_sentence_each_and_the_good_ones_kept(server, visit, tmp_path):
+    good = Image.open(PICTURES[0]).convert("RGB")
+    good.save(tmp_path / "größe ü.png")
+    good.save(tmp_path / "again.png")
+    (tmp_path / "fake.png").write_text("<html>no picture</html>")
+    Image.new("1", (13000, 13000)).save(tmp_path / "huge.png")
+    turned = Image.open(PICTURES[2]).convert("RGB").resize((128, 200))
+    exif = turned.getexif()
+    exif[0x0112] = 6
+    turned.save(tmp_path / "turned.png", exif=exif)
+    (tmp_path / "alone.txt").write_text("of no picture")
+    with zipfile.ZipFile(tmp_path / "more.zip", "w") as archive:
+        content = BytesIO()
+        Image.open(PICTURES[4]).save(content, "PNG")
+        archive.writestr("../../outside.png", content.getvalue())
+        archive.writestr("outside.txt", "ohwx style, from a zip file")
+    names = ("größe ü.png", "again.png", "fake.png", "huge.png", "turned.png", "alone.txt", "more.zip")
+    visitor = visit(server.address)
+    visitor.project("odd files")
+    visitor.give("#drop-files", [tmp_path / name for name in names])
+    visitor.see("3 pictures ready", "#pictures-status")
+    said = visitor.page.locator("#pictures-remarks").inner_text()
+    assert all(name in said for name in ("again.png", "fake.png", "huge.png", "alone.txt"))
+    assert not (server.data_dir / "outside.png").exists()
+    visitor.see("turned", "#pictures-findings")
+
+
+def test_values_stay_when_rows_come_and_go_and_scale_0_is_the_base(page, server, visit):
+    page.tab("Create")
+    page.fill("#prompt", "")
+    page.fill("#seed", "7")
+    page.click("#more-adapters")
+    page.choose("#adapter-2", f"mystyle-{STEPS // 2:06d}")
+    slider = page.page.get_by_label("Scale 1", exact=False).first
+    slider.fill("0.5")
+    slider.press("Tab")
+    page.click("#more-adapters")
+    page.click("#fewer-adapters")
+    assert page.value("#adapter-2") == f"mystyle-{STEPS // 2:06d}"
+    assert float(slider.input_value()) == 0.5
+    page.create("ohwx style, a red house on grass")
+    page.create("ohwx style, a red house on grass")
+    both, again = drawn(server)[-2:]
+    assert (pixels(both) == pixels(again)).all()  # The same seed, the same pixels.
+    assert "<lora:mystyle:0.5>" in read_parameters(both).prompt
+
+    slider.fill("0")
+    page.page.get_by_label("Scale 2", exact=False).first.fill("0")
+    page.create("ohwx style, a red house on grass")
+    for row in (1, 2):
+        page.choose(f"#adapter-{row}", "none")
+    page.create("ohwx style, a red house on grass")
+    off, base = drawn(server)[-2:]
+    assert (pixels(off) == pixels(base)).all()
+    assert (pixels(off) != pixels(both)).any()
+
+
+def test_a_picture_tells_what_it_was_made_from_and_fills_the_fields(page, server, visit):
+    newest = next(path for path in reversed(drawn(server)) if "<lora:mystyle:0.5>" in read_parameters(path).prompt)
+    fresh = visit(server.address)
+    fresh.tab("Create")
+    fresh.page.locator("#reading button").first.click()
+    fresh.give("#read-picture", [newest])
+    fresh.see("The settings are filled in", "#read-message")
+    known = read_parameters(newest)
+    assert fresh.value("#seed") == known.settings["Seed"] == "7"
+    assert fresh.value("#adapter-1") == "mystyle"
+    fresh.click("#create-button")
+    fresh.see("1 picture drawn.", "#create-status")
+    assert (pixels(drawn(server)[-1]) == pixels(newest)).all()
+
+
+def test_every_export_downloads_and_loads(page, server, visit, tmp_path):
+    page.tab("Train")
+    for which, name in (("kohya", "mystyle.safetensors"), ("diffusers", "mystyle-diffusers.safetensors")):
+        path = page.download(f"#download-{which}", tmp_path)
+        assert path.name == name
+        assert read_adapter(path).modules
+    page.tab("Library")
+    page.page.locator("[data-do=details][data-name=mystyle]").click()
+    page.page.locator("#library-download").wait_for()
+    page.page.get_by_label("fp16").first.check()
+    half = page.download("#library-download", tmp_path)
+    assert half.stat().st_size < 0.6 * (tmp_path / "mystyle.safetensors").stat().st_size
+    assert read_adapter(half).modules
+    with zipfile.ZipFile(page.download("#library-pack", tmp_path)) as bundle:
+        names = bundle.namelist()
+    assert any(name.endswith("config.toml") for name in names)
+    assert any(name.endswith(".safetensors") for name in names)
+
+
+def test_an_adapter_is_taken_in_deleted_and_brought_back(page, server, visit, tmp_path):
+    copy = tmp_path / "friend.safetensors"
+    copy.write_bytes((server.data_dir / "runs" / "mystyle" / "adapter.safetensors").read_bytes())
+    (tmp_path / "broken.safetensors").write_bytes(b"no adapter at all")
+    page.tab("Library")
+    page.tab("Import")
+    page.give("#import-files", [copy, tmp_path / "broken.safetensors"])
+    kept = server.data_dir / "adapters" / "friend.safetensors"
+    until(kept.is_file)
+    page.see("broken", "#import-report")
+    assert not (server.data_dir / "adapters" / "broken.safetensors").exists()
+    page.tab("Adapters")
+    page.page.locator("[data-do=details][data-name=friend]").click()
+    page.click("#library-delete")
+    page.click("#really-delete")
+    until(lambda: not kept.exists())
+    page.page.locator("#library-top ~ * #undo-delete, #undo-delete").first.click()
+    until(kept.is_file)
