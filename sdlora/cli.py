@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser(arguments: Sequence[str]) -> tuple[Parser, dict[str, Parser]]:
-    from sdlora import __version__
+    from sdlora import __version__, comparing
 
     parser = Parser(prog="sdlora", description="Train, mix and export LoRA adapters for Stable Diffusion.")
     parser.add_argument("--version", action="version", version=f"sdlora {__version__}")
@@ -74,6 +74,9 @@ def _parser(arguments: Sequence[str]) -> tuple[Parser, dict[str, Parser]]:
     command("presets", presets, "List the presets.")
     command("models", models, "List the base models that need no download.")
     _generate_arguments(command("generate", generate, "Make pictures with a base model and any number of adapters."))
+    compare_parser = command("compare", comparing.run, "Make a labelled grid of pictures that differ along two axes.")
+    comparing.add_arguments(compare_parser)
+    _data_dir(compare_parser)
     export_parser = command("export", export, "Write a run's or a file's adapter in the keys of other tools.")
     export_parser.add_argument("source", metavar="RUN-OR-FILE", help="a run's name or folder, or an adapter file")
     export_parser.add_argument("--format", default="kohya", choices=("kohya", "diffusers"), help="default: kohya")
@@ -189,7 +192,6 @@ def _merge_arguments(parser: Parser) -> None:
     )
     add("--dtype", default="fp16", choices=("fp16", "fp32"), help="default: fp16")
     add("--output", type=Path, required=True, metavar="FOLDER-or-FILE.zip")
-    _data_dir(parser)
 
 
 def _overrides(parsed: argparse.Namespace) -> dict[str, Any]:

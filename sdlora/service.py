@@ -18,6 +18,15 @@ from sdlora.events import Event, OnEvent, RunFailed, RunStopped, ignore
 from sdlora.files import as_path, existing, read_safetensors_header, safe_name, write_atomic
 from sdlora.runs import album as album
 from sdlora.runs.clerk import merge as merging
+from sdlora.runs.comparison import Wish as Wish
+from sdlora.runs.comparison import begin_comparison as begin_comparison
+from sdlora.runs.comparison import best_of as best_of
+from sdlora.runs.comparison import checkpoints as checkpoints
+from sdlora.runs.comparison import comparison as comparison
+from sdlora.runs.comparison import comparisons as comparisons
+from sdlora.runs.comparison import keep_best as keep_best
+from sdlora.runs.comparison import plan_comparison as plan_comparison
+from sdlora.runs.comparison import preferred_weight as preferred_weight
 from sdlora.runs.creation import Creator as Creator
 from sdlora.runs.creation import Mixed as Mixed
 from sdlora.runs.creation import Request as Request
@@ -103,11 +112,6 @@ def duplicate(run: Run) -> Run:
     Raises what ``prepare`` raises.
     """
     return prepare(run.config, re.sub(r"-\d{1,3}$", "", run.name) or run.name, run.data_dir)
-
-
-def checkpoints(run: Run) -> dict[int, Path]:
-    """The adapter files that a run saved on its way, by their steps, in their order."""
-    return {int(path.stem): path for path in sorted(run.checkpoints.glob("*.safetensors")) if path.stem.isdecimal()}
 
 
 def use_checkpoint(run: Run, step: int) -> Path:

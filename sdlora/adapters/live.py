@@ -9,7 +9,7 @@ that a base whose adapters are all removed is the very module tree that it was.
 import math
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -184,27 +184,47 @@ def remove(models: Models, name: str) -> None:
             delattr(model, "peft_config")
 
 
-def set_scales(models: Models, scales: Mapping[str, Scale]) -> None:
-    """Make exactly the adapters in ``scales`` (name -> scale) active; nothing is loaded or copied.
+class PerSample:
+    """A scale for each sample of a batch: PEFT's layers multiply an adapter's output by it as they would by a number.
+
+    A batch of k times as many samples is k copies one after the other: guidance's negative and positive half.
+    """
+
+    def __init__(self, scales: Sequence[float], device: torch.device) -> None:
+        self.scales = torch.tensor(scales, device=device)
+
+    def __rmul__(self, output: torch.Tensor) -> torch.Tensor:
+        """``output`` (k * N, ...), each sample times its own scale."""
+        copies = output.unflatten(0, (-1, len(self.scales)))
+        return (copies * self.scales.view(-1, *[1] * (output.ndim - 1))).flatten(0, 1)
+
+
+def set_scales(models: Models, *samples: Mapping[str, Scale]) -> None:
+    """Make exactly the adapters in ``samples`` (name -> scale) active; nothing is loaded or copied.
 
     A scale may be negative. At 0, or not named, an adapter takes no part: outputs are then the base's
     own, bit for bit. What trains goes on training: no ``requires_grad`` changes.
+    Of several ``samples``, sample i of every batch to come has the scales ``samples[i]``.
     Raises ConfigError for a name that is not attached, a scale that is not finite, or a key that names no layer.
     """
-    values = {_key(name): _by_path([path for path, _ in layers(models, name)], scale) for name, scale in scales.items()}
+    values: dict[str, list[dict[str, float]]] = {}
+    for name in dict.fromkeys(name for scales in samples for name in scales):
+        paths = [path for path, _ in layers(models, name)]
+        values[_key(name)] = [_by_path(paths, scales.get(name, 0.0)) for scales in samples]
     for path, host in _hosts(models):
-        here = {key: by_path[path] for key, by_path in values.items() if key in host.scaling}
-        for key, value in here.items():
-            host.set_scale(key, value)
-        _activate(host, [key for key, value in here.items() if value != 0])
+        here = {key: [by_path[path] for by_path in each] for key, each in values.items() if key in host.scaling}
+        for key, scales in here.items():
+            each = [scale * host.lora_alpha[key] / host.r[key] for scale in scales]
+            host.scaling[key] = each[0] if len(set(each)) < 2 else PerSample(each, host.weight.device)
+        _activate(host, [key for key, scales in here.items() if any(scales)])
 
 
 @contextmanager
-def scaled(models: Models, scales: Mapping[str, Scale]) -> Iterator[None]:
+def scaled(models: Models, *samples: Mapping[str, Scale]) -> Iterator[None]:
     """``set_scales`` for the time of a ``with`` block; afterwards all is as it was, a training adapter too."""
     before = [(host, list(host.active_adapters), dict(host.scaling)) for _, host in _hosts(models)]
     try:
-        set_scales(models, scales)
+        set_scales(models, *samples)
         yield
     finally:
         for host, active, scaling in before:
@@ -302,6 +322,8 @@ def _materialise(layer: Layer) -> None:
 
 def _activate(host: Any, keys: list[str]) -> None:
     """Make ``keys`` the host's active adapters. PEFT would also decide what trains: that is put back."""
+    if list(host.active_adapters) == keys:
+        return
     flags = [(parameter, parameter.requires_grad) for parameter in host.parameters()]
     host.set_adapter(keys, inference_mode=True)
     for parameter, flag in flags:

@@ -15,6 +15,9 @@ from sdlora.adapters.base import ModuleState
 PEFT_HEADER = "lora_adapter_metadata"
 """Where diffusers keeps PEFT's configurations: it refuses a file that has this and kohya's alphas."""
 
+WEIGHT = "modelspec.lora_default_weight"
+"""The scale at which an adapter is meant to be used, as SwarmUI reads it (A1111 has it in the side file)."""
+
 
 @dataclass(frozen=True)
 class Base:
@@ -161,15 +164,26 @@ def commonest(modules: Mapping[str, ModuleState]) -> tuple[int, float]:
 def side_file(provenance: Provenance) -> str:
     """The text of ``NAME.json``, which A1111 reads beside ``NAME.safetensors`` for its card."""
     base = BASES.get((provenance.family, provenance.prediction_type))
+    return card(base.sd_version if base else "Unknown", ", ".join(provenance.triggers))
+
+
+def card(sd_version: str, triggers: str, weight: float = 1.0) -> str:
+    """The same from what it says: the version of Stable Diffusion, the words to write, and the preferred weight."""
     fields = {
         "description": "",
-        "sd version": base.sd_version if base else "Unknown",
-        "activation text": ", ".join(provenance.triggers),
-        "preferred weight": 1.0,
+        "sd version": sd_version,
+        "activation text": triggers,
+        "preferred weight": weight,
         "negative text": "",
         "notes": "",
     }
     return json.dumps(fields, ensure_ascii=False, indent=4) + "\n"
+
+
+def sd_version(metadata: Mapping[str, str]) -> str:
+    """What A1111's side files call the base of an adapter with this header."""
+    version = metadata.get("ss_base_model_version")
+    return next((base.sd_version for base in BASES.values() if base.version == version), "Unknown")
 
 
 def _is_conv(module: ModuleState) -> bool:

@@ -1,6 +1,8 @@
 """A labelled sheet of pictures: rows by columns, for comparing."""
 
+import unicodedata
 from collections.abc import Sequence
+from contextlib import suppress
 
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
@@ -8,6 +10,13 @@ from sdlora.errors import ConfigError
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 INK, PAPER, HOLE = "#33363b", "#ffffff", "#eceef1"
+SYSTEM_FONTS = (
+    "DejaVuSans.ttf", "NotoSans-Regular.ttf", "LiberationSans-Regular.ttf", "Arial Unicode.ttf", "arial.ttf",
+    "Arial.ttf", "Helvetica.ttc",
+)  # fmt: skip
+"""Fonts with more than ASCII, of which most machines have one."""
+PLAIN = str.maketrans({"ß": "ss", "×": "x", "–": "-", "—": "-", "…": "...", "“": '"', "”": '"', "’": "'", "ø": "o"})
+"""What may stand for letters that are not there."""
 
 
 def sheet(
@@ -21,7 +30,8 @@ def sheet(
     """Lay ``rows`` of pictures out on white, with labels to the left and above, wrapped to fit.
 
     ``cell`` is the longest side of a picture in pixels, to which all are scaled; None leaves them as they are.
-    None among the pictures, or a row cut short, leaves a hole. The font is Pillow's own: only plain ASCII is safe.
+    None among the pictures, or a row cut short, leaves a hole. The font is Pillow's own for plain ASCII, else one of
+    the system's; where there is none, letters lose their accents, and others become question marks.
     Raises ConfigError if there is no picture, or labels and pictures do not match.
     """
     columns = max((len(row) for row in rows), default=0)
@@ -33,7 +43,7 @@ def sheet(
         raise ConfigError("a sheet needs at least one picture")
     size = max(image.width for image in scaled.values()), max(image.height for image in scaled.values())
     hole = Image.new("RGB", size, HOLE)
-    font = ImageFont.load_default(max(11, min(20, size[0] // 9)))
+    font = max(11, min(20, size[0] // 9))
     cells = [[scaled.get((row, column), hole) for column in range(columns)] for row in range(len(rows))]
     if column_labels:
         cells.insert(0, [_label(text, font, size[0]) for text in column_labels])
@@ -43,6 +53,16 @@ def sheet(
     table = _table(cells, gap)
     framed = _table([[_label(title, font, table.width)], [table]], gap) if title else table
     return ImageOps.expand(framed, gap, PAPER)
+
+
+def stacked(tables: Sequence[Image.Image]) -> Image.Image:
+    """Pictures on white, one below the other, aligned to the left."""
+    whole = Image.new("RGB", (max(table.width for table in tables), sum(table.height for table in tables)), PAPER)
+    top = 0
+    for table in tables:
+        whole.paste(table, (0, top))
+        top += table.height
+    return whole
 
 
 def _scale(image: Image.Image, longest: int | None) -> Image.Image:
@@ -66,8 +86,22 @@ def _table(cells: Sequence[Sequence[Image.Image]], gap: int) -> Image.Image:
     return table
 
 
-def _label(text: str, font: Font, width: int) -> Image.Image:
-    """``text`` in lines of at most ``width`` pixels (a longer word stays whole)."""
+def _legible(text: str, size: int) -> tuple[str, Font]:
+    """``text`` as it can be written, and a font of ``size`` pixels that has its letters."""
+    own = ImageFont.load_default(size)
+    if text.isascii():
+        return text, own
+    for name in SYSTEM_FONTS:
+        with suppress(OSError):
+            return text, ImageFont.truetype(name, size)
+    plain = unicodedata.normalize("NFKD", text)
+    bare = "".join(letter for letter in plain if not unicodedata.combining(letter))
+    return bare.translate(PLAIN).encode("ascii", "replace").decode(), own
+
+
+def _label(text: str, size: int, width: int) -> Image.Image:
+    """``text`` in lines of at most ``width`` pixels (a longer word stays whole), ``size`` pixels high."""
+    text, font = _legible(text, size)
     lines: list[str] = []
     for word in text.split():
         joined = f"{lines[-1]} {word}" if lines else word

@@ -90,12 +90,13 @@ def save(images: "Sequence[Image.Image]", path: Path) -> list[Path]:
     path, saved = check_output(path), []
     for image in images:
         target = unused(path)
-        write_atomic(target, lambda temporary, image=image: _write(image, temporary))  # type: ignore[misc]
+        write_atomic(target, lambda temporary, image=image: write(image, temporary))  # type: ignore[misc]
         saved.append(target)
     return saved
 
 
-def _write(image: "Image.Image", path: Path) -> None:
+def write(image: "Image.Image", path: Path) -> None:
+    """Write ``image`` to ``path`` as PNG, over what is there, with its ``info["parameters"]``."""
     from PIL.PngImagePlugin import PngInfo
 
     chunks = PngInfo()

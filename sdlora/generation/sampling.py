@@ -5,7 +5,7 @@ float32, so that a seed means the same noise on any device; prompts are encoded,
 What a batch shares is the UNet, whose sums a larger batch may round differently (1e-6 on a CPU).
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -59,46 +59,63 @@ def at_rest(family: Family) -> Iterator[None]:
 
 
 def draw(
-    family: Family, pictures: Sequence[Picture], recipe: Recipe, on_step: Callable[[float], object]
+    family: Family,
+    pictures: Sequence[Picture],
+    recipe: Recipe,
+    on_step: Callable[[float], object],
+    mix: Callable[[Sequence[int]], object] = lambda places: None,
 ) -> "list[Image.Image]":
     """Make ``pictures``, in one batch where their texts have equally many parts.
 
-    ``on_step`` gets the part done, 0 to 1, after each step, and may raise to end it. Prompt and negative prompt are
-    padded to equally many parts, with empty ones. Raises NonFiniteError if a picture's latents are not numbers.
+    ``on_step`` gets the part done, 0 to 1, after each step, and may raise to end it. ``mix(places)`` puts the adapters
+    at the scales of the pictures at ``places``: of each alone before its texts are encoded, then of those that the
+    UNet is given. Prompt and negative prompt are padded to equally many parts, with empty ones.
+    Raises NonFiniteError if a picture's latents are not numbers.
     """
-    negative = {recipe.negative} if recipe.cfg > 1 else set()
-    texts = sorted({picture.prompt for picture in pictures} | negative)
-    read = {text: _encode(family, text, recipe.clip_skip) for text in texts}
     alike: dict[int, list[int]] = {}
+    read: list[list[torch.Tensor]] = []
     for place, picture in enumerate(pictures):
-        alike.setdefault(max(len(read[text]) for text in {picture.prompt} | negative), []).append(place)
+        mix([place])
+        read.append(_texts(family, picture.prompt, recipe))
+        alike.setdefault(read[place][0].shape[1], []).append(place)
     drawn: dict[int, Image.Image] = {}
-    for length, places in alike.items():
-        blank = _encode(family, "", recipe.clip_skip) if length > 1 else []
-        whole = {text: torch.cat((parts + blank * length)[:length], dim=1) for text, parts in read.items()}
+    for places in alike.values():
 
         def step(part: float, before: int = len(drawn), of: int = len(places)) -> object:
             return on_step((before + part * of) / len(pictures))
 
-        images = _draw_alike(family, [pictures[place] for place in places], whole, recipe, step)
+        mix(places)
+        images = _draw_alike(
+            family, [pictures[place] for place in places], [read[place] for place in places], recipe, step
+        )
         drawn |= zip(places, images, strict=True)
     return [drawn[place] for place in range(len(pictures))]
+
+
+def _texts(family: Family, prompt: str, recipe: Recipe) -> list[torch.Tensor]:
+    """The prompt and, where there is guidance, the negative prompt, encoded (1, N, D), both as long."""
+    texts = [prompt, recipe.negative] if recipe.cfg > 1 else [prompt]
+    read = [_encode(family, text, recipe.clip_skip) for text in texts]
+    length = max(map(len, read))
+    blank = _encode(family, "", recipe.clip_skip) if length > 1 else []
+    return [torch.cat((parts + blank * length)[:length], dim=1) for parts in read]
 
 
 def _draw_alike(
     family: Family,
     pictures: Sequence[Picture],
-    texts: Mapping[str, torch.Tensor],
+    read: Sequence[Sequence[torch.Tensor]],
     recipe: Recipe,
     on_step: Callable[[float], object],
 ) -> "list[Image.Image]":
-    """One batch of ``pictures``, whose ``texts`` are encoded (1, N, D), all as long."""
+    """One batch of ``pictures``, whose texts ``read`` (see ``_texts``) are all as long."""
+    positive, *negative = (torch.cat(texts) for texts in zip(*read, strict=True))
     pipeline = family.pipeline(make_scheduler(recipe.sampler, family.scheduler_config))
     pipeline.set_progress_bar_config(disable=True)
     generators = [torch.Generator().manual_seed(picture.seed) for picture in pictures]
     latents: torch.Tensor = pipeline(
-        prompt_embeds=torch.cat([texts[picture.prompt] for picture in pictures]),
-        negative_prompt_embeds=torch.cat([texts[recipe.negative]] * len(pictures)) if recipe.cfg > 1 else None,
+        prompt_embeds=positive,
+        negative_prompt_embeds=negative[0] if negative else None,
         latents=_noise(family, recipe, generators),
         generator=generators,
         num_inference_steps=recipe.steps,

@@ -4,13 +4,14 @@ import difflib
 import hashlib
 import json
 import secrets
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
 from functools import partial
-from itertools import groupby, islice
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -32,6 +33,10 @@ if TYPE_CHECKING:
     from PIL import Image
 
 
+BATCH_PIXELS = 8 * 512 * 512
+"""What is made at once on CUDA at first, in pixels."""
+
+
 @dataclass(frozen=True)
 class Loaded:
     """An adapter in the studio: its scale, the start of its file's hash, and the components that it adapts."""
@@ -43,11 +48,20 @@ class Loaded:
 
 @dataclass(frozen=True)
 class Drawing:
-    """One picture: what to draw, the scales of its adapters, and the prompt that its file will hold."""
+    """One picture: what to draw and how, the scales of its adapters, and what its file will tell."""
 
     picture: Picture
+    recipe: Recipe
     scales: dict[str, Scale]
     recorded: str
+    """Its prompt, with the tags of its adapters."""
+    notes: Mapping[str, str] = field(default_factory=dict)
+    """Further settings for its A1111 text."""
+
+    @property
+    def active(self) -> dict[str, Scale]:
+        """The scales of the adapters that take part."""
+        return {name: scale for name, scale in self.scales.items() if scale != 0}
 
 
 class _Stopped(Exception):
@@ -150,41 +164,106 @@ class Studio:
         Each holds its A1111 parameters in ``info["parameters"]``, with its real seed where ``seed`` is -1.
         ``<lora:name:0.8>`` in a prompt goes before the adapter's own scale, ``(word:1.2)`` weighs words, and a prompt
         may be of any length (``generation.attention``); ``clip_skip`` 2 reads the text encoder's last layer but one.
-        Sizes are in pixels, the model's own if None. ``batch`` pictures are made at once: by default 4 on CUDA,
-        elsewhere 1, which is no slower there and makes a picture the same to the bit whatever its companions.
-        ``on_progress`` is told sampling steps, over all pictures. If ``should_stop`` returns true, the pictures
-        finished until then are returned.
+        Sizes are in pixels, the model's own if None. ``batch``, ``on_progress`` and ``should_stop`` are ``draw``'s.
         Raises ConfigError for a bad value or an unknown adapter, OutOfMemoryError, NonFiniteError.
         """
         recipe = self._recipe(negative, steps, cfg, width, height, sampler, clip_skip)
-        drawings = self._drawings([prompt] if isinstance(prompt, str) else list(prompt), count, seed)
-        batch = batch or (4 if self.family.device.type == "cuda" else 1)
-        images: list[Image.Image] = []
+        drawings = self._drawings([prompt] if isinstance(prompt, str) else list(prompt), count, seed, recipe)
+        finished: dict[int, Image.Image] = {}
+        self.draw(drawings, finished.__setitem__, on_progress, should_stop, batch)
+        return [finished[place] for place in sorted(finished)]
 
-        def on_step(part: float, of: int) -> None:
+    def drawing(
+        self,
+        prompt: str,
+        negative: str = "",
+        steps: int = 25,
+        cfg: float = 7.0,
+        seed: int = -1,
+        width: int | None = None,
+        height: int | None = None,
+        sampler: str = "DPM++ 2M",
+        clip_skip: int = 1,
+        scales: Mapping[str, Scale] | None = None,
+        notes: Mapping[str, str] | None = None,
+    ) -> Drawing:
+        """One picture for ``draw``, checked: ``scales`` go before the adapters' own, and the prompt's before both.
+
+        ``notes`` go into its A1111 text. Raises what ``generate`` raises of its values.
+        """
+        recipe = self._recipe(negative, steps, cfg, width, height, sampler, clip_skip)
+        [drawing] = self._drawings([prompt], 1, seed, recipe, scales or {})
+        return replace(drawing, notes=notes or {})
+
+    def draw(
+        self,
+        drawings: Sequence[Drawing],
+        on_picture: "Callable[[int, Image.Image], object]",
+        on_progress: OnProgress | None = None,
+        should_stop: Callable[[], bool] | None = None,
+        batch: int | None = None,
+    ) -> None:
+        """Make any pictures; ``on_picture`` gets each with its place in ``drawings`` as soon as it is finished.
+
+        Those of one recipe and the same adapters, at whatever scales, are made up to ``batch`` at once: by default 8
+        of 512 x 512 px on CUDA (half as many, and again, where memory does not suffice), elsewhere 1, which is no
+        slower there and makes a picture the same to the bit whatever its companions. What is asked for twice is made
+        once. ``on_progress`` is told sampling steps, over all pictures. ``should_stop`` is asked after each; once it
+        returns true, what is not finished is left out. Raises OutOfMemoryError, NonFiniteError.
+        """
+        twins: dict[str, list[int]] = {}
+        for place, drawing in enumerate(drawings):
+            twins.setdefault(repr((drawing.picture, drawing.recipe, drawing.active)), []).append(place)
+        todo = {places[0]: places for places in twins.values()}
+        total = sum(drawing.recipe.steps for drawing in drawings)
+        done = 0
+
+        def on_step(steps: int, part: float) -> None:
             if on_progress is not None:
-                on_progress(len(images) * steps + round(part * steps * of), len(drawings) * steps)
+                on_progress(done + round(part * steps), total)
             if should_stop is not None and should_stop():
                 raise _Stopped
 
-        with suppress(_Stopped):
-            for alike in _batches(drawings, batch):
-                images += self._draw(alike, recipe, partial(on_step, of=len(alike)))
-        return images
+        while todo:
+            alike = _alike(drawings, todo, batch or self._batch(drawings[next(iter(todo))].recipe))
+            steps = sum(drawings[place].recipe.steps for first in alike for place in todo[first])
+            try:
+                images = self._draw([drawings[place] for place in alike], partial(on_step, steps))
+            except _Stopped:
+                return
+            except torch.OutOfMemoryError:
+                recipe, batch = drawings[alike[0]].recipe, len(alike) // 2
+                if not batch:
+                    size = f"{recipe.width}x{recipe.height}"
+                    raise OutOfMemoryError(f"too little memory for a picture of {size}; take a smaller size") from None
+                continue
+            done += steps
+            for image, places in zip(images, map(todo.pop, alike), strict=True):
+                for place in places:
+                    own = image if place == places[0] else image.copy()
+                    own.info["parameters"] = self._parameters(drawings[place])
+                    on_picture(place, own)
 
-    def _draw(
-        self, drawings: Sequence[Drawing], recipe: Recipe, on_step: Callable[[float], object]
-    ) -> "list[Image.Image]":
-        """The pictures of one batch of ``drawings`` with equal scales."""
-        try:
-            with at_rest(self.family), self._mixed(drawings[0].scales):
-                images = draw(self.family, [drawing.picture for drawing in drawings], recipe, on_step)
-        except torch.OutOfMemoryError:
-            size = f"{len(drawings)} of {recipe.width}x{recipe.height}"
-            raise OutOfMemoryError(f"too little memory for {size} at once; take a smaller size or batch") from None
-        for drawing, image in zip(drawings, images, strict=True):
-            image.info["parameters"] = self._parameters(drawing, recipe)
-        return images
+    def _draw(self, drawings: Sequence[Drawing], on_step: Callable[[float], object]) -> "list[Image.Image]":
+        """The pictures of one batch of ``drawings`` with equal recipes."""
+
+        before: list[Mapping[str, Scale]] = [{}]
+
+        def mix(places: Iterable[int]) -> None:
+            nonlocal before
+            samples = [drawings[place].active for place in places]
+            samples = samples[:1] if all(scales == samples[0] for scales in samples) else samples
+            if samples != before and self._mixes:
+                live.set_scales(self.family.models, *samples)
+                before = samples
+
+        with at_rest(self.family), live.scaled(self.family.models, {}) if self._mixes else nullcontext():
+            return draw(self.family, [one.picture for one in drawings], drawings[0].recipe, on_step, mix)
+
+    def _batch(self, recipe: Recipe) -> int:
+        """How many pictures of ``recipe`` are made at once at first."""
+        on_card = self.family.device.type == "cuda"
+        return max(1, BATCH_PIXELS // (recipe.width * recipe.height)) if on_card else 1
 
     def _recipe(
         self, negative: str, steps: int, cfg: float, width: int | None, height: int | None, sampler: str, clip_skip: int
@@ -206,8 +285,18 @@ class Studio:
             raise ConfigError("negative: adapters are named in the prompt; move the <lora:...> tag there")
         return Recipe(negative, steps, cfg, canonical(sampler), clip_skip=clip_skip, **sizes)
 
-    def _drawings(self, texts: Sequence[str], count: int, seed: int) -> list[Drawing]:
-        """A drawing a picture. Raises ConfigError for a bad count, seed or tag, or an adapter that is not loaded."""
+    def _drawings(
+        self,
+        texts: Sequence[str],
+        count: int,
+        seed: int,
+        recipe: Recipe,
+        set_scales: Mapping[str, Scale] = MappingProxyType({}),
+    ) -> list[Drawing]:
+        """A drawing a picture; ``set_scales`` go before the adapters' own.
+
+        Raises ConfigError for a bad count, seed or tag, or an adapter that is not loaded.
+        """
         if count < 1:
             raise ConfigError(f"count = {count}: give 1 or more")
         if not -1 <= seed < 2**63:
@@ -219,10 +308,11 @@ class Studio:
             if asked:
                 self._require_unfused()
             named = {name: self._served(name, scale) for name, scale in asked.items()}
-            scales = self.adapters | named  # In the order of loading: sums round by their order.
+            scales = self.adapters | set_scales | named  # In the order of loading: sums round by their order.
             sliders = {name: scale for name, scale in scales.items() if name not in named and scale}
             tags = [prompts.tag(name, scale) for name, scale in sliders.items() if isinstance(scale, float)]
-            drawings.append(Drawing(Picture(plain, first + len(drawings)), scales, " ".join([text, *tags])))
+            picture = Picture(plain, first + len(drawings))
+            drawings.append(Drawing(picture, recipe, scales, " ".join([text, *tags])))
         return drawings
 
     def _served(self, name: str, scale: Scale) -> Scale:
@@ -232,16 +322,16 @@ class Studio:
             return {part: scale["unet" if part == "unet" else "text_encoder"] for part in components}
         return scale
 
-    def _mixed(self, scales: Mapping[str, Scale]) -> AbstractContextManager[Any]:
-        """The adapters at ``scales`` for a while. Without adapters of its own, a studio changes none."""
-        if self._fused is not None or not self._adapters:
-            return nullcontext()
-        return live.scaled(self.family.models, scales)
+    @property
+    def _mixes(self) -> bool:
+        """Whether adapters are set to scales at all. Without any of its own, a studio changes none."""
+        return self._fused is None and bool(self._adapters)
 
-    def _parameters(self, drawing: Drawing, recipe: Recipe) -> str:
+    def _parameters(self, drawing: Drawing) -> str:
         """The A1111 text of a picture. Scales by part, which few tags can hold, stand in ``Adapter scales`` as JSON."""
+        recipe = drawing.recipe
         sampler, schedule = split(recipe.sampler)
-        active = {name: self._adapters[name].hash for name, scale in drawing.scales.items() if scale}
+        active = {name: self._adapters[name].hash for name in drawing.active}
         by_part = {name: dict(scale) for name, scale in drawing.scales.items() if isinstance(scale, Mapping)}
         settings = {
             "Steps": str(recipe.steps),
@@ -259,7 +349,7 @@ class Studio:
             settings["Lora hashes"] = ", ".join(f"{name}: {digest}" for name, digest in active.items() if digest)
         if by_part:
             settings["Adapter scales"] = json.dumps(by_part)
-        return format_parameters(Parameters(drawing.recorded, recipe.negative, settings))
+        return format_parameters(Parameters(drawing.recorded, recipe.negative, {**settings, **drawing.notes}))
 
     def _known(self, name: str) -> Loaded:
         if name not in self._adapters:
@@ -273,13 +363,17 @@ class Studio:
             raise ConfigError("the adapters are fused into the weights; call unfuse() first")
 
 
-def _batches(drawings: Sequence[Drawing], size: int) -> "list[list[Drawing]]":
-    """``drawings`` in order, in lists of at most ``size`` with equal scales."""
-    batches = []
-    for _, alike in groupby(drawings, key=lambda drawing: drawing.scales):
-        while group := list(islice(alike, size)):
-            batches.append(group)
-    return batches
+def _alike(drawings: Sequence[Drawing], places: Iterable[int], size: int) -> list[int]:
+    """The first of ``places`` and those after it, up to ``size``, that can be made with it in one batch.
+
+    Other scales of the same adapters can; an adapter that only some use would cost all of them its share.
+    """
+
+    def kind(place: int) -> tuple[Recipe, set[str]]:
+        return drawings[place].recipe, set(drawings[place].active)
+
+    places = list(places)
+    return list(islice((place for place in places if kind(place) == kind(places[0])), size))
 
 
 def _read(path: Path) -> tuple[AdapterState, str]:

@@ -49,6 +49,8 @@ class Request:
     base: str = "pocket"
     adapters: tuple[Mixed, ...] = ()
     clip_skip: int = 1
+    grid: str = ""
+    """The folder of a grid that is to be filled (``generation.compare``) in place of pictures of the prompt."""
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> "Request":
@@ -112,6 +114,11 @@ class Creator:
         """The last request that was made, by whomever."""
         with self._lock:
             return self._tickets.get(self._next)
+
+    def open(self) -> list[Ticket]:
+        """All requests that have not ended, in their order."""
+        with self._lock:
+            return [ticket for ticket in self._tickets.values() if not ticket.ended]
 
     def ahead(self, number: int) -> int:
         """How many requests are to be drawn before request ``number``."""

@@ -139,7 +139,7 @@ class Library:
         """
         entry = self.find(name)
         if entry.kind == "imported":
-            beside = [entry.path.with_suffix(suffix) for suffix in (REPORT, ".json")]
+            beside = [entry.path.with_suffix(suffix) for suffix in (REPORT, ".json", ".png")]
             paths = [entry.path, *(path for path in beside if path.is_file())]
             return self.trash.put(paths, name, f"the adapter {name}")
         run = _require_idle(_run_of(entry.path))

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from sdlora.errors import OutOfMemoryError, SdloraError
 from sdlora.events import OnProgress
+from sdlora.generation import compare
 from sdlora.runs.creation import Mixed, Request
 
 if TYPE_CHECKING:
@@ -36,27 +37,37 @@ class Easel:
         should_stop: Callable[[], bool],
         batch: int | None = None,
     ) -> "tuple[list[Image.Image], str]":
-        """The pictures of ``request``, and what its person should know of them. What it raises: see ``Studio``."""
+        """The pictures of ``request``, and what its person should know of them. What it raises: see ``Studio``.
+
+        Those of a grid go into its folder, each as it is finished.
+        """
         with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always", UserWarning)
             self._mix(request.adapters)
-            images = self.studio.generate(
-                request.prompt,
-                negative=request.negative,
-                steps=request.steps,
-                cfg=request.cfg,
-                seed=request.seed,
-                width=request.width,
-                height=request.height,
-                count=request.count,
-                sampler=request.sampler,
-                clip_skip=request.clip_skip,
-                on_progress=on_progress,
-                should_stop=should_stop,
-                batch=batch,
-            )
+            if request.grid:
+                compare.fill(self.studio, Path(request.grid), on_progress, should_stop, batch)
+            images = [] if request.grid else self._pictures(request, on_progress, should_stop, batch)
         ours = (warning for warning in said if PACKAGE in Path(warning.filename).parents)
         return images, " ".join(dict.fromkeys(str(warning.message) for warning in ours))
+
+    def _pictures(
+        self, request: Request, on_progress: OnProgress, should_stop: Callable[[], bool], batch: int | None
+    ) -> "list[Image.Image]":
+        return self.studio.generate(
+            request.prompt,
+            negative=request.negative,
+            steps=request.steps,
+            cfg=request.cfg,
+            seed=request.seed,
+            width=request.width,
+            height=request.height,
+            count=request.count,
+            sampler=request.sampler,
+            clip_skip=request.clip_skip,
+            on_progress=on_progress,
+            should_stop=should_stop,
+            batch=batch,
+        )
 
     def clear(self) -> None:
         """Take all adapters out."""

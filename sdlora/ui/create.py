@@ -126,7 +126,7 @@ def _cancel(desk: Desk, number: int) -> None:
 def _attach(desk: Desk, most: int) -> list[Any]:
     """After a load: the pictures that there are, and the request that is under way."""
     ticket = desk.creator.newest()
-    active = ticket is not None and not ticket.ended
+    active = ticket is not None and not ticket.ended and not ticket.request.grid
     return [ticket.number if ticket and active else 0, gr.Timer(active=active), *results.show(desk, most)]
 
 

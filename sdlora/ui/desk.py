@@ -161,10 +161,17 @@ class Desk:
     def create(self, request: Request, chosen: Sequence[tuple[str, float]]) -> Ticket:
         """Queue pictures with the adapters ``chosen`` by name and scale, and those that the prompt names.
 
-        Raises ConfigError for an adapter that is unknown or chosen twice, or an empty prompt.
+        Raises ConfigError for an adapter that is unknown or chosen twice, or an empty prompt; BusyError.
         """
         if not request.prompt.strip():
             raise ConfigError("Write what to draw into the prompt.")
+        return self.submit(self.mixed(request, chosen))
+
+    def mixed(self, request: Request, chosen: Sequence[tuple[str, float]]) -> Request:
+        """``request`` with the files of the adapters ``chosen`` by name and scale, and of those that its prompt names.
+
+        Raises ConfigError for an adapter that is unknown or chosen twice.
+        """
         scales = dict(chosen)
         if len(scales) < len(chosen):
             raise ConfigError("The same adapter is chosen twice; give each a row of its own.")
@@ -174,10 +181,14 @@ class Desk:
         service.require_one_base(request.base, chosen_files)
         mixed = zip(chosen_files, scales.items(), strict=True)
         adapters = tuple(Mixed(name, str(file.path), scale) for file, (name, scale) in mixed)
+        return replace(request, adapters=adapters)
+
+    def submit(self, request: Request) -> Ticket:
+        """Queue a request whose adapters are files. Raises BusyError if too many wait."""
         newest = self.creator.newest()
         if newest is not None and self.creator.ahead(newest.number + 1) >= MAX_WAITING:
             raise BusyError(f"{MAX_WAITING} requests wait to be drawn; ask again when some of them are done.")
-        ticket = self.creator.submit(replace(request, adapters=adapters))
+        ticket = self.creator.submit(request)
         if self.low_memory:
             self.creator.rest()  # It is done in its turn: after these pictures.
         return ticket

@@ -153,8 +153,9 @@ def _wire(desk: Desk, inputs: Inputs) -> None:
         [inputs.prompt.change, *(row.change for row in inputs.adapters)], partial(_tags, desk),
         [inputs.prompt, *inputs.adapters, *inputs.scales], inputs.tags, **quick,
     )  # fmt: skip
-    for row, button in zip(inputs.adapters, inputs.words, strict=True):
+    for row, scale, button in zip(inputs.adapters, inputs.scales, inputs.words, strict=True):
         row.input(partial(_base_of, desk), row, inputs.base, **HIDDEN)
+        row.input(partial(_weight_of, desk), row, scale, **HIDDEN)
         row.change(partial(_words_of, desk), row, button, **quick)
         button.click(partial(_say, desk), [inputs.prompt, row], inputs.prompt, **HIDDEN)
     inputs.sampler.input(_choose_sampler, [inputs.sampler, inputs.schedule], inputs.schedule, **quick)
@@ -244,6 +245,12 @@ def _base_of(desk: Desk, name: str) -> Any:
     """An adapter brings the base that it was trained on."""
     base = next((adapter.base for adapter in desk.look().adapters if adapter.name == name), "")
     return base or gr.skip()
+
+
+def _weight_of(desk: Desk, name: str) -> Any:
+    """An adapter brings the scale that its file prefers."""
+    path = next((adapter.path for adapter in desk.look().adapters if adapter.name == name), None)
+    return service.preferred_weight(path) if path else gr.skip()
 
 
 def _trigger(desk: Desk, name: str | None) -> str:

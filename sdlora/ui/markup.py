@@ -2,8 +2,11 @@
 
 from collections.abc import Iterable
 from html import escape
+from pathlib import Path
+from urllib.parse import quote
 
-from sdlora.ui.desk import ACTIVE
+from sdlora.generation.compare import Cell, Grid
+from sdlora.ui.desk import ACTIVE, thumbnail, url
 from sdlora.ui.watch import RunView, short
 
 
@@ -44,3 +47,42 @@ def bar(share: float | None) -> str:
 def drawing(sentence: str, share: float | None, kind: str = "info") -> str:
     """Where a request for pictures stands."""
     return f"<div class='note {kind}' role='status'><p>{escape(sentence)}</p>{bar(share)}</div>"
+
+
+def comparison(grid: Grid, folder: Path, chosen: str = "") -> str:
+    """A grid of pictures, a table a page: each picture a button that carries its file's name; ``chosen`` is marked."""
+    columns, rows, pages = grid.labels
+    by_place = {cell.place: cell for cell in grid.cells}
+    tables = []
+    for page, title in enumerate(pages):
+        head = "".join(f"<th scope='col'>{escape(label)}</th>" for label in columns) if any(columns) else ""
+        body = ""
+        for row, label in enumerate(rows):
+            cells = (by_place[page, row, column] for column in range(len(columns)))
+            side = f"<th scope='row'>{escape(label)}</th>" if any(rows) else ""
+            named = ((cell, f"{columns[cell.place[2]]} {label} {title}") for cell in cells)
+            body += (
+                f"<tr>{side}{''.join(f'<td>{_button(cell, folder, name, chosen)}</td>' for cell, name in named)}</tr>"
+            )
+        corner = "<th></th>" if any(rows) and head else ""
+        caption = f"<caption>{escape(title)}</caption>" if title else ""
+        tables.append(f"<table>{caption}<thead><tr>{corner}{head}</tr></thead><tbody>{body}</tbody></table>")
+    return f"<div class='compared' tabindex='0' role='region' aria-label='Grid'>{''.join(tables)}</div>"
+
+
+def _button(cell: Cell, folder: Path, name: str, chosen: str) -> str:
+    """A cell's picture as a button, or the place where it will be."""
+    if not (folder / cell.file).is_file():
+        return "<span class='hole'></span>"
+    place = escape(f"gradio_api/file={quote(thumbnail(folder / cell.file))}", quote=True)
+    alt, pressed = escape(name.strip() or "picture", quote=True), str(cell.file == chosen).lower()
+    return (
+        f"<button type='button' data-cell='{escape(cell.file, quote=True)}' aria-pressed='{pressed}'>"
+        f"<img src='{place}' alt='{alt}' loading='lazy'></button>"
+    )
+
+
+def full_size(picture: Path, name: str) -> str:
+    """A picture as large as there is room, which opens by itself when it is clicked."""
+    place, alt = escape(url(picture), quote=True), escape(name, quote=True)
+    return f"<a class='full' href='{place}' target='_blank' rel='noopener'><img src='{place}' alt='{alt}'></a>"

@@ -7,7 +7,7 @@ from typing import Any
 import gradio as gr
 
 from sdlora.errors import ConfigError, SdloraError
-from sdlora.ui import api, create, library, markup, pictures, train
+from sdlora.ui import api, compare, create, library, markup, pictures, train
 from sdlora.ui.create import Create
 from sdlora.ui.desk import ACTIVE, Desk
 from sdlora.ui.library import LibraryTab
@@ -70,6 +70,7 @@ def build(desk: Desk) -> gr.Blocks:
                 training = train.build(desk, demo, tab)
             with gr.Tab("3 · Create", id="create"):
                 drawing = create.build(desk, demo)
+                compare.build(desk, demo, drawing)
             with gr.Tab("4 · Library", id="library") as shelves:
                 kept = library.build(desk, shelves, tabs)
         _keep_fresh(desk, demo, timer, seen, header, stop, training.live, drawing, kept)

@@ -77,6 +77,27 @@ def test_scales_by_block() -> None:
     assert distance(outputs(models), outputs(summed(parts))) < 1e-5
 
 
+@pytest.mark.parametrize("group", GROUPS)
+def test_each_sample_of_a_batch_has_its_own_scales(group: str) -> None:
+    """Of whatever layers: 2-D inputs (time embeddings), tokens, feature maps. Twice the batch is two copies of it."""
+    models = tiny_base()
+    live.load_state(models, trained_state(targets=group), "a")
+    live.load_state(models, uneven(trained_state(2, targets=group)), "b")
+    samples: list[Mapping[str, Scale]] = [
+        {"a": 0.7}, {"b": {"*": -0.4, "unet.up_blocks": 0.5}}, {"a": 0.7, "b": 1.0}, {"a": 0.0},
+    ]  # fmt: skip
+    draw = torch.Generator().manual_seed(0)
+    latents, text = (torch.randn(shape, generator=draw) for shape in ((8, 4, 8, 8), (8, 77, 16)))
+    times, ids = torch.randint(0, 1000, (8,), generator=draw), torch.randint(0, 500, (8, 77), generator=draw)
+    with torch.no_grad(), live.scaled(models, *samples):
+        together = models["unet"](latents, times, text).sample, models["text_encoder"](ids)[0]
+    for place in range(8):
+        one = slice(place, place + 1)
+        with torch.no_grad(), live.scaled(models, samples[place % 4]):
+            alone = models["unet"](latents[one], times[one], text[one]).sample, models["text_encoder"](ids[one])[0]
+        assert distance((together[0][one], together[1][one]), alone) < 1e-5
+
+
 def test_blocks_that_no_key_names_stay_at_1() -> None:
     state, models = trained_state(), tiny_base()
     live.load_state(models, state, "a")

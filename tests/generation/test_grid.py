@@ -2,7 +2,7 @@ import pytest
 from PIL import Image
 
 from sdlora.errors import ConfigError
-from sdlora.generation.grid import HOLE, sheet
+from sdlora.generation.grid import HOLE, SYSTEM_FONTS, sheet, stacked
 
 RED, BLUE = Image.new("RGB", (64, 64), "#ff0000"), Image.new("RGB", (32, 64), "#0000ff")
 
@@ -31,3 +31,21 @@ def test_wrong_counts_are_refused():
         sheet([[RED, RED]], column_labels=["one"])
     with pytest.raises(ConfigError, match="at least one"):
         sheet([[None]])
+
+
+@pytest.mark.parametrize("fonts", [("no such font.ttf",), SYSTEM_FONTS])
+def test_labels_may_hold_any_letters(monkeypatch, fonts):
+    """With a font of the system's, or without one as plain letters: never as boxes, which are all alike."""
+    monkeypatch.setattr("sdlora.generation.grid.SYSTEM_FONTS", fonts)
+    made = [sheet([[RED]], ["x"], [text]) for text in ("ä", "ö", "ß")]
+    assert len({picture.tobytes() for picture in made}) == 3
+
+
+def test_tables_are_stacked_whole():
+    made = stacked([RED, BLUE])
+    assert made.size == (64, 128)
+    assert {color: count for count, color in made.getcolors()} == {
+        (255, 0, 0): 64 * 64,
+        (0, 0, 255): 32 * 64,
+        (255,) * 3: 32 * 64,
+    }

@@ -1,0 +1,155 @@
+"""What the axes of a grid may change, and how their values are written: the notation of A1111's X/Y/Z plot.
+
+Values stand between commas (one with a comma inside in double quotes); numbers also as ranges: ``1-5``, ``0-1 (+0.25)``
+with a step, ``0-1 [5]`` with a count. See scripts/xyz_grid.py of stable-diffusion-webui.
+"""
+
+import csv
+import difflib
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from sdlora.errors import ConfigError
+from sdlora.generation.samplers import canonical
+
+NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)"
+RANGE = re.compile(
+    rf"(?P<first>{NUMBER})\s*-\s*(?P<last>{NUMBER})"
+    rf"(?:\s*\(\s*(?P<step>{NUMBER})\s*\)|\s*\[\s*(?P<count>\d+)\s*\])?"
+)
+MOST_VALUES = 200
+DECIMALS = 6
+"""Of numbers in a range: 0 to 0.3 by 0.1 has no 0.30000000000000004."""
+
+
+class Kind(NamedTuple):
+    """What an axis may change: its name to a person, how a value is read, and a value's label."""
+
+    title: str
+    read: Callable[[str], str | int | float]
+    label: str = "{}"
+    start: str = ""
+    """Values to begin with."""
+    least: float = -float("inf")
+    most: float = float("inf")
+
+
+KINDS: Mapping[str, Kind] = {
+    "prompt": Kind("Prompt", str),
+    "replace": Kind("Prompt S/R", str),
+    "checkpoint": Kind("Checkpoint", int, "step {}", "", 0),
+    "scale": Kind("Adapter scale", float, "scale {}", "0, 0.5, 0.75, 1", -100, 100),
+    "seed": Kind("Seed", int, "seed {}", "1-3", 0, 2**63 - 1),
+    "cfg": Kind("CFG scale", float, "CFG {}", "3, 5, 7, 9", 0, 100),
+    "steps": Kind("Steps", int, "{} steps", "10, 20, 30", 1, 1000),
+    "sampler": Kind("Sampler", canonical, "{}", "DPM++ 2M, Euler a, DDIM"),
+}
+"""By name, in the order in which they change a picture."""
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One direction of a grid: what it changes ("": nothing), and the values, as they are written."""
+
+    kind: str = ""
+    values: tuple[str, ...] = ("",)
+
+    def label(self, value: str) -> str:
+        """What stands beside the pictures of ``value``."""
+        return KINDS[self.kind].label.format(value) if self.kind else ""
+
+
+def read_axis(kind: str, text: str, checkpoints: Sequence[int] = ()) -> Axis:
+    """The axis that changes ``kind`` through the values of ``text``; none at all for the kind "".
+
+    ``checkpoints`` are the steps that there are; an empty text takes them all. Of prompts each line is one.
+    Raises ConfigError for what cannot be read.
+    """
+    if not kind:
+        return Axis()
+    if kind not in KINDS:
+        near = difflib.get_close_matches(kind, KINDS, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(KINDS)}"
+        raise ConfigError(f"there is no axis {kind!r}; {hint}")
+    parts = [line.strip() for line in text.splitlines() if line.strip()] if kind == "prompt" else _split(text)
+    if kind == "checkpoint":
+        return Axis(kind, _checkpoints(parts, checkpoints))
+    values = [value for part in parts for value in _values(kind, part)]
+    if not values:
+        raise ConfigError(f"{kind}: give at least one value{_example(kind)}")
+    if kind == "replace" and len(values) < 2:
+        raise ConfigError("replace: give what is to be replaced, then what by: red, blue, green")
+    if len(values) > MOST_VALUES:
+        raise ConfigError(f"{kind}: {len(values)} values; a grid has at most {MOST_VALUES} pictures")
+    return Axis(kind, tuple(dict.fromkeys(values)))
+
+
+def _checkpoints(parts: Sequence[str], known: Sequence[int]) -> tuple[str, ...]:
+    """The steps asked for, as ``known`` has them. Raises ConfigError for one that was not saved."""
+    if not known:
+        raise ConfigError("checkpoint: this adapter has no checkpoints; choose a run that saved some")
+    if not parts or [part.lower() for part in parts] == ["all"]:
+        return tuple(map(str, known))
+    asked = dict.fromkeys(int(value) for part in parts for value in _values("checkpoint", part))
+    gone = next((step for step in asked if step not in known), None)
+    if gone is not None:
+        raise ConfigError(f"checkpoint: none was saved at step {gone}; there are {', '.join(map(str, known))}")
+    return tuple(map(str, asked))
+
+
+def _split(text: str) -> list[str]:
+    """The parts between commas and line ends."""
+    rows = csv.reader(text.splitlines(), skipinitialspace=True)
+    return [part.strip() for row in rows for part in row if part.strip()]
+
+
+def _values(kind: str, part: str) -> list[str]:
+    """The values, as they are written from now on, that one part stands for."""
+    row = KINDS[kind]
+    if row.read not in (int, float):
+        try:
+            return [str(row.read(part))]
+        except ConfigError as error:
+            raise ConfigError(f"{kind}: {error}") from None
+    numbers = _numbers(kind, part)
+    for number in numbers:
+        if row.read is int and number != int(number):
+            raise ConfigError(f"{kind}: {part!r} does not give whole numbers")
+        if not row.least <= number <= row.most:
+            least, most = (_number(limit) for limit in (row.least, row.most))
+            raise ConfigError(f"{kind}: {_number(number)} is out of range; give {least} to {most}")
+    return [_number(number) for number in numbers]
+
+
+def _numbers(kind: str, part: str) -> list[float]:
+    """A number, or all of a range, both ends included where its step allows."""
+    if re.fullmatch(NUMBER, part):
+        return [int(part) if re.fullmatch(r"[+-]?\d+", part) else float(part)]
+    found = RANGE.fullmatch(part)
+    if not found:
+        raise ConfigError(f"{kind}: {part!r} is no number and no range{_example(kind)}")
+    first, last = float(found["first"]), float(found["last"])
+    if found["count"]:
+        count = int(found["count"])
+        if not 1 <= count <= MOST_VALUES:
+            raise ConfigError(f"{kind}: {part!r} has {count} values; give 1 to {MOST_VALUES}")
+        step = (last - first) / max(1, count - 1)
+        even = [first + step * n for n in range(count)]
+        return [round(number) for number in even] if KINDS[kind].read is int else [round(n, DECIMALS) for n in even]
+    step = float(found["step"] or (1 if last >= first else -1))
+    if not step or (last - first) / step < 0:
+        raise ConfigError(f"{kind}: {part!r} leads nowhere; the step goes from the first number to the last")
+    count = int((last - first) / step + 1e-9) + 1
+    if count > MOST_VALUES:
+        raise ConfigError(f"{kind}: {part!r} has {count} values; give at most {MOST_VALUES}")
+    return [round(first + step * n, DECIMALS) for n in range(count)]
+
+
+def _number(number: float) -> str:
+    return str(int(number)) if abs(number) < float("inf") and number == int(number) else repr(float(number))
+
+
+def _example(kind: str) -> str:
+    return f", such as {KINDS[kind].start}" if KINDS[kind].start else ""

@@ -1,0 +1,148 @@
+"""Grids of a run, drawn by the drawing process, and the best picture's checkpoint kept as the adapter."""
+
+import base64
+import io
+import json
+
+import pytest
+import torch
+from PIL import Image
+
+from sdlora import service
+from sdlora.cli import main
+from sdlora.errors import ConfigError, FileError
+from sdlora.formats import read_adapter, write_adapter
+from sdlora.formats.header import read_metadata
+from sdlora.generation import compare
+from sdlora.generation.images import read_parameters
+from sdlora.runs.comparison import begin_comparison, best_of, keep_best, plan_comparison, preferred_weight
+from sdlora.runs.creation import Creator, Mixed, Request
+from sdlora.service import Wish
+from tests.generation.test_studio import adapter
+from tests.runs.test_creation import until
+
+HEADER = {
+    "ss_base_model_version": "sd_v1", "modelspec.trigger_phrase": "sks", "ss_output_name": "glass",
+    "ss_sd_model_name": "tiny",
+}  # fmt: skip
+
+
+@pytest.fixture
+def run(configure, tmp_path):
+    """A run that has saved three checkpoints, as if it had trained."""
+    config = configure(sample__prompts=["a red house", "a blue cat"], sample__steps=2, sample__seed=5)
+    run = service.prepare(config, "glass", tmp_path)
+    for seed, step in enumerate((2, 4, 6)):
+        write_adapter(adapter(seed=seed, **HEADER), run.checkpoint(step))
+    write_adapter(adapter(seed=2, **HEADER), run.adapter)
+    return run
+
+
+def test_the_grid_to_pick_the_best_from_is_checkpoints_by_scales_by_preview_prompts(run, tmp_path):
+    request, wishes = best_of(run)
+    filling = begin_comparison(tmp_path, request, wishes, run.name, run)
+    grid = compare.read(tmp_path / "creations" / "grids" / filling.grid.rpartition("/")[2])
+    assert grid.labels == (
+        ["scale 0.6", "scale 0.8", "scale 1", "scale 1.2"],
+        ["step 2", "step 4", "step 6"],
+        ["a red house", "a blue cat"],
+    )
+    assert filling.count == len(grid.cells) == 24
+    assert {name: path.rpartition("/")[2] for name, path in grid.adapters.items()} == {
+        f"glass-00000{step}": f"00000{step}.safetensors" for step in (2, 4, 6)
+    }
+    assert [adapter.scale for adapter in filling.adapters] == [0.0] * 3
+    assert {(cell.seed, cell.steps) for cell in grid.cells} == {(5, 2)}
+    assert service.comparisons(tmp_path) == [tmp_path / "creations" / "grids" / filling.grid.rpartition("/")[2]]
+
+
+def test_a_long_run_shows_as_many_checkpoints_as_can_be_compared(run):
+    for step in range(8, 80, 2):
+        run.checkpoint(step).write_bytes(b"")
+    request, wishes = best_of(run)
+    steps = wishes[1].values.split(", ")
+    assert len(steps) == 8 and steps[0] == "2" and steps[-1] == "78"
+    plan_comparison(request, wishes, run.name, run)
+
+
+def test_without_checkpoints_there_is_no_best(configure, tmp_path):
+    with pytest.raises(ConfigError, match="no checkpoints yet"):
+        best_of(service.prepare(configure(), "fresh", tmp_path))
+
+
+def test_the_drawing_process_fills_a_grid_and_the_best_is_kept(run, tmp_path):
+    """Everything that other tools look for: card, picture, thumbnail, weight, name; and the tensors are the same."""
+    creator = Creator(tmp_path, "cpu")
+    request, wishes = best_of(run)
+    wishes = [Wish("scale", "0, 0.8"), Wish("checkpoint", "2, 6")]
+    filling = begin_comparison(tmp_path, request, wishes, run.name, run)
+    try:
+        ticket, _ = until(creator, creator.submit(filling).number)
+    finally:
+        creator.close()
+    assert (ticket.state, ticket.paths) == ("done", ()), ticket
+    [folder] = service.comparisons(tmp_path)
+    assert len(list(folder.glob("0-*.png"))) == 4 and (folder / "sheet.png").is_file()
+    assert read_parameters(folder / "0-001-001.png").prompt == "a red house <lora:glass-000006:0.8>"
+
+    path = keep_best(tmp_path, folder, "0-001-001.png", "my best")
+    assert path == tmp_path / "adapters" / "my-best.safetensors"
+    kept, source = read_adapter(path), read_adapter(run.checkpoint(6))
+    assert all(
+        torch.equal(kept.modules[key].tensors["up"], source.modules[key].tensors["up"]) for key in source.modules
+    )
+    metadata = read_metadata(path)
+    assert (metadata["ss_output_name"], metadata["modelspec.title"]) == ("my-best", "my-best")
+    assert metadata["modelspec.trigger_phrase"] == "sks"
+    start, _, picture = metadata["modelspec.thumbnail"].partition("base64,")
+    assert start == "data:image/jpeg;" and json.loads(metadata["ssmd_cover_images"]) == [picture]
+    with Image.open(io.BytesIO(base64.b64decode(picture))) as thumbnail:
+        assert thumbnail.format == "JPEG" and max(thumbnail.size) <= 256
+    card = json.loads(path.with_suffix(".json").read_text())
+    assert (card["preferred weight"], card["activation text"], card["sd version"]) == (0.8, "sks", "SD1")
+    assert path.with_suffix(".png").read_bytes() == (folder / "0-001-001.png").read_bytes()
+    assert preferred_weight(path) == 0.8 and preferred_weight(run.adapter) == 1.0
+    assert [name for name, *_ in service.adapters_in(tmp_path)] == ["glass", "my-best"]
+
+    with pytest.raises(ConfigError, match=r"my-best.safetensors: is there already; choose another name"):
+        keep_best(tmp_path, folder, "0-000-001.png", "my best")
+    (folder / "0-000-000.png").unlink()
+    with pytest.raises(ConfigError, match="not drawn yet"):
+        keep_best(tmp_path, folder, "0-000-000.png", "other")
+    assert sorted(path.name for path in (tmp_path / "adapters").iterdir()) == [
+        "my-best.json", "my-best.png", "my-best.safetensors",
+    ]  # fmt: skip
+
+
+def test_a_grid_of_a_name_elsewhere_is_refused(tmp_path):
+    with pytest.raises(FileError, match="outside"):
+        service.comparison(tmp_path, "../../x")
+
+
+@pytest.mark.parametrize("text", ["heavy", "1e9", "nan"])
+def test_a_preferred_weight_that_is_none_is_1(tmp_path, text):
+    write_adapter(adapter(**{"modelspec.lora_default_weight": text}), tmp_path / "a.safetensors")
+    assert preferred_weight(tmp_path / "a.safetensors") == 1.0
+
+
+def test_what_is_not_compared_keeps_its_scale(run):
+    mixed = (Mixed("glass", str(run.adapter), 0.7), Mixed("other", "o.safetensors", 0.3))
+    request = Request("x", adapters=mixed, seed=1)
+    grid, _ = plan_comparison(request, [Wish("cfg", "3, 5")], "glass", run)
+    assert [cell.scales for cell in grid.cells] == [{"other": 0.3, "glass": 0.7}] * 2
+    grid, filling = plan_comparison(request, [Wish("checkpoint", "2")], "glass", run)
+    assert grid.cells[0].scales == {"other": 0.3, "glass-000002": 0.7}
+    assert [adapter.name for adapter in filling.adapters] == ["other", "glass-000002"]
+    with pytest.raises(ConfigError, match="into the prompt"):
+        plan_comparison(Request(" ", adapters=mixed), [Wish("cfg", "3, 5")], "glass", run)
+
+
+def test_the_command_line_draws_a_sheet(run, tmp_path, capsys):
+    arguments = ["compare", "glass", "--data-dir", str(tmp_path), "--steps", "1", "--seed", "1"]
+    output = tmp_path / "sheet.png"
+    grid = ["--x", "scale=0,1", "--y", "checkpoint", "--output", str(output)]
+    assert main([*arguments, *grid, "--prompt", "a red house", "--device", "cpu"]) == 0
+    assert capsys.readouterr().out.strip().endswith("sheet.png")
+    assert output.is_file() and len(list((tmp_path / "sheet").glob("0-*.png"))) == 6
+    assert main([*arguments, "--x", "scale=much", "--output", str(output)]) == 2
+    assert capsys.readouterr().err == "error: scale: 'much' is no number and no range, such as 0, 0.5, 0.75, 1\n"
