@@ -14,8 +14,9 @@ def newest(folder: Path, most: int | None = None) -> list[Path]:
 
 def discard(data_dir: Path, name: str) -> str:
     """Move the drawn picture ``name`` to the trash; returns what brings it back. Raises FileError if there is none."""
-    path = creations_folder(data_dir) / name
-    if path not in newest(path.parent):
+    folder = creations_folder(data_dir)
+    path = folder / name
+    if path not in newest(folder):  # So it is no path to elsewhere either.
         raise FileError(f"{name}: this picture is not there any more")
     return Trash(data_dir).put([path], path.stem, f"the picture {name}").folder.name
 
