@@ -266,7 +266,7 @@ class Endpoints:
             raise ConfigError(f"The project {name!r} has no pictures; hand some over.")
         refused = project.add(files).remarks
         if refused:
-            taken = f" The others are in the project {project.name}." if project.pictures() else ""
+            taken = f" The others are kept: train on them with project={project.name!r}." if project.pictures() else ""
             raise DatasetError(" ".join(refused) + taken)
         return project
 

@@ -1,5 +1,6 @@
 """The page: a header, four tabs, and the timer that brings what is seen up to date."""
 
+import time
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -95,17 +96,17 @@ def _keep_fresh(
 
     Gradio makes each output of a call anew, changed or not, so the timer has few: what changes with every step. Where
     anything else has news, it says so, and the page asks for all. It goes past Gradio's queue, which costs a second
-    request.
+    request. No output of it is an input of it: Gradio would keep a copy of each such output for every call.
     """
     inputs = [live.run, drawing.adapters[0], seen]
     outputs = [seen, header, stop, timer, *live.outputs, *drawing.adapters, drawing.base]
     often = [seen, header, live.status]
-    news = gr.HTML("0", elem_id="news")  # The browser is not told when a call past the queue changes a gr.State.
+    news = gr.HTML(elem_id="news")  # The browser is not told when a call past the queue changes a gr.State.
     options: dict[str, Any] = {
         "show_progress": "hidden", "concurrency_limit": None, "api_visibility": "private",
     }  # fmt: skip
     places = [outputs.index(component) for component in often]
-    timer.tick(partial(_glance, desk, places), [news, *inputs], [news, *often], queue=False, **options)
+    timer.tick(partial(_glance, desk, places), inputs, [news, *often], queue=False, **options)
     news.change(partial(_look, desk), inputs, outputs, **options)
     demo.load(partial(_look_anew, desk), inputs[:2], outputs, **options)
     live.run.input(partial(_look, desk), inputs, outputs, **options)
@@ -151,14 +152,12 @@ def _stop(desk: Desk) -> Any:
     return gr.update(interactive=False)
 
 
-def _glance(
-    desk: Desk, places: list[int], news: str, run: str | None, first: str | None, seen: dict[str, Any]
-) -> list[Any]:
+def _glance(desk: Desk, places: list[int], run: str | None, first: str | None, seen: dict[str, Any]) -> list[Any]:
     """What changed in the outputs at ``places``; if there is more, nothing but a new number, which asks for all."""
     found = _look(desk, run, first, seen)
     rest = [value for place, value in enumerate(found) if place not in places]
     if any(value != gr.skip() for value in rest):
-        return [str(int(news) + 1), *(gr.skip() for _ in places)]
+        return [str(time.monotonic_ns()), *(gr.skip() for _ in places)]
     return [gr.skip(), *(found[place] for place in places)]
 
 

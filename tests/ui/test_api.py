@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from urllib.error import HTTPError
 from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
+from zipfile import ZipFile
 
 import pytest
 from gradio_client import Client, handle_file
@@ -85,10 +86,13 @@ def test_the_manual_does_what_it_says(server, tiny_base, monkeypatch, capsys):
     assert "nothing left to do" in said
 
 
-def test_a_run_is_stopped_and_goes_on(server, tiny_base):
-    client = server.client
+def test_a_zip_is_trained_on_stopped_and_goes_on(server, tiny_base, tmp_path):
+    client, archive = server.client, tmp_path / "pictures.zip"
+    with ZipFile(archive, "w") as zipped:
+        for path in PICTURES:
+            zipped.write(path, f"10_zwx/{path.name}")
     run = client.predict(
-        trigger="zwx", pictures=[handle_file(path) for path in PICTURES], project="Mine", base=str(tiny_base),
+        trigger="zwx", pictures=[handle_file(archive)], project="Mine", base=str(tiny_base),
         settings={"train.steps": 5000}, api_name="/train",
     )  # fmt: skip
     assert run == "Mine"
