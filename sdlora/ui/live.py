@@ -56,6 +56,7 @@ class Live:
         return [
             self.waiting, self.run, self.status, self.stop, self.resume, self.draw, self.ended, self.more,
             self.checkpoints, self.keep, self.previews, self.plot, self.notices, self.downloads, *self.folds,
+            self.longer,
         ]  # fmt: skip
 
 
@@ -159,7 +160,7 @@ def live_updates(desk: Desk, name: str | None, seen: dict[str, Any]) -> list[Any
     run = desk.run(name) or look.current
     waiting = _fresh(seen, "queue", look.waiting, lambda: queue.rows(desk))
     if run is None:
-        return [waiting, *[gr.skip()] * 16]
+        return [waiting, *[gr.skip()] * 17]
     view, state = desk.view(run), desk.queue.state(run)
     runs, stage = (run.name, look.runs), (run.name, state)
     saved = (run.name, tuple(sorted(view.checkpoints)), state in ACTIVE)
@@ -170,7 +171,7 @@ def live_updates(desk: Desk, name: str | None, seen: dict[str, Any]) -> list[Any
         ("resume", stage, lambda: gr.update(visible=state in RESUMABLE, value=_resume_word(state))),
         ("draw", (*stage, bool(saved[1])), lambda: gr.update(visible=_saved(run, view, state))),
         ("ended", stage, lambda: gr.update(visible=state not in ACTIVE)),
-        ("more", (run.name, view.steps), lambda: gr.update(value=max(1, -(-view.steps // 2)))),
+        ("more", (view.steps, *saved), lambda: gr.update(value=max(1, -(-view.steps // 2)), visible=bool(saved[1]))),
         ("checkpoints", saved, lambda: _checkpoints(run)),
         ("keep", saved, lambda: gr.update(interactive=bool(view.checkpoints) and state not in ACTIVE)),
         ("previews", (run.name, len(view.previews)), lambda: _previews(view)),
@@ -180,6 +181,7 @@ def live_updates(desk: Desk, name: str | None, seen: dict[str, Any]) -> list[Any
         ("saves", (run.name, bool(view.checkpoints)), lambda: gr.update(visible=bool(view.checkpoints))),
         ("remarks", (run.name, bool(view.notices)), lambda: gr.update(visible=bool(view.notices))),
         ("log", run.name, lambda: gr.update(visible=True)),
+        ("longer", saved, lambda: gr.update(visible=bool(saved[1]))),
     ]
     return [waiting, *(_fresh(seen, what, mark, make) for what, mark, make in news)]
 
