@@ -147,7 +147,7 @@ def _require_change(start: Cell, axes: Sequence[Axis], found: Sequence[Cell]) ->
 
 def _notes(axes: Sequence[Axis], places: Sequence[int]) -> dict[str, str]:
     """The axes' values as settings of an A1111 text, in the words of its X/Y/Z plot."""
-    notes = {}
+    notes: dict[str, str] = {}
     for direction, axis, place in zip(DIRECTIONS, axes, places, strict=True):
         if axis.kind:
             notes |= {f"{direction} Type": KINDS[axis.kind].title, f"{direction} Value": axis.values[place]}

@@ -247,7 +247,7 @@ class Studio:
     def _draw(self, drawings: Sequence[Drawing], on_step: Callable[[float], object]) -> "list[Image.Image]":
         """The pictures of one batch of ``drawings`` with equal recipes."""
 
-        before: list[Mapping[str, Scale]] = [{}]
+        before: Sequence[Mapping[str, Scale]] = [{}]
 
         def mix(places: Iterable[int]) -> None:
             nonlocal before
@@ -308,7 +308,7 @@ class Studio:
             if asked:
                 self._require_unfused()
             named = {name: self._served(name, scale) for name, scale in asked.items()}
-            scales = self.adapters | set_scales | named  # In the order of loading: sums round by their order.
+            scales = {**self.adapters, **set_scales, **named}  # In the order of loading: sums round by their order.
             sliders = {name: scale for name, scale in scales.items() if name not in named and scale}
             tags = [prompts.tag(name, scale) for name, scale in sliders.items() if isinstance(scale, float)]
             picture = Picture(plain, first + len(drawings))
