@@ -82,7 +82,7 @@ def build(desk: Desk) -> Inputs:
     negative = gr.Textbox(label="Negative prompt", info=DRAWING["negative"].help, lines=2, elem_id="negative")
     rows, adapters, scales, words, shown = _rows()
     with gr.Row(equal_height=False):
-        count = gr.Slider(1, 16, START.count, step=1, label="Pictures", min_width=160)
+        count = gr.Slider(1, 16, START.count, step=1, label="Pictures", min_width=160, elem_id="count")
         with gr.Column(min_width=160):
             seed = gr.Number(
                 START.seed, label="Seed", info="-1 draws one", precision=0, minimum=-1, elem_id="seed"

@@ -47,6 +47,15 @@ def long(made, server, visits, runs):
     until(lambda: not run.held())
 
 
+@pytest.fixture
+def idle(server):
+    """Nothing trains."""
+    for run in Run.all(server.data_dir):
+        run.stop()
+        until(lambda run=run: not run.held())
+        run.stop_file.unlink(missing_ok=True)
+
+
 def test_a_reload_and_a_second_window_find_the_training(long, server, visit):
     visitor, run = long
     visitor.page.reload()
@@ -63,7 +72,7 @@ def test_pictures_are_drawn_while_it_trains_and_a_second_visitor_waits_its_turn(
     for visitor in (first, second):
         visitor.tab("Create")
         visitor.fill("#prompt", "a red house on grass")
-    first.page.get_by_label("Pictures", exact=False).last.fill("4")
+    first.fill("#count", "16")
     first.click("#create-button")
     first.page.locator("#cancel-button").wait_for()
     second.click("#create-button")
@@ -105,13 +114,14 @@ def test_stopped_it_is_saved_and_goes_on_where_it_was(long, server, visit, tmp_p
     visitor.see("Stopped at step", "#run-status")
 
 
-def test_a_failed_run_says_why_keeps_the_settings_and_train_works_again(made, long, server, visit, tiny_base, tmp_path):
+def test_a_failed_run_says_why_keeps_the_settings_and_train_works_again(made, server, visit, idle, tiny_base, tmp_path):
     base = shutil.copytree(tiny_base, tmp_path / "base")
     weights = base / "unet" / "diffusion_pytorch_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
     visitor = visit(server.address)
     visitor.tab("Train")
     visitor.choose("#train-base", "nothing-here")
+    visitor.see("there is no 'nothing-here'", "#train-summary")
     visitor.click("#train-button")
     visitor.see("there is no 'nothing-here'", "#train-message")
     visitor.page.locator("#advanced button").first.click()
@@ -154,7 +164,7 @@ def test_a_busy_port_gives_the_next(server, tmp_path):
     assert f"Port {PORT} is busy" in said
 
 
-def test_a_program_does_the_same(made, long, server, visit):
+def test_a_program_does_the_same(made, server, visit, idle):
     client = Client(server.address, verbose=False)
     run = client.predict(
         trigger="zwx", pictures=[handle_file(path) for path in PICTURES[:8]], kind="style", base="pocket",
