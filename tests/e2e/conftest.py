@@ -20,7 +20,7 @@ PICTURES = sorted((ROOT / "sample_data" / "stained-glass").iterdir())
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 FLAGS = ["--no-sandbox", "--disable-background-networking", "--disable-component-update", "--disable-gpu"]
 PORT = 7960
-PATIENCE = 90_000
+PATIENCE = 180_000
 """Milliseconds, on a busy machine; most takes a tenth of it."""
 STEPS = 24
 DROP = """([zone, files]) => {
