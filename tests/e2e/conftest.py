@@ -160,7 +160,7 @@ def visits(browser):
         page.on("pageerror", lambda error: wrong.append(str(error)))
         return Visitor(page, address)
 
-    visit.asked, visit.wrong = asked, wrong
+    visit.asked, visit.wrong, visit.contexts = asked, wrong, contexts
     yield visit
     for context in contexts:
         context.close()
@@ -169,8 +169,11 @@ def visits(browser):
 @pytest.fixture
 def visit(visits):
     """Opens pages of one test."""
-    before = len(visits.asked)
+    before, opened = len(visits.asked), len(visits.contexts)
     yield visits
+    for context in visits.contexts[opened:]:  # A page that is open keeps asking.
+        context.close()
+    del visits.contexts[opened:]
     hosts = {urlsplit(url).hostname for url in visits.asked[before:] if url.startswith(("http", "ws"))}
     assert hosts <= {"127.0.0.1"}  # Fonts, scripts, pictures: nothing is asked of any other host.
     assert visits.wrong == []
