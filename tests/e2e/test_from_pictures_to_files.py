@@ -1,5 +1,6 @@
-"""From ten pictures to files that every tool loads: pictures, training, drawing, taking away. The first of the files here:
-its tests look at the newest run and project, which others add to.
+"""From ten pictures to files that every tool loads: pictures, training, drawing, taking away.
+
+The first of the files here: its tests look at the newest run and project, which the others add to.
 """
 
 import zipfile
