@@ -15,6 +15,7 @@ from pathlib import Path, PurePosixPath
 from sdlora.data.advice import Kind
 from sdlora.data.captions import caption_for, read_caption
 from sdlora.data.folder import FEW, MASK, count, kohya, picture_files, some
+from sdlora.data.history import History
 from sdlora.data.imports import (
     MAX_BYTES,
     MAX_PICTURE_BYTES,
@@ -28,13 +29,9 @@ from sdlora.data.imports import (
 )
 from sdlora.data.pictures import FOREIGN_SUFFIXES, SUFFIXES, examine
 from sdlora.data.settings import Data
-from sdlora.data.trash import Trash
 from sdlora.errors import ConfigError, DatasetError, FileError
 from sdlora.events import OnProgress
 from sdlora.files import inside, safe_name, sha256, write_atomic
-
-DELETED = ".deleted"
-"""Below the projects' folder: where deleted projects lie until they are wanted back."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +63,7 @@ class Project:
         self.name = slug
         self.folder = inside(data_dir / "projects", slug)
         self.about_file = self.folder / "project.json"
-        self.trash = Trash(self.folder)
+        self.history = History(self.folder)
 
     @property
     def about(self) -> About | None:
@@ -132,7 +129,7 @@ class Project:
         mine = self.pictures()
         known = {sha256(path): path.name for path in mine}
         weight = sum(path.stat().st_size for path in mine)
-        number = max([*self.trash.numbers(), *(int(path.stem) for path in mine if path.stem.isdecimal())], default=0)
+        number = max([*self.history.numbers(), *(int(path.stem) for path in mine if path.stem.isdecimal())], default=0)
         uneven = len({_repeats(picture) for picture in delivery.pictures}) > 1
         taken = 0
         for done, picture in enumerate(delivery.pictures, 1):
@@ -172,7 +169,7 @@ class Project:
         files = [file for picture in pictures for file in (picture, picture.with_suffix(".txt"), _mask(picture))]
         there = [inside(self.folder, file) for file in files if file.exists()]
         if there:
-            self.trash.take(f"removed {some([picture.name for picture in pictures])}", there)
+            self.history.take(f"removed {some([picture.name for picture in pictures])}", there)
 
     def add_trigger(self) -> int:
         """Put the trigger into every caption that lacks it, also empty ones. Returns how many that changed.
@@ -201,14 +198,14 @@ class Project:
             if new != old:
                 changes[picture] = (old, new)
         if changes:
-            self.trash.take(f"{what} in {count(len(changes), 'caption')}", captions=changes)
+            self.history.take(f"{what} in {count(len(changes), 'caption')}", captions=changes)
         for picture, (_, new) in changes.items():
             self.write_caption(picture, new)
         return len(changes)
 
     def undo(self) -> str:
         """Undo what was done last. Returns what that was; nothing if there was nothing."""
-        step = self.trash.put_back()
+        step = self.history.put_back()
         if step is None:
             return ""
         for name, old, new in step.captions:
@@ -216,29 +213,6 @@ class Project:
             if picture.exists() and self.caption(picture) == new:  # One that was edited since is left as it is.
                 self.write_caption(picture, old)
         return step.what
-
-    def delete(self) -> None:
-        """Take the whole project out; ``restore`` brings it back."""
-        place = self._deleted / str(max(map(int, self._deletions()), default=0) + 1)
-        place.parent.mkdir(parents=True, exist_ok=True)
-        os.replace(self.folder, place)
-
-    def restore(self) -> None:
-        """Bring the project back as it was when it was deleted last. Raises ConfigError if it cannot be."""
-        numbers = self._deletions()
-        if not numbers:
-            raise ConfigError(f"{self.name} cannot be brought back: nothing of it was kept.")
-        if self.pictures() or self.trash.newest():
-            raise ConfigError(f"{self.name} cannot be brought back: there is a new project of that name.")
-        shutil.rmtree(self.folder, ignore_errors=True)
-        os.replace(self._deleted / max(numbers, key=int), self.folder)
-
-    @property
-    def _deleted(self) -> Path:
-        return self.folder.parent / DELETED / self.name
-
-    def _deletions(self) -> list[str]:
-        return [path.name for path in self._deleted.glob("*") if path.name.isdecimal()]
 
     def status(self) -> str:
         """Where it stands, in plain words: how many pictures there are, and whether that will do."""

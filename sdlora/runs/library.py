@@ -14,6 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from sdlora.data.projects import Project
 from sdlora.errors import BusyError, ConfigError, SdloraError
 from sdlora.families.loading import BUNDLED
 from sdlora.files import existing, inside, safe_name, sha256, write_atomic
@@ -159,6 +160,16 @@ class Library:
         run = _require_idle(self.run(name))
         return self.trash.put([inside(self.data_dir / "runs", run.folder)], name, f"the run {name}")
 
+    def delete_project(self, name: str) -> Item:
+        """Move a project to the trash. Raises BusyError while a run over it runs or waits, ConfigError, FileError."""
+        project = Project(self.data_dir, name)
+        if not project.folder.is_dir():
+            raise ConfigError(f"{project.name}: has nothing in it yet")
+        for run in Run.all(self.data_dir):
+            if (run.held() or run.queued_file.exists()) and run.config.data.folder == project.folder:
+                raise BusyError(f"{project.name}: {run.name} trains on it, or will; stop it first")
+        return self.trash.put([project.folder], project.name, f"the project {project.name}")
+
     def undo(self, item: str) -> Item:
         """Bring back what lies in the trash in the folder called ``item``. Raises FileError if it is gone."""
         found = self.trash.find(item)
@@ -203,7 +214,7 @@ def _run_of(path: Path) -> Run:
 def _require_idle(run: Run) -> Run:
     if run.held():
         raise BusyError(f"{run.name} is being trained; stop it first, then delete it")
-    if (run.folder / "queued").exists():
+    if run.queued_file.exists():
         raise BusyError(f"{run.name} waits in the queue; take it out first, then delete it")
     return run
 

@@ -14,10 +14,10 @@ from sdlora.data import doctor
 from sdlora.data.advice import Kind
 from sdlora.data.imports import Dropped, Words
 from sdlora.data.projects import About, Project, projects
-from sdlora.errors import BusyError, SdloraError
+from sdlora.errors import SdloraError
 from sdlora.ui import findings
 from sdlora.ui.cards import cards
-from sdlora.ui.desk import ACTIVE, Desk
+from sdlora.ui.desk import Desk
 from sdlora.ui.markup import note
 from sdlora.ui.recipe import suggestion
 
@@ -71,7 +71,7 @@ class Inside:
     touched: gr.State
     """Changes whenever a caption or a word did."""
     deleted: gr.State
-    """The project that was deleted last."""
+    """Where in the trash the project lies that was deleted last."""
 
 
 def build(desk: Desk, demo: gr.Blocks) -> Pictures:
@@ -275,7 +275,7 @@ def _status(desk: Desk, name: str) -> list[Any]:
     """How many pictures there are, and what Undo would undo."""
     try:
         project = Project(desk.data_dir, name or "")
-        said, step = project.status(), project.trash.newest()
+        said, step = project.status(), project.history.newest()
         undo = gr.update(visible=step is not None, value=f"Undo: {step.what}" if step else "Undo")
         return [note([said], "good" if "ready" in said else "info"), undo]
     except SdloraError as error:
@@ -325,24 +325,20 @@ def _undo(project: Project) -> str:
 def _delete(desk: Desk, name: str, version: int) -> list[Any]:
     """Take the project out, unless it is being trained on, and show the next one."""
     try:
-        project = Project(desk.data_dir, name or "")
-        now = desk.refresh()
-        if now.current and now.state in ACTIVE and now.current.config.data.folder == project.folder:
-            raise BusyError(f"{project.name} is being trained on; stop {now.current.name} first.")
-        if not project.folder.is_dir():
-            raise BusyError(f"{project.name} has nothing in it yet.")
-        project.delete()
-        back = gr.update(visible=True, value=f"Bring {project.name} back")
-        said = note([f"{project.name} is deleted."])
-        return [*_first(desk), said, gr.update(visible=False), back, project.name, version + 1]
+        item = desk.library.delete_project(name or "")
+        back = gr.update(visible=True, value=f"Bring {item.name} back")
+        said = note([f"{item.name} is in the trash, for thirty days."])
+        return [*_first(desk), said, gr.update(visible=False), back, item.folder.name, version + 1]
     except SdloraError as error:
         return [*[gr.skip()] * 4, note([str(error)], "bad"), gr.update(visible=False), gr.skip(), gr.skip(), gr.skip()]
 
 
-def _restore(desk: Desk, name: str, version: int) -> list[Any]:
+def _restore(desk: Desk, item: str, version: int) -> list[Any]:
     """Bring the deleted project back, and show it."""
     try:
-        Project(desk.data_dir, name or "").restore()
+        trash = desk.library.trash
+        (folder,) = trash.restore(trash.find(item))
+        name = folder.name
         choices = [project.name for project in projects(desk.data_dir)]
         shown = [gr.update(choices=choices, value=name), *_about(desk, name)]
         return [*shown, note([f"{name} is back."]), gr.skip(), gr.update(visible=False), "", version + 1]

@@ -101,7 +101,7 @@ def test_a_removed_picture_comes_back_with_its_caption(project):
     project.remove(first)
     project.remove(second, third)
     assert project.pictures() == []
-    assert project.trash.newest().what == "removed 2 pictures (002.png, 003.png)"
+    assert project.history.newest().what == "removed 2 pictures (002.png, 003.png)"
     assert project.undo() and project.pictures() == [second, third]
     assert project.undo() and project.caption(first) == "a red wall"
     assert project.undo() == ""
@@ -146,7 +146,7 @@ def test_words_are_replaced_in_all_captions_whatever_their_case_and_characters(p
 def test_a_step_that_was_torn_is_passed_over(project):
     first = project.pictures()[0]
     project.remove(first)
-    broken = project.folder / ".trash" / "000002"
+    broken = project.folder / ".history" / "000002"
     broken.mkdir()
     (broken / "step.json").write_text('{"what": ')
     assert project.undo() == "removed 1 picture (001.png)" and first.exists()
@@ -154,21 +154,7 @@ def test_a_step_that_was_torn_is_passed_over(project):
 
 def test_a_step_never_writes_outside_the_project(project, tmp_path):
     project.remove(project.pictures()[0])
-    step = project.folder / ".trash" / "000001" / "step.json"
+    step = project.folder / ".history" / "000001" / "step.json"
     step.write_text('{"what": "x", "files": ["../../../001.png"], "captions": []}')
     with pytest.raises(FileError, match="outside"):
         project.undo()
-
-
-def test_a_deleted_project_comes_back_whole_and_never_over_another(project, tmp_path, dropped):
-    project.delete()
-    assert projects(tmp_path) == [] and project.pictures() == []
-    project.restore()
-    assert [found.name for found in projects(tmp_path)] == ["my-style"] and len(project.pictures()) == 3
-    project.delete()
-    project.describe(About())
-    project.add(dropped[:1])
-    with pytest.raises(ConfigError, match="new project"):
-        project.restore()
-    with pytest.raises(ConfigError, match="nothing of it"):
-        Project(tmp_path, "never").restore()

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from sdlora import service
+from sdlora.data.projects import Project
 from sdlora.errors import BusyError, ConfigError, FileError
 from sdlora.formats.check import Check
 from sdlora.runs import clerk
@@ -255,3 +256,28 @@ def test_duplicating_a_run_gives_a_new_one_with_its_settings(library, run):
     assert other.name == "mine-2"
     assert other.config == run.config
     assert not other.adapter.exists()
+
+
+def test_a_deleted_project_comes_back_whole_and_never_over_another(library):
+    folder = Project(library.data_dir, "my style").folder
+    for number in range(2):
+        folder.mkdir(parents=True)
+        (folder / "001.txt").write_text(f"caption {number}")
+        if number == 0:
+            item = library.delete_project("my style")
+            assert not folder.exists()
+    (back,) = library.trash.restore(item)
+    assert (back.name, (back / "001.txt").read_text()) == ("my-style-2", "caption 0")
+    assert (folder / "001.txt").read_text() == "caption 1"
+    with pytest.raises(ConfigError, match="nothing in it"):
+        library.delete_project("never")
+
+
+def test_a_project_that_waits_to_be_trained_on_is_not_deleted(library, run, configure):
+    project = Project(library.data_dir, "my style")
+    project.folder.mkdir(parents=True)
+    waiting = Run.create(library.data_dir / "runs", "waits", configure(data__folder=str(project.folder)))
+    waiting.queued_file.touch()
+    with pytest.raises(BusyError, match="waits trains on it, or will"):
+        library.delete_project("my style")
+    assert project.folder.is_dir()

@@ -1,4 +1,4 @@
-"""What was done to a project's pictures and captions last, kept so that it can be undone: `FOLDER/.trash/NNNNNN/`.
+"""What was done to a project's pictures and captions last, kept so that it can be undone: `FOLDER/.history/NNNNNN/`.
 
 A step's `step.json` names the files that were taken out, which lie beside it, and captions as they were and became.
 It is written before a file moves, so that a machine that stops in between loses nothing.
@@ -29,12 +29,12 @@ class Step:
     """A picture, its caption before, and after."""
 
 
-class Trash:
+class History:
     """The steps of one project."""
 
     def __init__(self, folder: Path):
         self.folder = folder
-        self.steps_folder = folder / ".trash"
+        self.steps_folder = folder / ".history"
 
     def newest(self) -> Step | None:
         """What ``undo`` would undo."""
