@@ -112,15 +112,16 @@ def opened(config: TrainConfig) -> list[Any]:
 
 
 def _suggest(base: str, kind: Kind, trigger: str, class_name: str, before: list[str], *prompts: str) -> list[Any]:
-    """Preview prompts in the project's words, in place of those that were only suggested."""
+    """Preview prompts in the project's words, in place of those that were only suggested.
+
+    What a person wrote is not written back: they may have written on while this was under way.
+    """
     try:
         found = [*recipe.preview_prompts(base or "pocket", About(kind, trigger, class_name)), "", ""][:2]
     except SdloraError:
-        return [gr.skip(), *prompts]
-    kept = [
-        prompt if prompt and prompt != old else new for prompt, old, new in zip(prompts, before, found, strict=True)
-    ]
-    return [found, *kept]
+        return [gr.skip()] * 3
+    pairs = zip(prompts, before, found, strict=True)
+    return [found, *(new if prompt in ("", old) and prompt != new else gr.skip() for prompt, old, new in pairs)]
 
 
 def _preset(base: str, kind: Kind) -> list[Any]:

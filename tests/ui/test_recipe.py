@@ -1,5 +1,6 @@
 """From the page's choices to a config: the preset's values, in the project's words."""
 
+import gradio as gr
 import pytest
 from PIL import Image
 
@@ -9,7 +10,7 @@ from sdlora.data.projects import About, Project
 from sdlora.errors import SdloraError
 from sdlora.service import Estimate
 from sdlora.training.estimate import Measured
-from sdlora.ui import fields
+from sdlora.ui import fields, train_form
 from sdlora.ui.recipe import DECIDED, QUALITY, configure, expectation, preset, preview_prompts, suggestion, summary
 
 STYLE, SUBJECT = About("style", "zwx"), About("subject", "zwx", "fox")
@@ -128,3 +129,11 @@ def test_what_a_run_will_take_is_said_with_how_that_is_known():
     assert expectation(Estimate(400, 10, 100.0)).endswith("as earlier runs with these settings took")
     said = expectation(Estimate(400, 10, 100.0, measured.memory, measured))
     assert said == "about 1:40 min · about 1.2 GB, measured: 0.25 s a step of 64 x 64 on cpu"
+
+
+def test_suggested_prompts_follow_the_words_and_those_of_a_person_are_not_touched():
+    suggested, *first = train_form._suggest("pocket", "style", "zwx", "", ["", ""], "", "")
+    assert first == suggested and all("zwx" in prompt for prompt in first)
+    again, mine, other = train_form._suggest("pocket", "style", "abc", "", suggested, "my own", suggested[1])
+    assert mine == gr.skip()
+    assert other == again[1] and "abc" in other
