@@ -55,7 +55,7 @@ def build() -> Form:
         info="pocket, a diffusers folder, a .safetensors file, or a hub id",
     )  # fmt: skip
     quality = gr.Radio(list(recipe.QUALITY), value="Balanced", label="Quality")
-    prompts = [gr.Textbox(label=f"Preview {n}", info="Drawn while it trains" if n == 1 else None) for n in (1, 2)]
+    prompts = [gr.Textbox("", label=f"Preview {n}", info="Drawn while it trains" if n == 1 else None) for n in (1, 2)]
     summary = gr.HTML(elem_id="train-summary")
     measure = gr.Button("Measure time and memory", size="sm", visible=False, elem_id="measure-button")
     train = gr.Button("Train", variant="primary", size="lg", elem_id="train-button")

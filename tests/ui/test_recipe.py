@@ -131,6 +131,11 @@ def test_what_a_run_will_take_is_said_with_how_that_is_known():
     assert said == "about 1:40 min · about 1.2 GB, measured: 0.25 s a step of 64 x 64 on cpu"
 
 
+def test_the_prompts_of_a_new_form_are_empty_text_that_suggestions_fill():
+    with gr.Blocks():
+        assert [prompt.value for prompt in train_form.build().prompts] == ["", ""]
+
+
 def test_suggested_prompts_follow_the_words_and_those_of_a_person_are_not_touched():
     suggested, *first = train_form._suggest("pocket", "style", "zwx", "", ["", ""], "", "")
     assert first == suggested and all("zwx" in prompt for prompt in first)
