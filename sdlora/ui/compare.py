@@ -113,7 +113,7 @@ def _choice() -> dict[str, Any]:
             picture = gr.HTML(elem_id="compare-picture")
         with gr.Column(min_width=260):
             parameters = gr.Textbox(label="Made from", lines=4, max_lines=10, interactive=False)
-            name = gr.Textbox(label="Name of the adapter", max_lines=1, elem_id="best-name")
+            name = gr.Textbox("", label="Name of the adapter", max_lines=1, elem_id="best-name")
             save = gr.Button("Save as the adapter", variant="primary", elem_id="best-save")
             saved = gr.HTML(elem_id="best-saved")
     return {

@@ -85,7 +85,7 @@ def field(setting: Setting) -> Component:
     }  # fmt: skip
     if options(setting):
         return gr.Dropdown(_choices(setting, "as the preset"), value="", **named)
-    return gr.Textbox(placeholder="as the preset", **named)  # A number field cannot be left empty.
+    return gr.Textbox("", placeholder="as the preset", **named)  # A number field cannot be left empty.
 
 
 def _choices(setting: Setting, empty: str) -> list[tuple[str, str]]:

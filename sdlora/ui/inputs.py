@@ -76,10 +76,10 @@ class Inputs:
 def build(desk: Desk) -> Inputs:
     """Lay the fields out and wire them among themselves."""
     prompt = gr.Textbox(
-        label="Prompt", info=SYNTAX, lines=3, elem_id="prompt", placeholder="ohwx style, a red car on sand"
+        "", label="Prompt", info=SYNTAX, lines=3, elem_id="prompt", placeholder="ohwx style, a red car on sand"
     )
     tags = gr.HTML(elem_id="prompt-tags")
-    negative = gr.Textbox(label="Negative prompt", info=DRAWING["negative"].help, lines=2, elem_id="negative")
+    negative = gr.Textbox("", label="Negative prompt", info=DRAWING["negative"].help, lines=2, elem_id="negative")
     rows, adapters, scales, words, shown = _rows()
     with gr.Row(equal_height=False):
         count = gr.Slider(1, 16, START.count, step=1, label="Pictures", min_width=160, elem_id="count")

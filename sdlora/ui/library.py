@@ -87,7 +87,7 @@ def build(desk: Desk, tab: gr.Tab, tabs: gr.Tabs) -> LibraryTab:
         keep = gr.Button("Keep it", visible=False, elem_id="keep-it")
         undo = gr.Button("Undo", visible=False, elem_id="undo-delete")
     file = gr.DownloadButton("File", elem_id="library-file", elem_classes="behind")
-    search = gr.Textbox(label="Search", placeholder="a name or a trigger word", elem_id="library-search")
+    search = gr.Textbox("", label="Search", placeholder="a name or a trigger word", elem_id="library-search")
     with gr.Tabs(elem_id="library-tabs"):
         with gr.Tab("Adapters"):
             sheet = _sheet()

@@ -81,14 +81,14 @@ def build(desk: Desk, demo: gr.Blocks) -> Pictures:
             label="Project", allow_custom_value=True, elem_id="project", info="Choose one, or type a new name", scale=2
         )
         kind = gr.Radio(KINDS, value="style", label="What is it?", info="A look, or one thing or person", scale=2)
-        trigger = gr.Textbox(label="Trigger word", info="The word that will call it", scale=2)
-        class_name = gr.Textbox(label="Kind of subject", info="Such as cat or person", visible=False, scale=2)
+        trigger = gr.Textbox("", label="Trigger word", info="The word that will call it", scale=2)
+        class_name = gr.Textbox("", label="Kind of subject", info="Such as cat or person", visible=False, scale=2)
     drop = gr.File(
         file_count="multiple", label="Pictures, captions (.txt) or zip files", height=150, elem_id="drop-files",
         elem_classes="drop",
     )  # fmt: skip
     folder = gr.UploadButton("or choose a folder", file_count="directory", size="sm", elem_id="drop-folder")
-    paths = gr.Textbox(visible=False)
+    paths = gr.Textbox("", visible=False)
     offer = gr.Button(visible=False, size="sm", elem_id="use-words")
     offered = gr.State(None)
     inner = Inside(
@@ -137,8 +137,8 @@ def _tools() -> Tools:
     with gr.Accordion("All captions, and the project", open=False, elem_id="picture-tools"):
         add_trigger = gr.Button("Add the trigger word to all captions", size="sm", elem_id="add-trigger")
         with gr.Row(equal_height=True):
-            find = gr.Textbox(label="Find in captions", scale=2, min_width=140)
-            put = gr.Textbox(label="Replace by", scale=2, min_width=140)
+            find = gr.Textbox("", label="Find in captions", scale=2, min_width=140)
+            put = gr.Textbox("", label="Replace by", scale=2, min_width=140)
             replace = gr.Button("Replace in all", size="sm", scale=1, min_width=120, elem_id="replace-all")
         delete = gr.Button("Delete this project", size="sm", variant="stop", elem_id="delete-project")
         with gr.Row(visible=False) as sure:

@@ -81,7 +81,7 @@ def build_reading() -> Reading:
     """Lay the drop zone out."""
     with gr.Accordion("Settings from a picture or a text", open=False, elem_id="reading"):
         file = gr.File(label="A picture (PNG)", file_types=[".png"], height=140, elem_id="read-picture")
-        text = gr.Textbox(label="Or its text, as A1111 shows it", lines=2, elem_id="read-text")
+        text = gr.Textbox("", label="Or its text, as A1111 shows it", lines=2, elem_id="read-text")
         button = gr.Button("Fill in", size="sm", elem_id="read-button")
     message = gr.HTML(elem_id="read-message")
     return Reading(file, text, button, message)

@@ -132,7 +132,7 @@ def until(condition, seconds: float = PATIENCE / 1000):
     return found
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def browser():
     program = next(filter(None, map(shutil.which, PROGRAMS)), None)
     if program is None:
@@ -146,7 +146,7 @@ def browser():
         browser.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def visits(browser):
     """Opens pages; at the end none has had an error, and none has asked another host for anything."""
     contexts, asked, wrong = [], [], []
@@ -179,14 +179,14 @@ def visit(visits):
     assert visits.wrong == []
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def server(tmp_path_factory):
     server = Server(tmp_path_factory.mktemp("page data"))
     yield server
     server.stop()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def made(server, visits):
     """Ten pictures, one caption said anew, a training, a picture made with it: seen from one page, never reloaded."""
     visitor = visits(server.address)
