@@ -132,7 +132,7 @@ def _wire(desk: Desk, demo: gr.Blocks, tab: Create, panel: Panel, fold: gr.Accor
     demo.load(partial(_attach, desk), None, [panel.ticket, *panel.live], **HIDDEN)
     gr.on([demo.load, fold.expand], partial(_subjects, desk), panel.subject, panel.subject, **HIDDEN)
     for kind, values in zip(panel.kinds, panel.values, strict=True):
-        kind.input(_values_for, [kind, tab.inputs.prompt], values, **HIDDEN)
+        kind.change(_values_for, [kind, tab.inputs.prompt], values, **HIDDEN)
 
     def choose(shown: Sequence[Any], event: gr.EventData) -> list[Any]:  # Gradio finds the event by its annotation.
         return _choose(desk, shown, str(getattr(event, "cell", "")))

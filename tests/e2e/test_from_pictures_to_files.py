@@ -120,6 +120,30 @@ def test_a_picture_tells_what_it_was_made_from_and_fills_the_fields(page, server
     assert (pixels(drawn(server)[-1]) == pixels(newest)).all()
 
 
+def test_a_grid_has_its_labels_and_the_best_of_it_is_saved(made, server, visit):
+    visitor = visit(server.address)
+    visitor.tab("Create")
+    visitor.fill("#prompt", "ohwx style, a red house on grass")
+    visitor.page.locator("#compare button").first.click()
+    until(lambda: visitor.value("#compare-subject") == "mystyle")
+    visitor.fill("#values-X", "0, 1")
+    visitor.fill("#values-Y", f"{STEPS // 2}, {STEPS}")
+    visitor.click("#compare-button")
+    visitor.see("The grid is finished", "#compare-status")
+    cells = visitor.page.locator("#compare-grid [data-cell] img")
+    assert cells.count() == 4
+    labels = visitor.page.locator("#compare-grid").inner_text()
+    assert all(label in labels for label in ("scale 0", "scale 1", f"step {STEPS // 2}", f"step {STEPS}"))
+    sheet = Image.open(visitor.download("#compare-sheet", server.data_dir))
+    assert sheet.width > 2 * 128 and sheet.height > 2 * 128
+    cells.last.click()
+    visitor.fill("#best-name", "the best")
+    visitor.click("#best-save")
+    visitor.see("Saved as", "#best-saved")
+    (kept,) = (server.data_dir / "adapters").glob("the*best*.safetensors")
+    assert read_adapter(kept).metadata["modelspec.thumbnail"].startswith("data:image/")
+
+
 def test_every_export_downloads_and_loads(page, server, visit, tmp_path):
     page.tab("Train")
     for which, name in (("kohya", "mystyle.safetensors"), ("diffusers", "mystyle-diffusers.safetensors")):
