@@ -1,7 +1,6 @@
 """A card a picture: what it looks like, its caption, and a way to take it out."""
 
 from pathlib import Path
-from typing import Any
 
 import gradio as gr
 
@@ -10,6 +9,7 @@ from sdlora.errors import SdloraError
 from sdlora.ui.desk import thumbnail
 from sdlora.ui.findings import card_id
 from sdlora.ui.markup import note
+from sdlora.ui.wiring import HIDDEN, LAST
 
 SHOWN = 100
 
@@ -65,8 +65,7 @@ def _card(project: Project, picture: Path, image: str, counter: gr.State, touche
         project.remove(picture)
         return version + 1
 
-    quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
     # Not `input`: it misses text that was pasted or put there by another program.
-    caption.change(keep, caption, None, trigger_mode="always_last", **quiet)
-    caption.blur(leave, [caption, touched], touched, **quiet)
-    remove.click(drop, counter, counter, **quiet)
+    caption.change(keep, caption, None, **LAST)
+    caption.blur(leave, [caption, touched], touched, **HIDDEN)
+    remove.click(drop, counter, counter, **HIDDEN)

@@ -19,7 +19,8 @@ from sdlora.ui import inputs as fields
 from sdlora.ui import markup
 from sdlora.ui.create import Create
 from sdlora.ui.desk import Desk, cached
-from sdlora.ui.inputs import HIDDEN, NONE
+from sdlora.ui.inputs import NONE
+from sdlora.ui.wiring import HIDDEN
 
 CHOICES = [("Nothing", ""), *((kind.title, name) for name, kind in KINDS.items())]
 BEGIN = ("scale", "checkpoint", "")

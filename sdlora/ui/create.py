@@ -13,10 +13,11 @@ from sdlora.service import Request, Ticket
 from sdlora.ui import inputs as fields
 from sdlora.ui import markup, results
 from sdlora.ui.desk import Desk
-from sdlora.ui.inputs import HIDDEN, Inputs
+from sdlora.ui.inputs import Inputs
 from sdlora.ui.inputs import adapter_updates as adapter_updates
 from sdlora.ui.results import Results
 from sdlora.ui.watch import clock
+from sdlora.ui.wiring import HIDDEN
 
 WORDS = {
     "queued": "Getting ready",

@@ -17,6 +17,7 @@ from sdlora.service import Request
 from sdlora.ui import markup
 from sdlora.ui.desk import Desk
 from sdlora.ui.fields import DRAWING
+from sdlora.ui.wiring import EVERY, HIDDEN, LAST
 
 ROWS = 8
 NONE = ("none", "")
@@ -25,7 +26,6 @@ START = Request("")
 """What the fields hold at first."""
 FILLED = 12 + 3 * ROWS
 """How many fields ``fill`` gives values to."""
-HIDDEN: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 SYNTAX = "(word:1.2) weighs more, [word] less, <lora:name:0.8> sets an adapter; Shift+Enter draws"
 
 
@@ -148,17 +148,18 @@ def _rows() -> tuple[list[gr.Row], list[gr.Dropdown], list[gr.Slider], list[gr.B
 
 
 def _wire(desk: Desk, inputs: Inputs) -> None:
-    quick: dict[str, Any] = {**HIDDEN, "trigger_mode": "always_last", "concurrency_limit": None}
     gr.on(
         [inputs.prompt.change, *(row.change for row in inputs.adapters)], partial(_tags, desk),
-        [inputs.prompt, *inputs.adapters, *inputs.scales], inputs.tags, **quick,
+        [inputs.prompt, *inputs.adapters, *inputs.scales], inputs.tags, concurrency_limit=None, **LAST,
     )  # fmt: skip
     for row, scale, button in zip(inputs.adapters, inputs.scales, inputs.words, strict=True):
-        row.input(partial(_base_of, desk), row, inputs.base, **HIDDEN)
-        row.input(partial(_weight_of, desk), row, scale, **HIDDEN)
-        row.change(partial(_words_of, desk), row, button, **quick)
+        row.select(partial(_base_of, desk), row, inputs.base, **HIDDEN)
+        row.select(partial(_weight_of, desk), row, scale, **HIDDEN)
+        row.change(partial(_words_of, desk), row, button, concurrency_limit=None, **EVERY)
         button.click(partial(_say, desk), [inputs.prompt, row], inputs.prompt, **HIDDEN)
-    inputs.sampler.input(_choose_sampler, [inputs.sampler, inputs.schedule], inputs.schedule, **quick)
+    inputs.sampler.select(
+        _choose_sampler, [inputs.sampler, inputs.schedule], inputs.schedule, concurrency_limit=None, **HIDDEN
+    )
     inputs.random.click(lambda: -1, None, inputs.seed, **HIDDEN)
 
 

@@ -14,12 +14,11 @@ from sdlora.errors import SdloraError
 from sdlora.runs.library import Entry
 from sdlora.ui import markup, shelf
 from sdlora.ui.desk import Desk, cached
+from sdlora.ui.wiring import HIDDEN, PRIVATE
 
 ROWS = 3
 """Adapters in one merged model."""
 ALONE = "no base: check the file alone"
-PRIVATE: dict[str, Any] = {"api_visibility": "private"}
-HIDDEN: dict[str, Any] = {"show_progress": "hidden", **PRIVATE}
 SAVE_FILE = "() => setTimeout(() => document.querySelector('#library-file')?.click(), 100)"
 """Clicks the hidden button that holds the prepared file."""
 
@@ -49,7 +48,7 @@ def build_merge(desk: Desk, tab: gr.Tab, file: gr.DownloadButton) -> None:
     button = gr.Button("Merge and download", variant="primary", elem_id="merge-button")
     status = gr.HTML(elem_id="merge-status")
     tab.select(partial(_choices, desk), None, rows, **HIDDEN)
-    rows[0].input(partial(_base_of, desk), rows[0], base, **HIDDEN)
+    rows[0].select(partial(_base_of, desk), rows[0], base, **HIDDEN)
     button.click(partial(_merged, desk), [base, dtype, *rows, *scales], [file, status], **HIDDEN).success(
         None, js=SAVE_FILE, **PRIVATE
     )

@@ -15,9 +15,10 @@ from sdlora.runs.folder import Run
 from sdlora.runs.library import preview
 from sdlora.ui import intake, markup, shelf
 from sdlora.ui.desk import Desk, cached
-from sdlora.ui.intake import HIDDEN, PRIVATE, SAVE_FILE
+from sdlora.ui.intake import SAVE_FILE
 from sdlora.ui.live import RESUMABLE
 from sdlora.ui.watch import sentence
+from sdlora.ui.wiring import HIDDEN, LAST, PRIVATE
 
 TYPES = ["fp32", "fp16", "bf16"]
 FORMATS = [("A1111, ComfyUI, kohya", "kohya"), ("diffusers, PEFT", "diffusers")]
@@ -134,7 +135,7 @@ def _wire_lists(desk: Desk, shared: Shared, tab: gr.Tab) -> None:
     tab.select(partial(_lists, desk), shared.search, shared.lists, **HIDDEN)
     # Not `input`: it misses text that was pasted.
     shared.search.change(
-        partial(_lists, desk), shared.search, shared.lists, trigger_mode="always_last", **HIDDEN
+        partial(_lists, desk), shared.search, shared.lists, **LAST
     )  # fmt: skip
 
 

@@ -14,6 +14,7 @@ from sdlora.runs.folder import Run
 from sdlora.ui import markup, queue, run_markup
 from sdlora.ui.desk import ACTIVE, Desk, download
 from sdlora.ui.watch import RunView, curve
+from sdlora.ui.wiring import PRIVATE
 
 EMPTY = "Nothing has been trained yet. Choose a quality and press Train; its progress appears here."
 RESUMABLE = ("new", "stopped", "failed", "interrupted")
@@ -91,10 +92,10 @@ def build(desk: Desk) -> Live:
         notices = gr.HTML(elem_id="run-notices")
     log = _log(desk, run)
     for button, format in ((kohya, "kohya"), (diffusers, "diffusers")):
-        button.click(partial(_prepare, desk, format), run, [file, message], api_visibility="private").success(
-            None, js=SAVE_FILE, api_visibility="private"
+        button.click(partial(_prepare, desk, format), run, [file, message], **PRIVATE).success(
+            None, js=SAVE_FILE, **PRIVATE
         )
-    keep.click(partial(_use, desk), [run, checkpoints], [message, checkpoints], api_visibility="private")
+    keep.click(partial(_use, desk), [run, checkpoints], [message, checkpoints], **PRIVATE)
     return Live(
         message, waiting, run, status, stop, resume, draw, ended, more, checkpoints, keep, previews, plot, notices,
         downloads, [saves, remarks, log], longer, copy, reopen,
@@ -111,7 +112,7 @@ def _log(desk: Desk, run: gr.Dropdown) -> gr.Accordion:
         again = gr.Button("Read it again", size="sm", elem_id="read-log")
     gr.on(
         [fold.expand, again.click, run.change], partial(_read_log, desk), run, text, show_progress="hidden",
-        api_visibility="private",
+        **PRIVATE,
     )  # fmt: skip
     return fold
 

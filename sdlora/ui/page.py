@@ -16,10 +16,10 @@ from sdlora.ui.live import Live, live_updates
 from sdlora.ui.pictures import Pictures
 from sdlora.ui.run_markup import SCRIPT
 from sdlora.ui.train import Train
+from sdlora.ui.wiring import EVERY, HIDDEN, PRIVATE
 
 BUSY_SECONDS, IDLE_SECONDS = 1.5, 5.0
 """Between two looks, while something trains and otherwise."""
-PRIVATE: dict[str, Any] = {"api_visibility": "private"}
 CSS = Path(__file__).with_name("page.css")
 KEEP_SECONDS = 86_400
 """How long copies of pictures stay in the page's cache."""
@@ -102,9 +102,7 @@ def _keep_fresh(
     outputs = [seen, header, stop, timer, *live.outputs, *drawing.adapters, drawing.base]
     often = [seen, header, live.status]
     news = gr.HTML(elem_id="news")  # The browser is not told when a call past the queue changes a gr.State.
-    options: dict[str, Any] = {
-        "show_progress": "hidden", "concurrency_limit": None, "api_visibility": "private",
-    }  # fmt: skip
+    options = {**HIDDEN, "concurrency_limit": None}
     places = [outputs.index(component) for component in often]
     timer.tick(partial(_glance, desk, places), inputs, [news, *often], queue=False, **options)
     news.change(partial(_look, desk), inputs, outputs, **options)
@@ -118,7 +116,7 @@ def _lead_on(desk: Desk, tabs: gr.Tabs, tab: Pictures, training: Train, drawing:
     begun = [tab.refused, *training.outputs, tabs]
     tab.train.click(partial(_train_these, desk), training.inputs, begun, **PRIVATE)
     base = training.form.base
-    base.change(lambda chosen: chosen, base, tab.base, **PRIVATE)  # The doctor judges the pictures for it.
+    base.change(lambda chosen: chosen, base, tab.base, **EVERY)  # The doctor judges the pictures for it.
     live = training.live
     drawn = [training.form.message, *drawing.drawn, tabs]
     live.draw.click(partial(_draw_with, desk, len(drawn)), live.run, drawn, **PRIVATE)

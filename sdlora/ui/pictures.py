@@ -20,14 +20,13 @@ from sdlora.ui.cards import cards
 from sdlora.ui.desk import Desk
 from sdlora.ui.markup import note
 from sdlora.ui.recipe import suggestion
+from sdlora.ui.wiring import EVERY, HIDDEN, PRIVATE
 
 FIRST = "mystyle"
 """What the first project is called until it is called otherwise."""
 REMARKS = 12
 """Sentences on what was not taken, until they are only counted."""
 KINDS: list[tuple[str, Kind]] = [("A style", "style"), ("A subject", "subject")]
-PRIVATE: dict[str, Any] = {"api_visibility": "private"}
-QUIET: dict[str, Any] = {**PRIVATE, "show_progress": "hidden", "trigger_mode": "always_last"}
 WITH_PATHS = "(files, paths, ...rest) => [files, JSON.stringify(window.sdloraFolder || []), ...rest]"
 """Gradio keeps a file's name alone; the page's script remembers the folder that it was chosen in."""
 
@@ -44,6 +43,11 @@ class Pictures:
     kind: gr.Radio
     trigger: gr.Textbox
     class_name: gr.Textbox
+    opened: gr.State
+    """The project whose words are filled in: changes when another one is chosen, and only then.
+
+    Gradio's lists say so again whenever a part of the page is drawn anew.
+    """
     version: gr.State
     """Changes whenever the project's pictures do."""
     base: gr.State
@@ -96,22 +100,24 @@ def build(desk: Desk, demo: gr.Blocks) -> Pictures:
         gr.Button("Undo", visible=False, size="sm", elem_id="undo-pictures"), gr.State(0), gr.State(0),
         gr.State(""),
     )  # fmt: skip
-    version, base = gr.State(0), gr.State("pocket")
+    opened, version, base = gr.State(""), gr.State(0), gr.State("pocket")
     place = gr.Column()
     tools = _tools()
     train = gr.Button("Train on these pictures", variant="primary", size="lg", elem_id="train-these")
-    tab = Pictures(name, kind, trigger, class_name, version, base, train, gr.HTML(elem_id="train-these-message"))
+    tab = Pictures(
+        name, kind, trigger, class_name, opened, version, base, train, gr.HTML(elem_id="train-these-message")
+    )
 
     _wire_words(desk, demo, tab, inner)
     added = [drop, folder, inner.remarks, version, offer, offered, *tab.about]
     taken = {**PRIVATE, "show_progress_on": [drop, inner.remarks]}
     drop.upload(partial(_add, desk), [drop, paths, name, *tab.about, version], added, **taken)
     folder.upload(partial(_add, desk), [folder, paths, name, *tab.about, version], added, js=WITH_PATHS, **taken)
-    offer.click(_use, [offered, *tab.about], [offer, *tab.about], **QUIET)
+    offer.click(_use, [offered, *tab.about], [offer, *tab.about], **HIDDEN)
     _wire_tools(desk, tab, inner, tools)
     with place:
         # One at a time: Gradio trips over two renders of one visitor.
-        changed = [name.change, version.change]
+        changed = [opened.change, version.change]
         gr.render([name, version, inner.edition], changed, show_progress="hidden", trigger_mode="always_last")(
             partial(cards, desk.data_dir, version, inner.touched)
         )
@@ -150,16 +156,16 @@ def _tools() -> Tools:
 
 def _wire_words(desk: Desk, demo: gr.Blocks, tab: Pictures, inner: Inside) -> None:
     """What the project is called, what its pictures show, and what is said of them after every change."""
-    demo.load(partial(_first, desk), None, [tab.name, *tab.about], **PRIVATE)
-    chosen = [tab.name.input, tab.name.select]
-    gr.on(chosen, partial(_open, desk), tab.name, [*tab.about, inner.remarks], **PRIVATE)
-    tab.kind.input(partial(_retell, desk), [tab.name, *tab.about], tab.about, **QUIET)
+    opened = [tab.opened, *tab.about]
+    demo.load(partial(_first, desk), None, [tab.name, *opened], **PRIVATE)
+    tab.name.change(partial(_open, desk), [tab.name, tab.opened], [*opened, inner.remarks], **PRIVATE)
+    tab.kind.input(partial(_retell, desk), [tab.name, *tab.about], tab.about, **HIDDEN)
     for field in (tab.trigger, tab.class_name):
         told = [inner.remarks, inner.touched]
-        field.change(partial(_tell, desk), [tab.name, *tab.about, inner.touched], told, **QUIET)
-    changed = [tab.name.change, tab.base.change, tab.version.change, inner.touched.change]
-    gr.on(changed, partial(_status, desk), tab.name, [inner.status, inner.undo], **QUIET).then(
-        partial(_check, desk), [tab.name, tab.base], inner.found, **{**QUIET, "show_progress": "minimal"}
+        field.change(partial(_tell, desk), [tab.name, *tab.about, inner.touched], told, **EVERY)
+    changed = [tab.opened.change, tab.base.change, tab.version.change, inner.touched.change]
+    gr.on(changed, partial(_status, desk), tab.name, [inner.status, inner.undo], **EVERY).then(
+        partial(_check, desk), [tab.name, tab.base], inner.found, **{**HIDDEN, "show_progress": "minimal"}
     )
 
 
@@ -172,9 +178,9 @@ def _wire_tools(desk: Desk, tab: Pictures, inner: Inside, tools: Tools) -> None:
     gr.on([tools.find.submit, tools.put.submit], None, None, None, js=PRESS_REPLACE, **PRIVATE)
     tools.replace.click(partial(_change, desk, _replace), found, told, **PRIVATE)
     inner.undo.click(partial(_change, desk, _undo), [tab.name, *versions], told, **PRIVATE)
-    tools.delete.click(lambda: gr.update(visible=True), None, tools.sure, **QUIET)
-    tools.keep.click(lambda: gr.update(visible=False), None, tools.sure, **QUIET)
-    moved = [tab.name, *tab.about, inner.remarks, tools.sure, tools.restore, inner.deleted, tab.version]
+    tools.delete.click(lambda: gr.update(visible=True), None, tools.sure, **HIDDEN)
+    tools.keep.click(lambda: gr.update(visible=False), None, tools.sure, **HIDDEN)
+    moved = [tab.name, tab.opened, *tab.about, inner.remarks, tools.sure, tools.restore, inner.deleted, tab.version]
     tools.delete_now.click(partial(_delete, desk), [tab.name, tab.version], moved, **PRIVATE)
     tools.restore.click(partial(_restore, desk), [inner.deleted, tab.version], moved, **PRIVATE)
 
@@ -183,7 +189,7 @@ def _first(desk: Desk) -> list[Any]:
     """The project touched last, or a first one."""
     known = projects(desk.data_dir)
     name = known[0].name if known else FIRST
-    return [gr.update(choices=[project.name for project in known], value=name), *_about(desk, name)]
+    return [gr.update(choices=[project.name for project in known], value=name), name, *_about(desk, name)]
 
 
 def _about(desk: Desk, name: str) -> list[Any]:
@@ -195,11 +201,12 @@ def _fields(about: About) -> list[Any]:
     return [about.kind, about.trigger, gr.update(value=about.class_name, visible=about.kind == "subject")]
 
 
-def _open(desk: Desk, name: str) -> list[Any]:
+def _open(desk: Desk, name: str, opened: str) -> list[Any]:
+    """Another project was chosen: its words."""
     try:
-        return [*_about(desk, name or ""), ""]
+        return [gr.skip()] * 5 if name == opened else [name, *_about(desk, name or ""), ""]
     except SdloraError as error:
-        return [gr.skip(), gr.skip(), gr.skip(), note([str(error)], "bad")]
+        return [*[gr.skip()] * 4, note([str(error)], "bad")]
 
 
 def _tell(desk: Desk, name: str | None, kind: Kind, trigger: str, class_name: str, touches: int = 0) -> list[Any]:
@@ -330,7 +337,7 @@ def _delete(desk: Desk, name: str, version: int) -> list[Any]:
         said = note([f"{item.name} is in the trash, for thirty days."])
         return [*_first(desk), said, gr.update(visible=False), back, item.folder.name, version + 1]
     except SdloraError as error:
-        return [*[gr.skip()] * 4, note([str(error)], "bad"), gr.update(visible=False), gr.skip(), gr.skip(), gr.skip()]
+        return [*[gr.skip()] * 5, note([str(error)], "bad"), gr.update(visible=False), *[gr.skip()] * 3]
 
 
 def _restore(desk: Desk, item: str, version: int) -> list[Any]:
@@ -340,7 +347,7 @@ def _restore(desk: Desk, item: str, version: int) -> list[Any]:
         (folder,) = trash.restore(trash.find(item))
         name = folder.name
         choices = [project.name for project in projects(desk.data_dir)]
-        shown = [gr.update(choices=choices, value=name), *_about(desk, name)]
+        shown = [gr.update(choices=choices, value=name), name, *_about(desk, name)]
         return [*shown, note([f"{name} is back."]), gr.skip(), gr.update(visible=False), "", version + 1]
     except SdloraError as error:
-        return [*[gr.skip()] * 4, note([str(error)], "bad"), *[gr.skip()] * 4]
+        return [*[gr.skip()] * 5, note([str(error)], "bad"), *[gr.skip()] * 4]

@@ -9,6 +9,7 @@ from sdlora import service
 from sdlora.errors import SdloraError
 from sdlora.ui import markup, recipe, run_markup
 from sdlora.ui.desk import Desk
+from sdlora.ui.wiring import PRIVATE
 
 Act = Literal["first", "up", "down", "cancel"]
 Row = tuple[str, str]
@@ -57,7 +58,7 @@ def _list(desk: Desk, shown: gr.State, message: gr.HTML, waiting: list[Row]) -> 
                     )  # fmt: skip
                     button.click(
                         partial(_act, desk, name, act), None, [message, shown], show_progress="hidden",
-                        api_visibility="private",
+                        **PRIVATE,
                     )  # fmt: skip
 
 

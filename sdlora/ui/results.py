@@ -14,7 +14,8 @@ from sdlora.generation.recall import Recalled, recall, recall_picture
 from sdlora.ui import inputs as fields
 from sdlora.ui import markup
 from sdlora.ui.desk import Desk, cached
-from sdlora.ui.inputs import HIDDEN, Inputs
+from sdlora.ui.inputs import Inputs
+from sdlora.ui.wiring import HIDDEN
 
 SHOWN = 24
 """Pictures at first, and more with each click on the button below them."""

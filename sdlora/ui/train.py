@@ -14,6 +14,7 @@ from sdlora.ui.desk import Desk
 from sdlora.ui.live import Live
 from sdlora.ui.pictures import Pictures
 from sdlora.ui.train_form import Form
+from sdlora.ui.wiring import PRIVATE
 
 
 @dataclass(frozen=True)
@@ -38,14 +39,13 @@ def build(desk: Desk, demo: gr.Blocks, pictures: Pictures) -> Train:
     train_form.wire(desk, demo, form, pictures)
     inputs = [pictures.name, pictures.kind, pictures.trigger, pictures.class_name, *form.inputs]
     tab = Train(form, shown, inputs, [form.message, shown.run])
-    private: dict[str, Any] = {"api_visibility": "private"}
-    form.train.click(partial(train, desk), tab.inputs, tab.outputs, **private)
-    shown.stop.click(partial(_stop, desk), shown.run, shown.message, **private)
-    shown.resume.click(partial(_resume, desk), shown.run, shown.message, **private)
-    shown.longer.click(partial(_longer, desk), [shown.run, shown.more], shown.message, **private)
-    shown.copy.click(partial(_copy, desk), shown.run, [shown.message, shown.run], **private)
+    form.train.click(partial(train, desk), tab.inputs, tab.outputs, **PRIVATE)
+    shown.stop.click(partial(_stop, desk), shown.run, shown.message, **PRIVATE)
+    shown.resume.click(partial(_resume, desk), shown.run, shown.message, **PRIVATE)
+    shown.longer.click(partial(_longer, desk), [shown.run, shown.more], shown.message, **PRIVATE)
+    shown.copy.click(partial(_copy, desk), shown.run, [shown.message, shown.run], **PRIVATE)
     shown.reopen.click(
-        partial(_reopen, desk), shown.run, [form.message, form.base, *form.prompts, *form.advanced], **private
+        partial(_reopen, desk), shown.run, [form.message, form.base, *form.prompts, *form.advanced], **PRIVATE
     )
     return tab
 

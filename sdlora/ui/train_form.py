@@ -14,8 +14,8 @@ from sdlora.errors import SdloraError
 from sdlora.ui import fields, markup, recipe, run_markup
 from sdlora.ui.desk import Desk
 from sdlora.ui.pictures import Pictures
+from sdlora.ui.wiring import EVERY, HIDDEN, LAST
 
-QUIET: dict[str, Any] = {"show_progress": "hidden", "trigger_mode": "always_last", "api_visibility": "private"}
 LOOK_SECONDS = 2.0
 """Between two looks at a measurement."""
 
@@ -85,17 +85,19 @@ def wire(desk: Desk, demo: gr.Blocks, form: Form, pictures: Pictures) -> None:
     said = [pictures.trigger.change, pictures.class_name.change, pictures.kind.change, form.base.change]
     gr.on(
         [demo.load, *said], _suggest, [form.base, *about, suggested, *form.prompts], [suggested, *form.prompts],
-        **QUIET,
+        **EVERY,
     )  # fmt: skip
     gr.on(
-        [demo.load, form.base.change, pictures.kind.change], _preset, [form.base, pictures.kind], form.advanced, **QUIET
+        [demo.load, form.base.change, pictures.kind.change], _preset, [form.base, pictures.kind], form.advanced, **EVERY
     )
-    chosen = [pictures.version, pictures.name, form.quality, *form.prompts, *form.advanced]
+    chosen = [form.quality, *form.prompts, *form.advanced]
     values = [pictures.name, *about, *form.inputs]
-    gr.on([demo.load, *said, *(field.change for field in chosen)], partial(_changed, desk), values, form.told, **QUIET)
-    form.timer.tick(partial(told, desk), values, form.told, concurrency_limit=None, **QUIET)
-    form.measure.click(partial(_measure, desk), values, [form.message, *form.told], **QUIET)
-    form.reset.click(lambda: [""] * len(form.advanced), None, form.advanced, **QUIET)
+    gr.on([*said, *(field.change for field in chosen)], partial(_changed, desk), values, form.told, **LAST)
+    other = [demo.load, pictures.opened.change, pictures.version.change]
+    gr.on(other, partial(_changed, desk), values, form.told, **EVERY)
+    form.timer.tick(partial(told, desk), values, form.told, concurrency_limit=None, **HIDDEN)
+    form.measure.click(partial(_measure, desk), values, [form.message, *form.told], **HIDDEN)
+    form.reset.click(lambda: [""] * len(form.advanced), None, form.advanced, **HIDDEN)
 
 
 def configure(desk: Desk, name: str, about: About, base: str, quality: str, *rest: Any) -> tuple[Project, TrainConfig]:

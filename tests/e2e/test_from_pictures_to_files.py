@@ -120,6 +120,28 @@ def test_a_picture_tells_what_it_was_made_from_and_fills_the_fields(page, server
     assert (pixels(drawn(server)[-1]) == pixels(newest)).all()
 
 
+def test_a_scale_stays_when_its_list_is_looked_at_and_a_page_at_rest_asks_for_nothing(made, server, visit):
+    visitor = visit(server.address)
+    visitor.tab("Create")
+    until(lambda: visitor.value("#adapter-1") == "mystyle")
+    slider = visitor.page.get_by_label("Scale 1", exact=False).first
+    slider.fill("0.3")
+    slider.press("Tab")
+    visitor.page.locator("#adapter-1 input").first.click()
+    visitor.page.locator("#prompt textarea").click()
+    visitor.project("looked at")
+    visitor.page.get_by_label("Trigger word").fill("other")
+    visitor.choose("#project", "mystyle")
+    visitor.see("10 pictures ready", "#pictures-status")
+    visitor.page.wait_for_timeout(3000)
+    asked = []
+    visitor.page.on("request", lambda request: asked.append(request.post_data) if "queue/join" in request.url else None)
+    visitor.page.wait_for_timeout(3000)
+    assert asked == []
+    assert visitor.page.get_by_label("Trigger word").input_value() == "ohwx style"
+    assert float(slider.input_value()) == 0.3
+
+
 def test_a_grid_has_its_labels_and_the_best_of_it_is_saved(made, server, visit):
     visitor = visit(server.address)
     visitor.tab("Create")

@@ -1,17 +1,33 @@
 """The page as a whole, as it is before anybody has opened it."""
 
+from collections import Counter
+
 import gradio as gr
+import pytest
 
 from sdlora.ui import page
 from sdlora.ui.desk import Desk
 
 
-def test_every_field_for_text_starts_as_text(tmp_path):
+@pytest.fixture(scope="module")
+def blocks(tmp_path_factory):
+    desk = Desk(tmp_path_factory.mktemp("data"))
+    yield page.build(desk)
+    desk.close()
+
+
+def test_every_field_for_text_starts_as_text(blocks):
     """Gradio gives ``None`` for one without a value, which no handler takes for what a person wrote."""
-    desk = Desk(tmp_path)
-    try:
-        fields = [block for block in page.build(desk).blocks.values() if isinstance(block, gr.Textbox)]
-    finally:
-        desk.close()
+    fields = [block for block in blocks.blocks.values() if isinstance(block, gr.Textbox)]
     assert len(fields) > 50
     assert [field.label for field in fields if field.interactive is not False and field.value is None] == []
+
+
+def test_of_the_listeners_of_an_event_one_waits_at_most(blocks):
+    """Two that do wake each other for ever: see ``sdlora/ui/wiring.py``."""
+    waiting = Counter(
+        target for listener in blocks.fns.values() if listener.trigger_mode == "always_last"
+        for target in listener.targets
+    )  # fmt: skip
+    assert len(waiting) > 50
+    assert [target for target, number in waiting.items() if number > 1] == []
