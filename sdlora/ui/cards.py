@@ -66,6 +66,8 @@ def _card(project: Project, picture: Path, image: str, counter: gr.State, touche
         return version + 1
 
     # Not `input`: it misses text that was pasted or put there by another program.
-    caption.change(keep, caption, None, **LAST)
-    caption.blur(leave, [caption, touched], touched, **HIDDEN)
-    remove.click(drop, counter, counter, **HIDDEN)
+    # With keys, as a browser goes on with the listeners it knows until it has seen the next drawing of all cards: what
+    # is written meanwhile would be lost.
+    caption.change(keep, caption, None, key=f"{key}:keep", **LAST)
+    caption.blur(leave, [caption, touched], touched, key=f"{key}:leave", **HIDDEN)
+    remove.click(drop, counter, counter, key=f"{key}:drop", **HIDDEN)

@@ -8,15 +8,15 @@ from typing import Any
 import gradio as gr
 
 from sdlora.errors import ConfigError, SdloraError
-from sdlora.ui import api, compare, create, library, markup, pictures, train
+from sdlora.ui import api, compare, create, library, markup, pictures, train, train_form
 from sdlora.ui.create import Create
 from sdlora.ui.desk import ACTIVE, Desk
 from sdlora.ui.library import LibraryTab
-from sdlora.ui.live import Live, live_updates
+from sdlora.ui.live import live_updates
 from sdlora.ui.pictures import Pictures
 from sdlora.ui.run_markup import SCRIPT
 from sdlora.ui.train import Train
-from sdlora.ui.wiring import EVERY, HIDDEN, PRIVATE
+from sdlora.ui.wiring import EVERY, HIDDEN, PRIVATE, hide
 
 BUSY_SECONDS, IDLE_SECONDS = 1.5, 5.0
 """Between two looks, while something trains and otherwise."""
@@ -74,10 +74,11 @@ def build(desk: Desk) -> gr.Blocks:
                 compare.build(desk, demo, drawing)
             with gr.Tab("4 · Library", id="library") as shelves:
                 kept = library.build(desk, shelves, tabs)
-        _keep_fresh(desk, demo, timer, seen, header, stop, training.live, drawing, kept)
+        _keep_fresh(desk, demo, timer, seen, header, stop, training, drawing, kept)
         _lead_on(desk, tabs, tab, training, drawing)
         stop.click(partial(_stop, desk), None, stop, **PRIVATE)
         api.build(desk)
+        hide(demo, header)
     return demo
 
 
@@ -88,7 +89,7 @@ def _keep_fresh(
     seen: gr.State,
     header: gr.HTML,
     stop: gr.Button,
-    live: Live,
+    training: Train,
     drawing: Create,
     kept: LibraryTab,
 ) -> None:
@@ -98,6 +99,7 @@ def _keep_fresh(
     anything else has news, it says so, and the page asks for all. It goes past Gradio's queue, which costs a second
     request. No output of it is an input of it: Gradio would keep a copy of each such output for every call.
     """
+    live = training.live
     inputs = [live.run, drawing.adapters[0], seen]
     outputs = [seen, header, stop, timer, *live.outputs, *drawing.adapters, drawing.base]
     often = [seen, header, live.status]
@@ -106,6 +108,7 @@ def _keep_fresh(
     places = [outputs.index(component) for component in often]
     timer.tick(partial(_glance, desk, places), inputs, [news, *often], queue=False, **options)
     news.change(partial(_look, desk), inputs, outputs, **options)
+    news.change(partial(train_form.told, desk), training.inputs, training.form.told, **EVERY)  # A run that ended tells.
     demo.load(partial(_look_anew, desk), inputs[:2], outputs, **options)
     live.run.input(partial(_look, desk), inputs, outputs, **options)
     kept.on_open.then(partial(_look, desk), [kept.opened, *inputs[1:]], outputs, **options)
@@ -114,12 +117,12 @@ def _keep_fresh(
 def _lead_on(desk: Desk, tabs: gr.Tabs, tab: Pictures, training: Train, drawing: Create) -> None:
     """The short way: from the pictures to a training, and from what it gave to a picture, a click each."""
     begun = [tab.refused, *training.outputs, tabs]
-    tab.train.click(partial(_train_these, desk), training.inputs, begun, **PRIVATE)
+    tab.train.click(partial(_train_these, desk), training.inputs, begun, show_progress_on=tab.refused, **PRIVATE)
     base = training.form.base
     base.change(lambda chosen: chosen, base, tab.base, **EVERY)  # The doctor judges the pictures for it.
     live = training.live
     drawn = [training.form.message, *drawing.drawn, tabs]
-    live.draw.click(partial(_draw_with, desk, len(drawn)), live.run, drawn, **PRIVATE)
+    live.draw.click(partial(_draw_with, desk, len(drawn)), live.run, drawn, **HIDDEN)
 
 
 def _train_these(desk: Desk, *values: Any) -> list[Any]:

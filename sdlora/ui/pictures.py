@@ -157,8 +157,8 @@ def _tools() -> Tools:
 def _wire_words(desk: Desk, demo: gr.Blocks, tab: Pictures, inner: Inside) -> None:
     """What the project is called, what its pictures show, and what is said of them after every change."""
     opened = [tab.opened, *tab.about]
-    demo.load(partial(_first, desk), None, [tab.name, *opened], **PRIVATE)
-    tab.name.change(partial(_open, desk), [tab.name, tab.opened], [*opened, inner.remarks], **PRIVATE)
+    demo.load(partial(_first, desk), None, [tab.name, *opened], **HIDDEN)
+    tab.name.change(partial(_open, desk), [tab.name, tab.opened], [*opened, inner.remarks], **HIDDEN)
     tab.kind.input(partial(_retell, desk), [tab.name, *tab.about], tab.about, **HIDDEN)
     for field in (tab.trigger, tab.class_name):
         told = [inner.remarks, inner.touched]
@@ -181,8 +181,12 @@ def _wire_tools(desk: Desk, tab: Pictures, inner: Inside, tools: Tools) -> None:
     tools.delete.click(lambda: gr.update(visible=True), None, tools.sure, **HIDDEN)
     tools.keep.click(lambda: gr.update(visible=False), None, tools.sure, **HIDDEN)
     moved = [tab.name, tab.opened, *tab.about, inner.remarks, tools.sure, tools.restore, inner.deleted, tab.version]
-    tools.delete_now.click(partial(_delete, desk), [tab.name, tab.version], moved, **PRIVATE)
-    tools.restore.click(partial(_restore, desk), [inner.deleted, tab.version], moved, **PRIVATE)
+    tools.delete_now.click(
+        partial(_delete, desk), [tab.name, tab.version], moved, show_progress_on=inner.remarks, **PRIVATE
+    )
+    tools.restore.click(
+        partial(_restore, desk), [inner.deleted, tab.version], moved, show_progress_on=inner.remarks, **PRIVATE
+    )
 
 
 def _first(desk: Desk) -> list[Any]:

@@ -9,7 +9,7 @@ from sdlora import service
 from sdlora.errors import SdloraError
 from sdlora.ui import markup, recipe, run_markup
 from sdlora.ui.desk import Desk
-from sdlora.ui.wiring import PRIVATE
+from sdlora.ui.wiring import HIDDEN
 
 Act = Literal["first", "up", "down", "cancel"]
 Row = tuple[str, str]
@@ -56,10 +56,8 @@ def _list(desk: Desk, shown: gr.State, message: gr.HTML, waiting: list[Row]) -> 
                         act.capitalize(), size="sm", min_width=70, scale=0, interactive=True, elem_id=f"{act}-{place}",
                         variant="stop" if act == "cancel" else "secondary",
                     )  # fmt: skip
-                    button.click(
-                        partial(_act, desk, name, act), None, [message, shown], show_progress="hidden",
-                        **PRIVATE,
-                    )  # fmt: skip
+                    acting = partial(_act, desk, name, act)
+                    button.click(acting, None, [message, shown], key=f"{name}:{act}", **HIDDEN)
 
 
 def _act(desk: Desk, name: str, act: Act) -> list[Any]:

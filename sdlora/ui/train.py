@@ -45,8 +45,9 @@ def build(desk: Desk, demo: gr.Blocks, pictures: Pictures) -> Train:
     shown.longer.click(partial(_longer, desk), [shown.run, shown.more], shown.message, **PRIVATE)
     shown.copy.click(partial(_copy, desk), shown.run, [shown.message, shown.run], **PRIVATE)
     shown.reopen.click(
-        partial(_reopen, desk), shown.run, [form.message, form.base, *form.prompts, *form.advanced], **PRIVATE
-    )
+        partial(_reopen, desk), shown.run, [form.message, form.base, *form.prompts, *form.advanced],
+        show_progress_on=form.message, **PRIVATE,
+    )  # fmt: skip
     return tab
 
 

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import gradio as gr
+
 PRIVATE: dict[str, Any] = {"api_visibility": "private"}
 HIDDEN: dict[str, Any] = {**PRIVATE, "show_progress": "hidden"}
 LAST: dict[str, Any] = {**HIDDEN, "trigger_mode": "always_last"}
@@ -12,3 +14,14 @@ others too; of two that both wait, each wakes the other, and the page asks the s
 """
 EVERY: dict[str, Any] = {**HIDDEN, "trigger_mode": "multiple"}
 """Each time anew: for the other listeners of an event that has one with ``LAST``, which are quickly done."""
+
+
+def hide(demo: gr.Blocks, place: gr.Component) -> None:
+    """Give every listener with hidden progress ``place`` for it.
+
+    Without one, Gradio gives each output of each listener, and all that lies within it, its status again whenever any
+    call begins or ends. Of the page's hundreds of fields, that took a browser longer than all the rest.
+    """
+    for listener in demo.fns.values():
+        if listener.show_progress == "hidden":
+            listener.show_progress_on = [place]
