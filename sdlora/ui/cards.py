@@ -43,19 +43,23 @@ def _image(picture: Path) -> str | None:
 
 def _card(project: Project, picture: Path, image: str, counter: gr.State, touched: gr.State, edition: int) -> None:
     key = f"{project.name}/{picture.name}/{picture.stat().st_mtime_ns}"
+    said = project.caption(picture)
     with gr.Column(elem_classes="card", elem_id=card_id(picture), min_width=0, key=f"{key}:card"):
         gr.Image(
             image, show_label=False, interactive=False, buttons=[], height=150, key=f"{key}:image",
             alt_text=picture.name,
         )  # fmt: skip
         caption = gr.Textbox(
-            project.caption(picture), label=f"Caption of {picture.name}", lines=2, max_lines=4, interactive=True,
+            said, label=f"Caption of {picture.name}", lines=2, max_lines=4, interactive=True,
             placeholder=project.spoken(picture), key=f"{key}:caption:{edition}",
         )  # fmt: skip
         remove = gr.Button("Remove", size="sm", variant="secondary", interactive=True, key=f"{key}:remove")
 
     def keep(text: str) -> None:
-        project.write_caption(picture, text)
+        nonlocal said
+        if text != said:
+            project.write_caption(picture, text)
+        said = text
 
     def leave(text: str, touches: int) -> int:
         keep(text)
@@ -65,9 +69,9 @@ def _card(project: Project, picture: Path, image: str, counter: gr.State, touche
         project.remove(picture)
         return version + 1
 
-    # Not `input`: it misses text that was pasted or put there by another program.
-    # With keys, as a browser goes on with the listeners it knows until it has seen the next drawing of all cards: what
-    # is written meanwhile would be lost.
-    caption.change(keep, caption, None, key=f"{key}:keep", **LAST)
+    # Not `change`: a drawing that was under way while somebody wrote puts the old text back into the field, which is a
+    # change too. What is pasted is no `input`; it is kept when the field is left. With keys, as a browser goes on with
+    # the listeners that it knows until it has seen the next drawing.
+    caption.input(keep, caption, None, key=f"{key}:keep", **LAST)
     caption.blur(leave, [caption, touched], touched, key=f"{key}:leave", **HIDDEN)
     remove.click(drop, counter, counter, key=f"{key}:drop", **HIDDEN)

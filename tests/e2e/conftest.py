@@ -195,6 +195,7 @@ def made(server, visits):
     visitor.see("5 pictures ready", "#pictures-status")
     visitor.drop("#drop-files", PICTURES[10:])  # The zone stays.
     visitor.see("10 pictures ready", "#pictures-status")
+    visitor.page.get_by_label("Caption of 010.png").wait_for()
     visitor.page.get_by_label("Caption of 001.png").fill("ohwx style, a house, said anew")
     visitor.page.get_by_label("Caption of 002.png").click()
     visitor.tab("Train")
