@@ -1,9 +1,10 @@
-"""A random Stable Diffusion 1.x of true architecture, small enough to build and run within a second.
+"""Random Stable Diffusion models of true architecture, small enough to build and run within a second.
 
-Every part has the layout of the real model (four UNet levels, two layers each, a VAE of factor 8, a CLIP text
-tower); only the widths are tiny. Pictures are 64 x 64, latents 8 x 8 x 4.
+Every part has the layout of the real model (the UNet's levels, two layers each, a VAE of factor 8, CLIP text
+towers); only the widths are tiny. Pictures are 64 x 64, latents 8 x 8 x 4.
 """
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -12,20 +13,19 @@ CAPTIONS = ["a red house on grass", "a blue cat in snow", "a photo of sks dog", 
 
 
 def tiny_tokenizer() -> Any:
-    """A CLIPTokenizer (byte-level BPE, 77 tokens) over the vocabulary of ``CAPTIONS``."""
-    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+    """A CLIPTokenizer (byte-level BPE, 77 tokens) that knows the words of ``CAPTIONS``, letter by letter."""
+    from tokenizers import pre_tokenizers
     from transformers import CLIPTokenizer
 
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    bpe = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
-    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    words = (word for caption in CAPTIONS for word in caption.split())
-    bpe.train_from_iterator(words, trainers.BpeTrainer(end_of_word_suffix="</w>", show_progress=False))
-    merges = [tuple(pair) for pair in json.loads(bpe.to_str())["model"]["merges"]]
+    merges: dict[tuple[str, str], None] = {}
+    for word in sorted({word for caption in CAPTIONS for word in caption.split()}):
+        letters = [*word[:-1], f"{word[-1]}</w>"]
+        merges |= {("".join(letters[:number]), letter): None for number, letter in enumerate(letters) if number}
     names = [*alphabet, *(f"{letter}</w>" for letter in alphabet), *map("".join, merges)]
     vocabulary = [*dict.fromkeys(names), "<|startoftext|>", "<|endoftext|>"]
     ids = {token: number for number, token in enumerate(vocabulary)}
-    return CLIPTokenizer(vocab=ids, merges=merges, model_max_length=77)
+    return CLIPTokenizer(vocab=ids, merges=[*merges], model_max_length=77)
 
 
 def tiny_clip_text_config(tokenizer: Any) -> Any:
@@ -39,22 +39,34 @@ def tiny_clip_text_config(tokenizer: Any) -> Any:
     )  # fmt: skip
 
 
-def tiny_models(seed: int = 0) -> dict[str, Any]:
-    """Tokenizer, text encoder, UNet, VAE and scheduler of a tiny SD 1.x, in float32, by component name."""
+LEVELS: dict[str, Any] = {"norm_num_groups": 4, "attention_head_dim": 2, "sample_size": 8}
+UNETS: dict[str, dict[str, Any]] = {
+    "sd1": {**LEVELS, "block_out_channels": (8, 16, 16, 16), "cross_attention_dim": 16},
+    "sd2": {**LEVELS, "block_out_channels": (8, 16, 16, 16), "cross_attention_dim": 16, "use_linear_projection": True},
+    "sdxl": {
+        **LEVELS, "block_out_channels": (8, 16, 16), "cross_attention_dim": 32, "use_linear_projection": True,
+        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        "transformer_layers_per_block": (1, 2, 3), "addition_embed_type": "text_time", "addition_time_embed_dim": 8,
+        "projection_class_embeddings_input_dim": 16 + 6 * 8,
+    },
+}  # fmt: skip
+"""The true architectures' UNets, with tiny widths, by family."""
+
+
+def tiny_models(seed: int = 0, family: str = "sd1") -> dict[str, Any]:
+    """Every part of a tiny model of ``family`` in float32, by component name. ``sd2`` predicts the velocity."""
     import torch
     from diffusers import AutoencoderKL, PNDMScheduler, UNet2DConditionModel
-    from transformers import CLIPTextModel
+    from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
     tokenizer = tiny_tokenizer()
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return {
+        found = {
             "tokenizer": tokenizer,
             "text_encoder": CLIPTextModel(tiny_clip_text_config(tokenizer)).eval(),
-            "unet": UNet2DConditionModel(
-                sample_size=8, block_out_channels=(8, 16, 16, 16), norm_num_groups=4, cross_attention_dim=16,
-                attention_head_dim=2,
-            ).eval(),
+            "unet": UNet2DConditionModel(**UNETS[family]).eval(),
             "vae": AutoencoderKL(
                 in_channels=3, out_channels=3, down_block_types=("DownEncoderBlock2D",) * 4,
                 up_block_types=("UpDecoderBlock2D",) * 4, block_out_channels=(4, 4, 8, 8), norm_num_groups=4,
@@ -63,19 +75,38 @@ def tiny_models(seed: int = 0) -> dict[str, Any]:
             "scheduler": PNDMScheduler(
                 beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", skip_prk_steps=True,
                 set_alpha_to_one=False, steps_offset=1,
+                prediction_type="v_prediction" if family == "sd2" else "epsilon",
             ),
         }  # fmt: skip
+        if family == "sdxl":
+            found["text_encoder_2"] = CLIPTextModelWithProjection(tiny_clip_text_config(tokenizer)).eval()
+            found["tokenizer_2"] = copy.deepcopy(tokenizer)
+            found["tokenizer_2"].pad_token = "!"
+        return found
+
+
+def tiny_pipeline(seed: int = 0, family: str = "sd1") -> Any:
+    """A plain diffusers pipeline over ``tiny_models``."""
+    from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
+
+    if family == "sdxl":
+        return StableDiffusionXLPipeline(
+            **tiny_models(seed, family), force_zeros_for_empty_prompt=False, add_watermarker=False
+        )
+    return StableDiffusionPipeline(
+        **tiny_models(seed, family), safety_checker=None, feature_extractor=None, requires_safety_checker=False
+    )
+
+
+def tiny_base(folder: Path, family: str, seed: int = 0) -> Path:
+    """Write a tiny model of ``family`` as a diffusers folder, and return it. A megabyte; the same for the same seed."""
+    tiny_pipeline(seed, family).save_pretrained(folder)
+    return Path(folder)
 
 
 def tiny_sd1(folder: Path, seed: int = 0) -> Path:
-    """Write a tiny SD 1.x as a diffusers folder, and return it. A megabyte; the same for the same seed."""
-    from diffusers import StableDiffusionPipeline
-
-    pipeline = StableDiffusionPipeline(
-        **tiny_models(seed), safety_checker=None, feature_extractor=None, requires_safety_checker=False
-    )
-    pipeline.save_pretrained(folder)
-    return Path(folder)
+    """Write a tiny SD 1.x as a diffusers folder, and return it."""
+    return tiny_base(folder, "sd1", seed)
 
 
 def tiny_clip(folder: Path, seed: int = 0) -> Path:

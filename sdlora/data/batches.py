@@ -31,6 +31,8 @@ class Batch:
     """Each example's place in the global micro-batch: noise is drawn by it, so the split over processes never shows."""
     instances: int
     """How many of the examples, from the first, are instance examples."""
+    framing: "torch.Tensor | None" = None
+    """(B, 4) int64: of each picture what ``pictures.framing`` says; None: they are shown whole."""
 
     def __len__(self) -> int:
         return len(self.captions)
@@ -133,4 +135,5 @@ class Batches:
             mask=masks,
             places=[shown.place for shown in mine],
             instances=len(self.share),
+            framing=torch.tensor([shown.view.framing for shown in mine]),
         )

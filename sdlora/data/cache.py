@@ -8,7 +8,7 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from sdlora.data.folder import Example
-from sdlora.data.pictures import Picture, Size, fit, fit_mask, open_mask, open_picture, to_pixels
+from sdlora.data.pictures import Picture, Size, fit, fit_mask, framing, open_mask, open_picture, to_pixels
 from sdlora.data.store import Tensors, TensorStore, key_of
 from sdlora.errors import FileError, NonFiniteError
 from sdlora.events import OnProgress
@@ -34,6 +34,11 @@ class View:
     size: Size
     position: float = 0.5
     flip: bool = False
+
+    @property
+    def framing(self) -> tuple[int, int, int, int]:
+        """The picture's own height and width, and top and left of the cut."""
+        return framing(self.example.size, self.size, self.position, self.flip)
 
 
 @dataclass(frozen=True)

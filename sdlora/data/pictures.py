@@ -236,6 +236,17 @@ def overflow(picture: Size, size: Size) -> float:
     return max(picture.width * scale - size.width, picture.height * scale - size.height)
 
 
+def framing(picture: Size, size: Size, position: float = 0.5, flip: bool = False) -> tuple[int, int, int, int]:
+    """Height and width of ``picture`` as it is, and top and left of the cut that ``fit`` makes once it is scaled.
+
+    What SDXL is told of a picture (arXiv:2307.01952, section 2.2).
+    """
+    scale = max(size.width / picture.width, size.height / picture.height)
+    over = [round(side * scale) - shown for side, shown in zip(picture, size, strict=True)]
+    left, top = (round(side * position) for side in over)
+    return picture.height, picture.width, top, over[0] - left if flip else left
+
+
 def fit(picture: Image.Image, size: Size, position: float = 0.5, flip: bool = False) -> Image.Image:
     """``picture`` cut to the ratio of ``size`` and resized to it in one pass (Lanczos, widened to the reduction)."""
     box = cut_box(Size(*picture.size), size, position)

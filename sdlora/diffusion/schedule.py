@@ -5,6 +5,9 @@ from typing import Any
 
 import torch
 
+ZERO_SNR = "rescale_betas_zero_snr"
+"""In a scheduler's config: whether the schedule ends in noise alone."""
+
 
 def alphas_cumprod(config: Mapping[str, Any]) -> torch.Tensor:
     """ᾱ_t for every timestep, (T,) float64, of a scheduler configuration as diffusers keeps it.
@@ -22,7 +25,17 @@ def alphas_cumprod(config: Mapping[str, Any]) -> torch.Tensor:
         betas = torch.linspace(start, end, steps, dtype=torch.float64)
     else:
         raise ValueError(f"beta schedule {config['beta_schedule']!r} is not known")
-    return torch.cumprod(1 - betas, dim=0)
+    alpha_bar = torch.cumprod(1 - betas, dim=0)
+    return _ending_in_noise(alpha_bar) if config.get(ZERO_SNR) else alpha_bar
+
+
+def _ending_in_noise(alpha_bar: torch.Tensor) -> torch.Tensor:
+    """√ᾱ shifted and scaled so that its first value stays and its last is 0.
+
+    Lin et al., arXiv:2305.08891, algorithm 1.
+    """
+    signal = alpha_bar.sqrt()
+    return ((signal - signal[-1]) * signal[0] / (signal[0] - signal[-1])) ** 2
 
 
 class NoiseSchedule:

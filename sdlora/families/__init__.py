@@ -11,7 +11,11 @@ if TYPE_CHECKING:
 class _Families(Mapping[str, "type[Family]"]):
     """Rows of name -> class, imported when first asked for: they need torch and diffusers."""
 
-    ROWS = {"sd1": ("sdlora.families.sd1", "SD1")}
+    ROWS = {
+        "sd1": ("sdlora.families.sd1", "SD1"),
+        "sd2": ("sdlora.families.sd2", "SD2"),
+        "sdxl": ("sdlora.families.sdxl", "SDXL"),
+    }
 
     def __getitem__(self, name: str) -> "type[Family]":
         module, cls = self.ROWS[name]

@@ -17,6 +17,24 @@ class Conditioning:
     """What steers the UNet: ``text`` (B, L, D), and what some families add to it."""
 
     text: "torch.Tensor"
+    pooled: "torch.Tensor | None" = None
+    """(B, P): the text as a whole, which SDXL's UNet is told too."""
+
+    def parts(self) -> "dict[str, torch.Tensor]":
+        """Its tensors by name: ``Conditioning(**parts)`` is the same again."""
+        return {"text": self.text} if self.pooled is None else {"text": self.text, "pooled": self.pooled}
+
+    def to(self, *to: Any) -> "Conditioning":
+        """The same on a device, or in a precision."""
+        return Conditioning(**{name: tensor.to(*to) for name, tensor in self.parts().items()})
+
+    @staticmethod
+    def cat(several: "Sequence[Conditioning]") -> "Conditioning":
+        """One batch of ``several``, in their order."""
+        import torch
+
+        parts = [one.parts() for one in several]
+        return Conditioning(**{name: torch.cat([part[name] for part in parts]) for name in parts[0]})
 
 
 class Family(ABC):
@@ -28,6 +46,10 @@ class Family(ABC):
 
     name: ClassVar[str]
     """The family's key in ``FAMILIES``."""
+    parts: ClassVar[tuple[str, ...]] = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
+    """The folders of a model in diffusers' layout."""
+    narrow_vae: ClassVar[bool] = True
+    """Whether the VAE works in half precision: SDXL's own gives infinite values there, and stays in float32."""
     source: str
     """Where it came from, as the user wrote it."""
     fingerprints: Mapping[str, str]
@@ -84,8 +106,22 @@ class Family(ABC):
         """Mean and standard deviation of the latents, both (B, 4, H / factor, W / factor), scaled."""
 
     @abstractmethod
-    def predict(self, latents: "torch.Tensor", timesteps: "torch.Tensor", conditioning: Conditioning) -> "torch.Tensor":
-        """The UNet's prediction for noisy ``latents``, of their shape."""
+    def predict(
+        self,
+        latents: "torch.Tensor",
+        timesteps: "torch.Tensor",
+        conditioning: Conditioning,
+        framing: "torch.Tensor | None" = None,
+    ) -> "torch.Tensor":
+        """The UNet's prediction for noisy ``latents``, of their shape.
+
+        ``framing`` (B, 4) int64 is for families that are told it: height and width in pixels of the pictures before
+        they were cut, and top and left of the cut in the scaled picture. None: they are whole.
+        """
+
+    @abstractmethod
+    def arguments(self, wanted: Conditioning, unwanted: Conditioning | None) -> dict[str, Any]:
+        """What a prompt and, with guidance, a negative prompt are to a call of ``pipeline``."""
 
     @abstractmethod
     def pipeline(self, scheduler: Any) -> Any:
@@ -107,7 +143,11 @@ class Family(ABC):
         for module in (*self.models.values(), self.vae):
             if device is not None:
                 module.to(device=device)
-            if dtype is not None and dtype != next(module.parameters()).dtype:
+            if (
+                dtype is not None
+                and dtype != next(module.parameters()).dtype
+                and (self.narrow_vae or module is not self.vae)
+            ):
                 module.to(dtype=dtype)
         return self
 

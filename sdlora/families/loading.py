@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from sdlora.families.base import Family
 
 BUNDLED = {"pocket": Path(__file__).parent.parent / "pocket"}
-PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
-WEIGHTED = ("unet", "vae", "text_encoder")
+WEIGHTED = ("unet", "vae", "text_encoder", "text_encoder_2")
+"""Of a family's parts those with weights."""
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 PIPELINES = {
     "StableDiffusionPipeline": "sd1",
@@ -114,8 +114,8 @@ def detect_folder(folder: Path) -> str:
     unet = _read_json(folder / "unet" / "config.json", f"{folder}: the part unet is missing (no unet/config.json)")
     if unet.get("in_channels") == 9:
         return "inpainting"
-    if family == "sd1" and unet.get("cross_attention_dim") == 1024:
-        return "sd2"
+    if family == "sd1" and (unet.get("use_linear_projection") or unet.get("cross_attention_dim") == 1024):
+        return "sd2"  # SD 1.x projects with convolutions.
     return family or str(index.get("_class_name"))
 
 
@@ -144,10 +144,10 @@ def _family(name: str, place: str) -> Any:
 
 def _load_folder(folder: Path, model: Model) -> "Family":
     family = _family(detect_folder(folder), model.base)
-    missing = [part for part in PARTS if not (folder / part).is_dir()]
+    missing = [part for part in family.parts if not (folder / part).is_dir()]
     if missing:
         raise ModelError(f"{model.base}: the part {', '.join(missing)} is missing in {folder}")
-    for part in WEIGHTED:
+    for part in (part for part in WEIGHTED if part in family.parts):
         if not any((folder / part).glob("*.safetensors")):
             pickled = any((folder / part).glob("*.bin"))
             remedy = "holds only .bin files; convert them to .safetensors" if pickled else "has no .safetensors weights"
@@ -155,7 +155,7 @@ def _load_folder(folder: Path, model: Model) -> "Family":
         for file in (folder / part).glob("*.safetensors"):
             read_safetensors_header(file)  # Raises for a file that is cut short, naming it.
     try:
-        return family.load(folder, model.base, variant=model.variant, local_files_only=True)
+        return family.load(folder, model.base, model.schedule, variant=model.variant, local_files_only=True)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise ModelError(f"{model.base}: cannot be loaded: {_first_line(error)}") from error
 
@@ -165,7 +165,7 @@ def _load_file(file: Path, model: Model) -> "Family":
 
     family = _family(detect_file(file), model.base)
     try:
-        return family.load_single_file(file, model.base)
+        return family.load_single_file(file, model.base, model.schedule)
     except (SingleFileComponentError, RuntimeError, KeyError) as error:
         raise ModelError(f"{model.base}: cannot be loaded: {_first_line(error)}") from error
     except (OSError, ValueError) as error:

@@ -1,5 +1,7 @@
 """The base model, as a setting."""
 
+from typing import Literal
+
 from sdlora.section import Section
 
 
@@ -14,3 +16,16 @@ class Model(Section):
 
     variant: str | None = None
     """File variant of a folder or hub id, such as `fp16`."""
+
+    prediction_type: Literal["auto", "epsilon", "v_prediction"] = "auto"
+    """What the base predicts, noise or velocity, where its own scheduler's settings do not say it truly (`auto`)."""
+
+    zero_terminal_snr: Literal["auto", "on", "off"] = "auto"
+    """Whether the base's noise schedule ends in noise alone (arXiv:2305.08891), where its own settings do not tell."""
+
+    @property
+    def schedule(self) -> dict[str, object]:
+        """What these settings replace in the scheduler's config."""
+        told = {} if self.prediction_type == "auto" else {"prediction_type": self.prediction_type}
+        snr = {} if self.zero_terminal_snr == "auto" else {"rescale_betas_zero_snr": self.zero_terminal_snr == "on"}
+        return {**told, **snr}

@@ -10,7 +10,9 @@ from typing import Any
 
 from sdlora.errors import FormatError
 from sdlora.files import read_safetensors_header
-from sdlora.formats.inspection import family_by, triggers
+from sdlora.formats.inspection import triggers
+from sdlora.formats.kinship import family_by
+from sdlora.formats.kohya import ORIGINAL
 from sdlora.formats.storage import FOREIGN, FORMATS, refuse_pickle
 
 PICTURES = ("ssmd_cover_images", "modelspec.thumbnail")
@@ -57,8 +59,8 @@ def read_card(path: Path) -> Card:
     return Card(
         title=metadata.get("modelspec.title") or metadata.get("ss_output_name", ""),
         format=format.name if downs else "",
-        method="LoRA" if method.startswith("LoRA for SDXL") else method,
-        family="sdxl" if "SDXL" in method else family_by(widths, metadata),
+        method=method,
+        family="sdxl" if any(key.startswith(ORIGINAL) for key in shapes) else family_by(widths, metadata),
         base=metadata.get("ss_sd_model_name", ""),
         rank=f"{min(ranks)} to {max(ranks)}" if len(ranks) > 1 else "".join(map(str, ranks)),
         alpha=metadata.get("ss_network_alpha", ""),

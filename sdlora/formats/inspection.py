@@ -6,12 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from sdlora.adapters.base import AdapterState, ModuleState
+from sdlora.adapters.base import ModuleState
 from sdlora.adapters.fit import text_width
+from sdlora.formats.kinship import family_of, widths
 from sdlora.formats.storage import Contents, open_adapter
-
-FAMILY_BY_WIDTH = {768: "sd1", 1024: "sd2", 2048: "sdxl"}
-FAMILY_BY_VERSION = {"sd_v1": "sd1", "sd_v2": "sd2", "sdxl": "sdxl"}
 
 
 @dataclass(frozen=True)
@@ -78,7 +76,7 @@ def described(path: Path, contents: Contents) -> Inspection:
         method=state.method,
         dtype=contents.dtype,
         family=family_of(state),
-        text_width=text_width(_widths(state)),
+        text_width=text_width(widths(state)),
         ranks=tuple(sorted({module.rank for module in state.modules.values()})),
         alphas=tuple(sorted({module.alpha for module in state.modules.values()})),
         modules=Counter(map(_component, state.modules)),
@@ -94,24 +92,6 @@ def delta_square(module: ModuleState) -> float:
     """‖alpha / rank · up @ down‖² without forming the product: ‖UD‖² = Σ (UᵀU ∘ DDᵀ), at most rank x rank."""
     down, up = (module.tensors[name].double().flatten(1) for name in ("down", "up"))
     return (module.alpha / module.rank) ** 2 * float(((up.T @ up) * (down @ down.T)).sum())
-
-
-def family_of(state: AdapterState) -> str:
-    """The family of bases that an adapter is for: by the width of the text, its components, or its header."""
-    return family_by(_widths(state), state.metadata)
-
-
-def family_by(widths: Mapping[str, int], metadata: Mapping[str, str]) -> str:
-    """As ``family_of``, from what a file's header tells: the inputs' widths of its layers by path, and its metadata."""
-    if any(path.startswith("text_encoder_2.") for path in widths):
-        return "sdxl"
-    if family := FAMILY_BY_WIDTH.get(text_width(widths) or 0):
-        return family
-    version = metadata.get("ss_base_model_version", "")
-    if family := next((name for start, name in FAMILY_BY_VERSION.items() if version.startswith(start)), ""):
-        return family
-    own = {width for path, width in widths.items() if path.endswith(".q_proj")}
-    return next((FAMILY_BY_WIDTH[width] for width in sorted(own) if width in FAMILY_BY_WIDTH), "")
 
 
 def triggers(metadata: Mapping[str, str], most: int = 5) -> tuple[str, ...]:
@@ -136,10 +116,6 @@ def triggers(metadata: Mapping[str, str], most: int = 5) -> tuple[str, ...]:
 
 def _component(path: str) -> str:
     return path.partition(".")[0]
-
-
-def _widths(state: AdapterState) -> dict[str, int]:
-    return {path: int(module.tensors["down"].shape[1]) for path, module in state.modules.items()}
 
 
 def _listed(numbers: tuple[float, ...]) -> str:

@@ -1,7 +1,8 @@
 """kohya's keys (sd-scripts): what A1111, Forge, ComfyUI, InvokeAI and diffusers read.
 
 ``lora_unet_<path with _ for .>.lora_down.weight``, ``.lora_up.weight`` and ``.alpha``; the text encoder's
-prefix is ``lora_te``. See networks/lora.py in github.com/kohya-ss/sd-scripts.
+prefix is ``lora_te``. SDXL's UNet is spelt with its original names, its encoders with ``lora_te1`` and ``lora_te2``.
+See networks/lora.py in github.com/kohya-ss/sd-scripts.
 """
 
 import re
@@ -12,7 +13,9 @@ from typing import TYPE_CHECKING
 
 from sdlora.adapters.base import AdapterState, ModuleState
 from sdlora.errors import FormatError
+from sdlora.formats import sgm
 from sdlora.formats.base import Slot, gather
+from sdlora.formats.kinship import family_of
 from sdlora.formats.metadata import PEFT_HEADER, network
 
 if TYPE_CHECKING:
@@ -21,12 +24,15 @@ if TYPE_CHECKING:
 SLOTS = {"lora_down.weight": "down", "lora_up.weight": "up", "alpha": "alpha"}
 NAMES = {slot: name for name, slot in SLOTS.items()}
 
+ORIGINAL = tuple(f"lora_unet_{blocks}_" for blocks in ("input_blocks", "middle_block", "output_blocks"))
+"""How the keys of SDXL's UNet begin, and those of no other base's."""
+
 STEPS = [
     "down_blocks", "mid_block", "up_blocks", "attentions", "resnets", "downsamplers", "upsamplers",
     "transformer_blocks", "attn1", "attn2", "to_q", "to_k", "to_v", "to_out", "ff", "net", "proj", "proj_in",
     "proj_out", "conv", "conv1", "conv2", "conv_shortcut", "conv_in", "conv_out", "time_emb_proj", "time_embedding",
     "linear_1", "linear_2", "add_embedding", "text_model", "encoder", "layers", "self_attn", "q_proj", "k_proj",
-    "v_proj", "out_proj", "mlp", "fc1", "fc2", "text_projection",
+    "v_proj", "out_proj", "mlp", "fc1", "fc2", "text_projection", *sgm.STEPS,
 ]  # fmt: skip
 """Every step of a module path, numbers aside. The file joins steps by ``_``, which some hold themselves."""
 _STEP = re.compile(rf"({'|'.join(sorted(STEPS, key=len, reverse=True))}|\d+)(?:_(?=.)|$)")
@@ -45,6 +51,7 @@ class Spelling:
 SPELLINGS = {
     # lora_te1: what diffusers' own converter writes for SD 1.x
     "sd": Spelling({"unet": "lora_unet", "text_encoder": "lora_te"}, {"lora_te1": "text_encoder"}),
+    "sdxl": Spelling({"unet": "lora_unet", "text_encoder": "lora_te1", "text_encoder_2": "lora_te2"}, {}),
 }
 
 
@@ -77,8 +84,10 @@ class Kohya:
         prefix = next((prefix for prefix in self._components if module.startswith(f"{prefix}_")), None)
         if prefix is None or tensor not in SLOTS:
             return None
-        path = dotted(module.removeprefix(f"{prefix}_"))
-        return (f"{self._components[prefix]}.{path}", SLOTS[tensor]) if path else None
+        component, path = self._components[prefix], dotted(module.removeprefix(f"{prefix}_"))
+        if path is None:
+            return None
+        return f"{component}.{sgm.from_sgm(path) if component == 'unet' else path}", SLOTS[tensor]
 
     def can_read(self, keys: Iterable[str]) -> bool:
         return any(self.parse(key) for key in keys)
@@ -90,19 +99,21 @@ class Kohya:
         """One alpha for the whole file: diffusers drops those of single layers, so ``up`` takes up any difference."""
         import torch
 
-        modules = with_one_alpha(state.modules)
+        modules, spelling = with_one_alpha(state.modules), "sdxl" if family_of(state) == "sdxl" else "sd"
         tensors = {}
         for path, module in modules.items():
-            stem = self._stem(path)
+            stem = self._stem(path, spelling)
             tensors[f"{stem}.{NAMES['alpha']}"] = torch.tensor(module.alpha)
             tensors |= {f"{stem}.{NAMES[slot]}": tensor for slot, tensor in module.tensors.items()}
         # diffusers refuses a file that has both alphas and its own header
         metadata = {key: text for key, text in state.metadata.items() if key != PEFT_HEADER}
         return tensors, metadata | network(modules)
 
-    def _stem(self, path: str) -> str:
+    def _stem(self, path: str, spelling: str) -> str:
         component, _, rest = path.partition(".")
-        stem = f"{SPELLINGS['sd'].prefixes.get(component)}_{rest.replace('.', '_')}"
+        if spelling == "sdxl" and component == "unet":
+            rest = sgm.to_sgm(rest) or rest
+        stem = f"{SPELLINGS[spelling].prefixes.get(component)}_{rest.replace('.', '_')}"
         if self.parse(f"{stem}.alpha") != (path, "alpha"):
             raise FormatError(f"{path}: kohya's keys have no name for this layer; export with --format diffusers")
         return stem

@@ -30,9 +30,11 @@ class Base:
 
 BASES = {
     ("sd1", "epsilon"): Base("sd_v1", "stable-diffusion-v1", "SD1"),
+    ("sd1", "v_prediction"): Base("sd_v1", "stable-diffusion-v1", "SD1"),
     ("sd2", "epsilon"): Base("sd_v2", "stable-diffusion-v2-512", "SD2"),
     ("sd2", "v_prediction"): Base("sd_v2_v", "stable-diffusion-v2-768-v", "SD2"),
     ("sdxl", "epsilon"): Base("sdxl_base_v1-0", "stable-diffusion-xl-v1-base", "SDXL"),
+    ("sdxl", "v_prediction"): Base("sdxl_base_v1-0", "stable-diffusion-xl-v1-base", "SDXL"),
 }
 """By family and prediction type."""
 

@@ -35,10 +35,6 @@ FOREIGN = {
     ".diff.": "full difference",
     ".diff_b.": "full difference",
     ".lora_B.bias": "LoRA with biases",
-    "lora_te2_": "LoRA for SDXL in kohya's keys",
-    "lora_unet_input_blocks_": "LoRA for SDXL in kohya's keys",
-    "lora_unet_middle_block_": "LoRA for SDXL in kohya's keys",
-    "lora_unet_output_blocks_": "LoRA for SDXL in kohya's keys",
 }
 """Marks in keys of what would give wrong pictures if only the rest of its file were read."""
 

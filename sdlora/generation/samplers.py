@@ -5,6 +5,7 @@ A sampler may be followed by a schedule type: ``DPM++ 2M Karras``. The pairs fol
 """
 
 import difflib
+import inspect
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -71,10 +72,20 @@ def split(name: str) -> tuple[str, str]:
 
 
 def make_scheduler(name: str, config: Mapping[str, Any]) -> Any:
-    """The diffusers scheduler for sampler ``name``, with the betas and prediction type of a model's ``config``."""
+    """The diffusers scheduler for sampler ``name``, with the betas and prediction type of a model's ``config``.
+
+    Raises ConfigError if the model's schedule ends in noise alone, and the sampler cannot begin there.
+    """
     import diffusers
 
+    from sdlora.diffusion.schedule import ZERO_SNR
+
     sampler, schedule = split(name)
-    row = SAMPLERS[sampler]
-    options = {**row.options, **SCHEDULES.get(schedule, {})}
-    return getattr(diffusers, row.scheduler).from_config(dict(config), **options)
+    kinds = {name: getattr(diffusers, row.scheduler) for name, row in SAMPLERS.items()}
+    options = {**SAMPLERS[sampler].options, **SCHEDULES.get(schedule, {})}
+    if config.get(ZERO_SNR):
+        able = [name for name, kind in kinds.items() if ZERO_SNR in inspect.signature(kind.__init__).parameters]
+        if sampler not in able:
+            raise ConfigError(f"sampler {name!r}: cannot draw with a zero-terminal-SNR model; take {', '.join(able)}")
+        options |= {"timestep_spacing": "trailing"}  # Others leave the first step out (arXiv:2305.08891, section 3.3).
+    return kinds[sampler].from_config(dict(config), **options)

@@ -7,13 +7,13 @@ What a batch shares is the UNet, whose sums a larger batch may round differently
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from sdlora.errors import NonFiniteError
-from sdlora.families.base import Family
+from sdlora.families.base import Conditioning, Family
 from sdlora.generation import attention
 from sdlora.generation.samplers import make_scheduler
 
@@ -73,11 +73,11 @@ def draw(
     Raises NonFiniteError if a picture's latents are not numbers.
     """
     alike: dict[int, list[int]] = {}
-    read: list[list[torch.Tensor]] = []
+    read: list[list[Conditioning]] = []
     for place, picture in enumerate(pictures):
         mix([place])
         read.append(_texts(family, picture.prompt, recipe))
-        alike.setdefault(read[place][0].shape[1], []).append(place)
+        alike.setdefault(read[place][0].text.shape[1], []).append(place)
     drawn: dict[int, Image.Image] = {}
     for places in alike.values():
 
@@ -92,30 +92,35 @@ def draw(
     return [drawn[place] for place in range(len(pictures))]
 
 
-def _texts(family: Family, prompt: str, recipe: Recipe) -> list[torch.Tensor]:
-    """The prompt and, where there is guidance, the negative prompt, encoded (1, N, D), both as long."""
+def _texts(family: Family, prompt: str, recipe: Recipe) -> list[Conditioning]:
+    """The prompt and, where there is guidance, the negative prompt, encoded (1, N, D), both as long.
+
+    What stands for a text as a whole is its first part's.
+    """
     texts = [prompt, recipe.negative] if recipe.cfg > 1 else [prompt]
     read = [_encode(family, text, recipe.clip_skip) for text in texts]
     length = max(map(len, read))
     blank = _encode(family, "", recipe.clip_skip) if length > 1 else []
-    return [torch.cat((parts + blank * length)[:length], dim=1) for parts in read]
+    return [
+        replace(parts[0], text=torch.cat([part.text for part in (parts + blank * length)[:length]], dim=1))
+        for parts in read
+    ]
 
 
 def _draw_alike(
     family: Family,
     pictures: Sequence[Picture],
-    read: Sequence[Sequence[torch.Tensor]],
+    read: Sequence[Sequence[Conditioning]],
     recipe: Recipe,
     on_step: Callable[[float], object],
 ) -> "list[Image.Image]":
     """One batch of ``pictures``, whose texts ``read`` (see ``_texts``) are all as long."""
-    positive, *negative = (torch.cat(texts) for texts in zip(*read, strict=True))
+    wanted, *unwanted = (Conditioning.cat(texts) for texts in zip(*read, strict=True))
     pipeline = family.pipeline(make_scheduler(recipe.sampler, family.scheduler_config))
     pipeline.set_progress_bar_config(disable=True)
     generators = [torch.Generator().manual_seed(picture.seed) for picture in pictures]
     latents: torch.Tensor = pipeline(
-        prompt_embeds=positive,
-        negative_prompt_embeds=negative[0] if negative else None,
+        **family.arguments(wanted, unwanted[0] if unwanted else None),
         latents=_noise(family, recipe, generators),
         generator=generators,
         num_inference_steps=recipe.steps,
@@ -149,13 +154,16 @@ def decode(vae: Any, latents: torch.Tensor) -> torch.Tensor:
         vae.to(dtype)  # Widened weights narrow again to the same bits.
 
 
-def _encode(family: Family, text: str, clip_skip: int) -> list[torch.Tensor]:
+def _encode(family: Family, text: str, clip_skip: int) -> list[Conditioning]:
     """What the UNet reads of each part of ``text``, in its precision: each (1, L, D), encoded on its own."""
     unet: Any = family.models["unet"]
     room = family.frame([]).shape[1] - 2
     parts = attention.chunks(attention.parse(text), family.tokens, room)
-    encoded = (family.encode_text(family.frame(part.tokens), clip_skip).text for part in parts)
-    return [weighed(vectors, part.weights).to(unet.dtype) for vectors, part in zip(encoded, parts, strict=True)]
+    encoded = (family.encode_text(family.frame(part.tokens), clip_skip) for part in parts)
+    return [
+        replace(read, text=weighed(read.text, part.weights)).to(unet.dtype)
+        for read, part in zip(encoded, parts, strict=True)
+    ]
 
 
 def weighed(vectors: torch.Tensor, weights: Sequence[float]) -> torch.Tensor:

@@ -96,7 +96,7 @@ def text_encoder(
 
     @torch.autocast(gang.device.type, enabled=False)
     def encode(row: torch.Tensor) -> dict[str, torch.Tensor]:
-        return {"text": family.encode_text(row).text}
+        return family.encode_text(row).parts()
 
     fingerprint = "".join(value for name, value in sorted(family.fingerprints.items()) if name.startswith("text"))
     cache = TextCache(TensorStore(job.cache / "text"), f"{fingerprint}/{gang.precision}", encode)
@@ -104,7 +104,7 @@ def text_encoder(
     finished = not mine or cache.prepare(tokens(mine), _teller(job.on_event, "encoding captions"), job.should_stop)
     if gang.any(not finished):
         return None
-    return lambda spoken: Conditioning(cache.read(tokens(spoken))["text"].to(gang.device))
+    return lambda spoken: Conditioning(**cache.read(tokens(spoken))).to(gang.device)
 
 
 def _live(family: Family, tokens: Callable, gradients: Callable) -> Callable[[list[str]], Conditioning]:

@@ -38,7 +38,7 @@ def training_step(
     latents = (batch.mean + batch.std * spread).to(device)
 
     noisy = schedule.add_noise(latents, noise, timesteps)
-    prediction = family.predict(noisy, timesteps, encode(batch.captions))
+    prediction = family.predict(noisy, timesteps, encode(batch.captions), batch.framing)
     wanted = target(schedule, family.prediction_type, latents, noise, timesteps)
     error = squared_error(prediction, wanted, None if batch.mask is None else batch.mask.to(device))
     if loss.min_snr_gamma is not None:

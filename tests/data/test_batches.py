@@ -67,6 +67,11 @@ def test_a_rotation_takes_all_in_each_round() -> None:
     assert all(sorted(turn) == list(range(5)) for turn in rounds) and len(set(map(tuple, rounds))) > 1
 
 
+def test_a_batch_says_how_each_picture_was_cut(pictures) -> None:
+    [square] = read(Batches(pictures[:2], [SQUARE] * 2, data(), batch_size=2, seed=0), 0, 1)
+    assert square.framing.tolist() == [[64, 96, 0, 16]] * 2  # 96 x 64, a square of 64 out of its middle.
+
+
 def test_repeats_are_times_an_epoch(example) -> None:
     pictures = [example("a.png", repeats=10), example("b.png", seed=1), example("c.png", seed=2, repeats=3)]
     batches = Batches(pictures, [SQUARE] * 3, data(flip=True), batch_size=1, seed=0)

@@ -90,6 +90,12 @@ def test_a_missing_part_is_named(broken, part):
         load(Model(base=str(broken)))
 
 
+def test_both_of_sdxls_encoders_are_asked_for(broken):
+    edit(broken / "model_index.json", _class_name="StableDiffusionXLPipeline")
+    with pytest.raises(ModelError, match="the part text_encoder_2, tokenizer_2 is missing"):
+        load(Model(base=str(broken)))
+
+
 def test_weights_that_are_only_pickles_are_refused(broken):
     weights = next((broken / "unet").glob("*.safetensors"))
     weights.rename(weights.with_suffix(".bin"))
@@ -107,8 +113,8 @@ def test_a_truncated_part_is_named(broken):
 @pytest.mark.parametrize(
     ("file", "values", "family"),
     [
-        ("model_index.json", {"_class_name": "StableDiffusionXLPipeline"}, "sdxl"),
-        ("unet/config.json", {"cross_attention_dim": 1024}, "sd2"),
+        ("model_index.json", {"_class_name": "StableDiffusionXLInpaintPipeline"}, "inpainting"),
+        ("model_index.json", {"_class_name": "StableDiffusionXLImg2ImgPipeline"}, "StableDiffusionXLImg2ImgPipeline"),
         ("unet/config.json", {"in_channels": 9}, "inpainting"),
     ],
 )
@@ -162,15 +168,15 @@ def test_a_single_file_without_a_diffusion_model_is_refused(key, tmp_path):
 def test_a_single_file_whose_configs_cannot_be_had_says_where_they_come_from(error, tmp_path, monkeypatch):
     given = []
 
-    def fail(file, source):
-        given.append((file, source))
+    def fail(file, source, schedule):
+        given.append((file, source, schedule))
         raise error("no connection\nand a long story")
 
     monkeypatch.setattr(FAMILIES["sd1"], "load_single_file", fail)
     path = write_header(tmp_path / "mine.safetensors", SINGLE_FILES["sd1"])
     with pytest.raises(ModelError) as caught:
         load(Model(base=str(path)))
-    assert given == [(path, str(path))]
+    assert given == [(path, str(path), {})]
     assert str(caught.value).startswith(f"{path}: the tokenizer and the configs of a single file come from the hub")
     assert str(caught.value).endswith("could not be had: no connection")
 
@@ -235,9 +241,7 @@ def test_a_hub_id_offline_and_not_cached_says_to_go_online_once(tmp_path, monkey
         load(Model(base="someone/model"))
 
 
-@pytest.mark.parametrize(
-    "values", [{"prediction_type": "sample"}, {"beta_schedule": "squaredcos_cap_v2"}, {"rescale_betas_zero_snr": True}]
-)
+@pytest.mark.parametrize("values", [{"prediction_type": "sample"}, {"beta_schedule": "squaredcos_cap_v2"}])
 def test_a_schedule_that_would_be_trained_wrongly_is_refused(broken, values):
     edit(broken / "scheduler" / "scheduler_config.json", **values)
     with pytest.raises(ModelError, match=next(iter(values))):

@@ -66,8 +66,6 @@ BAD = {
         save({f"{STEM}.diff": torch.ones(8, 8), f"{STEM}.diff_b": torch.ones(8)}),
         "is full difference",
     ),
-    "SDXL": (save(lora("lora_te1_text_model_encoder_layers_0_mlp_fc1") | lora("lora_te2_mlp")), "is LoRA for SDXL"),
-    "SDXL's UNet": (save(lora("lora_unet_input_blocks_4_1_proj_in")), "is LoRA for SDXL"),
     "a model, no adapter": (
         save({"model.diffusion_model.out.2.weight": torch.ones(4)}),
         "no adapter that is known here",

@@ -15,7 +15,7 @@ from sdlora.adapters.base import AdapterState
 from sdlora.adapters.targets import GROUPS, adaptable
 from sdlora.errors import ConfigError, FormatError, NonFiniteError
 from sdlora.formats import FORMATS, read_adapter, write_adapter
-from sdlora.formats.kohya import STEPS, dotted
+from sdlora.formats.kohya import STEPS, Kohya, dotted
 from tests.adapters.helpers import delta, distance, outputs, tiny_base, tiny_parts, trained_state, uneven
 from tests.adapters.test_targets import architecture
 
@@ -112,6 +112,28 @@ def test_kohya_names_lead_back_to_every_layer_that_can_be_adapted(family: str) -
     for path, _ in adaptable(architecture(family)):
         rest = path.partition(".")[2]
         assert dotted(rest.replace(".", "_")) == rest
+
+
+def test_sdxls_layers_have_kohyas_names_and_lead_back() -> None:
+    """Some as in published files; the UNet's are those of the original code."""
+    names = {path: Kohya()._stem(path, "sdxl") for path, _ in adaptable(architecture("sdxl"))}
+    for path, name in {
+        "unet.down_blocks.1.attentions.0.transformer_blocks.1.attn2.to_k":
+            "lora_unet_input_blocks_4_1_transformer_blocks_1_attn2_to_k",
+        "unet.down_blocks.2.attentions.1.proj_in": "lora_unet_input_blocks_8_1_proj_in",
+        "unet.down_blocks.0.downsamplers.0.conv": "lora_unet_input_blocks_3_0_op",
+        "unet.mid_block.attentions.0.transformer_blocks.9.ff.net.0.proj":
+            "lora_unet_middle_block_1_transformer_blocks_9_ff_net_0_proj",
+        "unet.mid_block.resnets.1.conv2": "lora_unet_middle_block_2_out_layers_3",
+        "unet.up_blocks.0.attentions.2.proj_out": "lora_unet_output_blocks_2_1_proj_out",
+        "unet.up_blocks.0.upsamplers.0.conv": "lora_unet_output_blocks_2_2_conv",
+        "unet.up_blocks.2.resnets.2.conv_shortcut": "lora_unet_output_blocks_8_0_skip_connection",
+        "text_encoder.text_model.encoder.layers.11.mlp.fc1": "lora_te1_text_model_encoder_layers_11_mlp_fc1",
+        "text_encoder_2.text_model.encoder.layers.31.self_attn.q_proj":
+            "lora_te2_text_model_encoder_layers_31_self_attn_q_proj",
+    }.items():  # fmt: skip
+        assert names[path] == name
+    assert len(set(names.values())) == len(names)
 
 
 @given(st.lists(st.sampled_from([*STEPS, "0", "11"]), min_size=1))

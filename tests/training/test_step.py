@@ -24,7 +24,7 @@ class Known:
     def __init__(self, prediction_type):
         self.prediction_type = prediction_type
 
-    def predict(self, latents, timesteps, conditioning):
+    def predict(self, latents, timesteps, conditioning, framing=None):
         self.given = (latents, timesteps, conditioning.text)
         return 0.25 * latents
 

@@ -1,0 +1,81 @@
+"""Stable Diffusion XL: two text encoders side by side, and a UNet that is told sizes and cuts.
+
+Podell et al., arXiv:2307.01952, section 2: what a picture's size was and where it was cut are conditions (2.2), as the
+second encoder's pooled output is (2.1).
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from sdlora.families.base import Conditioning
+from sdlora.families.stable import StableDiffusion
+
+
+class SDXL(StableDiffusion):
+    """A loaded Stable Diffusion XL base model."""
+
+    name = "sdxl"
+    extras = {"feature_extractor": None, "add_watermarker": False}
+    parts = ("unet", "vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "scheduler")
+    encoders = ("text_encoder", "text_encoder_2")
+    narrow_vae = False
+
+    def __init__(self, pipeline: Any, source: str, schedule: Mapping[str, Any] | None = None):
+        super().__init__(pipeline, source, schedule)
+        self.tokenizer_2 = pipeline.tokenizer_2
+
+    @classmethod
+    def kind(cls) -> Any:
+        from diffusers import StableDiffusionXLPipeline
+
+        return StableDiffusionXLPipeline
+
+    def encode_text(self, ids: torch.Tensor, clip_skip: int = 1) -> Conditioning:
+        """Both encoders' last layer but ``clip_skip``, side by side, not normalised; and the second's pooled output."""
+        ids = ids.to(self.device)
+        asked: dict[str, Any] = {"output_hidden_states": True, "return_dict": True}
+        first = self._encoders["text_encoder"](ids, **asked)
+        second = self._encoders["text_encoder_2"](self._padded_anew(ids), **asked)
+        layers = (read.hidden_states[-clip_skip - 1] for read in (first, second))
+        return Conditioning(torch.cat([*layers], dim=-1), second.text_embeds)
+
+    def _padded_anew(self, ids: torch.Tensor) -> torch.Tensor:
+        """The same text for the second encoder: the tokenizers differ in what stands behind its end alone."""
+        ends = (ids == self.tokenizer.eos_token_id).int()
+        return torch.where(ends.cumsum(1) > ends, self.tokenizer_2.pad_token_id, ids)
+
+    def predict(
+        self,
+        latents: torch.Tensor,
+        timesteps: torch.Tensor,
+        conditioning: Conditioning,
+        framing: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        dtype = self.unet.dtype
+        assert conditioning.pooled is not None
+        added = {"text_embeds": conditioning.pooled.to(dtype), "time_ids": self._sizes(latents, framing).to(dtype)}
+        return self.unet(
+            latents.to(dtype), timesteps, conditioning.text.to(dtype), added_cond_kwargs=added, return_dict=False
+        )[0]
+
+    def _sizes(self, latents: torch.Tensor, framing: torch.Tensor | None) -> torch.Tensor:
+        """(B, 6): the picture's own height and width, top and left of the cut, height and width that are shown."""
+        shown = torch.tensor([side * self.latent_factor for side in latents.shape[-2:]], device=latents.device)
+        shown = shown.expand(len(latents), 2)
+        whole = torch.cat([shown, torch.zeros_like(shown)], dim=1) if framing is None else framing.to(latents.device)
+        return torch.cat([whole, shown], dim=1)
+
+    def arguments(self, wanted: Conditioning, unwanted: Conditioning | None) -> dict[str, Any]:
+        return {
+            **super().arguments(wanted, unwanted),
+            "pooled_prompt_embeds": wanted.pooled,
+            "negative_pooled_prompt_embeds": None if unwanted is None else unwanted.pooled,
+        }
+
+    def pipeline(self, scheduler: Any) -> Any:
+        return self.kind()(
+            vae=self._vae, unet=self.unet, tokenizer=self.tokenizer, tokenizer_2=self.tokenizer_2, **self._encoders,
+            scheduler=scheduler, image_encoder=None, **self.extras,
+        )  # fmt: skip

@@ -1,0 +1,140 @@
+"""What all Stable Diffusion models share: a VAE, CLIP text encoders, and a UNet that reads what they say."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+import torch
+
+from sdlora.diffusion.schedule import ZERO_SNR
+from sdlora.errors import ModelError
+from sdlora.families.base import Conditioning, Family, fingerprint
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+class StableDiffusion(Family):
+    """A loaded model over a diffusers pipeline's parts. Each family says which pipeline, and how its texts are read."""
+
+    extras: ClassVar[Mapping[str, Any]]
+    """Arguments of the pipeline beside its parts."""
+    encoders: ClassVar[tuple[str, ...]] = ("text_encoder",)
+
+    def __init__(self, pipeline: Any, source: str, schedule: Mapping[str, Any] | None = None):
+        """``schedule`` replaces entries of the scheduler's config, such as ``prediction_type``.
+
+        Raises ModelError for a noise schedule or a prediction type that is not served.
+        """
+        self.source = source
+        self.unet = pipeline.unet
+        self.tokenizer = pipeline.tokenizer
+        self._encoders = {name: getattr(pipeline, name) for name in self.encoders}
+        self._vae = pipeline.vae
+        self._scheduler_config = {**pipeline.scheduler.config, **(schedule or {})}
+        self.prediction_type = self._scheduler_config.get("prediction_type", "epsilon")
+        _require_known_schedule(source, self._scheduler_config)
+        self.latent_factor = pipeline.vae_scale_factor
+        self.native_size = self.unet.config.sample_size * self.latent_factor
+        self.size_step = self.latent_factor * 2 ** (len(self.unet.config.block_out_channels) - 1)
+        self.fingerprints = {part: fingerprint(module) for part, module in {**self.models, "vae": self._vae}.items()}
+        for module in (*self.models.values(), self._vae):
+            module.requires_grad_(False).eval()
+
+    @classmethod
+    def kind(cls) -> Any:
+        """The class of its pipelines."""
+        raise NotImplementedError
+
+    @classmethod
+    def load(cls, folder: Path | str, source: str, schedule: Mapping[str, Any] | None = None, **options: Any) -> Self:
+        """From a diffusers folder; ``options`` go to ``from_pretrained``."""
+        pipeline = cls.kind().from_pretrained(
+            folder, dtype=torch.float32, use_safetensors=True, **cls.extras, **options
+        )
+        return cls(pipeline, source, schedule)
+
+    @classmethod
+    def load_single_file(cls, file: Path, source: str, schedule: Mapping[str, Any] | None = None) -> Self:
+        """From one ``.safetensors`` file of the original layout, converted by diffusers."""
+        return cls(cls.kind().from_single_file(str(file), dtype=torch.float32, **cls.extras), source, schedule)
+
+    @property
+    def models(self) -> dict[str, "nn.Module"]:
+        return {"unet": self.unet, **self._encoders}
+
+    @property
+    def vae(self) -> "nn.Module":
+        return self._vae
+
+    @property
+    def scheduler_config(self) -> dict[str, Any]:
+        return self._scheduler_config
+
+    @property
+    def _length(self) -> int:
+        return int(self._encoders["text_encoder"].config.max_position_embeddings)
+
+    def tokenize(self, prompts: Sequence[str]) -> torch.Tensor:
+        return self.tokenizer(
+            list(prompts), padding="max_length", max_length=self._length, truncation=True, return_tensors="pt"
+        ).input_ids
+
+    def tokens(self, text: str) -> list[int]:
+        ids: list[int] = self.tokenizer(text, add_special_tokens=False, verbose=False).input_ids
+        return ids
+
+    def frame(self, tokens: Sequence[int]) -> torch.Tensor:
+        known = self.tokenizer
+        marked = [known.bos_token_id, *tokens, known.eos_token_id]
+        return torch.tensor([marked + [known.pad_token_id] * (self._length - len(marked))])
+
+    @property
+    def text_layers(self) -> int:
+        return min(int(encoder.config.num_hidden_layers) for encoder in self._encoders.values())
+
+    def encode_text(self, ids: torch.Tensor, clip_skip: int = 1) -> Conditioning:
+        encoder = self._encoders["text_encoder"]
+        if clip_skip == 1:
+            return Conditioning(encoder(ids.to(self.device), return_dict=True).last_hidden_state)
+        hidden = encoder(ids.to(self.device), output_hidden_states=True, return_dict=True).hidden_states
+        return Conditioning(encoder.final_layer_norm(hidden[-clip_skip]))
+
+    def encode_images(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        pixels = pixels.to(self._vae.device, self._vae.dtype)
+        distribution = self._vae.encode(pixels).latent_dist
+        scale = self._vae.config.scaling_factor
+        return distribution.mean.float() * scale, distribution.std.float() * scale
+
+    def predict(
+        self,
+        latents: torch.Tensor,
+        timesteps: torch.Tensor,
+        conditioning: Conditioning,
+        framing: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        dtype = self.unet.dtype
+        return self.unet(latents.to(dtype), timesteps, conditioning.text.to(dtype), return_dict=False)[0]
+
+    def arguments(self, wanted: Conditioning, unwanted: Conditioning | None) -> dict[str, Any]:
+        return {"prompt_embeds": wanted.text, "negative_prompt_embeds": None if unwanted is None else unwanted.text}
+
+    def pipeline(self, scheduler: Any) -> Any:
+        parts = {"vae": self._vae, "tokenizer": self.tokenizer, "unet": self.unet, **self._encoders}
+        return self.kind()(**parts, scheduler=scheduler, image_encoder=None, **self.extras)
+
+
+def _require_known_schedule(source: str, config: Mapping[str, Any]) -> None:
+    """Raises ModelError for noise schedules and targets that training would silently get wrong."""
+    known = {
+        "prediction_type": ("epsilon", "v_prediction"),
+        "beta_schedule": ("linear", "scaled_linear"),
+    }
+    for name, values in known.items():
+        if name in config and config[name] not in values:
+            raise ModelError(f"{source}: its scheduler's {name} is {config[name]!r}, which is not served yet")
+    if config.get(ZERO_SNR) and config.get("prediction_type", "epsilon") == "epsilon":
+        raise ModelError(
+            f"{source}: its noise schedule ends in noise alone (zero terminal SNR), of which a model that predicts "
+            "the noise learns nothing; set model.prediction_type = v_prediction, or model.zero_terminal_snr = off"
+        )

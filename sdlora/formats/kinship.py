@@ -1,0 +1,32 @@
+"""Which family of base models an adapter is for, as far as it tells."""
+
+from collections.abc import Mapping
+
+from sdlora.adapters.base import AdapterState
+from sdlora.adapters.fit import text_width
+
+FAMILY_BY_WIDTH = {768: "sd1", 1024: "sd2", 2048: "sdxl"}
+FAMILY_BY_VERSION = {"sd_v1": "sd1", "sd_v2": "sd2", "sdxl": "sdxl"}
+
+
+def family_of(state: AdapterState) -> str:
+    """The family of bases that an adapter is for: by the width of the text, its components, or its header."""
+    return family_by(widths(state), state.metadata)
+
+
+def widths(state: AdapterState) -> dict[str, int]:
+    """What each layer of an adapter reads, in numbers: what ``text_width`` and ``family_by`` take."""
+    return {path: int(module.tensors["down"].shape[1]) for path, module in state.modules.items()}
+
+
+def family_by(widths: Mapping[str, int], metadata: Mapping[str, str]) -> str:
+    """As ``family_of``, from what a file's header tells: the inputs' widths of its layers by path, and its metadata."""
+    if any(path.startswith("text_encoder_2.") for path in widths):
+        return "sdxl"
+    if family := FAMILY_BY_WIDTH.get(text_width(widths) or 0):
+        return family
+    version = metadata.get("ss_base_model_version", "")
+    if family := next((name for start, name in FAMILY_BY_VERSION.items() if version.startswith(start)), ""):
+        return family
+    own = {width for path, width in widths.items() if path.endswith(".q_proj")}
+    return next((FAMILY_BY_WIDTH[width] for width in sorted(own) if width in FAMILY_BY_WIDTH), "")

@@ -1,0 +1,201 @@
+"""Each family on a tiny random model of its true architecture: the whole main job, and plain diffusers' own results."""
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DiffusionPipeline
+
+from sdlora.data.pictures import Size, framing
+from sdlora.diffusion.schedule import alphas_cumprod
+from sdlora.errors import ConfigError, ModelError
+from sdlora.events import SampleReady, StepDone
+from sdlora.families.loading import load
+from sdlora.families.settings import Model
+from sdlora.formats import FORMATS, read_adapter, write_adapter
+from sdlora.generation.samplers import make_scheduler
+from sdlora.generation.studio import Studio
+from tests.tiny import UNETS, tiny_base, tiny_pipeline
+from tests.training.short import run_here
+
+FAMILIES = tuple(UNETS)
+PROMPT = "a red house on grass"
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def family(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def base(family, tmp_path_factory):
+    return tiny_base(tmp_path_factory.mktemp("bases") / family, family)
+
+
+@pytest.fixture(autouse=True)
+def fresh_accelerate():
+    from accelerate.state import AcceleratorState
+
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def pixels(image):
+    return np.asarray(image).astype(int)
+
+
+def alone(base):
+    """The folder's pipeline, as plain diffusers loads it."""
+    return DiffusionPipeline.from_pretrained(base)
+
+
+def plain(pipeline, **values):
+    """What diffusers alone draws with the sampler that ``drawn`` has."""
+    pipeline.scheduler = make_scheduler("DDIM", pipeline.scheduler.config)
+    pipeline.set_progress_bar_config(disable=True)
+    generator = torch.Generator().manual_seed(7)
+    return pipeline(PROMPT, num_inference_steps=3, guidance_scale=7, generator=generator, **values).images[0]
+
+
+def drawn(studio, prompt=PROMPT, **values):
+    return studio.generate(prompt, seed=7, steps=3, cfg=7, sampler="DDIM", **values)[0]
+
+
+def test_a_folder_is_known_for_what_it_is(family, base):
+    loaded = load(Model(base=str(base)))
+    assert loaded.name == family
+    assert loaded.prediction_type == ("v_prediction" if family == "sd2" else "epsilon")
+    assert set(loaded.models) == {"unet", "text_encoder", *(["text_encoder_2"] if family == "sdxl" else [])}
+    assert loaded.native_size == 64
+
+
+@pytest.mark.parametrize("size", [(64, 64), (64, 128)])
+def test_a_picture_is_that_of_plain_diffusers(family, base, size):
+    height, width = size
+    ours = drawn(Studio(str(base), device="cpu"), height=height, width=width, negative="snow")
+    theirs = plain(alone(base), height=height, width=width, negative_prompt="snow")
+    assert np.abs(pixels(ours) - pixels(theirs)).max() <= 1
+
+
+def test_training_previews_resume_a_mix_and_files_all_work(family, base, configure, tmp_path):
+    config = configure(
+        model__base=str(base), train__steps=4, sample__every=2, sample__prompts=[PROMPT], sample__steps=2,
+        adapter__targets="linear+conv", checkpoint__every=2,
+    )  # fmt: skip
+    whole, told, paths = run_here(config, tmp_path / "whole")
+    assert whole and sum(type(event) is SampleReady for event in told) >= 3
+    stopped, *_ = run_here(config, tmp_path / "parts", stop_after=2)
+    resumed, _, again = run_here(config, tmp_path / "parts")
+    assert (stopped, resumed) == (False, True)
+    state, parts = read_adapter(paths.adapter), read_adapter(again.adapter)
+    assert all(torch.equal(state.modules[p].tensors["up"], parts.modules[p].tensors["up"]) for p in state.modules)
+    assert {path.partition(".")[0] for path in state.modules} == set(load(Model(base=str(base))).models)
+
+    studio = Studio(str(base), device="cpu")
+    before = pixels(drawn(studio))
+    studio.add_adapter("one", paths.adapter, scale=1.0)
+    studio.add_adapter("two", again.adapter, scale=-0.5)
+    mixed = pixels(drawn(studio))
+    assert np.abs(mixed - before).max() > 1
+    studio.remove_adapter("two")
+    single = pixels(drawn(studio))
+    for format in FORMATS:
+        file = tmp_path / f"{format}.safetensors"
+        write_adapter(state, file, format)
+        pipeline = alone(base)
+        pipeline.load_lora_weights(str(file))
+        assert np.abs(pixels(plain(pipeline, negative_prompt="")) - single).max() <= 1
+        back = read_adapter(file)
+        assert back.modules.keys() == state.modules.keys()
+
+
+def test_it_trains_with_its_base_in_bf16(family, base, configure, tmp_path):
+    config = configure(model__base=str(base), train__steps=2, train__precision="bf16", adapter__targets="linear")
+    finished, told, paths = run_here(config, tmp_path / "run")
+    assert finished
+    losses = [event.loss for event in told if type(event) is StepDone]
+    assert len(losses) == 2 and np.isfinite(losses).all()
+    modules = read_adapter(paths.adapter).modules.values()
+    assert {module.tensors["up"].dtype for module in modules} == {torch.float32}
+    assert any(module.tensors["up"].abs().max() > 0 for module in modules)
+
+
+def test_in_half_precision_sdxls_vae_stays_as_it_is(family, base):
+    loaded = load(Model(base=str(base))).to(dtype=torch.float16)
+    assert {model.dtype for model in loaded.models.values()} == {torch.float16}
+    assert loaded.vae.dtype == (torch.float32 if family == "sdxl" else torch.float16)
+
+
+def test_the_second_encoder_reads_what_its_own_tokenizer_gives():
+    pipeline = tiny_pipeline(family="sdxl")
+    from sdlora.families.sdxl import SDXL
+
+    loaded = SDXL(pipeline, "tiny")
+    ids = loaded.tokenize([PROMPT, "", "a blue cat"])
+    own = pipeline.tokenizer_2(
+        [PROMPT, "", "a blue cat"], padding="max_length", max_length=77, truncation=True, return_tensors="pt"
+    ).input_ids
+    assert torch.equal(loaded._padded_anew(ids), own)
+    assert not torch.equal(ids, own)
+
+
+def test_sdxl_is_told_how_a_picture_was_cut():
+    from sdlora.families.sdxl import SDXL
+
+    loaded = SDXL(tiny_pipeline(family="sdxl"), "tiny")
+    latents = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    read = loaded.encode_text(loaded.tokenize([PROMPT]))
+    assert loaded._sizes(latents, None).tolist() == [[64, 64, 0, 0, 64, 64]]
+    with torch.no_grad():
+        whole, same, cut = (
+            loaded.predict(latents, torch.tensor([500]), read, framing)
+            for framing in (None, torch.tensor([[64, 64, 0, 0]]), torch.tensor([[480, 640, 0, 40]]))
+        )
+    assert torch.equal(whole, same)
+    assert not torch.allclose(whole, cut)
+
+
+@pytest.mark.parametrize(
+    ("picture", "size", "position", "flip", "told"),
+    [
+        ((640, 480), (64, 64), 0.5, False, (480, 640, 0, 10)),  # 85 x 64, ten pixels off on the left
+        ((640, 480), (64, 64), 1.0, False, (480, 640, 0, 21)),
+        ((640, 480), (64, 64), 1.0, True, (480, 640, 0, 0)),
+        ((480, 640), (64, 64), 0.5, False, (640, 480, 10, 0)),
+        ((64, 64), (64, 64), 0.5, False, (64, 64, 0, 0)),
+    ],
+)
+def test_framing_is_the_pictures_own_size_and_where_it_is_cut(picture, size, position, flip, told):
+    assert framing(Size(*picture), Size(*size), position, flip) == told
+
+
+def test_zero_terminal_snr_is_diffusers_own():
+    from diffusers.schedulers.scheduling_ddim import rescale_zero_terminal_snr
+
+    config = {"num_train_timesteps": 1000, "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+    found = alphas_cumprod({**config, "rescale_betas_zero_snr": True})
+    betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
+    assert found[-1] == 0
+    assert torch.allclose(found, torch.cumprod(1 - rescale_zero_terminal_snr(betas), 0), atol=1e-12)
+
+
+def test_what_a_base_predicts_can_be_said_where_it_does_not_say_it(tmp_path):
+    base = str(tiny_base(tmp_path / "sd1", "sd1"))
+    said = load(Model(base=base, prediction_type="v_prediction", zero_terminal_snr="on"))
+    assert said.prediction_type == "v_prediction"
+    assert said.scheduler_config["rescale_betas_zero_snr"] is True
+    with pytest.raises(ModelError, match="zero terminal SNR"):
+        load(Model(base=base, zero_terminal_snr="on"))
+
+
+@pytest.mark.parametrize("sampler", ["Euler", "Euler a", "DDIM", "DPM++ 2M", "UniPC", "Heun"])
+def test_a_sampler_that_knows_no_zero_snr_is_refused(sampler):
+    config = {
+        "num_train_timesteps": 1000, "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear",
+        "prediction_type": "v_prediction", "rescale_betas_zero_snr": True,
+    }  # fmt: skip
+    if sampler == "Heun":
+        with pytest.raises(ConfigError, match="Euler"):
+            make_scheduler(sampler, config)
+    else:
+        scheduler = make_scheduler(sampler, config)
+        assert scheduler.config.rescale_betas_zero_snr
+        assert scheduler.config.timestep_spacing == "trailing"
