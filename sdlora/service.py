@@ -302,12 +302,10 @@ def holding(device: str, data_dir: Path | None, on_wait: Callable[[str], object]
 def preset_for(base: str, kind: Kind) -> str:
     """The name of the preset that suits ``base``: its own, or its family's."""
     from sdlora.config import presets
-    from sdlora.families.loading import detect_folder
+    from sdlora.families.loading import family_of
 
-    index = existing(Path(base, "model_index.json"))
-    family = detect_folder(index.parent) if index is not None else ""
     own = base if base in {path.stem.rpartition("-")[0] for path in presets()} else ""
-    return f"{own or ('sdxl' if 'xl' in (family or base).lower() else 'sd15')}-{kind}"
+    return f"{own or ('sdxl' if family_of(base) == 'sdxl' else 'sd15')}-{kind}"
 
 
 def exported(source: str, format: str, dtype: str = "fp32", data_dir: Path | None = None) -> Path:

@@ -92,13 +92,13 @@ class Family(ABC):
     @property
     @abstractmethod
     def text_layers(self) -> int:
-        """Layers of the text encoder: the most that ``clip_skip`` can be."""
+        """The most that ``clip_skip`` can be: so many layers of text can be read."""
 
     @abstractmethod
     def encode_text(self, ids: "torch.Tensor", clip_skip: int = 1) -> Conditioning:
         """What the UNet reads of token ``ids`` (B, L) int64: ``text`` is (B, L, D). Gradients flow if it trains.
 
-        ``clip_skip`` is the layer that is read, counted from the end: 1 is the last.
+        ``clip_skip`` is the layer that is read, counted back from the one that the base was trained with, which is 1.
         """
 
     @abstractmethod
@@ -141,14 +141,9 @@ class Family(ABC):
     def to(self, device: "torch.device | str | None" = None, dtype: "torch.dtype | None" = None) -> "Family":
         """Move every module; ``dtype`` changes the base weights' precision. Call it before adapters go in."""
         for module in (*self.models.values(), self.vae):
-            if device is not None:
-                module.to(device=device)
-            if (
-                dtype is not None
-                and dtype != next(module.parameters()).dtype
-                and (self.narrow_vae or module is not self.vae)
-            ):
-                module.to(dtype=dtype)
+            own = next(module.parameters())
+            stays = dtype in (None, own.dtype) or (module is self.vae and not self.narrow_vae)
+            module.to(device or own.device, *(() if stays else (dtype,)))
         return self
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from sdlora.errors import ModelError
+from sdlora.errors import FormatError, ModelError
 from sdlora.families.settings import Model
 from sdlora.files import PICKLES, existing, read_safetensors_header
 
@@ -63,11 +63,25 @@ def native_size(base: str) -> int:
     Raises ModelError for what can be no base model.
     """
     source = locate(base)
+    if source.kind == "file":
+        return 1024 if detect_file(Path(source.location)) == "sdxl" else 512
     if source.kind == "folder":
         with suppress(OSError, ValueError, KeyError, TypeError):  # Not all there: loading it will say what is missing.
             unet, vae = (json.loads(Path(source.location, part, "config.json").read_text()) for part in ("unet", "vae"))
             return int(unet["sample_size"]) * 2 ** (len(vae["block_out_channels"]) - 1)
-    return 1024 if "xl" in base.lower() else 512
+    return 1024 if "xl" in base.rpartition("/")[2].lower() else 512
+
+
+def family_of(base: str) -> str:
+    """The family of ``base`` without loading it: of a hub id, as its name suggests; empty for what cannot be told."""
+    with suppress(ModelError, FormatError):
+        source = locate(base)
+        if source.kind == "folder":
+            return detect_folder(Path(source.location))
+        if source.kind == "file":
+            return detect_file(Path(source.location))
+        return "sdxl" if "xl" in base.rpartition("/")[2].lower() else ""
+    return ""
 
 
 def load(model: Model) -> "Family":
@@ -124,11 +138,13 @@ def detect_file(file: Path) -> str:
     header = read_safetensors_header(file)
     if not any(key.startswith("model.diffusion_model.") for key in header):
         raise ModelError(f"{file}: holds no diffusion model (no model.diffusion_model.* tensors); is it an adapter?")
-    if "conditioner.embedders.1.model.ln_final.weight" in header:
-        return "sdxl"
     entry = header.get("model.diffusion_model.input_blocks.0.0.weight", {})
     if len(entry.get("shape", [])) == 4 and entry["shape"][1] == 9:
         return "inpainting"
+    if "conditioner.embedders.1.model.ln_final.weight" in header:
+        return "sdxl"
+    if any(key.startswith("conditioner.embedders.0.model.") for key in header):
+        return "SDXL refiner"
     attention = header.get("model.diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight", {})
     return "sd2" if attention.get("shape", [0, 0])[1] == 1024 else "sd1"
 
@@ -165,7 +181,7 @@ def _load_file(file: Path, model: Model) -> "Family":
 
     family = _family(detect_file(file), model.base)
     try:
-        return family.load_single_file(file, model.base, model.schedule)
+        return family.load_single_file(file, model.base, {**_told(file), **model.schedule})
     except (SingleFileComponentError, RuntimeError, KeyError) as error:
         raise ModelError(f"{model.base}: cannot be loaded: {_first_line(error)}") from error
     except (OSError, ValueError) as error:
@@ -173,6 +189,13 @@ def _load_file(file: Path, model: Model) -> "Family":
             f"{model.base}: the tokenizer and the configs of a single file come from the hub or its cache, "
             f"and could not be had: {_first_line(error)}"
         ) from error
+
+
+def _told(file: Path) -> dict[str, object]:
+    """What a velocity fine-tune's file says of its schedule, by tensors of these names that hold nothing."""
+    header = read_safetensors_header(file)
+    velocity = {"prediction_type": "v_prediction"} if "v_pred" in header else {}
+    return {**velocity, **({"rescale_betas_zero_snr": True} if "ztsnr" in header else {})}
 
 
 def _load_hub(model: Model) -> "Family":

@@ -4,7 +4,6 @@ Podell et al., arXiv:2307.01952, section 2: what a picture's size was and where 
 second encoder's pooled output is (2.1).
 """
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -20,17 +19,18 @@ class SDXL(StableDiffusion):
     extras = {"feature_extractor": None, "add_watermarker": False}
     parts = ("unet", "vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "scheduler")
     encoders = ("text_encoder", "text_encoder_2")
+    tokenizers = ("tokenizer", "tokenizer_2")
     narrow_vae = False
-
-    def __init__(self, pipeline: Any, source: str, schedule: Mapping[str, Any] | None = None):
-        super().__init__(pipeline, source, schedule)
-        self.tokenizer_2 = pipeline.tokenizer_2
 
     @classmethod
     def kind(cls) -> Any:
         from diffusers import StableDiffusionXLPipeline
 
         return StableDiffusionXLPipeline
+
+    @property
+    def text_layers(self) -> int:
+        return super().text_layers - 1  # The last is never read.
 
     def encode_text(self, ids: torch.Tensor, clip_skip: int = 1) -> Conditioning:
         """Both encoders' last layer but ``clip_skip``, side by side, not normalised; and the second's pooled output."""
@@ -44,7 +44,7 @@ class SDXL(StableDiffusion):
     def _padded_anew(self, ids: torch.Tensor) -> torch.Tensor:
         """The same text for the second encoder: the tokenizers differ in what stands behind its end alone."""
         ends = (ids == self.tokenizer.eos_token_id).int()
-        return torch.where(ends.cumsum(1) > ends, self.tokenizer_2.pad_token_id, ids)
+        return torch.where(ends.cumsum(1) > ends, self._tokenizers["tokenizer_2"].pad_token_id, ids)
 
     def predict(
         self,
@@ -55,7 +55,7 @@ class SDXL(StableDiffusion):
     ) -> torch.Tensor:
         dtype = self.unet.dtype
         assert conditioning.pooled is not None
-        added = {"text_embeds": conditioning.pooled.to(dtype), "time_ids": self._sizes(latents, framing).to(dtype)}
+        added = {"text_embeds": conditioning.pooled.to(dtype), "time_ids": self._sizes(latents, framing)}
         return self.unet(
             latents.to(dtype), timesteps, conditioning.text.to(dtype), added_cond_kwargs=added, return_dict=False
         )[0]
@@ -73,9 +73,3 @@ class SDXL(StableDiffusion):
             "pooled_prompt_embeds": wanted.pooled,
             "negative_pooled_prompt_embeds": None if unwanted is None else unwanted.pooled,
         }
-
-    def pipeline(self, scheduler: Any) -> Any:
-        return self.kind()(
-            vae=self._vae, unet=self.unet, tokenizer=self.tokenizer, tokenizer_2=self.tokenizer_2, **self._encoders,
-            scheduler=scheduler, image_encoder=None, **self.extras,
-        )  # fmt: skip

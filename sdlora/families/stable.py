@@ -1,5 +1,6 @@
 """What all Stable Diffusion models share: a VAE, CLIP text encoders, and a UNet that reads what they say."""
 
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -20,6 +21,7 @@ class StableDiffusion(Family):
     extras: ClassVar[Mapping[str, Any]]
     """Arguments of the pipeline beside its parts."""
     encoders: ClassVar[tuple[str, ...]] = ("text_encoder",)
+    tokenizers: ClassVar[tuple[str, ...]] = ("tokenizer",)
 
     def __init__(self, pipeline: Any, source: str, schedule: Mapping[str, Any] | None = None):
         """``schedule`` replaces entries of the scheduler's config, such as ``prediction_type``.
@@ -28,12 +30,15 @@ class StableDiffusion(Family):
         """
         self.source = source
         self.unet = pipeline.unet
-        self.tokenizer = pipeline.tokenizer
         self._encoders = {name: getattr(pipeline, name) for name in self.encoders}
+        self._tokenizers = {name: getattr(pipeline, name) for name in self.tokenizers}
+        self.tokenizer = pipeline.tokenizer
         self._vae = pipeline.vae
         self._scheduler_config = {**pipeline.scheduler.config, **(schedule or {})}
         self.prediction_type = self._scheduler_config.get("prediction_type", "epsilon")
         _require_known_schedule(source, self._scheduler_config)
+        if self._vae.config.get("latents_mean") is not None:
+            raise ModelError(f"{source}: its VAE's latents have a mean of their own, which is not served yet")
         self.latent_factor = pipeline.vae_scale_factor
         self.native_size = self.unet.config.sample_size * self.latent_factor
         self.size_step = self.latent_factor * 2 ** (len(self.unet.config.block_out_channels) - 1)
@@ -42,9 +47,9 @@ class StableDiffusion(Family):
             module.requires_grad_(False).eval()
 
     @classmethod
+    @abstractmethod
     def kind(cls) -> Any:
         """The class of its pipelines."""
-        raise NotImplementedError
 
     @classmethod
     def load(cls, folder: Path | str, source: str, schedule: Mapping[str, Any] | None = None, **options: Any) -> Self:
@@ -120,7 +125,7 @@ class StableDiffusion(Family):
         return {"prompt_embeds": wanted.text, "negative_prompt_embeds": None if unwanted is None else unwanted.text}
 
     def pipeline(self, scheduler: Any) -> Any:
-        parts = {"vae": self._vae, "tokenizer": self.tokenizer, "unet": self.unet, **self._encoders}
+        parts = {"vae": self._vae, "unet": self.unet, **self._tokenizers, **self._encoders}
         return self.kind()(**parts, scheduler=scheduler, image_encoder=None, **self.extras)
 
 
@@ -131,8 +136,10 @@ def _require_known_schedule(source: str, config: Mapping[str, Any]) -> None:
         "beta_schedule": ("linear", "scaled_linear"),
     }
     for name, values in known.items():
-        if name in config and config[name] not in values:
+        if config.get(name, values[0]) not in values:
             raise ModelError(f"{source}: its scheduler's {name} is {config[name]!r}, which is not served yet")
+    if "beta_start" not in config:
+        raise ModelError(f"{source}: its scheduler ({config.get('_class_name')}) has no betas, and is not served yet")
     if config.get(ZERO_SNR) and config.get("prediction_type", "epsilon") == "epsilon":
         raise ModelError(
             f"{source}: its noise schedule ends in noise alone (zero terminal SNR), of which a model that predicts "

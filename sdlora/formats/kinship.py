@@ -6,6 +6,8 @@ from sdlora.adapters.base import AdapterState
 from sdlora.adapters.fit import text_width
 
 FAMILY_BY_WIDTH = {768: "sd1", 1024: "sd2", 2048: "sdxl"}
+DEEP = ".transformer_blocks.1."
+"""In paths of SDXL's UNet alone: the others' attentions have one such block each."""
 FAMILY_BY_VERSION = {"sd_v1": "sd1", "sd_v2": "sd2", "sdxl": "sdxl"}
 
 
@@ -21,7 +23,7 @@ def widths(state: AdapterState) -> dict[str, int]:
 
 def family_by(widths: Mapping[str, int], metadata: Mapping[str, str]) -> str:
     """As ``family_of``, from what a file's header tells: the inputs' widths of its layers by path, and its metadata."""
-    if any(path.startswith("text_encoder_2.") for path in widths):
+    if any(path.startswith("text_encoder_2.") or DEEP in path for path in widths):
         return "sdxl"
     if family := FAMILY_BY_WIDTH.get(text_width(widths) or 0):
         return family

@@ -30,7 +30,7 @@ class Base:
 
 BASES = {
     ("sd1", "epsilon"): Base("sd_v1", "stable-diffusion-v1", "SD1"),
-    ("sd1", "v_prediction"): Base("sd_v1", "stable-diffusion-v1", "SD1"),
+    ("sd1", "v_prediction"): Base("sd_v1_v", "stable-diffusion-v1", "SD1"),
     ("sd2", "epsilon"): Base("sd_v2", "stable-diffusion-v2-512", "SD2"),
     ("sd2", "v_prediction"): Base("sd_v2_v", "stable-diffusion-v2-768-v", "SD2"),
     ("sdxl", "epsilon"): Base("sdxl_base_v1-0", "stable-diffusion-xl-v1-base", "SDXL"),
@@ -47,6 +47,7 @@ class Provenance:
     """Its name, which is also its title and its alias in A1111's prompts."""
     family: str
     prediction_type: str = "epsilon"
+    zero_terminal_snr: bool = False
     base: str
     """The base model's name."""
     triggers: Sequence[str] = ()
@@ -111,6 +112,7 @@ def _training(p: Provenance) -> dict[str, str | None]:
         "ss_mixed_precision": p.mixed_precision,
         "ss_noise_offset": _text(p.noise_offset),
         "ss_min_snr_gamma": _text(p.min_snr_gamma),
+        "ss_zero_terminal_snr": "True" if p.zero_terminal_snr else None,
         "ss_prior_loss_weight": _text(p.prior_weight),
         "ss_training_started_at": _text(p.started),
         "ss_training_finished_at": _text(p.finished),

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 ENCODE_BATCH = 2
 """Pictures encoded at once on a graphics card: in float32 each at 512 px takes a gigabyte. On a CPU, one."""
+MIDDLING = 768
+"""Pixels along a side: of larger pictures one is encoded at a time."""
 MOST_CAPTIONS = 10
 """Where a run says more different captions a picture than this (shuffled ones, say), none are kept."""
 
@@ -37,7 +39,7 @@ def class_examples(
         return []
     side = max(family.size_step, resolution // family.size_step * family.size_step)
     asked = settings.model_dump(include={"negative", "sampler", "steps", "cfg"})
-    made_by = {"base": family.fingerprint, "precision": gang.precision, "size": side, **asked}
+    made_by = {"base": family.fingerprint, "precision": gang.precision, "size": side, **asked, **job.model.schedule}
     shelf = prior.Shelf(job.cache / "class-images", made_by)
     prompts = prior.class_prompts(job.data, settings, [example.caption for example in examples])
     pictures = prior.class_pictures(settings, prompts, prior.class_prompt(job.data, settings), shelf)
@@ -66,7 +68,7 @@ def cache_latents(job: Job, gang: Gang, family: Family, batches: Batches, steps:
         family.fingerprints["vae"],
         job.data.background,
         job.data.masks,
-        1 if gang.device.type == "cpu" else ENCODE_BATCH,
+        1 if gang.device.type == "cpu" or family.native_size > MIDDLING else ENCODE_BATCH,
     )
     views = batches.views(0, steps * job.train.gradient_accumulation)
     tell = _teller(job.on_event, "encoding pictures")

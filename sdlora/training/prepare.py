@@ -139,11 +139,10 @@ def prepare(job: Job, gang: Gang) -> Ready | None:
 def open_base(job: Job, gang: Gang) -> Family:
     """The base model on its device, in the training precision."""
     job.on_event(Progress(phase="loading the base model", done=0, total=1))
-    family = load(job.model).to(gang.device)
-    if gang.dtype != torch.float32:
-        for module in family.models.values():  # The VAE stays in float32: in float16 it can give black pictures.
-            module.to(dtype=gang.dtype)
-    return family
+    family = load(job.model)
+    for module in family.models.values():  # The VAE stays in float32: in float16 it can give black pictures.
+        module.to(gang.device, gang.dtype)  # Both at once, tensor by tensor: the wide weights never lie on the device.
+    return family.to(gang.device)
 
 
 def assign(job: Job, family: Family, examples: Sequence[Example]) -> tuple[int, tuple[Size, ...]]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from sdlora.adapters import live
 from sdlora.data.folder import Example
 from sdlora.data.pictures import Size
+from sdlora.diffusion.schedule import ZERO_SNR
 from sdlora.files import write_atomic
 from sdlora.formats import write_adapter
 from sdlora.formats.metadata import Provenance, header, side_file
@@ -35,6 +36,7 @@ def provenance(ready: Ready, job: Job, step: int) -> Provenance:
         name=job.output.name,
         family=ready.family.name,
         prediction_type=ready.family.prediction_type,
+        zero_terminal_snr=bool(ready.family.scheduler_config.get(ZERO_SNR)),
         base=Path(job.model.base).name,
         triggers=[job.data.trigger] if job.data.trigger else [],
         learning_rate=job.train.learning_rate,

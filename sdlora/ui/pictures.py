@@ -44,10 +44,7 @@ class Pictures:
     trigger: gr.Textbox
     class_name: gr.Textbox
     opened: gr.State
-    """The project whose words are filled in: changes when another one is chosen, and only then.
-
-    Gradio's lists say so again whenever a part of the page is drawn anew.
-    """
+    """The project whose words are filled in: changes when another one is chosen, and only then."""
     version: gr.State
     """Changes whenever the project's pictures do."""
     base: gr.State

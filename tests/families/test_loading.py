@@ -11,8 +11,9 @@ from huggingface_hub.utils import filter_repo_objects
 from sdlora.errors import FormatError, ModelError
 from sdlora.families import FAMILIES
 from sdlora.families.base import fingerprint
-from sdlora.families.loading import _hub_message, detect_file, detect_folder, load, locate
+from sdlora.families.loading import _hub_message, detect_file, detect_folder, load, locate, native_size
 from sdlora.families.settings import Model
+from sdlora.service import preset_for
 
 
 @pytest.fixture
@@ -133,7 +134,8 @@ SINGLE_FILES = {  # names and shapes as in the released checkpoints
     "sdxl": {
         FIRST: [320, 4, 3, 3], TO_K.format("4.1"): [640, 2048], "conditioner.embedders.1.model.ln_final.weight": [1280],
     },
-    "inpainting": {FIRST: [320, 9, 3, 3], TO_K.format("1.1"): [320, 768]},
+    "inpainting": {FIRST: [320, 9, 3, 3], "conditioner.embedders.1.model.ln_final.weight": [1280]},
+    "SDXL refiner": {FIRST: [384, 4, 3, 3], "conditioner.embedders.0.model.ln_final.weight": [1280]},
 }  # fmt: skip
 
 
@@ -179,6 +181,24 @@ def test_a_single_file_whose_configs_cannot_be_had_says_where_they_come_from(err
     assert given == [(path, str(path), {})]
     assert str(caught.value).startswith(f"{path}: the tokenizer and the configs of a single file come from the hub")
     assert str(caught.value).endswith("could not be had: no connection")
+
+
+@pytest.mark.parametrize(
+    ("marks", "told"),
+    [
+        ((), {}),
+        (("v_pred",), {"prediction_type": "v_prediction"}),
+        (("v_pred", "ztsnr"), {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True}),
+    ],
+)
+def test_a_single_files_marks_tell_its_schedule_and_settings_go_before(marks, told, tmp_path, monkeypatch):
+    given = []
+    monkeypatch.setattr(FAMILIES["sdxl"], "load_single_file", lambda file, source, schedule: given.append(schedule))
+    path = write_header(tmp_path / "juggernaut.safetensors", SINGLE_FILES["sdxl"] | {mark: [0] for mark in marks})
+    load(Model(base=str(path)))
+    load(Model(base=str(path), prediction_type="epsilon"))
+    assert given == [told, {**told, "prediction_type": "epsilon"}]
+    assert (native_size(str(path)), preset_for(str(path), "style")) == (1024, "sdxl-style")
 
 
 def test_a_single_file_is_converted_in_float32_without_the_checker(tiny_base, tmp_path, monkeypatch):
