@@ -46,19 +46,11 @@ class SDXL(StableDiffusion):
         ends = (ids == self.tokenizer.eos_token_id).int()
         return torch.where(ends.cumsum(1) > ends, self._tokenizers["tokenizer_2"].pad_token_id, ids)
 
-    def predict(
-        self,
-        latents: torch.Tensor,
-        timesteps: torch.Tensor,
-        conditioning: Conditioning,
-        framing: torch.Tensor | None = None,
-    ) -> torch.Tensor:
-        dtype = self.unet.dtype
-        assert conditioning.pooled is not None
-        added = {"text_embeds": conditioning.pooled.to(dtype), "time_ids": self._sizes(latents, framing)}
-        return self.unet(
-            latents.to(dtype), timesteps, conditioning.text.to(dtype), added_cond_kwargs=added, return_dict=False
-        )[0]
+    def _added(
+        self, told: Conditioning, latents: torch.Tensor, framing: torch.Tensor | None
+    ) -> dict[str, torch.Tensor]:
+        assert told.pooled is not None
+        return {"text_embeds": told.pooled, "time_ids": self._sizes(latents, framing)}
 
     def _sizes(self, latents: torch.Tensor, framing: torch.Tensor | None) -> torch.Tensor:
         """(B, 6): the picture's own height and width, top and left of the cut, height and width that are shown."""

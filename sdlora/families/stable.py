@@ -118,8 +118,16 @@ class StableDiffusion(Family):
         conditioning: Conditioning,
         framing: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        dtype = self.unet.dtype
-        return self.unet(latents.to(dtype), timesteps, conditioning.text.to(dtype), return_dict=False)[0]
+        told, latents = conditioning.to(self.unet.dtype), latents.to(self.unet.dtype)
+        return self.unet(
+            latents, timesteps, told.text, added_cond_kwargs=self._added(told, latents, framing), return_dict=False
+        )[0]
+
+    def _added(
+        self, told: Conditioning, latents: torch.Tensor, framing: torch.Tensor | None
+    ) -> dict[str, torch.Tensor] | None:
+        """What the UNet is told besides the text, by diffusers' names."""
+        return None
 
     def arguments(self, wanted: Conditioning, unwanted: Conditioning | None) -> dict[str, Any]:
         return {"prompt_embeds": wanted.text, "negative_prompt_embeds": None if unwanted is None else unwanted.text}
