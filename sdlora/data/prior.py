@@ -37,7 +37,8 @@ class Shelf:
     """Where made class pictures are kept: below ``root`` a folder for each prompt and whatever else decides a picture.
 
     ``made_by``: all that decides a picture but prompt and seed: base fingerprint, negative prompt, size, sampler,
-    steps, guidance scale, and what was said of the base's schedule. All of it must be plain JSON. The seed is in the file's name.
+    steps, guidance scale, and what was said of the base's schedule. All of it must be plain JSON. The seed is in the
+    file's name.
     """
 
     root: Path
