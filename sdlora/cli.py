@@ -79,9 +79,11 @@ def _parser(arguments: Sequence[str]) -> tuple[Parser, dict[str, Parser]]:
     _data_dir(compare_parser)
     export_parser = command("export", export, "Write a run's or a file's adapter in the keys of other tools.")
     export_parser.add_argument("source", metavar="RUN-OR-FILE", help="a run's name or folder, or an adapter file")
-    export_parser.add_argument("--format", default="kohya", choices=("kohya", "diffusers"), help="default: kohya")
+    export_parser.add_argument(
+        "--format", default="kohya", choices=("kohya", "diffusers", "peft"), help="default: kohya"
+    )
     export_parser.add_argument("--dtype", default="fp32", choices=("fp32", "fp16", "bf16"), help="default: fp32")
-    export_parser.add_argument("--output", type=Path, required=True, metavar="FILE.safetensors")
+    export_parser.add_argument("--output", type=Path, required=True, metavar="FILE.safetensors-or-FOLDER")
     _data_dir(export_parser)
     inspect_parser = command("inspect", inspect, "Say what an adapter file holds.")
     inspect_parser.add_argument("file", type=Path, metavar="FILE.safetensors")
@@ -322,7 +324,8 @@ def split_scale(text: str) -> tuple[str, float]:
 def export(parsed: argparse.Namespace) -> int:
     from sdlora import service
 
-    print(service.export(parsed.source, parsed.output, parsed.format, parsed.dtype, parsed.data_dir))
+    proof = service.export(parsed.source, parsed.output, parsed.format, parsed.dtype, parsed.data_dir)
+    print(f"{parsed.output}: {proof}")
     return 0
 
 

@@ -75,6 +75,8 @@ class TrainConfig(Section):
             own = merged.get(section, {})
             if section == "train" and isinstance(own, Mapping):  # A length given last goes before the file's.
                 own = {name: value for name, value in own.items() if name not in LENGTHS or not LENGTHS & {*given}}
+            if section == "adapter" and isinstance(own, Mapping):
+                own = _of_method(own, given.get("method"))
             merged[section] = {**own, **given} if isinstance(own, Mapping) else own
         try:
             return cls.model_validate(merged)
@@ -106,6 +108,12 @@ def fitted(config: TrainConfig, device: str = "auto", low_memory: bool = False) 
 def all_settings() -> list[Setting]:
     """Every setting of a training run, in the order of declaration."""
     return list(settings(TrainConfig))
+
+
+def value_of(config: TrainConfig, setting: Setting) -> Any:
+    """What ``config`` has for ``setting``; its default where the method that was chosen has no such setting."""
+    section, _, name = setting.name.partition(".")
+    return getattr(getattr(config, section), name, setting.default)
 
 
 def find_preset(source: str | Path) -> Path:
@@ -162,13 +170,22 @@ def _absolute(values: dict[str, Any], folder: Path) -> dict[str, Any]:
     return result
 
 
+def _of_method(own: Mapping[str, Any], method: Any) -> dict[str, Any]:
+    """A file's settings of an adapter, without those that another ``method``, given in its place, does not have."""
+    if method not in METHODS or method == own.get("method", "lora"):
+        return dict(own)
+    return {name: value for name, value in own.items() if name in METHODS[method].model_fields}
+
+
 def _messages(error: ValidationError, place: str) -> Iterator[str]:
     """One sentence a problem: place, setting, what is wrong, the nearest real name."""
     names = [setting.name for setting in all_settings()]
     for problem in error.errors():
         parts = [str(part) for part in problem["loc"] if part not in METHODS]
         name = ".".join(parts[:2])
-        if problem["type"] == "extra_forbidden":
+        if problem["type"] == "extra_forbidden" and name in names:
+            yield f"{place}: the method {problem['loc'][1]} has no setting {name}; remove it, or choose another method"
+        elif problem["type"] == "extra_forbidden":
             near = difflib.get_close_matches(name, [*names, *TrainConfig.model_fields], n=1)
             yield f"{place}: there is no setting {name}" + (f"; did you mean {near[0]}?" if near else "")
         elif problem["type"] == "missing":

@@ -5,7 +5,7 @@ below it. Presets, flags, the web form, saved configs and the reference page all
 """
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict
 from pydantic.fields import FieldInfo
@@ -42,12 +42,25 @@ def sections_in(annotation: Any) -> list[type[Section]]:
 
 
 def settings(section: type[Section], prefix: str = "") -> Iterator[Setting]:
-    """Every setting below ``section``, depth first, in the order of declaration, each name once."""
-    seen: set[str] = set()
+    """Every setting below ``section``, depth first, in the order of declaration, each name once.
+
+    Where a field admits several sections, what tells them apart is one setting with all of their words.
+    """
     for name, field in section.model_fields.items():
         members = sections_in(field.annotation)
-        found = (s for member in members for s in settings(member, f"{prefix}{name}."))
-        for setting in found if members else [Setting(f"{prefix}{name}", field)]:
-            if setting.name not in seen:
-                seen.add(setting.name)
-                yield setting
+        found: dict[str, Setting] = {}
+        for setting in (s for member in members for s in settings(member, f"{prefix}{name}.")):
+            known = found.setdefault(setting.name, setting)
+            if known is not setting:
+                found[setting.name] = Setting(setting.name, _joined(known.field, setting.field))
+        yield from found.values() if members else [Setting(f"{prefix}{name}", field)]
+
+
+def _joined(one: FieldInfo, other: FieldInfo) -> FieldInfo:
+    """One field for two sections' of a name: of literals one that admits the words of both, else the first."""
+    if get_origin(one.annotation) is not Literal or get_origin(other.annotation) is not Literal:
+        return one
+    both: Any = Literal[(*get_args(one.annotation), *get_args(other.annotation))]
+    joined = FieldInfo.from_annotated_attribute(both, one.default)
+    joined.description = one.description
+    return joined

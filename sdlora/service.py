@@ -16,6 +16,7 @@ from sdlora.data.advice import Kind
 from sdlora.errors import BusyError, ConfigError, FileError, SdloraError
 from sdlora.events import Event, OnEvent, RunFailed, RunStopped, ignore
 from sdlora.files import as_path, existing, read_safetensors_header, safe_name, write_atomic
+from sdlora.formats.folders import is_peft
 from sdlora.runs import album as album
 from sdlora.runs.clerk import merge as merging
 from sdlora.runs.comparison import Wish as Wish
@@ -44,6 +45,7 @@ from sdlora.training.output import CONFIG
 
 if TYPE_CHECKING:
     from sdlora.config import TrainConfig
+    from sdlora.formats.proof import Proof
 
 LOOK_SECONDS = 0.3
 """For a device's lock: who looks whether it is free has it for a moment."""
@@ -178,7 +180,7 @@ def adapter_of(source: str, data_dir: Path | None = None) -> Path:
     Raises ConfigError if there is none.
     """
     path = existing(source)
-    if path is not None and path.is_file():
+    if path is not None and (path.is_file() or is_peft(path)):
         return path
     imported = existing(f"{source}{SUFFIX}", _root(data_dir) / "adapters")
     name, _, step = source.rpartition("-")
@@ -205,20 +207,21 @@ def adapter_name(path: Path) -> str:
     return f"{run.name}-{path.stem}" if path.resolve().parent == run.checkpoints else path.stem
 
 
-def export(source: str, output: Path, format: str = "kohya", dtype: str = "fp32", data_dir: Path | None = None) -> Path:
-    """Write the adapter of a run or file to ``output`` in ``format``'s keys.
+def export(
+    source: str, output: Path, format: str = "kohya", dtype: str = "fp32", data_dir: Path | None = None
+) -> "Proof":
+    """Write the adapter of a run or file to ``output`` in ``format``'s keys, and read it back.
 
-    Raises ConfigError if it exists, FileError if it cannot be written.
+    Raises ConfigError if it exists, FormatError if the format cannot hold it, FileError if it cannot be written.
     """
-    from sdlora.formats import read_adapter, write_adapter
+    from sdlora.formats import export_adapter, read_adapter
 
     output = as_path(output)
     if output.exists():
         raise ConfigError(f"{output}: exists already; choose another name, or move it away")
-    if output.suffix != ".safetensors":
+    if output.suffix != ".safetensors" and format != "peft":
         raise ConfigError(f"{output}: adapters are .safetensors files; name it {output.stem}.safetensors")
-    write_adapter(read_adapter(adapter_of(source, data_dir)), output, format=format, dtype=dtype)
-    return output
+    return export_adapter(read_adapter(adapter_of(source, data_dir)), output, format=format, dtype=dtype)
 
 
 class AdapterFile(NamedTuple):

@@ -51,7 +51,6 @@ def configure(tiny_base: Path, pictures: Path) -> "Callable[..., TrainConfig]":
             "model.base": str(tiny_base),
             "data.folder": str(pictures),
             "data.trigger": "sks",
-            "adapter.rank": 4,
             "train.steps": STEPS,
             "train.batch_size": 2,
             "train.learning_rate": 1e-2,
@@ -60,6 +59,6 @@ def configure(tiny_base: Path, pictures: Path) -> "Callable[..., TrainConfig]":
             "sample.every": 0,
         }
         dotted = {name.replace("__", "."): value for name, value in overrides.items()}
-        return TrainConfig.parse({}, "test", values | dotted)
+        return TrainConfig.parse({"adapter": {"rank": 4}}, "test", values | dotted)
 
     return make

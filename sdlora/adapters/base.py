@@ -1,12 +1,14 @@
 """What an adapter is, apart from any method's mathematics, any base model and any file format."""
 
+from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from sdlora.adapters import forms
 
 if TYPE_CHECKING:
     import torch
-    from torch import nn
 
 Scale = float | Mapping[str, float]
 """One number, or numbers by module: keys are paths (``text_encoder``, ``unet.down_blocks.1``) or globs
@@ -15,19 +17,37 @@ Scale = float | Mapping[str, float]
 
 @dataclass(frozen=True)
 class ModuleState:
-    """One adapted layer's tensors under the neutral names of its method, and its alpha.
-
-    For ``lora``: ``down`` (rank, in, ...) and ``up`` (out, rank, ...), so that
-    ΔW = alpha / rank · up @ down (LoRA, arXiv:2106.09685, section 4.1).
-    """
+    """One adapted layer's tensors under the neutral names of its method (``forms.FORMS``), and its alpha."""
 
     tensors: Mapping[str, "torch.Tensor"]
-    alpha: float
+    alpha: float = 1.0
+    """Where there is a rank, ΔW is scaled by alpha / rank; else it means nothing."""
 
     @property
-    def rank(self) -> int:
-        """Width of the update, between ``down`` and ``up``."""
-        return int(self.tensors["down"].shape[0])
+    def method(self) -> str:
+        return forms.method_of(self.tensors)
+
+    @property
+    def rank(self) -> int | None:
+        """Width of the update; None for a method that has none."""
+        return forms.rank(self.tensors)
+
+    @property
+    def scale(self) -> float:
+        """alpha / rank, or 1 without a rank."""
+        return self.alpha / self.rank if self.rank else 1.0
+
+    def rescaled(self, alpha: float) -> "ModuleState":
+        """The same update with another ``alpha``, not 0: a tensor takes up the difference."""
+        if not self.rank or alpha == self.alpha:
+            return replace(self, alpha=alpha)
+        return self.times(self.alpha / alpha, alpha)
+
+    def times(self, factor: float, alpha: float | None = None) -> "ModuleState":
+        """``factor`` times the update; of DoRA the low-rank part alone."""
+        name = forms.lead(self.tensors)
+        own = self.alpha if alpha is None else alpha
+        return ModuleState({**self.tensors, name: self.tensors[name] * factor}, own)
 
 
 @dataclass(frozen=True)
@@ -41,22 +61,12 @@ class AdapterState:
     """
 
     method: str
+    """That of most layers: some tools' files mix them."""
     modules: Mapping[str, ModuleState]
     metadata: Mapping[str, str] = field(default_factory=dict)
 
 
-class Method(Protocol):
-    """An adapter method: a config section that can put itself into models and read itself back."""
-
-    @property
-    def method(self) -> str:
-        """Its name in ``METHODS``."""
-        ...
-
-    def attach(self, models: Mapping[str, "nn.Module"], name: str, seed: int) -> list["torch.nn.Parameter"]:
-        """Add fresh adapter layers called ``name`` to ``models`` (component -> module); return what trains.
-
-        The models' own weights are frozen. A fresh adapter leaves every output unchanged.
-        Raises ConfigError if the targets match no module, naming near ones.
-        """
-        ...
+def state_of(modules: Mapping[str, ModuleState], metadata: Mapping[str, str] | None = None) -> AdapterState:
+    """An adapter of ``modules``, called after the method that most of them have."""
+    counts = Counter(module.method for module in modules.values())
+    return AdapterState(counts.most_common(1)[0][0] if counts else "lora", modules, dict(metadata or {}))

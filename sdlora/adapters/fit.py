@@ -1,9 +1,11 @@
 """Does an adapter fit a base? By the names and shapes of its layers, before anything is touched."""
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from sdlora.adapters.base import AdapterState
+from sdlora.adapters import forms
+from sdlora.adapters.base import AdapterState, ModuleState
 from sdlora.adapters.targets import adaptable
 from sdlora.errors import MismatchError
 
@@ -28,14 +30,29 @@ def misfits(models: Mapping[str, "nn.Module"], state: AdapterState) -> dict[str,
     """The layers of ``state`` that ``models`` cannot take, each with its reason. Modules on the meta device will do."""
     bases, found = dict(adaptable(models)), {}
     for path, module in state.modules.items():
-        if path not in bases:
-            found[path] = "there is no such layer"
-            continue
-        down, up = (tuple(module.tensors[name].shape) for name in ("down", "up"))
-        takes = layer_shapes(bases[path], down[0])
-        if (_core(down), _core(up)) != (_core(takes[0]), _core(takes[1])):
-            found[path] = f"it has {down} and {up}, this one takes {takes[0]} and {takes[1]}"
+        reason = _misfit(module, bases[path]) if path in bases else "there is no such layer"
+        if reason:
+            found[path] = reason
     return found
+
+
+def _misfit(module: ModuleState, base: Any) -> str:
+    """Why ``module`` cannot go into the layer ``base``; empty if it can."""
+    weight = tuple(base.weight.shape)
+    ours, theirs = (weight[0], math.prod(weight[1:])), forms.size(module.tensors)
+    if "diff_b" in module.tensors and base.bias is None:
+        return "it changes a bias, and there is none"
+    if module.method == "lora" and "mid" not in module.tensors:
+        down, up = (tuple(module.tensors[name].shape) for name in ("down", "up"))
+        takes = layer_shapes(base, down[0])
+        if (_core(down), _core(up)) != (_core(takes[0]), _core(takes[1])):
+            return f"it has {down} and {up}, this one takes {takes[0]} and {takes[1]}"
+    elif any(own not in (None, side) for own, side in zip(theirs, ours, strict=True)):
+        named = ["any" if side is None else str(side) for side in theirs]
+        return (
+            f"its {module.method} is for {named[0]} outputs of {named[1]} inputs, this one has {ours[0]} of {ours[1]}"
+        )
+    return ""
 
 
 def layer_shapes(base: Any, rank: int) -> tuple[Shape, Shape]:
@@ -45,13 +62,19 @@ def layer_shapes(base: Any, rank: int) -> tuple[Shape, Shape]:
     return (rank, base.in_features), (base.out_features, rank)
 
 
+def widths(state: AdapterState) -> dict[str, int]:
+    """How many numbers each layer of an adapter reads; 0 where its tensors do not tell."""
+    return {path: forms.size(module.tensors)[1] or 0 for path, module in state.modules.items()}
+
+
 def text_width(widths: Mapping[str, int]) -> int | None:
     """How wide the text is that a UNet reads, from its layers' inputs by path: 768 SD 1.x, 1024 2.x, 2048 SDXL."""
-    return next((width for path, width in widths.items() if path.endswith((".attn2.to_k", ".attn2.to_v"))), None)
+    read = (width for path, width in widths.items() if path.endswith((".attn2.to_k", ".attn2.to_v")))
+    return next(filter(None, read), None)
 
 
 def _reason(state: AdapterState, bases: Mapping[str, Any]) -> str:
-    theirs = text_width({path: module.tensors["down"].shape[1] for path, module in state.modules.items()})
+    theirs = text_width(widths(state))
     ours = text_width({path: layer_shapes(base, 1)[0][1] for path, base in bases.items()})
     if theirs and ours and theirs != ours:
         return f"this adapter is for a base with {theirs}-wide text, the base loaded has {ours}-wide text"

@@ -1,14 +1,12 @@
-"""Adapters inside live models: put in, read out, scale, mix, fuse, take out.
+"""Adapters inside live models: put in, read out, scale, mix, take out; ``fused`` folds them into the weights.
 
 ``models`` is always a mapping of components to modules (``{"unet": ..., "text_encoder": ...}``), and
-``name`` one adapter's name in them. PEFT's layers do the mathematics; each wraps one base layer (its
-*host*) and holds every adapter of that layer. A host that loses its last adapter is unwrapped, so
+``name`` one adapter's name in them. PEFT's layers do the mathematics (``hosts``); each *host* wraps one base layer, or
+another host of it, and holds every adapter of its kind. A host that loses its last adapter is unwrapped, so
 that a base whose adapters are all removed is the very module tree that it was.
 """
 
 import math
-import warnings
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,21 +14,19 @@ from typing import Any, NamedTuple
 from urllib.parse import quote, unquote
 
 import torch
-from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
-from sdlora.adapters.base import AdapterState, ModuleState, Scale
+from sdlora.adapters import hosts
+from sdlora.adapters.base import AdapterState, ModuleState, Scale, state_of
 from sdlora.adapters.fit import require_fit
 from sdlora.adapters.targets import classic_prefix, matches, nearest
 from sdlora.errors import ConfigError, MismatchError
 
 Models = Mapping[str, nn.Module]
 
-TENSORS = {"lora": {"down": "lora_A", "up": "lora_B"}}
-"""By method: the neutral names of a layer's tensors, and where PEFT keeps them."""
-
-_FUSED = "_sdlora_fused"
+FUSED = "_sdlora_fused"
+"""Marks models whose adapters are in their weights (``fused``)."""
 
 
 class AdapterSize(NamedTuple):
@@ -51,12 +47,39 @@ class Layer:
 
     @property
     def tensors(self) -> dict[str, nn.Parameter]:
-        """The layer's own parameters by their neutral names: ``down`` (rank, in, ...), ``up`` (out, rank, ...)."""
-        return {neutral: getattr(self.host, peft)[self.key].weight for neutral, peft in TENSORS["lora"].items()}
+        """The layer's own parameters by their neutral names (``forms.FORMS``)."""
+        if isinstance(self.host, hosts.Additive):
+            names: tuple[str, ...] = self.host.adapter_layer_names
+            boxes = {name: self.host.box(name) for name in names}
+            return {name: box[self.key] for name, box in boxes.items() if self.key in box}
+        boxes = {neutral: getattr(self.host, peft) for neutral, peft in hosts.LORA.items()}
+        return {neutral: box[self.key].weight for neutral, box in boxes.items() if self.key in box}
 
     @property
     def alpha(self) -> float:
-        return float(self.host.lora_alpha[self.key])
+        alphas = getattr(self.host, "lora_alpha", None) or getattr(self.host, "alpha", {})
+        return float(alphas.get(self.key, 1.0))
+
+    @property
+    def state(self) -> ModuleState:
+        """The parameters themselves, and alpha."""
+        return ModuleState(self.tensors, self.alpha)
+
+    @property
+    def unit(self) -> float:
+        """What the host counts for a scale of 1."""
+        plain = hosts.is_plain_lora(self.host, self.key)
+        return float(self.host.lora_alpha[self.key] / self.host.r[self.key]) if plain else 1.0
+
+    @property
+    def scale(self) -> float:
+        """At which it takes part, where that is the same for all samples."""
+        return hosts.keys(self.host)[self.key] / self.unit if self.unit else 0.0
+
+    def take_part(self, scales: Sequence[float]) -> None:
+        """At a scale, or at one for each sample."""
+        each, device = [scale * self.unit for scale in scales], self.host.get_base_layer().weight.device
+        hosts.keys(self.host)[self.key] = each[0] if len(set(each)) < 2 else PerSample(each, device)
 
     @torch.no_grad()
     def set(self, **tensors: torch.Tensor) -> None:
@@ -67,13 +90,13 @@ class Layer:
 
 def attached(models: Models) -> list[str]:
     """The names of the adapters in ``models``, each once, in no particular order."""
-    return list(dict.fromkeys(_name(key) for _, host in _hosts(models) for key in host.scaling))
+    return list(dict.fromkeys(_name(key) for _, host in hosts_in(models) for key in hosts.keys(host)))
 
 
 def layers(models: Models, name: str) -> list[tuple[str, Layer]]:
     """(classic path, layer) of adapter ``name``. Raises ConfigError if there is none of that name."""
-    key = _key(name)
-    found = [(path, Layer(host, key)) for path, host in _hosts(models) if key in host.scaling]
+    key = peft_key(name)
+    found = [(path, Layer(host, key)) for path, host in hosts_in(models) if key in hosts.keys(host)]
     if not found:
         raise ConfigError(f"no adapter {name!r} is loaded; there are {', '.join(attached(models)) or 'none'}")
     return found
@@ -98,23 +121,23 @@ def size(models: Models, name: str) -> AdapterSize:
     return AdapterSize(len(own), count, count / sum(p.numel() for c in components for p in models[c].parameters()))
 
 
-def add_layers(models: Models, ranks: Mapping[str, tuple[int, float]], name: str, dropout: float = 0.0) -> None:
-    """Give the layers at the classic paths in ``ranks`` (path -> rank, alpha) an adapter whose tensors are zero.
+def put(models: Models, modules: Mapping[str, ModuleState], name: str, dropout: float = 0.0) -> None:
+    """Give the layers at the classic paths in ``modules`` an adapter of these tensors, which are copied.
 
     Its parameters are float32, frozen, and on the base layer's device; it is active at scale 1, and
     what else is attached stays as it is. Raises ConfigError if ``name`` is taken.
     """
     if name in attached(models):
         raise ConfigError(f"an adapter {name!r} is already loaded; remove it or take another name")
-    active = {host: list(host.active_adapters) for _, host in _hosts(models)}
+    active = {host: list(host.active_adapters) for _, host in hosts_in(models)}
     try:
         for component, model in models.items():
             prefix = f"{component}.{classic_prefix(model)}"
-            own = {path.removeprefix(prefix): value for path, value in ranks.items() if path.startswith(prefix)}
+            own = {path.removeprefix(prefix): value for path, value in modules.items() if path.startswith(prefix)}
             if own:
-                _inject(model, own, _key(name), dropout)
+                hosts.put(model, own, peft_key(name), dropout)
         for _, layer in layers(models, name):
-            _materialise(layer)
+            layer.host.train(layer.host.get_base_layer().training)
             active.setdefault(layer.host, []).append(layer.key)
     except BaseException:
         if name in attached(models):
@@ -122,7 +145,7 @@ def add_layers(models: Models, ranks: Mapping[str, tuple[int, float]], name: str
         raise
     finally:
         for host, keys in active.items():
-            _activate(host, [key for key in keys if key in host.scaling])
+            _activate(host, [key for key in keys if key in hosts.keys(host)])
 
 
 def read_state(models: Models, name: str, metadata: Mapping[str, str] | None = None) -> AdapterState:
@@ -134,7 +157,7 @@ def read_state(models: Models, name: str, metadata: Mapping[str, str] | None = N
         )
         for path, layer in layers(models, name)
     }
-    return AdapterState("lora", modules, dict(metadata or {}))
+    return state_of(modules, metadata)
 
 
 def load_state(models: Models, state: AdapterState, name: str) -> None:
@@ -143,16 +166,14 @@ def load_state(models: Models, state: AdapterState, name: str) -> None:
     Raises MismatchError, naming both shapes, if a layer is missing or differs; then nothing is attached.
     """
     require_fit(models, state)
-    add_layers(models, {path: (module.rank, module.alpha) for path, module in state.modules.items()}, name)
-    for path, layer in layers(models, name):
-        layer.set(**state.modules[path].tensors)
+    put(models, state.modules, name)
 
 
 def assign_state(models: Models, state: AdapterState, name: str) -> None:
     """Copy ``state`` into adapter ``name``, which has its layers already: to resume, or to continue from a file.
 
-    The parameters stay the same objects. Where alphas differ, ``up`` is scaled so that ΔW is the state's.
-    Raises MismatchError if layers or ranks differ, before anything changes.
+    The parameters stay the same objects. Where alphas differ, a tensor is scaled so that ΔW is the state's.
+    Raises MismatchError if layers, methods or ranks differ, before anything changes.
     """
     own = dict(layers(models, name))
     require_fit(models, state)
@@ -162,12 +183,23 @@ def assign_state(models: Models, state: AdapterState, name: str) -> None:
             remedy = "make adapter.targets and adapter.text_encoder match it"
             raise MismatchError(f"{len(odd)} layers are {kind}, such as {min(odd)}; {remedy}")
     for path, layer in own.items():
-        theirs, ours = state.modules[path].rank, layer.tensors["down"].shape[0]
-        if theirs != ours:
-            raise MismatchError(f"{path}: the file has rank {theirs}, the settings {ours}; set adapter.rank = {theirs}")
+        _require_alike(path, state.modules[path], layer.state)
     for path, layer in own.items():
-        module = state.modules[path]
-        layer.set(down=module.tensors["down"], up=module.tensors["up"] * (module.alpha / layer.alpha))
+        layer.set(**state.modules[path].rescaled(layer.alpha).tensors)
+
+
+def _require_alike(path: str, theirs: ModuleState, ours: ModuleState) -> None:
+    """Raises MismatchError unless the tensors of one fit into those of the other."""
+    if theirs.method != ours.method:
+        remedy = f"set adapter.method = {theirs.method}" if theirs.method != "full" else "it cannot be trained on"
+        raise MismatchError(f"{path}: the file has {theirs.method}, the settings {ours.method}; {remedy}")
+    if theirs.rank != ours.rank:
+        remedy = f"set adapter.rank = {theirs.rank}"
+        raise MismatchError(f"{path}: the file has rank {theirs.rank}, the settings {ours.rank}; {remedy}")
+    if theirs.tensors.keys() != ours.tensors.keys() or any(
+        tensor.numel() != ours.tensors[name].numel() for name, tensor in theirs.tensors.items()
+    ):
+        raise MismatchError(f"{path}: the file's {theirs.method} is laid out otherwise than the settings make it")
 
 
 def remove(models: Models, name: str) -> None:
@@ -176,11 +208,11 @@ def remove(models: Models, name: str) -> None:
         host = layer.host
         _activate(host, [key for key in host.active_adapters if key != layer.key])
         host.delete_adapter(layer.key)
-        if not host.scaling:
-            _replace(models, path, host.base_layer)
+        if not hosts.keys(host):
+            swap(models, path, host, host.base_layer)
     for model in models.values():
         configs: dict[str, Any] = getattr(model, "peft_config", {})
-        if configs.pop(_key(name), None) and not configs:
+        if configs.pop(peft_key(name), None) and not configs:
             delattr(model, "peft_config")
 
 
@@ -210,76 +242,26 @@ def set_scales(models: Models, *samples: Mapping[str, Scale]) -> None:
     values: dict[str, list[dict[str, float]]] = {}
     for name in dict.fromkeys(name for scales in samples for name in scales):
         paths = [path for path, _ in layers(models, name)]
-        values[_key(name)] = [_by_path(paths, scales.get(name, 0.0)) for scales in samples]
-    for path, host in _hosts(models):
-        here = {key: [by_path[path] for by_path in each] for key, each in values.items() if key in host.scaling}
+        values[peft_key(name)] = [_by_path(paths, scales.get(name, 0.0)) for scales in samples]
+    for path, host in hosts_in(models):
+        here = {key: [by_path[path] for by_path in each] for key, each in values.items() if key in hosts.keys(host)}
         for key, scales in here.items():
-            each = [scale * host.lora_alpha[key] / host.r[key] for scale in scales]
-            host.scaling[key] = each[0] if len(set(each)) < 2 else PerSample(each, host.weight.device)
+            Layer(host, key).take_part(scales)
         _activate(host, [key for key, scales in here.items() if any(scales)])
 
 
 @contextmanager
 def scaled(models: Models, *samples: Mapping[str, Scale]) -> Iterator[None]:
     """``set_scales`` for the time of a ``with`` block; afterwards all is as it was, a training adapter too."""
-    before = [(host, list(host.active_adapters), dict(host.scaling)) for _, host in _hosts(models)]
+    before = [(host, list(host.active_adapters), dict(hosts.keys(host))) for _, host in hosts_in(models)]
     try:
         set_scales(models, *samples)
         yield
     finally:
-        for host, active, scaling in before:
-            host.scaling.update((key, value) for key, value in scaling.items() if key in host.scaling)
-            _activate(host, [key for key in active if key in host.scaling])
-
-
-class Fused:
-    """Adapters folded into the base's weights, at no cost per step, until ``restore`` or the end of a ``with`` block.
-
-    Meanwhile the hosts are out of the module tree, and every other function here refuses these models.
-    """
-
-    def __init__(self, models: Models, folded: list[tuple[str, Any, torch.Tensor]]) -> None:
-        self._models = models
-        self._kept = [(path, host, host.base_layer.weight.data) for path, host, _ in folded]
-        for path, host, weight in folded:
-            host.base_layer.weight.data = weight
-            _replace(models, path, host.base_layer)
-        for model in models.values():
-            setattr(model, _FUSED, True)
-
-    def restore(self) -> None:
-        """Put the kept weights back, bit for bit, and the adapters as they were before; a second call does nothing."""
-        for path, host, weight in self._kept:
-            base = host.base_layer
-            base.weight.data = weight.to(base.weight.device)
-            _replace(self._models, path, host.to(base.weight.device).train(base.training))
-        for model in self._models.values():
-            delattr(model, _FUSED)
-        self._models, self._kept = {}, []
-
-    def __enter__(self) -> "Fused":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.restore()
-
-
-@torch.no_grad()
-def fuse(models: Models, scales: Mapping[str, Scale]) -> Fused:
-    """Fold the adapters in ``scales`` into the base's weights, in float32, rounded once to the base's type.
-
-    The weights replaced are kept, not computed back. Raises what ``set_scales`` raises, and ConfigError
-    for a quantised base, before anything changes.
-    """
-    folded = []
-    with scaled(models, scales):
-        for path, host in _hosts(models):
-            weight = host.base_layer.weight.data
-            if not weight.is_floating_point():
-                raise ConfigError(f"{path}: a quantised base takes no adapters into its weights; do not fuse them")
-            deltas = [host.get_delta_weight(key) for key in host.active_adapters]
-            folded.append((path, host, sum(deltas, weight.float()).to(weight.dtype) if deltas else weight))
-    return Fused(models, folded)
+        for host, active, shares in before:
+            now = hosts.keys(host)
+            now.update((key, value) for key, value in shares.items() if key in now)
+            _activate(host, [key for key in active if key in now])
 
 
 def _by_path(paths: list[str], scale: Scale) -> dict[str, float]:
@@ -294,32 +276,6 @@ def _by_path(paths: list[str], scale: Scale) -> dict[str, float]:
     return {path: next((float(table[p]) for p in longest_first if matches(path, p)), 1.0) for path in paths}
 
 
-def _inject(model: nn.Module, ranks: Mapping[str, tuple[int, float]], key: str, dropout: float) -> None:
-    """Have PEFT wrap the layers at the model's own paths in ``ranks``; their tensors are left on the meta device."""
-    rank, alpha = Counter(ranks.values()).most_common(1)[0][0]
-    config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=list(ranks), lora_dropout=dropout)  # type: ignore[arg-type]
-    known = getattr(model, "peft_config", {})
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        inject_adapter_in_model(config, model, key, low_cpu_mem_usage=True)
-    model.peft_config = known | model.peft_config  # type: ignore[operator, assignment]
-    with torch.device("meta"):  # one by one: PEFT's rank_pattern takes seconds where every layer has a rank of its own
-        for path, value in ranks.items():
-            if value != (rank, alpha):
-                host: Any = model.get_submodule(path)
-                host.update_layer(key, value[0], lora_alpha=value[1], config=config)
-
-
-def _materialise(layer: Layer) -> None:
-    """Give a layer fresh from PEFT its parameters: zero, float32, frozen, where the base layer is."""
-    base = layer.host.get_base_layer()
-    for peft in TENSORS["lora"].values():
-        module = getattr(layer.host, peft)[layer.key]
-        zeros = torch.zeros(module.weight.shape, device=base.weight.device)
-        module.weight = nn.Parameter(zeros, requires_grad=False)
-    layer.host.train(base.training)
-
-
 def _activate(host: Any, keys: list[str]) -> None:
     """Make ``keys`` the host's active adapters. PEFT would also decide what trains: that is put back."""
     if list(host.active_adapters) == keys:
@@ -330,25 +286,28 @@ def _activate(host: Any, keys: list[str]) -> None:
         parameter.requires_grad_(flag)
 
 
-def _hosts(models: Models) -> Iterator[tuple[str, Any]]:
-    """(classic path, PEFT layer) of every layer that carries adapters."""
+def hosts_in(models: Models) -> Iterator[tuple[str, Any]]:
+    """(classic path of the base layer, host) of every host; of several around one layer the outermost first."""
     for component, model in models.items():
-        if hasattr(model, _FUSED):
+        if hasattr(model, FUSED):
             raise RuntimeError(f"adapters are fused into the {component}: restore it first")
         prefix = f"{component}.{classic_prefix(model)}"
         for path, module in model.named_modules():
             if isinstance(module, BaseTunerLayer):
-                yield prefix + path, module
+                yield prefix + path.replace(".base_layer", ""), module
 
 
-def _replace(models: Models, path: str, module: nn.Module) -> None:
-    """Put ``module`` where the classic ``path`` leads."""
+def swap(models: Models, path: str, old: nn.Module, new: nn.Module) -> None:
+    """Put ``new`` where ``old`` stands among the hosts at the classic ``path``."""
     component, _, rest = path.partition(".")
     parent, _, child = rest.removeprefix(classic_prefix(models[component])).rpartition(".")
-    setattr(models[component].get_submodule(parent), child, module)
+    holder: Any = models[component].get_submodule(parent)
+    while getattr(holder, child) is not old:
+        holder, child = getattr(holder, child), "base_layer"
+    setattr(holder, child, new)
 
 
-def _key(name: str) -> str:
+def peft_key(name: str) -> str:
     """The name inside PEFT, which takes neither dots nor what its containers or the models call their own parts."""
     return "@" + quote(name, safe=" ").replace(".", "%2E")
 

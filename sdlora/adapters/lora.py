@@ -1,69 +1,37 @@
-"""LoRA: low-rank adaptation (arXiv:2106.09685). Settings here; PEFT does the layers."""
+"""LoRA: low-rank adaptation (arXiv:2106.09685)."""
 
-from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import Field
 
-from sdlora.adapters import targets as target_names
-from sdlora.section import Section
+from sdlora.adapters.base import ModuleState
+from sdlora.adapters.fit import layer_shapes
+from sdlora.adapters.method import LowRank
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
 
 
-def _known(targets: str) -> str:
-    return ",".join(target_names.parts(targets))
-
-
-class Lora(Section):
+class Lora(LowRank):
     """Low-rank updates beside frozen weights: W + alpha / rank · up @ down."""
 
     method: Literal["lora"] = "lora"
-
-    targets: Annotated[str, AfterValidator(_known)] = "cross-attention"
-    """Which layers are adapted: `cross-attention`, `attention`, `attention+ff`, `linear`, `linear+conv`, or module
-    paths such as `unet.up_blocks` or `*.attn2.to_[kv]`; commas join several."""
-
-    rank: Annotated[int, Field(ge=1, le=1024)] = 16
-    """Width of the update: more can hold more, and makes a larger file. 4 to 32 is usual."""
-
-    alpha: Annotated[float, Field(gt=0, le=65504)] | None = None
-    """The update is scaled by alpha / rank. Equal to the rank, for a scale of 1, if not set."""
+    """How an update is made up: `lora`; `dora` (learns directions as LoRA does, and lengths apart); `loha` and `lokr`
+    (products that hold more in fewer numbers); `ia3` (a scale for each channel, in the smallest files)."""
 
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of each adapted layer's inputs that the update does not see, while training."""
 
-    text_encoder: bool = True
-    """Adapt the text encoders too."""
+    @property
+    def input_dropout(self) -> float:
+        return self.dropout
 
-    init: Path | None = None
-    """Adapter file to continue from, with the same layers and rank as set here."""
-
-    def attach(self, models: Mapping[str, "nn.Module"], name: str, seed: int) -> list["nn.Parameter"]:
-        """Add fresh LoRA layers called ``name`` to ``models`` (component -> module); return what trains.
-
-        Everything else in ``models`` is frozen. ``down`` is Gaussian with a standard deviation of
-        1 / rank, as in diffusers' training scripts, so that their learning rates carry over; ``up`` is
-        zero, so that every output stays what it was. Both are float32 whatever the base's type. The
-        numbers come from ``seed`` alone, and no global generator moves.
-        Raises ConfigError if the targets match no layer, naming near ones, or ``name`` is taken.
+    def of_rank(self, base: "nn.Module", rank: int, alpha: float, generator: "torch.Generator") -> ModuleState:
+        """``down`` is Gaussian with a standard deviation of 1 / rank, as in diffusers' training scripts, so that
+        their learning rates carry over; ``up`` is zero.
         """
         import torch
 
-        from sdlora.adapters import live
-
-        paths = target_names.select(models, self.targets, self.text_encoder)
-        alpha = self.rank * 1.0 if self.alpha is None else self.alpha
-        for model in models.values():
-            model.requires_grad_(False)
-        live.add_layers(models, dict.fromkeys(paths, (self.rank, alpha)), name, self.dropout)
-        generator = torch.Generator().manual_seed(seed)
-        for _, layer in live.layers(models, name):
-            down, up = layer.tensors["down"], layer.tensors["up"]
-            layer.set(down=torch.randn(down.shape, generator=generator) / self.rank, up=torch.zeros(up.shape))
-        parameters = live.parameters(models, name)
-        for parameter in parameters:
-            parameter.requires_grad_(True)
-        return parameters
+        down, up = layer_shapes(base, rank)
+        return ModuleState({"down": torch.randn(down, generator=generator) / rank, "up": torch.zeros(up)}, alpha)

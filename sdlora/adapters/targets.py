@@ -25,6 +25,8 @@ _FEED_FORWARD = _BLOCKS + r"\.ff\.net\.(0\.proj|2)"
 _TRANSFORMER = _BLOCKS + r"\.?attentions\.\d+\..+"
 _TEXT_ATTENTION = r"text_encoder(_2)?\..*\.self_attn\.(q|k|v|out)_proj"
 _TEXT_MLP = r"text_encoder(_2)?\..*\.mlp\.fc[12]"
+_VALUES = _BLOCKS + r"\.(attn[12]\.to_[kv]|ff\.net\.2)"
+_TEXT_VALUES = r"text_encoder(_2)?\..*\.(self_attn\.[kv]_proj|mlp\.fc2)"
 
 GROUPS: Mapping[str, re.Pattern[str]] = {
     name: re.compile("|".join(roles))
@@ -34,11 +36,13 @@ GROUPS: Mapping[str, re.Pattern[str]] = {
         "attention+ff": (_ATTENTION, _FEED_FORWARD, _TEXT_ATTENTION, _TEXT_MLP),
         "linear": (_TRANSFORMER, _TEXT_ATTENTION, _TEXT_MLP),
         "linear+conv": (_BLOCKS, _TEXT_ATTENTION, _TEXT_MLP),
+        "ia3": (_VALUES, _TEXT_VALUES),
     }.items()
 }
 """Named groups, as expressions on the whole path. ``linear`` is what sd-scripts adapts by default
 (Transformer2DModel, CLIPAttention, CLIPMLP); ``linear+conv`` adds the ResnetBlock2D, Downsample2D and
-Upsample2D that it adapts with a ``conv_dim`` (github.com/kohya-ss/sd-scripts, networks/lora.py)."""
+Upsample2D that it adapts with a ``conv_dim`` (github.com/kohya-ss/sd-scripts, networks/lora.py). ``ia3`` are keys,
+values and the second layer of feed-forward nets (arXiv:2205.05638, section 3.3)."""
 
 
 def matches(path: str, pattern: str) -> bool:
@@ -83,9 +87,9 @@ def adaptable(models: Mapping[str, "nn.Module"]) -> Iterator[tuple[str, "nn.Modu
         for path, module in model.named_modules():
             if path.startswith(inside):
                 continue
-            base = getattr(module, "base_layer", module)
-            if base is not module:
-                inside = f"{path}."
+            base = module
+            while hasattr(base, "base_layer"):
+                base, inside = base.base_layer, f"{path}."
             if isinstance(base, nn.Linear) or (isinstance(base, nn.Conv2d) and base.groups == 1):
                 yield prefix + path, base
 
@@ -114,3 +118,30 @@ def nearest(pattern: str, paths: Iterable[str]) -> str:
     candidates = {".".join(steps[:n]) for steps in ways for n in range(1, len(steps) + 1)}
     near = get_close_matches(pattern, sorted(candidates), n=3, cutoff=0.3)
     return f"near ones are {', '.join(near)}" if near else f"the groups are {', '.join(GROUPS)}"
+
+
+def table(text: str) -> dict[str, float]:
+    """``"unet.mid_block=4, *.attn1.*=8"`` as numbers by pattern. Raises ValueError for anything else."""
+    found: dict[str, float] = {}
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        pattern, equals, number = part.rpartition("=")
+        try:
+            found[pattern.strip()] = float(number)
+        except ValueError:
+            equals = ""
+        if not equals or not pattern.strip():
+            raise ValueError(f"{part!r}: write a path or pattern and a number, such as unet.mid_block=4")
+    return found
+
+
+def by_pattern(path: str, values: Mapping[str, float], otherwise: float) -> float:
+    """The value of the longest pattern in ``values`` that names ``path``."""
+    fitting = [pattern for pattern in values if matches(path, pattern)]
+    return values[max(fitting, key=len)] if fitting else otherwise
+
+
+def require_matches(setting: str, values: Iterable[str], paths: list[str]) -> None:
+    """Raises ConfigError for a pattern in ``values`` that names none of ``paths``, with near ones."""
+    for pattern in values:
+        if not any(matches(path, pattern) for path in paths):
+            raise ConfigError(f"{setting}: {pattern!r} matches no adapted layer; {nearest(pattern, paths)}")

@@ -7,6 +7,7 @@ methods. A new one is one file and one row in ``FORMATS``.
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Protocol
 
+from sdlora.adapters import forms
 from sdlora.adapters.base import AdapterState, ModuleState
 from sdlora.errors import FormatError
 
@@ -14,7 +15,14 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Slot = tuple[str, str]
-"""A layer's classic path (``unet.….attn2.to_k``), and one of its tensors: ``down``, ``up`` or ``alpha``."""
+"""A layer's classic path (``unet.….attn2.to_k``), and one of its tensors: a name of ``forms.FORMS``, ``alpha``, or one
+of ``RAW``."""
+
+RAW = ("dora_scale", "weight", "on_input")
+"""Tensors of files that become one of a method's when their layer is whole: DoRA's lengths, whose shape tells
+along which axis they are, and (IA)³'s scales, of which another tensor tells."""
+BIG = 1 << 24
+"""More rows or columns than any layer has: shapes beyond are no adapter's."""
 
 
 class Format(Protocol):
@@ -44,7 +52,7 @@ def gather(
 ) -> dict[str, ModuleState]:
     """A file's tensors by layer, in the file's order; ``alpha(path, rank)`` for layers that carry none.
 
-    Raises FormatError for a layer that is incomplete, given twice, or whose two tensors do not go together.
+    Raises FormatError for a layer that is incomplete, given twice, or whose tensors do not go together.
     """
     layers: dict[str, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():
@@ -59,17 +67,61 @@ def gather(
 
 
 def _module(path: str, found: "dict[str, Tensor]", alpha: Callable[[str, int], float]) -> ModuleState:
-    missing = [name for name in ("down", "up") if name not in found]
-    if missing:
-        raise FormatError(f"{path}: its {' and '.join(found)} is there without its {' and '.join(missing)}")
-    down, up = found["down"], found["up"]
-    shapes = f"{tuple(down.shape)} and {tuple(up.shape)}"
-    if down.ndim not in (2, 4) or up.ndim not in (2, 4) or any(side != 1 for side in up.shape[2:]):
-        raise FormatError(f"{path}: {shapes} are no low-rank layer's shapes")
-    if down.shape[0] != up.shape[1] or 0 in (*down.shape, *up.shape):
-        raise FormatError(f"{path}: {shapes} do not go together: their ranks are {down.shape[0]} and {up.shape[1]}")
+    own = _named(path, {name: tensor for name, tensor in found.items() if name != "alpha"})
+    if not own:
+        raise FormatError(f"{path}: its alpha is there without its down and up")
+    try:
+        lacks = forms.missing(own)
+    except FormatError as error:
+        raise FormatError(f"{path}: {error}") from None
+    if lacks:
+        there = " and ".join(found)
+        raise FormatError(f"{path}: its {there} is there without its {' and '.join(lacks)}")
+    _require_shapes(path, own)
+    rank = forms.rank(own)
     if "alpha" not in found:
-        return ModuleState({"down": down, "up": up}, alpha(path, down.shape[0]))
+        return ModuleState(own, alpha(path, rank)) if rank else ModuleState(own)
     if found["alpha"].numel() != 1:
         raise FormatError(f"{path}: its alpha has {found['alpha'].numel()} values instead of one")
-    return ModuleState({"down": down, "up": up}, float(found["alpha"]))
+    return ModuleState(own, float(found["alpha"]))
+
+
+def _named(path: str, found: "dict[str, Tensor]") -> "dict[str, Tensor]":
+    """The tensors by their names in ``forms.FORMS``, now that all of a layer's are there."""
+    own = {name: tensor for name, tensor in found.items() if name not in RAW}
+    if "magnitude" in own:  # PEFT keeps a convolution's as (1, out, 1, 1).
+        own["magnitude"] = own["magnitude"].flatten()
+    if "dora_scale" in found:
+        lengths = found["dora_scale"]
+        by_input = lengths.ndim > 1 and lengths.shape[0] == 1 and lengths.shape[1] > 1
+        own["input_magnitude" if by_input else "magnitude"] = lengths.flatten()
+    if "weight" in found or "on_input" in found:
+        if found.keys() & {"weight", "on_input"} != {"weight", "on_input"} or found["on_input"].numel() != 1:
+            raise FormatError(f"{path}: (IA)³ takes a weight and one number on_input, of which one is missing")
+        own["input_scale" if bool(found["on_input"]) else "output_scale"] = found["weight"].flatten()
+    return own
+
+
+def _require_shapes(path: str, own: "Mapping[str, Tensor]") -> None:
+    """Raises FormatError unless the tensors multiply out to the update of one layer."""
+    shapes = " and ".join(str(tuple(tensor.shape)) for tensor in own.values())
+    if any(0 in tensor.shape or max(tensor.shape, default=1) > BIG for tensor in own.values()):
+        raise FormatError(f"{path}: {shapes} do not go together: a side has no length, or none that a layer has")
+    if "down" in own:
+        down, up = own["down"], own["up"]
+        if down.ndim not in (2, 4) or up.ndim not in (2, 4) or any(side != 1 for side in up.shape[2:]):
+            raise FormatError(f"{path}: {shapes} are no low-rank layer's shapes")
+        if down.shape[0] != up.shape[1] and "mid" not in own:
+            ranks = f"their ranks are {down.shape[0]} and {up.shape[1]}"
+            raise FormatError(f"{path}: {shapes} do not go together: {ranks}")
+    try:
+        out, inputs = forms.size(own)
+    except (RuntimeError, ValueError, IndexError):
+        raise FormatError(f"{path}: {shapes} do not go together") from None
+    lengths = {"magnitude": out, "diff_b": out}
+    if "input_magnitude" in own:
+        kernel = own["mid" if "mid" in own else "down"][0, 0].numel()
+        lengths["input_magnitude"] = (inputs or 0) // kernel
+    for name, side in lengths.items():
+        if name in own and own[name].numel() != side:
+            raise FormatError(f"{path}: its {name} has {own[name].numel()} values for {side} channels")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sdlora.adapters import forms
 from sdlora.errors import FormatError
 from sdlora.files import read_safetensors_header
 from sdlora.formats.inspection import triggers
@@ -17,6 +18,11 @@ from sdlora.formats.storage import FOREIGN, FORMATS, refuse_pickle
 
 PICTURES = ("ssmd_cover_images", "modelspec.thumbnail")
 """Where headers keep pictures: a JSON list of base64 texts (sd-webui-additional-networks), or a data URL."""
+METHOD_NAMES = {
+    "lora": "LoRA", "dora": "DoRA", "loha": "LoHa", "lokr": "LoKr", "ia3": "(IA)³", "full": "full difference",
+}  # fmt: skip
+Shapes = dict[str, tuple[int, ...]]
+"""A layer's tensors' shapes, by their names."""
 FAMILY_NAMES = {"sd1": "SD 1.x", "sd2": "SD 2.x", "sdxl": "SDXL"}
 
 
@@ -48,24 +54,27 @@ def read_card(path: Path) -> Card:
     header = read_safetensors_header(path)
     shapes = {key: _shape(path, entry) for key, entry in header.items() if key != "__metadata__"}
     metadata = _metadata(header)
-    method = next((name for mark, name in FOREIGN.items() if any(mark in f"{key}." for key in shapes)), "LoRA")
+    foreign = next((name for mark, name in FOREIGN.items() if any(mark in f"{key}." for key in shapes)), "")
     format = max(FORMATS.values(), key=lambda candidate: sum(candidate.parse(key) is not None for key in shapes))
-    slots = {format.parse(key): shape for key, shape in shapes.items()}
-    downs = {slot[0]: shape for slot, shape in slots.items() if slot is not None and slot[1] == "down" and shape}
-    if not downs and method == "LoRA":
+    layers: dict[str, Shapes] = {}
+    for key, shape in shapes.items():
+        if (slot := format.parse(key)) and slot[1] != "alpha":
+            layers.setdefault(slot[0], {})[slot[1]] = shape
+    methods = Counter(filter(None, map(_method, layers.values())))
+    if not methods and not foreign:
         raise FormatError(f"{path}: is no adapter that is known here: {len(shapes)} tensors")
-    ranks = Counter(shape[0] for shape in downs.values())
-    widths = {layer: shape[1] for layer, shape in downs.items() if len(shape) > 1}
+    ranks = Counter(filter(None, map(_rank, layers.values())))
+    widths = {layer: _inputs(own) for layer, own in layers.items()}
     return Card(
         title=metadata.get("modelspec.title") or metadata.get("ss_output_name", ""),
-        format=format.name if downs else "",
-        method=method,
+        format=format.name if methods else "",
+        method=foreign or METHOD_NAMES[methods.most_common(1)[0][0]],
         family="sdxl" if any(key.startswith(ORIGINAL) for key in shapes) else family_by(widths, metadata),
         base=metadata.get("ss_sd_model_name", ""),
         rank=f"{min(ranks)} to {max(ranks)}" if len(ranks) > 1 else "".join(map(str, ranks)),
         alpha=metadata.get("ss_network_alpha", ""),
         triggers=triggers(metadata),
-        layers=len(downs),
+        layers=len(layers),
         illustrated=any(map(metadata.get, PICTURES)),
     )
 
@@ -83,6 +92,30 @@ def read_cover(path: Path) -> bytes:
         return base64.b64decode(text.rpartition("base64,")[2], validate=True)
     except (ValueError, RecursionError):  # Strangers write anything there.
         return b""
+
+
+def _method(own: Shapes) -> str:
+    """The method of a layer with tensors of these names; empty if they are of none."""
+    if marks := own.keys() & {"dora_scale", "on_input"}:
+        return "dora" if "dora_scale" in marks else "ia3"
+    try:
+        return forms.method_of(own)
+    except FormatError:
+        return ""
+
+
+def _rank(own: Shapes) -> int:
+    """A layer's rank; 0 if it has none."""
+    ranked = (own[name] for form in forms.FORMS.values() for name in form.ranked if name in own)
+    return next((shape[0] for shape in ranked if shape), 0)
+
+
+def _inputs(own: Shapes) -> int:
+    """How many numbers a linear layer reads, by its adapter's shapes; 0 if they do not tell."""
+    columns = {name: shape[1] for name, shape in own.items() if len(shape) > 1}
+    if small := columns.get("lokr_w1") or columns.get("lokr_w1_b"):
+        return small * (columns.get("lokr_w2") or columns.get("lokr_w2_b") or 0)
+    return columns.get("down") or columns.get("hada_w1_b") or columns.get("diff") or 0
 
 
 def _shape(path: Path, entry: Any) -> tuple[int, ...]:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sdlora.adapters.base import AdapterState
-from sdlora.adapters.fit import misfits, text_width
+from sdlora.adapters.fit import misfits, text_width, widths
 from sdlora.adapters.targets import adaptable
 from sdlora.errors import MismatchError, SdloraError
 from sdlora.formats.card import FAMILY_NAMES, Card, read_card
@@ -109,7 +109,7 @@ def _unfit(state: AdapterState, unfit: Mapping[str, str], base: Base) -> str:
     """The reason why it cannot go into this base, in one sentence."""
     from torch import nn
 
-    theirs = text_width({path: int(module.tensors["down"].shape[1]) for path, module in state.modules.items()})
+    theirs = text_width(widths(state))
     inputs = {path: layer.in_features for path, layer in adaptable(base.models) if isinstance(layer, nn.Linear)}
     ours = text_width(inputs)
     if theirs and ours and theirs != ours:

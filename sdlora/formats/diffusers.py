@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from sdlora.adapters.base import AdapterState
+from sdlora.adapters.base import AdapterState, state_of
 from sdlora.errors import FormatError
 from sdlora.formats.base import Slot, gather
 from sdlora.formats.metadata import PEFT_HEADER, network
@@ -19,21 +19,24 @@ from sdlora.formats.metadata import PEFT_HEADER, network
 if TYPE_CHECKING:
     from torch import Tensor
 
-_COMPONENTS = ("unet", "text_encoder", "text_encoder_2")
-_SLOTS = {"lora_A": "down", "lora_B": "up", "down": "down", "up": "up"}
+COMPONENTS = ("unet", "text_encoder", "text_encoder_2")
+_SLOTS = {
+    "lora_A": "down", "lora_B": "up", "down": "down", "up": "up", "lora_magnitude_vector": "magnitude",
+}  # fmt: skip
 _PEFT = re.compile(r"(?P<path>.+?)\.(?P<slot>lora_[AB])(?:\.default)?\.weight")
+_LENGTHS = re.compile(r"(?P<path>.+?)\.(?P<slot>lora_magnitude_vector)(?:\.default)?(?:\.weight)?")
 _OLDER = re.compile(r"(?P<path>.+?)\.(?:lora|lora_linear_layer)\.(?P<slot>down|up)\.weight")
 _OLDEST = re.compile(r"(?P<path>.+?)(?:\.processor)?\.to_(?P<role>q|k|v|out)_lora\.(?P<slot>down|up)\.weight")
 _ALPHA = re.compile(r"(?P<path>.+?)\.alpha")
 _PLAIN = re.compile(r"\^?([\w.]+)\$?")
 
 
-def _classic(path: str) -> str | None:
+def classic(path: str) -> str | None:
     """A path as files of any age spell it, with its component, and ``text_model`` in text encoders."""
     if path.startswith(("down_blocks.", "mid_block.", "up_blocks.")):
         return f"unet.{path}"
     component, _, rest = path.partition(".")
-    if component not in _COMPONENTS or not rest:
+    if component not in COMPONENTS or not rest:
         return None
     if component != "unet" and not rest.startswith(("text_model.", "text_projection")):
         return f"{component}.text_model.{rest}"
@@ -54,11 +57,11 @@ class Diffusers:
 
     def parse(self, key: str) -> Slot | None:
         if oldest := _OLDEST.fullmatch(key):
-            path, slot = _classic(_role(oldest["path"], oldest["role"])), _SLOTS[oldest["slot"]]
-        elif match := _PEFT.fullmatch(key) or _OLDER.fullmatch(key):
-            path, slot = _classic(match["path"]), _SLOTS[match["slot"]]
+            path, slot = classic(_role(oldest["path"], oldest["role"])), _SLOTS[oldest["slot"]]
+        elif match := _PEFT.fullmatch(key) or _LENGTHS.fullmatch(key) or _OLDER.fullmatch(key):
+            path, slot = classic(match["path"]), _SLOTS[match["slot"]]
         elif match := _ALPHA.fullmatch(key):
-            path, slot = _classic(match["path"]), "alpha"
+            path, slot = classic(match["path"]), "alpha"
         else:
             return None
         return (path, slot) if path else None
@@ -68,14 +71,23 @@ class Diffusers:
 
     def read(self, tensors: "Mapping[str, Tensor]", metadata: Mapping[str, str]) -> AdapterState:
         configs = _configs(metadata)
-        modules = gather(tensors, self.parse, lambda path, rank: _alpha(configs, path, rank))
-        return AdapterState("lora", modules, {key: text for key, text in metadata.items() if key != PEFT_HEADER})
+        modules = gather(tensors, self.parse, lambda path, rank: alpha_by(configs, path, rank))
+        return state_of(modules, {key: text for key, text in metadata.items() if key != PEFT_HEADER})
 
     def write(self, state: AdapterState) -> "tuple[dict[str, Tensor], dict[str, str]]":
         tensors = {}
         for path, module in state.modules.items():
+            if module.tensors.keys() - {"down", "up", "magnitude"}:
+                kind = "DoRA's lengths by input" if "input_magnitude" in module.tensors else module.method
+                kind = "LoRA in Tucker form" if "mid" in module.tensors else kind
+                raise FormatError(f"{path}: diffusers' keys have no names for {kind}; export with --format kohya")
             tensors[f"{path}.lora_A.weight"] = module.tensors["down"]
             tensors[f"{path}.lora_B.weight"] = module.tensors["up"]
+            if "magnitude" in module.tensors:
+                lengths, beside = module.tensors["magnitude"], module.tensors["down"].ndim - 2
+                tensors[f"{path}.lora_magnitude_vector.weight"] = (
+                    lengths.view(1, -1, *[1] * beside) if beside else lengths
+                )
         return tensors, {
             **state.metadata,
             **network(state.modules),
@@ -101,6 +113,7 @@ def _header(state: AdapterState) -> dict[str, Any]:
             f"{component}.rank_pattern": {path: value for path, value in ranks.items() if value != rank},
             f"{component}.alpha_pattern": {path: value for path, value in alphas.items() if value != alpha},
             f"{component}.target_modules": sorted(own),
+            **({f"{component}.use_dora": True} if any(m.method == "dora" for m in own.values()) else {}),
         }
     return fields
 
@@ -116,7 +129,7 @@ def _configs(metadata: Mapping[str, str]) -> dict[str, Any]:
     return fields
 
 
-def _alpha(configs: Mapping[str, Any], path: str, rank: int) -> float:
+def alpha_by(configs: Mapping[str, Any], path: str, rank: int) -> float:
     """A layer's alpha by the header, as PEFT would take it; its rank if the header says nothing of its component."""
     component, _, rest = path.partition(".")
     if f"{component}.lora_alpha" not in configs:

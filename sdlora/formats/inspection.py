@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from sdlora.adapters import forms
 from sdlora.adapters.base import ModuleState
-from sdlora.adapters.fit import text_width
-from sdlora.formats.kinship import family_of, widths
+from sdlora.adapters.fit import text_width, widths
+from sdlora.formats.kinship import family_of
 from sdlora.formats.storage import Contents, open_adapter
 
 
@@ -77,8 +78,8 @@ def described(path: Path, contents: Contents) -> Inspection:
         dtype=contents.dtype,
         family=family_of(state),
         text_width=text_width(widths(state)),
-        ranks=tuple(sorted({module.rank for module in state.modules.values()})),
-        alphas=tuple(sorted({module.alpha for module in state.modules.values()})),
+        ranks=tuple(sorted({module.rank for module in state.modules.values() if module.rank})),
+        alphas=tuple(sorted({module.alpha for module in state.modules.values() if module.rank})),
         modules=Counter(map(_component, state.modules)),
         norms={component: square**0.5 for component, square in squares.items()},
         parameters=sum(tensor.numel() for module in state.modules.values() for tensor in module.tensors.values()),
@@ -89,9 +90,16 @@ def described(path: Path, contents: Contents) -> Inspection:
 
 
 def delta_square(module: ModuleState) -> float:
-    """‖alpha / rank · up @ down‖² without forming the product: ‖UD‖² = Σ (UᵀU ∘ DDᵀ), at most rank x rank."""
+    """‖ΔW‖², of DoRA that of its low-rank part, of (IA)³ that of its scales.
+
+    A low-rank product is not formed: ‖UD‖² = Σ (UᵀU ∘ DDᵀ), at most rank x rank.
+    """
+    if module.method == "ia3":
+        return float(sum(scale.double().square().sum() for scale in module.tensors.values()))
+    if "down" not in module.tensors or "mid" in module.tensors:
+        return module.scale**2 * float(forms.delta(module.tensors).double().square().sum())
     down, up = (module.tensors[name].double().flatten(1) for name in ("down", "up"))
-    return (module.alpha / module.rank) ** 2 * float(((up.T @ up) * (down @ down.T)).sum())
+    return module.scale**2 * float(((up.T @ up) * (down @ down.T)).sum())
 
 
 def triggers(metadata: Mapping[str, str], most: int = 5) -> tuple[str, ...]:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from sdlora.adapters.base import AdapterState
-from sdlora.adapters.fit import text_width
+from sdlora.adapters.fit import text_width, widths
 
 FAMILY_BY_WIDTH = {768: "sd1", 1024: "sd2", 2048: "sdxl"}
 DEEP = ".transformer_blocks.1."
@@ -14,11 +14,6 @@ FAMILY_BY_VERSION = {"sd_v1": "sd1", "sd_v2": "sd2", "sdxl": "sdxl"}
 def family_of(state: AdapterState) -> str:
     """The family of bases that an adapter is for: by the width of the text, its components, or its header."""
     return family_by(widths(state), state.metadata)
-
-
-def widths(state: AdapterState) -> dict[str, int]:
-    """What each layer of an adapter reads, in numbers: what ``text_width`` and ``family_by`` take."""
-    return {path: int(module.tensors["down"].shape[1]) for path, module in state.modules.items()}
 
 
 def family_by(widths: Mapping[str, int], metadata: Mapping[str, str]) -> str:

@@ -1,4 +1,4 @@
-"""kohya's keys (sd-scripts): what A1111, Forge, ComfyUI, InvokeAI and diffusers read.
+"""kohya's keys (sd-scripts and LyCORIS): what A1111, Forge, ComfyUI, InvokeAI and diffusers read.
 
 ``lora_unet_<path with _ for .>.lora_down.weight``, ``.lora_up.weight`` and ``.alpha``; the text encoder's
 prefix is ``lora_te``. SDXL's UNet is spelt with its original names, its encoders with ``lora_te1`` and ``lora_te2``.
@@ -11,7 +11,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from sdlora.adapters.base import AdapterState, ModuleState
+from sdlora.adapters import forms
+from sdlora.adapters.base import AdapterState, ModuleState, state_of
 from sdlora.errors import FormatError
 from sdlora.formats import sgm
 from sdlora.formats.base import Slot, gather
@@ -21,7 +22,12 @@ from sdlora.formats.metadata import PEFT_HEADER, network
 if TYPE_CHECKING:
     from torch import Tensor
 
-SLOTS = {"lora_down.weight": "down", "lora_up.weight": "up", "alpha": "alpha"}
+SLOTS = {
+    "lora_down.weight": "down", "lora_up.weight": "up", "lora_mid.weight": "mid", "alpha": "alpha",
+    **{name: name for name in ("dora_scale", "weight", "on_input", "diff", "diff_b")},
+    **{name: name for method in ("loha", "lokr") for name in forms.names(method)},
+}  # fmt: skip
+"""How a tensor's name ends, and what it is. Those of methods other than LoRA are LyCORIS's."""
 NAMES = {slot: name for name, slot in SLOTS.items()}
 
 ORIGINAL = tuple(f"lora_unet_{blocks}_" for blocks in ("input_blocks", "middle_block", "output_blocks"))
@@ -93,7 +99,7 @@ class Kohya:
         return any(self.parse(key) for key in keys)
 
     def read(self, tensors: "Mapping[str, Tensor]", metadata: Mapping[str, str]) -> AdapterState:
-        return AdapterState("lora", gather(tensors, self.parse, lambda path, rank: float(rank)), metadata)
+        return state_of(gather(tensors, self.parse, lambda path, rank: float(rank)), metadata)
 
     def write(self, state: AdapterState) -> "tuple[dict[str, Tensor], dict[str, str]]":
         """One alpha for the whole file: diffusers drops those of single layers, so ``up`` takes up any difference."""
@@ -103,8 +109,9 @@ class Kohya:
         tensors = {}
         for path, module in modules.items():
             stem = self._stem(path, spelling)
-            tensors[f"{stem}.{NAMES['alpha']}"] = torch.tensor(module.alpha)
-            tensors |= {f"{stem}.{NAMES[slot]}": tensor for slot, tensor in module.tensors.items()}
+            if module.rank or module.method == "lokr":
+                tensors[f"{stem}.{NAMES['alpha']}"] = torch.tensor(module.alpha)
+            tensors |= {f"{stem}.{name}": tensor for name, tensor in _spelt(module).items()}
         # diffusers refuses a file that has both alphas and its own header
         metadata = {key: text for key, text in state.metadata.items() if key != PEFT_HEADER}
         return tensors, metadata | network(modules)
@@ -120,13 +127,29 @@ class Kohya:
 
 
 def with_one_alpha(modules: Mapping[str, ModuleState]) -> Mapping[str, ModuleState]:
-    """The same updates with every alpha the most common one: where another was, ``up`` is scaled by their quotient."""
-    alphas = Counter(module.alpha for module in modules.values())
-    if len(alphas) == 1:
+    """The same updates with every alpha the most common one: where another was, ``up`` is scaled by their quotient.
+
+    Only of those that diffusers reads: LoRA and DoRA.
+    """
+    alphas = Counter(module.alpha for module in modules.values() if "up" in module.tensors)
+    if len(alphas) < 2:
         return modules
     alpha = max((value for value in alphas if value), key=alphas.__getitem__)  # to divide by
-    return {path: _rescaled(module, alpha) for path, module in modules.items()}
+    return {path: module.rescaled(alpha) if "up" in module.tensors else module for path, module in modules.items()}
 
 
-def _rescaled(module: ModuleState, alpha: float) -> ModuleState:
-    return ModuleState({**module.tensors, "up": module.tensors["up"] * (module.alpha / alpha)}, alpha)
+def _spelt(module: ModuleState) -> "dict[str, Tensor]":
+    """A layer's tensors by the ends of their keys. DoRA's lengths lie along their axis, which tells it."""
+    import torch
+
+    own = dict(module.tensors)
+    found: dict[str, Tensor] = {}
+    beside = [1] * (own["down"].ndim - 2) if "down" in own else []
+    if "magnitude" in own:
+        found["dora_scale"] = own.pop("magnitude").reshape(-1, 1, *beside)
+    if "input_magnitude" in own:
+        found["dora_scale"] = own.pop("input_magnitude").reshape(1, -1, *beside)
+    if module.method == "ia3":
+        [(name, scale)] = own.items()
+        return {"weight": scale, "on_input": torch.tensor(int(name == "input_scale"))}
+    return found | {NAMES[name]: tensor for name, tensor in own.items()}

@@ -149,20 +149,23 @@ def network(modules: Mapping[str, ModuleState]) -> dict[str, str]:
     """What the tensors themselves give: the commonest rank and alpha, and those of the k x k convolutions."""
     linear = {path: module for path, module in modules.items() if not _is_conv(module)}
     conv = {path: module for path, module in modules.items() if _is_conv(module)}
-    rank, alpha = commonest(linear or conv)
-    arguments = dict(zip(("conv_dim", "conv_alpha"), map(str, commonest(conv)), strict=True)) if conv else {}
+    (rank, alpha), of_conv = commonest(linear or conv), commonest(conv)
+    method = Counter(module.method for module in modules.values()).most_common(1)[0][0]
+    plain = method == "lora" and not any("mid" in module.tensors for module in modules.values())
+    arguments = {} if plain else {"algo": "lora" if method == "dora" else method}
+    arguments |= {"dora_wd": "True"} if method == "dora" else {}
+    arguments |= {"conv_dim": str(of_conv[0]), "conv_alpha": str(of_conv[1])} if of_conv[0] else {}
     return {
-        "ss_network_module": "networks.lora",
-        "ss_network_dim": str(rank),
-        "ss_network_alpha": str(alpha),
+        "ss_network_module": "networks.lora" if plain else "lycoris.kohya",
+        **({"ss_network_dim": str(rank), "ss_network_alpha": str(alpha)} if rank else {}),
         "ss_network_args": json.dumps(arguments),
     }
 
 
-def commonest(modules: Mapping[str, ModuleState]) -> tuple[int, float]:
-    """The rank and alpha that most layers have."""
-    pairs = Counter((module.rank, module.alpha) for module in modules.values())
-    return pairs.most_common(1)[0][0]
+def commonest(modules: Mapping[str, ModuleState]) -> tuple[int | None, float]:
+    """The rank and alpha that most layers have; no rank where none has one."""
+    pairs = Counter((module.rank, module.alpha) for module in modules.values() if module.rank)
+    return pairs.most_common(1)[0][0] if pairs else (None, 0.0)
 
 
 def side_file(provenance: Provenance) -> str:
@@ -191,7 +194,9 @@ def sd_version(metadata: Mapping[str, str]) -> str:
 
 
 def _is_conv(module: ModuleState) -> bool:
-    return any(side != 1 for side in module.tensors["down"].shape[2:])
+    return any(
+        side != 1 for name in ("down", "mid") if name in module.tensors for side in module.tensors[name].shape[2:]
+    )
 
 
 def _text(value: object) -> str | None:

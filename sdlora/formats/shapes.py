@@ -14,9 +14,11 @@ def widths(path: Path) -> dict[str, tuple[int, ...]]:
         return {}
     found = ((key, entry.get("shape")) for key, entry in header.items() if key != "__metadata__")
     shapes = {key: tuple(shape) for key, shape in found if isinstance(shape, list)}
-    down = {key: shape[1:] for key, shape in shapes.items() if "lora_down" in key or "lora_A" in key}
-    up = {key: shape[:1] for key, shape in shapes.items() if "lora_up" in key or "lora_B" in key}
-    return down | up
+    inputs, outputs = ("lora_down", "lora_A", "hada_w1_b"), ("lora_up", "lora_B", "hada_w1_a")
+    down = {key: shape[1:] for key, shape in shapes.items() if any(mark in key for mark in inputs)}
+    up = {key: shape[:1] for key, shape in shapes.items() if any(mark in key for mark in outputs)}
+    whole = {key: shape for key, shape in shapes.items() if key.endswith((".diff", ".dora_scale"))}
+    return down | up | whole
 
 
 def clash(one: Path, other: Path) -> bool:

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from sdlora.adapters.base import AdapterState
 from sdlora.errors import ConfigError, FormatError, NonFiniteError
 from sdlora.files import PICKLES, read_safetensors_header, write_atomic
-from sdlora.formats.base import Format
+from sdlora.formats import folders, peft
+from sdlora.formats.base import Format, Slot
 from sdlora.formats.diffusers import Diffusers
 from sdlora.formats.kohya import Kohya
+from sdlora.formats.proof import Proof, prove
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,20 +22,17 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger(__name__)
 
 FORMATS: dict[str, Format] = {"kohya": Kohya(), "diffusers": Diffusers()}
+WRITTEN = (*FORMATS, "peft")
+"""What adapters are written in: the formats of files, and PEFT's folder."""
 DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 """Our names of a file's number types, and torch's."""
 
 FOREIGN = {
-    ".dora_scale": "DoRA",
-    ".lora_magnitude_vector": "DoRA",
-    ".hada_w": "LoHa",
-    ".lokr_w": "LoKr",
-    ".lora_mid": "LoCon in Tucker form",
-    ".on_input": "IA3",
     ".oft_": "OFT",
     ".boft_": "BOFT",
-    ".diff.": "full difference",
-    ".diff_b.": "full difference",
+    ".w_norm.": "an adapter of normalisation layers",
+    ".b_norm.": "an adapter of normalisation layers",
+    ".b2.weight.": "GLoRA",
     ".lora_B.bias": "LoRA with biases",
 }
 """Marks in keys of what would give wrong pictures if only the rest of its file were read."""
@@ -64,38 +63,74 @@ def read_adapter(path: Path, notice: Callable[[str], None] = _LOG.warning) -> Ad
 
 
 def open_adapter(path: Path) -> Contents:
-    """As ``read_adapter``, with what else there is to say of the file."""
-    types = _types(path)
-    format = _format_of(path, list(types))
-    tensors, metadata = _load(path, [key for key in types if format.parse(key)])
+    """As ``read_adapter``, with what else there is to say of the file, or of PEFT's folder."""
+    if folders.is_peft(path):
+        return folders.open_folder(path)
+    format = _format_of(path, list(_types(path)))
+    found = load_sound(path, format.parse)
     try:
-        sound = {key: _sound(key, tensor, format) for key, tensor in tensors.items()}
-        state = format.read(sound, metadata)
+        state = format.read(found.tensors, found.metadata)
     except FormatError as error:
         raise FormatError(f"{path}: {error}") from None
-    unknown = [key for key in types if key not in tensors]
-    return Contents(state, format.name, unknown, Counter(types[key] for key in tensors).most_common(1)[0][0])
+    return Contents(state, format.name, found.unknown, found.types.most_common(1)[0][0])
 
 
 def write_adapter(state: AdapterState, path: Path, format: str = "kohya", dtype: str = "fp32") -> None:
-    """Write ``state`` to ``path`` (``.safetensors``), atomically, with its metadata and the hashes of what is written.
+    """Write ``state`` to ``path`` (``.safetensors``; with ``peft`` a new folder), whole or not at all.
 
-    Raises ConfigError for an unknown format, type or suffix, NonFiniteError for weights that are not finite
-    (in ``dtype``), FormatError for layers that the format cannot name, FileError if the disk refuses.
+    With its metadata and the hashes of what is written. Raises ConfigError for an unknown format, type or suffix,
+    NonFiniteError for weights that are not finite (in ``dtype``), FormatError for layers that the format cannot hold,
+    FileError if the disk refuses.
     """
-    import torch
+    _write(state, path, format, dtype, lambda place: None)
 
-    if format not in FORMATS or dtype not in DTYPES:
-        raise ConfigError(f"{format} {dtype}: formats are {', '.join(FORMATS)}, types {', '.join(DTYPES)}")
+
+def export_adapter(state: AdapterState, path: Path, format: str = "kohya", dtype: str = "fp32") -> Proof:
+    """As ``write_adapter``, and read back before it takes its place: what was found is returned.
+
+    Raises FormatError, and leaves nothing, if it does not read back as the same adapter.
+    """
+    proofs: list[Proof] = []
+    _write(state, path, format, dtype, lambda place: proofs.append(prove(state, open_adapter(place), dtype)))
+    return proofs[0]
+
+
+def _write(state: AdapterState, path: Path, format: str, dtype: str, judge: Callable[[Path], None]) -> None:
+    """``judge`` gets what is written while it still has another name."""
+    if format not in WRITTEN or dtype not in DTYPES:
+        raise ConfigError(f"{format} {dtype}: formats are {', '.join(WRITTEN)}, types {', '.join(DTYPES)}")
+    if format == "peft":
+        if path.suffix or path.exists():
+            raise ConfigError(f"{path}: PEFT's adapters are folders; give the name of a new one, without an ending")
+        parts = peft.write(state)
+        for part in parts.values():
+            _narrow(part.tensors, path, dtype)
+        folders.write_folder(path, parts, state, judge)
+        return
     if path.suffix != ".safetensors":
         raise ConfigError(f"{path}: adapters are written as .safetensors; give the file that ending")
     tensors, metadata = FORMATS[format].write(state)
+    content = _serialised(_narrow(tensors, path, dtype), metadata)
+
+    def write(place: Path) -> None:
+        place.write_bytes(content)
+        judge(place)
+
+    write_atomic(path, write)
+
+
+def _narrow(tensors: "dict[str, Tensor]", path: Path, dtype: str) -> "dict[str, Tensor]":
+    """The same in the type of a file, in place. Raises NonFiniteError for what is not finite there."""
+    import torch
+
     for key, tensor in tensors.items():
-        if tensor.ndim:  # alpha stays float32: it costs nothing, and not every number is one in 16 bits
+        if (
+            tensor.ndim and tensor.is_floating_point()
+        ):  # alpha stays float32: it costs nothing, and 16 bits may round it
             tensors[key] = tensor.detach().to("cpu", getattr(torch, DTYPES[dtype])).contiguous()
         if not tensors[key].isfinite().all():
             raise NonFiniteError(f"{path}: {key} is not finite in {dtype}; nothing is written")
-    write_atomic(path, _serialised(tensors, metadata))
+    return tensors
 
 
 def _serialised(tensors: "Mapping[str, Tensor]", metadata: Mapping[str, str]) -> bytes:
@@ -135,7 +170,7 @@ def _types(path: Path) -> dict[str, str]:
     for mark, method in FOREIGN.items():
         marked = [key for key in types if mark in f"{key}."]
         if marked:
-            raise FormatError(f"{path}: is {method} ({len(marked)} keys such as {marked[0]}), which is not read yet")
+            raise FormatError(f"{path}: is {method} ({len(marked)} keys such as {marked[0]}), which is not read")
     return types
 
 
@@ -147,20 +182,38 @@ def _format_of(path: Path, keys: list[str]) -> Format:
     return format
 
 
-def _load(path: Path, keys: list[str]) -> "tuple[dict[str, Tensor], dict[str, str]]":
+class Sound(NamedTuple):
+    """A file's tensors that are an adapter's, in float32, and what else it holds."""
+
+    tensors: "dict[str, Tensor]"
+    metadata: dict[str, str]
+    types: "Counter[str]"
+    unknown: list[str]
+
+
+def load_sound(path: Path, parse: Callable[[str], Slot | None]) -> Sound:
+    """The tensors of a file whose names ``parse`` knows, all finite. Raises FormatError, FileError."""
     from safetensors import SafetensorError, safe_open
 
+    types = _types(path)
+    keys = [key for key in types if parse(key)]
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
-            return {key: file.get_tensor(key) for key in keys}, dict(file.metadata() or {})
+            loaded, metadata = {key: file.get_tensor(key) for key in keys}, dict(file.metadata() or {})
     except (SafetensorError, OSError, ValueError, RuntimeError) as error:
         raise FormatError(f"{path}: is damaged ({error})") from None
+    try:
+        tensors = {key: _sound(key, tensor, parse) for key, tensor in loaded.items()}
+    except FormatError as error:
+        raise FormatError(f"{path}: {error}") from None
+    unknown = [key for key in types if key not in tensors]
+    return Sound(tensors, metadata, Counter(types[key] for key in tensors), unknown)
 
 
-def _sound(key: str, tensor: Any, format: Format) -> "Tensor":
-    """``tensor`` in float32. Raises FormatError unless it is finite, and floating-point; an alpha may be whole."""
-    slot = format.parse(key)
-    if not tensor.is_floating_point() and slot is not None and slot[1] != "alpha":
+def _sound(key: str, tensor: Any, parse: Callable[[str], Slot | None]) -> "Tensor":
+    """``tensor`` in float32. Raises FormatError unless it is finite, and floating-point; some numbers may be whole."""
+    slot = parse(key)
+    if not tensor.is_floating_point() and slot is not None and slot[1] not in ("alpha", "on_input"):
         raise FormatError(f"{key}: has numbers of type {str(tensor.dtype).removeprefix('torch.')}, not floating-point")
     numbers = tensor.float()
     if not numbers.isfinite().all():

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from sdlora.adapters import live
 from sdlora.adapters.base import Scale
+from sdlora.adapters.fused import fuse
 from sdlora.errors import ConfigError, FileError
 from sdlora.families.loading import load
 from sdlora.families.settings import Model
@@ -52,7 +53,7 @@ def merge(
         on_phase(f"reading {name}")
         live.load_state(family.models, read_adapter(path), str(number))
     on_phase("folding the adapters in")
-    with live.fuse(family.models, {str(number): scale for number, (_, _, scale) in enumerate(adapters)}):
+    with fuse(family.models, {str(number): scale for number, (_, _, scale) in enumerate(adapters)}):
         note = {
             "base": Path(base).name,
             "adapters": [{"name": name, "scale": scale} for name, _, scale in adapters],

@@ -17,7 +17,7 @@ import torch
 
 from sdlora.adapters import live
 from sdlora.adapters.base import AdapterState, Scale
-from sdlora.adapters.live import Fused
+from sdlora.adapters.fused import Fused, fuse
 from sdlora.errors import ConfigError, OutOfMemoryError
 from sdlora.events import OnProgress
 from sdlora.families.base import Family
@@ -135,7 +135,7 @@ class Studio:
     def fuse(self) -> None:
         """Fold all adapters at their scales into the weights: no cost per step. They cannot change until ``unfuse``."""
         self._require_unfused()
-        self._fused = live.fuse(self.family.models, self.adapters)
+        self._fused = fuse(self.family.models, self.adapters)
 
     def unfuse(self) -> None:
         """Put the base's own weights back, bit for bit."""

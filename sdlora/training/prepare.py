@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from sdlora import checkpoint
-from sdlora.adapters import live
+from sdlora.adapters import live, targets
 from sdlora.data import buckets
 from sdlora.data.advice import Kind, suggested_steps
 from sdlora.data.batches import Batches
@@ -198,19 +198,34 @@ def attach(job: Job, gang: Gang, family: Family, from_file: bool) -> Trained:
     parameters = adapter.attach(family.models, NAME, derive(job.train.seed, "adapter"))
     if from_file and adapter.init is not None:
         live.assign_state(family.models, read_adapter(adapter.init, job.notice), NAME)
-    groups: list[dict[str, Any]] = []
-    text: list[torch.nn.Parameter] = []
-    for component, model in family.models.items():
+    for model in family.models.values():
         model.train()
         if job.train.gradient_checkpointing:
             _checkpoint_gradients(model)
-        if NAME in live.attached({component: model}):
-            own = live.parameters({component: model}, NAME)
-            is_text = component.startswith("text_encoder")
-            groups.append({"params": own, "lr": text_rate(job) if is_text else job.train.learning_rate})
-            text += own if is_text else []
+    groups = rate_groups(job, live.layers(family.models, NAME))
+    text = [p for path, layer in live.layers(family.models, NAME) if is_text(path) for p in layer.tensors.values()]
     optimizer = gang.adopt(job.optimizer.build(groups))
     return Trained(parameters, text, optimizer, [group["lr"] for group in groups])
+
+
+def is_text(path: str) -> bool:
+    """Whether a layer is a text encoder's."""
+    return path.startswith("text_encoder")
+
+
+def rate_groups(job: Job, layers: Sequence[tuple[str, live.Layer]]) -> list[dict[str, Any]]:
+    """The optimizer's groups: the parameters of each component, by their learning rates, in the models' order.
+
+    Raises ConfigError for a pattern in ``train.learning_rates`` that names no layer.
+    """
+    own = targets.table(job.train.learning_rates)
+    targets.require_matches("train.learning_rates", own, [path for path, _ in layers])
+    groups: dict[tuple[str, float], list[torch.nn.Parameter]] = {}
+    for path, layer in layers:
+        usual = text_rate(job) if is_text(path) else job.train.learning_rate
+        rate = targets.by_pattern(path, own, usual)
+        groups.setdefault((path.partition(".")[0], rate), []).extend(layer.tensors.values())
+    return [{"params": parameters, "lr": rate} for (_, rate), parameters in groups.items()]
 
 
 def _checkpoint_gradients(model: Any) -> None:

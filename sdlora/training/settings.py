@@ -2,12 +2,20 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
+from sdlora.adapters.targets import table
 from sdlora.section import Section
 
 Rate = Annotated[float, Field(ge=0, le=10)]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
+
+
+def _rates(text: str) -> str:
+    for pattern, rate in table(text).items():
+        if not 0 <= rate <= 10:
+            raise ValueError(f"{pattern}={rate:g}: a learning rate is a number from 0 to 10")
+    return text
 
 
 class Train(Section):
@@ -30,6 +38,9 @@ class Train(Section):
 
     text_encoder_learning_rate: Rate | None = None
     """Learning rate of the text encoders' adapter; the UNet's if not set, 0 leaves them untrained."""
+
+    learning_rates: Annotated[str, AfterValidator(_rates)] = ""
+    """Other learning rates of some layers: `unet.up_blocks=2e-4, *.attn1.*=0`; the longest name that fits counts."""
 
     text_encoder_stop: Annotated[int, Field(ge=0)] | None = None
     """Step after which the text encoders' adapter stays as it is."""

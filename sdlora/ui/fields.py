@@ -10,7 +10,7 @@ import gradio as gr
 from gradio.components import Component
 from pydantic import TypeAdapter
 
-from sdlora.config import TrainConfig, all_settings
+from sdlora.config import TrainConfig, all_settings, value_of
 from sdlora.generation.settings import Sample
 from sdlora.section import Setting, settings
 
@@ -96,8 +96,7 @@ def presets_values(config: TrainConfig, decided: Mapping[str, str]) -> list[Any]
     """What the fields of ``advanced()`` say while they are empty: the preset's values, or how they are ``decided``."""
     news = []
     for setting in advanced():
-        section, _, name = setting.name.partition(".")
-        said = decided.get(setting.name) or shown(getattr(getattr(config, section), name))
+        said = decided.get(setting.name) or shown(value_of(config, setting))
         if options(setting):
             news.append(gr.update(choices=_choices(setting, f"as the preset: {said}")))
         else:
@@ -120,8 +119,7 @@ def typed(config: TrainConfig, preset: TrainConfig, decided: Collection[str]) ->
     """
     values = []
     for setting in advanced():
-        section, _, name = setting.name.partition(".")
-        own, usual = (getattr(getattr(source, section), name) for source in (config, preset))
+        own, usual = (value_of(source, setting) for source in (config, preset))
         as_usual = own == usual and setting.name not in decided
         values.append("" if as_usual or own == "" else "none" if own is None else shown(own))
     return values

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from sdlora.adapters import live
+from sdlora.adapters import METHODS, live
 from sdlora.adapters.base import AdapterState, ModuleState
 from sdlora.adapters.lora import Lora
 from tests.tiny import tiny_models
@@ -62,6 +62,58 @@ def trained_state(seed: int = 1, **settings: Any) -> AdapterState:
         for path, m in state.modules.items()
     }
     return AdapterState("lora", modules)
+
+
+METHODS_MADE: dict[str, dict[str, Any]] = {
+    "lora": {"rank": 4, "alpha": 3.0},
+    "dora": {"rank": 4, "alpha": 3.0},
+    "loha": {"rank": 3, "alpha": 2.0},
+    "lokr": {"rank": 2, "alpha": 3.0, "factor": 2},
+    "ia3": {},
+}
+"""Settings that show what each method is: of LoKr, some layers have a low-rank factor and some have not."""
+
+
+@cache
+def made(method: str, seed: int = 1, targets: str = "linear+conv") -> AdapterState:
+    """An adapter of any method for ``tiny_base``, with numbers in all of its tensors. Shared: not to be changed."""
+    models = tiny_base()
+    METHODS[method](**METHODS_MADE[method] | {"targets": targets}).attach(models, "fresh", seed)
+    state = live.read_state(models, "fresh")
+    draw = torch.Generator().manual_seed(seed)
+    modules = {
+        path: ModuleState({name: t + _noise(t, draw) for name, t in m.tensors.items()}, m.alpha)
+        for path, m in state.modules.items()
+    }
+    return AdapterState(method, modules)
+
+
+def published(module: ModuleState, weight: torch.Tensor) -> torch.Tensor:
+    """W' of one layer by the methods' papers, in float64: independent of PEFT and of the code under test."""
+    t = {name: tensor.double() for name, tensor in module.tensors.items()}
+    base = weight.double()
+    flat = base.flatten(1)
+    if "output_scale" in t:
+        return base + (flat * t["output_scale"][:, None]).reshape(base.shape)
+    if "input_scale" in t:
+        return base + torch.einsum("oi...,i->oi...", base, t["input_scale"])
+    if "diff" in t:
+        return base + t["diff"].reshape(base.shape)
+    if "hada_w1_a" in t:
+        product = (t["hada_w1_a"] @ t["hada_w1_b"]) * (t["hada_w2_a"] @ t["hada_w2_b"])
+        return base + (module.alpha / len(t["hada_w1_b"]) * product).reshape(base.shape)
+    if "lokr_w1" in t:
+        ranked = "lokr_w2_a" in t
+        second = t["lokr_w2_a"] @ t["lokr_w2_b"] if ranked else t["lokr_w2"].flatten(1)
+        first = t["lokr_w1"]
+        blocks = [torch.cat([value * second for value in row], dim=1) for row in first]
+        scale = module.alpha / len(t["lokr_w2_b"]) if ranked else 1.0
+        return base + scale * torch.cat(blocks).reshape(base.shape)
+    changed = base + delta(module).double().reshape(base.shape)
+    if "magnitude" not in t:
+        return changed
+    rows = changed.flatten(1)
+    return (rows / rows.pow(2).sum(1, keepdim=True).sqrt() * t["magnitude"][:, None]).reshape(base.shape)
 
 
 def uneven(state: AdapterState, seed: int = 2) -> AdapterState:

@@ -9,8 +9,9 @@ import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
-from sdlora.adapters import live
+from sdlora.adapters import hosts, live
 from sdlora.adapters.base import AdapterState, ModuleState, Scale
+from sdlora.adapters.fused import fuse
 from sdlora.adapters.lora import Lora
 from sdlora.adapters.targets import GROUPS, adaptable
 from sdlora.errors import ConfigError, MismatchError
@@ -232,14 +233,14 @@ def test_an_adapter_of_another_base_is_refused_whole(case: str) -> None:
 def test_a_failure_in_the_midst_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     models = tiny_base()
     live.load_state(models, trained_state(), "kept")
-    before, original = outputs(models), live._inject
+    before, original = outputs(models), hosts._inject
 
     def fails_on_text(model: nn.Module, *rest: object) -> None:
         original(model, *rest)  # type: ignore[arg-type]
         if model is models["text_encoder"]:
             raise torch.OutOfMemoryError
 
-    monkeypatch.setattr(live, "_inject", fails_on_text)
+    monkeypatch.setattr(hosts, "_inject", fails_on_text)
     with pytest.raises(torch.OutOfMemoryError):
         live.load_state(models, trained_state(2), "a")
     assert live.attached(models) == ["kept"]
@@ -296,7 +297,7 @@ def test_fused_weights_compute_the_same_and_are_restored_bit_for_bit() -> None:
     live.set_scales(models, scales)
     mixed = outputs(models)
     live.set_scales(models, {"one": 0.1})
-    with live.fuse(models, scales) as fused:
+    with fuse(models, scales) as fused:
         assert distance(outputs(models), mixed) < 1e-5
         assert not any(isinstance(part, BaseTunerLayer) for model in models.values() for part in model.modules())
         with pytest.raises(RuntimeError, match="fused"):
@@ -319,7 +320,7 @@ def test_fusing_in_half_precision_rounds_once() -> None:
     models = {name: model.to(torch.bfloat16) for name, model in tiny_base().items()}
     bases = {path: layer.weight.data.clone() for path, layer in adaptable(models)}
     live.load_state(models, state, "a")
-    with live.fuse(models, {"a": 0.5}):
+    with fuse(models, {"a": 0.5}):
         for path, layer in adaptable(models):
             if path in state.modules:
                 exact = bases[path].float() + 0.5 * delta(state.modules[path]).reshape(bases[path].shape)
@@ -349,7 +350,7 @@ def test_scales_change_within_tens_of_milliseconds() -> None:
 def test_fusing_nothing_is_undone_as_well() -> None:
     models = tiny_base()
     before = outputs(models)
-    with live.fuse(models, {}):
+    with fuse(models, {}):
         assert equal(outputs(models), before)
     live.load_state(models, trained_state(), "a")
     assert live.attached(models) == ["a"]

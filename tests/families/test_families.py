@@ -5,6 +5,7 @@ import pytest
 import torch
 from diffusers import DiffusionPipeline
 
+from sdlora.adapters import METHODS
 from sdlora.data.pictures import Size, framing
 from sdlora.diffusion.schedule import alphas_cumprod
 from sdlora.errors import ConfigError, ModelError
@@ -105,6 +106,42 @@ def test_training_previews_resume_a_mix_and_files_all_work(family, base, configu
         assert np.abs(pixels(plain(pipeline, negative_prompt="")) - single).max() <= 1
         back = read_adapter(file)
         assert back.modules.keys() == state.modules.keys()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_trains_resumes_and_draws(family, base, method, configure, tmp_path):
+    config = configure(
+        model__base=str(base), train__steps=4, sample__every=0, adapter__method=method, checkpoint__every=2,
+        adapter__targets="linear+conv", train__learning_rate=1e-2,
+    )  # fmt: skip
+    whole, told, paths = run_here(config, tmp_path / "whole")
+    stopped, *_ = run_here(config, tmp_path / "parts", stop_after=2)
+    resumed, _, again = run_here(config, tmp_path / "parts")
+    assert (whole, stopped, resumed) == (True, False, True)
+    assert np.isfinite([event.loss for event in told if type(event) is StepDone]).all()
+    state, parts = read_adapter(paths.adapter), read_adapter(again.adapter)
+    assert state.method == method
+    for path, module in state.modules.items():
+        assert all(torch.equal(parts.modules[path].tensors[name], tensor) for name, tensor in module.tensors.items())
+    studio = Studio(str(base), device="cpu")
+    before = pixels(drawn(studio))
+    studio.add_adapter("one", paths.adapter)
+    assert np.abs(pixels(drawn(studio)) - before).max() > 1
+    studio.set_scale("one", 0)
+    assert np.array_equal(pixels(drawn(studio)), before)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_trains_over_a_bf16_base(family, base, method, configure, tmp_path):
+    config = configure(
+        model__base=str(base), train__steps=2, train__precision="bf16", adapter__targets="linear",
+        adapter__method=method, sample__every=0,
+    )  # fmt: skip
+    finished, told, paths = run_here(config, tmp_path / "run")
+    assert finished
+    assert np.isfinite([event.loss for event in told if type(event) is StepDone]).all()
+    modules = read_adapter(paths.adapter).modules.values()
+    assert {tensor.dtype for module in modules for tensor in module.tensors.values()} == {torch.float32}
 
 
 def test_it_trains_with_its_base_in_bf16(family, base, configure, tmp_path):

@@ -59,12 +59,35 @@ BAD = {
     "A without B": (save({f"{STEM}.lora_down.weight": torch.ones(2, 8)}), "its down is there without its up"),
     "alpha alone": (save(lora() | {f"{OTHER}.alpha": torch.tensor(1.0)}), "its alpha is there without its down and up"),
     "twice": (save(lora() | lora(STEM.replace("lora_unet", "lora_te")) | lora(STEM.replace("unet", "te1"))), "twice"),
-    "LoHa": (save({f"{STEM}.hada_w1_a": torch.ones(2, 2)}), "is LoHa .* not read yet"),
-    "DoRA": (save(lora(dora_scale=torch.ones(8))), "is DoRA"),
-    "Tucker": (save(lora(lora_mid__weight=torch.ones(2, 2, 3, 3))), "is LoCon in Tucker form"),
-    "full difference": (
-        save({f"{STEM}.diff": torch.ones(8, 8), f"{STEM}.diff_b": torch.ones(8)}),
-        "is full difference",
+    "LoHa in part": (
+        save({f"{STEM}.hada_w1_a": torch.ones(2, 2)}),
+        "hada_w1_a is there without its hada_w1_b and hada",
+    ),
+    "LoHa of two ranks": (
+        save({f"{STEM}.hada_w{n}_{s}": torch.ones(2, 2 + n * (s == "b")) for n in (1, 2) for s in "ab"}),
+        "do not go together",
+    ),
+    "LoKr in part": (
+        save({f"{STEM}.lokr_w1": torch.ones(2, 2)}),
+        "lokr_w1 is there without its lokr_w2_a and lokr_w2_b",
+    ),
+    "LoRA and LoHa": (save(lora(hada_w1_a=torch.ones(8, 2))), "they are of several methods"),
+    "LoHa with lengths": (
+        save({f"{STEM}.hada_w1_a": torch.ones(8, 2), f"{STEM}.dora_scale": torch.ones(8)}),
+        "several",
+    ),
+    "DoRA of another size": (save(lora(dora_scale=torch.ones(9, 1))), "magnitude has 9 values for 8 channels"),
+    "DoRA by input, another size": (save(lora(dora_scale=torch.ones(1, 9))), "input_magnitude has 9 values for 8"),
+    "Tucker of two ranks": (save(lora(lora_mid__weight=torch.ones(3, 2, 3, 3))), "do not go together"),
+    "IA3 in part": (save({f"{STEM}.weight": torch.ones(8)}), "takes a weight and one number on_input"),
+    "bias of another size": (
+        save({f"{STEM}.diff": torch.ones(8, 8), f"{STEM}.diff_b": torch.ones(7)}),
+        "diff_b has 7 values for 8 channels",
+    ),
+    "OFT": (save({f"{STEM}.oft_blocks": torch.ones(2, 4, 4)}), "is OFT .* not read"),
+    "normalisation": (
+        save(lora() | {"lora_unet_mid_block_resnets_0_norm1.w_norm": torch.ones(8)}),
+        "normalisation layers",
     ),
     "a model, no adapter": (
         save({"model.diffusion_model.out.2.weight": torch.ones(4)}),

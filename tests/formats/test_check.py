@@ -85,7 +85,7 @@ def test_layers_that_the_base_lacks_are_counted_and_listed(base, tmp_path):
     [
         (lora(value=float("nan")), "holds NaN or infinite values"),
         ({f"{KEY}.lora_down.weight": torch.ones(2, 16)}, "its down is there without its up"),
-        ({f"{KEY}.hada_w1_a": torch.ones(2, 2)}, "is LoHa"),
+        ({f"{KEY}.oft_blocks": torch.ones(2, 2)}, "is OFT"),
         ({"model.weight": torch.ones(2)}, "is no adapter that is known here"),
     ],
 )

@@ -10,6 +10,9 @@ from diffusers import StableDiffusionPipeline
 
 from sdlora import service
 from sdlora.adapters import live
+from sdlora.adapters.base import ModuleState
+from sdlora.adapters.fit import layer_shapes
+from sdlora.adapters.fused import fuse
 from sdlora.adapters.targets import adaptable
 from sdlora.errors import ConfigError, MismatchError
 from sdlora.families.loading import load
@@ -28,14 +31,20 @@ def adapters(tiny_base, tmp_path_factory):
     family = load(Model(base=str(tiny_base)))
     paths = []
     for number in (1, 2):
-        ranks = {path: (4, 4.0) for path, layer in adaptable(family.models) if path.endswith(("to_k", "q_proj"))}
-        live.add_layers(family.models, ranks, str(number))
         noise = torch.Generator().manual_seed(number)
-        for _, layer in live.layers(family.models, str(number)):
-            layer.set(**{k: torch.randn(t.shape, generator=noise) * 0.5 for k, t in layer.tensors.items()})
+        modules = {
+            path: ModuleState(dict(zip(("down", "up"), _drawn(layer, noise), strict=True)), 4.0)
+            for path, layer in adaptable(family.models)
+            if path.endswith(("to_k", "q_proj"))
+        }
+        live.put(family.models, modules, str(number))
         paths.append(folder / f"{number}.safetensors")
         write_adapter(live.read_state(family.models, str(number)), paths[-1])
     return paths
+
+
+def _drawn(layer, noise):
+    return [torch.randn(shape, generator=noise) * 0.5 for shape in layer_shapes(layer, 4)]
 
 
 def mixed(base, adapters, scales):
@@ -66,7 +75,7 @@ def test_plain_diffusers_loads_the_weights_that_the_sum_gives(tiny_base, adapter
     pipeline = StableDiffusionPipeline.from_pretrained(tmp_path / "out" / "m", torch_dtype=torch.float32)
     family = load(Model(base=str(tiny_base)))
     live.load_state(family.models, service_state(adapters[0]), "one")
-    live.fuse(family.models, {"one": 0.5})
+    fuse(family.models, {"one": 0.5})
     for name, tensor in family.models["unet"].state_dict().items():
         assert torch.equal(pipeline.unet.state_dict()[name], tensor.half().float()), name
     assert type(pipeline.scheduler).__name__ == "PNDMScheduler"

@@ -92,7 +92,7 @@ def filled(**values):
 def test_the_form_has_every_setting_but_paths_and_what_the_main_controls_decide():
     shown = {setting.name for setting in fields.advanced()}
     left_out = {setting.name for setting in all_settings()} - shown
-    assert left_out == fields.MAIN | {"prior.folder", "adapter.init", "adapter.method"}
+    assert left_out == fields.MAIN | {"prior.folder", "adapter.init"}
     assert sum(map(len, fields.by_section().values())) == len(shown)
 
 

@@ -1,0 +1,82 @@
+"""Adapters folded into the weights of live models, and taken out again."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from sdlora.adapters import forms, live
+from sdlora.adapters.base import Scale
+from sdlora.errors import ConfigError
+
+
+class Fused:
+    """Adapters folded into the base's weights, at no cost per step, until ``restore`` or the end of a ``with`` block.
+
+    Meanwhile the hosts are out of the module tree, and every other function here refuses these models.
+    """
+
+    def __init__(self, models: live.Models, folded: Sequence[tuple[str, Any, Mapping[str, torch.Tensor]]]) -> None:
+        self._models = models
+        self._kept = []
+        for path, host, own in folded:
+            base = host.get_base_layer()
+            self._kept.append((path, host, {name: getattr(base, name).data for name in own}))
+            _assign(base, own)
+            live.swap(models, path, host, base)
+        for model in models.values():
+            setattr(model, live.FUSED, True)
+
+    def restore(self) -> None:
+        """Put the kept weights back, bit for bit, and the adapters as they were before; a second call does nothing."""
+        for path, host, kept in self._kept:
+            base = host.get_base_layer()
+            _assign(base, {name: tensor.to(base.weight.device) for name, tensor in kept.items()})
+            live.swap(self._models, path, base, host.to(base.weight.device).train(base.training))
+        for model in self._models.values():
+            delattr(model, live.FUSED)
+        self._models, self._kept = {}, []
+
+    def __enter__(self) -> "Fused":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.restore()
+
+
+@torch.no_grad()
+def fuse(models: live.Models, scales: Mapping[str, Scale]) -> Fused:
+    """Fold the adapters in ``scales`` into the base's weights, in float32, rounded once to the base's type.
+
+    The weights replaced are kept, not computed back. Raises what ``set_scales`` raises, and ConfigError
+    for a quantised base, before anything changes.
+    """
+    folded = []
+    chains: dict[str, list[Any]] = {}
+    with live.scaled(models, scales):
+        for path, host in live.hosts_in(models):  # The outermost of a chain first.
+            chains.setdefault(path, []).append(host)
+        for path, chain in chains.items():
+            base = chain[0].get_base_layer()
+            if not base.weight.is_floating_point():
+                raise ConfigError(f"{path}: a quantised base takes no adapters into its weights; do not fuse them")
+            folded.append((path, chain[0], _folded(base, chain)))
+    return Fused(models, folded)
+
+
+def _folded(base: Any, chain: Sequence[Any]) -> dict[str, torch.Tensor]:
+    """The weight, and if an adapter changes it the bias, of ``base`` with what the hosts' active adapters add."""
+    weight, bias = base.weight.data.float(), None if base.bias is None else base.bias.data.float()
+    total = weight
+    for layer in (live.Layer(host, key) for host in reversed(chain) for key in host.active_adapters):
+        state = layer.state
+        total = total + layer.scale * forms.update(state.tensors, state.scale, weight)
+        if "diff_b" in state.tensors and bias is not None:
+            bias = bias + layer.scale * state.tensors["diff_b"]
+    own = {"weight": base.weight.data if total is weight else total.to(base.weight.dtype)}
+    return own if bias is None else {**own, "bias": bias.to(base.bias.dtype)}
+
+
+def _assign(base: Any, tensors: Mapping[str, torch.Tensor]) -> None:
+    for name, tensor in tensors.items():
+        getattr(base, name).data = tensor

@@ -1,0 +1,333 @@
+"""The layers that hold adapters in live models: PEFT's, of one meaning whatever the method.
+
+A host wraps a base layer, or another host of it, and computes y = W x + Σ sᵢ · δᵢ(x): each adapter adds what it changes
+of the *base's* output, times its scale, so that adapters of any methods mix in any order. PEFT's own layers mean
+different things by a scale, or have none; what is overridden here is that alone.
+"""
+
+import warnings
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import torch
+from peft import LoraConfig, inject_adapter_in_model
+from peft.tuners.ia3.layer import IA3Layer
+from peft.tuners.loha.layer import Conv2d as LohaConv2d
+from peft.tuners.loha.layer import Linear as LohaLinear
+from peft.tuners.loha.layer import LoHaLayer
+from peft.tuners.lokr.layer import Conv2d as LokrConv2d
+from peft.tuners.lokr.layer import Linear as LokrLinear
+from peft.tuners.lokr.layer import LoKrLayer
+from peft.tuners.lora.layer import LoraLayer
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import nn
+
+from sdlora.adapters import forms
+from sdlora.adapters.base import ModuleState
+
+LORA = {"down": "lora_A", "up": "lora_B", "magnitude": "lora_magnitude_vector"}
+"""The neutral names of a LoRA's or DoRA's tensors, and where PEFT keeps them."""
+
+
+def keys(host: Any) -> dict[str, Any]:
+    """The adapters that a host of any kind holds, by PEFT's names for them, and how much each counts."""
+    counts: dict[str, Any] = host.share if isinstance(host, Additive) else host.scaling
+    return counts
+
+
+def is_plain_lora(host: Any, key: str) -> bool:
+    """Whether the host multiplies what it adds by alpha / rank itself."""
+    return not isinstance(host, Additive) and key not in host.lora_variant
+
+
+class Additive(nn.Module, BaseTunerLayer):
+    """What the hosts below have in common. ``share`` is each adapter's scale: a number, or one for each sample."""
+
+    base_layer: nn.Module
+    share: dict[str, Any]
+
+    def _begin(self) -> None:
+        self.share = {}
+        self.other_param_names = (*self.other_param_names, "share")
+        self._active_adapter = []
+
+    def put(self, key: str, module: ModuleState) -> None:
+        """Hold one more adapter: float32 parameters, frozen, where the base layer is."""
+        base: Any = self.get_base_layer()
+        for name, tensor in module.tensors.items():
+            copy = tensor.detach().to(base.weight.device, torch.float32, copy=True).contiguous()
+            self.box(name)[key] = nn.Parameter(copy, requires_grad=False)
+        self.share[key] = 1.0
+
+    def box(self, name: str) -> Any:
+        """Where the tensors of this neutral name are kept, by adapter."""
+        return getattr(self, name)
+
+    def change(self, key: str, x: torch.Tensor, plain: torch.Tensor | None) -> torch.Tensor:
+        """δ(x) of one adapter; ``plain`` is the base layer's own output, where it is there already."""
+        raise NotImplementedError
+
+    def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        result = self.base_layer(x, *args, **kwargs)
+        plain = None if isinstance(self.base_layer, BaseTunerLayer) else result
+        for key in self.active_adapters:
+            if key in self.share:
+                result = result + (self.change(key, x, plain) * self.share[key]).to(result.dtype)
+        return result
+
+
+class _Lycoris(Additive):
+    """PEFT's LoHa and LoKr layers, with tensors of any shapes that multiply out to the base's."""
+
+    def put(self, key: str, module: ModuleState) -> None:
+        super().put(key, module)
+        self.r[key], self.alpha[key], self.scaling[key] = module.rank or 1, module.alpha, module.scale  # type: ignore[operator, index, assignment]
+        self.rank_dropout[key] = self.module_dropout[key] = 0.0  # type: ignore[operator, index, assignment]
+
+    def change(self, key: str, x: torch.Tensor, plain: torch.Tensor | None) -> torch.Tensor:
+        return self._get_delta_activations(key, x)  # type: ignore[operator]
+
+
+class _Loha(_Lycoris):
+    def __init__(self, base_layer: nn.Module):
+        LoHaLayer.__init__(self, base_layer)  # type: ignore[arg-type]
+        self._begin()
+
+
+class _Lokr(_Lycoris):
+    def __init__(self, base_layer: nn.Module):
+        LoKrLayer.__init__(self, base_layer)  # type: ignore[arg-type]
+        self._begin()
+
+
+class _LohaLinear(_Loha, LohaLinear): ...
+
+
+class _LohaConv2d(_Loha, LohaConv2d): ...
+
+
+class _LokrLinear(_Lokr, LokrLinear): ...
+
+
+class _LokrConv2d(_Lokr, LokrConv2d): ...
+
+
+class Ia3(Additive, IA3Layer):
+    """(IA)³: activations times a learnt scale, of which the parameters are the difference to 1.
+
+    Kept so, weight decay draws them to the base, and not to nothing as with PEFT's own; and the base's bias is left
+    alone, as every tool that folds such a file into weights leaves it.
+    """
+
+    adapter_layer_names = ("output_scale", "input_scale")  # type: ignore[assignment]
+
+    def __init__(self, base_layer: nn.Module):
+        nn.Module.__init__(self)
+        IA3Layer.__init__(self, base_layer, is_feedforward=False)
+        self.output_scale, self.input_scale = nn.ParameterDict(), nn.ParameterDict()
+        self._begin()
+
+    def change(self, key: str, x: torch.Tensor, plain: torch.Tensor | None) -> torch.Tensor:
+        base = self.get_base_layer()
+        if key in self.input_scale:
+            return bare(base, (x * over(self.input_scale[key], base)).to(x.dtype))
+        return bare(base, x, plain) * over(self.output_scale[key], base)
+
+
+class Full(Additive):
+    """A whole difference of weights, and of the bias."""
+
+    adapter_layer_names = ("diff", "diff_b")
+
+    def __init__(self, base_layer: nn.Module):
+        nn.Module.__init__(self)
+        self.base_layer = base_layer
+        self._disable_adapters = False
+        self.merged_adapters: list[str] = []
+        self.diff, self.diff_b = nn.ParameterDict(), nn.ParameterDict()
+        self._begin()
+
+    def change(self, key: str, x: torch.Tensor, plain: torch.Tensor | None) -> torch.Tensor:
+        return apply(self.get_base_layer(), x.float(), self.diff[key], self.diff_b.get(key, None))
+
+
+def apply(base: Any, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+    """What ``base`` (linear, or a convolution) would give with these weights instead of its own."""
+    weight = weight.view(base.weight.shape)
+    if isinstance(base, nn.Linear):
+        return nn.functional.linear(x, weight, bias)
+    return nn.functional.conv2d(x, weight, bias, base.stride, base.padding, base.dilation, base.groups)
+
+
+def over(values: torch.Tensor, base: Any) -> torch.Tensor:
+    """A value a channel (C,), to be multiplied with what ``base`` reads or gives: (..., C), or (B, C, H, W)."""
+    return values if isinstance(base, nn.Linear) else values.view(-1, 1, 1)
+
+
+def bare(base: Any, x: torch.Tensor, plain: torch.Tensor | None = None) -> torch.Tensor:
+    """W x: the output of ``base`` without its bias; ``plain`` is that with it, where it is there already."""
+    if plain is None:
+        return apply(base, x.to(base.weight.dtype), base.weight)
+    return plain if base.bias is None else plain - over(base.bias, base)
+
+
+KINDS: Mapping[str, tuple[type[Additive], type[Additive]]] = {
+    "loha": (_LohaLinear, _LohaConv2d),
+    "lokr": (_LokrLinear, _LokrConv2d),
+    "ia3": (Ia3, Ia3),
+    "full": (Full, Full),
+}
+"""By method: the host for a linear base layer, and for a convolution. LoRA and DoRA go into PEFT's LoRA layers."""
+
+
+def kind(method: str, base: nn.Module) -> type[Additive]:
+    """The host of ``method`` for a base layer."""
+    return KINDS[method][0 if isinstance(base, nn.Linear) else 1]
+
+
+class Magnitude(nn.Module):
+    """DoRA's learnt length of each output's weights (out,), where PEFT keeps it."""
+
+    def __init__(self, values: torch.Tensor):
+        super().__init__()
+        self.weight = nn.Parameter(values, requires_grad=False)
+
+
+class Dora:
+    """DoRA (arXiv:2402.09353, eq. 5) as a variant of PEFT's LoRA layer: δ(x) = (f - 1) W x + f ΔW x, f = m / ‖W + ΔW‖.
+
+    PEFT's own takes the norm in the precision of the base, forms ΔW for it, and lets the scale into it. Here it is
+    float32, ‖w + Δw‖² = ‖w‖² + 2 w·Δw + ‖Δw‖² by rows, where the last two need products of the rank's size only; and a
+    scale moves the output between the base's (0) and the adapter's (1). The norm has no gradient (section 4.3).
+    """
+
+    @staticmethod
+    def forward(host: Any, active_adapter: str, x: torch.Tensor, result: torch.Tensor, **_: Any) -> torch.Tensor:
+        key, base = active_adapter, host.get_base_layer()
+        down, up, scale = host.lora_A[key], host.lora_B[key], host.lora_alpha[key] / host.r[key]
+        factor = host.lora_magnitude_vector[key].weight / weight_norm(base, down.weight, up.weight, scale)
+        factor = over(factor, base)
+        alone = host.base_layer is base and host.active_adapters[0] == key
+        low = up(down(host.lora_dropout[key](x.to(down.weight.dtype)))) * scale
+        change = (factor - 1) * bare(base, x, result if alone else None) + factor * low
+        return result + (change * host.scaling[key]).to(result.dtype)
+
+
+@torch.no_grad()
+def weight_norm(base: Any, down: torch.Tensor, up: torch.Tensor, scale: float) -> torch.Tensor:
+    """‖W + scale · up @ down‖ of each output, (out,) float32."""
+    with torch.autocast(base.weight.device.type, enabled=False):
+        weight, a, b = (tensor.detach().flatten(1).float() for tensor in (base.weight, down, up))
+        cross = ((weight @ a.T) * b).sum(1)
+        square = ((b @ (a @ a.T)) * b).sum(1)
+        return (weight.square().sum(1) + 2 * scale * cross + scale**2 * square).clamp(min=0).sqrt()
+
+
+def put_dora(host: LoraLayer, key: str, magnitude: torch.Tensor) -> None:
+    """Turn the LoRA ``key`` of ``host`` into a DoRA, whose scale is 1 for the whole of it."""
+    host.scaling[key] = 1.0
+    names = host.adapter_layer_names
+    if "lora_magnitude_vector" not in names:
+        host.adapter_layer_names = (*names, "lora_magnitude_vector")
+    host.lora_magnitude_vector[key] = Magnitude(magnitude)
+    host.lora_variant[key] = Dora()  # type: ignore[assignment]
+
+
+def put(model: nn.Module, modules: Mapping[str, ModuleState], key: str, dropout: float) -> None:
+    """Wrap the layers at the model's own paths in ``modules``, and give them an adapter of these tensors.
+
+    Its parameters are float32, frozen, and on the base layer's device.
+    """
+    low_rank: dict[str, ModuleState] = {}
+    for path, module in modules.items():
+        if "input_magnitude" in module.tensors:
+            base: Any = model.get_submodule(path)
+            weight: Any = (base.get_base_layer() if isinstance(base, BaseTunerLayer) else base).weight.data
+            module = ModuleState({"diff": forms.update(module.tensors, module.scale, weight)})
+        if module.method in ("lora", "dora"):
+            low_rank[path] = _without_mid(module)
+        else:
+            _host(model, path, module.method).put(key, module)
+    if not low_rank:
+        return
+    _inject(model, {path: (module.rank or 1, module.alpha) for path, module in low_rank.items()}, key, dropout)
+    for path, module in low_rank.items():
+        host = lora_host(model, path)
+        device = host.get_base_layer().weight.device
+        own = {name: tensor.detach().to(device, torch.float32, copy=True) for name, tensor in module.tensors.items()}
+        for name in ("down", "up"):
+            layer = getattr(host, LORA[name])[key]
+            layer.weight = nn.Parameter(own[name].reshape(layer.weight.shape).contiguous(), requires_grad=False)
+        if "magnitude" in own:
+            put_dora(host, key, own["magnitude"].flatten())
+
+
+def lora_host(model: nn.Module, path: str) -> Any:
+    """PEFT's LoRA layer at a model's own ``path``."""
+    host: Any = model.get_submodule(path)
+    while isinstance(host, Additive):
+        host = host.base_layer
+    return host
+
+
+def _without_mid(module: ModuleState) -> ModuleState:
+    """A Tucker form's inner two tensors as one: the same update."""
+    if "mid" not in module.tensors:
+        return module
+    rest = {name: tensor for name, tensor in module.tensors.items() if name != "mid"}
+    inner = torch.einsum("pq...,qi->pi...", module.tensors["mid"].float(), module.tensors["down"].float().flatten(1))
+    return replace(module, tensors={**rest, "down": inner})
+
+
+def _host(model: nn.Module, path: str, method: str) -> Any:
+    """The host of ``method`` at a model's own ``path``: one that is there, or a new one around what is there."""
+    parent, _, child = path.rpartition(".")
+    top: Any = getattr(model.get_submodule(parent), child)
+    inner: Any = top
+    while isinstance(inner, BaseTunerLayer):
+        if isinstance(inner, kind(method, inner.get_base_layer())):
+            return inner
+        inner = getattr(inner, "base_layer")  # noqa: B009 - PEFT declares it on no base class
+    host = kind(method, inner)(top)
+    setattr(model.get_submodule(parent), child, host)
+    return host
+
+
+@contextmanager
+def _innermost(model: nn.Module, paths: list[str]) -> Iterator[None]:
+    """The hosts of other methods at ``paths`` out of the way: PEFT's LoRA layers wrap a base layer alone."""
+    away = []
+    for path in paths:
+        parent, _, child = path.rpartition(".")
+        holder: Any = model.get_submodule(parent)
+        top = inner = getattr(holder, child)
+        while isinstance(inner, Additive):
+            lowest, inner = inner, inner.base_layer
+        if inner is not top:
+            away.append((holder, child, top, lowest))
+            setattr(holder, child, inner)
+    try:
+        yield
+    finally:
+        for holder, child, top, lowest in away:
+            lowest.base_layer = getattr(holder, child)
+            setattr(holder, child, top)
+
+
+def _inject(model: nn.Module, ranks: Mapping[str, tuple[int, float]], key: str, dropout: float) -> None:
+    """Have PEFT wrap the layers at the model's own paths in ``ranks``; their tensors are left on the meta device."""
+    rank, alpha = Counter(ranks.values()).most_common(1)[0][0]
+    config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=list(ranks), lora_dropout=dropout)  # type: ignore[arg-type]
+    known = getattr(model, "peft_config", {})
+    with _innermost(model, list(ranks)), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        inject_adapter_in_model(config, model, key, low_cpu_mem_usage=True)
+    model.peft_config = known | model.peft_config  # type: ignore[operator, assignment]
+    with torch.device("meta"):  # one by one: PEFT's rank_pattern takes seconds where every layer has a rank of its own
+        for path, value in ranks.items():
+            if value != (rank, alpha):
+                host = lora_host(model, path)
+                host.update_layer(key, value[0], lora_alpha=value[1], config=config)

@@ -1,0 +1,31 @@
+"""(IA)³: learnt scales of activations (arXiv:2205.05638)."""
+
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import AfterValidator
+
+from sdlora.adapters.base import ModuleState
+from sdlora.adapters.method import Method, known_targets
+
+if TYPE_CHECKING:
+    import torch
+
+FEED_FORWARD = (".ff.net.2", ".mlp.fc2")
+"""Layers whose input is scaled, as the paper has it (section 3.3); of the others the output is."""
+
+
+class Ia3(Method):
+    """A scale for each channel of keys, values and what is between the layers of a feed-forward net."""
+
+    method: Literal["ia3"] = "ia3"
+
+    targets: Annotated[str, AfterValidator(known_targets)] = "ia3"
+    """Which layers are adapted: `ia3` is the paper's choice; any other group or path will do."""
+
+    def fresh(self, path: str, base: Any, generator: "torch.Generator") -> ModuleState:
+        """No difference to a scale of 1."""
+        import torch
+
+        if path.endswith(FEED_FORWARD):
+            return ModuleState({"input_scale": torch.zeros(base.weight.shape[1])})
+        return ModuleState({"output_scale": torch.zeros(len(base.weight))})

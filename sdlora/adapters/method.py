@@ -1,0 +1,113 @@
+"""What all adapter methods are told, and how each goes into live models. Torch is imported when one does."""
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import AfterValidator, Field
+
+from sdlora.adapters import targets as target_names
+from sdlora.section import Section
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from sdlora.adapters.base import ModuleState
+
+
+def known_targets(targets: str) -> str:
+    return ",".join(target_names.parts(targets))
+
+
+def _ranks(text: str) -> str:
+    for pattern, rank in target_names.table(text).items():
+        if rank != int(rank) or not 0 <= rank <= 1024:
+            raise ValueError(f"{pattern}={rank:g}: a rank is a whole number from 0 to 1024")
+    return text
+
+
+class Method(Section):
+    """An adapter method: settings, and layers that start as if they were not there."""
+
+    method: str
+
+    targets: Annotated[str, AfterValidator(known_targets)] = "cross-attention"
+    """Which layers are adapted: `cross-attention`, `attention`, `attention+ff`, `linear`, `linear+conv`, `ia3`, or
+    module paths such as `unet.up_blocks` or `*.attn2.to_[kv]`; commas join several."""
+
+    text_encoder: bool = True
+    """Adapt the text encoders too."""
+
+    init: Path | None = None
+    """Adapter file to continue from, of the same method, layers and rank as set here."""
+
+    @abstractmethod
+    def fresh(self, path: str, base: "nn.Module", generator: "torch.Generator") -> "ModuleState | None":
+        """The tensors with which the layer ``base`` at ``path`` starts: its output stays what it was. None: no adapter.
+
+        Random numbers come from ``generator`` alone.
+        """
+
+    def check(self, paths: list[str]) -> None:
+        """Raises ConfigError where settings by path match none of the layers that are adapted."""
+
+    @property
+    def input_dropout(self) -> float:
+        """Share of a layer's inputs that the update does not see, while training."""
+        return 0.0
+
+    def attach(self, models: "Mapping[str, nn.Module]", name: str, seed: int) -> "list[nn.Parameter]":
+        """Add fresh adapter layers called ``name`` to ``models`` (component -> module); return what trains.
+
+        Everything else in ``models`` is frozen. The tensors are float32 whatever the base's type; their
+        numbers come from ``seed`` alone, and no global generator moves.
+        Raises ConfigError if the targets match no layer, naming near ones, or ``name`` is taken.
+        """
+        import torch
+
+        from sdlora.adapters import live
+
+        paths = target_names.select(models, self.targets, self.text_encoder)
+        self.check(paths)
+        bases = dict(target_names.adaptable(models))
+        generator = torch.Generator().manual_seed(seed)
+        fresh = {path: self.fresh(path, bases[path], generator) for path in paths}
+        for model in models.values():
+            model.requires_grad_(False)
+        live.put(models, {path: state for path, state in fresh.items() if state}, name, self.input_dropout)
+        parameters = live.parameters(models, name)
+        for parameter in parameters:
+            parameter.requires_grad_(True)
+        return parameters
+
+
+class LowRank(Method):
+    """Methods with a rank."""
+
+    rank: Annotated[int, Field(ge=1, le=1024)] = 16
+    """Width of the update: more can hold more, and makes a larger file. 4 to 32 is usual."""
+
+    alpha: Annotated[float, Field(gt=0, le=65504)] | None = None
+    """The update is scaled by alpha / rank. Equal to the rank, for a scale of 1, if not set."""
+
+    ranks: Annotated[str, AfterValidator(_ranks)] = ""
+    """Other ranks for some layers: `unet.mid_block=4, *.attn1.*=0`; the longest name that fits counts, and 0 leaves
+    a layer out. Their alphas keep the quotient of alpha and rank."""
+
+    def check(self, paths: list[str]) -> None:
+        target_names.require_matches("adapter.ranks", target_names.table(self.ranks), paths)
+
+    def rank_of(self, path: str) -> tuple[int, float]:
+        """Rank and alpha of a layer."""
+        rank = int(target_names.by_pattern(path, target_names.table(self.ranks), self.rank))
+        return rank, rank * (1.0 if self.alpha is None else self.alpha / self.rank)
+
+    def fresh(self, path: str, base: "nn.Module", generator: "torch.Generator") -> "ModuleState | None":
+        rank, alpha = self.rank_of(path)
+        return self.of_rank(base, rank, alpha, generator) if rank else None
+
+    @abstractmethod
+    def of_rank(self, base: "nn.Module", rank: int, alpha: float, generator: "torch.Generator") -> "ModuleState":
+        """``fresh`` for a layer whose rank is known."""

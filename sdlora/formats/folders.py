@@ -1,0 +1,101 @@
+"""PEFT's folders on disk: read with the same suspicion as files, written whole or not at all."""
+
+import json
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sdlora.adapters.base import AdapterState
+from sdlora.errors import FileError, FormatError
+from sdlora.formats import peft
+from sdlora.formats.metadata import network
+
+if TYPE_CHECKING:
+    from sdlora.formats.storage import Contents
+
+MAX_CONFIG = 4 << 20
+"""Bytes: configurations with a rank for every layer are far smaller."""
+
+
+def is_peft(path: Path) -> bool:
+    """Whether ``path`` is a folder that PEFT, or ``write_folder``, wrote."""
+    return path.is_dir() and bool(_parts(path))
+
+
+def open_folder(path: Path) -> "Contents":
+    """What the folder at ``path`` holds: one component's folder, or one with such folders by component in it.
+
+    Raises FormatError for anything damaged or of a kind not served, FileError if it cannot be read.
+    """
+    from sdlora.formats.storage import Contents, load_sound
+
+    parts: dict[str, peft.Part] = {}
+    types: Counter[str] = Counter()
+    unknown: list[str] = []
+    metadata: dict[str, str] = {}
+    for component, folder in _parts(path).items():
+        found = load_sound(folder / peft.TENSORS, lambda key, component=component: peft.parse(component, key))  # type: ignore[misc]
+        types.update(found.types)
+        unknown += found.unknown
+        metadata |= found.metadata
+        parts[component] = peft.Part(found.tensors, _config(folder / peft.CONFIG))
+    try:
+        state = peft.read(parts)
+    except FormatError as error:
+        raise FormatError(f"{path}: {error}") from None
+    metadata.pop("format", None)
+    return Contents(AdapterState(state.method, state.modules, metadata), "peft", unknown, types.most_common(1)[0][0])
+
+
+def write_folder(
+    path: Path, parts: Mapping[str, peft.Part], state: AdapterState, judge: Callable[[Path], None]
+) -> None:
+    """Write the folders of ``parts`` into the new folder ``path``; ``judge`` gets it while it has another name.
+
+    Raises FileError if the disk refuses.
+    """
+    from safetensors.torch import save_file
+
+    header = {**state.metadata, **network(state.modules), "format": "pt"}
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".tmp-", dir=path.parent) as beside:
+            for component, part in parts.items():
+                folder = Path(beside, "peft", component)
+                folder.mkdir(parents=True)
+                save_file(dict(part.tensors), folder / peft.TENSORS, header)
+                (folder / peft.CONFIG).write_text(json.dumps(part.config, indent=2) + "\n", encoding="utf-8")
+            judge(Path(beside, "peft"))
+            Path(beside, "peft").rename(path)
+    except OSError as error:
+        raise FileError(f"{path}: cannot be written ({error.strerror or error})") from error
+
+
+def _parts(path: Path) -> dict[str, Path]:
+    """The folders of each component below ``path``."""
+    if (path / peft.CONFIG).is_file():
+        component = path.name if path.name in peft.COMPONENTS else peft.component_of(_keys(path / peft.TENSORS))
+        return {component: path}
+    return {name: path / name for name in peft.COMPONENTS if (path / name / peft.CONFIG).is_file()}
+
+
+def _keys(file: Path) -> list[str]:
+    from sdlora.files import read_safetensors_header
+
+    return list(read_safetensors_header(file))
+
+
+def _config(file: Path) -> dict[str, Any]:
+    try:
+        if file.stat().st_size > MAX_CONFIG:
+            raise FormatError(f"{file}: is over {MAX_CONFIG >> 20} MB, too large for a configuration")
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise FileError(f"{file}: cannot be read ({error.strerror})") from None
+    except (ValueError, RecursionError):
+        raise FormatError(f"{file}: is no JSON") from None
+    if not isinstance(config, dict):
+        raise FormatError(f"{file}: is no JSON object")
+    return config
