@@ -16,7 +16,7 @@ from sdlora.families.hub import refusal
 from sdlora.families.loading import load, locate, native_size
 from sdlora.families.settings import Model
 from sdlora.service import preset_for
-from tests.original import write_header
+from tests.original import cache, write_header
 
 
 @pytest.fixture
@@ -234,6 +234,17 @@ def test_a_hub_id_offline_and_not_cached_says_to_go_online_once(tmp_path, monkey
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(ModelError, match="nothing is cached; go online once"):
         load(Model(base="someone/model"))
+
+
+@pytest.mark.parametrize("revision", [None, "fp16-branch"])
+def test_a_hub_id_that_was_downloaded_loads_offline(revision, tiny_base, tmp_path, monkeypatch):
+    cache(tmp_path, "someone/model", tiny_base, revision or "main")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    family = load(Model(base="someone/model", revision=revision))
+    assert (family.source, family.fingerprint) == ("someone/model", load(Model(base=str(tiny_base))).fingerprint)
+    with pytest.raises(ModelError, match="HF_HUB_OFFLINE is set and nothing is cached"):
+        load(Model(base="someone/model", revision="another"))
 
 
 @pytest.mark.parametrize("values", [{"prediction_type": "sample"}, {"beta_schedule": "squaredcos_cap_v2"}])

@@ -18,7 +18,9 @@ from sdlora.families.loading import family_of, load, native_size
 from sdlora.families.original import CONFIGS, config_of
 from sdlora.families.settings import Model
 from sdlora.families.skeleton import skeleton
+from sdlora.families.vocabulary import REPOSITORY
 from sdlora.generation.studio import Studio
+from tests.original import cache as cached
 from tests.original import original, write_configs, write_header, write_original
 from tests.tiny import UNETS, tiny_pipeline
 
@@ -251,6 +253,12 @@ def test_the_hub_is_asked_for_the_vocabulary_alone(tiny, words, monkeypatch):
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
     found = load(Model(base=str(tiny / "model.safetensors")))
     assert asked == [("openai/clip-vit-large-patch14", name) for name in ("vocab.json", "merges.txt")]
+    assert torch.equal(found.tokenize(["a red house"]), from_file(tiny).tokenize(["a red house"]))
+
+
+def test_a_vocabulary_in_the_hubs_cache_serves_offline(tiny, words, tmp_path):
+    cached(tmp_path / "cache", REPOSITORY, words)
+    found = load(Model(base=str(tiny / "model.safetensors")))
     assert torch.equal(found.tokenize(["a red house"]), from_file(tiny).tokenize(["a red house"]))
 
 
