@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import zlib
 from functools import cache
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from sdlora.errors import ModelError
 from sdlora.families import original as originals
 from sdlora.families.detect import detect_file, folder_size
-from sdlora.families.loading import family_of, load, native_size
+from sdlora.families.loading import BUNDLED, family_of, load, native_size
 from sdlora.families.original import CONFIGS, config_of
 from sdlora.families.settings import Model
 from sdlora.families.skeleton import skeleton
@@ -182,16 +183,12 @@ def test_a_layer_of_another_width_is_refused_by_its_name(tiny, tmp_path):
 
 
 def test_a_vocabulary_of_another_size_is_refused(family, tiny):
-    from sdlora.families.loading import BUNDLED
-
     with pytest.raises(ModelError, match=r"1293 pieces, but the model's text_encoder has \d+; set model.tokenizer"):
         load(Model(base=str(tiny / "model.safetensors"), tokenizer=BUNDLED["pocket"]))
 
 
 @pytest.mark.parametrize("name", ["sd1", "sd2", "sdxl"])
 def test_full_size_models_refuse_pockets_vocabulary_before_anything_is_loaded(name, tmp_path):
-    from sdlora.families.loading import BUNDLED
-
     file = write_header(tmp_path / "model.safetensors", full_size(name))
     with pytest.raises(ModelError, match="1293 pieces, but the model's text_encoder has 49408"):
         load(Model(base=str(file), tokenizer=BUNDLED["pocket"]))
@@ -366,8 +363,6 @@ def test_the_bundled_configs_hold_no_weights_and_no_vocabulary():
 
 def drawn_tensor(name, tensor):
     """A full-size tensor in half precision, the same whenever it is asked for by its name."""
-    import zlib
-
     generator = torch.Generator().manual_seed(zlib.crc32(name.encode()))
     return torch.empty(tensor.shape, dtype=torch.float16).normal_(0, 0.02, generator=generator)
 
