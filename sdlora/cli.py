@@ -72,7 +72,8 @@ def _parser(arguments: Sequence[str]) -> tuple[Parser, dict[str, Parser]]:
     _data_dir(resume_parser)
     _data_dir(command("runs", runs, "List the runs, the newest first."))
     command("presets", presets, "List the presets.")
-    command("models", models, "List the base models that need no download.")
+    help = "List the base models that need no download: bundled ones, and those in $SDLORA_MODELS and DATA_DIR/models."
+    _data_dir(command("models", models, help))
     _generate_arguments(command("generate", generate, "Make pictures with a base model and any number of adapters."))
     compare_parser = command("compare", comparing.run, "Make a labelled grid of pictures that differ along two axes.")
     comparing.add_arguments(compare_parser)
@@ -268,10 +269,15 @@ def presets(parsed: argparse.Namespace) -> int:
 
 
 def models(parsed: argparse.Namespace) -> int:
-    from sdlora.families.loading import BUNDLED, detect_folder
+    """Prints what can be a base, then what lies beside it and cannot, with the reason."""
+    from sdlora import service
 
-    for name, folder in BUNDLED.items():
-        print(f"{name:16} {detect_folder(folder):6} {folder}")
+    for model in service.models_in(parsed.data_dir):
+        if model.problem:
+            print(f"{model.name}: {model.problem}", file=sys.stderr)
+        else:
+            size = f"{model.native_size} px {model.bytes / 1e9:6.2f} GB"
+            print(f"{model.name:24} {model.family:5} {size:>17}  {model.path}")
     return 0
 
 
@@ -286,10 +292,11 @@ def generate(parsed: argparse.Namespace) -> int:
     adapters = [
         (service.adapter_of(source, parsed.data_dir), scale) for source, scale in map(split_scale, parsed.adapter)
     ]
-    locate(parsed.base)  # What cannot be had is told before anything is waited for.
+    base = service.settled(parsed.base, parsed.data_dir)
+    locate(base)  # What cannot be had is told before anything is waited for.
     terminal = Terminal(parsed.base)
     with service.holding(parsed.device, parsed.data_dir, terminal.say):
-        studio = Studio(parsed.base, device=parsed.device)
+        studio = Studio(base, device=parsed.device)
         for path, scale in adapters:
             name, taken = service.adapter_name(path), len(studio.adapters) + 1
             studio.add_adapter(f"{name}-{taken}" if name in studio.adapters else name, path, scale)

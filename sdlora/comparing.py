@@ -76,7 +76,7 @@ def _asked(parsed: argparse.Namespace) -> "tuple[Request, str, Run | None]":
         found = None
     name = found.name if found else service.adapter_name(path)
     prompts = found.config.sample.prompts if found else ()
-    base = parsed.base or (found.config.model.base if found else "pocket")
+    base = service.settled(parsed.base or (found.config.model.base if found else "pocket"), parsed.data_dir)
     request = Request(
         parsed.prompt or next(iter(prompts), ""), parsed.negative, parsed.seed, parsed.steps, parsed.cfg, parsed.width,
         parsed.height, 1, parsed.sampler, base, (Mixed(name, str(path), parsed.scale),), parsed.clip_skip,

@@ -105,6 +105,11 @@ def fitted(config: TrainConfig, device: str = "auto", low_memory: bool = False) 
     return config.model_copy(update={"train": train.model_copy(update=changes)})
 
 
+def with_base(config: TrainConfig, base: str) -> TrainConfig:
+    """``config`` with ``model.base`` as ``base``."""
+    return config.model_copy(update={"model": config.model.model_copy(update={"base": base})})
+
+
 def all_settings() -> list[Setting]:
     """Every setting of a training run, in the order of declaration."""
     return list(settings(TrainConfig))

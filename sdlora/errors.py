@@ -65,3 +65,8 @@ class DeviceError(SdloraError):
     """The device was lost, or does not support what was asked of it."""
 
     exit_code = 8
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what another library says, 300 characters at most; its error's name where it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]

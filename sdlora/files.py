@@ -20,6 +20,11 @@ PICKLES = frozenset((".ckpt", ".pt", ".pth", ".bin", ".pkl"))
 _RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))}
 
 
+def default_data_dir() -> Path:
+    """Where runs and caches go unless told otherwise: ``$SDLORA_DATA_DIR``, or ``sdlora`` in the home folder."""
+    return Path(os.environ.get("SDLORA_DATA_DIR") or Path.home() / "sdlora")
+
+
 def fsync_folder(folder: Path) -> None:
     """Make a rename in ``folder`` durable. Windows has no such call, and needs none."""
     if os.name == "nt":

@@ -1,6 +1,5 @@
 """The one door: what the command line, the page and Python callers may ask for."""
 
-import os
 import re
 import subprocess
 import sys
@@ -16,6 +15,7 @@ from sdlora.data.advice import Kind
 from sdlora.errors import BusyError, ConfigError, FileError, SdloraError
 from sdlora.events import Event, OnEvent, RunFailed, RunStopped, ignore
 from sdlora.files import as_path, existing, read_safetensors_header, safe_name, write_atomic
+from sdlora.files import default_data_dir as default_data_dir
 from sdlora.formats.folders import is_peft
 from sdlora.runs import album as album
 from sdlora.runs.clerk import merge as merging
@@ -45,15 +45,11 @@ from sdlora.training.output import CONFIG
 
 if TYPE_CHECKING:
     from sdlora.config import TrainConfig
+    from sdlora.families.catalog import Found
     from sdlora.formats.proof import Proof
 
 LOOK_SECONDS = 0.3
 """For a device's lock: who looks whether it is free has it for a moment."""
-
-
-def default_data_dir() -> Path:
-    """Where runs and caches go unless told otherwise: ``$SDLORA_DATA_DIR``, or ``sdlora`` in the home folder."""
-    return Path(os.environ.get("SDLORA_DATA_DIR") or Path.home() / "sdlora")
 
 
 def _root(data_dir: Path | None) -> Path:
@@ -76,10 +72,12 @@ def prepare(config: "TrainConfig", name: str | None = None, data_dir: Path | Non
 
     What can be seen without torch to be wrong is told first, as the run itself would, and then nothing is written.
     """
+    from sdlora.config import with_base
     from sdlora.data.folder import read_folder
     from sdlora.families.loading import locate
     from sdlora.generation.device import require_precision
 
+    config = with_base(config, settled(config.model.base, data_dir))
     locate(config.model.base)
     require_precision(config.train.precision, config.train.device)
     read_folder(config.data)
@@ -274,6 +272,29 @@ def bases() -> list[str]:
     from sdlora.families.loading import BUNDLED
 
     return [name for name, folder in BUNDLED.items() if (folder / "model_index.json").is_file()]
+
+
+def models_in(data_dir: Path | None = None) -> "list[Found]":
+    """The bundled base models, then what lies in the models folders, with what is wrong with it if it is no base."""
+    from sdlora.families.catalog import catalog, folders, look
+    from sdlora.families.loading import BUNDLED
+
+    return [*(look(BUNDLED[name], name) for name in bases()), *catalog(folders(_root(data_dir)))]
+
+
+def base_choices(data_dir: Path | None = None) -> list[tuple[str, str]]:
+    """The names of base models that are there, each with what stands for it as ``model.base``."""
+    known = bases()
+    found = (model for model in models_in(data_dir) if not model.problem)
+    return [(model.name, model.name if model.name in known else str(model.path)) for model in found]
+
+
+def settled(base: str, data_dir: Path | None = None) -> str:
+    """``base``, or the path of the model of that name in a models folder: what a name means must not change later."""
+    from sdlora.families.catalog import find, folders
+
+    known = base in bases() or existing(base)
+    return base if known else str(find(base, folders(_root(data_dir))) or base)
 
 
 def native_size(base: str) -> int:

@@ -28,27 +28,29 @@ def tiny_tokenizer() -> Any:
     return CLIPTokenizer(vocab=ids, merges=[*merges], model_max_length=77)
 
 
-def tiny_clip_text_config(tokenizer: Any) -> Any:
-    """The configuration of a two-layer, 16-wide CLIP text tower for ``tokenizer``."""
+def tiny_clip_text_config(tokenizer: Any, width: int = 16) -> Any:
+    """The configuration of a two-layer CLIP text tower for ``tokenizer``."""
     from transformers import CLIPTextConfig
 
     return CLIPTextConfig(
-        vocab_size=len(tokenizer), hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
-        max_position_embeddings=77, projection_dim=16, bos_token_id=tokenizer.bos_token_id,
+        vocab_size=len(tokenizer), hidden_size=width, intermediate_size=2 * width, num_hidden_layers=2,
+        num_attention_heads=2, max_position_embeddings=77, projection_dim=width, bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.eos_token_id,
     )  # fmt: skip
 
 
+SECOND = 24
+"""The width of SDXL's second text encoder: by their widths alone single files' encoders are told apart."""
 LEVELS: dict[str, Any] = {"norm_num_groups": 4, "attention_head_dim": 2, "sample_size": 8}
 UNETS: dict[str, dict[str, Any]] = {
     "sd1": {**LEVELS, "block_out_channels": (8, 16, 16, 16), "cross_attention_dim": 16},
     "sd2": {**LEVELS, "block_out_channels": (8, 16, 16, 16), "cross_attention_dim": 16, "use_linear_projection": True},
     "sdxl": {
-        **LEVELS, "block_out_channels": (8, 16, 16), "cross_attention_dim": 32, "use_linear_projection": True,
+        **LEVELS, "block_out_channels": (8, 16, 16), "cross_attention_dim": 16 + SECOND, "use_linear_projection": True,
         "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
         "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
         "transformer_layers_per_block": (1, 2, 3), "addition_embed_type": "text_time", "addition_time_embed_dim": 8,
-        "projection_class_embeddings_input_dim": 16 + 6 * 8,
+        "projection_class_embeddings_input_dim": SECOND + 6 * 8,
     },
 }  # fmt: skip
 """The true architectures' UNets, with tiny widths, by family."""
@@ -79,7 +81,7 @@ def tiny_models(seed: int = 0, family: str = "sd1") -> dict[str, Any]:
             ),
         }  # fmt: skip
         if family == "sdxl":
-            found["text_encoder_2"] = CLIPTextModelWithProjection(tiny_clip_text_config(tokenizer)).eval()
+            found["text_encoder_2"] = CLIPTextModelWithProjection(tiny_clip_text_config(tokenizer, SECOND)).eval()
             found["tokenizer_2"] = copy.deepcopy(tokenizer)
             found["tokenizer_2"].pad_token = "!"
         return found

@@ -21,6 +21,9 @@ class _Families(Mapping[str, "type[Family]"]):
         module, cls = self.ROWS[name]
         return getattr(import_module(module), cls)
 
+    def __contains__(self, name: object) -> bool:
+        return name in self.ROWS
+
     def __iter__(self) -> Iterator[str]:
         return iter(self.ROWS)
 

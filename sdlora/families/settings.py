@@ -1,5 +1,6 @@
 """The base model, as a setting."""
 
+from pathlib import Path
 from typing import Literal
 
 from sdlora.section import Section
@@ -9,13 +10,16 @@ class Model(Section):
     """Which base model the adapter is trained on."""
 
     base: str = "pocket"
-    """The base model: `pocket` (bundled), a diffusers folder, a single `.safetensors` file, or a hub id."""
+    """The base model: `pocket`, a name in a models folder, a diffusers folder, one `.safetensors` file, or a hub id."""
 
     revision: str | None = None
     """Branch, tag or commit of a hub id."""
 
     variant: str | None = None
     """File variant of a folder or hub id, such as `fp16`."""
+
+    tokenizer: Path | None = None
+    """Folder with CLIP's `vocab.json` and `merges.txt`, for a single file. The hub's, fetched once, if not set."""
 
     prediction_type: Literal["auto", "epsilon", "v_prediction"] = "auto"
     """What the base predicts, noise or velocity, where its own scheduler's settings do not say it truly (`auto`)."""

@@ -3,8 +3,11 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from sdlora.errors import ModelError
-from sdlora.families.loading import detect_folder, fetch, load, locate, quiet_libraries
+from sdlora.errors import ModelError, first_line
+from sdlora.families.detect import detect_folder
+from sdlora.families.hub import fetch
+from sdlora.families.loading import locate, quiet_libraries
+from sdlora.families.original import config_of, whole_family
 from sdlora.families.settings import Model
 
 if TYPE_CHECKING:
@@ -21,18 +24,20 @@ class Skeleton(NamedTuple):
 
 
 def skeleton(base: str) -> Skeleton:
-    """The layers of ``base``. Of a hub id the configs alone are fetched; a single file has none, and is loaded.
+    """The layers of ``base``. Of a hub id the configs alone are fetched; a single file's are bundled.
 
     Raises ModelError for what is missing, unknown, gated or offline.
     """
-    model, source = Model(base=base), locate(base)
+    source = locate(base)
+    place = Path(source.location)
     if source.kind == "file":
-        family = load(model)
-        return Skeleton(family.name, family.models)
-    folder = fetch(model, CONFIGS) if source.kind == "hub" else Path(source.location)
-    family_name = detect_folder(folder)
+        family = whole_family(place)
+        folder = config_of(family)
+    else:
+        folder = fetch(Model(base=base), CONFIGS) if source.kind == "hub" else place
+        family = detect_folder(folder)
     with quiet_libraries():
-        return Skeleton(family_name, _models(folder, base))
+        return Skeleton(family, _models(folder, base))
 
 
 def _models(folder: Path, base: str) -> "dict[str, nn.Module]":
@@ -50,5 +55,5 @@ def _models(folder: Path, base: str) -> "dict[str, nn.Module]":
                 kind = transformers.CLIPTextModelWithProjection if projects else transformers.CLIPTextModel
                 models[part.name] = kind(config)
     except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
-        raise ModelError(f"{base}: its configs cannot be read: {str(error).splitlines()[0][:300]}") from error
+        raise ModelError(f"{base}: its configs cannot be read: {first_line(error)}") from error
     return models

@@ -60,9 +60,19 @@ class StableDiffusion(Family):
         return cls(pipeline, source, schedule)
 
     @classmethod
-    def load_single_file(cls, file: Path, source: str, schedule: Mapping[str, Any] | None = None) -> Self:
-        """From one ``.safetensors`` file of the original layout, converted by diffusers."""
-        return cls(cls.kind().from_single_file(str(file), dtype=torch.float32, **cls.extras), source, schedule)
+    def load_single_file(
+        cls, file: Path, config: Path, words: Mapping[str, Any], source: str, schedule: Mapping[str, Any] | None = None
+    ) -> Self:
+        """From one ``.safetensors`` file of the original layout, converted by diffusers after the folder ``config``.
+
+        ``words`` are the tokenizers by component. Raises ModelError where the file leaves layers without weights.
+        """
+        pipeline = cls.kind().from_single_file(
+            str(file), config=str(config), local_files_only=True, dtype=torch.float32, **words, **cls.extras
+        )
+        for part in ("unet", "vae", *cls.encoders):
+            _require_weights(source, part, getattr(pipeline, part))
+        return cls(pipeline, source, schedule)
 
     @property
     def models(self) -> dict[str, "nn.Module"]:
@@ -135,6 +145,16 @@ class StableDiffusion(Family):
     def pipeline(self, scheduler: Any) -> Any:
         parts = {"vae": self._vae, "unet": self.unet, **self._tokenizers, **self._encoders}
         return self.kind()(**parts, scheduler=scheduler, image_encoder=None, **self.extras)
+
+
+def _require_weights(source: str, part: str, module: "nn.Module") -> None:
+    """Raises ModelError for a module of which some weights were not there: they are on the meta device still."""
+    bare = [name for name, weight in module.state_dict().items() if weight.is_meta]
+    if bare:
+        raise ModelError(
+            f"{source}: {len(bare)} tensors of the part {part} are missing, such as {bare[0]}; it was cut down, or "
+            "is of another architecture"
+        )
 
 
 def _require_known_schedule(source: str, config: Mapping[str, Any]) -> None:

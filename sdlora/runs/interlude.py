@@ -87,7 +87,8 @@ class Interlude:
 
         if self.several:
             raise Declined("A training in several processes draws nothing else")
-        if self.model != Model(base=self.model.base) or locate(request.base) != locate(self.model.base):
+        plain = self.model.model_copy(update={"tokenizer": None})  # Where the same vocabulary lies changes no picture.
+        if plain != Model(base=self.model.base) or locate(request.base) != locate(self.model.base):
             raise Declined(f"A training of another base ({self.model.base}) is using the device")
         width, height = request.width or family.native_size, request.height or family.native_size
         sizes = BATCHES if family.device.type == "cuda" else (1,)

@@ -88,7 +88,7 @@ def launch(run: Run, processes: int = 1) -> Training:
     worker = ["-m", "sdlora.runs.worker", str(run.folder)]
     if processes > 1:
         worker = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes), *worker]
-    environment = {"PYTHONUNBUFFERED": "1"}
+    environment = {"PYTHONUNBUFFERED": "1", "SDLORA_DATA_DIR": str(run.data_dir)}
     if processes > 1 and run.config.train.device == "cpu":
         environment["ACCELERATE_USE_CPU"] = "true"
     try:

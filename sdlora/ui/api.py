@@ -124,7 +124,9 @@ class Endpoints:
         changes = _allowed(settings or {})
         filled = self._filled(project or "", trigger, _uploads(pictures or ()))
         about = About(kind, trigger, class_name)
-        config = recipe.configure(filled, about, base, quality, prompts or (), changes)
+        config = recipe.configure(
+            filled, about, service.settled(base, self.desk.data_dir), quality, prompts or (), changes
+        )
         filled.describe(about)
         return self.desk.train(config, filled.name).name
 

@@ -100,6 +100,7 @@ def _wire(desk: Desk, demo: gr.Blocks, tab: Create) -> None:
     )  # fmt: skip
     inputs.cancel.click(partial(_cancel, desk), tab.ticket, None, **HIDDEN)
     tab.timer.tick(partial(_poll, desk), [tab.ticket, tab.pace, shown.most], tab.live, concurrency_limit=None, **HIDDEN)
+    demo.load(desk.offer, None, inputs.base, **HIDDEN)
     demo.load(partial(_attach, desk), shown.most, [tab.ticket, tab.timer, *shown.shown], **HIDDEN)
     inputs.last.click(partial(results.last_seed, desk), tab.ticket, inputs.seed, **HIDDEN)
 

@@ -10,9 +10,10 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 from urllib.parse import quote
 
+import gradio as gr
 from gradio.processing_utils import save_file_to_cache
 from gradio.utils import get_upload_folder
 
@@ -103,6 +104,14 @@ class Desk:
         self._look = (float("-inf"), Look())
         return self.look()
 
+    def bases(self) -> list[tuple[str, str]]:
+        """The base models to choose from: their names, each with what stands for it as ``model.base``."""
+        return service.base_choices(self.data_dir) or [("pocket", "pocket")]
+
+    def offer(self) -> Any:
+        """A field for a base with the models that are there now; what is chosen stays."""
+        return gr.update(choices=self.bases())
+
     def run(self, name: str | None) -> Run | None:
         """The run called ``name``, if there is one."""
         with suppress(SdloraError):
@@ -172,6 +181,7 @@ class Desk:
 
         Raises ConfigError for an adapter that is unknown or chosen twice.
         """
+        request = replace(request, base=service.settled(request.base, self.data_dir))
         scales = dict(chosen)
         if len(scales) < len(chosen):
             raise ConfigError("The same adapter is chosen twice; give each a row of its own.")

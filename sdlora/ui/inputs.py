@@ -96,16 +96,16 @@ def build(desk: Desk) -> Inputs:
     status = gr.HTML(elem_id="create-status")
     inputs = Inputs(
         prompt, tags, negative, rows, adapters, scales, words, shown, count, seed, random, last, create, cancel,
-        status, **_advanced(),
+        status, **_advanced(desk),
     )  # fmt: skip
     _wire(desk, inputs)
     return inputs
 
 
-def _advanced() -> dict[str, Any]:
+def _advanced(desk: Desk) -> dict[str, Any]:
     with gr.Accordion("Advanced", open=False, elem_id="create-advanced"):
         base = gr.Dropdown(
-            service.bases() or [START.base], value=START.base, label="Base model", allow_custom_value=True,
+            desk.bases(), value=START.base, label="Base model", allow_custom_value=True,
             info="An adapter that is chosen brings its own", elem_id="create-base",
         )  # fmt: skip
         sampler, schedule = split(START.sampler)
@@ -195,7 +195,7 @@ def fill(desk: Desk, recalled: Recalled) -> list[Any]:
 def base_called(desk: Desk, recalled: Recalled) -> str:
     """The base that ``recalled`` names by its last part, or the one of its adapters; empty if neither is known."""
     adapters = desk.look().adapters
-    known = [*service.bases(), *(adapter.base for adapter in adapters)]
+    known = [*(base for _, base in desk.bases()), *(adapter.base for adapter in adapters)]
     own = [adapter.base for adapter in adapters if adapter.name in recalled.scales]
     return next((base for base in known if recalled.model and base_name(base) == recalled.model), *own[:1] or [""])
 

@@ -23,21 +23,22 @@ SAVE_FILE = "() => setTimeout(() => document.querySelector('#library-file')?.cli
 """Clicks the hidden button that holds the prepared file."""
 
 
-def build_import(desk: Desk) -> Any:
+def build_import(desk: Desk, tab: gr.Tab) -> Any:
     """The drop zone and its report; returns the event after which the lists are to be read anew."""
     base = gr.Dropdown(
-        [*service.bases(), ALONE], value=next(iter(service.bases()), ALONE), label="Check against",
+        [*desk.bases(), ALONE], value=desk.bases()[0][1], label="Check against",
         info="the base model that you want to use it with", allow_custom_value=True, elem_id="import-base",
     )  # fmt: skip
     drop = gr.File(file_count="multiple", label="Adapter files (.safetensors)", height=150, elem_id="import-files")
     report = gr.HTML(elem_id="import-report")
+    tab.select(lambda: gr.update(choices=[*desk.bases(), ALONE]), None, base, **HIDDEN)
     return drop.upload(partial(_take_in, desk), [drop, base], [drop, report], **HIDDEN)
 
 
 def build_merge(desk: Desk, tab: gr.Tab, file: gr.DownloadButton) -> None:
     """A base, adapters with their scales, and the model made of them behind the hidden button ``file``."""
     gr.HTML(markup.note(["A base model with adapters folded into its weights, as a zipped diffusers folder."]))
-    base = gr.Dropdown(service.bases(), label="Base model", allow_custom_value=True, elem_id="merge-base")
+    base = gr.Dropdown(desk.bases(), label="Base model", allow_custom_value=True, elem_id="merge-base")
     rows, scales = [], []
     for number in range(1, ROWS + 1):
         with gr.Row(elem_classes="adapter"):
@@ -47,6 +48,7 @@ def build_merge(desk: Desk, tab: gr.Tab, file: gr.DownloadButton) -> None:
     dtype = gr.Radio(["fp16", "fp32"], value="fp16", label="Numbers", info="fp16 is half the size")
     button = gr.Button("Merge and download", variant="primary", elem_id="merge-button")
     status = gr.HTML(elem_id="merge-status")
+    tab.select(desk.offer, None, base, **HIDDEN)
     tab.select(partial(_choices, desk), None, rows, **HIDDEN)
     rows[0].select(partial(_base_of, desk), rows[0], base, **HIDDEN)
     button.click(partial(_merged, desk), [base, dtype, *rows, *scales], [file, status], **HIDDEN).success(

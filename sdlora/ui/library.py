@@ -96,7 +96,7 @@ def build(desk: Desk, tab: gr.Tab, tabs: gr.Tabs) -> LibraryTab:
         with gr.Tab("Runs"):
             runs = _clickable("library-runs")
         with gr.Tab("Import"):
-            taken = intake.build_import(desk)
+            taken = intake.build_import(desk, tab)
         with gr.Tab("Merge"):
             intake.build_merge(desk, tab, file)
         with gr.Tab("Trash"):

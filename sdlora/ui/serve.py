@@ -169,7 +169,8 @@ def _app(door: Door) -> Any:
 
 def serve(plan: Plan) -> None:
     """Serve the page until SIGINT or SIGTERM. A training that runs then goes on, and the next start finds it."""
-    os.environ.update(SETTINGS, GRADIO_TEMP_DIR=str(plan.data_dir / "cache" / "page"))
+    folders = {"GRADIO_TEMP_DIR": str(plan.data_dir / "cache" / "page"), "SDLORA_DATA_DIR": str(plan.data_dir)}
+    os.environ.update(SETTINGS, **folders)
     from sdlora.ui.desk import Desk
     from sdlora.ui.page import CSS, HEAD, build, theme
 

@@ -33,7 +33,7 @@ def build(desk: Desk, demo: gr.Blocks, pictures: Pictures) -> Train:
     """Lay the tab out and wire it; ``page`` brings ``Train.live`` up to date."""
     with gr.Row():
         with gr.Column(scale=2, min_width=300):
-            form = train_form.build()
+            form = train_form.build(desk)
         with gr.Column(scale=3, min_width=320):
             shown = live.build(desk)
     train_form.wire(desk, demo, form, pictures)

@@ -47,12 +47,11 @@ class Form:
         return [self.summary, self.marks, self.reset, self.measure, self.timer]
 
 
-def build() -> Form:
+def build(desk: Desk) -> Form:
     """Lay the form out; ``wire`` brings it to life."""
-    bases = service.bases()
     base = gr.Dropdown(
-        bases or ["pocket"], value="pocket", label="Base model", allow_custom_value=True, elem_id="train-base",
-        info="pocket, a diffusers folder, a .safetensors file, or a hub id",
+        desk.bases(), value="pocket", label="Base model", allow_custom_value=True, elem_id="train-base",
+        info="One of the list, a diffusers folder, a .safetensors file, or a hub id",
     )  # fmt: skip
     quality = gr.Radio(list(recipe.QUALITY), value="Balanced", label="Quality")
     prompts = [gr.Textbox("", label=f"Preview {n}", info="Drawn while it trains" if n == 1 else None) for n in (1, 2)]
@@ -90,6 +89,7 @@ def wire(desk: Desk, demo: gr.Blocks, form: Form, pictures: Pictures) -> None:
     gr.on(
         [demo.load, form.base.change, pictures.kind.change], _preset, [form.base, pictures.kind], form.advanced, **EVERY
     )
+    demo.load(desk.offer, None, form.base, **HIDDEN)
     chosen = [form.quality, *form.prompts, *form.advanced]
     values = [pictures.name, *about, *form.inputs]
     gr.on([*said, *(field.change for field in chosen)], partial(_changed, desk), values, form.told, **LAST)
@@ -103,7 +103,8 @@ def wire(desk: Desk, demo: gr.Blocks, form: Form, pictures: Pictures) -> None:
 def configure(desk: Desk, name: str, about: About, base: str, quality: str, *rest: Any) -> tuple[Project, TrainConfig]:
     """The project and the config of what is filled in: ``rest`` are the prompts and the fields of ``advanced``."""
     project = Project(desk.data_dir, name or "")
-    return project, recipe.configure(project, about, base or "", quality, rest[:2], fields.changed(rest[2:]))
+    base = service.settled(base or "", desk.data_dir)
+    return project, recipe.configure(project, about, base, quality, rest[:2], fields.changed(rest[2:]))
 
 
 def opened(config: TrainConfig) -> list[Any]:

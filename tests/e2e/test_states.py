@@ -178,3 +178,20 @@ def test_a_program_does_the_same(made, server, visit, idle):
     assert json.dumps(client.predict(api_name="/adapters")).count(run)
     assert load_file(client.predict(name=run, format="kohya", dtype="fp16", api_name="/export"))
     assert client.predict(run="", api_name="/stop")["state"] != "running"
+
+
+def test_a_model_put_into_the_models_folder_is_offered_to_who_opens_the_page_then(made, server, visit, idle, tiny_base):
+    place = shutil.copytree(tiny_base, server.data_dir / "models" / "mine")
+    visitor = visit(server.address)
+    visitor.tab("Train")
+    assert visitor.value("#train-base") == "pocket"
+    visitor.page.locator("#train-base input").first.click()
+    visitor.page.get_by_role("option", name="mine").click()
+    assert visitor.value("#train-base") == "mine"
+    visitor.page.locator("#advanced button").first.click()
+    visitor.fill("#set-train-steps", "4")
+    visitor.see("4 steps", "#train-summary")
+    visitor.click("#train-button")
+    visitor.see("Finished: 4 steps", "#run-status")
+    newest = max((server.data_dir / "runs").glob("*/config.toml"), key=lambda file: file.stat().st_mtime)
+    assert f'base = "{place}"' in newest.read_text()

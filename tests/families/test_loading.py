@@ -11,9 +11,12 @@ from huggingface_hub.utils import filter_repo_objects
 from sdlora.errors import FormatError, ModelError
 from sdlora.families import FAMILIES
 from sdlora.families.base import fingerprint
-from sdlora.families.loading import _hub_message, detect_file, detect_folder, load, locate, native_size
+from sdlora.families.detect import detect_file, detect_folder
+from sdlora.families.hub import refusal
+from sdlora.families.loading import load, locate, native_size
 from sdlora.families.settings import Model
 from sdlora.service import preset_for
+from tests.original import cache, write_header
 
 
 @pytest.fixture
@@ -139,14 +142,6 @@ SINGLE_FILES = {  # names and shapes as in the released checkpoints
 }  # fmt: skip
 
 
-def write_header(path, shapes):
-    """A safetensors file that is all header: its tensors have names and shapes, and no bytes."""
-    header = {name: {"dtype": "F16", "shape": shape, "data_offsets": [0, 0]} for name, shape in shapes.items()}
-    content = json.dumps({"__metadata__": {"format": "pt"}, **header}).encode()
-    path.write_bytes(len(content).to_bytes(8, "little") + content)
-    return path
-
-
 @pytest.mark.parametrize("family", SINGLE_FILES)
 def test_a_single_files_family_is_read_from_its_header(family, tmp_path):
     assert detect_file(write_header(tmp_path / "model.safetensors", SINGLE_FILES[family])) == family
@@ -166,21 +161,19 @@ def test_a_single_file_without_a_diffusion_model_is_refused(key, tmp_path):
         load(Model(base=str(path)))
 
 
-@pytest.mark.parametrize("error", [OSError, ValueError])
-def test_a_single_file_whose_configs_cannot_be_had_says_where_they_come_from(error, tmp_path, monkeypatch):
+TEXT = {"sdxl": ["conditioner.embedders.0.transformer.text_model.x"]}
+
+
+@pytest.fixture
+def described(monkeypatch):
+    """What single files are loaded with, where nothing is read of them but their headers."""
+    from sdlora.families import loading
+
     given = []
-
-    def fail(file, source, schedule):
-        given.append((file, source, schedule))
-        raise error("no connection\nand a long story")
-
-    monkeypatch.setattr(FAMILIES["sd1"], "load_single_file", fail)
-    path = write_header(tmp_path / "mine.safetensors", SINGLE_FILES["sd1"])
-    with pytest.raises(ModelError) as caught:
-        load(Model(base=str(path)))
-    assert given == [(path, str(path), {})]
-    assert str(caught.value).startswith(f"{path}: the tokenizer and the configs of a single file come from the hub")
-    assert str(caught.value).endswith("could not be had: no connection")
+    monkeypatch.setattr(loading, "tokenizers", lambda config, encoders, own: {})
+    for family in FAMILIES:
+        monkeypatch.setattr(FAMILIES[family], "load_single_file", lambda *all: given.append(all))
+    return given
 
 
 @pytest.mark.parametrize(
@@ -191,31 +184,13 @@ def test_a_single_file_whose_configs_cannot_be_had_says_where_they_come_from(err
         (("v_pred", "ztsnr"), {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True}),
     ],
 )
-def test_a_single_files_marks_tell_its_schedule_and_settings_go_before(marks, told, tmp_path, monkeypatch):
-    given = []
-    monkeypatch.setattr(FAMILIES["sdxl"], "load_single_file", lambda file, source, schedule: given.append(schedule))
-    path = write_header(tmp_path / "juggernaut.safetensors", SINGLE_FILES["sdxl"] | {mark: [0] for mark in marks})
+def test_a_single_files_marks_tell_its_schedule_and_settings_go_before(marks, told, tmp_path, described):
+    whole = SINGLE_FILES["sdxl"] | {name: [1] for name in (*TEXT["sdxl"], "first_stage_model.x")}
+    path = write_header(tmp_path / "juggernaut.safetensors", whole | {mark: [0] for mark in marks})
     load(Model(base=str(path)))
     load(Model(base=str(path), prediction_type="epsilon"))
-    assert given == [told, {**told, "prediction_type": "epsilon"}]
+    assert [schedule for *_, schedule in described] == [told, {**told, "prediction_type": "epsilon"}]
     assert (native_size(str(path)), preset_for(str(path), "style")) == (1024, "sdxl-style")
-
-
-def test_a_single_file_is_converted_in_float32_without_the_checker(tiny_base, tmp_path, monkeypatch):
-    from diffusers import StableDiffusionPipeline
-
-    given = []
-
-    def convert(*arguments, **options):
-        given.append((arguments, options))
-        return StableDiffusionPipeline.from_pretrained(tiny_base)
-
-    monkeypatch.setattr(StableDiffusionPipeline, "from_single_file", convert)
-    path = write_header(tmp_path / "mine.safetensors", SINGLE_FILES["sd1"])
-    family = load(Model(base=str(path)))
-    checker = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
-    assert given == [((str(path),), {"dtype": torch.float32, **checker})]
-    assert (family.source, family.fingerprint) == (str(path), load(Model(base=str(tiny_base))).fingerprint)
 
 
 CONFIGS = [
@@ -261,6 +236,17 @@ def test_a_hub_id_offline_and_not_cached_says_to_go_online_once(tmp_path, monkey
         load(Model(base="someone/model"))
 
 
+@pytest.mark.parametrize("revision", [None, "fp16-branch"])
+def test_a_hub_id_that_was_downloaded_loads_offline(revision, tiny_base, tmp_path, monkeypatch):
+    cache(tmp_path, "someone/model", tiny_base, revision or "main")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    family = load(Model(base="someone/model", revision=revision))
+    assert (family.source, family.fingerprint) == ("someone/model", load(Model(base=str(tiny_base))).fingerprint)
+    with pytest.raises(ModelError, match="HF_HUB_OFFLINE is set and nothing is cached"):
+        load(Model(base="someone/model", revision="another"))
+
+
 @pytest.mark.parametrize("values", [{"prediction_type": "sample"}, {"beta_schedule": "squaredcos_cap_v2"}])
 def test_a_schedule_that_would_be_trained_wrongly_is_refused(broken, values):
     edit(broken / "scheduler" / "scheduler_config.json", **values)
@@ -268,17 +254,97 @@ def test_a_schedule_that_would_be_trained_wrongly_is_refused(broken, values):
         load(Model(base=str(broken)))
 
 
-def test_the_hubs_answers_are_told_apart():
+def answers(monkeypatch, error):
+    """A hub whose answer to any request is ``error``."""
+
+    def download(*arguments, **options):
+        raise error
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+
+
+def refused(kind):
+    """An error of the hub's library as it arrives: behind another one."""
     from unittest.mock import Mock
 
+    error = OSError("something went wrong")
+    error.__cause__ = kind("no", response=Mock())
+    return error
+
+
+def test_the_hubs_answers_are_told_apart(monkeypatch):
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
-    def wrapped(kind):
-        error = OSError("something went wrong")
-        error.__cause__ = kind("no", response=Mock())
-        return _hub_message(Model(base="a/b", revision="r"), error)
+    said = {
+        "gated; accept its terms on the hub, then log in": refused(GatedRepoError),
+        "has no revision r of it; check model.revision": refused(RevisionNotFoundError),
+        "no such model .*check the spelling": refused(RepositoryNotFoundError),
+        "nothing is cached; go online once, or give a folder": OSError("timed out"),
+    }
+    for sentence, error in said.items():
+        answers(monkeypatch, error)
+        with pytest.raises(ModelError, match=f"^someone/model: .*{sentence}"):
+            load(Model(base="someone/model", revision="r"))
 
-    assert "gated" in wrapped(GatedRepoError)
-    assert "no revision r" in wrapped(RevisionNotFoundError)
-    assert "no such model" in wrapped(RepositoryNotFoundError)
-    assert "cannot be reached" in _hub_message(Model(base="a/b"), OSError("timed out"))
+
+def test_why_nothing_comes_from_the_hub_is_told(monkeypatch):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    assert "the hub cannot be reached" in refusal(ConnectionError("no route"))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    assert "HF_HUB_OFFLINE is set" in refusal(ConnectionError("no route"))
+    full = OSError(28, "No space left on device", "/cache/blob")
+    assert "cache cannot be used: " in refusal(full) and "No space left" in refusal(full)
+
+
+def test_a_hub_without_a_part_names_it(broken, monkeypatch):
+    shutil.rmtree(broken / "vae")
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: str(broken))
+    with pytest.raises(ModelError, match=r"^someone/model: the part vae is missing"):
+        load(Model(base="someone/model"))
+
+
+def test_a_variant_that_a_hub_has_not_is_named(broken, monkeypatch):
+    for weights in broken.glob("*/*.safetensors"):
+        weights.unlink()  # Only weights of the variant are fetched.
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: str(broken))
+    with pytest.raises(ModelError, match=r"the part unet has no fp16 \.safetensors weights; leave model\.variant out"):
+        load(Model(base="someone/model", variant="fp16"))
+
+
+def test_a_folders_variant_is_loaded_and_one_that_it_has_not_is_named(broken):
+    with pytest.raises(ModelError, match=r"has no fp16 weights; leave model\.variant out"):
+        load(Model(base=str(broken), variant="fp16"))
+    for weights in broken.glob("*/*.safetensors"):
+        weights.rename(weights.with_suffix(".fp16.safetensors"))
+    assert load(Model(base=str(broken), variant="fp16")).name == "sd1"
+
+
+def test_shards_of_a_variant_are_fetched_and_of_none_are_not(broken, monkeypatch):
+    asked = []
+
+    def download(*arguments, **options):
+        asked.append({name: options[name] for name in ("allow_patterns", "ignore_patterns")})
+        raise OSError("enough")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    files = [f"unet/diffusion_pytorch_model{kind}-00001-of-00002.safetensors" for kind in ("", ".fp16")]
+    for variant, kept in (("fp16", files[1:]), (None, files[:1])):
+        with pytest.raises(ModelError):
+            load(Model(base="someone/model", variant=variant))
+        assert [*filter_repo_objects(files, **asked[-1])] == kept
+
+
+@pytest.mark.parametrize(
+    ("base", "size"),
+    [
+        ("stable-diffusion-v1-5/stable-diffusion-v1-5", 512),
+        ("stabilityai/stable-diffusion-2-1-base", 512),
+        ("stabilityai/stable-diffusion-2-base", 512),
+        ("stabilityai/stable-diffusion-2-1", 768),
+        ("stabilityai/stable-diffusion-2", 768),
+        ("someone/anime-768-v", 768),
+        ("stabilityai/stable-diffusion-xl-base-1.0", 1024),
+    ],
+)
+def test_a_hub_ids_native_size_is_told_by_its_name(base, size):
+    assert native_size(base) == size

@@ -1,5 +1,7 @@
 """What the tab Create does with its fields, without a browser and without drawing."""
 
+import shutil
+
 import gradio as gr
 import pytest
 
@@ -161,3 +163,16 @@ def test_a_picture_goes_to_the_trash_and_comes_back(desk):
     said, _, undo, _, gallery, _ = results._undo(desk, gone, 24)
     assert "is back" in said and not undo["visible"] and len(gallery["value"]) == 1
     assert results._reuse(desk, "2026-1.png")[1:] == [gr.skip()] * inputs.FILLED
+
+
+def test_a_name_of_the_models_folder_is_offered_drawn_with_and_found_again(desk, tiny_base, monkeypatch):
+    monkeypatch.delenv("SDLORA_MODELS", raising=False)
+    assert [name for name, _ in desk.bases()] == ["pocket"]
+    place = desk.data_dir / "models" / "mine"
+    shutil.copytree(tiny_base, place)
+    assert desk.offer()["choices"] == [("pocket", "pocket"), ("mine", str(place))]
+    assert "value" not in desk.offer()
+    create._create(desk, *values(base="mine"))
+    create._create(desk, *values(base=str(place)))
+    assert [request.base for request in desk.sent] == [str(place)] * 2
+    assert inputs.base_called(desk, Recalled(model="mine")) == str(place)

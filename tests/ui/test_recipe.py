@@ -11,6 +11,7 @@ from sdlora.errors import SdloraError
 from sdlora.service import Estimate
 from sdlora.training.estimate import Measured
 from sdlora.ui import fields, train_form
+from sdlora.ui.desk import Desk
 from sdlora.ui.recipe import DECIDED, QUALITY, configure, expectation, preset, preview_prompts, suggestion, summary
 
 STYLE, SUBJECT = About("style", "zwx"), About("subject", "zwx", "fox")
@@ -92,7 +93,7 @@ def filled(**values):
 def test_the_form_has_every_setting_but_paths_and_what_the_main_controls_decide():
     shown = {setting.name for setting in fields.advanced()}
     left_out = {setting.name for setting in all_settings()} - shown
-    assert left_out == fields.MAIN | {"prior.folder", "adapter.init"}
+    assert left_out == fields.MAIN | {"model.tokenizer", "prior.folder", "adapter.init"}
     assert sum(map(len, fields.by_section().values())) == len(shown)
 
 
@@ -131,9 +132,11 @@ def test_what_a_run_will_take_is_said_with_how_that_is_known():
     assert said == "about 1:40 min · about 1.2 GB, measured: 0.25 s a step of 64 x 64 on cpu"
 
 
-def test_the_prompts_of_a_new_form_are_empty_text_that_suggestions_fill():
+def test_the_prompts_of_a_new_form_are_empty_text_that_suggestions_fill(tmp_path):
+    desk = Desk(tmp_path)
     with gr.Blocks():
-        assert [prompt.value for prompt in train_form.build().prompts] == ["", ""]
+        assert [prompt.value for prompt in train_form.build(desk).prompts] == ["", ""]
+    desk.close()
 
 
 def test_suggested_prompts_follow_the_words_and_those_of_a_person_are_not_touched():

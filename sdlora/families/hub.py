@@ -1,0 +1,42 @@
+"""Files of the hub, downloaded or cached, and what its refusals mean."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from sdlora.errors import ModelError, first_line
+from sdlora.families.settings import Model
+
+
+def fetch(model: Model, wanted: Sequence[str], unwanted: Sequence[str] = ()) -> Path:
+    """The folder with those files of the hub's repository ``model.base`` that patterns ask for. Raises ModelError."""
+    from huggingface_hub import snapshot_download
+
+    try:
+        folder = snapshot_download(
+            model.base, revision=model.revision, allow_patterns=[*wanted], ignore_patterns=[*unwanted]
+        )
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{model.base}: {refusal(error, model.revision)}") from error
+    return Path(folder)
+
+
+def refusal(error: BaseException, revision: str | None = None) -> str:
+    """What went wrong and what to do, from the first cause of ``error`` that the hub's library names."""
+    from huggingface_hub import constants
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+
+    known = {  # Gated before unknown: the one is a kind of the other.
+        GatedRepoError: "is gated; accept its terms on the hub, then log in with `hf auth login`",
+        RevisionNotFoundError: f"the hub has no revision {revision} of it; check model.revision",
+        RepositoryNotFoundError: "the hub has no such model (or it is private); check the spelling",
+    }
+    link: BaseException | None = error
+    while link is not None:
+        for kind, message in known.items():
+            if isinstance(link, kind):
+                return message
+        link = link.__cause__ or link.__context__
+    if isinstance(error, OSError) and error.filename:
+        return f"the hub's cache cannot be used: {first_line(error)}; set HF_HOME to a folder with room"
+    offline = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else "the hub cannot be reached"
+    return f"{offline} and nothing is cached; go online once, or give a folder"
