@@ -13,7 +13,25 @@ from sdlora.ui import create, inputs, markup
 from sdlora.ui.desk import Desk
 from tests.generation.test_studio import adapter
 
-FIELDS = ["a house", "", 1, 7, "pocket", "DPM++ 2M", "Automatic", 2, 7.0, 1, 0, 0]
+FIELDS = [
+    "a house",
+    "",
+    1,
+    7,
+    "pocket",
+    "DPM++ 2M",
+    "Automatic",
+    2,
+    7.0,
+    1,
+    0,
+    0,
+    "auto",
+    "auto",
+    "auto",
+    "none",
+    "sdpa",
+]
 ROWS = [*[""] * inputs.ROWS, *[1.0] * inputs.ROWS]
 
 

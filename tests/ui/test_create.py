@@ -42,7 +42,8 @@ def values(*rows, prompt="a house", base="pocket", **changed):
     """What the fields hold, in the order of ``Inputs.values``."""
     start = {
         "negative": "", "count": 1, "seed": -1, "base": base, "sampler": "DPM++ 2M", "schedule": "Karras", "steps": 25,
-        "cfg": 7.0, "clip_skip": 2, "width": 0, "height": 64,
+        "cfg": 7.0, "clip_skip": 2, "width": 0, "height": 64, "prediction_type": "auto", "zero_terminal_snr": "auto",
+        "vae_tiling": "auto", "offload": "none", "attention": "sdpa",
     }  # fmt: skip
     empty = [("", 1.0)] * (inputs.ROWS - len(rows))
     names, scales = zip(*rows, *empty, strict=True)
@@ -112,11 +113,13 @@ def fields(desk, recalled):
         "clip_skip",
         "width",
         "height",
+        "prediction_type",
+        "zero_terminal_snr",
     ]
     filled = inputs.fill(desk, recalled)
     assert len(filled) == inputs.FILLED
     plain = [value.get("value") if isinstance(value, dict) else value for value in filled]
-    return dict(zip(names, plain, strict=False)), plain[12 + 8 : 12 + 16], plain[12 + 16 :], filled[12 : 12 + 8]
+    return dict(zip(names, plain, strict=False)), plain[14 + 8 : 14 + 16], plain[14 + 16 :], filled[14 : 14 + 8]
 
 
 def test_a_text_fills_the_fields_and_the_rows(desk):
