@@ -195,6 +195,7 @@ def _merge_arguments(parser: Parser) -> None:
     )
     add("--dtype", default="fp16", choices=("fp16", "fp32"), help="default: fp16")
     add("--output", type=Path, required=True, metavar="FOLDER-or-FILE.zip")
+    _data_dir(parser)
 
 
 def _overrides(parsed: argparse.Namespace) -> dict[str, Any]:
