@@ -54,9 +54,10 @@ def run(parsed: argparse.Namespace) -> int:
     request, subject, found = _asked(parsed)
     grid, _ = service.plan_comparison(request, [_wish(text) for text in (parsed.x, parsed.y, parsed.z)], subject, found)
     locate(grid.base)  # What cannot be had is told before anything is waited for.
+    engine = flags.engine(parsed)
     terminal = Terminal(grid.base)
     with service.holding(parsed.device, parsed.data_dir, terminal.say), noted(terminal.note):
-        studio = Studio(request.model, device=parsed.device, engine=flags.engine(parsed))
+        studio = Studio(request.model, device=parsed.device, engine=engine)
         for name, path in grid.adapters.items():
             studio.add_adapter(name, path, 0.0)
         folder = compare.lay_out(grid, unused(output.with_suffix("")))

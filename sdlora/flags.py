@@ -55,7 +55,11 @@ def model(parsed: argparse.Namespace, base: str, adapters: Iterable[Path]) -> "M
 
 
 def engine(parsed: argparse.Namespace) -> "Engine":
-    """How to draw, as the flags say."""
+    """How to draw, as the flags say. Raises ConfigError for what cannot be done on this machine, DeviceError."""
+    from sdlora.generation.device import choose_device
+    from sdlora.generation.engine import require_able
     from sdlora.generation.settings import Engine
 
-    return Engine.model_validate({name: getattr(parsed, name) for name in Engine.model_fields})
+    asked = Engine.model_validate({name: getattr(parsed, name) for name in Engine.model_fields})
+    require_able(asked, choose_device(parsed.device))
+    return asked

@@ -57,6 +57,22 @@ def test_the_fields_become_a_request(desk):
     assert (request.sampler, request.clip_skip, request.width, request.height) == ("DPM++ 2M Karras", 2, None, 64)
 
 
+def test_what_is_said_of_the_base_and_how_to_compute_go_with_the_request(desk):
+    create._create(desk, *values(("cat", 1.0)))
+    said = {"prediction_type": "v_prediction", "zero_terminal_snr": "on"}
+    create._create(desk, *values(("cat", 1.0), **said, vae_tiling="on", offload="model"))
+    plain, request = desk.sent
+    assert (plain.base_settings, plain.engine) == ({}, {})
+    assert (request.base_settings, request.engine) == (said, {"vae_tiling": "on", "offload": "model"})
+    assert request.adapters == plain.adapters
+
+
+def test_another_base_takes_along_nothing_that_was_said_of_the_one_before(desk):
+    assert inputs._base_of(desk, "wide", "pocket") == ["/w", "auto", "auto"]
+    assert inputs._base_of(desk, "cat", "pocket") == [gr.skip()] * 3
+    assert inputs._base_of(desk, "", "pocket") == [gr.skip()] * 3
+
+
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
@@ -129,6 +145,9 @@ def test_a_text_fills_the_fields_and_the_rows(desk):
     assert (filled["sampler"], filled["schedule"], filled["clip_skip"]) == ("Euler", "Karras", 1)
     assert (names[:3], scales[:3]) == (["glass", "cat", ""], [0.75, -1.0, 1.0])
     assert [row["visible"] for row in rows] == [True, True, *[False] * 6]
+    assert (filled["prediction_type"], filled["zero_terminal_snr"]) == ("auto", "auto")
+    filled, *_ = fields(desk, recall(f"{text}, Prediction type: v_prediction, Zero terminal SNR: off", ["cat"]))
+    assert (filled["prediction_type"], filled["zero_terminal_snr"]) == ("v_prediction", "off")
 
 
 def test_more_adapters_than_rows_stay_in_the_prompt(desk):
