@@ -117,7 +117,6 @@ def _advanced() -> dict[str, Any]:
             service.bases() or [START.base], value=START.base, label="Base model", allow_custom_value=True,
             info="An adapter that is chosen brings its own", elem_id="create-base",
         )  # fmt: skip
-        said = said_of_base("create")
         sampler, schedule = split(START.sampler)
         with gr.Row():
             samplers = gr.Dropdown(list(SAMPLERS), value=sampler, label="Sampler", min_width=140, elem_id="sampler")
@@ -131,7 +130,7 @@ def _advanced() -> dict[str, Any]:
                 gr.Number(0, label=name, info="0: the model's own", precision=0, minimum=0, min_width=120)
                 for name in ("Width", "Height")
             ]
-        engine = _engine()
+        said, engine = said_of_base("create"), _engine()
     return {
         "base": base, "sampler": samplers, "schedule": schedules, "steps": steps, "cfg": cfg, "clip_skip": clip_skip,
         "sizes": sizes, "said": said, "engine": engine,
@@ -144,8 +143,9 @@ def said_of_base(place: str) -> list[gr.Dropdown]:
     with gr.Row():
         return [
             gr.Dropdown(
-                [("as the adapter's run has it, or the base", "auto"), *options(known[name])[1:]], value="auto",
-                label=label, info=known[name].help, min_width=160, elem_id=f"{place}-{name.replace('_', '-')}",
+                list(options(known[name])), value="auto", label=label, min_width=160,
+                info=f"{known[name].help.replace(' (`auto`)', '')} `auto`: as the adapter's run has it, or the base.",
+                elem_id=f"{place}-{name.replace('_', '-')}",
             )
             for name, label in SAID_OF_BASE.items()
         ]  # fmt: skip
