@@ -58,6 +58,12 @@ class Machine:
                 self._stay()
         self.engine = engine
 
+    @property
+    def relief(self) -> str:
+        """What else than a smaller size would need less memory, to end a sentence with."""
+        more = self.engine.offload == "none" and self.device.type != "cpu"
+        return ", or offload = model" if more else ""
+
     @contextmanager
     def at_work(self, width: int, height: int) -> Iterator[None]:
         """While pictures of ``width`` x ``height`` pixels are made: tiles where they are needed; then all parts rest.

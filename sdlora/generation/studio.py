@@ -243,7 +243,8 @@ class Studio:
                 recipe, batch = drawings[together[0]].recipe, len(together) // 2
                 if not batch:
                     size = f"{recipe.width}x{recipe.height}"
-                    raise OutOfMemoryError(f"too little memory for a picture of {size}; take a smaller size") from None
+                    remedy = f"take a smaller size{self.machine.relief}"
+                    raise OutOfMemoryError(f"too little memory for a picture of {size}; {remedy}") from None
                 continue
             done += steps
             for image, places in zip(images, map(todo.pop, together), strict=True):

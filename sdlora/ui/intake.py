@@ -51,7 +51,8 @@ def build_merge(desk: Desk, tab: gr.Tab, file: gr.DownloadButton) -> None:
     button = gr.Button("Merge and download", variant="primary", elem_id="merge-button")
     status = gr.HTML(elem_id="merge-status")
     tab.select(partial(_choices, desk), None, rows, **HIDDEN)
-    rows[0].select(partial(_base_of, desk), rows[0], base, **HIDDEN)
+    rows[0].select(partial(_base_of, desk), [rows[0], base], [base, *said], **HIDDEN)
+    base.select(lambda: ["auto"] * len(said), None, said, **HIDDEN)
     button.click(partial(_merged, desk), [base, dtype, *said, *rows, *scales], [file, status], **HIDDEN).success(
         None, js=SAVE_FILE, **PRIVATE
     )
@@ -79,10 +80,11 @@ def _choices(desk: Desk) -> list[Any]:
     return [gr.update(choices=[("none", ""), *((name, name) for name in names)]) for _ in range(ROWS)]
 
 
-def _base_of(desk: Desk, name: str) -> Any:
-    """An adapter brings the base that it was trained on."""
+def _base_of(desk: Desk, name: str, before: str) -> list[Any]:
+    """An adapter brings the base that it was trained on; what was said of another base is no more."""
     entries: dict[str, Entry] = {entry.name: entry for entry in desk.library.adapters()}
-    return entries[name].base or gr.skip() if name in entries else gr.skip()
+    base = entries[name].base if name in entries else ""
+    return [base, *["auto"] * len(SAID_OF_BASE)] if base and base != before else [gr.skip()] * (1 + len(SAID_OF_BASE))
 
 
 def _merged(desk: Desk, base: str, dtype: str, *values: Any) -> Iterator[list[Any]]:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from sdlora.errors import ConfigError
+from sdlora.errors import ConfigError, OutOfMemoryError
 from sdlora.generation import engine as engines
 from sdlora.generation import memory
 from sdlora.generation.engine import Machine, require_able
@@ -83,6 +83,20 @@ def test_xformers_is_refused_elsewhere_than_on_cuda(monkeypatch):
     with pytest.raises(ConfigError, match=r"works on CUDA alone, and this is cpu"):
         require_able(XFORMERS, CPU)
     require_able(XFORMERS, CARD)
+
+
+def test_where_memory_runs_out_offloading_is_named_only_where_it_can_help(loaded, monkeypatch):
+    def fail(*_):
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr("sdlora.generation.studio.draw", fail)
+    studio, said = Studio.over(loaded), []
+    for device in (CPU, torch.device("mps")):
+        studio.machine.device = device
+        with pytest.raises(OutOfMemoryError) as error:
+            drawn(None, studio=studio)
+        said.append(str(error.value).partition("; ")[2])
+    assert said == ["take a smaller size", "take a smaller size, or offload = model"]
 
 
 @pytest.fixture

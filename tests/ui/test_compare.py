@@ -93,9 +93,10 @@ def test_an_adapter_brings_what_its_run_says_of_their_base(configure, tmp_path):
     assert desk.mixed(asked, [("fast", 1.0)]).base_settings == {**said, "variant": "fp16", "zero_terminal_snr": "off"}
     assert desk.mixed(Request("a", base=base), []).base_settings == {}
     assert desk.mixed(Request("a", base="pocket"), [("fast", 1.0)]).base_settings == {}
+    create.draw_with(desk, "fast", "a red car")
     panel._best(desk, "fast")
     panel._begin(desk, "fast", "scale", "", "", "0, 1", "", "", *FIELDS, *ROWS)
-    assert [request.model for request in desk.creator.requests] == [config.model] * 2
+    assert [request.model for request in desk.creator.requests] == [config.model] * 3
 
 
 @pytest.mark.parametrize(
