@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser(arguments: Sequence[str]) -> tuple[Parser, dict[str, Parser]]:
-    from sdlora import __version__, comparing
+    from sdlora import __version__, comparing, flags
 
     parser = Parser(prog="sdlora", description="Train, mix and export LoRA adapters for Stable Diffusion.")
     parser.add_argument("--version", action="version", version=f"sdlora {__version__}")
@@ -99,6 +99,9 @@ def _parser(arguments: Sequence[str]) -> tuple[Parser, dict[str, Parser]]:
     check_parser.add_argument(
         "--base", default="pocket", help="the base that they are meant for (default: %(default)s)"
     )
+    for name in arguments[:1]:  # Only of the command that runs: declarations take a moment to import.
+        if name in commands:
+            flags.declare(commands[name], name)
     return parser, commands
 
 
@@ -174,7 +177,7 @@ def _generate_arguments(parser: Parser) -> None:
     help = "how many pictures, with seeds N, N + 1, ... (default: %(default)s)"
     add("--count", type=int, default=start.count, metavar="N", help=help)
     add("--sampler", default=start.sampler, metavar="NAME", help="by its A1111 name (default: %(default)s)")
-    help = "read the text encoder's Nth layer from the end, as A1111 counts (default: %(default)s)"
+    help = "the Nth layer of text, back from the one that the base was trained with (default: %(default)s)"
     add("--clip-skip", type=int, default=start.clip_skip, metavar="N", help=help)
     add("--device", default="auto", help="auto, cpu, cuda, mps (default: auto)")
     add("--output", type=Path, required=True, metavar="FILE.png", help="further pictures get -2, -3, ...")
@@ -195,6 +198,7 @@ def _merge_arguments(parser: Parser) -> None:
     )
     add("--dtype", default="fp16", choices=("fp16", "fp32"), help="default: fp16")
     add("--output", type=Path, required=True, metavar="FOLDER-or-FILE.zip")
+    _data_dir(parser)
 
 
 def _overrides(parsed: argparse.Namespace) -> dict[str, Any]:
@@ -282,10 +286,11 @@ def models(parsed: argparse.Namespace) -> int:
 
 
 def generate(parsed: argparse.Namespace) -> int:
-    from sdlora import service
+    from sdlora import flags, service
     from sdlora.families.loading import locate
     from sdlora.generation.images import check_output, save
     from sdlora.generation.studio import Studio
+    from sdlora.notes import noted
     from sdlora.terminal import Terminal
 
     output = check_output(parsed.output)
@@ -294,9 +299,10 @@ def generate(parsed: argparse.Namespace) -> int:
     ]
     base = service.settled(parsed.base, parsed.data_dir)
     locate(base)  # What cannot be had is told before anything is waited for.
+    model, engine = flags.model(parsed, base, (path for path, _ in adapters)), flags.engine(parsed)
     terminal = Terminal(parsed.base)
-    with service.holding(parsed.device, parsed.data_dir, terminal.say):
-        studio = Studio(base, device=parsed.device)
+    with service.holding(parsed.device, parsed.data_dir, terminal.say), noted(terminal.note):
+        studio = Studio(model, device=parsed.device, engine=engine)
         for path, scale in adapters:
             name, taken = service.adapter_name(path), len(studio.adapters) + 1
             studio.add_adapter(f"{name}-{taken}" if name in studio.adapters else name, path, scale)
@@ -366,12 +372,17 @@ def inspect(parsed: argparse.Namespace) -> int:
 
 
 def merge(parsed: argparse.Namespace) -> int:
-    from sdlora import service
+    from sdlora import flags, service
     from sdlora.generation.merge import merge as fold
+    from sdlora.notes import noted
+    from sdlora.terminal import Terminal
 
     named = [(service.adapter_of(source, parsed.data_dir), scale) for source, scale in map(split_scale, parsed.adapter)]
     adapters = [(service.adapter_name(path), path, scale) for path, scale in named]
-    print(fold(parsed.base, adapters, parsed.output, parsed.dtype, lambda phase: print(phase, file=sys.stderr)))
+    base, terminal = service.settled(parsed.base, parsed.data_dir), Terminal(parsed.base)
+    model = flags.model(parsed, base, (path for path, _ in named))
+    with noted(terminal.note):
+        print(fold(model, adapters, parsed.output, parsed.dtype, terminal.say))
     return 0
 
 

@@ -28,7 +28,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--seed", type=int, default=start.seed, metavar="N", help="the same for all; -1 draws one (default: -1)")
     add("--steps", type=int, default=start.steps, metavar="N", help="sampling steps (default: %(default)s)")
     add("--cfg", type=float, default=start.cfg, metavar="F", help="guidance scale (default: %(default)s)")
-    add("--clip-skip", type=int, default=start.clip_skip, metavar="N", help="default: %(default)s")
+    help = "the Nth layer of text, back from the one that the base was trained with (default: %(default)s)"
+    add("--clip-skip", type=int, default=start.clip_skip, metavar="N", help=help)
     add("--width", type=int, metavar="W", help="default: the base model's own size")
     add("--height", type=int, metavar="H", help="default: the base model's own size")
     add("--sampler", default=start.sampler, metavar="NAME", help="by its A1111 name (default: %(default)s)")
@@ -40,21 +41,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(parsed: argparse.Namespace) -> int:
     """Draw the grid and print the sheet's path."""
-    from sdlora import service
+    from sdlora import flags, service
     from sdlora.families.loading import locate
     from sdlora.files import unused
     from sdlora.generation import compare
     from sdlora.generation.images import check_output
     from sdlora.generation.studio import Studio
+    from sdlora.notes import noted
     from sdlora.terminal import Terminal
 
     output = unused(check_output(parsed.output))
     request, subject, found = _asked(parsed)
     grid, _ = service.plan_comparison(request, [_wish(text) for text in (parsed.x, parsed.y, parsed.z)], subject, found)
     locate(grid.base)  # What cannot be had is told before anything is waited for.
+    engine = flags.engine(parsed)
     terminal = Terminal(grid.base)
-    with service.holding(parsed.device, parsed.data_dir, terminal.say):
-        studio = Studio(grid.base, device=parsed.device)
+    with service.holding(parsed.device, parsed.data_dir, terminal.say), noted(terminal.note):
+        studio = Studio(request.model, device=parsed.device, engine=engine)
         for name, path in grid.adapters.items():
             studio.add_adapter(name, path, 0.0)
         folder = compare.lay_out(grid, unused(output.with_suffix("")))
@@ -67,7 +70,7 @@ def run(parsed: argparse.Namespace) -> int:
 
 def _asked(parsed: argparse.Namespace) -> "tuple[Request, str, Run | None]":
     """What to draw, the name of the adapter that is compared, and its run, if it has one."""
-    from sdlora import service
+    from sdlora import flags, service
 
     path = service.adapter_of(parsed.source, parsed.data_dir)
     try:
@@ -80,6 +83,7 @@ def _asked(parsed: argparse.Namespace) -> "tuple[Request, str, Run | None]":
     request = Request(
         parsed.prompt or next(iter(prompts), ""), parsed.negative, parsed.seed, parsed.steps, parsed.cfg, parsed.width,
         parsed.height, 1, parsed.sampler, base, (Mixed(name, str(path), parsed.scale),), parsed.clip_skip,
+        base_settings=flags.base_settings(parsed, base, [path]),
     )  # fmt: skip
     return request, name, found
 

@@ -40,6 +40,7 @@ from sdlora.runs.folder import FOREVER, Run, device_lock, hold
 from sdlora.runs.launch import Training, launch
 from sdlora.runs.library import SUFFIX, saved
 from sdlora.runs.library import Library as Library
+from sdlora.runs.library import said_of_base as said_of_base
 from sdlora.runs.queue import TrainingQueue as TrainingQueue
 from sdlora.training.output import CONFIG
 
@@ -355,11 +356,13 @@ def merged(
 ) -> Path:
     """``base`` with ``adapters`` (run, name or file, and scale) folded in: a new diffusers folder, or a zip of one.
 
-    In a process of its own, as it needs torch; ``on_phase`` is told what that does. Raises ConfigError for an adapter
+    In a process of its own, as it needs torch; ``on_phase`` is told what that does. What is said of the base is as the
+    adapters' runs have it. Raises ConfigError for an adapter
     that there is not, FileError with the process's words for whatever else is wrong.
     """
     output = as_path(output)
     files = [(adapter_name(path), path, scale) for path, scale in ((adapter_of(n, data_dir), s) for n, s in adapters)]
-    for phase in merging(base, files, output, dtype):
+    said = said_of_base((path for _, path, _ in files), base)
+    for phase in merging(base, files, output, dtype, said, on_phase):
         on_phase(phase)
     return output

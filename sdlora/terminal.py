@@ -42,7 +42,7 @@ class Terminal:
                 )
                 self.say(f"trains {event.modules} modules, {event.parameters:,} parameters ({event.share:.2%} of all)")
             case Notice():
-                self.say(f"note: {event.message}")
+                self.note(event.message)
             case Progress():
                 self._moving(f"{event.phase} {event.done}/{event.total}", event.done >= event.total)
             case StepDone():
@@ -74,6 +74,10 @@ class Terminal:
         """A line of its own."""
         self.close()
         print(text, file=self.out, flush=True)
+
+    def note(self, text: str) -> None:
+        """What is worth knowing and stops nothing."""
+        self.say(f"note: {text}")
 
     def _moving(self, text: str, final: bool) -> None:
         if self.live:

@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from torch import nn
 
 
+UNSAID = "_use_default_values"
+"""In a scheduler's config: diffusers' list of the entries that nobody has given."""
+
+
 class StableDiffusion(Family):
     """A loaded model over a diffusers pipeline's parts. Each family says which pipeline, and how its texts are read."""
 
@@ -34,7 +38,7 @@ class StableDiffusion(Family):
         self._tokenizers = {name: getattr(pipeline, name) for name in self.tokenizers}
         self.tokenizer = pipeline.tokenizer
         self._vae = pipeline.vae
-        self._scheduler_config = {**pipeline.scheduler.config, **(schedule or {})}
+        self._scheduler_config = _replaced(pipeline.scheduler.config, schedule or {})
         self.prediction_type = self._scheduler_config.get("prediction_type", "epsilon")
         _require_known_schedule(source, self._scheduler_config)
         if self._vae.config.get("latents_mean") is not None:
@@ -155,6 +159,15 @@ def _require_weights(source: str, part: str, module: "nn.Module") -> None:
             f"{source}: {len(bare)} tensors of the part {part} are missing, such as {bare[0]}; it was cut down, or "
             "is of another architecture"
         )
+
+
+def _replaced(config: Mapping[str, Any], schedule: Mapping[str, Any]) -> dict[str, Any]:
+    """A scheduler's ``config`` with the entries of ``schedule``.
+
+    Those are no longer among the entries that diffusers takes for unsaid, and would leave out in other schedulers.
+    """
+    unsaid = [name for name in config.get(UNSAID, ()) if name not in schedule]
+    return {**config, **schedule, UNSAID: unsaid}
 
 
 def _require_known_schedule(source: str, config: Mapping[str, Any]) -> None:

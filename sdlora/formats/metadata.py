@@ -112,7 +112,7 @@ def _training(p: Provenance) -> dict[str, str | None]:
         "ss_mixed_precision": p.mixed_precision,
         "ss_noise_offset": _text(p.noise_offset),
         "ss_min_snr_gamma": _text(p.min_snr_gamma),
-        "ss_zero_terminal_snr": "True" if p.zero_terminal_snr else None,
+        "ss_zero_terminal_snr": str(p.zero_terminal_snr),
         "ss_prior_loss_weight": _text(p.prior_weight),
         "ss_training_started_at": _text(p.started),
         "ss_training_finished_at": _text(p.finished),

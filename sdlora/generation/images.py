@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 NEGATIVE = "Negative prompt:"
 SETTING = re.compile(r'\s*(\w[\w \-/]+):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')
+SAID_OF_BASE: Mapping[str, str] = {"prediction_type": "Prediction type", "zero_terminal_snr": "Zero terminal SNR"}
+"""What may be said of a base where its own files do not tell: ``Model``'s settings, and their names in the text."""
 NEEDS_QUOTES = re.compile(r'[,:\n\r"]|^\s|\s$')
 
 

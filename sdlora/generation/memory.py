@@ -37,15 +37,27 @@ def held(device: torch.device) -> int:
     return int(psutil.Process().memory_info().rss)
 
 
-def needed(family: "Family", width: int, height: int, batch: int, guided: bool = True) -> int:
+def tile(family: "Family") -> int:
+    """The side in pixels of the largest picture that the VAE decodes as one tile."""
+    vae: Any = family.vae
+    return int(vae.tile_latent_min_size) * family.latent_factor
+
+
+def decoding(family: "Family", width: int, height: int) -> int:
+    """Bytes that decoding a picture of ``width`` x ``height`` pixels takes, or a tile of that size."""
+    vae: Any = family.vae
+    widths = vae.config.block_out_channels
+    return int(width * height * VAE_TENSORS * widths[min(1, len(widths) - 1)] * torch.float32.itemsize)
+
+
+def needed(family: "Family", width: int, height: int, batch: int, guided: bool = True, side: int | None = None) -> int:
     """Bytes that drawing ``batch`` pictures of ``width`` x ``height`` pixels at once takes beside the model itself.
 
-    The UNet sees every picture twice where it is ``guided``; pictures are decoded one by one.
+    The UNet sees every picture twice where it is ``guided``; pictures are decoded one by one, in tiles of at most
+    ``side`` pixels if that is given.
     """
     unet: Any = family.models["unet"]
-    vae: Any = family.vae
     latents = (width // family.latent_factor) * (height // family.latent_factor)
     predicting = latents * batch * (1 + guided) * UNET_TENSORS * unet.config.block_out_channels[0] * unet.dtype.itemsize
-    widths = vae.config.block_out_channels
-    decoding = width * height * VAE_TENSORS * widths[min(1, len(widths) - 1)] * torch.float32.itemsize
-    return max(predicting, decoding) + RESERVE
+    decoded = decoding(family, min(width, side or width), min(height, side or height))
+    return max(predicting, decoded) + RESERVE

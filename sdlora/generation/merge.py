@@ -1,7 +1,9 @@
 """A base with adapters folded into its weights, written as a diffusers folder that every tool loads as it is."""
 
+import inspect
 import json
 import tempfile
+import warnings
 import zipfile
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -11,11 +13,14 @@ from typing import TYPE_CHECKING, Any
 from sdlora.adapters import live
 from sdlora.adapters.base import Scale
 from sdlora.adapters.fused import fuse
+from sdlora.diffusion.schedule import ZERO_SNR
 from sdlora.errors import ConfigError, FileError
 from sdlora.families.loading import load
 from sdlora.families.settings import Model
 from sdlora.files import as_path, require_free_space, write_atomic
 from sdlora.formats.storage import DTYPES, read_adapter
+from sdlora.generation.agreement import disagreement
+from sdlora.generation.images import SAID_OF_BASE
 
 if TYPE_CHECKING:
     from sdlora.families.base import Family
@@ -29,15 +34,16 @@ NOTE = "merged.json"
 
 
 def merge(
-    base: str,
+    model: str | Model,
     adapters: Sequence[tuple[str, Path, Scale]],
     output: Path,
     dtype: str = "fp16",
     on_phase: OnPhase = str,
 ) -> Path:
-    """Write ``base`` with ``adapters`` (name, file, scale) folded in to ``output``: a new folder, or a ``.zip`` of one.
+    """Write a base with ``adapters`` (name, file, scale) folded in to ``output``: a new folder, or a ``.zip`` of one.
 
-    All sums are made in float32 on the CPU and rounded once, to ``dtype``. ``on_phase`` is told what is being done.
+    All sums are made in float32 on the CPU and rounded once, to ``dtype``. What ``model`` says of the base's schedule
+    is written too. ``on_phase`` is told what is being done. Warns of adapters that were trained with another schedule.
     Raises ConfigError for what is taken or chosen twice, ModelError, FormatError, MismatchError, FileError.
     """
     output = as_path(output)
@@ -47,15 +53,21 @@ def merge(
         raise ConfigError("choose at least one adapter to merge")
     if output.exists():
         raise ConfigError(f"{output}: exists already; choose another name, or move it away")
+    model = model if isinstance(model, Model) else Model(base=model)
+    said = {name: value for name in SAID_OF_BASE if (value := getattr(model, name)) != "auto"}
     on_phase("loading the base model")
-    family = load(Model(base=base))
+    family = load(model)
     for number, (name, path, _) in enumerate(adapters):
         on_phase(f"reading {name}")
-        live.load_state(family.models, read_adapter(path), str(number))
+        state = read_adapter(path)
+        live.load_state(family.models, state, str(number))
+        if odd := disagreement(name, state.metadata, family, said):
+            warnings.warn(odd, stacklevel=2)
     on_phase("folding the adapters in")
     with fuse(family.models, {str(number): scale for number, (_, _, scale) in enumerate(adapters)}):
         note = {
-            "base": Path(base).name,
+            "base": Path(model.base).name,
+            **said,
             "adapters": [{"name": name, "scale": scale} for name, _, scale in adapters],
             "dtype": dtype,
         }
@@ -84,13 +96,21 @@ def _write(family: "Family", note: dict[str, Any], output: Path, dtype: str, on_
 
 
 def _pipeline(family: "Family", dtype: str) -> Any:
-    """The whole pipeline in ``dtype``, with the base's own scheduler (or the usual one, if its kind is not told)."""
+    """The whole pipeline in ``dtype``, with the base's own scheduler (or the usual one, if its kind is not told).
+
+    Where the schedule ends in noise alone and that scheduler cannot begin there, it is DDIM's, as arXiv:2305.08891 has
+    it: each step taken from its end ("trailing").
+    """
     import diffusers
     import torch
 
-    config = family.scheduler_config
-    scheduler = getattr(diffusers, str(config.get("_class_name")), diffusers.PNDMScheduler)
-    return family.pipeline(scheduler.from_config(config)).to(dtype=getattr(torch, DTYPES[dtype]))
+    config, options = family.scheduler_config, {}
+    kind = getattr(diffusers, str(config.get("_class_name")), diffusers.PNDMScheduler)
+    if config.get(ZERO_SNR):
+        options = {"timestep_spacing": "trailing"}
+        if ZERO_SNR not in inspect.signature(kind.__init__).parameters:
+            kind = diffusers.DDIMScheduler
+    return family.pipeline(kind.from_config(config, **options)).to(dtype=getattr(torch, DTYPES[dtype]))
 
 
 def _bytes(family: "Family", dtype: str) -> int:

@@ -6,10 +6,12 @@ A1111's text is read with all its ages: schedule types within the sampler's name
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import get_args
 
 from sdlora.errors import ConfigError, FileError
+from sdlora.families.settings import Model
 from sdlora.generation import prompt as prompts
-from sdlora.generation.images import Parameters, embedded, parse_parameters
+from sdlora.generation.images import SAID_OF_BASE, Parameters, embedded, parse_parameters
 from sdlora.generation.samplers import canonical
 
 LIMITS: Mapping[str, tuple[int, int]] = {
@@ -22,7 +24,7 @@ LIMITS: Mapping[str, tuple[int, int]] = {
 }
 """The least and the most that is taken over; a browser's numbers are exact to 2 ** 53."""
 NUMBERS = {"Steps": "steps", "CFG scale": "cfg", "Seed": "seed", "Clip skip": "clip_skip"}
-READ = {*NUMBERS, "Sampler", "Schedule type", "Size", "Model"}
+READ = {*NUMBERS, *SAID_OF_BASE.values(), "Sampler", "Schedule type", "Size", "Model"}
 NO_MATTER = {"Model hash", "Lora hashes", "Version", "Hashes", "User", "Module 1", "Module 2"}
 """Settings that change nothing of a picture by themselves."""
 
@@ -43,6 +45,8 @@ class Recalled:
     numbers: Mapping[str, float] = field(default_factory=dict)
     """``steps``, ``cfg``, ``seed``, ``clip_skip``, ``width`` and ``height``, as far as given."""
     remarks: tuple[str, ...] = ()
+    base_settings: Mapping[str, str] = field(default_factory=dict)
+    """What was said of the base, by the names of ``Model``'s settings."""
 
 
 def recall_picture(path: Path, adapters: Collection[str]) -> Recalled:
@@ -70,10 +74,12 @@ def recall(text: str, adapters: Collection[str]) -> Recalled:
     prompt, scales = _adapters(read.prompt, adapters, remarks)
     sampler = _sampler(read, remarks)
     numbers = _numbers(read.settings, remarks)
+    said = _said(read.settings, remarks)
     rest = [name for name in read.settings if name not in READ | NO_MATTER]
     if rest:
         remarks.append(f"Not taken over, as there is no such field here: {', '.join(rest)}.")
-    return Recalled(prompt, read.negative, scales, sampler, read.settings.get("Model", ""), numbers, tuple(remarks))
+    model = read.settings.get("Model", "")
+    return Recalled(prompt, read.negative, scales, sampler, model, numbers, tuple(remarks), said)
 
 
 def _adapters(prompt: str, known: Collection[str], remarks: list[str]) -> tuple[str, dict[str, float]]:
@@ -109,6 +115,18 @@ def _sampler(read: Parameters, remarks: list[str]) -> str:
     if given:
         remarks.append(f"There is no sampler {given!r} here: the sampler stays as it is.")
     return ""
+
+
+def _said(settings: Mapping[str, str], remarks: list[str]) -> dict[str, str]:
+    """What was said of the base, as far as it can be taken over."""
+    said: dict[str, str] = {}
+    for name, key in SAID_OF_BASE.items():
+        choices = get_args(Model.model_fields[name].annotation)
+        if settings.get(key) in choices:
+            said[name] = settings[key]
+        elif key in settings:
+            remarks.append(f"{key} {settings[key][:40]!r} is unknown here: give {', '.join(choices)}; it stays auto.")
+    return said
 
 
 def _numbers(settings: Mapping[str, str], remarks: list[str]) -> dict[str, float]:

@@ -71,21 +71,35 @@ def split(name: str) -> tuple[str, str]:
     return name.removesuffix(f" {schedule}"), schedule
 
 
-def make_scheduler(name: str, config: Mapping[str, Any]) -> Any:
-    """The diffusers scheduler for sampler ``name``, with the betas and prediction type of a model's ``config``.
-
-    Raises ConfigError if the model's schedule ends in noise alone, and the sampler cannot begin there.
+def require_able(name: str, config: Mapping[str, Any]) -> None:
+    """Raises ConfigError if a model's schedule, by its ``config``, ends in noise alone and sampler ``name`` cannot
+    begin there.
     """
     import diffusers
 
     from sdlora.diffusion.schedule import ZERO_SNR
 
-    sampler, schedule = split(name)
+    sampler, _ = split(name)
+    if not config.get(ZERO_SNR):
+        return
     kinds = {name: getattr(diffusers, row.scheduler) for name, row in SAMPLERS.items()}
+    able = [name for name, kind in kinds.items() if ZERO_SNR in inspect.signature(kind.__init__).parameters]
+    if sampler not in able:
+        raise ConfigError(f"sampler {name!r}: cannot draw with a zero-terminal-SNR model; take {', '.join(able)}")
+
+
+def make_scheduler(name: str, config: Mapping[str, Any]) -> Any:
+    """The diffusers scheduler for sampler ``name``, with the betas and prediction type of a model's ``config``.
+
+    Raises what ``require_able`` does.
+    """
+    import diffusers
+
+    from sdlora.diffusion.schedule import ZERO_SNR
+
+    require_able(name, config)
+    sampler, schedule = split(name)
     options = {**SAMPLERS[sampler].options, **SCHEDULES.get(schedule, {})}
     if config.get(ZERO_SNR):
-        able = [name for name, kind in kinds.items() if ZERO_SNR in inspect.signature(kind.__init__).parameters]
-        if sampler not in able:
-            raise ConfigError(f"sampler {name!r}: cannot draw with a zero-terminal-SNR model; take {', '.join(able)}")
         options |= {"timestep_spacing": "trailing"}  # Others leave the first step out (arXiv:2305.08891, section 3.3).
-    return kinds[sampler].from_config(dict(config), **options)
+    return getattr(diffusers, SAMPLERS[sampler].scheduler).from_config(dict(config), **options)

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from sdlora.errors import NonFiniteError
+from sdlora.errors import ConfigError, NonFiniteError
 from sdlora.families.base import Conditioning, Family
 from sdlora.generation import attention
-from sdlora.generation.samplers import make_scheduler
+from sdlora.generation import prompt as prompts
+from sdlora.generation.samplers import canonical, make_scheduler, require_able
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -40,7 +41,37 @@ class Recipe:
     width: int
     height: int
     clip_skip: int = 1
-    """The text encoder's layer that is read, counted from the end: 1 is the last."""
+    """The layer of text that is read, counted back from the one that the base was trained with, which is 1."""
+
+    @classmethod
+    def checked(
+        cls,
+        family: Family,
+        negative: str,
+        steps: int,
+        cfg: float,
+        width: int | None,
+        height: int | None,
+        sampler: str,
+        clip_skip: int,
+    ) -> "Recipe":
+        """A recipe that ``family`` can follow; sizes are its own where None. Raises ConfigError, naming the value."""
+        if steps < 1:
+            raise ConfigError(f"steps = {steps}: give 1 or more")
+        if not 0 <= cfg <= 100:
+            raise ConfigError(f"cfg = {cfg}: give 0 to 100")
+        if not 1 <= clip_skip <= family.text_layers:
+            raise ConfigError(f"clip_skip = {clip_skip}: give 1 to {family.text_layers}, this model's text layers")
+        step = family.size_step
+        sizes = {"width": width or family.native_size, "height": height or family.native_size}
+        for name, size in sizes.items():
+            if size < step or size % step:
+                near = max(step, round(size / step) * step)
+                raise ConfigError(f"{name} = {size}: this model makes multiples of {step}; take {near}")
+        if negative and prompts.parse(negative).scales:
+            raise ConfigError("negative: adapters are named in the prompt; move the <lora:...> tag there")
+        require_able(sampler, family.scheduler_config)
+        return cls(negative, steps, cfg, canonical(sampler), clip_skip=clip_skip, **sizes)
 
 
 @contextmanager

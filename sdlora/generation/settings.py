@@ -1,6 +1,6 @@
 """Previews while training, as settings."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
@@ -15,6 +15,19 @@ def known_sampler(name: str) -> str:
         return canonical(name)
     except ConfigError as error:
         raise ValueError(str(error)) from None
+
+
+class Engine(Section):
+    """How pictures are computed: what it costs, and next to nothing of what they show."""
+
+    vae_tiling: Literal["auto", "on", "off"] = "auto"
+    """Decode large pictures in overlapping tiles: less memory, faint traces. `auto`: where they would not fit whole."""
+
+    offload: Literal["none", "model"] = "none"
+    """`model`: text encoders, UNet and VAE come to the graphics card in turns; slower, with less of its memory."""
+
+    attention: Literal["sdpa", "xformers"] = "sdpa"
+    """PyTorch's own attention, or that of xformers, where it is installed."""
 
 
 class Sample(Section):
@@ -39,7 +52,8 @@ class Sample(Section):
     """Sampler by its A1111 name, such as `Euler a` or `DPM++ 2M Karras`."""
 
     clip_skip: int = Field(default=1, ge=1, le=100)
-    """The text encoder's layer that is read, counted from the end as A1111 does: 1 is the last."""
+    """The layer of text that is read, counted back from the one that the base was trained with, which is 1 (of SDXL its
+    last but one)."""
 
     seed: int = Field(default=1, ge=0, lt=2**63)
     """Picture i is drawn from the noise of seed + i."""

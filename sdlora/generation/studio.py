@@ -4,11 +4,11 @@ import difflib
 import hashlib
 import json
 import secrets
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -24,15 +24,20 @@ from sdlora.families.base import Family
 from sdlora.families.loading import load
 from sdlora.families.settings import Model
 from sdlora.generation import prompt as prompts
+from sdlora.generation.agreement import disagreement
 from sdlora.generation.device import choose_device, choose_dtype
-from sdlora.generation.images import Parameters, format_parameters
-from sdlora.generation.samplers import canonical, split
+from sdlora.generation.drawing import Drawing, alike
+from sdlora.generation.engine import Machine, require_able
+from sdlora.generation.images import SAID_OF_BASE, Parameters, format_parameters
+from sdlora.generation.samplers import split
 from sdlora.generation.sampling import Picture, Recipe, at_rest, draw
+from sdlora.generation.settings import Engine
 
 if TYPE_CHECKING:
     from PIL import Image
 
 
+POCKET, USUAL = Model(), Engine()
 BATCH_PIXELS = 8 * 512 * 512
 """What is made at once on CUDA at first, in pixels."""
 
@@ -44,24 +49,8 @@ class Loaded:
     scale: Scale
     hash: str
     components: frozenset[str]
-
-
-@dataclass(frozen=True)
-class Drawing:
-    """One picture: what to draw and how, the scales of its adapters, and what its file will tell."""
-
-    picture: Picture
-    recipe: Recipe
-    scales: dict[str, Scale]
-    recorded: str
-    """Its prompt, with the tags of its adapters."""
-    notes: Mapping[str, str] = field(default_factory=dict)
-    """Further settings for its A1111 text."""
-
-    @property
-    def active(self) -> dict[str, Scale]:
-        """The scales of the adapters that take part."""
-        return {name: scale for name, scale in self.scales.items() if scale != 0}
+    odd: str
+    """A sentence on what it was trained with and the base is not drawn with; usually empty."""
 
 
 class _Stopped(Exception):
@@ -71,24 +60,38 @@ class _Stopped(Exception):
 class Studio:
     """A base model with adapters, ready to make pictures."""
 
-    def __init__(self, base: str = "pocket", device: str = "auto", precision: str = "auto"):
-        """Load ``base`` (`pocket`, a folder, a file or a hub id). Raises ModelError, ConfigError, DeviceError."""
+    def __init__(
+        self,
+        base: str | Model = "pocket",
+        device: str = "auto",
+        precision: str = "auto",
+        engine: Engine = USUAL,
+    ):
+        """Load ``base``: `pocket`, a folder, a file or a hub id; a ``Model`` says more of it.
+
+        Raises ModelError, ConfigError, DeviceError.
+        """
         place = choose_device(device)
         dtype = choose_dtype(precision, place)
-        self._open(load(Model(base=base)).to(place, dtype))
+        require_able(engine, place)
+        model = base if isinstance(base, Model) else Model(base=base)
+        family = load(model).to(place if engine.offload == "none" else "cpu", dtype)
+        self._open(model, Machine(family, place, engine))
 
     @classmethod
-    def over(cls, family: Family) -> "Studio":
-        """A studio over a model that is loaded, and perhaps in training: what is attached to it stays active.
+    def over(cls, family: Family, model: Model = POCKET, engine: Engine = USUAL) -> "Studio":
+        """A studio over a ``model`` that is loaded, and perhaps in training: what is attached to it stays active.
 
         ``generate`` leaves modes, gradients, adapters and the global random state as it found them.
         """
         studio = cls.__new__(cls)
-        studio._open(family)
+        studio._open(model, Machine(family, family.device, engine))
         return studio
 
-    def _open(self, family: Family) -> None:
-        self.family = family
+    def _open(self, model: Model, machine: Machine) -> None:
+        self.family = machine.family
+        self.machine = machine
+        self.model = model
         self._adapters: dict[str, Loaded] = {}
         self._fused: Fused | None = None
 
@@ -111,7 +114,8 @@ class Studio:
         state, digest = (adapter, "") if isinstance(adapter, AdapterState) else _read(Path(adapter))
         live.load_state(self.family.models, state, name)
         components = frozenset(path.split(".")[0] for path in state.modules)
-        self._adapters[name] = Loaded(1.0, state.metadata.get("sshs_model_hash", digest)[:12], components)
+        odd = disagreement(name, state.metadata, self.family, self._said)
+        self._adapters[name] = Loaded(1.0, state.metadata.get("sshs_model_hash", digest)[:12], components, odd)
         try:
             self.set_scale(name, scale)
         except ConfigError:
@@ -167,7 +171,7 @@ class Studio:
         Sizes are in pixels, the model's own if None. ``batch``, ``on_progress`` and ``should_stop`` are ``draw``'s.
         Raises ConfigError for a bad value or an unknown adapter, OutOfMemoryError, NonFiniteError.
         """
-        recipe = self._recipe(negative, steps, cfg, width, height, sampler, clip_skip)
+        recipe = Recipe.checked(self.family, negative, steps, cfg, width, height, sampler, clip_skip)
         drawings = self._drawings([prompt] if isinstance(prompt, str) else list(prompt), count, seed, recipe)
         finished: dict[int, Image.Image] = {}
         self.draw(drawings, finished.__setitem__, on_progress, should_stop, batch)
@@ -191,7 +195,7 @@ class Studio:
 
         ``notes`` go into its A1111 text. Raises what ``generate`` raises of its values.
         """
-        recipe = self._recipe(negative, steps, cfg, width, height, sampler, clip_skip)
+        recipe = Recipe.checked(self.family, negative, steps, cfg, width, height, sampler, clip_skip)
         [drawing] = self._drawings([prompt], 1, seed, recipe, scales or {})
         return replace(drawing, notes=notes or {})
 
@@ -209,8 +213,12 @@ class Studio:
         of 512 x 512 px on CUDA (half as many, and again, where memory does not suffice), elsewhere 1, which is no
         slower there and makes a picture the same to the bit whatever its companions. What is asked for twice is made
         once. ``on_progress`` is told sampling steps, over all pictures. ``should_stop`` is asked after each; once it
-        returns true, what is not finished is left out. Raises OutOfMemoryError, NonFiniteError.
+        returns true, what is not finished is left out. Warns of adapters that were trained with another prediction type
+        or noise schedule, where ``model`` leaves it open. Raises OutOfMemoryError, NonFiniteError.
         """
+        for name in dict.fromkeys(name for drawing in drawings for name in drawing.active):
+            if odd := self._adapters[name].odd:
+                warnings.warn(odd, stacklevel=2)
         twins: dict[str, list[int]] = {}
         for place, drawing in enumerate(drawings):
             twins.setdefault(repr((drawing.picture, drawing.recipe, drawing.active)), []).append(place)
@@ -225,20 +233,21 @@ class Studio:
                 raise _Stopped
 
         while todo:
-            alike = _alike(drawings, todo, batch or self._batch(drawings[next(iter(todo))].recipe))
-            steps = sum(drawings[place].recipe.steps for first in alike for place in todo[first])
+            together = alike(drawings, todo, batch or self._batch(drawings[next(iter(todo))].recipe))
+            steps = sum(drawings[place].recipe.steps for first in together for place in todo[first])
             try:
-                images = self._draw([drawings[place] for place in alike], partial(on_step, steps))
+                images = self._draw([drawings[place] for place in together], partial(on_step, steps))
             except _Stopped:
                 return
             except torch.OutOfMemoryError:
-                recipe, batch = drawings[alike[0]].recipe, len(alike) // 2
+                recipe, batch = drawings[together[0]].recipe, len(together) // 2
                 if not batch:
                     size = f"{recipe.width}x{recipe.height}"
-                    raise OutOfMemoryError(f"too little memory for a picture of {size}; take a smaller size") from None
+                    remedy = f"take a smaller size{self.machine.relief}"
+                    raise OutOfMemoryError(f"too little memory for a picture of {size}; {remedy}") from None
                 continue
             done += steps
-            for image, places in zip(images, map(todo.pop, alike), strict=True):
+            for image, places in zip(images, map(todo.pop, together), strict=True):
                 for place in places:
                     own = image if place == places[0] else image.copy()
                     own.info["parameters"] = self._parameters(drawings[place])
@@ -257,33 +266,15 @@ class Studio:
                 live.set_scales(self.family.models, *samples)
                 before = samples
 
-        with at_rest(self.family), live.scaled(self.family.models, {}) if self._mixes else nullcontext():
-            return draw(self.family, [one.picture for one in drawings], drawings[0].recipe, on_step, mix)
+        recipe = drawings[0].recipe
+        unscaled = live.scaled(self.family.models, {}) if self._mixes else nullcontext()
+        with at_rest(self.family), self.machine.at_work(recipe.width, recipe.height), unscaled:
+            return draw(self.family, [one.picture for one in drawings], recipe, on_step, mix)
 
     def _batch(self, recipe: Recipe) -> int:
         """How many pictures of ``recipe`` are made at once at first."""
-        on_card = self.family.device.type == "cuda"
+        on_card = self.machine.device.type == "cuda"
         return max(1, BATCH_PIXELS // (recipe.width * recipe.height)) if on_card else 1
-
-    def _recipe(
-        self, negative: str, steps: int, cfg: float, width: int | None, height: int | None, sampler: str, clip_skip: int
-    ) -> Recipe:
-        """The request's settings, checked. Raises ConfigError."""
-        if steps < 1:
-            raise ConfigError(f"steps = {steps}: give 1 or more")
-        if not 0 <= cfg <= 100:
-            raise ConfigError(f"cfg = {cfg}: give 0 to 100")
-        if not 1 <= clip_skip <= self.family.text_layers:
-            raise ConfigError(f"clip_skip = {clip_skip}: give 1 to {self.family.text_layers}, this model's text layers")
-        step = self.family.size_step
-        sizes = {"width": width or self.family.native_size, "height": height or self.family.native_size}
-        for name, size in sizes.items():
-            if size < step or size % step:
-                near = max(step, round(size / step) * step)
-                raise ConfigError(f"{name} = {size}: this model makes multiples of {step}; take {near}")
-        if negative and prompts.parse(negative).scales:
-            raise ConfigError("negative: adapters are named in the prompt; move the <lora:...> tag there")
-        return Recipe(negative, steps, cfg, canonical(sampler), clip_skip=clip_skip, **sizes)
 
     def _drawings(
         self,
@@ -327,6 +318,11 @@ class Studio:
         """Whether adapters are set to scales at all. Without any of its own, a studio changes none."""
         return self._fused is None and bool(self._adapters)
 
+    @property
+    def _said(self) -> dict[str, str]:
+        """What was said of the base, by the names of ``Model``'s settings."""
+        return {name: said for name in SAID_OF_BASE if (said := getattr(self.model, name)) != "auto"}
+
     def _parameters(self, drawing: Drawing) -> str:
         """The A1111 text of a picture. Scales by part, which few tags can hold, stand in ``Adapter scales`` as JSON."""
         recipe = drawing.recipe
@@ -343,6 +339,7 @@ class Studio:
             "Model hash": self.family.fingerprint[:10],
             "Model": Path(self.family.source).name.removesuffix(".safetensors"),
         }
+        settings |= {SAID_OF_BASE[name]: value for name, value in self._said.items()}
         if recipe.clip_skip > 1:
             settings["Clip skip"] = str(recipe.clip_skip)
         if any(active.values()):
@@ -361,19 +358,6 @@ class Studio:
     def _require_unfused(self) -> None:
         if self._fused is not None:
             raise ConfigError("the adapters are fused into the weights; call unfuse() first")
-
-
-def _alike(drawings: Sequence[Drawing], places: Iterable[int], size: int) -> list[int]:
-    """The first of ``places`` and those after it, up to ``size``, that can be made with it in one batch.
-
-    Other scales of the same adapters can; an adapter that only some use would cost all of them its share.
-    """
-
-    def kind(place: int) -> tuple[Recipe, set[str]]:
-        return drawings[place].recipe, set(drawings[place].active)
-
-    places = list(places)
-    return list(islice((place for place in places if kind(place) == kind(places[0])), size))
 
 
 def _read(path: Path) -> tuple[AdapterState, str]:

@@ -7,13 +7,15 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from sdlora.errors import FileError, SdloraError
 from sdlora.formats.check import Base, Check, check_adapter
+from sdlora.notes import noted
 from sdlora.runs.process import PATIENT
 
 
@@ -27,14 +29,26 @@ def check(files: Sequence[Path], base: str = "") -> Iterator[Check]:
         yield Check(**{**told, **lists, "facts": tuple((name, value) for name, value in told["facts"])})
 
 
-def merge(base: str, adapters: Sequence[tuple[str, Path, float]], output: Path, dtype: str = "fp16") -> Iterator[str]:
+def merge(
+    base: str,
+    adapters: Sequence[tuple[str, Path, float]],
+    output: Path,
+    dtype: str = "fp16",
+    base_settings: Mapping[str, Any] = MappingProxyType({}),
+    on_note: Callable[[str], object] = str,
+) -> Iterator[str]:
     """``sdlora.generation.merge.merge`` in a process of its own, telling what is being done, until it is written.
 
+    ``base_settings`` are a ``Request``'s; ``on_note`` is told what is worth knowing of the merged model.
     Raises FileError with its error's words.
     """
     listed = [(name, str(path), scale) for name, path, scale in adapters]
-    for told in _send({"merge": listed, "base": base, "output": str(output), "dtype": dtype}):
-        yield str(told["phase"])
+    model = {"base": base, **base_settings}
+    for told in _send({"merge": listed, "model": model, "output": str(output), "dtype": dtype}):
+        if "note" in told:
+            on_note(told["note"])
+        else:
+            yield str(told["phase"])
 
 
 def _send(errand: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -72,10 +86,13 @@ def _check(errand: dict[str, Any], tell: Callable[[dict[str, Any]], None]) -> No
 
 
 def _merge(errand: dict[str, Any], tell: Callable[[dict[str, Any]], None]) -> None:
+    from sdlora.families.settings import Model
     from sdlora.generation.merge import merge
 
     adapters = [(name, Path(path), scale) for name, path, scale in errand["merge"]]
-    merge(errand["base"], adapters, Path(errand["output"]), errand["dtype"], lambda phase: tell({"phase": phase}))
+    model = Model.model_validate(errand["model"])
+    with noted(lambda note: tell({"note": note})):
+        merge(model, adapters, Path(errand["output"]), errand["dtype"], lambda phase: tell({"phase": phase}))
 
 
 def main() -> int:

@@ -16,7 +16,7 @@ from sdlora.formats.metadata import WEIGHT, card, sd_version
 from sdlora.generation import compare
 from sdlora.generation.axes import read_axis
 from sdlora.generation.compare import Cell, Grid
-from sdlora.runs.creation import Mixed, Request, creations_folder
+from sdlora.runs.creation import Mixed, Request, base_settings, creations_folder
 from sdlora.runs.folder import Run
 
 BEST_SCALES = ("0.6", "0.8", "1", "1.2")
@@ -106,7 +106,7 @@ def best_of(run: Run) -> tuple[Request, list[Wish]]:
     request = Request(
         prompts[0], drawn.negative, drawn.seed, drawn.steps, drawn.cfg, drawn.width, drawn.height,
         sampler=drawn.sampler, base=config.model.base, adapters=(Mixed(run.name, str(run.adapter)),),
-        clip_skip=drawn.clip_skip,
+        clip_skip=drawn.clip_skip, base_settings=base_settings(config.model),
     )  # fmt: skip
     wishes = [Wish("scale", ", ".join(BEST_SCALES)), Wish("checkpoint", ", ".join(map(str, chosen)))]
     pages = compare.MOST_CELLS // (len(BEST_SCALES) * count)

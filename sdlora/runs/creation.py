@@ -8,11 +8,15 @@ import subprocess
 import threading
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from sdlora.runs.process import spawn
+
+if TYPE_CHECKING:
+    from sdlora.families.settings import Model
+    from sdlora.generation.settings import Engine
 
 State = Literal["queued", "waiting", "loading", "drawing", "done", "cancelled", "failed"]
 ENDED: frozenset[State] = frozenset(("done", "cancelled", "failed"))
@@ -51,11 +55,34 @@ class Request:
     clip_skip: int = 1
     grid: str = ""
     """The folder of a grid that is to be filled (``generation.compare``) in place of pictures of the prompt."""
+    base_settings: Mapping[str, Any] = field(default_factory=dict)
+    """What is said of the base beside its name: those settings of ``Model`` that are not as by default."""
+    engine: Mapping[str, str] = field(default_factory=dict)
+    """How it is computed: those settings of ``Engine`` that are not as by default."""
+
+    @property
+    def model(self) -> "Model":
+        """The base, as a setting."""
+        from sdlora.families.settings import Model
+
+        return Model(base=self.base, **self.base_settings)
+
+    @property
+    def drawn_by(self) -> "Engine":
+        """How it is computed, as settings."""
+        from sdlora.generation.settings import Engine
+
+        return Engine.model_validate(self.engine)
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> "Request":
         """From what ``asdict`` and JSON made of one. Raises TypeError or KeyError for anything else."""
         return cls(**{**values, "adapters": tuple(Mixed(*adapter) for adapter in values["adapters"])})
+
+
+def base_settings(model: "Model") -> dict[str, Any]:
+    """``Request.base_settings`` of ``model``."""
+    return model.model_dump(mode="json", exclude={"base"}, exclude_defaults=True)
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from sdlora.errors import OutOfMemoryError, SdloraError
 from sdlora.families.loading import locate
 from sdlora.families.settings import Model
+from sdlora.generation.settings import Engine
 from sdlora.runs.creation import Request, creations_folder
 from sdlora.runs.mailbox import Answer, Errand, Mailbox
 from sdlora.runs.painting import Easel, save, sentence, translated
@@ -87,14 +88,20 @@ class Interlude:
 
         if self.several:
             raise Declined("A training in several processes draws nothing else")
-        plain = self.model.model_copy(update={"tokenizer": None})  # Where the same vocabulary lies changes no picture.
-        if plain != Model(base=self.model.base) or locate(request.base) != locate(self.model.base):
+        if locate(request.base) != locate(self.model.base):
             raise Declined(f"A training of another base ({self.model.base}) is using the device")
+        same = {
+            "base": self.model.base,
+            "tokenizer": self.model.tokenizer,
+        }  # Where a vocabulary lies changes no picture.
+        if request.model.model_copy(update=same) != self.model:
+            raise Declined("A training with other settings of this base is using the device")
         width, height = request.width or family.native_size, request.height or family.native_size
         sizes = BATCHES if family.device.type == "cuda" else (1,)
         free, wanted = memory.free(family.device), 0
+        side = None if request.drawn_by.vae_tiling == "off" else memory.tile(family)
         for batch in (min(size, request.count) for size in sizes):
-            wanted = memory.needed(family, width, height, batch, request.cfg > 1)
+            wanted = memory.needed(family, width, height, batch, request.cfg > 1, side)
             if wanted <= free:
                 return batch
         short = f"{wanted / 2**30:.1f} GB are needed and {free / 2**30:.1f} GB free"
@@ -112,7 +119,8 @@ class Interlude:
         def on_progress(done: int, total: int) -> None:
             errand.tell(Answer("drawing", "Drawing between training steps", done=done, total=total))
 
-        with undisturbed(family) as easel:
+        engine = Engine(vae_tiling=errand.request.drawn_by.vae_tiling)  # The rest is as the training has it.
+        with undisturbed(family, self.model, engine) as easel:
             images, notices = easel.draw(errand.request, on_progress, should_stop, batch)
         if stopped and errand.wanted and len(images) < errand.request.count:
             errand.give_back("The training is being stopped; this is drawn next.")
@@ -122,8 +130,8 @@ class Interlude:
 
 
 @contextmanager
-def undisturbed(family: "Family") -> Iterator[Easel]:
-    """An easel over a model in training, whose own adapter is switched off; afterwards the model is as it was."""
+def undisturbed(family: "Family", model: Model, engine: Engine) -> Iterator[Easel]:
+    """An easel over a ``model`` in training, whose own adapter is switched off; afterwards it is as it was."""
     import torch
 
     from sdlora.adapters import live
@@ -131,7 +139,7 @@ def undisturbed(family: "Family") -> Iterator[Easel]:
 
     card = family.device if family.device.type == "cuda" else None
     with torch.random.fork_rng([card] if card else []), live.scaled(family.models, {}):
-        easel = Easel(Studio.over(family))
+        easel = Easel(Studio.over(family, model, engine))
         try:
             yield easel
         finally:

@@ -8,11 +8,12 @@ import hashlib
 import json
 import shutil
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from sdlora.data.projects import Project
 from sdlora.errors import BusyError, ConfigError, SdloraError
@@ -21,6 +22,7 @@ from sdlora.files import existing, inside, safe_name, sha256, write_atomic
 from sdlora.formats.card import Card, read_card, read_cover
 from sdlora.formats.check import Check
 from sdlora.runs import bundle, clerk
+from sdlora.runs.creation import base_settings
 from sdlora.runs.folder import Run
 from sdlora.runs.trash import Item, Trash
 
@@ -204,6 +206,17 @@ def saved(run: Run) -> list[Path]:
 def preview(run: Run) -> Path | None:
     """The last picture that the run drew of its first prompt."""
     return max(run.samples.glob("*-0.png"), default=None)
+
+
+def said_of_base(adapters: Iterable[Path], base: str) -> dict[str, Any]:
+    """What is said of ``base`` (``Request.base_settings``) by the run that trained the first of those ``adapters`` that
+    were trained on it here; nothing if there is none, or it says nothing.
+    """
+    for run in map(_run_of, adapters):
+        with suppress(SdloraError):
+            if existing(run.config_file) and run.config.model.base == base:
+                return base_settings(run.config.model)
+    return {}
 
 
 def _run_of(path: Path) -> Run:

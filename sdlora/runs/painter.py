@@ -39,7 +39,6 @@ class Painter:
         self.tell = tell
         self.cancelled: set[int] = set()
         self._easel: Easel | None = None
-        self._base = ""
 
     def serve(self, number: int, request: Request) -> None:
         """Draw ``request`` and tell how it goes; nothing that goes wrong with it ends the process."""
@@ -55,7 +54,7 @@ class Painter:
 
         import torch
 
-        self._easel, self._base = None, ""
+        self._easel = None
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
@@ -75,7 +74,7 @@ class Painter:
         if isinstance(lock, Answer):
             return lock
         with lock:
-            easel = self._open(number, request.base)
+            easel = self._open(number, request)
             images, notices = easel.draw(
                 request,
                 lambda done, total: self._tell(number, Answer("drawing", done=done, total=total)),
@@ -127,14 +126,15 @@ class Painter:
             self._tell(number, answer)
         return None
 
-    def _open(self, number: int, base: str) -> Easel:
-        """The easel over ``base``, loaded anew only where it is another than before."""
+    def _open(self, number: int, request: Request) -> Easel:
+        """The easel over the request's base, loaded anew only where that, or what is said of it, is another."""
         from sdlora.generation.studio import Studio
 
-        if self._easel is None or self._base != base:
+        if self._easel is None or self._easel.studio.model != request.model:
             self.rest()
             self._tell(number, Answer("loading"))
-            self._easel, self._base = Easel(Studio(base, device=self.device)), base
+            self._easel = Easel(Studio(request.model, device=self.device, engine=request.drawn_by))
+        self._easel.studio.machine.use(request.drawn_by)
         return self._easel
 
 

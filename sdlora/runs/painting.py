@@ -3,7 +3,6 @@
 import re
 import time
 import traceback
-import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING
 from sdlora.errors import OutOfMemoryError, SdloraError
 from sdlora.events import OnProgress
 from sdlora.generation import compare
+from sdlora.notes import noted
 from sdlora.runs.creation import Mixed, Request
 
 if TYPE_CHECKING:
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
     from sdlora.generation.studio import Studio
 
-PACKAGE = Path(__file__).resolve().parent.parent
 NO_MEMORY = re.compile("out of memory|not enough memory|can't allocate memory", re.IGNORECASE)
 """What PyTorch says, on a card or a CPU, when memory ran out."""
 
@@ -41,14 +40,13 @@ class Easel:
 
         Those of a grid go into its folder, each as it is finished.
         """
-        with warnings.catch_warnings(record=True) as said:
-            warnings.simplefilter("always", UserWarning)
+        notices: list[str] = []
+        with noted(notices.append):
             self._mix(request.adapters)
             if request.grid:
                 compare.fill(self.studio, Path(request.grid), on_progress, should_stop, batch)
             images = [] if request.grid else self._pictures(request, on_progress, should_stop, batch)
-        ours = (warning for warning in said if PACKAGE in Path(warning.filename).parents)
-        return images, " ".join(dict.fromkeys(str(warning.message) for warning in ours))
+        return images, " ".join(notices)
 
     def _pictures(
         self, request: Request, on_progress: OnProgress, should_stop: Callable[[], bool], batch: int | None

@@ -15,9 +15,11 @@ from sdlora.data.store import TensorStore
 from sdlora.events import OnEvent, OnProgress, Progress
 from sdlora.families.base import Conditioning, Family
 from sdlora.generation.attention import escape
+from sdlora.generation.samplers import require_able
 from sdlora.generation.studio import Studio
 from sdlora.training.job import Job
 from sdlora.training.parallel import Gang
+from sdlora.training.previews import placed
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -44,12 +46,15 @@ def class_examples(
     prompts = prior.class_prompts(job.data, settings, [example.caption for example in examples])
     pictures = prior.class_pictures(settings, prompts, prior.class_prompt(job.data, settings), shelf)
     job.notice(*pictures.notices)
-    studio = Studio.over(family)
+    studio = Studio.over(family, job.model)
 
     def make(prompt: str, seed: int) -> "Image.Image":
         return studio.generate(escape(prompt), seed=seed, width=side, height=side, **asked)[0]
 
     missing = pictures.missing()
+    if missing:
+        with placed("prior"):
+            require_able(settings.sampler, family.scheduler_config)
     gang.wait()  # Everyone has looked before anyone adds a picture.
     finished = prior.fill(
         shelf,

@@ -25,6 +25,7 @@ from sdlora.seeds import derive
 from sdlora.training import caches
 from sdlora.training.job import Job
 from sdlora.training.parallel import Gang
+from sdlora.training.previews import require_previews
 
 NAME = "<training>"
 """What the live models call the adapter in training: a name that no adapter in a studio can have."""
@@ -137,9 +138,13 @@ def prepare(job: Job, gang: Gang) -> Ready | None:
 
 
 def open_base(job: Job, gang: Gang) -> Family:
-    """The base model on its device, in the training precision."""
+    """The base model on its device, in the training precision.
+
+    Raises ModelError, and ConfigError if it cannot draw the run's previews: rather now than at each of them.
+    """
     job.on_event(Progress(phase="loading the base model", done=0, total=1))
     family = load(job.model)
+    require_previews(job.sample, family)
     for module in family.models.values():  # The VAE stays in float32: in float16 it can give black pictures.
         module.to(gang.device, gang.dtype)  # Both at once, tensor by tensor: the wide weights never lie on the device.
     return family.to(gang.device)

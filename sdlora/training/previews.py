@@ -1,11 +1,35 @@
 """Pictures drawn with the adapter while it trains: the same prompts from the same noise, from step 0 on."""
 
-from sdlora.errors import SdloraError
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from sdlora.errors import ConfigError, SdloraError
 from sdlora.events import Progress, SampleReady
 from sdlora.families.base import Family
 from sdlora.generation.images import save
+from sdlora.generation.sampling import Recipe
+from sdlora.generation.settings import Sample
 from sdlora.generation.studio import Studio
 from sdlora.training.job import Job
+
+
+def require_previews(sample: Sample, family: Family) -> None:
+    """Raises ConfigError, naming the setting, if ``family`` cannot draw what ``sample`` asks for."""
+    if sample.every and sample.prompts:
+        with placed("sample"):
+            Recipe.checked(
+                family, sample.negative, sample.steps, sample.cfg, sample.width, sample.height, sample.sampler,
+                sample.clip_skip,
+            )  # fmt: skip
+
+
+@contextmanager
+def placed(section: str) -> Iterator[None]:
+    """A ConfigError that begins with a setting's name begins with its ``section`` too: ``sample.clip_skip = 9: ...``"""
+    try:
+        yield
+    except ConfigError as error:
+        raise ConfigError(f"{section}.{error}") from None
 
 
 class Previews:
@@ -13,7 +37,7 @@ class Previews:
 
     def __init__(self, job: Job, family: Family):
         self.job = job
-        self.studio = Studio.over(family)
+        self.studio = Studio.over(family, job.model)
 
     def draw(self, step: int) -> None:
         """One picture a prompt, into ``samples``; fewer if a stop is asked for. A failure is told, and costs no run."""

@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Callable, Iterable, Mapping
 from functools import wraps
 from pathlib import Path
-from typing import Any, NoReturn, TypedDict, get_args
+from typing import Any, Literal, NoReturn, TypedDict, get_args
 
 import gradio as gr
 from gradio.data_classes import FileData
@@ -188,6 +188,8 @@ class Endpoints:
         height: int | None = None,
         count: int = 1,
         base: str = "",
+        prediction_type: Literal["auto", "epsilon", "v_prediction"] = "auto",
+        zero_terminal_snr: Literal["auto", "on", "off"] = "auto",
     ) -> list[Picture]:
         """Draw pictures and wait for them. Requests are drawn in their order; cancelling the job cancels the drawing.
 
@@ -203,15 +205,19 @@ class Endpoints:
             height: In pixels; left out, the base model's own.
             count: Pictures, up to 16.
             base: The base model; left empty, the one the first adapter was trained on, or "pocket".
+            prediction_type: What the base predicts; "auto" is as the adapter's run has it, else as the base tells.
+            zero_terminal_snr: Whether its noise schedule ends in noise alone; "auto" likewise.
         """
         drawing = {"negative": negative, "steps": steps, "cfg": cfg, "sampler": sampler, "width": width}
         checked = Sample.model_validate({**drawing, "height": height, "seed": max(0, seed)})
         if not 1 <= count <= MOST_PICTURES or seed < -1:
             raise ConfigError(f"count = {count}, seed = {seed}: give 1 to {MOST_PICTURES} pictures, and a seed from -1")
         known = {adapter.name: adapter.base for adapter in self.desk.refresh().adapters}
+        said = {"prediction_type": prediction_type, "zero_terminal_snr": zero_terminal_snr}
         request = Request(
             prompt, negative, seed, checked.steps, checked.cfg, checked.width, checked.height, count, checked.sampler,
             base or next((known[name] for name in adapters or () if known.get(name)), Request("").base),
+            base_settings={name: value for name, value in said.items() if value != "auto"},
         )  # fmt: skip
         ticket = await asyncio.to_thread(self.desk.create, request, list((adapters or {}).items()))
         ended = await self._drawn(ticket)

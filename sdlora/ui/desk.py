@@ -179,6 +179,7 @@ class Desk:
     def mixed(self, request: Request, chosen: Sequence[tuple[str, float]]) -> Request:
         """``request`` with the files of the adapters ``chosen`` by name and scale, and of those that its prompt names.
 
+        What it does not say of its base is as the run of the first adapter that was trained on it has it.
         Raises ConfigError for an adapter that is unknown or chosen twice.
         """
         request = replace(request, base=service.settled(request.base, self.data_dir))
@@ -191,7 +192,8 @@ class Desk:
         service.require_one_base(request.base, chosen_files)
         mixed = zip(chosen_files, scales.items(), strict=True)
         adapters = tuple(Mixed(name, str(file.path), scale) for file, (name, scale) in mixed)
-        return replace(request, adapters=adapters)
+        said = service.said_of_base((file.path for file in chosen_files), request.base)
+        return replace(request, adapters=adapters, base_settings={**said, **request.base_settings})
 
     def submit(self, request: Request) -> Ticket:
         """Queue a request whose adapters are files. Raises BusyError if too many wait."""

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,17 @@ import gradio as gr
 
 from sdlora import service
 from sdlora.errors import SdloraError
+from sdlora.families.settings import Model
+from sdlora.generation.images import SAID_OF_BASE
 from sdlora.generation.prompt import parse, tag
 from sdlora.generation.recall import LIMITS, Recalled
 from sdlora.generation.samplers import SAMPLERS, split
+from sdlora.generation.settings import Engine
+from sdlora.section import settings
 from sdlora.service import Request
 from sdlora.ui import markup
 from sdlora.ui.desk import Desk
-from sdlora.ui.fields import DRAWING
+from sdlora.ui.fields import DRAWING, options
 from sdlora.ui.wiring import EVERY, HIDDEN, LAST
 
 ROWS = 8
@@ -24,7 +29,7 @@ NONE = ("none", "")
 AUTOMATIC = "Automatic"
 START = Request("")
 """What the fields hold at first."""
-FILLED = 12 + 3 * ROWS
+FILLED = 12 + len(SAID_OF_BASE) + 3 * ROWS
 """How many fields ``fill`` gives values to."""
 SYNTAX = "(word:1.2) weighs more, [word] less, <lora:name:0.8> sets an adapter; Shift+Enter draws"
 
@@ -55,13 +60,17 @@ class Inputs:
     cfg: gr.Slider
     clip_skip: gr.Slider
     sizes: list[gr.Number]
+    said: list[gr.Dropdown]
+    """What is said of the base: ``SAID_OF_BASE``."""
+    engine: list[gr.Dropdown]
+    """How it is computed: the settings of ``Engine``."""
 
     @property
     def values(self) -> list[Any]:
         """What ``request`` takes, in its order."""
         return [
             self.prompt, self.negative, self.count, self.seed, self.base, self.sampler, self.schedule, self.steps,
-            self.cfg, self.clip_skip, *self.sizes, *self.adapters, *self.scales,
+            self.cfg, self.clip_skip, *self.sizes, *self.said, *self.engine, *self.adapters, *self.scales,
         ]  # fmt: skip
 
     @property
@@ -69,7 +78,7 @@ class Inputs:
         """What ``fill`` gives new values to, in its order."""
         return [
             self.prompt, self.negative, self.seed, self.base, self.sampler, self.schedule, self.steps, self.cfg,
-            self.clip_skip, *self.sizes, self.shown, *self.rows, *self.adapters, *self.scales,
+            self.clip_skip, *self.sizes, *self.said, self.shown, *self.rows, *self.adapters, *self.scales,
         ]  # fmt: skip
 
 
@@ -121,10 +130,39 @@ def _advanced(desk: Desk) -> dict[str, Any]:
                 gr.Number(0, label=name, info="0: the model's own", precision=0, minimum=0, min_width=120)
                 for name in ("Width", "Height")
             ]
+        said, engine = said_of_base("create"), _engine()
     return {
         "base": base, "sampler": samplers, "schedule": schedules, "steps": steps, "cfg": cfg, "clip_skip": clip_skip,
-        "sizes": sizes,
+        "sizes": sizes, "said": said, "engine": engine,
     }  # fmt: skip
+
+
+def said_of_base(place: str) -> list[gr.Dropdown]:
+    """Fields for what a base's own files do not tell, on the tab ``place``."""
+    known = {setting.name: setting for setting in settings(Model)}
+    with gr.Row():
+        return [
+            gr.Dropdown(
+                list(options(known[name])), value="auto", label=label, min_width=160,
+                info=f"{known[name].help.replace(' (`auto`)', '')} `auto`: as the adapter's run has it, or the base.",
+                elem_id=f"{place}-{name.replace('_', '-')}",
+            )
+            for name, label in SAID_OF_BASE.items()
+        ]  # fmt: skip
+
+
+def _engine() -> list[gr.Dropdown]:
+    """Fields for how pictures are computed; that of xformers is seen where it is installed."""
+    labels = {"vae_tiling": "Decode in tiles", "offload": "Offload", "attention": "Attention"}
+    with gr.Row():
+        return [
+            gr.Dropdown(
+                list(options(setting)), value=setting.default, label=labels[setting.name], info=setting.help,
+                visible=setting.name != "attention" or find_spec("xformers") is not None, min_width=160,
+                elem_id=f"create-{setting.name.replace('_', '-')}",
+            )
+            for setting in settings(Engine)
+        ]  # fmt: skip
 
 
 def _rows() -> tuple[list[gr.Row], list[gr.Dropdown], list[gr.Slider], list[gr.Button], gr.State]:
@@ -153,24 +191,29 @@ def _wire(desk: Desk, inputs: Inputs) -> None:
         [inputs.prompt, *inputs.adapters, *inputs.scales], inputs.tags, concurrency_limit=None, **LAST,
     )  # fmt: skip
     for row, scale, button in zip(inputs.adapters, inputs.scales, inputs.words, strict=True):
-        row.select(partial(_base_of, desk), row, inputs.base, **HIDDEN)
+        row.select(partial(_base_of, desk), [row, inputs.base], [inputs.base, *inputs.said], **HIDDEN)
         row.select(partial(_weight_of, desk), row, scale, **HIDDEN)
         row.change(partial(_words_of, desk), row, button, concurrency_limit=None, **EVERY)
         button.click(partial(_say, desk), [inputs.prompt, row], inputs.prompt, **HIDDEN)
     inputs.sampler.select(
         _choose_sampler, [inputs.sampler, inputs.schedule], inputs.schedule, concurrency_limit=None, **HIDDEN
     )
+    inputs.base.select(lambda: ["auto"] * len(SAID_OF_BASE), None, inputs.said, **HIDDEN)
     inputs.random.click(lambda: -1, None, inputs.seed, **HIDDEN)
 
 
 def request(*values: Any) -> tuple[Request, list[tuple[str, float]]]:
     """The request that ``Inputs.values`` hold, and the adapters chosen, by name and scale."""
     prompt, negative, count, seed, base, sampler, schedule, steps, cfg, clip_skip, width, height = values[:12]
-    adapters, scales = values[12 : 12 + ROWS], values[12 + ROWS :]
+    said, rest = values[12 : 12 + len(SAID_OF_BASE)], values[12 + len(SAID_OF_BASE) :]
+    engine, adapters, scales = rest[: -2 * ROWS], rest[-2 * ROWS : -ROWS], rest[-ROWS:]
+    computed = Engine.model_validate(dict(zip(Engine.model_fields, engine, strict=True)))
     asked = Request(
         prompt or "", negative or "", int(-1 if seed is None else seed), int(steps), float(cfg),
         int(width) if width else None, int(height) if height else None, int(count), f"{sampler} {schedule or ''}",
         (base or "").strip(), clip_skip=int(clip_skip),
+        base_settings={name: value for name, value in zip(SAID_OF_BASE, said, strict=True) if value != "auto"},
+        engine=computed.model_dump(exclude_defaults=True),
     )  # fmt: skip
     return asked, [(name, float(scale)) for name, scale in zip(adapters, scales, strict=True) if name]
 
@@ -187,8 +230,8 @@ def fill(desk: Desk, recalled: Recalled) -> list[Any]:
     return [
         " ".join([recalled.prompt, *tags]), recalled.negative, seed, base_called(desk, recalled) or gr.skip(),
         sampler or gr.skip(), gr.update(choices=_schedules(sampler), value=schedule) if sampler else gr.skip(),
-        *others, *_show(0, len(chosen)), *(gr.update(choices=choices, value=name) for name, _ in rows),
-        *(scale for _, scale in rows),
+        *others, *(recalled.base_settings.get(name, "auto") for name in SAID_OF_BASE), *_show(0, len(chosen)),
+        *(gr.update(choices=choices, value=name) for name, _ in rows), *(scale for _, scale in rows),
     ]  # fmt: skip
 
 
@@ -242,10 +285,12 @@ def _tags(desk: Desk, prompt: str, *rows: Any) -> str:
     return markup.note(lines, "info" if asked.keys() <= set(known) else "bad")
 
 
-def _base_of(desk: Desk, name: str) -> Any:
-    """An adapter brings the base that it was trained on."""
+def _base_of(desk: Desk, name: str, before: str) -> list[Any]:
+    """An adapter brings the base that it was trained on; what was said of another base is no more."""
     base = next((adapter.base for adapter in desk.look().adapters if adapter.name == name), "")
-    return base or gr.skip()
+    if not base or base == before:
+        return [gr.skip()] * (1 + len(SAID_OF_BASE))
+    return [base, *["auto"] * len(SAID_OF_BASE)]
 
 
 def _weight_of(desk: Desk, name: str) -> Any:

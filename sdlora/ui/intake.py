@@ -11,9 +11,11 @@ import gradio as gr
 
 from sdlora import service
 from sdlora.errors import SdloraError
+from sdlora.generation.images import SAID_OF_BASE
 from sdlora.runs.library import Entry
 from sdlora.ui import markup, shelf
 from sdlora.ui.desk import Desk, cached
+from sdlora.ui.inputs import said_of_base
 from sdlora.ui.wiring import HIDDEN, PRIVATE
 
 ROWS = 3
@@ -45,13 +47,15 @@ def build_merge(desk: Desk, tab: gr.Tab, file: gr.DownloadButton) -> None:
             named: dict[str, Any] = {"label": f"Merge adapter {number}", "elem_id": f"merge-{number}", "scale": 2}
             rows.append(gr.Dropdown([("none", "")], value="", allow_custom_value=True, **named))
             scales.append(gr.Slider(-2, 2, 1.0, step=0.05, label=f"Merge scale {number}", scale=3, min_width=140))
+    said = said_of_base("merge")
     dtype = gr.Radio(["fp16", "fp32"], value="fp16", label="Numbers", info="fp16 is half the size")
     button = gr.Button("Merge and download", variant="primary", elem_id="merge-button")
     status = gr.HTML(elem_id="merge-status")
     tab.select(desk.offer, None, base, **HIDDEN)
     tab.select(partial(_choices, desk), None, rows, **HIDDEN)
-    rows[0].select(partial(_base_of, desk), rows[0], base, **HIDDEN)
-    button.click(partial(_merged, desk), [base, dtype, *rows, *scales], [file, status], **HIDDEN).success(
+    rows[0].select(partial(_base_of, desk), [rows[0], base], [base, *said], **HIDDEN)
+    base.select(lambda: ["auto"] * len(said), None, said, **HIDDEN)
+    button.click(partial(_merged, desk), [base, dtype, *said, *rows, *scales], [file, status], **HIDDEN).success(
         None, js=SAVE_FILE, **PRIVATE
     )
 
@@ -78,22 +82,28 @@ def _choices(desk: Desk) -> list[Any]:
     return [gr.update(choices=[("none", ""), *((name, name) for name in names)]) for _ in range(ROWS)]
 
 
-def _base_of(desk: Desk, name: str) -> Any:
-    """An adapter brings the base that it was trained on."""
+def _base_of(desk: Desk, name: str, before: str) -> list[Any]:
+    """An adapter brings the base that it was trained on; what was said of another base is no more."""
     entries: dict[str, Entry] = {entry.name: entry for entry in desk.library.adapters()}
-    return entries[name].base or gr.skip() if name in entries else gr.skip()
+    base = entries[name].base if name in entries else ""
+    return [base, *["auto"] * len(SAID_OF_BASE)] if base and base != before else [gr.skip()] * (1 + len(SAID_OF_BASE))
 
 
 def _merged(desk: Desk, base: str, dtype: str, *values: Any) -> Iterator[list[Any]]:
     """Merge, telling what is being done; then the zip file lies behind the hidden button."""
-    chosen = [(name, float(scale)) for name, scale in zip(values[:ROWS], values[ROWS:], strict=True) if name]
+    said = {name: value for name, value in zip(SAID_OF_BASE, values, strict=False) if value != "auto"}
+    rows = values[len(SAID_OF_BASE) :]
+    chosen = [(name, float(scale)) for name, scale in zip(rows[:ROWS], rows[ROWS:], strict=True) if name]
     folder = Path(tempfile.mkdtemp(prefix="sdlora-merge-"))
     try:
         files = [(name, desk.library.file(name), scale) for name, scale in chosen]
+        said = {**service.said_of_base((path for _, path, _ in files), base or ""), **said}
+        notes: list[str] = []
         called = "-".join([Path(base or "base").stem, *(name for name, _, _ in files)])[:80]
-        for phase in service.merging(base or "", files, folder / f"{called}.zip", dtype):
+        for phase in service.merging(base or "", files, folder / f"{called}.zip", dtype, said, notes.append):
             yield [gr.skip(), markup.drawing(phase.capitalize(), None)]
-        yield [cached(folder / f"{called}.zip"), markup.note(["The merged model is ready; it is being saved."], "good")]
+        done = markup.note(["The merged model is ready; it is being saved.", *notes], "info" if notes else "good")
+        yield [cached(folder / f"{called}.zip"), done]
     except SdloraError as error:
         yield [gr.skip(), markup.note([str(error)], "bad")]
         raise gr.Error(str(error), print_exception=False) from None

@@ -1,5 +1,7 @@
 """Each family on a tiny random model of its true architecture: the whole main job, and plain diffusers' own results."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -221,6 +223,19 @@ def test_what_a_base_predicts_can_be_said_where_it_does_not_say_it(tmp_path):
     assert said.scheduler_config["rescale_betas_zero_snr"] is True
     with pytest.raises(ModelError, match="zero terminal SNR"):
         load(Model(base=base, zero_terminal_snr="on"))
+
+
+def test_what_is_said_of_a_base_reaches_samplers_where_its_file_leaves_it_out(tmp_path):
+    """diffusers drops entries that it takes for defaults when another scheduler is made of a config."""
+    base = tiny_base(tmp_path / "sd1", "sd1")
+    file = base / "scheduler" / "scheduler_config.json"
+    config = json.loads(file.read_text())
+    del config["prediction_type"]
+    file.write_text(json.dumps(config))
+    said = load(Model(base=str(base), prediction_type="v_prediction", zero_terminal_snr="on"))
+    for sampler in ("DPM++ 2M", "Euler", "DDIM"):
+        made = make_scheduler(sampler, said.scheduler_config).config
+        assert (made.prediction_type, made.rescale_betas_zero_snr) == ("v_prediction", True)
 
 
 @pytest.mark.parametrize("sampler", ["Euler", "Euler a", "DDIM", "DPM++ 2M", "UniPC", "Heun"])

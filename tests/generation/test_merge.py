@@ -20,6 +20,7 @@ from sdlora.families.settings import Model
 from sdlora.formats import write_adapter
 from sdlora.generation.merge import merge
 from sdlora.generation.studio import Studio
+from tests.generation.test_studio import adapter
 
 DRAW = {"prompt": "a red house", "seed": 3, "steps": 3}
 
@@ -107,5 +108,14 @@ def test_the_service_merges_in_a_process_of_its_own(tiny_base, adapters, tmp_pat
     output = service.merged(str(tiny_base), [(str(adapters[0]), 1.0)], tmp_path / "m", "fp32", on_phase=phases.append)
     assert (output / "model_index.json").is_file()
     assert "folding the adapters in" in phases
+    assert not any("was trained with" in phase for phase in phases)
+    write_adapter(adapter(**{"modelspec.prediction_type": "v"}), tmp_path / "fast.safetensors")
+    notes = []
+    fast = [("fast", tmp_path / "fast.safetensors", 1.0)]
+    list(service.merging(str(tiny_base), fast, tmp_path / "f", "fp32", on_note=notes.append))
+    assert [note.partition(" was")[0] for note in notes] == ["adapter 'fast'"]
+    with pytest.raises(service.FileError, match="its noise schedule ends in noise alone"):
+        named = [("1", adapters[0], 1.0)]
+        list(service.merging(str(tiny_base), named, tmp_path / "n", base_settings={"zero_terminal_snr": "on"}))
     with pytest.raises(service.FileError, match="exists already"):
         service.merged(str(tiny_base), [(str(adapters[0]), 1.0)], tmp_path / "m")

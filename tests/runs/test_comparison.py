@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import shutil
 
 import pytest
 import torch
@@ -137,6 +138,32 @@ def test_what_is_not_compared_keeps_its_scale(run):
         plan_comparison(Request(" ", adapters=mixed), [Wish("cfg", "3, 5")], "glass", run)
 
 
+def test_the_command_line_says_of_a_base_what_the_run_says(configure, tmp_path, capsys):
+    """A run that was told of velocity is drawn from with velocity by ``compare``, ``generate`` and ``merge``."""
+    config = configure(model__prediction_type="v_prediction", sample__prompts=["a red house"])
+    run = service.prepare(config, "fast", tmp_path)
+    write_adapter(adapter(**HEADER, **{"modelspec.prediction_type": "v"}), run.adapter)
+    shared = ["--data-dir", str(tmp_path), "--steps", "1", "--seed", "1", "--device", "cpu"]
+    drawing = ["generate", "--base", config.model.base, "--prompt", "a red house", "--output"]
+    assert main(["compare", "fast", *shared, "--x", "scale=0,1", "--output", str(tmp_path / "grid.png")]) == 0
+    assert main([*drawing, str(tmp_path / "one.png"), "--adapter", "fast", *shared]) == 0
+    output = ["--base", config.model.base, "--output", str(tmp_path / "merged")]
+    assert main(["merge", "--adapter", "fast", "--data-dir", str(tmp_path), *output]) == 0
+    assert "was trained with" not in capsys.readouterr().err
+    for picture in (tmp_path / "grid" / "0-000-001.png", tmp_path / "one.png"):
+        assert read_parameters(picture).settings["Prediction type"] == "v_prediction"
+    scheduler = json.loads((tmp_path / "merged" / "scheduler" / "scheduler_config.json").read_text())
+    assert scheduler["prediction_type"] == "v_prediction"
+    alone = shutil.copy(run.adapter, tmp_path / "alone.safetensors")
+    assert main([*drawing, str(tmp_path / "two.png"), "--adapter", str(alone), *shared]) == 0
+    assert capsys.readouterr().err.count("note: adapter 'alone' was trained with prediction_type v_prediction") == 1
+    decided = [*shared, "--prediction-type", "v_prediction"]
+    assert main([*drawing, str(tmp_path / "three.png"), "--adapter", str(alone), *decided]) == 0
+    assert "was trained with" not in capsys.readouterr().err
+    one, two, three = (Image.open(tmp_path / f"{name}.png").tobytes() for name in ("one", "two", "three"))
+    assert one == three != two
+
+
 def test_the_command_line_draws_a_sheet(run, tmp_path, capsys):
     arguments = ["compare", "glass", "--data-dir", str(tmp_path), "--steps", "1", "--seed", "1"]
     output = tmp_path / "sheet.png"
@@ -144,5 +171,10 @@ def test_the_command_line_draws_a_sheet(run, tmp_path, capsys):
     assert main([*arguments, *grid, "--prompt", "a red house", "--device", "cpu"]) == 0
     assert capsys.readouterr().out.strip().endswith("sheet.png")
     assert output.is_file() and len(list((tmp_path / "sheet").glob("0-*.png"))) == 6
+    tiled = [*grid[:-1], str(tmp_path / "tiled.png"), "--vae-tiling", "on", "--prediction-type", "v_prediction"]
+    assert main([*arguments, *tiled, "--prompt", "a red house", "--device", "cpu", "--width", "128"]) == 0
+    text = read_parameters(next((tmp_path / "tiled").glob("0-*.png"))).settings
+    assert (text["Prediction type"], text["Size"]) == ("v_prediction", "128x64")
+    capsys.readouterr()
     assert main([*arguments, "--x", "scale=much", "--output", str(output)]) == 2
     assert capsys.readouterr().err == "error: scale: 'much' is no number and no range, such as 0, 0.5, 0.75, 1\n"

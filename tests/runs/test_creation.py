@@ -92,9 +92,30 @@ def test_scales_and_adapters_change_without_loading_the_base_again(creator, requ
     assert (pixels(mixed) != pixels(plain)).any() and (pixels(mixed) != pixels(other)).any()
 
 
+def test_what_is_said_of_a_base_loads_it_anew_and_how_to_compute_does_not(creator, request_for, tmp_path):
+    from sdlora.formats import write_adapter
+
+    write_adapter(adapter(**{"modelspec.prediction_type": "v"}), tmp_path / "fast.safetensors")
+    fast = (Mixed("fast", str(tmp_path / "fast.safetensors")),)
+    draw(creator, request_for())
+    for _ in range(2):  # It stays loaded, and is told of again.
+        plain, seen = draw(creator, request_for(adapters=fast))
+        assert "loading" not in seen
+        assert "adapter 'fast' was trained with prediction_type v_prediction" in plain.message
+        assert "--prediction-type v_prediction" in plain.message
+    said = {"base_settings": {"prediction_type": "v_prediction"}}
+    velocity, seen = draw(creator, request_for(adapters=fast, **said))
+    assert "loading" in seen and velocity.message == ""
+    assert (pixels(velocity) != pixels(plain)).any()
+    tiled, seen = draw(creator, request_for(adapters=fast, engine={"vae_tiling": "on"}, **said))
+    assert "loading" not in seen and (pixels(tiled) == pixels(velocity)).all()
+
+
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
+        ({"engine": {"offload": "model"}}, "offload = model: the model is on the CPU already"),
+        ({"base_settings": {"zero_terminal_snr": "on"}}, "model.prediction_type = v_prediction"),
         ({"base": "nothing"}, "there is no 'nothing'"),
         ({"width": 65}, "width = 65"),
         ({"adapters": (Mixed("gone", "/gone.safetensors"),)}, "gone.safetensors"),

@@ -14,6 +14,7 @@ from sdlora.events import StepDone
 from sdlora.families.settings import Model
 from sdlora.formats import write_adapter
 from sdlora.generation import memory
+from sdlora.generation.settings import Engine
 from sdlora.generation.studio import Studio
 from sdlora.runs.creation import Mixed, Request, creations_folder
 from sdlora.runs.interlude import Interlude
@@ -143,6 +144,22 @@ def test_the_adapter_in_training_is_not_seen_in_the_pictures(interlude, mailbox,
     inquiry.close()
 
 
+def test_a_training_that_says_the_same_of_its_base_draws(mailbox, tiny_base, ask, tmp_path):
+    said = {"prediction_type": "v_prediction", "zero_terminal_snr": "on"}
+    model = Model(base=str(tiny_base), **said)
+    studio = Studio(model, device="cpu")
+    inquiry = mailbox.ask(ask(base_settings=said, width=128, height=128, engine={"vae_tiling": "on"}))
+    Interlude(mailbox, tmp_path, model, lambda: False, several=False)(studio.family)
+    [drawn] = pictures(tmp_path, last(inquiry))
+    inquiry.close()
+    studio.machine.use(Engine(vae_tiling="on"))
+    [own] = studio.generate("a red house", seed=7, steps=2, width=128, height=128)
+    assert (drawn == np.asarray(own)).all()
+    studio.machine.use(Engine(vae_tiling="off"))
+    [whole] = studio.generate("a red house", seed=7, steps=2, width=128, height=128)
+    assert (drawn != np.asarray(whole)).any()
+
+
 def test_what_is_done_between_steps_does_not_count_as_their_time(configure, tmp_path, monkeypatch):
     clock = [0.0]
     monkeypatch.setattr("sdlora.training.trainer.time.monotonic", lambda: clock[0])
@@ -158,6 +175,7 @@ def test_what_is_done_between_steps_does_not_count_as_their_time(configure, tmp_
     ("wrong", "reason"),
     [
         ({"base": "pocket"}, "training of another base"),
+        ({"base_settings": {"prediction_type": "v_prediction"}}, "training with other settings of this base"),
         ({"several": True}, "in several processes"),
         ({"free": 0}, "too little memory for a picture of 64x64 .* needed and 0.0 GB free"),
         ({"raises": torch.OutOfMemoryError("CUDA out of memory")}, "too little memory for these"),
@@ -175,7 +193,7 @@ def test_a_request_that_a_training_cannot_draw_stays_and_says_why(
         monkeypatch.setattr(memory, "free", lambda device: wrong["free"])
     if "raises" in wrong:
         monkeypatch.setattr("sdlora.generation.studio.draw", fail)
-    request = ask(adapters=mixed, **({"base": wrong["base"]} if "base" in wrong else {}))
+    request = ask(adapters=mixed, **{name: value for name, value in wrong.items() if name.startswith("base")})
     inquiry, before = mailbox.ask(request), standing(training)
     interlude(training)
     interlude(training)

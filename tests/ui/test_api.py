@@ -129,6 +129,8 @@ def wait(client, run, until):
         ({"prompt": "a", "steps": 0, "api_name": "/generate"}, "steps = 0"),
         ({"prompt": "a", "count": 17, "api_name": "/generate"}, "1 to 16 pictures"),
         ({"prompt": "a", "sampler": "Eulr a", "api_name": "/generate"}, "near it: Euler a"),
+        ({"prompt": "a", "prediction_type": "flow", "api_name": "/generate"}, "prediction_type = 'flow'"),
+        ({"prompt": "a", "zero_terminal_snr": "on", "api_name": "/generate"}, "model.prediction_type = v_prediction"),
         ({"prompt": "a", "base": "nothing-here", "api_name": "/generate"}, "nothing-here"),
         ({"name": "/etc/passwd", "api_name": "/export"}, "There is no adapter"),
         ({"name": "x", "format": "--output=/x", "api_name": "/export"}, "kohya, diffusers"),

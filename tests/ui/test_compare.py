@@ -8,12 +8,31 @@ from PIL import Image
 from sdlora import service
 from sdlora.formats import write_adapter
 from sdlora.generation import compare
+from sdlora.service import Request
 from sdlora.ui import compare as panel
 from sdlora.ui import create, inputs, markup
 from sdlora.ui.desk import Desk
 from tests.generation.test_studio import adapter
 
-FIELDS = ["a house", "", 1, 7, "pocket", "DPM++ 2M", "Automatic", 2, 7.0, 1, 0, 0]
+FIELDS = [
+    "a house",
+    "",
+    1,
+    7,
+    "pocket",
+    "DPM++ 2M",
+    "Automatic",
+    2,
+    7.0,
+    1,
+    0,
+    0,
+    "auto",
+    "auto",
+    "auto",
+    "none",
+    "sdpa",
+]
 ROWS = [*[""] * inputs.ROWS, *[1.0] * inputs.ROWS]
 
 
@@ -57,6 +76,27 @@ def test_the_fields_become_a_grid_for_the_drawing_process(desk):
     grid = compare.read(service.comparisons(desk.data_dir)[0])
     assert (len(grid.cells), request.count, grid.subject) == (6, 6, "glass")
     assert grid.base == request.base == desk.run("glass").config.model.base
+
+
+def test_an_adapter_brings_what_its_run_says_of_their_base(configure, tmp_path):
+    desk = Desk(tmp_path)
+    desk.creator = Submitted()
+    said = {"prediction_type": "v_prediction", "zero_terminal_snr": "on"}
+    config = configure(**{f"model__{name}": value for name, value in said.items()}, model__variant="fp16")
+    run = service.prepare(config, "fast", tmp_path)
+    write_adapter(adapter(), run.checkpoint(2))
+    write_adapter(adapter(), run.adapter)
+    base = config.model.base
+    asked = Request("a", base=base, base_settings={"zero_terminal_snr": "off"})
+    assert desk.mixed(Request("a", base=base), [("fast", 1.0)]).model == config.model
+    assert desk.mixed(Request("a", base=base), [("fast-000002", 1.0)]).model == config.model
+    assert desk.mixed(asked, [("fast", 1.0)]).base_settings == {**said, "variant": "fp16", "zero_terminal_snr": "off"}
+    assert desk.mixed(Request("a", base=base), []).base_settings == {}
+    assert desk.mixed(Request("a", base="pocket"), [("fast", 1.0)]).base_settings == {}
+    create.draw_with(desk, "fast", "a red car")
+    panel._best(desk, "fast")
+    panel._begin(desk, "fast", "scale", "", "", "0, 1", "", "", *FIELDS, *ROWS)
+    assert [request.model for request in desk.creator.requests] == [config.model] * 3
 
 
 @pytest.mark.parametrize(

@@ -44,7 +44,8 @@ def values(*rows, prompt="a house", base="pocket", **changed):
     """What the fields hold, in the order of ``Inputs.values``."""
     start = {
         "negative": "", "count": 1, "seed": -1, "base": base, "sampler": "DPM++ 2M", "schedule": "Karras", "steps": 25,
-        "cfg": 7.0, "clip_skip": 2, "width": 0, "height": 64,
+        "cfg": 7.0, "clip_skip": 2, "width": 0, "height": 64, "prediction_type": "auto", "zero_terminal_snr": "auto",
+        "vae_tiling": "auto", "offload": "none", "attention": "sdpa",
     }  # fmt: skip
     empty = [("", 1.0)] * (inputs.ROWS - len(rows))
     names, scales = zip(*rows, *empty, strict=True)
@@ -56,6 +57,22 @@ def test_the_fields_become_a_request(desk):
     [request] = desk.sent
     assert [(mixed.name, mixed.scale) for mixed in request.adapters] == [("cat", 0.5), ("glass", 0.0)]
     assert (request.sampler, request.clip_skip, request.width, request.height) == ("DPM++ 2M Karras", 2, None, 64)
+
+
+def test_what_is_said_of_the_base_and_how_to_compute_go_with_the_request(desk):
+    create._create(desk, *values(("cat", 1.0)))
+    said = {"prediction_type": "v_prediction", "zero_terminal_snr": "on"}
+    create._create(desk, *values(("cat", 1.0), **said, vae_tiling="on", offload="model"))
+    plain, request = desk.sent
+    assert (plain.base_settings, plain.engine) == ({}, {})
+    assert (request.base_settings, request.engine) == (said, {"vae_tiling": "on", "offload": "model"})
+    assert request.adapters == plain.adapters
+
+
+def test_another_base_takes_along_nothing_that_was_said_of_the_one_before(desk):
+    assert inputs._base_of(desk, "wide", "pocket") == ["/w", "auto", "auto"]
+    assert inputs._base_of(desk, "cat", "pocket") == [gr.skip()] * 3
+    assert inputs._base_of(desk, "", "pocket") == [gr.skip()] * 3
 
 
 @pytest.mark.parametrize(
@@ -114,11 +131,13 @@ def fields(desk, recalled):
         "clip_skip",
         "width",
         "height",
+        "prediction_type",
+        "zero_terminal_snr",
     ]
     filled = inputs.fill(desk, recalled)
     assert len(filled) == inputs.FILLED
     plain = [value.get("value") if isinstance(value, dict) else value for value in filled]
-    return dict(zip(names, plain, strict=False)), plain[12 + 8 : 12 + 16], plain[12 + 16 :], filled[12 : 12 + 8]
+    return dict(zip(names, plain, strict=False)), plain[14 + 8 : 14 + 16], plain[14 + 16 :], filled[14 : 14 + 8]
 
 
 def test_a_text_fills_the_fields_and_the_rows(desk):
@@ -128,6 +147,9 @@ def test_a_text_fills_the_fields_and_the_rows(desk):
     assert (filled["sampler"], filled["schedule"], filled["clip_skip"]) == ("Euler", "Karras", 1)
     assert (names[:3], scales[:3]) == (["glass", "cat", ""], [0.75, -1.0, 1.0])
     assert [row["visible"] for row in rows] == [True, True, *[False] * 6]
+    assert (filled["prediction_type"], filled["zero_terminal_snr"]) == ("auto", "auto")
+    filled, *_ = fields(desk, recall(f"{text}, Prediction type: v_prediction, Zero terminal SNR: off", ["cat"]))
+    assert (filled["prediction_type"], filled["zero_terminal_snr"]) == ("v_prediction", "off")
 
 
 def test_more_adapters_than_rows_stay_in_the_prompt(desk):

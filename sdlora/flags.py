@@ -1,0 +1,65 @@
+"""Flags of the commands ``generate``, ``compare`` and ``merge``, made from the declarations of their settings."""
+
+import argparse
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args
+
+if TYPE_CHECKING:
+    from sdlora.families.settings import Model
+    from sdlora.generation.settings import Engine
+    from sdlora.section import Section
+
+COMMANDS = {"generate": True, "compare": True, "merge": False}
+"""Those that have them, and whether they draw."""
+
+
+def declare(parser: argparse.ArgumentParser, command: str) -> None:
+    """Give ``command``, if it is one of ``COMMANDS``, its flags for the base and, where it draws, for drawing."""
+    if command not in COMMANDS:
+        return
+    from sdlora.families.settings import Model
+    from sdlora.generation.images import SAID_OF_BASE
+    from sdlora.generation.settings import Engine
+
+    _declare(parser, Model, SAID_OF_BASE, " (default: as the adapter's run has it, else auto)")
+    if COMMANDS[command]:
+        _declare(parser, Engine, Engine.model_fields, " (default: {})")
+
+
+def _declare(parser: argparse.ArgumentParser, section: "type[Section]", names: Iterable[str], end: str) -> None:
+    from sdlora.section import settings
+
+    for setting in settings(section):
+        if setting.name in names:
+            choices = get_args(setting.field.annotation)
+            help = setting.help.removesuffix(".").replace("`", "") + end.format(setting.default)
+            flag = f"--{setting.name.replace('_', '-')}"
+            parser.add_argument(flag, default=setting.default, choices=choices, help=help)
+
+
+def base_settings(parsed: argparse.Namespace, base: str, adapters: Iterable[Path]) -> dict[str, Any]:
+    """What is said of ``base``: by the flags, else by the run that trained the first of ``adapters`` that is of it."""
+    from sdlora import service
+    from sdlora.generation.images import SAID_OF_BASE
+
+    flags = {name: value for name in SAID_OF_BASE if (value := getattr(parsed, name)) != "auto"}
+    return {**service.said_of_base(adapters, base), **flags}
+
+
+def model(parsed: argparse.Namespace, base: str, adapters: Iterable[Path]) -> "Model":
+    """``base`` with its ``base_settings``."""
+    from sdlora.families.settings import Model
+
+    return Model(base=base, **base_settings(parsed, base, adapters))
+
+
+def engine(parsed: argparse.Namespace) -> "Engine":
+    """How to draw, as the flags say. Raises ConfigError for what cannot be done on this machine, DeviceError."""
+    from sdlora.generation.device import choose_device
+    from sdlora.generation.engine import require_able
+    from sdlora.generation.settings import Engine
+
+    asked = Engine.model_validate({name: getattr(parsed, name) for name in Engine.model_fields})
+    require_able(asked, choose_device(parsed.device))
+    return asked

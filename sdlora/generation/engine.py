@@ -1,0 +1,129 @@
+"""How a loaded model computes pictures: decoded whole or in tiles, on its device or in turns, with which attention.
+
+Turns are accelerate's hooks, as in diffusers' ``enable_model_cpu_offload``: a part comes to the device when it is
+called, and leaves it for the next one. diffusers hangs them up for its pipelines; here they are hung up directly, since
+texts are read and latents decoded outside of a pipeline.
+"""
+
+import importlib.util
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from sdlora.errors import ConfigError
+from sdlora.generation import memory
+from sdlora.generation.settings import Engine
+
+if TYPE_CHECKING:
+    import torch
+
+    from sdlora.families.base import Family
+
+
+def require_able(engine: Engine, device: "torch.device") -> None:
+    """Raises ConfigError for what cannot be done on ``device``, or without a library that is not installed."""
+    if engine.offload == "model" and device.type == "cpu":
+        raise ConfigError("offload = model: the model is on the CPU already; take none, or a graphics card")
+    if engine.attention == "xformers":
+        if importlib.util.find_spec("xformers") is None:
+            raise ConfigError("attention = xformers: is not installed; run `pip install xformers`, or take sdpa")
+        if device.type != "cuda":
+            raise ConfigError(f"attention = xformers: works on CUDA alone, and this is {device}; take sdpa")
+
+
+class Machine:
+    """A family on ``device``, set up as ``engine`` says."""
+
+    def __init__(self, family: "Family", device: "torch.device", engine: Engine):
+        """The family lies on ``device``; where the engine offloads, it may lie on the CPU. Raises ConfigError."""
+        self.family = family
+        self.device = device
+        self.engine = Engine()
+        self._hooks: list[Any] = []
+        self.use(engine)
+
+    def use(self, engine: Engine) -> None:
+        """Compute as ``engine`` says from now on; the weights stay loaded.
+
+        Raises ConfigError for what is not possible here; then nothing changes.
+        """
+        require_able(engine, self.device)
+        if engine.attention != self.engine.attention:
+            _attend(self.family.models["unet"], engine.attention)
+        if engine.offload != self.engine.offload:
+            if engine.offload == "model":
+                self._take_turns()
+            else:
+                self._stay()
+        self.engine = engine
+
+    @property
+    def relief(self) -> str:
+        """What else than a smaller size would need less memory, to end a sentence with."""
+        more = self.engine.offload == "none" and self.device.type != "cpu"
+        return ", or offload = model" if more else ""
+
+    @contextmanager
+    def at_work(self, width: int, height: int) -> Iterator[None]:
+        """While pictures of ``width`` x ``height`` pixels are made: tiles where they are needed; then all parts rest.
+
+        Warns where it takes tiles of its own accord.
+        """
+        vae: Any = self.family.vae
+        before = vae.use_tiling
+        vae.use_tiling = self._tiles(width, height)
+        try:
+            yield
+        finally:
+            vae.use_tiling = before
+            for hook in self._hooks:
+                hook.offload()
+
+    def _tiles(self, width: int, height: int) -> bool:
+        """Whether pictures of that size are decoded in tiles."""
+        side = memory.tile(self.family)
+        if self.engine.vae_tiling != "auto" or max(width, height) <= side:
+            return self.engine.vae_tiling == "on"
+        needed, free = memory.decoding(self.family, width, height) + memory.RESERVE, memory.free(self.device)
+        if needed > free:
+            sizes = f"{needed / 2**30:.1f} GB would be needed and {free / 2**30:.1f} GB are free"
+            warnings.warn(
+                f"a picture of {width}x{height} is decoded in tiles of {side} pixels, which may show faintly: {sizes}; "
+                "take a smaller size, or vae_tiling = off to try it whole",
+                stacklevel=1,
+            )
+        return needed > free
+
+    def _take_turns(self) -> None:
+        """Let the parts come to the device in the order of their work: text encoders, UNet, VAE."""
+        from accelerate import cpu_offload_with_hook
+
+        parts = dict(self.family.models)
+        before = None
+        for part in (*(parts[name] for name in parts if name != "unet"), parts["unet"], self.family.vae):
+            _, before = cpu_offload_with_hook(part, self.device, before)
+            self._hooks.append(before)
+
+    def _stay(self) -> None:
+        """All parts on the device again, for good."""
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks.clear()
+        self.family.to(self.device)
+
+
+def _attend(unet: Any, attention: str) -> None:
+    """Switch the UNet's attention. diffusers' ``set_attention_backend`` passes over the UNets of Stable Diffusion.
+
+    Raises ConfigError if xformers does not work here; then PyTorch's own is back.
+    """
+    if attention == "sdpa":
+        unet.disable_xformers_memory_efficient_attention()
+        return
+    try:
+        unet.enable_xformers_memory_efficient_attention()
+    except Exception as error:  # It tries its kernels, built for one version of torch, and each fails in its own way.
+        unet.disable_xformers_memory_efficient_attention()
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ConfigError(f"attention = xformers: does not work here ({reason}); take sdpa") from error
