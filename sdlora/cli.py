@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser(arguments: Sequence[str]) -> tuple[Parser, dict[str, Parser]]:
-    from sdlora import __version__, comparing, flags
+    from sdlora import __version__, comparing, flags, workbench
 
     parser = Parser(prog="sdlora", description="Train, mix and export LoRA adapters for Stable Diffusion.")
     parser.add_argument("--version", action="version", version=f"sdlora {__version__}")
@@ -86,10 +86,7 @@ def _parser(arguments: Sequence[str]) -> tuple[Parser, dict[str, Parser]]:
     export_parser.add_argument("--dtype", default="fp32", choices=("fp32", "fp16", "bf16"), help="default: fp32")
     export_parser.add_argument("--output", type=Path, required=True, metavar="FILE.safetensors-or-FOLDER")
     _data_dir(export_parser)
-    inspect_parser = command("inspect", inspect, "Say what an adapter file holds.")
-    inspect_parser.add_argument("file", type=Path, metavar="FILE.safetensors")
-    inspect_parser.add_argument("--base", metavar="BASE", help="also say whether it fits this base model")
-    _merge_arguments(command("merge", merge, "Write a base model with adapters folded into its weights."))
+    workbench.declare(lambda name, run, help: _with_data_dir(command(name, run, help)))
     check_parser = command("check", check, "Say what is wrong with a folder of pictures, or could be better.")
     check_parser.add_argument(
         "folder", type=Path, metavar="FOLDER", help="pictures with captions; kohya's folders work"
@@ -103,6 +100,11 @@ def _parser(arguments: Sequence[str]) -> tuple[Parser, dict[str, Parser]]:
         if name in commands:
             flags.declare(commands[name], name)
     return parser, commands
+
+
+def _with_data_dir(parser: Parser) -> Parser:
+    _data_dir(parser)
+    return parser
 
 
 def _data_dir(parser: argparse.ArgumentParser) -> None:
@@ -181,23 +183,6 @@ def _generate_arguments(parser: Parser) -> None:
     add("--clip-skip", type=int, default=start.clip_skip, metavar="N", help=help)
     add("--device", default="auto", help="auto, cpu, cuda, mps (default: auto)")
     add("--output", type=Path, required=True, metavar="FILE.png", help="further pictures get -2, -3, ...")
-    _data_dir(parser)
-
-
-def _merge_arguments(parser: Parser) -> None:
-    add = parser.add_argument
-    add(
-        "--base", default="pocket", help="pocket, a diffusers folder, a .safetensors file or a hub id (default: pocket)"
-    )
-    add(
-        "--adapter",
-        action="append",
-        required=True,
-        metavar="FILE[:SCALE]",
-        help="an adapter and its scale; may be given often",
-    )
-    add("--dtype", default="fp16", choices=("fp16", "fp32"), help="default: fp16")
-    add("--output", type=Path, required=True, metavar="FOLDER-or-FILE.zip")
     _data_dir(parser)
 
 
@@ -295,7 +280,7 @@ def generate(parsed: argparse.Namespace) -> int:
 
     output = check_output(parsed.output)
     adapters = [
-        (service.adapter_of(source, parsed.data_dir), scale) for source, scale in map(split_scale, parsed.adapter)
+        (service.adapter_of(source, parsed.data_dir), scale) for source, scale in map(flags.split_scale, parsed.adapter)
     ]
     base = service.settled(parsed.base, parsed.data_dir)
     locate(base)  # What cannot be had is told before anything is waited for.
@@ -325,15 +310,6 @@ def generate(parsed: argparse.Namespace) -> int:
     return 0
 
 
-def split_scale(text: str) -> tuple[str, float]:
-    """``FILE`` or ``FILE:SCALE`` into both; the scale is 1 if not given (a drive's colon is no scale's)."""
-    source, colon, scale = text.rpartition(":")
-    try:
-        return (source, float(scale)) if colon and source else (text, 1.0)
-    except ValueError:
-        return text, 1.0
-
-
 def export(parsed: argparse.Namespace) -> int:
     from sdlora import service
 
@@ -358,32 +334,6 @@ def check(parsed: argparse.Namespace) -> int:
     if not findings:
         print("Nothing to mend: these pictures can be trained on.")
     return DatasetError.exit_code if any(finding.severity == "must" for finding in findings) else 0
-
-
-def inspect(parsed: argparse.Namespace) -> int:
-    from sdlora.formats import inspect_adapter
-
-    print(inspect_adapter(parsed.file))
-    if parsed.base:
-        from sdlora.formats.check import require_fit_of
-
-        print(f"{'fits:':<34} {require_fit_of(parsed.file, parsed.base)}")
-    return 0
-
-
-def merge(parsed: argparse.Namespace) -> int:
-    from sdlora import flags, service
-    from sdlora.generation.merge import merge as fold
-    from sdlora.notes import noted
-    from sdlora.terminal import Terminal
-
-    named = [(service.adapter_of(source, parsed.data_dir), scale) for source, scale in map(split_scale, parsed.adapter)]
-    adapters = [(service.adapter_name(path), path, scale) for path, scale in named]
-    base, terminal = service.settled(parsed.base, parsed.data_dir), Terminal(parsed.base)
-    model = flags.model(parsed, base, (path for path, _ in named))
-    with noted(terminal.note):
-        print(fold(model, adapters, parsed.output, parsed.dtype, terminal.say))
-    return 0
 
 
 if __name__ == "__main__":

@@ -135,5 +135,9 @@ OnProgress = Callable[[int, int], None]
 """Told how much is done, of how much in all."""
 
 
+def unwatched(done: int, total: int) -> None:
+    """The ``OnProgress`` of those who do not look."""
+
+
 def ignore(event: Event) -> None:
     """The listener of those who do not listen."""

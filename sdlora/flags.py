@@ -1,4 +1,4 @@
-"""Flags of the commands ``generate``, ``compare`` and ``merge``, made from the declarations of their settings."""
+"""Flags of the commands ``generate``, ``compare`` and ``bake``, made from the declarations of their settings."""
 
 import argparse
 from collections.abc import Iterable
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from sdlora.generation.settings import Engine
     from sdlora.section import Section
 
-COMMANDS = {"generate": True, "compare": True, "merge": False}
+COMMANDS = {"generate": True, "compare": True, "bake": False}
 """Those that have them, and whether they draw."""
 
 
@@ -63,3 +63,12 @@ def engine(parsed: argparse.Namespace) -> "Engine":
     asked = Engine.model_validate({name: getattr(parsed, name) for name in Engine.model_fields})
     require_able(asked, choose_device(parsed.device))
     return asked
+
+
+def split_scale(text: str) -> tuple[str, float]:
+    """``FILE`` or ``FILE:SCALE`` into both; the scale is 1 if not given (a drive's colon is no scale's)."""
+    source, colon, scale = text.rpartition(":")
+    try:
+        return (source, float(scale)) if colon and source else (text, 1.0)
+    except ValueError:
+        return text, 1.0

@@ -47,7 +47,7 @@ def said(capsys):
         ([*GENERATE, "--output", "a.png", "--device", "cpu", "--offload", "model"], 2, "is on the CPU already"),
         ([*GENERATE, "--output", "a.png", "--attention", "xformers"], 2, "xformers: is not installed"),
         (["compare", "nothing", "--output", "a.png", "--vae-tiling", "often"], 2, "--vae-tiling: invalid choice"),
-        (["merge", "--adapter", "x", "--output", "m", "--offload", "model"], 2, "there is no flag --offload"),
+        (["bake", "--adapter", "x", "--output", "m", "--offload", "model"], 2, "there is no flag --offload"),
         (["export", "nothing", "--output", "a.safetensors"], 2, "no such run"),
         (["export", "nothing", "--format", "zip", "--output", "a.safetensors"], 2, "invalid choice"),
         (["train", f"{LONG}.toml"], 2, "no such TOML file or preset"),

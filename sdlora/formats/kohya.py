@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from sdlora.adapters import forms
 from sdlora.adapters.base import AdapterState, ModuleState, state_of
 from sdlora.errors import FormatError
-from sdlora.formats import sgm
+from sdlora.families import sgm
 from sdlora.formats.base import Slot, gather
 from sdlora.formats.kinship import family_of
 from sdlora.formats.metadata import PEFT_HEADER, network

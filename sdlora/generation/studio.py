@@ -361,10 +361,12 @@ class Studio:
 
 
 def _read(path: Path) -> tuple[AdapterState, str]:
-    """The adapter in a file, and the SHA-256 of what follows its header, by which A1111 knows it."""
+    """The adapter in a file, and the SHA-256 of what follows its header, by which A1111 knows it; a folder has none."""
     from sdlora.formats import read_adapter
 
     state = read_adapter(path)
+    if path.is_dir():
+        return state, ""
     with open(path, "rb") as file:
         file.seek(8 + int.from_bytes(file.read(8), "little"))
         return state, hashlib.file_digest(file, "sha256").hexdigest()

@@ -13,9 +13,9 @@ from sdlora.adapters.fused import fuse
 from sdlora.adapters.lycoris import factors
 from sdlora.adapters.targets import adaptable, classic_prefix
 from sdlora.errors import ConfigError, FormatError
+from sdlora.families.sgm import to_sgm
 from sdlora.formats import export_adapter, inspect_adapter, read_adapter, write_adapter
 from sdlora.formats.card import read_card
-from sdlora.formats.sgm import to_sgm
 from sdlora.formats.storage import WRITTEN
 from tests import published
 from tests.adapters.helpers import METHODS_MADE, distance

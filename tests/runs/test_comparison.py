@@ -148,7 +148,7 @@ def test_the_command_line_says_of_a_base_what_the_run_says(configure, tmp_path, 
     assert main(["compare", "fast", *shared, "--x", "scale=0,1", "--output", str(tmp_path / "grid.png")]) == 0
     assert main([*drawing, str(tmp_path / "one.png"), "--adapter", "fast", *shared]) == 0
     output = ["--base", config.model.base, "--output", str(tmp_path / "merged")]
-    assert main(["merge", "--adapter", "fast", "--data-dir", str(tmp_path), *output]) == 0
+    assert main(["bake", "--adapter", "fast", "--data-dir", str(tmp_path), *output]) == 0
     assert "was trained with" not in capsys.readouterr().err
     for picture in (tmp_path / "grid" / "0-000-001.png", tmp_path / "one.png"):
         assert read_parameters(picture).settings["Prediction type"] == "v_prediction"

@@ -1,0 +1,156 @@
+"""Adapters folded into a full model: a single file tensor by tensor, a folder whole."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import torch
+
+from sdlora.adapters import forms
+from sdlora.adapters.base import AdapterState, ModuleState
+from sdlora.adapters.fit import require_fit
+from sdlora.errors import ConfigError
+from sdlora.events import OnProgress, unwatched
+from sdlora.families.loading import locate
+from sdlora.families.settings import Model
+from sdlora.families.skeleton import skeleton
+from sdlora.families.weights import Place, by_key, places
+from sdlora.files import as_path, read_safetensors_header, require_free_space, write_atomic
+from sdlora.formats import read_adapter
+from sdlora.formats.storage import DTYPES
+from sdlora.generation.merge import MERGED, OnPhase
+from sdlora.generation.merge import merge as fold
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+NAMES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
+"""torch's names of the types that are written, and safetensors'."""
+ALIGNMENT = 8
+Change = tuple[ModuleState, float]
+"""A layer's part of an adapter, and the scale."""
+
+
+def bake(
+    model: str | Model,
+    adapters: Sequence[tuple[str, Path, float]],
+    output: Path,
+    dtype: str = "fp16",
+    on_progress: OnProgress = unwatched,
+    on_phase: OnPhase = str,
+) -> Path:
+    """Write a base with ``adapters`` (name, file, scale) folded into its weights to ``output``, which is new.
+
+    A ``.safetensors`` file of a single-file base is written tensor by tensor, as its base is laid out, one layer at a
+    time in memory; else a diffusers folder, or a ``.zip`` of one. Sums are made in float32 and rounded once.
+    Raises ConfigError, ModelError, FormatError, MismatchError, FileError.
+    """
+    output = as_path(output)
+    base = model.base if isinstance(model, Model) else model
+    if output.suffix != ".safetensors":
+        return fold(model, adapters, output, dtype, on_phase)
+    source = locate(base)
+    if source.kind != "file":
+        raise ConfigError(
+            f"{output}: {base} is no single file, and becomes a folder; leave out .safetensors, or say .zip"
+        )
+    if dtype not in MERGED:
+        raise ConfigError(f"{dtype}: a model is written in {' or '.join(MERGED)}")
+    if not adapters:
+        raise ConfigError("name at least one adapter to fold in")
+    if output.exists():
+        raise ConfigError(f"{output}: exists already; choose another name, or move it away")
+    states = [(name, read_adapter(path), scale) for name, path, scale in adapters]
+    _bake_file(Path(source.location), base, states, output, getattr(torch, DTYPES[dtype]), on_progress)
+    return output
+
+
+def _bake_file(
+    file: Path,
+    base: str,
+    adapters: Sequence[tuple[str, AdapterState, float]],
+    output: Path,
+    dtype: torch.dtype,
+    on_progress: OnProgress,
+) -> None:
+    models = skeleton(base).models
+    for _, state, _ in adapters:
+        require_fit(models, state)
+    paths = list(dict.fromkeys(path for _, state, _ in adapters for path in state.modules))
+    changes = {
+        path: [(state.modules[path], scale) for _, state, scale in adapters if path in state.modules] for path in paths
+    }
+    layers = by_key(places(base, paths))
+    header = {key: entry for key, entry in read_safetensors_header(file).items() if key != "__metadata__"}
+    note = json.dumps([{"name": name, "scale": scale} for name, _, scale in adapters], ensure_ascii=False)
+    written = _header(header, dtype, {"format": "pt", "sdlora_merged": note})
+    require_free_space(output.parent, len(written) + sum(_size(entry, dtype) for entry in header.values()))
+
+    def write(place: Path) -> None:
+        with open(place, "wb") as out:
+            out.write(len(written).to_bytes(8, "little") + written)
+            for number, tensor in enumerate(_tensors(file, list(header), layers, changes)):
+                _append(out, tensor.to(dtype) if tensor.is_floating_point() else tensor)
+                on_progress(number + 1, len(header))
+
+    write_atomic(output, write)
+
+
+def _tensors(
+    file: Path, keys: Sequence[str], layers: Mapping[str, list[tuple[str, Place]]], changes: Mapping[str, list[Change]]
+) -> "Iterator[Tensor]":
+    """The tensors of ``file``, one after the other, changed where an adapter changes them."""
+    from safetensors import safe_open
+
+    biases = {key.removesuffix("weight") + "bias": found for key, found in layers.items()}
+    with safe_open(file, framework="pt") as opened:
+        for key in keys:
+            tensor = opened.get_tensor(key)
+            for path, place in layers.get(key, []):
+                rows = _rows(tensor, place)
+                tensor = tensor.float()
+                weight = tensor[rows].clone()
+                for module, scale in changes[path]:
+                    tensor[rows] += scale * forms.update(module.tensors, module.scale, weight)
+            for path, place in biases.get(key, []):
+                for module, scale in changes[path]:
+                    if "diff_b" in module.tensors:
+                        tensor = tensor.float()
+                        tensor[_rows(tensor, place)] += scale * module.tensors["diff_b"]
+            yield tensor
+
+
+def _rows(tensor: "Tensor", place: Place) -> slice:
+    """The rows of a tensor that are one layer's."""
+    third = len(tensor) // 3
+    return slice(None) if place.third is None else slice(third * place.third, third * (place.third + 1))
+
+
+def _header(header: Mapping[str, Any], dtype: torch.dtype, metadata: Mapping[str, str]) -> bytes:
+    """The safetensors header of the same tensors in the same order, floating-point ones in ``dtype``."""
+    entries: dict[str, Any] = {"__metadata__": metadata}
+    start = 0
+    for key, entry in header.items():
+        end = start + _size(entry, dtype)
+        name = NAMES[str(dtype).removeprefix("torch.")] if _floats(entry) else entry["dtype"]
+        entries[key] = {"dtype": name, "shape": entry["shape"], "data_offsets": [start, end]}
+        start = end
+    content = json.dumps(entries, ensure_ascii=False).encode()
+    return content + b" " * (-len(content) % ALIGNMENT)
+
+
+def _floats(entry: Mapping[str, Any]) -> bool:
+    return str(entry["dtype"]) in ("F64", "F32", "F16", "BF16")
+
+
+def _size(entry: Mapping[str, Any], dtype: torch.dtype) -> int:
+    start, end = entry["data_offsets"]
+    numbers = 1
+    for side in entry["shape"]:
+        numbers *= side
+    return numbers * dtype.itemsize if _floats(entry) else end - start
+
+
+def _append(out: BinaryIO, tensor: "Tensor") -> None:
+    out.write(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())

@@ -1,0 +1,59 @@
+"""The difference of two models as an adapter."""
+
+from collections.abc import Callable
+
+from sdlora.adapters.base import AdapterState, ModuleState, state_of
+from sdlora.adapters.targets import select
+from sdlora.editing.bases import weights_of
+from sdlora.editing.lowrank import Cut, of_matrix
+from sdlora.errors import ConfigError, MismatchError
+from sdlora.events import OnProgress, unwatched
+from sdlora.formats.metadata import BASES
+
+UNCHANGED = 1e-4
+"""A layer of which the tuned model differs by less than so much of its norm (of fp16's rounding) is left out."""
+
+
+def extract(
+    base: str,
+    tuned: str,
+    cut: Cut,
+    targets: str = "linear",
+    text_encoder: bool = True,
+    on_progress: OnProgress = unwatched,
+    notice: Callable[[str], object] = str,
+) -> AdapterState:
+    """The LoRA that comes nearest to making ``base`` into ``tuned``: W_tuned - W_base of each layer, cut (``Cut``).
+
+    Both are folders, single files or hub ids, and are read a layer at a time. Layers that are the same in both are left
+    out. Raises ModelError, ConfigError for targets that name no layer, or if nothing differs, MismatchError for models
+    of different architectures.
+    """
+    from sdlora.families.skeleton import skeleton
+
+    cut.check()
+    family, models = skeleton(base)
+    paths = select(models, targets, text_encoder)
+    before, after = weights_of(base, paths), weights_of(tuned, paths)
+    made: dict[str, ModuleState] = {}
+    for number, path in enumerate(paths):
+        first, second = before(path), after(path)
+        assert first is not None and second is not None
+        if first.shape != second.shape:
+            raise MismatchError(f"{path}: the base's is {tuple(first.shape)}, the tuned model's {tuple(second.shape)}")
+        change = second - first
+        if change.norm() > UNCHANGED * first.norm():
+            found = of_matrix(change.flatten(1))
+            made[path] = found.module(cut.parts(found.values), tuple(first.shape[2:]))
+        on_progress(number + 1, len(paths))
+    if not made:
+        raise ConfigError(f"{tuned}: is the same as {base} in all {len(paths)} layers; there is nothing to extract")
+    if len(made) < len(paths):
+        notice(f"{len(paths) - len(made)} of {len(paths)} layers are the same in both models and are left out")
+    return state_of(made, _metadata(family))
+
+
+def _metadata(family: str) -> dict[str, str]:
+    known = BASES.get((family, "epsilon"))
+    version = {"ss_base_model_version": known.version, "ss_v2": str(family == "sd2")} if known else {}
+    return {**version, "sdlora_extracted": "True"}

@@ -1,0 +1,71 @@
+"""What is in an adapter, layer by layer: norms, singular values, how many directions it really uses."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from sdlora.adapters.base import AdapterState
+from sdlora.editing.bases import weights_of
+from sdlora.editing.lowrank import factors
+from sdlora.events import OnProgress, unwatched
+
+SHARE = 0.95
+"""Of the energy (squared Frobenius norm): the rank that holds so much of it is told."""
+
+
+class Layer(NamedTuple):
+    """One layer's update."""
+
+    path: str
+    method: str
+    rank: int | None
+    alpha: float
+    norm: float
+    """Frobenius norm of ΔW."""
+    values: tuple[float, ...]
+    """Its singular values, the largest first, as many as the rank, or 64 at most."""
+    effective: float
+    """exp of the entropy of the singular values as shares (Roy and Vetterli, 2007): 1 to the rank."""
+    needed: int
+    """The rank that holds 95 % of the energy."""
+
+
+MOST = 64
+
+
+def spectrum(state: AdapterState, base: str = "", on_progress: OnProgress = unwatched) -> list[Layer]:
+    """Every layer of ``state``, in its order. DoRA and (IA)³ need the ``base``. Raises ConfigError, ModelError."""
+    weights = weights_of(base, state.modules)
+    layers = []
+    for number, (path, module) in enumerate(state.modules.items()):
+        values = factors(path, module, weights(path)).values
+        shares = values / values.sum() if float(values.sum()) else values.new_tensor([1.0])
+        shares = shares[shares > 0]
+        energies = values.square().cumsum(0)
+        needed = int((energies < SHARE * energies[-1]).sum()) + 1
+        kept = tuple(float(value) for value in values[: module.rank or MOST][:MOST])
+        effective = float(torch.exp(-(shares * shares.log()).sum()))
+        layers.append(
+            Layer(path, module.method, module.rank, module.alpha, float(energies[-1].sqrt()), kept, effective, needed)
+        )
+        on_progress(number + 1, len(state.modules))
+    return layers
+
+
+def table(layers: list[Layer]) -> Iterator[str]:
+    """The layers as lines of text, the largest norm first."""
+    yield f"{'norm':>9} {'rank':>5} {'effective':>9} {'95 %':>5}  layer"
+    for layer in sorted(layers, key=lambda one: -one.norm):
+        rank = "-" if layer.rank is None else str(layer.rank)
+        yield f"{layer.norm:9.4g} {rank:>5} {layer.effective:9.1f} {layer.needed:5}  {layer.path}"
+
+
+def plot(layers: list[Layer], path: Path) -> Path:
+    """Draw each layer's norm as a bar in the model's order, and its singular values below; a PNG file at ``path``."""
+    from sdlora.editing.drawing import chart
+    from sdlora.files import write_atomic
+
+    write_atomic(path, lambda place: chart(layers).save(place, "PNG"))
+    return path

@@ -1,0 +1,103 @@
+"""Several adapters as one."""
+
+import json
+from collections.abc import Mapping, Sequence
+
+import torch
+
+from sdlora.adapters.base import AdapterState, ModuleState, state_of
+from sdlora.adapters.fit import widths
+from sdlora.editing.bases import weights_of
+from sdlora.editing.lowrank import Cut, kernel_of, matrix, of_matrix, of_product, product
+from sdlora.errors import ConfigError, MismatchError
+from sdlora.events import OnProgress, unwatched
+from sdlora.formats.inspection import triggers
+
+MERGED = "sdlora_merged"
+"""The header's entry that says what was merged, and at which scales."""
+
+
+def merge(
+    adapters: Sequence[tuple[str, AdapterState, float]],
+    cut: Cut | None = None,
+    base: str = "",
+    on_progress: OnProgress = unwatched,
+) -> AdapterState:
+    """One LoRA that does what ``adapters`` (name, state, scale) do together: ΔW = Σ scale · ΔWᵢ.
+
+    Without a ``cut`` the factors stand side by side, exactly, and ranks add up; with one each layer's sum is cut by
+    its singular values. LoHa, LoKr and whole differences need a ``cut``; DoRA and (IA)³ the ``base`` too, as they
+    change a weight by what it is. Layer by layer; ``on_progress`` is told of each.
+    Raises ConfigError, MismatchError, ModelError.
+    """
+    if not adapters:
+        raise ConfigError("name at least one adapter to merge")
+    cut = cut.check() if cut else None
+    paths = list(dict.fromkeys(path for _, state, _ in adapters for path in state.modules))
+    _require_alike(adapters)
+    weights = weights_of(base, paths)
+    merged: dict[str, ModuleState] = {}
+    for number, path in enumerate(paths):
+        parts = [(state.modules[path], scale) for _, state, scale in adapters if path in state.modules]
+        merged[path] = _layer(path, parts, cut, weights(path))
+        on_progress(number + 1, len(paths))
+    return state_of(merged, _metadata(adapters))
+
+
+def _require_alike(adapters: Sequence[tuple[str, AdapterState, float]]) -> None:
+    """Raises MismatchError for adapters of which two name a layer that is of another width in each."""
+    known: dict[str, tuple[int, str]] = {}
+    for name, state, _ in adapters:
+        for path, width in widths(state).items():
+            first, other = known.setdefault(path, (width, name)) if width else (0, name)
+            if width != first:
+                raise MismatchError(
+                    f"{name} reads {width} numbers at {path}, {other} {first}: they are for different bases"
+                )
+
+
+def _layer(
+    path: str, parts: Sequence[tuple[ModuleState, float]], cut: Cut | None, weight: torch.Tensor | None
+) -> ModuleState:
+    kernel = _kernel(path, parts, weight)
+    pairs = [
+        pair and (scale * pair[0], pair[1]) for pair, scale in ((product(module), scale) for module, scale in parts)
+    ]
+    whole = [pair for pair in pairs if pair]
+    if len(whole) < len(parts):
+        if cut is None:
+            odd = next(module.method for (module, _), pair in zip(parts, pairs, strict=True) if not pair)
+            raise ConfigError(f"{path}: {odd} has no factors to put side by side; give a rank or a share of energy")
+        found = of_matrix(_sum(path, parts, weight))
+        return found.module(cut.parts(found.values), kernel)
+    up, down = torch.cat([up for up, _ in whole], dim=1), torch.cat([down for _, down in whole])
+    if cut:
+        found = of_product(up, down)
+        return found.module(cut.parts(found.values), kernel)
+    if kernel:
+        down, up = down.reshape(len(down), -1, *kernel), up[:, :, None, None]
+    return ModuleState({"down": down, "up": up}, float(len(down)))
+
+
+def _sum(path: str, parts: Sequence[tuple[ModuleState, float]], weight: torch.Tensor | None) -> torch.Tensor:
+    total, *rest = (scale * matrix(path, module, weight) for module, scale in parts)
+    for part in rest:
+        total += part
+    return total
+
+
+def _kernel(path: str, parts: Sequence[tuple[ModuleState, float]], weight: torch.Tensor | None) -> tuple[int, ...]:
+    if weight is not None:
+        return tuple(weight.shape[2:])
+    return next((kernel for module, _ in parts if module.method != "ia3" and (kernel := kernel_of(path, module))), ())
+
+
+def _metadata(adapters: Sequence[tuple[str, AdapterState, float]]) -> dict[str, str]:
+    """What all of them say alike, their trigger words together, and what was merged."""
+    headers: list[Mapping[str, str]] = [state.metadata for _, state, _ in adapters]
+    listed = [{"name": name, "scale": scale} for name, _, scale in adapters]
+    common = {key: text for key, text in headers[0].items() if all(other.get(key) == text for other in headers)}
+    common.pop(MERGED, None)
+    words = dict.fromkeys(word for header in headers for word in triggers(header))
+    told = {"modelspec.trigger_phrase": ", ".join(words)} if words else {}
+    return common | told | {MERGED: json.dumps(listed, ensure_ascii=False)}

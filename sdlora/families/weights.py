@@ -1,0 +1,121 @@
+"""Single layers of a base model, read from its files as they are wanted: the model itself is never loaded."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from sdlora.errors import ModelError
+from sdlora.families.hub import fetch
+from sdlora.families.loading import WEIGHTED, locate
+from sdlora.families.original import whole_family
+from sdlora.families.settings import Model
+from sdlora.files import read_safetensors_header
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+CLIP = {"sd1": "cond_stage_model.transformer.", "sdxl": "conditioner.embedders.0.transformer."}
+"""What stands before CLIP-L's own names in single files, by family."""
+OPENCLIP = {
+    ("sd2", "text_encoder"): "cond_stage_model.model.",
+    ("sdxl", "text_encoder_2"): "conditioner.embedders.1.model.",
+}
+PROJECTIONS = ("q_proj", "k_proj", "v_proj")
+"""In OpenCLIP one tensor, one below the other."""
+OPENCLIP_NAMES = {"self_attn.out_proj": "attn.out_proj", "mlp.fc1": "mlp.c_fc", "mlp.fc2": "mlp.c_proj"}
+
+
+class Place(NamedTuple):
+    """Where a layer's weight lies: a file, a tensor's name in it, and which third of its rows (None: all)."""
+
+    file: Path
+    key: str
+    third: int | None = None
+
+    def read(self) -> "Tensor":
+        """The weight, in its own type. Raises ModelError if the file cannot be read."""
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(self.file, framework="pt") as file:
+                part = file.get_slice(self.key)
+                rows = part.get_shape()[0] // 3
+                own = part[:] if self.third is None else part[rows * self.third : rows * (self.third + 1)]
+        except (SafetensorError, OSError, RuntimeError) as error:
+            raise ModelError(f"{self.file}: {self.key} cannot be read: {error}") from None
+        tensor: Tensor = own
+        return tensor
+
+
+def places(base: str, paths: Iterable[str]) -> dict[str, Place]:
+    """Where the weights of the layers at the classic ``paths`` lie in ``base``: a folder, a single file or a hub id.
+
+    Raises ModelError for what is no base, or has no such layer.
+    """
+    source = locate(base)
+    if source.kind == "file":
+        return dict(_in_file(Path(source.location), paths))
+    wanted = ("model_index.json", "*/config.json", *(f"{part}/*.safetensors" for part in WEIGHTED))
+    folder = fetch(Model(base=base), wanted) if source.kind == "hub" else Path(source.location)
+    return dict(_in_folder(folder, paths))
+
+
+def _in_folder(folder: Path, paths: Iterable[str]) -> Iterator[tuple[str, Place]]:
+    found: dict[str, dict[str, Path]] = {}
+    for path in paths:
+        component, _, rest = path.partition(".")
+        if component not in found:
+            found[component] = _keys(folder / component)
+        names = (f"{rest}.weight", f"{rest.removeprefix('text_model.')}.weight")  # Older and newer transformers.
+        key = next((name for name in names if name in found[component]), None)
+        if key is None:
+            raise ModelError(f"{folder}: has no layer {path}")
+        yield path, Place(found[component][key], key)
+
+
+def _keys(part: Path) -> dict[str, Path]:
+    """Which file holds which tensor; of two variants of one the full one."""
+    files = sorted(part.glob("*.safetensors"), key=lambda file: (".fp16" in file.name, file.name), reverse=True)
+    return {key: file for file in files for key in read_safetensors_header(file)}
+
+
+def _in_file(file: Path, paths: Iterable[str]) -> Iterator[tuple[str, Place]]:
+    family, header = whole_family(file), read_safetensors_header(file)
+    for path in paths:
+        place = next((Place(file, *name) for name in original_names(family, path) if name[0] in header), None)
+        if place is None:
+            raise ModelError(f"{file}: has no layer {path}")
+        yield path, place
+
+
+def original_names(family: str, path: str) -> Iterator[tuple[str, int | None]]:
+    """What a layer's weight may be called in single files of ``family``, and which third of the tensor it is."""
+    from sdlora.families.sgm import to_sgm
+
+    component, _, rest = path.partition(".")
+    if component == "unet":
+        name = f"model.diffusion_model.{to_sgm(rest) or rest}"
+        yield f"{name}.weight", None
+        if name.endswith(".2.conv"):  # Behind a level without attention.
+            yield f"{name.removesuffix('.2.conv')}.1.conv.weight", None
+    elif (family, component) in OPENCLIP:
+        yield _openclip(OPENCLIP[family, component], rest)
+    else:
+        yield f"{CLIP[family]}{rest}.weight", None
+
+
+def _openclip(prefix: str, rest: str) -> tuple[str, int | None]:
+    block, _, name = rest.removeprefix("text_model.encoder.layers.").partition(".")
+    stem = f"{prefix}transformer.resblocks.{block}"
+    _, _, projection = name.rpartition(".")
+    if projection in PROJECTIONS:
+        return f"{stem}.attn.in_proj_weight", PROJECTIONS.index(projection)
+    return f"{stem}.{OPENCLIP_NAMES.get(name, name)}.weight", None
+
+
+def by_key(found: Mapping[str, Place]) -> dict[str, list[tuple[str, Place]]]:
+    """The layers in each tensor, by its name."""
+    layers: dict[str, list[tuple[str, Place]]] = {}
+    for path, place in found.items():
+        layers.setdefault(place.key, []).append((path, place))
+    return layers
