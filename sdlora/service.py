@@ -176,11 +176,13 @@ def failure(run: Run, code: int, last: Event | None) -> SdloraError:
 def adapter_of(source: str, data_dir: Path | None = None) -> Path:
     """The adapter file that ``source`` names: a file, a run's folder or name, RUN-STEP, or an imported adapter's name.
 
-    Raises ConfigError if there is none.
+    Raises ConfigError if there is none, FileError for a file that is not there.
     """
     path = existing(source)
     if path is not None and (path.is_file() or is_peft(path)):
         return path
+    if source.endswith(SUFFIX):
+        raise FileError(f"{source}: there is no such file")
     imported = existing(f"{source}{SUFFIX}", _root(data_dir) / "adapters")
     name, _, step = source.rpartition("-")
     if step.isdecimal() and existing(Path(source, CONFIG), _root(data_dir) / "runs") is None:

@@ -9,9 +9,10 @@ import time
 import pytest
 import torch
 
-from sdlora.cli import main, split_scale
+from sdlora.cli import main
+from sdlora.flags import split_scale
 from sdlora.config import TrainConfig, all_settings
-from sdlora.formats.storage import DTYPES, FORMATS
+from sdlora.formats.storage import DTYPES, WRITTEN
 from sdlora.generation.images import read_parameters
 from sdlora.runs.folder import device_lock, hold
 from sdlora.terminal import Terminal
@@ -97,7 +98,7 @@ def test_a_run_that_cannot_begin_leaves_no_folder(flags, code, sentence, prepare
 
 @pytest.mark.parametrize(
     ("content", "code", "reason"),
-    [(b"", 3, "safetensors"), (b"\x80\x04junk junk", 3, "safetensors"), (None, 5, "cannot be read")],
+    [(b"", 3, "safetensors"), (b"\x80\x04junk junk", 3, "safetensors"), (None, 5, "there is no such file")],
 )
 def test_inspect_refuses_what_is_no_adapter(content, code, reason, capsys, tmp_path):
     path = tmp_path / "bad.safetensors"
@@ -148,7 +149,7 @@ def test_export_offers_every_format_and_number_type(capsys):
     with pytest.raises(SystemExit):
         main(["export", "--help"])
     text = said(capsys)
-    assert f"--format {{{','.join(FORMATS)}}}" in text
+    assert f"--format {{{','.join(WRITTEN)}}}" in text
     assert f"--dtype {{{','.join(DTYPES)}}}" in text
 
 

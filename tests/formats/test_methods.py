@@ -185,9 +185,10 @@ def test_pefts_own_loader_computes_the_same_from_its_folder(method, family, tmp_
             latents, text = torch.randn(2, 4, 8, 8, generator=draw), torch.randn(2, 77, width, generator=draw)
             told = {}
             if family == "sdxl":
+                pooled = models["text_encoder_2"].config.projection_dim
                 told = {
                     "added_cond_kwargs": {
-                        "text_embeds": torch.randn(2, 16, generator=draw),
+                        "text_embeds": torch.randn(2, pooled, generator=draw),
                         "time_ids": torch.ones(2, 6),
                     }
                 }
