@@ -78,7 +78,7 @@ def standing(family):
         for model in (*family.models.values(), family.vae)
         for parameter in model.parameters()
     ]
-    hosts = [(path, list(host.active_adapters), dict(host.scaling)) for path, host in live._hosts(family.models)]
+    hosts = [(path, list(host.active_adapters), dict(host.scaling)) for path, host in live.hosts_in(family.models)]
     configs = [list(getattr(model, "peft_config", {})) for model in family.models.values()]
     return modules, parameters, hosts, configs, torch.get_rng_state(), torch.is_grad_enabled()
 
