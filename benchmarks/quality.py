@@ -53,9 +53,9 @@ def pictures(studio: Studio, prompts: list[str]) -> list[Image.Image]:
     return studio.generate(prompts, seed=100, count=SEEDS, steps=STEPS, cfg=CFG)
 
 
-def style(clip: Clip, data_dir: Path) -> tuple[dict[str, Any], Image.Image]:
-    """The figures of the style trial, and base | adapter | the world's own, a row a prompt."""
-    adapter, seconds = trained("pocket-style", "style", data_dir)
+def style(clip: Clip, data_dir: Path, *flags: str) -> tuple[dict[str, Any], Image.Image]:
+    """The figures of the style trial, and base | adapter | the world's own, a row a prompt; ``flags`` as to ``train``."""
+    adapter, seconds = trained("pocket-style", "style", data_dir, *flags)
     config = TrainConfig.load("pocket-style")
     prompts = list(config.sample.prompts)
     plain = [prompt.removeprefix(f"{config.data.trigger}, ") for prompt in prompts]
@@ -74,6 +74,7 @@ def style(clip: Clip, data_dir: Path) -> tuple[dict[str, Any], Image.Image]:
     said = {name: clip_t(found, texts) for name, found in features.items()}
     figures = {
         "train_seconds": seconds,
+        "adapter_bytes": adapter.stat().st_size,
         "clip_i": {**look, "style itself": own},
         "share_of_gap": (look["adapter"] - look["base"]) / (own - look["base"]),
         "clip_t": said,

@@ -190,6 +190,10 @@ def _messages(error: ValidationError, place: str) -> Iterator[str]:
         name = ".".join(parts[:2])
         if problem["type"] == "extra_forbidden" and name in names:
             yield f"{place}: the method {problem['loc'][1]} has no setting {name}; remove it, or choose another method"
+        elif problem["type"] == "union_tag_invalid":
+            near = difflib.get_close_matches(str(problem["ctx"]["tag"]), METHODS, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"take one of {', '.join(METHODS)}"
+            yield f"{place}: {name}.method = {problem['ctx']['tag']!r} is no method; {hint}"
         elif problem["type"] == "extra_forbidden":
             near = difflib.get_close_matches(name, [*names, *TrainConfig.model_fields], n=1)
             yield f"{place}: there is no setting {name}" + (f"; did you mean {near[0]}?" if near else "")

@@ -159,3 +159,26 @@ def test_a_config_fits_a_device_and_little_memory_with_as_many_pictures_a_step()
     small = fitted(config, low_memory=True).train
     assert (small.batch_size, small.gradient_accumulation, small.gradient_checkpointing) == (1, 12, True)
     assert config.train.batch_size == 4
+
+
+def test_another_method_given_in_place_of_a_files_leaves_out_what_it_does_not_have():
+    config = TrainConfig.load("pocket-style", {"adapter.method": "ia3"})
+    known = TrainConfig.load("pocket-style")
+    assert config.adapter.method == "ia3" and not hasattr(config.adapter, "rank")
+    assert config.adapter.targets == known.adapter.targets
+    lokr = TrainConfig.load("pocket-style", {"adapter.method": "lokr", "adapter.factor": "8"})
+    assert (lokr.adapter.rank, lokr.adapter.factor) == (known.adapter.rank, 8)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"adapter.method": "ia3", "adapter.rank": "4"}, "the method ia3 has no setting adapter.rank"),
+        ({"adapter.factor": "4"}, "the method lora has no setting adapter.factor"),
+        ({"adapter.method": "lorra"}, "adapter.method = 'lorra' is no method; did you mean lora"),
+        ({"adapter.rnk": "4"}, "there is no setting adapter.rnk; did you mean adapter.rank"),
+    ],
+)
+def test_a_setting_that_a_method_lacks_is_told_by_name(settings, said):
+    with pytest.raises(ConfigError, match=said.replace(".", r"\.")):
+        TrainConfig.load("pocket-style", settings)

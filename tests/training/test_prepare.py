@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 
 from sdlora.config import TrainConfig, presets
+from sdlora.errors import ConfigError
 from sdlora.training.job import Job
 from sdlora.training.output import RunPaths
-from sdlora.training.prepare import ignored
+from sdlora.training.prepare import ignored, rate_groups
 
 
 def job(tmp_path: Path, preset: str, overrides: dict[str, object]) -> Job:
@@ -34,3 +35,37 @@ def test_a_setting_that_another_makes_idle_is_named(overrides: dict[str, object]
 @pytest.mark.parametrize("preset", [path.stem for path in presets()])
 def test_no_preset_has_an_idle_setting(preset: str, tmp_path: Path) -> None:
     assert list(ignored(job(tmp_path, preset, {"data.random_crop": True}), steps=100)) == []
+
+
+def test_layers_may_have_learning_rates_of_their_own(tmp_path: Path) -> None:
+    from sdlora.adapters import live
+    from tests.adapters.helpers import tiny_base
+
+    models = tiny_base()
+    rates = "unet.up_blocks=5e-4, *.attn2.to_k=3e-4, unet.mid_block=0, text_encoder.text_model.encoder.layers.1=9e-5"
+    settings = {"train.learning_rate": 1e-4, "train.text_encoder_learning_rate": 5e-5, "train.learning_rates": rates}
+    config = job(tmp_path, "pocket-style", settings)
+    config.adapter.attach(models, "a", 0)
+    layers = live.layers(models, "a")
+    groups = rate_groups(config, layers)
+    rate_of = {id(parameter): group["lr"] for group in groups for parameter in group["params"]}
+    assert sum(len(group["params"]) for group in groups) == len(rate_of) == len(live.parameters(models, "a"))
+
+    def rate(end: str) -> float:
+        [found] = {rate_of[id(p)] for path, layer in layers if path.endswith(end) for p in layer.tensors.values()}
+        return found
+
+    assert rate("mid_block.attentions.0.transformer_blocks.0.attn2.to_q") == 0
+    assert rate("up_blocks.1.attentions.0.transformer_blocks.0.attn2.to_q") == 5e-4
+    assert rate("down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k") == 3e-4
+    assert rate("down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_q") == 1e-4
+    assert rate("layers.0.self_attn.q_proj") == 5e-5
+    assert rate("layers.1.self_attn.q_proj") == 9e-5
+    with pytest.raises(ConfigError, match=r"train\.learning_rates: 'unet\.middle' matches no adapted layer"):
+        rate_groups(job(tmp_path, "pocket-style", {"train.learning_rates": "unet.middle=1e-4"}), layers)
+
+
+@pytest.mark.parametrize("rates", ["unet", "unet=x", "unet=-1", "unet=11"])
+def test_what_gives_no_learning_rates_is_refused(rates: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"train\.learning_rates"):
+        job(tmp_path, "pocket-style", {"train.learning_rates": rates})
