@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from sdlora.cli import main
-from sdlora.flags import split_scale
 from sdlora.config import TrainConfig, all_settings
+from sdlora.flags import split_scale
 from sdlora.formats.storage import DTYPES, WRITTEN
 from sdlora.generation.images import read_parameters
 from sdlora.runs.folder import device_lock, hold
