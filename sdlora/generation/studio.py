@@ -18,11 +18,13 @@ import torch
 from sdlora.adapters import live
 from sdlora.adapters.base import AdapterState, Scale
 from sdlora.adapters.fused import Fused, fuse
-from sdlora.errors import ConfigError, OutOfMemoryError
+from sdlora.errors import ConfigError, MismatchError, OutOfMemoryError
 from sdlora.events import OnProgress
 from sdlora.families.base import Family
 from sdlora.families.loading import load
 from sdlora.families.settings import Model
+from sdlora.formats.card import FAMILY_NAMES
+from sdlora.formats.kinship import family_of
 from sdlora.generation import prompt as prompts
 from sdlora.generation.agreement import disagreement
 from sdlora.generation.device import choose_device, choose_dtype
@@ -112,7 +114,7 @@ class Studio:
         if not name.strip() or set(name) & set('<>:,"\n'):
             raise ConfigError(f'{name!r}: adapter names go into prompts: take one without < > : , " and line breaks')
         state, digest = (adapter, "") if isinstance(adapter, AdapterState) else _read(Path(adapter))
-        live.load_state(self.family.models, state, name)
+        self._load(state, name)
         components = frozenset(path.split(".")[0] for path in state.modules)
         odd = disagreement(name, state.metadata, self.family, self._said)
         self._adapters[name] = Loaded(1.0, state.metadata.get("sshs_model_hash", digest)[:12], components, odd)
@@ -121,6 +123,17 @@ class Studio:
         except ConfigError:
             self.remove_adapter(name)
             raise
+
+    def _load(self, state: AdapterState, name: str) -> None:
+        """Put an adapter into the models. Raises MismatchError, by the families' names where they differ."""
+        try:
+            live.load_state(self.family.models, state, name)
+        except MismatchError as error:
+            theirs, ours = family_of(state), self.family.name
+            if not theirs or theirs == ours:
+                raise
+            kinds = f"is for {FAMILY_NAMES[theirs]}, the base is {FAMILY_NAMES[ours]}"
+            raise MismatchError(f"{name}: {kinds}; {error}") from None
 
     def set_scale(self, name: str, scale: Scale) -> None:
         """Change an adapter's scale: a number, or numbers by part (``{"unet.up_blocks": 0.5}``). 0 is off."""

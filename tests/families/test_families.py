@@ -8,9 +8,10 @@ import torch
 from diffusers import DiffusionPipeline
 
 from sdlora.adapters import METHODS
+from sdlora.adapters.base import AdapterState, ModuleState
 from sdlora.data.pictures import Size, framing
 from sdlora.diffusion.schedule import alphas_cumprod
-from sdlora.errors import ConfigError, ModelError
+from sdlora.errors import ConfigError, MismatchError, ModelError
 from sdlora.events import SampleReady, StepDone
 from sdlora.families.loading import load
 from sdlora.families.settings import Model
@@ -108,6 +109,17 @@ def test_training_previews_resume_a_mix_and_files_all_work(family, base, configu
         assert np.abs(pixels(plain(pipeline, negative_prompt="")) - single).max() <= 1
         back = read_adapter(file)
         assert back.modules.keys() == state.modules.keys()
+
+
+def test_an_adapter_of_another_family_is_refused_by_name(family, base):
+    width, name = {"sd1": (1024, "SD 2.x"), "sd2": (2048, "SDXL"), "sdxl": (768, "SD 1.x")}[family]
+    path = "unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_k"
+    state = AdapterState("lora", {path: ModuleState({"down": torch.ones(2, width), "up": torch.ones(16, 2)}, 2.0)})
+    studio = Studio(str(base), device="cpu")
+    ours = {"sd1": "SD 1.x", "sd2": "SD 2.x", "sdxl": "SDXL"}[family]
+    with pytest.raises(MismatchError, match=f"other: is for {name}, the base is {ours}"):
+        studio.add_adapter("other", state)
+    assert studio.adapters == {}
 
 
 @pytest.mark.parametrize("method", METHODS)
