@@ -54,7 +54,7 @@ def pictures(studio: Studio, prompts: list[str]) -> list[Image.Image]:
 
 
 def style(clip: Clip, data_dir: Path, *flags: str) -> tuple[dict[str, Any], Image.Image]:
-    """The figures of the style trial, and base | adapter | the world's own, a row a prompt. ``flags`` are ``train``'s."""
+    """The figures of the style trial, and base | adapter | the world's own, a row a prompt; ``flags`` of ``train``."""
     adapter, seconds = trained("pocket-style", "style", data_dir, *flags)
     config = TrainConfig.load("pocket-style")
     prompts = list(config.sample.prompts)
