@@ -52,7 +52,8 @@ loha    hada_w1_a, hada_w2_a (out, r), hada_w1_b, hada_w2_b (r, in · kernel); T
         hada_t1, hada_t2 (r, r, ...). FedPara, arXiv:2108.06098, eq. 2.
 lokr    lokr_w1 (a, c), lokr_w2 (b, d, ...) with out = a · b and in = c · d, either one as a product ..._a (., r) and
         ..._b (r, .); Tucker: lokr_w2_a (r, b), lokr_w2_b (r, d), lokr_t2 (r, r, ...). KronA, arXiv:2212.10650.
-ia3     output_scale (out,) or input_scale (in,): by how much the scale differs from 1. arXiv:2205.05638, section 3.3.
+ia3     output_scale (out,) or input_scale (in,): by how much the scale differs from 1; of a convolution (1, out, 1, 1)
+        or (1, in, 1, 1), as LyCORIS keeps it. arXiv:2205.05638, section 3.3.
 full    diff, of the weight's shape, and diff_b (out,) of the bias.
 """
 

@@ -164,7 +164,7 @@ def apply(base: Any, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor |
 
 def over(values: torch.Tensor, base: Any) -> torch.Tensor:
     """A value a channel (C,), to be multiplied with what ``base`` reads or gives: (..., C), or (B, C, H, W)."""
-    return values if isinstance(base, nn.Linear) else values.view(-1, 1, 1)
+    return values.flatten() if isinstance(base, nn.Linear) else values.view(-1, 1, 1)
 
 
 def bare(base: Any, x: torch.Tensor, plain: torch.Tensor | None = None) -> torch.Tensor:

@@ -26,6 +26,7 @@ class Ia3(Method):
         """No difference to a scale of 1."""
         import torch
 
-        if path.endswith(FEED_FORWARD):
-            return ModuleState({"input_scale": torch.zeros(base.weight.shape[1])})
-        return ModuleState({"output_scale": torch.zeros(len(base.weight))})
+        by_input = path.endswith(FEED_FORWARD)
+        count, beside = base.weight.shape[1 if by_input else 0], base.weight.ndim - 2
+        scale = torch.zeros(1, count, *[1] * beside) if beside else torch.zeros(count)
+        return ModuleState({"input_scale" if by_input else "output_scale": scale})

@@ -59,10 +59,10 @@ class Lokr(LowRank):
 def factors(side: int, most: int | None) -> tuple[int, int]:
     """``most`` and its quotient if it divides ``side``; else the largest divisor up to it and the root, and its own.
 
-    As LyCORIS and PEFT share a side out (their ``factorization``).
+    The smaller of the two first, as LyCORIS shares a side out (its ``factorization``).
     """
     if most and side % most == 0:
-        return most, side // most
+        return min(most, side // most), max(most, side // most)
     limit = min(most or side, math.isqrt(side))
     first = next(number for number in range(limit, 0, -1) if side % number == 0)
     return first, side // first

@@ -137,7 +137,8 @@ class LatentCache:
             means, stds = encode(filled)
         for (view, picture), mean, std in zip(batch, means.float(), stds.float(), strict=False):
             if not (mean.isfinite().all() and std.isfinite().all()):
-                raise NonFiniteError(f"{view.example.path}: the VAE gives non-finite latents; run it in float32")
+                remedy = "leave it out, or take another base"
+                raise NonFiniteError(f"{view.example.path}: the base's VAE gives non-finite latents for it; {remedy}")
             made = {"mean": mean, "std": std}
             if picture.mask is not None:
                 latent_size = Size(mean.shape[-1], mean.shape[-2])

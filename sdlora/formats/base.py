@@ -98,7 +98,7 @@ def _named(path: str, found: "dict[str, Tensor]") -> "dict[str, Tensor]":
     if "weight" in found or "on_input" in found:
         if found.keys() & {"weight", "on_input"} != {"weight", "on_input"} or found["on_input"].numel() != 1:
             raise FormatError(f"{path}: (IA)³ takes a weight and one number on_input, of which one is missing")
-        own["input_scale" if bool(found["on_input"]) else "output_scale"] = found["weight"].flatten()
+        own["input_scale" if bool(found["on_input"]) else "output_scale"] = found["weight"]
     return own
 
 

@@ -16,6 +16,7 @@ from sdlora.adapters.base import AdapterState, ModuleState, state_of
 from sdlora.errors import FormatError
 from sdlora.families import sgm
 from sdlora.formats.base import Slot, gather
+from sdlora.formats.diffusers import classic
 from sdlora.formats.kinship import family_of
 from sdlora.formats.metadata import PEFT_HEADER, network
 
@@ -93,7 +94,9 @@ class Kohya:
         component, path = self._components[prefix], dotted(module.removeprefix(f"{prefix}_"))
         if path is None:
             return None
-        return f"{component}.{sgm.from_sgm(path) if component == 'unet' else path}", SLOTS[tensor]
+        # With transformers 5, LyCORIS leaves text_model out of its names.
+        found = classic(f"{component}.{sgm.from_sgm(path) if component == 'unet' else path}")
+        return (found, SLOTS[tensor]) if found else None
 
     def can_read(self, keys: Iterable[str]) -> bool:
         return any(self.parse(key) for key in keys)

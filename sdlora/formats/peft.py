@@ -177,6 +177,11 @@ def _factor(own: Mapping[str, ModuleState]) -> int:
         out, inputs = (side or 0 for side in forms.size(t))
         sides += [((out,), rows), ((inputs, inputs // KERNEL), columns)]
     for factor in (None, *sorted({first for _, first in sides}, reverse=True)):
-        if all(first in (factors(side, factor)[0] for side in maybe) for maybe, first in sides):
+        if all(first in (_first(side, factor) for side in maybe) for maybe, first in sides):
             return factor or -1
     raise FormatError("the layers' factors are not of one rule that PEFT has; export with --format kohya")
+
+
+def _first(side: int, factor: int | None) -> int:
+    """The side of the first matrix that PEFT makes: the factor itself where it divides, be it the larger part."""
+    return factor if factor and side % factor == 0 else factors(side, factor)[0]

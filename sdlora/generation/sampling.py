@@ -174,15 +174,18 @@ def decode(vae: Any, latents: torch.Tensor) -> torch.Tensor:
     """Pixels (B, 3, H, W) in about [-1, 1], float32, of scaled ``latents``.
 
     Some decoders overflow in half precision, which shows as black pictures: those are decoded again in float32.
+    Raises NonFiniteError if that gives no picture either.
     """
     latents, dtype = latents / vae.config.scaling_factor, vae.dtype
     pixels: torch.Tensor = vae.decode(latents.to(dtype), return_dict=False)[0].float()
-    if dtype == torch.float32 or pixels.isfinite().all():
-        return pixels
-    try:
-        return vae.to(torch.float32).decode(latents.float(), return_dict=False)[0]
-    finally:
-        vae.to(dtype)  # Widened weights narrow again to the same bits.
+    if dtype != torch.float32 and not pixels.isfinite().all():
+        try:
+            pixels = vae.to(torch.float32).decode(latents.float(), return_dict=False)[0]
+        finally:
+            vae.to(dtype)  # Widened weights narrow again to the same bits.
+    if not pixels.isfinite().all():
+        raise NonFiniteError("the base's VAE gives NaN, in float32 too: its weights are broken; take another base")
+    return pixels
 
 
 def _encode(family: Family, text: str, clip_skip: int) -> list[Conditioning]:

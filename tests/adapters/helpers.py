@@ -94,9 +94,9 @@ def published(module: ModuleState, weight: torch.Tensor) -> torch.Tensor:
     base = weight.double()
     flat = base.flatten(1)
     if "output_scale" in t:
-        return base + (flat * t["output_scale"][:, None]).reshape(base.shape)
+        return base + (flat * t["output_scale"].flatten()[:, None]).reshape(base.shape)
     if "input_scale" in t:
-        return base + torch.einsum("oi...,i->oi...", base, t["input_scale"])
+        return base + torch.einsum("oi...,i->oi...", base, t["input_scale"].flatten())
     if "diff" in t:
         return base + t["diff"].reshape(base.shape)
     if "hada_w1_a" in t:

@@ -19,7 +19,7 @@ from sdlora.formats.card import read_card
 from sdlora.formats.storage import WRITTEN
 from tests import published
 from tests.adapters.helpers import METHODS_MADE, distance
-from tests.tiny import UNETS, tiny_models
+from tests.tiny import SECOND, UNETS, tiny_models
 
 FAMILIES = tuple(UNETS)
 HELD = {
@@ -152,17 +152,27 @@ def test_the_keys_of_each_method_are_lycoriss(tmp_path):
         "lokr": {"lokr_w1": (2, 2), "lokr_w2_a": (8, 2), "lokr_w2_b": (2, 32), "alpha": ()},
         "ia3": {"weight": (64,), "on_input": ()},
     }  # fmt: skip
+    conv = "lora_unet_mid_block_resnets_0_conv1"
+    of_conv = {
+        "lora": {"lora_down.weight": (4, 16, 3, 3), "lora_up.weight": (16, 4, 1, 1), "alpha": ()},
+        "dora": {
+            "lora_down.weight": (4, 16, 3, 3), "lora_up.weight": (16, 4, 1, 1), "alpha": (), "dora_scale": (16, 1, 1, 1)
+        },
+        "loha": {
+            "hada_w1_a": (16, 3), "hada_w1_b": (3, 144), "hada_w2_a": (16, 3), "hada_w2_b": (3, 144), "alpha": (),
+        },
+        "lokr": {"lokr_w1": (2, 2), "lokr_w2_a": (8, 2), "lokr_w2_b": (2, 72), "alpha": ()},
+        "ia3": {"weight": (1, 16, 1, 1), "on_input": ()},
+    }  # fmt: skip
     for method, tensors in expected.items():
         path = tmp_path / f"{method}.safetensors"
         write_adapter(state_for(method, "sd1"), path)
         with safe_open(path, "pt") as file:
-            found = {
-                k.partition(".")[2]: tuple(file.get_slice(k).get_shape())
-                for k in file.keys()  # noqa: SIM118
-                if k.startswith(f"{linear}.")
-            }
+            shapes = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
             header = file.metadata()
-        assert found == tensors
+        for stem, wanted in ((linear, tensors), (conv, of_conv[method])):
+            found = {key.partition(".")[2]: shape for key, shape in shapes.items() if key.startswith(f"{stem}.")}
+            assert found == wanted
         assert header["ss_network_module"] == ("networks.lora" if method == "lora" else "lycoris.kohya")
         card = read_card(path)
         assert card.method == {"lora": "LoRA", "dora": "DoRA", "loha": "LoHa", "lokr": "LoKr", "ia3": "(IA)³"}[method]
@@ -185,10 +195,9 @@ def test_pefts_own_loader_computes_the_same_from_its_folder(method, family, tmp_
             latents, text = torch.randn(2, 4, 8, 8, generator=draw), torch.randn(2, 77, width, generator=draw)
             told = {}
             if family == "sdxl":
-                pooled = models["text_encoder_2"].config.projection_dim
                 told = {
                     "added_cond_kwargs": {
-                        "text_embeds": torch.randn(2, pooled, generator=draw),
+                        "text_embeds": torch.randn(2, SECOND, generator=draw),
                         "time_ids": torch.ones(2, 6),
                     }
                 }
@@ -201,13 +210,46 @@ def test_pefts_own_loader_computes_the_same_from_its_folder(method, family, tmp_
         assert distance(pair[:1], pair[1:]) < 2e-5 * float(pair[0].abs().max()), component
 
 
-def test_sides_are_shared_out_as_peft_does():
+def test_sides_are_shared_out_as_peft_does_and_the_smaller_part_comes_first():
     from peft.tuners.lokr.layer import factorization
 
+    # LyCORIS's own factorization: 320 by 64 is 5 and 64, where PEFT has 64 and 5.
+    assert [factors(320, 64), factors(1280, 40), factors(320, 8)] == [(5, 64), (32, 40), (8, 40)]
     for side in (4, 8, 12, 127, 320, 640, 768, 1280, 2560, 3072, 10240):
         assert factors(side, None) == factorization(side, -1)
         for factor in (2, 3, 8, 16, 20, 64):
             assert set(factors(side, factor)) == set(factorization(side, factor))
+
+
+def lokr_of_factor_8(targets: str) -> AdapterState:
+    """16 by 8 is shared out as 2 and 8 here and by LyCORIS; PEFT has 8 and 2 for that factor, but 2 and 8 for 2."""
+    models, draw = models_of("sd1"), torch.Generator().manual_seed(1)
+    METHODS["lokr"](rank=1, factor=8, targets=targets).attach(models, "a", 0)
+    return state_of(
+        {
+            path: ModuleState({n: torch.randn(t.shape, generator=draw) * 0.2 for n, t in m.tensors.items()}, m.alpha)
+            for path, m in live.read_state(models, "a").modules.items()
+        }
+    )
+
+
+def test_a_lokr_with_a_factor_beyond_the_root_is_the_same_in_pefts_folder(tmp_path):
+    state = lokr_of_factor_8("unet.mid_block.*.attn1.to_v,unet.up_blocks.1.*.attn1.to_out.0")
+    write_adapter(state, tmp_path / "p", "peft")
+    theirs = peft_library.PeftModel.from_pretrained(models_of("sd1")["unet"], tmp_path / "p" / "unet").eval()
+    models, draw = models_of("sd1"), torch.Generator().manual_seed(2)
+    live.load_state(models, state, "a")
+    latents, text = torch.randn(2, 4, 16, 16, generator=draw), torch.randn(2, 77, 16, generator=draw)
+    with torch.no_grad():
+        base, ours, other = (
+            m(latents, torch.tensor([10, 700]), text).sample for m in (models_of("sd1")["unet"], models["unet"], theirs)
+        )
+    assert (ours - other).abs().max() < 2e-5 * ours.abs().max() < (ours - base).abs().max()
+
+
+def test_factors_that_pefts_one_rule_does_not_give_are_refused_for_its_folders(tmp_path):
+    with pytest.raises(FormatError, match="not of one rule"):
+        write_adapter(lokr_of_factor_8("unet.mid_block"), tmp_path / "p", "peft")
 
 
 def test_an_adapter_of_several_methods_goes_through_kohyas_keys(tmp_path):

@@ -224,6 +224,20 @@ def test_a_kohya_file_without_alpha_means_rank_and_whole_alphas_are_numbers(tmp_
     }
 
 
+def test_text_layers_without_text_model_are_the_same_layers(tmp_path: Path) -> None:
+    """So LyCORIS calls them where transformers 5 is installed."""
+    ends = [("lora_te", "encoder_layers_0_mlp_fc1"), ("lora_te2", "encoder_layers_31_self_attn_q_proj")]
+    for number, middle in enumerate(("", "text_model_")):
+        stems = [f"{prefix}_{middle}{rest}" for prefix, rest in ends]
+        shapes = {"lora_down": (2, 8), "lora_up": (8, 2)}
+        tensors = {f"{stem}.{name}.weight": torch.ones(shape) for stem in stems for name, shape in shapes.items()}
+        save_file(tensors, tmp_path / f"{number}.safetensors")
+        assert read_adapter(tmp_path / f"{number}.safetensors").modules.keys() == {
+            "text_encoder.text_model.encoder.layers.0.mlp.fc1",
+            "text_encoder_2.text_model.encoder.layers.31.self_attn.q_proj",
+        }
+
+
 def test_rank_stabilised_alpha_in_a_diffusers_header_is_understood(tmp_path: Path) -> None:
     header = '{"unet.r": 4, "unet.lora_alpha": 6, "unet.use_rslora": true, "unet.alpha_pattern": {"proj_out": 2}}'
     tensors = {

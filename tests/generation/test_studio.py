@@ -17,6 +17,7 @@ from sdlora.generation.images import parse_parameters
 from sdlora.generation.sampling import _encode, decode
 from sdlora.generation.studio import Studio
 from sdlora.runs.creation import Request
+from tests.tiny import UNETS, tiny_models
 
 UNET = [f"unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_{part}" for part in "qkv"]
 TEXT = ["text_encoder.text_model.encoder.layers.0.self_attn.q_proj"]
@@ -335,6 +336,32 @@ def test_a_decoder_that_overflows_in_half_precision_is_run_in_full():
     pixels = decode(vae, torch.full((1, 4, 2, 2), 4.0, dtype=torch.float16))
     assert torch.allclose(pixels, torch.full_like(pixels, 0.2), atol=1e-3)
     assert pixels.dtype == torch.float32 and vae.dtype == torch.float16
+
+
+@pytest.mark.parametrize("family", UNETS)
+def test_a_vae_whose_float16_gives_nan_draws_what_its_float32_does(family):
+    """The true decoder's layers, whose first one overflows in float16: all behind it is NaN, which would be black."""
+    vae = tiny_models(family=family)["vae"]
+    vae.decoder.conv_in.weight.data *= 2e5
+    vae.half()
+    latents = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        narrow = vae.decode(latents.half() / vae.config.scaling_factor, return_dict=False)[0]
+        assert not narrow.isfinite().any()
+        found = decode(vae, latents.half())
+        assert vae.dtype == torch.float16
+        wide = vae.float().decode(latents.half().float() / vae.config.scaling_factor, return_dict=False)[0]
+    assert torch.allclose(found, wide, atol=2e-3)
+    assert found.std() > 0.01
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_a_vae_that_gives_no_numbers_at_all_is_an_error_not_a_black_picture(dtype):
+    vae = tiny_models()["vae"].to(dtype)
+    vae.decoder.conv_out.bias.data.fill_(float("nan"))
+    with torch.no_grad(), pytest.raises(NonFiniteError, match="VAE gives NaN, in float32 too"):
+        decode(vae, torch.zeros(1, 4, 8, 8, dtype=dtype))
+    assert vae.dtype == dtype
 
 
 def test_latents_that_are_no_numbers_are_an_error_not_a_black_picture(studio):

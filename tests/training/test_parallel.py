@@ -2,16 +2,20 @@
 
 from contextlib import nullcontext
 
+import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
+from PIL import Image
 
 from sdlora import checkpoint
+from sdlora.adapters import METHODS
 from sdlora.events import Notice
 from sdlora.training import trainer
 from sdlora.training.output import RunPaths
 from sdlora.training.parallel import Gang
 from sdlora.training.settings import Train
+from tests.tiny import tiny_base
 from tests.training.short import run_here
 from tests.training.test_trainer import assert_equal_files, of, tensors
 
@@ -19,16 +23,16 @@ SCALE = 1024.0
 
 
 class Scaled(Gang):
-    """One with a loss scaler, as on a card in fp16; the numbers themselves stay float32."""
+    """One with a loss scaler, as on a card in fp16; with float32 the numbers themselves stay as they are."""
 
-    def __init__(self):
+    def __init__(self, dtype=torch.float32):
         accelerator = Accelerator(cpu=True)
         accelerator.state._mixed_precision, accelerator.native_amp = "fp16", True  # Accelerate refuses it on a CPU.
         accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=SCALE)
-        super().__init__(accelerator, torch.float32, log=False)
+        super().__init__(accelerator, dtype, log=False)
 
     def autocast(self):
-        return nullcontext()
+        return torch.autocast("cpu", torch.float16) if self.dtype == torch.float16 else nullcontext()
 
 
 @pytest.fixture
@@ -109,3 +113,51 @@ def test_a_resumed_run_keeps_its_scale(configure, tmp_path, monkeypatch, gangs):
     assert [gang.scaler_state() for gang in gangs[::2]] == [gangs[0].scaler_state()] * 2
     assert gangs[2].scaler_state()["scale"] == SCALE / 2
     assert_equal_files(whole.adapter, parts.adapter)
+
+
+@pytest.mark.parametrize(
+    ("method", "family"), [*((name, "sd1") for name in METHODS), ("lora", "sd2"), ("lora", "sdxl")]
+)
+def test_the_scaler_meets_float32_gradients_over_a_float16_base(method, family, configure, tmp_path, monkeypatch):
+    """fp16 as on a card, on a CPU: base and activations in float16, autocast, and the scaler's own arithmetic."""
+    seen = set()
+    real = Scaled.clip
+
+    def clip(self, optimizer, parameters, most):
+        seen.update((parameter.dtype, parameter.grad.dtype) for parameter in parameters if parameter.grad is not None)
+        return real(self, optimizer, parameters, most)
+
+    monkeypatch.setattr(Scaled, "clip", clip)
+    monkeypatch.setattr(Gang, "assemble", lambda *_: Scaled(torch.float16))
+    dtypes = {}
+
+    def between(base):
+        dtypes.update({name: next(model.parameters()).dtype for name, model in base.models.items()})
+        dtypes["vae"] = base.vae.dtype
+
+    config = configure(
+        model__base=str(tiny_base(tmp_path / family, family)), adapter__method=method, adapter__targets="linear+conv",
+        train__steps=3, sample__every=3, sample__prompts=["a red house"], sample__steps=2,
+    )  # fmt: skip
+    finished, events, output = run_here(config, tmp_path / "run", between_steps=between)
+    assert finished
+    assert seen == {(torch.float32, torch.float32)}
+    assert dtypes.pop("vae") == torch.float32  # In float16 some give infinite latents, and black pictures.
+    assert set(dtypes.values()) == {torch.float16}
+    assert [event.message for event in of(Notice, events) if "left out" in event.message] == []
+    last, first = tensors(output.adapter), tensors(output.checkpoint(2))
+    assert all(tensor.isfinite().all() for tensor in last.values())
+    assert any(not torch.equal(last[key], first[key]) for key in last)
+    assert {tensor.dtype for key, tensor in last.items() if tensor.is_floating_point()} == {torch.float32}
+    preview = np.asarray(Image.open(output.sample(3, 0)))
+    assert preview.std() > 1
+
+
+def test_float16_parameters_would_have_been_caught():
+    """What the test above is there to find: PyTorch's scaler refuses gradients in float16."""
+    gang = Scaled()
+    parameter = torch.nn.Parameter(torch.zeros(2, dtype=torch.float16))
+    optimizer = gang.adopt(torch.optim.SGD([parameter], lr=1.0))
+    gang.backward((parameter * 3).sum())
+    with pytest.raises(ValueError, match="unscale FP16 gradients"):
+        gang.clip(optimizer, [parameter], 1.0)
