@@ -133,8 +133,9 @@ def sha256(path: Path) -> str:
 
 
 def require_free_space(folder: Path, needed: int) -> None:
-    """Raises FileError if fewer than ``needed`` bytes are free where ``folder`` lies."""
-    free = shutil.disk_usage(folder).free
+    """Raises FileError if fewer than ``needed`` bytes are free where ``folder`` lies, or will lie."""
+    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    free = shutil.disk_usage(there).free
     if free < needed:
         raise FileError(f"{folder}: free {(needed - free) / 1e6:.0f} MB on this disk, then start again")
 
@@ -144,6 +145,8 @@ def read_safetensors_header(path: Path) -> dict[str, Any]:
 
     Raises FileError if the file cannot be read, FormatError if it is no whole safetensors file.
     """
+    if path.exists() and not path.is_file():  # A pipe would be waited for.
+        raise FileError(f"{path}: cannot be read (is no file)")
     try:
         size = path.stat().st_size
         with open(path, "rb") as file:

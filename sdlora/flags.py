@@ -5,11 +5,15 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
+from sdlora.errors import ConfigError
+
 if TYPE_CHECKING:
     from sdlora.families.settings import Model
     from sdlora.generation.settings import Engine
     from sdlora.section import Section
 
+MOST_SCALE = 1000.0
+"""Beyond it a scale is a slip of the keyboard."""
 COMMANDS = {"generate": True, "compare": True, "bake": False}
 """Those that have them, and whether they draw."""
 
@@ -69,6 +73,9 @@ def split_scale(text: str) -> tuple[str, float]:
     """``FILE`` or ``FILE:SCALE`` into both; the scale is 1 if not given (a drive's colon is no scale's)."""
     source, colon, scale = text.rpartition(":")
     try:
-        return (source, float(scale)) if colon and source else (text, 1.0)
+        found = (source, float(scale)) if colon and source else (text, 1.0)
     except ValueError:
         return text, 1.0
+    if not abs(found[1]) <= MOST_SCALE:
+        raise ConfigError(f"{text}: {scale} is no scale; give a number such as 0.8")
+    return found

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sdlora.errors import ConfigError
-from sdlora.files import as_path
+from sdlora.files import as_path, require_free_space
 
 if TYPE_CHECKING:
     from sdlora.adapters.base import AdapterState
@@ -91,42 +91,51 @@ def _read(parsed: argparse.Namespace, source: str) -> "tuple[str, AdapterState]"
     return service.adapter_name(path), read_adapter(path)
 
 
-def _write(parsed: argparse.Namespace, state: "AdapterState", output: Path | None = None) -> int:
+def _write(parsed: argparse.Namespace, state: "AdapterState", output: Path) -> int:
+    from dataclasses import replace
+
     from sdlora.formats import export_adapter
 
-    output = _new(output or parsed.output)
     metadata = {**state.metadata, "ss_output_name": output.stem, "modelspec.title": output.stem}
-    proof = export_adapter(type(state)(state.method, state.modules, metadata), output, parsed.format, parsed.dtype)
+    proof = export_adapter(replace(state, metadata=metadata), output, parsed.format, parsed.dtype)
     print(f"{output}: {proof}")
     return 0
 
 
-def _new(output: Path) -> Path:
-    """Raises ConfigError for what is there already: nothing is written over."""
+def _target(output: Path, ending: str) -> Path:
+    """``output``, before anything is computed. Raises ConfigError for what is there already, or has another ending."""
     output = as_path(output)
     if output.exists():
         raise ConfigError(f"{output}: exists already; choose another name, or move it away")
+    if output.suffix != ending:
+        remedy = f"give it the ending {ending}" if ending else "PEFT's are folders: leave the ending out"
+        raise ConfigError(f"{output}: {remedy}")
+    require_free_space(output.parent, 0)
     return output
+
+
+def _ending(parsed: argparse.Namespace) -> str:
+    return "" if parsed.format == "peft" else ".safetensors"
 
 
 def merge(parsed: argparse.Namespace) -> int:
     from sdlora import editing, flags, service
     from sdlora.terminal import Terminal
 
-    _new(parsed.output)
+    output = _target(parsed.output, _ending(parsed))
     named = [(*_read(parsed, source), scale) for source, scale in map(flags.split_scale, parsed.adapter)]
     terminal = Terminal(parsed.output.stem)
     base = service.settled(parsed.base, parsed.data_dir) if parsed.base else ""
     state = editing.merge(named, _asked(parsed), base, terminal.progress("merging layers"))
     terminal.close()
-    return _write(parsed, state)
+    return _write(parsed, state, output)
 
 
 def resize(parsed: argparse.Namespace) -> int:
     from sdlora import editing, service
     from sdlora.terminal import Terminal
 
-    _new(parsed.output)
+    output = _target(parsed.output, _ending(parsed))
     cut, (name, state) = _needed(parsed), _read(parsed, parsed.source)
     terminal = Terminal(name)
     base = service.settled(parsed.base, parsed.data_dir) if parsed.base else ""
@@ -134,20 +143,20 @@ def resize(parsed: argparse.Namespace) -> int:
     terminal.close()
     ranks = sorted(layer.rank for layer in made.layers.values())
     print(f"ranks {ranks[0]} to {ranks[-1]}; {made.kept:.2%} of the energy is kept")
-    return _write(parsed, made.state)
+    return _write(parsed, made.state, output)
 
 
 def extract(parsed: argparse.Namespace) -> int:
     from sdlora import editing, service
     from sdlora.terminal import Terminal
 
-    _new(parsed.output)
+    output = _target(parsed.output, _ending(parsed))
     cut, terminal = _needed(parsed), Terminal(parsed.output.stem)
     base, tuned = (service.settled(name, parsed.data_dir) for name in (parsed.base, parsed.tuned))
     progress = terminal.progress("comparing layers")
     state = editing.extract(base, tuned, cut, parsed.targets, not parsed.no_text_encoder, progress, terminal.say)
     terminal.close()
-    return _write(parsed, state)
+    return _write(parsed, state, output)
 
 
 def bake(parsed: argparse.Namespace) -> int:
@@ -171,13 +180,16 @@ def bake(parsed: argparse.Namespace) -> int:
 
 
 def convert(parsed: argparse.Namespace) -> int:
-    if len(parsed.sources) == 1:
-        _new(parsed.output)
-        return _write(parsed, _read(parsed, parsed.sources[0])[1])
-    ending = "" if parsed.format == "peft" else ".safetensors"
-    for source in parsed.sources:  # Into a folder, each under its own name.
-        name, state = _read(parsed, source)
-        _write(parsed, state, as_path(parsed.output) / f"{name}{ending}")
+    named = [_read(parsed, source) for source in parsed.sources]
+    if len(named) == 1:
+        return _write(parsed, named[0][1], _target(parsed.output, _ending(parsed)))
+    folder = as_path(parsed.output)  # Into it, each under its own name; nothing is written unless all can be.
+    names = [name.replace(".", "-") for name, _ in named]
+    if len(set(names)) < len(names):
+        raise ConfigError("two of the adapters have the same name; convert them one by one")
+    targets = [_target(folder / f"{name}{_ending(parsed)}", _ending(parsed)) for name in names]
+    for target, (_, state) in zip(targets, named, strict=True):
+        _write(parsed, state, target)
     return 0
 
 
@@ -187,17 +199,18 @@ def inspect(parsed: argparse.Namespace) -> int:
 
     path = service.adapter_of(parsed.file, parsed.data_dir)
     base = service.settled(parsed.base, parsed.data_dir) if parsed.base else ""
+    picture = _target(parsed.plot, ".png") if parsed.plot else None
     print(inspect_adapter(path))
     if base:
         from sdlora.formats.check import require_fit_of
 
         print(f"{'fits:':<34} {require_fit_of(path, base)}")
-    if parsed.layers or parsed.plot:
-        _look_into(parsed, path, base)
+    if parsed.layers or picture:
+        _look_into(parsed, path, base, picture)
     return 0
 
 
-def _look_into(parsed: argparse.Namespace, path: Path, base: str) -> None:
+def _look_into(parsed: argparse.Namespace, path: Path, base: str, picture: Path | None) -> None:
     from sdlora.editing import layers as looks
     from sdlora.formats import read_adapter
     from sdlora.terminal import Terminal
@@ -207,5 +220,5 @@ def _look_into(parsed: argparse.Namespace, path: Path, base: str) -> None:
     terminal.close()
     if parsed.layers:
         print("\n".join(looks.table(layers)))
-    if parsed.plot:
-        print(looks.plot(layers, _new(parsed.plot)))
+    if picture:
+        print(looks.plot(layers, picture))

@@ -42,17 +42,27 @@ def _misfit(module: ModuleState, base: Any) -> str:
     ours, theirs = (weight[0], math.prod(weight[1:])), forms.size(module.tensors)
     if "diff_b" in module.tensors and base.bias is None:
         return "it changes a bias, and there is none"
-    if module.method == "lora" and "mid" not in module.tensors:
+    if module.method in ("lora", "dora") and "mid" not in module.tensors:
         down, up = (tuple(module.tensors[name].shape) for name in ("down", "up"))
         takes = layer_shapes(base, down[0])
-        if (_core(down), _core(up)) != (_core(takes[0]), _core(takes[1])):
+        if (core(down), core(up)) != (core(takes[0]), core(takes[1])):
             return f"it has {down} and {up}, this one takes {takes[0]} and {takes[1]}"
+    elif _kernel(module) not in ((), weight[2:]):
+        return f"its {module.method} is for a kernel of {_kernel(module)}, this one has {weight[2:] or 'none'}"
     elif any(own not in (None, side) for own, side in zip(theirs, ours, strict=True)):
         named = ["any" if side is None else str(side) for side in theirs]
         return (
             f"its {module.method} is for {named[0]} outputs of {named[1]} inputs, this one has {ours[0]} of {ours[1]}"
         )
     return ""
+
+
+def _kernel(module: ModuleState) -> Shape:
+    """The kernel that a module's tensors tell; empty for a linear layer, 1 x 1, and where they do not tell."""
+    if module.method == "ia3":
+        return ()
+    shape = forms.delta({name: tensor.to("meta") for name, tensor in module.tensors.items()}).shape
+    return core(tuple(shape))[2:]
 
 
 def layer_shapes(base: Any, rank: int) -> tuple[Shape, Shape]:
@@ -81,6 +91,6 @@ def _reason(state: AdapterState, bases: Mapping[str, Any]) -> str:
     return "this adapter is for another base than the one loaded"
 
 
-def _core(shape: Shape) -> Shape:
+def core(shape: Shape) -> Shape:
     """A shape without trailing ones: tools differ over whether a 1 x 1 projection's is (out, in) or (out, in, 1, 1)."""
     return shape[:2] if all(side == 1 for side in shape[2:]) else shape

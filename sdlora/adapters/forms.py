@@ -29,6 +29,9 @@ class Form(NamedTuple):
     """Of these the first that is there: ΔW is proportional to it."""
 
 
+TINY = 1e-24
+"""The square of the least length that DoRA divides by: outputs whose weights are all zero stay so."""
+
 FORMS: Mapping[str, Form] = {
     "lora": Form((("down",), ("up",)), ("mid",), ("down",), ("up",)),
     "dora": Form((("down",), ("up",), ("magnitude", "input_magnitude")), ("mid",), ("down",), ("up",)),
@@ -125,7 +128,7 @@ def update(tensors: "Tensors", scale: float, weight: "torch.Tensor") -> "torch.T
         return change
     axis = 0 if "magnitude" in own else 1
     changed, view = weight + change, [-1 if dim == axis else 1 for dim in range(weight.ndim)]
-    norm = changed.square().sum([dim for dim in range(weight.ndim) if dim != axis], keepdim=True).sqrt()
+    norm = changed.square().sum([dim for dim in range(weight.ndim) if dim != axis], keepdim=True).clamp(min=TINY).sqrt()
     return own["input_magnitude" if axis else "magnitude"].view(view) * changed / norm - weight
 
 

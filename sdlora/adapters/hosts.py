@@ -223,7 +223,7 @@ def weight_norm(base: Any, down: torch.Tensor, up: torch.Tensor, scale: float) -
         weight, a, b = (tensor.detach().flatten(1).float() for tensor in (base.weight, down, up))
         cross = ((weight @ a.T) * b).sum(1)
         square = ((b @ (a @ a.T)) * b).sum(1)
-        return (weight.square().sum(1) + 2 * scale * cross + scale**2 * square).clamp(min=0).sqrt()
+        return (weight.square().sum(1) + 2 * scale * cross + scale**2 * square).clamp(min=forms.TINY).sqrt()
 
 
 def put_dora(host: LoraLayer, key: str, magnitude: torch.Tensor) -> None:
@@ -250,7 +250,7 @@ def put(model: nn.Module, modules: Mapping[str, ModuleState], key: str, dropout:
         if module.method in ("lora", "dora"):
             low_rank[path] = _without_mid(module)
         else:
-            _host(model, path, module.method).put(key, module)
+            _put_additive(model, path, key, module)
     if not low_rank:
         return
     _inject(model, {path: (module.rank or 1, module.alpha) for path, module in low_rank.items()}, key, dropout)
@@ -282,18 +282,19 @@ def _without_mid(module: ModuleState) -> ModuleState:
     return replace(module, tensors={**rest, "down": inner})
 
 
-def _host(model: nn.Module, path: str, method: str) -> Any:
-    """The host of ``method`` at a model's own ``path``: one that is there, or a new one around what is there."""
+def _put_additive(model: nn.Module, path: str, key: str, module: ModuleState) -> None:
+    """Into the host of its method at a model's own ``path``: one that is there, or a new one around what is there."""
+    method = module.method
     parent, _, child = path.rpartition(".")
     top: Any = getattr(model.get_submodule(parent), child)
     inner: Any = top
     while isinstance(inner, BaseTunerLayer):
         if isinstance(inner, kind(method, inner.get_base_layer())):
-            return inner
+            return inner.put(key, module)
         inner = getattr(inner, "base_layer")  # noqa: B009 - PEFT declares it on no base class
     host = kind(method, inner)(top)
+    host.put(key, module)  # Only then into the tree: a failure leaves it as it was.
     setattr(model.get_submodule(parent), child, host)
-    return host
 
 
 @contextmanager

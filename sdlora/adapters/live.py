@@ -19,7 +19,7 @@ from torch import nn
 
 from sdlora.adapters import hosts
 from sdlora.adapters.base import AdapterState, ModuleState, Scale, state_of
-from sdlora.adapters.fit import require_fit
+from sdlora.adapters.fit import core, require_fit
 from sdlora.adapters.targets import classic_prefix, matches, nearest
 from sdlora.errors import ConfigError, MismatchError
 
@@ -197,7 +197,7 @@ def _require_alike(path: str, theirs: ModuleState, ours: ModuleState) -> None:
         remedy = f"set adapter.rank = {theirs.rank}"
         raise MismatchError(f"{path}: the file has rank {theirs.rank}, the settings {ours.rank}; {remedy}")
     if theirs.tensors.keys() != ours.tensors.keys() or any(
-        tensor.numel() != ours.tensors[name].numel() for name, tensor in theirs.tensors.items()
+        core(tuple(tensor.shape)) != core(tuple(ours.tensors[name].shape)) for name, tensor in theirs.tensors.items()
     ):
         raise MismatchError(f"{path}: the file's {theirs.method} is laid out otherwise than the settings make it")
 

@@ -23,7 +23,7 @@ def known_targets(targets: str) -> str:
 
 def _ranks(text: str) -> str:
     for pattern, rank in target_names.table(text).items():
-        if rank != int(rank) or not 0 <= rank <= 1024:
+        if not 0 <= rank <= 1024 or rank != int(rank):
             raise ValueError(f"{pattern}={rank:g}: a rank is a whole number from 0 to 1024")
     return text
 

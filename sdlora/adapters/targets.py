@@ -98,12 +98,16 @@ def select(models: Mapping[str, "nn.Module"], targets: str, text_encoder: bool =
     """The classic paths of the layers in ``models`` that ``targets`` names, in the models' order.
 
     ``text_encoder=False`` leaves the text encoders out. Raises ConfigError if a part of ``targets``
-    matches nothing, naming near ones.
+    matches nothing or can name nothing, naming near ones.
     """
     served = {name: model for name, model in models.items() if text_encoder or not name.startswith("text_encoder")}
     paths = [path for path, _ in adaptable(served)]
     chosen: set[str] = set()
-    for part in parts(targets):
+    try:
+        asked = parts(targets)
+    except ValueError as error:
+        raise ConfigError(f"adapter.targets: {error}") from None
+    for part in asked:
         found = [path for path in paths if (GROUPS[part].fullmatch(path) if part in GROUPS else matches(path, part))]
         if not found:
             where = " and ".join(served)

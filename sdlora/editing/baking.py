@@ -10,7 +10,7 @@ import torch
 from sdlora.adapters import forms
 from sdlora.adapters.base import AdapterState, ModuleState
 from sdlora.adapters.fit import require_fit
-from sdlora.errors import ConfigError
+from sdlora.errors import ConfigError, FileError, NonFiniteError
 from sdlora.events import OnProgress, unwatched
 from sdlora.families.loading import locate
 from sdlora.families.settings import Model
@@ -85,14 +85,20 @@ def _bake_file(
     header = {key: entry for key, entry in read_safetensors_header(file).items() if key != "__metadata__"}
     note = json.dumps([{"name": name, "scale": scale} for name, _, scale in adapters], ensure_ascii=False)
     written = _header(header, dtype, {"format": "pt", "sdlora_merged": note})
+    _make(output.parent)
     require_free_space(output.parent, len(written) + sum(_size(entry, dtype) for entry in header.values()))
 
     def write(place: Path) -> None:
         with open(place, "wb") as out:
             out.write(len(written).to_bytes(8, "little") + written)
-            for number, tensor in enumerate(_tensors(file, list(header), layers, changes)):
-                _append(out, tensor.to(dtype) if tensor.is_floating_point() else tensor)
+            tensors = zip(header, _tensors(file, list(header), layers, changes), strict=True)
+            for number, (key, tensor) in enumerate(tensors):
+                narrow = tensor.to(dtype) if _floats(header[key]) else tensor
+                if narrow.is_floating_point() and not narrow.isfinite().all():
+                    raise NonFiniteError(f"{output}: {key} is not finite in {dtype}; nothing is written")
+                _append(out, narrow)
                 on_progress(number + 1, len(header))
+        read_safetensors_header(place)  # Raises if what was written is not whole.
 
     write_atomic(output, write)
 
@@ -121,6 +127,14 @@ def _tensors(
             yield tensor
 
 
+def _make(folder: Path) -> None:
+    """Raises FileError if ``folder`` is not there and cannot be made."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise FileError(f"{folder}: cannot be made ({error.strerror or error})") from error
+
+
 def _rows(tensor: "Tensor", place: Place) -> slice:
     """The rows of a tensor that are one layer's."""
     third = len(tensor) // 3
@@ -141,7 +155,7 @@ def _header(header: Mapping[str, Any], dtype: torch.dtype, metadata: Mapping[str
 
 
 def _floats(entry: Mapping[str, Any]) -> bool:
-    return str(entry["dtype"]) in ("F64", "F32", "F16", "BF16")
+    return str(entry["dtype"]).startswith(("F", "BF"))  # 8-bit ones too: they widen.
 
 
 def _size(entry: Mapping[str, Any], dtype: torch.dtype) -> int:

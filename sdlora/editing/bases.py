@@ -3,7 +3,8 @@
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
-from sdlora.errors import MismatchError
+from sdlora.adapters.base import AdapterState
+from sdlora.adapters.fit import require_fit
 
 if TYPE_CHECKING:
     import torch
@@ -19,14 +20,18 @@ def weights_of(base: str, paths: Iterable[str]) -> Weights:
     """
     if not base:
         return lambda path: None
-    from sdlora.errors import ModelError
     from sdlora.families.weights import places
 
-    paths = list(paths)
-    try:
-        found = places(base, paths)
-    except ModelError as error:
-        if "has no layer" in str(error):
-            raise MismatchError(f"{error}; it is for another base") from None
-        raise
+    found = places(base, list(paths))
     return lambda path: found[path].read().float()
+
+
+def weights_for(base: str, *states: AdapterState) -> Weights:
+    """A reader of the layers of ``states`` in ``base``. Raises MismatchError if one of them does not fit it."""
+    if base:
+        from sdlora.families.skeleton import skeleton
+
+        models = skeleton(base).models
+        for state in states:
+            require_fit(models, state)
+    return weights_of(base, dict.fromkeys(path for state in states for path in state.modules))

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 
 from sdlora.adapters.base import AdapterState
-from sdlora.editing.bases import weights_of
+from sdlora.editing.bases import weights_for
 from sdlora.editing.lowrank import factors
 from sdlora.events import OnProgress, unwatched
 
@@ -37,7 +37,7 @@ MOST = 64
 
 def spectrum(state: AdapterState, base: str = "", on_progress: OnProgress = unwatched) -> list[Layer]:
     """Every layer of ``state``, in its order. DoRA and (IA)³ need the ``base``. Raises ConfigError, ModelError."""
-    weights = weights_of(base, state.modules)
+    weights = weights_for(base, state)
     layers = []
     for number, (path, module) in enumerate(state.modules.items()):
         values = factors(path, module, weights(path)).values

@@ -11,11 +11,11 @@ import torch
 
 from sdlora.adapters import forms
 from sdlora.adapters.base import ModuleState
-from sdlora.errors import ConfigError
+from sdlora.errors import ConfigError, NonFiniteError
 
 SMALL = 1e-7
 """Singular values below so much of the largest are rounding, in float32 products."""
-CONVOLUTIONS = (".conv", ".conv1", ".conv2")
+CONVOLUTIONS = (".conv", ".conv1", ".conv2", ".conv_in", ".conv_out")
 """How paths of 3 x 3 convolutions end: a LoHa's tensors do not tell its kernel."""
 
 
@@ -70,15 +70,15 @@ class Factors(NamedTuple):
 
 def of_product(up: torch.Tensor, down: torch.Tensor) -> Factors:
     """The factors of ``up`` (out, r) @ ``down`` (r, in), which is never formed: QR of both, SVD of r x r."""
-    left, a = torch.linalg.qr(up.double())
-    right, b = torch.linalg.qr(down.double().T)
+    left, a = torch.linalg.qr(_finite(up))
+    right, b = torch.linalg.qr(_finite(down).T)
     u, values, v = torch.linalg.svd(a @ b.T)
     return Factors(left @ u[:, : len(values)], values, v[: len(values)] @ right.T)
 
 
 def of_matrix(matrix: torch.Tensor) -> Factors:
     """The factors of a ``matrix`` (out, in), by the eigenvectors of the smaller of its Gram matrices, in float64."""
-    wide = matrix.double()
+    wide = _finite(matrix)
     if len(wide) > wide.shape[1]:
         other = of_matrix(wide.T)
         return Factors(other.right.T, other.values, other.left.T)
@@ -107,7 +107,11 @@ def product(module: ModuleState) -> tuple[torch.Tensor, torch.Tensor] | None:
 
 
 def matrix(path: str, module: ModuleState, weight: torch.Tensor | None) -> torch.Tensor:
-    """The update (out, in · kernel), float32. Raises ConfigError for a method that needs the base's ``weight``."""
+    """The update (out, in · kernel), float32. Raises ConfigError if it needs the base's ``weight``, or has a bias."""
+    if "diff_b" in module.tensors:
+        raise ConfigError(
+            f"{path}: a whole difference changes the bias too, which a LoRA cannot hold; keep it as it is"
+        )
     if weight is not None:
         return forms.update(module.tensors, module.scale, weight).flatten(1)
     if module.method in ("dora", "ia3"):
@@ -120,3 +124,10 @@ def factors(path: str, module: ModuleState, weight: torch.Tensor | None) -> Fact
     """The factors of one layer's update. Raises what ``matrix`` raises."""
     pair = product(module)
     return of_product(*pair) if pair else of_matrix(matrix(path, module, weight))
+
+
+def _finite(matrix: torch.Tensor) -> torch.Tensor:
+    """``matrix`` in float64. Raises NonFiniteError for one that no singular values can be had of."""
+    if not matrix.isfinite().all():
+        raise NonFiniteError("an update is not finite; take smaller scales, or another adapter")
+    return matrix.double()

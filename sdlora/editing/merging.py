@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
+from sdlora.adapters import forms
 from sdlora.adapters.base import AdapterState, ModuleState, state_of
-from sdlora.adapters.fit import widths
-from sdlora.editing.bases import weights_of
+from sdlora.editing.bases import weights_for
 from sdlora.editing.lowrank import Cut, kernel_of, matrix, of_matrix, of_product, product
 from sdlora.errors import ConfigError, MismatchError
 from sdlora.events import OnProgress, unwatched
@@ -35,7 +35,7 @@ def merge(
     cut = cut.check() if cut else None
     paths = list(dict.fromkeys(path for _, state, _ in adapters for path in state.modules))
     _require_alike(adapters)
-    weights = weights_of(base, paths)
+    weights = weights_for(base, *(state for _, state, _ in adapters))
     merged: dict[str, ModuleState] = {}
     for number, path in enumerate(paths):
         parts = [(state.modules[path], scale) for _, state, scale in adapters if path in state.modules]
@@ -45,15 +45,16 @@ def merge(
 
 
 def _require_alike(adapters: Sequence[tuple[str, AdapterState, float]]) -> None:
-    """Raises MismatchError for adapters of which two name a layer that is of another width in each."""
-    known: dict[str, tuple[int, str]] = {}
+    """Raises MismatchError for adapters of which two name a layer that is of another size in each."""
+    known: dict[tuple[str, str], tuple[int, str]] = {}
     for name, state, _ in adapters:
-        for path, width in widths(state).items():
-            first, other = known.setdefault(path, (width, name)) if width else (0, name)
-            if width != first:
-                raise MismatchError(
-                    f"{name} reads {width} numbers at {path}, {other} {first}: they are for different bases"
-                )
+        for path, module in state.modules.items():
+            for side, size in zip(("gives", "reads"), forms.size(module.tensors), strict=True):
+                first, other = known.setdefault((path, side), (size, name)) if size else (None, name)
+                if size != first:
+                    raise MismatchError(
+                        f"{name} {side} {size} numbers at {path}, {other} {first}: they are for different bases"
+                    )
 
 
 def _layer(

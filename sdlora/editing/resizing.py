@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from sdlora.adapters.base import AdapterState, ModuleState, state_of
-from sdlora.editing.bases import weights_of
+from sdlora.editing.bases import weights_for
 from sdlora.editing.lowrank import Cut, factors, kernel_of
 from sdlora.events import OnProgress, unwatched
 
@@ -41,7 +41,7 @@ def resize(state: AdapterState, cut: Cut, base: str = "", on_progress: OnProgres
     each. Raises ConfigError, MismatchError, ModelError.
     """
     cut.check()
-    weights = weights_of(base, state.modules)
+    weights = weights_for(base, state)
     made: dict[str, ModuleState] = {}
     layers: dict[str, Kept] = {}
     for number, (path, module) in enumerate(state.modules.items()):

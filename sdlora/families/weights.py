@@ -1,10 +1,11 @@
 """Single layers of a base model, read from its files as they are wanted: the model itself is never loaded."""
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from sdlora.errors import ModelError
+from sdlora.errors import MismatchError, ModelError
 from sdlora.families.hub import fetch
 from sdlora.families.loading import WEIGHTED, locate
 from sdlora.families.original import whole_family
@@ -23,6 +24,10 @@ OPENCLIP = {
 PROJECTIONS = ("q_proj", "k_proj", "v_proj")
 """In OpenCLIP one tensor, one below the other."""
 OPENCLIP_NAMES = {"self_attn.out_proj": "attn.out_proj", "mlp.fc1": "mlp.c_fc", "mlp.fc2": "mlp.c_proj"}
+
+
+STEM = re.compile(r"(diffusion_pytorch_model|model)(-\d+-of-\d+)?")
+"""Of the files that hold a part's weights; others beside them (``non_ema``) are other weights."""
 
 
 class Place(NamedTuple):
@@ -50,13 +55,14 @@ class Place(NamedTuple):
 def places(base: str, paths: Iterable[str]) -> dict[str, Place]:
     """Where the weights of the layers at the classic ``paths`` lie in ``base``: a folder, a single file or a hub id.
 
-    Raises ModelError for what is no base, or has no such layer.
+    Raises ModelError for what is no base, MismatchError if it has no such layer.
     """
     source = locate(base)
     if source.kind == "file":
         return dict(_in_file(Path(source.location), paths))
     wanted = ("model_index.json", "*/config.json", *(f"{part}/*.safetensors" for part in WEIGHTED))
-    folder = fetch(Model(base=base), wanted) if source.kind == "hub" else Path(source.location)
+    unwanted = ("*/*.non_ema.*", "*/*.fp16.*")
+    folder = fetch(Model(base=base), wanted, unwanted) if source.kind == "hub" else Path(source.location)
     return dict(_in_folder(folder, paths))
 
 
@@ -69,14 +75,16 @@ def _in_folder(folder: Path, paths: Iterable[str]) -> Iterator[tuple[str, Place]
         names = (f"{rest}.weight", f"{rest.removeprefix('text_model.')}.weight")  # Older and newer transformers.
         key = next((name for name in names if name in found[component]), None)
         if key is None:
-            raise ModelError(f"{folder}: has no layer {path}")
+            raise MismatchError(f"{folder}: has no layer {path}; the adapter is for another base")
         yield path, Place(found[component][key], key)
 
 
 def _keys(part: Path) -> dict[str, Path]:
-    """Which file holds which tensor; of two variants of one the full one."""
-    files = sorted(part.glob("*.safetensors"), key=lambda file: (".fp16" in file.name, file.name), reverse=True)
-    return {key: file for file in files for key in read_safetensors_header(file)}
+    """Which file holds which tensor: those that diffusers loads, or where there are none their fp16 variant."""
+    files = sorted(part.glob("*.safetensors"))
+    plain = [file for file in files if STEM.fullmatch(file.stem)]
+    narrow = [file for file in files if STEM.fullmatch(file.stem.replace(".fp16", "", 1))]
+    return {key: file for file in plain or narrow for key in read_safetensors_header(file)}
 
 
 def _in_file(file: Path, paths: Iterable[str]) -> Iterator[tuple[str, Place]]:
@@ -84,7 +92,7 @@ def _in_file(file: Path, paths: Iterable[str]) -> Iterator[tuple[str, Place]]:
     for path in paths:
         place = next((Place(file, *name) for name in original_names(family, path) if name[0] in header), None)
         if place is None:
-            raise ModelError(f"{file}: has no layer {path}")
+            raise MismatchError(f"{file}: has no layer {path}; the adapter is for another base")
         yield path, place
 
 

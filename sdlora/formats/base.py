@@ -21,8 +21,10 @@ of ``RAW``."""
 RAW = ("dora_scale", "weight", "on_input")
 """Tensors of files that become one of a method's when their layer is whole: DoRA's lengths, whose shape tells
 along which axis they are, and (IA)³'s scales, of which another tensor tells."""
-BIG = 1 << 24
-"""More rows or columns than any layer has: shapes beyond are no adapter's."""
+BIG = 1 << 28
+"""More weights than any layer has (SDXL's largest has 2.9e7): shapes beyond are no adapter's."""
+RANKS = 1 << 14
+"""More than any rank is."""
 
 
 class Format(Protocol):
@@ -89,8 +91,9 @@ def _module(path: str, found: "dict[str, Tensor]", alpha: Callable[[str, int], f
 def _named(path: str, found: "dict[str, Tensor]") -> "dict[str, Tensor]":
     """The tensors by their names in ``forms.FORMS``, now that all of a layer's are there."""
     own = {name: tensor for name, tensor in found.items() if name not in RAW}
-    if "magnitude" in own:  # PEFT keeps a convolution's as (1, out, 1, 1).
-        own["magnitude"] = own["magnitude"].flatten()
+    for name in ("magnitude", "diff_b"):  # PEFT keeps a convolution's lengths as (1, out, 1, 1).
+        if name in own:
+            own[name] = own[name].flatten()
     if "dora_scale" in found:
         lengths = found["dora_scale"]
         by_input = lengths.ndim > 1 and lengths.shape[0] == 1 and lengths.shape[1] > 1
@@ -107,6 +110,8 @@ def _require_shapes(path: str, own: "Mapping[str, Tensor]") -> None:
     shapes = " and ".join(str(tuple(tensor.shape)) for tensor in own.values())
     if any(0 in tensor.shape or max(tensor.shape, default=1) > BIG for tensor in own.values()):
         raise FormatError(f"{path}: {shapes} do not go together: a side has no length, or none that a layer has")
+    if (forms.rank(own) or 0) > RANKS:
+        raise FormatError(f"{path}: its rank {forms.rank(own)} is over {RANKS}: no adapter has it")
     if "down" in own:
         down, up = own["down"], own["up"]
         if down.ndim not in (2, 4) or up.ndim not in (2, 4) or any(side != 1 for side in up.shape[2:]):
@@ -116,8 +121,16 @@ def _require_shapes(path: str, own: "Mapping[str, Tensor]") -> None:
             raise FormatError(f"{path}: {shapes} do not go together: {ranks}")
     try:
         out, inputs = forms.size(own)
+        cores = [own[name].shape for name in ("mid", "hada_t1", "hada_t2", "lokr_t2") if name in own]
+        odd = any(len(core) != 4 or core[0] != core[1] for core in cores)
+        odd = odd or ("lokr_w2" in own and own["lokr_w2"].ndim not in (2, 4))
+        odd = odd or ("diff" in own and own["diff"].ndim not in (2, 4))
     except (RuntimeError, ValueError, IndexError):
-        raise FormatError(f"{path}: {shapes} do not go together") from None
+        odd = True
+    if odd:
+        raise FormatError(f"{path}: {shapes} do not go together")
+    if (out or 1) * (inputs or 1) > BIG:
+        raise FormatError(f"{path}: {shapes} are for a layer of {out} outputs and {inputs} inputs, which no base has")
     lengths = {"magnitude": out, "diff_b": out}
     if "input_magnitude" in own:
         kernel = own["mid" if "mid" in own else "down"][0, 0].numel()

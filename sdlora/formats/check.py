@@ -10,6 +10,7 @@ from sdlora.adapters.fit import misfits, text_width, widths
 from sdlora.adapters.targets import adaptable
 from sdlora.errors import MismatchError, SdloraError
 from sdlora.formats.card import FAMILY_NAMES, Card, read_card
+from sdlora.formats.folders import is_peft
 from sdlora.formats.inspection import described
 from sdlora.formats.storage import open_adapter
 
@@ -55,9 +56,9 @@ def check_adapter(path: Path, base: Base | None = None) -> Check:
     facts: tuple[tuple[str, str], ...] = ()
     name = base.name if base else ""
     try:
-        card = read_card(path)
-        facts = _facts(card)
-        if base and card.family and base.family and card.family != base.family:
+        card = None if is_peft(path) else read_card(path)  # PEFT's folders have no header to go by.
+        facts = _facts(card) if card else ()
+        if base and card and card.family and base.family and card.family != base.family:
             sentence = _wrong(FAMILY_NAMES[card.family], base.name, FAMILY_NAMES.get(base.family, ""))
             return Check(sentence, facts=facts, base=name)
         contents = open_adapter(path)

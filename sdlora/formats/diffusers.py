@@ -19,6 +19,8 @@ from sdlora.formats.metadata import PEFT_HEADER, network
 if TYPE_CHECKING:
     from torch import Tensor
 
+MOST = 1 << 20
+"""More than any alpha or rank is."""
 COMPONENTS = ("unet", "text_encoder", "text_encoder_2")
 _SLOTS = {
     "lora_A": "down", "lora_B": "up", "down": "down", "up": "up", "lora_magnitude_vector": "magnitude",
@@ -141,8 +143,8 @@ def alpha_by(configs: Mapping[str, Any], path: str, rank: int) -> float:
             raise FormatError(f"the header's alpha_pattern {pattern!r} is no plain layer name")
         if f".{rest}".endswith(f".{plain[1]}"):
             alpha = value
-    if not isinstance(alpha, int | float) or isinstance(alpha, bool):
-        raise FormatError(f"{path}: the header's alpha {alpha!r} is no number")
+    if not isinstance(alpha, int | float) or isinstance(alpha, bool) or not abs(alpha) <= MOST:
+        raise FormatError(f"{path}: the header's alpha {str(alpha)[:40]!r} is no number up to {MOST}")
     # rsLoRA scales by alpha / sqrt(rank) (arXiv:2312.03732)
     return float(alpha) * (math.sqrt(rank) if configs.get(f"{component}.use_rslora") else 1.0)
 

@@ -41,6 +41,8 @@ def open_folder(path: Path) -> "Contents":
         unknown += found.unknown
         metadata |= found.metadata
         parts[component] = peft.Part(found.tensors, _config(folder / peft.CONFIG))
+    if not types:
+        raise FormatError(f"{path}: holds no tensor that is known here")
     try:
         state = peft.read(parts)
     except FormatError as error:
@@ -56,7 +58,7 @@ def write_folder(
 
     Raises FileError if the disk refuses.
     """
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     header = {**state.metadata, **network(state.modules), "format": "pt"}
     try:
@@ -65,7 +67,7 @@ def write_folder(
             for component, part in parts.items():
                 folder = Path(beside, "peft", component)
                 folder.mkdir(parents=True)
-                save_file(dict(part.tensors), folder / peft.TENSORS, header)
+                (folder / peft.TENSORS).write_bytes(save(dict(part.tensors), header))
                 (folder / peft.CONFIG).write_text(json.dumps(part.config, indent=2) + "\n", encoding="utf-8")
             judge(Path(beside, "peft"))
             Path(beside, "peft").rename(path)

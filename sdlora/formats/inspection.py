@@ -32,7 +32,7 @@ class Inspection:
     modules: Mapping[str, int]
     """Layers by component."""
     norms: Mapping[str, float]
-    """Frobenius norm of ΔW = alpha / rank · up @ down, over all layers of a component."""
+    """Frobenius norm of ΔW over all layers of a component; see ``delta_square``."""
     parameters: int
     triggers: tuple[str, ...]
     unknown: tuple[str, ...]
@@ -72,7 +72,7 @@ def described(path: Path, contents: Contents) -> Inspection:
         squares[_component(name)] += delta_square(module)  # type: ignore[assignment]  # a Counter adds floats as well
     return Inspection(
         path=path,
-        size=path.stat().st_size,
+        size=sum(file.stat().st_size for file in ([path] if path.is_file() else path.rglob("*.safetensors"))),
         format=contents.format,
         method=state.method,
         dtype=contents.dtype,

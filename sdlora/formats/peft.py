@@ -59,6 +59,7 @@ def read(parts: Mapping[str, Part]) -> AdapterState:
     for component, (tensors, config) in parts.items():
         if config.get("peft_type") not in KINDS.values():
             raise FormatError(f"{component}: is of PEFT's kind {config.get('peft_type')!r}, which is not read")
+        _require_plain(component, config)
         if config.get("peft_type") == "IA3":
             modules |= _scales(component, tensors)
             continue
@@ -73,6 +74,20 @@ def read(parts: Mapping[str, Part]) -> AdapterState:
     return state_of(modules)
 
 
+def _require_plain(component: str, config: Mapping[str, Any]) -> None:
+    """Raises FormatError for settings with which the tensors would mean something else than ΔW."""
+    start = config.get("init_lora_weights", True)
+    other = isinstance(start, str) and start.startswith(("pissa", "corda", "olora"))
+    odd = {
+        "fan_in_fan_out": config.get("fan_in_fan_out"),
+        "modules_to_save": config.get("modules_to_save"),
+        "init_lora_weights": start if other else None,
+    }
+    for name, value in odd.items():
+        if value:
+            raise FormatError(f"{component}: PEFT's {name} = {value!r} changes what its tensors mean; it is not read")
+
+
 def _as_meant(
     path: str, module: ModuleState, component: str, config: Mapping[str, Any], fields: Mapping[str, Any]
 ) -> ModuleState:
@@ -81,7 +96,9 @@ def _as_meant(
         return module
     ranks = {f"{component}.lora_alpha": config.get("r", 1), f"{component}.alpha_pattern": config.get("rank_pattern")}
     rank = alpha_by(ranks, path, 1)
-    scale = alpha_by(fields, path, 1) / rank if rank else 1.0
+    if rank < 1:
+        raise FormatError(f"{path}: its rank {rank:g} is none")
+    scale = alpha_by(fields, path, 1) / rank
     return module if scale == 1.0 else module.times(scale)
 
 

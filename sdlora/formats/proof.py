@@ -1,10 +1,11 @@
 """The self-test of what is written: read back, does it hold the same updates?"""
 
+import math
 from typing import TYPE_CHECKING, NamedTuple
 
 from sdlora.adapters import forms
 from sdlora.adapters.base import AdapterState, ModuleState
-from sdlora.errors import FormatError
+from sdlora.errors import FormatError, NonFiniteError
 
 if TYPE_CHECKING:
     import torch
@@ -36,7 +37,7 @@ def prove(state: AdapterState, written: "Contents", dtype: str) -> Proof:
     """Compare what was ``written`` with ``state``, a layer at a time.
 
     Raises FormatError if a layer is not there, keys were not understood, or an update in fp32 is another: the file is
-    then not kept.
+    then not kept. Raises NonFiniteError for an update that is not finite.
     """
     found = written.state.modules
     if written.unknown or found.keys() != state.modules.keys():
@@ -46,7 +47,9 @@ def prove(state: AdapterState, written: "Contents", dtype: str) -> Proof:
     for path, module in state.modules.items():
         for one, other in zip(_parts(module), _parts(found[path]), strict=True):
             off, size = float((one - other).abs().max()), float(one.abs().max())
-            if dtype == "fp32" and off > BOUND * size:
+            if not math.isfinite(size):
+                raise NonFiniteError(f"{path}: its update is not finite; nothing is kept")
+            if dtype == "fp32" and not off <= BOUND * size:
                 raise FormatError(f"{path}: its update reads back as another (a bug), by {off:.2g}; nothing is kept")
             error, largest = max(error, off), max(largest, size)
     keys = sum(len(module.tensors) for module in found.values())
@@ -54,8 +57,8 @@ def prove(state: AdapterState, written: "Contents", dtype: str) -> Proof:
 
 
 def _parts(module: ModuleState) -> "list[torch.Tensor]":
-    """What ΔW is made of without the base's weight: the update; DoRA's lengths beside it; (IA)³'s scales."""
+    """What ΔW is made of without the base's weight: the update; DoRA's lengths beside it; (IA)³'s scales themselves."""
     if module.method == "ia3":
-        return list(module.tensors.values())
+        return [1 + scale for scale in module.tensors.values()]
     beside = [module.tensors[name] for name in ("magnitude", "input_magnitude", "diff_b") if name in module.tensors]
     return [module.scale * forms.delta(module.tensors), *beside]

@@ -215,7 +215,10 @@ def _sound(key: str, tensor: Any, parse: Callable[[str], Slot | None]) -> "Tenso
     slot = parse(key)
     if not tensor.is_floating_point() and slot is not None and slot[1] not in ("alpha", "on_input"):
         raise FormatError(f"{key}: has numbers of type {str(tensor.dtype).removeprefix('torch.')}, not floating-point")
-    numbers = tensor.float()
+    try:
+        numbers: Tensor = tensor.float()
+    except NotImplementedError:
+        raise FormatError(f"{key}: has numbers of a type that is not read ({tensor.dtype})") from None
     if not numbers.isfinite().all():
         raise FormatError(f"{key}: holds NaN or infinite values")
     return numbers

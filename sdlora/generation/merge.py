@@ -14,7 +14,7 @@ from sdlora.adapters import live
 from sdlora.adapters.base import Scale
 from sdlora.adapters.fused import fuse
 from sdlora.diffusion.schedule import ZERO_SNR
-from sdlora.errors import ConfigError, FileError
+from sdlora.errors import ConfigError, FileError, NonFiniteError
 from sdlora.families.loading import load
 from sdlora.families.settings import Model
 from sdlora.files import as_path, require_free_space, write_atomic
@@ -84,7 +84,9 @@ def _write(family: "Family", note: dict[str, Any], output: Path, dtype: str, on_
             beside = Path(held.enter_context(tempfile.TemporaryDirectory(prefix=".merging-", dir=output.parent)))
             folder = beside / output.stem
             on_phase("writing the model")
-            _pipeline(family, dtype).save_pretrained(folder, safe_serialization=True)
+            pipeline = _pipeline(family, dtype)
+            _require_finite(pipeline, output, dtype)
+            pipeline.save_pretrained(folder, safe_serialization=True)
             (folder / NOTE).write_text(json.dumps(note, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
             if output.suffix != ".zip":
                 folder.rename(output)
@@ -111,6 +113,15 @@ def _pipeline(family: "Family", dtype: str) -> Any:
         if ZERO_SNR not in inspect.signature(kind.__init__).parameters:
             kind = diffusers.DDIMScheduler
     return family.pipeline(kind.from_config(config, **options)).to(dtype=getattr(torch, DTYPES[dtype]))
+
+
+def _require_finite(pipeline: Any, output: Path, dtype: str) -> None:
+    """Raises NonFiniteError for weights that are not finite in ``dtype``."""
+    for part in ("unet", "text_encoder", "text_encoder_2"):
+        module = getattr(pipeline, part, None)
+        for name, weight in module.named_parameters() if module is not None else ():
+            if not weight.isfinite().all():
+                raise NonFiniteError(f"{output}: {part}.{name} is not finite in {dtype}; nothing is written")
 
 
 def _bytes(family: "Family", dtype: str) -> int:

@@ -16,11 +16,12 @@ from sdlora.adapters.targets import adaptable, select
 from sdlora.cli import main
 from sdlora.editing.layers import Layer, plot, spectrum, table
 from sdlora.editing.lowrank import Cut, of_matrix, of_product
-from sdlora.errors import ConfigError, MismatchError
+from sdlora.errors import ConfigError, MismatchError, NonFiniteError
 from sdlora.families.loading import load
 from sdlora.families.settings import Model
 from sdlora.families.skeleton import skeleton
 from sdlora.families.weights import places
+from sdlora.files import read_safetensors_header
 from sdlora.formats import read_adapter, write_adapter
 from sdlora.generation.studio import Studio
 from tests.adapters.helpers import delta, made, published, tiny_base
@@ -262,7 +263,8 @@ def test_a_single_file_is_baked_tensor_by_tensor(file_base, own_configs, tmp_pat
         str(file), [("a", adapter, 0.5)], tmp_path / "baked.safetensors", "fp32", lambda *at: told.append(at)
     )
     with safe_open(file, "pt") as before, safe_open(made_file, "pt") as after:
-        assert list(before.keys()) == list(after.keys()) or set(before.keys()) == set(after.keys())
+        order = [key for key in read_safetensors_header(made_file) if key != "__metadata__"]
+        assert order == [key for key in read_safetensors_header(file) if key != "__metadata__"]
         assert told[-1] == (len(list(before.keys())), len(list(before.keys())))
         changed = {key for key in before.keys() if not torch.equal(before.get_tensor(key), after.get_tensor(key))}  # noqa: SIM118
         assert json.loads(after.metadata()["sdlora_merged"]) == [{"name": "a", "scale": 0.5}]
@@ -365,6 +367,12 @@ def test_the_commands_make_what_they_say(base, tmp_path, capsys, monkeypatch):
         (["merge", "--adapter", "nowhere", "--output", "{new}"], "nowhere"),
         (["extract", "--base", "pocket", "--tuned", "no/such/one", "--rank", "2", "--output", "{new}"], "'no/such/one"),
         (["bake", "--base", "pocket", "--adapter", "{one}", "--output", "{new}"], "is no single file"),
+        (["merge", "--adapter", "{one}:nan", "--output", "{new}"], "nan is no scale"),
+        (["merge", "--adapter", "{one}", "--output", "{new}x"], "give it the ending .safetensors"),
+        (["convert", "{one}", "--format", "peft", "--output", "{new}"], "leave the ending out"),
+        (["inspect", "{one}", "--plot", "{new}"], "give it the ending .png"),
+        (["extract", "--base", "pocket", "--tuned", "pocket", "--rank", "2", "--targets", "foo", "--output", "{new}"],
+         "'foo' is no group"),
     ],
 )  # fmt: skip
 def test_a_command_says_in_one_sentence_what_is_wrong(arguments, said, tmp_path, capsys, monkeypatch):
@@ -381,3 +389,65 @@ def test_a_command_says_in_one_sentence_what_is_wrong(arguments, said, tmp_path,
     error = capsys.readouterr().err
     assert code != 0 and said in error
     assert not (tmp_path / "new.safetensors").exists()
+
+
+def test_weights_are_those_that_diffusers_loads_not_a_variant_beside_them(base, tmp_path):
+    import shutil
+
+    folder = tmp_path / "base"
+    shutil.copytree(base, folder)
+    unet = folder / "unet"
+    [file] = unet.glob("*.safetensors")
+    with safe_open(file, "pt") as opened:
+        other = {key: opened.get_tensor(key) + 1 for key in opened.keys()}  # noqa: SIM118
+    for name in ("diffusion_pytorch_model.non_ema", "diffusion_pytorch_model.fp16"):
+        save_file(other, unet / f"{name}.safetensors")
+    path = "unet.mid_block.attentions.0.proj_in"
+    assert torch.equal(places(str(folder), [path])[path].read(), places(base, [path])[path].read())
+
+
+def test_a_model_that_was_only_rounded_gives_nothing_to_extract(base, tmp_path):
+    import shutil
+
+    rounded = tmp_path / "rounded"
+    shutil.copytree(base, rounded)
+    for file in (*rounded.glob("unet/*.safetensors"), *rounded.glob("text_encoder/*.safetensors")):
+        with safe_open(file, "pt") as opened:
+            half = {key: opened.get_tensor(key).half() for key in opened.keys()}  # noqa: SIM118
+        save_file(half, file, {"format": "pt"})
+    with pytest.raises(ConfigError, match="nothing to extract"):
+        editing.extract(base, str(rounded), Cut(rank=4))
+
+
+def test_what_is_not_finite_is_refused_and_nothing_is_written(base, file_base, own_configs, tmp_path):
+    _, file, folder, _ = file_base
+    path = select(skeleton(str(folder)).models, "*.attn2.to_k")[0]
+    width = places(str(file), [path])[path].read().shape
+    adapter = tmp_path / "a.safetensors"
+    write_adapter(state_of({path: ModuleState({"down": noise(2, width[1]), "up": noise(width[0], 2)}, 2.0)}), adapter)
+    for source, output in ((str(file), "m.safetensors"), (str(folder), "m")):
+        with pytest.raises(NonFiniteError, match="nothing is written"):
+            editing.bake(source, [("a", adapter, 1e30)], tmp_path / output, "fp16")
+    assert not (tmp_path / "m").exists() and not (tmp_path / "m.safetensors").exists()
+    with pytest.raises(NonFiniteError, match="not finite"):
+        editing.merge([("a", made("lora"), float("nan"))], Cut(rank=1))
+
+
+def test_a_bias_is_not_dropped_in_silence():
+    path = "unet.mid_block.resnets.0.conv1"
+    state = state_of({path: ModuleState({"diff": noise(16, 16, 3, 3), "diff_b": noise(16)})})
+    with pytest.raises(ConfigError, match="changes the bias too"):
+        editing.resize(state, Cut(rank=2))
+
+
+def test_a_base_that_does_not_fit_is_refused_before_anything_is_computed(tmp_path):
+    other = str(base_folder(tmp_path / "sdxl", "sdxl"))
+    with pytest.raises(MismatchError):
+        editing.resize(made("dora", targets="linear"), Cut(rank=2), other)
+
+
+def test_adapters_of_other_outputs_do_not_merge():
+    path = "unet.mid_block.attentions.0.proj_in"
+    one, two = (state_of({path: ModuleState({"down": noise(2, 8), "up": noise(out, 2)}, 2.0)}) for out in (8, 16))
+    with pytest.raises(MismatchError, match=r"gives 16 numbers .* 8: they are for different bases"):
+        editing.merge([("a", one, 1.0), ("b", two, 1.0)])

@@ -84,6 +84,33 @@ BAD = {
         save({f"{STEM}.diff": torch.ones(8, 8), f"{STEM}.diff_b": torch.ones(7)}),
         "diff_b has 7 values for 8 channels",
     ),
+    "too wide": (
+        save({f"{STEM}.lora_down.weight": torch.ones(1, 200_000), f"{STEM}.lora_up.weight": torch.ones(200_000, 1)}),
+        "which no base has",
+    ),
+    "too high a rank": (
+        save({f"{STEM}.lora_down.weight": torch.ones(20_000, 1), f"{STEM}.lora_up.weight": torch.ones(1, 20_000)}),
+        "rank 20000 is over",
+    ),
+    "too large a product": (
+        save({f"{STEM}.lokr_w1": torch.ones(20_000, 1), f"{STEM}.lokr_w2": torch.ones(20_000, 1)}),
+        "which no base has",
+    ),
+    "odd kernel": (save({f"{STEM}.diff": torch.ones(8, 8, 3)}), "do not go together"),
+    "header's alpha NaN": (
+        save(
+            {"unet.a.lora_A.weight": torch.ones(1, 1), "unet.a.lora_B.weight": torch.ones(1, 1)},
+            {"lora_adapter_metadata": '{"unet.lora_alpha": NaN}'},
+        ),
+        "alpha 'nan' is no number up to",
+    ),
+    "header's alpha endless": (
+        save(
+            {"unet.a.lora_A.weight": torch.ones(1, 1), "unet.a.lora_B.weight": torch.ones(1, 1)},
+            {"lora_adapter_metadata": json.dumps({"unet.lora_alpha": 10**400})},
+        ),
+        "is no number up to",
+    ),
     "OFT": (save({f"{STEM}.oft_blocks": torch.ones(2, 4, 4)}), "is OFT .* not read"),
     "normalisation": (
         save(lora() | {"lora_unet_mid_block_resnets_0_norm1.w_norm": torch.ones(8)}),

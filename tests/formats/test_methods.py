@@ -1,11 +1,13 @@
 """Every method in every format that can hold it: exact round trips, and the same updates by an independent reading."""
 
+import json
 from itertools import product
 
 import peft as peft_library
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import save_file
 
 from sdlora.adapters import METHODS, live
 from sdlora.adapters.base import AdapterState, ModuleState, state_of
@@ -324,3 +326,38 @@ def test_an_export_that_does_not_read_back_is_not_kept(tmp_path, monkeypatch):
     with pytest.raises(FormatError, match="does not read back"):
         export_adapter(state, tmp_path / "a.safetensors")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "reason"),
+    [
+        ("fan_in_fan_out", True, "fan_in_fan_out = True changes"),
+        ("init_lora_weights", "pissa", "'pissa' changes"),
+        ("modules_to_save", ["conv_out"], "modules_to_save"),
+    ],
+)
+def test_peft_settings_that_change_the_meaning_are_refused(name, value, reason, tmp_path):
+    write_adapter(state_for("lora", "sd1"), tmp_path / "p", "peft")
+    config = tmp_path / "p" / "unet" / "adapter_config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), name: value}))
+    with pytest.raises(FormatError, match=reason):
+        read_adapter(tmp_path / "p")
+
+
+def test_a_peft_folder_without_a_known_tensor_is_refused_and_one_with_fits_its_base(tmp_path):
+    from sdlora.formats.check import Base, check_adapter
+
+    write_adapter(state_for("lora", "sd1"), tmp_path / "p", "peft")
+    found = check_adapter(tmp_path / "p", Base("tiny", "sd1", models_of("sd1")))
+    assert found.refusal == "" and found.fitting == found.layers > 0
+    for part in ("unet", "text_encoder"):
+        save_file({"nothing": torch.ones(1)}, tmp_path / "p" / part / "adapter_model.safetensors")
+    with pytest.raises(FormatError, match="no tensor that is known here"):
+        read_adapter(tmp_path / "p")
+
+
+def test_a_lightly_trained_ia3_goes_into_a_peft_folder(tmp_path):
+    state = state_for("ia3", "sd1", "peft")
+    light = {p: ModuleState({n: t * 1e-3 for n, t in m.tensors.items()}) for p, m in state.modules.items()}
+    proof = export_adapter(state_of(light), tmp_path / "p", "peft")
+    assert proof.error < 1e-6
