@@ -274,7 +274,7 @@ def test_lora_beside_dora_in_one_model_is_refused_where_one_setting_counts_for_a
     """PEFT's ``use_dora`` is a component's: its LoRA layers would get lengths, or its DoRA layers lose theirs."""
     dora, lora = (state_for(method, "sd1").modules for method in ("dora", "lora"))
     first = next(iter(dora))
-    with pytest.raises(FormatError, match="(LoRA or DoRA, not both|one method each)"):
+    with pytest.raises(FormatError, match=r"(LoRA or DoRA, not both|one method each)"):
         write_adapter(state_of({**dora, first: lora[first]}), place(tmp_path, format), format)
     assert list(tmp_path.iterdir()) == []
     apart = {path: (lora if path.startswith("unet.") else dora)[path] for path in dora}
