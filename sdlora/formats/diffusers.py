@@ -107,6 +107,8 @@ def _header(state: AdapterState) -> dict[str, Any]:
     for component in dict.fromkeys(path.partition(".")[0] for path in state.modules):
         prefixes = (f"{component}.text_model.", f"{component}.")
         own = {_without(path, prefixes): module for path, module in state.modules.items() if path.startswith(prefixes)}
+        if len({module.method for module in own.values()}) > 1:  # One use_dora counts for all of them.
+            raise FormatError(f"{component}: diffusers' keys hold LoRA or DoRA, not both; export with --format kohya")
         ranks, alphas = {p: m.rank for p, m in own.items()}, {p: _whole(m.alpha) for p, m in own.items()}
         rank, alpha = (Counter(values.values()).most_common(1)[0][0] for values in (ranks, alphas))
         fields |= {

@@ -120,8 +120,8 @@ def write(state: AdapterState) -> dict[str, Part]:
     parts: dict[str, Part] = {}
     for component in COMPONENTS:
         own = {_own(path): module for path, module in state.modules.items() if path.startswith(f"{component}.")}
-        methods = {KINDS.get(module.method) for module in own.values()}
-        if len(methods) > 1 or None in methods:
+        methods = {module.method for module in own.values()}
+        if len(methods) > 1 or methods - KINDS.keys():
             raise FormatError(f"{component}: PEFT's folders hold one method each, and no full difference")
         if own:
             tensors = {f"{PREFIX}{path}.{end}": t for path, m in own.items() for end, t in _spelt(path, m).items()}

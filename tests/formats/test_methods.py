@@ -271,6 +271,20 @@ def test_an_adapter_of_several_methods_goes_through_kohyas_keys(tmp_path):
             )
 
 
+@pytest.mark.parametrize("format", ["diffusers", "peft"])
+def test_lora_beside_dora_in_one_model_is_refused_where_one_setting_counts_for_all(format, tmp_path):
+    """PEFT's ``use_dora`` is a component's: its LoRA layers would get lengths, or its DoRA layers lose theirs."""
+    dora, lora = (state_for(method, "sd1").modules for method in ("dora", "lora"))
+    first = next(iter(dora))
+    with pytest.raises(FormatError, match=r"(LoRA or DoRA, not both|one method each)"):
+        write_adapter(state_of({**dora, first: lora[first]}), place(tmp_path, format), format)
+    assert list(tmp_path.iterdir()) == []
+    apart = {path: (lora if path.startswith("unet.") else dora)[path] for path in dora}
+    export_adapter(state_of(apart), place(tmp_path, format), format)
+    back = read_adapter(place(tmp_path, format)).modules
+    assert {path: module.method for path, module in back.items()} == {p: m.method for p, m in apart.items()}
+
+
 def test_peft_folders_are_written_once_and_read_with_suspicion(tmp_path):
     state = state_for("lora", "sd1")
     write_adapter(state, tmp_path / "p", "peft")

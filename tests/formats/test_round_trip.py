@@ -16,7 +16,7 @@ from sdlora.adapters.targets import GROUPS, adaptable
 from sdlora.errors import ConfigError, FormatError, NonFiniteError
 from sdlora.formats import FORMATS, read_adapter, write_adapter
 from sdlora.formats.kohya import STEPS, Kohya, dotted
-from tests.adapters.helpers import delta, distance, outputs, tiny_base, tiny_parts, trained_state, uneven
+from tests.adapters.helpers import delta, distance, made, outputs, tiny_base, tiny_parts, trained_state, uneven
 from tests.adapters.test_targets import architecture
 
 
@@ -68,6 +68,40 @@ def test_a_plain_pipeline_computes_what_the_live_adapter_does(format: str, group
     got, wanted = outputs(plain_pipeline(tmp_path / "a.safetensors")), outputs(models)
     assert distance(got, wanted) < 1e-5
     assert min(float((a - b).abs().max()) for a, b in zip(wanted, base, strict=True)) > 1e-2
+
+
+@pytest.mark.parametrize("group", WITH_OUT_PROJ)
+def test_a_plain_pipeline_computes_what_a_live_dora_does_from_diffusers_keys(group: str, tmp_path: Path) -> None:
+    """Of kohya's keys diffusers leaves DoRA's lengths out, with a warning: docs/formats.md."""
+    state, models = made("dora", targets=group), tiny_base()
+    live.load_state(models, state, "a")
+    write_adapter(state, tmp_path / "a.safetensors", "diffusers")
+    assert distance(outputs(plain_pipeline(tmp_path / "a.safetensors")), outputs(models)) < 1e-5
+    write_adapter(state, tmp_path / "a.safetensors", "kohya")
+    assert distance(outputs(plain_pipeline(tmp_path / "a.safetensors")), outputs(models)) > 0.1
+
+
+TEXT_LAYERS = {
+    "*.q_proj,*.k_proj,*.v_proj": {"kohya": "refused", "diffusers": "whole"},
+    "*.k_proj,*.v_proj,*.fc2": {"kohya": "fc2 alone", "diffusers": "whole"},
+    "*.fc1,*.fc2": {"kohya": "whole", "diffusers": "refused"},
+    "*.out_proj,*.fc1": {"kohya": "whole", "diffusers": "whole"},
+}
+"""What diffusers makes of files with these text layers: told in docs/formats.md, and to be told anew if it changes."""
+
+
+@pytest.mark.parametrize(("layers", "format"), product(TEXT_LAYERS, FORMATS))
+def test_diffusers_reads_text_layers_as_told(layers: str, format: str, tmp_path: Path) -> None:
+    state, models = trained_state(targets=layers), tiny_base()
+    write_adapter(state, tmp_path / "a.safetensors", format)
+    wanted = TEXT_LAYERS[layers][format]
+    if wanted == "refused":
+        with pytest.raises(ValueError, match="infer state dict type"):
+            plain_pipeline(tmp_path / "a.safetensors")
+        return
+    kept = {path: m for path, m in state.modules.items() if wanted == "whole" or path.endswith(wanted.split()[0])}
+    live.load_state(models, AdapterState("lora", kept), "a")
+    assert distance(outputs(plain_pipeline(tmp_path / "a.safetensors")), outputs(models)) < 1e-5
 
 
 @pytest.mark.parametrize(("format", "text_encoder"), product(FORMATS, (True, False)))
