@@ -23,8 +23,7 @@ from sdlora.data.advice import Kind
 from sdlora.data.projects import About, Project
 from sdlora.errors import ConfigError, DatasetError, SdloraError
 from sdlora.files import inside, safe_name, unused
-from sdlora.formats import FORMATS
-from sdlora.formats.storage import DTYPES
+from sdlora.formats.storage import DTYPES, WRITTEN
 from sdlora.generation.images import format_parameters, read_parameters
 from sdlora.generation.settings import Sample
 from sdlora.runs.folder import Run
@@ -230,13 +229,13 @@ class Endpoints:
 
         Args:
             name: Of the run or the adapter.
-            format: "kohya" (A1111, ComfyUI, kohya) or "diffusers".
+            format: "kohya" (A1111, ComfyUI, kohya), "diffusers", or "peft" (a zip of PEFT's folder).
             dtype: "fp32", "fp16" or "bf16".
         """
-        for what, value, choices in (("format", format, FORMATS), ("dtype", dtype, DTYPES)):
+        for what, value, choices in (("format", format, WRITTEN), ("dtype", dtype, DTYPES)):
             if value not in choices:
                 raise ConfigError(f"{what} = {value!r}: give one of {', '.join(choices)}")
-        made = service.exported(str(self.desk.adapter(name).path), format, dtype, self.desk.data_dir)
+        made = service.exported(str(self.desk.adapter(name).path), format, dtype, self.desk.data_dir).file
         try:
             file: FileData = _file(made)
             return file

@@ -236,7 +236,7 @@ def thumbnail(path: Path) -> str:
 def download(run: Run, format: str) -> str:
     """The run's adapter in ``format`` under the run's name, ready to be served."""
     own = service.adapter_of(str(run.folder))  # Runs save kohya's keys.
-    exported = own if format == "kohya" else service.exported(str(own), format)
+    exported = own if format == "kohya" else service.exported(str(own), format).file
     with tempfile.TemporaryDirectory() as folder:
         named = Path(folder) / f"{run.name}{'' if format == 'kohya' else f'-{format}'}.safetensors"
         shutil.copyfile(exported, named)

@@ -98,10 +98,11 @@ def _merged(desk: Desk, base: str, dtype: str, *values: Any) -> Iterator[list[An
     try:
         files = [(name, desk.library.file(name), scale) for name, scale in chosen]
         said = {**service.said_of_base((path for _, path, _ in files), base or ""), **said}
-        notes: list[str] = []
         called = "-".join([Path(base or "base").stem, *(name for name, _, _ in files)])[:80]
-        for phase in service.merging(base or "", files, folder / f"{called}.zip", dtype, said, notes.append):
-            yield [gr.skip(), markup.drawing(phase.capitalize(), None)]
+        errand = service.baking(base or "", files, folder / f"{called}.zip", dtype, said)
+        for stage in errand:
+            yield [gr.skip(), markup.drawing(stage.phase.capitalize(), None)]
+        notes = errand.notes
         done = markup.note(["The merged model is ready; it is being saved.", *notes], "info" if notes else "good")
         yield [cached(folder / f"{called}.zip"), done]
     except SdloraError as error:

@@ -220,7 +220,7 @@ def _export(desk: Desk, name: str, checkpoint: str, format: str, dtype: str) -> 
     """Put the adapter, in that format, behind the hidden button. Raises what stops the browser's click."""
     try:
         own = desk.library.file(name, checkpoint or "")
-        exported = service.exported(str(own), format, dtype)
+        exported = service.exported(str(own), format, dtype).file
         called = f"{name}-{Path(checkpoint).stem}" if checkpoint else name
         marks = [mark for mark in (format, dtype) if mark not in ("kohya", "fp32")]
         return [_served(exported, f"{'-'.join([called, *marks])}.safetensors"), ""]
