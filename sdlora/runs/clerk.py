@@ -7,7 +7,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -39,7 +39,7 @@ class Errand:
         self._process: subprocess.Popen[bytes] | None = None
         self._stopped = False
 
-    def __iter__(self) -> Iterator[Stage]:
+    def __iter__(self) -> Generator[Stage]:
         for told in self.messages():
             if "stage" in told:
                 yield Stage(*told["stage"])
@@ -56,7 +56,7 @@ class Errand:
         if self._process is not None:
             self._process.kill()
 
-    def messages(self) -> Iterator[dict[str, Any]]:
+    def messages(self) -> Generator[dict[str, Any]]:
         """All that the process tells, line by line; its end is waited for, or brought about."""
         process = self._process = subprocess.Popen(
             [sys.executable, "-m", "sdlora.runs.clerk"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
@@ -106,17 +106,20 @@ def exporting(file: Path, output: Path, format: str = "kohya", dtype: str = "fp3
 def baking(
     base: str,
     adapters: Sequence[tuple[str, Path, float]],
-    output: Path,
+    output: Path | None = None,
     dtype: str = "fp16",
     base_settings: Mapping[str, Any] = MappingProxyType({}),
 ) -> Errand:
-    """``sdlora.editing.bake`` of ``adapters`` (name, file, scale); ``base_settings`` are a ``Request``'s."""
+    """``sdlora.editing.bake`` of ``adapters`` (name, file, scale); ``base_settings`` are a ``Request``'s.
+
+    The output may be said later, as one of ``values``.
+    """
     model = {"base": base, **base_settings}
     return Errand("bake", adapters=list(adapters), model=model, output=output, dtype=dtype)
 
 
-def looking(file: Path, plot: Path, base: str = "") -> Errand:
-    """Look into the adapter ``file`` layer by layer, and draw that to ``plot``, a PNG file.
+def looking(file: Path, plot: Path | None = None, base: str = "") -> Errand:
+    """Look into the adapter ``file`` layer by layer, and draw that to ``plot``, a PNG file (one of ``values``).
 
     The answer is a list of ``[path, norm, rank, effective rank, rank that holds 95 %]``, the largest norm first.
     """

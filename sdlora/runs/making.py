@@ -2,7 +2,7 @@
 
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ class Making:
         self.library, self.name, self.base = library, name, base
         self.errand = Errand(errand, name=name, base=base, **values)
 
-    def __iter__(self) -> Iterator[Stage]:
+    def __iter__(self) -> Generator[Stage]:
         scratch = as_path(self.library.data_dir) / "cache" / "making"
         scratch.mkdir(parents=True, exist_ok=True)
         folder = Path(tempfile.mkdtemp(dir=scratch))
