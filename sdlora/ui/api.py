@@ -1,4 +1,5 @@
-"""The page's endpoints for programs (``gradio_client``): train, watch, stop, resume, draw, export.
+"""The page's endpoints for programs (``gradio_client``): train, watch, stop, resume, draw, export;
+``api_tools`` has those that make adapters of adapters.
 
 A docstring's first lines and its ``Args`` are what the page "Use via API" says. Whatever goes wrong reaches the
 program as one sentence. Files come as uploads only: no text that a program sends is ever taken for a path of pictures.
@@ -29,6 +30,7 @@ from sdlora.generation.settings import Sample
 from sdlora.runs.folder import Run
 from sdlora.service import Request, Ticket
 from sdlora.ui import recipe
+from sdlora.ui.api_tools import Tools
 from sdlora.ui.desk import Desk, cached
 from sdlora.ui.watch import sentence
 
@@ -296,9 +298,10 @@ class Endpoints:
 
 def build(desk: Desk) -> None:
     """Put the endpoints on the page that is being laid out."""
-    ends = Endpoints(desk)
+    ends, tools = Endpoints(desk), Tools(desk)
     functions: list[Callable[..., Any]] = [
         ends.train, ends.status, ends.stop, ends.resume, ends.generate, ends.export, ends.runs, ends.adapters,
+        tools.merge, tools.resize, tools.extract,
     ]  # fmt: skip
     for function in functions:
         waits = inspect.iscoroutinefunction(function)

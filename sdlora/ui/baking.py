@@ -25,7 +25,7 @@ def build(desk: Desk, tab: gr.Tab, file: gr.DownloadButton) -> None:
     """A base, adapters with their scales, and the model made of them behind the hidden button ``file``."""
     tools.said("A whole base model with adapters folded into its weights, to take away.")
     base = gr.Dropdown(desk.bases(), label="Base model", allow_custom_value=True, elem_id="bake-base")
-    mixed = tools.rows("bake", "Ingredient", ROWS, ROWS)
+    mixed = tools.rows("bake", ROWS, ROWS)
     said = said_of_base("bake")
     with gr.Row():
         dtype = gr.Radio(["fp16", "fp32"], value="fp16", label="Numbers", info="fp16 is half the size")

@@ -68,7 +68,7 @@ def build_sheet() -> Sheet:
             [], label="Base model", visible=False, allow_custom_value=True, elem_id="library-base",
             info="This adapter changes a model's weights by what they are: to look inside, say what it was trained on",
         )  # fmt: skip
-        look = work.place("Look inside", "library-look")
+        look = work.place("Look inside", "library-look", "secondary")
         layers = gr.HTML(elem_id="library-layers")
         inspection = gr.HTML(elem_id="library-inspection")
     name = gr.State("")
@@ -142,7 +142,7 @@ def _export(desk: Desk, name: str, checkpoint: str, format: str, dtype: str) -> 
         called = f"{name}-{Path(checkpoint).stem}" if checkpoint else name
         marks = [mark for mark in (format, dtype) if mark not in ("kohya", "fp32")]
         file = _served(exported.file, f"{'-'.join([called, *marks])}{exported.file.suffix}")
-        return [file, markup.note([f"Read back after writing: {exported.proof}."], "good")]
+        return [file, markup.note([f"Self-test: {exported.proof}."], "good")]
     except SdloraError as error:
         raise gr.Error(str(error), print_exception=False) from None
 

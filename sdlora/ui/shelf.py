@@ -110,16 +110,17 @@ def layers(rows: Sequence[Sequence[Any]], plot: str) -> str:
         f"<div class='spectra' tabindex='0' role='region' aria-label='Plot of the layers'><a href='{place}' "
         f"target='_blank' rel='noopener'><img src='{place}' alt='Norm and singular values of each layer'></a></div>"
     )
-    heads = ("Layer", "Norm", "Rank", "Effective rank", "Rank for 95 %")
+    heads = ("Layer", "Norm", "Rank", "Effective", "95 %")
     head = "".join(f"<th scope='col'>{name}</th>" for name in heads)
     body = "".join(
-        f"<tr><th scope='row'>{escape(str(path))}</th><td>{norm:.4g}</td><td>{'–' if rank is None else rank}</td>"
-        f"<td>{effective:.1f}</td><td>{needed}</td></tr>"
+        f"<tr><th scope='row'>{escape(str(path)).replace('.', '.<wbr>')}</th><td>{norm:.4g}</td>"
+        f"<td>{'–' if rank is None else rank}</td><td>{effective:.1f}</td><td>{needed}</td></tr>"
         for path, norm, rank, effective, needed in rows
     )
     table = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
     named = "role='region' aria-label='Layers, the strongest first'"
-    return f"{picture}<div class='layers' tabindex='0' {named}>{table}</div>"
+    words = "Norm: how much a layer is changed. Effective: how many directions that uses. 95 %: the rank that holds so much."
+    return f"{picture}<p class='quiet'>{words}</p><div class='layers' tabindex='0' {named}>{table}</div>"
 
 
 def report(taken: Sequence[Imported]) -> str:

@@ -63,10 +63,10 @@ def build(desk: Desk, tab: gr.Tab) -> list[Any]:
 
 def _combine(desk: Desk, tab: gr.Tab) -> Any:
     said("One file that does what several do together, each at its scale. It lands in the library.")
-    mixed = rows("combine", "Part", MOST, SEEN)
+    mixed = rows("combine", MOST, SEEN)
     with gr.Row(elem_classes="small-buttons"):
-        more = gr.Button("+ Part", size="sm", min_width=100, elem_id="combine-more")
-        fewer = gr.Button("− Part", size="sm", min_width=100, elem_id="combine-fewer")
+        more = gr.Button("+ Adapter", size="sm", min_width=100, elem_id="combine-more")
+        fewer = gr.Button("− Adapter", size="sm", min_width=100, elem_id="combine-fewer")
     base, keep, name = _base("combine"), _keep("combine", ALL, 32, "fp32"), _name("combine", "their names")
     place, shown = work.place("Combine", "combine"), gr.State(SEEN)
     for button, change in ((more, 1), (fewer, -1)):
@@ -146,17 +146,17 @@ def said(words: str) -> gr.HTML:
     return gr.HTML(f"<p class='quiet'>{words}</p>")
 
 
-def rows(place: str, called: str, most: int, seen: int) -> Rows:
+def rows(place: str, most: int, seen: int) -> Rows:
     """Fields for ``most`` adapters with scales, of which ``seen`` are seen."""
     found = Rows([], [], [])
     for number in range(1, most + 1):
         with gr.Row(visible=number <= seen, elem_classes="adapter") as row:
             field = gr.Dropdown(
-                [NONE], value="", label=f"{called} {number}", allow_custom_value=True, scale=2,
+                [NONE], value="", label=f"Adapter {number}", allow_custom_value=True, scale=2,
                 elem_id=f"{place}-{number}",
             )  # fmt: skip
             scale = gr.Slider(
-                -2, 2, 1.0, step=0.05, label=f"{called} {number}: scale", scale=3, min_width=140,
+                -2, 2, 1.0, step=0.05, label=f"Adapter {number}: scale", scale=3, min_width=140,
                 elem_id=f"{place}-scale-{number}",
             )  # fmt: skip
         found.rows.append(row)
@@ -254,5 +254,5 @@ def _made(desk: Desk, making: Making) -> list[str]:
     if "kept" in answer:
         before = Path(making.errand.values["file"]).stat().st_size
         lines.append(f"{answer['kept']:.1%} of the strength is kept; it was {shelf.megabytes(before)}.")
-    lines += [f"Read back: {answer['proof']}.", *making.errand.notes, "Choose it on the tab Create to draw with it."]
+    lines += [f"Self-test: {answer['proof']}.", *making.errand.notes, "Choose it on the tab Create to draw with it."]
     return [markup.note(lines, "good")]

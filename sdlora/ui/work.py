@@ -7,7 +7,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import gradio as gr
 
@@ -71,10 +71,10 @@ class Teller:
         return markup.drawing(f"{words}: {stage.done} of {stage.total}{told}", stage.done / stage.total)
 
 
-def place(word: str, name: str) -> Place:
+def place(word: str, name: str, variant: Literal["primary", "secondary"] = "primary") -> Place:
     """A button that says ``word``, one that cancels, and the words about it below."""
     with gr.Row():
-        go = gr.Button(word, variant="primary", elem_id=f"{name}-button")
+        go = gr.Button(word, variant=variant, elem_id=f"{name}-button")
         cancel = gr.Button("Cancel", variant="stop", visible=False, elem_id=f"{name}-cancel")
     return Place(go, cancel, gr.HTML(elem_id=f"{name}-status"))
 
