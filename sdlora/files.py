@@ -7,6 +7,7 @@ import re
 import shutil
 import tempfile
 import unicodedata
+import zipfile
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -62,6 +63,18 @@ def write_atomic(path: Path, write: Callable[[Path], None] | bytes | str) -> Non
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+def pack_folder(folder: Path, output: Path) -> None:
+    """Write the zip file ``output`` of a ``folder``. Stored, not deflated: weights hardly shrink."""
+
+    def pack(place: Path) -> None:
+        with zipfile.ZipFile(place, "w", zipfile.ZIP_STORED) as archive:
+            for path in sorted(folder.rglob("*")):
+                if path.is_file():
+                    archive.write(path, Path(folder.name) / path.relative_to(folder))
+
+    write_atomic(output, pack)
 
 
 def _umask() -> int:

@@ -1,8 +1,7 @@
 """The one door: what the command line, the page and Python callers may ask for."""
 
 import re
-import subprocess
-import sys
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -12,13 +11,17 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from sdlora import errors
 from sdlora.data.advice import Kind
-from sdlora.errors import BusyError, ConfigError, FileError, SdloraError
+from sdlora.errors import BusyError, ConfigError, SdloraError
 from sdlora.events import Event, OnEvent, RunFailed, RunStopped, ignore
 from sdlora.files import as_path, existing, read_safetensors_header, safe_name, write_atomic
 from sdlora.files import default_data_dir as default_data_dir
 from sdlora.formats.folders import is_peft
 from sdlora.runs import album as album
-from sdlora.runs.clerk import merge as merging
+from sdlora.runs import clerk
+from sdlora.runs.clerk import Errand as Errand
+from sdlora.runs.clerk import Stage as Stage
+from sdlora.runs.clerk import baking as baking
+from sdlora.runs.clerk import looking as looking
 from sdlora.runs.comparison import Wish as Wish
 from sdlora.runs.comparison import begin_comparison as begin_comparison
 from sdlora.runs.comparison import best_of as best_of
@@ -41,6 +44,11 @@ from sdlora.runs.launch import Training, launch
 from sdlora.runs.library import SUFFIX, saved
 from sdlora.runs.library import Library as Library
 from sdlora.runs.library import said_of_base as said_of_base
+from sdlora.runs.making import Making as Making
+from sdlora.runs.making import extracting as extracting
+from sdlora.runs.making import merging as merging
+from sdlora.runs.making import needs_base as needs_base
+from sdlora.runs.making import resizing as resizing
 from sdlora.runs.queue import TrainingQueue as TrainingQueue
 from sdlora.training.output import CONFIG
 
@@ -335,20 +343,29 @@ def preset_for(base: str, kind: Kind) -> str:
     return f"{own or ('sdxl' if family_of(base) == 'sdxl' else 'sd15')}-{kind}"
 
 
-def exported(source: str, format: str, dtype: str = "fp32", data_dir: Path | None = None) -> Path:
-    """``export`` for a front end: in a process of its own, since reading tensors needs torch, to a temporary file."""
-    name = safe_name(adapter_name(adapter_of(source, data_dir)), fallback="adapter")
-    output = Path(tempfile.mkdtemp(prefix="sdlora-export-")) / f"{name}-{format}.safetensors"
-    command = [sys.executable, "-m", "sdlora.cli", "export", source, "--format", format, "--dtype", dtype]
-    where = ["--data-dir", str(data_dir)] if data_dir else []
-    ended = subprocess.run([*command, "--output", str(output), *where], capture_output=True, text=True, check=False)
-    if ended.returncode:
-        lines = [line for line in ended.stderr.splitlines() if line.startswith("error: ")]
-        raise FileError(lines[-1].removeprefix("error: ") if lines else f"{source}: could not be exported")
-    return output
+class Exported(NamedTuple):
+    """A file in a temporary folder of its own, and what its self-test found."""
+
+    file: Path
+    proof: str
 
 
-def merged(
+def exported(source: str, format: str, dtype: str = "fp32", data_dir: Path | None = None) -> Exported:
+    """``export`` for a front end: in a process of its own, since reading tensors needs torch, to a temporary file.
+
+    PEFT's folder comes as a zip of it. Raises ConfigError if there is no such adapter, FileError for all else.
+    """
+    file = adapter_of(source, data_dir)
+    name, ending = safe_name(adapter_name(file), fallback="adapter"), "zip" if format == "peft" else "safetensors"
+    output = Path(tempfile.mkdtemp(prefix="sdlora-export-")) / f"{name}-{format}.{ending}"
+    try:
+        return Exported(output, clerk.exporting(file, output, format, dtype).finish())
+    except SdloraError:
+        shutil.rmtree(output.parent, ignore_errors=True)
+        raise
+
+
+def baked(
     base: str,
     adapters: Sequence[tuple[str, float]],
     output: Path,
@@ -356,15 +373,27 @@ def merged(
     data_dir: Path | None = None,
     on_phase: Callable[[str], object] = str,
 ) -> Path:
-    """``base`` with ``adapters`` (run, name or file, and scale) folded in: a new diffusers folder, or a zip of one.
+    """``base`` with ``adapters`` (run, name or file, and scale) folded in: a new diffusers folder, a zip of one, or for
+    a single file another one.
 
-    In a process of its own, as it needs torch; ``on_phase`` is told what that does. What is said of the base is as the
-    adapters' runs have it. Raises ConfigError for an adapter
-    that there is not, FileError with the process's words for whatever else is wrong.
+    In a process of its own, as it needs torch; ``on_phase`` is told what that does, and what is worth knowing. What is
+    said of the base is as the adapters' runs have it. Raises ConfigError for an adapter that there is not, FileError
+    with the process's words for whatever else is wrong.
     """
     output = as_path(output)
     files = [(adapter_name(path), path, scale) for path, scale in ((adapter_of(n, data_dir), s) for n, s in adapters)]
     said = said_of_base((path for _, path, _ in files), base)
-    for phase in merging(base, files, output, dtype, said, on_phase):
-        on_phase(phase)
+    errand = baking(base, files, output, dtype, said)
+    errand.finish(lambda stage: on_phase(stage.phase))
+    for note in errand.notes:
+        on_phase(note)
     return output
+
+
+def is_single_file(base: str) -> bool:
+    """Whether ``base`` is one .safetensors file, so that adapters can be baked into another such file."""
+    from sdlora.families.loading import locate
+
+    with suppress(SdloraError):
+        return locate(base).kind == "file"
+    return False

@@ -19,11 +19,11 @@ from sdlora.families.weights import Place, by_key, places
 from sdlora.files import as_path, read_safetensors_header, require_free_space, write_atomic
 from sdlora.formats import read_adapter
 from sdlora.formats.storage import DTYPES
-from sdlora.generation.merge import MERGED, OnPhase
-from sdlora.generation.merge import merge as fold
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from sdlora.generation.merge import OnPhase
 
 NAMES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 """torch's names of the types that are written, and safetensors'."""
@@ -38,7 +38,7 @@ def bake(
     output: Path,
     dtype: str = "fp16",
     on_progress: OnProgress = unwatched,
-    on_phase: OnPhase = str,
+    on_phase: "OnPhase" = str,
 ) -> Path:
     """Write a base with ``adapters`` (name, file, scale) folded into its weights to ``output``, which is new.
 
@@ -46,6 +46,9 @@ def bake(
     time in memory; else a diffusers folder, or a ``.zip`` of one. Sums are made in float32 and rounded once.
     Raises ConfigError, ModelError, FormatError, MismatchError, FileError.
     """
+    from sdlora.generation.merge import MERGED  # Here: live models take seconds to import, which others need not.
+    from sdlora.generation.merge import merge as fold
+
     output = as_path(output)
     base = model.base if isinstance(model, Model) else model
     if output.suffix != ".safetensors":

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 
 from sdlora.adapters import forms
-from sdlora.adapters.base import ModuleState
+from sdlora.adapters.base import AdapterState, ModuleState
 from sdlora.errors import ConfigError, NonFiniteError
 
 SMALL = 1e-7
@@ -116,8 +116,13 @@ def matrix(path: str, module: ModuleState, weight: torch.Tensor | None) -> torch
         return forms.update(module.tensors, module.scale, weight).flatten(1)
     if module.method in ("dora", "ia3"):
         kind = {"dora": "a DoRA", "ia3": "an (IA)³"}[module.method]
-        raise ConfigError(f"{path}: {kind} changes a weight by what the weight is; name the base model (--base)")
+        raise ConfigError(f"{path}: {kind} changes a weight by what the weight is; name the base model")
     return (module.scale * forms.delta(module.tensors)).flatten(1)
+
+
+def needs_base(state: AdapterState) -> bool:
+    """Whether any of its updates depends on the base's weight."""
+    return any(module.method in ("dora", "ia3") for module in state.modules.values())
 
 
 def factors(path: str, module: ModuleState, weight: torch.Tensor | None) -> Factors:

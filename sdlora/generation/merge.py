@@ -4,7 +4,6 @@ import inspect
 import json
 import tempfile
 import warnings
-import zipfile
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -17,7 +16,7 @@ from sdlora.diffusion.schedule import ZERO_SNR
 from sdlora.errors import ConfigError, FileError, NonFiniteError
 from sdlora.families.loading import load
 from sdlora.families.settings import Model
-from sdlora.files import as_path, require_free_space, write_atomic
+from sdlora.files import as_path, pack_folder, require_free_space
 from sdlora.formats.storage import DTYPES, read_adapter
 from sdlora.generation.agreement import disagreement
 from sdlora.generation.images import SAID_OF_BASE
@@ -92,7 +91,7 @@ def _write(family: "Family", note: dict[str, Any], output: Path, dtype: str, on_
                 folder.rename(output)
                 return
             on_phase("packing the zip file")
-            write_atomic(output, lambda place: _pack(folder, place))
+            pack_folder(folder, output)
         except OSError as error:
             raise FileError(f"{output}: cannot be written ({error.strerror or error})") from error
 
@@ -127,11 +126,3 @@ def _require_finite(pipeline: Any, output: Path, dtype: str) -> None:
 def _bytes(family: "Family", dtype: str) -> int:
     parameters = sum(p.numel() for module in (*family.models.values(), family.vae) for p in module.parameters())
     return parameters * (4 if dtype == "fp32" else 2)
-
-
-def _pack(folder: Path, place: Path) -> None:
-    """Stored, not deflated: weights hardly shrink."""
-    with zipfile.ZipFile(place, "w", zipfile.ZIP_STORED) as pack:
-        for path in sorted(folder.rglob("*")):
-            if path.is_file():
-                pack.write(path, Path(folder.name) / path.relative_to(folder))

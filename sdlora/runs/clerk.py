@@ -1,4 +1,4 @@
-"""Errands that need torch, run in a process of their own so that a front end imports none: checks and merges.
+"""Errands that need torch, each run in a process of its own so that a front end imports none (``errands`` has them).
 
 ``python -m sdlora.runs.clerk`` reads one errand as JSON from its input, and tells in lines of JSON.
 """
@@ -7,16 +7,80 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 from sdlora.errors import FileError, SdloraError
-from sdlora.formats.check import Base, Check, check_adapter
-from sdlora.notes import noted
+from sdlora.formats.check import Check
 from sdlora.runs.process import PATIENT
+
+
+class Stage(NamedTuple):
+    """What is being done, and how much of it is; a ``total`` of 0 where there is no telling."""
+
+    phase: str
+    done: int = 0
+    total: int = 0
+
+
+class Errand:
+    """One errand. Going over it starts its process, and tells where it stands until it is done; then ``answer`` and
+    ``notes`` (what is worth knowing) are there. Whoever stops going over it ends the process.
+
+    Raises FileError with the words of the process's error.
+    """
+
+    def __init__(self, name: str, /, **values: Any):
+        self.name, self.values = name, values
+        self.answer: Any = None
+        self.notes: list[str] = []
+        self._process: subprocess.Popen[bytes] | None = None
+        self._stopped = False
+
+    def __iter__(self) -> Generator[Stage]:
+        for told in self.messages():
+            if "stage" in told:
+                yield Stage(*told["stage"])
+
+    def finish(self, on_stage: Callable[[Stage], object] = str) -> Any:
+        """Go over it to the end, and return the answer."""
+        for stage in self:
+            on_stage(stage)
+        return self.answer
+
+    def stop(self) -> None:
+        """End the process, if it runs; who goes over it gets a FileError that says so."""
+        self._stopped = True
+        if self._process is not None:
+            self._process.kill()
+
+    def messages(self) -> Generator[dict[str, Any]]:
+        """All that the process tells, line by line; its end is waited for, or brought about."""
+        process = self._process = subprocess.Popen(
+            [sys.executable, "-m", "sdlora.runs.clerk"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL, env={**PATIENT, **os.environ},
+        )  # fmt: skip
+        assert process.stdin is not None and process.stdout is not None
+        error = ""
+        try:
+            process.stdin.write(json.dumps({"errand": self.name, **self.values}, default=str).encode())
+            process.stdin.close()
+            for line in process.stdout:
+                told = json.loads(line)
+                error = told.get("error", error)
+                self.answer = told.get("answer", self.answer)
+                self.notes += [told["note"]] if "note" in told else []
+                yield told
+            if self._stopped:
+                raise FileError("Stopped; nothing was written.")
+            if process.wait() or error:
+                raise FileError(error or f"the process ended (exit code {process.returncode}); try again")
+        finally:
+            process.kill()
+            process.wait()
+            process.stdout.close()
 
 
 def check(files: Sequence[Path], base: str = "") -> Iterator[Check]:
@@ -24,92 +88,61 @@ def check(files: Sequence[Path], base: str = "") -> Iterator[Check]:
 
     Raises FileError if the base cannot be had, in its own words.
     """
-    for told in _send({"check": [str(path) for path in files], "base": base}):
-        lists = {name: tuple(value) for name, value in told.items() if isinstance(value, list)}
-        yield Check(**{**told, **lists, "facts": tuple((name, value) for name, value in told["facts"])})
+    for told in Errand("check", files=list(files), base=base).messages():
+        if "item" in told:
+            found = told["item"]
+            lists = {name: tuple(value) for name, value in found.items() if isinstance(value, list)}
+            yield Check(**{**found, **lists, "facts": tuple((name, value) for name, value in found["facts"])})
 
 
-def merge(
+def exporting(file: Path, output: Path, format: str = "kohya", dtype: str = "fp32") -> Errand:
+    """Write the adapter ``file`` in ``format``'s keys to ``output``; PEFT's folder as a ``.zip`` of it.
+
+    The answer is what the self-test of what was written found, as a sentence.
+    """
+    return Errand("export", file=file, output=output, format=format, dtype=dtype)
+
+
+def baking(
     base: str,
     adapters: Sequence[tuple[str, Path, float]],
-    output: Path,
+    output: Path | None = None,
     dtype: str = "fp16",
     base_settings: Mapping[str, Any] = MappingProxyType({}),
-    on_note: Callable[[str], object] = str,
-) -> Iterator[str]:
-    """``sdlora.generation.merge.merge`` in a process of its own, telling what is being done, until it is written.
+) -> Errand:
+    """``sdlora.editing.bake`` of ``adapters`` (name, file, scale); ``base_settings`` are a ``Request``'s.
 
-    ``base_settings`` are a ``Request``'s; ``on_note`` is told what is worth knowing of the merged model.
-    Raises FileError with its error's words.
+    The output may be said later, as one of ``values``.
     """
-    listed = [(name, str(path), scale) for name, path, scale in adapters]
     model = {"base": base, **base_settings}
-    for told in _send({"merge": listed, "model": model, "output": str(output), "dtype": dtype}):
-        if "note" in told:
-            on_note(told["note"])
-        else:
-            yield str(told["phase"])
+    return Errand("bake", adapters=list(adapters), model=model, output=output, dtype=dtype)
 
 
-def _send(errand: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """What the process tells of ``errand``, line by line; its end is waited for, or brought about."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "sdlora.runs.clerk"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL, env={**PATIENT, **os.environ},
-    )  # fmt: skip
-    assert process.stdin is not None and process.stdout is not None
-    error = ""
-    try:
-        process.stdin.write(json.dumps(errand).encode())
-        process.stdin.close()
-        for line in process.stdout:
-            told = json.loads(line)
-            if "error" in told:
-                error = told["error"]
-            else:
-                yield told
-        if process.wait() or error:
-            raise FileError(error or f"the process ended (exit code {process.returncode}); try again")
-    finally:
-        process.kill()
-        process.wait()
-        process.stdout.close()
+def looking(file: Path, plot: Path | None = None, base: str = "") -> Errand:
+    """Look into the adapter ``file`` layer by layer, and draw that to ``plot``, a PNG file (one of ``values``).
 
-
-def _check(errand: dict[str, Any], tell: Callable[[dict[str, Any]], None]) -> None:
-    from sdlora.families.skeleton import skeleton
-
-    name = errand["base"]
-    base = Base(Path(name).name, *skeleton(name)) if name else None
-    for path in errand["check"]:
-        tell(asdict(check_adapter(Path(path), base)))
-
-
-def _merge(errand: dict[str, Any], tell: Callable[[dict[str, Any]], None]) -> None:
-    from sdlora.families.settings import Model
-    from sdlora.generation.merge import merge
-
-    adapters = [(name, Path(path), scale) for name, path, scale in errand["merge"]]
-    model = Model.model_validate(errand["model"])
-    with noted(lambda note: tell({"note": note})):
-        merge(model, adapters, Path(errand["output"]), errand["dtype"], lambda phase: tell({"phase": phase}))
+    The answer is a list of ``[path, norm, rank, effective rank, rank that holds 95 %]``, the largest norm first.
+    """
+    return Errand("look", file=file, plot=plot, base=base)
 
 
 def main() -> int:
     errand = json.loads(sys.stdin.buffer.read())
     output, sys.stdout = sys.stdout, sys.stderr  # Libraries' own words must not come between.
 
-    def tell(message: dict[str, Any]) -> None:
+    def send(message: dict[str, Any]) -> None:
         print(json.dumps(message), file=output, flush=True)
 
     try:
-        (_check if "check" in errand else _merge)(errand, tell)
+        from sdlora.runs import errands
+
+        errands.perform(errand.pop("errand"), errand, send)
         return 0
     except SdloraError as error:
-        tell({"error": str(error)})
+        send({"error": str(error)})
         return error.exit_code
     except Exception as error:  # The page is told of a bug too, instead of nothing.
-        tell({"error": f"{type(error).__name__}: {error} (a bug)"})
+        send({"error": f"{type(error).__name__}: {error} (a bug)"})
         return 1
 
 

@@ -6,6 +6,7 @@ them, which says what they were checked against. Lists read headers alone, each 
 
 import hashlib
 import json
+import os
 import shutil
 import threading
 from collections.abc import Iterable, Iterator, Sequence
@@ -21,6 +22,9 @@ from sdlora.families.loading import BUNDLED
 from sdlora.files import existing, inside, safe_name, sha256, write_atomic
 from sdlora.formats.card import Card, read_card, read_cover
 from sdlora.formats.check import Check
+from sdlora.formats.header import read_metadata
+from sdlora.formats.inspection import triggers
+from sdlora.formats.metadata import card, sd_version
 from sdlora.runs import bundle, clerk
 from sdlora.runs.creation import base_settings
 from sdlora.runs.folder import Run
@@ -124,6 +128,31 @@ class Library:
         for file, check in zip(files, clerk.check(files, base), strict=True):
             yield Imported(file.name, "" if check.refusal else self._keep(file, base, check), check)
 
+    def name_for(self, wish: str, otherwise: str) -> str:
+        """What to call an adapter that is to be made: ``wish`` as a file can be called; without one, what is free of
+        ``otherwise``. Raises ConfigError if the wish is taken.
+        """
+        if not wish.strip():
+            return self._free(safe_name(otherwise, fallback="adapter"))
+        name = safe_name(wish, fallback="adapter")
+        if self._taken(name):
+            raise ConfigError(f"{name}: is in the library already; choose another name")
+        return name
+
+    def adopt(self, file: Path, name: str, base: str) -> str:
+        """Move ``file``, which was made here for ``base``, into the library with a card; returns the name it got.
+
+        Raises FileError if the disk refuses.
+        """
+        with self._lock:
+            place = self.folder / f"{self._free(name)}{SUFFIX}"
+            metadata = read_metadata(file)
+            write_atomic(place, lambda temporary: os.replace(file, temporary))
+            words = ", ".join(triggers(metadata))
+            write_atomic(place.with_suffix(".json"), card(sd_version(metadata), words))
+            write_atomic(place.with_suffix(REPORT), json.dumps({"base": base}, ensure_ascii=False))
+            return place.stem
+
     def inspected(self, name: str, checkpoint: str = "") -> Check:
         """What ``sdlora inspect`` says of an adapter; it reads the whole file, in a process of its own."""
         return _inspected(*_version(self.file(name, checkpoint)))
@@ -181,17 +210,23 @@ class Library:
     def _files(self) -> list[Path]:
         return [path for path in self.folder.glob(f"*{SUFFIX}") if not path.name.startswith(".")]
 
+    def _taken(self, name: str) -> bool:
+        return (self.folder / f"{name}{SUFFIX}").exists() or (self.data_dir / "runs" / name).exists()
+
+    def _free(self, stem: str) -> str:
+        """``stem``, with a number where that is taken."""
+        name, number = stem, 1
+        while self._taken(name):
+            number += 1
+            name = f"{stem}-{number}"
+        return name
+
     def _keep(self, file: Path, base: str, check: Check) -> str:
         """Copy ``file`` in under a name that nothing has; the same bytes are not kept twice. Returns the name."""
         with self._lock:
             same = next((old for old in self._files() if _same(file, old)), None)
             if same is None:
-                stem, number = safe_name(file.stem, fallback="adapter"), 1
-                name = stem
-                while (self.folder / f"{name}{SUFFIX}").exists() or (self.data_dir / "runs" / name).exists():
-                    number += 1
-                    name = f"{stem}-{number}"
-                same = self.folder / f"{name}{SUFFIX}"
+                same = self.folder / f"{self._free(safe_name(file.stem, fallback='adapter'))}{SUFFIX}"
                 write_atomic(same, lambda place: _copy(file, place))
             write_atomic(same.with_suffix(REPORT), json.dumps({**asdict(check), "base": base}, ensure_ascii=False))
             return same.stem

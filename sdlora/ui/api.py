@@ -1,4 +1,5 @@
-"""The page's endpoints for programs (``gradio_client``): train, watch, stop, resume, draw, export.
+"""The page's endpoints for programs (``gradio_client``): train, watch, stop, resume, draw, export;
+``api_tools`` has those that make adapters of adapters.
 
 A docstring's first lines and its ``Args`` are what the page "Use via API" says. Whatever goes wrong reaches the
 program as one sentence. Files come as uploads only: no text that a program sends is ever taken for a path of pictures.
@@ -23,13 +24,13 @@ from sdlora.data.advice import Kind
 from sdlora.data.projects import About, Project
 from sdlora.errors import ConfigError, DatasetError, SdloraError
 from sdlora.files import inside, safe_name, unused
-from sdlora.formats import FORMATS
-from sdlora.formats.storage import DTYPES
+from sdlora.formats.storage import DTYPES, WRITTEN
 from sdlora.generation.images import format_parameters, read_parameters
 from sdlora.generation.settings import Sample
 from sdlora.runs.folder import Run
 from sdlora.service import Request, Ticket
 from sdlora.ui import recipe
+from sdlora.ui.api_tools import Tools
 from sdlora.ui.desk import Desk, cached
 from sdlora.ui.watch import sentence
 
@@ -230,13 +231,13 @@ class Endpoints:
 
         Args:
             name: Of the run or the adapter.
-            format: "kohya" (A1111, ComfyUI, kohya) or "diffusers".
+            format: "kohya" (A1111, ComfyUI, kohya), "diffusers", or "peft" (a zip of PEFT's folder).
             dtype: "fp32", "fp16" or "bf16".
         """
-        for what, value, choices in (("format", format, FORMATS), ("dtype", dtype, DTYPES)):
+        for what, value, choices in (("format", format, WRITTEN), ("dtype", dtype, DTYPES)):
             if value not in choices:
                 raise ConfigError(f"{what} = {value!r}: give one of {', '.join(choices)}")
-        made = service.exported(str(self.desk.adapter(name).path), format, dtype, self.desk.data_dir)
+        made = service.exported(str(self.desk.adapter(name).path), format, dtype, self.desk.data_dir).file
         try:
             file: FileData = _file(made)
             return file
@@ -297,9 +298,10 @@ class Endpoints:
 
 def build(desk: Desk) -> None:
     """Put the endpoints on the page that is being laid out."""
-    ends = Endpoints(desk)
+    ends, tools = Endpoints(desk), Tools(desk)
     functions: list[Callable[..., Any]] = [
         ends.train, ends.status, ends.stop, ends.resume, ends.generate, ends.export, ends.runs, ends.adapters,
+        tools.merge, tools.resize, tools.extract,
     ]  # fmt: skip
     for function in functions:
         waits = inspect.iscoroutinefunction(function)

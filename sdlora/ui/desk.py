@@ -6,11 +6,11 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 from urllib.parse import quote
 
 import gradio as gr
@@ -25,7 +25,7 @@ from sdlora.files import write_atomic
 from sdlora.generation.prompt import parse
 from sdlora.runs.folder import Run
 from sdlora.runs.trash import KEPT_DAYS
-from sdlora.service import AdapterFile, Creator, Library, Measurer, Mixed, Request, Ticket, TrainingQueue
+from sdlora.service import AdapterFile, Creator, Library, Measurer, Mixed, Request, Stage, Ticket, TrainingQueue
 from sdlora.ui.watch import RunView, Watcher
 
 LOOK_SECONDS = 0.5
@@ -50,6 +50,14 @@ class Look:
     """The runs in the queue, in their order."""
 
 
+class Work(Protocol):
+    """An errand, or what holds one: going over it tells where it stands, and ``stop`` ends it."""
+
+    def __iter__(self) -> Generator[Stage]: ...
+
+    def stop(self) -> None: ...
+
+
 @dataclass
 class Desk:
     """The page's one hold on the service layer."""
@@ -62,6 +70,8 @@ class Desk:
     measurer: Measurer = field(init=False)
     library: Library = field(init=False)
     watcher: Watcher = field(default_factory=Watcher)
+    errands: dict[str, Work] = field(default_factory=dict)
+    """What each person who looks at the page has under way."""
     _look: tuple[float, Look] = (float("-inf"), Look())
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _training: threading.Lock = field(default_factory=threading.Lock)
@@ -85,6 +95,8 @@ class Desk:
         self.queue.close()
         self.measurer.close()
         self.creator.close()
+        for errand in list(self.errands.values()):
+            errand.stop()
 
     def look(self) -> Look:
         """How things stand, looked up at most every ``LOOK_SECONDS``."""
@@ -195,6 +207,21 @@ class Desk:
         said = service.said_of_base((file.path for file in chosen_files), request.base)
         return replace(request, adapters=adapters, base_settings={**said, **request.base_settings})
 
+    @contextmanager
+    def working(self, person: str, errand: Work) -> Iterator[None]:
+        """For a ``with`` block in which ``errand`` is done. Raises BusyError while ``person`` has another one."""
+        if self.errands.setdefault(person, errand) is not errand:
+            raise BusyError("Something of yours is being made already; wait for it, or cancel it.")
+        try:
+            yield
+        finally:
+            del self.errands[person]
+
+    def leave(self, person: str) -> None:
+        """Stop what ``person`` has under way."""
+        if errand := self.errands.get(person):
+            errand.stop()
+
     def submit(self, request: Request) -> Ticket:
         """Queue a request whose adapters are files. Raises BusyError if too many wait."""
         newest = self.creator.newest()
@@ -236,7 +263,7 @@ def thumbnail(path: Path) -> str:
 def download(run: Run, format: str) -> str:
     """The run's adapter in ``format`` under the run's name, ready to be served."""
     own = service.adapter_of(str(run.folder))  # Runs save kohya's keys.
-    exported = own if format == "kohya" else service.exported(str(own), format)
+    exported = own if format == "kohya" else service.exported(str(own), format).file
     with tempfile.TemporaryDirectory() as folder:
         named = Path(folder) / f"{run.name}{'' if format == 'kohya' else f'-{format}'}.safetensors"
         shutil.copyfile(exported, named)

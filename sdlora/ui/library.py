@@ -1,7 +1,7 @@
-"""The fourth tab: adapters and runs, opened, exported, deleted and brought back; ``intake`` has import and merging."""
+"""The fourth tab: adapters and runs, opened, deleted and brought back. ``sheet`` has one adapter, ``intake``
+import, ``tools`` and ``baking`` what is made of them.
+"""
 
-import shutil
-import tempfile
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,16 +13,13 @@ from sdlora import service
 from sdlora.errors import SdloraError
 from sdlora.runs.folder import Run
 from sdlora.runs.library import preview
-from sdlora.ui import intake, markup, shelf
-from sdlora.ui.desk import Desk, cached
-from sdlora.ui.intake import SAVE_FILE
+from sdlora.ui import baking, intake, markup, shelf, tools
+from sdlora.ui.desk import Desk
 from sdlora.ui.live import RESUMABLE
+from sdlora.ui.sheet import Sheet, build_sheet, inspect, show_adapter, wire_sheet
 from sdlora.ui.watch import sentence
 from sdlora.ui.wiring import HIDDEN, LAST, PRIVATE
 
-TYPES = ["fp32", "fp16", "bf16"]
-FORMATS = [("A1111, ComfyUI, kohya", "kohya"), ("diffusers, PEFT", "diffusers")]
-FINISHED = ("the newest", "")
 SHOW_TOP = "() => document.querySelector('#library-top')?.scrollIntoView({block: 'nearest'})"
 SHOW_SHEET = "() => setTimeout(() => document.querySelector('#library-sheet')?.scrollIntoView({block: 'nearest'}), 50)"
 
@@ -56,23 +53,6 @@ class Shared:
 
 
 @dataclass(frozen=True)
-class Sheet:
-    """One adapter, opened."""
-
-    whole: gr.Column
-    name: gr.State
-    told: gr.HTML
-    inspection: gr.HTML
-    checkpoint: gr.Dropdown
-    format: gr.Radio
-    dtype: gr.Radio
-    download: gr.Button
-    pack: gr.Button
-    remove: gr.Button
-    close: gr.Button
-
-
-@dataclass(frozen=True)
 class LibraryTab:
     """What ``page`` wires: the run to open, and the event after which to open it."""
 
@@ -91,14 +71,16 @@ def build(desk: Desk, tab: gr.Tab, tabs: gr.Tabs) -> LibraryTab:
     search = gr.Textbox("", label="Search", placeholder="a name or a trigger word", elem_id="library-search")
     with gr.Tabs(elem_id="library-tabs"):
         with gr.Tab("Adapters"):
-            sheet = _sheet()
+            sheet = build_sheet()
             adapters = _clickable("library-adapters")
         with gr.Tab("Runs"):
             runs = _clickable("library-runs")
         with gr.Tab("Import"):
             taken = intake.build_import(desk, tab)
-        with gr.Tab("Merge"):
-            intake.build_merge(desk, tab, file)
+        with gr.Tab("Tools"):
+            made = tools.build(desk, tab)
+            with gr.Accordion("Bake adapters into a model", open=False, elem_id="bake"):
+                baking.build(desk, tab, file)
         with gr.Tab("Trash"):
             trash = _clickable("library-trash")
             empty = gr.Button("Empty trash", variant="stop", interactive=False, elem_id="empty-trash")
@@ -106,29 +88,13 @@ def build(desk: Desk, tab: gr.Tab, tabs: gr.Tabs) -> LibraryTab:
     _wire_lists(desk, shared, tab)
     _wire_sheet(desk, shared, sheet)
     _wire_trash(desk, shared, sheet)
-    taken.then(partial(_lists, desk), search, shared.lists, **HIDDEN)
+    for event in (taken, *made):
+        event.then(partial(_lists, desk), search, shared.lists, **HIDDEN)
     return _wire_runs(desk, shared, tabs)
 
 
 def _clickable(name: str) -> gr.HTML:
     return gr.HTML(elem_id=name, js_on_load=shelf.ACT)
-
-
-def _sheet() -> Sheet:
-    with gr.Column(visible=False, elem_id="library-sheet") as whole:
-        told = gr.HTML(elem_id="library-details")
-        checkpoint = gr.Dropdown([FINISHED], value="", label="File", elem_id="library-checkpoint")
-        with gr.Row():
-            format = gr.Radio(FORMATS, value="kohya", label="For")
-            dtype = gr.Radio(TYPES, value="fp32", label="Numbers", info="fp16 is half the size")
-        with gr.Row():
-            download = gr.Button("Download", variant="primary", elem_id="library-download")
-            pack = gr.Button("Download with settings (zip)", elem_id="library-pack")
-            remove = gr.Button("Delete", variant="stop", elem_id="library-delete")
-            close = gr.Button("Close", elem_id="library-close")
-        inspection = gr.HTML(elem_id="library-inspection")
-    name = gr.State("")
-    return Sheet(whole, name, told, inspection, checkpoint, format, dtype, download, pack, remove, close)
 
 
 def _wire_lists(desk: Desk, shared: Shared, tab: gr.Tab) -> None:
@@ -170,78 +136,15 @@ def _told(desk: Desk, run: Run) -> tuple[str, str, str, Path | None, str]:
 
 
 def _wire_sheet(desk: Desk, shared: Shared, sheet: Sheet) -> None:
-    opened = [sheet.whole, sheet.name, sheet.told, sheet.inspection, sheet.checkpoint, sheet.pack]
-
     def show(event: gr.EventData) -> list[Any]:
-        return _show(desk, str(event.name))
+        return show_adapter(desk, str(event.name))
 
-    shared.adapters.click(show, None, opened, **HIDDEN).then(None, js=SHOW_SHEET, **PRIVATE).then(
-        partial(_inspect, desk), [sheet.name, sheet.checkpoint], sheet.inspection, **HIDDEN
+    shared.adapters.click(show, None, sheet.opened, **HIDDEN).then(None, js=SHOW_SHEET, **PRIVATE).then(
+        partial(inspect, desk), [sheet.name, sheet.checkpoint], sheet.inspection, **HIDDEN
     )
-    sheet.checkpoint.input(partial(_inspect, desk), [sheet.name, sheet.checkpoint], sheet.inspection, **HIDDEN)
-    sheet.close.click(lambda: gr.update(visible=False), None, sheet.whole, **HIDDEN)
+    wire_sheet(desk, sheet, shared.file)
     chosen = [sheet.name, sheet.checkpoint]
-    sheet.download.click(
-        partial(_export, desk), [*chosen, sheet.format, sheet.dtype], [shared.file, shared.message], **PRIVATE
-    ).success(None, js=SAVE_FILE, **PRIVATE)
-    sheet.pack.click(partial(_pack, desk), sheet.name, [shared.file, shared.message], **PRIVATE).success(
-        None, js=SAVE_FILE, **PRIVATE
-    )
     sheet.remove.click(_ask_adapter, chosen, shared.confirm, **HIDDEN).then(None, js=SHOW_TOP, **PRIVATE)
-
-
-def _show(desk: Desk, name: str) -> list[Any]:
-    """Open an adapter's sheet; what its whole file holds is read afterwards."""
-    try:
-        entry = desk.library.find(name)
-        files = [
-            (f"step {int(path.stem)}", path.name) for path in desk.library.checkpoints(name) if path.stem.isdigit()
-        ]
-    except SdloraError as error:
-        return [gr.update(visible=True), "", markup.note([str(error)], "bad"), "", gr.skip(), gr.skip()]
-    return [
-        gr.update(visible=True), name, shelf.details(entry, desk.library.picture(entry)),
-        "" if entry.problem else markup.drawing("Reading the file", None),
-        gr.update(choices=[FINISHED, *files], value="", visible=bool(files)),
-        gr.update(visible=entry.kind == "run"),
-    ]  # fmt: skip
-
-
-def _inspect(desk: Desk, name: str, checkpoint: str) -> str:
-    try:
-        if not name or desk.library.find(name).problem:
-            return ""
-        return shelf.inspection(desk.library.inspected(name, checkpoint or ""))
-    except SdloraError as error:
-        return markup.note([str(error)], "bad")
-
-
-def _export(desk: Desk, name: str, checkpoint: str, format: str, dtype: str) -> list[Any]:
-    """Put the adapter, in that format, behind the hidden button. Raises what stops the browser's click."""
-    try:
-        own = desk.library.file(name, checkpoint or "")
-        exported = service.exported(str(own), format, dtype)
-        called = f"{name}-{Path(checkpoint).stem}" if checkpoint else name
-        marks = [mark for mark in (format, dtype) if mark not in ("kohya", "fp32")]
-        return [_served(exported, f"{'-'.join([called, *marks])}.safetensors"), ""]
-    except SdloraError as error:
-        raise gr.Error(str(error), print_exception=False) from None
-
-
-def _pack(desk: Desk, name: str) -> list[Any]:
-    try:
-        folder = Path(tempfile.mkdtemp(prefix="sdlora-export-"))
-        return [_served(desk.library.bundle(name, folder / "pack.zip"), f"{name}.zip"), ""]
-    except SdloraError as error:
-        raise gr.Error(str(error), print_exception=False) from None
-
-
-def _served(file: Path, name: str) -> str:
-    """A file in a temporary folder of its own as ``name`` in the page's cache; the folder goes."""
-    try:
-        return cached(file.rename(file.with_name(name)))
-    finally:
-        shutil.rmtree(file.parent, ignore_errors=True)
 
 
 def _ask_adapter(name: str, checkpoint: str) -> list[Any]:

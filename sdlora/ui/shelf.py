@@ -4,6 +4,8 @@ import time
 from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
+from typing import Any
+from urllib.parse import quote
 
 from sdlora.data.folder import count
 from sdlora.errors import SdloraError
@@ -99,6 +101,26 @@ def facts(rows: Iterable[tuple[str, str]]) -> str:
 def inspection(check: Check) -> str:
     """What ``sdlora inspect`` says."""
     return note([check.refusal], "bad") or f"<pre class='inspection' tabindex='0'>{escape(check.said)}</pre>"
+
+
+def layers(rows: Sequence[Sequence[Any]], plot: str) -> str:
+    """What is in each layer (path, norm, rank, effective rank, rank that holds 95 %), and the picture of it."""
+    place = escape(f"gradio_api/file={quote(plot)}", quote=True)
+    picture = (
+        f"<div class='spectra' tabindex='0' role='region' aria-label='Plot of the layers'><a href='{place}' "
+        f"target='_blank' rel='noopener'><img src='{place}' alt='Norm and singular values of each layer'></a></div>"
+    )
+    heads = ("Layer", "Norm", "Rank", "Effective", "95 %")
+    head = "".join(f"<th scope='col'>{name}</th>" for name in heads)
+    body = "".join(
+        f"<tr><th scope='row'>{escape(str(path)).replace('.', '.<wbr>')}</th><td>{norm:.4g}</td>"
+        f"<td>{'–' if rank is None else rank}</td><td>{effective:.1f}</td><td>{needed}</td></tr>"
+        for path, norm, rank, effective, needed in rows
+    )
+    table = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    named = "role='region' aria-label='Layers, the strongest first'"
+    words = "Norm: how much a layer is changed. Effective: how many directions that uses. 95 %: the rank that holds it."
+    return f"{picture}<p class='quiet'>{words}</p><div class='layers' tabindex='0' {named}>{table}</div>"
 
 
 def report(taken: Sequence[Imported]) -> str:

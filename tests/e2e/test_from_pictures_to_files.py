@@ -203,3 +203,41 @@ def test_an_adapter_is_taken_in_deleted_and_brought_back(page, server, visit, tm
     until(lambda: not kept.exists())
     page.page.locator("#library-top ~ * #undo-delete, #undo-delete").first.click()
     until(kept.is_file)
+
+
+def test_two_adapters_are_combined_and_what_comes_of_it_is_in_the_library(page, server, visit):
+    adapter = (server.data_dir / "runs" / "mystyle" / "adapter.safetensors").read_bytes()
+    (server.data_dir / "adapters").mkdir(exist_ok=True)
+    (server.data_dir / "adapters" / "other.safetensors").write_bytes(adapter)
+    visitor = visit(server.address)
+    visitor.tab("Library")
+    visitor.tab("Tools")
+    visitor.page.get_by_role("button", name="Combine adapters into one").click()
+    for number, name in ((1, "mystyle"), (2, "other")):
+        visitor.page.locator(f"#combine-{number} input").click()
+        visitor.page.get_by_role("option", name=name, exact=True).click()
+    visitor.page.locator("#combine-scale-2 input[type=number]").fill("0.5")
+    visitor.fill("#combine-name", "both")
+    visitor.page.locator("#combine-button").dblclick()  # One is made, for all of two clicks.
+    visitor.see("both is in the library", "#combine-status")
+    assert visitor.page.locator("#combine-cancel").is_hidden()
+    one, both = (
+        read_adapter(path)
+        for path in (
+            server.data_dir / "runs/mystyle/adapter.safetensors",
+            server.data_dir / "adapters/both.safetensors",
+        )
+    )
+    path, module = next(iter(both.modules.items()))
+    assert module.rank == 2 * one.modules[path].rank
+    visitor.click("#combine-button")
+    visitor.see("choose another name", "#combine-status")
+    assert len(list((server.data_dir / "adapters").glob("both*.safetensors"))) == 1
+    visitor.tab("Adapters")
+    visitor.page.locator("[data-do=details][data-name=both]").click()
+    visitor.click("#library-look-button")
+    visitor.page.locator("#library-layers img").wait_for()
+    assert visitor.page.locator("#library-layers tbody tr").count() == len(both.modules)
+    visitor.tab("Create")
+    visitor.page.locator("#adapter-1 input").first.click()
+    visitor.page.get_by_role("option", name="both", exact=True).wait_for()

@@ -14,7 +14,7 @@ from sdlora.adapters.base import ModuleState
 from sdlora.adapters.fit import layer_shapes
 from sdlora.adapters.fused import fuse
 from sdlora.adapters.targets import adaptable
-from sdlora.errors import ConfigError, MismatchError
+from sdlora.errors import ConfigError, FileError, MismatchError
 from sdlora.families.loading import load
 from sdlora.families.settings import Model
 from sdlora.formats import write_adapter
@@ -103,19 +103,18 @@ def test_nothing_is_overwritten_and_nothing_half_written_stays(tiny_base, adapte
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_service_merges_in_a_process_of_its_own(tiny_base, adapters, tmp_path):
+def test_the_service_bakes_in_a_process_of_its_own(tiny_base, adapters, tmp_path):
     phases = []
-    output = service.merged(str(tiny_base), [(str(adapters[0]), 1.0)], tmp_path / "m", "fp32", on_phase=phases.append)
+    output = service.baked(str(tiny_base), [(str(adapters[0]), 1.0)], tmp_path / "m", "fp32", on_phase=phases.append)
     assert (output / "model_index.json").is_file()
     assert "folding the adapters in" in phases
     assert not any("was trained with" in phase for phase in phases)
     write_adapter(adapter(**{"modelspec.prediction_type": "v"}), tmp_path / "fast.safetensors")
-    notes = []
-    fast = [("fast", tmp_path / "fast.safetensors", 1.0)]
-    list(service.merging(str(tiny_base), fast, tmp_path / "f", "fp32", on_note=notes.append))
-    assert [note.partition(" was")[0] for note in notes] == ["adapter 'fast'"]
-    with pytest.raises(service.FileError, match="its noise schedule ends in noise alone"):
+    errand = service.baking(str(tiny_base), [("fast", tmp_path / "fast.safetensors", 1.0)], tmp_path / "f", "fp32")
+    errand.finish()
+    assert [note.partition(" was")[0] for note in errand.notes] == ["adapter 'fast'"]
+    with pytest.raises(FileError, match="its noise schedule ends in noise alone"):
         named = [("1", adapters[0], 1.0)]
-        list(service.merging(str(tiny_base), named, tmp_path / "n", base_settings={"zero_terminal_snr": "on"}))
-    with pytest.raises(service.FileError, match="exists already"):
-        service.merged(str(tiny_base), [(str(adapters[0]), 1.0)], tmp_path / "m")
+        service.baking(str(tiny_base), named, tmp_path / "n", base_settings={"zero_terminal_snr": "on"}).finish()
+    with pytest.raises(FileError, match="exists already"):
+        service.baked(str(tiny_base), [(str(adapters[0]), 1.0)], tmp_path / "m")

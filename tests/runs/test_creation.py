@@ -239,7 +239,7 @@ def test_a_queued_run_that_is_stopped_never_starts_and_a_running_one_saves(confi
 def test_an_export_for_the_page_is_a_file_that_loads(adapters, tmp_path):
     from sdlora.formats import read_adapter
 
-    path = service.exported(adapters[0], "diffusers", data_dir=tmp_path)
+    path = service.exported(adapters[0], "diffusers", data_dir=tmp_path).file
     assert path.name == "one-diffusers.safetensors"
     assert read_adapter(path).modules.keys() == read_adapter(Path(adapters[0])).modules.keys()
 

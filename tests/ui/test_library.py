@@ -6,7 +6,7 @@ import pytest
 from sdlora import service
 from sdlora.formats.check import Check
 from sdlora.runs.library import Imported
-from sdlora.ui import library, shelf
+from sdlora.ui import library, sheet, shelf
 from sdlora.ui.desk import Desk
 from tests.tiny import tiny_adapter as adapter
 
@@ -34,7 +34,7 @@ def test_what_strangers_wrote_is_shown_as_text(desk):
     evil = "<img src=x onerror=alert(1)>'\""
     adapter(desk.library.folder / "x.safetensors", **{"modelspec.trigger_phrase": evil, "ss_sd_model_name": evil})
     (desk.library.folder / "<b>'x.safetensors").write_bytes(b"junk")
-    opened = [text for entry in desk.library.adapters() for text in map(str, library._show(desk, entry.name))]
+    opened = [text for entry in desk.library.adapters() for text in map(str, sheet.show_adapter(desk, entry.name))]
     refused = Check(evil, (("Base", evil),), evil, 2, 1, (evil,), 1, (evil,), evil)
     pages = [lists(desk)[0], *opened, shelf.report([Imported(evil, "", refused)]), shelf.inspection(refused)]
     pages.append(shelf.inspection(Check(said=evil)))

@@ -1,0 +1,132 @@
+"""Adapters made of adapters and models, each in a process of its own; what is made comes into the library."""
+
+import shutil
+import tempfile
+from collections.abc import Callable, Generator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from sdlora.errors import ConfigError, SdloraError
+from sdlora.files import as_path
+from sdlora.formats.card import METHOD_NAMES, read_card
+from sdlora.runs.clerk import Errand, Stage
+from sdlora.runs.library import SUFFIX, Library
+
+NEEDING = tuple(METHOD_NAMES[method] for method in ("dora", "ia3"))
+"""What cards call the methods that change a weight by what it is."""
+
+
+class Making:
+    """An adapter that is being made. Going over it tells where that stands; at its end ``name`` is in the library.
+
+    ``errand.answer`` has the self-test's sentence (``proof``), the number of ``layers``, the lowest and the highest of
+    its ``ranks``, and of a resize the share that is ``kept``. Raises FileError in the words of the process; then
+    nothing is there.
+    """
+
+    def __init__(self, library: Library, errand: str, name: str, base: str, **values: Any):
+        self.library, self.name, self.base = library, name, base
+        self.errand = Errand(errand, name=name, base=base, **values)
+
+    def __iter__(self) -> Generator[Stage]:
+        scratch = as_path(self.library.data_dir) / "cache" / "making"
+        scratch.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(dir=scratch))
+        try:
+            made = folder / f"{self.name}{SUFFIX}"
+            self.errand.values["output"] = made
+            yield from self.errand
+            self.name = self.library.adopt(made, self.name, self.base)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def finish(self, on_stage: Callable[[Stage], object] = str) -> str:
+        """Go over it to the end, and return the adapter's name."""
+        for stage in self:
+            on_stage(stage)
+        return self.name
+
+    def stop(self) -> None:
+        """As an ``Errand``'s."""
+        self.errand.stop()
+
+
+def merging(
+    library: Library,
+    adapters: Sequence[tuple[str, Path, float]],
+    name: str = "",
+    rank: int | None = None,
+    energy: float | None = None,
+    base: str = "",
+    dtype: str = "fp32",
+) -> Making:
+    """``sdlora.editing.merge`` of ``adapters`` (name, file, scale): all of their sum, or what a cut leaves of it.
+
+    Raises ConfigError for fewer than two, one that is there twice, a cut that cannot be, or a name that is taken.
+    """
+    names = [called for called, _, _ in adapters]
+    if len(names) < 2:
+        raise ConfigError("Choose at least two adapters to combine.")
+    if len(set(names)) < len(names):
+        raise ConfigError("The same adapter is chosen twice; give each a row of its own.")
+    _require_cut(rank, energy)
+    name = library.name_for(name, "-".join(names))
+    cut: dict[str, Any] = {"rank": rank, "energy": energy, "dtype": dtype}
+    return Making(library, "merge", name, base, adapters=list(adapters), **cut)
+
+
+def resizing(
+    library: Library,
+    adapter: tuple[str, Path],
+    name: str = "",
+    rank: int | None = None,
+    energy: float | None = None,
+    base: str = "",
+    dtype: str = "fp32",
+) -> Making:
+    """``sdlora.editing.resize`` of an ``adapter`` (name, file). Raises ConfigError as ``merging`` does."""
+    _require_cut(rank, energy, needed=True)
+    name = library.name_for(name, f"{adapter[0]}-small")
+    return Making(library, "resize", name, base, file=adapter[1], rank=rank, energy=energy, dtype=dtype)
+
+
+def extracting(
+    library: Library,
+    base: str,
+    tuned: str,
+    name: str = "",
+    rank: int | None = None,
+    energy: float | None = None,
+    targets: str = "linear",
+    text_encoder: bool = True,
+    dtype: str = "fp32",
+) -> Making:
+    """``sdlora.editing.extract``: the difference of two models. Raises ConfigError, ModelError for what is no model."""
+    from sdlora.families.loading import locate
+
+    for model in (base, tuned):
+        locate(model)
+    if base == tuned:
+        raise ConfigError("Both models are the same one; choose the base that the other was made from.")
+    _require_cut(rank, energy, needed=True)
+    name = library.name_for(name, Path(tuned).name.removesuffix(SUFFIX))
+    what: dict[str, Any] = {"targets": targets or "linear", "text_encoder": text_encoder, "dtype": dtype}
+    return Making(library, "extract", name, base, tuned=tuned, rank=rank, energy=energy, **what)
+
+
+def needs_base(file: Path) -> bool:
+    """Whether the adapter in ``file`` changes weights by what they are, by its header: then a base has to be named."""
+    with suppress(SdloraError):
+        return read_card(file).method in NEEDING
+    return False
+
+
+def _require_cut(rank: int | None, energy: float | None, needed: bool = False) -> None:
+    """Said here too, before a process is started. Raises ConfigError."""
+    if rank is not None and rank < 1:
+        raise ConfigError(f"rank = {rank}: give 1 or more")
+    if energy is not None and not 0 < energy <= 1:
+        raise ConfigError(f"energy = {energy}: give a share above 0, and 1 at most")
+    if needed and rank is None and energy is None:
+        raise ConfigError("Say how much to keep: a rank, or a share of the strength.")
