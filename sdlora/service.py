@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from sdlora import errors
 from sdlora.data.advice import Kind
-from sdlora.errors import BusyError, ConfigError, SdloraError
+from sdlora.errors import BusyError, ConfigError, FileError, SdloraError
 from sdlora.events import Event, OnEvent, RunFailed, RunStopped, ignore
 from sdlora.files import as_path, existing, read_safetensors_header, safe_name, write_atomic
 from sdlora.files import default_data_dir as default_data_dir
