@@ -129,4 +129,4 @@ def _require_cut(rank: int | None, energy: float | None, needed: bool = False) -
     if energy is not None and not 0 < energy <= 1:
         raise ConfigError(f"energy = {energy}: give a share above 0, and 1 at most")
     if needed and rank is None and energy is None:
-        raise ConfigError("Say how much to keep: a rank, or a share of the strength.")
+        raise ConfigError("Say how much to keep: a rank, or a share of the energy.")

@@ -10,7 +10,7 @@ from sdlora.ui.desk import Desk
 
 
 class Made(TypedDict):
-    """An adapter that has come into the library; ``kept`` is the share of a resized one's strength, else None."""
+    """An adapter that has come into the library; ``kept`` is the share of a resized one's energy, else None."""
 
     adapter: str
     layers: int

@@ -110,7 +110,7 @@ def layers(rows: Sequence[Sequence[Any]], plot: str) -> str:
         f"<div class='spectra' tabindex='0' role='region' aria-label='Plot of the layers'><a href='{place}' "
         f"target='_blank' rel='noopener'><img src='{place}' alt='Norm and singular values of each layer'></a></div>"
     )
-    heads = ("Layer", "Norm", "Rank", "Effective", "95 %")
+    heads = ("Layer", "Norm", "Rank", "Effective", "95\u00a0%")
     head = "".join(f"<th scope='col'>{name}</th>" for name in heads)
     body = "".join(
         f"<tr><th scope='row'>{escape(str(path)).replace('.', '.<wbr>')}</th><td>{norm:.4g}</td>"
@@ -119,7 +119,7 @@ def layers(rows: Sequence[Sequence[Any]], plot: str) -> str:
     )
     table = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
     named = "role='region' aria-label='Layers, the strongest first'"
-    words = "Norm: how much a layer is changed. Effective: how many directions that uses. 95 %: the rank that holds it."
+    words = "Norm: how much a layer is changed. Effective: how many directions that uses. 95\u00a0%: the rank that holds that share."
     return f"{picture}<p class='quiet'>{words}</p><div class='layers' tabindex='0' {named}>{table}</div>"
 
 

@@ -22,7 +22,7 @@ MOST, SEEN = 6, 2
 """Adapters that can be combined at once, and rows that are seen at first."""
 NONE = ("none", "")
 ALL, RANK, SHARE = "all", "rank", "share"
-WAYS = {"All of it, exactly": ALL, "A rank": RANK, "A share of its strength": SHARE}
+WAYS = {"All of it, exactly": ALL, "A rank": RANK, "A share of its energy": SHARE}
 """How much of what is made is kept."""
 NEEDED = "One of them changes a model's weights by what they are (DoRA, (IA)³): choose the base that it was trained on"
 
@@ -253,6 +253,6 @@ def _made(desk: Desk, making: Making) -> list[str]:
     lines = [f"{making.name} is in the library: {count(answer['layers'], 'layer')}, {ranks}, {size}."]
     if "kept" in answer:
         before = Path(making.errand.values["file"]).stat().st_size
-        lines.append(f"{answer['kept']:.1%} of the strength is kept; it was {shelf.megabytes(before)}.")
+        lines.append(f"{answer['kept']:.1%} of the energy is kept; it was {shelf.megabytes(before)}.")
     lines += [f"Self-test: {answer['proof']}.", *making.errand.notes, "Choose it on the tab Create to draw with it."]
     return [markup.note(lines, "good")]
