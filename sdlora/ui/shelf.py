@@ -119,10 +119,7 @@ def layers(rows: Sequence[Sequence[Any]], plot: str) -> str:
     )
     table = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
     named = "role='region' aria-label='Layers, the strongest first'"
-    words = (
-        "Norm: how much a layer is changed. Effective: how many directions that uses. "
-        "95\u00a0%: the rank that holds that share."
-    )
+    words = "Norm: how much a layer is changed. Effective: directions in use. 95\u00a0%: the rank that has that share."
     return f"{picture}<p class='quiet'>{words}</p><div class='layers' tabindex='0' {named}>{table}</div>"
 
 

@@ -134,6 +134,11 @@ def wait(client, run, until):
         ({"prompt": "a", "base": "nothing-here", "api_name": "/generate"}, "nothing-here"),
         ({"name": "/etc/passwd", "api_name": "/export"}, "There is no adapter"),
         ({"name": "x", "format": "--output=/x", "api_name": "/export"}, "kohya, diffusers"),
+        ({"adapters": {"/etc/passwd": 1.0, "x": 1.0}, "api_name": "/merge"}, "There is no adapter '/etc/passwd'"),
+        ({"adapters": {}, "api_name": "/merge"}, "at least two"),
+        ({"adapter": "x", "rank": 4, "api_name": "/resize"}, "There is no adapter 'x'"),
+        ({"base": "pocket", "tuned": "pocket", "rank": 4, "api_name": "/extract"}, "the same one"),
+        ({"base": "pocket", "tuned": "nothing-here", "rank": 4, "api_name": "/extract"}, "nothing-here"),
     ],
 )
 def test_what_is_wrong_is_one_sentence(server, arguments, said):
