@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 MOST = 1 << 20
 """More than any alpha or rank is."""
+MOST_PATTERNS = 4096
+"""More than any base has layers; each is compared with each layer."""
 COMPONENTS = ("unet", "text_encoder", "text_encoder_2")
 _SLOTS = {
     "lora_A": "down", "lora_B": "up", "down": "down", "up": "up", "lora_magnitude_vector": "magnitude",
@@ -139,6 +141,8 @@ def alpha_by(configs: Mapping[str, Any], path: str, rank: int) -> float:
     if f"{component}.lora_alpha" not in configs:
         return float(rank)
     alpha, patterns = configs[f"{component}.lora_alpha"], configs.get(f"{component}.alpha_pattern") or {}
+    if len(patterns) > MOST_PATTERNS:
+        raise FormatError(f"the header's alpha_pattern has {len(patterns)} entries, over the allowed {MOST_PATTERNS}")
     for pattern, value in patterns.items() if isinstance(patterns, dict) else ():
         plain = _PLAIN.fullmatch(pattern.replace("\\.", "."))
         if plain is None:

@@ -68,6 +68,8 @@ class Visitor:
     def open(self, query: str = "") -> None:
         self.page.goto(self.address + query)
         self.page.get_by_label("Trigger word").wait_for()
+        # A project that is chosen before the page has said which one it opens with is overwritten by that.
+        self.page.wait_for_function("() => document.querySelector('#project input')?.value")
 
     def tab(self, name: str) -> None:
         self.page.get_by_role("tab", name=name).first.click()

@@ -111,6 +111,17 @@ BAD = {
         ),
         "is no number up to",
     ),
+    "header's alphas without end": (
+        save(
+            {"unet.a.lora_A.weight": torch.ones(1, 1), "unet.a.lora_B.weight": torch.ones(1, 1)},
+            {
+                "lora_adapter_metadata": json.dumps(
+                    {"unet.lora_alpha": 1, "unet.alpha_pattern": {f"p{n}": 1 for n in range(5000)}}
+                )
+            },
+        ),
+        "alpha_pattern has 5000 entries",
+    ),
     "OFT": (save({f"{STEM}.oft_blocks": torch.ones(2, 4, 4)}), "is OFT .* not read"),
     "normalisation": (
         save(lora() | {"lora_unet_mid_block_resnets_0_norm1.w_norm": torch.ones(8)}),

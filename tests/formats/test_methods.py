@@ -133,7 +133,12 @@ def stem_of(name: str, sdxl: bool) -> str:
     ("format", "method"), [(f, m) for f, m in product(WRITTEN, (*METHODS, "full")) if m not in HELD[f]]
 )
 def test_what_a_format_cannot_hold_it_refuses_by_name(format, method, tmp_path):
-    with pytest.raises(FormatError, match=f"{method}.*--format kohya|full difference"):
+    said = (
+        "no full difference"
+        if (format, method) == ("peft", "full")
+        else f"names for {method}; export with --format kohya"
+    )
+    with pytest.raises(FormatError, match=said):
         write_adapter(state_for(method, "sd1"), place(tmp_path, format), format)
     assert list(tmp_path.iterdir()) == []
 
