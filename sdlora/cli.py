@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from sdlora.errors import ConfigError, DatasetError, SdloraError
+from sdlora.files import as_path
+from sdlora.notes import noted
 
 if TYPE_CHECKING:
     from sdlora.runs.launch import Training
@@ -40,7 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser, commands = _parser(arguments)
         parsed, unknown = parser.parse_known_args(arguments)
         commands.get(parsed.command, parser).refuse_unknown(unknown)
-        return parsed.run(parsed)
+        with noted(lambda text: print(f"note: {text}", file=sys.stderr)):
+            return parsed.run(parsed)
     except SdloraError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
@@ -96,10 +99,21 @@ def _parser(arguments: Sequence[str]) -> tuple[Parser, dict[str, Parser]]:
     check_parser.add_argument(
         "--base", default="pocket", help="the base that they are meant for (default: %(default)s)"
     )
+    _disk_arguments(command("disk", disk, "Say what the data folder takes on the disk, and free some of it."))
     for name in arguments[:1]:  # Only of the command that runs: declarations take a moment to import.
         if name in commands:
             flags.declare(commands[name], name)
     return parser, commands
+
+
+def _disk_arguments(parser: Parser) -> None:
+    from sdlora.runs.disk import FREED
+
+    help = f"delete this for good ({', '.join(FREED)}); may be given often. Finished adapters always stay"
+    parser.add_argument("--free", action="append", default=[], metavar="WHAT", help=help)
+    help = "leave alone what is younger than that (default: %(default)s)"
+    parser.add_argument("--older-than", type=float, default=0, metavar="DAYS", help=help)
+    _data_dir(parser)
 
 
 def _with_data_dir(parser: Parser) -> Parser:
@@ -275,7 +289,6 @@ def generate(parsed: argparse.Namespace) -> int:
     from sdlora.families.loading import locate
     from sdlora.generation.images import check_output, save
     from sdlora.generation.studio import Studio
-    from sdlora.notes import noted
     from sdlora.terminal import Terminal
 
     output = check_output(parsed.output)
@@ -315,6 +328,17 @@ def export(parsed: argparse.Namespace) -> int:
 
     proof = service.export(parsed.source, parsed.output, parsed.format, parsed.dtype, parsed.data_dir)
     print(f"{parsed.output}: {proof}")
+    return 0
+
+
+def disk(parsed: argparse.Namespace) -> int:
+    from sdlora import service
+    from sdlora.runs.disk import table, written
+
+    folder = as_path(parsed.data_dir or service.default_data_dir())
+    if parsed.free:
+        print(f"freed {written(service.free(folder, parsed.free, parsed.older_than))}")
+    print("\n".join([f"{folder}", *table(service.usage(folder, parsed.older_than))]))
     return 0
 
 

@@ -2,6 +2,7 @@
 
 import difflib
 import tomllib
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -177,9 +178,14 @@ def _absolute(values: dict[str, Any], folder: Path) -> dict[str, Any]:
 
 def _of_method(own: Mapping[str, Any], method: Any) -> dict[str, Any]:
     """A file's settings of an adapter, without those that another ``method``, given in its place, does not have."""
-    if method not in METHODS or method == own.get("method", "lora"):
+    before = own.get("method", "lora")
+    if method not in METHODS or method == before:
         return dict(own)
-    return {name: value for name, value in own.items() if name in METHODS[method].model_fields}
+    kept = {name: value for name, value in own.items() if name in METHODS[method].model_fields}
+    if left := [f"adapter.{name}" for name in own if name not in kept]:
+        verb = "is" if len(left) == 1 else "are"
+        warnings.warn(f"{' and '.join(left)} of {before} {verb} left out: {method} has none", stacklevel=2)
+    return kept
 
 
 def _messages(error: ValidationError, place: str) -> Iterator[str]:

@@ -36,6 +36,8 @@ from sdlora.runs.creation import Mixed as Mixed
 from sdlora.runs.creation import Request as Request
 from sdlora.runs.creation import Ticket as Ticket
 from sdlora.runs.creation import creations_folder as creations_folder
+from sdlora.runs.disk import free as free
+from sdlora.runs.disk import usage as usage
 from sdlora.runs.estimates import Estimate as Estimate
 from sdlora.runs.estimates import Measurer as Measurer
 from sdlora.runs.estimates import estimate as estimate

@@ -162,6 +162,8 @@ def test_a_config_fits_a_device_and_little_memory_with_as_many_pictures_a_step()
 
 
 def test_another_method_given_in_place_of_a_files_leaves_out_what_it_does_not_have():
+    with pytest.warns(UserWarning, match="adapter.rank of lora is left out: ia3 has none"):
+        TrainConfig.parse({"data": {"folder": "x"}, "adapter": {"rank": 8}}, "x", {"adapter.method": "ia3"})
     config = TrainConfig.load("pocket-style", {"adapter.method": "ia3"})
     known = TrainConfig.load("pocket-style")
     assert config.adapter.method == "ia3" and not hasattr(config.adapter, "rank")

@@ -1,6 +1,7 @@
 """Adapters folded into a full model: a single file tensor by tensor, a folder whole."""
 
 import json
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -13,6 +14,7 @@ from sdlora.adapters.fit import require_fit
 from sdlora.errors import ConfigError, FileError, NonFiniteError
 from sdlora.events import OnProgress, unwatched
 from sdlora.families.loading import locate
+from sdlora.families.original import MARKS, marks, schedule_of, told
 from sdlora.families.settings import Model
 from sdlora.families.skeleton import skeleton
 from sdlora.families.weights import Place, by_key, places
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
 NAMES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 """torch's names of the types that are written, and safetensors'."""
 ALIGNMENT = 8
+NOTHING: Mapping[str, Any] = {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}
+"""The header's entry of a tensor that is there for its name."""
 Change = tuple[ModuleState, float]
 """A layer's part of an adapter, and the scale."""
 
@@ -43,20 +47,21 @@ def bake(
     """Write a base with ``adapters`` (name, file, scale) folded into its weights to ``output``, which is new.
 
     A ``.safetensors`` file of a single-file base is written tensor by tensor, as its base is laid out, one layer at a
-    time in memory; else a diffusers folder, or a ``.zip`` of one. Sums are made in float32 and rounded once.
+    time in memory; else a diffusers folder, or a ``.zip`` of one. Sums are made in float32 and rounded once. What
+    ``model`` says of the base's schedule is written too. Warns of adapters that were trained with another schedule.
     Raises ConfigError, ModelError, FormatError, MismatchError, FileError.
     """
     from sdlora.generation.merge import MERGED  # Here: live models take seconds to import, which others need not.
     from sdlora.generation.merge import merge as fold
 
     output = as_path(output)
-    base = model.base if isinstance(model, Model) else model
+    model = model if isinstance(model, Model) else Model(base=model)
     if output.suffix != ".safetensors":
         return fold(model, adapters, output, dtype, on_phase)
-    source = locate(base)
+    source = locate(model.base)
     if source.kind != "file":
         raise ConfigError(
-            f"{output}: {base} is no single file, and becomes a folder; leave out .safetensors, or say .zip"
+            f"{output}: {model.base} is no single file, and becomes a folder; leave out .safetensors, or say .zip"
         )
     if dtype not in MERGED:
         raise ConfigError(f"{dtype}: a model is written in {' or '.join(MERGED)}")
@@ -65,27 +70,39 @@ def bake(
     if output.exists():
         raise ConfigError(f"{output}: exists already; choose another name, or move it away")
     states = [(name, read_adapter(path), scale) for name, path, scale in adapters]
-    _bake_file(Path(source.location), base, states, output, getattr(torch, DTYPES[dtype]), on_progress)
+    _warn(Path(source.location), model, states)
+    _bake_file(Path(source.location), model, states, output, getattr(torch, DTYPES[dtype]), on_progress)
     return output
+
+
+def _warn(file: Path, model: Model, adapters: Sequence[tuple[str, AdapterState, float]]) -> None:
+    """Of adapters that were trained with another schedule than the file tells, or a person says."""
+    from sdlora.generation.agreement import disagreement
+
+    scheduler_config, said = schedule_of(file, model), model.model_dump(exclude_defaults=True)
+    for name, state, _ in adapters:
+        if odd := disagreement(name, state.metadata, scheduler_config, said):
+            warnings.warn(odd, stacklevel=3)
 
 
 def _bake_file(
     file: Path,
-    base: str,
+    model: Model,
     adapters: Sequence[tuple[str, AdapterState, float]],
     output: Path,
     dtype: torch.dtype,
     on_progress: OnProgress,
 ) -> None:
-    models = skeleton(base).models
+    models = skeleton(model.base).models
     for _, state, _ in adapters:
         require_fit(models, state)
     paths = list(dict.fromkeys(path for _, state, _ in adapters for path in state.modules))
     changes = {
         path: [(state.modules[path], scale) for _, state, scale in adapters if path in state.modules] for path in paths
     }
-    layers = by_key(places(base, paths))
-    header = {key: entry for key, entry in read_safetensors_header(file).items() if key != "__metadata__"}
+    layers = by_key(places(model.base, paths))
+    header = {key: entry for key, entry in read_safetensors_header(file).items() if key not in ("__metadata__", *MARKS)}
+    header |= {mark: NOTHING for mark in marks({**told(file), **model.schedule})}
     note = json.dumps([{"name": name, "scale": scale} for name, _, scale in adapters], ensure_ascii=False)
     written = _header(header, dtype, {"format": "pt", "sdlora_merged": note})
     _make(output.parent)
@@ -115,7 +132,7 @@ def _tensors(
     biases = {key.removesuffix("weight") + "bias": found for key, found in layers.items()}
     with safe_open(file, framework="pt") as opened:
         for key in keys:
-            tensor = opened.get_tensor(key)
+            tensor = torch.empty(0) if key in MARKS else opened.get_tensor(key)
             for path, place in layers.get(key, []):
                 rows = _rows(tensor, place)
                 tensor = tensor.float()

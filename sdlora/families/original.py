@@ -4,10 +4,14 @@ The configs in ``configs`` state the architectures' sizes as the papers and the 
 hub is asked for them.
 """
 
+import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from sdlora.errors import ModelError
 from sdlora.families.detect import detect_file, served
+from sdlora.families.settings import Model
 from sdlora.files import read_safetensors_header
 
 CONFIGS = Path(__file__).parent / "configs"
@@ -22,6 +26,11 @@ TEXT = {
     },
 }
 """What the names of the text encoders' tensors begin with, by family."""
+MARKS: Mapping[str, tuple[str, object]] = {
+    "v_pred": ("prediction_type", "v_prediction"),
+    "ztsnr": ("rescale_betas_zero_snr", True),
+}
+"""Tensors that hold nothing: by their names, files of velocity fine-tunes tell an entry of their scheduler's config."""
 
 
 def config_of(family: str, prediction_type: str = "auto") -> Path:
@@ -46,7 +55,18 @@ def whole_family(file: Path) -> str:
 
 
 def told(file: Path) -> dict[str, object]:
-    """What a velocity fine-tune's file says of its schedule, by tensors of these names that hold nothing."""
+    """What a velocity fine-tune's file says of its schedule."""
     header = read_safetensors_header(file)
-    velocity = {"prediction_type": "v_prediction"} if "v_pred" in header else {}
-    return {**velocity, **({"rescale_betas_zero_snr": True} if "ztsnr" in header else {})}
+    return {setting: value for mark, (setting, value) in MARKS.items() if mark in header}
+
+
+def marks(schedule: Mapping[str, object]) -> list[str]:
+    """The names of the tensors by which a file says ``schedule``, as far as there are such."""
+    return [mark for mark, (setting, value) in MARKS.items() if schedule.get(setting) == value]
+
+
+def schedule_of(file: Path, model: Model) -> dict[str, Any]:
+    """The scheduler's config of a single file: its family's, what it tells itself, what ``model`` says of it."""
+    folder = config_of(detect_file(file), model.prediction_type)
+    usual = json.loads((folder / "scheduler" / "scheduler_config.json").read_text(encoding="utf-8"))
+    return {**usual, **told(file), **model.schedule}

@@ -30,6 +30,11 @@ SLOTS = {
 }  # fmt: skip
 """How a tensor's name ends, and what it is. Those of methods other than LoRA are LyCORIS's."""
 NAMES = {slot: name for name, slot in SLOTS.items()}
+DORA_ELSEWHERE = (
+    "A1111, ComfyUI and Forge read a DoRA's lengths otherwise and draw other pictures with it; diffusers leaves them "
+    "out. For diffusers, export with --format diffusers; for the others, resize --base makes a LoRA of it"
+)
+"""Of a DoRA in these keys; docs/formats.md has the details."""
 
 ORIGINAL = tuple(f"lora_unet_{blocks}_" for blocks in ("input_blocks", "middle_block", "output_blocks"))
 """How the keys of SDXL's UNet begin, and those of no other base's."""

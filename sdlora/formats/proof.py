@@ -27,10 +27,13 @@ class Proof(NamedTuple):
     """The largest difference between a number of ΔW as it was and as the file gives it."""
     largest: float
     """The largest number of ΔW itself."""
+    advice: str = ""
+    """What a person should know who takes the file elsewhere."""
 
     def __str__(self) -> str:
         found = f"{self.layers} layers, {self.keys} tensors read back"
-        return f"{found}; max |ΔW| error {self.error:.2g} of {self.largest:.2g}"
+        figures = f"max |ΔW| error {self.error:.2g} of {self.largest:.2g}"
+        return "; ".join([found, figures, *([self.advice] if self.advice else [])])
 
 
 def prove(state: AdapterState, written: "Contents", dtype: str) -> Proof:

@@ -13,7 +13,7 @@ from sdlora.files import PICKLES, read_safetensors_header, write_atomic
 from sdlora.formats import folders, peft
 from sdlora.formats.base import Format, Slot
 from sdlora.formats.diffusers import Diffusers
-from sdlora.formats.kohya import Kohya
+from sdlora.formats.kohya import DORA_ELSEWHERE, Kohya
 from sdlora.formats.proof import Proof, prove
 
 if TYPE_CHECKING:
@@ -92,7 +92,8 @@ def export_adapter(state: AdapterState, path: Path, format: str = "kohya", dtype
     """
     proofs: list[Proof] = []
     _write(state, path, format, dtype, lambda place: proofs.append(prove(state, open_adapter(place), dtype)))
-    return proofs[0]
+    odd = format == "kohya" and any("magnitude" in module.tensors for module in state.modules.values())
+    return proofs[0]._replace(advice=DORA_ELSEWHERE if odd else "")
 
 
 def _write(state: AdapterState, path: Path, format: str, dtype: str, judge: Callable[[Path], None]) -> None:

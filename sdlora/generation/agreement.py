@@ -1,12 +1,9 @@
 """Whether an adapter was trained with what a base is drawn with: its header beside the base's schedule."""
 
 from collections.abc import Collection, Mapping
-from typing import TYPE_CHECKING
+from typing import Any
 
 from sdlora.diffusion.schedule import ZERO_SNR
-
-if TYPE_CHECKING:
-    from sdlora.families.base import Family
 
 PREDICTIONS = {"v": "v_prediction", "epsilon": "epsilon"}
 """ModelSpec's words, and ours."""
@@ -21,13 +18,15 @@ def trained_with(metadata: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in found.items() if value}
 
 
-def disagreement(name: str, metadata: Mapping[str, str], family: "Family", said: Collection[str] = ()) -> str:
-    """One sentence on what adapter ``name`` was trained with and ``family`` does not have; empty if there is nothing.
+def disagreement(
+    name: str, metadata: Mapping[str, str], scheduler_config: Mapping[str, Any], said: Collection[str] = ()
+) -> str:
+    """One sentence on what adapter ``name`` was trained with and the base does not have; empty if there is nothing.
 
     ``said`` are the settings that a person has decided: of those there is nothing to tell.
     """
-    zero_snr = SWITCH[str(bool(family.scheduler_config.get(ZERO_SNR)))]
-    drawn = {"prediction_type": family.prediction_type, "zero_terminal_snr": zero_snr}
+    zero_snr = SWITCH[str(bool(scheduler_config.get(ZERO_SNR)))]
+    drawn = {"prediction_type": scheduler_config.get("prediction_type", "epsilon"), "zero_terminal_snr": zero_snr}
     trained = {key: value for key, value in trained_with(metadata).items() if key not in said and value != drawn[key]}
     if not trained:
         return ""

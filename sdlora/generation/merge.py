@@ -60,7 +60,7 @@ def merge(
         on_phase(f"reading {name}")
         state = read_adapter(path)
         live.load_state(family.models, state, str(number))
-        if odd := disagreement(name, state.metadata, family, said):
+        if odd := disagreement(name, state.metadata, family.scheduler_config, said):
             warnings.warn(odd, stacklevel=2)
     on_phase("folding the adapters in")
     with fuse(family.models, {str(number): scale for number, (_, _, scale) in enumerate(adapters)}):

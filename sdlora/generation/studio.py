@@ -116,7 +116,7 @@ class Studio:
         state, digest = (adapter, "") if isinstance(adapter, AdapterState) else _read(Path(adapter))
         self._load(state, name)
         components = frozenset(path.split(".")[0] for path in state.modules)
-        odd = disagreement(name, state.metadata, self.family, self._said)
+        odd = disagreement(name, state.metadata, self.family.scheduler_config, self._said)
         self._adapters[name] = Loaded(1.0, state.metadata.get("sshs_model_hash", digest)[:12], components, odd)
         try:
             self.set_scale(name, scale)

@@ -1,5 +1,5 @@
 """The fourth tab: adapters and runs, opened, deleted and brought back. ``sheet`` has one adapter, ``intake``
-import, ``tools`` and ``baking`` what is made of them.
+import, ``tools`` and ``baking`` what is made of them, ``room`` what all of it takes on the disk.
 """
 
 from dataclasses import dataclass
@@ -11,9 +11,10 @@ import gradio as gr
 
 from sdlora import service
 from sdlora.errors import SdloraError
+from sdlora.runs.disk import size_of, written
 from sdlora.runs.folder import Run
 from sdlora.runs.library import preview
-from sdlora.ui import baking, intake, markup, shelf, tools
+from sdlora.ui import baking, intake, markup, room, shelf, tools
 from sdlora.ui.desk import Desk
 from sdlora.ui.live import RESUMABLE
 from sdlora.ui.sheet import Sheet, build_sheet, inspect, show_adapter, wire_sheet
@@ -84,6 +85,8 @@ def build(desk: Desk, tab: gr.Tab, tabs: gr.Tabs) -> LibraryTab:
         with gr.Tab("Trash"):
             trash = _clickable("library-trash")
             empty = gr.Button("Empty trash", variant="stop", interactive=False, elem_id="empty-trash")
+        with gr.Tab("Disk") as disk:
+            room.build(desk, disk)
     shared = Shared(message, really, keep, undo, gr.State({}), gr.State(""), file, search, adapters, runs, trash, empty)
     _wire_lists(desk, shared, tab)
     _wire_sheet(desk, shared, sheet)
@@ -113,7 +116,7 @@ def _lists(desk: Desk, search: str) -> list[Any]:
     words = search.casefold().split()
     runs = [run for run in service.runs_in(desk.data_dir) if all(word in run.name.casefold() for word in words)]
     items = library.trash.items()
-    size = shelf.megabytes(sum(item.size for item in items))
+    size = written(sum(item.size for item in items))
     label = f"Empty trash ({len(items)}, {size})" if items else "Empty trash"
     return [
         shelf.adapters(shown, len(found), search),
@@ -130,7 +133,9 @@ def _told(desk: Desk, run: Run) -> tuple[str, str, str, Path | None, str]:
         words = sentence(view, state) if run.config else ""
     except SdloraError as error:
         return run.name, str(error), "", preview(run), ""
-    date = " · ".join([Path(run.config.model.base).name, shelf.day(run.config_file.stat().st_mtime)])
+    date = " · ".join(
+        [Path(run.config.model.base).name, shelf.day(run.config_file.stat().st_mtime), written(size_of(run.folder))]
+    )
     go_on = "Start" if state == "new" else "Resume" if state in RESUMABLE else ""
     return run.name, words, date, preview(run), go_on
 

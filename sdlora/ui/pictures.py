@@ -78,9 +78,10 @@ class Inside:
 def build(desk: Desk, demo: gr.Blocks) -> Pictures:
     """Lay the tab out and wire it."""
     with gr.Row(equal_height=True):
-        name = gr.Dropdown(
-            label="Project", allow_custom_value=True, elem_id="project", info="Choose one, or type a new name", scale=2
-        )
+        name = gr.Dropdown(  # Open once the page knows its projects: its answer would undo an earlier choice.
+            label="Project", allow_custom_value=True, elem_id="project", info="Choose one, or type a new name", scale=2,
+            interactive=False,
+        )  # fmt: skip
         kind = gr.Radio(KINDS, value="style", label="What is it?", info="A look, or one thing or person", scale=2)
         trigger = gr.Textbox("", label="Trigger word", info="The word that will call it", scale=2)
         class_name = gr.Textbox("", label="Kind of subject", info="Such as cat or person", visible=False, scale=2)
@@ -190,7 +191,8 @@ def _first(desk: Desk) -> list[Any]:
     """The project touched last, or a first one."""
     known = projects(desk.data_dir)
     name = known[0].name if known else FIRST
-    return [gr.update(choices=[project.name for project in known], value=name), name, *_about(desk, name)]
+    opened = gr.update(choices=[project.name for project in known], value=name, interactive=True)
+    return [opened, name, *_about(desk, name)]
 
 
 def _about(desk: Desk, name: str) -> list[Any]:

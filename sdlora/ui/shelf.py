@@ -10,6 +10,7 @@ from urllib.parse import quote
 from sdlora.data.folder import count
 from sdlora.errors import SdloraError
 from sdlora.formats.check import Check
+from sdlora.runs.disk import written
 from sdlora.runs.library import Entry, Imported
 from sdlora.runs.trash import KEPT_DAYS, Item
 from sdlora.ui.desk import thumbnail, url
@@ -40,7 +41,7 @@ def _adapter(entry: Entry, picture: Path | None) -> str:
     facts = [
         _short(Path(entry.base).name or (card.base if card else "")),
         f"rank {card.rank}" if card and card.rank else "",
-        megabytes(entry.size),
+        written(entry.size),
         day(entry.changed),
     ]
     told = entry.problem or " · ".join(filter(None, facts))
@@ -82,7 +83,7 @@ def details(entry: Entry, picture: Path | None) -> str:
         "Base": entry.base or (card.base if card else "") or "not told",
         "Method": f"{card.method}, rank {card.rank}, alpha {card.alpha or 'as the rank'}" if card else "",
         "Layers": str(card.layers) if card else "",
-        "Size": megabytes(entry.size),
+        "Size": written(entry.size),
         "Date": day(entry.changed),
     }
     problem = note([f"This file cannot be used: {entry.problem}"], "bad") if entry.problem else ""
@@ -157,7 +158,7 @@ def trash(items: Sequence[Item]) -> str:
     if not items:
         return note(["The trash is empty."])
     rows = "".join(
-        f"<li><span>{escape(item.what)} <span class='quiet'>{day(item.deleted)} · {megabytes(item.size)}</span></span>"
+        f"<li><span>{escape(item.what)} <span class='quiet'>{day(item.deleted)} · {written(item.size)}</span></span>"
         f"<button type='button' data-do='undo' data-name='{escape(item.folder.name, quote=True)}' "
         f"aria-label='Bring back {escape(item.what, quote=True)}'>Undo</button></li>"
         for item in items[:SHOWN]
@@ -179,11 +180,6 @@ def _face(name: str, picture: Path | None) -> str:
         except (SdloraError, OSError):  # A stranger's picture, or one that is gone: the initial does.
             pass
     return f"<i class='initial' aria-hidden='true'>{escape(name[:1].upper())}</i>"
-
-
-def megabytes(size: int) -> str:
-    """``1.2 MB``; below a tenth of one, ``12 kB``."""
-    return f"{size / 1e6:.1f} MB" if size >= 1e5 else f"{-(-size // 1000)} kB"
 
 
 def day(seconds: float) -> str:

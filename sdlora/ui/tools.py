@@ -12,8 +12,9 @@ from sdlora import service
 from sdlora.adapters.targets import GROUPS
 from sdlora.data.folder import count
 from sdlora.errors import ConfigError
+from sdlora.runs.disk import written
 from sdlora.service import AdapterFile, Making
-from sdlora.ui import markup, shelf, work
+from sdlora.ui import markup, work
 from sdlora.ui.desk import Desk
 from sdlora.ui.wiring import HIDDEN
 
@@ -247,12 +248,12 @@ def _settled(desk: Desk, base: str | None, adapters: Sequence[AdapterFile]) -> s
 def _made(desk: Desk, making: Making) -> list[str]:
     """What has come into the library."""
     desk.refresh()
-    answer, size = making.errand.answer, shelf.megabytes(desk.library.find(making.name).size)
+    answer, size = making.errand.answer, written(desk.library.find(making.name).size)
     low, high = answer["ranks"]
     ranks = f"rank {low}" if low == high else f"ranks {low} to {high}"
     lines = [f"{making.name} is in the library: {count(answer['layers'], 'layer')}, {ranks}, {size}."]
     if "kept" in answer:
         before = Path(making.errand.values["file"]).stat().st_size
-        lines.append(f"{answer['kept']:.1%} of the energy is kept; it was {shelf.megabytes(before)}.")
+        lines.append(f"{answer['kept']:.1%} of the energy is kept; it was {written(before)}.")
     lines += [f"Self-test: {answer['proof']}.", *making.errand.notes, "Choose it on the tab Create to draw with it."]
     return [markup.note(lines, "good")]

@@ -1,6 +1,7 @@
 """Adapters made of adapters and models, held against the sums and singular values that they should have."""
 
 import json
+import warnings
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from sdlora.editing.layers import Layer, plot, spectrum, table
 from sdlora.editing.lowrank import Cut, of_matrix, of_product
 from sdlora.errors import ConfigError, MismatchError, NonFiniteError
 from sdlora.families.loading import load
+from sdlora.families.original import told
 from sdlora.families.settings import Model
 from sdlora.families.skeleton import skeleton
 from sdlora.families.weights import places
@@ -287,6 +289,32 @@ def test_baking_a_file_in_half_precision_rounds_once_and_halves_it(file_base, ow
     exact = (weight + delta(module)).half()
     assert torch.equal(places(str(baked), [path])[path].read(), exact)
     assert baked.stat().st_size < 0.6 * file.stat().st_size
+
+
+def test_a_baked_file_says_what_was_said_of_its_base_and_who_was_trained_otherwise(
+    file_base, own_configs, tmp_path, monkeypatch
+):
+    """``v_pred`` and ``ztsnr``: tensors that hold nothing, by whose names ComfyUI and this program know."""
+    _, file, _, _ = file_base
+    velocity = {"modelspec.prediction_type": "v", "ss_zero_terminal_snr": "True"}
+    path = select(skeleton(str(file)).models, "*.attn2.to_k")[0]
+    shape = dict(adaptable(skeleton(str(file)).models))[path].weight.shape
+    module = ModuleState({"down": noise(2, shape[1]), "up": noise(shape[0], 2)}, 2.0)
+    write_adapter(state_of({path: module}, velocity), tmp_path / "a.safetensors")
+    adapters = [("fast", tmp_path / "a.safetensors", 1.0)]
+    with pytest.warns(UserWarning, match="adapter 'fast' was trained with .*zero_terminal_snr on"):
+        plain = editing.bake(str(file), adapters, tmp_path / "plain.safetensors")
+    said = Model(base=str(file), prediction_type="v_prediction", zero_terminal_snr="on")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        baked = editing.bake(said, adapters, tmp_path / "baked.safetensors")
+        undone = Model(base=str(baked), prediction_type="epsilon", zero_terminal_snr="off")
+        twice = editing.bake(undone, adapters, tmp_path / "twice.safetensors")
+        editing.bake(str(baked), adapters, tmp_path / "again.safetensors")
+    assert told(plain) == told(file) == told(twice) == {}
+    assert told(baked) == told(tmp_path / "again.safetensors") == said.schedule
+    with safe_open(baked, "pt") as found:
+        assert found.get_tensor("v_pred").numel() == 0
 
 
 def test_baking_refuses_what_it_cannot_write(base, file_base, own_configs, tmp_path):

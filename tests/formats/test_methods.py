@@ -104,6 +104,14 @@ def test_a_round_trip_is_exact_and_an_independent_reading_agrees(format, method,
         assert (ours[name] - weight).abs().max() <= 2e-5 * weight.abs().max(), name
 
 
+def test_an_exported_dora_says_where_its_keys_are_read_otherwise(tmp_path):
+    state = state_for("dora", "sd1")
+    said = {format: export_adapter(state, place(tmp_path / format, format), format) for format in WRITTEN}
+    assert "ComfyUI and Forge read a DoRA's lengths otherwise" in str(said.pop("kohya"))
+    assert not any(proof.advice for proof in said.values())
+    assert not export_adapter(state_for("lora", "sd1"), place(tmp_path, "kohya")).advice
+
+
 def independent(format, path, models, weights):
     """W' of each layer at scale 0.7, as ``tests.published`` reads the file."""
     if format == "kohya":
