@@ -22,6 +22,8 @@ State = Literal["queued", "waiting", "loading", "drawing", "done", "cancelled", 
 ENDED: frozenset[State] = frozenset(("done", "cancelled", "failed"))
 KEPT = 200
 """How many requests are remembered."""
+LOG_BYTES = 1 << 20
+"""Of the drawing process's log; past them it is begun anew with the next process."""
 
 
 def creations_folder(data_dir: Path) -> Path:
@@ -175,7 +177,8 @@ class Creator:
         command = ["-m", "sdlora.runs.painter", str(self.data_dir), self.device]
         log_file = creations_folder(self.data_dir) / "process.log"
         log_file.parent.mkdir(parents=True, exist_ok=True)
-        with open(log_file, "ab") as log:
+        full = log_file.exists() and log_file.stat().st_size > LOG_BYTES
+        with open(log_file, "wb" if full else "ab") as log:
             self._process = spawn(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log)
         threading.Thread(target=self._listen, args=(self._process,), daemon=True).start()
 

@@ -14,6 +14,7 @@ from sdlora.errors import SdloraError
 from sdlora.runs.disk import size_of, written
 from sdlora.runs.folder import Run
 from sdlora.runs.library import preview
+from sdlora.runs.trash import KEPT_DAYS
 from sdlora.ui import baking, intake, markup, room, shelf, tools
 from sdlora.ui.desk import Desk
 from sdlora.ui.live import RESUMABLE
@@ -109,8 +110,9 @@ def _wire_lists(desk: Desk, shared: Shared, tab: gr.Tab) -> None:
 
 
 def _lists(desk: Desk, search: str) -> list[Any]:
-    """All lists as they are now."""
+    """All lists as they are now; what has lain in the trash too long goes, however long the page has been open."""
     library, search = desk.library, search or ""
+    library.trash.empty(KEPT_DAYS)
     found = library.adapters(search)
     shown = [(entry, library.picture(entry)) for entry in found[: shelf.SHOWN]]
     words = search.casefold().split()

@@ -1,6 +1,7 @@
 """A run as a viewer sees it: its journal read once, then only what is new, and told in plain words."""
 
 import threading
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,11 +19,14 @@ from sdlora.events import (
     SampleReady,
     StepDone,
 )
+from sdlora.files import existing
 from sdlora.runs.folder import Run, tail
 
 MAX_POINTS = 200
 """Of a curve: the plot is drawn anew at each update."""
 SMOOTHING = 0.95
+REMEMBERED = 128
+"""Runs whose journals are kept in memory: more than the library shows at once."""
 STAGES = ("Loading", "Class pictures", "Caching", "Training")
 CACHING = {
     "loading the base model": "Loading",
@@ -130,15 +134,21 @@ class RunView:
 
 
 class Watcher:
-    """The views of all runs, shared by everyone who looks."""
+    """The views of runs, shared by everyone who looks; of the ``REMEMBERED`` that were looked at last."""
 
     def __init__(self) -> None:
-        self._views: dict[Path, RunView] = {}
+        self._views: OrderedDict[tuple[Path, int], RunView] = OrderedDict()
         self._lock = threading.Lock()
 
     def view(self, run: Run) -> RunView:
+        """What ``run`` has told by now. A new run under a deleted one's name is another one."""
+        place = existing(run.folder)
+        key = run.folder, place.stat().st_ino if place else 0
         with self._lock:
-            view = self._views.setdefault(run.folder, RunView(run))
+            view = self._views.setdefault(key, RunView(run))
+            self._views.move_to_end(key)
+            while len(self._views) > REMEMBERED:
+                self._views.popitem(last=False)
         return view.refresh()
 
 

@@ -5,7 +5,7 @@ import pytest
 from sdlora.events import Progress, RunFailed, RunFinished, RunStarted, RunStopped, SampleReady, StepDone
 from sdlora.runs.folder import Journal, Run
 from sdlora.ui import markup, run_markup
-from sdlora.ui.watch import MAX_POINTS, RunView, clock, curve, sentence, share, short, stages
+from sdlora.ui.watch import MAX_POINTS, REMEMBERED, RunView, Watcher, clock, curve, sentence, share, short, stages
 
 
 @pytest.fixture
@@ -94,3 +94,30 @@ def test_words_of_people_never_become_html(told):
 @pytest.mark.parametrize(("seconds", "text"), [(5.4, "5 s"), (60, "1:00 min"), (3725, "1:02 h")])
 def test_durations_read_well(seconds, text):
     assert clock(seconds) == text
+
+
+def test_a_new_run_under_a_deleted_runs_name_is_told_from_its_own_beginning(tmp_path):
+    runs, watcher = tmp_path / "runs", Watcher()
+
+    def trained(*events):
+        run = Run(runs / "mystyle")
+        run.folder.mkdir(parents=True)
+        journal = Journal(run.journal)
+        for event in events:
+            journal(event)
+        return run
+
+    old = trained(started(), *(step(number, loss=5.0) for number in range(1, 9)))
+    assert len(watcher.view(old).losses) == 8
+    old.folder.rename(tmp_path / "trash")
+    new = trained(started(), step(1, loss=0.5))
+    assert watcher.view(new).losses == [(1, 0.5)]
+
+
+def test_few_runs_are_kept_in_memory(tmp_path):
+    watcher = Watcher()
+    for number in range(REMEMBERED + 20):
+        run = Run(tmp_path / "runs" / f"run{number}")
+        run.folder.mkdir(parents=True)
+        watcher.view(run)
+    assert len(watcher._views) == REMEMBERED

@@ -1,0 +1,111 @@
+"""A page that is open for hours: what it holds does not grow."""
+
+import gc
+import os
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from sdlora import service
+from sdlora.events import RunStarted, StepDone
+from sdlora.runs.folder import Journal
+from sdlora.ui import desk as desks
+from sdlora.ui.desk import Desk
+from sdlora.ui.page import _look
+from tests.tiny import tiny_adapter as adapter
+
+POLL_SECONDS = 2
+"""Between two looks of a visitor, as the page's timer has them at most."""
+DRIFT = 0.02
+
+
+def held():
+    """Bytes and open files of this process."""
+    gc.collect()
+    process = psutil.Process()
+    return process.memory_info().rss, process.num_fds()
+
+
+def watched(configure, data_dir, monkeypatch, hours):
+    """Look at a run as a visitor's page does, by a clock that jumps from one look to the next; what was held after a
+    third of the looks, when every cache is warm, and at the end.
+    """
+    now = time.monotonic()
+    monkeypatch.setattr(desks.time, "monotonic", lambda: now)
+    for name in ("old", "older"):
+        adapter(service.prepare(configure(), name, data_dir).adapter)
+    run = service.prepare(configure(), "mystyle", data_dir)
+    looks = round(hours * 3600 / POLL_SECONDS)
+    journal, desk, seen = Journal(run.journal), Desk(data_dir, "cpu"), {}
+    journal(
+        RunStarted(
+            step=0, steps=looks, device="cpu", precision="fp32", base="b", images=6, modules=4, parameters=9, share=0.1
+        )
+    )
+    marks = []
+    for number in range(looks):
+        now += POLL_SECONDS
+        if number % 10 == 0:  # A step a while, as on a slow machine.
+            journal(StepDone(step=number + 1, steps=looks, loss=1.0, learning_rate=1e-3, seconds=1.0, left=9.0))
+        seen, *_ = _look(desk, "mystyle", None, seen)
+        if number + 1 in (looks // 3, looks):
+            marks.append(held())
+    desk.close()
+    journal.close()
+    assert desk.view(run).step == looks - 9
+    return marks
+
+
+def flat(marks):
+    (before, files), (after, files_after) = marks
+    print(f"{before / 2**20:.1f} MiB, then {after / 2**20:.1f}; open files {files}, then {files_after}")
+    assert files_after == files
+    assert after <= before * (1 + DRIFT), f"{before / 2**20:.1f} MiB became {after / 2**20:.1f}"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="counts open files as POSIX does")
+def test_half_an_hour_of_looks_leaves_memory_and_open_files_flat(configure, tmp_path, monkeypatch):
+    flat(watched(configure, tmp_path / "data", monkeypatch, hours=0.5))
+
+
+@pytest.mark.slow
+def test_six_hours_of_looks_leave_memory_and_open_files_flat(configure, tmp_path, monkeypatch):
+    flat(watched(configure, tmp_path / "data", monkeypatch, hours=6))
+
+
+def test_no_cache_of_the_package_is_without_a_bound():
+    """But for those of functions without parameters, which hold one value."""
+    import importlib
+    import pkgutil
+
+    import sdlora
+
+    caches = {}
+    for module in pkgutil.walk_packages(sdlora.__path__, "sdlora."):
+        for name, value in vars(importlib.import_module(module.name)).items():
+            members = {
+                name: value,
+                **({f"{name}.{n}": v for n, v in vars(value).items()} if isinstance(value, type) else {}),
+            }
+            caches |= {f"{module.name}.{n}": v for n, v in members.items() if hasattr(v, "cache_parameters")}
+    unbounded = [
+        name
+        for name, cache in caches.items()
+        if cache.cache_parameters()["maxsize"] is None and cache.__wrapped__.__code__.co_argcount
+    ]
+    assert len(caches) > 10 and unbounded == []
+
+
+def test_the_drawing_processs_log_is_begun_anew_when_it_is_long(tmp_path, monkeypatch):
+    from sdlora.runs import creation
+
+    monkeypatch.setattr(creation, "spawn", lambda command, **files: (_ for _ in ()).throw(OSError("not here")))
+    log: Path = creation.creations_folder(tmp_path) / "process.log"
+    log.parent.mkdir(parents=True)
+    for size, left in ((creation.LOG_BYTES, creation.LOG_BYTES), (creation.LOG_BYTES + 1, 0)):
+        log.write_bytes(b"x" * size)
+        with pytest.raises(OSError, match="not here"):
+            creation.Creator(tmp_path, "cpu").submit(service.Request("a house"))
+        assert log.stat().st_size == left
