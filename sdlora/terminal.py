@@ -62,11 +62,14 @@ class Terminal:
 
     def progress(self, phase: str) -> OnProgress:
         """A callback for work that counts what is done: shows ``phase`` with the time left."""
-        begun = time.monotonic()
+        first: tuple[float, int] | None = None
 
         def show(done: int, total: int) -> None:
-            left = (time.monotonic() - begun) / max(done, 1) * (total - done)
-            self._moving(f"{phase} {done}/{total}" + (f"  {duration(left)} left" if done else ""), done >= total)
+            nonlocal first
+            begun, before = first = first or (time.monotonic(), done)  # What came before it is no part of its pace.
+            left = (time.monotonic() - begun) / max(done - before, 1) * (total - done)
+            told = f"  {duration(left)} left" if done > before else ""
+            self._moving(f"{phase} {done}/{total}{told}", done >= total)
 
         return show
 

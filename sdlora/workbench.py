@@ -33,7 +33,7 @@ def declare(command: Declare) -> None:
     parser = command("extract", extract, "Make an adapter of the difference of two models.")
     parser.add_argument("--base", required=True, help=BASE)
     parser.add_argument("--tuned", required=True, metavar="MODEL", help="the model that the adapter leads to")
-    parser.add_argument("--targets", default="linear", help="which layers, as adapter.targets (default: linear)")
+    parser.add_argument("--targets", default="linear+conv", help="which layers, as adapter.targets (default: all)")
     parser.add_argument("--no-text-encoder", action="store_true", help="leave the text encoders out")
     _cut(parser, "of each layer")
     _output(parser)

@@ -1,24 +1,33 @@
 """The difference of two models as an adapter."""
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from sdlora.adapters.base import AdapterState, ModuleState, state_of
 from sdlora.adapters.targets import select
 from sdlora.editing.lowrank import Cut, of_matrix
 from sdlora.errors import ConfigError, MismatchError, NonFiniteError
 from sdlora.events import OnProgress, unwatched
+from sdlora.families.weights import Place, places
 from sdlora.formats.metadata import BASES
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 UNCHANGED = {"float32": 1e-6, "float16": 4e-4, "bfloat16": 4e-3}
 """A layer that differs by less than so much of its norm is the same, by the coarser of the two files' types: rounding
 to fp16 alone moves it by 2e-4, to bf16 by 1.7e-3."""
 
 
+EVERYTHING = "linear+conv"
+"""The targets that hold every layer that an adapter can change."""
+
+
 def extract(
     base: str,
     tuned: str,
     cut: Cut,
-    targets: str = "linear",
+    targets: str = EVERYTHING,
     text_encoder: bool = True,
     on_progress: OnProgress = unwatched,
     notice: Callable[[str], object] = str,
@@ -26,34 +35,47 @@ def extract(
     """The LoRA that comes nearest to making ``base`` into ``tuned``: W_tuned - W_base of each layer, cut (``Cut``).
 
     Both are folders, single files or hub ids, and are read a layer at a time. Layers that are the same in both are left
-    out. Raises ModelError, ConfigError for targets that name no layer, or if nothing differs, MismatchError for models
-    of different architectures.
+    out; ``notice`` is told, and of layers beyond the ``targets`` that differ too. Raises ModelError, ConfigError for
+    targets that name no layer, or if nothing differs, MismatchError for models of different architectures.
     """
     from sdlora.families.skeleton import skeleton
-    from sdlora.families.weights import places
 
     cut.check()
     family, models = skeleton(base)
     paths = select(models, targets, text_encoder)
-    before, after = places(base, paths), places(tuned, paths)
+    every = list(dict.fromkeys([*paths, *select(models, EVERYTHING, text_encoder)]))
+    before, after = places(base, every), places(tuned, every)
     made: dict[str, ModuleState] = {}
-    for number, path in enumerate(paths):
-        first, second = before[path].read(), after[path].read()
-        if first.shape != second.shape:
-            raise MismatchError(f"{path}: the base's is {tuple(first.shape)}, the tuned model's {tuple(second.shape)}")
-        coarser = max(UNCHANGED.get(str(tensor.dtype).removeprefix("torch."), 0.0) for tensor in (first, second))
-        change = second.float() - first.float()
-        if not change.isfinite().all():
-            raise NonFiniteError(f"{path}: one of the models is not finite there; take others")
-        if change.norm() > coarser * first.float().norm():
+    taken, beyond = 0.0, []
+    for number, path in enumerate(every):
+        change = _change(path, before[path], after[path])
+        if change is not None and path in paths:
             found = of_matrix(change.flatten(1))
-            made[path] = found.module(cut.parts(found.values), tuple(first.shape[2:]))
-        on_progress(number + 1, len(paths))
+            made[path] = found.module(cut.parts(found.values), tuple(change.shape[2:]))
+            taken += float(change.norm() ** 2)
+        elif change is not None:
+            beyond.append(float(change.norm() ** 2))
+        on_progress(number + 1, len(every))
     if not made:
         raise ConfigError(f"{tuned}: is the same as {base} in all {len(paths)} layers; there is nothing to extract")
     if len(made) < len(paths):
         notice(f"{len(paths) - len(made)} of {len(paths)} layers are the same in both models and are left out")
+    if beyond:
+        share = sum(beyond) / (taken + sum(beyond))
+        notice(f"{len(beyond)} layers beyond {targets} differ too, with {share:.0%} of the squared norm: left out")
     return state_of(made, _metadata(family))
+
+
+def _change(path: str, before: Place, after: Place) -> "Tensor | None":
+    """W_tuned - W_base in float32; None where it is no more than rounding. Raises MismatchError, NonFiniteError."""
+    first, second = before.read(), after.read()
+    if first.shape != second.shape:
+        raise MismatchError(f"{path}: the base's is {tuple(first.shape)}, the tuned model's {tuple(second.shape)}")
+    coarser = max(UNCHANGED.get(str(tensor.dtype).removeprefix("torch."), 0.0) for tensor in (first, second))
+    change = second.float() - first.float()
+    if not change.isfinite().all():
+        raise NonFiniteError(f"{path}: one of the models is not finite there; take others")
+    return change if change.norm() > coarser * first.float().norm() else None
 
 
 def _metadata(family: str) -> dict[str, str]:

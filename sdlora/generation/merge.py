@@ -14,7 +14,7 @@ from sdlora.adapters.base import Scale
 from sdlora.adapters.fused import fuse
 from sdlora.diffusion.schedule import ZERO_SNR
 from sdlora.errors import ConfigError, FileError, NonFiniteError
-from sdlora.families.loading import load
+from sdlora.families.loading import load, quiet_libraries
 from sdlora.families.settings import Model
 from sdlora.files import as_path, pack_folder, require_free_space
 from sdlora.formats.storage import DTYPES, read_adapter
@@ -83,9 +83,10 @@ def _write(family: "Family", note: dict[str, Any], output: Path, dtype: str, on_
             beside = Path(held.enter_context(tempfile.TemporaryDirectory(prefix=".merging-", dir=output.parent)))
             folder = beside / output.stem
             on_phase("writing the model")
-            pipeline = _pipeline(family, dtype)
-            _require_finite(pipeline, output, dtype)
-            pipeline.save_pretrained(folder, safe_serialization=True)
+            with quiet_libraries():
+                pipeline = _pipeline(family, dtype)
+                _require_finite(pipeline, output, dtype)
+                pipeline.save_pretrained(folder, safe_serialization=True)
             (folder / NOTE).write_text(json.dumps(note, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
             if output.suffix != ".zip":
                 folder.rename(output)

@@ -98,7 +98,7 @@ def extracting(
     name: str = "",
     rank: int | None = None,
     energy: float | None = None,
-    targets: str = "linear",
+    targets: str = "linear+conv",
     text_encoder: bool = True,
     dtype: str = "fp32",
 ) -> Making:
@@ -111,7 +111,7 @@ def extracting(
         raise ConfigError("Both models are the same one; choose the base that the other was made from.")
     _require_cut(rank, energy, needed=True)
     name = library.name_for(name, Path(tuned).name.removesuffix(SUFFIX))
-    what: dict[str, Any] = {"targets": targets or "linear", "text_encoder": text_encoder, "dtype": dtype}
+    what: dict[str, Any] = {"targets": targets or "linear+conv", "text_encoder": text_encoder, "dtype": dtype}
     return Making(library, "extract", name, base, tuned=tuned, rank=rank, energy=energy, **what)
 
 

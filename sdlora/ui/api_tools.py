@@ -83,7 +83,7 @@ class Tools:
         name: str = "",
         rank: int | None = None,
         energy: float | None = None,
-        targets: str = "linear",
+        targets: str = "linear+conv",
         text_encoder: bool = True,
         dtype: str = "fp32",
     ) -> Made:

@@ -188,12 +188,18 @@ def test_what_was_tuned_is_extracted_and_gives_the_tuned_model_back(base, tmp_pa
     write_adapter(adapter, path)
     tuned = editing.bake(base, [("a", path, 0.8)], tmp_path / "tuned", "fp32")
     said: list[str] = []
-    state = editing.extract(base, str(tuned), Cut(rank=4), notice=said.append)
+    state = editing.extract(base, str(tuned), Cut(rank=4), "linear", notice=said.append)
     assert state.modules.keys() == adapter.modules.keys() and not said
     assert state.metadata["ss_v2"] == "False"
     for name, module in state.modules.items():
         expected = 0.8 * delta(adapter.modules[name])
         assert torch.allclose(delta(module).reshape(expected.shape), expected, atol=1e-5)
+    part = editing.extract(base, str(tuned), Cut(rank=4), "cross-attention", notice=said.append)
+    assert part.modules.keys() < state.modules.keys()
+    energy = {path: float(delta(module).norm() ** 2) for path, module in state.modules.items()}
+    share = 1 - sum(energy[path] for path in part.modules) / sum(energy.values())
+    left = len(state.modules) - len(part.modules)
+    assert f"{left} layers beyond cross-attention differ too, with {share:.0%} of the squared norm" in said[-1]
     with pytest.raises(ConfigError, match="nothing to extract"):
         editing.extract(base, base, Cut(rank=4))
     unet = editing.extract(base, str(tuned), Cut(rank=1), "cross-attention", text_encoder=False)
