@@ -58,6 +58,7 @@ PAGE_POLICY = (
 )
 """Nothing from any other host. Gradio's page has scripts and styles in its text, and its plots compile expressions."""
 FILE_POLICY = "sandbox; default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'"
+_RANGE = re.compile(rb"bytes=(\d{1,18}-\d{0,18}|-\d{1,18})")
 _NETLOC = re.compile(r"(\[[0-9a-f:.]+\]|[^\s:/@\[\]\\]+)(?::(\d{1,5}))?", re.IGNORECASE)
 
 
@@ -204,6 +205,8 @@ class Guard:
             )
         if foreign and (scope["method"] not in SAFE or scope["path"].startswith("/gradio_api/queue")):
             return 403, "A page of another origin may not do this; open this page itself."
+        if "transfer-encoding" in headers and "content-length" in headers:
+            return 400, "Say the length of a request in one way."  # A proxy in front may have gone by the other.
         if FETCHED.match(scope["path"]):
             return 403, "This page fetches nothing from other hosts."
         if not SERVED.fullmatch(scope["path"]):
@@ -287,9 +290,12 @@ def _headers(scope: Message) -> dict[str, list[str]]:
 
 
 def _plain(scope: Message) -> Message:
-    """``scope`` without the headers by which a proxy would tell who asked, for what and how."""
+    """``scope`` without the headers by which a proxy would tell who asked, for what and how, or a ``Range`` of several
+    parts, on which Gradio stumbles.
+    """
     dropped = (b"x-forwarded-", b"forwarded", b"x-real-ip", b"x-gradio-server")
-    return {**scope, "headers": [pair for pair in scope["headers"] if not pair[0].lower().startswith(dropped)]}
+    kept = [(name, value) for name, value in scope["headers"] if not name.lower().startswith(dropped)]
+    return {**scope, "headers": [pair for pair in kept if pair[0].lower() != b"range" or _RANGE.fullmatch(pair[1])]}
 
 
 def _near(address: str) -> str:
