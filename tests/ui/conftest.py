@@ -20,8 +20,9 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for place in ("secret.txt", "secret.png", "secret.safetensors", "secret.toml"):
         (house / place).write_text(CANARY)
     for data_dir in (house / "open", house / "locked"):
-        for place in ("runs/kept/config.toml", "runs/kept/journal.jsonl", "runs/kept/run.log", "models/own/model.bin",
-                      "projects/theirs/001.txt", "trash/x/item.json", "cache/latents/secret", "locks/cpu"):  # fmt: skip
+        for place in ("runs/kept/state/config.toml", "runs/kept/journal.jsonl", "runs/kept/run.log", "locks/cpu",
+                      "models/own/model.bin", "projects/theirs/001.txt", "trash/x/item.json",
+                      "cache/latents/secret"):  # fmt: skip
             path = data_dir / place
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(CANARY)
