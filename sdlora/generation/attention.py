@@ -13,8 +13,9 @@ from typing import NamedTuple
 ROUND, SQUARE = 1.1, 1 / 1.1
 BACK = 20
 """How many tokens a full part is shortened by at most, to end at a comma."""
-PIECE = re.compile(r"\\[\\()\[\]]|[()\[\]]|:\s*([+-]?(?:\d+\.?\d*|\.\d+))\s*\)|[^\\()\[\]:]+|[\\:]")
-BREAK = re.compile(r"\s*\bBREAK\b\s*")
+PIECE = re.compile(r"\\[\\()\[\]]|[()\[\]]|:\s*([+-]?(?:\d+(?:\.\d*)?|\.\d+))\s*\)|[^\\()\[\]:]+|[\\:]")
+BREAK = re.compile(r"\bBREAK\b")
+"""The spaces around it go too; looked for in here, a stranger's many spaces would take their square of steps."""
 
 
 class Run(NamedTuple):
@@ -53,8 +54,10 @@ def parse(prompt: str) -> list[Run]:
         elif text.startswith("\\") and len(text) == 2:
             runs.append(Run(text[1]))
         else:
-            first, *rest = BREAK.split(text)
-            runs += [Run(first), *(run for part in rest for run in (Run(None), Run(part)))]
+            parts = BREAK.split(text)
+            for place, part in enumerate(parts):
+                own = part.lstrip() if place else part
+                runs += [Run(None)] * (place > 0) + [Run(own if place == len(parts) - 1 else own.rstrip())]
     for bracket, factor in (("(", ROUND), ("[", SQUARE)):
         while opened[bracket]:
             close(bracket, factor)

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from sdlora.errors import ConfigError
 from sdlora.generation.samplers import canonical
 
-NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)"
+NUMBER = r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)"
 RANGE = re.compile(
     rf"(?P<first>{NUMBER})\s*-\s*(?P<last>{NUMBER})"
     rf"(?:\s*\(\s*(?P<step>{NUMBER})\s*\)|\s*\[\s*(?P<count>\d+)\s*\])?"

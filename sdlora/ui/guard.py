@@ -2,23 +2,29 @@
 
 A foreign page can make a browser send requests here, and can let its own name point here (DNS rebinding). So a ``Host``
 that is not this page's gets 400, and a foreign ``Origin`` gets 403 on whatever could change something. No header that a
-proxy may have set is believed. Nothing is buffered: answers that stream go on streaming.
+proxy may have set is believed. Of Gradio's routes only those are open that the page uses, and with a password none is
+but for whom has logged in. Nothing is buffered: answers that stream go on streaming.
 """
 
 import ipaddress
 import re
 import socket
 import time
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from starlette.requests import cookie_parser
+
 from sdlora.errors import ConfigError
+from sdlora.ui import login
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 ASGI = Callable[[Message, Receive, Send], Awaitable[None]]
+Knows = Callable[[Mapping[str, str]], bool]
+"""Whether the cookies of a request are those of somebody who has logged in, or nobody need."""
 
 LOCAL, ALL = "127.0.0.1", "0.0.0.0"
 ANY = (ALL, "::")
@@ -26,12 +32,25 @@ ANY = (ALL, "::")
 SAFE = {"GET", "HEAD", "OPTIONS"}
 MAX_UPLOAD = 2 << 30
 """Bytes of a data set, dropped as pictures or as one zip file; Gradio has one limit for every file."""
-MAX_BODY = 64 << 20
-"""Bytes of any other request."""
+MAX_BODY, MAX_LOGIN = 64 << 20, 64 << 10
+"""Bytes of any other request, and of a name with a password."""
 TRIES, WAIT_SECONDS, REMEMBERED = 5, 60.0, 10_000
 """Wrong passwords from an address before it has to wait, how long, and how many addresses are remembered."""
-FILES, FETCHED = "/gradio_api/file", re.compile(r"/gradio_api/(file[=/]\s*https?:|proxy=)", re.IGNORECASE)
+FILES, FETCHED = "/gradio_api/file=", re.compile(r"/gradio_api/(file[=/]\s*https?:|proxy=)", re.IGNORECASE)
 """Where files are served; and Gradio's two routes that would fetch from other hosts."""
+SERVED = re.compile(
+    r"/|/(config|login|logout)/?|/(theme\.css|favicon\.ico|robots\.txt|manifest\.json)|/(static|assets|svelte)/.+|"
+    r"/gradio_api/(file=.+|(run|api|call)/.+|queue/(join|data|status)|heartbeat/[^/]+|"
+    r"(upload|upload_progress|cancel|reset|info|user|app_id|login_check|startup-events|theme\.css)/?)"
+)
+"""All that the page and ``gradio_client`` ask for. Gradio has more, some of it open to whom has not logged in."""
+OPEN = re.compile(r"/login/?|/favicon\.ico|/robots\.txt|/gradio_api/startup-events")
+"""What needs no login; Gradio itself asks for the last one when it starts."""
+OF_FILES = {
+    b"accept-ranges", b"content-disposition", b"content-encoding", b"content-length", b"content-range",
+    b"content-type", b"etag", b"last-modified", b"vary",
+}  # fmt: skip
+"""Headers that a file comes with. Gradio (6.31) gives part of a file all headers of the request back, cookies too."""
 PORTS = {"http": 80, "https": 443}
 PAGE_POLICY = (
     "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; object-src 'none'; base-uri 'self'; "
@@ -39,6 +58,7 @@ PAGE_POLICY = (
 )
 """Nothing from any other host. Gradio's page has scripts and styles in its text, and its plots compile expressions."""
 FILE_POLICY = "sandbox; default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'"
+_RANGE = re.compile(rb"bytes=(\d{1,18}-\d{0,18}|-\d{1,18})")
 _NETLOC = re.compile(r"(\[[0-9a-f:.]+\]|[^\s:/@\[\]\\]+)(?::(\d{1,5}))?", re.IGNORECASE)
 
 
@@ -143,27 +163,31 @@ class Throttle:
 class Guard:
     """The layer around ``app``."""
 
-    def __init__(self, app: ASGI, door: Door, throttle: Throttle | None = None):
+    def __init__(self, app: ASGI, door: Door, throttle: Throttle | None = None, knows: Knows = lambda cookies: True):
         self.app = app
         self.door = door
         self.throttle = throttle or Throttle()
+        self.knows = knows
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
-        if scope["type"] not in ("http", "websocket"):
+        if scope["type"] == "websocket":  # Nothing here speaks over one.
+            await receive()
+            await send({"type": "websocket.close", "code": 1008})
+            return
+        if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
         headers = _headers(scope)
         foreign = self._is_foreign(scope, headers)
         refusal = self._refusal(scope, headers, foreign)
-        if refusal is not None and scope["type"] == "websocket":
-            await receive()
-            await send({"type": "websocket.close", "code": 1008, "reason": refusal[1][:100]})
-        elif refusal is not None:
+        if refusal is not None:
             await _answer(send, *refusal)
-        elif scope["type"] == "websocket":
-            await self.app(_plain(scope), receive, send)
-        else:
+        elif OPEN.fullmatch(scope["path"]) or self.knows(cookie_parser("; ".join(headers.get("cookie", ())))):
             await self._serve(self._believed(scope, headers), foreign, receive, send)
+        elif scope["path"] == "/" and scope["method"] in SAFE:
+            await _answer(send, 200, login.PAGE, {"content-type": "text/html; charset=utf-8"}, login.POLICY)
+        else:
+            await _answer(send, 401, "Log in first, on this page's start.")
 
     def _is_foreign(self, scope: Message, headers: dict[str, list[str]]) -> bool:
         """Whether a page other than this one makes the browser ask. Programs name no origin."""
@@ -179,11 +203,14 @@ class Guard:
                 400,
                 f"This page is not served as {name or 'that'}; if the name is yours, start it with --allow-host.",
             )
-        unsafe = scope["type"] == "websocket" or scope["method"] not in SAFE
-        if foreign and (unsafe or scope["path"].startswith("/gradio_api/queue")):
+        if foreign and (scope["method"] not in SAFE or scope["path"].startswith("/gradio_api/queue")):
             return 403, "A page of another origin may not do this; open this page itself."
+        if "transfer-encoding" in headers and "content-length" in headers:
+            return 400, "Say the length of a request in one way."  # A proxy in front may have gone by the other.
         if FETCHED.match(scope["path"]):
             return 403, "This page fetches nothing from other hosts."
+        if not SERVED.fullmatch(scope["path"]):
+            return 404, "There is nothing here."
         lengths = headers.get("content-length", ["0"])
         if not lengths[0].isdigit() or int(lengths[0]) <= _limit(scope):
             return None
@@ -208,7 +235,7 @@ class Guard:
             if message["type"] == "http.response.start":
                 if login and message["status"] < 300:
                     self.throttle.forgive(address)
-                message["headers"] = _guarded(message.get("headers", ()), scope["path"], foreign)
+                message["headers"] = _guarded(message.get("headers", ()), scope, foreign)
             await body.send(message)
 
         try:
@@ -244,12 +271,14 @@ class Body:
 
 
 def _limit(scope: Message) -> int:
-    is_file = scope["type"] == "http" and scope["path"].rstrip("/") == "/gradio_api/upload"
-    return MAX_UPLOAD + (1 << 20) if is_file else MAX_BODY
+    own = {"/gradio_api/upload": MAX_UPLOAD + (1 << 20), "/login": MAX_LOGIN}
+    return own.get(scope["path"].rstrip("/"), MAX_BODY)
 
 
 def _too_large(scope: Message) -> tuple[int, str]:
-    return 413, f"That is over the {_limit(scope) >> 20} MB that one request may bring; send less at a time."
+    most = _limit(scope)
+    size = f"{most >> 20} MB" if most >= 1 << 20 else f"{most >> 10} kB"
+    return 413, f"That is over the {size} that one request may bring; send less at a time."
 
 
 def _headers(scope: Message) -> dict[str, list[str]]:
@@ -261,9 +290,12 @@ def _headers(scope: Message) -> dict[str, list[str]]:
 
 
 def _plain(scope: Message) -> Message:
-    """``scope`` without the headers by which a proxy would tell who asked, for what and how."""
+    """``scope`` without the headers by which a proxy would tell who asked, for what and how, or a ``Range`` of several
+    parts, on which Gradio stumbles.
+    """
     dropped = (b"x-forwarded-", b"forwarded", b"x-real-ip", b"x-gradio-server")
-    return {**scope, "headers": [pair for pair in scope["headers"] if not pair[0].lower().startswith(dropped)]}
+    kept = [(name, value) for name, value in scope["headers"] if not name.lower().startswith(dropped)]
+    return {**scope, "headers": [pair for pair in kept if pair[0].lower() != b"range" or _RANGE.fullmatch(pair[1])]}
 
 
 def _near(address: str) -> str:
@@ -274,23 +306,42 @@ def _near(address: str) -> str:
     return str(found or address)
 
 
-def _guarded(headers: Iterable[tuple[bytes, bytes]], path: str, foreign: bool) -> list[tuple[bytes, bytes]]:
+def _guarded(headers: Iterable[tuple[bytes, bytes]], scope: Message, foreign: bool) -> list[tuple[bytes, bytes]]:
     """An answer's headers, with those that keep a browser from doing more with it than showing it here."""
-    kept = [pair for pair in headers if not (foreign and pair[0].lower().startswith(b"access-control-"))]
-    policy = FILE_POLICY if path.startswith(FILES) else PAGE_POLICY
+    is_file = scope["path"].startswith(FILES)
+    kept = []
+    for name, value in headers:
+        small = name.lower()
+        if small == b"set-cookie":
+            kept.append((name, _kept_here(value, scope["scheme"] == "https")))
+        elif not ((is_file and small not in OF_FILES) or (foreign and small.startswith(b"access-control-"))):
+            kept.append((name, value))
+    return [*kept, *_secured(FILE_POLICY if is_file else PAGE_POLICY)]
+
+
+def _secured(policy: str) -> list[tuple[bytes, bytes]]:
     return [
-        *kept,
         (b"content-security-policy", policy.encode()),
         (b"x-content-type-options", b"nosniff"),
         (b"x-frame-options", b"DENY"),
         (b"referrer-policy", b"same-origin"),
+        (b"cross-origin-resource-policy", b"same-origin"),
     ]
 
 
-async def _answer(send: Send, status: int, sentence: str, headers: dict[str, str] | None = None) -> None:
-    """One sentence of plain text, after which the connection is closed: what else was being sent is not read."""
-    body = sentence.encode()
+def _kept_here(cookie: bytes, tls: bool) -> bytes:
+    """A cookie that no script reads, no other page's requests carry, and that leaves by TLS alone if it came so."""
+    parts = [part.strip() for part in cookie.decode("latin-1").split(";")]
+    own = [part for part in parts if not part.lower().startswith(("samesite", "secure", "httponly"))]
+    return "; ".join([*own, "HttpOnly", "SameSite=Lax", *(["Secure"] if tls else [])]).encode("latin-1")
+
+
+async def _answer(
+    send: Send, status: int, text: str, headers: Mapping[str, str] | None = None, policy: str = PAGE_POLICY
+) -> None:
+    """A sentence, or a page, after which the connection is closed: what else was being sent is not read."""
+    body = text.encode()
     named = {"content-type": "text/plain; charset=utf-8", "content-length": str(len(body)), "connection": "close"}
     pairs = [(name.encode(), value.encode()) for name, value in {**named, **(headers or {})}.items()]
-    await send({"type": "http.response.start", "status": status, "headers": _guarded(pairs, "", False)})
+    await send({"type": "http.response.start", "status": status, "headers": [*pairs, *_secured(policy)]})
     await send({"type": "http.response.body", "body": body})

@@ -8,11 +8,11 @@ import secrets
 import signal
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
 from sdlora import service
@@ -162,18 +162,33 @@ def _app(door: Door) -> Any:
 
     class Guarded(App):
         def build_middleware_stack(self) -> Any:
-            return Guard(super().build_middleware_stack(), door)
+            return Guard(super().build_middleware_stack(), door, knows=self.knows)
+
+        def knows(self, cookies: Mapping[str, str]) -> bool:
+            own = (f"access-token-{self.cookie_id}", f"access-token-unsecure-{self.cookie_id}")
+            return self.auth is None or any(cookies.get(name) in self.tokens for name in own)
 
     return Guarded(default_response_class=ORJSONResponse)
+
+
+async def _fetch_nothing(url: str) -> NoReturn:
+    """In place of Gradio's own, which would download whatever public address a visitor names as a file."""
+    import gradio as gr
+
+    raise gr.Error("This page fetches nothing from other hosts; hand the file over.", print_exception=False)
 
 
 def serve(plan: Plan) -> None:
     """Serve the page until SIGINT or SIGTERM. A training that runs then goes on, and the next start finds it."""
     folders = {"GRADIO_TEMP_DIR": str(plan.data_dir / "cache" / "page"), "SDLORA_DATA_DIR": str(plan.data_dir)}
     os.environ.update(SETTINGS, **folders)
+    os.environ.pop(PASSWORD, None)  # The processes that train and draw need not know it.
+    from gradio import processing_utils
+
     from sdlora.ui.desk import Desk
     from sdlora.ui.page import CSS, HEAD, build, theme
 
+    processing_utils.async_ssrf_protected_get = _fetch_nothing
     desk = Desk(plan.data_dir, plan.device, plan.low_memory)
     options: dict[str, Any] = {"ssr_mode": False, "run_history": False, "quiet": True, "_app": _app(plan.door)}
     options["_frontend"] = (

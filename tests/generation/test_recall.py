@@ -1,4 +1,5 @@
 import json
+import time
 
 import pytest
 from hypothesis import given
@@ -7,6 +8,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from sdlora.errors import ConfigError, FileError
+from sdlora.generation import attention
 from sdlora.generation.images import Parameters, format_parameters
 from sdlora.generation.recall import LIMITS, recall, recall_picture
 
@@ -96,3 +98,15 @@ def test_a_picture_is_read_or_says_in_a_sentence_why_not(tmp_path):
     (tmp_path / "fake.png").write_text("<html>")
     with pytest.raises(FileError, match=r"fake\.png: is not a picture"):
         recall_picture(tmp_path / "fake.png", [])
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["x" * 100_000, " " * 100_000 + "x", "aa: " * 25_000, ":" + "1" * 100_000 + "x", "Steps: 1, " + "x" * 100_000],
+)
+def test_a_strangers_long_text_stops_nobody(text):
+    """Seconds where it took the square of its length: 40 of them, in which the whole page stood still."""
+    before = time.process_time()
+    recall(text, ())
+    attention.parse(text)
+    assert time.process_time() - before < 4

@@ -68,7 +68,7 @@ class Averaged:
 
 def load_average(path: Path, model: torch.nn.Module) -> int:
     """Put a run's averaged weights into `model`; returns the step they are from."""
-    state = torch.load(path, map_location="cpu")
+    state = torch.load(path, map_location="cpu", weights_only=True)
     average = Averaged(model, 0.0)
     average.weights = state["average"]
     average.copy_to(model)
@@ -77,7 +77,7 @@ def load_average(path: Path, model: torch.nn.Module) -> int:
 
 def _resume(path: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer, average: Averaged) -> int:
     """Put all that a run has saved back; returns the step that comes next."""
-    state = torch.load(path, map_location="cpu")
+    state = torch.load(path, map_location="cpu", weights_only=True)
     model.load_state_dict(state["model"])
     optimizer.load_state_dict(state["optimizer"])
     average.weights = [w.to(p.device) for w, p in zip(state["average"], average.live, strict=True)]
