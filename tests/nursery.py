@@ -24,7 +24,7 @@ IMPORTED = (
     "sdlora.generation.studio", "diffusers", "transformers", "transformers.models.clip.modeling_clip", "peft",
     "accelerate", "diffusers.models.unets.unet_2d_condition", "diffusers.models.autoencoders.autoencoder_kl",
     "diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion", "diffusers.schedulers.scheduling_pndm",
-    "torch._dynamo", "PIL.PngImagePlugin",
+    "torch._dynamo", "PIL.PngImagePlugin", "encodings.utf_8_sig", "encodings.idna", "tomli_w",
 )  # fmt: skip
 """By the parent: whatever a process would import first of all."""
 
@@ -36,6 +36,10 @@ class Process:
         self.pid = pid
         self._answer = answer
         self._code: int | None = None
+
+    def send(self, number: int) -> None:
+        """Send it signal ``number``, in vain if it has ended. To be done before the next one starts."""
+        os.kill(self.pid, number)
 
     def wait(self) -> int:
         """Its exit code, or -n if signal n killed it, once it has ended."""
@@ -53,6 +57,7 @@ class Nursery:
             [sys.executable, "-m", "tests.nursery"],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, cwd=Path(__file__).parents[1],
         )  # fmt: skip
+        self._answer()  # It has imported everything.
 
     def start(
         self, module: str, arguments: Sequence[str], log: Path, fault: str = "", room: int = 0, nobody: bool = False
@@ -81,13 +86,18 @@ def serve() -> None:
     """Fork what is asked for on standard input; say its number, and later how it ended."""
     for name in IMPORTED:
         import_module(name)
+    print(0, flush=True)
+    pid = 0
     for line in sys.stdin:
+        if pid:  # Only now may its number be given to another process.
+            os.waitpid(pid, 0)
         pid = os.fork()
         if pid == 0:
             _run(**json.loads(line))
         print(pid, flush=True)
-        _, status = os.waitpid(pid, 0)
-        print(os.waitstatus_to_exitcode(status), flush=True)
+        end = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+        assert end is not None
+        print(end.si_status if end.si_code == os.CLD_EXITED else -end.si_status, flush=True)
 
 
 def _run(module: str, arguments: list[str], log: str, fault: str, room: int, nobody: bool) -> None:

@@ -1,7 +1,6 @@
 """Killed at every point of saving and journalling, or out of disk there: a run goes on, and nothing is lost of it."""
 
 import ast
-import os
 import re
 import signal
 import time
@@ -220,14 +219,14 @@ def test_a_second_signal_ends_a_run_at_once_and_it_goes_on_from_its_checkpoint(c
     run = Run.create(tmp_path / "runs", "run", configure(train__steps=500, checkpoint__every=2))
     process = nursery.start(WORKER, [str(run.folder)], run.log)
     _wait(run, lambda events: any(isinstance(event, StepDone) and event.step > 2 for event in events))
-    os.kill(process.pid, signal.SIGTERM)
-    os.kill(process.pid, signal.SIGINT)
+    process.send(signal.SIGTERM)
+    process.send(signal.SIGINT)
     assert process.wait() in (130, 143)
     assert run.state == "interrupted"
     reached = checkpoint.newest(run.states).step
     process = nursery.start(WORKER, [str(run.folder)], run.log)
     _wait(run, lambda events: sum(isinstance(event, RunStarted) for event in events) == 2)
-    os.kill(process.pid, signal.SIGINT)
+    process.send(signal.SIGINT)
     assert process.wait() == 130
     assert run.state == "stopped"
     assert [event.step for event in run.events() if isinstance(event, RunStarted)] == [0, reached]
