@@ -57,8 +57,8 @@ class Run(RunPaths):
             runs.mkdir(parents=True, exist_ok=True)
             run = cls(_new_folder(inside(runs, safe_name(name, fallback="run"))))
             faults.point("run.folder")
-            run.samples.mkdir()
-            run.checkpoints.mkdir()
+            for folder in (run.samples, run.checkpoints, run.states):
+                folder.mkdir()
             faults.point("run.folders")
             config.save(run.config_file)  # Last: this makes the folder a run's.
             fsync_folder(runs)
