@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field
 
+from sdlora import faults
 from sdlora.errors import FileError
-from sdlora.files import fsync_folder, require_free_space, sha256
+from sdlora.files import TEMPORARY, fsync_folder, require_free_space, sha256
 from sdlora.section import Section
 
 if TYPE_CHECKING:
@@ -51,32 +52,42 @@ def save(folder: Path, state: State, keep: int) -> Path:
 
     Raises FileError if the disk is full or read-only; older states stay intact.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     target = folder / f"{state.step:06d}"
     if verified(target):  # A stop right after a checkpoint: what is there is this very state.
         return target
-    temporary = folder / f".tmp-{state.step:06d}"
+    temporary = folder / f"{TEMPORARY}{state.step:06d}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         require_free_space(folder, sum(t.numel() * t.element_size() for t in state.tensors.values()) + (1 << 20))
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir()
+        faults.point("state.begun")
         save_file({name: t.contiguous() for name, t in state.tensors.items()}, temporary / TENSORS)
+        faults.point("state.tensors")
         (temporary / VALUES).write_text(json.dumps({"step": state.step, **state.values}))
+        faults.point("state.values")
         sums = {name: sha256(temporary / name) for name in (TENSORS, VALUES)}
         (temporary / MANIFEST).write_text(json.dumps(sums))
+        faults.point("state.manifest")
         for name in (TENSORS, VALUES, MANIFEST):
             _fsync(temporary / name)
         fsync_folder(temporary)
+        faults.point("state.flushed")
         shutil.rmtree(target, ignore_errors=True)
         os.replace(temporary, target)
+        faults.point("state.renamed")
         fsync_folder(folder)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:  # The second is how the tensors' writer says that the disk is full.
         shutil.rmtree(temporary, ignore_errors=True)
-        raise FileError(f"{target}: the checkpoint cannot be written ({error.strerror or error})") from error
+        reason = getattr(error, "strerror", None) or error
+        remedy = "mend that, then resume; what was saved before is whole"
+        raise FileError(f"{target}: the checkpoint cannot be written ({reason}); {remedy}") from error
     for old in _states(folder)[:-keep]:
         shutil.rmtree(old, ignore_errors=True)
+        faults.point("state.dropped")
     return target
 
 

@@ -248,7 +248,7 @@ def _attend(training: "Training") -> int:
     if code == 0:
         print(f"adapter: {training.run.adapter}")
     elif not terminal.stopped:
-        error = failure(training.run, code, training.last)
+        error = failure(training, code)
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
     return code

@@ -13,8 +13,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from sdlora import faults
 from sdlora.errors import FileError, FormatError
 
+TEMPORARY = ".tmp-"
+"""How names begin of what is being written and not yet in its place."""
 MAX_HEADER_BYTES = 8 << 20
 PICKLES = frozenset((".ckpt", ".pt", ".pth", ".bin", ".pkl"))
 """Endings of files that can run code when they are opened: none is ever read."""
@@ -46,17 +49,21 @@ def write_atomic(path: Path, write: Callable[[Path], None] | bytes | str) -> Non
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=".tmp-", suffix=path.suffix, dir=path.parent)
+        handle, name = tempfile.mkstemp(prefix=TEMPORARY, suffix=path.suffix, dir=path.parent)
         os.close(handle)
         temporary = Path(name)
+        faults.point("file.begun")
         if callable(write):
             write(temporary)
         else:
             temporary.write_bytes(write.encode() if isinstance(write, str) else write)
+        faults.point("file.written")
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
         temporary.chmod(0o666 & ~_umask())
+        faults.point("file.flushed")
         os.replace(temporary, path)
+        faults.point("file.renamed")
         fsync_folder(path.parent)
     except OSError as error:
         raise FileError(f"{path}: cannot be written ({error.strerror or error})") from error

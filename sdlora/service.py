@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from sdlora import errors
 from sdlora.data.advice import Kind
 from sdlora.errors import BusyError, ConfigError, FileError, SdloraError
-from sdlora.events import Event, OnEvent, RunFailed, RunStopped, ignore
+from sdlora.events import OnEvent, RunFailed, RunStopped, ignore
 from sdlora.files import as_path, existing, read_safetensors_header, safe_name, write_atomic
 from sdlora.files import default_data_dir as default_data_dir
 from sdlora.formats.folders import is_peft
@@ -168,17 +168,19 @@ def train(
         raise
     if code == 0 or isinstance(training.last, RunStopped):
         return training.run
-    raise failure(training.run, code, training.last)
+    raise failure(training, code)
 
 
-def failure(run: Run, code: int, last: Event | None) -> SdloraError:
+def failure(training: Training, code: int) -> SdloraError:
     """The error that a run's end stands for, in the class that its exit code names."""
+    run, last = training.run, training.last
     if isinstance(last, RunFailed):
         message, code = last.message, last.exit_code
-    else:
-        lines = run.log.read_text(errors="replace").splitlines() if run.log.exists() else []
-        said = next((line.removeprefix("error: ") for line in reversed(lines) if line.startswith("error: ")), "")
-        message = said or f"the run {run.name} was cut off (exit code {code}); go on with: sdlora resume {run.name}"
+    elif not (message := training.complaint()):
+        what = f"the run {run.name} was cut off (exit code {code})"
+        if code == FileError.exit_code:  # It could not even write why.
+            what = f"{run.folder}: nothing more can be written there; free some space, or mend what else is wrong"
+        message = f"{what}; go on with: sdlora resume {run.name}"
     classes = [cls for cls in vars(errors).values() if isinstance(cls, type) and issubclass(cls, SdloraError)]
     return next((cls for cls in classes if cls.exit_code == code), SdloraError)(message)
 

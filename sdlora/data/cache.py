@@ -5,13 +5,15 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sdlora.data.folder import Example
 from sdlora.data.pictures import Picture, Size, fit, fit_mask, framing, open_mask, open_picture, to_pixels
 from sdlora.data.store import Tensors, TensorStore, key_of
-from sdlora.errors import FileError, NonFiniteError
+from sdlora.errors import DatasetError, FileError, NonFiniteError
 from sdlora.events import OnProgress
+from sdlora.files import sha256
 
 if TYPE_CHECKING:
     import torch
@@ -86,7 +88,8 @@ class LatentCache:
         """Make what is missing or damaged. ``encode`` takes pixels (B, 3, H, W) in [-1, 1], gives mean and deviation.
 
         Returns False if stopped before all was there; what was made until then is kept. Raises NonFiniteError naming
-        the picture if the VAE gives infinite or not-a-number latents, DatasetError if a file can no longer be decoded.
+        the picture if the VAE gives infinite or not-a-number latents, DatasetError if a file can no longer be decoded,
+        or is another one by now.
         """
         wanted = {self.key(view): view for view in views}
         missing = [view for key, view in wanted.items() if self.store.get(key) is None]
@@ -124,8 +127,10 @@ class LatentCache:
     def _open(self, view: View) -> Picture:
         """The view's pixels at its size, and its mask as it is on disk: that is cut once the latents' size is known."""
         rgb, mask = open_picture(view.example.path, self.background, view.size)
+        _require_unchanged(view.example.path, view.example.digest)
         if self.masks and view.example.mask is not None:
             mask = open_mask(view.example.mask)
+            _require_unchanged(view.example.mask, view.example.mask_digest)
         return Picture(fit(rgb, view.size, view.position, view.flip), mask if self.masks else None)
 
     def _encode(self, batch: Sequence[tuple[View, Picture]], encode: "EncodeImages") -> None:
@@ -144,6 +149,16 @@ class LatentCache:
                 latent_size = Size(mean.shape[-1], mean.shape[-2])
                 made["mask"] = fit_mask(picture.mask, latent_size, view.position, view.flip)
             self.store.put(self.key(view), made)
+
+
+def _require_unchanged(path: Path, digest: str) -> None:
+    """Called once ``path`` is decoded: what is kept under a picture's digest must be of that picture for all time."""
+    try:
+        changed = bool(digest) and sha256(path) != digest
+    except OSError:
+        changed = True
+    if changed:
+        raise DatasetError(f"{path}: was changed or removed while the run began; start again")
 
 
 def _batches(views: Iterable[View], batch_size: int) -> Iterator[list[View]]:

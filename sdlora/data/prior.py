@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from PIL import Image
 
+from sdlora import faults
 from sdlora.data.captions import without_trigger
 from sdlora.data.folder import Example, read_folder
 from sdlora.data.pictures import examine
@@ -171,5 +172,6 @@ def fill(
         make(made.prompt, made.seed).save(png, "PNG")
         write_atomic(made.path.parent / RECORD, shelf.record(made.prompt))
         write_atomic(made.path, png.getvalue())
+        faults.point("class.kept")
         on_progress(done, len(missing))
     return True

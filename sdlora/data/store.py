@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sdlora import faults
 from sdlora.errors import FileError
 from sdlora.files import write_atomic
 
@@ -58,6 +59,7 @@ class TensorStore:
         kept = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
         if self.folder is not None:
             write_atomic(self.path(key), save(kept, {"sha256": _digest(kept)}))
+            faults.point("cache.kept")
         self._hold(key, kept)
 
     def _hold(self, key: str, tensors: Tensors) -> None:

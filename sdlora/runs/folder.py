@@ -4,17 +4,20 @@ Everything that anyone wants to know of a run is read from here, so viewers come
 """
 
 import platform
+import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from filelock import FileLock, Timeout
 
+from sdlora import faults
 from sdlora.checkpoint import newest_step
 from sdlora.errors import BusyError, ConfigError, FileError
 from sdlora.events import Event, RunFailed, RunFinished, RunStopped
-from sdlora.files import existing, fsync_folder, inside, safe_name, unused
+from sdlora.files import TEMPORARY, existing, fsync_folder, inside, safe_name, unused
 from sdlora.training.output import CONFIG, RunPaths
 
 if TYPE_CHECKING:
@@ -47,19 +50,25 @@ class Run(RunPaths):
     def create(cls, runs: Path, name: str, config: "TrainConfig") -> "Run":
         """Make a new folder ``runs/NAME`` (or ``NAME-2``, ... : never an old one) and write the config.
 
-        Raises FileError if the folder cannot be written.
+        Raises FileError, and leaves nothing, if the folder cannot be written.
         """
+        run = None
         try:
             runs.mkdir(parents=True, exist_ok=True)
-            folder = unused(inside(runs, safe_name(name, fallback="run")))
-            folder.mkdir()
-        except OSError as error:
+            run = cls(_new_folder(inside(runs, safe_name(name, fallback="run"))))
+            faults.point("run.folder")
+            for folder in (run.samples, run.checkpoints, run.states):
+                folder.mkdir()
+            faults.point("run.folders")
+            config.save(run.config_file)  # Last: this makes the folder a run's.
+            fsync_folder(runs)
+        except (OSError, FileError) as error:
+            if run is not None:
+                shutil.rmtree(run.folder, ignore_errors=True)
+            if isinstance(error, FileError):
+                raise
             raise FileError(f"{runs}: cannot be written ({error.strerror}); choose another --data-dir") from error
-        run = cls(folder)
-        config.save(run.config_file)
-        run.samples.mkdir()
-        run.checkpoints.mkdir()
-        fsync_folder(folder)
+        faults.point("run.made")
         return run
 
     @classmethod
@@ -112,6 +121,15 @@ class Run(RunPaths):
             return True
         return False
 
+    def sweep(self) -> None:
+        """Remove what a process that was killed had half written. For who holds the run."""
+        for folder in (self.folder, self.samples, self.checkpoints, self.states):
+            for path in folder.glob(f"{TEMPORARY}*"):
+                if path.is_dir():
+                    shutil.rmtree(path, ignore_errors=True)
+                else:
+                    path.unlink(missing_ok=True)
+
     def stop(self) -> None:
         """Ask the run's process to finish its step, save, and end."""
         self.stop_file.touch()
@@ -134,6 +152,15 @@ class Run(RunPaths):
             raise ConfigError(f"train.steps = {steps}: {self.name} has done {done} steps already; give more than that")
         TrainConfig.load(self.config_file, {"train.steps": steps}).save(self.config_file)
         vars(self).pop("config", None)  # What was read before is no longer so.
+
+
+def _new_folder(wanted: Path) -> Path:
+    """Make the folder ``wanted``, or ``wanted-2``, ...: never one that another process makes at the same moment."""
+    while True:
+        folder = unused(wanted)
+        with suppress(FileExistsError):
+            folder.mkdir()
+            return folder
 
 
 def read_events(journal: Path, start: int = 0) -> Iterator[Event]:
@@ -160,16 +187,32 @@ def tail(journal: Path, start: int = 0) -> Iterator[tuple[Event, int]]:
 
 
 class Journal:
-    """The one writer of a run's journal."""
+    """The one writer of a run's journal. Raises FileError where that cannot be written."""
 
     def __init__(self, path: Path):
-        torn = path.exists() and path.stat().st_size > 0 and not path.read_bytes().endswith(b"\n")
-        self._file = open(path, "ab", buffering=0)  # noqa: SIM115 - open for the life of the run
-        if torn:  # A line cut short by a crash must not swallow the next one.
-            self._file.write(b"\n")
+        self._path = path
+        with self._told():
+            self._torn = path.exists() and path.stat().st_size > 0 and not path.read_bytes().endswith(b"\n")
+            self._file = open(path, "ab", buffering=0)  # noqa: SIM115 - open for the life of the run
 
     def __call__(self, event: Event) -> None:
-        self._file.write(event.to_json().encode() + b"\n")
+        line = event.to_json().encode() + b"\n"
+        with self._told():
+            if self._torn:  # A line cut short by a crash or a full disk must not swallow the next one.
+                self._file.write(b"\n")
+            self._torn = True
+            faults.point("journal.half", lambda: self._file.write(line[: len(line) // 2]))
+            while line:  # A disk that fills up takes a part, and says so at the next.
+                line = line[self._file.write(line) :]
+            self._torn = False
+        faults.point("journal.line")
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise FileError(f"{self._path}: cannot be written ({error.strerror}); mend that, then resume") from error
 
     def close(self) -> None:
         self._file.close()

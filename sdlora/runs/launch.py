@@ -42,6 +42,8 @@ class Training:
     processes: int
     start: int
     """Byte of the journal at which this process's events begin."""
+    printed: int = 0
+    """Byte of the log at which begins what this process prints."""
     last: Event | None = None
     """The newest event that ``wait`` has seen."""
     asked: int = 0
@@ -74,6 +76,14 @@ class Training:
             return 128 + (self.asked or signal.SIGTERM)
         return 128 - code if code < 0 else code
 
+    def complaint(self) -> str:
+        """The last error that the process printed, which cannot always be told by an event; empty if there is none."""
+        try:
+            lines = self.run.log.read_bytes()[self.printed :].decode(errors="replace").splitlines()
+        except OSError:
+            return ""
+        return next((line.removeprefix("error: ") for line in reversed(lines) if line.startswith("error: ")), "")
+
     def _kill(self) -> None:
         with suppress(psutil.NoSuchProcess):
             launcher = psutil.Process(self.process.pid)
@@ -94,7 +104,8 @@ def launch(run: Run, processes: int = 1) -> Training:
     try:
         run.stop_file.unlink(missing_ok=True)
         with open(run.log, "ab") as log:
+            printed = log.tell()
             process = spawn(worker, stdin=subprocess.DEVNULL, stdout=log, stderr=log, environment=environment)
     except OSError as error:
         raise FileError(f"{run.folder}: cannot be written ({error.strerror}); mend that, or copy the run") from error
-    return Training(run, process, processes, start)
+    return Training(run, process, processes, start, printed)

@@ -49,7 +49,8 @@ class TrainingQueue:
                 raise BusyError(f"the run {run.name} is running already")
             self._stopping.discard(run.folder)
             if not run.queued_file.exists():
-                write_atomic(run.queued_file, str(time.time_ns()))
+                last = max(map(_since, self.waiting()), default=0)  # A clock that was set back puts nobody in front.
+                write_atomic(run.queued_file, str(max(time.time_ns(), last + 1)))
 
     def stop(self, run: Run) -> None:
         """Take ``run`` out of the queue, or ask it to finish its step, save, and end."""

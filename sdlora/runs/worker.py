@@ -9,7 +9,7 @@ import re
 import signal
 import sys
 import traceback
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import FrameType
 
@@ -57,12 +57,12 @@ def main() -> int:
         try:
             if is_main:
                 held.enter_context(hold(run.lock_file, f"the run {run.name}", WAIT_SECONDS))
+                run.stop_file.unlink(missing_ok=True)
+                run.sweep()
+            journal = Journal(run.journal) if is_main else None
         except SdloraError as error:  # Not this process's run: its journal belongs to another.
             print(f"error: {error}", file=sys.stderr)
             return error.exit_code
-        if is_main:
-            run.stop_file.unlink(missing_ok=True)
-        journal = Journal(run.journal) if is_main else None
         try:
             lock_file = _hold_device(run, held)
             if is_main:
@@ -120,7 +120,8 @@ def _report(error: Exception, run: Run, journal: Journal | None) -> int:
 
     Of several processes the one that failed tells: to the others it is a connection that broke.
     """
-    traceback.print_exc()
+    with suppress(OSError):  # The log may be what fills the disk.
+        traceback.print_exc()
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and PEER_LOST.search(str(error)):
         return 1
     known = error if isinstance(error, SdloraError) else translate(error)
@@ -128,7 +129,11 @@ def _report(error: Exception, run: Run, journal: Journal | None) -> int:
     if isinstance(known, OutOfMemoryError | DeviceError) and (saved := newest_step(run.states)):
         message += f"; {saved} steps are saved"
     code = known.exit_code if known else 1
-    (journal or Journal(run.journal))(RunFailed(message=message, exit_code=code))
+    try:
+        (journal or Journal(run.journal))(RunFailed(message=message, exit_code=code))
+    except FileError:  # Then the log, from which a front end takes it; where that is full too, the exit code tells.
+        with suppress(OSError):
+            print(f"error: {message}", file=sys.stderr)
     return code
 
 

@@ -2,7 +2,9 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
+from sdlora import faults
 from sdlora.errors import ConfigError, SdloraError
 from sdlora.events import Progress, SampleReady
 from sdlora.families.base import Family
@@ -39,29 +41,26 @@ class Previews:
         self.job = job
         self.studio = Studio.over(family, job.model)
 
-    def draw(self, step: int) -> None:
-        """One picture a prompt, into ``samples``; fewer if a stop is asked for. A failure is told, and costs no run."""
-        sample = self.job.sample
-        if not sample.every:
-            return
-        for index, prompt in enumerate(sample.prompts):
-            self.job.on_event(Progress(phase="preview", done=index, total=len(sample.prompts)))
+    def draw(self, step: int, again: bool = True) -> None:
+        """One picture a prompt, into ``samples``; fewer if a stop is asked for. A failure is told, and costs no run.
+
+        A picture that is there already is drawn ``again``, or else only told of.
+        """
+        for index, prompt in enumerate(self.job.sample.prompts):
+            path = self.job.output.sample(step, index)
             try:
-                drawn = self._one(index, prompt)
-                if not drawn:
+                if (again or not path.exists()) and not self._kept(index, prompt, path):
                     return
-                path = self.job.output.sample(step, index)
-                path.unlink(missing_ok=True)  # A resumed run draws again what it had drawn after its checkpoint.
-                save(drawn, path)
             except (SdloraError, OSError) as error:
                 self.job.notice(f"no preview at step {step}: {error}")
                 return
             self.job.on_event(SampleReady(step=step, index=index, prompt=prompt, path=self.job.output.relative(path)))
 
-    def _one(self, index: int, prompt: str) -> list:
-        """The picture of a prompt, or none if stopped meanwhile."""
+    def _kept(self, index: int, prompt: str, path: Path) -> bool:
+        """Draw the picture of a prompt, and keep it at ``path``. False if stopped meanwhile."""
         sample = self.job.sample
-        return self.studio.generate(
+        self.job.on_event(Progress(phase="preview", done=index, total=len(sample.prompts)))
+        drawn = self.studio.generate(
             prompt,
             negative=sample.negative,
             steps=sample.steps,
@@ -73,3 +72,8 @@ class Previews:
             height=sample.height,
             should_stop=self.job.should_stop,
         )
+        if drawn:
+            path.unlink(missing_ok=True)  # A resumed run draws again what it had drawn after its checkpoint.
+            save(drawn, path)
+            faults.point("preview.kept")
+        return bool(drawn)

@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 import torch
 
-from sdlora import checkpoint
+from sdlora import checkpoint, faults
 from sdlora.adapters import live
 from sdlora.diffusion.schedule import NoiseSchedule
 from sdlora.errors import NonFiniteError
@@ -50,7 +50,9 @@ def train(job: Job) -> bool:
     finished = Loop(job, gang, ready).run()
     if finished and gang.is_main:
         write_trained(job.output.adapter, ready, job, ready.steps)
+        faults.point("end.adapter")
         write_card(job.output.adapter, ready, job)
+        faults.point("end.card")
         path, seconds = job.output.relative(job.output.adapter), time.monotonic() - begun
         job.on_event(RunFinished(step=ready.steps, adapter=path, seconds=seconds))
     gang.end()
@@ -71,8 +73,7 @@ class Loop:
     def run(self) -> bool:
         """All steps that are left. False if stopped on request, saved."""
         self._tell_start()
-        if self.ready.start == 0:
-            self._alone(lambda: self.previews.draw(0))
+        self._preview(self.ready.start, again=self.ready.start == 0)  # What a process that was killed did not come to.
         for step in range(self.ready.start, self.ready.steps):
             self.job.between_steps(self.ready.family)
             begun = time.monotonic()  # Only now: what is done between steps does not count as a step's time.
@@ -151,11 +152,17 @@ class Loop:
 
     def _after(self, step: int) -> None:
         """Checkpoints and previews that are due after ``step`` finished steps; the last step gets both."""
-        last = step == self.ready.steps
-        if last or (self.job.checkpoint.every and step % self.job.checkpoint.every == 0):
+        if self._is_due(self.job.checkpoint.every, step):
             self._save(step)  # First: nothing that goes wrong with a preview may cost the steps before it.
-        if self.job.sample.every and (step % self.job.sample.every == 0 or last):
-            self._alone(lambda: self.previews.draw(step))
+        self._preview(step)
+
+    def _is_due(self, every: int, step: int) -> bool:
+        return step == self.ready.steps or (every > 0 and step % every == 0)
+
+    def _preview(self, step: int, again: bool = True) -> None:
+        """The previews of ``step``, if some are due; those that are there already only ``again``."""
+        if self.job.sample.every and self._is_due(self.job.sample.every, step):
+            self._alone(lambda: self.previews.draw(step, again))
 
     def _save(self, step: int) -> None:
         """The adapter as a file of its own, and the state that a resume needs."""
@@ -164,7 +171,9 @@ class Loop:
             self.job.on_event(Progress(phase="saving", done=0, total=1))
             path = self.job.output.checkpoint(step)
             write_trained(path, self.ready, self.job, step)
+            faults.point("checkpoint.adapter")
             checkpoint.save(self.job.output.states, self.ready.state(step), self.job.checkpoint.keep)
+            faults.point("checkpoint.saved")
             self.job.on_event(CheckpointSaved(step=step, path=self.job.output.relative(path)))
 
         self._alone(write)

@@ -104,6 +104,8 @@ class RunView:
                 self.started, self.steps, self.step, self.left = event, event.steps, event.step, None
                 self.losses = [point for point in self.losses if point[0] <= event.step]  # A resume replays steps.
                 self.phase, self.failure = "training", ""
+                if event.step:  # What was saved last, even if that process was killed before it could tell.
+                    self.checkpoints.add(event.step)
             case Progress():
                 self._progress(event)
             case StepDone():

@@ -1,6 +1,7 @@
 """The cache: the same bits whatever was there before, and damage made good."""
 
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from sdlora.data.cache import LatentCache, TextCache, View
 from sdlora.data.pictures import Size, open_picture, to_pixels
 from sdlora.data.store import TensorStore
 from sdlora.errors import FileError, NonFiniteError
+from sdlora.files import sha256
 
 SQUARE = Size(64, 64)
 
@@ -129,9 +131,9 @@ def test_masks_come_from_files_or_from_transparency(example, folder: Path) -> No
     see_through = open_picture(example("b.png", seed=1).path).rgb
     see_through.putalpha(half)
     see_through.save(folder / "b.png")
-    masked = example("a.png", mask=folder / "a.mask.png", mask_digest="m")
-    from_alpha = example("c.png", seed=2)
+    masked = example("a.png", mask=folder / "a.mask.png", mask_digest=sha256(folder / "a.mask.png"))
     (folder / "c.png").write_bytes((folder / "b.png").read_bytes())
+    from_alpha = replace(masked, path=folder / "c.png", mask=None, mask_digest="", digest=sha256(folder / "c.png"))
     for picture in (masked, from_alpha):
         plain, mirrored = View(picture, SQUARE), View(picture, SQUARE, flip=True)
         cache = LatentCache(TensorStore(None), "vae")

@@ -1,6 +1,7 @@
 """The queue as a person changes it: order, cancelling, copies; locks of other machines; longer runs; checkpoints."""
 
 import platform
+import time
 
 import pytest
 import torch
@@ -137,3 +138,9 @@ def test_a_chosen_checkpoint_is_the_runs_adapter_and_none_is_lost(saved, tmp_pat
         service.use_checkpoint(saved, 5)
     with hold(saved.lock_file, "the run"), pytest.raises(BusyError, match="being trained"):
         service.use_checkpoint(saved, 2)
+
+
+def test_a_clock_that_was_set_back_puts_nobody_in_front(queue, waiting, configure, tmp_path, monkeypatch):
+    monkeypatch.setattr(time, "time_ns", lambda now=time.time_ns: now() - 10**15)
+    queue.add(service.prepare(configure(), "e", tmp_path))
+    assert names(queue) == "abcde"
