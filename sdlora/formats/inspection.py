@@ -9,6 +9,7 @@ from pathlib import Path
 from sdlora.adapters import forms
 from sdlora.adapters.base import ModuleState
 from sdlora.adapters.fit import text_width, widths
+from sdlora.errors import shown
 from sdlora.formats.kinship import family_of
 from sdlora.formats.storage import Contents, open_adapter
 
@@ -51,11 +52,11 @@ class Inspection:
             "alpha": _listed(self.alphas),
             "layers": "; ".join(layers),
             "parameters": f"{self.parameters:,}",
-            "triggers": ", ".join(self.triggers) or "none given",
+            "triggers": shown(", ".join(self.triggers)) or "none given",
         }
         if self.unknown:
             rows["left out"] = f"{len(self.unknown)} keys that name no layer, such as {self.unknown[0]}"
-        said = ((key, _short(text)) for key, text in sorted(self.metadata.items()))
+        said = ((shown(key, 60), shown(text)) for key, text in sorted(self.metadata.items()))
         return "\n".join(f"{name + ':':<34} {text}" for name, text in (*rows.items(), *said))
 
 
@@ -128,8 +129,3 @@ def _component(path: str) -> str:
 
 def _listed(numbers: tuple[float, ...]) -> str:
     return ", ".join(f"{number:g}" for number in numbers)
-
-
-def _short(text: str, most: int = 120) -> str:
-    plain = "".join(letter if letter.isprintable() else " " for letter in text)
-    return plain if len(plain) <= most else f"{plain[: most - 1]}…"

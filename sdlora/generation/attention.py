@@ -13,8 +13,10 @@ from typing import NamedTuple
 ROUND, SQUARE = 1.1, 1 / 1.1
 BACK = 20
 """How many tokens a full part is shortened by at most, to end at a comma."""
-PIECE = re.compile(r"\\[\\()\[\]]|[()\[\]]|:\s*([+-]?(?:\d+\.?\d*|\.\d+))\s*\)|[^\\()\[\]:]+|[\\:]")
-BREAK = re.compile(r"\s*\bBREAK\b\s*")
+DEEPEST = 32
+"""Brackets of a kind that count inside one another; what is opened further in is a letter (1.1 ** 32 is 21)."""
+PIECE = re.compile(r"\\[\\()\[\]]|[()\[\]]|:\s*([+-]?(?:\d+(?:\.\d*)?|\.\d+))\s*\)|[^\\()\[\]:]+|[\\:]")
+BREAK = re.compile(r"\bBREAK\b")
 
 
 class Run(NamedTuple):
@@ -42,7 +44,7 @@ def parse(prompt: str) -> list[Run]:
 
     for piece in PIECE.finditer(prompt):
         text, number = piece.group(), piece.group(1)
-        if text in opened:
+        if text in opened and len(opened[text]) < DEEPEST:
             opened[text].append(len(runs))
         elif number is not None and opened["("]:
             close("(", float(number))
@@ -53,12 +55,25 @@ def parse(prompt: str) -> list[Run]:
         elif text.startswith("\\") and len(text) == 2:
             runs.append(Run(text[1]))
         else:
-            first, *rest = BREAK.split(text)
-            runs += [Run(first), *(run for part in rest for run in (Run(None), Run(part)))]
+            runs += _parts(text)
     for bracket, factor in (("(", ROUND), ("[", SQUARE)):
         while opened[bracket]:
             close(bracket, factor)
     return _joined(runs)
+
+
+def _parts(text: str) -> list[Run]:
+    """``text`` as runs, cut at each ``BREAK``, which takes the space around it along."""
+    first, *rest = BREAK.split(text)
+    if not rest:
+        return [Run(first)]
+    *middle, last = rest
+    return [
+        Run(first.rstrip()),
+        *(run for part in middle for run in (Run(None), Run(part.strip()))),
+        Run(None),
+        Run(last.lstrip()),
+    ]
 
 
 def _joined(runs: Sequence[Run]) -> list[Run]:

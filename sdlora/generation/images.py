@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from PIL import Image
 
 NEGATIVE = "Negative prompt:"
-SETTING = re.compile(r'\s*(\w[\w \-/]+):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')
+SETTING = re.compile(r'(\w[\w \-/]{1,80}):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')
+"""A1111's, with names of a bounded length: without it, a long line without a colon takes the square of its length."""
 SAID_OF_BASE: Mapping[str, str] = {"prediction_type": "Prediction type", "zero_terminal_snr": "Zero terminal SNR"}
 """What may be said of a base where its own files do not tell: ``Model``'s settings, and their names in the text."""
 NEEDS_QUOTES = re.compile(r'[,:\n\r"]|^\s|\s$')
