@@ -13,6 +13,9 @@ from sdlora.errors import shown
 from sdlora.formats.kinship import family_of
 from sdlora.formats.storage import Contents, open_adapter
 
+MOST_WORDS = 32
+"""Of a trigger phrase: a longer one calls nothing, and would stand on every card."""
+
 
 @dataclass(frozen=True)
 class Inspection:
@@ -106,12 +109,12 @@ def delta_square(module: ModuleState) -> float:
 def triggers(metadata: Mapping[str, str], most: int = 5) -> tuple[str, ...]:
     """The words that call an adapter: its trigger phrase, or the commonest parts of its captions."""
     if phrase := metadata.get("modelspec.trigger_phrase"):
-        return tuple(word.strip() for word in phrase.split(",") if word.strip())
+        return tuple(shown(word.strip()) for word in phrase.split(",")[:MOST_WORDS] if word.strip())
     try:
         folders = json.loads(metadata.get("ss_tag_frequency", "{}"))
         counts: Counter[str] = Counter()
         for tags in folders.values():
-            counts.update({str(tag).strip(): int(count) for tag, count in tags.items()})
+            counts.update({shown(str(tag).strip()): int(count) for tag, count in tags.items()})
     except (
         AttributeError,
         OverflowError,

@@ -57,10 +57,14 @@ def embedded(path: Path) -> dict[str, str]:
     """The texts that a picture carries, by their keys. Raises FileError if it is no picture."""
     from PIL import Image
 
+    from sdlora.data.pictures import FORMATS
+
     try:
-        with Image.open(path) as image:
+        if not path.is_file():  # A pipe would be waited for.
+            raise OSError
+        with Image.open(path, formats=FORMATS) as image:
             return {str(key): text for key, text in image.info.items() if isinstance(text, str)}
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+    except Exception:  # A hostile file makes Pillow raise almost anything.
         raise FileError(f"{path.name}: is not a picture that can be read") from None
 
 

@@ -273,7 +273,7 @@ def _dropped(files: list[Any], paths: str) -> list[Dropped]:
     """Uploaded files under the names that their folder gave them, where the browser told those."""
     try:
         told = [str(path) for path in json.loads(paths or "[]")]
-    except ValueError:
+    except (ValueError, TypeError, RecursionError):  # The page's own script tells them; a program may tell anything.
         told = []
     names = told if len(told) == len(files) else [Path(str(file)).name for file in files]
     return [Dropped(Path(str(file)), PurePosixPath(name)) for file, name in zip(files, names, strict=True)]

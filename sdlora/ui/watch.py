@@ -2,10 +2,12 @@
 
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+from sdlora.errors import FileError
 from sdlora.events import (
     CheckpointSaved,
     Event,
@@ -18,11 +20,14 @@ from sdlora.events import (
     SampleReady,
     StepDone,
 )
+from sdlora.files import inside
 from sdlora.runs.folder import Run, tail
 
 MAX_POINTS = 200
 """Of a curve: the plot is drawn anew at each update."""
 SMOOTHING = 0.95
+FOREVER = 1e9
+"""Seconds: thirty years."""
 STAGES = ("Loading", "Class pictures", "Caching", "Training")
 CACHING = {
     "loading the base model": "Loading",
@@ -107,7 +112,9 @@ class RunView:
                 self.memory = event.memory
                 self.losses.append((event.step, event.loss))
             case SampleReady():
-                self.previews[event.index, event.step] = Preview(event.step, event.prompt, self.run.folder / event.path)
+                with suppress(FileError):  # A stranger's journal may name any file of the machine.
+                    path = inside(self.run.samples, Path(event.path).name)
+                    self.previews[event.index, event.step] = Preview(event.step, event.prompt, path)
             case CheckpointSaved():
                 self.checkpoints.add(event.step)
             case Notice():
@@ -194,7 +201,9 @@ def share(view: RunView, state: str) -> float | None:
 
 
 def clock(seconds: float) -> str:
-    """``45 s``, ``3:05 min`` or ``1:02 h``."""
+    """``45 s``, ``3:05 min`` or ``1:02 h``; a dash for what is no time."""
+    if not 0 <= seconds < FOREVER:
+        return "–"
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"
