@@ -179,7 +179,7 @@ def wrong_checksum(path: Path) -> None:
     path.write_bytes(damaged)
 
 
-def picture_bomb(path: Path) -> None:
+def picture_bomb(path: Path | BytesIO) -> None:
     """169 million pixels in half a megabyte."""
     Image.new("1", (13000, 13000)).save(path, "PNG")
 
