@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 from pydantic import Field
 
 from sdlora import faults
-from sdlora.errors import FileError
-from sdlora.files import TEMPORARY, fsync_folder, require_free_space, sha256
+from sdlora.errors import FileError, FormatError
+from sdlora.files import TEMPORARY, foreign, fsync_folder, read_json, require_free_space, sha256
 from sdlora.section import Section
 
 if TYPE_CHECKING:
@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 
 TENSOR = "__tensor__"
 """Marks a value that stands in the file of tensors."""
+MOMENTS = {"exp_avg", "exp_avg_sq", "momentum_buffer"}
+"""Tensors of an optimizer's state that have their parameter's shape, unless they are kept in fewer dimensions."""
+MOST_VALUES = 16 << 20
+"""Bytes of the plain values: four times what the largest adapter's optimizer has."""
 TENSORS, VALUES, MANIFEST = "state.safetensors", "state.json", "manifest.json"
 
 
@@ -113,21 +117,31 @@ def require_space(folder: Path, adapter_bytes: int, keep: int, files: int) -> No
 
 
 def load(folder: Path) -> State:
-    """Read a state folder. Raises FileError if it does not verify."""
+    """Read a state folder: data alone, whoever wrote it. Raises FileError if it does not verify, or is no state."""
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
+    damaged = FileError(f"{folder}: the checkpoint is damaged; resume from another one")
     if not verified(folder):
-        raise FileError(f"{folder}: the checkpoint is damaged; resume from another one")
-    values = json.loads((folder / VALUES).read_text())
-    return State(values.pop("step"), load_file(folder / TENSORS), values)
+        raise damaged
+    try:
+        values = read_json(folder / VALUES, MOST_VALUES)
+        tensors = load_file(folder / TENSORS)
+    except (FormatError, SafetensorError):
+        raise damaged from None
+    if not isinstance(values, dict) or values.get("step") != _step(folder):
+        raise damaged
+    return State(values.pop("step"), tensors, values)
 
 
 def verified(folder: Path) -> bool:
     """Whether every file is there and has the sum that the manifest says."""
     try:
-        sums = json.loads((folder / MANIFEST).read_text())
-        return all(sha256(folder / name) == sums[name] for name in (TENSORS, VALUES))
-    except (OSError, ValueError, KeyError, TypeError):
+        sums = read_json(folder / MANIFEST)
+        return all(
+            not foreign(folder / name, folder) and sha256(folder / name) == sums[name] for name in (TENSORS, VALUES)
+        )
+    except (OSError, FileError, FormatError, KeyError, TypeError):
         return False
 
 
@@ -159,7 +173,20 @@ def pack_optimizer(optimizer: "torch.optim.Optimizer") -> tuple[dict[str, "torch
 def unpack_optimizer(
     optimizer: "torch.optim.Optimizer", tensors: dict[str, "torch.Tensor"], values: dict[str, Any]
 ) -> None:
-    """Give ``optimizer`` back the state that ``pack_optimizer`` took from one like it."""
+    """Give ``optimizer`` back the state that ``pack_optimizer`` took from one like it.
+
+    Raises ValueError, KeyError or TypeError for a state of another optimizer, or of other parameters.
+    """
+    own = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    for group, saved in zip(optimizer.param_groups, values["param_groups"], strict=True):
+        for name in group.keys() & saved.keys() - {"params"}:
+            if not _alike(group[name], saved[name]):
+                raise ValueError(f"the optimizer's {name} is of another kind")
+    for index, entry in values["state"].items():
+        for name in MOMENTS & entry.keys():
+            tensor, parameter = tensors[entry[name][TENSOR]], own[int(index)]
+            if tensor.ndim == parameter.ndim and tensor.shape != parameter.shape:
+                raise ValueError(f"the optimizer's {name} of parameter {int(index)} is of another shape")
 
     def whole(value: Any) -> Any:
         if not isinstance(value, dict):
@@ -172,6 +199,15 @@ def unpack_optimizer(
             "param_groups": [whole(group) for group in values["param_groups"]],
         }
     )
+
+
+def _alike(own: Any, saved: Any) -> bool:
+    """Whether a setting of an optimizer's group, as it was saved, can stand where ``own`` does."""
+    if isinstance(own, list | tuple):
+        return isinstance(saved, list) and len(own) == len(saved) and all(map(_alike, own, saved))
+    if isinstance(own, int | float) and not isinstance(own, bool):
+        return isinstance(saved, int | float) or (isinstance(saved, dict) and TENSOR in saved)
+    return not isinstance(own, str) or isinstance(saved, str)
 
 
 def _states(folder: Path) -> list[Path]:

@@ -1,6 +1,7 @@
 """TrainConfig: the sections put together; read from and written to TOML."""
 
 import difflib
+import re
 import tomllib
 import warnings
 from collections.abc import Iterator, Mapping
@@ -25,8 +26,13 @@ from sdlora.training.settings import Loss, Train
 
 VERSION = 1
 MAX_TOML_BYTES = 1 << 20
+STRING = re.compile(r'"""(?:\\.|[^\\])*?"""|\'\'\'.*?\'\'\'|"(?:\\.|[^"\\\n])*"|\'[^\'\n]*\'|#[^\n]*', re.DOTALL)
+DEEP = re.compile(r"(?<![\w-])(?:[\w-]++[ \t]*+\.[ \t]*+){32}")
+"""A name of more parts than any setting has: the library's time grows with their cube. Strings are left out before."""
 LENGTHS = {"steps", "epochs"}
 """Settings of ``train`` of which a run has one."""
+MOST_SHOWN = 200
+"""Characters of a value in a message."""
 _PACKAGE = Path(__file__).parent
 PRESETS = next((p for p in (_PACKAGE / "presets", _PACKAGE.parent / "presets") if p.is_dir()), _PACKAGE / "presets")
 
@@ -145,14 +151,20 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         if path.stat().st_size > MAX_TOML_BYTES:
             raise ConfigError(f"{path}: is over {MAX_TOML_BYTES >> 20} MB, too large for a config")
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        if DEEP.search(STRING.sub("_", text)):
+            raise RecursionError
+        values = tomllib.loads(text)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ConfigError(f"{path}: is not TOML: {str(error) or 'nested too deeply'}") from None
+    except RecursionError:
+        raise ConfigError(f"{path}: is not TOML that is read here: nested too deeply") from None
+    except ValueError as error:  # The library's own errors, wrong UTF-8, and numbers of thousands of digits.
+        raise ConfigError(f"{path}: is not TOML: {error}") from None
     version = values.pop("version", VERSION)
     if version != VERSION:
-        raise ConfigError(f"{path}: version {version!r} is not known here (this is version {VERSION}); update sdlora")
+        shown = _shown(version)
+        raise ConfigError(f"{path}: version {shown} is not known here (this is version {VERSION}); update sdlora")
     return values
 
 
@@ -197,9 +209,10 @@ def _messages(error: ValidationError, place: str) -> Iterator[str]:
         if problem["type"] == "extra_forbidden" and name in names:
             yield f"{place}: the method {problem['loc'][1]} has no setting {name}; remove it, or choose another method"
         elif problem["type"] == "union_tag_invalid":
-            near = difflib.get_close_matches(str(problem["ctx"]["tag"]), METHODS, n=1)
+            tag = _shown(problem["ctx"]["tag"])
+            near = difflib.get_close_matches(tag.strip("'"), METHODS, n=1)
             hint = f"did you mean {near[0]}?" if near else f"take one of {', '.join(METHODS)}"
-            yield f"{place}: {name}.method = {problem['ctx']['tag']!r} is no method; {hint}"
+            yield f"{place}: {name}.method = {tag} is no method; {hint}"
         elif problem["type"] == "extra_forbidden":
             near = difflib.get_close_matches(name, [*names, *TrainConfig.model_fields], n=1)
             yield f"{place}: there is no setting {name}" + (f"; did you mean {near[0]}?" if near else "")
@@ -208,5 +221,14 @@ def _messages(error: ValidationError, place: str) -> Iterator[str]:
         else:
             what = problem["msg"].removeprefix("Value error, ")
             what = what[0].lower() + what[1:]
-            value = "" if isinstance(problem["input"], Mapping) else f" = {problem['input']!r}"
+            value = "" if isinstance(problem["input"], Mapping) else f" = {_shown(problem['input'])}"
             yield f"{place}: {name}{value}: {what}"[:500]
+
+
+def _shown(value: Any) -> str:
+    """``value`` as a message has it: a stranger's may be of any length and depth."""
+    try:
+        text = repr(value)
+    except (RecursionError, ValueError):  # Nested too deeply; or a number of thousands of digits.
+        return f"a {type(value).__name__}"
+    return text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}..."

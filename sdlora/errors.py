@@ -67,6 +67,13 @@ class DeviceError(SdloraError):
     exit_code = 8
 
 
+def shown(text: object, most: int = 120) -> str:
+    """A stranger's text as a message has it: in one line, without marks that turn it around, and of bounded length."""
+    words = str(text)
+    plain = "".join(letter if letter.isprintable() else " " for letter in words[:most])
+    return plain if len(words) <= most else f"{plain[:-1]}…"
+
+
 def first_line(error: BaseException) -> str:
     """The first line of what another library says, 300 characters at most; its error's name where it says nothing."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+    return shown((str(error).strip() or type(error).__name__).splitlines()[0], 300)

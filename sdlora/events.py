@@ -10,6 +10,9 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields
 from typing import ClassVar
 
+MOST = 1 << 62
+"""Above any number that is counted: larger ones do not fit into a float's arithmetic."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Event:
@@ -27,15 +30,31 @@ class Event:
     @staticmethod
     def from_json(line: str) -> "Event":
         """Raises ValueError for a line that is torn, or of a kind or shape unknown to this version."""
-        values = json.loads(line)
+        try:
+            values = json.loads(line)
+        except RecursionError:
+            raise ValueError("not an event: nested too deeply") from None
         cls = Event.KINDS.get(str(values.pop("kind", None))) if isinstance(values, dict) else None
         if cls is None:
             raise ValueError(f"not an event: {line[:80]!r}")
-        known = {f.name for f in fields(cls)}
+        known = {f.name: f.type for f in fields(cls)}
+        given = {name: value for name, value in values.items() if name in known}
+        for name, value in given.items():
+            if not _fits(value, known[name]):
+                raise ValueError(f"not a {cls.__name__}: its {name} is of another type")
         try:
-            return cls(**{name: value for name, value in values.items() if name in known})
+            return cls(**given)
         except TypeError as error:
             raise ValueError(f"not a {cls.__name__}: {error}") from None
+
+
+def _fits(value: object, kind: object) -> bool:
+    """Whether a value from a journal, which may be a stranger's, is of a field's type."""
+    if kind is int:
+        return isinstance(value, int) and not isinstance(value, bool) and abs(value) < MOST
+    if kind is float:
+        return isinstance(value, float) or _fits(value, int)
+    return isinstance(value, str)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shutil
+import stat
 import tempfile
 import unicodedata
 import zipfile
@@ -14,11 +15,17 @@ from pathlib import Path
 from typing import Any
 
 from sdlora import faults
-from sdlora.errors import FileError, FormatError
+from sdlora.errors import FileError, FormatError, shown
 
 TEMPORARY = ".tmp-"
 """How names begin of what is being written and not yet in its place."""
 MAX_HEADER_BYTES = 8 << 20
+MAX_JSON_BYTES = 4 << 20
+"""Of files that say how something is to be read; those that hold something are never read as a whole."""
+LONGEST_NAME = 500
+"""Letters of a tensor's name: the longest real one has about 150."""
+LONGEST_SLUG = 64, 192
+"""Letters, and bytes of a name on disk: with an ending and a number behind it, it stays below 255."""
 PICKLES = frozenset((".ckpt", ".pt", ".pth", ".bin", ".pkl"))
 """Endings of files that can run code when they are opened: none is ever read."""
 _RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))}
@@ -116,19 +123,68 @@ def existing(name: str | Path, folder: Path = Path()) -> Path | None:
 
 
 def inside(root: Path, name: str | Path) -> Path:
-    """``root / name``, resolved. Raises FileError if that lies outside ``root``."""
-    resolved = (root / name).resolve()
+    """``root / name``, resolved. Raises FileError if that lies outside ``root``, or can lie nowhere."""
+    try:
+        resolved = (root / name).resolve()
+    except (OSError, RuntimeError, ValueError) as error:  # A loop of links, or a NUL.
+        raise FileError(f"{shown(name)}: cannot be a file's name ({error}); choose another") from None
     if not resolved.is_relative_to(root.resolve()):
-        raise FileError(f"{name}: lies outside {root}")
+        raise FileError(f"{shown(name)}: lies outside {root}")
     return resolved
 
 
+def foreign(path: Path, root: Path) -> str:
+    """Why ``path`` is no file or folder of ``root``'s own, links followed; empty if it is one.
+
+    A stranger's folder may link to anything that its reader may see, or hold a pipe, which would be waited for. The
+    files of a hub's repository are links into its cache: there, the repository is the root.
+    """
+    home = root.resolve()
+    snapshots = (place.parent for place in (home, *home.parents) if place.parent.name == "snapshots")
+    home = next((place.parent for place in snapshots if place.parent.name.startswith("models--")), home)
+    try:
+        if not path.resolve().is_relative_to(home):
+            return f"is a link out of {root}; put the file itself there"
+        mode = path.stat().st_mode
+    except (OSError, RuntimeError) as error:
+        return f"cannot be read ({getattr(error, 'strerror', None) or 'a loop of links'})"
+    return "" if stat.S_ISREG(mode) or stat.S_ISDIR(mode) else "is no regular file"
+
+
+def read_text(path: Path, most: int = MAX_JSON_BYTES) -> str:
+    """The UTF-8 text of a regular file of at most ``most`` bytes.
+
+    Raises FileError if it cannot be read, FormatError if it is larger, or no text.
+    """
+    try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise FileError(f"{path}: cannot be read (is no file)")
+        if status.st_size > most:
+            raise FormatError(f"{path}: has {status.st_size / 1e6:.0f} MB, too much for what it should say")
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise FileError(f"{path}: cannot be read ({error.strerror})") from None
+    except UnicodeDecodeError:
+        raise FormatError(f"{path}: is no text in UTF-8") from None
+
+
+def read_json(path: Path, most: int = MAX_JSON_BYTES) -> Any:
+    """What a JSON file says; raises as ``read_text`` does, and FormatError if it is no JSON, or nested too deeply."""
+    try:
+        return json.loads(read_text(path, most))
+    except (ValueError, RecursionError):
+        raise FormatError(f"{path}: is no JSON") from None
+
+
 def safe_name(text: str, fallback: str = "untitled") -> str:
-    """A file name that every system takes: letters, digits, ``.``, ``_``, ``-``; at most 64 characters."""
-    plain = unicodedata.normalize("NFKC", text)
-    slug = re.sub(r"[^\w.-]+", "-", plain).strip("-._")[:64].rstrip("-._")
-    if slug.split(".")[0].lower() in _RESERVED:
-        slug = f"{slug}-1"
+    """A file name that every system takes: letters, digits, ``.``, ``_``, ``-``; at most 64 of them, in 192 bytes."""
+    letters, most = LONGEST_SLUG
+    slug = re.sub(r"[^\w.-]+", "-", unicodedata.normalize("NFKC", text)).strip("-._")[:letters]
+    slug = slug.encode()[:most].decode(errors="ignore").rstrip("-._")
+    stem, dot, rest = slug.partition(".")
+    if stem.lower() in _RESERVED:  # With any ending.
+        slug = f"{stem}-1{dot}{rest}"
     return slug or fallback
 
 
@@ -191,4 +247,7 @@ def read_safetensors_header(path: Path) -> dict[str, Any]:
         raise FormatError(f"{path}: is not a safetensors file (its header is damaged)") from None
     if max(ends, default=0) != size - 8 - length:
         raise FormatError(f"{path}: is cut short, or has bytes beyond its last tensor")
+    odd = next((name for name in header if len(name) > LONGEST_NAME or not name.isprintable()), None)
+    if odd is not None:  # It would stand in messages, and cost time wherever it is compared.
+        raise FormatError(f"{path}: a tensor has a name that no tool gives: {shown(odd, 60)!r}")
     return header

@@ -103,7 +103,9 @@ def receive(dropped: Iterable[Dropped], room: Path) -> Delivery:
     delivery = Delivery()
     opened = 0
     for item in dropped:
-        if item.suffix == ZIP:
+        if not item.path.is_file():  # A pipe would be waited for.
+            delivery.remarks.append(f"{shown(item.name.name)} is no regular file; hand over the file itself.")
+        elif item.suffix == ZIP:
             opened += 1
             try:
                 for unpacked in _unpack(item, room / str(opened), delivery):

@@ -102,6 +102,7 @@ def _examine(path: Path, length: int, modified: int) -> Facts:
         raise DatasetError(f"has {length / 1e6:.0f} MB; {MAX_FILE_BYTES / 1e6:.0f} at most: save it smaller")
     try:
         with Image.open(path, formats=FORMATS) as image:
+            _require_small(image)
             size = Size(*(image.size[::-1] if _orientation(image) >= 5 else image.size))
             _require_usable(size)
             animated = image.format in _ANIMATED and getattr(image, "is_animated", False)
@@ -124,10 +125,16 @@ def _examine(path: Path, length: int, modified: int) -> Facts:
         raise DatasetError(_complaint(path, error)) from None
 
 
+def _require_small(image: Image.Image) -> None:
+    """Raises DatasetError by the header alone: before anything is asked of a picture for which Pillow decodes it."""
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        limit = f"over {MAX_PIXELS / 1e6:.0f} million it is not opened"
+        raise DatasetError(f"has {width} x {height} pixels; {limit}: scale it down")
+
+
 def _require_usable(size: Size) -> None:
     shown = f"{size.width} x {size.height} pixels"
-    if size.width * size.height > MAX_PIXELS:
-        raise DatasetError(f"has {shown}; over {MAX_PIXELS / 1e6:.0f} million it is not opened: scale it down")
     if min(size) < MIN_SIDE:
         raise DatasetError(f"is too small ({shown}); each side needs at least {MIN_SIDE}")
     if max(size) > MAX_RATIO * min(size):
@@ -135,6 +142,8 @@ def _require_usable(size: Size) -> None:
 
 
 def _complaint(path: Path, error: Exception) -> str:
+    if isinstance(error, DatasetError):
+        return str(error)
     if isinstance(error, Image.DecompressionBombError):
         return f"has too many pixels; over {MAX_PIXELS / 1e6:.0f} million it is not opened: scale it down"
     if isinstance(error, Image.UnidentifiedImageError):
@@ -155,6 +164,7 @@ def open_picture(path: Path, background: str = "#ffffff", at_least: Size | None 
     """
     try:
         with Image.open(path, formats=FORMATS) as image:
+            _require_small(image)
             if at_least:
                 wanted = (2 * at_least.width, 2 * at_least.height)
                 image.draft(None, wanted[::-1] if _orientation(image) >= 5 else wanted)
@@ -169,6 +179,7 @@ def orientation(path: Path) -> int:
     """EXIF orientation 1 (upright) to 8 of a picture file; raises DatasetError as ``open_picture`` does."""
     try:
         with Image.open(path, formats=FORMATS) as image:
+            _require_small(image)
             return _orientation(image)
     except Exception as error:
         raise DatasetError(f"{path}: {_complaint(path, error) if os.path.exists(path) else 'is gone'}") from error
@@ -180,7 +191,9 @@ def open_mask(path: Path) -> Image.Image:
 
 
 def _orientation(image: Image.Image) -> int:
-    """EXIF orientation 1 to 8; 1 where there is none or it is broken. Pillow turns a TIFF by itself."""
+    """EXIF orientation 1 to 8; 1 where there is none or it is broken. Pillow turns a TIFF by itself, and decodes a PNG
+    to look for it behind the pixels.
+    """
     try:
         value = 1 if image.format == "TIFF" else image.getexif().get(_ORIENTATION, 1)
     except Exception:  # broken EXIF makes Pillow raise almost anything, and says nothing of the pixels

@@ -1,13 +1,13 @@
 """Which family a folder or a file is of, and how large it draws, from its configs or its header alone."""
 
-import json
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from sdlora.errors import ModelError, first_line
+from sdlora.errors import ModelError, SdloraError, shown
 from sdlora.families import FAMILIES
-from sdlora.files import read_safetensors_header
+from sdlora.families.plain import MOST_LEVELS, read_config, read_index, require_plain
+from sdlora.files import read_json, read_safetensors_header
 
 PIPELINES = {
     "StableDiffusionPipeline": "sd1",
@@ -27,16 +27,19 @@ USUAL_SIZE = 512
 def detect_folder(folder: Path) -> str:
     """The family of a diffusers folder, from its ``model_index.json`` and its UNet's config.
 
-    Raises ModelError if it is no such folder.
+    Raises ModelError if it is no such folder, or not one of data alone (``require_plain``).
     """
-    index = _read_json(folder / "model_index.json", f"{folder}: has no model_index.json, so it is no diffusers model")
+    index = read_index(folder)
+    require_plain(folder, index)
     family = PIPELINES.get(index.get("_class_name", ""), "")
-    unet = _read_json(folder / "unet" / "config.json", f"{folder}: the part unet is missing (no unet/config.json)")
+    if not (folder / "unet" / "config.json").exists():
+        raise ModelError(f"{folder}: the part unet is missing (no unet/config.json)")
+    unet = read_config(folder / "unet" / "config.json")
     if unet.get("in_channels") == 9:
         return "inpainting"
     if family == "sd1" and (unet.get("use_linear_projection") or unet.get("cross_attention_dim") == 1024):
         return "sd2"  # SD 1.x projects with convolutions.
-    return family or str(index.get("_class_name"))
+    return family or shown(index.get("_class_name"), 60)
 
 
 def detect_file(file: Path) -> str:
@@ -72,9 +75,9 @@ def served(family: str, place: object) -> str:
 
 def folder_size(folder: Path) -> int:
     """The side in pixels that a diffusers folder draws best; 512 where its configs do not tell."""
-    with suppress(OSError, ValueError, KeyError, TypeError):  # Not all there: loading it will say what is missing.
-        unet, vae = (json.loads((folder / part / "config.json").read_text()) for part in ("unet", "vae"))
-        return int(unet["sample_size"]) * 2 ** (len(vae["block_out_channels"]) - 1)
+    with suppress(SdloraError, ValueError, KeyError, TypeError, OverflowError):  # Loading it will say what is missing.
+        unet, vae = (read_json(folder / part / "config.json") for part in ("unet", "vae"))
+        return int(unet["sample_size"]) * 2 ** (len(vae["block_out_channels"][:MOST_LEVELS]) - 1)
     return USUAL_SIZE
 
 
@@ -91,15 +94,3 @@ def _shape(header: dict[str, Any], name: str, dimensions: int) -> list[int]:
     """The shape of a tensor of so many ``dimensions``; zeros if there is no such tensor."""
     shape = header.get(name, {}).get("shape", [])
     return shape if isinstance(shape, list) and len(shape) == dimensions else [0] * dimensions
-
-
-def _read_json(path: Path, otherwise: str) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ModelError(otherwise) from None
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{path}: cannot be read: {first_line(error)}") from None
-    if not isinstance(value, dict):
-        raise ModelError(f"{path}: is no JSON object")
-    return value

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from sdlora.errors import FormatError, ModelError, first_line
+from sdlora.errors import FormatError, ModelError, SdloraError, first_line
 from sdlora.families import FAMILIES, original
 from sdlora.families.catalog import catalog, find, folders
 from sdlora.families.detect import USUAL_SIZE, detect_file, detect_folder, folder_size, hub_size, served
@@ -131,7 +131,9 @@ def _load_folder(folder: Path, model: Model) -> "Family":
         raise ModelError(f"{model.base}: has no {model.variant} weights; leave model.variant out")
     try:
         return family.load(folder, model.base, model.schedule, variant=model.variant, local_files_only=True)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except (SdloraError, MemoryError):
+        raise
+    except Exception as error:  # A stranger's configs and tensors: the libraries raise almost anything.
         raise ModelError(f"{model.base}: cannot be loaded: {first_line(error)}") from error
 
 
@@ -152,8 +154,6 @@ def _require_weights(part: Path, model: Model) -> None:
 
 def _load_file(file: Path, model: Model) -> "Family":
     """From one file of the original layout. Its configs are bundled; its vocabulary is found before it is read."""
-    from diffusers.loaders.single_file_utils import SingleFileComponentError
-
     name = original.whole_family(file)
     family: Any = FAMILIES[name]
     config = original.config_of(name, model.prediction_type)
@@ -164,7 +164,9 @@ def _load_file(file: Path, model: Model) -> "Family":
         raise ModelError(
             f"{model.base}: lacks tensors that an {name} model has; it was cut down, or is of another architecture"
         ) from error
-    except (SingleFileComponentError, OSError, ValueError, KeyError, RuntimeError) as error:
+    except (SdloraError, MemoryError):
+        raise
+    except Exception as error:  # Likewise.
         raise ModelError(f"{model.base}: cannot be loaded as {name}: {first_line(error)}") from error
 
 

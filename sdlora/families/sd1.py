@@ -4,7 +4,12 @@ from typing import Any
 
 from sdlora.families.stable import StableDiffusion
 
-WITHOUT_CHECKER = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
+WITHOUT_CHECKER = {
+    "safety_checker": None,
+    "feature_extractor": None,
+    "image_encoder": None,
+    "requires_safety_checker": False,
+}
 
 
 class SD1(StableDiffusion):

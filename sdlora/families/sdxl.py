@@ -16,7 +16,7 @@ class SDXL(StableDiffusion):
     """A loaded Stable Diffusion XL base model."""
 
     name = "sdxl"
-    extras = {"feature_extractor": None, "add_watermarker": False}
+    extras = {"feature_extractor": None, "image_encoder": None, "add_watermarker": False}
     parts = ("unet", "vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "scheduler")
     encoders = ("text_encoder", "text_encoder_2")
     tokenizers = ("tokenizer", "tokenizer_2")

@@ -54,6 +54,6 @@ def _models(folder: Path, base: str) -> "dict[str, nn.Module]":
                 projects = (config.architectures or [""])[0] == "CLIPTextModelWithProjection"
                 kind = transformers.CLIPTextModelWithProjection if projects else transformers.CLIPTextModel
                 models[part.name] = kind(config)
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+    except Exception as error:  # A stranger's configs: the libraries raise almost anything.
         raise ModelError(f"{base}: its configs cannot be read: {first_line(error)}") from error
     return models

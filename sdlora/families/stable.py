@@ -148,7 +148,7 @@ class StableDiffusion(Family):
 
     def pipeline(self, scheduler: Any) -> Any:
         parts = {"vae": self._vae, "unet": self.unet, **self._tokenizers, **self._encoders}
-        return self.kind()(**parts, scheduler=scheduler, image_encoder=None, **self.extras)
+        return self.kind()(**parts, scheduler=scheduler, **self.extras)
 
 
 def _require_weights(source: str, part: str, module: "nn.Module") -> None:

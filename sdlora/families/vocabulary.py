@@ -12,6 +12,7 @@ from typing import Any
 from sdlora.errors import ModelError, first_line
 from sdlora.families.catalog import folders
 from sdlora.families.hub import refusal
+from sdlora.families.plain import require_plain_words
 
 REPOSITORY = "openai/clip-vit-large-patch14"
 FILES = ("vocab.json", "merges.txt")
@@ -76,6 +77,7 @@ def _downloaded() -> Path:
 def _tokenizer(folder: Path, stated: Path) -> Any:
     from transformers import CLIPTokenizer
 
+    require_plain_words(folder)
     told = json.loads((stated / "tokenizer_config.json").read_text(encoding="utf-8"))
     marks = {name: told[name] for name in MARKS}
     try:

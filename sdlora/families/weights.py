@@ -9,6 +9,7 @@ from sdlora.errors import MismatchError, ModelError
 from sdlora.families.hub import fetch
 from sdlora.families.loading import WEIGHTED, locate
 from sdlora.families.original import whole_family
+from sdlora.families.plain import read_index, require_plain
 from sdlora.families.settings import Model
 from sdlora.files import read_safetensors_header
 
@@ -63,6 +64,7 @@ def places(base: str, paths: Iterable[str]) -> dict[str, Place]:
     wanted = ("model_index.json", "*/config.json", *(f"{part}/*.safetensors" for part in WEIGHTED))
     unwanted = ("*/*.non_ema.*", "*/*.fp16.*")
     folder = fetch(Model(base=base), wanted, unwanted) if source.kind == "hub" else Path(source.location)
+    require_plain(folder, read_index(folder))
     return dict(_in_folder(folder, paths))
 
 

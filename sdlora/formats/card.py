@@ -53,6 +53,8 @@ def read_card(path: Path) -> Card:
     refuse_pickle(path)
     header = read_safetensors_header(path)
     shapes = {key: _shape(path, entry) for key, entry in header.items() if key != "__metadata__"}
+    if not shapes:
+        raise FormatError(f"{path}: holds no tensors")
     metadata = _metadata(header)
     foreign = next((name for mark, name in FOREIGN.items() if any(mark in f"{key}." for key in shapes)), "")
     format = max(FORMATS.values(), key=lambda candidate: sum(candidate.parse(key) is not None for key in shapes))

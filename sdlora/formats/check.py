@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from sdlora.adapters.base import AdapterState
 from sdlora.adapters.fit import misfits, text_width, widths
 from sdlora.adapters.targets import adaptable
-from sdlora.errors import MismatchError, SdloraError
+from sdlora.errors import FormatError, MismatchError, SdloraError
 from sdlora.formats.card import FAMILY_NAMES, Card, read_card
 from sdlora.formats.folders import is_peft
 from sdlora.formats.inspection import described
@@ -56,7 +56,7 @@ def check_adapter(path: Path, base: Base | None = None) -> Check:
     facts: tuple[tuple[str, str], ...] = ()
     name = base.name if base else ""
     try:
-        card = None if is_peft(path) else read_card(path)  # PEFT's folders have no header to go by.
+        card = None if is_peft(path) else _card(path)  # PEFT's folders have no header to go by.
         facts = _facts(card) if card else ()
         if base and card and card.family and base.family and card.family != base.family:
             sentence = _wrong(FAMILY_NAMES[card.family], base.name, FAMILY_NAMES.get(base.family, ""))
@@ -77,6 +77,15 @@ def check_adapter(path: Path, base: Base | None = None) -> Check:
         )
     except SdloraError as error:
         return Check(str(error).replace(str(path), path.name), facts=facts, base=name)
+
+
+def _card(path: Path) -> Card:
+    """``read_card``; where it finds no adapter, reading the tensors has a more exact reason."""
+    try:
+        return read_card(path)
+    except FormatError:
+        open_adapter(path)
+        raise
 
 
 def require_fit_of(path: Path, base: str) -> str:

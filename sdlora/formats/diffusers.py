@@ -8,11 +8,11 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from sdlora.adapters.base import AdapterState, state_of
-from sdlora.errors import FormatError
+from sdlora.errors import FormatError, shown
 from sdlora.formats.base import Slot, gather
 from sdlora.formats.metadata import PEFT_HEADER, network
 
@@ -74,8 +74,7 @@ class Diffusers:
         return any(self.parse(key) for key in keys)
 
     def read(self, tensors: "Mapping[str, Tensor]", metadata: Mapping[str, str]) -> AdapterState:
-        configs = _configs(metadata)
-        modules = gather(tensors, self.parse, lambda path, rank: alpha_by(configs, path, rank))
+        modules = gather(tensors, self.parse, alphas(_configs(metadata)))
         return state_of(modules, {key: text for key, text in metadata.items() if key != PEFT_HEADER})
 
     def write(self, state: AdapterState) -> "tuple[dict[str, Tensor], dict[str, str]]":
@@ -135,24 +134,45 @@ def _configs(metadata: Mapping[str, str]) -> dict[str, Any]:
     return fields
 
 
-def alpha_by(configs: Mapping[str, Any], path: str, rank: int) -> float:
-    """A layer's alpha by the header, as PEFT would take it; its rank if the header says nothing of its component."""
-    component, _, rest = path.partition(".")
-    if f"{component}.lora_alpha" not in configs:
-        return float(rank)
-    alpha, patterns = configs[f"{component}.lora_alpha"], configs.get(f"{component}.alpha_pattern") or {}
-    if len(patterns) > MOST_PATTERNS:
-        raise FormatError(f"the header's alpha_pattern has {len(patterns)} entries, over the allowed {MOST_PATTERNS}")
-    for pattern, value in patterns.items() if isinstance(patterns, dict) else ():
+def alphas(configs: Mapping[str, Any]) -> Callable[[str, int], float]:
+    """What tells a layer's alpha by its path and rank, as PEFT would take it from the header's ``configs``.
+
+    It is the rank where the header says nothing of the component. Raises FormatError for what is no plain pattern;
+    so does the answer for an alpha that is no number.
+    """
+    told = {name: configs[f"{name}.lora_alpha"] for name in COMPONENTS if f"{name}.lora_alpha" in configs}
+    patterns = {name: _patterns(configs.get(f"{name}.alpha_pattern")) for name in told}
+
+    def alpha(path: str, rank: int) -> float:
+        component, _, rest = path.partition(".")
+        if component not in told:
+            return float(rank)
+        steps = rest.split(".")
+        ends = (".".join(steps[number:]) for number in range(len(steps)))
+        found = [patterns[component][end] for end in ends if end in patterns[component]]
+        value = max(found, key=lambda one: one[0])[1] if found else told[component]  # Of several the last holds.
+        if not isinstance(value, int | float) or isinstance(value, bool) or not abs(value) <= MOST:
+            said = shown(value, 40) if isinstance(value, str | int | float) else f"a {type(value).__name__}"
+            raise FormatError(f"{path}: the header's alpha {said!r} is no number up to {MOST}")
+        # rsLoRA scales by alpha / sqrt(rank) (arXiv:2312.03732)
+        return float(value) * (math.sqrt(rank) if configs.get(f"{component}.use_rslora") else 1.0)
+
+    return alpha
+
+
+def _patterns(given: Any) -> dict[str, tuple[int, Any]]:
+    """The places and values of an ``alpha_pattern`` by the ends of paths that they are for."""
+    if not isinstance(given, dict):
+        return {}
+    if len(given) > MOST_PATTERNS:
+        raise FormatError(f"the header's alpha_pattern has {len(given)} entries, over the allowed {MOST_PATTERNS}")
+    found: dict[str, tuple[int, Any]] = {}
+    for place, (pattern, value) in enumerate(given.items()):
         plain = _PLAIN.fullmatch(pattern.replace("\\.", "."))
         if plain is None:
-            raise FormatError(f"the header's alpha_pattern {pattern!r} is no plain layer name")
-        if f".{rest}".endswith(f".{plain[1]}"):
-            alpha = value
-    if not isinstance(alpha, int | float) or isinstance(alpha, bool) or not abs(alpha) <= MOST:
-        raise FormatError(f"{path}: the header's alpha {str(alpha)[:40]!r} is no number up to {MOST}")
-    # rsLoRA scales by alpha / sqrt(rank) (arXiv:2312.03732)
-    return float(alpha) * (math.sqrt(rank) if configs.get(f"{component}.use_rslora") else 1.0)
+            raise FormatError(f"the header's alpha_pattern {shown(pattern)!r} is no plain layer name")
+        found[plain[1]] = place, value
+    return found
 
 
 def _whole(number: float) -> int | float:

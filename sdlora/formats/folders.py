@@ -9,14 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from sdlora.adapters.base import AdapterState
 from sdlora.errors import FileError, FormatError
+from sdlora.files import foreign, read_json, read_safetensors_header
 from sdlora.formats import peft
 from sdlora.formats.metadata import network
 
 if TYPE_CHECKING:
     from sdlora.formats.storage import Contents
-
-MAX_CONFIG = 4 << 20
-"""Bytes: configurations with a rank for every layer are far smaller."""
 
 
 def is_peft(path: Path) -> bool:
@@ -27,7 +25,8 @@ def is_peft(path: Path) -> bool:
 def open_folder(path: Path) -> "Contents":
     """What the folder at ``path`` holds: one component's folder, or one with such folders by component in it.
 
-    Raises FormatError for anything damaged or of a kind not served, FileError if it cannot be read.
+    Raises FormatError for anything damaged, of a kind not served, or that links out of it; FileError if it cannot be
+    read.
     """
     from sdlora.formats.storage import Contents, load_sound
 
@@ -36,6 +35,7 @@ def open_folder(path: Path) -> "Contents":
     unknown: list[str] = []
     metadata: dict[str, str] = {}
     for component, folder in _parts(path).items():
+        _require_own(path, folder)
         found = load_sound(folder / peft.TENSORS, lambda key, component=component: peft.parse(component, key))  # type: ignore[misc]
         types.update(found.types)
         unknown += found.unknown
@@ -84,20 +84,18 @@ def _parts(path: Path) -> dict[str, Path]:
 
 
 def _keys(file: Path) -> list[str]:
-    from sdlora.files import read_safetensors_header
-
     return list(read_safetensors_header(file))
 
 
+def _require_own(root: Path, folder: Path) -> None:
+    """Raises FormatError for a component's ``folder`` that lies, or has a file that lies, outside ``root``."""
+    for place in (folder, folder / peft.CONFIG, folder / peft.TENSORS):
+        if place.exists() and (reason := foreign(place, root)):
+            raise FormatError(f"{place}: {reason}")
+
+
 def _config(file: Path) -> dict[str, Any]:
-    try:
-        if file.stat().st_size > MAX_CONFIG:
-            raise FormatError(f"{file}: is over {MAX_CONFIG >> 20} MB, too large for a configuration")
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise FileError(f"{file}: cannot be read ({error.strerror})") from None
-    except (ValueError, RecursionError):
-        raise FormatError(f"{file}: is no JSON") from None
+    config = read_json(file)
     if not isinstance(config, dict):
         raise FormatError(f"{file}: is no JSON object")
     return config

@@ -9,8 +9,12 @@ from pathlib import Path
 from sdlora.adapters import forms
 from sdlora.adapters.base import ModuleState
 from sdlora.adapters.fit import text_width, widths
+from sdlora.errors import shown
 from sdlora.formats.kinship import family_of
 from sdlora.formats.storage import Contents, open_adapter
+
+MOST_WORDS = 32
+"""Of a trigger phrase: a longer one calls nothing, and would stand on every card."""
 
 
 @dataclass(frozen=True)
@@ -51,11 +55,11 @@ class Inspection:
             "alpha": _listed(self.alphas),
             "layers": "; ".join(layers),
             "parameters": f"{self.parameters:,}",
-            "triggers": ", ".join(self.triggers) or "none given",
+            "triggers": shown(", ".join(self.triggers)) or "none given",
         }
         if self.unknown:
             rows["left out"] = f"{len(self.unknown)} keys that name no layer, such as {self.unknown[0]}"
-        said = ((key, _short(text)) for key, text in sorted(self.metadata.items()))
+        said = ((shown(key, 60), shown(text)) for key, text in sorted(self.metadata.items()))
         return "\n".join(f"{name + ':':<34} {text}" for name, text in (*rows.items(), *said))
 
 
@@ -105,12 +109,12 @@ def delta_square(module: ModuleState) -> float:
 def triggers(metadata: Mapping[str, str], most: int = 5) -> tuple[str, ...]:
     """The words that call an adapter: its trigger phrase, or the commonest parts of its captions."""
     if phrase := metadata.get("modelspec.trigger_phrase"):
-        return tuple(word.strip() for word in phrase.split(",") if word.strip())
+        return tuple(shown(word.strip()) for word in phrase.split(",")[:MOST_WORDS] if word.strip())
     try:
         folders = json.loads(metadata.get("ss_tag_frequency", "{}"))
         counts: Counter[str] = Counter()
         for tags in folders.values():
-            counts.update({str(tag).strip(): int(count) for tag, count in tags.items()})
+            counts.update({shown(str(tag).strip()): int(count) for tag, count in tags.items()})
     except (
         AttributeError,
         OverflowError,
@@ -128,8 +132,3 @@ def _component(path: str) -> str:
 
 def _listed(numbers: tuple[float, ...]) -> str:
     return ", ".join(f"{number:g}" for number in numbers)
-
-
-def _short(text: str, most: int = 120) -> str:
-    plain = "".join(letter if letter.isprintable() else " " for letter in text)
-    return plain if len(plain) <= most else f"{plain[: most - 1]}…"

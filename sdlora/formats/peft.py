@@ -6,15 +6,15 @@ what PEFT would compute otherwise than this program does is refused, layer by la
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sdlora.adapters import forms
 from sdlora.adapters.base import AdapterState, ModuleState, state_of
 from sdlora.adapters.lycoris import factors
-from sdlora.errors import FormatError
+from sdlora.errors import FormatError, shown
 from sdlora.formats.base import Slot, gather
-from sdlora.formats.diffusers import COMPONENTS, alpha_by, classic
+from sdlora.formats.diffusers import COMPONENTS, alphas, classic
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,6 +32,10 @@ _ENDS = {
     **{name: name for method in ("loha", "lokr") for name in forms.names(method)},
 }  # fmt: skip
 _KEY = re.compile(rf"(?P<path>.+?)\.(?P<slot>{'|'.join(map(re.escape, sorted(_ENDS, key=len, reverse=True)))})")
+
+
+Told = Callable[[str, int], float]
+"""What ``alphas`` gives."""
 
 
 class Part(NamedTuple):
@@ -58,19 +62,21 @@ def read(parts: Mapping[str, Part]) -> AdapterState:
     modules: dict[str, ModuleState] = {}
     for component, (tensors, config) in parts.items():
         if config.get("peft_type") not in KINDS.values():
-            raise FormatError(f"{component}: is of PEFT's kind {config.get('peft_type')!r}, which is not read")
+            raise FormatError(f"{component}: is of PEFT's kind {_said(config.get('peft_type'))}, which is not read")
         _require_plain(component, config)
         if config.get("peft_type") == "IA3":
             modules |= _scales(component, tensors)
             continue
         fields = {f"{component}.{name}": config.get(name) for name in ("alpha_pattern", "use_rslora")}
         fields[f"{component}.lora_alpha"] = config.get("lora_alpha", config.get("alpha", 1))
-        own = gather(
-            tensors,
-            lambda key, component=component: parse(component, key),  # type: ignore[misc]
-            lambda path, rank, fields=fields: alpha_by(fields, path, rank),  # type: ignore[misc]
-        )
-        modules |= {path: _as_meant(path, module, component, config, fields) for path, module in own.items()}
+        alpha = alphas(fields)
+        own = gather(tensors, lambda key, component=component: parse(component, key), alpha)  # type: ignore[misc]
+        ranks = {
+            f"{component}.lora_alpha": config.get("r", 1),
+            f"{component}.alpha_pattern": config.get("rank_pattern"),
+        }
+        rank = alphas(ranks)
+        modules |= {path: _as_meant(path, module, rank, alpha) for path, module in own.items()}
     return state_of(modules)
 
 
@@ -85,20 +91,23 @@ def _require_plain(component: str, config: Mapping[str, Any]) -> None:
     }
     for name, value in odd.items():
         if value:
-            raise FormatError(f"{component}: PEFT's {name} = {value!r} changes what its tensors mean; it is not read")
+            said = f"PEFT's {name} = {_said(value)}"
+            raise FormatError(f"{component}: {said} changes what its tensors mean; it is not read")
 
 
-def _as_meant(
-    path: str, module: ModuleState, component: str, config: Mapping[str, Any], fields: Mapping[str, Any]
-) -> ModuleState:
+def _said(value: object) -> str:
+    """A configuration's ``value`` in a message: words and numbers alone, as anything else may be of any size."""
+    return repr(shown(value, 60)) if isinstance(value, str | int | float | None) else f"a {type(value).__name__}"
+
+
+def _as_meant(path: str, module: ModuleState, rank_of: Told, alpha_of: Told) -> ModuleState:
     """PEFT scales a LoKr by alpha / r where neither factor has a rank, too: that goes into a tensor."""
     if module.method != "lokr" or module.rank:
         return module
-    ranks = {f"{component}.lora_alpha": config.get("r", 1), f"{component}.alpha_pattern": config.get("rank_pattern")}
-    rank = alpha_by(ranks, path, 1)
+    rank = rank_of(path, 1)
     if rank < 1:
         raise FormatError(f"{path}: its rank {rank:g} is none")
-    scale = alpha_by(fields, path, 1) / rank
+    scale = alpha_of(path, 1) / rank
     return module if scale == 1.0 else module.times(scale)
 
 

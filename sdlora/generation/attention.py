@@ -13,9 +13,10 @@ from typing import NamedTuple
 ROUND, SQUARE = 1.1, 1 / 1.1
 BACK = 20
 """How many tokens a full part is shortened by at most, to end at a comma."""
+DEEPEST = 32
+"""Brackets of a kind that count inside one another; what is opened further in is a letter (1.1 ** 32 is 21)."""
 PIECE = re.compile(r"\\[\\()\[\]]|[()\[\]]|:\s*([+-]?(?:\d+(?:\.\d*)?|\.\d+))\s*\)|[^\\()\[\]:]+|[\\:]")
 BREAK = re.compile(r"\bBREAK\b")
-"""The spaces around it go too; looked for in here, a stranger's many spaces would take their square of steps."""
 
 
 class Run(NamedTuple):
@@ -43,7 +44,7 @@ def parse(prompt: str) -> list[Run]:
 
     for piece in PIECE.finditer(prompt):
         text, number = piece.group(), piece.group(1)
-        if text in opened:
+        if text in opened and len(opened[text]) < DEEPEST:
             opened[text].append(len(runs))
         elif number is not None and opened["("]:
             close("(", float(number))
@@ -54,14 +55,25 @@ def parse(prompt: str) -> list[Run]:
         elif text.startswith("\\") and len(text) == 2:
             runs.append(Run(text[1]))
         else:
-            parts = BREAK.split(text)
-            for place, part in enumerate(parts):
-                own = part.lstrip() if place else part
-                runs += [Run(None)] * (place > 0) + [Run(own if place == len(parts) - 1 else own.rstrip())]
+            runs += _parts(text)
     for bracket, factor in (("(", ROUND), ("[", SQUARE)):
         while opened[bracket]:
             close(bracket, factor)
     return _joined(runs)
+
+
+def _parts(text: str) -> list[Run]:
+    """``text`` as runs, cut at each ``BREAK``, which takes the space around it along."""
+    first, *rest = BREAK.split(text)
+    if not rest:
+        return [Run(first)]
+    *middle, last = rest
+    return [
+        Run(first.rstrip()),
+        *(run for part in middle for run in (Run(None), Run(part.strip()))),
+        Run(None),
+        Run(last.lstrip()),
+    ]
 
 
 def _joined(runs: Sequence[Run]) -> list[Run]:

@@ -14,12 +14,15 @@ from typing import NamedTuple
 from sdlora.errors import ConfigError
 from sdlora.generation.samplers import canonical
 
-NUMBER = r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)"
+NUMBER = r"[+-]?(?:\d{1,20}(?:\.\d{0,20})?|\.\d{1,20})"
+"""Of no more digits than any setting has: a number's time grows with their square."""
 RANGE = re.compile(
     rf"(?P<first>{NUMBER})\s*-\s*(?P<last>{NUMBER})"
-    rf"(?:\s*\(\s*(?P<step>{NUMBER})\s*\)|\s*\[\s*(?P<count>\d+)\s*\])?"
+    rf"(?:\s*\(\s*(?P<step>{NUMBER})\s*\)|\s*\[\s*(?P<count>\d{{1,20}})\s*\])?"
 )
 MOST_VALUES = 200
+MOST_LETTERS = 100_000
+"""Of an axis' text."""
 DECIMALS = 6
 """Of numbers in a range: 0 to 0.3 by 0.1 has no 0.30000000000000004."""
 
@@ -69,6 +72,8 @@ def read_axis(kind: str, text: str, checkpoints: Sequence[int] = ()) -> Axis:
     """
     if not kind:
         return Axis()
+    if len(text) > MOST_LETTERS:
+        raise ConfigError(f"{kind}: {len(text)} letters; give {MOST_LETTERS} at most")
     if kind not in KINDS:
         near = difflib.get_close_matches(kind, KINDS, n=1)
         hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(KINDS)}"

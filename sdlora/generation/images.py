@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from PIL import Image
 
 NEGATIVE = "Negative prompt:"
-SETTING = re.compile(r'(\w[\w \-/]{1,63}):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')
-"""A1111's, but for its names without an end: in a stranger's long text, each letter would look through the rest."""
+SETTING = re.compile(r'(\w[\w \-/]{1,80}):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')
+"""A1111's, with names of a bounded length: without it, a long line without a colon takes the square of its length."""
 SAID_OF_BASE: Mapping[str, str] = {"prediction_type": "Prediction type", "zero_terminal_snr": "Zero terminal SNR"}
 """What may be said of a base where its own files do not tell: ``Model``'s settings, and their names in the text."""
 NEEDS_QUOTES = re.compile(r'[,:\n\r"]|^\s|\s$')
@@ -57,10 +57,14 @@ def embedded(path: Path) -> dict[str, str]:
     """The texts that a picture carries, by their keys. Raises FileError if it is no picture."""
     from PIL import Image
 
+    from sdlora.data.pictures import FORMATS
+
     try:
-        with Image.open(path) as image:
+        if not path.is_file():  # A pipe would be waited for.
+            raise OSError
+        with Image.open(path, formats=FORMATS) as image:
             return {str(key): text for key, text in image.info.items() if isinstance(text, str)}
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+    except Exception:  # A hostile file makes Pillow raise almost anything.
         raise FileError(f"{path.name}: is not a picture that can be read") from None
 
 

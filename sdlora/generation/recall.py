@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import get_args
 
-from sdlora.errors import ConfigError, FileError
+from sdlora.errors import ConfigError, FileError, shown
 from sdlora.families.settings import Model
 from sdlora.generation import prompt as prompts
 from sdlora.generation.images import SAID_OF_BASE, Parameters, embedded, parse_parameters
@@ -77,7 +77,7 @@ def recall(text: str, adapters: Collection[str]) -> Recalled:
     said = _said(read.settings, remarks)
     rest = [name for name in read.settings if name not in READ | NO_MATTER]
     if rest:
-        remarks.append(f"Not taken over, as there is no such field here: {', '.join(rest)}.")
+        remarks.append(f"Not taken over, as there is no such field here: {shown(', '.join(rest), 300)}.")
     model = read.settings.get("Model", "")
     return Recalled(prompt, read.negative, scales, sampler, model, numbers, tuple(remarks), said)
 
@@ -93,7 +93,7 @@ def _adapters(prompt: str, known: Collection[str], remarks: list[str]) -> tuple[
     for name, scale in asked.items():
         tag = prompts.tag(name, scale)
         if name not in known:
-            remarks.append(f"There is no adapter {name!r} here: {tag} was left out.")
+            remarks.append(f"There is no adapter {shown(name, 60)!r} here: {shown(tag, 80)} was left out.")
         elif isinstance(scale, float) and -2 <= scale <= 2:
             scales[name] = scale
         else:  # No slider holds it.
@@ -110,10 +110,10 @@ def _sampler(read: Parameters, remarks: list[str]) -> str:
         except ConfigError:
             continue
         if name == given and schedule:
-            remarks.append(f"{found} has no schedule type {schedule!r} here: its own is taken.")
+            remarks.append(f"{found} has no schedule type {shown(schedule, 40)!r} here: its own is taken.")
         return found
     if given:
-        remarks.append(f"There is no sampler {given!r} here: the sampler stays as it is.")
+        remarks.append(f"There is no sampler {shown(given, 40)!r} here: the sampler stays as it is.")
     return ""
 
 

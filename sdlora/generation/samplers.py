@@ -9,7 +9,7 @@ import inspect
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from sdlora.errors import ConfigError
+from sdlora.errors import ConfigError, shown
 
 
 class Sampler(NamedTuple):
@@ -59,7 +59,9 @@ def canonical(name: str) -> str:
     if key in _BY_LOWER:
         return _BY_LOWER[key]
     near = [_BY_LOWER[match] for match in difflib.get_close_matches(key, _BY_LOWER, n=3)]
-    raise ConfigError(f"sampler {name!r}: is unknown; {'near it' if near else 'known'}: {', '.join(near or SAMPLERS)}")
+    raise ConfigError(
+        f"sampler {shown(name, 60)!r}: is unknown; {'near it' if near else 'known'}: {', '.join(near or SAMPLERS)}"
+    )
 
 
 def split(name: str) -> tuple[str, str]:

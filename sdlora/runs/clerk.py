@@ -4,7 +4,6 @@
 """
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -14,7 +13,7 @@ from typing import Any, NamedTuple
 
 from sdlora.errors import FileError, SdloraError
 from sdlora.formats.check import Check
-from sdlora.runs.process import PATIENT
+from sdlora.runs.process import environment
 
 
 class Stage(NamedTuple):
@@ -60,7 +59,7 @@ class Errand:
         """All that the process tells, line by line; its end is waited for, or brought about."""
         process = self._process = subprocess.Popen(
             [sys.executable, "-m", "sdlora.runs.clerk"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL, env={**PATIENT, **os.environ},
+            stderr=subprocess.DEVNULL, env=environment(),
         )  # fmt: skip
         assert process.stdin is not None and process.stdout is not None
         error = ""

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sdlora.errors import BusyError, ConfigError
+from sdlora.files import TEMPORARY
 from sdlora.runs.folder import Run, busy, hold
 from sdlora.runs.library import SUFFIX
 from sdlora.runs.trash import Trash
@@ -18,7 +19,7 @@ from sdlora.runs.trash import Trash
 DAY = 86_400.0
 STALE_DAYS = 1.0
 """After which a temporary file belongs to nothing that still runs."""
-TEMPORARY = (".tmp-*", ".merging-*")
+UNFINISHED = (f"{TEMPORARY}*", ".merging-*")
 """How unfinished files and folders are called until they are whole."""
 CACHES = ("latents", "text", "making")
 
@@ -143,12 +144,12 @@ def _trash(data_dir: Path, days: float) -> Iterator[Path]:
 
 
 def _leftovers(data_dir: Path, days: float) -> Iterator[Path]:
-    for pattern in TEMPORARY:
+    for pattern in UNFINISHED:
         yield from (path for path in data_dir.rglob(pattern) if _is_old(path, max(days, STALE_DAYS)))
 
 
 def _is_temporary(path: Path) -> bool:
-    return any(path.match(pattern) for pattern in TEMPORARY)
+    return any(path.match(pattern) for pattern in UNFINISHED)
 
 
 def _whole(*patterns: str) -> Callable[[Path, float], Iterator[Path]]:

@@ -3,6 +3,7 @@
 Everything that anyone wants to know of a run is read from here, so viewers come and go as they like.
 """
 
+import os
 import platform
 import shutil
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ from sdlora import faults
 from sdlora.checkpoint import newest_step
 from sdlora.errors import BusyError, ConfigError, FileError
 from sdlora.events import Event, RunFailed, RunFinished, RunStopped
-from sdlora.files import TEMPORARY, existing, fsync_folder, inside, safe_name, unused
+from sdlora.files import TEMPORARY, existing, foreign, fsync_folder, inside, safe_name, unused
 from sdlora.training.output import CONFIG, RunPaths
 
 if TYPE_CHECKING:
@@ -73,11 +74,19 @@ class Run(RunPaths):
 
     @classmethod
     def find(cls, runs: Path, name: str) -> "Run":
-        """The run called ``name`` in ``runs``, or the run folder at that path. Raises ConfigError if there is none."""
-        for root in (Path(), runs):
-            config = existing(Path(name, CONFIG), root)
-            if config is not None and config.is_file():
-                return cls(config.parent)
+        """The run folder at the path ``name``, or the run called so in ``runs``. Raises as ``named`` does."""
+        config = existing(Path(name, CONFIG))
+        return cls(config.parent) if config is not None and config.is_file() else cls.named(runs, name)
+
+    @classmethod
+    def named(cls, runs: Path, name: str) -> "Run":
+        """The run called ``name`` in ``runs``, and nowhere else.
+
+        Raises ConfigError if there is none, FileError for a name that leads out of ``runs``.
+        """
+        config = existing(Path(name, CONFIG), runs)
+        if config is not None and config.is_file():
+            return cls(inside(runs, config.parent))
         known = ", ".join(sorted(path.name for path in runs.glob("*/") if (path / CONFIG).is_file()))
         raise ConfigError(f"{name}: there is no such run in {runs}; there are: {known or 'none yet'}")
 
@@ -113,7 +122,7 @@ class Run(RunPaths):
 
     def held(self) -> bool:
         """Whether a process works on this run now."""
-        if not self.lock_file.exists():
+        if not self.lock_file.is_file() or self.lock_file.is_symlink():
             return False
         try:
             hold(self.lock_file, self.name).release()
@@ -129,6 +138,16 @@ class Run(RunPaths):
                     shutil.rmtree(path, ignore_errors=True)
                 else:
                     path.unlink(missing_ok=True)
+
+    def require_own(self) -> None:
+        """Raises FileError where anything in the folder is a link out of it, or no file.
+
+        A stranger's run could have its log, its states or its pictures written, or deleted, anywhere.
+        """
+        for folder, folders, files in os.walk(self.folder):
+            for path in (Path(folder, name) for name in (*folders, *files)):
+                if reason := foreign(path, self.folder):
+                    raise FileError(f"{path}: {reason}")
 
     def stop(self) -> None:
         """Ask the run's process to finish its step, save, and end."""
@@ -171,6 +190,8 @@ def read_events(journal: Path, start: int = 0) -> Iterator[Event]:
 
 def tail(journal: Path, start: int = 0) -> Iterator[tuple[Event, int]]:
     """Events from byte ``start`` on, each with the place behind it; a line without its end is left for later."""
+    if journal.exists() and not journal.is_file():  # A pipe would be waited for.
+        return
     try:
         with open(journal, "rb") as file:
             file.seek(start)
@@ -231,6 +252,8 @@ def device_lock(data_dir: Path, device: "torch.device") -> Path:
 
 def hold(lock_file: Path, what: str, wait: float = 0) -> FileLock:
     """Take an OS lock that dies with its holder. Raises BusyError if another process has it."""
+    if lock_file.is_symlink():  # What it leads to would be emptied.
+        raise FileError(f"{lock_file}: is a link; remove it")
     lock = FileLock(lock_file)
     try:
         lock_file.parent.mkdir(parents=True, exist_ok=True)

@@ -93,7 +93,11 @@ class Training:
 
 
 def launch(run: Run, processes: int = 1) -> Training:
-    """Start training ``run`` in a process (or several, over torchrun) of its own session; output goes to its log."""
+    """Start training ``run`` in a process (or several, over torchrun) of its own session; output goes to its log.
+
+    Raises FileError for a run's folder with anything in it that is not its own.
+    """
+    run.require_own()
     start = run.journal.stat().st_size if run.journal.exists() else 0
     worker = ["-m", "sdlora.runs.worker", str(run.folder)]
     if processes > 1:
@@ -105,7 +109,7 @@ def launch(run: Run, processes: int = 1) -> Training:
         run.stop_file.unlink(missing_ok=True)
         with open(run.log, "ab") as log:
             printed = log.tell()
-            process = spawn(worker, stdin=subprocess.DEVNULL, stdout=log, stderr=log, environment=environment)
+            process = spawn(worker, stdin=subprocess.DEVNULL, stdout=log, stderr=log, besides=environment)
     except OSError as error:
         raise FileError(f"{run.folder}: cannot be written ({error.strerror}); mend that, or copy the run") from error
     return Training(run, process, processes, start, printed)

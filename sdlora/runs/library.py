@@ -96,8 +96,8 @@ class Library:
         return entry
 
     def run(self, name: str) -> Run:
-        """The run called ``name``. Raises ConfigError if there is none."""
-        return Run.find(self.data_dir / "runs", name)
+        """The run called ``name``. Raises ConfigError if there is none, FileError for a name that leads elsewhere."""
+        return Run.named(self.data_dir / "runs", name)
 
     def file(self, name: str, checkpoint: str = "") -> Path:
         """The file of adapter ``name``, or of one of its run's ``checkpoint`` files. Raises ConfigError."""

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import IO, Any
 
 PATIENT = {"GOMP_SPINCOUNT": "10000"}
@@ -12,6 +13,19 @@ milliseconds, the default, starves whatever runs beside; never spinning makes sm
 cores, a step of `pocket`: 0.110 s with this, 0.136 s by default, 0.304 s with OMP_WAIT_POLICY=PASSIVE."""
 NEW_PROCESS_GROUP = 0x00000200
 """Windows' flag for what a session is elsewhere."""
+_ROOT = Path(__file__).resolve().parents[2]
+
+
+def environment() -> dict[str, str]:
+    """This program's own, for a Python process of ours.
+
+    ``python -m`` would look for modules in the working folder first, which may be a stranger's with a ``torch.py`` in
+    it. Where this package is not installed but lies in the working folder, it is found by its own path.
+    """
+    found = {**PATIENT, **os.environ, "PYTHONSAFEPATH": "1"}
+    if _ROOT.name not in ("site-packages", "dist-packages"):
+        found["PYTHONPATH"] = os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH")]))
+    return found
 
 
 def spawn(
@@ -20,9 +34,9 @@ def spawn(
     stdin: int,
     stdout: int | IO[bytes],
     stderr: IO[bytes],
-    environment: Mapping[str, str] | None = None,
+    besides: Mapping[str, str] | None = None,
 ) -> "subprocess.Popen[bytes]":
-    """Start ``python ARGUMENTS``; ``environment`` is added to this program's own."""
+    """Start ``python ARGUMENTS``; ``besides`` is added to its environment."""
     detached: dict[str, Any] = (
         {"start_new_session": True} if os.name == "posix" else {"creationflags": NEW_PROCESS_GROUP}
     )
@@ -31,6 +45,6 @@ def spawn(
         stdin=stdin,
         stdout=stdout,
         stderr=stderr,
-        env={**PATIENT, **os.environ, **(environment or {})},
+        env={**environment(), **(besides or {})},
         **detached,
     )

@@ -16,7 +16,7 @@ from sdlora.data.batches import Batches
 from sdlora.data.cache import LatentCache
 from sdlora.data.folder import Example, scan
 from sdlora.data.pictures import Size
-from sdlora.errors import ConfigError
+from sdlora.errors import ConfigError, FileError, first_line
 from sdlora.events import Progress
 from sdlora.families.base import Conditioning, Family
 from sdlora.families.loading import load
@@ -70,7 +70,10 @@ class Ready:
         return checkpoint.State(step, {**tensors, **own}, values)
 
     def restore(self, state: checkpoint.State) -> None:
-        """Put a saved state back, exactly. Raises ConfigError if the run's order of examples is not what it was."""
+        """Put a saved state back, exactly.
+
+        Raises ConfigError if the run's order of examples is not what it was, FileError for a state of something else.
+        """
         for name, value in self._order().items():
             if state.values.get(name, value) != value:
                 raise ConfigError(
@@ -81,12 +84,19 @@ class Ready:
             raise ConfigError(
                 f"train.steps = {self.steps}: this run has done {state.step} steps already; give that or more"
             )
-        with torch.no_grad():
-            for index, parameter in enumerate(self.trained.parameters):
-                parameter.copy_(state.tensors[f"adapter.{index}"])
-        checkpoint.unpack_optimizer(self.trained.optimizer, state.tensors, state.values["optimizer"])
-        self.gang.restore_scaler(state.values["scaler"])
-        self.start, self.started = state.step, state.values["started"]
+        try:
+            with torch.no_grad():
+                for index, parameter in enumerate(self.trained.parameters):
+                    saved = state.tensors[f"adapter.{index}"]
+                    if saved.shape != parameter.shape:
+                        raise ValueError(f"tensor {index} has the shape {tuple(saved.shape)}")
+                    parameter.copy_(saved)
+            checkpoint.unpack_optimizer(self.trained.optimizer, state.tensors, state.values["optimizer"])
+            self.gang.restore_scaler(state.values["scaler"])
+            self.start, self.started = state.step, float(state.values["started"])
+        except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            reason = f"{type(error).__name__}: {first_line(error)}"
+            raise FileError(f"the state of step {state.step} is not one of this run ({reason}); remove it") from error
 
     def _order(self) -> dict[str, Any]:
         """What decides which example is shown when, and is not in the config."""

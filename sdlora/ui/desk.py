@@ -127,7 +127,7 @@ class Desk:
     def run(self, name: str | None) -> Run | None:
         """The run called ``name``, if there is one."""
         with suppress(SdloraError):
-            return service.find_run(name, self.data_dir) if name in self.look().runs and name else None
+            return self.library.run(name) if name in self.look().runs and name else None
         return None
 
     def view(self, run: Run) -> RunView:

@@ -274,10 +274,11 @@ def _use(words: Words, *about: Any) -> list[Any]:
 def _dropped(files: list[Any], paths: str) -> list[Dropped]:
     """Uploaded files under the names that their folder gave them, where the browser told those."""
     try:
-        told = [str(path) for path in json.loads(paths or "[]")]
-    except ValueError:
-        told = []
-    names = told if len(told) == len(files) else [Path(str(file)).name for file in files]
+        told = json.loads(paths or "[]")
+    except (ValueError, RecursionError):  # The page's own script tells them; a program may tell anything.
+        told = None
+    named = isinstance(told, list) and len(told) == len(files) and all(isinstance(name, str) for name in told)
+    names = told if named else [Path(str(file)).name for file in files]
     return [Dropped(Path(str(file)), PurePosixPath(name)) for file, name in zip(files, names, strict=True)]
 
 

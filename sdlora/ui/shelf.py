@@ -8,7 +8,7 @@ from typing import Any
 from urllib.parse import quote
 
 from sdlora.data.folder import count
-from sdlora.errors import SdloraError
+from sdlora.errors import SdloraError, shown
 from sdlora.formats.check import Check
 from sdlora.runs.disk import written
 from sdlora.runs.library import Entry, Imported
@@ -39,7 +39,7 @@ def _adapter(entry: Entry, picture: Path | None) -> str:
     card = entry.card
     words = ", ".join(card.triggers) if card else ""
     facts = [
-        _short(Path(entry.base).name or (card.base if card else "")),
+        shown(Path(entry.base).name or (card.base if card else ""), 80),
         f"rank {card.rank}" if card and card.rank else "",
         written(entry.size),
         day(entry.changed),
@@ -48,8 +48,8 @@ def _adapter(entry: Entry, picture: Path | None) -> str:
     state = " broken" if entry.problem else ""
     return (
         f"<button type='button' class='tile{state}' data-do='details' data-name='{escape(entry.name, quote=True)}'>"
-        f"{_face(entry.name, picture)}<b>{escape(entry.name)}</b><span>{escape(_short(words))}</span>"
-        f"<span class='quiet'>{escape(_short(told, 160))}</span></button>"
+        f"{_face(entry.name, picture)}<b>{escape(entry.name)}</b><span>{escape(shown(words, 80))}</span>"
+        f"<span class='quiet'>{escape(shown(told, 160))}</span></button>"
     )
 
 
@@ -69,7 +69,7 @@ def _run(name: str, told: str, date: str, picture: Path | None, go_on: str) -> s
         for act, word in acts.items()
     )
     return (
-        f"<article class='tile'>{_face(name, picture)}<b>{escape(name)}</b><span>{escape(_short(told, 160))}</span>"
+        f"<article class='tile'>{_face(name, picture)}<b>{escape(name)}</b><span>{escape(shown(told, 160))}</span>"
         f"<span class='quiet'>{escape(date)}</span><span class='acts'>{buttons}</span></article>"
     )
 
@@ -95,7 +95,7 @@ def details(entry: Entry, picture: Path | None) -> str:
 
 def facts(rows: Iterable[tuple[str, str]]) -> str:
     """Names and values, those that have one."""
-    cells = (f"<dt>{escape(name)}</dt><dd>{escape(_short(value, 300))}</dd>" for name, value in rows if value)
+    cells = (f"<dt>{escape(name)}</dt><dd>{escape(shown(value, 300))}</dd>" for name, value in rows if value)
     return f"<dl class='facts'>{''.join(cells)}</dl>"
 
 
@@ -149,7 +149,7 @@ def _taken(one: Imported) -> str:
 def _folded(title: str, lines: Sequence[str]) -> str:
     if not lines:
         return ""
-    body = "".join(f"<li>{escape(_short(line, 300))}</li>" for line in lines)
+    body = "".join(f"<li>{escape(shown(line, 300))}</li>" for line in lines)
     return f"<details><summary>{escape(title)}</summary><ul>{body}</ul></details>"
 
 
@@ -186,8 +186,3 @@ def day(seconds: float) -> str:
     """``3 Oct 2026``, in this machine's time."""
     moment = time.localtime(seconds)
     return f"{moment.tm_mday} {time.strftime('%b %Y', moment)}" if seconds else ""
-
-
-def _short(text: str, most: int = 80) -> str:
-    plain = "".join(letter if letter.isprintable() else " " for letter in text)
-    return plain if len(plain) <= most else f"{plain[: most - 1]}…"

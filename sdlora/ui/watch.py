@@ -3,10 +3,12 @@
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+from sdlora.errors import FileError
 from sdlora.events import (
     CheckpointSaved,
     Event,
@@ -19,7 +21,7 @@ from sdlora.events import (
     SampleReady,
     StepDone,
 )
-from sdlora.files import existing
+from sdlora.files import existing, inside
 from sdlora.runs.folder import Run, tail
 
 MAX_POINTS = 200
@@ -27,6 +29,8 @@ MAX_POINTS = 200
 SMOOTHING = 0.95
 REMEMBERED = 128
 """Runs whose journals are kept in memory: more than the library shows at once."""
+FOREVER = 1e9
+"""Seconds: thirty years."""
 STAGES = ("Loading", "Class pictures", "Caching", "Training")
 CACHING = {
     "loading the base model": "Loading",
@@ -113,7 +117,9 @@ class RunView:
                 self.memory = event.memory
                 self.losses.append((event.step, event.loss))
             case SampleReady():
-                self.previews[event.index, event.step] = Preview(event.step, event.prompt, self.run.folder / event.path)
+                with suppress(FileError):  # A stranger's journal may name any file of the machine.
+                    path = inside(self.run.samples, Path(event.path).name)
+                    self.previews[event.index, event.step] = Preview(event.step, event.prompt, path)
             case CheckpointSaved():
                 self.checkpoints.add(event.step)
             case Notice():
@@ -206,7 +212,9 @@ def share(view: RunView, state: str) -> float | None:
 
 
 def clock(seconds: float) -> str:
-    """``45 s``, ``3:05 min`` or ``1:02 h``."""
+    """``45 s``, ``3:05 min`` or ``1:02 h``; a dash for what is no time."""
+    if not 0 <= seconds < FOREVER:
+        return "–"
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"

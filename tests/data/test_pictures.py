@@ -6,11 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image, PngImagePlugin
+from PIL import Image
 
 from sdlora.data.pictures import Size, cut_box, examine, fit, fit_mask, open_mask, open_picture, overflow, to_pixels
 from sdlora.errors import DatasetError
 from tests.data.conftest import drawn
+from tests.hostile.makers import picture_bomb, text_bomb
 
 # how an upright array lies in the file, by EXIF 2.32 tag 0x0112 ("row 0 is the visual right side", and so on)
 STORED = {
@@ -146,7 +147,7 @@ def _rise_in_memory(path: Path) -> int:
 
 def test_a_picture_bomb_is_refused_by_its_header(folder: Path) -> None:
     path = folder / "bomb.png"
-    Image.new("1", (13000, 13000)).save(path)
+    picture_bomb(path)
     assert path.stat().st_size < 500_000
     assert _rise_in_memory(path) < 300e6
     with pytest.raises(DatasetError, match="13000 x 13000 pixels; over 67 million"):
@@ -154,11 +155,8 @@ def test_a_picture_bomb_is_refused_by_its_header(folder: Path) -> None:
 
 
 def test_a_text_chunk_bomb_is_refused(folder: Path) -> None:
-    text = PngImagePlugin.PngInfo()
-    for number in range(3):
-        text.add_text(f"k{number}", "0" * 50_000_000, zip=True)
     path = folder / "bomb.png"
-    drawn().save(path, pnginfo=text)
+    text_bomb(path)
     assert path.stat().st_size < 500_000
     assert _rise_in_memory(path) < 300e6
     with pytest.raises(DatasetError, match="text beside its pixels"):

@@ -1,0 +1,51 @@
+"""The doors through which strangers' files come: the command line, and the page. The third is Python itself."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from sdlora.cli import main
+from sdlora.ui.desk import Desk
+
+
+class Refused(NamedTuple):
+    """How a command ended."""
+
+    code: int
+    sentence: str
+
+
+def contents(folder: Path) -> dict[str, int]:
+    """Every file below ``folder`` with its size, but for locks, which hold nothing."""
+    found = (path for path in folder.rglob("*") if "locks" not in path.parts)
+    return {str(path): path.lstat().st_size for path in found if path.is_symlink() or not path.is_dir()}
+
+
+@pytest.fixture
+def command(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., Refused]:
+    """Runs a command that must fail: with one sentence, no traceback, and nothing written anywhere."""
+    monkeypatch.setenv("SDLORA_DATA_DIR", str(tmp_path / "data"))
+
+    def run(*arguments: object) -> Refused:
+        before = contents(tmp_path)
+        capsys.readouterr()
+        code = main([str(argument) for argument in arguments])
+        output = capsys.readouterr()
+        told = [line for line in output.err.splitlines() if line.startswith("error: ")]
+        assert len(told) == 1, output
+        assert "Traceback" not in output.out + output.err
+        assert contents(tmp_path) == before
+        return Refused(code, output.err[output.err.index("error: ") :].removeprefix("error: "))
+
+    return run
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Iterator[Desk]:
+    desk = Desk(tmp_path / "data")
+    yield desk
+    desk.close()

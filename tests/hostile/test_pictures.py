@@ -1,0 +1,260 @@
+"""Pictures, captions and zip files from strangers, through every door: refused by name and reason, nothing written."""
+
+import os
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+import sdlora
+from sdlora.config import TrainConfig
+from sdlora.data.projects import Project
+from sdlora.errors import DatasetError
+from sdlora.ui import pictures
+from sdlora.ui.desk import Desk
+from tests.data.conftest import drawn
+from tests.hostile import makers
+from tests.hostile.conftest import Refused
+from tests.hostile.makers import content, picture, png
+
+PICTURES = {
+    "empty.png": (content(), "empty (0 bytes)"),
+    "cut.png": (content(png()[:-600]), "damaged or cut short"),
+    "checksum.png": (makers.wrong_checksum, "damaged"),
+    "page.png": (content(b"<!DOCTYPE html><html>not found</html>"), "is an HTML page"),
+    "drawing.png": (content(b"<svg xmlns='http://www.w3.org/2000/svg'/>"), "is an SVG drawing"),
+    "drawing.svg": (content(b"<svg xmlns='http://www.w3.org/2000/svg'/>"), "SVG"),
+    "script.jpg": (content(b"%!PS-Adobe-3.0 EPSF-3.0\n"), "PostScript"),
+    "script.eps": (content(b"%!PS-Adobe-3.0 EPSF-3.0\n"), "EPS"),
+    "layers.png": (content(b"8BPS\0\1", bytes(60)), "Photoshop"),
+    "layers.psd": (content(b"8BPS\0\1", bytes(60)), "PSD"),
+    "bomb.png": (makers.picture_bomb, "over 67 million it is not opened"),
+    "texts.png": (makers.text_bomb, "text beside its pixels"),
+    "dot.png": (picture(1, 1), "too small"),
+    "line.png": (picture(1, 4000), "too small"),
+    "banner.png": (picture(4000, 40), "too long for its width"),
+    "glass.png": (picture(64, 64, "RGBA"), "transparent throughout"),
+}
+FOUND = {
+    "folder.png": (makers.folder, "is a folder"),
+    "pipe.png": (makers.pipe, "is no regular file"),
+    "device.png": (makers.device, "link out of the data folder"),
+    "pipe.txt": (makers.pipe, "is no regular file"),
+    "folder.txt": (makers.folder, "is a folder"),
+    "device.txt": (makers.device, "link out of the data folder"),
+}
+"""What can lie in a folder, and cannot be dropped on the page."""
+CAPTIONS = {
+    "utf-16": ("ein Hündchen".encode("utf-16"), "UTF-16"),
+    "utf-16 without a mark": ("a dog".encode("utf-16-le"), "UTF-16"),
+    "latin-1": ("ein Hündchen".encode("latin-1"), "Latin-1"),
+    "a novel": (b"dog " * 3000, "longer than 10 kB"),
+}
+ZIPS = {
+    "slip.zip": (makers.zip_of({"../../evil.txt": b"x", "/abs/evil2.txt": b"x"}), "belongs to none of the pictures"),
+    "bomb.zip": (makers.zip_bomb, "times its size, which no pictures do"),
+    "nested.zip": (makers.zip_of({"inner.zip": b"PK", "deep.tar.gz": b""}), "archive inside the zip"),
+    "many.zip": (makers.zip_of({f"{n}.txt": b"" for n in range(5000)}), "holds 5000 files; 4000 at most"),
+    "junk.zip": (content(b"PK\3\4 nothing more"), "is no zip file, or is damaged"),
+    "odd.zip": (makers.zip_of({"a.png": b"x"}, compression=zipfile.ZIP_LZMA), "ordinary zip"),
+    "empty.zip": (content(), "is no zip file, or is damaged"),
+}
+Command = Callable[..., Refused]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A data folder with one good picture."""
+    (tmp_path / "set").mkdir()
+    drawn().save(tmp_path / "set" / "good.png")
+    return tmp_path / "set"
+
+
+def refused_everywhere(command: Command, folder: Path, name: str, reason: str) -> None:
+    """Both commands and Python refuse ``folder``, naming the file and the reason."""
+    code, said = command("train", "pocket-style", "--data.folder", folder)
+    assert code == 3
+    line = next(line for line in said.splitlines() if line.strip().startswith(f"{name}: "))
+    assert reason in line
+    with pytest.raises(DatasetError, match="mend or remove what is named here") as caught:
+        sdlora.train(TrainConfig.load("pocket-style", {"data.folder": folder}))
+    assert line in str(caught.value)
+
+
+@pytest.mark.parametrize("name", [*PICTURES, *FOUND])
+def test_a_bad_picture_in_a_folder_is_named_with_its_reason(command: Command, folder: Path, name: str) -> None:
+    make, reason = (PICTURES | FOUND)[name]
+    if name.endswith(".txt"):
+        drawn(seed=1).save(folder / name.replace(".txt", ".png"))
+    make(folder / name)
+    refused_everywhere(command, folder, name, reason)
+
+
+@pytest.mark.parametrize("case", CAPTIONS)
+def test_a_bad_caption_in_a_folder_is_named_with_its_reason(command: Command, folder: Path, case: str) -> None:
+    inside, reason = CAPTIONS[case]
+    (folder / "good.txt").write_bytes(inside)
+    refused_everywhere(command, folder, "good.txt", reason)
+
+
+def test_one_caption_of_two_pictures_is_named_as_a_conflict(command: Command, folder: Path) -> None:
+    drawn().save(folder / "good.jpg")
+    (folder / "good.txt").write_text("a dog")
+    refused_everywhere(command, folder, "good.txt", "belongs to good.jpg and to good.png")
+
+
+def test_a_check_of_a_folder_lists_every_bad_file(
+    tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, (make, _) in PICTURES.items():
+        make(folder / name)
+    assert sdlora_check(folder) == 3
+    said = capsys.readouterr().out
+    for name, (_, reason) in PICTURES.items():
+        assert name in said and reason in said, name
+
+
+def sdlora_check(folder: Path) -> int:
+    from sdlora.cli import main
+
+    return main(["check", str(folder)])
+
+
+def drop(desk: Desk, *files: Path, paths: str = "") -> str:
+    """What the page says of dropped files."""
+    return str(pictures._add(desk, [str(file) for file in files], paths, "mine", "style", "ohwx", "", 0)[2])
+
+
+def kept(desk: Desk) -> list[str]:
+    """What a project's folder holds in the end."""
+    folder = Project(desk.data_dir, "mine").folder
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.name != "project.json")
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_a_bad_picture_dropped_on_the_page_is_named_and_not_kept(desk: Desk, tmp_path: Path, name: str) -> None:
+    make, reason = PICTURES[name]
+    make(tmp_path / name)
+    said = drop(desk, tmp_path / name)
+    assert name in said and reason in said
+    assert kept(desk) == []
+
+
+@pytest.mark.parametrize("case", CAPTIONS)
+def test_a_bad_caption_dropped_on_the_page_is_named_and_its_picture_kept(desk: Desk, tmp_path: Path, case: str) -> None:
+    inside, reason = CAPTIONS[case]
+    drawn().save(tmp_path / "a.png")
+    (tmp_path / "a.txt").write_bytes(inside)
+    said = drop(desk, tmp_path / "a.png", tmp_path / "a.txt")
+    assert "a.txt" in said and reason in said
+    assert kept(desk) == ["001.png"]
+
+
+@pytest.mark.parametrize("name", ZIPS)
+def test_a_bad_zip_dropped_on_the_page_is_refused_and_leaves_nothing(desk: Desk, tmp_path: Path, name: str) -> None:
+    make, reason = ZIPS[name]
+    make(tmp_path / name)
+    before = {path for path in tmp_path.rglob("*") if desk.data_dir not in path.parents}
+    assert reason in drop(desk, tmp_path / name)
+    assert kept(desk) == []
+    assert {path for path in tmp_path.rglob("*") if desk.data_dir not in path.parents} - before <= {desk.data_dir}
+
+
+@pytest.mark.parametrize("paths", ["5", "null", "[" * 100_000, '{"a": 1}', '["a", "b"]', "9" * 5000, "[[]]"])
+def test_whatever_a_program_says_of_the_folder_a_drop_is_read(desk: Desk, tmp_path: Path, paths: str) -> None:
+    drawn().save(tmp_path / "a.png")
+    assert drop(desk, tmp_path / "a.png", paths=paths) == ""
+    assert kept(desk) == ["001.png"]
+
+
+def test_a_pipe_handed_over_from_python_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    for name in ("a.png", "a.txt", "a.zip"):
+        makers.pipe(tmp_path / name)
+    project = Project(tmp_path, "mine")
+    added = project.add([tmp_path / name for name in ("a.png", "a.txt", "a.zip")])
+    assert added.pictures == 0
+    assert sorted(remark.split()[0] for remark in added.remarks) == ["a.png", "a.txt", "a.zip"]
+
+
+@pytest.mark.parametrize("turned", range(1, 9))
+def test_a_turned_picture_is_taken_everywhere(desk: Desk, folder: Path, turned: int) -> None:
+    """That it comes out upright is tested where pictures are opened."""
+    exif = Image.Exif()
+    exif[0x0112] = turned
+    drawn().save(folder / "good.png", exif=exif)
+    assert drop(desk, folder / "good.png") == ""
+    assert len(sdlora.data.folder.scan(config(folder).data).examples) == 1
+
+
+def config(folder: Path) -> TrainConfig:
+    return TrainConfig.load("pocket-style", {"data.folder": folder})
+
+
+ODD = {
+    "grey 16.png": lambda path: Image.fromarray(np.full((64, 64), 40_000, np.uint16)).save(path),
+    "cmyk.jpg": lambda path: Image.new("CMYK", (64, 64)).save(path),
+    "palette.png": lambda path: drawn().convert("P").save(path),
+    "rgba.png": lambda path: Image.new("RGBA", (64, 64), (9, 9, 9, 99)).save(path),
+    "exif.jpg": lambda path: drawn().save(path, exif=b"Exif\0\0MM\0\x2a\xff\xff\xff\xff garbage"),
+    "moving.gif": lambda path: drawn().save(path, save_all=True, append_images=[drawn(seed=1)]),
+    "moving.webp": lambda path: drawn().save(path, save_all=True, append_images=[drawn(seed=1)]),
+    "moving.png": lambda path: drawn().save(path, save_all=True, append_images=[drawn(seed=1)]),
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_an_odd_picture_is_taken_everywhere(desk: Desk, folder: Path, tmp_path: Path, name: str) -> None:
+    ODD[name](folder / name)
+    run = sdlora.service.prepare(config(folder), "odd", tmp_path / "other")
+    assert run.config_file.is_file()
+    found = sdlora.data.folder.scan(config(folder).data)
+    assert ("the first is used" in " ".join(found.notices)) == name.startswith("moving")
+    assert drop(desk, folder / name) == ""
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, derandomize=True)
+@given(inside=st.binary(max_size=300) | st.text(max_size=200).map(str.encode))
+def test_a_caption_of_any_bytes_is_one_line_of_text_or_refused_by_name(inside: bytes, tmp_path: Path) -> None:
+    folder = tmp_path / "set"
+    folder.mkdir(exist_ok=True)
+    if not (folder / "a.png").exists():
+        drawn().save(folder / "a.png")
+    (folder / "a.txt").write_bytes(inside)
+    try:
+        (example,) = sdlora.data.folder.read_folder(config(folder).data).examples
+    except DatasetError as error:
+        assert "a.txt: is " in str(error)
+    else:
+        assert "\0" not in example.own and len(example.own.splitlines()) <= 1
+
+
+@settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, derandomize=True)
+@given(places=st.lists(st.tuples(st.integers(0, 399), st.integers(0, 255)), min_size=1, max_size=6))
+def test_a_zip_with_any_wrong_bytes_is_read_or_refused_in_a_sentence(
+    places: list[tuple[int, int]], tmp_path: Path
+) -> None:
+    whole = tmp_path / "whole.zip"
+    if not whole.exists():
+        makers.zip_of({"a.png": png(drawn(32, 32)), "a.txt": b"a dog", "b/c.txt": b""})(whole)
+    bent = bytearray(whole.read_bytes())
+    for place, value in places:
+        bent[-1 - place % len(bent)] = value
+    (tmp_path / "bent.zip").write_bytes(bent)
+    project = Project(tmp_path / "data", "bent")
+    added = project.add([tmp_path / "bent.zip"])
+    assert all("\n" not in remark for remark in added.remarks)
+    assert not [path for path in project.folder.rglob("*") if path.name.startswith(".tmp")]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need rights on Windows")
+def test_no_link_leads_out_of_a_dropped_zip(desk: Desk, tmp_path: Path) -> None:
+    link = zipfile.ZipInfo("link.png")
+    link.external_attr = 0o120777 << 16
+    makers.zip_of({link: b"/etc/passwd"})(tmp_path / "a.zip")
+    assert "is a link, not a file" in drop(desk, tmp_path / "a.zip")
+    assert kept(desk) == []
