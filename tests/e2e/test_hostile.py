@@ -115,3 +115,30 @@ def test_no_script_of_a_stranger_runs_on_any_tab(hostile, visit, tmp_path):
     page.wait_for_timeout(1000)
     assert page.evaluate("window.hit") is None
     assert page.locator("img[src=x], svg[onload]").count() == 0
+
+
+def test_the_login_page_lets_in_and_says_what_is_wrong_and_how_long_to_wait(browser, tmp_path):
+    server = Server(tmp_path, "--listen", "127.0.0.1", "--password", "right")
+    page = browser.new_page()
+
+    def log_in(password):
+        page.get_by_label("Password").fill(password)
+        with page.expect_response("**/login"):
+            page.get_by_role("button", name="Log in").press("Enter")
+
+    try:
+        page.goto(server.address)
+        page.get_by_label("Name").fill("sdlora")
+        log_in("wrong")
+        page.get_by_text("Wrong name or password.").wait_for()
+        log_in("right")
+        page.get_by_label("Trigger word").wait_for()
+        page.context.clear_cookies()
+        page.goto(server.address)
+        page.get_by_label("Name").fill("sdlora")
+        for _ in range(6):
+            log_in("wrong")
+        page.get_by_text("Too many wrong passwords; try again in").wait_for()
+    finally:
+        page.close()
+        server.stop()

@@ -4,6 +4,7 @@ import asyncio
 import socket
 
 import pytest
+from gradio import routes
 
 from sdlora.errors import ConfigError
 from sdlora.ui import guard
@@ -141,6 +142,37 @@ def test_every_answer_forbids_other_hosts_frames_and_guessing():
         assert (headers[b"x-content-type-options"], headers[b"x-frame-options"]) == (b"nosniff", b"DENY")
     assert ask(path="/gradio_api/file=/x/evil.svg")[1][b"content-security-policy"].startswith(b"sandbox")
     assert ask("evil.example")[1][b"x-content-type-options"] == b"nosniff"
+
+
+async def greet(scope, receive, send):
+    cookies = [b"a=1; Path=/; SameSite=none; Secure", b"b=2; HttpOnly"]
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"set-cookie", each) for each in cookies]})
+    await send({"type": "http.response.body", "body": b""})
+
+
+def test_cookies_stay_here_and_leave_by_tls_alone_if_they_came_so():
+    door = Door(given=["p.example"])
+    for host, said in (("localhost", ""), ("p.example", "https")):
+        _, headers, _ = ask(host, around=Guard(greet, door), method="POST", path="/login", x_forwarded_proto=said)
+        parts = headers[b"set-cookie"].decode().split("; ")
+        assert parts == ["b=2", "HttpOnly", "SameSite=Lax", *(["Secure"] if said else [])]
+
+
+def test_without_a_session_there_is_the_login_page_and_no_more():
+    around = Guard(reply, Door(), knows=lambda cookies: cookies.get("token") == "known")
+    assert "Log in" in ask(around=around)[2]
+    assert ask(around=around, path="/login", method="POST", scope={"answers": 200})[0] == 200
+    for path in ("/config", "/gradio_api/queue/data", "/static/x.js", "/gradio_api/file=/x"):
+        assert ask(around=around, path=path)[0] == 401
+        assert ask(around=around, path=path, cookie="a=b; token=known")[0] == 200
+    assert ask(around=around, method="POST")[0] == 401
+
+
+def test_passwords_are_compared_in_constant_time(monkeypatch):
+    compared = []
+    monkeypatch.setattr("gradio.route_utils.hmac.compare_digest", lambda *pair: bool(compared.append(pair)))
+    assert routes.compare_passwords_securely("guess", "sesame") is False
+    assert compared == [(b"guess", b"sesame")]
 
 
 @pytest.mark.parametrize("path", ["/gradio_api/file=https://a.example/x", "/gradio_api/proxy=https://a.example/x"])
