@@ -196,7 +196,7 @@ def unused(path: Path) -> Path:
     path = candidate = as_path(path)
     number = 1
     stem, suffix = (path.name, "") if path.is_dir() else (path.stem, path.suffix)
-    while candidate.exists():
+    while os.path.lexists(candidate):  # A link that leads nowhere has the name too.
         number += 1
         candidate = as_path(path.with_name(f"{stem}-{number}{suffix}"))
     return candidate

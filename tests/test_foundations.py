@@ -119,7 +119,7 @@ def test_unused_counts_up(tmp_path):
     path = tmp_path / "a.png"
     assert unused(path) == path
     path.touch()
-    (tmp_path / "a-2.png").touch()
+    (tmp_path / "a-2.png").symlink_to(tmp_path / "nowhere")
     assert unused(path).name == "a-3.png"
 
 

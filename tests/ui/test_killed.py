@@ -41,8 +41,7 @@ def _steps(run):
 
 
 def test_a_killed_training_is_shown_as_cut_off_and_the_next_in_the_queue_begins(desk, configure):
-    config = configure(train__steps=40, checkpoint__every=1)
-    killed = desk.train(config, "killed")
+    killed = desk.train(configure(train__steps=20, checkpoint__every=1), "killed")
     waiting = desk.train(configure(train__steps=400), "waiting")
     _until(desk, lambda: len(_steps(killed)) > 1)
     seen = {}
@@ -53,14 +52,13 @@ def test_a_killed_training_is_shown_as_cut_off_and_the_next_in_the_queue_begins(
     assert _shown(desk, killed, seen) == ("interrupted", True)
     assert "Cut off before its end" in sentence(desk.view(killed), "interrupted")
     assert not killed.queued_file.exists()
-    _until(desk, lambda: _steps(waiting))
     desk.queue.stop(waiting)
     desk.start(killed)  # what Resume does
     assert desk.queue.state(killed) == "queued"
     _until(desk, lambda: killed.adapter.exists() and desk.queue.state(killed) not in ACTIVE)
     assert [event.step for event in killed.events() if isinstance(event, RunStarted)][1] > 0
     assert _shown(desk, killed, seen) == ("finished", False)
-    assert model_hash(killed.adapter) == model_hash(killed.checkpoint(40))
+    assert model_hash(killed.adapter) == model_hash(killed.checkpoint(20))
 
 
 def _shown(desk, run, seen):
