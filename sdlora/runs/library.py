@@ -112,7 +112,8 @@ class Library:
     def checkpoints(self, name: str) -> list[Path]:
         """The checkpoints of the run behind adapter ``name``, the newest first; an imported one has none."""
         entry = self.find(name)
-        return sorted(_run_of(entry.path).checkpoints.glob(f"*{SUFFIX}"), reverse=True) if entry.kind == "run" else []
+        run = entry.run
+        return run.own(run.checkpoints, f"*{SUFFIX}")[::-1] if run is not None else []
 
     def picture(self, entry: Entry) -> Path | None:
         """What the adapter looks like: the picture in its file, or its run's last preview. It may yet be unreadable."""
@@ -176,7 +177,7 @@ class Library:
             return self.trash.put(paths, name, f"the adapter {name}")
         run = _require_idle(_run_of(entry.path))
         card = run.adapter.with_suffix(".json")
-        steps = len(list(run.checkpoints.glob(f"*{SUFFIX}")))
+        steps = len(run.own(run.checkpoints, f"*{SUFFIX}"))
         what = f"the adapter {name}" + (f" with its {steps} checkpoint{'s' if steps > 1 else ''}" if steps else "")
         return self.trash.put([*saved(run), *([card] if card.is_file() else [])], name, what)
 
@@ -234,13 +235,12 @@ class Library:
 
 def saved(run: Run) -> list[Path]:
     """The adapter files of a run, the best first: the finished one, then checkpoints from the newest on."""
-    found = sorted(run.checkpoints.glob(f"*{SUFFIX}"), reverse=True)
-    return [path for path in (run.adapter, *found) if path.is_file()]
+    return [*run.own(run.folder, run.adapter.name), *reversed(run.own(run.checkpoints, f"*{SUFFIX}"))]
 
 
 def preview(run: Run) -> Path | None:
     """The last picture that the run drew of its first prompt."""
-    return max(run.samples.glob("*-0.png"), default=None)
+    return max(run.own(run.samples, "*-0.png"), default=None)
 
 
 def said_of_base(adapters: Iterable[Path], base: str) -> dict[str, Any]:

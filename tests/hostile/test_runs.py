@@ -6,6 +6,7 @@ from collections.abc import Callable
 from html import unescape
 from pathlib import Path
 from typing import Any
+from zipfile import ZipFile
 
 import pytest
 import torch
@@ -19,6 +20,7 @@ from sdlora.errors import FileError, SdloraError
 from sdlora.events import Event, SampleReady
 from sdlora.files import sha256
 from sdlora.runs.folder import Run, hold, read_events
+from sdlora.runs.library import saved
 from sdlora.runs.queue import TrainingQueue
 from sdlora.training.prepare import Ready, Trained
 from sdlora.ui import library, live
@@ -188,6 +190,7 @@ def linked(name: str, folder: bool = False) -> Callable[[Run, Path], None]:
     return change
 
 
+MINE = "a secret of the reader's own"
 FOLDERS: dict[str, Callable[[Run, Path], object]] = {
     "the log": linked("run.log"), "the journal": linked("journal.jsonl"), "the lock": linked("run.lock"),
     "a picture": linked("samples/000001-0.png"), "a checkpoint": linked("checkpoints/000001.safetensors"),
@@ -206,8 +209,8 @@ def test_a_run_that_leads_out_of_its_folder_is_not_resumed_and_changes_nothing(
     """Its log could be written, and its older states deleted, anywhere."""
     elsewhere = tmp_path / "elsewhere"
     (elsewhere / "folder" / "000001").mkdir(parents=True)
-    (elsewhere / "folder" / "000001" / "mine").write_text("mine")
-    (elsewhere / "file").write_text("mine")
+    (elsewhere / "folder" / "000001" / "mine").write_text(MINE)
+    (elsewhere / "file").write_text(f"{MINE}\n" * 3)
     FOLDERS[case](sent, elsewhere)
     before = {path: path.read_bytes() for path in elsewhere.rglob("*") if path.is_file()}
     ended = command("resume", "sent", "--data-dir", tmp_path / "data")
@@ -219,6 +222,18 @@ def test_a_run_that_leads_out_of_its_folder_is_not_resumed_and_changes_nothing(
         "put the file itself" in (said := unescape(str(library._act(desk, "resume", "sent")))) or "no regular" in said
     )
     assert {path: path.read_bytes() for path in elsewhere.rglob("*") if path.is_file()} == before
+    for shown in (live.live_updates(desk, "sent", {}), live._read_log(desk, "sent"), library._lists(desk, "")):
+        assert MINE not in str(shown)
+    assert not any(path.is_symlink() for path in saved(sent))
+
+
+def test_a_bundle_of_a_run_holds_no_file_behind_a_link(desk: Desk, sent: Run, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text(MINE)
+    linked("samples/000001-0.png")(sent, tmp_path)
+    linked("adapter.json")(sent, tmp_path)
+    with ZipFile(desk.library.bundle("sent", tmp_path / "sent.zip")) as bundle:
+        assert "sent/config.toml" in bundle.namelist()
+        assert not any(MINE.encode() in bundle.read(name) for name in bundle.namelist())
 
 
 def test_a_lock_that_is_a_link_is_not_opened(tmp_path: Path) -> None:
