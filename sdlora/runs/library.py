@@ -19,7 +19,7 @@ from typing import Any, Literal, NamedTuple
 from sdlora.data.projects import Project
 from sdlora.errors import BusyError, ConfigError, SdloraError
 from sdlora.families.loading import BUNDLED
-from sdlora.files import existing, inside, safe_name, sha256, write_atomic
+from sdlora.files import existing, inside, read_json, safe_name, sha256, write_atomic
 from sdlora.formats.card import Card, read_card, read_cover
 from sdlora.formats.check import Check
 from sdlora.formats.header import read_metadata
@@ -302,9 +302,9 @@ def _with_own_names(entries: Sequence[Entry]) -> Iterator[Entry]:
 
 def _checked_against(path: Path) -> str:
     try:
-        base = json.loads(path.with_suffix(REPORT).read_text(encoding="utf-8"))["base"]
+        base = read_json(path.with_suffix(REPORT))["base"]
         return base if isinstance(base, str) else ""
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    except (SdloraError, KeyError, TypeError):
         return ""  # No report, or one that somebody wrote: the header may tell.
 
 
