@@ -15,7 +15,7 @@ from sdlora.adapters import METHODS, Adapter
 from sdlora.adapters.lora import Lora
 from sdlora.checkpoint import Checkpoint
 from sdlora.data.settings import Data, Prior
-from sdlora.errors import ConfigError, FileError
+from sdlora.errors import ConfigError, FileError, shown
 from sdlora.families.loading import BUNDLED
 from sdlora.families.settings import Model
 from sdlora.files import as_path, existing, write_atomic
@@ -205,7 +205,7 @@ def _messages(error: ValidationError, place: str) -> Iterator[str]:
     names = [setting.name for setting in all_settings()]
     for problem in error.errors():
         parts = [str(part) for part in problem["loc"] if part not in METHODS]
-        name = ".".join(parts[:2])
+        name = shown(".".join(parts[:2]), 80)
         if problem["type"] == "extra_forbidden" and name in names:
             yield f"{place}: the method {problem['loc'][1]} has no setting {name}; remove it, or choose another method"
         elif problem["type"] == "union_tag_invalid":

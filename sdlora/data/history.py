@@ -11,11 +11,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from sdlora.files import inside, unused, write_atomic
+from sdlora.errors import SdloraError
+from sdlora.files import inside, read_json, unused, write_atomic
 
 KEPT = 100
 """Steps that can be undone; what the oldest took out is then gone for good."""
-
+MOST_BYTES = 64 << 20
+"""Of a step: a thousand captions of 10 kB each, before and after, and room."""
 NONE: Mapping[Path, tuple[str, str]] = {}
 
 
@@ -79,9 +81,9 @@ class History:
     def _newest(self) -> tuple[Path, Step] | None:
         for place in reversed(self._steps()):
             try:
-                values = json.loads((place / "step.json").read_text(encoding="utf-8"))
+                values = read_json(place / "step.json", MOST_BYTES)
                 captions = tuple((str(name), str(old), str(new)) for name, old, new in values["captions"])
                 return place, Step(str(values["what"]), tuple(map(str, values["files"])), captions)
-            except (OSError, ValueError, KeyError, TypeError):  # Torn, or not ours: an older step is as good.
+            except (SdloraError, ValueError, KeyError, TypeError):  # Torn, or not ours: an older step is as good.
                 continue
         return None

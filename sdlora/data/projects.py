@@ -29,9 +29,9 @@ from sdlora.data.imports import (
 )
 from sdlora.data.pictures import FOREIGN_SUFFIXES, SUFFIXES, examine
 from sdlora.data.settings import Data
-from sdlora.errors import ConfigError, DatasetError, FileError
+from sdlora.errors import ConfigError, DatasetError, FileError, SdloraError
 from sdlora.events import OnProgress
-from sdlora.files import inside, safe_name, sha256, write_atomic
+from sdlora.files import inside, read_json, safe_name, sha256, write_atomic
 
 
 @dataclass(frozen=True)
@@ -69,10 +69,10 @@ class Project:
     def about(self) -> About | None:
         """What was said of it, or None if nothing was yet."""
         try:
-            values = json.loads(self.about_file.read_text(encoding="utf-8"))
+            values = read_json(self.about_file)
             kind: Kind = "subject" if values["kind"] == "subject" else "style"
             return About(kind, str(values["trigger"]), str(values["class_name"]))
-        except (OSError, ValueError, KeyError, TypeError):
+        except (SdloraError, KeyError, TypeError):
             return None
 
     def describe(self, about: About) -> None:

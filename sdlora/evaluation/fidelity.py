@@ -4,14 +4,15 @@ Both are cosines of CLIP features, as the DreamBooth paper defines them (arXiv:2
 mean over all pairs of a generated and a real picture, CLIP-T the mean over generated pictures and their own prompts.
 """
 
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from sdlora.errors import ModelError
+from sdlora.errors import ModelError, first_line
+from sdlora.families.plain import require_plain_words
+from sdlora.files import read_json
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -28,12 +29,15 @@ class Clip:
         from transformers import CLIPModel, CLIPTokenizer
 
         try:
-            levels = json.loads((Path(folder) / "preprocessor_config.json").read_text())
+            require_plain_words(Path(folder))
+            levels = read_json(Path(folder) / "preprocessor_config.json")
             self.mean, self.deviation = torch.tensor([levels["image_mean"], levels["image_std"]]).view(2, 1, 3, 1, 1)
             self.tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
-            model: Any = CLIPModel.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
-        except (OSError, ValueError, KeyError) as error:
-            raise ModelError(f"{folder}: is no folder with a CLIP model: {str(error).splitlines()[0]}") from error
+            model: Any = CLIPModel.from_pretrained(
+                folder, dtype=torch.float32, local_files_only=True, use_safetensors=True
+            )
+        except Exception as error:  # A stranger's files: the library raises almost anything.
+            raise ModelError(f"{folder}: is no folder with a CLIP model: {first_line(error)}") from error
         self.model = model.to(device).eval()
         self.side: int = model.config.vision_config.image_size
         self.batch = batch

@@ -7,7 +7,8 @@ one that was never opened is a plain letter. Unlike there, a lone backslash stay
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from itertools import groupby
 from typing import NamedTuple
 
 ROUND, SQUARE = 1.1, 1 / 1.1
@@ -35,56 +36,48 @@ class Chunk(NamedTuple):
 
 def parse(prompt: str) -> list[Run]:
     """``prompt`` without its brackets, as runs of equal weight. Any text can be read."""
-    runs: list[Run] = []
+    texts: list[str | None] = []
+    weights: list[float] = []
     opened: dict[str, list[int]] = {"(": [], "[": []}
 
     def close(bracket: str, factor: float) -> None:
         start = opened[bracket].pop()
-        runs[start:] = [Run(run.text, run.weight * factor) for run in runs[start:]]
+        weights[start:] = [weight * factor for weight in weights[start:]]
 
     for piece in PIECE.finditer(prompt):
         text, number = piece.group(), piece.group(1)
         if text in opened and len(opened[text]) < DEEPEST:
-            opened[text].append(len(runs))
+            opened[text].append(len(texts))
         elif number is not None and opened["("]:
             close("(", float(number))
         elif text == ")" and opened["("]:
             close("(", ROUND)
         elif text == "]" and opened["["]:
             close("[", SQUARE)
-        elif text.startswith("\\") and len(text) == 2:
-            runs.append(Run(text[1]))
         else:
-            runs += _parts(text)
+            texts += [text[1]] if text.startswith("\\") and len(text) == 2 else _parts(text)
+            weights += [1.0] * (len(texts) - len(weights))
     for bracket, factor in (("(", ROUND), ("[", SQUARE)):
         while opened[bracket]:
             close(bracket, factor)
-    return _joined(runs)
+    return _joined(map(Run, texts, weights))
 
 
-def _parts(text: str) -> list[Run]:
-    """``text`` as runs, cut at each ``BREAK``, which takes the space around it along."""
+def _parts(text: str) -> list[str | None]:
+    """``text`` cut at each ``BREAK``, which is a None and takes the space around it along."""
     first, *rest = BREAK.split(text)
     if not rest:
-        return [Run(first)]
+        return [first]
     *middle, last = rest
-    return [
-        Run(first.rstrip()),
-        *(run for part in middle for run in (Run(None), Run(part.strip()))),
-        Run(None),
-        Run(last.lstrip()),
-    ]
+    return [first.rstrip(), *(part for text in middle for part in (None, text.strip())), None, last.lstrip()]
 
 
-def _joined(runs: Sequence[Run]) -> list[Run]:
+def _joined(runs: Iterable[Run]) -> list[Run]:
     """Neighbours of one weight as one run, so that words are cut into tokens as they would be without brackets."""
     joined: list[Run] = []
-    for run in runs:
-        last = joined[-1] if joined else Run(None)
-        if run.text is None or last.text is None or run.weight != last.weight:
-            joined.append(run)
-        else:
-            joined[-1] = Run(last.text + run.text, run.weight)
+    for (is_break, weight), group in groupby(runs, lambda run: (run.text is None, run.weight)):
+        alike = list(group)
+        joined += alike if is_break else [Run("".join(run.text or "" for run in alike), weight)]
     return [run for run in joined if run.text != ""] or [Run("")]
 
 

@@ -13,9 +13,9 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sdlora.errors import ConfigError, FileError
+from sdlora.errors import ConfigError, FileError, SdloraError
 from sdlora.events import OnProgress
-from sdlora.files import write_atomic
+from sdlora.files import read_json, write_atomic
 from sdlora.generation import prompt as prompts
 from sdlora.generation.axes import KINDS, Axis
 
@@ -169,11 +169,11 @@ def lay_out(grid: Grid, folder: Path) -> Path:
 def read(folder: Path) -> Grid:
     """The grid in ``folder``. Raises FileError if there is none, or it cannot be read."""
     try:
-        values = json.loads((folder / DECLARATION).read_text(encoding="utf-8"))
+        values = read_json(folder / DECLARATION)
         axes = tuple(Axis(axis["kind"], tuple(axis["values"])) for axis in values.pop("axes"))
         laid = tuple(Cell(**{**cell, "place": tuple(cell["place"])}) for cell in values.pop("cells"))
         return Grid(axes=axes, cells=laid, **values)
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (SdloraError, ValueError, TypeError, KeyError) as error:
         raise FileError(f"{folder}: holds no grid that can be read ({type(error).__name__})") from None
 
 

@@ -32,10 +32,10 @@ def bundle(run: Run, adapter: Path, output: Path) -> Path:
     def write(place: Path) -> None:
         with zipfile.ZipFile(place, "w", zipfile.ZIP_DEFLATED) as pack:
             pack.write(adapter, f"{run.name}/{run.name}.safetensors")
-            if card.is_file():
+            if card in run.own(card.parent, card.name):
                 pack.write(card, f"{run.name}/{run.name}.json")
             pack.writestr(f"{run.name}/config.toml", tomli_w.dumps(config))
-            for path in sorted(run.samples.glob("*.png")):
+            for path in run.own(run.samples, "*.png"):
                 pack.write(path, f"{run.name}/samples/{path.name}")
             for name, path in captions(run.config.data):
                 pack.write(path, f"{run.name}/{PICTURES}/{name}")

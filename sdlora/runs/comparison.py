@@ -47,7 +47,7 @@ def comparison(data_dir: Path, name: str) -> Path:
 
 def checkpoints(run: Run) -> dict[int, Path]:
     """The adapter files that a run saved on its way, by their steps, in their order."""
-    files = sorted(run.checkpoints.glob("*.safetensors"))
+    files = run.own(run.checkpoints, "*.safetensors")
     return {int(path.stem): path for path in files if path.stem.isdecimal()}
 
 

@@ -19,7 +19,7 @@ from typing import Any, Literal, NamedTuple
 from sdlora.data.projects import Project
 from sdlora.errors import BusyError, ConfigError, SdloraError
 from sdlora.families.loading import BUNDLED
-from sdlora.files import existing, inside, safe_name, sha256, write_atomic
+from sdlora.files import existing, inside, read_json, safe_name, sha256, write_atomic
 from sdlora.formats.card import Card, read_card, read_cover
 from sdlora.formats.check import Check
 from sdlora.formats.header import read_metadata
@@ -112,7 +112,8 @@ class Library:
     def checkpoints(self, name: str) -> list[Path]:
         """The checkpoints of the run behind adapter ``name``, the newest first; an imported one has none."""
         entry = self.find(name)
-        return sorted(_run_of(entry.path).checkpoints.glob(f"*{SUFFIX}"), reverse=True) if entry.kind == "run" else []
+        run = entry.run
+        return run.own(run.checkpoints, f"*{SUFFIX}")[::-1] if run is not None else []
 
     def picture(self, entry: Entry) -> Path | None:
         """What the adapter looks like: the picture in its file, or its run's last preview. It may yet be unreadable."""
@@ -176,7 +177,7 @@ class Library:
             return self.trash.put(paths, name, f"the adapter {name}")
         run = _require_idle(_run_of(entry.path))
         card = run.adapter.with_suffix(".json")
-        steps = len(list(run.checkpoints.glob(f"*{SUFFIX}")))
+        steps = len(run.own(run.checkpoints, f"*{SUFFIX}"))
         what = f"the adapter {name}" + (f" with its {steps} checkpoint{'s' if steps > 1 else ''}" if steps else "")
         return self.trash.put([*saved(run), *([card] if card.is_file() else [])], name, what)
 
@@ -234,13 +235,12 @@ class Library:
 
 def saved(run: Run) -> list[Path]:
     """The adapter files of a run, the best first: the finished one, then checkpoints from the newest on."""
-    found = sorted(run.checkpoints.glob(f"*{SUFFIX}"), reverse=True)
-    return [path for path in (run.adapter, *found) if path.is_file()]
+    return [*run.own(run.folder, run.adapter.name), *reversed(run.own(run.checkpoints, f"*{SUFFIX}"))]
 
 
 def preview(run: Run) -> Path | None:
     """The last picture that the run drew of its first prompt."""
-    return max(run.samples.glob("*-0.png"), default=None)
+    return max(run.own(run.samples, "*-0.png"), default=None)
 
 
 def said_of_base(adapters: Iterable[Path], base: str) -> dict[str, Any]:
@@ -302,9 +302,9 @@ def _with_own_names(entries: Sequence[Entry]) -> Iterator[Entry]:
 
 def _checked_against(path: Path) -> str:
     try:
-        base = json.loads(path.with_suffix(REPORT).read_text(encoding="utf-8"))["base"]
+        base = read_json(path.with_suffix(REPORT))["base"]
         return base if isinstance(base, str) else ""
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    except (SdloraError, KeyError, TypeError):
         return ""  # No report, or one that somebody wrote: the header may tell.
 
 

@@ -12,10 +12,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sdlora.errors import FileError
-from sdlora.files import inside, safe_name, unused, write_atomic
+from sdlora.errors import FileError, SdloraError
+from sdlora.files import inside, read_json, safe_name, unused, write_atomic
 
 KEPT_DAYS = 30
+LAST = 1 << 36
+"""Seconds since the epoch, in the year 4147: a date that a calendar has."""
 ITEM = "item.json"
 
 
@@ -100,8 +102,9 @@ class Trash:
 
     def _read(self, folder: Path) -> Item | None:
         try:
-            fields = json.loads((folder / ITEM).read_text(encoding="utf-8"))
+            fields = read_json(folder / ITEM)
             name, what, deleted = str(fields["name"]), str(fields["what"]), float(fields["deleted"])
-            return Item(folder, name, what, deleted, tuple(map(str, fields["origins"])))
-        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            whole = 0 <= deleted < LAST
+            return Item(folder, name, what, deleted, tuple(map(str, fields["origins"]))) if whole else None
+        except (SdloraError, ValueError, KeyError, TypeError):
             return None

@@ -10,7 +10,7 @@ from typing import Any
 import gradio as gr
 
 from sdlora import service
-from sdlora.errors import SdloraError
+from sdlora.errors import SdloraError, shown
 from sdlora.families.settings import Model
 from sdlora.generation.images import SAID_OF_BASE
 from sdlora.generation.prompt import parse, tag
@@ -279,7 +279,8 @@ def _tags(desk: Desk, prompt: str, *rows: Any) -> str:
     for name, scale in asked.items():
         numbers = tag(name, scale).removeprefix(f"<lora:{name}:").removesuffix(">").replace(":", " and ")
         if name not in known:
-            lines.append(f"{name}: there is no adapter of this name; there are: {', '.join(known) or 'none yet'}")
+            others = ", ".join(known) or "none yet"
+            lines.append(f"{shown(name, 60)}: there is no adapter of this name; there are: {others}")
         else:
             lines.append(f"{name}: {numbers} from the prompt{', not its slider' if name in chosen else ''}")
     return markup.note(lines, "info" if asked.keys() <= set(known) else "bad")

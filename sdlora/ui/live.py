@@ -10,6 +10,7 @@ import pandas as pd
 
 from sdlora import service
 from sdlora.errors import SdloraError
+from sdlora.files import foreign
 from sdlora.runs.folder import Run
 from sdlora.ui import markup, queue, run_markup
 from sdlora.ui.desk import ACTIVE, Desk, download
@@ -124,6 +125,8 @@ def _read_log(desk: Desk, name: str) -> str:
 
 def log_end(run: Run, lines: int) -> list[str]:
     """The last ``lines`` of what the run's process printed, each as it stood when its bar moved last."""
+    if foreign(run.log, run.folder):  # Of a stranger's run it may be a pipe, or a link to any file of this machine.
+        return []
     try:
         with open(run.log, "rb") as file:
             file.seek(max(0, run.log.stat().st_size - LOG_BYTES))

@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from sdlora import service
 from sdlora.errors import ConfigError, FormatError, SdloraError
+from sdlora.evaluation.fidelity import Clip
 from sdlora.families.detect import detect_folder
 from sdlora.families.loading import load
 from sdlora.families.settings import Model
@@ -29,7 +30,7 @@ from tests.hostile import makers
 from tests.hostile.conftest import Refused
 from tests.hostile.makers import framed
 from tests.original import cache, write_header
-from tests.tiny import tiny_adapter
+from tests.tiny import tiny_adapter, tiny_clip
 
 Command = Callable[..., Refused]
 Change = Callable[[Path, Path], object]
@@ -392,6 +393,15 @@ def test_a_hostile_vocabulary_is_refused_and_not_waited_for(
     make(words / name)
     with pytest.raises(ConfigError, match=r"is no regular file|is a link out of"):
         require_plain_words(words)
+
+
+def test_a_hostile_clip_is_refused_and_its_pickle_is_never_opened(tmp_path: Path) -> None:
+    clip = tiny_clip(tmp_path / "clip")
+    weights(tmp_path, "clip").unlink()
+    makers.pickled(clip / "pytorch_model.bin", tmp_path / "canary")
+    with pytest.raises(ConfigError, match="is no folder with a CLIP model"):
+        Clip(clip)
+    assert not (tmp_path / "canary").exists()
 
 
 def test_a_single_file_that_lies_of_its_tensors_is_one_sentence(tmp_path: Path) -> None:

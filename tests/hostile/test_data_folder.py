@@ -1,0 +1,86 @@
+"""A data folder that came from somebody else: whatever its small files say, the page's lists stand."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from sdlora import service
+from sdlora.data.projects import About, Project, projects
+from sdlora.errors import FileError
+from sdlora.generation import compare
+from sdlora.ui import library, pictures
+from sdlora.ui.desk import Desk
+from tests.data.conftest import drawn
+from tests.hostile import makers
+from tests.tiny import tiny_adapter
+
+JSON: dict[str, makers.Maker] = {
+    "nothing": makers.content(),
+    "nested deeply": makers.deep_json,
+    "a list": makers.content(b"[1, 2]"),
+    "a number": makers.content(b"9" * 5000),
+    "other types": makers.content(
+        json.dumps(dict.fromkeys(["kind", "trigger", "what", "files", "captions", "axes", "cells", "base", "name"], 5)
+                   | {"deleted": 1e300, "origins": 5, "class_name": {}}).encode()
+    ),
+    "a time that no calendar has": makers.content(
+        b'{"name": "x", "what": "x", "origins": [], "deleted": Infinity, "trigger": "x", "class_name": "x", "kind": []}'
+    ),
+    "Latin-1": makers.content(b'{"kind": "\xfc"}'),
+    "megabytes": makers.content(b"[" * 70_000_000),
+    "a pipe": makers.pipe,
+    "no end": makers.device,
+    "a folder": makers.folder,
+}  # fmt: skip
+
+
+def project(desk: Desk) -> Project:
+    """A project of one picture, of which something can be undone."""
+    made = Project(desk.data_dir, "mine")
+    made.folder.mkdir(parents=True)
+    for number in (1, 2):
+        drawn(seed=number).save(made.folder / f"{number:03d}.png")
+    made.describe(About(trigger="ohwx"))
+    made.remove(made.pictures()[1])
+    return made
+
+
+def trashed(desk: Desk) -> Path:
+    tiny_adapter(desk.library.folder / "gone.safetensors")
+    return desk.library.delete_adapter("gone").folder
+
+
+FILES: dict[str, Callable[[Desk], Path]] = {
+    "a project's words": lambda desk: project(desk).about_file,
+    "a step to undo": lambda desk: next(project(desk).history.steps_folder.glob("*/step.json")),
+    "a thing in the trash": lambda desk: trashed(desk) / "item.json",
+    "an adapter's report": lambda desk: desk.library.folder / "a.check.json",
+}
+
+
+@pytest.mark.parametrize("file", FILES)
+@pytest.mark.parametrize("case", JSON)
+def test_a_small_file_of_any_kind_breaks_no_list(desk: Desk, file: str, case: str) -> None:
+    tiny_adapter(desk.library.folder / "a.safetensors")
+    place = FILES[file](desk)
+    place.unlink(missing_ok=True)
+    JSON[case](place)
+    assert library._lists(desk, "")[0].count("class='tile'") == 1
+    assert [adapter.name for adapter in service.adapters_in(desk.data_dir)] == ["a"]
+    for found in projects(desk.data_dir):
+        assert found.status()
+        pictures._about(desk, found.name)
+        pictures._status(desk, found.name)
+        found.undo()
+    assert desk.library.trash.empty(30) == 0
+
+
+@pytest.mark.parametrize("case", JSON)
+def test_a_hostile_grid_is_one_sentence(desk: Desk, case: str) -> None:
+    folder = desk.creations / "grids" / "x"
+    folder.mkdir(parents=True)
+    JSON[case](folder / compare.DECLARATION)
+    with pytest.raises(FileError, match="holds no grid that can be read"):
+        compare.read(service.comparison(desk.data_dir, "x"))

@@ -1,0 +1,355 @@
+"""Names, presets, flags, prompts and settings from strangers: kept in their folder, read, or refused in a sentence."""
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from html import unescape
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from sdlora import service
+from sdlora.config import TrainConfig, all_settings
+from sdlora.data.projects import About, Project
+from sdlora.errors import ConfigError, SdloraError
+from sdlora.files import inside, safe_name
+from sdlora.generation import attention, axes, images, prompt, recall
+from sdlora.ui import inputs, library, pictures
+from sdlora.ui.api import Endpoints, _told
+from sdlora.ui.desk import Desk
+from tests.data.conftest import drawn
+from tests.hostile import makers
+from tests.hostile.conftest import Refused
+
+Command = Callable[..., Refused]
+NAMES = {
+    "a way up": "../../x", "an absolute path": "/etc/passwd", "a drive": "C:\\x", "a device of Windows": "CON",
+    "a device with an ending": "nul.txt", "300 letters": "a" * 300, "300 letters of four bytes": "\U00020000" * 300,
+    "a line break": "a\nb", "a mark that turns text around": "a\u202egnp.exe", "NUL": "a\0b", "a surrogate": "a\ud800b",
+    "letters that unfold": "\ufdfa" * 100, "HTML": "<img src=x onerror=alert(1)>",
+    "a home": "~root/x", "spaces": "  x  ",
+}  # fmt: skip
+NOTHING = {"nothing": "", "dots": "../..", "blanks": " \u3000 ", "dashes": "--._"}
+QUICK = settings(
+    max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, derandomize=True
+)
+
+
+def below(root: Path, path: Path) -> bool:
+    return path.resolve().is_relative_to(root.resolve()) and path.resolve() != root.resolve()
+
+
+def fits_everywhere(name: str) -> bool:
+    """Whether a name can be one on every system, with an ending, a number and a temporary file's mark beside it."""
+    stem = name.split(".")[0].lower()
+    devices = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))}
+    return (
+        name.isprintable() and len(name.encode()) <= 200 and stem not in devices and name.strip(". ") == name
+        and not set(name) & set('<>:"/\\|?*')
+    )  # fmt: skip
+
+
+@QUICK
+@given(name=st.text(max_size=400) | st.sampled_from([*NAMES.values(), *NOTHING.values()]))
+def test_a_name_of_any_text_is_a_file_in_its_folder_on_every_system(name: str, tmp_path: Path) -> None:
+    safe = safe_name(name)
+    assert fits_everywhere(safe)
+    (tmp_path / f"{safe}-2.safetensors").touch()
+    assert below(tmp_path, inside(tmp_path, safe))
+
+
+@QUICK
+@given(name=st.text(max_size=400) | st.sampled_from([*NAMES.values(), *NOTHING.values()]))
+def test_any_text_leads_inside_or_is_refused(name: str, tmp_path: Path) -> None:
+    try:
+        assert inside(tmp_path, name).is_relative_to(tmp_path.resolve())
+    except SdloraError as error:
+        assert len(str(error).splitlines()) == 1
+
+
+@pytest.mark.parametrize("case", NAMES)
+def test_a_hostile_name_becomes_one_in_its_folder_through_every_door(
+    desk: Desk, configure: Callable[..., TrainConfig], tmp_path: Path, case: str
+) -> None:
+    name = NAMES[case]
+    drawn().save(tmp_path / "a.png")
+    pictures._add(desk, [str(tmp_path / "a.png")], "", name, "style", "ohwx", "", 0)
+    (project,) = (desk.data_dir / "projects").iterdir()
+    assert fits_everywhere(project.name)
+    run = service.prepare(configure(), name, desk.data_dir)
+    assert below(desk.data_dir / "runs", run.folder) and fits_everywhere(run.name)
+    assert fits_everywhere(desk.library.name_for(f"2 {name}", "x"))
+    item = desk.library.delete_project(name)
+    assert below(desk.data_dir / "trash", item.folder)
+    there = {path.relative_to(desk.data_dir).parts[0] for path in desk.data_dir.rglob("*")}
+    assert there <= {"projects", "runs", "trash", "locks", "adapters"}
+
+
+@pytest.mark.parametrize("case", NOTHING)
+def test_a_project_without_a_name_is_refused_on_the_page(desk: Desk, tmp_path: Path, case: str) -> None:
+    drawn().save(tmp_path / "a.png")
+    for said in (
+        pictures._add(desk, [str(tmp_path / "a.png")], "", NOTHING[case], "style", "ohwx", "", 0)[2],
+        pictures._status(desk, NOTHING[case])[0],
+        pictures._delete(desk, NOTHING[case], 0)[5],
+    ):
+        assert "Give the project a name" in said
+    assert not (desk.data_dir / "projects").exists()
+
+
+def endpoints(desk: Desk) -> dict[str, Callable[..., Any]]:
+    """The page's endpoints for programs, as they are called: with all their arguments."""
+    ends = Endpoints(desk)
+    return {name: _told(getattr(ends, name)) for name in ("train", "status", "stop", "resume", "export")}
+
+
+@pytest.mark.parametrize("case", [*NAMES, *NOTHING])
+def test_a_hostile_name_finds_nothing_through_the_endpoints(
+    desk: Desk, configure: Callable[..., TrainConfig], case: str
+) -> None:
+    name, ends = (NAMES | NOTHING)[case], endpoints(desk)
+    for call in (
+        lambda: ends["train"]("x", None, name, "style", "", "pocket", "Quick", None, None),
+        lambda: ends["status"](name, False), lambda: ends["stop"](name), lambda: ends["resume"](name),
+        lambda: ends["export"](name, "kohya", "fp32"),
+    ):  # fmt: skip
+        with pytest.raises(gr.Error) as refused:
+            call()
+        assert "Traceback" not in str(refused.value)
+    assert not (desk.data_dir / "runs").exists()
+
+
+@pytest.mark.parametrize("act", ["open", "resume", "duplicate"])
+def test_the_page_opens_no_run_outside_its_folder(
+    desk: Desk, configure: Callable[..., TrainConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, act: str
+) -> None:
+    """Names of clicked cards come from the browser, and a program may send any."""
+    run = service.prepare(configure(), "strangers", tmp_path / "elsewhere")
+    monkeypatch.chdir(run.folder.parent)
+    for name in (str(run.folder), "strangers", "../../elsewhere/runs/strangers"):
+        said = unescape(str(library._act(desk, act, name)[2]))
+        assert "no such run" in said or "lies outside" in said
+    assert service.runs_in(desk.data_dir) == []
+
+
+MISTAKES = [
+    ("train.steps", "0", "greater than or equal to 1"),
+    ("adapter.rank", "-1", "greater than or equal to 1"),
+    ("train.learning_rate", "nan", "finite number"),
+    ("train.seed", "1e99", "valid integer"),
+    ("train.batch_size", "9" * 400, "less than or equal to 4096"),
+    ("adapter.rnak", "4", "did you mean"),
+    ("sample.sampler", "Eulr a", "Euler a"),
+    ("data.background", "red; x", "data.background"),
+]
+
+
+@pytest.mark.parametrize(("name", "value", "reason"), MISTAKES)
+def test_a_wrong_setting_is_refused_through_every_door(
+    command: Command, desk: Desk, tmp_path: Path, name: str, value: str, reason: str
+) -> None:
+    ended = command("train", "pocket-style", f"--{name}", value)
+    assert ended.code == 2 and reason in ended.sentence and name in ended.sentence
+    with pytest.raises(ConfigError, match=re.escape(reason)):
+        TrainConfig.load("pocket-style", {name: value})
+    project = Project(desk.data_dir, "mine")
+    for number in range(3):
+        drawn(seed=number).save(tmp_path / f"{number}.png")
+    project.add([tmp_path / f"{number}.png" for number in range(3)])
+    project.describe(About())
+    with pytest.raises(gr.Error, match=re.escape(reason)):
+        endpoints(desk)["train"]("x", None, "mine", "style", "", "pocket", "Quick", None, {name: value})
+    assert not (desk.data_dir / "runs").exists()
+
+
+PRESETS: dict[str, tuple[makers.Maker, str]] = {
+    "an unknown key": (makers.content(b"data.folder = 'x'\nadapter.rnak = 3"), "did you mean adapter.rank"),
+    "a newer version": (makers.content(b"version = 99"), "version 99 is not known here"),
+    "a version of 9,000 digits": (makers.content(b"version = 0x", b"f" * 9000), "version a int is not known"),
+    "NaN": (makers.content(b"data.folder = 'x'\ntrain.learning_rate = nan"), "finite number"),
+    "endless": (makers.content(b"data.folder = 'x'\ntrain.learning_rate = inf"), "finite number"),
+    "nested in brackets": (makers.deep_toml, "nested too deeply"),
+    "nested in names": (makers.dotted_toml, "nested too deeply"),
+    "nested in a table": (
+        makers.content(b"data.folder = 'x'\n[[train.steps]]\n", b"a." * 5000, b"a = 1"), "too deeply"
+    ),
+    "5,000 digits": (makers.content(b"data.folder = 'x'\ntrain.steps = ", b"9" * 5000), "is not TOML"),
+    "9,000 hexadecimal digits": (
+        makers.content(b"data.folder = 'x'\ntrain.steps = 0x", b"f" * 9000), "train.steps = a"
+    ),
+    "a value of a megabyte": (
+        makers.content(b"data.folder = 'x'\ntrain.steps = '", b"x" * 900_000, b"'"), "train.steps"
+    ),
+    "a method of a megabyte": (
+        makers.content(b"data.folder = 'x'\nadapter.method = '", b"x" * 900_000, b"'"), "is no method"
+    ),
+    "a key of a megabyte": (
+        makers.content(b"data.folder = 'x'\ntrain.", b"x" * 900_000, b" = 1"), "there is no setting"
+    ),
+    "two megabytes": (makers.content(b"#" * 2_000_000), "over 1 MB"),
+    "a pickle": (lambda path: makers.pickled(path, path.with_name("canary")), "is not TOML"),
+    "Latin-1": (makers.content("data.folder = 'ü'".encode("latin-1")), "is not TOML"),
+    "a page": (makers.content(b"<!DOCTYPE html>"), "is not TOML"),
+    "no end": (makers.device, "no such TOML file or preset"),
+    "a pipe": (makers.pipe, "no such TOML file or preset"),
+    "a folder": (makers.folder, "no such TOML file or preset"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", PRESETS)
+def test_a_hostile_preset_is_refused_by_the_command_and_by_python(command: Command, tmp_path: Path, case: str) -> None:
+    make, reason = PRESETS[case]
+    make(tmp_path / "mine.toml")
+    ended = command("train", tmp_path / "mine.toml")
+    assert ended.code == 2 and reason in ended.sentence
+    assert len(ended.sentence) < 2000
+    with pytest.raises(ConfigError, match=re.escape(reason)):
+        TrainConfig.load(tmp_path / "mine.toml")
+    assert not (tmp_path / "canary").exists()
+
+
+numbers = st.integers() | st.floats() | st.sampled_from([10**400, -1, 0])
+values = st.recursive(
+    st.none() | st.booleans() | numbers | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=12), inner, max_size=3),
+    max_leaves=8,
+)
+SETTINGS = [tuple(setting.name.split(".")) for setting in all_settings()] + [("x", "y")]
+
+
+@QUICK
+@given(given_values=st.dictionaries(st.sampled_from(SETTINGS), values, max_size=4), sections=st.booleans())
+def test_settings_of_any_kind_are_a_config_or_refused(
+    given_values: dict[tuple[str, str], Any], sections: bool, tmp_path: Path
+) -> None:
+    nested: dict[str, Any] = {"data": {"folder": str(tmp_path)}}
+    for (section, name), value in given_values.items():
+        nested.setdefault(section, {})[name] = value
+    if sections:
+        nested |= {section: value for (section, _), value in given_values.items()}
+    try:
+        TrainConfig.parse(nested, "here").save(tmp_path / "saved.toml")
+    except ConfigError as error:
+        assert all(len(line) <= 1000 for line in str(error).splitlines())
+
+
+@QUICK
+@given(content=st.binary(max_size=200) | st.text(alphabet="data.folder='x'[]{}\n=\"#0123456789_", max_size=200))
+def test_a_preset_of_any_bytes_is_a_config_or_refused(content: bytes | str, tmp_path: Path) -> None:
+    path = tmp_path / "any.toml"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    try:
+        TrainConfig.load(path)
+    except ConfigError as error:
+        assert "any.toml" in str(error)
+
+
+PARTS = ["(", ")", "[", "]", ":", "<lora:", ">", "<", "\\", "BREAK", " ", "1.2", "a", ",", "=", "te", "é", "\n", "nan"]
+texts = st.text(max_size=200) | st.lists(st.sampled_from(PARTS), max_size=60).map("".join)
+
+
+@QUICK
+@given(text=texts)
+def test_a_prompt_of_any_text_is_read_or_refused(text: str, tmp_path: Path) -> None:
+    assert attention.parse(text)
+    try:
+        plain = prompt.parse(text)
+    except ConfigError as error:
+        assert len(str(error).splitlines()) == 1
+    else:
+        assert isinstance(plain.text, str)
+
+
+SAID = [
+    "Steps: ",
+    "3",
+    ", ",
+    "Size: ",
+    "x",
+    "\n",
+    "Negative prompt: ",
+    '"',
+    "\\",
+    "Seed: ",
+    "9" * 30,
+    "CFG scale: ",
+    "nan",
+]
+
+
+@QUICK
+@given(text=texts | st.lists(st.sampled_from([*SAID, "Sampler: ", "Prediction type: "])).map("".join))
+def test_a_pictures_text_of_any_kind_is_recalled_or_refused(text: str) -> None:
+    images.parse_parameters(text)
+    try:
+        found = recall.recall(text, ["a"])
+    except ConfigError:
+        assert not text.strip()
+    else:
+        assert all(abs(number) < 2**53 for number in found.numbers.values())
+
+
+@QUICK
+@given(kind=st.sampled_from([*axes.KINDS, "", "x"]), text=texts | st.text(alphabet="0123456789-+.,()[] e", max_size=60))
+def test_an_axis_of_any_text_is_read_or_refused(kind: str, text: str) -> None:
+    try:
+        assert len(axes.read_axis(kind, text, [1, 2]).values) <= axes.MOST_VALUES
+    except ConfigError as error:
+        assert len(str(error)) < 5 * axes.MOST_LETTERS
+
+
+LONG = {
+    "open brackets": "(" * 100_000, "open brackets with words": "(a" * 50_000, "nested": "(a" * 33_000 + ")" * 33_000,
+    "square": "[a" * 50_000, "both kinds": "([a)]" * 20_000, "tags that never end": "<lora:" * 17_000,
+    "a tag of 100 kB": f"<lora:{'a' * 100_000}>", "a tag of colons": f"<lora:{':' * 100_000}>",
+    "digits": ":" + "1" * 100_000, "digits in a bracket": "(a:" + "1" * 100_000, "dots": "(a:" + "1." * 50_000,
+    "blanks": " " * 100_000, "blanks behind a colon": "(a:" + " " * 100_000, "tabs": "\t " * 50_000 + "<lora:a:1>",
+    "breaks": " BREAK " * 14_000, "backslashes": "\\" * 100_001, "one word": "a" * 100_000,
+    "one line of settings": "Steps: 3, " + "a" * 900_000, "settings of blanks": "Steps: 3, " + " " * 900_000,
+    "settings of words": "Steps: 3, " + "a b-" * 200_000, "quotes": "Steps: 3, a b: " + '"' * 900_000,
+    "escapes": 'Steps: 3, a b: "' + "\\" * 900_001, "colons": "Steps: 3" + ",ab:" * 200_000,
+}  # fmt: skip
+READ = """
+import json, sys
+from pathlib import Path
+from sdlora.errors import SdloraError
+from sdlora.generation import attention, axes, images, prompt, recall
+for text in json.loads(Path(sys.argv[1]).read_text()):
+    for read in (prompt.parse, attention.parse, lambda text: recall.recall(text, []),
+                 *(lambda text, kind=kind: axes.read_axis(kind, text, [1]) for kind in axes.KINDS)):
+        try:
+            read(text)
+        except SdloraError as error:
+            assert len(str(error)) < 1_000_000
+print("read")
+"""
+
+
+def test_the_longest_prompts_are_read_in_a_time_in_proportion(tmp_path: Path) -> None:
+    """By the square of its length, one such text would take from a minute to hours."""
+    (tmp_path / "texts.json").write_text(json.dumps([*LONG.values()]))
+    command = [sys.executable, "-c", READ, str(tmp_path / "texts.json")]
+    assert subprocess.run(command, capture_output=True, text=True, timeout=90, check=True).stdout == "read\n"
+
+
+@pytest.mark.parametrize("case", LONG)
+def test_a_hostile_prompt_is_a_few_words_on_the_page(desk: Desk, case: str) -> None:
+    said = inputs._tags(desk, LONG[case], *[""] * inputs.ROWS, *[1.0] * inputs.ROWS)
+    assert len(said) < 1000
+
+
+def test_a_caption_of_html_is_kept_as_text(desk: Desk, tmp_path: Path) -> None:
+    caption = "<script>alert(1)</script>"
+    drawn().save(tmp_path / "a.png")
+    (tmp_path / "a.txt").write_text(caption)
+    files = [str(tmp_path / "a.png"), str(tmp_path / "a.txt")]
+    pictures._add(desk, files, "", "mine", "style", "ohwx", "", 0)
+    project = Project(desk.data_dir, "mine")
+    assert project.caption(project.pictures()[0]) == caption
+    assert "<script>" not in pictures._check(desk, "mine", "pocket")
