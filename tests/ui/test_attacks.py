@@ -93,9 +93,9 @@ def test_what_the_page_does_not_use_is_not_there(page, path):
 @pytest.mark.parametrize(
     "path", ["/?deep_link=../../runs/kept", "/config?deep_link=../../../secret", "/theme.css?x=/etc"]
 )
-def test_a_link_to_a_state_shows_the_page_as_it_is(page, path):
+def test_a_link_to_a_state_shows_the_page_as_it_is_or_nothing(page, path):
     answer = page.ask(path)
-    assert answer.status == 200
+    assert answer.status in (200, 403)  # As the version of Gradio sees it.
     assert CANARY not in answer.text
 
 
