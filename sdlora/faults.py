@@ -67,7 +67,7 @@ class Fault:
             first()
         if self.full:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        os.kill(os.getpid(), signal.SIGKILL)
+        os.kill(os.getpid(), getattr(signal, "SIGKILL", signal.SIGTERM))  # Windows' SIGTERM is as final.
 
 
 _fault = Fault.parse(os.environ[VARIABLE]) if VARIABLE in os.environ else None

@@ -7,7 +7,7 @@ import os
 import platform
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -53,21 +53,19 @@ class Run(RunPaths):
 
         Raises FileError, and leaves nothing, if the folder cannot be written.
         """
-        run = None
         try:
             runs.mkdir(parents=True, exist_ok=True)
             run = cls(_new_folder(inside(runs, safe_name(name, fallback="run"))))
-            faults.point("run.folder")
-            for folder in (run.samples, run.checkpoints, run.states):
-                folder.mkdir()
-            faults.point("run.folders")
-            config.save(run.config_file)  # Last: this makes the folder a run's.
+            with ExitStack() as undo:
+                undo.callback(shutil.rmtree, run.folder, ignore_errors=True)
+                faults.point("run.folder")
+                for folder in (run.samples, run.checkpoints, run.states):
+                    folder.mkdir()
+                faults.point("run.folders")
+                config.save(run.config_file)  # Last: this makes the folder a run's.
+                undo.pop_all()
             fsync_folder(runs)
-        except (OSError, FileError) as error:
-            if run is not None:
-                shutil.rmtree(run.folder, ignore_errors=True)
-            if isinstance(error, FileError):
-                raise
+        except OSError as error:
             raise FileError(f"{runs}: cannot be written ({error.strerror}); choose another --data-dir") from error
         faults.point("run.made")
         return run

@@ -12,13 +12,14 @@ import sdlora
 from sdlora import checkpoint, faults, service
 from sdlora.errors import FileError
 from sdlora.events import Notice, RunStarted, StepDone
+from sdlora.files import unused
 from sdlora.runs.folder import Journal, Run
 from sdlora.runs.launch import Training
 from tests.outcome import outcome
 from tests.training.short import run_here
 
 WORKER = "sdlora.runs.worker"
-KILLED = -signal.SIGKILL
+KILLED = -9
 STEPS = 8
 VARIED = dict(
     train__steps=STEPS, checkpoint__every=1, sample__every=3, sample__prompts=["a red house"], sample__steps=1,
@@ -131,6 +132,21 @@ def test_a_run_is_made_whole_or_is_none(configure, nursery, tmp_path, fault):
     assert [run.config for run in made] == [configure()] * (fault == "file.renamed")
     assert nursery.start("sdlora.cli", prepare, tmp_path / "log").wait() == 0
     assert service.find_run("mine-2", tmp_path).state == "new"
+
+
+def test_a_name_that_another_process_takes_at_this_moment_gives_the_next(configure, tmp_path, monkeypatch):
+    taken = []
+
+    def late(path):
+        free = unused(path)
+        if not taken:
+            free.mkdir()
+            taken.append(free.name)
+        return free
+
+    monkeypatch.setattr("sdlora.runs.folder.unused", late)
+    assert Run.create(tmp_path / "runs", "mine", configure()).name == "mine-2"
+    assert taken == ["mine"]
 
 
 def test_a_run_that_cannot_be_made_leaves_nothing(configure, nursery, tmp_path):
