@@ -97,7 +97,9 @@ def _require_plain(component: str, config: Mapping[str, Any]) -> None:
 
 def _said(value: object) -> str:
     """A configuration's ``value`` in a message: words and numbers alone, as anything else may be of any size."""
-    return repr(shown(value, 60)) if isinstance(value, str | int | float | None) else f"a {type(value).__name__}"
+    if isinstance(value, str):
+        return repr(shown(value, 60))
+    return str(value) if isinstance(value, int | float | None) else f"a {type(value).__name__}"
 
 
 def _as_meant(path: str, module: ModuleState, rank_of: Told, alpha_of: Told) -> ModuleState:
