@@ -107,9 +107,7 @@ def _parser(arguments: Sequence[str]) -> tuple[Parser, dict[str, Parser]]:
 
 
 def _disk_arguments(parser: Parser) -> None:
-    from sdlora.runs.disk import FREED
-
-    help = f"delete this for good ({', '.join(FREED)}); may be given often. Finished adapters always stay"
+    help = "delete this row of the list for good, such as cache or states; may be given often. Finished adapters stay"
     parser.add_argument("--free", action="append", default=[], metavar="WHAT", help=help)
     help = "leave alone what is younger than that (default: %(default)s)"
     parser.add_argument("--older-than", type=float, default=0, metavar="DAYS", help=help)

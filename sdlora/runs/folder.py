@@ -84,7 +84,7 @@ class Run(RunPaths):
         """
         config = existing(Path(name, CONFIG), runs)
         if config is not None and config.is_file():
-            return cls(inside(runs, config.parent))
+            return cls(inside(runs, config.parent.resolve()))  # ``runs`` may be relative.
         known = ", ".join(sorted(path.name for path in runs.glob("*/") if (path / CONFIG).is_file()))
         raise ConfigError(f"{name}: there is no such run in {runs}; there are: {known or 'none yet'}")
 

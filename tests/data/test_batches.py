@@ -13,6 +13,7 @@ from sdlora.data.pictures import Size
 from sdlora.data.plan import Plan, Rotation
 from sdlora.data.settings import Data
 from sdlora.data.store import TensorStore
+from sdlora.files import sha256
 from tests.data.test_cache import averages
 
 SQUARE, WIDE = Size(64, 64), Size(80, 48)
@@ -145,7 +146,7 @@ def test_masks_weight_in_full_what_has_none(example, folder) -> None:
     from PIL import Image
 
     Image.new("L", (64, 64), 51).save(folder / "a.mask.png")
-    masked = example("a.png", mask=folder / "a.mask.png", mask_digest="m")
+    masked = example("a.png", mask=folder / "a.mask.png", mask_digest=sha256(folder / "a.mask.png"))
     batches = Batches([masked, example("b.png", seed=1)], [SQUARE] * 2, data(), 2, seed=0)
     (batch,) = read(batches, 0, 1)
     assert batch.mask is not None and batch.mask.shape == (2, 1, 8, 8)

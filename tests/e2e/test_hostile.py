@@ -86,6 +86,7 @@ def test_no_script_of_a_stranger_runs_on_any_tab(hostile, visit):
     visitor.click("#create-button")
     visitor.see("There is no adapter", "#create-status")
     page.locator("#reading button").first.click()
+    page.wait_for_timeout(500)  # What a person sees there is made when it is opened.
     visitor.fill("#read-text", f"{EVIL}\nSteps: 1, Sampler: {EVIL}, Model: {EVIL}, Odd: 1")
     visitor.click("#read-button")
     visitor.see(NAME, "#read-message")

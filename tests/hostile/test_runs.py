@@ -381,5 +381,5 @@ def test_a_resume_from_a_hostile_state_fails_with_its_exit_code_and_one_sentence
     training = service.extend(sent, 3)
     code = training.wait()
     assert code == FileError.exit_code
-    said = str(service.failure(sent, code, training.last))
+    said = str(service.failure(training, code))
     assert "the state of step 2 is not one of this run (ValueError: tensor 0 has the shape (1,)); remove it" in said
