@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from sdlora import errors
+from sdlora.checkpoint import newest_step
 from sdlora.data.advice import Kind
 from sdlora.errors import BusyError, ConfigError, FileError, SdloraError
 from sdlora.events import OnEvent, RunFailed, RunStopped, ignore
@@ -102,9 +103,14 @@ def start(config: "TrainConfig", name: str | None = None, data_dir: Path | None 
 
 
 def resume(run: Run, processes: int = 1) -> Training:
-    """Go on with a run from its newest checkpoint. Raises BusyError if it runs already."""
+    """Go on with a run from its newest checkpoint.
+
+    Raises BusyError if it runs already, ConfigError if it has finished and its states were freed: it would begin anew.
+    """
     if run.held():
         raise BusyError(f"the run {run.name} is running already")
+    if run.state == "finished" and not newest_step(run.states):
+        raise ConfigError(f"{run.name}: has finished, and has no state to go on from; its adapter is {run.adapter}")
     return launch(run, processes)
 
 

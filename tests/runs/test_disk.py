@@ -131,6 +131,14 @@ def test_a_run_in_work_or_in_the_queue_keeps_its_state(data_dir, done):
     assert free(data_dir, ["states", "checkpoints"]) > 5000
 
 
+def test_a_finished_run_without_states_is_not_trained_anew(data_dir, done):
+    free(data_dir, ["states"])
+    before = done.adapter.read_bytes()
+    with pytest.raises(ConfigError, match="done: has finished, and has no state to go on from; its adapter is"):
+        service.resume(done)
+    assert done.adapter.read_bytes() == before and not done.log.exists()
+
+
 @pytest.mark.parametrize("name", ["cache", "class-pictures"])
 def test_caches_are_left_while_a_training_may_read_them(name, data_dir, done):
     import torch
