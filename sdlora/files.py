@@ -36,6 +36,11 @@ def default_data_dir() -> Path:
     return Path(os.environ.get("SDLORA_DATA_DIR") or Path.home() / "sdlora")
 
 
+def data_root(data_dir: Path | None) -> Path:
+    """``data_dir``, or the usual one, with ``~`` expanded. Raises FileError for a name that no folder can have."""
+    return as_path(data_dir or default_data_dir())
+
+
 def fsync_folder(folder: Path) -> None:
     """Make a rename in ``folder`` durable. Windows has no such call, and needs none."""
     if os.name == "nt":

@@ -14,7 +14,13 @@ from sdlora.checkpoint import newest_step
 from sdlora.data.advice import Kind
 from sdlora.errors import BusyError, ConfigError, FileError, SdloraError
 from sdlora.events import OnEvent, RunFailed, RunStopped, ignore
-from sdlora.files import as_path, existing, read_safetensors_header, safe_name, write_atomic
+from sdlora.families.choices import base_choices as base_choices
+from sdlora.families.choices import bases as bases
+from sdlora.families.choices import is_single_file as is_single_file
+from sdlora.families.choices import models_in as models_in
+from sdlora.families.choices import native_size as native_size
+from sdlora.families.choices import settled as settled
+from sdlora.files import as_path, data_root, existing, read_safetensors_header, safe_name, write_atomic
 from sdlora.files import default_data_dir as default_data_dir
 from sdlora.formats.folders import is_peft
 from sdlora.runs import album as album
@@ -57,26 +63,20 @@ from sdlora.training.output import CONFIG
 
 if TYPE_CHECKING:
     from sdlora.config import TrainConfig
-    from sdlora.families.catalog import Found
     from sdlora.formats.proof import Proof
 
 LOOK_SECONDS = 0.3
 """For a device's lock: who looks whether it is free has it for a moment."""
 
 
-def _root(data_dir: Path | None) -> Path:
-    """``data_dir``, or the usual one, with ``~`` expanded. Raises FileError for a name that no folder can have."""
-    return as_path(data_dir or default_data_dir())
-
-
 def runs_in(data_dir: Path | None = None) -> list[Run]:
     """All runs, the newest first."""
-    return Run.all(_root(data_dir))
+    return Run.all(data_root(data_dir))
 
 
 def find_run(name: str, data_dir: Path | None = None) -> Run:
     """The run called ``name``, or at that path. Raises ConfigError naming those that there are."""
-    return Run.find(_root(data_dir) / "runs", name)
+    return Run.find(data_root(data_dir) / "runs", name)
 
 
 def prepare(config: "TrainConfig", name: str | None = None, data_dir: Path | None = None) -> Run:
@@ -94,7 +94,7 @@ def prepare(config: "TrainConfig", name: str | None = None, data_dir: Path | Non
     require_precision(config.train.precision, config.train.device)
     read_folder(config.data)
     name = name or safe_name(config.data.trigger or config.data.folder.name, fallback="run")
-    return Run.create(_root(data_dir) / "runs", name, config)
+    return Run.create(data_root(data_dir) / "runs", name, config)
 
 
 def start(config: "TrainConfig", name: str | None = None, data_dir: Path | None = None, processes: int = 1) -> Training:
@@ -201,9 +201,9 @@ def adapter_of(source: str, data_dir: Path | None = None) -> Path:
         return path
     if source.endswith(SUFFIX):
         raise FileError(f"{source}: there is no such file")
-    imported = existing(f"{source}{SUFFIX}", _root(data_dir) / "adapters")
+    imported = existing(f"{source}{SUFFIX}", data_root(data_dir) / "adapters")
     name, _, step = source.rpartition("-")
-    if step.isdecimal() and existing(Path(source, CONFIG), _root(data_dir) / "runs") is None:
+    if step.isdecimal() and existing(Path(source, CONFIG), data_root(data_dir) / "runs") is None:
         with suppress(ConfigError, KeyError):  # Else it is told that there is no such run.
             return checkpoints(find_run(name, data_dir))[int(step)]
     try:
@@ -256,7 +256,7 @@ def adapters_in(data_dir: Path | None = None) -> list[AdapterFile]:
     imported; none that is broken.
     """
     found = []
-    for entry in Library(_root(data_dir)).adapters():
+    for entry in Library(data_root(data_dir)).adapters():
         if not entry.problem:
             found.append(AdapterFile(entry.name, entry.path, entry.base))
             steps = checkpoints(entry.run) if entry.run is not None else {}
@@ -288,43 +288,6 @@ def require_one_base(base: str, adapters: Sequence[AdapterFile]) -> None:
             raise ConfigError(f"{trained}: they cannot be mixed. Choose adapters of one base.")
 
 
-def bases() -> list[str]:
-    """The bundled base models that are there."""
-    from sdlora.families.loading import BUNDLED
-
-    return [name for name, folder in BUNDLED.items() if (folder / "model_index.json").is_file()]
-
-
-def models_in(data_dir: Path | None = None) -> "list[Found]":
-    """The bundled base models, then what lies in the models folders, with what is wrong with it if it is no base."""
-    from sdlora.families.catalog import catalog, folders, look
-    from sdlora.families.loading import BUNDLED
-
-    return [*(look(BUNDLED[name], name) for name in bases()), *catalog(folders(_root(data_dir)))]
-
-
-def base_choices(data_dir: Path | None = None) -> list[tuple[str, str]]:
-    """The names of base models that are there, each with what stands for it as ``model.base``."""
-    known = bases()
-    found = (model for model in models_in(data_dir) if not model.problem)
-    return [(model.name, model.name if model.name in known else str(model.path)) for model in found]
-
-
-def settled(base: str, data_dir: Path | None = None) -> str:
-    """``base``, or the path of the model of that name in a models folder: what a name means must not change later."""
-    from sdlora.families.catalog import find, folders
-
-    known = base in bases() or existing(base)
-    return base if known else str(find(base, folders(_root(data_dir))) or base)
-
-
-def native_size(base: str) -> int:
-    """The side in pixels that ``base`` draws best. Raises ModelError for what can be no base model."""
-    from sdlora.families.loading import native_size
-
-    return native_size(base)
-
-
 @contextmanager
 def holding(device: str, data_dir: Path | None, on_wait: Callable[[str], object]) -> Iterator[None]:
     """Hold ``device``, as a training does, for a ``with`` block; ``on_wait`` is told if another process has it now.
@@ -334,7 +297,7 @@ def holding(device: str, data_dir: Path | None, on_wait: Callable[[str], object]
     from sdlora.generation.device import choose_device
 
     place = choose_device(device)
-    lock_file = device_lock(_root(data_dir), place)
+    lock_file = device_lock(data_root(data_dir), place)
     try:
         lock = hold(lock_file, f"the device {place}", LOOK_SECONDS)
     except BusyError:
@@ -398,12 +361,3 @@ def baked(
     for note in errand.notes:
         on_phase(note)
     return output
-
-
-def is_single_file(base: str) -> bool:
-    """Whether ``base`` is one .safetensors file, so that adapters can be baked into another such file."""
-    from sdlora.families.loading import locate
-
-    with suppress(SdloraError):
-        return locate(base).kind == "file"
-    return False

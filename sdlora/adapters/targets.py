@@ -94,6 +94,10 @@ def adaptable(models: Mapping[str, "nn.Module"]) -> Iterator[tuple[str, "nn.Modu
                 yield prefix + path, base
 
 
+EVERYTHING = "linear+conv"
+"""The group of every layer that carries an adapter in training, but for what only patterns reach."""
+
+
 def select(models: Mapping[str, "nn.Module"], targets: str, text_encoder: bool = True) -> list[str]:
     """The classic paths of the layers in ``models`` that ``targets`` names, in the models' order.
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from sdlora.adapters.base import AdapterState, ModuleState, state_of
-from sdlora.adapters.targets import select
+from sdlora.adapters.targets import EVERYTHING, select
 from sdlora.editing.lowrank import Cut, of_matrix
 from sdlora.errors import ConfigError, MismatchError, NonFiniteError
 from sdlora.events import OnProgress, unwatched
@@ -17,10 +17,6 @@ if TYPE_CHECKING:
 UNCHANGED = {"float32": 1e-6, "float16": 4e-4, "bfloat16": 4e-3}
 """A layer that differs by less than so much of its norm is the same, by the coarser of the two files' types: rounding
 to fp16 alone moves it by 2e-4, to bf16 by 1.7e-3."""
-
-
-EVERYTHING = "linear+conv"
-"""The targets that hold every layer that an adapter can change."""
 
 
 def extract(

@@ -47,7 +47,7 @@ class _Kind:
 def usage(data_dir: Path, older_than_days: float = 0) -> list[Share]:
     """What there is in ``data_dir``: first what can be freed, as far as it is that old, then what stays, all of it."""
     found = [_share(name, kind, data_dir, older_than_days, freed=True) for name, kind in FREED.items()]
-    return [*found, *(_share(name, kind, data_dir, 0, freed=False) for name, kind in KEPT.items())]
+    return [*found, *(_share(name, kind, data_dir, older_than_days, freed=False) for name, kind in KEPT.items())]
 
 
 def free(data_dir: Path, names: Collection[str], older_than_days: float = 0) -> int:
@@ -161,7 +161,7 @@ def _whole(*patterns: str) -> Callable[[Path, float], Iterator[Path]]:
 
 def _rest_of_runs(data_dir: Path, days: float) -> Iterator[Path]:
     """What is left of runs' folders beside what has a row of its own."""
-    counted = {*_states(data_dir, 0), *_steps(data_dir, 0), *(run.adapter for run in Run.all(data_dir))}
+    counted = {*_states(data_dir, days), *_steps(data_dir, days), *(run.adapter for run in Run.all(data_dir))}
     holders = {place.parent for place in counted}
     for path in (data_dir / "runs").glob("*/*"):
         inner = path.iterdir() if path in holders and path.is_dir() else [path]

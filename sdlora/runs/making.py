@@ -7,6 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from sdlora.adapters.targets import EVERYTHING
 from sdlora.errors import ConfigError, SdloraError
 from sdlora.files import as_path
 from sdlora.formats.card import METHOD_NAMES, read_card
@@ -98,7 +99,7 @@ def extracting(
     name: str = "",
     rank: int | None = None,
     energy: float | None = None,
-    targets: str = "linear+conv",
+    targets: str = EVERYTHING,
     text_encoder: bool = True,
     dtype: str = "fp32",
 ) -> Making:
@@ -111,7 +112,7 @@ def extracting(
         raise ConfigError("Both models are the same one; choose the base that the other was made from.")
     _require_cut(rank, energy, needed=True)
     name = library.name_for(name, Path(tuned).name.removesuffix(SUFFIX))
-    what: dict[str, Any] = {"targets": targets or "linear+conv", "text_encoder": text_encoder, "dtype": dtype}
+    what: dict[str, Any] = {"targets": targets or EVERYTHING, "text_encoder": text_encoder, "dtype": dtype}
     return Making(library, "extract", name, base, tuned=tuned, rank=rank, energy=energy, **what)
 
 

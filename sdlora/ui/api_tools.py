@@ -3,6 +3,7 @@
 from typing import Any, TypedDict
 
 from sdlora import service
+from sdlora.adapters.targets import EVERYTHING
 from sdlora.errors import ConfigError
 from sdlora.formats.storage import DTYPES
 from sdlora.service import Making
@@ -83,7 +84,7 @@ class Tools:
         name: str = "",
         rank: int | None = None,
         energy: float | None = None,
-        targets: str = "linear+conv",
+        targets: str = EVERYTHING,
         text_encoder: bool = True,
         dtype: str = "fp32",
     ) -> Made:

@@ -9,7 +9,7 @@ from typing import Any
 import gradio as gr
 
 from sdlora import service
-from sdlora.adapters.targets import GROUPS
+from sdlora.adapters.targets import EVERYTHING, GROUPS
 from sdlora.data.folder import count
 from sdlora.errors import ConfigError
 from sdlora.runs.disk import written
@@ -123,7 +123,7 @@ def _extract(desk: Desk, tab: gr.Tab) -> Any:
     keep = _keep("extract", RANK, 32, "fp16")
     with gr.Row():
         targets = gr.Dropdown(
-            list(GROUPS), value="linear+conv", label="Layers", info="a group, or patterns", allow_custom_value=True,
+            list(GROUPS), value=EVERYTHING, label="Layers", info="a group, or patterns", allow_custom_value=True,
             elem_id="extract-targets", min_width=160,
         )  # fmt: skip
         text = gr.Checkbox(True, label="Text encoders too", elem_id="extract-text", min_width=160)

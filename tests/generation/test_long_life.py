@@ -1,30 +1,14 @@
 """A studio that draws for a long time: memory and open files stay as they are, and so does the base."""
 
-import gc
-
 import numpy as np
-import psutil
 import pytest
 
 from sdlora.formats import write_adapter
 from sdlora.generation.studio import Studio
 from tests.generation.test_studio import QUICK, adapter
+from tests.steady import held, require_flat
 
 ADAPTERS, ROUNDS = 50, 4
-DRIFT = 0.02
-
-
-def held():
-    """Bytes and open files of this process."""
-    gc.collect()
-    process = psutil.Process()
-    return process.memory_info().rss, process.num_fds()
-
-
-def flat(before, after):
-    print(f"{before[0] / 2**20:.1f} MiB, then {after[0] / 2**20:.1f}; open files {before[1]}, then {after[1]}")
-    assert after[1] == before[1]
-    assert after[0] <= before[0] * (1 + DRIFT), f"{before[0] / 2**20:.1f} MiB became {after[0] / 2**20:.1f}"
 
 
 def pixels(studio, **changes):
@@ -52,7 +36,7 @@ def test_fifty_adapters_that_come_and_go_four_times_leave_the_base_as_it_was(tin
             studio.remove_adapter(file.stem)
         assert (pixels(studio) == base).all()
         marks.append(held())
-    flat(marks[1], marks[-1])
+    require_flat(marks[1], marks[-1])
     left = studio.family.unet.state_dict()
     assert left.keys() == weights.keys() and all((left[name] == weights[name]).all() for name in weights)
 
@@ -66,4 +50,4 @@ def test_pictures_in_a_row_leave_memory_and_open_files_flat(pictures, tiny_base)
         pixels(studio, seed=number, width=(64, 128)[number % 2])
         if number + 1 in (pictures // 2, pictures):
             marks.append(held())
-    flat(*marks)
+    require_flat(*marks)

@@ -1,11 +1,9 @@
 """A page that is open for hours: what it holds does not grow."""
 
-import gc
 import os
 import time
 from pathlib import Path
 
-import psutil
 import pytest
 
 from sdlora import service
@@ -14,18 +12,11 @@ from sdlora.runs.folder import Journal
 from sdlora.ui import desk as desks
 from sdlora.ui.desk import Desk
 from sdlora.ui.page import _look
+from tests.steady import held, require_flat
 from tests.tiny import tiny_adapter as adapter
 
 POLL_SECONDS = 2
 """Between two looks of a visitor, as the page's timer has them at most."""
-DRIFT = 0.02
-
-
-def held():
-    """Bytes and open files of this process."""
-    gc.collect()
-    process = psutil.Process()
-    return process.memory_info().rss, process.num_fds()
 
 
 def watched(configure, data_dir, monkeypatch, hours):
@@ -58,21 +49,14 @@ def watched(configure, data_dir, monkeypatch, hours):
     return marks
 
 
-def flat(marks):
-    (before, files), (after, files_after) = marks
-    print(f"{before / 2**20:.1f} MiB, then {after / 2**20:.1f}; open files {files}, then {files_after}")
-    assert files_after == files
-    assert after <= before * (1 + DRIFT), f"{before / 2**20:.1f} MiB became {after / 2**20:.1f}"
-
-
 @pytest.mark.skipif(os.name == "nt", reason="counts open files as POSIX does")
 def test_half_an_hour_of_looks_leaves_memory_and_open_files_flat(configure, tmp_path, monkeypatch):
-    flat(watched(configure, tmp_path / "data", monkeypatch, hours=0.5))
+    require_flat(*watched(configure, tmp_path / "data", monkeypatch, hours=0.5))
 
 
 @pytest.mark.slow
 def test_six_hours_of_looks_leave_memory_and_open_files_flat(configure, tmp_path, monkeypatch):
-    flat(watched(configure, tmp_path / "data", monkeypatch, hours=6))
+    require_flat(*watched(configure, tmp_path / "data", monkeypatch, hours=6))
 
 
 def test_no_cache_of_the_package_is_without_a_bound():

@@ -1,0 +1,22 @@
+"""Whether a process stays as it is: its memory, and the files that it has open."""
+
+import gc
+
+import psutil
+
+DRIFT = 0.02
+"""By how much its memory may grow."""
+Held = tuple[int, int]
+
+
+def held() -> Held:
+    """Bytes and open files of this process."""
+    gc.collect()
+    process = psutil.Process()
+    return process.memory_info().rss, process.num_fds()
+
+
+def require_flat(before: Held, after: Held) -> None:
+    print(f"{before[0] / 2**20:.1f} MiB, then {after[0] / 2**20:.1f}; open files {before[1]}, then {after[1]}")
+    assert after[1] == before[1]
+    assert after[0] <= before[0] * (1 + DRIFT)
