@@ -180,7 +180,9 @@ def test_a_program_does_the_same(made, server, visit, idle):
     assert client.predict(run="", api_name="/stop")["state"] != "running"
 
 
-def test_a_model_put_into_the_models_folder_is_offered_to_who_opens_the_page_then(made, server, visit, idle, tiny_base):
+def test_a_model_put_into_the_models_folder_is_offered_to_who_opens_the_page_then(
+    made, server, visit, idle, runs, tiny_base
+):
     place = shutil.copytree(tiny_base, server.data_dir / "models" / "mine")
     visitor = visit(server.address)
     visitor.tab("Train")
@@ -191,7 +193,10 @@ def test_a_model_put_into_the_models_folder_is_offered_to_who_opens_the_page_the
     visitor.page.locator("#advanced button").first.click()
     visitor.fill("#set-train-steps", "4")
     visitor.see("4 steps", "#train-summary")
+    before = runs()
     visitor.click("#train-button")
+    (name,) = until(lambda: runs() - before)  # The page shows the run before it until then.
+    run = Run(server.data_dir / "runs" / name)
+    assert run.config.model.base == str(place)
+    until(lambda: run.state == "finished")
     visitor.see("Finished: 4 steps", "#run-status")
-    newest = max((server.data_dir / "runs").glob("*/config.toml"), key=lambda file: file.stat().st_mtime)
-    assert f'base = "{place}"' in newest.read_text()
