@@ -28,6 +28,10 @@ class Conditioning:
         """The same on a device, or in a precision."""
         return Conditioning(**{name: tensor.to(*to) for name, tensor in self.parts().items()})
 
+    def rows(self, numbers: Sequence[int]) -> "Conditioning":
+        """The batch of these rows, each as often as it is named."""
+        return Conditioning(**{name: tensor[list(numbers)] for name, tensor in self.parts().items()})
+
     @staticmethod
     def cat(several: "Sequence[Conditioning]") -> "Conditioning":
         """One batch of ``several``, in their order."""

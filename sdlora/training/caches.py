@@ -99,7 +99,7 @@ def text_encoder(
     captions = [] if trains else batches.captions(0, steps * job.train.gradient_accumulation)
     if trains or len(captions) > MOST_CAPTIONS * len(batches.examples):
         gradients = nullcontext if trains else torch.no_grad
-        return _live(family, tokens, gradients)
+        return _live(family, tokens, gradients, each=bool(trains and job.adapter.input_dropout))
 
     @torch.autocast(gang.device.type, enabled=False)
     def encode(row: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -114,10 +114,14 @@ def text_encoder(
     return lambda spoken: Conditioning(**cache.read(tokens(spoken))).to(gang.device)
 
 
-def _live(family: Family, tokens: Callable, gradients: Callable) -> Callable[[list[str]], Conditioning]:
+def _live(family: Family, tokens: Callable, gradients: Callable, each: bool) -> Callable[[list[str]], Conditioning]:
+    """Reads a batch's captions anew in every step: each one, as dropout asks for, or every different one once."""
+
     def encode(captions: list[str]) -> Conditioning:
+        different = captions if each else list(dict.fromkeys(captions))  # Class pictures' are often all alike.
         with gradients():
-            return family.encode_text(tokens(captions))
+            told = family.encode_text(tokens(different))
+        return told if different == captions else told.rows([different.index(caption) for caption in captions])
 
     return encode
 

@@ -24,6 +24,7 @@ from sdlora.formats import read_adapter
 from sdlora.seeds import derive
 from sdlora.training import caches
 from sdlora.training.job import Job
+from sdlora.training.lean import make_lean
 from sdlora.training.parallel import Gang
 from sdlora.training.previews import require_previews
 
@@ -217,6 +218,7 @@ def attach(job: Job, gang: Gang, family: Family, from_file: bool) -> Trained:
         model.train()
         if job.train.gradient_checkpointing:
             _checkpoint_gradients(model)
+    make_lean(family.models)
     groups = rate_groups(job, live.layers(family.models, NAME))
     text = [p for path, layer in live.layers(family.models, NAME) if is_text(path) for p in layer.tensors.values()]
     optimizer = gang.adopt(job.optimizer.build(groups))

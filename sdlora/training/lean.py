@@ -1,0 +1,131 @@
+"""Live models made lean: their frozen layers keep for the backward pass only what an adapter's gradient needs.
+
+A layer's class is exchanged for one that computes the same and keeps less (``recompute``). Names, weights and hooks
+stay as they are, and without gradients the layers do what they did before: drawing with the same models is not touched.
+Layers of kinds that are not in ``LEAN`` stay as they are, and keep what they kept.
+"""
+
+from collections.abc import Mapping
+
+import torch
+from diffusers.models.activations import GEGLU
+from peft.tuners.lora.layer import Conv2d as LoraConv
+from peft.tuners.lora.layer import Linear as LoraLinear
+from torch import nn
+from torch.nn import functional
+from transformers.activations import QuickGELUActivation
+
+from sdlora.adapters import hosts, live
+from sdlora.training import recompute
+from sdlora.training.recompute import Make, Recipe, Steps, noted
+
+
+def make_lean(models: Mapping[str, nn.Module]) -> None:
+    """Exchange the classes of all layers that can be lean, in place. Call it once the adapter is in."""
+    for model in models.values():
+        for module in model.modules():
+            module.__class__ = LEAN.get(type(module), type(module))
+
+
+class _GroupNorm(nn.GroupNorm):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if not torch.is_grad_enabled():
+            return super().forward(x)
+        return _in_own_precision(x, self._again)
+
+    def _again(self, x: torch.Tensor) -> torch.Tensor:
+        weight, bias = (None if part is None else part.to(x.dtype) for part in (self.weight, self.bias))
+        return functional.group_norm(x, self.num_groups, weight, bias, self.eps)
+
+
+class _LayerNorm(nn.LayerNorm):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if not torch.is_grad_enabled():
+            return super().forward(x)
+        return _in_own_precision(x, self._again)
+
+    def _again(self, x: torch.Tensor) -> torch.Tensor:
+        weight, bias = (None if part is None else part.to(x.dtype) for part in (self.weight, self.bias))
+        return functional.layer_norm(x, self.normalized_shape, weight, bias, self.eps)
+
+
+def _in_own_precision(x: torch.Tensor, norm: Make) -> torch.Tensor:
+    """A norm of x, which can be made again, in the type of x: its sums are float32 inside.
+
+    Autocast would give float32 outputs, twice the bytes, for the next layer to round.
+    """
+    with torch.autocast(x.device.type, enabled=False):
+        return noted(norm(x), Recipe(x.detach(), norm))
+
+
+class _Silu(nn.SiLU):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return recompute.silu(x) if _learns(x) else super().forward(x)
+
+
+class _QuickGelu(QuickGELUActivation):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return recompute.quick_gelu(x) if _learns(x) else super().forward(x)
+
+
+class _Geglu(GEGLU):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return recompute.geglu(self.proj(x)) if _learns(x) else super().forward(x)
+
+
+class _Conv(nn.Conv2d):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if not _learns(x) or self.weight.requires_grad or self.padding_mode != "zeros":
+            return super().forward(x)
+        return recompute.frozen_conv(x, self.weight, self.bias, _steps(self), self.groups)
+
+
+class _LoraLinear(LoraLinear):
+    def forward(self, x: torch.Tensor, *args: object, **kwargs: object) -> torch.Tensor:
+        own = None if args or kwargs else _trained(self)
+        if own is None or type(self.base_layer) is not nn.Linear:
+            return super().forward(x, *args, **kwargs)
+        return recompute.lora_linear(x, self.base_layer.weight, self.base_layer.bias, *own)
+
+
+class _LoraConv(LoraConv):
+    def forward(self, x: torch.Tensor, *args: object, **kwargs: object) -> torch.Tensor:
+        own, base = None if args or kwargs else _trained(self), self.base_layer
+        if own is None or not isinstance(base, _Conv) or base.groups != 1 or base.padding_mode != "zeros":
+            return super().forward(x, *args, **kwargs)
+        return recompute.lora_conv(x, base.weight, base.bias, *own, _steps(base))
+
+
+LEAN: Mapping[type[nn.Module], type[nn.Module]] = {
+    nn.GroupNorm: _GroupNorm,
+    nn.LayerNorm: _LayerNorm,
+    nn.SiLU: _Silu,
+    QuickGELUActivation: _QuickGelu,
+    GEGLU: _Geglu,
+    nn.Conv2d: _Conv,
+    LoraLinear: _LoraLinear,
+    LoraConv: _LoraConv,
+}
+
+
+def _learns(x: torch.Tensor) -> bool:
+    """Whether a gradient flows back through x."""
+    return torch.is_grad_enabled() and x.requires_grad
+
+
+def _steps(conv: nn.Conv2d) -> Steps:
+    return conv.stride, conv.padding, conv.dilation
+
+
+def _trained(host: LoraLinear | LoraConv) -> tuple[torch.Tensor, torch.Tensor, float] | None:
+    """``down``, ``up`` and scale of the one LoRA that is active in ``host``; None where there is more to it."""
+    keys = [key for key in host.active_adapters if key in host.lora_A]
+    if not torch.is_grad_enabled() or host.disable_adapters or host.merged or len(keys) != 1:
+        return None
+    key, drop = keys[0], host.lora_dropout[keys[0]]
+    scale = host.scaling[key]
+    dropped = host.training and isinstance(drop, nn.Dropout) and drop.p > 0
+    if dropped or not hosts.is_plain_lora(host, key) or not isinstance(scale, float | int):
+        return None
+    layer = live.Layer(host, key).tensors
+    return layer["down"], layer["up"], float(scale)

@@ -1,0 +1,234 @@
+"""Operations that keep little for the backward pass: nothing that a frozen weight alone would ask for, and nothing
+that takes a moment to make again.
+
+Each gives what torch's own operation gives, forwards bit for bit and backwards to float rounding. What is made again
+is made by the very function of the forward pass, so that precision and autocast change nothing (arXiv:1604.06174 does
+so by whole layers, and pays with their products; these pay with passes over memory alone).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
+from torch.nn import functional, grad
+
+_ATEN = torch.ops.aten
+Make = Callable[[torch.Tensor], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to make a tensor again: ``make(source)``, of a tensor that the backward pass keeps anyway."""
+
+    source: torch.Tensor
+    make: Make
+
+    def then(self, more: Make) -> "Recipe":
+        """That of what ``more`` makes of the tensor."""
+        make = (
+            self.make
+        )  # Not the recipe itself: what makes a tensor again must hold none, or checkpointing is in vain.
+        return Recipe(self.source, lambda source: more(make(source)))
+
+
+def noted(tensor: torch.Tensor, recipe: Recipe) -> torch.Tensor:
+    """``tensor`` itself, from now on with its recipe, for whoever would keep it."""
+    tensor._sdlora_recipe = recipe  # type: ignore[attr-defined]
+    return tensor
+
+
+def recipe_of(tensor: torch.Tensor) -> Recipe:
+    """That of ``tensor``: to keep it, where nothing else is known."""
+    return getattr(tensor, "_sdlora_recipe", None) or Recipe(tensor.detach(), lambda source: source)
+
+
+def _keep(ctx: Any, recipe: Recipe, *others: torch.Tensor) -> None:
+    ctx.make = recipe.make
+    ctx.save_for_backward(recipe.source, *others)
+
+
+def _kept(ctx: Any) -> tuple[torch.Tensor, ...]:
+    source, *others = ctx.saved_tensors
+    return ctx.make(source), *others
+
+
+class _Pointwise(Function):
+    """An activation: ``forwards(x)``; ``backwards(gradient, x)`` is the gradient of x."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, recipe: Recipe, forwards: Make, backwards: Callable) -> torch.Tensor:
+        _keep(ctx, recipe)
+        ctx.backwards = backwards
+        return forwards(x)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[Any, ...]:
+        return ctx.backwards(gradient, *_kept(ctx)), None, None, None
+
+
+def _pointwise(x: torch.Tensor, forwards: Make, backwards: Callable) -> torch.Tensor:
+    recipe = recipe_of(x)
+    return noted(_Pointwise.apply(x, recipe, forwards, backwards), recipe.then(forwards))
+
+
+def silu(x: torch.Tensor) -> torch.Tensor:
+    """x · sigmoid(x)."""
+    return _pointwise(x, functional.silu, _ATEN.silu_backward)
+
+
+QUICK = 1.702
+
+
+def quick_gelu(x: torch.Tensor) -> torch.Tensor:
+    """x · sigmoid(1.702 x), CLIP's activation."""
+    return _pointwise(x, _quick_gelu, _quick_gelu_backward)
+
+
+def _quick_gelu(x: torch.Tensor) -> torch.Tensor:
+    return x * torch.sigmoid(QUICK * x)
+
+
+def _quick_gelu_backward(gradient: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    gate = torch.sigmoid(QUICK * x)
+    return gradient * (gate + QUICK * x * gate * (1 - gate))
+
+
+def geglu(x: torch.Tensor) -> torch.Tensor:
+    """The first half of x (..., 2 C) times the GELU of the second: (..., C) (arXiv:2002.05202)."""
+    return _pointwise(x, _geglu, _geglu_backward)
+
+
+def _geglu(x: torch.Tensor) -> torch.Tensor:
+    value, gate = x.chunk(2, dim=-1)
+    return value * functional.gelu(gate)
+
+
+def _geglu_backward(gradient: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    value, gate = x.chunk(2, dim=-1)
+    both = torch.empty_like(x)
+    of_value, of_gate = both.chunk(2, dim=-1)
+    torch.mul(gradient, functional.gelu(gate), out=of_value)
+    of_gate.copy_(_ATEN.gelu_backward(gradient * value, gate))
+    return both
+
+
+Steps = tuple[Any, Any, Any]
+"""A convolution's stride, padding and dilation."""
+
+
+class _FrozenConv(Function):
+    @staticmethod
+    def forward(
+        ctx: Any, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, steps: Steps, groups: int
+    ) -> torch.Tensor:
+        ctx.save_for_backward(weight)
+        ctx.shape, ctx.steps, ctx.groups = x.shape, steps, groups
+        return functional.conv2d(x, weight, bias, *steps, groups)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[Any, ...]:
+        (weight,) = ctx.saved_tensors
+        stride, padding, dilation = ctx.steps
+        of_x = grad.conv2d_input(ctx.shape, weight, gradient, stride, padding, dilation, ctx.groups)
+        return of_x, None, None, None, None
+
+
+def frozen_conv(
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, steps: Steps, groups: int
+) -> torch.Tensor:
+    """A convolution whose weights never learn: its input is not kept."""
+    return _FrozenConv.apply(x.to(weight.dtype), weight, bias, steps, groups)  # type: ignore[no-any-return]
+
+
+class _LoraLinear(Function):
+    @staticmethod
+    def forward(
+        ctx: Any, x: torch.Tensor, recipe: Recipe, weight: torch.Tensor, bias: torch.Tensor | None,
+        down: torch.Tensor, up: torch.Tensor, scale: float,
+    ) -> torch.Tensor:  # fmt: skip
+        dtype = weight.dtype
+        rows = x.to(dtype).flatten(0, -2)
+        low = rows @ down.to(dtype).T
+        y = functional.linear(rows, weight, bias)
+        y.addmm_(low, up.to(dtype).T, alpha=scale)
+        _keep(ctx, recipe, weight, low, down, up)
+        ctx.scale, ctx.dtype = scale, x.dtype
+        return y.unflatten(0, x.shape[:-1])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[Any, ...]:
+        x, weight, low, down, up = _kept(ctx)
+        dtype, scale = weight.dtype, ctx.scale
+        rows = gradient.flatten(0, -2)
+        of_low = rows @ (up.to(dtype) * scale)
+        of_x = None
+        if ctx.needs_input_grad[0]:
+            of_x = (rows @ weight).addmm_(of_low, down.to(dtype)).view(x.shape).to(ctx.dtype)
+        of_up = (rows.T @ low).to(up.dtype) * scale
+        of_down = (of_low.T @ x.to(dtype).flatten(0, -2)).to(down.dtype)
+        return of_x, None, None, None, of_down, of_up, None
+
+
+def lora_linear(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    down: torch.Tensor,
+    up: torch.Tensor,
+    scale: float,
+) -> torch.Tensor:
+    """(..., in) -> (..., out): x W' + b + scale · (x down') up' (arXiv:2106.09685, eq. 3), in the precision of W.
+
+    ``weight`` (out, in) is frozen; ``down`` (rank, in) and ``up`` (out, rank) learn, in their own precision.
+    """
+    return _LoraLinear.apply(x, recipe_of(x), weight, bias, down, up, scale)  # type: ignore[no-any-return]
+
+
+class _LoraConv(Function):
+    @staticmethod
+    def forward(
+        ctx: Any, x: torch.Tensor, recipe: Recipe, weight: torch.Tensor, bias: torch.Tensor | None,
+        down: torch.Tensor, up: torch.Tensor, scale: float, steps: Steps,
+    ) -> torch.Tensor:  # fmt: skip
+        dtype = weight.dtype
+        given = x.to(dtype)
+        low = functional.conv2d(given, down.to(dtype), None, *steps)
+        y = functional.conv2d(given, weight, bias, *steps)
+        y.add_(functional.conv2d(low, up.to(dtype)), alpha=scale)
+        _keep(ctx, recipe, weight, low, down, up)
+        ctx.scale, ctx.steps, ctx.dtype = scale, steps, x.dtype
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[Any, ...]:
+        x, weight, low, down, up = _kept(ctx)
+        dtype, scale, steps = weight.dtype, ctx.scale, ctx.steps
+        of_low = grad.conv2d_input(low.shape, up.to(dtype) * scale, gradient)
+        of_x = None
+        if ctx.needs_input_grad[0]:
+            of_x = grad.conv2d_input(x.shape, weight, gradient, *steps)
+            of_x.add_(grad.conv2d_input(x.shape, down.to(dtype), of_low, *steps))
+            of_x = of_x.to(ctx.dtype)
+        of_up = grad.conv2d_weight(low, up.shape, gradient).to(up.dtype) * scale
+        of_down = grad.conv2d_weight(x.to(dtype), down.shape, of_low, *steps).to(down.dtype)
+        return of_x, None, None, None, of_down, of_up, None, None
+
+
+def lora_conv(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    down: torch.Tensor,
+    up: torch.Tensor,
+    scale: float,
+    steps: Steps,
+) -> torch.Tensor:
+    """The same for a convolution: ``down`` (rank, in, h, w) is one of its kind, ``up`` (out, rank, 1, 1) follows."""
+    return _LoraConv.apply(x, recipe_of(x), weight, bias, down, up, scale, steps)  # type: ignore[no-any-return]

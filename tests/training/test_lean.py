@@ -1,0 +1,239 @@
+"""Lean layers against the plain ones: the same outputs and gradients, fewer bytes kept."""
+
+import copy
+from functools import partial
+from itertools import product
+
+import pytest
+import torch
+from diffusers.models.activations import GEGLU
+from torch.autograd import gradcheck
+from torch.autograd.graph import saved_tensors_hooks
+from transformers.activations import QuickGELUActivation
+
+from sdlora.adapters import METHODS, live
+from sdlora.training import recompute
+from sdlora.training.lean import LEAN, make_lean
+from tests.adapters.helpers import METHODS_MADE
+from tests.tiny import UNETS, tiny_models
+
+GROUPS = ("attention", "linear+conv", "unet.up_blocks")
+CASES = [*product(UNETS, METHODS, ("linear+conv",)), *product(UNETS, ("lora",), GROUPS)]
+
+
+EXACT = 1e-9
+"""For float64; what methods compute in float32 whatever the base's type is the same on both sides."""
+
+
+def attached(family: str, method: str, targets: str, dtype=torch.float32, **options):
+    """A tiny model of ``family`` with an adapter of numbers in training, and its parameters."""
+    parts = tiny_models(family=family)
+    models = {name: parts[name].to(dtype) for name in parts if name == "unet" or name.startswith("text_encoder")}
+    own = METHODS_MADE[method] | {"targets": targets, "text_encoder": "unet" not in targets} | options
+    parameters = METHODS[method](**own).attach(models, "a", 0)
+    draw = torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        for parameter in parameters:
+            parameter.add_(torch.randn(parameter.shape, generator=draw) * 0.1)
+    if dtype == torch.float64:  # The adapter too: rounding then hides no difference.
+        for model in models.values():
+            model.double()
+    for model in models.values():
+        model.train()
+    return models, parameters
+
+
+def inputs(family: str, models):
+    draw = torch.Generator().manual_seed(3)
+    unet, width = models["unet"], models["unet"].config.cross_attention_dim
+    added = None
+    if family == "sdxl":
+        pooled = unet.config.projection_class_embeddings_input_dim - 6 * 8
+        added = {"text_embeds": torch.randn(2, pooled, generator=draw), "time_ids": torch.full((2, 6), 64.0)}
+    ids = torch.randint(1, 300, (2, 77), generator=draw)
+    given = torch.randn(2, 4, 8, 8, generator=draw), torch.tensor([300, 700])
+    return ids, given, torch.randn(2, 77, width, generator=draw), added
+
+
+def step(family: str, models, parameters):
+    """The outputs of all models, and the gradients of the sum of their squares."""
+    ids, (latents, timesteps), told, added = inputs(family, models)
+    dtype = models["unet"].dtype
+    read = [model(ids).last_hidden_state for name, model in models.items() if name != "unet"]
+    predicted = models["unet"](
+        latents.to(dtype), timesteps, told.to(dtype), added_cond_kwargs=added, return_dict=False
+    )[0]
+    outputs = [*read, predicted]
+    sum(output.float().square().mean() for output in outputs if output.requires_grad).backward()
+    gradients = [parameter.grad for parameter in parameters]
+    for parameter in parameters:
+        parameter.grad = None
+    return [output.detach() for output in outputs], gradients
+
+
+def kept(work, weights=()) -> int:
+    """Bytes that ``work()`` keeps for the backward pass, each storage once, ``weights`` not at all."""
+    own = {tensor.untyped_storage().data_ptr() for tensor in weights}
+    storages = {}
+
+    def pack(tensor):
+        if tensor.untyped_storage().data_ptr() not in own:
+            storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with saved_tensors_hooks(pack, lambda tensor: tensor):
+        work()
+    return sum(storages.values())
+
+
+def off(ours, theirs) -> float:
+    """The largest difference of a tensor, over the largest value in any of them."""
+    largest = max(tensor.abs().max().item() for tensor in theirs)
+    return max((a - b).abs().max().item() for a, b in zip(ours, theirs, strict=True)) / largest
+
+
+@pytest.mark.parametrize(("family", "method", "targets"), CASES)
+def test_outputs_are_the_same_and_gradients_to_rounding(family, method, targets):
+    models, parameters = attached(family, method, targets, torch.float64)
+    outputs, gradients = step(family, models, parameters)
+    make_lean(models)
+    lean_outputs, lean_gradients = step(family, models, parameters)
+    assert off(lean_outputs, outputs) <= EXACT
+    for ours, theirs in zip(lean_gradients, gradients, strict=True):
+        assert (ours is None) == (theirs is None)
+    pairs = [(a, b) for a, b in zip(lean_gradients, gradients, strict=True) if b is not None]
+    assert off([a for a, _ in pairs], [b for _, b in pairs]) <= EXACT
+
+
+@pytest.mark.parametrize("family", UNETS)
+def test_checkpointed_layers_give_the_same_gradients(family):
+    models, parameters = attached(family, "lora", "attention", torch.float64)
+    _, gradients = step(family, models, parameters)
+    models["unet"].enable_gradient_checkpointing()
+    make_lean(models)
+    _, ours = step(family, models, parameters)
+    pairs = [(a, b) for a, b in zip(ours, gradients, strict=True) if b is not None]
+    assert off([a for a, _ in pairs], [b for _, b in pairs]) <= EXACT
+
+
+@pytest.mark.parametrize("targets", ["attention", "linear+conv"])
+def test_over_a_bf16_base_gradients_are_as_near_to_float32_as_with_plain_layers(targets):
+    def gradients(lean: bool, dtype: torch.dtype):
+        models, parameters = attached("sd1", "lora", targets, dtype)
+        if lean:
+            make_lean(models)
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype != torch.float32):
+            return torch.cat([g.flatten() for g in step("sd1", models, parameters)[1] if g is not None])
+
+    true = gradients(False, torch.float32)
+    plain, lean = (gradients(lean, torch.bfloat16) for lean in (False, True))
+    assert (lean - true).norm() <= 1.25 * (plain - true).norm()
+
+
+@pytest.mark.parametrize("targets", ["attention", "linear+conv"])
+def test_fewer_bytes_are_kept(targets):
+    models, _ = attached("sd1", "lora", targets)
+    _, given, told, _ = inputs("sd1", models)
+    work = partial(models["unet"], *given, told)
+    before = kept(work, models["unet"].parameters())
+    make_lean(models)
+    assert kept(work, models["unet"].parameters()) < 0.75 * before  # Of the real SD 1.5 it is less: benchmarks.memory.
+
+
+def test_without_gradients_nothing_changes():
+    models, _ = attached("sd1", "lora", "linear+conv")
+    lean = copy.deepcopy(models)
+    make_lean(lean)
+    _, given, told, _ = inputs("sd1", models)
+    with torch.no_grad():
+        assert torch.equal(models["unet"](*given, told)[0], lean["unet"](*given, told)[0])
+    assert models["unet"].state_dict().keys() == lean["unet"].state_dict().keys()
+
+
+@pytest.mark.parametrize("options", [{"dropout": 0.5}, {}], ids=["dropout", "a second adapter"])
+def test_what_is_more_than_one_lora_goes_the_way_of_plain_layers(options):
+    models, parameters = attached("sd1", "lora", "linear+conv", torch.float64, **options)
+    if not options:
+        other = {path: state for path, state in live.read_state(models, "a").modules.items() if "attn1" in path}
+        live.put(models, other, "b")
+    torch.manual_seed(4)
+    outputs, gradients = step("sd1", models, parameters)
+    make_lean(models)
+    torch.manual_seed(4)
+    lean_outputs, lean_gradients = step("sd1", models, parameters)
+    assert off(lean_outputs, outputs) <= EXACT
+    assert off(lean_gradients, gradients) <= EXACT
+
+
+def test_every_kind_of_layer_is_met_in_the_models():
+    """Else a library's new name for a layer would cost its bytes again, silently."""
+    models, _ = attached("sd1", "lora", "linear+conv")
+    make_lean(models)
+    assert set(LEAN.values()) <= {type(module) for model in models.values() for module in model.modules()}
+
+
+def tensor(*shape):
+    return torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(sum(shape)))
+
+
+ACTIVATIONS = {
+    "silu": (recompute.silu, torch.nn.functional.silu),
+    "quick gelu": (recompute.quick_gelu, QuickGELUActivation()),
+    "geglu": (recompute.geglu, lambda x: x.chunk(2, -1)[0] * torch.nn.functional.gelu(x.chunk(2, -1)[1])),
+}
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_an_activation_has_its_derivative(name):
+    ours, theirs = ACTIVATIONS[name]
+    x = tensor(3, 4, 6).requires_grad_()
+    assert torch.equal(ours(x), theirs(x))
+    assert gradcheck(ours, (x,))
+
+
+CONVOLUTIONS = [((1, 1), (1, 1), (1, 1), 3), ((2, 2), (0, 0), (1, 1), 3), ((2, 1), (1, 2), (1, 2), 3)]
+"""Stride, padding, dilation and the side of the kernel."""
+
+
+@pytest.mark.parametrize(("stride", "padding", "dilation", "side"), CONVOLUTIONS)
+@pytest.mark.parametrize("groups", [1, 2])
+def test_a_frozen_convolution_has_its_derivative(stride, padding, dilation, side, groups):
+    x, weight, bias = tensor(2, 4, 7, 8).requires_grad_(), tensor(6, 4 // groups, side, side), tensor(6)
+    steps = (stride, padding, dilation)
+    assert torch.equal(
+        recompute.frozen_conv(x, weight, bias, steps, groups),
+        torch.nn.functional.conv2d(x, weight, bias, *steps, groups),
+    )
+    assert gradcheck(lambda x: recompute.frozen_conv(x, weight, bias, steps, groups), (x,))
+
+
+@pytest.mark.parametrize("bias", [None, tensor(5)], ids=["no bias", "bias"])
+def test_a_lora_over_a_linear_layer_has_its_derivatives(bias):
+    x, weight, down, up = tensor(2, 3, 4), tensor(5, 4), tensor(2, 4), tensor(5, 2)
+    given = [part.requires_grad_() for part in (x, down, up)]
+    expected = torch.nn.functional.linear(x, weight + 0.7 * up @ down, bias)
+    torch.testing.assert_close(recompute.lora_linear(x, weight, bias, down, up, 0.7), expected)
+    assert gradcheck(lambda x, down, up: recompute.lora_linear(x, weight, bias, down, up, 0.7), given)
+
+
+@pytest.mark.parametrize(("stride", "padding", "dilation", "side"), CONVOLUTIONS)
+def test_a_lora_over_a_convolution_has_its_derivatives(stride, padding, dilation, side):
+    x, weight, bias = tensor(2, 3, 6, 5), tensor(4, 3, side, side), tensor(4)
+    down, up, steps = tensor(2, 3, side, side), tensor(4, 2, 1, 1), (stride, padding, dilation)
+    given = [part.requires_grad_() for part in (x, down, up)]
+    whole = weight + 0.7 * torch.einsum("or,rihw->oihw", up.flatten(1), down)
+    expected = torch.nn.functional.conv2d(x, whole, bias, *steps)
+    torch.testing.assert_close(recompute.lora_conv(x, weight, bias, down, up, 0.7, steps), expected)
+    assert gradcheck(lambda x, down, up: recompute.lora_conv(x, weight, bias, down, up, 0.7, steps), given)
+
+
+def test_what_can_be_made_again_is_kept_by_its_source_alone():
+    norm, geglu = torch.nn.LayerNorm(8), GEGLU(8, 16)
+    models = {"unet": torch.nn.Sequential(norm, geglu).requires_grad_(False)}
+    make_lean(models)
+    x = torch.randn(4, 8, requires_grad=True)
+    y = norm(x)
+    down, up = torch.randn(2, 8, requires_grad=True), torch.zeros(8, 2, requires_grad=True)
+    three = kept(lambda: [recompute.lora_linear(y, torch.eye(8), None, down, up, 1.0) for _ in "qkv"])
+    own = down.nbytes + up.nbytes + 3 * torch.eye(8).nbytes + 3 * 4 * 2 * x.itemsize  # Each keeps its (4, rank) too.
+    assert three == own + x.nbytes
