@@ -16,7 +16,7 @@ from torch.nn import functional
 from transformers.activations import QuickGELUActivation
 
 from sdlora.adapters import hosts, live
-from sdlora.training import recompute
+from sdlora.training import products, recompute
 from sdlora.training.recompute import Make, Recipe, Steps, noted
 
 
@@ -73,6 +73,15 @@ class _Geglu(GEGLU):
         return recompute.geglu(self.proj(x)) if _learns(x) else super().forward(x)
 
 
+class _Linear(nn.Linear):
+    """Torch's own keeps nothing more; what may be faster are its products."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if not _learns(x) or self.weight.requires_grad or not products.by_onednn(x):
+            return super().forward(x)
+        return recompute.frozen_linear(x, self.weight, self.bias)
+
+
 class _Conv(nn.Conv2d):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if not _learns(x) or self.weight.requires_grad or self.padding_mode != "zeros":
@@ -83,7 +92,7 @@ class _Conv(nn.Conv2d):
 class _LoraLinear(LoraLinear):
     def forward(self, x: torch.Tensor, *args: object, **kwargs: object) -> torch.Tensor:
         own = None if args or kwargs else _trained(self)
-        if own is None or type(self.base_layer) is not nn.Linear:
+        if own is None or type(self.base_layer) is not _Linear:
             return super().forward(x, *args, **kwargs)
         return recompute.lora_linear(x, self.base_layer.weight, self.base_layer.bias, *own)
 
@@ -102,6 +111,7 @@ LEAN: Mapping[type[nn.Module], type[nn.Module]] = {
     nn.SiLU: _Silu,
     QuickGELUActivation: _QuickGelu,
     GEGLU: _Geglu,
+    nn.Linear: _Linear,
     nn.Conv2d: _Conv,
     LoraLinear: _LoraLinear,
     LoraConv: _LoraConv,

@@ -15,6 +15,9 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 from torch.nn import functional, grad
 
+from sdlora.training import products
+from sdlora.training.products import POINTS, Steps
+
 _ATEN = torch.ops.aten
 Make = Callable[[torch.Tensor], torch.Tensor]
 
@@ -116,8 +119,22 @@ def _geglu_backward(gradient: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     return both
 
 
-Steps = tuple[Any, Any, Any]
-"""A convolution's stride, padding and dilation."""
+class _FrozenLinear(Function):
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        ctx.save_for_backward(weight)
+        return products.linear(x.flatten(0, -2), weight, bias).unflatten(0, x.shape[:-1])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[Any, ...]:
+        (weight,) = ctx.saved_tensors
+        return products.linear(gradient.flatten(0, -2), weight.T).unflatten(0, gradient.shape[:-1]), None, None
+
+
+def frozen_linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    """A linear layer whose weights never learn."""
+    return _FrozenLinear.apply(x, weight, bias)  # type: ignore[no-any-return]
 
 
 class _FrozenConv(Function):
@@ -127,15 +144,13 @@ class _FrozenConv(Function):
     ) -> torch.Tensor:
         ctx.save_for_backward(weight)
         ctx.shape, ctx.steps, ctx.groups = x.shape, steps, groups
-        return functional.conv2d(x, weight, bias, *steps, groups)
+        return products.conv(x, weight, bias, steps, groups)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[Any, ...]:
         (weight,) = ctx.saved_tensors
-        stride, padding, dilation = ctx.steps
-        of_x = grad.conv2d_input(ctx.shape, weight, gradient, stride, padding, dilation, ctx.groups)
-        return of_x, None, None, None, None
+        return products.conv_input(ctx.shape, weight, gradient, ctx.steps, ctx.groups), None, None, None, None
 
 
 def frozen_conv(
@@ -153,8 +168,8 @@ class _LoraLinear(Function):
     ) -> torch.Tensor:  # fmt: skip
         dtype = weight.dtype
         rows = x.to(dtype).flatten(0, -2)
-        low = rows @ down.to(dtype).T
-        y = functional.linear(rows, weight, bias)
+        low = products.linear(rows, down.to(dtype))
+        y = products.linear(rows, weight, bias)
         y.addmm_(low, up.to(dtype).T, alpha=scale)
         _keep(ctx, recipe, weight, low, down, up)
         ctx.scale, ctx.dtype = scale, x.dtype
@@ -166,13 +181,13 @@ class _LoraLinear(Function):
         x, weight, low, down, up = _kept(ctx)
         dtype, scale = weight.dtype, ctx.scale
         rows = gradient.flatten(0, -2)
-        of_low = rows @ (up.to(dtype) * scale)
+        of_low = products.linear(rows, (up.to(dtype) * scale).T)
         of_x = None
         if ctx.needs_input_grad[0]:
-            of_x = (rows @ weight).addmm_(of_low, down.to(dtype)).view(x.shape).to(ctx.dtype)
-        of_up = (rows.T @ low).to(up.dtype) * scale
-        of_down = (of_low.T @ x.to(dtype).flatten(0, -2)).to(down.dtype)
-        return of_x, None, None, None, of_down, of_up, None
+            of_x = products.linear(rows, weight.T).addmm_(of_low, down.to(dtype)).view(x.shape).to(ctx.dtype)
+        of_up = products.linear(low.T, rows.T).T.to(up.dtype) * scale
+        of_down = products.linear(of_low.T, x.to(dtype).flatten(0, -2).T).to(down.dtype)
+        return of_x, None, None, None, of_down, of_up.contiguous(), None
 
 
 def lora_linear(
@@ -198,9 +213,9 @@ class _LoraConv(Function):
     ) -> torch.Tensor:  # fmt: skip
         dtype = weight.dtype
         given = x.to(dtype)
-        low = functional.conv2d(given, down.to(dtype), None, *steps)
-        y = functional.conv2d(given, weight, bias, *steps)
-        y.add_(functional.conv2d(low, up.to(dtype)), alpha=scale)
+        low = products.conv(given, down.to(dtype), None, steps)
+        y = products.conv(given, weight, bias, steps)
+        y.add_(products.conv(low, up.to(dtype), None, POINTS), alpha=scale)
         _keep(ctx, recipe, weight, low, down, up)
         ctx.scale, ctx.steps, ctx.dtype = scale, steps, x.dtype
         return y
@@ -210,11 +225,11 @@ class _LoraConv(Function):
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[Any, ...]:
         x, weight, low, down, up = _kept(ctx)
         dtype, scale, steps = weight.dtype, ctx.scale, ctx.steps
-        of_low = grad.conv2d_input(low.shape, up.to(dtype) * scale, gradient)
+        of_low = products.conv_input(low.shape, up.to(dtype) * scale, gradient, POINTS)
         of_x = None
         if ctx.needs_input_grad[0]:
-            of_x = grad.conv2d_input(x.shape, weight, gradient, *steps)
-            of_x.add_(grad.conv2d_input(x.shape, down.to(dtype), of_low, *steps))
+            of_x = products.conv_input(x.shape, weight, gradient, steps)
+            of_x.add_(products.conv_input(x.shape, down.to(dtype), of_low, steps))
             of_x = of_x.to(ctx.dtype)
         of_up = grad.conv2d_weight(low, up.shape, gradient).to(up.dtype) * scale
         of_down = grad.conv2d_weight(x.to(dtype), down.shape, of_low, *steps).to(down.dtype)

@@ -12,7 +12,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from transformers.activations import QuickGELUActivation
 
 from sdlora.adapters import METHODS, live
-from sdlora.training import recompute
+from sdlora.training import products, recompute
 from sdlora.training.lean import LEAN, make_lean
 from tests.adapters.helpers import METHODS_MADE
 from tests.tiny import UNETS, tiny_models
@@ -105,6 +105,14 @@ def test_outputs_are_the_same_and_gradients_to_rounding(family, method, targets)
     assert off([a for a, _ in pairs], [b for _, b in pairs]) <= EXACT
 
 
+def test_in_float32_gradients_differ_by_rounding_alone():
+    """And not by more where another library multiplies the matrices."""
+    models, parameters = attached("sd1", "lora", "linear+conv")
+    _, gradients = step("sd1", models, parameters)
+    make_lean(models)
+    assert off(step("sd1", models, parameters)[1], gradients) <= 1e-5
+
+
 @pytest.mark.parametrize("family", UNETS)
 def test_checkpointed_layers_give_the_same_gradients(family):
     models, parameters = attached(family, "lora", "attention", torch.float64)
@@ -156,6 +164,8 @@ def test_what_is_more_than_one_lora_goes_the_way_of_plain_layers(options):
     if not options:
         other = {path: state for path, state in live.read_state(models, "a").modules.items() if "attn1" in path}
         live.put(models, other, "b")
+        for model in models.values():
+            model.double()
     torch.manual_seed(4)
     outputs, gradients = step("sd1", models, parameters)
     make_lean(models)
@@ -225,6 +235,38 @@ def test_a_lora_over_a_convolution_has_its_derivatives(stride, padding, dilation
     expected = torch.nn.functional.conv2d(x, whole, bias, *steps)
     torch.testing.assert_close(recompute.lora_conv(x, weight, bias, down, up, 0.7, steps), expected)
     assert gradcheck(lambda x, down, up: recompute.lora_conv(x, weight, bias, down, up, 0.7, steps), given)
+
+
+SHAPES = [(1, 3, 5), (33, 16, 320), (200, 64, 7)]
+"""Rows, inputs, outputs."""
+
+
+@pytest.mark.parametrize(("rows", "inputs", "outputs"), SHAPES)
+def test_products_are_the_same_by_whatever_library(rows, inputs, outputs):
+    x, weight, bias = tensor(rows, inputs), tensor(outputs, inputs), tensor(outputs)
+    near = partial(torch.testing.assert_close, rtol=1e-5, atol=1e-5)
+    near(products.linear(x.float(), weight.float(), bias.float()).double(), x @ weight.T + bias)
+    y = tensor(rows, outputs)
+    near(products.linear(x.T.float(), y.T.float()).double(), x.T @ y)  # As gradients of weights ask for it.
+    picture, points = tensor(2, inputs, 4, 3), weight[:, :, None, None]
+    expected = torch.nn.functional.conv2d(picture, points, bias)
+    given = products.conv(picture.float(), points.float(), bias.float(), products.POINTS)
+    near(given.double(), expected)
+    gradient = torch.nn.grad.conv2d_input(picture.shape, points, expected)
+    near(
+        products.conv_input(picture.shape, points.float(), expected.float(), products.POINTS).double(),
+        gradient,
+        rtol=1e-4,
+        atol=1e-4,
+    )
+
+
+def test_the_choice_of_a_library_hangs_on_the_processor_alone():
+    """A race's outcome would change from run to run, and with it the bits of a resumed one."""
+    wide = torch.backends.cpu.get_cpu_capability() == "AVX512"
+    assert not products.ONEDNN or wide
+    assert products.by_onednn(torch.zeros(1)) == products.ONEDNN
+    assert not products.by_onednn(torch.zeros(1, dtype=torch.float64))
 
 
 def test_what_can_be_made_again_is_kept_by_its_source_alone():

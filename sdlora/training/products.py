@@ -1,0 +1,58 @@
+"""The step's matrix products, by the library that is faster where they run.
+
+On a CPU torch multiplies float32 matrices by MKL, which uses AVX-512 on Intel's processors alone; oneDNN, which torch
+brings for its convolutions, uses it on all. On an AMD EPYC its products took 0.43 of the time
+(docs/decisions/lean-layers.md). Which is taken depends on the processor alone, never on a race, whose outcome
+could change the bits of a resumed run.
+"""
+
+from typing import Any
+
+import torch
+from torch.nn import functional, grad
+
+Steps = tuple[Any, Any, Any]
+"""A convolution's stride, padding and dilation."""
+POINTS: Steps = ((1, 1), (0, 0), (1, 1))
+"""Those of one that looks at single pixels, if its kernel is one too."""
+ONEDNN = (
+    torch.backends.mkldnn.is_available()
+    and torch.backends.cpu.get_cpu_capability() == "AVX512"
+    and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+)
+"""Whether this processor and this build of torch have it."""
+
+
+def by_onednn(x: torch.Tensor) -> bool:
+    """Whether products of ``x`` are oneDNN's."""
+    return ONEDNN and x.device.type == "cpu" and x.dtype == torch.float32
+
+
+def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+    """x (rows, in) times the transpose of ``weight`` (out, in), and ``bias``: (rows, out). No gradient flows."""
+    if by_onednn(x) and weight.dtype == x.dtype:
+        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")  # type: ignore[no-any-return]
+    return functional.linear(x, weight, bias)
+
+
+def conv(
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, steps: Steps, groups: int = 1
+) -> torch.Tensor:
+    """A convolution. No gradient flows. Of kernels of one pixel torch makes MKL's products too."""
+    if by_onednn(x) and _is_pointwise(weight, steps) and groups == 1:
+        return torch.ops.aten.mkldnn_convolution(x, weight, bias, (0, 0), (1, 1), (1, 1), 1)  # type: ignore[no-any-return]
+    return functional.conv2d(x, weight, bias, *steps, groups)
+
+
+def conv_input(
+    shape: torch.Size, weight: torch.Tensor, gradient: torch.Tensor, steps: Steps, groups: int = 1
+) -> torch.Tensor:
+    """The gradient of a convolution's input of that ``shape``, of its output's ``gradient``."""
+    if by_onednn(gradient) and _is_pointwise(weight, steps) and groups == 1:
+        return conv(gradient, weight.transpose(0, 1).contiguous(), None, steps)
+    stride, padding, dilation = steps
+    return grad.conv2d_input(shape, weight, gradient, stride, padding, dilation, groups)
+
+
+def _is_pointwise(weight: torch.Tensor, steps: Steps) -> bool:
+    return tuple(weight.shape[2:]) == (1, 1) and steps == POINTS
