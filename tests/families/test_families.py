@@ -22,6 +22,13 @@ from tests.tiny import UNETS, tiny_base, tiny_pipeline
 from tests.training.short import run_here
 
 FAMILIES = tuple(UNETS)
+RARE = ("loha", "lokr", "ia3")
+EVERY = [
+    pytest.param(family, method, marks=[pytest.mark.slow] if family != "sd1" and method in RARE else [])
+    for family in FAMILIES
+    for method in METHODS
+]
+"""Families and methods. Rare ones over each family are tried in a moment too: tests/training/test_lean.py."""
 PROMPT = "a red house on grass"
 
 
@@ -122,7 +129,7 @@ def test_an_adapter_of_another_family_is_refused_by_name(family, base):
     assert studio.adapters == {}
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(("family", "method"), EVERY, indirect=["family"])
 def test_every_method_trains_resumes_and_draws(family, base, method, configure, tmp_path):
     config = configure(
         model__base=str(base), train__steps=4, sample__every=0, adapter__method=method, checkpoint__every=2,
@@ -145,7 +152,7 @@ def test_every_method_trains_resumes_and_draws(family, base, method, configure, 
     assert np.array_equal(pixels(drawn(studio)), before)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(("family", "method"), EVERY, indirect=["family"])
 def test_every_method_trains_over_a_bf16_base(family, base, method, configure, tmp_path):
     config = configure(
         model__base=str(base), train__steps=2, train__precision="bf16", adapter__targets="linear",
