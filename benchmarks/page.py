@@ -1,13 +1,16 @@
-"""Fill the table in ``docs/benchmarks.md`` from ``results/*.json``: ``python -m benchmarks.page``."""
+"""Fill the tables in ``docs/benchmarks.md`` from ``results/*.json``: ``python -m benchmarks.page``."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks import data, generate, memory, scale_out, start
+from benchmarks.report import between as spread
+
 RESULTS = Path(__file__).parent / "results"
 PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
-BEGIN, END = "<!-- train_step: filled by python -m benchmarks.page -->\n", "<!-- end -->\n"
+BEGIN, END = "<!-- {}: filled by python -m benchmarks.page -->\n", "<!-- end -->\n"
 SIDES = ("reference", "ours")
 HEAD = """| model, side, batch | device, precision | reference | ours | reference / ours | processor time | operations |
 | --- | --- | --- | --- | --- | --- | --- |
@@ -40,7 +43,7 @@ def between(quartiles: Iterable[float]) -> str:
     return " to ".join(f"{value:.3g}" for value in quartiles)
 
 
-def source(result: dict[str, Any]) -> str:
+def source(result: dict[str, Any], more: str = "") -> str:
     """Where and how a result was measured."""
     machine = result["machine"]
     parts = [f"{machine['processor']}, {machine['cores']} cores, {machine['memory_gib']} GiB, {machine['system']}"]
@@ -49,16 +52,110 @@ def source(result: dict[str, Any]) -> str:
         f"threads {machine['threads']}, load {machine['load']}",
         *(f"{name} {number}" for name, number in result["versions"].items()),
     ]
-    return f"- `{result['command']}`: {'; '.join(parts)}; {result['config']['steps']} steps of each.\n"
+    return f"- `{result['command']}`: {'; '.join(parts)}{more}.\n"
+
+
+def train_step(found: Sequence[dict[str, Any]]) -> str:
+    sources = (source(result, f"; {result['config']['steps']} steps of each") for result in found)
+    return HEAD + "".join(map(row, found)) + "\n" + "".join(sources)
+
+
+def table_of(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """A Markdown table, and a blank line."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "".join(f"| {' | '.join(map(str, line))} |\n" for line in lines) + "\n"
+
+
+def of_memory(found: Sequence[dict[str, Any]]) -> str:
+    head = [
+        "model, side, precision",
+        "kept, PEFT",
+        "kept, ours",
+        "ours / PEFT",
+        "peak, PEFT",
+        "peak, ours",
+        "gradients",
+    ]
+    rows = []
+    for result in found:
+        for one in result["rows"]:
+            kept = (f"{one[side]['kept_bytes'] / memory.MIB:.4g} MiB" for side in memory.SIDES)
+            peaks = [
+                f"{one[side]['peak_bytes'] / memory.MIB:.4g} MiB" if "peak_bytes" in one[side] else ""
+                for side in memory.SIDES
+            ]
+            ratio, apart = f"**{one['kept_ours_over_peft']:.3g}**", one.get("gradient_difference", "")
+            rows.append([f"`{one['model']}`, {memory.label(one)}", *kept, ratio, *peaks, apart])
+    return table_of(head, rows) + "".join(_kinds(result) for result in found) + "".join(map(source, found))
+
+
+def _kinds(result: dict[str, Any]) -> str:
+    """By kind of layer, the last row without checkpointing."""
+    one = [one for one in result["rows"] if not one["checkpointing"]][-1]
+    names = dict.fromkeys([*one["peft"]["kinds"], *one["ours"]["kinds"]])
+    rows = [
+        [name, *(f"{one[side]['kinds'].get(name, 0) / memory.MIB:.4g}" for side in memory.SIDES)]
+        for name in names
+        if any(one[side]["kinds"].get(name) for side in memory.SIDES)
+    ]
+    return table_of([f"`{one['model']}`, {memory.label(one)}: kept, in MiB", "PEFT", "ours"], rows)
+
+
+def of_generate(found: Sequence[dict[str, Any]]) -> str:
+    text = ""
+    for result in found:
+        config = result["config"]
+        batch, _, *latents = config["latents"]
+        what = f"`{config['model']}`, {batch} x {latents[0]} x {latents[1]} latents, {config['precision']}"
+        head = [what, "a UNet call", "over base", "by processor time", "by operations", "to reach"]
+        rows = [
+            [
+                way, f"{one['seconds']['median']:.3g} s", f"**{spread(one['over_base'])}**",
+                spread(one["processor_over_base"]), one["floor_over_base"], generate.TO_REACH.get(way, ""),
+            ]
+            for way, one in result["ways"].items()
+        ]  # fmt: skip
+        text += table_of(head, rows)
+        text += f"A change of all scales: {spread(result['set_scales_ms'])} ms, and {spread(result['stack_ms'])} ms "
+        text += f"in the first call after it; folding in: {spread(result['fuse_ms'])} ms.\n"
+        if "grid" in result:
+            grid = result["grid"]
+            alone, many = (f"{grid[f'{how}_seconds_a_picture']['median']:.3g}" for how in ("alone", "batch"))
+            text += f"A compare grid of {grid['cells']} pictures of {grid['steps']} steps: {alone} s a picture one by "
+            text += f"one, {many} s in one batch: {spread(grid['alone_over_batch'])} times as fast.\n"
+        text += "\n"
+    return text + "".join(map(source, found))
+
+
+def of_lines(table: Callable[[dict[str, Any]], Sequence[str]]) -> Callable[[Sequence[dict[str, Any]]], str]:
+    """The measurement's own table for the terminal, as it is."""
+
+    def text(found: Sequence[dict[str, Any]]) -> str:
+        return "".join("```\n" + "\n".join(table(one)) + "\n```\n\n" for one in found) + "".join(map(source, found))
+
+    return text
+
+
+TABLES: Mapping[str, Callable[[Sequence[dict[str, Any]]], str]] = {
+    "train_step": train_step,
+    "memory": of_memory,
+    "generate": of_generate,
+    "data": of_lines(data.table),
+    "scale_out": of_lines(scale_out.table),
+    "start": of_lines(start.table),
+}
+"""By benchmark: what stands between its marks on the page."""
 
 
 def filled(page: str) -> str:
-    """``page`` with what stands between the marks made anew."""
-    before, _, rest = page.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    found = results("train_step")
-    tables = HEAD + "".join(map(row, found)) + "\n" + "".join(map(source, found))
-    return f"{before}{BEGIN}\n{tables}\n{END}{after}"
+    """``page`` with what stands between each pair of marks made anew."""
+    for name, table in TABLES.items():
+        begin = BEGIN.format(name)
+        before, mark, rest = page.partition(begin)
+        if mark:
+            _, _, after = rest.partition(END)
+            page = f"{before}{begin}\n{table(results(name))}\n{END}{after}"
+    return page
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ from peft.tuners.lora.layer import LoraLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
-from sdlora.adapters import forms
+from sdlora.adapters import forms, mixing
 from sdlora.adapters.base import ModuleState
 
 LORA = {"down": "lora_A", "up": "lora_B", "magnitude": "lora_magnitude_vector"}
@@ -256,6 +256,7 @@ def put(model: nn.Module, modules: Mapping[str, ModuleState], key: str, dropout:
     _inject(model, {path: (module.rank or 1, module.alpha) for path, module in low_rank.items()}, key, dropout)
     for path, module in low_rank.items():
         host = lora_host(model, path)
+        mixing.adopt(host)
         device = host.get_base_layer().weight.device
         own = {name: tensor.detach().to(device, torch.float32, copy=True) for name, tensor in module.tensors.items()}
         for name in ("down", "up"):
