@@ -9,13 +9,12 @@ from collections.abc import Mapping
 
 import torch
 from diffusers.models.activations import GEGLU
-from peft.tuners.lora.layer import Conv2d as LoraConv
-from peft.tuners.lora.layer import Linear as LoraLinear
 from torch import nn
 from torch.nn import functional
 from transformers.activations import QuickGELUActivation
 
 from sdlora.adapters import hosts, live
+from sdlora.adapters.mixing import MixingConv2d, MixingLinear
 from sdlora.training import products, recompute
 from sdlora.training.recompute import Make, Recipe, Steps, noted
 
@@ -89,7 +88,7 @@ class _Conv(nn.Conv2d):
         return recompute.frozen_conv(x, self.weight, self.bias, _steps(self), self.groups)
 
 
-class _LoraLinear(LoraLinear):
+class _LoraLinear(MixingLinear):
     def forward(self, x: torch.Tensor, *args: object, **kwargs: object) -> torch.Tensor:
         own = None if args or kwargs else _trained(self)
         if own is None or type(self.base_layer) is not _Linear:
@@ -97,7 +96,7 @@ class _LoraLinear(LoraLinear):
         return recompute.lora_linear(x, self.base_layer.weight, self.base_layer.bias, *own)
 
 
-class _LoraConv(LoraConv):
+class _LoraConv(MixingConv2d):
     def forward(self, x: torch.Tensor, *args: object, **kwargs: object) -> torch.Tensor:
         own, base = None if args or kwargs else _trained(self), self.base_layer
         if own is None or not isinstance(base, _Conv) or base.groups != 1 or base.padding_mode != "zeros":
@@ -113,8 +112,8 @@ LEAN: Mapping[type[nn.Module], type[nn.Module]] = {
     GEGLU: _Geglu,
     nn.Linear: _Linear,
     nn.Conv2d: _Conv,
-    LoraLinear: _LoraLinear,
-    LoraConv: _LoraConv,
+    MixingLinear: _LoraLinear,
+    MixingConv2d: _LoraConv,
 }
 
 
@@ -127,7 +126,7 @@ def _steps(conv: nn.Conv2d) -> Steps:
     return conv.stride, conv.padding, conv.dilation
 
 
-def _trained(host: LoraLinear | LoraConv) -> tuple[torch.Tensor, torch.Tensor, float] | None:
+def _trained(host: MixingLinear | MixingConv2d) -> tuple[torch.Tensor, torch.Tensor, float] | None:
     """``down``, ``up`` and scale of the one LoRA that is active in ``host``; None where there is more to it."""
     keys = [key for key in host.active_adapters if key in host.lora_A]
     if not torch.is_grad_enabled() or host.disable_adapters or host.merged or len(keys) != 1:
