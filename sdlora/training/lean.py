@@ -76,7 +76,7 @@ class _Linear(nn.Linear):
     """Torch's own keeps nothing more; what may be faster are its products."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if not _learns(x) or self.weight.requires_grad or not products.by_onednn(x):
+        if not _learns(x) or self.weight.requires_grad or not products.by_onednn(x, self.weight):
             return super().forward(x)
         return recompute.frozen_linear(x, self.weight, self.bias)
 

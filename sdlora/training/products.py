@@ -23,14 +23,19 @@ ONEDNN = (
 """Whether this processor and this build of torch have it."""
 
 
-def by_onednn(x: torch.Tensor) -> bool:
-    """Whether products of ``x`` are oneDNN's."""
-    return ONEDNN and x.device.type == "cpu" and x.dtype == torch.float32
+ENOUGH = 1_000_000
+"""Multiplications from which on it is worth the ten microseconds that a call of it takes more."""
+
+
+def by_onednn(x: torch.Tensor, weight: torch.Tensor) -> bool:
+    """Whether the product of ``x`` (..., in) and ``weight`` (out, in) is oneDNN's; or of pictures (B, in, H, W)."""
+    suits = ONEDNN and x.device.type == "cpu" and x.dtype == weight.dtype == torch.float32
+    return suits and x.numel() * weight.shape[0] >= ENOUGH
 
 
 def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
     """x (rows, in) times the transpose of ``weight`` (out, in), and ``bias``: (rows, out). No gradient flows."""
-    if by_onednn(x) and weight.dtype == x.dtype:
+    if by_onednn(x, weight):
         return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")  # type: ignore[no-any-return]
     return functional.linear(x, weight, bias)
 
@@ -39,7 +44,7 @@ def conv(
     x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, steps: Steps, groups: int = 1
 ) -> torch.Tensor:
     """A convolution. No gradient flows. Of kernels of one pixel torch makes MKL's products too."""
-    if by_onednn(x) and _is_pointwise(weight, steps) and groups == 1:
+    if groups == 1 and _is_pointwise(weight, steps) and by_onednn(x, weight):
         return torch.ops.aten.mkldnn_convolution(x, weight, bias, (0, 0), (1, 1), (1, 1), 1)  # type: ignore[no-any-return]
     return functional.conv2d(x, weight, bias, *steps, groups)
 
@@ -48,8 +53,9 @@ def conv_input(
     shape: torch.Size, weight: torch.Tensor, gradient: torch.Tensor, steps: Steps, groups: int = 1
 ) -> torch.Tensor:
     """The gradient of a convolution's input of that ``shape``, of its output's ``gradient``."""
-    if by_onednn(gradient) and _is_pointwise(weight, steps) and groups == 1:
-        return conv(gradient, weight.transpose(0, 1).contiguous(), None, steps)
+    back = weight.transpose(0, 1)
+    if groups == 1 and _is_pointwise(weight, steps) and by_onednn(gradient, back):
+        return conv(gradient, back.contiguous(), None, steps)
     stride, padding, dilation = steps
     return grad.conv2d_input(shape, weight, gradient, stride, padding, dilation, groups)
 

@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
-from torch.nn import functional, grad
+from torch.nn import functional
 
 from sdlora.training import products
-from sdlora.training.products import POINTS, Steps
+from sdlora.training.products import Steps
 
 _ATEN = torch.ops.aten
 Make = Callable[[torch.Tensor], torch.Tensor]
@@ -214,8 +214,9 @@ class _LoraConv(Function):
         dtype = weight.dtype
         given = x.to(dtype)
         low = products.conv(given, down.to(dtype), None, steps)
-        y = products.conv(given, weight, bias, steps)
-        y.add_(products.conv(low, up.to(dtype), None, POINTS), alpha=scale)
+        y = products.conv(given, weight, bias, steps).contiguous()
+        points = up.to(dtype).flatten(1).expand(len(x), -1, -1)
+        y.flatten(2).baddbmm_(points, low.flatten(2), alpha=scale)
         _keep(ctx, recipe, weight, low, down, up)
         ctx.scale, ctx.steps, ctx.dtype = scale, steps, x.dtype
         return y
@@ -224,16 +225,16 @@ class _LoraConv(Function):
     @once_differentiable
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[Any, ...]:
         x, weight, low, down, up = _kept(ctx)
-        dtype, scale, steps = weight.dtype, ctx.scale, ctx.steps
-        of_low = products.conv_input(low.shape, up.to(dtype) * scale, gradient, POINTS)
-        of_x = None
-        if ctx.needs_input_grad[0]:
-            of_x = products.conv_input(x.shape, weight, gradient, steps)
-            of_x.add_(products.conv_input(x.shape, down.to(dtype), of_low, steps))
-            of_x = of_x.to(ctx.dtype)
-        of_up = grad.conv2d_weight(low, up.shape, gradient).to(up.dtype) * scale
-        of_down = grad.conv2d_weight(x.to(dtype), down.shape, of_low, *steps).to(down.dtype)
-        return of_x, None, None, None, of_down, of_up, None, None
+        dtype, scale, needs_x = weight.dtype, ctx.scale, ctx.needs_input_grad[0]
+        planes = gradient.flatten(2)
+        points = (up.to(dtype) * scale).flatten(1).T.expand(len(x), -1, -1)
+        of_low = torch.bmm(points, planes).view_as(low)
+        of_up = torch.bmm(planes, low.flatten(2).mT).sum(0).to(up.dtype).view_as(up) * scale
+        own, wanted = (x.to(dtype), down.to(dtype), None), (needs_x, True, False)
+        of_x, of_down, _ = _ATEN.convolution_backward(of_low, *own, *ctx.steps, False, (0, 0), 1, wanted)
+        if needs_x:
+            of_x = of_x.add_(products.conv_input(x.shape, weight, gradient, ctx.steps)).to(ctx.dtype)
+        return of_x, None, None, None, of_down.to(down.dtype), of_up, None, None
 
 
 def lora_conv(

@@ -237,8 +237,8 @@ def test_a_lora_over_a_convolution_has_its_derivatives(stride, padding, dilation
     assert gradcheck(lambda x, down, up: recompute.lora_conv(x, weight, bias, down, up, 0.7, steps), given)
 
 
-SHAPES = [(1, 3, 5), (33, 16, 320), (200, 64, 7)]
-"""Rows, inputs, outputs."""
+SHAPES = [(1, 3, 5), (33, 16, 320), (250, 64, 70), (120, 96, 100)]
+"""Rows, inputs, outputs: of both libraries, where there are two."""
 
 
 @pytest.mark.parametrize(("rows", "inputs", "outputs"), SHAPES)
@@ -265,8 +265,10 @@ def test_the_choice_of_a_library_hangs_on_the_processor_alone():
     """A race's outcome would change from run to run, and with it the bits of a resumed one."""
     wide = torch.backends.cpu.get_cpu_capability() == "AVX512"
     assert not products.ONEDNN or wide
-    assert products.by_onednn(torch.zeros(1)) == products.ONEDNN
-    assert not products.by_onednn(torch.zeros(1, dtype=torch.float64))
+    x, weight = torch.zeros(1000, 10), torch.zeros(100, 10)
+    assert products.by_onednn(x, weight) == products.ONEDNN
+    assert not products.by_onednn(x[1:], weight)
+    assert not products.by_onednn(x.double(), weight.double())
 
 
 def test_what_can_be_made_again_is_kept_by_its_source_alone():
