@@ -42,6 +42,8 @@ def class_examples(
     side = max(family.size_step, resolution // family.size_step * family.size_step)
     asked = settings.model_dump(include={"negative", "sampler", "steps", "cfg"})
     made_by = {"base": family.fingerprint, "precision": gang.precision, "size": side, **asked, **job.model.schedule}
+    if job.model.quantize is not None:  # A rounded base draws other pictures.
+        made_by["quantize"] = job.model.quantize
     shelf = prior.Shelf(job.cache / "class-images", made_by)
     prompts = prior.class_prompts(job.data, settings, [example.caption for example in examples])
     pictures = prior.class_pictures(settings, prompts, prior.class_prompt(job.data, settings), shelf)

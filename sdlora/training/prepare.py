@@ -20,6 +20,7 @@ from sdlora.errors import ConfigError, FileError, first_line
 from sdlora.events import Progress
 from sdlora.families.base import Conditioning, Family
 from sdlora.families.loading import load
+from sdlora.families.quantized import quantize
 from sdlora.formats import read_adapter
 from sdlora.seeds import derive
 from sdlora.training import caches
@@ -155,6 +156,8 @@ def open_base(job: Job, gang: Gang) -> Family:
     job.on_event(Progress(phase="loading the base model", done=0, total=1))
     family = load(job.model)
     require_previews(job.sample, family)
+    if job.model.quantize is not None:
+        quantize(family.models["unet"], job.model.quantize, gang.device)
     for module in family.models.values():  # The VAE stays in float32: in float16 it can give black pictures.
         module.to(gang.device, gang.dtype)  # Both at once, tensor by tensor: the wide weights never lie on the device.
     return family.to(gang.device)
