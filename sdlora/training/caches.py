@@ -20,6 +20,7 @@ from sdlora.generation.studio import Studio
 from sdlora.training.job import Job
 from sdlora.training.parallel import Gang
 from sdlora.training.previews import placed
+from sdlora.training.turns import Turns
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -48,12 +49,14 @@ def class_examples(
     prompts = prior.class_prompts(job.data, settings, [example.caption for example in examples])
     pictures = prior.class_pictures(settings, prompts, prior.class_prompt(job.data, settings), shelf)
     job.notice(*pictures.notices)
+    missing = pictures.missing()
+    if missing and job.train.offload:
+        Turns(family, str(gang.device), on=True).drawing()
     studio = Studio.over(family, job.model)
 
     def make(prompt: str, seed: int) -> "Image.Image":
         return studio.generate(escape(prompt), seed=seed, width=side, height=side, **asked)[0]
 
-    missing = pictures.missing()
     if missing:
         with placed("prior"):
             require_able(settings.sampler, family.scheduler_config)
@@ -101,7 +104,7 @@ def text_encoder(
     captions = [] if trains else batches.captions(0, steps * job.train.gradient_accumulation)
     if trains or len(captions) > MOST_CAPTIONS * len(batches.examples):
         gradients = nullcontext if trains else torch.no_grad
-        return _live(family, tokens, gradients)
+        return _Live(family, tokens, gradients)
 
     @torch.autocast(gang.device.type, enabled=False)
     def encode(row: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -116,12 +119,20 @@ def text_encoder(
     return lambda spoken: Conditioning(**cache.read(tokens(spoken))).to(gang.device)
 
 
-def _live(family: Family, tokens: Callable, gradients: Callable) -> Callable[[list[str]], Conditioning]:
-    def encode(captions: list[str]) -> Conditioning:
-        with gradients():
-            return family.encode_text(tokens(captions))
+class _Live:
+    """Reads captions as they come, with the text encoders that are there."""
 
-    return encode
+    def __init__(self, family: Family, tokens: Callable, gradients: Callable):
+        self.family, self.tokens, self.gradients = family, tokens, gradients
+
+    def __call__(self, captions: list[str]) -> Conditioning:
+        with self.gradients():
+            return self.family.encode_text(self.tokens(captions))
+
+
+def is_live(encode: Callable[[list[str]], Conditioning]) -> bool:
+    """Whether ``encode``, from ``text_encoder``, needs the text encoders at every step."""
+    return isinstance(encode, _Live)
 
 
 def _teller(on_event: OnEvent, phase: str) -> OnProgress:
