@@ -31,6 +31,8 @@ def arguments(words: list[str]) -> argparse.Namespace:
     parser.add_argument("--batch-size", type=int, default=4)
     parser.add_argument("--rank", type=int, default=16)
     parser.add_argument("--steps", type=int, default=STEPS, help="timed in each row")
+    help = "make no step: count a family's true size (sd1, sd2, sdxl) as on a card, in bf16, class pictures beside"
+    parser.add_argument("--counted", action="store_true", help=help)
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--row", help=argparse.SUPPRESS)
     return parser.parse_args(words)
@@ -84,6 +86,27 @@ def row(config: TrainConfig, cache: Path, steps: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def counted_rows(asked: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
+    """The ladder of a card, counted."""
+    import torch
+
+    from sdlora.data.pictures import Size
+    from sdlora.families.original import config_of
+    from sdlora.runs.settle import _job
+    from sdlora.training.footprint import count
+
+    start = configure(asked, str(config_of(asked.model)), folder)
+    prior = start.prior.model_copy(update={"weight": 1.0, "class_prompt": pictures.CLASS_PROMPT})
+    adapter = start.adapter.model_copy(update={"text_encoder": False})
+    start = start.model_copy(update={"prior": prior, "adapter": adapter})
+    size, rows = Size(asked.resolution, asked.resolution), []
+    for name, config in climb(start, on_card=True):
+        found = count(_job(config), size, torch.bfloat16)
+        rows.append({"rung": name, **{f"{part}_bytes": number for part, number in vars(found).items()}})
+        print(rows[-1], file=sys.stderr)
+    return rows
+
+
 def _there(family: Any, optimizer: Any) -> list[Any]:
     """The base's weights and the adapter's, and the optimizer's state."""
     from torch import Tensor
@@ -94,20 +117,19 @@ def _there(family: Any, optimizer: Any) -> list[Any]:
     return own + [leaf for leaf in tree_leaves(dict(optimizer.state)) if isinstance(leaf, Tensor)]
 
 
-def climb(config: TrainConfig) -> list[tuple[str, TrainConfig]]:
+def climb(config: TrainConfig, on_card: bool = False) -> list[tuple[str, TrainConfig]]:
     """The config, and each rung above it, with the words for it."""
     found = [("as it is", config)]
-    while changes := ladder.next_rung(config, on_card=False):
+    while changes := ladder.next_rung(config, on_card):
         config = ladder.changed(config, changes)
         found.append((ladder.words(changes), config))
     return found
 
 
 def measure(asked: argparse.Namespace, words: list[str], work: Path) -> dict[str, Any]:
-    base = models.find(asked.model, work)
     folder, _ = pictures.noise(work / "pictures", asked.resolution, 1)
-    rows = []
-    for name, config in climb(configure(asked, base, folder)):
+    rows = counted_rows(asked, folder) if asked.counted else []
+    for name, config in [] if asked.counted else climb(configure(asked, models.find(asked.model, work), folder)):
         config.save(work / "row.toml")
         line = [sys.executable, "-m", "benchmarks.rungs", "--row", str(work), "--steps", str(asked.steps)]
         found = json.loads(subprocess.run(line, check=True, stdout=subprocess.PIPE).stdout.splitlines()[-1])
@@ -116,13 +138,17 @@ def measure(asked: argparse.Namespace, words: list[str], work: Path) -> dict[str
     return {
         "benchmark": "rungs", "model": Path(asked.model).name, "rows": rows,
         "config": {"resolution": asked.resolution, "batch_size": asked.batch_size, "rank": asked.rank,
-                   "targets": "attention", "precision": "fp32", "device": "cpu", "steps": asked.steps},
+                   "targets": "attention", "precision": "bf16" if asked.counted else "fp32",
+                   "device": "none: counted as on a card" if asked.counted else "cpu", "steps": asked.steps},
         "command": command("benchmarks.rungs", words), "machine": machine(), "versions": versions(),
     }  # fmt: skip
 
 
 def table(found: dict[str, Any]) -> str:
     """For people."""
+    if "step_bytes" in found["rows"][0]:
+        lines = [", ".join(f"{name} {value}" for name, value in row.items()) for row in found["rows"]]
+        return "\n".join([f"{found['model']}: {found['config']}", *lines])
     names = ("s a step", "alive MB", "counted MB", "of it weights", "kept")
     head = f"{'each with those above':26}" + "".join(map(str.rjust, names, (10, 10, 12, 15, 8)))
     rows = [

@@ -4,7 +4,6 @@ The layers answer as ``nn.Linear`` does, and their ``weight`` is what the bits s
 into them as into any other; it pays with a rounding of the base, and with the time to unpack a layer when it is used.
 """
 
-import logging
 import math
 from typing import Any, Literal
 
@@ -100,7 +99,6 @@ def quantize(model: nn.Module, kind: Kind, device: torch.device) -> None:
 
 def require_able() -> None:
     """Raises ConfigError if NF4 cannot be packed here."""
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # It advises on faster kernels for processors.
     try:
         import bitsandbytes.functional  # noqa: F401
     except ImportError as error:

@@ -59,7 +59,7 @@ class Measured:
     memory: int
     """Bytes at the peak of all that: of a card, or by how much the process grew on the CPU."""
     resolution: int = 0
-    """Side in pixels of the square whose area training pictures get."""
+    """Side in pixels of the square whose area training pictures get; 0 where what follows is not known."""
     native_size: int = 0
     """Side in pixels of previews that are given no size."""
     latent_factor: int = 8

@@ -167,8 +167,11 @@ class Loop:
         if self.job.sample.every and self._is_due(self.job.sample.every, step):
 
             def draw() -> None:
-                self.turns.drawing()
-                self.previews.draw(step, again)
+                try:
+                    self.turns.drawing()
+                    self.previews.draw(step, again)
+                except torch.OutOfMemoryError:  # A card that holds the UNet alone: no reason to end the run.
+                    self.job.notice(f"no preview at step {step}: the base's parts do not fit on the device together")
                 self.turns.training(bool(self.trained.text) or is_live(self.ready.encode))
 
             self._alone(draw)
