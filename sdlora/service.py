@@ -58,6 +58,7 @@ from sdlora.runs.making import merging as merging
 from sdlora.runs.making import needs_base as needs_base
 from sdlora.runs.making import resizing as resizing
 from sdlora.runs.planning import Plan as Plan
+from sdlora.runs.planning import disk_of as disk_of
 from sdlora.runs.planning import plan as plan
 from sdlora.runs.queue import TrainingQueue as TrainingQueue
 from sdlora.training.output import CONFIG

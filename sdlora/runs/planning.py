@@ -86,11 +86,11 @@ def of(config: TrainConfig, found: Known) -> Plan:
         memory=found.memory,
         counted=found.counted,
         rungs=tuple(found.rungs or ()),
-        disk=disk(config, found),
+        disk=disk_of(config, found),
     )
 
 
-def disk(config: TrainConfig, found: Known) -> dict[str, int]:
+def disk_of(config: TrainConfig, found: Known) -> dict[str, int]:
     """Bytes that a run writes, at most, by what they are."""
     examples = read_folder(config.data).examples
     sizes = assign(examples, found.resolution, bucket_step(found.resolution, found.latent_factor), config.data.buckets)
