@@ -124,6 +124,8 @@ def prepare(job: Job, gang: Gang) -> Ready | None:
     family = open_base(job, gang)
     resolution, sizes = assign(job, family, dataset.examples)
     turns = Turns(family, str(gang.device), job.train.offload)
+    if job.train.offload and not turns.on:
+        job.notice("train.offload is not used: on a CPU parts have nowhere else to wait")
     class_examples = caches.class_examples(job, gang, family, resolution, dataset.examples)
     if class_examples is None:
         return None

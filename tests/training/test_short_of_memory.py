@@ -6,12 +6,13 @@ import torch
 from sdlora.adapters import live
 from sdlora.data.batches import Batch
 from sdlora.diffusion.schedule import NoiseSchedule
-from sdlora.events import RunStarted, RunStopped, SampleReady
+from sdlora.events import Notice, RunStarted, RunStopped, SampleReady
 from sdlora.families.loading import load
 from sdlora.families.settings import Model
 from sdlora.formats import read_adapter
 from sdlora.training.settings import Loss
 from sdlora.training.step import training_step
+from sdlora.training.turns import Turns
 from tests.families.test_quantized import KINDS
 from tests.training.short import run_here
 from tests.training.test_trainer import assert_equal_files, largest_difference, of
@@ -67,6 +68,35 @@ def test_gradients_added_up_one_by_one_equal_those_of_the_batch(tiny_base, confi
     assert max(gradient.abs().max() for gradient in whole) > 0
     for one, other in zip(whole, added, strict=True):
         torch.testing.assert_close(one, other, atol=1e-7, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("text", "trained"), [(False, {"unet"}), (True, {"unet", "text_encoder"})])
+def test_parts_are_on_the_device_when_they_are_at_work(configure, tmp_path, monkeypatch, text, trained):
+    """No card here: what would be there is noted, and nothing moves."""
+    placed = []
+    monkeypatch.setattr(Turns, "_place", lambda self, names: placed.append(set(names)))
+    config = configure(
+        train__offload=True, train__steps=2, adapter__text_encoder=text, checkpoint__every=0, sample__every=2,
+        sample__prompts=["a red house"], sample__steps=1, prior__weight=1.0, prior__class_prompt="a house",
+        prior__count=1, prior__steps=1,
+    )  # fmt: skip
+    _, events, _ = run_here(config, tmp_path / "run")
+    everything = {"unet", "text_encoder", "vae"}
+    drawn = [everything, {"vae"}, {"text_encoder"}, trained, everything, trained, everything, trained]
+    assert placed == drawn  # class pictures, encoding, captions; before the first step and after the last a preview
+    told = [event.message for event in of(Notice, events)]
+    assert "train.offload is not used: on a CPU parts have nowhere else to wait" in told
+
+
+def test_a_preview_for_which_the_parts_do_not_fit_together_costs_no_run(configure, tmp_path, monkeypatch):
+    def full(self):
+        raise torch.OutOfMemoryError("out of memory")
+
+    monkeypatch.setattr(Turns, "drawing", full)
+    config = configure(train__steps=2, sample__every=2, sample__prompts=["a red house"], sample__steps=1)
+    finished, events, _ = run_here(config, tmp_path / "run")
+    assert finished and not of(SampleReady, events)
+    assert sum("do not fit on the device together" in event.message for event in of(Notice, events)) == 2
 
 
 def test_checkpointing_changes_no_gradient(configure, tmp_path):
