@@ -1,5 +1,6 @@
 """sdlora: LoRA training for Stable Diffusion. The public names load on first use (PEP 562)."""
 
+import logging
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 _PUBLIC = {"TrainConfig": "sdlora.config", "train": "sdlora.service", "Studio": "sdlora.generation.studio"}
 __all__ = ["Studio", "TrainConfig", "train"]
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # PEFT loads it where it is installed, and it advises.
 
 
 def __getattr__(name: str) -> Any:

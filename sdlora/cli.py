@@ -67,6 +67,14 @@ def _parser(arguments: Sequence[str]) -> tuple[Parser, dict[str, Parser]]:
         return commands[name]
 
     _train_arguments(command("train", train, "Train an adapter from a preset or a TOML file."), arguments)
+    help = (
+        "Say what a run will take before it begins: time, memory, disk. Measures a step, and writes nothing but caches."
+    )
+    plan_parser = command("plan", plan, help)
+    plan_parser.add_argument("preset", metavar="PRESET-OR-TOML", help="as for `sdlora train`")
+    plan_parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
+    _data_dir(plan_parser)
+    _settings(plan_parser, "plan", arguments)
     resume_parser = command("resume", resume, "Go on with a run from its newest checkpoint.")
     resume_parser.add_argument("name", metavar="RUN", help="the run's name, or its folder")
     help = "end at this step instead, beyond those that are done: train a finished run longer"
@@ -144,7 +152,12 @@ def _train_arguments(parser: Parser, arguments: Sequence[str]) -> None:
     _processes(parser)
     help = "only make the run's folder and print it, for starting it with torchrun"
     parser.add_argument("--prepare", action="store_true", help=help)
-    if "train" not in arguments[:1]:  # The declarations take a moment to import; other commands need none.
+    _settings(parser, "train", arguments)
+
+
+def _settings(parser: Parser, command: str, arguments: Sequence[str]) -> None:
+    """A flag for every setting of a run, if ``command`` is the one that is asked for."""
+    if command not in arguments[:1]:  # The declarations take a moment to import; other commands need none.
         return
     from sdlora.config import all_settings
 
@@ -157,7 +170,8 @@ def _train_arguments(parser: Parser, arguments: Sequence[str]) -> None:
         elif isinstance(value, bool):
             takes = {"nargs": "?", "const": "true"}
         text = (setting.help + default).replace("%", "%%")
-        parser.add_argument(f"--{setting.name}", metavar="VALUE", default=argparse.SUPPRESS, help=text, **takes)
+        names = [f"--{setting.name}", *(["--memory"] if setting.name == "train.memory" else [])]
+        parser.add_argument(*names, metavar="VALUE", default=argparse.SUPPRESS, help=text, **takes)
 
 
 def _generate_arguments(parser: Parser) -> None:
@@ -216,6 +230,25 @@ def train(parsed: argparse.Namespace) -> int:
         print(service.prepare(config, name, parsed.data_dir).folder)
         return 0
     return _attend(service.start(config, name, parsed.data_dir, parsed.processes))
+
+
+def plan(parsed: argparse.Namespace) -> int:
+    import json
+    from dataclasses import asdict
+
+    from sdlora import service
+    from sdlora.config import TrainConfig, with_base
+    from sdlora.runs.planning import table
+    from sdlora.terminal import Terminal
+
+    config = TrainConfig.load(parsed.preset, _overrides(parsed))
+    config = with_base(config, service.settled(config.model.base, parsed.data_dir))
+    terminal = Terminal(parsed.preset)
+    folder = service.data_root(parsed.data_dir)
+    found = service.plan(config, folder, lambda phase: terminal.say(f"{phase} ..."))
+    terminal.close()
+    print(json.dumps(asdict(found)) if parsed.json else "\n".join(table(found)))
+    return 0
 
 
 def resume(parsed: argparse.Namespace) -> int:

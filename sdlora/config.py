@@ -25,6 +25,8 @@ from sdlora.section import Section, Setting, settings
 from sdlora.training.settings import Loss, Train
 
 VERSION = 1
+GIVEN = "given"
+"""In a file: the names of the settings that a person has made, where others are still to be chosen."""
 MAX_TOML_BYTES = 1 << 20
 STRING = re.compile(r'"""(?:\\.|[^\\])*?"""|\'\'\'.*?\'\'\'|"(?:\\.|[^"\\\n])*"|\'[^\'\n]*\'|#[^\n]*', re.DOTALL)
 DEEP = re.compile(r"(?<![\w-])(?:[\w-]++[ \t]*+\.[ \t]*+){32}")
@@ -65,7 +67,10 @@ class TrainConfig(Section):
         Raises ConfigError naming file, setting, value and remedy.
         """
         path = find_preset(source)
-        return cls.parse(_absolute(_read(path), path.parent), str(source), overrides)
+        values = _read(path)
+        names = values.pop(GIVEN, () if path.parent == PRESETS else None)
+        config = cls.parse(_absolute(values, path.parent), str(source), overrides)
+        return config if names is None else _as_given(config, {*_names(names, source), *(overrides or {})})
 
     @classmethod
     def parse(cls, values: Mapping[str, Any], place: str, overrides: Mapping[str, Any] | None = None) -> "TrainConfig":
@@ -91,11 +96,39 @@ class TrainConfig(Section):
             raise ConfigError("\n".join(_messages(error, place))) from None
 
     def save(self, path: Path) -> None:
-        """Write every setting to ``path``, atomically, with its paths absolute."""
+        """Write every setting to ``path``, atomically, with its paths absolute.
+
+        Where settings are still to be chosen (``train.memory``), those made by hand are named too.
+        """
         import tomli_w
 
         values = _absolute(self.model_dump(mode="json", exclude_none=True), Path.cwd())
-        write_atomic(path, tomli_w.dumps({"version": VERSION, **values}))
+        hand = {} if self.train.memory is None else {GIVEN: sorted(given(self))}
+        write_atomic(path, tomli_w.dumps({"version": VERSION, **hand, **values}))
+
+
+def given(config: TrainConfig) -> frozenset[str]:
+    """The settings that a person has made, by their dotted names: in a file of their own, or by flags; a preset's, and
+    what a config stands for by default, are not among them.
+    """
+    return frozenset(f"{name}.{field}" for name, section in dict(config).items() for field in section.model_fields_set)
+
+
+def _as_given(config: TrainConfig, names: set[str]) -> TrainConfig:
+    """``config`` of which the settings ``names`` alone count as made by a person."""
+
+    def only(name: str, section: Section) -> Section:
+        own = {field for field in type(section).model_fields if f"{name}.{field}" in names}
+        return type(section).model_construct(_fields_set=own, **dict(section))
+
+    sections: dict[str, Any] = {name: only(name, section) for name, section in dict(config).items()}
+    return TrainConfig.model_construct(**sections)
+
+
+def _names(names: Any, source: object) -> list[str]:
+    if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
+        raise ConfigError(f"{source}: {GIVEN} is no list of settings' names; leave it out")
+    return list(names)
 
 
 def fitted(config: TrainConfig, device: str = "auto", low_memory: bool = False) -> TrainConfig:

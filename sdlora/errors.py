@@ -67,6 +67,12 @@ class DeviceError(SdloraError):
     exit_code = 8
 
 
+def by_exit_code(code: int) -> type[SdloraError]:
+    """The class that an exit code stands for."""
+    classes = [cls for cls in globals().values() if isinstance(cls, type) and issubclass(cls, SdloraError)]
+    return next((cls for cls in classes if cls.exit_code == code), SdloraError)
+
+
 def shown(text: object, most: int = 120) -> str:
     """A stranger's text as a message has it: in one line, without marks that turn it around, and of bounded length."""
     words = str(text)

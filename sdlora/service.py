@@ -9,10 +9,9 @@ from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from sdlora import errors
 from sdlora.checkpoint import newest_step
 from sdlora.data.advice import Kind
-from sdlora.errors import BusyError, ConfigError, FileError, SdloraError
+from sdlora.errors import BusyError, ConfigError, FileError, SdloraError, by_exit_code
 from sdlora.events import OnEvent, RunFailed, RunStopped, ignore
 from sdlora.families.choices import base_choices as base_choices
 from sdlora.families.choices import bases as bases
@@ -58,6 +57,9 @@ from sdlora.runs.making import extracting as extracting
 from sdlora.runs.making import merging as merging
 from sdlora.runs.making import needs_base as needs_base
 from sdlora.runs.making import resizing as resizing
+from sdlora.runs.planning import Plan as Plan
+from sdlora.runs.planning import disk_of as disk_of
+from sdlora.runs.planning import plan as plan
 from sdlora.runs.queue import TrainingQueue as TrainingQueue
 from sdlora.training.output import CONFIG
 
@@ -187,8 +189,7 @@ def failure(training: Training, code: int) -> SdloraError:
         if code == FileError.exit_code:  # It could not even write why.
             what = f"{run.folder}: nothing more can be written there; free some space, or mend what else is wrong"
         message = f"{what}; go on with: sdlora resume {run.name}"
-    classes = [cls for cls in vars(errors).values() if isinstance(cls, type) and issubclass(cls, SdloraError)]
-    return next((cls for cls in classes if cls.exit_code == code), SdloraError)(message)
+    return by_exit_code(code)(message)
 
 
 def adapter_of(source: str, data_dir: Path | None = None) -> Path:

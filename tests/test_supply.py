@@ -29,8 +29,6 @@ SENSITIVE = {
     "uvicorn",
 }  # fmt: skip
 """What others bring, and what reads a stranger's bytes: requests, answers, templates, files."""
-UNTRIED = {"bitsandbytes"}
-"""An extra that needs a graphics card: the default tests do not run it."""
 
 
 def wrong(source):
@@ -98,10 +96,10 @@ def plain(names):
 
 
 def test_everything_that_matters_has_one_version():
-    assert plain(bounds()) - UNTRIED | SENSITIVE <= plain(pins())
+    assert plain(bounds()) | SENSITIVE <= plain(pins())
 
 
-@pytest.mark.parametrize("name", [name for name in bounds() if name not in UNTRIED])
+@pytest.mark.parametrize("name", bounds())
 def test_no_bound_is_above_what_is_tested_or_below_what_is_safe(name):
     assert parts(bounds()[name]) <= parts(pins()[name])
     assert parts(bounds()[name]) >= parts(FLOORS.get(name, "0"))

@@ -58,7 +58,7 @@ def fuse(models: live.Models, scales: Mapping[str, Scale]) -> Fused:
             chains.setdefault(path, []).append(host)
         for path, chain in chains.items():
             base = chain[0].get_base_layer()
-            if not base.weight.is_floating_point():
+            if hasattr(base, "quantized") or not base.weight.is_floating_point():
                 raise ConfigError(f"{path}: a quantised base takes no adapters into its weights; do not fuse them")
             folded.append((path, chain[0], _folded(base, chain)))
     return Fused(models, folded)

@@ -219,7 +219,8 @@ class Dora:
 @torch.no_grad()
 def weight_norm(base: Any, down: torch.Tensor, up: torch.Tensor, scale: float) -> torch.Tensor:
     """‖W + scale · up @ down‖ of each output, (out,) float32."""
-    with torch.autocast(base.weight.device.type, enabled=False):
+    kind = base.weight.device.type
+    with torch.autocast("cpu" if kind == "meta" else kind, enabled=False):
         weight, a, b = (tensor.detach().flatten(1).float() for tensor in (base.weight, down, up))
         cross = ((weight @ a.T) * b).sum(1)
         square = ((b @ (a @ a.T)) * b).sum(1)

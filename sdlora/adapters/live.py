@@ -122,7 +122,13 @@ def size(models: Models, name: str) -> AdapterSize:
     own = layers(models, name)
     count = sum(parameter.numel() for _, layer in own for parameter in layer.tensors.values())
     components = {path.split(".")[0] for path, _ in own}
-    return AdapterSize(len(own), count, count / sum(p.numel() for c in components for p in models[c].parameters()))
+    return AdapterSize(len(own), count, count / sum(numbers(models[component]) for component in components))
+
+
+def numbers(model: nn.Module) -> int:
+    """How many numbers a model has, those of layers that keep theirs in few bits counted as the weights they are."""
+    few: list[Any] = [module for module in model.modules() if hasattr(module, "quantized")]
+    return sum(p.numel() for p in model.parameters()) + sum(int(m.in_features * m.out_features) for m in few)
 
 
 def put(models: Models, modules: Mapping[str, ModuleState], name: str, dropout: float = 0.0) -> None:

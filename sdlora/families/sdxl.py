@@ -34,7 +34,7 @@ class SDXL(StableDiffusion):
 
     def encode_text(self, ids: torch.Tensor, clip_skip: int = 1) -> Conditioning:
         """Both encoders' last layer but ``clip_skip``, side by side, not normalised; and the second's pooled output."""
-        ids = ids.to(self.device)
+        ids = ids.to(self._encoders["text_encoder"].device)
         asked: dict[str, Any] = {"output_hidden_states": True, "return_dict": True}
         first = self._encoders["text_encoder"](ids, **asked)
         second = self._encoders["text_encoder_2"](self._padded_anew(ids), **asked)

@@ -24,6 +24,10 @@ class Model(Section):
     prediction_type: Literal["auto", "epsilon", "v_prediction"] = "auto"
     """What the base predicts, noise or velocity, where its own scheduler's settings do not say it truly (`auto`)."""
 
+    quantize: Literal["int8", "nf4"] | None = None
+    """The UNet's linear layers, which stay frozen, in `int8` or `nf4` (QLoRA's 4 bits; needs bitsandbytes): a half or
+    a quarter of their memory, for some time and a rounding of the base. Trains on such a base; files are as ever."""
+
     zero_terminal_snr: Literal["auto", "on", "off"] = "auto"
     """Whether the base's noise schedule ends in noise alone (arXiv:2305.08891), where its own settings do not tell."""
 

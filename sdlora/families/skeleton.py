@@ -1,19 +1,25 @@
 """A base model's layers without their weights: enough to tell which adapters fit, in a moment and in no memory."""
 
+import json
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sdlora.errors import ModelError, first_line
-from sdlora.families.detect import detect_folder
+from sdlora.families import FAMILIES
+from sdlora.families.detect import detect_folder, served
 from sdlora.families.hub import fetch
 from sdlora.families.loading import locate, quiet_libraries
 from sdlora.families.original import config_of, whole_family
 from sdlora.families.settings import Model
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
 
-CONFIGS = ("model_index.json", "*/config.json")
+    from sdlora.families.base import Family
+
+CONFIGS = ("model_index.json", "*/config.json", "scheduler/*.json")
 
 
 class Skeleton(NamedTuple):
@@ -28,32 +34,64 @@ def skeleton(base: str) -> Skeleton:
 
     Raises ModelError for what is missing, unknown, gated or offline.
     """
+    import torch
+
+    folder, family = _place(base)
+    with quiet_libraries(), torch.device("meta"):
+        return Skeleton(family, _models(folder, base))
+
+
+def paper(model: Model, dtype: "torch.dtype") -> "Family":
+    """The base ``model`` as a family without weights, on the meta device: its VAE in float32, all else in ``dtype``. It
+    cannot tell texts apart.
+
+    Raises what ``skeleton`` raises.
+    """
+    import torch
+    from diffusers import AutoencoderKL
+
+    folder, name = _place(model.base)
+    with quiet_libraries(), torch.device("meta"):
+        parts = {name: part.to(dtype=dtype) for name, part in _models(folder, model.base).items()}
+        try:
+            parts["vae"] = AutoencoderKL.from_config(AutoencoderKL.load_config(folder / "vae"))
+            schedule = json.loads((folder / "scheduler" / "scheduler_config.json").read_text(encoding="utf-8"))
+        except Exception as error:  # As in ``_models``.
+            raise ModelError(f"{model.base}: its configs cannot be read: {first_line(error)}") from error
+    family: Any = FAMILIES[served(name, model.base)]
+    words = SimpleNamespace(eos_token_id=0, pad_token_id=0)
+    factor = 2 ** (len(parts["vae"].config.block_out_channels) - 1)
+    pipeline = SimpleNamespace(
+        **parts, **dict.fromkeys(family.tokenizers, words), scheduler=SimpleNamespace(config=schedule),
+        vae_scale_factor=factor,
+    )  # fmt: skip
+    found: Family = family(pipeline, model.base, model.schedule, {})
+    return found
+
+
+def _place(base: str) -> tuple[Path, str]:
+    """The folder with the configs of ``base``, and its family's name."""
     source = locate(base)
     place = Path(source.location)
     if source.kind == "file":
         family = whole_family(place)
-        folder = config_of(family)
-    else:
-        folder = fetch(Model(base=base), CONFIGS) if source.kind == "hub" else place
-        family = detect_folder(folder)
-    with quiet_libraries():
-        return Skeleton(family, _models(folder, base))
+        return config_of(family), family
+    folder = fetch(Model(base=base), CONFIGS) if source.kind == "hub" else place
+    return folder, detect_folder(folder)
 
 
-def _models(folder: Path, base: str) -> "dict[str, nn.Module]":
-    import torch
+def _models(folder: Path, base: str) -> "dict[str, Any]":
     import transformers
     from diffusers import UNet2DConditionModel
 
-    models: dict[str, nn.Module] = {}
+    models: dict[str, Any] = {}
     try:
-        with torch.device("meta"):
-            models["unet"] = UNet2DConditionModel.from_config(UNet2DConditionModel.load_config(folder / "unet"))
-            for part in sorted(folder.glob("text_encoder*/")):
-                config = transformers.CLIPTextConfig.from_pretrained(part, local_files_only=True)
-                projects = (config.architectures or [""])[0] == "CLIPTextModelWithProjection"
-                kind = transformers.CLIPTextModelWithProjection if projects else transformers.CLIPTextModel
-                models[part.name] = kind(config)
+        models["unet"] = UNet2DConditionModel.from_config(UNet2DConditionModel.load_config(folder / "unet"))
+        for part in sorted(folder.glob("text_encoder*/")):
+            config = transformers.CLIPTextConfig.from_pretrained(part, local_files_only=True)
+            projects = (config.architectures or [""])[0] == "CLIPTextModelWithProjection"
+            kind = transformers.CLIPTextModelWithProjection if projects else transformers.CLIPTextModel
+            models[part.name] = kind(config)
     except Exception as error:  # A stranger's configs: the libraries raise almost anything.
         raise ModelError(f"{base}: its configs cannot be read: {first_line(error)}") from error
     return models

@@ -27,8 +27,15 @@ class StableDiffusion(Family):
     encoders: ClassVar[tuple[str, ...]] = ("text_encoder",)
     tokenizers: ClassVar[tuple[str, ...]] = ("tokenizer",)
 
-    def __init__(self, pipeline: Any, source: str, schedule: Mapping[str, Any] | None = None):
-        """``schedule`` replaces entries of the scheduler's config, such as ``prediction_type``.
+    def __init__(
+        self,
+        pipeline: Any,
+        source: str,
+        schedule: Mapping[str, Any] | None = None,
+        fingerprints: Mapping[str, str] | None = None,
+    ):
+        """``schedule`` replaces entries of the scheduler's config, such as ``prediction_type``; ``fingerprints`` are
+        given where there are no weights to take them from.
 
         Raises ModelError for a noise schedule or a prediction type that is not served.
         """
@@ -46,7 +53,9 @@ class StableDiffusion(Family):
         self.latent_factor = pipeline.vae_scale_factor
         self.native_size = self.unet.config.sample_size * self.latent_factor
         self.size_step = self.latent_factor * 2 ** (len(self.unet.config.block_out_channels) - 1)
-        self.fingerprints = {part: fingerprint(module) for part, module in {**self.models, "vae": self._vae}.items()}
+        if fingerprints is None:
+            fingerprints = {part: fingerprint(module) for part, module in {**self.models, "vae": self._vae}.items()}
+        self.fingerprints = fingerprints
         for module in (*self.models.values(), self._vae):
             module.requires_grad_(False).eval()
 
@@ -114,9 +123,10 @@ class StableDiffusion(Family):
 
     def encode_text(self, ids: torch.Tensor, clip_skip: int = 1) -> Conditioning:
         encoder = self._encoders["text_encoder"]
+        ids = ids.to(encoder.device)  # Which need not be the UNet's, where parts take turns.
         if clip_skip == 1:
-            return Conditioning(encoder(ids.to(self.device), return_dict=True).last_hidden_state)
-        hidden = encoder(ids.to(self.device), output_hidden_states=True, return_dict=True).hidden_states
+            return Conditioning(encoder(ids, return_dict=True).last_hidden_state)
+        hidden = encoder(ids, output_hidden_states=True, return_dict=True).hidden_states
         return Conditioning(encoder.final_layer_norm(hidden[-clip_skip]))
 
     def encode_images(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -11,24 +11,29 @@ import statistics
 import subprocess
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from sdlora.config import TrainConfig
+from sdlora.config import TrainConfig, given
 from sdlora.data.advice import suggested_steps
 from sdlora.data.folder import read_folder
 from sdlora.data.settings import Data
-from sdlora.errors import BusyError, SdloraError
+from sdlora.errors import BusyError, SdloraError, by_exit_code
 from sdlora.events import StepDone
 from sdlora.families.loading import BUNDLED, locate
 from sdlora.runs.folder import Run, busy
+from sdlora.runs.ladder import changed
 from sdlora.runs.process import spawn
 from sdlora.training.estimate import Measured
 
+PHASE = "phase: "
+"""Begins the lines by which the process tells what it does."""
+LOOK_SECONDS = 0.1
 CALM_SECONDS = 3.0
 """What is wished for is measured once it has been left unchanged for so long."""
 
@@ -40,8 +45,26 @@ class Estimate(NamedTuple):
     pictures: int
     seconds: float | None = None
     memory: int | None = None
-    measured: Measured | None = None
+    measured: "Known | None" = None
     """None where ``seconds`` are those of earlier runs with these settings."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Known(Measured):
+    """What was measured, and what was counted beside it (docs/memory.md)."""
+
+    chosen: Mapping[str, Any] = field(default_factory=dict)
+    """Settings that ``train.memory`` asked for; it was measured with them."""
+    told: Sequence[str] = ()
+    counted: int = 0
+    """Bytes of a device that the run needs, counted."""
+    rungs: Sequence[Mapping[str, Any]] | None = None
+    """Further ways to need less, one upon the other: ``changes``, what it then ``needs`` in bytes, ``costs``. None
+    where nobody has asked for them."""
+
+    def as_chosen(self, config: TrainConfig) -> TrainConfig:
+        """``config`` as it was measured."""
+        return changed(config, self.chosen)
 
 
 def estimate(config: TrainConfig, data_dir: Path, done: int = 0) -> Estimate:
@@ -54,7 +77,8 @@ def estimate(config: TrainConfig, data_dir: Path, done: int = 0) -> Estimate:
     left = steps - done
     found = measured(config, data_dir)
     if found is not None:
-        seconds = found.seconds(config.data, config.prior, config.train, config.sample, len(sizes), left)
+        train = found.as_chosen(config).train
+        seconds = found.seconds(config.data, config.prior, train, config.sample, len(sizes), left)
         return Estimate(steps, len(sizes), seconds, found.memory, found)
     pace = _pace(config, data_dir)
     return Estimate(steps, len(sizes), None if pace is None else pace * left)
@@ -70,11 +94,11 @@ def planned_steps(config: TrainConfig, pictures: int) -> int:
     return suggested_steps(pictures, "subject" if config.data.class_name else "style", each)
 
 
-def measured(config: TrainConfig, data_dir: Path) -> Measured | None:
+def measured(config: TrainConfig, data_dir: Path) -> Known | None:
     """What was measured for such a run on this machine before."""
     try:
         values = json.loads(_result(config, data_dir).read_text(encoding="utf-8"))
-        return Measured(**values)
+        return Known(**values)
     except (OSError, ValueError, TypeError):
         return None
 
@@ -129,8 +153,11 @@ class Measurer:
             with suppress(SdloraError):  # What is wrong with it is told where it was wished for.
                 self.start(config)
 
-    def start(self, config: TrainConfig) -> None:
-        """Measure ``config`` now. Raises BusyError while another is measured, trained or drawn."""
+    def start(self, config: TrainConfig, rungs: bool = False) -> None:
+        """Measure ``config`` now, and with ``rungs`` count what less memory would take.
+
+        Raises BusyError while another is measured, trained or drawn.
+        """
         with self._lock:
             if self.measures():
                 raise BusyError("something is being measured already; wait a moment")
@@ -141,8 +168,33 @@ class Measurer:
             config_file = self._result.with_suffix(".toml")
             config.save(config_file)
             command = ["-m", "sdlora.runs.measure", str(self.data_dir), str(config_file), str(self._result)]
+            command += ["rungs"] if rungs else []
             with open(self._result.with_suffix(".log"), "wb") as log:
                 self._process = spawn(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+
+    def finish(self, config: TrainConfig, on_phase: Callable[[str], object]) -> Known:
+        """Measure ``config``, with its rungs, and wait for it; ``on_phase`` is told what is being done.
+
+        If that raises, measuring ends.
+        Raises BusyError as ``start`` does, and the SdloraError that the run would fail with.
+        """
+        self.start(config, rungs=True)
+        process, log, said = self._process, _result(config, self.data_dir).with_suffix(".log"), ""
+        assert process is not None
+        try:
+            while process.poll() is None:
+                time.sleep(LOOK_SECONDS)
+                phases = [line for line in log.read_text(errors="replace").splitlines() if line.startswith(PHASE)]
+                if phases and phases[-1] != said:
+                    said = phases[-1]
+                    on_phase(said.removeprefix(PHASE))
+        except BaseException:
+            self.stop()
+            raise
+        found = measured(config, self.data_dir)
+        if process.returncode or found is None:
+            raise by_exit_code(process.returncode)(self.failure(config) or f"measuring was cut off; see {log}")
+        return found
 
     def measures(self, config: TrainConfig | None = None) -> bool:
         """Whether something is being measured now; with ``config``, whether that is."""
@@ -182,7 +234,8 @@ def _result(config: TrainConfig, data_dir: Path) -> Path:
 
 def _step(config: TrainConfig) -> dict[str, Any]:
     """The settings that decide how long a micro-batch takes, and what it needs."""
-    names = {"batch_size", "precision", "gradient_checkpointing", "device"}
+    names = {"batch_size", "precision", "gradient_checkpointing", "device", "offload", "memory"}
+    hand = sorted(given(config)) if config.train.memory is not None else []
     text = config.adapter.text_encoder and config.train.text_encoder_learning_rate != 0
     return {
         "model": config.model.model_dump(),
@@ -191,6 +244,7 @@ def _step(config: TrainConfig) -> dict[str, Any]:
         "adapter": {**config.adapter.model_dump(exclude={"init", "text_encoder", "alpha"}), "text": text},
         "train": config.train.model_dump(include=names),
         "optimizer": config.optimizer.name,
+        "given": hand,
     }
 
 

@@ -105,6 +105,10 @@ class Run(RunPaths):
 
         return TrainConfig.load(self.config_file)
 
+    def forget_config(self) -> None:
+        """Read the config anew when it is asked for next: what was read before is no longer so."""
+        vars(self).pop("config", None)
+
     def events(self) -> list[Event]:
         """All events so far. A torn or foreign line is passed over."""
         return list(read_events(self.journal))
@@ -168,7 +172,7 @@ class Run(RunPaths):
         if steps <= done:
             raise ConfigError(f"train.steps = {steps}: {self.name} has done {done} steps already; give more than that")
         TrainConfig.load(self.config_file, {"train.steps": steps}).save(self.config_file)
-        vars(self).pop("config", None)  # What was read before is no longer so.
+        self.forget_config()
 
 
 def _new_folder(wanted: Path) -> Path:

@@ -88,6 +88,8 @@ class Interlude:
 
         if self.several:
             raise Declined("A training in several processes draws nothing else")
+        if next(family.vae.parameters()).device != family.device:
+            raise Declined("A training that is short of memory draws nothing else")
         if locate(request.base) != locate(self.model.base):
             raise Declined(f"A training of another base ({self.model.base}) is using the device")
         same = {

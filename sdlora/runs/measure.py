@@ -9,17 +9,24 @@ import sys
 import traceback
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from sdlora.config import TrainConfig
+from sdlora.config import TrainConfig, all_settings, given, value_of
 from sdlora.errors import SdloraError
-from sdlora.events import ignore
+from sdlora.events import Event, Progress
 from sdlora.files import write_atomic
+from sdlora.runs import ladder
+from sdlora.runs.estimates import PHASE
 from sdlora.runs.folder import device_lock, hold
+from sdlora.runs.settle import SETTLED, Counter, settle
 from sdlora.training.output import RunPaths
+
+if TYPE_CHECKING:
+    import torch
 
 
 def main() -> int:
-    data_dir, config_file, result = map(Path, sys.argv[1:])
+    data_dir, config_file, result = map(Path, sys.argv[1:4])
     try:
         from sdlora.generation.device import choose_device
         from sdlora.training.estimate import measure
@@ -28,14 +35,38 @@ def main() -> int:
         config = TrainConfig.load(config_file)
         device = choose_device(config.train.device)
         with hold(device_lock(data_dir, device), f"the device {device}"):
+            chosen, told = settle(config, device, _phase)
             job = Job(
-                **dict(config), output=RunPaths(result.parent), cache=data_dir / "cache", on_event=ignore,
+                **dict(chosen), output=RunPaths(result.parent), cache=data_dir / "cache", on_event=_phase,
                 should_stop=lambda: False,
             )  # fmt: skip
-            write_atomic(result, json.dumps(asdict(measure(job))))
+            found = asdict(measure(job))
+            rungs = _ladder(config, chosen, device) if "rungs" in sys.argv[4:] else {}
+            write_atomic(result, json.dumps(found | rungs | {"chosen": _chosen(config, chosen), "told": told}))
         return 0
     except Exception as error:
         return _tell(error)
+
+
+def _phase(event: Event) -> None:
+    """Tell the parent, who reads the log, what is being done."""
+    if isinstance(event, Progress):
+        print(f"{PHASE}{event.phase}", flush=True)
+
+
+def _ladder(asked: TrainConfig, chosen: TrainConfig, device: "torch.device") -> dict[str, Any]:
+    """What the run takes as it was ``chosen``, counted; and what it would with each further rung."""
+    _phase(Progress(phase="counting what less memory would take", done=0, total=1))
+    counter = Counter(chosen, device)
+    hand = given(asked) if asked.train.memory else ()
+    rungs = [step._asdict() for step in ladder.steps(chosen, counter.needs, counter.on_card, hand)]
+    return {"counted": counter.needs(chosen), "rungs": rungs}
+
+
+def _chosen(asked: TrainConfig, chosen: TrainConfig) -> dict[str, Any]:
+    """The settings in which they differ, but for the wish itself."""
+    pairs = {s.name: (value_of(asked, s), value_of(chosen, s)) for s in all_settings() if s.name not in SETTLED}
+    return {name: after for name, (before, after) in pairs.items() if before != after}
 
 
 def _tell(error: Exception) -> int:

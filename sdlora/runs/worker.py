@@ -12,14 +12,18 @@ import traceback
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
 
 from sdlora.checkpoint import newest_step
-from sdlora.errors import DeviceError, FileError, OutOfMemoryError, SdloraError
+from sdlora.errors import ConfigError, DeviceError, FileError, OutOfMemoryError, SdloraError
 from sdlora.events import OnEvent, RunFailed, ignore
 from sdlora.runs.folder import Journal, Run, device_lock, hold
 from sdlora.runs.interlude import Interlude
 from sdlora.runs.mailbox import Mailbox
 from sdlora.runs.painting import NO_MEMORY
+
+if TYPE_CHECKING:
+    from sdlora.config import TrainConfig
 
 PEER_LOST = re.compile(r"Connection (closed|reset) by peer|NCCL|\[gloo\]|Socket closed", re.IGNORECASE)
 """What the others of several processes say when one has ended."""
@@ -97,7 +101,7 @@ def _train(run: Run, stop: StopRequest, on_event: OnEvent, lock_file: Path | Non
     from sdlora.training.job import Job, nothing
     from sdlora.training.trainer import train
 
-    config, between = run.config, nothing
+    config, between = _settled(run, on_event), nothing
     if lock_file is not None:
         mailbox = Mailbox(lock_file)
         mailbox.open()
@@ -115,6 +119,26 @@ def _train(run: Run, stop: StopRequest, on_event: OnEvent, lock_file: Path | Non
     )
 
 
+def _settled(run: Run, on_event: OnEvent) -> "TrainConfig":
+    """The run's config, with whatever ``train.memory`` asks for chosen, and written so that a resume repeats it."""
+    if run.config.train.memory is None:
+        return run.config
+    from sdlora.events import Notice
+    from sdlora.generation.device import choose_device
+    from sdlora.runs.settle import settle
+
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ConfigError(
+            "train.memory: several processes cannot choose together; take what `sdlora plan` says with it instead"
+        )
+    config, told = settle(run.config, choose_device(run.config.train.device), on_event)
+    config.save(run.config_file)
+    run.forget_config()
+    for message in told:
+        on_event(Notice(message=message))
+    return config
+
+
 def _report(error: Exception, run: Run, journal: Journal | None) -> int:
     """Tell the journal and the log what went wrong; return the exit code.
 
@@ -124,7 +148,7 @@ def _report(error: Exception, run: Run, journal: Journal | None) -> int:
         traceback.print_exc()
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and PEER_LOST.search(str(error)):
         return 1
-    known = error if isinstance(error, SdloraError) else translate(error)
+    known = error if isinstance(error, SdloraError) else translate(error, run.config)
     message = str(known) if known else f"{type(error).__name__}: {error} (a bug; the end of the log says where)"
     if isinstance(known, OutOfMemoryError | DeviceError) and (saved := newest_step(run.states)):
         message += f"; {saved} steps are saved"
@@ -137,8 +161,8 @@ def _report(error: Exception, run: Run, journal: Journal | None) -> int:
     return code
 
 
-def translate(error: Exception) -> SdloraError | None:
-    """What a library's exception means to the user, or None for a bug."""
+def translate(error: Exception, config: "TrainConfig | None" = None) -> SdloraError | None:
+    """What a library's exception means to the user, or None for a bug. ``config`` is that of what failed."""
     import torch
 
     text = str(error)
@@ -146,13 +170,30 @@ def translate(error: Exception) -> SdloraError | None:
     if isinstance(error, OSError):
         return FileError(f"{error.filename or 'a file'}: {error.strerror or error}; mend that, then resume")
     if isinstance(error, torch.OutOfMemoryError | MemoryError) or (isinstance(error, RuntimeError) and no_memory):
-        return OutOfMemoryError(
-            "the device ran out of memory; start again with train.gradient_checkpointing, or a lower train.batch_size "
-            "or data.resolution"
-        )
+        return OutOfMemoryError(f"the device ran out of memory; {_relief(config)}")
     if isinstance(error, RuntimeError) and ("CUDA error" in text or "device-side" in text):
         return DeviceError(f"the device was lost: {text.splitlines()[0]}; resume from the last checkpoint")
     return None
+
+
+def _relief(config: "TrainConfig | None") -> str:
+    """What to do where memory was too little: the next rung of the ladder, by its settings."""
+    from sdlora.runs.ladder import as_flags, next_rung
+
+    least = "a lower data.resolution or adapter.rank"
+    if config is None:
+        return f"start again with --memory and a size, or with {least}"
+    on_card = config.train.device != "cpu"
+    if on_card and config.train.device == "auto":
+        import torch
+
+        on_card = torch.cuda.is_available() or torch.backends.mps.is_available()
+    rung = as_flags(next_rung(config, on_card))
+    return (
+        f"start again with {rung} (the next rung that saves memory), or {least}"
+        if rung
+        else f"start again with {least}"
+    )
 
 
 if __name__ == "__main__":

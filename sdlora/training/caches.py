@@ -20,6 +20,7 @@ from sdlora.generation.studio import Studio
 from sdlora.training.job import Job
 from sdlora.training.parallel import Gang
 from sdlora.training.previews import placed
+from sdlora.training.turns import Turns
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -42,16 +43,20 @@ def class_examples(
     side = max(family.size_step, resolution // family.size_step * family.size_step)
     asked = settings.model_dump(include={"negative", "sampler", "steps", "cfg"})
     made_by = {"base": family.fingerprint, "precision": gang.precision, "size": side, **asked, **job.model.schedule}
+    if job.model.quantize is not None:  # A rounded base draws other pictures.
+        made_by["quantize"] = job.model.quantize
     shelf = prior.Shelf(job.cache / "class-images", made_by)
     prompts = prior.class_prompts(job.data, settings, [example.caption for example in examples])
     pictures = prior.class_pictures(settings, prompts, prior.class_prompt(job.data, settings), shelf)
     job.notice(*pictures.notices)
+    missing = pictures.missing()
+    if missing and job.train.offload:
+        Turns(family, str(gang.device), on=True).drawing()
     studio = Studio.over(family, job.model)
 
     def make(prompt: str, seed: int) -> "Image.Image":
         return studio.generate(escape(prompt), seed=seed, width=side, height=side, **asked)[0]
 
-    missing = pictures.missing()
     if missing:
         with placed("prior"):
             require_able(settings.sampler, family.scheduler_config)
@@ -99,7 +104,7 @@ def text_encoder(
     captions = [] if trains else batches.captions(0, steps * job.train.gradient_accumulation)
     if trains or len(captions) > MOST_CAPTIONS * len(batches.examples):
         gradients = nullcontext if trains else torch.no_grad
-        return _live(family, tokens, gradients, each=bool(trains and job.adapter.input_dropout))
+        return _Live(family, tokens, gradients, each=bool(trains and job.adapter.input_dropout))
 
     @torch.autocast(gang.device.type, enabled=False)
     def encode(row: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -114,16 +119,22 @@ def text_encoder(
     return lambda spoken: Conditioning(**cache.read(tokens(spoken))).to(gang.device)
 
 
-def _live(family: Family, tokens: Callable, gradients: Callable, each: bool) -> Callable[[list[str]], Conditioning]:
-    """Reads a batch's captions anew in every step: each one, as dropout asks for, or every different one once."""
+class _Live:
+    """Reads a batch's captions anew in every step: ``each`` one, as dropout asks for, or every different one once."""
 
-    def encode(captions: list[str]) -> Conditioning:
-        different = captions if each else list(dict.fromkeys(captions))  # Class pictures' are often all alike.
-        with gradients():
-            told = family.encode_text(tokens(different))
+    def __init__(self, family: Family, tokens: Callable, gradients: Callable, each: bool):
+        self.family, self.tokens, self.gradients, self.each = family, tokens, gradients, each
+
+    def __call__(self, captions: list[str]) -> Conditioning:
+        different = captions if self.each else list(dict.fromkeys(captions))  # Class pictures' are often all alike.
+        with self.gradients():
+            told = self.family.encode_text(self.tokens(different))
         return told if different == captions else told.rows([different.index(caption) for caption in captions])
 
-    return encode
+
+def is_live(encode: Callable[[list[str]], Conditioning]) -> bool:
+    """Whether ``encode``, from ``text_encoder``, needs the text encoders at every step."""
+    return isinstance(encode, _Live)
 
 
 def _teller(on_event: OnEvent, phase: str) -> OnProgress:

@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sdlora.data.settings import Data, Prior
-from sdlora.events import ignore
+from sdlora.events import Progress
 from sdlora.generation.settings import Sample
 from sdlora.training.settings import Train
+from sdlora.training.turns import Turns
 
 if TYPE_CHECKING:
     import torch
@@ -57,15 +58,45 @@ class Measured:
     """Seconds for a preview beside its sampling steps: text, decoding."""
     memory: int
     """Bytes at the peak of all that: of a card, or by how much the process grew on the CPU."""
+    resolution: int = 0
+    """Side in pixels of the square whose area training pictures get; 0 where what follows is not known."""
+    native_size: int = 0
+    """Side in pixels of previews that are given no size."""
+    latent_factor: int = 8
+    """Pixels per latent, along each side."""
+    numbers: int = 0
+    """That are trained."""
+    state: int = 0
+    """Bytes that the optimizer keeps of them."""
+    caption: int = 0
+    """Bytes that are kept of a caption; 0 where its encoder trains."""
 
     def seconds(self, data: Data, prior: Prior, train: Train, sample: Sample, pictures: int, steps: int) -> float:
         """About how long a run of ``steps`` over so many ``pictures`` will take, from its start to its end."""
-        views = pictures * (2 if data.flip else 1) * (data.variants if data.random_crop else 1)
-        class_pictures = prior.count if prior.weight and prior.folder is None else 0
-        made = class_pictures * (self.picture + prior.steps * self.sampling)
-        drawn = previews(sample, steps) * (self.picture + sample.steps * self.sampling)
-        encoded = (views + class_pictures) * self.encode
-        return self.load + made + encoded + drawn + steps * train.gradient_accumulation * self.step
+        return sum(self.spent(data, prior, train, sample, pictures, steps).values())
+
+    def spent(
+        self, data: Data, prior: Prior, train: Train, sample: Sample, pictures: int, steps: int
+    ) -> dict[str, float]:
+        """The seconds of ``seconds`` by what a run does in them."""
+        made = class_pictures(prior)
+        return {
+            "loading the base model": self.load,
+            "class pictures": made * (self.picture + prior.steps * self.sampling),
+            "encoding pictures": (pictures * views(data) + made) * self.encode,
+            "previews": previews(sample, steps) * (self.picture + sample.steps * self.sampling),
+            "steps": steps * train.gradient_accumulation * self.step,
+        }
+
+
+def views(data: Data) -> int:
+    """In how many cuts and mirrorings each picture is encoded."""
+    return (2 if data.flip else 1) * (data.variants if data.random_crop else 1)
+
+
+def class_pictures(prior: Prior) -> int:
+    """How many class pictures the base makes for a run, at most."""
+    return prior.count if prior.weight and prior.folder is None else 0
 
 
 def previews(sample: Sample, steps: int) -> int:
@@ -89,15 +120,35 @@ def measure(job: "Job") -> Measured:
             begun = time.monotonic()
             family = prepare.open_base(job, gang)
             load = time.monotonic() - begun
+            job.on_event(Progress(phase="measuring steps", done=0, total=1))
             ready = _ready(job, gang, family)
             size = ready.sizes[0]
             step = _time_steps(Loop(job, gang, ready), gang.device)
+            Turns(family, str(gang.device), job.train.offload).drawing()
             sampling, picture = _time_previews(job, family)
             encode = _time_encoding(family, size.width, size.height)
         return Measured(
             device=str(gang.device), width=size.width, height=size.height, load=load, encode=encode, step=step,
-            sampling=sampling, picture=picture, memory=peak.bytes,
+            sampling=sampling, picture=picture, memory=peak.bytes, resolution=ready.resolution,
+            native_size=family.native_size, latent_factor=family.latent_factor, **_kept(ready),
         )  # fmt: skip
+
+
+def _kept(ready: "Ready") -> dict[str, int]:
+    """What a run writes of its adapter and its captions, in numbers and bytes."""
+    from sdlora.checkpoint import pack_optimizer
+    from sdlora.training.caches import is_live
+
+    tensors, _ = pack_optimizer(ready.trained.optimizer)
+    live = is_live(ready.encode)
+    caption = (
+        0 if live else sum(part.nbytes for part in ready.encode([ready.batches.examples[0].caption]).parts().values())
+    )
+    return {
+        "numbers": sum(parameter.numel() for parameter in ready.trained.parameters),
+        "state": sum(tensor.nbytes for tensor in tensors.values()),
+        "caption": caption,
+    }
 
 
 def _shortened(job: "Job", folder: Path) -> "Job":
@@ -105,7 +156,7 @@ def _shortened(job: "Job", folder: Path) -> "Job":
     from sdlora.training.output import RunPaths
 
     train = job.train.model_copy(update={"gradient_accumulation": 1, "tensorboard": False, "text_encoder_stop": None})
-    return dataclasses.replace(job, train=train, output=RunPaths(folder), on_event=ignore, should_stop=lambda: False)
+    return dataclasses.replace(job, train=train, output=RunPaths(folder), should_stop=lambda: False)
 
 
 def _ready(job: "Job", gang: "Gang", family: "Family") -> "Ready":
@@ -120,10 +171,14 @@ def _ready(job: "Job", gang: "Gang", family: "Family") -> "Ready":
     batches = Batches(
         [largest], [size], job.data, job.train.batch_size, job.train.seed, [largest] if job.prior.weight else []
     )
+    turns = Turns(family, str(gang.device), job.train.offload)
+    turns.encoding()
     latents = caches.cache_latents(job, gang, family, batches, STEPS + 1)
+    turns.reading()
     trained = prepare.attach(job, gang, family, from_file=False)
     encode = caches.text_encoder(job, gang, family, batches, STEPS + 1, trains=bool(trained.text))
     assert latents is not None and encode is not None  # Nobody asks for a stop.
+    turns.training(bool(trained.text) or caches.is_live(encode))
     return prepare.Ready(family, batches, [size], latents, encode, trained, gang, STEPS + 1, resolution)
 
 

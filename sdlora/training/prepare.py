@@ -20,6 +20,7 @@ from sdlora.errors import ConfigError, FileError, first_line
 from sdlora.events import Progress
 from sdlora.families.base import Conditioning, Family
 from sdlora.families.loading import load
+from sdlora.families.quantized import quantize
 from sdlora.formats import read_adapter
 from sdlora.seeds import derive
 from sdlora.training import caches
@@ -27,6 +28,7 @@ from sdlora.training.job import Job
 from sdlora.training.lean import make_lean
 from sdlora.training.parallel import Gang
 from sdlora.training.previews import require_previews
+from sdlora.training.turns import Turns
 
 NAME = "<training>"
 """What the live models call the adapter in training: a name that no adapter in a studio can have."""
@@ -122,6 +124,9 @@ def prepare(job: Job, gang: Gang) -> Ready | None:
     job.notice(*dataset.notices)
     family = open_base(job, gang)
     resolution, sizes = assign(job, family, dataset.examples)
+    turns = Turns(family, str(gang.device), job.train.offload)
+    if job.train.offload and not turns.on:
+        job.notice("train.offload is not used: on a CPU parts have nowhere else to wait")
     class_examples = caches.class_examples(job, gang, family, resolution, dataset.examples)
     if class_examples is None:
         return None
@@ -130,9 +135,11 @@ def prepare(job: Job, gang: Gang) -> Ready | None:
     )
     steps = _steps(job, batches, dataset.examples, gang)
     job.notice(*buckets.notices(dataset.examples, sizes), *batches.notices(), *ignored(job, steps))
+    turns.encoding()
     latents = caches.cache_latents(job, gang, family, batches, steps)
     if latents is None:
         return None
+    turns.reading()
     state = checkpoint.newest(job.output.states, job.notice)
     trained = attach(job, gang, family, from_file=state is None)
     files = 2 + steps // job.checkpoint.every if job.checkpoint.every else 2
@@ -141,6 +148,7 @@ def prepare(job: Job, gang: Gang) -> Ready | None:
     encode = caches.text_encoder(job, gang, family, batches, steps, trains=bool(trained.text))
     if encode is None:
         return None
+    turns.training(bool(trained.text) or caches.is_live(encode))
     ready = Ready(family, batches, sizes, latents, encode, trained, gang, steps, resolution)
     if state is not None:
         ready.restore(state)
@@ -149,16 +157,19 @@ def prepare(job: Job, gang: Gang) -> Ready | None:
 
 
 def open_base(job: Job, gang: Gang) -> Family:
-    """The base model on its device, in the training precision.
+    """The base model on its device (or, where its parts take turns there, on the CPU), in the training precision.
 
     Raises ModelError, and ConfigError if it cannot draw the run's previews: rather now than at each of them.
     """
     job.on_event(Progress(phase="loading the base model", done=0, total=1))
     family = load(job.model)
     require_previews(job.sample, family)
+    if job.model.quantize is not None:
+        quantize(family.models["unet"], job.model.quantize, gang.device)
+    device = "cpu" if job.train.offload else gang.device
     for module in family.models.values():  # The VAE stays in float32: in float16 it can give black pictures.
-        module.to(gang.device, gang.dtype)  # Both at once, tensor by tensor: the wide weights never lie on the device.
-    return family.to(gang.device)
+        module.to(device, gang.dtype)  # Both at once, tensor by tensor: the wide weights never lie on the device.
+    return family.to(device)
 
 
 def assign(job: Job, family: Family, examples: Sequence[Example]) -> tuple[int, tuple[Size, ...]]:

@@ -1,5 +1,6 @@
 """How long, how fast and how exactly to train, as settings."""
 
+import re
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
@@ -7,6 +8,9 @@ from pydantic import AfterValidator, Field, model_validator
 from sdlora.adapters.targets import table
 from sdlora.section import Section
 
+SIZE = re.compile(r"\s*(\d{1,6}(?:\.\d{1,6})?)\s*G(?:i?B)?\s*", re.IGNORECASE)
+"""A size of memory."""
+MOST_ACCUMULATED = 4096
 Rate = Annotated[float, Field(ge=0, le=10)]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
@@ -16,6 +20,15 @@ def _rates(text: str) -> str:
         if not 0 <= rate <= 10:
             raise ValueError(f"{pattern}={rate:g}: a learning rate is a number from 0 to 10")
     return text
+
+
+def _memory(text: str) -> str:
+    if text.lower() == "auto":
+        return "auto"
+    found = SIZE.fullmatch(text)
+    if found is None or not 0.001 <= float(found[1]) <= 10_000:
+        raise ValueError("give auto, or a size such as 8GB")
+    return f"{float(found[1]):g}GB"
 
 
 class Train(Section):
@@ -30,7 +43,7 @@ class Train(Section):
     batch_size: Annotated[int, Field(ge=1, le=4096)] = 1
     """Pictures a step, on each device."""
 
-    gradient_accumulation: Annotated[int, Field(ge=1, le=4096)] = 1
+    gradient_accumulation: Annotated[int, Field(ge=1, le=MOST_ACCUMULATED)] = 1
     """Batches whose gradients are added up before each step."""
 
     learning_rate: Rate = 1e-4
@@ -57,6 +70,14 @@ class Train(Section):
 
     gradient_checkpointing: bool = False
     """Less memory for about a third more time."""
+
+    offload: bool = False
+    """What does not train waits in main memory between uses: the VAE, and text encoders whose texts are kept. Costs
+    a moment at each preview; on a CPU it changes nothing."""
+
+    memory: Annotated[str, AfterValidator(_memory)] | None = None
+    """Memory that the run may take: `auto` is what the device has free, else a size such as `8GB`. What is not set by
+    hand is then chosen to fit, in the order of docs/memory.md, and the run says what."""
 
     device: str = "auto"
     """`auto`, `cpu`, `cuda`, `cuda:1`, `mps`."""

@@ -20,11 +20,13 @@ from sdlora.errors import NonFiniteError
 from sdlora.events import CheckpointSaved, Progress, RunFinished, RunStarted, RunStopped, StepDone, ignore
 from sdlora.generation.memory import held
 from sdlora.seeds import derive
+from sdlora.training.caches import is_live
 from sdlora.training.job import Job
 from sdlora.training.parallel import Gang
 from sdlora.training.prepare import NAME, Ready, prepare
 from sdlora.training.previews import Previews
 from sdlora.training.step import training_step
+from sdlora.training.turns import Turns
 from sdlora.training.write import write_card, write_trained
 
 MAX_BAD_STEPS = 5
@@ -66,6 +68,7 @@ class Loop:
         self.job, self.gang, self.ready, self.trained = job, gang, ready, ready.trained
         self.schedule = NoiseSchedule(ready.family.scheduler_config, gang.device)
         self.previews = Previews(job, ready.family)
+        self.turns = Turns(ready.family, str(gang.device), job.train.offload)
         self.durations: deque[float] = deque(maxlen=50)
         self.bad = 0
         """Steps left out in a row."""
@@ -162,7 +165,16 @@ class Loop:
     def _preview(self, step: int, again: bool = True) -> None:
         """The previews of ``step``, if some are due; those that are there already only ``again``."""
         if self.job.sample.every and self._is_due(self.job.sample.every, step):
-            self._alone(lambda: self.previews.draw(step, again))
+
+            def draw() -> None:
+                try:
+                    self.turns.drawing()
+                    self.previews.draw(step, again)
+                except torch.OutOfMemoryError:  # A card that holds the UNet alone: no reason to end the run.
+                    self.job.notice(f"no preview at step {step}: the base's parts do not fit on the device together")
+                self.turns.training(bool(self.trained.text) or is_live(self.ready.encode))
+
+            self._alone(draw)
 
     def _save(self, step: int) -> None:
         """The adapter as a file of its own, and the state that a resume needs."""

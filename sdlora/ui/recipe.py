@@ -117,6 +117,14 @@ def expectation(found: Estimate) -> str:
     return f"about {clock(found.seconds)}{memory}, measured: {measured.step:.2g} s a step of {place}"
 
 
+def disk(bytes_of: Mapping[str, int]) -> str:
+    """What a run writes: ``at most 76 MB of disk: 37 MB states to resume from, 31 MB checkpoints, 8 MB others``."""
+    largest = sorted(bytes_of.items(), key=lambda item: -item[1])
+    named, others = largest[:2], sum(number for _, number in largest[2:])
+    parts = [f"{gigabytes(number)} {name}" for name, number in [*named, ("others", others)]]
+    return f"at most {gigabytes(sum(bytes_of.values()))} of disk: {', '.join(parts)}"
+
+
 def gigabytes(number: int) -> str:
     """``850 MB``, ``7.1 GB``."""
     return f"{number / 1e9:.1f} GB" if number >= 1e9 else f"{number / 1e6:.0f} MB"

@@ -12,7 +12,17 @@ from sdlora.service import Estimate
 from sdlora.training.estimate import Measured
 from sdlora.ui import fields, train_form
 from sdlora.ui.desk import Desk
-from sdlora.ui.recipe import DECIDED, QUALITY, configure, expectation, preset, preview_prompts, suggestion, summary
+from sdlora.ui.recipe import (
+    DECIDED,
+    QUALITY,
+    configure,
+    disk,
+    expectation,
+    preset,
+    preview_prompts,
+    suggestion,
+    summary,
+)
 
 STYLE, SUBJECT = About("style", "zwx"), About("subject", "zwx", "fox")
 
@@ -130,6 +140,11 @@ def test_what_a_run_will_take_is_said_with_how_that_is_known():
     assert expectation(Estimate(400, 10, 100.0)).endswith("as earlier runs with these settings took")
     said = expectation(Estimate(400, 10, 100.0, measured.memory, measured))
     assert said == "about 1:40 min · about 1.2 GB, measured: 0.25 s a step of 64 x 64 on cpu"
+
+
+def test_what_a_run_will_write_is_said_with_the_largest_parts():
+    parts = {"adapter": 6_000_000, "checkpoints": 31_000_000, "states": 37_000_000, "previews": 2_000_000}
+    assert disk(parts) == "at most 76 MB of disk: 37 MB states, 31 MB checkpoints, 8 MB others"
 
 
 def test_the_prompts_of_a_new_form_are_empty_text_that_suggestions_fill(tmp_path):

@@ -1,0 +1,180 @@
+"""What each rung of the ladder saves and costs: real steps beside what is counted: ``python -m benchmarks.rungs``.
+
+Every row is a process of its own, which climbs one rung further than the one before. On a CPU the bytes of all tensors
+that are alive are added up while a real step is made; they need no card and know no allocator.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import redirect_stdout
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from benchmarks import models, pictures
+from benchmarks.report import command, machine, rounded, versions
+from sdlora.config import TrainConfig
+from sdlora.runs import ladder
+
+STEPS = 3
+"""Timed, after one that warms up."""
+
+
+def arguments(words: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.rungs", description=__doc__)
+    parser.add_argument("--model", default="pocket", help="pocket, sd15-random, or a diffusers folder")
+    parser.add_argument("--resolution", type=int, default=128)
+    parser.add_argument("--batch-size", type=int, default=4)
+    parser.add_argument("--rank", type=int, default=16)
+    parser.add_argument("--steps", type=int, default=STEPS, help="timed in each row")
+    help = "make no step: count a family's true size (sd1, sd2, sdxl) as on a card, in bf16, class pictures beside"
+    parser.add_argument("--counted", action="store_true", help=help)
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--row", help=argparse.SUPPRESS)
+    return parser.parse_args(words)
+
+
+def configure(asked: argparse.Namespace, base: str, folder: Path) -> TrainConfig:
+    values = {
+        "model.base": base, "data.folder": str(folder), "data.prompt": pictures.INSTANCE_PROMPT,
+        "data.resolution": asked.resolution, "data.buckets": False, "adapter.rank": asked.rank,
+        "adapter.targets": "attention", "train.steps": 10, "train.batch_size": asked.batch_size,
+        "train.device": "cpu", "sample.every": 0,
+    }  # fmt: skip
+    return TrainConfig.parse({}, "benchmark", values)
+
+
+def row(config: TrainConfig, cache: Path, steps: int) -> dict[str, Any]:
+    """Time and bytes of real steps, and what is counted without them."""
+    from sdlora.events import ignore
+    from sdlora.runs.settle import Counter
+    from sdlora.training import estimate, prepare
+    from sdlora.training.footprint import Counted
+    from sdlora.training.job import Job
+    from sdlora.training.output import RunPaths
+    from sdlora.training.parallel import Gang
+    from sdlora.training.trainer import Loop
+
+    job = Job(
+        **dict(config), output=RunPaths(cache / "run"), cache=cache, on_event=ignore, should_stop=lambda: False
+    )  # fmt: skip
+    gang = Gang.assemble(job.train, job.output)
+    family = prepare.open_base(job, gang)
+    ready = estimate._ready(job, gang, family)
+    loop = Loop(job, gang, ready)
+    loop.step(0)
+    seconds = []
+    for number in range(steps):
+        begun = time.monotonic()
+        loop.step(1 + number)
+        seconds.append(time.monotonic() - begun)
+    counted, kept, backward = Counted(), [], gang.backward
+    gang.backward = lambda loss: (kept.append(counted.now), backward(loss))[1]  # type: ignore[method-assign]
+    with counted:
+        for tensor in _there(family, ready.trained.optimizer):
+            counted.see(tensor)
+        before = counted.now
+        loop.step(1 + steps)
+    fake = Counter(config, gang.device).footprint(config)
+    return {
+        "weights_bytes": before, "forward_keeps_bytes": max(kept) - before, "alive_bytes": counted.most,
+        "counted_bytes": fake.step, "seconds": rounded(median(seconds)), "seconds_all": [*map(rounded, seconds)],
+    }  # fmt: skip
+
+
+def counted_rows(asked: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
+    """The ladder of a card, counted."""
+    import torch
+
+    from sdlora.data.pictures import Size
+    from sdlora.families.original import config_of
+    from sdlora.runs.settle import _job
+    from sdlora.training.footprint import count
+
+    start = configure(asked, str(config_of(asked.model)), folder)
+    prior = start.prior.model_copy(update={"weight": 1.0, "class_prompt": pictures.CLASS_PROMPT})
+    adapter = start.adapter.model_copy(update={"text_encoder": False})
+    start = start.model_copy(update={"prior": prior, "adapter": adapter})
+    size, rows = Size(asked.resolution, asked.resolution), []
+    for name, config in climb(start, on_card=True):
+        found = count(_job(config), size, torch.bfloat16)
+        rows.append({"rung": name, **{f"{part}_bytes": number for part, number in vars(found).items()}})
+        print(rows[-1], file=sys.stderr)
+    return rows
+
+
+def _there(family: Any, optimizer: Any) -> list[Any]:
+    """The base's weights and the adapter's, and the optimizer's state."""
+    from torch import Tensor
+    from torch.utils._pytree import tree_leaves
+
+    parts = [*family.models.values(), family.vae]
+    own = [tensor for part in parts for tensor in (*part.parameters(), *part.buffers())]
+    return own + [leaf for leaf in tree_leaves(dict(optimizer.state)) if isinstance(leaf, Tensor)]
+
+
+def climb(config: TrainConfig, on_card: bool = False) -> list[tuple[str, TrainConfig]]:
+    """The config, and each rung above it, with the words for it."""
+    found = [("as it is", config)]
+    while changes := ladder.next_rung(config, on_card):
+        config = ladder.changed(config, changes)
+        found.append((ladder.words(changes), config))
+    return found
+
+
+def measure(asked: argparse.Namespace, words: list[str], work: Path) -> dict[str, Any]:
+    folder, _ = pictures.noise(work / "pictures", asked.resolution, 1)
+    rows = counted_rows(asked, folder) if asked.counted else []
+    for name, config in [] if asked.counted else climb(configure(asked, models.find(asked.model, work), folder)):
+        config.save(work / "row.toml")
+        line = [sys.executable, "-m", "benchmarks.rungs", "--row", str(work), "--steps", str(asked.steps)]
+        found = json.loads(subprocess.run(line, check=True, stdout=subprocess.PIPE).stdout.splitlines()[-1])
+        rows.append({"rung": name, **found})
+        print(rows[-1], file=sys.stderr)
+    return {
+        "benchmark": "rungs", "model": Path(asked.model).name, "rows": rows,
+        "config": {"resolution": asked.resolution, "batch_size": asked.batch_size, "rank": asked.rank,
+                   "targets": "attention", "precision": "bf16" if asked.counted else "fp32",
+                   "device": "none: counted as on a card" if asked.counted else "cpu", "steps": asked.steps},
+        "command": command("benchmarks.rungs", words), "machine": machine(), "versions": versions(),
+    }  # fmt: skip
+
+
+def table(found: dict[str, Any]) -> str:
+    """For people."""
+    if "step_bytes" in found["rows"][0]:
+        lines = [", ".join(f"{name} {value}" for name, value in row.items()) for row in found["rows"]]
+        return "\n".join([f"{found['model']}: {found['config']}", *lines])
+    names = ("s a step", "alive MB", "counted MB", "of it weights", "kept")
+    head = f"{'each with those above':26}" + "".join(map(str.rjust, names, (10, 10, 12, 15, 8)))
+    rows = [
+        f"{row['rung']:26}{row['seconds']:>10}" + "".join(
+            f"{row[name] / 1e6:>{width}.0f}"
+            for name, width in (
+                ("alive_bytes", 10), ("counted_bytes", 12), ("weights_bytes", 15), ("forward_keeps_bytes", 8)
+            )
+        )
+        for row in found["rows"]
+    ]  # fmt: skip
+    return "\n".join([f"{found['model']}: {found['config']}", head, *rows])
+
+
+def main(words: list[str] | None = None) -> None:
+    words = sys.argv[1:] if words is None else words
+    asked = arguments(words)
+    if asked.row:
+        with redirect_stdout(sys.stderr):
+            found = row(TrainConfig.load(Path(asked.row) / "row.toml"), Path(asked.row) / "cache", asked.steps)
+        print(json.dumps(found))
+        return
+    with tempfile.TemporaryDirectory() as work, redirect_stdout(sys.stderr):
+        found = measure(asked, words, Path(work))
+    print(json.dumps(found) if asked.json else table(found))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,135 @@
+"""A base's linear layers in 8 or 4 bits each weight: a frozen model needs its weights rounded, not exact.
+
+The layers answer as ``nn.Linear`` does, and their ``weight`` is what the bits stand for. So every adapter method goes
+into them as into any other; it pays with a rounding of the base, and with the time to unpack a layer when it is used.
+"""
+
+import math
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from sdlora.errors import ConfigError
+
+Kind = Literal["int8", "nf4"]
+BLOCK = 64
+"""Weights that share a scale in NF4 (arXiv:2305.14314, section 3), as in bitsandbytes and QLoRA."""
+LEVELS = 127
+"""The largest int8, which stands for the largest weight of an output."""
+
+
+class QuantizedLinear(nn.Linear):
+    """A frozen linear layer whose weights are kept in few bits: ``int8`` with a scale an output, or ``nf4``.
+
+    ``scales`` are float32 numbers kept as bytes, so that no change of a model's precision rounds them.
+    """
+
+    quantized = True
+    packed: torch.Tensor
+    scales: torch.Tensor
+
+    def __init__(self, base: nn.Linear, kind: Kind):
+        nn.Module.__init__(self)  # Not Linear's own: there is no parameter ``weight``.
+        self.in_features, self.out_features, self.kind = base.in_features, base.out_features, kind
+        weight = base.weight.detach().float().contiguous()
+        packed, scales = _to_int8(weight) if kind == "int8" else _to_nf4(weight)
+        self.register_buffer("packed", packed)
+        self.register_buffer("scales", scales.float().contiguous().view(torch.uint8))
+        self.bias = None if base.bias is None else nn.Parameter(base.bias.detach(), requires_grad=False)
+        self.usual = base.weight.dtype
+        """The precision in which ``weight`` is told."""
+        self.train(base.training)
+
+    @property
+    def weight(self) -> torch.Tensor:  # type: ignore[override]
+        """What the bits stand for, (out, in): made anew at each look."""
+        return self.unpacked(self.usual)
+
+    def unpacked(self, dtype: torch.dtype) -> torch.Tensor:
+        """The weight (out, in) in ``dtype``."""
+        scales = self.scales.view(torch.float32)
+        if self.kind == "int8":
+            return self.packed.to(torch.float32).mul_(scales[:, None]).to(dtype)
+        return _from_nf4(self.packed, scales, (self.out_features, self.in_features), dtype)
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        device = input.device.type
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else input.dtype
+        with torch.autocast(device, enabled=False):
+            bias = None if self.bias is None else self.bias.to(dtype)
+            product: torch.Tensor = _Product.apply(input.to(dtype), self)
+            return product if bias is None else product + bias
+
+    def _apply(self, fn: Any, recurse: bool = True) -> "QuantizedLinear":
+        super()._apply(fn, recurse)
+        self.usual = fn(torch.empty(0, dtype=self.usual, device=self.packed.device)).dtype
+        return self
+
+    def extra_repr(self) -> str:
+        return f"in_features={self.in_features}, out_features={self.out_features}, kind={self.kind}"
+
+
+class _Product(torch.autograd.Function):
+    """x Wᵀ with W unpacked for the product alone: nothing but the bits is kept for the backward pass."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, layer: QuantizedLinear) -> torch.Tensor:
+        ctx.layer = layer
+        return nn.functional.linear(x, layer.unpacked(x.dtype))
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:  # type: ignore[override]
+        return gradient @ ctx.layer.unpacked(gradient.dtype), None
+
+
+@torch.no_grad()
+def quantize(model: nn.Module, kind: Kind, device: torch.device) -> None:
+    """Put every linear layer of ``model`` into few bits on ``device``: one by one, so that they never lie there wide.
+
+    Raises ConfigError where bitsandbytes, which packs NF4, is not installed.
+    """
+    if kind == "nf4":
+        require_able()
+    for path, layer in list(model.named_modules()):
+        if isinstance(layer, nn.Linear) and not isinstance(layer, QuantizedLinear):
+            parent, _, child = path.rpartition(".")
+            setattr(model.get_submodule(parent), child, QuantizedLinear(layer.to(device), kind))
+
+
+def require_able() -> None:
+    """Raises ConfigError if NF4 cannot be packed here."""
+    try:
+        import bitsandbytes.functional  # noqa: F401
+    except ImportError as error:
+        raise ConfigError(
+            "model.quantize: nf4 needs bitsandbytes; run pip install bitsandbytes, or take int8"
+        ) from error
+
+
+def size(outputs: int, inputs: int, kind: Kind) -> int:
+    """Bytes that a weight (outputs, inputs) takes in few bits."""
+    if kind == "int8":
+        return outputs * inputs + 4 * outputs
+    return math.ceil(outputs * inputs / 2) + 4 * math.ceil(outputs * inputs / BLOCK)
+
+
+def _to_int8(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Each output's weights as whole numbers from -127 to 127, and what one of them stands for."""
+    scales = weight.abs().amax(1) / LEVELS
+    steps = weight / scales.clamp(min=torch.finfo(torch.float32).tiny)[:, None]
+    return steps.round().clamp(-LEVELS, LEVELS).to(torch.int8), scales
+
+
+def _to_nf4(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    from bitsandbytes.functional import quantize_4bit
+
+    packed, state = quantize_4bit(weight, blocksize=BLOCK, quant_type="nf4")
+    return packed, state.absmax
+
+
+def _from_nf4(packed: torch.Tensor, scales: torch.Tensor, shape: tuple[int, int], dtype: torch.dtype) -> torch.Tensor:
+    from bitsandbytes.functional import QuantState, dequantize_4bit
+
+    state = QuantState(absmax=scales, shape=torch.Size(shape), dtype=dtype, blocksize=BLOCK, quant_type="nf4")
+    return dequantize_4bit(packed, state)

@@ -1,0 +1,139 @@
+"""What a run will take before it begins: time and memory as measured, the disk as counted, and what less would take."""
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from math import ceil
+from pathlib import Path
+from typing import Any
+
+from sdlora.config import TrainConfig
+from sdlora.data.buckets import assign, bucket_step
+from sdlora.data.folder import read_folder
+from sdlora.families.loading import locate
+from sdlora.generation.device import require_precision
+from sdlora.runs.disk import written
+from sdlora.runs.estimates import Known, Measurer, measured, planned_steps
+from sdlora.runs.ladder import as_flags, gigabytes
+from sdlora.training.estimate import class_pictures, previews, views
+
+LATENT = 2 * 4 * 4
+"""Bytes that are kept for each place of a picture's latents: mean and deviation of four channels in float32."""
+PIXEL = 3
+"""Bytes of a pixel in a PNG, at most."""
+WIDTHS = {"fp32": 4, "fp16": 2, "bf16": 2}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run before it is started."""
+
+    base: str
+    device: str
+    steps: int
+    pictures: int
+    sizes: Mapping[str, int]
+    """How many pictures are trained on at each size."""
+    batch_size: int
+    gradient_accumulation: int
+    chosen: Mapping[str, Any]
+    """Settings that ``train.memory`` asked for."""
+    told: tuple[str, ...]
+    step_seconds: float
+    """Of an optimizer step at the largest size, measured."""
+    seconds: Mapping[str, float]
+    memory: int
+    """Bytes at the peak, measured: of a card, or by how much a process grows on the CPU."""
+    counted: int
+    """Bytes of steps and encoding, counted: an estimate."""
+    rungs: tuple[Mapping[str, Any], ...]
+    disk: Mapping[str, int]
+    """Bytes, at most: what lies in caches already is not taken off."""
+
+
+def plan(config: TrainConfig, data_dir: Path, on_phase: Callable[[str], object] = str) -> Plan:
+    """What ``config`` will take on this machine: measured now, unless that was done before. Writes nothing but caches.
+
+    Raises what the run would fail with; BusyError while something else has the device.
+    """
+    locate(config.model.base)
+    require_precision(config.train.precision, config.train.device)
+    read_folder(config.data)
+    found = measured(config, data_dir)
+    if found is None or found.rungs is None:
+        (data_dir / "cache" / "estimates").mkdir(parents=True, exist_ok=True)
+        found = Measurer(data_dir).finish(config, on_phase)
+    return of(found.as_chosen(config), found)
+
+
+def of(config: TrainConfig, found: Known) -> Plan:
+    """The plan of a run that was measured with these very settings."""
+    examples, train = read_folder(config.data).examples, config.train
+    sizes = assign(examples, found.resolution, bucket_step(found.resolution, found.latent_factor), config.data.buckets)
+    steps = planned_steps(config, len(examples))
+    return Plan(
+        base=config.model.base,
+        device=found.device,
+        steps=steps,
+        pictures=len(examples),
+        sizes={f"{size.width} x {size.height}": number for size, number in Counter(sizes).most_common()},
+        batch_size=train.batch_size,
+        gradient_accumulation=train.gradient_accumulation,
+        chosen=found.chosen,
+        told=tuple(found.told),
+        step_seconds=found.step * train.gradient_accumulation,
+        seconds=found.spent(config.data, config.prior, train, config.sample, len(examples), steps),
+        memory=found.memory,
+        counted=found.counted,
+        rungs=tuple(found.rungs or ()),
+        disk=disk_of(config, found),
+    )
+
+
+def disk_of(config: TrainConfig, found: Known) -> dict[str, int]:
+    """Bytes that a run writes, at most, by what they are."""
+    examples = read_folder(config.data).examples
+    sizes = assign(examples, found.resolution, bucket_step(found.resolution, found.latent_factor), config.data.buckets)
+    steps, sample, made = planned_steps(config, len(examples)), config.sample, class_pictures(config.prior)
+    places = sum(size.width * size.height for size in sizes) * views(config.data)
+    places += (config.prior.count if config.prior.weight else 0) * found.width * found.height
+    adapter = found.numbers * WIDTHS[config.checkpoint.precision]
+    checkpoints = ceil(steps / config.checkpoint.every) if config.checkpoint.every else 1
+    width, height = sample.width or found.native_size, sample.height or found.native_size
+    return {
+        "cache of latents": places // found.latent_factor**2 * LATENT,
+        "cache of captions": found.caption * len({example.caption for example in examples}),
+        "class pictures": made * found.resolution**2 * PIXEL,
+        "previews": previews(sample, steps) * width * height * PIXEL,
+        "checkpoints": checkpoints * adapter,
+        "states to resume from": min(config.checkpoint.keep, checkpoints) * (4 * found.numbers + found.state),
+        "adapter": adapter,
+    }
+
+
+def table(plan: Plan) -> list[str]:
+    """The plan as lines of text."""
+    sizes = ", ".join(f"{number} of {size}" for size, number in plan.sizes.items())
+    batch = f"{plan.batch_size} x {plan.gradient_accumulation}" if plan.gradient_accumulation > 1 else plan.batch_size
+    lines = [f"{plan.base} on {plan.device}: {plan.steps} steps of batch {batch}"]
+    lines += [f"pictures  {plan.pictures}: {sizes}", *plan.told]
+    lines += [f"time      {clock(sum(plan.seconds.values()))}"]
+    lines += [f"          {clock(seconds):>9}  {name}" for name, seconds in plan.seconds.items() if seconds]
+    growth = ", by how much a process grows" if plan.device == "cpu" else ""
+    lines += [f"          a step takes {plan.step_seconds:.3g} s, measured at the largest size"]
+    lines += [f"memory    {gigabytes(plan.memory)} at the peak, measured{growth}"]
+    lines += [
+        f"          {gigabytes(plan.counted)} of steps and encoding, counted; with less memory, each with those above:"
+    ]
+    lines += [
+        f"          {gigabytes(rung['needs']):>9}  {as_flags(rung['changes'])} ({rung['costs']})" for rung in plan.rungs
+    ]
+    lines += [f"disk      {written(sum(plan.disk.values()))} at most"]
+    return lines + [f"          {written(number):>9}  {name}" for name, number in plan.disk.items() if number]
+
+
+def clock(seconds: float) -> str:
+    """``1:05`` or ``2:03:04``."""
+    minutes, rest = divmod(ceil(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -1,0 +1,87 @@
+"""Which rungs a run takes to fit into ``train.memory``: counted on this machine, before its base is loaded."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sdlora.config import TrainConfig, given
+from sdlora.errors import OutOfMemoryError
+from sdlora.events import OnEvent, Progress, ignore
+from sdlora.runs import ladder
+from sdlora.training.output import RunPaths
+
+if TYPE_CHECKING:
+    import torch
+
+    from sdlora.training.footprint import Footprint
+
+CONTEXT = 512 << 20
+"""Bytes of a card that drivers and libraries take before the first tensor: an assumption, on the safe side."""
+SETTLED = {"train.memory": None}
+
+
+class Counter:
+    """What runs like ``config`` need of ``device``, rung by rung; each is counted once."""
+
+    def __init__(self, config: TrainConfig, device: "torch.device"):
+        from sdlora.generation.device import choose_dtype
+        from sdlora.training.footprint import largest
+
+        self.device = device
+        self.on_card = device.type != "cpu"
+        self.dtype = choose_dtype(config.train.precision, device, preferred="bf16")
+        self.size = largest(_job(config))
+        self._known: dict[str, Footprint] = {}
+
+    def footprint(self, config: TrainConfig) -> "Footprint":
+        from sdlora.training.footprint import count
+
+        key = config.model_dump_json()
+        if key not in self._known:
+            self._known[key] = count(_job(config), self.size, self.dtype, self.on_card)
+        return self._known[key]
+
+    def needs(self, config: TrainConfig) -> int:
+        """Bytes for steps and for encoding, with a reserve. Drawing is not in it: it makes do with tiles."""
+        found = self.footprint(config)
+        most = max(found.step, found.encoding)
+        return most + int(ladder.RESERVE * max(0, most - found.weights))
+
+
+def settle(config: TrainConfig, device: "torch.device", on_event: OnEvent = ignore) -> tuple[TrainConfig, list[str]]:
+    """``config`` with the rungs that ``train.memory`` asks for, which is then unset; and what is to be told of it.
+
+    On a CPU ``auto`` asks for none. Raises OutOfMemoryError where no rung suffices, naming what was set by hand.
+    """
+    asked = config.train.memory
+    plain = ladder.changed(config, SETTLED)
+    if asked is None or (asked == "auto" and device.type == "cpu"):
+        return plain, []
+    on_event(Progress(phase="fitting the run into memory", done=0, total=1))
+    counter = Counter(plain, device)
+    climbed = ladder.climb(plain, counter.needs, budget(asked, device), counter.on_card, given(config))
+    if not climbed.fits:
+        raise OutOfMemoryError(ladder.refusal(climbed, asked))
+    return climbed.config, [ladder.told(climbed, asked)]
+
+
+def budget(asked: str, device: "torch.device") -> int:
+    """The bytes that a run may take: what ``device`` has free, or the size that was ``asked`` for.
+
+    A card of that size has less: its drivers' share is left alone.
+    """
+    if asked == "auto":
+        from sdlora.generation.memory import free
+
+        return free(device)
+    whole = int(float(asked.removesuffix("GB")) * ladder.GIB)
+    return whole - (CONTEXT if device.type != "cpu" else 0)
+
+
+def _job(config: TrainConfig) -> Any:
+    """A job that is counted, and neither writes nor tells."""
+    from sdlora.training.job import Job
+
+    nowhere = Path("nowhere")
+    stop: Callable[[], bool] = lambda: False  # noqa: E731
+    return Job(**dict(config), output=RunPaths(nowhere), cache=nowhere, on_event=ignore, should_stop=stop)

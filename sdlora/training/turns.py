@@ -1,0 +1,42 @@
+"""Parts of a base that take turns on a graphics card: what is not at work waits in main memory."""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sdlora.families.base import Family
+
+
+class Turns:
+    """Moves the parts of ``family`` between its ``device`` and main memory; does nothing unless ``on``.
+
+    On a CPU it is never on: there is nowhere else to wait.
+    """
+
+    def __init__(self, family: "Family", device: str, on: bool):
+        self.family = family
+        self.device = device
+        self.on = on and device != "cpu"
+
+    def encoding(self) -> None:
+        """Pictures are encoded next: the VAE alone is on the device."""
+        self._place({"vae"})
+
+    def reading(self) -> None:
+        """Texts are encoded next: their encoders alone."""
+        self._place(self.family.models.keys() - {"unet"})
+
+    def training(self, text: bool) -> None:
+        """The model trains next: the UNet, and where they train (``text``) the text encoders."""
+        self._place(set(self.family.models) if text else {"unet"})
+
+    def drawing(self) -> None:
+        """Pictures are drawn next: all parts."""
+        self._place({*self.family.models, "vae"})
+
+    def _place(self, names: set[str]) -> None:
+        """Put the parts called ``names`` on the device; the others leave it first."""
+        if not self.on:
+            return
+        parts = {**self.family.models, "vae": self.family.vae}
+        for name in sorted(parts, key=lambda name: name in names):
+            parts[name].to(self.device if name in names else "cpu")

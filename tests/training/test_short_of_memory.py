@@ -1,0 +1,108 @@
+"""Training with less memory: what it changes and what it must not."""
+
+import pytest
+import torch
+
+from sdlora.adapters import live
+from sdlora.data.batches import Batch
+from sdlora.diffusion.schedule import NoiseSchedule
+from sdlora.events import Notice, RunStarted, RunStopped, SampleReady
+from sdlora.families.loading import load
+from sdlora.families.settings import Model
+from sdlora.formats import read_adapter
+from sdlora.training.settings import Loss
+from sdlora.training.step import training_step
+from sdlora.training.turns import Turns
+from tests.families.test_quantized import KINDS
+from tests.training.short import run_here
+from tests.training.test_trainer import assert_equal_files, largest_difference, of
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_run_over_a_rounded_base_draws_resumes_to_the_same_bits_and_is_written(configure, tmp_path, kind):
+    config = configure(model__quantize=kind, sample__every=3, sample__prompts=["a red house"], sample__steps=2)
+    _, events, whole = run_here(config, tmp_path / "whole")
+    assert [event.step for event in of(SampleReady, events)] == [0, 3, 6]
+    finished, events, parts = run_here(config, tmp_path / "parts", stop_after=3)
+    assert not finished and of(RunStopped, events)[0].step == 3
+    finished, events, parts = run_here(config, tmp_path / "parts")
+    assert finished and of(RunStarted, events)[0].step == 3
+    assert_equal_files(whole.adapter, parts.adapter)
+    _, _, wide = run_here(configure(), tmp_path / "wide")
+    assert largest_difference(whole.adapter, wide.adapter) > 0
+    family = load(Model(base=config.model.base))  # A base in full takes what was learnt over the rounded one.
+    live.load_state(family.models, read_adapter(whole.adapter), "learnt")
+
+
+def test_class_pictures_of_a_rounded_base_are_not_those_of_the_whole_one(configure, tmp_path):
+    prior = {"prior__weight": 1.0, "prior__class_prompt": "a house", "prior__count": 1, "prior__steps": 1}
+    for number, bits in enumerate(({}, {}, {"model__quantize": "int8"}, {"model__quantize": "int8"})):
+        run_here(configure(train__steps=1, checkpoint__every=0, **prior, **bits), tmp_path / str(number))
+    made = list((tmp_path / "cache" / "class-images").glob("*/*.png"))
+    assert len(made) == 2
+
+
+def test_gradients_added_up_one_by_one_equal_those_of_the_batch(tiny_base, configure):
+    family = load(Model(base=str(tiny_base)))
+    parameters = configure().adapter.attach(family.models, "new", 0)
+    schedule = NoiseSchedule(family.scheduler_config, "cpu")
+    generator = torch.Generator().manual_seed(0)
+    mean, std = (torch.rand(4, 4, 8, 8, generator=generator) for _ in range(2))
+
+    def gradients(*groups):
+        """Of instance examples and, in the same number, class examples at each group of places."""
+        for parameter in parameters:
+            parameter.grad = None
+        for places in groups:
+            pairs = [*places, *(2 + place for place in places)]
+            captions = [f"a red house {place}" for place in pairs]
+            batch = Batch(mean[pairs], std[pairs], captions, None, pairs, instances=len(places))
+            loss = training_step(family, schedule, batch, encode, Loss(), 0.7, 3, 5)
+            (loss / len(groups)).backward()
+        return [parameter.grad.clone() for parameter in parameters]
+
+    def encode(captions):
+        return family.encode_text(family.tokenize(captions))
+
+    whole, added = gradients([0, 1]), gradients([0], [1])
+    assert max(gradient.abs().max() for gradient in whole) > 0
+    for one, other in zip(whole, added, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-7, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("text", "trained"), [(False, {"unet"}), (True, {"unet", "text_encoder"})])
+def test_parts_are_on_the_device_when_they_are_at_work(configure, tmp_path, monkeypatch, text, trained):
+    """No card here: what would be there is noted, and nothing moves."""
+    placed = []
+    monkeypatch.setattr(Turns, "_place", lambda self, names: placed.append(set(names)))
+    config = configure(
+        train__offload=True, train__steps=2, adapter__text_encoder=text, checkpoint__every=0, sample__every=2,
+        sample__prompts=["a red house"], sample__steps=1, prior__weight=1.0, prior__class_prompt="a house",
+        prior__count=1, prior__steps=1,
+    )  # fmt: skip
+    _, events, _ = run_here(config, tmp_path / "run")
+    everything = {"unet", "text_encoder", "vae"}
+    drawn = [everything, {"vae"}, {"text_encoder"}, trained, everything, trained, everything, trained]
+    assert placed == drawn  # class pictures, encoding, captions; before the first step and after the last a preview
+    told = [event.message for event in of(Notice, events)]
+    assert "train.offload is not used: on a CPU parts have nowhere else to wait" in told
+
+
+def test_a_preview_for_which_the_parts_do_not_fit_together_costs_no_run(configure, tmp_path, monkeypatch):
+    def full(self):
+        raise torch.OutOfMemoryError("out of memory")
+
+    monkeypatch.setattr(Turns, "drawing", full)
+    config = configure(train__steps=2, sample__every=2, sample__prompts=["a red house"], sample__steps=1)
+    finished, events, _ = run_here(config, tmp_path / "run")
+    assert finished and not of(SampleReady, events)
+    assert sum("do not fit on the device together" in event.message for event in of(Notice, events)) == 2
+
+
+def test_checkpointing_changes_no_gradient(configure, tmp_path):
+    for name, on in (("plain", False), ("twice", True)):
+        run_here(configure(train__steps=2, train__gradient_checkpointing=on), tmp_path / name)
+    assert (
+        largest_difference(tmp_path / "plain" / "adapter.safetensors", tmp_path / "twice" / "adapter.safetensors")
+        < 1e-5
+    )
