@@ -10,6 +10,7 @@ import statistics
 import time
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 
 import torch
 
@@ -19,6 +20,7 @@ from sdlora.diffusion.schedule import NoiseSchedule
 from sdlora.errors import NonFiniteError
 from sdlora.events import CheckpointSaved, Progress, RunFinished, RunStarted, RunStopped, StepDone, ignore
 from sdlora.generation.memory import held
+from sdlora.optim import averaged
 from sdlora.seeds import derive
 from sdlora.training.job import Job
 from sdlora.training.parallel import Gang
@@ -67,6 +69,8 @@ class Loop:
         self.schedule = NoiseSchedule(ready.family.scheduler_config, gang.device)
         self.previews = Previews(job, ready.family)
         self.durations: deque[float] = deque(maxlen=50)
+        self.bare = partial(live.scaled, ready.family.models) if job.prior.target == "base" else None
+        """Without any adapter, for what the base itself predicts."""
         self.bad = 0
         """Steps left out in a row."""
 
@@ -126,6 +130,7 @@ class Loop:
                     self.job.prior.weight,
                     settings.seed,
                     number,
+                    self.bare,
                 )
             loss = loss / settings.gradient_accumulation
             gang.backward(loss)
@@ -162,7 +167,8 @@ class Loop:
     def _preview(self, step: int, again: bool = True) -> None:
         """The previews of ``step``, if some are due; those that are there already only ``again``."""
         if self.job.sample.every and self._is_due(self.job.sample.every, step):
-            self._alone(lambda: self.previews.draw(step, again))
+            with averaged(self.trained.optimizer):
+                self._alone(lambda: self.previews.draw(step, again))
 
     def _save(self, step: int) -> None:
         """The adapter as a file of its own, and the state that a resume needs."""

@@ -1,0 +1,231 @@
+"""Which settings learn faster on the bundled model: ``python -m benchmarks.recipes``.
+
+Each row changes the preset ``pocket-style`` or ``pocket-subject`` a little, trains a fixed budget of steps, far fewer
+than the preset's, so that speed of learning shows, and is asked the held-out prompts. Every run's figures are kept as
+soon as they are there: a stopped sweep goes on where it was.
+"""
+
+import argparse
+import dataclasses
+import json
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from benchmarks.held_out import ASKED, Asked
+from benchmarks.report import command, machine, rounded, versions
+from sdlora.config import TrainConfig
+from sdlora.errors import SdloraError
+from sdlora.evaluation.fidelity import Clip
+from sdlora.events import Event, RunStarted, StepDone
+from sdlora.files import write_atomic
+from sdlora.generation.studio import Studio
+from sdlora.training.job import Job
+from sdlora.training.output import RunPaths
+from sdlora.training.trainer import train
+
+RESULTS = Path(__file__).parent / "results" / "recipes.json"
+BUDGET = {"style": 100, "subject": 100}
+"""Steps of every run: a fifth and a quarter of the preset's."""
+ASKING = {"style": {"seeds": 4, "steps": 12}, "subject": {"seeds": 2, "steps": 12}}
+SEEDS = (0, 1, 2)
+
+Flags = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One change to a preset."""
+
+    trial: str
+    flags: Flags = field(default_factory=dict)
+    first: Flags = field(default_factory=dict)
+    """Settings of a run before, from whose adapter this one goes on; none: there is no such run."""
+    bare: bool = False
+    """Train on copies of the pictures without their captions."""
+    again: bool = False
+    """Worth the seeds after the first."""
+
+    def settings(self) -> dict[str, Any]:
+        """All that decides it, to tell whether kept figures are still its own."""
+        return dataclasses.asdict(self) | {"budget": BUDGET[self.trial], "asked": ASKING[self.trial], "again": None}
+
+
+def rates(unet: float, text: float | None = None, **more: Any) -> dict[str, Any]:
+    """Learning rates, and what else is set; names have ``__`` for the dot."""
+    own = {"train.learning_rate": unet, "train.text_encoder_learning_rate": text}
+    return {**own, **{name.replace("__", "."): value for name, value in more.items()}}
+
+
+ROWS: dict[str, Row] = {
+    "style: the preset": Row("style", again=True),
+    "subject: the preset": Row("subject", again=True),
+    "style: twice the rate": Row("style", rates(2e-3, 4e-4), again=True),
+    "style: LoRA+, ratio 4": Row("style", {"adapter.lora_plus_ratio": 4}, again=True),
+    "style: even timesteps": Row("style", {"loss.timesteps": "even"}, again=True),
+    "subject: the base's own prediction": Row("subject", {"prior.target": "base"}, again=True),
+    "style: min-SNR 5": Row("style", {"loss.min_snr_gamma": 5.0}),
+    "style: P2": Row("style", {"loss.weighting": "p2"}),
+    "style: debiased": Row("style", {"loss.weighting": "debiased"}),
+    "style: schedule-free, constant, twice the rate": Row(
+        "style", rates(2e-3, 4e-4, optimizer__name="schedulefree", schedule__name="constant")
+    ),
+    "style: prodigy": Row("style", rates(1.0, optimizer__name="prodigy")),
+    "style: lion, a third of the rate": Row("style", rates(3e-4, 6e-5, optimizer__name="lion")),
+    "subject: the base's own prediction on its own pictures": Row(
+        "subject", {"prior.target": "base", "prior.folder": "@subject", "prior.class_prompt": "a cat", "prior.count": 6}
+    ),
+    "subject: twice the rate": Row("subject", rates(2e-3, 2e-3)),
+    "subject: even timesteps": Row("subject", {"loss.timesteps": "even"}),
+    "style: up blocks and text encoder alone": Row("style", {"adapter.targets": "unet.up_blocks,text_encoder"}),
+    "style: attention layers alone": Row("style", {"adapter.targets": "attention"}),
+    "style: rank 4": Row("style", {"adapter.rank": 4}),
+    "style: rank 64": Row("style", {"adapter.rank": 64}),
+    "style: alpha twice the rank": Row("style", {"adapter.alpha": 32}),
+    "style: one prompt for all": Row("style", {"data.prompt": "ohwx style"}, bare=True),
+    "style: logit-normal timesteps": Row("style", {"loss.timesteps": "logit-normal"}),
+    "style: timesteps from 200": Row("style", {"loss.min_timestep": 200}),
+    "style: constant rate": Row("style", {"schedule.name": "constant"}),
+    "style: a quarter of the steps at 64 px": Row(
+        "style", {"train.steps": 75}, first={"train.steps": 75, "data.resolution": 64, "schedule.name": "constant"}
+    ),
+    "subject: LoRA+, ratio 4": Row("subject", {"adapter.lora_plus_ratio": 4}),
+    "subject: without prior preservation": Row("subject", {"prior.weight": 0.0}),
+    "subject: P2": Row("subject", {"loss.weighting": "p2"}),
+    "style: LoRA+, ratio 16 at a quarter of the rate": Row("style", rates(2.5e-4, 5e-5, adapter__lora_plus_ratio=16)),
+    "style: four times the rate": Row("style", rates(4e-3, 8e-4)),
+    "style: text encoder at the UNet's rate": Row("style", rates(1e-3, 1e-3)),
+    "style: not mirrored": Row("style", {"data.flip": False}),
+}  # fmt: skip
+
+
+class Sweep:
+    """Runs of rows, and where their figures are kept."""
+
+    def __init__(self, kept: Path, work: Path, words: list[str]):
+        self.kept, self.work, self.words = kept, work, words
+        self.rows: dict[str, dict[str, Any]] = {}
+        if kept.exists():
+            self.rows = json.loads(kept.read_text(encoding="utf-8"))["rows"]
+        self.clip = Clip()
+        self.studio = Studio("pocket")
+        self._asked: dict[str, Asked] = {}
+
+    def asked(self, trial: str) -> Asked:
+        """What an adapter of this trial is asked; the base's own answers are drawn at the first time."""
+        if trial not in self._asked:
+            self._asked[trial] = ASKED[trial](self.clip, self.studio, **ASKING[trial])
+        return self._asked[trial]
+
+    def has(self, name: str, seed: int) -> bool:
+        """Whether the figures are there, and are those of the row as it is now."""
+        found = self.rows.get(name, {})
+        return found.get("settings") == json.loads(json.dumps(ROWS[name].settings())) and str(seed) in found["runs"]
+
+    def run(self, name: str, seed: int) -> dict[str, Any]:
+        """Train and ask; keep the figures."""
+        row = ROWS[name]
+        with tempfile.TemporaryDirectory(dir=self.work) as folder:
+            adapter, spent = self._train(row, seed, Path(folder))
+            figures = {key: rounded(value) for key, value in self.asked(row.trial).ask(adapter).items()}
+        settings = json.loads(json.dumps(row.settings()))
+        if self.rows.get(name, {}).get("settings") != settings:
+            self.rows[name] = {"settings": settings, "runs": {}}
+        self.rows[name]["runs"][str(seed)] = figures | spent
+        self._keep()
+        return figures | spent
+
+    def _train(self, row: Row, seed: int, folder: Path) -> tuple[Path, dict[str, Any]]:
+        """The adapter, and what its runs took."""
+        given = {"train.steps": BUDGET[row.trial], "train.seed": seed, "sample.every": 0, "checkpoint.every": 0}
+        if row.bare:
+            given["data.folder"] = str(self._bare(row.trial, folder))
+        stages = [{**given, **stage} for stage in (row.first, row.flags) if stage or stage is row.flags]
+        spent: dict[str, Any] = {"steps": 0, "processor_seconds": 0.0}
+        adapter: Path | None = None
+        for number, stage in enumerate(stages):
+            if adapter is not None:
+                stage["adapter.init"] = str(adapter)
+            if stage.get("prior.folder") == "@subject":
+                stage["prior.folder"] = str(self._bare("subject", folder))
+            config = TrainConfig.load(f"pocket-{row.trial}", stage)
+            clock = Clock()
+            output = RunPaths(folder / f"run{number}")
+            for path in (output.samples, output.checkpoints):
+                path.mkdir(parents=True)
+            train(
+                Job(**dict(config), output=output, cache=self.work / "cache", on_event=clock, should_stop=lambda: False)
+            )
+            adapter = output.adapter
+            spent["steps"] += clock.steps
+            spent["processor_seconds"] = rounded(spent["processor_seconds"] + clock.seconds)
+        assert adapter is not None
+        return adapter, spent
+
+    def _bare(self, trial: str, folder: Path) -> Path:
+        """The trial's pictures without their captions."""
+        copy = folder / "bare"
+        if not copy.exists():
+            own = TrainConfig.load(f"pocket-{trial}").data.folder
+            shutil.copytree(own, copy, ignore=shutil.ignore_patterns("*.txt"))
+        return copy
+
+    def _keep(self) -> None:
+        report = {"benchmark": "recipes", "command": command("benchmarks.recipes", self.words), "budget": BUDGET}
+        report |= {"asked": ASKING, "rows": self.rows, "machine": machine(), "versions": versions()}
+        write_atomic(self.kept, json.dumps(report, indent=1) + "\n")
+
+
+class Clock:
+    """A run's listener: processor time of its steps, which other programs and pauses hardly change."""
+
+    def __init__(self) -> None:
+        self.steps = 0
+        self.seconds = 0.0
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, RunStarted):
+            self._begun = time.process_time()
+        elif isinstance(event, StepDone):
+            self.steps, self.seconds = event.step, time.process_time() - self._begun
+
+
+def due(names: list[str], most: int) -> list[tuple[str, int]]:
+    """Rows and seeds in the order of their worth: all once, then again those that are worth it, then all again."""
+    once = [(name, SEEDS[0]) for name in names]
+    worth = [(name, seed) for seed in SEEDS[1:most] for name in names if ROWS[name].again]
+    rest = [(name, seed) for seed in SEEDS[1:most] for name in names if not ROWS[name].again]
+    return once + worth + rest
+
+
+def main(words: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.recipes", description=__doc__.splitlines()[0])
+    parser.add_argument("--rows", default="", help="only rows whose name has this in it")
+    parser.add_argument("--seeds", type=int, default=len(SEEDS), help="seeds of each row")
+    parser.add_argument("--work", type=Path, help="folder for caches, kept (default: a temporary one)")
+    parser.add_argument("--json", type=Path, default=RESULTS)
+    asked = parser.parse_args(words)
+    names = [name for name in ROWS if asked.rows in name]
+    with tempfile.TemporaryDirectory() as temporary:
+        work = asked.work or Path(temporary)
+        work.mkdir(parents=True, exist_ok=True)
+        sweep = Sweep(asked.json, work, words)
+        for name, seed in due(names, asked.seeds):
+            if not sweep.has(name, seed):
+                begun = time.monotonic()
+                try:
+                    found = sweep.run(name, seed)
+                except SdloraError as error:
+                    print(f"{name}, seed {seed}: {error}", file=sys.stderr, flush=True)
+                    continue
+                print(f"{name}, seed {seed}: {found} in {time.monotonic() - begun:.0f} s", file=sys.stderr, flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
