@@ -12,14 +12,16 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from benchmarks.held_out import ASKED, Asked
 from benchmarks.report import command, machine, rounded, versions
 from sdlora.config import TrainConfig
+from sdlora.data.captions import without_trigger
 from sdlora.errors import SdloraError
 from sdlora.evaluation.fidelity import Clip
 from sdlora.events import Event, RunStarted, StepDone
@@ -78,7 +80,7 @@ ROWS: dict[str, Row] = {
     "style: prodigy": Row("style", rates(1.0, optimizer__name="prodigy")),
     "style: lion, a third of the rate": Row("style", rates(3e-4, 6e-5, optimizer__name="lion")),
     "subject: the base's own prediction on its own pictures": Row(
-        "subject", {"prior.target": "base", "prior.folder": "@subject", "prior.class_prompt": "a cat", "prior.count": 6}
+        "subject", {"prior.target": "base", "prior.folder": "@subject", "prior.count": 6}
     ),
     "subject: twice the rate": Row("subject", rates(2e-3, 2e-3)),
     "subject: even timesteps": Row("subject", {"loss.timesteps": "even"}),
@@ -144,7 +146,7 @@ class Sweep:
         """The adapter, and what its runs took."""
         given = {"train.steps": BUDGET[row.trial], "train.seed": seed, "sample.every": 0, "checkpoint.every": 0}
         if row.bare:
-            given["data.folder"] = str(self._bare(row.trial, folder))
+            given["data.folder"] = str(copied(row.trial, folder / "bare", lambda caption: ""))
         stages = [{**given, **stage} for stage in (row.first, row.flags) if stage or stage is row.flags]
         spent: dict[str, Any] = {"steps": 0, "processor_seconds": 0.0}
         adapter: Path | None = None
@@ -152,7 +154,9 @@ class Sweep:
             if adapter is not None:
                 stage["adapter.init"] = str(adapter)
             if stage.get("prior.folder") == "@subject":
-                stage["prior.folder"] = str(self._bare("subject", folder))
+                stage["prior.folder"] = str(
+                    copied("subject", folder / "class", partial(without_trigger, trigger="sks"))
+                )
             config = TrainConfig.load(f"pocket-{row.trial}", stage)
             clock = Clock()
             output = RunPaths(folder / f"run{number}")
@@ -166,14 +170,6 @@ class Sweep:
             spent["processor_seconds"] = rounded(spent["processor_seconds"] + clock.seconds)
         assert adapter is not None
         return adapter, spent
-
-    def _bare(self, trial: str, folder: Path) -> Path:
-        """The trial's pictures without their captions."""
-        copy = folder / "bare"
-        if not copy.exists():
-            own = TrainConfig.load(f"pocket-{trial}").data.folder
-            shutil.copytree(own, copy, ignore=shutil.ignore_patterns("*.txt"))
-        return copy
 
     def _keep(self) -> None:
         report = {"benchmark": "recipes", "command": command("benchmarks.recipes", self.words), "budget": BUDGET}
@@ -193,6 +189,17 @@ class Clock:
             self._begun = time.process_time()
         elif isinstance(event, StepDone):
             self.steps, self.seconds = event.step, time.process_time() - self._begun
+
+
+def copied(trial: str, folder: Path, say: Callable[[str], str]) -> Path:
+    """The trial's pictures in ``folder``, with what ``say`` makes of their captions; where that is nothing, without."""
+    shutil.copytree(TrainConfig.load(f"pocket-{trial}").data.folder, folder)
+    for file in folder.glob("*.txt"):
+        if caption := say(file.read_text(encoding="utf-8")):
+            file.write_text(caption, encoding="utf-8")
+        else:
+            file.unlink()
+    return folder
 
 
 def due(names: list[str], most: int) -> list[tuple[str, int]]:
