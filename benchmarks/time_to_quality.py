@@ -21,7 +21,9 @@ from statistics import median
 from typing import Any
 
 import torch
+from PIL import Image
 
+from benchmarks.curves import curves
 from benchmarks.held_out import ASKED, CFG, Asked
 from benchmarks.reference import ADAPTER, OUR_TARGETS, ReferenceLoop
 from benchmarks.report import command, machine, quartiles, rounded, versions
@@ -46,6 +48,7 @@ STEPS = {"style": 500, "subject": 400}
 EVERY = {"reference": 25, "ours": 10, "equal": 25}
 """Steps between two adapters that are judged."""
 MEASURE = {"style": "clip_i", "subject": "likeness_with_trigger"}
+NAMES = {"reference": "documentation's loop", "ours": "our preset", "equal": "ours, its settings"}
 ASKING = {"seeds": 4, "steps": 12}
 CLASS_PICTURES, CLASS_STEPS = 60, 25
 WARM_UP, BLOCK, TURNS = 3, 3, 15
@@ -226,6 +229,18 @@ def measure(trial: Trial) -> dict[str, Any]:
     return found
 
 
+def plotted(found: dict[str, Any]) -> Image.Image:
+    """Each side's quality over its seconds."""
+    name = MEASURE[found["trial"]]
+    lines = {}
+    for side in ("reference", "ours", "equal"):
+        own = found[side]
+        points = [(int(step), figures[name]) for step, figures in own["curve"].items()]
+        lines[NAMES[side]] = [(own["once_seconds"] + step * own["step_seconds"], value) for step, value in points]
+    title = f"{found['trial']}: {name.replace('_', ' ')} of held-out pictures"
+    return curves(title, "seconds, loading and caches included", lines, found["goal"])
+
+
 def _times(trial: Trial, side: str, best: float) -> dict[str, Any]:
     return trial.step_times("ours" if side == "reference" else side, best)
 
@@ -236,10 +251,13 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("trial", choices=STEPS)
     parser.add_argument("--work", type=Path, required=True, help="folder that keeps what is finished")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw the curves into this file")
     asked = parser.parse_args(words)
     found = {"benchmark": "time_to_quality", "trial": asked.trial, "seed": asked.seed}
     found |= measure(Trial(asked.trial, asked.work, asked.seed))
     found |= {"machine": machine(), "versions": versions(), "command": command("benchmarks.time_to_quality", words)}
+    if asked.plot:
+        plotted(found).save(asked.plot)
     print(json.dumps(found))
 
 
