@@ -45,11 +45,13 @@ RATES = (3e-4, 1e-3, 3e-3)
 """The reference's: ``pocket`` is small and takes ten times what SD 1.5 does, for which the documentation says 1e-4."""
 STEPS = {"style": 500, "subject": 400}
 """Of the reference: what our presets take."""
-EVERY = {"reference": 25, "ours": 10, "equal": 25}
+EVERY = {"reference": 50, "ours": 10, "equal": 25}
 """Steps between two adapters that are judged."""
 MEASURE = {"style": "clip_i", "subject": "likeness_with_trigger"}
 NAMES = {"reference": "documentation's loop", "ours": "our preset", "equal": "ours, its settings"}
-ASKING = {"seeds": 4, "steps": 12}
+ASKING = {"style": {"seeds": 4, "steps": 12}, "subject": {"seeds": 2, "steps": 12}}
+ENOUGH = {"style": 200, "subject": 300}
+"""Steps after which ours is stopped: by then it is long there, or it is no use."""
 CLASS_PICTURES, CLASS_STEPS = 60, 25
 WARM_UP, BLOCK, TURNS = 3, 3, 15
 
@@ -66,7 +68,7 @@ class Trial:
     @property
     def asked(self) -> Asked:
         if self._asked is None:
-            self._asked = ASKED[self.name](Clip(), Studio("pocket"), **ASKING)
+            self._asked = ASKED[self.name](Clip(), Studio("pocket"), **ASKING[self.name])
         return self._asked
 
     def config(self, side: str, rate: float = 0.0) -> TrainConfig:
@@ -125,7 +127,9 @@ class Trial:
                     models = {"unet": loop.unet, "text_encoder": loop.text_encoder}
                     write_adapter(live.read_state(models, ADAPTER), output.checkpoint(step), format="kohya")
             return True
-        return train(Job(**dict(config), output=output, cache=self.work / "cache", on_event=_nothing, should_stop=_no))
+        steps = Counted(ENOUGH[self.name] if side == "ours" else None)
+        job = Job(**dict(config), output=output, cache=self.work / "cache", on_event=steps, should_stop=steps.enough)
+        return train(job)
 
     def judged(self, adapter: Path) -> dict[str, float]:
         """The figures of one adapter file."""
@@ -144,7 +148,7 @@ class Trial:
         output.folder.mkdir(parents=True)
         output.checkpoints.mkdir()
         turns = Turns(lambda: ReferenceLoop(self.config("reference", rate), self.base, "fp32"))
-        train(Job(**dict(config), output=output, cache=folder / "cache", on_event=turns, should_stop=_no))
+        train(Job(**dict(config), output=output, cache=folder / "cache", on_event=turns, should_stop=lambda: False))
         return turns.result(side)
 
 
@@ -189,12 +193,17 @@ class Turns:
         }
 
 
-def _nothing(event: Event) -> None:
-    """Nobody listens."""
+class Counted:
+    """A listener that counts steps, and says when they are enough."""
 
+    def __init__(self, most: int | None):
+        self.most, self.done = most, 0
 
-def _no() -> bool:
-    return False
+    def __call__(self, event: Event) -> None:
+        self.done += isinstance(event, StepDone)
+
+    def enough(self) -> bool:
+        return self.most is not None and self.done >= self.most
 
 
 def first_at(curve: dict[int, float], goal: float) -> int | None:
