@@ -12,19 +12,20 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from benchmarks.flops import counter
 from benchmarks.held_out import ASKED, Asked
 from benchmarks.report import command, machine, rounded, versions
 from sdlora.config import TrainConfig
 from sdlora.data.captions import without_trigger
 from sdlora.errors import SdloraError
 from sdlora.evaluation.fidelity import Clip
-from sdlora.events import Event, RunStarted, StepDone
+from sdlora.events import Event, RunStarted, StepDone, ignore
 from sdlora.files import write_atomic
 from sdlora.generation.studio import Studio
 from sdlora.training.job import Job
@@ -128,47 +129,65 @@ class Sweep:
         found = self.rows().get(name, {})
         return found.get("settings") == json.loads(json.dumps(ROWS[name].settings())) and str(seed) in found["runs"]
 
-    def run(self, name: str, seed: int) -> dict[str, Any]:
+    def run(self, name: str, seed: int) -> dict[str, float]:
         """Train and ask; keep the figures."""
         row = ROWS[name]
         with tempfile.TemporaryDirectory(dir=self.work) as folder:
-            adapter, spent = self._train(row, seed, Path(folder))
+            *_, adapter = self._train(row, seed, Path(folder))
             figures = {key: rounded(value) for key, value in self.asked(row.trial).ask(adapter).items()}
-        rows, settings = self.rows(), json.loads(json.dumps(row.settings()))
+        rows = self._with(name)
+        rows[name]["runs"][str(seed)] = figures
+        self._keep(rows)
+        return figures
+
+    def count(self, name: str) -> float:
+        """Operations of one run of the row, in TFLOP, from those of a single step; keep them."""
+        counted: list[float] = []
+        with tempfile.TemporaryDirectory(dir=self.work) as folder:
+            for _ in self._train(ROWS[name], 0, Path(folder), counted):
+                pass
+        rows = self._with(name)
+        rows[name]["tflop"] = rounded(sum(counted) / 1e12)
+        self._keep(rows)
+        return sum(counted)
+
+    def _with(self, name: str) -> dict[str, dict[str, Any]]:
+        """What is kept so far, with a place for this row as it is now."""
+        rows, settings = self.rows(), json.loads(json.dumps(ROWS[name].settings()))
         if rows.get(name, {}).get("settings") != settings:
             rows[name] = {"settings": settings, "runs": {}}
-        rows[name]["runs"][str(seed)] = figures | spent
-        self._keep(rows)
-        return figures | spent
+        return rows
 
-    def _train(self, row: Row, seed: int, folder: Path) -> tuple[Path, dict[str, Any]]:
-        """The adapter, and what its runs took."""
+    def _train(self, row: Row, seed: int, folder: Path, counted: list[float] | None = None) -> Iterator[Path]:
+        """The adapters of the row's runs one after the other; with ``counted`` of one step each, and its operations
+        times the steps that it stands for go there.
+        """
         given = {"train.steps": BUDGET[row.trial], "train.seed": seed, "sample.every": 0, "checkpoint.every": 0}
         if row.bare:
             given["data.folder"] = str(copied(row.trial, folder / "bare", lambda caption: ""))
-        stages = [{**given, **stage} for stage in (row.first, row.flags) if stage or stage is row.flags]
-        spent: dict[str, Any] = {"steps": 0, "processor_seconds": 0.0}
         adapter: Path | None = None
-        for number, stage in enumerate(stages):
-            if adapter is not None:
-                stage["adapter.init"] = str(adapter)
-            if stage.get("prior.folder") == "@subject":
-                stage["prior.folder"] = str(
-                    copied("subject", folder / "class", partial(without_trigger, trigger="sks"))
-                )
-            config = TrainConfig.load(f"pocket-{row.trial}", stage)
-            clock = Clock()
-            output = RunPaths(folder / f"run{number}")
-            for path in (output.samples, output.checkpoints):
-                path.mkdir(parents=True)
-            train(
-                Job(**dict(config), output=output, cache=self.work / "cache", on_event=clock, should_stop=lambda: False)
-            )
-            adapter = output.adapter
-            spent["steps"] += clock.steps
-            spent["processor_seconds"] = rounded(spent["processor_seconds"] + clock.seconds)
-        assert adapter is not None
-        return adapter, spent
+        for number, stage in enumerate([row.first, row.flags] if row.first else [row.flags]):
+            flags = {**given, **stage} | ({} if adapter is None else {"adapter.init": str(adapter)})
+            if flags.get("prior.folder") == "@subject":
+                own = copied("subject", folder / "class", partial(without_trigger, trigger="sks"))
+                flags["prior.folder"] = str(own)
+            config = TrainConfig.load(f"pocket-{row.trial}", flags)
+            steps = config.train.steps or 0
+            if counted is not None:
+                config = config.model_copy(update={"train": config.train.model_copy(update={"steps": 1})})
+            adapter = self._trained(config, folder / f"run{number}", counted, steps)
+            yield adapter
+
+    def _trained(self, config: TrainConfig, folder: Path, counted: list[float] | None, steps: int) -> Path:
+        output = RunPaths(folder)
+        for path in (output.samples, output.checkpoints):
+            path.mkdir(parents=True)
+        first = FirstStep()
+        told = {"on_event": ignore if counted is None else first, "should_stop": lambda: False}
+        train(Job(**dict(config), output=output, cache=self.work / "cache", **told))
+        if counted is not None:
+            counted.append(first.flops * steps)
+        return output.adapter
 
     def _keep(self, rows: dict[str, dict[str, Any]]) -> None:
         report = {"benchmark": "recipes", "command": command("benchmarks.recipes", self.words), "budget": BUDGET}
@@ -176,18 +195,18 @@ class Sweep:
         write_atomic(self.kept, json.dumps(report, indent=1) + "\n")
 
 
-class Clock:
-    """A run's listener: processor time of its steps, which other programs and pauses hardly change."""
+class FirstStep:
+    """A run's listener: counts the operations of the first step."""
 
-    def __init__(self) -> None:
-        self.steps = 0
-        self.seconds = 0.0
+    flops = 0
 
     def __call__(self, event: Event) -> None:
         if isinstance(event, RunStarted):
-            self._begun = time.process_time()
-        elif isinstance(event, StepDone):
-            self.steps, self.seconds = event.step, time.process_time() - self._begun
+            self._counter = counter()
+            self._counter.__enter__()
+        elif isinstance(event, StepDone) and event.step == 1:
+            self._counter.__exit__(None, None, None)
+            self.flops = self._counter.get_total_flops()
 
 
 def copied(trial: str, folder: Path, say: Callable[[str], str]) -> Path:
@@ -230,6 +249,9 @@ def main(words: list[str]) -> int:
                     print(f"{name}, seed {seed}: {error}", file=sys.stderr, flush=True)
                     continue
                 print(f"{name}, seed {seed}: {found} in {time.monotonic() - begun:.0f} s", file=sys.stderr, flush=True)
+        for name in names:
+            if name in sweep.rows() and "tflop" not in sweep.rows()[name]:
+                sweep.count(name)
     return 0
 
 

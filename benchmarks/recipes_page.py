@@ -24,25 +24,26 @@ DIGITS = 2
 
 def table(found: Mapping[str, Any], trial: str) -> str:
     """The trial's rows, the preset first, then by their first figure."""
-    rows = {name: row["runs"] for name, row in found["rows"].items() if row["settings"]["trial"] == trial}
+    rows = {name: row for name, row in found["rows"].items() if row["settings"]["trial"] == trial}
     preset = rows.pop(f"{trial}: the preset")
     lead = next(iter(MEASURES[trial]))
-    ordered = sorted(rows.items(), key=lambda item: -mean(item[1], lead))
-    head = ["change to the preset", "seeds", *MEASURES[trial].values(), "against the preset", "time a step"]
+    ordered = sorted(rows.items(), key=lambda item: -fmean(run[lead] for run in item[1]["runs"].values()))
+    head = ["change to the preset", "seeds", *MEASURES[trial].values(), "against the preset", "work"]
     lines = [head, ["---"] * len(head), line("the preset itself", preset, preset, trial)]
-    lines += [line(name.removeprefix(f"{trial}: "), runs, preset, trial) for name, runs in ordered]
+    lines += [line(name.removeprefix(f"{trial}: "), row, preset, trial) for name, row in ordered]
     return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
 
 
-def line(name: str, runs: Mapping[str, Any], preset: Mapping[str, Any], trial: str) -> list[str]:
+def line(name: str, row: Mapping[str, Any], preset: Mapping[str, Any], trial: str) -> list[str]:
     """A row's cells: each figure's mean, and its least and greatest over the seeds."""
+    runs = row["runs"]
     cells = [name, str(len(runs))]
     for measure in MEASURES[trial]:
         values = [run[measure] for run in runs.values()]
         between = f" ({min(values):.{DIGITS}f} to {max(values):.{DIGITS}f})" if len(values) > 1 else ""
         cells.append(f"{fmean(values):.{DIGITS}f}{between}")
-    cells.append("" if runs is preset else verdict(runs, preset, next(iter(MEASURES[trial]))))
-    cells.append(f"{step_seconds(runs) / step_seconds(preset):.2f}")
+    cells.append("" if row is preset else verdict(runs, preset["runs"], next(iter(MEASURES[trial]))))
+    cells.append(f"{row['tflop'] / preset['tflop']:.2f}")
     return cells
 
 
@@ -57,15 +58,6 @@ def verdict(runs: Mapping[str, Any], preset: Mapping[str, Any], measure: str) ->
     if max(own) < min(theirs) and fmean(theirs) - fmean(own) > spread:
         return f"less (-{fmean(theirs) - fmean(own):.{DIGITS}f})"
     return "within the spread"
-
-
-def mean(runs: Mapping[str, Any], measure: str) -> float:
-    return fmean(run[measure] for run in runs.values())
-
-
-def step_seconds(runs: Mapping[str, Any]) -> float:
-    """Processor time a step."""
-    return mean(runs, "processor_seconds") / mean(runs, "steps")
 
 
 def filled(page: str, found: Mapping[str, Any]) -> str:

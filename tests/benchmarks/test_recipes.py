@@ -22,9 +22,12 @@ def sweep(tmp_path, monkeypatch):
     """A sweep that trains nothing: what it was asked to train, by row and seed."""
     trained = []
 
-    def train(self, row, seed, folder):
-        trained.append((row, seed))
-        return folder, {"steps": 100, "processor_seconds": 10.0 + seed}
+    def train(self, row, seed, folder, counted=None):
+        if counted is None:
+            trained.append((row, seed))
+        else:
+            counted.append(3e12)
+        yield folder
 
     class Asked:
         def ask(self, adapter):
@@ -49,6 +52,7 @@ def test_a_sweep_that_was_stopped_goes_on_with_what_is_missing(sweep, tmp_path):
     ]  # fmt: skip
     assert sweep() == []
     kept = json.loads((tmp_path / "kept.json").read_text())
+    assert [row["tflop"] for row in kept["rows"].values()] == [3.0, 3.0]
     assert {name: sorted(row["runs"]) for name, row in kept["rows"].items()} == {
         name: ["0", "1", "2"] for name in CHOSEN
     }
@@ -60,11 +64,8 @@ def test_a_row_whose_settings_changed_is_trained_anew(sweep, monkeypatch):
     assert [seed for _, seed in sweep()] == [0, 1, 2]
 
 
-def runs(*values, seconds=10.0):
-    return {
-        str(seed): {"share_of_gap": value, "clip_t_kept": 0.9, "steps": 100, "processor_seconds": seconds}
-        for seed, value in enumerate(values)
-    }
+def runs(*values):
+    return {str(seed): {"share_of_gap": value, "clip_t_kept": 0.9} for seed, value in enumerate(values)}
 
 
 @pytest.mark.parametrize(
@@ -81,8 +82,9 @@ def test_a_difference_counts_only_beyond_the_spread(own, said):
 
 
 def test_the_table_has_the_preset_first_and_then_the_best():
-    rows = {"style: a": runs(0.2), "style: the preset": runs(0.58, 0.62), "style: b": runs(0.9, seconds=5.0)}
-    found = {"rows": {name: {"settings": {"trial": "style"}, "runs": each} for name, each in rows.items()}}
+    rows = {"style: a": (runs(0.2), 3.0), "style: the preset": (runs(0.58, 0.62), 4.0), "style: b": (runs(0.9), 2.0)}
+    settings = {"trial": "style"}
+    found = {"rows": {name: {"settings": settings, "runs": each, "tflop": n} for name, (each, n) in rows.items()}}
     lines = recipes_page.table(found, "style").splitlines()[2:]
     assert [line.split(" | ")[0] for line in lines] == ["| the preset itself", "| b", "| a"]
     assert "0.60 (0.58 to 0.62)" in lines[0]
