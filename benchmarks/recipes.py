@@ -68,17 +68,19 @@ def rates(unet: float, text: float | None = None, **more: Any) -> dict[str, Any]
 ROWS: dict[str, Row] = {
     "style: the preset": Row("style", again=True),
     "style: twice the rate": Row("style", rates(2e-3, 4e-4), again=True),
-    "style: LoRA+, ratio 4": Row("style", {"adapter.lora_plus_ratio": 4}, again=True),
+    "style: LoRA+, ratio 4": Row("style", {"adapter.lora_plus_ratio": 4}),
     "style: even timesteps": Row("style", {"loss.timesteps": "even"}, again=True),
     "style: min-SNR 5": Row("style", {"loss.min_snr_gamma": 5.0}),
     "style: P2": Row("style", {"loss.weighting": "p2"}),
     "style: debiased": Row("style", {"loss.weighting": "debiased"}),
     "style: schedule-free, constant, twice the rate": Row(
-        "style", rates(2e-3, 4e-4, optimizer__name="schedulefree", schedule__name="constant")
+        "style", rates(2e-3, 4e-4, optimizer__name="schedulefree", schedule__name="constant"), again=True
     ),
     "style: prodigy": Row("style", rates(1.0, optimizer__name="prodigy")),
     "style: lion, a third of the rate": Row("style", rates(3e-4, 6e-5, optimizer__name="lion")),
-    "style: up blocks and text encoder alone": Row("style", {"adapter.targets": "unet.up_blocks,text_encoder"}),
+    "style: up blocks and text encoder alone": Row(
+        "style", {"adapter.targets": "unet.up_blocks,text_encoder"}, again=True
+    ),
     "style: attention layers alone": Row("style", {"adapter.targets": "attention"}),
     "style: rank 4": Row("style", {"adapter.rank": 4}),
     "style: rank 64": Row("style", {"adapter.rank": 64}),
@@ -221,11 +223,14 @@ def copied(trial: str, folder: Path, say: Callable[[str], str]) -> Path:
 
 
 def due(names: list[str], most: int) -> list[tuple[str, int]]:
-    """Rows and seeds in the order of their worth: all once, then again those that are worth it, then all again."""
+    """Rows and seeds in the order of their worth: the presets, whose spread all else is held against; all others once;
+    again those that are worth it; all again.
+    """
+    spread = [(name, seed) for name in names if name.endswith("the preset") for seed in SEEDS[:most]]
     once = [(name, SEEDS[0]) for name in names]
     worth = [(name, seed) for seed in SEEDS[1:most] for name in names if ROWS[name].again]
     rest = [(name, seed) for seed in SEEDS[1:most] for name in names if not ROWS[name].again]
-    return once + worth + rest
+    return list(dict.fromkeys(spread + once + worth + rest))
 
 
 def main(words: list[str]) -> int:

@@ -25,7 +25,9 @@ DIGITS = 2
 def table(found: Mapping[str, Any], trial: str) -> str:
     """The trial's rows, the preset first, then by their first figure."""
     rows = {name: row for name, row in found["rows"].items() if row["settings"]["trial"] == trial}
-    preset = rows.pop(f"{trial}: the preset")
+    preset = rows.pop(f"{trial}: the preset", None)
+    if preset is None:
+        return f"Not measured yet: `python -m benchmarks.recipes --rows {trial}`.\n"
     lead = next(iter(MEASURES[trial]))
     ordered = sorted(rows.items(), key=lambda item: -fmean(run[lead] for run in item[1]["runs"].values()))
     head = ["change to the preset", "seeds", *MEASURES[trial].values(), "against the preset", "work"]
@@ -52,6 +54,8 @@ def verdict(runs: Mapping[str, Any], preset: Mapping[str, Any], measure: str) ->
     differ; else it is within the spread.
     """
     own, theirs = ([run[measure] for run in each.values()] for each in (runs, preset))
+    if len(theirs) < 2:
+        return "no spread known"
     spread = max(theirs) - min(theirs)
     if min(own) > max(theirs) and fmean(own) - fmean(theirs) > spread:
         return f"more (+{fmean(own) - fmean(theirs):.{DIGITS}f})"

@@ -79,6 +79,7 @@ def runs(*values):
 )
 def test_a_difference_counts_only_beyond_the_spread(own, said):
     assert recipes_page.verdict(runs(*own), runs(0.58, 0.60, 0.62), "share_of_gap") == said
+    assert recipes_page.verdict(runs(*own), runs(0.60), "share_of_gap") == "no spread known"
 
 
 def test_the_table_has_the_preset_first_and_then_the_best():
@@ -89,3 +90,10 @@ def test_the_table_has_the_preset_first_and_then_the_best():
     assert [line.split(" | ")[0] for line in lines] == ["| the preset itself", "| b", "| a"]
     assert "0.60 (0.58 to 0.62)" in lines[0]
     assert lines[1].endswith("| more (+0.30) | 0.50 |")
+    assert "Not measured yet" in recipes_page.table(found, "subject")
+
+
+def test_the_page_shows_the_kept_results():
+    found = json.loads(recipes.RESULTS.read_text(encoding="utf-8"))
+    page = recipes_page.PAGE.read_text(encoding="utf-8")
+    assert recipes_page.filled(page, found) == page
