@@ -23,7 +23,7 @@ def training_step(
     prior_weight: float,
     seed: int,
     number: int,
-    bare: Callable[[], AbstractContextManager[None]] | None = None,
+    bare: AbstractContextManager[None] | None = None,
 ) -> torch.Tensor:
     """The loss of one micro-batch, a scalar in float32 with its graph.
 
@@ -45,7 +45,7 @@ def training_step(
     prediction = family.predict(noisy, timesteps, encode(batch.captions), batch.framing)
     wanted = target(schedule, family.prediction_type, latents, noise, timesteps)
     if bare is not None and len(batch) > batch.instances:
-        with torch.no_grad(), bare():
+        with torch.no_grad(), bare:
             base = _predict_classes(family, noisy, timesteps, batch, encode)
         wanted = torch.cat([wanted[: batch.instances], base.to(wanted.dtype)])
     error = squared_error(prediction, wanted, None if batch.mask is None else batch.mask.to(device))

@@ -10,7 +10,6 @@ import statistics
 import time
 from collections import deque
 from collections.abc import Callable
-from functools import partial
 
 import torch
 
@@ -69,7 +68,7 @@ class Loop:
         self.schedule = NoiseSchedule(ready.family.scheduler_config, gang.device)
         self.previews = Previews(job, ready.family)
         self.durations: deque[float] = deque(maxlen=50)
-        self.bare = partial(live.scaled, ready.family.models) if job.prior.target == "base" else None
+        self.bare = live.Bare(ready.family.models) if job.prior.target == "base" else None
         """Without any adapter, for what the base itself predicts."""
         self.bad = 0
         """Steps left out in a row."""
