@@ -18,24 +18,18 @@ import time
 from pathlib import Path
 from typing import Any
 
-import torch
 from PIL import Image
 
+from benchmarks.held_out import CFG, PLACES, ROOT, SEEDS, STEPS, StyleAsked, SubjectAsked, likeness_of_pairs
 from benchmarks.report import command, machine, versions
 from sdlora.config import TrainConfig
-from sdlora.evaluation.fidelity import Clip, clip_i, clip_t
+from sdlora.evaluation.fidelity import Clip
 from sdlora.generation.grid import sheet
 from sdlora.generation.studio import Studio
 from sdlora.service import runs_in
-from tools.make_sample_data import draw_truth
 
-ROOT = Path(__file__).parents[1]
 PICTURES = ROOT / "docs" / "pictures"
 """Where the sheets go: the README shows them."""
-SEEDS = 4
-STEPS, CFG = 25, 5.0
-STYLE = "stained glass"
-PLACES = ("on grass", "on sand", "on snow", "in the city")
 
 
 def trained(preset: str, name: str, data_dir: Path, *flags: str) -> tuple[Path, float]:
@@ -48,74 +42,45 @@ def trained(preset: str, name: str, data_dir: Path, *flags: str) -> tuple[Path, 
     return Path(done.stdout.splitlines()[-1].removeprefix("adapter: ")), time.monotonic() - begun
 
 
-def pictures(studio: Studio, prompts: list[str]) -> list[Image.Image]:
-    """``SEEDS`` pictures of each prompt."""
-    return studio.generate(prompts, seed=100, count=SEEDS, steps=STEPS, cfg=CFG)
-
-
 def style(clip: Clip, data_dir: Path, *flags: str) -> tuple[dict[str, Any], Image.Image]:
     """The figures of the style trial, and base | adapter | the world's own, a row a prompt; ``flags`` of ``train``."""
     adapter, seconds = trained("pocket-style", "style", data_dir, *flags)
-    config = TrainConfig.load("pocket-style")
-    prompts = list(config.sample.prompts)
-    plain = [prompt.removeprefix(f"{config.data.trigger}, ") for prompt in prompts]
-    truth = [draw_truth(STYLE, plain, seed=seed) for seed in range(900, 900 + 50 * SEEDS, 50)]
-    truth_by_prompt = [picture for column in zip(*truth, strict=True) for picture in column]
     studio = Studio("pocket")
-    base = pictures(studio, prompts)
+    asked = StyleAsked(clip, studio)
     studio.add_adapter("style", adapter, 0.0)
-    unchanged = all(a.tobytes() == b.tobytes() for a, b in zip(base, pictures(studio, prompts), strict=True))
+    unchanged = all(a.tobytes() == b.tobytes() for a, b in zip(asked.base, asked.pictures(), strict=True))
     studio.set_scale("style", 1.0)
-    adapted = pictures(studio, prompts)
-    goal, texts = clip.images(truth_by_prompt), clip.texts([text for text in plain for _ in range(SEEDS)])
-    features = {"base": clip.images(base), "adapter": clip.images(adapted)}
-    own = _own_likeness(goal)
-    look = {name: clip_i(found, goal) for name, found in features.items()}
-    said = {name: clip_t(found, texts) for name, found in features.items()}
+    adapted = asked.pictures()
+    found = asked.figures(adapted)
     figures = {
         "train_seconds": seconds,
         "adapter_bytes": adapter.stat().st_size,
-        "clip_i": {**look, "style itself": own},
-        "share_of_gap": (look["adapter"] - look["base"]) / (own - look["base"]),
-        "clip_t": said,
-        "clip_t_kept": said["adapter"] / said["base"],
+        "clip_i": {"base": asked.base_look, "adapter": found["clip_i"], "style itself": asked.own},
+        "share_of_gap": found["share_of_gap"],
+        "clip_t": {"base": asked.base_said, "adapter": found["clip_t"]},
+        "clip_t_kept": found["clip_t_kept"],
         "scale_0_equals_base": unchanged,
     }
     rows = [
-        [base[i * SEEDS], *adapted[i * SEEDS : i * SEEDS + 3], truth_by_prompt[i * SEEDS]] for i in range(len(plain))
+        [asked.base[i * SEEDS], *adapted[i * SEEDS : i * SEEDS + 3], asked.truth[i * SEEDS]]
+        for i in range(len(asked.plain))
     ]
-    return figures, sheet(rows, plain, ["base", "with the adapter", "", "", "drawn by hand"], cell=160)
-
-
-def _own_likeness(features: torch.Tensor) -> float:
-    """Mean cosine over pairs of different pictures of one set, from their features (N, D), unit vectors; -1 to 1."""
-    count = len(features)
-    return ((features @ features.T).sum().item() - count) / (count * (count - 1))
+    return figures, sheet(rows, asked.plain, ["base", "with the adapter", "", "", "drawn by hand"], cell=160)
 
 
 def subject(clip: Clip, data_dir: Path) -> tuple[dict[str, Any], Image.Image]:
     """The figures of the subject trial, and with | without prior preservation, a row a prompt."""
     with_prior, seconds = trained("pocket-subject", "subject", data_dir)
     without, _ = trained("pocket-subject", "subject-no-prior", data_dir, "--prior.weight", "0")
-    own = clip.subjects([Image.open(path) for path in sorted((ROOT / "sample_data" / "subject").glob("*.png"))])
-    prompts = {
-        "trigger": [f"a sks cat {place}" for place in PLACES],
-        "class": [f"a cat {place}" for place in PLACES],
-    }
     studio = Studio("pocket")
-    made = {"base": {kind: pictures(studio, texts) for kind, texts in prompts.items()}}
+    asked = SubjectAsked(clip, studio)
+    made = {"base": asked.base}
     for name, adapter in (("with prior", with_prior), ("without prior", without)):
         studio.add_adapter(name, adapter)
-        made[name] = {kind: pictures(studio, texts) for kind, texts in prompts.items()}
+        made[name] = asked.pictures()
         studio.remove_adapter(name)
-    figures: dict[str, Any] = {"train_seconds": seconds, "subject_within": _own_likeness(own)}
-    ordinary = clip.subjects(made["base"]["class"])
-    for name, kinds in made.items():
-        figures[name] = {
-            "likeness_with_trigger": clip_i(clip.subjects(kinds["trigger"]), own),
-            "likeness_of_the_class": clip_i(clip.subjects(kinds["class"]), own),
-            "class_to_base": clip_i(clip.subjects(kinds["class"]), ordinary),
-        }
+    figures: dict[str, Any] = {"train_seconds": seconds, "subject_within": likeness_of_pairs(asked.own)}
+    figures |= {name: asked.figures(kinds) for name, kinds in made.items()}
     rows = [[made[name][kind][i * SEEDS] for kind in ("trigger", "class") for name in made] for i in range(len(PLACES))]
     columns = [f'"{text}", {name}' for text in ("sks cat", "cat") for name in made]
     return figures, sheet(rows, list(PLACES), columns, cell=140)

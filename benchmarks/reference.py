@@ -21,6 +21,7 @@ from PIL import Image, ImageOps
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 
+from sdlora.adapters import live
 from sdlora.config import TrainConfig
 from sdlora.formats.storage import DTYPES
 
@@ -28,6 +29,9 @@ UNET_TARGETS = ["to_k", "to_q", "to_v", "to_out.0"]
 TEXT_TARGETS = ["q_proj", "k_proj", "v_proj", "out_proj"]
 OUR_TARGETS = "attention"
 """What the two lists above are called in our settings."""
+
+ADAPTER = "reference"
+"""What ``adapters.live`` finds its adapter by."""
 
 Item = dict[str, torch.Tensor]
 
@@ -37,10 +41,17 @@ def files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.suffix.lower() in (".png", ".jpg", ".jpeg"))
 
 
+def said(folder: Path, prompt: str) -> tuple[list[Path], list[str]]:
+    """The pictures in ``folder`` and what is said of each: its own caption file, or ``prompt``."""
+    paths = files(folder)
+    captions = (path.with_suffix(".txt") for path in paths)
+    return paths, [text.read_text(encoding="utf-8").strip() if text.exists() else prompt for text in captions]
+
+
 class DreamBoothDataset(Dataset):
     """An instance picture and a class picture under one number, each decoded anew whenever it is asked for."""
 
-    def __init__(self, sides: Sequence[tuple[list[Path], str]], tokenizer: Any, size: int):
+    def __init__(self, sides: Sequence[tuple[list[Path], list[str]]], tokenizer: Any, size: int):
         self.sides, self.tokenizer, self.size = sides, tokenizer, size
 
     def __len__(self) -> int:
@@ -48,8 +59,8 @@ class DreamBoothDataset(Dataset):
 
     def __getitem__(self, index: int) -> list[Item]:
         return [
-            {"pixels": self._pixels(paths[index % len(paths)]), "ids": self._ids(prompt)}
-            for paths, prompt in self.sides
+            {"pixels": self._pixels(paths[index % len(paths)]), "ids": self._ids(prompts[index % len(paths)])}
+            for paths, prompts in self.sides
         ]
 
     def _pixels(self, path: Path) -> torch.Tensor:
@@ -113,14 +124,17 @@ class ReferenceLoop:
         rank = self.config.adapter.rank
         for module, targets in ((self.unet, UNET_TARGETS), (self.text_encoder, TEXT_TARGETS)):
             lora = LoraConfig(r=rank, lora_alpha=rank, init_lora_weights="gaussian", target_modules=targets)
-            module.add_adapter(lora)
+            module.add_adapter(lora, adapter_name=live.peft_key(ADAPTER))
         if self.dtype != torch.float32:
             cast_training_params([self.unet, self.text_encoder], dtype=torch.float32)
 
     def _loader(self) -> DataLoader:
         data, prior = self.config.data, self.config.prior
-        assert data.resolution is not None and prior.folder is not None
-        sides = [(files(data.folder), data.prompt), (files(prior.folder), prior.class_prompt)]
+        assert data.resolution is not None
+        sides = [said(data.folder, data.prompt)]
+        if prior.weight:
+            assert prior.folder is not None
+            sides.append(said(prior.folder, prior.class_prompt))
         dataset = DreamBoothDataset(sides, self.tokenizer, data.resolution)
         return DataLoader(dataset, batch_size=self.config.train.batch_size, shuffle=True, collate_fn=collate)
 
@@ -140,10 +154,13 @@ class ReferenceLoop:
         hidden = self.text_encoder(batch["ids"].to(self.accelerator.device), return_dict=False)[0]
         predicted = self.unet(noisy, timesteps, hidden, return_dict=False)[0]
 
-        predicted, predicted_prior = predicted.float().chunk(2)
-        target, target_prior = noise.float().chunk(2)
+        predicted, target, weight = predicted.float(), noise.float(), self.config.prior.weight
+        if weight:
+            predicted, predicted_prior = predicted.chunk(2)
+            target, target_prior = target.chunk(2)
         loss = functional.mse_loss(predicted, target)
-        loss = loss + self.config.prior.weight * functional.mse_loss(predicted_prior, target_prior)
+        if weight:
+            loss = loss + weight * functional.mse_loss(predicted_prior, target_prior)
         self.accelerator.backward(loss)
         self.accelerator.clip_grad_norm_(self.parameters, self.config.train.max_grad_norm)
         self.optimizer.step()

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 TENSOR = "__tensor__"
 """Marks a value that stands in the file of tensors."""
-MOMENTS = {"exp_avg", "exp_avg_sq", "momentum_buffer"}
+MOMENTS = {"exp_avg", "exp_avg_sq", "momentum_buffer", "z"}
 """Tensors of an optimizer's state that have their parameter's shape, unless they are kept in fewer dimensions."""
 MOST_VALUES = 16 << 20
 """Bytes of the plain values: four times what the largest adapter's optimizer has."""

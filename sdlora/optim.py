@@ -1,7 +1,8 @@
 """Optimizers from kept libraries, and learning-rate schedules that are functions of the step."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
@@ -16,10 +17,10 @@ if TYPE_CHECKING:
 class Optimizer(Section):
     """How gradients become steps."""
 
-    name: Literal["adamw", "adamw8bit", "prodigy", "lion", "adafactor"] = "adamw"
+    name: Literal["adamw", "adamw8bit", "prodigy", "lion", "adafactor", "schedulefree"] = "adamw"
     """`adamw`; `adamw8bit` (less memory; needs bitsandbytes); `prodigy` (finds the rate itself: set learning rates
-    to 1); `lion` (a third of AdamW's rate); `adafactor` (less memory). The last three need
-    pytorch_optimizer."""
+    to 1); `lion` (a third of AdamW's rate); `adafactor` (less memory); `schedulefree` (AdamW whose running
+    average is what is saved, arXiv:2405.15682: with a constant schedule). The last four need pytorch_optimizer."""
 
     weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.01
     """Decoupled weight decay."""
@@ -38,7 +39,7 @@ class Optimizer(Section):
         if self.name == "prodigy" and len({group["lr"] for group in groups}) > 1:
             raise ConfigError(
                 "optimizer.name: prodigy moves everything at one rate; leave train.text_encoder_learning_rate unset, "
-                "or set it to 0"
+                "or set it to 0, and adapter.lora_plus_ratio at 1"
             )
         return _BUILDERS[self.name](self, groups)
 
@@ -80,10 +81,33 @@ _BUILDERS: Mapping[str, Any] = {
     "adamw": _adamw,
     "adamw8bit": _adamw8bit,
     "prodigy": _from_pytorch_optimizer("Prodigy", bias_correction=True, safeguard_warmup=True),
+    "schedulefree": _from_pytorch_optimizer("ScheduleFreeAdamW"),
     "lion": _from_pytorch_optimizer("Lion"),
     # Relative steps would ignore the learning rate that the user set.
     "adafactor": _from_pytorch_optimizer("AdaFactor", relative_step=False, scale_parameter=False),
 }
+
+
+@contextmanager
+def averaged(optimizer: Any) -> Iterator[None]:
+    """For the time of a ``with`` block the parameters are what ``optimizer`` would have used: of most, what they are.
+
+    A schedule-free one trains at other points than the average that it gives (arXiv:2405.15682, eq. 1 to 3).
+    Afterwards all is as it was, bit for bit: its own way back rounds, and a run that was looked at would be another.
+    """
+    own = getattr(optimizer, "optimizer", optimizer)  # Accelerate wraps it, and gives every optimizer an `eval`.
+    if not hasattr(own, "eval"):
+        yield
+        return
+    before = [(p, p.detach().clone()) for group in own.param_groups for p in group["params"]]
+    own.eval()
+    try:
+        yield
+    finally:
+        for parameter, value in before:
+            parameter.data.copy_(value)
+        for group in own.param_groups:
+            group["train_mode"] = True
 
 
 class Schedule(Section):

@@ -127,7 +127,7 @@ def test_an_optimizer_whose_library_is_missing_says_what_to_install(name, module
     assert str(caught.value) == f"optimizer.name: {name} needs {package}; run pip install {package}, or take adamw"
 
 
-OPTIMIZERS = ["adamw", "adamw8bit", "prodigy", "lion", "adafactor"]
+OPTIMIZERS = ["adamw", "adamw8bit", "prodigy", "lion", "adafactor", "schedulefree"]
 ENOUGH = (64, 80)
 """Numbers in a tensor: of smaller ones the 8-bit optimizer keeps its moments in full."""
 
@@ -162,6 +162,28 @@ def test_an_optimizer_goes_on_from_its_packed_state_bit_for_bit(name, tmp_path):
         step(resumed, optimizer, number)
     assert torch.equal(resumed, whole)
     assert not torch.equal(whole.detach(), start)
+
+
+def test_a_schedule_free_optimizer_gives_its_average_and_trains_on_from_where_it_was():
+    parameter = torch.nn.Parameter(torch.linspace(-1, 1, 12))
+    optimizer = optim.Optimizer(name="schedulefree", weight_decay=0.0).build([{"params": [parameter], "lr": 0.1}])
+    moved = []  # z of arXiv:2405.15682, whose plain mean is x where the rate is constant (eq. 3 with c = 1 / t)
+    for number in range(5):
+        parameter.grad = torch.sin(parameter.detach() * (number + 1))
+        optimizer.step()
+        moved.append(optimizer.state[parameter]["z"].clone())
+    trained = parameter.detach().clone()
+    with optim.averaged(optimizer):
+        assert torch.allclose(parameter, torch.stack(moved).mean(0), atol=1e-6)
+    assert torch.equal(parameter, trained)
+    assert optimizer.param_groups[0]["train_mode"]
+
+
+def test_other_optimizers_give_what_they_train():
+    parameter = torch.nn.Parameter(torch.linspace(-1, 1, 12))
+    before = parameter.detach().clone()
+    with optim.averaged(optim.Optimizer().build([{"params": [parameter], "lr": 0.1}])):
+        assert torch.equal(parameter, before)
 
 
 def test_schedules_follow_their_formulas():

@@ -278,6 +278,24 @@ def scaled(models: Models, *samples: Mapping[str, Scale]) -> Iterator[None]:
             _activate(host, [key for key in active if key in now])
 
 
+class Bare:
+    """A context, entered as often as one likes, in which no adapter of ``models`` takes part: the base's own outputs,
+    bit for bit. ``scaled`` does as much for any scales, but looks through all modules each time.
+    """
+
+    def __init__(self, models: Models) -> None:
+        self.hosts = [host for _, host in hosts_in(models)]
+
+    def __enter__(self) -> None:
+        self._active = [host._active_adapter for host in self.hosts]
+        for host in self.hosts:
+            host._active_adapter = []
+
+    def __exit__(self, *error: object) -> None:
+        for host, active in zip(self.hosts, self._active, strict=True):
+            host._active_adapter = active
+
+
 def _by_path(paths: list[str], scale: Scale) -> dict[str, float]:
     """The scale of each of an adapter's layers."""
     table = scale if isinstance(scale, Mapping) else {"*": scale}

@@ -23,9 +23,16 @@ class Lora(LowRank):
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of each adapted layer's inputs that the update does not see, while training."""
 
+    lora_plus_ratio: Annotated[float, Field(gt=0, le=1000)] = 1.0
+    """Learning rate of `up` over that of `down`, which is `train.learning_rate` (LoRA+, arXiv:2402.12354, where it is
+    about 16 for language models)."""
+
     @property
     def input_dropout(self) -> float:
         return self.dropout
+
+    def rate_factor(self, tensor: str) -> float:
+        return self.lora_plus_ratio if tensor == "up" else 1.0
 
     def of_rank(self, base: "nn.Module", rank: int, alpha: float, generator: "torch.Generator") -> ModuleState:
         """``down`` is Gaussian with a standard deviation of 1 / rank, as in diffusers' training scripts, so that

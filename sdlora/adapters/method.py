@@ -58,6 +58,10 @@ class Method(Section):
         """Share of a layer's inputs that the update does not see, while training."""
         return 0.0
 
+    def rate_factor(self, tensor: str) -> float:
+        """What the learning rate of a layer's tensor of this name is multiplied by."""
+        return 1.0
+
     def attach(self, models: "Mapping[str, nn.Module]", name: str, seed: int) -> "list[nn.Parameter]":
         """Add fresh adapter layers called ``name`` to ``models`` (component -> module); return what trains.
 

@@ -1,7 +1,7 @@
 """The pictures and the class pictures, as settings."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -65,6 +65,10 @@ class Prior(Section):
 
     folder: Path | None = None
     """Folder with class pictures of your own, left as it is: missing ones are made by the base and kept elsewhere."""
+
+    target: Literal["pictures", "base"] = "pictures"
+    """What class examples hold the model to: the class `pictures`, or what the `base` without the adapter predicts for
+    them (calmer, for more time a step)."""
 
     count: Annotated[int, Field(ge=1, le=100_000)] = 100
     """How many class pictures to use."""

@@ -192,6 +192,8 @@ def ignored(job: Job, steps: int) -> Iterator[str]:
     for name in ("folder", "class_prompt"):
         if getattr(job.prior, name) and not job.prior.weight:
             yield f"prior.{name} is not used: prior.weight is 0; set it to 1 to preserve the class"
+    if job.prior.target == "base" and not job.prior.weight:
+        yield "prior.target is not used: prior.weight is 0; set it to 1 to preserve the class"
     if job.data.random_crop and job.data.variants == 1:
         yield "data.random_crop cuts the centre alone: data.variants is 1; set it to 2 or more"
     if job.train.text_encoder_learning_rate and not job.adapter.text_encoder:
@@ -252,7 +254,9 @@ def rate_groups(job: Job, layers: Sequence[tuple[str, live.Layer]]) -> list[dict
     for path, layer in layers:
         usual = text_rate(job) if is_text(path) else job.train.learning_rate
         rate = targets.by_pattern(path, own, usual)
-        groups.setdefault((path.partition(".")[0], rate), []).extend(layer.tensors.values())
+        for name, parameter in layer.tensors.items():
+            own_rate = rate * job.adapter.rate_factor(name)
+            groups.setdefault((path.partition(".")[0], own_rate), []).append(parameter)
     return [{"params": parameters, "lr": rate} for (_, rate), parameters in groups.items()]
 
 

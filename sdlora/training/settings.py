@@ -13,6 +13,8 @@ SIZE = re.compile(r"\s*(\d{1,6}(?:\.\d{1,6})?)\s*G(?:i?B)?\s*", re.IGNORECASE)
 MOST_ACCUMULATED = 4096
 Rate = Annotated[float, Field(ge=0, le=10)]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
+Weighting = Literal["uniform", "debiased", "p2"]
+Timesteps = Literal["uniform", "even", "logit-normal"]
 
 
 def _rates(text: str) -> str:
@@ -98,5 +100,27 @@ class Loss(Section):
     min_snr_gamma: Annotated[float, Field(gt=0, le=100)] | None = None
     """Min-SNR weighting (arXiv:2303.09556), 5 is usual; not set weighs all timesteps alike."""
 
+    weighting: Weighting = "uniform"
+    """How much each timestep's error counts: `uniform`; `debiased` (1/sqrt(SNR), arXiv:2310.08442) or `p2`
+    (1/(1 + SNR), arXiv:2204.00227), which both favour the noisier ones. Instead of `min_snr_gamma`."""
+
+    timesteps: Timesteps = "uniform"
+    """How timesteps are drawn: `uniform`; `even` (each as often as another too, but spread over the batch and over
+    steps, for calmer gradients); `logit-normal` (the middle ones more often, arXiv:2403.03206)."""
+
+    min_timestep: Annotated[int, Field(ge=0, lt=1000)] = 0
+    """The least timestep that is trained: larger ones decide shapes, smaller ones textures."""
+
+    max_timestep: Annotated[int, Field(ge=0, lt=1000)] | None = None
+    """The largest timestep that is trained; the base model's last if not set."""
+
     noise_offset: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Constant noise added to each channel, for very dark or bright pictures; 0.05 is usual."""
+
+    @model_validator(mode="after")
+    def _one_weighting(self) -> "Loss":
+        if self.min_snr_gamma is not None and self.weighting != "uniform":
+            raise ValueError("set min_snr_gamma or weighting, not both")
+        if self.max_timestep is not None and self.max_timestep < self.min_timestep:
+            raise ValueError(f"max_timestep {self.max_timestep} is below min_timestep {self.min_timestep}; raise it")
+        return self

@@ -1,6 +1,7 @@
 """The training step: encode, noise, predict, target, weight, mean."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 import torch
 
@@ -8,7 +9,7 @@ from sdlora.data.batches import Batch
 from sdlora.diffusion.noise import draw
 from sdlora.diffusion.objective import squared_error, target
 from sdlora.diffusion.schedule import NoiseSchedule
-from sdlora.diffusion.weighting import min_snr_weight
+from sdlora.diffusion.weighting import WEIGHTS, min_snr_weight
 from sdlora.families.base import Conditioning, Family
 from sdlora.training.settings import Loss
 
@@ -22,27 +23,49 @@ def training_step(
     prior_weight: float,
     seed: int,
     number: int,
+    bare: AbstractContextManager[None] | None = None,
 ) -> torch.Tensor:
     """The loss of one micro-batch, a scalar in float32 with its graph.
 
     ``batch`` holds the instance examples first and the class examples behind them; both go through
     one forward pass, and the class part's mean is weighted by ``prior_weight`` (prior preservation,
     DreamBooth, arXiv:2208.12242, eq. 2). ``number`` counts micro-batches over the whole run: with the
-    examples' places in the global batch it decides noise and timesteps.
+    examples' places in the global batch it decides noise and timesteps. With ``bare``, a context without the adapter,
+    the class part's target is what the base itself predicts.
     """
     device = family.device
     noise, spread, timesteps = draw(
-        batch.mean.shape[1:], schedule.num_train_timesteps, seed, number, batch.places, loss.noise_offset
-    )
+        batch.mean.shape[1:], schedule.num_train_timesteps, seed, number, batch.places, loss.noise_offset,
+        loss.timesteps, (loss.min_timestep, loss.max_timestep),
+    )  # fmt: skip
     noise, timesteps = noise.to(device), timesteps.to(device)
     latents = (batch.mean + batch.std * spread).to(device)
 
     noisy = schedule.add_noise(latents, noise, timesteps)
     prediction = family.predict(noisy, timesteps, encode(batch.captions), batch.framing)
     wanted = target(schedule, family.prediction_type, latents, noise, timesteps)
+    if bare is not None and len(batch) > batch.instances:
+        with torch.no_grad(), bare:
+            base = _predict_classes(family, noisy, timesteps, batch, encode)
+        wanted = torch.cat([wanted[: batch.instances], base.to(wanted.dtype)])
     error = squared_error(prediction, wanted, None if batch.mask is None else batch.mask.to(device))
     if loss.min_snr_gamma is not None:
         error = error * min_snr_weight(schedule.snr[timesteps], loss.min_snr_gamma, family.prediction_type)
+    elif loss.weighting != "uniform":
+        error = error * WEIGHTS[loss.weighting](schedule.snr[timesteps], family.prediction_type)
 
     instance, preserved = error[: batch.instances], error[batch.instances :]
     return instance.mean() + (prior_weight * preserved.mean() if len(preserved) else 0.0)
+
+
+def _predict_classes(
+    family: Family,
+    noisy: torch.Tensor,
+    timesteps: torch.Tensor,
+    batch: Batch,
+    encode: Callable[[list[str]], Conditioning],
+) -> torch.Tensor:
+    """The prediction for the class examples alone."""
+    own = slice(batch.instances, None)
+    framing = None if batch.framing is None else batch.framing[own]
+    return family.predict(noisy[own], timesteps[own], encode(batch.captions[own]), framing)

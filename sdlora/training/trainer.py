@@ -19,6 +19,7 @@ from sdlora.diffusion.schedule import NoiseSchedule
 from sdlora.errors import NonFiniteError
 from sdlora.events import CheckpointSaved, Progress, RunFinished, RunStarted, RunStopped, StepDone, ignore
 from sdlora.generation.memory import held
+from sdlora.optim import averaged
 from sdlora.seeds import derive
 from sdlora.training.caches import is_live
 from sdlora.training.job import Job
@@ -70,6 +71,8 @@ class Loop:
         self.previews = Previews(job, ready.family)
         self.turns = Turns(ready.family, str(gang.device), job.train.offload)
         self.durations: deque[float] = deque(maxlen=50)
+        self.bare = live.Bare(ready.family.models) if job.prior.target == "base" else None
+        """Without any adapter, for what the base itself predicts."""
         self.bad = 0
         """Steps left out in a row."""
 
@@ -129,6 +132,7 @@ class Loop:
                     self.job.prior.weight,
                     settings.seed,
                     number,
+                    self.bare,
                 )
             loss = loss / settings.gradient_accumulation
             gang.backward(loss)
@@ -174,7 +178,8 @@ class Loop:
                     self.job.notice(f"no preview at step {step}: the base's parts do not fit on the device together")
                 self.turns.training(bool(self.trained.text) or is_live(self.ready.encode))
 
-            self._alone(draw)
+            with averaged(self.trained.optimizer):
+                self._alone(draw)
 
     def _save(self, step: int) -> None:
         """The adapter as a file of its own, and the state that a resume needs."""

@@ -13,6 +13,7 @@ from sdlora.diffusion.schedule import ZERO_SNR
 from sdlora.files import write_atomic
 from sdlora.formats import write_adapter
 from sdlora.formats.metadata import Provenance, header, side_file
+from sdlora.optim import averaged
 from sdlora.training.job import Job
 from sdlora.training.prepare import NAME, Ready, text_rate
 
@@ -20,7 +21,8 @@ from sdlora.training.prepare import NAME, Ready, text_rate
 def write_trained(path: Path, ready: Ready, job: Job, step: int) -> None:
     """Write the adapter as it is after ``step`` steps: kohya keys, full metadata."""
     metadata = header(provenance(ready, job, step))
-    state = live.read_state(ready.family.models, NAME, metadata)
+    with averaged(ready.trained.optimizer):
+        state = live.read_state(ready.family.models, NAME, metadata)
     write_adapter(state, path, format="kohya", dtype=job.checkpoint.precision)
 
 

@@ -9,7 +9,7 @@ import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
-from sdlora.adapters import hosts, live
+from sdlora.adapters import METHODS, hosts, live
 from sdlora.adapters.base import AdapterState, ModuleState, Scale
 from sdlora.adapters.fused import fuse
 from sdlora.adapters.lora import Lora
@@ -147,6 +147,26 @@ def test_scales_change_beside_a_training_adapter() -> None:
     assert all(parameter.requires_grad for parameter in trained)
     assert {id(p) for model in models.values() for p in model.parameters() if p.requires_grad} == set(map(id, trained))
     assert equal(outputs(models), training)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_bare_context_gives_the_base_exactly_as_often_as_it_is_entered(method: str) -> None:
+    models = tiny_base()
+    before = outputs(models)
+    trained = METHODS[method](targets="ia3" if method == "ia3" else "linear+conv").attach(models, "training", seed=0)
+    with torch.no_grad():
+        for parameter in trained:
+            parameter.add_(torch.randn(parameter.shape) * 0.1)
+    training, bare = outputs(models), live.Bare(models)
+    assert not equal(training, before)
+    for _ in range(2):
+        with bare:
+            assert equal(outputs(models), before)
+        assert equal(outputs(models), training)
+    with pytest.raises(ZeroDivisionError), bare:
+        1 / 0  # noqa: B018
+    assert equal(outputs(models), training)
+    assert all(parameter.requires_grad for parameter in trained)
 
 
 def test_state_goes_in_and_comes_out_exactly() -> None:

@@ -7,7 +7,8 @@ from diffusers import DDPMScheduler
 from sdlora.diffusion.noise import draw
 from sdlora.diffusion.objective import squared_error, target
 from sdlora.diffusion.schedule import NoiseSchedule
-from sdlora.diffusion.weighting import min_snr_weight
+from sdlora.diffusion.weighting import debiased_weight, min_snr_weight, p2_weight
+from sdlora.seeds import derive
 
 SD = {"num_train_timesteps": 1000, "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 
@@ -65,3 +66,59 @@ def test_noise_offset_moves_each_channel_as_a_whole():
     difference = (shifted - plain)[0]
     assert difference.std(dim=(1, 2)).max() < 1e-6
     assert difference.abs().max() > 0.01
+
+
+SNR = torch.tensor([100.0, 4.0, 1.0, 0.25])
+PUBLISHED = {
+    "debiased": (debiased_weight, [0.1, 0.5, 1.0, 2.0]),  # 1 / sqrt(SNR)
+    "p2": (p2_weight, [1 / 101, 0.2, 0.5, 0.8]),  # 1 / (1 + SNR)
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_weighting_follows_its_formula_and_counts_a_velocitys_error_as_the_noises(name):
+    weight, expected = PUBLISHED[name]
+    assert weight(SNR, "epsilon").tolist() == pytest.approx(expected)
+    # The error of v is that of the noise times (SNR + 1) / SNR (arXiv:2202.00512, appendix D).
+    assert weight(SNR, "v_prediction").tolist() == pytest.approx((weight(SNR, "epsilon") * SNR / (SNR + 1)).tolist())
+
+
+def timesteps(sampling, span=(0, None), numbers=range(500), places=range(4)):
+    return torch.stack([draw((4, 1, 1), 1000, 3, n, list(places), 0.0, sampling, span)[2] for n in numbers])
+
+
+def test_uniform_timesteps_are_what_they_were_before_there_was_a_choice():
+    generator = torch.Generator().manual_seed(derive(3, "noise", 7, 2))
+    expected = torch.randint(1000, (1,), generator=generator), torch.randn(4, 8, 8, generator=generator)
+    offset = torch.randn(4, 1, 1, generator=generator) * 0.0
+    noise, spread, drawn = draw((4, 8, 8), 1000, 3, 7, [2])
+    assert torch.equal(drawn, expected[0])
+    assert torch.equal(spread[0], expected[1])
+    assert torch.equal(noise[0], torch.randn(4, 8, 8, generator=generator) + offset)
+
+
+@pytest.mark.parametrize("sampling", ["uniform", "even", "logit-normal"])
+def test_a_timestep_depends_on_seed_number_and_place_and_stays_in_its_span(sampling):
+    drawn = timesteps(sampling, (200, 599))
+    assert (drawn.min() >= 200) and (drawn.max() <= 599)
+    assert len(drawn.unique()) > 150
+    assert torch.equal(timesteps(sampling, (200, 599), [7], [2, 3])[0], drawn[7, 2:])
+    assert not torch.equal(draw((4, 1, 1), 1000, 4, 7, [0, 1, 2, 3], 0.0, sampling)[2], timesteps(sampling)[7])
+
+
+def test_even_timesteps_come_alike_often_and_keep_their_distance_in_a_batch():
+    even, chance = timesteps("even"), timesteps("uniform")
+    counts = torch.histc(even.float(), 20, 0, 1000)
+    assert (counts - 100).abs().max() <= 5  # 2000 in 20 bins; chance alone would be off by 10 and more
+    for batch in even.sort(dim=1).values:
+        apart = torch.cat([batch.diff(), batch[:1] + 1000 - batch[-1:]])
+        assert apart.min() > 140  # three-distance theorem: four points a golden turn apart, 0.146 at least
+    means = [drawn.float().mean(1).view(50, 10).mean(1) for drawn in (chance, even)]  # over ten steps: Adam's memory
+    assert means[0].std() > 3 * means[1].std()
+
+
+def test_logit_normal_timesteps_are_a_sigmoid_of_normal_numbers():
+    share = (timesteps("logit-normal").flatten().double() + 0.5) / 1000
+    logit = (share / (1 - share)).log()
+    assert logit.mean().abs() < 0.08
+    assert logit.std().item() == pytest.approx(1, abs=0.08)

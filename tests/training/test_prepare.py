@@ -22,6 +22,7 @@ def job(tmp_path: Path, preset: str, overrides: dict[str, object]) -> Job:
     [
         ({"prior.folder": "classes"}, "prior.folder"),
         ({"prior.class_prompt": "a cat"}, "prior.class_prompt"),
+        ({"prior.target": "base"}, "prior.target"),
         ({"data.random_crop": True, "data.variants": 1}, "data.random_crop"),
         ({"adapter.text_encoder": False}, "train.text_encoder_learning_rate"),
         ({"schedule.warmup_steps": 100}, "schedule.warmup_steps"),
@@ -35,6 +36,32 @@ def test_a_setting_that_another_makes_idle_is_named(overrides: dict[str, object]
 @pytest.mark.parametrize("preset", [path.stem for path in presets()])
 def test_no_preset_has_an_idle_setting(preset: str, tmp_path: Path) -> None:
     assert list(ignored(job(tmp_path, preset, {"data.random_crop": True}), steps=100)) == []
+
+
+@pytest.mark.parametrize("method", ["lora", "dora"])
+def test_lora_plus_moves_up_by_its_ratio_faster_and_nothing_else(method: str, tmp_path: Path) -> None:
+    from sdlora.adapters import live
+    from tests.adapters.helpers import tiny_base
+
+    models = tiny_base()
+    settings = {"train.learning_rate": 1e-4, "train.text_encoder_learning_rate": 5e-5, "adapter.method": method}
+    config = job(tmp_path, "pocket-style", {**settings, "adapter.lora_plus_ratio": 16})
+    config.adapter.attach(models, "a", 0)
+    layers = live.layers(models, "a")
+    groups = rate_groups(config, layers)
+    rate_of = {id(parameter): group["lr"] for group in groups for parameter in group["params"]}
+    for path, layer in layers:
+        usual = 5e-5 if path.startswith("text") else 1e-4
+        for name, parameter in layer.tensors.items():
+            assert rate_of[id(parameter)] == usual * (16 if name == "up" else 1)
+    plain = rate_groups(job(tmp_path, "pocket-style", settings), layers)
+    assert [group["lr"] for group in plain] == [1e-4, 5e-5]
+
+
+@pytest.mark.parametrize("method", ["loha", "lokr", "ia3"])
+def test_a_method_without_down_and_up_refuses_lora_plus(method: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=f"the method {method} has no setting adapter.lora_plus_ratio"):
+        job(tmp_path, "pocket-style", {"adapter.method": method, "adapter.lora_plus_ratio": 4})
 
 
 def test_layers_may_have_learning_rates_of_their_own(tmp_path: Path) -> None:

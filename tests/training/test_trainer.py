@@ -57,7 +57,7 @@ def test_a_run_tells_its_story_and_writes_its_files(configure, tmp_path):
 
 
 @pytest.mark.parametrize("overrides", [{}, {"train__text_encoder_learning_rate": 0.0}], ids=["both", "unet only"])
-@pytest.mark.parametrize("optimizer", ["adamw", "prodigy"])
+@pytest.mark.parametrize("optimizer", ["adamw", "prodigy", "schedulefree"])
 def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(configure, tmp_path, overrides, optimizer):
     config = configure(
         optimizer__name=optimizer, adapter__dropout=0.2, train__gradient_accumulation=2, schedule__name="cosine",
@@ -170,6 +170,26 @@ def test_class_pictures_are_made_once_and_weigh_in(configure, tmp_path):
     assert [event for event in events if getattr(event, "phase", "") == "making class pictures"] == []
     _, _, without = run_here(configure(), tmp_path / "without")
     assert largest_difference(with_prior.adapter, without.adapter) > 1e-4
+
+
+def test_class_examples_held_to_the_base_draw_nothing_while_the_adapter_does_nothing(configure, tmp_path):
+    """A fresh adapter predicts what the base does: then its class part has no error, and all that moves is the rest."""
+    prior = dict(prior__weight=1.0, prior__class_prompt="a house", prior__count=3, prior__steps=1)
+    once = dict(train__steps=1)
+    _, alone, without = run_here(configure(**once), tmp_path / "without")
+    _, events, held = run_here(configure(**once, **prior, prior__target="base"), tmp_path / "held")
+    assert of(StepDone, events)[0].loss == pytest.approx(of(StepDone, alone)[0].loss, rel=1e-5)
+    assert largest_difference(held.adapter, without.adapter) < 1e-5
+    _, _, later = run_here(configure(**prior, prior__target="base"), tmp_path / "later")
+    _, _, free = run_here(configure(), tmp_path / "free")
+    assert largest_difference(later.adapter, free.adapter) > 1e-4
+
+
+def test_previews_and_checkpoints_change_nothing_in_a_schedule_free_run(configure, tmp_path):
+    settings = dict(optimizer__name="schedulefree", sample__prompts=["a red house"], sample__steps=1)
+    _, _, looked_at = run_here(configure(sample__every=1, checkpoint__every=1, **settings), tmp_path / "looked at")
+    _, _, left_alone = run_here(configure(sample__every=0, checkpoint__every=0, **settings), tmp_path / "left alone")
+    assert_equal_files(looked_at.adapter, left_alone.adapter)
 
 
 def test_prior_preservation_without_a_class_says_what_to_set(configure, tmp_path):

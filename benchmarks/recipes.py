@@ -1,0 +1,264 @@
+"""Which settings learn faster on the bundled model: ``python -m benchmarks.recipes``.
+
+Each row changes the preset ``pocket-style`` or ``pocket-subject`` a little, trains a fixed budget of steps, far fewer
+than the preset's, so that speed of learning shows, and is asked the held-out prompts. Every run's figures are kept as
+soon as they are there: a stopped sweep goes on where it was.
+"""
+
+import argparse
+import dataclasses
+import json
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from benchmarks.flops import counter
+from benchmarks.held_out import ASKED, Asked
+from benchmarks.report import command, machine, rounded, versions
+from sdlora.config import TrainConfig
+from sdlora.data.captions import without_trigger
+from sdlora.errors import SdloraError
+from sdlora.evaluation.fidelity import Clip
+from sdlora.events import Event, RunStarted, StepDone, ignore
+from sdlora.files import write_atomic
+from sdlora.generation.studio import Studio
+from sdlora.training.job import Job
+from sdlora.training.output import RunPaths
+from sdlora.training.trainer import train
+
+RESULTS = Path(__file__).parent / "results" / "recipes.json"
+BUDGET = {"style": 100, "subject": 200}
+"""Steps of every run: a fifth and a half of the preset's. After 100 the subject is not begun to be learnt."""
+ASKING = {"style": {"seeds": 4, "steps": 12}, "subject": {"seeds": 2, "steps": 12}}
+SEEDS = (0, 1, 2)
+
+Flags = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One change to a preset."""
+
+    trial: str
+    flags: Flags = field(default_factory=dict)
+    first: Flags = field(default_factory=dict)
+    """Settings of a run before, from whose adapter this one goes on; none: there is no such run."""
+    bare: bool = False
+    """Train on copies of the pictures without their captions."""
+    again: bool = False
+    """Worth the seeds after the first."""
+
+    def settings(self) -> dict[str, Any]:
+        """All that decides it, to tell whether kept figures are still its own."""
+        return dataclasses.asdict(self) | {"budget": BUDGET[self.trial], "asked": ASKING[self.trial], "again": None}
+
+
+def rates(unet: float, text: float | None = None, **more: Any) -> dict[str, Any]:
+    """Learning rates, and what else is set; names have ``__`` for the dot."""
+    own = {"train.learning_rate": unet, "train.text_encoder_learning_rate": text}
+    return {**own, **{name.replace("__", "."): value for name, value in more.items()}}
+
+
+ROWS: dict[str, Row] = {
+    "style: the preset": Row("style", again=True),
+    "style: twice the rate": Row("style", rates(2e-3, 4e-4), again=True),
+    "style: LoRA+, ratio 4": Row("style", {"adapter.lora_plus_ratio": 4}),
+    "style: even timesteps": Row("style", {"loss.timesteps": "even"}, again=True),
+    "style: min-SNR 5": Row("style", {"loss.min_snr_gamma": 5.0}),
+    "style: P2": Row("style", {"loss.weighting": "p2"}),
+    "style: debiased": Row("style", {"loss.weighting": "debiased"}),
+    "style: schedule-free, constant, twice the rate": Row(
+        "style", rates(2e-3, 4e-4, optimizer__name="schedulefree", schedule__name="constant"), again=True
+    ),
+    "style: prodigy": Row("style", rates(1.0, optimizer__name="prodigy")),
+    "style: lion, a third of the rate": Row("style", rates(3e-4, 6e-5, optimizer__name="lion")),
+    "style: up blocks and text encoder alone": Row(
+        "style", {"adapter.targets": "unet.up_blocks,text_encoder"}, again=True
+    ),
+    "style: attention layers alone": Row("style", {"adapter.targets": "attention"}),
+    "style: rank 4": Row("style", {"adapter.rank": 4}),
+    "style: rank 64": Row("style", {"adapter.rank": 64}),
+    "style: alpha twice the rank": Row("style", {"adapter.alpha": 32}),
+    "style: one prompt for all": Row("style", {"data.prompt": "ohwx style"}, bare=True),
+    "style: logit-normal timesteps": Row("style", {"loss.timesteps": "logit-normal"}),
+    "style: timesteps from 200": Row("style", {"loss.min_timestep": 200}),
+    "style: constant rate": Row("style", {"schedule.name": "constant"}),
+    "style: 75 steps at 64 px first, then 75": Row(
+        "style", {"train.steps": 75}, first={"train.steps": 75, "data.resolution": 64, "schedule.name": "constant"}
+    ),
+    "style: LoRA+, ratio 16 at a quarter of the rate": Row("style", rates(2.5e-4, 5e-5, adapter__lora_plus_ratio=16)),
+    "style: text encoder at the UNet's rate": Row("style", rates(1e-3, 1e-3)),
+    "style: not mirrored": Row("style", {"data.flip": False}),
+    "subject: the preset": Row("subject", again=True),
+    "subject: the base's own prediction": Row("subject", {"prior.target": "base"}, again=True),
+    "subject: the base's own prediction on the subject's pictures": Row(
+        "subject", {"prior.target": "base", "prior.folder": "@subject", "prior.count": 6}
+    ),
+    "subject: twice the rate": Row("subject", rates(2e-3, 2e-3)),
+    "subject: even timesteps": Row("subject", {"loss.timesteps": "even"}),
+    "subject: LoRA+, ratio 4": Row("subject", {"adapter.lora_plus_ratio": 4}),
+    "subject: without prior preservation": Row("subject", {"prior.weight": 0.0}),
+}  # fmt: skip
+
+
+class Sweep:
+    """Runs of rows, and where their figures are kept."""
+
+    def __init__(self, kept: Path, work: Path, words: list[str]):
+        self.kept, self.work, self.words = kept, work, words
+        self.clip = Clip()
+        self.studio = Studio("pocket")
+        self._asked: dict[str, Asked] = {}
+
+    def rows(self) -> dict[str, dict[str, Any]]:
+        """What is kept so far, by this sweep and others beside it."""
+        return json.loads(self.kept.read_text(encoding="utf-8"))["rows"] if self.kept.exists() else {}
+
+    def asked(self, trial: str) -> Asked:
+        """What an adapter of this trial is asked; the base's own answers are drawn at the first time."""
+        if trial not in self._asked:
+            self._asked[trial] = ASKED[trial](self.clip, self.studio, **ASKING[trial])
+        return self._asked[trial]
+
+    def has(self, name: str, seed: int) -> bool:
+        """Whether the figures are there, and are those of the row as it is now."""
+        found = self.rows().get(name, {})
+        return found.get("settings") == json.loads(json.dumps(ROWS[name].settings())) and str(seed) in found["runs"]
+
+    def run(self, name: str, seed: int) -> dict[str, float]:
+        """Train and ask; keep the figures."""
+        row = ROWS[name]
+        with tempfile.TemporaryDirectory(dir=self.work) as folder:
+            *_, adapter = self._train(row, seed, Path(folder))
+            figures = {key: rounded(value) for key, value in self.asked(row.trial).ask(adapter).items()}
+        rows = self._with(name)
+        rows[name]["runs"][str(seed)] = figures
+        self._keep(rows)
+        return figures
+
+    def count(self, name: str) -> float:
+        """Operations of one run of the row, in TFLOP, from those of a single step; keep them."""
+        counted: list[float] = []
+        with tempfile.TemporaryDirectory(dir=self.work) as folder:
+            for _ in self._train(ROWS[name], 0, Path(folder), counted):
+                pass
+        rows = self._with(name)
+        rows[name]["tflop"] = rounded(sum(counted) / 1e12)
+        self._keep(rows)
+        return sum(counted)
+
+    def _with(self, name: str) -> dict[str, dict[str, Any]]:
+        """What is kept so far, with a place for this row as it is now."""
+        rows, settings = self.rows(), json.loads(json.dumps(ROWS[name].settings()))
+        if rows.get(name, {}).get("settings") != settings:
+            rows[name] = {"settings": settings, "runs": {}}
+        return rows
+
+    def _train(self, row: Row, seed: int, folder: Path, counted: list[float] | None = None) -> Iterator[Path]:
+        """The adapters of the row's runs one after the other; with ``counted`` of one step each, and its operations
+        times the steps that it stands for go there.
+        """
+        given = {"train.steps": BUDGET[row.trial], "train.seed": seed, "sample.every": 0, "checkpoint.every": 0}
+        if row.bare:
+            given["data.folder"] = str(copied(row.trial, folder / "bare", lambda caption: ""))
+        adapter: Path | None = None
+        for number, stage in enumerate([row.first, row.flags] if row.first else [row.flags]):
+            flags = {**given, **stage} | ({} if adapter is None else {"adapter.init": str(adapter)})
+            if flags.get("prior.folder") == "@subject":
+                own = copied("subject", folder / "class", partial(without_trigger, trigger="sks"))
+                flags["prior.folder"] = str(own)
+            config = TrainConfig.load(f"pocket-{row.trial}", flags)
+            steps = config.train.steps or 0
+            if counted is not None:
+                config = config.model_copy(update={"train": config.train.model_copy(update={"steps": 1})})
+            adapter = self._trained(config, folder / f"run{number}", counted, steps)
+            yield adapter
+
+    def _trained(self, config: TrainConfig, folder: Path, counted: list[float] | None, steps: int) -> Path:
+        output = RunPaths(folder)
+        for path in (output.samples, output.checkpoints):
+            path.mkdir(parents=True)
+        first = FirstStep()
+        told = {"on_event": ignore if counted is None else first, "should_stop": lambda: False}
+        train(Job(**dict(config), output=output, cache=self.work / "cache", **told))
+        if counted is not None:
+            counted.append(first.flops * steps)
+        return output.adapter
+
+    def _keep(self, rows: dict[str, dict[str, Any]]) -> None:
+        report = {"benchmark": "recipes", "command": command("benchmarks.recipes", self.words), "budget": BUDGET}
+        report |= {"asked": ASKING, "rows": rows, "machine": machine(), "versions": versions()}
+        write_atomic(self.kept, json.dumps(report, indent=1) + "\n")
+
+
+class FirstStep:
+    """A run's listener: counts the operations of the first step."""
+
+    flops = 0
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, RunStarted):
+            self._counter = counter()
+            self._counter.__enter__()
+        elif isinstance(event, StepDone) and event.step == 1:
+            self._counter.__exit__(None, None, None)
+            self.flops = self._counter.get_total_flops()
+
+
+def copied(trial: str, folder: Path, say: Callable[[str], str]) -> Path:
+    """The trial's pictures in ``folder``, with what ``say`` makes of their captions; where that is nothing, without."""
+    shutil.copytree(TrainConfig.load(f"pocket-{trial}").data.folder, folder)
+    for file in folder.glob("*.txt"):
+        if caption := say(file.read_text(encoding="utf-8")):
+            file.write_text(caption, encoding="utf-8")
+        else:
+            file.unlink()
+    return folder
+
+
+def due(names: list[str], most: int) -> list[tuple[str, int]]:
+    """Rows and seeds in the order of their worth: the presets, whose spread all else is held against; all others once;
+    again those that are worth it; all again.
+    """
+    spread = [(name, seed) for name in names if name.endswith("the preset") for seed in SEEDS[:most]]
+    once = [(name, SEEDS[0]) for name in names]
+    worth = [(name, seed) for seed in SEEDS[1:most] for name in names if ROWS[name].again]
+    rest = [(name, seed) for seed in SEEDS[1:most] for name in names if not ROWS[name].again]
+    return list(dict.fromkeys(spread + once + worth + rest))
+
+
+def main(words: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.recipes", description=__doc__.splitlines()[0])
+    parser.add_argument("--rows", default="", help="only rows whose name has this in it")
+    parser.add_argument("--seeds", type=int, default=len(SEEDS), help="seeds of each row")
+    parser.add_argument("--work", type=Path, help="folder for caches, kept (default: a temporary one)")
+    parser.add_argument("--json", type=Path, default=RESULTS)
+    asked = parser.parse_args(words)
+    names = [name for name in ROWS if asked.rows in name]
+    with tempfile.TemporaryDirectory() as temporary:
+        work = asked.work or Path(temporary)
+        work.mkdir(parents=True, exist_ok=True)
+        sweep = Sweep(asked.json, work, words)
+        for name, seed in due(names, asked.seeds):
+            if not sweep.has(name, seed):
+                begun = time.monotonic()
+                try:
+                    found = sweep.run(name, seed)
+                except SdloraError as error:
+                    print(f"{name}, seed {seed}: {error}", file=sys.stderr, flush=True)
+                    continue
+                print(f"{name}, seed {seed}: {found} in {time.monotonic() - begun:.0f} s", file=sys.stderr, flush=True)
+        for name in names:
+            if name in sweep.rows() and "tflop" not in sweep.rows()[name]:
+                sweep.count(name)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

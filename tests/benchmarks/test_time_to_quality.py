@@ -1,0 +1,63 @@
+"""Time to quality: both sides judged by the same files, and nothing measured twice."""
+
+import pytest
+import torch
+
+from benchmarks import time_to_quality as bench
+from benchmarks.reference import ADAPTER, ReferenceLoop, said
+from sdlora.adapters import live
+from sdlora.families.loading import load
+from sdlora.formats import read_adapter, write_adapter
+
+
+@pytest.mark.parametrize(("goal", "step"), [(0.1, 10), (0.4, 30), (0.45, 30), (0.6, None)])
+def test_the_first_step_at_the_goal_counts(goal, step):
+    assert bench.first_at({10: 0.3, 30: 0.5, 20: 0.35, 40: 0.4}, goal) == step
+
+
+def test_what_was_measured_is_read_the_next_time(tmp_path):
+    made = []
+    measure = lambda: made.append(1) or {"seconds": 0.25}  # noqa: E731
+    assert bench.Trial("style", tmp_path, 0).kept("times", measure) == {"seconds": 0.25}
+    assert bench.Trial("style", tmp_path, 0).kept("times", measure) == {"seconds": 0.25}
+    assert made == [1]
+
+
+def test_equal_settings_are_the_references_own(tmp_path):
+    trial = bench.Trial("style", tmp_path, 0)
+    equal, reference, ours = trial.config("equal", 3e-3), trial.config("reference", 3e-3), trial.config("ours")
+    for name in ("data", "adapter", "train", "loss", "optimizer", "schedule", "prior"):
+        assert getattr(equal, name) == getattr(reference, name)
+    assert equal.train.learning_rate == 3e-3
+    assert ours.adapter.targets == "linear+conv"
+
+
+def test_the_reference_without_class_pictures_trains_an_adapter_that_reads_back_as_it_was(tmp_path):
+    trial = bench.Trial("style", tmp_path, 0)
+    loop = ReferenceLoop(trial.config("reference", 1e-2), trial.base, "fp32")
+    losses = [loop.step() for _ in range(2)]
+    assert all(0 < loss < 2 for loss in losses)
+    write_adapter(
+        live.read_state({"unet": loop.unet, "text_encoder": loop.text_encoder}, ADAPTER),
+        tmp_path / "a.safetensors",
+        "kohya",
+    )
+    family = load(trial.config("ours").model)
+    latents, timesteps = torch.randn(1, 4, 16, 16), torch.tensor([300])
+    ids = family.tokenize(["ohwx style, a cat on sand"])
+    with torch.no_grad():
+        plain = family.predict(latents, timesteps, family.encode_text(ids))
+        live.load_state(family.models, read_adapter(tmp_path / "a.safetensors"), "read")
+        read = family.predict(latents, timesteps, family.encode_text(ids))
+        own = loop.unet(latents, timesteps, loop.text_encoder(ids, return_dict=False)[0], return_dict=False)[0]
+    assert torch.allclose(read, own, atol=1e-6)
+    assert (read - plain).abs().max() > 1e-3
+
+
+def test_the_reference_says_each_pictures_caption_or_else_the_prompt(tmp_path):
+    for name in ("1.png", "2.png"):
+        (tmp_path / name).touch()
+    (tmp_path / "2.txt").write_text("a sks cat on snow\n")
+    paths, prompts = said(tmp_path, "a sks cat")
+    assert [path.name for path in paths] == ["1.png", "2.png"]
+    assert prompts == ["a sks cat", "a sks cat on snow"]
