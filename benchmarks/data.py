@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -96,21 +97,20 @@ class Memory:
         return [rounded(max(part)) for part in parts if part]
 
 
-def into_cache(examples: Sequence[Example], folder: Path, encode: Callable) -> tuple[float, list[float]]:
-    """Seconds until all latents are there, and files a second in each part of the way."""
+def into_cache(examples: Sequence[Example], folder: Path, encode: Callable, most: float) -> list[float]:
+    """The moments at which nothing, and each further tenth of the latents, was there; the last, where it stopped."""
     cache = LatentCache(TensorStore(folder), "benchmark")
     sizes = buckets.assign(examples, 128, 16, True)
     moments = [time.perf_counter()]
-    marks = [len(examples) * part // PARTS for part in range(1, PARTS + 1)]
+    marks = {len(examples) * part // PARTS for part in range(1, PARTS + 1)}
 
-    def tell_time(done: int, total: int) -> None:
-        if done and done in marks:
+    def note(done: int, total: int) -> None:
+        if done in marks:
             moments.append(time.perf_counter())
 
-    cache.prepare([View(*pair) for pair in zip(examples, sizes, strict=True)], encode, tell_time)
-    counts = [b - a for a, b in zip([0, *marks], marks, strict=False)]
-    rates = [count / (b - a) for count, a, b in zip(counts, moments, moments[1:], strict=False)]
-    return moments[-1] - moments[0], rates
+    views = [View(*pair) for pair in zip(examples, sizes, strict=True)]
+    cache.prepare(views, encode, note, lambda: time.perf_counter() - moments[0] > most)
+    return moments
 
 
 def alone(examples: Sequence[Example], encode: Callable, few: int) -> dict[str, float]:
@@ -146,24 +146,28 @@ def measure(asked: argparse.Namespace, words: list[str], work: Path) -> dict[str
         begun, worked = time.perf_counter(), time.process_time()
         examples = scan(Data(folder=work / "pictures")).examples
         looked, looking = time.perf_counter(), time.process_time() - worked
-        seconds, rates = into_cache(examples, work / "latents", family.encode_images)
+        moments = into_cache(examples, work / "latents", family.encode_images, asked.seconds)
         ended, caching = time.perf_counter(), time.process_time() - worked - looking
+    if len(moments) < 2:
+        raise SystemExit(f"not a tenth of the pictures in {asked.seconds} seconds; give more --seconds")
     with torch.no_grad():
         each = alone(examples, family.encode_images, min(asked.pictures, 20))
-    in_turn = len(examples) * sum(each.values()) / 1e3
+    done = len(examples) * (len(moments) - 1) // PARTS
+    seconds = moments[-1] - moments[0]
+    in_turn = done * sum(each.values()) / 1e3
     scanning = looked - begun
     figures = {
         "scan_files_a_second": rounded(len(examples) / scanning),
-        "cache_files_a_second": rounded(len(examples) / seconds),
-        "cache_rates": [rounded(rate) for rate in rates],
+        "cache_files_a_second": rounded(done / seconds),
+        "cache_rates": [rounded(len(examples) / PARTS / (b - a)) for a, b in pairwise(moments)],
+        "cached": done,
         "one_by_one": each,
         "in_turn_over_measured": rounded(in_turn / seconds, 3),
-        "busy_cores": {"scan": rounded(looking / scanning, 3), "cache": rounded(caching / seconds, 3)},
-        "floor_files_a_second": rounded(cores * len(examples) / in_turn),
+        "busy_cores": {"scan": rounded(looking / scanning, 3), "cache": rounded(caching / (ended - looked), 3)},
+        "floor_files_a_second": rounded(cores * done / in_turn),
         "mib_while_scanning": memory.between(begun, looked),
         "mib_while_caching": memory.between(looked, ended),
-        "bytes_read": size,
-        "bytes_a_second": rounded(size / (ended - begun)),
+        "bytes_of_files": size,
     }
     config = {"model": asked.model, "pictures": asked.pictures, "megapixels": 12, "simulated": "by repeats of 4 JPEGs"}
     return result("data", words, config, **figures)
@@ -171,7 +175,8 @@ def measure(asked: argparse.Namespace, words: list[str], work: Path) -> dict[str
 
 def arguments(words: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.data", description=__doc__.splitlines()[0])
-    parser.add_argument("--pictures", type=int, default=1000, help="files in the folder (1000); 6 MB each on the disk")
+    parser.add_argument("--pictures", type=int, default=1000, help="files in the folder (1000); 3 MB each on the disk")
+    parser.add_argument("--seconds", type=float, default=240, help="at most for the way into the cache (240)")
     parser.add_argument("--model", default="pocket", help="whose VAE encodes them (pocket)")
     add_options(parser)
     return parser.parse_args(words)

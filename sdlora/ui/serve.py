@@ -2,6 +2,7 @@
 
 import argparse
 import errno
+import gc
 import os
 import re
 import secrets
@@ -183,6 +184,7 @@ def serve(plan: Plan) -> None:
     folders = {"GRADIO_TEMP_DIR": str(plan.data_dir / "cache" / "page"), "SDLORA_DATA_DIR": str(plan.data_dir)}
     os.environ.update(SETTINGS, **folders)
     os.environ.pop(PASSWORD, None)  # The processes that train and draw need not know it.
+    gc.disable()  # What is made until the page is up stays: to look through it time and again is a sixth of the start.
     from gradio import processing_utils
 
     from sdlora.ui.desk import Desk
@@ -204,12 +206,15 @@ def serve(plan: Plan) -> None:
             prevent_thread_lock=True, **options,
         )  # fmt: skip
         plan.door.share = urlsplit(demo.share_url or "").hostname or ""
+        gc.freeze()
+        gc.enable()
         shown = "localhost" if plan.door.listens in ANY else plan.host
         print(f"sdlora is at http://{shown}:{plan.port} (Ctrl-C ends it)", flush=True)
         demo.block_thread()
     except KeyboardInterrupt:
         pass
     finally:
+        gc.enable()
         desk.close()
 
 

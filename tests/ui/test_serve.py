@@ -1,10 +1,13 @@
 """Flags, ports and passwords; and that the page's server stays light."""
 
+import gc
+import signal
 import socket
 import subprocess
 import sys
 
 import pytest
+from gradio import processing_utils
 
 from sdlora.errors import ConfigError
 from sdlora.ui import serve
@@ -94,3 +97,23 @@ def test_the_page_is_built_and_a_run_prepared_without_torch(tmp_path):
     )
     ended = subprocess.run([sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True, check=True)
     assert ended.stdout.strip() == "[]"
+
+
+def test_garbage_is_collected_again_however_the_page_ends(tmp_path, monkeypatch):
+    """None is looked for while the page is built: all that is made then stays."""
+    seen = []
+
+    def build(desk):
+        seen.append(gc.isenabled())
+        raise KeyboardInterrupt
+
+    for name in (*serve.SETTINGS, "GRADIO_TEMP_DIR", "SDLORA_DATA_DIR"):
+        monkeypatch.setenv(name, "")  # Put back afterwards.
+    monkeypatch.setattr(processing_utils, "async_ssrf_protected_get", None)
+    monkeypatch.setattr("sdlora.ui.page.build", build)
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        serve.serve(serve.Plan(door=Door(serve.LOCAL, []), port=7860, data_dir=tmp_path))
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert (seen, gc.isenabled()) == ([False], True)
