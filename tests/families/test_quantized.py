@@ -16,10 +16,9 @@ from sdlora.families.quantized import QuantizedLinear, quantize, size
 from sdlora.families.settings import Model
 from sdlora.formats import export_adapter, read_adapter
 
-KINDS = [
-    "int8",
-    pytest.param("nf4", marks=pytest.mark.skipif(not importlib.util.find_spec("bitsandbytes"), reason="bitsandbytes")),
-]
+SLOW = pytest.mark.slow
+NEEDS_LIBRARY = pytest.mark.skipif(not importlib.util.find_spec("bitsandbytes"), reason="bitsandbytes")
+KINDS = ["int8", pytest.param("nf4", marks=NEEDS_LIBRARY)]
 NF4 = [-1.0, -0.6962, -0.5251, -0.3949, -0.2844, -0.1848, -0.0911, 0.0, 0.0796, 0.1609, 0.2461, 0.3379, 0.4407, 0.5626,
        0.7230, 1.0]  # fmt: skip
 """The levels of a block's largest weight (arXiv:2305.14314, appendix E), four digits."""
@@ -97,8 +96,16 @@ def prediction(family):
     return family.predict(latents, torch.tensor([500]), Conditioning(text))
 
 
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("kind", KINDS)
+PAIRS = [
+    *(pytest.param("int8", method, id=f"int8-{method}") for method in METHODS),
+    *(
+        pytest.param("nf4", method, id=f"nf4-{method}", marks=[NEEDS_LIBRARY, *([] if method == "lora" else [SLOW])])
+        for method in METHODS
+    ),
+]
+
+
+@pytest.mark.parametrize(("kind", "method"), PAIRS)
 def test_every_method_goes_into_a_rounded_base_learns_there_and_is_written(family, tmp_path, kind, method):
     quantize(family.models["unet"], kind, torch.device("cpu"))
     with torch.no_grad():

@@ -98,6 +98,7 @@ def test_a_run_writes_what_it_chose_and_a_resume_repeats_it(configure, tmp_path,
     assert run.state == "finished" and before.replace(b"steps = 4", b"steps = 6") == run.config_file.read_bytes()
 
 
+@pytest.mark.slow
 def test_a_run_that_cannot_fit_ends_before_it_begins(configure, tmp_path, capsys):
     hand = {"train__gradient_checkpointing": False, "optimizer__name": "lion", "model__quantize": "int8"}
     configure(train__memory="0.001GB", **hand).save(tmp_path / "mine.toml")
