@@ -240,7 +240,7 @@ def _step(config: TrainConfig) -> dict[str, Any]:
     return {
         "model": config.model.model_dump(),
         "data": config.data.model_dump(include={"resolution", "buckets"}),
-        "prior": bool(config.prior.weight),
+        "prior": config.prior.target if config.prior.weight else None,
         "adapter": {**config.adapter.model_dump(exclude={"init", "text_encoder", "alpha"}), "text": text},
         "train": config.train.model_dump(include=names),
         "optimizer": config.optimizer.name,

@@ -104,7 +104,7 @@ def text_encoder(
     captions = [] if trains else batches.captions(0, steps * job.train.gradient_accumulation)
     if trains or len(captions) > MOST_CAPTIONS * len(batches.examples):
         gradients = nullcontext if trains else torch.no_grad
-        return _Live(family, tokens, gradients, each=bool(trains and job.adapter.input_dropout))
+        return Live(family, tokens, gradients, each=bool(trains and job.adapter.input_dropout))
 
     @torch.autocast(gang.device.type, enabled=False)
     def encode(row: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -119,7 +119,7 @@ def text_encoder(
     return lambda spoken: Conditioning(**cache.read(tokens(spoken))).to(gang.device)
 
 
-class _Live:
+class Live:
     """Reads a batch's captions anew in every step: ``each`` one, as dropout asks for, or every different one once."""
 
     def __init__(self, family: Family, tokens: Callable, gradients: Callable, each: bool):
@@ -134,7 +134,7 @@ class _Live:
 
 def is_live(encode: Callable[[list[str]], Conditioning]) -> bool:
     """Whether ``encode``, from ``text_encoder``, needs the text encoders at every step."""
-    return isinstance(encode, _Live)
+    return isinstance(encode, Live)
 
 
 def _teller(on_event: OnEvent, phase: str) -> OnProgress:

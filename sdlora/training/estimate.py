@@ -34,6 +34,8 @@ STEPS = 5
 ENOUGH_SECONDS = 2.0
 """Of measured steps: then no further one is made."""
 FEW_SAMPLING_STEPS = 3
+CLASS = "what a class picture shows"
+"""Stands for its caption, which is none of the others."""
 LOOK_SECONDS = 0.01
 """Between two looks at how much memory a process on the CPU has."""
 
@@ -160,7 +162,8 @@ def _shortened(job: "Job", folder: Path) -> "Job":
 
 
 def _ready(job: "Job", gang: "Gang", family: "Family") -> "Ready":
-    """What the loop needs, over the one picture of the largest bucket; it stands for class pictures too."""
+    """What the loop needs, over the one picture of the largest bucket, under a batch's captions; it stands for class
+    pictures too."""
     from sdlora.data.batches import Batches
     from sdlora.data.folder import scan
     from sdlora.training import caches, prepare
@@ -168,9 +171,9 @@ def _ready(job: "Job", gang: "Gang", family: "Family") -> "Ready":
     examples = scan(job.data).examples
     resolution, sizes = prepare.assign(job, family, examples)
     largest, size = max(zip(examples, sizes, strict=True), key=lambda pair: pair[1].width * pair[1].height)
-    batches = Batches(
-        [largest], [size], job.data, job.train.batch_size, job.train.seed, [largest] if job.prior.weight else []
-    )
+    own = [dataclasses.replace(largest, caption=example.caption) for example in examples[: job.train.batch_size]]
+    others = [dataclasses.replace(largest, caption=CLASS)] if job.prior.weight else []
+    batches = Batches(own, [size] * len(own), job.data, job.train.batch_size, job.train.seed, others)
     turns = Turns(family, str(gang.device), job.train.offload)
     turns.encoding()
     latents = caches.cache_latents(job, gang, family, batches, STEPS + 1)
@@ -179,7 +182,7 @@ def _ready(job: "Job", gang: "Gang", family: "Family") -> "Ready":
     encode = caches.text_encoder(job, gang, family, batches, STEPS + 1, trains=bool(trained.text))
     assert latents is not None and encode is not None  # Nobody asks for a stop.
     turns.training(bool(trained.text) or caches.is_live(encode))
-    return prepare.Ready(family, batches, [size], latents, encode, trained, gang, STEPS + 1, resolution)
+    return prepare.Ready(family, batches, [size] * len(own), latents, encode, trained, gang, STEPS + 1, resolution)
 
 
 def _time_steps(loop: "Loop", device: "torch.device") -> float:

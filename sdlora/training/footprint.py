@@ -7,7 +7,10 @@ a device's kernels take for themselves, and what its allocator rounds up, is not
 import dataclasses
 import weakref
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
+from itertools import cycle, islice
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +28,7 @@ from sdlora.families.quantized import quantize
 from sdlora.families.skeleton import paper
 from sdlora.optim import Optimizer
 from sdlora.training import caches, prepare
-from sdlora.training.estimate import previews
+from sdlora.training.estimate import CLASS, previews
 from sdlora.training.job import Job
 from sdlora.training.step import training_step
 
@@ -160,13 +163,14 @@ def _step(job: Job, family: Family, size: Size, trains_text: bool, dtype: torch.
     side = family.latent_factor
     latents = torch.zeros(copies, 4, size.height // side, size.width // side)
     framing = torch.zeros(copies, 4, dtype=torch.int64)
-    batch = Batch(latents, latents, ["a"] * copies, None, [*range(copies)], job.train.batch_size, framing)
+    batch = Batch(latents, latents, _captions(job), None, [*range(copies)], job.train.batch_size, framing)
     with torch.no_grad():
         kept = _spoken(family, copies)
     schedule = NoiseSchedule(family.scheduler_config, CPU)
+    live = caches.Live(family, partial(_ids, family), nullcontext, each=job.adapter.input_dropout > 0)
 
     def encode(captions: list[str]) -> Conditioning:
-        return _spoken(family, copies) if trains_text else kept
+        return live(captions) if trains_text else kept
 
     def step() -> None:
         with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
@@ -176,9 +180,20 @@ def _step(job: Job, family: Family, size: Size, trains_text: bool, dtype: torch.
     return step
 
 
+def _captions(job: Job) -> list[str]:
+    """A batch's: as many different ones as there are."""
+    said = [example.caption for example in read_folder(job.data).examples][: job.train.batch_size]
+    own = [*islice(cycle(said), job.train.batch_size)]
+    return own + [CLASS] * (len(own) if job.prior.weight else 0)
+
+
 def _spoken(family: Family, number: int) -> Conditioning:
-    length = family.models["text_encoder"].config.max_position_embeddings  # type: ignore[union-attr]
-    return family.encode_text(torch.zeros(number, length, dtype=torch.int64))  # type: ignore[arg-type]
+    return family.encode_text(_ids(family, range(number)))
+
+
+def _ids(family: Family, captions: Sequence[Any]) -> torch.Tensor:
+    length: Any = family.models["text_encoder"].config.max_position_embeddings  # type: ignore[union-attr]
+    return torch.zeros(len(captions), length, dtype=torch.int64)
 
 
 @torch.no_grad()
