@@ -8,7 +8,7 @@ from contextlib import redirect_stderr, redirect_stdout
 import pytest
 from PIL import Image
 
-from benchmarks import data, generate, memory, page, plot, report, scale_out, start
+from benchmarks import data, generate, memory, page, plot, report, scale_out, start, whole_run
 
 
 def figures(value):
@@ -75,6 +75,14 @@ def test_generate_times_every_way_of_mixing(tiny_base):
     assert ways["base"]["gflop"] == ways["fused"]["gflop"] == ways["scales 0"]["gflop"] < ways["one"]["gflop"]
     assert ways["one"]["gflop"] < ways["unfused"]["gflop"] <= ways["a pair each"]["gflop"]
     assert found["grid"]["cells"] == generate.GRID
+
+
+@pytest.mark.slow
+def test_whole_runs_draw_and_write_on_both_sides(tiny_base, tmp_path):
+    words = ("--model", tiny_base, "--resolution", 64, "--batch-size", 1, "--rank", 2, "--steps", 2, "--turns", 1)
+    found = run(whole_run, *words, "--sampling-steps", 2)
+    assert found["runs"]["reference"]["gflop"] > found["runs"]["ours"]["gflop"] > 0  # it encodes at every step
+    assert found["reference_over_ours"]["median"] > 0
 
 
 def test_data_counts_every_file_and_looks_at_the_memory(tiny_base, monkeypatch):
