@@ -43,7 +43,7 @@ from sdlora.training.prepare import NAME, attach
 SIDES = ("peft", "ours")
 TO_REACH = 0.65
 """Bytes kept, ours over plain PEFT's, without checkpointing."""
-TOKENS, FACTOR = 77, {"pocket": 4}
+TOKENS, FACTOR = 77, 8
 MIB = 2**20
 LOOK = 0.002
 """Seconds between two looks at the process's memory."""
@@ -101,7 +101,7 @@ def equip(side: str, unet: Any, row: dict[str, Any], work: Path) -> list[torch.n
 def step(unet: Any, row: dict[str, Any], middle: Any = nullcontext()) -> torch.Tensor:  # noqa: B008 - holds nothing
     """The loss of one batch of one, a forward pass in the training precision; ``middle`` is entered around it."""
     device, dtype = row["device"], dtype_of(row)
-    side = row["resolution"] // FACTOR.get(row["model"], 8)
+    side = row["resolution"] // FACTOR
     draw = None if _is_fake(unet) else torch.Generator().manual_seed(1)
     shapes = (1, unet.config.in_channels, side, side), (1, TOKENS, unet.config.cross_attention_dim)
     latents, text = (torch.randn(shape, generator=draw).to(device, dtype) for shape in shapes)

@@ -98,13 +98,12 @@ class TrainConfig(Section):
     def save(self, path: Path) -> None:
         """Write every setting to ``path``, atomically, with its paths absolute.
 
-        Where settings are still to be chosen (``train.memory``), those made by hand are named too.
+        Those made by hand are named, for ``train.memory`` leaves them alone.
         """
         import tomli_w
 
         values = _absolute(self.model_dump(mode="json", exclude_none=True), Path.cwd())
-        hand = {} if self.train.memory is None else {GIVEN: sorted(given(self))}
-        write_atomic(path, tomli_w.dumps({"version": VERSION, **hand, **values}))
+        write_atomic(path, tomli_w.dumps({"version": VERSION, GIVEN: sorted(given(self)), **values}))
 
 
 def given(config: TrainConfig) -> frozenset[str]:

@@ -41,6 +41,8 @@ class Optimizer(Section):
                 "optimizer.name: prodigy moves everything at one rate; leave train.text_encoder_learning_rate unset, "
                 "or set it to 0, and adapter.lora_plus_ratio at 1"
             )
+        if self.name == "schedulefree" and not self.beta1:
+            raise ConfigError("optimizer.beta1: schedulefree averages by it; give a number above 0, such as 0.9")
         return _BUILDERS[self.name](self, groups)
 
 

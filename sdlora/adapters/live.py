@@ -20,6 +20,7 @@ from torch import nn
 from sdlora.adapters import hosts
 from sdlora.adapters.base import AdapterState, ModuleState, Scale, state_of
 from sdlora.adapters.fit import core, require_fit
+from sdlora.adapters.mixing import Mixing
 from sdlora.adapters.targets import classic_prefix, matches, nearest
 from sdlora.errors import ConfigError, MismatchError
 
@@ -218,6 +219,8 @@ def remove(models: Models, name: str) -> None:
         host = layer.host
         _activate(host, [key for key in host.active_adapters if key != layer.key])
         host.delete_adapter(layer.key)
+        if isinstance(host, Mixing):
+            host.forget()
         if not hosts.keys(host):
             swap(models, path, host, host.base_layer)
     for model in models.values():
@@ -279,8 +282,8 @@ def scaled(models: Models, *samples: Mapping[str, Scale]) -> Iterator[None]:
 
 
 class Bare:
-    """A context, entered as often as one likes, in which no adapter of ``models`` takes part: the base's own outputs,
-    bit for bit. ``scaled`` does as much for any scales, but looks through all modules each time.
+    """A context, entered one time after another, in which no adapter of ``models`` takes part: the base's own
+    outputs, bit for bit. ``scaled`` does as much for any scales, but looks through all modules each time.
     """
 
     def __init__(self, models: Models) -> None:

@@ -50,7 +50,7 @@ class Mixing:
             drops = host.training and not isinstance(host.lora_dropout[key], nn.Identity)
             if key in variants or not isinstance(scale, float | int) or down.requires_grad or up.requires_grad or drops:
                 return []
-            found += (down, _version(down), up, _version(up), scale)
+            found += (down, version(down), up, version(up), scale)
         return found if len(found) > FIELDS else []
 
     def _pair(self, parts: list[Any], like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -61,6 +61,10 @@ class Mixing:
             down, up = (tensor.to(like.device, like.dtype) for tensor in pair)
             self._stacked = wanted, down, up
         return self._stacked[1:]
+
+    def forget(self) -> None:
+        """Let go of the pair, and of the adapters' tensors with it."""
+        self._stacked = None
 
     def _add(self, result: torch.Tensor, x: torch.Tensor, down: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
         """``result``, which nobody else holds, with the pair's products of ``x`` in it."""
@@ -95,7 +99,7 @@ def stacked(
 
 
 def adopt(host: nn.Module) -> None:
-    """Let PEFT's own LoRA layer mix so, unless its base is quantised or a convolution of several groups."""
+    """Let PEFT's own LoRA layer mix so, unless its base is a convolution of several groups."""
     kinds: dict[type[nn.Module], type[nn.Module]] = {Linear: MixingLinear, Conv2d: MixingConv2d}
     kind = kinds.get(type(host))
     base: Any = host.base_layer
@@ -110,6 +114,6 @@ def _alike(one: list[Any], other: list[Any]) -> bool:
     )
 
 
-def _version(tensor: torch.Tensor) -> int:
+def version(tensor: torch.Tensor) -> int:
     """Which goes up with each change in place."""
     return 0 if tensor.is_inference() else tensor._version

@@ -29,8 +29,14 @@ class Conditioning:
         return Conditioning(**{name: tensor.to(*to) for name, tensor in self.parts().items()})
 
     def rows(self, numbers: Sequence[int]) -> "Conditioning":
-        """The batch of these rows, each as often as it is named."""
-        return Conditioning(**{name: tensor[list(numbers)] for name, tensor in self.parts().items()})
+        """The batch of these rows, each as often as it is named.
+
+        Stacked, not indexed: indexing adds gradients up in the order in which threads come, which changes their bits.
+        """
+        import torch
+
+        parts = self.parts().items()
+        return Conditioning(**{name: torch.stack([tensor[number] for number in numbers]) for name, tensor in parts})
 
     @staticmethod
     def cat(several: "Sequence[Conditioning]") -> "Conditioning":

@@ -83,8 +83,8 @@ class Request:
 
 
 def base_settings(model: "Model") -> dict[str, Any]:
-    """``Request.base_settings`` of ``model``."""
-    return model.model_dump(mode="json", exclude={"base"}, exclude_defaults=True)
+    """``Request.base_settings`` of ``model``; the whole base draws, also what was learnt over a rounded one."""
+    return model.model_dump(mode="json", exclude={"base", "quantize"}, exclude_defaults=True)
 
 
 @dataclass(frozen=True)

@@ -29,11 +29,13 @@ from sdlora.families.loading import BUNDLED, locate
 from sdlora.runs.folder import Run, busy
 from sdlora.runs.ladder import changed
 from sdlora.runs.process import spawn
-from sdlora.training.estimate import Measured
+from sdlora.training.estimate import Measured, class_pictures
 
 PHASE = "phase: "
 """Begins the lines by which the process tells what it does."""
 LOOK_SECONDS = 0.1
+CODE = 2
+"""Raised whenever a change of the program makes steps take other times or bytes: what was measured before is void."""
 CALM_SECONDS = 3.0
 """What is wished for is measured once it has been left unchanged for so long."""
 
@@ -226,7 +228,7 @@ def _result(config: TrainConfig, data_dir: Path) -> Path:
     """Where the measurement of ``config`` is kept: called by all that decides it."""
     sizes = sorted(set(_sizes(config.data.folder)))
     sample = config.sample.model_dump(include={"cfg", "sampler", "width", "height"})
-    draws = bool(config.sample.every and config.sample.prompts)
+    draws = bool(config.sample.every and config.sample.prompts) or class_pictures(config.prior) > 0
     what = {**_step(config), "sizes": sizes, "sample": sample if draws else None, "torch": version("torch")}
     what |= {"base": _weights(config.model.base), "machine": platform.node(), "memory": draws}
     return data_dir / "cache" / "estimates" / f"{_digest(what)}.json"
@@ -239,7 +241,8 @@ def _step(config: TrainConfig) -> dict[str, Any]:
     text = config.adapter.text_encoder and config.train.text_encoder_learning_rate != 0
     return {
         "model": config.model.model_dump(),
-        "data": config.data.model_dump(include={"resolution", "buckets"}),
+        "code": CODE,
+        "data": config.data.model_dump(include={"resolution", "buckets", "shuffle_captions", "caption_dropout"}),
         "prior": config.prior.target if config.prior.weight else None,
         "adapter": {**config.adapter.model_dump(exclude={"init", "text_encoder", "alpha"}), "text": text},
         "train": config.train.model_dump(include=names),

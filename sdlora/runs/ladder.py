@@ -200,5 +200,5 @@ def refusal(climbed: Climb, asked: str) -> str:
     hand = f"; set by hand, and left alone: {', '.join(climbed.kept)}" if climbed.kept else ""
     return (
         f"train.memory = {asked}: this run takes about {least} with every rung of the ladder taken{hand}; take a lower "
-        "data.resolution or adapter.rank, or more memory"
+        "data.resolution or adapter.rank, class pictures of your own (prior.folder), or more memory"
     )

@@ -8,6 +8,7 @@ from sdlora.config import TrainConfig, given
 from sdlora.errors import OutOfMemoryError
 from sdlora.events import OnEvent, Progress, ignore
 from sdlora.runs import ladder
+from sdlora.training.estimate import class_pictures
 from sdlora.training.output import RunPaths
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ class Counter:
         from sdlora.training.footprint import largest
 
         self.device = device
-        self.on_card = device.type != "cpu"
+        self.on_card = device.type == "cuda"  # Others share their memory with the processor.
         self.dtype = choose_dtype(config.train.precision, device, preferred="bf16")
         self.size = largest(_job(config))
         self._known: dict[str, Footprint] = {}
@@ -42,9 +43,12 @@ class Counter:
         return self._known[key]
 
     def needs(self, config: TrainConfig) -> int:
-        """Bytes for steps and for encoding, with a reserve. Drawing is not in it: it makes do with tiles."""
+        """Bytes for steps, encoding and class pictures that are to be made, with a reserve.
+
+        Previews are not in it: one that does not fit is left out, and told.
+        """
         found = self.footprint(config)
-        most = max(found.step, found.encoding)
+        most = max(found.step, found.encoding, found.drawing if class_pictures(config.prior) else 0)
         return most + int(ladder.RESERVE * max(0, most - found.weights))
 
 
@@ -75,7 +79,7 @@ def budget(asked: str, device: "torch.device") -> int:
 
         return free(device)
     whole = int(float(asked.removesuffix("GB")) * ladder.GIB)
-    return whole - (CONTEXT if device.type != "cpu" else 0)
+    return whole - (CONTEXT if device.type == "cuda" else 0)
 
 
 def _job(config: TrainConfig) -> Any:

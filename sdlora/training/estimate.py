@@ -126,9 +126,10 @@ def measure(job: "Job") -> Measured:
             ready = _ready(job, gang, family)
             size = ready.sizes[0]
             step = _time_steps(Loop(job, gang, ready), gang.device)
-            Turns(family, str(gang.device), job.train.offload).drawing()
-            sampling, picture = _time_previews(job, family)
+            turns = Turns(family, str(gang.device), job.train.offload)
+            turns.encoding()
             encode = _time_encoding(family, size.width, size.height)
+            sampling, picture = _time_previews(job, family, turns)
         return Measured(
             device=str(gang.device), width=size.width, height=size.height, load=load, encode=encode, step=step,
             sampling=sampling, picture=picture, memory=peak.bytes, resolution=ready.resolution,
@@ -194,12 +195,13 @@ def _time_steps(loop: "Loop", device: "torch.device") -> float:
     return statistics.median(durations)
 
 
-def _time_previews(job: "Job", family: "Family") -> tuple[float, float]:
+def _time_previews(job: "Job", family: "Family", turns: Turns) -> tuple[float, float]:
     """Seconds for a sampling step, and for the rest of a picture: from a picture of one step and one of a few."""
     from sdlora.generation.studio import Studio
 
     if not (previews(job.sample, 1) or job.prior.weight):
         return 0.0, 0.0
+    turns.drawing()
     studio, device = Studio.over(family), family.device
     asked: dict[str, Any] = job.sample.model_dump(include={"negative", "cfg", "sampler", "width", "height"})
     prompt = next(iter(job.sample.prompts), "")

@@ -100,9 +100,9 @@ def count(job: Job, size: Size, dtype: torch.dtype, on_card: bool = True) -> Foo
     family = paper(job.model, dtype)
     trained = _attached(job, family)
     trains_text, shapes = bool(trained.text), [tuple(parameter.shape) for parameter in trained.parameters]
-    waits = (
-        {"vae", *(() if trains_text else family.models.keys() - {"unet"})} if job.train.offload and on_card else set()
-    )
+    reads = trains_text or job.data.shuffle_captions  # Shuffled, they are too many to keep.
+    texts = () if reads else family.models.keys() - {"unet"}
+    waits = {"vae", *texts} if job.train.offload and on_card else set()
     parts = {**family.models, "vae": family.vae}
     with FakeTensorMode(allow_non_fake_inputs=True):
         _embody(family)

@@ -28,9 +28,7 @@ def make_lean(models: Mapping[str, nn.Module]) -> None:
 
 class _GroupNorm(nn.GroupNorm):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if not torch.is_grad_enabled():
-            return super().forward(x)
-        return _in_own_precision(x, self._again)
+        return _in_own_precision(x, self._again) if _trains(x) else super().forward(x)
 
     def _again(self, x: torch.Tensor) -> torch.Tensor:
         weight, bias = (None if part is None else part.to(x.dtype) for part in (self.weight, self.bias))
@@ -39,9 +37,7 @@ class _GroupNorm(nn.GroupNorm):
 
 class _LayerNorm(nn.LayerNorm):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if not torch.is_grad_enabled():
-            return super().forward(x)
-        return _in_own_precision(x, self._again)
+        return _in_own_precision(x, self._again) if _trains(x) else super().forward(x)
 
     def _again(self, x: torch.Tensor) -> torch.Tensor:
         weight, bias = (None if part is None else part.to(x.dtype) for part in (self.weight, self.bias))
@@ -115,6 +111,11 @@ LEAN: Mapping[type[nn.Module], type[nn.Module]] = {
     MixingLinear: _LoraLinear,
     MixingConv2d: _LoraConv,
 }
+
+
+def _trains(x: torch.Tensor) -> bool:
+    """Whether x is part of a step: also of what a step asks the bare base, in the same arithmetic."""
+    return torch.is_grad_enabled() or torch.is_autocast_enabled(x.device.type)
 
 
 def _learns(x: torch.Tensor) -> bool:

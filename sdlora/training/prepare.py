@@ -198,6 +198,8 @@ def ignored(job: Job, steps: int) -> Iterator[str]:
         yield "data.random_crop cuts the centre alone: data.variants is 1; set it to 2 or more"
     if job.train.text_encoder_learning_rate and not job.adapter.text_encoder:
         yield "train.text_encoder_learning_rate is not used: adapter.text_encoder is off"
+    if job.optimizer.name == "schedulefree" and job.schedule.name != "constant":
+        yield f"schedule.name = {job.schedule.name} takes from schedulefree what it is for; set it to constant"
     if job.schedule.warmup_steps >= steps:
         yield f"schedule.warmup_steps: the rate never reaches its full height in {steps} steps; lower it"
 

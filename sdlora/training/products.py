@@ -9,6 +9,7 @@ could change the bits of a resumed run.
 from typing import Any
 
 import torch
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn import functional, grad
 
 Steps = tuple[Any, Any, Any]
@@ -30,6 +31,8 @@ ENOUGH = 1_000_000
 def by_onednn(x: torch.Tensor, weight: torch.Tensor) -> bool:
     """Whether the product of ``x`` (..., in) and ``weight`` (out, in) is oneDNN's; or of pictures (B, in, H, W)."""
     suits = ONEDNN and x.device.type == "cpu" and x.dtype == weight.dtype == torch.float32
+    if isinstance(x, FakeTensor):  # Which have sizes alone: oneDNN's convolution would look for numbers.
+        return False
     return suits and x.numel() * weight.shape[0] >= ENOUGH
 
 

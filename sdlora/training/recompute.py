@@ -1,9 +1,9 @@
 """Operations that keep little for the backward pass: nothing that a frozen weight alone would ask for, and nothing
 that takes a moment to make again.
 
-Each gives what torch's own operation gives, forwards bit for bit and backwards to float rounding. What is made again
-is made by the very function of the forward pass, so that precision and autocast change nothing (arXiv:1604.06174 does
-so by whole layers, and pays with their products; these pay with passes over memory alone).
+Each gives what torch's own operation gives to float rounding; forwards, activations do so to the bit. What is made again
+is made by the very function of the forward pass, so that precision and autocast change nothing (arXiv:1604.06174 does so
+by whole layers, and pays with their products; these pay with passes over memory alone).
 """
 
 from collections.abc import Callable
@@ -15,6 +15,7 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
+from sdlora.adapters.mixing import version
 from sdlora.training import products
 from sdlora.training.products import Steps
 
@@ -31,21 +32,21 @@ class Recipe:
 
     def then(self, more: Make) -> "Recipe":
         """That of what ``more`` makes of the tensor."""
-        make = (
-            self.make
-        )  # Not the recipe itself: what makes a tensor again must hold none, or checkpointing is in vain.
+        # ``make`` alone, not the recipe: a function that held tensors would make checkpointing vain.
+        make = self.make
         return Recipe(self.source, lambda source: more(make(source)))
 
 
 def noted(tensor: torch.Tensor, recipe: Recipe) -> torch.Tensor:
     """``tensor`` itself, from now on with its recipe, for whoever would keep it."""
-    tensor._sdlora_recipe = recipe  # type: ignore[attr-defined]
+    tensor._sdlora_recipe = recipe, version(tensor)  # type: ignore[attr-defined]
     return tensor
 
 
 def recipe_of(tensor: torch.Tensor) -> Recipe:
-    """That of ``tensor``: to keep it, where nothing else is known."""
-    return getattr(tensor, "_sdlora_recipe", None) or Recipe(tensor.detach(), lambda source: source)
+    """That of ``tensor``: to keep it, where nothing else is known, or it was changed since."""
+    recipe, noted_version = getattr(tensor, "_sdlora_recipe", (None, None))
+    return recipe if recipe and noted_version == version(tensor) else Recipe(tensor.detach(), lambda source: source)
 
 
 def _keep(ctx: Any, recipe: Recipe, *others: torch.Tensor) -> None:
@@ -84,6 +85,7 @@ def silu(x: torch.Tensor) -> torch.Tensor:
 
 
 QUICK = 1.702
+"""The factor with which a sigmoid is nearest to the Gaussian's distribution function."""
 
 
 def quick_gelu(x: torch.Tensor) -> torch.Tensor:
@@ -160,7 +162,7 @@ def frozen_conv(
     return _FrozenConv.apply(x.to(weight.dtype), weight, bias, steps, groups)  # type: ignore[no-any-return]
 
 
-class _LoraLinear(Function):
+class _LowRankLinear(Function):
     @staticmethod
     def forward(
         ctx: Any, x: torch.Tensor, recipe: Recipe, weight: torch.Tensor, bias: torch.Tensor | None,
@@ -181,11 +183,11 @@ class _LoraLinear(Function):
         x, weight, low, down, up = _kept(ctx)
         dtype, scale = weight.dtype, ctx.scale
         rows = gradient.flatten(0, -2)
-        of_low = products.linear(rows, (up.to(dtype) * scale).T)
+        of_low = products.linear(rows, up.to(dtype).T) * scale  # Only now: float16 would round a small ``up`` away.
         of_x = None
         if ctx.needs_input_grad[0]:
             of_x = products.linear(rows, weight.T).addmm_(of_low, down.to(dtype)).view(x.shape).to(ctx.dtype)
-        of_up = products.linear(low.T, rows.T).T.to(up.dtype) * scale
+        of_up = products.linear((low * scale).T, rows.T).T.to(up.dtype)
         of_down = products.linear(of_low.T, x.to(dtype).flatten(0, -2).T).to(down.dtype)
         return of_x, None, None, None, of_down, of_up.contiguous(), None
 
@@ -202,10 +204,10 @@ def lora_linear(
 
     ``weight`` (out, in) is frozen; ``down`` (rank, in) and ``up`` (out, rank) learn, in their own precision.
     """
-    return _LoraLinear.apply(x, recipe_of(x), weight, bias, down, up, scale)  # type: ignore[no-any-return]
+    return _LowRankLinear.apply(x, recipe_of(x), weight, bias, down, up, scale)  # type: ignore[no-any-return]
 
 
-class _LoraConv(Function):
+class _LowRankConv(Function):
     @staticmethod
     def forward(
         ctx: Any, x: torch.Tensor, recipe: Recipe, weight: torch.Tensor, bias: torch.Tensor | None,
@@ -227,9 +229,9 @@ class _LoraConv(Function):
         x, weight, low, down, up = _kept(ctx)
         dtype, scale, needs_x = weight.dtype, ctx.scale, ctx.needs_input_grad[0]
         planes = gradient.flatten(2)
-        points = (up.to(dtype) * scale).flatten(1).T.expand(len(x), -1, -1)
-        of_low = torch.bmm(points, planes).view_as(low)
-        of_up = torch.bmm(planes, low.flatten(2).mT).sum(0).to(up.dtype).view_as(up) * scale
+        points = up.to(dtype).flatten(1).T.expand(len(x), -1, -1)
+        of_low = torch.bmm(points, planes).view_as(low) * scale
+        of_up = torch.bmm(planes, (low * scale).flatten(2).mT).sum(0).to(up.dtype).view_as(up)
         own, wanted = (x.to(dtype), down.to(dtype), None), (needs_x, True, False)
         of_x, of_down, _ = _ATEN.convolution_backward(of_low, *own, *ctx.steps, False, (0, 0), 1, wanted)
         if needs_x:
@@ -247,4 +249,4 @@ def lora_conv(
     steps: Steps,
 ) -> torch.Tensor:
     """The same for a convolution: ``down`` (rank, in, h, w) is one of its kind, ``up`` (out, rank, 1, 1) follows."""
-    return _LoraConv.apply(x, recipe_of(x), weight, bias, down, up, scale, steps)  # type: ignore[no-any-return]
+    return _LowRankConv.apply(x, recipe_of(x), weight, bias, down, up, scale, steps)  # type: ignore[no-any-return]

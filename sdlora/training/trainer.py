@@ -174,8 +174,8 @@ class Loop:
                 try:
                     self.turns.drawing()
                     self.previews.draw(step, again)
-                except torch.OutOfMemoryError:  # A card that holds the UNet alone: no reason to end the run.
-                    self.job.notice(f"no preview at step {step}: the base's parts do not fit on the device together")
+                except torch.OutOfMemoryError:  # A card that holds the UNet alone, say: no reason to end the run.
+                    self.job.notice(f"no preview at step {step}: the device has too little memory for it")
                 self.turns.training(bool(self.trained.text) or is_live(self.ready.encode))
 
             with averaged(self.trained.optimizer):

@@ -9,13 +9,13 @@ if TYPE_CHECKING:
 class Turns:
     """Moves the parts of ``family`` between its ``device`` and main memory; does nothing unless ``on``.
 
-    On a CPU it is never on: there is nowhere else to wait.
+    Where a device shares its memory with the processor it is never on: there is nowhere else to wait.
     """
 
     def __init__(self, family: "Family", device: str, on: bool):
         self.family = family
         self.device = device
-        self.on = on and device != "cpu"
+        self.on = on and device.startswith("cuda")
 
     def encoding(self) -> None:
         """Pictures are encoded next: the VAE alone is on the device."""

@@ -193,9 +193,8 @@ def serve(plan: Plan) -> None:
     processing_utils.async_ssrf_protected_get = _fetch_nothing
     desk = Desk(plan.data_dir, plan.device, plan.low_memory)
     options: dict[str, Any] = {"ssr_mode": False, "run_history": False, "quiet": True, "_app": _app(plan.door)}
-    options["_frontend"] = (
-        False  # Leaves out a look at itself that ends the program if a busy machine takes 3 s for it.
-    )
+    # Leaves out a look at itself that ends the program if a busy machine takes 3 s for it.
+    options["_frontend"] = False
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         demo = build(desk)

@@ -153,13 +153,12 @@ def told(
             desk.measurer.wish(config)
         pending = found.measured is None and (desk.measurer.measures(config) or desk.measurer.waits(config))
         failure = desk.measurer.failure(config)
+        known = found.measured if found.measured is not None and found.measured.resolution else None
+        more = [] if known is None else [recipe.disk(service.disk_of(known.as_chosen(config), known)), *known.told]
     except SdloraError as error:
         return [markup.note([str(error)]), *marked, gr.update(visible=False), gr.Timer(active=False)]
     unknown = "" if pending else "How long that takes is not measured yet."
-    lines = [recipe.summary(config, found.pictures), recipe.expectation(found) or unknown]
-    if found.measured is not None and found.measured.resolution:
-        chosen = found.measured.as_chosen(config)
-        lines += [recipe.disk(service.disk_of(chosen, found.measured)), *found.measured.told]
+    lines = [recipe.summary(config, found.pictures), recipe.expectation(found) or unknown, *more]
     lines.append("One step is being measured ..." if pending else "")
     lines.append(f"It could not be measured: {failure}" if failure else "")
     offers = found.measured is None and not pending

@@ -88,3 +88,10 @@ def test_moments_in_eight_bits_take_a_quarter():
     pytest.importorskip("bitsandbytes")
     whole, few = (optimizer_bytes(Optimizer(name=name), [(256, 256)]) for name in ("adamw", "adamw8bit"))
     assert few < 0.3 * whole
+
+
+def test_a_model_of_true_width_is_counted_too(configure, tmp_path):
+    """Some products are another library's from a size on (``training.products``), which no tiny model reaches."""
+    job = job_of(configure(model__base="pocket", train__batch_size=2), tmp_path)
+    found = count(job, Size(128, 128), torch.float32, on_card=False)
+    assert found.step > found.weights > 0

@@ -1,6 +1,8 @@
 """Lean layers against the plain ones: the same outputs and gradients, fewer bytes kept."""
 
 import copy
+import gc
+import weakref
 from functools import partial
 from itertools import product
 
@@ -173,6 +175,54 @@ def test_what_is_more_than_one_lora_goes_the_way_of_plain_layers(options):
     lean_outputs, lean_gradients = step("sd1", models, parameters)
     assert off(lean_outputs, outputs) <= EXACT
     assert off(lean_gradients, gradients) <= EXACT
+
+
+def test_adapters_that_come_and_go_between_steps_leave_nothing_behind():
+    models, _ = attached("sd1", "lora", "linear+conv")
+    make_lean(models)
+    _, given, told, _ = inputs("sd1", models)
+    state = live.read_state(models, "a").modules
+    for name in "bc":
+        live.put(models, state, name)
+    kept_by = [weakref.ref(parameter) for name in "bc" for parameter in live.parameters(models, name)]
+    with torch.no_grad(), live.scaled(models, {"b": 1.0, "c": 0.5}):
+        models["unet"](*given, told)
+    for name in "bc":
+        live.remove(models, name)
+    gc.collect()
+    assert not [reference for reference in kept_by if reference() is not None]
+
+
+def test_a_tensor_changed_since_its_recipe_was_noted_is_kept_itself():
+    norm, down, up = torch.nn.LayerNorm(8), torch.randn(2, 8, requires_grad=True), torch.randn(8, 2, requires_grad=True)
+    models = {"unet": torch.nn.Sequential(norm).requires_grad_(False)}
+    make_lean(models)
+    gradients = []
+    for change in (lambda y: y * 3, lambda y: y.mul_(3)):
+        y = change(norm(torch.arange(32.0).view(4, 8).requires_grad_()))
+        recompute.lora_linear(y, torch.eye(8), None, down, up, 1.0).square().sum().backward()
+        gradients.append(down.grad.clone())
+        down.grad = up.grad = None
+    assert torch.equal(*gradients)
+
+
+@pytest.mark.parametrize("targets", ["attention", "linear+conv"])
+def test_in_float16_a_small_update_of_a_small_scale_keeps_its_gradients(targets):
+    """alpha = 1 at rank 64, and an update as small as after the first steps: products with it must not be subnormal."""
+    x, weight = tensor(2, 6, 5, 4).half().requires_grad_(), tensor(6, 6, 1, 1).half()
+    down, up = tensor(64, 6, 1, 1).float().requires_grad_(), (tensor(6, 64, 1, 1) * 1e-4).float().requires_grad_()
+    off_from = {}
+    for name, dtype in (("half", torch.float16), ("true", torch.float64)):
+        own = [part.detach().to(dtype).requires_grad_() for part in (x, weight)]
+        learnt = [part.detach().to(torch.float32 if name == "half" else dtype).requires_grad_() for part in (down, up)]
+        if targets == "attention":
+            rows = own[0].permute(0, 2, 3, 1)
+            y = recompute.lora_linear(rows, own[1].detach().flatten(1), None, *(p.flatten(1) for p in learnt), 1 / 64)
+        else:
+            y = recompute.lora_conv(own[0], own[1].detach(), None, *learnt, 1 / 64, products.POINTS)
+        y.sum().backward()
+        off_from[name] = learnt[0].grad.double()
+    assert (off_from["half"] - off_from["true"]).norm() <= 5e-3 * off_from["true"].norm()
 
 
 def test_every_kind_of_layer_is_met_in_the_models():
