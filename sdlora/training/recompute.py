@@ -1,9 +1,9 @@
 """Operations that keep little for the backward pass: nothing that a frozen weight alone would ask for, and nothing
 that takes a moment to make again.
 
-Each gives what torch's own operation gives to float rounding; forwards, activations do so to the bit. What is made again
-is made by the very function of the forward pass, so that precision and autocast change nothing (arXiv:1604.06174 does so
-by whole layers, and pays with their products; these pay with passes over memory alone).
+Each gives what torch's own operation gives to float rounding; forwards, activations do so to the bit. What is made
+again is made by the very function of the forward pass, so that precision and autocast change nothing
+(arXiv:1604.06174 does so by whole layers, and pays with their products; these pay with passes over memory alone).
 """
 
 from collections.abc import Callable
