@@ -34,10 +34,8 @@ def skeleton(base: str) -> Skeleton:
 
     Raises ModelError for what is missing, unknown, gated or offline.
     """
-    import torch
-
-    folder, family = _place(base)
-    with quiet_libraries(), torch.device("meta"):
+    folder, family = _place(Model(base=base))
+    with quiet_libraries():
         return Skeleton(family, _models(folder, base))
 
 
@@ -50,7 +48,7 @@ def paper(model: Model, dtype: "torch.dtype") -> "Family":
     import torch
     from diffusers import AutoencoderKL
 
-    folder, name = _place(model.base)
+    folder, name = _place(model)
     with quiet_libraries(), torch.device("meta"):
         parts = {name: part.to(dtype=dtype) for name, part in _models(folder, model.base).items()}
         try:
@@ -69,29 +67,32 @@ def paper(model: Model, dtype: "torch.dtype") -> "Family":
     return found
 
 
-def _place(base: str) -> tuple[Path, str]:
-    """The folder with the configs of ``base``, and its family's name."""
-    source = locate(base)
+def _place(model: Model) -> tuple[Path, str]:
+    """The folder with the configs of the base ``model``, and its family's name."""
+    source = locate(model.base)
     place = Path(source.location)
     if source.kind == "file":
         family = whole_family(place)
         return config_of(family), family
-    folder = fetch(Model(base=base), CONFIGS) if source.kind == "hub" else place
+    folder = fetch(model, CONFIGS) if source.kind == "hub" else place
     return folder, detect_folder(folder)
 
 
 def _models(folder: Path, base: str) -> "dict[str, Any]":
+    """UNet and text encoders, on the meta device: full-size ones would fill the memory."""
+    import torch
     import transformers
     from diffusers import UNet2DConditionModel
 
     models: dict[str, Any] = {}
     try:
-        models["unet"] = UNet2DConditionModel.from_config(UNet2DConditionModel.load_config(folder / "unet"))
-        for part in sorted(folder.glob("text_encoder*/")):
-            config = transformers.CLIPTextConfig.from_pretrained(part, local_files_only=True)
-            projects = (config.architectures or [""])[0] == "CLIPTextModelWithProjection"
-            kind = transformers.CLIPTextModelWithProjection if projects else transformers.CLIPTextModel
-            models[part.name] = kind(config)
+        with torch.device("meta"):
+            models["unet"] = UNet2DConditionModel.from_config(UNet2DConditionModel.load_config(folder / "unet"))
+            for part in sorted(folder.glob("text_encoder*/")):
+                config = transformers.CLIPTextConfig.from_pretrained(part, local_files_only=True)
+                projects = (config.architectures or [""])[0] == "CLIPTextModelWithProjection"
+                kind = transformers.CLIPTextModelWithProjection if projects else transformers.CLIPTextModel
+                models[part.name] = kind(config)
     except Exception as error:  # A stranger's configs: the libraries raise almost anything.
         raise ModelError(f"{base}: its configs cannot be read: {first_line(error)}") from error
     return models
