@@ -96,7 +96,7 @@ def test_a_preview_for_which_the_parts_do_not_fit_together_costs_no_run(configur
     config = configure(train__steps=2, sample__every=2, sample__prompts=["a red house"], sample__steps=1)
     finished, events, _ = run_here(config, tmp_path / "run")
     assert finished and not of(SampleReady, events)
-    assert sum("do not fit on the device together" in event.message for event in of(Notice, events)) == 2
+    assert sum("the device has too little memory for it" in event.message for event in of(Notice, events)) == 2
 
 
 def test_checkpointing_changes_no_gradient(configure, tmp_path):

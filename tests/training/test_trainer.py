@@ -253,7 +253,7 @@ def test_batches_that_are_added_up_equal_one_of_their_size(configure, tmp_path, 
     from sdlora.training import step
 
     real, folder = step.draw, tmp_path / "pictures"
-    monkeypatch.setattr(step, "draw", lambda shape, t, seed, n, places, o: real(shape, t, 0, 0, [0] * len(places), o))
+    monkeypatch.setattr(step, "draw", lambda shape, t, seed, n, places, *o: real(shape, t, 0, 0, [0] * len(places), *o))
     folder.mkdir()
     for index in range(4):
         Image.linear_gradient("L").resize((64, 64)).rotate(90 * index).convert("RGB").save(folder / f"{index}.png")
@@ -271,7 +271,7 @@ def test_one_bad_step_is_left_out_and_told(configure, tmp_path, monkeypatch):
     from sdlora.training import trainer
 
     real = trainer.training_step
-    monkeypatch.setattr(trainer, "training_step", lambda *a: real(*a) * (float("inf") if a[-1] == 2 else 1.0))
+    monkeypatch.setattr(trainer, "training_step", lambda *a: real(*a) * (float("inf") if a[7] == 2 else 1.0))
     finished, events, output = run_here(configure(), tmp_path / "run")
     assert finished
     assert [event.message for event in of(Notice, events) if "left out" in event.message] == [
