@@ -1,16 +1,16 @@
 """The step's matrix products, by the library that is faster where they run.
 
 On a CPU torch multiplies float32 matrices by MKL, which uses AVX-512 on Intel's processors alone; oneDNN, which torch
-brings for its convolutions, uses it on all. On an AMD EPYC its products took 0.43 of the time
-(docs/decisions/lean-layers.md). Which is taken depends on the processor alone, never on a race, whose outcome
-could change the bits of a resumed run.
+brings for its convolutions, uses it on all. On an AMD EPYC its products took 0.43 of the time, on an Intel Xeon a step
+took 1.10 times as long with them (docs/decisions/lean-layers.md). Which is taken depends on the processor alone, never on a race, whose
+outcome could change the bits of a resumed run.
 """
 
 from typing import Any
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensor
-from torch.nn import functional, grad
+from torch.nn import functional
 
 Steps = tuple[Any, Any, Any]
 """A convolution's stride, padding and dilation."""
@@ -20,9 +20,9 @@ ONEDNN = (
     torch.backends.mkldnn.is_available()
     and torch.backends.cpu.get_cpu_capability() == "AVX512"
     and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    and not str(getattr(torch.cpu, "get_capabilities", dict)().get("cpu_name", "")).startswith("Intel")
 )
-"""Whether this processor and this build of torch have it."""
-
+"""Whether this processor and this build of torch have it, and MKL is slower."""
 
 ENOUGH = 1_000_000
 """Multiplications from which on it is worth the ten microseconds that a call of it takes more."""
@@ -56,11 +56,14 @@ def conv_input(
     shape: torch.Size, weight: torch.Tensor, gradient: torch.Tensor, steps: Steps, groups: int = 1
 ) -> torch.Tensor:
     """The gradient of a convolution's input of that ``shape``, of its output's ``gradient``."""
-    back = weight.transpose(0, 1)
-    if groups == 1 and _is_pointwise(weight, steps) and by_onednn(gradient, back):
-        return conv(gradient, back.contiguous(), None, steps)
-    stride, padding, dilation = steps
-    return grad.conv2d_input(shape, weight, gradient, stride, padding, dilation, groups)
+    if groups == 1 and _is_pointwise(weight, steps):
+        return conv(gradient, weight.transpose(0, 1).contiguous(), None, steps)
+    unread = gradient.new_empty(shape)  # Its size alone counts. torch.nn.grad.conv2d_input's is written in full first.
+    wanted = (True, False, False)
+    of_input, *_ = torch.ops.aten.convolution_backward(
+        gradient, unread, weight, None, *steps, False, (0, 0), groups, wanted
+    )
+    return of_input  # type: ignore[no-any-return]
 
 
 def _is_pointwise(weight: torch.Tensor, steps: Steps) -> bool:
