@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 Command = Callable[[argparse.Namespace], int]
 
+PLAN = "Say what a run will take before it begins: time, memory, disk. Measures a step, and writes nothing but caches."
+MODELS = "List the base models that need no download: bundled ones, and those in $SDLORA_MODELS and DATA_DIR/models."
+
 
 class Parser(argparse.ArgumentParser):
     """Says what is wrong in one sentence, with the nearest real flag."""
@@ -66,52 +69,54 @@ def _parser(arguments: Sequence[str]) -> tuple[Parser, dict[str, Parser]]:
         commands[name].set_defaults(run=run)
         return commands[name]
 
-    _train_arguments(command("train", train, "Train an adapter from a preset or a TOML file."), arguments)
-    help = (
-        "Say what a run will take before it begins: time, memory, disk. Measures a step, and writes nothing but caches."
-    )
-    plan_parser = command("plan", plan, help)
-    plan_parser.add_argument("preset", metavar="PRESET-OR-TOML", help="as for `sdlora train`")
-    plan_parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
-    _data_dir(plan_parser)
-    _settings(plan_parser, "plan", arguments)
-    resume_parser = command("resume", resume, "Go on with a run from its newest checkpoint.")
-    resume_parser.add_argument("name", metavar="RUN", help="the run's name, or its folder")
-    help = "end at this step instead, beyond those that are done: train a finished run longer"
-    resume_parser.add_argument("--train.steps", dest="steps", type=_count, metavar="N", help=help)
-    _processes(resume_parser)
-    _data_dir(resume_parser)
+    _train_arguments(command("train", train, "Train an adapter from a preset or a TOML file."))
+    _plan_arguments(command("plan", plan, PLAN))
+    _resume_arguments(command("resume", resume, "Go on with a run from its newest checkpoint."))
     _data_dir(command("runs", runs, "List the runs, the newest first."))
     command("presets", presets, "List the presets.")
-    help = "List the base models that need no download: bundled ones, and those in $SDLORA_MODELS and DATA_DIR/models."
-    _data_dir(command("models", models, help))
+    _data_dir(command("models", models, MODELS))
     _generate_arguments(command("generate", generate, "Make pictures with a base model and any number of adapters."))
     compare_parser = command("compare", comparing.run, "Make a labelled grid of pictures that differ along two axes.")
     comparing.add_arguments(compare_parser)
     _data_dir(compare_parser)
-    export_parser = command("export", export, "Write a run's or a file's adapter in the keys of other tools.")
-    export_parser.add_argument("source", metavar="RUN-OR-FILE", help="a run's name or folder, or an adapter file")
-    export_parser.add_argument(
-        "--format", default="kohya", choices=("kohya", "diffusers", "peft"), help="default: kohya"
-    )
-    export_parser.add_argument("--dtype", default="fp32", choices=("fp32", "fp16", "bf16"), help="default: fp32")
-    export_parser.add_argument("--output", type=Path, required=True, metavar="FILE.safetensors-or-FOLDER")
-    _data_dir(export_parser)
+    _export_arguments(command("export", export, "Write a run's or a file's adapter in the keys of other tools."))
     workbench.declare(lambda name, run, help: _with_data_dir(command(name, run, help)))
-    check_parser = command("check", check, "Say what is wrong with a folder of pictures, or could be better.")
-    check_parser.add_argument(
-        "folder", type=Path, metavar="FOLDER", help="pictures with captions; kohya's folders work"
-    )
-    check_parser.add_argument("--trigger", default="", metavar="WORD", help="the word that will call the adapter")
-    check_parser.add_argument("--class-name", default="", metavar="WORD", help="what the subject is, such as dog")
-    check_parser.add_argument(
-        "--base", default="pocket", help="the base that they are meant for (default: %(default)s)"
-    )
+    _check_arguments(command("check", check, "Say what is wrong with a folder of pictures, or could be better."))
     _disk_arguments(command("disk", disk, "Say what the data folder takes on the disk, and free some of it."))
     for name in arguments[:1]:  # Only of the command that runs: declarations take a moment to import.
         if name in commands:
             flags.declare(commands[name], name)
     return parser, commands
+
+
+def _plan_arguments(parser: Parser) -> None:
+    parser.add_argument("preset", metavar="PRESET-OR-TOML", help="as for `sdlora train`")
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
+    _data_dir(parser)
+
+
+def _resume_arguments(parser: Parser) -> None:
+    parser.add_argument("name", metavar="RUN", help="the run's name, or its folder")
+    help = "end at this step instead, beyond those that are done: train a finished run longer"
+    parser.add_argument("--train.steps", dest="steps", type=_count, metavar="N", help=help)
+    _processes(parser)
+    _data_dir(parser)
+
+
+def _export_arguments(parser: Parser) -> None:
+    parser.add_argument("source", metavar="RUN-OR-FILE", help="a run's name or folder, or an adapter file")
+    parser.add_argument("--format", default="kohya", choices=("kohya", "diffusers", "peft"), help="default: kohya")
+    parser.add_argument("--dtype", default="fp32", choices=("fp32", "fp16", "bf16"), help="default: fp32")
+    parser.add_argument("--output", type=Path, required=True, metavar="FILE.safetensors-or-FOLDER")
+    _data_dir(parser)
+
+
+def _check_arguments(parser: Parser) -> None:
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="pictures with captions; kohya's folders work")
+    parser.add_argument("--trigger", default="", metavar="WORD", help="the word that will call the adapter")
+    parser.add_argument("--class-name", default="", metavar="WORD", help="what the subject is, such as dog")
+    help = "the base that they are meant for (default: %(default)s)"
+    parser.add_argument("--base", default="pocket", help=help)
 
 
 def _disk_arguments(parser: Parser) -> None:
@@ -143,7 +148,7 @@ def _count(text: str) -> int:
     return int(text)
 
 
-def _train_arguments(parser: Parser, arguments: Sequence[str]) -> None:
+def _train_arguments(parser: Parser) -> None:
     parser.add_argument(
         "preset", metavar="PRESET-OR-TOML", help="a preset's name (see `sdlora presets`), or a TOML file"
     )
@@ -152,26 +157,6 @@ def _train_arguments(parser: Parser, arguments: Sequence[str]) -> None:
     _processes(parser)
     help = "only make the run's folder and print it, for starting it with torchrun"
     parser.add_argument("--prepare", action="store_true", help=help)
-    _settings(parser, "train", arguments)
-
-
-def _settings(parser: Parser, command: str, arguments: Sequence[str]) -> None:
-    """A flag for every setting of a run, if ``command`` is the one that is asked for."""
-    if command not in arguments[:1]:  # The declarations take a moment to import; other commands need none.
-        return
-    from sdlora.config import all_settings
-
-    for setting in all_settings():
-        value = setting.default
-        default = "" if value is None or value == () or setting.field.is_required() else f" (default: {value})"
-        takes: dict[str, Any] = {}
-        if value == ():
-            takes = {"nargs": "+"}
-        elif isinstance(value, bool):
-            takes = {"nargs": "?", "const": "true"}
-        text = (setting.help + default).replace("%", "%%")
-        names = [f"--{setting.name}", *(["--memory"] if setting.name == "train.memory" else [])]
-        parser.add_argument(*names, metavar="VALUE", default=argparse.SUPPRESS, help=text, **takes)
 
 
 def _generate_arguments(parser: Parser) -> None:
@@ -212,19 +197,11 @@ def _generate_arguments(parser: Parser) -> None:
     _data_dir(parser)
 
 
-def _overrides(parsed: argparse.Namespace) -> dict[str, Any]:
-    return {
-        name: None if isinstance(value, str) and value.lower() == "none" else value
-        for name, value in vars(parsed).items()
-        if "." in name
-    }
-
-
 def train(parsed: argparse.Namespace) -> int:
-    from sdlora import service
+    from sdlora import flags, service
     from sdlora.config import TrainConfig, find_preset
 
-    config = TrainConfig.load(parsed.preset, _overrides(parsed))
+    config = TrainConfig.load(parsed.preset, flags.overrides(parsed))
     name = parsed.name or find_preset(parsed.preset).stem
     if parsed.prepare:
         print(service.prepare(config, name, parsed.data_dir).folder)
@@ -236,19 +213,28 @@ def plan(parsed: argparse.Namespace) -> int:
     import json
     from dataclasses import asdict
 
-    from sdlora import service
+    from sdlora import flags, service
     from sdlora.config import TrainConfig, with_base
     from sdlora.runs.planning import table
     from sdlora.terminal import Terminal
 
-    config = TrainConfig.load(parsed.preset, _overrides(parsed))
+    config = TrainConfig.load(parsed.preset, flags.overrides(parsed))
     config = with_base(config, service.settled(config.model.base, parsed.data_dir))
     terminal = Terminal(parsed.preset)
     folder = service.data_root(parsed.data_dir)
-    found = service.plan(config, folder, lambda phase: terminal.say(f"{phase} ..."))
+    before = signal.signal(signal.SIGTERM, _end)
+    try:
+        found = service.plan(config, folder, lambda phase: terminal.say(f"{phase} ..."))
+    finally:
+        signal.signal(signal.SIGTERM, before)
     terminal.close()
     print(json.dumps(asdict(found)) if parsed.json else "\n".join(table(found)))
     return 0
+
+
+def _end(number: int, frame: Any) -> NoReturn:
+    """End by a signal as by an error: what was begun in other processes ends too."""
+    raise SystemExit(128 + number)
 
 
 def resume(parsed: argparse.Namespace) -> int:

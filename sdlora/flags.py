@@ -1,4 +1,4 @@
-"""Flags of the commands ``generate``, ``compare`` and ``bake``, made from the declarations of their settings."""
+"""Flags of commands, made from the declarations of their settings."""
 
 import argparse
 from collections.abc import Iterable
@@ -14,12 +14,16 @@ if TYPE_CHECKING:
 
 MOST_SCALE = 1000.0
 """Beyond it a scale is a slip of the keyboard."""
+TRAINING = ("train", "plan")
+"""Commands that take every setting of a run."""
 COMMANDS = {"generate": True, "compare": True, "bake": False}
-"""Those that have them, and whether they draw."""
+"""Those that take what is said of a base, and whether they draw."""
 
 
 def declare(parser: argparse.ArgumentParser, command: str) -> None:
-    """Give ``command``, if it is one of ``COMMANDS``, its flags for the base and, where it draws, for drawing."""
+    """Give ``command`` a flag for every setting that it takes: of a run, or of a base and perhaps of drawing."""
+    if command in TRAINING:
+        _declare_run(parser)
     if command not in COMMANDS:
         return
     from sdlora.families.settings import Model
@@ -29,6 +33,31 @@ def declare(parser: argparse.ArgumentParser, command: str) -> None:
     _declare(parser, Model, SAID_OF_BASE, " (default: as the adapter's run has it, else auto)")
     if COMMANDS[command]:
         _declare(parser, Engine, Engine.model_fields, " (default: {})")
+
+
+def _declare_run(parser: argparse.ArgumentParser) -> None:
+    from sdlora.config import all_settings
+
+    for setting in all_settings():
+        value = setting.default
+        default = "" if value is None or value == () or setting.field.is_required() else f" (default: {value})"
+        takes: dict[str, Any] = {}
+        if value == ():
+            takes = {"nargs": "+"}
+        elif isinstance(value, bool):
+            takes = {"nargs": "?", "const": "true"}
+        text = (setting.help + default).replace("%", "%%")
+        names = [f"--{setting.name}", *(["--memory"] if setting.name == "train.memory" else [])]
+        parser.add_argument(*names, metavar="VALUE", default=argparse.SUPPRESS, help=text, **takes)
+
+
+def overrides(parsed: argparse.Namespace) -> dict[str, Any]:
+    """The settings of a run that were given, by their dotted names; ``none`` is None."""
+    return {
+        name: None if isinstance(value, str) and value.lower() == "none" else value
+        for name, value in vars(parsed).items()
+        if "." in name
+    }
 
 
 def _declare(parser: argparse.ArgumentParser, section: "type[Section]", names: Iterable[str], end: str) -> None:

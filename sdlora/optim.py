@@ -46,6 +46,12 @@ class Optimizer(Section):
         return _BUILDERS[self.name](self, groups)
 
 
+PACKAGES: Mapping[str, str] = {
+    "adamw8bit": "bitsandbytes", **dict.fromkeys(("prodigy", "lion", "adafactor", "schedulefree"), "pytorch_optimizer")
+}  # fmt: skip
+"""Where optimizers come from that torch does not have."""
+
+
 def _adamw(section: Optimizer, groups: list[dict[str, Any]]) -> "torch.optim.Optimizer":
     import torch
 

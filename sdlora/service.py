@@ -44,6 +44,7 @@ from sdlora.runs.creation import Ticket as Ticket
 from sdlora.runs.creation import creations_folder as creations_folder
 from sdlora.runs.disk import free as free
 from sdlora.runs.disk import usage as usage
+from sdlora.runs.early import require_alone, require_startable
 from sdlora.runs.estimates import Estimate as Estimate
 from sdlora.runs.estimates import Measurer as Measurer
 from sdlora.runs.estimates import estimate as estimate
@@ -81,27 +82,22 @@ def find_run(name: str, data_dir: Path | None = None) -> Run:
     return Run.find(data_root(data_dir) / "runs", name)
 
 
-def prepare(config: "TrainConfig", name: str | None = None, data_dir: Path | None = None) -> Run:
+def prepare(config: "TrainConfig", name: str | None = None, data_dir: Path | None = None, processes: int = 1) -> Run:
     """Make a new run's folder without starting it (for ``torchrun``). An existing run is never touched.
 
     What can be seen without torch to be wrong is told first, as the run itself would, and then nothing is written.
     """
     from sdlora.config import with_base
-    from sdlora.data.folder import read_folder
-    from sdlora.families.loading import locate
-    from sdlora.generation.device import require_precision
 
     config = with_base(config, settled(config.model.base, data_dir))
-    locate(config.model.base)
-    require_precision(config.train.precision, config.train.device)
-    read_folder(config.data)
+    require_startable(config, processes)
     name = name or safe_name(config.data.trigger or config.data.folder.name, fallback="run")
     return Run.create(data_root(data_dir) / "runs", name, config)
 
 
 def start(config: "TrainConfig", name: str | None = None, data_dir: Path | None = None, processes: int = 1) -> Training:
     """Make a run and start its process."""
-    return launch(prepare(config, name, data_dir), processes)
+    return launch(prepare(config, name, data_dir, processes), processes)
 
 
 def resume(run: Run, processes: int = 1) -> Training:
@@ -113,6 +109,7 @@ def resume(run: Run, processes: int = 1) -> Training:
         raise BusyError(f"the run {run.name} is running already")
     if run.state == "finished" and not newest_step(run.states):
         raise ConfigError(f"{run.name}: has finished, and has no state to go on from; its adapter is {run.adapter}")
+    require_alone(run.config, processes)
     return launch(run, processes)
 
 

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -210,3 +211,22 @@ def test_train_resume_export_inspect_and_generate_from_the_command_line(configur
     ]  # fmt: skip
     assert main(["export", "mine", "--output", str(tmp_path / "kohya.safetensors"), *data_dir]) == 2
     assert "exists already" in said(capsys)
+
+
+def test_a_plan_that_is_ended_by_a_signal_ends_as_by_an_error(monkeypatch, capsys):
+    """So that the process that measures for it, which nothing else would end, is ended."""
+    ended = []
+
+    def plan(*given):
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(60)
+        finally:
+            ended.append(True)
+
+    monkeypatch.setattr("sdlora.service.plan", plan)
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as caught:
+        main(["plan", "pocket-style"])
+    assert caught.value.code == 143 and ended == [True]
+    assert signal.getsignal(signal.SIGTERM) == before

@@ -36,6 +36,8 @@ PHASE = "phase: "
 LOOK_SECONDS = 0.1
 CODE = 2
 """Raised whenever a change of the program makes steps take other times or bytes: what was measured before is void."""
+FREE_SECONDS = 600.0
+"""So long what a card had free is taken for what it has: then what was chosen for it is measured anew."""
 CALM_SECONDS = 3.0
 """What is wished for is measured once it has been left unchanged for so long."""
 
@@ -99,10 +101,12 @@ def planned_steps(config: TrainConfig, pictures: int) -> int:
 def measured(config: TrainConfig, data_dir: Path) -> Known | None:
     """What was measured for such a run on this machine before."""
     try:
-        values = json.loads(_result(config, data_dir).read_text(encoding="utf-8"))
-        return Known(**values)
+        result = _result(config, data_dir)
+        found = Known(**json.loads(result.read_text(encoding="utf-8")))
+        old = time.time() - result.stat().st_mtime > FREE_SECONDS
     except (OSError, ValueError, TypeError):
         return None
+    return None if old and config.train.memory == "auto" and found.device != "cpu" else found
 
 
 class Measurer:

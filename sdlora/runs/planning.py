@@ -10,9 +10,8 @@ from typing import Any
 from sdlora.config import TrainConfig
 from sdlora.data.buckets import assign, bucket_step
 from sdlora.data.folder import read_folder
-from sdlora.families.loading import locate
-from sdlora.generation.device import require_precision
 from sdlora.runs.disk import written
+from sdlora.runs.early import require_startable
 from sdlora.runs.estimates import Known, Measurer, measured, planned_steps
 from sdlora.runs.ladder import as_flags, gigabytes
 from sdlora.training.estimate import class_pictures, previews, views
@@ -56,9 +55,7 @@ def plan(config: TrainConfig, data_dir: Path, on_phase: Callable[[str], object] 
 
     Raises what the run would fail with; BusyError while something else has the device.
     """
-    locate(config.model.base)
-    require_precision(config.train.precision, config.train.device)
-    read_folder(config.data)
+    require_startable(config)
     found = measured(config, data_dir)
     if found is None or found.rungs is None:
         (data_dir / "cache" / "estimates").mkdir(parents=True, exist_ok=True)

@@ -15,7 +15,7 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from sdlora.checkpoint import newest_step
-from sdlora.errors import ConfigError, DeviceError, FileError, OutOfMemoryError, SdloraError
+from sdlora.errors import DeviceError, FileError, OutOfMemoryError, SdloraError
 from sdlora.events import OnEvent, RunFailed, ignore
 from sdlora.runs.folder import Journal, Run, device_lock, hold
 from sdlora.runs.interlude import Interlude
@@ -125,12 +125,10 @@ def _settled(run: Run, on_event: OnEvent) -> "TrainConfig":
         return run.config
     from sdlora.events import Notice
     from sdlora.generation.device import choose_device
+    from sdlora.runs.early import require_alone
     from sdlora.runs.settle import settle
 
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise ConfigError(
-            "train.memory: several processes cannot choose together; take what `sdlora plan` says with it instead"
-        )
+    require_alone(run.config, int(os.environ.get("WORLD_SIZE", "1")))
     config, told = settle(run.config, choose_device(run.config.train.device), on_event)
     config.save(run.config_file)
     run.forget_config()

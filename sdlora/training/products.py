@@ -1,9 +1,9 @@
 """The step's matrix products, by the library that is faster where they run.
 
 On a CPU torch multiplies float32 matrices by MKL, which uses AVX-512 on Intel's processors alone; oneDNN, which torch
-brings for its convolutions, uses it on all. On an AMD EPYC its products took 0.43 of the time, on an Intel Xeon a step
-took 1.10 times as long with them (docs/decisions/lean-layers.md). Which is taken depends on the processor alone, never on a race, whose
-outcome could change the bits of a resumed run.
+brings for its convolutions, uses it on all. On an AMD EPYC its products took 0.43 of the time; on an Intel Xeon a step
+took 1.10 times as long with them (docs/decisions/lean-layers.md). Which is taken depends on the processor alone, never
+on a race, whose outcome could change the bits of a resumed run.
 """
 
 from typing import Any
@@ -16,13 +16,14 @@ Steps = tuple[Any, Any, Any]
 """A convolution's stride, padding and dilation."""
 POINTS: Steps = ((1, 1), (0, 0), (1, 1))
 """Those of one that looks at single pixels, if its kernel is one too."""
-ONEDNN = (
+THERE = (
     torch.backends.mkldnn.is_available()
     and torch.backends.cpu.get_cpu_capability() == "AVX512"
     and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-    and not str(getattr(torch.cpu, "get_capabilities", dict)().get("cpu_name", "")).startswith("Intel")
 )
-"""Whether this processor and this build of torch have it, and MKL is slower."""
+"""Whether this processor and this build of torch have oneDNN's products."""
+ONEDNN = THERE and not str(torch.cpu.get_capabilities().get("cpu_name")).startswith("Intel")
+"""Whether they are the faster ones."""
 
 ENOUGH = 1_000_000
 """Multiplications from which on it is worth the ten microseconds that a call of it takes more."""

@@ -76,6 +76,8 @@ class Desk:
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _training: threading.Lock = field(default_factory=threading.Lock)
     """Held while a run is queued: of two clicks, the second finds the first one's run."""
+    _asked: dict[str, TrainConfig] = field(default_factory=dict)
+    """Runs' settings as they were queued: a run writes what ``train.memory`` made of them into its own."""
 
     def __post_init__(self) -> None:
         self.data_dir = self.data_dir.expanduser().resolve()
@@ -140,9 +142,10 @@ class Desk:
             now = self.refresh()
             active = [now.current] if now.current and now.state in ACTIVE else []
             for run in (*active, *self.queue.waiting()):
-                if run.config == config:
+                if self._asked.get(run.name, run.config) == config:
                     raise BusyError(f"{run.name} is queued or trained with these settings already; change one first.")
             run = service.prepare(config, name, self.data_dir)
+            self._asked[run.name] = config
             self.start(run)
             return run
 

@@ -195,6 +195,15 @@ def test_the_second_encoder_reads_what_its_own_tokenizer_gives():
     assert not torch.equal(ids, own)
 
 
+def test_a_prediction_walks_over_no_layers_to_learn_its_precision(family, base, monkeypatch):
+    """diffusers' ``dtype`` looks at every one of them: several milliseconds at each step."""
+    loaded = load(Model(base=str(base))).to(dtype=torch.bfloat16)
+    read = loaded.encode_text(loaded.tokenize([PROMPT]))
+    monkeypatch.setattr(type(loaded.unet), "dtype", property(lambda unet: pytest.fail("asked for its dtype")))
+    with torch.no_grad():
+        assert loaded.predict(torch.randn(1, 4, 8, 8), torch.tensor([500]), read).dtype == torch.bfloat16
+
+
 def test_sdxl_is_told_how_a_picture_was_cut():
     from sdlora.families.sdxl import SDXL
 

@@ -1,6 +1,8 @@
 """Estimates: kept by what decides them, measured in a process, taken from earlier runs where nothing was measured."""
 
 import json
+import os
+import time
 
 import pytest
 import torch
@@ -51,6 +53,21 @@ def test_what_was_measured_is_known_at_once(known, tmp_path):
 )
 def test_a_measurement_holds_for_whatever_takes_as_long(configure, known, tmp_path, changes, same):
     assert (measured(configure(**changes), tmp_path) is not None) == same
+
+
+@pytest.mark.parametrize(
+    ("memory", "device", "stays"),
+    [("auto", "cuda", False), ("auto", "cpu", True), ("8GB", "cuda", True), (None, "cuda", True)],
+)
+def test_what_was_chosen_for_what_a_card_had_free_is_no_plan_for_long(configure, tmp_path, memory, device, stays):
+    config = configure(train__memory=memory)
+    result = estimates._result(config, tmp_path)
+    result.parent.mkdir(parents=True)
+    result.write_text(json.dumps({**VALUES, "device": device}))
+    assert measured(config, tmp_path) is not None
+    then = time.time() - estimates.FREE_SECONDS - 1
+    os.utime(result, (then, then))
+    assert (measured(config, tmp_path) is not None) == stays
 
 
 def test_a_picture_of_another_size_asks_for_a_new_measurement(configure, tmp_path, known):

@@ -7,7 +7,8 @@ from PIL import Image
 from sdlora.config import all_settings
 from sdlora.data.prior import class_prompt
 from sdlora.data.projects import About, Project
-from sdlora.errors import SdloraError
+from sdlora.errors import BusyError, SdloraError
+from sdlora.runs.ladder import changed
 from sdlora.service import Estimate
 from sdlora.training.estimate import Measured
 from sdlora.ui import fields, train_form
@@ -145,6 +146,18 @@ def test_what_a_run_will_take_is_said_with_how_that_is_known():
 def test_what_a_run_will_write_is_said_with_the_largest_parts():
     parts = {"adapter": 6_000_000, "checkpoints": 31_000_000, "states": 37_000_000, "previews": 2_000_000}
     assert disk(parts) == "at most 76 MB of disk: 37 MB states, 31 MB checkpoints, 8 MB others"
+
+
+def test_a_second_click_makes_no_twin_even_once_the_run_chose_what_fits(tmp_path, configure, monkeypatch):
+    desk = Desk(tmp_path)
+    monkeypatch.setattr(desk.queue, "tick", lambda: None)  # It stays in the queue.
+    config = configure(train__memory="8GB")
+    run = desk.train(config, "mine")
+    changed(run.config, {"train.memory": None, "train.gradient_checkpointing": True}).save(run.config_file)
+    with pytest.raises(BusyError, match="mine is queued or trained with these settings already"):
+        desk.train(config, "mine")
+    assert desk.train(configure(train__memory="6GB"), "other").name == "other"
+    desk.close()
 
 
 def test_the_prompts_of_a_new_form_are_empty_text_that_suggestions_fill(tmp_path):

@@ -1,0 +1,36 @@
+"""What is wrong with a run, as far as it can be seen without torch and before anything is written."""
+
+from importlib.util import find_spec
+
+from sdlora.config import TrainConfig
+from sdlora.data.folder import read_folder
+from sdlora.errors import ConfigError
+from sdlora.families.loading import locate
+from sdlora.generation.device import require_precision
+from sdlora.optim import PACKAGES
+
+
+def require_startable(config: TrainConfig, processes: int = 1) -> None:
+    """Raises what a run of ``config`` in so many processes would fail with: its base, packages, pictures."""
+    require_alone(config, processes)
+    locate(config.model.base)
+    require_precision(config.train.precision, config.train.device)
+    if config.model.quantize == "nf4":
+        _require_installed("model.quantize", "nf4", "bitsandbytes", "int8")
+    name = config.optimizer.name
+    if name in PACKAGES:
+        _require_installed("optimizer.name", name, PACKAGES[name], "adamw")
+    read_folder(config.data)
+
+
+def require_alone(config: TrainConfig, processes: int) -> None:
+    """Raises ConfigError where several processes would have to choose what ``train.memory`` asks for."""
+    if processes > 1 and config.train.memory is not None:
+        raise ConfigError(
+            "train.memory: several processes cannot choose together; take what `sdlora plan` says with it instead"
+        )
+
+
+def _require_installed(setting: str, value: str, package: str, instead: str) -> None:
+    if find_spec(package) is None:
+        raise ConfigError(f"{setting}: {value} needs {package}; run pip install {package}, or take {instead}")
