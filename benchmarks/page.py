@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import data, generate, memory, scale_out, start
+from benchmarks import data, generate, memory, scale_out, start, time_to_quality, whole_run
 from benchmarks.report import between as spread
 
 RESULTS = Path(__file__).parent / "results"
@@ -138,6 +138,8 @@ def of_lines(table: Callable[[dict[str, Any]], Sequence[str]]) -> Callable[[Sequ
 
 TABLES: Mapping[str, Callable[[Sequence[dict[str, Any]]], str]] = {
     "train_step": train_step,
+    "whole_run": of_lines(whole_run.table),
+    "time_to_quality": of_lines(time_to_quality.table),
     "memory": of_memory,
     "generate": of_generate,
     "data": of_lines(data.table),

@@ -26,7 +26,7 @@ from PIL import Image
 from benchmarks.curves import curves
 from benchmarks.held_out import ASKED, CFG, Asked
 from benchmarks.reference import ADAPTER, OUR_TARGETS, ReferenceLoop
-from benchmarks.report import command, machine, quartiles, rounded, versions
+from benchmarks.report import columns, command, machine, quartiles, rounded, versions
 from benchmarks.train_step import Clock
 from sdlora.adapters import live
 from sdlora.config import TrainConfig
@@ -236,6 +236,19 @@ def measure(trial: Trial) -> dict[str, Any]:
         if found[side]["seconds"] is not None:
             found[f"reference_over_{side}"] = rounded(found["reference"]["seconds"] / found[side]["seconds"])
     return found
+
+
+def table(found: dict[str, Any]) -> list[str]:
+    """For people: a line a side."""
+    name = MEASURE[found["trial"]]
+    what = f"{found['trial']}, {name.replace('_', ' ')} {found['goal']:.3f}"
+    rows: list[list[object]] = [[what, "s once", "s a step", "steps to it", "seconds to it", "reference / this"]]
+    for side in NAMES:
+        own, ratio = found[side], found.get(f"reference_over_{side}", "")
+        reached = (own["steps"], own["seconds"]) if own["steps"] else ("never", "")
+        rows.append([NAMES[side], own["once_seconds"], own["step_seconds"], *reached, ratio])
+    rates = ", ".join(f"{figures[name]:.3f} at {rate}" for rate, figures in found["finals"].items())
+    return [*columns(rows), f"the documentation's loop after {STEPS[found['trial']]} steps: {rates}"]
 
 
 def plotted(found: dict[str, Any]) -> Image.Image:

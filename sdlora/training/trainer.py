@@ -96,10 +96,8 @@ class Loop:
     def step(self, step: int) -> float | None:
         """Optimizer step ``step`` (from 0); its mean loss, or None if a stop was asked for: then nothing has moved."""
         self._set_rates(step)
-        loss = self._gradients(step)
-        if loss is not None:
-            self._apply(step, loss)
-        return loss
+        total = self._gradients(step)
+        return None if total is None else self._apply(step, total)
 
     def _set_rates(self, step: int) -> None:
         """Learning rates of this step, and whether the text encoder still learns in it."""
@@ -111,8 +109,11 @@ class Loop:
             for parameter in self.trained.text:
                 parameter.requires_grad_(False)
 
-    def _gradients(self, step: int) -> float | None:
-        """Add up the gradients of one optimizer step; the mean loss, or None if a stop was asked for meanwhile."""
+    def _gradients(self, step: int) -> torch.Tensor | None:
+        """Add up the gradients of one optimizer step; the mean loss, or None if a stop was asked for meanwhile.
+
+        The loss, a scalar, stays on the device: nothing here waits for it.
+        """
         settings, gang, ready = self.job.train, self.gang, self.ready
         total = torch.zeros((), device=gang.device)
         for micro in range(settings.gradient_accumulation):
@@ -138,13 +139,16 @@ class Loop:
             gang.backward(loss)
             total += loss.detach()
         gang.average_gradients(self.trained.parameters, total)
-        return total.item()
+        return total
 
-    def _apply(self, step: int, loss: float) -> None:
-        """Clip the gradients and step. What is not finite is left out; too much of it ends the run."""
+    def _apply(self, step: int, total: torch.Tensor) -> float:
+        """Clip the gradients and step; the loss ``total`` as a number. What is not finite is left out; too much of it
+        ends the run.
+        """
         optimizer = self.trained.optimizer
         norm = self.gang.clip(optimizer, self.trained.parameters, self.job.train.max_grad_norm)
-        finite = math.isfinite(loss) and bool(torch.isfinite(norm))
+        loss, length = torch.stack([total, norm.to(total)]).tolist()  # The one time that a step waits for the device.
+        finite = math.isfinite(loss) and math.isfinite(length)
         if finite or self.gang.scales:  # The scaler itself leaves an overflowing step out, and must see it to do so.
             optimizer.step()
         optimizer.zero_grad()
@@ -156,6 +160,7 @@ class Loop:
                 f"{self.bad} steps in a row gave no finite gradient (the last was {step + 1}); start again with a "
                 "lower train.learning_rate, or with train.precision bf16 or fp32"
             )
+        return loss  # type: ignore[no-any-return]
 
     def _after(self, step: int) -> None:
         """Checkpoints and previews that are due after ``step`` finished steps; the last step gets both."""

@@ -7,11 +7,14 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from sdlora.errors import ConfigError, FileError, NonFiniteError
 from sdlora.events import CheckpointSaved, Notice, RunFinished, RunStarted, RunStopped, SampleReady, StepDone
 from sdlora.training.parallel import Gang
+from sdlora.training.trainer import Loop
 from tests.conftest import STEPS
+from tests.tiny import tiny_base as make_base
 from tests.training.short import run_here
 
 
@@ -237,6 +240,37 @@ def norms(monkeypatch):
 
     monkeypatch.setattr(Gang, "clip", watch)
     return seen
+
+
+class Reads(TorchDispatchMode):
+    """Counts how often a number is taken from a tensor: on a graphics card, each waits for all that was begun."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += func in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("family", ["sd1", "sdxl"])
+def test_no_step_takes_numbers_from_the_device_one_by_one(configure, tmp_path, monkeypatch, family):
+    """Loss and norm come together, by ``tolist``, which is no operation on a CPU; nothing else is waited for."""
+    with Reads() as watched:
+        assert torch.ones(1).item() == 1 and bool(torch.ones(1))
+    assert watched.count == 2
+    counts, step = [], Loop.step
+
+    def count(loop, number):
+        with Reads() as found:
+            loss = step(loop, number)
+        counts.append(found.count)
+        return loss
+
+    monkeypatch.setattr(Loop, "step", count)
+    base = str(make_base(tmp_path / "base", family))
+    prior = {"prior__weight": 1.0, "prior__count": 2, "prior__steps": 1, "data__class_name": "cat"}
+    run_here(configure(**prior, train__gradient_accumulation=2, train__steps=3, model__base=base), tmp_path / "run")
+    assert counts == [0, 0, 0]
 
 
 def test_gradients_are_cut_to_the_norm_that_is_set(configure, tmp_path, norms):
