@@ -94,6 +94,8 @@ ROWS: dict[str, Row] = {
     ),
     "style: LoRA+, ratio 16 at a quarter of the rate": Row("style", rates(2.5e-4, 5e-5, adapter__lora_plus_ratio=16)),
     "style: text encoder at the UNet's rate": Row("style", rates(1e-3, 1e-3)),
+    "style: 20 steps of warm-up": Row("style", {"schedule.warmup_steps": 20}),
+    "style: twice the rate, 20 steps of warm-up": Row("style", rates(2e-3, 4e-4, schedule__warmup_steps=20), again=True),
     "style: not mirrored": Row("style", {"data.flip": False}),
     "subject: the preset": Row("subject", again=True),
     "subject: the base's own prediction": Row("subject", {"prior.target": "base"}, again=True),

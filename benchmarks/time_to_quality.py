@@ -2,9 +2,9 @@
 
 The reference (``reference.py``) trains at three learning rates; the best of them is the one whose finished adapter
 scores highest on the held-out pictures of ``held_out.py``, and that score is the goal. Adapters kept along the way say
-after how many steps each side reaches it first. Seconds are steps times a step's time, both sides' measured in turns in
-one process, and what each does once before its first step. Drawing and judging count for neither; nor do the class
-pictures, which both are given.
+after how many steps each side reaches it and stays there: in its first steps a side may draw blotches that a likeness
+takes for the style's. Seconds are steps times a step's time, both sides' measured in turns in one process, and what each
+does once before its first step. Drawing and judging count for neither; nor do the class pictures, which both are given.
 
 What is there already in the working folder is not measured again, so that a stopped measurement goes on.
 """
@@ -41,8 +41,9 @@ from sdlora.training.job import Job
 from sdlora.training.output import RunPaths
 from sdlora.training.trainer import train
 
-RATES = (3e-4, 1e-3, 3e-3)
-"""The reference's: ``pocket`` is small and takes ten times what SD 1.5 does, for which the documentation says 1e-4."""
+RATES = {"style": (3e-5, 1e-4, 3e-4), "subject": (1e-4, 3e-4, 1e-3)}
+"""The reference's, about the best: at its constant rate the style is unlearnt again the sooner the higher the rate is.
+For SD 1.5 the documentation says 1e-4."""
 STEPS = {"style": 500, "subject": 400}
 """Of the reference: what our presets take."""
 EVERY = {"reference": 50, "ours": 10, "equal": 25}
@@ -206,15 +207,17 @@ class Counted:
         return self.most is not None and self.done >= self.most
 
 
-def first_at(curve: dict[int, float], goal: float) -> int | None:
-    """The first step at which the curve is at the goal; None: it never is."""
-    return next((step for step in sorted(curve) if curve[step] >= goal), None)
+def stays_at(curve: dict[int, float], goal: float) -> int | None:
+    """The first step from which on the whole curve is at the goal; None: its end is not."""
+    below = [step for step in curve if curve[step] < goal]
+    return min((step for step in curve if step > max(below, default=-1)), default=None)
 
 
 def measure(trial: Trial) -> dict[str, Any]:
     """All of it; what is there already is read."""
     name = MEASURE[trial.name]
-    finals = {rate: trial.judged(trial.adapters("reference", rate)[STEPS[trial.name]]) for rate in RATES}
+    rates, last = RATES[trial.name], STEPS[trial.name]
+    finals = {rate: trial.judged(trial.adapters("reference", rate)[last]) for rate in rates}
     best = max(finals, key=lambda rate: finals[rate][name])
     goal = finals[best][name]
     found: dict[str, Any] = {"goal": goal, "best_rate": best}
@@ -222,12 +225,8 @@ def measure(trial: Trial) -> dict[str, Any]:
     for side in ("ours", "equal", "reference"):
         times = trial.kept(f"times-{'ours' if side == 'reference' else side}", partial(_times, trial, side, best))
         rate = 0.0 if side == "ours" else best
-        curve: dict[int, dict[str, float]] = {}
-        for step, path in trial.adapters(side, rate).items():
-            curve[step] = trial.judged(path)
-            if side != "reference" and curve[step][name] >= goal:
-                break
-        reached = first_at({step: figures[name] for step, figures in curve.items()}, goal)
+        curve = {step: trial.judged(path) for step, path in trial.adapters(side, rate).items()}
+        reached = stays_at({step: figures[name] for step, figures in curve.items()}, goal)
         seconds = (
             None if reached is None else rounded(times[side]["once_seconds"] + reached * times[side]["step_seconds"])
         )

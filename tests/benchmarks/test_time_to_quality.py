@@ -10,9 +10,14 @@ from sdlora.families.loading import load
 from sdlora.formats import read_adapter, write_adapter
 
 
-@pytest.mark.parametrize(("goal", "step"), [(0.1, 10), (0.4, 30), (0.45, 30), (0.6, None)])
-def test_the_first_step_at_the_goal_counts(goal, step):
-    assert bench.first_at({10: 0.3, 30: 0.5, 20: 0.35, 40: 0.4}, goal) == step
+@pytest.mark.parametrize(("goal", "step"), [(0.1, 10), (0.35, 20), (0.4, 30), (0.45, None)])
+def test_the_step_from_which_on_the_goal_is_kept_counts(goal, step):
+    assert bench.stays_at({10: 0.9, 30: 0.5, 20: 0.35, 40: 0.4} | ({10: 0.2} if goal > 0.1 else {}), goal) == step
+
+
+def test_a_goal_that_is_met_and_lost_again_is_not_reached():
+    assert bench.stays_at({10: 0.9, 20: 0.1, 30: 0.5}, 0.4) == 30
+    assert bench.stays_at({10: 0.9, 20: 0.1}, 0.4) is None
 
 
 def test_the_table_says_who_came_there_and_who_did_not():
