@@ -33,8 +33,9 @@ from sdlora.training.output import RunPaths
 from sdlora.training.trainer import train
 
 RESULTS = Path(__file__).parent / "results" / "recipes.json"
-BUDGET = {"style": 100, "subject": 200}
-"""Steps of every run: a fifth and a half of the preset's. After 100 the subject is not begun to be learnt."""
+BUDGET = {"style": 100, "subject": 200, "style in full": 500}
+"""Steps of every run: a fifth and a half of the preset's. After 100 the subject is not begun to be learnt. What wins is
+tried again at the preset's own length, or at one that would make do."""
 ASKING = {"style": {"seeds": 4, "steps": 12}, "subject": {"seeds": 2, "steps": 12}}
 SEEDS = (0, 1, 2)
 
@@ -54,9 +55,14 @@ class Row:
     again: bool = False
     """Worth the seeds after the first."""
 
+    @property
+    def kind(self) -> str:
+        """``style`` or ``subject``."""
+        return self.trial.removesuffix(" in full")
+
     def settings(self) -> dict[str, Any]:
         """All that decides it, to tell whether kept figures are still its own."""
-        return dataclasses.asdict(self) | {"budget": BUDGET[self.trial], "asked": ASKING[self.trial], "again": None}
+        return dataclasses.asdict(self) | {"budget": BUDGET[self.trial], "asked": ASKING[self.kind], "again": None}
 
 
 def rates(unet: float, text: float | None = None, **more: Any) -> dict[str, Any]:
@@ -95,8 +101,11 @@ ROWS: dict[str, Row] = {
     "style: LoRA+, ratio 16 at a quarter of the rate": Row("style", rates(2.5e-4, 5e-5, adapter__lora_plus_ratio=16)),
     "style: text encoder at the UNet's rate": Row("style", rates(1e-3, 1e-3)),
     "style: 20 steps of warm-up": Row("style", {"schedule.warmup_steps": 20}),
-    "style: twice the rate, 20 steps of warm-up": Row("style", rates(2e-3, 4e-4, schedule__warmup_steps=20), again=True),
+    "style: twice the rate, 20 steps of warm-up": Row("style", rates(2e-3, 4e-4, schedule__warmup_steps=20)),
     "style: not mirrored": Row("style", {"data.flip": False}),
+    "style in full: the preset": Row("style in full"),
+    "style in full: 300 steps at twice the rate": Row("style in full", rates(2e-3, 4e-4, train__steps=300)),
+    "style in full: 300 steps": Row("style in full", {"train.steps": 300}),
     "subject: the preset": Row("subject", again=True),
     "subject: the base's own prediction": Row("subject", {"prior.target": "base"}, again=True),
     "subject: the base's own prediction on the subject's pictures": Row(
@@ -122,11 +131,11 @@ class Sweep:
         """What is kept so far, by this sweep and others beside it."""
         return json.loads(self.kept.read_text(encoding="utf-8"))["rows"] if self.kept.exists() else {}
 
-    def asked(self, trial: str) -> Asked:
-        """What an adapter of this trial is asked; the base's own answers are drawn at the first time."""
-        if trial not in self._asked:
-            self._asked[trial] = ASKED[trial](self.clip, self.studio, **ASKING[trial])
-        return self._asked[trial]
+    def asked(self, kind: str) -> Asked:
+        """What an adapter of this kind is asked; the base's own answers are drawn at the first time."""
+        if kind not in self._asked:
+            self._asked[kind] = ASKED[kind](self.clip, self.studio, **ASKING[kind])
+        return self._asked[kind]
 
     def has(self, name: str, seed: int) -> bool:
         """Whether the figures are there, and are those of the row as it is now."""
@@ -138,7 +147,7 @@ class Sweep:
         row = ROWS[name]
         with tempfile.TemporaryDirectory(dir=self.work) as folder:
             *_, adapter = self._train(row, seed, Path(folder))
-            figures = {key: rounded(value) for key, value in self.asked(row.trial).ask(adapter).items()}
+            figures = {key: rounded(value) for key, value in self.asked(row.kind).ask(adapter).items()}
         rows = self._with(name)
         rows[name]["runs"][str(seed)] = figures
         self._keep(rows)
@@ -168,14 +177,14 @@ class Sweep:
         """
         given = {"train.steps": BUDGET[row.trial], "train.seed": seed, "sample.every": 0, "checkpoint.every": 0}
         if row.bare:
-            given["data.folder"] = str(copied(row.trial, folder / "bare", lambda caption: ""))
+            given["data.folder"] = str(copied(row.kind, folder / "bare", lambda caption: ""))
         adapter: Path | None = None
         for number, stage in enumerate([row.first, row.flags] if row.first else [row.flags]):
             flags = {**given, **stage} | ({} if adapter is None else {"adapter.init": str(adapter)})
             if flags.get("prior.folder") == "@subject":
                 own = copied("subject", folder / "class", partial(without_trigger, trigger="sks"))
                 flags["prior.folder"] = str(own)
-            config = TrainConfig.load(f"pocket-{row.trial}", flags)
+            config = TrainConfig.load(f"pocket-{row.kind}", flags)
             steps = config.train.steps or 0
             if counted is not None:
                 config = config.model_copy(update={"train": config.train.model_copy(update={"steps": 1})})
@@ -213,9 +222,9 @@ class FirstStep:
             self.flops = self._counter.get_total_flops()
 
 
-def copied(trial: str, folder: Path, say: Callable[[str], str]) -> Path:
-    """The trial's pictures in ``folder``, with what ``say`` makes of their captions; where that is nothing, without."""
-    shutil.copytree(TrainConfig.load(f"pocket-{trial}").data.folder, folder)
+def copied(kind: str, folder: Path, say: Callable[[str], str]) -> Path:
+    """The preset's pictures in ``folder``, with what ``say`` makes of their captions; where that is nothing, without."""
+    shutil.copytree(TrainConfig.load(f"pocket-{kind}").data.folder, folder)
     for file in folder.glob("*.txt"):
         if caption := say(file.read_text(encoding="utf-8")):
             file.write_text(caption, encoding="utf-8")

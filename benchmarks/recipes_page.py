@@ -11,8 +11,10 @@ from benchmarks.recipes import RESULTS
 
 PAGE = Path(__file__).parents[1] / "docs" / "recipes.md"
 END = "<!-- end -->\n"
+STYLE = {"share_of_gap": "way to the style (CLIP-I)", "clip_t_kept": "prompts kept (CLIP-T)"}
 MEASURES = {
-    "style": {"share_of_gap": "way to the style (CLIP-I)", "clip_t_kept": "prompts kept (CLIP-T)"},
+    "style": STYLE,
+    "style in full": STYLE,
     "subject": {
         "likeness_with_trigger": '"a sks cat": should rise', "likeness_of_the_class": '"a cat": should stay low',
         "class_to_base": '"a cat" to the base\'s: should stay high',

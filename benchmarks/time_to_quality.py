@@ -3,8 +3,9 @@
 The reference (``reference.py``) trains at three learning rates; the best of them is the one whose finished adapter
 scores highest on the held-out pictures of ``held_out.py``, and that score is the goal. Adapters kept along the way say
 after how many steps each side reaches it and stays there: in its first steps a side may draw blotches that a likeness
-takes for the style's. Seconds are steps times a step's time, both sides' measured in turns in one process, and what each
-does once before its first step. Drawing and judging count for neither; nor do the class pictures, which both are given.
+takes for the style's. Seconds are steps times a step's time, both sides' measured in turns in one process, and what
+each does once before its first step. Drawing and judging count for neither; nor do the class pictures, which both are
+given.
 
 What is there already in the working folder is not measured again, so that a stopped measurement goes on.
 """
