@@ -223,7 +223,7 @@ class FirstStep:
 
 
 def copied(kind: str, folder: Path, say: Callable[[str], str]) -> Path:
-    """The preset's pictures in ``folder``, with what ``say`` makes of their captions; where that is nothing, without."""
+    """The preset's pictures in ``folder``, with what ``say`` makes of their captions; without where that is nothing."""
     shutil.copytree(TrainConfig.load(f"pocket-{kind}").data.folder, folder)
     for file in folder.glob("*.txt"):
         if caption := say(file.read_text(encoding="utf-8")):
