@@ -21,6 +21,7 @@ from sdlora.events import CheckpointSaved, Progress, RunFinished, RunStarted, Ru
 from sdlora.generation.memory import held
 from sdlora.optim import averaged
 from sdlora.seeds import derive
+from sdlora.training.ahead import Ahead
 from sdlora.training.caches import is_live
 from sdlora.training.job import Job
 from sdlora.training.parallel import Gang
@@ -69,6 +70,7 @@ class Loop:
         self.job, self.gang, self.ready, self.trained = job, gang, ready, ready.trained
         self.schedule = NoiseSchedule(ready.family.scheduler_config, gang.device)
         self.previews = Previews(job, ready.family)
+        self.batch = Ahead(lambda number: ready.batches.read(number, ready.latents))
         self.turns = Turns(ready.family, str(gang.device), job.train.offload)
         self.durations: deque[float] = deque(maxlen=50)
         self.bare = live.Bare(ready.family.models) if job.prior.target == "base" else None
@@ -121,7 +123,7 @@ class Loop:
                 self.trained.optimizer.zero_grad()
                 return None
             number = step * settings.gradient_accumulation + micro
-            batch = ready.batches.read(number, ready.latents)
+            batch = self.batch(number)
             torch.manual_seed(derive(settings.seed, "dropout", number, gang.rank))
             with gang.autocast():
                 loss = training_step(
