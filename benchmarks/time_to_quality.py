@@ -138,6 +138,10 @@ class Trial:
         name = f"{adapter.parent.parent.name}-{adapter.stem}-judged"
         return self.kept(name, lambda: {key: rounded(value) for key, value in self.asked.ask(adapter).items()})
 
+    def curve(self, side: str, rate: float) -> dict[int, dict[str, float]]:
+        """The figures of all adapters of a side, by the step after which they were taken."""
+        return {step: self.judged(path) for step, path in self.adapters(side, rate).items()}
+
     def step_times(self, side: str, rate: float) -> dict[str, Any]:
         """Seconds a step of ``side`` and of the reference, in turns, and what each does before its first step."""
         folder = self.work / f"turns-{side}"
@@ -217,16 +221,15 @@ def stays_at(curve: dict[int, float], goal: float) -> int | None:
 def measure(trial: Trial) -> dict[str, Any]:
     """All of it; what is there already is read."""
     name = MEASURE[trial.name]
-    rates, last = RATES[trial.name], STEPS[trial.name]
-    finals = {rate: trial.judged(trial.adapters("reference", rate)[last]) for rate in rates}
-    best = max(finals, key=lambda rate: finals[rate][name])
-    goal = finals[best][name]
+    rates = {rate: trial.curve("reference", rate) for rate in RATES[trial.name]}
+    best = max(rates, key=lambda rate: rates[rate][STEPS[trial.name]][name])
+    goal = rates[best][STEPS[trial.name]][name]
     found: dict[str, Any] = {"goal": goal, "best_rate": best}
-    found["finals"] = {f"{rate:g}": figures for rate, figures in finals.items()}
+    found["rates"] = {f"{rate:g}": curve for rate, curve in rates.items()}
     for side in ("ours", "equal", "reference"):
         times = trial.kept(f"times-{'ours' if side == 'reference' else side}", partial(_times, trial, side, best))
         rate = 0.0 if side == "ours" else best
-        curve = {step: trial.judged(path) for step, path in trial.adapters(side, rate).items()}
+        curve = trial.curve(side, rate)
         reached = stays_at({step: figures[name] for step, figures in curve.items()}, goal)
         seconds = (
             None if reached is None else rounded(times[side]["once_seconds"] + reached * times[side]["step_seconds"])
@@ -247,8 +250,12 @@ def table(found: dict[str, Any]) -> list[str]:
         own, ratio = found[side], found.get(f"reference_over_{side}", "")
         reached = (own["steps"], own["seconds"]) if own["steps"] else ("never", "")
         rows.append([NAMES[side], own["once_seconds"], own["step_seconds"], *reached, ratio])
-    rates = ", ".join(f"{figures[name]:.3f} at {rate}" for rate, figures in found["finals"].items())
-    return [*columns(rows), f"the documentation's loop after {STEPS[found['trial']]} steps: {rates}"]
+    lines = columns(rows)
+    for rate, curve in found["rates"].items():
+        steps = {int(step): figures[name] for step, figures in curve.items()}
+        top = max(steps, key=lambda step: steps[step])
+        lines.append(f"the loop at {rate}: {steps[max(steps)]:.3f} in the end, at most {steps[top]:.3f}, at step {top}")
+    return lines
 
 
 def plotted(found: dict[str, Any]) -> Image.Image:
