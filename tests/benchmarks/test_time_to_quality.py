@@ -23,11 +23,12 @@ def test_a_goal_that_is_met_and_lost_again_is_not_reached():
 def test_the_table_says_who_came_there_and_who_did_not():
     side = {"once_seconds": 2.0, "step_seconds": 0.25, "steps": None, "seconds": None, "curve": {}}
     there = {**side, "steps": 40, "seconds": 12.0}
-    found = {"trial": "style", "goal": 0.5, "finals": {"0.001": {"clip_i": 0.5}}, "reference_over_ours": 6.0}
+    curve = {"50": {"clip_i": 0.625}, "500": {"clip_i": 0.5}}
+    found = {"trial": "style", "goal": 0.5, "rates": {"0.001": curve}, "reference_over_ours": 6.0}
     lines = bench.table({**found, "reference": {**there, "steps": 500, "seconds": 72.0}, "ours": there, "equal": side})
     assert lines[0].startswith("style, clip i 0.500")
     assert lines[2].split()[-3:] == ["40", "12.0", "6.0"] and lines[3].split()[-1] == "never"
-    assert lines[4] == "the documentation's loop after 500 steps: 0.500 at 0.001"
+    assert lines[4] == "the loop at 0.001: 0.500 in the end, at most 0.625, at step 50"
 
 
 def test_what_was_measured_is_read_the_next_time(tmp_path):
