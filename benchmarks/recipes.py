@@ -36,6 +36,10 @@ RESULTS = Path(__file__).parent / "results" / "recipes.json"
 BUDGET = {"style": 100, "subject": 200, "style in full": 500}
 """Steps of every run: a fifth and a half of the preset's. After 100 the subject is not begun to be learnt. What wins is
 tried again at the preset's own length, or at one that would make do."""
+BEFORE: Mapping[str, Mapping[str, Any]] = {
+    "style": {"train.learning_rate": 1e-3, "train.text_encoder_learning_rate": 2e-4}, "subject": {}
+}  # fmt: skip
+"""What stood in the presets when the sweep began, and was exchanged for what it found: the rows change this."""
 ASKING = {"style": {"seeds": 4, "steps": 12}, "subject": {"seeds": 2, "steps": 12}}
 SEEDS = (0, 1, 2)
 
@@ -175,7 +179,8 @@ class Sweep:
         """The adapters of the row's runs one after the other; with ``counted`` of one step each, and its operations
         times the steps that it stands for go there.
         """
-        given = {"train.steps": BUDGET[row.trial], "train.seed": seed, "sample.every": 0, "checkpoint.every": 0}
+        given = {**BEFORE[row.kind], "train.steps": BUDGET[row.trial], "train.seed": seed}
+        given |= {"sample.every": 0, "checkpoint.every": 0}
         if row.bare:
             given["data.folder"] = str(copied(row.kind, folder / "bare", lambda caption: ""))
         adapter: Path | None = None
