@@ -44,7 +44,6 @@ from sdlora.runs.creation import Ticket as Ticket
 from sdlora.runs.creation import creations_folder as creations_folder
 from sdlora.runs.disk import free as free
 from sdlora.runs.disk import usage as usage
-from sdlora.runs.early import require_alone, require_startable
 from sdlora.runs.estimates import Estimate as Estimate
 from sdlora.runs.estimates import Measurer as Measurer
 from sdlora.runs.estimates import estimate as estimate
@@ -62,6 +61,7 @@ from sdlora.runs.planning import Plan as Plan
 from sdlora.runs.planning import disk_of as disk_of
 from sdlora.runs.planning import plan as plan
 from sdlora.runs.queue import TrainingQueue as TrainingQueue
+from sdlora.runs.startable import require_alone, require_startable
 from sdlora.training.output import CONFIG
 
 if TYPE_CHECKING:

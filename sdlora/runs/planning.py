@@ -11,9 +11,9 @@ from sdlora.config import TrainConfig
 from sdlora.data.buckets import assign, bucket_step
 from sdlora.data.folder import read_folder
 from sdlora.runs.disk import written
-from sdlora.runs.early import require_startable
 from sdlora.runs.estimates import Known, Measurer, measured, planned_steps
 from sdlora.runs.ladder import as_flags, gigabytes
+from sdlora.runs.startable import require_startable
 from sdlora.training.estimate import class_pictures, previews, views
 
 LATENT = 2 * 4 * 4

@@ -125,8 +125,8 @@ def _settled(run: Run, on_event: OnEvent) -> "TrainConfig":
         return run.config
     from sdlora.events import Notice
     from sdlora.generation.device import choose_device
-    from sdlora.runs.early import require_alone
     from sdlora.runs.settle import settle
+    from sdlora.runs.startable import require_alone
 
     require_alone(run.config, int(os.environ.get("WORLD_SIZE", "1")))
     config, told = settle(run.config, choose_device(run.config.train.device), on_event)

@@ -4,13 +4,13 @@ import pytest
 
 from sdlora import service
 from sdlora.errors import ConfigError
-from sdlora.runs import early
+from sdlora.runs import startable
 
 
 @pytest.fixture
 def bare(monkeypatch):
     """An environment without anything optional."""
-    monkeypatch.setattr(early, "find_spec", lambda name: None)
+    monkeypatch.setattr(startable, "find_spec", lambda name: None)
 
 
 @pytest.mark.parametrize(
