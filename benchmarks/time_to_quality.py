@@ -42,7 +42,7 @@ from sdlora.training.job import Job
 from sdlora.training.output import RunPaths
 from sdlora.training.trainer import train
 
-RATES = {"style": (3e-5, 1e-4, 3e-4), "subject": (1e-4, 3e-4, 1e-3)}
+RATES = {"style": (3e-5, 1e-4, 3e-4), "subject": (3e-4, 1e-3, 3e-3)}
 """The reference's, about the best: at its constant rate the style is unlearnt again the sooner the higher the rate is.
 For SD 1.5 the documentation says 1e-4."""
 STEPS = {"style": 500, "subject": 400}
