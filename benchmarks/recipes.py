@@ -33,11 +33,12 @@ from sdlora.training.output import RunPaths
 from sdlora.training.trainer import train
 
 RESULTS = Path(__file__).parent / "results" / "recipes.json"
-BUDGET = {"style": 100, "subject": 200, "style in full": 500}
+BUDGET = {"style": 100, "subject": 200, "style in full": 500, "subject in full": 400}
 """Steps of every run: a fifth and a half of the preset's. After 100 the subject is not begun to be learnt. What wins is
 tried again at the preset's own length, or at one that would make do."""
 BEFORE: Mapping[str, Mapping[str, Any]] = {
-    "style": {"train.learning_rate": 1e-3, "train.text_encoder_learning_rate": 2e-4}, "subject": {}
+    "style": {"train.learning_rate": 1e-3, "train.text_encoder_learning_rate": 2e-4},
+    "subject": {"train.learning_rate": 1e-3, "train.text_encoder_learning_rate": 1e-3},
 }  # fmt: skip
 """What stood in the presets when the sweep began, and was exchanged for what it found: the rows change this."""
 ASKING = {"style": {"seeds": 4, "steps": 12}, "subject": {"seeds": 2, "steps": 12}}
@@ -118,6 +119,8 @@ ROWS: dict[str, Row] = {
     "subject: twice the rate": Row("subject", rates(2e-3, 2e-3)),
     "subject: even timesteps": Row("subject", {"loss.timesteps": "even"}),
     "subject: LoRA+, ratio 4": Row("subject", {"adapter.lora_plus_ratio": 4}),
+    "subject in full: the preset": Row("subject in full"),
+    "subject in full: 200 steps at thrice the rate": Row("subject in full", rates(3e-3, 3e-3, train__steps=200)),
     "subject: without prior preservation": Row("subject", {"prior.weight": 0.0}),
 }  # fmt: skip
 

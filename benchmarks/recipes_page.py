@@ -12,14 +12,16 @@ from benchmarks.recipes import RESULTS
 PAGE = Path(__file__).parents[1] / "docs" / "recipes.md"
 END = "<!-- end -->\n"
 STYLE = {"share_of_gap": "way to the style (CLIP-I)", "clip_t_kept": "prompts kept (CLIP-T)"}
+SUBJECT = {
+    "likeness_with_trigger": '"a sks cat": should rise', "likeness_of_the_class": '"a cat": should stay low',
+    "class_to_base": '"a cat" to the base\'s: should stay high',
+}  # fmt: skip
 MEASURES = {
     "style": STYLE,
     "style in full": STYLE,
-    "subject": {
-        "likeness_with_trigger": '"a sks cat": should rise', "likeness_of_the_class": '"a cat": should stay low',
-        "class_to_base": '"a cat" to the base\'s: should stay high',
-    },
-}  # fmt: skip
+    "subject": SUBJECT,
+    "subject in full": SUBJECT,
+}
 """By trial: the figures and what they are called; the first decides how a row compares."""
 DIGITS = 2
 

@@ -49,8 +49,9 @@ def test_memory_compares_what_both_sides_keep(tiny_base, tmp_path):
 
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_both_sides_have_the_same_gradients(checkpointing, tiny_base, tmp_path):
+    # At 64 px the innermost layers look at one place: no gradient for queries and keys, but for rounding.
     row = {
-        "model": str(tiny_base), "resolution": 64, "precision": "fp32", "checkpointing": checkpointing, "rank": 2,
+        "model": str(tiny_base), "resolution": 128, "precision": "fp32", "checkpointing": checkpointing, "rank": 2,
         "device": "cpu",
     }  # fmt: skip
     assert 0 <= memory.gradient_difference(row, tmp_path) < 1e-5
