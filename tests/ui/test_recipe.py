@@ -120,7 +120,7 @@ def test_empty_fields_say_what_the_preset_has():
         setting.name: news
         for setting, news in zip(fields.advanced(), fields.presets_values(known, DECIDED), strict=True)
     }
-    assert said["train.learning_rate"]["placeholder"] == "0.001"
+    assert said["train.learning_rate"]["placeholder"] == "0.002"
     assert said["train.steps"]["placeholder"] == "from the quality"
     assert said["schedule.name"]["choices"][0] == ("as the preset: cosine", "")
     assert said["data.flip"]["choices"][0] == ("as the preset: yes", "")
