@@ -2,8 +2,9 @@
 
 y = W x + Σ sᵢ Bᵢ Aᵢ x = W x + [s₁ B₁, s₂ B₂, ...] [A₁; A₂; ...] x: one pair of products, however many adapters there
 are, where PEFT's layer takes a pair each, and three passes over the output besides. The stacked pair is kept until a
-scale, a tensor, the device or the precision is another. What trains, DoRA, and a scale for each sample go PEFT's way;
-so does an adapter by itself, which then draws the same to the bit in training and from its file.
+tensor, the device or the precision is another; another scale is one product more with its smaller half. What trains,
+DoRA, and a scale for each sample go PEFT's way; so does an adapter by itself, which then draws the same to the bit in
+training and from its file.
 """
 
 from typing import Any
@@ -22,12 +23,14 @@ class Mixing:
     """PEFT's LoRA layer, with one way more to compute what it means."""
 
     _stacked: "tuple[list[Any], torch.Tensor, torch.Tensor] | None" = None
-    """What the pair was made of, and the pair: (Σ r, in, ...) and (out, Σ r, ...)."""
+    """What the pair was made of, and the pair: (Σ r, in, ...), and (out, Σ r, ...) in float32 without scales."""
+    _scaled: "tuple[list[float], torch.Tensor] | None" = None
+    """Scales, and the second of the pair with them."""
 
     def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         parts = [] if args or kwargs else self._parts()
         if not parts:
-            self._stacked = None
+            self.forget()
             output: torch.Tensor = super().forward(x, *args, **kwargs)  # type: ignore[misc]
             return output
         result = self.base_layer(x)  # type: ignore[attr-defined]
@@ -55,16 +58,21 @@ class Mixing:
 
     def _pair(self, parts: list[Any], like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The stacked pair for ``parts``, where ``like`` is and in its precision."""
-        wanted = [*parts, like.device, like.dtype]
+        downs, ups, scales = parts[::FIELDS], parts[2::FIELDS], parts[4::FIELDS]
+        wanted = [*downs, *parts[1::FIELDS], *ups, *parts[3::FIELDS], like.device, like.dtype]
         if self._stacked is None or not _alike(self._stacked[0], wanted):
-            pair = stacked(parts[::FIELDS], parts[2::FIELDS], parts[4::FIELDS])
-            down, up = (tensor.to(like.device, like.dtype) for tensor in pair)
-            self._stacked = wanted, down, up
-        return self._stacked[1:]
+            down, up = stacked(downs, ups)
+            self._stacked, self._scaled = (wanted, down.to(like.device, like.dtype), up.to(like.device)), None
+        _, down, up = self._stacked
+        if self._scaled is None or self._scaled[0] != scales:
+            each = [scale for scale, tensor in zip(scales, downs, strict=True) for _ in range(len(tensor))]
+            factors = torch.tensor(each, device=up.device).view(1, -1, *[1] * (up.ndim - 2))
+            self._scaled = scales, (up * factors).to(like.dtype)
+        return down, self._scaled[1]
 
     def forget(self) -> None:
         """Let go of the pair, and of the adapters' tensors with it."""
-        self._stacked = None
+        self._stacked = self._scaled = None
 
     def _add(self, result: torch.Tensor, x: torch.Tensor, down: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
         """``result``, which nobody else holds, with the pair's products of ``x`` in it."""
@@ -85,15 +93,13 @@ class MixingConv2d(Mixing, Conv2d):
         return result.add_(nn.functional.conv2d(low, up))
 
 
-def stacked(
-    downs: list[torch.Tensor], ups: list[torch.Tensor], scales: list[float]
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """[A₁; A₂; ...] and [s₁ B₁, s₂ B₂, ...] in float32, each row of the first of length 1 and its length in the second.
+def stacked(downs: list[torch.Tensor], ups: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    """[A₁; A₂; ...] and [B₁, B₂, ...] in float32, each row of the first of length 1 and its length in the second.
 
     So what stands between the two products is no larger than the layer's own outputs, and float16 can hold it.
     """
     down = torch.cat([tensor.float() for tensor in downs])
-    up = torch.cat([tensor.float() * scale for tensor, scale in zip(ups, scales, strict=True)], 1)
+    up = torch.cat([tensor.float() for tensor in ups], 1)
     length = down.flatten(1).norm(dim=1).clamp(min=forms.TINY)
     return down / length.view(-1, *[1] * (down.ndim - 1)), up * length.view(1, -1, *[1] * (up.ndim - 2))
 

@@ -157,6 +157,20 @@ def test_what_changes_is_noticed_without_being_told():
     }
 
 
+def test_another_scale_stacks_nothing_anew(monkeypatch):
+    models = loaded("sd1")
+    live.set_scales(models, {"one": 0.8, "two": 0.5})
+    predicted(models)
+    made, stacked = [], mixing.stacked
+    monkeypatch.setattr(mixing, "stacked", lambda *tensors: made.append(1) or stacked(*tensors))
+    live.set_scales(models, {"one": -0.25, "two": 1.5})
+    ours = predicted(models)
+    assert not made
+    fresh = loaded("sd1")
+    live.set_scales(fresh, {"one": -0.25, "two": 1.5})
+    assert equal(ours, predicted(fresh)) and made
+
+
 def test_an_adapter_in_training_gets_gradients_and_one_by_itself_draws_as_it_trains():
     models = tiny_sd1()
     parameters = Lora(rank=4, alpha=3.0).attach(models, "training", 0)
