@@ -83,9 +83,10 @@ def test_what_a_run_would_refuse_the_plan_refuses_and_nothing_is_written(tmp_pat
 
 
 def test_a_setting_by_the_short_flag_is_the_same(pictures):
-    from sdlora.cli import _overrides, _parser
+    from sdlora.cli import _parser
+    from sdlora.flags import overrides
 
     words = ["plan", "pocket-style", "--memory", "8GB"]
     parsed = _parser(words)[0].parse_args(words)
-    assert _overrides(parsed) == {"train.memory": "8GB"}
-    assert TrainConfig.load("pocket-style", {**_overrides(parsed), "data.folder": str(pictures)}).train.memory == "8GB"
+    assert overrides(parsed) == {"train.memory": "8GB"}
+    assert TrainConfig.load("pocket-style", {**overrides(parsed), "data.folder": str(pictures)}).train.memory == "8GB"
