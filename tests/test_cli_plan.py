@@ -48,6 +48,7 @@ def test_the_table_says_what_is_measured_and_what_is_counted(configure):
     assert "1.00 GB  train.gradient_checkpointing = true (more time)" in text
 
 
+@pytest.mark.slow
 def test_a_plan_is_measured_once_and_leaves_nothing_but_caches(configure, tmp_path, capsys, monkeypatch):
     data = tmp_path / "data"
     configure(adapter__text_encoder=False).save(tmp_path / "mine.toml")

@@ -114,6 +114,7 @@ def test_stopped_it_is_saved_and_goes_on_where_it_was(long, server, visit, tmp_p
     visitor.see("Stopped at step", "#run-status")
 
 
+@pytest.mark.slow
 def test_a_failed_run_says_why_keeps_the_settings_and_train_works_again(made, server, visit, idle, tiny_base, tmp_path):
     base = shutil.copytree(tiny_base, tmp_path / "base")
     weights = base / "unet" / "diffusion_pytorch_model.safetensors"
@@ -164,6 +165,7 @@ def test_a_busy_port_gives_the_next(server, tmp_path):
     assert f"Port {PORT} is busy" in said
 
 
+@pytest.mark.slow
 def test_a_program_does_the_same(made, server, visit, idle):
     client = Client(server.address, verbose=False)
     run = client.predict(
@@ -180,6 +182,7 @@ def test_a_program_does_the_same(made, server, visit, idle):
     assert client.predict(run="", api_name="/stop")["state"] != "running"
 
 
+@pytest.mark.slow
 def test_a_model_put_into_the_models_folder_is_offered_to_who_opens_the_page_then(
     made, server, visit, idle, runs, tiny_base
 ):

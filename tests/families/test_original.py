@@ -87,13 +87,15 @@ def test_every_weight_of_a_file_is_the_folders(family, tiny):
 
 
 def test_a_picture_from_a_file_is_the_folders(tiny, tmp_path, monkeypatch):
+    """But for rounding: the same weights lie elsewhere in memory, and some processors' products depend on where."""
     shutil.copytree(tiny / "base" / "tokenizer", tmp_path / "data" / "models" / "tokenizer")
     pictures = [
         Studio(str(tiny / base), device="cpu").generate("a red house", negative="snow", seed=3, steps=2, cfg=7)[0]
         for base in ("base", "model.safetensors")
     ]
-    assert np.array_equal(*map(np.asarray, pictures))
-    assert np.asarray(pictures[0]).std() > 1
+    folder, file = (np.asarray(picture).astype(int) for picture in pictures)
+    assert np.abs(folder - file).max() <= 1 and (folder != file).mean() < 1e-3
+    assert folder.std() > 1
 
 
 def test_prompts_are_cut_and_filled_up_as_the_folders(tiny):

@@ -103,6 +103,7 @@ def test_nothing_is_overwritten_and_nothing_half_written_stays(tiny_base, adapte
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_the_service_bakes_in_a_process_of_its_own(tiny_base, adapters, tmp_path):
     phases = []
     output = service.baked(str(tiny_base), [(str(adapters[0]), 1.0)], tmp_path / "m", "fp32", on_phase=phases.append)

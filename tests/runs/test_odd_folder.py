@@ -31,6 +31,7 @@ def odd(configure, tiny_base, pictures, tmp_path):
     return folder
 
 
+@pytest.mark.slow
 def test_a_run_is_killed_goes_on_is_exported_and_drawn_with_in_an_odd_folder(nursery, odd, tmp_path):
     def command(*arguments, **environment):
         return subprocess.run(

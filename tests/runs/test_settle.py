@@ -81,6 +81,7 @@ def test_what_a_person_set_is_known_from_a_presets_own_values(tmp_path, pictures
     assert "train.batch_size" in given(TrainConfig.parse({"train": {"batch_size": 2}, "data": {"folder": "."}}, "mine"))
 
 
+@pytest.mark.slow
 def test_a_run_writes_what_it_chose_and_a_resume_repeats_it(configure, tmp_path, capsys):
     config = configure(train__steps=4, train__batch_size=2, checkpoint__every=2)
     less = (Counter(config, CPU).needs(config) - 1000) / GIB

@@ -176,16 +176,19 @@ def test_class_pictures_are_made_once_and_weigh_in(configure, tmp_path):
 
 
 def test_class_examples_held_to_the_base_draw_nothing_while_the_adapter_does_nothing(configure, tmp_path):
-    """A fresh adapter predicts what the base does: then its class part has no error, and all that moves is the rest."""
+    """A fresh adapter predicts what the base does: then its class part has no error, and all that moves is the rest.
+
+    AdamW's first step is the rate, 1e-2, whatever the gradient's size; of gradients near its epsilon, rounding shows.
+    """
     prior = dict(prior__weight=1.0, prior__class_prompt="a house", prior__count=3, prior__steps=1)
     once = dict(train__steps=1)
     _, alone, without = run_here(configure(**once), tmp_path / "without")
     _, events, held = run_here(configure(**once, **prior, prior__target="base"), tmp_path / "held")
     assert of(StepDone, events)[0].loss == pytest.approx(of(StepDone, alone)[0].loss, rel=1e-5)
-    assert largest_difference(held.adapter, without.adapter) < 1e-5
+    assert largest_difference(held.adapter, without.adapter) < 1e-4
     _, _, later = run_here(configure(**prior, prior__target="base"), tmp_path / "later")
     _, _, free = run_here(configure(), tmp_path / "free")
-    assert largest_difference(later.adapter, free.adapter) > 1e-4
+    assert largest_difference(later.adapter, free.adapter) > 1e-2
 
 
 def test_previews_and_checkpoints_change_nothing_in_a_schedule_free_run(configure, tmp_path):

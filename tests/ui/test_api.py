@@ -59,6 +59,7 @@ def refused(client, **arguments):
     return str(caught.value)
 
 
+@pytest.mark.slow
 def test_the_manual_does_what_it_says(server, tiny_base, monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
     here = {

@@ -40,6 +40,7 @@ def _steps(run):
     return [event.step for event in run.events() if isinstance(event, StepDone)]
 
 
+@pytest.mark.slow
 def test_a_killed_training_is_shown_as_cut_off_and_the_next_in_the_queue_begins(desk, configure):
     killed = desk.train(configure(train__steps=20, checkpoint__every=1), "killed")
     waiting = desk.train(configure(train__steps=400), "waiting")
