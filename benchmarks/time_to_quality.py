@@ -43,10 +43,10 @@ from sdlora.training.output import RunPaths
 from sdlora.training.trainer import train
 
 RATES = {"style": (3e-5, 1e-4, 3e-4), "subject": (3e-4, 1e-3, 3e-3)}
-"""The reference's, about the best: at its constant rate the style is unlearnt again the sooner the higher the rate is.
-For SD 1.5 the documentation says 1e-4."""
+"""The reference's: at its constant rate the style is unlearnt again the sooner the higher the rate is. The best
+of three may be at the edge; then another beyond it could be better. For SD 1.5 the documentation says 1e-4."""
 STEPS = {"style": 500, "subject": 400}
-"""Of the reference: what our presets take."""
+"""Of the reference, and of ours with its settings: what our presets once took. They make do with fewer now."""
 EVERY = {"reference": 50, "ours": 10, "equal": 25}
 """Steps between two adapters that are judged."""
 MEASURE = {"style": "clip_i", "subject": "likeness_with_trigger"}

@@ -17,6 +17,11 @@ class ConfigError(SdloraError):
     exit_code = 2
 
 
+def missing(what: str, package: str, instead: str) -> ConfigError:
+    """That ``what`` needs a package that is not installed; ``instead`` is what does without it."""
+    return ConfigError(f"{what} needs {package}; run pip install {package}, or take {instead}")
+
+
 class ModelError(ConfigError):
     """The base model cannot be found, is incomplete, or is of a kind that is not served."""
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
-from sdlora.errors import ConfigError
+from sdlora.errors import ConfigError, missing
 from sdlora.section import Section
 
 if TYPE_CHECKING:
@@ -63,9 +63,7 @@ def _adamw8bit(section: Optimizer, groups: list[dict[str, Any]]) -> "torch.optim
     try:
         from bitsandbytes.optim import AdamW8bit
     except ImportError as error:
-        raise ConfigError(
-            "optimizer.name: adamw8bit needs bitsandbytes; run pip install bitsandbytes, or take adamw"
-        ) from error
+        raise missing("optimizer.name: adamw8bit", "bitsandbytes", "adamw") from error
     return AdamW8bit(groups, betas=(section.beta1, section.beta2), weight_decay=section.weight_decay)
 
 
@@ -74,10 +72,7 @@ def _from_pytorch_optimizer(class_name: str, **options: Any) -> Any:
         try:
             import pytorch_optimizer
         except ImportError as error:
-            raise ConfigError(
-                f"optimizer.name: {section.name} needs pytorch_optimizer; run pip install pytorch_optimizer, or "
-                "take adamw"
-            ) from error
+            raise missing(f"optimizer.name: {section.name}", "pytorch_optimizer", "adamw") from error
         betas = (section.beta1, section.beta2)
         cls = getattr(pytorch_optimizer, class_name)
         return cls(groups, betas=betas, weight_decay=section.weight_decay, **options)

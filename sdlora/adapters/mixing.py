@@ -2,7 +2,7 @@
 
 y = W x + Σ sᵢ Bᵢ Aᵢ x = W x + [s₁ B₁, s₂ B₂, ...] [A₁; A₂; ...] x: one pair of products, however many adapters there
 are, where PEFT's layer takes a pair each, and three passes over the output besides. The stacked pair is kept until a
-tensor, the device or the precision is another; another scale is one product more with its smaller half. What trains,
+tensor, the device or the precision is another; another scale is one multiplication of B more. What trains,
 DoRA, and a scale for each sample go PEFT's way; so does an adapter by itself, which then draws the same to the bit in
 training and from its file.
 """

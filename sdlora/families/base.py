@@ -47,6 +47,13 @@ class Conditioning:
         return Conditioning(**{name: torch.cat([part[name] for part in parts]) for name in parts[0]})
 
 
+def sent(tensor: "torch.Tensor", device: "torch.device") -> "torch.Tensor":
+    """``tensor`` on ``device``, without waiting for what that still computes (CUDA: from pinned memory alone)."""
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
+
+
 class Family(ABC):
     """A loaded base model of one family.
 

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from sdlora.errors import ConfigError
+from sdlora.errors import missing
 
 Kind = Literal["int8", "nf4"]
 BLOCK = 64
@@ -102,9 +102,7 @@ def require_able() -> None:
     try:
         import bitsandbytes.functional  # noqa: F401
     except ImportError as error:
-        raise ConfigError(
-            "model.quantize: nf4 needs bitsandbytes; run pip install bitsandbytes, or take int8"
-        ) from error
+        raise missing("model.quantize: nf4", "bitsandbytes", "int8") from error
 
 
 def size(outputs: int, inputs: int, kind: Kind) -> int:

@@ -9,7 +9,7 @@ import torch
 
 from sdlora.diffusion.schedule import ZERO_SNR
 from sdlora.errors import ModelError
-from sdlora.families.base import Conditioning, Family, fingerprint
+from sdlora.families.base import Conditioning, Family, fingerprint, sent
 
 if TYPE_CHECKING:
     from torch import nn
@@ -123,7 +123,7 @@ class StableDiffusion(Family):
 
     def encode_text(self, ids: torch.Tensor, clip_skip: int = 1) -> Conditioning:
         encoder = self._encoders["text_encoder"]
-        ids = ids.to(encoder.device)  # Which need not be the UNet's, where parts take turns.
+        ids = sent(ids, encoder.device)  # Which need not be the UNet's, where parts take turns.
         if clip_skip == 1:
             return Conditioning(encoder(ids, return_dict=True).last_hidden_state)
         hidden = encoder(ids, output_hidden_states=True, return_dict=True).hidden_states

@@ -34,7 +34,7 @@ from sdlora.training.estimate import Measured, class_pictures
 PHASE = "phase: "
 """Begins the lines by which the process tells what it does."""
 LOOK_SECONDS = 0.1
-CODE = 2
+CODE = 3
 """Raised whenever a change of the program makes steps take other times or bytes: what was measured before is void."""
 FREE_SECONDS = 600.0
 """So long what a card had free is taken for what it has: then what was chosen for it is measured anew."""
@@ -142,7 +142,8 @@ class Measurer:
         """
         result = _result(config, self.data_dir)
         with self._lock:
-            wanted = config.model.base in BUNDLED and result not in self._tried and not result.exists()
+            known = measured(config, self.data_dir) is not None
+            wanted = config.model.base in BUNDLED and not known and (result.exists() or result not in self._tried)
             self._wish = (time.monotonic(), config) if wanted and not busy(self.data_dir) else None
 
     def waits(self, config: TrainConfig) -> bool:
@@ -171,6 +172,7 @@ class Measurer:
                 raise BusyError("a training or a drawing has the device; measuring waits until it is free")
             self._wish, self._result = None, _result(config, self.data_dir)
             self._tried.add(self._result)
+            self._result.unlink(missing_ok=True)  # One that is void by now would hide why this one fails.
             config_file = self._result.with_suffix(".toml")
             config.save(config_file)
             command = ["-m", "sdlora.runs.measure", str(self.data_dir), str(config_file), str(self._result)]

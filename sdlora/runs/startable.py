@@ -1,10 +1,11 @@
 """What is wrong with a run, as far as it can be seen without torch and before anything is written."""
 
+from collections.abc import Iterator
 from importlib.util import find_spec
 
 from sdlora.config import TrainConfig
 from sdlora.data.folder import read_folder
-from sdlora.errors import ConfigError
+from sdlora.errors import ConfigError, missing
 from sdlora.families.loading import locate
 from sdlora.generation.device import require_precision
 from sdlora.optim import PACKAGES
@@ -15,11 +16,9 @@ def require_startable(config: TrainConfig, processes: int = 1) -> None:
     require_alone(config, processes)
     locate(config.model.base)
     require_precision(config.train.precision, config.train.device)
-    if config.model.quantize == "nf4":
-        _require_installed("model.quantize", "nf4", "bitsandbytes", "int8")
-    name = config.optimizer.name
-    if name in PACKAGES:
-        _require_installed("optimizer.name", name, PACKAGES[name], "adamw")
+    for setting, package, instead in _packages(config):
+        if find_spec(package) is None:
+            raise missing(setting, package, instead)
     read_folder(config.data)
 
 
@@ -31,6 +30,11 @@ def require_alone(config: TrainConfig, processes: int) -> None:
         )
 
 
-def _require_installed(setting: str, value: str, package: str, instead: str) -> None:
-    if find_spec(package) is None:
-        raise ConfigError(f"{setting}: {value} needs {package}; run pip install {package}, or take {instead}")
+def _packages(config: TrainConfig) -> Iterator[tuple[str, str, str]]:
+    """The settings that need a package which is not always installed; it; and what does without."""
+    if config.model.quantize == "nf4":
+        yield "model.quantize: nf4", "bitsandbytes", "int8"
+    if (name := config.optimizer.name) in PACKAGES:
+        yield f"optimizer.name: {name}", PACKAGES[name], "adamw"
+    if config.train.tensorboard:
+        yield "train.tensorboard: true", "tensorboard", "false"

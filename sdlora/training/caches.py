@@ -13,7 +13,7 @@ from sdlora.data.cache import LatentCache, TextCache
 from sdlora.data.folder import Example
 from sdlora.data.store import TensorStore
 from sdlora.events import OnEvent, OnProgress, Progress
-from sdlora.families.base import Conditioning, Family
+from sdlora.families.base import Conditioning, Family, sent
 from sdlora.generation.attention import escape
 from sdlora.generation.samplers import require_able
 from sdlora.generation.studio import Studio
@@ -116,7 +116,11 @@ def text_encoder(
     finished = not mine or cache.prepare(tokens(mine), _teller(job.on_event, "encoding captions"), job.should_stop)
     if gang.any(not finished):
         return None
-    return lambda spoken: Conditioning(**cache.read(tokens(spoken))).to(gang.device)
+
+    def read(spoken: list[str]) -> Conditioning:
+        return Conditioning(**{part: sent(told, gang.device) for part, told in cache.read(tokens(spoken)).items()})
+
+    return read
 
 
 class Live:

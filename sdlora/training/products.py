@@ -1,9 +1,9 @@
 """The step's matrix products, by the library that is faster where they run.
 
 On a CPU torch multiplies float32 matrices by MKL, which uses AVX-512 on Intel's processors alone; oneDNN, which torch
-brings for its convolutions, uses it on all. On an AMD EPYC its products took 0.43 of the time; on an Intel Xeon a step
-took 1.10 times as long with them (docs/decisions/lean-layers.md). Which is taken depends on the processor alone, never
-on a race, whose outcome could change the bits of a resumed run.
+brings for its convolutions, uses it on all. On an AMD EPYC with AVX-512 its products took 0.43 of the time; on an
+Intel Xeon, and an EPYC with AVX2, a step took 1.1 times as long with them (docs/decisions/lean-layers.md). Which
+is taken depends on the processor alone, never on a race, whose outcome could change the bits of a resumed run.
 """
 
 from typing import Any
@@ -22,7 +22,9 @@ THERE = (
     and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 )
 """Whether this processor and this build of torch have oneDNN's products."""
-ONEDNN = THERE and not str(torch.cpu.get_capabilities().get("cpu_name")).startswith("Intel")
+NAME = str(getattr(torch.cpu, "get_capabilities", dict)().get("cpu_name", ""))
+"""What the processor calls itself; nothing where torch cannot tell."""
+ONEDNN = THERE and NAME.startswith("AMD")
 """Whether they are the faster ones."""
 
 ENOUGH = 1_000_000
@@ -59,7 +61,8 @@ def conv_input(
     """The gradient of a convolution's input of that ``shape``, of its output's ``gradient``."""
     if groups == 1 and _is_pointwise(weight, steps):
         return conv(gradient, weight.transpose(0, 1).contiguous(), None, steps)
-    unread = gradient.new_empty(shape)  # Its size alone counts. torch.nn.grad.conv2d_input's is written in full first.
+    # Its size alone counts: one number stands for all where that does (cuDNN); oneDNN would write it out in full first.
+    unread = gradient.new_empty(shape) if gradient.device.type == "cpu" else gradient.new_empty(1).expand(shape)
     wanted = (True, False, False)
     of_input, *_ = torch.ops.aten.convolution_backward(
         gradient, unread, weight, None, *steps, False, (0, 0), groups, wanted

@@ -10,7 +10,7 @@ from sdlora.diffusion.noise import draw
 from sdlora.diffusion.objective import squared_error, target
 from sdlora.diffusion.schedule import NoiseSchedule
 from sdlora.diffusion.weighting import WEIGHTS, min_snr_weight
-from sdlora.families.base import Conditioning, Family
+from sdlora.families.base import Conditioning, Family, sent
 from sdlora.training.settings import Loss
 
 
@@ -38,8 +38,8 @@ def training_step(
         batch.mean.shape[1:], schedule.num_train_timesteps, seed, number, batch.places, loss.noise_offset,
         loss.timesteps, (loss.min_timestep, loss.max_timestep),
     )  # fmt: skip
-    noise, timesteps = noise.to(device), timesteps.to(device)
-    latents = (batch.mean + batch.std * spread).to(device)
+    noise, timesteps = sent(noise, device), sent(timesteps, device)
+    latents = sent(batch.mean + batch.std * spread, device)
 
     noisy = schedule.add_noise(latents, noise, timesteps)
     prediction = family.predict(noisy, timesteps, encode(batch.captions), batch.framing)
@@ -48,7 +48,7 @@ def training_step(
         with torch.no_grad(), bare:
             base = _predict_classes(family, noisy, timesteps, batch, encode)
         wanted = torch.cat([wanted[: batch.instances], base.to(wanted.dtype)])
-    error = squared_error(prediction, wanted, None if batch.mask is None else batch.mask.to(device))
+    error = squared_error(prediction, wanted, None if batch.mask is None else sent(batch.mask, device))
     if loss.min_snr_gamma is not None:
         error = error * min_snr_weight(schedule.snr[timesteps], loss.min_snr_gamma, family.prediction_type)
     elif loss.weighting != "uniform":

@@ -149,7 +149,8 @@ class Loop:
         """
         optimizer = self.trained.optimizer
         norm = self.gang.clip(optimizer, self.trained.parameters, self.job.train.max_grad_norm)
-        loss, length = torch.stack([total, norm.to(total)]).tolist()  # The one time that a step waits for the device.
+        # The one time that a step waits for the device; a scaler of losses (fp16) and other processes are asked too.
+        loss, length = torch.stack([total, norm.to(total)]).tolist()
         finite = math.isfinite(loss) and math.isfinite(length)
         if finite or self.gang.scales:  # The scaler itself leaves an overflowing step out, and must see it to do so.
             optimizer.step()

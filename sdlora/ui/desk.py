@@ -158,6 +158,7 @@ class Desk:
     def extend(self, run: Run, steps: int) -> None:
         """Queue ``run`` to go on to step ``steps``."""
         run.lengthen(steps)
+        self._asked.pop(run.name, None)
         self.start(run)
 
     def measure(self, config: TrainConfig) -> None:

@@ -65,7 +65,7 @@ def test_the_vae_is_left_as_it_was(loaded, monkeypatch):
     ("engine", "device", "said"),
     [
         (TURNS, CPU, "offload = model: the model is on the CPU already"),
-        (XFORMERS, CARD, "attention = xformers: is not installed"),
+        (XFORMERS, CARD, "attention = xformers: needs xformers"),
     ],
 )
 def test_what_cannot_be_done_here_is_refused_in_a_sentence(engine, device, said):

@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 import time
 
 import pytest
@@ -118,6 +120,29 @@ def test_a_process_measures_and_what_it_found_is_kept(configure, tmp_path):
     measurer._process.wait(PATIENCE)
     assert measurer.failure(config) == ""
     assert estimate(config, tmp_path).measured.device == "cpu"
+
+
+def test_what_is_void_is_wished_for_again_and_does_not_hide_why_the_next_one_fails(configure, tmp_path, monkeypatch):
+    measurer, config = Measurer(tmp_path), configure(model__base="pocket", train__memory="auto")
+    result = estimates._result(config, tmp_path)
+    result.parent.mkdir(parents=True)
+    result.write_text(json.dumps({**VALUES, "device": "cuda"}))
+    measurer._tried.add(result)
+    measurer.wish(config)
+    assert not measurer.waits(config)
+    then = time.time() - estimates.FREE_SECONDS - 1
+    os.utime(result, (then, then))
+    measurer.wish(config)
+    assert measurer.waits(config)
+    code = "import sys; sys.exit('error: out of memory')"
+    monkeypatch.setattr(
+        estimates, "spawn", lambda command, **files: subprocess.Popen([sys.executable, "-c", code], **files)
+    )
+    measurer.start(config)
+    measurer._process.wait(PATIENCE)
+    assert measurer.failure(config) == "out of memory"
+    measurer.wish(config)
+    assert not measurer.waits(config)  # Once tried in vain, only who asks for it tries again.
 
 
 def test_why_it_could_not_be_measured_is_told(configure, tmp_path):

@@ -8,6 +8,7 @@ from sdlora.config import all_settings
 from sdlora.data.prior import class_prompt
 from sdlora.data.projects import About, Project
 from sdlora.errors import BusyError, SdloraError
+from sdlora.runs.folder import Run
 from sdlora.runs.ladder import changed
 from sdlora.service import Estimate
 from sdlora.training.estimate import Measured
@@ -157,6 +158,21 @@ def test_a_second_click_makes_no_twin_even_once_the_run_chose_what_fits(tmp_path
     with pytest.raises(BusyError, match="mine is queued or trained with these settings already"):
         desk.train(config, "mine")
     assert desk.train(configure(train__memory="6GB"), "other").name == "other"
+    desk.close()
+
+
+def test_a_run_that_goes_on_longer_is_known_by_its_new_length(tmp_path, configure, monkeypatch):
+    desk = Desk(tmp_path)
+    monkeypatch.setattr(desk.queue, "tick", lambda: None)
+    run = desk.train(configure(), "mine")
+    desk.queue.cancel(run)
+    monkeypatch.setattr(
+        Run, "lengthen", lambda run, steps: changed(run.config, {"train.steps": steps}).save(run.config_file)
+    )
+    desk.extend(run, 50)
+    with pytest.raises(BusyError, match="mine is queued or trained with these settings already"):
+        desk.train(configure(train__steps=50), "again")
+    assert desk.train(configure(), "shorter").name == "shorter"
     desk.close()
 
 
