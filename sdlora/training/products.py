@@ -22,7 +22,7 @@ THERE = (
     and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 )
 """Whether this processor and this build of torch have oneDNN's products."""
-NAME = str(getattr(torch.cpu, "get_capabilities", dict)().get("cpu_name", ""))
+NAME = str(torch.cpu.get_capabilities().get("cpu_name", "")) if hasattr(torch.cpu, "get_capabilities") else ""
 """What the processor calls itself; nothing where torch cannot tell."""
 ONEDNN = THERE and NAME.startswith("AMD")
 """Whether they are the faster ones."""
