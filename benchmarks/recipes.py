@@ -121,6 +121,9 @@ ROWS: dict[str, Row] = {
     "subject: LoRA+, ratio 4": Row("subject", {"adapter.lora_plus_ratio": 4}),
     "subject in full: the preset": Row("subject in full"),
     "subject in full: 200 steps at thrice the rate": Row("subject in full", rates(3e-3, 3e-3, train__steps=200)),
+    "subject in full: 100 steps, LoRA+, ratio 16": Row(
+        "subject in full", {"train.steps": 100, "adapter.lora_plus_ratio": 16}
+    ),
     "subject: without prior preservation": Row("subject", {"prior.weight": 0.0}),
 }  # fmt: skip
 
