@@ -47,7 +47,7 @@ def said(capsys):
         ([*GENERATE, "--output", "a.png", "--prediction-type", "flow"], 2, "--prediction-type: invalid choice"),
         ([*GENERATE, "--output", "a.png", "--predicton-type", "epsilon"], 2, "did you mean --prediction-type"),
         ([*GENERATE, "--output", "a.png", "--device", "cpu", "--offload", "model"], 2, "is on the CPU already"),
-        ([*GENERATE, "--output", "a.png", "--attention", "xformers"], 2, "xformers: is not installed"),
+        ([*GENERATE, "--output", "a.png", "--attention", "xformers"], 2, "xformers: needs xformers"),
         (["compare", "nothing", "--output", "a.png", "--vae-tiling", "often"], 2, "--vae-tiling: invalid choice"),
         (["bake", "--adapter", "x", "--output", "m", "--offload", "model"], 2, "there is no flag --offload"),
         (["export", "nothing", "--output", "a.safetensors"], 2, "no such run"),
