@@ -19,6 +19,14 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "0")
 
 
+@pytest.fixture
+def fresh_accelerate() -> None:
+    """Accelerate keeps one state a process; runs of other precision in the same process need a new one."""
+    from accelerate.state import AcceleratorState
+
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
 @pytest.fixture(scope="session")
 def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A diffusers folder with a tiny random SD 1.x (``tests.tiny``). Read only."""

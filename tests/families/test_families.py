@@ -21,6 +21,7 @@ from sdlora.generation.studio import Studio
 from tests.tiny import UNETS, tiny_base, tiny_pipeline
 from tests.training.short import run_here
 
+pytestmark = pytest.mark.usefixtures("fresh_accelerate")
 FAMILIES = tuple(UNETS)
 RARE = ("loha", "lokr", "ia3")
 EVERY = [
@@ -40,13 +41,6 @@ def family(request):
 @pytest.fixture(scope="module")
 def base(family, tmp_path_factory):
     return tiny_base(tmp_path_factory.mktemp("bases") / family, family)
-
-
-@pytest.fixture(autouse=True)
-def fresh_accelerate():
-    from accelerate.state import AcceleratorState
-
-    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 def pixels(image):

@@ -4,8 +4,5 @@ import pytest
 
 
 @pytest.fixture(autouse=True)
-def fresh_accelerate() -> None:
-    """Accelerate keeps one state a process; runs of other precision in the same process need a new one."""
-    from accelerate.state import AcceleratorState
-
-    AcceleratorState._reset_state(reset_partial_state=True)
+def each_fresh(fresh_accelerate: None) -> None:
+    """For every test here."""
