@@ -21,8 +21,9 @@ from sdlora.runs.interlude import Interlude
 from sdlora.runs.mailbox import Mailbox
 from sdlora.training.prepare import NAME
 from tests.generation.test_studio import adapter
-from tests.training.conftest import fresh_accelerate as fresh_accelerate
 from tests.training.short import run_here
+
+pytestmark = pytest.mark.usefixtures("fresh_accelerate")
 
 
 @pytest.fixture(scope="module")
