@@ -12,6 +12,9 @@ UNET_TENSORS = 48
 the way up, a transformer block's hidden layer (8 widths), attention, and the convolutions' workspace."""
 VAE_TENSORS = 10
 """The same for the decoder: tensors of its second width at the size of the picture, in float32."""
+MIXED = 5
+"""Bytes that mixed adapters take for one of their files': a number that float16 keeps in 2 is a parameter of 4 here,
+and takes 6 in the stacked pair (``adapters.mixing``): 4 going down, 8 going up, with its scale and without."""
 RESERVE = 256 << 20
 """Bytes left alone, for what no estimate knows of."""
 
@@ -50,14 +53,22 @@ def decoding(family: "Family", width: int, height: int) -> int:
     return int(width * height * VAE_TENSORS * widths[min(1, len(widths) - 1)] * torch.float32.itemsize)
 
 
-def needed(family: "Family", width: int, height: int, batch: int, guided: bool = True, side: int | None = None) -> int:
+def needed(
+    family: "Family",
+    width: int,
+    height: int,
+    batch: int,
+    guided: bool = True,
+    side: int | None = None,
+    adapters: int = 0,
+) -> int:
     """Bytes that drawing ``batch`` pictures of ``width`` x ``height`` pixels at once takes beside the model itself.
 
     The UNet sees every picture twice where it is ``guided``; pictures are decoded one by one, in tiles of at most
-    ``side`` pixels if that is given.
+    ``side`` pixels if that is given. ``adapters``: bytes of the files that are mixed.
     """
     unet: Any = family.models["unet"]
     latents = (width // family.latent_factor) * (height // family.latent_factor)
     predicting = latents * batch * (1 + guided) * UNET_TENSORS * unet.config.block_out_channels[0] * unet.dtype.itemsize
     decoded = decoding(family, min(width, side or width), min(height, side or height))
-    return max(predicting, decoded) + RESERVE
+    return max(predicting, decoded) + MIXED * adapters + RESERVE

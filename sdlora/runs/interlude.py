@@ -16,6 +16,7 @@ from sdlora.families.loading import locate
 from sdlora.families.settings import Model
 from sdlora.generation.settings import Engine
 from sdlora.runs.creation import Request, creations_folder
+from sdlora.runs.disk import size_of
 from sdlora.runs.mailbox import Answer, Errand, Mailbox
 from sdlora.runs.painting import Easel, save, sentence, translated
 
@@ -100,10 +101,11 @@ class Interlude:
             raise Declined("A training with other settings of this base is using the device")
         width, height = request.width or family.native_size, request.height or family.native_size
         sizes = BATCHES if family.device.type == "cuda" else (1,)
+        mixed = sum(size_of(Path(adapter.path).resolve()) for adapter in request.adapters)
         free, wanted = memory.free(family.device), 0
         side = None if request.drawn_by.vae_tiling == "off" else memory.tile(family)
         for batch in (min(size, request.count) for size in sizes):
-            wanted = memory.needed(family, width, height, batch, request.cfg > 1, side)
+            wanted = memory.needed(family, width, height, batch, request.cfg > 1, side, mixed)
             if wanted <= free:
                 return batch
         short = f"{wanted / 2**30:.1f} GB are needed and {free / 2**30:.1f} GB free"

@@ -276,3 +276,18 @@ def test_an_estimate_of_memory_grows_with_the_size_and_the_batch(training):
     sizes = [memory.needed(training, side, side, batch) for side, batch in ((512, 1), (1024, 1), (1024, 64))]
     assert sizes == sorted(set(sizes))
     assert memory.free(torch.device("cpu")) > 0
+    bare, mixed = (memory.needed(training, 64, 64, 1, adapters=size) for size in (0, 2000))
+    assert mixed - bare == 10_000  # A thousand numbers of float16: 4 bytes each, and 6 in the stacked pair.
+
+
+def test_adapters_that_leave_no_room_are_declined(interlude, mailbox, training, ask, mixed, monkeypatch):
+    bare = memory.needed(training, 64, 64, 1, side=memory.tile(training))
+    monkeypatch.setattr(memory, "free", lambda device: bare)
+    fits, too_many = mailbox.ask(ask(width=64, height=64)), mailbox.ask(ask(width=64, height=64, adapters=mixed))
+    interlude(training)
+    interlude._turn_ends = 0.0
+    interlude(training)
+    assert last(fits).state == "done"
+    assert "too little memory for a picture of 64x64" in last(too_many).message
+    fits.close()
+    too_many.close()
