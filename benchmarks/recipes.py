@@ -38,7 +38,10 @@ BUDGET = {"style": 100, "subject": 200, "style in full": 500, "subject in full":
 tried again at the preset's own length, or at one that would make do."""
 BEFORE: Mapping[str, Mapping[str, Any]] = {
     "style": {"train.learning_rate": 1e-3, "train.text_encoder_learning_rate": 2e-4},
-    "subject": {"train.learning_rate": 1e-3, "train.text_encoder_learning_rate": 1e-3},
+    "subject": {
+        "train.learning_rate": 1e-3, "train.text_encoder_learning_rate": 1e-3,
+        "optimizer.name": "adamw", "schedule.name": "cosine",
+    },
 }  # fmt: skip
 """What stood in the presets when the sweep began, and was exchanged for what it found: the rows change this."""
 ASKING = {"style": {"seeds": 4, "steps": 12}, "subject": {"seeds": 2, "steps": 12}}
@@ -76,6 +79,8 @@ def rates(unet: float, text: float | None = None, **more: Any) -> dict[str, Any]
     return {**own, **{name.replace("__", "."): value for name, value in more.items()}}
 
 
+FREE = {"optimizer__name": "schedulefree", "schedule__name": "constant"}
+
 ROWS: dict[str, Row] = {
     "style: the preset": Row("style", again=True),
     "style: twice the rate": Row("style", rates(2e-3, 4e-4), again=True),
@@ -85,7 +90,7 @@ ROWS: dict[str, Row] = {
     "style: P2": Row("style", {"loss.weighting": "p2"}),
     "style: debiased": Row("style", {"loss.weighting": "debiased"}),
     "style: schedule-free, constant, twice the rate": Row(
-        "style", rates(2e-3, 4e-4, optimizer__name="schedulefree", schedule__name="constant"), again=True
+        "style", rates(2e-3, 4e-4, **FREE), again=True
     ),
     "style: prodigy": Row("style", rates(1.0, optimizer__name="prodigy")),
     "style: lion, a third of the rate": Row("style", rates(3e-4, 6e-5, optimizer__name="lion")),
@@ -123,6 +128,19 @@ ROWS: dict[str, Row] = {
     "subject in full: 200 steps at thrice the rate": Row("subject in full", rates(3e-3, 3e-3, train__steps=200)),
     "subject in full: 100 steps, LoRA+, ratio 16": Row(
         "subject in full", {"train.steps": 100, "adapter.lora_plus_ratio": 16}
+    ),
+    "subject in full: 150 steps, schedule-free, constant, six times the rate": Row(
+        "subject in full", rates(6e-3, 6e-3, train__steps=150, **FREE)
+    ),
+    "subject in full: 100 steps, schedule-free, constant, six times the rate": Row(
+        "subject in full", rates(6e-3, 6e-3, train__steps=100, **FREE)
+    ),
+    "subject in full: 100 steps at six times the rate": Row("subject in full", rates(6e-3, 6e-3, train__steps=100)),
+    "subject in full: 100 steps, schedule-free, constant, ten times the rate, attention layers alone": Row(
+        "subject in full", rates(1e-2, 1e-2, train__steps=100, adapter__targets="attention", **FREE)
+    ),
+    "subject in full: 100 steps, schedule-free, constant, six times the rate, even timesteps": Row(
+        "subject in full", rates(6e-3, 6e-3, train__steps=100, loss__timesteps="even", **FREE)
     ),
     "subject: without prior preservation": Row("subject", {"prior.weight": 0.0}),
 }  # fmt: skip

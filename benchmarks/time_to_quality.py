@@ -42,7 +42,7 @@ from sdlora.training.job import Job
 from sdlora.training.output import RunPaths
 from sdlora.training.trainer import train
 
-RATES = {"style": (3e-5, 1e-4, 3e-4), "subject": (3e-4, 1e-3, 3e-3)}
+RATES = {"style": (3e-5, 1e-4, 3e-4), "subject": (1e-3, 3e-3, 1e-2)}
 """The reference's: at its constant rate the style is unlearnt again the sooner the higher the rate is. The best
 of three may be at the edge; then another beyond it could be better. For SD 1.5 the documentation says 1e-4."""
 STEPS = {"style": 500, "subject": 400}
@@ -83,6 +83,7 @@ class Trial:
             given |= {
                 "train.steps": STEPS[self.name], "adapter.targets": OUR_TARGETS, "schedule.name": "constant",
                 "train.learning_rate": rate, "train.text_encoder_learning_rate": rate, "data.flip": False,
+                "optimizer.name": "adamw",
             }  # fmt: skip
         return TrainConfig.load(f"pocket-{self.name}", given)
 

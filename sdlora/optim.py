@@ -20,7 +20,7 @@ class Optimizer(Section):
     name: Literal["adamw", "adamw8bit", "prodigy", "lion", "adafactor", "schedulefree"] = "adamw"
     """`adamw`; `adamw8bit` (less memory; needs bitsandbytes); `prodigy` (finds the rate itself: set learning rates
     to 1); `lion` (a third of AdamW's rate); `adafactor` (less memory); `schedulefree` (AdamW whose running
-    average is what is saved, arXiv:2405.15682: with a constant schedule). The last four need pytorch_optimizer."""
+    average is what is saved, arXiv:2405.15682: with a constant schedule)."""
 
     weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.01
     """Decoupled weight decay."""
@@ -46,12 +46,6 @@ class Optimizer(Section):
         return _BUILDERS[self.name](self, groups)
 
 
-PACKAGES: Mapping[str, str] = {
-    "adamw8bit": "bitsandbytes", **dict.fromkeys(("prodigy", "lion", "adafactor", "schedulefree"), "pytorch_optimizer")
-}  # fmt: skip
-"""Where optimizers come from that torch does not have."""
-
-
 def _adamw(section: Optimizer, groups: list[dict[str, Any]]) -> "torch.optim.Optimizer":
     import torch
 
@@ -69,10 +63,8 @@ def _adamw8bit(section: Optimizer, groups: list[dict[str, Any]]) -> "torch.optim
 
 def _from_pytorch_optimizer(class_name: str, **options: Any) -> Any:
     def build(section: Optimizer, groups: list[dict[str, Any]]) -> "torch.optim.Optimizer":
-        try:
-            import pytorch_optimizer
-        except ImportError as error:
-            raise missing(f"optimizer.name: {section.name}", "pytorch_optimizer", "adamw") from error
+        import pytorch_optimizer
+
         betas = (section.beta1, section.beta2)
         cls = getattr(pytorch_optimizer, class_name)
         return cls(groups, betas=betas, weight_decay=section.weight_decay, **options)

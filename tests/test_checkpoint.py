@@ -113,18 +113,12 @@ def test_prodigy_refuses_two_rates():
         optim.Optimizer(name="prodigy").build(groups)
 
 
-@pytest.mark.parametrize(
-    ("name", "module", "package"),
-    [
-        ("adamw8bit", "bitsandbytes.optim", "bitsandbytes"),
-        ("prodigy", "pytorch_optimizer", "pytorch_optimizer"),
-    ],
-)
-def test_an_optimizer_whose_library_is_missing_says_what_to_install(name, module, package, monkeypatch):
-    monkeypatch.setitem(sys.modules, module, None)  # Importing it fails, installed or not.
+def test_an_optimizer_whose_library_is_missing_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "bitsandbytes.optim", None)  # Importing it fails, installed or not.
     with pytest.raises(ConfigError) as caught:
-        optim.Optimizer(name=name).build([{"params": [torch.nn.Parameter(torch.ones(2))], "lr": 0.1}])
-    assert str(caught.value) == f"optimizer.name: {name} needs {package}; run pip install {package}, or take adamw"
+        optim.Optimizer(name="adamw8bit").build([{"params": [torch.nn.Parameter(torch.ones(2))], "lr": 0.1}])
+    said = "optimizer.name: adamw8bit needs bitsandbytes; run pip install bitsandbytes, or take adamw"
+    assert str(caught.value) == said
 
 
 OPTIMIZERS = ["adamw", "adamw8bit", "prodigy", "lion", "adafactor", "schedulefree"]

@@ -1,8 +1,12 @@
 """Latents and text outputs, each made once: no step of training decodes a file or runs the VAE."""
 
+import os
+import sys
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -26,6 +30,17 @@ VERSION = 1
 
 _WORKERS = 4
 _AHEAD = 8
+
+
+def give_way() -> None:
+    """Let the encoder go before this thread, on Linux, where threads have priorities of their own.
+
+    On a CPU the encoder's threads wait for one another after each layer, and so all for one that has to share its core
+    with a decoder: on two cores pictures of 12 megapixels went into `pocket`'s cache at 19 a second, and go at 27.
+    """
+    if sys.platform == "linux":
+        with suppress(OSError):  # Some sandboxes forbid it.
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
 
 
 @dataclass(frozen=True)
@@ -113,7 +128,7 @@ class LatentCache:
     def _decoded(self, batches: Iterable[list[View]]) -> Iterator[list[tuple[View, Picture]]]:
         """The batches with their pictures, decoded by a few threads a little ahead of the encoder."""
         ahead: deque[list[tuple[View, Future[Picture]]]] = deque()
-        with ThreadPoolExecutor(_WORKERS) as pool:
+        with ThreadPoolExecutor(_WORKERS, initializer=give_way) as pool:
             try:
                 for batch in batches:
                     ahead.append([(view, pool.submit(self._open, view)) for view in batch])

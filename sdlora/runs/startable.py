@@ -8,7 +8,6 @@ from sdlora.data.folder import read_folder
 from sdlora.errors import ConfigError, missing
 from sdlora.families.loading import locate
 from sdlora.generation.device import require_precision
-from sdlora.optim import PACKAGES
 
 
 def require_startable(config: TrainConfig, processes: int = 1) -> None:
@@ -34,7 +33,7 @@ def _packages(config: TrainConfig) -> Iterator[tuple[str, str, str]]:
     """The settings that need a package which is not always installed; it; and what does without."""
     if config.model.quantize == "nf4":
         yield "model.quantize: nf4", "bitsandbytes", "int8"
-    if (name := config.optimizer.name) in PACKAGES:
-        yield f"optimizer.name: {name}", PACKAGES[name], "adamw"
+    if config.optimizer.name == "adamw8bit":
+        yield "optimizer.name: adamw8bit", "bitsandbytes", "adamw"
     if config.train.tensorboard:
         yield "train.tensorboard: true", "tensorboard", "false"

@@ -1,5 +1,7 @@
 """The cache: the same bits whatever was there before, and damage made good."""
 
+import os
+import sys
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -154,6 +156,19 @@ def test_non_finite_latents_name_the_picture(example) -> None:
 
     with pytest.raises(NonFiniteError, match=r"a\.png"):
         LatentCache(TensorStore(None), "vae").prepare([View(example(), SQUARE)], overflowing)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads have no priorities of their own")
+def test_the_encoder_goes_before_those_who_decode_for_it(example, monkeypatch: pytest.MonkeyPatch) -> None:
+    def priority() -> int:
+        return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+
+    own, decoding = priority(), []
+    opened = cache_module.open_picture
+    monkeypatch.setattr(cache_module, "open_picture", lambda *given: decoding.append(priority()) or opened(*given))
+    cache = LatentCache(TensorStore(None), "vae")
+    assert cache.prepare([View(example(), SQUARE)], averages)
+    assert decoding == [19] and priority() == own
 
 
 def test_an_error_leaves_no_thread_behind(example) -> None:

@@ -18,7 +18,6 @@ def bare(monkeypatch):
     [
         ({"model__quantize": "nf4"}, "model.quantize: nf4 needs bitsandbytes; .*or take int8"),
         ({"optimizer__name": "adamw8bit"}, "optimizer.name: adamw8bit needs bitsandbytes; .*or take adamw"),
-        ({"optimizer__name": "lion"}, "optimizer.name: lion needs pytorch_optimizer; .*or take adamw"),
         ({"train__tensorboard": True}, "train.tensorboard: true needs tensorboard; .*or take false"),
     ],
 )
