@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from sdlora.errors import ConfigError, missing
 from sdlora.section import Section
@@ -31,6 +31,12 @@ class Optimizer(Section):
     beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999
     """Decay of the squared gradients' running mean."""
 
+    @model_validator(mode="after")
+    def _averages(self) -> "Optimizer":
+        if self.name == "schedulefree" and not self.beta1:
+            raise ValueError("schedulefree averages by beta1; give a number above 0, such as 0.9")
+        return self
+
     def build(self, groups: list[dict[str, Any]]) -> "torch.optim.Optimizer":
         """The optimizer over ``groups`` (each with ``params`` and ``lr``).
 
@@ -41,8 +47,6 @@ class Optimizer(Section):
                 "optimizer.name: prodigy moves everything at one rate; leave train.text_encoder_learning_rate unset, "
                 "or set it to 0, and adapter.lora_plus_ratio at 1"
             )
-        if self.name == "schedulefree" and not self.beta1:
-            raise ConfigError("optimizer.beta1: schedulefree averages by it; give a number above 0, such as 0.9")
         return _BUILDERS[self.name](self, groups)
 
 

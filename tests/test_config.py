@@ -34,6 +34,11 @@ def test_presets_of_one_text_encoder_train_it_and_never_faster_than_the_unet(nam
     assert 0 < config.train.text_encoder_learning_rate <= config.train.learning_rate
 
 
+def test_what_no_run_could_be_built_with_is_told_when_it_is_read():
+    with pytest.raises(ConfigError, match="schedulefree averages by beta1; give a number above 0"):
+        TrainConfig.load("pocket-subject", {"optimizer.beta1": "0"})
+
+
 def test_the_names_that_others_build_on_are_settings():
     promised = """model.base data.folder data.prompt data.resolution data.trigger prior.weight adapter.method
         adapter.targets adapter.rank adapter.alpha train.steps train.seed train.batch_size train.learning_rate
