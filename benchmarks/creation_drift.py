@@ -17,19 +17,19 @@ from typing import Any
 import psutil
 
 from benchmarks.report import command, machine, rounded, versions
-from sdlora.service import Creator, Request
+from sdlora.service import GenerationRequest, InferenceClient
 
 WARM, AROUND = 20, 5
 """Pictures after which the memory is called settled, and over how many each of the two readings is averaged."""
 LOOK_SECONDS = 0.02
 
 
-def drawn(creator: Creator, pictures: int, steps: int) -> tuple[list[float], list[float]]:
+def drawn(creator: InferenceClient, pictures: int, steps: int) -> tuple[list[float], list[float]]:
     """The drawing process's memory in MiB after each picture, and the seconds that each took."""
     memory, seconds = [], []
     for number in range(pictures):
         began = time.monotonic()
-        ticket = creator.submit(Request("a red house on grass", seed=number, steps=steps))
+        ticket = creator.submit(GenerationRequest("a red house on grass", seed=number, steps=steps))
         while not ticket.ended:
             time.sleep(LOOK_SECONDS)
             ticket = creator.ticket(ticket.number) or ticket
@@ -48,7 +48,7 @@ def main(arguments: Sequence[str]) -> dict[str, Any]:
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     flags = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as folder:
-        creator = Creator(Path(folder), "cpu")
+        creator = InferenceClient(Path(folder), "cpu")
         try:
             memory, seconds = drawn(creator, flags.pictures, flags.steps)
         finally:

@@ -27,8 +27,8 @@ from benchmarks.plot import Bar, bars
 from benchmarks.report import add_options, columns, result, rounded, spread, tell
 from sdlora.data import buckets
 from sdlora.data.cache import LatentCache, View
-from sdlora.data.folder import Example, scan
-from sdlora.data.pictures import Size, fit, open_picture, to_pixels
+from sdlora.data.folder import Example, load_dataset
+from sdlora.data.pictures import ImageSize, crop_and_resize, open_image, to_pixels
 from sdlora.data.settings import Data
 from sdlora.data.store import TensorStore
 from sdlora.families.settings import Model
@@ -100,7 +100,7 @@ class Memory:
 def into_cache(examples: Sequence[Example], folder: Path, encode: Callable, most: float) -> list[float]:
     """The moments at which nothing, and each further tenth of the latents, was there; the last, where it stopped."""
     cache = LatentCache(TensorStore(folder), "benchmark")
-    sizes = buckets.assign(examples, 128, 16, True)
+    sizes = buckets.assign_buckets(examples, 128, 16, True)
     moments = [time.perf_counter()]
     marks = {len(examples) * part // PARTS for part in range(1, PARTS + 1)}
 
@@ -117,10 +117,10 @@ def alone(examples: Sequence[Example], encode: Callable, few: int) -> dict[str, 
     """Milliseconds of each part of the work on a file, one after the other."""
     parts: dict[str, list[float]] = {"decode": [], "digest": [], "encode": []}
     for example in examples[:few]:
-        size = buckets.assign([example], 128, 16, True)[0]
+        size = buckets.assign_buckets([example], 128, 16, True)[0]
         begun = time.perf_counter()
-        rgb, _ = open_picture(example.path, "#ffffff", size)
-        pixels = to_pixels(fit(rgb, Size(*size)))
+        rgb, _ = open_image(example.path, "#ffffff", size)
+        pixels = to_pixels(crop_and_resize(rgb, ImageSize(*size)))
         read = time.perf_counter()
         sha256(example.path)
         known = time.perf_counter()
@@ -134,9 +134,9 @@ def alone(examples: Sequence[Example], encode: Callable, few: int) -> dict[str, 
 def measure(asked: argparse.Namespace, words: list[str], work: Path) -> dict[str, Any]:
     import torch
 
-    from sdlora.families.loading import load
+    from sdlora.families.loading import load_family
 
-    family = load(Model(base=models.find(asked.model, work)))
+    family = load_family(Model(base=models.find(asked.model, work)))
     with torch.no_grad():
         family.encode_images(torch.zeros(1, 3, 128, 128))
     photographs(work / "pictures", asked.pictures)
@@ -144,7 +144,7 @@ def measure(asked: argparse.Namespace, words: list[str], work: Path) -> dict[str
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     with Memory() as memory:
         begun, worked = time.perf_counter(), time.process_time()
-        examples = scan(Data(folder=work / "pictures")).examples
+        examples = load_dataset(Data(folder=work / "pictures")).examples
         looked, looking = time.perf_counter(), time.process_time() - worked
         moments = into_cache(examples, work / "latents", family.encode_images, asked.seconds)
         ended, caching = time.perf_counter(), time.process_time() - worked - looking

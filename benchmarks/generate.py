@@ -71,7 +71,7 @@ class Mix:
                 self.fusing.append(1e3 * took)
             return
         chosen = {"scales 0": dict.fromkeys(self.scales, 0.0), "one": one}.get(name, self.scales)
-        with live.scaled(self.models, chosen), _pair_each() if name == "a pair each" else nullcontext():
+        with live.temporary_scales(self.models, chosen), _pair_each() if name == "a pair each" else nullcontext():
             yield
 
 
@@ -80,7 +80,7 @@ WAYS = ("base", "unfused", "a pair each", "fused", "scales 0", "one")
 
 
 def _pair_each() -> AbstractContextManager[Any]:
-    return patch.object(mixing.Mixing, "_parts", lambda host: [])
+    return patch.object(mixing.StackedLora, "_parts", lambda host: [])
 
 
 def components(model: str, device: torch.device, dtype: torch.dtype) -> tuple[dict[str, nn.Module], int]:
@@ -162,7 +162,7 @@ def over(taken: dict[str, list[float]], way: str) -> dict[str, Any]:
 def switching(mix: Mix) -> dict[str, Any]:
     """Milliseconds for new scales of all adapters, for what their first call stacks anew, and for folding them in."""
     setting, stacking = [], []
-    hosts = [host for _, host in live.hosts_in(mix.models) if isinstance(host, mixing.Mixing)]
+    hosts = [host for _, host in live.adapter_layers_in(mix.models) if isinstance(host, mixing.StackedLora)]
     like = torch.empty(0, device=mix.device, dtype=next(mix.models["unet"].parameters()).dtype)
     for number in range(SWITCHES):
         begun = synchronize(mix.device)
@@ -184,19 +184,19 @@ def grids(base: str, turns: int, steps: int, work: Path) -> dict[str, Any]:
     for parameter in trained:
         parameter.requires_grad_(False).normal_(0, 0.02)
     state = live.read_state(studio.family.models, "a")
-    live.remove(studio.family.models, "a")
+    live.remove_adapter(studio.family.models, "a")
     studio.add_adapter("a", state)
     axes = (Axis("scale", ("0", "0.4", "0.7", "1")), Axis("seed", ("1", "2")))
-    cells = compare.cells(compare.Cell("a red house on grass", adapter="a", steps=steps), axes)
+    cells = compare.grid_cells(compare.GridCell("a red house on grass", adapter="a", steps=steps), axes)
     assert len(cells) == GRID
     seconds: dict[int, list[float]] = {1: [], GRID: []}
     for turn in range(turns + 1):
         for batch, taken in seconds.items():
-            folder = compare.lay_out(compare.Grid(axes, cells, {"a": ""}), work / f"{turn}-{batch}")
-            begun = synchronize(studio.machine.device)
-            compare.fill(studio, folder, batch=batch)
+            folder = compare.write_declaration(compare.ImageGrid(axes, cells, {"a": ""}), work / f"{turn}-{batch}")
+            begun = synchronize(studio.runtime.device)
+            compare.generate_cells(studio, folder, batch=batch)
             if turn:
-                taken.append((synchronize(studio.machine.device) - begun) / GRID)
+                taken.append((synchronize(studio.runtime.device) - begun) / GRID)
     ratios = [one / many for one, many in zip(seconds[1], seconds[GRID], strict=True)]
     return {
         "cells": GRID, "steps": steps, "alone_seconds_a_picture": spread(seconds[1]),

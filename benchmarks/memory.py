@@ -35,10 +35,10 @@ from sdlora.config import TrainConfig
 from sdlora.families.loading import BUNDLED
 from sdlora.formats.storage import DTYPES
 from sdlora.generation.device import choose_device
-from sdlora.training.job import Job
+from sdlora.training.job import TrainJob
 from sdlora.training.output import RunPaths
-from sdlora.training.parallel import Gang
-from sdlora.training.prepare import NAME, attach
+from sdlora.training.parallel import Distributed
+from sdlora.training.prepare import TRAINED_ADAPTER, attach_adapter
 
 SIDES = ("peft", "ours")
 TO_REACH = 0.65
@@ -92,10 +92,10 @@ def equip(side: str, unet: Any, row: dict[str, Any], work: Path) -> list[torch.n
         },
     )  # fmt: skip
     output = RunPaths(work)
-    job = Job(**dict(config), output=output, cache=work, on_event=lambda event: None, should_stop=lambda: False)
+    job = TrainJob(**dict(config), output=output, cache=work, on_event=lambda event: None, should_stop=lambda: False)
     AcceleratorState._reset_state(reset_partial_state=True)  # The row before may have had another precision.
     family: Any = SimpleNamespace(models={"unet": unet})
-    return attach(job, Gang.assemble(job.train, output), family, from_file=False).parameters
+    return attach_adapter(job, Distributed.setup(job.train, output), family, from_file=False).parameters
 
 
 def step(unet: Any, row: dict[str, Any], middle: Any = nullcontext()) -> torch.Tensor:  # noqa: B008 - holds nothing
@@ -191,7 +191,7 @@ def gradient_difference(row: dict[str, Any], work: Path) -> float:
     unet.disable_gradient_checkpointing()
     equip("ours", unet, row, work)
     pairs = []
-    for path, layer in live.layers({"unet": unet}, NAME):
+    for path, layer in live.attached_layers({"unet": unet}, TRAINED_ADAPTER):
         for neutral, peft in (("down", "lora_A"), ("up", "lora_B")):
             other = theirs[f"{path.removeprefix('unet.')}.{peft}.default.weight"]
             layer.tensors[neutral].data.copy_(other.data)

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from sdlora.families.loading import locate
+from sdlora.families.loading import locate_base
 
 RANDOM = "sd15-random"
 BOS, EOS = 49406, 49407
@@ -52,7 +52,7 @@ SCHEDULER: dict[str, Any] = {
 
 def find(model: str, work: Path) -> str:
     """A folder or hub id that loads as ``model``; what has to be made for it goes into ``work``."""
-    return str(random_sd15(work / RANDOM)) if model == RANDOM else locate(model).location
+    return str(random_sd15(work / RANDOM)) if model == RANDOM else locate_base(model).location
 
 
 def random_sd15(folder: Path) -> Path:

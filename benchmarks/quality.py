@@ -24,7 +24,7 @@ from benchmarks.held_out import CFG, PLACES, ROOT, SEEDS, STEPS, StyleAsked, Sub
 from benchmarks.report import command, machine, versions
 from sdlora.config import TrainConfig
 from sdlora.evaluation.fidelity import Clip
-from sdlora.generation.grid import sheet
+from sdlora.generation.grid import contact_sheet
 from sdlora.generation.studio import Studio
 from sdlora.service import runs_in
 
@@ -65,7 +65,7 @@ def style(clip: Clip, data_dir: Path, *flags: str) -> tuple[dict[str, Any], Imag
         [asked.base[i * SEEDS], *adapted[i * SEEDS : i * SEEDS + 3], asked.truth[i * SEEDS]]
         for i in range(len(asked.plain))
     ]
-    return figures, sheet(rows, asked.plain, ["base", "with the adapter", "", "", "drawn by hand"], cell=160)
+    return figures, contact_sheet(rows, asked.plain, ["base", "with the adapter", "", "", "drawn by hand"], cell=160)
 
 
 def subject(clip: Clip, data_dir: Path) -> tuple[dict[str, Any], Image.Image]:
@@ -83,7 +83,7 @@ def subject(clip: Clip, data_dir: Path) -> tuple[dict[str, Any], Image.Image]:
     figures |= {name: asked.figures(kinds) for name, kinds in made.items()}
     rows = [[made[name][kind][i * SEEDS] for kind in ("trigger", "class") for name in made] for i in range(len(PLACES))]
     columns = [f'"{text}", {name}' for text in ("sks cat", "cat") for name in made]
-    return figures, sheet(rows, list(PLACES), columns, cell=140)
+    return figures, contact_sheet(rows, list(PLACES), columns, cell=140)
 
 
 def mix(clip: Clip, data_dir: Path) -> tuple[dict[str, Any], Image.Image]:
@@ -103,7 +103,7 @@ def mix(clip: Clip, data_dir: Path) -> tuple[dict[str, Any], Image.Image]:
             row += studio.generate("ohwx style, a sks cat on grass", seed=101, steps=STEPS, cfg=CFG)
         rows.append(row)
     labels = [f"{scale:g}" for scale in scales]
-    return {}, sheet(rows, [f"subject {s}" for s in labels], [f"style {s}" for s in labels], cell=160)
+    return {}, contact_sheet(rows, [f"subject {s}" for s in labels], [f"style {s}" for s in labels], cell=160)
 
 
 TRIALS = {"style": style, "subject": subject, "mix": mix}

@@ -28,7 +28,7 @@ from sdlora.evaluation.fidelity import Clip
 from sdlora.events import Event, RunStarted, StepDone, ignore
 from sdlora.files import write_atomic
 from sdlora.generation.studio import Studio
-from sdlora.training.job import Job
+from sdlora.training.job import TrainJob
 from sdlora.training.output import RunPaths
 from sdlora.training.trainer import train
 
@@ -226,7 +226,7 @@ class Sweep:
             path.mkdir(parents=True)
         first = FirstStep()
         told = {"on_event": ignore if counted is None else first, "should_stop": lambda: False}
-        train(Job(**dict(config), output=output, cache=self.work / "cache", **told))
+        train(TrainJob(**dict(config), output=output, cache=self.work / "cache", **told))
         if counted is not None:
             counted.append(first.flops * steps)
         return output.adapter

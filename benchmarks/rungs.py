@@ -51,35 +51,35 @@ def configure(asked: argparse.Namespace, base: str, folder: Path) -> TrainConfig
 def row(config: TrainConfig, cache: Path, steps: int) -> dict[str, Any]:
     """Time and bytes of real steps, and what is counted without them."""
     from sdlora.events import ignore
-    from sdlora.runs.settle import Counter
+    from sdlora.runs.settle import MemoryCounter
     from sdlora.training import estimate, prepare
-    from sdlora.training.footprint import Counted
-    from sdlora.training.job import Job
+    from sdlora.training.footprint import StorageCounter
+    from sdlora.training.job import TrainJob
     from sdlora.training.output import RunPaths
-    from sdlora.training.parallel import Gang
-    from sdlora.training.trainer import Loop
+    from sdlora.training.parallel import Distributed
+    from sdlora.training.trainer import TrainLoop
 
-    job = Job(
+    job = TrainJob(
         **dict(config), output=RunPaths(cache / "run"), cache=cache, on_event=ignore, should_stop=lambda: False
     )  # fmt: skip
-    gang = Gang.assemble(job.train, job.output)
-    family = prepare.open_base(job, gang)
+    gang = Distributed.setup(job.train, job.output)
+    family = prepare.load_base(job, gang)
     ready = estimate._ready(job, gang, family)
-    loop = Loop(job, gang, ready)
+    loop = TrainLoop(job, gang, ready)
     loop.step(0)
     seconds = []
     for number in range(steps):
         begun = time.monotonic()
         loop.step(1 + number)
         seconds.append(time.monotonic() - begun)
-    counted, kept, backward = Counted(), [], gang.backward
+    counted, kept, backward = StorageCounter(), [], gang.backward
     gang.backward = lambda loss: (kept.append(counted.now), backward(loss))[1]  # type: ignore[method-assign]
     with counted:
         for tensor in _there(family, ready.trained.optimizer):
             counted.see(tensor)
         before = counted.now
         loop.step(1 + steps)
-    fake = Counter(config, gang.device).footprint(config)
+    fake = MemoryCounter(config, gang.device).footprint(config)
     return {
         "weights_bytes": before, "forward_keeps_bytes": max(kept) - before, "alive_bytes": counted.most,
         "counted_bytes": fake.step, "seconds": rounded(median(seconds)), "seconds_all": [*map(rounded, seconds)],
@@ -90,18 +90,18 @@ def counted_rows(asked: argparse.Namespace, folder: Path) -> list[dict[str, Any]
     """The ladder of a card, counted."""
     import torch
 
-    from sdlora.data.pictures import Size
-    from sdlora.families.original import config_of
+    from sdlora.data.pictures import ImageSize
+    from sdlora.families.original import config_folder
     from sdlora.runs.settle import _job
-    from sdlora.training.footprint import count
+    from sdlora.training.footprint import estimate_memory
 
-    start = configure(asked, str(config_of(asked.model)), folder)
+    start = configure(asked, str(config_folder(asked.model)), folder)
     prior = start.prior.model_copy(update={"weight": 1.0, "class_prompt": pictures.CLASS_PROMPT})
     adapter = start.adapter.model_copy(update={"text_encoder": False})
     start = start.model_copy(update={"prior": prior, "adapter": adapter})
-    size, rows = Size(asked.resolution, asked.resolution), []
+    size, rows = ImageSize(asked.resolution, asked.resolution), []
     for name, config in climb(start, on_card=True):
-        found = count(_job(config), size, torch.bfloat16)
+        found = estimate_memory(_job(config), size, torch.bfloat16)
         rows.append({"rung": name, **{f"{part}_bytes": number for part, number in vars(found).items()}})
         print(rows[-1], file=sys.stderr)
     return rows
@@ -120,9 +120,9 @@ def _there(family: Any, optimizer: Any) -> list[Any]:
 def climb(config: TrainConfig, on_card: bool = False) -> list[tuple[str, TrainConfig]]:
     """The config, and each rung above it, with the words for it."""
     found = [("as it is", config)]
-    while changes := ladder.next_rung(config, on_card):
-        config = ladder.changed(config, changes)
-        found.append((ladder.words(changes), config))
+    while changes := ladder.next_saving(config, on_card):
+        config = ladder.with_settings(config, changes)
+        found.append((ladder.describe_changes(changes), config))
     return found
 
 

@@ -53,7 +53,7 @@ def run(processes: int, asked: argparse.Namespace, folder: Path) -> float:
         },
     )  # fmt: skip
     pace = Pace()
-    training = service.start(config, f"of-{processes}", folder, processes)
+    training = service.start_run(config, f"of-{processes}", folder, processes)
     if code := training.wait(pace):
         raise SystemExit(f"{processes} processes ended with {code}: {training.complaint()}")
     return pace.steps_per_second

@@ -34,11 +34,11 @@ from sdlora.config import TrainConfig
 from sdlora.data.captions import without_trigger
 from sdlora.evaluation.fidelity import Clip
 from sdlora.events import Event, RunStarted, StepDone
-from sdlora.families.loading import locate
+from sdlora.families.loading import locate_base
 from sdlora.files import write_atomic
 from sdlora.formats import write_adapter
 from sdlora.generation.studio import Studio
-from sdlora.training.job import Job
+from sdlora.training.job import TrainJob
 from sdlora.training.output import RunPaths
 from sdlora.training.trainer import train
 
@@ -64,7 +64,7 @@ class Trial:
     def __init__(self, name: str, work: Path, seed: int):
         self.name, self.work, self.seed = name, work / name, seed
         self.work.mkdir(parents=True, exist_ok=True)
-        self.base = locate("pocket").location
+        self.base = locate_base("pocket").location
         self._asked: Asked | None = None
 
     @property
@@ -131,7 +131,9 @@ class Trial:
                     write_adapter(live.read_state(models, ADAPTER), output.checkpoint(step), format="kohya")
             return True
         steps = Counted(ENOUGH[self.name] if side == "ours" else None)
-        job = Job(**dict(config), output=output, cache=self.work / "cache", on_event=steps, should_stop=steps.enough)
+        job = TrainJob(
+            **dict(config), output=output, cache=self.work / "cache", on_event=steps, should_stop=steps.enough
+        )
         return train(job)
 
     def judged(self, adapter: Path) -> dict[str, float]:
@@ -155,7 +157,9 @@ class Trial:
         output.folder.mkdir(parents=True)
         output.checkpoints.mkdir()
         turns = Turns(lambda: ReferenceLoop(self.config("reference", rate), self.base, "fp32"))
-        train(Job(**dict(config), output=output, cache=folder / "cache", on_event=turns, should_stop=lambda: False))
+        train(
+            TrainJob(**dict(config), output=output, cache=folder / "cache", on_event=turns, should_stop=lambda: False)
+        )
         return turns.result(side)
 
 

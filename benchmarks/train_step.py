@@ -27,7 +27,7 @@ from sdlora.families.loading import BUNDLED
 from sdlora.formats.storage import DTYPES
 from sdlora.generation.device import choose_device
 from sdlora.runs.folder import Journal
-from sdlora.training.job import Job
+from sdlora.training.job import TrainJob
 from sdlora.training.output import RunPaths
 from sdlora.training.trainer import train
 
@@ -200,7 +200,7 @@ def measure(asked: argparse.Namespace, work: Path) -> dict[str, Any]:
     output = RunPaths(work / "run")
     output.folder.mkdir()
     race = Race(config, base, block_of(asked.steps), Journal(output.journal))
-    train(Job(**dict(config), output=output, cache=work / "cache", on_event=race, should_stop=lambda: False))
+    train(TrainJob(**dict(config), output=output, cache=work / "cache", on_event=race, should_stop=lambda: False))
     return {
         "benchmark": "train_step",
         "model": Path(asked.model).name if Path(asked.model).is_absolute() else asked.model,

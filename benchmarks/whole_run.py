@@ -30,7 +30,7 @@ from benchmarks.train_step import configure
 from sdlora.adapters import live
 from sdlora.config import TrainConfig
 from sdlora.runs.folder import Journal
-from sdlora.training.job import Job
+from sdlora.training.job import TrainJob
 from sdlora.training.output import RunPaths
 from sdlora.training.trainer import train
 
@@ -45,7 +45,7 @@ def ours(config: TrainConfig, base: str, work: Path) -> None:
     output = RunPaths(work / "run")
     output.folder.mkdir(parents=True)
     listener = Journal(output.journal)
-    train(Job(**dict(config), output=output, cache=work / "cache", on_event=listener, should_stop=lambda: False))
+    train(TrainJob(**dict(config), output=output, cache=work / "cache", on_event=listener, should_stop=lambda: False))
 
 
 def reference(config: TrainConfig, base: str, work: Path) -> None:

@@ -15,7 +15,7 @@ from pydantic import Field
 
 from sdlora import faults
 from sdlora.errors import FileError, FormatError
-from sdlora.files import TEMPORARY, foreign, fsync_folder, read_json, require_free_space, sha256
+from sdlora.files import TEMPORARY, fsync_folder, read_json, require_free_space, sha256, why_foreign
 from sdlora.section import Section
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def save(folder: Path, state: State, keep: int) -> Path:
     from safetensors.torch import save_file
 
     target = folder / f"{state.step:06d}"
-    if verified(target):  # A stop right after a checkpoint: what is there is this very state.
+    if is_verified(target):  # A stop right after a checkpoint: what is there is this very state.
         return target
     temporary = folder / f"{TEMPORARY}{state.step:06d}"
     try:
@@ -95,10 +95,10 @@ def save(folder: Path, state: State, keep: int) -> Path:
     return target
 
 
-def newest(folder: Path, notice: Callable[[str], None] = lambda message: None) -> State | None:
+def newest_state(folder: Path, notice: Callable[[str], None] = lambda message: None) -> State | None:
     """The newest state in ``folder`` that verifies, or None. Damaged ones are passed over, and ``notice`` is told."""
     for candidate in reversed(_states(folder)):
-        if verified(candidate):
+        if is_verified(candidate):
             return load(candidate)
         notice(f"the checkpoint {candidate.name} is damaged; the one before it is taken")
     return None
@@ -122,7 +122,7 @@ def load(folder: Path) -> State:
     from safetensors.torch import load_file
 
     damaged = FileError(f"{folder}: the checkpoint is damaged; resume from another one")
-    if not verified(folder):
+    if not is_verified(folder):
         raise damaged
     try:
         values = read_json(folder / VALUES, MOST_VALUES)
@@ -134,12 +134,12 @@ def load(folder: Path) -> State:
     return State(values.pop("step"), tensors, values)
 
 
-def verified(folder: Path) -> bool:
+def is_verified(folder: Path) -> bool:
     """Whether every file is there and has the sum that the manifest says."""
     try:
         sums = read_json(folder / MANIFEST)
         return all(
-            not foreign(folder / name, folder) and sha256(folder / name) == sums[name] for name in (TENSORS, VALUES)
+            not why_foreign(folder / name, folder) and sha256(folder / name) == sums[name] for name in (TENSORS, VALUES)
         )
     except (OSError, FileError, FormatError, KeyError, TypeError):
         return False

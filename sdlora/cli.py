@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from sdlora.errors import ConfigError, DatasetError, SdloraError
 from sdlora.files import as_path
-from sdlora.notes import noted
+from sdlora.notes import capture_warnings
 
 if TYPE_CHECKING:
     from sdlora.runs.launch import Training
@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser, commands = _parser(arguments)
         parsed, unknown = parser.parse_known_args(arguments)
         commands.get(parsed.command, parser).refuse_unknown(unknown)
-        with noted(lambda text: print(f"note: {text}", file=sys.stderr)):
+        with capture_warnings(lambda text: print(f"note: {text}", file=sys.stderr)):
             return parsed.run(parsed)
     except SdloraError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -160,9 +160,9 @@ def _train_arguments(parser: Parser) -> None:
 
 
 def _generate_arguments(parser: Parser) -> None:
-    from sdlora.runs.creation import Request
+    from sdlora.runs.creation import GenerationRequest
 
-    start, add = Request(""), parser.add_argument
+    start, add = GenerationRequest(""), parser.add_argument
     add(
         "--base",
         default=start.base,
@@ -204,9 +204,9 @@ def train(parsed: argparse.Namespace) -> int:
     config = TrainConfig.load(parsed.preset, flags.overrides(parsed))
     name = parsed.name or find_preset(parsed.preset).stem
     if parsed.prepare:
-        print(service.prepare(config, name, parsed.data_dir).folder)
+        print(service.prepare_run(config, name, parsed.data_dir).folder)
         return 0
-    return _attend(service.start(config, name, parsed.data_dir, parsed.processes))
+    return _attend(service.start_run(config, name, parsed.data_dir, parsed.processes))
 
 
 def plan(parsed: argparse.Namespace) -> int:
@@ -215,20 +215,20 @@ def plan(parsed: argparse.Namespace) -> int:
 
     from sdlora import flags, service
     from sdlora.config import TrainConfig, with_base
-    from sdlora.runs.planning import table
-    from sdlora.terminal import Terminal
+    from sdlora.runs.planning import plan_table
+    from sdlora.terminal import TerminalProgress
 
     config = TrainConfig.load(parsed.preset, flags.overrides(parsed))
-    config = with_base(config, service.settled(config.model.base, parsed.data_dir))
-    terminal = Terminal(parsed.preset)
+    config = with_base(config, service.resolve_base(config.model.base, parsed.data_dir))
+    terminal = TerminalProgress(parsed.preset)
     folder = service.data_root(parsed.data_dir)
     before = signal.signal(signal.SIGTERM, _end)
     try:
-        found = service.plan(config, folder, lambda phase: terminal.say(f"{phase} ..."))
+        found = service.plan_run(config, folder, lambda phase: terminal.say(f"{phase} ..."))
     finally:
         signal.signal(signal.SIGTERM, before)
     terminal.close()
-    print(json.dumps(asdict(found)) if parsed.json else "\n".join(table(found)))
+    print(json.dumps(asdict(found)) if parsed.json else "\n".join(plan_table(found)))
     return 0
 
 
@@ -242,20 +242,20 @@ def resume(parsed: argparse.Namespace) -> int:
 
     run = service.find_run(parsed.name, parsed.data_dir)
     if parsed.steps is not None:
-        return _attend(service.extend(run, parsed.steps, parsed.processes))
-    return _attend(service.resume(run, parsed.processes))
+        return _attend(service.extend_run(run, parsed.steps, parsed.processes))
+    return _attend(service.resume_run(run, parsed.processes))
 
 
 def _attend(training: "Training") -> int:
     """Show a training until it has ended. Ctrl-C and SIGTERM ask for a stop; a second one ends it at once."""
-    from sdlora.service import failure
-    from sdlora.terminal import Terminal
+    from sdlora.service import run_failure
+    from sdlora.terminal import TerminalProgress
 
     def pass_on(number: int, frame: Any) -> None:
         training.interrupt(number)
 
     before = {number: signal.signal(number, pass_on) for number in (signal.SIGINT, signal.SIGTERM)}
-    terminal = Terminal(training.run.name)
+    terminal = TerminalProgress(training.run.name)
     try:
         code = training.wait(terminal)
     finally:
@@ -265,7 +265,7 @@ def _attend(training: "Training") -> int:
     if code == 0:
         print(f"adapter: {training.run.adapter}")
     elif not terminal.stopped:
-        error = failure(training, code)
+        error = run_failure(training, code)
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
     return code
@@ -292,7 +292,7 @@ def models(parsed: argparse.Namespace) -> int:
     """Prints what can be a base, then what lies beside it and cannot, with the reason."""
     from sdlora import service
 
-    for model in service.models_in(parsed.data_dir):
+    for model in service.available_models(parsed.data_dir):
         if model.problem:
             print(f"{model.name}: {model.problem}", file=sys.stderr)
         else:
@@ -303,20 +303,20 @@ def models(parsed: argparse.Namespace) -> int:
 
 def generate(parsed: argparse.Namespace) -> int:
     from sdlora import flags, service
-    from sdlora.families.loading import locate
-    from sdlora.generation.images import check_output, save
+    from sdlora.families.loading import locate_base
+    from sdlora.generation.images import check_output, save_images
     from sdlora.generation.studio import Studio
-    from sdlora.terminal import Terminal
+    from sdlora.terminal import TerminalProgress
 
     output = check_output(parsed.output)
     adapters = [
         (service.adapter_of(source, parsed.data_dir), scale) for source, scale in map(flags.split_scale, parsed.adapter)
     ]
-    base = service.settled(parsed.base, parsed.data_dir)
-    locate(base)  # What cannot be had is told before anything is waited for.
+    base = service.resolve_base(parsed.base, parsed.data_dir)
+    locate_base(base)  # What cannot be had is told before anything is waited for.
     model, engine = flags.model(parsed, base, (path for path, _ in adapters)), flags.engine(parsed)
-    terminal = Terminal(parsed.base)
-    with service.holding(parsed.device, parsed.data_dir, terminal.say), noted(terminal.note):
+    terminal = TerminalProgress(parsed.base)
+    with service.hold_device(parsed.device, parsed.data_dir, terminal.say), capture_warnings(terminal.note):
         studio = Studio(model, device=parsed.device, engine=engine)
         for path, scale in adapters:
             name, taken = service.adapter_name(path), len(studio.adapters) + 1
@@ -335,7 +335,7 @@ def generate(parsed: argparse.Namespace) -> int:
             on_progress=terminal.progress("drawing"),
         )
     terminal.close()
-    for path in save(pictures, output):
+    for path in save_images(pictures, output):
         print(path)
     return 0
 
@@ -343,7 +343,7 @@ def generate(parsed: argparse.Namespace) -> int:
 def export(parsed: argparse.Namespace) -> int:
     from sdlora import service
 
-    proof = service.export(parsed.source, parsed.output, parsed.format, parsed.dtype, parsed.data_dir)
+    proof = service.export_adapter_file(parsed.source, parsed.output, parsed.format, parsed.dtype, parsed.data_dir)
     print(f"{parsed.output}: {proof}")
     return 0
 
@@ -354,8 +354,8 @@ def disk(parsed: argparse.Namespace) -> int:
 
     folder = as_path(parsed.data_dir or service.default_data_dir())
     if parsed.free:
-        print(f"freed {written(service.free(folder, parsed.free, parsed.older_than))}")
-    print("\n".join([f"{folder}", *table(service.usage(folder, parsed.older_than))]))
+        print(f"freed {written(service.free_space(folder, parsed.free, parsed.older_than))}")
+    print("\n".join([f"{folder}", *table(service.disk_usage(folder, parsed.older_than))]))
     return 0
 
 
@@ -364,11 +364,11 @@ def check(parsed: argparse.Namespace) -> int:
     from sdlora import service
     from sdlora.data import doctor
     from sdlora.data.settings import Data
-    from sdlora.terminal import Terminal
+    from sdlora.terminal import TerminalProgress
 
     data = Data(folder=parsed.folder, trigger=parsed.trigger, class_name=parsed.class_name)
-    terminal = Terminal(str(parsed.folder))
-    findings = doctor.check(data, service.native_size(parsed.base), terminal.progress("looking at pictures"))
+    terminal = TerminalProgress(str(parsed.folder))
+    findings = doctor.check_dataset(data, service.native_size(parsed.base), terminal.progress("looking at pictures"))
     terminal.close()
     for finding in findings:
         print(f"{finding.severity:6}{finding.text}")

@@ -6,21 +6,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sdlora.errors import ConfigError
-from sdlora.runs.creation import Mixed, Request
+from sdlora.runs.creation import AdapterChoice, GenerationRequest
 
 if TYPE_CHECKING:
-    from sdlora.runs.comparison import Wish
+    from sdlora.runs.comparison import AxisSpec
     from sdlora.runs.folder import Run
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's flags; ``--data-dir`` is every command's."""
-    from sdlora.generation.axes import KINDS
+    from sdlora.generation.axes import AXIS_TYPES
 
-    start, add = Request(""), parser.add_argument
+    start, add = GenerationRequest(""), parser.add_argument
     add("source", metavar="RUN-OR-FILE", help="the run, or the adapter file, to compare")
     for direction, what in (("x", "columns"), ("y", "rows"), ("z", "pages")):
-        help = f"what the {what} change and through which values, such as scale=0,0.5,1; one of {', '.join(KINDS)}"
+        help = f"what the {what} change and through which values, such as scale=0,0.5,1; one of {', '.join(AXIS_TYPES)}"
         add(f"--{direction}", metavar="KIND[=VALUES]", default="", help=help)
     add("--prompt", metavar="TEXT", default="", help="what to draw (default: the run's first preview prompt)")
     add("--negative", default=start.negative, metavar="TEXT", help="what to keep out of the pictures")
@@ -42,33 +42,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(parsed: argparse.Namespace) -> int:
     """Draw the grid and print the sheet's path."""
     from sdlora import flags, service
-    from sdlora.families.loading import locate
-    from sdlora.files import unused
+    from sdlora.families.loading import locate_base
+    from sdlora.files import unused_path
     from sdlora.generation import compare
     from sdlora.generation.images import check_output
     from sdlora.generation.studio import Studio
-    from sdlora.notes import noted
-    from sdlora.terminal import Terminal
+    from sdlora.notes import capture_warnings
+    from sdlora.terminal import TerminalProgress
 
-    output = unused(check_output(parsed.output))
+    output = unused_path(check_output(parsed.output))
     request, subject, found = _asked(parsed)
-    grid, _ = service.plan_comparison(request, [_wish(text) for text in (parsed.x, parsed.y, parsed.z)], subject, found)
-    locate(grid.base)  # What cannot be had is told before anything is waited for.
+    grid, _ = service.plan_grid(request, [_wish(text) for text in (parsed.x, parsed.y, parsed.z)], subject, found)
+    locate_base(grid.base)  # What cannot be had is told before anything is waited for.
     engine = flags.engine(parsed)
-    terminal = Terminal(grid.base)
-    with service.holding(parsed.device, parsed.data_dir, terminal.say), noted(terminal.note):
+    terminal = TerminalProgress(grid.base)
+    with service.hold_device(parsed.device, parsed.data_dir, terminal.say), capture_warnings(terminal.note):
         studio = Studio(request.model, device=parsed.device, engine=engine)
         for name, path in grid.adapters.items():
             studio.add_adapter(name, path, 0.0)
-        folder = compare.lay_out(grid, unused(output.with_suffix("")))
-        compare.fill(studio, folder, on_progress=terminal.progress("drawing"))
+        folder = compare.write_declaration(grid, unused_path(output.with_suffix("")))
+        compare.generate_cells(studio, folder, on_progress=terminal.progress("drawing"))
     terminal.close()
-    shutil.move(compare.save_sheet(folder), output)
+    shutil.move(compare.save_contact_sheet(folder), output)
     print(output)
     return 0
 
 
-def _asked(parsed: argparse.Namespace) -> "tuple[Request, str, Run | None]":
+def _asked(parsed: argparse.Namespace) -> "tuple[GenerationRequest, str, Run | None]":
     """What to draw, the name of the adapter that is compared, and its run, if it has one."""
     from sdlora import flags, service
 
@@ -79,19 +79,19 @@ def _asked(parsed: argparse.Namespace) -> "tuple[Request, str, Run | None]":
         found = None
     name = found.name if found else service.adapter_name(path)
     prompts = found.config.sample.prompts if found else ()
-    base = service.settled(parsed.base or (found.config.model.base if found else "pocket"), parsed.data_dir)
-    request = Request(
+    base = service.resolve_base(parsed.base or (found.config.model.base if found else "pocket"), parsed.data_dir)
+    request = GenerationRequest(
         parsed.prompt or next(iter(prompts), ""), parsed.negative, parsed.seed, parsed.steps, parsed.cfg, parsed.width,
-        parsed.height, 1, parsed.sampler, base, (Mixed(name, str(path), parsed.scale),), parsed.clip_skip,
+        parsed.height, 1, parsed.sampler, base, (AdapterChoice(name, str(path), parsed.scale),), parsed.clip_skip,
         base_settings=flags.base_settings(parsed, base, [path]),
     )  # fmt: skip
     return request, name, found
 
 
-def _wish(text: str) -> "Wish":
+def _wish(text: str) -> "AxisSpec":
     """``KIND`` or ``KIND=VALUES``; values to begin with where none are given."""
-    from sdlora.generation.axes import KINDS
-    from sdlora.runs.comparison import Wish
+    from sdlora.generation.axes import AXIS_TYPES
+    from sdlora.runs.comparison import AxisSpec
 
     kind, equals, values = text.partition("=")
-    return Wish(kind, values if equals or kind not in KINDS else KINDS[kind].start)
+    return AxisSpec(kind, values if equals or kind not in AXIS_TYPES else AXIS_TYPES[kind].start)

@@ -18,8 +18,8 @@ from sdlora.data.settings import Data, Prior
 from sdlora.errors import ConfigError, FileError, shown
 from sdlora.families.loading import BUNDLED
 from sdlora.families.settings import Model
-from sdlora.files import as_path, existing, write_atomic
-from sdlora.generation.settings import Sample, known_sampler
+from sdlora.files import as_path, existing_path, write_atomic
+from sdlora.generation.settings import Sample, validate_sampler
 from sdlora.optim import Optimizer, Schedule
 from sdlora.section import Section, Setting, settings
 from sdlora.training.settings import Loss, Train
@@ -57,7 +57,7 @@ class TrainConfig(Section):
     @classmethod
     def _sampler_as_known(cls, prior: Prior) -> Prior:
         """Before the base is loaded, and in the table's spelling: class pictures are kept by it."""
-        return prior.model_copy(update={"sampler": known_sampler(prior.sampler)})
+        return prior.model_copy(update={"sampler": validate_sampler(prior.sampler)})
 
     @classmethod
     def load(cls, source: str | Path, overrides: Mapping[str, Any] | None = None) -> "TrainConfig":
@@ -162,7 +162,7 @@ def value_of(config: TrainConfig, setting: Setting) -> Any:
 
 def find_preset(source: str | Path) -> Path:
     """The TOML file that ``source`` names: a path, or a preset by name. Raises ConfigError with near names."""
-    found, path = existing(source), Path(source)
+    found, path = existing_path(source), Path(source)
     if found is not None and found.suffix == ".toml" and found.is_file():
         return found.resolve()
     names = [preset.stem for preset in presets()]
@@ -215,7 +215,7 @@ def _absolute(values: dict[str, Any], folder: Path) -> dict[str, Any]:
         if is_path:
             with suppress(FileError):
                 result[section][field] = str(as_path(value, folder).resolve())
-        elif setting.name == "model.base" and value not in BUNDLED and (base := existing(value, folder)):
+        elif setting.name == "model.base" and value not in BUNDLED and (base := existing_path(value, folder)):
             result[section][field] = str(base.resolve())
     return result
 

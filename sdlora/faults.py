@@ -42,7 +42,7 @@ VARIABLE = "SDLORA_FAULT"
 
 
 @dataclass
-class Fault:
+class Failpoint:
     """What happens where point ``name`` is passed for the ``count``-th time."""
 
     name: str
@@ -51,7 +51,7 @@ class Fault:
     """Raise the error of a full disk, rather than end the process."""
 
     @classmethod
-    def parse(cls, text: str) -> "Fault":
+    def parse(cls, text: str) -> "Failpoint":
         """Raises ValueError for anything but ``NAME``, ``NAME:COUNT`` or ``NAME:COUNT:full``."""
         found = re.fullmatch(r"([a-z.]+)(?::([1-9][0-9]{0,8}))?(:full)?", text)
         if found is None or found[1] not in POINTS:
@@ -70,16 +70,16 @@ class Fault:
         os.kill(os.getpid(), getattr(signal, "SIGKILL", signal.SIGTERM))  # Windows' SIGTERM is as final.
 
 
-_fault = Fault.parse(os.environ[VARIABLE]) if VARIABLE in os.environ else None
+_armed = Failpoint.parse(os.environ[VARIABLE]) if VARIABLE in os.environ else None
 
 
 def arm(text: str) -> None:
     """As the variable does, in a process that runs already. Raises ValueError as ``Fault.parse`` does."""
-    global _fault
-    _fault = Fault.parse(text)
+    global _armed
+    _armed = Failpoint.parse(text)
 
 
 def point(name: str, first: Callable[[], object] | None = None) -> None:
     """Here is ``name``. ``first`` is done only if it strikes here: what a process may have half done when it ends."""
-    if _fault is not None:
-        _fault.passing(name, first)
+    if _armed is not None:
+        _armed.passing(name, first)

@@ -118,7 +118,7 @@ def as_path(name: str | Path, folder: Path = Path()) -> Path:
     return path
 
 
-def existing(name: str | Path, folder: Path = Path()) -> Path | None:
+def existing_path(name: str | Path, folder: Path = Path()) -> Path | None:
     """``as_path``, or None where nothing is, can be, or may be seen."""
     try:
         path = as_path(name, folder)
@@ -127,7 +127,7 @@ def existing(name: str | Path, folder: Path = Path()) -> Path | None:
         return None
 
 
-def inside(root: Path, name: str | Path) -> Path:
+def path_inside(root: Path, name: str | Path) -> Path:
     """``root / name``, resolved. Raises FileError if that lies outside ``root``, or can lie nowhere."""
     try:
         resolved = (root / name).resolve()
@@ -138,7 +138,7 @@ def inside(root: Path, name: str | Path) -> Path:
     return resolved
 
 
-def foreign(path: Path, root: Path) -> str:
+def why_foreign(path: Path, root: Path) -> str:
     """Why ``path`` is no file or folder of ``root``'s own, links followed; empty if it is one.
 
     A stranger's folder may link to anything that its reader may see, or hold a pipe, which would be waited for. The
@@ -193,7 +193,7 @@ def safe_name(text: str, fallback: str = "untitled") -> str:
     return slug or fallback
 
 
-def unused(path: Path) -> Path:
+def unused_path(path: Path) -> Path:
     """``path``, or ``name-2``, ``name-3``, ... beside it: never one that exists. A file keeps its suffix.
 
     Raises FileError if the name is too long.

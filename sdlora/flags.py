@@ -77,7 +77,7 @@ def base_settings(parsed: argparse.Namespace, base: str, adapters: Iterable[Path
     from sdlora.generation.images import SAID_OF_BASE
 
     flags = {name: value for name in SAID_OF_BASE if (value := getattr(parsed, name)) != "auto"}
-    return {**service.said_of_base(adapters, base), **flags}
+    return {**service.trained_base_settings(adapters, base), **flags}
 
 
 def model(parsed: argparse.Namespace, base: str, adapters: Iterable[Path]) -> "Model":
@@ -90,11 +90,11 @@ def model(parsed: argparse.Namespace, base: str, adapters: Iterable[Path]) -> "M
 def engine(parsed: argparse.Namespace) -> "Engine":
     """How to draw, as the flags say. Raises ConfigError for what cannot be done on this machine, DeviceError."""
     from sdlora.generation.device import choose_device
-    from sdlora.generation.engine import require_able
+    from sdlora.generation.engine import require_supported
     from sdlora.generation.settings import Engine
 
     asked = Engine.model_validate({name: getattr(parsed, name) for name in Engine.model_fields})
-    require_able(asked, choose_device(parsed.device))
+    require_supported(asked, choose_device(parsed.device))
     return asked
 
 

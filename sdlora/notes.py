@@ -10,7 +10,7 @@ PACKAGE = Path(__file__).resolve().parent
 
 
 @contextmanager
-def noted(say: Callable[[str], object]) -> Iterator[None]:
+def capture_warnings(say: Callable[[str], object]) -> Iterator[None]:
     """``say`` each of this package's warnings, once; those of libraries stay as they are."""
     told: set[str] = set()
 

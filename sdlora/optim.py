@@ -88,7 +88,7 @@ _BUILDERS: Mapping[str, Any] = {
 
 
 @contextmanager
-def averaged(optimizer: Any) -> Iterator[None]:
+def averaged_parameters(optimizer: Any) -> Iterator[None]:
     """For the time of a ``with`` block the parameters are what ``optimizer`` would have used: of most, what they are.
 
     A schedule-free one trains at other points than the average that it gives (arXiv:2405.15682, eq. 1 to 3).

@@ -13,60 +13,60 @@ from sdlora.checkpoint import newest_step
 from sdlora.data.advice import Kind
 from sdlora.errors import BusyError, ConfigError, FileError, SdloraError, by_exit_code
 from sdlora.events import OnEvent, RunFailed, RunStopped, ignore
+from sdlora.families.choices import available_models as available_models
 from sdlora.families.choices import base_choices as base_choices
-from sdlora.families.choices import bases as bases
+from sdlora.families.choices import bundled_bases as bundled_bases
 from sdlora.families.choices import is_single_file as is_single_file
-from sdlora.families.choices import models_in as models_in
 from sdlora.families.choices import native_size as native_size
-from sdlora.families.choices import settled as settled
-from sdlora.files import as_path, data_root, existing, read_safetensors_header, safe_name, write_atomic
+from sdlora.families.choices import resolve_base as resolve_base
+from sdlora.files import as_path, data_root, existing_path, read_safetensors_header, safe_name, write_atomic
 from sdlora.files import default_data_dir as default_data_dir
-from sdlora.formats.folders import is_peft
+from sdlora.formats.folders import is_peft_folder
 from sdlora.runs import album as album
 from sdlora.runs import clerk
-from sdlora.runs.clerk import Errand as Errand
-from sdlora.runs.clerk import Stage as Stage
-from sdlora.runs.clerk import baking as baking
-from sdlora.runs.clerk import looking as looking
-from sdlora.runs.comparison import Wish as Wish
-from sdlora.runs.comparison import begin_comparison as begin_comparison
-from sdlora.runs.comparison import best_of as best_of
-from sdlora.runs.comparison import checkpoints as checkpoints
-from sdlora.runs.comparison import comparison as comparison
-from sdlora.runs.comparison import comparisons as comparisons
+from sdlora.runs.clerk import ToolJob as ToolJob
+from sdlora.runs.clerk import ToolProgress as ToolProgress
+from sdlora.runs.clerk import bake_job as bake_job
+from sdlora.runs.clerk import inspect_layers_job as inspect_layers_job
+from sdlora.runs.comparison import AxisSpec as AxisSpec
+from sdlora.runs.comparison import begin_grid as begin_grid
+from sdlora.runs.comparison import best_checkpoint_grid as best_checkpoint_grid
+from sdlora.runs.comparison import grid_folder as grid_folder
 from sdlora.runs.comparison import keep_best as keep_best
-from sdlora.runs.comparison import plan_comparison as plan_comparison
+from sdlora.runs.comparison import list_grids as list_grids
+from sdlora.runs.comparison import plan_grid as plan_grid
 from sdlora.runs.comparison import preferred_weight as preferred_weight
-from sdlora.runs.creation import Creator as Creator
-from sdlora.runs.creation import Mixed as Mixed
-from sdlora.runs.creation import Request as Request
-from sdlora.runs.creation import Ticket as Ticket
-from sdlora.runs.creation import creations_folder as creations_folder
-from sdlora.runs.disk import free as free
-from sdlora.runs.disk import usage as usage
-from sdlora.runs.estimates import Estimate as Estimate
-from sdlora.runs.estimates import Measurer as Measurer
-from sdlora.runs.estimates import estimate as estimate
-from sdlora.runs.folder import FOREVER, Run, device_lock, hold
+from sdlora.runs.comparison import run_checkpoints as run_checkpoints
+from sdlora.runs.creation import AdapterChoice as AdapterChoice
+from sdlora.runs.creation import GenerationRequest as GenerationRequest
+from sdlora.runs.creation import InferenceClient as InferenceClient
+from sdlora.runs.creation import JobStatus as JobStatus
+from sdlora.runs.creation import images_folder as images_folder
+from sdlora.runs.disk import disk_usage as disk_usage
+from sdlora.runs.disk import free_space as free_space
+from sdlora.runs.estimates import Profiler as Profiler
+from sdlora.runs.estimates import RunEstimate as RunEstimate
+from sdlora.runs.estimates import estimate_run as estimate_run
+from sdlora.runs.folder import FOREVER, Run, device_lock, hold_lock
 from sdlora.runs.launch import Training, launch
-from sdlora.runs.library import SUFFIX, saved
+from sdlora.runs.library import SUFFIX, saved_adapters
 from sdlora.runs.library import Library as Library
-from sdlora.runs.library import said_of_base as said_of_base
-from sdlora.runs.making import Making as Making
-from sdlora.runs.making import extracting as extracting
-from sdlora.runs.making import merging as merging
+from sdlora.runs.library import trained_base_settings as trained_base_settings
+from sdlora.runs.making import LibraryJob as LibraryJob
+from sdlora.runs.making import extract_job as extract_job
+from sdlora.runs.making import merge_job as merge_job
 from sdlora.runs.making import needs_base as needs_base
-from sdlora.runs.making import resizing as resizing
-from sdlora.runs.planning import Plan as Plan
-from sdlora.runs.planning import disk_of as disk_of
-from sdlora.runs.planning import plan as plan
+from sdlora.runs.making import resize_job as resize_job
+from sdlora.runs.planning import RunPlan as RunPlan
+from sdlora.runs.planning import plan_run as plan_run
+from sdlora.runs.planning import planned_disk as planned_disk
 from sdlora.runs.queue import TrainingQueue as TrainingQueue
 from sdlora.runs.startable import require_alone, require_startable
 from sdlora.training.output import CONFIG
 
 if TYPE_CHECKING:
     from sdlora.config import TrainConfig
-    from sdlora.formats.proof import Proof
+    from sdlora.formats.proof import RoundTripReport
 
 LOOK_SECONDS = 0.3
 """For a device's lock: who looks whether it is free has it for a moment."""
@@ -82,25 +82,29 @@ def find_run(name: str, data_dir: Path | None = None) -> Run:
     return Run.find(data_root(data_dir) / "runs", name)
 
 
-def prepare(config: "TrainConfig", name: str | None = None, data_dir: Path | None = None, processes: int = 1) -> Run:
+def prepare_run(
+    config: "TrainConfig", name: str | None = None, data_dir: Path | None = None, processes: int = 1
+) -> Run:
     """Make a new run's folder without starting it (for ``torchrun``). An existing run is never touched.
 
     What can be seen without torch to be wrong is told first, as the run itself would, and then nothing is written.
     """
     from sdlora.config import with_base
 
-    config = with_base(config, settled(config.model.base, data_dir))
+    config = with_base(config, resolve_base(config.model.base, data_dir))
     require_startable(config, processes)
     name = name or safe_name(config.data.trigger or config.data.folder.name, fallback="run")
     return Run.create(data_root(data_dir) / "runs", name, config)
 
 
-def start(config: "TrainConfig", name: str | None = None, data_dir: Path | None = None, processes: int = 1) -> Training:
+def start_run(
+    config: "TrainConfig", name: str | None = None, data_dir: Path | None = None, processes: int = 1
+) -> Training:
     """Make a run and start its process."""
-    return launch(prepare(config, name, data_dir, processes), processes)
+    return launch(prepare_run(config, name, data_dir, processes), processes)
 
 
-def resume(run: Run, processes: int = 1) -> Training:
+def resume_run(run: Run, processes: int = 1) -> Training:
     """Go on with a run from its newest checkpoint.
 
     Raises BusyError if it runs already, ConfigError if it has finished and its states were freed: it would begin anew.
@@ -113,21 +117,21 @@ def resume(run: Run, processes: int = 1) -> Training:
     return launch(run, processes)
 
 
-def extend(run: Run, steps: int, processes: int = 1) -> Training:
+def extend_run(run: Run, steps: int, processes: int = 1) -> Training:
     """Let a run that has ended go on to step ``steps``, as one of that length would from there.
 
     Raises BusyError if it runs, ConfigError if it is that far already, or has no state to go on from.
     """
     run.lengthen(steps)
-    return resume(run, processes)
+    return resume_run(run, processes)
 
 
-def duplicate(run: Run) -> Run:
+def duplicate_run(run: Run) -> Run:
     """A new run with the settings of ``run``, not started, under its name and the next free number.
 
     Raises what ``prepare`` raises.
     """
-    return prepare(run.config, re.sub(r"-\d{1,3}$", "", run.name) or run.name, run.data_dir)
+    return prepare_run(run.config, re.sub(r"-\d{1,3}$", "", run.name) or run.name, run.data_dir)
 
 
 def use_checkpoint(run: Run, step: int) -> Path:
@@ -135,7 +139,7 @@ def use_checkpoint(run: Run, step: int) -> Path:
 
     Raises ConfigError if there is no such checkpoint, BusyError while the run is trained.
     """
-    known = checkpoints(run)
+    known = run_checkpoints(run)
     if step not in known:
         there = ", ".join(map(str, known)) or "none"
         raise ConfigError(f"{run.name}: there is no checkpoint {step}; there are: {there}")
@@ -165,7 +169,7 @@ def train(
 
     Raises the SdloraError that the run failed with. A run stopped on request is returned as it is.
     """
-    training = start(config, name, data_dir, processes)
+    training = start_run(config, name, data_dir, processes)
     try:
         code = training.wait(on_event)
     except BaseException:  # Ctrl-C, or a listener that failed: nothing trains on unseen.
@@ -173,10 +177,10 @@ def train(
         raise
     if code == 0 or isinstance(training.last, RunStopped):
         return training.run
-    raise failure(training, code)
+    raise run_failure(training, code)
 
 
-def failure(training: Training, code: int) -> SdloraError:
+def run_failure(training: Training, code: int) -> SdloraError:
     """The error that a run's end stands for, in the class that its exit code names."""
     run, last = training.run, training.last
     if isinstance(last, RunFailed):
@@ -194,23 +198,23 @@ def adapter_of(source: str, data_dir: Path | None = None) -> Path:
 
     Raises ConfigError if there is none, FileError for a file that is not there.
     """
-    path = existing(source)
-    if path is not None and (path.is_file() or is_peft(path)):
+    path = existing_path(source)
+    if path is not None and (path.is_file() or is_peft_folder(path)):
         return path
     if source.endswith(SUFFIX):
         raise FileError(f"{source}: there is no such file")
-    imported = existing(f"{source}{SUFFIX}", data_root(data_dir) / "adapters")
+    imported = existing_path(f"{source}{SUFFIX}", data_root(data_dir) / "adapters")
     name, _, step = source.rpartition("-")
-    if step.isdecimal() and existing(Path(source, CONFIG), data_root(data_dir) / "runs") is None:
+    if step.isdecimal() and existing_path(Path(source, CONFIG), data_root(data_dir) / "runs") is None:
         with suppress(ConfigError, KeyError):  # Else it is told that there is no such run.
-            return checkpoints(find_run(name, data_dir))[int(step)]
+            return run_checkpoints(find_run(name, data_dir))[int(step)]
     try:
         run = find_run(source, data_dir)
     except ConfigError:
         if imported is not None and imported.is_file():
             return imported
         raise
-    found = next(iter(saved(run)), None)
+    found = next(iter(saved_adapters(run)), None)
     if found is None:
         raise ConfigError(f"{source}: this run has saved no adapter yet")
     return found
@@ -224,9 +228,9 @@ def adapter_name(path: Path) -> str:
     return f"{run.name}-{path.stem}" if path.resolve().parent == run.checkpoints else path.stem
 
 
-def export(
+def export_adapter_file(
     source: str, output: Path, format: str = "kohya", dtype: str = "fp32", data_dir: Path | None = None
-) -> "Proof":
+) -> "RoundTripReport":
     """Write the adapter of a run or file to ``output`` in ``format``'s keys, and read it back.
 
     Raises ConfigError if it exists, FormatError if the format cannot hold it, FileError if it cannot be written.
@@ -257,29 +261,29 @@ def adapters_in(data_dir: Path | None = None) -> list[AdapterFile]:
     for entry in Library(data_root(data_dir)).adapters():
         if not entry.problem:
             found.append(AdapterFile(entry.name, entry.path, entry.base))
-            steps = checkpoints(entry.run) if entry.run is not None else {}
+            steps = run_checkpoints(entry.run) if entry.run is not None else {}
             found += [AdapterFile(adapter_name(path), path, entry.base) for path in reversed(steps.values())]
     return found
 
 
 def trigger_words(path: Path) -> str:
     """The words that call the adapter in ``path``, by its header; empty if it names none or cannot be read."""
-    from sdlora.formats.inspection import triggers
+    from sdlora.formats.inspection import trigger_words
 
     with suppress(SdloraError):
         metadata = read_safetensors_header(path).get("__metadata__")
-        return ", ".join(triggers(metadata, most=3)) if isinstance(metadata, dict) else ""
+        return ", ".join(trigger_words(metadata, most=3)) if isinstance(metadata, dict) else ""
     return ""
 
 
 def require_one_base(base: str, adapters: Sequence[AdapterFile]) -> None:
     """Raises ModelError if there is no ``base``, ConfigError if two of the ``adapters`` go into no common base."""
-    from sdlora.families.loading import locate
-    from sdlora.formats.shapes import clash
+    from sdlora.families.loading import locate_base
+    from sdlora.formats.shapes import incompatible
 
-    locate(base)
+    locate_base(base)
     for one, other in combinations(adapters, 2):
-        if one.base != other.base and clash(one.path, other.path):
+        if one.base != other.base and incompatible(one.path, other.path):
             trained = " and ".join(
                 f"{each.name} was trained on {each.base or 'an unknown base'}" for each in (one, other)
             )
@@ -287,7 +291,7 @@ def require_one_base(base: str, adapters: Sequence[AdapterFile]) -> None:
 
 
 @contextmanager
-def holding(device: str, data_dir: Path | None, on_wait: Callable[[str], object]) -> Iterator[None]:
+def hold_device(device: str, data_dir: Path | None, on_wait: Callable[[str], object]) -> Iterator[None]:
     """Hold ``device``, as a training does, for a ``with`` block; ``on_wait`` is told if another process has it now.
 
     Raises ConfigError or DeviceError for a device that is not there, FileError if its lock cannot be written.
@@ -297,10 +301,10 @@ def holding(device: str, data_dir: Path | None, on_wait: Callable[[str], object]
     place = choose_device(device)
     lock_file = device_lock(data_root(data_dir), place)
     try:
-        lock = hold(lock_file, f"the device {place}", LOOK_SECONDS)
+        lock = hold_lock(lock_file, f"the device {place}", LOOK_SECONDS)
     except BusyError:
         on_wait(f"waiting for {place}: a training or another drawing has it")
-        lock = hold(lock_file, f"the device {place}", FOREVER)
+        lock = hold_lock(lock_file, f"the device {place}", FOREVER)
     with lock:
         yield
 
@@ -321,7 +325,7 @@ class Exported(NamedTuple):
     proof: str
 
 
-def exported(source: str, format: str, dtype: str = "fp32", data_dir: Path | None = None) -> Exported:
+def export_to_temporary(source: str, format: str, dtype: str = "fp32", data_dir: Path | None = None) -> Exported:
     """``export`` for a front end: in a process of its own, since reading tensors needs torch, to a temporary file.
 
     PEFT's folder comes as a zip of it. Raises ConfigError if there is no such adapter, FileError for all else.
@@ -330,13 +334,13 @@ def exported(source: str, format: str, dtype: str = "fp32", data_dir: Path | Non
     name, ending = safe_name(adapter_name(file), fallback="adapter"), "zip" if format == "peft" else "safetensors"
     output = Path(tempfile.mkdtemp(prefix="sdlora-export-")) / f"{name}-{format}.{ending}"
     try:
-        return Exported(output, clerk.exporting(file, output, format, dtype).finish())
+        return Exported(output, clerk.export_job(file, output, format, dtype).finish())
     except SdloraError:
         shutil.rmtree(output.parent, ignore_errors=True)
         raise
 
 
-def baked(
+def bake_model(
     base: str,
     adapters: Sequence[tuple[str, float]],
     output: Path,
@@ -353,8 +357,8 @@ def baked(
     """
     output = as_path(output)
     files = [(adapter_name(path), path, scale) for path, scale in ((adapter_of(n, data_dir), s) for n, s in adapters)]
-    said = said_of_base((path for _, path, _ in files), base)
-    errand = baking(base, files, output, dtype, said)
+    said = trained_base_settings((path for _, path, _ in files), base)
+    errand = bake_job(base, files, output, dtype, said)
     errand.finish(lambda stage: on_phase(stage.phase))
     for note in errand.notes:
         on_phase(note)

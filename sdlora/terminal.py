@@ -22,7 +22,7 @@ QUIET_SECONDS = 5.0
 SMOOTHING = 0.95
 
 
-class Terminal:
+class TerminalProgress:
     """Listens to a run and tells a person, on standard error."""
 
     def __init__(self, name: str, out: TextIO | None = None):

@@ -120,12 +120,12 @@ def _ending(parsed: argparse.Namespace) -> str:
 
 def merge(parsed: argparse.Namespace) -> int:
     from sdlora import editing, flags, service
-    from sdlora.terminal import Terminal
+    from sdlora.terminal import TerminalProgress
 
     output = _target(parsed.output, _ending(parsed))
     named = [(*_read(parsed, source), scale) for source, scale in map(flags.split_scale, parsed.adapter)]
-    terminal = Terminal(parsed.output.stem)
-    base = service.settled(parsed.base, parsed.data_dir) if parsed.base else ""
+    terminal = TerminalProgress(parsed.output.stem)
+    base = service.resolve_base(parsed.base, parsed.data_dir) if parsed.base else ""
     state = editing.merge(named, _asked(parsed), base, terminal.progress("merging layers"))
     terminal.close()
     return _write(parsed, state, output)
@@ -133,12 +133,12 @@ def merge(parsed: argparse.Namespace) -> int:
 
 def resize(parsed: argparse.Namespace) -> int:
     from sdlora import editing, service
-    from sdlora.terminal import Terminal
+    from sdlora.terminal import TerminalProgress
 
     output = _target(parsed.output, _ending(parsed))
     cut, (name, state) = _needed(parsed), _read(parsed, parsed.source)
-    terminal = Terminal(name)
-    base = service.settled(parsed.base, parsed.data_dir) if parsed.base else ""
+    terminal = TerminalProgress(name)
+    base = service.resolve_base(parsed.base, parsed.data_dir) if parsed.base else ""
     made = editing.resize(state, cut, base, terminal.progress("resizing layers"))
     terminal.close()
     ranks = sorted(layer.rank for layer in made.layers.values())
@@ -148,11 +148,11 @@ def resize(parsed: argparse.Namespace) -> int:
 
 def extract(parsed: argparse.Namespace) -> int:
     from sdlora import editing, service
-    from sdlora.terminal import Terminal
+    from sdlora.terminal import TerminalProgress
 
     output = _target(parsed.output, _ending(parsed))
-    cut, terminal = _needed(parsed), Terminal(parsed.output.stem)
-    base, tuned = (service.settled(name, parsed.data_dir) for name in (parsed.base, parsed.tuned))
+    cut, terminal = _needed(parsed), TerminalProgress(parsed.output.stem)
+    base, tuned = (service.resolve_base(name, parsed.data_dir) for name in (parsed.base, parsed.tuned))
     progress = terminal.progress("comparing layers")
     state = editing.extract(base, tuned, cut, parsed.targets, not parsed.no_text_encoder, progress, terminal.say)
     terminal.close()
@@ -161,16 +161,16 @@ def extract(parsed: argparse.Namespace) -> int:
 
 def bake(parsed: argparse.Namespace) -> int:
     from sdlora import editing, flags, service
-    from sdlora.notes import noted
-    from sdlora.terminal import Terminal
+    from sdlora.notes import capture_warnings
+    from sdlora.terminal import TerminalProgress
 
     named = [
         (service.adapter_of(source, parsed.data_dir), scale) for source, scale in map(flags.split_scale, parsed.adapter)
     ]
     adapters = [(service.adapter_name(path), path, scale) for path, scale in named]
-    base, terminal = service.settled(parsed.base, parsed.data_dir), Terminal(parsed.base)
+    base, terminal = service.resolve_base(parsed.base, parsed.data_dir), TerminalProgress(parsed.base)
     model = flags.model(parsed, base, (path for path, _ in named))
-    with noted(terminal.note):
+    with capture_warnings(terminal.note):
         made = editing.bake(
             model, adapters, parsed.output, parsed.dtype, terminal.progress("writing tensors"), terminal.say
         )
@@ -198,13 +198,13 @@ def inspect(parsed: argparse.Namespace) -> int:
     from sdlora.formats import inspect_adapter
 
     path = service.adapter_of(parsed.file, parsed.data_dir)
-    base = service.settled(parsed.base, parsed.data_dir) if parsed.base else ""
+    base = service.resolve_base(parsed.base, parsed.data_dir) if parsed.base else ""
     picture = _target(parsed.plot, ".png") if parsed.plot else None
     print(inspect_adapter(path))
     if base:
-        from sdlora.formats.check import require_fit_of
+        from sdlora.formats.check import require_fits
 
-        print(f"{'fits:':<34} {require_fit_of(path, base)}")
+        print(f"{'fits:':<34} {require_fits(path, base)}")
     if parsed.layers or picture:
         _look_into(parsed, path, base, picture)
     return 0
@@ -213,12 +213,12 @@ def inspect(parsed: argparse.Namespace) -> int:
 def _look_into(parsed: argparse.Namespace, path: Path, base: str, picture: Path | None) -> None:
     from sdlora.editing import layers as looks
     from sdlora.formats import read_adapter
-    from sdlora.terminal import Terminal
+    from sdlora.terminal import TerminalProgress
 
-    terminal = Terminal(path.stem)
+    terminal = TerminalProgress(path.stem)
     layers = looks.spectrum(read_adapter(path), base, terminal.progress("looking at layers"))
     terminal.close()
     if parsed.layers:
-        print("\n".join(looks.table(layers)))
+        print("\n".join(looks.spectrum_table(layers)))
     if picture:
-        print(looks.plot(layers, picture))
+        print(looks.save_spectrum_plot(layers, picture))

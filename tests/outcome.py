@@ -26,7 +26,7 @@ def outcome(run: Run) -> dict[str, Any]:
     events = run.events()
     adapters = [run.adapter, *sorted(run.checkpoints.glob("*.safetensors"))]
     pictures = sorted(run.samples.glob("*.png"))
-    states = [path for path in sorted(run.states.iterdir()) if checkpoint.verified(path)]
+    states = [path for path in sorted(run.states.iterdir()) if checkpoint.is_verified(path)]
     return {
         "state": run.state,
         "adapters": {path.name: model_hash(path) for path in adapters},

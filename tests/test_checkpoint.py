@@ -20,7 +20,7 @@ def _state(step: int) -> State:
 def test_a_state_comes_back_and_the_newest_two_are_kept(tmp_path):
     for step in (1, 2, 3):
         checkpoint.save(tmp_path, _state(step), keep=2)
-    found = checkpoint.newest(tmp_path)
+    found = checkpoint.newest_state(tmp_path)
     assert found.step == 3
     assert torch.equal(found.tensors["a"], _state(3).tensors["a"])
     assert found.values == {"lr": 3.1}
@@ -38,7 +38,7 @@ def test_a_damaged_state_is_passed_over_for_the_one_before(name, damage, tmp_pat
         path.unlink()
     else:
         path.write_bytes(content[:-3] if damage == "cut" else content.replace(b"2", b"3"))
-    assert checkpoint.newest(tmp_path).step == 1
+    assert checkpoint.newest_state(tmp_path).step == 1
     with pytest.raises(FileError, match="damaged"):
         checkpoint.load(tmp_path / "000002")
 
@@ -62,15 +62,15 @@ def test_a_half_written_state_is_no_state(tmp_path):
     checkpoint.save(tmp_path, _state(1), keep=2)
     (tmp_path / ".tmp-000002").mkdir()
     (tmp_path / ".tmp-000002" / "state.json").write_text("{}")
-    assert checkpoint.newest(tmp_path).step == 1
+    assert checkpoint.newest_state(tmp_path).step == 1
     checkpoint.save(tmp_path, _state(2), keep=2)
-    assert checkpoint.newest(tmp_path).step == 2
+    assert checkpoint.newest_state(tmp_path).step == 2
 
 
 def test_states_are_ordered_by_number_not_by_name(tmp_path):
     for step in (999_900, 1_000_000):
         checkpoint.save(tmp_path, _state(step), keep=1)
-    assert checkpoint.newest(tmp_path).step == 1_000_000
+    assert checkpoint.newest_state(tmp_path).step == 1_000_000
 
 
 def test_a_damaged_newest_state_is_told(tmp_path):
@@ -78,7 +78,7 @@ def test_a_damaged_newest_state_is_told(tmp_path):
         checkpoint.save(tmp_path, _state(step), keep=2)
     (tmp_path / "000002" / "state.json").unlink()
     told = []
-    assert checkpoint.newest(tmp_path, told.append).step == 1
+    assert checkpoint.newest_state(tmp_path, told.append).step == 1
     assert "000002 is damaged" in told[0]
 
 
@@ -96,7 +96,7 @@ def test_tensors_deep_in_an_optimizers_state_are_kept(tmp_path):
     optimizer = Nested([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
     tensors, values = checkpoint.pack_optimizer(optimizer)
     checkpoint.save(tmp_path, State(1, tensors, {"optimizer": values}), keep=1)
-    state = checkpoint.newest(tmp_path)
+    state = checkpoint.newest_state(tmp_path)
     checkpoint.unpack_optimizer(optimizer, state.tensors, state.values["optimizer"])
     assert torch.equal(optimizer.got["state"][0]["inner"]["a"], torch.arange(3))
     assert optimizer.got["state"][0]["n"] == 2
@@ -104,7 +104,7 @@ def test_tensors_deep_in_an_optimizers_state_are_kept(tmp_path):
 
 
 def test_no_state_is_none(tmp_path):
-    assert checkpoint.newest(tmp_path / "nothing") is None
+    assert checkpoint.newest_state(tmp_path / "nothing") is None
 
 
 def test_prodigy_refuses_two_rates():
@@ -148,7 +148,7 @@ def test_an_optimizer_goes_on_from_its_packed_state_bit_for_bit(name, tmp_path):
             tensors["p"] = whole.detach()
             checkpoint.save(tmp_path, State(3, tensors, {"optimizer": values}), keep=1)
     resumed, optimizer = build()
-    state = checkpoint.newest(tmp_path)
+    state = checkpoint.newest_state(tmp_path)
     with torch.no_grad():
         resumed.copy_(state.tensors["p"])
     checkpoint.unpack_optimizer(optimizer, state.tensors, state.values["optimizer"])
@@ -167,7 +167,7 @@ def test_a_schedule_free_optimizer_gives_its_average_and_trains_on_from_where_it
         optimizer.step()
         moved.append(optimizer.state[parameter]["z"].clone())
     trained = parameter.detach().clone()
-    with optim.averaged(optimizer):
+    with optim.averaged_parameters(optimizer):
         assert torch.allclose(parameter, torch.stack(moved).mean(0), atol=1e-6)
     assert torch.equal(parameter, trained)
     assert optimizer.param_groups[0]["train_mode"]
@@ -176,7 +176,7 @@ def test_a_schedule_free_optimizer_gives_its_average_and_trains_on_from_where_it
 def test_other_optimizers_give_what_they_train():
     parameter = torch.nn.Parameter(torch.linspace(-1, 1, 12))
     before = parameter.detach().clone()
-    with optim.averaged(optim.Optimizer().build([{"params": [parameter], "lr": 0.1}])):
+    with optim.averaged_parameters(optim.Optimizer().build([{"params": [parameter], "lr": 0.1}])):
         assert torch.equal(parameter, before)
 
 

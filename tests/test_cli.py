@@ -15,8 +15,8 @@ from sdlora.config import TrainConfig, all_settings
 from sdlora.flags import split_scale
 from sdlora.formats.storage import DTYPES, WRITTEN
 from sdlora.generation.images import read_parameters
-from sdlora.runs.folder import device_lock, hold
-from sdlora.terminal import Terminal
+from sdlora.runs.folder import device_lock, hold_lock
+from sdlora.terminal import TerminalProgress
 
 LONG, NOBODY, NUL = "a" * 300, "~nobody-of-this-name/x", "a\0b"
 ODD = (LONG, NOBODY, NUL)
@@ -117,13 +117,13 @@ def test_a_folder_that_cannot_be_written_is_told_before_the_base_is_loaded(tmp_p
 
 
 def test_a_picture_waits_for_a_held_device_and_says_so(configure, tmp_path, capsys, monkeypatch):
-    lock = hold(device_lock(tmp_path, torch.device("cpu")), "the device")
-    monkeypatch.setattr(Terminal, "say", lambda terminal, text: print(text, lock.release()))
+    lock = hold_lock(device_lock(tmp_path, torch.device("cpu")), "the device")
+    monkeypatch.setattr(TerminalProgress, "say", lambda terminal, text: print(text, lock.release()))
     command = [*GENERATE, "--base", str(configure().model.base), "--steps", "1", "--device", "cpu"]
     assert main([*command, "--output", str(tmp_path / "a.png"), "--data-dir", str(tmp_path)]) == 0
     assert capsys.readouterr().out.splitlines()[0].startswith("waiting for cpu: a training")
     assert (tmp_path / "a.png").is_file()
-    hold(device_lock(tmp_path, torch.device("cpu")), "the device").release()
+    hold_lock(device_lock(tmp_path, torch.device("cpu")), "the device").release()
 
 
 def test_every_setting_is_a_flag_with_its_help(capsys):
@@ -224,7 +224,7 @@ def test_a_plan_that_is_ended_by_a_signal_ends_as_by_an_error(monkeypatch, capsy
         finally:
             ended.append(True)
 
-    monkeypatch.setattr("sdlora.service.plan", plan)
+    monkeypatch.setattr("sdlora.service.plan_run", plan)
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(SystemExit) as caught:
         main(["plan", "pocket-style"])

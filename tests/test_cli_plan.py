@@ -8,11 +8,11 @@ from sdlora.cli import main
 from sdlora.config import TrainConfig
 from sdlora.errors import ConfigError, DatasetError
 from sdlora.runs import planning
-from sdlora.runs.estimates import Known
+from sdlora.runs.estimates import Measurement
 from sdlora.runs.folder import Run
-from sdlora.runs.planning import of, table
+from sdlora.runs.planning import plan_from_measurement, plan_table
 
-FOUND = Known(
+FOUND = Measurement(
     device="cpu", width=64, height=64, load=5, encode=1, step=2, sampling=0.5, picture=1, memory=3 << 30, resolution=64,
     native_size=64, latent_factor=8, numbers=1000, state=8000, caption=600, counted=2 << 30,
     rungs=[{"changes": {"train.gradient_checkpointing": True}, "needs": 1 << 30, "costs": "more time"}],
@@ -25,7 +25,7 @@ def test_a_plan_adds_up_what_was_measured_and_what_will_be_written(configure):
         sample__every=5, sample__prompts=["a house"], sample__steps=4, prior__weight=1.0, prior__count=7,
         prior__class_prompt="a house", prior__steps=6, checkpoint__precision="fp16",
     )  # fmt: skip
-    found = of(config, FOUND)
+    found = plan_from_measurement(config, FOUND)
     assert (found.steps, found.pictures, found.step_seconds) == (10, 6, 6)
     assert sum(found.sizes.values()) == 6 and found.sizes["64 x 64"] == 4  # test pictures: two are 96 x 48
     assert found.seconds == {
@@ -42,7 +42,7 @@ def test_a_plan_adds_up_what_was_measured_and_what_will_be_written(configure):
 
 
 def test_the_table_says_what_is_measured_and_what_is_counted(configure):
-    text = "\n".join(table(of(configure(), FOUND)))
+    text = "\n".join(plan_table(plan_from_measurement(configure(), FOUND)))
     assert "3.00 GB at the peak, measured, by how much a process grows" in text
     assert "2.00 GB of steps and encoding, counted" in text
     assert "1.00 GB  train.gradient_checkpointing = true (more time)" in text
@@ -62,7 +62,7 @@ def test_a_plan_is_measured_once_and_leaves_nothing_but_caches(configure, tmp_pa
     assert found["told"][0].startswith("4GB: nothing was changed to fit; it takes about")
     assert "loading the base model" in said.err
     assert [path.name for path in data.iterdir() if path.name not in ("cache", "locks")] == []
-    monkeypatch.setattr(planning, "Measurer", None)  # Nothing is measured again.
+    monkeypatch.setattr(planning, "Profiler", None)  # Nothing is measured again.
     assert main(command) == 0
     assert json.loads(capsys.readouterr().out) == found
     assert Run.all(data) == []

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from safetensors import safe_open
 
-from sdlora.checkpoint import newest
+from sdlora.checkpoint import newest_state
 from sdlora.cli import main
 from sdlora.events import RunStarted, RunStopped, StepDone
 from sdlora.runs.folder import Run
@@ -51,7 +51,7 @@ def test_control_c_saves_and_a_resume_goes_on_from_there(configure, tmp_path):
     assert f"stopped at step {stopped.step} and saved; go on with: sdlora resume mine" in said
     assert "Traceback" not in said
     assert stopped.step == len(of(StepDone, run.events())) > 0
-    assert newest(run.states).step == stopped.step
+    assert newest_state(run.states).step == stopped.step
     assert run.checkpoint(stopped.step).is_file() and not run.adapter.exists()
     code, said = interrupted(run, "resume", "mine", *data_dir)
     assert code == 130, said

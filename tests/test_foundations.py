@@ -13,7 +13,15 @@ from hypothesis import strategies as st
 from sdlora import errors
 from sdlora.errors import FileError, FormatError, SdloraError
 from sdlora.events import Event, SampleReady, StepDone
-from sdlora.files import as_path, existing, inside, read_safetensors_header, safe_name, unused, write_atomic
+from sdlora.files import (
+    as_path,
+    existing_path,
+    path_inside,
+    read_safetensors_header,
+    safe_name,
+    unused_path,
+    write_atomic,
+)
 
 
 def test_every_error_has_an_exit_code_of_its_kind():
@@ -53,9 +61,9 @@ def test_a_path_may_begin_in_a_home_or_a_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("USERPROFILE", str(tmp_path))
     (tmp_path / "a").touch()
-    assert existing("~/a", tmp_path / "elsewhere") == existing("a", tmp_path) == tmp_path / "a"
+    assert existing_path("~/a", tmp_path / "elsewhere") == existing_path("a", tmp_path) == tmp_path / "a"
     assert as_path("~/b/c") == tmp_path / "b" / "c"
-    assert existing("~/b/c") is None
+    assert existing_path("~/b/c") is None
 
 
 @pytest.mark.parametrize(
@@ -65,13 +73,13 @@ def test_a_name_that_no_file_can_have_is_told(name, tmp_path):
     with pytest.raises(FileError, match="cannot be a file's name"):
         as_path(name, tmp_path)
     with pytest.raises(FileError, match="cannot be a file's name"):
-        unused(Path(name))
-    assert existing(name, tmp_path) is None
+        unused_path(Path(name))
+    assert existing_path(name, tmp_path) is None
 
 
 @given(st.text(max_size=400))
 def test_any_text_is_a_path_or_told(text):
-    path = existing(text)
+    path = existing_path(text)
     assert path is None or path.exists()
 
 
@@ -90,9 +98,9 @@ def test_hostile_names_become_harmless(name, safe):
 
 
 def test_a_path_outside_its_root_is_refused(tmp_path):
-    assert inside(tmp_path, "a/b") == tmp_path / "a" / "b"
+    assert path_inside(tmp_path, "a/b") == tmp_path / "a" / "b"
     with pytest.raises(FileError, match="outside"):
-        inside(tmp_path, "../b")
+        path_inside(tmp_path, "../b")
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
@@ -117,15 +125,15 @@ def test_a_written_file_has_the_usual_permissions(tmp_path):
 
 def test_unused_counts_up(tmp_path):
     path = tmp_path / "a.png"
-    assert unused(path) == path
+    assert unused_path(path) == path
     path.touch()
     (tmp_path / "a-2.png").symlink_to(tmp_path / "nowhere")
-    assert unused(path).name == "a-3.png"
+    assert unused_path(path).name == "a-3.png"
 
 
 def test_unused_names_of_folders_keep_their_dots(tmp_path):
     (tmp_path / "v1.5").mkdir()
-    assert unused(tmp_path / "v1.5").name == "v1.5-2"
+    assert unused_path(tmp_path / "v1.5").name == "v1.5-2"
 
 
 def _file(header: bytes, data: bytes = b"") -> bytes:

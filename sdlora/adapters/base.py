@@ -37,15 +37,15 @@ class ModuleState:
         """alpha / rank, or 1 without a rank."""
         return self.alpha / self.rank if self.rank else 1.0
 
-    def rescaled(self, alpha: float) -> "ModuleState":
+    def with_alpha(self, alpha: float) -> "ModuleState":
         """The same update with another ``alpha``, not 0: a tensor takes up the difference."""
         if not self.rank or alpha == self.alpha:
             return replace(self, alpha=alpha)
-        return self.times(self.alpha / alpha, alpha)
+        return self.scaled_by(self.alpha / alpha, alpha)
 
-    def times(self, factor: float, alpha: float | None = None) -> "ModuleState":
+    def scaled_by(self, factor: float, alpha: float | None = None) -> "ModuleState":
         """``factor`` times the update; of DoRA the low-rank part alone."""
-        name = forms.lead(self.tensors)
+        name = forms.leading_tensor(self.tensors)
         own = self.alpha if alpha is None else alpha
         return ModuleState({**self.tensors, name: self.tensors[name] * factor}, own)
 
@@ -66,7 +66,7 @@ class AdapterState:
     metadata: Mapping[str, str] = field(default_factory=dict)
 
 
-def state_of(modules: Mapping[str, ModuleState], metadata: Mapping[str, str] | None = None) -> AdapterState:
+def build_adapter_state(modules: Mapping[str, ModuleState], metadata: Mapping[str, str] | None = None) -> AdapterState:
     """An adapter of ``modules``, called after the method that most of them have."""
     counts = Counter(module.method for module in modules.values())
     return AdapterState(counts.most_common(1)[0][0] if counts else "lora", modules, dict(metadata or {}))

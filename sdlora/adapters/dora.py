@@ -14,11 +14,11 @@ class Dora(Lora):
 
     method: Literal["dora"] = "dora"  # type: ignore[assignment]
 
-    def of_rank(self, base: Any, rank: int, alpha: float, generator: "torch.Generator") -> ModuleState:
+    def init_low_rank(self, base: Any, rank: int, alpha: float, generator: "torch.Generator") -> ModuleState:
         """As LoRA; the magnitudes are the lengths that the base's weights have."""
         from sdlora.adapters.hosts import weight_norm
 
-        low = super().of_rank(base, rank, alpha, generator)
+        low = super().init_low_rank(base, rank, alpha, generator)
         device = base.weight.device
         down, up = (low.tensors[name].to(device) for name in ("down", "up"))
         return ModuleState({**low.tensors, "magnitude": weight_norm(base, down, up, alpha / rank)}, alpha)

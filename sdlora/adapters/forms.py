@@ -17,34 +17,34 @@ if TYPE_CHECKING:
     Tensors = Mapping[str, "torch.Tensor"]
 
 
-class Form(NamedTuple):
+class ParamLayout(NamedTuple):
     """How the tensors of one method look."""
 
-    needed: tuple[tuple[str, ...], ...]
+    required: tuple[tuple[str, ...], ...]
     """Of each of these, one is there (names joined by ``+`` come together)."""
     optional: tuple[str, ...]
     ranked: tuple[str, ...]
     """Tensors whose first side is the rank; none of them there: there is no rank, and alpha means nothing."""
-    leads: tuple[str, ...]
+    leading: tuple[str, ...]
     """Of these the first that is there: ΔW is proportional to it."""
 
 
 TINY = 1e-24
 """The square of the least length that DoRA divides by: outputs whose weights are all zero stay so."""
 
-FORMS: Mapping[str, Form] = {
-    "lora": Form((("down",), ("up",)), ("mid",), ("down",), ("up",)),
-    "dora": Form((("down",), ("up",), ("magnitude", "input_magnitude")), ("mid",), ("down",), ("up",)),
-    "loha": Form(
+PARAM_LAYOUTS: Mapping[str, ParamLayout] = {
+    "lora": ParamLayout((("down",), ("up",)), ("mid",), ("down",), ("up",)),
+    "dora": ParamLayout((("down",), ("up",), ("magnitude", "input_magnitude")), ("mid",), ("down",), ("up",)),
+    "loha": ParamLayout(
         (("hada_w1_a",), ("hada_w1_b",), ("hada_w2_a",), ("hada_w2_b",)), ("hada_t1", "hada_t2"), ("hada_w1_b",),
         ("hada_w1_a",),
     ),
-    "lokr": Form(
+    "lokr": ParamLayout(
         (("lokr_w1", "lokr_w1_a+lokr_w1_b"), ("lokr_w2", "lokr_w2_a+lokr_w2_b")), ("lokr_t2",),
         ("lokr_w2_b", "lokr_w1_b"), ("lokr_w1", "lokr_w1_a"),
     ),
-    "ia3": Form((("output_scale", "input_scale"),), (), (), ("output_scale", "input_scale")),
-    "full": Form((("diff",),), ("diff_b",), (), ("diff",)),
+    "ia3": ParamLayout((("output_scale", "input_scale"),), (), (), ("output_scale", "input_scale")),
+    "full": ParamLayout((("diff",),), ("diff_b",), (), ("diff",)),
 }  # fmt: skip
 """By method. Shapes, with r the rank:
 
@@ -63,22 +63,22 @@ full    diff, of the weight's shape, and diff_b (out,) of the bias.
 
 def method_of(tensors: Collection[str]) -> str:
     """The method whose tensors these are, whole or not. Raises FormatError for names of none, or of several."""
-    found = [method for method in FORMS if tensors and set(tensors) <= names(method)]
+    found = [method for method in PARAM_LAYOUTS if tensors and set(tensors) <= tensor_names(method)]
     if not found:
         raise FormatError(f"{', '.join(sorted(tensors))} do not go together: they are of several methods")
     return found[0]
 
 
-def names(method: str) -> set[str]:
+def tensor_names(method: str) -> set[str]:
     """The names of all tensors that a layer of ``method`` can have."""
-    form = FORMS[method]
-    return {name for ways in form.needed for way in ways for name in way.split("+")} | {*form.optional}
+    form = PARAM_LAYOUTS[method]
+    return {name for ways in form.required for way in ways for name in way.split("+")} | {*form.optional}
 
 
-def missing(tensors: "Tensors") -> list[str]:
+def missing_tensors(tensors: "Tensors") -> list[str]:
     """Names of the tensors that a layer lacks to be one of its method."""
     lacks: list[str] = []
-    for ways in FORMS[method_of(tensors)].needed:
+    for ways in PARAM_LAYOUTS[method_of(tensors)].required:
         if not any(set(way.split("+")) <= tensors.keys() for way in ways):
             lacks += [name for name in ways[-1].split("+") if name not in tensors]
     return lacks
@@ -86,26 +86,26 @@ def missing(tensors: "Tensors") -> list[str]:
 
 def rank(tensors: "Tensors") -> int | None:
     """The rank of a layer's update; None for a method, or a layer, that has none."""
-    ranked = FORMS[method_of(tensors)].ranked
+    ranked = PARAM_LAYOUTS[method_of(tensors)].ranked
     return next((int(tensors[name].shape[0]) for name in ranked if name in tensors), None)
 
 
-def lead(tensors: "Tensors") -> str:
+def leading_tensor(tensors: "Tensors") -> str:
     """The name of a tensor to which ΔW is proportional."""
-    return next(name for name in FORMS[method_of(tensors)].leads if name in tensors)
+    return next(name for name in PARAM_LAYOUTS[method_of(tensors)].leading if name in tensors)
 
 
-def size(tensors: "Tensors") -> tuple[int | None, int | None]:
+def layer_size(tensors: "Tensors") -> tuple[int | None, int | None]:
     """Outputs, and inputs times the kernel's places, of the layer that these are for; None where they do not tell."""
     method = method_of(tensors)
     if method == "ia3":
         own = {name: tensor.numel() for name, tensor in tensors.items()}
         return own.get("output_scale"), own.get("input_scale")
-    shape = delta({name: tensor.to("meta") for name, tensor in tensors.items()}).shape
+    shape = unscaled_delta({name: tensor.to("meta") for name, tensor in tensors.items()}).shape
     return shape[0], math.prod(shape[1:])
 
 
-def delta(tensors: "Tensors") -> "torch.Tensor":
+def unscaled_delta(tensors: "Tensors") -> "torch.Tensor":
     """What ``tensors`` multiply out to (out, in, ...), without alpha / rank; of DoRA the low-rank part alone.
 
     LoHa without Tucker tensors gives (out, in · kernel). Raises ValueError for (IA)³, which scales a weight.
@@ -113,7 +113,7 @@ def delta(tensors: "Tensors") -> "torch.Tensor":
     return _DELTAS[method_of(tensors)](tensors)
 
 
-def update(tensors: "Tensors", scale: float, weight: "torch.Tensor") -> "torch.Tensor":
+def delta_weight(tensors: "Tensors", scale: float, weight: "torch.Tensor") -> "torch.Tensor":
     """ΔW, float32, of the shape of the base's ``weight`` (out, in, ...); ``scale`` is alpha / rank."""
     import torch
 
@@ -123,7 +123,7 @@ def update(tensors: "Tensors", scale: float, weight: "torch.Tensor") -> "torch.T
         by_output = "output_scale" in own
         shape = (-1, *[1] * (weight.ndim - 1)) if by_output else (1, -1, *[1] * (weight.ndim - 2))
         return weight * own["output_scale" if by_output else "input_scale"].view(shape)
-    change = scale * delta(own).reshape(weight.shape)
+    change = scale * unscaled_delta(own).reshape(weight.shape)
     if method != "dora":
         return change
     axis = 0 if "magnitude" in own else 1
@@ -166,7 +166,7 @@ def _kronecker(tensors: "Tensors") -> "torch.Tensor":
     return torch.kron(first.reshape(*first.shape, *[1] * (second.ndim - 2)), second.contiguous())
 
 
-def _none(tensors: "Tensors") -> "torch.Tensor":
+def _no_delta(tensors: "Tensors") -> "torch.Tensor":
     raise ValueError("(IA)³ has no update of its own: it scales the base's weight")
 
 
@@ -175,6 +175,6 @@ _DELTAS: "Mapping[str, Callable[[Tensors], torch.Tensor]]" = {
     "dora": _low_rank,
     "loha": _hadamard,
     "lokr": _kronecker,
-    "ia3": _none,
+    "ia3": _no_delta,
     "full": lambda tensors: tensors["diff"],
 }

@@ -10,7 +10,7 @@ from sdlora.adapters.base import Scale
 from sdlora.errors import ConfigError
 
 
-class Fused:
+class FusedAdapters:
     """Adapters folded into the base's weights, at no cost per step, until ``restore`` or the end of a ``with`` block.
 
     Meanwhile the hosts are out of the module tree, and every other function here refuses these models.
@@ -23,7 +23,7 @@ class Fused:
             base = host.get_base_layer()
             self._kept.append((path, host, {name: getattr(base, name).data for name in own}))
             _assign(base, own)
-            live.swap(models, path, host, base)
+            live.replace_layer(models, path, host, base)
         for model in models.values():
             setattr(model, live.FUSED, True)
 
@@ -32,12 +32,12 @@ class Fused:
         for path, host, kept in self._kept:
             base = host.get_base_layer()
             _assign(base, {name: tensor.to(base.weight.device) for name, tensor in kept.items()})
-            live.swap(self._models, path, base, host.to(base.weight.device).train(base.training))
+            live.replace_layer(self._models, path, base, host.to(base.weight.device).train(base.training))
         for model in self._models.values():
             delattr(model, live.FUSED)
         self._models, self._kept = {}, []
 
-    def __enter__(self) -> "Fused":
+    def __enter__(self) -> "FusedAdapters":
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -45,7 +45,7 @@ class Fused:
 
 
 @torch.no_grad()
-def fuse(models: live.Models, scales: Mapping[str, Scale]) -> Fused:
+def fuse(models: live.Models, scales: Mapping[str, Scale]) -> FusedAdapters:
     """Fold the adapters in ``scales`` into the base's weights, in float32, rounded once to the base's type.
 
     The weights replaced are kept, not computed back. Raises what ``set_scales`` raises, and ConfigError
@@ -53,24 +53,24 @@ def fuse(models: live.Models, scales: Mapping[str, Scale]) -> Fused:
     """
     folded = []
     chains: dict[str, list[Any]] = {}
-    with live.scaled(models, scales):
-        for path, host in live.hosts_in(models):  # The outermost of a chain first.
+    with live.temporary_scales(models, scales):
+        for path, host in live.adapter_layers_in(models):  # The outermost of a chain first.
             chains.setdefault(path, []).append(host)
         for path, chain in chains.items():
             base = chain[0].get_base_layer()
             if hasattr(base, "quantized") or not base.weight.is_floating_point():
                 raise ConfigError(f"{path}: a quantised base takes no adapters into its weights; do not fuse them")
-            folded.append((path, chain[0], _folded(base, chain)))
-    return Fused(models, folded)
+            folded.append((path, chain[0], _fused_parameters(base, chain)))
+    return FusedAdapters(models, folded)
 
 
-def _folded(base: Any, chain: Sequence[Any]) -> dict[str, torch.Tensor]:
+def _fused_parameters(base: Any, chain: Sequence[Any]) -> dict[str, torch.Tensor]:
     """The weight, and if an adapter changes it the bias, of ``base`` with what the hosts' active adapters add."""
     weight, bias = base.weight.data.float(), None if base.bias is None else base.bias.data.float()
     total = weight
-    for layer in (live.Layer(host, key) for host in reversed(chain) for key in host.active_adapters):
+    for layer in (live.AttachedLayer(host, key) for host in reversed(chain) for key in host.active_adapters):
         state = layer.state
-        total = total + layer.scale * forms.update(state.tensors, state.scale, weight)
+        total = total + layer.scale * forms.delta_weight(state.tensors, state.scale, weight)
         if "diff_b" in state.tensors and bias is not None:
             bias = bias + layer.scale * state.tensors["diff_b"]
     own = {"weight": base.weight.data if total is weight else total.to(base.weight.dtype)}

@@ -32,41 +32,41 @@ LORA = {"down": "lora_A", "up": "lora_B", "magnitude": "lora_magnitude_vector"}
 """The neutral names of a LoRA's or DoRA's tensors, and where PEFT keeps them."""
 
 
-def keys(host: Any) -> dict[str, Any]:
+def adapter_scales(host: Any) -> dict[str, Any]:
     """The adapters that a host of any kind holds, by PEFT's names for them, and how much each counts."""
-    counts: dict[str, Any] = host.share if isinstance(host, Additive) else host.scaling
+    counts: dict[str, Any] = host.scales if isinstance(host, AdapterLayer) else host.scaling
     return counts
 
 
 def is_plain_lora(host: Any, key: str) -> bool:
     """Whether the host multiplies what it adds by alpha / rank itself."""
-    return not isinstance(host, Additive) and key not in host.lora_variant
+    return not isinstance(host, AdapterLayer) and key not in host.lora_variant
 
 
-class Additive(nn.Module, BaseTunerLayer):
+class AdapterLayer(nn.Module, BaseTunerLayer):
     """What the hosts below have in common. ``share`` is each adapter's scale: a number, or one for each sample."""
 
     base_layer: nn.Module
-    share: dict[str, Any]
+    scales: dict[str, Any]
 
-    def _begin(self) -> None:
-        self.share = {}
+    def _init_adapters(self) -> None:
+        self.scales = {}
         self.other_param_names = (*self.other_param_names, "share")
         self._active_adapter = []
 
-    def put(self, key: str, module: ModuleState) -> None:
+    def add_adapter(self, key: str, module: ModuleState) -> None:
         """Hold one more adapter: float32 parameters, frozen, where the base layer is."""
         base: Any = self.get_base_layer()
         for name, tensor in module.tensors.items():
             copy = tensor.detach().to(base.weight.device, torch.float32, copy=True).contiguous()
-            self.box(name)[key] = nn.Parameter(copy, requires_grad=False)
-        self.share[key] = 1.0
+            self.params(name)[key] = nn.Parameter(copy, requires_grad=False)
+        self.scales[key] = 1.0
 
-    def box(self, name: str) -> Any:
+    def params(self, name: str) -> Any:
         """Where the tensors of this neutral name are kept, by adapter."""
         return getattr(self, name)
 
-    def change(self, key: str, x: torch.Tensor, plain: torch.Tensor | None) -> torch.Tensor:
+    def delta_output(self, key: str, x: torch.Tensor, plain: torch.Tensor | None) -> torch.Tensor:
         """δ(x) of one adapter; ``plain`` is the base layer's own output, where it is there already."""
         raise NotImplementedError
 
@@ -74,48 +74,48 @@ class Additive(nn.Module, BaseTunerLayer):
         result = self.base_layer(x, *args, **kwargs)
         plain = None if isinstance(self.base_layer, BaseTunerLayer) else result
         for key in self.active_adapters:
-            if key in self.share:
-                result = result + (self.change(key, x, plain) * self.share[key]).to(result.dtype)
+            if key in self.scales:
+                result = result + (self.delta_output(key, x, plain) * self.scales[key]).to(result.dtype)
         return result
 
 
-class _Lycoris(Additive):
+class _LycorisLayer(AdapterLayer):
     """PEFT's LoHa and LoKr layers, with tensors of any shapes that multiply out to the base's."""
 
-    def put(self, key: str, module: ModuleState) -> None:
-        super().put(key, module)
+    def add_adapter(self, key: str, module: ModuleState) -> None:
+        super().add_adapter(key, module)
         self.r[key], self.alpha[key], self.scaling[key] = module.rank or 1, module.alpha, module.scale  # type: ignore[operator, index, assignment]
         self.rank_dropout[key] = self.module_dropout[key] = 0.0  # type: ignore[operator, index, assignment]
 
-    def change(self, key: str, x: torch.Tensor, plain: torch.Tensor | None) -> torch.Tensor:
+    def delta_output(self, key: str, x: torch.Tensor, plain: torch.Tensor | None) -> torch.Tensor:
         return self._get_delta_activations(key, x)  # type: ignore[operator]
 
 
-class _Loha(_Lycoris):
+class _LohaLayer(_LycorisLayer):
     def __init__(self, base_layer: nn.Module):
         LoHaLayer.__init__(self, base_layer)  # type: ignore[arg-type]
-        self._begin()
+        self._init_adapters()
 
 
-class _Lokr(_Lycoris):
+class _LokrLayer(_LycorisLayer):
     def __init__(self, base_layer: nn.Module):
         LoKrLayer.__init__(self, base_layer)  # type: ignore[arg-type]
-        self._begin()
+        self._init_adapters()
 
 
-class _LohaLinear(_Loha, LohaLinear): ...
+class _LohaLinear(_LohaLayer, LohaLinear): ...
 
 
-class _LohaConv2d(_Loha, LohaConv2d): ...
+class _LohaConv2d(_LohaLayer, LohaConv2d): ...
 
 
-class _LokrLinear(_Lokr, LokrLinear): ...
+class _LokrLinear(_LokrLayer, LokrLinear): ...
 
 
-class _LokrConv2d(_Lokr, LokrConv2d): ...
+class _LokrConv2d(_LokrLayer, LokrConv2d): ...
 
 
-class Ia3(Additive, IA3Layer):
+class Ia3AdapterLayer(AdapterLayer, IA3Layer):
     """(IA)³: activations times a learnt scale, of which the parameters are the difference to 1.
 
     Kept so, weight decay draws them to the base, and not to nothing as with PEFT's own; and the base's bias is left
@@ -128,16 +128,16 @@ class Ia3(Additive, IA3Layer):
         nn.Module.__init__(self)
         IA3Layer.__init__(self, base_layer, is_feedforward=False)
         self.output_scale, self.input_scale = nn.ParameterDict(), nn.ParameterDict()
-        self._begin()
+        self._init_adapters()
 
-    def change(self, key: str, x: torch.Tensor, plain: torch.Tensor | None) -> torch.Tensor:
+    def delta_output(self, key: str, x: torch.Tensor, plain: torch.Tensor | None) -> torch.Tensor:
         base = self.get_base_layer()
         if key in self.input_scale:
-            return bare(base, (x * over(self.input_scale[key], base)).to(x.dtype))
-        return bare(base, x, plain) * over(self.output_scale[key], base)
+            return without_bias(base, (x * per_channel(self.input_scale[key], base)).to(x.dtype))
+        return without_bias(base, x, plain) * per_channel(self.output_scale[key], base)
 
 
-class Full(Additive):
+class FullDiffLayer(AdapterLayer):
     """A whole difference of weights, and of the bias."""
 
     adapter_layer_names = ("diff", "diff_b")
@@ -148,13 +148,13 @@ class Full(Additive):
         self._disable_adapters = False
         self.merged_adapters: list[str] = []
         self.diff, self.diff_b = nn.ParameterDict(), nn.ParameterDict()
-        self._begin()
+        self._init_adapters()
 
-    def change(self, key: str, x: torch.Tensor, plain: torch.Tensor | None) -> torch.Tensor:
-        return apply(self.get_base_layer(), x.float(), self.diff[key], self.diff_b.get(key, None))
+    def delta_output(self, key: str, x: torch.Tensor, plain: torch.Tensor | None) -> torch.Tensor:
+        return apply_weights(self.get_base_layer(), x.float(), self.diff[key], self.diff_b.get(key, None))
 
 
-def apply(base: Any, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+def apply_weights(base: Any, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
     """What ``base`` (linear, or a convolution) would give with these weights instead of its own."""
     weight = weight.view(base.weight.shape)
     if isinstance(base, nn.Linear):
@@ -162,33 +162,33 @@ def apply(base: Any, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor |
     return nn.functional.conv2d(x, weight, bias, base.stride, base.padding, base.dilation, base.groups)
 
 
-def over(values: torch.Tensor, base: Any) -> torch.Tensor:
+def per_channel(values: torch.Tensor, base: Any) -> torch.Tensor:
     """A value a channel (C,), to be multiplied with what ``base`` reads or gives: (..., C), or (B, C, H, W)."""
     return values.flatten() if isinstance(base, nn.Linear) else values.view(-1, 1, 1)
 
 
-def bare(base: Any, x: torch.Tensor, plain: torch.Tensor | None = None) -> torch.Tensor:
+def without_bias(base: Any, x: torch.Tensor, plain: torch.Tensor | None = None) -> torch.Tensor:
     """W x: the output of ``base`` without its bias; ``plain`` is that with it, where it is there already."""
     if plain is None:
-        return apply(base, x.to(base.weight.dtype), base.weight)
-    return plain if base.bias is None else plain - over(base.bias, base)
+        return apply_weights(base, x.to(base.weight.dtype), base.weight)
+    return plain if base.bias is None else plain - per_channel(base.bias, base)
 
 
-KINDS: Mapping[str, tuple[type[Additive], type[Additive]]] = {
+LAYER_CLASSES: Mapping[str, tuple[type[AdapterLayer], type[AdapterLayer]]] = {
     "loha": (_LohaLinear, _LohaConv2d),
     "lokr": (_LokrLinear, _LokrConv2d),
-    "ia3": (Ia3, Ia3),
-    "full": (Full, Full),
+    "ia3": (Ia3AdapterLayer, Ia3AdapterLayer),
+    "full": (FullDiffLayer, FullDiffLayer),
 }
 """By method: the host for a linear base layer, and for a convolution. LoRA and DoRA go into PEFT's LoRA layers."""
 
 
-def kind(method: str, base: nn.Module) -> type[Additive]:
+def layer_class(method: str, base: nn.Module) -> type[AdapterLayer]:
     """The host of ``method`` for a base layer."""
-    return KINDS[method][0 if isinstance(base, nn.Linear) else 1]
+    return LAYER_CLASSES[method][0 if isinstance(base, nn.Linear) else 1]
 
 
-class Magnitude(nn.Module):
+class DoraMagnitude(nn.Module):
     """DoRA's learnt length of each output's weights (out,), where PEFT keeps it."""
 
     def __init__(self, values: torch.Tensor):
@@ -196,7 +196,7 @@ class Magnitude(nn.Module):
         self.weight = nn.Parameter(values, requires_grad=False)
 
 
-class Dora:
+class DoraVariant:
     """DoRA (arXiv:2402.09353, eq. 5) as a variant of PEFT's LoRA layer: δ(x) = (f - 1) W x + f ΔW x, f = m / ‖W + ΔW‖.
 
     PEFT's own takes the norm in the precision of the base, forms ΔW for it, and lets the scale into it. Here it is
@@ -209,10 +209,10 @@ class Dora:
         key, base = active_adapter, host.get_base_layer()
         down, up, scale = host.lora_A[key], host.lora_B[key], host.lora_alpha[key] / host.r[key]
         factor = host.lora_magnitude_vector[key].weight / weight_norm(base, down.weight, up.weight, scale)
-        factor = over(factor, base)
+        factor = per_channel(factor, base)
         alone = host.base_layer is base and host.active_adapters[0] == key
         low = up(down(host.lora_dropout[key](x.to(down.weight.dtype)))) * scale
-        change = (factor - 1) * bare(base, x, result if alone else None) + factor * low
+        change = (factor - 1) * without_bias(base, x, result if alone else None) + factor * low
         return result + (change * host.scaling[key]).to(result.dtype)
 
 
@@ -227,17 +227,17 @@ def weight_norm(base: Any, down: torch.Tensor, up: torch.Tensor, scale: float) -
         return (weight.square().sum(1) + 2 * scale * cross + scale**2 * square).clamp(min=forms.TINY).sqrt()
 
 
-def put_dora(host: LoraLayer, key: str, magnitude: torch.Tensor) -> None:
+def make_dora(host: LoraLayer, key: str, magnitude: torch.Tensor) -> None:
     """Turn the LoRA ``key`` of ``host`` into a DoRA, whose scale is 1 for the whole of it."""
     host.scaling[key] = 1.0
     names = host.adapter_layer_names
     if "lora_magnitude_vector" not in names:
         host.adapter_layer_names = (*names, "lora_magnitude_vector")
-    host.lora_magnitude_vector[key] = Magnitude(magnitude)
-    host.lora_variant[key] = Dora()  # type: ignore[assignment]
+    host.lora_magnitude_vector[key] = DoraMagnitude(magnitude)
+    host.lora_variant[key] = DoraVariant()  # type: ignore[assignment]
 
 
-def put(model: nn.Module, modules: Mapping[str, ModuleState], key: str, dropout: float) -> None:
+def inject(model: nn.Module, modules: Mapping[str, ModuleState], key: str, dropout: float) -> None:
     """Wrap the layers at the model's own paths in ``modules``, and give them an adapter of these tensors.
 
     Its parameters are float32, frozen, and on the base layer's device.
@@ -247,35 +247,35 @@ def put(model: nn.Module, modules: Mapping[str, ModuleState], key: str, dropout:
         if "input_magnitude" in module.tensors:
             base: Any = model.get_submodule(path)
             weight: Any = (base.get_base_layer() if isinstance(base, BaseTunerLayer) else base).weight.data
-            module = ModuleState({"diff": forms.update(module.tensors, module.scale, weight)})
+            module = ModuleState({"diff": forms.delta_weight(module.tensors, module.scale, weight)})
         if module.method in ("lora", "dora"):
-            low_rank[path] = _without_mid(module)
+            low_rank[path] = _merge_tucker(module)
         else:
-            _put_additive(model, path, key, module)
+            _inject_adapter_layer(model, path, key, module)
     if not low_rank:
         return
-    _inject(model, {path: (module.rank or 1, module.alpha) for path, module in low_rank.items()}, key, dropout)
+    _inject_lora(model, {path: (module.rank or 1, module.alpha) for path, module in low_rank.items()}, key, dropout)
     for path, module in low_rank.items():
-        host = lora_host(model, path)
-        mixing.adopt(host)
+        host = lora_layer_at(model, path)
+        mixing.use_stacked_lora(host)
         device = host.get_base_layer().weight.device
         own = {name: tensor.detach().to(device, torch.float32, copy=True) for name, tensor in module.tensors.items()}
         for name in ("down", "up"):
             layer = getattr(host, LORA[name])[key]
             layer.weight = nn.Parameter(own[name].reshape(layer.weight.shape).contiguous(), requires_grad=False)
         if "magnitude" in own:
-            put_dora(host, key, own["magnitude"].flatten())
+            make_dora(host, key, own["magnitude"].flatten())
 
 
-def lora_host(model: nn.Module, path: str) -> Any:
+def lora_layer_at(model: nn.Module, path: str) -> Any:
     """PEFT's LoRA layer at a model's own ``path``."""
     host: Any = model.get_submodule(path)
-    while isinstance(host, Additive):
+    while isinstance(host, AdapterLayer):
         host = host.base_layer
     return host
 
 
-def _without_mid(module: ModuleState) -> ModuleState:
+def _merge_tucker(module: ModuleState) -> ModuleState:
     """A Tucker form's inner two tensors as one: the same update."""
     if "mid" not in module.tensors:
         return module
@@ -284,18 +284,18 @@ def _without_mid(module: ModuleState) -> ModuleState:
     return replace(module, tensors={**rest, "down": inner})
 
 
-def _put_additive(model: nn.Module, path: str, key: str, module: ModuleState) -> None:
+def _inject_adapter_layer(model: nn.Module, path: str, key: str, module: ModuleState) -> None:
     """Into the host of its method at a model's own ``path``: one that is there, or a new one around what is there."""
     method = module.method
     parent, _, child = path.rpartition(".")
     top: Any = getattr(model.get_submodule(parent), child)
     inner: Any = top
     while isinstance(inner, BaseTunerLayer):
-        if isinstance(inner, kind(method, inner.get_base_layer())):
-            return inner.put(key, module)
+        if isinstance(inner, layer_class(method, inner.get_base_layer())):
+            return inner.add_adapter(key, module)
         inner = getattr(inner, "base_layer")  # noqa: B009 - PEFT declares it on no base class
-    host = kind(method, inner)(top)
-    host.put(key, module)  # Only then into the tree: a failure leaves it as it was.
+    host = layer_class(method, inner)(top)
+    host.add_adapter(key, module)  # Only then into the tree: a failure leaves it as it was.
     setattr(model.get_submodule(parent), child, host)
 
 
@@ -307,7 +307,7 @@ def _innermost(model: nn.Module, paths: list[str]) -> Iterator[None]:
         parent, _, child = path.rpartition(".")
         holder: Any = model.get_submodule(parent)
         top = inner = getattr(holder, child)
-        while isinstance(inner, Additive):
+        while isinstance(inner, AdapterLayer):
             lowest, inner = inner, inner.base_layer
         if inner is not top:
             away.append((holder, child, top, lowest))
@@ -320,7 +320,7 @@ def _innermost(model: nn.Module, paths: list[str]) -> Iterator[None]:
             setattr(holder, child, top)
 
 
-def _inject(model: nn.Module, ranks: Mapping[str, tuple[int, float]], key: str, dropout: float) -> None:
+def _inject_lora(model: nn.Module, ranks: Mapping[str, tuple[int, float]], key: str, dropout: float) -> None:
     """Have PEFT wrap the layers at the model's own paths in ``ranks``; their tensors are left on the meta device."""
     rank, alpha = Counter(ranks.values()).most_common(1)[0][0]
     config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=list(ranks), lora_dropout=dropout)  # type: ignore[arg-type]
@@ -332,5 +332,5 @@ def _inject(model: nn.Module, ranks: Mapping[str, tuple[int, float]], key: str, 
     with torch.device("meta"):  # one by one: PEFT's rank_pattern takes seconds where every layer has a rank of its own
         for path, value in ranks.items():
             if value != (rank, alpha):
-                host = lora_host(model, path)
+                host = lora_layer_at(model, path)
                 host.update_layer(key, value[0], lora_alpha=value[1], config=config)

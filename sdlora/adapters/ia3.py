@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import AfterValidator
 
 from sdlora.adapters.base import ModuleState
-from sdlora.adapters.method import Method, known_targets
+from sdlora.adapters.method import Method, validate_targets
 
 if TYPE_CHECKING:
     import torch
@@ -19,10 +19,10 @@ class Ia3(Method):
 
     method: Literal["ia3"] = "ia3"
 
-    targets: Annotated[str, AfterValidator(known_targets)] = "ia3"
+    targets: Annotated[str, AfterValidator(validate_targets)] = "ia3"
     """Which layers are adapted: `ia3` is the paper's choice; any other group or path will do."""
 
-    def fresh(self, path: str, base: Any, generator: "torch.Generator") -> ModuleState:
+    def init_state(self, path: str, base: Any, generator: "torch.Generator") -> ModuleState:
         """No difference to a scale of 1."""
         import torch
 

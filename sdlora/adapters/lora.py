@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field
 
 from sdlora.adapters.base import ModuleState
-from sdlora.adapters.fit import layer_shapes
+from sdlora.adapters.fit import low_rank_shapes
 from sdlora.adapters.method import LowRank
 
 if TYPE_CHECKING:
@@ -31,14 +31,14 @@ class Lora(LowRank):
     def input_dropout(self) -> float:
         return self.dropout
 
-    def rate_factor(self, tensor: str) -> float:
+    def lr_multiplier(self, tensor: str) -> float:
         return self.lora_plus_ratio if tensor == "up" else 1.0
 
-    def of_rank(self, base: "nn.Module", rank: int, alpha: float, generator: "torch.Generator") -> ModuleState:
+    def init_low_rank(self, base: "nn.Module", rank: int, alpha: float, generator: "torch.Generator") -> ModuleState:
         """``down`` is Gaussian with a standard deviation of 1 / rank, as in diffusers' training scripts, so that
         their learning rates carry over; ``up`` is zero.
         """
         import torch
 
-        down, up = layer_shapes(base, rank)
+        down, up = low_rank_shapes(base, rank)
         return ModuleState({"down": torch.randn(down, generator=generator) / rank, "up": torch.zeros(up)}, alpha)

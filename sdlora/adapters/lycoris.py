@@ -17,7 +17,7 @@ class Loha(LowRank):
 
     method: Literal["loha"] = "loha"
 
-    def of_rank(self, base: Any, rank: int, alpha: float, generator: "torch.Generator") -> ModuleState:
+    def init_low_rank(self, base: Any, rank: int, alpha: float, generator: "torch.Generator") -> ModuleState:
         """Gaussians of LyCORIS's deviations: 0.1 and 1 for the first pair, 0 and 1 for the second, which is zero."""
         import torch
 
@@ -39,7 +39,7 @@ class Lokr(LowRank):
     """Of `lokr`: the small matrix has at most so many rows and columns, and divides the layer's. More of it makes
     smaller files; as near to the root of the layer's size as can be if not set."""
 
-    def of_rank(self, base: Any, rank: int, alpha: float, generator: "torch.Generator") -> ModuleState:
+    def init_low_rank(self, base: Any, rank: int, alpha: float, generator: "torch.Generator") -> ModuleState:
         """The small matrix is drawn evenly, as a linear layer's weights are; the other is zero: whole where its rank
         would not be below half its sides, else by a factor that is zero.
         """
@@ -47,7 +47,7 @@ class Lokr(LowRank):
 
         out, inputs = len(base.weight), base.weight.shape[1]
         kernel = tuple(base.weight.shape[2:])
-        (rows, b), (columns, d) = factors(out, self.factor), factors(inputs, self.factor)
+        (rows, b), (columns, d) = kronecker_factors(out, self.factor), kronecker_factors(inputs, self.factor)
         small = (torch.rand(rows, columns, generator=generator) * 2 - 1) / math.sqrt(columns)
         if rank >= max(b, d) / 2:
             return ModuleState({"lokr_w1": small, "lokr_w2": torch.zeros(b, d, *kernel)}, 1.0)
@@ -56,7 +56,7 @@ class Lokr(LowRank):
         return ModuleState({"lokr_w1": small, "lokr_w2_a": first, "lokr_w2_b": second}, alpha)
 
 
-def factors(side: int, most: int | None) -> tuple[int, int]:
+def kronecker_factors(side: int, most: int | None) -> tuple[int, int]:
     """``most`` and its quotient if it divides ``side``; else the largest divisor up to it and the root, and its own.
 
     The smaller of the two first, as LyCORIS shares a side out (its ``factorization``).

@@ -17,12 +17,12 @@ if TYPE_CHECKING:
     from sdlora.adapters.base import ModuleState
 
 
-def known_targets(targets: str) -> str:
-    return ",".join(target_names.parts(targets))
+def validate_targets(targets: str) -> str:
+    return ",".join(target_names.split_targets(targets))
 
 
-def _ranks(text: str) -> str:
-    for pattern, rank in target_names.table(text).items():
+def _validate_ranks(text: str) -> str:
+    for pattern, rank in target_names.parse_pattern_values(text).items():
         if not 0 <= rank <= 1024 or rank != int(rank):
             raise ValueError(f"{pattern}={rank:g}: a rank is a whole number from 0 to 1024")
     return text
@@ -33,7 +33,7 @@ class Method(Section):
 
     method: str
 
-    targets: Annotated[str, AfterValidator(known_targets)] = "cross-attention"
+    targets: Annotated[str, AfterValidator(validate_targets)] = "cross-attention"
     """Which layers are adapted: `cross-attention`, `attention`, `attention+ff`, `linear`, `linear+conv`, `ia3`, or
     module paths such as `unet.up_blocks` or `*.attn2.to_[kv]`; commas join several."""
 
@@ -44,13 +44,13 @@ class Method(Section):
     """Adapter file to continue from, of the same method, layers and rank as set here."""
 
     @abstractmethod
-    def fresh(self, path: str, base: "nn.Module", generator: "torch.Generator") -> "ModuleState | None":
+    def init_state(self, path: str, base: "nn.Module", generator: "torch.Generator") -> "ModuleState | None":
         """The tensors with which the layer ``base`` at ``path`` starts: its output stays what it was. None: no adapter.
 
         Random numbers come from ``generator`` alone.
         """
 
-    def check(self, paths: list[str]) -> None:
+    def check_layers(self, paths: list[str]) -> None:
         """Raises ConfigError where settings by path match none of the layers that are adapted."""
 
     @property
@@ -58,7 +58,7 @@ class Method(Section):
         """Share of a layer's inputs that the update does not see, while training."""
         return 0.0
 
-    def rate_factor(self, tensor: str) -> float:
+    def lr_multiplier(self, tensor: str) -> float:
         """What the learning rate of a layer's tensor of this name is multiplied by."""
         return 1.0
 
@@ -73,15 +73,15 @@ class Method(Section):
 
         from sdlora.adapters import live
 
-        paths = target_names.select(models, self.targets, self.text_encoder)
-        self.check(paths)
-        bases = dict(target_names.adaptable(models))
+        paths = target_names.select_layers(models, self.targets, self.text_encoder)
+        self.check_layers(paths)
+        bases = dict(target_names.adaptable_layers(models))
         generator = torch.Generator().manual_seed(seed)
-        fresh = {path: self.fresh(path, bases[path], generator) for path in paths}
+        fresh = {path: self.init_state(path, bases[path], generator) for path in paths}
         for model in models.values():
             model.requires_grad_(False)
-        live.put(models, {path: state for path, state in fresh.items() if state}, name, self.input_dropout)
-        parameters = live.parameters(models, name)
+        live.attach_modules(models, {path: state for path, state in fresh.items() if state}, name, self.input_dropout)
+        parameters = live.adapter_parameters(models, name)
         for parameter in parameters:
             parameter.requires_grad_(True)
         return parameters
@@ -96,22 +96,22 @@ class LowRank(Method):
     alpha: Annotated[float, Field(gt=0, le=65504)] | None = None
     """The update is scaled by alpha / rank. Equal to the rank, for a scale of 1, if not set."""
 
-    ranks: Annotated[str, AfterValidator(_ranks)] = ""
+    ranks: Annotated[str, AfterValidator(_validate_ranks)] = ""
     """Other ranks for some layers: `unet.mid_block=4, *.attn1.*=0`; the longest name that fits counts, and 0 leaves
     a layer out. Their alphas keep the quotient of alpha and rank."""
 
-    def check(self, paths: list[str]) -> None:
-        target_names.require_matches("adapter.ranks", target_names.table(self.ranks), paths)
+    def check_layers(self, paths: list[str]) -> None:
+        target_names.require_matches("adapter.ranks", target_names.parse_pattern_values(self.ranks), paths)
 
     def rank_of(self, path: str) -> tuple[int, float]:
         """Rank and alpha of a layer."""
-        rank = int(target_names.by_pattern(path, target_names.table(self.ranks), self.rank))
+        rank = int(target_names.lookup_pattern(path, target_names.parse_pattern_values(self.ranks), self.rank))
         return rank, rank * (1.0 if self.alpha is None else self.alpha / self.rank)
 
-    def fresh(self, path: str, base: "nn.Module", generator: "torch.Generator") -> "ModuleState | None":
+    def init_state(self, path: str, base: "nn.Module", generator: "torch.Generator") -> "ModuleState | None":
         rank, alpha = self.rank_of(path)
-        return self.of_rank(base, rank, alpha, generator) if rank else None
+        return self.init_low_rank(base, rank, alpha, generator) if rank else None
 
     @abstractmethod
-    def of_rank(self, base: "nn.Module", rank: int, alpha: float, generator: "torch.Generator") -> "ModuleState":
+    def init_low_rank(self, base: "nn.Module", rank: int, alpha: float, generator: "torch.Generator") -> "ModuleState":
         """``fresh`` for a layer whose rank is known."""

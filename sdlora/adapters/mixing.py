@@ -19,7 +19,7 @@ FIELDS = 5
 """Entries an adapter in the list that says what a pair was made of: down, its version, up, its version, the scale."""
 
 
-class Mixing:
+class StackedLora:
     """PEFT's LoRA layer, with one way more to compute what it means."""
 
     _stacked: "tuple[list[Any], torch.Tensor, torch.Tensor] | None" = None
@@ -30,7 +30,7 @@ class Mixing:
     def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         parts = [] if args or kwargs else self._parts()
         if not parts:
-            self.forget()
+            self.clear_stacked()
             output: torch.Tensor = super().forward(x, *args, **kwargs)  # type: ignore[misc]
             return output
         result = self.base_layer(x)  # type: ignore[attr-defined]
@@ -53,15 +53,15 @@ class Mixing:
             drops = host.training and not isinstance(host.lora_dropout[key], nn.Identity)
             if key in variants or not isinstance(scale, float | int) or down.requires_grad or up.requires_grad or drops:
                 return []
-            found += (down, version(down), up, version(up), scale)
+            found += (down, tensor_version(down), up, tensor_version(up), scale)
         return found if len(found) > FIELDS else []
 
     def _pair(self, parts: list[Any], like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The stacked pair for ``parts``, where ``like`` is and in its precision."""
         downs, ups, scales = parts[::FIELDS], parts[2::FIELDS], parts[4::FIELDS]
         wanted = [*downs, *parts[1::FIELDS], *ups, *parts[3::FIELDS], like.device, like.dtype]
-        if self._stacked is None or not _alike(self._stacked[0], wanted):
-            down, up = stacked(downs, ups)
+        if self._stacked is None or not _same_objects(self._stacked[0], wanted):
+            down, up = stack_pairs(downs, ups)
             self._stacked, self._scaled = (wanted, down.to(like.device, like.dtype), up.to(like.device)), None
         _, down, up = self._stacked
         if self._scaled is None or self._scaled[0] != scales:
@@ -70,7 +70,7 @@ class Mixing:
             self._scaled = scales, (up * factors).to(like.dtype)
         return down, self._scaled[1]
 
-    def forget(self) -> None:
+    def clear_stacked(self) -> None:
         """Let go of the pair, and of the adapters' tensors with it."""
         self._stacked = self._scaled = None
 
@@ -79,21 +79,21 @@ class Mixing:
         raise NotImplementedError
 
 
-class MixingLinear(Mixing, Linear):
+class StackedLoraLinear(StackedLora, Linear):
     def _add(self, result: torch.Tensor, x: torch.Tensor, down: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
         low = nn.functional.linear(x.flatten(0, -2), down)
         result.view(-1, result.shape[-1]).addmm_(low, up.T)
         return result
 
 
-class MixingConv2d(Mixing, Conv2d):
+class StackedLoraConv2d(StackedLora, Conv2d):
     def _add(self, result: torch.Tensor, x: torch.Tensor, down: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
         first: Any = next(iter(self.lora_A.values()))  # They differ in nothing but their ranks.
         low = first._conv_forward(x, down, None)
         return result.add_(nn.functional.conv2d(low, up))
 
 
-def stacked(downs: list[torch.Tensor], ups: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+def stack_pairs(downs: list[torch.Tensor], ups: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
     """[A₁; A₂; ...] and [B₁, B₂, ...] in float32, each row of the first of length 1 and its length in the second.
 
     So what stands between the two products is no larger than the layer's own outputs, and float16 can hold it.
@@ -104,22 +104,22 @@ def stacked(downs: list[torch.Tensor], ups: list[torch.Tensor]) -> tuple[torch.T
     return down / length.view(-1, *[1] * (down.ndim - 1)), up * length.view(1, -1, *[1] * (up.ndim - 2))
 
 
-def adopt(host: nn.Module) -> None:
+def use_stacked_lora(host: nn.Module) -> None:
     """Let PEFT's own LoRA layer mix so, unless its base is a convolution of several groups."""
-    kinds: dict[type[nn.Module], type[nn.Module]] = {Linear: MixingLinear, Conv2d: MixingConv2d}
+    kinds: dict[type[nn.Module], type[nn.Module]] = {Linear: StackedLoraLinear, Conv2d: StackedLoraConv2d}
     kind = kinds.get(type(host))
     base: Any = host.base_layer
     if kind is not None and getattr(base, "groups", 1) == 1:
         host.__class__ = kind  # PEFT chooses the class by the base's; a subclass has the same state
 
 
-def _alike(one: list[Any], other: list[Any]) -> bool:
+def _same_objects(one: list[Any], other: list[Any]) -> bool:
     """Whether two lists hold the same objects, or equal ones that are no tensors."""
     return len(one) == len(other) and all(
         a is b or (not isinstance(a, torch.Tensor) and a == b) for a, b in zip(one, other, strict=True)
     )
 
 
-def version(tensor: torch.Tensor) -> int:
+def tensor_version(tensor: torch.Tensor) -> int:
     """Which goes up with each change in place."""
     return 0 if tensor.is_inference() else tensor._version

@@ -53,7 +53,7 @@ def matches(path: str, pattern: str) -> bool:
     return path == pattern or path.startswith(f"{pattern}.") or fnmatchcase(path, pattern)
 
 
-def parts(targets: str) -> list[str]:
+def split_targets(targets: str) -> list[str]:
     """The groups and patterns in ``targets``, which commas separate.
 
     Raises ValueError for a part that is no group and cannot name a module, with the nearest group.
@@ -77,7 +77,7 @@ def classic_prefix(model: "nn.Module") -> str:
     return "text_model." if hasattr(model, "encoder") and not hasattr(model, "text_model") else ""
 
 
-def adaptable(models: Mapping[str, "nn.Module"]) -> Iterator[tuple[str, "nn.Module"]]:
+def adaptable_layers(models: Mapping[str, "nn.Module"]) -> Iterator[tuple[str, "nn.Module"]]:
     """(classic path, base layer) for every layer that can carry an adapter, whether or not one does."""
     from torch import nn
 
@@ -94,33 +94,35 @@ def adaptable(models: Mapping[str, "nn.Module"]) -> Iterator[tuple[str, "nn.Modu
                 yield prefix + path, base
 
 
-EVERYTHING = "linear+conv"
+ALL_LAYERS = "linear+conv"
 """The group of every layer that carries an adapter in training, but for what only patterns reach."""
 
 
-def select(models: Mapping[str, "nn.Module"], targets: str, text_encoder: bool = True) -> list[str]:
+def select_layers(models: Mapping[str, "nn.Module"], targets: str, text_encoder: bool = True) -> list[str]:
     """The classic paths of the layers in ``models`` that ``targets`` names, in the models' order.
 
     ``text_encoder=False`` leaves the text encoders out. Raises ConfigError if a part of ``targets``
     matches nothing or can name nothing, naming near ones.
     """
     served = {name: model for name, model in models.items() if text_encoder or not name.startswith("text_encoder")}
-    paths = [path for path, _ in adaptable(served)]
+    paths = [path for path, _ in adaptable_layers(served)]
     chosen: set[str] = set()
     try:
-        asked = parts(targets)
+        asked = split_targets(targets)
     except ValueError as error:
         raise ConfigError(f"adapter.targets: {error}") from None
     for part in asked:
         found = [path for path in paths if (GROUPS[part].fullmatch(path) if part in GROUPS else matches(path, part))]
         if not found:
             where = " and ".join(served)
-            raise ConfigError(f"adapter.targets: {part!r} matches no layer of the {where}; {nearest(part, paths)}")
+            raise ConfigError(
+                f"adapter.targets: {part!r} matches no layer of the {where}; {nearest_paths_hint(part, paths)}"
+            )
         chosen.update(found)
     return [path for path in paths if path in chosen]
 
 
-def nearest(pattern: str, paths: Iterable[str]) -> str:
+def nearest_paths_hint(pattern: str, paths: Iterable[str]) -> str:
     """A remedy for a pattern that matches nothing: the paths, or beginnings of paths, that look most like it."""
     ways = (path.split(".") for path in paths)
     candidates = {".".join(steps[:n]) for steps in ways for n in range(1, len(steps) + 1)}
@@ -128,7 +130,7 @@ def nearest(pattern: str, paths: Iterable[str]) -> str:
     return f"near ones are {', '.join(near)}" if near else f"the groups are {', '.join(GROUPS)}"
 
 
-def table(text: str) -> dict[str, float]:
+def parse_pattern_values(text: str) -> dict[str, float]:
     """``"unet.mid_block=4, *.attn1.*=8"`` as numbers by pattern. Raises ValueError for anything else."""
     found: dict[str, float] = {}
     for part in filter(None, (part.strip() for part in text.split(","))):
@@ -142,7 +144,7 @@ def table(text: str) -> dict[str, float]:
     return found
 
 
-def by_pattern(path: str, values: Mapping[str, float], otherwise: float) -> float:
+def lookup_pattern(path: str, values: Mapping[str, float], otherwise: float) -> float:
     """The value of the longest pattern in ``values`` that names ``path``."""
     fitting = [pattern for pattern in values if matches(path, pattern)]
     return values[max(fitting, key=len)] if fitting else otherwise
@@ -152,4 +154,4 @@ def require_matches(setting: str, values: Iterable[str], paths: list[str]) -> No
     """Raises ConfigError for a pattern in ``values`` that names none of ``paths``, with near ones."""
     for pattern in values:
         if not any(matches(path, pattern) for path in paths):
-            raise ConfigError(f"{setting}: {pattern!r} matches no adapted layer; {nearest(pattern, paths)}")
+            raise ConfigError(f"{setting}: {pattern!r} matches no adapted layer; {nearest_paths_hint(pattern, paths)}")

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from sdlora.data.cache import LatentCache, View
-from sdlora.data.captions import spoken
+from sdlora.data.captions import augment_caption
 from sdlora.data.folder import Example
-from sdlora.data.pictures import Size, overflow
-from sdlora.data.plan import Plan, Rotation
+from sdlora.data.pictures import ImageSize, overflow
+from sdlora.data.plan import EpochSampler, ShuffledCycle
 from sdlora.data.settings import Data
 from sdlora.seeds import derive, uniform
 
@@ -27,26 +27,26 @@ class Batch:
     captions: list[str]
     mask: "torch.Tensor | None"
     """(B, 1, h, w) float32 weights in [0, 1]; None where every part of every picture counts in full."""
-    places: list[int]
+    positions: list[int]
     """Each example's place in the global micro-batch: noise is drawn by it, so the split over processes never shows."""
     instances: int
     """How many of the examples, from the first, are instance examples."""
-    framing: "torch.Tensor | None" = None
+    size_and_crop: "torch.Tensor | None" = None
     """(B, 4) int64: of each picture what ``pictures.framing`` says; None: they are shown whole."""
 
     def __len__(self) -> int:
         return len(self.captions)
 
 
-class Shown(NamedTuple):
+class ScheduledExample(NamedTuple):
     """One example as one micro-batch shows it."""
 
     view: View
     caption: str
-    place: int
+    position: int
 
 
-class Batches:
+class BatchLoader:
     """The micro-batches of a run, by number, for one of ``processes`` (``rank``).
 
     ``sizes`` gives each example's bucket; ``batch_size`` counts instance examples a process. With ``class_examples``
@@ -57,7 +57,7 @@ class Batches:
     def __init__(
         self,
         examples: Sequence[Example],
-        sizes: Sequence[Size],
+        sizes: Sequence[ImageSize],
         data: Data,
         batch_size: int,
         seed: int,
@@ -70,10 +70,12 @@ class Batches:
         self.seed = seed
         self.share = range(rank * batch_size, (rank + 1) * batch_size)
         self.items = [index for index, example in enumerate(examples) for _ in range(example.repeats)]
-        self.plan = Plan([sizes[index] for index in self.items], batch_size * processes, derive(seed, "instances"))
+        self.plan = EpochSampler(
+            [sizes[index] for index in self.items], batch_size * processes, derive(seed, "instances")
+        )
         self.examples = examples
         self.class_examples = class_examples
-        self._rotation = Rotation(len(class_examples), derive(seed, "classes")) if class_examples else None
+        self._rotation = ShuffledCycle(len(class_examples), derive(seed, "classes")) if class_examples else None
 
     @property
     def per_epoch(self) -> int:
@@ -82,14 +84,14 @@ class Batches:
 
     def notices(self) -> list[str]:
         """What is worth knowing of the batches themselves."""
-        if not self.plan.refilled:
+        if not self.plan.padded:
             return []
         return [
-            f"Shapes do not fill batches of {self.plan.batch_size}: {self.plan.refilled} of "
+            f"Shapes do not fill batches of {self.plan.batch_size}: {self.plan.padded} of "
             f"{self.per_epoch * self.plan.batch_size} places in an epoch show a picture again."
         ]
 
-    def shown(self, n: int) -> list[Shown]:
+    def scheduled(self, n: int) -> list[ScheduledExample]:
         """The whole global micro-batch ``n``, in the order of the places: instance examples, then class examples."""
         slot = self.plan[n]
         instances = [self._instance(item, slot.bucket, slot.epoch, place) for place, item in enumerate(slot.items)]
@@ -97,9 +99,9 @@ class Batches:
             return instances
         size = self.plan.batch_size
         chosen = [self.class_examples[self._rotation[n * size + i]] for i in range(size)]
-        return instances + [Shown(View(e, slot.bucket), e.caption, size + i) for i, e in enumerate(chosen)]
+        return instances + [ScheduledExample(View(e, slot.bucket), e.caption, size + i) for i, e in enumerate(chosen)]
 
-    def _instance(self, item: int, size: Size, epoch: int, place: int) -> Shown:
+    def _instance(self, item: int, size: ImageSize, epoch: int, place: int) -> ScheduledExample:
         """The item's cut, mirroring and caption in this epoch; an item that fills up a batch looks the same again."""
         example, data, parts = self.examples[self.items[item]], self.data, (self.seed, "item", epoch, item)
         position = 0.5
@@ -107,22 +109,22 @@ class Batches:
             # evenly spread ends to end: a few cuts cover more of the picture than random ones
             position = int(uniform(*parts, "cut") * data.variants) / (data.variants - 1)
         flip = data.flip and uniform(*parts, "flip") < 0.5
-        caption = spoken(example.caption, data.shuffle_captions, data.caption_dropout, *parts)
-        return Shown(View(example, size, position, flip), caption, place)
+        caption = augment_caption(example.caption, data.shuffle_captions, data.caption_dropout, *parts)
+        return ScheduledExample(View(example, size, position, flip), caption, place)
 
     def views(self, first: int, last: int) -> list[View]:
         """Every view that micro-batches ``first`` to ``last`` - 1 read, on all processes, each once: what to encode."""
-        return list(dict.fromkeys(shown.view for n in range(first, last) for shown in self.shown(n)))
+        return list(dict.fromkeys(shown.view for n in range(first, last) for shown in self.scheduled(n)))
 
     def captions(self, first: int, last: int) -> list[str]:
         """Every caption that micro-batches ``first`` to ``last`` - 1 say, on all processes, each once."""
-        return list(dict.fromkeys(shown.caption for n in range(first, last) for shown in self.shown(n)))
+        return list(dict.fromkeys(shown.caption for n in range(first, last) for shown in self.scheduled(n)))
 
     def read(self, n: int, cache: LatentCache) -> Batch:
         """This process's share of micro-batch ``n``, on the CPU. Raises FileError for latents that are not there."""
         import torch
 
-        mine = [shown for shown in self.shown(n) if shown.place % self.plan.batch_size in self.share]
+        mine = [shown for shown in self.scheduled(n) if shown.position % self.plan.batch_size in self.share]
         found = [cache.read(shown.view) for shown in mine]
         masks = None
         if any(latents.mask is not None for latents in found):
@@ -133,7 +135,7 @@ class Batches:
             std=torch.stack([latents.std for latents in found]),
             captions=[shown.caption for shown in mine],
             mask=masks,
-            places=[shown.place for shown in mine],
+            positions=[shown.position for shown in mine],
             instances=len(self.share),
-            framing=torch.tensor([shown.view.framing for shown in mine]),
+            size_and_crop=torch.tensor([shown.view.size_and_crop for shown in mine]),
         )

@@ -6,8 +6,8 @@ Front ends may import this: no torch.
 import math
 from collections.abc import Sequence
 
-from sdlora.data.folder import Example, some
-from sdlora.data.pictures import Size, cut_box
+from sdlora.data.folder import Example, summarize_names
+from sdlora.data.pictures import ImageSize, crop_box
 
 LARGEST_STEP = 64
 """Pixels between the sides of neighbouring buckets at 512 px and more, as in sd-scripts."""
@@ -29,46 +29,48 @@ def bucket_step(resolution: int, factor: int = 8) -> int:
     return next(fitting, factor)
 
 
-def bucket_sizes(resolution: int, step: int, buckets: bool = True) -> tuple[Size, ...]:
+def bucket_sizes(resolution: int, step: int, buckets: bool = True) -> tuple[ImageSize, ...]:
     """All training sizes, narrowest first: sides multiples of ``step``, area at most ``resolution`` squared.
 
     With ``buckets`` off, the square alone.
     """
     square = max(step, resolution // step * step)
     if not buckets:
-        return (Size(square, square),)
+        return (ImageSize(square, square),)
     narrow = []
     for width in range(step, square + 1, step):
         height = resolution * resolution // width // step * step
         if width < height <= LONGEST * resolution:
-            narrow.append(Size(width, height))
-    return (*narrow, Size(square, square), *(Size(height, width) for width, height in reversed(narrow)))
+            narrow.append(ImageSize(width, height))
+    return (*narrow, ImageSize(square, square), *(ImageSize(height, width) for width, height in reversed(narrow)))
 
 
-def nearest(size: Size, sizes: Sequence[Size]) -> Size:
+def nearest_bucket(size: ImageSize, sizes: Sequence[ImageSize]) -> ImageSize:
     """The bucket whose ratio is nearest to that of ``size``, measured by its logarithm; of equals the larger one."""
     ratio = math.log(size.width / size.height)
     return min(sizes, key=lambda s: (round(abs(math.log(s.width / s.height) - ratio), 9), -s.width * s.height))
 
 
-def assign(examples: Sequence[Example], resolution: int, step: int, buckets: bool = True) -> tuple[Size, ...]:
+def assign_buckets(
+    examples: Sequence[Example], resolution: int, step: int, buckets: bool = True
+) -> tuple[ImageSize, ...]:
     """The bucket of every example, in their order."""
     sizes = bucket_sizes(resolution, step, buckets)
-    return tuple(nearest(example.size, sizes) for example in examples)
+    return tuple(nearest_bucket(example.size, sizes) for example in examples)
 
 
-def notices(examples: Sequence[Example], sizes: Sequence[Size]) -> list[str]:
+def bucket_notices(examples: Sequence[Example], sizes: Sequence[ImageSize]) -> list[str]:
     """What the assigned ``sizes`` do to pictures: enlarge them, or cut much away."""
     small, cut = [], []
     for example, size in zip(examples, sizes, strict=True):
-        left, top, right, bottom = cut_box(example.size, size, 0.5)
+        left, top, right, bottom = crop_box(example.size, size, 0.5)
         if example.width < size.width or example.height < size.height:
             small.append(f"{example.path.name} of {example.width} x {example.height} to {size.width} x {size.height}")
         if 1 - (right - left) * (bottom - top) / (example.width * example.height) > LOST:
             cut.append(example.path.name)
     said = []
     if small:
-        said.append(f"Smaller than the training size and enlarged: {some(small)}.")
+        said.append(f"Smaller than the training size and enlarged: {summarize_names(small)}.")
     if cut:
-        said.append(f"Cut by more than a third to fit: {some(cut)}; crop by hand what matters.")
+        said.append(f"Cut by more than a third to fit: {summarize_names(cut)}; crop by hand what matters.")
     return said

@@ -13,7 +13,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sdlora.data.folder import Example
-from sdlora.data.pictures import Picture, Size, fit, fit_mask, framing, open_mask, open_picture, to_pixels
+from sdlora.data.pictures import (
+    ImageSize,
+    MaskedImage,
+    crop_and_resize,
+    crop_and_resize_mask,
+    open_image,
+    open_mask,
+    size_and_crop,
+    to_pixels,
+)
 from sdlora.data.store import Tensors, TensorStore, key_of
 from sdlora.errors import DatasetError, FileError, NonFiniteError
 from sdlora.events import OnProgress
@@ -32,7 +41,7 @@ _WORKERS = 4
 _AHEAD = 8
 
 
-def give_way() -> None:
+def lower_thread_priority() -> None:
     """Let the encoder go before this thread, on Linux, where threads have priorities of their own.
 
     On a CPU the encoder's threads wait for one another after each layer, and so all for one that has to share its core
@@ -48,18 +57,18 @@ class View:
     """One cut of one picture: its bucket, where along the overhanging side it is cut (0 to 1), mirrored or not."""
 
     example: Example
-    size: Size
+    size: ImageSize
     position: float = 0.5
     flip: bool = False
 
     @property
-    def framing(self) -> tuple[int, int, int, int]:
+    def size_and_crop(self) -> tuple[int, int, int, int]:
         """The picture's own height and width, and top and left of the cut."""
-        return framing(self.example.size, self.size, self.position, self.flip)
+        return size_and_crop(self.example.size, self.size, self.position, self.flip)
 
 
 @dataclass(frozen=True)
-class Latents:
+class CachedLatents:
     """Of one view: mean and deviation (4, h, w) float32, weights (1, h, w) float32 in [0, 1] or None."""
 
     mean: "torch.Tensor"
@@ -118,17 +127,17 @@ class LatentCache:
             on_progress(done, len(wanted))
         return True
 
-    def read(self, view: View) -> Latents:
+    def read(self, view: View) -> CachedLatents:
         """Raises FileError if the view was never prepared, or its file was damaged since."""
         found = self.store.get(self.key(view))
         if found is None:
             raise FileError(f"{view.example.path}: its latents are missing or damaged; start again to make them anew")
-        return Latents(found["mean"], found["std"], found.get("mask"))
+        return CachedLatents(found["mean"], found["std"], found.get("mask"))
 
-    def _decoded(self, batches: Iterable[list[View]]) -> Iterator[list[tuple[View, Picture]]]:
+    def _decoded(self, batches: Iterable[list[View]]) -> Iterator[list[tuple[View, MaskedImage]]]:
         """The batches with their pictures, decoded by a few threads a little ahead of the encoder."""
-        ahead: deque[list[tuple[View, Future[Picture]]]] = deque()
-        with ThreadPoolExecutor(_WORKERS, initializer=give_way) as pool:
+        ahead: deque[list[tuple[View, Future[MaskedImage]]]] = deque()
+        with ThreadPoolExecutor(_WORKERS, initializer=lower_thread_priority) as pool:
             try:
                 for batch in batches:
                     ahead.append([(view, pool.submit(self._open, view)) for view in batch])
@@ -139,16 +148,16 @@ class LatentCache:
             finally:
                 pool.shutdown(cancel_futures=True)
 
-    def _open(self, view: View) -> Picture:
+    def _open(self, view: View) -> MaskedImage:
         """The view's pixels at its size, and its mask as it is on disk: that is cut once the latents' size is known."""
-        rgb, mask = open_picture(view.example.path, self.background, view.size)
+        rgb, mask = open_image(view.example.path, self.background, view.size)
         _require_unchanged(view.example.path, view.example.digest)
         if self.masks and view.example.mask is not None:
             mask = open_mask(view.example.mask)
             _require_unchanged(view.example.mask, view.example.mask_digest)
-        return Picture(fit(rgb, view.size, view.position, view.flip), mask if self.masks else None)
+        return MaskedImage(crop_and_resize(rgb, view.size, view.position, view.flip), mask if self.masks else None)
 
-    def _encode(self, batch: Sequence[tuple[View, Picture]], encode: "EncodeImages") -> None:
+    def _encode(self, batch: Sequence[tuple[View, MaskedImage]], encode: "EncodeImages") -> None:
         import torch
 
         pixels = [to_pixels(picture.rgb) for _, picture in batch]
@@ -161,8 +170,8 @@ class LatentCache:
                 raise NonFiniteError(f"{view.example.path}: the base's VAE gives non-finite latents for it; {remedy}")
             made = {"mean": mean, "std": std}
             if picture.mask is not None:
-                latent_size = Size(mean.shape[-1], mean.shape[-2])
-                made["mask"] = fit_mask(picture.mask, latent_size, view.position, view.flip)
+                latent_size = ImageSize(mean.shape[-1], mean.shape[-2])
+                made["mask"] = crop_and_resize_mask(picture.mask, latent_size, view.position, view.flip)
             self.store.put(self.key(view), made)
 
 
@@ -178,7 +187,7 @@ def _require_unchanged(path: Path, digest: str) -> None:
 
 def _batches(views: Iterable[View], batch_size: int) -> Iterator[list[View]]:
     """Views of one size together, in their order, ``batch_size`` at a time."""
-    by_size: dict[Size, list[View]] = {}
+    by_size: dict[ImageSize, list[View]] = {}
     for view in views:
         by_size.setdefault(view.size, []).append(view)
     for group in by_size.values():

@@ -56,7 +56,7 @@ def _as_word(text: str) -> re.Pattern[str]:
     return re.compile(rf"(?<!\w){re.escape(text)}(?!\w)", re.IGNORECASE)
 
 
-def spoken(caption: str, shuffle: bool, dropout: float, *parts: int | str) -> str:
+def augment_caption(caption: str, shuffle: bool, dropout: float, *parts: int | str) -> str:
     """The caption as one example says it: empty in a share of ``dropout``, the comma-parts behind the first shuffled.
 
     ``parts`` (seed, epoch, index) decide both.

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Literal
 
 from sdlora.data import likeness
-from sdlora.data.buckets import assign, bucket_step
+from sdlora.data.buckets import assign_buckets, bucket_step
 from sdlora.data.captions import with_trigger
-from sdlora.data.folder import FEW, Example, Survey, count, picture_files, some, survey
-from sdlora.data.pictures import Size, cut_box, examine, open_picture, orientation
+from sdlora.data.folder import FEW, Example, FolderSurvey, picture_files, pluralize, summarize_names, survey_folder
+from sdlora.data.pictures import ImageSize, crop_box, inspect_image, open_image, orientation
 from sdlora.data.settings import Data
 from sdlora.errors import DatasetError
 from sdlora.events import OnProgress
@@ -45,7 +45,7 @@ class Finding:
 
 
 @dataclass(frozen=True, eq=False)
-class Look:
+class PixelCheck:
     """What the pixels of one picture tell: whether EXIF turns it, whether it is transparent, how to compare it."""
 
     turned: bool
@@ -54,40 +54,40 @@ class Look:
 
 
 @dataclass(frozen=True)
-class _Case:
+class _DatasetUnderCheck:
     """What the checks look at."""
 
     data: Data
     resolution: int
     examples: tuple[Example, ...]
-    looks: tuple[Look, ...]
+    looks: tuple[PixelCheck, ...]
 
 
-def check(data: Data, native_size: int, on_progress: OnProgress | None = None) -> list[Finding]:
+def check_dataset(data: Data, native_size: int, on_progress: OnProgress | None = None) -> list[Finding]:
     """All findings on ``data.folder``, what matters most first.
 
     ``native_size``: the base model's own side in pixels, for where ``data.resolution`` is not set. ``on_progress`` is
     told pictures. A second look at unchanged files costs next to nothing.
     """
-    _look_at_all(picture_files(data.folder), on_progress)
+    _check_all_pixels(picture_files(data.folder), on_progress)
     try:
-        found = survey(data)
+        found = survey_folder(data)
     except DatasetError as error:
         return [Finding("must", "", f"{error}.")]
-    case = _Case(data, data.resolution or native_size, *_seen(found.examples))
+    case = _DatasetUnderCheck(data, data.resolution or native_size, *_readable(found.examples))
     findings = [*_unusable(found), *(finding for judge in CHECKS for finding in judge(case))]
     findings += [Finding("fine", "", notice) for notice in found.notices]
     order = {"must": 0, "could": 1, "fine": 2}
     return sorted(findings, key=lambda finding: order[finding.severity])
 
 
-def _look_at_all(paths: Sequence[Path], on_progress: OnProgress | None) -> None:
+def _check_all_pixels(paths: Sequence[Path], on_progress: OnProgress | None) -> None:
     """Judge and measure each picture, several at a time; both answers are kept."""
 
     def both(path: Path) -> None:
         with suppress(DatasetError):  # The survey names what cannot be used.
-            examine(path)
-            look(path)
+            inspect_image(path)
+            check_pixels(path)
 
     with ThreadPoolExecutor(_WORKERS) as pool:
         for done, _ in enumerate(pool.map(both, paths), 1):
@@ -95,28 +95,28 @@ def _look_at_all(paths: Sequence[Path], on_progress: OnProgress | None) -> None:
                 on_progress(done, len(paths))
 
 
-def look(path: Path) -> Look:
+def check_pixels(path: Path) -> PixelCheck:
     """What the pixels of ``path`` tell, kept by modification time and length. Raises DatasetError if it is damaged."""
     status = path.stat()
-    return _look(path, status.st_size, status.st_mtime_ns)
+    return _check_pixels(path, status.st_size, status.st_mtime_ns)
 
 
 @lru_cache(maxsize=4000)  # of 20 kB each
-def _look(path: Path, length: int, modified: int) -> Look:
-    picture = open_picture(path, at_least=Size(likeness.WORKING, likeness.WORKING))
-    return Look(orientation(path) > 1, picture.mask is not None, likeness.grids(picture.rgb))
+def _check_pixels(path: Path, length: int, modified: int) -> PixelCheck:
+    picture = open_image(path, at_least=ImageSize(likeness.WORKING, likeness.WORKING))
+    return PixelCheck(orientation(path) > 1, picture.mask is not None, likeness.comparison_grids(picture.rgb))
 
 
-def _seen(examples: Iterable[Example]) -> tuple[tuple[Example, ...], tuple[Look, ...]]:
+def _readable(examples: Iterable[Example]) -> tuple[tuple[Example, ...], tuple[PixelCheck, ...]]:
     """The examples that can still be opened, with their looks."""
     pairs = []
     for example in examples:
         with suppress(DatasetError, OSError):  # Taken away since it was listed: the next look will not list it.
-            pairs.append((example, look(example.path)))
+            pairs.append((example, check_pixels(example.path)))
     return tuple(example for example, _ in pairs), tuple(seen for _, seen in pairs)
 
 
-def _unusable(found: Survey) -> list[Finding]:
+def _unusable(found: FolderSurvey) -> list[Finding]:
     return [Finding("must", "unusable", f"{line}.", (found.root / line.split(": ")[0],)) for line in found.problems]
 
 
@@ -124,16 +124,16 @@ def _paths(examples: Iterable[Example]) -> tuple[Path, ...]:
     return tuple(example.path for example in examples)
 
 
-def _few(case: _Case) -> list[Finding]:
+def _too_few(case: _DatasetUnderCheck) -> list[Finding]:
     number = len(case.examples)
     if number < FEW:
-        return [Finding("must", "", f"Only {count(number, 'picture')}: add at least {FEW}, better ten.")]
+        return [Finding("must", "", f"Only {pluralize(number, 'picture')}: add at least {FEW}, better ten.")]
     if number < ENOUGH:
-        return [Finding("could", "", f"{count(number, 'picture')} can do; ten or more show better what is meant.")]
+        return [Finding("could", "", f"{pluralize(number, 'picture')} can do; ten or more show better what is meant.")]
     return []
 
 
-def _copies(case: _Case) -> list[Finding]:
+def _exact_copies(case: _DatasetUnderCheck) -> list[Finding]:
     """Files that are the same to the byte."""
     first: dict[str, Example] = {}
     copies = [example for example in case.examples if first.setdefault(example.digest, example) is not example]
@@ -145,7 +145,7 @@ def _copies(case: _Case) -> list[Finding]:
     return [Finding("could", "copy", text, _paths(copies))]
 
 
-def _look_alikes(case: _Case) -> list[Finding]:
+def _near_duplicates(case: _DatasetUnderCheck) -> list[Finding]:
     """Pictures that are nearly the same; copies to the byte are left to ``_copies``."""
     places = list({example.digest: place for place, example in reversed(list(enumerate(case.examples)))}.values())
     places.sort()
@@ -153,7 +153,7 @@ def _look_alikes(case: _Case) -> list[Finding]:
     if not pairs:
         return []
     names = [case.examples[place].path for place in places]
-    sets = likeness.groups(pairs)
+    sets = likeness.group_duplicates(pairs)
     largest = max(map(len, sets))
     if largest >= FEW and largest > TOO_ALIKE * len(names):
         text = (
@@ -174,17 +174,17 @@ def _look_alikes(case: _Case) -> list[Finding]:
 
 
 @lru_cache(maxsize=4)
-def _alike(looks: tuple[Look, ...]) -> tuple[likeness.Pair, ...]:
+def _alike(looks: tuple[PixelCheck, ...]) -> tuple[likeness.DuplicatePair, ...]:
     """Kept for the same looks: captions change more often than pictures do."""
-    return tuple(likeness.alike([seen.grids for seen in looks]))
+    return tuple(likeness.near_duplicates([seen.grids for seen in looks]))
 
 
-def _shapes(case: _Case) -> list[Finding]:
+def _shapes(case: _DatasetUnderCheck) -> list[Finding]:
     """What the training shapes do: enlarge small pictures, cut long ones."""
-    sizes = assign(case.examples, case.resolution, bucket_step(case.resolution), case.data.buckets)
+    sizes = assign_buckets(case.examples, case.resolution, bucket_step(case.resolution), case.data.buckets)
     small, cut, most = [], [], 0.0
     for example, size in zip(case.examples, sizes, strict=True):
-        left, top, right, bottom = cut_box(example.size, size, 0.5)
+        left, top, right, bottom = crop_box(example.size, size, 0.5)
         lost = 1 - (right - left) * (bottom - top) / (example.width * example.height)
         if example.width < size.width or example.height < size.height:
             small.append(example)
@@ -208,7 +208,7 @@ def _shapes(case: _Case) -> list[Finding]:
     return found
 
 
-def _handled(case: _Case) -> list[Finding]:
+def _conversions(case: _DatasetUnderCheck) -> list[Finding]:
     """What is done with pictures that are turned or see-through."""
     turned = [example for example, seen in zip(case.examples, case.looks, strict=True) if seen.turned]
     clear = [example for example, seen in zip(case.examples, case.looks, strict=True) if seen.transparent]
@@ -224,7 +224,7 @@ def _handled(case: _Case) -> list[Finding]:
     return found
 
 
-def _captions(case: _Case) -> list[Finding]:
+def _captions(case: _DatasetUnderCheck) -> list[Finding]:
     """Captions that are missing, that lack the trigger, or that all say the same."""
     trigger, named = case.data.trigger.strip(), [example for example in case.examples if example.own]
     empty = [example for example in case.examples if not example.own]
@@ -259,15 +259,22 @@ def _captions(case: _Case) -> list[Finding]:
     return found
 
 
-def _is_name(case: _Case) -> bool:
+def _is_name(case: _DatasetUnderCheck) -> bool:
     """Whether the one caption of all is no more than trigger and class, which is how a subject is often captioned."""
     words = f"{case.data.trigger} {case.data.class_name}".lower().split()
     return set(case.examples[0].own.lower().replace(",", " ").split()) <= {*words, "a", "an", "the", "photo", "of"}
 
 
 def _some(examples: Sequence[Example]) -> str:
-    return some([example.path.name for example in examples])
+    return summarize_names([example.path.name for example in examples])
 
 
-CHECKS: tuple[Callable[[_Case], list[Finding]], ...] = (_few, _look_alikes, _copies, _captions, _shapes, _handled)
+CHECKS: tuple[Callable[[_DatasetUnderCheck], list[Finding]], ...] = (
+    _too_few,
+    _near_duplicates,
+    _exact_copies,
+    _captions,
+    _shapes,
+    _conversions,
+)
 """Each looks at the whole set and says what it finds."""

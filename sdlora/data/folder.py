@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from sdlora.data.captions import caption_for, read_caption
-from sdlora.data.pictures import FOREIGN_SUFFIXES, SUFFIXES, Facts, Size, examine, open_mask
+from sdlora.data.pictures import FOREIGN_SUFFIXES, SUFFIXES, ImageInfo, ImageSize, inspect_image, open_mask
 from sdlora.data.settings import Data
 from sdlora.errors import DatasetError
-from sdlora.files import existing
+from sdlora.files import existing_path
 
 MASK = ".mask.png"
 TEXTS = (".txt", ".caption")
@@ -42,8 +42,8 @@ class Example:
     """What its own caption file says, before anything is put in front of it."""
 
     @property
-    def size(self) -> Size:
-        return Size(self.width, self.height)
+    def size(self) -> ImageSize:
+        return ImageSize(self.width, self.height)
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Dataset:
 
 
 @dataclass(frozen=True)
-class Survey:
+class FolderSurvey:
     """What a folder holds: usable examples, problems as lines ``name: reason``, and what is worth knowing."""
 
     root: Path
@@ -67,7 +67,7 @@ class Survey:
 
 
 @dataclass(frozen=True)
-class _Source:
+class _SourceFolder:
     """One folder to read: the files in it, and what kohya's naming says of them."""
 
     folder: Path
@@ -98,26 +98,26 @@ class _Report:
         """``Several frames: 2 pictures (a.gif, b.gif); the first is used.``, if there is any of them."""
         names = [self.name(path) for path in paths]
         if names:
-            self.notices.append(f"{fact}: {some(names)}; {remark}.")
+            self.notices.append(f"{fact}: {summarize_names(names)}; {remark}.")
 
 
-def some(names: Sequence[str]) -> str:
+def summarize_names(names: Sequence[str]) -> str:
     """``2 pictures (a.png, b.png)``, the names cut off after a few."""
     more = ", ..." if len(names) > _SHOWN else ""
-    return f"{count(len(names), 'picture')} ({', '.join(names[:_SHOWN])}{more})"
+    return f"{pluralize(len(names), 'picture')} ({', '.join(names[:_SHOWN])}{more})"
 
 
-def count(number: int, noun: str) -> str:
+def pluralize(number: int, noun: str) -> str:
     """``1 file``, ``2 files``."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
-def scan(data: Data) -> Dataset:
+def load_dataset(data: Data) -> Dataset:
     """The examples to train on, as ``read_folder`` finds them, and what to know of such a set."""
     found = read_folder(data)
     notices = list(found.notices)
     if len(found.examples) < FEW:
-        pictures = count(len(found.examples), "picture")
+        pictures = pluralize(len(found.examples), "picture")
         notices.append(f"Only {pictures}: the adapter will copy rather than learn; add at least {FEW}, better ten.")
     repeats = {example.path.parent.resolve().name: example.repeats for example in found.examples}
     notices += [f"{name}: each picture is seen {times} times an epoch." for name, times in repeats.items() if times > 1]
@@ -129,21 +129,21 @@ def read_folder(data: Data) -> Dataset:
 
     Raises one DatasetError that lists every file that cannot be used, or says that there is no picture.
     """
-    found = survey(data)
+    found = survey_folder(data)
     if found.problems:
         raise DatasetError(
-            f"{found.root}: {count(len(found.problems), 'problem')} with {count(found.files, 'picture')}; "
+            f"{found.root}: {pluralize(len(found.problems), 'problem')} with {pluralize(found.files, 'picture')}; "
             "mend or remove what is named here, then start again\n" + "\n".join(f"  {line}" for line in found.problems)
         )
-    return Dataset(found.examples, (*found.notices, *_remarks(found.examples, found.root)))
+    return Dataset(found.examples, (*found.notices, *_dataset_notices(found.examples, found.root)))
 
 
-def survey(data: Data) -> Survey:
+def survey_folder(data: Data) -> FolderSurvey:
     """All that is in ``data.folder``, good and bad.
 
     Raises DatasetError if the folder is not there, cannot be read, or holds no picture at all.
     """
-    root = existing(data.folder)
+    root = existing_path(data.folder)
     if root is None or not root.is_dir():
         found = "is a file" if root else "does not exist"
         raise DatasetError(f"{data.folder}: {found}; point data.folder at the folder that holds the images")
@@ -154,9 +154,9 @@ def survey(data: Data) -> Survey:
         raise DatasetError(f"{error.filename or root}: cannot be read ({error.strerror})") from None
     if not any(source.pictures for source in sources) and not report.problems:
         raise DatasetError(_no_pictures(root))
-    examples = [example for source in sources for example in _read(source, data, report)]
+    examples = [example for source in sources for example in _read_examples(source, data, report)]
     files = sum(len(source.pictures) for source in sources)
-    return Survey(root, tuple(examples), tuple(report.problems), tuple(report.notices), files)
+    return FolderSurvey(root, tuple(examples), tuple(report.problems), tuple(report.notices), files)
 
 
 def picture_files(folder: Path) -> list[Path]:
@@ -172,7 +172,7 @@ def _no_pictures(root: Path) -> str:
     below = [path for path in root.iterdir() if path.is_dir() and any(_is_picture(inner) for inner in path.iterdir())]
     hint = f" (such as {below[0].name})" if below else ""
     return (
-        f"{root}: no .png or .jpg among {count(len(files), 'file')}; "
+        f"{root}: no .png or .jpg among {pluralize(len(files), 'file')}; "
         f"point data.folder at the folder that holds the images{hint}"
     )
 
@@ -181,16 +181,16 @@ def _is_picture(path: Path) -> bool:
     return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
 
 
-def _sources(root: Path, report: _Report) -> list[_Source]:
-    sources = [_list(root, report, *(kohya(root.resolve().name) or (1, "")))]
+def _sources(root: Path, report: _Report) -> list[_SourceFolder]:
+    sources = [_list_folder(root, report, *(parse_kohya_folder(root.resolve().name) or (1, "")))]
     for folder in sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")):
-        named = kohya(folder.name)
+        named = parse_kohya_folder(folder.name)
         if folder.suffix.lower() in SUFFIXES:
             continue  # listed above as a picture that is a folder, and refused
         if named and not _contained(folder, root):
             report.refuse(folder, "is a link out of the data folder; copy the pictures here")
         elif named:
-            sources.append(_list(folder, report, *named))
+            sources.append(_list_folder(folder, report, *named))
         elif any(_is_picture(inner) for inner in folder.iterdir()):
             report.notices.append(
                 f"{report.name(folder)}: its pictures are not used; only sub-folders named like `10_sks dog` are."
@@ -198,7 +198,7 @@ def _sources(root: Path, report: _Report) -> list[_Source]:
     return [source for source in sources if source.pictures]
 
 
-def kohya(name: str) -> tuple[int, str] | None:
+def parse_kohya_folder(name: str) -> tuple[int, str] | None:
     """Repeats and caption in a folder's name: ``10_sks dog`` -> (10, "sks dog")."""
     match = re.fullmatch(r"([0-9]{1,4})_(.+)", name)
     return (int(match[1]), match[2].strip()) if match and 1 <= int(match[1]) <= MAX_REPEATS else None
@@ -211,9 +211,9 @@ def _contained(path: Path, root: Path) -> bool:
         return False
 
 
-def _list(folder: Path, report: _Report, repeats: int, caption: str) -> _Source:
+def _list_folder(folder: Path, report: _Report, repeats: int, caption: str) -> _SourceFolder:
     """The files of one folder by their roles; what is plainly meant for training and cannot be is refused."""
-    source = _Source(folder, [], {}, {}, repeats, caption)
+    source = _SourceFolder(folder, [], {}, {}, repeats, caption)
     for path in sorted(folder.iterdir()):
         name, suffix = path.name, path.suffix.lower()
         is_mask = name.lower().endswith(MASK)
@@ -233,7 +233,7 @@ def _list(folder: Path, report: _Report, repeats: int, caption: str) -> _Source:
     return source
 
 
-def _refuse_conflicts(source: _Source, report: _Report) -> None:
+def _refuse_conflicts(source: _SourceFolder, report: _Report) -> None:
     """One caption or mask that belongs to two pictures is refused; one that belongs to none is told."""
     stems: dict[str, list[str]] = {}
     for path in source.pictures:
@@ -246,30 +246,30 @@ def _refuse_conflicts(source: _Source, report: _Report) -> None:
             report.notices.append(f"{report.name(path)}: belongs to no picture and is not used.")
 
 
-def _read(source: _Source, data: Data, report: _Report) -> list[Example]:
+def _read_examples(source: _SourceFolder, data: Data, report: _Report) -> list[Example]:
     """The usable examples of one folder; each unusable file is added to the report."""
     with ThreadPoolExecutor(_WORKERS) as pool:
-        looks = list(pool.map(_look, source.pictures))
+        looks = list(pool.map(_inspect_file, source.pictures))
     examples = []
     for path, look in zip(source.pictures, looks, strict=True):
         caption, mask = source.captions.get(path.stem), source.masks.get(path.stem) if data.masks else None
         if isinstance(look, DatasetError):
             report.refuse(path, look)
         own = _checked_caption(caption, report) if caption else ""
-        mask_digest = _checked_mask(mask, look, report) if mask and isinstance(look, Facts) else ""
-        if isinstance(look, Facts):
+        mask_digest = _checked_mask(mask, look, report) if mask and isinstance(look, ImageInfo) else ""
+        if isinstance(look, ImageInfo):
             text = caption_for(own, data, source.caption)
             examples.append(Example(path, text, *look.size, mask, source.repeats, look.digest, mask_digest, own))
     moving = [
-        path for path, look in zip(source.pictures, looks, strict=True) if isinstance(look, Facts) and look.animated
+        path for path, look in zip(source.pictures, looks, strict=True) if isinstance(look, ImageInfo) and look.animated
     ]
     report.notice("Several frames", moving, "the first is used")
     return examples
 
 
-def _look(path: Path) -> Facts | DatasetError:
+def _inspect_file(path: Path) -> ImageInfo | DatasetError:
     try:
-        return examine(path)
+        return inspect_image(path)
     except DatasetError as error:
         return error
 
@@ -285,10 +285,10 @@ def _checked_caption(path: Path, report: _Report) -> str:
         return ""
 
 
-def _checked_mask(path: Path, picture: Facts, report: _Report) -> str:
+def _checked_mask(path: Path, picture: ImageInfo, report: _Report) -> str:
     """The mask's digest; refused if it is no picture, of another shape than its own, or black throughout."""
     try:
-        facts = examine(path)
+        facts = inspect_image(path)
         ratio = (facts.size.width * picture.size.height) / (facts.size.height * picture.size.width)
         if not 0.98 < ratio < 1.02:
             raise DatasetError(
@@ -303,7 +303,7 @@ def _checked_mask(path: Path, picture: Facts, report: _Report) -> str:
         return ""
 
 
-def _remarks(examples: Sequence[Example], root: Path) -> list[str]:
+def _dataset_notices(examples: Sequence[Example], root: Path) -> list[str]:
     """What is honest to say of a set that can be used."""
     report = _Report(root)
     report.notice(

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from sdlora.errors import SdloraError
-from sdlora.files import inside, read_json, unused, write_atomic
+from sdlora.files import path_inside, read_json, unused_path, write_atomic
 
 KEPT = 100
 """Steps that can be undone; what the oldest took out is then gone for good."""
@@ -22,7 +22,7 @@ NONE: Mapping[Path, tuple[str, str]] = {}
 
 
 @dataclass(frozen=True)
-class Step:
+class UndoStep:
     """One thing that was done: in words, the files taken out, and captions changed, by paths below the project."""
 
     what: str
@@ -31,14 +31,14 @@ class Step:
     """A picture, its caption before, and after."""
 
 
-class History:
+class UndoLog:
     """The steps of one project."""
 
     def __init__(self, folder: Path):
         self.folder = folder
         self.steps_folder = folder / ".history"
 
-    def newest(self) -> Step | None:
+    def newest(self) -> UndoStep | None:
         """What ``undo`` would undo."""
         found = self._newest()
         return found[1] if found else None
@@ -47,20 +47,20 @@ class History:
         """The numbers of pictures that may come back, which no new picture may take."""
         return {int(path.stem) for path in self.steps_folder.glob("*/*") if path.stem.isdecimal()}
 
-    def take(self, what: str, files: Sequence[Path] = (), captions: Mapping[Path, tuple[str, str]] = NONE) -> None:
+    def record(self, what: str, files: Sequence[Path] = (), captions: Mapping[Path, tuple[str, str]] = NONE) -> None:
         """Note a step, and move ``files`` out of the project. Raises FileError where that cannot be written."""
         names = tuple(path.relative_to(self.folder).as_posix() for path in files)
         changed = tuple((path.relative_to(self.folder).as_posix(), *both) for path, both in captions.items())
         steps = self._steps()
         place = self.steps_folder / f"{int(steps[-1].name) + 1 if steps else 1:06d}"
-        write_atomic(place / "step.json", json.dumps(asdict(Step(what, names, changed)), ensure_ascii=False))
+        write_atomic(place / "step.json", json.dumps(asdict(UndoStep(what, names, changed)), ensure_ascii=False))
         for path in files:
             if path.exists():
                 os.replace(path, place / path.name)
         for old in steps[: -(KEPT - 1) or None] if len(steps) >= KEPT else []:
             shutil.rmtree(old, ignore_errors=True)
 
-    def put_back(self) -> Step | None:
+    def undo_newest(self) -> UndoStep | None:
         """Move the newest step's files back and forget the step; its captions are for the caller to restore."""
         found = self._newest()
         if found is None:
@@ -69,7 +69,7 @@ class History:
         for name in step.files:
             lying = place / Path(name).name
             if lying.exists():
-                target = unused(inside(self.folder, name))
+                target = unused_path(path_inside(self.folder, name))
                 target.parent.mkdir(exist_ok=True)
                 os.replace(lying, target)
         shutil.rmtree(place, ignore_errors=True)
@@ -78,12 +78,12 @@ class History:
     def _steps(self) -> list[Path]:
         return sorted(path for path in self.steps_folder.glob("*") if path.name.isdecimal())
 
-    def _newest(self) -> tuple[Path, Step] | None:
+    def _newest(self) -> tuple[Path, UndoStep] | None:
         for place in reversed(self._steps()):
             try:
                 values = read_json(place / "step.json", MOST_BYTES)
                 captions = tuple((str(name), str(old), str(new)) for name, old, new in values["captions"])
-                return place, Step(str(values["what"]), tuple(map(str, values["files"])), captions)
+                return place, UndoStep(str(values["what"]), tuple(map(str, values["files"])), captions)
             except (SdloraError, ValueError, KeyError, TypeError):  # Torn, or not ours: an older step is as good.
                 continue
         return None

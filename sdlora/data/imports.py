@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO
 
 from sdlora.data.advice import Kind
-from sdlora.data.folder import MASK, TEXTS, kohya
+from sdlora.data.folder import MASK, TEXTS, parse_kohya_folder
 from sdlora.data.pictures import FOREIGN_SUFFIXES, SUFFIXES
 from sdlora.errors import DatasetError
 from sdlora.files import require_free_space
@@ -40,7 +40,7 @@ _PASSED_OVER = frozenset(("thumbs.db", "desktop.ini", "project.json"))
 
 
 @dataclass(frozen=True)
-class Dropped:
+class UploadedFile:
     """One file as it came: where it lies now, and the path that its sender gave it, which is only ever shown."""
 
     path: Path
@@ -61,7 +61,7 @@ class Dropped:
 
 
 @dataclass(frozen=True)
-class Words:
+class FolderWords:
     """What kohya's name of a folder says: `10_sks dog` is seen 10 times an epoch, called `sks`, and is a dog."""
 
     repeats: int
@@ -71,78 +71,82 @@ class Words:
 
 
 @dataclass
-class Delivery:
+class SortedUploads:
     """Everything that came in one drop, and a sentence on each thing that was left out."""
 
-    pictures: list[Dropped] = field(default_factory=list)
-    captions: list[Dropped] = field(default_factory=list)
+    pictures: list[UploadedFile] = field(default_factory=list)
+    captions: list[UploadedFile] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
 
-    def words(self) -> list[Words]:
+    def words(self) -> list[FolderWords]:
         """What the folders' names say, each once, in their order."""
-        found = (folder_words(picture.folder) for picture in self.pictures)
+        found = (parse_folder_name(picture.folder) for picture in self.pictures)
         return list(dict.fromkeys(words for words in found if words))
 
 
-def folder_words(name: str) -> Words | None:
+def parse_folder_name(name: str) -> FolderWords | None:
     """The words in a folder's name as kohya's trainers write it; None for any other name.
 
     One word, or words that end in `style`, call a style; else the first word calls what the others say it is.
     """
-    named = kohya(name)
+    named = parse_kohya_folder(name)
     if named is None:
         return None
     words = named[1].replace("_", " ").split()
     if len(words) < 2 or words[-1].lower() == "style":
-        return Words(named[0], "style", " ".join(words), "")
-    return Words(named[0], "subject", words[0], " ".join(words[1:]))
+        return FolderWords(named[0], "style", " ".join(words), "")
+    return FolderWords(named[0], "subject", words[0], " ".join(words[1:]))
 
 
-def receive(dropped: Iterable[Dropped], room: Path) -> Delivery:
+def sort_uploads(dropped: Iterable[UploadedFile], room: Path) -> SortedUploads:
     """Sort dropped files, with what is in zip files among them unpacked to the empty folder ``room``."""
-    delivery = Delivery()
+    delivery = SortedUploads()
     opened = 0
     for item in dropped:
         if not item.path.is_file():  # A pipe would be waited for.
-            delivery.remarks.append(f"{shown(item.name.name)} is no regular file; hand over the file itself.")
+            delivery.remarks.append(f"{printable_name(item.name.name)} is no regular file; hand over the file itself.")
         elif item.suffix == ZIP:
             opened += 1
             try:
                 for unpacked in _unpack(item, room / str(opened), delivery):
-                    _sort(unpacked, delivery)
+                    _sort_file(unpacked, delivery)
             except DatasetError as error:
-                delivery.remarks.append(f"{shown(item.name.name)} {error}.")
+                delivery.remarks.append(f"{printable_name(item.name.name)} {error}.")
         else:
-            _sort(item, delivery)
+            _sort_file(item, delivery)
     return delivery
 
 
-def shown(name: str | PurePosixPath) -> str:
+def printable_name(name: str | PurePosixPath) -> str:
     """A stranger's name for a person to read: no line breaks, no marks that turn the text around."""
     text = str(name)
     return text if text.isprintable() else ascii(text)[1:-1]
 
 
-def _sort(item: Dropped, delivery: Delivery) -> None:
+def _sort_file(item: UploadedFile, delivery: SortedUploads) -> None:
     """Put a file where it belongs; what is plainly no part of the set is passed over without a word."""
     parents = {part.lower() for part in item.name.parts[:-1]}
     if any(_HIDDEN.match(part) for part in item.name.parts) or item.name.name.lower() in _PASSED_OVER:
         return
     if parents & CLASS_FOLDERS:
-        said = f"{shown(item.name.parent)} holds class pictures, which are not trained on; they are made as needed."
+        said = f"{printable_name(item.name.parent)} holds class pictures, which are not trained on; they are made as needed."
         if said not in delivery.remarks:
             delivery.remarks.append(said)
     elif item.name.name.lower().endswith(MASK):
-        delivery.remarks.append(f"{shown(item.name.name)} is a mask, which the page does not take; use a folder.")
+        delivery.remarks.append(
+            f"{printable_name(item.name.name)} is a mask, which the page does not take; use a folder."
+        )
     elif item.suffix in TEXTS:
         delivery.captions.append(item)
     elif item.suffix in ARCHIVES:
-        delivery.remarks.append(f"{shown(item.name.name)} is an archive, which is not opened here; drop its pictures.")
+        delivery.remarks.append(
+            f"{printable_name(item.name.name)} is an archive, which is not opened here; drop its pictures."
+        )
     else:
         delivery.pictures.append(item)
 
 
-class _Careful(io.FileIO):
+class _BoundedZipFile(io.FileIO):
     """A zip as a file of which no piece is read that is larger than an honest list of contents."""
 
     def read(self, size: int | None = -1, /) -> bytes:
@@ -151,25 +155,25 @@ class _Careful(io.FileIO):
         return super().read(size)
 
 
-def _unpack(item: Dropped, room: Path, delivery: Delivery) -> Iterator[Dropped]:
+def _unpack(item: UploadedFile, room: Path, delivery: SortedUploads) -> Iterator[UploadedFile]:
     """The files in a zip, under names of our own. Raises DatasetError for a zip that is not to be trusted."""
     try:
-        with _Careful(item.path) as file, zipfile.ZipFile(file) as archive:
+        with _BoundedZipFile(item.path) as file, zipfile.ZipFile(file) as archive:
             entries = [entry for entry in archive.infolist() if not entry.is_dir()]
             _require_honest(entries, item.path.stat().st_size)
             room.mkdir(parents=True)
             require_free_space(room, sum(entry.file_size for entry in entries))
             for number, entry in enumerate(entries):
                 name = PurePosixPath(entry.filename.replace("\\", "/"))
-                if reason := _refused(entry, name):
-                    delivery.remarks.append(f"{shown(name.name)} {reason}.")
+                if reason := _refusal(entry, name):
+                    delivery.remarks.append(f"{printable_name(name.name)} {reason}.")
                     continue
                 target = room / f"{number}{_known(name.suffix)}"
                 with archive.open(entry) as source:
-                    _pour(source, target, entry.file_size)
-                yield Dropped(target, name)
+                    _extract_entry(source, target, entry.file_size)
+                yield UploadedFile(target, name)
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError, ValueError) as error:
-        raise DatasetError(f"is no zip file, or is damaged ({shown(str(error))}); pack it again") from None
+        raise DatasetError(f"is no zip file, or is damaged ({printable_name(str(error))}); pack it again") from None
 
 
 def _known(suffix: str) -> str:
@@ -189,7 +193,7 @@ def _require_honest(entries: Sequence[zipfile.ZipInfo], packed: int) -> None:
         raise DatasetError("is locked with a password; pack it without one")
 
 
-def _refused(entry: zipfile.ZipInfo, name: PurePosixPath) -> str:
+def _refusal(entry: zipfile.ZipInfo, name: PurePosixPath) -> str:
     """Why one entry of a zip is left in it; nothing if it is not."""
     if stat.S_ISLNK(entry.external_attr >> 16):
         return "is a link, not a file; pack the file itself"
@@ -204,7 +208,7 @@ def _refused(entry: zipfile.ZipInfo, name: PurePosixPath) -> str:
     return ""
 
 
-def _pour(source: IO[bytes], target: Path, declared: int) -> None:
+def _extract_entry(source: IO[bytes], target: Path, declared: int) -> None:
     """Write what comes out of a zip, and never more than was declared. Raises DatasetError where it lied."""
     with open(target, "xb") as file:
         while piece := source.read(_CHUNK):

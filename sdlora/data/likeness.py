@@ -28,7 +28,7 @@ Grids = NDArray[np.uint8]
 """(cuts, CELLS + 1, CELLS + 1, 3): a picture's colours, whole first, then each of its cuts."""
 
 
-class Pair(NamedTuple):
+class DuplicatePair(NamedTuple):
     """Places of two pictures that are nearly the same, the first one before the second."""
 
     first: int
@@ -36,7 +36,7 @@ class Pair(NamedTuple):
     mirrored: bool
 
 
-def _cuts() -> list[tuple[float, float, float, float]]:
+def _crops() -> list[tuple[float, float, float, float]]:
     """Left, top, right, bottom as shares: all of it, a twentieth or a tenth less from every side, and from one side."""
     boxes = [(0.0, 0.0, 1.0, 1.0)]
     for kept in (0.95, 0.9):
@@ -47,19 +47,19 @@ def _cuts() -> list[tuple[float, float, float, float]]:
     return boxes
 
 
-CUTS = tuple(_cuts())
+CROPS = tuple(_crops())
 
 
-def grids(picture: Image.Image) -> Grids:
+def comparison_grids(picture: Image.Image) -> Grids:
     """The grids of an RGB picture, by which it is compared."""
     small = picture.resize((WORKING, WORKING), Image.Resampling.BOX)
     side = CELLS + 1
-    boxes = [(left * WORKING, top * WORKING, right * WORKING, bottom * WORKING) for left, top, right, bottom in CUTS]
+    boxes = [(left * WORKING, top * WORKING, right * WORKING, bottom * WORKING) for left, top, right, bottom in CROPS]
     made = [np.asarray(small.resize((side, side), Image.Resampling.LANCZOS, box=box)) for box in boxes]
     return np.stack(made)
 
 
-def alike(pictures: Sequence[Grids]) -> list[Pair]:
+def near_duplicates(pictures: Sequence[Grids]) -> list[DuplicatePair]:
     """All pairs of pictures that are nearly the same, in their order."""
     if len(pictures) < 2:
         return []
@@ -67,7 +67,7 @@ def alike(pictures: Sequence[Grids]) -> list[Pair]:
     whole = stacked[:, 0]
     signs, colours = _signs(whole), _colours(whole)
     found: dict[tuple[int, int], bool] = {}
-    for cut in range(len(CUTS)):
+    for cut in range(len(CROPS)):
         for mirrored in (False, True):
             other = stacked[:, cut, :, ::-1] if mirrored else stacked[:, cut]
             near = signs @ _signs(other).T >= _BITS * (1 - 2 * HASH_DISTANCE)
@@ -78,10 +78,10 @@ def alike(pictures: Sequence[Grids]) -> list[Pair]:
             same = (colours[firsts] * _colours(other[seconds])).sum(-1) >= 1 - COLOUR_DISTANCE
             for i, j in zip(firsts[same].tolist(), seconds[same].tolist(), strict=True):
                 found.setdefault((min(i, j), max(i, j)), mirrored)
-    return [Pair(i, j, mirrored) for (i, j), mirrored in sorted(found.items())]
+    return [DuplicatePair(i, j, mirrored) for (i, j), mirrored in sorted(found.items())]
 
 
-def groups(pairs: Sequence[Pair]) -> list[list[int]]:
+def group_duplicates(pairs: Sequence[DuplicatePair]) -> list[list[int]]:
     """Pictures that are alike, directly or by way of others, together."""
     home: dict[int, list[int]] = {}
     for i, j, _ in pairs:

@@ -56,7 +56,7 @@ _MAGIC = {
 }
 
 
-class Size(NamedTuple):
+class ImageSize(NamedTuple):
     """Width and height, in pixels."""
 
     width: int
@@ -64,22 +64,22 @@ class Size(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Facts:
+class ImageInfo:
     """What one look at a picture file tells: its size when upright, whether it moves, the SHA-256 of its bytes."""
 
-    size: Size
+    size: ImageSize
     animated: bool
     digest: str
 
 
-class Picture(NamedTuple):
+class MaskedImage(NamedTuple):
     """An upright picture (RGB, 8 bits) and the weight of its parts (L, the same size; None where all counts alike)."""
 
     rgb: Image.Image
     mask: Image.Image | None
 
 
-def examine(path: Path) -> Facts:
+def inspect_image(path: Path) -> ImageInfo:
     """Facts on a picture that can be trained on; it is decoded once to make sure that it is whole.
 
     Raises DatasetError with the reason alone (``is empty (0 bytes)``): the caller names the file. Answers are kept by
@@ -91,11 +91,11 @@ def examine(path: Path) -> Facts:
         raise DatasetError(f"cannot be read ({getattr(error, 'strerror', None) or error})") from None
     if not stat.S_ISREG(status.st_mode):
         raise DatasetError("is a folder" if stat.S_ISDIR(status.st_mode) else "is no regular file")
-    return _examine(path, status.st_size, status.st_mtime_ns)
+    return _inspect_image(path, status.st_size, status.st_mtime_ns)
 
 
 @lru_cache(maxsize=20_000)
-def _examine(path: Path, length: int, modified: int) -> Facts:
+def _inspect_image(path: Path, length: int, modified: int) -> ImageInfo:
     if length == 0:
         raise DatasetError("is empty (0 bytes)")
     if length > MAX_FILE_BYTES:
@@ -103,7 +103,7 @@ def _examine(path: Path, length: int, modified: int) -> Facts:
     try:
         with Image.open(path, formats=FORMATS) as image:
             _require_small(image)
-            size = Size(*(image.size[::-1] if _orientation(image) >= 5 else image.size))
+            size = ImageSize(*(image.size[::-1] if _orientation(image) >= 5 else image.size))
             _require_usable(size)
             animated = image.format in _ANIMATED and getattr(image, "is_animated", False)
             is_png = image.format == "PNG"
@@ -116,7 +116,7 @@ def _examine(path: Path, length: int, modified: int) -> Facts:
             if image.mode in ("RGBA", "LA") and image.getchannel("A").getextrema() == (0, 0):
                 raise DatasetError("is transparent throughout: nothing of it is to be seen")
             _to_rgb(image.resize((1, 1), Image.Resampling.NEAREST), "#ffffff")
-        return Facts(size, animated, sha256(path))
+        return ImageInfo(size, animated, sha256(path))
     except DatasetError:
         raise
     except PermissionError:
@@ -133,7 +133,7 @@ def _require_small(image: Image.Image) -> None:
         raise DatasetError(f"has {width} x {height} pixels; {limit}: scale it down")
 
 
-def _require_usable(size: Size) -> None:
+def _require_usable(size: ImageSize) -> None:
     shown = f"{size.width} x {size.height} pixels"
     if min(size) < MIN_SIDE:
         raise DatasetError(f"is too small ({shown}); each side needs at least {MIN_SIDE}")
@@ -156,7 +156,7 @@ def _complaint(path: Path, error: Exception) -> str:
     return f"is damaged or cut short ({error})"
 
 
-def open_picture(path: Path, background: str = "#ffffff", at_least: Size | None = None) -> Picture:
+def open_image(path: Path, background: str = "#ffffff", at_least: ImageSize | None = None) -> MaskedImage:
     """The first frame of a picture, upright, in RGB, on ``background`` where it is transparent.
 
     ``at_least`` (upright) allows a large JPEG to be decoded at 1/2 to 1/8, still twice that size or more. The mask is
@@ -170,7 +170,7 @@ def open_picture(path: Path, background: str = "#ffffff", at_least: Size | None 
                 image.draft(None, wanted[::-1] if _orientation(image) >= 5 else wanted)
             image.load()
             upright = _upright(image)
-            return Picture(_to_rgb(upright, background), _transparency(upright))
+            return MaskedImage(_to_rgb(upright, background), _transparency(upright))
     except Exception as error:
         raise DatasetError(f"{path}: {_complaint(path, error) if os.path.exists(path) else 'is gone'}") from error
 
@@ -187,7 +187,7 @@ def orientation(path: Path) -> int:
 
 def open_mask(path: Path) -> Image.Image:
     """A mask file as brightness (L), upright: white counts in full, black not at all."""
-    return open_picture(path, "#000000").rgb.convert("L")
+    return open_image(path, "#000000").rgb.convert("L")
 
 
 def _orientation(image: Image.Image) -> int:
@@ -232,7 +232,7 @@ def _scaled_grey(image: Image.Image) -> Image.Image:
     return Image.fromarray((values.clip(0, top) * (255 / top)).round().astype(np.uint8))
 
 
-def cut_box(picture: Size, size: Size, position: float) -> tuple[float, float, float, float]:
+def crop_box(picture: ImageSize, size: ImageSize, position: float) -> tuple[float, float, float, float]:
     """Left, top, right, bottom of the largest part of ``picture`` that has the ratio of ``size``.
 
     ``position`` 0 takes the left (or top) end, 0.5 the middle, 1 the right (or bottom).
@@ -243,13 +243,15 @@ def cut_box(picture: Size, size: Size, position: float) -> tuple[float, float, f
     return left, top, left + width, top + height
 
 
-def overflow(picture: Size, size: Size) -> float:
+def overflow(picture: ImageSize, size: ImageSize) -> float:
     """Pixels, at the scale of ``size``, by which ``picture`` sticks out once it covers it."""
     scale = max(size.width / picture.width, size.height / picture.height)
     return max(picture.width * scale - size.width, picture.height * scale - size.height)
 
 
-def framing(picture: Size, size: Size, position: float = 0.5, flip: bool = False) -> tuple[int, int, int, int]:
+def size_and_crop(
+    picture: ImageSize, size: ImageSize, position: float = 0.5, flip: bool = False
+) -> tuple[int, int, int, int]:
     """Height and width of ``picture`` as it is, and top and left of the cut that ``fit`` makes once it is scaled.
 
     What SDXL is told of a picture (arXiv:2307.01952, section 2.2).
@@ -260,19 +262,21 @@ def framing(picture: Size, size: Size, position: float = 0.5, flip: bool = False
     return picture.height, picture.width, top, over[0] - left if flip else left
 
 
-def fit(picture: Image.Image, size: Size, position: float = 0.5, flip: bool = False) -> Image.Image:
+def crop_and_resize(picture: Image.Image, size: ImageSize, position: float = 0.5, flip: bool = False) -> Image.Image:
     """``picture`` cut to the ratio of ``size`` and resized to it in one pass (Lanczos, widened to the reduction)."""
-    box = cut_box(Size(*picture.size), size, position)
+    box = crop_box(ImageSize(*picture.size), size, position)
     cut = picture.resize(size, Image.Resampling.LANCZOS, box=box)
     return ImageOps.mirror(cut) if flip else cut
 
 
-def fit_mask(mask: Image.Image, size: Size, position: float = 0.5, flip: bool = False) -> "torch.Tensor":
+def crop_and_resize_mask(
+    mask: Image.Image, size: ImageSize, position: float = 0.5, flip: bool = False
+) -> "torch.Tensor":
     """``mask`` (L) cut likewise and averaged over each latent: float32 (1, h, w) in [0, 1]; ``size`` in latents."""
     import numpy as np
     import torch
 
-    cut = mask.resize(size, Image.Resampling.BOX, box=cut_box(Size(*mask.size), size, position))
+    cut = mask.resize(size, Image.Resampling.BOX, box=crop_box(ImageSize(*mask.size), size, position))
     values = np.asarray(ImageOps.mirror(cut) if flip else cut, dtype=np.float32) / 255
     return torch.from_numpy(values)[None]
 

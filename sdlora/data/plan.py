@@ -14,7 +14,7 @@ Bucket = TypeVar("Bucket", bound=Hashable)
 
 
 @dataclass(frozen=True)
-class Slot(Generic[Bucket]):
+class SampledBatch(Generic[Bucket]):
     """One global micro-batch: its epoch, its bucket, and the items in it, in the order of their global places."""
 
     epoch: int
@@ -22,7 +22,7 @@ class Slot(Generic[Bucket]):
     items: tuple[int, ...]
 
 
-class Plan(Generic[Bucket]):
+class EpochSampler(Generic[Bucket]):
     """The order of items (an example as often as it is repeated), in full batches of one bucket each.
 
     ``buckets`` gives the bucket of every item. In an epoch every item comes at least once. A bucket's last batch is
@@ -41,27 +41,27 @@ class Plan(Generic[Bucket]):
         """Micro-batches in an epoch."""
         self._epoch = lru_cache(maxsize=2)(self._ordered)
 
-    def __getitem__(self, n: int) -> Slot[Bucket]:
+    def __getitem__(self, n: int) -> SampledBatch[Bucket]:
         """Global micro-batch ``n``, counted from 0 over all epochs."""
         epoch, position = divmod(n, self.per_epoch)
         return self._epoch(epoch)[position]
 
-    def _ordered(self, epoch: int) -> list[Slot[Bucket]]:
+    def _ordered(self, epoch: int) -> list[SampledBatch[Bucket]]:
         slots = []
         for number, (bucket, members) in enumerate(self._members.items()):
             turns = [members[i] for i in order(len(members), self.seed, "items", epoch, number)]
             for start in range(0, len(turns), self.batch_size):
                 items = tuple(turns[(start + i) % len(turns)] for i in range(self.batch_size))
-                slots.append(Slot(epoch, bucket, items))
+                slots.append(SampledBatch(epoch, bucket, items))
         return [slots[i] for i in order(len(slots), self.seed, "batches", epoch)]
 
     @property
-    def refilled(self) -> int:
+    def padded(self) -> int:
         """Places in an epoch that are filled up with items that had their turn already."""
         return self.per_epoch * self.batch_size - sum(len(members) for members in self._members.values())
 
 
-class Rotation:
+class ShuffledCycle:
     """An endless sequence over ``count`` things: each round all of them once, in an order of its own."""
 
     def __init__(self, count: int, seed: int) -> None:

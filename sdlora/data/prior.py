@@ -16,16 +16,16 @@ from PIL import Image
 from sdlora import faults
 from sdlora.data.captions import without_trigger
 from sdlora.data.folder import Example, read_folder
-from sdlora.data.pictures import examine
+from sdlora.data.pictures import inspect_image
 from sdlora.data.settings import Data, Prior
 from sdlora.errors import ConfigError, DatasetError
 from sdlora.events import OnProgress
-from sdlora.files import existing, write_atomic
+from sdlora.files import existing_path, write_atomic
 
 RECORD = "made_by.json"
 
 
-class Made(NamedTuple):
+class GeneratedClassImage(NamedTuple):
     """A class picture that the base makes."""
 
     prompt: str
@@ -34,7 +34,7 @@ class Made(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Shelf:
+class ClassImageStore:
     """Where made class pictures are kept: below ``root`` a folder for each prompt and whatever else decides a picture.
 
     ``made_by``: all that decides a picture but prompt and seed: base fingerprint, negative prompt, size, sampler,
@@ -45,10 +45,10 @@ class Shelf:
     root: Path
     made_by: Mapping[str, Any]
 
-    def place(self, prompt: str, seed: int) -> Made:
+    def image_path(self, prompt: str, seed: int) -> GeneratedClassImage:
         """The picture of ``prompt`` and ``seed``; it need not exist yet."""
         digest = hashlib.sha256(self.record(prompt).encode()).hexdigest()[:16]
-        return Made(prompt, seed, self.root / digest / f"seed{seed:010d}.png")
+        return GeneratedClassImage(prompt, seed, self.root / digest / f"seed{seed:010d}.png")
 
     def record(self, prompt: str) -> str:
         """What is written beside the pictures of ``prompt``."""
@@ -56,17 +56,17 @@ class Shelf:
 
 
 @dataclass(frozen=True)
-class ClassPictures:
+class ClassImages:
     """Which class pictures a run uses: ``own`` ones of the user first, then those that the base makes.
 
     The two never mix: made pictures go to the shelf, and the user's folder stays as it is.
     """
 
     own: tuple[Example, ...]
-    made: tuple[Made, ...]
+    made: tuple[GeneratedClassImage, ...]
     notices: tuple[str, ...] = ()
 
-    def missing(self) -> list[Made]:
+    def missing(self) -> list[GeneratedClassImage]:
         """Those to make that are not there whole."""
         return [made for made in self.made if not _is_whole(made.path)]
 
@@ -101,7 +101,7 @@ def class_prompts(data: Data, prior: Prior, captions: Iterable[str]) -> tuple[st
     return tuple(dict.fromkeys(text if name in text.casefold() != name else plain for text in said)) or (plain,)
 
 
-def class_pictures(prior: Prior, prompts: Sequence[str], caption: str, shelf: Shelf) -> ClassPictures:
+def select_class_images(prior: Prior, prompts: Sequence[str], caption: str, shelf: ClassImageStore) -> ClassImages:
     """``prior.count`` class pictures: those in ``prior.folder``, by their own captions or else by ``caption``; the rest
     made. Each counts once, whatever its folder's name says of repeats.
 
@@ -121,12 +121,12 @@ def class_pictures(prior: Prior, prompts: Sequence[str], caption: str, shelf: Sh
             notices.append(f"{prior.folder}: of {len(own)} class pictures, the first {prior.count} are used.")
         notices.extend(found)
     rest = range(max(0, prior.count - len(own)))
-    made = tuple(shelf.place(prompts[i % len(prompts)], prior.seed + i) for i in rest)
-    return ClassPictures(own[: prior.count], made, tuple(notices))
+    made = tuple(shelf.image_path(prompts[i % len(prompts)], prior.seed + i) for i in rest)
+    return ClassImages(own[: prior.count], made, tuple(notices))
 
 
 def _own(folder: Path, caption: str) -> tuple[tuple[Example, ...], tuple[str, ...]]:
-    found = existing(folder)
+    found = existing_path(folder)
     if found and found.is_dir() and not any(not path.name.startswith(".") for path in found.iterdir()):
         return (), ()  # a folder made ready for class pictures: all are missing
     try:
@@ -138,23 +138,23 @@ def _own(folder: Path, caption: str) -> tuple[tuple[Example, ...], tuple[str, ..
 
 def _is_whole(path: Path) -> bool:
     try:
-        examine(path)
+        inspect_image(path)
     except DatasetError:
         return False
     return True
 
 
-def _example(made: Made) -> Example:
+def _example(made: GeneratedClassImage) -> Example:
     try:
-        facts = examine(made.path)
+        facts = inspect_image(made.path)
     except DatasetError as error:
         raise DatasetError(f"{made.path}: {error}; start again to have it made anew") from None
     return Example(made.path, made.prompt, *facts.size, digest=facts.digest)
 
 
-def fill(
-    shelf: Shelf,
-    missing: Sequence[Made],
+def generate_missing(
+    shelf: ClassImageStore,
+    missing: Sequence[GeneratedClassImage],
     make: Callable[[str, int], Image.Image],
     on_progress: OnProgress = lambda done, total: None,
     should_stop: Callable[[], bool] = lambda: False,

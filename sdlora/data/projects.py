@@ -14,28 +14,28 @@ from pathlib import Path, PurePosixPath
 
 from sdlora.data.advice import Kind
 from sdlora.data.captions import caption_for, read_caption
-from sdlora.data.folder import FEW, MASK, count, kohya, picture_files, some
-from sdlora.data.history import History
+from sdlora.data.folder import FEW, MASK, parse_kohya_folder, picture_files, pluralize, summarize_names
+from sdlora.data.history import UndoLog
 from sdlora.data.imports import (
     MAX_BYTES,
     MAX_PICTURE_BYTES,
     MAX_PICTURES,
-    Delivery,
-    Dropped,
-    Words,
-    folder_words,
-    receive,
-    shown,
+    FolderWords,
+    SortedUploads,
+    UploadedFile,
+    parse_folder_name,
+    printable_name,
+    sort_uploads,
 )
-from sdlora.data.pictures import FOREIGN_SUFFIXES, SUFFIXES, examine
+from sdlora.data.pictures import FOREIGN_SUFFIXES, SUFFIXES, inspect_image
 from sdlora.data.settings import Data
 from sdlora.errors import ConfigError, DatasetError, FileError, SdloraError
 from sdlora.events import OnProgress
-from sdlora.files import inside, read_json, safe_name, sha256, write_atomic
+from sdlora.files import path_inside, read_json, safe_name, sha256, write_atomic
 
 
 @dataclass(frozen=True)
-class About:
+class ProjectInfo:
     """What a project's pictures show, and the words that will call it."""
 
     kind: Kind = "style"
@@ -44,12 +44,12 @@ class About:
 
 
 @dataclass(frozen=True)
-class Added:
+class AddedImages:
     """What came of a drop: pictures taken, what was left out, and the words that its one folder's name says."""
 
     pictures: int
     remarks: tuple[str, ...] = ()
-    words: Words | None = None
+    words: FolderWords | None = None
 
 
 class Project:
@@ -61,21 +61,21 @@ class Project:
         if not slug:
             raise ConfigError("Give the project a name, such as mystyle: letters and digits.")
         self.name = slug
-        self.folder = inside(data_dir / "projects", slug)
+        self.folder = path_inside(data_dir / "projects", slug)
         self.about_file = self.folder / "project.json"
-        self.history = History(self.folder)
+        self.history = UndoLog(self.folder)
 
     @property
-    def about(self) -> About | None:
+    def about(self) -> ProjectInfo | None:
         """What was said of it, or None if nothing was yet."""
         try:
             values = read_json(self.about_file)
             kind: Kind = "subject" if values["kind"] == "subject" else "style"
-            return About(kind, str(values["trigger"]), str(values["class_name"]))
+            return ProjectInfo(kind, str(values["trigger"]), str(values["class_name"]))
         except (SdloraError, KeyError, TypeError):
             return None
 
-    def describe(self, about: About) -> None:
+    def describe(self, about: ProjectInfo) -> None:
         """Keep what the pictures show."""
         clean = replace(about, trigger=" ".join(about.trigger.split()), class_name=" ".join(about.class_name.split()))
         write_atomic(self.about_file, json.dumps(asdict(clean), ensure_ascii=False))
@@ -94,36 +94,38 @@ class Project:
 
     def write_caption(self, picture: Path, text: str) -> None:
         """Keep a caption; an empty one is none."""
-        file = inside(self.folder, picture).with_suffix(".txt")
+        file = path_inside(self.folder, picture).with_suffix(".txt")
         if text.strip():
             write_atomic(file, " ".join(text.split()))
         else:
             file.unlink(missing_ok=True)
 
-    def spoken(self, picture: Path) -> str:
+    def training_caption(self, picture: Path) -> str:
         """The caption that training uses: the person's own with the trigger, or what stands for an empty one."""
-        named = kohya(picture.parent.name)
+        named = parse_kohya_folder(picture.parent.name)
         return caption_for(self.caption(picture), self.data(), named[1] if named else "")
 
     def data(self) -> Data:
         """The project as training reads it."""
-        about = self.about or About()
+        about = self.about or ProjectInfo()
         return Data(folder=self.folder, trigger=about.trigger, class_name=about.class_name)
 
-    def add(self, files: Sequence[Path | Dropped], on_progress: OnProgress | None = None) -> Added:
+    def add(self, files: Sequence[Path | UploadedFile], on_progress: OnProgress | None = None) -> AddedImages:
         """Copy what was dropped in: pictures and captions, also from zip files and kohya's folders.
 
         What cannot be taken is said in a sentence each. ``on_progress`` is told pictures.
         """
-        dropped = [file if isinstance(file, Dropped) else Dropped(file, PurePosixPath(file.name)) for file in files]
+        dropped = [
+            file if isinstance(file, UploadedFile) else UploadedFile(file, PurePosixPath(file.name)) for file in files
+        ]
         self.folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".tmp-", dir=self.folder) as room:
-            delivery = receive(dropped, Path(room))
+            delivery = sort_uploads(dropped, Path(room))
             added = self._add(delivery, Path(room), on_progress)
         words = delivery.words()
-        return Added(added, tuple(delivery.remarks), words[0] if len(words) == 1 else None)
+        return AddedImages(added, tuple(delivery.remarks), words[0] if len(words) == 1 else None)
 
-    def _add(self, delivery: Delivery, room: Path, on_progress: OnProgress | None) -> int:
+    def _add(self, delivery: SortedUploads, room: Path, on_progress: OnProgress | None) -> int:
         """Copy a delivery's pictures in by way of ``room``, with their captions. Returns how many were taken."""
         captions = {caption.stem: caption for caption in delivery.captions}
         mine = self.pictures()
@@ -144,41 +146,43 @@ class Project:
                     raise DatasetError(f"is too much: a project holds {MAX_BYTES / 1e9:.0f} GB of pictures")
                 number += 1
                 target = self.folder / (_home(picture) if uneven else "") / f"{number:03d}{picture.suffix}"
-                _place(picture.path, target, room)
+                _copy_image(picture.path, target, room)
                 known[digest] = target.name
                 taken += 1
                 if caption := captions.pop(picture.stem, None):
                     self._add_caption(target, caption, delivery)
             except DatasetError as error:
                 captions.pop(picture.stem, None)
-                delivery.remarks.append(f"{shown(picture.name.name)} {error}.")
+                delivery.remarks.append(f"{printable_name(picture.name.name)} {error}.")
             if on_progress is not None:
                 on_progress(done, len(delivery.pictures))
         for caption in captions.values():
-            delivery.remarks.append(f"{shown(caption.name.name)} belongs to none of the pictures dropped with it.")
+            delivery.remarks.append(
+                f"{printable_name(caption.name.name)} belongs to none of the pictures dropped with it."
+            )
         return taken
 
-    def _add_caption(self, picture: Path, caption: Dropped, delivery: Delivery) -> None:
+    def _add_caption(self, picture: Path, caption: UploadedFile, delivery: SortedUploads) -> None:
         try:
             self.write_caption(picture, read_caption(caption.path))
         except DatasetError as error:
-            delivery.remarks.append(f"{shown(caption.name.name)} {error}.")
+            delivery.remarks.append(f"{printable_name(caption.name.name)} {error}.")
 
     def remove(self, *pictures: Path) -> None:
         """Take pictures out, with their captions; ``undo`` brings them back."""
         files = [file for picture in pictures for file in (picture, picture.with_suffix(".txt"), _mask(picture))]
-        there = [inside(self.folder, file) for file in files if file.exists()]
+        there = [path_inside(self.folder, file) for file in files if file.exists()]
         if there:
-            self.history.take(f"removed {some([picture.name for picture in pictures])}", there)
+            self.history.record(f"removed {summarize_names([picture.name for picture in pictures])}", there)
 
     def add_trigger(self) -> int:
         """Put the trigger into every caption that lacks it, also empty ones. Returns how many that changed.
 
         Raises ConfigError if the project has no trigger.
         """
-        if not (self.about or About()).trigger:
+        if not (self.about or ProjectInfo()).trigger:
             raise ConfigError("Give the project a trigger word first, such as ohwx.")
-        return self._recaption("trigger added", lambda picture, caption: self.spoken(picture))
+        return self._recaption("trigger added", lambda picture, caption: self.training_caption(picture))
 
     def replace(self, find: str, put: str) -> int:
         """Put ``put`` for ``find``, whatever its case, in every caption. Returns how many that changed.
@@ -198,18 +202,18 @@ class Project:
             if new != old:
                 changes[picture] = (old, new)
         if changes:
-            self.history.take(f"{what} in {count(len(changes), 'caption')}", captions=changes)
+            self.history.record(f"{what} in {pluralize(len(changes), 'caption')}", captions=changes)
         for picture, (_, new) in changes.items():
             self.write_caption(picture, new)
         return len(changes)
 
     def undo(self) -> str:
         """Undo what was done last. Returns what that was; nothing if there was nothing."""
-        step = self.history.put_back()
+        step = self.history.undo_newest()
         if step is None:
             return ""
         for name, old, new in step.captions:
-            picture = inside(self.folder, name)
+            picture = path_inside(self.folder, name)
             if picture.exists() and self.caption(picture) == new:  # One that was edited since is left as it is.
                 self.write_caption(picture, old)
         return step.what
@@ -219,11 +223,11 @@ class Project:
         number = len(self.pictures())
         if not number:
             return "No pictures yet. Drop about ten into the field above."
-        ready = count(number, "picture")
+        ready = pluralize(number, "picture")
         return f"{ready} ready." if number >= FEW else f"{ready}. Add at least {FEW}, better ten."
 
 
-def _examined(picture: Dropped) -> str:
+def _examined(picture: UploadedFile) -> str:
     """The digest of a picture that can be used. Raises DatasetError with the reason."""
     if picture.suffix in FOREIGN_SUFFIXES:
         raise DatasetError(f"is a {picture.suffix[1:].upper()} file, which is not read here; save it as PNG or JPEG")
@@ -232,17 +236,17 @@ def _examined(picture: Dropped) -> str:
     size = picture.path.stat().st_size
     if size > MAX_PICTURE_BYTES:
         raise DatasetError(f"has {size / 1e6:.0f} MB; {MAX_PICTURE_BYTES / 1e6:.0f} at most: save it smaller")
-    return examine(picture.path).digest
+    return inspect_image(picture.path).digest
 
 
-def _repeats(picture: Dropped) -> int:
-    words = folder_words(picture.folder)
+def _repeats(picture: UploadedFile) -> int:
+    words = parse_folder_name(picture.folder)
     return words.repeats if words else 1
 
 
-def _home(picture: Dropped) -> str:
+def _home(picture: UploadedFile) -> str:
     """The sub-folder that keeps a picture's repeats, where folders dropped together differ in them."""
-    words = folder_words(picture.folder)
+    words = parse_folder_name(picture.folder)
     if words is None:
         return ""
     name = " ".join(safe_name(word) for word in f"{words.trigger} {words.class_name}".split()[:8])
@@ -263,7 +267,7 @@ def _age(path: Path) -> float:
     return -path.stat().st_mtime
 
 
-def _place(source: Path, target: Path, room: Path) -> None:
+def _copy_image(source: Path, target: Path, room: Path) -> None:
     """Copy a picture in, whole or not at all. Raises FileError where that cannot be done.
 
     It is not forced to the disk, which would take minutes for a zip of hundreds: their owner has them still.

@@ -16,7 +16,7 @@ Both are badly approximated by fractions, so that neighbours keep their distance
 """
 
 
-def draw(
+def sample_noise_and_timesteps(
     shape: Sequence[int],
     num_train_timesteps: int,
     seed: int,
@@ -38,14 +38,14 @@ def draw(
     first = min(span[0], last)
     for place in places:
         generator = torch.Generator().manual_seed(derive(seed, "noise", number, place))
-        drawn.append(timestep(timesteps, first, last, seed, number, place, generator))
+        drawn.append(sample_timestep(timesteps, first, last, seed, number, place, generator))
         spread.append(torch.randn(*shape, generator=generator))
         offset = torch.randn(shape[0], 1, 1, generator=generator) * noise_offset
         noise.append(torch.randn(*shape, generator=generator) + offset)
     return torch.stack(noise), torch.stack(spread), torch.cat(drawn)
 
 
-def timestep(
+def sample_timestep(
     sampling: str, first: int, last: int, seed: int, number: int, place: int, generator: torch.Generator
 ) -> torch.Tensor:
     """One timestep of ``first`` to ``last``, (1,) int64.

@@ -10,14 +10,14 @@ import torch
 
 from sdlora.adapters import forms
 from sdlora.adapters.base import AdapterState, ModuleState
-from sdlora.adapters.fit import require_fit
+from sdlora.adapters.fit import require_compatible
 from sdlora.errors import ConfigError, FileError, NonFiniteError
 from sdlora.events import OnProgress, unwatched
-from sdlora.families.loading import locate
-from sdlora.families.original import MARKS, marks, schedule_of, told
+from sdlora.families.loading import locate_base
+from sdlora.families.original import SCHEDULE_MARKS, marked_schedule, schedule_marks, schedule_of_file
 from sdlora.families.settings import Model
-from sdlora.families.skeleton import skeleton
-from sdlora.families.weights import Place, by_key, places
+from sdlora.families.skeleton import build_meta_model
+from sdlora.families.weights import TensorLocation, group_by_tensor, locate_tensors
 from sdlora.files import as_path, read_safetensors_header, require_free_space, write_atomic
 from sdlora.formats import read_adapter
 from sdlora.formats.storage import DTYPES
@@ -52,13 +52,13 @@ def bake(
     Raises ConfigError, ModelError, FormatError, MismatchError, FileError.
     """
     from sdlora.generation.merge import MERGED  # Here: live models take seconds to import, which others need not.
-    from sdlora.generation.merge import merge as fold
+    from sdlora.generation.merge import bake_folder as fold
 
     output = as_path(output)
     model = model if isinstance(model, Model) else Model(base=model)
     if output.suffix != ".safetensors":
         return fold(model, adapters, output, dtype, on_phase)
-    source = locate(model.base)
+    source = locate_base(model.base)
     if source.kind != "file":
         raise ConfigError(
             f"{output}: {model.base} is no single file, and becomes a folder; leave out .safetensors, or say .zip"
@@ -77,11 +77,11 @@ def bake(
 
 def _warn(file: Path, model: Model, adapters: Sequence[tuple[str, AdapterState, float]]) -> None:
     """Of adapters that were trained with another schedule than the file tells, or a person says."""
-    from sdlora.generation.agreement import disagreement
+    from sdlora.generation.agreement import schedule_mismatch
 
-    scheduler_config, said = schedule_of(file, model), model.model_dump(exclude_defaults=True)
+    scheduler_config, said = schedule_of_file(file, model), model.model_dump(exclude_defaults=True)
     for name, state, _ in adapters:
-        if odd := disagreement(name, state.metadata, scheduler_config, said):
+        if odd := schedule_mismatch(name, state.metadata, scheduler_config, said):
             warnings.warn(odd, stacklevel=3)
 
 
@@ -93,16 +93,20 @@ def _bake_file(
     dtype: torch.dtype,
     on_progress: OnProgress,
 ) -> None:
-    models = skeleton(model.base).models
+    models = build_meta_model(model.base).models
     for _, state, _ in adapters:
-        require_fit(models, state)
+        require_compatible(models, state)
     paths = list(dict.fromkeys(path for _, state, _ in adapters for path in state.modules))
     changes = {
         path: [(state.modules[path], scale) for _, state, scale in adapters if path in state.modules] for path in paths
     }
-    layers = by_key(places(model.base, paths))
-    header = {key: entry for key, entry in read_safetensors_header(file).items() if key not in ("__metadata__", *MARKS)}
-    header |= {mark: NOTHING for mark in marks({**told(file), **model.schedule})}
+    layers = group_by_tensor(locate_tensors(model.base, paths))
+    header = {
+        key: entry
+        for key, entry in read_safetensors_header(file).items()
+        if key not in ("__metadata__", *SCHEDULE_MARKS)
+    }
+    header |= {mark: NOTHING for mark in schedule_marks({**marked_schedule(file), **model.schedule})}
     note = json.dumps([{"name": name, "scale": scale} for name, _, scale in adapters], ensure_ascii=False)
     written = _header(header, dtype, {"format": "pt", "sdlora_merged": note})
     _make(output.parent)
@@ -124,7 +128,10 @@ def _bake_file(
 
 
 def _tensors(
-    file: Path, keys: Sequence[str], layers: Mapping[str, list[tuple[str, Place]]], changes: Mapping[str, list[Change]]
+    file: Path,
+    keys: Sequence[str],
+    layers: Mapping[str, list[tuple[str, TensorLocation]]],
+    changes: Mapping[str, list[Change]],
 ) -> "Iterator[Tensor]":
     """The tensors of ``file``, one after the other, changed where an adapter changes them."""
     from safetensors import safe_open
@@ -132,13 +139,13 @@ def _tensors(
     biases = {key.removesuffix("weight") + "bias": found for key, found in layers.items()}
     with safe_open(file, framework="pt") as opened:
         for key in keys:
-            tensor = torch.empty(0) if key in MARKS else opened.get_tensor(key)
+            tensor = torch.empty(0) if key in SCHEDULE_MARKS else opened.get_tensor(key)
             for path, place in layers.get(key, []):
                 rows = _rows(tensor, place)
                 tensor = tensor.float()
                 weight = tensor[rows].clone()
                 for module, scale in changes[path]:
-                    tensor[rows] += scale * forms.update(module.tensors, module.scale, weight)
+                    tensor[rows] += scale * forms.delta_weight(module.tensors, module.scale, weight)
             for path, place in biases.get(key, []):
                 for module, scale in changes[path]:
                     if "diff_b" in module.tensors:
@@ -155,7 +162,7 @@ def _make(folder: Path) -> None:
         raise FileError(f"{folder}: cannot be made ({error.strerror or error})") from error
 
 
-def _rows(tensor: "Tensor", place: Place) -> slice:
+def _rows(tensor: "Tensor", place: TensorLocation) -> slice:
     """The rows of a tensor that are one layer's."""
     third = len(tensor) // 3
     return slice(None) if place.third is None else slice(third * place.third, third * (place.third + 1))

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from sdlora.adapters.base import AdapterState
-from sdlora.adapters.fit import require_fit
+from sdlora.adapters.fit import require_compatible
 
 if TYPE_CHECKING:
     import torch
@@ -20,18 +20,18 @@ def weights_of(base: str, paths: Iterable[str]) -> Weights:
     """
     if not base:
         return lambda path: None
-    from sdlora.families.weights import places
+    from sdlora.families.weights import locate_tensors
 
-    found = places(base, list(paths))
+    found = locate_tensors(base, list(paths))
     return lambda path: found[path].read().float()
 
 
 def weights_for(base: str, *states: AdapterState) -> Weights:
     """A reader of the layers of ``states`` in ``base``. Raises MismatchError if one of them does not fit it."""
     if base:
-        from sdlora.families.skeleton import skeleton
+        from sdlora.families.skeleton import build_meta_model
 
-        models = skeleton(base).models
+        models = build_meta_model(base).models
         for state in states:
-            require_fit(models, state)
+            require_compatible(models, state)
     return weights_of(base, dict.fromkeys(path for state in states for path in state.modules))

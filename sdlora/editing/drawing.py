@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from PIL import Image, ImageDraw, ImageFont
 
 if TYPE_CHECKING:
-    from sdlora.editing.layers import Layer
+    from sdlora.editing.layers import LayerSpectrum
 
 WIDTH, TOP, BARS, SPECTRA, FOOT, LEFT = 1200, 56, 220, 260, 76, 64
 PAPER, INK, FAINT = (255, 255, 255), (30, 30, 36), (205, 205, 212)
@@ -17,7 +17,7 @@ DECADES = 4
 """Singular values are shown down to 10⁻⁴ of the largest of all."""
 
 
-def chart(layers: "Sequence[Layer]") -> Image.Image:
+def plot_spectrum(layers: "Sequence[LayerSpectrum]") -> Image.Image:
     """Above: a bar a layer, its height the norm of ΔW. Below: its singular values, darker the larger (logarithmic)."""
     picture = Image.new("RGB", (WIDTH, TOP + BARS + SPECTRA + FOOT), PAPER)
     draw = ImageDraw.Draw(picture)
@@ -36,12 +36,12 @@ def chart(layers: "Sequence[Layer]") -> Image.Image:
         for row, value in enumerate(layer.values):
             top = TOP + BARS + 8 + row * (SPECTRA - 8) / rows
             draw.rectangle((left, top, right, top + (SPECTRA - 8) / rows), fill=_shade(colour, value / strongest))
-    _blocks(draw, small, [layer.path for layer in layers], step)
+    _label_blocks(draw, small, [layer.path for layer in layers], step)
     _legend(draw, small, layers)
     return picture
 
 
-def _blocks(
+def _label_blocks(
     draw: ImageDraw.ImageDraw, font: ImageFont.ImageFont | ImageFont.FreeTypeFont, paths: Sequence[str], step: float
 ) -> None:
     """The UNet's blocks by name, each where it begins, unless there is no room for it."""
@@ -81,7 +81,7 @@ def _axis(
 
 
 def _legend(
-    draw: ImageDraw.ImageDraw, font: ImageFont.ImageFont | ImageFont.FreeTypeFont, layers: "Sequence[Layer]"
+    draw: ImageDraw.ImageDraw, font: ImageFont.ImageFont | ImageFont.FreeTypeFont, layers: "Sequence[LayerSpectrum]"
 ) -> None:
     left, top = LEFT, TOP + BARS + SPECTRA + 26
     for component in dict.fromkeys(layer.path.partition(".")[0] for layer in layers):

@@ -3,13 +3,13 @@
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from sdlora.adapters.base import AdapterState, ModuleState, state_of
-from sdlora.adapters.targets import EVERYTHING, select
-from sdlora.editing.lowrank import Cut, of_matrix
+from sdlora.adapters.base import AdapterState, ModuleState, build_adapter_state
+from sdlora.adapters.targets import ALL_LAYERS, select_layers
+from sdlora.editing.lowrank import Cut, factorize_matrix
 from sdlora.errors import ConfigError, MismatchError, NonFiniteError
 from sdlora.events import OnProgress, unwatched
-from sdlora.families.weights import Place, places
-from sdlora.formats.metadata import BASES
+from sdlora.families.weights import TensorLocation, locate_tensors
+from sdlora.formats.metadata import FAMILY_METADATA
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,7 +23,7 @@ def extract(
     base: str,
     tuned: str,
     cut: Cut,
-    targets: str = EVERYTHING,
+    targets: str = ALL_LAYERS,
     text_encoder: bool = True,
     on_progress: OnProgress = unwatched,
     notice: Callable[[str], object] = str,
@@ -34,19 +34,19 @@ def extract(
     out; ``notice`` is told, and of layers beyond the ``targets`` that differ too. Raises ModelError, ConfigError for
     targets that name no layer, or if nothing differs, MismatchError for models of different architectures.
     """
-    from sdlora.families.skeleton import skeleton
+    from sdlora.families.skeleton import build_meta_model
 
     cut.check()
-    family, models = skeleton(base)
-    paths = select(models, targets, text_encoder)
-    every = list(dict.fromkeys([*paths, *select(models, EVERYTHING, text_encoder)]))
-    before, after = places(base, every), places(tuned, every)
+    family, models = build_meta_model(base)
+    paths = select_layers(models, targets, text_encoder)
+    every = list(dict.fromkeys([*paths, *select_layers(models, ALL_LAYERS, text_encoder)]))
+    before, after = locate_tensors(base, every), locate_tensors(tuned, every)
     made: dict[str, ModuleState] = {}
     taken, beyond = 0.0, []
     for number, path in enumerate(every):
         change = _change(path, before[path], after[path])
         if change is not None and path in paths:
-            found = of_matrix(change.flatten(1))
+            found = factorize_matrix(change.flatten(1))
             made[path] = found.module(cut.parts(found.values), tuple(change.shape[2:]))
             taken += float(change.norm() ** 2)
         elif change is not None:
@@ -59,10 +59,10 @@ def extract(
     if beyond:
         share = sum(beyond) / (taken + sum(beyond))
         notice(f"{len(beyond)} layers beyond {targets} differ too, with {share:.0%} of the squared norm: left out")
-    return state_of(made, _metadata(family))
+    return build_adapter_state(made, _metadata(family))
 
 
-def _change(path: str, before: Place, after: Place) -> "Tensor | None":
+def _change(path: str, before: TensorLocation, after: TensorLocation) -> "Tensor | None":
     """W_tuned - W_base in float32; None where it is no more than rounding. Raises MismatchError, NonFiniteError."""
     first, second = before.read(), after.read()
     if first.shape != second.shape:
@@ -75,6 +75,6 @@ def _change(path: str, before: Place, after: Place) -> "Tensor | None":
 
 
 def _metadata(family: str) -> dict[str, str]:
-    known = BASES.get((family, "epsilon"))
+    known = FAMILY_METADATA.get((family, "epsilon"))
     version = {"ss_base_model_version": known.version, "ss_v2": str(family == "sd2")} if known else {}
     return {**version, "sdlora_extracted": "True"}

@@ -8,14 +8,14 @@ import torch
 
 from sdlora.adapters.base import AdapterState
 from sdlora.editing.bases import weights_for
-from sdlora.editing.lowrank import factors
+from sdlora.editing.lowrank import layer_factors
 from sdlora.events import OnProgress, unwatched
 
 SHARE = 0.95
 """Of the energy (squared Frobenius norm): the rank that holds so much of it is told."""
 
 
-class Layer(NamedTuple):
+class LayerSpectrum(NamedTuple):
     """One layer's update."""
 
     path: str
@@ -35,12 +35,12 @@ class Layer(NamedTuple):
 MOST = 64
 
 
-def spectrum(state: AdapterState, base: str = "", on_progress: OnProgress = unwatched) -> list[Layer]:
+def spectrum(state: AdapterState, base: str = "", on_progress: OnProgress = unwatched) -> list[LayerSpectrum]:
     """Every layer of ``state``, in its order. DoRA and (IA)³ need the ``base``. Raises ConfigError, ModelError."""
     weights = weights_for(base, state)
     layers = []
     for number, (path, module) in enumerate(state.modules.items()):
-        values = factors(path, module, weights(path)).values
+        values = layer_factors(path, module, weights(path)).values
         shares = values / values.sum() if float(values.sum()) else values.new_tensor([1.0])
         shares = shares[shares > 0]
         energies = values.square().cumsum(0)
@@ -48,13 +48,15 @@ def spectrum(state: AdapterState, base: str = "", on_progress: OnProgress = unwa
         kept = tuple(float(value) for value in values[: module.rank or MOST][:MOST])
         effective = float(torch.exp(-(shares * shares.log()).sum()))
         layers.append(
-            Layer(path, module.method, module.rank, module.alpha, float(energies[-1].sqrt()), kept, effective, needed)
+            LayerSpectrum(
+                path, module.method, module.rank, module.alpha, float(energies[-1].sqrt()), kept, effective, needed
+            )
         )
         on_progress(number + 1, len(state.modules))
     return layers
 
 
-def table(layers: list[Layer]) -> Iterator[str]:
+def spectrum_table(layers: list[LayerSpectrum]) -> Iterator[str]:
     """The layers as lines of text, the largest norm first."""
     yield f"{'norm':>9} {'rank':>5} {'effective':>9} {'95 %':>5}  layer"
     for layer in sorted(layers, key=lambda one: -one.norm):
@@ -62,10 +64,10 @@ def table(layers: list[Layer]) -> Iterator[str]:
         yield f"{layer.norm:9.4g} {rank:>5} {layer.effective:9.1f} {layer.needed:5}  {layer.path}"
 
 
-def plot(layers: list[Layer], path: Path) -> Path:
+def save_spectrum_plot(layers: list[LayerSpectrum], path: Path) -> Path:
     """Draw each layer's norm as a bar in the model's order, and its singular values below; a PNG file at ``path``."""
-    from sdlora.editing.drawing import chart
+    from sdlora.editing.drawing import plot_spectrum
     from sdlora.files import write_atomic
 
-    write_atomic(path, lambda place: chart(layers).save(place, "PNG"))
+    write_atomic(path, lambda place: plot_spectrum(layers).save(place, "PNG"))
     return path

@@ -68,7 +68,7 @@ class Factors(NamedTuple):
         return ModuleState({"down": down.float(), "up": up.float()}, float(count))
 
 
-def of_product(up: torch.Tensor, down: torch.Tensor) -> Factors:
+def factorize_product(up: torch.Tensor, down: torch.Tensor) -> Factors:
     """The factors of ``up`` (out, r) @ ``down`` (r, in), which is never formed: QR of both, SVD of r x r."""
     left, a = torch.linalg.qr(_finite(up))
     right, b = torch.linalg.qr(_finite(down).T)
@@ -76,11 +76,11 @@ def of_product(up: torch.Tensor, down: torch.Tensor) -> Factors:
     return Factors(left @ u[:, : len(values)], values, v[: len(values)] @ right.T)
 
 
-def of_matrix(matrix: torch.Tensor) -> Factors:
+def factorize_matrix(matrix: torch.Tensor) -> Factors:
     """The factors of a ``matrix`` (out, in), by the eigenvectors of the smaller of its Gram matrices, in float64."""
     wide = _finite(matrix)
     if len(wide) > wide.shape[1]:
-        other = of_matrix(wide.T)
+        other = factorize_matrix(wide.T)
         return Factors(other.right.T, other.values, other.left.T)
     squares, vectors = torch.linalg.eigh(wide @ wide.T)
     values, left = squares.flip(0).clamp(min=0).sqrt(), vectors.flip(1)
@@ -90,13 +90,13 @@ def of_matrix(matrix: torch.Tensor) -> Factors:
 
 def kernel_of(path: str, module: ModuleState) -> tuple[int, ...]:
     """The kernel of the convolution that ``module`` is for; empty for a linear layer, and for 1 x 1 in linear shape."""
-    shape = forms.delta({name: tensor.to("meta") for name, tensor in module.tensors.items()}).shape
+    shape = forms.unscaled_delta({name: tensor.to("meta") for name, tensor in module.tensors.items()}).shape
     if len(shape) == 4:
         return tuple(shape[2:])
     return (3, 3) if module.method in ("loha", "lokr") and path.endswith(CONVOLUTIONS) else ()
 
 
-def product(module: ModuleState) -> tuple[torch.Tensor, torch.Tensor] | None:
+def low_rank_product(module: ModuleState) -> tuple[torch.Tensor, torch.Tensor] | None:
     """``up`` (out, r) and ``down`` (r, in) whose product is the whole update; None if it is no such product."""
     if module.method != "lora":
         return None
@@ -106,18 +106,18 @@ def product(module: ModuleState) -> tuple[torch.Tensor, torch.Tensor] | None:
     return module.scale * up, down.flatten(1)
 
 
-def matrix(path: str, module: ModuleState, weight: torch.Tensor | None) -> torch.Tensor:
+def delta_matrix(path: str, module: ModuleState, weight: torch.Tensor | None) -> torch.Tensor:
     """The update (out, in · kernel), float32. Raises ConfigError if it needs the base's ``weight``, or has a bias."""
     if "diff_b" in module.tensors:
         raise ConfigError(
             f"{path}: a whole difference changes the bias too, which a LoRA cannot hold; keep it as it is"
         )
     if weight is not None:
-        return forms.update(module.tensors, module.scale, weight).flatten(1)
+        return forms.delta_weight(module.tensors, module.scale, weight).flatten(1)
     if module.method in ("dora", "ia3"):
         kind = {"dora": "a DoRA", "ia3": "an (IA)³"}[module.method]
         raise ConfigError(f"{path}: {kind} changes a weight by what the weight is; name the base model")
-    return (module.scale * forms.delta(module.tensors)).flatten(1)
+    return (module.scale * forms.unscaled_delta(module.tensors)).flatten(1)
 
 
 def needs_base(state: AdapterState) -> bool:
@@ -125,10 +125,10 @@ def needs_base(state: AdapterState) -> bool:
     return any(module.method in ("dora", "ia3") for module in state.modules.values())
 
 
-def factors(path: str, module: ModuleState, weight: torch.Tensor | None) -> Factors:
+def layer_factors(path: str, module: ModuleState, weight: torch.Tensor | None) -> Factors:
     """The factors of one layer's update. Raises what ``matrix`` raises."""
-    pair = product(module)
-    return of_product(*pair) if pair else of_matrix(matrix(path, module, weight))
+    pair = low_rank_product(module)
+    return factorize_product(*pair) if pair else factorize_matrix(delta_matrix(path, module, weight))
 
 
 def _finite(matrix: torch.Tensor) -> torch.Tensor:

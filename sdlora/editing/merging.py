@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from sdlora.adapters import forms
-from sdlora.adapters.base import AdapterState, ModuleState, state_of
+from sdlora.adapters.base import AdapterState, ModuleState, build_adapter_state
 from sdlora.editing.bases import weights_for
-from sdlora.editing.lowrank import Cut, kernel_of, matrix, of_matrix, of_product, product
+from sdlora.editing.lowrank import Cut, delta_matrix, factorize_matrix, factorize_product, kernel_of, low_rank_product
 from sdlora.errors import ConfigError, MismatchError
 from sdlora.events import OnProgress, unwatched
-from sdlora.formats.inspection import triggers
+from sdlora.formats.inspection import trigger_words
 
 MERGED = "sdlora_merged"
 """The header's entry that says what was merged, and at which scales."""
@@ -41,7 +41,7 @@ def merge(
         parts = [(state.modules[path], scale) for _, state, scale in adapters if path in state.modules]
         merged[path] = _layer(path, parts, cut, weights(path))
         on_progress(number + 1, len(paths))
-    return state_of(merged, _metadata(adapters))
+    return build_adapter_state(merged, _metadata(adapters))
 
 
 def _require_alike(adapters: Sequence[tuple[str, AdapterState, float]]) -> None:
@@ -49,7 +49,7 @@ def _require_alike(adapters: Sequence[tuple[str, AdapterState, float]]) -> None:
     known: dict[tuple[str, str], tuple[int, str]] = {}
     for name, state, _ in adapters:
         for path, module in state.modules.items():
-            for side, size in zip(("gives", "reads"), forms.size(module.tensors), strict=True):
+            for side, size in zip(("gives", "reads"), forms.layer_size(module.tensors), strict=True):
                 first, other = known.setdefault((path, side), (size, name)) if size else (None, name)
                 if size != first:
                     raise MismatchError(
@@ -62,18 +62,19 @@ def _layer(
 ) -> ModuleState:
     kernel = _kernel(path, parts, weight)
     pairs = [
-        pair and (scale * pair[0], pair[1]) for pair, scale in ((product(module), scale) for module, scale in parts)
+        pair and (scale * pair[0], pair[1])
+        for pair, scale in ((low_rank_product(module), scale) for module, scale in parts)
     ]
     whole = [pair for pair in pairs if pair]
     if len(whole) < len(parts):
         if cut is None:
             odd = next(module.method for (module, _), pair in zip(parts, pairs, strict=True) if not pair)
             raise ConfigError(f"{path}: {odd} has no factors to put side by side; give a rank or a share of energy")
-        found = of_matrix(_sum(path, parts, weight))
+        found = factorize_matrix(_sum(path, parts, weight))
         return found.module(cut.parts(found.values), kernel)
     up, down = torch.cat([up for up, _ in whole], dim=1), torch.cat([down for _, down in whole])
     if cut:
-        found = of_product(up, down)
+        found = factorize_product(up, down)
         return found.module(cut.parts(found.values), kernel)
     if kernel:
         down, up = down.reshape(len(down), -1, *kernel), up[:, :, None, None]
@@ -81,7 +82,7 @@ def _layer(
 
 
 def _sum(path: str, parts: Sequence[tuple[ModuleState, float]], weight: torch.Tensor | None) -> torch.Tensor:
-    total, *rest = (scale * matrix(path, module, weight) for module, scale in parts)
+    total, *rest = (scale * delta_matrix(path, module, weight) for module, scale in parts)
     for part in rest:
         total += part
     return total
@@ -99,6 +100,6 @@ def _metadata(adapters: Sequence[tuple[str, AdapterState, float]]) -> dict[str, 
     listed = [{"name": name, "scale": scale} for name, _, scale in adapters]
     common = {key: text for key, text in headers[0].items() if all(other.get(key) == text for other in headers)}
     common.pop(MERGED, None)
-    words = dict.fromkeys(word for header in headers for word in triggers(header))
+    words = dict.fromkeys(word for header in headers for word in trigger_words(header))
     told = {"modelspec.trigger_phrase": ", ".join(words)} if words else {}
     return common | told | {MERGED: json.dumps(listed, ensure_ascii=False)}

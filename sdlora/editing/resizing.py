@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from sdlora.adapters.base import AdapterState, ModuleState, state_of
+from sdlora.adapters.base import AdapterState, ModuleState, build_adapter_state
 from sdlora.editing.bases import weights_for
-from sdlora.editing.lowrank import Cut, factors, kernel_of
+from sdlora.editing.lowrank import Cut, kernel_of, layer_factors
 from sdlora.events import OnProgress, unwatched
 
 
@@ -13,7 +13,7 @@ class Resized(NamedTuple):
     """A LoRA made of another adapter, and for each layer what became of it."""
 
     state: AdapterState
-    layers: "Mapping[str, Kept]"
+    layers: "Mapping[str, KeptEnergy]"
 
     @property
     def kept(self) -> float:
@@ -22,7 +22,7 @@ class Resized(NamedTuple):
         return sum(layer.square * layer.energy for layer in self.layers.values()) / total if total else 1.0
 
 
-class Kept(NamedTuple):
+class KeptEnergy(NamedTuple):
     """What is kept of one layer."""
 
     before: int | None
@@ -43,13 +43,13 @@ def resize(state: AdapterState, cut: Cut, base: str = "", on_progress: OnProgres
     cut.check()
     weights = weights_for(base, state)
     made: dict[str, ModuleState] = {}
-    layers: dict[str, Kept] = {}
+    layers: dict[str, KeptEnergy] = {}
     for number, (path, module) in enumerate(state.modules.items()):
         weight = weights(path)
-        found = factors(path, module, weight)
+        found = layer_factors(path, module, weight)
         count = cut.parts(found.values)
         kernel = kernel_of(path, module) if weight is None else tuple(weight.shape[2:])
         made[path] = found.module(count, kernel)
-        layers[path] = Kept(module.rank, count, found.kept(count), float(found.values.square().sum()))
+        layers[path] = KeptEnergy(module.rank, count, found.kept(count), float(found.values.square().sum()))
         on_progress(number + 1, len(state.modules))
-    return Resized(state_of(made, state.metadata), layers)
+    return Resized(build_adapter_state(made, state.metadata), layers)

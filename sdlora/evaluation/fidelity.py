@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from sdlora.errors import ModelError, first_line
-from sdlora.families.plain import require_plain_words
+from sdlora.families.plain import require_data_only_tokenizer
 from sdlora.files import read_json
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ class Clip:
         from transformers import CLIPModel, CLIPTokenizer
 
         try:
-            require_plain_words(Path(folder))
+            require_data_only_tokenizer(Path(folder))
             levels = read_json(Path(folder) / "preprocessor_config.json")
             self.mean, self.deviation = torch.tensor([levels["image_mean"], levels["image_std"]]).view(2, 1, 3, 1, 1)
             self.tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)

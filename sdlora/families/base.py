@@ -20,22 +20,22 @@ class Conditioning:
     pooled: "torch.Tensor | None" = None
     """(B, P): the text as a whole, which SDXL's UNet is told too."""
 
-    def parts(self) -> "dict[str, torch.Tensor]":
+    def tensors(self) -> "dict[str, torch.Tensor]":
         """Its tensors by name: ``Conditioning(**parts)`` is the same again."""
         return {"text": self.text} if self.pooled is None else {"text": self.text, "pooled": self.pooled}
 
     def to(self, *to: Any) -> "Conditioning":
         """The same on a device, or in a precision."""
-        return Conditioning(**{name: tensor.to(*to) for name, tensor in self.parts().items()})
+        return Conditioning(**{name: tensor.to(*to) for name, tensor in self.tensors().items()})
 
-    def rows(self, numbers: Sequence[int]) -> "Conditioning":
+    def select_rows(self, numbers: Sequence[int]) -> "Conditioning":
         """The batch of these rows, each as often as it is named.
 
         Stacked, not indexed: indexing adds gradients up in the order in which threads come, which changes their bits.
         """
         import torch
 
-        parts = self.parts().items()
+        parts = self.tensors().items()
         return Conditioning(**{name: torch.stack([tensor[number] for number in numbers]) for name, tensor in parts})
 
     @staticmethod
@@ -43,11 +43,11 @@ class Conditioning:
         """One batch of ``several``, in their order."""
         import torch
 
-        parts = [one.parts() for one in several]
+        parts = [one.tensors() for one in several]
         return Conditioning(**{name: torch.cat([part[name] for part in parts]) for name in parts[0]})
 
 
-def sent(tensor: "torch.Tensor", device: "torch.device") -> "torch.Tensor":
+def to_device_async(tensor: "torch.Tensor", device: "torch.device") -> "torch.Tensor":
     """``tensor`` on ``device``, without waiting for what that still computes (CUDA: from pinned memory alone)."""
     if device.type == "cuda" and tensor.device.type == "cpu":
         return tensor.pin_memory().to(device, non_blocking=True)
@@ -65,7 +65,7 @@ class Family(ABC):
     """The family's key in ``FAMILIES``."""
     parts: ClassVar[tuple[str, ...]] = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
     """The folders of a model in diffusers' layout."""
-    narrow_vae: ClassVar[bool] = True
+    vae_fp16_ok: ClassVar[bool] = True
     """Whether the VAE works in half precision: SDXL's own gives infinite values there, and stays in float32."""
     source: str
     """Where it came from, as the user wrote it."""
@@ -99,11 +99,11 @@ class Family(ABC):
         """Token ids (B, L) int64 on the CPU, cut or padded to the text encoder's length."""
 
     @abstractmethod
-    def tokens(self, text: str) -> list[int]:
+    def bare_token_ids(self, text: str) -> list[int]:
         """The token ids of ``text`` alone: neither cut nor padded, without the marks of beginning and end."""
 
     @abstractmethod
-    def frame(self, tokens: Sequence[int]) -> "torch.Tensor":
+    def build_input_ids(self, tokens: Sequence[int]) -> "torch.Tensor":
         """Token ids (1, L) int64 of bare ``tokens``, at most L - 2, with marks and padding as ``tokenize`` has them."""
 
     @property
@@ -128,7 +128,7 @@ class Family(ABC):
         latents: "torch.Tensor",
         timesteps: "torch.Tensor",
         conditioning: Conditioning,
-        framing: "torch.Tensor | None" = None,
+        size_and_crop: "torch.Tensor | None" = None,
     ) -> "torch.Tensor":
         """The UNet's prediction for noisy ``latents``, of their shape.
 
@@ -137,7 +137,7 @@ class Family(ABC):
         """
 
     @abstractmethod
-    def arguments(self, wanted: Conditioning, unwanted: Conditioning | None) -> dict[str, Any]:
+    def pipeline_kwargs(self, wanted: Conditioning, unwanted: Conditioning | None) -> dict[str, Any]:
         """What a prompt and, with guidance, a negative prompt are to a call of ``pipeline``."""
 
     @abstractmethod
@@ -159,12 +159,12 @@ class Family(ABC):
         """Move every module; ``dtype`` changes the base weights' precision. Call it before adapters go in."""
         for module in (*self.models.values(), self.vae):
             own = next(module.parameters())
-            stays = dtype in (None, own.dtype) or (module is self.vae and not self.narrow_vae)
+            stays = dtype in (None, own.dtype) or (module is self.vae and not self.vae_fp16_ok)
             module.to(device or own.device, *(() if stays else (dtype,)))
         return self
 
 
-def fingerprint(module: "nn.Module") -> str:
+def weights_fingerprint(module: "nn.Module") -> str:
     """SHA-256 over each weight's name and shape and 64 of its values, evenly spread.
 
     Whole files would take minutes on a full-size model; a fine-tune changes every layer, so a

@@ -7,9 +7,9 @@ from functools import lru_cache
 from pathlib import Path
 
 from sdlora.errors import SdloraError
-from sdlora.families.detect import detect_folder, folder_size, served
-from sdlora.families.original import config_of, whole_family
-from sdlora.files import default_data_dir, existing
+from sdlora.families.detect import detect_folder, folder_size, require_served
+from sdlora.families.original import config_folder, family_of_complete_file
+from sdlora.files import default_data_dir, existing_path
 
 VARIABLE = "SDLORA_MODELS"
 MOST = 2000
@@ -19,7 +19,7 @@ ENDING = ".safetensors"
 
 
 @dataclass(frozen=True)
-class Found:
+class ModelEntry:
     """A base model in a models folder; or what looks like one, with the ``problem`` that it has."""
 
     name: str
@@ -32,35 +32,37 @@ class Found:
     problem: str = ""
 
 
-def folders(data_dir: Path | None = None) -> list[Path]:
+def model_folders(data_dir: Path | None = None) -> list[Path]:
     """The models folders that there are: those of ``$SDLORA_MODELS``, then ``models`` in the data folder."""
     named = [Path(name.strip()) for name in os.environ.get(VARIABLE, "").split(os.pathsep) if name.strip()]
-    places = map(existing, (*named, (data_dir or default_data_dir()) / "models"))
+    places = map(existing_path, (*named, (data_dir or default_data_dir()) / "models"))
     return [*dict.fromkeys(place.resolve() for place in places if place is not None and place.is_dir())]
 
 
-def find(name: str, places: Sequence[Path]) -> Path | None:
+def find_model(name: str, places: Sequence[Path]) -> Path | None:
     """Where the model called ``name`` lies, in the first of the models folders that has it."""
     if not 1 <= len(Path(name).parts) <= 2:
         return None
     for place in places:
         for ending in ("", ENDING):
-            path = existing(f"{name}{ending}", place)
+            path = existing_path(f"{name}{ending}", place)
             if path is not None and _is_model(path) and _lies_in(path, place):
                 return path
     return None
 
 
-def catalog(places: Sequence[Path]) -> list[Found]:
+def list_models(places: Sequence[Path]) -> list[ModelEntry]:
     """What lies in the models folders, by name, what cannot be used last. Of two of one name the first is had."""
-    found: dict[str, Found] = {}
+    found: dict[str, ModelEntry] = {}
     for place in places:
         for path in _models(place):
             relative = path.relative_to(place).as_posix()
             name = relative.removesuffix(ENDING)
             taken = name in found and found[name].path.parent == path.parent  # a folder of the file's name
             name = relative if taken else name
-            found.setdefault(name, look(path, name) if _lies_in(path, place) else Found(name, path, problem=LEADS_OUT))
+            found.setdefault(
+                name, inspect_model(path, name) if _lies_in(path, place) else ModelEntry(name, path, problem=LEADS_OUT)
+            )
     return sorted(found.values(), key=lambda one: (bool(one.problem), one.name.lower()))
 
 
@@ -95,23 +97,23 @@ def _lies_in(path: Path, place: Path) -> bool:
     return path.resolve().is_relative_to(place)
 
 
-def look(path: Path, name: str) -> Found:
+def inspect_model(path: Path, name: str) -> ModelEntry:
     """What ``path`` is, from its configs or its header."""
     if path.suffix.lower() == ".ckpt":
-        return Found(name, path, problem="can run code when it is opened; convert it to .safetensors")
+        return ModelEntry(name, path, problem="can run code when it is opened; convert it to .safetensors")
     files = [path] if path.is_file() else sorted(path.glob("*/*.safetensors"))
     try:
         stats = [file.stat() for file in files]
-        family, size = _told(path, max((stat.st_mtime_ns for stat in stats), default=0))
+        family, size = _family_and_size(path, max((stat.st_mtime_ns for stat in stats), default=0))
     except (OSError, SdloraError) as error:
-        return Found(name, path, problem=str(error).removeprefix(f"{path}: "))
-    return Found(name, path, family, size, sum(stat.st_size for stat in stats))
+        return ModelEntry(name, path, problem=str(error).removeprefix(f"{path}: "))
+    return ModelEntry(name, path, family, size, sum(stat.st_size for stat in stats))
 
 
 @lru_cache(maxsize=256)
-def _told(path: Path, stamp: int) -> tuple[str, int]:
+def _family_and_size(path: Path, stamp: int) -> tuple[str, int]:
     """The family and the native size in pixels, read anew where ``stamp`` changed. Raises SdloraError."""
     if path.is_file():
-        family = whole_family(path)
-        return family, folder_size(config_of(family))
-    return served(detect_folder(path), path), folder_size(path)
+        family = family_of_complete_file(path)
+        return family, folder_size(config_folder(family))
+    return require_served(detect_folder(path), path), folder_size(path)

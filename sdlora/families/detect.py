@@ -6,7 +6,7 @@ from typing import Any
 
 from sdlora.errors import ModelError, SdloraError, shown
 from sdlora.families import FAMILIES
-from sdlora.families.plain import MOST_LEVELS, read_config, read_index, require_plain
+from sdlora.families.plain import MOST_LEVELS, read_config, read_index, require_data_only
 from sdlora.files import read_json, read_safetensors_header
 
 PIPELINES = {
@@ -30,7 +30,7 @@ def detect_folder(folder: Path) -> str:
     Raises ModelError if it is no such folder, or not one of data alone (``require_plain``).
     """
     index = read_index(folder)
-    require_plain(folder, index)
+    require_data_only(folder, index)
     family = PIPELINES.get(index.get("_class_name", ""), "")
     if not (folder / "unet" / "config.json").exists():
         raise ModelError(f"{folder}: the part unet is missing (no unet/config.json)")
@@ -66,7 +66,7 @@ def detect_file(file: Path) -> str:
     return "sd2" if openclip or _shape(header, ATTENTION, 2)[1] == 1024 else "sd1"
 
 
-def served(family: str, place: object) -> str:
+def require_served(family: str, place: object) -> str:
     """``family``, if it is served. Raises ModelError that names it, and ``place``."""
     if family not in FAMILIES:
         raise ModelError(f"{place}: is of the family {family}, which is not served yet; served: {', '.join(FAMILIES)}")

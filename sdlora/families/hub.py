@@ -7,7 +7,7 @@ from sdlora.errors import ModelError, first_line
 from sdlora.families.settings import Model
 
 
-def fetch(model: Model, wanted: Sequence[str], unwanted: Sequence[str] = ()) -> Path:
+def fetch_files(model: Model, wanted: Sequence[str], unwanted: Sequence[str] = ()) -> Path:
     """The folder with those files of the hub's repository ``model.base`` that patterns ask for. Raises ModelError."""
     from huggingface_hub import snapshot_download
 
@@ -16,11 +16,11 @@ def fetch(model: Model, wanted: Sequence[str], unwanted: Sequence[str] = ()) -> 
             model.base, revision=model.revision, allow_patterns=[*wanted], ignore_patterns=[*unwanted]
         )
     except (OSError, ValueError) as error:
-        raise ModelError(f"{model.base}: {refusal(error, model.revision)}") from error
+        raise ModelError(f"{model.base}: {explain_hub_error(error, model.revision)}") from error
     return Path(folder)
 
 
-def refusal(error: BaseException, revision: str | None = None) -> str:
+def explain_hub_error(error: BaseException, revision: str | None = None) -> str:
     """What went wrong and what to do, from the first cause of ``error`` that the hub's library names."""
     from huggingface_hub import constants
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from sdlora.errors import FormatError, ModelError, SdloraError, first_line
 from sdlora.families import FAMILIES, original
-from sdlora.families.catalog import catalog, find, folders
-from sdlora.families.detect import USUAL_SIZE, detect_file, detect_folder, folder_size, hub_size, served
-from sdlora.families.hub import fetch
+from sdlora.families.catalog import find_model, list_models, model_folders
+from sdlora.families.detect import USUAL_SIZE, detect_file, detect_folder, folder_size, hub_size, require_served
+from sdlora.families.hub import fetch_files
 from sdlora.families.settings import Model
-from sdlora.families.vocabulary import tokenizers
-from sdlora.files import PICKLES, existing, read_safetensors_header
+from sdlora.families.vocabulary import load_tokenizers
+from sdlora.files import PICKLES, existing_path, read_safetensors_header
 
 if TYPE_CHECKING:
     from sdlora.families.base import Family
@@ -27,35 +27,35 @@ HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 @dataclass(frozen=True)
-class Source:
+class ModelSource:
     """Where a base model lies: a bundled or own folder, one file, or a repository of the hub."""
 
     kind: Literal["folder", "file", "hub"]
     location: str
 
 
-def locate(base: str) -> Source:
+def locate_base(base: str) -> ModelSource:
     """Decide what ``base`` names, without loading it. Raises ModelError if it can be nothing."""
     if base in BUNDLED:
-        return Source("folder", str(BUNDLED[base]))
-    path, suffix = existing(base), Path(base).suffix.lower()
+        return ModelSource("folder", str(BUNDLED[base]))
+    path, suffix = existing_path(base), Path(base).suffix.lower()
     if suffix in PICKLES:
         raise ModelError(f"{base}: this kind of file can run code when it is opened; convert it to .safetensors first")
-    path = path or find(base, folders())
+    path = path or find_model(base, model_folders())
     if path is not None and path.is_dir():
-        return Source("folder", str(path))
+        return ModelSource("folder", str(path))
     if path is not None and path.is_file():
         if path.suffix.lower() != ".safetensors":
             raise ModelError(f"{base}: is no base model; give a diffusers folder, a .safetensors file or a hub id")
-        return Source("file", str(path))
+        return ModelSource("file", str(path))
     if HUB_ID.fullmatch(base) and suffix != ".safetensors":
-        return Source("hub", base)
+        return ModelSource("hub", base)
     raise ModelError(f"model.base: there is no {base!r}; {_hint(base)}")
 
 
 def _hint(base: str) -> str:
     """The nearest name that there is, or what can be given."""
-    near = difflib.get_close_matches(base, [*BUNDLED, *(found.name for found in catalog(folders()))], n=1)
+    near = difflib.get_close_matches(base, [*BUNDLED, *(found.name for found in list_models(model_folders()))], n=1)
     kinds = f"give {', '.join(BUNDLED)}, a folder, a .safetensors file or a hub id"
     return f"did you mean {near[0]}?" if near else kinds
 
@@ -65,19 +65,19 @@ def native_size(base: str) -> int:
 
     Raises ModelError for what can be no base model.
     """
-    source = locate(base)
+    source = locate_base(base)
     if source.kind == "hub":
         return hub_size(base)
     if source.kind == "folder":
         return folder_size(Path(source.location))
     family = detect_file(Path(source.location))
-    return folder_size(original.config_of(family)) if family in FAMILIES else USUAL_SIZE
+    return folder_size(original.config_folder(family)) if family in FAMILIES else USUAL_SIZE
 
 
 def family_of(base: str) -> str:
     """The family of ``base`` without loading it: of a hub id, as its name suggests; empty for what cannot be told."""
     with suppress(ModelError, FormatError):
-        source = locate(base)
+        source = locate_base(base)
         if source.kind == "folder":
             return detect_folder(Path(source.location))
         if source.kind == "file":
@@ -86,12 +86,12 @@ def family_of(base: str) -> str:
     return ""
 
 
-def load(model: Model) -> "Family":
+def load_family(model: Model) -> "Family":
     """Load the base model. Weights come in float32 on the CPU; move them with ``Family.to``.
 
     Raises ModelError for what is missing, unknown, gated, offline or of a family not served.
     """
-    source = locate(model.base)
+    source = locate_base(model.base)
     if source.kind == "hub":  # With the libraries' own bars: a download may take minutes.
         return _load_hub(model)
     with quiet_libraries():
@@ -121,7 +121,7 @@ def quiet_libraries() -> Iterator[None]:
 
 
 def _load_folder(folder: Path, model: Model) -> "Family":
-    family: Any = FAMILIES[served(detect_folder(folder), model.base)]
+    family: Any = FAMILIES[require_served(detect_folder(folder), model.base)]
     missing = [part for part in family.parts if not (folder / part).is_dir()]
     if missing:
         raise ModelError(f"{model.base}: the part {', '.join(missing)} is missing in {folder}")
@@ -154,12 +154,14 @@ def _require_weights(part: Path, model: Model) -> None:
 
 def _load_file(file: Path, model: Model) -> "Family":
     """From one file of the original layout. Its configs are bundled; its vocabulary is found before it is read."""
-    name = original.whole_family(file)
+    name = original.family_of_complete_file(file)
     family: Any = FAMILIES[name]
-    config = original.config_of(name, model.prediction_type)
-    words = tokenizers(config, dict(zip(family.tokenizers, family.encoders, strict=True)), model.tokenizer)
+    config = original.config_folder(name, model.prediction_type)
+    words = load_tokenizers(config, dict(zip(family.tokenizers, family.encoders, strict=True)), model.tokenizer)
     try:
-        return family.load_single_file(file, config, words, model.base, {**original.told(file), **model.schedule})
+        return family.load_single_file(
+            file, config, words, model.base, {**original.marked_schedule(file), **model.schedule}
+        )
     except NotImplementedError as error:  # Layers of the UNet or the VAE got no weights, and cannot be moved.
         raise ModelError(
             f"{model.base}: lacks tensors that an {name} model has; it was cut down, or is of another architecture"
@@ -175,6 +177,6 @@ def _load_hub(model: Model) -> "Family":
     variants = [f"*.{model.variant}.safetensors", f"*.{model.variant}-*.safetensors"] if model.variant else []
     others = () if model.variant else ("*/*.fp16.*", "*/*.fp16-*", "*/*.non_ema.*")
     weights = [f"{part}/{ending}" for part in WEIGHTED for ending in variants or ["*.safetensors"]]
-    folder = fetch(model, ("model_index.json", "*/*.json", "*/*.txt", *weights), others)
+    folder = fetch_files(model, ("model_index.json", "*/*.json", "*/*.txt", *weights), others)
     with quiet_libraries():
         return _load_folder(folder, model)

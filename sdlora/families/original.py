@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sdlora.errors import ModelError
-from sdlora.families.detect import detect_file, served
+from sdlora.families.detect import detect_file, require_served
 from sdlora.families.settings import Model
 from sdlora.files import read_safetensors_header
 
@@ -26,14 +26,14 @@ TEXT = {
     },
 }
 """What the names of the text encoders' tensors begin with, by family."""
-MARKS: Mapping[str, tuple[str, object]] = {
+SCHEDULE_MARKS: Mapping[str, tuple[str, object]] = {
     "v_pred": ("prediction_type", "v_prediction"),
     "ztsnr": ("rescale_betas_zero_snr", True),
 }
 """Tensors that hold nothing: by their names, files of velocity fine-tunes tell an entry of their scheduler's config."""
 
 
-def config_of(family: str, prediction_type: str = "auto") -> Path:
+def config_folder(family: str, prediction_type: str = "auto") -> Path:
     """The bundled configs for a file of ``family``, which is served.
 
     SD 2.x at 512 px (noise) and at 768 px (velocity) have the same tensors: the latter, unless ``epsilon`` is said.
@@ -41,9 +41,9 @@ def config_of(family: str, prediction_type: str = "auto") -> Path:
     return CONFIGS / ("sd2-base" if (family, prediction_type) == ("sd2", "epsilon") else family)
 
 
-def whole_family(file: Path) -> str:
+def family_of_complete_file(file: Path) -> str:
     """The family of ``file``. Raises ModelError if it is not served, or if a text encoder or the VAE is missing."""
-    family, header = served(detect_file(file), file), read_safetensors_header(file)
+    family, header = require_served(detect_file(file), file), read_safetensors_header(file)
     parts: dict[str, str | tuple[str, ...]] = {"vae": VAE, **TEXT[family]}
     missing = [part for part, prefix in parts.items() if not any(key.startswith(prefix) for key in header)]
     if missing:
@@ -54,19 +54,19 @@ def whole_family(file: Path) -> str:
     return family
 
 
-def told(file: Path) -> dict[str, object]:
+def marked_schedule(file: Path) -> dict[str, object]:
     """What a velocity fine-tune's file says of its schedule."""
     header = read_safetensors_header(file)
-    return {setting: value for mark, (setting, value) in MARKS.items() if mark in header}
+    return {setting: value for mark, (setting, value) in SCHEDULE_MARKS.items() if mark in header}
 
 
-def marks(schedule: Mapping[str, object]) -> list[str]:
+def schedule_marks(schedule: Mapping[str, object]) -> list[str]:
     """The names of the tensors by which a file says ``schedule``, as far as there are such."""
-    return [mark for mark, (setting, value) in MARKS.items() if schedule.get(setting) == value]
+    return [mark for mark, (setting, value) in SCHEDULE_MARKS.items() if schedule.get(setting) == value]
 
 
-def schedule_of(file: Path, model: Model) -> dict[str, Any]:
+def schedule_of_file(file: Path, model: Model) -> dict[str, Any]:
     """The scheduler's config of a single file: its family's, what it tells itself, what ``model`` says of it."""
-    folder = config_of(detect_file(file), model.prediction_type)
+    folder = config_folder(detect_file(file), model.prediction_type)
     usual = json.loads((folder / "scheduler" / "scheduler_config.json").read_text(encoding="utf-8"))
-    return {**usual, **told(file), **model.schedule}
+    return {**usual, **marked_schedule(file), **model.schedule}

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sdlora.errors import FileError, FormatError, ModelError, shown
-from sdlora.files import foreign, read_json, safe_name
+from sdlora.files import read_json, safe_name, why_foreign
 
 INDEX = "model_index.json"
 CLASSES: Mapping[str, tuple[str, tuple[str, ...]]] = {
@@ -54,7 +54,7 @@ def read_config(path: Path) -> dict[str, Any]:
     return value
 
 
-def require_plain(folder: Path, index: Mapping[str, Any]) -> None:
+def require_data_only(folder: Path, index: Mapping[str, Any]) -> None:
     """Raises ModelError for a diffusers ``folder`` that names code, or reaches out of itself."""
     _require_own(folder / INDEX, folder)
     if not isinstance(index.get("_class_name", ""), str):
@@ -70,7 +70,7 @@ def require_plain(folder: Path, index: Mapping[str, Any]) -> None:
                 _require_data(path)
 
 
-def require_plain_words(folder: Path) -> None:
+def require_data_only_tokenizer(folder: Path) -> None:
     """Raises ModelError for a tokenizer's ``folder`` whose files name code, or are not its own."""
     for path in (folder / name for name in WORDS if (folder / name).exists()):
         _require_own(path, folder)
@@ -89,7 +89,7 @@ def _require_known(folder: Path, part: str, library: Any, kind: Any) -> None:
 
 
 def _require_own(path: Path, folder: Path) -> None:
-    if (path.exists() or path.is_symlink()) and (reason := foreign(path, folder)):
+    if (path.exists() or path.is_symlink()) and (reason := why_foreign(path, folder)):
         raise ModelError(f"{path}: {reason}")
 
 

@@ -12,7 +12,7 @@ from torch import nn
 
 from sdlora.errors import missing
 
-Kind = Literal["int8", "nf4"]
+QuantizedType = Literal["int8", "nf4"]
 BLOCK = 64
 """Weights that share a scale in NF4 (arXiv:2305.14314, section 3), as in bitsandbytes and QLoRA."""
 LEVELS = 127
@@ -29,7 +29,7 @@ class QuantizedLinear(nn.Linear):
     packed: torch.Tensor
     scales: torch.Tensor
 
-    def __init__(self, base: nn.Linear, kind: Kind):
+    def __init__(self, base: nn.Linear, kind: QuantizedType):
         nn.Module.__init__(self)  # Not Linear's own: there is no parameter ``weight``.
         self.in_features, self.out_features, self.kind = base.in_features, base.out_features, kind
         weight = base.weight.detach().float().contiguous()
@@ -37,14 +37,14 @@ class QuantizedLinear(nn.Linear):
         self.register_buffer("packed", packed)
         self.register_buffer("scales", scales.float().contiguous().view(torch.uint8))
         self.bias = None if base.bias is None else nn.Parameter(base.bias.detach(), requires_grad=False)
-        self.usual = base.weight.dtype
+        self.weight_dtype = base.weight.dtype
         """The precision in which ``weight`` is told."""
         self.train(base.training)
 
     @property
     def weight(self) -> torch.Tensor:  # type: ignore[override]
         """What the bits stand for, (out, in): made anew at each look."""
-        return self.unpacked(self.usual)
+        return self.unpacked(self.weight_dtype)
 
     def unpacked(self, dtype: torch.dtype) -> torch.Tensor:
         """The weight (out, in) in ``dtype``."""
@@ -63,7 +63,7 @@ class QuantizedLinear(nn.Linear):
 
     def _apply(self, fn: Any, recurse: bool = True) -> "QuantizedLinear":
         super()._apply(fn, recurse)
-        self.usual = fn(torch.empty(0, dtype=self.usual, device=self.packed.device)).dtype
+        self.weight_dtype = fn(torch.empty(0, dtype=self.weight_dtype, device=self.packed.device)).dtype
         return self
 
     def extra_repr(self) -> str:
@@ -84,20 +84,20 @@ class _Product(torch.autograd.Function):
 
 
 @torch.no_grad()
-def quantize(model: nn.Module, kind: Kind, device: torch.device) -> None:
+def quantize(model: nn.Module, kind: QuantizedType, device: torch.device) -> None:
     """Put every linear layer of ``model`` into few bits on ``device``: one by one, so that they never lie there wide.
 
     Raises ConfigError where bitsandbytes, which packs NF4, is not installed.
     """
     if kind == "nf4":
-        require_able()
+        require_nf4_available()
     for path, layer in list(model.named_modules()):
         if isinstance(layer, nn.Linear) and not isinstance(layer, QuantizedLinear):
             parent, _, child = path.rpartition(".")
             setattr(model.get_submodule(parent), child, QuantizedLinear(layer.to(device), kind))
 
 
-def require_able() -> None:
+def require_nf4_available() -> None:
     """Raises ConfigError if NF4 cannot be packed here."""
     try:
         import bitsandbytes.functional  # noqa: F401
@@ -105,7 +105,7 @@ def require_able() -> None:
         raise missing("model.quantize: nf4", "bitsandbytes", "int8") from error
 
 
-def size(outputs: int, inputs: int, kind: Kind) -> int:
+def quantized_bytes(outputs: int, inputs: int, kind: QuantizedType) -> int:
     """Bytes that a weight (outputs, inputs) takes in few bits."""
     if kind == "int8":
         return outputs * inputs + 4 * outputs

@@ -19,7 +19,7 @@ class SD1(StableDiffusion):
     extras = WITHOUT_CHECKER
 
     @classmethod
-    def kind(cls) -> Any:
+    def pipeline_class(cls) -> Any:
         from diffusers import StableDiffusionPipeline
 
         return StableDiffusionPipeline

@@ -20,10 +20,10 @@ class SDXL(StableDiffusion):
     parts = ("unet", "vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "scheduler")
     encoders = ("text_encoder", "text_encoder_2")
     tokenizers = ("tokenizer", "tokenizer_2")
-    narrow_vae = False
+    vae_fp16_ok = False
 
     @classmethod
-    def kind(cls) -> Any:
+    def pipeline_class(cls) -> Any:
         from diffusers import StableDiffusionXLPipeline
 
         return StableDiffusionXLPipeline
@@ -37,31 +37,35 @@ class SDXL(StableDiffusion):
         ids = ids.to(self._encoders["text_encoder"].device)
         asked: dict[str, Any] = {"output_hidden_states": True, "return_dict": True}
         first = self._encoders["text_encoder"](ids, **asked)
-        second = self._encoders["text_encoder_2"](self._padded_anew(ids), **asked)
+        second = self._encoders["text_encoder_2"](self._repad(ids), **asked)
         layers = (read.hidden_states[-clip_skip - 1] for read in (first, second))
         return Conditioning(torch.cat([*layers], dim=-1), second.text_embeds)
 
-    def _padded_anew(self, ids: torch.Tensor) -> torch.Tensor:
+    def _repad(self, ids: torch.Tensor) -> torch.Tensor:
         """The same text for the second encoder: the tokenizers differ in what stands behind its end alone."""
         ends = (ids == self.tokenizer.eos_token_id).int()
         return torch.where(ends.cumsum(1) > ends, self._tokenizers["tokenizer_2"].pad_token_id, ids)
 
-    def _added(
-        self, told: Conditioning, latents: torch.Tensor, framing: torch.Tensor | None
+    def _added_conditions(
+        self, told: Conditioning, latents: torch.Tensor, size_and_crop: torch.Tensor | None
     ) -> dict[str, torch.Tensor]:
         assert told.pooled is not None
-        return {"text_embeds": told.pooled, "time_ids": self._sizes(latents, framing)}
+        return {"text_embeds": told.pooled, "time_ids": self._sizes(latents, size_and_crop)}
 
-    def _sizes(self, latents: torch.Tensor, framing: torch.Tensor | None) -> torch.Tensor:
+    def _sizes(self, latents: torch.Tensor, size_and_crop: torch.Tensor | None) -> torch.Tensor:
         """(B, 6): the picture's own height and width, top and left of the cut, height and width that are shown."""
         shown = torch.tensor([side * self.latent_factor for side in latents.shape[-2:]], device=latents.device)
         shown = shown.expand(len(latents), 2)
-        whole = torch.cat([shown, torch.zeros_like(shown)], dim=1) if framing is None else framing.to(latents.device)
+        whole = (
+            torch.cat([shown, torch.zeros_like(shown)], dim=1)
+            if size_and_crop is None
+            else size_and_crop.to(latents.device)
+        )
         return torch.cat([whole, shown], dim=1)
 
-    def arguments(self, wanted: Conditioning, unwanted: Conditioning | None) -> dict[str, Any]:
+    def pipeline_kwargs(self, wanted: Conditioning, unwanted: Conditioning | None) -> dict[str, Any]:
         return {
-            **super().arguments(wanted, unwanted),
+            **super().pipeline_kwargs(wanted, unwanted),
             "pooled_prompt_embeds": wanted.pooled,
             "negative_pooled_prompt_embeds": None if unwanted is None else unwanted.pooled,
         }

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sdlora.errors import ModelError, first_line
 from sdlora.families import FAMILIES
-from sdlora.families.detect import detect_folder, served
-from sdlora.families.hub import fetch
-from sdlora.families.loading import locate, quiet_libraries
-from sdlora.families.original import config_of, whole_family
+from sdlora.families.detect import detect_folder, require_served
+from sdlora.families.hub import fetch_files
+from sdlora.families.loading import locate_base, quiet_libraries
+from sdlora.families.original import config_folder, family_of_complete_file
 from sdlora.families.settings import Model
 
 if TYPE_CHECKING:
@@ -22,24 +22,24 @@ if TYPE_CHECKING:
 CONFIGS = ("model_index.json", "*/config.json", "scheduler/*.json")
 
 
-class Skeleton(NamedTuple):
+class MetaModel(NamedTuple):
     """The family of a base, and what adapters may go into, by component: names and shapes, on the meta device."""
 
     family: str
     models: "dict[str, nn.Module]"
 
 
-def skeleton(base: str) -> Skeleton:
+def build_meta_model(base: str) -> MetaModel:
     """The layers of ``base``. Of a hub id the configs alone are fetched; a single file's are bundled.
 
     Raises ModelError for what is missing, unknown, gated or offline.
     """
-    folder, family = _place(Model(base=base))
+    folder, family = _config_folder(Model(base=base))
     with quiet_libraries():
-        return Skeleton(family, _models(folder, base))
+        return MetaModel(family, _models(folder, base))
 
 
-def paper(model: Model, dtype: "torch.dtype") -> "Family":
+def build_meta_family(model: Model, dtype: "torch.dtype") -> "Family":
     """The base ``model`` as a family without weights, on the meta device: its VAE in float32, all else in ``dtype``. It
     cannot tell texts apart.
 
@@ -48,7 +48,7 @@ def paper(model: Model, dtype: "torch.dtype") -> "Family":
     import torch
     from diffusers import AutoencoderKL
 
-    folder, name = _place(model)
+    folder, name = _config_folder(model)
     with quiet_libraries(), torch.device("meta"):
         parts = {name: part.to(dtype=dtype) for name, part in _models(folder, model.base).items()}
         try:
@@ -56,7 +56,7 @@ def paper(model: Model, dtype: "torch.dtype") -> "Family":
             schedule = json.loads((folder / "scheduler" / "scheduler_config.json").read_text(encoding="utf-8"))
         except Exception as error:  # As in ``_models``.
             raise ModelError(f"{model.base}: its configs cannot be read: {first_line(error)}") from error
-    family: Any = FAMILIES[served(name, model.base)]
+    family: Any = FAMILIES[require_served(name, model.base)]
     words = SimpleNamespace(eos_token_id=0, pad_token_id=0)
     factor = 2 ** (len(parts["vae"].config.block_out_channels) - 1)
     pipeline = SimpleNamespace(
@@ -67,14 +67,14 @@ def paper(model: Model, dtype: "torch.dtype") -> "Family":
     return found
 
 
-def _place(model: Model) -> tuple[Path, str]:
+def _config_folder(model: Model) -> tuple[Path, str]:
     """The folder with the configs of the base ``model``, and its family's name."""
-    source = locate(model.base)
+    source = locate_base(model.base)
     place = Path(source.location)
     if source.kind == "file":
-        family = whole_family(place)
-        return config_of(family), family
-    folder = fetch(model, CONFIGS) if source.kind == "hub" else place
+        family = family_of_complete_file(place)
+        return config_folder(family), family
+    folder = fetch_files(model, CONFIGS) if source.kind == "hub" else place
     return folder, detect_folder(folder)
 
 

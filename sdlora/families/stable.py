@@ -9,13 +9,13 @@ import torch
 
 from sdlora.diffusion.schedule import ZERO_SNR
 from sdlora.errors import ModelError
-from sdlora.families.base import Conditioning, Family, fingerprint, sent
+from sdlora.families.base import Conditioning, Family, to_device_async, weights_fingerprint
 
 if TYPE_CHECKING:
     from torch import nn
 
 
-UNSAID = "_use_default_values"
+DEFAULTED = "_use_default_values"
 """In a scheduler's config: diffusers' list of the entries that nobody has given."""
 
 
@@ -45,7 +45,7 @@ class StableDiffusion(Family):
         self._tokenizers = {name: getattr(pipeline, name) for name in self.tokenizers}
         self.tokenizer = pipeline.tokenizer
         self._vae = pipeline.vae
-        self._scheduler_config = _replaced(pipeline.scheduler.config, schedule or {})
+        self._scheduler_config = _with_overrides(pipeline.scheduler.config, schedule or {})
         self.prediction_type = self._scheduler_config.get("prediction_type", "epsilon")
         _require_known_schedule(source, self._scheduler_config)
         if self._vae.config.get("latents_mean") is not None:
@@ -54,20 +54,22 @@ class StableDiffusion(Family):
         self.native_size = self.unet.config.sample_size * self.latent_factor
         self.size_step = self.latent_factor * 2 ** (len(self.unet.config.block_out_channels) - 1)
         if fingerprints is None:
-            fingerprints = {part: fingerprint(module) for part, module in {**self.models, "vae": self._vae}.items()}
+            fingerprints = {
+                part: weights_fingerprint(module) for part, module in {**self.models, "vae": self._vae}.items()
+            }
         self.fingerprints = fingerprints
         for module in (*self.models.values(), self._vae):
             module.requires_grad_(False).eval()
 
     @classmethod
     @abstractmethod
-    def kind(cls) -> Any:
+    def pipeline_class(cls) -> Any:
         """The class of its pipelines."""
 
     @classmethod
     def load(cls, folder: Path | str, source: str, schedule: Mapping[str, Any] | None = None, **options: Any) -> Self:
         """From a diffusers folder; ``options`` go to ``from_pretrained``."""
-        pipeline = cls.kind().from_pretrained(
+        pipeline = cls.pipeline_class().from_pretrained(
             folder, dtype=torch.float32, use_safetensors=True, **cls.extras, **options
         )
         return cls(pipeline, source, schedule)
@@ -80,7 +82,7 @@ class StableDiffusion(Family):
 
         ``words`` are the tokenizers by component. Raises ModelError where the file leaves layers without weights.
         """
-        pipeline = cls.kind().from_single_file(
+        pipeline = cls.pipeline_class().from_single_file(
             str(file), config=str(config), local_files_only=True, dtype=torch.float32, **words, **cls.extras
         )
         for part in ("unet", "vae", *cls.encoders):
@@ -108,11 +110,11 @@ class StableDiffusion(Family):
             list(prompts), padding="max_length", max_length=self._length, truncation=True, return_tensors="pt"
         ).input_ids
 
-    def tokens(self, text: str) -> list[int]:
+    def bare_token_ids(self, text: str) -> list[int]:
         ids: list[int] = self.tokenizer(text, add_special_tokens=False, verbose=False).input_ids
         return ids
 
-    def frame(self, tokens: Sequence[int]) -> torch.Tensor:
+    def build_input_ids(self, tokens: Sequence[int]) -> torch.Tensor:
         known = self.tokenizer
         marked = [known.bos_token_id, *tokens, known.eos_token_id]
         return torch.tensor([marked + [known.pad_token_id] * (self._length - len(marked))])
@@ -123,7 +125,7 @@ class StableDiffusion(Family):
 
     def encode_text(self, ids: torch.Tensor, clip_skip: int = 1) -> Conditioning:
         encoder = self._encoders["text_encoder"]
-        ids = sent(ids, encoder.device)  # Which need not be the UNet's, where parts take turns.
+        ids = to_device_async(ids, encoder.device)  # Which need not be the UNet's, where parts take turns.
         if clip_skip == 1:
             return Conditioning(encoder(ids, return_dict=True).last_hidden_state)
         hidden = encoder(ids, output_hidden_states=True, return_dict=True).hidden_states
@@ -140,27 +142,31 @@ class StableDiffusion(Family):
         latents: torch.Tensor,
         timesteps: torch.Tensor,
         conditioning: Conditioning,
-        framing: torch.Tensor | None = None,
+        size_and_crop: torch.Tensor | None = None,
     ) -> torch.Tensor:
         # Not ``unet.dtype``, which walks over every layer: several milliseconds a step.
         dtype = next(weight.dtype for weight in self.unet.parameters() if weight.is_floating_point())
         told, latents = conditioning.to(dtype), latents.to(dtype)
         return self.unet(
-            latents, timesteps, told.text, added_cond_kwargs=self._added(told, latents, framing), return_dict=False
+            latents,
+            timesteps,
+            told.text,
+            added_cond_kwargs=self._added_conditions(told, latents, size_and_crop),
+            return_dict=False,
         )[0]
 
-    def _added(
-        self, told: Conditioning, latents: torch.Tensor, framing: torch.Tensor | None
+    def _added_conditions(
+        self, told: Conditioning, latents: torch.Tensor, size_and_crop: torch.Tensor | None
     ) -> dict[str, torch.Tensor] | None:
         """What the UNet is told besides the text, by diffusers' names."""
         return None
 
-    def arguments(self, wanted: Conditioning, unwanted: Conditioning | None) -> dict[str, Any]:
+    def pipeline_kwargs(self, wanted: Conditioning, unwanted: Conditioning | None) -> dict[str, Any]:
         return {"prompt_embeds": wanted.text, "negative_prompt_embeds": None if unwanted is None else unwanted.text}
 
     def pipeline(self, scheduler: Any) -> Any:
         parts = {"vae": self._vae, "unet": self.unet, **self._tokenizers, **self._encoders}
-        return self.kind()(**parts, scheduler=scheduler, **self.extras)
+        return self.pipeline_class()(**parts, scheduler=scheduler, **self.extras)
 
 
 def _require_weights(source: str, part: str, module: "nn.Module") -> None:
@@ -173,13 +179,13 @@ def _require_weights(source: str, part: str, module: "nn.Module") -> None:
         )
 
 
-def _replaced(config: Mapping[str, Any], schedule: Mapping[str, Any]) -> dict[str, Any]:
+def _with_overrides(config: Mapping[str, Any], schedule: Mapping[str, Any]) -> dict[str, Any]:
     """A scheduler's ``config`` with the entries of ``schedule``.
 
     Those are no longer among the entries that diffusers takes for unsaid, and would leave out in other schedulers.
     """
-    unsaid = [name for name in config.get(UNSAID, ()) if name not in schedule]
-    return {**config, **schedule, UNSAID: unsaid}
+    unsaid = [name for name in config.get(DEFAULTED, ()) if name not in schedule]
+    return {**config, **schedule, DEFAULTED: unsaid}
 
 
 def _require_known_schedule(source: str, config: Mapping[str, Any]) -> None:

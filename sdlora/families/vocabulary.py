@@ -10,24 +10,24 @@ from pathlib import Path
 from typing import Any
 
 from sdlora.errors import ModelError, first_line
-from sdlora.families.catalog import folders
-from sdlora.families.hub import refusal
-from sdlora.families.plain import require_plain_words
+from sdlora.families.catalog import model_folders
+from sdlora.families.hub import explain_hub_error
+from sdlora.families.plain import require_data_only_tokenizer
 
 REPOSITORY = "openai/clip-vit-large-patch14"
 FILES = ("vocab.json", "merges.txt")
 MARKS = ("model_max_length", "bos_token", "eos_token", "unk_token", "pad_token")
-SHELVED = "tokenizer"
+TOKENIZER_FOLDER = "tokenizer"
 """A folder of this name in a models folder is looked into before the hub is asked."""
 
 
-def tokenizers(config: Path, encoders: Mapping[str, str], own: Path | None) -> dict[str, Any]:
+def load_tokenizers(config: Path, encoders: Mapping[str, str], own: Path | None) -> dict[str, Any]:
     """CLIP tokenizers by component, with the marks and the length that ``config`` states for each.
 
     ``encoders`` are the text encoders by the tokenizer that they read from; ``own`` is the folder that the user named.
     Raises ModelError for a vocabulary that cannot be had, or is of another size than an encoder's.
     """
-    place = _own(own) if own else _shelved() or _downloaded()
+    place = _named_folder(own) if own else _model_folder_tokenizer() or _downloaded()
     found = {}
     for name, encoder in encoders.items():
         found[name] = _tokenizer(place, config / name)
@@ -40,7 +40,7 @@ def tokenizers(config: Path, encoders: Mapping[str, str], own: Path | None) -> d
     return found
 
 
-def _own(folder: Path) -> Path:
+def _named_folder(folder: Path) -> Path:
     """The folder that holds a vocabulary: the one that was named, or ``tokenizer`` of a diffusers model."""
     for place in (folder, folder / "tokenizer"):
         if _holds(place):
@@ -55,8 +55,8 @@ def _holds(folder: Path) -> bool:
     return all((folder / name).is_file() for name in FILES) or (folder / "tokenizer.json").is_file()
 
 
-def _shelved() -> Path | None:
-    return next((place for folder in folders() if _holds(place := folder / SHELVED)), None)
+def _model_folder_tokenizer() -> Path | None:
+    return next((place for folder in model_folders() if _holds(place := folder / TOKENIZER_FOLDER)), None)
 
 
 def _downloaded() -> Path:
@@ -67,9 +67,9 @@ def _downloaded() -> Path:
         paths = [Path(hf_hub_download(REPOSITORY, name)) for name in FILES]
     except (OSError, ValueError) as error:
         raise ModelError(
-            f"a single file lacks CLIP's vocabulary ({REPOSITORY}): {refusal(error).partition(';')[0]}; go online "
+            f"a single file lacks CLIP's vocabulary ({REPOSITORY}): {explain_hub_error(error).partition(';')[0]}; go online "
             "once, set HF_HOME to a cache that has it, or set model.tokenizer to a folder with "
-            f"{' and '.join(FILES)} (or put one into the models folder, as {SHELVED})"
+            f"{' and '.join(FILES)} (or put one into the models folder, as {TOKENIZER_FOLDER})"
         ) from error
     return paths[0].parent
 
@@ -77,7 +77,7 @@ def _downloaded() -> Path:
 def _tokenizer(folder: Path, stated: Path) -> Any:
     from transformers import CLIPTokenizer
 
-    require_plain_words(folder)
+    require_data_only_tokenizer(folder)
     told = json.loads((stated / "tokenizer_config.json").read_text(encoding="utf-8"))
     marks = {name: told[name] for name in MARKS}
     try:

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from sdlora.errors import MismatchError, ModelError
-from sdlora.families.hub import fetch
-from sdlora.families.loading import WEIGHTED, locate
-from sdlora.families.original import whole_family
-from sdlora.families.plain import read_index, require_plain
+from sdlora.families.hub import fetch_files
+from sdlora.families.loading import WEIGHTED, locate_base
+from sdlora.families.original import family_of_complete_file
+from sdlora.families.plain import read_index, require_data_only
 from sdlora.families.settings import Model
 from sdlora.files import read_safetensors_header
 
@@ -31,7 +31,7 @@ STEM = re.compile(r"(diffusion_pytorch_model|model)(-\d+-of-\d+)?")
 """Of the files that hold a part's weights; others beside them (``non_ema``) are other weights."""
 
 
-class Place(NamedTuple):
+class TensorLocation(NamedTuple):
     """Where a layer's weight lies: a file, a tensor's name in it, and which third of its rows (None: all)."""
 
     file: Path
@@ -53,22 +53,22 @@ class Place(NamedTuple):
         return tensor
 
 
-def places(base: str, paths: Iterable[str]) -> dict[str, Place]:
+def locate_tensors(base: str, paths: Iterable[str]) -> dict[str, TensorLocation]:
     """Where the weights of the layers at the classic ``paths`` lie in ``base``: a folder, a single file or a hub id.
 
     Raises ModelError for what is no base, MismatchError if it has no such layer.
     """
-    source = locate(base)
+    source = locate_base(base)
     if source.kind == "file":
         return dict(_in_file(Path(source.location), paths))
     wanted = ("model_index.json", "*/config.json", *(f"{part}/*.safetensors" for part in WEIGHTED))
     unwanted = ("*/*.non_ema.*", "*/*.fp16.*")
-    folder = fetch(Model(base=base), wanted, unwanted) if source.kind == "hub" else Path(source.location)
-    require_plain(folder, read_index(folder))
+    folder = fetch_files(Model(base=base), wanted, unwanted) if source.kind == "hub" else Path(source.location)
+    require_data_only(folder, read_index(folder))
     return dict(_in_folder(folder, paths))
 
 
-def _in_folder(folder: Path, paths: Iterable[str]) -> Iterator[tuple[str, Place]]:
+def _in_folder(folder: Path, paths: Iterable[str]) -> Iterator[tuple[str, TensorLocation]]:
     found: dict[str, dict[str, Path]] = {}
     for path in paths:
         component, _, rest = path.partition(".")
@@ -78,7 +78,7 @@ def _in_folder(folder: Path, paths: Iterable[str]) -> Iterator[tuple[str, Place]
         key = next((name for name in names if name in found[component]), None)
         if key is None:
             raise MismatchError(f"{folder}: has no layer {path}; the adapter is for another base")
-        yield path, Place(found[component][key], key)
+        yield path, TensorLocation(found[component][key], key)
 
 
 def _keys(part: Path) -> dict[str, Path]:
@@ -89,10 +89,10 @@ def _keys(part: Path) -> dict[str, Path]:
     return {key: file for file in plain or narrow for key in read_safetensors_header(file)}
 
 
-def _in_file(file: Path, paths: Iterable[str]) -> Iterator[tuple[str, Place]]:
-    family, header = whole_family(file), read_safetensors_header(file)
+def _in_file(file: Path, paths: Iterable[str]) -> Iterator[tuple[str, TensorLocation]]:
+    family, header = family_of_complete_file(file), read_safetensors_header(file)
     for path in paths:
-        place = next((Place(file, *name) for name in original_names(family, path) if name[0] in header), None)
+        place = next((TensorLocation(file, *name) for name in original_names(family, path) if name[0] in header), None)
         if place is None:
             raise MismatchError(f"{file}: has no layer {path}; the adapter is for another base")
         yield path, place
@@ -123,9 +123,9 @@ def _openclip(prefix: str, rest: str) -> tuple[str, int | None]:
     return f"{stem}.{OPENCLIP_NAMES.get(name, name)}.weight", None
 
 
-def by_key(found: Mapping[str, Place]) -> dict[str, list[tuple[str, Place]]]:
+def group_by_tensor(found: Mapping[str, TensorLocation]) -> dict[str, list[tuple[str, TensorLocation]]]:
     """The layers in each tensor, by its name."""
-    layers: dict[str, list[tuple[str, Place]]] = {}
+    layers: dict[str, list[tuple[str, TensorLocation]]] = {}
     for path, place in found.items():
         layers.setdefault(place.key, []).append((path, place))
     return layers

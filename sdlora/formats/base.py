@@ -49,7 +49,7 @@ class Format(Protocol):
         ...
 
 
-def gather(
+def group_by_layer(
     tensors: "Mapping[str, Tensor]", parse: Callable[[str], Slot | None], alpha: Callable[[str, int], float]
 ) -> dict[str, ModuleState]:
     """A file's tensors by layer, in the file's order; ``alpha(path, rank)`` for layers that carry none.
@@ -73,7 +73,7 @@ def _module(path: str, found: "dict[str, Tensor]", alpha: Callable[[str, int], f
     if not own:
         raise FormatError(f"{path}: its alpha is there without its down and up")
     try:
-        lacks = forms.missing(own)
+        lacks = forms.missing_tensors(own)
     except FormatError as error:
         raise FormatError(f"{path}: {error}") from None
     if lacks:
@@ -120,7 +120,7 @@ def _require_shapes(path: str, own: "Mapping[str, Tensor]") -> None:
             ranks = f"their ranks are {down.shape[0]} and {up.shape[1]}"
             raise FormatError(f"{path}: {shapes} do not go together: {ranks}")
     try:
-        out, inputs = forms.size(own)
+        out, inputs = forms.layer_size(own)
         cores = [own[name].shape for name in ("mid", "hada_t1", "hada_t2", "lokr_t2") if name in own]
         odd = any(len(core) != 4 or core[0] != core[1] for core in cores)
         odd = odd or ("lokr_w2" in own and own["lokr_w2"].ndim not in (2, 4))

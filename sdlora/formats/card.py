@@ -11,8 +11,8 @@ from typing import Any
 from sdlora.adapters import forms
 from sdlora.errors import FormatError
 from sdlora.files import read_safetensors_header
-from sdlora.formats.inspection import triggers
-from sdlora.formats.kinship import family_by
+from sdlora.formats.inspection import trigger_words
+from sdlora.formats.kinship import infer_family_from_header
 from sdlora.formats.kohya import ORIGINAL
 from sdlora.formats.storage import FOREIGN, FORMATS, refuse_pickle
 
@@ -27,7 +27,7 @@ FAMILY_NAMES = {"sd1": "SD 1.x", "sd2": "SD 2.x", "sdxl": "SDXL"}
 
 
 @dataclass(frozen=True)
-class Card:
+class HeaderSummary:
     """An adapter file by its header. What the header does not tell is empty."""
 
     title: str
@@ -45,7 +45,7 @@ class Card:
     """Whether the header seems to hold a picture: ``read_cover`` gets it."""
 
 
-def read_card(path: Path) -> Card:
+def read_header_summary(path: Path) -> HeaderSummary:
     """The card of the adapter file at ``path``.
 
     Raises FormatError if it is no whole safetensors file or holds no adapter, FileError if it cannot be read.
@@ -67,21 +67,23 @@ def read_card(path: Path) -> Card:
         raise FormatError(f"{path}: is no adapter that is known here: {len(shapes)} tensors")
     ranks = Counter(filter(None, map(_rank, layers.values())))
     widths = {layer: _inputs(own) for layer, own in layers.items()}
-    return Card(
+    return HeaderSummary(
         title=metadata.get("modelspec.title") or metadata.get("ss_output_name", ""),
         format=format.name if methods else "",
         method=foreign or METHOD_NAMES[methods.most_common(1)[0][0]],
-        family="sdxl" if any(key.startswith(ORIGINAL) for key in shapes) else family_by(widths, metadata),
+        family="sdxl"
+        if any(key.startswith(ORIGINAL) for key in shapes)
+        else infer_family_from_header(widths, metadata),
         base=metadata.get("ss_sd_model_name", ""),
         rank=f"{min(ranks)} to {max(ranks)}" if len(ranks) > 1 else "".join(map(str, ranks)),
         alpha=metadata.get("ss_network_alpha", ""),
-        triggers=triggers(metadata),
+        triggers=trigger_words(metadata),
         layers=len(layers),
         illustrated=any(map(metadata.get, PICTURES)),
     )
 
 
-def read_cover(path: Path) -> bytes:
+def read_cover_image(path: Path) -> bytes:
     """The first picture in a file's header: a picture file of any kind, to be judged before it is opened; or nothing.
 
     Raises FormatError and FileError as ``read_card`` does.
@@ -108,7 +110,7 @@ def _method(own: Shapes) -> str:
 
 def _rank(own: Shapes) -> int:
     """A layer's rank; 0 if it has none."""
-    ranked = (own[name] for form in forms.FORMS.values() for name in form.ranked if name in own)
+    ranked = (own[name] for form in forms.PARAM_LAYOUTS.values() for name in form.ranked if name in own)
     return next((shape[0] for shape in ranked if shape), 0)
 
 

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sdlora.adapters.base import AdapterState
-from sdlora.adapters.fit import misfits, text_width, widths
-from sdlora.adapters.targets import adaptable
+from sdlora.adapters.fit import cross_attention_width, incompatible_layers, input_widths
+from sdlora.adapters.targets import adaptable_layers
 from sdlora.errors import FormatError, MismatchError, SdloraError
-from sdlora.formats.card import FAMILY_NAMES, Card, read_card
-from sdlora.formats.folders import is_peft
-from sdlora.formats.inspection import described
+from sdlora.formats.card import FAMILY_NAMES, HeaderSummary, read_header_summary
+from sdlora.formats.folders import is_peft_folder
+from sdlora.formats.inspection import describe_contents
 from sdlora.formats.storage import open_adapter
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ LISTED = 200
 
 
 @dataclass(frozen=True)
-class Base:
+class TargetBase:
     """A base to check against: what to call it, its family, and its modules, of which only the shapes matter."""
 
     name: str
@@ -31,7 +31,7 @@ class Base:
 
 
 @dataclass(frozen=True)
-class Check:
+class AdapterCheck:
     """What the self-test found. ``refusal`` is one sentence, empty for a file that is fine."""
 
     refusal: str = ""
@@ -51,20 +51,20 @@ class Check:
     """What ``sdlora inspect`` says of it."""
 
 
-def check_adapter(path: Path, base: Base | None = None) -> Check:
+def check_adapter(path: Path, base: TargetBase | None = None) -> AdapterCheck:
     """Read the file at ``path`` whole and compare its layers with those of ``base``. Never raises for a bad file."""
     facts: tuple[tuple[str, str], ...] = ()
     name = base.name if base else ""
     try:
-        card = None if is_peft(path) else _card(path)  # PEFT's folders have no header to go by.
+        card = None if is_peft_folder(path) else _summary(path)  # PEFT's folders have no header to go by.
         facts = _facts(card) if card else ()
         if base and card and card.family and base.family and card.family != base.family:
             sentence = _wrong(FAMILY_NAMES[card.family], base.name, FAMILY_NAMES.get(base.family, ""))
-            return Check(sentence, facts=facts, base=name)
+            return AdapterCheck(sentence, facts=facts, base=name)
         contents = open_adapter(path)
         layers, keys = len(contents.state.modules), contents.unknown
-        unfit = misfits(base.models, contents.state) if base else {}
-        return Check(
+        unfit = incompatible_layers(base.models, contents.state) if base else {}
+        return AdapterCheck(
             refusal=_unfit(contents.state, unfit, base) if base and unfit else "",
             facts=facts,
             base=name,
@@ -73,32 +73,32 @@ def check_adapter(path: Path, base: Base | None = None) -> Check:
             misfits=tuple(f"{layer}: {reason}" for layer, reason in list(unfit.items())[:LISTED]),
             unknown=len(keys),
             strange=tuple(keys[:LISTED]),
-            said=str(described(path, contents)).replace(str(path), path.name),
+            said=str(describe_contents(path, contents)).replace(str(path), path.name),
         )
     except SdloraError as error:
-        return Check(str(error).replace(str(path), path.name), facts=facts, base=name)
+        return AdapterCheck(str(error).replace(str(path), path.name), facts=facts, base=name)
 
 
-def _card(path: Path) -> Card:
+def _summary(path: Path) -> HeaderSummary:
     """``read_card``; where it finds no adapter, reading the tensors has a more exact reason."""
     try:
-        return read_card(path)
+        return read_header_summary(path)
     except FormatError:
         open_adapter(path)
         raise
 
 
-def require_fit_of(path: Path, base: str) -> str:
+def require_fits(path: Path, base: str) -> str:
     """What of the file at ``path`` fits ``base``, in words. Raises MismatchError with the reason if it does not."""
-    from sdlora.families.skeleton import skeleton
+    from sdlora.families.skeleton import build_meta_model
 
-    check = check_adapter(path, Base(Path(base).name, *skeleton(base)))
+    check = check_adapter(path, TargetBase(Path(base).name, *build_meta_model(base)))
     if check.refusal:
         raise MismatchError(f"{path}: {check.refusal}")
     return f"{check.fitting} of {check.layers} layers match {check.base}"
 
 
-def _facts(card: Card) -> tuple[tuple[str, str], ...]:
+def _facts(card: HeaderSummary) -> tuple[tuple[str, str], ...]:
     found = {
         "Family": FAMILY_NAMES.get(card.family, "not told"),
         "Base": card.base or "not told",
@@ -115,13 +115,13 @@ def _wrong(theirs: str, name: str, ours: str) -> str:
     return f"This adapter is for {theirs}; {name}" + (f" is {ours}." if ours else " is not.")
 
 
-def _unfit(state: AdapterState, unfit: Mapping[str, str], base: Base) -> str:
+def _unfit(state: AdapterState, unfit: Mapping[str, str], base: TargetBase) -> str:
     """The reason why it cannot go into this base, in one sentence."""
     from torch import nn
 
-    theirs = text_width(widths(state))
-    inputs = {path: layer.in_features for path, layer in adaptable(base.models) if isinstance(layer, nn.Linear)}
-    ours = text_width(inputs)
+    theirs = cross_attention_width(input_widths(state))
+    inputs = {path: layer.in_features for path, layer in adaptable_layers(base.models) if isinstance(layer, nn.Linear)}
+    ours = cross_attention_width(inputs)
     if theirs and ours and theirs != ours:
         return f"This adapter is for a base that reads {theirs}-wide text; {base.name} reads {ours}-wide text."
     first = next(iter(unfit.items()))

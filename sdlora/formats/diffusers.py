@@ -11,10 +11,10 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from sdlora.adapters.base import AdapterState, state_of
+from sdlora.adapters.base import AdapterState, build_adapter_state
 from sdlora.errors import FormatError, shown
-from sdlora.formats.base import Slot, gather
-from sdlora.formats.metadata import PEFT_HEADER, network
+from sdlora.formats.base import Slot, group_by_layer
+from sdlora.formats.metadata import PEFT_HEADER, network_metadata
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -74,8 +74,8 @@ class Diffusers:
         return any(self.parse(key) for key in keys)
 
     def read(self, tensors: "Mapping[str, Tensor]", metadata: Mapping[str, str]) -> AdapterState:
-        modules = gather(tensors, self.parse, alphas(_configs(metadata)))
-        return state_of(modules, {key: text for key, text in metadata.items() if key != PEFT_HEADER})
+        modules = group_by_layer(tensors, self.parse, alphas(_configs(metadata)))
+        return build_adapter_state(modules, {key: text for key, text in metadata.items() if key != PEFT_HEADER})
 
     def write(self, state: AdapterState) -> "tuple[dict[str, Tensor], dict[str, str]]":
         tensors = {}
@@ -93,7 +93,7 @@ class Diffusers:
                 )
         return tensors, {
             **state.metadata,
-            **network(state.modules),
+            **network_metadata(state.modules),
             PEFT_HEADER: json.dumps(_header(state), sort_keys=True),
         }
 

@@ -9,38 +9,38 @@ from typing import TYPE_CHECKING, Any
 
 from sdlora.adapters.base import AdapterState
 from sdlora.errors import FileError, FormatError
-from sdlora.files import foreign, read_json, read_safetensors_header
+from sdlora.files import read_json, read_safetensors_header, why_foreign
 from sdlora.formats import peft
-from sdlora.formats.metadata import network
+from sdlora.formats.metadata import network_metadata
 
 if TYPE_CHECKING:
-    from sdlora.formats.storage import Contents
+    from sdlora.formats.storage import AdapterContents
 
 
-def is_peft(path: Path) -> bool:
+def is_peft_folder(path: Path) -> bool:
     """Whether ``path`` is a folder that PEFT, or ``write_folder``, wrote."""
     return path.is_dir() and bool(_parts(path))
 
 
-def open_folder(path: Path) -> "Contents":
+def open_peft_folder(path: Path) -> "AdapterContents":
     """What the folder at ``path`` holds: one component's folder, or one with such folders by component in it.
 
     Raises FormatError for anything damaged, of a kind not served, or that links out of it; FileError if it cannot be
     read.
     """
-    from sdlora.formats.storage import Contents, load_sound
+    from sdlora.formats.storage import AdapterContents, load_checked_tensors
 
-    parts: dict[str, peft.Part] = {}
+    parts: dict[str, peft.PeftComponent] = {}
     types: Counter[str] = Counter()
     unknown: list[str] = []
     metadata: dict[str, str] = {}
     for component, folder in _parts(path).items():
         _require_own(path, folder)
-        found = load_sound(folder / peft.TENSORS, lambda key, component=component: peft.parse(component, key))  # type: ignore[misc]
+        found = load_checked_tensors(folder / peft.TENSORS, lambda key, component=component: peft.parse(component, key))  # type: ignore[misc]
         types.update(found.types)
         unknown += found.unknown
         metadata |= found.metadata
-        parts[component] = peft.Part(found.tensors, _config(folder / peft.CONFIG))
+        parts[component] = peft.PeftComponent(found.tensors, _config(folder / peft.CONFIG))
     if not types:
         raise FormatError(f"{path}: holds no tensor that is known here")
     try:
@@ -48,11 +48,13 @@ def open_folder(path: Path) -> "Contents":
     except FormatError as error:
         raise FormatError(f"{path}: {error}") from None
     metadata.pop("format", None)
-    return Contents(AdapterState(state.method, state.modules, metadata), "peft", unknown, types.most_common(1)[0][0])
+    return AdapterContents(
+        AdapterState(state.method, state.modules, metadata), "peft", unknown, types.most_common(1)[0][0]
+    )
 
 
-def write_folder(
-    path: Path, parts: Mapping[str, peft.Part], state: AdapterState, judge: Callable[[Path], None]
+def write_peft_folder(
+    path: Path, parts: Mapping[str, peft.PeftComponent], state: AdapterState, judge: Callable[[Path], None]
 ) -> None:
     """Write the folders of ``parts`` into the new folder ``path``; ``judge`` gets it while it has another name.
 
@@ -60,7 +62,7 @@ def write_folder(
     """
     from safetensors.torch import save
 
-    header = {**state.metadata, **network(state.modules), "format": "pt"}
+    header = {**state.metadata, **network_metadata(state.modules), "format": "pt"}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".tmp-", dir=path.parent) as beside:
@@ -90,7 +92,7 @@ def _keys(file: Path) -> list[str]:
 def _require_own(root: Path, folder: Path) -> None:
     """Raises FormatError for a component's ``folder`` that lies, or has a file that lies, outside ``root``."""
     for place in (folder, folder / peft.CONFIG, folder / peft.TENSORS):
-        if place.exists() and (reason := foreign(place, root)):
+        if place.exists() and (reason := why_foreign(place, root)):
             raise FormatError(f"{place}: {reason}")
 
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from sdlora.adapters import forms
 from sdlora.adapters.base import ModuleState
-from sdlora.adapters.fit import text_width, widths
+from sdlora.adapters.fit import cross_attention_width, input_widths
 from sdlora.errors import shown
-from sdlora.formats.kinship import family_of
-from sdlora.formats.storage import Contents, open_adapter
+from sdlora.formats.kinship import infer_family
+from sdlora.formats.storage import AdapterContents, open_adapter
 
 MOST_WORDS = 32
 """Of a trigger phrase: a longer one calls nothing, and would stand on every card."""
@@ -65,10 +65,10 @@ class Inspection:
 
 def inspect_adapter(path: Path) -> Inspection:
     """Describe the adapter file at ``path``. Raises what ``read_adapter`` raises."""
-    return described(path, open_adapter(path))
+    return describe_contents(path, open_adapter(path))
 
 
-def described(path: Path, contents: Contents) -> Inspection:
+def describe_contents(path: Path, contents: AdapterContents) -> Inspection:
     """The same of a file that has been read."""
     state = contents.state
     squares: Counter[str] = Counter()
@@ -80,14 +80,14 @@ def described(path: Path, contents: Contents) -> Inspection:
         format=contents.format,
         method=state.method,
         dtype=contents.dtype,
-        family=family_of(state),
-        text_width=text_width(widths(state)),
+        family=infer_family(state),
+        text_width=cross_attention_width(input_widths(state)),
         ranks=tuple(sorted({module.rank for module in state.modules.values() if module.rank})),
         alphas=tuple(sorted({module.alpha for module in state.modules.values() if module.rank})),
         modules=Counter(map(_component, state.modules)),
         norms={component: square**0.5 for component, square in squares.items()},
         parameters=sum(tensor.numel() for module in state.modules.values() for tensor in module.tensors.values()),
-        triggers=triggers(state.metadata),
+        triggers=trigger_words(state.metadata),
         unknown=tuple(contents.unknown),
         metadata=state.metadata,
     )
@@ -101,12 +101,12 @@ def delta_square(module: ModuleState) -> float:
     if module.method == "ia3":
         return float(sum(scale.double().square().sum() for scale in module.tensors.values()))
     if "down" not in module.tensors or "mid" in module.tensors:
-        return module.scale**2 * float(forms.delta(module.tensors).double().square().sum())
+        return module.scale**2 * float(forms.unscaled_delta(module.tensors).double().square().sum())
     down, up = (module.tensors[name].double().flatten(1) for name in ("down", "up"))
     return module.scale**2 * float(((up.T @ up) * (down @ down.T)).sum())
 
 
-def triggers(metadata: Mapping[str, str], most: int = 5) -> tuple[str, ...]:
+def trigger_words(metadata: Mapping[str, str], most: int = 5) -> tuple[str, ...]:
     """The words that call an adapter: its trigger phrase, or the commonest parts of its captions."""
     if phrase := metadata.get("modelspec.trigger_phrase"):
         return tuple(shown(word.strip()) for word in phrase.split(",")[:MOST_WORDS] if word.strip())

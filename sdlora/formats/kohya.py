@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from sdlora.adapters import forms
-from sdlora.adapters.base import AdapterState, ModuleState, state_of
+from sdlora.adapters.base import AdapterState, ModuleState, build_adapter_state
 from sdlora.errors import FormatError
 from sdlora.families import sgm
-from sdlora.formats.base import Slot, gather
+from sdlora.formats.base import Slot, group_by_layer
 from sdlora.formats.diffusers import classic
-from sdlora.formats.kinship import family_of
-from sdlora.formats.metadata import PEFT_HEADER, network
+from sdlora.formats.kinship import infer_family
+from sdlora.formats.metadata import PEFT_HEADER, network_metadata
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 SLOTS = {
     "lora_down.weight": "down", "lora_up.weight": "up", "lora_mid.weight": "mid", "alpha": "alpha",
     **{name: name for name in ("dora_scale", "weight", "on_input", "diff", "diff_b")},
-    **{name: name for method in ("loha", "lokr") for name in forms.names(method)},
+    **{name: name for method in ("loha", "lokr") for name in forms.tensor_names(method)},
 }  # fmt: skip
 """How a tensor's name ends, and what it is. Those of methods other than LoRA are LyCORIS's."""
 NAMES = {slot: name for name, slot in SLOTS.items()}
@@ -51,7 +51,7 @@ _STEP = re.compile(rf"({'|'.join(sorted(STEPS, key=len, reverse=True))}|\d+)(?:_
 
 
 @dataclass(frozen=True)
-class Spelling:
+class KeyNaming:
     """How files for one kind of base call its components."""
 
     prefixes: Mapping[str, str]
@@ -60,10 +60,10 @@ class Spelling:
     """Other prefixes that are read: prefix to component."""
 
 
-SPELLINGS = {
+KEY_NAMINGS = {
     # lora_te1: what diffusers' own converter writes for SD 1.x
-    "sd": Spelling({"unet": "lora_unet", "text_encoder": "lora_te"}, {"lora_te1": "text_encoder"}),
-    "sdxl": Spelling({"unet": "lora_unet", "text_encoder": "lora_te1", "text_encoder_2": "lora_te2"}, {}),
+    "sd": KeyNaming({"unet": "lora_unet", "text_encoder": "lora_te"}, {"lora_te1": "text_encoder"}),
+    "sdxl": KeyNaming({"unet": "lora_unet", "text_encoder": "lora_te1", "text_encoder_2": "lora_te2"}, {}),
 }
 
 
@@ -87,7 +87,7 @@ class Kohya:
     def __init__(self) -> None:
         self._components = {
             prefix: component
-            for spelling in SPELLINGS.values()
+            for spelling in KEY_NAMINGS.values()
             for prefix, component in (*((p, c) for c, p in spelling.prefixes.items()), *spelling.aliases.items())
         }
 
@@ -107,28 +107,28 @@ class Kohya:
         return any(self.parse(key) for key in keys)
 
     def read(self, tensors: "Mapping[str, Tensor]", metadata: Mapping[str, str]) -> AdapterState:
-        return state_of(gather(tensors, self.parse, lambda path, rank: float(rank)), metadata)
+        return build_adapter_state(group_by_layer(tensors, self.parse, lambda path, rank: float(rank)), metadata)
 
     def write(self, state: AdapterState) -> "tuple[dict[str, Tensor], dict[str, str]]":
         """One alpha for the whole file: diffusers drops those of single layers, so ``up`` takes up any difference."""
         import torch
 
-        modules, spelling = with_one_alpha(state.modules), "sdxl" if family_of(state) == "sdxl" else "sd"
+        modules, spelling = with_one_alpha(state.modules), "sdxl" if infer_family(state) == "sdxl" else "sd"
         tensors = {}
         for path, module in modules.items():
             stem = self._stem(path, spelling)
             if module.rank or module.method == "lokr":
                 tensors[f"{stem}.{NAMES['alpha']}"] = torch.tensor(module.alpha)
-            tensors |= {f"{stem}.{name}": tensor for name, tensor in _spelt(module).items()}
+            tensors |= {f"{stem}.{name}": tensor for name, tensor in _spell_tensors(module).items()}
         # diffusers refuses a file that has both alphas and its own header
         metadata = {key: text for key, text in state.metadata.items() if key != PEFT_HEADER}
-        return tensors, metadata | network(modules)
+        return tensors, metadata | network_metadata(modules)
 
     def _stem(self, path: str, spelling: str) -> str:
         component, _, rest = path.partition(".")
         if spelling == "sdxl" and component == "unet":
             rest = sgm.to_sgm(rest) or rest
-        stem = f"{SPELLINGS[spelling].prefixes.get(component)}_{rest.replace('.', '_')}"
+        stem = f"{KEY_NAMINGS[spelling].prefixes.get(component)}_{rest.replace('.', '_')}"
         if self.parse(f"{stem}.alpha") != (path, "alpha"):
             raise FormatError(f"{path}: kohya's keys have no name for this layer; export with --format diffusers")
         return stem
@@ -143,10 +143,10 @@ def with_one_alpha(modules: Mapping[str, ModuleState]) -> Mapping[str, ModuleSta
     if len(alphas) < 2:
         return modules
     alpha = max((value for value in alphas if value), key=alphas.__getitem__)  # to divide by
-    return {path: module.rescaled(alpha) if "up" in module.tensors else module for path, module in modules.items()}
+    return {path: module.with_alpha(alpha) if "up" in module.tensors else module for path, module in modules.items()}
 
 
-def _spelt(module: ModuleState) -> "dict[str, Tensor]":
+def _spell_tensors(module: ModuleState) -> "dict[str, Tensor]":
     """A layer's tensors by the ends of their keys. DoRA's lengths lie along their axis, which tells it."""
     import torch
 

@@ -20,7 +20,7 @@ WEIGHT = "modelspec.lora_default_weight"
 
 
 @dataclass(frozen=True)
-class Base:
+class FamilyNames:
     """What a family of base models is called: by sd-scripts, by ModelSpec, in A1111's side files."""
 
     version: str
@@ -28,13 +28,13 @@ class Base:
     sd_version: str
 
 
-BASES = {
-    ("sd1", "epsilon"): Base("sd_v1", "stable-diffusion-v1", "SD1"),
-    ("sd1", "v_prediction"): Base("sd_v1_v", "stable-diffusion-v1", "SD1"),
-    ("sd2", "epsilon"): Base("sd_v2", "stable-diffusion-v2-512", "SD2"),
-    ("sd2", "v_prediction"): Base("sd_v2_v", "stable-diffusion-v2-768-v", "SD2"),
-    ("sdxl", "epsilon"): Base("sdxl_base_v1-0", "stable-diffusion-xl-v1-base", "SDXL"),
-    ("sdxl", "v_prediction"): Base("sdxl_base_v1-0", "stable-diffusion-xl-v1-base", "SDXL"),
+FAMILY_METADATA = {
+    ("sd1", "epsilon"): FamilyNames("sd_v1", "stable-diffusion-v1", "SD1"),
+    ("sd1", "v_prediction"): FamilyNames("sd_v1_v", "stable-diffusion-v1", "SD1"),
+    ("sd2", "epsilon"): FamilyNames("sd_v2", "stable-diffusion-v2-512", "SD2"),
+    ("sd2", "v_prediction"): FamilyNames("sd_v2_v", "stable-diffusion-v2-768-v", "SD2"),
+    ("sdxl", "epsilon"): FamilyNames("sdxl_base_v1-0", "stable-diffusion-xl-v1-base", "SDXL"),
+    ("sdxl", "v_prediction"): FamilyNames("sdxl_base_v1-0", "stable-diffusion-xl-v1-base", "SDXL"),
 }
 """By family and prediction type."""
 
@@ -81,7 +81,7 @@ class Provenance:
     """By folder name: how often each part of a caption occurs."""
 
 
-def header(provenance: Provenance) -> dict[str, str]:
+def provenance_metadata(provenance: Provenance) -> dict[str, str]:
     """The metadata that ``provenance`` gives. What the tensors give, and hashes, are added when a file is written."""
     return {
         key: text for key, text in (_training(provenance) | _modelspec(provenance)).items() if text not in ("", None)
@@ -89,7 +89,7 @@ def header(provenance: Provenance) -> dict[str, str]:
 
 
 def _training(p: Provenance) -> dict[str, str | None]:
-    base = BASES.get((p.family, p.prediction_type))
+    base = FAMILY_METADATA.get((p.family, p.prediction_type))
     return {
         "ss_output_name": p.name,
         "ss_sd_model_name": p.base,
@@ -132,7 +132,7 @@ def _training(p: Provenance) -> dict[str, str | None]:
 
 
 def _modelspec(p: Provenance) -> dict[str, str | None]:
-    base = BASES.get((p.family, p.prediction_type))
+    base = FAMILY_METADATA.get((p.family, p.prediction_type))
     return {
         "modelspec.sai_model_spec": "1.0.1",
         "modelspec.architecture": f"{base.architecture}/lora" if base else None,
@@ -145,7 +145,7 @@ def _modelspec(p: Provenance) -> dict[str, str | None]:
     }
 
 
-def network(modules: Mapping[str, ModuleState]) -> dict[str, str]:
+def network_metadata(modules: Mapping[str, ModuleState]) -> dict[str, str]:
     """What the tensors themselves give: the commonest rank and alpha, and those of the k x k convolutions."""
     linear = {path: module for path, module in modules.items() if not _is_conv(module)}
     conv = {path: module for path, module in modules.items() if _is_conv(module)}
@@ -168,13 +168,13 @@ def commonest(modules: Mapping[str, ModuleState]) -> tuple[int | None, float]:
     return pairs.most_common(1)[0][0] if pairs else (None, 0.0)
 
 
-def side_file(provenance: Provenance) -> str:
+def a1111_card(provenance: Provenance) -> str:
     """The text of ``NAME.json``, which A1111 reads beside ``NAME.safetensors`` for its card."""
-    base = BASES.get((provenance.family, provenance.prediction_type))
-    return card(base.sd_version if base else "Unknown", ", ".join(provenance.triggers))
+    base = FAMILY_METADATA.get((provenance.family, provenance.prediction_type))
+    return build_a1111_card(base.sd_version if base else "Unknown", ", ".join(provenance.triggers))
 
 
-def card(sd_version: str, triggers: str, weight: float = 1.0) -> str:
+def build_a1111_card(sd_version: str, triggers: str, weight: float = 1.0) -> str:
     """The same from what it says: the version of Stable Diffusion, the words to write, and the preferred weight."""
     fields = {
         "description": "",
@@ -190,7 +190,7 @@ def card(sd_version: str, triggers: str, weight: float = 1.0) -> str:
 def sd_version(metadata: Mapping[str, str]) -> str:
     """What A1111's side files call the base of an adapter with this header."""
     version = metadata.get("ss_base_model_version")
-    return next((base.sd_version for base in BASES.values() if base.version == version), "Unknown")
+    return next((base.sd_version for base in FAMILY_METADATA.values() if base.version == version), "Unknown")
 
 
 def _is_conv(module: ModuleState) -> bool:

@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sdlora.adapters import forms
-from sdlora.adapters.base import AdapterState, ModuleState, state_of
-from sdlora.adapters.lycoris import factors
+from sdlora.adapters.base import AdapterState, ModuleState, build_adapter_state
+from sdlora.adapters.lycoris import kronecker_factors
 from sdlora.errors import FormatError, shown
-from sdlora.formats.base import Slot, gather
+from sdlora.formats.base import Slot, group_by_layer
 from sdlora.formats.diffusers import COMPONENTS, alphas, classic
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ UNBIASED = (".to_q", ".to_k", ".to_v")
 _ENDS = {
     "lora_A.weight": "down", "lora_B.weight": "up", "lora_magnitude_vector.weight": "magnitude",
     "lora_magnitude_vector": "magnitude", "ia3_l": "ia3_l",
-    **{name: name for method in ("loha", "lokr") for name in forms.names(method)},
+    **{name: name for method in ("loha", "lokr") for name in forms.tensor_names(method)},
 }  # fmt: skip
 _KEY = re.compile(rf"(?P<path>.+?)\.(?P<slot>{'|'.join(map(re.escape, sorted(_ENDS, key=len, reverse=True)))})")
 
@@ -38,7 +38,7 @@ Told = Callable[[str, int], float]
 """What ``alphas`` gives."""
 
 
-class Part(NamedTuple):
+class PeftComponent(NamedTuple):
     """One component's folder: its tensors by PEFT's names, and its configuration."""
 
     tensors: "dict[str, Tensor]"
@@ -57,7 +57,7 @@ def parse(component: str, key: str) -> Slot | None:
     return (path, _ENDS[match["slot"]]) if match and path else None
 
 
-def read(parts: Mapping[str, Part]) -> AdapterState:
+def read(parts: Mapping[str, PeftComponent]) -> AdapterState:
     """The adapter in folders by component. Raises FormatError for what is incomplete or meant otherwise by PEFT."""
     modules: dict[str, ModuleState] = {}
     for component, (tensors, config) in parts.items():
@@ -70,14 +70,14 @@ def read(parts: Mapping[str, Part]) -> AdapterState:
         fields = {f"{component}.{name}": config.get(name) for name in ("alpha_pattern", "use_rslora")}
         fields[f"{component}.lora_alpha"] = config.get("lora_alpha", config.get("alpha", 1))
         alpha = alphas(fields)
-        own = gather(tensors, lambda key, component=component: parse(component, key), alpha)  # type: ignore[misc]
+        own = group_by_layer(tensors, lambda key, component=component: parse(component, key), alpha)  # type: ignore[misc]
         ranks = {
             f"{component}.lora_alpha": config.get("r", 1),
             f"{component}.alpha_pattern": config.get("rank_pattern"),
         }
         rank = alphas(ranks)
         modules |= {path: _as_meant(path, module, rank, alpha) for path, module in own.items()}
-    return state_of(modules)
+    return build_adapter_state(modules)
 
 
 def _require_plain(component: str, config: Mapping[str, Any]) -> None:
@@ -110,7 +110,7 @@ def _as_meant(path: str, module: ModuleState, rank_of: Told, alpha_of: Told) -> 
     if rank < 1:
         raise FormatError(f"{path}: its rank {rank:g} is none")
     scale = alpha_of(path, 1) / rank
-    return module if scale == 1.0 else module.times(scale)
+    return module if scale == 1.0 else module.scaled_by(scale)
 
 
 def _scales(component: str, tensors: "Mapping[str, Tensor]") -> dict[str, ModuleState]:
@@ -126,9 +126,9 @@ def _scales(component: str, tensors: "Mapping[str, Tensor]") -> dict[str, Module
     return found
 
 
-def write(state: AdapterState) -> dict[str, Part]:
+def write(state: AdapterState) -> dict[str, PeftComponent]:
     """Folders by component. Raises FormatError for a layer that PEFT cannot hold as it is."""
-    parts: dict[str, Part] = {}
+    parts: dict[str, PeftComponent] = {}
     for component in COMPONENTS:
         own = {_own(path): module for path, module in state.modules.items() if path.startswith(f"{component}.")}
         methods = {module.method for module in own.values()}
@@ -136,7 +136,7 @@ def write(state: AdapterState) -> dict[str, Part]:
             raise FormatError(f"{component}: PEFT's folders hold one method each, and no full difference")
         if own:
             tensors = {f"{PREFIX}{path}.{end}": t for path, m in own.items() for end, t in _spelt(path, m).items()}
-            parts[component] = Part(tensors, _config(own))
+            parts[component] = PeftComponent(tensors, _config(own))
     return parts
 
 
@@ -202,7 +202,7 @@ def _factor(own: Mapping[str, ModuleState]) -> int:
     for module in own.values():
         t = module.tensors
         rows, columns = t["lokr_w1"].shape if "lokr_w1" in t else (len(t["lokr_w1_a"]), t["lokr_w1_b"].shape[1])
-        out, inputs = (side or 0 for side in forms.size(t))
+        out, inputs = (side or 0 for side in forms.layer_size(t))
         sides += [((out,), rows), ((inputs, inputs // KERNEL), columns)]
     for factor in (None, *sorted({first for _, first in sides}, reverse=True)):
         if all(first in (_first(side, factor) for side in maybe) for maybe, first in sides):
@@ -212,4 +212,4 @@ def _factor(own: Mapping[str, ModuleState]) -> int:
 
 def _first(side: int, factor: int | None) -> int:
     """The side of the first matrix that PEFT makes: the factor itself where it divides, be it the larger part."""
-    return factor if factor and side % factor == 0 else factors(side, factor)[0]
+    return factor if factor and side % factor == 0 else kronecker_factors(side, factor)[0]

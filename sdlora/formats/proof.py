@@ -10,14 +10,14 @@ from sdlora.errors import FormatError, NonFiniteError
 if TYPE_CHECKING:
     import torch
 
-    from sdlora.formats.storage import Contents
+    from sdlora.formats.storage import AdapterContents
 
 BOUND = 1e-5
 """How far an update may be off in float32, beside its largest number: some roundings of its factors. How far it is in
 16 bits depends on the numbers: that is told, not judged."""
 
 
-class Proof(NamedTuple):
+class RoundTripReport(NamedTuple):
     """What was found when a file just written was read back."""
 
     layers: int
@@ -36,7 +36,7 @@ class Proof(NamedTuple):
         return "; ".join([found, figures, *([self.advice] if self.advice else [])])
 
 
-def prove(state: AdapterState, written: "Contents", dtype: str) -> Proof:
+def check_round_trip(state: AdapterState, written: "AdapterContents", dtype: str) -> RoundTripReport:
     """Compare what was ``written`` with ``state``, a layer at a time.
 
     Raises FormatError if a layer is not there, keys were not understood, or an update in fp32 is another: the file is
@@ -56,7 +56,7 @@ def prove(state: AdapterState, written: "Contents", dtype: str) -> Proof:
                 raise FormatError(f"{path}: its update reads back as another (a bug), by {off:.2g}; nothing is kept")
             error, largest = max(error, off), max(largest, size)
     keys = sum(len(module.tensors) for module in found.values())
-    return Proof(len(found), keys, error, largest)
+    return RoundTripReport(len(found), keys, error, largest)
 
 
 def _parts(module: ModuleState) -> "list[torch.Tensor]":
@@ -64,4 +64,4 @@ def _parts(module: ModuleState) -> "list[torch.Tensor]":
     if module.method == "ia3":
         return [1 + scale for scale in module.tensors.values()]
     beside = [module.tensors[name] for name in ("magnitude", "input_magnitude", "diff_b") if name in module.tensors]
-    return [module.scale * forms.delta(module.tensors), *beside]
+    return [module.scale * forms.unscaled_delta(module.tensors), *beside]

@@ -6,7 +6,7 @@ from sdlora.errors import SdloraError
 from sdlora.files import read_safetensors_header
 
 
-def widths(path: Path) -> dict[str, tuple[int, ...]]:
+def header_widths(path: Path) -> dict[str, tuple[int, ...]]:
     """What each layer of an adapter reads or gives, by key: the shape without the rank. Empty if it cannot be read."""
     try:
         header = read_safetensors_header(path)
@@ -21,7 +21,7 @@ def widths(path: Path) -> dict[str, tuple[int, ...]]:
     return down | up | whole
 
 
-def clash(one: Path, other: Path) -> bool:
+def incompatible(one: Path, other: Path) -> bool:
     """Whether two adapters name a layer that is of another width in each: no base can take both."""
-    ours, theirs = widths(one), widths(other)
+    ours, theirs = header_widths(one), header_widths(other)
     return any(ours[key] != theirs[key] for key in ours.keys() & theirs.keys())

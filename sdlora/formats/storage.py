@@ -14,7 +14,7 @@ from sdlora.formats import folders, peft
 from sdlora.formats.base import Format, Slot
 from sdlora.formats.diffusers import Diffusers
 from sdlora.formats.kohya import DORA_ELSEWHERE, Kohya
-from sdlora.formats.proof import Proof, prove
+from sdlora.formats.proof import RoundTripReport, check_round_trip
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -38,7 +38,7 @@ FOREIGN = {
 """Marks in keys of what would give wrong pictures if only the rest of its file were read."""
 
 
-class Contents(NamedTuple):
+class AdapterContents(NamedTuple):
     """What a file holds."""
 
     state: AdapterState
@@ -62,17 +62,17 @@ def read_adapter(path: Path, notice: Callable[[str], None] = _LOG.warning) -> Ad
     return contents.state
 
 
-def open_adapter(path: Path) -> Contents:
+def open_adapter(path: Path) -> AdapterContents:
     """As ``read_adapter``, with what else there is to say of the file, or of PEFT's folder."""
-    if folders.is_peft(path):
-        return folders.open_folder(path)
+    if folders.is_peft_folder(path):
+        return folders.open_peft_folder(path)
     format = _format_of(path, list(_types(path)))
-    found = load_sound(path, format.parse)
+    found = load_checked_tensors(path, format.parse)
     try:
         state = format.read(found.tensors, found.metadata)
     except FormatError as error:
         raise FormatError(f"{path}: {error}") from None
-    return Contents(state, format.name, found.unknown, found.types.most_common(1)[0][0])
+    return AdapterContents(state, format.name, found.unknown, found.types.most_common(1)[0][0])
 
 
 def write_adapter(state: AdapterState, path: Path, format: str = "kohya", dtype: str = "fp32") -> None:
@@ -85,13 +85,13 @@ def write_adapter(state: AdapterState, path: Path, format: str = "kohya", dtype:
     _write(state, path, format, dtype, lambda place: None)
 
 
-def export_adapter(state: AdapterState, path: Path, format: str = "kohya", dtype: str = "fp32") -> Proof:
+def export_adapter(state: AdapterState, path: Path, format: str = "kohya", dtype: str = "fp32") -> RoundTripReport:
     """As ``write_adapter``, and read back before it takes its place: what was found is returned.
 
     Raises FormatError, and leaves nothing, if it does not read back as the same adapter.
     """
-    proofs: list[Proof] = []
-    _write(state, path, format, dtype, lambda place: proofs.append(prove(state, open_adapter(place), dtype)))
+    proofs: list[RoundTripReport] = []
+    _write(state, path, format, dtype, lambda place: proofs.append(check_round_trip(state, open_adapter(place), dtype)))
     odd = format == "kohya" and any("magnitude" in module.tensors for module in state.modules.values())
     return proofs[0]._replace(advice=DORA_ELSEWHERE if odd else "")
 
@@ -105,13 +105,13 @@ def _write(state: AdapterState, path: Path, format: str, dtype: str, judge: Call
             raise ConfigError(f"{path}: PEFT's adapters are folders; give the name of a new one, without an ending")
         parts = peft.write(state)
         for part in parts.values():
-            _narrow(part.tensors, path, dtype)
-        folders.write_folder(path, parts, state, judge)
+            _cast_tensors(part.tensors, path, dtype)
+        folders.write_peft_folder(path, parts, state, judge)
         return
     if path.suffix != ".safetensors":
         raise ConfigError(f"{path}: adapters are written as .safetensors; give the file that ending")
     tensors, metadata = FORMATS[format].write(state)
-    content = _serialised(_narrow(tensors, path, dtype), metadata)
+    content = _serialised(_cast_tensors(tensors, path, dtype), metadata)
 
     def write(place: Path) -> None:
         place.write_bytes(content)
@@ -120,7 +120,7 @@ def _write(state: AdapterState, path: Path, format: str, dtype: str, judge: Call
     write_atomic(path, write)
 
 
-def _narrow(tensors: "dict[str, Tensor]", path: Path, dtype: str) -> "dict[str, Tensor]":
+def _cast_tensors(tensors: "dict[str, Tensor]", path: Path, dtype: str) -> "dict[str, Tensor]":
     """The same in the type of a file, in place. Raises NonFiniteError for what is not finite there."""
     import torch
 
@@ -183,7 +183,7 @@ def _format_of(path: Path, keys: list[str]) -> Format:
     return format
 
 
-class Sound(NamedTuple):
+class CheckedTensors(NamedTuple):
     """A file's tensors that are an adapter's, in float32, and what else it holds."""
 
     tensors: "dict[str, Tensor]"
@@ -192,7 +192,7 @@ class Sound(NamedTuple):
     unknown: list[str]
 
 
-def load_sound(path: Path, parse: Callable[[str], Slot | None]) -> Sound:
+def load_checked_tensors(path: Path, parse: Callable[[str], Slot | None]) -> CheckedTensors:
     """The tensors of a file whose names ``parse`` knows, all finite. Raises FormatError, FileError."""
     from safetensors import SafetensorError, safe_open
 
@@ -204,14 +204,14 @@ def load_sound(path: Path, parse: Callable[[str], Slot | None]) -> Sound:
     except (SafetensorError, OSError, ValueError, RuntimeError) as error:
         raise FormatError(f"{path}: is damaged ({error})") from None
     try:
-        tensors = {key: _sound(key, tensor, parse) for key, tensor in loaded.items()}
+        tensors = {key: _checked_tensor(key, tensor, parse) for key, tensor in loaded.items()}
     except FormatError as error:
         raise FormatError(f"{path}: {error}") from None
     unknown = [key for key in types if key not in tensors]
-    return Sound(tensors, metadata, Counter(types[key] for key in tensors), unknown)
+    return CheckedTensors(tensors, metadata, Counter(types[key] for key in tensors), unknown)
 
 
-def _sound(key: str, tensor: Any, parse: Callable[[str], Slot | None]) -> "Tensor":
+def _checked_tensor(key: str, tensor: Any, parse: Callable[[str], Slot | None]) -> "Tensor":
     """``tensor`` in float32. Raises FormatError unless it is finite, and floating-point; some numbers may be whole."""
     slot = parse(key)
     if not tensor.is_floating_point() and slot is not None and slot[1] not in ("alpha", "on_input"):

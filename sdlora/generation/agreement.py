@@ -10,7 +10,7 @@ PREDICTIONS = {"v": "v_prediction", "epsilon": "epsilon"}
 SWITCH = {"True": "on", "False": "off"}
 
 
-def trained_with(metadata: Mapping[str, str]) -> dict[str, str]:
+def trained_schedule(metadata: Mapping[str, str]) -> dict[str, str]:
     """What an adapter's header tells of the base in its training, by the names of ``Model``'s settings."""
     prediction = PREDICTIONS.get(metadata.get("modelspec.prediction_type", ""))
     zero_snr = SWITCH.get(metadata.get("ss_zero_terminal_snr", ""))
@@ -18,7 +18,7 @@ def trained_with(metadata: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in found.items() if value}
 
 
-def disagreement(
+def schedule_mismatch(
     name: str, metadata: Mapping[str, str], scheduler_config: Mapping[str, Any], said: Collection[str] = ()
 ) -> str:
     """One sentence on what adapter ``name`` was trained with and the base does not have; empty if there is nothing.
@@ -27,7 +27,9 @@ def disagreement(
     """
     zero_snr = SWITCH[str(bool(scheduler_config.get(ZERO_SNR)))]
     drawn = {"prediction_type": scheduler_config.get("prediction_type", "epsilon"), "zero_terminal_snr": zero_snr}
-    trained = {key: value for key, value in trained_with(metadata).items() if key not in said and value != drawn[key]}
+    trained = {
+        key: value for key, value in trained_schedule(metadata).items() if key not in said and value != drawn[key]
+    }
     if not trained:
         return ""
     theirs, ours = (" and ".join(f"{key} {values[key]}" for key in trained) for values in (trained, drawn))

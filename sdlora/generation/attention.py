@@ -20,21 +20,21 @@ PIECE = re.compile(r"\\[\\()\[\]]|[()\[\]]|:\s*([+-]?(?:\d+(?:\.\d*)?|\.\d+))\s*
 BREAK = re.compile(r"\bBREAK\b")
 
 
-class Run(NamedTuple):
+class WeightedText(NamedTuple):
     """Words of one weight; ``text`` None is a ``BREAK``."""
 
     text: str | None
     weight: float = 1.0
 
 
-class Chunk(NamedTuple):
+class PromptChunk(NamedTuple):
     """A part of a prompt: token ids without the marks of beginning and end, and a weight for each."""
 
     tokens: list[int]
     weights: list[float]
 
 
-def parse(prompt: str) -> list[Run]:
+def parse_weights(prompt: str) -> list[WeightedText]:
     """``prompt`` without its brackets, as runs of equal weight. Any text can be read."""
     texts: list[str | None] = []
     weights: list[float] = []
@@ -60,7 +60,7 @@ def parse(prompt: str) -> list[Run]:
     for bracket, factor in (("(", ROUND), ("[", SQUARE)):
         while opened[bracket]:
             close(bracket, factor)
-    return _joined(map(Run, texts, weights))
+    return _joined(map(WeightedText, texts, weights))
 
 
 def _parts(text: str) -> list[str | None]:
@@ -72,36 +72,36 @@ def _parts(text: str) -> list[str | None]:
     return [first.rstrip(), *(part for text in middle for part in (None, text.strip())), None, last.lstrip()]
 
 
-def _joined(runs: Iterable[Run]) -> list[Run]:
+def _joined(runs: Iterable[WeightedText]) -> list[WeightedText]:
     """Neighbours of one weight as one run, so that words are cut into tokens as they would be without brackets."""
-    joined: list[Run] = []
+    joined: list[WeightedText] = []
     for (is_break, weight), group in groupby(runs, lambda run: (run.text is None, run.weight)):
         alike = list(group)
-        joined += alike if is_break else [Run("".join(run.text or "" for run in alike), weight)]
-    return [run for run in joined if run.text != ""] or [Run("")]
+        joined += alike if is_break else [WeightedText("".join(run.text or "" for run in alike), weight)]
+    return [run for run in joined if run.text != ""] or [WeightedText("")]
 
 
-def escape(text: str) -> str:
+def escape_weights(text: str) -> str:
     """``text`` so that ``parse`` reads its brackets and backslashes as letters."""
     return re.sub(r"[\\()\[\]]", r"\\\g<0>", text)
 
 
-def chunks(runs: Sequence[Run], tokens: Callable[[str], list[int]], room: int) -> list[Chunk]:
+def split_chunks(runs: Sequence[WeightedText], tokens: Callable[[str], list[int]], room: int) -> list[PromptChunk]:
     """``runs`` cut into parts of at most ``room`` tokens, at least one; ``tokens`` gives a text's bare token ids.
 
     A part that is full ends at its last comma, if that is among its last ``BACK`` tokens.
     """
     comma = tokens(",")
-    parts = [Chunk([], [])]
+    parts = [PromptChunk([], [])]
     for text, weight in runs:
         if text is None:
-            parts.append(Chunk([], []))
+            parts.append(PromptChunk([], []))
             continue
         for token in tokens(text):
             if len(parts[-1].tokens) == room:
                 end = room if [token] == comma else _end(parts[-1].tokens, comma)
                 ids, weights = parts.pop()
-                parts += [Chunk(ids[:end], weights[:end]), Chunk(ids[end:], weights[end:])]
+                parts += [PromptChunk(ids[:end], weights[:end]), PromptChunk(ids[end:], weights[end:])]
             parts[-1].tokens.append(token)
             parts[-1].weights.append(weight)
     return parts[:-1] if len(parts) > 1 and not parts[-1].tokens else parts

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from sdlora.errors import ConfigError
-from sdlora.generation.samplers import canonical
+from sdlora.generation.samplers import canonical_sampler
 
 NUMBER = r"[+-]?(?:\d{1,20}(?:\.\d{0,20})?|\.\d{1,20})"
 """Of no more digits than any setting has: a number's time grows with their square."""
@@ -27,7 +27,7 @@ DECIMALS = 6
 """Of numbers in a range: 0 to 0.3 by 0.1 has no 0.30000000000000004."""
 
 
-class Kind(NamedTuple):
+class AxisType(NamedTuple):
     """What an axis may change: its name to a person, how a value is read, and a value's label."""
 
     title: str
@@ -39,15 +39,15 @@ class Kind(NamedTuple):
     most: float = float("inf")
 
 
-KINDS: Mapping[str, Kind] = {
-    "prompt": Kind("Prompt", str),
-    "replace": Kind("Prompt S/R", str),
-    "checkpoint": Kind("Checkpoint", int, "step {}", "", 0),
-    "scale": Kind("Adapter scale", float, "scale {}", "0, 0.5, 0.75, 1", -100, 100),
-    "seed": Kind("Seed", int, "seed {}", "1-3", 0, 2**63 - 1),
-    "cfg": Kind("CFG scale", float, "CFG {}", "3, 5, 7, 9", 0, 100),
-    "steps": Kind("Steps", int, "{} steps", "10, 20, 30", 1, 1000),
-    "sampler": Kind("Sampler", canonical, "{}", "DPM++ 2M, Euler a, DDIM"),
+AXIS_TYPES: Mapping[str, AxisType] = {
+    "prompt": AxisType("Prompt", str),
+    "replace": AxisType("Prompt S/R", str),
+    "checkpoint": AxisType("Checkpoint", int, "step {}", "", 0),
+    "scale": AxisType("Adapter scale", float, "scale {}", "0, 0.5, 0.75, 1", -100, 100),
+    "seed": AxisType("Seed", int, "seed {}", "1-3", 0, 2**63 - 1),
+    "cfg": AxisType("CFG scale", float, "CFG {}", "3, 5, 7, 9", 0, 100),
+    "steps": AxisType("Steps", int, "{} steps", "10, 20, 30", 1, 1000),
+    "sampler": AxisType("Sampler", canonical_sampler, "{}", "DPM++ 2M, Euler a, DDIM"),
 }
 """By name, in the order in which they change a picture."""
 
@@ -61,10 +61,10 @@ class Axis:
 
     def label(self, value: str) -> str:
         """What stands beside the pictures of ``value``."""
-        return KINDS[self.kind].label.format(value) if self.kind else ""
+        return AXIS_TYPES[self.kind].label.format(value) if self.kind else ""
 
 
-def read_axis(kind: str, text: str, checkpoints: Sequence[int] = ()) -> Axis:
+def parse_axis(kind: str, text: str, checkpoints: Sequence[int] = ()) -> Axis:
     """The axis that changes ``kind`` through the values of ``text``; none at all for the kind "".
 
     ``checkpoints`` are the steps that there are; an empty text takes them all. Of prompts each line is one.
@@ -74,9 +74,9 @@ def read_axis(kind: str, text: str, checkpoints: Sequence[int] = ()) -> Axis:
         return Axis()
     if len(text) > MOST_LETTERS:
         raise ConfigError(f"{kind}: {len(text)} letters; give {MOST_LETTERS} at most")
-    if kind not in KINDS:
-        near = difflib.get_close_matches(kind, KINDS, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(KINDS)}"
+    if kind not in AXIS_TYPES:
+        near = difflib.get_close_matches(kind, AXIS_TYPES, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(AXIS_TYPES)}"
         raise ConfigError(f"there is no axis {kind!r}; {hint}")
     parts = [line.strip() for line in text.splitlines() if line.strip()] if kind == "prompt" else _split(text)
     if kind == "checkpoint":
@@ -112,7 +112,7 @@ def _split(text: str) -> list[str]:
 
 def _values(kind: str, part: str) -> list[str]:
     """The values, as they are written from now on, that one part stands for."""
-    row = KINDS[kind]
+    row = AXIS_TYPES[kind]
     if row.read not in (int, float):
         try:
             return [str(row.read(part))]
@@ -142,7 +142,9 @@ def _numbers(kind: str, part: str) -> list[float]:
             raise ConfigError(f"{kind}: {part!r} has {count} values; give 1 to {MOST_VALUES}")
         step = (last - first) / max(1, count - 1)
         even = [first + step * n for n in range(count)]
-        return [round(number) for number in even] if KINDS[kind].read is int else [round(n, DECIMALS) for n in even]
+        return (
+            [round(number) for number in even] if AXIS_TYPES[kind].read is int else [round(n, DECIMALS) for n in even]
+        )
     step = float(found["step"] or (1 if last >= first else -1))
     if not step or (last - first) / step < 0:
         raise ConfigError(f"{kind}: {part!r} leads nowhere; the step goes from the first number to the last")
@@ -157,4 +159,4 @@ def _number(number: float) -> str:
 
 
 def _example(kind: str) -> str:
-    return f", such as {KINDS[kind].start}" if KINDS[kind].start else ""
+    return f", such as {AXIS_TYPES[kind].start}" if AXIS_TYPES[kind].start else ""

@@ -17,7 +17,7 @@ from sdlora.errors import ConfigError, FileError, SdloraError
 from sdlora.events import OnProgress
 from sdlora.files import read_json, write_atomic
 from sdlora.generation import prompt as prompts
-from sdlora.generation.axes import KINDS, Axis
+from sdlora.generation.axes import AXIS_TYPES, Axis
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -32,7 +32,7 @@ DIRECTIONS = ("X", "Y", "Z")
 
 
 @dataclass(frozen=True)
-class Cell:
+class GridCell:
     """One picture of a grid, or what all have in common before the axes change it."""
 
     prompt: str
@@ -63,11 +63,11 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Grid:
+class ImageGrid:
     """A grid as its folder tells it: columns along ``axes[0]``, rows along ``axes[1]``, pages along ``axes[2]``."""
 
     axes: tuple[Axis, ...]
-    cells: tuple[Cell, ...]
+    cells: tuple[GridCell, ...]
     adapters: Mapping[str, str]
     """The file of every adapter by name, all checkpoints among them, in the order of loading."""
     base: str = "pocket"
@@ -83,7 +83,7 @@ class Grid:
         columns, rows, pages = ([axis.label(value) for value in axis.values] for axis in _three(self.axes))
         return columns, rows, pages
 
-    def cell(self, file: str) -> Cell:
+    def cell(self, file: str) -> GridCell:
         """The cell whose picture is called ``file``. Raises ConfigError if there is none."""
         found = next((cell for cell in self.cells if cell.file == file), None)
         if found is None:
@@ -91,7 +91,9 @@ class Grid:
         return found
 
 
-def cells(start: Cell, axes: Sequence[Axis], checkpoints: Mapping[str, str] | None = None) -> tuple[Cell, ...]:
+def grid_cells(
+    start: GridCell, axes: Sequence[Axis], checkpoints: Mapping[str, str] | None = None
+) -> tuple[GridCell, ...]:
     """``start`` changed by every combination of the axes' values, page by page, row by row.
 
     ``checkpoints`` names the adapter of each value of a checkpoint axis. A random seed is drawn once for all cells.
@@ -100,7 +102,7 @@ def cells(start: Cell, axes: Sequence[Axis], checkpoints: Mapping[str, str] | No
     used = [axis for axis in axes if axis.kind]
     kinds = [axis.kind for axis in used]
     if twice := next((kind for kind in kinds if kinds.count(kind) > 1), None):
-        raise ConfigError(f"two axes are {KINDS[twice].title}; give each direction something else to change")
+        raise ConfigError(f"two axes are {AXIS_TYPES[twice].title}; give each direction something else to change")
     columns, rows, pages = three = _three(axes)
     count = len(columns.values) * len(rows.values) * len(pages.values)
     if count > MOST_CELLS:
@@ -112,7 +114,7 @@ def cells(start: Cell, axes: Sequence[Axis], checkpoints: Mapping[str, str] | No
     for page, row, column in product(*(range(len(axis.values)) for axis in reversed(three))):
         chosen = {axis.kind: (axis, axis.values[n]) for axis, n in zip(three, (column, row, page), strict=True)}
         cell = replace(start, place=(page, row, column), notes=_notes(three, (column, row, page)))
-        for kind in KINDS:  # Their order: what is replaced stands in the prompt that an axis gives.
+        for kind in AXIS_TYPES:  # Their order: what is replaced stands in the prompt that an axis gives.
             if kind in chosen:
                 cell = _changed(cell, *chosen[kind], checkpoints or {})
         found.append(cell)
@@ -120,18 +122,18 @@ def cells(start: Cell, axes: Sequence[Axis], checkpoints: Mapping[str, str] | No
     return tuple(found)
 
 
-def _changed(cell: Cell, axis: Axis, value: str, checkpoints: Mapping[str, str]) -> Cell:
+def _changed(cell: GridCell, axis: Axis, value: str, checkpoints: Mapping[str, str]) -> GridCell:
     """``cell`` with one axis at ``value``."""
     if axis.kind == "checkpoint":
         return replace(cell, adapter=checkpoints[value])
     if axis.kind == "replace":
         texts = {name: getattr(cell, name).replace(axis.values[0], value) for name in ("prompt", "negative")}
         return replace(cell, **texts)
-    changes: dict[str, Any] = {axis.kind: KINDS[axis.kind].read(value)}
+    changes: dict[str, Any] = {axis.kind: AXIS_TYPES[axis.kind].read(value)}
     return replace(cell, **changes)
 
 
-def _require_change(start: Cell, axes: Sequence[Axis], found: Sequence[Cell]) -> None:
+def _require_change(start: GridCell, axes: Sequence[Axis], found: Sequence[GridCell]) -> None:
     """Raises ConfigError for an axis whose values could change no picture."""
     for axis in axes:
         if axis.kind == "replace" and not any(axis.values[0] in start.prompt + start.negative for start in found):
@@ -139,7 +141,7 @@ def _require_change(start: Cell, axes: Sequence[Axis], found: Sequence[Cell]) ->
         if axis.kind in ("scale", "checkpoint") and not start.adapter:
             raise ConfigError(f"{axis.kind}: choose the adapter to compare")
         if axis.kind in ("scale", "checkpoint"):
-            named = {name for cell in found for name in prompts.parse(cell.prompt).scales}
+            named = {name for cell in found for name in prompts.parse_lora_tags(cell.prompt).scales}
             if fixed := named & {start.adapter, *(cell.adapter for cell in found)}:
                 tag = f"<lora:{min(fixed)}:...>"
                 raise ConfigError(f"prompt: {tag} sets the scale that is to be compared; take it out of the prompt")
@@ -150,7 +152,7 @@ def _notes(axes: Sequence[Axis], places: Sequence[int]) -> dict[str, str]:
     notes: dict[str, str] = {}
     for direction, axis, place in zip(DIRECTIONS, axes, places, strict=True):
         if axis.kind:
-            notes |= {f"{direction} Type": KINDS[axis.kind].title, f"{direction} Value": axis.values[place]}
+            notes |= {f"{direction} Type": AXIS_TYPES[axis.kind].title, f"{direction} Value": axis.values[place]}
     return notes
 
 
@@ -160,24 +162,24 @@ def _three(axes: Sequence[Axis]) -> tuple[Axis, Axis, Axis]:
     return x, y, z
 
 
-def lay_out(grid: Grid, folder: Path) -> Path:
+def write_declaration(grid: ImageGrid, folder: Path) -> Path:
     """Write the declaration of ``grid`` into ``folder``, which is made. Raises FileError."""
     write_atomic(folder / DECLARATION, json.dumps(asdict(grid), ensure_ascii=False))
     return folder
 
 
-def read(folder: Path) -> Grid:
+def read_grid(folder: Path) -> ImageGrid:
     """The grid in ``folder``. Raises FileError if there is none, or it cannot be read."""
     try:
         values = read_json(folder / DECLARATION)
         axes = tuple(Axis(axis["kind"], tuple(axis["values"])) for axis in values.pop("axes"))
-        laid = tuple(Cell(**{**cell, "place": tuple(cell["place"])}) for cell in values.pop("cells"))
-        return Grid(axes=axes, cells=laid, **values)
+        laid = tuple(GridCell(**{**cell, "place": tuple(cell["place"])}) for cell in values.pop("cells"))
+        return ImageGrid(axes=axes, cells=laid, **values)
     except (SdloraError, ValueError, TypeError, KeyError) as error:
         raise FileError(f"{folder}: holds no grid that can be read ({type(error).__name__})") from None
 
 
-def fill(
+def generate_cells(
     studio: "Studio",
     folder: Path,
     on_progress: OnProgress | None = None,
@@ -188,12 +190,12 @@ def fill(
 
     The studio holds the grid's adapters. Raises what ``Studio.draw`` raises, FileError.
     """
-    from sdlora.generation.images import save
+    from sdlora.generation.images import save_images
 
-    grid = read(folder)
+    grid = read_grid(folder)
     missing = [cell for cell in grid.cells if not (folder / cell.file).is_file()]
     drawings = [
-        studio.drawing(
+        studio.image_spec(
             cell.prompt, cell.negative, cell.steps, cell.cfg, cell.seed, grid.width, grid.height, cell.sampler,
             grid.clip_skip, scales=dict.fromkeys(studio.adapters, 0.0) | cell.scales, notes=cell.notes,
         )
@@ -201,23 +203,23 @@ def fill(
     ]  # fmt: skip
 
     def keep(place: int, image: "Image.Image") -> None:
-        save([image], folder / missing[place].file)
+        save_images([image], folder / missing[place].file)
 
-    studio.draw(drawings, keep, on_progress, should_stop, batch)
+    studio.generate_specs(drawings, keep, on_progress, should_stop, batch)
     if all((folder / cell.file).is_file() for cell in grid.cells):
-        save_sheet(folder)
+        save_contact_sheet(folder)
 
 
-def save_sheet(folder: Path) -> Path:
+def save_contact_sheet(folder: Path) -> Path:
     """Write the labelled sheet of the cells that there are, unless it is whole already; return its path.
 
     Raises ConfigError if there is no picture yet, FileError.
     """
     from PIL import Image
 
-    from sdlora.generation.images import write
+    from sdlora.generation.images import write_image
 
-    grid, path = read(folder), folder / SHEET
+    grid, path = read_grid(folder), folder / SHEET
     there = {cell.place: folder / cell.file for cell in grid.cells if (folder / cell.file).is_file()}
     newest = max((picture.stat().st_mtime_ns for picture in there.values()), default=0)
     if path.is_file() and path.stat().st_mtime_ns >= newest:
@@ -230,26 +232,26 @@ def save_sheet(folder: Path) -> Path:
     made = _pages(grid, pictures)
     types = ((way, axis) for way, axis in zip(DIRECTIONS, grid.axes, strict=False) if axis.kind)
     made.info["parameters"] = _sheet_text(grid, {way: axis for way, axis in types})
-    write_atomic(path, lambda temporary: write(made, temporary))
+    write_atomic(path, lambda temporary: write_image(made, temporary))
     return path
 
 
-def _pages(grid: Grid, pictures: "Mapping[tuple[int, int, int], Image.Image]") -> "Image.Image":
+def _pages(grid: ImageGrid, pictures: "Mapping[tuple[int, int, int], Image.Image]") -> "Image.Image":
     """A table a page, one below the other."""
-    from sdlora.generation.grid import sheet, stacked
+    from sdlora.generation.grid import contact_sheet, stack_images
 
     columns, rows, pages = grid.labels
     tables = []
     for page, title in enumerate(pages):
         table = [[pictures.get((page, row, column)) for column in range(len(columns))] for row in range(len(rows))]
         if any(picture for row in table for picture in row):
-            tables.append(sheet(table, rows if any(rows) else (), columns if any(columns) else (), title))
+            tables.append(contact_sheet(table, rows if any(rows) else (), columns if any(columns) else (), title))
     if not tables:
         raise ConfigError("the grid has no picture yet")
-    return stacked(tables)
+    return stack_images(tables)
 
 
-def _sheet_text(grid: Grid, axes: Mapping[str, Axis]) -> str:
+def _sheet_text(grid: ImageGrid, axes: Mapping[str, Axis]) -> str:
     """The first cell's A1111 settings, with what the axes went through, in the words of its X/Y/Z plot."""
     from sdlora.generation.images import Parameters, format_parameters
 
@@ -257,5 +259,5 @@ def _sheet_text(grid: Grid, axes: Mapping[str, Axis]) -> str:
     settings = {"Steps": str(first.steps), "Sampler": first.sampler, "CFG scale": f"{first.cfg:g}"}
     settings |= {"Seed": str(first.seed), "Script": "X/Y/Z plot"}
     for way, axis in axes.items():
-        settings |= {f"{way} Type": KINDS[axis.kind].title, f"{way} Values": ", ".join(axis.values)}
+        settings |= {f"{way} Type": AXIS_TYPES[axis.kind].title, f"{way} Values": ", ".join(axis.values)}
     return format_parameters(Parameters(first.prompt, first.negative, settings))

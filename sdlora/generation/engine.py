@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from sdlora.families.base import Family
 
 
-def require_able(engine: Engine, device: "torch.device") -> None:
+def require_supported(engine: Engine, device: "torch.device") -> None:
     """Raises ConfigError for what cannot be done on ``device``, or without a library that is not installed."""
     if engine.offload == "model" and device.type == "cpu":
         raise ConfigError("offload = model: the model is on the CPU already; take none, or a graphics card")
@@ -32,7 +32,7 @@ def require_able(engine: Engine, device: "torch.device") -> None:
             raise ConfigError(f"attention = xformers: works on CUDA alone, and this is {device}; take sdpa")
 
 
-class Machine:
+class Runtime:
     """A family on ``device``, set up as ``engine`` says."""
 
     def __init__(self, family: "Family", device: "torch.device", engine: Engine):
@@ -48,24 +48,24 @@ class Machine:
 
         Raises ConfigError for what is not possible here; then nothing changes.
         """
-        require_able(engine, self.device)
+        require_supported(engine, self.device)
         if engine.attention != self.engine.attention:
             _attend(self.family.models["unet"], engine.attention)
         if engine.offload != self.engine.offload:
             if engine.offload == "model":
-                self._take_turns()
+                self._offload_components()
             else:
-                self._stay()
+                self._keep_on_device()
         self.engine = engine
 
     @property
-    def relief(self) -> str:
+    def memory_hint(self) -> str:
         """What else than a smaller size would need less memory, to end a sentence with."""
         more = self.engine.offload == "none" and self.device.type != "cpu"
         return ", or offload = model" if more else ""
 
     @contextmanager
-    def at_work(self, width: int, height: int) -> Iterator[None]:
+    def generating(self, width: int, height: int) -> Iterator[None]:
         """While pictures of ``width`` x ``height`` pixels are made: tiles where they are needed; then all parts rest.
 
         Warns where it takes tiles of its own accord.
@@ -82,10 +82,10 @@ class Machine:
 
     def _tiles(self, width: int, height: int) -> bool:
         """Whether pictures of that size are decoded in tiles."""
-        side = memory.tile(self.family)
+        side = memory.tile_size(self.family)
         if self.engine.vae_tiling != "auto" or max(width, height) <= side:
             return self.engine.vae_tiling == "on"
-        needed, free = memory.decoding(self.family, width, height) + memory.RESERVE, memory.free(self.device)
+        needed, free = memory.decode_bytes(self.family, width, height) + memory.RESERVE, memory.free_bytes(self.device)
         if needed > free:
             sizes = f"{needed / 2**30:.1f} GB would be needed and {free / 2**30:.1f} GB are free"
             warnings.warn(
@@ -95,7 +95,7 @@ class Machine:
             )
         return needed > free
 
-    def _take_turns(self) -> None:
+    def _offload_components(self) -> None:
         """Let the parts come to the device in the order of their work: text encoders, UNet, VAE."""
         from accelerate import cpu_offload_with_hook
 
@@ -105,7 +105,7 @@ class Machine:
             _, before = cpu_offload_with_hook(part, self.device, before)
             self._hooks.append(before)
 
-    def _stay(self) -> None:
+    def _keep_on_device(self) -> None:
         """All parts on the device again, for good."""
         for hook in self._hooks:
             hook.remove()

@@ -19,7 +19,7 @@ PLAIN = str.maketrans({"ß": "ss", "×": "x", "–": "-", "—": "-", "…": "..
 """What may stand for letters that are not there."""
 
 
-def sheet(
+def contact_sheet(
     rows: Sequence[Sequence[Image.Image | None]],
     row_labels: Sequence[str] = (),
     column_labels: Sequence[str] = (),
@@ -55,7 +55,7 @@ def sheet(
     return ImageOps.expand(framed, gap, PAPER)
 
 
-def stacked(tables: Sequence[Image.Image]) -> Image.Image:
+def stack_images(tables: Sequence[Image.Image]) -> Image.Image:
     """Pictures on white, one below the other, aligned to the left."""
     whole = Image.new("RGB", (max(table.width for table in tables), sum(table.height for table in tables)), PAPER)
     top = 0

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sdlora.errors import ConfigError, FileError
-from sdlora.files import as_path, existing, unused, write_atomic
+from sdlora.files import as_path, existing_path, unused_path, write_atomic
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -53,7 +53,7 @@ def parse_parameters(text: str) -> Parameters:
     return Parameters("\n".join(lines[:start]), negative, {name: _unquote(value) for name, value in found})
 
 
-def embedded(path: Path) -> dict[str, str]:
+def embedded_texts(path: Path) -> dict[str, str]:
     """The texts that a picture carries, by their keys. Raises FileError if it is no picture."""
     from PIL import Image
 
@@ -70,7 +70,7 @@ def embedded(path: Path) -> dict[str, str]:
 
 def read_parameters(path: Path) -> Parameters | None:
     """The parameters that a picture carries, or None. Raises FileError if it is no picture."""
-    text = embedded(path).get("parameters")
+    text = embedded_texts(path).get("parameters")
     return None if text is None else parse_parameters(text)
 
 
@@ -82,13 +82,13 @@ def check_output(path: Path) -> Path:
     if path.suffix.lower() != ".png":
         raise ConfigError(f"{path}: pictures are saved as PNG, which keeps their settings; name it {path.stem}.png")
     path = as_path(path)
-    folder = next(parent for parent in path.absolute().parents if existing(parent))
+    folder = next(parent for parent in path.absolute().parents if existing_path(parent))
     if not os.access(folder, os.W_OK):
         raise FileError(f"{folder}: cannot be written; choose another place for {path.name}")
     return path
 
 
-def save(images: "Sequence[Image.Image]", path: Path) -> list[Path]:
+def save_images(images: "Sequence[Image.Image]", path: Path) -> list[Path]:
     """Save ``images`` as ``path``, ``path-2``, ..., each whole or not at all; no file is ever overwritten.
 
     Their ``info["parameters"]`` goes along. Returns the paths. Raises ConfigError if ``path`` is no PNG's name,
@@ -96,13 +96,13 @@ def save(images: "Sequence[Image.Image]", path: Path) -> list[Path]:
     """
     path, saved = check_output(path), []
     for image in images:
-        target = unused(path)
-        write_atomic(target, lambda temporary, image=image: write(image, temporary))  # type: ignore[misc]
+        target = unused_path(path)
+        write_atomic(target, lambda temporary, image=image: write_image(image, temporary))  # type: ignore[misc]
         saved.append(target)
     return saved
 
 
-def write(image: "Image.Image", path: Path) -> None:
+def write_image(image: "Image.Image", path: Path) -> None:
     """Write ``image`` to ``path`` as PNG, over what is there, with its ``info["parameters"]``."""
     from PIL.PngImagePlugin import PngInfo
 

@@ -19,7 +19,7 @@ RESERVE = 256 << 20
 """Bytes left alone, for what no estimate knows of."""
 
 
-def free(device: torch.device) -> int:
+def free_bytes(device: torch.device) -> int:
     """Bytes that ``device`` has left for this process."""
     if device.type == "cuda":
         unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
@@ -29,7 +29,7 @@ def free(device: torch.device) -> int:
     return psutil.virtual_memory().available
 
 
-def held(device: torch.device) -> int:
+def used_bytes(device: torch.device) -> int:
     """Bytes that this process has of ``device``; of a CPU, its resident memory."""
     if device.type == "cuda":
         return torch.cuda.memory_reserved(device)
@@ -40,20 +40,20 @@ def held(device: torch.device) -> int:
     return int(psutil.Process().memory_info().rss)
 
 
-def tile(family: "Family") -> int:
+def tile_size(family: "Family") -> int:
     """The side in pixels of the largest picture that the VAE decodes as one tile."""
     vae: Any = family.vae
     return int(vae.tile_latent_min_size) * family.latent_factor
 
 
-def decoding(family: "Family", width: int, height: int) -> int:
+def decode_bytes(family: "Family", width: int, height: int) -> int:
     """Bytes that decoding a picture of ``width`` x ``height`` pixels takes, or a tile of that size."""
     vae: Any = family.vae
     widths = vae.config.block_out_channels
     return int(width * height * VAE_TENSORS * widths[min(1, len(widths) - 1)] * torch.float32.itemsize)
 
 
-def needed(
+def generation_bytes(
     family: "Family",
     width: int,
     height: int,
@@ -70,5 +70,5 @@ def needed(
     unet: Any = family.models["unet"]
     latents = (width // family.latent_factor) * (height // family.latent_factor)
     predicting = latents * batch * (1 + guided) * UNET_TENSORS * unet.config.block_out_channels[0] * unet.dtype.itemsize
-    decoded = decoding(family, min(width, side or width), min(height, side or height))
+    decoded = decode_bytes(family, min(width, side or width), min(height, side or height))
     return max(predicting, decoded) + MIXED * adapters + RESERVE

@@ -14,11 +14,11 @@ from sdlora.adapters.base import Scale
 from sdlora.adapters.fused import fuse
 from sdlora.diffusion.schedule import ZERO_SNR
 from sdlora.errors import ConfigError, FileError, NonFiniteError
-from sdlora.families.loading import load, quiet_libraries
+from sdlora.families.loading import load_family, quiet_libraries
 from sdlora.families.settings import Model
 from sdlora.files import as_path, pack_folder, require_free_space
 from sdlora.formats.storage import DTYPES, read_adapter
-from sdlora.generation.agreement import disagreement
+from sdlora.generation.agreement import schedule_mismatch
 from sdlora.generation.images import SAID_OF_BASE
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ NOTE = "merged.json"
 """In the folder: which base, and which adapters at which scales."""
 
 
-def merge(
+def bake_folder(
     model: str | Model,
     adapters: Sequence[tuple[str, Path, Scale]],
     output: Path,
@@ -55,12 +55,12 @@ def merge(
     model = model if isinstance(model, Model) else Model(base=model)
     said = {name: value for name in SAID_OF_BASE if (value := getattr(model, name)) != "auto"}
     on_phase("loading the base model")
-    family = load(model)
+    family = load_family(model)
     for number, (name, path, _) in enumerate(adapters):
         on_phase(f"reading {name}")
         state = read_adapter(path)
         live.load_state(family.models, state, str(number))
-        if odd := disagreement(name, state.metadata, family.scheduler_config, said):
+        if odd := schedule_mismatch(name, state.metadata, family.scheduler_config, said):
             warnings.warn(odd, stacklevel=2)
     on_phase("folding the adapters in")
     with fuse(family.models, {str(number): scale for number, (_, _, scale) in enumerate(adapters)}):

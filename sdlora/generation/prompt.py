@@ -15,26 +15,26 @@ from sdlora.errors import ConfigError, shown
 TAG = re.compile(r"<lora:([^<>]*)>", re.IGNORECASE)
 
 
-class Prompt(NamedTuple):
+class TaggedPrompt(NamedTuple):
     """A prompt without its tags, and the scales that they asked for."""
 
     text: str
     scales: dict[str, Scale]
 
 
-def parse(prompt: str) -> Prompt:
+def parse_lora_tags(prompt: str) -> TaggedPrompt:
     """Take the ``<lora:...>`` tags out of ``prompt``. Raises ConfigError for one that cannot be read.
 
     Of two tags with one name the later holds.
     """
     scales = dict(_read(tag.group(0), tag.group(1)) for tag in TAG.finditer(prompt))
     if not scales:
-        return Prompt(prompt, {})
+        return TaggedPrompt(prompt, {})
     text = re.sub(r"[ \t]{2,}", " ", TAG.sub(" ", prompt))
-    return Prompt(re.sub(r" (?=,)", "", text).strip(" "), scales)
+    return TaggedPrompt(re.sub(r" (?=,)", "", text).strip(" "), scales)
 
 
-def tag(name: str, scale: Scale) -> str:
+def lora_tag(name: str, scale: Scale) -> str:
     """The tag that asks for adapter ``name`` at ``scale``; the inverse of ``parse``."""
     if isinstance(scale, Mapping):
         numbers = ":".join(_number(scale.get(part, 1.0)) for part in ("text_encoder", "unet"))

@@ -11,8 +11,8 @@ from typing import get_args
 from sdlora.errors import ConfigError, FileError, shown
 from sdlora.families.settings import Model
 from sdlora.generation import prompt as prompts
-from sdlora.generation.images import SAID_OF_BASE, Parameters, embedded, parse_parameters
-from sdlora.generation.samplers import canonical
+from sdlora.generation.images import SAID_OF_BASE, Parameters, embedded_texts, parse_parameters
+from sdlora.generation.samplers import canonical_sampler
 
 LIMITS: Mapping[str, tuple[int, int]] = {
     "steps": (1, 150),
@@ -30,7 +30,7 @@ NO_MATTER = {"Model hash", "Lora hashes", "Version", "Hashes", "User", "Module 1
 
 
 @dataclass(frozen=True)
-class Recalled:
+class RecalledSettings:
     """The fields that could be read, and a sentence on each thing that could not."""
 
     prompt: str = ""
@@ -49,17 +49,17 @@ class Recalled:
     """What was said of the base, by the names of ``Model``'s settings."""
 
 
-def recall_picture(path: Path, adapters: Collection[str]) -> Recalled:
+def recall_image(path: Path, adapters: Collection[str]) -> RecalledSettings:
     """What the picture at ``path`` was made from. Raises FileError if it is no picture, or does not say."""
-    found = embedded(path)
+    found = embedded_texts(path)
     if "parameters" in found:
-        return recall(found["parameters"], adapters)
+        return recall_text(found["parameters"], adapters)
     if {"prompt", "workflow"} & found.keys():
         raise FileError(f"{path.name}: holds a ComfyUI workflow, which is not read here; copy its prompt by hand")
     raise FileError(f"{path.name}: holds no settings; other programs may have removed them when they saved it")
 
 
-def recall(text: str, adapters: Collection[str]) -> Recalled:
+def recall_text(text: str, adapters: Collection[str]) -> RecalledSettings:
     """The fields of an A1111 ``text``, of which the adapters called ``adapters`` are there.
 
     Raises ConfigError if there is no text.
@@ -79,19 +79,19 @@ def recall(text: str, adapters: Collection[str]) -> Recalled:
     if rest:
         remarks.append(f"Not taken over, as there is no such field here: {shown(', '.join(rest), 300)}.")
     model = read.settings.get("Model", "")
-    return Recalled(prompt, read.negative, scales, sampler, model, numbers, tuple(remarks), said)
+    return RecalledSettings(prompt, read.negative, scales, sampler, model, numbers, tuple(remarks), said)
 
 
 def _adapters(prompt: str, known: Collection[str], remarks: list[str]) -> tuple[str, dict[str, float]]:
     """The prompt without its tags, and the scales of those adapters that are there."""
     try:
-        text, asked = prompts.parse(prompt)
+        text, asked = prompts.parse_lora_tags(prompt)
     except ConfigError as error:
         remarks.append(f"{error}.")
         return prompt, {}
     scales: dict[str, float] = {}
     for name, scale in asked.items():
-        tag = prompts.tag(name, scale)
+        tag = prompts.lora_tag(name, scale)
         if name not in known:
             remarks.append(f"There is no adapter {shown(name, 60)!r} here: {shown(tag, 80)} was left out.")
         elif isinstance(scale, float) and -2 <= scale <= 2:
@@ -106,7 +106,7 @@ def _sampler(read: Parameters, remarks: list[str]) -> str:
     given, schedule = read.settings.get("Sampler", ""), read.settings.get("Schedule type", "")
     for name in (f"{given} {schedule}", given) if given else ():
         try:
-            found = canonical(name)
+            found = canonical_sampler(name)
         except ConfigError:
             continue
         if name == given and schedule:

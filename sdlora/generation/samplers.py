@@ -53,7 +53,7 @@ NAMES = tuple(f"{name} {schedule}".strip() for name, row in SAMPLERS.items() for
 _BY_LOWER = {name.lower(): name for name in NAMES} | ALIASES
 
 
-def canonical(name: str) -> str:
+def canonical_sampler(name: str) -> str:
     """``name`` as the table spells it, whatever its case. Raises ConfigError, naming near ones, if it is unknown."""
     key = " ".join(name.lower().split()).removesuffix(" automatic")
     if key in _BY_LOWER:
@@ -64,16 +64,16 @@ def canonical(name: str) -> str:
     )
 
 
-def split(name: str) -> tuple[str, str]:
+def split_sampler(name: str) -> tuple[str, str]:
     """Sampler and schedule type of a name: ``("DPM++ 2M", "Karras")``; the type is "Automatic" where none is given."""
-    name = canonical(name)
+    name = canonical_sampler(name)
     if name in SAMPLERS:
         return name, "Automatic"
     schedule = next(schedule for schedule in SCHEDULES if name.endswith(f" {schedule}"))
     return name.removesuffix(f" {schedule}"), schedule
 
 
-def require_able(name: str, config: Mapping[str, Any]) -> None:
+def require_zero_snr_support(name: str, config: Mapping[str, Any]) -> None:
     """Raises ConfigError if a model's schedule, by its ``config``, ends in noise alone and sampler ``name`` cannot
     begin there.
     """
@@ -81,7 +81,7 @@ def require_able(name: str, config: Mapping[str, Any]) -> None:
 
     from sdlora.diffusion.schedule import ZERO_SNR
 
-    sampler, _ = split(name)
+    sampler, _ = split_sampler(name)
     if not config.get(ZERO_SNR):
         return
     kinds = {name: getattr(diffusers, row.scheduler) for name, row in SAMPLERS.items()}
@@ -99,8 +99,8 @@ def make_scheduler(name: str, config: Mapping[str, Any]) -> Any:
 
     from sdlora.diffusion.schedule import ZERO_SNR
 
-    require_able(name, config)
-    sampler, schedule = split(name)
+    require_zero_snr_support(name, config)
+    sampler, schedule = split_sampler(name)
     options = {**SAMPLERS[sampler].options, **SCHEDULES.get(schedule, {})}
     if config.get(ZERO_SNR):
         options |= {"timestep_spacing": "trailing"}  # Others leave the first step out (arXiv:2305.08891, section 3.3).

@@ -16,14 +16,14 @@ from sdlora.errors import ConfigError, NonFiniteError
 from sdlora.families.base import Conditioning, Family
 from sdlora.generation import attention
 from sdlora.generation import prompt as prompts
-from sdlora.generation.samplers import canonical, make_scheduler, require_able
+from sdlora.generation.samplers import canonical_sampler, make_scheduler, require_zero_snr_support
 
 if TYPE_CHECKING:
     from PIL import Image
 
 
 @dataclass(frozen=True)
-class Picture:
+class PromptSeed:
     """One picture to be made: ``prompt`` without adapter tags."""
 
     prompt: str
@@ -31,7 +31,7 @@ class Picture:
 
 
 @dataclass(frozen=True)
-class Recipe:
+class SamplingParams:
     """What all pictures of a request share. Sizes are in pixels; ``cfg`` of 1 or less is no guidance."""
 
     negative: str
@@ -54,7 +54,7 @@ class Recipe:
         height: int | None,
         sampler: str,
         clip_skip: int,
-    ) -> "Recipe":
+    ) -> "SamplingParams":
         """A recipe that ``family`` can follow; sizes are its own where None. Raises ConfigError, naming the value."""
         if steps < 1:
             raise ConfigError(f"steps = {steps}: give 1 or more")
@@ -68,14 +68,14 @@ class Recipe:
             if size < step or size % step:
                 near = max(step, round(size / step) * step)
                 raise ConfigError(f"{name} = {size}: this model makes multiples of {step}; take {near}")
-        if negative and prompts.parse(negative).scales:
+        if negative and prompts.parse_lora_tags(negative).scales:
             raise ConfigError("negative: adapters are named in the prompt; move the <lora:...> tag there")
-        require_able(sampler, family.scheduler_config)
-        return cls(negative, steps, cfg, canonical(sampler), clip_skip=clip_skip, **sizes)
+        require_zero_snr_support(sampler, family.scheduler_config)
+        return cls(negative, steps, cfg, canonical_sampler(sampler), clip_skip=clip_skip, **sizes)
 
 
 @contextmanager
-def at_rest(family: Family) -> Iterator[None]:
+def eval_mode(family: Family) -> Iterator[None]:
     """Evaluation mode and no gradients; afterwards every module is in the mode that it was in."""
     modules = [module for model in (*family.models.values(), family.vae) for module in model.modules()]
     modes = [module.training for module in modules]
@@ -89,10 +89,10 @@ def at_rest(family: Family) -> Iterator[None]:
             module.training = mode
 
 
-def draw(
+def sample_images(
     family: Family,
-    pictures: Sequence[Picture],
-    recipe: Recipe,
+    pictures: Sequence[PromptSeed],
+    recipe: SamplingParams,
     on_step: Callable[[float], object],
     mix: Callable[[Sequence[int]], object] = lambda places: None,
 ) -> "list[Image.Image]":
@@ -107,7 +107,7 @@ def draw(
     read: list[list[Conditioning]] = []
     for place, picture in enumerate(pictures):
         mix([place])
-        read.append(_texts(family, picture.prompt, recipe))
+        read.append(_encode_prompts(family, picture.prompt, recipe))
         alike.setdefault(read[place][0].text.shape[1], []).append(place)
     drawn: dict[int, Image.Image] = {}
     for places in alike.values():
@@ -116,14 +116,14 @@ def draw(
             return on_step((before + part * of) / len(pictures))
 
         mix(places)
-        images = _draw_alike(
+        images = _sample_batch(
             family, [pictures[place] for place in places], [read[place] for place in places], recipe, step
         )
         drawn |= zip(places, images, strict=True)
     return [drawn[place] for place in range(len(pictures))]
 
 
-def _texts(family: Family, prompt: str, recipe: Recipe) -> list[Conditioning]:
+def _encode_prompts(family: Family, prompt: str, recipe: SamplingParams) -> list[Conditioning]:
     """The prompt and, where there is guidance, the negative prompt, encoded (1, N, D), both as long.
 
     What stands for a text as a whole is its first part's.
@@ -138,11 +138,11 @@ def _texts(family: Family, prompt: str, recipe: Recipe) -> list[Conditioning]:
     ]
 
 
-def _draw_alike(
+def _sample_batch(
     family: Family,
-    pictures: Sequence[Picture],
+    pictures: Sequence[PromptSeed],
     read: Sequence[Sequence[Conditioning]],
-    recipe: Recipe,
+    recipe: SamplingParams,
     on_step: Callable[[float], object],
 ) -> "list[Image.Image]":
     """One batch of ``pictures``, whose texts ``read`` (see ``_texts``) are all as long."""
@@ -151,7 +151,7 @@ def _draw_alike(
     pipeline.set_progress_bar_config(disable=True)
     generators = [torch.Generator().manual_seed(picture.seed) for picture in pictures]
     latents: torch.Tensor = pipeline(
-        **family.arguments(wanted, unwanted[0] if unwanted else None),
+        **family.pipeline_kwargs(wanted, unwanted[0] if unwanted else None),
         latents=_noise(family, recipe, generators),
         generator=generators,
         num_inference_steps=recipe.steps,
@@ -167,10 +167,10 @@ def _draw_alike(
             "the picture came out as NaN; lower the adapters' scales, the weights in the prompt or the CFG scale, "
             "or take precision fp32"
         )
-    return [_to_image(decode(family.vae, latent)) for latent in latents.split(1)]
+    return [_to_image(decode_latents(family.vae, latent)) for latent in latents.split(1)]
 
 
-def decode(vae: Any, latents: torch.Tensor) -> torch.Tensor:
+def decode_latents(vae: Any, latents: torch.Tensor) -> torch.Tensor:
     """Pixels (B, 3, H, W) in about [-1, 1], float32, of scaled ``latents``.
 
     Some decoders overflow in half precision, which shows as black pictures: those are decoded again in float32.
@@ -191,16 +191,16 @@ def decode(vae: Any, latents: torch.Tensor) -> torch.Tensor:
 def _encode(family: Family, text: str, clip_skip: int) -> list[Conditioning]:
     """What the UNet reads of each part of ``text``, in its precision: each (1, L, D), encoded on its own."""
     unet: Any = family.models["unet"]
-    room = family.frame([]).shape[1] - 2
-    parts = attention.chunks(attention.parse(text), family.tokens, room)
-    encoded = (family.encode_text(family.frame(part.tokens), clip_skip) for part in parts)
+    room = family.build_input_ids([]).shape[1] - 2
+    parts = attention.split_chunks(attention.parse_weights(text), family.bare_token_ids, room)
+    encoded = (family.encode_text(family.build_input_ids(part.tokens), clip_skip) for part in parts)
     return [
-        replace(read, text=weighed(read.text, part.weights)).to(unet.dtype)
+        replace(read, text=apply_token_weights(read.text, part.weights)).to(unet.dtype)
         for read, part in zip(encoded, parts, strict=True)
     ]
 
 
-def weighed(vectors: torch.Tensor, weights: Sequence[float]) -> torch.Tensor:
+def apply_token_weights(vectors: torch.Tensor, weights: Sequence[float]) -> torch.Tensor:
     """Encoded tokens ``vectors`` (1, L, D), each times its weight, and then all by one number that restores their mean.
 
     The "Original" emphasis of stable-diffusion-webui (modules/sd_emphasis.py). ``weights`` begin at the second token.
@@ -217,7 +217,7 @@ def weighed(vectors: torch.Tensor, weights: Sequence[float]) -> torch.Tensor:
     return restored.to(vectors.dtype)
 
 
-def _noise(family: Family, recipe: Recipe, generators: Sequence[torch.Generator]) -> torch.Tensor:
+def _noise(family: Family, recipe: SamplingParams, generators: Sequence[torch.Generator]) -> torch.Tensor:
     """(B, C, H / factor, W / factor) standard normal, on the family's device and in its UNet's precision."""
     unet: Any = family.models["unet"]
     height, width = recipe.height // family.latent_factor, recipe.width // family.latent_factor

@@ -5,14 +5,14 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field
 
 from sdlora.errors import ConfigError
-from sdlora.generation.samplers import canonical
+from sdlora.generation.samplers import canonical_sampler
 from sdlora.section import Section
 
 
-def known_sampler(name: str) -> str:
+def validate_sampler(name: str) -> str:
     """``name`` as the table of samplers spells it. Raises ValueError, naming near ones, if it is unknown."""
     try:
-        return canonical(name)
+        return canonical_sampler(name)
     except ConfigError as error:
         raise ValueError(str(error)) from None
 
@@ -48,7 +48,7 @@ class Sample(Section):
     cfg: float = Field(default=7.0, ge=0, le=100)
     """Guidance scale: how closely a picture follows its prompt; 1 and below is no guidance."""
 
-    sampler: Annotated[str, AfterValidator(known_sampler)] = "DPM++ 2M"
+    sampler: Annotated[str, AfterValidator(validate_sampler)] = "DPM++ 2M"
     """Sampler by its A1111 name, such as `Euler a` or `DPM++ 2M Karras`."""
 
     clip_skip: int = Field(default=1, ge=1, le=100)

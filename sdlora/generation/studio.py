@@ -17,22 +17,22 @@ import torch
 
 from sdlora.adapters import live
 from sdlora.adapters.base import AdapterState, Scale
-from sdlora.adapters.fused import Fused, fuse
+from sdlora.adapters.fused import FusedAdapters, fuse
 from sdlora.errors import ConfigError, MismatchError, OutOfMemoryError
 from sdlora.events import OnProgress
 from sdlora.families.base import Family
-from sdlora.families.loading import load
+from sdlora.families.loading import load_family
 from sdlora.families.settings import Model
 from sdlora.formats.card import FAMILY_NAMES
-from sdlora.formats.kinship import family_of
+from sdlora.formats.kinship import infer_family
 from sdlora.generation import prompt as prompts
-from sdlora.generation.agreement import disagreement
+from sdlora.generation.agreement import schedule_mismatch
 from sdlora.generation.device import choose_device, choose_dtype
-from sdlora.generation.drawing import Drawing, alike
-from sdlora.generation.engine import Machine, require_able
+from sdlora.generation.drawing import ImageSpec, batch_together
+from sdlora.generation.engine import Runtime, require_supported
 from sdlora.generation.images import SAID_OF_BASE, Parameters, format_parameters
-from sdlora.generation.samplers import split
-from sdlora.generation.sampling import Picture, Recipe, at_rest, draw
+from sdlora.generation.samplers import split_sampler
+from sdlora.generation.sampling import PromptSeed, SamplingParams, eval_mode, sample_images
 from sdlora.generation.settings import Engine
 
 if TYPE_CHECKING:
@@ -45,13 +45,13 @@ BATCH_PIXELS = 8 * 512 * 512
 
 
 @dataclass(frozen=True)
-class Loaded:
+class LoadedAdapter:
     """An adapter in the studio: its scale, the start of its file's hash, and the components that it adapts."""
 
     scale: Scale
     hash: str
     components: frozenset[str]
-    odd: str
+    mismatch: str
     """A sentence on what it was trained with and the base is not drawn with; usually empty."""
 
 
@@ -75,27 +75,27 @@ class Studio:
         """
         place = choose_device(device)
         dtype = choose_dtype(precision, place)
-        require_able(engine, place)
+        require_supported(engine, place)
         model = base if isinstance(base, Model) else Model(base=base)
-        family = load(model).to(place if engine.offload == "none" else "cpu", dtype)
-        self._open(model, Machine(family, place, engine))
+        family = load_family(model).to(place if engine.offload == "none" else "cpu", dtype)
+        self._open(model, Runtime(family, place, engine))
 
     @classmethod
-    def over(cls, family: Family, model: Model = POCKET, engine: Engine = USUAL) -> "Studio":
+    def from_family(cls, family: Family, model: Model = POCKET, engine: Engine = USUAL) -> "Studio":
         """A studio over a ``model`` that is loaded, and perhaps in training: what is attached to it stays active.
 
         ``generate`` leaves modes, gradients, adapters and the global random state as it found them.
         """
         studio = cls.__new__(cls)
-        studio._open(model, Machine(family, family.device, engine))
+        studio._open(model, Runtime(family, family.device, engine))
         return studio
 
-    def _open(self, model: Model, machine: Machine) -> None:
+    def _open(self, model: Model, machine: Runtime) -> None:
         self.family = machine.family
-        self.machine = machine
+        self.runtime = machine
         self.model = model
-        self._adapters: dict[str, Loaded] = {}
-        self._fused: Fused | None = None
+        self._adapters: dict[str, LoadedAdapter] = {}
+        self._fused: FusedAdapters | None = None
 
     @property
     def adapters(self) -> dict[str, Scale]:
@@ -116,8 +116,8 @@ class Studio:
         state, digest = (adapter, "") if isinstance(adapter, AdapterState) else _read(Path(adapter))
         self._load(state, name)
         components = frozenset(path.split(".")[0] for path in state.modules)
-        odd = disagreement(name, state.metadata, self.family.scheduler_config, self._said)
-        self._adapters[name] = Loaded(1.0, state.metadata.get("sshs_model_hash", digest)[:12], components, odd)
+        odd = schedule_mismatch(name, state.metadata, self.family.scheduler_config, self._base_overrides)
+        self._adapters[name] = LoadedAdapter(1.0, state.metadata.get("sshs_model_hash", digest)[:12], components, odd)
         try:
             self.set_scale(name, scale)
         except ConfigError:
@@ -129,7 +129,7 @@ class Studio:
         try:
             live.load_state(self.family.models, state, name)
         except MismatchError as error:
-            theirs, ours = family_of(state), self.family.name
+            theirs, ours = infer_family(state), self.family.name
             if not theirs or theirs == ours:
                 raise
             kinds = f"is for {FAMILY_NAMES[theirs]}, the base is {FAMILY_NAMES[ours]}"
@@ -139,14 +139,14 @@ class Studio:
         """Change an adapter's scale: a number, or numbers by part (``{"unet.up_blocks": 0.5}``). 0 is off."""
         self._require_unfused()
         known = self._known(name)
-        with live.scaled(self.family.models, {name: scale}):  # Refuses what it cannot apply.
+        with live.temporary_scales(self.family.models, {name: scale}):  # Refuses what it cannot apply.
             self._adapters[name] = replace(known, scale=scale if isinstance(scale, Mapping) else float(scale))
 
     def remove_adapter(self, name: str) -> None:
         """Take an adapter out of the model."""
         self._require_unfused()
         self._known(name)
-        live.remove(self.family.models, name)
+        live.remove_adapter(self.family.models, name)
         del self._adapters[name]
 
     def fuse(self) -> None:
@@ -184,13 +184,13 @@ class Studio:
         Sizes are in pixels, the model's own if None. ``batch``, ``on_progress`` and ``should_stop`` are ``draw``'s.
         Raises ConfigError for a bad value or an unknown adapter, OutOfMemoryError, NonFiniteError.
         """
-        recipe = Recipe.checked(self.family, negative, steps, cfg, width, height, sampler, clip_skip)
-        drawings = self._drawings([prompt] if isinstance(prompt, str) else list(prompt), count, seed, recipe)
+        recipe = SamplingParams.checked(self.family, negative, steps, cfg, width, height, sampler, clip_skip)
+        drawings = self._image_specs([prompt] if isinstance(prompt, str) else list(prompt), count, seed, recipe)
         finished: dict[int, Image.Image] = {}
-        self.draw(drawings, finished.__setitem__, on_progress, should_stop, batch)
+        self.generate_specs(drawings, finished.__setitem__, on_progress, should_stop, batch)
         return [finished[place] for place in sorted(finished)]
 
-    def drawing(
+    def image_spec(
         self,
         prompt: str,
         negative: str = "",
@@ -203,18 +203,18 @@ class Studio:
         clip_skip: int = 1,
         scales: Mapping[str, Scale] | None = None,
         notes: Mapping[str, str] | None = None,
-    ) -> Drawing:
+    ) -> ImageSpec:
         """One picture for ``draw``, checked: ``scales`` go before the adapters' own, and the prompt's before both.
 
         ``notes`` go into its A1111 text. Raises what ``generate`` raises of its values.
         """
-        recipe = Recipe.checked(self.family, negative, steps, cfg, width, height, sampler, clip_skip)
-        [drawing] = self._drawings([prompt], 1, seed, recipe, scales or {})
+        recipe = SamplingParams.checked(self.family, negative, steps, cfg, width, height, sampler, clip_skip)
+        [drawing] = self._image_specs([prompt], 1, seed, recipe, scales or {})
         return replace(drawing, notes=notes or {})
 
-    def draw(
+    def generate_specs(
         self,
-        drawings: Sequence[Drawing],
+        drawings: Sequence[ImageSpec],
         on_picture: "Callable[[int, Image.Image], object]",
         on_progress: OnProgress | None = None,
         should_stop: Callable[[], bool] | None = None,
@@ -230,13 +230,13 @@ class Studio:
         or noise schedule, where ``model`` leaves it open. Raises OutOfMemoryError, NonFiniteError.
         """
         for name in dict.fromkeys(name for drawing in drawings for name in drawing.active):
-            if odd := self._adapters[name].odd:
+            if odd := self._adapters[name].mismatch:
                 warnings.warn(odd, stacklevel=2)
         twins: dict[str, list[int]] = {}
         for place, drawing in enumerate(drawings):
-            twins.setdefault(repr((drawing.picture, drawing.recipe, drawing.active)), []).append(place)
+            twins.setdefault(repr((drawing.sample, drawing.params, drawing.active)), []).append(place)
         todo = {places[0]: places for places in twins.values()}
-        total = sum(drawing.recipe.steps for drawing in drawings)
+        total = sum(drawing.params.steps for drawing in drawings)
         done = 0
 
         def on_step(steps: int, part: float) -> None:
@@ -246,17 +246,17 @@ class Studio:
                 raise _Stopped
 
         while todo:
-            together = alike(drawings, todo, batch or self._batch(drawings[next(iter(todo))].recipe))
-            steps = sum(drawings[place].recipe.steps for first in together for place in todo[first])
+            together = batch_together(drawings, todo, batch or self._batch_size(drawings[next(iter(todo))].params))
+            steps = sum(drawings[place].params.steps for first in together for place in todo[first])
             try:
-                images = self._draw([drawings[place] for place in together], partial(on_step, steps))
+                images = self._generate_batch([drawings[place] for place in together], partial(on_step, steps))
             except _Stopped:
                 return
             except torch.OutOfMemoryError:
-                recipe, batch = drawings[together[0]].recipe, len(together) // 2
+                recipe, batch = drawings[together[0]].params, len(together) // 2
                 if not batch:
                     size = f"{recipe.width}x{recipe.height}"
-                    remedy = f"take a smaller size{self.machine.relief}"
+                    remedy = f"take a smaller size{self.runtime.memory_hint}"
                     raise OutOfMemoryError(f"too little memory for a picture of {size}; {remedy}") from None
                 continue
             done += steps
@@ -266,7 +266,7 @@ class Studio:
                     own.info["parameters"] = self._parameters(drawings[place])
                     on_picture(place, own)
 
-    def _draw(self, drawings: Sequence[Drawing], on_step: Callable[[float], object]) -> "list[Image.Image]":
+    def _generate_batch(self, drawings: Sequence[ImageSpec], on_step: Callable[[float], object]) -> "list[Image.Image]":
         """The pictures of one batch of ``drawings`` with equal recipes."""
 
         before: Sequence[Mapping[str, Scale]] = [{}]
@@ -275,28 +275,28 @@ class Studio:
             nonlocal before
             samples = [drawings[place].active for place in places]
             samples = samples[:1] if all(scales == samples[0] for scales in samples) else samples
-            if samples != before and self._mixes:
+            if samples != before and self._uses_adapters:
                 live.set_scales(self.family.models, *samples)
                 before = samples
 
-        recipe = drawings[0].recipe
-        unscaled = live.scaled(self.family.models, {}) if self._mixes else nullcontext()
-        with at_rest(self.family), self.machine.at_work(recipe.width, recipe.height), unscaled:
-            return draw(self.family, [one.picture for one in drawings], recipe, on_step, mix)
+        recipe = drawings[0].params
+        unscaled = live.temporary_scales(self.family.models, {}) if self._uses_adapters else nullcontext()
+        with eval_mode(self.family), self.runtime.generating(recipe.width, recipe.height), unscaled:
+            return sample_images(self.family, [one.sample for one in drawings], recipe, on_step, mix)
 
-    def _batch(self, recipe: Recipe) -> int:
+    def _batch_size(self, recipe: SamplingParams) -> int:
         """How many pictures of ``recipe`` are made at once at first."""
-        on_card = self.machine.device.type == "cuda"
+        on_card = self.runtime.device.type == "cuda"
         return max(1, BATCH_PIXELS // (recipe.width * recipe.height)) if on_card else 1
 
-    def _drawings(
+    def _image_specs(
         self,
         texts: Sequence[str],
         count: int,
         seed: int,
-        recipe: Recipe,
+        recipe: SamplingParams,
         set_scales: Mapping[str, Scale] = MappingProxyType({}),
-    ) -> list[Drawing]:
+    ) -> list[ImageSpec]:
         """A drawing a picture; ``set_scales`` go before the adapters' own.
 
         Raises ConfigError for a bad count, seed or tag, or an adapter that is not loaded.
@@ -306,17 +306,17 @@ class Studio:
         if not -1 <= seed < 2**63:
             raise ConfigError(f"seed = {seed}: give -1 for a random one, or 0 to {2**63 - 1}")
         first = secrets.randbelow(2**32) if seed == -1 else seed
-        drawings: list[Drawing] = []
+        drawings: list[ImageSpec] = []
         for text in (text for text in texts for _ in range(count)):
-            plain, asked = prompts.parse(text)
+            plain, asked = prompts.parse_lora_tags(text)
             if asked:
                 self._require_unfused()
             named = {name: self._served(name, scale) for name, scale in asked.items()}
             scales = {**self.adapters, **set_scales, **named}  # In the order of loading: sums round by their order.
             sliders = {name: scale for name, scale in scales.items() if name not in named and scale}
-            tags = [prompts.tag(name, scale) for name, scale in sliders.items() if isinstance(scale, float)]
-            picture = Picture(plain, first + len(drawings))
-            drawings.append(Drawing(picture, recipe, scales, " ".join([text, *tags])))
+            tags = [prompts.lora_tag(name, scale) for name, scale in sliders.items() if isinstance(scale, float)]
+            picture = PromptSeed(plain, first + len(drawings))
+            drawings.append(ImageSpec(picture, recipe, scales, " ".join([text, *tags])))
         return drawings
 
     def _served(self, name: str, scale: Scale) -> Scale:
@@ -327,19 +327,19 @@ class Studio:
         return scale
 
     @property
-    def _mixes(self) -> bool:
+    def _uses_adapters(self) -> bool:
         """Whether adapters are set to scales at all. Without any of its own, a studio changes none."""
         return self._fused is None and bool(self._adapters)
 
     @property
-    def _said(self) -> dict[str, str]:
+    def _base_overrides(self) -> dict[str, str]:
         """What was said of the base, by the names of ``Model``'s settings."""
         return {name: said for name in SAID_OF_BASE if (said := getattr(self.model, name)) != "auto"}
 
-    def _parameters(self, drawing: Drawing) -> str:
+    def _parameters(self, drawing: ImageSpec) -> str:
         """The A1111 text of a picture. Scales by part, which few tags can hold, stand in ``Adapter scales`` as JSON."""
-        recipe = drawing.recipe
-        sampler, schedule = split(recipe.sampler)
+        recipe = drawing.params
+        sampler, schedule = split_sampler(recipe.sampler)
         active = {name: self._adapters[name].hash for name in drawing.active}
         by_part = {name: dict(scale) for name, scale in drawing.scales.items() if isinstance(scale, Mapping)}
         settings = {
@@ -347,21 +347,21 @@ class Studio:
             "Sampler": sampler,
             "Schedule type": schedule,
             "CFG scale": f"{recipe.cfg:g}",
-            "Seed": str(drawing.picture.seed),
+            "Seed": str(drawing.sample.seed),
             "Size": f"{recipe.width}x{recipe.height}",
             "Model hash": self.family.fingerprint[:10],
             "Model": Path(self.family.source).name.removesuffix(".safetensors"),
         }
-        settings |= {SAID_OF_BASE[name]: value for name, value in self._said.items()}
+        settings |= {SAID_OF_BASE[name]: value for name, value in self._base_overrides.items()}
         if recipe.clip_skip > 1:
             settings["Clip skip"] = str(recipe.clip_skip)
         if any(active.values()):
             settings["Lora hashes"] = ", ".join(f"{name}: {digest}" for name, digest in active.items() if digest)
         if by_part:
             settings["Adapter scales"] = json.dumps(by_part)
-        return format_parameters(Parameters(drawing.recorded, recipe.negative, {**settings, **drawing.notes}))
+        return format_parameters(Parameters(drawing.infotext_prompt, recipe.negative, {**settings, **drawing.notes}))
 
-    def _known(self, name: str) -> Loaded:
+    def _known(self, name: str) -> LoadedAdapter:
         if name not in self._adapters:
             near = difflib.get_close_matches(name, self._adapters, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"loaded: {', '.join(self._adapters) or 'none'}"

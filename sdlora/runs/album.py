@@ -3,25 +3,25 @@
 from pathlib import Path
 
 from sdlora.errors import FileError
-from sdlora.runs.creation import creations_folder
+from sdlora.runs.creation import images_folder
 from sdlora.runs.trash import Trash
 
 
-def newest(folder: Path, most: int | None = None) -> list[Path]:
+def newest_images(folder: Path, most: int | None = None) -> list[Path]:
     """The pictures in ``folder``, the newest first, at most ``most``."""
     return sorted(folder.glob("[0-9]*.png"), key=_age)[:most]
 
 
-def discard(data_dir: Path, name: str) -> str:
+def trash_image(data_dir: Path, name: str) -> str:
     """Move the drawn picture ``name`` to the trash; returns what brings it back. Raises FileError if there is none."""
-    folder = creations_folder(data_dir)
+    folder = images_folder(data_dir)
     path = folder / name
-    if path not in newest(folder):  # So it is no path to elsewhere either.
+    if path not in newest_images(folder):  # So it is no path to elsewhere either.
         raise FileError(f"{name}: this picture is not there any more")
     return Trash(data_dir).put([path], path.stem, f"the picture {name}").folder.name
 
 
-def restore(data_dir: Path, discarded: str) -> None:
+def restore_image(data_dir: Path, discarded: str) -> None:
     """Bring back what ``discard`` moved away. Raises FileError if it is not in the trash any more."""
     trash = Trash(data_dir)
     trash.restore(trash.find(discarded))

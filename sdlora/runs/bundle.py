@@ -11,7 +11,7 @@ import tomli_w
 from sdlora.config import TrainConfig, all_settings
 from sdlora.errors import SdloraError
 from sdlora.families.loading import BUNDLED
-from sdlora.files import existing, write_atomic
+from sdlora.files import existing_path, write_atomic
 from sdlora.runs.folder import Run
 
 if TYPE_CHECKING:
@@ -21,12 +21,12 @@ PICTURES = "pictures"
 """Where the captions go, and what ``data.folder`` says: put the pictures there, and the config trains again."""
 
 
-def bundle(run: Run, adapter: Path, output: Path) -> Path:
+def write_bundle(run: Run, adapter: Path, output: Path) -> Path:
     """Write the zip file ``output`` from ``run`` and its ``adapter``. Pictures of the data set are not in it.
 
     Raises FileError where it cannot be written, ConfigError for a damaged config.
     """
-    config = portable(run.config)
+    config = portable_config(run.config)
     card = adapter.with_suffix(".json")
 
     def write(place: Path) -> None:
@@ -37,14 +37,14 @@ def bundle(run: Run, adapter: Path, output: Path) -> Path:
             pack.writestr(f"{run.name}/config.toml", tomli_w.dumps(config))
             for path in run.own(run.samples, "*.png"):
                 pack.write(path, f"{run.name}/samples/{path.name}")
-            for name, path in captions(run.config.data):
+            for name, path in caption_files(run.config.data):
                 pack.write(path, f"{run.name}/{PICTURES}/{name}")
 
     write_atomic(output, write)
     return output
 
 
-def portable(config: TrainConfig) -> dict[str, Any]:
+def portable_config(config: TrainConfig) -> dict[str, Any]:
     """Every setting, with its paths relative to wherever the config will lie; ``model.base`` by its own name alone."""
     from sdlora.config import VERSION
 
@@ -56,12 +56,12 @@ def portable(config: TrainConfig) -> dict[str, Any]:
             values[section][field] = Path(value).name
     values["data"]["folder"] = PICTURES
     base = config.model.base
-    if base not in BUNDLED and (existing(base) or Path(base).is_absolute()):
+    if base not in BUNDLED and (existing_path(base) or Path(base).is_absolute()):
         values["model"]["base"] = Path(base).name
     return {"version": VERSION, **values}
 
 
-def captions(data: "Data") -> Iterator[tuple[str, Path]]:
+def caption_files(data: "Data") -> Iterator[tuple[str, Path]]:
     """The caption files of a data set by their names below its folder; none where the folder is gone or unsound."""
     from sdlora.data.folder import read_folder
 

@@ -12,11 +12,11 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from sdlora.errors import FileError, SdloraError
-from sdlora.formats.check import Check
+from sdlora.formats.check import AdapterCheck
 from sdlora.runs.process import environment
 
 
-class Stage(NamedTuple):
+class ToolProgress(NamedTuple):
     """What is being done, and how much of it is; a ``total`` of 0 where there is no telling."""
 
     phase: str
@@ -24,7 +24,7 @@ class Stage(NamedTuple):
     total: int = 0
 
 
-class Errand:
+class ToolJob:
     """One errand. Going over it starts its process, and tells where it stands until it is done; then ``answer`` and
     ``notes`` (what is worth knowing) are there. Whoever stops going over it ends the process.
 
@@ -38,12 +38,12 @@ class Errand:
         self._process: subprocess.Popen[bytes] | None = None
         self._stopped = False
 
-    def __iter__(self) -> Generator[Stage]:
+    def __iter__(self) -> Generator[ToolProgress]:
         for told in self.messages():
             if "stage" in told:
-                yield Stage(*told["stage"])
+                yield ToolProgress(*told["stage"])
 
-    def finish(self, on_stage: Callable[[Stage], object] = str) -> Any:
+    def finish(self, on_stage: Callable[[ToolProgress], object] = str) -> Any:
         """Go over it to the end, and return the answer."""
         for stage in self:
             on_stage(stage)
@@ -82,47 +82,47 @@ class Errand:
             process.stdout.close()
 
 
-def check(files: Sequence[Path], base: str = "") -> Iterator[Check]:
+def check_adapters(files: Sequence[Path], base: str = "") -> Iterator[AdapterCheck]:
     """The self-test of each file against ``base`` (or of the files alone), in their order, as each is done.
 
     Raises FileError if the base cannot be had, in its own words.
     """
-    for told in Errand("check", files=list(files), base=base).messages():
+    for told in ToolJob("check", files=list(files), base=base).messages():
         if "item" in told:
             found = told["item"]
             lists = {name: tuple(value) for name, value in found.items() if isinstance(value, list)}
-            yield Check(**{**found, **lists, "facts": tuple((name, value) for name, value in found["facts"])})
+            yield AdapterCheck(**{**found, **lists, "facts": tuple((name, value) for name, value in found["facts"])})
 
 
-def exporting(file: Path, output: Path, format: str = "kohya", dtype: str = "fp32") -> Errand:
+def export_job(file: Path, output: Path, format: str = "kohya", dtype: str = "fp32") -> ToolJob:
     """Write the adapter ``file`` in ``format``'s keys to ``output``; PEFT's folder as a ``.zip`` of it.
 
     The answer is what the self-test of what was written found, as a sentence.
     """
-    return Errand("export", file=file, output=output, format=format, dtype=dtype)
+    return ToolJob("export", file=file, output=output, format=format, dtype=dtype)
 
 
-def baking(
+def bake_job(
     base: str,
     adapters: Sequence[tuple[str, Path, float]],
     output: Path | None = None,
     dtype: str = "fp16",
     base_settings: Mapping[str, Any] = MappingProxyType({}),
-) -> Errand:
+) -> ToolJob:
     """``sdlora.editing.bake`` of ``adapters`` (name, file, scale); ``base_settings`` are a ``Request``'s.
 
     The output may be said later, as one of ``values``.
     """
     model = {"base": base, **base_settings}
-    return Errand("bake", adapters=list(adapters), model=model, output=output, dtype=dtype)
+    return ToolJob("bake", adapters=list(adapters), model=model, output=output, dtype=dtype)
 
 
-def looking(file: Path, plot: Path | None = None, base: str = "") -> Errand:
+def inspect_layers_job(file: Path, plot: Path | None = None, base: str = "") -> ToolJob:
     """Look into the adapter ``file`` layer by layer, and draw that to ``plot``, a PNG file (one of ``values``).
 
     The answer is a list of ``[path, norm, rank, effective rank, rank that holds 95 %]``, the largest norm first.
     """
-    return Errand("look", file=file, plot=plot, base=base)
+    return ToolJob("look", file=file, plot=plot, base=base)
 
 
 def main() -> int:
@@ -135,7 +135,7 @@ def main() -> int:
     try:
         from sdlora.runs import errands
 
-        errands.perform(errand.pop("errand"), errand, send)
+        errands.run_tool(errand.pop("errand"), errand, send)
         return 0
     except SdloraError as error:
         send({"error": str(error)})

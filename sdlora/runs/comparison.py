@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from sdlora.errors import ConfigError, SdloraError
-from sdlora.files import inside, safe_name, unused, write_atomic
+from sdlora.files import path_inside, safe_name, unused_path, write_atomic
 from sdlora.formats.header import copy_with_metadata, read_metadata
-from sdlora.formats.metadata import WEIGHT, card, sd_version
+from sdlora.formats.metadata import WEIGHT, build_a1111_card, sd_version
 from sdlora.generation import compare
-from sdlora.generation.axes import read_axis
-from sdlora.generation.compare import Cell, Grid
-from sdlora.runs.creation import Mixed, Request, base_settings, creations_folder
+from sdlora.generation.axes import parse_axis
+from sdlora.generation.compare import GridCell, ImageGrid
+from sdlora.runs.creation import AdapterChoice, GenerationRequest, base_settings, images_folder
 from sdlora.runs.folder import Run
 
 BEST_SCALES = ("0.6", "0.8", "1", "1.2")
@@ -28,47 +28,51 @@ THUMBNAIL = 256
 """Longest side of the picture in an adapter's header, in pixels."""
 
 
-class Wish(NamedTuple):
+class AxisSpec(NamedTuple):
     """An axis as a person writes it: what it changes, and through which values."""
 
     kind: str
     values: str = ""
 
 
-def comparisons(data_dir: Path) -> list[Path]:
+def list_grids(data_dir: Path) -> list[Path]:
     """The folders of all grids, the newest first."""
     return sorted((path.parent for path in _root(data_dir).glob(f"*/{compare.DECLARATION}")), reverse=True)
 
 
-def comparison(data_dir: Path, name: str) -> Path:
+def grid_folder(data_dir: Path, name: str) -> Path:
     """The folder of the grid called ``name``. Raises FileError for a name that leads elsewhere."""
-    return inside(_root(data_dir), name)
+    return path_inside(_root(data_dir), name)
 
 
-def checkpoints(run: Run) -> dict[int, Path]:
+def run_checkpoints(run: Run) -> dict[int, Path]:
     """The adapter files that a run saved on its way, by their steps, in their order."""
     files = run.own(run.checkpoints, "*.safetensors")
     return {int(path.stem): path for path in files if path.stem.isdecimal()}
 
 
-def plan_comparison(
-    request: Request, wishes: Sequence[Wish], subject: str = "", run: Run | None = None, folder: Path | None = None
-) -> tuple[Grid, Request]:
+def plan_grid(
+    request: GenerationRequest,
+    wishes: Sequence[AxisSpec],
+    subject: str = "",
+    run: Run | None = None,
+    folder: Path | None = None,
+) -> tuple[ImageGrid, GenerationRequest]:
     """A grid of ``request`` along the axes ``wishes``, and the request that fills ``folder`` with it.
 
     ``subject`` names the one of the request's adapters that is compared; ``run`` is where its checkpoints are.
     Raises ConfigError for what cannot be read or compared.
     """
-    saved = checkpoints(run) if run else {}
-    axes = tuple(read_axis(wish.kind, wish.values, list(saved)) for wish in wishes)
+    saved = run_checkpoints(run) if run else {}
+    axes = tuple(parse_axis(wish.kind, wish.values, list(saved)) for wish in wishes)
     names = {str(step): f"{subject}-{step:06d}" for step in saved}
     scales = {adapter.name: adapter.scale for adapter in request.adapters}
     others = {name: scale for name, scale in scales.items() if name != subject}
-    start = Cell(
+    start = GridCell(
         request.prompt, request.negative, request.seed, request.steps, request.cfg, request.sampler,
         subject, scales.get(subject, 1.0), others,
     )  # fmt: skip
-    found = compare.cells(start, axes, names)
+    found = compare.grid_cells(start, axes, names)
     if not all(cell.prompt.strip() for cell in found):
         raise ConfigError("Write what to draw into the prompt.")
     files = {adapter.name: adapter.path for adapter in request.adapters}
@@ -76,26 +80,26 @@ def plan_comparison(
     used = dict.fromkeys(name for cell in found for name in cell.scales)
     adapters = {name: files[name] for name in used}
     shared = request.width, request.height, request.clip_skip
-    grid = Grid(axes, found, adapters, request.base, *shared, subject)
+    grid = ImageGrid(axes, found, adapters, request.base, *shared, subject)
     return grid, replace(request, adapters=_mixed(grid), count=len(found), grid=str(folder or ""))
 
 
-def begin_comparison(
-    data_dir: Path, request: Request, wishes: Sequence[Wish], subject: str = "", run: Run | None = None
-) -> Request:
+def begin_grid(
+    data_dir: Path, request: GenerationRequest, wishes: Sequence[AxisSpec], subject: str = "", run: Run | None = None
+) -> GenerationRequest:
     """``plan_comparison`` into a new folder of ``data_dir``. Raises ConfigError, FileError."""
-    grid, filling = plan_comparison(request, wishes, subject, run)
+    grid, filling = plan_grid(request, wishes, subject, run)
     name = f"{time.strftime('%Y%m%d-%H%M%S')}-{safe_name(subject, fallback='base')}"
-    folder = compare.lay_out(grid, unused(_root(data_dir) / name))
+    folder = compare.write_declaration(grid, unused_path(_root(data_dir) / name))
     return replace(filling, grid=str(folder))
 
 
-def best_of(run: Run) -> tuple[Request, list[Wish]]:
+def best_checkpoint_grid(run: Run) -> tuple[GenerationRequest, list[AxisSpec]]:
     """What to draw to pick a run's best: its checkpoints by scales, a page for each of its preview prompts.
 
     Raises ConfigError if there is nothing to choose from.
     """
-    steps = list(checkpoints(run))
+    steps = list(run_checkpoints(run))
     if not steps:
         raise ConfigError(f"{run.name}: this run has saved no checkpoints yet; train on, or set checkpoint.every")
     config, drawn = run.config, run.config.sample
@@ -103,14 +107,14 @@ def best_of(run: Run) -> tuple[Request, list[Wish]]:
     count = min(len(steps), MOST_CHECKPOINTS)
     chosen = [steps[round(last * n / max(1, count - 1))] if count > 1 else steps[last] for n in range(count)]
     prompts = drawn.prompts or (config.data.trigger or run.name,)
-    request = Request(
+    request = GenerationRequest(
         prompts[0], drawn.negative, drawn.seed, drawn.steps, drawn.cfg, drawn.width, drawn.height,
-        sampler=drawn.sampler, base=config.model.base, adapters=(Mixed(run.name, str(run.adapter)),),
+        sampler=drawn.sampler, base=config.model.base, adapters=(AdapterChoice(run.name, str(run.adapter)),),
         clip_skip=drawn.clip_skip, base_settings=base_settings(config.model),
     )  # fmt: skip
-    wishes = [Wish("scale", ", ".join(BEST_SCALES)), Wish("checkpoint", ", ".join(map(str, chosen)))]
+    wishes = [AxisSpec("scale", ", ".join(BEST_SCALES)), AxisSpec("checkpoint", ", ".join(map(str, chosen)))]
     pages = compare.MOST_CELLS // (len(BEST_SCALES) * count)
-    return request, [*wishes, Wish("prompt", "\n".join(prompts[:pages]))]
+    return request, [*wishes, AxisSpec("prompt", "\n".join(prompts[:pages]))]
 
 
 def keep_best(data_dir: Path, folder: Path, file: str, name: str) -> Path:
@@ -119,7 +123,7 @@ def keep_best(data_dir: Path, folder: Path, file: str, name: str) -> Path:
     The file's header tells its preferred weight, which is the picture's scale, and holds the picture, small; beside it
     lie A1111's card and the picture itself. Raises ConfigError for a name that is taken or a cell without an adapter.
     """
-    cell = (grid := compare.read(folder)).cell(file)
+    cell = (grid := compare.read_grid(folder)).cell(file)
     if not cell.adapter:
         raise ConfigError("This picture was made without an adapter; choose another one.")
     source, picture = Path(grid.adapters[cell.adapter]), folder / file
@@ -140,7 +144,7 @@ def keep_best(data_dir: Path, folder: Path, file: str, name: str) -> Path:
     }
     side, cover = _beside(output)
     write_atomic(cover, picture.read_bytes())
-    write_atomic(side, card(sd_version(metadata), metadata.get("modelspec.trigger_phrase", ""), cell.scale))
+    write_atomic(side, build_a1111_card(sd_version(metadata), metadata.get("modelspec.trigger_phrase", ""), cell.scale))
     copy_with_metadata(source, output, changes)
     return output
 
@@ -171,10 +175,10 @@ def _thumbnail(picture: Path) -> bytes:
     return content.getvalue()
 
 
-def _mixed(grid: Grid) -> tuple[Mixed, ...]:
+def _mixed(grid: ImageGrid) -> tuple[AdapterChoice, ...]:
     """The grid's adapters, switched off: each cell switches its own on."""
-    return tuple(Mixed(name, path, 0.0) for name, path in grid.adapters.items())
+    return tuple(AdapterChoice(name, path, 0.0) for name, path in grid.adapters.items())
 
 
 def _root(data_dir: Path) -> Path:
-    return creations_folder(data_dir) / "grids"
+    return images_folder(data_dir) / "grids"

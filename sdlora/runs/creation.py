@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from sdlora.runs.process import spawn
+from sdlora.runs.process import spawn_python
 
 if TYPE_CHECKING:
     from sdlora.families.settings import Model
@@ -26,12 +26,12 @@ LOG_BYTES = 1 << 20
 """Of the drawing process's log; past them it is begun anew with the next process."""
 
 
-def creations_folder(data_dir: Path) -> Path:
+def images_folder(data_dir: Path) -> Path:
     """Where the pictures go that are drawn, and the log of the process that draws them."""
     return data_dir / "creations"
 
 
-class Mixed(NamedTuple):
+class AdapterChoice(NamedTuple):
     """An adapter in a request: the name by which prompts call it, its file, and its scale."""
 
     name: str
@@ -40,7 +40,7 @@ class Mixed(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Request:
+class GenerationRequest:
     """What to draw, with what. Sizes are in pixels, the base's own if None; seed -1 draws one."""
 
     prompt: str
@@ -53,7 +53,7 @@ class Request:
     count: int = 1
     sampler: str = "DPM++ 2M"
     base: str = "pocket"
-    adapters: tuple[Mixed, ...] = ()
+    adapters: tuple[AdapterChoice, ...] = ()
     clip_skip: int = 1
     grid: str = ""
     """The folder of a grid that is to be filled (``generation.compare``) in place of pictures of the prompt."""
@@ -70,16 +70,16 @@ class Request:
         return Model(base=self.base, **self.base_settings)
 
     @property
-    def drawn_by(self) -> "Engine":
+    def engine_settings(self) -> "Engine":
         """How it is computed, as settings."""
         from sdlora.generation.settings import Engine
 
         return Engine.model_validate(self.engine)
 
     @classmethod
-    def of(cls, values: Mapping[str, Any]) -> "Request":
+    def of(cls, values: Mapping[str, Any]) -> "GenerationRequest":
         """From what ``asdict`` and JSON made of one. Raises TypeError or KeyError for anything else."""
-        return cls(**{**values, "adapters": tuple(Mixed(*adapter) for adapter in values["adapters"])})
+        return cls(**{**values, "adapters": tuple(AdapterChoice(*adapter) for adapter in values["adapters"])})
 
 
 def base_settings(model: "Model") -> dict[str, Any]:
@@ -88,11 +88,11 @@ def base_settings(model: "Model") -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class Ticket:
+class JobStatus:
     """Where a request stands. ``message`` says why it waits, failed, or what is worth knowing of its pictures."""
 
     number: int
-    request: Request
+    request: GenerationRequest
     state: State = "queued"
     message: str = ""
     done: int = 0
@@ -105,22 +105,22 @@ class Ticket:
         return self.state in ENDED
 
 
-class Creator:
+class InferenceClient:
     """The front end's side: hands requests to the process, and keeps what it tells."""
 
     def __init__(self, data_dir: Path, device: str = "auto"):
         self.data_dir = data_dir.resolve()
         self.device = device
         self._process: subprocess.Popen[bytes] | None = None
-        self._tickets: dict[int, Ticket] = {}
+        self._tickets: dict[int, JobStatus] = {}
         self._next = 0
         self._lock = threading.RLock()
 
-    def submit(self, request: Request) -> Ticket:
+    def submit(self, request: GenerationRequest) -> JobStatus:
         """Queue ``request``; the process is started if it is not there. Requests are drawn in their order."""
         with self._lock:
             self._next += 1
-            ticket = self._tickets[self._next] = Ticket(self._next, request)
+            ticket = self._tickets[self._next] = JobStatus(self._next, request)
             for old in list(self._tickets)[:-KEPT]:
                 del self._tickets[old]
             self._send({"id": ticket.number, "draw": asdict(request)}, start=True)
@@ -130,26 +130,26 @@ class Creator:
         """Ask for an end of request ``number``; pictures that are finished by then are kept."""
         self._send({"cancel": number})
 
-    def rest(self) -> None:
+    def release_memory(self) -> None:
         """Let the process give its memory back, for a training to come."""
         self._send({"rest": True})
 
-    def ticket(self, number: int) -> Ticket | None:
+    def ticket(self, number: int) -> JobStatus | None:
         """Where request ``number`` stands, or None if it is forgotten."""
         with self._lock:
             return self._tickets.get(number)
 
-    def newest(self) -> Ticket | None:
+    def newest(self) -> JobStatus | None:
         """The last request that was made, by whomever."""
         with self._lock:
             return self._tickets.get(self._next)
 
-    def open(self) -> list[Ticket]:
+    def open(self) -> list[JobStatus]:
         """All requests that have not ended, in their order."""
         with self._lock:
             return [ticket for ticket in self._tickets.values() if not ticket.ended]
 
-    def ahead(self, number: int) -> int:
+    def queued_before(self, number: int) -> int:
         """How many requests are to be drawn before request ``number``."""
         with self._lock:
             return sum(not ticket.ended for ticket in self._tickets.values() if ticket.number < number)
@@ -175,11 +175,11 @@ class Creator:
 
     def _start(self) -> None:
         command = ["-m", "sdlora.runs.painter", str(self.data_dir), self.device]
-        log_file = creations_folder(self.data_dir) / "process.log"
+        log_file = images_folder(self.data_dir) / "process.log"
         log_file.parent.mkdir(parents=True, exist_ok=True)
         full = log_file.exists() and log_file.stat().st_size > LOG_BYTES
         with open(log_file, "wb" if full else "ab") as log:
-            self._process = spawn(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log)
+            self._process = spawn_python(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log)
         threading.Thread(target=self._listen, args=(self._process,), daemon=True).start()
 
     def _listen(self, process: "subprocess.Popen[bytes]") -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from sdlora.errors import BusyError, ConfigError
 from sdlora.files import TEMPORARY
-from sdlora.runs.folder import Run, busy, hold
+from sdlora.runs.folder import Run, device_busy, hold_lock
 from sdlora.runs.library import SUFFIX
 from sdlora.runs.trash import Trash
 
@@ -25,7 +25,7 @@ CACHES = ("latents", "text", "making")
 
 
 @dataclass(frozen=True)
-class Share:
+class DiskUsage:
     """What one kind of files takes."""
 
     name: str
@@ -44,13 +44,13 @@ class _Kind:
     """In a data folder, what is older than a number of days."""
 
 
-def usage(data_dir: Path, older_than_days: float = 0) -> list[Share]:
+def disk_usage(data_dir: Path, older_than_days: float = 0) -> list[DiskUsage]:
     """What there is in ``data_dir``: first what can be freed, as far as it is that old, then what stays, all of it."""
     found = [_share(name, kind, data_dir, older_than_days, freed=True) for name, kind in FREED.items()]
     return [*found, *(_share(name, kind, data_dir, older_than_days, freed=False) for name, kind in KEPT.items())]
 
 
-def free(data_dir: Path, names: Collection[str], older_than_days: float = 0) -> int:
+def free_space(data_dir: Path, names: Collection[str], older_than_days: float = 0) -> int:
     """Delete for good what ``usage`` lists under ``names``, as far as it is that old; return how many bytes.
 
     What belongs to a run that is being trained stays. Raises ConfigError for a name that is none or stays, and for an
@@ -60,10 +60,10 @@ def free(data_dir: Path, names: Collection[str], older_than_days: float = 0) -> 
         raise ConfigError(f"{wrong[0]}: cannot be freed; take {', '.join(FREED)}")
     if not older_than_days >= 0:
         raise ConfigError(f"--older-than {older_than_days}: give a number of days, 0 or more")
-    if READ_BY_RUNS & {*names} and (busy(data_dir) or any(run.held() for run in Run.all(data_dir))):
+    if READ_BY_RUNS & {*names} and (device_busy(data_dir) or any(run.held() for run in Run.all(data_dir))):
         raise BusyError("a training may read from the caches now; free them when none runs")
     freed = 0
-    for share in usage(data_dir, older_than_days):
+    for share in disk_usage(data_dir, older_than_days):
         if share.name in names:
             freed += sum(_delete(path) for path in share.paths)
     return freed
@@ -80,16 +80,16 @@ def size_of(path: Path) -> int:
     return 0
 
 
-def _share(name: str, kind: _Kind, data_dir: Path, older_than_days: float, freed: bool) -> Share:
+def _share(name: str, kind: _Kind, data_dir: Path, older_than_days: float, freed: bool) -> DiskUsage:
     paths = tuple(kind.find(data_dir, older_than_days))
-    return Share(name, sum(map(size_of, paths)), kind.what, paths, freed)
+    return DiskUsage(name, sum(map(size_of, paths)), kind.what, paths, freed)
 
 
 def _delete(path: Path) -> int:
     """Delete a file or folder; how many bytes that were. Of a run, under its lock: nobody takes it up meanwhile."""
     run = next((Run(place) for place in path.parents if place.parent.name == "runs"), None)
     try:
-        lock = hold(run.lock_file, run.name) if run is not None else None
+        lock = hold_lock(run.lock_file, run.name) if run is not None else None
     except BusyError:
         return 0
     try:
@@ -190,7 +190,7 @@ KEPT: Mapping[str, _Kind] = {
 READ_BY_RUNS = {"cache", "class-pictures"}
 
 
-def table(shares: Sequence[Share]) -> list[str]:
+def table(shares: Sequence[DiskUsage]) -> list[str]:
     """Lines for a terminal."""
     width = max(len(share.name) for share in shares)
     return [f"{share.name:{width}}  {written(share.size):>9}  {share.what}" for share in shares]

@@ -16,18 +16,18 @@ from sdlora.editing import layers as looks
 from sdlora.editing.lowrank import Cut, needs_base
 from sdlora.events import OnProgress
 from sdlora.families.settings import Model
-from sdlora.families.skeleton import skeleton
+from sdlora.families.skeleton import build_meta_model
 from sdlora.files import pack_folder
 from sdlora.formats import export_adapter, read_adapter
-from sdlora.formats.check import Base, check_adapter
-from sdlora.notes import noted
+from sdlora.formats.check import TargetBase, check_adapter
+from sdlora.notes import capture_warnings
 
 TELL_SECONDS = 0.25
 """Between two messages of one phase's progress."""
 Asked = Mapping[str, Any]
 
 
-class Teller:
+class ProgressReporter:
     """Tells the process that asked."""
 
     def __init__(self, send: Callable[[dict[str, Any]], None]):
@@ -55,21 +55,21 @@ class Teller:
         return tell
 
 
-def perform(name: str, asked: Asked, send: Callable[[dict[str, Any]], None]) -> None:
+def run_tool(name: str, asked: Asked, send: Callable[[dict[str, Any]], None]) -> None:
     """Do the errand called ``name``, and send its answer. Raises what it raises."""
-    tell = Teller(send)
-    with noted(tell.note):
-        send({"answer": ERRANDS[name](asked, tell)})
+    tell = ProgressReporter(send)
+    with capture_warnings(tell.note):
+        send({"answer": TOOLS[name](asked, tell)})
 
 
-def check(asked: Asked, tell: Teller) -> None:
+def check(asked: Asked, tell: ProgressReporter) -> None:
     name = asked["base"]
-    base = Base(Path(name).name, *skeleton(name)) if name else None
+    base = TargetBase(Path(name).name, *build_meta_model(name)) if name else None
     for path in asked["files"]:
         tell.item(asdict(check_adapter(Path(path), base)))
 
 
-def export(asked: Asked, tell: Teller) -> str:
+def export(asked: Asked, tell: ProgressReporter) -> str:
     state, output = read_adapter(Path(asked["file"]), tell.note), Path(asked["output"])
     tell.stage("writing, and reading it back")
     if asked["format"] != "peft":
@@ -83,14 +83,14 @@ def export(asked: Asked, tell: Teller) -> str:
     return str(proof)
 
 
-def merge(asked: Asked, tell: Teller) -> dict[str, Any]:
+def merge(asked: Asked, tell: ProgressReporter) -> dict[str, Any]:
     tell.stage("reading the adapters")
     named = [(name, read_adapter(Path(path), tell.note), scale) for name, path, scale in asked["adapters"]]
     base = _base(asked, *(state for _, state, _ in named))
     return _written(editing.merge(named, _cut(asked), base, tell.progress("adding up layers")), asked, tell)
 
 
-def resize(asked: Asked, tell: Teller) -> dict[str, Any]:
+def resize(asked: Asked, tell: ProgressReporter) -> dict[str, Any]:
     tell.stage("reading the adapter")
     state = read_adapter(Path(asked["file"]), tell.note)
     made = editing.resize(
@@ -99,31 +99,31 @@ def resize(asked: Asked, tell: Teller) -> dict[str, Any]:
     return {**_written(made.state, asked, tell), "kept": made.kept}
 
 
-def extract(asked: Asked, tell: Teller) -> dict[str, Any]:
+def extract(asked: Asked, tell: ProgressReporter) -> dict[str, Any]:
     tell.stage("opening both models")
     cut, progress = Cut(asked["rank"], asked["energy"]), tell.progress("comparing layers")
     models, targets = (asked["base"], asked["tuned"]), asked["targets"]
     return _written(editing.extract(*models, cut, targets, asked["text_encoder"], progress, tell.note), asked, tell)
 
 
-def bake(asked: Asked, tell: Teller) -> None:
+def bake(asked: Asked, tell: ProgressReporter) -> None:
     adapters = [(name, Path(path), scale) for name, path, scale in asked["adapters"]]
     model = Model.model_validate(asked["model"])
     tell.stage("loading the base model")
     editing.bake(model, adapters, Path(asked["output"]), asked["dtype"], tell.progress("writing tensors"), tell.stage)
 
 
-def look(asked: Asked, tell: Teller) -> list[list[Any]]:
+def look(asked: Asked, tell: ProgressReporter) -> list[list[Any]]:
     tell.stage("reading the adapter")
     state = read_adapter(Path(asked["file"]))
     layers = looks.spectrum(state, _base(asked, state), tell.progress("looking at layers"))
     tell.stage("drawing them")
-    looks.plot(layers, Path(asked["plot"]))
+    looks.save_spectrum_plot(layers, Path(asked["plot"]))
     ordered = sorted(layers, key=lambda one: -one.norm)
     return [[one.path, one.norm, one.rank, one.effective, one.needed] for one in ordered]
 
 
-ERRANDS: Mapping[str, Callable[[Asked, Teller], Any]] = {
+TOOLS: Mapping[str, Callable[[Asked, ProgressReporter], Any]] = {
     function.__name__: function for function in (check, export, merge, resize, extract, bake, look)
 }
 
@@ -137,7 +137,7 @@ def _base(asked: Asked, *states: AdapterState) -> str:
     return str(asked["base"]) if any(map(needs_base, states)) else ""
 
 
-def _written(state: AdapterState, asked: Asked, tell: Teller) -> dict[str, Any]:
+def _written(state: AdapterState, asked: Asked, tell: ProgressReporter) -> dict[str, Any]:
     """Write what was made, under the name that was asked for; what the self-test found, and its ranks."""
     tell.stage("writing, and reading it back")
     metadata = {**state.metadata, "ss_output_name": asked["name"], "modelspec.title": asked["name"]}

@@ -25,11 +25,11 @@ from sdlora.data.folder import read_folder
 from sdlora.data.settings import Data
 from sdlora.errors import BusyError, SdloraError, by_exit_code
 from sdlora.events import StepDone
-from sdlora.families.loading import BUNDLED, locate
-from sdlora.runs.folder import Run, busy
-from sdlora.runs.ladder import changed
-from sdlora.runs.process import spawn
-from sdlora.training.estimate import Measured, class_pictures
+from sdlora.families.loading import BUNDLED, locate_base
+from sdlora.runs.folder import Run, device_busy
+from sdlora.runs.ladder import with_settings
+from sdlora.runs.process import spawn_python
+from sdlora.training.estimate import RunProfile, count_class_images
 
 PHASE = "phase: "
 """Begins the lines by which the process tells what it does."""
@@ -42,19 +42,19 @@ CALM_SECONDS = 3.0
 """What is wished for is measured once it has been left unchanged for so long."""
 
 
-class Estimate(NamedTuple):
+class RunEstimate(NamedTuple):
     """What a run will take. ``seconds`` and ``memory`` (bytes) are None where nobody knows yet."""
 
     steps: int
     pictures: int
     seconds: float | None = None
     memory: int | None = None
-    measured: "Known | None" = None
+    measured: "Measurement | None" = None
     """None where ``seconds`` are those of earlier runs with these settings."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Known(Measured):
+class Measurement(RunProfile):
     """What was measured, and what was counted beside it (docs/memory.md)."""
 
     chosen: Mapping[str, Any] = field(default_factory=dict)
@@ -68,10 +68,10 @@ class Known(Measured):
 
     def as_chosen(self, config: TrainConfig) -> TrainConfig:
         """``config`` as it was measured."""
-        return changed(config, self.chosen)
+        return with_settings(config, self.chosen)
 
 
-def estimate(config: TrainConfig, data_dir: Path, done: int = 0) -> Estimate:
+def estimate_run(config: TrainConfig, data_dir: Path, done: int = 0) -> RunEstimate:
     """What ``config`` will take from step ``done`` on, by what was measured or else by earlier runs in ``data_dir``.
 
     Raises DatasetError for pictures that cannot be used, ModelError for a base that is not there.
@@ -79,13 +79,13 @@ def estimate(config: TrainConfig, data_dir: Path, done: int = 0) -> Estimate:
     sizes = _sizes(config.data.folder)
     steps = planned_steps(config, len(sizes))
     left = steps - done
-    found = measured(config, data_dir)
+    found = cached_measurement(config, data_dir)
     if found is not None:
         train = found.as_chosen(config).train
         seconds = found.seconds(config.data, config.prior, train, config.sample, len(sizes), left)
-        return Estimate(steps, len(sizes), seconds, found.memory, found)
+        return RunEstimate(steps, len(sizes), seconds, found.memory, found)
     pace = _pace(config, data_dir)
-    return Estimate(steps, len(sizes), None if pace is None else pace * left)
+    return RunEstimate(steps, len(sizes), None if pace is None else pace * left)
 
 
 def planned_steps(config: TrainConfig, pictures: int) -> int:
@@ -98,25 +98,25 @@ def planned_steps(config: TrainConfig, pictures: int) -> int:
     return suggested_steps(pictures, "subject" if config.data.class_name else "style", each)
 
 
-def measured(config: TrainConfig, data_dir: Path) -> Known | None:
+def cached_measurement(config: TrainConfig, data_dir: Path) -> Measurement | None:
     """What was measured for such a run on this machine before."""
     try:
         result = _result(config, data_dir)
-        found = Known(**json.loads(result.read_text(encoding="utf-8")))
+        found = Measurement(**json.loads(result.read_text(encoding="utf-8")))
         old = time.time() - result.stat().st_mtime > FREE_SECONDS
     except (OSError, ValueError, TypeError):
         return None
     return None if old and config.train.memory == "auto" and found.device != "cpu" else found
 
 
-class Measurer:
+class Profiler:
     """Measures one config at a time in a process, while no other has the device."""
 
     def __init__(self, data_dir: Path):
         self.data_dir = data_dir
         self._process: subprocess.Popen[bytes] | None = None
         self._result: Path | None = None
-        self._wish: tuple[float, TrainConfig] | None = None
+        self._requested: tuple[float, TrainConfig] | None = None
         self._tried: set[Path] = set()
         self._over = threading.Event()
         self._lock = threading.RLock()
@@ -135,28 +135,30 @@ class Measurer:
         self._over.set()
         self.stop()
 
-    def wish(self, config: TrainConfig) -> None:
+    def request(self, config: TrainConfig) -> None:
         """Have ``config`` measured after a moment of calm, in place of what was wished before.
 
         Only where its base is a bundled, thus small one, it was not tried before, and nothing has the device.
         """
         result = _result(config, self.data_dir)
         with self._lock:
-            known = measured(config, self.data_dir) is not None
+            known = cached_measurement(config, self.data_dir) is not None
             wanted = config.model.base in BUNDLED and not known and (result.exists() or result not in self._tried)
-            self._wish = (time.monotonic(), config) if wanted and not busy(self.data_dir) else None
+            self._requested = (time.monotonic(), config) if wanted and not device_busy(self.data_dir) else None
 
-    def waits(self, config: TrainConfig) -> bool:
+    def is_pending(self, config: TrainConfig) -> bool:
         """Whether ``config`` is wished for, and will be measured after a moment of calm."""
         with self._lock:
-            return self._wish is not None and _result(self._wish[1], self.data_dir) == _result(config, self.data_dir)
+            return self._requested is not None and _result(self._requested[1], self.data_dir) == _result(
+                config, self.data_dir
+            )
 
     def tick(self) -> None:
         """Begin with what is wished for, if it was left in peace for a moment and the device is free."""
         with self._lock:
-            if self._wish is None or time.monotonic() - self._wish[0] < CALM_SECONDS:
+            if self._requested is None or time.monotonic() - self._requested[0] < CALM_SECONDS:
                 return
-            config, self._wish = self._wish[1], None
+            config, self._requested = self._requested[1], None
             with suppress(SdloraError):  # What is wrong with it is told where it was wished for.
                 self.start(config)
 
@@ -168,9 +170,9 @@ class Measurer:
         with self._lock:
             if self.measures():
                 raise BusyError("something is being measured already; wait a moment")
-            if busy(self.data_dir):
+            if device_busy(self.data_dir):
                 raise BusyError("a training or a drawing has the device; measuring waits until it is free")
-            self._wish, self._result = None, _result(config, self.data_dir)
+            self._requested, self._result = None, _result(config, self.data_dir)
             self._tried.add(self._result)
             self._result.unlink(missing_ok=True)  # One that is void by now would hide why this one fails.
             config_file = self._result.with_suffix(".toml")
@@ -178,9 +180,9 @@ class Measurer:
             command = ["-m", "sdlora.runs.measure", str(self.data_dir), str(config_file), str(self._result)]
             command += ["rungs"] if rungs else []
             with open(self._result.with_suffix(".log"), "wb") as log:
-                self._process = spawn(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+                self._process = spawn_python(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
 
-    def finish(self, config: TrainConfig, on_phase: Callable[[str], object]) -> Known:
+    def finish(self, config: TrainConfig, on_phase: Callable[[str], object]) -> Measurement:
         """Measure ``config``, with its rungs, and wait for it; ``on_phase`` is told what is being done.
 
         If that raises, measuring ends.
@@ -199,7 +201,7 @@ class Measurer:
         except BaseException:
             self.stop()
             raise
-        found = measured(config, self.data_dir)
+        found = cached_measurement(config, self.data_dir)
         if process.returncode or found is None:
             raise by_exit_code(process.returncode)(self.failure(config) or f"measuring was cut off; see {log}")
         return found
@@ -223,7 +225,7 @@ class Measurer:
     def stop(self) -> None:
         """Make room for a training, at once: a measurement that is cut off may be made again."""
         with self._lock:
-            self._wish = None
+            self._requested = None
             if self._process is not None and self._process.poll() is None:
                 self._process.kill()
                 self._process.wait()
@@ -234,7 +236,7 @@ def _result(config: TrainConfig, data_dir: Path) -> Path:
     """Where the measurement of ``config`` is kept: called by all that decides it."""
     sizes = sorted(set(_sizes(config.data.folder)))
     sample = config.sample.model_dump(include={"cfg", "sampler", "width", "height"})
-    draws = bool(config.sample.every and config.sample.prompts) or class_pictures(config.prior) > 0
+    draws = bool(config.sample.every and config.sample.prompts) or count_class_images(config.prior) > 0
     what = {**_step(config), "sizes": sizes, "sample": sample if draws else None, "torch": version("torch")}
     what |= {"base": _weights(config.model.base), "machine": platform.node(), "memory": draws}
     return data_dir / "cache" / "estimates" / f"{_digest(what)}.json"
@@ -263,7 +265,7 @@ def _digest(values: Mapping[str, Any]) -> str:
 
 def _weights(base: str) -> list[tuple[str, int, int]]:
     """A base's files of weights with their sizes and times, which change as it does; a hub id's name stands for it."""
-    source = locate(base)
+    source = locate_base(base)
     place = Path(source.location)
     files = {"folder": sorted(place.rglob("*.safetensors")), "file": [place]}.get(source.kind, [])
     return [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]

@@ -18,7 +18,7 @@ from sdlora import faults
 from sdlora.checkpoint import newest_step
 from sdlora.errors import BusyError, ConfigError, FileError
 from sdlora.events import Event, RunFailed, RunFinished, RunStopped
-from sdlora.files import TEMPORARY, existing, foreign, fsync_folder, inside, safe_name, unused
+from sdlora.files import TEMPORARY, existing_path, fsync_folder, path_inside, safe_name, unused_path, why_foreign
 from sdlora.training.output import CONFIG, RunPaths
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ class Run(RunPaths):
         """
         try:
             runs.mkdir(parents=True, exist_ok=True)
-            run = cls(_new_folder(inside(runs, safe_name(name, fallback="run"))))
+            run = cls(_new_folder(path_inside(runs, safe_name(name, fallback="run"))))
             with ExitStack() as undo:
                 undo.callback(shutil.rmtree, run.folder, ignore_errors=True)
                 faults.point("run.folder")
@@ -73,7 +73,7 @@ class Run(RunPaths):
     @classmethod
     def find(cls, runs: Path, name: str) -> "Run":
         """The run folder at the path ``name``, or the run called so in ``runs``. Raises as ``named`` does."""
-        config = existing(Path(name, CONFIG))
+        config = existing_path(Path(name, CONFIG))
         return cls(config.parent) if config is not None and config.is_file() else cls.named(runs, name)
 
     @classmethod
@@ -82,9 +82,9 @@ class Run(RunPaths):
 
         Raises ConfigError if there is none, FileError for a name that leads out of ``runs``.
         """
-        config = existing(Path(name, CONFIG), runs)
+        config = existing_path(Path(name, CONFIG), runs)
         if config is not None and config.is_file():
-            return cls(inside(runs, config.parent.resolve()))  # ``runs`` may be relative.
+            return cls(path_inside(runs, config.parent.resolve()))  # ``runs`` may be relative.
         known = ", ".join(sorted(path.name for path in runs.glob("*/") if (path / CONFIG).is_file()))
         raise ConfigError(f"{name}: there is no such run in {runs}; there are: {known or 'none yet'}")
 
@@ -127,7 +127,7 @@ class Run(RunPaths):
         if not self.lock_file.is_file() or self.lock_file.is_symlink():
             return False
         try:
-            hold(self.lock_file, self.name).release()
+            hold_lock(self.lock_file, self.name).release()
         except BusyError:
             return True
         return False
@@ -148,7 +148,7 @@ class Run(RunPaths):
         """
         for folder, folders, files in os.walk(self.folder):
             for path in (Path(folder, name) for name in (*folders, *files)):
-                if reason := foreign(path, self.folder):
+                if reason := why_foreign(path, self.folder):
                     raise FileError(f"{path}: {reason}")
 
     def stop(self) -> None:
@@ -178,7 +178,7 @@ class Run(RunPaths):
 def _new_folder(wanted: Path) -> Path:
     """Make the folder ``wanted``, or ``wanted-2``, ...: never one that another process makes at the same moment."""
     while True:
-        folder = unused(wanted)
+        folder = unused_path(wanted)
         with suppress(FileExistsError):
             folder.mkdir()
             return folder
@@ -186,11 +186,11 @@ def _new_folder(wanted: Path) -> Path:
 
 def read_events(journal: Path, start: int = 0) -> Iterator[Event]:
     """The events of a journal from byte ``start``; a torn or unknown line is passed over."""
-    for event, _ in tail(journal, start):
+    for event, _ in tail_events(journal, start):
         yield event
 
 
-def tail(journal: Path, start: int = 0) -> Iterator[tuple[Event, int]]:
+def tail_events(journal: Path, start: int = 0) -> Iterator[tuple[Event, int]]:
     """Events from byte ``start`` on, each with the place behind it; a line without its end is left for later."""
     if journal.exists() and not journal.is_file():  # A pipe would be waited for.
         return
@@ -252,7 +252,7 @@ def device_lock(data_dir: Path, device: "torch.device") -> Path:
     return data_dir / "locks" / f"{device.type}-{name}.lock"
 
 
-def hold(lock_file: Path, what: str, wait: float = 0) -> FileLock:
+def hold_lock(lock_file: Path, what: str, wait: float = 0) -> FileLock:
     """Take an OS lock that dies with its holder. Raises BusyError if another process has it."""
     if lock_file.is_symlink():  # What it leads to would be emptied.
         raise FileError(f"{lock_file}: is a link; remove it")
@@ -267,7 +267,7 @@ def hold(lock_file: Path, what: str, wait: float = 0) -> FileLock:
     return lock
 
 
-def busy(data_dir: Path) -> bool:
+def device_busy(data_dir: Path) -> bool:
     """Whether a process holds a device of this machine. Of several machines on one ``data_dir``, others' CPUs are told
     by their names; a card's name is its own number, so another machine's card counts as one of this.
     """
@@ -276,7 +276,7 @@ def busy(data_dir: Path) -> bool:
         if kind != "cuda" and name != _machine():
             continue
         try:
-            hold(lock_file, "the device").release()
+            hold_lock(lock_file, "the device").release()
         except BusyError:
             return True
     return False

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sdlora.errors import OutOfMemoryError, SdloraError
-from sdlora.families.loading import locate
+from sdlora.families.loading import locate_base
 from sdlora.families.settings import Model
 from sdlora.generation.settings import Engine
-from sdlora.runs.creation import Request, creations_folder
+from sdlora.runs.creation import GenerationRequest, images_folder
 from sdlora.runs.disk import size_of
-from sdlora.runs.mailbox import Answer, Errand, Mailbox
-from sdlora.runs.painting import Easel, save, sentence, translated
+from sdlora.runs.mailbox import DeviceRequests, ReceivedRequest, RequestStatus
+from sdlora.runs.painting import AdapterSession, error_sentence, save_generated, translate_error
 
 if TYPE_CHECKING:
     from sdlora.families.base import Family
@@ -34,10 +34,12 @@ class Declined(Exception):
     """Why a request has to wait for the end of the training."""
 
 
-class Interlude:
+class InlineInference:
     """Called between two steps. ``several`` tells that other processes take part in the training: then none waits."""
 
-    def __init__(self, mailbox: Mailbox, data_dir: Path, model: Model, should_stop: Callable[[], bool], several: bool):
+    def __init__(
+        self, mailbox: DeviceRequests, data_dir: Path, model: Model, should_stop: Callable[[], bool], several: bool
+    ):
         self.mailbox = mailbox
         self.data_dir = data_dir
         self.model = model
@@ -63,27 +65,27 @@ class Interlude:
             traceback.print_exc()
             self._broken = True  # The mailbox cannot be read or written: who asked waits until the device is free.
 
-    def _serve(self, family: "Family", errand: Errand) -> None:
+    def _serve(self, family: "Family", errand: ReceivedRequest) -> None:
         try:
             batch = self._fitting(family, errand.request)
             answer = self._draw(family, errand, batch)
         except Declined as reason:
             self._pass(errand, f"{reason}; {AFTERWARDS}.")
         except Exception as error:
-            known = translated(error)
+            known = translate_error(error)
             if isinstance(known, OutOfMemoryError):
                 self._pass(errand, f"The training leaves too little memory for these pictures; {AFTERWARDS}.")
             else:
-                errand.finish(Answer("failed", sentence(known, "the run's log")))
+                errand.finish(RequestStatus("failed", error_sentence(known, "the run's log")))
         else:
             if answer is not None:
                 errand.finish(answer)
 
-    def _pass(self, errand: Errand, reason: str) -> None:
+    def _pass(self, errand: ReceivedRequest, reason: str) -> None:
         self._passed.add(errand.name)
         errand.give_back(reason)
 
-    def _fitting(self, family: "Family", request: Request) -> int:
+    def _fitting(self, family: "Family", request: GenerationRequest) -> int:
         """How many pictures to draw at once. Raises Declined, or ModelError for a base that cannot be had at all."""
         from sdlora.generation import memory
 
@@ -91,7 +93,7 @@ class Interlude:
             raise Declined("A training in several processes draws nothing else")
         if next(family.vae.parameters()).device != family.device:
             raise Declined("A training that is short of memory draws nothing else")
-        if locate(request.base) != locate(self.model.base):
+        if locate_base(request.base) != locate_base(self.model.base):
             raise Declined(f"A training of another base ({self.model.base}) is using the device")
         same = {
             "base": self.model.base,
@@ -102,16 +104,16 @@ class Interlude:
         width, height = request.width or family.native_size, request.height or family.native_size
         sizes = BATCHES if family.device.type == "cuda" else (1,)
         mixed = sum(size_of(Path(adapter.path).resolve()) for adapter in request.adapters)
-        free, wanted = memory.free(family.device), 0
-        side = None if request.drawn_by.vae_tiling == "off" else memory.tile(family)
+        free, wanted = memory.free_bytes(family.device), 0
+        side = None if request.engine_settings.vae_tiling == "off" else memory.tile_size(family)
         for batch in (min(size, request.count) for size in sizes):
-            wanted = memory.needed(family, width, height, batch, request.cfg > 1, side, mixed)
+            wanted = memory.generation_bytes(family, width, height, batch, request.cfg > 1, side, mixed)
             if wanted <= free:
                 return batch
         short = f"{wanted / 2**30:.1f} GB are needed and {free / 2**30:.1f} GB free"
         raise Declined(f"The training leaves too little memory for a picture of {width}x{height} ({short})")
 
-    def _draw(self, family: "Family", errand: Errand, batch: int) -> Answer | None:
+    def _draw(self, family: "Family", errand: ReceivedRequest, batch: int) -> RequestStatus | None:
         """How it ended; None if the training was asked to stop meanwhile, and the request is given back."""
         stopped = False
 
@@ -121,20 +123,20 @@ class Interlude:
             return stopped or not errand.wanted
 
         def on_progress(done: int, total: int) -> None:
-            errand.tell(Answer("drawing", "Drawing between training steps", done=done, total=total))
+            errand.tell(RequestStatus("drawing", "Drawing between training steps", done=done, total=total))
 
-        engine = Engine(vae_tiling=errand.request.drawn_by.vae_tiling)  # The rest is as the training has it.
-        with undisturbed(family, self.model, engine) as easel:
+        engine = Engine(vae_tiling=errand.request.engine_settings.vae_tiling)  # The rest is as the training has it.
+        with paused_training(family, self.model, engine) as easel:
             images, notices = easel.draw(errand.request, on_progress, should_stop, batch)
         if stopped and errand.wanted and len(images) < errand.request.count:
             errand.give_back("The training is being stopped; this is drawn next.")
             return None
-        names = tuple(save(images, creations_folder(self.data_dir)))
-        return Answer("done" if errand.wanted else "cancelled", notices, pictures=names)
+        names = tuple(save_generated(images, images_folder(self.data_dir)))
+        return RequestStatus("done" if errand.wanted else "cancelled", notices, pictures=names)
 
 
 @contextmanager
-def undisturbed(family: "Family", model: Model, engine: Engine) -> Iterator[Easel]:
+def paused_training(family: "Family", model: Model, engine: Engine) -> Iterator[AdapterSession]:
     """An easel over a ``model`` in training, whose own adapter is switched off; afterwards it is as it was."""
     import torch
 
@@ -142,8 +144,8 @@ def undisturbed(family: "Family", model: Model, engine: Engine) -> Iterator[Ease
     from sdlora.generation.studio import Studio
 
     card = family.device if family.device.type == "cuda" else None
-    with torch.random.fork_rng([card] if card else []), live.scaled(family.models, {}):
-        easel = Easel(Studio.over(family, model, engine))
+    with torch.random.fork_rng([card] if card else []), live.temporary_scales(family.models, {}):
+        easel = AdapterSession(Studio.from_family(family, model, engine))
         try:
             yield easel
         finally:

@@ -21,7 +21,7 @@ Changes = Mapping[str, Any]
 """Settings by their dotted names."""
 
 
-class Rung(NamedTuple):
+class MemorySaving(NamedTuple):
     """One way to need less memory."""
 
     settings: tuple[str, ...]
@@ -62,18 +62,18 @@ def _nf4(config: TrainConfig, on_card: bool) -> Changes:
     return {"model.quantize": "nf4"} if able else {}
 
 
-RUNGS: tuple[Rung, ...] = (
-    Rung(("train.offload",), _offload, "a moment at each preview"),
-    Rung(("train.batch_size", "train.gradient_accumulation"), _halve, "less work at once for the device"),
-    Rung(("train.gradient_checkpointing",), _twice, "about a third more time a step"),
-    Rung(("optimizer.name",), _few_moments, "the optimizer's moments are rounded"),
-    Rung(("model.quantize",), _int8, "the base is rounded, and unpacked at every use"),
-    Rung(("model.quantize",), _nf4, "the base is rounded more"),
+MEMORY_SAVINGS: tuple[MemorySaving, ...] = (
+    MemorySaving(("train.offload",), _offload, "a moment at each preview"),
+    MemorySaving(("train.batch_size", "train.gradient_accumulation"), _halve, "less work at once for the device"),
+    MemorySaving(("train.gradient_checkpointing",), _twice, "about a third more time a step"),
+    MemorySaving(("optimizer.name",), _few_moments, "the optimizer's moments are rounded"),
+    MemorySaving(("model.quantize",), _int8, "the base is rounded, and unpacked at every use"),
+    MemorySaving(("model.quantize",), _nf4, "the base is rounded more"),
 )
 """In the order in which they are taken, each as often as it can be; why: docs/decisions/the-order-of-the-rungs.md."""
 
 
-class Step(NamedTuple):
+class AppliedSaving(NamedTuple):
     """A rung that was taken, or could be: what it changes, and the bytes that the run needs with it."""
 
     changes: Changes
@@ -82,7 +82,7 @@ class Step(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Climb:
+class MemoryFit:
     """How a config was made to fit."""
 
     config: TrainConfig
@@ -91,7 +91,7 @@ class Climb:
     budget: int
     before: int
     """What it needed as it was set."""
-    taken: tuple[Step, ...]
+    taken: tuple[AppliedSaving, ...]
     kept: tuple[str, ...]
     """Settings made by hand that would have helped, and were left alone."""
 
@@ -105,7 +105,7 @@ class Climb:
         return {name: value for step in self.taken for name, value in step.changes.items()}
 
 
-def changed(config: TrainConfig, changes: Changes) -> TrainConfig:
+def with_settings(config: TrainConfig, changes: Changes) -> TrainConfig:
     """``config`` with settings by their dotted names."""
     for name, value in changes.items():
         section, _, field = name.partition(".")
@@ -114,45 +114,45 @@ def changed(config: TrainConfig, changes: Changes) -> TrainConfig:
     return config
 
 
-def steps(
+def remaining_savings(
     config: TrainConfig, needs: Callable[[TrainConfig], int], on_card: bool, given: Collection[str] = ()
-) -> Iterator[Step]:
+) -> Iterator[AppliedSaving]:
     """Every rung above ``config`` that is worth taking, one upon the other; what is ``given`` stays as it is."""
     now = needs(config)
-    for rung in RUNGS:
+    for rung in MEMORY_SAVINGS:
         if set(rung.settings) & set(given):
             continue
         while changes := rung.take(config, on_card):
-            there = needs(changed(config, changes))
+            there = needs(with_settings(config, changes))
             if now - there < WORTH * now:
                 break
-            config, now = changed(config, changes), there
-            yield Step(changes, there, rung.costs)
+            config, now = with_settings(config, changes), there
+            yield AppliedSaving(changes, there, rung.costs)
 
 
-def climb(
+def apply_until_fits(
     config: TrainConfig, needs: Callable[[TrainConfig], int], budget: int, on_card: bool, given: Collection[str] = ()
-) -> Climb:
+) -> MemoryFit:
     """Take rung after rung until ``config`` fits into ``budget`` bytes, or there is none left.
 
     ``needs`` tells the bytes that a config takes. What is ``given`` by hand stays as it is.
     """
     before = needs(config)
-    taken: list[Step] = []
+    taken: list[AppliedSaving] = []
     if before > budget:
-        for step in steps(config, needs, on_card, given):
+        for step in remaining_savings(config, needs, on_card, given):
             taken.append(step)
             if step.needs <= budget:
                 break
     now = taken[-1].needs if taken else before
-    after = changed(config, {name: value for step in taken for name, value in step.changes.items()})
-    helpful = {name for rung in RUNGS if rung.take(after, on_card) for name in rung.settings if name in given}
-    return Climb(after, now, budget, before, tuple(taken), tuple(sorted(helpful)) if now > budget else ())
+    after = with_settings(config, {name: value for step in taken for name, value in step.changes.items()})
+    helpful = {name for rung in MEMORY_SAVINGS if rung.take(after, on_card) for name in rung.settings if name in given}
+    return MemoryFit(after, now, budget, before, tuple(taken), tuple(sorted(helpful)) if now > budget else ())
 
 
-def next_rung(config: TrainConfig, on_card: bool) -> Changes:
+def next_saving(config: TrainConfig, on_card: bool) -> Changes:
     """What the next rung above ``config`` changes; nothing on the last."""
-    return next((changes for rung in RUNGS if (changes := rung.take(config, on_card))), {})
+    return next((changes for rung in MEMORY_SAVINGS if (changes := rung.take(config, on_card))), {})
 
 
 def as_flags(changes: Changes) -> str:
@@ -160,15 +160,15 @@ def as_flags(changes: Changes) -> str:
     return " and ".join(f"{name} = {str(value).lower()}" for name, value in changes.items())
 
 
-def told(climbed: Climb, asked: str) -> str:
+def describe_fit(climbed: MemoryFit, asked: str) -> str:
     """A sentence on what was chosen: ``8 GB: gradient checkpointing on, batch 1 x 4; about 3.1 GB, counted``."""
     size = f"{gigabytes(climbed.needs)}, counted"
     if not climbed.taken:
         return f"{asked}: nothing was changed to fit; it takes about {size}"
-    return f"{asked}: {'; '.join(map(words, _together(climbed)))}; about {size}, instead of {gigabytes(climbed.before)}"
+    return f"{asked}: {'; '.join(map(describe_changes, _together(climbed)))}; about {size}, instead of {gigabytes(climbed.before)}"
 
 
-def _together(climbed: Climb) -> list[Changes]:
+def _together(climbed: MemoryFit) -> list[Changes]:
     """The changes by their rung, each setting as it is at last."""
     found: dict[str, dict[str, Any]] = {}
     for step in climbed.taken:
@@ -181,7 +181,7 @@ def gigabytes(number: int) -> str:
     return f"{number / GIB:.2f} GB"
 
 
-def words(changes: Changes) -> str:
+def describe_changes(changes: Changes) -> str:
     """What a rung changes, in a few words."""
     if "train.batch_size" in changes:
         return f"batch {changes['train.batch_size']} x {changes['train.gradient_accumulation']}"
@@ -194,7 +194,7 @@ def words(changes: Changes) -> str:
     return said.get(name, f"base in {value}")
 
 
-def refusal(climbed: Climb, asked: str) -> str:
+def refusal(climbed: MemoryFit, asked: str) -> str:
     """A sentence on why nothing fits, with what is left to a person."""
     least = gigabytes(climbed.needs)
     hand = f"; set by hand, and left alone: {', '.join(climbed.kept)}" if climbed.kept else ""

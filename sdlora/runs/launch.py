@@ -12,8 +12,8 @@ import psutil
 
 from sdlora.errors import FileError
 from sdlora.events import Event, OnEvent, RunFailed, RunStopped, ignore
-from sdlora.runs.folder import Run, tail
-from sdlora.runs.process import spawn
+from sdlora.runs.folder import Run, tail_events
+from sdlora.runs.process import spawn_python
 
 POLL_SECONDS = 0.1
 
@@ -25,7 +25,7 @@ def follow(run: Run, process: subprocess.Popen[bytes] | None = None, start: int 
     """
     while True:
         over = process.poll() is not None if process is not None else not run.held()
-        for event, end in tail(run.journal, start):
+        for event, end in tail_events(run.journal, start):
             start = end
             yield event
         if over:
@@ -109,7 +109,7 @@ def launch(run: Run, processes: int = 1) -> Training:
         run.stop_file.unlink(missing_ok=True)
         with open(run.log, "ab") as log:
             printed = log.tell()
-            process = spawn(worker, stdin=subprocess.DEVNULL, stdout=log, stderr=log, besides=environment)
+            process = spawn_python(worker, stdin=subprocess.DEVNULL, stdout=log, stderr=log, besides=environment)
     except OSError as error:
         raise FileError(f"{run.folder}: cannot be written ({error.strerror}); mend that, or copy the run") from error
     return Training(run, process, processes, start, printed)

@@ -19,16 +19,16 @@ from typing import Any, Literal, NamedTuple
 from sdlora.data.projects import Project
 from sdlora.errors import BusyError, ConfigError, SdloraError
 from sdlora.families.loading import BUNDLED
-from sdlora.files import existing, inside, read_json, safe_name, sha256, write_atomic
-from sdlora.formats.card import Card, read_card, read_cover
-from sdlora.formats.check import Check
+from sdlora.files import existing_path, path_inside, read_json, safe_name, sha256, write_atomic
+from sdlora.formats.card import HeaderSummary, read_cover_image, read_header_summary
+from sdlora.formats.check import AdapterCheck
 from sdlora.formats.header import read_metadata
-from sdlora.formats.inspection import triggers
-from sdlora.formats.metadata import card, sd_version
+from sdlora.formats.inspection import trigger_words
+from sdlora.formats.metadata import build_a1111_card, sd_version
 from sdlora.runs import bundle, clerk
 from sdlora.runs.creation import base_settings
 from sdlora.runs.folder import Run
-from sdlora.runs.trash import Item, Trash
+from sdlora.runs.trash import Trash, TrashItem
 
 SUFFIX, REPORT = ".safetensors", ".check.json"
 REMEMBERED = 4096
@@ -36,7 +36,7 @@ REMEMBERED = 4096
 
 
 @dataclass(frozen=True)
-class Entry:
+class LibraryEntry:
     """An adapter: its name in prompts, its file, and what its header tells; or what is wrong with it."""
 
     name: str
@@ -48,7 +48,7 @@ class Entry:
     """In bytes."""
     changed: float
     """Seconds since the epoch."""
-    card: Card | None
+    card: HeaderSummary | None
     problem: str = ""
 
     @property
@@ -62,12 +62,12 @@ class Entry:
         return all(word in text for word in search.casefold().split())
 
 
-class Imported(NamedTuple):
+class ImportResult(NamedTuple):
     """What became of a file: the name it is kept under, "" if it was refused, and its self-test."""
 
     file: str
     name: str
-    check: Check
+    check: AdapterCheck
 
 
 class Library:
@@ -79,16 +79,16 @@ class Library:
         self.trash = Trash(self.data_dir)
         self._lock = threading.Lock()
 
-    def adapters(self, search: str = "") -> list[Entry]:
+    def adapters(self, search: str = "") -> list[LibraryEntry]:
         """The adapters of runs, the newest run first, then the imported ones, the newest first; broken ones too."""
         runs = [(run, *_config(*_version(run.config_file))) for run in Run.all(self.data_dir)]
-        found = [_of_run(run, base, problem) for run, base, problem in runs if saved(run)]
+        found = [_of_run(run, base, problem) for run, base, problem in runs if saved_adapters(run)]
         known = {Path(base).name.removesuffix(SUFFIX): base for base in [*BUNDLED, *(base for _, base, _ in runs)]}
         imported = [_imported(path, known) for path in self._files()]
         found += sorted(imported, key=lambda entry: entry.changed, reverse=True)
         return [entry for entry in _with_own_names(found) if entry.answers(search)]
 
-    def find(self, name: str) -> Entry:
+    def find(self, name: str) -> LibraryEntry:
         """The adapter called ``name``. Raises ConfigError if there is none."""
         entry = next((entry for entry in self.adapters() if entry.name == name), None)
         if entry is None:
@@ -115,19 +115,19 @@ class Library:
         run = entry.run
         return run.own(run.checkpoints, f"*{SUFFIX}")[::-1] if run is not None else []
 
-    def picture(self, entry: Entry) -> Path | None:
+    def picture(self, entry: LibraryEntry) -> Path | None:
         """What the adapter looks like: the picture in its file, or its run's last preview. It may yet be unreadable."""
         if entry.card and entry.card.illustrated and (cover := _cover(*_version(entry.path), self.data_dir / "cache")):
             return cover
-        return preview(_run_of(entry.path)) if entry.kind == "run" else None
+        return last_preview(_run_of(entry.path)) if entry.kind == "run" else None
 
-    def take_in(self, files: Sequence[Path], base: str = "") -> Iterator[Imported]:
+    def take_in(self, files: Sequence[Path], base: str = "") -> Iterator[ImportResult]:
         """Check each file against ``base`` (or alone) and keep a copy of those that are fine; in their order.
 
         Raises FileError if the base cannot be had, or the disk refuses.
         """
-        for file, check in zip(files, clerk.check(files, base), strict=True):
-            yield Imported(file.name, "" if check.refusal else self._keep(file, base, check), check)
+        for file, check in zip(files, clerk.check_adapters(files, base), strict=True):
+            yield ImportResult(file.name, "" if check.refusal else self._keep(file, base, check), check)
 
     def name_for(self, wish: str, otherwise: str) -> str:
         """What to call an adapter that is to be made: ``wish`` as a file can be called; without one, what is free of
@@ -149,12 +149,12 @@ class Library:
             place = self.folder / f"{self._free(name)}{SUFFIX}"
             metadata = read_metadata(file)
             write_atomic(place, lambda temporary: os.replace(file, temporary))
-            words = ", ".join(triggers(metadata))
-            write_atomic(place.with_suffix(".json"), card(sd_version(metadata), words))
+            words = ", ".join(trigger_words(metadata))
+            write_atomic(place.with_suffix(".json"), build_a1111_card(sd_version(metadata), words))
             write_atomic(place.with_suffix(REPORT), json.dumps({"base": base}, ensure_ascii=False))
             return place.stem
 
-    def inspected(self, name: str, checkpoint: str = "") -> Check:
+    def inspected(self, name: str, checkpoint: str = "") -> AdapterCheck:
         """What ``sdlora inspect`` says of an adapter; it reads the whole file, in a process of its own."""
         return _inspected(*_version(self.file(name, checkpoint)))
 
@@ -163,9 +163,9 @@ class Library:
         entry = self.find(name)
         if entry.kind != "run":
             raise ConfigError(f"{name}: was imported; only a run's adapter has settings to go with it")
-        return bundle.bundle(_run_of(entry.path), entry.path, output)
+        return bundle.write_bundle(_run_of(entry.path), entry.path, output)
 
-    def delete_adapter(self, name: str) -> Item:
+    def delete_adapter(self, name: str) -> TrashItem:
         """Move an adapter to the trash. Of a run its settings, pictures and resumable state stay.
 
         Raises BusyError while the run runs, ConfigError if there is no such adapter, FileError.
@@ -179,20 +179,20 @@ class Library:
         card = run.adapter.with_suffix(".json")
         steps = len(run.own(run.checkpoints, f"*{SUFFIX}"))
         what = f"the adapter {name}" + (f" with its {steps} checkpoint{'s' if steps > 1 else ''}" if steps else "")
-        return self.trash.put([*saved(run), *([card] if card.is_file() else [])], name, what)
+        return self.trash.put([*saved_adapters(run), *([card] if card.is_file() else [])], name, what)
 
-    def delete_checkpoint(self, name: str, checkpoint: str) -> Item:
+    def delete_checkpoint(self, name: str, checkpoint: str) -> TrashItem:
         """Move one checkpoint of a run to the trash. Raises as ``delete_adapter`` does."""
         path = self.file(name, checkpoint)
         _require_idle(_run_of(path))
         return self.trash.put([path], f"{name}-{path.stem}", f"checkpoint {path.stem} of {name}")
 
-    def delete_run(self, name: str) -> Item:
+    def delete_run(self, name: str) -> TrashItem:
         """Move a whole run to the trash. Raises BusyError while it runs or waits, ConfigError, FileError."""
         run = _require_idle(self.run(name))
-        return self.trash.put([inside(self.data_dir / "runs", run.folder)], name, f"the run {name}")
+        return self.trash.put([path_inside(self.data_dir / "runs", run.folder)], name, f"the run {name}")
 
-    def delete_project(self, name: str) -> Item:
+    def delete_project(self, name: str) -> TrashItem:
         """Move a project to the trash. Raises BusyError while a run over it runs or waits, ConfigError, FileError."""
         project = Project(self.data_dir, name)
         if not project.folder.is_dir():
@@ -202,7 +202,7 @@ class Library:
                 raise BusyError(f"{project.name}: {run.name} trains on it, or will; stop it first")
         return self.trash.put([project.folder], project.name, f"the project {project.name}")
 
-    def undo(self, item: str) -> Item:
+    def undo(self, item: str) -> TrashItem:
         """Bring back what lies in the trash in the folder called ``item``. Raises FileError if it is gone."""
         found = self.trash.find(item)
         self.trash.restore(found)
@@ -222,7 +222,7 @@ class Library:
             name = f"{stem}-{number}"
         return name
 
-    def _keep(self, file: Path, base: str, check: Check) -> str:
+    def _keep(self, file: Path, base: str, check: AdapterCheck) -> str:
         """Copy ``file`` in under a name that nothing has; the same bytes are not kept twice. Returns the name."""
         with self._lock:
             same = next((old for old in self._files() if _same(file, old)), None)
@@ -233,23 +233,23 @@ class Library:
             return same.stem
 
 
-def saved(run: Run) -> list[Path]:
+def saved_adapters(run: Run) -> list[Path]:
     """The adapter files of a run, the best first: the finished one, then checkpoints from the newest on."""
     return [*run.own(run.folder, run.adapter.name), *reversed(run.own(run.checkpoints, f"*{SUFFIX}"))]
 
 
-def preview(run: Run) -> Path | None:
+def last_preview(run: Run) -> Path | None:
     """The last picture that the run drew of its first prompt."""
     return max(run.own(run.samples, "*-0.png"), default=None)
 
 
-def said_of_base(adapters: Iterable[Path], base: str) -> dict[str, Any]:
+def trained_base_settings(adapters: Iterable[Path], base: str) -> dict[str, Any]:
     """What is said of ``base`` (``Request.base_settings``) by the run that trained the first of those ``adapters`` that
     were trained on it here; nothing if there is none, or it says nothing.
     """
     for run in map(_run_of, adapters):
         with suppress(SdloraError):
-            if existing(run.config_file) and run.config.model.base == base:
+            if existing_path(run.config_file) and run.config.model.base == base:
                 return base_settings(run.config.model)
     return {}
 
@@ -267,28 +267,30 @@ def _require_idle(run: Run) -> Run:
     return run
 
 
-def _of_run(run: Run, base: str, problem: str) -> Entry:
-    return _entry(run.name, saved(run)[0], "run", base, problem)
+def _of_run(run: Run, base: str, problem: str) -> LibraryEntry:
+    return _entry(run.name, saved_adapters(run)[0], "run", base, problem)
 
 
-def _imported(path: Path, known: dict[str, str]) -> Entry:
+def _imported(path: Path, known: dict[str, str]) -> LibraryEntry:
     """An imported file; a link, or what is no file at all, is none that can be used."""
     if path.is_symlink() or not path.is_file():
-        return Entry(path.stem, path, "imported", "", 0, 0.0, None, "is a link or a folder; copy the file itself here")
+        return LibraryEntry(
+            path.stem, path, "imported", "", 0, 0.0, None, "is a link or a folder; copy the file itself here"
+        )
     entry = _entry(safe_name(path.stem, fallback="adapter"), path, "imported", "", "")
     called = Path(entry.card.base).name.removesuffix(SUFFIX) if entry.card else ""
-    return Entry(**{**vars(entry), "base": _checked_against(path) or known.get(called, "")})
+    return LibraryEntry(**{**vars(entry), "base": _checked_against(path) or known.get(called, "")})
 
 
-def _entry(name: str, path: Path, kind: Literal["run", "imported"], base: str, problem: str) -> Entry:
+def _entry(name: str, path: Path, kind: Literal["run", "imported"], base: str, problem: str) -> LibraryEntry:
     card, complaint = _card(*_version(path))
-    status = existing(path)
+    status = existing_path(path)
     facts = status.stat() if status else None
     size, changed = (facts.st_size, facts.st_mtime) if facts else (0, 0.0)
-    return Entry(name, path, kind, base, size, changed, card, problem or complaint.replace(f"{path}: ", ""))
+    return LibraryEntry(name, path, kind, base, size, changed, card, problem or complaint.replace(f"{path}: ", ""))
 
 
-def _with_own_names(entries: Sequence[Entry]) -> Iterator[Entry]:
+def _with_own_names(entries: Sequence[LibraryEntry]) -> Iterator[LibraryEntry]:
     """The entries, each under a name of its own: a file may be called as a run is."""
     taken: set[str] = set()
     for entry in entries:
@@ -297,7 +299,7 @@ def _with_own_names(entries: Sequence[Entry]) -> Iterator[Entry]:
             number += 1
             name = f"{entry.name}-{number}"
         taken.add(name)
-        yield Entry(**{**vars(entry), "name": name})
+        yield LibraryEntry(**{**vars(entry), "name": name})
 
 
 def _checked_against(path: Path) -> str:
@@ -318,10 +320,10 @@ def _version(path: Path) -> tuple[Path, int, int]:
 
 
 @lru_cache(REMEMBERED)
-def _card(path: Path, modified: int, size: int) -> tuple[Card | None, str]:
+def _card(path: Path, modified: int, size: int) -> tuple[HeaderSummary | None, str]:
     """A file's card, or what is wrong with it."""
     try:
-        return read_card(path), ""
+        return read_header_summary(path), ""
     except SdloraError as error:
         return None, str(error)
 
@@ -330,7 +332,7 @@ def _card(path: Path, modified: int, size: int) -> tuple[Card | None, str]:
 def _cover(path: Path, modified: int, size: int, cache: Path) -> Path | None:
     """The picture in a file's header, as a file of its own; None if there is none."""
     try:
-        content = read_cover(path)
+        content = read_cover_image(path)
     except SdloraError:
         return None
     cover = cache / "covers" / hashlib.sha256(content).hexdigest()[:32]
@@ -349,8 +351,8 @@ def _config(path: Path, modified: int, size: int) -> tuple[str, str]:
 
 
 @lru_cache(256)
-def _inspected(path: Path, modified: int, size: int) -> Check:
-    return next(clerk.check([path]))
+def _inspected(path: Path, modified: int, size: int) -> AdapterCheck:
+    return next(clerk.check_adapters([path]))
 
 
 def _same(one: Path, other: Path) -> bool:

@@ -22,8 +22,8 @@ from filelock import FileLock
 
 from sdlora.errors import BusyError, FileError
 from sdlora.files import write_atomic
-from sdlora.runs.creation import Request, State
-from sdlora.runs.folder import hold
+from sdlora.runs.creation import GenerationRequest, State
+from sdlora.runs.folder import hold_lock
 
 ASKED, TAKEN, ANSWERS, LOCK = ".asked", ".taken", ".answers", ".lock"
 LOCK_SECONDS = 1.0
@@ -31,7 +31,7 @@ LOCK_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
-class Answer:
+class RequestStatus:
     """Where a request stands, as a ``Ticket`` says it. ``pictures`` are names in the folder of creations."""
 
     state: State
@@ -42,7 +42,7 @@ class Answer:
     pictures: tuple[str, ...] = ()
 
     @classmethod
-    def parse(cls, line: bytes) -> "Answer":
+    def parse(cls, line: bytes) -> "RequestStatus":
         """Raises ValueError for a line that is no answer."""
         values = json.loads(line)
         if not isinstance(values, dict) or "state" not in values:
@@ -51,12 +51,12 @@ class Answer:
         return cls(**known | {"pictures": tuple(map(str, known.get("pictures", ())))})
 
 
-class Inquiry:
+class SubmittedRequest:
     """A request as who asks sees it: laid down, followed, withdrawn. Leave it by ``close``."""
 
-    def __init__(self, path: Path, request: Request):
+    def __init__(self, path: Path, request: GenerationRequest):
         self._path = path
-        self._lock: FileLock = hold(_file(path, LOCK), "this request", LOCK_SECONDS)
+        self._lock: FileLock = hold_lock(_file(path, LOCK), "this request", LOCK_SECONDS)
         self._read = 0
         try:
             write_atomic(_file(path, ASKED), json.dumps(asdict(request)))
@@ -64,7 +64,7 @@ class Inquiry:
             self.close()
             raise
 
-    def answers(self) -> Iterator[Answer]:
+    def answers(self) -> Iterator[RequestStatus]:
         """What the holder has said since the last call."""
         with suppress(FileNotFoundError), open(_file(self._path, ANSWERS), "rb") as file:
             file.seek(self._read)
@@ -73,7 +73,7 @@ class Inquiry:
                     return
                 self._read += len(line)
                 with suppress(ValueError, TypeError):  # A line cut short by a crash, or another version's.
-                    yield Answer.parse(line)
+                    yield RequestStatus.parse(line)
 
     def withdraw(self) -> bool:
         """Whether the request was still with its asker. If not, its holder finds it gone and says how it ended."""
@@ -88,10 +88,10 @@ class Inquiry:
         self._lock.release()
 
 
-class Errand:
+class ReceivedRequest:
     """A request as the device's holder sees it, taken to be drawn."""
 
-    def __init__(self, path: Path, request: Request):
+    def __init__(self, path: Path, request: GenerationRequest):
         self._path = path
         self.name = path.name
         self.request = request
@@ -101,7 +101,7 @@ class Errand:
         """Whether somebody still waits for it: who asked has not withdrawn it, and lives."""
         return _file(self._path, TAKEN).exists() and _held(_file(self._path, LOCK))
 
-    def tell(self, answer: Answer) -> None:
+    def tell(self, answer: RequestStatus) -> None:
         """Say how it goes. Raises FileError where that cannot be written."""
         try:
             with open(_file(self._path, ANSWERS), "ab", buffering=0) as file:
@@ -109,30 +109,30 @@ class Errand:
         except OSError as error:
             raise FileError(f"{self._path}: cannot be written ({error.strerror})") from error
 
-    def finish(self, answer: Answer) -> None:
+    def finish(self, answer: RequestStatus) -> None:
         """Say how it ended, and be done with it."""
         self.tell(answer)
         _gone(_file(self._path, TAKEN))
 
     def give_back(self, reason: str) -> None:
         """Leave it to who asked, or to the device's next holder, and say why."""
-        self.tell(Answer("waiting", reason, done=0, total=0))
+        self.tell(RequestStatus("waiting", reason, done=0, total=0))
         try:
             os.rename(_file(self._path, TAKEN), _file(self._path, ASKED))
         except FileNotFoundError:  # Withdrawn at this moment.
-            self.tell(Answer("cancelled"))
+            self.tell(RequestStatus("cancelled"))
 
 
-class Mailbox:
+class DeviceRequests:
     """The requests that wait for one device's holder."""
 
     def __init__(self, lock_file: Path):
         self.folder = lock_file.with_suffix(".requests")
 
-    def ask(self, request: Request) -> Inquiry:
+    def submit(self, request: GenerationRequest) -> SubmittedRequest:
         """Lay ``request`` down. Raises FileError where that cannot be written."""
         name = f"{time.time_ns():020}-{os.getpid()}-{threading.get_ident()}"
-        return Inquiry(self.folder / name, request)
+        return SubmittedRequest(self.folder / name, request)
 
     def open(self) -> None:
         """To be called by a new holder of the device: takes over what its predecessor, killed, had taken.
@@ -150,7 +150,7 @@ class Mailbox:
         except OSError as error:
             raise FileError(f"{self.folder}: cannot be read ({error.strerror})") from error
 
-    def take(self, passed: frozenset[str] | set[str] = frozenset()) -> Errand | None:
+    def take(self, passed: frozenset[str] | set[str] = frozenset()) -> ReceivedRequest | None:
         """The oldest request that somebody waits for, but for those called in ``passed``; None if there is none.
 
         Looks into one folder, so that it can be called at every step. Raises FileError.
@@ -164,7 +164,7 @@ class Mailbox:
             raise FileError(f"{self.folder}: cannot be read ({error.strerror})") from error
         return None
 
-    def _take(self, path: Path) -> Errand | None:
+    def _take(self, path: Path) -> ReceivedRequest | None:
         """The request at ``path``, unless it was withdrawn, or its asker has died, or it cannot be read."""
         if not _held(_file(path, LOCK)):
             _clear(path)
@@ -174,9 +174,13 @@ class Mailbox:
         except FileNotFoundError:
             return None
         try:
-            return Errand(path, Request.of(json.loads(_file(path, TAKEN).read_text(encoding="utf-8"))))
+            return ReceivedRequest(
+                path, GenerationRequest.of(json.loads(_file(path, TAKEN).read_text(encoding="utf-8")))
+            )
         except (ValueError, TypeError, KeyError):
-            Errand(path, Request("")).finish(Answer("failed", "The request could not be read; send it again."))
+            ReceivedRequest(path, GenerationRequest("")).finish(
+                RequestStatus("failed", "The request could not be read; send it again.")
+            )
             return None
 
 
@@ -194,7 +198,7 @@ def _held(lock_file: Path) -> bool:
     if not lock_file.exists():
         return False
     try:
-        hold(lock_file, "this request").release()
+        hold_lock(lock_file, "this request").release()
     except BusyError:
         return True
     return False

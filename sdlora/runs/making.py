@@ -7,18 +7,18 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from sdlora.adapters.targets import EVERYTHING
+from sdlora.adapters.targets import ALL_LAYERS
 from sdlora.errors import ConfigError, SdloraError
 from sdlora.files import as_path
-from sdlora.formats.card import METHOD_NAMES, read_card
-from sdlora.runs.clerk import Errand, Stage
+from sdlora.formats.card import METHOD_NAMES, read_header_summary
+from sdlora.runs.clerk import ToolJob, ToolProgress
 from sdlora.runs.library import SUFFIX, Library
 
 NEEDING = tuple(METHOD_NAMES[method] for method in ("dora", "ia3"))
 """What cards call the methods that change a weight by what it is."""
 
 
-class Making:
+class LibraryJob:
     """An adapter that is being made. Going over it tells where that stands; at its end ``name`` is in the library.
 
     ``errand.answer`` has the self-test's sentence (``proof``), the number of ``layers``, the lowest and the highest of
@@ -28,9 +28,9 @@ class Making:
 
     def __init__(self, library: Library, errand: str, name: str, base: str, **values: Any):
         self.library, self.name, self.base = library, name, base
-        self.errand = Errand(errand, name=name, base=base, **values)
+        self.errand = ToolJob(errand, name=name, base=base, **values)
 
-    def __iter__(self) -> Generator[Stage]:
+    def __iter__(self) -> Generator[ToolProgress]:
         scratch = as_path(self.library.data_dir) / "cache" / "making"
         scratch.mkdir(parents=True, exist_ok=True)
         folder = Path(tempfile.mkdtemp(dir=scratch))
@@ -42,7 +42,7 @@ class Making:
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
-    def finish(self, on_stage: Callable[[Stage], object] = str) -> str:
+    def finish(self, on_stage: Callable[[ToolProgress], object] = str) -> str:
         """Go over it to the end, and return the adapter's name."""
         for stage in self:
             on_stage(stage)
@@ -53,7 +53,7 @@ class Making:
         self.errand.stop()
 
 
-def merging(
+def merge_job(
     library: Library,
     adapters: Sequence[tuple[str, Path, float]],
     name: str = "",
@@ -61,7 +61,7 @@ def merging(
     energy: float | None = None,
     base: str = "",
     dtype: str = "fp32",
-) -> Making:
+) -> LibraryJob:
     """``sdlora.editing.merge`` of ``adapters`` (name, file, scale): all of their sum, or what a cut leaves of it.
 
     Raises ConfigError for fewer than two, one that is there twice, a cut that cannot be, or a name that is taken.
@@ -74,10 +74,10 @@ def merging(
     _require_cut(rank, energy)
     name = library.name_for(name, "-".join(names))
     cut: dict[str, Any] = {"rank": rank, "energy": energy, "dtype": dtype}
-    return Making(library, "merge", name, base, adapters=list(adapters), **cut)
+    return LibraryJob(library, "merge", name, base, adapters=list(adapters), **cut)
 
 
-def resizing(
+def resize_job(
     library: Library,
     adapter: tuple[str, Path],
     name: str = "",
@@ -85,41 +85,41 @@ def resizing(
     energy: float | None = None,
     base: str = "",
     dtype: str = "fp32",
-) -> Making:
+) -> LibraryJob:
     """``sdlora.editing.resize`` of an ``adapter`` (name, file). Raises ConfigError as ``merging`` does."""
     _require_cut(rank, energy, needed=True)
     name = library.name_for(name, f"{adapter[0]}-small")
-    return Making(library, "resize", name, base, file=adapter[1], rank=rank, energy=energy, dtype=dtype)
+    return LibraryJob(library, "resize", name, base, file=adapter[1], rank=rank, energy=energy, dtype=dtype)
 
 
-def extracting(
+def extract_job(
     library: Library,
     base: str,
     tuned: str,
     name: str = "",
     rank: int | None = None,
     energy: float | None = None,
-    targets: str = EVERYTHING,
+    targets: str = ALL_LAYERS,
     text_encoder: bool = True,
     dtype: str = "fp32",
-) -> Making:
+) -> LibraryJob:
     """``sdlora.editing.extract``: the difference of two models. Raises ConfigError, ModelError for what is no model."""
-    from sdlora.families.loading import locate
+    from sdlora.families.loading import locate_base
 
     for model in (base, tuned):
-        locate(model)
+        locate_base(model)
     if base == tuned:
         raise ConfigError("Both models are the same one; choose the base that the other was made from.")
     _require_cut(rank, energy, needed=True)
     name = library.name_for(name, Path(tuned).name.removesuffix(SUFFIX))
-    what: dict[str, Any] = {"targets": targets or EVERYTHING, "text_encoder": text_encoder, "dtype": dtype}
-    return Making(library, "extract", name, base, tuned=tuned, rank=rank, energy=energy, **what)
+    what: dict[str, Any] = {"targets": targets or ALL_LAYERS, "text_encoder": text_encoder, "dtype": dtype}
+    return LibraryJob(library, "extract", name, base, tuned=tuned, rank=rank, energy=energy, **what)
 
 
 def needs_base(file: Path) -> bool:
     """Whether the adapter in ``file`` changes weights by what they are, by its header: then a base has to be named."""
     with suppress(SdloraError):
-        return read_card(file).method in NEEDING
+        return read_header_summary(file).method in NEEDING
     return False
 
 

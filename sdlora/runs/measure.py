@@ -17,8 +17,8 @@ from sdlora.events import Event, Progress
 from sdlora.files import write_atomic
 from sdlora.runs import ladder
 from sdlora.runs.estimates import PHASE
-from sdlora.runs.folder import device_lock, hold
-from sdlora.runs.settle import SETTLED, Counter, settle
+from sdlora.runs.folder import device_lock, hold_lock
+from sdlora.runs.settle import SETTLED, MemoryCounter, fit_to_memory
 from sdlora.training.output import RunPaths
 
 if TYPE_CHECKING:
@@ -29,18 +29,18 @@ def main() -> int:
     data_dir, config_file, result = map(Path, sys.argv[1:4])
     try:
         from sdlora.generation.device import choose_device
-        from sdlora.training.estimate import measure
-        from sdlora.training.job import Job
+        from sdlora.training.estimate import profile_run
+        from sdlora.training.job import TrainJob
 
         config = TrainConfig.load(config_file)
         device = choose_device(config.train.device)
-        with hold(device_lock(data_dir, device), f"the device {device}"):
-            chosen, told = settle(config, device, _phase)
-            job = Job(
+        with hold_lock(device_lock(data_dir, device), f"the device {device}"):
+            chosen, told = fit_to_memory(config, device, _phase)
+            job = TrainJob(
                 **dict(chosen), output=RunPaths(result.parent), cache=data_dir / "cache", on_event=_phase,
                 should_stop=lambda: False,
             )  # fmt: skip
-            found = asdict(measure(job))
+            found = asdict(profile_run(job))
             rungs = _ladder(config, chosen, device) if "rungs" in sys.argv[4:] else {}
             write_atomic(result, json.dumps(found | rungs | {"chosen": _chosen(config, chosen), "told": told}))
         return 0
@@ -57,9 +57,9 @@ def _phase(event: Event) -> None:
 def _ladder(asked: TrainConfig, chosen: TrainConfig, device: "torch.device") -> dict[str, Any]:
     """What the run takes as it was ``chosen``, counted; and what it would with each further rung."""
     _phase(Progress(phase="counting what less memory would take", done=0, total=1))
-    counter = Counter(chosen, device)
+    counter = MemoryCounter(chosen, device)
     hand = given(asked) if asked.train.memory else ()
-    rungs = [step._asdict() for step in ladder.steps(chosen, counter.needs, counter.on_card, hand)]
+    rungs = [step._asdict() for step in ladder.remaining_savings(chosen, counter.needs, counter.on_card, hand)]
     return {"counted": counter.needs(chosen), "rungs": rungs}
 
 
@@ -71,9 +71,9 @@ def _chosen(asked: TrainConfig, chosen: TrainConfig) -> dict[str, Any]:
 
 def _tell(error: Exception) -> int:
     """Say on standard error what went wrong; the last line is for a person. Returns the exit code."""
-    from sdlora.runs.worker import translate
+    from sdlora.runs.worker import translate_error
 
-    known = error if isinstance(error, SdloraError) else translate(error)
+    known = error if isinstance(error, SdloraError) else translate_error(error)
     if known is None:
         traceback.print_exc()
     message = " ".join(str(known or f"{type(error).__name__}: {error}").split())

@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from sdlora.errors import BusyError
-from sdlora.files import inside
-from sdlora.runs.creation import ENDED, Request, creations_folder
-from sdlora.runs.folder import device_lock, hold
-from sdlora.runs.mailbox import Answer, Inquiry, Mailbox
-from sdlora.runs.painting import Easel, save, sentence
+from sdlora.files import path_inside
+from sdlora.runs.creation import ENDED, GenerationRequest, images_folder
+from sdlora.runs.folder import device_lock, hold_lock
+from sdlora.runs.mailbox import DeviceRequests, RequestStatus, SubmittedRequest
+from sdlora.runs.painting import AdapterSession, error_sentence, save_generated
 
 if TYPE_CHECKING:
     import torch
@@ -30,7 +30,7 @@ WAIT_SECONDS = 0.3
 """Between two looks at a device that a training holds. Longer than a viewer's look at its lock."""
 
 
-class Painter:
+class InferenceWorker:
     """The process's side: keeps one studio, and serves one request after the other."""
 
     def __init__(self, data_dir: Path, device: str, tell: Callable[..., None]):
@@ -38,17 +38,17 @@ class Painter:
         self.device = device
         self.tell = tell
         self.cancelled: set[int] = set()
-        self._easel: Easel | None = None
+        self._easel: AdapterSession | None = None
 
-    def serve(self, number: int, request: Request) -> None:
+    def serve(self, number: int, request: GenerationRequest) -> None:
         """Draw ``request`` and tell how it goes; nothing that goes wrong with it ends the process."""
         try:
             answer = self._answer(number, request)
         except Exception as error:
-            answer = Answer("failed", sentence(error, "creations/process.log"))
+            answer = RequestStatus("failed", error_sentence(error, "creations/process.log"))
         self._tell(number, answer)
 
-    def rest(self) -> None:
+    def release_memory(self) -> None:
         """Give the memory of the base and its adapters back."""
         import gc
 
@@ -59,66 +59,68 @@ class Painter:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
-    def _tell(self, number: int, answer: Answer) -> None:
+    def _tell(self, number: int, answer: RequestStatus) -> None:
         values = {name: value for name, value in asdict(answer).items() if value is not None}
-        folder = creations_folder(self.data_dir)
-        paths = [str(inside(folder, name)) for name in values.pop("pictures")]
+        folder = images_folder(self.data_dir)
+        paths = [str(path_inside(folder, name)) for name in values.pop("pictures")]
         self.tell(id=number, **values, **({"paths": paths} if answer.state in ENDED else {}))
 
-    def _answer(self, number: int, request: Request) -> Answer:
+    def _answer(self, number: int, request: GenerationRequest) -> RequestStatus:
         """How ``request`` ended, drawn here or by a training."""
         from sdlora.generation.device import choose_device
 
         device = choose_device(self.device)
         lock = self._hold_device(number, request, device)
-        if isinstance(lock, Answer):
+        if isinstance(lock, RequestStatus):
             return lock
         with lock:
             easel = self._open(number, request)
             images, notices = easel.draw(
                 request,
-                lambda done, total: self._tell(number, Answer("drawing", done=done, total=total)),
+                lambda done, total: self._tell(number, RequestStatus("drawing", done=done, total=total)),
                 lambda: number in self.cancelled,
             )
-        names = tuple(save(images, creations_folder(self.data_dir)))
-        return Answer("cancelled" if number in self.cancelled else "done", notices, pictures=names)
+        names = tuple(save_generated(images, images_folder(self.data_dir)))
+        return RequestStatus("cancelled" if number in self.cancelled else "done", notices, pictures=names)
 
-    def _hold_device(self, number: int, request: Request, device: "torch.device") -> "FileLock | Answer":
+    def _hold_device(
+        self, number: int, request: GenerationRequest, device: "torch.device"
+    ) -> "FileLock | RequestStatus":
         """The device's lock; while another has it, that one is asked to draw: then how it ended."""
         if number in self.cancelled:
-            return Answer("cancelled")
+            return RequestStatus("cancelled")
         lock_file = device_lock(self.data_dir, device)
         try:
-            return hold(lock_file, f"the device {device}", WAIT_SECONDS)
+            return hold_lock(lock_file, f"the device {device}", WAIT_SECONDS)
         except BusyError:
-            self.rest()  # A training has it, perhaps for hours: the memory serves its steps, or these pictures.
+            self.release_memory()  # A training has it, perhaps for hours: the memory serves its steps, or these pictures.
             message = f"A training is using {device}; this is drawn between its steps, or after it."
-            self._tell(number, Answer("waiting", message))
-        inquiry = Mailbox(lock_file).ask(request)
+            self._tell(number, RequestStatus("waiting", message))
+        inquiry = DeviceRequests(lock_file).submit(request)
         try:
             return self._follow(number, inquiry, lock_file)
         finally:
             inquiry.close()
 
-    def _follow(self, number: int, inquiry: Inquiry, lock_file: Path) -> "FileLock | Answer":
+    def _follow(self, number: int, inquiry: SubmittedRequest, lock_file: Path) -> "FileLock | RequestStatus":
         """Pass on what the device's holder says, until it has drawn, or the device is free."""
         while True:
             if ended := self._relay(number, inquiry):
                 return ended
             if number in self.cancelled and inquiry.withdraw():
-                return Answer("cancelled")
+                return RequestStatus("cancelled")
             try:
-                lock = hold(lock_file, "the device", WAIT_SECONDS)
+                lock = hold_lock(lock_file, "the device", WAIT_SECONDS)
             except BusyError:
                 continue
             ended = self._relay(number, inquiry)  # Its last word, said as it let the device go.
             if ended is None and number in self.cancelled:
-                ended = Answer("cancelled")
+                ended = RequestStatus("cancelled")
             if ended is not None:
                 lock.release()
             return ended or lock
 
-    def _relay(self, number: int, inquiry: Inquiry) -> Answer | None:
+    def _relay(self, number: int, inquiry: SubmittedRequest) -> RequestStatus | None:
         """Pass on what the device's holder has said since the last call; how it ended, if it did."""
         for answer in inquiry.answers():
             if answer.state in ENDED:
@@ -126,19 +128,19 @@ class Painter:
             self._tell(number, answer)
         return None
 
-    def _open(self, number: int, request: Request) -> Easel:
+    def _open(self, number: int, request: GenerationRequest) -> AdapterSession:
         """The easel over the request's base, loaded anew only where that, or what is said of it, is another."""
         from sdlora.generation.studio import Studio
 
         if self._easel is None or self._easel.studio.model != request.model:
-            self.rest()
-            self._tell(number, Answer("loading"))
-            self._easel = Easel(Studio(request.model, device=self.device, engine=request.drawn_by))
-        self._easel.studio.machine.use(request.drawn_by)
+            self.release_memory()
+            self._tell(number, RequestStatus("loading"))
+            self._easel = AdapterSession(Studio(request.model, device=self.device, engine=request.engine_settings))
+        self._easel.studio.runtime.use(request.engine_settings)
         return self._easel
 
 
-def _read(lines: IO[bytes], painter: Painter, requests: "queue.Queue[dict[str, Any]]") -> None:
+def _read(lines: IO[bytes], painter: InferenceWorker, requests: "queue.Queue[dict[str, Any]]") -> None:
     """Pass the parent's requests on; a cancellation takes effect at once. At the end of lines, the parent is gone."""
     for line in lines:
         message = json.loads(line)
@@ -153,14 +155,14 @@ def main() -> int:
     answers = os.fdopen(os.dup(1), "w", buffering=1, encoding="utf-8")
     os.dup2(2, 1)  # What a library prints goes to the log, not between the answers.
     requests: queue.Queue[dict[str, Any]] = queue.Queue()
-    painter = Painter(Path(sys.argv[1]), sys.argv[2], lambda **answer: print(json.dumps(answer), file=answers))
+    painter = InferenceWorker(Path(sys.argv[1]), sys.argv[2], lambda **answer: print(json.dumps(answer), file=answers))
     threading.Thread(target=_read, args=(sys.stdin.buffer, painter, requests), daemon=True).start()
     while True:
         message = requests.get()
         if "draw" in message:
-            painter.serve(message["id"], Request.of(message["draw"]))
+            painter.serve(message["id"], GenerationRequest.of(message["draw"]))
         elif "rest" in message:
-            painter.rest()
+            painter.release_memory()
 
 
 if __name__ == "__main__":

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from sdlora.errors import OutOfMemoryError, SdloraError
 from sdlora.events import OnProgress
 from sdlora.generation import compare
-from sdlora.notes import noted
-from sdlora.runs.creation import Mixed, Request
+from sdlora.notes import capture_warnings
+from sdlora.runs.creation import AdapterChoice, GenerationRequest
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -22,7 +22,7 @@ NO_MEMORY = re.compile("out of memory|not enough memory|can't allocate memory", 
 """What PyTorch says, on a card or a CPU, when memory ran out."""
 
 
-class Easel:
+class AdapterSession:
     """A studio, with the adapters that the last request has left in it."""
 
     def __init__(self, studio: "Studio"):
@@ -31,7 +31,7 @@ class Easel:
 
     def draw(
         self,
-        request: Request,
+        request: GenerationRequest,
         on_progress: OnProgress,
         should_stop: Callable[[], bool],
         batch: int | None = None,
@@ -41,15 +41,15 @@ class Easel:
         Those of a grid go into its folder, each as it is finished.
         """
         notices: list[str] = []
-        with noted(notices.append):
+        with capture_warnings(notices.append):
             self._mix(request.adapters)
             if request.grid:
-                compare.fill(self.studio, Path(request.grid), on_progress, should_stop, batch)
+                compare.generate_cells(self.studio, Path(request.grid), on_progress, should_stop, batch)
             images = [] if request.grid else self._pictures(request, on_progress, should_stop, batch)
         return images, " ".join(notices)
 
     def _pictures(
-        self, request: Request, on_progress: OnProgress, should_stop: Callable[[], bool], batch: int | None
+        self, request: GenerationRequest, on_progress: OnProgress, should_stop: Callable[[], bool], batch: int | None
     ) -> "list[Image.Image]":
         return self.studio.generate(
             request.prompt,
@@ -71,7 +71,7 @@ class Easel:
         """Take all adapters out."""
         self._remove(0)
 
-    def _mix(self, adapters: Sequence[Mixed]) -> None:
+    def _mix(self, adapters: Sequence[AdapterChoice]) -> None:
         """Load what is not there yet and set the scales. The order stays that of the request: sums round by it."""
         wanted = [(adapter.name, adapter.path, _modified(adapter.path)) for adapter in adapters]
         same = next((n for n, pair in enumerate(zip(wanted, self._loaded, strict=False)) if pair[0] != pair[1]), None)
@@ -88,10 +88,10 @@ class Easel:
             self.studio.remove_adapter(self._loaded.pop()[0])
 
 
-def save(images: "Sequence[Image.Image]", folder: Path) -> list[str]:
+def save_generated(images: "Sequence[Image.Image]", folder: Path) -> list[str]:
     """Save pictures under names that sort by their time, ``20260131-235959-SEED.png``; return the names."""
     from sdlora.generation.images import parse_parameters
-    from sdlora.generation.images import save as save_image
+    from sdlora.generation.images import save_images as save_image
 
     stamp = time.strftime("%Y%m%d-%H%M%S")
     names = []
@@ -101,14 +101,14 @@ def save(images: "Sequence[Image.Image]", folder: Path) -> list[str]:
     return names
 
 
-def translated(error: Exception) -> Exception:
+def translate_error(error: Exception) -> Exception:
     """``error``, or the OutOfMemoryError that it amounts to."""
     if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and NO_MEMORY.search(str(error))):
         return OutOfMemoryError("too little memory for these pictures; take a smaller size, or fewer at once")
     return error
 
 
-def sentence(error: Exception, log: str) -> str:
+def error_sentence(error: Exception, log: str) -> str:
     """What to tell of a drawing that failed; a bug's traceback goes to standard error, which ``log`` keeps."""
     if isinstance(error, SdloraError):
         return str(error)

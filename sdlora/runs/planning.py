@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from sdlora.config import TrainConfig
-from sdlora.data.buckets import assign, bucket_step
+from sdlora.data.buckets import assign_buckets, bucket_step
 from sdlora.data.folder import read_folder
 from sdlora.runs.disk import written
-from sdlora.runs.estimates import Known, Measurer, measured, planned_steps
+from sdlora.runs.estimates import Measurement, Profiler, cached_measurement, planned_steps
 from sdlora.runs.ladder import as_flags, gigabytes
 from sdlora.runs.startable import require_startable
-from sdlora.training.estimate import class_pictures, previews, views
+from sdlora.training.estimate import count_class_images, count_previews, views_per_image
 
 LATENT = 2 * 4 * 4
 """Bytes that are kept for each place of a picture's latents: mean and deviation of four channels in float32."""
@@ -24,7 +24,7 @@ WIDTHS = {"fp32": 4, "fp16": 2, "bf16": 2}
 
 
 @dataclass(frozen=True)
-class Plan:
+class RunPlan:
     """A run before it is started."""
 
     base: str
@@ -50,25 +50,27 @@ class Plan:
     """Bytes, at most: what lies in caches already is not taken off."""
 
 
-def plan(config: TrainConfig, data_dir: Path, on_phase: Callable[[str], object] = str) -> Plan:
+def plan_run(config: TrainConfig, data_dir: Path, on_phase: Callable[[str], object] = str) -> RunPlan:
     """What ``config`` will take on this machine: measured now, unless that was done before. Writes nothing but caches.
 
     Raises what the run would fail with; BusyError while something else has the device.
     """
     require_startable(config)
-    found = measured(config, data_dir)
+    found = cached_measurement(config, data_dir)
     if found is None or found.rungs is None:
         (data_dir / "cache" / "estimates").mkdir(parents=True, exist_ok=True)
-        found = Measurer(data_dir).finish(config, on_phase)
-    return of(found.as_chosen(config), found)
+        found = Profiler(data_dir).finish(config, on_phase)
+    return plan_from_measurement(found.as_chosen(config), found)
 
 
-def of(config: TrainConfig, found: Known) -> Plan:
+def plan_from_measurement(config: TrainConfig, found: Measurement) -> RunPlan:
     """The plan of a run that was measured with these very settings."""
     examples, train = read_folder(config.data).examples, config.train
-    sizes = assign(examples, found.resolution, bucket_step(found.resolution, found.latent_factor), config.data.buckets)
+    sizes = assign_buckets(
+        examples, found.resolution, bucket_step(found.resolution, found.latent_factor), config.data.buckets
+    )
     steps = planned_steps(config, len(examples))
-    return Plan(
+    return RunPlan(
         base=config.model.base,
         device=found.device,
         steps=steps,
@@ -79,20 +81,22 @@ def of(config: TrainConfig, found: Known) -> Plan:
         chosen=found.chosen,
         told=tuple(found.told),
         step_seconds=found.step * train.gradient_accumulation,
-        seconds=found.spent(config.data, config.prior, train, config.sample, len(examples), steps),
+        seconds=found.seconds_by_phase(config.data, config.prior, train, config.sample, len(examples), steps),
         memory=found.memory,
         counted=found.counted,
         rungs=tuple(found.rungs or ()),
-        disk=disk_of(config, found),
+        disk=planned_disk(config, found),
     )
 
 
-def disk_of(config: TrainConfig, found: Known) -> dict[str, int]:
+def planned_disk(config: TrainConfig, found: Measurement) -> dict[str, int]:
     """Bytes that a run writes, at most, by what they are."""
     examples = read_folder(config.data).examples
-    sizes = assign(examples, found.resolution, bucket_step(found.resolution, found.latent_factor), config.data.buckets)
-    steps, sample, made = planned_steps(config, len(examples)), config.sample, class_pictures(config.prior)
-    places = sum(size.width * size.height for size in sizes) * views(config.data)
+    sizes = assign_buckets(
+        examples, found.resolution, bucket_step(found.resolution, found.latent_factor), config.data.buckets
+    )
+    steps, sample, made = planned_steps(config, len(examples)), config.sample, count_class_images(config.prior)
+    places = sum(size.width * size.height for size in sizes) * views_per_image(config.data)
     places += (config.prior.count if config.prior.weight else 0) * found.width * found.height
     adapter = found.numbers * WIDTHS[config.checkpoint.precision]
     checkpoints = ceil(steps / config.checkpoint.every) if config.checkpoint.every else 1
@@ -101,14 +105,14 @@ def disk_of(config: TrainConfig, found: Known) -> dict[str, int]:
         "cache of latents": places // found.latent_factor**2 * LATENT,
         "cache of captions": found.caption * len({example.caption for example in examples}),
         "class pictures": made * found.resolution**2 * PIXEL,
-        "previews": previews(sample, steps) * width * height * PIXEL,
+        "previews": count_previews(sample, steps) * width * height * PIXEL,
         "checkpoints": checkpoints * adapter,
         "states to resume from": min(config.checkpoint.keep, checkpoints) * (4 * found.numbers + found.state),
         "adapter": adapter,
     }
 
 
-def table(plan: Plan) -> list[str]:
+def plan_table(plan: RunPlan) -> list[str]:
     """The plan as lines of text."""
     sizes = ", ".join(f"{number} of {size}" for size, number in plan.sizes.items())
     batch = f"{plan.batch_size} x {plan.gradient_accumulation}" if plan.gradient_accumulation > 1 else plan.batch_size

@@ -28,7 +28,7 @@ def environment() -> dict[str, str]:
     return found
 
 
-def spawn(
+def spawn_python(
     arguments: Sequence[str],
     *,
     stdin: int,

@@ -7,7 +7,7 @@ from typing import Literal
 
 from sdlora.errors import BusyError
 from sdlora.files import write_atomic
-from sdlora.runs.folder import Run, RunState, busy
+from sdlora.runs.folder import Run, RunState, device_busy
 from sdlora.runs.launch import Training, launch
 
 Move = Literal["up", "down", "first"]
@@ -108,7 +108,7 @@ class TrainingQueue:
             self._training = None
             self._stopping = {folder for folder in self._stopping if Run(folder).held()}
             waiting = self.waiting()
-            if waiting and not busy(self.data_dir):
+            if waiting and not device_busy(self.data_dir):
                 self._training = launch(waiting[0])
 
     def _follow(self, training: Training) -> bool:

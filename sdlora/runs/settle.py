@@ -8,38 +8,38 @@ from sdlora.config import TrainConfig, given
 from sdlora.errors import OutOfMemoryError
 from sdlora.events import OnEvent, Progress, ignore
 from sdlora.runs import ladder
-from sdlora.training.estimate import class_pictures
+from sdlora.training.estimate import count_class_images
 from sdlora.training.output import RunPaths
 
 if TYPE_CHECKING:
     import torch
 
-    from sdlora.training.footprint import Footprint
+    from sdlora.training.footprint import MemoryEstimate
 
 CONTEXT = 512 << 20
 """Bytes of a card that drivers and libraries take before the first tensor: an assumption, on the safe side."""
 SETTLED = {"train.memory": None}
 
 
-class Counter:
+class MemoryCounter:
     """What runs like ``config`` need of ``device``, rung by rung; each is counted once."""
 
     def __init__(self, config: TrainConfig, device: "torch.device"):
         from sdlora.generation.device import choose_dtype
-        from sdlora.training.footprint import largest
+        from sdlora.training.footprint import largest_size
 
         self.device = device
         self.on_card = device.type == "cuda"  # Others share their memory with the processor.
         self.dtype = choose_dtype(config.train.precision, device, preferred="bf16")
-        self.size = largest(_job(config))
-        self._known: dict[str, Footprint] = {}
+        self.size = largest_size(_job(config))
+        self._known: dict[str, MemoryEstimate] = {}
 
-    def footprint(self, config: TrainConfig) -> "Footprint":
-        from sdlora.training.footprint import count
+    def footprint(self, config: TrainConfig) -> "MemoryEstimate":
+        from sdlora.training.footprint import estimate_memory
 
         key = config.model_dump_json()
         if key not in self._known:
-            self._known[key] = count(_job(config), self.size, self.dtype, self.on_card)
+            self._known[key] = estimate_memory(_job(config), self.size, self.dtype, self.on_card)
         return self._known[key]
 
     def needs(self, config: TrainConfig) -> int:
@@ -48,44 +48,48 @@ class Counter:
         Previews are not in it: one that does not fit is left out, and told.
         """
         found = self.footprint(config)
-        most = max(found.step, found.encoding, found.drawing if class_pictures(config.prior) else 0)
+        most = max(found.step, found.encoding, found.drawing if count_class_images(config.prior) else 0)
         return most + int(ladder.RESERVE * max(0, most - found.weights))
 
 
-def settle(config: TrainConfig, device: "torch.device", on_event: OnEvent = ignore) -> tuple[TrainConfig, list[str]]:
+def fit_to_memory(
+    config: TrainConfig, device: "torch.device", on_event: OnEvent = ignore
+) -> tuple[TrainConfig, list[str]]:
     """``config`` with the rungs that ``train.memory`` asks for, which is then unset; and what is to be told of it.
 
     On a CPU ``auto`` asks for none. Raises OutOfMemoryError where no rung suffices, naming what was set by hand.
     """
     asked = config.train.memory
-    plain = ladder.changed(config, SETTLED)
+    plain = ladder.with_settings(config, SETTLED)
     if asked is None or (asked == "auto" and device.type == "cpu"):
         return plain, []
     on_event(Progress(phase="fitting the run into memory", done=0, total=1))
-    counter = Counter(plain, device)
-    climbed = ladder.climb(plain, counter.needs, budget(asked, device), counter.on_card, given(config))
+    counter = MemoryCounter(plain, device)
+    climbed = ladder.apply_until_fits(
+        plain, counter.needs, memory_budget(asked, device), counter.on_card, given(config)
+    )
     if not climbed.fits:
         raise OutOfMemoryError(ladder.refusal(climbed, asked))
-    return climbed.config, [ladder.told(climbed, asked)]
+    return climbed.config, [ladder.describe_fit(climbed, asked)]
 
 
-def budget(asked: str, device: "torch.device") -> int:
+def memory_budget(asked: str, device: "torch.device") -> int:
     """The bytes that a run may take: what ``device`` has free, or the size that was ``asked`` for.
 
     A card of that size has less: its drivers' share is left alone.
     """
     if asked == "auto":
-        from sdlora.generation.memory import free
+        from sdlora.generation.memory import free_bytes
 
-        return free(device)
+        return free_bytes(device)
     whole = int(float(asked.removesuffix("GB")) * ladder.GIB)
     return whole - (CONTEXT if device.type == "cuda" else 0)
 
 
 def _job(config: TrainConfig) -> Any:
     """A job that is counted, and neither writes nor tells."""
-    from sdlora.training.job import Job
+    from sdlora.training.job import TrainJob
 
     nowhere = Path("nowhere")
     stop: Callable[[], bool] = lambda: False  # noqa: E731
-    return Job(**dict(config), output=RunPaths(nowhere), cache=nowhere, on_event=ignore, should_stop=stop)
+    return TrainJob(**dict(config), output=RunPaths(nowhere), cache=nowhere, on_event=ignore, should_stop=stop)

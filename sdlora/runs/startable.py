@@ -6,14 +6,14 @@ from importlib.util import find_spec
 from sdlora.config import TrainConfig
 from sdlora.data.folder import read_folder
 from sdlora.errors import ConfigError, missing
-from sdlora.families.loading import locate
+from sdlora.families.loading import locate_base
 from sdlora.generation.device import require_precision
 
 
 def require_startable(config: TrainConfig, processes: int = 1) -> None:
     """Raises what a run of ``config`` in so many processes would fail with: its base, packages, pictures."""
     require_alone(config, processes)
-    locate(config.model.base)
+    locate_base(config.model.base)
     require_precision(config.train.precision, config.train.device)
     for setting, package, instead in _packages(config):
         if find_spec(package) is None:

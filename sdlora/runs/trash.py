@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sdlora.errors import FileError, SdloraError
-from sdlora.files import inside, read_json, safe_name, unused, write_atomic
+from sdlora.files import path_inside, read_json, safe_name, unused_path, write_atomic
 
 KEPT_DAYS = 30
 LAST = 1 << 36
@@ -22,7 +22,7 @@ ITEM = "item.json"
 
 
 @dataclass(frozen=True)
-class Item:
+class TrashItem:
     """Something in the trash."""
 
     folder: Path
@@ -47,13 +47,13 @@ class Trash:
         self.data_dir = data_dir.resolve()
         self.folder = self.data_dir / "trash"
 
-    def put(self, paths: Sequence[Path], name: str, what: str) -> Item:
+    def put(self, paths: Sequence[Path], name: str, what: str) -> TrashItem:
         """Move ``paths``, all inside the data folder, into the trash. Raises FileError; what was moved is put back."""
         now = time.time()
-        origins = tuple(inside(self.data_dir, path).relative_to(self.data_dir).as_posix() for path in paths)
+        origins = tuple(path_inside(self.data_dir, path).relative_to(self.data_dir).as_posix() for path in paths)
         stamp = time.strftime("%Y%m%d-%H%M%S", time.localtime(now))
-        folder = unused(self.folder / safe_name(f"{stamp}-{name}", fallback=stamp))
-        item = Item(folder, name, what, now, origins)
+        folder = unused_path(self.folder / safe_name(f"{stamp}-{name}", fallback=stamp))
+        item = TrashItem(folder, name, what, now, origins)
         fields = {"name": name, "what": what, "deleted": now, "origins": origins}
         write_atomic(folder / ITEM, json.dumps(fields, ensure_ascii=False))  # First: what follows can be undone by it.
         try:
@@ -64,26 +64,26 @@ class Trash:
             raise FileError(f"{error.filename}: cannot be moved to the trash ({error.strerror})") from error
         return item
 
-    def items(self) -> list[Item]:
+    def items(self) -> list[TrashItem]:
         """What is in the trash, the newest first. A folder that is no item's is passed over."""
         found = [self._read(path.parent) for path in self.folder.glob(f"*/{ITEM}")]
         return sorted((item for item in found if item), key=lambda item: item.deleted, reverse=True)
 
-    def find(self, folder_name: str) -> Item:
+    def find(self, folder_name: str) -> TrashItem:
         """The item in that folder. Raises FileError if it is gone."""
         item = next((item for item in self.items() if item.folder.name == folder_name), None)
         if item is None:
             raise FileError(f"{folder_name}: is not in the trash any more")
         return item
 
-    def restore(self, item: Item) -> list[Path]:
+    def restore(self, item: TrashItem) -> list[Path]:
         """Move an item's parts back to where they lay, or beside it where something else lies there by now."""
         restored = []
         try:
             for number, origin in enumerate(item.origins):
                 part = item.folder / str(number)
                 if part.exists():
-                    target = unused(inside(self.data_dir, origin))
+                    target = unused_path(path_inside(self.data_dir, origin))
                     target.parent.mkdir(parents=True, exist_ok=True)
                     part.rename(target)
                     restored.append(target)
@@ -100,11 +100,11 @@ class Trash:
             shutil.rmtree(item.folder, ignore_errors=True)
         return len(old)
 
-    def _read(self, folder: Path) -> Item | None:
+    def _read(self, folder: Path) -> TrashItem | None:
         try:
             fields = read_json(folder / ITEM)
             name, what, deleted = str(fields["name"]), str(fields["what"]), float(fields["deleted"])
             whole = 0 <= deleted < LAST
-            return Item(folder, name, what, deleted, tuple(map(str, fields["origins"]))) if whole else None
+            return TrashItem(folder, name, what, deleted, tuple(map(str, fields["origins"]))) if whole else None
         except (SdloraError, ValueError, KeyError, TypeError):
             return None

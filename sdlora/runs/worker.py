@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING
 from sdlora.checkpoint import newest_step
 from sdlora.errors import DeviceError, FileError, OutOfMemoryError, SdloraError
 from sdlora.events import OnEvent, RunFailed, ignore
-from sdlora.runs.folder import Journal, Run, device_lock, hold
-from sdlora.runs.interlude import Interlude
-from sdlora.runs.mailbox import Mailbox
+from sdlora.runs.folder import Journal, Run, device_lock, hold_lock
+from sdlora.runs.interlude import InlineInference
+from sdlora.runs.mailbox import DeviceRequests
 from sdlora.runs.painting import NO_MEMORY
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def main() -> int:
     with ExitStack() as held:
         try:
             if is_main:
-                held.enter_context(hold(run.lock_file, f"the run {run.name}", WAIT_SECONDS))
+                held.enter_context(hold_lock(run.lock_file, f"the run {run.name}", WAIT_SECONDS))
                 run.stop_file.unlink(missing_ok=True)
                 run.sweep()
             journal = Journal(run.journal) if is_main else None
@@ -92,23 +92,23 @@ def _hold_device(run: Run, held: ExitStack) -> Path | None:
     elif local:
         return None
     lock_file = device_lock(run.data_dir, device)
-    held.enter_context(hold(lock_file, f"the device {device}", WAIT_SECONDS))
+    held.enter_context(hold_lock(lock_file, f"the device {device}", WAIT_SECONDS))
     return lock_file
 
 
 def _train(run: Run, stop: StopRequest, on_event: OnEvent, lock_file: Path | None) -> bool:
     """Train; who asks the holder of ``lock_file`` for pictures gets them between the steps."""
-    from sdlora.training.job import Job, nothing
+    from sdlora.training.job import TrainJob, nothing
     from sdlora.training.trainer import train
 
-    config, between = _settled(run, on_event), nothing
+    config, between = _fitted_config(run, on_event), nothing
     if lock_file is not None:
-        mailbox = Mailbox(lock_file)
+        mailbox = DeviceRequests(lock_file)
         mailbox.open()
         several = int(os.environ.get("WORLD_SIZE", "1")) > 1
-        between = Interlude(mailbox, run.data_dir, config.model, stop, several)
+        between = InlineInference(mailbox, run.data_dir, config.model, stop, several)
     return train(
-        Job(
+        TrainJob(
             **dict(config),
             output=run,
             cache=run.data_dir / "cache",
@@ -119,17 +119,17 @@ def _train(run: Run, stop: StopRequest, on_event: OnEvent, lock_file: Path | Non
     )
 
 
-def _settled(run: Run, on_event: OnEvent) -> "TrainConfig":
+def _fitted_config(run: Run, on_event: OnEvent) -> "TrainConfig":
     """The run's config, with whatever ``train.memory`` asks for chosen, and written so that a resume repeats it."""
     if run.config.train.memory is None:
         return run.config
     from sdlora.events import Notice
     from sdlora.generation.device import choose_device
-    from sdlora.runs.settle import settle
+    from sdlora.runs.settle import fit_to_memory
     from sdlora.runs.startable import require_alone
 
     require_alone(run.config, int(os.environ.get("WORLD_SIZE", "1")))
-    config, told = settle(run.config, choose_device(run.config.train.device), on_event)
+    config, told = fit_to_memory(run.config, choose_device(run.config.train.device), on_event)
     config.save(run.config_file)
     run.forget_config()
     for message in told:
@@ -146,7 +146,7 @@ def _report(error: Exception, run: Run, journal: Journal | None) -> int:
         traceback.print_exc()
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and PEER_LOST.search(str(error)):
         return 1
-    known = error if isinstance(error, SdloraError) else translate(error, run.config)
+    known = error if isinstance(error, SdloraError) else translate_error(error, run.config)
     message = str(known) if known else f"{type(error).__name__}: {error} (a bug; the end of the log says where)"
     if isinstance(known, OutOfMemoryError | DeviceError) and (saved := newest_step(run.states)):
         message += f"; {saved} steps are saved"
@@ -159,7 +159,7 @@ def _report(error: Exception, run: Run, journal: Journal | None) -> int:
     return code
 
 
-def translate(error: Exception, config: "TrainConfig | None" = None) -> SdloraError | None:
+def translate_error(error: Exception, config: "TrainConfig | None" = None) -> SdloraError | None:
     """What a library's exception means to the user, or None for a bug. ``config`` is that of what failed."""
     import torch
 
@@ -176,7 +176,7 @@ def translate(error: Exception, config: "TrainConfig | None" = None) -> SdloraEr
 
 def _relief(config: "TrainConfig | None") -> str:
     """What to do where memory was too little: the next rung of the ladder, by its settings."""
-    from sdlora.runs.ladder import as_flags, next_rung
+    from sdlora.runs.ladder import as_flags, next_saving
 
     least = "a lower data.resolution or adapter.rank"
     if config is None:
@@ -186,7 +186,7 @@ def _relief(config: "TrainConfig | None") -> str:
         import torch
 
         on_card = torch.cuda.is_available() or torch.backends.mps.is_available()
-    rung = as_flags(next_rung(config, on_card))
+    rung = as_flags(next_saving(config, on_card))
     return (
         f"start again with {rung} (the next rung that saves memory), or {least}"
         if rung

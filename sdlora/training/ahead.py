@@ -6,7 +6,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from sdlora.data.batches import Batch
 
 
-class Ahead:
+class Prefetcher:
     """Micro-batches by number, as ``read`` gives them, from a thread that is one ahead.
 
     Where latents do not fit into memory a read waits for the disk, and would let the device wait too. What is read

@@ -8,19 +8,19 @@ from typing import TYPE_CHECKING
 import torch
 
 from sdlora.data import prior
-from sdlora.data.batches import Batches
+from sdlora.data.batches import BatchLoader
 from sdlora.data.cache import LatentCache, TextCache
 from sdlora.data.folder import Example
 from sdlora.data.store import TensorStore
 from sdlora.events import OnEvent, OnProgress, Progress
-from sdlora.families.base import Conditioning, Family, sent
-from sdlora.generation.attention import escape
-from sdlora.generation.samplers import require_able
+from sdlora.families.base import Conditioning, Family, to_device_async
+from sdlora.generation.attention import escape_weights
+from sdlora.generation.samplers import require_zero_snr_support
 from sdlora.generation.studio import Studio
-from sdlora.training.job import Job
-from sdlora.training.parallel import Gang
-from sdlora.training.previews import placed
-from sdlora.training.turns import Turns
+from sdlora.training.job import TrainJob
+from sdlora.training.parallel import Distributed
+from sdlora.training.previews import prefix_section
+from sdlora.training.turns import ComponentOffload
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -33,8 +33,8 @@ MOST_CAPTIONS = 10
 """Where a run says more different captions a picture than this (shuffled ones, say), none are kept."""
 
 
-def class_examples(
-    job: Job, gang: Gang, family: Family, resolution: int, examples: Sequence[Example]
+def prepare_class_images(
+    job: TrainJob, gang: Distributed, family: Family, resolution: int, examples: Sequence[Example]
 ) -> list[Example] | None:
     """The class pictures, missing ones made by the base; none without prior preservation; None if stopped."""
     settings = job.prior
@@ -45,33 +45,35 @@ def class_examples(
     made_by = {"base": family.fingerprint, "precision": gang.precision, "size": side, **asked, **job.model.schedule}
     if job.model.quantize is not None:  # A rounded base draws other pictures.
         made_by["quantize"] = job.model.quantize
-    shelf = prior.Shelf(job.cache / "class-images", made_by)
+    shelf = prior.ClassImageStore(job.cache / "class-images", made_by)
     prompts = prior.class_prompts(job.data, settings, [example.caption for example in examples])
-    pictures = prior.class_pictures(settings, prompts, prior.class_prompt(job.data, settings), shelf)
+    pictures = prior.select_class_images(settings, prompts, prior.class_prompt(job.data, settings), shelf)
     job.notice(*pictures.notices)
     missing = pictures.missing()
     if missing and job.train.offload:
-        Turns(family, str(gang.device), on=True).drawing()
-    studio = Studio.over(family, job.model)
+        ComponentOffload(family, str(gang.device), on=True).for_generation()
+    studio = Studio.from_family(family, job.model)
 
     def make(prompt: str, seed: int) -> "Image.Image":
-        return studio.generate(escape(prompt), seed=seed, width=side, height=side, **asked)[0]
+        return studio.generate(escape_weights(prompt), seed=seed, width=side, height=side, **asked)[0]
 
     if missing:
-        with placed("prior"):
-            require_able(settings.sampler, family.scheduler_config)
-    gang.wait()  # Everyone has looked before anyone adds a picture.
-    finished = prior.fill(
+        with prefix_section("prior"):
+            require_zero_snr_support(settings.sampler, family.scheduler_config)
+    gang.barrier()  # Everyone has looked before anyone adds a picture.
+    finished = prior.generate_missing(
         shelf,
         missing[gang.rank :: gang.count],
         make,
-        _teller(job.on_event, "making class pictures") if missing else lambda done, total: None,
+        _report_phase(job.on_event, "making class pictures") if missing else lambda done, total: None,
         job.should_stop,
     )
-    return None if gang.any(not finished) else pictures.examples()
+    return None if gang.any_process(not finished) else pictures.examples()
 
 
-def cache_latents(job: Job, gang: Gang, family: Family, batches: Batches, steps: int) -> LatentCache | None:
+def cache_latents(
+    job: TrainJob, gang: Distributed, family: Family, batches: BatchLoader, steps: int
+) -> LatentCache | None:
     """Encode every view that the run will show, once; None if stopped."""
     cache = LatentCache(
         TensorStore(job.cache / "latents"),
@@ -81,13 +83,13 @@ def cache_latents(job: Job, gang: Gang, family: Family, batches: Batches, steps:
         1 if gang.device.type == "cpu" or family.native_size > MIDDLING else ENCODE_BATCH,
     )
     views = batches.views(0, steps * job.train.gradient_accumulation)
-    tell = _teller(job.on_event, "encoding pictures")
+    tell = _report_phase(job.on_event, "encoding pictures")
     finished = cache.prepare(views[gang.rank :: gang.count], family.encode_images, tell, job.should_stop)
-    return None if gang.any(not finished) else cache
+    return None if gang.any_process(not finished) else cache
 
 
-def text_encoder(
-    job: Job, gang: Gang, family: Family, batches: Batches, steps: int, trains: bool
+def prepare_text_encoder(
+    job: TrainJob, gang: Distributed, family: Family, batches: BatchLoader, steps: int, trains: bool
 ) -> Callable[[list[str]], Conditioning] | None:
     """Captions to conditioning: live where a text encoder trains, else from a cache made before the first step.
 
@@ -104,26 +106,30 @@ def text_encoder(
     captions = [] if trains else batches.captions(0, steps * job.train.gradient_accumulation)
     if trains or len(captions) > MOST_CAPTIONS * len(batches.examples):
         gradients = nullcontext if trains else torch.no_grad
-        return Live(family, tokens, gradients, each=bool(trains and job.adapter.input_dropout))
+        return LiveTextEncoder(family, tokens, gradients, each=bool(trains and job.adapter.input_dropout))
 
     @torch.autocast(gang.device.type, enabled=False)
     def encode(row: torch.Tensor) -> dict[str, torch.Tensor]:
-        return family.encode_text(row).parts()
+        return family.encode_text(row).tensors()
 
     fingerprint = "".join(value for name, value in sorted(family.fingerprints.items()) if name.startswith("text"))
     cache = TextCache(TensorStore(job.cache / "text"), f"{fingerprint}/{gang.precision}", encode)
     mine = captions[gang.rank :: gang.count]
-    finished = not mine or cache.prepare(tokens(mine), _teller(job.on_event, "encoding captions"), job.should_stop)
-    if gang.any(not finished):
+    finished = not mine or cache.prepare(
+        tokens(mine), _report_phase(job.on_event, "encoding captions"), job.should_stop
+    )
+    if gang.any_process(not finished):
         return None
 
     def read(spoken: list[str]) -> Conditioning:
-        return Conditioning(**{part: sent(told, gang.device) for part, told in cache.read(tokens(spoken)).items()})
+        return Conditioning(
+            **{part: to_device_async(told, gang.device) for part, told in cache.read(tokens(spoken)).items()}
+        )
 
     return read
 
 
-class Live:
+class LiveTextEncoder:
     """Reads a batch's captions anew in every step: ``each`` one, as dropout asks for, or every different one once."""
 
     def __init__(self, family: Family, tokens: Callable, gradients: Callable, each: bool):
@@ -133,13 +139,13 @@ class Live:
         different = captions if self.each else list(dict.fromkeys(captions))  # Class pictures' are often all alike.
         with self.gradients():
             told = self.family.encode_text(self.tokens(different))
-        return told if different == captions else told.rows([different.index(caption) for caption in captions])
+        return told if different == captions else told.select_rows([different.index(caption) for caption in captions])
 
 
 def is_live(encode: Callable[[list[str]], Conditioning]) -> bool:
     """Whether ``encode``, from ``text_encoder``, needs the text encoders at every step."""
-    return isinstance(encode, Live)
+    return isinstance(encode, LiveTextEncoder)
 
 
-def _teller(on_event: OnEvent, phase: str) -> OnProgress:
+def _report_phase(on_event: OnEvent, phase: str) -> OnProgress:
     return lambda done, total: on_event(Progress(phase=phase, done=done, total=total))

@@ -18,16 +18,16 @@ from sdlora.data.settings import Data, Prior
 from sdlora.events import Progress
 from sdlora.generation.settings import Sample
 from sdlora.training.settings import Train
-from sdlora.training.turns import Turns
+from sdlora.training.turns import ComponentOffload
 
 if TYPE_CHECKING:
     import torch
 
     from sdlora.families.base import Family
-    from sdlora.training.job import Job
-    from sdlora.training.parallel import Gang
-    from sdlora.training.prepare import Ready
-    from sdlora.training.trainer import Loop
+    from sdlora.training.job import TrainJob
+    from sdlora.training.parallel import Distributed
+    from sdlora.training.prepare import TrainState
+    from sdlora.training.trainer import TrainLoop
 
 STEPS = 5
 """Measured at most, after one that warms up."""
@@ -41,7 +41,7 @@ LOOK_SECONDS = 0.01
 
 
 @dataclass(frozen=True, kw_only=True)
-class Measured:
+class RunProfile:
     """Seconds and bytes that parts of a run took on ``device``."""
 
     device: str
@@ -75,69 +75,69 @@ class Measured:
 
     def seconds(self, data: Data, prior: Prior, train: Train, sample: Sample, pictures: int, steps: int) -> float:
         """About how long a run of ``steps`` over so many ``pictures`` will take, from its start to its end."""
-        return sum(self.spent(data, prior, train, sample, pictures, steps).values())
+        return sum(self.seconds_by_phase(data, prior, train, sample, pictures, steps).values())
 
-    def spent(
+    def seconds_by_phase(
         self, data: Data, prior: Prior, train: Train, sample: Sample, pictures: int, steps: int
     ) -> dict[str, float]:
         """The seconds of ``seconds`` by what a run does in them."""
-        made = class_pictures(prior)
+        made = count_class_images(prior)
         return {
             "loading the base model": self.load,
             "class pictures": made * (self.picture + prior.steps * self.sampling),
-            "encoding pictures": (pictures * views(data) + made) * self.encode,
-            "previews": previews(sample, steps) * (self.picture + sample.steps * self.sampling),
+            "encoding pictures": (pictures * views_per_image(data) + made) * self.encode,
+            "previews": count_previews(sample, steps) * (self.picture + sample.steps * self.sampling),
             "steps": steps * train.gradient_accumulation * self.step,
         }
 
 
-def views(data: Data) -> int:
+def views_per_image(data: Data) -> int:
     """In how many cuts and mirrorings each picture is encoded."""
     return (2 if data.flip else 1) * (data.variants if data.random_crop else 1)
 
 
-def class_pictures(prior: Prior) -> int:
+def count_class_images(prior: Prior) -> int:
     """How many class pictures the base makes for a run, at most."""
     return prior.count if prior.weight and prior.folder is None else 0
 
 
-def previews(sample: Sample, steps: int) -> int:
+def count_previews(sample: Sample, steps: int) -> int:
     """How many pictures a run of ``steps`` draws: before the first step, at every so many, after the last."""
     return (1 + math.ceil(steps / sample.every)) * len(sample.prompts) if sample.every else 0
 
 
-def measure(job: "Job") -> Measured:
+def profile_run(job: "TrainJob") -> RunProfile:
     """Do one of everything that ``job`` would do, with its own code, and take its time. Nothing is written but caches.
 
     Raises the SdloraError that the run would fail with.
     """
     from sdlora.training import prepare
-    from sdlora.training.parallel import Gang
-    from sdlora.training.trainer import Loop
+    from sdlora.training.parallel import Distributed
+    from sdlora.training.trainer import TrainLoop
 
     with tempfile.TemporaryDirectory(prefix="sdlora-measure-") as folder:
         job = _shortened(job, Path(folder))
-        gang = Gang.assemble(job.train, job.output)
+        gang = Distributed.setup(job.train, job.output)
         with _Peak(gang.device) as peak:
             begun = time.monotonic()
-            family = prepare.open_base(job, gang)
+            family = prepare.load_base(job, gang)
             load = time.monotonic() - begun
             job.on_event(Progress(phase="measuring steps", done=0, total=1))
             ready = _ready(job, gang, family)
             size = ready.sizes[0]
-            step = _time_steps(Loop(job, gang, ready), gang.device)
-            turns = Turns(family, str(gang.device), job.train.offload)
-            turns.encoding()
+            step = _time_steps(TrainLoop(job, gang, ready), gang.device)
+            turns = ComponentOffload(family, str(gang.device), job.train.offload)
+            turns.for_image_encoding()
             encode = _time_encoding(family, size.width, size.height)
             sampling, picture = _time_previews(job, family, turns)
-        return Measured(
+        return RunProfile(
             device=str(gang.device), width=size.width, height=size.height, load=load, encode=encode, step=step,
             sampling=sampling, picture=picture, memory=peak.bytes, resolution=ready.resolution,
             native_size=family.native_size, latent_factor=family.latent_factor, **_kept(ready),
         )  # fmt: skip
 
 
-def _kept(ready: "Ready") -> dict[str, int]:
+def _kept(ready: "TrainState") -> dict[str, int]:
     """What a run writes of its adapter and its captions, in numbers and bytes."""
     from sdlora.checkpoint import pack_optimizer
     from sdlora.training.caches import is_live
@@ -145,7 +145,7 @@ def _kept(ready: "Ready") -> dict[str, int]:
     tensors, _ = pack_optimizer(ready.trained.optimizer)
     live = is_live(ready.encode)
     caption = (
-        0 if live else sum(part.nbytes for part in ready.encode([ready.batches.examples[0].caption]).parts().values())
+        0 if live else sum(part.nbytes for part in ready.encode([ready.batches.examples[0].caption]).tensors().values())
     )
     return {
         "numbers": sum(parameter.numel() for parameter in ready.trained.parameters),
@@ -154,7 +154,7 @@ def _kept(ready: "Ready") -> dict[str, int]:
     }
 
 
-def _shortened(job: "Job", folder: Path) -> "Job":
+def _shortened(job: "TrainJob", folder: Path) -> "TrainJob":
     """``job`` without what only repeats, or leaves traces: a micro-batch a step, nothing told, nothing kept."""
     from sdlora.training.output import RunPaths
 
@@ -162,31 +162,31 @@ def _shortened(job: "Job", folder: Path) -> "Job":
     return dataclasses.replace(job, train=train, output=RunPaths(folder), should_stop=lambda: False)
 
 
-def _ready(job: "Job", gang: "Gang", family: "Family") -> "Ready":
+def _ready(job: "TrainJob", gang: "Distributed", family: "Family") -> "TrainState":
     """What the loop needs, over the one picture of the largest bucket, under a batch's captions; it stands for class
     pictures too."""
-    from sdlora.data.batches import Batches
-    from sdlora.data.folder import scan
+    from sdlora.data.batches import BatchLoader
+    from sdlora.data.folder import load_dataset
     from sdlora.training import caches, prepare
 
-    examples = scan(job.data).examples
-    resolution, sizes = prepare.assign(job, family, examples)
+    examples = load_dataset(job.data).examples
+    resolution, sizes = prepare.assign_sizes(job, family, examples)
     largest, size = max(zip(examples, sizes, strict=True), key=lambda pair: pair[1].width * pair[1].height)
     own = [dataclasses.replace(largest, caption=example.caption) for example in examples[: job.train.batch_size]]
     others = [dataclasses.replace(largest, caption=CLASS)] if job.prior.weight else []
-    batches = Batches(own, [size] * len(own), job.data, job.train.batch_size, job.train.seed, others)
-    turns = Turns(family, str(gang.device), job.train.offload)
-    turns.encoding()
+    batches = BatchLoader(own, [size] * len(own), job.data, job.train.batch_size, job.train.seed, others)
+    turns = ComponentOffload(family, str(gang.device), job.train.offload)
+    turns.for_image_encoding()
     latents = caches.cache_latents(job, gang, family, batches, STEPS + 1)
-    turns.reading()
-    trained = prepare.attach(job, gang, family, from_file=False)
-    encode = caches.text_encoder(job, gang, family, batches, STEPS + 1, trains=bool(trained.text))
+    turns.for_text_encoding()
+    trained = prepare.attach_adapter(job, gang, family, from_file=False)
+    encode = caches.prepare_text_encoder(job, gang, family, batches, STEPS + 1, trains=bool(trained.text))
     assert latents is not None and encode is not None  # Nobody asks for a stop.
-    turns.training(bool(trained.text) or caches.is_live(encode))
-    return prepare.Ready(family, batches, [size] * len(own), latents, encode, trained, gang, STEPS + 1, resolution)
+    turns.for_training(bool(trained.text) or caches.is_live(encode))
+    return prepare.TrainState(family, batches, [size] * len(own), latents, encode, trained, gang, STEPS + 1, resolution)
 
 
-def _time_steps(loop: "Loop", device: "torch.device") -> float:
+def _time_steps(loop: "TrainLoop", device: "torch.device") -> float:
     """The median of a few steps, after one that warms up and lays the optimizer's moments out."""
     loop.step(0)
     durations: list[float] = []
@@ -195,14 +195,14 @@ def _time_steps(loop: "Loop", device: "torch.device") -> float:
     return statistics.median(durations)
 
 
-def _time_previews(job: "Job", family: "Family", turns: Turns) -> tuple[float, float]:
+def _time_previews(job: "TrainJob", family: "Family", turns: ComponentOffload) -> tuple[float, float]:
     """Seconds for a sampling step, and for the rest of a picture: from a picture of one step and one of a few."""
     from sdlora.generation.studio import Studio
 
-    if not (previews(job.sample, 1) or job.prior.weight):
+    if not (count_previews(job.sample, 1) or job.prior.weight):
         return 0.0, 0.0
-    turns.drawing()
-    studio, device = Studio.over(family), family.device
+    turns.for_generation()
+    studio, device = Studio.from_family(family), family.device
     asked: dict[str, Any] = job.sample.model_dump(include={"negative", "cfg", "sampler", "width", "height"})
     prompt = next(iter(job.sample.prompts), "")
 
@@ -278,6 +278,6 @@ class _Peak:
             self.bytes = max(self.bytes, self._used() - self._start)
 
     def _used(self) -> int:
-        from sdlora.generation.memory import held
+        from sdlora.generation.memory import used_bytes
 
-        return held(self.device)
+        return used_bytes(self.device)

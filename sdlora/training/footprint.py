@@ -21,15 +21,15 @@ from torch.utils._pytree import tree_iter
 
 from sdlora.data.batches import Batch
 from sdlora.data.folder import read_folder
-from sdlora.data.pictures import Size
+from sdlora.data.pictures import ImageSize
 from sdlora.diffusion.schedule import NoiseSchedule
 from sdlora.families.base import Conditioning, Family
 from sdlora.families.quantized import quantize
-from sdlora.families.skeleton import paper
+from sdlora.families.skeleton import build_meta_family
 from sdlora.optim import Optimizer
 from sdlora.training import caches, prepare
-from sdlora.training.estimate import CLASS, previews
-from sdlora.training.job import Job
+from sdlora.training.estimate import CLASS, count_previews
+from sdlora.training.job import TrainJob
 from sdlora.training.step import training_step
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ CPU, META = torch.device("cpu"), torch.device("meta")
 
 
 @dataclass(frozen=True)
-class Footprint:
+class MemoryEstimate:
     """Bytes that a run takes of a device, by what it does; nothing of the program beside its tensors."""
 
     weights: int
@@ -57,7 +57,7 @@ class Footprint:
         return max(self.step, self.encoding, self.drawing)
 
 
-class Counted(TorchDispatchMode):
+class StorageCounter(TorchDispatchMode):
     """Within its ``with`` block: the bytes of all storages that are alive, and the most that they ever were."""
 
     def __init__(self) -> None:
@@ -86,18 +86,18 @@ class Counted(TorchDispatchMode):
         return out
 
 
-def largest(job: Job) -> Size:
+def largest_size(job: TrainJob) -> ImageSize:
     """The largest size in pixels at which pictures of ``job`` are trained on. Raises DatasetError, ModelError."""
-    sizes = prepare.assign(job, paper(job.model, torch.float32), read_folder(job.data).examples)[1]
+    sizes = prepare.assign_sizes(job, build_meta_family(job.model, torch.float32), read_folder(job.data).examples)[1]
     return max(sizes, key=lambda size: size.width * size.height)
 
 
-def count(job: Job, size: Size, dtype: torch.dtype, on_card: bool = True) -> Footprint:
+def estimate_memory(job: TrainJob, size: ImageSize, dtype: torch.dtype, on_card: bool = True) -> MemoryEstimate:
     """What ``job`` takes in the precision ``dtype``, with pictures of ``size`` pixels at most; loads no weights.
 
     ``on_card``: parts that wait take no memory of the device. Raises ModelError for configs that cannot be read.
     """
-    family = paper(job.model, dtype)
+    family = build_meta_family(job.model, dtype)
     trained = _attached(job, family)
     trains_text, shapes = bool(trained.text), [tuple(parameter.shape) for parameter in trained.parameters]
     reads = trains_text or job.data.shuffle_captions  # Shuffled, they are too many to keep.
@@ -110,17 +110,17 @@ def count(job: Job, size: Size, dtype: torch.dtype, on_card: bool = True) -> Foo
         weights = sum(_bytes(part) for part in here.values())
         step = _peak(here, _step(job, family, size, trains_text, dtype))
         encoding = _peak({"vae": family.vae} if waits else parts, lambda: _encode(family, size, on_card))
-        drawing = _peak(parts, lambda: _draw(job, family)) if previews(job.sample, 1) or job.prior.weight else 0
-    return Footprint(weights, step + optimizer_bytes(job.optimizer, shapes), encoding, drawing)
+        drawing = _peak(parts, lambda: _draw(job, family)) if count_previews(job.sample, 1) or job.prior.weight else 0
+    return MemoryEstimate(weights, step + optimizer_bytes(job.optimizer, shapes), encoding, drawing)
 
 
-def _attached(job: Job, family: Family) -> prepare.Trained:
+def _attached(job: TrainJob, family: Family) -> prepare.TrainableAdapter:
     """The run's own adapter and layers in a ``family`` without weights."""
     if job.model.quantize is not None:
         quantize(family.models["unet"], job.model.quantize, META)
     gang: Any = SimpleNamespace(adopt=lambda optimizer: optimizer, device=META)
     none: Any = SimpleNamespace(build=lambda groups: None)  # Its state is counted apart, on real tensors.
-    return prepare.attach(dataclasses.replace(job, optimizer=none), gang, family, from_file=False)
+    return prepare.attach_adapter(dataclasses.replace(job, optimizer=none), gang, family, from_file=False)
 
 
 def _embody(family: Family) -> None:
@@ -148,7 +148,7 @@ def _tensors(module: "nn.Module") -> Iterator[torch.Tensor]:
 
 def _peak(parts: "dict[str, nn.Module]", work: Callable[[], object]) -> int:
     """The most bytes that are alive while ``work`` is done, those of ``parts`` among them."""
-    counted = Counted()
+    counted = StorageCounter()
     with counted:
         for part in parts.values():
             for tensor in _tensors(part):
@@ -157,7 +157,9 @@ def _peak(parts: "dict[str, nn.Module]", work: Callable[[], object]) -> int:
     return counted.most
 
 
-def _step(job: Job, family: Family, size: Size, trains_text: bool, dtype: torch.dtype) -> Callable[[], object]:
+def _step(
+    job: TrainJob, family: Family, size: ImageSize, trains_text: bool, dtype: torch.dtype
+) -> Callable[[], object]:
     """A forward and a backward pass at ``size``, to be made; texts are read in it only where their encoder trains."""
     copies = job.train.batch_size * (2 if job.prior.weight else 1)
     side = family.latent_factor
@@ -167,7 +169,7 @@ def _step(job: Job, family: Family, size: Size, trains_text: bool, dtype: torch.
     with torch.no_grad():
         kept = _spoken(family, copies)
     schedule = NoiseSchedule(family.scheduler_config, CPU)
-    live = caches.Live(family, partial(_ids, family), nullcontext, each=job.adapter.input_dropout > 0)
+    live = caches.LiveTextEncoder(family, partial(_ids, family), nullcontext, each=job.adapter.input_dropout > 0)
 
     def encode(captions: list[str]) -> Conditioning:
         return live(captions) if trains_text else kept
@@ -180,7 +182,7 @@ def _step(job: Job, family: Family, size: Size, trains_text: bool, dtype: torch.
     return step
 
 
-def _captions(job: Job) -> list[str]:
+def _captions(job: TrainJob) -> list[str]:
     """A batch's: as many different ones as there are."""
     said = [example.caption for example in read_folder(job.data).examples][: job.train.batch_size]
     own = [*islice(cycle(said), job.train.batch_size)]
@@ -197,13 +199,13 @@ def _ids(family: Family, captions: Sequence[Any]) -> torch.Tensor:
 
 
 @torch.no_grad()
-def _encode(family: Family, size: Size, on_card: bool) -> None:
+def _encode(family: Family, size: ImageSize, on_card: bool) -> None:
     number = caches.ENCODE_BATCH if on_card and family.native_size <= caches.MIDDLING else 1
     family.encode_images(torch.zeros(number, 3, size.height, size.width))
 
 
 @torch.no_grad()
-def _draw(job: Job, family: Family) -> None:
+def _draw(job: TrainJob, family: Family) -> None:
     """One sampling step with guidance, and a decoded picture."""
     width, height = job.sample.width or family.native_size, job.sample.height or family.native_size
     latents = torch.zeros(2, 4, height // family.latent_factor, width // family.latent_factor)

@@ -21,7 +21,7 @@ def nothing(family: Family) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Job:
+class TrainJob:
     """One training run. ``cache`` is the folder that runs share; ``should_stop`` is asked at every micro-batch.
 
     ``between_steps`` may use the model, and must leave it as it was.

@@ -14,16 +14,16 @@ from torch.nn import functional
 from transformers.activations import QuickGELUActivation
 
 from sdlora.adapters import hosts, live
-from sdlora.adapters.mixing import MixingConv2d, MixingLinear
+from sdlora.adapters.mixing import StackedLoraConv2d, StackedLoraLinear
 from sdlora.training import products, recompute
-from sdlora.training.recompute import Make, Recipe, Steps, noted
+from sdlora.training.recompute import Make, Recomputation, Steps, tag
 
 
-def make_lean(models: Mapping[str, nn.Module]) -> None:
+def use_memory_efficient_layers(models: Mapping[str, nn.Module]) -> None:
     """Exchange the classes of all layers that can be lean, in place. Call it once the adapter is in."""
     for model in models.values():
         for module in model.modules():
-            module.__class__ = LEAN.get(type(module), type(module))
+            module.__class__ = EFFICIENT_CLASSES.get(type(module), type(module))
 
 
 class _GroupNorm(nn.GroupNorm):
@@ -50,7 +50,7 @@ def _in_own_precision(x: torch.Tensor, norm: Make) -> torch.Tensor:
     Autocast would give float32 outputs, twice the bytes, for the next layer to round.
     """
     with torch.autocast(x.device.type, enabled=False):
-        return noted(norm(x), Recipe(x.detach(), norm))
+        return tag(norm(x), Recomputation(x.detach(), norm))
 
 
 class _Silu(nn.SiLU):
@@ -72,7 +72,7 @@ class _Linear(nn.Linear):
     """Torch's own keeps nothing more; what may be faster are its products."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if not _learns(x) or self.weight.requires_grad or not products.by_onednn(x, self.weight):
+        if not _learns(x) or self.weight.requires_grad or not products.uses_onednn(x, self.weight):
             return super().forward(x)
         return recompute.frozen_linear(x, self.weight, self.bias)
 
@@ -84,7 +84,7 @@ class _Conv(nn.Conv2d):
         return recompute.frozen_conv(x, self.weight, self.bias, _steps(self), self.groups)
 
 
-class _LoraLinear(MixingLinear):
+class _LoraLinear(StackedLoraLinear):
     def forward(self, x: torch.Tensor, *args: object, **kwargs: object) -> torch.Tensor:
         own = None if args or kwargs else _trained(self)
         if own is None or type(self.base_layer) is not _Linear:
@@ -92,7 +92,7 @@ class _LoraLinear(MixingLinear):
         return recompute.lora_linear(x, self.base_layer.weight, self.base_layer.bias, *own)
 
 
-class _LoraConv(MixingConv2d):
+class _LoraConv(StackedLoraConv2d):
     def forward(self, x: torch.Tensor, *args: object, **kwargs: object) -> torch.Tensor:
         own, base = None if args or kwargs else _trained(self), self.base_layer
         if own is None or not isinstance(base, _Conv) or base.groups != 1 or base.padding_mode != "zeros":
@@ -100,7 +100,7 @@ class _LoraConv(MixingConv2d):
         return recompute.lora_conv(x, base.weight, base.bias, *own, _steps(base))
 
 
-LEAN: Mapping[type[nn.Module], type[nn.Module]] = {
+EFFICIENT_CLASSES: Mapping[type[nn.Module], type[nn.Module]] = {
     nn.GroupNorm: _GroupNorm,
     nn.LayerNorm: _LayerNorm,
     nn.SiLU: _Silu,
@@ -108,8 +108,8 @@ LEAN: Mapping[type[nn.Module], type[nn.Module]] = {
     GEGLU: _Geglu,
     nn.Linear: _Linear,
     nn.Conv2d: _Conv,
-    MixingLinear: _LoraLinear,
-    MixingConv2d: _LoraConv,
+    StackedLoraLinear: _LoraLinear,
+    StackedLoraConv2d: _LoraConv,
 }
 
 
@@ -127,7 +127,7 @@ def _steps(conv: nn.Conv2d) -> Steps:
     return conv.stride, conv.padding, conv.dilation
 
 
-def _trained(host: MixingLinear | MixingConv2d) -> tuple[torch.Tensor, torch.Tensor, float] | None:
+def _trained(host: StackedLoraLinear | StackedLoraConv2d) -> tuple[torch.Tensor, torch.Tensor, float] | None:
     """``down``, ``up`` and scale of the one LoRA that is active in ``host``; None where there is more to it."""
     keys = [key for key in host.active_adapters if key in host.lora_A]
     if not torch.is_grad_enabled() or host.disable_adapters or host.merged or len(keys) != 1:
@@ -137,5 +137,5 @@ def _trained(host: MixingLinear | MixingConv2d) -> tuple[torch.Tensor, torch.Ten
     dropped = host.training and isinstance(drop, nn.Dropout) and drop.p > 0
     if dropped or not hosts.is_plain_lora(host, key) or not isinstance(scale, float | int):
         return None
-    layer = live.Layer(host, key).tensors
+    layer = live.AttachedLayer(host, key).tensors
     return layer["down"], layer["up"], float(scale)

@@ -29,7 +29,7 @@ _NAMES: dict[torch.dtype, str] = {getattr(torch, dtype): name for name, dtype in
 """Our names of the training precisions; Accelerate's are the same, but for ``no`` instead of ``fp32``."""
 
 
-class Gang:
+class Distributed:
     """This process among those that train together."""
 
     def __init__(self, accelerator: Accelerator, dtype: torch.dtype, log: bool):
@@ -45,7 +45,7 @@ class Gang:
         """Whether a loss scaler is at work (fp16)."""
 
     @classmethod
-    def assemble(cls, train: Train, output: RunPaths) -> "Gang":
+    def setup(cls, train: Train, output: RunPaths) -> "Distributed":
         """Join the other processes, if this one was started with some. Raises for a device that is not there."""
         device = choose_device(train.device)
         dtype = choose_dtype(train.precision, device, preferred="bf16")
@@ -80,7 +80,7 @@ class Gang:
         """Add the gradients of ``loss``, a scalar, scaled where a loss scaler is at work."""
         self.accelerator.backward(loss)
 
-    def adopt(self, optimizer: torch.optim.Optimizer) -> Any:
+    def prepare_optimizer(self, optimizer: torch.optim.Optimizer) -> Any:
         """The optimizer with Accelerate's loss scaler around it where there is one."""
         return self.accelerator.prepare(optimizer)
 
@@ -104,7 +104,7 @@ class Gang:
             [p for p in parameters if p.grad is not None], most if most > 0 else float("inf")
         )
 
-    def any(self, flag: bool) -> bool:
+    def any_process(self, flag: bool) -> bool:
         """Whether ``flag`` is set on any process; all get the same answer."""
         if self.count == 1:
             return flag
@@ -119,7 +119,7 @@ class Gang:
         if self.scales and state:
             self.accelerator.scaler.load_state_dict(dict(state))
 
-    def wait(self) -> None:
+    def barrier(self) -> None:
         """Wait until all processes have come here."""
         self.accelerator.wait_for_everyone()
 
@@ -128,6 +128,6 @@ class Gang:
         if self._log:
             self.accelerator.log(dict(values), step=step)
 
-    def end(self) -> None:
+    def shutdown(self) -> None:
         """Close what was opened: TensorBoard's file, the ties to the other processes."""
         self.accelerator.end_training()

@@ -12,30 +12,30 @@ from sdlora import checkpoint
 from sdlora.adapters import live, targets
 from sdlora.data import buckets
 from sdlora.data.advice import Kind, suggested_steps
-from sdlora.data.batches import Batches
+from sdlora.data.batches import BatchLoader
 from sdlora.data.cache import LatentCache
-from sdlora.data.folder import Example, scan
-from sdlora.data.pictures import Size
+from sdlora.data.folder import Example, load_dataset
+from sdlora.data.pictures import ImageSize
 from sdlora.errors import ConfigError, FileError, first_line
 from sdlora.events import Progress
 from sdlora.families.base import Conditioning, Family
-from sdlora.families.loading import load
+from sdlora.families.loading import load_family
 from sdlora.families.quantized import quantize
 from sdlora.formats import read_adapter
 from sdlora.seeds import derive
 from sdlora.training import caches
-from sdlora.training.job import Job
-from sdlora.training.lean import make_lean
-from sdlora.training.parallel import Gang
+from sdlora.training.job import TrainJob
+from sdlora.training.lean import use_memory_efficient_layers
+from sdlora.training.parallel import Distributed
 from sdlora.training.previews import require_previews
-from sdlora.training.turns import Turns
+from sdlora.training.turns import ComponentOffload
 
-NAME = "<training>"
+TRAINED_ADAPTER = "<training>"
 """What the live models call the adapter in training: a name that no adapter in a studio can have."""
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainableAdapter:
     """The adapter's parameters, and what updates them."""
 
     parameters: list["torch.nn.Parameter"]
@@ -47,17 +47,17 @@ class Trained:
 
 
 @dataclass
-class Ready:
+class TrainState:
     """All that the loop needs."""
 
     family: Family
-    batches: Batches
-    sizes: Sequence[Size]
+    batches: BatchLoader
+    sizes: Sequence[ImageSize]
     """Each example's bucket."""
     latents: LatentCache
     encode: Callable[[list[str]], Conditioning]
-    trained: Trained
-    gang: Gang
+    trained: TrainableAdapter
+    distributed: Distributed
     steps: int
     resolution: int
     """Side in pixels of the square whose area training pictures get."""
@@ -68,7 +68,12 @@ class Ready:
         """What a resume after ``step`` steps needs."""
         tensors, optimizer = checkpoint.pack_optimizer(self.trained.optimizer)
         own = {f"adapter.{index}": parameter.detach() for index, parameter in enumerate(self.trained.parameters)}
-        values = {"optimizer": optimizer, "scaler": self.gang.scaler_state(), "started": self.started, **self._order()}
+        values = {
+            "optimizer": optimizer,
+            "scaler": self.distributed.scaler_state(),
+            "started": self.started,
+            **self._order(),
+        }
         values["steps"] = self.steps
         return checkpoint.State(step, {**tensors, **own}, values)
 
@@ -95,7 +100,7 @@ class Ready:
                         raise ValueError(f"tensor {index} has the shape {tuple(saved.shape)}")
                     parameter.copy_(saved)
             checkpoint.unpack_optimizer(self.trained.optimizer, state.tensors, state.values["optimizer"])
-            self.gang.restore_scaler(state.values["scaler"])
+            self.distributed.restore_scaler(state.values["scaler"])
             self.start, self.started = state.step, float(state.values["started"])
         except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as error:
             reason = f"{type(error).__name__}: {first_line(error)}"
@@ -107,7 +112,7 @@ class Ready:
         pictures = "".join(f"{e.digest}{e.mask_digest}{e.caption}{e.repeats}{size}" for e, size in shown)
         classes = "".join(f"{e.digest}{e.caption}" for e in self.batches.class_examples)
         return {
-            "processes": self.gang.count,
+            "processes": self.distributed.count,
             "base model": self.family.fingerprint[:12],
             "pictures and captions": _digest(pictures),
             "class pictures": _digest(classes),
@@ -118,51 +123,51 @@ def _digest(text: str) -> str:
     return sha256(text.encode()).hexdigest()[:12]
 
 
-def prepare(job: Job, gang: Gang) -> Ready | None:
+def prepare_training(job: TrainJob, gang: Distributed) -> TrainState | None:
     """Everything up to the first step; None if a stop was asked for meanwhile."""
-    dataset = scan(job.data)
+    dataset = load_dataset(job.data)
     job.notice(*dataset.notices)
-    family = open_base(job, gang)
-    resolution, sizes = assign(job, family, dataset.examples)
-    turns = Turns(family, str(gang.device), job.train.offload)
+    family = load_base(job, gang)
+    resolution, sizes = assign_sizes(job, family, dataset.examples)
+    turns = ComponentOffload(family, str(gang.device), job.train.offload)
     if job.train.offload and not turns.on:
         job.notice("train.offload is not used: on a CPU parts have nowhere else to wait")
-    class_examples = caches.class_examples(job, gang, family, resolution, dataset.examples)
+    class_examples = caches.prepare_class_images(job, gang, family, resolution, dataset.examples)
     if class_examples is None:
         return None
-    batches = Batches(
+    batches = BatchLoader(
         dataset.examples, sizes, job.data, job.train.batch_size, job.train.seed, class_examples, gang.count, gang.rank
     )
     steps = _steps(job, batches, dataset.examples, gang)
-    job.notice(*buckets.notices(dataset.examples, sizes), *batches.notices(), *ignored(job, steps))
-    turns.encoding()
+    job.notice(*buckets.bucket_notices(dataset.examples, sizes), *batches.notices(), *ignored_settings(job, steps))
+    turns.for_image_encoding()
     latents = caches.cache_latents(job, gang, family, batches, steps)
     if latents is None:
         return None
-    turns.reading()
-    state = checkpoint.newest(job.output.states, job.notice)
-    trained = attach(job, gang, family, from_file=state is None)
+    turns.for_text_encoding()
+    state = checkpoint.newest_state(job.output.states, job.notice)
+    trained = attach_adapter(job, gang, family, from_file=state is None)
     files = 2 + steps // job.checkpoint.every if job.checkpoint.every else 2
     size = sum(parameter.numel() * parameter.element_size() for parameter in trained.parameters)
     checkpoint.require_space(job.output.folder, size, job.checkpoint.keep, files)
-    encode = caches.text_encoder(job, gang, family, batches, steps, trains=bool(trained.text))
+    encode = caches.prepare_text_encoder(job, gang, family, batches, steps, trains=bool(trained.text))
     if encode is None:
         return None
-    turns.training(bool(trained.text) or caches.is_live(encode))
-    ready = Ready(family, batches, sizes, latents, encode, trained, gang, steps, resolution)
+    turns.for_training(bool(trained.text) or caches.is_live(encode))
+    ready = TrainState(family, batches, sizes, latents, encode, trained, gang, steps, resolution)
     if state is not None:
         ready.restore(state)
-        job.notice(*longer(job, state, steps))
+        job.notice(*length_notices(job, state, steps))
     return ready
 
 
-def open_base(job: Job, gang: Gang) -> Family:
+def load_base(job: TrainJob, gang: Distributed) -> Family:
     """The base model on its device (or, where its parts take turns there, on the CPU), in the training precision.
 
     Raises ModelError, and ConfigError if it cannot draw the run's previews: rather now than at each of them.
     """
     job.on_event(Progress(phase="loading the base model", done=0, total=1))
-    family = load(job.model)
+    family = load_family(job.model)
     require_previews(job.sample, family)
     if job.model.quantize is not None:
         quantize(family.models["unet"], job.model.quantize, gang.device)
@@ -172,14 +177,14 @@ def open_base(job: Job, gang: Gang) -> Family:
     return family.to(device)
 
 
-def assign(job: Job, family: Family, examples: Sequence[Example]) -> tuple[int, tuple[Size, ...]]:
+def assign_sizes(job: TrainJob, family: Family, examples: Sequence[Example]) -> tuple[int, tuple[ImageSize, ...]]:
     """The side in pixels of the square whose area pictures get, and each example's bucket."""
     resolution = job.data.resolution or family.native_size
     step = buckets.bucket_step(resolution, family.latent_factor)
-    return resolution, buckets.assign(examples, resolution, step, job.data.buckets)
+    return resolution, buckets.assign_buckets(examples, resolution, step, job.data.buckets)
 
 
-def longer(job: Job, state: checkpoint.State, steps: int) -> Iterator[str]:
+def length_notices(job: TrainJob, state: checkpoint.State, steps: int) -> Iterator[str]:
     """A sentence on a length that is not what it was when ``state`` was saved."""
     before = state.values.get("steps", steps)
     if before != steps:
@@ -187,7 +192,7 @@ def longer(job: Job, state: checkpoint.State, steps: int) -> Iterator[str]:
         yield f"this run goes on from step {state.step} to {steps}, where it was to end at {before}{moves}"
 
 
-def ignored(job: Job, steps: int) -> Iterator[str]:
+def ignored_settings(job: TrainJob, steps: int) -> Iterator[str]:
     """A sentence on each setting that a run of so many ``steps`` does not heed, as another setting has it."""
     for name in ("folder", "class_prompt"):
         if getattr(job.prior, name) and not job.prior.weight:
@@ -204,7 +209,7 @@ def ignored(job: Job, steps: int) -> Iterator[str]:
         yield f"schedule.warmup_steps: the rate never reaches its full height in {steps} steps; lower it"
 
 
-def _steps(job: Job, batches: Batches, examples: Sequence[Example], gang: Gang) -> int:
+def _steps(job: TrainJob, batches: BatchLoader, examples: Sequence[Example], gang: Distributed) -> int:
     """Optimizer steps: as set, from epochs, or suggested from the number of pictures."""
     accumulation = job.train.gradient_accumulation
     if job.train.steps is not None:
@@ -217,27 +222,32 @@ def _steps(job: Job, batches: Batches, examples: Sequence[Example], gang: Gang) 
     return steps
 
 
-def text_rate(job: Job) -> float:
+def text_rate(job: TrainJob) -> float:
     """The learning rate of the text encoders' adapter."""
     own = job.train.text_encoder_learning_rate
     return job.train.learning_rate if own is None else own
 
 
-def attach(job: Job, gang: Gang, family: Family, from_file: bool) -> Trained:
+def attach_adapter(job: TrainJob, gang: Distributed, family: Family, from_file: bool) -> TrainableAdapter:
     """The adapter in the live models, fresh or (``from_file``) from ``adapter.init``, and its optimizer."""
     adapter = job.adapter if text_rate(job) else job.adapter.model_copy(update={"text_encoder": False})
-    parameters = adapter.attach(family.models, NAME, derive(job.train.seed, "adapter"))
+    parameters = adapter.attach(family.models, TRAINED_ADAPTER, derive(job.train.seed, "adapter"))
     if from_file and adapter.init is not None:
-        live.assign_state(family.models, read_adapter(adapter.init, job.notice), NAME)
+        live.assign_state(family.models, read_adapter(adapter.init, job.notice), TRAINED_ADAPTER)
     for model in family.models.values():
         model.train()
         if job.train.gradient_checkpointing:
             _checkpoint_gradients(model)
-    make_lean(family.models)
-    groups = rate_groups(job, live.layers(family.models, NAME))
-    text = [p for path, layer in live.layers(family.models, NAME) if is_text(path) for p in layer.tensors.values()]
-    optimizer = gang.adopt(job.optimizer.build(groups))
-    return Trained(parameters, text, optimizer, [group["lr"] for group in groups])
+    use_memory_efficient_layers(family.models)
+    groups = rate_groups(job, live.attached_layers(family.models, TRAINED_ADAPTER))
+    text = [
+        p
+        for path, layer in live.attached_layers(family.models, TRAINED_ADAPTER)
+        if is_text(path)
+        for p in layer.tensors.values()
+    ]
+    optimizer = gang.prepare_optimizer(job.optimizer.build(groups))
+    return TrainableAdapter(parameters, text, optimizer, [group["lr"] for group in groups])
 
 
 def is_text(path: str) -> bool:
@@ -245,19 +255,19 @@ def is_text(path: str) -> bool:
     return path.startswith("text_encoder")
 
 
-def rate_groups(job: Job, layers: Sequence[tuple[str, live.Layer]]) -> list[dict[str, Any]]:
+def rate_groups(job: TrainJob, layers: Sequence[tuple[str, live.AttachedLayer]]) -> list[dict[str, Any]]:
     """The optimizer's groups: the parameters of each component, by their learning rates, in the models' order.
 
     Raises ConfigError for a pattern in ``train.learning_rates`` that names no layer.
     """
-    own = targets.table(job.train.learning_rates)
+    own = targets.parse_pattern_values(job.train.learning_rates)
     targets.require_matches("train.learning_rates", own, [path for path, _ in layers])
     groups: dict[tuple[str, float], list[torch.nn.Parameter]] = {}
     for path, layer in layers:
         usual = text_rate(job) if is_text(path) else job.train.learning_rate
-        rate = targets.by_pattern(path, own, usual)
+        rate = targets.lookup_pattern(path, own, usual)
         for name, parameter in layer.tensors.items():
-            own_rate = rate * job.adapter.rate_factor(name)
+            own_rate = rate * job.adapter.lr_multiplier(name)
             groups.setdefault((path.partition(".")[0], own_rate), []).append(parameter)
     return [{"params": parameters, "lr": rate} for (_, rate), parameters in groups.items()]
 

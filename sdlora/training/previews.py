@@ -8,25 +8,25 @@ from sdlora import faults
 from sdlora.errors import ConfigError, SdloraError
 from sdlora.events import Progress, SampleReady
 from sdlora.families.base import Family
-from sdlora.generation.images import save
-from sdlora.generation.sampling import Recipe
+from sdlora.generation.images import save_images
+from sdlora.generation.sampling import SamplingParams
 from sdlora.generation.settings import Sample
 from sdlora.generation.studio import Studio
-from sdlora.training.job import Job
+from sdlora.training.job import TrainJob
 
 
 def require_previews(sample: Sample, family: Family) -> None:
     """Raises ConfigError, naming the setting, if ``family`` cannot draw what ``sample`` asks for."""
     if sample.every and sample.prompts:
-        with placed("sample"):
-            Recipe.checked(
+        with prefix_section("sample"):
+            SamplingParams.checked(
                 family, sample.negative, sample.steps, sample.cfg, sample.width, sample.height, sample.sampler,
                 sample.clip_skip,
             )  # fmt: skip
 
 
 @contextmanager
-def placed(section: str) -> Iterator[None]:
+def prefix_section(section: str) -> Iterator[None]:
     """A ConfigError that begins with a setting's name begins with its ``section`` too: ``sample.clip_skip = 9: ...``"""
     try:
         yield
@@ -37,9 +37,9 @@ def placed(section: str) -> Iterator[None]:
 class Previews:
     """Draws with the live model; leaves its modes and every random state as they were."""
 
-    def __init__(self, job: Job, family: Family):
+    def __init__(self, job: TrainJob, family: Family):
         self.job = job
-        self.studio = Studio.over(family, job.model)
+        self.studio = Studio.from_family(family, job.model)
 
     def draw(self, step: int, again: bool = True) -> None:
         """One picture a prompt, into ``samples``; fewer if a stop is asked for. A failure is told, and costs no run.
@@ -74,6 +74,6 @@ class Previews:
         )
         if drawn:
             path.unlink(missing_ok=True)  # A resumed run draws again what it had drawn after its checkpoint.
-            save(drawn, path)
+            save_images(drawn, path)
             faults.point("preview.kept")
         return bool(drawn)

@@ -31,7 +31,7 @@ ENOUGH = 1_000_000
 """Multiplications from which on it is worth the ten microseconds that a call of it takes more."""
 
 
-def by_onednn(x: torch.Tensor, weight: torch.Tensor) -> bool:
+def uses_onednn(x: torch.Tensor, weight: torch.Tensor) -> bool:
     """Whether the product of ``x`` (..., in) and ``weight`` (out, in) is oneDNN's; or of pictures (B, in, H, W)."""
     suits = ONEDNN and x.device.type == "cpu" and x.dtype == weight.dtype == torch.float32
     if isinstance(x, FakeTensor):  # Which have sizes alone: oneDNN's convolution would look for numbers.
@@ -41,7 +41,7 @@ def by_onednn(x: torch.Tensor, weight: torch.Tensor) -> bool:
 
 def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
     """x (rows, in) times the transpose of ``weight`` (out, in), and ``bias``: (rows, out). No gradient flows."""
-    if by_onednn(x, weight):
+    if uses_onednn(x, weight):
         return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")  # type: ignore[no-any-return]
     return functional.linear(x, weight, bias)
 
@@ -50,7 +50,7 @@ def conv(
     x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, steps: Steps, groups: int = 1
 ) -> torch.Tensor:
     """A convolution. No gradient flows. Of kernels of one pixel torch makes MKL's products too."""
-    if groups == 1 and _is_pointwise(weight, steps) and by_onednn(x, weight):
+    if groups == 1 and _is_pointwise(weight, steps) and uses_onednn(x, weight):
         return torch.ops.aten.mkldnn_convolution(x, weight, bias, (0, 0), (1, 1), (1, 1), 1)  # type: ignore[no-any-return]
     return functional.conv2d(x, weight, bias, *steps, groups)
 

@@ -15,7 +15,7 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from sdlora.adapters.mixing import version
+from sdlora.adapters.mixing import tensor_version
 from sdlora.training import products
 from sdlora.training.products import Steps
 
@@ -24,32 +24,36 @@ Make = Callable[[torch.Tensor], torch.Tensor]
 
 
 @dataclass(frozen=True)
-class Recipe:
+class Recomputation:
     """How to make a tensor again: ``make(source)``, of a tensor that the backward pass keeps anyway."""
 
     source: torch.Tensor
     make: Make
 
-    def then(self, more: Make) -> "Recipe":
+    def then(self, more: Make) -> "Recomputation":
         """That of what ``more`` makes of the tensor."""
         # ``make`` alone, not the recipe: a function that held tensors would make checkpointing vain.
         make = self.make
-        return Recipe(self.source, lambda source: more(make(source)))
+        return Recomputation(self.source, lambda source: more(make(source)))
 
 
-def noted(tensor: torch.Tensor, recipe: Recipe) -> torch.Tensor:
+def tag(tensor: torch.Tensor, recipe: Recomputation) -> torch.Tensor:
     """``tensor`` itself, from now on with its recipe, for whoever would keep it."""
-    tensor._sdlora_recipe = recipe, version(tensor)  # type: ignore[attr-defined]
+    tensor._sdlora_recipe = recipe, tensor_version(tensor)  # type: ignore[attr-defined]
     return tensor
 
 
-def recipe_of(tensor: torch.Tensor) -> Recipe:
+def recomputation_of(tensor: torch.Tensor) -> Recomputation:
     """That of ``tensor``: to keep it, where nothing else is known, or it was changed since."""
     recipe, noted_version = getattr(tensor, "_sdlora_recipe", (None, None))
-    return recipe if recipe and noted_version == version(tensor) else Recipe(tensor.detach(), lambda source: source)
+    return (
+        recipe
+        if recipe and noted_version == tensor_version(tensor)
+        else Recomputation(tensor.detach(), lambda source: source)
+    )
 
 
-def _keep(ctx: Any, recipe: Recipe, *others: torch.Tensor) -> None:
+def _keep(ctx: Any, recipe: Recomputation, *others: torch.Tensor) -> None:
     ctx.make = recipe.make
     ctx.save_for_backward(recipe.source, *others)
 
@@ -63,7 +67,7 @@ class _Pointwise(Function):
     """An activation: ``forwards(x)``; ``backwards(gradient, x)`` is the gradient of x."""
 
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, recipe: Recipe, forwards: Make, backwards: Callable) -> torch.Tensor:
+    def forward(ctx: Any, x: torch.Tensor, recipe: Recomputation, forwards: Make, backwards: Callable) -> torch.Tensor:
         _keep(ctx, recipe)
         ctx.backwards = backwards
         return forwards(x)
@@ -75,8 +79,8 @@ class _Pointwise(Function):
 
 
 def _pointwise(x: torch.Tensor, forwards: Make, backwards: Callable) -> torch.Tensor:
-    recipe = recipe_of(x)
-    return noted(_Pointwise.apply(x, recipe, forwards, backwards), recipe.then(forwards))
+    recipe = recomputation_of(x)
+    return tag(_Pointwise.apply(x, recipe, forwards, backwards), recipe.then(forwards))
 
 
 def silu(x: torch.Tensor) -> torch.Tensor:
@@ -165,7 +169,7 @@ def frozen_conv(
 class _LowRankLinear(Function):
     @staticmethod
     def forward(
-        ctx: Any, x: torch.Tensor, recipe: Recipe, weight: torch.Tensor, bias: torch.Tensor | None,
+        ctx: Any, x: torch.Tensor, recipe: Recomputation, weight: torch.Tensor, bias: torch.Tensor | None,
         down: torch.Tensor, up: torch.Tensor, scale: float,
     ) -> torch.Tensor:  # fmt: skip
         dtype = weight.dtype
@@ -204,13 +208,13 @@ def lora_linear(
 
     ``weight`` (out, in) is frozen; ``down`` (rank, in) and ``up`` (out, rank) learn, in their own precision.
     """
-    return _LowRankLinear.apply(x, recipe_of(x), weight, bias, down, up, scale)  # type: ignore[no-any-return]
+    return _LowRankLinear.apply(x, recomputation_of(x), weight, bias, down, up, scale)  # type: ignore[no-any-return]
 
 
 class _LowRankConv(Function):
     @staticmethod
     def forward(
-        ctx: Any, x: torch.Tensor, recipe: Recipe, weight: torch.Tensor, bias: torch.Tensor | None,
+        ctx: Any, x: torch.Tensor, recipe: Recomputation, weight: torch.Tensor, bias: torch.Tensor | None,
         down: torch.Tensor, up: torch.Tensor, scale: float, steps: Steps,
     ) -> torch.Tensor:  # fmt: skip
         dtype = weight.dtype
@@ -249,4 +253,4 @@ def lora_conv(
     steps: Steps,
 ) -> torch.Tensor:
     """The same for a convolution: ``down`` (rank, in, h, w) is one of its kind, ``up`` (out, rank, 1, 1) follows."""
-    return _LowRankConv.apply(x, recipe_of(x), weight, bias, down, up, scale, steps)  # type: ignore[no-any-return]
+    return _LowRankConv.apply(x, recomputation_of(x), weight, bias, down, up, scale, steps)  # type: ignore[no-any-return]

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from sdlora.adapters.targets import table
+from sdlora.adapters.targets import parse_pattern_values
 from sdlora.section import Section
 
 SIZE = re.compile(r"\s*(\d{1,6}(?:\.\d{1,6})?)\s*G(?:i?B)?\s*", re.IGNORECASE)
@@ -18,7 +18,7 @@ Timesteps = Literal["uniform", "even", "logit-normal"]
 
 
 def _rates(text: str) -> str:
-    for pattern, rate in table(text).items():
+    for pattern, rate in parse_pattern_values(text).items():
         if not 0 <= rate <= 10:
             raise ValueError(f"{pattern}={rate:g}: a learning rate is a number from 0 to 10")
     return text

@@ -6,11 +6,11 @@ from contextlib import AbstractContextManager
 import torch
 
 from sdlora.data.batches import Batch
-from sdlora.diffusion.noise import draw
+from sdlora.diffusion.noise import sample_noise_and_timesteps
 from sdlora.diffusion.objective import squared_error, target
 from sdlora.diffusion.schedule import NoiseSchedule
 from sdlora.diffusion.weighting import WEIGHTS, min_snr_weight
-from sdlora.families.base import Conditioning, Family, sent
+from sdlora.families.base import Conditioning, Family, to_device_async
 from sdlora.training.settings import Loss
 
 
@@ -34,21 +34,21 @@ def training_step(
     the class part's target is what the base itself predicts.
     """
     device = family.device
-    noise, spread, timesteps = draw(
-        batch.mean.shape[1:], schedule.num_train_timesteps, seed, number, batch.places, loss.noise_offset,
+    noise, spread, timesteps = sample_noise_and_timesteps(
+        batch.mean.shape[1:], schedule.num_train_timesteps, seed, number, batch.positions, loss.noise_offset,
         loss.timesteps, (loss.min_timestep, loss.max_timestep),
     )  # fmt: skip
-    noise, timesteps = sent(noise, device), sent(timesteps, device)
-    latents = sent(batch.mean + batch.std * spread, device)
+    noise, timesteps = to_device_async(noise, device), to_device_async(timesteps, device)
+    latents = to_device_async(batch.mean + batch.std * spread, device)
 
     noisy = schedule.add_noise(latents, noise, timesteps)
-    prediction = family.predict(noisy, timesteps, encode(batch.captions), batch.framing)
+    prediction = family.predict(noisy, timesteps, encode(batch.captions), batch.size_and_crop)
     wanted = target(schedule, family.prediction_type, latents, noise, timesteps)
     if bare is not None and len(batch) > batch.instances:
         with torch.no_grad(), bare:
             base = _predict_classes(family, noisy, timesteps, batch, encode)
         wanted = torch.cat([wanted[: batch.instances], base.to(wanted.dtype)])
-    error = squared_error(prediction, wanted, None if batch.mask is None else sent(batch.mask, device))
+    error = squared_error(prediction, wanted, None if batch.mask is None else to_device_async(batch.mask, device))
     if loss.min_snr_gamma is not None:
         error = error * min_snr_weight(schedule.snr[timesteps], loss.min_snr_gamma, family.prediction_type)
     elif loss.weighting != "uniform":
@@ -67,5 +67,5 @@ def _predict_classes(
 ) -> torch.Tensor:
     """The prediction for the class examples alone."""
     own = slice(batch.instances, None)
-    framing = None if batch.framing is None else batch.framing[own]
+    framing = None if batch.size_and_crop is None else batch.size_and_crop[own]
     return family.predict(noisy[own], timesteps[own], encode(batch.captions[own]), framing)

@@ -18,18 +18,18 @@ from sdlora.adapters import live
 from sdlora.diffusion.schedule import NoiseSchedule
 from sdlora.errors import NonFiniteError
 from sdlora.events import CheckpointSaved, Progress, RunFinished, RunStarted, RunStopped, StepDone, ignore
-from sdlora.generation.memory import held
-from sdlora.optim import averaged
+from sdlora.generation.memory import used_bytes
+from sdlora.optim import averaged_parameters
 from sdlora.seeds import derive
-from sdlora.training.ahead import Ahead
+from sdlora.training.ahead import Prefetcher
 from sdlora.training.caches import is_live
-from sdlora.training.job import Job
-from sdlora.training.parallel import Gang
-from sdlora.training.prepare import NAME, Ready, prepare
+from sdlora.training.job import TrainJob
+from sdlora.training.parallel import Distributed
+from sdlora.training.prepare import TRAINED_ADAPTER, TrainState, prepare_training
 from sdlora.training.previews import Previews
 from sdlora.training.step import training_step
-from sdlora.training.turns import Turns
-from sdlora.training.write import write_card, write_trained
+from sdlora.training.turns import ComponentOffload
+from sdlora.training.write import save_a1111_card, save_adapter
 
 MAX_BAD_STEPS = 5
 """Non-finite steps in a row that end a run."""
@@ -37,43 +37,43 @@ MAX_BAD_STEPS_FP16 = 20
 """The same where a loss scaler is still looking for its scale: it halves at every overflow."""
 
 
-def train(job: Job) -> bool:
+def train(job: TrainJob) -> bool:
     """Train to the last step and write the adapter. Returns False if stopped on request, saved.
 
     Every process of a run calls this. Raises the SdloraError that says what a user can mend.
     """
     begun = time.monotonic()
-    gang = Gang.assemble(job.train, job.output)
+    gang = Distributed.setup(job.train, job.output)
     if not gang.is_main:
         job = dataclasses.replace(job, on_event=ignore)
-    ready = prepare(job, gang)
+    ready = prepare_training(job, gang)
     if ready is None:
-        saved = checkpoint.newest(job.output.states)
+        saved = checkpoint.newest_state(job.output.states)
         job.on_event(RunStopped(step=saved.step if saved else 0))
         return False
-    finished = Loop(job, gang, ready).run()
+    finished = TrainLoop(job, gang, ready).run()
     if finished and gang.is_main:
-        write_trained(job.output.adapter, ready, job, ready.steps)
+        save_adapter(job.output.adapter, ready, job, ready.steps)
         faults.point("end.adapter")
-        write_card(job.output.adapter, ready, job)
+        save_a1111_card(job.output.adapter, ready, job)
         faults.point("end.card")
         path, seconds = job.output.relative(job.output.adapter), time.monotonic() - begun
         job.on_event(RunFinished(step=ready.steps, adapter=path, seconds=seconds))
-    gang.end()
+    gang.shutdown()
     return finished
 
 
-class Loop:
+class TrainLoop:
     """The steps of a run, and what happens between them."""
 
-    def __init__(self, job: Job, gang: Gang, ready: Ready):
-        self.job, self.gang, self.ready, self.trained = job, gang, ready, ready.trained
+    def __init__(self, job: TrainJob, gang: Distributed, ready: TrainState):
+        self.job, self.distributed, self.ready, self.trained = job, gang, ready, ready.trained
         self.schedule = NoiseSchedule(ready.family.scheduler_config, gang.device)
         self.previews = Previews(job, ready.family)
-        self.batch = Ahead(lambda number: ready.batches.read(number, ready.latents))
-        self.turns = Turns(ready.family, str(gang.device), job.train.offload)
+        self.batch = Prefetcher(lambda number: ready.batches.read(number, ready.latents))
+        self.turns = ComponentOffload(ready.family, str(gang.device), job.train.offload)
         self.durations: deque[float] = deque(maxlen=50)
-        self.bare = live.Bare(ready.family.models) if job.prior.target == "base" else None
+        self.bare = live.DisabledAdapters(ready.family.models) if job.prior.target == "base" else None
         """Without any adapter, for what the base itself predicts."""
         self.bad = 0
         """Steps left out in a row."""
@@ -116,10 +116,10 @@ class Loop:
 
         The loss, a scalar, stays on the device: nothing here waits for it.
         """
-        settings, gang, ready = self.job.train, self.gang, self.ready
+        settings, gang, ready = self.job.train, self.distributed, self.ready
         total = torch.zeros((), device=gang.device)
         for micro in range(settings.gradient_accumulation):
-            if gang.any(self.job.should_stop()):
+            if gang.any_process(self.job.should_stop()):
                 self.trained.optimizer.zero_grad()
                 return None
             number = step * settings.gradient_accumulation + micro
@@ -148,17 +148,19 @@ class Loop:
         ends the run.
         """
         optimizer = self.trained.optimizer
-        norm = self.gang.clip(optimizer, self.trained.parameters, self.job.train.max_grad_norm)
+        norm = self.distributed.clip(optimizer, self.trained.parameters, self.job.train.max_grad_norm)
         # The one time that a step waits for the device; a scaler of losses (fp16) and other processes are asked too.
         loss, length = torch.stack([total, norm.to(total)]).tolist()
         finite = math.isfinite(loss) and math.isfinite(length)
-        if finite or self.gang.scales:  # The scaler itself leaves an overflowing step out, and must see it to do so.
+        if (
+            finite or self.distributed.scales
+        ):  # The scaler itself leaves an overflowing step out, and must see it to do so.
             optimizer.step()
         optimizer.zero_grad()
         self.bad = 0 if finite else self.bad + 1
-        if not finite and not (self.gang.scales and self.bad < MAX_BAD_STEPS):  # A scaler that looks is no news.
+        if not finite and not (self.distributed.scales and self.bad < MAX_BAD_STEPS):  # A scaler that looks is no news.
             self.job.notice(f"step {step + 1} was left out: its loss or gradient is not finite")
-        if self.bad >= (MAX_BAD_STEPS_FP16 if self.gang.scales else MAX_BAD_STEPS):
+        if self.bad >= (MAX_BAD_STEPS_FP16 if self.distributed.scales else MAX_BAD_STEPS):
             raise NonFiniteError(
                 f"{self.bad} steps in a row gave no finite gradient (the last was {step + 1}); start again with a "
                 "lower train.learning_rate, or with train.precision bf16 or fp32"
@@ -180,13 +182,13 @@ class Loop:
 
             def draw() -> None:
                 try:
-                    self.turns.drawing()
+                    self.turns.for_generation()
                     self.previews.draw(step, again)
                 except torch.OutOfMemoryError:  # A card that holds the UNet alone, say: no reason to end the run.
                     self.job.notice(f"no preview at step {step}: the device has too little memory for it")
-                self.turns.training(bool(self.trained.text) or is_live(self.ready.encode))
+                self.turns.for_training(bool(self.trained.text) or is_live(self.ready.encode))
 
-            with averaged(self.trained.optimizer):
+            with averaged_parameters(self.trained.optimizer):
                 self._alone(draw)
 
     def _save(self, step: int) -> None:
@@ -195,7 +197,7 @@ class Loop:
         def write() -> None:
             self.job.on_event(Progress(phase="saving", done=0, total=1))
             path = self.job.output.checkpoint(step)
-            write_trained(path, self.ready, self.job, step)
+            save_adapter(path, self.ready, self.job, step)
             faults.point("checkpoint.adapter")
             checkpoint.save(self.job.output.states, self.ready.state(step), self.job.checkpoint.keep)
             faults.point("checkpoint.saved")
@@ -205,18 +207,18 @@ class Loop:
 
     def _alone(self, work: Callable[[], None]) -> None:
         """Let the main process do ``work`` while the others wait."""
-        if self.gang.is_main:
+        if self.distributed.is_main:
             work()
-        self.gang.wait()
+        self.distributed.barrier()
 
     def _tell_start(self) -> None:
-        size = live.size(self.ready.family.models, NAME)
+        size = live.adapter_size(self.ready.family.models, TRAINED_ADAPTER)
         self.job.on_event(
             RunStarted(
                 step=self.ready.start,
                 steps=self.ready.steps,
-                device=str(self.gang.device),
-                precision=self.gang.precision,
+                device=str(self.distributed.device),
+                precision=self.distributed.precision,
                 base=self.job.model.base,
                 images=len(self.ready.batches.examples),
                 modules=size.modules,
@@ -236,7 +238,7 @@ class Loop:
                 learning_rate=rate,
                 seconds=seconds,
                 left=left,
-                memory=held(self.gang.device),
+                memory=used_bytes(self.distributed.device),
             )
         )
-        self.gang.log({"loss": loss, "learning_rate": rate, "seconds": seconds}, step)
+        self.distributed.log({"loss": loss, "learning_rate": rate, "seconds": seconds}, step)

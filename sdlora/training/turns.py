@@ -6,7 +6,7 @@ if TYPE_CHECKING:
     from sdlora.families.base import Family
 
 
-class Turns:
+class ComponentOffload:
     """Moves the parts of ``family`` between its ``device`` and main memory; does nothing unless ``on``.
 
     Where a device shares its memory with the processor it is never on: there is nowhere else to wait.
@@ -17,19 +17,19 @@ class Turns:
         self.device = device
         self.on = on and device.startswith("cuda")
 
-    def encoding(self) -> None:
+    def for_image_encoding(self) -> None:
         """Pictures are encoded next: the VAE alone is on the device."""
         self._place({"vae"})
 
-    def reading(self) -> None:
+    def for_text_encoding(self) -> None:
         """Texts are encoded next: their encoders alone."""
         self._place(self.family.models.keys() - {"unet"})
 
-    def training(self, text: bool) -> None:
+    def for_training(self, text: bool) -> None:
         """The model trains next: the UNet, and where they train (``text``) the text encoders."""
         self._place(set(self.family.models) if text else {"unet"})
 
-    def drawing(self) -> None:
+    def for_generation(self) -> None:
         """Pictures are drawn next: all parts."""
         self._place({*self.family.models, "vae"})
 

@@ -8,30 +8,30 @@ from pathlib import Path
 
 from sdlora.adapters import live
 from sdlora.data.folder import Example
-from sdlora.data.pictures import Size
+from sdlora.data.pictures import ImageSize
 from sdlora.diffusion.schedule import ZERO_SNR
 from sdlora.files import write_atomic
 from sdlora.formats import write_adapter
-from sdlora.formats.metadata import Provenance, header, side_file
-from sdlora.optim import averaged
-from sdlora.training.job import Job
-from sdlora.training.prepare import NAME, Ready, text_rate
+from sdlora.formats.metadata import Provenance, a1111_card, provenance_metadata
+from sdlora.optim import averaged_parameters
+from sdlora.training.job import TrainJob
+from sdlora.training.prepare import TRAINED_ADAPTER, TrainState, text_rate
 
 
-def write_trained(path: Path, ready: Ready, job: Job, step: int) -> None:
+def save_adapter(path: Path, ready: TrainState, job: TrainJob, step: int) -> None:
     """Write the adapter as it is after ``step`` steps: kohya keys, full metadata."""
-    metadata = header(provenance(ready, job, step))
-    with averaged(ready.trained.optimizer):
-        state = live.read_state(ready.family.models, NAME, metadata)
+    metadata = provenance_metadata(provenance(ready, job, step))
+    with averaged_parameters(ready.trained.optimizer):
+        state = live.read_state(ready.family.models, TRAINED_ADAPTER, metadata)
     write_adapter(state, path, format="kohya", dtype=job.checkpoint.precision)
 
 
-def write_card(path: Path, ready: Ready, job: Job) -> None:
+def save_a1111_card(path: Path, ready: TrainState, job: TrainJob) -> None:
     """The side file that A1111 shows beside the adapter at ``path``."""
-    write_atomic(path.with_suffix(".json"), side_file(provenance(ready, job, ready.steps)))
+    write_atomic(path.with_suffix(".json"), a1111_card(provenance(ready, job, ready.steps)))
 
 
-def provenance(ready: Ready, job: Job, step: int) -> Provenance:
+def provenance(ready: TrainState, job: TrainJob, step: int) -> Provenance:
     """Where this adapter comes from."""
     examples = ready.batches.examples
     return Provenance(
@@ -47,13 +47,13 @@ def provenance(ready: Ready, job: Job, step: int) -> Provenance:
         scheduler=job.schedule.name,
         steps=step,
         epochs=math.ceil(step * job.train.gradient_accumulation / ready.batches.per_epoch),
-        batch_size=job.train.batch_size * ready.gang.count,
+        batch_size=job.train.batch_size * ready.distributed.count,
         gradient_accumulation=job.train.gradient_accumulation,
         images=sum(example.repeats for example in examples),
         class_images=len(ready.batches.class_examples),
         resolution=(ready.resolution, ready.resolution),
         seed=job.train.seed,
-        mixed_precision=ready.gang.precision,
+        mixed_precision=ready.distributed.precision,
         noise_offset=job.loss.noise_offset,
         min_snr_gamma=job.loss.min_snr_gamma,
         prior_weight=job.prior.weight,
@@ -70,7 +70,7 @@ def _folders(examples: Sequence[Example]) -> Mapping[str, tuple[int, int]]:
     return {name: (repeats, count) for (name, repeats), count in counts.items()}
 
 
-def _buckets(examples: Sequence[Example], sizes: Sequence[Size]) -> Mapping[tuple[int, int], int]:
+def _buckets(examples: Sequence[Example], sizes: Sequence[ImageSize]) -> Mapping[tuple[int, int], int]:
     counts: Counter[tuple[int, int]] = Counter()
     for example, size in zip(examples, sizes, strict=True):
         counts[size.width, size.height] += example.repeats

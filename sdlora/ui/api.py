@@ -21,17 +21,17 @@ from pydantic import ConfigDict, ValidationError, validate_call
 from sdlora import service
 from sdlora.config import all_settings
 from sdlora.data.advice import Kind
-from sdlora.data.projects import About, Project
+from sdlora.data.projects import Project, ProjectInfo
 from sdlora.errors import ConfigError, DatasetError, SdloraError
-from sdlora.files import inside, safe_name, unused
+from sdlora.files import path_inside, safe_name, unused_path
 from sdlora.formats.storage import DTYPES, WRITTEN
 from sdlora.generation.images import format_parameters, read_parameters
 from sdlora.generation.settings import Sample
 from sdlora.runs.folder import Run
-from sdlora.service import Request, Ticket
+from sdlora.service import GenerationRequest, JobStatus
 from sdlora.ui import recipe
-from sdlora.ui.api_tools import Tools
-from sdlora.ui.desk import Desk, cached
+from sdlora.ui.api_tools import ToolEndpoints
+from sdlora.ui.desk import AppState, cached
 from sdlora.ui.watch import sentence
 
 LOOK_SECONDS = 0.2
@@ -40,7 +40,7 @@ MOST_PICTURES = 16
 """Of one request."""
 
 
-class Preview(TypedDict):
+class PreviewInfo(TypedDict):
     """A picture drawn while training; ``file`` is None unless asked for."""
 
     step: int
@@ -48,7 +48,7 @@ class Preview(TypedDict):
     file: FileData | None
 
 
-class Status(TypedDict):
+class RunStatus(TypedDict):
     """How a run stands. ``seconds_left`` and ``loss`` are None while nobody knows."""
 
     run: str
@@ -59,7 +59,7 @@ class Status(TypedDict):
     loss: float | None
     seconds_left: float | None
     message: str
-    previews: list[Preview]
+    previews: list[PreviewInfo]
     adapter_ready: bool
 
 
@@ -78,7 +78,7 @@ class AdapterInfo(TypedDict):
     base: str
 
 
-class Picture(TypedDict):
+class GeneratedImage(TypedDict):
     """A picture as it was drawn; ``parameters`` is the text that is also in the file."""
 
     file: FileData
@@ -89,7 +89,7 @@ class Picture(TypedDict):
 class Endpoints:
     """What a program may ask of ``desk``."""
 
-    def __init__(self, desk: Desk):
+    def __init__(self, desk: AppState):
         self.desk = desk
 
     def train(
@@ -124,14 +124,14 @@ class Endpoints:
             raise ConfigError(f"quality = {quality!r}: give one of {', '.join(recipe.QUALITY)}")
         changes = _allowed(settings or {})
         filled = self._filled(project or "", trigger, _uploads(pictures or ()))
-        about = About(kind, trigger, class_name)
+        about = ProjectInfo(kind, trigger, class_name)
         config = recipe.configure(
-            filled, about, service.settled(base, self.desk.data_dir), quality, prompts or (), changes
+            filled, about, service.resolve_base(base, self.desk.data_dir), quality, prompts or (), changes
         )
         filled.describe(about)
         return self.desk.train(config, filled.name).name
 
-    def status(self, run: str = "", previews: bool = False) -> Status:
+    def status(self, run: str = "", previews: bool = False) -> RunStatus:
         """How a run stands. It costs little: a program may ask once a second.
 
         Args:
@@ -143,17 +143,17 @@ class Endpoints:
         """
         found = self._run(run)
         view, state = self.desk.view(found), self.desk.queue.state(found)
-        return Status(
+        return RunStatus(
             run=found.name, state=state, phase=view.phase, step=view.step, steps=view.steps,
             loss=view.losses[-1][1] if view.losses else None, seconds_left=view.left if state == "running" else None,
             message=sentence(view, state), adapter_ready=found.adapter.is_file(),
             previews=[
-                Preview(step=step, prompt=drawn.prompt, file=_file(drawn.path) if previews else None)
+                PreviewInfo(step=step, prompt=drawn.prompt, file=_file(drawn.path) if previews else None)
                 for (_, step), drawn in sorted(view.previews.items())
             ],
         )  # fmt: skip
 
-    def stop(self, run: str = "") -> Status:
+    def stop(self, run: str = "") -> RunStatus:
         """Let a run finish its step, save, and end; take one that waits out of the queue.
 
         Args:
@@ -164,7 +164,7 @@ class Endpoints:
         self.desk.refresh()
         return self.status(found.name)
 
-    def resume(self, run: str) -> Status:
+    def resume(self, run: str) -> RunStatus:
         """Queue a run that was stopped, failed or cut off, to go on from its last checkpoint.
 
         Args:
@@ -191,7 +191,7 @@ class Endpoints:
         base: str = "",
         prediction_type: Literal["auto", "epsilon", "v_prediction"] = "auto",
         zero_terminal_snr: Literal["auto", "on", "off"] = "auto",
-    ) -> list[Picture]:
+    ) -> list[GeneratedImage]:
         """Draw pictures and wait for them. Requests are drawn in their order; cancelling the job cancels the drawing.
 
         Args:
@@ -215,9 +215,9 @@ class Endpoints:
             raise ConfigError(f"count = {count}, seed = {seed}: give 1 to {MOST_PICTURES} pictures, and a seed from -1")
         known = {adapter.name: adapter.base for adapter in self.desk.refresh().adapters}
         said = {"prediction_type": prediction_type, "zero_terminal_snr": zero_terminal_snr}
-        request = Request(
+        request = GenerationRequest(
             prompt, negative, seed, checked.steps, checked.cfg, checked.width, checked.height, count, checked.sampler,
-            base or next((known[name] for name in adapters or () if known.get(name)), Request("").base),
+            base or next((known[name] for name in adapters or () if known.get(name)), GenerationRequest("").base),
             base_settings={name: value for name, value in said.items() if value != "auto"},
         )  # fmt: skip
         ticket = await asyncio.to_thread(self.desk.create, request, list((adapters or {}).items()))
@@ -237,7 +237,7 @@ class Endpoints:
         for what, value, choices in (("format", format, WRITTEN), ("dtype", dtype, DTYPES)):
             if value not in choices:
                 raise ConfigError(f"{what} = {value!r}: give one of {', '.join(choices)}")
-        made = service.exported(str(self.desk.adapter(name).path), format, dtype, self.desk.data_dir).file
+        made = service.export_to_temporary(str(self.desk.adapter(name).path), format, dtype, self.desk.data_dir).file
         try:
             file: FileData = _file(made)
             return file
@@ -269,7 +269,7 @@ class Endpoints:
             raise ConfigError("Hand over pictures, or name a project of the page that has some.")
         if not name:
             folder = self.desk.data_dir / "projects" / safe_name(trigger, fallback="pictures")
-            name = unused(folder).name
+            name = unused_path(folder).name
         project = Project(self.desk.data_dir, name)
         if not files and not project.pictures():
             raise ConfigError(f"The project {name!r} has no pictures; hand some over.")
@@ -279,7 +279,7 @@ class Endpoints:
             raise DatasetError(" ".join(refused) + taken)
         return project
 
-    async def _drawn(self, ticket: Ticket) -> Ticket:
+    async def _drawn(self, ticket: JobStatus) -> JobStatus:
         """The request when it has ended. It is cancelled if the program that made it gives up."""
         progress = gr.Progress()
         try:
@@ -296,9 +296,9 @@ class Endpoints:
         return ticket
 
 
-def build(desk: Desk) -> None:
+def build(desk: AppState) -> None:
     """Put the endpoints on the page that is being laid out."""
-    ends, tools = Endpoints(desk), Tools(desk)
+    ends, tools = Endpoints(desk), ToolEndpoints(desk)
     functions: list[Callable[..., Any]] = [
         ends.train, ends.status, ends.stop, ends.resume, ends.generate, ends.export, ends.runs, ends.adapters,
         tools.merge, tools.resize, tools.extract,
@@ -356,7 +356,7 @@ def _is_path(annotation: Any) -> bool:
 
 def _uploads(files: Iterable[FileData]) -> list[Path]:
     """Where uploaded files lie. Raises FileError for a path that is no upload."""
-    return [inside(Path(get_upload_folder()), file.path) for file in files]
+    return [path_inside(Path(get_upload_folder()), file.path) for file in files]
 
 
 def _file(path: Path) -> Any:
@@ -364,7 +364,7 @@ def _file(path: Path) -> Any:
     return FileData(path=cached(path), orig_name=path.name).model_dump()
 
 
-def _picture(path: Path) -> Picture:
+def _picture(path: Path) -> GeneratedImage:
     known = read_parameters(path)
     assert known is not None, path  # The studio writes them into each.
-    return Picture(file=_file(path), seed=int(known.settings["Seed"]), parameters=format_parameters(known))
+    return GeneratedImage(file=_file(path), seed=int(known.settings["Seed"]), parameters=format_parameters(known))

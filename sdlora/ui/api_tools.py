@@ -3,14 +3,14 @@
 from typing import Any, TypedDict
 
 from sdlora import service
-from sdlora.adapters.targets import EVERYTHING
+from sdlora.adapters.targets import ALL_LAYERS
 from sdlora.errors import ConfigError
 from sdlora.formats.storage import DTYPES
-from sdlora.service import Making
-from sdlora.ui.desk import Desk
+from sdlora.service import LibraryJob
+from sdlora.ui.desk import AppState
 
 
-class Made(TypedDict):
+class MadeAdapter(TypedDict):
     """An adapter that has come into the library; ``kept`` is the share of a resized one's energy, else None."""
 
     adapter: str
@@ -21,10 +21,10 @@ class Made(TypedDict):
     notes: list[str]
 
 
-class Tools:
+class ToolEndpoints:
     """What a program may have made on ``desk``."""
 
-    def __init__(self, desk: Desk):
+    def __init__(self, desk: AppState):
         self.desk = desk
 
     def merge(
@@ -35,7 +35,7 @@ class Tools:
         energy: float | None = None,
         base: str = "",
         dtype: str = "fp32",
-    ) -> Made:
+    ) -> MadeAdapter:
         """Combine adapters into one, which comes into the library.
 
         Args:
@@ -51,7 +51,7 @@ class Tools:
         own = next((adapter.base for adapter, _ in found if adapter.base), "")
         settled = self._base(base or own)
         return self._made(
-            service.merging(self.desk.library, named, name, rank, energy, settled, _dtype(dtype)),
+            service.merge_job(self.desk.library, named, name, rank, energy, settled, _dtype(dtype)),
         )
 
     def resize(
@@ -62,7 +62,7 @@ class Tools:
         energy: float | None = None,
         base: str = "",
         dtype: str = "fp32",
-    ) -> Made:
+    ) -> MadeAdapter:
         """Give an adapter another rank; any kind becomes a LoRA, which comes into the library under a name of its own.
 
         Args:
@@ -75,7 +75,7 @@ class Tools:
         """
         found = self.desk.adapter(adapter)
         settled, own = self._base(base or found.base), (found.name, found.path)
-        return self._made(service.resizing(self.desk.library, own, name, rank, energy, settled, _dtype(dtype)))
+        return self._made(service.resize_job(self.desk.library, own, name, rank, energy, settled, _dtype(dtype)))
 
     def extract(
         self,
@@ -84,10 +84,10 @@ class Tools:
         name: str = "",
         rank: int | None = None,
         energy: float | None = None,
-        targets: str = EVERYTHING,
+        targets: str = ALL_LAYERS,
         text_encoder: bool = True,
         dtype: str = "fp32",
-    ) -> Made:
+    ) -> MadeAdapter:
         """Make an adapter of the difference of two models; it comes into the library.
 
         Args:
@@ -102,15 +102,15 @@ class Tools:
         """
         models = self._base(base), self._base(tuned)
         what: dict[str, Any] = {"targets": targets, "text_encoder": text_encoder, "dtype": _dtype(dtype)}
-        return self._made(service.extracting(self.desk.library, *models, name, rank, energy, **what))
+        return self._made(service.extract_job(self.desk.library, *models, name, rank, energy, **what))
 
     def _base(self, base: str) -> str:
-        return service.settled(base, self.desk.data_dir) if base else ""
+        return service.resolve_base(base, self.desk.data_dir) if base else ""
 
-    def _made(self, making: Making) -> Made:
+    def _made(self, making: LibraryJob) -> MadeAdapter:
         name, answer = making.finish(), making.errand.answer
         self.desk.refresh()
-        return Made(
+        return MadeAdapter(
             adapter=name, layers=answer["layers"], ranks=answer["ranks"], kept=answer.get("kept"),
             proof=answer["proof"], notes=making.errand.notes,
         )  # fmt: skip

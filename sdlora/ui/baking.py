@@ -10,7 +10,7 @@ from sdlora import service
 from sdlora.errors import ConfigError
 from sdlora.generation.images import SAID_OF_BASE
 from sdlora.ui import markup, tools, work
-from sdlora.ui.desk import Desk
+from sdlora.ui.desk import AppState
 from sdlora.ui.inputs import said_of_base
 from sdlora.ui.intake import SAVE_FILE
 from sdlora.ui.wiring import HIDDEN, PRIVATE
@@ -21,7 +21,7 @@ FOLDER, FILE = "zip", "safetensors"
 KINDS = {"diffusers folder (zip)": FOLDER, "single file (.safetensors)": FILE}
 
 
-def build(desk: Desk, tab: gr.Tab, file: gr.DownloadButton) -> None:
+def build(desk: AppState, tab: gr.Tab, file: gr.DownloadButton) -> None:
     """A base, adapters with their scales, and the model made of them behind the hidden button ``file``."""
     tools.said("A whole base model with adapters folded into its weights, to take away.")
     base = gr.Dropdown(desk.bases(), label="Base model", allow_custom_value=True, elem_id="bake-base")
@@ -30,7 +30,7 @@ def build(desk: Desk, tab: gr.Tab, file: gr.DownloadButton) -> None:
     with gr.Row():
         dtype = gr.Radio(["fp16", "fp32"], value="fp16", label="Numbers", info="fp16 is half the size")
         kind = gr.Radio(list(KINDS.items()), value=FOLDER, label="As", visible=False, elem_id="bake-kind")
-    place = work.place("Bake and download", "bake")
+    place = work.job_widget("Bake and download", "bake")
     tab.select(desk.offer, None, base, **HIDDEN)
     tools.refresh(desk, tab, mixed.adapters)
     first = mixed.adapters[0]
@@ -42,32 +42,32 @@ def build(desk: Desk, tab: gr.Tab, file: gr.DownloadButton) -> None:
     done.success(None, js=SAVE_FILE, **PRIVATE)
 
 
-def _base_of(desk: Desk, name: str, before: str) -> list[Any]:
+def _base_of(desk: AppState, name: str, before: str) -> list[Any]:
     """An adapter brings the base that it was trained on; what was said of another base is no more."""
     base = next((adapter.base for adapter in desk.look().adapters if adapter.name == name), "")
     return [base, *["auto"] * len(SAID_OF_BASE)] if base and base != before else [gr.skip()] * (1 + len(SAID_OF_BASE))
 
 
-def _kinds(desk: Desk, base: str | None) -> Any:
+def _kinds(desk: AppState, base: str | None) -> Any:
     """A single file can become one; a folder, a zip of one."""
-    single = bool(base) and service.is_single_file(service.settled(base or "", desk.data_dir))
+    single = bool(base) and service.is_single_file(service.resolve_base(base or "", desk.data_dir))
     return gr.update(visible=single, value=FILE if single else FOLDER)
 
 
-def _baking(desk: Desk, base: str, dtype: str, kind: str, *values: Any) -> work.Fetched:
+def _baking(desk: AppState, base: str, dtype: str, kind: str, *values: Any) -> work.FileJob:
     said = {name: value for name, value in zip(SAID_OF_BASE, values, strict=False) if value != "auto"}
     chosen = tools.pairs(values[len(SAID_OF_BASE) :], ROWS)
     if not (base or "").strip():
         raise ConfigError("Choose the base model to bake into.")
     files = [(desk.adapter(name), scale) for name, scale in chosen]
     adapters = [(adapter.name, adapter.path, scale) for adapter, scale in files]
-    said = {**service.said_of_base((path for _, path, _ in adapters), base), **said}
+    said = {**service.trained_base_settings((path for _, path, _ in adapters), base), **said}
     called = "-".join([Path(base).stem, *(name for name, _, _ in adapters)])[:80]
-    base = service.settled(base.strip(), desk.data_dir)
-    return work.Fetched(service.baking(base, adapters, None, dtype, said), "output", f"{called}.{kind}")
+    base = service.resolve_base(base.strip(), desk.data_dir)
+    return work.FileJob(service.bake_job(base, adapters, None, dtype, said), "output", f"{called}.{kind}")
 
 
-def _baked(made: work.Fetched) -> list[Any]:
+def _baked(made: work.FileJob) -> list[Any]:
     """The model lies behind the hidden button."""
     notes = made.errand.notes
     words = markup.note(["The model is ready; it is being saved.", *notes], "info" if notes else "good")

@@ -51,7 +51,7 @@ def _card(project: Project, picture: Path, image: str, counter: gr.State, touche
         )  # fmt: skip
         caption = gr.Textbox(
             said, label=f"Caption of {picture.name}", lines=2, max_lines=4, interactive=True,
-            placeholder=project.spoken(picture), key=f"{key}:caption:{edition}",
+            placeholder=project.training_caption(picture), key=f"{key}:caption:{edition}",
         )  # fmt: skip
         remove = gr.Button("Remove", size="sm", variant="secondary", interactive=True, key=f"{key}:remove")
 

@@ -12,17 +12,17 @@ import gradio as gr
 from sdlora import service
 from sdlora.errors import ConfigError, SdloraError
 from sdlora.generation import compare
-from sdlora.generation.axes import KINDS
+from sdlora.generation.axes import AXIS_TYPES
 from sdlora.generation.images import format_parameters, read_parameters
-from sdlora.service import Request, Ticket, Wish
+from sdlora.service import AxisSpec, GenerationRequest, JobStatus
 from sdlora.ui import inputs as fields
 from sdlora.ui import markup
-from sdlora.ui.create import Create
-from sdlora.ui.desk import Desk, cached
+from sdlora.ui.create import CreateTab
+from sdlora.ui.desk import AppState, cached
 from sdlora.ui.inputs import NONE
 from sdlora.ui.wiring import HIDDEN
 
-CHOICES = [("Nothing", ""), *((kind.title, name) for name, kind in KINDS.items())]
+CHOICES = [("Nothing", ""), *((kind.title, name) for name, kind in AXIS_TYPES.items())]
 BEGIN = ("scale", "checkpoint", "")
 """What the axes change at first."""
 PLACEHOLDERS = {
@@ -43,7 +43,7 @@ element.addEventListener("click", (event) => {
 
 
 @dataclass(frozen=True)
-class Panel:
+class ComparePanel:
     """The components that are wired or brought up to date."""
 
     subject: gr.Dropdown
@@ -71,7 +71,7 @@ class Panel:
         return [self.shown, self.status, self.table, self.sheet, self.go, self.best, self.cancel, self.timer]
 
 
-def build(desk: Desk, demo: gr.Blocks, tab: Create) -> Panel:
+def build(desk: AppState, demo: gr.Blocks, tab: CreateTab) -> ComparePanel:
     """Lay the panel out below the tab's pictures and wire it. What is not compared comes from the tab's fields."""
     with gr.Accordion("Compare, and pick the best", open=False, elem_id="compare") as fold:
         asked = _inputs()
@@ -79,7 +79,7 @@ def build(desk: Desk, demo: gr.Blocks, tab: Create) -> Panel:
         table = gr.HTML(elem_id="compare-grid", js_on_load=CHOOSE)
         sheet = gr.DownloadButton("Download the sheet", size="sm", visible=False, elem_id="compare-sheet")
         chosen = _choice()
-    panel = Panel(
+    panel = ComparePanel(
         **asked, **chosen, status=status, table=table, sheet=sheet,
         shown=gr.State(("", 0, "")), ticket=gr.State(0), timer=gr.Timer(1.0, active=False),
     )  # fmt: skip
@@ -97,7 +97,7 @@ def _inputs() -> dict[str, Any]:
         with gr.Row():
             kinds.append(gr.Dropdown(CHOICES, value=kind, label=f"{way}: {where}", elem_id=f"axis-{way}", scale=1))
             values.append(gr.Textbox(
-                KINDS[kind].start if kind else "", label=f"{way} values", placeholder=PLACEHOLDERS.get(kind, ""),
+                AXIS_TYPES[kind].start if kind else "", label=f"{way} values", placeholder=PLACEHOLDERS.get(kind, ""),
                 elem_id=f"values-{way}", scale=2, max_lines=6,
             ))  # fmt: skip
     with gr.Row():
@@ -122,7 +122,7 @@ def _choice() -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _wire(desk: Desk, demo: gr.Blocks, tab: Create, panel: Panel, fold: gr.Accordion) -> None:
+def _wire(desk: AppState, demo: gr.Blocks, tab: CreateTab, panel: ComparePanel, fold: gr.Accordion) -> None:
     started = [panel.ticket, panel.choice, *panel.live]
     panel.go.click(
         partial(_begin, desk), [panel.subject, *panel.kinds, *panel.values, *tab.inputs.values], started, **HIDDEN,
@@ -147,18 +147,18 @@ def _wire(desk: Desk, demo: gr.Blocks, tab: Create, panel: Panel, fold: gr.Accor
 
 def _values_for(kind: str, prompt: str) -> Any:
     """Values to begin with for an axis that has just been chosen."""
-    value = prompt if kind == "prompt" else KINDS[kind].start if kind else ""
+    value = prompt if kind == "prompt" else AXIS_TYPES[kind].start if kind else ""
     return gr.update(value=value, placeholder=PLACEHOLDERS.get(kind, ""))
 
 
-def _subjects(desk: Desk, chosen: str) -> Any:
+def _subjects(desk: AppState, chosen: str) -> Any:
     """The adapters that there are now; the newest is taken where none was."""
     names = [adapter.name for adapter in desk.look().adapters if adapter.path.parent.name != "checkpoints"]
     value = chosen if chosen in names else next(iter(names), "")
     return gr.update(choices=[NONE, *((name, name) for name in names)], value=value)
 
 
-def _begin(desk: Desk, *values: Any) -> list[Any]:
+def _begin(desk: AppState, *values: Any) -> list[Any]:
     """Queue a grid of what the fields say."""
     subject, kinds, texts = values[0] or "", values[1:4], values[4:7]
     try:
@@ -167,28 +167,28 @@ def _begin(desk: Desk, *values: Any) -> list[Any]:
             chosen.append((subject, 1.0))
             own = next((adapter.base for adapter in desk.look().adapters if adapter.name == subject), "")
             request = replace(request, base=own or request.base)
-        wishes = [Wish(kind or "", text or "") for kind, text in zip(kinds, texts, strict=True)]
+        wishes = [AxisSpec(kind or "", text or "") for kind, text in zip(kinds, texts, strict=True)]
         if not any(wish.kind for wish in wishes):
             raise ConfigError("Choose what the columns or the rows change.")
         mixed = desk.mixed(request, chosen)
-        return _started(desk, service.begin_comparison(desk.data_dir, mixed, wishes, subject, desk.run(subject)))
+        return _started(desk, service.begin_grid(desk.data_dir, mixed, wishes, subject, desk.run(subject)))
     except SdloraError as error:
         return _refused(error)
 
 
-def _best(desk: Desk, subject: str | None) -> list[Any]:
+def _best(desk: AppState, subject: str | None) -> list[Any]:
     """Queue the grid from which a run's best is picked."""
     try:
         run = desk.run(subject)
         if run is None:
             raise ConfigError("Choose a run of yours as the adapter to compare: the best is picked of its checkpoints.")
-        request, wishes = service.best_of(run)
-        return _started(desk, service.begin_comparison(desk.data_dir, request, wishes, run.name, run))
+        request, wishes = service.best_checkpoint_grid(run)
+        return _started(desk, service.begin_grid(desk.data_dir, request, wishes, run.name, run))
     except SdloraError as error:
         return _refused(error)
 
 
-def _started(desk: Desk, request: Request) -> list[Any]:
+def _started(desk: AppState, request: GenerationRequest) -> list[Any]:
     ticket = desk.submit(request)
     return [ticket.number, gr.update(visible=False), *_poll(desk, ticket.number, (Path(request.grid).name, -1, ""))]
 
@@ -198,10 +198,10 @@ def _refused(error: SdloraError) -> list[Any]:
     return [gr.skip(), gr.skip(), gr.skip(), markup.note([str(error)], "bad"), *[gr.skip()] * 6]
 
 
-def _attach(desk: Desk) -> list[Any]:
+def _attach(desk: AppState) -> list[Any]:
     """After a load: the grid that is being drawn, or the last one."""
     drawn = next((ticket for ticket in desk.creator.open() if ticket.request.grid), None)
-    folders = service.comparisons(desk.data_dir)
+    folders = service.list_grids(desk.data_dir)
     if drawn is None and not folders:
         return [gr.skip()] * 9
     name = Path(drawn.request.grid).name if drawn else folders[0].name
@@ -209,19 +209,19 @@ def _attach(desk: Desk) -> list[Any]:
     return [number, *_poll(desk, number, (name, -1, ""))]
 
 
-def _poll(desk: Desk, number: int, shown: Sequence[Any]) -> list[Any]:
+def _poll(desk: AppState, number: int, shown: Sequence[Any]) -> list[Any]:
     """Where the grid stands: its table where a picture is new, and at its end the sheet."""
     name, before, chosen = shown
     ticket = desk.creator.ticket(number)
     ended = ticket is None or ticket.ended
     try:
-        folder = service.comparison(desk.data_dir, name)
-        grid = compare.read(folder)
+        folder = service.grid_folder(desk.data_dir, name)
+        grid = compare.read_grid(folder)
         there = sum((folder / cell.file).is_file() for cell in grid.cells)
         table = markup.comparison(grid, folder, chosen) if there != before else gr.skip()
         sheet = gr.update(visible=False)
         if ended and there:
-            sheet = gr.update(value=cached(compare.save_sheet(folder)), visible=True)
+            sheet = gr.update(value=cached(compare.save_contact_sheet(folder)), visible=True)
     except (SdloraError, OSError) as error:
         return [("", 0, ""), markup.note([str(error)], "bad"), "", gr.update(visible=False), *_buttons(False)]
     said = _told(desk, ticket, there, len(grid.cells), folder) if ticket else ""
@@ -233,7 +233,7 @@ def _buttons(busy: bool) -> list[Any]:
     return [free, free, gr.update(visible=busy), gr.Timer(active=busy)]
 
 
-def _told(desk: Desk, ticket: Ticket, there: int, total: int, folder: Path) -> str:
+def _told(desk: AppState, ticket: JobStatus, there: int, total: int, folder: Path) -> str:
     """Where a grid stands, in plain words."""
     if ticket.state == "failed":
         return markup.note([ticket.message], "bad")
@@ -242,7 +242,7 @@ def _told(desk: Desk, ticket: Ticket, there: int, total: int, folder: Path) -> s
         return markup.note(
             [f"{end}. Click a picture to see it whole, and to save its adapter.", ticket.message], "good"
         )
-    ahead = desk.creator.ahead(ticket.number)
+    ahead = desk.creator.queued_before(ticket.number)
     if ticket.state != "drawing":
         waiting = f"Waiting its turn: {ahead} before this one" if ahead else ticket.message or "Getting ready"
         return markup.drawing(waiting, None)
@@ -260,12 +260,12 @@ def _left(missing: int, folder: Path) -> str:
     return f" · {f'{seconds} s' if seconds < 90 else f'{round(seconds / 60)} min'} left"
 
 
-def _choose(desk: Desk, shown: Sequence[Any], file: str) -> list[Any]:
+def _choose(desk: AppState, shown: Sequence[Any], file: str) -> list[Any]:
     """The clicked picture in full, what it was made from, and its adapter's name to be."""
     name, there, _ = shown
     try:
-        folder = service.comparison(desk.data_dir, name)
-        grid = compare.read(folder)
+        folder = service.grid_folder(desk.data_dir, name)
+        grid = compare.read_grid(folder)
         cell = grid.cell(file)
         known = read_parameters(folder / file)
     except SdloraError:
@@ -279,13 +279,13 @@ def _choose(desk: Desk, shown: Sequence[Any], file: str) -> list[Any]:
     ]  # fmt: skip
 
 
-def _save(desk: Desk, shown: Sequence[Any], name: str) -> str:
+def _save(desk: AppState, shown: Sequence[Any], name: str) -> str:
     """Keep the adapter behind the chosen picture."""
     grid, _, file = shown
     try:
         if not (name or "").strip():
             raise ConfigError("Give the adapter a name.")
-        path = service.keep_best(desk.data_dir, service.comparison(desk.data_dir, grid), file, name)
+        path = service.keep_best(desk.data_dir, service.grid_folder(desk.data_dir, grid), file, name)
     except SdloraError as error:
         return markup.note([str(error)], "bad")
     desk.refresh()

@@ -8,14 +8,14 @@ from typing import Any
 import gradio as gr
 
 from sdlora.errors import SdloraError
-from sdlora.generation.recall import Recalled
-from sdlora.service import Request, Ticket
+from sdlora.generation.recall import RecalledSettings
+from sdlora.service import GenerationRequest, JobStatus
 from sdlora.ui import inputs as fields
 from sdlora.ui import markup, results
-from sdlora.ui.desk import Desk
-from sdlora.ui.inputs import Inputs
+from sdlora.ui.desk import AppState
+from sdlora.ui.inputs import CreateForm
 from sdlora.ui.inputs import adapter_updates as adapter_updates
-from sdlora.ui.results import Results
+from sdlora.ui.results import GalleryPanel
 from sdlora.ui.watch import clock
 from sdlora.ui.wiring import HIDDEN
 
@@ -33,11 +33,11 @@ Pace = tuple[int, float, int]
 
 
 @dataclass(frozen=True)
-class Create:
+class CreateTab:
     """The components that are wired or brought up to date."""
 
-    inputs: Inputs
-    results: Results
+    inputs: CreateForm
+    results: GalleryPanel
     ticket: gr.State
     pace: gr.State
     timer: gr.Timer
@@ -66,7 +66,7 @@ class Create:
         return [self.inputs.status, *self.results.shown, *buttons, self.timer, self.pace]
 
 
-def build(desk: Desk, demo: gr.Blocks) -> Create:
+def build(desk: AppState, demo: gr.Blocks) -> CreateTab:
     """Lay the tab out and wire it."""
     with gr.Row():
         with gr.Column(scale=2, min_width=300):
@@ -75,24 +75,24 @@ def build(desk: Desk, demo: gr.Blocks) -> Create:
         with gr.Column(scale=3, min_width=320):
             shown = results.build()
     timer = gr.Timer(0.7, active=False)
-    tab = Create(inputs, shown, gr.State(0), gr.State((0, 0.0, 0)), timer)
+    tab = CreateTab(inputs, shown, gr.State(0), gr.State((0, 0.0, 0)), timer)
     results.wire(desk, inputs, shown, reading)
     _wire(desk, demo, tab)
     return tab
 
 
-def draw_with(desk: Desk, name: str, prompt: str) -> list[Any]:
+def draw_with(desk: AppState, name: str, prompt: str) -> list[Any]:
     """Choose adapter ``name`` alone, with its base and ``prompt``, and begin to draw: new values for ``Create.drawn``.
 
     For a button of another tab: ``button.click(partial(draw_with, desk), [run, prompt], tab.drawn)``.
     """
     desk.refresh()  # It may have been finished just now.
-    wanted = Recalled(prompt or "", scales={name: 1.0}, numbers={"seed": fields.START.seed})
+    wanted = RecalledSettings(prompt or "", scales={name: 1.0}, numbers={"seed": fields.START.seed})
     request = replace(fields.START, prompt=wanted.prompt, base=fields.base_called(desk, wanted) or fields.START.base)
     return [*fields.fill(desk, wanted), *_submit(desk, request, [(name, 1.0)])]
 
 
-def _wire(desk: Desk, demo: gr.Blocks, tab: Create) -> None:
+def _wire(desk: AppState, demo: gr.Blocks, tab: CreateTab) -> None:
     inputs, shown = tab.inputs, tab.results
     gr.on(
         [inputs.create.click, inputs.prompt.submit, inputs.negative.submit], partial(_create, desk), inputs.values,
@@ -105,12 +105,12 @@ def _wire(desk: Desk, demo: gr.Blocks, tab: Create) -> None:
     inputs.last.click(partial(results.last_seed, desk), tab.ticket, inputs.seed, **HIDDEN)
 
 
-def _create(desk: Desk, *values: Any) -> list[Any]:
+def _create(desk: AppState, *values: Any) -> list[Any]:
     """Queue a request. What was filled in stays as it is, whatever comes of it."""
     return _submit(desk, *fields.request(*values))
 
 
-def _submit(desk: Desk, request: Request, chosen: list[tuple[str, float]]) -> list[Any]:
+def _submit(desk: AppState, request: GenerationRequest, chosen: list[tuple[str, float]]) -> list[Any]:
     """New values for ``Create.started``."""
     try:
         ticket = desk.create(request, chosen)
@@ -121,18 +121,18 @@ def _submit(desk: Desk, request: Request, chosen: list[tuple[str, float]]) -> li
     ]  # fmt: skip
 
 
-def _cancel(desk: Desk, number: int) -> None:
+def _cancel(desk: AppState, number: int) -> None:
     desk.creator.cancel(number)
 
 
-def _attach(desk: Desk, most: int) -> list[Any]:
+def _attach(desk: AppState, most: int) -> list[Any]:
     """After a load: the pictures that there are, and the request that is under way."""
     ticket = desk.creator.newest()
     active = ticket is not None and not ticket.ended and not ticket.request.grid
     return [ticket.number if ticket and active else 0, gr.Timer(active=active), *results.show(desk, most)]
 
 
-def _poll(desk: Desk, number: int, pace: Pace, most: int) -> list[Any]:
+def _poll(desk: AppState, number: int, pace: Pace, most: int) -> list[Any]:
     """Where the request stands; at its end the pictures are shown and the timer rests."""
     ticket = desk.creator.ticket(number)
     if ticket is None or ticket.ended:
@@ -146,7 +146,7 @@ def _poll(desk: Desk, number: int, pace: Pace, most: int) -> list[Any]:
     return [said, gr.skip(), gr.skip(), gr.update(interactive=False), gr.update(visible=True), gr.skip(), pace]
 
 
-def left(ticket: Ticket, pace: Pace, now: float) -> float | None:
+def left(ticket: JobStatus, pace: Pace, now: float) -> float | None:
     """Seconds that ``ticket`` still takes at its pace so far, or None if there is no telling yet."""
     number, since, done = pace
     if number != ticket.number or ticket.done <= done:
@@ -154,14 +154,14 @@ def left(ticket: Ticket, pace: Pace, now: float) -> float | None:
     return (now - since) / (ticket.done - done) * (ticket.total - ticket.done)
 
 
-def told(desk: Desk, ticket: Ticket, seconds: float | None = None) -> str:
+def told(desk: AppState, ticket: JobStatus, seconds: float | None = None) -> str:
     """Where a request stands, in plain words."""
     if ticket.ended:
         kind = {"done": "good", "failed": "bad"}.get(ticket.state, "info")
         count = f"{len(ticket.paths)} picture{'s' if len(ticket.paths) != 1 else ''}"
         first = {"failed": "", "done": f"{count} drawn."}.get(ticket.state, f"{WORDS[ticket.state]}.")
         return markup.note([first, ticket.message], kind)
-    ahead = desk.creator.ahead(ticket.number)
+    ahead = desk.creator.queued_before(ticket.number)
     words = f"Waiting its turn: {ahead} before this one" if ticket.state == "queued" and ahead else ""
     words = words or ticket.message or WORDS[ticket.state]
     if ticket.state == "drawing" and ticket.total:

@@ -19,13 +19,23 @@ from gradio.utils import get_upload_folder
 
 from sdlora import service
 from sdlora.config import TrainConfig, fitted
-from sdlora.data.pictures import open_picture
+from sdlora.data.pictures import open_image
 from sdlora.errors import BusyError, ConfigError, SdloraError
 from sdlora.files import write_atomic
-from sdlora.generation.prompt import parse
+from sdlora.generation.prompt import parse_lora_tags
 from sdlora.runs.folder import Run
 from sdlora.runs.trash import KEPT_DAYS
-from sdlora.service import AdapterFile, Creator, Library, Measurer, Mixed, Request, Stage, Ticket, TrainingQueue
+from sdlora.service import (
+    AdapterChoice,
+    AdapterFile,
+    GenerationRequest,
+    InferenceClient,
+    JobStatus,
+    Library,
+    Profiler,
+    ToolProgress,
+    TrainingQueue,
+)
 from sdlora.ui.watch import RunView, Watcher
 
 LOOK_SECONDS = 0.5
@@ -39,7 +49,7 @@ Found = TypeVar("Found")
 
 
 @dataclass(frozen=True)
-class Look:
+class RunsSnapshot:
     """How things stand: the runs, the newest first, the one that matters now, and the adapters to draw with."""
 
     runs: tuple[str, ...] = ()
@@ -50,29 +60,29 @@ class Look:
     """The runs in the queue, in their order."""
 
 
-class Work(Protocol):
+class CancellableJob(Protocol):
     """An errand, or what holds one: going over it tells where it stands, and ``stop`` ends it."""
 
-    def __iter__(self) -> Generator[Stage]: ...
+    def __iter__(self) -> Generator[ToolProgress]: ...
 
     def stop(self) -> None: ...
 
 
 @dataclass
-class Desk:
+class AppState:
     """The page's one hold on the service layer."""
 
     data_dir: Path
     device: str = "auto"
     low_memory: bool = False
     queue: TrainingQueue = field(init=False)
-    creator: Creator = field(init=False)
-    measurer: Measurer = field(init=False)
+    creator: InferenceClient = field(init=False)
+    measurer: Profiler = field(init=False)
     library: Library = field(init=False)
     watcher: Watcher = field(default_factory=Watcher)
-    errands: dict[str, Work] = field(default_factory=dict)
+    errands: dict[str, CancellableJob] = field(default_factory=dict)
     """What each person who looks at the page has under way."""
-    _look: tuple[float, Look] = (float("-inf"), Look())
+    _look: tuple[float, RunsSnapshot] = (float("-inf"), RunsSnapshot())
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _training: threading.Lock = field(default_factory=threading.Lock)
     """Held while a run is queued: of two clicks, the second finds the first one's run."""
@@ -82,8 +92,8 @@ class Desk:
     def __post_init__(self) -> None:
         self.data_dir = self.data_dir.expanduser().resolve()
         self.queue = TrainingQueue(self.data_dir)
-        self.creator = Creator(self.data_dir, self.device)
-        self.measurer = Measurer(self.data_dir)
+        self.creator = InferenceClient(self.data_dir, self.device)
+        self.measurer = Profiler(self.data_dir)
         self.library = Library(self.data_dir)
 
     def open(self) -> None:
@@ -100,7 +110,7 @@ class Desk:
         for errand in list(self.errands.values()):
             errand.stop()
 
-    def look(self) -> Look:
+    def look(self) -> RunsSnapshot:
         """How things stand, looked up at most every ``LOOK_SECONDS``."""
         with self._lock:
             taken, look = self._look
@@ -109,13 +119,13 @@ class Desk:
                 state = self.queue.state(current) if current else ""
                 runs = tuple(run.name for run in service.runs_in(self.data_dir))
                 waiting = tuple(run.name for run in self.queue.waiting())
-                look = Look(runs, current, state, tuple(service.adapters_in(self.data_dir)), waiting)
+                look = RunsSnapshot(runs, current, state, tuple(service.adapters_in(self.data_dir)), waiting)
                 self._look = (time.monotonic(), look)
             return look
 
-    def refresh(self) -> Look:
+    def refresh(self) -> RunsSnapshot:
         """How things stand at this moment."""
-        self._look = (float("-inf"), Look())
+        self._look = (float("-inf"), RunsSnapshot())
         return self.look()
 
     def bases(self) -> list[tuple[str, str]]:
@@ -144,14 +154,14 @@ class Desk:
             for run in (*active, *self.queue.waiting()):
                 if self._asked.get(run.name, run.config) == config:
                     raise BusyError(f"{run.name} is queued or trained with these settings already; change one first.")
-            run = service.prepare(config, name, self.data_dir)
+            run = service.prepare_run(config, name, self.data_dir)
             self._asked[run.name] = config
             self.start(run)
             return run
 
     def duplicate(self, run: Run) -> Run:
         """Queue a new run with the settings of ``run``."""
-        copy = service.duplicate(run)
+        copy = service.duplicate_run(run)
         self.start(copy)
         return copy
 
@@ -163,14 +173,14 @@ class Desk:
 
     def measure(self, config: TrainConfig) -> None:
         """Measure what ``config`` will take. Raises BusyError while something has the device."""
-        self.creator.rest()
+        self.creator.release_memory()
         self.measurer.start(config)
 
     def start(self, run: Run) -> None:
         """Queue ``run``, new or to be resumed; what draws or is measured makes room for it."""
         self.queue.add(run)
         self.measurer.stop()
-        self.creator.rest()
+        self.creator.release_memory()
         self.queue.tick()
         self.refresh()
 
@@ -183,7 +193,7 @@ class Desk:
             raise ConfigError(f"There is no adapter {name!r}; there are: {', '.join(near) or 'none yet'}{others}.")
         return known[name]
 
-    def create(self, request: Request, chosen: Sequence[tuple[str, float]]) -> Ticket:
+    def create(self, request: GenerationRequest, chosen: Sequence[tuple[str, float]]) -> JobStatus:
         """Queue pictures with the adapters ``chosen`` by name and scale, and those that the prompt names.
 
         Raises ConfigError for an adapter that is unknown or chosen twice, or an empty prompt; BusyError.
@@ -192,27 +202,27 @@ class Desk:
             raise ConfigError("Write what to draw into the prompt.")
         return self.submit(self.mixed(request, chosen))
 
-    def mixed(self, request: Request, chosen: Sequence[tuple[str, float]]) -> Request:
+    def mixed(self, request: GenerationRequest, chosen: Sequence[tuple[str, float]]) -> GenerationRequest:
         """``request`` with the files of the adapters ``chosen`` by name and scale, and of those that its prompt names.
 
         What it does not say of its base is as the run of the first adapter that was trained on it has it.
         Raises ConfigError for an adapter that is unknown or chosen twice.
         """
-        request = replace(request, base=service.settled(request.base, self.data_dir))
+        request = replace(request, base=service.resolve_base(request.base, self.data_dir))
         scales = dict(chosen)
         if len(scales) < len(chosen):
             raise ConfigError("The same adapter is chosen twice; give each a row of its own.")
-        for name in parse(request.prompt).scales:
+        for name in parse_lora_tags(request.prompt).scales:
             scales.setdefault(name, 0.0)  # The prompt's own scale goes before.
         chosen_files = [self.adapter(name) for name in scales]
         service.require_one_base(request.base, chosen_files)
         mixed = zip(chosen_files, scales.items(), strict=True)
-        adapters = tuple(Mixed(name, str(file.path), scale) for file, (name, scale) in mixed)
-        said = service.said_of_base((file.path for file in chosen_files), request.base)
+        adapters = tuple(AdapterChoice(name, str(file.path), scale) for file, (name, scale) in mixed)
+        said = service.trained_base_settings((file.path for file in chosen_files), request.base)
         return replace(request, adapters=adapters, base_settings={**said, **request.base_settings})
 
     @contextmanager
-    def working(self, person: str, errand: Work) -> Iterator[None]:
+    def person_job(self, person: str, errand: CancellableJob) -> Iterator[None]:
         """For a ``with`` block in which ``errand`` is done. Raises BusyError while ``person`` has another one."""
         if self.errands.setdefault(person, errand) is not errand:
             raise BusyError("Something of yours is being made already; wait for it, or cancel it.")
@@ -226,20 +236,20 @@ class Desk:
         if errand := self.errands.get(person):
             errand.stop()
 
-    def submit(self, request: Request) -> Ticket:
+    def submit(self, request: GenerationRequest) -> JobStatus:
         """Queue a request whose adapters are files. Raises BusyError if too many wait."""
         newest = self.creator.newest()
-        if newest is not None and self.creator.ahead(newest.number + 1) >= MAX_WAITING:
+        if newest is not None and self.creator.queued_before(newest.number + 1) >= MAX_WAITING:
             raise BusyError(f"{MAX_WAITING} requests wait to be drawn; ask again when some of them are done.")
         ticket = self.creator.submit(request)
         if self.low_memory:
-            self.creator.rest()  # It is done in its turn: after these pictures.
+            self.creator.release_memory()  # It is done in its turn: after these pictures.
         return ticket
 
     @property
     def creations(self) -> Path:
         """Where the pictures lie that were drawn."""
-        return service.creations_folder(self.data_dir)
+        return service.images_folder(self.data_dir)
 
 
 def cached(path: Path) -> str:
@@ -258,7 +268,7 @@ def thumbnail(path: Path) -> str:
     key = hashlib.sha256(f"{path}:{status.st_mtime_ns}:{status.st_size}".encode()).hexdigest()[:24]
     small = Path(get_upload_folder()) / "thumbnails" / f"{key}.jpg"
     if not small.is_file():
-        picture = open_picture(path).rgb
+        picture = open_image(path).rgb
         picture.thumbnail((THUMBNAIL, THUMBNAIL))
         write_atomic(small, lambda place: picture.save(place, format="JPEG", quality=88))
     return str(small)
@@ -267,7 +277,7 @@ def thumbnail(path: Path) -> str:
 def download(run: Run, format: str) -> str:
     """The run's adapter in ``format`` under the run's name, ready to be served."""
     own = service.adapter_of(str(run.folder))  # Runs save kohya's keys.
-    exported = own if format == "kohya" else service.exported(str(own), format).file
+    exported = own if format == "kohya" else service.export_to_temporary(str(own), format).file
     with tempfile.TemporaryDirectory() as folder:
         named = Path(folder) / f"{run.name}{'' if format == 'kohya' else f'-{format}'}.safetensors"
         shutil.copyfile(exported, named)

@@ -86,7 +86,7 @@ def is_loopback(name: str) -> bool:
 
 
 @dataclass
-class Door:
+class HostPolicy:
     """The names under which the page may be asked for: loopback, where it listens, and those given."""
 
     listens: str = LOCAL
@@ -163,7 +163,9 @@ class Throttle:
 class Guard:
     """The layer around ``app``."""
 
-    def __init__(self, app: ASGI, door: Door, throttle: Throttle | None = None, knows: Knows = lambda cookies: True):
+    def __init__(
+        self, app: ASGI, door: HostPolicy, throttle: Throttle | None = None, knows: Knows = lambda cookies: True
+    ):
         self.app = app
         self.door = door
         self.throttle = throttle or Throttle()
@@ -229,7 +231,7 @@ class Guard:
             sentence = f"Too many wrong passwords; try again in {seconds} seconds."
             await _answer(send, 429, sentence, {"retry-after": str(seconds)})
             return
-        body = Body(scope, receive, send)
+        body = BodyLimit(scope, receive, send)
 
         async def tell(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -245,7 +247,7 @@ class Guard:
                 raise
 
 
-class Body:
+class BodyLimit:
     """Counts what a request brings; past its limit the asker is told 413, and the app that it has gone."""
 
     def __init__(self, scope: Message, receive: Receive, send: Send):

@@ -13,21 +13,21 @@ from sdlora import service
 from sdlora.errors import SdloraError, shown
 from sdlora.families.settings import Model
 from sdlora.generation.images import SAID_OF_BASE
-from sdlora.generation.prompt import parse, tag
-from sdlora.generation.recall import LIMITS, Recalled
-from sdlora.generation.samplers import SAMPLERS, split
+from sdlora.generation.prompt import lora_tag, parse_lora_tags
+from sdlora.generation.recall import LIMITS, RecalledSettings
+from sdlora.generation.samplers import SAMPLERS, split_sampler
 from sdlora.generation.settings import Engine
 from sdlora.section import settings
-from sdlora.service import Request
+from sdlora.service import GenerationRequest
 from sdlora.ui import markup
-from sdlora.ui.desk import Desk
+from sdlora.ui.desk import AppState
 from sdlora.ui.fields import DRAWING, options
 from sdlora.ui.wiring import EVERY, HIDDEN, LAST
 
 ROWS = 8
 NONE = ("none", "")
 AUTOMATIC = "Automatic"
-START = Request("")
+START = GenerationRequest("")
 """What the fields hold at first."""
 FILLED = 12 + len(SAID_OF_BASE) + 3 * ROWS
 """How many fields ``fill`` gives values to."""
@@ -35,7 +35,7 @@ SYNTAX = "(word:1.2) weighs more, [word] less, <lora:name:0.8> sets an adapter; 
 
 
 @dataclass(frozen=True)
-class Inputs:
+class CreateForm:
     """The fields, and the line below the prompt that says which adapters it names."""
 
     prompt: gr.Textbox
@@ -82,7 +82,7 @@ class Inputs:
         ]  # fmt: skip
 
 
-def build(desk: Desk) -> Inputs:
+def build(desk: AppState) -> CreateForm:
     """Lay the fields out and wire them among themselves."""
     prompt = gr.Textbox(
         "", label="Prompt", info=SYNTAX, lines=3, elem_id="prompt", placeholder="ohwx style, a red car on sand"
@@ -103,7 +103,7 @@ def build(desk: Desk) -> Inputs:
         create = gr.Button("Create", variant="primary", size="lg", elem_id="create-button")
         cancel = gr.Button("Cancel", variant="stop", size="lg", visible=False, elem_id="cancel-button")
     status = gr.HTML(elem_id="create-status")
-    inputs = Inputs(
+    inputs = CreateForm(
         prompt, tags, negative, rows, adapters, scales, words, shown, count, seed, random, last, create, cancel,
         status, **_advanced(desk),
     )  # fmt: skip
@@ -111,13 +111,13 @@ def build(desk: Desk) -> Inputs:
     return inputs
 
 
-def _advanced(desk: Desk) -> dict[str, Any]:
+def _advanced(desk: AppState) -> dict[str, Any]:
     with gr.Accordion("Advanced", open=False, elem_id="create-advanced"):
         base = gr.Dropdown(
             desk.bases(), value=START.base, label="Base model", allow_custom_value=True,
             info="An adapter that is chosen brings its own", elem_id="create-base",
         )  # fmt: skip
-        sampler, schedule = split(START.sampler)
+        sampler, schedule = split_sampler(START.sampler)
         with gr.Row():
             samplers = gr.Dropdown(list(SAMPLERS), value=sampler, label="Sampler", min_width=140, elem_id="sampler")
             schedules = gr.Dropdown(_schedules(sampler), value=schedule, label="Schedule type", min_width=140)
@@ -185,7 +185,7 @@ def _rows() -> tuple[list[gr.Row], list[gr.Dropdown], list[gr.Slider], list[gr.B
     return rows, adapters, scales, words, shown
 
 
-def _wire(desk: Desk, inputs: Inputs) -> None:
+def _wire(desk: AppState, inputs: CreateForm) -> None:
     gr.on(
         [inputs.prompt.change, *(row.change for row in inputs.adapters)], partial(_tags, desk),
         [inputs.prompt, *inputs.adapters, *inputs.scales], inputs.tags, concurrency_limit=None, **LAST,
@@ -202,13 +202,13 @@ def _wire(desk: Desk, inputs: Inputs) -> None:
     inputs.random.click(lambda: -1, None, inputs.seed, **HIDDEN)
 
 
-def request(*values: Any) -> tuple[Request, list[tuple[str, float]]]:
+def request(*values: Any) -> tuple[GenerationRequest, list[tuple[str, float]]]:
     """The request that ``Inputs.values`` hold, and the adapters chosen, by name and scale."""
     prompt, negative, count, seed, base, sampler, schedule, steps, cfg, clip_skip, width, height = values[:12]
     said, rest = values[12 : 12 + len(SAID_OF_BASE)], values[12 + len(SAID_OF_BASE) :]
     engine, adapters, scales = rest[: -2 * ROWS], rest[-2 * ROWS : -ROWS], rest[-ROWS:]
     computed = Engine.model_validate(dict(zip(Engine.model_fields, engine, strict=True)))
-    asked = Request(
+    asked = GenerationRequest(
         prompt or "", negative or "", int(-1 if seed is None else seed), int(steps), float(cfg),
         int(width) if width else None, int(height) if height else None, int(count), f"{sampler} {schedule or ''}",
         (base or "").strip(), clip_skip=int(clip_skip),
@@ -218,11 +218,11 @@ def request(*values: Any) -> tuple[Request, list[tuple[str, float]]]:
     return asked, [(name, float(scale)) for name, scale in zip(adapters, scales, strict=True) if name]
 
 
-def fill(desk: Desk, recalled: Recalled) -> list[Any]:
+def fill(desk: AppState, recalled: RecalledSettings) -> list[Any]:
     """New values for ``Inputs.filled``; what ``recalled`` does not say stays, but the adapters are its alone."""
-    sampler, schedule = split(recalled.sampler) if recalled.sampler else ("", "")
+    sampler, schedule = split_sampler(recalled.sampler) if recalled.sampler else ("", "")
     chosen, rest = list(recalled.scales.items())[:ROWS], list(recalled.scales.items())[ROWS:]
-    tags = (tag(name, scale) for name, scale in rest)
+    tags = (lora_tag(name, scale) for name, scale in rest)
     rows = [*chosen, *[("", 1.0)] * (ROWS - len(chosen))]
     choices = _choices(desk)
     numbers = {"clip_skip": START.clip_skip, **recalled.numbers}  # A1111 writes it only where it is not 1.
@@ -235,7 +235,7 @@ def fill(desk: Desk, recalled: Recalled) -> list[Any]:
     ]  # fmt: skip
 
 
-def base_called(desk: Desk, recalled: Recalled) -> str:
+def base_called(desk: AppState, recalled: RecalledSettings) -> str:
     """The base that ``recalled`` names by its last part, or the one of its adapters; empty if neither is known."""
     adapters = desk.look().adapters
     known = [*(base for _, base in desk.bases()), *(adapter.base for adapter in adapters)]
@@ -248,7 +248,7 @@ def base_name(base: str) -> str:
     return Path(base).name.removesuffix(".safetensors")
 
 
-def _choices(desk: Desk) -> list[tuple[str, str]]:
+def _choices(desk: AppState) -> list[tuple[str, str]]:
     return [NONE, *((adapter.name, adapter.name) for adapter in desk.look().adapters)]
 
 
@@ -267,17 +267,17 @@ def _show(change: int, shown: int) -> list[Any]:
     return [shown, *(gr.update(visible=number < shown) for number in range(ROWS))]
 
 
-def _tags(desk: Desk, prompt: str, *rows: Any) -> str:
+def _tags(desk: AppState, prompt: str, *rows: Any) -> str:
     """Which adapters the prompt names, at which scales, and what is wrong with that."""
     try:
-        asked = parse(prompt or "").scales
+        asked = parse_lora_tags(prompt or "").scales
     except SdloraError as error:
         return markup.note([str(error)], "bad")
     chosen = {name: scale for name, scale in zip(rows[:ROWS], rows[ROWS:], strict=True) if name}
     known = [adapter.name for adapter in desk.look().adapters]
     lines = []
     for name, scale in asked.items():
-        numbers = tag(name, scale).removeprefix(f"<lora:{name}:").removesuffix(">").replace(":", " and ")
+        numbers = lora_tag(name, scale).removeprefix(f"<lora:{name}:").removesuffix(">").replace(":", " and ")
         if name not in known:
             others = ", ".join(known) or "none yet"
             lines.append(f"{shown(name, 60)}: there is no adapter of this name; there are: {others}")
@@ -286,7 +286,7 @@ def _tags(desk: Desk, prompt: str, *rows: Any) -> str:
     return markup.note(lines, "info" if asked.keys() <= set(known) else "bad")
 
 
-def _base_of(desk: Desk, name: str, before: str) -> list[Any]:
+def _base_of(desk: AppState, name: str, before: str) -> list[Any]:
     """An adapter brings the base that it was trained on; what was said of another base is no more."""
     base = next((adapter.base for adapter in desk.look().adapters if adapter.name == name), "")
     if not base or base == before:
@@ -294,30 +294,30 @@ def _base_of(desk: Desk, name: str, before: str) -> list[Any]:
     return [base, *["auto"] * len(SAID_OF_BASE)]
 
 
-def _weight_of(desk: Desk, name: str) -> Any:
+def _weight_of(desk: AppState, name: str) -> Any:
     """An adapter brings the scale that its file prefers."""
     path = next((adapter.path for adapter in desk.look().adapters if adapter.name == name), None)
     return service.preferred_weight(path) if path else gr.skip()
 
 
-def _trigger(desk: Desk, name: str | None) -> str:
+def _trigger(desk: AppState, name: str | None) -> str:
     path = next((adapter.path for adapter in desk.look().adapters if adapter.name == name), None)
     return service.trigger_words(path) if path else ""
 
 
-def _words_of(desk: Desk, name: str | None) -> Any:
+def _words_of(desk: AppState, name: str | None) -> Any:
     """The button that adds an adapter's trigger words to the prompt."""
     words = _trigger(desk, name)
     return gr.update(value=f"Add “{words}” to the prompt", visible=bool(words))
 
 
-def _say(desk: Desk, prompt: str | None, name: str) -> str:
+def _say(desk: AppState, prompt: str | None, name: str) -> str:
     """The prompt with the adapter's trigger words in front, unless they are in it."""
     words, prompt = _trigger(desk, name), (prompt or "").strip()
     return prompt if words.lower() in prompt.lower() else ", ".join(filter(None, (words, prompt)))
 
 
-def adapter_updates(desk: Desk, first: str | None, seen: dict[str, Any]) -> list[Any]:
+def adapter_updates(desk: AppState, first: str | None, seen: dict[str, Any]) -> list[Any]:
     """New choices for the eight rows and the base where the adapters changed; the newest fills an empty first row."""
     known = desk.look().adapters
     names: Sequence[str] = tuple(adapter.name for adapter in known)

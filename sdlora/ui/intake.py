@@ -9,7 +9,7 @@ import gradio as gr
 
 from sdlora.errors import SdloraError
 from sdlora.ui import markup, shelf
-from sdlora.ui.desk import Desk
+from sdlora.ui.desk import AppState
 from sdlora.ui.wiring import HIDDEN
 
 ALONE = "no base: check the file alone"
@@ -17,7 +17,7 @@ SAVE_FILE = "() => setTimeout(() => document.querySelector('#library-file')?.cli
 """Clicks the hidden button that holds the prepared file."""
 
 
-def build_import(desk: Desk, tab: gr.Tab) -> Any:
+def build_import(desk: AppState, tab: gr.Tab) -> Any:
     """The drop zone and its report; returns the event after which the lists are to be read anew."""
     base = gr.Dropdown(
         [*desk.bases(), ALONE], value=desk.bases()[0][1], label="Check against",
@@ -29,7 +29,7 @@ def build_import(desk: Desk, tab: gr.Tab) -> Any:
     return drop.upload(partial(_take_in, desk), [drop, base], [drop, report], **HIDDEN)
 
 
-def _take_in(desk: Desk, files: Any, base: str) -> Iterator[list[Any]]:
+def _take_in(desk: AppState, files: Any, base: str) -> Iterator[list[Any]]:
     """Check what was dropped, file by file, and keep what is fine; the field is then free for more."""
     paths, taken = [Path(file) for file in files or ()], []
     yield [gr.skip(), markup.drawing(f"Checking {paths[0].name if paths else 'nothing'}", None)]

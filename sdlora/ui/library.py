@@ -13,12 +13,12 @@ from sdlora import service
 from sdlora.errors import SdloraError
 from sdlora.runs.disk import size_of, written
 from sdlora.runs.folder import Run
-from sdlora.runs.library import preview
+from sdlora.runs.library import last_preview
 from sdlora.runs.trash import KEPT_DAYS
 from sdlora.ui import baking, intake, markup, room, shelf, tools
-from sdlora.ui.desk import Desk
+from sdlora.ui.desk import AppState
 from sdlora.ui.live import RESUMABLE
-from sdlora.ui.sheet import Sheet, build_sheet, inspect, show_adapter, wire_sheet
+from sdlora.ui.sheet import AdapterDetail, build_detail, inspect, show_adapter, wire_detail
 from sdlora.ui.watch import sentence
 from sdlora.ui.wiring import HIDDEN, LAST, PRIVATE
 
@@ -27,7 +27,7 @@ SHOW_SHEET = "() => setTimeout(() => document.querySelector('#library-sheet')?.s
 
 
 @dataclass(frozen=True)
-class Shared:
+class _SharedParts:
     """What every part of the tab may change."""
 
     message: gr.HTML
@@ -62,7 +62,7 @@ class LibraryTab:
     on_open: Any
 
 
-def build(desk: Desk, tab: gr.Tab, tabs: gr.Tabs) -> LibraryTab:
+def build(desk: AppState, tab: gr.Tab, tabs: gr.Tabs) -> LibraryTab:
     """Lay the tab out and wire it; its lists are read whenever it is chosen."""
     message = gr.HTML(elem_id="library-top")
     with gr.Row():
@@ -73,7 +73,7 @@ def build(desk: Desk, tab: gr.Tab, tabs: gr.Tabs) -> LibraryTab:
     search = gr.Textbox("", label="Search", placeholder="a name or a trigger word", elem_id="library-search")
     with gr.Tabs(elem_id="library-tabs"):
         with gr.Tab("Adapters"):
-            sheet = build_sheet()
+            sheet = build_detail()
             adapters = _clickable("library-adapters")
         with gr.Tab("Runs"):
             runs = _clickable("library-runs")
@@ -88,7 +88,9 @@ def build(desk: Desk, tab: gr.Tab, tabs: gr.Tabs) -> LibraryTab:
             empty = gr.Button("Empty trash", variant="stop", interactive=False, elem_id="empty-trash")
         with gr.Tab("Disk") as disk:
             room.build(desk, disk)
-    shared = Shared(message, really, keep, undo, gr.State({}), gr.State(""), file, search, adapters, runs, trash, empty)
+    shared = _SharedParts(
+        message, really, keep, undo, gr.State({}), gr.State(""), file, search, adapters, runs, trash, empty
+    )
     _wire_lists(desk, shared, tab)
     _wire_sheet(desk, shared, sheet)
     _wire_trash(desk, shared, sheet)
@@ -101,7 +103,7 @@ def _clickable(name: str) -> gr.HTML:
     return gr.HTML(elem_id=name, js_on_load=shelf.ACT)
 
 
-def _wire_lists(desk: Desk, shared: Shared, tab: gr.Tab) -> None:
+def _wire_lists(desk: AppState, shared: _SharedParts, tab: gr.Tab) -> None:
     tab.select(partial(_lists, desk), shared.search, shared.lists, **HIDDEN)
     # Not `input`: it misses text that was pasted.
     shared.search.change(
@@ -109,7 +111,7 @@ def _wire_lists(desk: Desk, shared: Shared, tab: gr.Tab) -> None:
     )  # fmt: skip
 
 
-def _lists(desk: Desk, search: str) -> list[Any]:
+def _lists(desk: AppState, search: str) -> list[Any]:
     """All lists as they are now; what has lain in the trash too long goes, however long the page has been open."""
     library, search = desk.library, search or ""
     library.trash.empty(KEPT_DAYS)
@@ -128,28 +130,28 @@ def _lists(desk: Desk, search: str) -> list[Any]:
     ]
 
 
-def _told(desk: Desk, run: Run) -> tuple[str, str, str, Path | None, str]:
+def _told(desk: AppState, run: Run) -> tuple[str, str, str, Path | None, str]:
     """A run's name, where it stands, its date, its picture, and the word for going on, if it can."""
     view, state = desk.view(run), desk.queue.state(run)
     try:
         words = sentence(view, state) if run.config else ""
     except SdloraError as error:
-        return run.name, str(error), "", preview(run), ""
+        return run.name, str(error), "", last_preview(run), ""
     date = " · ".join(
         [Path(run.config.model.base).name, shelf.day(run.config_file.stat().st_mtime), written(size_of(run.folder))]
     )
     go_on = "Start" if state == "new" else "Resume" if state in RESUMABLE else ""
-    return run.name, words, date, preview(run), go_on
+    return run.name, words, date, last_preview(run), go_on
 
 
-def _wire_sheet(desk: Desk, shared: Shared, sheet: Sheet) -> None:
+def _wire_sheet(desk: AppState, shared: _SharedParts, sheet: AdapterDetail) -> None:
     def show(event: gr.EventData) -> list[Any]:
         return show_adapter(desk, str(event.name))
 
     shared.adapters.click(show, None, sheet.opened, **HIDDEN).then(None, js=SHOW_SHEET, **PRIVATE).then(
         partial(inspect, desk), [sheet.name, sheet.checkpoint], sheet.inspection, **HIDDEN
     )
-    wire_sheet(desk, sheet, shared.file)
+    wire_detail(desk, sheet, shared.file)
     chosen = [sheet.name, sheet.checkpoint]
     sheet.remove.click(_ask_adapter, chosen, shared.confirm, **HIDDEN).then(None, js=SHOW_TOP, **PRIVATE)
 
@@ -169,7 +171,7 @@ def _ask(pending: dict[str, str], name: str) -> list[Any]:
     ]  # fmt: skip
 
 
-def _wire_trash(desk: Desk, shared: Shared, sheet: Sheet) -> None:
+def _wire_trash(desk: AppState, shared: _SharedParts, sheet: AdapterDetail) -> None:
     listing: dict[str, Any] = {"fn": partial(_lists, desk), "inputs": shared.search, "outputs": shared.lists, **HIDDEN}
 
     def undo(event: gr.EventData) -> list[Any]:
@@ -189,7 +191,7 @@ def _quiet(lines: str = "") -> list[Any]:
     return [lines, *(gr.update(visible=False) for _ in range(3)), {}, ""]
 
 
-def _delete(desk: Desk, pending: dict[str, str]) -> list[Any]:
+def _delete(desk: AppState, pending: dict[str, str]) -> list[Any]:
     library = desk.library
     try:
         name = pending.get("name", "")
@@ -207,7 +209,7 @@ def _delete(desk: Desk, pending: dict[str, str]) -> list[Any]:
     return [said, *question, {}, item.folder.name, gr.update(visible=False)]
 
 
-def _undo(desk: Desk, item: str) -> list[Any]:
+def _undo(desk: AppState, item: str) -> list[Any]:
     try:
         back = desk.library.undo(item)
     except SdloraError as error:
@@ -216,12 +218,12 @@ def _undo(desk: Desk, item: str) -> list[Any]:
     return _quiet(markup.note([f"{back.what[0].upper()}{back.what[1:]} is back."], "good"))
 
 
-def _empty(desk: Desk) -> list[Any]:
+def _empty(desk: AppState) -> list[Any]:
     count = desk.library.trash.empty()
     return _quiet(markup.note([f"{count} thing{'s' if count != 1 else ''} deleted for good."], "good"))
 
 
-def _wire_runs(desk: Desk, shared: Shared, tabs: gr.Tabs) -> LibraryTab:
+def _wire_runs(desk: AppState, shared: _SharedParts, tabs: gr.Tabs) -> LibraryTab:
     opened = gr.State("")
 
     def act(event: gr.EventData) -> list[Any]:
@@ -232,7 +234,7 @@ def _wire_runs(desk: Desk, shared: Shared, tabs: gr.Tabs) -> LibraryTab:
     return LibraryTab(opened, done)
 
 
-def _act(desk: Desk, act: str, name: str) -> list[Any]:
+def _act(desk: AppState, act: str, name: str) -> list[Any]:
     """Open, resume, duplicate, or ask whether to delete a run."""
     here: list[Any] = ["", gr.skip()]
     train = gr.Tabs(selected="train")
@@ -243,7 +245,7 @@ def _act(desk: Desk, act: str, name: str) -> list[Any]:
         if act == "resume":
             desk.start(run)
         if act == "duplicate":
-            other = service.duplicate(run)
+            other = service.duplicate_run(run)
             desk.refresh()
             said = f"{other.name} has the settings of {name}; Start trains it."
             return [other.name, gr.skip(), *_quiet(markup.note([said], "good"))]

@@ -10,10 +10,10 @@ import pandas as pd
 
 from sdlora import service
 from sdlora.errors import SdloraError
-from sdlora.files import foreign
+from sdlora.files import why_foreign
 from sdlora.runs.folder import Run
 from sdlora.ui import markup, queue, run_markup
-from sdlora.ui.desk import ACTIVE, Desk, download
+from sdlora.ui.desk import ACTIVE, AppState, download
 from sdlora.ui.watch import RunView, curve
 from sdlora.ui.wiring import PRIVATE
 
@@ -28,7 +28,7 @@ SAVE_FILE = "() => setTimeout(() => document.querySelector('#download-file')?.cl
 
 
 @dataclass(frozen=True)
-class Live:
+class RunPanel:
     """How it goes. ``outputs`` are brought up to date by ``live_updates``."""
 
     message: gr.HTML
@@ -62,7 +62,7 @@ class Live:
         ]  # fmt: skip
 
 
-def build(desk: Desk) -> Live:
+def build(desk: AppState) -> RunPanel:
     """Lay it out and wire what concerns the chosen run alone."""
     message = gr.HTML(elem_id="run-message")
     waiting = queue.build(desk, message)
@@ -97,13 +97,13 @@ def build(desk: Desk) -> Live:
             None, js=SAVE_FILE, **PRIVATE
         )
     keep.click(partial(_use, desk), [run, checkpoints], [message, checkpoints], **PRIVATE)
-    return Live(
+    return RunPanel(
         message, waiting, run, status, stop, resume, draw, ended, more, checkpoints, keep, previews, plot, notices,
         downloads, [saves, remarks, log], longer, copy, reopen,
     )  # fmt: skip
 
 
-def _log(desk: Desk, run: gr.Dropdown) -> gr.Accordion:
+def _log(desk: AppState, run: gr.Dropdown) -> gr.Accordion:
     with gr.Accordion("Log", open=False, visible=False, elem_id="log") as fold:
         text = gr.Textbox(
             show_label=False, label="The end of the log", placeholder="Nothing was printed.",
@@ -118,14 +118,14 @@ def _log(desk: Desk, run: gr.Dropdown) -> gr.Accordion:
     return fold
 
 
-def _read_log(desk: Desk, name: str) -> str:
+def _read_log(desk: AppState, name: str) -> str:
     run = desk.run(name)
     return "\n".join(log_end(run, LOG_LINES)) if run is not None else ""
 
 
 def log_end(run: Run, lines: int) -> list[str]:
     """The last ``lines`` of what the run's process printed, each as it stood when its bar moved last."""
-    if foreign(run.log, run.folder):  # Of a stranger's run it may be a pipe, or a link to any file of this machine.
+    if why_foreign(run.log, run.folder):  # Of a stranger's run it may be a pipe, or a link to any file of this machine.
         return []
     try:
         with open(run.log, "rb") as file:
@@ -136,7 +136,7 @@ def log_end(run: Run, lines: int) -> list[str]:
     return [line.rstrip("\r").rpartition("\r")[2] for line in text.split("\n")[:-1]][-lines:]
 
 
-def _prepare(desk: Desk, format: str, name: str) -> list[Any]:
+def _prepare(desk: AppState, format: str, name: str) -> list[Any]:
     """Put the finished adapter behind the hidden button."""
     run = desk.run(name)
     try:
@@ -145,7 +145,7 @@ def _prepare(desk: Desk, format: str, name: str) -> list[Any]:
         return [gr.skip(), markup.note([str(error)], "bad")]
 
 
-def _use(desk: Desk, name: str, step: int | None) -> list[Any]:
+def _use(desk: AppState, name: str, step: int | None) -> list[Any]:
     """Make a checkpoint the run's adapter."""
     run = desk.run(name)
     if run is None or step is None:
@@ -158,7 +158,7 @@ def _use(desk: Desk, name: str, step: int | None) -> list[Any]:
     return [markup.note([said], "good"), _checkpoints(run)]
 
 
-def live_updates(desk: Desk, name: str | None, seen: dict[str, Any]) -> list[Any]:
+def run_panel_updates(desk: AppState, name: str | None, seen: dict[str, Any]) -> list[Any]:
     """New values for ``Live.outputs``, ``gr.skip()`` where nothing changed since ``seen`` (brought up to date)."""
     look = desk.look()
     run = desk.run(name) or look.current
@@ -214,7 +214,7 @@ def _resume_word(state: str) -> str:
 
 def _checkpoints(run: Run) -> Any:
     """All checkpoints, the one chosen that the run's adapter is."""
-    used, known = service.used_step(run), list(service.checkpoints(run))
+    used, known = service.used_step(run), list(service.run_checkpoints(run))
     named = [(f"{step} (in use)" if step == used else str(step), step) for step in known]
     return gr.update(choices=named, value=used if used in known else None)
 

@@ -5,7 +5,7 @@ from html import escape
 from pathlib import Path
 from urllib.parse import quote
 
-from sdlora.generation.compare import Cell, Grid
+from sdlora.generation.compare import GridCell, ImageGrid
 from sdlora.ui.desk import ACTIVE, thumbnail, url
 from sdlora.ui.watch import RunView, short
 
@@ -49,7 +49,7 @@ def drawing(sentence: str, share: float | None, kind: str = "info") -> str:
     return f"<div class='note {kind}' role='status'><p>{escape(sentence)}</p>{bar(share)}</div>"
 
 
-def comparison(grid: Grid, folder: Path, chosen: str = "") -> str:
+def comparison(grid: ImageGrid, folder: Path, chosen: str = "") -> str:
     """A grid of pictures, a table a page: each picture a button that carries its file's name; ``chosen`` is marked."""
     columns, rows, pages = grid.labels
     by_place = {cell.place: cell for cell in grid.cells}
@@ -70,7 +70,7 @@ def comparison(grid: Grid, folder: Path, chosen: str = "") -> str:
     return f"<div class='compared' tabindex='0' role='region' aria-label='Grid'>{''.join(tables)}</div>"
 
 
-def _button(cell: Cell, folder: Path, name: str, chosen: str) -> str:
+def _button(cell: GridCell, folder: Path, name: str, chosen: str) -> str:
     """A cell's picture as a button, or the place where it will be."""
     if not (folder / cell.file).is_file():
         return "<span class='hole'></span>"

@@ -9,13 +9,13 @@ import gradio as gr
 
 from sdlora.errors import ConfigError, SdloraError
 from sdlora.ui import api, compare, create, library, markup, pictures, train, train_form
-from sdlora.ui.create import Create
-from sdlora.ui.desk import ACTIVE, Desk
+from sdlora.ui.create import CreateTab
+from sdlora.ui.desk import ACTIVE, AppState
 from sdlora.ui.library import LibraryTab
-from sdlora.ui.live import live_updates
-from sdlora.ui.pictures import Pictures
+from sdlora.ui.live import run_panel_updates
+from sdlora.ui.pictures import ImagesTab
 from sdlora.ui.run_markup import SCRIPT
-from sdlora.ui.train import Train
+from sdlora.ui.train import TrainTab
 from sdlora.ui.wiring import EVERY, HIDDEN, PRIVATE, hide
 
 BUSY_SECONDS, IDLE_SECONDS = 1.5, 5.0
@@ -54,7 +54,7 @@ def theme() -> gr.themes.Base:
     )  # fmt: skip
 
 
-def build(desk: Desk) -> gr.Blocks:
+def build(desk: AppState) -> gr.Blocks:
     """The page over ``desk``, ready to be launched."""
     with gr.Blocks(title="sdlora", analytics_enabled=False, delete_cache=(KEEP_SECONDS, KEEP_SECONDS)) as demo:
         with gr.Row(elem_id="top", equal_height=True):
@@ -83,14 +83,14 @@ def build(desk: Desk) -> gr.Blocks:
 
 
 def _keep_fresh(
-    desk: Desk,
+    desk: AppState,
     demo: gr.Blocks,
     timer: gr.Timer,
     seen: gr.State,
     header: gr.HTML,
     stop: gr.Button,
-    training: Train,
-    drawing: Create,
+    training: TrainTab,
+    drawing: CreateTab,
     kept: LibraryTab,
 ) -> None:
     """One timer for everyone: it re-attaches a reloaded page to what runs, as the run's folder tells it.
@@ -114,7 +114,7 @@ def _keep_fresh(
     kept.on_open.then(partial(_look, desk), [kept.opened, *inputs[1:]], outputs, **options)
 
 
-def _lead_on(desk: Desk, tabs: gr.Tabs, tab: Pictures, training: Train, drawing: Create) -> None:
+def _lead_on(desk: AppState, tabs: gr.Tabs, tab: ImagesTab, training: TrainTab, drawing: CreateTab) -> None:
     """The short way: from the pictures to a training, and from what it gave to a picture, a click each."""
     begun = [tab.refused, *training.outputs, tabs]
     tab.train.click(partial(_train_these, desk), training.inputs, begun, show_progress_on=tab.refused, **PRIVATE)
@@ -125,13 +125,13 @@ def _lead_on(desk: Desk, tabs: gr.Tabs, tab: Pictures, training: Train, drawing:
     live.draw.click(partial(_draw_with, desk, len(drawn)), live.run, drawn, **HIDDEN)
 
 
-def _train_these(desk: Desk, *values: Any) -> list[Any]:
+def _train_these(desk: AppState, *values: Any) -> list[Any]:
     """Train with what the tab Train holds, and show it; what is missing is said where the button is."""
     message, run = train.train(desk, *values)
     return ["", "", run, gr.Tabs(selected="train")] if not message else [message, gr.skip(), run, gr.skip()]
 
 
-def _draw_with(desk: Desk, outputs: int, name: str) -> list[Any]:
+def _draw_with(desk: AppState, outputs: int, name: str) -> list[Any]:
     """Draw a prompt of the run's previews with its adapter, on the tab Create."""
     run = desk.run(name)
     try:
@@ -144,7 +144,7 @@ def _draw_with(desk: Desk, outputs: int, name: str) -> list[Any]:
         return [markup.note([str(error)], "bad"), *[gr.skip()] * (outputs - 1)]
 
 
-def _stop(desk: Desk) -> Any:
+def _stop(desk: AppState) -> Any:
     """Stop what runs now, or take out of the queue what comes first."""
     current = desk.refresh().current
     if current is not None:
@@ -153,7 +153,7 @@ def _stop(desk: Desk) -> Any:
     return gr.update(interactive=False)
 
 
-def _glance(desk: Desk, places: list[int], run: str | None, first: str | None, seen: dict[str, Any]) -> list[Any]:
+def _glance(desk: AppState, places: list[int], run: str | None, first: str | None, seen: dict[str, Any]) -> list[Any]:
     """What changed in the outputs at ``places``; if there is more, nothing but a new number, which asks for all."""
     found = _look(desk, run, first, seen)
     rest = [value for place, value in enumerate(found) if place not in places]
@@ -162,11 +162,11 @@ def _glance(desk: Desk, places: list[int], run: str | None, first: str | None, s
     return [gr.skip(), *(found[place] for place in places)]
 
 
-def _look_anew(desk: Desk, run: str | None, first: str | None) -> list[Any]:
+def _look_anew(desk: AppState, run: str | None, first: str | None) -> list[Any]:
     return _look(desk, run, first, {})
 
 
-def _look(desk: Desk, run: str | None, first: str | None, seen: dict[str, Any]) -> list[Any]:
+def _look(desk: AppState, run: str | None, first: str | None, seen: dict[str, Any]) -> list[Any]:
     """New values for whatever changed since ``seen``."""
     look, seen = desk.look(), dict(seen)
     view = desk.view(look.current) if look.current else None
@@ -178,7 +178,7 @@ def _look(desk: Desk, run: str | None, first: str | None, seen: dict[str, Any]) 
         _changed(seen, "header", head),
         gr.update(visible=active, interactive=True) if _changed(seen, "active", active) == active else gr.skip(),
         gr.Timer(pace) if _changed(seen, "pace", pace) == pace else gr.skip(),
-        *live_updates(desk, run, seen),
+        *run_panel_updates(desk, run, seen),
         *create.adapter_updates(desk, first, seen),
     ]
     return [seen, *news]

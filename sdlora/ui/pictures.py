@@ -12,12 +12,12 @@ import gradio as gr
 from sdlora import service
 from sdlora.data import doctor
 from sdlora.data.advice import Kind
-from sdlora.data.imports import Dropped, Words
-from sdlora.data.projects import About, Project, projects
+from sdlora.data.imports import FolderWords, UploadedFile
+from sdlora.data.projects import Project, ProjectInfo, projects
 from sdlora.errors import SdloraError
 from sdlora.ui import findings
 from sdlora.ui.cards import cards
-from sdlora.ui.desk import Desk
+from sdlora.ui.desk import AppState
 from sdlora.ui.markup import note
 from sdlora.ui.recipe import suggestion
 from sdlora.ui.wiring import EVERY, HIDDEN, PRIVATE
@@ -36,7 +36,7 @@ LIVE = gr.Progress()
 
 
 @dataclass(frozen=True)
-class Pictures:
+class ImagesTab:
     """The components that other tabs need."""
 
     name: gr.Dropdown
@@ -60,7 +60,7 @@ class Pictures:
 
 
 @dataclass(frozen=True)
-class Inside:
+class _TabParts:
     """The components that only this tab needs."""
 
     status: gr.HTML
@@ -75,7 +75,7 @@ class Inside:
     """Where in the trash the project lies that was deleted last."""
 
 
-def build(desk: Desk, demo: gr.Blocks) -> Pictures:
+def build(desk: AppState, demo: gr.Blocks) -> ImagesTab:
     """Lay the tab out and wire it."""
     with gr.Row(equal_height=True):
         name = gr.Dropdown(  # Open once the page knows its projects: its answer would undo an earlier choice.
@@ -93,7 +93,7 @@ def build(desk: Desk, demo: gr.Blocks) -> Pictures:
     paths = gr.Textbox("", visible=False)
     offer = gr.Button(visible=False, size="sm", elem_id="use-words")
     offered = gr.State(None)
-    inner = Inside(
+    inner = _TabParts(
         gr.HTML(elem_id="pictures-status"), gr.HTML(elem_id="pictures-remarks"), gr.HTML(elem_id="pictures-findings"),
         gr.Button("Undo", visible=False, size="sm", elem_id="undo-pictures"), gr.State(0), gr.State(0),
         gr.State(""),
@@ -102,7 +102,7 @@ def build(desk: Desk, demo: gr.Blocks) -> Pictures:
     place = gr.Column()
     tools = _tools()
     train = gr.Button("Train on these pictures", variant="primary", size="lg", elem_id="train-these")
-    tab = Pictures(
+    tab = ImagesTab(
         name, kind, trigger, class_name, opened, version, base, train, gr.HTML(elem_id="train-these-message")
     )
 
@@ -123,7 +123,7 @@ def build(desk: Desk, demo: gr.Blocks) -> Pictures:
 
 
 @dataclass(frozen=True)
-class Tools:
+class _CaptionTools:
     """What is done to all captions, or to the project as a whole."""
 
     add_trigger: gr.Button
@@ -137,7 +137,7 @@ class Tools:
     restore: gr.Button
 
 
-def _tools() -> Tools:
+def _tools() -> _CaptionTools:
     with gr.Accordion("All captions, and the project", open=False, elem_id="picture-tools"):
         add_trigger = gr.Button("Add the trigger word to all captions", size="sm", elem_id="add-trigger")
         with gr.Row(equal_height=True):
@@ -149,10 +149,10 @@ def _tools() -> Tools:
             delete_now = gr.Button("Yes, delete it", size="sm", variant="stop", elem_id="delete-now")
             keep = gr.Button("Keep it", size="sm", elem_id="keep-project")
     restore = gr.Button(visible=False, size="sm", elem_id="restore-project")
-    return Tools(add_trigger, find, put, replace, delete, sure, delete_now, keep, restore)
+    return _CaptionTools(add_trigger, find, put, replace, delete, sure, delete_now, keep, restore)
 
 
-def _wire_words(desk: Desk, demo: gr.Blocks, tab: Pictures, inner: Inside) -> None:
+def _wire_words(desk: AppState, demo: gr.Blocks, tab: ImagesTab, inner: _TabParts) -> None:
     """What the project is called, what its pictures show, and what is said of them after every change."""
     opened = [tab.opened, *tab.about]
     demo.load(partial(_first, desk), None, [tab.name, *opened], **HIDDEN)
@@ -167,7 +167,7 @@ def _wire_words(desk: Desk, demo: gr.Blocks, tab: Pictures, inner: Inside) -> No
     )
 
 
-def _wire_tools(desk: Desk, tab: Pictures, inner: Inside, tools: Tools) -> None:
+def _wire_tools(desk: AppState, tab: ImagesTab, inner: _TabParts, tools: _CaptionTools) -> None:
     """What changes many captions, takes a project away, and undoes both."""
     told = [inner.remarks, tab.version, inner.edition]
     versions = [tab.version, inner.edition]
@@ -187,7 +187,7 @@ def _wire_tools(desk: Desk, tab: Pictures, inner: Inside, tools: Tools) -> None:
     )
 
 
-def _first(desk: Desk) -> list[Any]:
+def _first(desk: AppState) -> list[Any]:
     """The project touched last, or a first one."""
     known = projects(desk.data_dir)
     name = known[0].name if known else FIRST
@@ -195,16 +195,16 @@ def _first(desk: Desk) -> list[Any]:
     return [opened, name, *_about(desk, name)]
 
 
-def _about(desk: Desk, name: str) -> list[Any]:
+def _about(desk: AppState, name: str) -> list[Any]:
     """Fields for what is known of a project; for a new one, words from the preset."""
     return _fields(Project(desk.data_dir, name).about or suggestion("pocket", "style"))
 
 
-def _fields(about: About) -> list[Any]:
+def _fields(about: ProjectInfo) -> list[Any]:
     return [about.kind, about.trigger, gr.update(value=about.class_name, visible=about.kind == "subject")]
 
 
-def _open(desk: Desk, name: str, opened: str) -> list[Any]:
+def _open(desk: AppState, name: str, opened: str) -> list[Any]:
     """Another project was chosen: its words."""
     try:
         return [gr.skip()] * 5 if name == opened else [name, *_about(desk, name or ""), ""]
@@ -212,18 +212,18 @@ def _open(desk: Desk, name: str, opened: str) -> list[Any]:
         return [*[gr.skip()] * 4, note([str(error)], "bad")]
 
 
-def _tell(desk: Desk, name: str | None, kind: Kind, trigger: str, class_name: str, touches: int = 0) -> list[Any]:
+def _tell(desk: AppState, name: str | None, kind: Kind, trigger: str, class_name: str, touches: int = 0) -> list[Any]:
     """Keep what the pictures show, once there are any."""
     try:
         project = Project(desk.data_dir, name) if name else None  # None: the page is not all there yet.
         if project is not None and project.about is not None:
-            project.describe(About(kind, trigger, class_name))
+            project.describe(ProjectInfo(kind, trigger, class_name))
         return [gr.skip(), touches + 1]
     except SdloraError as error:
         return [note([str(error)], "bad"), gr.skip()]
 
 
-def _retell(desk: Desk, name: str, kind: Kind, trigger: str, class_name: str) -> list[Any]:
+def _retell(desk: AppState, name: str, kind: Kind, trigger: str, class_name: str) -> list[Any]:
     """A style became a subject, or the other way: words that were only suggested change with it."""
     other = suggestion("pocket", "style" if kind == "subject" else "subject")
     suggested = suggestion("pocket", kind)
@@ -234,14 +234,14 @@ def _retell(desk: Desk, name: str, kind: Kind, trigger: str, class_name: str) ->
 
 
 def _add(
-    desk: Desk, files: Any, paths: str, name: str, kind: Kind, trigger: str, class_name: str, version: int,
+    desk: AppState, files: Any, paths: str, name: str, kind: Kind, trigger: str, class_name: str, version: int,
     progress: gr.Progress = LIVE,
 ) -> list[Any]:  # fmt: skip
     """Take dropped files in; the field is then free for more. A kohya folder's words are used, or offered."""
     nothing = [None, None, gr.update(visible=False), None, gr.skip(), gr.skip(), gr.skip()]
     try:
         project = Project(desk.data_dir, name or "")
-        about = About(kind, trigger, class_name)
+        about = ProjectInfo(kind, trigger, class_name)
         fresh = project.about is None and about == suggestion("pocket", kind)
         progress(0, desc="Unpacking and reading")
         added = project.add(
@@ -249,7 +249,7 @@ def _add(
         )
         words = added.words
         if words and fresh:
-            about = About(words.kind, words.trigger, words.class_name)
+            about = ProjectInfo(words.kind, words.trigger, words.class_name)
         project.describe(about)
         said = list(added.remarks[:REMARKS])
         if len(added.remarks) > REMARKS:
@@ -261,17 +261,17 @@ def _add(
         return [*nothing[:2], note([str(error)], "bad"), version + 1, *nothing[2:]]
 
 
-def _offer(words: Words) -> str:
+def _offer(words: FolderWords) -> str:
     called = f"{words.trigger}, a {words.class_name}" if words.class_name else words.trigger
     return f"Use the words of the folder's name: {called}"
 
 
-def _use(words: Words, *about: Any) -> list[Any]:
+def _use(words: FolderWords, *about: Any) -> list[Any]:
     """Take the offered words; the fields' own events keep them."""
-    return [gr.update(visible=False), *_fields(About(words.kind, words.trigger, words.class_name))]
+    return [gr.update(visible=False), *_fields(ProjectInfo(words.kind, words.trigger, words.class_name))]
 
 
-def _dropped(files: list[Any], paths: str) -> list[Dropped]:
+def _dropped(files: list[Any], paths: str) -> list[UploadedFile]:
     """Uploaded files under the names that their folder gave them, where the browser told those."""
     try:
         told = json.loads(paths or "[]")
@@ -279,10 +279,10 @@ def _dropped(files: list[Any], paths: str) -> list[Dropped]:
         told = None
     named = isinstance(told, list) and len(told) == len(files) and all(isinstance(name, str) for name in told)
     names = told if named else [Path(str(file)).name for file in files]
-    return [Dropped(Path(str(file)), PurePosixPath(name)) for file, name in zip(files, names, strict=True)]
+    return [UploadedFile(Path(str(file)), PurePosixPath(name)) for file, name in zip(files, names, strict=True)]
 
 
-def _status(desk: Desk, name: str) -> list[Any]:
+def _status(desk: AppState, name: str) -> list[Any]:
     """How many pictures there are, and what Undo would undo."""
     try:
         project = Project(desk.data_dir, name or "")
@@ -293,7 +293,7 @@ def _status(desk: Desk, name: str) -> list[Any]:
         return [note([str(error)], "bad"), gr.update(visible=False)]
 
 
-def _check(desk: Desk, name: str, base: str, progress: gr.Progress = LIVE) -> str:
+def _check(desk: AppState, name: str, base: str, progress: gr.Progress = LIVE) -> str:
     """What the doctor says of the project."""
     try:
         project = Project(desk.data_dir, name or "")
@@ -301,7 +301,7 @@ def _check(desk: Desk, name: str, base: str, progress: gr.Progress = LIVE) -> st
         if not number:
             return ""
         size = service.native_size(base or "pocket")
-        found = doctor.check(
+        found = doctor.check_dataset(
             project.data(), size, lambda done, total: progress((done, total), desc="Looking at the pictures")
         )
         return findings.listed(found, number)
@@ -309,7 +309,9 @@ def _check(desk: Desk, name: str, base: str, progress: gr.Progress = LIVE) -> st
         return note([str(error)], "bad")
 
 
-def _change(desk: Desk, change: Callable[..., str], name: str, version: int, edition: int, *words: str) -> list[Any]:
+def _change(
+    desk: AppState, change: Callable[..., str], name: str, version: int, edition: int, *words: str
+) -> list[Any]:
     """Change captions or pictures, say what was done, and have the cards read them again."""
     try:
         said = change(Project(desk.data_dir, name or ""), *words)
@@ -320,12 +322,12 @@ def _change(desk: Desk, change: Callable[..., str], name: str, version: int, edi
 
 def _add_trigger(project: Project) -> str:
     number = project.add_trigger()
-    return f"Changed {doctor.count(number, 'caption')}." if number else "Every caption has the trigger already."
+    return f"Changed {doctor.pluralize(number, 'caption')}." if number else "Every caption has the trigger already."
 
 
 def _replace(project: Project, find: str, put: str) -> str:
     number = project.replace(find, put)
-    return f"Changed {doctor.count(number, 'caption')}." if number else f"No caption holds “{find}”."
+    return f"Changed {doctor.pluralize(number, 'caption')}." if number else f"No caption holds “{find}”."
 
 
 def _undo(project: Project) -> str:
@@ -333,7 +335,7 @@ def _undo(project: Project) -> str:
     return f"Undone: {what}." if what else "There is nothing to undo."
 
 
-def _delete(desk: Desk, name: str, version: int) -> list[Any]:
+def _delete(desk: AppState, name: str, version: int) -> list[Any]:
     """Take the project out, unless it is being trained on, and show the next one."""
     try:
         item = desk.library.delete_project(name or "")
@@ -344,7 +346,7 @@ def _delete(desk: Desk, name: str, version: int) -> list[Any]:
         return [*[gr.skip()] * 5, note([str(error)], "bad"), gr.update(visible=False), *[gr.skip()] * 3]
 
 
-def _restore(desk: Desk, item: str, version: int) -> list[Any]:
+def _restore(desk: AppState, item: str, version: int) -> list[Any]:
     """Bring the deleted project back, and show it."""
     try:
         trash = desk.library.trash

@@ -8,7 +8,7 @@ import gradio as gr
 from sdlora import service
 from sdlora.errors import SdloraError
 from sdlora.ui import markup, recipe, run_markup
-from sdlora.ui.desk import Desk
+from sdlora.ui.desk import AppState
 from sdlora.ui.wiring import HIDDEN
 
 Act = Literal["first", "up", "down", "cancel"]
@@ -16,31 +16,31 @@ Row = tuple[str, str]
 """A run's name, and what is known of it."""
 
 
-def build(desk: Desk, message: gr.HTML) -> gr.State:
+def build(desk: AppState, message: gr.HTML) -> gr.State:
     """Lay the list out; it follows the state that is returned, of the rows of ``rows``."""
     shown = gr.State([])
     gr.render(shown, show_progress="hidden")(partial(_list, desk, shown, message))
     return shown
 
 
-def rows(desk: Desk) -> list[Row]:
+def rows(desk: AppState) -> list[Row]:
     """The runs that wait, each with its steps and the time that it will take."""
     return [(name, _facts(desk, name)) for name in desk.look().waiting]
 
 
-def _facts(desk: Desk, name: str) -> str:
+def _facts(desk: AppState, name: str) -> str:
     run = desk.run(name)
     try:
         if run is None:
             return ""
-        found = service.estimate(run.config, desk.data_dir, desk.view(run).step)
+        found = service.estimate_run(run.config, desk.data_dir, desk.view(run).step)
         takes = recipe.expectation(found).split(",")[0]
         return " · ".join(part for part in (f"{found.steps} steps", takes) if part)
     except SdloraError as error:
         return str(error)
 
 
-def _list(desk: Desk, shown: gr.State, message: gr.HTML, waiting: list[Row]) -> None:
+def _list(desk: AppState, shown: gr.State, message: gr.HTML, waiting: list[Row]) -> None:
     if not waiting:
         return
     with gr.Column(elem_classes="queue"):
@@ -60,7 +60,7 @@ def _list(desk: Desk, shown: gr.State, message: gr.HTML, waiting: list[Row]) -> 
                     button.click(acting, None, [message, shown], key=f"{name}:{act}", **HIDDEN)
 
 
-def _act(desk: Desk, name: str, act: Act) -> list[Any]:
+def _act(desk: AppState, name: str, act: Act) -> list[Any]:
     run, said = desk.run(name), ""
     try:
         if run is not None and act == "cancel":

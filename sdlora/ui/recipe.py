@@ -7,10 +7,10 @@ from typing import Any
 from sdlora.config import TrainConfig
 from sdlora.data.advice import Kind, suggested_steps
 from sdlora.data.folder import FEW
-from sdlora.data.projects import About, Project
+from sdlora.data.projects import Project, ProjectInfo
 from sdlora.errors import ConfigError, DatasetError
-from sdlora.families.loading import locate
-from sdlora.service import Estimate, preset_for
+from sdlora.families.loading import locate_base
+from sdlora.service import RunEstimate, preset_for
 from sdlora.ui.watch import clock
 
 QUALITY = {"Quick": 0.5, "Balanced": 1.0, "Best": 2.0}
@@ -31,13 +31,13 @@ def preset(base: str, kind: Kind) -> TrainConfig:
     return TrainConfig.load(preset_for(base, kind))
 
 
-def suggestion(base: str, kind: Kind) -> About:
+def suggestion(base: str, kind: Kind) -> ProjectInfo:
     """The words that the preset would use."""
     data = preset(base, kind).data
-    return About(kind, data.trigger, data.class_name)
+    return ProjectInfo(kind, data.trigger, data.class_name)
 
 
-def preview_prompts(base: str, about: About) -> list[str]:
+def preview_prompts(base: str, about: ProjectInfo) -> list[str]:
     """Two prompts for previews: the preset's, in the project's words."""
     source = preset(base, about.kind)
     if not source.sample.prompts:
@@ -53,7 +53,7 @@ def _reworded(prompt: str, words: Mapping[str, str]) -> str:
 
 
 def configure(
-    project: Project, about: About, base: str, quality: str, prompts: Sequence[str], changes: Mapping[str, Any]
+    project: Project, about: ProjectInfo, base: str, quality: str, prompts: Sequence[str], changes: Mapping[str, Any]
 ) -> TrainConfig:
     """The config of a run. Raises DatasetError or ConfigError with what a person can do about it."""
     pictures = project.pictures()
@@ -65,7 +65,7 @@ def configure(
         raise ConfigError("Say on the tab Pictures what the subject is, such as cat.")
     if not base.strip():
         raise ConfigError("Choose a base model, such as pocket.")
-    locate(base)
+    locate_base(base)
     known = preset(base, about.kind)
     steps = _whole(changes.get("train.steps")) or _steps(known, len(pictures), about.kind, QUALITY[quality])
     every = max(1, steps // STOPS)
@@ -106,7 +106,7 @@ def summary(config: TrainConfig, pictures: int) -> str:
     return f"{steps} steps · each of {pictures} pictures is seen about {looks:.0f} times"
 
 
-def expectation(found: Estimate) -> str:
+def expectation(found: RunEstimate) -> str:
     """How long it will take and with how much memory, and how that is known; nothing where it is not."""
     if found.seconds is None:
         return ""

@@ -9,12 +9,12 @@ import gradio as gr
 
 from sdlora import service
 from sdlora.errors import SdloraError
-from sdlora.generation.images import embedded, read_parameters
-from sdlora.generation.recall import Recalled, recall, recall_picture
+from sdlora.generation.images import embedded_texts, read_parameters
+from sdlora.generation.recall import RecalledSettings, recall_image, recall_text
 from sdlora.ui import inputs as fields
 from sdlora.ui import markup
-from sdlora.ui.desk import Desk, cached
-from sdlora.ui.inputs import Inputs
+from sdlora.ui.desk import AppState, cached
+from sdlora.ui.inputs import CreateForm
 from sdlora.ui.wiring import HIDDEN
 
 SHOWN = 24
@@ -22,7 +22,7 @@ SHOWN = 24
 
 
 @dataclass(frozen=True)
-class Results:
+class GalleryPanel:
     """The gallery, and what can be done with the picture that is chosen in it."""
 
     gallery: gr.Gallery
@@ -48,7 +48,7 @@ class Results:
 
 
 @dataclass(frozen=True)
-class Reading:
+class InfotextDrop:
     """Where a picture or a text is dropped to fill the fields."""
 
     file: gr.File
@@ -57,7 +57,7 @@ class Reading:
     message: gr.HTML
 
 
-def build() -> Results:
+def build() -> GalleryPanel:
     """Lay the results out."""
     gallery = gr.Gallery(
         label="Pictures, the newest first", show_label=False, elem_id="creations", elem_classes="creations",
@@ -72,23 +72,23 @@ def build() -> Results:
             reuse = gr.Button("Reuse settings", size="sm", min_width=110, elem_id="reuse-settings")
             seed = gr.Button("Same seed", size="sm", min_width=110, elem_id="same-seed")
             delete = gr.Button("Delete", size="sm", min_width=110, elem_id="delete-picture")
-    return Results(
+    return GalleryPanel(
         gallery, older, gr.State(SHOWN), gr.State(""), about, parameters, reuse, seed, delete, undo, gr.State(""),
         message,
     )  # fmt: skip
 
 
-def build_reading() -> Reading:
+def build_reading() -> InfotextDrop:
     """Lay the drop zone out."""
     with gr.Accordion("Settings from a picture or a text", open=False, elem_id="reading"):
         file = gr.File(label="A picture (PNG)", file_types=[".png"], height=140, elem_id="read-picture")
         text = gr.Textbox("", label="Or its text, as A1111 shows it", lines=2, elem_id="read-text")
         button = gr.Button("Fill in", size="sm", elem_id="read-button")
     message = gr.HTML(elem_id="read-message")
-    return Reading(file, text, button, message)
+    return InfotextDrop(file, text, button, message)
 
 
-def wire(desk: Desk, inputs: Inputs, results: Results, reading: Reading) -> None:
+def wire(desk: AppState, inputs: CreateForm, results: GalleryPanel, reading: InfotextDrop) -> None:
     """Wire both to the fields."""
     r = results
 
@@ -109,17 +109,17 @@ def wire(desk: Desk, inputs: Inputs, results: Results, reading: Reading) -> None
     gr.on([reading.fill.click, reading.text.submit], partial(_read_text, desk), reading.text, read, **HIDDEN)
 
 
-def show(desk: Desk, most: int) -> list[Any]:
+def show(desk: AppState, most: int) -> list[Any]:
     """New values for ``Results.shown``: whole files, with their parameters in them."""
-    there = service.album.newest(desk.creations)
+    there = service.album.newest_images(desk.creations)
     pictures = [cached(path) for path in there[:most] if path.is_file()]
     return [gr.update(value=pictures, selected_index=None), gr.update(visible=len(there) > most)]
 
 
-def last_seed(desk: Desk, number: int) -> Any:
+def last_seed(desk: AppState, number: int) -> Any:
     """The seed of the first picture of request ``number``, or of the newest picture that there is."""
     ticket = desk.creator.ticket(number)
-    paths = ticket.paths if ticket and ticket.paths else service.album.newest(desk.creations, 1)
+    paths = ticket.paths if ticket and ticket.paths else service.album.newest_images(desk.creations, 1)
     try:
         known = read_parameters(paths[0]) if paths else None
         return int(known.settings["Seed"]) if known else gr.skip()
@@ -127,24 +127,24 @@ def last_seed(desk: Desk, number: int) -> Any:
         return gr.skip()
 
 
-def _choose(desk: Desk, name: str) -> list[Any]:
+def _choose(desk: AppState, name: str) -> list[Any]:
     """The chosen picture's name, and what it was made from."""
     try:
-        text = embedded(desk.creations / name).get("parameters", "")
+        text = embedded_texts(desk.creations / name).get("parameters", "")
     except SdloraError:
         return [gr.skip(), gr.update(visible=False), ""]
     return [name, gr.update(visible=True), text]
 
 
-def _recalled(desk: Desk, name: str) -> Recalled:
-    return recall_picture(desk.creations / name, _known(desk))
+def _recalled(desk: AppState, name: str) -> RecalledSettings:
+    return recall_image(desk.creations / name, _known(desk))
 
 
-def _known(desk: Desk) -> list[str]:
+def _known(desk: AppState) -> list[str]:
     return [adapter.name for adapter in desk.look().adapters]
 
 
-def _filled(desk: Desk, recalled: Recalled) -> list[Any]:
+def _filled(desk: AppState, recalled: RecalledSettings) -> list[Any]:
     """A message and ``Inputs.filled``."""
     remarks, base = list(recalled.remarks), fields.base_called(desk, recalled)
     if recalled.model and fields.base_name(base) != recalled.model:
@@ -158,49 +158,49 @@ def _nothing(error: SdloraError) -> list[Any]:
     return [markup.note([str(error)], "bad"), *[gr.skip()] * fields.FILLED]
 
 
-def _reuse(desk: Desk, name: str) -> list[Any]:
+def _reuse(desk: AppState, name: str) -> list[Any]:
     try:
         return _filled(desk, _recalled(desk, name))
     except SdloraError as error:
         return _nothing(error)
 
 
-def _same_seed(desk: Desk, name: str) -> list[Any]:
+def _same_seed(desk: AppState, name: str) -> list[Any]:
     try:
         return ["", _recalled(desk, name).numbers.get("seed", gr.skip())]
     except SdloraError as error:
         return [markup.note([str(error)], "bad"), gr.skip()]
 
 
-def _read_file(desk: Desk, path: str | None) -> list[Any]:
+def _read_file(desk: AppState, path: str | None) -> list[Any]:
     """Fill the fields from a dropped picture; the drop zone is empty again, as a filled one takes no more."""
     try:
         if path is None:
             return [gr.skip()] * (2 + fields.FILLED)
-        return [None, *_filled(desk, recall_picture(Path(path), _known(desk)))]
+        return [None, *_filled(desk, recall_image(Path(path), _known(desk)))]
     except SdloraError as error:
         return [None, *_nothing(error)]
 
 
-def _read_text(desk: Desk, text: str | None) -> list[Any]:
+def _read_text(desk: AppState, text: str | None) -> list[Any]:
     try:
-        return _filled(desk, recall(text or "", _known(desk)))
+        return _filled(desk, recall_text(text or "", _known(desk)))
     except SdloraError as error:
         return _nothing(error)
 
 
-def _delete(desk: Desk, name: str, most: int) -> list[Any]:
+def _delete(desk: AppState, name: str, most: int) -> list[Any]:
     try:
-        gone = service.album.discard(desk.data_dir, name)
+        gone = service.album.trash_image(desk.data_dir, name)
     except SdloraError as error:
         return [markup.note([str(error)], "bad"), "", *[gr.update(visible=False)] * 2, *show(desk, most)]
     said = markup.note(["The picture is in the trash, for thirty days."])
     return [said, gone, gr.update(visible=True), gr.update(visible=False), *show(desk, most)]
 
 
-def _undo(desk: Desk, gone: str, most: int) -> list[Any]:
+def _undo(desk: AppState, gone: str, most: int) -> list[Any]:
     try:
-        service.album.restore(desk.data_dir, gone)
+        service.album.restore_image(desk.data_dir, gone)
         said = markup.note(["The picture is back."], "good")
     except SdloraError as error:
         said = markup.note([str(error)], "bad")

@@ -9,14 +9,14 @@ from sdlora import service
 from sdlora.errors import SdloraError
 from sdlora.runs.disk import FREED, written
 from sdlora.ui import markup
-from sdlora.ui.desk import Desk
+from sdlora.ui.desk import AppState
 from sdlora.ui.shelf import facts
 from sdlora.ui.wiring import HIDDEN, LAST
 
 OLD_DAYS = 30
 
 
-def build(desk: Desk, tab: gr.Tab) -> None:
+def build(desk: AppState, tab: gr.Tab) -> None:
     """Lay it out and wire it; it is looked through whenever the tab is chosen."""
     told = gr.HTML(elem_id="disk-usage")
     chosen = gr.CheckboxGroup([], value=[], label="Free", info="Finished adapters always stay", elem_id="disk-free")
@@ -34,8 +34,8 @@ def build(desk: Desk, tab: gr.Tab) -> None:
     really.click(partial(_free, desk), [chosen, days], all_of_it, **{**HIDDEN, "show_progress": "minimal"})
 
 
-def _show(desk: Desk, days: float) -> list[Any]:
-    shares = service.usage(desk.data_dir, days)
+def _show(desk: AppState, days: float) -> list[Any]:
+    shares = service.disk_usage(desk.data_dir, days)
     rows = [(share.name.replace("-", " "), f"{written(share.size)}: {share.what}") for share in shares]
     choices = [
         (f"{share.name.replace('-', ' ')} ({written(share.size)})", share.name) for share in shares if share.freed
@@ -43,9 +43,9 @@ def _show(desk: Desk, days: float) -> list[Any]:
     return [facts(rows), gr.update(choices=choices, value=[]), gr.update(interactive=False), gr.update(visible=False)]
 
 
-def _free(desk: Desk, names: list[str], days: float) -> list[Any]:
+def _free(desk: AppState, names: list[str], days: float) -> list[Any]:
     try:
-        freed = service.free(desk.data_dir, [name for name in FREED if name in names], days)
+        freed = service.free_space(desk.data_dir, [name for name in FREED if name in names], days)
         said = markup.note([f"{written(freed)} freed."], "good")
     except SdloraError as error:
         said = markup.note([str(error)], "bad")

@@ -6,7 +6,7 @@ from html import escape
 from sdlora.ui import fields
 from sdlora.ui.desk import ACTIVE, url
 from sdlora.ui.markup import bar
-from sdlora.ui.watch import Preview, RunView, sentence, share, stages
+from sdlora.ui.watch import PreviewImage, RunView, sentence, share, stages
 
 SEARCH = """<input type='search' id='find-setting' aria-label='Find a setting' autocomplete='off'
  placeholder='Find a setting, such as rank'>"""
@@ -58,10 +58,10 @@ def _stages(view: RunView, state: str) -> str:
     return f"<ol class='stages'>{items}</ol>"
 
 
-def previews(shown: Sequence[Preview]) -> str:
+def previews(shown: Sequence[PreviewImage]) -> str:
     """Pictures drawn while training: a row a prompt, a column a step."""
     steps = sorted({preview.step for preview in shown})
-    rows: dict[str, dict[int, Preview]] = {}
+    rows: dict[str, dict[int, PreviewImage]] = {}
     for preview in shown:
         rows.setdefault(preview.prompt, {})[preview.step] = preview
     head = "".join(f"<th scope='col'>{'before' if not step else f'step {step}'}</th>" for step in steps)
@@ -72,7 +72,7 @@ def previews(shown: Sequence[Preview]) -> str:
     return f"<div class='previews'><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
 
 
-def _cell(preview: Preview) -> str:
+def _cell(preview: PreviewImage) -> str:
     if not preview.path.is_file():
         return ""
     place, alt = escape(url(preview.path), quote=True), escape(f"{preview.prompt}, step {preview.step}", quote=True)

@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 from sdlora import service
 from sdlora.errors import ConfigError, SdloraError
 from sdlora.files import as_path, write_atomic
-from sdlora.ui.guard import ALL, ANY, LOCAL, MAX_UPLOAD, Door, Guard, is_loopback
+from sdlora.ui.guard import ALL, ANY, LOCAL, MAX_UPLOAD, Guard, HostPolicy, is_loopback
 
 PORT = 7860
 TRIED = 100
@@ -46,8 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         port = free_port(host, flags.port)
         data_dir = as_path(flags.data_dir or service.default_data_dir()).resolve()
         _require_writable(data_dir)
-        serve(Plan(
-            door=Door(host, flags.allow_host), port=port, data_dir=data_dir, login=_login(flags), share=flags.share,
+        serve(ServeOptions(
+            door=HostPolicy(host, flags.allow_host), port=port, data_dir=data_dir, login=_login(flags), share=flags.share,
             inbrowser=_opens_browser(flags, host), device=flags.device, low_memory=flags.lowvram,
         ))  # fmt: skip
         return 0
@@ -57,10 +57,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 @dataclass(frozen=True)
-class Plan:
+class ServeOptions:
     """Where and how the page is served."""
 
-    door: Door
+    door: HostPolicy
     port: int
     data_dir: Path
     login: tuple[str, str] | None = None
@@ -157,7 +157,7 @@ def _opens_browser(flags: argparse.Namespace, host: str) -> bool:
     return is_loopback(host) and screen
 
 
-def _app(door: Door) -> Any:
+def _app(door: HostPolicy) -> Any:
     """Gradio's app behind the guard, which then is its outermost layer: outside of what Gradio says of origins."""
     from gradio.routes import App, ORJSONResponse
 
@@ -179,7 +179,7 @@ async def _fetch_nothing(url: str) -> NoReturn:
     raise gr.Error("This page fetches nothing from other hosts; hand the file over.", print_exception=False)
 
 
-def serve(plan: Plan) -> None:
+def serve(plan: ServeOptions) -> None:
     """Serve the page until SIGINT or SIGTERM. A training that runs then goes on, and the next start finds it."""
     folders = {"GRADIO_TEMP_DIR": str(plan.data_dir / "cache" / "page"), "SDLORA_DATA_DIR": str(plan.data_dir)}
     os.environ.update(SETTINGS, **folders)
@@ -187,11 +187,11 @@ def serve(plan: Plan) -> None:
     gc.disable()  # What is made until the page is up stays: to look through it time and again is a sixth of the start.
     from gradio import processing_utils
 
-    from sdlora.ui.desk import Desk
+    from sdlora.ui.desk import AppState
     from sdlora.ui.page import CSS, HEAD, build, theme
 
     processing_utils.async_ssrf_protected_get = _fetch_nothing
-    desk = Desk(plan.data_dir, plan.device, plan.low_memory)
+    desk = AppState(plan.data_dir, plan.device, plan.low_memory)
     options: dict[str, Any] = {"ssr_mode": False, "run_history": False, "quiet": True, "_app": _app(plan.door)}
     # Leaves out a look at itself that ends the program if a busy machine takes 3 s for it.
     options["_frontend"] = False

@@ -12,7 +12,7 @@ import gradio as gr
 from sdlora import service
 from sdlora.errors import ConfigError, SdloraError
 from sdlora.ui import markup, shelf, work
-from sdlora.ui.desk import Desk, cached
+from sdlora.ui.desk import AppState, cached
 from sdlora.ui.intake import SAVE_FILE
 from sdlora.ui.tools import TYPES
 from sdlora.ui.wiring import HIDDEN, PRIVATE
@@ -22,7 +22,7 @@ FINISHED = ("the newest", "")
 
 
 @dataclass(frozen=True)
-class Sheet:
+class AdapterDetail:
     """Its fields."""
 
     whole: gr.Column
@@ -39,7 +39,7 @@ class Sheet:
     proof: gr.HTML
     """What the self-test of the last export found."""
     base: gr.Dropdown
-    look: work.Place
+    look: work.JobWidget
     layers: gr.HTML
 
     @property
@@ -51,7 +51,7 @@ class Sheet:
         ]  # fmt: skip
 
 
-def build_sheet() -> Sheet:
+def build_detail() -> AdapterDetail:
     with gr.Column(visible=False, elem_id="library-sheet") as whole:
         told = gr.HTML(elem_id="library-details")
         checkpoint = gr.Dropdown([FINISHED], value="", label="File", elem_id="library-checkpoint")
@@ -68,17 +68,17 @@ def build_sheet() -> Sheet:
             [], label="Base model", visible=False, allow_custom_value=True, elem_id="library-base",
             info="This adapter changes a model's weights by what they are: to look inside, say what it was trained on",
         )  # fmt: skip
-        look = work.place("Look inside", "library-look", "secondary")
+        look = work.job_widget("Look inside", "library-look", "secondary")
         layers = gr.HTML(elem_id="library-layers")
         inspection = gr.HTML(elem_id="library-inspection")
     name = gr.State("")
-    return Sheet(
+    return AdapterDetail(
         whole, name, told, inspection, checkpoint, format, dtype, download, pack, remove, close, proof, base, look,
         layers,
     )  # fmt: skip
 
 
-def wire_sheet(desk: Desk, sheet: Sheet, file: gr.DownloadButton) -> None:
+def wire_detail(desk: AppState, sheet: AdapterDetail, file: gr.DownloadButton) -> None:
     """All but what opens it, and deletes; what is downloaded lies behind the hidden button ``file``."""
     chosen = [sheet.name, sheet.checkpoint]
     sheet.checkpoint.input(partial(inspect, desk), chosen, sheet.inspection, **HIDDEN)
@@ -92,7 +92,7 @@ def wire_sheet(desk: Desk, sheet: Sheet, file: gr.DownloadButton) -> None:
     work.wire(desk, sheet.look, partial(_looking, desk), _looked, [*chosen, sheet.base], [sheet.layers])
 
 
-def show_adapter(desk: Desk, name: str) -> list[Any]:
+def show_adapter(desk: AppState, name: str) -> list[Any]:
     """Open an adapter's sheet; what its whole file holds is read afterwards."""
     try:
         entry = desk.library.find(name)
@@ -112,7 +112,7 @@ def show_adapter(desk: Desk, name: str) -> list[Any]:
     ]  # fmt: skip
 
 
-def inspect(desk: Desk, name: str, checkpoint: str) -> str:
+def inspect(desk: AppState, name: str, checkpoint: str) -> str:
     """What the whole file tells."""
     try:
         if not name or desk.library.find(name).problem:
@@ -122,23 +122,23 @@ def inspect(desk: Desk, name: str, checkpoint: str) -> str:
         return markup.note([str(error)], "bad")
 
 
-def _looking(desk: Desk, name: str, checkpoint: str, base: str | None) -> work.Fetched:
+def _looking(desk: AppState, name: str, checkpoint: str, base: str | None) -> work.FileJob:
     if not name:
         raise ConfigError("Open an adapter first.")
     file = desk.library.file(name, checkpoint or "")
-    settled = service.settled(base.strip(), desk.data_dir) if base else ""
-    return work.Fetched(service.looking(file, None, settled), "plot", f"{name}-layers.png")
+    settled = service.resolve_base(base.strip(), desk.data_dir) if base else ""
+    return work.FileJob(service.inspect_layers_job(file, None, settled), "plot", f"{name}-layers.png")
 
 
-def _looked(made: work.Fetched) -> list[Any]:
+def _looked(made: work.FileJob) -> list[Any]:
     return ["", shelf.layers(made.errand.answer, made.file)]
 
 
-def _export(desk: Desk, name: str, checkpoint: str, format: str, dtype: str) -> list[Any]:
+def _export(desk: AppState, name: str, checkpoint: str, format: str, dtype: str) -> list[Any]:
     """Put the adapter, in that format, behind the hidden button. Raises what stops the browser's click."""
     try:
         own = desk.library.file(name, checkpoint or "")
-        exported = service.exported(str(own), format, dtype)
+        exported = service.export_to_temporary(str(own), format, dtype)
         called = f"{name}-{Path(checkpoint).stem}" if checkpoint else name
         marks = [mark for mark in (format, dtype) if mark not in ("kohya", "fp32")]
         file = _served(exported.file, f"{'-'.join([called, *marks])}{exported.file.suffix}")
@@ -147,7 +147,7 @@ def _export(desk: Desk, name: str, checkpoint: str, format: str, dtype: str) -> 
         raise gr.Error(str(error), print_exception=False) from None
 
 
-def _pack(desk: Desk, name: str) -> list[Any]:
+def _pack(desk: AppState, name: str) -> list[Any]:
     try:
         folder = Path(tempfile.mkdtemp(prefix="sdlora-export-"))
         return [_served(desk.library.bundle(name, folder / "pack.zip"), f"{name}.zip"), ""]

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from sdlora.data.folder import count
+from sdlora.data.folder import pluralize
 from sdlora.errors import SdloraError, shown
-from sdlora.formats.check import Check
+from sdlora.formats.check import AdapterCheck
 from sdlora.runs.disk import written
-from sdlora.runs.library import Entry, Imported
-from sdlora.runs.trash import KEPT_DAYS, Item
+from sdlora.runs.library import ImportResult, LibraryEntry
+from sdlora.runs.trash import KEPT_DAYS, TrashItem
 from sdlora.ui.desk import thumbnail, url
 from sdlora.ui.markup import note
 
@@ -25,7 +25,7 @@ ACT = """element.addEventListener('click', (event) => {
 """One listener for all buttons in a piece of HTML: it tells which was clicked."""
 
 
-def adapters(found: Sequence[tuple[Entry, Path | None]], total: int, search: str) -> str:
+def adapters(found: Sequence[tuple[LibraryEntry, Path | None]], total: int, search: str) -> str:
     """A card an adapter, which opens its details."""
     if not total:
         return note(
@@ -35,7 +35,7 @@ def adapters(found: Sequence[tuple[Entry, Path | None]], total: int, search: str
     return f"<div class='shelf'>{cards}</div>{_more(len(found), total, 'adapters')}"
 
 
-def _adapter(entry: Entry, picture: Path | None) -> str:
+def _adapter(entry: LibraryEntry, picture: Path | None) -> str:
     card = entry.card
     words = ", ".join(card.triggers) if card else ""
     facts = [
@@ -74,7 +74,7 @@ def _run(name: str, told: str, date: str, picture: Path | None, go_on: str) -> s
     )
 
 
-def details(entry: Entry, picture: Path | None) -> str:
+def details(entry: LibraryEntry, picture: Path | None) -> str:
     """What the header of an adapter's file tells."""
     card = entry.card
     rows = {
@@ -99,7 +99,7 @@ def facts(rows: Iterable[tuple[str, str]]) -> str:
     return f"<dl class='facts'>{''.join(cells)}</dl>"
 
 
-def inspection(check: Check) -> str:
+def inspection(check: AdapterCheck) -> str:
     """What ``sdlora inspect`` says."""
     return note([check.refusal], "bad") or f"<pre class='inspection' tabindex='0'>{escape(check.said)}</pre>"
 
@@ -124,12 +124,12 @@ def layers(rows: Sequence[Sequence[Any]], plot: str) -> str:
     return f"{picture}<p class='quiet'>{words}</p><div class='layers' tabindex='0' {named}>{table}</div>"
 
 
-def report(taken: Sequence[Imported]) -> str:
+def report(taken: Sequence[ImportResult]) -> str:
     """What became of the files that were dropped."""
     return "".join(_taken(one) for one in taken)
 
 
-def _taken(one: Imported) -> str:
+def _taken(one: ImportResult) -> str:
     check = one.check
     if check.refusal:
         reason = check.refusal.removeprefix(f"{one.file}: ")
@@ -140,9 +140,9 @@ def _taken(one: Imported) -> str:
     if check.base and check.layers:
         lines.append(f"{check.fitting} of {check.layers} layers match {check.base}.")
     elif check.layers:
-        lines.append(f"{count(check.layers, 'layer')}, all finite; not compared with any base.")
-    folded = _folded(f"{count(check.layers - check.fitting, 'layer')} not matching", check.misfits)
-    folded += _folded(f"{count(check.unknown, 'key')} without a layer, left out", check.strange)
+        lines.append(f"{pluralize(check.layers, 'layer')}, all finite; not compared with any base.")
+    folded = _folded(f"{pluralize(check.layers - check.fitting, 'layer')} not matching", check.misfits)
+    folded += _folded(f"{pluralize(check.unknown, 'key')} without a layer, left out", check.strange)
     return f"<div class='report'>{note(lines, kind)}{facts(check.facts)}{folded}</div>"
 
 
@@ -153,7 +153,7 @@ def _folded(title: str, lines: Sequence[str]) -> str:
     return f"<details><summary>{escape(title)}</summary><ul>{body}</ul></details>"
 
 
-def trash(items: Sequence[Item]) -> str:
+def trash(items: Sequence[TrashItem]) -> str:
     """What can be brought back."""
     if not items:
         return note(["The trash is empty."])

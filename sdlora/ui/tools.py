@@ -9,13 +9,13 @@ from typing import Any
 import gradio as gr
 
 from sdlora import service
-from sdlora.adapters.targets import EVERYTHING, GROUPS
-from sdlora.data.folder import count
+from sdlora.adapters.targets import ALL_LAYERS, GROUPS
+from sdlora.data.folder import pluralize
 from sdlora.errors import ConfigError
 from sdlora.runs.disk import written
-from sdlora.service import AdapterFile, Making
+from sdlora.service import AdapterFile, LibraryJob
 from sdlora.ui import markup, work
-from sdlora.ui.desk import Desk
+from sdlora.ui.desk import AppState
 from sdlora.ui.wiring import HIDDEN
 
 TYPES = ["fp32", "fp16", "bf16"]
@@ -51,7 +51,7 @@ class Keep:
         return [self.how, self.rank, self.share, self.dtype]
 
 
-def build(desk: Desk, tab: gr.Tab) -> list[Any]:
+def build(desk: AppState, tab: gr.Tab) -> list[Any]:
     """Lay the three out that make adapters; returns the events after which there may be one more."""
     with gr.Accordion("Combine adapters into one", open=False, elem_id="combine"):
         combined = _combine(desk, tab)
@@ -62,14 +62,14 @@ def build(desk: Desk, tab: gr.Tab) -> list[Any]:
     return [combined, shrunk, extracted]
 
 
-def _combine(desk: Desk, tab: gr.Tab) -> Any:
+def _combine(desk: AppState, tab: gr.Tab) -> Any:
     said("One file that does what several do together, each at its scale. It lands in the library.")
     mixed = rows("combine", MOST, SEEN)
     with gr.Row(elem_classes="small-buttons"):
         more = gr.Button("+ Adapter", size="sm", min_width=100, elem_id="combine-more")
         fewer = gr.Button("− Adapter", size="sm", min_width=100, elem_id="combine-fewer")
     base, keep, name = _base("combine"), _keep("combine", ALL, 32, "fp32"), _name("combine", "their names")
-    place, shown = work.place("Combine", "combine"), gr.State(SEEN)
+    place, shown = work.job_widget("Combine", "combine"), gr.State(SEEN)
     for button, change in ((more, 1), (fewer, -1)):
         button.click(partial(_show, change), shown, [shown, *mixed.rows], **HIDDEN)
     refresh(desk, tab, mixed.adapters)
@@ -79,37 +79,37 @@ def _combine(desk: Desk, tab: gr.Tab) -> Any:
     return work.wire(desk, place, partial(_combining, desk), partial(_made, desk), inputs)
 
 
-def _combining(desk: Desk, name: str, base: str, *values: Any) -> Making:
+def _combining(desk: AppState, name: str, base: str, *values: Any) -> LibraryJob:
     cut, (shown, *rest) = _cut(*values[:4]), values[4:]
     chosen = [(desk.adapter(row), scale) for row, scale in pairs(rest, int(shown))]
     files = [adapter for adapter, _ in chosen]
     adapters = [(adapter.name, adapter.path, scale) for adapter, scale in chosen]
-    return service.merging(desk.library, adapters, name or "", base=_settled(desk, base, files), **cut)
+    return service.merge_job(desk.library, adapters, name or "", base=_settled(desk, base, files), **cut)
 
 
-def _shrink(desk: Desk, tab: gr.Tab) -> Any:
+def _shrink(desk: AppState, tab: gr.Tab) -> Any:
     said("The same adapter in a smaller file: the strongest directions of each layer stay. Any kind becomes a LoRA.")
     adapter = gr.Dropdown(
         [NONE], value="", label="Adapter to shrink", allow_custom_value=True, elem_id="shrink-adapter"
     )
     base, keep, name = _base("shrink"), _keep("shrink", SHARE, 8, "fp16"), _name("shrink", "the adapter's and -small")
-    place = work.place("Shrink", "shrink")
+    place = work.job_widget("Shrink", "shrink")
     refresh(desk, tab, [adapter])
     adapter.select(partial(_base_of, desk), adapter, base, **HIDDEN)
     inputs = [adapter, name, base, *keep.values]
     return work.wire(desk, place, partial(_shrinking, desk), partial(_made, desk), inputs)
 
 
-def _shrinking(desk: Desk, adapter: str, name: str, base: str, *keep: Any) -> Making:
+def _shrinking(desk: AppState, adapter: str, name: str, base: str, *keep: Any) -> LibraryJob:
     if not adapter:
         raise ConfigError("Choose the adapter to shrink.")
     found, cut = desk.adapter(adapter), _cut(*keep)
-    return service.resizing(
+    return service.resize_job(
         desk.library, (found.name, found.path), name or "", base=_settled(desk, base, [found]), **cut
     )
 
 
-def _extract(desk: Desk, tab: gr.Tab) -> Any:
+def _extract(desk: AppState, tab: gr.Tab) -> Any:
     said("What a finetuned model has learnt beyond its base, as an adapter. Models are read a layer at a time.")
     base, tuned = (
         gr.Dropdown(
@@ -123,23 +123,23 @@ def _extract(desk: Desk, tab: gr.Tab) -> Any:
     keep = _keep("extract", RANK, 32, "fp16")
     with gr.Row():
         targets = gr.Dropdown(
-            list(GROUPS), value=EVERYTHING, label="Layers", info="a group, or patterns", allow_custom_value=True,
+            list(GROUPS), value=ALL_LAYERS, label="Layers", info="a group, or patterns", allow_custom_value=True,
             elem_id="extract-targets", min_width=160,
         )  # fmt: skip
         text = gr.Checkbox(True, label="Text encoders too", elem_id="extract-text", min_width=160)
-    name, place = _name("extract", "the finetuned model's"), work.place("Extract", "extract")
+    name, place = _name("extract", "the finetuned model's"), work.job_widget("Extract", "extract")
     for field in (base, tuned):
         tab.select(desk.offer, None, field, **HIDDEN)
     inputs = [base, tuned, targets, text, name, *keep.values]
     return work.wire(desk, place, partial(_extracting, desk), partial(_made, desk), inputs)
 
 
-def _extracting(desk: Desk, base: str, tuned: str, targets: str, text: bool, name: str, *keep: Any) -> Making:
+def _extracting(desk: AppState, base: str, tuned: str, targets: str, text: bool, name: str, *keep: Any) -> LibraryJob:
     if not (base or "").strip() or not (tuned or "").strip():
         raise ConfigError("Choose both models: the base, and the one that was finetuned from it.")
-    first, second = (service.settled(model.strip(), desk.data_dir) for model in (base, tuned))
+    first, second = (service.resolve_base(model.strip(), desk.data_dir) for model in (base, tuned))
     what: dict[str, Any] = {"targets": targets, "text_encoder": bool(text), **_cut(*keep)}
-    return service.extracting(desk.library, first, second, name or "", **what)
+    return service.extract_job(desk.library, first, second, name or "", **what)
 
 
 def said(words: str) -> gr.HTML:
@@ -173,7 +173,7 @@ def pairs(values: Sequence[Any], shown: int) -> list[tuple[str, float]]:
     return [(name, float(scale)) for name, scale in list(named)[:shown] if name]
 
 
-def refresh(desk: Desk, tab: gr.Tab, fields: Sequence[gr.Dropdown]) -> None:
+def refresh(desk: AppState, tab: gr.Tab, fields: Sequence[gr.Dropdown]) -> None:
     """Give ``fields`` the adapters that there are whenever ``tab`` is chosen; what is chosen in them stays."""
 
     def choices() -> Any:
@@ -230,7 +230,7 @@ def _cut(how: str, rank: float | None, share: float | None, dtype: str) -> dict[
     return {"rank": int(rank) if how == RANK and rank is not None else None, "energy": energy, "dtype": dtype}
 
 
-def _base_of(desk: Desk, *names: str) -> Any:
+def _base_of(desk: AppState, *names: str) -> Any:
     """The field for the base: seen where one of the adapters needs it, with what that one was trained on."""
     known = {adapter.name: adapter for adapter in desk.look().adapters}
     needing = [known[name] for name in names if name in known and service.needs_base(known[name].path)]
@@ -238,20 +238,20 @@ def _base_of(desk: Desk, *names: str) -> Any:
     return gr.update(choices=desk.bases(), value=base, visible=bool(needing))
 
 
-def _settled(desk: Desk, base: str | None, adapters: Sequence[AdapterFile]) -> str:
+def _settled(desk: AppState, base: str | None, adapters: Sequence[AdapterFile]) -> str:
     """The base to go by: the one that is chosen where one is needed, else what the adapters were trained on."""
     if base and any(service.needs_base(adapter.path) for adapter in adapters):
-        return service.settled(base.strip(), desk.data_dir)
+        return service.resolve_base(base.strip(), desk.data_dir)
     return next((adapter.base for adapter in adapters if adapter.base), "")
 
 
-def _made(desk: Desk, making: Making) -> list[str]:
+def _made(desk: AppState, making: LibraryJob) -> list[str]:
     """What has come into the library."""
     desk.refresh()
     answer, size = making.errand.answer, written(desk.library.find(making.name).size)
     low, high = answer["ranks"]
     ranks = f"rank {low}" if low == high else f"ranks {low} to {high}"
-    lines = [f"{making.name} is in the library: {count(answer['layers'], 'layer')}, {ranks}, {size}."]
+    lines = [f"{making.name} is in the library: {pluralize(answer['layers'], 'layer')}, {ranks}, {size}."]
     if "kept" in answer:
         before = Path(making.errand.values["file"]).stat().st_size
         lines.append(f"{answer['kept']:.1%} of the energy is kept; it was {written(before)}.")

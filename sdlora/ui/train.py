@@ -7,29 +7,29 @@ from typing import Any
 import gradio as gr
 
 from sdlora.data.advice import Kind
-from sdlora.data.projects import About
+from sdlora.data.projects import ProjectInfo
 from sdlora.errors import SdloraError
 from sdlora.ui import live, markup, train_form
-from sdlora.ui.desk import Desk
-from sdlora.ui.live import Live
-from sdlora.ui.pictures import Pictures
-from sdlora.ui.train_form import Form
+from sdlora.ui.desk import AppState
+from sdlora.ui.live import RunPanel
+from sdlora.ui.pictures import ImagesTab
+from sdlora.ui.train_form import TrainPanel
 from sdlora.ui.wiring import PRIVATE
 
 
 @dataclass(frozen=True)
-class Train:
+class TrainTab:
     """The tab. A button anywhere trains by ``button.click(partial(train, desk), tab.inputs, tab.outputs)``."""
 
-    form: Form
-    live: Live
+    form: TrainPanel
+    live: RunPanel
     inputs: list[Any]
     """What ``train`` takes: the project, what it shows, and the form."""
     outputs: list[Any]
     """What ``train`` gives: what is said next to the button, and the run that is shown."""
 
 
-def build(desk: Desk, demo: gr.Blocks, pictures: Pictures) -> Train:
+def build(desk: AppState, demo: gr.Blocks, pictures: ImagesTab) -> TrainTab:
     """Lay the tab out and wire it; ``page`` brings ``Train.live`` up to date."""
     with gr.Row():
         with gr.Column(scale=2, min_width=300):
@@ -38,7 +38,7 @@ def build(desk: Desk, demo: gr.Blocks, pictures: Pictures) -> Train:
             shown = live.build(desk)
     train_form.wire(desk, demo, form, pictures)
     inputs = [pictures.name, pictures.kind, pictures.trigger, pictures.class_name, *form.inputs]
-    tab = Train(form, shown, inputs, [form.message, shown.run])
+    tab = TrainTab(form, shown, inputs, [form.message, shown.run])
     form.train.click(partial(train, desk), tab.inputs, tab.outputs, **PRIVATE)
     shown.stop.click(partial(_stop, desk), shown.run, shown.message, **PRIVATE)
     shown.resume.click(partial(_resume, desk), shown.run, shown.message, **PRIVATE)
@@ -51,10 +51,10 @@ def build(desk: Desk, demo: gr.Blocks, pictures: Pictures) -> Train:
     return tab
 
 
-def train(desk: Desk, name: str, kind: Kind, trigger: str, class_name: str, *values: Any) -> list[Any]:
+def train(desk: AppState, name: str, kind: Kind, trigger: str, class_name: str, *values: Any) -> list[Any]:
     """Queue a run. What was filled in stays as it is, whatever comes of it."""
     try:
-        about = About(kind, trigger, class_name)
+        about = ProjectInfo(kind, trigger, class_name)
         project, config = train_form.configure(desk, name, about, *values)
         project.describe(about)
         return _shown(desk, desk.train(config, project.name).name)
@@ -62,7 +62,7 @@ def train(desk: Desk, name: str, kind: Kind, trigger: str, class_name: str, *val
         return _refused(error)
 
 
-def _stop(desk: Desk, name: str) -> str:
+def _stop(desk: AppState, name: str) -> str:
     run = desk.run(name)
     if run is not None:
         desk.queue.stop(run)
@@ -70,7 +70,7 @@ def _stop(desk: Desk, name: str) -> str:
     return ""
 
 
-def _resume(desk: Desk, name: str) -> str:
+def _resume(desk: AppState, name: str) -> str:
     run = desk.run(name)
     try:
         if run is not None:
@@ -80,7 +80,7 @@ def _resume(desk: Desk, name: str) -> str:
         return markup.note([str(error)], "bad")
 
 
-def _longer(desk: Desk, name: str, more: float | None) -> str:
+def _longer(desk: AppState, name: str, more: float | None) -> str:
     """Let a run that has ended go on for so many ``more`` steps."""
     run = desk.run(name)
     try:
@@ -91,7 +91,7 @@ def _longer(desk: Desk, name: str, more: float | None) -> str:
         return markup.note([str(error)], "bad")
 
 
-def _copy(desk: Desk, name: str) -> list[Any]:
+def _copy(desk: AppState, name: str) -> list[Any]:
     """Queue a new run with the settings of this one."""
     run = desk.run(name)
     try:
@@ -100,7 +100,7 @@ def _copy(desk: Desk, name: str) -> list[Any]:
         return _refused(error)
 
 
-def _reopen(desk: Desk, name: str) -> list[Any]:
+def _reopen(desk: AppState, name: str) -> list[Any]:
     """Fill the form with the settings of a run; the pictures stay those of the open project."""
     run, fields = desk.run(name), 3 + len(train_form.fields.advanced())
     try:
@@ -112,7 +112,7 @@ def _reopen(desk: Desk, name: str) -> list[Any]:
         return [markup.note([str(error)], "bad"), *[gr.skip()] * fields]
 
 
-def _shown(desk: Desk, name: str) -> list[Any]:
+def _shown(desk: AppState, name: str) -> list[Any]:
     return ["", gr.update(value=name, choices=list(desk.look().runs))]
 
 

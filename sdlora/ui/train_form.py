@@ -9,11 +9,11 @@ import gradio as gr
 from sdlora import service
 from sdlora.config import TrainConfig
 from sdlora.data.advice import Kind
-from sdlora.data.projects import About, Project
+from sdlora.data.projects import Project, ProjectInfo
 from sdlora.errors import SdloraError
 from sdlora.ui import fields, markup, recipe, run_markup
-from sdlora.ui.desk import Desk
-from sdlora.ui.pictures import Pictures
+from sdlora.ui.desk import AppState
+from sdlora.ui.pictures import ImagesTab
 from sdlora.ui.wiring import EVERY, HIDDEN, LAST
 
 LOOK_SECONDS = 2.0
@@ -21,7 +21,7 @@ LOOK_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
-class Form:
+class TrainPanel:
     """What to train with."""
 
     base: gr.Dropdown
@@ -47,7 +47,7 @@ class Form:
         return [self.summary, self.marks, self.reset, self.measure, self.timer]
 
 
-def build(desk: Desk) -> Form:
+def build(desk: AppState) -> TrainPanel:
     """Lay the form out; ``wire`` brings it to life."""
     base = gr.Dropdown(
         desk.bases(), value="pocket", label="Base model", allow_custom_value=True, elem_id="train-base",
@@ -71,13 +71,13 @@ def build(desk: Desk) -> Form:
                     gr.HTML(f"<h3>{heading}</h3>", elem_classes="heading")
                     advanced |= {setting.name: fields.field(setting) for setting in settings}
     in_order = [advanced[setting.name] for setting in fields.advanced()]
-    return Form(
+    return TrainPanel(
         base, quality, prompts, in_order, summary, measure, gr.Timer(LOOK_SECONDS, active=False), train, message,
         marks, reset,
     )  # fmt: skip
 
 
-def wire(desk: Desk, demo: gr.Blocks, form: Form, pictures: Pictures) -> None:
+def wire(desk: AppState, demo: gr.Blocks, form: TrainPanel, pictures: ImagesTab) -> None:
     """Suggestions, the preset's values, the estimate and the marks follow what is chosen."""
     about = [pictures.kind, pictures.trigger, pictures.class_name]
     suggested = gr.State(["", ""])
@@ -100,10 +100,12 @@ def wire(desk: Desk, demo: gr.Blocks, form: Form, pictures: Pictures) -> None:
     form.reset.click(lambda: [""] * len(form.advanced), None, form.advanced, **HIDDEN)
 
 
-def configure(desk: Desk, name: str, about: About, base: str, quality: str, *rest: Any) -> tuple[Project, TrainConfig]:
+def configure(
+    desk: AppState, name: str, about: ProjectInfo, base: str, quality: str, *rest: Any
+) -> tuple[Project, TrainConfig]:
     """The project and the config of what is filled in: ``rest`` are the prompts and the fields of ``advanced``."""
     project = Project(desk.data_dir, name or "")
-    base = service.settled(base or "", desk.data_dir)
+    base = service.resolve_base(base or "", desk.data_dir)
     return project, recipe.configure(project, about, base, quality, rest[:2], fields.changed(rest[2:]))
 
 
@@ -120,7 +122,7 @@ def _suggest(base: str, kind: Kind, trigger: str, class_name: str, before: list[
     What a person wrote is not written back: they may have written on while this was under way.
     """
     try:
-        found = [*recipe.preview_prompts(base or "pocket", About(kind, trigger, class_name)), "", ""][:2]
+        found = [*recipe.preview_prompts(base or "pocket", ProjectInfo(kind, trigger, class_name)), "", ""][:2]
     except SdloraError:
         return [gr.skip()] * 3
     pairs = zip(prompts, before, found, strict=True)
@@ -135,26 +137,26 @@ def _preset(base: str, kind: Kind) -> list[Any]:
         return [gr.skip()] * len(fields.advanced())
 
 
-def _changed(desk: Desk, *values: Any) -> list[Any]:
+def _changed(desk: AppState, *values: Any) -> list[Any]:
     """Something was filled in: it is measured if it is left so for a moment, and that is quickly done."""
     return told(desk, *values, wish=True)
 
 
 def told(
-    desk: Desk, name: str, kind: Kind, trigger: str, class_name: str, *values: Any, wish: bool = False
+    desk: AppState, name: str, kind: Kind, trigger: str, class_name: str, *values: Any, wish: bool = False
 ) -> list[Any]:
     """What a click on Train would do and take, or what is missing for it; and which settings are changed."""
     filled = fields.changed(values[4:])
     marked = [run_markup.marks(filled), gr.update(visible=bool(filled))]
     try:
-        _, config = configure(desk, name, About(kind, trigger, class_name), *values)
-        found = service.estimate(config, desk.data_dir)
+        _, config = configure(desk, name, ProjectInfo(kind, trigger, class_name), *values)
+        found = service.estimate_run(config, desk.data_dir)
         if wish and found.measured is None:
-            desk.measurer.wish(config)
-        pending = found.measured is None and (desk.measurer.measures(config) or desk.measurer.waits(config))
+            desk.measurer.request(config)
+        pending = found.measured is None and (desk.measurer.measures(config) or desk.measurer.is_pending(config))
         failure = desk.measurer.failure(config)
         known = found.measured if found.measured is not None and found.measured.resolution else None
-        more = [] if known is None else [recipe.disk(service.disk_of(known.as_chosen(config), known)), *known.told]
+        more = [] if known is None else [recipe.disk(service.planned_disk(known.as_chosen(config), known)), *known.told]
     except SdloraError as error:
         return [markup.note([str(error)]), *marked, gr.update(visible=False), gr.Timer(active=False)]
     unknown = "" if pending else "How long that takes is not measured yet."
@@ -165,10 +167,10 @@ def told(
     return [markup.note(lines), *marked, gr.update(visible=offers), gr.Timer(active=pending)]
 
 
-def _measure(desk: Desk, name: str, kind: Kind, trigger: str, class_name: str, *values: Any) -> list[Any]:
+def _measure(desk: AppState, name: str, kind: Kind, trigger: str, class_name: str, *values: Any) -> list[Any]:
     said = ""
     try:
-        _, config = configure(desk, name, About(kind, trigger, class_name), *values)
+        _, config = configure(desk, name, ProjectInfo(kind, trigger, class_name), *values)
         desk.measure(config)
     except SdloraError as error:
         said = markup.note([str(error)], "bad")

@@ -21,8 +21,8 @@ from sdlora.events import (
     SampleReady,
     StepDone,
 )
-from sdlora.files import existing, inside
-from sdlora.runs.folder import Run, tail
+from sdlora.files import existing_path, path_inside
+from sdlora.runs.folder import Run, tail_events
 
 MAX_POINTS = 200
 """Of a curve: the plot is drawn anew at each update."""
@@ -53,7 +53,7 @@ WORDS = {
 """What each state that is not running means."""
 
 
-class Preview(NamedTuple):
+class PreviewImage(NamedTuple):
     """A picture drawn while training."""
 
     step: int
@@ -76,7 +76,7 @@ class RunView:
     memory: int = 0
     """Bytes, at the last step."""
     losses: list[tuple[int, float]] = field(default_factory=list)
-    previews: dict[tuple[int, int], Preview] = field(default_factory=dict)
+    previews: dict[tuple[int, int], PreviewImage] = field(default_factory=dict)
     notices: list[str] = field(default_factory=list)
     checkpoints: set[int] = field(default_factory=set)
     """The steps at which it saved."""
@@ -96,7 +96,7 @@ class RunView:
     def refresh(self) -> "RunView":
         """Read what the journal holds by now."""
         with self._lock:
-            for event, place in tail(self.run.journal, self._place):
+            for event, place in tail_events(self.run.journal, self._place):
                 self._place = place
                 self.seen += 1
                 self._take(event)
@@ -118,8 +118,8 @@ class RunView:
                 self.losses.append((event.step, event.loss))
             case SampleReady():
                 with suppress(FileError):  # A stranger's journal may name any file of the machine.
-                    path = inside(self.run.samples, Path(event.path).name)
-                    self.previews[event.index, event.step] = Preview(event.step, event.prompt, path)
+                    path = path_inside(self.run.samples, Path(event.path).name)
+                    self.previews[event.index, event.step] = PreviewImage(event.step, event.prompt, path)
             case CheckpointSaved():
                 self.checkpoints.add(event.step)
             case Notice():
@@ -150,7 +150,7 @@ class Watcher:
 
     def view(self, run: Run) -> RunView:
         """What ``run`` has told by now. A new run under a deleted one's name is another one."""
-        place = existing(run.folder)
+        place = existing_path(run.folder)
         key = run.folder, place.stat().st_ino if place else 0
         with self._lock:
             view = self._views.setdefault(key, RunView(run))

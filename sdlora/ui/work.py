@@ -12,9 +12,9 @@ from typing import Any, Literal
 import gradio as gr
 
 from sdlora.errors import SdloraError
-from sdlora.service import Errand, Stage
+from sdlora.service import ToolJob, ToolProgress
 from sdlora.ui import markup
-from sdlora.ui.desk import Desk, Work, cached
+from sdlora.ui.desk import AppState, CancellableJob, cached
 from sdlora.ui.watch import clock
 from sdlora.ui.wiring import HIDDEN
 
@@ -25,7 +25,7 @@ PATIENCE_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
-class Place:
+class JobWidget:
     """Where an errand is begun and seen."""
 
     go: gr.Button
@@ -33,14 +33,14 @@ class Place:
     status: gr.HTML
 
 
-class Fetched:
+class FileJob:
     """An errand that writes a file, called ``name``: when it is done, ``file`` is its copy in the page's cache."""
 
-    def __init__(self, errand: Errand, key: str, name: str):
+    def __init__(self, errand: ToolJob, key: str, name: str):
         self.errand, self.key, self.name = errand, key, name
         self.file = ""
 
-    def __iter__(self) -> Generator[Stage]:
+    def __iter__(self) -> Generator[ToolProgress]:
         folder = Path(tempfile.mkdtemp(prefix="sdlora-"))
         try:
             self.errand.values[self.key] = folder / self.name
@@ -53,13 +53,13 @@ class Fetched:
         self.errand.stop()
 
 
-class Teller:
+class JobProgressHtml:
     """Stages as HTML, with the time that each has left."""
 
     def __init__(self) -> None:
         self._phase, self._since = "", 0.0
 
-    def __call__(self, stage: Stage) -> str:
+    def __call__(self, stage: ToolProgress) -> str:
         if stage.phase != self._phase:
             self._phase, self._since = stage.phase, time.monotonic()
         words = stage.phase[:1].upper() + stage.phase[1:]
@@ -71,21 +71,21 @@ class Teller:
         return markup.drawing(f"{words}: {stage.done} of {stage.total}{told}", stage.done / stage.total)
 
 
-def place(word: str, name: str, variant: Literal["primary", "secondary"] = "primary") -> Place:
+def job_widget(word: str, name: str, variant: Literal["primary", "secondary"] = "primary") -> JobWidget:
     """A button that says ``word``, one that cancels, and the words about it below."""
     with gr.Row():
         go = gr.Button(word, variant=variant, elem_id=f"{name}-button")
         cancel = gr.Button("Cancel", variant="stop", visible=False, elem_id=f"{name}-cancel")
-    return Place(go, cancel, gr.HTML(elem_id=f"{name}-status"))
+    return JobWidget(go, cancel, gr.HTML(elem_id=f"{name}-status"))
 
 
-def follow(desk: Desk, person: str, errand: Work) -> Iterator[str]:
+def follow(desk: AppState, person: str, errand: CancellableJob) -> Iterator[str]:
     """Where ``errand`` stands, as HTML, until it is done; its process ends with whoever looks.
 
     Raises BusyError while the same ``person`` has another one, and what the errand raises.
     """
-    with desk.working(person, errand):
-        tell = Teller()
+    with desk.person_job(person, errand):
+        tell = JobProgressHtml()
         yield markup.drawing("Starting", None)
         with closing(iter(errand)) as stages:
             for stage in stages:
@@ -93,8 +93,8 @@ def follow(desk: Desk, person: str, errand: Work) -> Iterator[str]:
 
 
 def wire(
-    desk: Desk,
-    place: Place,
+    desk: AppState,
+    place: JobWidget,
     begin: Callable[..., Any],
     done: Callable[[Any], list[Any]],
     inputs: Sequence[Any],

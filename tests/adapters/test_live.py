@@ -13,7 +13,7 @@ from sdlora.adapters import METHODS, hosts, live
 from sdlora.adapters.base import AdapterState, ModuleState, Scale
 from sdlora.adapters.fused import fuse
 from sdlora.adapters.lora import Lora
-from sdlora.adapters.targets import GROUPS, adaptable
+from sdlora.adapters.targets import GROUPS, adaptable_layers
 from sdlora.errors import ConfigError, MismatchError
 from tests.adapters.helpers import delta, distance, equal, outputs, tiny_base, trained_state, uneven
 
@@ -21,7 +21,7 @@ from tests.adapters.helpers import delta, distance, equal, outputs, tiny_base, t
 def summed(states: list[tuple[AdapterState, float]]) -> dict[str, nn.Module]:
     """A tiny base with W + Σ scale · alpha / rank · up @ down in its weights, by the definition."""
     models = tiny_base()
-    bases = dict(adaptable(models))
+    bases = dict(adaptable_layers(models))
     for state, scale in states:
         for path, module in state.modules.items():
             weight = bases[path].weight.data
@@ -60,7 +60,7 @@ def test_two_adapters_mix_as_the_sum_of_their_updates() -> None:
     live.load_state(models, two, "two")
     live.set_scales(models, {"one": 0.8, "two": -0.3})
     assert distance(outputs(models), outputs(summed([(one, 0.8), (two, -0.3)]))) < 1e-5
-    assert set(live.attached(models)) == {"one", "two"}
+    assert set(live.attached_adapters(models)) == {"one", "two"}
 
 
 def test_scales_by_block() -> None:
@@ -90,11 +90,11 @@ def test_each_sample_of_a_batch_has_its_own_scales(group: str) -> None:
     draw = torch.Generator().manual_seed(0)
     latents, text = (torch.randn(shape, generator=draw) for shape in ((8, 4, 8, 8), (8, 77, 16)))
     times, ids = torch.randint(0, 1000, (8,), generator=draw), torch.randint(0, 500, (8, 77), generator=draw)
-    with torch.no_grad(), live.scaled(models, *samples):
+    with torch.no_grad(), live.temporary_scales(models, *samples):
         together = models["unet"](latents, times, text).sample, models["text_encoder"](ids)[0]
     for place in range(8):
         one = slice(place, place + 1)
-        with torch.no_grad(), live.scaled(models, samples[place % 4]):
+        with torch.no_grad(), live.temporary_scales(models, samples[place % 4]):
             alone = models["unet"](latents[one], times[one], text[one]).sample, models["text_encoder"](ids[one])[0]
         assert distance((together[0][one], together[1][one]), alone) < 1e-5
 
@@ -138,12 +138,16 @@ def test_scales_change_beside_a_training_adapter() -> None:
     assert all(parameter.requires_grad for parameter in trained)
     live.set_scales(models, {"training": 1.0})
     assert equal(outputs(models), training)
-    with live.scaled(models, {}):
+    with live.temporary_scales(models, {}):
         assert equal(outputs(models), before)
-    with live.scaled(models, {"other": 0.5}), pytest.raises(ConfigError), live.scaled(models, {"nobody": 1.0}):
+    with (
+        live.temporary_scales(models, {"other": 0.5}),
+        pytest.raises(ConfigError),
+        live.temporary_scales(models, {"nobody": 1.0}),
+    ):
         pass
     assert equal(outputs(models), training)
-    live.remove(models, "other")
+    live.remove_adapter(models, "other")
     assert all(parameter.requires_grad for parameter in trained)
     assert {id(p) for model in models.values() for p in model.parameters() if p.requires_grad} == set(map(id, trained))
     assert equal(outputs(models), training)
@@ -157,7 +161,7 @@ def test_a_bare_context_gives_the_base_exactly_as_often_as_it_is_entered(method:
     with torch.no_grad():
         for parameter in trained:
             parameter.add_(torch.randn(parameter.shape) * 0.1)
-    training, bare = outputs(models), live.Bare(models)
+    training, bare = outputs(models), live.DisabledAdapters(models)
     assert not equal(training, before)
     for _ in range(2):
         with bare:
@@ -185,7 +189,7 @@ def test_loading_leaves_the_state_and_the_global_generator_alone() -> None:
     copied, before = copy.deepcopy(state), torch.get_rng_state()
     live.load_state(models, state, "a")
     with torch.no_grad():
-        for parameter in live.parameters(models, "a"):
+        for parameter in live.adapter_parameters(models, "a"):
             parameter.zero_()
     assert torch.equal(torch.get_rng_state(), before)
     path = next(iter(state.modules))
@@ -197,16 +201,16 @@ def test_removing_gives_back_the_very_base() -> None:
     keys, before = {name: list(model.state_dict()) for name, model in models.items()}, outputs(models)
     for name, group in (("a", "linear+conv"), ("b", "attention")):
         live.load_state(models, trained_state(targets=group), name)
-    live.remove(models, "a")
+    live.remove_adapter(models, "a")
     live.set_scales(models, {"b": 0})
     assert equal(outputs(models), before)
-    live.remove(models, "b")
+    live.remove_adapter(models, "b")
     assert equal(outputs(models), before)
     assert {name: list(model.state_dict()) for name, model in models.items()} == keys
     assert not any(isinstance(part, BaseTunerLayer) for model in models.values() for part in model.modules())
     assert not any(hasattr(model, "peft_config") for model in models.values())
     with pytest.raises(ConfigError, match="no adapter 'b' is loaded; there are none"):
-        live.remove(models, "b")
+        live.remove_adapter(models, "b")
 
 
 def changed(state: AdapterState, path: str, **tensors: torch.Tensor) -> AdapterState:
@@ -246,24 +250,24 @@ def test_an_adapter_of_another_base_is_refused_whole(case: str) -> None:
     state, message = misfits()[case]
     with pytest.raises(MismatchError, match=message):
         live.load_state(models, state, "a")
-    assert live.attached(models) == ["kept"]
+    assert live.attached_adapters(models) == ["kept"]
     assert equal(outputs(models), before)
 
 
 def test_a_failure_in_the_midst_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     models = tiny_base()
     live.load_state(models, trained_state(), "kept")
-    before, original = outputs(models), hosts._inject
+    before, original = outputs(models), hosts._inject_lora
 
     def fails_on_text(model: nn.Module, *rest: object) -> None:
         original(model, *rest)  # type: ignore[arg-type]
         if model is models["text_encoder"]:
             raise torch.OutOfMemoryError
 
-    monkeypatch.setattr(hosts, "_inject", fails_on_text)
+    monkeypatch.setattr(hosts, "_inject_lora", fails_on_text)
     with pytest.raises(torch.OutOfMemoryError):
         live.load_state(models, trained_state(2), "a")
-    assert live.attached(models) == ["kept"]
+    assert live.attached_adapters(models) == ["kept"]
     assert equal(outputs(models), before)
 
 
@@ -285,7 +289,7 @@ def test_assigning_a_state_keeps_the_parameters_and_takes_its_numbers() -> None:
     state, models = trained_state(alpha=3.0), tiny_base()
     trained = Lora(rank=4, alpha=8.0).attach(models, "training", seed=9)
     live.assign_state(models, state, "training")
-    assert list(map(id, live.parameters(models, "training"))) == list(map(id, trained))
+    assert list(map(id, live.adapter_parameters(models, "training"))) == list(map(id, trained))
     assert all(parameter.requires_grad for parameter in trained)
     assert distance(outputs(models), outputs(summed([(state, 1.0)]))) < 1e-5
 
@@ -325,8 +329,8 @@ def test_fused_weights_compute_the_same_and_are_restored_bit_for_bit() -> None:
     fused.restore()
     live.set_scales(models, scales)
     assert equal(outputs(models), mixed)
-    live.remove(models, "one")
-    live.remove(models, "two")
+    live.remove_adapter(models, "one")
+    live.remove_adapter(models, "two")
     assert equal(outputs(models), base)
     assert all(
         torch.equal(model.state_dict()[key], weight)
@@ -338,21 +342,21 @@ def test_fused_weights_compute_the_same_and_are_restored_bit_for_bit() -> None:
 def test_fusing_in_half_precision_rounds_once() -> None:
     state = trained_state(targets="linear")
     models = {name: model.to(torch.bfloat16) for name, model in tiny_base().items()}
-    bases = {path: layer.weight.data.clone() for path, layer in adaptable(models)}
+    bases = {path: layer.weight.data.clone() for path, layer in adaptable_layers(models)}
     live.load_state(models, state, "a")
     with fuse(models, {"a": 0.5}):
-        for path, layer in adaptable(models):
+        for path, layer in adaptable_layers(models):
             if path in state.modules:
                 exact = bases[path].float() + 0.5 * delta(state.modules[path]).reshape(bases[path].shape)
                 assert torch.allclose(layer.weight.float(), exact, rtol=2**-8, atol=1e-7)
-    assert all(torch.equal(layer.weight, bases[path]) for path, layer in adaptable(models))
+    assert all(torch.equal(layer.weight, bases[path]) for path, layer in adaptable_layers(models))
 
 
 def test_modes_follow_the_base() -> None:
     models = tiny_base()
     models["unet"].train()
     live.load_state(models, trained_state(), "a")
-    for _, layer in live.layers(models, "a"):
+    for _, layer in live.attached_layers(models, "a"):
         assert layer.host.training == layer.host.base_layer.training
 
 
@@ -373,4 +377,4 @@ def test_fusing_nothing_is_undone_as_well() -> None:
     with fuse(models, {}):
         assert equal(outputs(models), before)
     live.load_state(models, trained_state(), "a")
-    assert live.attached(models) == ["a"]
+    assert live.attached_adapters(models) == ["a"]

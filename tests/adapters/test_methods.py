@@ -5,9 +5,9 @@ import torch
 from peft import LoHaConfig, LoKrConfig, LoraConfig, inject_adapter_in_model
 
 from sdlora.adapters import METHODS, live
-from sdlora.adapters.base import AdapterState, ModuleState, state_of
+from sdlora.adapters.base import AdapterState, ModuleState, build_adapter_state
 from sdlora.adapters.fused import fuse
-from sdlora.adapters.targets import adaptable
+from sdlora.adapters.targets import adaptable_layers
 from sdlora.errors import ConfigError, MismatchError
 from tests.adapters.helpers import METHODS_MADE, distance, equal, made, outputs, published, tiny_base
 
@@ -18,7 +18,7 @@ BOTH = pytest.mark.parametrize("method", NAMES)
 def folded(*parts: tuple[AdapterState, float]):
     """A base whose weights are W + Σ scale · (W' - W), each W' by its paper."""
     models = tiny_base()
-    for path, layer in adaptable(models):
+    for path, layer in adaptable_layers(models):
         weight = layer.weight.data.clone()
         changes = (scale * (published(s.modules[path], weight) - weight) for s, scale in parts if path in s.modules)
         layer.weight.data = (weight + sum(changes)).float()
@@ -48,7 +48,7 @@ def test_only_the_adapter_trains_and_a_step_moves_every_layer(method):
         models["unet"](latents, torch.tensor([10, 700]), text).sample.square().mean().backward()
         assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in parameters)
         optimizer.step()
-    for path, layer in live.layers(models, "a"):
+    for path, layer in live.attached_layers(models, "a"):
         assert any(tensor.grad.abs().max() > 0 for tensor in layer.tensors.values()), path
     assert distance(outputs(models), before) > 0
 
@@ -75,7 +75,7 @@ def test_it_computes_what_pefts_own_layers_do(method):
     }
     config = configs[method]
     models, theirs = tiny_base(), tiny_base()
-    paths = [path for path, layer in adaptable(models) if path.endswith((".to_k", ".ff.net.2", ".conv1"))]
+    paths = [path for path, layer in adaptable_layers(models) if path.endswith((".to_k", ".ff.net.2", ".conv1"))]
     unet = theirs["unet"]
     config.target_modules = [path.removeprefix("unet.") for path in paths]
     torch.manual_seed(3)
@@ -95,7 +95,7 @@ def test_it_computes_what_pefts_own_layers_do(method):
         modules[path] = ModuleState({name: tensor.detach() for name, tensor in tensors.items()}, alpha)
         if method == "lokr" and modules[path].rank is None:  # PEFT scales it by alpha / r, LyCORIS by 1.
             host.scaling["x"] = 1.0
-    live.load_state(models, state_of(modules), "a")
+    live.load_state(models, build_adapter_state(modules), "a")
     ours, theirs_out = outputs(models)[0], outputs(theirs)[0]
     assert distance((ours,), (theirs_out,)) < 2e-5 * float(theirs_out.abs().max())
 
@@ -114,8 +114,8 @@ def test_all_methods_mix_as_the_sum_of_their_updates_in_any_order():
             assert distance(outputs(models), theirs) < 2e-5 * size, order
         before = outputs(tiny_base())
         for number, method in enumerate(order[1:] + order[:1]):
-            assert len(live.attached(models)) == len(NAMES) - number
-            live.remove(models, method)
+            assert len(live.attached_adapters(models)) == len(NAMES) - number
+            live.remove_adapter(models, method)
         assert equal(outputs(models), before)
         assert not any("base_layer" in name for model in models.values() for name, _ in model.named_modules())
 
@@ -158,7 +158,7 @@ def test_it_works_over_a_bfloat16_base(method):
     models = {name: model.to(torch.bfloat16) for name, model in tiny_base().items()}
     rounded = {name: model.float() for name, model in tiny_base().items()}
     live.load_state(models, made(method), "a")
-    assert {p.dtype for p in live.parameters(models, "a")} == {torch.float32}
+    assert {p.dtype for p in live.adapter_parameters(models, "a")} == {torch.float32}
     found = outputs(models)
     assert all(part.dtype == torch.bfloat16 for part in found)
     live.load_state(rounded, made(method), "a")
@@ -176,17 +176,17 @@ def test_a_fresh_dora_over_bfloat16_is_the_base_to_the_bit():
 
 def test_a_full_difference_changes_weight_and_bias():
     models, draw = tiny_base(), torch.Generator().manual_seed(4)
-    bases = dict(adaptable(models))
+    bases = dict(adaptable_layers(models))
     paths = ["unet.mid_block.attentions.0.proj_in", "unet.mid_block.resnets.0.conv1", "unet.time_embedding.linear_1"]
     modules = {}
     for path in paths:
         weight, bias = bases[path].weight, bases[path].bias
         noise = {"diff": torch.randn(weight.shape, generator=draw), "diff_b": torch.randn(bias.shape, generator=draw)}
         modules[path] = ModuleState(noise)
-    state = state_of(modules)
+    state = build_adapter_state(modules)
     assert state.method == "full"
     expected = tiny_base()
-    for path, layer in adaptable(expected):
+    for path, layer in adaptable_layers(expected):
         if path in modules:
             layer.weight.data += 0.3 * modules[path].tensors["diff"]
             layer.bias.data += 0.3 * modules[path].tensors["diff_b"]
@@ -198,13 +198,13 @@ def test_a_full_difference_changes_weight_and_bias():
         assert distance(outputs(models), outputs(expected)) < 1e-5
     live.set_scales(models, {"a": 1.0})
     assert torch.equal(before.modules[paths[0]].tensors["diff"], modules[paths[0]].tensors["diff"])
-    live.remove(models, "a")
+    live.remove_adapter(models, "a")
     assert equal(outputs(models), outputs(tiny_base()))
 
 
 def test_a_dora_with_its_lengths_by_input_is_served_as_what_it_changes():
     state, draw = made("dora"), torch.Generator().manual_seed(5)
-    bases = dict(adaptable(tiny_base()))
+    bases = dict(adaptable_layers(tiny_base()))
     path = "unet.mid_block.resnets.0.conv1"
     low = state.modules[path].tensors
     weight = bases[path].weight.double()
@@ -215,14 +215,14 @@ def test_a_dora_with_its_lengths_by_input_is_served_as_what_it_changes():
     norm = changed.pow(2).sum((0, 2, 3)).sqrt()
     expected = changed * (lengths.double() / norm).view(1, -1, 1, 1)
     models = tiny_base()
-    live.load_state(models, state_of({path: module}), "a")
+    live.load_state(models, build_adapter_state({path: module}), "a")
     with fuse(models, {"a": 1.0}):
-        assert torch.allclose(dict(adaptable(models))[path].weight.double(), expected, atol=1e-5)
+        assert torch.allclose(dict(adaptable_layers(models))[path].weight.double(), expected, atol=1e-5)
 
 
 def test_tucker_forms_compute_what_their_tensors_multiply_out_to():
     draw, path = torch.Generator().manual_seed(6), "unet.mid_block.resnets.0.conv1"
-    weight = dict(adaptable(tiny_base()))[path].weight.detach()
+    weight = dict(adaptable_layers(tiny_base()))[path].weight.detach()
     out, inputs = weight.shape[:2]
 
     def noise(*shape: int) -> torch.Tensor:
@@ -259,10 +259,10 @@ def test_tucker_forms_compute_what_their_tensors_multiply_out_to():
                 t["lokr_w1"].double()[:, :, None, None], tucker(t["lokr_t2"], t["lokr_w2_a"], t["lokr_w2_b"])
             )
         models = tiny_base()
-        live.load_state(models, state_of({path: ModuleState(t, 1.5)}), "a")
+        live.load_state(models, build_adapter_state({path: ModuleState(t, 1.5)}), "a")
         unfused = outputs(models)
         with fuse(models, {"a": 1.0}):
-            own = dict(adaptable(models))[path].weight.double()
+            own = dict(adaptable_layers(models))[path].weight.double()
             assert torch.allclose(own, weight.double() + 1.5 / r * product, atol=1e-4), method
             assert distance(outputs(models), unfused) < 1e-4
 
@@ -271,9 +271,9 @@ def test_tucker_forms_compute_what_their_tensors_multiply_out_to():
 def test_training_goes_on_from_a_state_and_other_states_are_refused(method):
     models = tiny_base()
     METHODS[method](**METHODS_MADE[method] | {"targets": "linear"}).attach(models, "training", 9)
-    parameters = live.parameters(models, "training")
+    parameters = live.adapter_parameters(models, "training")
     live.assign_state(models, made(method, targets="linear"), "training")
-    assert all(one is other for one, other in zip(parameters, live.parameters(models, "training"), strict=True))
+    assert all(one is other for one, other in zip(parameters, live.adapter_parameters(models, "training"), strict=True))
     other = tiny_base()
     live.load_state(other, made(method, targets="linear"), "a")
     assert equal(outputs(models), outputs(other))
@@ -314,7 +314,7 @@ def test_what_gives_no_ranks_is_refused(ranks):
 
 def test_a_dora_over_an_output_of_zero_weights_leaves_it_at_zero():
     models = tiny_base()
-    layer = dict(adaptable(models))["unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_k"]
+    layer = dict(adaptable_layers(models))["unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_k"]
     layer.weight.data[0] = 0
     before = outputs(models)
     METHODS["dora"](targets="linear").attach(models, "a", 0)
@@ -327,7 +327,7 @@ def test_a_failure_in_the_midst_leaves_no_host_of_any_method(monkeypatch):
     from sdlora.adapters import hosts
 
     state, models = made("loha"), tiny_base()
-    real, calls = hosts.Additive.put, []
+    real, calls = hosts.AdapterLayer.add_adapter, []
 
     def fails_on_the_fifth(self, key, module):
         calls.append(key)
@@ -335,10 +335,10 @@ def test_a_failure_in_the_midst_leaves_no_host_of_any_method(monkeypatch):
             raise torch.OutOfMemoryError
         real(self, key, module)
 
-    monkeypatch.setattr(hosts.Additive, "put", fails_on_the_fifth)
+    monkeypatch.setattr(hosts.AdapterLayer, "add_adapter", fails_on_the_fifth)
     with pytest.raises(torch.OutOfMemoryError):
         live.load_state(models, state, "a")
-    assert live.attached(models) == []
+    assert live.attached_adapters(models) == []
     assert not any("base_layer" in name for model in models.values() for name, _ in model.named_modules())
 
 
@@ -354,4 +354,4 @@ def test_training_does_not_go_on_from_a_kronecker_product_of_another_layout():
         for path, module in state.modules.items()
     }
     with pytest.raises(MismatchError):
-        live.assign_state(models, state_of(turned), "training")
+        live.assign_state(models, build_adapter_state(turned), "training")

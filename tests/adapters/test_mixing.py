@@ -99,7 +99,7 @@ def test_mixed_adapters_draw_what_pefts_own_way_draws(family, monkeypatch):
         ours = predicted(models)
         assert (stacks(models) > 0) == (len(scales) == 1), way
         with monkeypatch.context() as plain:
-            plain.setattr(mixing.Mixing, "_parts", lambda host: [])
+            plain.setattr(mixing.StackedLora, "_parts", lambda host: [])
             theirs = predicted(models)
         assert apart(ours, theirs) < 2e-6 < 1e-2 < apart(ours, base), way
 
@@ -110,7 +110,7 @@ def test_other_methods_mix_with_stacked_loras(method, monkeypatch):
     live.set_scales(models, *WAYS["at scales of their own"])
     ours = predicted(models)
     assert stacks(models) > 0
-    monkeypatch.setattr(mixing.Mixing, "_parts", lambda host: [])
+    monkeypatch.setattr(mixing.StackedLora, "_parts", lambda host: [])
     assert apart(ours, predicted(models)) < 2e-6
 
 
@@ -120,14 +120,14 @@ def test_in_half_precision_a_layer_is_as_near_the_truth_as_pefts_own_way(dtype, 
     models = loaded("sd1", dtype=dtype)
     live.set_scales(models, *WAYS["at scales of their own"])
     draw = torch.Generator().manual_seed(0)
-    for path, host in live.hosts_in(models):
+    for path, host in live.adapter_layers_in(models):
         shape = (2, host.in_features, 8, 8) if isinstance(host.get_base_layer(), nn.Conv2d) else (2, host.in_features)
         x = torch.randn(shape, generator=draw).to(dtype)
         exact = copy.deepcopy(host).double()
         with torch.no_grad():
             ours, truth = host(x).double(), exact(x.double())
         with monkeypatch.context() as plain, torch.no_grad():
-            plain.setattr(mixing.Mixing, "_parts", lambda host: [])
+            plain.setattr(mixing.StackedLora, "_parts", lambda host: [])
             theirs = host(x).double()
         step = torch.finfo(dtype).eps * truth.abs().max()
         assert (ours - truth).abs().max() <= (theirs - truth).abs().max() + step, path
@@ -138,13 +138,13 @@ def test_what_changes_is_noticed_without_being_told():
     models = loaded("sd1")
     live.set_scales(models, {"one": 0.8, "two": 0.5, "three": 0.2})
     before = predicted(models)
-    for _, host in live.hosts_in(models):
-        for key in hosts.keys(host):
-            hosts.keys(host)[key] *= 2.0
+    for _, host in live.adapter_layers_in(models):
+        for key in hosts.adapter_scales(host):
+            hosts.adapter_scales(host)[key] *= 2.0
     louder = predicted(models)
     assert not equal(louder, before)
     with torch.no_grad():
-        for parameter in live.parameters(models, "two"):
+        for parameter in live.adapter_parameters(models, "two"):
             parameter.mul_(0.5)
     assert not equal(predicted(models), louder)
     fresh = loaded("sd1")
@@ -161,8 +161,8 @@ def test_another_scale_stacks_nothing_anew(monkeypatch):
     models = loaded("sd1")
     live.set_scales(models, {"one": 0.8, "two": 0.5})
     predicted(models)
-    made, stacked = [], mixing.stacked
-    monkeypatch.setattr(mixing, "stacked", lambda *tensors: made.append(1) or stacked(*tensors))
+    made, stacked = [], mixing.stack_pairs
+    monkeypatch.setattr(mixing, "stack_pairs", lambda *tensors: made.append(1) or stacked(*tensors))
     live.set_scales(models, {"one": -0.25, "two": 1.5})
     ours = predicted(models)
     assert not made
@@ -177,7 +177,7 @@ def test_an_adapter_in_training_gets_gradients_and_one_by_itself_draws_as_it_tra
     live.load_state(models, trained_state(), "other")
     alone = tiny_sd1()
     live.load_state(alone, live.read_state(models, "training"), "file")
-    with live.scaled(models, {"training": 1.0}):
+    with live.temporary_scales(models, {"training": 1.0}):
         assert equal(outputs(models), outputs(alone))
     outputs(models)
     assert stacks(models) == stacks(alone) == 0
@@ -217,8 +217,8 @@ def test_pefts_layers_for_quantised_bases_stay_theirs():
 
     models = tiny_sd1()
     live.load_state(models, trained_state(), "a")
-    host = next(host for _, host in live.hosts_in(models) if isinstance(host, Linear))
-    assert type(host) is mixing.MixingLinear
+    host = next(host for _, host in live.adapter_layers_in(models) if isinstance(host, Linear))
+    assert type(host) is mixing.StackedLoraLinear
     host.__class__ = Quantised
-    mixing.adopt(host)
+    mixing.use_stacked_lora(host)
     assert type(host) is Quantised

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-from sdlora.adapters.targets import adaptable, matches, parts, select
+from sdlora.adapters.targets import adaptable_layers, matches, select_layers, split_targets
 from sdlora.errors import ConfigError
 from tests.adapters.helpers import tiny_base
 
@@ -63,7 +63,7 @@ def architecture(family: str) -> dict[str, torch.nn.Module]:
     ],
 )
 def test_groups_name_these_many_layers(family: str, group: str, unet: int, text: int) -> None:
-    paths = select(architecture(family), group)
+    paths = select_layers(architecture(family), group)
     assert (sum(path.startswith("unet.") for path in paths), sum(path.startswith("text_") for path in paths)) == (
         unet,
         text,
@@ -72,39 +72,44 @@ def test_groups_name_these_many_layers(family: str, group: str, unet: int, text:
 
 def test_each_group_is_within_the_next() -> None:
     groups = ["cross-attention", "attention", "attention+ff", "linear", "linear+conv"]
-    found = [set(select(architecture("sd1"), group)) for group in groups]
+    found = [set(select_layers(architecture("sd1"), group)) for group in groups]
     assert all(smaller < larger for smaller, larger in pairwise(found))
 
 
 def test_conv_in_and_time_embedding_are_in_no_group() -> None:
-    rest = {path for path, _ in adaptable(architecture("sd1"))} - set(select(architecture("sd1"), "linear+conv"))
+    rest = {path for path, _ in adaptable_layers(architecture("sd1"))} - set(
+        select_layers(architecture("sd1"), "linear+conv")
+    )
     assert rest == {"unet.conv_in", "unet.conv_out", "unet.time_embedding.linear_1", "unet.time_embedding.linear_2"}
 
 
 def test_text_encoder_paths_are_classic_whatever_transformers_calls_them() -> None:
     path = "text_encoder.text_model.encoder.layers.0.self_attn.q_proj"
-    assert path in select(architecture("sd1"), "attention")
-    assert path.replace("text_encoder.", "text_encoder_2.") in select(architecture("sdxl"), "attention")
+    assert path in select_layers(architecture("sd1"), "attention")
+    assert path.replace("text_encoder.", "text_encoder_2.") in select_layers(architecture("sdxl"), "attention")
 
 
 def test_patterns_are_paths_beginnings_or_globs_and_join_with_commas() -> None:
     base = tiny_base()
-    everything = select(base, "linear+conv")
-    assert select(base, "unet.up_blocks") == [path for path in everything if path.startswith("unet.up_blocks.")]
-    assert select(base, "*.attn2.to_[kv]") == [p for p in everything if p.endswith(("attn2.to_k", "attn2.to_v"))]
-    assert select(base, "unet.conv_in") == ["unet.conv_in"]
-    assert select(base, "cross-attention, unet.conv_in") == ["unet.conv_in", *select(base, "cross-attention")]
+    everything = select_layers(base, "linear+conv")
+    assert select_layers(base, "unet.up_blocks") == [path for path in everything if path.startswith("unet.up_blocks.")]
+    assert select_layers(base, "*.attn2.to_[kv]") == [p for p in everything if p.endswith(("attn2.to_k", "attn2.to_v"))]
+    assert select_layers(base, "unet.conv_in") == ["unet.conv_in"]
+    assert select_layers(base, "cross-attention, unet.conv_in") == [
+        "unet.conv_in",
+        *select_layers(base, "cross-attention"),
+    ]
 
 
 def test_text_encoder_can_be_left_out() -> None:
-    assert not any(path.startswith("text") for path in select(tiny_base(), "linear", text_encoder=False))
+    assert not any(path.startswith("text") for path in select_layers(tiny_base(), "linear", text_encoder=False))
     with pytest.raises(ConfigError, match="matches no layer of the unet"):
-        select(tiny_base(), "text_encoder", text_encoder=False)
+        select_layers(tiny_base(), "text_encoder", text_encoder=False)
 
 
 def test_a_pattern_that_matches_nothing_names_near_ones() -> None:
     with pytest.raises(ConfigError, match=r"'unet.up_block' matches no layer .*near ones are unet\.up_blocks"):
-        select(tiny_base(), "unet.up_block")
+        select_layers(tiny_base(), "unet.up_block")
 
 
 @pytest.mark.parametrize(
@@ -112,7 +117,7 @@ def test_a_pattern_that_matches_nothing_names_near_ones() -> None:
 )
 def test_what_can_name_nothing_is_refused_before_a_model_is_loaded(wrong: str, hint: str) -> None:
     with pytest.raises(ValueError, match=hint):
-        parts(wrong)
+        split_targets(wrong)
 
 
 @given(st.lists(st.sampled_from(["unet", "up_blocks", "1", "11", "attn2", "to_k"]), min_size=1, max_size=6))

@@ -6,7 +6,7 @@ import torch
 from benchmarks import time_to_quality as bench
 from benchmarks.reference import ADAPTER, ReferenceLoop, said
 from sdlora.adapters import live
-from sdlora.families.loading import load
+from sdlora.families.loading import load_family
 from sdlora.formats import read_adapter, write_adapter
 
 
@@ -59,7 +59,7 @@ def test_the_reference_without_class_pictures_trains_an_adapter_that_reads_back_
         tmp_path / "a.safetensors",
         "kohya",
     )
-    family = load(trial.config("ours").model)
+    family = load_family(trial.config("ours").model)
     latents, timesteps = torch.randn(1, 4, 16, 16), torch.tensor([300])
     ids = family.tokenize(["ohwx style, a cat on sand"])
     with torch.no_grad():

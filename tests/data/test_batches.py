@@ -6,24 +6,24 @@ from collections.abc import Sequence
 import pytest
 import torch
 
-from sdlora.data.batches import Batch, Batches
+from sdlora.data.batches import Batch, BatchLoader
 from sdlora.data.cache import LatentCache
 from sdlora.data.folder import Example
-from sdlora.data.pictures import Size
-from sdlora.data.plan import Plan, Rotation
+from sdlora.data.pictures import ImageSize
+from sdlora.data.plan import EpochSampler, ShuffledCycle
 from sdlora.data.settings import Data
 from sdlora.data.store import TensorStore
 from sdlora.files import sha256
 from tests.data.test_cache import averages
 
-SQUARE, WIDE = Size(64, 64), Size(80, 48)
+SQUARE, WIDE = ImageSize(64, 64), ImageSize(80, 48)
 
 
 def data(**settings: object) -> Data:
     return Data(folder=".", **settings)
 
 
-def read(batches: Batches, first: int, last: int, masks: bool = True) -> list[Batch]:
+def read(batches: BatchLoader, first: int, last: int, masks: bool = True) -> list[Batch]:
     cache = LatentCache(TensorStore(None), "vae", masks=masks)
     cache.prepare(batches.views(first, last), averages)
     return [batches.read(n, cache) for n in range(first, last)]
@@ -34,7 +34,7 @@ def same(first: Batch, second: Batch) -> bool:
         torch.equal(first.mean, second.mean)
         and torch.equal(first.std, second.std)
         and first.captions == second.captions
-        and first.places == second.places
+        and first.positions == second.positions
     )
 
 
@@ -48,8 +48,8 @@ BUSY = {"flip": True, "random_crop": True, "variants": 3, "shuffle_captions": Tr
 
 
 def test_a_plan_shows_every_item_each_epoch_in_full_batches_of_one_bucket() -> None:
-    plan = Plan("aaaaabbc", batch_size=2, seed=1)
-    assert plan.per_epoch == 3 + 1 + 1 and plan.refilled == 2
+    plan = EpochSampler("aaaaabbc", batch_size=2, seed=1)
+    assert plan.per_epoch == 3 + 1 + 1 and plan.padded == 2
     for epoch in range(3):
         slots = [plan[n] for n in range(epoch * 5, epoch * 5 + 5)]
         assert all(slot.epoch == epoch and len(slot.items) == 2 for slot in slots)
@@ -59,26 +59,26 @@ def test_a_plan_shows_every_item_each_epoch_in_full_batches_of_one_bucket() -> N
 
 
 def test_a_bucket_smaller_than_a_batch_goes_round() -> None:
-    assert sorted(Plan("ab", batch_size=3, seed=0)[0].items) in ([0, 0, 0], [1, 1, 1])
+    assert sorted(EpochSampler("ab", batch_size=3, seed=0)[0].items) in ([0, 0, 0], [1, 1, 1])
 
 
 def test_a_rotation_takes_all_in_each_round() -> None:
-    rotation = Rotation(5, seed=3)
+    rotation = ShuffledCycle(5, seed=3)
     rounds = [[rotation[5 * r + i] for i in range(5)] for r in range(4)]
     assert all(sorted(turn) == list(range(5)) for turn in rounds) and len(set(map(tuple, rounds))) > 1
 
 
 def test_a_batch_says_how_each_picture_was_cut(pictures) -> None:
-    [square] = read(Batches(pictures[:2], [SQUARE] * 2, data(), batch_size=2, seed=0), 0, 1)
-    assert square.framing.tolist() == [[64, 96, 0, 16]] * 2  # 96 x 64, a square of 64 out of its middle.
+    [square] = read(BatchLoader(pictures[:2], [SQUARE] * 2, data(), batch_size=2, seed=0), 0, 1)
+    assert square.size_and_crop.tolist() == [[64, 96, 0, 16]] * 2  # 96 x 64, a square of 64 out of its middle.
 
 
 def test_repeats_are_times_an_epoch(example) -> None:
     pictures = [example("a.png", repeats=10), example("b.png", seed=1), example("c.png", seed=2, repeats=3)]
-    batches = Batches(pictures, [SQUARE] * 3, data(flip=True), batch_size=1, seed=0)
+    batches = BatchLoader(pictures, [SQUARE] * 3, data(flip=True), batch_size=1, seed=0)
     assert batches.per_epoch == 14
     for epoch in range(2):
-        shown = [batches.shown(n)[0].view for n in range(epoch * 14, (epoch + 1) * 14)]
+        shown = [batches.scheduled(n)[0].view for n in range(epoch * 14, (epoch + 1) * 14)]
         assert Counter(view.example.path.name for view in shown) == {"a.png": 10, "b.png": 1, "c.png": 3}
         assert {view.flip for view in shown if view.example.path.name == "a.png"} == {
             True,
@@ -87,25 +87,25 @@ def test_repeats_are_times_an_epoch(example) -> None:
 
 
 def test_a_resumed_run_goes_on_with_the_same_batches(pictures: list[Example]) -> None:
-    def fresh() -> Batches:
-        return Batches(pictures, SIZES, data(**BUSY), 2, seed=5, class_examples=pictures[:3])
+    def fresh() -> BatchLoader:
+        return BatchLoader(pictures, SIZES, data(**BUSY), 2, seed=5, class_examples=pictures[:3])
 
     whole = read(fresh(), 0, 9)
     resumed = read(fresh(), 5, 9)  # 4 micro-batches an epoch: from the middle of the second
     assert all(same(a, b) for a, b in zip(whole[5:], resumed, strict=True))
-    other = read(Batches(pictures, SIZES, data(**BUSY), 2, seed=6, class_examples=pictures[:3]), 0, 9)
+    other = read(BatchLoader(pictures, SIZES, data(**BUSY), 2, seed=6, class_examples=pictures[:3]), 0, 9)
     assert not all(a.captions == b.captions for a, b in zip(whole, other, strict=True))
 
 
 def test_the_shares_of_two_processes_make_up_the_batch_of_one(pictures: list[Example]) -> None:
     def of(batch_size: int, processes: int, rank: int) -> list[Batch]:
-        return read(Batches(pictures, SIZES, data(**BUSY), batch_size, 1, pictures[:4], processes, rank), 0, 8)
+        return read(BatchLoader(pictures, SIZES, data(**BUSY), batch_size, 1, pictures[:4], processes, rank), 0, 8)
 
     for one, first, second in zip(of(4, 1, 0), of(2, 2, 0), of(2, 2, 1), strict=True):
         assert (one.instances, first.instances, second.instances) == (4, 2, 2)
-        assert first.places == [0, 1, 4, 5] and second.places == [2, 3, 6, 7]
+        assert first.positions == [0, 1, 4, 5] and second.positions == [2, 3, 6, 7]
         for share in (first, second):
-            for i, place in enumerate(share.places):
+            for i, place in enumerate(share.positions):
                 assert torch.equal(share.mean[i], one.mean[place]) and share.captions[i] == one.captions[place]
 
 
@@ -113,12 +113,12 @@ def test_class_examples_have_the_size_of_their_instances_and_turns_of_their_own(
     example, pictures: list[Example]
 ) -> None:
     classes = [example(f"class{i}.png", seed=50 + i, caption="a dog") for i in range(5)]
-    batches = Batches(pictures, SIZES, data(**BUSY), 2, seed=0, class_examples=classes)
+    batches = BatchLoader(pictures, SIZES, data(**BUSY), 2, seed=0, class_examples=classes)
     used: list[str] = []
     for n, batch in enumerate(read(batches, 0, 10)):
         assert len(batch) == 4 and batch.instances == 2 and batch.mean.shape[0] == 4
         assert "a dog" not in batch.captions[:2] and batch.captions[2:] == ["a dog", "a dog"]
-        shown = batches.shown(n)
+        shown = batches.scheduled(n)
         assert len({s.view.size for s in shown}) == 1
         assert all(s.view.position == 0.5 and not s.view.flip for s in shown[2:])
         used += [s.view.example.path.name for s in shown[2:]]
@@ -127,17 +127,17 @@ def test_class_examples_have_the_size_of_their_instances_and_turns_of_their_own(
 
 def test_cuts_and_mirror_images_are_a_few_that_were_encoded_beforehand(example) -> None:
     wide, fitting = example("a.png", 128, 64), example("b.png", 64, 64, seed=1)
-    batches = Batches([wide, fitting], [SQUARE] * 2, data(random_crop=True, variants=3, flip=True), 1, seed=0)
+    batches = BatchLoader([wide, fitting], [SQUARE] * 2, data(random_crop=True, variants=3, flip=True), 1, seed=0)
     views = batches.views(0, 200)
     assert {view.position for view in views if view.example is wide} == {0.0, 0.5, 1.0}
     assert {view.position for view in views if view.example is fitting} == {0.5}  # nothing sticks out: one cut
     assert len(views) == 3 * 2 + 2
-    plain = Batches([wide, fitting], [SQUARE] * 2, data(), 1, seed=0)
+    plain = BatchLoader([wide, fitting], [SQUARE] * 2, data(), 1, seed=0)
     assert len(plain.views(0, 200)) == 2
 
 
 def test_captions_tell_all_that_will_be_said(pictures: list[Example]) -> None:
-    batches = Batches(pictures, SIZES, data(**BUSY), 2, seed=0)
+    batches = BatchLoader(pictures, SIZES, data(**BUSY), 2, seed=0)
     said = set(batches.captions(3, 20))
     assert said == {caption for batch in read(batches, 3, 20) for caption in batch.captions} and "" in said
 
@@ -147,18 +147,18 @@ def test_masks_weight_in_full_what_has_none(example, folder) -> None:
 
     Image.new("L", (64, 64), 51).save(folder / "a.mask.png")
     masked = example("a.png", mask=folder / "a.mask.png", mask_digest=sha256(folder / "a.mask.png"))
-    batches = Batches([masked, example("b.png", seed=1)], [SQUARE] * 2, data(), 2, seed=0)
+    batches = BatchLoader([masked, example("b.png", seed=1)], [SQUARE] * 2, data(), 2, seed=0)
     (batch,) = read(batches, 0, 1)
     assert batch.mask is not None and batch.mask.shape == (2, 1, 8, 8)
-    weights = {shown.view.example.path.name: float(batch.mask[shown.place].mean()) for shown in batches.shown(0)}
+    weights = {shown.view.example.path.name: float(batch.mask[shown.position].mean()) for shown in batches.scheduled(0)}
     assert weights == pytest.approx({"a.png": 0.2, "b.png": 1.0})
     (without,) = read(batches, 0, 1, masks=False)
     assert without.mask is None
 
 
 def test_a_notice_says_when_pictures_fill_up_batches(pictures: list[Example]) -> None:
-    def said(batch_size: int, sizes: Sequence[Size]) -> list[str]:
-        return Batches(pictures, sizes, data(), batch_size, seed=0).notices()
+    def said(batch_size: int, sizes: Sequence[ImageSize]) -> list[str]:
+        return BatchLoader(pictures, sizes, data(), batch_size, seed=0).notices()
 
     assert said(1, SIZES) == []
     assert said(4, SIZES) == ["Shapes do not fill batches of 4: 5 of 12 places in an epoch show a picture again."]

@@ -2,8 +2,8 @@
 
 import pytest
 
-from sdlora.data.buckets import assign, bucket_sizes, bucket_step, nearest, notices
-from sdlora.data.pictures import Size
+from sdlora.data.buckets import assign_buckets, bucket_notices, bucket_sizes, bucket_step, nearest_bucket
+from sdlora.data.pictures import ImageSize
 
 
 @pytest.mark.parametrize(("resolution", "step"), [(64, 8), (128, 16), (256, 32), (512, 64), (1024, 64), (500, 8)])
@@ -18,7 +18,7 @@ def test_every_size_keeps_to_the_area_and_the_step(resolution: int) -> None:
     sizes = bucket_sizes(resolution, step)
     assert all(w % step == 0 == h % step and w * h <= resolution**2 for w, h in sizes)
     assert all(max(size) <= 2 * resolution for size in sizes)
-    assert {Size(h, w) for w, h in sizes} == set(sizes)  # as many tall as wide ones
+    assert {ImageSize(h, w) for w, h in sizes} == set(sizes)  # as many tall as wide ones
     ratios = [w / h for w, h in sizes]
     assert ratios == sorted(set(ratios))
 
@@ -37,14 +37,14 @@ def test_without_buckets_all_is_square() -> None:
     [((781, 780), (128, 128)), ((4000, 3000), (144, 112)), ((300, 2400), (64, 256)), ((1920, 1080), (160, 96))],
 )
 def test_the_nearest_ratio_is_chosen(picture: tuple[int, int], size: tuple[int, int]) -> None:
-    assert nearest(Size(*picture), bucket_sizes(128, 16)) == size
+    assert nearest_bucket(ImageSize(*picture), bucket_sizes(128, 16)) == size
 
 
 def test_notices_name_what_is_enlarged_or_cut(example) -> None:
     pictures = [example("small.png", 100, 100), example("wide.png", 600, 200), example("fine.png", 300, 300)]
-    sizes = assign(pictures, 128, 16, buckets=False)
-    assert notices(pictures, sizes) == [
+    sizes = assign_buckets(pictures, 128, 16, buckets=False)
+    assert bucket_notices(pictures, sizes) == [
         "Smaller than the training size and enlarged: 1 picture (small.png of 100 x 100 to 128 x 128).",
         "Cut by more than a third to fit: 1 picture (wide.png); crop by hand what matters.",
     ]
-    assert notices(pictures[1:], assign(pictures[1:], 128, 16)) == []
+    assert bucket_notices(pictures[1:], assign_buckets(pictures[1:], 128, 16)) == []

@@ -12,12 +12,12 @@ from PIL import Image
 
 from sdlora.data import cache as cache_module
 from sdlora.data.cache import LatentCache, TextCache, View
-from sdlora.data.pictures import Size, open_picture, to_pixels
+from sdlora.data.pictures import ImageSize, open_image, to_pixels
 from sdlora.data.store import TensorStore
 from sdlora.errors import FileError, NonFiniteError
 from sdlora.files import sha256
 
-SQUARE = Size(64, 64)
+SQUARE = ImageSize(64, 64)
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,7 @@ def test_latents_are_those_of_the_picture(example, tmp_path: Path) -> None:
     cache = LatentCache(TensorStore(tmp_path), "vae")
     assert cache.prepare([View(picture, SQUARE)], averages)
     found = cache.read(View(picture, SQUARE))
-    expected = averages(to_pixels(open_picture(picture.path).rgb)[None])
+    expected = averages(to_pixels(open_image(picture.path).rgb)[None])
     assert torch.equal(found.mean, expected[0][0]) and torch.equal(found.std, expected[1][0]) and found.mask is None
     assert found.mean.shape == (4, 8, 8) and found.mean.dtype == torch.float32
 
@@ -61,7 +61,7 @@ def test_latents_are_those_of_the_picture(example, tmp_path: Path) -> None:
 @pytest.mark.parametrize("batch_size", [1, 4])
 def test_a_half_filled_cache_gives_the_same_bits(example, encode, tmp_path: Path, batch_size: int) -> None:
     views = [View(example(f"{i}.png", seed=i), SQUARE, flip=i % 2 == 1) for i in range(6)]
-    views += [View(views[0].example, Size(80, 48))]
+    views += [View(views[0].example, ImageSize(80, 48))]
     whole = LatentCache(TensorStore(tmp_path / "whole"), "vae", batch_size=batch_size)
     assert whole.prepare(views, encode)
     for taken in ([4], [6, 5, 1]):
@@ -109,7 +109,7 @@ def test_all_that_decides_latents_is_in_the_key(example, monkeypatch: pytest.Mon
     ]  # fmt: skip
     views = [
         View(other, SQUARE),
-        View(picture, Size(80, 48)),
+        View(picture, ImageSize(80, 48)),
         View(picture, SQUARE, 0.0),
         View(picture, SQUARE, flip=True),
     ]
@@ -130,7 +130,7 @@ def test_masks_come_from_files_or_from_transparency(example, folder: Path) -> No
     half = Image.new("L", (64, 64))
     half.paste(255, (0, 0, 32, 64))
     half.save(folder / "a.mask.png")
-    see_through = open_picture(example("b.png", seed=1).path).rgb
+    see_through = open_image(example("b.png", seed=1).path).rgb
     see_through.putalpha(half)
     see_through.save(folder / "b.png")
     masked = example("a.png", mask=folder / "a.mask.png", mask_digest=sha256(folder / "a.mask.png"))
@@ -164,8 +164,8 @@ def test_the_encoder_goes_before_those_who_decode_for_it(example, monkeypatch: p
         return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
 
     own, decoding = priority(), []
-    opened = cache_module.open_picture
-    monkeypatch.setattr(cache_module, "open_picture", lambda *given: decoding.append(priority()) or opened(*given))
+    opened = cache_module.open_image
+    monkeypatch.setattr(cache_module, "open_image", lambda *given: decoding.append(priority()) or opened(*given))
     cache = LatentCache(TensorStore(None), "vae")
     assert cache.prepare([View(example(), SQUARE)], averages)
     assert decoding == [19] and priority() == own

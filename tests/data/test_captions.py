@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from sdlora.data.captions import caption_for, read_caption, spoken, with_trigger
+from sdlora.data.captions import augment_caption, caption_for, read_caption, with_trigger
 from sdlora.data.settings import Data
 from sdlora.errors import DatasetError
 
@@ -69,14 +69,14 @@ def test_the_trigger_counts_as_a_word_only() -> None:
 
 
 def test_shuffling_keeps_the_first_part_and_all_others() -> None:
-    said = {spoken("sks, red, blue, green", True, 0.0, 1, epoch) for epoch in range(200)}
+    said = {augment_caption("sks, red, blue, green", True, 0.0, 1, epoch) for epoch in range(200)}
     assert len(said) == 6  # 3! orders of the rest
     assert all(caption.startswith("sks, ") for caption in said)
     assert all(sorted(caption.split(", ")) == ["blue", "green", "red", "sks"] for caption in said)
-    assert spoken("a  b, c", False, 0.0, 1) == "a  b, c"
+    assert augment_caption("a  b, c", False, 0.0, 1) == "a  b, c"
 
 
 def test_dropout_empties_its_share_of_captions() -> None:
-    dropped = sum(spoken("a dog", False, 0.1, 5, index) == "" for index in range(4000))
+    dropped = sum(augment_caption("a dog", False, 0.1, 5, index) == "" for index in range(4000))
     assert 320 <= dropped <= 480  # 400, within 4 standard deviations (19)
-    assert spoken("a dog", False, 1.0, 1) == "" and spoken("a dog", False, 0.0, 1) == "a dog"
+    assert augment_caption("a dog", False, 1.0, 1) == "" and augment_caption("a dog", False, 0.0, 1) == "a dog"

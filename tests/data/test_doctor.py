@@ -31,7 +31,7 @@ def healthy(folder: Path) -> Path:
 def found(folder: Path, native_size: int = 128, **settings: object) -> dict[str, doctor.Finding]:
     """Findings by their first words."""
     data = Data(folder=folder, **{"trigger": "sks", "class_name": "dog", **settings})
-    return {finding.text.split(":")[0]: finding for finding in doctor.check(data, native_size)}
+    return {finding.text.split(":")[0]: finding for finding in doctor.check_dataset(data, native_size)}
 
 
 def names(finding: doctor.Finding) -> list[str]:
@@ -44,7 +44,7 @@ def test_of_a_good_set_nothing_is_said(healthy):
 
 def test_every_look_is_counted(healthy):
     told = []
-    doctor.check(Data(folder=healthy), 128, lambda done, total: told.append((done, total)))
+    doctor.check_dataset(Data(folder=healthy), 128, lambda done, total: told.append((done, total)))
     assert told == [(number, 10) for number in range(1, 11)]
 
 

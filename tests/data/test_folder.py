@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sdlora.data.folder import scan
+from sdlora.data.folder import load_dataset
 from sdlora.data.settings import Data
 from sdlora.errors import DatasetError
 from tests.data.conftest import drawn
@@ -24,7 +24,7 @@ def draw(*paths: Path, **size: int) -> None:
 def problems(folder: Path, **settings: object) -> dict[str, str]:
     """What scanning refuses: reason by file name."""
     with pytest.raises(DatasetError) as caught:
-        scan(Data(folder=folder, **settings))
+        load_dataset(Data(folder=folder, **settings))
     lines = str(caught.value).splitlines()[1:]
     return dict(line.strip().split(": ", 1) for line in lines)
 
@@ -33,7 +33,7 @@ def test_pictures_and_captions_are_paired_in_the_order_of_their_names(folder: Pa
     draw(folder / "b.JPG", folder / "a.png", folder / "c 空.webp")
     (folder / "a.txt").write_text("a dog", encoding="utf-8")
     (folder / "c 空.txt").write_text("eine Katze", encoding="utf-8")
-    found = scan(Data(folder=folder, prompt="a photo"))
+    found = load_dataset(Data(folder=folder, prompt="a photo"))
     assert [(e.path.name, e.caption) for e in found.examples] == [
         ("a.png", "a dog"), ("b.JPG", "a photo"), ("c 空.webp", "eine Katze"),
     ]  # fmt: skip
@@ -71,7 +71,7 @@ def test_every_bad_file_is_named_at_once(folder: Path) -> None:
 
 def test_one_caption_for_two_pictures_is_a_conflict(folder: Path) -> None:
     draw(folder / "a.png", folder / "a.jpg")
-    assert len(scan(Data(folder=folder, prompt="x")).examples) == 2
+    assert len(load_dataset(Data(folder=folder, prompt="x")).examples) == 2
     (folder / "a.txt").write_text("a dog")
     assert problems(folder) == {"a.txt": "belongs to a.jpg and to a.png; give the pictures different names"}
 
@@ -96,7 +96,7 @@ def test_links_out_of_the_folder_are_refused(folder: Path, tmp_path: Path) -> No
     draw(folder / "a.png", tmp_path / "secret.png", tmp_path / "10_secret" / "b.png")
     (tmp_path / "secret.txt").write_text("secret")
     (folder / "within.png").symlink_to(folder / "a.png")
-    assert len(scan(Data(folder=folder, prompt="x")).examples) == 2
+    assert len(load_dataset(Data(folder=folder, prompt="x")).examples) == 2
     (folder / "out.png").symlink_to(tmp_path / "secret.png")
     (folder / "a.txt").symlink_to(tmp_path / "secret.txt")
     (folder / "a.mask.png").symlink_to(tmp_path / "secret.png")
@@ -112,48 +112,48 @@ def test_a_folder_without_pictures_says_where_to_point(folder: Path) -> None:
     for name in ("notes.md", "a.txt", "b.json"):
         (folder / name).write_text("x")
     with pytest.raises(DatasetError) as caught:
-        scan(Data(folder=folder))
+        load_dataset(Data(folder=folder))
     assert str(caught.value) == (
         f"{folder}: no .png or .jpg among 3 files; point data.folder at the folder that holds the images"
     )
     draw(folder / "pictures" / "a.png")
     with pytest.raises(DatasetError, match=r"such as pictures"):
-        scan(Data(folder=folder))
+        load_dataset(Data(folder=folder))
 
 
 def test_a_folder_that_is_missing_or_a_file_is_named(folder: Path) -> None:
     with pytest.raises(DatasetError, match="does not exist"):
-        scan(Data(folder=folder / "nowhere"))
+        load_dataset(Data(folder=folder / "nowhere"))
     (folder / "a.zip").touch()
     with pytest.raises(DatasetError, match=r"a\.zip: is a file"):
-        scan(Data(folder=folder / "a.zip"))
+        load_dataset(Data(folder=folder / "a.zip"))
 
 
 def test_kohya_folders_repeat_and_caption_their_pictures(folder: Path) -> None:
     draw(folder / "10_sks dog" / "a.png", folder / "10_sks dog" / "b.png", folder / "2_a cat" / "c.png")
     (folder / "10_sks dog" / "b.txt").write_text("my dog")
     draw(folder / "others" / "d.png")
-    found = scan(Data(folder=folder))
+    found = load_dataset(Data(folder=folder))
     assert [(e.path.name, e.repeats, e.caption) for e in found.examples] == [
         ("a.png", 10, "sks dog"), ("b.png", 10, "my dog"), ("c.png", 2, "a cat"),
     ]  # fmt: skip
     said = "\n".join(found.notices)
     assert "10_sks dog: each picture is seen 10 times an epoch." in said and "others: its pictures are not used" in said
-    alone = scan(Data(folder=folder / "10_sks dog"))
+    alone = load_dataset(Data(folder=folder / "10_sks dog"))
     assert [e.repeats for e in alone.examples] == [10, 10]
 
 
 def test_a_year_is_no_number_of_repeats(folder: Path) -> None:
     draw(folder / "2024_summer" / "a.png")
-    assert scan(Data(folder=folder / "2024_summer")).examples[0].repeats == 1
+    assert load_dataset(Data(folder=folder / "2024_summer")).examples[0].repeats == 1
 
 
 def test_masks_belong_to_their_pictures(folder: Path) -> None:
     draw(folder / "a.png", folder / "b.png", folder / "c.png")
     Image.new("L", (64, 48), 200).save(folder / "a.mask.png")
-    first, second, _ = scan(Data(folder=folder, prompt="x")).examples
+    first, second, _ = load_dataset(Data(folder=folder, prompt="x")).examples
     assert first.mask == folder / "a.mask.png" and first.mask_digest and second.mask is None
-    assert scan(Data(folder=folder, prompt="x", masks=False)).examples[0].mask is None
+    assert load_dataset(Data(folder=folder, prompt="x", masks=False)).examples[0].mask is None
     Image.new("L", (64, 64), 200).save(folder / "b.mask.png")
     Image.new("L", (64, 48), 0).save(folder / "c.mask.png")
     reasons = problems(folder)
@@ -165,7 +165,7 @@ def test_notices_are_honest(folder: Path) -> None:
     (folder / "b.png").write_bytes((folder / "a.png").read_bytes())
     drawn().save(folder / "c.gif", save_all=True, append_images=[drawn(seed=1)])
     (folder / "stray.txt").write_text("x")
-    assert scan(Data(folder=folder)).notices == (
+    assert load_dataset(Data(folder=folder)).notices == (
         "stray.txt: belongs to no picture and is not used.",
         "Several frames: 1 picture (c.gif); the first is used.",
         "No caption: 3 pictures (a.png, b.png, c.gif); no word will call what is learnt: add NAME.txt files, or set "
@@ -174,14 +174,14 @@ def test_notices_are_honest(folder: Path) -> None:
     )
     for name in ("b.png", "c.gif", "stray.txt"):
         (folder / name).unlink()
-    assert "Only 1 picture" in scan(Data(folder=folder, trigger="sks")).notices[0]
+    assert "Only 1 picture" in load_dataset(Data(folder=folder, trigger="sks")).notices[0]
 
 
 def test_hidden_files_are_passed_over(folder: Path) -> None:
     draw(folder / "a.png")
     (folder / "._a.png").write_bytes(b"Mac OS X")  # left on foreign disks by macOS
     (folder / ".DS_Store").touch()
-    assert len(scan(Data(folder=folder, prompt="x")).examples) == 1
+    assert len(load_dataset(Data(folder=folder, prompt="x")).examples) == 1
 
 
 def test_a_name_cannot_break_the_message(folder: Path) -> None:
@@ -196,7 +196,7 @@ def test_the_scan_orients_sizes(folder: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.fromarray(np.zeros((40, 80, 3), np.uint8)).save(folder / "a.jpg", exif=exif)
-    assert scan(Data(folder=folder, prompt="x")).examples[0].size == (40, 80)
+    assert load_dataset(Data(folder=folder, prompt="x")).examples[0].size == (40, 80)
 
 
 def test_scanning_needs_no_torch(folder: Path) -> None:

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from sdlora.data import imports
-from sdlora.data.imports import Dropped, Words, folder_words, receive
-from sdlora.data.projects import About, Project
+from sdlora.data.imports import FolderWords, UploadedFile, parse_folder_name, sort_uploads
+from sdlora.data.projects import Project, ProjectInfo
 from tests.data.conftest import drawn
 
 
@@ -22,7 +22,7 @@ def png(seed: int) -> bytes:
 @pytest.fixture
 def project(tmp_path):
     project = Project(tmp_path, "zipped")
-    project.describe(About())
+    project.describe(ProjectInfo())
     return project
 
 
@@ -43,17 +43,17 @@ def zipped(tmp_path):
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("10_sks dog", Words(10, "subject", "sks", "dog")),
-        ("5_zwx old man", Words(5, "subject", "zwx", "old man")),
-        ("20_ohwx style", Words(20, "style", "ohwx style", "")),
-        ("3_ohwx", Words(3, "style", "ohwx", "")),
+        ("10_sks dog", FolderWords(10, "subject", "sks", "dog")),
+        ("5_zwx old man", FolderWords(5, "subject", "zwx", "old man")),
+        ("20_ohwx style", FolderWords(20, "style", "ohwx style", "")),
+        ("3_ohwx", FolderWords(3, "style", "ohwx", "")),
         ("2019_trip", None),
         ("sks dog", None),
         ("0_sks", None),
     ],
 )
 def test_the_words_in_a_folders_name(name, words):
-    assert folder_words(name) == words
+    assert parse_folder_name(name) == words
 
 
 def test_a_zip_of_a_kohya_folder_brings_pictures_captions_and_words(project, zipped):
@@ -61,7 +61,7 @@ def test_a_zip_of_a_kohya_folder_brings_pictures_captions_and_words(project, zip
         {"img/10_sks dog/b.png": png(1), "img/10_sks dog/a.PNG": png(2), "img/10_sks dog/a.txt": b"a sks dog"}
     )
     added = project.add([pack])
-    assert (added.pictures, added.remarks, added.words) == (2, (), Words(10, "subject", "sks", "dog"))
+    assert (added.pictures, added.remarks, added.words) == (2, (), FolderWords(10, "subject", "sks", "dog"))
     assert [(path.name, project.caption(path)) for path in project.pictures()] == [
         ("001.png", ""),
         ("002.png", "a sks dog"),
@@ -154,5 +154,7 @@ def test_a_picture_over_the_limit_is_refused_in_a_zip_and_out_of_one(project, zi
 
 def test_a_dropped_folder_tells_its_words_by_the_paths_that_the_browser_gave(tmp_path):
     (tmp_path / "a.png").write_bytes(png(1))
-    delivery = receive([Dropped(tmp_path / "a.png", imports.PurePosixPath("set/10_sks dog/a.png"))], tmp_path / "room")
-    assert delivery.words() == [Words(10, "subject", "sks", "dog")]
+    delivery = sort_uploads(
+        [UploadedFile(tmp_path / "a.png", imports.PurePosixPath("set/10_sks dog/a.png"))], tmp_path / "room"
+    )
+    assert delivery.words() == [FolderWords(10, "subject", "sks", "dog")]

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from sdlora.data.likeness import Pair, alike, grids, groups
+from sdlora.data.likeness import DuplicatePair, comparison_grids, group_duplicates, near_duplicates
 
 SAMPLES = sorted((Path(__file__).parents[2] / "sample_data").glob("*/*.png"))
 
@@ -51,12 +51,12 @@ CHANGES = {
 def test_a_changed_copy_is_recognised(change):
     for path in SAMPLES[::4]:
         image = opened(path)
-        assert len(alike([grids(image), grids(change(image))])) == 1, path
+        assert len(near_duplicates([comparison_grids(image), comparison_grids(change(image))])) == 1, path
 
 
 def test_different_pictures_of_one_style_or_subject_are_not_alike():
     assert len(SAMPLES) > 20
-    assert alike([grids(opened(path)) for path in SAMPLES]) == []
+    assert near_duplicates([comparison_grids(opened(path)) for path in SAMPLES]) == []
 
 
 def test_different_drawings_on_one_flat_ground_are_not_alike():
@@ -64,22 +64,25 @@ def test_different_drawings_on_one_flat_ground_are_not_alike():
     for place in range(3):
         image = Image.new("RGB", (256, 256), "white")
         image.paste("black", (20 + 70 * place, 100, 60 + 70 * place, 140))
-        drawings.append(grids(image))
-    assert alike(drawings) == []
+        drawings.append(comparison_grids(image))
+    assert near_duplicates(drawings) == []
 
 
 def test_a_pair_says_whether_one_is_the_mirror_image():
     image = opened(SAMPLES[0])
-    assert alike([grids(image), grids(ImageOps.mirror(image)), grids(image)]) == [
-        Pair(0, 1, True), Pair(0, 2, False), Pair(1, 2, True),
+    assert near_duplicates([comparison_grids(image), comparison_grids(ImageOps.mirror(image)), comparison_grids(image)]) == [
+        DuplicatePair(0, 1, True), DuplicatePair(0, 2, False), DuplicatePair(1, 2, True),
     ]  # fmt: skip
 
 
 def test_likes_of_likes_are_one_group():
-    assert groups([Pair(4, 5, False), Pair(0, 2, False), Pair(2, 7, True)]) == [[0, 2, 7], [4, 5]]
-    assert groups([]) == []
+    assert group_duplicates([DuplicatePair(4, 5, False), DuplicatePair(0, 2, False), DuplicatePair(2, 7, True)]) == [
+        [0, 2, 7],
+        [4, 5],
+    ]
+    assert group_duplicates([]) == []
 
 
 @pytest.mark.parametrize("number", [0, 1])
 def test_nothing_is_alike_among_fewer_than_two(number):
-    assert alike([grids(Image.fromarray(np.zeros((50, 40, 3), np.uint8)))] * number) == []
+    assert near_duplicates([comparison_grids(Image.fromarray(np.zeros((50, 40, 3), np.uint8)))] * number) == []

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from sdlora.data import buckets
-from sdlora.data.batches import Batches
+from sdlora.data.batches import BatchLoader
 from sdlora.data.cache import LatentCache
-from sdlora.data.folder import scan
+from sdlora.data.folder import load_dataset
 from sdlora.data.settings import Data
 from sdlora.data.store import TensorStore
 from tests.data.test_cache import averages
@@ -25,11 +25,11 @@ def test_photographs_go_through_without_complaint(folder: Path, tmp_path: Path) 
         warnings.warn(reason, stacklevel=1)  # aloud: pytest does not show why it skips
         pytest.skip(reason)
     data = Data(folder=folder, trigger="sks", class_name="thing")
-    found = scan(data)
+    found = load_dataset(data)
     assert found.notices == () and len(found.examples) >= 4
-    sizes = buckets.assign(found.examples, 128, buckets.bucket_step(128))
-    assert buckets.notices(found.examples, sizes) == []
-    batches = Batches(found.examples, sizes, data, batch_size=1, seed=0)
+    sizes = buckets.assign_buckets(found.examples, 128, buckets.bucket_step(128))
+    assert buckets.bucket_notices(found.examples, sizes) == []
+    batches = BatchLoader(found.examples, sizes, data, batch_size=1, seed=0)
     cache = LatentCache(TensorStore(tmp_path), "averages")
     assert cache.prepare(batches.views(0, batches.per_epoch), averages)
     for n in range(batches.per_epoch):

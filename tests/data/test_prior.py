@@ -8,7 +8,14 @@ import pytest
 from PIL import Image
 
 from sdlora.data.advice import suggested_steps
-from sdlora.data.prior import ClassPictures, Shelf, class_pictures, class_prompt, class_prompts, fill
+from sdlora.data.prior import (
+    ClassImages,
+    ClassImageStore,
+    class_prompt,
+    class_prompts,
+    generate_missing,
+    select_class_images,
+)
 from sdlora.data.settings import Data, Prior
 from sdlora.errors import ConfigError, DatasetError
 from tests.data.conftest import drawn
@@ -22,34 +29,37 @@ def make(prompt: str, seed: int) -> Image.Image:
 
 
 @pytest.fixture
-def shelf(tmp_path: Path) -> Shelf:
-    return Shelf(tmp_path / "kept", MADE_BY)
+def shelf(tmp_path: Path) -> ClassImageStore:
+    return ClassImageStore(tmp_path / "kept", MADE_BY)
 
 
-def made(prior: Prior, shelf: Shelf, prompts: Sequence[str] = DOG) -> ClassPictures:
-    return class_pictures(prior, prompts, "a dog", shelf)
+def made(prior: Prior, shelf: ClassImageStore, prompts: Sequence[str] = DOG) -> ClassImages:
+    return select_class_images(prior, prompts, "a dog", shelf)
 
 
-def seeds(pictures: ClassPictures) -> list[int]:
+def seeds(pictures: ClassImages) -> list[int]:
     return [picture.seed for picture in pictures.missing()]
 
 
-def test_a_folder_belongs_to_all_that_decides_its_pictures(shelf: Shelf) -> None:
-    first = shelf.place("a dog", 1).path
-    assert first == Shelf(shelf.root, dict(reversed(MADE_BY.items()))).place("a dog", 1).path
-    others = [shelf.place("a cat", 1).path, Shelf(shelf.root, MADE_BY | {"cfg": 7.5}).place("a dog", 1).path]
+def test_a_folder_belongs_to_all_that_decides_its_pictures(shelf: ClassImageStore) -> None:
+    first = shelf.image_path("a dog", 1).path
+    assert first == ClassImageStore(shelf.root, dict(reversed(MADE_BY.items()))).image_path("a dog", 1).path
+    others = [
+        shelf.image_path("a cat", 1).path,
+        ClassImageStore(shelf.root, MADE_BY | {"cfg": 7.5}).image_path("a dog", 1).path,
+    ]
     assert len({path.parent for path in (first, *others)}) == 3
-    assert first.parent == shelf.place("a dog", 2).path.parent and first.parent.parent == shelf.root
+    assert first.parent == shelf.image_path("a dog", 2).path.parent and first.parent.parent == shelf.root
 
 
-def test_missing_pictures_are_made_by_their_seeds_and_kept(shelf: Shelf) -> None:
+def test_missing_pictures_are_made_by_their_seeds_and_kept(shelf: ClassImageStore) -> None:
     wanted = made(Prior(count=5, seed=40), shelf)
     told: list[tuple[int, int]] = []
     assert seeds(wanted) == [40, 41, 42, 43, 44]
-    assert fill(shelf, wanted.missing(), make, on_progress=lambda *n: told.append(n))
+    assert generate_missing(shelf, wanted.missing(), make, on_progress=lambda *n: told.append(n))
     assert told == [(0, 5), (1, 5), (2, 5), (3, 5), (4, 5), (5, 5)]
     assert wanted.missing() == []
-    paths = [shelf.place(DOG[0], seed).path for seed in range(40, 45)]
+    paths = [shelf.image_path(DOG[0], seed).path for seed in range(40, 45)]
     assert json.loads((paths[0].parent / "made_by.json").read_text(encoding="utf-8")) == MADE_BY | {"prompt": DOG[0]}
     assert [example.path for example in wanted.examples()] == paths
     assert all(e.caption == DOG[0] and e.size == (64, 64) and e.digest for e in wanted.examples())
@@ -57,7 +67,7 @@ def test_missing_pictures_are_made_by_their_seeds_and_kept(shelf: Shelf) -> None
     assert seeds(made(Prior(count=7, seed=40), shelf)) == [45, 46]  # more are added to what is kept
 
 
-def test_prompts_come_in_turn_and_are_the_captions(shelf: Shelf) -> None:
+def test_prompts_come_in_turn_and_are_the_captions(shelf: ClassImageStore) -> None:
     wanted = made(Prior(count=5), shelf, ["a dog on grass", "a dog on sand"])
     asked: list[tuple[str, int]] = []
 
@@ -65,15 +75,15 @@ def test_prompts_come_in_turn_and_are_the_captions(shelf: Shelf) -> None:
         asked.append((prompt, seed))
         return make(prompt, seed)
 
-    assert fill(shelf, wanted.missing(), asking)
+    assert generate_missing(shelf, wanted.missing(), asking)
     said = ["a dog on grass", "a dog on sand", "a dog on grass", "a dog on sand", "a dog on grass"]
     assert asked == list(zip(said, range(5), strict=True))
     assert [example.caption for example in wanted.examples()] == said
 
 
-def test_a_damaged_picture_is_missing(shelf: Shelf) -> None:
+def test_a_damaged_picture_is_missing(shelf: ClassImageStore) -> None:
     wanted = made(Prior(count=3), shelf)
-    fill(shelf, wanted.missing(), make)
+    generate_missing(shelf, wanted.missing(), make)
     path = wanted.made[1].path
     path.write_bytes(path.read_bytes()[:-100])
     assert seeds(wanted) == [1]
@@ -81,13 +91,13 @@ def test_a_damaged_picture_is_missing(shelf: Shelf) -> None:
         wanted.examples()
 
 
-def test_stopping_keeps_what_was_made(shelf: Shelf) -> None:
+def test_stopping_keeps_what_was_made(shelf: ClassImageStore) -> None:
     wanted, asked = made(Prior(count=4), shelf), iter([False, True])
-    assert not fill(shelf, wanted.missing(), make, should_stop=lambda: next(asked))
+    assert not generate_missing(shelf, wanted.missing(), make, should_stop=lambda: next(asked))
     assert seeds(wanted) == [1, 2, 3]
 
 
-def test_own_pictures_come_first_and_their_folder_stays_as_it_is(tmp_path: Path, shelf: Shelf) -> None:
+def test_own_pictures_come_first_and_their_folder_stays_as_it_is(tmp_path: Path, shelf: ClassImageStore) -> None:
     own = tmp_path / "own"
     own.mkdir()
     for number in range(2):
@@ -96,7 +106,7 @@ def test_own_pictures_come_first_and_their_folder_stays_as_it_is(tmp_path: Path,
     wanted = made(Prior(count=5, folder=own), shelf)
     assert "2 of 5 class pictures; the base model makes the rest" in wanted.notices[0] and len(wanted.notices) == 1
     assert seeds(wanted) == [0, 1, 2]
-    fill(shelf, wanted.missing(), make)
+    generate_missing(shelf, wanted.missing(), make)
     assert [e.caption for e in wanted.examples()] == ["a dog", "a brown dog", *DOG * 3]
     assert sorted(path.name for path in own.iterdir()) == ["0.png", "1.png", "1.txt"]
     fewer = made(Prior(count=1, folder=own), shelf)
@@ -105,7 +115,7 @@ def test_own_pictures_come_first_and_their_folder_stays_as_it_is(tmp_path: Path,
 
 
 def test_an_empty_folder_of_ones_own_is_filled_elsewhere_and_a_missing_one_refused(
-    tmp_path: Path, shelf: Shelf
+    tmp_path: Path, shelf: ClassImageStore
 ) -> None:
     (tmp_path / "own").mkdir()
     assert len(made(Prior(count=3, folder=tmp_path / "own"), shelf).missing()) == 3

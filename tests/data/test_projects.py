@@ -3,7 +3,7 @@
 import pytest
 from PIL import Image
 
-from sdlora.data.projects import About, Added, Project, projects
+from sdlora.data.projects import AddedImages, Project, ProjectInfo, projects
 from sdlora.errors import ConfigError, FileError
 
 
@@ -23,8 +23,8 @@ def dropped(tmp_path):
 @pytest.fixture
 def project(tmp_path, dropped):
     project = Project(tmp_path, "my style")
-    project.describe(About("style", " ohwx  style ", ""))
-    assert project.add(dropped) == Added(3)
+    project.describe(ProjectInfo("style", " ohwx  style ", ""))
+    assert project.add(dropped) == AddedImages(3)
     return project
 
 
@@ -44,7 +44,7 @@ def test_training_hears_the_trigger_in_every_caption(project):
 
 def test_a_project_is_found_again_as_it_was_left(project, tmp_path):
     [found] = projects(tmp_path)
-    assert (found.name, found.about) == ("my-style", About("style", "ohwx style", ""))
+    assert (found.name, found.about) == ("my-style", ProjectInfo("style", "ohwx style", ""))
 
 
 def test_what_cannot_be_used_is_said_file_by_file_and_the_rest_is_taken(project, tmp_path, dropped):
@@ -91,7 +91,7 @@ def test_a_name_of_nothing_is_refused_with_an_example(tmp_path, name):
 def test_too_few_pictures_are_said_to_be_too_few(tmp_path, dropped):
     project = Project(tmp_path, "few")
     assert "No pictures yet" in project.status()
-    project.describe(About())
+    project.describe(ProjectInfo())
     project.add(dropped[:1])
     assert "Add at least 3" in project.status()
 

@@ -9,7 +9,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from sdlora import service
 from sdlora.config import TrainConfig
-from sdlora.data.projects import About, Project
+from sdlora.data.projects import Project, ProjectInfo
 from sdlora.events import Notice, RunFailed, RunStarted, SampleReady
 from sdlora.runs.folder import Journal
 from tests.e2e.conftest import PICTURES, Server
@@ -26,12 +26,12 @@ def fill(data_dir):
     """A data folder in which every word that a person or a file can bring is hostile."""
     project = Project(data_dir, "evil")
     project.add(PICTURES[:6])
-    project.describe(About("subject", EVIL, EVIL))
+    project.describe(ProjectInfo("subject", EVIL, EVIL))
     for picture in project.pictures():
         project.write_caption(picture, EVIL)
     copyfile(PICTURES[0], project.folder / f"{NAME}.png")
     settings = {"data.folder": project.folder, "data.trigger": EVIL, "sample.prompts": [EVIL]}
-    run = service.prepare(TrainConfig.load("pocket-style", settings), "evil", data_dir)
+    run = service.prepare_run(TrainConfig.load("pocket-style", settings), "evil", data_dir)
     (project.folder / f"{NAME}2.png").write_bytes(b"no picture")
     samples = run.folder / "samples"
     samples.mkdir(exist_ok=True)

@@ -12,17 +12,17 @@ from safetensors.torch import save_file
 
 from sdlora import editing
 from sdlora.adapters import live
-from sdlora.adapters.base import AdapterState, ModuleState, state_of
-from sdlora.adapters.targets import adaptable, select
+from sdlora.adapters.base import AdapterState, ModuleState, build_adapter_state
+from sdlora.adapters.targets import adaptable_layers, select_layers
 from sdlora.cli import main
-from sdlora.editing.layers import Layer, plot, spectrum, table
-from sdlora.editing.lowrank import Cut, of_matrix, of_product
+from sdlora.editing.layers import LayerSpectrum, save_spectrum_plot, spectrum, spectrum_table
+from sdlora.editing.lowrank import Cut, factorize_matrix, factorize_product
 from sdlora.errors import ConfigError, MismatchError, NonFiniteError
-from sdlora.families.loading import load
-from sdlora.families.original import told
+from sdlora.families.loading import load_family
+from sdlora.families.original import marked_schedule
 from sdlora.families.settings import Model
-from sdlora.families.skeleton import skeleton
-from sdlora.families.weights import places
+from sdlora.families.skeleton import build_meta_model
+from sdlora.families.weights import locate_tensors
 from sdlora.files import read_safetensors_header
 from sdlora.formats import read_adapter, write_adapter
 from sdlora.generation.studio import Studio
@@ -46,7 +46,7 @@ def base(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def weights():
-    return {path: layer.weight.detach() for path, layer in adaptable(tiny_base())}
+    return {path: layer.weight.detach() for path, layer in adaptable_layers(tiny_base())}
 
 
 def changes(state: AdapterState, weights) -> dict[str, torch.Tensor]:
@@ -57,16 +57,16 @@ def changes(state: AdapterState, weights) -> dict[str, torch.Tensor]:
 def test_the_factors_of_a_product_and_of_a_matrix_are_those_of_its_svd():
     up, down = noise(12, 5), noise(5, 30, seed=1)
     u, values, v = torch.linalg.svd(up.double() @ down.double(), full_matrices=False)
-    for found in (of_product(up, down), of_matrix(up @ down), of_matrix((up @ down).T)):
+    for found in (factorize_product(up, down), factorize_matrix(up @ down), factorize_matrix((up @ down).T)):
         assert torch.allclose(found.values[:5], values[:5], rtol=1e-5)
-    found = of_product(up, down)
+    found = factorize_product(up, down)
     assert torch.allclose(found.left * found.values @ found.right, u * values @ v, atol=1e-9)
 
 
 def test_a_cut_keeps_the_best_approximation_and_tells_its_share():
     matrix = noise(20, 30).double()
     values = torch.linalg.svdvals(matrix)
-    found = of_matrix(matrix)
+    found = factorize_matrix(matrix)
     for rank in (1, 7, 20):
         module = found.module(Cut(rank=rank).parts(found.values), ())
         assert module.rank == rank
@@ -77,7 +77,7 @@ def test_a_cut_keeps_the_best_approximation_and_tells_its_share():
 
 @pytest.mark.parametrize("energy", [0.5, 0.9, 0.999, 1.0])
 def test_a_share_of_energy_is_held_by_as_low_a_rank_as_can_be(energy):
-    found = of_matrix(noise(20, 30))
+    found = factorize_matrix(noise(20, 30))
     count = Cut(energy=energy).parts(found.values)
     assert found.kept(count) >= energy - 1e-12
     assert count == 1 or found.kept(count - 1) < energy
@@ -91,7 +91,7 @@ def test_a_cut_that_cannot_be_is_refused(wrong):
 
 
 def test_nothing_stays_nothing():
-    found = of_matrix(torch.zeros(4, 6))
+    found = factorize_matrix(torch.zeros(4, 6))
     module = found.module(Cut(energy=0.9).parts(found.values), ())
     assert module.rank == 1 and delta(module).abs().max() == 0
     assert found.kept(1) == 1
@@ -140,7 +140,7 @@ def test_merging_tells_what_it_needs():
         path: ModuleState({"down": noise(2, 999), "up": noise(8, 2)}, 2.0) for path in list(made("lora").modules)[:1]
     }
     with pytest.raises(MismatchError, match="for different bases"):
-        editing.merge([("a", made("lora"), 1.0), ("b", state_of(other), 1.0)])
+        editing.merge([("a", made("lora"), 1.0), ("b", build_adapter_state(other), 1.0)])
 
 
 def test_a_merged_header_says_what_is_common_and_what_was_merged():
@@ -241,10 +241,10 @@ def own_configs(file_base, monkeypatch):
 
 def test_every_layer_is_found_in_a_folder_and_in_a_single_file(file_base, own_configs):
     _, file, folder, _ = file_base
-    models = skeleton(str(folder)).models
-    paths = select(models, "linear+conv")
-    one, other = places(str(folder), paths), places(str(file), paths)
-    truth = dict(adaptable(load(Model(base=str(folder))).models))
+    models = build_meta_model(str(folder)).models
+    paths = select_layers(models, "linear+conv")
+    one, other = locate_tensors(str(folder), paths), locate_tensors(str(file), paths)
+    truth = dict(adaptable_layers(load_family(Model(base=str(folder))).models))
     assert len(paths) > 50
     for path in paths:
         assert torch.equal(one[path].read(), truth[path].weight), path
@@ -253,10 +253,10 @@ def test_every_layer_is_found_in_a_folder_and_in_a_single_file(file_base, own_co
 
 def test_a_single_file_is_baked_tensor_by_tensor(file_base, own_configs, tmp_path):
     _, file, folder, _ = file_base
-    models = load(Model(base=str(folder))).models
+    models = load_family(Model(base=str(folder))).models
     draw = torch.Generator().manual_seed(2)
-    paths = select(models, "linear+conv")
-    bases = dict(adaptable(models))
+    paths = select_layers(models, "linear+conv")
+    bases = dict(adaptable_layers(models))
     modules = {}
     for path in paths:
         weight = bases[path].weight
@@ -265,7 +265,7 @@ def test_a_single_file_is_baked_tensor_by_tensor(file_base, own_configs, tmp_pat
         tensors = {"down": torch.randn(shape, generator=draw) * 0.1, "up": torch.randn(up, generator=draw) * 0.1}
         modules[path] = ModuleState(tensors, 3.0)
     adapter = tmp_path / "a.safetensors"
-    write_adapter(state_of(modules), adapter)
+    write_adapter(build_adapter_state(modules), adapter)
     told: list[tuple[int, int]] = []
     made_file = editing.bake(
         str(file), [("a", adapter, 0.5)], tmp_path / "baked.safetensors", "fp32", lambda *at: told.append(at)
@@ -276,7 +276,7 @@ def test_a_single_file_is_baked_tensor_by_tensor(file_base, own_configs, tmp_pat
         assert told[-1] == (len(list(before.keys())), len(list(before.keys())))
         changed = {key for key in before.keys() if not torch.equal(before.get_tensor(key), after.get_tensor(key))}  # noqa: SIM118
         assert json.loads(after.metadata()["sdlora_merged"]) == [{"name": "a", "scale": 0.5}]
-    found = places(str(made_file), paths)
+    found = locate_tensors(str(made_file), paths)
     assert changed == {place.key for place in found.values()}
     for path in paths:
         weight = bases[path].weight.detach()
@@ -286,14 +286,14 @@ def test_a_single_file_is_baked_tensor_by_tensor(file_base, own_configs, tmp_pat
 
 def test_baking_a_file_in_half_precision_rounds_once_and_halves_it(file_base, own_configs, tmp_path):
     _, file, folder, _ = file_base
-    models = load(Model(base=str(folder))).models
-    path = select(models, "*.attn2.to_k")[0]
-    weight = dict(adaptable(models))[path].weight.detach()
+    models = load_family(Model(base=str(folder))).models
+    path = select_layers(models, "*.attn2.to_k")[0]
+    weight = dict(adaptable_layers(models))[path].weight.detach()
     module = ModuleState({"down": noise(2, weight.shape[1]), "up": noise(len(weight), 2)}, 2.0)
-    write_adapter(state_of({path: module}), tmp_path / "a.safetensors")
+    write_adapter(build_adapter_state({path: module}), tmp_path / "a.safetensors")
     baked = editing.bake(str(file), [("a", tmp_path / "a.safetensors", 1.0)], tmp_path / "b.safetensors", "fp16")
     exact = (weight + delta(module)).half()
-    assert torch.equal(places(str(baked), [path])[path].read(), exact)
+    assert torch.equal(locate_tensors(str(baked), [path])[path].read(), exact)
     assert baked.stat().st_size < 0.6 * file.stat().st_size
 
 
@@ -303,10 +303,10 @@ def test_a_baked_file_says_what_was_said_of_its_base_and_who_was_trained_otherwi
     """``v_pred`` and ``ztsnr``: tensors that hold nothing, by whose names ComfyUI and this program know."""
     _, file, _, _ = file_base
     velocity = {"modelspec.prediction_type": "v", "ss_zero_terminal_snr": "True"}
-    path = select(skeleton(str(file)).models, "*.attn2.to_k")[0]
-    shape = dict(adaptable(skeleton(str(file)).models))[path].weight.shape
+    path = select_layers(build_meta_model(str(file)).models, "*.attn2.to_k")[0]
+    shape = dict(adaptable_layers(build_meta_model(str(file)).models))[path].weight.shape
     module = ModuleState({"down": noise(2, shape[1]), "up": noise(shape[0], 2)}, 2.0)
-    write_adapter(state_of({path: module}, velocity), tmp_path / "a.safetensors")
+    write_adapter(build_adapter_state({path: module}, velocity), tmp_path / "a.safetensors")
     adapters = [("fast", tmp_path / "a.safetensors", 1.0)]
     with pytest.warns(UserWarning, match="adapter 'fast' was trained with .*zero_terminal_snr on"):
         plain = editing.bake(str(file), adapters, tmp_path / "plain.safetensors")
@@ -317,8 +317,8 @@ def test_a_baked_file_says_what_was_said_of_its_base_and_who_was_trained_otherwi
         undone = Model(base=str(baked), prediction_type="epsilon", zero_terminal_snr="off")
         twice = editing.bake(undone, adapters, tmp_path / "twice.safetensors")
         editing.bake(str(baked), adapters, tmp_path / "again.safetensors")
-    assert told(plain) == told(file) == told(twice) == {}
-    assert told(baked) == told(tmp_path / "again.safetensors") == said.schedule
+    assert marked_schedule(plain) == marked_schedule(file) == marked_schedule(twice) == {}
+    assert marked_schedule(baked) == marked_schedule(tmp_path / "again.safetensors") == said.schedule
     with safe_open(baked, "pt") as found:
         assert found.get_tensor("v_pred").numel() == 0
 
@@ -332,7 +332,7 @@ def test_baking_refuses_what_it_cannot_write(base, file_base, own_configs, tmp_p
     with pytest.raises(ConfigError, match="exists already"):
         editing.bake(str(file), [("a", path, 1.0)], path)
     wrong = {"unet.mid_block.attentions.0.proj_in": ModuleState({"down": noise(2, 999), "up": noise(9, 2)}, 1.0)}
-    write_adapter(state_of(wrong), tmp_path / "w.safetensors")
+    write_adapter(build_adapter_state(wrong), tmp_path / "w.safetensors")
     with pytest.raises(MismatchError):
         editing.bake(str(file), [("w", tmp_path / "w.safetensors", 1.0)], tmp_path / "m.safetensors")
     assert not (tmp_path / "m.safetensors").exists()
@@ -342,18 +342,20 @@ def test_layers_are_described_by_their_singular_values(weights):
     values = torch.tensor([4.0, 2.0, 1.0])
     up, down = torch.linalg.qr(noise(8, 3))[0] * values, torch.linalg.qr(noise(16, 3, seed=1))[0].T
     path = "unet.mid_block.attentions.0.proj_in"
-    [layer] = spectrum(state_of({path: ModuleState({"down": down, "up": up}, 1.5)}))
+    [layer] = spectrum(build_adapter_state({path: ModuleState({"down": down, "up": up}, 1.5)}))
     assert layer.values == pytest.approx([2.0, 1.0, 0.5], rel=1e-5)
     assert layer.norm == pytest.approx((4 + 1 + 0.25) ** 0.5, rel=1e-6)
     shares = np.array([4, 2, 1]) / 7
     assert layer.effective == pytest.approx(np.exp(-(shares * np.log(shares)).sum()), rel=1e-5)
     assert layer.needed == 2  # 5 of 5.25 is over 95 %
-    assert path in next(line for line in table([layer]) if "layer" not in line or path in line)
+    assert path in next(line for line in spectrum_table([layer]) if "layer" not in line or path in line)
 
 
 def test_a_plot_shows_every_layer(tmp_path):
-    layers = [Layer(f"unet.a.{n}", "lora", 4, 4.0, float(n + 1), (1.0, 0.5, 0.1, 0.01), 2.0, 2) for n in range(30)]
-    picture = np.asarray(Image.open(plot(layers, tmp_path / "p.png")).convert("RGB")).astype(int)
+    layers = [
+        LayerSpectrum(f"unet.a.{n}", "lora", 4, 4.0, float(n + 1), (1.0, 0.5, 0.1, 0.01), 2.0, 2) for n in range(30)
+    ]
+    picture = np.asarray(Image.open(save_spectrum_plot(layers, tmp_path / "p.png")).convert("RGB")).astype(int)
     assert picture.shape[1] == 1200
     blue = (picture[56:277, :, 2] - picture[56:277, :, 0] > 60).sum(0)  # The bars alone.
     assert blue[1100:1180].mean() > 5 * blue[80:160].mean() > 0  # The last bar is the highest, the first is seen.
@@ -437,7 +439,7 @@ def test_weights_are_those_that_diffusers_loads_not_a_variant_beside_them(base, 
     for name in ("diffusion_pytorch_model.non_ema", "diffusion_pytorch_model.fp16"):
         save_file(other, unet / f"{name}.safetensors")
     path = "unet.mid_block.attentions.0.proj_in"
-    assert torch.equal(places(str(folder), [path])[path].read(), places(base, [path])[path].read())
+    assert torch.equal(locate_tensors(str(folder), [path])[path].read(), locate_tensors(base, [path])[path].read())
 
 
 def test_a_model_that_was_only_rounded_gives_nothing_to_extract(base, tmp_path):
@@ -455,10 +457,12 @@ def test_a_model_that_was_only_rounded_gives_nothing_to_extract(base, tmp_path):
 
 def test_what_is_not_finite_is_refused_and_nothing_is_written(base, file_base, own_configs, tmp_path):
     _, file, folder, _ = file_base
-    path = select(skeleton(str(folder)).models, "*.attn2.to_k")[0]
-    width = places(str(file), [path])[path].read().shape
+    path = select_layers(build_meta_model(str(folder)).models, "*.attn2.to_k")[0]
+    width = locate_tensors(str(file), [path])[path].read().shape
     adapter = tmp_path / "a.safetensors"
-    write_adapter(state_of({path: ModuleState({"down": noise(2, width[1]), "up": noise(width[0], 2)}, 2.0)}), adapter)
+    write_adapter(
+        build_adapter_state({path: ModuleState({"down": noise(2, width[1]), "up": noise(width[0], 2)}, 2.0)}), adapter
+    )
     for source, output in ((str(file), "m.safetensors"), (str(folder), "m")):
         with pytest.raises(NonFiniteError, match="nothing is written"):
             editing.bake(source, [("a", adapter, 1e30)], tmp_path / output, "fp16")
@@ -469,7 +473,7 @@ def test_what_is_not_finite_is_refused_and_nothing_is_written(base, file_base, o
 
 def test_a_bias_is_not_dropped_in_silence():
     path = "unet.mid_block.resnets.0.conv1"
-    state = state_of({path: ModuleState({"diff": noise(16, 16, 3, 3), "diff_b": noise(16)})})
+    state = build_adapter_state({path: ModuleState({"diff": noise(16, 16, 3, 3), "diff_b": noise(16)})})
     with pytest.raises(ConfigError, match="changes the bias too"):
         editing.resize(state, Cut(rank=2))
 
@@ -482,6 +486,8 @@ def test_a_base_that_does_not_fit_is_refused_before_anything_is_computed(tmp_pat
 
 def test_adapters_of_other_outputs_do_not_merge():
     path = "unet.mid_block.attentions.0.proj_in"
-    one, two = (state_of({path: ModuleState({"down": noise(2, 8), "up": noise(out, 2)}, 2.0)}) for out in (8, 16))
+    one, two = (
+        build_adapter_state({path: ModuleState({"down": noise(2, 8), "up": noise(out, 2)}, 2.0)}) for out in (8, 16)
+    )
     with pytest.raises(MismatchError, match=r"gives 16 numbers .* 8: they are for different bases"):
         editing.merge([("a", one, 1.0), ("b", two, 1.0)])

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from sdlora.families.base import sent
+from sdlora.families.base import to_device_async
 
 
 class Told:
@@ -32,9 +32,9 @@ class Told:
     ],
 )
 def test_a_card_is_sent_tensors_without_waiting_for_it(where, to, done):
-    assert sent(Told(where), torch.device(to)).done == done
+    assert to_device_async(Told(where), torch.device(to)).done == done
 
 
 def test_where_it_is_already_it_stays():
     tensor = torch.ones(2)
-    assert sent(tensor, torch.device("cpu")) is tensor
+    assert to_device_async(tensor, torch.device("cpu")) is tensor

@@ -9,11 +9,11 @@ from diffusers import DiffusionPipeline
 
 from sdlora.adapters import METHODS
 from sdlora.adapters.base import AdapterState, ModuleState
-from sdlora.data.pictures import Size, framing
+from sdlora.data.pictures import ImageSize, size_and_crop
 from sdlora.diffusion.schedule import alphas_cumprod
 from sdlora.errors import ConfigError, MismatchError, ModelError
 from sdlora.events import SampleReady, StepDone
-from sdlora.families.loading import load
+from sdlora.families.loading import load_family
 from sdlora.families.settings import Model
 from sdlora.formats import FORMATS, read_adapter, write_adapter
 from sdlora.generation.samplers import make_scheduler
@@ -65,7 +65,7 @@ def drawn(studio, prompt=PROMPT, **values):
 
 
 def test_a_folder_is_known_for_what_it_is(family, base):
-    loaded = load(Model(base=str(base)))
+    loaded = load_family(Model(base=str(base)))
     assert loaded.name == family
     assert loaded.prediction_type == ("v_prediction" if family == "sd2" else "epsilon")
     assert set(loaded.models) == {"unet", "text_encoder", *(["text_encoder_2"] if family == "sdxl" else [])}
@@ -92,7 +92,7 @@ def test_training_previews_resume_a_mix_and_files_all_work(family, base, configu
     assert (stopped, resumed) == (False, True)
     state, parts = read_adapter(paths.adapter), read_adapter(again.adapter)
     assert all(torch.equal(state.modules[p].tensors["up"], parts.modules[p].tensors["up"]) for p in state.modules)
-    assert {path.partition(".")[0] for path in state.modules} == set(load(Model(base=str(base))).models)
+    assert {path.partition(".")[0] for path in state.modules} == set(load_family(Model(base=str(base))).models)
 
     studio = Studio(str(base), device="cpu")
     before = pixels(drawn(studio))
@@ -171,7 +171,7 @@ def test_it_trains_with_its_base_in_bf16(family, base, configure, tmp_path):
 
 
 def test_in_half_precision_sdxls_vae_stays_as_it_is(family, base):
-    loaded = load(Model(base=str(base))).to(dtype=torch.float16)
+    loaded = load_family(Model(base=str(base))).to(dtype=torch.float16)
     assert {model.dtype for model in loaded.models.values()} == {torch.float16}
     assert loaded.vae.dtype == (torch.float32 if family == "sdxl" else torch.float16)
 
@@ -185,13 +185,13 @@ def test_the_second_encoder_reads_what_its_own_tokenizer_gives():
     own = pipeline.tokenizer_2(
         [PROMPT, "", "a blue cat"], padding="max_length", max_length=77, truncation=True, return_tensors="pt"
     ).input_ids
-    assert torch.equal(loaded._padded_anew(ids), own)
+    assert torch.equal(loaded._repad(ids), own)
     assert not torch.equal(ids, own)
 
 
 def test_a_prediction_walks_over_no_layers_to_learn_its_precision(family, base, monkeypatch):
     """diffusers' ``dtype`` looks at every one of them: several milliseconds at each step."""
-    loaded = load(Model(base=str(base))).to(dtype=torch.bfloat16)
+    loaded = load_family(Model(base=str(base))).to(dtype=torch.bfloat16)
     read = loaded.encode_text(loaded.tokenize([PROMPT]))
     monkeypatch.setattr(type(loaded.unet), "dtype", property(lambda unet: pytest.fail("asked for its dtype")))
     with torch.no_grad():
@@ -225,7 +225,7 @@ def test_sdxl_is_told_how_a_picture_was_cut():
     ],
 )
 def test_framing_is_the_pictures_own_size_and_where_it_is_cut(picture, size, position, flip, told):
-    assert framing(Size(*picture), Size(*size), position, flip) == told
+    assert size_and_crop(ImageSize(*picture), ImageSize(*size), position, flip) == told
 
 
 def test_zero_terminal_snr_is_diffusers_own():
@@ -240,11 +240,11 @@ def test_zero_terminal_snr_is_diffusers_own():
 
 def test_what_a_base_predicts_can_be_said_where_it_does_not_say_it(tmp_path):
     base = str(tiny_base(tmp_path / "sd1", "sd1"))
-    said = load(Model(base=base, prediction_type="v_prediction", zero_terminal_snr="on"))
+    said = load_family(Model(base=base, prediction_type="v_prediction", zero_terminal_snr="on"))
     assert said.prediction_type == "v_prediction"
     assert said.scheduler_config["rescale_betas_zero_snr"] is True
     with pytest.raises(ModelError, match="zero terminal SNR"):
-        load(Model(base=base, zero_terminal_snr="on"))
+        load_family(Model(base=base, zero_terminal_snr="on"))
 
 
 def test_what_is_said_of_a_base_reaches_samplers_where_its_file_leaves_it_out(tmp_path):
@@ -254,7 +254,7 @@ def test_what_is_said_of_a_base_reaches_samplers_where_its_file_leaves_it_out(tm
     config = json.loads(file.read_text())
     del config["prediction_type"]
     file.write_text(json.dumps(config))
-    said = load(Model(base=str(base), prediction_type="v_prediction", zero_terminal_snr="on"))
+    said = load_family(Model(base=str(base), prediction_type="v_prediction", zero_terminal_snr="on"))
     for sampler in ("DPM++ 2M", "Euler", "DDIM"):
         made = make_scheduler(sampler, said.scheduler_config).config
         assert (made.prediction_type, made.rescale_betas_zero_snr) == ("v_prediction", True)

@@ -10,10 +10,10 @@ from huggingface_hub.utils import filter_repo_objects
 
 from sdlora.errors import FormatError, ModelError
 from sdlora.families import FAMILIES
-from sdlora.families.base import fingerprint
+from sdlora.families.base import weights_fingerprint
 from sdlora.families.detect import detect_file, detect_folder
-from sdlora.families.hub import refusal
-from sdlora.families.loading import load, locate, native_size
+from sdlora.families.hub import explain_hub_error
+from sdlora.families.loading import load_family, locate_base, native_size
 from sdlora.families.settings import Model
 from sdlora.service import preset_for
 from tests.original import cache, write_header
@@ -30,7 +30,7 @@ def edit(path, **values):
 
 
 def test_a_folder_loads_in_float32_with_nothing_to_train(tiny_base):
-    family = load(Model(base=str(tiny_base)))
+    family = load_family(Model(base=str(tiny_base)))
     assert isinstance(family, FAMILIES["sd1"])
     parameters = [p for module in (*family.models.values(), family.vae) for p in module.parameters()]
     assert {p.dtype for p in parameters} == {torch.float32}
@@ -41,7 +41,7 @@ def test_a_folder_loads_in_float32_with_nothing_to_train(tiny_base):
 def test_predictions_equal_diffusers_own_pipeline_parts(tiny_base):
     from diffusers import StableDiffusionPipeline
 
-    family = load(Model(base=str(tiny_base)))
+    family = load_family(Model(base=str(tiny_base)))
     pipeline = StableDiffusionPipeline.from_pretrained(tiny_base)
     latents = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     timesteps = torch.tensor([3, 700])
@@ -56,16 +56,16 @@ def test_predictions_equal_diffusers_own_pipeline_parts(tiny_base):
 def test_a_fingerprint_reads_tensors_of_more_elements_than_float32_counts():
     large = torch.nn.Module()
     large.register_buffer("weight", torch.zeros(49408 * 768, dtype=torch.int8))  # CLIP-L's token embedding
-    before = fingerprint(large)
+    before = weights_fingerprint(large)
     large.weight[-1] = 1
-    assert fingerprint(large) != before
+    assert weights_fingerprint(large) != before
 
 
 def test_a_fingerprint_tells_seeds_apart_and_stays(tiny_base, tmp_path):
     from tests.tiny import tiny_sd1
 
-    one, again = (load(Model(base=str(tiny_base))).fingerprint for _ in range(2))
-    other = load(Model(base=str(tiny_sd1(tmp_path / "other", seed=1)))).fingerprint
+    one, again = (load_family(Model(base=str(tiny_base))).fingerprint for _ in range(2))
+    other = load_family(Model(base=str(tiny_sd1(tmp_path / "other", seed=1)))).fingerprint
     assert one == again != other
 
 
@@ -80,38 +80,38 @@ def test_a_fingerprint_tells_seeds_apart_and_stays(tiny_base, tmp_path):
 )
 def test_a_base_that_can_be_nothing_is_refused(base, said):
     with pytest.raises(ModelError, match=said):
-        locate(base)
+        locate_base(base)
 
 
 def test_a_hub_id_is_known_by_its_form():
-    assert locate("stable-diffusion-v1-5/stable-diffusion-v1-5").kind == "hub"
+    assert locate_base("stable-diffusion-v1-5/stable-diffusion-v1-5").kind == "hub"
 
 
 @pytest.mark.parametrize("part", ["unet", "vae", "text_encoder", "tokenizer", "scheduler"])
 def test_a_missing_part_is_named(broken, part):
     shutil.rmtree(broken / part)
     with pytest.raises(ModelError, match=part):
-        load(Model(base=str(broken)))
+        load_family(Model(base=str(broken)))
 
 
 def test_both_of_sdxls_encoders_are_asked_for(broken):
     edit(broken / "model_index.json", _class_name="StableDiffusionXLPipeline")
     with pytest.raises(ModelError, match="the part text_encoder_2, tokenizer_2 is missing"):
-        load(Model(base=str(broken)))
+        load_family(Model(base=str(broken)))
 
 
 def test_weights_that_are_only_pickles_are_refused(broken):
     weights = next((broken / "unet").glob("*.safetensors"))
     weights.rename(weights.with_suffix(".bin"))
     with pytest.raises(ModelError, match="convert them to"):
-        load(Model(base=str(broken)))
+        load_family(Model(base=str(broken)))
 
 
 def test_a_truncated_part_is_named(broken):
     weights = next((broken / "unet").glob("*.safetensors"))
     weights.write_bytes(weights.read_bytes()[:-100])
     with pytest.raises(FormatError, match=f"{weights.name}.*cut short"):
-        load(Model(base=str(broken)))
+        load_family(Model(base=str(broken)))
 
 
 @pytest.mark.parametrize(
@@ -126,7 +126,7 @@ def test_a_family_that_is_not_served_is_told_by_name(broken, file, values, famil
     edit(broken / file, **values)
     assert detect_folder(broken) == family
     with pytest.raises(ModelError, match=f"family {family}, which is not served yet"):
-        load(Model(base=str(broken)))
+        load_family(Model(base=str(broken)))
 
 
 FIRST = "model.diffusion_model.input_blocks.0.0.weight"
@@ -151,14 +151,14 @@ def test_a_single_files_family_is_read_from_its_header(family, tmp_path):
 def test_a_single_file_of_a_family_that_is_not_served_is_told_by_name(family, tmp_path):
     path = write_header(tmp_path / "model.safetensors", SINGLE_FILES[family])
     with pytest.raises(ModelError, match=f"model.safetensors: .*family {family}, which is not served yet"):
-        load(Model(base=str(path)))
+        load_family(Model(base=str(path)))
 
 
 @pytest.mark.parametrize("key", ["lora_unet_mid_block_attentions_0_proj_in.lora_down.weight", "conv_in.weight"])
 def test_a_single_file_without_a_diffusion_model_is_refused(key, tmp_path):
     path = write_header(tmp_path / "other.safetensors", {key: [4, 320]})
     with pytest.raises(ModelError, match=r"other\.safetensors: holds no diffusion model.*is it an adapter\?"):
-        load(Model(base=str(path)))
+        load_family(Model(base=str(path)))
 
 
 TEXT = {"sdxl": ["conditioner.embedders.0.transformer.text_model.x"]}
@@ -170,7 +170,7 @@ def described(monkeypatch):
     from sdlora.families import loading
 
     given = []
-    monkeypatch.setattr(loading, "tokenizers", lambda config, encoders, own: {})
+    monkeypatch.setattr(loading, "load_tokenizers", lambda config, encoders, own: {})
     for family in FAMILIES:
         monkeypatch.setattr(FAMILIES[family], "load_single_file", lambda *all: given.append(all))
     return given
@@ -187,8 +187,8 @@ def described(monkeypatch):
 def test_a_single_files_marks_tell_its_schedule_and_settings_go_before(marks, told, tmp_path, described):
     whole = SINGLE_FILES["sdxl"] | {name: [1] for name in (*TEXT["sdxl"], "first_stage_model.x")}
     path = write_header(tmp_path / "juggernaut.safetensors", whole | {mark: [0] for mark in marks})
-    load(Model(base=str(path)))
-    load(Model(base=str(path), prediction_type="epsilon"))
+    load_family(Model(base=str(path)))
+    load_family(Model(base=str(path), prediction_type="epsilon"))
     assert [schedule for *_, schedule in described] == [told, {**told, "prediction_type": "epsilon"}]
     assert (native_size(str(path)), preset_for(str(path), "style")) == (1024, "sdxl-style")
 
@@ -222,7 +222,7 @@ def test_of_a_hubs_repository_only_what_is_needed_is_fetched_and_loaded(variant,
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     for weights in broken.glob("*/*.safetensors"):
         weights.rename(weights.with_suffix(ending))
-    family = load(Model(base="someone/model", revision="a1b2c3", variant=variant))
+    family = load_family(Model(base="someone/model", revision="a1b2c3", variant=variant))
     assert family.source == "someone/model"
     [(arguments, options)] = asked
     assert (arguments, options.pop("revision")) == (("someone/model",), "a1b2c3")
@@ -233,7 +233,7 @@ def test_a_hub_id_offline_and_not_cached_says_to_go_online_once(tmp_path, monkey
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(ModelError, match="nothing is cached; go online once"):
-        load(Model(base="someone/model"))
+        load_family(Model(base="someone/model"))
 
 
 @pytest.mark.parametrize("revision", [None, "fp16-branch"])
@@ -241,17 +241,17 @@ def test_a_hub_id_that_was_downloaded_loads_offline(revision, tiny_base, tmp_pat
     cache(tmp_path, "someone/model", tiny_base, revision or "main")
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
-    family = load(Model(base="someone/model", revision=revision))
-    assert (family.source, family.fingerprint) == ("someone/model", load(Model(base=str(tiny_base))).fingerprint)
+    family = load_family(Model(base="someone/model", revision=revision))
+    assert (family.source, family.fingerprint) == ("someone/model", load_family(Model(base=str(tiny_base))).fingerprint)
     with pytest.raises(ModelError, match="HF_HUB_OFFLINE is set and nothing is cached"):
-        load(Model(base="someone/model", revision="another"))
+        load_family(Model(base="someone/model", revision="another"))
 
 
 @pytest.mark.parametrize("values", [{"prediction_type": "sample"}, {"beta_schedule": "squaredcos_cap_v2"}])
 def test_a_schedule_that_would_be_trained_wrongly_is_refused(broken, values):
     edit(broken / "scheduler" / "scheduler_config.json", **values)
     with pytest.raises(ModelError, match=next(iter(values))):
-        load(Model(base=str(broken)))
+        load_family(Model(base=str(broken)))
 
 
 def answers(monkeypatch, error):
@@ -284,23 +284,23 @@ def test_the_hubs_answers_are_told_apart(monkeypatch):
     for sentence, error in said.items():
         answers(monkeypatch, error)
         with pytest.raises(ModelError, match=f"^someone/model: .*{sentence}"):
-            load(Model(base="someone/model", revision="r"))
+            load_family(Model(base="someone/model", revision="r"))
 
 
 def test_why_nothing_comes_from_the_hub_is_told(monkeypatch):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
-    assert "the hub cannot be reached" in refusal(ConnectionError("no route"))
+    assert "the hub cannot be reached" in explain_hub_error(ConnectionError("no route"))
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    assert "HF_HUB_OFFLINE is set" in refusal(ConnectionError("no route"))
+    assert "HF_HUB_OFFLINE is set" in explain_hub_error(ConnectionError("no route"))
     full = OSError(28, "No space left on device", "/cache/blob")
-    assert "cache cannot be used: " in refusal(full) and "No space left" in refusal(full)
+    assert "cache cannot be used: " in explain_hub_error(full) and "No space left" in explain_hub_error(full)
 
 
 def test_a_hub_without_a_part_names_it(broken, monkeypatch):
     shutil.rmtree(broken / "vae")
     monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: str(broken))
     with pytest.raises(ModelError, match=r"^someone/model: the part vae is missing"):
-        load(Model(base="someone/model"))
+        load_family(Model(base="someone/model"))
 
 
 def test_a_variant_that_a_hub_has_not_is_named(broken, monkeypatch):
@@ -308,15 +308,15 @@ def test_a_variant_that_a_hub_has_not_is_named(broken, monkeypatch):
         weights.unlink()  # Only weights of the variant are fetched.
     monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: str(broken))
     with pytest.raises(ModelError, match=r"the part unet has no fp16 \.safetensors weights; leave model\.variant out"):
-        load(Model(base="someone/model", variant="fp16"))
+        load_family(Model(base="someone/model", variant="fp16"))
 
 
 def test_a_folders_variant_is_loaded_and_one_that_it_has_not_is_named(broken):
     with pytest.raises(ModelError, match=r"has no fp16 weights; leave model\.variant out"):
-        load(Model(base=str(broken), variant="fp16"))
+        load_family(Model(base=str(broken), variant="fp16"))
     for weights in broken.glob("*/*.safetensors"):
         weights.rename(weights.with_suffix(".fp16.safetensors"))
-    assert load(Model(base=str(broken), variant="fp16")).name == "sd1"
+    assert load_family(Model(base=str(broken), variant="fp16")).name == "sd1"
 
 
 def test_shards_of_a_variant_are_fetched_and_of_none_are_not(broken, monkeypatch):
@@ -330,7 +330,7 @@ def test_shards_of_a_variant_are_fetched_and_of_none_are_not(broken, monkeypatch
     files = [f"unet/diffusion_pytorch_model{kind}-00001-of-00002.safetensors" for kind in ("", ".fp16")]
     for variant, kept in (("fp16", files[1:]), (None, files[:1])):
         with pytest.raises(ModelError):
-            load(Model(base="someone/model", variant=variant))
+            load_family(Model(base="someone/model", variant=variant))
         assert [*filter_repo_objects(files, **asked[-1])] == kept
 
 

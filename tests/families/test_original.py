@@ -15,10 +15,10 @@ from safetensors.torch import load_file, save_file
 from sdlora.errors import ModelError
 from sdlora.families import original as originals
 from sdlora.families.detect import detect_file, folder_size
-from sdlora.families.loading import BUNDLED, family_of, load, native_size
-from sdlora.families.original import CONFIGS, config_of
+from sdlora.families.loading import BUNDLED, family_of, load_family, native_size
+from sdlora.families.original import CONFIGS, config_folder
 from sdlora.families.settings import Model
-from sdlora.families.skeleton import skeleton
+from sdlora.families.skeleton import build_meta_model
 from sdlora.families.vocabulary import REPOSITORY
 from sdlora.generation.studio import Studio
 from tests.original import cache as cached
@@ -63,7 +63,7 @@ def weights(family):
 
 
 def from_file(tiny, file="model.safetensors", **settings):
-    return load(Model(base=str(tiny / file), tokenizer=tiny / "base", **settings))
+    return load_family(Model(base=str(tiny / file), tokenizer=tiny / "base", **settings))
 
 
 def changed(tiny, tmp_path, change):
@@ -73,7 +73,7 @@ def changed(tiny, tmp_path, change):
 
 
 def test_every_weight_of_a_file_is_the_folders(family, tiny):
-    folder, file = load(Model(base=str(tiny / "base"))), from_file(tiny)
+    folder, file = load_family(Model(base=str(tiny / "base"))), from_file(tiny)
     assert file.name == folder.name == family
     expected, found = weights(folder), weights(file)
     assert {part: {*state} for part, state in found.items()} == {part: {*state} for part, state in expected.items()}
@@ -99,25 +99,25 @@ def test_a_picture_from_a_file_is_the_folders(tiny, tmp_path, monkeypatch):
 
 
 def test_prompts_are_cut_and_filled_up_as_the_folders(tiny):
-    folder, file = load(Model(base=str(tiny / "base"))), from_file(tiny)
+    folder, file = load_family(Model(base=str(tiny / "base"))), from_file(tiny)
     prompts = ["a red house", "", "a blue cat " * 60]
     assert torch.equal(file.tokenize(prompts), folder.tokenize(prompts))
     with torch.no_grad():
         read, expected = (each.encode_text(each.tokenize(prompts)) for each in (file, folder))
-    assert all(torch.equal(read.parts()[name], part) for name, part in expected.parts().items())
+    assert all(torch.equal(read.tensors()[name], part) for name, part in expected.tensors().items())
 
 
 def test_a_file_in_half_precision_comes_in_float32(tiny, tmp_path):
     half = changed(
         tiny, tmp_path, lambda tensors: {n: t.half() if t.is_floating_point() else t for n, t in tensors.items()}
     )
-    found, whole = weights(load(half)), weights(from_file(tiny))
+    found, whole = weights(load_family(half)), weights(from_file(tiny))
     for part, state in whole.items():
         assert all(torch.equal(found[part][name], tensor.half().float()) for name, tensor in state.items())
 
 
 def test_a_files_skeleton_has_its_layers(tiny):
-    family, models = skeleton(str(tiny / "model.safetensors"))
+    family, models = build_meta_model(str(tiny / "model.safetensors"))
     expected = from_file(tiny)
     assert family == expected.name
     assert {part: shapes(model) for part, model in models.items()} == {
@@ -136,7 +136,7 @@ def test_a_part_that_is_missing_is_named(family, tiny, tmp_path):
         model = changed(
             tiny, tmp_path, lambda tensors, p=prefix: {n: t for n, t in tensors.items() if not n.startswith(p)}
         )
-        for read in (load, lambda model: skeleton(model.base)):
+        for read in (load_family, lambda model: build_meta_model(model.base)):
             with pytest.raises(ModelError, match=f"the part {part} is missing in it; give a file that holds UNet, VAE"):
                 read(model)
 
@@ -145,12 +145,12 @@ def test_a_unet_with_nothing_beside_it_is_refused(family, tiny, tmp_path):
     unet = "model.diffusion_model."
     alone = changed(tiny, tmp_path, lambda tensors: {n: t for n, t in tensors.items() if n.startswith(unet)})
     with pytest.raises(ModelError, match=r"the part vae, text_encoder.* missing"):
-        load(alone)
+        load_family(alone)
     bare = changed(
         tiny, tmp_path, lambda tensors: {n.removeprefix(unet): t for n, t in tensors.items() if n.startswith(unet)}
     )
     with pytest.raises(ModelError, match="holds a UNet alone"):
-        load(bare)
+        load_family(bare)
 
 
 @pytest.mark.parametrize(
@@ -174,31 +174,31 @@ def test_a_file_that_was_cut_down_is_refused(absent, family, tiny, tmp_path):
         return tensors
 
     with pytest.raises(ModelError, match="cut down, or is of another architecture"):
-        load(changed(tiny, tmp_path, without))
+        load_family(changed(tiny, tmp_path, without))
 
 
 def test_a_layer_of_another_width_is_refused_by_its_name(tiny, tmp_path):
     name = "model.diffusion_model.out.2.bias"
     model = changed(tiny, tmp_path, lambda tensors: tensors | {name: torch.zeros(8)})
     with pytest.raises(ModelError, match=r"cannot be loaded as .*conv_out\.bias"):
-        load(model)
+        load_family(model)
 
 
 def test_a_vocabulary_of_another_size_is_refused(family, tiny):
     with pytest.raises(ModelError, match=r"1293 pieces, but the model's text_encoder has \d+; set model.tokenizer"):
-        load(Model(base=str(tiny / "model.safetensors"), tokenizer=BUNDLED["pocket"]))
+        load_family(Model(base=str(tiny / "model.safetensors"), tokenizer=BUNDLED["pocket"]))
 
 
 @pytest.mark.parametrize("name", ["sd1", "sd2", "sdxl"])
 def test_full_size_models_refuse_pockets_vocabulary_before_anything_is_loaded(name, tmp_path):
     file = write_header(tmp_path / "model.safetensors", full_size(name))
     with pytest.raises(ModelError, match="1293 pieces, but the model's text_encoder has 49408"):
-        load(Model(base=str(file), tokenizer=BUNDLED["pocket"]))
+        load_family(Model(base=str(file), tokenizer=BUNDLED["pocket"]))
 
 
 def test_without_a_vocabulary_three_ways_to_one_are_told(tiny):
     with pytest.raises(ModelError) as caught:
-        load(Model(base=str(tiny / "model.safetensors")))
+        load_family(Model(base=str(tiny / "model.safetensors")))
     said = str(caught.value)
     assert "openai/clip-vit-large-patch14" in said and "HF_HUB_OFFLINE is set" in said
     assert all(way in said for way in ("go online once", "HF_HOME", "model.tokenizer"))
@@ -222,7 +222,7 @@ def test_a_vocabulary_may_lie_alone_in_a_folder(kept, tiny, words, tmp_path):
         shutil.rmtree(words)
         words.mkdir()
         shutil.copy(tiny / "base" / "tokenizer" / "tokenizer.json", words)
-    found = load(Model(base=str(tiny / "model.safetensors"), tokenizer=words))
+    found = load_family(Model(base=str(tiny / "model.safetensors"), tokenizer=words))
     assert torch.equal(found.tokenize(["a red house"]), from_file(tiny).tokenize(["a red house"]))
 
 
@@ -239,7 +239,7 @@ def test_a_folder_without_a_vocabulary_is_refused(files, said, tiny, tmp_path):
     for name, content in files.items():
         (tmp_path / name).write_text(content)
     with pytest.raises(ModelError, match=said):
-        load(Model(base=str(tiny / "model.safetensors"), tokenizer=tmp_path))
+        load_family(Model(base=str(tiny / "model.safetensors"), tokenizer=tmp_path))
 
 
 def test_the_hub_is_asked_for_the_vocabulary_alone(tiny, words, monkeypatch):
@@ -250,25 +250,25 @@ def test_the_hub_is_asked_for_the_vocabulary_alone(tiny, words, monkeypatch):
         return str(words / name)
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
-    found = load(Model(base=str(tiny / "model.safetensors")))
+    found = load_family(Model(base=str(tiny / "model.safetensors")))
     assert asked == [("openai/clip-vit-large-patch14", name) for name in ("vocab.json", "merges.txt")]
     assert torch.equal(found.tokenize(["a red house"]), from_file(tiny).tokenize(["a red house"]))
 
 
 def test_a_vocabulary_in_the_hubs_cache_serves_offline(tiny, words, tmp_path):
     cached(tmp_path / "cache", REPOSITORY, words)
-    found = load(Model(base=str(tiny / "model.safetensors")))
+    found = load_family(Model(base=str(tiny / "model.safetensors")))
     assert torch.equal(found.tokenize(["a red house"]), from_file(tiny).tokenize(["a red house"]))
 
 
 def test_marks_and_settings_decide_the_schedule(family, tiny, tmp_path):
     marked = changed(tiny, tmp_path, lambda tensors: tensors | {"v_pred": torch.zeros(0), "ztsnr": torch.zeros(0)})
-    found = load(marked)
+    found = load_family(marked)
     assert found.prediction_type == "v_prediction"
     assert found.scheduler_config["rescale_betas_zero_snr"] is True
     if family != "sd2":  # Whose configs are others then, which are not made here.
         quiet = marked.model_copy(update={"prediction_type": "epsilon", "zero_terminal_snr": "off"})
-        assert load(quiet).prediction_type == "epsilon"
+        assert load_family(quiet).prediction_type == "epsilon"
 
 
 @cache
@@ -330,7 +330,7 @@ def test_the_file_of_sdxl_has_the_released_ones_number_of_tensors_and_all_are_co
 def test_a_full_size_file_is_known_by_its_header(name, size, tmp_path):
     file = write_header(tmp_path / "model.safetensors", full_size(name))
     assert (detect_file(file), family_of(str(file)), native_size(str(file))) == (name, name, size)
-    assert skeleton(str(file)).family == name
+    assert build_meta_model(str(file)).family == name
 
 
 def test_sd2_predicts_velocity_at_768_px_and_noise_at_512():
@@ -338,9 +338,9 @@ def test_sd2_predicts_velocity_at_768_px_and_noise_at_512():
         scheduler = json.loads((config / "scheduler" / "scheduler_config.json").read_text())
         return scheduler["prediction_type"], folder_size(config)
 
-    assert told(config_of("sd2")) == told(config_of("sd2", "v_prediction")) == ("v_prediction", 768)
-    assert told(config_of("sd2", "epsilon")) == ("epsilon", 512)
-    assert told(config_of("sd1", "v_prediction")) == ("epsilon", 512)
+    assert told(config_folder("sd2")) == told(config_folder("sd2", "v_prediction")) == ("v_prediction", 768)
+    assert told(config_folder("sd2", "epsilon")) == ("epsilon", 512)
+    assert told(config_folder("sd1", "v_prediction")) == ("epsilon", 512)
 
 
 def test_an_epsilon_file_of_sd2_has_the_smaller_size(tmp_path, monkeypatch):
@@ -352,8 +352,8 @@ def test_an_epsilon_file_of_sd2_has_the_smaller_size(tmp_path, monkeypatch):
         write_configs(tmp_path / "configs" / name, pipeline)
     monkeypatch.setattr(originals, "CONFIGS", tmp_path / "configs")
     model = Model(base=str(tmp_path / "model.safetensors"), tokenizer=tmp_path / "words")
-    assert load(model).native_size == native_size(model.base) == 96
-    small = load(model.model_copy(update={"prediction_type": "epsilon"}))
+    assert load_family(model).native_size == native_size(model.base) == 96
+    small = load_family(model.model_copy(update={"prediction_type": "epsilon"}))
     assert (small.prediction_type, small.native_size) == ("epsilon", 64)
 
 
@@ -378,7 +378,7 @@ def test_every_weight_of_a_full_size_file_arrives(name, tmp_path):
     save_file({key: tensor.contiguous() for key, tensor in original(name, filled).items()}, file)
     del filled
     tiny_words = words_of_clips_size(tmp_path / "words")
-    found = load(Model(base=str(file), tokenizer=tiny_words))
+    found = load_family(Model(base=str(file), tokenizer=tiny_words))
     for part, state in weights(found).items():
         assert {*state} == {*states[part]}
         for key, tensor in state.items():

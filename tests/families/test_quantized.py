@@ -11,8 +11,8 @@ from sdlora.adapters import METHODS, live
 from sdlora.adapters.fused import fuse
 from sdlora.errors import ConfigError
 from sdlora.families.base import Conditioning
-from sdlora.families.loading import load
-from sdlora.families.quantized import QuantizedLinear, quantize, size
+from sdlora.families.loading import load_family
+from sdlora.families.quantized import QuantizedLinear, quantize, quantized_bytes
 from sdlora.families.settings import Model
 from sdlora.formats import export_adapter, read_adapter
 
@@ -46,7 +46,7 @@ def rounded(weight, kind):
 def test_a_layer_stands_for_the_nearest_weights_that_its_bits_can_hold(layer, kind):
     few = QuantizedLinear(layer, kind)
     torch.testing.assert_close(few.weight, rounded(layer.weight.detach(), kind), atol=1e-4, rtol=1e-3)
-    assert few.packed.nbytes + few.scales.nbytes == size(32, 192, kind) < layer.weight.nbytes / 3
+    assert few.packed.nbytes + few.scales.nbytes == quantized_bytes(32, 192, kind) < layer.weight.nbytes / 3
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -87,7 +87,7 @@ def test_nothing_but_the_bits_is_kept_for_the_backward_pass(layer, kind):
 
 @pytest.fixture
 def family(tiny_base):
-    return load(Model(base=str(tiny_base)))
+    return load_family(Model(base=str(tiny_base)))
 
 
 def prediction(family):
@@ -121,7 +121,7 @@ def test_every_method_goes_into_a_rounded_base_learns_there_and_is_written(famil
             parameter += 0.01
         moved = prediction(family)
     state = live.read_state(family.models, "new")
-    live.remove(family.models, "new")
+    live.remove_adapter(family.models, "new")
     export_adapter(state, tmp_path / "new.safetensors", format="kohya")
     live.load_state(family.models, read_adapter(tmp_path / "new.safetensors"), "again")
     with torch.no_grad():
@@ -139,11 +139,11 @@ def test_a_rounded_base_takes_no_adapter_into_its_weights(family, kind):
 def test_an_adapters_share_of_a_model_is_the_same_whatever_the_bits(tiny_base):
     shares = []
     for kind in (None, "int8"):
-        family = load(Model(base=str(tiny_base)))
+        family = load_family(Model(base=str(tiny_base)))
         if kind:
             quantize(family.models["unet"], kind, torch.device("cpu"))
         METHODS["lora"](text_encoder=False).attach(family.models, "new", 0)
-        shares.append(live.size(family.models, "new"))
+        shares.append(live.adapter_size(family.models, "new"))
     assert shares[0] == shares[1]
 
 

@@ -6,12 +6,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from sdlora.adapters.targets import adaptable
-from sdlora.families.loading import load
+from sdlora.adapters.targets import adaptable_layers
+from sdlora.families.loading import load_family
 from sdlora.families.settings import Model
-from sdlora.families.skeleton import skeleton
-from sdlora.formats.card import read_card
-from sdlora.formats.check import Base, check_adapter
+from sdlora.families.skeleton import build_meta_model
+from sdlora.formats.card import read_header_summary
+from sdlora.formats.check import TargetBase, check_adapter
 
 KEY = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k"
 
@@ -22,21 +22,23 @@ def lora(width: int = 16, out: int = 8, stem: str = KEY, value: float = 1.0) -> 
 
 
 @pytest.fixture(scope="module")
-def base(tiny_base: Path) -> Base:
-    return Base("tiny", *skeleton(str(tiny_base)))
+def base(tiny_base: Path) -> TargetBase:
+    return TargetBase("tiny", *build_meta_model(str(tiny_base)))
 
 
-def checked(tmp_path: Path, base: Base | None, tensors: dict[str, torch.Tensor], **metadata: str):
+def checked(tmp_path: Path, base: TargetBase | None, tensors: dict[str, torch.Tensor], **metadata: str):
     path = tmp_path / "file.safetensors"
     save_file(tensors, path, metadata)
     return check_adapter(path, base)
 
 
 def test_a_skeleton_has_the_layers_of_the_base_and_none_of_its_weights(tiny_base):
-    family, models = skeleton(str(tiny_base))
-    loaded = load(Model(base=str(tiny_base)))
+    family, models = build_meta_model(str(tiny_base))
+    loaded = load_family(Model(base=str(tiny_base)))
     assert family == loaded.name
-    ours, theirs = ({path: tuple(layer.weight.shape) for path, layer in adaptable(m)} for m in (models, loaded.models))
+    ours, theirs = (
+        {path: tuple(layer.weight.shape) for path, layer in adaptable_layers(m)} for m in (models, loaded.models)
+    )
     assert ours == theirs
     assert {p.device.type for model in models.values() for p in model.parameters()} == {"meta"}
 
@@ -104,5 +106,5 @@ def test_what_is_no_safetensors_file_is_refused(name, tmp_path):
 def test_a_card_tells_what_the_whole_file_tells(tmp_path):
     path = tmp_path / "file.safetensors"
     save_file(lora(width=768) | lora(stem=KEY.replace("to_k", "to_v"), width=768), path, {"ss_network_alpha": "2.0"})
-    card = read_card(path)
+    card = read_header_summary(path)
     assert (card.format, card.family, card.rank, card.alpha, card.layers) == ("kohya", "sd1", "2", "2.0", 2)

@@ -11,8 +11,8 @@ from safetensors.torch import save_file
 
 from sdlora.adapters.base import AdapterState, ModuleState
 from sdlora.formats import FORMATS, inspect_adapter, read_adapter, write_adapter
-from sdlora.formats.inspection import delta_square, family_of
-from sdlora.formats.metadata import BASES, Provenance, header, side_file
+from sdlora.formats.inspection import delta_square, infer_family
+from sdlora.formats.metadata import FAMILY_METADATA, Provenance, a1111_card, provenance_metadata
 from tests.adapters.helpers import delta, trained_state
 
 KNOWN = Provenance(
@@ -30,7 +30,7 @@ def stored(path: Path) -> dict[str, str]:
 
 
 def test_header_has_the_names_and_values_that_other_tools_read() -> None:
-    values = header(KNOWN)
+    values = provenance_metadata(KNOWN)
     expected = {
         "ss_output_name": "mystyle",
         "ss_sd_model_name": "pocket",
@@ -68,7 +68,7 @@ def test_header_has_the_names_and_values_that_other_tools_read() -> None:
 
 
 def test_what_is_not_known_is_not_written() -> None:
-    values = header(Provenance(name="x", family="sd1", base="pocket"))
+    values = provenance_metadata(Provenance(name="x", family="sd1", base="pocket"))
     assert not {"ss_seed", "ss_steps", "modelspec.date"} & set(values)
     assert all(isinstance(text, str) and text for text in values.values())
 
@@ -85,17 +85,17 @@ def test_what_is_not_known_is_not_written() -> None:
 def test_families_are_called_as_a1111_and_modelspec_call_them(
     family: str, prediction: str, version: str, v2: str, architecture: str
 ) -> None:
-    values = header(Provenance(name="x", family=family, base="b", prediction_type=prediction))
+    values = provenance_metadata(Provenance(name="x", family=family, base="b", prediction_type=prediction))
     assert (values["ss_base_model_version"], values["ss_v2"]) == (version, v2)
     assert values["modelspec.architecture"] == architecture
-    assert (family, prediction) in BASES
+    assert (family, prediction) in FAMILY_METADATA
 
 
 @pytest.mark.parametrize("format", FORMATS)
 def test_hashes_are_those_of_the_bytes_written(format: str, tmp_path: Path) -> None:
     state = trained_state(targets="linear", rank=64)
     path = tmp_path / "a.safetensors"
-    write_adapter(AdapterState("lora", state.modules, header(KNOWN)), path, format)
+    write_adapter(AdapterState("lora", state.modules, provenance_metadata(KNOWN)), path, format)
     content = path.read_bytes()
     assert len(content) > (1 << 20) + (1 << 16)
     metadata = stored(path)
@@ -128,14 +128,14 @@ def test_network_figures_come_from_the_tensors_written(tmp_path: Path) -> None:
 def test_metadata_survives_a_change_of_format(tmp_path: Path) -> None:
     state = trained_state()
     paths = [tmp_path / f"{number}.safetensors" for number in range(3)]
-    write_adapter(AdapterState("lora", state.modules, header(KNOWN)), paths[0])
+    write_adapter(AdapterState("lora", state.modules, provenance_metadata(KNOWN)), paths[0])
     write_adapter(read_adapter(paths[0]), paths[1], "diffusers")
     write_adapter(read_adapter(paths[1]), paths[2], "kohya")
     assert stored(paths[2]) == stored(paths[0])
 
 
 def test_side_file_is_what_a1111_reads() -> None:
-    fields = json.loads(side_file(KNOWN))
+    fields = json.loads(a1111_card(KNOWN))
     assert fields["activation text"] == "sks, neon"
     assert (fields["preferred weight"], fields["sd version"], fields["negative text"]) == (1.0, "SD1", "")
 
@@ -143,7 +143,7 @@ def test_side_file_is_what_a1111_reads() -> None:
 def test_inspection_describes_a_file(tmp_path: Path) -> None:
     state = trained_state(targets="linear", rank=4, alpha=3.0)
     path = tmp_path / "a.safetensors"
-    write_adapter(AdapterState("lora", state.modules, header(KNOWN)), path, dtype="fp16")
+    write_adapter(AdapterState("lora", state.modules, provenance_metadata(KNOWN)), path, dtype="fp16")
     found = inspect_adapter(path)
     assert (found.format, found.method, found.dtype, found.family) == ("kohya", "lora", "F16", "sd1")
     assert (found.ranks, found.alphas, found.text_width) == ((4,), (3.0,), 16)
@@ -180,7 +180,7 @@ def test_norm_of_an_update_needs_no_product(kernel: tuple[int, ...]) -> None:
 )
 def test_family_is_guessed_by_shapes_then_header(path: str, width: int, metadata: dict[str, str], family: str) -> None:
     module = ModuleState({"down": torch.zeros(1, width), "up": torch.zeros(1, 1)}, 1.0)
-    assert family_of(AdapterState("lora", {path: module}, metadata)) == family
+    assert infer_family(AdapterState("lora", {path: module}, metadata)) == family
 
 
 @pytest.mark.parametrize(

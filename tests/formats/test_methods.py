@@ -10,14 +10,14 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from sdlora.adapters import METHODS, live
-from sdlora.adapters.base import AdapterState, ModuleState, state_of
+from sdlora.adapters.base import AdapterState, ModuleState, build_adapter_state
 from sdlora.adapters.fused import fuse
-from sdlora.adapters.lycoris import factors
-from sdlora.adapters.targets import adaptable, classic_prefix
+from sdlora.adapters.lycoris import kronecker_factors
+from sdlora.adapters.targets import adaptable_layers, classic_prefix
 from sdlora.errors import ConfigError, FormatError
 from sdlora.families.sgm import to_sgm
 from sdlora.formats import export_adapter, inspect_adapter, read_adapter, write_adapter
-from sdlora.formats.card import read_card
+from sdlora.formats.card import read_header_summary
 from sdlora.formats.storage import WRITTEN
 from tests import published
 from tests.adapters.helpers import METHODS_MADE, distance
@@ -48,9 +48,9 @@ def state_for(method: str, family: str, format: str = "kohya") -> AdapterState:
     models, draw = models_of(family), torch.Generator().manual_seed(1)
     if method == "full":
         kept = ("unet.mid_block.attentions.0.proj_in", "unet.mid_block.resnets.0.conv1")
-        bases = {path: layer for path, layer in adaptable(models) if path in kept or path.endswith(".fc1")}
+        bases = {path: layer for path, layer in adaptable_layers(models) if path in kept or path.endswith(".fc1")}
         shapes = {path: {"diff": layer.weight.shape, "diff_b": layer.bias.shape} for path, layer in bases.items()}
-        return state_of(
+        return build_adapter_state(
             {
                 path: ModuleState({n: torch.randn(s, generator=draw) for n, s in own.items()})
                 for path, own in shapes.items()
@@ -94,10 +94,10 @@ def test_a_round_trip_is_exact_and_an_independent_reading_agrees(format, method,
     assert inspect_adapter(path).method == method
 
     models = models_of(family)
-    weights = {path: layer.weight.detach().clone() for path, layer in adaptable(models)}
+    weights = {path: layer.weight.detach().clone() for path, layer in adaptable_layers(models)}
     live.load_state(models, back, "a")
     with fuse(models, {"a": 0.7}):
-        ours = {path: layer.weight.detach().double() for path, layer in adaptable(models)}
+        ours = {path: layer.weight.detach().double() for path, layer in adaptable_layers(models)}
     theirs = independent(format, path, models, weights)
     assert theirs.keys() == state.modules.keys()
     for name, weight in theirs.items():
@@ -189,7 +189,7 @@ def test_the_keys_of_each_method_are_lycoriss(tmp_path):
             found = {key.partition(".")[2]: shape for key, shape in shapes.items() if key.startswith(f"{stem}.")}
             assert found == wanted
         assert header["ss_network_module"] == ("networks.lora" if method == "lora" else "lycoris.kohya")
-        card = read_card(path)
+        card = read_header_summary(path)
         assert card.method == {"lora": "LoRA", "dora": "DoRA", "loha": "LoHa", "lokr": "LoKr", "ia3": "(IA)³"}[method]
         assert card.rank == ("" if method == "ia3" else str(METHODS_MADE[method]["rank"]))
 
@@ -229,18 +229,22 @@ def test_sides_are_shared_out_as_peft_does_and_the_smaller_part_comes_first():
     from peft.tuners.lokr.layer import factorization
 
     # LyCORIS's own factorization: 320 by 64 is 5 and 64, where PEFT has 64 and 5.
-    assert [factors(320, 64), factors(1280, 40), factors(320, 8)] == [(5, 64), (32, 40), (8, 40)]
+    assert [kronecker_factors(320, 64), kronecker_factors(1280, 40), kronecker_factors(320, 8)] == [
+        (5, 64),
+        (32, 40),
+        (8, 40),
+    ]
     for side in (4, 8, 12, 127, 320, 640, 768, 1280, 2560, 3072, 10240):
-        assert factors(side, None) == factorization(side, -1)
+        assert kronecker_factors(side, None) == factorization(side, -1)
         for factor in (2, 3, 8, 16, 20, 64):
-            assert set(factors(side, factor)) == set(factorization(side, factor))
+            assert set(kronecker_factors(side, factor)) == set(factorization(side, factor))
 
 
 def lokr_of_factor_8(targets: str) -> AdapterState:
     """16 by 8 is shared out as 2 and 8 here and by LyCORIS; PEFT has 8 and 2 for that factor, but 2 and 8 for 2."""
     models, draw = models_of("sd1"), torch.Generator().manual_seed(1)
     METHODS["lokr"](rank=1, factor=8, targets=targets).attach(models, "a", 0)
-    return state_of(
+    return build_adapter_state(
         {
             path: ModuleState({n: torch.randn(t.shape, generator=draw) * 0.2 for n, t in m.tensors.items()}, m.alpha)
             for path, m in live.read_state(models, "a").modules.items()
@@ -271,7 +275,7 @@ def test_an_adapter_of_several_methods_goes_through_kohyas_keys(tmp_path):
     parts = [state_for(method, "sd1").modules for method in ("lora", "loha", "ia3", "full")]
     paths = list(parts[0])
     mixed = {path: parts[number % 3][path] for number, path in enumerate(paths)} | dict(list(parts[3].items())[:1])
-    state = state_of(mixed)
+    state = build_adapter_state(mixed)
     export_adapter(state, tmp_path / "a.safetensors")
     back = read_adapter(tmp_path / "a.safetensors")
     assert {module.method for module in back.modules.values()} == {"lora", "loha", "ia3", "full"}
@@ -290,10 +294,10 @@ def test_lora_beside_dora_in_one_model_is_refused_where_one_setting_counts_for_a
     dora, lora = (state_for(method, "sd1").modules for method in ("dora", "lora"))
     first = next(iter(dora))
     with pytest.raises(FormatError, match=r"(LoRA or DoRA, not both|one method each)"):
-        write_adapter(state_of({**dora, first: lora[first]}), place(tmp_path, format), format)
+        write_adapter(build_adapter_state({**dora, first: lora[first]}), place(tmp_path, format), format)
     assert list(tmp_path.iterdir()) == []
     apart = {path: (lora if path.startswith("unet.") else dora)[path] for path in dora}
-    export_adapter(state_of(apart), place(tmp_path, format), format)
+    export_adapter(build_adapter_state(apart), place(tmp_path, format), format)
     back = read_adapter(place(tmp_path, format)).modules
     assert {path: module.method for path, module in back.items()} == {p: m.method for p, m in apart.items()}
 
@@ -344,12 +348,14 @@ def test_an_export_that_does_not_read_back_is_not_kept(tmp_path, monkeypatch):
     def damaged(tensors, metadata):
         read = real(tensors, metadata)
         module = read.modules[first]
-        return state_of({**read.modules, first: module.times(1.5)})
+        return build_adapter_state({**read.modules, first: module.scaled_by(1.5)})
 
     monkeypatch.setattr(storage.FORMATS["kohya"], "read", damaged)
     with pytest.raises(FormatError, match="reads back as another"):
         export_adapter(state, tmp_path / "a.safetensors")
-    monkeypatch.setattr(storage.FORMATS["kohya"], "read", lambda *a: state_of(dict(list(real(*a).modules.items())[1:])))
+    monkeypatch.setattr(
+        storage.FORMATS["kohya"], "read", lambda *a: build_adapter_state(dict(list(real(*a).modules.items())[1:]))
+    )
     with pytest.raises(FormatError, match="does not read back"):
         export_adapter(state, tmp_path / "a.safetensors")
     assert list(tmp_path.iterdir()) == []
@@ -372,10 +378,10 @@ def test_peft_settings_that_change_the_meaning_are_refused(name, value, reason, 
 
 
 def test_a_peft_folder_without_a_known_tensor_is_refused_and_one_with_fits_its_base(tmp_path):
-    from sdlora.formats.check import Base, check_adapter
+    from sdlora.formats.check import TargetBase, check_adapter
 
     write_adapter(state_for("lora", "sd1"), tmp_path / "p", "peft")
-    found = check_adapter(tmp_path / "p", Base("tiny", "sd1", models_of("sd1")))
+    found = check_adapter(tmp_path / "p", TargetBase("tiny", "sd1", models_of("sd1")))
     assert found.refusal == "" and found.fitting == found.layers > 0
     for part in ("unet", "text_encoder"):
         save_file({"nothing": torch.ones(1)}, tmp_path / "p" / part / "adapter_model.safetensors")
@@ -386,5 +392,5 @@ def test_a_peft_folder_without_a_known_tensor_is_refused_and_one_with_fits_its_b
 def test_a_lightly_trained_ia3_goes_into_a_peft_folder(tmp_path):
     state = state_for("ia3", "sd1", "peft")
     light = {p: ModuleState({n: t * 1e-3 for n, t in m.tensors.items()}) for p, m in state.modules.items()}
-    proof = export_adapter(state_of(light), tmp_path / "p", "peft")
+    proof = export_adapter(build_adapter_state(light), tmp_path / "p", "peft")
     assert proof.error < 1e-6

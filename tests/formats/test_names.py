@@ -5,7 +5,7 @@ import torch
 
 from sdlora.adapters.base import AdapterState
 from sdlora.adapters.lora import Lora
-from sdlora.adapters.targets import adaptable, select
+from sdlora.adapters.targets import adaptable_layers, select_layers
 from sdlora.formats import FORMATS
 from tests import sd_scripts
 from tests.adapters.test_targets import architecture
@@ -25,9 +25,9 @@ def test_a_groups_file_has_the_keys_and_kernels_of_sd_scripts(family: str, group
     assert (len(unet), len(text)) == COUNTS[family, group]
 
     models, draw = architecture(family), torch.Generator().manual_seed(0)
-    bases = dict(adaptable(models))
+    bases = dict(adaptable_layers(models))
     method = Lora(rank=1, targets=group)
-    modules = {path: method.fresh(path, bases[path], draw) for path in select(models, group)}
+    modules = {path: method.init_state(path, bases[path], draw) for path in select_layers(models, group)}
     tensors, header = FORMATS["kohya"].write(AdapterState("lora", modules))
     downs = {key.partition(".")[0]: t for key, t in tensors.items() if key.endswith(".lora_down.weight")}
     assert {stem: down.shape[2] if down.ndim == 4 else 0 for stem, down in downs.items()} == unet | text

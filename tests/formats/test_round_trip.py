@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from sdlora.adapters import live
 from sdlora.adapters.base import AdapterState
-from sdlora.adapters.targets import GROUPS, adaptable
+from sdlora.adapters.targets import GROUPS, adaptable_layers
 from sdlora.errors import ConfigError, FormatError, NonFiniteError
 from sdlora.formats import FORMATS, read_adapter, write_adapter
 from sdlora.formats.kohya import STEPS, Kohya, dotted
@@ -147,14 +147,14 @@ def test_kohya_keys_are_those_of_sd_scripts(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("family", ["sd1", "sd2"])
 def test_kohya_names_lead_back_to_every_layer_that_can_be_adapted(family: str) -> None:
-    for path, _ in adaptable(architecture(family)):
+    for path, _ in adaptable_layers(architecture(family)):
         rest = path.partition(".")[2]
         assert dotted(rest.replace(".", "_")) == rest
 
 
 def test_sdxls_layers_have_kohyas_names_and_lead_back() -> None:
     """Some as in published files; the UNet's are those of the original code."""
-    names = {path: Kohya()._stem(path, "sdxl") for path, _ in adaptable(architecture("sdxl"))}
+    names = {path: Kohya()._stem(path, "sdxl") for path, _ in adaptable_layers(architecture("sdxl"))}
     for path, name in {
         "unet.down_blocks.1.attentions.0.transformer_blocks.1.attn2.to_k":
             "lora_unet_input_blocks_4_1_transformer_blocks_1_attn2_to_k",

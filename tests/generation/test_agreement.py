@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 
 from sdlora.errors import ConfigError
-from sdlora.families.loading import load
+from sdlora.families.loading import load_family
 from sdlora.families.settings import Model
 from sdlora.formats import write_adapter
-from sdlora.generation.agreement import disagreement, trained_with
+from sdlora.generation.agreement import schedule_mismatch, trained_schedule
 from sdlora.generation.images import parse_parameters
-from sdlora.generation.merge import merge
-from sdlora.generation.recall import recall
+from sdlora.generation.merge import bake_folder
+from sdlora.generation.recall import recall_text
 from sdlora.generation.studio import Studio
 from tests.generation.test_studio import QUICK, adapter
 
@@ -42,16 +42,18 @@ def pixels(studio, **changes):
     ],
 )
 def test_what_a_header_tells_of_its_base(metadata, told):
-    assert trained_with(metadata) == told
+    assert trained_schedule(metadata) == told
 
 
 def test_a_run_writes_what_it_was_trained_with(velocity):
-    from sdlora.formats.metadata import Provenance, header
+    from sdlora.formats.metadata import Provenance, provenance_metadata
 
-    epsilon = header(Provenance(name="x", family="sd1", base="b"))
-    assert trained_with(epsilon) == {"prediction_type": "epsilon", "zero_terminal_snr": "off"}
-    own = header(Provenance(name="x", family="sd1", base="b", prediction_type="v_prediction", zero_terminal_snr=True))
-    assert trained_with(own) == SAID and disagreement("x", own, load(velocity).scheduler_config) == ""
+    epsilon = provenance_metadata(Provenance(name="x", family="sd1", base="b"))
+    assert trained_schedule(epsilon) == {"prediction_type": "epsilon", "zero_terminal_snr": "off"}
+    own = provenance_metadata(
+        Provenance(name="x", family="sd1", base="b", prediction_type="v_prediction", zero_terminal_snr=True)
+    )
+    assert trained_schedule(own) == SAID and schedule_mismatch("x", own, load_family(velocity).scheduler_config) == ""
 
 
 def test_what_is_said_of_a_base_changes_its_pictures_and_stands_in_their_text(tiny_base, velocity):
@@ -59,10 +61,10 @@ def test_what_is_said_of_a_base_changes_its_pictures_and_stands_in_their_text(ti
     other, said = pixels(Studio(velocity, device="cpu"))
     assert (plain != other).any()
     assert {"Prediction type", "Zero terminal SNR"} & parse_parameters(text).settings.keys() == set()
-    assert recall(text, ()).base_settings == {}
-    read = recall(said, ())
+    assert recall_text(text, ()).base_settings == {}
+    read = recall_text(said, ())
     assert (read.base_settings, read.remarks) == (SAID, ())
-    [remark] = recall(said.replace("v_prediction", "flow"), ()).remarks
+    [remark] = recall_text(said.replace("v_prediction", "flow"), ()).remarks
     assert "'flow' is unknown here" in remark
 
 
@@ -91,7 +93,7 @@ def test_a_difference_is_one_sentence_with_its_remedy_at_each_drawing(tiny_base,
 def test_a_sampler_that_cannot_begin_in_noise_is_refused_before_anything_is_drawn(velocity):
     studio = Studio(velocity, device="cpu")
     with pytest.raises(ConfigError, match="sampler 'Heun': cannot draw with a zero-terminal-SNR model; take DPM"):
-        studio.drawing("a red house", sampler="Heun")
+        studio.image_spec("a red house", sampler="Heun")
 
 
 @pytest.mark.parametrize("scheduler", ["PNDMScheduler", "EulerDiscreteScheduler"])
@@ -106,7 +108,7 @@ def test_a_merged_model_tells_what_was_said_of_its_base(scheduler, tiny_base, ve
     said = velocity.model_copy(update={"base": str(base)})
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
-        folder = merge(said, [("a", tmp_path / "a.safetensors", 0.5)], tmp_path / "merged", "fp32")
+        folder = bake_folder(said, [("a", tmp_path / "a.safetensors", 0.5)], tmp_path / "merged", "fp32")
     written = json.loads((folder / "scheduler" / "scheduler_config.json").read_text())
     able = {"PNDMScheduler": "DDIMScheduler"}.get(scheduler, scheduler)
     assert (written["_class_name"], written["timestep_spacing"]) == (able, "trailing")
@@ -121,4 +123,4 @@ def test_a_merged_model_tells_what_was_said_of_its_base(scheduler, tiny_base, ve
 def test_merging_warns_of_a_difference_too(tiny_base, tmp_path):
     write_adapter(adapter(**VELOCITY), tmp_path / "a.safetensors")
     with pytest.warns(UserWarning, match="adapter 'a' was trained with prediction_type v_prediction"):
-        merge(str(tiny_base), [("a", tmp_path / "a.safetensors", 0.5)], tmp_path / "merged", "fp32")
+        bake_folder(str(tiny_base), [("a", tmp_path / "a.safetensors", 0.5)], tmp_path / "merged", "fp32")

@@ -7,8 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sdlora.generation.attention import Chunk, Run, chunks, escape, parse
-from sdlora.generation.sampling import weighed
+from sdlora.generation.attention import PromptChunk, WeightedText, escape_weights, parse_weights, split_chunks
+from sdlora.generation.sampling import apply_token_weights
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))
 SYNTAX = st.text(st.sampled_from("()[]\\:1.,a BREAK+-"), max_size=60)
@@ -24,7 +24,7 @@ def words(first, last):
 
 
 def cut(text, room=75):
-    return [chunk.tokens for chunk in chunks(parse(text), tokens, room)]
+    return [chunk.tokens for chunk in split_chunks(parse_weights(text), tokens, room)]
 
 
 @pytest.mark.parametrize(
@@ -56,34 +56,36 @@ def cut(text, room=75):
     ],
 )  # fmt: skip
 def test_brackets_become_weights(prompt, runs):
-    read = parse(prompt)
+    read = parse_weights(prompt)
     assert [run.text for run in read] == [text for text, _ in runs]
     assert [run.weight for run in read if run.text is not None] == pytest.approx([w for t, w in runs if t is not None])
 
 
 def test_a_break_in_brackets_parts_the_words_and_both_keep_their_weight():
-    assert [run.text for run in parse("(a BREAK b:2)")] == ["a", None, "b"]
+    assert [run.text for run in parse_weights("(a BREAK b:2)")] == ["a", None, "b"]
     assert cut("(w1 BREAK w2:2) w3") == [[1], [2, 3]]
 
 
 @given(st.one_of(TEXT, SYNTAX))
 def test_any_text_can_be_read_and_no_letter_outside_the_syntax_is_lost(text):
-    read = "".join(run.text or "" for run in parse(text))
+    read = "".join(run.text or "" for run in parse_weights(text))
     kept = [letter for letter in text if letter.isalpha() and letter not in "BREAK"]
     assert [letter for letter in read if letter.isalpha() and letter not in "BREAK"] == kept
 
 
 @given(st.one_of(TEXT, SYNTAX).filter(lambda text: "BREAK" not in text))
 def test_escaped_text_reads_as_itself(text):
-    assert parse(escape(text)) == [Run(text)]
-    assert [run for run in parse(f"({escape(text)}:1.5)x") if run.weight == 1.5] == ([Run(text, 1.5)] if text else [])
+    assert parse_weights(escape_weights(text)) == [WeightedText(text)]
+    assert [run for run in parse_weights(f"({escape_weights(text)}:1.5)x") if run.weight == 1.5] == (
+        [WeightedText(text, 1.5)] if text else []
+    )
 
 
 @given(
     st.text(st.characters(exclude_characters="()[]\\", exclude_categories=["Cs"])).filter(lambda t: "BREAK" not in t)
 )
 def test_a_prompt_without_the_syntax_is_left_as_it_is(text):
-    assert parse(text) == [Run(text)]
+    assert parse_weights(text) == [WeightedText(text)]
 
 
 def test_a_full_part_ends_at_its_last_comma_if_that_is_near():
@@ -101,13 +103,16 @@ def test_break_begins_a_new_part_and_weights_stay_with_their_words():
     assert cut("w1 BREAK w2") == [[1], [2]]
     assert cut("w1 BREAK") == [[1]]
     assert cut("") == [[]]
-    assert chunks(parse("w1 (w2 w3:1.5) w4"), tokens, 3) == [Chunk([1, 2, 3], [1.0, 1.5, 1.5]), Chunk([4], [1.0])]
+    assert split_chunks(parse_weights("w1 (w2 w3:1.5) w4"), tokens, 3) == [
+        PromptChunk([1, 2, 3], [1.0, 1.5, 1.5]),
+        PromptChunk([4], [1.0]),
+    ]
 
 
 @given(st.lists(st.sampled_from(["w1", ",", "(w2", "w3)", "w4:1.5)", "[", "BREAK"]), max_size=60), st.integers(1, 25))
 def test_parts_hold_every_token_in_its_order(pieces, room):
-    runs = parse(" ".join(pieces))
-    made = chunks(runs, tokens, room)
+    runs = parse_weights(" ".join(pieces))
+    made = split_chunks(runs, tokens, room)
     assert [token for chunk in made for token in chunk.tokens] == [t for run in runs for t in tokens(run.text or "")]
     assert all(len(chunk.tokens) == len(chunk.weights) <= room for chunk in made)
 
@@ -116,12 +121,12 @@ def test_weighed_vectors_keep_the_mean():
     """Tokens of means 1, 2, 3 with weights 1, 2, 1: their mean grows from 2 to 8 / 3, so that all shrink by 3 / 4."""
     vectors = torch.tensor([[[0.0, 2.0], [2.0, 2.0], [3.0, 3.0]]])
     expected = torch.tensor([[[0.0, 1.5], [3.0, 3.0], [2.25, 2.25]]])
-    assert torch.allclose(weighed(vectors, [2.0]), expected)
-    assert weighed(vectors, [1.0, 1.0]) is vectors
+    assert torch.allclose(apply_token_weights(vectors, [2.0]), expected)
+    assert apply_token_weights(vectors, [1.0, 1.0]) is vectors
 
 
 def test_where_the_means_have_no_common_sign_vectors_are_only_weighted():
     """Means of 1 and -1.1: weighting the second by 2 would turn every sign and grow all twelvefold."""
     vectors = torch.tensor([[[1.0, 1.0], [-1.1, -1.1]]])
-    assert torch.allclose(weighed(vectors, [2.0]), torch.tensor([[[1.0, 1.0], [-2.2, -2.2]]]))
-    assert torch.isfinite(weighed(torch.zeros(1, 3, 2), [1.2])).all()
+    assert torch.allclose(apply_token_weights(vectors, [2.0]), torch.tensor([[[1.0, 1.0], [-2.2, -2.2]]]))
+    assert torch.isfinite(apply_token_weights(torch.zeros(1, 3, 2), [1.2])).all()

@@ -3,7 +3,7 @@
 import pytest
 
 from sdlora.errors import ConfigError
-from sdlora.generation.axes import KINDS, read_axis
+from sdlora.generation.axes import AXIS_TYPES, parse_axis
 
 
 @pytest.mark.parametrize(
@@ -29,7 +29,7 @@ from sdlora.generation.axes import KINDS, read_axis
     ],
 )
 def test_values_are_read_as_a1111_reads_them(kind, text, values):
-    assert list(read_axis(kind, text, [100, 250, 400]).values) == values
+    assert list(parse_axis(kind, text, [100, 250, 400]).values) == values
 
 
 @pytest.mark.parametrize(
@@ -54,9 +54,9 @@ def test_values_are_read_as_a1111_reads_them(kind, text, values):
 )
 def test_what_cannot_be_read_is_one_sentence_that_names_the_axis(kind, text, said):
     with pytest.raises(ConfigError, match=said) as caught:
-        read_axis(kind, text, [100, 250, 400])
+        parse_axis(kind, text, [100, 250, 400])
     assert "\n" not in str(caught.value)
 
 
 def test_every_kind_begins_with_values_that_can_be_read():
-    assert all(len(read_axis(name, kind.start).values) > 1 for name, kind in KINDS.items() if kind.start)
+    assert all(len(parse_axis(name, kind.start).values) > 1 for name, kind in AXIS_TYPES.items() if kind.start)

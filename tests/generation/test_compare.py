@@ -9,13 +9,13 @@ from PIL import Image
 
 from sdlora.errors import ConfigError, FileError, OutOfMemoryError
 from sdlora.generation import compare, sampling, studio
-from sdlora.generation.axes import Axis, read_axis
-from sdlora.generation.compare import Cell, Grid
+from sdlora.generation.axes import Axis, parse_axis
+from sdlora.generation.compare import GridCell, ImageGrid
 from sdlora.generation.images import read_parameters
 from sdlora.generation.studio import Studio
 from tests.adapters.helpers import trained_state, uneven
 
-START = Cell("a red house on grass", steps=2, seed=7, adapter="a", sampler="Euler a")
+START = GridCell("a red house on grass", steps=2, seed=7, adapter="a", sampler="Euler a")
 
 
 @pytest.fixture(scope="module")
@@ -31,8 +31,10 @@ def drawer(tiny_base):
 def latents(monkeypatch):
     """The latents of every picture that is drawn, as they go to the decoder."""
     seen = []
-    decode = sampling.decode
-    monkeypatch.setattr(sampling, "decode", lambda vae, latents: seen.append(latents.clone()) or decode(vae, latents))
+    decode = sampling.decode_latents
+    monkeypatch.setattr(
+        sampling, "decode_latents", lambda vae, latents: seen.append(latents.clone()) or decode(vae, latents)
+    )
     return seen
 
 
@@ -74,7 +76,7 @@ def test_what_is_asked_for_twice_is_drawn_once_and_keeps_its_own_text(drawer, la
 
 def test_where_memory_runs_out_batches_are_halved(drawer, monkeypatch):
     sizes, room = [], 2
-    draw = studio.draw
+    draw = studio.sample_images
 
     def cramped(family, pictures, *rest):
         sizes.append(len(pictures))
@@ -82,7 +84,7 @@ def test_where_memory_runs_out_batches_are_halved(drawer, monkeypatch):
             raise torch.OutOfMemoryError
         return draw(family, pictures, *rest)
 
-    monkeypatch.setattr(studio, "draw", cramped)
+    monkeypatch.setattr(studio, "sample_images", cramped)
     images = drawer.generate("a cat", steps=1, seed=1, count=6, batch=6)
     assert (len(images), sizes) == (6, [6, 3, 1, 1, 1, 1, 1, 1])
     room = 0
@@ -91,8 +93,8 @@ def test_where_memory_runs_out_batches_are_halved(drawer, monkeypatch):
 
 
 def test_cells_are_every_combination_row_by_row_and_share_a_seed():
-    axes = [read_axis("scale", "0, 1"), read_axis("cfg", "3, 5, 7"), read_axis("prompt", "one\ntwo")]
-    cells = compare.cells(Cell("", adapter="a", others={"b": 0.5}), axes)
+    axes = [parse_axis("scale", "0, 1"), parse_axis("cfg", "3, 5, 7"), parse_axis("prompt", "one\ntwo")]
+    cells = compare.grid_cells(GridCell("", adapter="a", others={"b": 0.5}), axes)
     assert len(cells) == 12 and len({cell.seed for cell in cells}) == 1 and cells[0].seed >= 0
     assert [(cell.place, cell.prompt, cell.cfg, cell.scales) for cell in cells[:3]] == [
         ((0, 0, 0), "one", 3.0, {"b": 0.5, "a": 0.0}),
@@ -107,8 +109,8 @@ def test_cells_are_every_combination_row_by_row_and_share_a_seed():
 
 
 def test_what_is_replaced_stands_in_the_prompt_of_another_axis():
-    cells = compare.cells(
-        Cell("", "red sky"), [read_axis("replace", "red, blue"), read_axis("prompt", "a red cat\na dog")]
+    cells = compare.grid_cells(
+        GridCell("", "red sky"), [parse_axis("replace", "red, blue"), parse_axis("prompt", "a red cat\na dog")]
     )
     assert [(cell.prompt, cell.negative) for cell in cells] == [
         ("a red cat", "red sky"), ("a blue cat", "blue sky"), ("a dog", "red sky"), ("a dog", "blue sky"),
@@ -116,8 +118,10 @@ def test_what_is_replaced_stands_in_the_prompt_of_another_axis():
 
 
 def test_a_checkpoint_takes_the_adapters_place():
-    axis = read_axis("checkpoint", "", [100, 200])
-    cells = compare.cells(Cell("x", adapter="run", scale=0.8), [axis], {"100": "run-000100", "200": "run-000200"})
+    axis = parse_axis("checkpoint", "", [100, 200])
+    cells = compare.grid_cells(
+        GridCell("x", adapter="run", scale=0.8), [axis], {"100": "run-000100", "200": "run-000200"}
+    )
     assert [cell.scales for cell in cells] == [{"run-000100": 0.8}, {"run-000200": 0.8}]
 
 
@@ -127,24 +131,28 @@ def test_a_checkpoint_takes_the_adapters_place():
         (START, [("seed", "1-15"), ("cfg", "1-15")], "15 x 15 are 225 pictures, and a grid has at most 200"),
         (START, [("seed", "1-2"), ("seed", "3-4")], "two axes are Seed"),
         (START, [("replace", "dog, cat")], "'dog' stands in no prompt"),
-        (Cell("x"), [("scale", "0, 1")], "scale: choose the adapter"),
-        (Cell("x <lora:a:1>", adapter="a"), [("scale", "0, 1")], "<lora:a:...> sets the scale that is to be compared"),
+        (GridCell("x"), [("scale", "0, 1")], "scale: choose the adapter"),
+        (
+            GridCell("x <lora:a:1>", adapter="a"),
+            [("scale", "0, 1")],
+            "<lora:a:...> sets the scale that is to be compared",
+        ),
     ],
 )
 def test_a_grid_that_would_compare_nothing_or_too_much_is_refused(start, axes, said):
     with pytest.raises(ConfigError, match=said):
-        compare.cells(start, [read_axis(*axis) for axis in axes])
+        compare.grid_cells(start, [parse_axis(*axis) for axis in axes])
 
 
 @pytest.fixture
 def folder(tmp_path):
-    axes = (read_axis("scale", "0, 0.5, 1"), read_axis("seed", "1, 2"))
-    grid = Grid(axes, compare.cells(START, axes), {"a": "a.safetensors"}, width=64, height=64, subject="a")
-    return compare.lay_out(grid, tmp_path / "grid")
+    axes = (parse_axis("scale", "0, 0.5, 1"), parse_axis("seed", "1, 2"))
+    grid = ImageGrid(axes, compare.grid_cells(START, axes), {"a": "a.safetensors"}, width=64, height=64, subject="a")
+    return compare.write_declaration(grid, tmp_path / "grid")
 
 
 def test_a_grid_is_read_back_as_it_was_laid_out(folder):
-    grid = compare.read(folder)
+    grid = compare.read_grid(folder)
     assert grid.axes == (Axis("scale", ("0", "0.5", "1")), Axis("seed", ("1", "2")))
     assert grid.labels == (["scale 0", "scale 0.5", "scale 1"], ["seed 1", "seed 2"], [""])
     assert grid.cell("0-001-002.png").scales == {"a": 1.0}
@@ -152,17 +160,17 @@ def test_a_grid_is_read_back_as_it_was_laid_out(folder):
         grid.cell("../x.png")
     (folder / "grid.json").write_text('{"axes": 1}')
     with pytest.raises(FileError, match="no grid"):
-        compare.read(folder)
+        compare.read_grid(folder)
 
 
 def test_a_filled_grid_holds_its_pictures_and_a_sheet_and_goes_on_where_it_was_cut_short(folder, drawer):
     calls = iter(range(99))
-    compare.fill(drawer, folder, should_stop=lambda: next(calls) > 4)
+    compare.generate_cells(drawer, folder, should_stop=lambda: next(calls) > 4)
     there = {path.name: path.stat().st_mtime_ns for path in folder.glob("0-*.png")}
     assert 1 <= len(there) < 6 and not (folder / "sheet.png").exists()
     assert drawer.adapters == {"a": 0.0, "b": 0.0}
     told = []
-    compare.fill(drawer, folder, on_progress=lambda *at: told.append(at))
+    compare.generate_cells(drawer, folder, on_progress=lambda *at: told.append(at))
     assert all((folder / name).stat().st_mtime_ns == time for name, time in there.items())
     assert told[-1] == (told[-1][1],) * 2 == (2 * (6 - len(there)),) * 2
     known = read_parameters(folder / "0-001-002.png")

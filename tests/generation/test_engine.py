@@ -10,7 +10,7 @@ import torch
 from sdlora.errors import ConfigError, OutOfMemoryError
 from sdlora.generation import engine as engines
 from sdlora.generation import memory
-from sdlora.generation.engine import Machine, require_able
+from sdlora.generation.engine import Runtime, require_supported
 from sdlora.generation.settings import Engine
 from sdlora.generation.studio import Studio
 from tests.generation.test_studio import adapter
@@ -25,13 +25,13 @@ def loaded(tiny_base):
 
 
 def drawn(family, side=64, studio=None, **engine):
-    studio = studio or Studio.over(family, engine=Engine(**engine))
+    studio = studio or Studio.from_family(family, engine=Engine(**engine))
     [image] = studio.generate("a red house", seed=3, steps=2, width=side, height=side)
     return np.asarray(image, float)
 
 
 def test_a_picture_of_one_tile_is_the_same_to_the_bit_and_a_large_one_close(loaded):
-    assert memory.tile(loaded) == 64
+    assert memory.tile_size(loaded) == 64
     assert (drawn(loaded, 64, vae_tiling="on") == drawn(loaded, 64, vae_tiling="off")).all()
     whole, tiled = drawn(loaded, 128, vae_tiling="off"), drawn(loaded, 128, vae_tiling="on")
     assert (whole != tiled).any()
@@ -45,7 +45,7 @@ def test_large_pictures_are_tiled_of_their_own_accord_where_memory_is_short_and_
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
         assert (drawn(loaded, 128) == whole).all()
-        monkeypatch.setattr(memory, "free", lambda device: 0)
+        monkeypatch.setattr(memory, "free_bytes", lambda device: 0)
         drawn(loaded, 64)  # Tiles would save nothing.
         assert (drawn(loaded, 128, vae_tiling="off") == whole).all()
     with pytest.warns(UserWarning, match="128x128 is decoded in tiles of 64 pixels"):
@@ -70,7 +70,7 @@ def test_the_vae_is_left_as_it_was(loaded, monkeypatch):
 )
 def test_what_cannot_be_done_here_is_refused_in_a_sentence(engine, device, said):
     with pytest.raises(ConfigError, match=said):
-        require_able(engine, device)
+        require_supported(engine, device)
 
 
 def test_it_is_refused_before_the_base_is_loaded():
@@ -81,18 +81,18 @@ def test_it_is_refused_before_the_base_is_loaded():
 def test_xformers_is_refused_elsewhere_than_on_cuda(monkeypatch):
     monkeypatch.setattr(engines.importlib.util, "find_spec", lambda name: object())
     with pytest.raises(ConfigError, match=r"works on CUDA alone, and this is cpu"):
-        require_able(XFORMERS, CPU)
-    require_able(XFORMERS, CARD)
+        require_supported(XFORMERS, CPU)
+    require_supported(XFORMERS, CARD)
 
 
 def test_where_memory_runs_out_offloading_is_named_only_where_it_can_help(loaded, monkeypatch):
     def fail(*_):
         raise torch.OutOfMemoryError
 
-    monkeypatch.setattr("sdlora.generation.studio.draw", fail)
-    studio, said = Studio.over(loaded), []
+    monkeypatch.setattr("sdlora.generation.studio.sample_images", fail)
+    studio, said = Studio.from_family(loaded), []
     for device in (CPU, torch.device("mps")):
-        studio.machine.device = device
+        studio.runtime.device = device
         with pytest.raises(OutOfMemoryError) as error:
             drawn(None, studio=studio)
         said.append(str(error.value).partition("; ")[2])
@@ -101,7 +101,7 @@ def test_where_memory_runs_out_offloading_is_named_only_where_it_can_help(loaded
 
 @pytest.fixture
 def anything_goes(monkeypatch):
-    monkeypatch.setattr(engines, "require_able", lambda engine, device: None)
+    monkeypatch.setattr(engines, "require_supported", lambda engine, device: None)
 
 
 @pytest.mark.parametrize("family", ["sd1", "sdxl"])
@@ -116,7 +116,7 @@ def test_parts_come_and_go_in_the_order_of_their_work(family, tmp_path, anything
     state = adapter(paths=["text_encoder.text_model.encoder.layers.0.self_attn.q_proj"])
     studio.add_adapter("one", state)
     plain = drawn(None, studio=studio)
-    studio.machine.use(TURNS)
+    studio.runtime.use(TURNS)
     studio.remove_adapter("one")
     studio.add_adapter("one", state)  # An adapter may come when the hooks are there.
     names = {id(part): name for name, part in {**studio.family.models, "vae": studio.family.vae}.items()}
@@ -133,7 +133,7 @@ def test_parts_come_and_go_in_the_order_of_their_work(family, tmp_path, anything
     assert list(dict.fromkeys(came)) == [*encoders, "unet", "vae"]
     assert came[-1] == "vae" and came.count("unet") == 2
     assert gone[-len(names) :] == [*encoders, "unet", "vae"]  # At the end none is left on the device.
-    studio.machine.use(Engine())
+    studio.runtime.use(Engine())
     came.clear()
     assert (drawn(None, studio=studio) == plain).all() and came == []
     assert not any(hasattr(part, "_hf_hook") for part in (*studio.family.models.values(), studio.family.vae))
@@ -150,13 +150,13 @@ def test_a_model_whose_parts_take_turns_is_never_whole_on_its_device(tiny_base, 
     from sdlora.generation import studio
 
     moved, to = [], Family.to
-    monkeypatch.setattr(studio, "require_able", lambda engine, device: None)
+    monkeypatch.setattr(studio, "require_supported", lambda engine, device: None)
     monkeypatch.setattr(
         Family, "to", lambda family, device=None, dtype=None: moved.append(str(device)) or to(family, None)
     )
     monkeypatch.setattr(studio, "choose_device", lambda name: torch.device("meta"))
     made = Studio(str(tiny_base), precision="fp32", engine=TURNS)
-    assert moved == ["cpu"] and made.machine.device.type == "meta"
+    assert moved == ["cpu"] and made.runtime.device.type == "meta"
     Studio(str(tiny_base), precision="fp32")
     assert moved == ["cpu", "meta"]
 
@@ -165,7 +165,7 @@ def test_xformers_is_asked_of_the_unet_alone_and_taken_back(loaded, anything_goe
     unet, asked = loaded.models["unet"], []
     monkeypatch.setattr(unet, "enable_xformers_memory_efficient_attention", lambda: asked.append("on"))
     monkeypatch.setattr(unet, "disable_xformers_memory_efficient_attention", lambda: asked.append("off"))
-    machine = Machine(loaded, CPU, XFORMERS)
+    machine = Runtime(loaded, CPU, XFORMERS)
     machine.use(Engine(attention="xformers", vae_tiling="on"))
     assert asked == ["on"]
     machine.use(Engine())
@@ -178,12 +178,12 @@ def test_kernels_that_do_not_work_are_told_and_pytorchs_own_are_back(loaded, any
 
     before = drawn(loaded)
     monkeypatch.setattr(loaded.models["unet"], "enable_xformers_memory_efficient_attention", fail)
-    studio = Studio.over(loaded)
+    studio = Studio.from_family(loaded)
     with pytest.raises(
         ConfigError, match=r"does not work here \(No operator found for `memory_eff[a-z_]+`\); take sdpa"
     ):
-        studio.machine.use(XFORMERS)
-    assert studio.machine.engine == Engine()
+        studio.runtime.use(XFORMERS)
+    assert studio.runtime.engine == Engine()
     assert (drawn(None, studio=studio) == before).all()
 
 
@@ -207,6 +207,6 @@ def test_adapters_take_part_in_xformers_attention(tiny_base, anything_goes, monk
     unet = studio.family.models["unet"]
     enable = lambda: unet.set_attn_processor(theirs.XFormersAttnProcessor())  # noqa: E731
     monkeypatch.setattr(unet, "enable_xformers_memory_efficient_attention", enable)
-    studio.machine.use(XFORMERS)
+    studio.runtime.use(XFORMERS)
     assert np.abs(drawn(None, studio=studio) - plain).max() <= 1
     assert called

@@ -9,7 +9,7 @@ from sdlora.generation.images import (
     format_parameters,
     parse_parameters,
     read_parameters,
-    save,
+    save_images,
 )
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"])).filter(lambda text: "Negative prompt:" not in text)
@@ -50,7 +50,7 @@ def test_a_saved_picture_carries_its_parameters(tmp_path, prompt):
     image = Image.new("RGB", (8, 8), "red")
     parameters = Parameters(prompt, "blurry", {"Steps": "25", "Lora hashes": "a: 0123456789ab"})
     image.info["parameters"] = format_parameters(parameters)
-    [path] = save([image], tmp_path / "out ü '.png")
+    [path] = save_images([image], tmp_path / "out ü '.png")
     assert read_parameters(path) == parameters
     assert Image.open(path).getpixel((0, 0)) == (255, 0, 0)
 
@@ -58,21 +58,21 @@ def test_a_saved_picture_carries_its_parameters(tmp_path, prompt):
 def test_a_lone_surrogate_does_not_lose_the_picture(tmp_path):
     image = Image.new("RGB", (8, 8))
     image.info["parameters"] = "bad \ud800 text"
-    [path] = save([image], tmp_path / "out.png")
+    [path] = save_images([image], tmp_path / "out.png")
     assert read_parameters(path).prompt == "bad ? text"
 
 
 def test_no_picture_is_overwritten(tmp_path):
     path = tmp_path / "new" / "out.png"
     images = [Image.new("RGB", (8, 8), color) for color in ("red", "green", "blue")]
-    assert [saved.name for saved in save(images, path)] == ["out.png", "out-2.png", "out-3.png"]
-    assert [saved.name for saved in save(images[:1], path)] == ["out-4.png"]
+    assert [saved.name for saved in save_images(images, path)] == ["out.png", "out-2.png", "out-3.png"]
+    assert [saved.name for saved in save_images(images[:1], path)] == ["out-4.png"]
     assert sorted(file.name for file in path.parent.iterdir()) == ["out-2.png", "out-3.png", "out-4.png", "out.png"]
 
 
 def test_only_png_is_written_and_only_pictures_are_read(tmp_path):
     with pytest.raises(ConfigError, match=r"name it out\.png"):
-        save([Image.new("RGB", (8, 8))], tmp_path / "out.jpg")
+        save_images([Image.new("RGB", (8, 8))], tmp_path / "out.jpg")
     (tmp_path / "fake.png").write_text("<html>")
     with pytest.raises(FileError, match=r"fake\.png"):
         read_parameters(tmp_path / "fake.png")

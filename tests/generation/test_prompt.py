@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sdlora.errors import ConfigError
-from sdlora.generation.prompt import parse, tag
+from sdlora.generation.prompt import lora_tag, parse_lora_tags
 
 
 @pytest.mark.parametrize(
@@ -26,13 +26,13 @@ from sdlora.generation.prompt import parse, tag
     ],
 )
 def test_tags_leave_the_prompt_and_become_scales(prompt, text, scales):
-    assert parse(prompt) == (text, scales)
+    assert parse_lora_tags(prompt) == (text, scales)
 
 
 @pytest.mark.parametrize("bad", ["<lora:>", "<lora:a:x>", "<lora:a:nan>", "<lora:a:1:2:3>", "<lora:a:b=1>"])
 def test_a_tag_that_cannot_be_read_is_named(bad):
     with pytest.raises(ConfigError, match=r"write <lora:name:0\.8>") as error:
-        parse(f"a house {bad}")
+        parse_lora_tags(f"a house {bad}")
     assert bad in str(error.value)
 
 
@@ -42,4 +42,4 @@ NUMBERS = st.floats(-4, 4)
 @given(NUMBERS, NUMBERS)
 def test_a_written_tag_reads_back(text, unet):
     scale = text if text == unet else {"text_encoder": text, "unet": unet}
-    assert parse(tag("a", scale)).scales == {"a": scale}
+    assert parse_lora_tags(lora_tag("a", scale)).scales == {"a": scale}

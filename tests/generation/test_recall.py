@@ -10,7 +10,7 @@ from PIL.PngImagePlugin import PngInfo
 from sdlora.errors import ConfigError, FileError
 from sdlora.generation import attention
 from sdlora.generation.images import Parameters, format_parameters
-from sdlora.generation.recall import LIMITS, recall, recall_picture
+from sdlora.generation.recall import LIMITS, recall_image, recall_text
 
 OURS = format_parameters(
     Parameters(
@@ -34,7 +34,7 @@ def picture(path, **texts):
 
 
 def test_our_own_text_fills_every_field():
-    read = recall(OURS, ["cat", "glass"])
+    read = recall_text(OURS, ["cat", "glass"])
     assert (read.prompt, read.negative, read.remarks) == ("a sks cat", "snow, ice", ())
     assert (read.sampler, read.model) == ("DPM++ 2M Karras", "pocket")
     assert read.scales == {"cat": 0.8, "glass": -0.5}
@@ -51,7 +51,7 @@ def test_our_own_text_fills_every_field():
     ],
 )
 def test_samplers_of_any_age_are_read_and_unknown_ones_named(line, sampler, said):
-    read = recall(f"a cat\nSteps: 7, {line}, Seed: 1", [])
+    read = recall_text(f"a cat\nSteps: 7, {line}, Seed: 1", [])
     assert (read.sampler, read.numbers) == (sampler, {"steps": 7, "seed": 1})
     assert said in " ".join(read.remarks) and bool(read.remarks) == bool(said)
 
@@ -61,7 +61,7 @@ def test_what_cannot_be_taken_over_is_named_and_the_rest_is_filled_in():
         "a cat <lora:gone:0.5> <lora:cat:0.5:0.25> <lora:glass:3>\nwith a hat\r\n"
         'Steps: 9999, CFG scale: x, Seed: 5, Size: big, Hires upscale: 2, Note: "a, b"'
     )
-    read = recall(text, ["cat", "glass"])
+    read = recall_text(text, ["cat", "glass"])
     assert read.prompt == "a cat \nwith a hat <lora:cat:0.5:0.25> <lora:glass:3>"  # No slider holds these two.
     assert (read.scales, read.numbers, read.negative) == ({}, {"seed": 5}, "")
     said = " ".join(read.remarks)
@@ -76,28 +76,28 @@ def test_what_cannot_be_taken_over_is_named_and_the_rest_is_filled_in():
 
 
 def test_a_text_without_settings_is_a_prompt_and_no_text_is_an_error():
-    assert recall("just words", []).prompt == "just words"
-    assert "only the prompt" in recall("just words", []).remarks[0]
-    assert "<lora:a:x>" in recall("b <lora:a:x>\nSteps: 3", []).prompt
+    assert recall_text("just words", []).prompt == "just words"
+    assert "only the prompt" in recall_text("just words", []).remarks[0]
+    assert "<lora:a:x>" in recall_text("b <lora:a:x>\nSteps: 3", []).prompt
     with pytest.raises(ConfigError, match="no text yet"):
-        recall(" \n", [])
+        recall_text(" \n", [])
 
 
 @given(st.text(st.sampled_from("abn <>:lora,0.5\n\"'x-Stepsd1\\{}()"), max_size=80))
 def test_any_text_is_read_and_numbers_stay_in_their_limits(text):
-    read = recall(f"x{text}\nSteps: 3, Seed: {text[:5]!r}", ["a"])
+    read = recall_text(f"x{text}\nSteps: 3, Seed: {text[:5]!r}", ["a"])
     assert all(LIMITS[name][0] <= number <= LIMITS[name][1] for name, number in read.numbers.items())
 
 
 def test_a_picture_is_read_or_says_in_a_sentence_why_not(tmp_path):
-    assert recall_picture(picture(tmp_path / "a.png", parameters=OURS), ["cat"]).numbers["seed"] == 123
+    assert recall_image(picture(tmp_path / "a.png", parameters=OURS), ["cat"]).numbers["seed"] == 123
     with pytest.raises(FileError, match=r"comfy\.png: holds a ComfyUI workflow"):
-        recall_picture(picture(tmp_path / "comfy.png", prompt=json.dumps({"3": {}})), [])
+        recall_image(picture(tmp_path / "comfy.png", prompt=json.dumps({"3": {}})), [])
     with pytest.raises(FileError, match=r"plain\.png: holds no settings"):
-        recall_picture(picture(tmp_path / "plain.png"), [])
+        recall_image(picture(tmp_path / "plain.png"), [])
     (tmp_path / "fake.png").write_text("<html>")
     with pytest.raises(FileError, match=r"fake\.png: is not a picture"):
-        recall_picture(tmp_path / "fake.png", [])
+        recall_image(tmp_path / "fake.png", [])
 
 
 @pytest.mark.parametrize(
@@ -107,6 +107,6 @@ def test_a_picture_is_read_or_says_in_a_sentence_why_not(tmp_path):
 def test_a_strangers_long_text_stops_nobody(text):
     """Seconds where it took the square of its length: 40 of them, in which the whole page stood still."""
     before = time.process_time()
-    recall(text, ())
-    attention.parse(text)
+    recall_text(text, ())
+    attention.parse_weights(text)
     assert time.process_time() - before < 4

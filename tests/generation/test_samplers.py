@@ -48,14 +48,14 @@ def _alpha_cumprod(t):
     ],
 )
 def test_names_are_taken_in_any_case(given, canonical, parts):
-    assert samplers.canonical(given) == canonical
-    assert samplers.split(given) == parts
+    assert samplers.canonical_sampler(given) == canonical
+    assert samplers.split_sampler(given) == parts
     assert Sample(sampler=given).sampler == canonical
 
 
 def test_an_unknown_sampler_is_told_near_names():
     with pytest.raises(ConfigError, match=r"Euller.*Euler"):
-        samplers.canonical("Euller")
+        samplers.canonical_sampler("Euller")
     with pytest.raises(ValueError, match=r"sampler(?s:.)*'zzz'(?s:.)*DPM\+\+ 2M"):
         Sample(sampler="zzz")
 

@@ -14,9 +14,9 @@ from sdlora.adapters.base import AdapterState, ModuleState
 from sdlora.errors import ConfigError, FileError, MismatchError, NonFiniteError
 from sdlora.formats import write_adapter
 from sdlora.generation.images import parse_parameters
-from sdlora.generation.sampling import _encode, decode
+from sdlora.generation.sampling import _encode, decode_latents
 from sdlora.generation.studio import Studio
-from sdlora.runs.creation import Request
+from sdlora.runs.creation import GenerationRequest
 from tests.tiny import UNETS, tiny_models
 
 UNET = [f"unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_{part}" for part in "qkv"]
@@ -42,7 +42,7 @@ def loaded(tiny_base):
 @pytest.fixture
 def studio(loaded):
     """A fresh studio over one loaded base, whose adapters are gone again afterwards."""
-    studio = Studio.over(loaded)
+    studio = Studio.from_family(loaded)
     yield studio
     studio.unfuse()
     for name in studio.adapters:
@@ -59,10 +59,14 @@ def settings(image):
 
 def test_a_request_of_the_front_ends_has_the_studios_defaults():
     ours = inspect.signature(Studio.generate).parameters
-    shared = {field.name: field.default for field in fields(Request) if field.name in ours and field.name != "prompt"}
+    shared = {
+        field.name: field.default
+        for field in fields(GenerationRequest)
+        if field.name in ours and field.name != "prompt"
+    }
     assert len(shared) == 9
     assert shared == {name: ours[name].default for name in shared}
-    assert Request("").base == inspect.signature(Studio).parameters["base"].default
+    assert GenerationRequest("").base == inspect.signature(Studio).parameters["base"].default
 
 
 def test_picture_i_has_seed_plus_i(studio):
@@ -186,7 +190,7 @@ def test_an_adapter_of_another_base_is_refused_whole(studio):
     modules = {**adapter().modules, UNET[1]: wrong}
     with pytest.raises(MismatchError):
         studio.add_adapter("wrong", AdapterState("lora", modules))
-    assert studio.adapters == {} and live.attached(studio.family.models) == []
+    assert studio.adapters == {} and live.attached_adapters(studio.family.models) == []
 
 
 @pytest.mark.parametrize("format", ["kohya", "diffusers"])
@@ -295,7 +299,7 @@ def test_a_training_model_is_left_as_it_was(studio):
     models = studio.family.models
     base = pixels(studio.generate("a red house", **QUICK))
     live.load_state(models, adapter(), "training")
-    for parameter in live.parameters(models, "training"):
+    for parameter in live.adapter_parameters(models, "training"):
         parameter.requires_grad_(True)
     models["unet"].train()
     models["unet"].mid_block.eval()
@@ -306,10 +310,10 @@ def test_a_training_model_is_left_as_it_was(studio):
         assert torch.is_grad_enabled()
     assert (preview != base).any(), "the adapter in training is active"
     assert all(module.training == mode for mode, module in state)
-    assert all(parameter.requires_grad for parameter in live.parameters(models, "training"))
+    assert all(parameter.requires_grad for parameter in live.adapter_parameters(models, "training"))
     assert torch.equal(torch.get_rng_state(), random)
     models["unet"].eval()
-    live.remove(models, "training")
+    live.remove_adapter(models, "training")
     assert (pixels(studio.generate("a red house", **QUICK)) == base).all()
 
 
@@ -333,7 +337,7 @@ class _OverflowingVAE(torch.nn.Module):
 
 def test_a_decoder_that_overflows_in_half_precision_is_run_in_full():
     vae = _OverflowingVAE()
-    pixels = decode(vae, torch.full((1, 4, 2, 2), 4.0, dtype=torch.float16))
+    pixels = decode_latents(vae, torch.full((1, 4, 2, 2), 4.0, dtype=torch.float16))
     assert torch.allclose(pixels, torch.full_like(pixels, 0.2), atol=1e-3)
     assert pixels.dtype == torch.float32 and vae.dtype == torch.float16
 
@@ -348,7 +352,7 @@ def test_a_vae_whose_float16_gives_nan_draws_what_its_float32_does(family):
     with torch.no_grad():
         narrow = vae.decode(latents.half() / vae.config.scaling_factor, return_dict=False)[0]
         assert not narrow.isfinite().any()
-        found = decode(vae, latents.half())
+        found = decode_latents(vae, latents.half())
         assert vae.dtype == torch.float16
         wide = vae.float().decode(latents.half().float() / vae.config.scaling_factor, return_dict=False)[0]
     assert torch.allclose(found, wide, atol=2e-3)
@@ -360,7 +364,7 @@ def test_a_vae_that_gives_no_numbers_at_all_is_an_error_not_a_black_picture(dtyp
     vae = tiny_models()["vae"].to(dtype)
     vae.decoder.conv_out.bias.data.fill_(float("nan"))
     with torch.no_grad(), pytest.raises(NonFiniteError, match="VAE gives NaN, in float32 too"):
-        decode(vae, torch.zeros(1, 4, 8, 8, dtype=dtype))
+        decode_latents(vae, torch.zeros(1, 4, 8, 8, dtype=dtype))
     assert vae.dtype == dtype
 
 

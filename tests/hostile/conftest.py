@@ -7,7 +7,7 @@ from typing import NamedTuple
 import pytest
 
 from sdlora.cli import main
-from sdlora.ui.desk import Desk
+from sdlora.ui.desk import AppState
 
 
 class Refused(NamedTuple):
@@ -45,7 +45,7 @@ def command(
 
 
 @pytest.fixture
-def desk(tmp_path: Path) -> Iterator[Desk]:
-    desk = Desk(tmp_path / "data")
+def desk(tmp_path: Path) -> Iterator[AppState]:
+    desk = AppState(tmp_path / "data")
     yield desk
     desk.close()

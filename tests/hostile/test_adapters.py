@@ -21,7 +21,7 @@ from sdlora.errors import FileError, FormatError, SdloraError
 from sdlora.formats import FORMATS, read_adapter
 from sdlora.formats.diffusers import alphas
 from sdlora.ui import intake, library, sheet
-from sdlora.ui.desk import Desk
+from sdlora.ui.desk import AppState
 from tests.hostile import makers
 from tests.hostile.conftest import Refused
 from tests.hostile.makers import ADAPTERS, STEM, framed, lora
@@ -80,11 +80,11 @@ def refused_by_commands(command: Command, path: Path, reason: str, code: int = 3
         assert ended.sentence.count("\n") == 1 and len(ended.sentence) < 1000, ended.sentence[:2000]
         assert all(letter.isprintable() for letter in ended.sentence.strip())
     with pytest.raises(FormatError if code == 3 else FileError, match=reason):
-        service.export(str(path), path.parent / "out.safetensors")
+        service.export_adapter_file(str(path), path.parent / "out.safetensors")
 
 
 def test_every_bad_adapter_dropped_on_the_page_is_refused_with_its_reason_and_not_kept(
-    desk: Desk, tmp_path: Path
+    desk: AppState, tmp_path: Path
 ) -> None:
     for number, (content, _) in enumerate(BAD.values()):
         (tmp_path / f"bad{number}.safetensors").write_bytes(content)
@@ -145,7 +145,7 @@ HOSTILE_METADATA = {
 
 @pytest.mark.parametrize("case", HOSTILE_METADATA)
 def test_hostile_metadata_is_shown_as_a_few_words_everywhere(
-    desk: Desk, capsys: pytest.CaptureFixture[str], case: str
+    desk: AppState, capsys: pytest.CaptureFixture[str], case: str
 ) -> None:
     from sdlora.cli import main
 
@@ -162,7 +162,7 @@ def test_hostile_metadata_is_shown_as_a_few_words_everywhere(
 
 
 def peft_folder(place: Path) -> Path:
-    service.export(str(tiny_adapter(place.parent / "own.safetensors")), place, "peft")
+    service.export_adapter_file(str(tiny_adapter(place.parent / "own.safetensors")), place, "peft")
     return place
 
 
@@ -291,7 +291,7 @@ def test_of_several_patterns_for_a_layer_the_last_one_holds() -> None:
     assert alpha("unet.x.c", 1) == 3.0
 
 
-def test_the_keys_that_no_layer_takes_are_counted_and_shown(desk: Desk, tmp_path: Path) -> None:
+def test_the_keys_that_no_layer_takes_are_counted_and_shown(desk: AppState, tmp_path: Path) -> None:
     path = tmp_path / "odd.safetensors"
     save_file(lora() | {f"bundle_emb.{number}.x": torch.ones(1) for number in range(300)}, path)
     told = [value[1] for value in intake._take_in(desk, [path], intake.ALONE)][-2]

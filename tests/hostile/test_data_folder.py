@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from sdlora import service
-from sdlora.data.projects import About, Project, projects
+from sdlora.data.projects import Project, ProjectInfo, projects
 from sdlora.errors import FileError
 from sdlora.generation import compare
 from sdlora.ui import library, pictures
-from sdlora.ui.desk import Desk
+from sdlora.ui.desk import AppState
 from tests.data.conftest import drawn
 from tests.hostile import makers
 from tests.tiny import tiny_adapter
@@ -36,23 +36,23 @@ JSON: dict[str, makers.Maker] = {
 }  # fmt: skip
 
 
-def project(desk: Desk) -> Project:
+def project(desk: AppState) -> Project:
     """A project of one picture, of which something can be undone."""
     made = Project(desk.data_dir, "mine")
     made.folder.mkdir(parents=True)
     for number in (1, 2):
         drawn(seed=number).save(made.folder / f"{number:03d}.png")
-    made.describe(About(trigger="ohwx"))
+    made.describe(ProjectInfo(trigger="ohwx"))
     made.remove(made.pictures()[1])
     return made
 
 
-def trashed(desk: Desk) -> Path:
+def trashed(desk: AppState) -> Path:
     tiny_adapter(desk.library.folder / "gone.safetensors")
     return desk.library.delete_adapter("gone").folder
 
 
-FILES: dict[str, Callable[[Desk], Path]] = {
+FILES: dict[str, Callable[[AppState], Path]] = {
     "a project's words": lambda desk: project(desk).about_file,
     "a step to undo": lambda desk: next(project(desk).history.steps_folder.glob("*/step.json")),
     "a thing in the trash": lambda desk: trashed(desk) / "item.json",
@@ -62,7 +62,7 @@ FILES: dict[str, Callable[[Desk], Path]] = {
 
 @pytest.mark.parametrize("file", FILES)
 @pytest.mark.parametrize("case", JSON)
-def test_a_small_file_of_any_kind_breaks_no_list(desk: Desk, file: str, case: str) -> None:
+def test_a_small_file_of_any_kind_breaks_no_list(desk: AppState, file: str, case: str) -> None:
     tiny_adapter(desk.library.folder / "a.safetensors")
     place = FILES[file](desk)
     place.unlink(missing_ok=True)
@@ -78,9 +78,9 @@ def test_a_small_file_of_any_kind_breaks_no_list(desk: Desk, file: str, case: st
 
 
 @pytest.mark.parametrize("case", JSON)
-def test_a_hostile_grid_is_one_sentence(desk: Desk, case: str) -> None:
+def test_a_hostile_grid_is_one_sentence(desk: AppState, case: str) -> None:
     folder = desk.creations / "grids" / "x"
     folder.mkdir(parents=True)
     JSON[case](folder / compare.DECLARATION)
     with pytest.raises(FileError, match="holds no grid that can be read"):
-        compare.read(service.comparison(desk.data_dir, "x"))
+        compare.read_grid(service.grid_folder(desk.data_dir, "x"))

@@ -18,14 +18,14 @@ from sdlora import service
 from sdlora.errors import ConfigError, FormatError, SdloraError
 from sdlora.evaluation.fidelity import Clip
 from sdlora.families.detect import detect_folder
-from sdlora.families.loading import load
+from sdlora.families.loading import load_family
 from sdlora.families.settings import Model
-from sdlora.families.skeleton import skeleton
-from sdlora.families.weights import places
-from sdlora.formats.check import require_fit_of
+from sdlora.families.skeleton import build_meta_model
+from sdlora.families.weights import locate_tensors
+from sdlora.formats.check import require_fits
 from sdlora.generation.studio import Studio
-from sdlora.service import Request
-from sdlora.ui.desk import Desk
+from sdlora.service import GenerationRequest
+from sdlora.ui.desk import AppState
 from tests.hostile import makers
 from tests.hostile.conftest import Refused
 from tests.hostile.makers import framed
@@ -206,7 +206,7 @@ def test_a_hostile_model_is_refused_by_python_and_its_code_never_runs(base: Path
     change, reason = HOSTILE[case]
     change(base, tmp_path / "canary")
     with pytest.raises((ConfigError, FormatError), match=reason) as refused:
-        load(Model(base=str(base)))
+        load_family(Model(base=str(base)))
     assert len(str(refused.value).splitlines()) == 1
     assert not (tmp_path / "canary").exists()
 
@@ -220,8 +220,8 @@ def test_no_other_way_into_a_hostile_model_runs_its_code_or_fails_without_a_sent
     change(base, tmp_path / "canary")
     adapter = tiny_adapter(tmp_path / "a.safetensors")
     ways: list[Callable[[], object]] = [
-        lambda: detect_folder(base), lambda: skeleton(str(base)), lambda: require_fit_of(adapter, str(base)),
-        lambda: places(str(base), ["unet.conv_in"])["unet.conv_in"].read(), lambda: service.native_size(str(base)),
+        lambda: detect_folder(base), lambda: build_meta_model(str(base)), lambda: require_fits(adapter, str(base)),
+        lambda: locate_tensors(str(base), ["unet.conv_in"])["unet.conv_in"].read(), lambda: service.native_size(str(base)),
     ]  # fmt: skip
     for way in ways:
         try:
@@ -230,7 +230,7 @@ def test_no_other_way_into_a_hostile_model_runs_its_code_or_fails_without_a_sent
             assert len(str(error).splitlines()) == 1
     (tmp_path / "models").mkdir()
     base.rename(tmp_path / "models" / "base")
-    assert len(service.models_in(tmp_path)) >= len(service.bases())
+    assert len(service.available_models(tmp_path)) >= len(service.bundled_bases())
     assert not (tmp_path / "canary").exists()
 
 
@@ -257,11 +257,11 @@ def test_a_pickled_model_is_refused_under_any_name(command: Command, tmp_path: P
 
 
 @pytest.fixture
-def ended(desk: Desk) -> Iterator[Callable[[Path], str]]:
+def ended(desk: AppState) -> Iterator[Callable[[Path], str]]:
     """What the page says in the end of a picture drawn with a base."""
 
     def draw(base: Path) -> str:
-        ticket = desk.create(Request("x", steps=1, base=str(base)), [])
+        ticket = desk.create(GenerationRequest("x", steps=1, base=str(base)), [])
         until = time.monotonic() + 120
         while not ticket.ended and time.monotonic() < until:
             time.sleep(0.1)
@@ -307,7 +307,7 @@ def test_the_canary_sings_where_it_is_run(tmp_path: Path) -> None:
 def test_scripts_beside_a_model_that_nothing_names_are_left_alone(base: Path, tmp_path: Path) -> None:
     for place in (base, base / "unet", base / "tokenizer"):
         makers.canary(place / "handler.py", tmp_path / "canary")
-    assert load(Model(base=str(base))).name == "sd1"
+    assert load_family(Model(base=str(base))).name == "sd1"
     assert not (tmp_path / "canary").exists()
 
 
@@ -321,7 +321,7 @@ def test_no_module_of_the_working_folder_is_taken_for_a_library(
     for name in ("torch", "numpy", "sdlora", "json", "safetensors"):
         makers.canary(tmp_path / f"{name}.py", tmp_path / "canary")
     monkeypatch.chdir(tmp_path)
-    (checked,) = clerk.check([adapter])
+    (checked,) = clerk.check_adapters([adapter])
     assert checked.refusal == "" and checked.layers == 1
     assert not (tmp_path / "canary").exists()
 
@@ -342,7 +342,7 @@ def test_a_hostile_repository_of_the_hub_is_refused_and_its_code_never_runs(
     change(base, tmp_path / "canary")
     cache(offline, "someone/model", base)
     with pytest.raises((ConfigError, FormatError), match=reason):
-        load(Model(base="someone/model"))
+        load_family(Model(base="someone/model"))
     assert not (tmp_path / "canary").exists()
 
 
@@ -360,8 +360,8 @@ def blobs(offline: Path, base: Path) -> Path:
 
 def test_links_within_one_hub_cache_are_a_models_normal_form(base: Path, offline: Path) -> None:
     snapshot = blobs(offline, base)
-    assert load(Model(base="someone/model")).name == "sd1"
-    assert load(Model(base=str(snapshot))).name == "sd1"
+    assert load_family(Model(base="someone/model")).name == "sd1"
+    assert load_family(Model(base=str(snapshot))).name == "sd1"
     assert detect_folder(snapshot) == "sd1"
 
 
@@ -374,25 +374,25 @@ def test_a_link_out_of_a_repository_in_the_hubs_cache_is_refused(base: Path, off
     file.unlink()
     file.symlink_to(other / "weights.safetensors")
     with pytest.raises(ConfigError, match=f"{file.name}: is a link out of"):
-        load(Model(base="someone/model"))
+        load_family(Model(base="someone/model"))
 
 
 def test_a_link_to_the_folder_itself_is_the_owners_own(base: Path, tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(base)
-    assert load(Model(base=str(tmp_path / "link"))).name == "sd1"
+    assert load_family(Model(base=str(tmp_path / "link"))).name == "sd1"
 
 
 @pytest.mark.parametrize(("name", "make"), [("vocab.json", makers.device), ("tokenizer_config.json", makers.pipe)])
 def test_a_hostile_vocabulary_is_refused_and_not_waited_for(
     tiny_base: Path, tmp_path: Path, name: str, make: makers.Maker
 ) -> None:
-    from sdlora.families.plain import require_plain_words
+    from sdlora.families.plain import require_data_only_tokenizer
 
     words = shutil.copytree(tiny_base / "tokenizer", tmp_path / "words")
     (words / name).unlink(missing_ok=True)
     make(words / name)
     with pytest.raises(ConfigError, match=r"is no regular file|is a link out of"):
-        require_plain_words(words)
+        require_data_only_tokenizer(words)
 
 
 def test_a_hostile_clip_is_refused_and_its_pickle_is_never_opened(tmp_path: Path) -> None:
@@ -410,5 +410,5 @@ def test_a_single_file_that_lies_of_its_tensors_is_one_sentence(tmp_path: Path) 
     path = write_header(tmp_path / "m.safetensors", {name: [320, 4, 3, 3] for name in names})
     words = Path(__file__).parents[2] / "sdlora" / "pocket" / "tokenizer"
     with pytest.raises(ConfigError) as refused:
-        load(Model(base=str(path), tokenizer=words))
+        load_family(Model(base=str(path), tokenizer=words))
     assert len(str(refused.value).splitlines()) == 1

@@ -16,7 +16,7 @@ from sdlora.config import TrainConfig
 from sdlora.data.projects import Project
 from sdlora.errors import DatasetError
 from sdlora.ui import pictures
-from sdlora.ui.desk import Desk
+from sdlora.ui.desk import AppState
 from tests.data.conftest import drawn
 from tests.hostile import makers
 from tests.hostile.conftest import Refused
@@ -125,19 +125,19 @@ def sdlora_check(folder: Path) -> int:
     return main(["check", str(folder)])
 
 
-def drop(desk: Desk, *files: Path, paths: str = "") -> str:
+def drop(desk: AppState, *files: Path, paths: str = "") -> str:
     """What the page says of dropped files."""
     return str(pictures._add(desk, [str(file) for file in files], paths, "mine", "style", "ohwx", "", 0)[2])
 
 
-def kept(desk: Desk) -> list[str]:
+def kept(desk: AppState) -> list[str]:
     """What a project's folder holds in the end."""
     folder = Project(desk.data_dir, "mine").folder
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.name != "project.json")
 
 
 @pytest.mark.parametrize("name", PICTURES)
-def test_a_bad_picture_dropped_on_the_page_is_named_and_not_kept(desk: Desk, tmp_path: Path, name: str) -> None:
+def test_a_bad_picture_dropped_on_the_page_is_named_and_not_kept(desk: AppState, tmp_path: Path, name: str) -> None:
     make, reason = PICTURES[name]
     make(tmp_path / name)
     said = drop(desk, tmp_path / name)
@@ -146,7 +146,9 @@ def test_a_bad_picture_dropped_on_the_page_is_named_and_not_kept(desk: Desk, tmp
 
 
 @pytest.mark.parametrize("case", CAPTIONS)
-def test_a_bad_caption_dropped_on_the_page_is_named_and_its_picture_kept(desk: Desk, tmp_path: Path, case: str) -> None:
+def test_a_bad_caption_dropped_on_the_page_is_named_and_its_picture_kept(
+    desk: AppState, tmp_path: Path, case: str
+) -> None:
     inside, reason = CAPTIONS[case]
     drawn().save(tmp_path / "a.png")
     (tmp_path / "a.txt").write_bytes(inside)
@@ -156,7 +158,7 @@ def test_a_bad_caption_dropped_on_the_page_is_named_and_its_picture_kept(desk: D
 
 
 @pytest.mark.parametrize("name", ZIPS)
-def test_a_bad_zip_dropped_on_the_page_is_refused_and_leaves_nothing(desk: Desk, tmp_path: Path, name: str) -> None:
+def test_a_bad_zip_dropped_on_the_page_is_refused_and_leaves_nothing(desk: AppState, tmp_path: Path, name: str) -> None:
     make, reason = ZIPS[name]
     make(tmp_path / name)
     before = {path for path in tmp_path.rglob("*") if desk.data_dir not in path.parents}
@@ -166,7 +168,7 @@ def test_a_bad_zip_dropped_on_the_page_is_refused_and_leaves_nothing(desk: Desk,
 
 
 @pytest.mark.parametrize("paths", ["5", "null", "[" * 100_000, '{"a": 1}', '["a", "b"]', "9" * 5000, "[[]]"])
-def test_whatever_a_program_says_of_the_folder_a_drop_is_read(desk: Desk, tmp_path: Path, paths: str) -> None:
+def test_whatever_a_program_says_of_the_folder_a_drop_is_read(desk: AppState, tmp_path: Path, paths: str) -> None:
     drawn().save(tmp_path / "a.png")
     assert drop(desk, tmp_path / "a.png", paths=paths) == ""
     assert kept(desk) == ["001.png"]
@@ -182,7 +184,7 @@ def test_a_pipe_handed_over_from_python_is_refused_and_not_waited_for(tmp_path: 
 
 
 @pytest.mark.parametrize("turned", range(1, 9))
-def test_a_turned_picture_is_taken_everywhere(desk: Desk, folder: Path, turned: int) -> None:
+def test_a_turned_picture_is_taken_everywhere(desk: AppState, folder: Path, turned: int) -> None:
     """That it comes out upright is tested where pictures are opened."""
     exif = Image.Exif()
     exif[0x0112] = turned
@@ -208,7 +210,7 @@ ODD = {
 
 
 @pytest.mark.parametrize("name", ODD)
-def test_an_odd_picture_is_taken_everywhere(desk: Desk, folder: Path, tmp_path: Path, name: str) -> None:
+def test_an_odd_picture_is_taken_everywhere(desk: AppState, folder: Path, tmp_path: Path, name: str) -> None:
     ODD[name](folder / name)
     run = sdlora.service.prepare(config(folder), "odd", tmp_path / "other")
     assert run.config_file.is_file()
@@ -252,7 +254,7 @@ def test_a_zip_with_any_wrong_bytes_is_read_or_refused_in_a_sentence(
 
 
 @pytest.mark.skipif(os.name == "nt", reason="links need rights on Windows")
-def test_no_link_leads_out_of_a_dropped_zip(desk: Desk, tmp_path: Path) -> None:
+def test_no_link_leads_out_of_a_dropped_zip(desk: AppState, tmp_path: Path) -> None:
     link = zipfile.ZipInfo("link.png")
     link.external_attr = 0o120777 << 16
     makers.zip_of({link: b"/etc/passwd"})(tmp_path / "a.zip")

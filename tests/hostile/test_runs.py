@@ -19,12 +19,12 @@ from sdlora.config import TrainConfig
 from sdlora.errors import FileError, SdloraError
 from sdlora.events import Event, SampleReady
 from sdlora.files import sha256
-from sdlora.runs.folder import Run, hold, read_events
-from sdlora.runs.library import saved
+from sdlora.runs.folder import Run, hold_lock, read_events
+from sdlora.runs.library import saved_adapters
 from sdlora.runs.queue import TrainingQueue
-from sdlora.training.prepare import Ready, Trained
+from sdlora.training.prepare import TrainableAdapter, TrainState
 from sdlora.ui import library, live
-from sdlora.ui.desk import Desk
+from sdlora.ui.desk import AppState
 from sdlora.ui.run_markup import previews, status
 from sdlora.ui.watch import RunView, curve, sentence, share, short, stages
 from tests.hostile import makers
@@ -130,7 +130,7 @@ def test_a_hostile_state_is_one_sentence_and_nothing_runs(finished: Path, sent: 
     change(sent, tmp_path / "canary")
     signed(state_of(sent))
     try:
-        found = checkpoint.newest(sent.states)
+        found = checkpoint.newest_state(sent.states)
         assert found is not None
         restore(found, finished)
     except FileError as error:
@@ -146,19 +146,21 @@ def restore(state: checkpoint.State, run: Path) -> None:
     class Gang:
         restore_scaler = staticmethod(lambda state: None)
 
-    own = checkpoint.newest(run / "state")
+    own = checkpoint.newest_state(run / "state")
     assert own is not None
     count = sum(name.startswith("adapter.") for name in own.tensors)
     parameters = [torch.nn.Parameter(torch.zeros_like(own.tensors[f"adapter.{number}"])) for number in range(count)]
     groups = [[parameters[number] for number in group["params"]] for group in own.values["optimizer"]["param_groups"]]
-    trained = Trained(parameters, [], torch.optim.AdamW([{"params": group} for group in groups]), [1e-3] * len(groups))
-    ready = Ready(None, None, (), None, None, trained, Gang(), 2, 64)  # type: ignore[arg-type]
+    trained = TrainableAdapter(
+        parameters, [], torch.optim.AdamW([{"params": group} for group in groups]), [1e-3] * len(groups)
+    )
+    ready = TrainState(None, None, (), None, None, trained, Gang(), 2, 64)  # type: ignore[arg-type]
     ready._order = dict  # type: ignore[method-assign]
     ready.restore(state)
 
 
 def test_the_runs_own_state_is_taken(finished: Path, sent: Run) -> None:
-    found = checkpoint.newest(sent.states)
+    found = checkpoint.newest_state(sent.states)
     assert found is not None
     restore(found, finished)
 
@@ -168,8 +170,8 @@ def test_the_runs_own_state_is_taken(finished: Path, sent: Run) -> None:
 def test_a_state_of_no_files_does_not_verify_and_is_not_waited_for(sent: Run, name: str, make: makers.Maker) -> None:
     (state_of(sent) / name).unlink()
     make(state_of(sent) / name)
-    assert not checkpoint.verified(state_of(sent))
-    assert checkpoint.newest(sent.states) is None
+    assert not checkpoint.is_verified(state_of(sent))
+    assert checkpoint.newest_state(sent.states) is None
 
 
 def below(root: Path, path: Path) -> bool:
@@ -204,7 +206,7 @@ FOLDERS: dict[str, Callable[[Run, Path], object]] = {
 
 @pytest.mark.parametrize("case", FOLDERS)
 def test_a_run_that_leads_out_of_its_folder_is_not_resumed_and_changes_nothing(
-    command: Command, desk: Desk, sent: Run, tmp_path: Path, case: str
+    command: Command, desk: AppState, sent: Run, tmp_path: Path, case: str
 ) -> None:
     """Its log could be written, and its older states deleted, anywhere."""
     elsewhere = tmp_path / "elsewhere"
@@ -217,17 +219,17 @@ def test_a_run_that_leads_out_of_its_folder_is_not_resumed_and_changes_nothing(
     assert ended.code == 5
     assert "is a link out of" in ended.sentence or "is no regular file" in ended.sentence
     with pytest.raises(FileError):
-        service.resume(service.find_run("sent", tmp_path / "data"))
+        service.resume_run(service.find_run("sent", tmp_path / "data"))
     assert (
         "put the file itself" in (said := unescape(str(library._act(desk, "resume", "sent")))) or "no regular" in said
     )
     assert {path: path.read_bytes() for path in elsewhere.rglob("*") if path.is_file()} == before
-    for shown in (live.live_updates(desk, "sent", {}), live._read_log(desk, "sent"), library._lists(desk, "")):
+    for shown in (live.run_panel_updates(desk, "sent", {}), live._read_log(desk, "sent"), library._lists(desk, "")):
         assert MINE not in str(shown)
-    assert not any(path.is_symlink() for path in saved(sent))
+    assert not any(path.is_symlink() for path in saved_adapters(sent))
 
 
-def test_a_bundle_of_a_run_holds_no_file_behind_a_link(desk: Desk, sent: Run, tmp_path: Path) -> None:
+def test_a_bundle_of_a_run_holds_no_file_behind_a_link(desk: AppState, sent: Run, tmp_path: Path) -> None:
     (tmp_path / "file").write_text(MINE)
     linked("samples/000001-0.png")(sent, tmp_path)
     linked("adapter.json")(sent, tmp_path)
@@ -240,7 +242,7 @@ def test_a_lock_that_is_a_link_is_not_opened(tmp_path: Path) -> None:
     (tmp_path / "mine").write_text("mine")
     (tmp_path / "run.lock").symlink_to(tmp_path / "mine")
     with pytest.raises(FileError, match="is a link"):
-        hold(tmp_path / "run.lock", "the run")
+        hold_lock(tmp_path / "run.lock", "the run")
     assert (tmp_path / "mine").read_text() == "mine"
 
 
@@ -249,7 +251,7 @@ def test_pickles_in_a_run_are_never_opened(sent: Run, tmp_path: Path) -> None:
         for name in ("optimizer.bin", "scheduler.pt", "random_states_0.pkl", "custom_checkpoint_0.pkl"):
             makers.pickled(place / name, tmp_path / "canary")
     makers.canary(sent.folder / "sdlora.py", tmp_path / "canary")
-    training = service.extend(sent, 3)
+    training = service.extend_run(sent, 3)
     assert training.wait() == 0
     assert not (tmp_path / "canary").exists()
 
@@ -265,14 +267,14 @@ CONFIGS = {
 
 @pytest.mark.parametrize("case", CONFIGS)
 def test_a_run_with_a_hostile_config_is_refused_and_the_lists_stay(
-    command: Command, desk: Desk, sent: Run, tmp_path: Path, case: str
+    command: Command, desk: AppState, sent: Run, tmp_path: Path, case: str
 ) -> None:
     sent.config_file.unlink()
     CONFIGS[case](sent.config_file)
     ended = command("resume", "sent", "--train.steps", "9", "--data-dir", tmp_path / "data")
     assert ended.code == 2 and "config.toml" in ended.sentence
     with pytest.raises(SdloraError):
-        service.extend(sent, 9)
+        service.extend_run(sent, 9)
     assert "config.toml" in library._lists(desk, "")[1]
     assert [run.name for run in service.runs_in(desk.data_dir)] == ["sent"]
 
@@ -287,7 +289,7 @@ def test_a_config_that_points_at_other_paths_is_refused_by_what_is_there(sent: R
     ):
         TrainConfig.load(sent.config_file, {name: str(there)}).save(tmp_path / "other.toml")
         with pytest.raises(SdloraError, match=reason):
-            service.prepare(TrainConfig.load(tmp_path / "other.toml"), "x", tmp_path / "data")
+            service.prepare_run(TrainConfig.load(tmp_path / "other.toml"), "x", tmp_path / "data")
 
 
 def line(kind: str, **values: Any) -> str:
@@ -311,11 +313,11 @@ LINES = {
 
 
 @pytest.mark.parametrize("case", LINES)
-def test_a_hostile_journal_is_passed_over_line_by_line(desk: Desk, sent: Run, case: str) -> None:
+def test_a_hostile_journal_is_passed_over_line_by_line(desk: AppState, sent: Run, case: str) -> None:
     with open(sent.journal, "a") as journal:
         journal.write(LINES[case] + "\n")
     seen: dict[str, Any] = {}
-    shown = " ".join(map(str, live.live_updates(desk, "sent", seen)))
+    shown = " ".join(map(str, live.run_panel_updates(desk, "sent", seen)))
     assert "<img src=x" not in shown and "root:" not in shown
     assert all(below(sent.samples, preview.path) for preview in desk.view(sent).previews.values())
     assert library._lists(desk, "")[1].count("class='tile'") == 1
@@ -378,8 +380,8 @@ def known(kind: str) -> list[tuple[str, Any]]:
 def test_a_resume_from_a_hostile_state_fails_with_its_exit_code_and_one_sentence(sent: Run) -> None:
     tensors(lambda found: found.update({"adapter.0": torch.zeros(1)}))(sent, sent.folder)
     signed(state_of(sent))
-    training = service.extend(sent, 3)
+    training = service.extend_run(sent, 3)
     code = training.wait()
     assert code == FileError.exit_code
-    said = str(service.failure(training, code))
+    said = str(service.run_failure(training, code))
     assert "the state of step 2 is not one of this run (ValueError: tensor 0 has the shape (1,)); remove it" in said

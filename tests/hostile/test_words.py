@@ -16,13 +16,13 @@ from hypothesis import strategies as st
 
 from sdlora import service
 from sdlora.config import TrainConfig, all_settings
-from sdlora.data.projects import About, Project
+from sdlora.data.projects import Project, ProjectInfo
 from sdlora.errors import ConfigError, SdloraError
-from sdlora.files import inside, safe_name
+from sdlora.files import path_inside, safe_name
 from sdlora.generation import attention, axes, images, prompt, recall
 from sdlora.ui import inputs, library, pictures
 from sdlora.ui.api import Endpoints, _told
-from sdlora.ui.desk import Desk
+from sdlora.ui.desk import AppState
 from tests.data.conftest import drawn
 from tests.hostile import makers
 from tests.hostile.conftest import Refused
@@ -61,28 +61,28 @@ def test_a_name_of_any_text_is_a_file_in_its_folder_on_every_system(name: str, t
     safe = safe_name(name)
     assert fits_everywhere(safe)
     (tmp_path / f"{safe}-2.safetensors").touch()
-    assert below(tmp_path, inside(tmp_path, safe))
+    assert below(tmp_path, path_inside(tmp_path, safe))
 
 
 @QUICK
 @given(name=st.text(max_size=400) | st.sampled_from([*NAMES.values(), *NOTHING.values()]))
 def test_any_text_leads_inside_or_is_refused(name: str, tmp_path: Path) -> None:
     try:
-        assert inside(tmp_path, name).is_relative_to(tmp_path.resolve())
+        assert path_inside(tmp_path, name).is_relative_to(tmp_path.resolve())
     except SdloraError as error:
         assert len(str(error).splitlines()) == 1
 
 
 @pytest.mark.parametrize("case", NAMES)
 def test_a_hostile_name_becomes_one_in_its_folder_through_every_door(
-    desk: Desk, configure: Callable[..., TrainConfig], tmp_path: Path, case: str
+    desk: AppState, configure: Callable[..., TrainConfig], tmp_path: Path, case: str
 ) -> None:
     name = NAMES[case]
     drawn().save(tmp_path / "a.png")
     pictures._add(desk, [str(tmp_path / "a.png")], "", name, "style", "ohwx", "", 0)
     (project,) = (desk.data_dir / "projects").iterdir()
     assert fits_everywhere(project.name)
-    run = service.prepare(configure(), name, desk.data_dir)
+    run = service.prepare_run(configure(), name, desk.data_dir)
     assert below(desk.data_dir / "runs", run.folder) and fits_everywhere(run.name)
     assert fits_everywhere(desk.library.name_for(f"2 {name}", "x"))
     item = desk.library.delete_project(name)
@@ -92,7 +92,7 @@ def test_a_hostile_name_becomes_one_in_its_folder_through_every_door(
 
 
 @pytest.mark.parametrize("case", NOTHING)
-def test_a_project_without_a_name_is_refused_on_the_page(desk: Desk, tmp_path: Path, case: str) -> None:
+def test_a_project_without_a_name_is_refused_on_the_page(desk: AppState, tmp_path: Path, case: str) -> None:
     drawn().save(tmp_path / "a.png")
     for said in (
         pictures._add(desk, [str(tmp_path / "a.png")], "", NOTHING[case], "style", "ohwx", "", 0)[2],
@@ -103,7 +103,7 @@ def test_a_project_without_a_name_is_refused_on_the_page(desk: Desk, tmp_path: P
     assert not (desk.data_dir / "projects").exists()
 
 
-def endpoints(desk: Desk) -> dict[str, Callable[..., Any]]:
+def endpoints(desk: AppState) -> dict[str, Callable[..., Any]]:
     """The page's endpoints for programs, as they are called: with all their arguments."""
     ends = Endpoints(desk)
     return {name: _told(getattr(ends, name)) for name in ("train", "status", "stop", "resume", "export")}
@@ -111,7 +111,7 @@ def endpoints(desk: Desk) -> dict[str, Callable[..., Any]]:
 
 @pytest.mark.parametrize("case", [*NAMES, *NOTHING])
 def test_a_hostile_name_finds_nothing_through_the_endpoints(
-    desk: Desk, configure: Callable[..., TrainConfig], case: str
+    desk: AppState, configure: Callable[..., TrainConfig], case: str
 ) -> None:
     name, ends = (NAMES | NOTHING)[case], endpoints(desk)
     for call in (
@@ -127,10 +127,10 @@ def test_a_hostile_name_finds_nothing_through_the_endpoints(
 
 @pytest.mark.parametrize("act", ["open", "resume", "duplicate"])
 def test_the_page_opens_no_run_outside_its_folder(
-    desk: Desk, configure: Callable[..., TrainConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, act: str
+    desk: AppState, configure: Callable[..., TrainConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, act: str
 ) -> None:
     """Names of clicked cards come from the browser, and a program may send any."""
-    run = service.prepare(configure(), "strangers", tmp_path / "elsewhere")
+    run = service.prepare_run(configure(), "strangers", tmp_path / "elsewhere")
     monkeypatch.chdir(run.folder.parent)
     for name in (str(run.folder), "strangers", "../../elsewhere/runs/strangers"):
         said = unescape(str(library._act(desk, act, name)[2]))
@@ -152,7 +152,7 @@ MISTAKES = [
 
 @pytest.mark.parametrize(("name", "value", "reason"), MISTAKES)
 def test_a_wrong_setting_is_refused_through_every_door(
-    command: Command, desk: Desk, tmp_path: Path, name: str, value: str, reason: str
+    command: Command, desk: AppState, tmp_path: Path, name: str, value: str, reason: str
 ) -> None:
     ended = command("train", "pocket-style", f"--{name}", value)
     assert ended.code == 2 and reason in ended.sentence and name in ended.sentence
@@ -162,7 +162,7 @@ def test_a_wrong_setting_is_refused_through_every_door(
     for number in range(3):
         drawn(seed=number).save(tmp_path / f"{number}.png")
     project.add([tmp_path / f"{number}.png" for number in range(3)])
-    project.describe(About())
+    project.describe(ProjectInfo())
     with pytest.raises(gr.Error, match=re.escape(reason)):
         endpoints(desk)["train"]("x", None, "mine", "style", "", "pocket", "Quick", None, {name: value})
     assert not (desk.data_dir / "runs").exists()
@@ -257,9 +257,9 @@ texts = st.text(max_size=200) | st.lists(st.sampled_from(PARTS), max_size=60).ma
 @QUICK
 @given(text=texts)
 def test_a_prompt_of_any_text_is_read_or_refused(text: str, tmp_path: Path) -> None:
-    assert attention.parse(text)
+    assert attention.parse_weights(text)
     try:
-        plain = prompt.parse(text)
+        plain = prompt.parse_lora_tags(text)
     except ConfigError as error:
         assert len(str(error).splitlines()) == 1
     else:
@@ -288,7 +288,7 @@ SAID = [
 def test_a_pictures_text_of_any_kind_is_recalled_or_refused(text: str) -> None:
     images.parse_parameters(text)
     try:
-        found = recall.recall(text, ["a"])
+        found = recall.recall_text(text, ["a"])
     except ConfigError:
         assert not text.strip()
     else:
@@ -296,10 +296,13 @@ def test_a_pictures_text_of_any_kind_is_recalled_or_refused(text: str) -> None:
 
 
 @QUICK
-@given(kind=st.sampled_from([*axes.KINDS, "", "x"]), text=texts | st.text(alphabet="0123456789-+.,()[] e", max_size=60))
+@given(
+    kind=st.sampled_from([*axes.AXIS_TYPES, "", "x"]),
+    text=texts | st.text(alphabet="0123456789-+.,()[] e", max_size=60),
+)
 def test_an_axis_of_any_text_is_read_or_refused(kind: str, text: str) -> None:
     try:
-        assert len(axes.read_axis(kind, text, [1, 2]).values) <= axes.MOST_VALUES
+        assert len(axes.parse_axis(kind, text, [1, 2]).values) <= axes.MOST_VALUES
     except ConfigError as error:
         assert len(str(error)) < 5 * axes.MOST_LETTERS
 
@@ -339,12 +342,12 @@ def test_the_longest_prompts_are_read_in_a_time_in_proportion(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("case", LONG)
-def test_a_hostile_prompt_is_a_few_words_on_the_page(desk: Desk, case: str) -> None:
+def test_a_hostile_prompt_is_a_few_words_on_the_page(desk: AppState, case: str) -> None:
     said = inputs._tags(desk, LONG[case], *[""] * inputs.ROWS, *[1.0] * inputs.ROWS)
     assert len(said) < 1000
 
 
-def test_a_caption_of_html_is_kept_as_text(desk: Desk, tmp_path: Path) -> None:
+def test_a_caption_of_html_is_kept_as_text(desk: AppState, tmp_path: Path) -> None:
     caption = "<script>alert(1)</script>"
     drawn().save(tmp_path / "a.png")
     (tmp_path / "a.txt").write_text(caption)

@@ -19,24 +19,24 @@ def folder(tmp_path):
 
 
 def names(folder):
-    return [path.name for path in album.newest(folder)]
+    return [path.name for path in album.newest_images(folder)]
 
 
 def test_the_newest_picture_comes_first(folder):
     assert names(folder) == ["2026-2.png", "2026-1.png", "2026-0.png"]
-    assert [path.name for path in album.newest(folder, 1)] == ["2026-2.png"]
-    assert album.newest(folder / "missing") == []
+    assert [path.name for path in album.newest_images(folder, 1)] == ["2026-2.png"]
+    assert album.newest_images(folder / "missing") == []
 
 
 def test_a_deleted_picture_comes_back_as_it_was_and_where_it_was(folder, tmp_path):
     before = (folder / "2026-1.png").read_bytes()
-    gone = album.discard(tmp_path, "2026-1.png")
+    gone = album.trash_image(tmp_path, "2026-1.png")
     assert names(folder) == ["2026-2.png", "2026-0.png"]
-    album.restore(tmp_path, gone)
+    album.restore_image(tmp_path, gone)
     assert (folder / "2026-1.png").read_bytes() == before
     assert names(folder) == ["2026-2.png", "2026-1.png", "2026-0.png"]
     with pytest.raises(FileError, match="not in the trash"):
-        album.restore(tmp_path, gone)
+        album.restore_image(tmp_path, gone)
 
 
 @pytest.mark.parametrize(
@@ -46,5 +46,5 @@ def test_only_pictures_of_the_folder_are_moved(folder, tmp_path, name):
     for outside in ("outside.png", "2.png"):
         (tmp_path / outside).write_bytes(b"")
     with pytest.raises(FileError, match="not there any more"):
-        album.discard(tmp_path, name)
+        album.trash_image(tmp_path, name)
     assert (tmp_path / "2.png").exists() and len(names(folder)) == 3

@@ -17,7 +17,7 @@ from tests.tiny import tiny_adapter as adapter
 def packed(tmp_path, configure):
     """The zip file of a run, and the run."""
     library = Library(tmp_path / "data")
-    run = service.prepare(configure(sample__prompts=["a red house"]), "mine", library.data_dir)
+    run = service.prepare_run(configure(sample__prompts=["a red house"]), "mine", library.data_dir)
     adapter(run.adapter)
     run.adapter.with_suffix(".json").write_text("{}")
     Image.new("RGB", (8, 8)).save(run.sample(4, 0))

@@ -16,9 +16,9 @@ from sdlora.formats import read_adapter, write_adapter
 from sdlora.formats.header import read_metadata
 from sdlora.generation import compare
 from sdlora.generation.images import read_parameters
-from sdlora.runs.comparison import begin_comparison, best_of, keep_best, plan_comparison, preferred_weight
-from sdlora.runs.creation import Creator, Mixed, Request
-from sdlora.service import Wish
+from sdlora.runs.comparison import begin_grid, best_checkpoint_grid, keep_best, plan_grid, preferred_weight
+from sdlora.runs.creation import AdapterChoice, GenerationRequest, InferenceClient
+from sdlora.service import AxisSpec
 from tests.generation.test_studio import adapter
 from tests.runs.test_creation import until
 
@@ -32,7 +32,7 @@ HEADER = {
 def run(configure, tmp_path):
     """A run that has saved three checkpoints, as if it had trained."""
     config = configure(sample__prompts=["a red house", "a blue cat"], sample__steps=2, sample__seed=5)
-    run = service.prepare(config, "glass", tmp_path)
+    run = service.prepare_run(config, "glass", tmp_path)
     for seed, step in enumerate((2, 4, 6)):
         write_adapter(adapter(seed=seed, **HEADER), run.checkpoint(step))
     write_adapter(adapter(seed=2, **HEADER), run.adapter)
@@ -40,9 +40,9 @@ def run(configure, tmp_path):
 
 
 def test_the_grid_to_pick_the_best_from_is_checkpoints_by_scales_by_preview_prompts(run, tmp_path):
-    request, wishes = best_of(run)
-    filling = begin_comparison(tmp_path, request, wishes, run.name, run)
-    grid = compare.read(tmp_path / "creations" / "grids" / filling.grid.rpartition("/")[2])
+    request, wishes = best_checkpoint_grid(run)
+    filling = begin_grid(tmp_path, request, wishes, run.name, run)
+    grid = compare.read_grid(tmp_path / "creations" / "grids" / filling.grid.rpartition("/")[2])
     assert grid.labels == (
         ["scale 0.6", "scale 0.8", "scale 1", "scale 1.2"],
         ["step 2", "step 4", "step 6"],
@@ -54,35 +54,35 @@ def test_the_grid_to_pick_the_best_from_is_checkpoints_by_scales_by_preview_prom
     }
     assert [adapter.scale for adapter in filling.adapters] == [0.0] * 3
     assert {(cell.seed, cell.steps) for cell in grid.cells} == {(5, 2)}
-    assert service.comparisons(tmp_path) == [tmp_path / "creations" / "grids" / filling.grid.rpartition("/")[2]]
+    assert service.list_grids(tmp_path) == [tmp_path / "creations" / "grids" / filling.grid.rpartition("/")[2]]
 
 
 def test_a_long_run_shows_as_many_checkpoints_as_can_be_compared(run):
     for step in range(8, 80, 2):
         run.checkpoint(step).write_bytes(b"")
-    request, wishes = best_of(run)
+    request, wishes = best_checkpoint_grid(run)
     steps = wishes[1].values.split(", ")
     assert len(steps) == 8 and steps[0] == "2" and steps[-1] == "78"
-    plan_comparison(request, wishes, run.name, run)
+    plan_grid(request, wishes, run.name, run)
 
 
 def test_without_checkpoints_there_is_no_best(configure, tmp_path):
     with pytest.raises(ConfigError, match="no checkpoints yet"):
-        best_of(service.prepare(configure(), "fresh", tmp_path))
+        best_checkpoint_grid(service.prepare_run(configure(), "fresh", tmp_path))
 
 
 def test_the_drawing_process_fills_a_grid_and_the_best_is_kept(run, tmp_path):
     """Everything that other tools look for: card, picture, thumbnail, weight, name; and the tensors are the same."""
-    creator = Creator(tmp_path, "cpu")
-    request, wishes = best_of(run)
-    wishes = [Wish("scale", "0, 0.8"), Wish("checkpoint", "2, 6")]
-    filling = begin_comparison(tmp_path, request, wishes, run.name, run)
+    creator = InferenceClient(tmp_path, "cpu")
+    request, wishes = best_checkpoint_grid(run)
+    wishes = [AxisSpec("scale", "0, 0.8"), AxisSpec("checkpoint", "2, 6")]
+    filling = begin_grid(tmp_path, request, wishes, run.name, run)
     try:
         ticket, _ = until(creator, creator.submit(filling).number)
     finally:
         creator.close()
     assert (ticket.state, ticket.paths) == ("done", ()), ticket
-    [folder] = service.comparisons(tmp_path)
+    [folder] = service.list_grids(tmp_path)
     assert len(list(folder.glob("0-*.png"))) == 4 and (folder / "sheet.png").is_file()
     assert read_parameters(folder / "0-001-001.png").prompt == "a red house <lora:glass-000006:0.8>"
 
@@ -117,7 +117,7 @@ def test_the_drawing_process_fills_a_grid_and_the_best_is_kept(run, tmp_path):
 
 def test_a_grid_of_a_name_elsewhere_is_refused(tmp_path):
     with pytest.raises(FileError, match="outside"):
-        service.comparison(tmp_path, "../../x")
+        service.grid_folder(tmp_path, "../../x")
 
 
 @pytest.mark.parametrize("text", ["heavy", "1e9", "nan"])
@@ -127,21 +127,21 @@ def test_a_preferred_weight_that_is_none_is_1(tmp_path, text):
 
 
 def test_what_is_not_compared_keeps_its_scale(run):
-    mixed = (Mixed("glass", str(run.adapter), 0.7), Mixed("other", "o.safetensors", 0.3))
-    request = Request("x", adapters=mixed, seed=1)
-    grid, _ = plan_comparison(request, [Wish("cfg", "3, 5")], "glass", run)
+    mixed = (AdapterChoice("glass", str(run.adapter), 0.7), AdapterChoice("other", "o.safetensors", 0.3))
+    request = GenerationRequest("x", adapters=mixed, seed=1)
+    grid, _ = plan_grid(request, [AxisSpec("cfg", "3, 5")], "glass", run)
     assert [cell.scales for cell in grid.cells] == [{"other": 0.3, "glass": 0.7}] * 2
-    grid, filling = plan_comparison(request, [Wish("checkpoint", "2")], "glass", run)
+    grid, filling = plan_grid(request, [AxisSpec("checkpoint", "2")], "glass", run)
     assert grid.cells[0].scales == {"other": 0.3, "glass-000002": 0.7}
     assert [adapter.name for adapter in filling.adapters] == ["other", "glass-000002"]
     with pytest.raises(ConfigError, match="into the prompt"):
-        plan_comparison(Request(" ", adapters=mixed), [Wish("cfg", "3, 5")], "glass", run)
+        plan_grid(GenerationRequest(" ", adapters=mixed), [AxisSpec("cfg", "3, 5")], "glass", run)
 
 
 def test_the_command_line_says_of_a_base_what_the_run_says(configure, tmp_path, capsys):
     """A run that was told of velocity is drawn from with velocity by ``compare``, ``generate`` and ``merge``."""
     config = configure(model__prediction_type="v_prediction", sample__prompts=["a red house"])
-    run = service.prepare(config, "fast", tmp_path)
+    run = service.prepare_run(config, "fast", tmp_path)
     write_adapter(adapter(**HEADER, **{"modelspec.prediction_type": "v"}), run.adapter)
     shared = ["--data-dir", str(tmp_path), "--steps", "1", "--seed", "1", "--device", "cpu"]
     drawing = ["generate", "--base", config.model.base, "--prompt", "a red house", "--output"]

@@ -16,8 +16,8 @@ from sdlora import service
 from sdlora.errors import BusyError
 from sdlora.events import StepDone
 from sdlora.generation.images import read_parameters
-from sdlora.runs.creation import Creator, Mixed, Request
-from sdlora.runs.folder import device_lock, hold
+from sdlora.runs.creation import AdapterChoice, GenerationRequest, InferenceClient
+from sdlora.runs.folder import device_lock, hold_lock
 from tests.generation.test_studio import adapter
 
 PATIENCE = 120
@@ -25,14 +25,16 @@ PATIENCE = 120
 
 @pytest.fixture(scope="module")
 def creator(tmp_path_factory):
-    creator = Creator(tmp_path_factory.mktemp("creations"), "cpu")
+    creator = InferenceClient(tmp_path_factory.mktemp("creations"), "cpu")
     yield creator
     creator.close()
 
 
 @pytest.fixture
 def request_for(tiny_base):
-    return lambda **values: Request(**{"prompt": "a red house", "seed": 7, "steps": 2, "base": str(tiny_base)} | values)
+    return lambda **values: GenerationRequest(
+        **{"prompt": "a red house", "seed": 7, "steps": 2, "base": str(tiny_base)} | values
+    )
 
 
 @pytest.fixture(scope="module")
@@ -80,12 +82,12 @@ def test_pictures_are_files_with_their_parameters(creator, request_for):
 def test_scales_and_adapters_change_without_loading_the_base_again(creator, request_for, adapters):
     one, two = adapters
     plain, _ = draw(creator, request_for())
-    mixed, seen = draw(creator, request_for(adapters=(Mixed("one", one, 1.0), Mixed("two", two, 0.5))))
+    mixed, seen = draw(creator, request_for(adapters=(AdapterChoice("one", one, 1.0), AdapterChoice("two", two, 0.5))))
     assert "loading" not in seen
-    off, seen = draw(creator, request_for(adapters=(Mixed("one", one, 0.0), Mixed("two", two, 0.0))))
+    off, seen = draw(creator, request_for(adapters=(AdapterChoice("one", one, 0.0), AdapterChoice("two", two, 0.0))))
     assert "loading" not in seen
-    other, _ = draw(creator, request_for(adapters=(Mixed("two", two, 0.5),)))
-    again, _ = draw(creator, request_for(adapters=(Mixed("one", one, 1.0), Mixed("two", two, 0.5))))
+    other, _ = draw(creator, request_for(adapters=(AdapterChoice("two", two, 0.5),)))
+    again, _ = draw(creator, request_for(adapters=(AdapterChoice("one", one, 1.0), AdapterChoice("two", two, 0.5))))
     none, _ = draw(creator, request_for())
     assert (pixels(plain) == pixels(off)).all() and (pixels(plain) == pixels(none)).all()
     assert (pixels(mixed) == pixels(again)).all()
@@ -96,7 +98,7 @@ def test_what_is_said_of_a_base_loads_it_anew_and_how_to_compute_does_not(creato
     from sdlora.formats import write_adapter
 
     write_adapter(adapter(**{"modelspec.prediction_type": "v"}), tmp_path / "fast.safetensors")
-    fast = (Mixed("fast", str(tmp_path / "fast.safetensors")),)
+    fast = (AdapterChoice("fast", str(tmp_path / "fast.safetensors")),)
     draw(creator, request_for())
     for _ in range(2):  # It stays loaded, and is told of again.
         plain, seen = draw(creator, request_for(adapters=fast))
@@ -118,7 +120,7 @@ def test_what_is_said_of_a_base_loads_it_anew_and_how_to_compute_does_not(creato
         ({"base_settings": {"zero_terminal_snr": "on"}}, "model.prediction_type = v_prediction"),
         ({"base": "nothing"}, "there is no 'nothing'"),
         ({"width": 65}, "width = 65"),
-        ({"adapters": (Mixed("gone", "/gone.safetensors"),)}, "gone.safetensors"),
+        ({"adapters": (AdapterChoice("gone", "/gone.safetensors"),)}, "gone.safetensors"),
         ({"prompt": "<lora:unknown:1>"}, "no adapter 'unknown'"),
     ],
 )
@@ -130,7 +132,7 @@ def test_what_goes_wrong_comes_back_as_a_sentence_and_the_next_request_works(cre
 
 
 def test_a_request_waits_for_a_held_device_says_so_and_can_be_cancelled(creator, request_for):
-    with hold(device_lock(creator.data_dir, torch.device("cpu")), "the device"):
+    with hold_lock(device_lock(creator.data_dir, torch.device("cpu")), "the device"):
         first = creator.submit(request_for()).number
         second = creator.submit(request_for()).number
         waiting, _ = until(creator, first, lambda ticket: ticket.state == "waiting")
@@ -145,12 +147,12 @@ def test_a_request_waits_for_a_held_device_says_so_and_can_be_cancelled(creator,
 def test_a_training_draws_between_its_steps_and_when_it_is_killed_the_painter_goes_on(
     configure, request_for, adapters, tmp_path
 ):
-    creator = Creator(tmp_path, "cpu")
+    creator = InferenceClient(tmp_path, "cpu")
     try:
-        plain, _ = draw(creator, request_for(adapters=(Mixed("one", adapters[0]),)))
-        training = service.start(configure(train__steps=100_000, checkpoint__every=0), "long", tmp_path)
+        plain, _ = draw(creator, request_for(adapters=(AdapterChoice("one", adapters[0]),)))
+        training = service.start_run(configure(train__steps=100_000, checkpoint__every=0), "long", tmp_path)
         next(event for event in training.events() if isinstance(event, StepDone))
-        beside, seen = draw(creator, request_for(adapters=(Mixed("one", adapters[0]),)))
+        beside, seen = draw(creator, request_for(adapters=(AdapterChoice("one", adapters[0]),)))
         assert training.process.poll() is None
         assert seen[-1] == "done" and "loading" not in seen
         assert (pixels(plain) == pixels(beside)).all()
@@ -178,7 +180,7 @@ def test_a_cancelled_request_keeps_its_finished_pictures(creator, request_for):
 
 def test_the_device_is_free_between_requests(creator, request_for):
     draw(creator, request_for())
-    hold(device_lock(creator.data_dir, torch.device("cpu")), "the device").release()
+    hold_lock(device_lock(creator.data_dir, torch.device("cpu")), "the device").release()
 
 
 def test_a_killed_process_is_told_and_the_next_request_starts_another(creator, request_for):
@@ -206,8 +208,10 @@ def test_the_process_ends_when_its_parent_is_killed(tmp_path):
 
 def test_the_queue_trains_one_run_after_the_other(configure, tmp_path):
     queue = service.TrainingQueue(tmp_path)
-    first, second = (service.prepare(configure(checkpoint__every=0), name, tmp_path) for name in ("first", "second"))
-    with hold(device_lock(tmp_path, torch.device("cpu")), "the device"):
+    first, second = (
+        service.prepare_run(configure(checkpoint__every=0), name, tmp_path) for name in ("first", "second")
+    )
+    with hold_lock(device_lock(tmp_path, torch.device("cpu")), "the device"):
         queue.add(first)
         queue.add(second)
         queue.tick()
@@ -221,12 +225,12 @@ def test_the_queue_trains_one_run_after_the_other(configure, tmp_path):
 
 def test_a_queued_run_that_is_stopped_never_starts_and_a_running_one_saves(configure, tmp_path):
     queue = service.TrainingQueue(tmp_path)
-    never = service.prepare(configure(), "never", tmp_path)
+    never = service.prepare_run(configure(), "never", tmp_path)
     queue.add(never)
     queue.stop(never)
     queue.tick()
     assert queue.state(never) == "new"
-    run = service.prepare(configure(train__steps=100_000, checkpoint__every=0), "long", tmp_path)
+    run = service.prepare_run(configure(train__steps=100_000, checkpoint__every=0), "long", tmp_path)
     queue.add(run)
     tick_until(queue, lambda: any(isinstance(event, StepDone) for event in run.events()))
     with pytest.raises(BusyError):
@@ -239,7 +243,7 @@ def test_a_queued_run_that_is_stopped_never_starts_and_a_running_one_saves(confi
 def test_an_export_for_the_page_is_a_file_that_loads(adapters, tmp_path):
     from sdlora.formats import read_adapter
 
-    path = service.exported(adapters[0], "diffusers", data_dir=tmp_path).file
+    path = service.export_to_temporary(adapters[0], "diffusers", data_dir=tmp_path).file
     assert path.name == "one-diffusers.safetensors"
     assert read_adapter(path).modules.keys() == read_adapter(Path(adapters[0])).modules.keys()
 

@@ -9,8 +9,8 @@ from sdlora import service
 from sdlora.cli import main
 from sdlora.errors import BusyError, ConfigError
 from sdlora.events import RunFinished, RunStopped
-from sdlora.runs.disk import DAY, FREED, KEPT, free, size_of, usage, written
-from sdlora.runs.folder import Journal, device_lock, hold
+from sdlora.runs.disk import DAY, FREED, KEPT, disk_usage, free_space, size_of, written
+from sdlora.runs.folder import Journal, device_lock, hold_lock
 from sdlora.runs.library import Library
 from tests.tiny import tiny_adapter as adapter
 
@@ -24,7 +24,7 @@ def data_dir(tmp_path):
 
 def made(configure, data_dir, name, end):
     """A run with two steps' adapters, a state, a preview, and a finished adapter if that is how it ended."""
-    run = service.prepare(configure(), name, data_dir)
+    run = service.prepare_run(configure(), name, data_dir)
     for path in (run.checkpoint(2), run.checkpoint(4), *([run.adapter] if end is FINISHED else [])):
         adapter(path)
     (run.states / "000004").mkdir(parents=True)
@@ -72,7 +72,7 @@ def files(folder):
 
 def test_every_byte_is_in_one_row(data_dir, done, stopped):
     everything(data_dir)
-    shares = usage(data_dir)
+    shares = disk_usage(data_dir)
     assert [share.name for share in shares] == [*FREED, *KEPT]
     paths = [path for share in shares for path in share.paths]
     assert len(set(paths)) == len(paths)
@@ -84,7 +84,7 @@ def test_every_byte_is_in_one_row(data_dir, done, stopped):
 def test_all_that_can_be_freed_leaves_adapters_and_what_unfinished_runs_need(data_dir, done, stopped):
     everything(data_dir)
     before, size = files(data_dir), size_of(data_dir)
-    freed = free(data_dir, FREED)
+    freed = free_space(data_dir, FREED)
     after = files(data_dir)
     assert freed == size - size_of(data_dir)
     assert {path for path in before if path.startswith("runs/stopped/")} <= after
@@ -98,16 +98,16 @@ def test_all_that_can_be_freed_leaves_adapters_and_what_unfinished_runs_need(dat
         path.removeprefix("runs/done/") for path in kept
     }
     assert not [path for path in after if ".tmp-" in path or path.startswith("trash/")]
-    assert service.find_run("done", data_dir).state == "finished" and not usage(data_dir)[0].size
+    assert service.find_run("done", data_dir).state == "finished" and not disk_usage(data_dir)[0].size
     assert {entry.name for entry in Library(data_dir).adapters()} == {"done", "stopped"}
 
 
 @pytest.mark.parametrize("name", FREED)
 def test_one_kind_is_freed_and_the_others_stay(name, data_dir, done):
     everything(data_dir)
-    before = {share.name: share.size for share in usage(data_dir)}
-    assert free(data_dir, [name]) == before[name] > 0
-    assert {share.name: share.size for share in usage(data_dir)} == {**before, name: 0}
+    before = {share.name: share.size for share in disk_usage(data_dir)}
+    assert free_space(data_dir, [name]) == before[name] > 0
+    assert {share.name: share.size for share in disk_usage(data_dir)} == {**before, name: 0}
 
 
 def test_what_is_younger_than_asked_stays(data_dir, done):
@@ -116,26 +116,26 @@ def test_what_is_younger_than_asked_stays(data_dir, done):
         if path.is_file() and "latents" not in path.parts:
             age(path, 40)
     age(done.adapter, 10)
-    assert free(data_dir, ["cache", "states", "class-pictures"], older_than_days=30) == 3000
+    assert free_space(data_dir, ["cache", "states", "class-pictures"], older_than_days=30) == 3000
     left = files(data_dir)
     assert {"cache/latents/ab/1", "runs/done/state/000004/state.json"} <= left
     assert not left & {"cache/text/cd/2", "cache/making/y", "cache/class-images/x/seed1.png"}
 
 
 def test_a_run_in_work_or_in_the_queue_keeps_its_state(data_dir, done):
-    with hold(done.lock_file, "the run"):
-        assert free(data_dir, ["states", "checkpoints"]) == 0
+    with hold_lock(done.lock_file, "the run"):
+        assert free_space(data_dir, ["states", "checkpoints"]) == 0
     done.queued_file.touch()
-    assert free(data_dir, ["states", "checkpoints"]) == 0
+    assert free_space(data_dir, ["states", "checkpoints"]) == 0
     done.queued_file.unlink()
-    assert free(data_dir, ["states", "checkpoints"]) > 5000
+    assert free_space(data_dir, ["states", "checkpoints"]) > 5000
 
 
 def test_a_finished_run_without_states_is_not_trained_anew(data_dir, done):
-    free(data_dir, ["states"])
+    free_space(data_dir, ["states"])
     before = done.adapter.read_bytes()
     with pytest.raises(ConfigError, match="done: has finished, and has no state to go on from; its adapter is"):
-        service.resume(done)
+        service.resume_run(done)
     assert done.adapter.read_bytes() == before and not done.log.exists()
 
 
@@ -145,8 +145,8 @@ def test_caches_are_left_while_a_training_may_read_them(name, data_dir, done):
 
     everything(data_dir)
     for lock in (done.lock_file, device_lock(data_dir, torch.device("cpu"))):
-        with hold(lock, "it"), pytest.raises(BusyError, match="a training may read from the caches"):
-            free(data_dir, [name])
+        with hold_lock(lock, "it"), pytest.raises(BusyError, match="a training may read from the caches"):
+            free_space(data_dir, [name])
     assert (data_dir / "cache" / "latents" / "ab" / "1").is_file()
 
 
@@ -157,7 +157,7 @@ def test_links_are_not_followed(data_dir, done, tmp_path):
     (data_dir / "cache").mkdir(exist_ok=True)
     (data_dir / "cache" / "latents").symlink_to(outside)
     (done.states / "000009").symlink_to(outside)
-    free(data_dir, FREED)
+    free_space(data_dir, FREED)
     assert (outside / "picture.png").stat().st_size == 9000
 
 
@@ -166,7 +166,7 @@ def test_links_are_not_followed(data_dir, done, tmp_path):
 )
 def test_what_cannot_be_freed_is_told(names, days, data_dir):
     with pytest.raises(ConfigError, match=r"cannot be freed; take cache|give a number of days"):
-        free(data_dir, names, days)
+        free_space(data_dir, names, days)
 
 
 def test_the_command_shows_and_frees(data_dir, done, capsys):
@@ -182,7 +182,7 @@ def test_the_command_shows_and_frees(data_dir, done, capsys):
 
 
 def test_an_empty_data_folder_takes_nothing(data_dir):
-    assert sum(share.size for share in usage(data_dir)) == 0
+    assert sum(share.size for share in disk_usage(data_dir)) == 0
 
 
 @pytest.mark.parametrize(

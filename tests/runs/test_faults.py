@@ -12,7 +12,7 @@ import sdlora
 from sdlora import checkpoint, faults, service
 from sdlora.errors import FileError
 from sdlora.events import Notice, RunStarted, StepDone
-from sdlora.files import unused
+from sdlora.files import unused_path
 from sdlora.runs.folder import Journal, Run
 from sdlora.runs.launch import Training
 from tests.outcome import outcome
@@ -75,7 +75,7 @@ def test_every_point_is_in_the_table_and_is_passed_by_a_short_run(configure, tmp
             if isinstance(node, ast.Call) and ast.unparse(node.func) == "faults.point":
                 named.add(ast.literal_eval(node.args[0]))
     assert named == {*faults.POINTS}
-    monkeypatch.setattr(faults, "_fault", recorder := Recorder())
+    monkeypatch.setattr(faults, "_armed", recorder := Recorder())
     run = Run.create(tmp_path / "runs", "run", configure(**VARIED))
     finished, events, _ = run_here(run.config, run.folder)
     Journal(run.journal)(events[-1])
@@ -86,11 +86,11 @@ def test_every_point_is_in_the_table_and_is_passed_by_a_short_run(configure, tmp
 @pytest.mark.parametrize("text", ["", "state", "state.renamed:0", "state.renamed:1:run", "state.renamed::full", "a b"])
 def test_nothing_else_can_be_armed(text):
     with pytest.raises(ValueError, match="SDLORA_FAULT"):
-        faults.Fault.parse(text)
+        faults.Failpoint.parse(text)
 
 
 def test_a_fault_strikes_once_at_its_count_and_then_no_more():
-    fault, done = faults.Fault.parse("cache.kept:2:full"), []
+    fault, done = faults.Failpoint.parse("cache.kept:2:full"), []
     fault.passing("cache.kept", None)
     fault.passing("class.kept", None)
     with pytest.raises(OSError, match="No space left"):
@@ -138,13 +138,13 @@ def test_a_name_that_another_process_takes_at_this_moment_gives_the_next(configu
     taken = []
 
     def late(path):
-        free = unused(path)
+        free = unused_path(path)
         if not taken:
             free.mkdir()
             taken.append(free.name)
         return free
 
-    monkeypatch.setattr("sdlora.runs.folder.unused", late)
+    monkeypatch.setattr("sdlora.runs.folder.unused_path", late)
     assert Run.create(tmp_path / "runs", "mine", configure()).name == "mine-2"
     assert taken == ["mine"]
 
@@ -179,7 +179,7 @@ def test_a_run_out_of_disk_says_so_keeps_what_it_has_and_goes_on_when_there_is_r
         before = checkpoint.newest_step(run.states)
         assert train(nursery, run, fault=fault) == FileError.exit_code, f"{fault}: {run.log.read_text()[-2000:]}"
         _says(run, said or "No space left on device; mend that, then resume")
-        found = checkpoint.newest(run.states)
+        found = checkpoint.newest_state(run.states)
         assert (found.step if found else 0) >= before
     assert train(nursery, run) == 0, run.log.read_text()[-2000:]
     assert outcome(run) == uninterrupted
@@ -206,7 +206,7 @@ def test_a_disk_that_takes_no_more_of_a_file_costs_the_run_no_bit(configure, nur
             journal.write(b"\n")
         assert train(nursery, run, room=room) == FileError.exit_code
         _says(run, said)
-    assert checkpoint.newest(run.states).step == 2
+    assert checkpoint.newest_state(run.states).step == 2
     assert train(nursery, run) == 0, run.log.read_text()[-2000:]
     assert outcome(run) == uninterrupted
 
@@ -226,7 +226,7 @@ def test_a_preview_that_finds_no_room_costs_no_run(configure, nursery, tmp_path,
 def _says(run, said):
     """What a front end would show of the run's end."""
     training = Training(run, None, 1, start=0, printed=run.printed, last=next(reversed(run.events()), None))
-    error = service.failure(training, FileError.exit_code)
+    error = service.run_failure(training, FileError.exit_code)
     assert isinstance(error, FileError)
     assert re.search(said, str(error)), str(error)
 
@@ -239,7 +239,7 @@ def test_a_second_signal_ends_a_run_at_once_and_it_goes_on_from_its_checkpoint(c
     process.send(signal.SIGINT)
     assert process.wait() in (130, 143)
     assert run.state == "interrupted"
-    reached = checkpoint.newest(run.states).step
+    reached = checkpoint.newest_state(run.states).step
     process = nursery.start(WORKER, [str(run.folder)], run.log)
     _wait(run, lambda events: sum(isinstance(event, RunStarted) for event in events) == 2)
     process.send(signal.SIGINT)

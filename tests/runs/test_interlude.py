@@ -16,10 +16,10 @@ from sdlora.formats import write_adapter
 from sdlora.generation import memory
 from sdlora.generation.settings import Engine
 from sdlora.generation.studio import Studio
-from sdlora.runs.creation import Mixed, Request, creations_folder
-from sdlora.runs.interlude import Interlude
-from sdlora.runs.mailbox import Mailbox
-from sdlora.training.prepare import NAME
+from sdlora.runs.creation import AdapterChoice, GenerationRequest, images_folder
+from sdlora.runs.interlude import InlineInference
+from sdlora.runs.mailbox import DeviceRequests
+from sdlora.training.prepare import TRAINED_ADAPTER
 from tests.generation.test_studio import adapter
 from tests.training.short import run_here
 
@@ -32,37 +32,39 @@ def mixed(tiny_base, tmp_path_factory):
     folder = tmp_path_factory.mktemp("adapters")
     models = Studio(str(tiny_base), device="cpu").family.models
     Lora(targets="linear+conv", rank=2, text_encoder=False).attach(models, "conv", seed=3)
-    for _, layer in live.layers(models, "conv"):
-        layer.set(down=layer.tensors["down"], up=torch.randn(layer.tensors["up"].shape) / 4)
+    for _, layer in live.attached_layers(models, "conv"):
+        layer.assign(down=layer.tensors["down"], up=torch.randn(layer.tensors["up"].shape) / 4)
     states = {"training": adapter(), "conv": live.read_state(models, "conv")}
     for name, state in states.items():
         write_adapter(state, folder / f"{name}.safetensors")
-    return tuple(Mixed(name, str(folder / f"{name}.safetensors"), 0.7) for name in states)
+    return tuple(AdapterChoice(name, str(folder / f"{name}.safetensors"), 0.7) for name in states)
 
 
 @pytest.fixture
 def ask(tiny_base):
     """A request over the tiny base."""
-    return lambda **values: Request(**{"prompt": "a red house", "seed": 7, "steps": 2, "base": str(tiny_base)} | values)
+    return lambda **values: GenerationRequest(
+        **{"prompt": "a red house", "seed": 7, "steps": 2, "base": str(tiny_base)} | values
+    )
 
 
 @pytest.fixture
 def mailbox(tmp_path):
-    mailbox = Mailbox(tmp_path / "locks" / "cpu-here.lock")
+    mailbox = DeviceRequests(tmp_path / "locks" / "cpu-here.lock")
     mailbox.open()
     return mailbox
 
 
 @pytest.fixture
 def interlude(mailbox, tmp_path, tiny_base):
-    return Interlude(mailbox, tmp_path, Model(base=str(tiny_base)), lambda: False, several=False)
+    return InlineInference(mailbox, tmp_path, Model(base=str(tiny_base)), lambda: False, several=False)
 
 
 @pytest.fixture
 def training(tiny_base):
     """The tiny base as it is between two steps: an adapter that trains, active, everything in training mode."""
     family = Studio(str(tiny_base), device="cpu").family
-    for parameter in Lora(rank=2, dropout=0.1).attach(family.models, NAME, seed=1):
+    for parameter in Lora(rank=2, dropout=0.1).attach(family.models, TRAINED_ADAPTER, seed=1):
         torch.nn.init.normal_(parameter)
     for model in family.models.values():
         model.train()
@@ -79,7 +81,9 @@ def standing(family):
         for model in (*family.models.values(), family.vae)
         for parameter in model.parameters()
     ]
-    hosts = [(path, list(host.active_adapters), dict(host.scaling)) for path, host in live.hosts_in(family.models)]
+    hosts = [
+        (path, list(host.active_adapters), dict(host.scaling)) for path, host in live.adapter_layers_in(family.models)
+    ]
     configs = [list(getattr(model, "peft_config", {})) for model in family.models.values()]
     return modules, parameters, hosts, configs, torch.get_rng_state(), torch.is_grad_enabled()
 
@@ -96,7 +100,7 @@ def last(inquiry):
 
 
 def pictures(folder, answer):
-    return np.stack([np.asarray(Image.open(creations_folder(folder) / name)) for name in answer.pictures])
+    return np.stack([np.asarray(Image.open(images_folder(folder) / name)) for name in answer.pictures])
 
 
 def test_pictures_between_steps_change_no_bit_of_the_training_and_are_those_of_a_studio(
@@ -135,7 +139,7 @@ def test_pictures_between_steps_change_no_bit_of_the_training_and_are_those_of_a
 
 
 def test_the_adapter_in_training_is_not_seen_in_the_pictures(interlude, mailbox, training, ask, tiny_base, tmp_path):
-    [with_it] = Studio.over(training).generate("a red house", seed=7, steps=2)
+    [with_it] = Studio.from_family(training).generate("a red house", seed=7, steps=2)
     [without] = Studio(str(tiny_base), device="cpu").generate("a red house", seed=7, steps=2)
     inquiry, before = mailbox.ask(ask()), standing(training)
     interlude(training)
@@ -150,13 +154,13 @@ def test_a_training_that_says_the_same_of_its_base_draws(mailbox, tiny_base, ask
     model = Model(base=str(tiny_base), **said)
     studio = Studio(model, device="cpu")
     inquiry = mailbox.ask(ask(base_settings=said, width=128, height=128, engine={"vae_tiling": "on"}))
-    Interlude(mailbox, tmp_path, model, lambda: False, several=False)(studio.family)
+    InlineInference(mailbox, tmp_path, model, lambda: False, several=False)(studio.family)
     [drawn] = pictures(tmp_path, last(inquiry))
     inquiry.close()
-    studio.machine.use(Engine(vae_tiling="on"))
+    studio.runtime.use(Engine(vae_tiling="on"))
     [own] = studio.generate("a red house", seed=7, steps=2, width=128, height=128)
     assert (drawn == np.asarray(own)).all()
-    studio.machine.use(Engine(vae_tiling="off"))
+    studio.runtime.use(Engine(vae_tiling="off"))
     [whole] = studio.generate("a red house", seed=7, steps=2, width=128, height=128)
     assert (drawn != np.asarray(whole)).any()
 
@@ -191,9 +195,9 @@ def test_a_request_that_a_training_cannot_draw_stays_and_says_why(
 
     interlude.several = wrong.get("several", False)
     if "free" in wrong:
-        monkeypatch.setattr(memory, "free", lambda device: wrong["free"])
+        monkeypatch.setattr(memory, "free_bytes", lambda device: wrong["free"])
     if "raises" in wrong:
-        monkeypatch.setattr("sdlora.generation.studio.draw", fail)
+        monkeypatch.setattr("sdlora.generation.studio.sample_images", fail)
     request = ask(adapters=mixed, **{name: value for name, value in wrong.items() if name.startswith("base")})
     inquiry, before = mailbox.ask(request), standing(training)
     interlude(training)
@@ -211,7 +215,7 @@ def test_a_request_that_a_training_cannot_draw_stays_and_says_why(
     [
         ({"base": "nothing"}, "there is no 'nothing'"),
         ({"width": 65}, "width = 65"),
-        ({"adapters": (Mixed("gone", "/gone.safetensors"),)}, "gone.safetensors"),
+        ({"adapters": (AdapterChoice("gone", "/gone.safetensors"),)}, "gone.safetensors"),
     ],
 )
 def test_what_is_wrong_with_a_request_comes_back_as_a_sentence(interlude, mailbox, training, ask, wrong, said):
@@ -224,7 +228,7 @@ def test_what_is_wrong_with_a_request_comes_back_as_a_sentence(interlude, mailbo
 
 
 def test_a_bug_in_a_drawing_is_told_and_does_not_reach_the_training(interlude, mailbox, training, ask, monkeypatch):
-    monkeypatch.setattr("sdlora.generation.studio.draw", lambda *_: 1 / 0)
+    monkeypatch.setattr("sdlora.generation.studio.sample_images", lambda *_: 1 / 0)
     inquiry = mailbox.ask(ask())
     interlude(training)
     assert "ZeroDivisionError" in last(inquiry).message
@@ -237,7 +241,7 @@ def test_a_training_that_is_stopped_in_mid_drawing_gives_the_request_back(interl
     interlude(training)
     told = last(inquiry)
     assert told.state == "waiting" and "being stopped" in told.message
-    assert not creations_folder(interlude.data_dir).exists()
+    assert not images_folder(interlude.data_dir).exists()
     assert mailbox.take().request == ask(count=3)
     inquiry.close()
 
@@ -267,22 +271,22 @@ def test_after_a_drawing_the_training_has_its_turn(interlude, mailbox, training,
 
 
 def test_a_mailbox_that_cannot_be_read_ends_the_drawing_not_the_training(interlude, training, tmp_path):
-    interlude.mailbox = Mailbox(tmp_path / "gone.lock")
+    interlude.mailbox = DeviceRequests(tmp_path / "gone.lock")
     interlude(training)
     interlude(training)
 
 
 def test_an_estimate_of_memory_grows_with_the_size_and_the_batch(training):
-    sizes = [memory.needed(training, side, side, batch) for side, batch in ((512, 1), (1024, 1), (1024, 64))]
+    sizes = [memory.generation_bytes(training, side, side, batch) for side, batch in ((512, 1), (1024, 1), (1024, 64))]
     assert sizes == sorted(set(sizes))
-    assert memory.free(torch.device("cpu")) > 0
-    bare, mixed = (memory.needed(training, 64, 64, 1, adapters=size) for size in (0, 2000))
+    assert memory.free_bytes(torch.device("cpu")) > 0
+    bare, mixed = (memory.generation_bytes(training, 64, 64, 1, adapters=size) for size in (0, 2000))
     assert mixed - bare == 10_000  # A thousand numbers of float16: 4 bytes each, and 6 in the stacked pair.
 
 
 def test_adapters_that_leave_no_room_are_declined(interlude, mailbox, training, ask, mixed, monkeypatch):
-    bare = memory.needed(training, 64, 64, 1, side=memory.tile(training))
-    monkeypatch.setattr(memory, "free", lambda device: bare)
+    bare = memory.generation_bytes(training, 64, 64, 1, side=memory.tile_size(training))
+    monkeypatch.setattr(memory, "free_bytes", lambda device: bare)
     fits, too_many = mailbox.ask(ask(width=64, height=64)), mailbox.ask(ask(width=64, height=64, adapters=mixed))
     interlude(training)
     interlude._turn_ends = 0.0

@@ -7,7 +7,7 @@ import pytest
 
 from sdlora.errors import FileError
 from sdlora.events import Event, Notice, RunFinished
-from sdlora.runs.folder import Journal, Run, read_events, tail
+from sdlora.runs.folder import Journal, Run, read_events, tail_events
 from sdlora.ui.watch import RunView
 
 TORN = {
@@ -25,7 +25,7 @@ def test_what_follows_a_torn_line_is_read_and_what_went_before(tmp_path, piece):
     path = tmp_path / "journal.jsonl"
     Journal(path)(before)
     path.write_bytes(path.read_bytes() + piece)
-    seen, place = zip(*tail(path), strict=True)  # A viewer that looks now leaves the torn line for later.
+    seen, place = zip(*tail_events(path), strict=True)  # A viewer that looks now leaves the torn line for later.
     assert seen == (before,)
     journal = Journal(path)
     for event in after:

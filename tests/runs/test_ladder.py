@@ -4,7 +4,7 @@ import pytest
 
 from sdlora.config import TrainConfig
 from sdlora.runs import ladder
-from sdlora.runs.ladder import climb, next_rung
+from sdlora.runs.ladder import apply_until_fits, next_saving
 
 GB = 2**30
 WEIGHTS = {None: 4.0, "int8": 2.0, "nf4": 1.0}
@@ -50,7 +50,7 @@ def library(monkeypatch):
     ],
 )
 def test_the_first_rungs_that_suffice_are_taken_and_no_more(budget, on_card, changes):
-    found = climb(config(train__batch_size=4), needs, int(budget * GB), on_card)
+    found = apply_until_fits(config(train__batch_size=4), needs, int(budget * GB), on_card)
     assert found.changes == changes
     assert found.fits and found.needs == needs(found.config)
     assert found.config.train.batch_size * found.config.train.gradient_accumulation == 4
@@ -58,7 +58,7 @@ def test_the_first_rungs_that_suffice_are_taken_and_no_more(budget, on_card, cha
 
 @pytest.mark.parametrize(("budget", "kind"), [(3.5, "int8"), (2.4, "nf4")])
 def test_the_base_is_rounded_last(budget, kind):
-    found = climb(config(), needs, int(budget * GB), False)
+    found = apply_until_fits(config(), needs, int(budget * GB), False)
     assert found.config.model.quantize == kind
     assert found.config.train.gradient_checkpointing and found.config.optimizer.name == "adamw8bit"
 
@@ -73,7 +73,7 @@ def test_the_base_is_rounded_last(budget, kind):
 )
 def test_what_a_person_has_set_is_left_alone_and_told_where_it_stands_in_the_way(given, kept):
     before = config(**{"train__batch_size": 4, **{name.replace(".", "__"): value for name, value in given.items()}})
-    found = climb(before, needs, GB // 2, True, given)
+    found = apply_until_fits(before, needs, GB // 2, True, given)
     assert not found.fits and list(found.kept) == kept
     assert not set(given) & set(found.changes)
     assert all(name in ladder.refusal(found, "0.5GB") for name in kept)
@@ -83,19 +83,19 @@ def test_a_rung_that_saves_nearly_nothing_is_passed_over():
     def flat(config):
         return needs(config) - (0 if config.optimizer.name == "adamw" else int(0.1 * GB)) + int(100 * GB)
 
-    found = climb(config(), flat, int(100.5 * GB), True)
+    found = apply_until_fits(config(), flat, int(100.5 * GB), True)
     assert "optimizer.name" not in found.changes and "model.quantize" in found.changes
 
 
 def test_without_bitsandbytes_the_rungs_that_need_it_are_not_there(monkeypatch):
     monkeypatch.setattr(ladder, "find_spec", lambda name: None)
-    found = climb(config(), needs, 0, True)
+    found = apply_until_fits(config(), needs, 0, True)
     assert found.changes["model.quantize"] == "int8" and "optimizer.name" not in found.changes
 
 
 @pytest.mark.parametrize(("batch", "halves"), [(8, [(4, 2), (2, 4), (1, 8)]), (6, [(3, 2), (1, 6)]), (3, [(1, 3)])])
 def test_a_batch_is_halved_as_often_as_it_can_be_and_each_step_sees_as_many_pictures(batch, halves):
-    found = climb(config(train__batch_size=batch), needs, 0, True)
+    found = apply_until_fits(config(train__batch_size=batch), needs, 0, True)
     steps = [tuple(step.changes.values()) for step in found.taken if "train.batch_size" in step.changes]
     assert steps == halves
 
@@ -118,11 +118,11 @@ def test_a_batch_is_halved_as_often_as_it_can_be_and_each_step_sees_as_many_pict
     ],
 )
 def test_the_next_rung_is_the_first_that_is_not_taken(settings, on_card, rung):
-    assert ladder.as_flags(next_rung(config(**settings), on_card)).startswith(rung)
+    assert ladder.as_flags(next_saving(config(**settings), on_card)).startswith(rung)
 
 
 def test_what_was_chosen_is_told_in_a_sentence():
-    found = climb(config(train__batch_size=4), needs, int(5.7 * GB), True)
-    assert ladder.told(found, "8GB") == (
+    found = apply_until_fits(config(train__batch_size=4), needs, int(5.7 * GB), True)
+    assert ladder.describe_fit(found, "8GB") == (
         "8GB: parts that do not train wait in main memory; batch 1 x 4; about 5.40 GB, counted, instead of 9.40 GB"
     )

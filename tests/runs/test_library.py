@@ -11,9 +11,9 @@ from PIL import Image
 from sdlora import service
 from sdlora.data.projects import Project
 from sdlora.errors import BusyError, ConfigError, FileError
-from sdlora.formats.check import Check
+from sdlora.formats.check import AdapterCheck
 from sdlora.runs import clerk
-from sdlora.runs.folder import Run, hold
+from sdlora.runs.folder import Run, hold_lock
 from sdlora.runs.library import Library
 from sdlora.runs.trash import Trash
 from tests.tiny import tiny_adapter as adapter
@@ -33,7 +33,7 @@ def library(tmp_path):
 @pytest.fixture
 def run(library, configure):
     """A run with two checkpoints and a finished adapter, as after a training."""
-    run = service.prepare(configure(), "mine", library.data_dir)
+    run = service.prepare_run(configure(), "mine", library.data_dir)
     for path in (run.checkpoint(2), run.checkpoint(4), run.adapter):
         adapter(path, **{"modelspec.trigger_phrase": "sks", "ss_sd_model_name": "tiny"})
     for step in (0, 4):
@@ -45,7 +45,7 @@ def run(library, configure):
 @pytest.fixture
 def unchecked(monkeypatch):
     """Self-tests that find every file fine: what they find is tested with the checks."""
-    monkeypatch.setattr(clerk, "check", lambda files, base="": iter([Check(base=base)] * len(files)))
+    monkeypatch.setattr(clerk, "check_adapters", lambda files, base="": iter([AdapterCheck(base=base)] * len(files)))
 
 
 def names(library, search=""):
@@ -121,7 +121,7 @@ def test_headers_are_read_again_only_when_a_file_has_changed(library, monkeypatc
     path = adapter(library.folder / "one.safetensors", **{"modelspec.trigger_phrase": "before"})
     assert library.adapters()[0].card.triggers == ("before",)
     read = []
-    monkeypatch.setattr("sdlora.runs.library.read_card", lambda path: read.append(path))
+    monkeypatch.setattr("sdlora.runs.library.read_header_summary", lambda path: read.append(path))
     library.adapters()
     assert read == []
     adapter(path, **{"modelspec.trigger_phrase": "afterwards"})
@@ -152,7 +152,9 @@ def test_a_file_taken_in_gets_a_free_name_and_keeps_the_base_it_was_checked_agai
 
 
 def test_a_refused_file_is_not_kept(library, tmp_path, monkeypatch):
-    monkeypatch.setattr(clerk, "check", lambda files, base="": iter([Check("This adapter is for SDXL.")]))
+    monkeypatch.setattr(
+        clerk, "check_adapters", lambda files, base="": iter([AdapterCheck("This adapter is for SDXL.")])
+    )
     taken = list(library.take_in([adapter(tmp_path / "x.safetensors")], "pocket"))
     assert [(one.file, one.name) for one in taken] == [("x.safetensors", "")]
     assert not library.folder.exists()
@@ -197,14 +199,14 @@ def test_a_checkpoint_alone_can_be_deleted(library, run):
 def test_a_deleted_run_comes_back_beside_what_took_its_name(library, run, configure):
     item = library.delete_run("mine")
     assert service.runs_in(library.data_dir) == []
-    service.prepare(configure(), "mine", library.data_dir)
+    service.prepare_run(configure(), "mine", library.data_dir)
     library.undo(item.folder.name)
     assert sorted(found.name for found in service.runs_in(library.data_dir)) == ["mine", "mine-2"]
     assert Run(library.data_dir / "runs" / "mine-2").adapter.is_file()
 
 
 def test_what_runs_or_waits_is_not_deleted(library, run):
-    with hold(run.lock_file, "mine"):
+    with hold_lock(run.lock_file, "mine"):
         for delete in (library.delete_run, library.delete_adapter):
             with pytest.raises(BusyError, match="mine is being trained; stop it first"):
                 delete("mine")
@@ -252,7 +254,7 @@ def test_a_strangers_item_cannot_be_put_outside_the_data_folder(tmp_path):
 
 
 def test_duplicating_a_run_gives_a_new_one_with_its_settings(library, run):
-    other = service.duplicate(run)
+    other = service.duplicate_run(run)
     assert other.name == "mine-2"
     assert other.config == run.config
     assert not other.adapter.exists()

@@ -7,15 +7,15 @@ import sys
 
 import pytest
 
-from sdlora.runs.creation import Mixed, Request
-from sdlora.runs.mailbox import Answer, Mailbox
+from sdlora.runs.creation import AdapterChoice, GenerationRequest
+from sdlora.runs.mailbox import DeviceRequests, RequestStatus
 
-REQUEST = Request("a red house", seed=3, adapters=(Mixed("one", "/one.safetensors", 0.5),))
+REQUEST = GenerationRequest("a red house", seed=3, adapters=(AdapterChoice("one", "/one.safetensors", 0.5),))
 
 
 @pytest.fixture
 def mailbox(tmp_path):
-    mailbox = Mailbox(tmp_path / "cpu-here.lock")
+    mailbox = DeviceRequests(tmp_path / "cpu-here.lock")
     mailbox.open()
     return mailbox
 
@@ -29,8 +29,8 @@ def test_a_request_is_taken_answered_and_cleared_away(mailbox):
     errand = mailbox.take()
     assert errand.request == REQUEST
     assert mailbox.take() is None
-    errand.tell(Answer("drawing", "Drawing between training steps", done=1, total=2))
-    errand.finish(Answer("done", pictures=("a.png",)))
+    errand.tell(RequestStatus("drawing", "Drawing between training steps", done=1, total=2))
+    errand.finish(RequestStatus("done", pictures=("a.png",)))
     told = list(inquiry.answers())
     assert [answer.state for answer in told] == ["drawing", "done"]
     assert (told[0].done, told[0].total, told[1].pictures) == (1, 2, ("a.png",))
@@ -40,7 +40,7 @@ def test_a_request_is_taken_answered_and_cleared_away(mailbox):
 
 
 def test_requests_are_taken_in_their_order_but_for_those_passed(mailbox):
-    first, second = mailbox.ask(Request("first")), mailbox.ask(Request("second"))
+    first, second = mailbox.ask(GenerationRequest("first")), mailbox.ask(GenerationRequest("second"))
     errand = mailbox.take()
     assert errand.request.prompt == "first"
     errand.give_back("Later.")
@@ -78,7 +78,7 @@ def test_what_a_killed_holder_had_taken_is_there_for_the_next(mailbox):
     inquiry.close()
 
 
-@pytest.mark.parametrize("look", [Mailbox.take, Mailbox.open], ids=["take", "open"])
+@pytest.mark.parametrize("look", [DeviceRequests.take, DeviceRequests.open], ids=["take", "open"])
 def test_the_request_of_a_killed_process_is_cleared_away(mailbox, look):
     program = (
         "import os, sys; from pathlib import Path; from sdlora.runs.creation import Request;"
@@ -102,7 +102,7 @@ def test_a_request_that_cannot_be_read_fails_in_a_sentence(mailbox):
 def test_an_answer_cut_short_is_read_when_it_is_whole_and_a_foreign_line_is_passed_over(mailbox):
     inquiry = mailbox.ask(REQUEST)
     errand = mailbox.take()
-    errand.tell(Answer("drawing"))
+    errand.tell(RequestStatus("drawing"))
     answers = next(mailbox.folder.glob("*.answers"))
     with open(answers, "ab", buffering=0) as file:
         file.write(b'[1]\n{"state": "do')

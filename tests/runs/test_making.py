@@ -42,7 +42,9 @@ def named(library, *scales):
 
 
 def test_adapters_combined_come_into_the_library_with_card_and_base(library, tiny_base):
-    making = service.merging(library, named(library, ("one", 0.5), ("two", -1.0)), "Both of them", base=str(tiny_base))
+    making = service.merge_job(
+        library, named(library, ("one", 0.5), ("two", -1.0)), "Both of them", base=str(tiny_base)
+    )
     stages = []
     assert making.finish(stages.append) == "Both-of-them"
     total = len(made("lora").modules)
@@ -61,7 +63,7 @@ def test_adapters_combined_come_into_the_library_with_card_and_base(library, tin
 
 
 def test_an_adapter_is_cut_to_a_share_and_tells_what_is_kept(library):
-    making = service.resizing(library, ("one", library.file("one")), energy=0.8, dtype="fp16")
+    making = service.resize_job(library, ("one", library.file("one")), energy=0.8, dtype="fp16")
     assert making.finish() == "one-small"
     assert making.errand.answer["kept"] == pytest.approx(editing.resize(made("lora"), Cut(energy=0.8)).kept)
     assert library.find("one-small").size < library.find("one").size
@@ -71,22 +73,22 @@ def test_a_dora_asks_for_its_base_and_a_lora_does_not(library, tiny_base):
     dora = ("dora", library.file("dora"))
     assert service.needs_base(dora[1]) and not service.needs_base(library.file("one"))
     with pytest.raises(FileError, match="name the base model"):
-        service.resizing(library, dora, rank=2).finish()
-    assert service.resizing(library, dora, rank=2, base=str(tiny_base)).finish() == "dora-small"
+        service.resize_job(library, dora, rank=2).finish()
+    assert service.resize_job(library, dora, rank=2, base=str(tiny_base)).finish() == "dora-small"
     one = ("one", library.file("one"))
-    assert service.resizing(library, one, rank=2, base="a base that is gone").finish() == "one-small"
+    assert service.resize_job(library, one, rank=2, base="a base that is gone").finish() == "one-small"
 
 
 def test_the_difference_of_two_models_comes_into_the_library(library, tiny_base, tmp_path):
     tuned = tiny_sd1(tmp_path / "tuned", seed=1)
-    making = service.extracting(library, str(tiny_base), str(tuned), rank=3, targets="cross-attention")
+    making = service.extract_job(library, str(tiny_base), str(tuned), rank=3, targets="cross-attention")
     assert making.finish() == "tuned"
     assert library.find("tuned").base == str(tiny_base)
     assert making.errand.answer["ranks"] == [3, 3]
     with pytest.raises(ConfigError, match="the same one"):
-        service.extracting(library, str(tuned), str(tuned), rank=3)
+        service.extract_job(library, str(tuned), str(tuned), rank=3)
     with pytest.raises(ModelError, match="there is no"):
-        service.extracting(library, str(tiny_base), "nowhere", rank=3)
+        service.extract_job(library, str(tiny_base), "nowhere", rank=3)
 
 
 def test_what_cannot_be_is_said_before_a_process_is_started(library):
@@ -95,24 +97,24 @@ def test_what_cannot_be_is_said_before_a_process_is_started(library):
              ([one, two], {"energy": 2.0}, "1 at most"), ([one, two], {"name": "one"}, "another name")]  # fmt: skip
     for adapters, asked, sentence in wrong:
         with pytest.raises(ConfigError, match=sentence):
-            service.merging(library, adapters, **asked)
+            service.merge_job(library, adapters, **asked)
     with pytest.raises(ConfigError, match="how much to keep"):
-        service.resizing(library, one[:2])
-    assert service.merging(library, [one, two]).name == "one-two"
+        service.resize_job(library, one[:2])
+    assert service.merge_job(library, [one, two]).name == "one-two"
 
 
 def test_one_that_is_stopped_or_left_leaves_nothing(library):
-    making = service.merging(library, named(library, ("one", 1.0), ("two", 1.0)))
+    making = service.merge_job(library, named(library, ("one", 1.0), ("two", 1.0)))
     with pytest.raises(FileError, match="Stopped"):
         making.finish(lambda stage: making.stop())
-    for _ in service.merging(library, named(library, ("one", 1.0), ("two", 1.0))):
+    for _ in service.merge_job(library, named(library, ("one", 1.0), ("two", 1.0))):
         break  # As when a page is closed.
     assert {path.stem for path in library.folder.glob("*.safetensors")} == {"one", "two", "dora"}
     assert list((library.data_dir / "cache" / "making").iterdir()) == []
 
 
 def test_a_look_inside_lists_layers_by_norm_and_draws_them(library, tmp_path):
-    errand = service.looking(library.file("one"), tmp_path / "plot.png")
+    errand = service.inspect_layers_job(library.file("one"), tmp_path / "plot.png")
     rows = errand.finish()
     norms = [norm for _, norm, *_ in rows]
     assert norms == sorted(norms, reverse=True)
@@ -123,7 +125,7 @@ def test_a_look_inside_lists_layers_by_norm_and_draws_them(library, tmp_path):
 
 
 def test_an_export_for_peft_is_a_zip_of_its_folder_with_the_self_tests_sentence(library, tmp_path):
-    exported = service.exported("one", "peft", data_dir=library.data_dir)
+    exported = service.export_to_temporary("one", "peft", data_dir=library.data_dir)
     assert exported.file.name == "one-peft.zip"
     assert exported.proof.startswith(f"{len(made('lora').modules)} layers, ")
     with zipfile.ZipFile(exported.file) as pack:
@@ -131,4 +133,4 @@ def test_an_export_for_peft_is_a_zip_of_its_folder_with_the_self_tests_sentence(
     (folder,) = (tmp_path / "out").iterdir()
     assert read_adapter(Path(folder)).modules.keys() == made("lora").modules.keys()
     with pytest.raises(ConfigError):
-        service.exported("nobody", "peft", data_dir=library.data_dir)
+        service.export_to_temporary("nobody", "peft", data_dir=library.data_dir)

@@ -17,7 +17,7 @@ from sdlora import checkpoint, service
 from sdlora.errors import BusyError, FileError, OutOfMemoryError, SdloraError
 from sdlora.events import RunFailed, RunStarted, StepDone
 from sdlora.runs import worker
-from sdlora.runs.folder import Journal, Run, device_lock, hold
+from sdlora.runs.folder import Journal, Run, device_lock, hold_lock
 
 
 def model_hash(path):
@@ -46,13 +46,13 @@ def uninterrupted(configure, tmp_path, whole):
 
 
 def test_a_run_killed_between_steps_resumes_to_the_same_bits(configure, tmp_path, whole):
-    training = service.start(configure(), "killed", tmp_path)
+    training = service.start_run(configure(), "killed", tmp_path)
     wait_for_step(training, 3)
     training.process.kill()
     training.process.wait()
     assert training.run.state == "interrupted"
     assert not training.run.adapter.exists()
-    resumed = service.resume(training.run)
+    resumed = service.resume_run(training.run)
     events = list(resumed.events())
     assert resumed.process.wait() == 0, training.run.log.read_text()[-3000:]
     started = next(event for event in events if isinstance(event, RunStarted))
@@ -62,12 +62,12 @@ def test_a_run_killed_between_steps_resumes_to_the_same_bits(configure, tmp_path
 
 
 def test_a_stop_by_signal_saves_and_exits_with_its_number(configure, tmp_path, whole):
-    training = service.start(configure(), "stopped", tmp_path)
+    training = service.start_run(configure(), "stopped", tmp_path)
     wait_for_step(training, 1)
     os.kill(training.process.pid, signal.SIGTERM)
     assert training.process.wait() == 143
     assert training.run.state == "stopped"
-    assert service.resume(training.run).wait() == 0
+    assert service.resume_run(training.run).wait() == 0
     assert model_hash(training.run.adapter) == uninterrupted(configure, tmp_path, whole)
 
 
@@ -89,22 +89,22 @@ for number in (signal.SIGTERM, signal.SIGINT):
 def test_the_runs_folder_stands_in_its_process_and_its_journal_is_followed_by_others(configure, tmp_path):
     import psutil
 
-    training = service.start(configure(train__steps=200), "watched", tmp_path)
+    training = service.start_run(configure(train__steps=200), "watched", tmp_path)
     wait_for_step(training, 1)
     assert str(training.run.folder) in psutil.Process(training.process.pid).cmdline()
     viewer = Run(training.run.folder)
     assert viewer.state == "running"
     assert any(isinstance(event, StepDone) for event in viewer.events())
     with pytest.raises(BusyError, match="running already"):
-        service.resume(viewer)
+        service.resume_run(viewer)
     viewer.stop()
     assert training.process.wait(60) == 143
     assert viewer.state == "stopped"
 
 
 def test_a_run_that_another_process_holds_is_left_alone(configure, tmp_path):
-    run = service.prepare(configure(), "held", tmp_path)
-    with hold(run.lock_file, "the run"):
+    run = service.prepare_run(configure(), "held", tmp_path)
+    with hold_lock(run.lock_file, "the run"):
         worker = subprocess.run(
             [sys.executable, "-m", "sdlora.runs.worker", str(run.folder)], capture_output=True, text=True, check=False
         )
@@ -114,7 +114,10 @@ def test_a_run_that_another_process_holds_is_left_alone(configure, tmp_path):
 
 
 def test_a_device_that_another_run_holds_is_refused(configure, tmp_path):
-    with hold(device_lock(tmp_path, torch.device("cpu")), "the device"), pytest.raises(BusyError, match="device cpu"):
+    with (
+        hold_lock(device_lock(tmp_path, torch.device("cpu")), "the device"),
+        pytest.raises(BusyError, match="device cpu"),
+    ):
         service.train(configure(), "second", tmp_path)
 
 
@@ -187,9 +190,9 @@ def test_two_processes_follow_one(configure, tmp_path, settings):
 
 
 def test_a_new_run_never_touches_an_old_one(configure, tmp_path):
-    first = service.prepare(configure(), "name", tmp_path)
-    second = service.prepare(configure(), "name", tmp_path)
-    outside = service.prepare(configure(), "../../x", tmp_path)
+    first = service.prepare_run(configure(), "name", tmp_path)
+    second = service.prepare_run(configure(), "name", tmp_path)
+    outside = service.prepare_run(configure(), "../../x", tmp_path)
     assert (first.name, second.name) == ("name", "name-2")
     assert outside.folder.parent == tmp_path / "runs"
 
@@ -198,6 +201,6 @@ def test_a_folder_that_cannot_be_written_is_told_at_once(configure, tmp_path):
     (tmp_path / "file").touch()
     begun = time.monotonic()
     with pytest.raises(SdloraError, match="--data-dir") as caught:
-        service.start(configure(), "x", tmp_path / "file")
+        service.start_run(configure(), "x", tmp_path / "file")
     assert caught.value.exit_code == 5
     assert time.monotonic() - begun < 2

@@ -9,7 +9,7 @@ import torch
 from sdlora import checkpoint, service
 from sdlora.errors import BusyError, ConfigError
 from sdlora.formats import write_adapter
-from sdlora.runs.folder import Run, busy, device_lock, hold
+from sdlora.runs.folder import Run, device_busy, device_lock, hold_lock
 from tests.generation.test_studio import adapter
 
 
@@ -21,7 +21,7 @@ def queue(tmp_path):
 @pytest.fixture
 def waiting(configure, tmp_path, queue):
     """Four runs that wait, by name."""
-    runs = {name: service.prepare(configure(), name, tmp_path) for name in "abcd"}
+    runs = {name: service.prepare_run(configure(), name, tmp_path) for name in "abcd"}
     for run in runs.values():
         queue.add(run)
     return runs
@@ -41,7 +41,7 @@ def test_a_run_is_moved_in_the_queue_and_stays_there_for_others(
     queue.move(waiting[name], where)
     assert names(queue) == order
     assert names(service.TrainingQueue(tmp_path)) == order  # a restarted server
-    late = service.prepare(configure(), "e", tmp_path)
+    late = service.prepare_run(configure(), "e", tmp_path)
     queue.add(late)
     assert names(queue) == order + "e"
 
@@ -60,7 +60,7 @@ def test_a_run_that_waits_keeps_its_place_if_it_is_queued_again(queue, waiting):
 
 
 def test_what_has_started_is_no_longer_in_the_queue(queue, waiting):
-    with hold(waiting["a"].lock_file, "the run"):
+    with hold_lock(waiting["a"].lock_file, "the run"):
         assert names(queue) == "bcd"
         for change in (queue.cancel, lambda run: queue.move(run, "first")):
             with pytest.raises(BusyError, match="does not wait"):
@@ -70,24 +70,24 @@ def test_what_has_started_is_no_longer_in_the_queue(queue, waiting):
 def test_a_lock_of_another_machine_does_not_keep_this_one_waiting(tmp_path, monkeypatch):
     mine = device_lock(tmp_path, torch.device("cpu"))
     monkeypatch.setattr(platform, "node", lambda: "another")
-    with hold(mine, "the device"):
-        assert not busy(tmp_path)
-        with hold(device_lock(tmp_path, torch.device("cpu")), "the device"):
-            assert busy(tmp_path)
-    with hold(tmp_path / "locks" / "cuda-GPU-1.lock", "the device"):
-        assert busy(tmp_path)  # whose card it is cannot be told
+    with hold_lock(mine, "the device"):
+        assert not device_busy(tmp_path)
+        with hold_lock(device_lock(tmp_path, torch.device("cpu")), "the device"):
+            assert device_busy(tmp_path)
+    with hold_lock(tmp_path / "locks" / "cuda-GPU-1.lock", "the device"):
+        assert device_busy(tmp_path)  # whose card it is cannot be told
 
 
 def test_a_copy_has_the_settings_of_its_run_and_the_next_free_name(configure, tmp_path):
-    first = service.prepare(configure(adapter__rank=3), "style", tmp_path)
-    second = service.duplicate(first)
-    third = service.duplicate(second)
+    first = service.prepare_run(configure(adapter__rank=3), "style", tmp_path)
+    second = service.duplicate_run(first)
+    third = service.duplicate_run(second)
     assert [run.name for run in (first, second, third)] == ["style", "style-2", "style-3"]
     assert third.config == first.config
 
 
 def test_a_longer_run_changes_its_length_alone(configure, tmp_path):
-    run = service.prepare(configure(train__steps=None, train__epochs=2), "run", tmp_path)
+    run = service.prepare_run(configure(train__steps=None, train__epochs=2), "run", tmp_path)
     checkpoint.save(run.states, checkpoint.State(6, {}, {}), keep=2)
     before = run.config
     run.lengthen(9)
@@ -98,21 +98,21 @@ def test_a_longer_run_changes_its_length_alone(configure, tmp_path):
 
 @pytest.mark.parametrize(("saved", "steps", "said"), [(0, 9, "no state"), (6, 6, "has done 6 steps already")])
 def test_a_run_that_cannot_go_on_longer_stays_as_it_is(configure, tmp_path, saved, steps, said):
-    run = service.prepare(configure(), "run", tmp_path)
+    run = service.prepare_run(configure(), "run", tmp_path)
     if saved:
         checkpoint.save(run.states, checkpoint.State(saved, {}, {}), keep=2)
     text = run.config_file.read_bytes()
     with pytest.raises(ConfigError, match=said):
         run.lengthen(steps)
-    with hold(run.lock_file, "the run"), pytest.raises(BusyError):
-        service.extend(run, 9)
+    with hold_lock(run.lock_file, "the run"), pytest.raises(BusyError):
+        service.extend_run(run, 9)
     assert run.config_file.read_bytes() == text
 
 
 @pytest.fixture
 def saved(configure, tmp_path):
     """A finished run with three checkpoints."""
-    run = service.prepare(configure(), "style", tmp_path)
+    run = service.prepare_run(configure(), "style", tmp_path)
     for step in (2, 4, 6):
         write_adapter(adapter(seed=step, ss_steps=str(step)), run.checkpoint(step))
     run.adapter.write_bytes(run.checkpoint(6).read_bytes())
@@ -133,14 +133,14 @@ def test_a_chosen_checkpoint_is_the_runs_adapter_and_none_is_lost(saved, tmp_pat
     service.use_checkpoint(saved, 4)
     assert service.used_step(saved) == 4
     assert service.adapter_of("style", tmp_path).read_bytes() == saved.checkpoint(4).read_bytes()
-    assert list(service.checkpoints(saved)) == [2, 4, 6]
+    assert list(service.run_checkpoints(saved)) == [2, 4, 6]
     with pytest.raises(ConfigError, match="there are: 2, 4, 6"):
         service.use_checkpoint(saved, 5)
-    with hold(saved.lock_file, "the run"), pytest.raises(BusyError, match="being trained"):
+    with hold_lock(saved.lock_file, "the run"), pytest.raises(BusyError, match="being trained"):
         service.use_checkpoint(saved, 2)
 
 
 def test_a_clock_that_was_set_back_puts_nobody_in_front(queue, waiting, configure, tmp_path, monkeypatch):
     monkeypatch.setattr(time, "time_ns", lambda now=time.time_ns: now() - 10**15)
-    queue.add(service.prepare(configure(), "e", tmp_path))
+    queue.add(service.prepare_run(configure(), "e", tmp_path))
     assert names(queue) == "abcde"

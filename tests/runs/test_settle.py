@@ -11,9 +11,9 @@ from sdlora.events import Notice, RunFailed
 from sdlora.runs import settle as settling
 from sdlora.runs.folder import Run
 from sdlora.runs.ladder import GIB
-from sdlora.runs.settle import Counter, budget, settle
-from sdlora.runs.worker import translate
-from sdlora.training.footprint import Footprint
+from sdlora.runs.settle import MemoryCounter, fit_to_memory, memory_budget
+from sdlora.runs.worker import translate_error
+from sdlora.training.footprint import MemoryEstimate
 
 CPU = torch.device("cpu")
 CHECKPOINTING = "train.gradient_checkpointing"
@@ -25,13 +25,13 @@ def simple(monkeypatch):
 
     def footprint(self, config):
         kept = config.train.batch_size * (0.25 if config.train.gradient_checkpointing else 1)
-        return Footprint(weights=0, step=int(kept * GIB / 1.1), encoding=0, drawing=0)
+        return MemoryEstimate(weights=0, step=int(kept * GIB / 1.1), encoding=0, drawing=0)
 
-    monkeypatch.setattr(Counter, "footprint", footprint)
+    monkeypatch.setattr(MemoryCounter, "footprint", footprint)
 
 
 def test_what_is_chosen_is_told_and_the_wish_is_gone(configure, simple):
-    config, told = settle(as_preset(configure(train__memory="1GB", train__batch_size=4)), CPU)
+    config, told = fit_to_memory(as_preset(configure(train__memory="1GB", train__batch_size=4)), CPU)
     assert (config.train.batch_size, config.train.gradient_accumulation, config.train.memory) == (1, 4, None)
     assert told == ["1GB: batch 1 x 4; about 1.00 GB, counted, instead of 4.00 GB"]
 
@@ -44,21 +44,21 @@ def as_preset(config):
 def test_what_was_set_by_hand_is_named_where_it_leaves_too_little(configure, simple):
     config = configure(train__memory="0.2GB", train__batch_size=4, train__gradient_checkpointing=False)
     with pytest.raises(OutOfMemoryError) as caught:
-        settle(config, CPU)
+        fit_to_memory(config, CPU)
     assert "set by hand, and left alone: train.batch_size, train.gradient_checkpointing" in str(caught.value)
     assert "train.memory = 0.2GB: this run takes about 4.00 GB" in str(caught.value)
 
 
 def test_auto_is_what_is_free_and_changes_nothing_on_a_cpu(configure, monkeypatch):
-    config, told = settle(configure(train__memory="auto"), CPU)
+    config, told = fit_to_memory(configure(train__memory="auto"), CPU)
     assert (config, told) == (configure(), [])
-    monkeypatch.setattr("sdlora.generation.memory.free", lambda device: 123)
-    assert budget("auto", CPU) == 123
+    monkeypatch.setattr("sdlora.generation.memory.free_bytes", lambda device: 123)
+    assert memory_budget("auto", CPU) == 123
 
 
 def test_a_card_of_a_size_has_less_for_a_run():
-    assert budget("8GB", CPU) == 8 * GIB
-    assert budget("8GB", torch.device("cuda")) == 8 * GIB - settling.CONTEXT
+    assert memory_budget("8GB", CPU) == 8 * GIB
+    assert memory_budget("8GB", torch.device("cuda")) == 8 * GIB - settling.CONTEXT
 
 
 @pytest.mark.parametrize(("text", "kept"), [("auto", "auto"), ("AUTO", "auto"), ("8GB", "8GB"), ("6.5 gb", "6.5GB")])
@@ -84,7 +84,7 @@ def test_what_a_person_set_is_known_from_a_presets_own_values(tmp_path, pictures
 @pytest.mark.slow
 def test_a_run_writes_what_it_chose_and_a_resume_repeats_it(configure, tmp_path, capsys):
     config = configure(train__steps=4, train__batch_size=2, checkpoint__every=2)
-    less = (Counter(config, CPU).needs(config) - 1000) / GIB
+    less = (MemoryCounter(config, CPU).needs(config) - 1000) / GIB
     wish = configure(train__steps=4, train__batch_size=2, checkpoint__every=2, train__memory=f"{less:.6f}GB")
     as_preset(wish).save(tmp_path / "mine.toml")
     code = main(["train", str(tmp_path / "mine.toml"), "--name", "mine", "--data-dir", str(tmp_path)])
@@ -96,7 +96,7 @@ def test_a_run_writes_what_it_chose_and_a_resume_repeats_it(configure, tmp_path,
     assert any("batch 1 x 2" in message for message in told)
     before = run.config.model_dump()
     before["train"]["steps"] = 6
-    service.extend(run, 6).wait()
+    service.extend_run(run, 6).wait()
     assert run.state == "finished"
     assert TrainConfig.load(run.config_file).model_dump() == before
 
@@ -127,7 +127,7 @@ def test_a_run_that_cannot_fit_ends_before_it_begins(configure, tmp_path, capsys
     ],
 )
 def test_out_of_memory_names_the_next_rung(configure, settings, rung):
-    found = translate(MemoryError(), configure(**settings))
+    found = translate_error(MemoryError(), configure(**settings))
     assert isinstance(found, OutOfMemoryError)
     assert str(found).startswith(f"the device ran out of memory; start again with {rung}")
 
@@ -136,4 +136,6 @@ def test_out_of_memory_on_the_last_rung_names_what_is_left(configure):
     last = configure(
         train__batch_size=1, train__gradient_checkpointing=True, optimizer__name="lion", model__quantize="nf4"
     )
-    assert str(translate(MemoryError(), last)).endswith("start again with a lower data.resolution or adapter.rank")
+    assert str(translate_error(MemoryError(), last)).endswith(
+        "start again with a lower data.resolution or adapter.rank"
+    )

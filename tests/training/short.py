@@ -6,7 +6,7 @@ from pathlib import Path
 from sdlora.config import TrainConfig
 from sdlora.events import Event, StepDone
 from sdlora.families.base import Family
-from sdlora.training.job import Job, nothing
+from sdlora.training.job import TrainJob, nothing
 from sdlora.training.output import RunPaths
 from sdlora.training.trainer import train
 
@@ -28,4 +28,4 @@ def run_here(
 
     cache = folder.parent / "cache"
     told = {"on_event": events.append, "should_stop": should_stop, "between_steps": between_steps}
-    return train(Job(**dict(config), output=output, cache=cache, **told)), events, output
+    return train(TrainJob(**dict(config), output=output, cache=cache, **told)), events, output

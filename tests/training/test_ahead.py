@@ -5,7 +5,7 @@ import threading
 import pytest
 
 from sdlora.errors import FileError
-from sdlora.training.ahead import Ahead
+from sdlora.training.ahead import Prefetcher
 
 PATIENCE = 30
 
@@ -19,7 +19,7 @@ def test_the_next_one_is_read_before_it_is_asked_for_and_only_once():
             there.set()
         return number
 
-    batches = Ahead(note)
+    batches = Prefetcher(note)
     assert batches(3) == 3
     assert there.wait(PATIENCE)
     assert batches(4) == 4
@@ -36,7 +36,7 @@ def test_what_goes_wrong_is_told_when_its_turn_comes():
             raise FileError("gone")
         return number
 
-    batches = Ahead(read)
+    batches = Prefetcher(read)
     assert batches(1) == 1
     with pytest.raises(FileError, match="gone"):
         batches(2)

@@ -6,11 +6,11 @@ import pytest
 from PIL import Image
 
 from sdlora.data.folder import Example
-from sdlora.families.loading import load
+from sdlora.families.loading import load_family
 from sdlora.families.settings import Model
 from sdlora.generation.studio import Studio
-from sdlora.training.caches import class_examples
-from sdlora.training.job import Job
+from sdlora.training.caches import prepare_class_images
+from sdlora.training.job import TrainJob
 from sdlora.training.output import RunPaths
 from tests.tiny import tiny_sd1
 
@@ -19,7 +19,7 @@ PRIOR = {"prior__weight": 1.0, "prior__class_prompt": "a house", "prior__count":
 
 @pytest.fixture(scope="module")
 def family(tiny_base):
-    return load(Model(base=str(tiny_base)))
+    return load_family(Model(base=str(tiny_base)))
 
 
 @pytest.fixture
@@ -42,10 +42,14 @@ def use(configure, tmp_path, asked):
     def run(family, size=64, precision="fp32", **settings):
         config = configure(**PRIOR | settings)
         sections = {name: getattr(config, name) for name in type(config).model_fields}
-        job = Job(**sections, output=RunPaths(tmp_path), cache=tmp_path, on_event=lambda event: None, should_stop=bool)
+        job = TrainJob(
+            **sections, output=RunPaths(tmp_path), cache=tmp_path, on_event=lambda event: None, should_stop=bool
+        )
         gang = SimpleNamespace(rank=0, count=1, precision=precision, wait=lambda: None, any=bool)
         asked.clear()
-        examples = class_examples(job, gang, family, size, [Example(tmp_path / "a.png", "sks, a red house", 64, 64)])
+        examples = prepare_class_images(
+            job, gang, family, size, [Example(tmp_path / "a.png", "sks, a red house", 64, 64)]
+        )
         assert len(examples) == config.prior.count
         return list(asked)
 
@@ -77,7 +81,7 @@ def test_class_pictures_are_made_anew_where_what_decides_them_changes_and_kept_e
 
 def test_another_base_makes_its_own_class_pictures(use, family, tmp_path):
     use(family)
-    other = load(Model(base=str(tiny_sd1(tmp_path / "other", seed=1))))
+    other = load_family(Model(base=str(tiny_sd1(tmp_path / "other", seed=1))))
     assert [call["base"] for call in use(other)] == [str(tmp_path / "other")] * 2
     assert use(family) == []
 

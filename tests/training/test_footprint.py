@@ -4,19 +4,19 @@ import pytest
 import torch
 from torch.utils._pytree import tree_leaves
 
-from sdlora.data.pictures import Size
+from sdlora.data.pictures import ImageSize
 from sdlora.events import ignore
 from sdlora.optim import Optimizer
 from sdlora.training import estimate, prepare
-from sdlora.training.footprint import Counted, count, largest, optimizer_bytes
-from sdlora.training.job import Job
+from sdlora.training.footprint import StorageCounter, estimate_memory, largest_size, optimizer_bytes
+from sdlora.training.job import TrainJob
 from sdlora.training.output import RunPaths
-from sdlora.training.parallel import Gang
-from sdlora.training.trainer import Loop
+from sdlora.training.parallel import Distributed
+from sdlora.training.trainer import TrainLoop
 
 
 def job_of(config, folder):
-    return Job(
+    return TrainJob(
         **dict(config), output=RunPaths(folder / "run"), cache=folder / "cache", on_event=ignore,
         should_stop=lambda: False,
     )  # fmt: skip
@@ -24,12 +24,12 @@ def job_of(config, folder):
 
 def alive(job):
     """The most bytes of tensors that are alive in a real step, the second."""
-    gang = Gang.assemble(job.train, job.output)
-    family = prepare.open_base(job, gang)
+    gang = Distributed.setup(job.train, job.output)
+    family = prepare.load_base(job, gang)
     ready = estimate._ready(job, gang, family)
-    loop = Loop(job, gang, ready)
+    loop = TrainLoop(job, gang, ready)
     loop.step(0)
-    counted = Counted()
+    counted = StorageCounter()
     with counted:
         parts = [*family.models.values(), family.vae]
         tensors = [tensor for part in parts for tensor in (*part.parameters(), *part.buffers())]
@@ -50,32 +50,32 @@ CASES = {
 @pytest.mark.parametrize("case", CASES)
 def test_the_counted_peak_of_a_step_is_that_of_a_real_step(configure, tmp_path, case):
     job = job_of(configure(train__batch_size=4, **CASES[case]), tmp_path)
-    counted = count(job, Size(64, 64), torch.float32, on_card=False).step
+    counted = estimate_memory(job, ImageSize(64, 64), torch.float32, on_card=False).step
     assert counted == pytest.approx(alive(job), rel=0.02)
 
 
 def test_what_waits_in_main_memory_is_not_counted_where_there_is_a_card(configure, tmp_path):
     frozen = {"adapter__text_encoder": False, "train__batch_size": 1}
     held = job_of(configure(**frozen), tmp_path)
-    plain = count(held, Size(64, 64), torch.float32)
+    plain = estimate_memory(held, ImageSize(64, 64), torch.float32)
     waiting = job_of(configure(**frozen, train__offload=True), tmp_path)
-    found = count(waiting, Size(64, 64), torch.float32)
+    found = estimate_memory(waiting, ImageSize(64, 64), torch.float32)
     assert found.weights < plain.weights and found.step < plain.step and found.encoding < plain.encoding
-    assert count(waiting, Size(64, 64), torch.float32, on_card=False) == count(
-        held, Size(64, 64), torch.float32, on_card=False
+    assert estimate_memory(waiting, ImageSize(64, 64), torch.float32, on_card=False) == estimate_memory(
+        held, ImageSize(64, 64), torch.float32, on_card=False
     )
 
 
 def test_pictures_are_drawn_with_all_parts_and_only_where_some_are_asked_for(configure, tmp_path):
-    assert count(job_of(configure(), tmp_path), Size(64, 64), torch.float32).drawing == 0
+    assert estimate_memory(job_of(configure(), tmp_path), ImageSize(64, 64), torch.float32).drawing == 0
     drawn = job_of(configure(sample__every=2, sample__prompts=["a house"], train__offload=True), tmp_path)
-    found = count(drawn, Size(64, 64), torch.float32)
+    found = estimate_memory(drawn, ImageSize(64, 64), torch.float32)
     assert found.drawing > found.weights and found.peak == max(found.step, found.encoding, found.drawing)
 
 
 def test_the_largest_size_is_that_of_the_pictures_buckets(configure, tmp_path):
-    assert largest(job_of(configure(), tmp_path)) == Size(64, 64)
-    assert largest(job_of(configure(data__resolution=128), tmp_path)) == Size(128, 128)
+    assert largest_size(job_of(configure(), tmp_path)) == ImageSize(64, 64)
+    assert largest_size(job_of(configure(data__resolution=128), tmp_path)) == ImageSize(128, 128)
 
 
 @pytest.mark.parametrize(("name", "bytes_each"), [("adamw", 8), ("lion", 4)])
@@ -93,5 +93,5 @@ def test_moments_in_eight_bits_take_a_quarter():
 def test_a_model_of_true_width_is_counted_too(configure, tmp_path):
     """Some products are another library's from a size on (``training.products``), which no tiny model reaches."""
     job = job_of(configure(model__base="pocket", train__batch_size=2), tmp_path)
-    found = count(job, Size(128, 128), torch.float32, on_card=False)
+    found = estimate_memory(job, ImageSize(128, 128), torch.float32, on_card=False)
     assert found.step > found.weights > 0

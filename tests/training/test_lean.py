@@ -15,7 +15,7 @@ from transformers.activations import QuickGELUActivation
 
 from sdlora.adapters import METHODS, live
 from sdlora.training import products, recompute
-from sdlora.training.lean import LEAN, make_lean
+from sdlora.training.lean import EFFICIENT_CLASSES, use_memory_efficient_layers
 from tests.adapters.helpers import METHODS_MADE
 from tests.tiny import UNETS, tiny_models
 
@@ -98,7 +98,7 @@ def off(ours, theirs) -> float:
 def test_outputs_are_the_same_and_gradients_to_rounding(family, method, targets):
     models, parameters = attached(family, method, targets, torch.float64)
     outputs, gradients = step(family, models, parameters)
-    make_lean(models)
+    use_memory_efficient_layers(models)
     lean_outputs, lean_gradients = step(family, models, parameters)
     assert off(lean_outputs, outputs) <= EXACT
     for ours, theirs in zip(lean_gradients, gradients, strict=True):
@@ -111,7 +111,7 @@ def test_in_float32_gradients_differ_by_rounding_alone():
     """And not by more where another library multiplies the matrices."""
     models, parameters = attached("sd1", "lora", "linear+conv")
     _, gradients = step("sd1", models, parameters)
-    make_lean(models)
+    use_memory_efficient_layers(models)
     assert off(step("sd1", models, parameters)[1], gradients) <= 1e-5
 
 
@@ -120,7 +120,7 @@ def test_checkpointed_layers_give_the_same_gradients(family):
     models, parameters = attached(family, "lora", "attention", torch.float64)
     _, gradients = step(family, models, parameters)
     models["unet"].enable_gradient_checkpointing()
-    make_lean(models)
+    use_memory_efficient_layers(models)
     _, ours = step(family, models, parameters)
     pairs = [(a, b) for a, b in zip(ours, gradients, strict=True) if b is not None]
     assert off([a for a, _ in pairs], [b for _, b in pairs]) <= EXACT
@@ -131,7 +131,7 @@ def test_over_a_bf16_base_gradients_are_as_near_to_float32_as_with_plain_layers(
     def gradients(lean: bool, dtype: torch.dtype):
         models, parameters = attached("sd1", "lora", targets, dtype)
         if lean:
-            make_lean(models)
+            use_memory_efficient_layers(models)
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype != torch.float32):
             return torch.cat([g.flatten() for g in step("sd1", models, parameters)[1] if g is not None])
 
@@ -146,14 +146,14 @@ def test_fewer_bytes_are_kept(targets):
     _, given, told, _ = inputs("sd1", models)
     work = partial(models["unet"], *given, told)
     before = kept(work, models["unet"].parameters())
-    make_lean(models)
+    use_memory_efficient_layers(models)
     assert kept(work, models["unet"].parameters()) < 0.75 * before  # Of the real SD 1.5 it is less: benchmarks.memory.
 
 
 def test_without_gradients_nothing_changes():
     models, _ = attached("sd1", "lora", "linear+conv")
     lean = copy.deepcopy(models)
-    make_lean(lean)
+    use_memory_efficient_layers(lean)
     _, given, told, _ = inputs("sd1", models)
     with torch.no_grad():
         assert torch.equal(models["unet"](*given, told)[0], lean["unet"](*given, told)[0])
@@ -165,12 +165,12 @@ def test_what_is_more_than_one_lora_goes_the_way_of_plain_layers(options):
     models, parameters = attached("sd1", "lora", "linear+conv", torch.float64, **options)
     if not options:
         other = {path: state for path, state in live.read_state(models, "a").modules.items() if "attn1" in path}
-        live.put(models, other, "b")
+        live.attach_modules(models, other, "b")
         for model in models.values():
             model.double()
     torch.manual_seed(4)
     outputs, gradients = step("sd1", models, parameters)
-    make_lean(models)
+    use_memory_efficient_layers(models)
     torch.manual_seed(4)
     lean_outputs, lean_gradients = step("sd1", models, parameters)
     assert off(lean_outputs, outputs) <= EXACT
@@ -179,16 +179,16 @@ def test_what_is_more_than_one_lora_goes_the_way_of_plain_layers(options):
 
 def test_adapters_that_come_and_go_between_steps_leave_nothing_behind():
     models, _ = attached("sd1", "lora", "linear+conv")
-    make_lean(models)
+    use_memory_efficient_layers(models)
     _, given, told, _ = inputs("sd1", models)
     state = live.read_state(models, "a").modules
     for name in "bc":
-        live.put(models, state, name)
-    kept_by = [weakref.ref(parameter) for name in "bc" for parameter in live.parameters(models, name)]
-    with torch.no_grad(), live.scaled(models, {"b": 1.0, "c": 0.5}):
+        live.attach_modules(models, state, name)
+    kept_by = [weakref.ref(parameter) for name in "bc" for parameter in live.adapter_parameters(models, name)]
+    with torch.no_grad(), live.temporary_scales(models, {"b": 1.0, "c": 0.5}):
         models["unet"](*given, told)
     for name in "bc":
-        live.remove(models, name)
+        live.remove_adapter(models, name)
     gc.collect()
     assert not [reference for reference in kept_by if reference() is not None]
 
@@ -196,7 +196,7 @@ def test_adapters_that_come_and_go_between_steps_leave_nothing_behind():
 def test_a_tensor_changed_since_its_recipe_was_noted_is_kept_itself():
     norm, down, up = torch.nn.LayerNorm(8), torch.randn(2, 8, requires_grad=True), torch.randn(8, 2, requires_grad=True)
     models = {"unet": torch.nn.Sequential(norm).requires_grad_(False)}
-    make_lean(models)
+    use_memory_efficient_layers(models)
     gradients = []
     for change in (lambda y: y * 3, lambda y: y.mul_(3)):
         y = change(norm(torch.arange(32.0).view(4, 8).requires_grad_()))
@@ -228,8 +228,8 @@ def test_in_float16_a_small_update_of_a_small_scale_keeps_its_gradients(targets)
 def test_every_kind_of_layer_is_met_in_the_models():
     """Else a library's new name for a layer would cost its bytes again, silently."""
     models, _ = attached("sd1", "lora", "linear+conv")
-    make_lean(models)
-    assert set(LEAN.values()) <= {type(module) for model in models.values() for module in model.modules()}
+    use_memory_efficient_layers(models)
+    assert set(EFFICIENT_CLASSES.values()) <= {type(module) for model in models.values() for module in model.modules()}
 
 
 def tensor(*shape):
@@ -318,15 +318,15 @@ def test_the_choice_of_a_library_hangs_on_the_processor_alone():
     wide = torch.backends.cpu.get_cpu_capability() == "AVX512"
     assert not products.ONEDNN or (wide and products.THERE)
     x, weight = torch.zeros(1000, 10), torch.zeros(100, 10)
-    assert products.by_onednn(x, weight) == products.ONEDNN
-    assert not products.by_onednn(x[1:], weight)
-    assert not products.by_onednn(x.double(), weight.double())
+    assert products.uses_onednn(x, weight) == products.ONEDNN
+    assert not products.uses_onednn(x[1:], weight)
+    assert not products.uses_onednn(x.double(), weight.double())
 
 
 def test_what_can_be_made_again_is_kept_by_its_source_alone():
     norm, geglu = torch.nn.LayerNorm(8), GEGLU(8, 16)
     models = {"unet": torch.nn.Sequential(norm, geglu).requires_grad_(False)}
-    make_lean(models)
+    use_memory_efficient_layers(models)
     x = torch.randn(4, 8, requires_grad=True)
     y = norm(x)
     down, up = torch.randn(2, 8, requires_grad=True), torch.zeros(8, 2, requires_grad=True)

@@ -13,7 +13,7 @@ from sdlora.adapters import METHODS
 from sdlora.events import Notice
 from sdlora.training import trainer
 from sdlora.training.output import RunPaths
-from sdlora.training.parallel import Gang
+from sdlora.training.parallel import Distributed
 from sdlora.training.settings import Train
 from tests.tiny import tiny_base
 from tests.training.short import run_here
@@ -22,7 +22,7 @@ from tests.training.test_trainer import assert_equal_files, of, tensors
 SCALE = 1024.0
 
 
-class Scaled(Gang):
+class Scaled(Distributed):
     """One with a loss scaler, as on a card in fp16; with float32 the numbers themselves stay as they are."""
 
     def __init__(self, dtype=torch.float32):
@@ -44,13 +44,13 @@ def gangs(monkeypatch):
         made.append(Scaled())
         return made[-1]
 
-    monkeypatch.setattr(Gang, "assemble", assemble)
+    monkeypatch.setattr(Distributed, "setup", assemble)
     return made
 
 
 @pytest.fixture(params=["plain", "scaled"])
 def gang(request, tmp_path):
-    return Scaled() if request.param == "scaled" else Gang.assemble(Train(device="cpu"), RunPaths(tmp_path))
+    return Scaled() if request.param == "scaled" else Distributed.setup(Train(device="cpu"), RunPaths(tmp_path))
 
 
 def gradient_of_norm_5(gang):
@@ -128,7 +128,7 @@ def test_the_scaler_meets_float32_gradients_over_a_float16_base(method, family, 
         return real(self, optimizer, parameters, most)
 
     monkeypatch.setattr(Scaled, "clip", clip)
-    monkeypatch.setattr(Gang, "assemble", lambda *_: Scaled(torch.float16))
+    monkeypatch.setattr(Distributed, "setup", lambda *_: Scaled(torch.float16))
     dtypes = {}
 
     def between(base):
@@ -157,7 +157,7 @@ def test_float16_parameters_would_have_been_caught():
     """What the test above is there to find: PyTorch's scaler refuses gradients in float16."""
     gang = Scaled()
     parameter = torch.nn.Parameter(torch.zeros(2, dtype=torch.float16))
-    optimizer = gang.adopt(torch.optim.SGD([parameter], lr=1.0))
+    optimizer = gang.prepare_optimizer(torch.optim.SGD([parameter], lr=1.0))
     gang.backward((parameter * 3).sum())
     with pytest.raises(ValueError, match="unscale FP16 gradients"):
         gang.clip(optimizer, [parameter], 1.0)

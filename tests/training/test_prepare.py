@@ -6,15 +6,15 @@ import pytest
 
 from sdlora.config import TrainConfig, presets
 from sdlora.errors import ConfigError
-from sdlora.training.job import Job
+from sdlora.training.job import TrainJob
 from sdlora.training.output import RunPaths
-from sdlora.training.prepare import ignored, rate_groups
+from sdlora.training.prepare import ignored_settings, rate_groups
 
 
-def job(tmp_path: Path, preset: str, overrides: dict[str, object]) -> Job:
+def job(tmp_path: Path, preset: str, overrides: dict[str, object]) -> TrainJob:
     config = TrainConfig.load(preset, overrides)
     paths = {"output": RunPaths(tmp_path / "run"), "cache": tmp_path / "cache"}
-    return Job(**dict(config), **paths, on_event=lambda event: None, should_stop=lambda: False)
+    return TrainJob(**dict(config), **paths, on_event=lambda event: None, should_stop=lambda: False)
 
 
 @pytest.mark.parametrize(
@@ -29,13 +29,13 @@ def job(tmp_path: Path, preset: str, overrides: dict[str, object]) -> Job:
     ],
 )
 def test_a_setting_that_another_makes_idle_is_named(overrides: dict[str, object], named: str, tmp_path: Path) -> None:
-    [told] = ignored(job(tmp_path, "pocket-style", overrides), steps=100)
+    [told] = ignored_settings(job(tmp_path, "pocket-style", overrides), steps=100)
     assert told.startswith(named)
 
 
 @pytest.mark.parametrize("preset", [path.stem for path in presets()])
 def test_no_preset_has_an_idle_setting(preset: str, tmp_path: Path) -> None:
-    assert list(ignored(job(tmp_path, preset, {"data.random_crop": True}), steps=100)) == []
+    assert list(ignored_settings(job(tmp_path, preset, {"data.random_crop": True}), steps=100)) == []
 
 
 @pytest.mark.parametrize("method", ["lora", "dora"])
@@ -47,7 +47,7 @@ def test_lora_plus_moves_up_by_its_ratio_faster_and_nothing_else(method: str, tm
     settings = {"train.learning_rate": 1e-4, "train.text_encoder_learning_rate": 5e-5, "adapter.method": method}
     config = job(tmp_path, "pocket-style", {**settings, "adapter.lora_plus_ratio": 16})
     config.adapter.attach(models, "a", 0)
-    layers = live.layers(models, "a")
+    layers = live.attached_layers(models, "a")
     groups = rate_groups(config, layers)
     rate_of = {id(parameter): group["lr"] for group in groups for parameter in group["params"]}
     for path, layer in layers:
@@ -73,10 +73,10 @@ def test_layers_may_have_learning_rates_of_their_own(tmp_path: Path) -> None:
     settings = {"train.learning_rate": 1e-4, "train.text_encoder_learning_rate": 5e-5, "train.learning_rates": rates}
     config = job(tmp_path, "pocket-style", settings)
     config.adapter.attach(models, "a", 0)
-    layers = live.layers(models, "a")
+    layers = live.attached_layers(models, "a")
     groups = rate_groups(config, layers)
     rate_of = {id(parameter): group["lr"] for group in groups for parameter in group["params"]}
-    assert sum(len(group["params"]) for group in groups) == len(rate_of) == len(live.parameters(models, "a"))
+    assert sum(len(group["params"]) for group in groups) == len(rate_of) == len(live.adapter_parameters(models, "a"))
 
     def rate(end: str) -> float:
         [found] = {rate_of[id(p)] for path, layer in layers if path.endswith(end) for p in layer.tensors.values()}

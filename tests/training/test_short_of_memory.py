@@ -7,12 +7,12 @@ from sdlora.adapters import live
 from sdlora.data.batches import Batch
 from sdlora.diffusion.schedule import NoiseSchedule
 from sdlora.events import Notice, RunStarted, RunStopped, SampleReady
-from sdlora.families.loading import load
+from sdlora.families.loading import load_family
 from sdlora.families.settings import Model
 from sdlora.formats import read_adapter
 from sdlora.training.settings import Loss
 from sdlora.training.step import training_step
-from sdlora.training.turns import Turns
+from sdlora.training.turns import ComponentOffload
 from tests.families.test_quantized import NEEDS_LIBRARY, SLOW
 from tests.training.short import run_here
 from tests.training.test_trainer import assert_equal_files, largest_difference, of
@@ -30,7 +30,7 @@ def test_a_run_over_a_rounded_base_draws_resumes_to_the_same_bits_and_is_written
     assert_equal_files(whole.adapter, parts.adapter)
     _, _, wide = run_here(configure(), tmp_path / "wide")
     assert largest_difference(whole.adapter, wide.adapter) > 0
-    family = load(Model(base=config.model.base))  # A base in full takes what was learnt over the rounded one.
+    family = load_family(Model(base=config.model.base))  # A base in full takes what was learnt over the rounded one.
     live.load_state(family.models, read_adapter(whole.adapter), "learnt")
 
 
@@ -43,7 +43,7 @@ def test_class_pictures_of_a_rounded_base_are_not_those_of_the_whole_one(configu
 
 
 def test_gradients_added_up_one_by_one_equal_those_of_the_batch(tiny_base, configure):
-    family = load(Model(base=str(tiny_base)))
+    family = load_family(Model(base=str(tiny_base)))
     parameters = configure().adapter.attach(family.models, "new", 0)
     schedule = NoiseSchedule(family.scheduler_config, "cpu")
     generator = torch.Generator().manual_seed(0)
@@ -74,7 +74,7 @@ def test_gradients_added_up_one_by_one_equal_those_of_the_batch(tiny_base, confi
 def test_parts_are_on_the_device_when_they_are_at_work(configure, tmp_path, monkeypatch, text, trained):
     """No card here: what would be there is noted, and nothing moves."""
     placed = []
-    monkeypatch.setattr(Turns, "_place", lambda self, names: placed.append(set(names)))
+    monkeypatch.setattr(ComponentOffload, "_place", lambda self, names: placed.append(set(names)))
     config = configure(
         train__offload=True, train__steps=2, adapter__text_encoder=text, checkpoint__every=0, sample__every=2,
         sample__prompts=["a red house"], sample__steps=1, prior__weight=1.0, prior__class_prompt="a house",
@@ -92,7 +92,7 @@ def test_a_preview_for_which_the_parts_do_not_fit_together_costs_no_run(configur
     def full(self):
         raise torch.OutOfMemoryError("out of memory")
 
-    monkeypatch.setattr(Turns, "drawing", full)
+    monkeypatch.setattr(ComponentOffload, "for_generation", full)
     config = configure(train__steps=2, sample__every=2, sample__prompts=["a red house"], sample__steps=1)
     finished, events, _ = run_here(config, tmp_path / "run")
     assert finished and not of(SampleReady, events)

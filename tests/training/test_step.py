@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from sdlora.data.batches import Batch
-from sdlora.diffusion.noise import draw
+from sdlora.diffusion.noise import sample_noise_and_timesteps
 from sdlora.diffusion.schedule import NoiseSchedule
 from sdlora.families.base import Conditioning
 from sdlora.training.settings import Loss
@@ -37,7 +37,7 @@ def batch():
         std=torch.rand(4, 4, 8, 6, generator=generator),
         captions=["a", "bb", "ccc", "dddd"],
         mask=None,
-        places=PLACES,
+        positions=PLACES,
         instances=INSTANCES,
     )
 
@@ -54,7 +54,9 @@ def step(batch, prediction_type="epsilon", prior_weight=1.0, **loss):
 
 def errors_by_hand(batch, prediction_type="epsilon", gamma=None, noise_offset=0.0):
     """What the model is given, and each example's error: DDPM eq. 4, the target, its square's mean, min-SNR."""
-    noise, spread, t = (x.double().numpy() for x in draw((4, 8, 6), 1000, SEED, NUMBER, PLACES, noise_offset))
+    noise, spread, t = (
+        x.double().numpy() for x in sample_noise_and_timesteps((4, 8, 6), 1000, SEED, NUMBER, PLACES, noise_offset)
+    )
     kept = np.cumprod(1 - np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2)[t.astype(int)].reshape(4, 1, 1, 1)
     latents = batch.mean.double().numpy() + batch.std.double().numpy() * spread
     noisy = np.sqrt(kept) * latents + np.sqrt(1 - kept) * noise

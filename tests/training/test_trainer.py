@@ -11,8 +11,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from sdlora.errors import ConfigError, FileError, NonFiniteError
 from sdlora.events import CheckpointSaved, Notice, RunFinished, RunStarted, RunStopped, SampleReady, StepDone
-from sdlora.training.parallel import Gang
-from sdlora.training.trainer import Loop
+from sdlora.training.parallel import Distributed
+from sdlora.training.trainer import TrainLoop
 from tests.conftest import STEPS
 from tests.tiny import tiny_base as make_base
 from tests.training.short import run_here
@@ -137,7 +137,7 @@ def test_a_preview_that_cannot_be_written_costs_no_run(configure, tmp_path, monk
     def full(*args):
         raise FileError("the disk is full")
 
-    monkeypatch.setattr("sdlora.training.previews.save", full)
+    monkeypatch.setattr("sdlora.training.previews.save_images", full)
     config = configure(sample__every=3, sample__prompts=["a red house"], sample__steps=1)
     finished, events, _ = run_here(config, tmp_path / "run")
     assert finished
@@ -233,7 +233,7 @@ def test_gradients_that_stay_infinite_end_the_run_and_save_nothing_bad(configure
 @pytest.fixture
 def norms(monkeypatch):
     """The gradients' norm before and after each clipping."""
-    seen, clip = [], Gang.clip
+    seen, clip = [], Distributed.clip
 
     def watch(gang, optimizer, parameters, most):
         before = clip(gang, optimizer, parameters, most)
@@ -241,7 +241,7 @@ def norms(monkeypatch):
         seen.append((before.item(), after.item()))
         return before
 
-    monkeypatch.setattr(Gang, "clip", watch)
+    monkeypatch.setattr(Distributed, "clip", watch)
     return seen
 
 
@@ -261,7 +261,7 @@ def test_no_step_takes_numbers_from_the_device_one_by_one(configure, tmp_path, m
     with Reads() as watched:
         assert torch.ones(1).item() == 1 and bool(torch.ones(1))
     assert watched.count == 2
-    counts, step = [], Loop.step
+    counts, step = [], TrainLoop.step
 
     def count(loop, number):
         with Reads() as found:
@@ -269,7 +269,7 @@ def test_no_step_takes_numbers_from_the_device_one_by_one(configure, tmp_path, m
         counts.append(found.count)
         return loss
 
-    monkeypatch.setattr(Loop, "step", count)
+    monkeypatch.setattr(TrainLoop, "step", count)
     base = str(make_base(tmp_path / "base", family))
     prior = {"prior__weight": 1.0, "prior__count": 2, "prior__steps": 1, "data__class_name": "cat"}
     run_here(configure(**prior, train__gradient_accumulation=2, train__steps=3, model__base=base), tmp_path / "run")
@@ -289,8 +289,12 @@ def test_batches_that_are_added_up_equal_one_of_their_size(configure, tmp_path, 
     """Four pictures of one shape, all with the same noise: then nothing but the order of sums depends on the split."""
     from sdlora.training import step
 
-    real, folder = step.draw, tmp_path / "pictures"
-    monkeypatch.setattr(step, "draw", lambda shape, t, seed, n, places, *o: real(shape, t, 0, 0, [0] * len(places), *o))
+    real, folder = step.sample_noise_and_timesteps, tmp_path / "pictures"
+    monkeypatch.setattr(
+        step,
+        "sample_noise_and_timesteps",
+        lambda shape, t, seed, n, places, *o: real(shape, t, 0, 0, [0] * len(places), *o),
+    )
     folder.mkdir()
     for index in range(4):
         Image.linear_gradient("L").resize((64, 64)).rotate(90 * index).convert("RGB").save(folder / f"{index}.png")
@@ -345,7 +349,7 @@ def test_no_step_decodes_a_file_or_runs_the_vae(configure, tmp_path, monkeypatch
     def never(*args, **kwargs):
         raise AssertionError("a step touched the pictures or the VAE")
 
-    monkeypatch.setattr(cache, "open_picture", never)
+    monkeypatch.setattr(cache, "open_image", never)
     monkeypatch.setattr(SD1, "encode_images", never)
     finished, _, _ = run_here(configure(), tmp_path / "second")
     assert finished

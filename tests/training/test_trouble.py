@@ -10,7 +10,7 @@ from PIL import Image
 from sdlora.errors import ConfigError, DatasetError, NonFiniteError
 from sdlora.events import Notice, RunFinished, RunStarted, RunStopped, StepDone
 from sdlora.training import prepare, trainer
-from sdlora.training.parallel import Gang
+from sdlora.training.parallel import Distributed
 from tests.conftest import STEPS
 from tests.training.short import run_here
 from tests.training.test_trainer import assert_equal_files, of, tensors
@@ -38,10 +38,10 @@ def test_a_picture_spoilt_while_the_run_begins_is_named_and_spoils_no_cache(
     configure, pictures, own, tmp_path, monkeypatch, change
 ):
     """After all pictures were found good, and before they are encoded. Then all is well again."""
-    open_base = prepare.open_base
+    open_base = prepare.load_base
     config = configure(data__folder=str(own))
     with monkeypatch.context() as patch:
-        patch.setattr(prepare, "open_base", lambda *args: (CHANGES[change](own / "4.png"), open_base(*args))[1])
+        patch.setattr(prepare, "load_base", lambda *args: (CHANGES[change](own / "4.png"), open_base(*args))[1])
         with pytest.raises(DatasetError, match=r"4\.png: "):
             run_here(config, tmp_path / "run")
     shutil.copy(pictures / "4.png", own)
@@ -71,7 +71,7 @@ def test_a_picture_spoilt_between_steps_costs_the_run_nothing_and_a_resume_names
 
 def spoil_gradients(monkeypatch, step, value):
     """From optimizer step ``step`` (from 0) on, or only there, one number of one gradient is ``value``."""
-    clip, calls = Gang.clip, []
+    clip, calls = Distributed.clip, []
 
     def spoilt(gang, optimizer, parameters, most):
         calls.append(None)
@@ -79,7 +79,7 @@ def spoil_gradients(monkeypatch, step, value):
             next(p.grad for p in parameters if p.grad is not None).view(-1)[0] = value
         return clip(gang, optimizer, parameters, most)
 
-    monkeypatch.setattr(Gang, "clip", spoilt)
+    monkeypatch.setattr(Distributed, "clip", spoilt)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])

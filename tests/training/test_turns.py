@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from sdlora.training.turns import Turns
+from sdlora.training.turns import ComponentOffload
 
 PARTS = ("unet", "text_encoder", "text_encoder_2", "vae")
 
@@ -41,8 +41,8 @@ def on_card(family):
     ],
 )
 def test_only_what_is_at_work_is_on_the_card_and_the_rest_leaves_first(family, turn, there):
-    turns = Turns(family, "cuda", on=True)
-    turns.drawing()
+    turns = ComponentOffload(family, "cuda", on=True)
+    turns.for_generation()
     family.log.clear()
     turn(turns)
     assert on_card(family) == there
@@ -52,7 +52,7 @@ def test_only_what_is_at_work_is_on_the_card_and_the_rest_leaves_first(family, t
 
 @pytest.mark.parametrize(("device", "on"), [("cuda", False), ("cpu", True)])
 def test_where_it_is_off_or_there_is_nowhere_to_wait_nothing_moves(family, device, on):
-    turns = Turns(family, device, on)
-    turns.encoding()
-    turns.training(False)
+    turns = ComponentOffload(family, device, on)
+    turns.for_image_encoding()
+    turns.for_training(False)
     assert family.log == []

@@ -8,10 +8,10 @@ from PIL import Image
 from sdlora import service
 from sdlora.formats import write_adapter
 from sdlora.generation import compare
-from sdlora.service import Request
+from sdlora.service import GenerationRequest
 from sdlora.ui import compare as panel
 from sdlora.ui import create, inputs, markup
-from sdlora.ui.desk import Desk
+from sdlora.ui.desk import AppState
 from tests.generation.test_studio import adapter
 
 FIELDS = [
@@ -47,7 +47,7 @@ class Submitted:
         return self.ticket(0)
 
     def ticket(self, number):
-        return service.Ticket(1, self.requests[-1], "drawing") if self.requests else None
+        return service.JobStatus(1, self.requests[-1], "drawing") if self.requests else None
 
     def open(self):
         return [self.ticket(1)]
@@ -61,9 +61,9 @@ class Submitted:
 
 @pytest.fixture
 def desk(configure, tmp_path):
-    desk = Desk(tmp_path)
+    desk = AppState(tmp_path)
     desk.creator = Submitted()
-    run = service.prepare(configure(sample__prompts=["<b>a</b> house"]), "glass", tmp_path)
+    run = service.prepare_run(configure(sample__prompts=["<b>a</b> house"]), "glass", tmp_path)
     for step in (2, 4):
         write_adapter(adapter(seed=step), run.checkpoint(step))
     write_adapter(adapter(seed=4), run.adapter)
@@ -73,26 +73,26 @@ def desk(configure, tmp_path):
 def test_the_fields_become_a_grid_for_the_drawing_process(desk):
     panel._begin(desk, "glass", "scale", "checkpoint", "", "0-1 [3]", "", "", *FIELDS, *ROWS)
     [request] = desk.creator.requests
-    grid = compare.read(service.comparisons(desk.data_dir)[0])
+    grid = compare.read_grid(service.list_grids(desk.data_dir)[0])
     assert (len(grid.cells), request.count, grid.subject) == (6, 6, "glass")
     assert grid.base == request.base == desk.run("glass").config.model.base
 
 
 def test_an_adapter_brings_what_its_run_says_of_their_base(configure, tmp_path):
-    desk = Desk(tmp_path)
+    desk = AppState(tmp_path)
     desk.creator = Submitted()
     said = {"prediction_type": "v_prediction", "zero_terminal_snr": "on"}
     config = configure(**{f"model__{name}": value for name, value in said.items()}, model__variant="fp16")
-    run = service.prepare(config, "fast", tmp_path)
+    run = service.prepare_run(config, "fast", tmp_path)
     write_adapter(adapter(), run.checkpoint(2))
     write_adapter(adapter(), run.adapter)
     base = config.model.base
-    asked = Request("a", base=base, base_settings={"zero_terminal_snr": "off"})
-    assert desk.mixed(Request("a", base=base), [("fast", 1.0)]).model == config.model
-    assert desk.mixed(Request("a", base=base), [("fast-000002", 1.0)]).model == config.model
+    asked = GenerationRequest("a", base=base, base_settings={"zero_terminal_snr": "off"})
+    assert desk.mixed(GenerationRequest("a", base=base), [("fast", 1.0)]).model == config.model
+    assert desk.mixed(GenerationRequest("a", base=base), [("fast-000002", 1.0)]).model == config.model
     assert desk.mixed(asked, [("fast", 1.0)]).base_settings == {**said, "variant": "fp16", "zero_terminal_snr": "off"}
-    assert desk.mixed(Request("a", base=base), []).base_settings == {}
-    assert desk.mixed(Request("a", base="pocket"), [("fast", 1.0)]).base_settings == {}
+    assert desk.mixed(GenerationRequest("a", base=base), []).base_settings == {}
+    assert desk.mixed(GenerationRequest("a", base="pocket"), [("fast", 1.0)]).base_settings == {}
     create.draw_with(desk, "fast", "a red car")
     panel._best(desk, "fast")
     panel._begin(desk, "fast", "scale", "", "", "0, 1", "", "", *FIELDS, *ROWS)
@@ -110,13 +110,13 @@ def test_an_adapter_brings_what_its_run_says_of_their_base(configure, tmp_path):
 )
 def test_what_cannot_be_compared_is_said_and_nothing_is_queued(desk, fields, said):
     assert said in panel._begin(desk, *fields, *FIELDS, *ROWS)[3]
-    assert desk.creator.requests == [] and service.comparisons(desk.data_dir) == []
+    assert desk.creator.requests == [] and service.list_grids(desk.data_dir) == []
 
 
 def test_one_click_queues_the_grid_to_pick_the_best_from_and_a_click_shows_its_picture(desk):
     panel._best(desk, "glass")
-    [folder] = service.comparisons(desk.data_dir)
-    grid = compare.read(folder)
+    [folder] = service.list_grids(desk.data_dir)
+    grid = compare.read_grid(folder)
     Image.new("RGB", (64, 64)).save(folder / "0-001-003.png")
     shown, said, table, *_ = panel._poll(desk, 1, (folder.name, -1, ""))
     assert shown == (folder.name, 1, "") and "1 of 8 pictures" in said

@@ -7,10 +7,10 @@ import pytest
 
 from sdlora.errors import ConfigError, ModelError
 from sdlora.formats import write_adapter
-from sdlora.generation.recall import Recalled, recall
-from sdlora.service import AdapterFile, Creator, Request, Ticket
+from sdlora.generation.recall import RecalledSettings, recall_text
+from sdlora.service import AdapterFile, GenerationRequest, InferenceClient, JobStatus
 from sdlora.ui import create, inputs, results
-from sdlora.ui.desk import Desk, Look
+from sdlora.ui.desk import AppState, RunsSnapshot
 from tests.generation.test_studio import UNET, ModuleState, adapter
 
 
@@ -31,11 +31,11 @@ def desk(tmp_path, monkeypatch):
 
     def submit(self, request):
         sent.append(request)
-        return Ticket(len(sent), request)
+        return JobStatus(len(sent), request)
 
-    monkeypatch.setattr(Creator, "submit", submit)
-    monkeypatch.setattr(Desk, "look", lambda self: Look(adapters=tuple(files)))
-    desk = Desk(tmp_path / "data")
+    monkeypatch.setattr(InferenceClient, "submit", submit)
+    monkeypatch.setattr(AppState, "look", lambda self: RunsSnapshot(adapters=tuple(files)))
+    desk = AppState(tmp_path / "data")
     desk.sent = sent
     return desk
 
@@ -93,11 +93,11 @@ def test_what_is_wrong_is_said_in_a_sentence_before_anything_is_drawn(desk, fiel
 
 
 def test_adapters_of_one_width_mix_whatever_their_base_is_called(desk):
-    desk.create(Request("a", base="pocket"), [("cat", 1.0), ("glass", 1.0)])
+    desk.create(GenerationRequest("a", base="pocket"), [("cat", 1.0), ("glass", 1.0)])
     with pytest.raises(ConfigError, match="cannot be mixed"):
-        desk.create(Request("a", base="pocket"), [("glass", 1.0), ("wide", 1.0)])
+        desk.create(GenerationRequest("a", base="pocket"), [("glass", 1.0), ("wide", 1.0)])
     with pytest.raises(ModelError):
-        desk.create(Request("a", base="no/such/place"), [])
+        desk.create(GenerationRequest("a", base="no/such/place"), [])
 
 
 def test_the_line_below_the_prompt_says_what_goes_before_the_sliders(desk):
@@ -142,18 +142,18 @@ def fields(desk, recalled):
 
 def test_a_text_fills_the_fields_and_the_rows(desk):
     text = "a <lora:glass:0.75> <lora:cat:-1>\nSteps: 7, Sampler: Euler, Schedule type: Karras, Seed: 5, Model: pocket"
-    filled, names, scales, rows = fields(desk, recall(text, ["cat", "glass"]))
+    filled, names, scales, rows = fields(desk, recall_text(text, ["cat", "glass"]))
     assert (filled["prompt"], filled["seed"], filled["steps"], filled["base"]) == ("a", 5, 7, "pocket")
     assert (filled["sampler"], filled["schedule"], filled["clip_skip"]) == ("Euler", "Karras", 1)
     assert (names[:3], scales[:3]) == (["glass", "cat", ""], [0.75, -1.0, 1.0])
     assert [row["visible"] for row in rows] == [True, True, *[False] * 6]
     assert (filled["prediction_type"], filled["zero_terminal_snr"]) == ("auto", "auto")
-    filled, *_ = fields(desk, recall(f"{text}, Prediction type: v_prediction, Zero terminal SNR: off", ["cat"]))
+    filled, *_ = fields(desk, recall_text(f"{text}, Prediction type: v_prediction, Zero terminal SNR: off", ["cat"]))
     assert (filled["prediction_type"], filled["zero_terminal_snr"]) == ("v_prediction", "off")
 
 
 def test_more_adapters_than_rows_stay_in_the_prompt(desk):
-    recalled = Recalled("a", scales={f"x{n}": 0.5 for n in range(9)})
+    recalled = RecalledSettings("a", scales={f"x{n}": 0.5 for n in range(9)})
     filled, names, _, _ = fields(desk, recalled)
     assert filled["prompt"] == "a <lora:x8:0.5>" and names[-1] == "x7"
 
@@ -169,7 +169,7 @@ def test_another_tab_draws_with_an_adapter_in_one_go(desk):
 
 
 def test_the_time_left_is_told_once_two_steps_are_known():
-    ticket = Ticket(3, Request("a"), "drawing", done=30, total=50)
+    ticket = JobStatus(3, GenerationRequest("a"), "drawing", done=30, total=50)
     assert create.left(ticket, (3, 10.0, 10), now=14.0) == pytest.approx(4.0)  # 20 steps in 4 s, 20 to go.
     assert create.left(ticket, (2, 10.0, 10), now=14.0) is None
     assert create.left(ticket, (3, 10.0, 30), now=14.0) is None
@@ -197,4 +197,4 @@ def test_a_name_of_the_models_folder_is_offered_drawn_with_and_found_again(desk,
     create._create(desk, *values(base="mine"))
     create._create(desk, *values(base=str(place)))
     assert [request.base for request in desk.sent] == [str(place)] * 2
-    assert inputs.base_called(desk, Recalled(model="mine")) == str(place)
+    assert inputs.base_called(desk, RecalledSettings(model="mine")) == str(place)

@@ -8,7 +8,7 @@ from gradio import routes
 
 from sdlora.errors import ConfigError
 from sdlora.ui import guard
-from sdlora.ui.guard import Body, Door, Guard, Throttle
+from sdlora.ui.guard import BodyLimit, Guard, HostPolicy, Throttle
 
 HERE = ("127.0.0.1", 7860)
 
@@ -31,7 +31,7 @@ async def reply(scope, receive, send):
 
 def ask(host="localhost:7860", *, door=None, method="GET", path="/", bodies=(b"",), server=HERE, **more):
     """Status, headers and text of the answer to one request; ``headers`` come with dashes for underscores."""
-    around = more.pop("around", None) or Guard(reply, door or Door())
+    around = more.pop("around", None) or Guard(reply, door or HostPolicy())
     extra = {"type": "http", "scheme": "http", "client": ("192.0.2.1", 1), **more.pop("scope", {})}
     hosts = [(b"host", host.encode())] if host is not None else []
     headers = [*hosts, *((name.replace("_", "-").encode(), value.encode()) for name, value in more.items())]
@@ -71,18 +71,18 @@ def test_two_host_headers_are_none():
 
 
 def test_listening_lets_the_machines_own_names_and_the_address_of_arrival_in():
-    door = Door("0.0.0.0")
+    door = HostPolicy("0.0.0.0")
     lan = {"door": door, "server": ("192.0.2.7", 7860)}
     for host in ("192.0.2.7:7860", socket.gethostname(), "0.0.0.0:7860", "localhost:7860"):
         assert ask(host, **lan)[0] == 200
     for host in ("192.0.2.8:7860", "rebound.example"):
         assert ask(host, **lan)[0] == 400
-    assert ask("192.0.2.7", door=Door("::"), server=("::ffff:192.0.2.7", 7860))[0] == 200
-    assert ask("[2001:db8::7]:7860", door=Door("2001:db8::7"), server=("2001:db8::7", 7860))[0] == 200
+    assert ask("192.0.2.7", door=HostPolicy("::"), server=("::ffff:192.0.2.7", 7860))[0] == 200
+    assert ask("[2001:db8::7]:7860", door=HostPolicy("2001:db8::7"), server=("2001:db8::7", 7860))[0] == 200
 
 
 def test_a_given_name_and_the_tunnels_are_let_in():
-    door = Door(given=["Pictures.example.org"])
+    door = HostPolicy(given=["Pictures.example.org"])
     assert ask("pictures.example.org", door=door)[0] == 200
     assert ask("abc.tunnel.example", door=door)[0] == 400
     door.share = "abc.tunnel.example"
@@ -93,7 +93,7 @@ def test_a_given_name_and_the_tunnels_are_let_in():
 @pytest.mark.parametrize("name", ["", "https://x.example", "x.example:80", "a b"])
 def test_a_given_name_that_is_none_is_refused(name):
     with pytest.raises(ConfigError, match="--allow-host"):
-        Door(given=[name])
+        HostPolicy(given=[name])
 
 
 FOREIGN = ["null", "http://evil.example", "http://localhost:3000", "https://localhost:7860.evil.example", "file://", ""]
@@ -122,7 +122,7 @@ def test_a_foreign_origin_may_look_but_its_scripts_are_shown_nothing(origin):
 )  # fmt: skip
 def test_this_page_and_programs_may_do_everything(host, origin):
     named = {} if origin is None else {"origin": origin}
-    assert ask(host, method="POST", door=Door(given=["pictures.example.org"]), **named)[0] == 200
+    assert ask(host, method="POST", door=HostPolicy(given=["pictures.example.org"]), **named)[0] == 200
 
 
 def test_what_a_proxy_claims_is_dropped_but_tls_before_a_given_name():
@@ -131,7 +131,7 @@ def test_what_a_proxy_claims_is_dropped_but_tls_before_a_given_name():
         "forwarded": "for=1", "x_real_ip": "1.2.3.4", "x_gradio_server": "http://evil.example",
     }  # fmt: skip
     assert ask(**claims)[2] == "http 0 host"
-    assert ask("p.example", door=Door(given=["p.example"]), **claims)[2] == "https 0 host"
+    assert ask("p.example", door=HostPolicy(given=["p.example"]), **claims)[2] == "https 0 host"
 
 
 def test_every_answer_forbids_other_hosts_frames_and_guessing():
@@ -151,7 +151,7 @@ async def greet(scope, receive, send):
 
 
 def test_cookies_stay_here_and_leave_by_tls_alone_if_they_came_so():
-    door = Door(given=["p.example"])
+    door = HostPolicy(given=["p.example"])
     for host, said in (("localhost", ""), ("p.example", "https")):
         _, headers, _ = ask(host, around=Guard(greet, door), method="POST", path="/login", x_forwarded_proto=said)
         parts = headers[b"set-cookie"].decode().split("; ")
@@ -159,7 +159,7 @@ def test_cookies_stay_here_and_leave_by_tls_alone_if_they_came_so():
 
 
 def test_without_a_session_there_is_the_login_page_and_no_more():
-    around = Guard(reply, Door(), knows=lambda cookies: cookies.get("token") == "known")
+    around = Guard(reply, HostPolicy(), knows=lambda cookies: cookies.get("token") == "known")
     assert "Log in" in ask(around=around)[2]
     assert ask(around=around, path="/login", method="POST", scope={"answers": 200})[0] == 200
     for path in ("/config", "/gradio_api/queue/data", "/static/x.js", "/gradio_api/file=/x"):
@@ -196,14 +196,14 @@ def test_answers_stream_part_by_part():
     async def tell(message):
         sent.append(message)
 
-    body = Body({"type": "http", "path": "/"}, None, tell)
+    body = BodyLimit({"type": "http", "path": "/"}, None, tell)
     asyncio.run(body.send({"type": "http.response.body", "body": b"one", "more_body": True}))
     assert [message["body"] for message in sent] == [b"one"]
 
 
 def test_after_five_wrong_passwords_an_address_waits_a_minute():
     now = [0.0]
-    around = Guard(reply, Door(), Throttle(lambda: now[0]))
+    around = Guard(reply, HostPolicy(), Throttle(lambda: now[0]))
     login = {"around": around, "method": "POST", "path": "/login"}
     wrong = {"answers": 400}
     for _ in range(guard.TRIES):
@@ -221,7 +221,7 @@ def test_after_five_wrong_passwords_an_address_waits_a_minute():
 
 
 def test_a_household_is_one_address_and_a_header_makes_none():
-    around = Guard(reply, Door())
+    around = Guard(reply, HostPolicy())
     login = {"around": around, "method": "POST", "path": "/login/"}
     for number in range(guard.TRIES):
         scope = {"answers": 400, "client": (f"2001:db8::{number + 1}", 1)}

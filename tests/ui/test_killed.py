@@ -8,8 +8,8 @@ import pytest
 
 from sdlora import service
 from sdlora.events import RunStarted, StepDone
-from sdlora.ui.desk import ACTIVE, Desk
-from sdlora.ui.live import RESUMABLE, live_updates
+from sdlora.ui.desk import ACTIVE, AppState
+from sdlora.ui.live import RESUMABLE, run_panel_updates
 from sdlora.ui.watch import sentence
 from tests.outcome import model_hash
 
@@ -19,7 +19,7 @@ RESUME = 4
 
 @pytest.fixture
 def desk(tmp_path):
-    desk = Desk(tmp_path)
+    desk = AppState(tmp_path)
     yield desk
     for run in service.runs_in(tmp_path):
         desk.queue.stop(run)
@@ -66,6 +66,6 @@ def _shown(desk, run, seen):
     """The run's state, and whether the page shows the button Resume. A page that has seen it is told of changes."""
     desk.refresh()
     state = desk.queue.state(run)
-    resume = live_updates(desk, run.name, seen)[RESUME]
+    resume = run_panel_updates(desk, run.name, seen)[RESUME]
     assert resume["visible"] == (state in RESUMABLE)
     return state, resume["visible"]

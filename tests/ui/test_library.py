@@ -4,16 +4,16 @@ import gradio as gr
 import pytest
 
 from sdlora import service
-from sdlora.formats.check import Check
-from sdlora.runs.library import Imported
+from sdlora.formats.check import AdapterCheck
+from sdlora.runs.library import ImportResult
 from sdlora.ui import library, sheet, shelf
-from sdlora.ui.desk import Desk
+from sdlora.ui.desk import AppState
 from tests.tiny import tiny_adapter as adapter
 
 
 @pytest.fixture
 def desk(tmp_path):
-    desk = Desk(tmp_path)
+    desk = AppState(tmp_path)
     yield desk
     desk.close()
 
@@ -35,9 +35,9 @@ def test_what_strangers_wrote_is_shown_as_text(desk):
     adapter(desk.library.folder / "x.safetensors", **{"modelspec.trigger_phrase": evil, "ss_sd_model_name": evil})
     (desk.library.folder / "<b>'x.safetensors").write_bytes(b"junk")
     opened = [text for entry in desk.library.adapters() for text in map(str, sheet.show_adapter(desk, entry.name))]
-    refused = Check(evil, (("Base", evil),), evil, 2, 1, (evil,), 1, (evil,), evil)
-    pages = [lists(desk)[0], *opened, shelf.report([Imported(evil, "", refused)]), shelf.inspection(refused)]
-    pages.append(shelf.inspection(Check(said=evil)))
+    refused = AdapterCheck(evil, (("Base", evil),), evil, 2, 1, (evil,), 1, (evil,), evil)
+    pages = [lists(desk)[0], *opened, shelf.report([ImportResult(evil, "", refused)]), shelf.inspection(refused)]
+    pages.append(shelf.inspection(AdapterCheck(said=evil)))
     assert not any("<img src=x" in page or "<b>'x" in page for page in pages)
 
 
@@ -65,7 +65,7 @@ def test_deleting_takes_two_clicks_and_comes_back(desk):
 
 
 def test_runs_can_be_opened_and_duplicated(desk, configure):
-    service.prepare(configure(), "mine", desk.data_dir)
+    service.prepare_run(configure(), "mine", desk.data_dir)
     opened = library._act(desk, "open", "mine")
     assert (opened[0], isinstance(opened[1], gr.Tabs)) == ("mine", True)
     assert library._act(desk, "duplicate", "mine")[0] == "mine-2"
@@ -75,8 +75,8 @@ def test_runs_can_be_opened_and_duplicated(desk, configure):
 
 
 def test_a_run_with_a_damaged_config_does_not_break_the_list(desk, configure):
-    run = service.prepare(configure(), "bad", desk.data_dir)
-    service.prepare(configure(), "good", desk.data_dir)
+    run = service.prepare_run(configure(), "bad", desk.data_dir)
+    service.prepare_run(configure(), "good", desk.data_dir)
     run.config_file.write_text("[train\n")
     runs = lists(desk)[1]
     assert "is not TOML" in runs and "good" in runs

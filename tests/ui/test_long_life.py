@@ -10,7 +10,7 @@ from sdlora import service
 from sdlora.events import RunStarted, StepDone
 from sdlora.runs.folder import Journal
 from sdlora.ui import desk as desks
-from sdlora.ui.desk import Desk
+from sdlora.ui.desk import AppState
 from sdlora.ui.page import _look
 from tests.steady import held, require_flat
 from tests.tiny import tiny_adapter as adapter
@@ -26,10 +26,10 @@ def watched(configure, data_dir, monkeypatch, hours):
     now = time.monotonic()
     monkeypatch.setattr(desks.time, "monotonic", lambda: now)
     for name in ("old", "older"):
-        adapter(service.prepare(configure(), name, data_dir).adapter)
-    run = service.prepare(configure(), "mystyle", data_dir)
+        adapter(service.prepare_run(configure(), name, data_dir).adapter)
+    run = service.prepare_run(configure(), "mystyle", data_dir)
     looks = round(hours * 3600 / POLL_SECONDS)
-    journal, desk, seen = Journal(run.journal), Desk(data_dir, "cpu"), {}
+    journal, desk, seen = Journal(run.journal), AppState(data_dir, "cpu"), {}
     journal(
         RunStarted(
             step=0, steps=looks, device="cpu", precision="fp32", base="b", images=6, modules=4, parameters=9, share=0.1
@@ -85,11 +85,11 @@ def test_no_cache_of_the_package_is_without_a_bound():
 def test_the_drawing_processs_log_is_begun_anew_when_it_is_long(tmp_path, monkeypatch):
     from sdlora.runs import creation
 
-    monkeypatch.setattr(creation, "spawn", lambda command, **files: (_ for _ in ()).throw(OSError("not here")))
-    log: Path = creation.creations_folder(tmp_path) / "process.log"
+    monkeypatch.setattr(creation, "spawn_python", lambda command, **files: (_ for _ in ()).throw(OSError("not here")))
+    log: Path = creation.images_folder(tmp_path) / "process.log"
     log.parent.mkdir(parents=True)
     for size, left in ((creation.LOG_BYTES, creation.LOG_BYTES), (creation.LOG_BYTES + 1, 0)):
         log.write_bytes(b"x" * size)
         with pytest.raises(OSError, match="not here"):
-            creation.Creator(tmp_path, "cpu").submit(service.Request("a house"))
+            creation.InferenceClient(tmp_path, "cpu").submit(service.GenerationRequest("a house"))
         assert log.stat().st_size == left

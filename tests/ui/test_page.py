@@ -6,12 +6,12 @@ import gradio as gr
 import pytest
 
 from sdlora.ui import page
-from sdlora.ui.desk import Desk
+from sdlora.ui.desk import AppState
 
 
 @pytest.fixture(scope="module")
 def blocks(tmp_path_factory):
-    desk = Desk(tmp_path_factory.mktemp("data"))
+    desk = AppState(tmp_path_factory.mktemp("data"))
     yield page.build(desk)
     desk.close()
 

@@ -6,14 +6,14 @@ from PIL import Image
 
 from sdlora.config import all_settings
 from sdlora.data.prior import class_prompt
-from sdlora.data.projects import About, Project
+from sdlora.data.projects import Project, ProjectInfo
 from sdlora.errors import BusyError, SdloraError
 from sdlora.runs.folder import Run
-from sdlora.runs.ladder import changed
-from sdlora.service import Estimate
-from sdlora.training.estimate import Measured
+from sdlora.runs.ladder import with_settings
+from sdlora.service import RunEstimate
+from sdlora.training.estimate import RunProfile
 from sdlora.ui import fields, train_form
-from sdlora.ui.desk import Desk
+from sdlora.ui.desk import AppState
 from sdlora.ui.recipe import (
     DECIDED,
     QUALITY,
@@ -26,7 +26,7 @@ from sdlora.ui.recipe import (
     summary,
 )
 
-STYLE, SUBJECT = About("style", "zwx"), About("subject", "zwx", "fox")
+STYLE, SUBJECT = ProjectInfo("style", "zwx"), ProjectInfo("subject", "zwx", "fox")
 
 
 @pytest.fixture
@@ -73,8 +73,8 @@ def test_every_base_has_words_and_two_previews(base, kind):
 @pytest.mark.parametrize(
     ("about", "base", "changes", "said"),
     [
-        (About("style", " "), "pocket", {}, "trigger word"),
-        (About("subject", "zwx", ""), "pocket", {}, "what the subject is"),
+        (ProjectInfo("style", " "), "pocket", {}, "trigger word"),
+        (ProjectInfo("subject", "zwx", ""), "pocket", {}, "what the subject is"),
         (STYLE, " ", {}, "base model"),
         (STYLE, "pocket", {"train.steps": "many"}, "train.steps = 'many'"),
         (STYLE, "pocket", {"adapter.rank": "-1"}, "adapter.rank = '-1'"),
@@ -135,12 +135,12 @@ def test_the_settings_of_a_run_are_filled_in_again_as_they_were(project):
 
 
 def test_what_a_run_will_take_is_said_with_how_that_is_known():
-    measured = Measured(
+    measured = RunProfile(
         device="cpu", width=64, height=64, load=1, encode=1, step=0.25, sampling=0, picture=0, memory=1_200_000_000
     )
-    assert expectation(Estimate(400, 10)) == ""
-    assert expectation(Estimate(400, 10, 100.0)).endswith("as earlier runs with these settings took")
-    said = expectation(Estimate(400, 10, 100.0, measured.memory, measured))
+    assert expectation(RunEstimate(400, 10)) == ""
+    assert expectation(RunEstimate(400, 10, 100.0)).endswith("as earlier runs with these settings took")
+    said = expectation(RunEstimate(400, 10, 100.0, measured.memory, measured))
     assert said == "about 1:40 min · about 1.2 GB, measured: 0.25 s a step of 64 x 64 on cpu"
 
 
@@ -150,11 +150,11 @@ def test_what_a_run_will_write_is_said_with_the_largest_parts():
 
 
 def test_a_second_click_makes_no_twin_even_once_the_run_chose_what_fits(tmp_path, configure, monkeypatch):
-    desk = Desk(tmp_path)
+    desk = AppState(tmp_path)
     monkeypatch.setattr(desk.queue, "tick", lambda: None)  # It stays in the queue.
     config = configure(train__memory="8GB")
     run = desk.train(config, "mine")
-    changed(run.config, {"train.memory": None, "train.gradient_checkpointing": True}).save(run.config_file)
+    with_settings(run.config, {"train.memory": None, "train.gradient_checkpointing": True}).save(run.config_file)
     with pytest.raises(BusyError, match="mine is queued or trained with these settings already"):
         desk.train(config, "mine")
     assert desk.train(configure(train__memory="6GB"), "other").name == "other"
@@ -162,12 +162,12 @@ def test_a_second_click_makes_no_twin_even_once_the_run_chose_what_fits(tmp_path
 
 
 def test_a_run_that_goes_on_longer_is_known_by_its_new_length(tmp_path, configure, monkeypatch):
-    desk = Desk(tmp_path)
+    desk = AppState(tmp_path)
     monkeypatch.setattr(desk.queue, "tick", lambda: None)
     run = desk.train(configure(), "mine")
     desk.queue.cancel(run)
     monkeypatch.setattr(
-        Run, "lengthen", lambda run, steps: changed(run.config, {"train.steps": steps}).save(run.config_file)
+        Run, "lengthen", lambda run, steps: with_settings(run.config, {"train.steps": steps}).save(run.config_file)
     )
     desk.extend(run, 50)
     with pytest.raises(BusyError, match="mine is queued or trained with these settings already"):
@@ -177,7 +177,7 @@ def test_a_run_that_goes_on_longer_is_known_by_its_new_length(tmp_path, configur
 
 
 def test_the_prompts_of_a_new_form_are_empty_text_that_suggestions_fill(tmp_path):
-    desk = Desk(tmp_path)
+    desk = AppState(tmp_path)
     with gr.Blocks():
         assert [prompt.value for prompt in train_form.build(desk).prompts] == ["", ""]
     desk.close()

@@ -7,12 +7,12 @@ import pytest
 
 from sdlora.runs.disk import FREED
 from sdlora.ui import room
-from sdlora.ui.desk import Desk
+from sdlora.ui.desk import AppState
 
 
 @pytest.fixture
 def desk(tmp_path):
-    desk = Desk(tmp_path / "data", "cpu")
+    desk = AppState(tmp_path / "data", "cpu")
     for name, days in (("old", 40), ("new", 0)):
         path = desk.data_dir / "cache" / "latents" / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -42,8 +42,8 @@ def test_nothing_goes_that_is_not_offered(desk):
 
 
 def test_a_busy_cache_is_told(desk):
-    from sdlora.runs.folder import hold
+    from sdlora.runs.folder import hold_lock
 
-    with hold(desk.data_dir / "locks" / "cuda-card.lock", "the device"):
+    with hold_lock(desk.data_dir / "locks" / "cuda-card.lock", "the device"):
         said, *_ = room._free(desk, ["cache"], 0)
     assert "free them when none runs" in said

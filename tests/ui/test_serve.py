@@ -11,7 +11,7 @@ from gradio import processing_utils
 
 from sdlora.errors import ConfigError
 from sdlora.ui import serve
-from sdlora.ui.guard import Door
+from sdlora.ui.guard import HostPolicy
 
 
 def flags(*arguments):
@@ -71,8 +71,8 @@ def test_names_that_can_be_no_host_are_refused(capsys, tmp_path):
 
 
 def test_an_ipv6_address_stands_in_brackets(tmp_path):
-    assert serve.Plan(Door("::1"), 7860, tmp_path).host == "[::1]"
-    assert serve.Plan(Door("192.0.2.1"), 7860, tmp_path).host == "192.0.2.1"
+    assert serve.ServeOptions(HostPolicy("::1"), 7860, tmp_path).host == "[::1]"
+    assert serve.ServeOptions(HostPolicy("192.0.2.1"), 7860, tmp_path).host == "192.0.2.1"
 
 
 def test_the_browser_is_opened_on_this_machine_only(monkeypatch):
@@ -113,7 +113,7 @@ def test_garbage_is_collected_again_however_the_page_ends(tmp_path, monkeypatch)
     monkeypatch.setattr("sdlora.ui.page.build", build)
     before = signal.getsignal(signal.SIGTERM)
     try:
-        serve.serve(serve.Plan(door=Door(serve.LOCAL, []), port=7860, data_dir=tmp_path))
+        serve.serve(serve.ServeOptions(door=HostPolicy(serve.LOCAL, []), port=7860, data_dir=tmp_path))
     finally:
         signal.signal(signal.SIGTERM, before)
     assert (seen, gc.isenabled()) == ([False], True)

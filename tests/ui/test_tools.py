@@ -7,16 +7,16 @@ import pytest
 
 from sdlora.errors import BusyError, ConfigError
 from sdlora.formats import write_adapter
-from sdlora.service import Errand, Stage
+from sdlora.service import ToolJob, ToolProgress
 from sdlora.ui import baking, sheet, shelf, tools, work
-from sdlora.ui.desk import Desk
+from sdlora.ui.desk import AppState
 from tests.adapters.helpers import made
 from tests.tiny import tiny_adapter as adapter
 
 
 @pytest.fixture
 def desk(tmp_path):
-    desk = Desk(tmp_path)
+    desk = AppState(tmp_path)
     yield desk
     desk.close()
 
@@ -29,7 +29,7 @@ class Slow:
 
     def __iter__(self):
         try:
-            yield from (Stage("adding up layers", number, 3) for number in (1, 2, 3))
+            yield from (ToolProgress("adding up layers", number, 3) for number in (1, 2, 3))
         finally:
             self.left = True
 
@@ -56,11 +56,11 @@ def test_one_person_has_one_errand_at_a_time_and_can_end_it(desk):
 def test_progress_tells_how_much_is_done_and_what_is_left_of_it(monkeypatch):
     now = 100.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
-    tell = work.Teller()
-    assert "Reading" in (said := tell(Stage("reading"))) and "aria-valuenow" not in said
-    assert "left" not in tell(Stage("adding up layers", 1, 10))
+    tell = work.JobProgressHtml()
+    assert "Reading" in (said := tell(ToolProgress("reading"))) and "aria-valuenow" not in said
+    assert "left" not in tell(ToolProgress("adding up layers", 1, 10))
     now = 104.0
-    said = tell(Stage("adding up layers", 4, 10))
+    said = tell(ToolProgress("adding up layers", 4, 10))
     assert "Adding up layers: 4 of 10 · 6 s left" in said and "aria-valuenow='40'" in said
 
 
@@ -110,14 +110,14 @@ def test_a_single_file_can_become_one(desk, tmp_path):
 
 
 def test_a_file_that_an_errand_writes_is_moved_to_the_pages_cache(desk, monkeypatch):
-    errand = Errand("bake", output=None)
+    errand = ToolJob("bake", output=None)
 
     def write(self):
         Path(self.values["output"]).write_bytes(b"model")
-        yield Stage("writing")
+        yield ToolProgress("writing")
 
-    monkeypatch.setattr(Errand, "__iter__", write)
-    fetched = work.Fetched(errand, "output", "model.zip")
+    monkeypatch.setattr(ToolJob, "__iter__", write)
+    fetched = work.FileJob(errand, "output", "model.zip")
     assert [stage.phase for stage in fetched] == ["writing"]
     assert Path(fetched.file).read_bytes() == b"model"
     assert not Path(errand.values["output"]).parent.exists()

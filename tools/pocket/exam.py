@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from sdlora.generation.grid import sheet
+from sdlora.generation.grid import contact_sheet
 from tools.pocket import classifier, vae, world
 from tools.pocket.captions import caption
 from tools.pocket.train import FOLDER
@@ -102,7 +102,9 @@ def main() -> None:
     (args.work / "exam.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     every = max(1, len(pictures) // 40)
     shown = pictures[::every][:40]
-    sheet([shown[i : i + COLUMNS] for i in range(0, len(shown), COLUMNS)], gap=4).save(args.work / "samples.png")
+    contact_sheet([shown[i : i + COLUMNS] for i in range(0, len(shown), COLUMNS)], gap=4).save(
+        args.work / "samples.png"
+    )
     print(json.dumps(result, indent=2))
 
 
