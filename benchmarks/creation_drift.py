@@ -1,7 +1,8 @@
 """Pictures in a row through the page's drawing process: whether its memory grows.
 
-``python -m benchmarks.creation_drift --json``. Requests go one after the other through ``Creator``, as the page's do,
-to the bundled model at its own 128 pixels; few steps, as it is the requests that could leave something behind.
+``python -m benchmarks.creation_drift --json``. Requests go one after the other through ``InferenceClient``, as the
+page's do, to the bundled model at its own 128 pixels; few steps, as it is the requests that could leave something
+behind.
 """
 
 import argparse
@@ -36,7 +37,9 @@ def drawn(creator: InferenceClient, pictures: int, steps: int) -> tuple[list[flo
         if ticket.state != "done":
             raise SystemExit(f"picture {number}: {ticket.message}")
         seconds.append(time.monotonic() - began)
-        [process] = (child for child in psutil.Process().children() if "sdlora.runs.painter" in child.cmdline())
+        [process] = (
+            child for child in psutil.Process().children() if "sdlora.inference.inference_worker" in child.cmdline()
+        )
         memory.append(process.memory_info().rss / 2**20)
     return memory, seconds
 

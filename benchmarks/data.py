@@ -27,12 +27,12 @@ from benchmarks.plot import Bar, bars
 from benchmarks.report import add_options, columns, result, rounded, spread, tell
 from sdlora.data import buckets
 from sdlora.data.cache import LatentCache, View
-from sdlora.data.folder import Example, load_dataset
-from sdlora.data.pictures import ImageSize, crop_and_resize, open_image, to_pixels
+from sdlora.data.dataset import Example, load_dataset
+from sdlora.data.images import ImageSize, crop_and_resize, open_image, to_pixels
 from sdlora.data.settings import Data
-from sdlora.data.store import TensorStore
+from sdlora.data.tensor_store import TensorStore
 from sdlora.families.settings import Model
-from sdlora.files import sha256
+from sdlora.filesystem.reading import sha256
 
 SIDES = ((4000, 3000), (3000, 4000), (4096, 2896), (3600, 3400))
 """Of the few true pictures: 12 megapixels each."""

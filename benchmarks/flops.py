@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode, conv_flop_count, sdpa_backward_flop_count, sdpa_flop_count
 
-from sdlora.training import products
+from sdlora.training import cpu_matmul
 
 _ATEN = torch.ops.aten
 
@@ -33,7 +33,9 @@ ON_CPU = {
     _ATEN._scaled_dot_product_flash_attention_for_cpu: _attention,
     _ATEN._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
 }
-"""oneDNN's products (``sdlora.training.products``) and the CPU's fused attention: torch's own table leaves them out."""
+"""oneDNN's products (``sdlora.training.cpu_matmul``) and the CPU's fused attention: torch's own table leaves them
+out.
+"""
 
 
 def counter() -> FlopCounterMode:
@@ -56,7 +58,7 @@ def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
     size = 1024 if device.type == "cpu" else 8192
     a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
     seconds = []
-    for multiply in (torch.matmul, products.linear):
+    for multiply in (torch.matmul, cpu_matmul.linear):
         begun = synchronize(device)
         multiply(a, b)
         seconds.append(synchronize(device) - begun)

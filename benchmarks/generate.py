@@ -24,11 +24,11 @@ from benchmarks import models
 from benchmarks.flops import counter, matrix_rate, synchronize
 from benchmarks.plot import Bar, bars
 from benchmarks.report import add_options, between, columns, result, rounded, spread, tell
-from sdlora.adapters import live, mixing
+from sdlora.adapters import attach, stacked_lora
 from sdlora.adapters.fused import fuse
 from sdlora.adapters.lora import Lora
 from sdlora.formats.storage import DTYPES
-from sdlora.generation import compare
+from sdlora.generation import xyz_grid
 from sdlora.generation.axes import Axis
 from sdlora.generation.device import choose_device, choose_dtype
 from sdlora.generation.studio import Studio
@@ -71,7 +71,7 @@ class Mix:
                 self.fusing.append(1e3 * took)
             return
         chosen = {"scales 0": dict.fromkeys(self.scales, 0.0), "one": one}.get(name, self.scales)
-        with live.temporary_scales(self.models, chosen), _pair_each() if name == "a pair each" else nullcontext():
+        with attach.temporary_scales(self.models, chosen), _pair_each() if name == "a pair each" else nullcontext():
             yield
 
 
@@ -80,7 +80,7 @@ WAYS = ("base", "unfused", "a pair each", "fused", "scales 0", "one")
 
 
 def _pair_each() -> AbstractContextManager[Any]:
-    return patch.object(mixing.StackedLora, "_parts", lambda host: [])
+    return patch.object(stacked_lora.StackedLora, "_parts", lambda host: [])
 
 
 def components(model: str, device: torch.device, dtype: torch.dtype) -> tuple[dict[str, nn.Module], int]:
@@ -162,11 +162,11 @@ def over(taken: dict[str, list[float]], way: str) -> dict[str, Any]:
 def switching(mix: Mix) -> dict[str, Any]:
     """Milliseconds for new scales of all adapters, for what their first call stacks anew, and for folding them in."""
     setting, stacking = [], []
-    hosts = [host for _, host in live.adapter_layers_in(mix.models) if isinstance(host, mixing.StackedLora)]
+    hosts = [host for _, host in attach.adapter_layers_in(mix.models) if isinstance(host, stacked_lora.StackedLora)]
     like = torch.empty(0, device=mix.device, dtype=next(mix.models["unet"].parameters()).dtype)
     for number in range(SWITCHES):
         begun = synchronize(mix.device)
-        live.set_scales(mix.models, {name: scale + 0.01 * number for name, scale in mix.scales.items()})
+        attach.set_scales(mix.models, {name: scale + 0.01 * number for name, scale in mix.scales.items()})
         setting.append(1e3 * (synchronize(mix.device) - begun))
         begun = synchronize(mix.device)
         with torch.no_grad():
@@ -183,18 +183,18 @@ def grids(base: str, turns: int, steps: int, work: Path) -> dict[str, Any]:
     trained = Lora(rank=16).attach(studio.family.models, "a", 0)
     for parameter in trained:
         parameter.requires_grad_(False).normal_(0, 0.02)
-    state = live.read_state(studio.family.models, "a")
-    live.remove_adapter(studio.family.models, "a")
+    state = attach.read_state(studio.family.models, "a")
+    attach.remove_adapter(studio.family.models, "a")
     studio.add_adapter("a", state)
     axes = (Axis("scale", ("0", "0.4", "0.7", "1")), Axis("seed", ("1", "2")))
-    cells = compare.grid_cells(compare.GridCell("a red house on grass", adapter="a", steps=steps), axes)
+    cells = xyz_grid.grid_cells(xyz_grid.GridCell("a red house on grass", adapter="a", steps=steps), axes)
     assert len(cells) == GRID
     seconds: dict[int, list[float]] = {1: [], GRID: []}
     for turn in range(turns + 1):
         for batch, taken in seconds.items():
-            folder = compare.write_declaration(compare.ImageGrid(axes, cells, {"a": ""}), work / f"{turn}-{batch}")
+            folder = xyz_grid.write_declaration(xyz_grid.ImageGrid(axes, cells, {"a": ""}), work / f"{turn}-{batch}")
             begun = synchronize(studio.runtime.device)
-            compare.generate_cells(studio, folder, batch=batch)
+            xyz_grid.generate_cells(studio, folder, batch=batch)
             if turn:
                 taken.append((synchronize(studio.runtime.device) - begun) / GRID)
     ratios = [one / many for one, many in zip(seconds[1], seconds[GRID], strict=True)]

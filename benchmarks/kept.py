@@ -1,8 +1,8 @@
 """What a forward pass keeps for the backward pass, in bytes: counted as it is kept, so the same on every device.
 
-Two counts that know nothing of each other. ``Kept`` asks autograd, through its hooks, for every tensor that it saves,
-and by which layer. ``Alive`` watches every operation and counts what it made and somebody still holds: it sees too what
-a custom function holds in other ways. A storage counts once, with all its bytes; weights do not count.
+Two counts that know nothing of each other. ``KeptEnergy`` asks autograd, through its hooks, for every tensor that it
+saves, and by which layer. ``Alive`` watches every operation and counts what it made and somebody still holds: it sees
+too what a custom function holds in other ways. A storage counts once, with all its bytes; weights do not count.
 """
 
 from collections import Counter

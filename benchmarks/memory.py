@@ -30,15 +30,15 @@ from benchmarks.kept import OTHERWISE, Alive, Kept, weightless
 from benchmarks.plot import Bar, bars
 from benchmarks.reference import UNET_TARGETS
 from benchmarks.report import add_options, columns, result, rounded, tell
-from sdlora.adapters import live
+from sdlora.adapters import attach
 from sdlora.config import TrainConfig
-from sdlora.families.loading import BUNDLED
+from sdlora.families.base_models import BUNDLED
 from sdlora.formats.storage import DTYPES
 from sdlora.generation.device import choose_device
-from sdlora.training.job import TrainJob
-from sdlora.training.output import RunPaths
-from sdlora.training.parallel import Distributed
+from sdlora.training.distributed import Distributed
 from sdlora.training.prepare import TRAINED_ADAPTER, attach_adapter
+from sdlora.training.run_paths import RunPaths
+from sdlora.training.train_job import TrainJob
 
 SIDES = ("peft", "ours")
 TO_REACH = 0.65
@@ -191,7 +191,7 @@ def gradient_difference(row: dict[str, Any], work: Path) -> float:
     unet.disable_gradient_checkpointing()
     equip("ours", unet, row, work)
     pairs = []
-    for path, layer in live.attached_layers({"unet": unet}, TRAINED_ADAPTER):
+    for path, layer in attach.attached_layers({"unet": unet}, TRAINED_ADAPTER):
         for neutral, peft in (("down", "lora_A"), ("up", "lora_B")):
             other = theirs[f"{path.removeprefix('unet.')}.{peft}.default.weight"]
             layer.tensors[neutral].data.copy_(other.data)

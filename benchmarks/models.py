@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from sdlora.families.loading import locate_base
+from sdlora.families.base_models import locate_base
 
 RANDOM = "sd15-random"
 BOS, EOS = 49406, 49407

@@ -24,7 +24,7 @@ from benchmarks.held_out import CFG, PLACES, ROOT, SEEDS, STEPS, StyleAsked, Sub
 from benchmarks.report import command, machine, versions
 from sdlora.config import TrainConfig
 from sdlora.evaluation.fidelity import Clip
-from sdlora.generation.grid import contact_sheet
+from sdlora.generation.contact_sheet import contact_sheet
 from sdlora.generation.studio import Studio
 from sdlora.service import runs_in
 
@@ -34,7 +34,7 @@ PICTURES = ROOT / "docs" / "pictures"
 
 def trained(preset: str, name: str, data_dir: Path, *flags: str) -> tuple[Path, float]:
     """Train by the command line; the adapter, and the seconds that the whole command took."""
-    train = [sys.executable, "-m", "sdlora.cli", "train", str(ROOT / "presets" / f"{preset}.toml")]
+    train = [sys.executable, "-m", "sdlora.cli.main", "train", str(ROOT / "presets" / f"{preset}.toml")]
     begun = time.monotonic()
     done = subprocess.run(
         [*train, "--name", name, "--data-dir", str(data_dir), *flags], check=True, stdout=subprocess.PIPE, text=True

@@ -26,10 +26,10 @@ from sdlora.data.captions import without_trigger
 from sdlora.errors import SdloraError
 from sdlora.evaluation.fidelity import Clip
 from sdlora.events import Event, RunStarted, StepDone, ignore
-from sdlora.files import write_atomic
+from sdlora.filesystem.writing import write_atomic
 from sdlora.generation.studio import Studio
-from sdlora.training.job import TrainJob
-from sdlora.training.output import RunPaths
+from sdlora.training.run_paths import RunPaths
+from sdlora.training.train_job import TrainJob
 from sdlora.training.trainer import train
 
 RESULTS = Path(__file__).parent / "results" / "recipes.json"

@@ -21,7 +21,7 @@ from PIL import Image, ImageOps
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 
-from sdlora.adapters import live
+from sdlora.adapters import attach
 from sdlora.config import TrainConfig
 from sdlora.formats.storage import DTYPES
 
@@ -124,7 +124,7 @@ class ReferenceLoop:
         rank = self.config.adapter.rank
         for module, targets in ((self.unet, UNET_TARGETS), (self.text_encoder, TEXT_TARGETS)):
             lora = LoraConfig(r=rank, lora_alpha=rank, init_lora_weights="gaussian", target_modules=targets)
-            module.add_adapter(lora, adapter_name=live.peft_key(ADAPTER))
+            module.add_adapter(lora, adapter_name=attach.peft_key(ADAPTER))
         if self.dtype != torch.float32:
             cast_training_params([self.unet, self.text_encoder], dtype=torch.float32)
 

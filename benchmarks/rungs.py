@@ -18,7 +18,7 @@ from typing import Any
 from benchmarks import models, pictures
 from benchmarks.report import command, machine, rounded, versions
 from sdlora.config import TrainConfig
-from sdlora.runs import ladder
+from sdlora.jobs import memory_savings
 
 STEPS = 3
 """Timed, after one that warms up."""
@@ -51,12 +51,12 @@ def configure(asked: argparse.Namespace, base: str, folder: Path) -> TrainConfig
 def row(config: TrainConfig, cache: Path, steps: int) -> dict[str, Any]:
     """Time and bytes of real steps, and what is counted without them."""
     from sdlora.events import ignore
-    from sdlora.runs.settle import MemoryCounter
-    from sdlora.training import estimate, prepare
-    from sdlora.training.footprint import StorageCounter
-    from sdlora.training.job import TrainJob
-    from sdlora.training.output import RunPaths
-    from sdlora.training.parallel import Distributed
+    from sdlora.jobs.fit_to_memory import MemoryCounter
+    from sdlora.training import prepare, profiling
+    from sdlora.training.distributed import Distributed
+    from sdlora.training.memory_estimate import StorageCounter
+    from sdlora.training.run_paths import RunPaths
+    from sdlora.training.train_job import TrainJob
     from sdlora.training.trainer import TrainLoop
 
     job = TrainJob(
@@ -64,7 +64,7 @@ def row(config: TrainConfig, cache: Path, steps: int) -> dict[str, Any]:
     )  # fmt: skip
     gang = Distributed.setup(job.train, job.output)
     family = prepare.load_base(job, gang)
-    ready = estimate._ready(job, gang, family)
+    ready = profiling._ready(job, gang, family)
     loop = TrainLoop(job, gang, ready)
     loop.step(0)
     seconds = []
@@ -90,10 +90,10 @@ def counted_rows(asked: argparse.Namespace, folder: Path) -> list[dict[str, Any]
     """The ladder of a card, counted."""
     import torch
 
-    from sdlora.data.pictures import ImageSize
-    from sdlora.families.original import config_folder
-    from sdlora.runs.settle import _job
-    from sdlora.training.footprint import estimate_memory
+    from sdlora.data.images import ImageSize
+    from sdlora.families.single_file import config_folder
+    from sdlora.jobs.fit_to_memory import _job
+    from sdlora.training.memory_estimate import estimate_memory
 
     start = configure(asked, str(config_folder(asked.model)), folder)
     prior = start.prior.model_copy(update={"weight": 1.0, "class_prompt": pictures.CLASS_PROMPT})
@@ -120,9 +120,9 @@ def _there(family: Any, optimizer: Any) -> list[Any]:
 def climb(config: TrainConfig, on_card: bool = False) -> list[tuple[str, TrainConfig]]:
     """The config, and each rung above it, with the words for it."""
     found = [("as it is", config)]
-    while changes := ladder.next_saving(config, on_card):
-        config = ladder.with_settings(config, changes)
-        found.append((ladder.describe_changes(changes), config))
+    while changes := memory_savings.next_saving(config, on_card):
+        config = memory_savings.with_settings(config, changes)
+        found.append((memory_savings.describe_changes(changes), config))
     return found
 
 

@@ -19,7 +19,7 @@ from benchmarks.report import add_options, between, columns, machine, result, ro
 from sdlora import service
 from sdlora.config import TrainConfig
 from sdlora.events import Event, StepDone
-from sdlora.files import as_path
+from sdlora.filesystem.paths import as_path
 
 PICTURES = Path(__file__).parents[1] / "sample_data" / "stained-glass"
 WARM = 5

@@ -29,8 +29,8 @@ TO_REACH = {"sdlora --help": 1.0, "first page": 5.0}
 COMMANDS = {
     "python -c pass": ["-c", "pass"],
     "import sdlora": ["-c", "import sdlora"],
-    "sdlora --help": ["-m", "sdlora.cli", "--help"],
-    "sdlora train --help": ["-m", "sdlora.cli", "train", "--help"],
+    "sdlora --help": ["-m", "sdlora.cli.main", "--help"],
+    "sdlora train --help": ["-m", "sdlora.cli.main", "train", "--help"],
 }
 """``python -c pass`` is the floor of all: Python itself."""
 PAGE = "first page"

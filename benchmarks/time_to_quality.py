@@ -29,17 +29,17 @@ from benchmarks.held_out import ASKED, CFG, Asked
 from benchmarks.reference import ADAPTER, OUR_TARGETS, ReferenceLoop
 from benchmarks.report import columns, command, machine, quartiles, rounded, versions
 from benchmarks.train_step import Clock
-from sdlora.adapters import live
+from sdlora.adapters import attach
 from sdlora.config import TrainConfig
 from sdlora.data.captions import without_trigger
 from sdlora.evaluation.fidelity import Clip
 from sdlora.events import Event, RunStarted, StepDone
-from sdlora.families.loading import locate_base
-from sdlora.files import write_atomic
+from sdlora.families.base_models import locate_base
+from sdlora.filesystem.writing import write_atomic
 from sdlora.formats import write_adapter
 from sdlora.generation.studio import Studio
-from sdlora.training.job import TrainJob
-from sdlora.training.output import RunPaths
+from sdlora.training.run_paths import RunPaths
+from sdlora.training.train_job import TrainJob
 from sdlora.training.trainer import train
 
 RATES = {"style": (3e-5, 1e-4, 3e-4), "subject": (1e-3, 3e-3, 1e-2)}
@@ -128,7 +128,7 @@ class Trial:
                 loop.step()
                 if step % EVERY[side] == 0:
                     models = {"unet": loop.unet, "text_encoder": loop.text_encoder}
-                    write_adapter(live.read_state(models, ADAPTER), output.checkpoint(step), format="kohya")
+                    write_adapter(attach.read_state(models, ADAPTER), output.checkpoint(step), format="kohya")
             return True
         steps = Counted(ENOUGH[self.name] if side == "ours" else None)
         job = TrainJob(

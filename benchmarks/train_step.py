@@ -23,12 +23,12 @@ from benchmarks.reference import OUR_TARGETS, ReferenceLoop
 from benchmarks.report import command, machine, quartiles, rounded, versions
 from sdlora.config import TrainConfig
 from sdlora.events import Event, RunStarted, StepDone
-from sdlora.families.loading import BUNDLED
+from sdlora.families.base_models import BUNDLED
 from sdlora.formats.storage import DTYPES
 from sdlora.generation.device import choose_device
-from sdlora.runs.folder import Journal
-from sdlora.training.job import TrainJob
-from sdlora.training.output import RunPaths
+from sdlora.storage.journal import Journal
+from sdlora.training.run_paths import RunPaths
+from sdlora.training.train_job import TrainJob
 from sdlora.training.trainer import train
 
 TURNS = 20

@@ -27,11 +27,11 @@ from benchmarks.plot import Bar, bars
 from benchmarks.reference import ADAPTER, ReferenceLoop
 from benchmarks.report import add_options, between, columns, result, rounded, spread, tell
 from benchmarks.train_step import configure
-from sdlora.adapters import live
+from sdlora.adapters import attach
 from sdlora.config import TrainConfig
-from sdlora.runs.folder import Journal
-from sdlora.training.job import TrainJob
-from sdlora.training.output import RunPaths
+from sdlora.storage.journal import Journal
+from sdlora.training.run_paths import RunPaths
+from sdlora.training.train_job import TrainJob
 from sdlora.training.trainer import train
 
 TO_REACH = 1.5
@@ -59,7 +59,7 @@ def reference(config: TrainConfig, base: str, work: Path) -> None:
             _validate(loop, config, base, work / str(step))
     weights = {
         name: convert_state_dict_to_diffusers(
-            get_peft_model_state_dict(part, adapter_name=live.peft_key(ADAPTER), save_embedding_layers=False)
+            get_peft_model_state_dict(part, adapter_name=attach.peft_key(ADAPTER), save_embedding_layers=False)
         )
         for name, part in (("unet", loop.unet), ("text_encoder", loop.text_encoder))
     }

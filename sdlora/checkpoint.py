@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field
 
-from sdlora import faults
+from sdlora import failpoints
 from sdlora.errors import FileError, FormatError
-from sdlora.files import TEMPORARY, fsync_folder, read_json, require_free_space, sha256, why_foreign
+from sdlora.filesystem.paths import why_foreign
+from sdlora.filesystem.reading import read_json, sha256
+from sdlora.filesystem.writing import TEMPORARY, fsync_folder, require_free_space
 from sdlora.section import Section
 
 if TYPE_CHECKING:
@@ -68,21 +70,21 @@ def save(folder: Path, state: State, keep: int) -> Path:
         require_free_space(folder, sum(t.numel() * t.element_size() for t in state.tensors.values()) + (1 << 20))
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir()
-        faults.point("state.begun")
+        failpoints.point("state.begun")
         save_file({name: t.contiguous() for name, t in state.tensors.items()}, temporary / TENSORS)
-        faults.point("state.tensors")
+        failpoints.point("state.tensors")
         (temporary / VALUES).write_text(json.dumps({"step": state.step, **state.values}))
-        faults.point("state.values")
+        failpoints.point("state.values")
         sums = {name: sha256(temporary / name) for name in (TENSORS, VALUES)}
         (temporary / MANIFEST).write_text(json.dumps(sums))
-        faults.point("state.manifest")
+        failpoints.point("state.manifest")
         for name in (TENSORS, VALUES, MANIFEST):
             _fsync(temporary / name)
         fsync_folder(temporary)
-        faults.point("state.flushed")
+        failpoints.point("state.flushed")
         shutil.rmtree(target, ignore_errors=True)
         os.replace(temporary, target)
-        faults.point("state.renamed")
+        failpoints.point("state.renamed")
         fsync_folder(folder)
     except (OSError, SafetensorError) as error:  # The second is how the tensors' writer says that the disk is full.
         shutil.rmtree(temporary, ignore_errors=True)
@@ -91,7 +93,7 @@ def save(folder: Path, state: State, keep: int) -> Path:
         raise FileError(f"{target}: the checkpoint cannot be written ({reason}); {remedy}") from error
     for old in _states(folder)[:-keep]:
         shutil.rmtree(old, ignore_errors=True)
-        faults.point("state.dropped")
+        failpoints.point("state.dropped")
     return target
 
 

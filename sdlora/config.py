@@ -16,9 +16,10 @@ from sdlora.adapters.lora import Lora
 from sdlora.checkpoint import Checkpoint
 from sdlora.data.settings import Data, Prior
 from sdlora.errors import ConfigError, FileError, shown
-from sdlora.families.loading import BUNDLED
+from sdlora.families.base_models import BUNDLED
 from sdlora.families.settings import Model
-from sdlora.files import as_path, existing_path, write_atomic
+from sdlora.filesystem.paths import as_path, existing_path
+from sdlora.filesystem.writing import write_atomic
 from sdlora.generation.settings import Sample, validate_sampler
 from sdlora.optim import Optimizer, Schedule
 from sdlora.section import Section, Setting, settings

@@ -10,63 +10,68 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from sdlora.checkpoint import newest_step
-from sdlora.data.advice import Kind
+from sdlora.data.step_heuristics import Kind
 from sdlora.errors import BusyError, ConfigError, FileError, SdloraError, by_exit_code
 from sdlora.events import OnEvent, RunFailed, RunStopped, ignore
-from sdlora.families.choices import available_models as available_models
-from sdlora.families.choices import base_choices as base_choices
-from sdlora.families.choices import bundled_bases as bundled_bases
-from sdlora.families.choices import is_single_file as is_single_file
-from sdlora.families.choices import native_size as native_size
-from sdlora.families.choices import resolve_base as resolve_base
-from sdlora.files import as_path, data_root, existing_path, read_safetensors_header, safe_name, write_atomic
-from sdlora.files import default_data_dir as default_data_dir
-from sdlora.formats.folders import is_peft_folder
-from sdlora.runs import album as album
-from sdlora.runs import clerk
-from sdlora.runs.clerk import ToolJob as ToolJob
-from sdlora.runs.clerk import ToolProgress as ToolProgress
-from sdlora.runs.clerk import bake_job as bake_job
-from sdlora.runs.clerk import inspect_layers_job as inspect_layers_job
-from sdlora.runs.comparison import AxisSpec as AxisSpec
-from sdlora.runs.comparison import begin_grid as begin_grid
-from sdlora.runs.comparison import best_checkpoint_grid as best_checkpoint_grid
-from sdlora.runs.comparison import grid_folder as grid_folder
-from sdlora.runs.comparison import keep_best as keep_best
-from sdlora.runs.comparison import list_grids as list_grids
-from sdlora.runs.comparison import plan_grid as plan_grid
-from sdlora.runs.comparison import preferred_weight as preferred_weight
-from sdlora.runs.comparison import run_checkpoints as run_checkpoints
-from sdlora.runs.creation import AdapterChoice as AdapterChoice
-from sdlora.runs.creation import GenerationRequest as GenerationRequest
-from sdlora.runs.creation import InferenceClient as InferenceClient
-from sdlora.runs.creation import JobStatus as JobStatus
-from sdlora.runs.creation import images_folder as images_folder
-from sdlora.runs.disk import disk_usage as disk_usage
-from sdlora.runs.disk import free_space as free_space
-from sdlora.runs.estimates import Profiler as Profiler
-from sdlora.runs.estimates import RunEstimate as RunEstimate
-from sdlora.runs.estimates import estimate_run as estimate_run
-from sdlora.runs.folder import FOREVER, Run, device_lock, hold_lock
-from sdlora.runs.launch import Training, launch
-from sdlora.runs.library import SUFFIX, saved_adapters
-from sdlora.runs.library import Library as Library
-from sdlora.runs.library import trained_base_settings as trained_base_settings
-from sdlora.runs.making import LibraryJob as LibraryJob
-from sdlora.runs.making import extract_job as extract_job
-from sdlora.runs.making import merge_job as merge_job
-from sdlora.runs.making import needs_base as needs_base
-from sdlora.runs.making import resize_job as resize_job
-from sdlora.runs.planning import RunPlan as RunPlan
-from sdlora.runs.planning import plan_run as plan_run
-from sdlora.runs.planning import planned_disk as planned_disk
-from sdlora.runs.queue import TrainingQueue as TrainingQueue
-from sdlora.runs.startable import require_alone, require_startable
-from sdlora.training.output import CONFIG
+from sdlora.families.base_models import available_models as available_models
+from sdlora.families.base_models import base_choices as base_choices
+from sdlora.families.base_models import bundled_bases as bundled_bases
+from sdlora.families.base_models import is_single_file as is_single_file
+from sdlora.families.base_models import native_size as native_size
+from sdlora.families.base_models import resolve_base as resolve_base
+from sdlora.filesystem.paths import as_path, data_root, existing_path, safe_name
+from sdlora.filesystem.paths import default_data_dir as default_data_dir
+from sdlora.filesystem.safetensors_header import read_safetensors_header
+from sdlora.filesystem.writing import write_atomic
+from sdlora.formats.peft_folder import is_peft_folder
+from sdlora.inference.generation_request import AdapterChoice as AdapterChoice
+from sdlora.inference.generation_request import GenerationRequest as GenerationRequest
+from sdlora.inference.generation_request import JobStatus as JobStatus
+from sdlora.inference.image_grids import AxisSpec as AxisSpec
+from sdlora.inference.image_grids import begin_grid as begin_grid
+from sdlora.inference.image_grids import best_checkpoint_grid as best_checkpoint_grid
+from sdlora.inference.image_grids import grid_folder as grid_folder
+from sdlora.inference.image_grids import keep_best as keep_best
+from sdlora.inference.image_grids import list_grids as list_grids
+from sdlora.inference.image_grids import plan_grid as plan_grid
+from sdlora.inference.image_grids import preferred_weight as preferred_weight
+from sdlora.inference.image_grids import run_checkpoints as run_checkpoints
+from sdlora.inference.inference_client import InferenceClient as InferenceClient
+from sdlora.jobs import tool_process
+from sdlora.jobs.launch import Training, launch
+from sdlora.jobs.library_jobs import LibraryJob as LibraryJob
+from sdlora.jobs.library_jobs import extract_job as extract_job
+from sdlora.jobs.library_jobs import import_adapters as import_adapters
+from sdlora.jobs.library_jobs import inspect_adapter as inspect_adapter
+from sdlora.jobs.library_jobs import merge_job as merge_job
+from sdlora.jobs.library_jobs import needs_base as needs_base
+from sdlora.jobs.library_jobs import resize_job as resize_job
+from sdlora.jobs.preflight import RunPlan as RunPlan
+from sdlora.jobs.preflight import plan_run as plan_run
+from sdlora.jobs.preflight import planned_disk as planned_disk
+from sdlora.jobs.preflight import require_alone, require_startable
+from sdlora.jobs.profiler import Profiler as Profiler
+from sdlora.jobs.run_estimate import RunEstimate as RunEstimate
+from sdlora.jobs.run_estimate import estimate_run as estimate_run
+from sdlora.jobs.tool_process import ToolJob as ToolJob
+from sdlora.jobs.tool_process import ToolProgress as ToolProgress
+from sdlora.jobs.tool_process import bake_job as bake_job
+from sdlora.jobs.tool_process import inspect_layers_job as inspect_layers_job
+from sdlora.jobs.training_queue import TrainingQueue as TrainingQueue
+from sdlora.storage import gallery as gallery
+from sdlora.storage.disk_usage import disk_usage as disk_usage
+from sdlora.storage.disk_usage import free_space as free_space
+from sdlora.storage.gallery import images_folder as images_folder
+from sdlora.storage.library import SUFFIX, saved_adapters
+from sdlora.storage.library import Library as Library
+from sdlora.storage.library import trained_base_settings as trained_base_settings
+from sdlora.storage.locks import FOREVER, device_lock, hold_lock
+from sdlora.storage.run_folder import Run
+from sdlora.training.run_paths import CONFIG
 
 if TYPE_CHECKING:
     from sdlora.config import TrainConfig
-    from sdlora.formats.proof import RoundTripReport
+    from sdlora.formats.round_trip import RoundTripReport
 
 LOOK_SECONDS = 0.3
 """For a device's lock: who looks whether it is free has it for a moment."""
@@ -278,8 +283,8 @@ def trigger_words(path: Path) -> str:
 
 def require_one_base(base: str, adapters: Sequence[AdapterFile]) -> None:
     """Raises ModelError if there is no ``base``, ConfigError if two of the ``adapters`` go into no common base."""
-    from sdlora.families.loading import locate_base
-    from sdlora.formats.shapes import incompatible
+    from sdlora.families.base_models import locate_base
+    from sdlora.formats.infer_base import incompatible
 
     locate_base(base)
     for one, other in combinations(adapters, 2):
@@ -312,7 +317,7 @@ def hold_device(device: str, data_dir: Path | None, on_wait: Callable[[str], obj
 def preset_for(base: str, kind: Kind) -> str:
     """The name of the preset that suits ``base``: its own, or its family's."""
     from sdlora.config import presets
-    from sdlora.families.loading import family_of
+    from sdlora.families.base_models import family_of
 
     own = base if base in {path.stem.rpartition("-")[0] for path in presets()} else ""
     return f"{own or ('sdxl' if family_of(base) == 'sdxl' else 'sd15')}-{kind}"
@@ -326,7 +331,8 @@ class Exported(NamedTuple):
 
 
 def export_to_temporary(source: str, format: str, dtype: str = "fp32", data_dir: Path | None = None) -> Exported:
-    """``export`` for a front end: in a process of its own, since reading tensors needs torch, to a temporary file.
+    """``export_adapter_file`` for a front end: in a process of its own, since reading tensors needs torch, to a
+    temporary file.
 
     PEFT's folder comes as a zip of it. Raises ConfigError if there is no such adapter, FileError for all else.
     """
@@ -334,7 +340,7 @@ def export_to_temporary(source: str, format: str, dtype: str = "fp32", data_dir:
     name, ending = safe_name(adapter_name(file), fallback="adapter"), "zip" if format == "peft" else "safetensors"
     output = Path(tempfile.mkdtemp(prefix="sdlora-export-")) / f"{name}-{format}.{ending}"
     try:
-        return Exported(output, clerk.export_job(file, output, format, dtype).finish())
+        return Exported(output, tool_process.export_job(file, output, format, dtype).finish())
     except SdloraError:
         shutil.rmtree(output.parent, ignore_errors=True)
         raise

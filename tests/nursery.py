@@ -2,7 +2,7 @@
 
 A process of a run costs seconds to start, nearly all of them imports. Forked from here it is as real (it can be killed,
 has its own locks, limits and signal handlers), and a test or a soak can afford hundreds of them.
-``Nursery.start("sdlora.runs.worker", [folder], log)`` is ``python -m sdlora.runs.worker folder``.
+``Nursery.start("sdlora.jobs.training_worker", [folder], log)`` is ``python -m sdlora.jobs.training_worker folder``.
 """
 
 import json
@@ -20,7 +20,8 @@ from typing import Any
 NOBODY = 65534
 """A user who owns nothing."""
 IMPORTED = (
-    "sdlora.cli", "sdlora.service", "sdlora.runs.worker", "sdlora.runs.interlude", "sdlora.training.trainer",
+    "sdlora.cli.main", "sdlora.service", "sdlora.jobs.training_worker",
+    "sdlora.inference.inline_inference", "sdlora.training.trainer",
     "sdlora.generation.studio", "diffusers", "transformers", "transformers.models.clip.modeling_clip", "peft",
     "accelerate", "diffusers.models.unets.unet_2d_condition", "diffusers.models.autoencoders.autoencoder_kl",
     "diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion", "diffusers.schedulers.scheduling_pndm",
@@ -102,7 +103,7 @@ def serve() -> None:
 
 def _run(module: str, arguments: list[str], log: str, fault: str, room: int, nobody: bool) -> None:
     """In the child: be that process, and end."""
-    from sdlora import faults
+    from sdlora import failpoints
 
     code: Any = 1
     try:
@@ -112,7 +113,7 @@ def _run(module: str, arguments: list[str], log: str, fault: str, room: int, nob
             os.dup2(handle, number)
         sys.argv = [module, *arguments]
         if fault:
-            faults.arm(fault)
+            failpoints.arm(fault)
         if room:
             resource.setrlimit(resource.RLIMIT_FSIZE, (room, resource.RLIM_INFINITY))
         if nobody and os.geteuid() == 0:

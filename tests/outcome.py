@@ -8,8 +8,8 @@ from safetensors import safe_open
 
 from sdlora import checkpoint
 from sdlora.events import CheckpointSaved, RunStarted, SampleReady, StepDone
-from sdlora.files import TEMPORARY
-from sdlora.runs.folder import Run
+from sdlora.filesystem.writing import TEMPORARY
+from sdlora.storage.run_folder import Run
 
 
 def model_hash(path: Path) -> str:

@@ -10,13 +10,13 @@ import time
 import pytest
 import torch
 
-from sdlora.cli import main
+from sdlora.cli.main import main
+from sdlora.cli.options import split_scale
+from sdlora.cli.progress import TerminalProgress
 from sdlora.config import TrainConfig, all_settings
-from sdlora.flags import split_scale
 from sdlora.formats.storage import DTYPES, WRITTEN
-from sdlora.generation.images import read_parameters
-from sdlora.runs.folder import device_lock, hold_lock
-from sdlora.terminal import TerminalProgress
+from sdlora.generation.infotext import read_parameters
+from sdlora.storage.locks import device_lock, hold_lock
 
 LONG, NOBODY, NUL = "a" * 300, "~nobody-of-this-name/x", "a\0b"
 ODD = (LONG, NOBODY, NUL)
@@ -169,7 +169,7 @@ def test_an_adapter_argument_may_end_in_a_scale(text, parts):
 
 
 def test_help_needs_none_of_the_large_libraries():
-    code = "import sys; from sdlora.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass\n"
+    code = "import sys; from sdlora.cli.main import main\ntry: main(['--help'])\nexcept SystemExit: pass\n"
     code += "print([m for m in ('torch', 'diffusers', 'pydantic', 'gradio') if m in sys.modules])"
     begun = time.monotonic()
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -4,13 +4,13 @@ import json
 
 import pytest
 
-from sdlora.cli import main
+from sdlora.cli.main import main
 from sdlora.config import TrainConfig
 from sdlora.errors import ConfigError, DatasetError
-from sdlora.runs import planning
-from sdlora.runs.estimates import Measurement
-from sdlora.runs.folder import Run
-from sdlora.runs.planning import plan_from_measurement, plan_table
+from sdlora.jobs import preflight
+from sdlora.jobs.preflight import plan_from_measurement, plan_table
+from sdlora.jobs.run_estimate import Measurement
+from sdlora.storage.run_folder import Run
 
 FOUND = Measurement(
     device="cpu", width=64, height=64, load=5, encode=1, step=2, sampling=0.5, picture=1, memory=3 << 30, resolution=64,
@@ -62,7 +62,7 @@ def test_a_plan_is_measured_once_and_leaves_nothing_but_caches(configure, tmp_pa
     assert found["told"][0].startswith("4GB: nothing was changed to fit; it takes about")
     assert "loading the base model" in said.err
     assert [path.name for path in data.iterdir() if path.name not in ("cache", "locks")] == []
-    monkeypatch.setattr(planning, "Profiler", None)  # Nothing is measured again.
+    monkeypatch.setattr(preflight, "Profiler", None)  # Nothing is measured again.
     assert main(command) == 0
     assert json.loads(capsys.readouterr().out) == found
     assert Run.all(data) == []
@@ -84,8 +84,8 @@ def test_what_a_run_would_refuse_the_plan_refuses_and_nothing_is_written(tmp_pat
 
 
 def test_a_setting_by_the_short_flag_is_the_same(pictures):
-    from sdlora.cli import _parser
-    from sdlora.flags import overrides
+    from sdlora.cli.main import _parser
+    from sdlora.cli.options import overrides
 
     words = ["plan", "pocket-style", "--memory", "8GB"]
     parsed = _parser(words)[0].parse_args(words)

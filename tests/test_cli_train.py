@@ -13,9 +13,9 @@ from PIL import Image
 from safetensors import safe_open
 
 from sdlora.checkpoint import newest_state
-from sdlora.cli import main
+from sdlora.cli.main import main
 from sdlora.events import RunStarted, RunStopped, StepDone
-from sdlora.runs.folder import Run
+from sdlora.storage.run_folder import Run
 from tests.data.test_photographs import PHOTOS, SETS
 from tests.training.test_trainer import of
 
@@ -28,7 +28,7 @@ def notes(capsys):
 def interrupted(run, *arguments):
     """The command's exit code and what it printed, if Ctrl-C is pressed once a step of its own is done."""
     before = len(run.events())
-    command = [sys.executable, "-m", "sdlora.cli", *arguments]
+    command = [sys.executable, "-m", "sdlora.cli.main", *arguments]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         while process.poll() is None and not of(StepDone, run.events()[before:]):
             time.sleep(0.02)

@@ -13,15 +13,9 @@ from hypothesis import strategies as st
 from sdlora import errors
 from sdlora.errors import FileError, FormatError, SdloraError
 from sdlora.events import Event, SampleReady, StepDone
-from sdlora.files import (
-    as_path,
-    existing_path,
-    path_inside,
-    read_safetensors_header,
-    safe_name,
-    unused_path,
-    write_atomic,
-)
+from sdlora.filesystem.paths import as_path, existing_path, path_inside, safe_name, unused_path
+from sdlora.filesystem.safetensors_header import read_safetensors_header
+from sdlora.filesystem.writing import write_atomic
 
 
 def test_every_error_has_an_exit_code_of_its_kind():
@@ -33,7 +27,7 @@ def test_every_error_has_an_exit_code_of_its_kind():
         assert cls.exit_code == code
 
 
-@pytest.mark.parametrize("module", ["sdlora", "sdlora.config", "sdlora.service", "sdlora.cli"])
+@pytest.mark.parametrize("module", ["sdlora", "sdlora.config", "sdlora.service", "sdlora.cli.main"])
 def test_importing_a_front_end_leaves_torch_unloaded(module):
     code = f"import sys, {module}; sys.exit(any(m in sys.modules for m in ('torch', 'diffusers', 'transformers')))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

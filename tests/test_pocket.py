@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from sdlora.cli import main
-from sdlora.families.loading import BUNDLED
-from sdlora.files import read_safetensors_header
+from sdlora.cli.main import main
+from sdlora.families.base_models import BUNDLED
+from sdlora.filesystem.safetensors_header import read_safetensors_header
 from sdlora.generation.studio import Studio
 
 POCKET = BUNDLED["pocket"]

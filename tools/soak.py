@@ -24,17 +24,17 @@ from typing import Any
 from PIL import Image
 
 from benchmarks.report import command, machine, rounded, versions
-from sdlora import faults
+from sdlora import failpoints
 from sdlora.config import TrainConfig
 from sdlora.events import RunStopped
-from sdlora.files import write_atomic
-from sdlora.runs.folder import Run
+from sdlora.filesystem.writing import write_atomic
+from sdlora.storage.run_folder import Run
 from tests.nursery import Nursery, Process
 from tests.outcome import outcome
 from tests.tiny import tiny_sd1
 
-WORKER = "sdlora.runs.worker"
-POINTS = [name for name in faults.POINTS if not name.startswith("run.")]
+WORKER = "sdlora.jobs.training_worker"
+POINTS = [name for name in failpoints.POINTS if not name.startswith("run.")]
 COUNTS = (1, 1, 1, 2, 3, 5, 8, 13, 21)
 """At which passing of a point it is killed."""
 MOST_KILLS = 12

@@ -8,9 +8,8 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Discriminator
 
-from sdlora.adapters.dora import Dora
 from sdlora.adapters.ia3 import Ia3
-from sdlora.adapters.lora import Lora
+from sdlora.adapters.lora import Dora, Lora
 from sdlora.adapters.lycoris import Loha, Lokr
 from sdlora.adapters.method import Method
 

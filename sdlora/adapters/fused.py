@@ -5,8 +5,8 @@ from typing import Any
 
 import torch
 
-from sdlora.adapters import forms, live
-from sdlora.adapters.base import Scale
+from sdlora.adapters import attach, parametrizations
+from sdlora.adapters.state import Scale
 from sdlora.errors import ConfigError
 
 
@@ -16,25 +16,25 @@ class FusedAdapters:
     Meanwhile the hosts are out of the module tree, and every other function here refuses these models.
     """
 
-    def __init__(self, models: live.Models, folded: Sequence[tuple[str, Any, Mapping[str, torch.Tensor]]]) -> None:
+    def __init__(self, models: attach.Models, folded: Sequence[tuple[str, Any, Mapping[str, torch.Tensor]]]) -> None:
         self._models = models
         self._kept = []
         for path, host, own in folded:
             base = host.get_base_layer()
             self._kept.append((path, host, {name: getattr(base, name).data for name in own}))
             _assign(base, own)
-            live.replace_layer(models, path, host, base)
+            attach.replace_layer(models, path, host, base)
         for model in models.values():
-            setattr(model, live.FUSED, True)
+            setattr(model, attach.FUSED, True)
 
     def restore(self) -> None:
         """Put the kept weights back, bit for bit, and the adapters as they were before; a second call does nothing."""
         for path, host, kept in self._kept:
             base = host.get_base_layer()
             _assign(base, {name: tensor.to(base.weight.device) for name, tensor in kept.items()})
-            live.replace_layer(self._models, path, base, host.to(base.weight.device).train(base.training))
+            attach.replace_layer(self._models, path, base, host.to(base.weight.device).train(base.training))
         for model in self._models.values():
-            delattr(model, live.FUSED)
+            delattr(model, attach.FUSED)
         self._models, self._kept = {}, []
 
     def __enter__(self) -> "FusedAdapters":
@@ -45,7 +45,7 @@ class FusedAdapters:
 
 
 @torch.no_grad()
-def fuse(models: live.Models, scales: Mapping[str, Scale]) -> FusedAdapters:
+def fuse(models: attach.Models, scales: Mapping[str, Scale]) -> FusedAdapters:
     """Fold the adapters in ``scales`` into the base's weights, in float32, rounded once to the base's type.
 
     The weights replaced are kept, not computed back. Raises what ``set_scales`` raises, and ConfigError
@@ -53,8 +53,8 @@ def fuse(models: live.Models, scales: Mapping[str, Scale]) -> FusedAdapters:
     """
     folded = []
     chains: dict[str, list[Any]] = {}
-    with live.temporary_scales(models, scales):
-        for path, host in live.adapter_layers_in(models):  # The outermost of a chain first.
+    with attach.temporary_scales(models, scales):
+        for path, host in attach.adapter_layers_in(models):  # The outermost of a chain first.
             chains.setdefault(path, []).append(host)
         for path, chain in chains.items():
             base = chain[0].get_base_layer()
@@ -68,9 +68,9 @@ def _fused_parameters(base: Any, chain: Sequence[Any]) -> dict[str, torch.Tensor
     """The weight, and if an adapter changes it the bias, of ``base`` with what the hosts' active adapters add."""
     weight, bias = base.weight.data.float(), None if base.bias is None else base.bias.data.float()
     total = weight
-    for layer in (live.AttachedLayer(host, key) for host in reversed(chain) for key in host.active_adapters):
+    for layer in (attach.AttachedLayer(host, key) for host in reversed(chain) for key in host.active_adapters):
         state = layer.state
-        total = total + layer.scale * forms.delta_weight(state.tensors, state.scale, weight)
+        total = total + layer.scale * parametrizations.delta_weight(state.tensors, state.scale, weight)
         if "diff_b" in state.tensors and bias is not None:
             bias = bias + layer.scale * state.tensors["diff_b"]
     own = {"weight": base.weight.data if total is weight else total.to(base.weight.dtype)}

@@ -4,8 +4,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AfterValidator
 
-from sdlora.adapters.base import ModuleState
 from sdlora.adapters.method import Method, validate_targets
+from sdlora.adapters.state import ModuleState
 
 if TYPE_CHECKING:
     import torch

@@ -4,13 +4,17 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
-from sdlora.adapters.base import ModuleState
-from sdlora.adapters.fit import low_rank_shapes
+from sdlora.adapters.compatibility import low_rank_shapes
 from sdlora.adapters.method import LowRank
+from sdlora.adapters.state import ModuleState
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
 
 
 class Lora(LowRank):
@@ -42,3 +46,18 @@ class Lora(LowRank):
 
         down, up = low_rank_shapes(base, rank)
         return ModuleState({"down": torch.randn(down, generator=generator) / rank, "up": torch.zeros(up)}, alpha)
+
+
+class Dora(Lora):
+    """A LoRA gives the direction of each output's weights, a learnt magnitude their length."""
+
+    method: Literal["dora"] = "dora"  # type: ignore[assignment]
+
+    def init_low_rank(self, base: Any, rank: int, alpha: float, generator: "torch.Generator") -> ModuleState:
+        """As LoRA; the magnitudes are the lengths that the base's weights have."""
+        from sdlora.adapters.adapter_layers import weight_norm
+
+        low = super().init_low_rank(base, rank, alpha, generator)
+        device = base.weight.device
+        down, up = (low.tensors[name].to(device) for name in ("down", "up"))
+        return ModuleState({**low.tensors, "magnitude": weight_norm(base, down, up, alpha / rank)}, alpha)

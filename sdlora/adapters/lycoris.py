@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
-from sdlora.adapters.base import ModuleState
 from sdlora.adapters.method import LowRank
+from sdlora.adapters.state import ModuleState
 
 if TYPE_CHECKING:
     import torch

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from sdlora.adapters.base import ModuleState
+    from sdlora.adapters.state import ModuleState
 
 
 def validate_targets(targets: str) -> str:
@@ -71,7 +71,7 @@ class Method(Section):
         """
         import torch
 
-        from sdlora.adapters import live
+        from sdlora.adapters.attach import adapter_parameters, attach_modules
 
         paths = target_names.select_layers(models, self.targets, self.text_encoder)
         self.check_layers(paths)
@@ -80,8 +80,8 @@ class Method(Section):
         fresh = {path: self.init_state(path, bases[path], generator) for path in paths}
         for model in models.values():
             model.requires_grad_(False)
-        live.attach_modules(models, {path: state for path, state in fresh.items() if state}, name, self.input_dropout)
-        parameters = live.adapter_parameters(models, name)
+        attach_modules(models, {path: state for path, state in fresh.items() if state}, name, self.input_dropout)
+        parameters = adapter_parameters(models, name)
         for parameter in parameters:
             parameter.requires_grad_(True)
         return parameters
@@ -114,4 +114,4 @@ class LowRank(Method):
 
     @abstractmethod
     def init_low_rank(self, base: "nn.Module", rank: int, alpha: float, generator: "torch.Generator") -> "ModuleState":
-        """``fresh`` for a layer whose rank is known."""
+        """``init_state`` for a layer whose rank is known."""

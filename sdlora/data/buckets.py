@@ -6,8 +6,8 @@ Front ends may import this: no torch.
 import math
 from collections.abc import Sequence
 
-from sdlora.data.folder import Example, summarize_names
-from sdlora.data.pictures import ImageSize, crop_box
+from sdlora.data.dataset import Example, summarize_names
+from sdlora.data.images import ImageSize, crop_box
 
 LARGEST_STEP = 64
 """Pixels between the sides of neighbouring buckets at 512 px and more, as in sd-scripts."""

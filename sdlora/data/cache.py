@@ -12,8 +12,8 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sdlora.data.folder import Example
-from sdlora.data.pictures import (
+from sdlora.data.dataset import Example
+from sdlora.data.images import (
     ImageSize,
     MaskedImage,
     crop_and_resize,
@@ -23,10 +23,10 @@ from sdlora.data.pictures import (
     size_and_crop,
     to_pixels,
 )
-from sdlora.data.store import Tensors, TensorStore, key_of
+from sdlora.data.tensor_store import Tensors, TensorStore, key_of
 from sdlora.errors import DatasetError, FileError, NonFiniteError
 from sdlora.events import OnProgress
-from sdlora.files import sha256
+from sdlora.filesystem.reading import sha256
 
 if TYPE_CHECKING:
     import torch

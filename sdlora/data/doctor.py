@@ -12,11 +12,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
-from sdlora.data import likeness
+from sdlora.data import near_duplicates
 from sdlora.data.buckets import assign_buckets, bucket_step
 from sdlora.data.captions import with_trigger
-from sdlora.data.folder import FEW, Example, FolderSurvey, picture_files, pluralize, summarize_names, survey_folder
-from sdlora.data.pictures import ImageSize, crop_box, inspect_image, open_image, orientation
+from sdlora.data.dataset import FEW, Example, FolderSurvey, picture_files, pluralize, summarize_names, survey_folder
+from sdlora.data.images import ImageSize, crop_box, inspect_image, open_image, orientation
 from sdlora.data.settings import Data
 from sdlora.errors import DatasetError
 from sdlora.events import OnProgress
@@ -50,7 +50,7 @@ class PixelCheck:
 
     turned: bool
     transparent: bool
-    grids: likeness.Grids
+    grids: near_duplicates.Grids
 
 
 @dataclass(frozen=True)
@@ -103,8 +103,8 @@ def check_pixels(path: Path) -> PixelCheck:
 
 @lru_cache(maxsize=4000)  # of 20 kB each
 def _check_pixels(path: Path, length: int, modified: int) -> PixelCheck:
-    picture = open_image(path, at_least=ImageSize(likeness.WORKING, likeness.WORKING))
-    return PixelCheck(orientation(path) > 1, picture.mask is not None, likeness.comparison_grids(picture.rgb))
+    picture = open_image(path, at_least=ImageSize(near_duplicates.WORKING, near_duplicates.WORKING))
+    return PixelCheck(orientation(path) > 1, picture.mask is not None, near_duplicates.comparison_grids(picture.rgb))
 
 
 def _readable(examples: Iterable[Example]) -> tuple[tuple[Example, ...], tuple[PixelCheck, ...]]:
@@ -146,14 +146,14 @@ def _exact_copies(case: _DatasetUnderCheck) -> list[Finding]:
 
 
 def _near_duplicates(case: _DatasetUnderCheck) -> list[Finding]:
-    """Pictures that are nearly the same; copies to the byte are left to ``_copies``."""
+    """Pictures that are nearly the same; copies to the byte are left to ``_exact_copies``."""
     places = list({example.digest: place for place, example in reversed(list(enumerate(case.examples)))}.values())
     places.sort()
     pairs = _alike(tuple(case.looks[place] for place in places))
     if not pairs:
         return []
     names = [case.examples[place].path for place in places]
-    sets = likeness.group_duplicates(pairs)
+    sets = near_duplicates.group_duplicates(pairs)
     largest = max(map(len, sets))
     if largest >= FEW and largest > TOO_ALIKE * len(names):
         text = (
@@ -174,9 +174,9 @@ def _near_duplicates(case: _DatasetUnderCheck) -> list[Finding]:
 
 
 @lru_cache(maxsize=4)
-def _alike(looks: tuple[PixelCheck, ...]) -> tuple[likeness.DuplicatePair, ...]:
+def _alike(looks: tuple[PixelCheck, ...]) -> tuple[near_duplicates.DuplicatePair, ...]:
     """Kept for the same looks: captions change more often than pictures do."""
-    return tuple(likeness.near_duplicates([seen.grids for seen in looks]))
+    return tuple(near_duplicates.near_duplicates([seen.grids for seen in looks]))
 
 
 def _shapes(case: _DatasetUnderCheck) -> list[Finding]:

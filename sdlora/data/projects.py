@@ -12,11 +12,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path, PurePosixPath
 
-from sdlora.data.advice import Kind
 from sdlora.data.captions import caption_for, read_caption
-from sdlora.data.folder import FEW, MASK, parse_kohya_folder, picture_files, pluralize, summarize_names
-from sdlora.data.history import UndoLog
-from sdlora.data.imports import (
+from sdlora.data.dataset import FEW, MASK, parse_kohya_folder, picture_files, pluralize, summarize_names
+from sdlora.data.images import FOREIGN_SUFFIXES, SUFFIXES, inspect_image
+from sdlora.data.settings import Data
+from sdlora.data.step_heuristics import Kind
+from sdlora.data.undo_log import UndoLog
+from sdlora.data.uploads import (
     MAX_BYTES,
     MAX_PICTURE_BYTES,
     MAX_PICTURES,
@@ -27,11 +29,11 @@ from sdlora.data.imports import (
     printable_name,
     sort_uploads,
 )
-from sdlora.data.pictures import FOREIGN_SUFFIXES, SUFFIXES, inspect_image
-from sdlora.data.settings import Data
 from sdlora.errors import ConfigError, DatasetError, FileError, SdloraError
 from sdlora.events import OnProgress
-from sdlora.files import path_inside, read_json, safe_name, sha256, write_atomic
+from sdlora.filesystem.paths import path_inside, safe_name
+from sdlora.filesystem.reading import read_json, sha256
+from sdlora.filesystem.writing import write_atomic
 
 
 @dataclass(frozen=True)

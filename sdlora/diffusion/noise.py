@@ -28,10 +28,10 @@ def sample_noise_and_timesteps(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Noise (B, C, H, W), latent deviations (B, C, H, W) and timesteps (B,) int64 for micro-batch ``number``.
 
-    ``shape`` is (C, H, W); ``places`` are the examples' places in the global micro-batch.
-    ``noise_offset`` adds a constant to each channel (Guttenberg 2023, "Diffusion with offset
-    noise"), which lets a model learn darker and brighter pictures. ``timesteps`` is a way of ``timestep``, ``span`` the
-    first and last that are drawn (None: the model's last).
+    ``shape`` is (C, H, W); ``places`` are the examples' places in the global micro-batch. ``noise_offset`` adds a
+    constant to each channel (Guttenberg 2023, "Diffusion with offset noise"), which lets a model learn darker and
+    brighter pictures. ``timesteps`` is a way of ``sample_timestep``, ``span`` the first and last that are drawn (None:
+    the model's last).
     """
     noise, spread, drawn = [], [], []
     last = num_train_timesteps - 1 if span[1] is None else min(span[1], num_train_timesteps - 1)

@@ -2,7 +2,7 @@
 
 from sdlora.editing.baking import bake
 from sdlora.editing.extracting import extract
-from sdlora.editing.layers import spectrum
+from sdlora.editing.layer_spectrum import spectrum
 from sdlora.editing.merging import merge
 from sdlora.editing.resizing import resize
 

@@ -8,24 +8,26 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import torch
 
-from sdlora.adapters import forms
-from sdlora.adapters.base import AdapterState, ModuleState
-from sdlora.adapters.fit import require_compatible
+from sdlora.adapters import parametrizations
+from sdlora.adapters.compatibility import require_compatible
+from sdlora.adapters.state import AdapterState, ModuleState
 from sdlora.errors import ConfigError, FileError, NonFiniteError
 from sdlora.events import OnProgress, unwatched
-from sdlora.families.loading import locate_base
-from sdlora.families.original import SCHEDULE_MARKS, marked_schedule, schedule_marks, schedule_of_file
+from sdlora.families.base_models import locate_base
+from sdlora.families.layer_weights import TensorLocation, group_by_tensor, locate_tensors
+from sdlora.families.meta_model import build_meta_model
 from sdlora.families.settings import Model
-from sdlora.families.skeleton import build_meta_model
-from sdlora.families.weights import TensorLocation, group_by_tensor, locate_tensors
-from sdlora.files import as_path, read_safetensors_header, require_free_space, write_atomic
+from sdlora.families.single_file import SCHEDULE_MARKS, marked_schedule, schedule_marks, schedule_of_file
+from sdlora.filesystem.paths import as_path
+from sdlora.filesystem.safetensors_header import read_safetensors_header
+from sdlora.filesystem.writing import require_free_space, write_atomic
 from sdlora.formats import read_adapter
 from sdlora.formats.storage import DTYPES
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from sdlora.generation.merge import OnPhase
+    from sdlora.editing.bake_folder import OnPhase
 
 NAMES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 """torch's names of the types that are written, and safetensors'."""
@@ -51,8 +53,8 @@ def bake(
     ``model`` says of the base's schedule is written too. Warns of adapters that were trained with another schedule.
     Raises ConfigError, ModelError, FormatError, MismatchError, FileError.
     """
-    from sdlora.generation.merge import MERGED  # Here: live models take seconds to import, which others need not.
-    from sdlora.generation.merge import bake_folder as fold
+    from sdlora.editing.bake_folder import MERGED  # Here: live models take seconds to import, which others need not.
+    from sdlora.editing.bake_folder import bake_folder as fold
 
     output = as_path(output)
     model = model if isinstance(model, Model) else Model(base=model)
@@ -77,7 +79,7 @@ def bake(
 
 def _warn(file: Path, model: Model, adapters: Sequence[tuple[str, AdapterState, float]]) -> None:
     """Of adapters that were trained with another schedule than the file tells, or a person says."""
-    from sdlora.generation.agreement import schedule_mismatch
+    from sdlora.formats.infer_base import schedule_mismatch
 
     scheduler_config, said = schedule_of_file(file, model), model.model_dump(exclude_defaults=True)
     for name, state, _ in adapters:
@@ -145,7 +147,7 @@ def _tensors(
                 tensor = tensor.float()
                 weight = tensor[rows].clone()
                 for module, scale in changes[path]:
-                    tensor[rows] += scale * forms.delta_weight(module.tensors, module.scale, weight)
+                    tensor[rows] += scale * parametrizations.delta_weight(module.tensors, module.scale, weight)
             for path, place in biases.get(key, []):
                 for module, scale in changes[path]:
                     if "diff_b" in module.tensors:

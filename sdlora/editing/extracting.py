@@ -3,12 +3,12 @@
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from sdlora.adapters.base import AdapterState, ModuleState, build_adapter_state
+from sdlora.adapters.state import AdapterState, ModuleState, build_adapter_state
 from sdlora.adapters.targets import ALL_LAYERS, select_layers
-from sdlora.editing.lowrank import Cut, factorize_matrix
+from sdlora.editing.low_rank import Cut, factorize_matrix
 from sdlora.errors import ConfigError, MismatchError, NonFiniteError
 from sdlora.events import OnProgress, unwatched
-from sdlora.families.weights import TensorLocation, locate_tensors
+from sdlora.families.layer_weights import TensorLocation, locate_tensors
 from sdlora.formats.metadata import FAMILY_METADATA
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def extract(
     out; ``notice`` is told, and of layers beyond the ``targets`` that differ too. Raises ModelError, ConfigError for
     targets that name no layer, or if nothing differs, MismatchError for models of different architectures.
     """
-    from sdlora.families.skeleton import build_meta_model
+    from sdlora.families.meta_model import build_meta_model
 
     cut.check()
     family, models = build_meta_model(base)

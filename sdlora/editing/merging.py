@@ -5,10 +5,17 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from sdlora.adapters import forms
-from sdlora.adapters.base import AdapterState, ModuleState, build_adapter_state
-from sdlora.editing.bases import weights_for
-from sdlora.editing.lowrank import Cut, delta_matrix, factorize_matrix, factorize_product, kernel_of, low_rank_product
+from sdlora.adapters import parametrizations
+from sdlora.adapters.state import AdapterState, ModuleState, build_adapter_state
+from sdlora.editing.low_rank import (
+    Cut,
+    delta_matrix,
+    factorize_matrix,
+    factorize_product,
+    kernel_of,
+    low_rank_product,
+    weights_for,
+)
 from sdlora.errors import ConfigError, MismatchError
 from sdlora.events import OnProgress, unwatched
 from sdlora.formats.inspection import trigger_words
@@ -49,7 +56,7 @@ def _require_alike(adapters: Sequence[tuple[str, AdapterState, float]]) -> None:
     known: dict[tuple[str, str], tuple[int, str]] = {}
     for name, state, _ in adapters:
         for path, module in state.modules.items():
-            for side, size in zip(("gives", "reads"), forms.layer_size(module.tensors), strict=True):
+            for side, size in zip(("gives", "reads"), parametrizations.layer_size(module.tensors), strict=True):
                 first, other = known.setdefault((path, side), (size, name)) if size else (None, name)
                 if size != first:
                     raise MismatchError(

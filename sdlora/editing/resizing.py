@@ -3,9 +3,8 @@
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from sdlora.adapters.base import AdapterState, ModuleState, build_adapter_state
-from sdlora.editing.bases import weights_for
-from sdlora.editing.lowrank import Cut, kernel_of, layer_factors
+from sdlora.adapters.state import AdapterState, ModuleState, build_adapter_state
+from sdlora.editing.low_rank import Cut, kernel_of, layer_factors, weights_for
 from sdlora.events import OnProgress, unwatched
 
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from sdlora.errors import ModelError, first_line
-from sdlora.families.plain import require_data_only_tokenizer
-from sdlora.files import read_json
+from sdlora.families.untrusted_folder import require_data_only_tokenizer
+from sdlora.filesystem.reading import read_json
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -12,8 +12,8 @@ class _Families(Mapping[str, "type[Family]"]):
     """Rows of name -> class, imported when first asked for: they need torch and diffusers."""
 
     ROWS = {
-        "sd1": ("sdlora.families.sd1", "SD1"),
-        "sd2": ("sdlora.families.sd2", "SD2"),
+        "sd1": ("sdlora.families.stable_diffusion", "SD1"),
+        "sd2": ("sdlora.families.stable_diffusion", "SD2"),
         "sdxl": ("sdlora.families.sdxl", "SDXL"),
     }
 

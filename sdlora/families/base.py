@@ -132,8 +132,8 @@ class Family(ABC):
     ) -> "torch.Tensor":
         """The UNet's prediction for noisy ``latents``, of their shape.
 
-        ``framing`` (B, 4) int64 is for families that are told it: height and width in pixels of the pictures before
-        they were cut, and top and left of the cut in the scaled picture. None: they are whole.
+        ``size_and_crop`` (B, 4) int64 is for families that are told it: height and width in pixels of the pictures
+        before they were cut, and top and left of the cut in the scaled picture. None: they are whole.
         """
 
     @abstractmethod

@@ -6,8 +6,9 @@ from typing import Any
 
 from sdlora.errors import ModelError, SdloraError, shown
 from sdlora.families import FAMILIES
-from sdlora.families.plain import MOST_LEVELS, read_config, read_index, require_data_only
-from sdlora.files import read_json, read_safetensors_header
+from sdlora.families.untrusted_folder import MOST_LEVELS, read_config, read_index, require_data_only
+from sdlora.filesystem.reading import read_json
+from sdlora.filesystem.safetensors_header import read_safetensors_header
 
 PIPELINES = {
     "StableDiffusionPipeline": "sd1",
@@ -27,7 +28,7 @@ USUAL_SIZE = 512
 def detect_folder(folder: Path) -> str:
     """The family of a diffusers folder, from its ``model_index.json`` and its UNet's config.
 
-    Raises ModelError if it is no such folder, or not one of data alone (``require_plain``).
+    Raises ModelError if it is no such folder, or not one of data alone (``require_data_only``).
     """
     index = read_index(folder)
     require_data_only(folder, index)

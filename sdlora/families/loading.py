@@ -1,89 +1,24 @@
 """From what a user wrote for the base model (a name, a folder, a file, a hub id) to a loaded family."""
 
-import difflib
-import re
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from sdlora.errors import FormatError, ModelError, SdloraError, first_line
-from sdlora.families import FAMILIES, original
-from sdlora.families.catalog import find_model, list_models, model_folders
-from sdlora.families.detect import USUAL_SIZE, detect_file, detect_folder, folder_size, hub_size, require_served
+from sdlora.errors import ModelError, SdloraError, first_line
+from sdlora.families import FAMILIES, single_file
+from sdlora.families.clip_tokenizer import load_tokenizers
+from sdlora.families.detect import detect_folder, require_served
 from sdlora.families.hub import fetch_files
 from sdlora.families.settings import Model
-from sdlora.families.vocabulary import load_tokenizers
-from sdlora.files import PICKLES, existing_path, read_safetensors_header
+from sdlora.filesystem.safetensors_header import read_safetensors_header
 
 if TYPE_CHECKING:
     from sdlora.families.base import Family
+from sdlora.families.base_models import locate_base
 
-BUNDLED = {"pocket": Path(__file__).parent.parent / "pocket"}
 WEIGHTED = ("unet", "vae", "text_encoder", "text_encoder_2")
 """Of a family's parts those with weights."""
-HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-
-
-@dataclass(frozen=True)
-class ModelSource:
-    """Where a base model lies: a bundled or own folder, one file, or a repository of the hub."""
-
-    kind: Literal["folder", "file", "hub"]
-    location: str
-
-
-def locate_base(base: str) -> ModelSource:
-    """Decide what ``base`` names, without loading it. Raises ModelError if it can be nothing."""
-    if base in BUNDLED:
-        return ModelSource("folder", str(BUNDLED[base]))
-    path, suffix = existing_path(base), Path(base).suffix.lower()
-    if suffix in PICKLES:
-        raise ModelError(f"{base}: this kind of file can run code when it is opened; convert it to .safetensors first")
-    path = path or find_model(base, model_folders())
-    if path is not None and path.is_dir():
-        return ModelSource("folder", str(path))
-    if path is not None and path.is_file():
-        if path.suffix.lower() != ".safetensors":
-            raise ModelError(f"{base}: is no base model; give a diffusers folder, a .safetensors file or a hub id")
-        return ModelSource("file", str(path))
-    if HUB_ID.fullmatch(base) and suffix != ".safetensors":
-        return ModelSource("hub", base)
-    raise ModelError(f"model.base: there is no {base!r}; {_hint(base)}")
-
-
-def _hint(base: str) -> str:
-    """The nearest name that there is, or what can be given."""
-    near = difflib.get_close_matches(base, [*BUNDLED, *(found.name for found in list_models(model_folders()))], n=1)
-    kinds = f"give {', '.join(BUNDLED)}, a folder, a .safetensors file or a hub id"
-    return f"did you mean {near[0]}?" if near else kinds
-
-
-def native_size(base: str) -> int:
-    """The side in pixels that ``base`` draws best, as far as can be told without loading it.
-
-    Raises ModelError for what can be no base model.
-    """
-    source = locate_base(base)
-    if source.kind == "hub":
-        return hub_size(base)
-    if source.kind == "folder":
-        return folder_size(Path(source.location))
-    family = detect_file(Path(source.location))
-    return folder_size(original.config_folder(family)) if family in FAMILIES else USUAL_SIZE
-
-
-def family_of(base: str) -> str:
-    """The family of ``base`` without loading it: of a hub id, as its name suggests; empty for what cannot be told."""
-    with suppress(ModelError, FormatError):
-        source = locate_base(base)
-        if source.kind == "folder":
-            return detect_folder(Path(source.location))
-        if source.kind == "file":
-            return detect_file(Path(source.location))
-        return "sdxl" if "xl" in base.rpartition("/")[2].lower() else ""
-    return ""
 
 
 def load_family(model: Model) -> "Family":
@@ -154,13 +89,13 @@ def _require_weights(part: Path, model: Model) -> None:
 
 def _load_file(file: Path, model: Model) -> "Family":
     """From one file of the original layout. Its configs are bundled; its vocabulary is found before it is read."""
-    name = original.family_of_complete_file(file)
+    name = single_file.family_of_complete_file(file)
     family: Any = FAMILIES[name]
-    config = original.config_folder(name, model.prediction_type)
+    config = single_file.config_folder(name, model.prediction_type)
     words = load_tokenizers(config, dict(zip(family.tokenizers, family.encoders, strict=True)), model.tokenizer)
     try:
         return family.load_single_file(
-            file, config, words, model.base, {**original.marked_schedule(file), **model.schedule}
+            file, config, words, model.base, {**single_file.marked_schedule(file), **model.schedule}
         )
     except NotImplementedError as error:  # Layers of the UNet or the VAE got no weights, and cannot be moved.
         raise ModelError(

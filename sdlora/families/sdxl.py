@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from sdlora.families.base import Conditioning
-from sdlora.families.stable import StableDiffusion
+from sdlora.families.stable_diffusion import StableDiffusion
 
 
 class SDXL(StableDiffusion):

@@ -1,7 +1,7 @@
 """The base model, as a setting."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from sdlora.section import Section
 
@@ -37,3 +37,10 @@ class Model(Section):
         told = {} if self.prediction_type == "auto" else {"prediction_type": self.prediction_type}
         snr = {} if self.zero_terminal_snr == "auto" else {"rescale_betas_zero_snr": self.zero_terminal_snr == "on"}
         return {**told, **snr}
+
+
+def base_settings(model: "Model") -> dict[str, Any]:
+    """``GenerationRequest.base_settings`` of ``model``; the whole base draws, also what was learnt over a rounded
+    one.
+    """
+    return model.model_dump(mode="json", exclude={"base", "quantize"}, exclude_defaults=True)

@@ -7,8 +7,8 @@ methods. A new one is one file and one row in ``FORMATS``.
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Protocol
 
-from sdlora.adapters import forms
-from sdlora.adapters.base import AdapterState, ModuleState
+from sdlora.adapters import parametrizations
+from sdlora.adapters.state import AdapterState, ModuleState
 from sdlora.errors import FormatError
 
 if TYPE_CHECKING:
@@ -73,14 +73,14 @@ def _module(path: str, found: "dict[str, Tensor]", alpha: Callable[[str, int], f
     if not own:
         raise FormatError(f"{path}: its alpha is there without its down and up")
     try:
-        lacks = forms.missing_tensors(own)
+        lacks = parametrizations.missing_tensors(own)
     except FormatError as error:
         raise FormatError(f"{path}: {error}") from None
     if lacks:
         there = " and ".join(found)
         raise FormatError(f"{path}: its {there} is there without its {' and '.join(lacks)}")
     _require_shapes(path, own)
-    rank = forms.rank(own)
+    rank = parametrizations.rank(own)
     if "alpha" not in found:
         return ModuleState(own, alpha(path, rank)) if rank else ModuleState(own)
     if found["alpha"].numel() != 1:
@@ -110,8 +110,8 @@ def _require_shapes(path: str, own: "Mapping[str, Tensor]") -> None:
     shapes = " and ".join(str(tuple(tensor.shape)) for tensor in own.values())
     if any(0 in tensor.shape or max(tensor.shape, default=1) > BIG for tensor in own.values()):
         raise FormatError(f"{path}: {shapes} do not go together: a side has no length, or none that a layer has")
-    if (forms.rank(own) or 0) > RANKS:
-        raise FormatError(f"{path}: its rank {forms.rank(own)} is over {RANKS}: no adapter has it")
+    if (parametrizations.rank(own) or 0) > RANKS:
+        raise FormatError(f"{path}: its rank {parametrizations.rank(own)} is over {RANKS}: no adapter has it")
     if "down" in own:
         down, up = own["down"], own["up"]
         if down.ndim not in (2, 4) or up.ndim not in (2, 4) or any(side != 1 for side in up.shape[2:]):
@@ -120,7 +120,7 @@ def _require_shapes(path: str, own: "Mapping[str, Tensor]") -> None:
             ranks = f"their ranks are {down.shape[0]} and {up.shape[1]}"
             raise FormatError(f"{path}: {shapes} do not go together: {ranks}")
     try:
-        out, inputs = forms.layer_size(own)
+        out, inputs = parametrizations.layer_size(own)
         cores = [own[name].shape for name in ("mid", "hada_t1", "hada_t2", "lokr_t2") if name in own]
         odd = any(len(core) != 4 or core[0] != core[1] for core in cores)
         odd = odd or ("lokr_w2" in own and own["lokr_w2"].ndim not in (2, 4))

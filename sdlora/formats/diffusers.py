@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from sdlora.adapters.base import AdapterState, build_adapter_state
+from sdlora.adapters.state import AdapterState, build_adapter_state
 from sdlora.errors import FormatError, shown
 from sdlora.formats.base import Slot, group_by_layer
 from sdlora.formats.metadata import PEFT_HEADER, network_metadata

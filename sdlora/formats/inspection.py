@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from sdlora.adapters import forms
-from sdlora.adapters.base import ModuleState
-from sdlora.adapters.fit import cross_attention_width, input_widths
+from sdlora.adapters import parametrizations
+from sdlora.adapters.compatibility import cross_attention_width, input_widths
+from sdlora.adapters.state import ModuleState
 from sdlora.errors import shown
-from sdlora.formats.kinship import infer_family
+from sdlora.formats.infer_base import infer_family
 from sdlora.formats.storage import AdapterContents, open_adapter
 
 MOST_WORDS = 32
@@ -101,7 +101,7 @@ def delta_square(module: ModuleState) -> float:
     if module.method == "ia3":
         return float(sum(scale.double().square().sum() for scale in module.tensors.values()))
     if "down" not in module.tensors or "mid" in module.tensors:
-        return module.scale**2 * float(forms.unscaled_delta(module.tensors).double().square().sum())
+        return module.scale**2 * float(parametrizations.unscaled_delta(module.tensors).double().square().sum())
     down, up = (module.tensors[name].double().flatten(1) for name in ("down", "up"))
     return module.scale**2 * float(((up.T @ up) * (down @ down.T)).sum())
 

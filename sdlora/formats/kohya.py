@@ -11,13 +11,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from sdlora.adapters import forms
-from sdlora.adapters.base import AdapterState, ModuleState, build_adapter_state
+from sdlora.adapters import parametrizations
+from sdlora.adapters.state import AdapterState, ModuleState, build_adapter_state
 from sdlora.errors import FormatError
-from sdlora.families import sgm
+from sdlora.families import sgm_names
 from sdlora.formats.base import Slot, group_by_layer
 from sdlora.formats.diffusers import classic
-from sdlora.formats.kinship import infer_family
+from sdlora.formats.infer_base import infer_family
 from sdlora.formats.metadata import PEFT_HEADER, network_metadata
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 SLOTS = {
     "lora_down.weight": "down", "lora_up.weight": "up", "lora_mid.weight": "mid", "alpha": "alpha",
     **{name: name for name in ("dora_scale", "weight", "on_input", "diff", "diff_b")},
-    **{name: name for method in ("loha", "lokr") for name in forms.tensor_names(method)},
+    **{name: name for method in ("loha", "lokr") for name in parametrizations.tensor_names(method)},
 }  # fmt: skip
 """How a tensor's name ends, and what it is. Those of methods other than LoRA are LyCORIS's."""
 NAMES = {slot: name for name, slot in SLOTS.items()}
@@ -44,7 +44,7 @@ STEPS = [
     "transformer_blocks", "attn1", "attn2", "to_q", "to_k", "to_v", "to_out", "ff", "net", "proj", "proj_in",
     "proj_out", "conv", "conv1", "conv2", "conv_shortcut", "conv_in", "conv_out", "time_emb_proj", "time_embedding",
     "linear_1", "linear_2", "add_embedding", "text_model", "encoder", "layers", "self_attn", "q_proj", "k_proj",
-    "v_proj", "out_proj", "mlp", "fc1", "fc2", "text_projection", *sgm.STEPS,
+    "v_proj", "out_proj", "mlp", "fc1", "fc2", "text_projection", *sgm_names.STEPS,
 ]  # fmt: skip
 """Every step of a module path, numbers aside. The file joins steps by ``_``, which some hold themselves."""
 _STEP = re.compile(rf"({'|'.join(sorted(STEPS, key=len, reverse=True))}|\d+)(?:_(?=.)|$)")
@@ -80,7 +80,7 @@ def dotted(name: str) -> str | None:
 
 
 class Kohya:
-    """kohya's keys for the components that ``SPELLINGS`` names, each layer's alpha beside its ``down`` and ``up``."""
+    """kohya's keys for the components that ``KEY_NAMINGS`` names, each layer's alpha beside its ``down`` and ``up``."""
 
     name = "kohya"
 
@@ -100,7 +100,7 @@ class Kohya:
         if path is None:
             return None
         # With transformers 5, LyCORIS leaves text_model out of its names.
-        found = classic(f"{component}.{sgm.from_sgm(path) if component == 'unet' else path}")
+        found = classic(f"{component}.{sgm_names.from_sgm(path) if component == 'unet' else path}")
         return (found, SLOTS[tensor]) if found else None
 
     def can_read(self, keys: Iterable[str]) -> bool:
@@ -127,7 +127,7 @@ class Kohya:
     def _stem(self, path: str, spelling: str) -> str:
         component, _, rest = path.partition(".")
         if spelling == "sdxl" and component == "unet":
-            rest = sgm.to_sgm(rest) or rest
+            rest = sgm_names.to_sgm(rest) or rest
         stem = f"{KEY_NAMINGS[spelling].prefixes.get(component)}_{rest.replace('.', '_')}"
         if self.parse(f"{stem}.alpha") != (path, "alpha"):
             raise FormatError(f"{path}: kohya's keys have no name for this layer; export with --format diffusers")

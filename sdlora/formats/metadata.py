@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from sdlora.adapters.base import ModuleState
+from sdlora.adapters.state import ModuleState
 
 PEFT_HEADER = "lora_adapter_metadata"
 """Where diffusers keeps PEFT's configurations: it refuses a file that has this and kohya's alphas."""

@@ -9,9 +9,9 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from sdlora.adapters import forms
-from sdlora.adapters.base import AdapterState, ModuleState, build_adapter_state
+from sdlora.adapters import parametrizations
 from sdlora.adapters.lycoris import kronecker_factors
+from sdlora.adapters.state import AdapterState, ModuleState, build_adapter_state
 from sdlora.errors import FormatError, shown
 from sdlora.formats.base import Slot, group_by_layer
 from sdlora.formats.diffusers import COMPONENTS, alphas, classic
@@ -29,7 +29,7 @@ UNBIASED = (".to_q", ".to_k", ".to_v")
 _ENDS = {
     "lora_A.weight": "down", "lora_B.weight": "up", "lora_magnitude_vector.weight": "magnitude",
     "lora_magnitude_vector": "magnitude", "ia3_l": "ia3_l",
-    **{name: name for method in ("loha", "lokr") for name in forms.tensor_names(method)},
+    **{name: name for method in ("loha", "lokr") for name in parametrizations.tensor_names(method)},
 }  # fmt: skip
 _KEY = re.compile(rf"(?P<path>.+?)\.(?P<slot>{'|'.join(map(re.escape, sorted(_ENDS, key=len, reverse=True)))})")
 
@@ -202,7 +202,7 @@ def _factor(own: Mapping[str, ModuleState]) -> int:
     for module in own.values():
         t = module.tensors
         rows, columns = t["lokr_w1"].shape if "lokr_w1" in t else (len(t["lokr_w1_a"]), t["lokr_w1_b"].shape[1])
-        out, inputs = (side or 0 for side in forms.layer_size(t))
+        out, inputs = (side or 0 for side in parametrizations.layer_size(t))
         sides += [((out,), rows), ((inputs, inputs // KERNEL), columns)]
     for factor in (None, *sorted({first for _, first in sides}, reverse=True)):
         if all(first in (_first(side, factor) for side in maybe) for maybe, first in sides):

@@ -7,14 +7,16 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from sdlora.adapters.base import AdapterState
+from sdlora.adapters.state import AdapterState
 from sdlora.errors import ConfigError, FormatError, NonFiniteError
-from sdlora.files import PICKLES, read_safetensors_header, write_atomic
-from sdlora.formats import folders, peft
+from sdlora.filesystem.paths import PICKLES
+from sdlora.filesystem.safetensors_header import read_safetensors_header
+from sdlora.filesystem.writing import write_atomic
+from sdlora.formats import peft, peft_folder
 from sdlora.formats.base import Format, Slot
 from sdlora.formats.diffusers import Diffusers
 from sdlora.formats.kohya import DORA_ELSEWHERE, Kohya
-from sdlora.formats.proof import RoundTripReport, check_round_trip
+from sdlora.formats.round_trip import RoundTripReport, check_round_trip
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -64,8 +66,8 @@ def read_adapter(path: Path, notice: Callable[[str], None] = _LOG.warning) -> Ad
 
 def open_adapter(path: Path) -> AdapterContents:
     """As ``read_adapter``, with what else there is to say of the file, or of PEFT's folder."""
-    if folders.is_peft_folder(path):
-        return folders.open_peft_folder(path)
+    if peft_folder.is_peft_folder(path):
+        return peft_folder.open_peft_folder(path)
     format = _format_of(path, list(_types(path)))
     found = load_checked_tensors(path, format.parse)
     try:
@@ -106,7 +108,7 @@ def _write(state: AdapterState, path: Path, format: str, dtype: str, judge: Call
         parts = peft.write(state)
         for part in parts.values():
             _cast_tensors(part.tensors, path, dtype)
-        folders.write_peft_folder(path, parts, state, judge)
+        peft_folder.write_peft_folder(path, parts, state, judge)
         return
     if path.suffix != ".safetensors":
         raise ConfigError(f"{path}: adapters are written as .safetensors; give the file that ending")

@@ -7,71 +7,19 @@ What a batch shares is the UNet, whose sums a larger batch may round differently
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from sdlora.errors import ConfigError, NonFiniteError
+from sdlora.errors import NonFiniteError
 from sdlora.families.base import Conditioning, Family
-from sdlora.generation import attention
-from sdlora.generation import prompt as prompts
-from sdlora.generation.samplers import canonical_sampler, make_scheduler, require_zero_snr_support
+from sdlora.generation import prompt_weighting
+from sdlora.generation.samplers import make_scheduler
 
 if TYPE_CHECKING:
     from PIL import Image
-
-
-@dataclass(frozen=True)
-class PromptSeed:
-    """One picture to be made: ``prompt`` without adapter tags."""
-
-    prompt: str
-    seed: int
-
-
-@dataclass(frozen=True)
-class SamplingParams:
-    """What all pictures of a request share. Sizes are in pixels; ``cfg`` of 1 or less is no guidance."""
-
-    negative: str
-    steps: int
-    cfg: float
-    sampler: str
-    width: int
-    height: int
-    clip_skip: int = 1
-    """The layer of text that is read, counted back from the one that the base was trained with, which is 1."""
-
-    @classmethod
-    def checked(
-        cls,
-        family: Family,
-        negative: str,
-        steps: int,
-        cfg: float,
-        width: int | None,
-        height: int | None,
-        sampler: str,
-        clip_skip: int,
-    ) -> "SamplingParams":
-        """A recipe that ``family`` can follow; sizes are its own where None. Raises ConfigError, naming the value."""
-        if steps < 1:
-            raise ConfigError(f"steps = {steps}: give 1 or more")
-        if not 0 <= cfg <= 100:
-            raise ConfigError(f"cfg = {cfg}: give 0 to 100")
-        if not 1 <= clip_skip <= family.text_layers:
-            raise ConfigError(f"clip_skip = {clip_skip}: give 1 to {family.text_layers}, this model's text layers")
-        step = family.size_step
-        sizes = {"width": width or family.native_size, "height": height or family.native_size}
-        for name, size in sizes.items():
-            if size < step or size % step:
-                near = max(step, round(size / step) * step)
-                raise ConfigError(f"{name} = {size}: this model makes multiples of {step}; take {near}")
-        if negative and prompts.parse_lora_tags(negative).scales:
-            raise ConfigError("negative: adapters are named in the prompt; move the <lora:...> tag there")
-        require_zero_snr_support(sampler, family.scheduler_config)
-        return cls(negative, steps, cfg, canonical_sampler(sampler), clip_skip=clip_skip, **sizes)
+from sdlora.generation.generation_spec import PromptSeed, SamplingParams
 
 
 @contextmanager
@@ -145,7 +93,7 @@ def _sample_batch(
     recipe: SamplingParams,
     on_step: Callable[[float], object],
 ) -> "list[Image.Image]":
-    """One batch of ``pictures``, whose texts ``read`` (see ``_texts``) are all as long."""
+    """One batch of ``pictures``, whose texts ``read`` (see ``_encode_prompts``) are all as long."""
     wanted, *unwanted = (Conditioning.cat(texts) for texts in zip(*read, strict=True))
     pipeline = family.pipeline(make_scheduler(recipe.sampler, family.scheduler_config))
     pipeline.set_progress_bar_config(disable=True)
@@ -192,7 +140,7 @@ def _encode(family: Family, text: str, clip_skip: int) -> list[Conditioning]:
     """What the UNet reads of each part of ``text``, in its precision: each (1, L, D), encoded on its own."""
     unet: Any = family.models["unet"]
     room = family.build_input_ids([]).shape[1] - 2
-    parts = attention.split_chunks(attention.parse_weights(text), family.bare_token_ids, room)
+    parts = prompt_weighting.split_chunks(prompt_weighting.parse_weights(text), family.bare_token_ids, room)
     encoded = (family.encode_text(family.build_input_ids(part.tokens), clip_skip) for part in parts)
     return [
         replace(read, text=apply_token_weights(read.text, part.weights)).to(unet.dtype)

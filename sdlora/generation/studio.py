@@ -15,24 +15,23 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from sdlora.adapters import live
-from sdlora.adapters.base import AdapterState, Scale
+from sdlora.adapters import attach
 from sdlora.adapters.fused import FusedAdapters, fuse
+from sdlora.adapters.state import AdapterState, Scale
 from sdlora.errors import ConfigError, MismatchError, OutOfMemoryError
 from sdlora.events import OnProgress
 from sdlora.families.base import Family
 from sdlora.families.loading import load_family
 from sdlora.families.settings import Model
-from sdlora.formats.card import FAMILY_NAMES
-from sdlora.formats.kinship import infer_family
-from sdlora.generation import prompt as prompts
-from sdlora.generation.agreement import schedule_mismatch
+from sdlora.formats.header_summary import FAMILY_NAMES
+from sdlora.formats.infer_base import infer_family, schedule_mismatch
+from sdlora.generation import lora_tags as prompts
 from sdlora.generation.device import choose_device, choose_dtype
-from sdlora.generation.drawing import ImageSpec, batch_together
-from sdlora.generation.engine import Runtime, require_supported
-from sdlora.generation.images import SAID_OF_BASE, Parameters, format_parameters
+from sdlora.generation.generation_spec import ImageSpec, PromptSeed, SamplingParams, batch_together
+from sdlora.generation.infotext import SAID_OF_BASE, Parameters, format_parameters
+from sdlora.generation.runtime import Runtime, require_supported
 from sdlora.generation.samplers import split_sampler
-from sdlora.generation.sampling import PromptSeed, SamplingParams, eval_mode, sample_images
+from sdlora.generation.sampling import eval_mode, sample_images
 from sdlora.generation.settings import Engine
 
 if TYPE_CHECKING:
@@ -127,7 +126,7 @@ class Studio:
     def _load(self, state: AdapterState, name: str) -> None:
         """Put an adapter into the models. Raises MismatchError, by the families' names where they differ."""
         try:
-            live.load_state(self.family.models, state, name)
+            attach.load_state(self.family.models, state, name)
         except MismatchError as error:
             theirs, ours = infer_family(state), self.family.name
             if not theirs or theirs == ours:
@@ -139,14 +138,14 @@ class Studio:
         """Change an adapter's scale: a number, or numbers by part (``{"unet.up_blocks": 0.5}``). 0 is off."""
         self._require_unfused()
         known = self._known(name)
-        with live.temporary_scales(self.family.models, {name: scale}):  # Refuses what it cannot apply.
+        with attach.temporary_scales(self.family.models, {name: scale}):  # Refuses what it cannot apply.
             self._adapters[name] = replace(known, scale=scale if isinstance(scale, Mapping) else float(scale))
 
     def remove_adapter(self, name: str) -> None:
         """Take an adapter out of the model."""
         self._require_unfused()
         self._known(name)
-        live.remove_adapter(self.family.models, name)
+        attach.remove_adapter(self.family.models, name)
         del self._adapters[name]
 
     def fuse(self) -> None:
@@ -276,11 +275,11 @@ class Studio:
             samples = [drawings[place].active for place in places]
             samples = samples[:1] if all(scales == samples[0] for scales in samples) else samples
             if samples != before and self._uses_adapters:
-                live.set_scales(self.family.models, *samples)
+                attach.set_scales(self.family.models, *samples)
                 before = samples
 
         recipe = drawings[0].params
-        unscaled = live.temporary_scales(self.family.models, {}) if self._uses_adapters else nullcontext()
+        unscaled = attach.temporary_scales(self.family.models, {}) if self._uses_adapters else nullcontext()
         with eval_mode(self.family), self.runtime.generating(recipe.width, recipe.height), unscaled:
             return sample_images(self.family, [one.sample for one in drawings], recipe, on_step, mix)
 

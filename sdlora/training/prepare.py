@@ -9,13 +9,13 @@ from typing import Any
 import torch
 
 from sdlora import checkpoint
-from sdlora.adapters import live, targets
+from sdlora.adapters import attach, targets
 from sdlora.data import buckets
-from sdlora.data.advice import Kind, suggested_steps
 from sdlora.data.batches import BatchLoader
 from sdlora.data.cache import LatentCache
-from sdlora.data.folder import Example, load_dataset
-from sdlora.data.pictures import ImageSize
+from sdlora.data.dataset import Example, load_dataset
+from sdlora.data.images import ImageSize
+from sdlora.data.step_heuristics import Kind, suggested_steps
 from sdlora.errors import ConfigError, FileError, first_line
 from sdlora.events import Progress
 from sdlora.families.base import Conditioning, Family
@@ -23,12 +23,12 @@ from sdlora.families.loading import load_family
 from sdlora.families.quantized import quantize
 from sdlora.formats import read_adapter
 from sdlora.seeds import derive
-from sdlora.training import caches
-from sdlora.training.job import TrainJob
-from sdlora.training.lean import use_memory_efficient_layers
-from sdlora.training.parallel import Distributed
+from sdlora.training import precompute
+from sdlora.training.component_offload import ComponentOffload
+from sdlora.training.distributed import Distributed
+from sdlora.training.memory_efficient_layers import use_memory_efficient_layers
 from sdlora.training.previews import require_previews
-from sdlora.training.turns import ComponentOffload
+from sdlora.training.train_job import TrainJob
 
 TRAINED_ADAPTER = "<training>"
 """What the live models call the adapter in training: a name that no adapter in a studio can have."""
@@ -132,7 +132,7 @@ def prepare_training(job: TrainJob, gang: Distributed) -> TrainState | None:
     turns = ComponentOffload(family, str(gang.device), job.train.offload)
     if job.train.offload and not turns.on:
         job.notice("train.offload is not used: on a CPU parts have nowhere else to wait")
-    class_examples = caches.prepare_class_images(job, gang, family, resolution, dataset.examples)
+    class_examples = precompute.prepare_class_images(job, gang, family, resolution, dataset.examples)
     if class_examples is None:
         return None
     batches = BatchLoader(
@@ -141,7 +141,7 @@ def prepare_training(job: TrainJob, gang: Distributed) -> TrainState | None:
     steps = _steps(job, batches, dataset.examples, gang)
     job.notice(*buckets.bucket_notices(dataset.examples, sizes), *batches.notices(), *ignored_settings(job, steps))
     turns.for_image_encoding()
-    latents = caches.cache_latents(job, gang, family, batches, steps)
+    latents = precompute.cache_latents(job, gang, family, batches, steps)
     if latents is None:
         return None
     turns.for_text_encoding()
@@ -150,10 +150,10 @@ def prepare_training(job: TrainJob, gang: Distributed) -> TrainState | None:
     files = 2 + steps // job.checkpoint.every if job.checkpoint.every else 2
     size = sum(parameter.numel() * parameter.element_size() for parameter in trained.parameters)
     checkpoint.require_space(job.output.folder, size, job.checkpoint.keep, files)
-    encode = caches.prepare_text_encoder(job, gang, family, batches, steps, trains=bool(trained.text))
+    encode = precompute.prepare_text_encoder(job, gang, family, batches, steps, trains=bool(trained.text))
     if encode is None:
         return None
-    turns.for_training(bool(trained.text) or caches.is_live(encode))
+    turns.for_training(bool(trained.text) or precompute.is_live(encode))
     ready = TrainState(family, batches, sizes, latents, encode, trained, gang, steps, resolution)
     if state is not None:
         ready.restore(state)
@@ -233,16 +233,16 @@ def attach_adapter(job: TrainJob, gang: Distributed, family: Family, from_file: 
     adapter = job.adapter if text_rate(job) else job.adapter.model_copy(update={"text_encoder": False})
     parameters = adapter.attach(family.models, TRAINED_ADAPTER, derive(job.train.seed, "adapter"))
     if from_file and adapter.init is not None:
-        live.assign_state(family.models, read_adapter(adapter.init, job.notice), TRAINED_ADAPTER)
+        attach.assign_state(family.models, read_adapter(adapter.init, job.notice), TRAINED_ADAPTER)
     for model in family.models.values():
         model.train()
         if job.train.gradient_checkpointing:
             _checkpoint_gradients(model)
     use_memory_efficient_layers(family.models)
-    groups = rate_groups(job, live.attached_layers(family.models, TRAINED_ADAPTER))
+    groups = rate_groups(job, attach.attached_layers(family.models, TRAINED_ADAPTER))
     text = [
         p
-        for path, layer in live.attached_layers(family.models, TRAINED_ADAPTER)
+        for path, layer in attach.attached_layers(family.models, TRAINED_ADAPTER)
         if is_text(path)
         for p in layer.tensors.values()
     ]
@@ -255,7 +255,7 @@ def is_text(path: str) -> bool:
     return path.startswith("text_encoder")
 
 
-def rate_groups(job: TrainJob, layers: Sequence[tuple[str, live.AttachedLayer]]) -> list[dict[str, Any]]:
+def rate_groups(job: TrainJob, layers: Sequence[tuple[str, attach.AttachedLayer]]) -> list[dict[str, Any]]:
     """The optimizer's groups: the parameters of each component, by their learning rates, in the models' order.
 
     Raises ConfigError for a pattern in ``train.learning_rates`` that names no layer.

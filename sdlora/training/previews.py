@@ -4,15 +4,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from sdlora import faults
+from sdlora import failpoints
 from sdlora.errors import ConfigError, SdloraError
 from sdlora.events import Progress, SampleReady
 from sdlora.families.base import Family
+from sdlora.generation.generation_spec import SamplingParams
 from sdlora.generation.images import save_images
-from sdlora.generation.sampling import SamplingParams
 from sdlora.generation.settings import Sample
 from sdlora.generation.studio import Studio
-from sdlora.training.job import TrainJob
+from sdlora.training.train_job import TrainJob
 
 
 def require_previews(sample: Sample, family: Family) -> None:
@@ -75,5 +75,5 @@ class Previews:
         if drawn:
             path.unlink(missing_ok=True)  # A resumed run draws again what it had drawn after its checkpoint.
             save_images(drawn, path)
-            faults.point("preview.kept")
+            failpoints.point("preview.kept")
         return bool(drawn)

@@ -6,10 +6,9 @@ from contextlib import AbstractContextManager
 import torch
 
 from sdlora.data.batches import Batch
+from sdlora.diffusion.loss import WEIGHTS, min_snr_weight, squared_error, target
 from sdlora.diffusion.noise import sample_noise_and_timesteps
-from sdlora.diffusion.objective import squared_error, target
 from sdlora.diffusion.schedule import NoiseSchedule
-from sdlora.diffusion.weighting import WEIGHTS, min_snr_weight
 from sdlora.families.base import Conditioning, Family, to_device_async
 from sdlora.training.settings import Loss
 

@@ -13,23 +13,23 @@ from collections.abc import Callable
 
 import torch
 
-from sdlora import checkpoint, faults
-from sdlora.adapters import live
+from sdlora import checkpoint, failpoints
+from sdlora.adapters import attach
+from sdlora.data.batches import Prefetcher
 from sdlora.diffusion.schedule import NoiseSchedule
 from sdlora.errors import NonFiniteError
 from sdlora.events import CheckpointSaved, Progress, RunFinished, RunStarted, RunStopped, StepDone, ignore
 from sdlora.generation.memory import used_bytes
 from sdlora.optim import averaged_parameters
 from sdlora.seeds import derive
-from sdlora.training.ahead import Prefetcher
-from sdlora.training.caches import is_live
-from sdlora.training.job import TrainJob
-from sdlora.training.parallel import Distributed
+from sdlora.training.component_offload import ComponentOffload
+from sdlora.training.distributed import Distributed
+from sdlora.training.precompute import is_live
 from sdlora.training.prepare import TRAINED_ADAPTER, TrainState, prepare_training
 from sdlora.training.previews import Previews
+from sdlora.training.save_adapter import save_a1111_card, save_adapter
 from sdlora.training.step import training_step
-from sdlora.training.turns import ComponentOffload
-from sdlora.training.write import save_a1111_card, save_adapter
+from sdlora.training.train_job import TrainJob
 
 MAX_BAD_STEPS = 5
 """Non-finite steps in a row that end a run."""
@@ -54,9 +54,9 @@ def train(job: TrainJob) -> bool:
     finished = TrainLoop(job, gang, ready).run()
     if finished and gang.is_main:
         save_adapter(job.output.adapter, ready, job, ready.steps)
-        faults.point("end.adapter")
+        failpoints.point("end.adapter")
         save_a1111_card(job.output.adapter, ready, job)
-        faults.point("end.card")
+        failpoints.point("end.card")
         path, seconds = job.output.relative(job.output.adapter), time.monotonic() - begun
         job.on_event(RunFinished(step=ready.steps, adapter=path, seconds=seconds))
     gang.shutdown()
@@ -73,7 +73,7 @@ class TrainLoop:
         self.batch = Prefetcher(lambda number: ready.batches.read(number, ready.latents))
         self.turns = ComponentOffload(ready.family, str(gang.device), job.train.offload)
         self.durations: deque[float] = deque(maxlen=50)
-        self.bare = live.DisabledAdapters(ready.family.models) if job.prior.target == "base" else None
+        self.bare = attach.DisabledAdapters(ready.family.models) if job.prior.target == "base" else None
         """Without any adapter, for what the base itself predicts."""
         self.bad = 0
         """Steps left out in a row."""
@@ -198,9 +198,9 @@ class TrainLoop:
             self.job.on_event(Progress(phase="saving", done=0, total=1))
             path = self.job.output.checkpoint(step)
             save_adapter(path, self.ready, self.job, step)
-            faults.point("checkpoint.adapter")
+            failpoints.point("checkpoint.adapter")
             checkpoint.save(self.job.output.states, self.ready.state(step), self.job.checkpoint.keep)
-            faults.point("checkpoint.saved")
+            failpoints.point("checkpoint.saved")
             self.job.on_event(CheckpointSaved(step=step, path=self.job.output.relative(path)))
 
         self._alone(write)
@@ -212,7 +212,7 @@ class TrainLoop:
         self.distributed.barrier()
 
     def _tell_start(self) -> None:
-        size = live.adapter_size(self.ready.family.models, TRAINED_ADAPTER)
+        size = attach.adapter_size(self.ready.family.models, TRAINED_ADAPTER)
         self.job.on_event(
             RunStarted(
                 step=self.ready.start,

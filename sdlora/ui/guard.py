@@ -6,18 +6,15 @@ proxy may have set is believed. Of Gradio's routes only those are open that the 
 but for whom has logged in. Nothing is buffered: answers that stream go on streaming.
 """
 
-import ipaddress
 import re
-import socket
-import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
-from dataclasses import dataclass, field
 from typing import Any
 
 from starlette.requests import cookie_parser
 
-from sdlora.errors import ConfigError
 from sdlora.ui import login
+from sdlora.ui.host_policy import HostPolicy, split_host
+from sdlora.ui.login import Throttle, _near
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -26,16 +23,11 @@ ASGI = Callable[[Message, Receive, Send], Awaitable[None]]
 Knows = Callable[[Mapping[str, str]], bool]
 """Whether the cookies of a request are those of somebody who has logged in, or nobody need."""
 
-LOCAL, ALL = "127.0.0.1", "0.0.0.0"
-ANY = (ALL, "::")
-"""Where a server listens that listens on every address."""
 SAFE = {"GET", "HEAD", "OPTIONS"}
 MAX_UPLOAD = 2 << 30
 """Bytes of a data set, dropped as pictures or as one zip file; Gradio has one limit for every file."""
 MAX_BODY, MAX_LOGIN = 64 << 20, 64 << 10
 """Bytes of any other request, and of a name with a password."""
-TRIES, WAIT_SECONDS, REMEMBERED = 5, 60.0, 10_000
-"""Wrong passwords from an address before it has to wait, how long, and how many addresses are remembered."""
 FILES, FETCHED = "/gradio_api/file=", re.compile(r"/gradio_api/(file[=/]\s*https?:|proxy=)", re.IGNORECASE)
 """Where files are served; and Gradio's two routes that would fetch from other hosts."""
 SERVED = re.compile(
@@ -51,7 +43,6 @@ OF_FILES = {
     b"content-type", b"etag", b"last-modified", b"vary",
 }  # fmt: skip
 """Headers that a file comes with. Gradio (6.31) gives part of a file all headers of the request back, cookies too."""
-PORTS = {"http": 80, "https": 443}
 PAGE_POLICY = (
     "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; object-src 'none'; base-uri 'self'; "
     "form-action 'self'; frame-ancestors 'none'"
@@ -59,105 +50,6 @@ PAGE_POLICY = (
 """Nothing from any other host. Gradio's page has scripts and styles in its text, and its plots compile expressions."""
 FILE_POLICY = "sandbox; default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'"
 _RANGE = re.compile(rb"bytes=(\d{1,18}-\d{0,18}|-\d{1,18})")
-_NETLOC = re.compile(r"(\[[0-9a-f:.]+\]|[^\s:/@\[\]\\]+)(?::(\d{1,5}))?", re.IGNORECASE)
-
-
-def split_host(text: str) -> tuple[str, int | None]:
-    """``name:80`` or ``[::1]:80`` as name and port; an empty name for what is none."""
-    found = _NETLOC.fullmatch(text)
-    if found is None:
-        return "", None
-    return found[1].strip("[]").rstrip(".").lower(), int(found[2]) if found[2] else None
-
-
-def _address(name: str) -> "ipaddress.IPv4Address | ipaddress.IPv6Address | None":
-    """The address that ``name`` is, in its shortest form; None for a name."""
-    try:
-        found = ipaddress.ip_address(name.partition("%")[0])
-    except ValueError:
-        return None
-    return getattr(found, "ipv4_mapped", None) or found
-
-
-def is_loopback(name: str) -> bool:
-    """Whether only this machine can reach ``name``."""
-    address = _address(name)
-    return name == "localhost" if address is None else address.is_loopback
-
-
-@dataclass
-class HostPolicy:
-    """The names under which the page may be asked for: loopback, where it listens, and those given."""
-
-    listens: str = LOCAL
-    given: Iterable[str] = ()
-    share: str = ""
-    """Host of the share tunnel, known once it is open."""
-    names: frozenset[str] = field(init=False)
-
-    def __post_init__(self) -> None:
-        """Raises ConfigError for a given name that is none."""
-        for name in self.given:
-            host, port = split_host(name)
-            if not host or port is not None:
-                raise ConfigError(f"--allow-host {name}: give a name alone, such as pictures.example.org")
-        own = {self.listens.lower()}
-        if not is_loopback(self.listens):
-            name = socket.gethostname().lower()
-            short = name.partition(".")[0]
-            own |= {name, short, f"{short}.local"}
-        self.given = frozenset(split_host(name)[0] for name in self.given)
-        self.names = frozenset(own) | self.given
-
-    def admits(self, name: str, arrived: str) -> bool:
-        """Whether ``name`` is this page's, for a request that arrived at the address ``arrived`` of this machine."""
-        if not name:
-            return False
-        if is_loopback(name) or name in self.names or name == self.share:
-            return True
-        address = _address(name)
-        return self.listens in ANY and address is not None and address == _address(arrived)
-
-    def owns(self, origin: str, host: str, server: tuple[str, int | None]) -> bool:
-        """Whether a page of ``origin`` is this one, asked for as ``host`` and served at ``server``."""
-        scheme, _, rest = origin.partition("://")
-        name, port = split_host(rest)
-        if scheme not in PORTS or not name:
-            return False
-        default = PORTS[scheme]
-        own, own_port = split_host(host)
-        if (name, port or default) == (own, own_port or default):
-            return True
-        if name == self.share or name in self.given:  # A proxy in front may have changed the host.
-            return True
-        return self.admits(name, server[0]) and (port or default) == server[1]
-
-
-class Throttle:
-    """Counts wrong passwords by address. Every try counts as wrong until it was right, so many at once gain nothing."""
-
-    def __init__(self, clock: Callable[[], float] = time.monotonic):
-        self._clock = clock
-        self._tries: dict[str, tuple[int, float]] = {}
-
-    def waits(self, address: str) -> int:
-        """Seconds until ``address`` may try again; 0 if it may now, which is then counted."""
-        now = self._clock()
-        count, last = self._tries.pop(address, (0, now))
-        if now - last >= WAIT_SECONDS:
-            count = 0
-        if count < TRIES:
-            count, last = count + 1, now
-            self._tries[address] = (count, last)
-            for old in list(self._tries)[:-REMEMBERED]:
-                del self._tries[old]
-            return 0
-        self._tries[address] = (count, last)
-        return max(1, round(WAIT_SECONDS - (now - last)))
-
-    def forgive(self, address: str) -> None:
-        """Forget the tries of ``address``: its password was right, or none was compared."""
-        self._tries.pop(address, None)
 
 
 class Guard:
@@ -298,14 +190,6 @@ def _plain(scope: Message) -> Message:
     dropped = (b"x-forwarded-", b"forwarded", b"x-real-ip", b"x-gradio-server")
     kept = [(name, value) for name, value in scope["headers"] if not name.lower().startswith(dropped)]
     return {**scope, "headers": [pair for pair in kept if pair[0].lower() != b"range" or _RANGE.fullmatch(pair[1])]}
-
-
-def _near(address: str) -> str:
-    """What counts as one address: of IPv6, the network that one household has."""
-    found = _address(address)
-    if isinstance(found, ipaddress.IPv6Address):
-        return str(ipaddress.ip_network((found, 64), strict=False))
-    return str(found or address)
 
 
 def _guarded(headers: Iterable[tuple[bytes, bytes]], scope: Message, foreign: bool) -> list[tuple[bytes, bytes]]:

@@ -1,5 +1,11 @@
 """What is shown to whom has not logged in: one page of our own, as Gradio's form says nothing of a wait."""
 
+import ipaddress
+import time
+from collections.abc import Callable
+
+from sdlora.ui.host_policy import _address
+
 POLICY = (
     "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; connect-src 'self'; "
     "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
@@ -41,3 +47,42 @@ PAGE = """<!doctype html>
   });
 </script>
 """
+
+
+TRIES, WAIT_SECONDS, REMEMBERED = 5, 60.0, 10_000
+"""Wrong passwords from an address before it has to wait, how long, and how many addresses are remembered."""
+
+
+class Throttle:
+    """Counts wrong passwords by address. Every try counts as wrong until it was right, so many at once gain nothing."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic):
+        self._clock = clock
+        self._tries: dict[str, tuple[int, float]] = {}
+
+    def waits(self, address: str) -> int:
+        """Seconds until ``address`` may try again; 0 if it may now, which is then counted."""
+        now = self._clock()
+        count, last = self._tries.pop(address, (0, now))
+        if now - last >= WAIT_SECONDS:
+            count = 0
+        if count < TRIES:
+            count, last = count + 1, now
+            self._tries[address] = (count, last)
+            for old in list(self._tries)[:-REMEMBERED]:
+                del self._tries[old]
+            return 0
+        self._tries[address] = (count, last)
+        return max(1, round(WAIT_SECONDS - (now - last)))
+
+    def forgive(self, address: str) -> None:
+        """Forget the tries of ``address``: its password was right, or none was compared."""
+        self._tries.pop(address, None)
+
+
+def _near(address: str) -> str:
+    """What counts as one address: of IPv6, the network that one household has."""
+    found = _address(address)
+    if isinstance(found, ipaddress.IPv6Address):
+        return str(ipaddress.ip_network((found, 64), strict=False))
+    return str(found or address)

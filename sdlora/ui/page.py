@@ -8,15 +8,15 @@ from typing import Any
 import gradio as gr
 
 from sdlora.errors import ConfigError, SdloraError
-from sdlora.ui import api, compare, create, library, markup, pictures, train, train_form
-from sdlora.ui.create import CreateTab
-from sdlora.ui.desk import ACTIVE, AppState
-from sdlora.ui.library import LibraryTab
-from sdlora.ui.live import run_panel_updates
-from sdlora.ui.pictures import ImagesTab
-from sdlora.ui.run_markup import SCRIPT
-from sdlora.ui.train import TrainTab
-from sdlora.ui.wiring import EVERY, HIDDEN, PRIVATE, hide
+from sdlora.ui import compare_panel, create_tab, endpoints, images_tab, library_tab, page_html, train_panel, train_tab
+from sdlora.ui.app_state import ACTIVE, AppState
+from sdlora.ui.create_tab import CreateTab
+from sdlora.ui.event_options import EVERY, HIDDEN, PRIVATE, hide
+from sdlora.ui.images_tab import ImagesTab
+from sdlora.ui.library_tab import LibraryTab
+from sdlora.ui.run_html import SCRIPT
+from sdlora.ui.run_panel import run_panel_updates
+from sdlora.ui.train_tab import TrainTab
 
 BUSY_SECONDS, IDLE_SECONDS = 1.5, 5.0
 """Between two looks, while something trains and otherwise."""
@@ -58,7 +58,7 @@ def build(desk: AppState) -> gr.Blocks:
     """The page over ``desk``, ready to be launched."""
     with gr.Blocks(title="sdlora", analytics_enabled=False, delete_cache=(KEEP_SECONDS, KEEP_SECONDS)) as demo:
         with gr.Row(elem_id="top", equal_height=True):
-            header = gr.HTML(markup.header("", None, ""), elem_id="header")
+            header = gr.HTML(page_html.header("", None, ""), elem_id="header")
             stop = gr.Button(
                 "Stop", size="sm", variant="stop", visible=False, scale=0, min_width=80, elem_id="stop-now"
             )
@@ -66,18 +66,18 @@ def build(desk: AppState) -> gr.Blocks:
         timer = gr.Timer(BUSY_SECONDS)
         with gr.Tabs() as tabs:
             with gr.Tab("1 · Pictures", id="pictures"):
-                tab = pictures.build(desk, demo)
+                tab = images_tab.build(desk, demo)
             with gr.Tab("2 · Train", id="train"):
-                training = train.build(desk, demo, tab)
+                training = train_tab.build(desk, demo, tab)
             with gr.Tab("3 · Create", id="create"):
-                drawing = create.build(desk, demo)
-                compare.build(desk, demo, drawing)
+                drawing = create_tab.build(desk, demo)
+                compare_panel.build(desk, demo, drawing)
             with gr.Tab("4 · Library", id="library") as shelves:
-                kept = library.build(desk, shelves, tabs)
+                kept = library_tab.build(desk, shelves, tabs)
         _keep_fresh(desk, demo, timer, seen, header, stop, training, drawing, kept)
         _lead_on(desk, tabs, tab, training, drawing)
         stop.click(partial(_stop, desk), None, stop, **PRIVATE)
-        api.build(desk)
+        endpoints.build(desk)
         hide(demo, header)
     return demo
 
@@ -108,7 +108,9 @@ def _keep_fresh(
     places = [outputs.index(component) for component in often]
     timer.tick(partial(_glance, desk, places), inputs, [news, *often], queue=False, **options)
     news.change(partial(_look, desk), inputs, outputs, **options)
-    news.change(partial(train_form.told, desk), training.inputs, training.form.told, **EVERY)  # A run that ended tells.
+    news.change(
+        partial(train_panel.told, desk), training.inputs, training.form.told, **EVERY
+    )  # A run that ended tells.
     demo.load(partial(_look_anew, desk), inputs[:2], outputs, **options)
     live.run.input(partial(_look, desk), inputs, outputs, **options)
     kept.on_open.then(partial(_look, desk), [kept.opened, *inputs[1:]], outputs, **options)
@@ -127,7 +129,7 @@ def _lead_on(desk: AppState, tabs: gr.Tabs, tab: ImagesTab, training: TrainTab, 
 
 def _train_these(desk: AppState, *values: Any) -> list[Any]:
     """Train with what the tab Train holds, and show it; what is missing is said where the button is."""
-    message, run = train.train(desk, *values)
+    message, run = train_tab.train(desk, *values)
     return ["", "", run, gr.Tabs(selected="train")] if not message else [message, gr.skip(), run, gr.skip()]
 
 
@@ -138,10 +140,10 @@ def _draw_with(desk: AppState, outputs: int, name: str) -> list[Any]:
         if run is None:
             raise ConfigError("This run is gone; choose another.")
         prompts = run.config.sample.prompts
-        begun = create.draw_with(desk, name, prompts[0] if prompts else run.config.data.trigger)
+        begun = create_tab.draw_with(desk, name, prompts[0] if prompts else run.config.data.trigger)
         return ["", *begun, gr.Tabs(selected="create")]
     except SdloraError as error:
-        return [markup.note([str(error)], "bad"), *[gr.skip()] * (outputs - 1)]
+        return [page_html.note([str(error)], "bad"), *[gr.skip()] * (outputs - 1)]
 
 
 def _stop(desk: AppState) -> Any:
@@ -171,7 +173,7 @@ def _look(desk: AppState, run: str | None, first: str | None, seen: dict[str, An
     look, seen = desk.look(), dict(seen)
     view = desk.view(look.current) if look.current else None
     name = look.current.name if look.current else ""
-    head = markup.header(name, view, look.state)
+    head = page_html.header(name, view, look.state)
     pace = BUSY_SECONDS if look.state in ACTIVE else IDLE_SECONDS
     active = look.state in ACTIVE
     news = [
@@ -179,7 +181,7 @@ def _look(desk: AppState, run: str | None, first: str | None, seen: dict[str, An
         gr.update(visible=active, interactive=True) if _changed(seen, "active", active) == active else gr.skip(),
         gr.Timer(pace) if _changed(seen, "pace", pace) == pace else gr.skip(),
         *run_panel_updates(desk, run, seen),
-        *create.adapter_updates(desk, first, seen),
+        *create_tab.adapter_updates(desk, first, seen),
     ]
     return [seen, *news]
 

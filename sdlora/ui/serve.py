@@ -18,8 +18,10 @@ from urllib.parse import urlsplit
 
 from sdlora import service
 from sdlora.errors import ConfigError, SdloraError
-from sdlora.files import as_path, write_atomic
-from sdlora.ui.guard import ALL, ANY, LOCAL, MAX_UPLOAD, Guard, HostPolicy, is_loopback
+from sdlora.filesystem.paths import as_path
+from sdlora.filesystem.writing import write_atomic
+from sdlora.ui.guard import MAX_UPLOAD, Guard
+from sdlora.ui.host_policy import ALL, ANY, LOCAL, HostPolicy, is_loopback
 
 PORT = 7860
 TRIED = 100
@@ -47,7 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         data_dir = as_path(flags.data_dir or service.default_data_dir()).resolve()
         _require_writable(data_dir)
         serve(ServeOptions(
-            door=HostPolicy(host, flags.allow_host), port=port, data_dir=data_dir, login=_login(flags), share=flags.share,
+            door=HostPolicy(host, flags.allow_host),
+            port=port, data_dir=data_dir, login=_login(flags), share=flags.share,
             inbrowser=_opens_browser(flags, host), device=flags.device, low_memory=flags.lowvram,
         ))  # fmt: skip
         return 0
@@ -187,7 +190,7 @@ def serve(plan: ServeOptions) -> None:
     gc.disable()  # What is made until the page is up stays: to look through it time and again is a sixth of the start.
     from gradio import processing_utils
 
-    from sdlora.ui.desk import AppState
+    from sdlora.ui.app_state import AppState
     from sdlora.ui.page import CSS, HEAD, build, theme
 
     processing_utils.async_ssrf_protected_get = _fetch_nothing

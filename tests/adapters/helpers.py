@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from sdlora.adapters import METHODS, live
-from sdlora.adapters.base import AdapterState, ModuleState
+from sdlora.adapters import METHODS, attach
 from sdlora.adapters.lora import Lora
+from sdlora.adapters.state import AdapterState, ModuleState
 from tests.tiny import tiny_models
 
 TEXT_WIDTH = 16
@@ -55,7 +55,7 @@ def trained_state(seed: int = 1, **settings: Any) -> AdapterState:
     """An adapter for ``tiny_base`` with numbers in both of its tensors, as if trained. Shared: not to be changed."""
     models = tiny_base()
     Lora(**{"rank": 4, "alpha": 3.0} | settings).attach(models, "fresh", seed)
-    state = live.read_state(models, "fresh")
+    state = attach.read_state(models, "fresh")
     draw = torch.Generator().manual_seed(seed)
     modules = {
         path: ModuleState({"down": m.tensors["down"], "up": _noise(m.tensors["up"], draw)}, m.alpha)
@@ -79,7 +79,7 @@ def made(method: str, seed: int = 1, targets: str = "linear+conv") -> AdapterSta
     """An adapter of any method for ``tiny_base``, with numbers in all of its tensors. Shared: not to be changed."""
     models = tiny_base()
     METHODS[method](**METHODS_MADE[method] | {"targets": targets}).attach(models, "fresh", seed)
-    state = live.read_state(models, "fresh")
+    state = attach.read_state(models, "fresh")
     draw = torch.Generator().manual_seed(seed)
     modules = {
         path: ModuleState({name: t + _noise(t, draw) for name, t in m.tensors.items()}, m.alpha)

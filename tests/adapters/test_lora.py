@@ -4,7 +4,7 @@ import pytest
 import torch
 from pydantic import TypeAdapter, ValidationError
 
-from sdlora.adapters import METHODS, Adapter, live
+from sdlora.adapters import METHODS, Adapter, attach
 from sdlora.adapters.lora import Lora
 from sdlora.adapters.targets import GROUPS
 from sdlora.errors import ConfigError
@@ -25,7 +25,7 @@ def test_only_the_adapter_trains_and_gradients_reach_it() -> None:
     assert {id(p) for model in models.values() for p in model.parameters() if p.requires_grad} == set(map(id, trained))
     latents, ids = torch.randn(1, 4, 8, 8), torch.ones(1, 77, dtype=torch.long)
     models["unet"](latents, torch.tensor([5]), models["text_encoder"](ids)[0]).sample.square().mean().backward()
-    ups = [layer.tensors["up"] for _, layer in live.attached_layers(models, "new")]
+    ups = [layer.tensors["up"] for _, layer in attach.attached_layers(models, "new")]
     assert all(up.grad is not None and up.grad.abs().sum() > 0 for up in ups)
 
 
@@ -44,7 +44,9 @@ def test_down_is_gaussian_of_1_over_rank_and_comes_from_the_seed_alone() -> None
         before = torch.get_rng_state()
         Lora(targets="linear", rank=8).attach(models, "new", seed)
         assert torch.equal(torch.get_rng_state(), before)
-        states.append(torch.cat([layer.tensors["down"].flatten() for _, layer in live.attached_layers(models, "new")]))
+        states.append(
+            torch.cat([layer.tensors["down"].flatten() for _, layer in attach.attached_layers(models, "new")])
+        )
     assert torch.equal(states[0], states[1])
     assert not torch.equal(states[0], states[2])
     assert states[0].std().item() == pytest.approx(1 / 8, rel=0.02)
@@ -66,7 +68,7 @@ def test_size_counts_layers_parameters_and_their_share() -> None:
     base = sum(parameter.numel() for parameter in models["unet"].parameters())
     trained = Lora(rank=2, text_encoder=False).attach(models, "new", seed=0)
     count = sum(parameter.numel() for parameter in trained)
-    assert live.adapter_size(models, "new") == (16 * 4, count, pytest.approx(count / (base + count)))
+    assert attach.adapter_size(models, "new") == (16 * 4, count, pytest.approx(count / (base + count)))
 
 
 def test_a_name_is_taken_once() -> None:
@@ -80,9 +82,9 @@ def test_a_name_is_taken_once() -> None:
 def test_any_name_will_do(name: str) -> None:
     models = tiny_base()
     Lora(rank=1).attach(models, name, seed=0)
-    assert live.attached_adapters(models) == [name]
-    live.remove_adapter(models, name)
-    assert live.attached_adapters(models) == []
+    assert attach.attached_adapters(models) == [name]
+    attach.remove_adapter(models, name)
+    assert attach.attached_adapters(models) == []
 
 
 @pytest.mark.parametrize(

@@ -4,9 +4,9 @@ import pytest
 import torch
 from peft import LoHaConfig, LoKrConfig, LoraConfig, inject_adapter_in_model
 
-from sdlora.adapters import METHODS, live
-from sdlora.adapters.base import AdapterState, ModuleState, build_adapter_state
+from sdlora.adapters import METHODS, attach
 from sdlora.adapters.fused import fuse
+from sdlora.adapters.state import AdapterState, ModuleState, build_adapter_state
 from sdlora.adapters.targets import adaptable_layers
 from sdlora.errors import ConfigError, MismatchError
 from tests.adapters.helpers import METHODS_MADE, distance, equal, made, outputs, published, tiny_base
@@ -48,7 +48,7 @@ def test_only_the_adapter_trains_and_a_step_moves_every_layer(method):
         models["unet"](latents, torch.tensor([10, 700]), text).sample.square().mean().backward()
         assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in parameters)
         optimizer.step()
-    for path, layer in live.attached_layers(models, "a"):
+    for path, layer in attach.attached_layers(models, "a"):
         assert any(tensor.grad.abs().max() > 0 for tensor in layer.tensors.values()), path
     assert distance(outputs(models), before) > 0
 
@@ -57,8 +57,8 @@ def test_only_the_adapter_trains_and_a_step_moves_every_layer(method):
 @pytest.mark.parametrize("scale", [1.0, -0.6, 2.5])
 def test_it_computes_what_its_paper_says_at_any_scale(method, scale):
     models, state = tiny_base(), made(method)
-    live.load_state(models, state, "a")
-    live.set_scales(models, {"a": scale})
+    attach.load_state(models, state, "a")
+    attach.set_scales(models, {"a": scale})
     theirs = outputs(folded((state, scale)))
     size = max(float(part.abs().max()) for part in theirs)
     assert distance(outputs(models), theirs) < 2e-5 * size
@@ -95,7 +95,7 @@ def test_it_computes_what_pefts_own_layers_do(method):
         modules[path] = ModuleState({name: tensor.detach() for name, tensor in tensors.items()}, alpha)
         if method == "lokr" and modules[path].rank is None:  # PEFT scales it by alpha / r, LyCORIS by 1.
             host.scaling["x"] = 1.0
-    live.load_state(models, build_adapter_state(modules), "a")
+    attach.load_state(models, build_adapter_state(modules), "a")
     ours, theirs_out = outputs(models)[0], outputs(theirs)[0]
     assert distance((ours,), (theirs_out,)) < 2e-5 * float(theirs_out.abs().max())
 
@@ -107,15 +107,15 @@ def test_all_methods_mix_as_the_sum_of_their_updates_in_any_order():
     for order in (NAMES, NAMES[::-1], ("ia3", "lora", "loha", "dora", "lokr")):
         models = tiny_base()
         for method in order:
-            live.load_state(models, made(method), method)
-        live.set_scales(models, scales)
+            attach.load_state(models, made(method), method)
+        attach.set_scales(models, scales)
         assert distance(outputs(models), theirs) < 2e-5 * size, order
         with fuse(models, scales):
             assert distance(outputs(models), theirs) < 2e-5 * size, order
         before = outputs(tiny_base())
         for number, method in enumerate(order[1:] + order[:1]):
-            assert len(live.attached_adapters(models)) == len(NAMES) - number
-            live.remove_adapter(models, method)
+            assert len(attach.attached_adapters(models)) == len(NAMES) - number
+            attach.remove_adapter(models, method)
         assert equal(outputs(models), before)
         assert not any("base_layer" in name for model in models.values() for name, _ in model.named_modules())
 
@@ -123,16 +123,16 @@ def test_all_methods_mix_as_the_sum_of_their_updates_in_any_order():
 @BOTH
 def test_each_sample_has_its_own_scale(method):
     models = tiny_base()
-    live.load_state(models, made(method), "a")
+    attach.load_state(models, made(method), "a")
     scales = (0.8, 0.0)
-    live.set_scales(models, *({"a": scale} for scale in scales))
+    attach.set_scales(models, *({"a": scale} for scale in scales))
     unet = models["unet"]
     draw = torch.Generator().manual_seed(0)
     latents, text = torch.randn(2, 4, 8, 8, generator=draw), torch.randn(2, 77, 16, generator=draw)
     with torch.no_grad():
         both = unet(latents, torch.tensor([10, 700]), text).sample
         for number, scale in enumerate(scales):
-            live.set_scales(models, {"a": scale})
+            attach.set_scales(models, {"a": scale})
             alone = unet(
                 latents[number : number + 1], torch.tensor([[10, 700][number]]), text[number : number + 1]
             ).sample
@@ -142,8 +142,8 @@ def test_each_sample_has_its_own_scale(method):
 @BOTH
 def test_a_state_goes_in_and_comes_out_exactly(method):
     models, state = tiny_base(), made(method)
-    live.load_state(models, state, "a")
-    back = live.read_state(models, "a")
+    attach.load_state(models, state, "a")
+    back = attach.read_state(models, "a")
     assert back.method == method
     assert back.modules.keys() == state.modules.keys()
     for path, module in state.modules.items():
@@ -157,11 +157,11 @@ def test_a_state_goes_in_and_comes_out_exactly(method):
 def test_it_works_over_a_bfloat16_base(method):
     models = {name: model.to(torch.bfloat16) for name, model in tiny_base().items()}
     rounded = {name: model.float() for name, model in tiny_base().items()}
-    live.load_state(models, made(method), "a")
-    assert {p.dtype for p in live.adapter_parameters(models, "a")} == {torch.float32}
+    attach.load_state(models, made(method), "a")
+    assert {p.dtype for p in attach.adapter_parameters(models, "a")} == {torch.float32}
     found = outputs(models)
     assert all(part.dtype == torch.bfloat16 for part in found)
-    live.load_state(rounded, made(method), "a")
+    attach.load_state(rounded, made(method), "a")
     theirs = outputs(rounded)
     for one, other in zip(found, theirs, strict=True):
         assert (one.float() - other).norm() < 0.05 * other.norm()
@@ -190,15 +190,15 @@ def test_a_full_difference_changes_weight_and_bias():
         if path in modules:
             layer.weight.data += 0.3 * modules[path].tensors["diff"]
             layer.bias.data += 0.3 * modules[path].tensors["diff_b"]
-    live.load_state(models, state, "a")
-    live.set_scales(models, {"a": 0.3})
+    attach.load_state(models, state, "a")
+    attach.set_scales(models, {"a": 0.3})
     assert distance(outputs(models), outputs(expected)) < 1e-5
-    before = live.read_state(models, "a")
+    before = attach.read_state(models, "a")
     with fuse(models, {"a": 0.3}):
         assert distance(outputs(models), outputs(expected)) < 1e-5
-    live.set_scales(models, {"a": 1.0})
+    attach.set_scales(models, {"a": 1.0})
     assert torch.equal(before.modules[paths[0]].tensors["diff"], modules[paths[0]].tensors["diff"])
-    live.remove_adapter(models, "a")
+    attach.remove_adapter(models, "a")
     assert equal(outputs(models), outputs(tiny_base()))
 
 
@@ -215,7 +215,7 @@ def test_a_dora_with_its_lengths_by_input_is_served_as_what_it_changes():
     norm = changed.pow(2).sum((0, 2, 3)).sqrt()
     expected = changed * (lengths.double() / norm).view(1, -1, 1, 1)
     models = tiny_base()
-    live.load_state(models, build_adapter_state({path: module}), "a")
+    attach.load_state(models, build_adapter_state({path: module}), "a")
     with fuse(models, {"a": 1.0}):
         assert torch.allclose(dict(adaptable_layers(models))[path].weight.double(), expected, atol=1e-5)
 
@@ -259,7 +259,7 @@ def test_tucker_forms_compute_what_their_tensors_multiply_out_to():
                 t["lokr_w1"].double()[:, :, None, None], tucker(t["lokr_t2"], t["lokr_w2_a"], t["lokr_w2_b"])
             )
         models = tiny_base()
-        live.load_state(models, build_adapter_state({path: ModuleState(t, 1.5)}), "a")
+        attach.load_state(models, build_adapter_state({path: ModuleState(t, 1.5)}), "a")
         unfused = outputs(models)
         with fuse(models, {"a": 1.0}):
             own = dict(adaptable_layers(models))[path].weight.double()
@@ -271,15 +271,17 @@ def test_tucker_forms_compute_what_their_tensors_multiply_out_to():
 def test_training_goes_on_from_a_state_and_other_states_are_refused(method):
     models = tiny_base()
     METHODS[method](**METHODS_MADE[method] | {"targets": "linear"}).attach(models, "training", 9)
-    parameters = live.adapter_parameters(models, "training")
-    live.assign_state(models, made(method, targets="linear"), "training")
-    assert all(one is other for one, other in zip(parameters, live.adapter_parameters(models, "training"), strict=True))
+    parameters = attach.adapter_parameters(models, "training")
+    attach.assign_state(models, made(method, targets="linear"), "training")
+    assert all(
+        one is other for one, other in zip(parameters, attach.adapter_parameters(models, "training"), strict=True)
+    )
     other = tiny_base()
-    live.load_state(other, made(method, targets="linear"), "a")
+    attach.load_state(other, made(method, targets="linear"), "a")
     assert equal(outputs(models), outputs(other))
     wrong = made("loha" if method != "loha" else "lora", targets="linear")
     with pytest.raises(MismatchError):
-        live.assign_state(models, wrong, "training")
+        attach.assign_state(models, wrong, "training")
 
 
 def test_layers_may_have_ranks_of_their_own():
@@ -290,7 +292,7 @@ def test_layers_may_have_ranks_of_their_own():
         "ranks": "unet.mid_block=2, *.attn1.*=0, unet.mid_block.attentions.0.proj_in=5",
     }
     METHODS["lora"](**settings, targets="linear").attach(models, "a", 0)
-    state = live.read_state(models, "a")
+    state = attach.read_state(models, "a")
     ranks = {path: module.rank for path, module in state.modules.items()}
     assert {path for path in ranks if ".attn1." in path} == {
         path
@@ -324,10 +326,10 @@ def test_a_dora_over_an_output_of_zero_weights_leaves_it_at_zero():
 
 
 def test_a_failure_in_the_midst_leaves_no_host_of_any_method(monkeypatch):
-    from sdlora.adapters import hosts
+    from sdlora.adapters import adapter_layers
 
     state, models = made("loha"), tiny_base()
-    real, calls = hosts.AdapterLayer.add_adapter, []
+    real, calls = adapter_layers.AdapterLayer.add_adapter, []
 
     def fails_on_the_fifth(self, key, module):
         calls.append(key)
@@ -335,17 +337,17 @@ def test_a_failure_in_the_midst_leaves_no_host_of_any_method(monkeypatch):
             raise torch.OutOfMemoryError
         real(self, key, module)
 
-    monkeypatch.setattr(hosts.AdapterLayer, "add_adapter", fails_on_the_fifth)
+    monkeypatch.setattr(adapter_layers.AdapterLayer, "add_adapter", fails_on_the_fifth)
     with pytest.raises(torch.OutOfMemoryError):
-        live.load_state(models, state, "a")
-    assert live.attached_adapters(models) == []
+        attach.load_state(models, state, "a")
+    assert attach.attached_adapters(models) == []
     assert not any("base_layer" in name for model in models.values() for name, _ in model.named_modules())
 
 
 def test_training_does_not_go_on_from_a_kronecker_product_of_another_layout():
     models = tiny_base()
     METHODS["lokr"](rank=64, factor=2, targets="linear").attach(models, "training", 0)
-    state = live.read_state(models, "training")
+    state = attach.read_state(models, "training")
     turned = {
         path: ModuleState({name: tensor.reshape(tensor.T.shape) for name, tensor in module.tensors.items()})
         if all(tensor.ndim == 2 for tensor in module.tensors.values())
@@ -354,4 +356,4 @@ def test_training_does_not_go_on_from_a_kronecker_product_of_another_layout():
         for path, module in state.modules.items()
     }
     with pytest.raises(MismatchError):
-        live.assign_state(models, build_adapter_state(turned), "training")
+        attach.assign_state(models, build_adapter_state(turned), "training")

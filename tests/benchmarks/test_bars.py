@@ -5,7 +5,7 @@ import json
 import pytest
 
 from benchmarks.page import RESULTS
-from sdlora.families.loading import BUNDLED
+from sdlora.families.base_models import BUNDLED
 
 
 def kept(name):

@@ -5,7 +5,7 @@ import torch
 
 from benchmarks import time_to_quality as bench
 from benchmarks.reference import ADAPTER, ReferenceLoop, said
-from sdlora.adapters import live
+from sdlora.adapters import attach
 from sdlora.families.loading import load_family
 from sdlora.formats import read_adapter, write_adapter
 
@@ -55,7 +55,7 @@ def test_the_reference_without_class_pictures_trains_an_adapter_that_reads_back_
     losses = [loop.step() for _ in range(2)]
     assert all(0 < loss < 2 for loss in losses)
     write_adapter(
-        live.read_state({"unet": loop.unet, "text_encoder": loop.text_encoder}, ADAPTER),
+        attach.read_state({"unet": loop.unet, "text_encoder": loop.text_encoder}, ADAPTER),
         tmp_path / "a.safetensors",
         "kohya",
     )
@@ -64,7 +64,7 @@ def test_the_reference_without_class_pictures_trains_an_adapter_that_reads_back_
     ids = family.tokenize(["ohwx style, a cat on sand"])
     with torch.no_grad():
         plain = family.predict(latents, timesteps, family.encode_text(ids))
-        live.load_state(family.models, read_adapter(tmp_path / "a.safetensors"), "read")
+        attach.load_state(family.models, read_adapter(tmp_path / "a.safetensors"), "read")
         read = family.predict(latents, timesteps, family.encode_text(ids))
         own = loop.unet(latents, timesteps, loop.text_encoder(ids, return_dict=False)[0], return_dict=False)[0]
     assert torch.allclose(read, own, atol=1e-6)

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sdlora.data.folder import Example
-from sdlora.files import sha256
+from sdlora.data.dataset import Example
+from sdlora.filesystem.reading import sha256
 
 
 def drawn(width: int = 64, height: int = 48, seed: int = 0) -> Image.Image:

@@ -8,12 +8,12 @@ import torch
 
 from sdlora.data.batches import Batch, BatchLoader
 from sdlora.data.cache import LatentCache
-from sdlora.data.folder import Example
-from sdlora.data.pictures import ImageSize
-from sdlora.data.plan import EpochSampler, ShuffledCycle
+from sdlora.data.dataset import Example
+from sdlora.data.epoch_sampler import EpochSampler, ShuffledCycle
+from sdlora.data.images import ImageSize
 from sdlora.data.settings import Data
-from sdlora.data.store import TensorStore
-from sdlora.files import sha256
+from sdlora.data.tensor_store import TensorStore
+from sdlora.filesystem.reading import sha256
 from tests.data.test_cache import averages
 
 SQUARE, WIDE = ImageSize(64, 64), ImageSize(80, 48)

@@ -3,7 +3,7 @@
 import pytest
 
 from sdlora.data.buckets import assign_buckets, bucket_notices, bucket_sizes, bucket_step, nearest_bucket
-from sdlora.data.pictures import ImageSize
+from sdlora.data.images import ImageSize
 
 
 @pytest.mark.parametrize(("resolution", "step"), [(64, 8), (128, 16), (256, 32), (512, 64), (1024, 64), (500, 8)])

@@ -12,10 +12,10 @@ from PIL import Image
 
 from sdlora.data import cache as cache_module
 from sdlora.data.cache import LatentCache, TextCache, View
-from sdlora.data.pictures import ImageSize, open_image, to_pixels
-from sdlora.data.store import TensorStore
+from sdlora.data.images import ImageSize, open_image, to_pixels
+from sdlora.data.tensor_store import TensorStore
 from sdlora.errors import FileError, NonFiniteError
-from sdlora.files import sha256
+from sdlora.filesystem.reading import sha256
 
 SQUARE = ImageSize(64, 64)
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sdlora.cli import main
+from sdlora.cli.main import main
 from sdlora.data import doctor
 from sdlora.data.settings import Data
 

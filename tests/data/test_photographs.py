@@ -9,9 +9,9 @@ import pytest
 from sdlora.data import buckets
 from sdlora.data.batches import BatchLoader
 from sdlora.data.cache import LatentCache
-from sdlora.data.folder import load_dataset
+from sdlora.data.dataset import load_dataset
 from sdlora.data.settings import Data
-from sdlora.data.store import TensorStore
+from sdlora.data.tensor_store import TensorStore
 from tests.data.test_cache import averages
 
 PHOTOS = Path(os.environ.get("SDLORA_PHOTOS", Path(__file__).parents[3] / "shared/data/dreambooth"))

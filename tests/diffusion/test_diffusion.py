@@ -4,10 +4,9 @@ import pytest
 import torch
 from diffusers import DDPMScheduler
 
+from sdlora.diffusion.loss import debiased_weight, min_snr_weight, p2_weight, squared_error, target
 from sdlora.diffusion.noise import sample_noise_and_timesteps
-from sdlora.diffusion.objective import squared_error, target
 from sdlora.diffusion.schedule import NoiseSchedule
-from sdlora.diffusion.weighting import debiased_weight, min_snr_weight, p2_weight
 from sdlora.seeds import derive
 
 SD = {"num_train_timesteps": 1000, "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}

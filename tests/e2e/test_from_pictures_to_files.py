@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from sdlora.formats import read_adapter
-from sdlora.generation.images import read_parameters
+from sdlora.generation.infotext import read_parameters
 from tests.e2e.conftest import PICTURES, STEPS, until
 
 

@@ -11,7 +11,7 @@ from sdlora import service
 from sdlora.config import TrainConfig
 from sdlora.data.projects import Project, ProjectInfo
 from sdlora.events import Notice, RunFailed, RunStarted, SampleReady
-from sdlora.runs.folder import Journal
+from sdlora.storage.journal import Journal
 from tests.e2e.conftest import PICTURES, Server
 from tests.tiny import tiny_adapter
 

@@ -11,7 +11,7 @@ from gradio_client import Client, handle_file
 from safetensors.torch import load_file, save_file
 
 from sdlora.events import StepDone
-from sdlora.runs.folder import Run
+from sdlora.storage.run_folder import Run
 from tests.e2e.conftest import PICTURES, PORT, ROOT, until
 
 LONG = 4000

@@ -11,19 +11,19 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from sdlora import editing
-from sdlora.adapters import live
-from sdlora.adapters.base import AdapterState, ModuleState, build_adapter_state
+from sdlora.adapters import attach
+from sdlora.adapters.state import AdapterState, ModuleState, build_adapter_state
 from sdlora.adapters.targets import adaptable_layers, select_layers
-from sdlora.cli import main
-from sdlora.editing.layers import LayerSpectrum, save_spectrum_plot, spectrum, spectrum_table
-from sdlora.editing.lowrank import Cut, factorize_matrix, factorize_product
+from sdlora.cli.main import main
+from sdlora.editing.layer_spectrum import LayerSpectrum, save_spectrum_plot, spectrum, spectrum_table
+from sdlora.editing.low_rank import Cut, factorize_matrix, factorize_product
 from sdlora.errors import ConfigError, MismatchError, NonFiniteError
+from sdlora.families.layer_weights import locate_tensors
 from sdlora.families.loading import load_family
-from sdlora.families.original import marked_schedule
+from sdlora.families.meta_model import build_meta_model
 from sdlora.families.settings import Model
-from sdlora.families.skeleton import build_meta_model
-from sdlora.families.weights import locate_tensors
-from sdlora.files import read_safetensors_header
+from sdlora.families.single_file import marked_schedule
+from sdlora.filesystem.safetensors_header import read_safetensors_header
 from sdlora.formats import read_adapter, write_adapter
 from sdlora.generation.studio import Studio
 from tests.adapters.helpers import delta, made, published, tiny_base
@@ -177,7 +177,7 @@ def test_without_a_base_a_lohas_convolutions_keep_their_kernel():
     state = made("loha")
     resized = editing.resize(state, Cut(rank=2)).state
     models = tiny_base()
-    live.load_state(models, resized, "a")  # Refuses what does not fit.
+    attach.load_state(models, resized, "a")  # Refuses what does not fit.
     with pytest.raises(ConfigError, match="name the base model"):
         editing.resize(made("dora"), Cut(rank=2))
 
@@ -233,9 +233,9 @@ def file_base(request, tmp_path_factory):
 
 @pytest.fixture
 def own_configs(file_base, monkeypatch):
-    from sdlora.families import original, skeleton
+    from sdlora.families import meta_model, single_file
 
-    for module in (original, skeleton):
+    for module in (single_file, meta_model):
         monkeypatch.setattr(module, "config_of", lambda family, prediction_type="auto": file_base[3])
 
 

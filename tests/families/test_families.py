@@ -8,8 +8,8 @@ import torch
 from diffusers import DiffusionPipeline
 
 from sdlora.adapters import METHODS
-from sdlora.adapters.base import AdapterState, ModuleState
-from sdlora.data.pictures import ImageSize, size_and_crop
+from sdlora.adapters.state import AdapterState, ModuleState
+from sdlora.data.images import ImageSize, size_and_crop
 from sdlora.diffusion.schedule import alphas_cumprod
 from sdlora.errors import ConfigError, MismatchError, ModelError
 from sdlora.events import SampleReady, StepDone

@@ -21,7 +21,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.families.test_original import words_of_clips_size
+from tests.families.test_single_file import words_of_clips_size
 
 SIZE, STEPS, RANK = 256, 3, 8
 PROMPT = "a red house on grass"
@@ -36,7 +36,7 @@ def build(base: Path) -> None:
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel
 
-    from sdlora.families.original import CONFIGS
+    from sdlora.families.single_file import CONFIGS
 
     def config(part: str, file: str = "config.json") -> dict[str, Any]:
         found: dict[str, Any] = json.loads((CONFIGS / "sd1" / part / file).read_text())

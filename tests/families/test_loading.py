@@ -11,9 +11,10 @@ from huggingface_hub.utils import filter_repo_objects
 from sdlora.errors import FormatError, ModelError
 from sdlora.families import FAMILIES
 from sdlora.families.base import weights_fingerprint
+from sdlora.families.base_models import locate_base, native_size
 from sdlora.families.detect import detect_file, detect_folder
 from sdlora.families.hub import explain_hub_error
-from sdlora.families.loading import load_family, locate_base, native_size
+from sdlora.families.loading import load_family
 from sdlora.families.settings import Model
 from sdlora.service import preset_for
 from tests.original import cache, write_header

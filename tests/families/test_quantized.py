@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from sdlora.adapters import METHODS, live
+from sdlora.adapters import METHODS, attach
 from sdlora.adapters.fused import fuse
 from sdlora.errors import ConfigError
 from sdlora.families.base import Conditioning
@@ -120,10 +120,10 @@ def test_every_method_goes_into_a_rounded_base_learns_there_and_is_written(famil
         for parameter in parameters:
             parameter += 0.01
         moved = prediction(family)
-    state = live.read_state(family.models, "new")
-    live.remove_adapter(family.models, "new")
+    state = attach.read_state(family.models, "new")
+    attach.remove_adapter(family.models, "new")
     export_adapter(state, tmp_path / "new.safetensors", format="kohya")
-    live.load_state(family.models, read_adapter(tmp_path / "new.safetensors"), "again")
+    attach.load_state(family.models, read_adapter(tmp_path / "new.safetensors"), "again")
     with torch.no_grad():
         torch.testing.assert_close(prediction(family), moved, atol=1e-4, rtol=1e-4)
 
@@ -143,7 +143,7 @@ def test_an_adapters_share_of_a_model_is_the_same_whatever_the_bits(tiny_base):
         if kind:
             quantize(family.models["unet"], kind, torch.device("cpu"))
         METHODS["lora"](text_encoder=False).attach(family.models, "new", 0)
-        shares.append(live.adapter_size(family.models, "new"))
+        shares.append(attach.adapter_size(family.models, "new"))
     assert shares[0] == shares[1]
 
 

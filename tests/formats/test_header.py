@@ -5,8 +5,8 @@ import hashlib
 import pytest
 
 from sdlora.errors import FormatError
+from sdlora.filesystem.safetensors_header import copy_with_metadata, read_metadata
 from sdlora.formats import read_adapter, write_adapter
-from sdlora.formats.header import copy_with_metadata, read_metadata
 from tests.generation.test_studio import adapter
 
 

@@ -9,7 +9,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from sdlora.adapters.base import AdapterState, ModuleState
+from sdlora.adapters.state import AdapterState, ModuleState
 from sdlora.formats import FORMATS, inspect_adapter, read_adapter, write_adapter
 from sdlora.formats.inspection import delta_square, infer_family
 from sdlora.formats.metadata import FAMILY_METADATA, Provenance, a1111_card, provenance_metadata

@@ -9,15 +9,15 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from sdlora.adapters import METHODS, live
-from sdlora.adapters.base import AdapterState, ModuleState, build_adapter_state
+from sdlora.adapters import METHODS, attach
 from sdlora.adapters.fused import fuse
 from sdlora.adapters.lycoris import kronecker_factors
+from sdlora.adapters.state import AdapterState, ModuleState, build_adapter_state
 from sdlora.adapters.targets import adaptable_layers, classic_prefix
 from sdlora.errors import ConfigError, FormatError
-from sdlora.families.sgm import to_sgm
+from sdlora.families.sgm_names import to_sgm
 from sdlora.formats import export_adapter, inspect_adapter, read_adapter, write_adapter
-from sdlora.formats.card import read_header_summary
+from sdlora.formats.header_summary import read_header_summary
 from sdlora.formats.storage import WRITTEN
 from tests import published
 from tests.adapters.helpers import METHODS_MADE, distance
@@ -61,7 +61,7 @@ def state_for(method: str, family: str, format: str = "kohya") -> AdapterState:
     METHODS[method](**METHODS_MADE[method] | {"targets": targets}).attach(models, "a", 0)
     modules = {
         path: ModuleState({n: t + torch.randn(t.shape, generator=draw) * 0.2 for n, t in m.tensors.items()}, m.alpha)
-        for path, m in live.read_state(models, "a").modules.items()
+        for path, m in attach.read_state(models, "a").modules.items()
     }
     return AdapterState(method, modules, {"ss_sd_model_name": "tiny"})
 
@@ -95,7 +95,7 @@ def test_a_round_trip_is_exact_and_an_independent_reading_agrees(format, method,
 
     models = models_of(family)
     weights = {path: layer.weight.detach().clone() for path, layer in adaptable_layers(models)}
-    live.load_state(models, back, "a")
+    attach.load_state(models, back, "a")
     with fuse(models, {"a": 0.7}):
         ours = {path: layer.weight.detach().double() for path, layer in adaptable_layers(models)}
     theirs = independent(format, path, models, weights)
@@ -199,7 +199,7 @@ def test_pefts_own_loader_computes_the_same_from_its_folder(method, family, tmp_
     state = state_for(method, family, "peft")
     write_adapter(state, tmp_path / "p", "peft")
     models = models_of(family)
-    live.load_state(models, state, "a")
+    attach.load_state(models, state, "a")
     draw = torch.Generator().manual_seed(3)
     for component, base in models_of(family).items():
         if not (tmp_path / "p" / component).is_dir():
@@ -247,7 +247,7 @@ def lokr_of_factor_8(targets: str) -> AdapterState:
     return build_adapter_state(
         {
             path: ModuleState({n: torch.randn(t.shape, generator=draw) * 0.2 for n, t in m.tensors.items()}, m.alpha)
-            for path, m in live.read_state(models, "a").modules.items()
+            for path, m in attach.read_state(models, "a").modules.items()
         }
     )
 
@@ -257,7 +257,7 @@ def test_a_lokr_with_a_factor_beyond_the_root_is_the_same_in_pefts_folder(tmp_pa
     write_adapter(state, tmp_path / "p", "peft")
     theirs = peft_library.PeftModel.from_pretrained(models_of("sd1")["unet"], tmp_path / "p" / "unet").eval()
     models, draw = models_of("sd1"), torch.Generator().manual_seed(2)
-    live.load_state(models, state, "a")
+    attach.load_state(models, state, "a")
     latents, text = torch.randn(2, 4, 16, 16, generator=draw), torch.randn(2, 77, 16, generator=draw)
     with torch.no_grad():
         base, ours, other = (
@@ -378,7 +378,7 @@ def test_peft_settings_that_change_the_meaning_are_refused(name, value, reason, 
 
 
 def test_a_peft_folder_without_a_known_tensor_is_refused_and_one_with_fits_its_base(tmp_path):
-    from sdlora.formats.check import TargetBase, check_adapter
+    from sdlora.formats.adapter_check import TargetBase, check_adapter
 
     write_adapter(state_for("lora", "sd1"), tmp_path / "p", "peft")
     found = check_adapter(tmp_path / "p", TargetBase("tiny", "sd1", models_of("sd1")))

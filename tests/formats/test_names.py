@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from sdlora.adapters.base import AdapterState
 from sdlora.adapters.lora import Lora
+from sdlora.adapters.state import AdapterState
 from sdlora.adapters.targets import adaptable_layers, select_layers
 from sdlora.formats import FORMATS
 from tests import sd_scripts

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from sdlora.adapters import live
-from sdlora.adapters.base import AdapterState
+from sdlora.adapters import attach
+from sdlora.adapters.state import AdapterState
 from sdlora.adapters.targets import GROUPS, adaptable_layers
 from sdlora.errors import ConfigError, FormatError, NonFiniteError
 from sdlora.formats import FORMATS, read_adapter, write_adapter
@@ -63,8 +63,8 @@ WITH_OUT_PROJ = [group for group in GROUPS if group != "ia3"]
 def test_a_plain_pipeline_computes_what_the_live_adapter_does(format: str, group: str, tmp_path: Path) -> None:
     state, models = trained_state(targets=group), tiny_base()
     base = outputs(models)
-    live.load_state(models, state, "a")
-    write_adapter(live.read_state(models, "a"), tmp_path / "a.safetensors", format)
+    attach.load_state(models, state, "a")
+    write_adapter(attach.read_state(models, "a"), tmp_path / "a.safetensors", format)
     got, wanted = outputs(plain_pipeline(tmp_path / "a.safetensors")), outputs(models)
     assert distance(got, wanted) < 1e-5
     assert min(float((a - b).abs().max()) for a, b in zip(wanted, base, strict=True)) > 1e-2
@@ -74,7 +74,7 @@ def test_a_plain_pipeline_computes_what_the_live_adapter_does(format: str, group
 def test_a_plain_pipeline_computes_what_a_live_dora_does_from_diffusers_keys(group: str, tmp_path: Path) -> None:
     """Of kohya's keys diffusers leaves DoRA's lengths out, with a warning: docs/formats.md."""
     state, models = made("dora", targets=group), tiny_base()
-    live.load_state(models, state, "a")
+    attach.load_state(models, state, "a")
     write_adapter(state, tmp_path / "a.safetensors", "diffusers")
     assert distance(outputs(plain_pipeline(tmp_path / "a.safetensors")), outputs(models)) < 1e-5
     write_adapter(state, tmp_path / "a.safetensors", "kohya")
@@ -100,14 +100,14 @@ def test_diffusers_reads_text_layers_as_told(layers: str, format: str, tmp_path:
             plain_pipeline(tmp_path / "a.safetensors")
         return
     kept = {path: m for path, m in state.modules.items() if wanted == "whole" or path.endswith(wanted.split()[0])}
-    live.load_state(models, AdapterState("lora", kept), "a")
+    attach.load_state(models, AdapterState("lora", kept), "a")
     assert distance(outputs(plain_pipeline(tmp_path / "a.safetensors")), outputs(models)) < 1e-5
 
 
 @pytest.mark.parametrize(("format", "text_encoder"), product(FORMATS, (True, False)))
 def test_a_plain_pipeline_scales_uneven_layers_rightly(format: str, text_encoder: bool, tmp_path: Path) -> None:
     state, models = uneven(trained_state(targets="linear+conv", text_encoder=text_encoder)), tiny_base()
-    live.load_state(models, state, "a")
+    attach.load_state(models, state, "a")
     write_adapter(state, tmp_path / "a.safetensors", format)
     assert distance(outputs(plain_pipeline(tmp_path / "a.safetensors")), outputs(models)) < 1e-5
 

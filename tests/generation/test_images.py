@@ -4,13 +4,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from sdlora.errors import ConfigError, FileError
-from sdlora.generation.images import (
-    Parameters,
-    format_parameters,
-    parse_parameters,
-    read_parameters,
-    save_images,
-)
+from sdlora.generation.images import save_images
+from sdlora.generation.infotext import Parameters, format_parameters, parse_parameters, read_parameters
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"])).filter(lambda text: "Negative prompt:" not in text)
 SETTINGS = st.dictionaries(st.from_regex(r"[A-Za-z][A-Za-z0-9 /-]{0,10}[A-Za-z]", fullmatch=True), TEXT, max_size=5)

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 import torch
 
-from sdlora.adapters import live
-from sdlora.adapters.base import AdapterState, ModuleState
+from sdlora.adapters import attach
+from sdlora.adapters.state import AdapterState, ModuleState
 from sdlora.errors import ConfigError, FileError, MismatchError, NonFiniteError
 from sdlora.formats import write_adapter
-from sdlora.generation.images import parse_parameters
+from sdlora.generation.infotext import parse_parameters
 from sdlora.generation.sampling import _encode, decode_latents
 from sdlora.generation.studio import Studio
-from sdlora.runs.creation import GenerationRequest
+from sdlora.inference.generation_request import GenerationRequest
 from tests.tiny import UNETS, tiny_models
 
 UNET = [f"unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_{part}" for part in "qkv"]
@@ -190,7 +190,7 @@ def test_an_adapter_of_another_base_is_refused_whole(studio):
     modules = {**adapter().modules, UNET[1]: wrong}
     with pytest.raises(MismatchError):
         studio.add_adapter("wrong", AdapterState("lora", modules))
-    assert studio.adapters == {} and live.attached_adapters(studio.family.models) == []
+    assert studio.adapters == {} and attach.attached_adapters(studio.family.models) == []
 
 
 @pytest.mark.parametrize("format", ["kohya", "diffusers"])
@@ -298,8 +298,8 @@ def test_guidance_of_one_ignores_the_negative_prompt(studio):
 def test_a_training_model_is_left_as_it_was(studio):
     models = studio.family.models
     base = pixels(studio.generate("a red house", **QUICK))
-    live.load_state(models, adapter(), "training")
-    for parameter in live.adapter_parameters(models, "training"):
+    attach.load_state(models, adapter(), "training")
+    for parameter in attach.adapter_parameters(models, "training"):
         parameter.requires_grad_(True)
     models["unet"].train()
     models["unet"].mid_block.eval()
@@ -310,10 +310,10 @@ def test_a_training_model_is_left_as_it_was(studio):
         assert torch.is_grad_enabled()
     assert (preview != base).any(), "the adapter in training is active"
     assert all(module.training == mode for mode, module in state)
-    assert all(parameter.requires_grad for parameter in live.adapter_parameters(models, "training"))
+    assert all(parameter.requires_grad for parameter in attach.adapter_parameters(models, "training"))
     assert torch.equal(torch.get_rng_state(), random)
     models["unet"].eval()
-    live.remove_adapter(models, "training")
+    attach.remove_adapter(models, "training")
     assert (pixels(studio.generate("a red house", **QUICK)) == base).all()
 
 

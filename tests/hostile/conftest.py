@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 import pytest
 
-from sdlora.cli import main
-from sdlora.ui.desk import AppState
+from sdlora.cli.main import main
+from sdlora.ui.app_state import AppState
 
 
 class Refused(NamedTuple):

@@ -20,8 +20,8 @@ from sdlora.config import TrainConfig
 from sdlora.errors import FileError, FormatError, SdloraError
 from sdlora.formats import FORMATS, read_adapter
 from sdlora.formats.diffusers import alphas
-from sdlora.ui import intake, library, sheet
-from sdlora.ui.desk import AppState
+from sdlora.ui import adapter_detail, import_tab, library_tab
+from sdlora.ui.app_state import AppState
 from tests.hostile import makers
 from tests.hostile.conftest import Refused
 from tests.hostile.makers import ADAPTERS, STEM, framed, lora
@@ -72,7 +72,7 @@ def test_a_bad_adapter_is_refused_by_the_commands_with_its_reason(command: Comma
 
 
 def refused_by_commands(command: Command, path: Path, reason: str, code: int = 3) -> None:
-    """``inspect`` and ``export`` refuse the file, and so does Python, in the same words."""
+    """``inspect`` and ``export_adapter_file`` refuse the file, and so does Python, in the same words."""
     for arguments in (["inspect", path], ["export", path, "--output", path.parent / "out.safetensors"]):
         ended = command(*arguments)
         assert ended.code == code
@@ -89,7 +89,7 @@ def test_every_bad_adapter_dropped_on_the_page_is_refused_with_its_reason_and_no
     for number, (content, _) in enumerate(BAD.values()):
         (tmp_path / f"bad{number}.safetensors").write_bytes(content)
     files = [tmp_path / f"bad{number}.safetensors" for number in range(len(BAD))]
-    *_, told, _ = (value[1] for value in intake._take_in(desk, files, intake.ALONE))
+    *_, told, _ = (value[1] for value in import_tab._take_in(desk, files, import_tab.ALONE))
     reports = unescape(told).split("<div class='report'>")[1:]
     assert len(reports) == len(BAD)
     for (case, (_, reason)), report in zip(BAD.items(), reports, strict=True):
@@ -97,7 +97,7 @@ def test_every_bad_adapter_dropped_on_the_page_is_refused_with_its_reason_and_no
         assert re.search(reason, report), (case, report)
         assert str(tmp_path) not in report, case
     assert not desk.library.folder.exists()
-    assert library._lists(desk, "")[0].count("class='tile") == 0
+    assert library_tab._lists(desk, "")[0].count("class='tile") == 0
 
 
 @pytest.mark.parametrize("suffix", [".ckpt", ".pt", ".bin", ".safetensors"])
@@ -147,13 +147,17 @@ HOSTILE_METADATA = {
 def test_hostile_metadata_is_shown_as_a_few_words_everywhere(
     desk: AppState, capsys: pytest.CaptureFixture[str], case: str
 ) -> None:
-    from sdlora.cli import main
+    from sdlora.cli.main import main
 
     path = tiny_adapter(desk.library.folder / "bad.safetensors", **HOSTILE_METADATA[case])
     assert main(["inspect", str(path)]) == 0
     said = capsys.readouterr().out
     assert len(said) < 5000 and all(letter.isprintable() or letter == "\n" for letter in said)
-    shown = [*library._lists(desk, ""), *map(str, sheet.show_adapter(desk, "bad")), service.trigger_words(path)]
+    shown = [
+        *library_tab._lists(desk, ""),
+        *map(str, adapter_detail.show_adapter(desk, "bad")),
+        service.trigger_words(path),
+    ]
     assert all(len(str(text)) < 20_000 for text in shown)
     assert not any("<img src=x" in str(text) and "onerror" in str(text) for text in shown[:-1])
     assert "<i class='initial'" in shown[0]
@@ -294,6 +298,6 @@ def test_of_several_patterns_for_a_layer_the_last_one_holds() -> None:
 def test_the_keys_that_no_layer_takes_are_counted_and_shown(desk: AppState, tmp_path: Path) -> None:
     path = tmp_path / "odd.safetensors"
     save_file(lora() | {f"bundle_emb.{number}.x": torch.ones(1) for number in range(300)}, path)
-    told = [value[1] for value in intake._take_in(desk, [path], intake.ALONE)][-2]
+    told = [value[1] for value in import_tab._take_in(desk, [path], import_tab.ALONE)][-2]
     assert "300 keys without a layer, left out" in told and "bundle_emb.0.x" in told
     assert [adapter.name for adapter in service.adapters_in(desk.data_dir)] == ["odd"]

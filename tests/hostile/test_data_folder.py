@@ -9,9 +9,9 @@ import pytest
 from sdlora import service
 from sdlora.data.projects import Project, ProjectInfo, projects
 from sdlora.errors import FileError
-from sdlora.generation import compare
-from sdlora.ui import library, pictures
-from sdlora.ui.desk import AppState
+from sdlora.generation import xyz_grid
+from sdlora.ui import images_tab, library_tab
+from sdlora.ui.app_state import AppState
 from tests.data.conftest import drawn
 from tests.hostile import makers
 from tests.tiny import tiny_adapter
@@ -67,12 +67,12 @@ def test_a_small_file_of_any_kind_breaks_no_list(desk: AppState, file: str, case
     place = FILES[file](desk)
     place.unlink(missing_ok=True)
     JSON[case](place)
-    assert library._lists(desk, "")[0].count("class='tile'") == 1
+    assert library_tab._lists(desk, "")[0].count("class='tile'") == 1
     assert [adapter.name for adapter in service.adapters_in(desk.data_dir)] == ["a"]
     for found in projects(desk.data_dir):
         assert found.status()
-        pictures._about(desk, found.name)
-        pictures._status(desk, found.name)
+        images_tab._about(desk, found.name)
+        images_tab._status(desk, found.name)
         found.undo()
     assert desk.library.trash.empty(30) == 0
 
@@ -81,6 +81,6 @@ def test_a_small_file_of_any_kind_breaks_no_list(desk: AppState, file: str, case
 def test_a_hostile_grid_is_one_sentence(desk: AppState, case: str) -> None:
     folder = desk.creations / "grids" / "x"
     folder.mkdir(parents=True)
-    JSON[case](folder / compare.DECLARATION)
+    JSON[case](folder / xyz_grid.DECLARATION)
     with pytest.raises(FileError, match="holds no grid that can be read"):
-        compare.read_grid(service.grid_folder(desk.data_dir, "x"))
+        xyz_grid.read_grid(service.grid_folder(desk.data_dir, "x"))

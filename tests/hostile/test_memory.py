@@ -30,15 +30,15 @@ BOMBS = {
 HANDLE = """
 import json, sys
 from pathlib import Path
-from sdlora.cli import main
+from sdlora.cli.main import main
 from sdlora.config import TrainConfig
-from sdlora.data.pictures import open_picture
+from sdlora.data.images import open_image
 from sdlora.data.projects import Project
 from sdlora.errors import SdloraError
-from sdlora.files import read_safetensors_header
-from sdlora.formats.card import read_card
+from sdlora.filesystem.safetensors_header import read_safetensors_header
+from sdlora.formats.header_summary import read_header_summary
 from sdlora import service
-import sdlora.data.folder, sdlora.families.detect
+import sdlora.data.dataset, sdlora.families.detect
 
 def peak():  # Of this program alone: ru_maxrss counts what its parent had when it was started.
     status = Path("/proc/self/status").read_text()
@@ -46,7 +46,7 @@ def peak():  # Of this program alone: ru_maxrss counts what its parent had when 
 
 root, said = Path(sys.argv[1]), {}
 good = TrainConfig.load("pocket-style", {"data.folder": root / "good"})
-sdlora.data.folder.scan(good.data)  # What is loaded for good files counts not.
+sdlora.data.dataset.load_dataset(good.data)  # What is loaded for good files counts not.
 before = peak()
 
 def refused(name, handle):
@@ -56,17 +56,17 @@ def refused(name, handle):
         said[name] = str(error)
 
 bad = TrainConfig.load("pocket-style", {"data.folder": root / "set"})
-refused("set", lambda: service.prepare(bad, "x", root / "data"))
-refused("cover", lambda: open_picture(root / "set" / "picture.png"))  # As an adapter's header may hold one.
+refused("set", lambda: service.prepare_run(bad, "x", root / "data"))
+refused("cover", lambda: open_image(root / "set" / "picture.png"))  # As an adapter's header may hold one.
 added = Project(root / "data", "mine").add([*(root / "set").iterdir(), root / "bomb.zip"])
 said["zip"] = " ".join(added.remarks)
 for path in sorted(root.glob("*.safetensors")):
     refused(path.name, lambda: read_safetensors_header(path))
-    refused(f"card {path.name}", lambda: read_card(path))
+    refused(f"card {path.name}", lambda: read_header_summary(path))
 for path in sorted(root.glob("*.toml")):
     refused(path.name, lambda: TrainConfig.load(path))
 refused("model", lambda: sdlora.families.detect.detect_folder(root / "model"))
-said["models"] = " ".join(model.problem for model in service.models_in(root))
+said["models"] = " ".join(model.problem for model in service.available_models(root))
 print(json.dumps({"rise": peak() - before, "said": said}))
 """
 

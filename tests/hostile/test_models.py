@@ -18,14 +18,14 @@ from sdlora import service
 from sdlora.errors import ConfigError, FormatError, SdloraError
 from sdlora.evaluation.fidelity import Clip
 from sdlora.families.detect import detect_folder
+from sdlora.families.layer_weights import locate_tensors
 from sdlora.families.loading import load_family
+from sdlora.families.meta_model import build_meta_model
 from sdlora.families.settings import Model
-from sdlora.families.skeleton import build_meta_model
-from sdlora.families.weights import locate_tensors
-from sdlora.formats.check import require_fits
+from sdlora.formats.adapter_check import require_fits
 from sdlora.generation.studio import Studio
 from sdlora.service import GenerationRequest
-from sdlora.ui.desk import AppState
+from sdlora.ui.app_state import AppState
 from tests.hostile import makers
 from tests.hostile.conftest import Refused
 from tests.hostile.makers import framed
@@ -221,7 +221,8 @@ def test_no_other_way_into_a_hostile_model_runs_its_code_or_fails_without_a_sent
     adapter = tiny_adapter(tmp_path / "a.safetensors")
     ways: list[Callable[[], object]] = [
         lambda: detect_folder(base), lambda: build_meta_model(str(base)), lambda: require_fits(adapter, str(base)),
-        lambda: locate_tensors(str(base), ["unet.conv_in"])["unet.conv_in"].read(), lambda: service.native_size(str(base)),
+        lambda: locate_tensors(str(base), ["unet.conv_in"])["unet.conv_in"].read(),
+        lambda: service.native_size(str(base)),
     ]  # fmt: skip
     for way in ways:
         try:
@@ -315,13 +316,13 @@ def test_no_module_of_the_working_folder_is_taken_for_a_library(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whoever stands in a stranger's folder and has an adapter checked must not run what lies there."""
-    from sdlora.runs import clerk
+    from sdlora.jobs import tool_process
 
     adapter = tiny_adapter(tmp_path / "a.safetensors")
     for name in ("torch", "numpy", "sdlora", "json", "safetensors"):
         makers.canary(tmp_path / f"{name}.py", tmp_path / "canary")
     monkeypatch.chdir(tmp_path)
-    (checked,) = clerk.check_adapters([adapter])
+    (checked,) = tool_process.check_adapters([adapter])
     assert checked.refusal == "" and checked.layers == 1
     assert not (tmp_path / "canary").exists()
 
@@ -386,7 +387,7 @@ def test_a_link_to_the_folder_itself_is_the_owners_own(base: Path, tmp_path: Pat
 def test_a_hostile_vocabulary_is_refused_and_not_waited_for(
     tiny_base: Path, tmp_path: Path, name: str, make: makers.Maker
 ) -> None:
-    from sdlora.families.plain import require_data_only_tokenizer
+    from sdlora.families.untrusted_folder import require_data_only_tokenizer
 
     words = shutil.copytree(tiny_base / "tokenizer", tmp_path / "words")
     (words / name).unlink(missing_ok=True)

@@ -15,8 +15,8 @@ import sdlora
 from sdlora.config import TrainConfig
 from sdlora.data.projects import Project
 from sdlora.errors import DatasetError
-from sdlora.ui import pictures
-from sdlora.ui.desk import AppState
+from sdlora.ui import images_tab
+from sdlora.ui.app_state import AppState
 from tests.data.conftest import drawn
 from tests.hostile import makers
 from tests.hostile.conftest import Refused
@@ -120,14 +120,14 @@ def test_a_check_of_a_folder_lists_every_bad_file(
 
 
 def sdlora_check(folder: Path) -> int:
-    from sdlora.cli import main
+    from sdlora.cli.main import main
 
     return main(["check", str(folder)])
 
 
 def drop(desk: AppState, *files: Path, paths: str = "") -> str:
     """What the page says of dropped files."""
-    return str(pictures._add(desk, [str(file) for file in files], paths, "mine", "style", "ohwx", "", 0)[2])
+    return str(images_tab._add(desk, [str(file) for file in files], paths, "mine", "style", "ohwx", "", 0)[2])
 
 
 def kept(desk: AppState) -> list[str]:
@@ -190,7 +190,7 @@ def test_a_turned_picture_is_taken_everywhere(desk: AppState, folder: Path, turn
     exif[0x0112] = turned
     drawn().save(folder / "good.png", exif=exif)
     assert drop(desk, folder / "good.png") == ""
-    assert len(sdlora.data.folder.scan(config(folder).data).examples) == 1
+    assert len(sdlora.data.dataset.scan(config(folder).data).examples) == 1
 
 
 def config(folder: Path) -> TrainConfig:
@@ -214,7 +214,7 @@ def test_an_odd_picture_is_taken_everywhere(desk: AppState, folder: Path, tmp_pa
     ODD[name](folder / name)
     run = sdlora.service.prepare(config(folder), "odd", tmp_path / "other")
     assert run.config_file.is_file()
-    found = sdlora.data.folder.scan(config(folder).data)
+    found = sdlora.data.dataset.scan(config(folder).data)
     assert ("the first is used" in " ".join(found.notices)) == name.startswith("moving")
     assert drop(desk, folder / name) == ""
 
@@ -228,7 +228,7 @@ def test_a_caption_of_any_bytes_is_one_line_of_text_or_refused_by_name(inside: b
         drawn().save(folder / "a.png")
     (folder / "a.txt").write_bytes(inside)
     try:
-        (example,) = sdlora.data.folder.read_folder(config(folder).data).examples
+        (example,) = sdlora.data.dataset.read_folder(config(folder).data).examples
     except DatasetError as error:
         assert "a.txt: is " in str(error)
     else:

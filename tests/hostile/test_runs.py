@@ -18,15 +18,17 @@ from sdlora import checkpoint, service
 from sdlora.config import TrainConfig
 from sdlora.errors import FileError, SdloraError
 from sdlora.events import Event, SampleReady
-from sdlora.files import sha256
-from sdlora.runs.folder import Run, hold_lock, read_events
-from sdlora.runs.library import saved_adapters
-from sdlora.runs.queue import TrainingQueue
+from sdlora.filesystem.reading import sha256
+from sdlora.jobs.training_queue import TrainingQueue
+from sdlora.storage.journal import read_events
+from sdlora.storage.library import saved_adapters
+from sdlora.storage.locks import hold_lock
+from sdlora.storage.run_folder import Run
 from sdlora.training.prepare import TrainableAdapter, TrainState
-from sdlora.ui import library, live
-from sdlora.ui.desk import AppState
-from sdlora.ui.run_markup import previews, status
-from sdlora.ui.watch import RunView, curve, sentence, share, short, stages
+from sdlora.ui import library_tab, run_panel
+from sdlora.ui.app_state import AppState
+from sdlora.ui.run_html import previews, status
+from sdlora.ui.run_view import RunView, curve, sentence, share, short, stages
 from tests.hostile import makers
 from tests.hostile.conftest import Refused
 
@@ -221,10 +223,15 @@ def test_a_run_that_leads_out_of_its_folder_is_not_resumed_and_changes_nothing(
     with pytest.raises(FileError):
         service.resume_run(service.find_run("sent", tmp_path / "data"))
     assert (
-        "put the file itself" in (said := unescape(str(library._act(desk, "resume", "sent")))) or "no regular" in said
+        "put the file itself" in (said := unescape(str(library_tab._act(desk, "resume", "sent"))))
+        or "no regular" in said
     )
     assert {path: path.read_bytes() for path in elsewhere.rglob("*") if path.is_file()} == before
-    for shown in (live.run_panel_updates(desk, "sent", {}), live._read_log(desk, "sent"), library._lists(desk, "")):
+    for shown in (
+        run_panel.run_panel_updates(desk, "sent", {}),
+        run_panel._read_log(desk, "sent"),
+        library_tab._lists(desk, ""),
+    ):
         assert MINE not in str(shown)
     assert not any(path.is_symlink() for path in saved_adapters(sent))
 
@@ -275,7 +282,7 @@ def test_a_run_with_a_hostile_config_is_refused_and_the_lists_stay(
     assert ended.code == 2 and "config.toml" in ended.sentence
     with pytest.raises(SdloraError):
         service.extend_run(sent, 9)
-    assert "config.toml" in library._lists(desk, "")[1]
+    assert "config.toml" in library_tab._lists(desk, "")[1]
     assert [run.name for run in service.runs_in(desk.data_dir)] == ["sent"]
 
 
@@ -317,10 +324,10 @@ def test_a_hostile_journal_is_passed_over_line_by_line(desk: AppState, sent: Run
     with open(sent.journal, "a") as journal:
         journal.write(LINES[case] + "\n")
     seen: dict[str, Any] = {}
-    shown = " ".join(map(str, live.run_panel_updates(desk, "sent", seen)))
+    shown = " ".join(map(str, run_panel.run_panel_updates(desk, "sent", seen)))
     assert "<img src=x" not in shown and "root:" not in shown
     assert all(below(sent.samples, preview.path) for preview in desk.view(sent).previews.values())
-    assert library._lists(desk, "")[1].count("class='tile'") == 1
+    assert library_tab._lists(desk, "")[1].count("class='tile'") == 1
     assert TrainingQueue(desk.data_dir).state(sent)
 
 

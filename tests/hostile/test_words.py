@@ -18,11 +18,11 @@ from sdlora import service
 from sdlora.config import TrainConfig, all_settings
 from sdlora.data.projects import Project, ProjectInfo
 from sdlora.errors import ConfigError, SdloraError
-from sdlora.files import path_inside, safe_name
-from sdlora.generation import attention, axes, images, prompt, recall
-from sdlora.ui import inputs, library, pictures
-from sdlora.ui.api import Endpoints, _told
-from sdlora.ui.desk import AppState
+from sdlora.filesystem.paths import path_inside, safe_name
+from sdlora.generation import axes, infotext, lora_tags, prompt_weighting
+from sdlora.ui import create_form, images_tab, library_tab
+from sdlora.ui.app_state import AppState
+from sdlora.ui.endpoints import Endpoints, _told
 from tests.data.conftest import drawn
 from tests.hostile import makers
 from tests.hostile.conftest import Refused
@@ -79,7 +79,7 @@ def test_a_hostile_name_becomes_one_in_its_folder_through_every_door(
 ) -> None:
     name = NAMES[case]
     drawn().save(tmp_path / "a.png")
-    pictures._add(desk, [str(tmp_path / "a.png")], "", name, "style", "ohwx", "", 0)
+    images_tab._add(desk, [str(tmp_path / "a.png")], "", name, "style", "ohwx", "", 0)
     (project,) = (desk.data_dir / "projects").iterdir()
     assert fits_everywhere(project.name)
     run = service.prepare_run(configure(), name, desk.data_dir)
@@ -95,9 +95,9 @@ def test_a_hostile_name_becomes_one_in_its_folder_through_every_door(
 def test_a_project_without_a_name_is_refused_on_the_page(desk: AppState, tmp_path: Path, case: str) -> None:
     drawn().save(tmp_path / "a.png")
     for said in (
-        pictures._add(desk, [str(tmp_path / "a.png")], "", NOTHING[case], "style", "ohwx", "", 0)[2],
-        pictures._status(desk, NOTHING[case])[0],
-        pictures._delete(desk, NOTHING[case], 0)[5],
+        images_tab._add(desk, [str(tmp_path / "a.png")], "", NOTHING[case], "style", "ohwx", "", 0)[2],
+        images_tab._status(desk, NOTHING[case])[0],
+        images_tab._delete(desk, NOTHING[case], 0)[5],
     ):
         assert "Give the project a name" in said
     assert not (desk.data_dir / "projects").exists()
@@ -133,7 +133,7 @@ def test_the_page_opens_no_run_outside_its_folder(
     run = service.prepare_run(configure(), "strangers", tmp_path / "elsewhere")
     monkeypatch.chdir(run.folder.parent)
     for name in (str(run.folder), "strangers", "../../elsewhere/runs/strangers"):
-        said = unescape(str(library._act(desk, act, name)[2]))
+        said = unescape(str(library_tab._act(desk, act, name)[2]))
         assert "no such run" in said or "lies outside" in said
     assert service.runs_in(desk.data_dir) == []
 
@@ -257,9 +257,9 @@ texts = st.text(max_size=200) | st.lists(st.sampled_from(PARTS), max_size=60).ma
 @QUICK
 @given(text=texts)
 def test_a_prompt_of_any_text_is_read_or_refused(text: str, tmp_path: Path) -> None:
-    assert attention.parse_weights(text)
+    assert prompt_weighting.parse_weights(text)
     try:
-        plain = prompt.parse_lora_tags(text)
+        plain = lora_tags.parse_lora_tags(text)
     except ConfigError as error:
         assert len(str(error).splitlines()) == 1
     else:
@@ -286,9 +286,9 @@ SAID = [
 @QUICK
 @given(text=texts | st.lists(st.sampled_from([*SAID, "Sampler: ", "Prediction type: "])).map("".join))
 def test_a_pictures_text_of_any_kind_is_recalled_or_refused(text: str) -> None:
-    images.parse_parameters(text)
+    infotext.parse_parameters(text)
     try:
-        found = recall.recall_text(text, ["a"])
+        found = infotext.recall_text(text, ["a"])
     except ConfigError:
         assert not text.strip()
     else:
@@ -322,10 +322,10 @@ READ = """
 import json, sys
 from pathlib import Path
 from sdlora.errors import SdloraError
-from sdlora.generation import attention, axes, images, prompt, recall
+from sdlora.generation import axes, infotext, lora_tags, prompt_weighting
 for text in json.loads(Path(sys.argv[1]).read_text()):
-    for read in (prompt.parse, attention.parse, lambda text: recall.recall(text, []),
-                 *(lambda text, kind=kind: axes.read_axis(kind, text, [1]) for kind in axes.KINDS)):
+    for read in (lora_tags.parse_lora_tags, prompt_weighting.parse_weights, lambda text: infotext.recall_text(text, []),
+                 *(lambda text, kind=kind: axes.parse_axis(kind, text, [1]) for kind in axes.AXIS_TYPES)):
         try:
             read(text)
         except SdloraError as error:
@@ -343,7 +343,7 @@ def test_the_longest_prompts_are_read_in_a_time_in_proportion(tmp_path: Path) ->
 
 @pytest.mark.parametrize("case", LONG)
 def test_a_hostile_prompt_is_a_few_words_on_the_page(desk: AppState, case: str) -> None:
-    said = inputs._tags(desk, LONG[case], *[""] * inputs.ROWS, *[1.0] * inputs.ROWS)
+    said = create_form._tags(desk, LONG[case], *[""] * create_form.ROWS, *[1.0] * create_form.ROWS)
     assert len(said) < 1000
 
 
@@ -352,7 +352,7 @@ def test_a_caption_of_html_is_kept_as_text(desk: AppState, tmp_path: Path) -> No
     drawn().save(tmp_path / "a.png")
     (tmp_path / "a.txt").write_text(caption)
     files = [str(tmp_path / "a.png"), str(tmp_path / "a.txt")]
-    pictures._add(desk, files, "", "mine", "style", "ohwx", "", 0)
+    images_tab._add(desk, files, "", "mine", "style", "ohwx", "", 0)
     project = Project(desk.data_dir, "mine")
     assert project.caption(project.pictures()[0]) == caption
-    assert "<script>" not in pictures._check(desk, "mine", "pocket")
+    assert "<script>" not in images_tab._check(desk, "mine", "pocket")

@@ -6,8 +6,8 @@ from pathlib import Path
 from sdlora.config import TrainConfig
 from sdlora.events import Event, StepDone
 from sdlora.families.base import Family
-from sdlora.training.job import TrainJob, nothing
-from sdlora.training.output import RunPaths
+from sdlora.training.run_paths import RunPaths
+from sdlora.training.train_job import TrainJob, nothing
 from sdlora.training.trainer import train
 
 

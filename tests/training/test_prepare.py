@@ -6,9 +6,9 @@ import pytest
 
 from sdlora.config import TrainConfig, presets
 from sdlora.errors import ConfigError
-from sdlora.training.job import TrainJob
-from sdlora.training.output import RunPaths
 from sdlora.training.prepare import ignored_settings, rate_groups
+from sdlora.training.run_paths import RunPaths
+from sdlora.training.train_job import TrainJob
 
 
 def job(tmp_path: Path, preset: str, overrides: dict[str, object]) -> TrainJob:
@@ -40,14 +40,14 @@ def test_no_preset_has_an_idle_setting(preset: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("method", ["lora", "dora"])
 def test_lora_plus_moves_up_by_its_ratio_faster_and_nothing_else(method: str, tmp_path: Path) -> None:
-    from sdlora.adapters import live
+    from sdlora.adapters import attach
     from tests.adapters.helpers import tiny_base
 
     models = tiny_base()
     settings = {"train.learning_rate": 1e-4, "train.text_encoder_learning_rate": 5e-5, "adapter.method": method}
     config = job(tmp_path, "pocket-style", {**settings, "adapter.lora_plus_ratio": 16})
     config.adapter.attach(models, "a", 0)
-    layers = live.attached_layers(models, "a")
+    layers = attach.attached_layers(models, "a")
     groups = rate_groups(config, layers)
     rate_of = {id(parameter): group["lr"] for group in groups for parameter in group["params"]}
     for path, layer in layers:
@@ -65,7 +65,7 @@ def test_a_method_without_down_and_up_refuses_lora_plus(method: str, tmp_path: P
 
 
 def test_layers_may_have_learning_rates_of_their_own(tmp_path: Path) -> None:
-    from sdlora.adapters import live
+    from sdlora.adapters import attach
     from tests.adapters.helpers import tiny_base
 
     models = tiny_base()
@@ -73,10 +73,10 @@ def test_layers_may_have_learning_rates_of_their_own(tmp_path: Path) -> None:
     settings = {"train.learning_rate": 1e-4, "train.text_encoder_learning_rate": 5e-5, "train.learning_rates": rates}
     config = job(tmp_path, "pocket-style", settings)
     config.adapter.attach(models, "a", 0)
-    layers = live.attached_layers(models, "a")
+    layers = attach.attached_layers(models, "a")
     groups = rate_groups(config, layers)
     rate_of = {id(parameter): group["lr"] for group in groups for parameter in group["params"]}
-    assert sum(len(group["params"]) for group in groups) == len(rate_of) == len(live.adapter_parameters(models, "a"))
+    assert sum(len(group["params"]) for group in groups) == len(rate_of) == len(attach.adapter_parameters(models, "a"))
 
     def rate(end: str) -> float:
         [found] = {rate_of[id(p)] for path, layer in layers if path.endswith(end) for p in layer.tensors.values()}

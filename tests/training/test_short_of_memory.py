@@ -3,16 +3,16 @@
 import pytest
 import torch
 
-from sdlora.adapters import live
+from sdlora.adapters import attach
 from sdlora.data.batches import Batch
 from sdlora.diffusion.schedule import NoiseSchedule
 from sdlora.events import Notice, RunStarted, RunStopped, SampleReady
 from sdlora.families.loading import load_family
 from sdlora.families.settings import Model
 from sdlora.formats import read_adapter
+from sdlora.training.component_offload import ComponentOffload
 from sdlora.training.settings import Loss
 from sdlora.training.step import training_step
-from sdlora.training.turns import ComponentOffload
 from tests.families.test_quantized import NEEDS_LIBRARY, SLOW
 from tests.training.short import run_here
 from tests.training.test_trainer import assert_equal_files, largest_difference, of
@@ -31,7 +31,7 @@ def test_a_run_over_a_rounded_base_draws_resumes_to_the_same_bits_and_is_written
     _, _, wide = run_here(configure(), tmp_path / "wide")
     assert largest_difference(whole.adapter, wide.adapter) > 0
     family = load_family(Model(base=config.model.base))  # A base in full takes what was learnt over the rounded one.
-    live.load_state(family.models, read_adapter(whole.adapter), "learnt")
+    attach.load_state(family.models, read_adapter(whole.adapter), "learnt")
 
 
 def test_class_pictures_of_a_rounded_base_are_not_those_of_the_whole_one(configure, tmp_path):

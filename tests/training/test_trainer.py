@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from sdlora.errors import ConfigError, FileError, NonFiniteError
 from sdlora.events import CheckpointSaved, Notice, RunFinished, RunStarted, RunStopped, SampleReady, StepDone
-from sdlora.training.parallel import Distributed
+from sdlora.training.distributed import Distributed
 from sdlora.training.trainer import TrainLoop
 from tests.conftest import STEPS
 from tests.tiny import tiny_base as make_base
@@ -342,7 +342,7 @@ def test_gradient_checkpointing_changes_memory_not_results(configure, tmp_path):
 def test_no_step_decodes_a_file_or_runs_the_vae(configure, tmp_path, monkeypatch):
     """Once the latents are cached, a whole run works with the pictures' decoder and the VAE taken away."""
     from sdlora.data import cache
-    from sdlora.families.sd1 import SD1
+    from sdlora.families.stable_diffusion import SD1
 
     run_here(configure(), tmp_path / "first")
 
@@ -357,7 +357,7 @@ def test_no_step_decodes_a_file_or_runs_the_vae(configure, tmp_path, monkeypatch
 
 def test_no_step_encodes_text_where_no_text_encoder_trains(configure, tmp_path, monkeypatch):
     """From the first step on, a whole run works with the text encoder taken away."""
-    from sdlora.families.sd1 import SD1
+    from sdlora.families.stable_diffusion import SD1
     from sdlora.training import trainer
 
     real = trainer.training_step

@@ -10,7 +10,7 @@ from PIL import Image
 from sdlora.errors import ConfigError, DatasetError, NonFiniteError
 from sdlora.events import Notice, RunFinished, RunStarted, RunStopped, StepDone
 from sdlora.training import prepare, trainer
-from sdlora.training.parallel import Distributed
+from sdlora.training.distributed import Distributed
 from tests.conftest import STEPS
 from tests.training.short import run_here
 from tests.training.test_trainer import assert_equal_files, of, tensors

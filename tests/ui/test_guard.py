@@ -7,8 +7,10 @@ import pytest
 from gradio import routes
 
 from sdlora.errors import ConfigError
-from sdlora.ui import guard
-from sdlora.ui.guard import BodyLimit, Guard, HostPolicy, Throttle
+from sdlora.ui import guard, login
+from sdlora.ui.guard import BodyLimit, Guard
+from sdlora.ui.host_policy import HostPolicy
+from sdlora.ui.login import Throttle
 
 HERE = ("127.0.0.1", 7860)
 
@@ -206,7 +208,7 @@ def test_after_five_wrong_passwords_an_address_waits_a_minute():
     around = Guard(reply, HostPolicy(), Throttle(lambda: now[0]))
     login = {"around": around, "method": "POST", "path": "/login"}
     wrong = {"answers": 400}
-    for _ in range(guard.TRIES):
+    for _ in range(login.TRIES):
         assert ask(scope=wrong, **login)[0] == 400
     status, headers, text = ask(scope={"answers": 200}, **login)  # Not even the right one is compared.
     assert (status, headers[b"retry-after"], "60 seconds" in text) == (429, b"60", True)
@@ -214,7 +216,7 @@ def test_after_five_wrong_passwords_an_address_waits_a_minute():
     assert ask(around=around)[0] == 200  # Only logging in waits.
     now[0] = 61.0
     assert ask(scope={"answers": 200}, **login)[0] == 200
-    for _ in range(guard.TRIES - 1):
+    for _ in range(login.TRIES - 1):
         assert ask(scope=wrong, **login)[0] == 400
     assert ask(scope={"answers": 200}, **login)[0] == 200  # A right one wipes the slate.
     assert ask(scope=wrong, **login)[0] == 400
@@ -223,14 +225,14 @@ def test_after_five_wrong_passwords_an_address_waits_a_minute():
 def test_a_household_is_one_address_and_a_header_makes_none():
     around = Guard(reply, HostPolicy())
     login = {"around": around, "method": "POST", "path": "/login/"}
-    for number in range(guard.TRIES):
+    for number in range(login.TRIES):
         scope = {"answers": 400, "client": (f"2001:db8::{number + 1}", 1)}
         assert ask(scope=scope, x_forwarded_for=f"10.0.0.{number}", **login)[0] == 400
     assert ask(scope={"client": ("2001:db8::ffff", 1)}, **login)[0] == 429
 
 
 def test_few_addresses_are_remembered(monkeypatch):
-    monkeypatch.setattr(guard, "REMEMBERED", 3)
+    monkeypatch.setattr(login, "REMEMBERED", 3)
     throttle = Throttle(lambda: 0.0)
     for number in range(10):
         throttle.waits(str(number))

@@ -8,9 +8,9 @@ import pytest
 
 from sdlora import service
 from sdlora.events import RunStarted, StepDone
-from sdlora.ui.desk import ACTIVE, AppState
-from sdlora.ui.live import RESUMABLE, run_panel_updates
-from sdlora.ui.watch import sentence
+from sdlora.ui.app_state import ACTIVE, AppState
+from sdlora.ui.run_panel import RESUMABLE, run_panel_updates
+from sdlora.ui.run_view import sentence
 from tests.outcome import model_hash
 
 RESUME = 4

@@ -8,9 +8,9 @@ import pytest
 
 from sdlora import service
 from sdlora.events import RunStarted, StepDone
-from sdlora.runs.folder import Journal
-from sdlora.ui import desk as desks
-from sdlora.ui.desk import AppState
+from sdlora.storage.journal import Journal
+from sdlora.ui import app_state as desks
+from sdlora.ui.app_state import AppState
 from sdlora.ui.page import _look
 from tests.steady import held, require_flat
 from tests.tiny import tiny_adapter as adapter
@@ -83,13 +83,16 @@ def test_no_cache_of_the_package_is_without_a_bound():
 
 
 def test_the_drawing_processs_log_is_begun_anew_when_it_is_long(tmp_path, monkeypatch):
-    from sdlora.runs import creation
+    from sdlora.inference import inference_client
+    from sdlora.storage import gallery
 
-    monkeypatch.setattr(creation, "spawn_python", lambda command, **files: (_ for _ in ()).throw(OSError("not here")))
-    log: Path = creation.images_folder(tmp_path) / "process.log"
+    monkeypatch.setattr(
+        inference_client, "spawn_python", lambda command, **files: (_ for _ in ()).throw(OSError("not here"))
+    )
+    log: Path = gallery.images_folder(tmp_path) / "process.log"
     log.parent.mkdir(parents=True)
-    for size, left in ((creation.LOG_BYTES, creation.LOG_BYTES), (creation.LOG_BYTES + 1, 0)):
+    for size, left in ((inference_client.LOG_BYTES, inference_client.LOG_BYTES), (inference_client.LOG_BYTES + 1, 0)):
         log.write_bytes(b"x" * size)
         with pytest.raises(OSError, match="not here"):
-            creation.InferenceClient(tmp_path, "cpu").submit(service.GenerationRequest("a house"))
+            inference_client.InferenceClient(tmp_path, "cpu").submit(service.GenerationRequest("a house"))
         assert log.stat().st_size == left

@@ -6,7 +6,7 @@ import gradio as gr
 import pytest
 
 from sdlora.ui import page
-from sdlora.ui.desk import AppState
+from sdlora.ui.app_state import AppState
 
 
 @pytest.fixture(scope="module")

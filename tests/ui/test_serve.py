@@ -11,7 +11,7 @@ from gradio import processing_utils
 
 from sdlora.errors import ConfigError
 from sdlora.ui import serve
-from sdlora.ui.guard import HostPolicy
+from sdlora.ui.host_policy import HostPolicy
 
 
 def flags(*arguments):
@@ -90,9 +90,10 @@ def test_a_folder_that_cannot_be_written_ends_it_at_once(tmp_path, capsys):
 
 def test_the_page_is_built_and_a_run_prepared_without_torch(tmp_path):
     program = (
-        "import sys; from pathlib import Path; from sdlora.ui.desk import Desk; from sdlora.ui.page import build;"
+        "import sys; from pathlib import Path; from sdlora.ui.app_state import AppState; from sdlora.ui.page import build;"
         "from sdlora import service; from sdlora.config import TrainConfig;"
-        "build(Desk(Path(sys.argv[1]))); service.prepare(TrainConfig.load('pocket-style'), data_dir=Path(sys.argv[1]));"
+        "build(AppState(Path(sys.argv[1])));"
+        "service.prepare_run(TrainConfig.load('pocket-style'), data_dir=Path(sys.argv[1]));"
         "print(sorted({'torch', 'diffusers', 'transformers'} & sys.modules.keys()))"
     )
     ended = subprocess.run([sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True, check=True)

@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from sdlora.generation.grid import contact_sheet
+from sdlora.generation.contact_sheet import contact_sheet
 from tools.pocket import classifier, vae, world
 from tools.pocket.captions import caption
 from tools.pocket.train import FOLDER

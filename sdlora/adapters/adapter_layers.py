@@ -1,0 +1,232 @@
+"""The layers that hold adapters in live models: PEFT's, of one meaning whatever the method.
+
+A host wraps a base layer, or another host of it, and computes y = W x + Σ sᵢ · δᵢ(x): each adapter adds what it changes
+of the *base's* output, times its scale, so that adapters of any methods mix in any order. PEFT's own layers mean
+different things by a scale, or have none; what is overridden here is that alone.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from peft.tuners.ia3.layer import IA3Layer
+from peft.tuners.loha.layer import Conv2d as LohaConv2d
+from peft.tuners.loha.layer import Linear as LohaLinear
+from peft.tuners.loha.layer import LoHaLayer
+from peft.tuners.lokr.layer import Conv2d as LokrConv2d
+from peft.tuners.lokr.layer import Linear as LokrLinear
+from peft.tuners.lokr.layer import LoKrLayer
+from peft.tuners.lora.layer import LoraLayer
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import nn
+
+from sdlora.adapters import parametrizations
+from sdlora.adapters.state import ModuleState
+
+LORA = {"down": "lora_A", "up": "lora_B", "magnitude": "lora_magnitude_vector"}
+"""The neutral names of a LoRA's or DoRA's tensors, and where PEFT keeps them."""
+
+
+def adapter_scales(host: Any) -> dict[str, Any]:
+    """The adapters that a host of any kind holds, by PEFT's names for them, and how much each counts."""
+    counts: dict[str, Any] = host.scales if isinstance(host, AdapterLayer) else host.scaling
+    return counts
+
+
+def is_plain_lora(host: Any, key: str) -> bool:
+    """Whether the host multiplies what it adds by alpha / rank itself."""
+    return not isinstance(host, AdapterLayer) and key not in host.lora_variant
+
+
+class AdapterLayer(nn.Module, BaseTunerLayer):
+    """What the hosts below have in common. ``scales`` is each adapter's scale: a number, or one for each sample."""
+
+    base_layer: nn.Module
+    scales: dict[str, Any]
+
+    def _init_adapters(self) -> None:
+        self.scales = {}
+        self.other_param_names = (*self.other_param_names, "share")
+        self._active_adapter = []
+
+    def add_adapter(self, key: str, module: ModuleState) -> None:
+        """Hold one more adapter: float32 parameters, frozen, where the base layer is."""
+        base: Any = self.get_base_layer()
+        for name, tensor in module.tensors.items():
+            copy = tensor.detach().to(base.weight.device, torch.float32, copy=True).contiguous()
+            self.params(name)[key] = nn.Parameter(copy, requires_grad=False)
+        self.scales[key] = 1.0
+
+    def params(self, name: str) -> Any:
+        """Where the tensors of this neutral name are kept, by adapter."""
+        return getattr(self, name)
+
+    def delta_output(self, key: str, x: torch.Tensor, plain: torch.Tensor | None) -> torch.Tensor:
+        """δ(x) of one adapter; ``plain`` is the base layer's own output, where it is there already."""
+        raise NotImplementedError
+
+    def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        result = self.base_layer(x, *args, **kwargs)
+        plain = None if isinstance(self.base_layer, BaseTunerLayer) else result
+        for key in self.active_adapters:
+            if key in self.scales:
+                result = result + (self.delta_output(key, x, plain) * self.scales[key]).to(result.dtype)
+        return result
+
+
+class _LycorisLayer(AdapterLayer):
+    """PEFT's LoHa and LoKr layers, with tensors of any shapes that multiply out to the base's."""
+
+    def add_adapter(self, key: str, module: ModuleState) -> None:
+        super().add_adapter(key, module)
+        self.r[key], self.alpha[key], self.scaling[key] = module.rank or 1, module.alpha, module.scale  # type: ignore[operator, index, assignment]
+        self.rank_dropout[key] = self.module_dropout[key] = 0.0  # type: ignore[operator, index, assignment]
+
+    def delta_output(self, key: str, x: torch.Tensor, plain: torch.Tensor | None) -> torch.Tensor:
+        return self._get_delta_activations(key, x)  # type: ignore[operator]
+
+
+class _LohaLayer(_LycorisLayer):
+    def __init__(self, base_layer: nn.Module):
+        LoHaLayer.__init__(self, base_layer)  # type: ignore[arg-type]
+        self._init_adapters()
+
+
+class _LokrLayer(_LycorisLayer):
+    def __init__(self, base_layer: nn.Module):
+        LoKrLayer.__init__(self, base_layer)  # type: ignore[arg-type]
+        self._init_adapters()
+
+
+class _LohaLinear(_LohaLayer, LohaLinear): ...
+
+
+class _LohaConv2d(_LohaLayer, LohaConv2d): ...
+
+
+class _LokrLinear(_LokrLayer, LokrLinear): ...
+
+
+class _LokrConv2d(_LokrLayer, LokrConv2d): ...
+
+
+class Ia3AdapterLayer(AdapterLayer, IA3Layer):
+    """(IA)³: activations times a learnt scale, of which the parameters are the difference to 1.
+
+    Kept so, weight decay draws them to the base, and not to nothing as with PEFT's own; and the base's bias is left
+    alone, as every tool that folds such a file into weights leaves it.
+    """
+
+    adapter_layer_names = ("output_scale", "input_scale")  # type: ignore[assignment]
+
+    def __init__(self, base_layer: nn.Module):
+        nn.Module.__init__(self)
+        IA3Layer.__init__(self, base_layer, is_feedforward=False)
+        self.output_scale, self.input_scale = nn.ParameterDict(), nn.ParameterDict()
+        self._init_adapters()
+
+    def delta_output(self, key: str, x: torch.Tensor, plain: torch.Tensor | None) -> torch.Tensor:
+        base = self.get_base_layer()
+        if key in self.input_scale:
+            return without_bias(base, (x * per_channel(self.input_scale[key], base)).to(x.dtype))
+        return without_bias(base, x, plain) * per_channel(self.output_scale[key], base)
+
+
+class FullDiffLayer(AdapterLayer):
+    """A whole difference of weights, and of the bias."""
+
+    adapter_layer_names = ("diff", "diff_b")
+
+    def __init__(self, base_layer: nn.Module):
+        nn.Module.__init__(self)
+        self.base_layer = base_layer
+        self._disable_adapters = False
+        self.merged_adapters: list[str] = []
+        self.diff, self.diff_b = nn.ParameterDict(), nn.ParameterDict()
+        self._init_adapters()
+
+    def delta_output(self, key: str, x: torch.Tensor, plain: torch.Tensor | None) -> torch.Tensor:
+        return apply_weights(self.get_base_layer(), x.float(), self.diff[key], self.diff_b.get(key, None))
+
+
+def apply_weights(base: Any, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+    """What ``base`` (linear, or a convolution) would give with these weights instead of its own."""
+    weight = weight.view(base.weight.shape)
+    if isinstance(base, nn.Linear):
+        return nn.functional.linear(x, weight, bias)
+    return nn.functional.conv2d(x, weight, bias, base.stride, base.padding, base.dilation, base.groups)
+
+
+def per_channel(values: torch.Tensor, base: Any) -> torch.Tensor:
+    """A value a channel (C,), to be multiplied with what ``base`` reads or gives: (..., C), or (B, C, H, W)."""
+    return values.flatten() if isinstance(base, nn.Linear) else values.view(-1, 1, 1)
+
+
+def without_bias(base: Any, x: torch.Tensor, plain: torch.Tensor | None = None) -> torch.Tensor:
+    """W x: the output of ``base`` without its bias; ``plain`` is that with it, where it is there already."""
+    if plain is None:
+        return apply_weights(base, x.to(base.weight.dtype), base.weight)
+    return plain if base.bias is None else plain - per_channel(base.bias, base)
+
+
+LAYER_CLASSES: Mapping[str, tuple[type[AdapterLayer], type[AdapterLayer]]] = {
+    "loha": (_LohaLinear, _LohaConv2d),
+    "lokr": (_LokrLinear, _LokrConv2d),
+    "ia3": (Ia3AdapterLayer, Ia3AdapterLayer),
+    "full": (FullDiffLayer, FullDiffLayer),
+}
+"""By method: the host for a linear base layer, and for a convolution. LoRA and DoRA go into PEFT's LoRA layers."""
+
+
+def layer_class(method: str, base: nn.Module) -> type[AdapterLayer]:
+    """The host of ``method`` for a base layer."""
+    return LAYER_CLASSES[method][0 if isinstance(base, nn.Linear) else 1]
+
+
+class DoraMagnitude(nn.Module):
+    """DoRA's learnt length of each output's weights (out,), where PEFT keeps it."""
+
+    def __init__(self, values: torch.Tensor):
+        super().__init__()
+        self.weight = nn.Parameter(values, requires_grad=False)
+
+
+class DoraVariant:
+    """DoRA (arXiv:2402.09353, eq. 5) as a variant of PEFT's LoRA layer: δ(x) = (f - 1) W x + f ΔW x, f = m / ‖W + ΔW‖.
+
+    PEFT's own takes the norm in the precision of the base, forms ΔW for it, and lets the scale into it. Here it is
+    float32, ‖w + Δw‖² = ‖w‖² + 2 w·Δw + ‖Δw‖² by rows, where the last two need products of the rank's size only; and a
+    scale moves the output between the base's (0) and the adapter's (1). The norm has no gradient (section 4.3).
+    """
+
+    @staticmethod
+    def forward(host: Any, active_adapter: str, x: torch.Tensor, result: torch.Tensor, **_: Any) -> torch.Tensor:
+        key, base = active_adapter, host.get_base_layer()
+        down, up, scale = host.lora_A[key], host.lora_B[key], host.lora_alpha[key] / host.r[key]
+        factor = host.lora_magnitude_vector[key].weight / weight_norm(base, down.weight, up.weight, scale)
+        factor = per_channel(factor, base)
+        alone = host.base_layer is base and host.active_adapters[0] == key
+        low = up(down(host.lora_dropout[key](x.to(down.weight.dtype)))) * scale
+        change = (factor - 1) * without_bias(base, x, result if alone else None) + factor * low
+        return result + (change * host.scaling[key]).to(result.dtype)
+
+
+@torch.no_grad()
+def weight_norm(base: Any, down: torch.Tensor, up: torch.Tensor, scale: float) -> torch.Tensor:
+    """‖W + scale · up @ down‖ of each output, (out,) float32."""
+    kind = base.weight.device.type
+    with torch.autocast("cpu" if kind == "meta" else kind, enabled=False):
+        weight, a, b = (tensor.detach().flatten(1).float() for tensor in (base.weight, down, up))
+        cross = ((weight @ a.T) * b).sum(1)
+        square = ((b @ (a @ a.T)) * b).sum(1)
+        return (weight.square().sum(1) + 2 * scale * cross + scale**2 * square).clamp(min=parametrizations.TINY).sqrt()
+
+
+def make_dora(host: LoraLayer, key: str, magnitude: torch.Tensor) -> None:
+    """Turn the LoRA ``key`` of ``host`` into a DoRA, whose scale is 1 for the whole of it."""
+    host.scaling[key] = 1.0
+    names = host.adapter_layer_names
+    if "lora_magnitude_vector" not in names:
+        host.adapter_layer_names = (*names, "lora_magnitude_vector")
+    host.lora_magnitude_vector[key] = DoraMagnitude(magnitude)
+    host.lora_variant[key] = DoraVariant()  # type: ignore[assignment]

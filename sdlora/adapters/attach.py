@@ -1,0 +1,371 @@
+"""Adapters inside live models: put in, read out, scale, mix, take out; ``fused`` folds them into the weights.
+
+``models`` is always a mapping of components to modules (``{"unet": ..., "text_encoder": ...}``), and
+``name`` one adapter's name in them. PEFT's layers do the mathematics (``hosts``); each *host* wraps one base layer, or
+another host of it, and holds every adapter of its kind. A host that loses its last adapter is unwrapped, so
+that a base whose adapters are all removed is the very module tree that it was.
+"""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+from urllib.parse import quote, unquote
+
+import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import nn
+
+from sdlora.adapters import adapter_layers, injection
+from sdlora.adapters.compatibility import require_compatible, without_trailing_ones
+from sdlora.adapters.stacked_lora import StackedLora
+from sdlora.adapters.state import AdapterState, ModuleState, Scale, build_adapter_state
+from sdlora.adapters.targets import classic_prefix, matches, nearest_paths_hint
+from sdlora.errors import ConfigError, MismatchError
+
+Models = Mapping[str, nn.Module]
+
+FUSED = "_sdlora_fused"
+"""Marks models whose adapters are in their weights (``fused``)."""
+
+
+class AdapterSize(NamedTuple):
+    """How large an adapter is."""
+
+    modules: int
+    parameters: int
+    share: float
+    """Its parameters over all parameters of the models that it is in: 0 to 1."""
+
+
+@dataclass(frozen=True)
+class AttachedLayer:
+    """One adapter's part of one host."""
+
+    host: Any
+    key: str
+
+    @property
+    def tensors(self) -> dict[str, nn.Parameter]:
+        """The layer's own parameters by their neutral names (``forms.FORMS``)."""
+        if isinstance(self.host, adapter_layers.AdapterLayer):
+            names: tuple[str, ...] = self.host.adapter_layer_names
+            boxes = {name: self.host.params(name) for name in names}
+            return {name: box[self.key] for name, box in boxes.items() if self.key in box}
+        boxes = {neutral: getattr(self.host, peft) for neutral, peft in adapter_layers.LORA.items()}
+        return {neutral: box[self.key].weight for neutral, box in boxes.items() if self.key in box}
+
+    @property
+    def alpha(self) -> float:
+        alphas = getattr(self.host, "lora_alpha", None) or getattr(self.host, "alpha", {})
+        return float(alphas.get(self.key, 1.0))
+
+    @property
+    def state(self) -> ModuleState:
+        """The parameters themselves, and alpha."""
+        return ModuleState(self.tensors, self.alpha)
+
+    @property
+    def scaling_unit(self) -> float:
+        """What the host counts for a scale of 1."""
+        plain = adapter_layers.is_plain_lora(self.host, self.key)
+        return float(self.host.lora_alpha[self.key] / self.host.r[self.key]) if plain else 1.0
+
+    @property
+    def scale(self) -> float:
+        """At which it takes part, where that is the same for all samples."""
+        return adapter_layers.adapter_scales(self.host)[self.key] / self.scaling_unit if self.scaling_unit else 0.0
+
+    def set_scale(self, scales: Sequence[float]) -> None:
+        """At a scale, or at one for each sample."""
+        each, device = [scale * self.scaling_unit for scale in scales], self.host.get_base_layer().weight.device
+        adapter_layers.adapter_scales(self.host)[self.key] = (
+            each[0] if len(set(each)) < 2 else PerSampleScale(each, device)
+        )
+
+    @torch.no_grad()
+    def assign(self, **tensors: torch.Tensor) -> None:
+        """Copy values into the parameters in place, so that an optimizer's hold on them stays good."""
+        for neutral, parameter in self.tensors.items():
+            parameter.copy_(tensors[neutral].reshape(parameter.shape))
+
+
+def attached_adapters(models: Models) -> list[str]:
+    """The names of the adapters in ``models``, each once, in no particular order."""
+    return list(
+        dict.fromkeys(
+            _adapter_name(key) for _, host in adapter_layers_in(models) for key in adapter_layers.adapter_scales(host)
+        )
+    )
+
+
+def attached_layers(models: Models, name: str) -> list[tuple[str, AttachedLayer]]:
+    """(classic path, layer) of adapter ``name``. Raises ConfigError if there is none of that name."""
+    key = peft_key(name)
+    found = [
+        (path, AttachedLayer(host, key))
+        for path, host in adapter_layers_in(models)
+        if key in adapter_layers.adapter_scales(host)
+    ]
+    if not found:
+        raise _no_adapter(models, name)
+    return found
+
+
+def _no_adapter(models: Models, name: str) -> ConfigError:
+    return ConfigError(f"no adapter {name!r} is loaded; there are {', '.join(attached_adapters(models)) or 'none'}")
+
+
+def adapter_parameters(models: Models, name: str) -> list[nn.Parameter]:
+    """The adapter's own parameters, layer by layer. Pass one component's model alone to get that one's.
+
+    Raises ConfigError if there is none of that name.
+    """
+    return [parameter for _, layer in attached_layers(models, name) for parameter in layer.tensors.values()]
+
+
+def adapter_size(models: Models, name: str) -> AdapterSize:
+    """Counts of adapter ``name``: its layers, its parameters, and their share of the models that it is in.
+
+    Raises ConfigError if there is none of that name.
+    """
+    own = attached_layers(models, name)
+    count = sum(parameter.numel() for _, layer in own for parameter in layer.tensors.values())
+    components = {path.split(".")[0] for path, _ in own}
+    return AdapterSize(len(own), count, count / sum(count_parameters(models[component]) for component in components))
+
+
+def count_parameters(model: nn.Module) -> int:
+    """How many numbers a model has, those of layers that keep theirs in few bits counted as the weights they are."""
+    few: list[Any] = [module for module in model.modules() if hasattr(module, "quantized")]
+    return sum(p.numel() for p in model.parameters()) + sum(int(m.in_features * m.out_features) for m in few)
+
+
+def attach_modules(models: Models, modules: Mapping[str, ModuleState], name: str, dropout: float = 0.0) -> None:
+    """Give the layers at the classic paths in ``modules`` an adapter of these tensors, which are copied.
+
+    Its parameters are float32, frozen, and on the base layer's device; it is active at scale 1, and
+    what else is attached stays as it is. Raises ConfigError if ``name`` is taken.
+    """
+    if name in attached_adapters(models):
+        raise ConfigError(f"an adapter {name!r} is already loaded; remove it or take another name")
+    active = {host: list(host.active_adapters) for _, host in adapter_layers_in(models)}
+    try:
+        for component, model in models.items():
+            prefix = f"{component}.{classic_prefix(model)}"
+            own = {path.removeprefix(prefix): value for path, value in modules.items() if path.startswith(prefix)}
+            if own:
+                injection.inject(model, own, peft_key(name), dropout)
+        for _, layer in attached_layers(models, name):
+            layer.host.train(layer.host.get_base_layer().training)
+            active.setdefault(layer.host, []).append(layer.key)
+    except BaseException:
+        if name in attached_adapters(models):
+            remove_adapter(models, name)
+        raise
+    finally:
+        for host, keys in active.items():
+            _activate(host, [key for key in keys if key in adapter_layers.adapter_scales(host)])
+
+
+def read_state(models: Models, name: str, metadata: Mapping[str, str] | None = None) -> AdapterState:
+    """Adapter ``name`` as it is now: detached float32 copies on the CPU, and its alphas."""
+    modules = {
+        path: ModuleState(
+            {neutral: tensor.detach().to("cpu", torch.float32, copy=True) for neutral, tensor in layer.tensors.items()},
+            layer.alpha,
+        )
+        for path, layer in attached_layers(models, name)
+    }
+    return build_adapter_state(modules, metadata)
+
+
+def load_state(models: Models, state: AdapterState, name: str) -> None:
+    """Put ``state`` into ``models`` as adapter ``name``: frozen, active at scale 1, with exactly its layers and ranks.
+
+    Raises MismatchError, naming both shapes, if a layer is missing or differs; then nothing is attached.
+    """
+    require_compatible(models, state)
+    attach_modules(models, state.modules, name)
+
+
+def assign_state(models: Models, state: AdapterState, name: str) -> None:
+    """Copy ``state`` into adapter ``name``, which has its layers already: to resume, or to continue from a file.
+
+    The parameters stay the same objects. Where alphas differ, a tensor is scaled so that ΔW is the state's.
+    Raises MismatchError if layers, methods or ranks differ, before anything changes.
+    """
+    own = dict(attached_layers(models, name))
+    require_compatible(models, state)
+    differences = {"only in the file": state.modules.keys() - own, "not in the file": own.keys() - state.modules.keys()}
+    for kind, odd in differences.items():
+        if odd:
+            remedy = "make adapter.targets and adapter.text_encoder match it"
+            raise MismatchError(f"{len(odd)} layers are {kind}, such as {min(odd)}; {remedy}")
+    for path, layer in own.items():
+        _require_same_layout(path, state.modules[path], layer.state)
+    for path, layer in own.items():
+        layer.assign(**state.modules[path].with_alpha(layer.alpha).tensors)
+
+
+def _require_same_layout(path: str, theirs: ModuleState, ours: ModuleState) -> None:
+    """Raises MismatchError unless the tensors of one fit into those of the other."""
+    if theirs.method != ours.method:
+        remedy = f"set adapter.method = {theirs.method}" if theirs.method != "full" else "it cannot be trained on"
+        raise MismatchError(f"{path}: the file has {theirs.method}, the settings {ours.method}; {remedy}")
+    if theirs.rank != ours.rank:
+        remedy = f"set adapter.rank = {theirs.rank}"
+        raise MismatchError(f"{path}: the file has rank {theirs.rank}, the settings {ours.rank}; {remedy}")
+    if theirs.tensors.keys() != ours.tensors.keys() or any(
+        without_trailing_ones(tuple(tensor.shape)) != without_trailing_ones(tuple(ours.tensors[name].shape))
+        for name, tensor in theirs.tensors.items()
+    ):
+        raise MismatchError(f"{path}: the file's {theirs.method} is laid out otherwise than the settings make it")
+
+
+def remove_adapter(models: Models, name: str) -> None:
+    """Take adapter ``name`` out. Raises ConfigError if there is none of that name."""
+    for path, layer in attached_layers(models, name):
+        host = layer.host
+        _activate(host, [key for key in host.active_adapters if key != layer.key])
+        host.delete_adapter(layer.key)
+        if isinstance(host, StackedLora):
+            host.clear_stacked()
+        if not adapter_layers.adapter_scales(host):
+            replace_layer(models, path, host, host.base_layer)
+    for model in models.values():
+        configs: dict[str, Any] = getattr(model, "peft_config", {})
+        if configs.pop(peft_key(name), None) and not configs:
+            delattr(model, "peft_config")
+
+
+class PerSampleScale:
+    """A scale for each sample of a batch: PEFT's layers multiply an adapter's output by it as they would by a number.
+
+    A batch of k times as many samples is k copies one after the other: guidance's negative and positive half.
+    """
+
+    def __init__(self, scales: Sequence[float], device: torch.device) -> None:
+        self.scales = torch.tensor(scales, device=device)
+
+    def __rmul__(self, output: torch.Tensor) -> torch.Tensor:
+        """``output`` (k * N, ...), each sample times its own scale."""
+        copies = output.unflatten(0, (-1, len(self.scales)))
+        return (copies * self.scales.view(-1, *[1] * (output.ndim - 1))).flatten(0, 1)
+
+
+def set_scales(models: Models, *samples: Mapping[str, Scale]) -> None:
+    """Make exactly the adapters in ``samples`` (name -> scale) active; nothing is loaded or copied.
+
+    A scale may be negative. At 0, or not named, an adapter takes no part: outputs are then the base's
+    own, bit for bit. What trains goes on training: no ``requires_grad`` changes.
+    Of several ``samples``, sample i of every batch to come has the scales ``samples[i]``.
+    Raises ConfigError for a name that is not attached, a scale that is not finite, or a key that names no layer.
+    """
+    found = list(adapter_layers_in(models))  # Once for all names: a walk over a UNet takes milliseconds.
+    values: dict[str, list[dict[str, float]]] = {}
+    for name in dict.fromkeys(name for scales in samples for name in scales):
+        key = peft_key(name)
+        paths = [path for path, host in found if key in adapter_layers.adapter_scales(host)]
+        if not paths:
+            raise _no_adapter(models, name)
+        values[key] = [_scales_by_path(paths, scales.get(name, 0.0)) for scales in samples]
+    for path, host in found:
+        here = {
+            key: [by_path[path] for by_path in each]
+            for key, each in values.items()
+            if key in adapter_layers.adapter_scales(host)
+        }
+        for key, scales in here.items():
+            AttachedLayer(host, key).set_scale(scales)
+        _activate(host, [key for key, scales in here.items() if any(scales)])
+
+
+@contextmanager
+def temporary_scales(models: Models, *samples: Mapping[str, Scale]) -> Iterator[None]:
+    """``set_scales`` for the time of a ``with`` block; afterwards all is as it was, a training adapter too."""
+    before = [
+        (host, list(host.active_adapters), dict(adapter_layers.adapter_scales(host)))
+        for _, host in adapter_layers_in(models)
+    ]
+    try:
+        set_scales(models, *samples)
+        yield
+    finally:
+        for host, active, shares in before:
+            now = adapter_layers.adapter_scales(host)
+            now.update((key, value) for key, value in shares.items() if key in now)
+            _activate(host, [key for key in active if key in now])
+
+
+class DisabledAdapters:
+    """A context, entered one time after another, in which no adapter of ``models`` takes part: the base's own
+    outputs, bit for bit. ``temporary_scales`` does as much for any scales, but looks through all modules each time.
+    """
+
+    def __init__(self, models: Models) -> None:
+        self.hosts = [host for _, host in adapter_layers_in(models)]
+
+    def __enter__(self) -> None:
+        self._active = [host._active_adapter for host in self.hosts]
+        for host in self.hosts:
+            host._active_adapter = []
+
+    def __exit__(self, *error: object) -> None:
+        for host, active in zip(self.hosts, self._active, strict=True):
+            host._active_adapter = active
+
+
+def _scales_by_path(paths: list[str], scale: Scale) -> dict[str, float]:
+    """The scale of each of an adapter's layers."""
+    table = scale if isinstance(scale, Mapping) else {"*": scale}
+    for pattern, value in table.items():
+        if not math.isfinite(value):
+            raise ConfigError(f"scale {value} is no number to multiply by; take one such as 0.8")
+        if pattern != "*" and not any(matches(path, pattern) for path in paths):
+            raise ConfigError(
+                f"scale of {pattern!r}: the adapter has no such layer; {nearest_paths_hint(pattern, paths)}"
+            )
+    longest_first = sorted(table, key=len, reverse=True)
+    return {path: next((float(table[p]) for p in longest_first if matches(path, p)), 1.0) for path in paths}
+
+
+def _activate(host: Any, keys: list[str]) -> None:
+    """Make ``keys`` the host's active adapters. PEFT would also decide what trains: that is put back."""
+    if list(host.active_adapters) == keys:
+        return
+    flags = [(parameter, parameter.requires_grad) for parameter in host.parameters()]
+    host.set_adapter(keys, inference_mode=True)
+    for parameter, flag in flags:
+        parameter.requires_grad_(flag)
+
+
+def adapter_layers_in(models: Models) -> Iterator[tuple[str, Any]]:
+    """(classic path of the base layer, host) of every host; of several around one layer the outermost first."""
+    for component, model in models.items():
+        if hasattr(model, FUSED):
+            raise RuntimeError(f"adapters are fused into the {component}: restore it first")
+        prefix = f"{component}.{classic_prefix(model)}"
+        for path, module in model.named_modules():
+            if isinstance(module, BaseTunerLayer):
+                yield prefix + path.replace(".base_layer", ""), module
+
+
+def replace_layer(models: Models, path: str, old: nn.Module, new: nn.Module) -> None:
+    """Put ``new`` where ``old`` stands among the hosts at the classic ``path``."""
+    component, _, rest = path.partition(".")
+    parent, _, child = rest.removeprefix(classic_prefix(models[component])).rpartition(".")
+    holder: Any = models[component].get_submodule(parent)
+    while getattr(holder, child) is not old:
+        holder, child = getattr(holder, child), "base_layer"
+    setattr(holder, child, new)
+
+
+def peft_key(name: str) -> str:
+    """The name inside PEFT, which takes neither dots nor what its containers or the models call their own parts."""
+    return "@" + quote(name, safe=" ").replace(".", "%2E")
+
+
+def _adapter_name(key: str) -> str:
+    return unquote(key.removeprefix("@"))

@@ -1,0 +1,72 @@
+"""What an adapter is, apart from any method's mathematics, any base model and any file format."""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from sdlora.adapters import parametrizations
+
+if TYPE_CHECKING:
+    import torch
+
+Scale = float | Mapping[str, float]
+"""One number, or numbers by module: keys are paths (``text_encoder``, ``unet.down_blocks.1``) or globs
+(``*.attn2.*``), the longest matching key counts, ``*`` is the rest, and what no key matches has 1."""
+
+
+@dataclass(frozen=True)
+class ModuleState:
+    """One adapted layer's tensors under the neutral names of its method (``forms.FORMS``), and its alpha."""
+
+    tensors: Mapping[str, "torch.Tensor"]
+    alpha: float = 1.0
+    """Where there is a rank, ΔW is scaled by alpha / rank; else it means nothing."""
+
+    @property
+    def method(self) -> str:
+        return parametrizations.method_of(self.tensors)
+
+    @property
+    def rank(self) -> int | None:
+        """Width of the update; None for a method that has none."""
+        return parametrizations.rank(self.tensors)
+
+    @property
+    def scale(self) -> float:
+        """alpha / rank, or 1 without a rank."""
+        return self.alpha / self.rank if self.rank else 1.0
+
+    def with_alpha(self, alpha: float) -> "ModuleState":
+        """The same update with another ``alpha``, not 0: a tensor takes up the difference."""
+        if not self.rank or alpha == self.alpha:
+            return replace(self, alpha=alpha)
+        return self.scaled_by(self.alpha / alpha, alpha)
+
+    def scaled_by(self, factor: float, alpha: float | None = None) -> "ModuleState":
+        """``factor`` times the update; of DoRA the low-rank part alone."""
+        name = parametrizations.leading_tensor(self.tensors)
+        own = self.alpha if alpha is None else alpha
+        return ModuleState({**self.tensors, name: self.tensors[name] * factor}, own)
+
+
+@dataclass(frozen=True)
+class AdapterState:
+    """A whole adapter, neutral between live modules and files.
+
+    ``modules`` maps ``component.path`` to a layer's state. Components are ``unet``, ``text_encoder``
+    and ``text_encoder_2``; paths are diffusers' and transformers' *classic* names
+    (``text_encoder.text_model.encoder.layers.0.self_attn.q_proj``), whatever the installed version
+    calls its modules. ``metadata`` is the file's header: strings only.
+    """
+
+    method: str
+    """That of most layers: some tools' files mix them."""
+    modules: Mapping[str, ModuleState]
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+
+def build_adapter_state(modules: Mapping[str, ModuleState], metadata: Mapping[str, str] | None = None) -> AdapterState:
+    """An adapter of ``modules``, called after the method that most of them have."""
+    counts = Counter(module.method for module in modules.values())
+    return AdapterState(counts.most_common(1)[0][0] if counts else "lora", modules, dict(metadata or {}))

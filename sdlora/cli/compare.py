@@ -1,0 +1,99 @@
+"""The command ``sdlora compare``: a labelled sheet of pictures along chosen axes."""
+
+import argparse
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sdlora.errors import ConfigError
+from sdlora.inference.generation_request import AdapterChoice, GenerationRequest
+
+if TYPE_CHECKING:
+    from sdlora.inference.image_grids import AxisSpec
+    from sdlora.storage.run_folder import Run
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's flags; ``--data-dir`` is every command's."""
+    from sdlora.generation.axes import AXIS_TYPES
+
+    start, add = GenerationRequest(""), parser.add_argument
+    add("source", metavar="RUN-OR-FILE", help="the run, or the adapter file, to compare")
+    for direction, what in (("x", "columns"), ("y", "rows"), ("z", "pages")):
+        help = f"what the {what} change and through which values, such as scale=0,0.5,1; one of {', '.join(AXIS_TYPES)}"
+        add(f"--{direction}", metavar="KIND[=VALUES]", default="", help=help)
+    add("--prompt", metavar="TEXT", default="", help="what to draw (default: the run's first preview prompt)")
+    add("--negative", default=start.negative, metavar="TEXT", help="what to keep out of the pictures")
+    add("--base", default="", help="default: the run's own, or pocket")
+    add("--seed", type=int, default=start.seed, metavar="N", help="the same for all; -1 draws one (default: -1)")
+    add("--steps", type=int, default=start.steps, metavar="N", help="sampling steps (default: %(default)s)")
+    add("--cfg", type=float, default=start.cfg, metavar="F", help="guidance scale (default: %(default)s)")
+    help = "the Nth layer of text, back from the one that the base was trained with (default: %(default)s)"
+    add("--clip-skip", type=int, default=start.clip_skip, metavar="N", help=help)
+    add("--width", type=int, metavar="W", help="default: the base model's own size")
+    add("--height", type=int, metavar="H", help="default: the base model's own size")
+    add("--sampler", default=start.sampler, metavar="NAME", help="by its A1111 name (default: %(default)s)")
+    add("--scale", type=float, default=1.0, metavar="F", help="the adapter's, where no axis changes it (default: 1)")
+    add("--device", default="auto", help="auto, cpu, cuda, mps (default: auto)")
+    help = "the sheet; its single pictures go into a folder beside it that is called as it is"
+    add("--output", type=Path, required=True, metavar="FILE.png", help=help)
+
+
+def run(parsed: argparse.Namespace) -> int:
+    """Draw the grid and print the sheet's path."""
+    from sdlora import service
+    from sdlora.cli import options
+    from sdlora.cli.progress import TerminalProgress
+    from sdlora.families.base_models import locate_base
+    from sdlora.filesystem.paths import unused_path
+    from sdlora.generation import xyz_grid
+    from sdlora.generation.images import check_output
+    from sdlora.generation.studio import Studio
+    from sdlora.warning_capture import capture_warnings
+
+    output = unused_path(check_output(parsed.output))
+    request, subject, found = _asked(parsed)
+    grid, _ = service.plan_grid(request, [_wish(text) for text in (parsed.x, parsed.y, parsed.z)], subject, found)
+    locate_base(grid.base)  # What cannot be had is told before anything is waited for.
+    engine = options.engine(parsed)
+    terminal = TerminalProgress(grid.base)
+    with service.hold_device(parsed.device, parsed.data_dir, terminal.say), capture_warnings(terminal.note):
+        studio = Studio(request.model, device=parsed.device, engine=engine)
+        for name, path in grid.adapters.items():
+            studio.add_adapter(name, path, 0.0)
+        folder = xyz_grid.write_declaration(grid, unused_path(output.with_suffix("")))
+        xyz_grid.generate_cells(studio, folder, on_progress=terminal.progress("drawing"))
+    terminal.close()
+    shutil.move(xyz_grid.save_contact_sheet(folder), output)
+    print(output)
+    return 0
+
+
+def _asked(parsed: argparse.Namespace) -> "tuple[GenerationRequest, str, Run | None]":
+    """What to draw, the name of the adapter that is compared, and its run, if it has one."""
+    from sdlora import service
+    from sdlora.cli import options
+
+    path = service.adapter_of(parsed.source, parsed.data_dir)
+    try:
+        found = service.find_run(parsed.source, parsed.data_dir)
+    except ConfigError:  # A file, or a single checkpoint.
+        found = None
+    name = found.name if found else service.adapter_name(path)
+    prompts = found.config.sample.prompts if found else ()
+    base = service.resolve_base(parsed.base or (found.config.model.base if found else "pocket"), parsed.data_dir)
+    request = GenerationRequest(
+        parsed.prompt or next(iter(prompts), ""), parsed.negative, parsed.seed, parsed.steps, parsed.cfg, parsed.width,
+        parsed.height, 1, parsed.sampler, base, (AdapterChoice(name, str(path), parsed.scale),), parsed.clip_skip,
+        base_settings=options.base_settings(parsed, base, [path]),
+    )  # fmt: skip
+    return request, name, found
+
+
+def _wish(text: str) -> "AxisSpec":
+    """``KIND`` or ``KIND=VALUES``; values to begin with where none are given."""
+    from sdlora.generation.axes import AXIS_TYPES
+    from sdlora.inference.image_grids import AxisSpec
+
+    kind, equals, values = text.partition("=")
+    return AxisSpec(kind, values if equals or kind not in AXIS_TYPES else AXIS_TYPES[kind].start)

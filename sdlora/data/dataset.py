@@ -1,0 +1,317 @@
+"""A folder of pictures and captions, read into examples; all that is wrong with it is said at once, before training.
+
+Front ends may import this: no torch.
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from sdlora.data.captions import caption_for, read_caption
+from sdlora.data.images import FOREIGN_SUFFIXES, SUFFIXES, ImageInfo, ImageSize, inspect_image, open_mask
+from sdlora.data.settings import Data
+from sdlora.errors import DatasetError
+from sdlora.filesystem.paths import existing_path
+
+MASK = ".mask.png"
+TEXTS = (".txt", ".caption")
+FEW = 3
+MAX_REPEATS = 1000
+"""A larger number before a folder's name is a year or a date, not kohya's repeats."""
+_WORKERS = 4
+_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Example:
+    """One training picture and what is said of it. Width and height are in pixels, when upright."""
+
+    path: Path
+    caption: str
+    width: int
+    height: int
+    mask: Path | None = None
+    repeats: int = 1
+    """How often it is seen in an epoch (kohya's `10_sks dog`)."""
+    digest: str = ""
+    """SHA-256 of the picture's bytes; caches are kept by it."""
+    mask_digest: str = ""
+    own: str = ""
+    """What its own caption file says, before anything is put in front of it."""
+
+    @property
+    def size(self) -> ImageSize:
+        return ImageSize(self.width, self.height)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """The examples of a folder in the order of their paths, and what is worth knowing of them."""
+
+    examples: tuple[Example, ...]
+    notices: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class FolderSurvey:
+    """What a folder holds: usable examples, problems as lines ``name: reason``, and what is worth knowing."""
+
+    root: Path
+    examples: tuple[Example, ...]
+    problems: tuple[str, ...]
+    notices: tuple[str, ...]
+    files: int
+    """How many pictures there are, usable or not."""
+
+
+@dataclass(frozen=True)
+class _SourceFolder:
+    """One folder to read: the files in it, and what kohya's naming says of them."""
+
+    folder: Path
+    pictures: list[Path]
+    captions: dict[str, Path]
+    masks: dict[str, Path]
+    repeats: int = 1
+    caption: str = ""
+
+
+@dataclass
+class _Report:
+    """What is said of a folder while it is read; ``problems`` are lines ``name: reason``."""
+
+    root: Path
+    problems: list[str] = field(default_factory=list)
+    notices: list[str] = field(default_factory=list)
+
+    def name(self, path: Path) -> str:
+        """``path`` below the data folder, without line breaks or marks that turn the text around."""
+        name = path.relative_to(self.root).as_posix()
+        return name if name.isprintable() else ascii(name)
+
+    def refuse(self, path: Path, reason: object) -> None:
+        self.problems.append(f"{self.name(path)}: {reason}")
+
+    def notice(self, fact: str, paths: Iterable[Path], remark: str) -> None:
+        """``Several frames: 2 pictures (a.gif, b.gif); the first is used.``, if there is any of them."""
+        names = [self.name(path) for path in paths]
+        if names:
+            self.notices.append(f"{fact}: {summarize_names(names)}; {remark}.")
+
+
+def summarize_names(names: Sequence[str]) -> str:
+    """``2 pictures (a.png, b.png)``, the names cut off after a few."""
+    more = ", ..." if len(names) > _SHOWN else ""
+    return f"{pluralize(len(names), 'picture')} ({', '.join(names[:_SHOWN])}{more})"
+
+
+def pluralize(number: int, noun: str) -> str:
+    """``1 file``, ``2 files``."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def load_dataset(data: Data) -> Dataset:
+    """The examples to train on, as ``read_folder`` finds them, and what to know of such a set."""
+    found = read_folder(data)
+    notices = list(found.notices)
+    if len(found.examples) < FEW:
+        pictures = pluralize(len(found.examples), "picture")
+        notices.append(f"Only {pictures}: the adapter will copy rather than learn; add at least {FEW}, better ten.")
+    repeats = {example.path.parent.resolve().name: example.repeats for example in found.examples}
+    notices += [f"{name}: each picture is seen {times} times an epoch." for name, times in repeats.items() if times > 1]
+    return Dataset(found.examples, tuple(notices))
+
+
+def read_folder(data: Data) -> Dataset:
+    """The examples in ``data.folder`` and in the kohya folders (`10_sks dog`) directly below it.
+
+    Raises one DatasetError that lists every file that cannot be used, or says that there is no picture.
+    """
+    found = survey_folder(data)
+    if found.problems:
+        raise DatasetError(
+            f"{found.root}: {pluralize(len(found.problems), 'problem')} with {pluralize(found.files, 'picture')}; "
+            "mend or remove what is named here, then start again\n" + "\n".join(f"  {line}" for line in found.problems)
+        )
+    return Dataset(found.examples, (*found.notices, *_dataset_notices(found.examples, found.root)))
+
+
+def survey_folder(data: Data) -> FolderSurvey:
+    """All that is in ``data.folder``, good and bad.
+
+    Raises DatasetError if the folder is not there, cannot be read, or holds no picture at all.
+    """
+    root = existing_path(data.folder)
+    if root is None or not root.is_dir():
+        found = "is a file" if root else "does not exist"
+        raise DatasetError(f"{data.folder}: {found}; point data.folder at the folder that holds the images")
+    report = _Report(root)
+    try:
+        sources = _sources(root, report)
+    except OSError as error:
+        raise DatasetError(f"{error.filename or root}: cannot be read ({error.strerror})") from None
+    if not any(source.pictures for source in sources) and not report.problems:
+        raise DatasetError(_no_pictures(root))
+    examples = [example for source in sources for example in _read_examples(source, data, report)]
+    files = sum(len(source.pictures) for source in sources)
+    return FolderSurvey(root, tuple(examples), tuple(report.problems), tuple(report.notices), files)
+
+
+def picture_files(folder: Path) -> list[Path]:
+    """The pictures that training would read below ``folder``, usable or not; none if it cannot be read."""
+    try:
+        return [path for source in _sources(folder, _Report(folder)) for path in source.pictures]
+    except OSError:
+        return []
+
+
+def _no_pictures(root: Path) -> str:
+    files = [path for path in root.iterdir() if path.is_file() and not path.name.startswith(".")]
+    below = [path for path in root.iterdir() if path.is_dir() and any(_is_picture(inner) for inner in path.iterdir())]
+    hint = f" (such as {below[0].name})" if below else ""
+    return (
+        f"{root}: no .png or .jpg among {pluralize(len(files), 'file')}; "
+        f"point data.folder at the folder that holds the images{hint}"
+    )
+
+
+def _is_picture(path: Path) -> bool:
+    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
+
+
+def _sources(root: Path, report: _Report) -> list[_SourceFolder]:
+    sources = [_list_folder(root, report, *(parse_kohya_folder(root.resolve().name) or (1, "")))]
+    for folder in sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")):
+        named = parse_kohya_folder(folder.name)
+        if folder.suffix.lower() in SUFFIXES:
+            continue  # listed above as a picture that is a folder, and refused
+        if named and not _contained(folder, root):
+            report.refuse(folder, "is a link out of the data folder; copy the pictures here")
+        elif named:
+            sources.append(_list_folder(folder, report, *named))
+        elif any(_is_picture(inner) for inner in folder.iterdir()):
+            report.notices.append(
+                f"{report.name(folder)}: its pictures are not used; only sub-folders named like `10_sks dog` are."
+            )
+    return [source for source in sources if source.pictures]
+
+
+def parse_kohya_folder(name: str) -> tuple[int, str] | None:
+    """Repeats and caption in a folder's name: ``10_sks dog`` -> (10, "sks dog")."""
+    match = re.fullmatch(r"([0-9]{1,4})_(.+)", name)
+    return (int(match[1]), match[2].strip()) if match and 1 <= int(match[1]) <= MAX_REPEATS else None
+
+
+def _contained(path: Path, root: Path) -> bool:
+    try:
+        return path.resolve(strict=True).is_relative_to(root.resolve())
+    except (OSError, RuntimeError):  # a link to nothing, or to itself
+        return False
+
+
+def _list_folder(folder: Path, report: _Report, repeats: int, caption: str) -> _SourceFolder:
+    """The files of one folder by their roles; what is plainly meant for training and cannot be is refused."""
+    source = _SourceFolder(folder, [], {}, {}, repeats, caption)
+    for path in sorted(folder.iterdir()):
+        name, suffix = path.name, path.suffix.lower()
+        is_mask = name.lower().endswith(MASK)
+        if name.startswith(".") or not (is_mask or suffix in SUFFIXES or suffix in TEXTS or suffix in FOREIGN_SUFFIXES):
+            continue
+        if path.is_symlink() and not _contained(path, report.root):
+            report.refuse(path, "is a link out of the data folder, or to nothing; put the file itself here")
+        elif suffix in FOREIGN_SUFFIXES:
+            report.refuse(path, f"{suffix[1:].upper()} is not read here; save it as PNG or JPEG")
+        elif is_mask:
+            source.masks[name[: -len(MASK)]] = path
+        elif suffix in SUFFIXES:
+            source.pictures.append(path)
+        else:
+            source.captions[path.stem] = path
+    _refuse_conflicts(source, report)
+    return source
+
+
+def _refuse_conflicts(source: _SourceFolder, report: _Report) -> None:
+    """One caption or mask that belongs to two pictures is refused; one that belongs to none is told."""
+    stems: dict[str, list[str]] = {}
+    for path in source.pictures:
+        stems.setdefault(path.stem, []).append(path.name)
+    for stem, path in (*source.captions.items(), *source.masks.items()):
+        owners = stems.get(stem, [])
+        if len(owners) > 1:
+            report.refuse(path, f"belongs to {' and to '.join(owners)}; give the pictures different names")
+        elif not owners and source.pictures:
+            report.notices.append(f"{report.name(path)}: belongs to no picture and is not used.")
+
+
+def _read_examples(source: _SourceFolder, data: Data, report: _Report) -> list[Example]:
+    """The usable examples of one folder; each unusable file is added to the report."""
+    with ThreadPoolExecutor(_WORKERS) as pool:
+        looks = list(pool.map(_inspect_file, source.pictures))
+    examples = []
+    for path, look in zip(source.pictures, looks, strict=True):
+        caption, mask = source.captions.get(path.stem), source.masks.get(path.stem) if data.masks else None
+        if isinstance(look, DatasetError):
+            report.refuse(path, look)
+        own = _checked_caption(caption, report) if caption else ""
+        mask_digest = _checked_mask(mask, look, report) if mask and isinstance(look, ImageInfo) else ""
+        if isinstance(look, ImageInfo):
+            text = caption_for(own, data, source.caption)
+            examples.append(Example(path, text, *look.size, mask, source.repeats, look.digest, mask_digest, own))
+    moving = [
+        path for path, look in zip(source.pictures, looks, strict=True) if isinstance(look, ImageInfo) and look.animated
+    ]
+    report.notice("Several frames", moving, "the first is used")
+    return examples
+
+
+def _inspect_file(path: Path) -> ImageInfo | DatasetError:
+    try:
+        return inspect_image(path)
+    except DatasetError as error:
+        return error
+
+
+def _checked_caption(path: Path, report: _Report) -> str:
+    if not path.is_file():
+        report.refuse(path, "is a folder" if path.is_dir() else "is no regular file")
+        return ""
+    try:
+        return read_caption(path)
+    except DatasetError as error:
+        report.refuse(path, error)
+        return ""
+
+
+def _checked_mask(path: Path, picture: ImageInfo, report: _Report) -> str:
+    """The mask's digest; refused if it is no picture, of another shape than its own, or black throughout."""
+    try:
+        facts = inspect_image(path)
+        ratio = (facts.size.width * picture.size.height) / (facts.size.height * picture.size.width)
+        if not 0.98 < ratio < 1.02:
+            raise DatasetError(
+                f"is {facts.size.width} x {facts.size.height}, its picture {picture.size.width} x "
+                f"{picture.size.height}; make it of the same shape"
+            )
+        if open_mask(path).getextrema() == (0, 0):
+            raise DatasetError("is black throughout: nothing of its picture would count; remove one of the two")
+        return facts.digest
+    except DatasetError as error:
+        report.refuse(path, error)
+        return ""
+
+
+def _dataset_notices(examples: Sequence[Example], root: Path) -> list[str]:
+    """What is honest to say of a set that can be used."""
+    report = _Report(root)
+    report.notice(
+        "No caption",
+        [example.path for example in examples if not example.caption],
+        "no word will call what is learnt: add NAME.txt files, or set data.trigger or data.prompt",
+    )
+    first = {example.digest: example.path for example in reversed(examples)}
+    copies = [example.path for example in examples if first[example.digest] != example.path]
+    report.notice("The same file twice", copies, "each copy counts again")
+    return report.notices

@@ -1,0 +1,291 @@
+"""Picture files: judged before they are decoded, opened upright in RGB, cut to a bucket, and turned into pixels.
+
+Front ends may import this: torch is imported by ``to_pixels`` alone.
+"""
+
+import os
+import stat
+import warnings
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from PIL import Image, ImageOps, features
+
+from sdlora.errors import DatasetError
+from sdlora.filesystem.reading import sha256
+
+if TYPE_CHECKING:
+    import torch
+
+# Pillow's remarks on odd EXIF and large pictures: judged here, by rules of our own (threads rule out catch_warnings)
+warnings.filterwarnings("ignore", module=r"PIL\.")
+
+MAX_PIXELS = 8192 * 8192
+MAX_FILE_BYTES = 200_000_000
+MIN_SIDE = 32
+MAX_RATIO = 8
+
+_AVIF = bool(features.check("avif"))
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", *(["AVIF"] if _AVIF else []))
+SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"} | ({".avif"} if _AVIF else set())
+FOREIGN_SUFFIXES = {".svg", ".eps", ".psd", ".pdf", ".heic", ".heif", ".avif", ".jxl", ".raw", ".dng"} - SUFFIXES
+"""Files that are plainly meant as pictures, in formats that are not read: refused by name rather than passed over."""
+
+_ANIMATED = frozenset(("PNG", "WEBP", "GIF", "TIFF", "AVIF"))  # not MPO: phones add a preview frame to plain JPEGs
+_ORIENTATION = 0x0112
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_MAGIC = {
+    b"<svg": "an SVG drawing",
+    b"<?xml": "an SVG or XML file",
+    b"<": "an HTML page",
+    b"%!PS": "an EPS or PostScript file",
+    b"\xc5\xd0\xd3\xc6": "an EPS file",
+    b"8BPS": "a Photoshop file",
+    b"%PDF": "a PDF file",
+    b"PK\x03\x04": "a zip file",
+}
+
+
+class ImageSize(NamedTuple):
+    """Width and height, in pixels."""
+
+    width: int
+    height: int
+
+
+@dataclass(frozen=True)
+class ImageInfo:
+    """What one look at a picture file tells: its size when upright, whether it moves, the SHA-256 of its bytes."""
+
+    size: ImageSize
+    animated: bool
+    digest: str
+
+
+class MaskedImage(NamedTuple):
+    """An upright picture (RGB, 8 bits) and the weight of its parts (L, the same size; None where all counts alike)."""
+
+    rgb: Image.Image
+    mask: Image.Image | None
+
+
+def inspect_image(path: Path) -> ImageInfo:
+    """Facts on a picture that can be trained on; it is decoded once to make sure that it is whole.
+
+    Raises DatasetError with the reason alone (``is empty (0 bytes)``): the caller names the file. Answers are kept by
+    modification time and length, so that a second look costs nothing.
+    """
+    try:
+        status = path.stat()
+    except (OSError, RuntimeError) as error:
+        raise DatasetError(f"cannot be read ({getattr(error, 'strerror', None) or error})") from None
+    if not stat.S_ISREG(status.st_mode):
+        raise DatasetError("is a folder" if stat.S_ISDIR(status.st_mode) else "is no regular file")
+    return _inspect_image(path, status.st_size, status.st_mtime_ns)
+
+
+@lru_cache(maxsize=20_000)
+def _inspect_image(path: Path, length: int, modified: int) -> ImageInfo:
+    if length == 0:
+        raise DatasetError("is empty (0 bytes)")
+    if length > MAX_FILE_BYTES:
+        raise DatasetError(f"has {length / 1e6:.0f} MB; {MAX_FILE_BYTES / 1e6:.0f} at most: save it smaller")
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            _require_small(image)
+            size = ImageSize(*(image.size[::-1] if _orientation(image) >= 5 else image.size))
+            _require_usable(size)
+            animated = image.format in _ANIMATED and getattr(image, "is_animated", False)
+            is_png = image.format == "PNG"
+        if is_png:  # Pillow checks a PNG's checksums here, and not while it decodes
+            with Image.open(path, formats=FORMATS) as image:
+                image.verify()
+        with Image.open(path, formats=FORMATS) as image:
+            image.draft(None, (1, 1))  # JPEG: all the data is read, an eighth of the pixels is made
+            image.load()
+            if image.mode in ("RGBA", "LA") and image.getchannel("A").getextrema() == (0, 0):
+                raise DatasetError("is transparent throughout: nothing of it is to be seen")
+            _to_rgb(image.resize((1, 1), Image.Resampling.NEAREST), "#ffffff")
+        return ImageInfo(size, animated, sha256(path))
+    except DatasetError:
+        raise
+    except PermissionError:
+        raise DatasetError("cannot be read (permission denied)") from None
+    except Exception as error:  # a hostile or broken file makes Pillow raise almost anything
+        raise DatasetError(_complaint(path, error)) from None
+
+
+def _require_small(image: Image.Image) -> None:
+    """Raises DatasetError by the header alone: before anything is asked of a picture for which Pillow decodes it."""
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        limit = f"over {MAX_PIXELS / 1e6:.0f} million it is not opened"
+        raise DatasetError(f"has {width} x {height} pixels; {limit}: scale it down")
+
+
+def _require_usable(size: ImageSize) -> None:
+    shown = f"{size.width} x {size.height} pixels"
+    if min(size) < MIN_SIDE:
+        raise DatasetError(f"is too small ({shown}); each side needs at least {MIN_SIDE}")
+    if max(size) > MAX_RATIO * min(size):
+        raise DatasetError(f"is too long for its width ({shown}); sides of at most 1:{MAX_RATIO} are taken: cut it")
+
+
+def _complaint(path: Path, error: Exception) -> str:
+    if isinstance(error, DatasetError):
+        return str(error)
+    if isinstance(error, Image.DecompressionBombError):
+        return f"has too many pixels; over {MAX_PIXELS / 1e6:.0f} million it is not opened: scale it down"
+    if isinstance(error, Image.UnidentifiedImageError):
+        with open(path, "rb") as file:
+            start = file.read(64).removeprefix(b"\xef\xbb\xbf").lstrip()
+        kind = next((name for magic, name in _MAGIC.items() if start.startswith(magic)), None)
+        return f"is {kind or 'no picture in a format that is read here'}; save it as PNG or JPEG"
+    if "MAX_TEXT" in str(error):
+        return "holds over a megabyte of text beside its pixels; save it anew without metadata"
+    return f"is damaged or cut short ({error})"
+
+
+def open_image(path: Path, background: str = "#ffffff", at_least: ImageSize | None = None) -> MaskedImage:
+    """The first frame of a picture, upright, in RGB, on ``background`` where it is transparent.
+
+    ``at_least`` (upright) allows a large JPEG to be decoded at 1/2 to 1/8, still twice that size or more. The mask is
+    the picture's own transparency. Raises DatasetError naming the file if it cannot be decoded.
+    """
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            _require_small(image)
+            if at_least:
+                wanted = (2 * at_least.width, 2 * at_least.height)
+                image.draft(None, wanted[::-1] if _orientation(image) >= 5 else wanted)
+            image.load()
+            upright = _upright(image)
+            return MaskedImage(_to_rgb(upright, background), _transparency(upright))
+    except Exception as error:
+        raise DatasetError(f"{path}: {_complaint(path, error) if os.path.exists(path) else 'is gone'}") from error
+
+
+def orientation(path: Path) -> int:
+    """EXIF orientation 1 (upright) to 8 of a picture file; raises DatasetError as ``open_image`` does."""
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            _require_small(image)
+            return _orientation(image)
+    except Exception as error:
+        raise DatasetError(f"{path}: {_complaint(path, error) if os.path.exists(path) else 'is gone'}") from error
+
+
+def open_mask(path: Path) -> Image.Image:
+    """A mask file as brightness (L), upright: white counts in full, black not at all."""
+    return open_image(path, "#000000").rgb.convert("L")
+
+
+def _orientation(image: Image.Image) -> int:
+    """EXIF orientation 1 to 8; 1 where there is none or it is broken. Pillow turns a TIFF by itself, and decodes a PNG
+    to look for it behind the pixels.
+    """
+    try:
+        value = 1 if image.format == "TIFF" else image.getexif().get(_ORIENTATION, 1)
+    except Exception:  # broken EXIF makes Pillow raise almost anything, and says nothing of the pixels
+        return 1
+    return value if value in _UPRIGHT else 1
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    turn = _UPRIGHT.get(_orientation(image))
+    return image if turn is None else image.transpose(turn)
+
+
+def _transparency(image: Image.Image) -> Image.Image | None:
+    """The alpha channel (L), or None if the picture is opaque throughout."""
+    if not image.has_transparency_data:
+        return None
+    alpha = image.convert("RGBA").getchannel("A")
+    return None if alpha.getextrema() == (255, 255) else alpha
+
+
+def _to_rgb(image: Image.Image, background: str) -> Image.Image:
+    if image.mode.startswith(("I", "F")):
+        return _scaled_grey(image).convert("RGB")
+    if image.has_transparency_data:
+        canvas = Image.new("RGBA", image.size, background)
+        return Image.alpha_composite(canvas, image.convert("RGBA")).convert("RGB")
+    return image.convert("RGB")
+
+
+def _scaled_grey(image: Image.Image) -> Image.Image:
+    """Grey of 16 or 32 bits, or float in 0 to 1, scaled to 8 bits (Pillow's convert clips at 255: nearly all white)."""
+    import numpy as np
+
+    values = np.nan_to_num(np.asarray(image, dtype=np.float64))
+    top = 1.0 if image.mode == "F" and values.max(initial=0) <= 1 else max(65535.0, float(values.max(initial=0)))
+    return Image.fromarray((values.clip(0, top) * (255 / top)).round().astype(np.uint8))
+
+
+def crop_box(picture: ImageSize, size: ImageSize, position: float) -> tuple[float, float, float, float]:
+    """Left, top, right, bottom of the largest part of ``picture`` that has the ratio of ``size``.
+
+    ``position`` 0 takes the left (or top) end, 0.5 the middle, 1 the right (or bottom).
+    """
+    scale = min(picture.width / size.width, picture.height / size.height)
+    width, height = min(picture.width, size.width * scale), min(picture.height, size.height * scale)
+    left, top = (picture.width - width) * position, (picture.height - height) * position
+    return left, top, left + width, top + height
+
+
+def overflow(picture: ImageSize, size: ImageSize) -> float:
+    """Pixels, at the scale of ``size``, by which ``picture`` sticks out once it covers it."""
+    scale = max(size.width / picture.width, size.height / picture.height)
+    return max(picture.width * scale - size.width, picture.height * scale - size.height)
+
+
+def size_and_crop(
+    picture: ImageSize, size: ImageSize, position: float = 0.5, flip: bool = False
+) -> tuple[int, int, int, int]:
+    """Height and width of ``picture`` as it is, and top and left of the cut that ``crop_and_resize`` makes once it is
+    scaled.
+
+    What SDXL is told of a picture (arXiv:2307.01952, section 2.2).
+    """
+    scale = max(size.width / picture.width, size.height / picture.height)
+    over = [round(side * scale) - shown for side, shown in zip(picture, size, strict=True)]
+    left, top = (round(side * position) for side in over)
+    return picture.height, picture.width, top, over[0] - left if flip else left
+
+
+def crop_and_resize(picture: Image.Image, size: ImageSize, position: float = 0.5, flip: bool = False) -> Image.Image:
+    """``picture`` cut to the ratio of ``size`` and resized to it in one pass (Lanczos, widened to the reduction)."""
+    box = crop_box(ImageSize(*picture.size), size, position)
+    cut = picture.resize(size, Image.Resampling.LANCZOS, box=box)
+    return ImageOps.mirror(cut) if flip else cut
+
+
+def crop_and_resize_mask(
+    mask: Image.Image, size: ImageSize, position: float = 0.5, flip: bool = False
+) -> "torch.Tensor":
+    """``mask`` (L) cut likewise and averaged over each latent: float32 (1, h, w) in [0, 1]; ``size`` in latents."""
+    import numpy as np
+    import torch
+
+    cut = mask.resize(size, Image.Resampling.BOX, box=crop_box(ImageSize(*mask.size), size, position))
+    values = np.asarray(ImageOps.mirror(cut) if flip else cut, dtype=np.float32) / 255
+    return torch.from_numpy(values)[None]
+
+
+def to_pixels(picture: Image.Image) -> "torch.Tensor":
+    """An RGB picture as float32 (3, H, W) in [-1, 1]."""
+    import numpy as np
+    import torch
+
+    values = np.asarray(picture, dtype=np.float32) / 127.5 - 1
+    return torch.from_numpy(np.ascontiguousarray(values.transpose(2, 0, 1)))

@@ -1,0 +1,96 @@
+"""Tensors kept on disk by the hash of what made them, and as many in memory as a budget allows."""
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sdlora import failpoints
+from sdlora.errors import FileError
+from sdlora.filesystem.writing import write_atomic
+
+if TYPE_CHECKING:
+    import torch
+
+MEMORY = 256 << 20
+"""Bytes of tensors kept in memory: 2,000 pictures at 512 px, all of them for a small set."""
+
+Tensors = dict[str, "torch.Tensor"]
+
+
+def key_of(*parts: object) -> str:
+    """SHA-256, in hexadecimal, of the parts' written forms: numbers, strings, tuples of them."""
+    return hashlib.sha256("\x1f".join(repr(part) for part in parts).encode()).hexdigest()
+
+
+class TensorStore:
+    """``key -> named CPU tensors``, in safetensors files that are written whole and verified when read.
+
+    Without ``folder`` everything stays in memory. With it, at most ``memory`` bytes: the least recently used leave.
+    """
+
+    def __init__(self, folder: Path | None, memory: int = MEMORY) -> None:
+        self.folder = folder
+        self.memory = memory
+        self._held: OrderedDict[str, Tensors] = OrderedDict()
+        self._bytes = 0
+
+    def path(self, key: str) -> Path:
+        """The file of ``key``, in one of 256 folders, so that none grows too long to list."""
+        if self.folder is None:
+            raise FileError("this store is in memory alone")
+        return self.folder / key[:2] / f"{key}.safetensors"
+
+    def get(self, key: str) -> Tensors | None:
+        """What is kept under ``key``, or None where there is nothing or its file is damaged."""
+        if key in self._held:
+            self._held.move_to_end(key)
+            return self._held[key]
+        found = None if self.folder is None else _load(self.path(key))
+        if found is not None:
+            self._hold(key, found)
+        return found
+
+    def put(self, key: str, tensors: Mapping[str, "torch.Tensor"]) -> None:
+        """Keep a copy of ``parts`` on the CPU. Raises FileError where the disk is full or cannot be written."""
+        from safetensors.torch import save
+
+        kept = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
+        if self.folder is not None:
+            write_atomic(self.path(key), save(kept, {"sha256": _digest(kept)}))
+            failpoints.point("cache.kept")
+        self._hold(key, kept)
+
+    def _hold(self, key: str, tensors: Tensors) -> None:
+        self._held[key] = tensors
+        self._bytes += _size(tensors)
+        while self.folder is not None and self._bytes > self.memory and len(self._held) > 1:
+            self._bytes -= _size(self._held.popitem(last=False)[1])
+
+
+def _size(tensors: Tensors) -> int:
+    return sum(tensor.nbytes for tensor in tensors.values())
+
+
+def _digest(tensors: Tensors) -> str:
+    import torch
+
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())  # as bytes: numpy has no bfloat16
+    return digest.hexdigest()
+
+
+def _load(path: Path) -> Tensors | None:
+    """The tensors of one file if their hash is the one it was written with, else None."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "pt") as file:
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+            kept = (file.metadata() or {}).get("sha256")
+    except (OSError, SafetensorError):
+        return None
+    return tensors if kept == _digest(tensors) else None

@@ -1,0 +1,218 @@
+"""What people drop: pictures, captions, zip files, kohya's folders. Unpacked with care, sorted, and put into words.
+
+A zip is a stranger's: what it says of itself is checked before and while it is unpacked, and no path in it is used.
+"""
+
+import io
+import re
+import stat
+import zipfile
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import IO
+
+from sdlora.data.dataset import MASK, TEXTS, parse_kohya_folder
+from sdlora.data.images import FOREIGN_SUFFIXES, SUFFIXES
+from sdlora.data.step_heuristics import Kind
+from sdlora.errors import DatasetError
+from sdlora.filesystem.writing import require_free_space
+
+MAX_PICTURES = 1000
+MAX_PICTURE_BYTES = 50_000_000
+MAX_BYTES = 2_000_000_000
+MAX_ENTRIES = 4 * MAX_PICTURES
+"""In a zip: a picture, its caption, its mask, and the shadow file that a Mac adds."""
+MAX_RATIO = 200
+"""A zip may unpack to so many times its size: pictures hardly shrink, and flat bitmaps a hundred times."""
+FREE = 1_000_000
+"""Bytes of an entry to which the ratio is not applied: a blank bitmap shrinks to nothing, and harms nobody."""
+_DIRECTORY_BYTES = 4_000_000
+"""A zip's own list of contents is read as one piece, and may not be larger."""
+_CHUNK = 1 << 20
+ZIP = ".zip"
+ARCHIVES = frozenset((ZIP, ".7z", ".rar", ".tar", ".gz", ".tgz", ".bz2", ".xz"))
+CLASS_FOLDERS = frozenset(("reg", "regularization", "regularisation", "class_images"))
+"""Where kohya's trainers keep pictures of the class, which are no training pictures."""
+_HIDDEN = re.compile(r"\.[^.]|__MACOSX$")
+_PASSED_OVER = frozenset(("thumbs.db", "desktop.ini", "project.json"))
+
+
+@dataclass(frozen=True)
+class UploadedFile:
+    """One file as it came: where it lies now, and the path that its sender gave it, which is only ever shown."""
+
+    path: Path
+    name: PurePosixPath
+
+    @property
+    def folder(self) -> str:
+        return self.name.parent.name
+
+    @property
+    def suffix(self) -> str:
+        return self.name.suffix.lower()
+
+    @property
+    def stem(self) -> tuple[PurePosixPath, str]:
+        """By which a picture and its caption find one another."""
+        return self.name.parent, self.name.stem
+
+
+@dataclass(frozen=True)
+class FolderWords:
+    """What kohya's name of a folder says: `10_sks dog` is seen 10 times an epoch, called `sks`, and is a dog."""
+
+    repeats: int
+    kind: Kind
+    trigger: str
+    class_name: str
+
+
+@dataclass
+class SortedUploads:
+    """Everything that came in one drop, and a sentence on each thing that was left out."""
+
+    pictures: list[UploadedFile] = field(default_factory=list)
+    captions: list[UploadedFile] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
+
+    def words(self) -> list[FolderWords]:
+        """What the folders' names say, each once, in their order."""
+        found = (parse_folder_name(picture.folder) for picture in self.pictures)
+        return list(dict.fromkeys(words for words in found if words))
+
+
+def parse_folder_name(name: str) -> FolderWords | None:
+    """The words in a folder's name as kohya's trainers write it; None for any other name.
+
+    One word, or words that end in `style`, call a style; else the first word calls what the others say it is.
+    """
+    named = parse_kohya_folder(name)
+    if named is None:
+        return None
+    words = named[1].replace("_", " ").split()
+    if len(words) < 2 or words[-1].lower() == "style":
+        return FolderWords(named[0], "style", " ".join(words), "")
+    return FolderWords(named[0], "subject", words[0], " ".join(words[1:]))
+
+
+def sort_uploads(dropped: Iterable[UploadedFile], room: Path) -> SortedUploads:
+    """Sort dropped files, with what is in zip files among them unpacked to the empty folder ``room``."""
+    delivery = SortedUploads()
+    opened = 0
+    for item in dropped:
+        if not item.path.is_file():  # A pipe would be waited for.
+            delivery.remarks.append(f"{printable_name(item.name.name)} is no regular file; hand over the file itself.")
+        elif item.suffix == ZIP:
+            opened += 1
+            try:
+                for unpacked in _unpack(item, room / str(opened), delivery):
+                    _sort_file(unpacked, delivery)
+            except DatasetError as error:
+                delivery.remarks.append(f"{printable_name(item.name.name)} {error}.")
+        else:
+            _sort_file(item, delivery)
+    return delivery
+
+
+def printable_name(name: str | PurePosixPath) -> str:
+    """A stranger's name for a person to read: no line breaks, no marks that turn the text around."""
+    text = str(name)
+    return text if text.isprintable() else ascii(text)[1:-1]
+
+
+def _sort_file(item: UploadedFile, delivery: SortedUploads) -> None:
+    """Put a file where it belongs; what is plainly no part of the set is passed over without a word."""
+    parents = {part.lower() for part in item.name.parts[:-1]}
+    if any(_HIDDEN.match(part) for part in item.name.parts) or item.name.name.lower() in _PASSED_OVER:
+        return
+    if parents & CLASS_FOLDERS:
+        parent = printable_name(item.name.parent)
+        said = f"{parent} holds class pictures, which are not trained on; they are made as needed."
+        if said not in delivery.remarks:
+            delivery.remarks.append(said)
+    elif item.name.name.lower().endswith(MASK):
+        delivery.remarks.append(
+            f"{printable_name(item.name.name)} is a mask, which the page does not take; use a folder."
+        )
+    elif item.suffix in TEXTS:
+        delivery.captions.append(item)
+    elif item.suffix in ARCHIVES:
+        delivery.remarks.append(
+            f"{printable_name(item.name.name)} is an archive, which is not opened here; drop its pictures."
+        )
+    else:
+        delivery.pictures.append(item)
+
+
+class _BoundedZipFile(io.FileIO):
+    """A zip as a file of which no piece is read that is larger than an honest list of contents."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if size is not None and size > _DIRECTORY_BYTES:
+            raise DatasetError("lists more files than a set of pictures has; it is not opened")
+        return super().read(size)
+
+
+def _unpack(item: UploadedFile, room: Path, delivery: SortedUploads) -> Iterator[UploadedFile]:
+    """The files in a zip, under names of our own. Raises DatasetError for a zip that is not to be trusted."""
+    try:
+        with _BoundedZipFile(item.path) as file, zipfile.ZipFile(file) as archive:
+            entries = [entry for entry in archive.infolist() if not entry.is_dir()]
+            _require_honest(entries, item.path.stat().st_size)
+            room.mkdir(parents=True)
+            require_free_space(room, sum(entry.file_size for entry in entries))
+            for number, entry in enumerate(entries):
+                name = PurePosixPath(entry.filename.replace("\\", "/"))
+                if reason := _refusal(entry, name):
+                    delivery.remarks.append(f"{printable_name(name.name)} {reason}.")
+                    continue
+                target = room / f"{number}{_known(name.suffix)}"
+                with archive.open(entry) as source:
+                    _extract_entry(source, target, entry.file_size)
+                yield UploadedFile(target, name)
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError, ValueError) as error:
+        raise DatasetError(f"is no zip file, or is damaged ({printable_name(str(error))}); pack it again") from None
+
+
+def _known(suffix: str) -> str:
+    return suffix.lower() if suffix.lower() in {*SUFFIXES, *FOREIGN_SUFFIXES, *TEXTS} else ""
+
+
+def _require_honest(entries: Sequence[zipfile.ZipInfo], packed: int) -> None:
+    """Raises DatasetError for more files, more bytes or more air than a set of pictures has."""
+    if len(entries) > MAX_ENTRIES:
+        raise DatasetError(f"holds {len(entries)} files; {MAX_ENTRIES} at most: pack fewer")
+    size = sum(entry.file_size for entry in entries)
+    if size > MAX_BYTES:
+        raise DatasetError(f"unpacks to {size / 1e9:.1f} GB; {MAX_BYTES / 1e9:.0f} GB at most: pack less")
+    if size > FREE and size > MAX_RATIO * packed:
+        raise DatasetError(f"unpacks to {size // packed} times its size, which no pictures do; it is not opened")
+    if any(entry.flag_bits & 1 for entry in entries):
+        raise DatasetError("is locked with a password; pack it without one")
+
+
+def _refusal(entry: zipfile.ZipInfo, name: PurePosixPath) -> str:
+    """Why one entry of a zip is left in it; nothing if it is not."""
+    if stat.S_ISLNK(entry.external_attr >> 16):
+        return "is a link, not a file; pack the file itself"
+    if name.suffix.lower() in ARCHIVES:
+        return "is an archive inside the zip, which is not opened; unpack it first"
+    if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        return "is packed in a way that is not read here; pack an ordinary zip"
+    if entry.file_size > MAX_PICTURE_BYTES:
+        return f"has {entry.file_size / 1e6:.0f} MB; {MAX_PICTURE_BYTES / 1e6:.0f} at most: save it smaller"
+    if entry.file_size > FREE and entry.file_size > MAX_RATIO * max(1, entry.compress_size):
+        return "unpacks to far more than pictures do; it is left in the zip"
+    return ""
+
+
+def _extract_entry(source: IO[bytes], target: Path, declared: int) -> None:
+    """Write what comes out of a zip, and never more than was declared. Raises DatasetError where it lied."""
+    with open(target, "xb") as file:
+        while piece := source.read(_CHUNK):
+            file.write(piece)
+            if file.tell() > declared:
+                raise DatasetError("holds more than it says; it is not opened")

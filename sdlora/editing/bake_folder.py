@@ -1,0 +1,130 @@
+"""A base with adapters folded into its weights, written as a diffusers folder that every tool loads as it is."""
+
+import inspect
+import json
+import tempfile
+import warnings
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sdlora.adapters import attach
+from sdlora.adapters.fused import fuse
+from sdlora.adapters.state import Scale
+from sdlora.diffusion.schedule import ZERO_SNR
+from sdlora.errors import ConfigError, FileError, NonFiniteError
+from sdlora.families.loading import load_family, quiet_libraries
+from sdlora.families.settings import Model
+from sdlora.filesystem.paths import as_path
+from sdlora.filesystem.writing import pack_folder, require_free_space
+from sdlora.formats.infer_base import schedule_mismatch
+from sdlora.formats.storage import DTYPES, read_adapter
+from sdlora.generation.infotext import SAID_OF_BASE
+
+if TYPE_CHECKING:
+    from sdlora.families.base import Family
+
+OnPhase = Callable[[str], object]
+"""Told what is being done, in a few words."""
+MERGED = ("fp32", "fp16")
+"""The types in which a merged model is written."""
+NOTE = "merged.json"
+"""In the folder: which base, and which adapters at which scales."""
+
+
+def bake_folder(
+    model: str | Model,
+    adapters: Sequence[tuple[str, Path, Scale]],
+    output: Path,
+    dtype: str = "fp16",
+    on_phase: OnPhase = str,
+) -> Path:
+    """Write a base with ``adapters`` (name, file, scale) folded in to ``output``: a new folder, or a ``.zip`` of one.
+
+    All sums are made in float32 on the CPU and rounded once, to ``dtype``. What ``model`` says of the base's schedule
+    is written too. ``on_phase`` is told what is being done. Warns of adapters that were trained with another schedule.
+    Raises ConfigError for what is taken or chosen twice, ModelError, FormatError, MismatchError, FileError.
+    """
+    output = as_path(output)
+    if dtype not in MERGED:
+        raise ConfigError(f"{dtype}: a merged model is written in {' or '.join(MERGED)}")
+    if not adapters:
+        raise ConfigError("choose at least one adapter to merge")
+    if output.exists():
+        raise ConfigError(f"{output}: exists already; choose another name, or move it away")
+    model = model if isinstance(model, Model) else Model(base=model)
+    said = {name: value for name in SAID_OF_BASE if (value := getattr(model, name)) != "auto"}
+    on_phase("loading the base model")
+    family = load_family(model)
+    for number, (name, path, _) in enumerate(adapters):
+        on_phase(f"reading {name}")
+        state = read_adapter(path)
+        attach.load_state(family.models, state, str(number))
+        if odd := schedule_mismatch(name, state.metadata, family.scheduler_config, said):
+            warnings.warn(odd, stacklevel=2)
+    on_phase("folding the adapters in")
+    with fuse(family.models, {str(number): scale for number, (_, _, scale) in enumerate(adapters)}):
+        note = {
+            "base": Path(model.base).name,
+            **said,
+            "adapters": [{"name": name, "scale": scale} for name, _, scale in adapters],
+            "dtype": dtype,
+        }
+        _write(family, note, output, dtype, on_phase)
+    return output
+
+
+def _write(family: "Family", note: dict[str, Any], output: Path, dtype: str, on_phase: OnPhase) -> None:
+    """The folder whole or not at all: it is made beside ``output`` under another name."""
+    with ExitStack() as held:
+        try:
+            output.parent.mkdir(parents=True, exist_ok=True)
+            require_free_space(output.parent, 2 * _bytes(family, dtype))
+            beside = Path(held.enter_context(tempfile.TemporaryDirectory(prefix=".merging-", dir=output.parent)))
+            folder = beside / output.stem
+            on_phase("writing the model")
+            with quiet_libraries():
+                pipeline = _pipeline(family, dtype)
+                _require_finite(pipeline, output, dtype)
+                pipeline.save_pretrained(folder, safe_serialization=True)
+            (folder / NOTE).write_text(json.dumps(note, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+            if output.suffix != ".zip":
+                folder.rename(output)
+                return
+            on_phase("packing the zip file")
+            pack_folder(folder, output)
+        except OSError as error:
+            raise FileError(f"{output}: cannot be written ({error.strerror or error})") from error
+
+
+def _pipeline(family: "Family", dtype: str) -> Any:
+    """The whole pipeline in ``dtype``, with the base's own scheduler (or the usual one, if its kind is not told).
+
+    Where the schedule ends in noise alone and that scheduler cannot begin there, it is DDIM's, as arXiv:2305.08891 has
+    it: each step taken from its end ("trailing").
+    """
+    import diffusers
+    import torch
+
+    config, options = family.scheduler_config, {}
+    kind = getattr(diffusers, str(config.get("_class_name")), diffusers.PNDMScheduler)
+    if config.get(ZERO_SNR):
+        options = {"timestep_spacing": "trailing"}
+        if ZERO_SNR not in inspect.signature(kind.__init__).parameters:
+            kind = diffusers.DDIMScheduler
+    return family.pipeline(kind.from_config(config, **options)).to(dtype=getattr(torch, DTYPES[dtype]))
+
+
+def _require_finite(pipeline: Any, output: Path, dtype: str) -> None:
+    """Raises NonFiniteError for weights that are not finite in ``dtype``."""
+    for part in ("unet", "text_encoder", "text_encoder_2"):
+        module = getattr(pipeline, part, None)
+        for name, weight in module.named_parameters() if module is not None else ():
+            if not weight.isfinite().all():
+                raise NonFiniteError(f"{output}: {part}.{name} is not finite in {dtype}; nothing is written")
+
+
+def _bytes(family: "Family", dtype: str) -> int:
+    parameters = sum(p.numel() for module in (*family.models.values(), family.vae) for p in module.parameters())
+    return parameters * (4 if dtype == "fp32" else 2)

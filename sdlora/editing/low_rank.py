@@ -1,0 +1,170 @@
+"""Updates as sums of rank-one parts, the strongest first, and cut to as many of them as are wanted.
+
+The best approximation of a matrix by one of rank r keeps its r largest singular values (Eckart and Young, 1936); the
+share of the squared Frobenius norm that is kept is theirs of the sum of all squares.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+
+from sdlora.adapters import parametrizations
+from sdlora.adapters.compatibility import require_compatible
+from sdlora.adapters.state import AdapterState, ModuleState
+from sdlora.errors import ConfigError, NonFiniteError
+
+if TYPE_CHECKING:
+    import torch
+
+SMALL = 1e-7
+"""Singular values below so much of the largest are rounding, in float32 products."""
+CONVOLUTIONS = (".conv", ".conv1", ".conv2", ".conv_in", ".conv_out")
+"""How paths of 3 x 3 convolutions end: a LoHa's tensors do not tell its kernel."""
+
+
+class Cut(NamedTuple):
+    """How much of an update is kept: the ``rank`` strongest parts, or as few as hold a share of its ``energy``.
+
+    Of both, the fewer parts. At least one is kept.
+    """
+
+    rank: int | None = None
+    energy: float | None = None
+    """Share of the squared Frobenius norm: 0 to 1."""
+
+    def check(self) -> "Cut":
+        """Itself. Raises ConfigError for what cannot be."""
+        if self.rank is not None and self.rank < 1:
+            raise ConfigError(f"rank = {self.rank}: give 1 or more")
+        if self.energy is not None and not 0 < self.energy <= 1:
+            raise ConfigError(f"energy = {self.energy}: give a share above 0, and 1 at most")
+        return self
+
+    def parts(self, values: torch.Tensor) -> int:
+        """How many of these singular ``values`` (k,), largest first, are kept."""
+        count = int((values > SMALL * values[:1]).sum()) or 1
+        if self.energy is not None:
+            sums = values.square().cumsum(0)
+            enough = int((sums < self.energy * sums[-1] * (1 - 1e-12)).sum()) + 1
+            count = min(count, enough)
+        return min(count, self.rank or count)
+
+
+class Factors(NamedTuple):
+    """A matrix (out, in) as ``left`` (out, k) · diag(``values``) · ``right`` (k, in), float64, largest value first."""
+
+    left: torch.Tensor
+    values: torch.Tensor
+    right: torch.Tensor
+
+    def kept(self, count: int) -> float:
+        """The share of the squared Frobenius norm in the first ``count`` parts; 1 where there is nothing."""
+        squares = self.values.square()
+        return float(squares[:count].sum() / squares.sum()) if float(squares.sum()) else 1.0
+
+    def module(self, count: int, kernel: Sequence[int]) -> ModuleState:
+        """The first ``count`` parts as a LoRA whose alpha is its rank; each factor takes the root of the values."""
+        root = self.values[:count].sqrt()
+        up, down = self.left[:, :count] * root, root[:, None] * self.right[:count]
+        if kernel:
+            down, up = down.reshape(count, -1, *kernel), up[:, :, None, None]
+        return ModuleState({"down": down.float(), "up": up.float()}, float(count))
+
+
+def factorize_product(up: torch.Tensor, down: torch.Tensor) -> Factors:
+    """The factors of ``up`` (out, r) @ ``down`` (r, in), which is never formed: QR of both, SVD of r x r."""
+    left, a = torch.linalg.qr(_finite(up))
+    right, b = torch.linalg.qr(_finite(down).T)
+    u, values, v = torch.linalg.svd(a @ b.T)
+    return Factors(left @ u[:, : len(values)], values, v[: len(values)] @ right.T)
+
+
+def factorize_matrix(matrix: torch.Tensor) -> Factors:
+    """The factors of a ``matrix`` (out, in), by the eigenvectors of the smaller of its Gram matrices, in float64."""
+    wide = _finite(matrix)
+    if len(wide) > wide.shape[1]:
+        other = factorize_matrix(wide.T)
+        return Factors(other.right.T, other.values, other.left.T)
+    squares, vectors = torch.linalg.eigh(wide @ wide.T)
+    values, left = squares.flip(0).clamp(min=0).sqrt(), vectors.flip(1)
+    right = (left.T @ wide) / values.clamp(min=torch.finfo(torch.float64).tiny)[:, None]
+    return Factors(left, values, right)
+
+
+def kernel_of(path: str, module: ModuleState) -> tuple[int, ...]:
+    """The kernel of the convolution that ``module`` is for; empty for a linear layer, and for 1 x 1 in linear shape."""
+    shape = parametrizations.unscaled_delta({name: tensor.to("meta") for name, tensor in module.tensors.items()}).shape
+    if len(shape) == 4:
+        return tuple(shape[2:])
+    return (3, 3) if module.method in ("loha", "lokr") and path.endswith(CONVOLUTIONS) else ()
+
+
+def low_rank_product(module: ModuleState) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """``up`` (out, r) and ``down`` (r, in) whose product is the whole update; None if it is no such product."""
+    if module.method != "lora":
+        return None
+    up, down = module.tensors["up"].flatten(1), module.tensors["down"]
+    if "mid" in module.tensors:
+        down = torch.einsum("pq...,qi->pi...", module.tensors["mid"], down.flatten(1))
+    return module.scale * up, down.flatten(1)
+
+
+def delta_matrix(path: str, module: ModuleState, weight: torch.Tensor | None) -> torch.Tensor:
+    """The update (out, in · kernel), float32. Raises ConfigError if it needs the base's ``weight``, or has a bias."""
+    if "diff_b" in module.tensors:
+        raise ConfigError(
+            f"{path}: a whole difference changes the bias too, which a LoRA cannot hold; keep it as it is"
+        )
+    if weight is not None:
+        return parametrizations.delta_weight(module.tensors, module.scale, weight).flatten(1)
+    if module.method in ("dora", "ia3"):
+        kind = {"dora": "a DoRA", "ia3": "an (IA)³"}[module.method]
+        raise ConfigError(f"{path}: {kind} changes a weight by what the weight is; name the base model")
+    return (module.scale * parametrizations.unscaled_delta(module.tensors)).flatten(1)
+
+
+def needs_base(state: AdapterState) -> bool:
+    """Whether any of its updates depends on the base's weight."""
+    return any(module.method in ("dora", "ia3") for module in state.modules.values())
+
+
+def layer_factors(path: str, module: ModuleState, weight: torch.Tensor | None) -> Factors:
+    """The factors of one layer's update. Raises what ``matrix`` raises."""
+    pair = low_rank_product(module)
+    return factorize_product(*pair) if pair else factorize_matrix(delta_matrix(path, module, weight))
+
+
+def _finite(matrix: torch.Tensor) -> torch.Tensor:
+    """``matrix`` in float64. Raises NonFiniteError for one that no singular values can be had of."""
+    if not matrix.isfinite().all():
+        raise NonFiniteError("an update is not finite; take smaller scales, or another adapter")
+    return matrix.double()
+
+
+Weights = Callable[[str], "torch.Tensor | None"]
+"""The base's weight of a layer by its classic path; None where no base is named."""
+
+
+def weights_of(base: str, paths: Iterable[str]) -> Weights:
+    """A reader of the layers at ``paths`` in ``base`` (a folder, a file or a hub id); of none if ``base`` is empty.
+
+    Raises ModelError for what is no base, MismatchError if it has no such layer.
+    """
+    if not base:
+        return lambda path: None
+    from sdlora.families.layer_weights import locate_tensors
+
+    found = locate_tensors(base, list(paths))
+    return lambda path: found[path].read().float()
+
+
+def weights_for(base: str, *states: AdapterState) -> Weights:
+    """A reader of the layers of ``states`` in ``base``. Raises MismatchError if one of them does not fit it."""
+    if base:
+        from sdlora.families.meta_model import build_meta_model
+
+        models = build_meta_model(base).models
+        for state in states:
+            require_compatible(models, state)
+    return weights_of(base, dict.fromkeys(path for state in states for path in state.modules))

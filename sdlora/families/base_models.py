@@ -1,0 +1,224 @@
+"""The models folders: base models that lie there are known by their names."""
+
+import difflib
+import os
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from sdlora.errors import FormatError, ModelError, SdloraError
+from sdlora.families import FAMILIES, single_file
+from sdlora.families.detect import USUAL_SIZE, detect_file, detect_folder, folder_size, hub_size, require_served
+from sdlora.families.single_file import config_folder, family_of_complete_file
+from sdlora.filesystem.paths import PICKLES, data_root, default_data_dir, existing_path
+
+if TYPE_CHECKING:
+    pass
+
+VARIABLE = "SDLORA_MODELS"
+MOST = 2000
+"""Files and folders of a models folder that are looked at."""
+LEADS_OUT = f"is a link that leads out of the models folder; put the folder that it leads to into ${VARIABLE}"
+ENDING = ".safetensors"
+
+
+@dataclass(frozen=True)
+class ModelEntry:
+    """A base model in a models folder; or what looks like one, with the ``problem`` that it has."""
+
+    name: str
+    """Its path in the models folder, without the ending."""
+    path: Path
+    family: str = ""
+    native_size: int = 0
+    """Side in pixels."""
+    bytes: int = 0
+    problem: str = ""
+
+
+def model_folders(data_dir: Path | None = None) -> list[Path]:
+    """The models folders that there are: those of ``$SDLORA_MODELS``, then ``models`` in the data folder."""
+    named = [Path(name.strip()) for name in os.environ.get(VARIABLE, "").split(os.pathsep) if name.strip()]
+    places = map(existing_path, (*named, (data_dir or default_data_dir()) / "models"))
+    return [*dict.fromkeys(place.resolve() for place in places if place is not None and place.is_dir())]
+
+
+def find_model(name: str, places: Sequence[Path]) -> Path | None:
+    """Where the model called ``name`` lies, in the first of the models folders that has it."""
+    if not 1 <= len(Path(name).parts) <= 2:
+        return None
+    for place in places:
+        for ending in ("", ENDING):
+            path = existing_path(f"{name}{ending}", place)
+            if path is not None and _is_model(path) and _lies_in(path, place):
+                return path
+    return None
+
+
+def list_models(places: Sequence[Path]) -> list[ModelEntry]:
+    """What lies in the models folders, by name, what cannot be used last. Of two of one name the first is had."""
+    found: dict[str, ModelEntry] = {}
+    for place in places:
+        for path in _models(place):
+            relative = path.relative_to(place).as_posix()
+            name = relative.removesuffix(ENDING)
+            taken = name in found and found[name].path.parent == path.parent  # a folder of the file's name
+            name = relative if taken else name
+            found.setdefault(
+                name, inspect_model(path, name) if _lies_in(path, place) else ModelEntry(name, path, problem=LEADS_OUT)
+            )
+    return sorted(found.values(), key=lambda one: (bool(one.problem), one.name.lower()))
+
+
+def _models(place: Path) -> Iterator[Path]:
+    """What could be models at most two levels deep, folders first, among the first ``MOST`` entries."""
+    waiting, left = [place], MOST
+    while waiting and left:
+        folder = waiting.pop(0)
+        entries = _entries(folder)[:left]
+        left -= len(entries)
+        yield from (path for path in entries if _is_model(path) or path.suffix.lower() == ".ckpt")
+        if folder == place:
+            waiting += [path for path in entries if path.is_dir() and not path.is_symlink() and not _is_model(path)]
+
+
+def _entries(folder: Path) -> list[Path]:
+    """What a folder holds, folders first, without what is hidden or may not be seen."""
+    try:
+        seen = [path for path in folder.iterdir() if not path.name.startswith(".")]
+        return sorted(seen, key=lambda path: (not path.is_dir(), path.name))
+    except OSError:
+        return []
+
+
+def _is_model(path: Path) -> bool:
+    if path.suffix.lower() == ENDING:
+        return path.is_file()
+    return (path / "model_index.json").is_file()
+
+
+def _lies_in(path: Path, place: Path) -> bool:
+    return path.resolve().is_relative_to(place)
+
+
+def inspect_model(path: Path, name: str) -> ModelEntry:
+    """What ``path`` is, from its configs or its header."""
+    if path.suffix.lower() == ".ckpt":
+        return ModelEntry(name, path, problem="can run code when it is opened; convert it to .safetensors")
+    files = [path] if path.is_file() else sorted(path.glob("*/*.safetensors"))
+    try:
+        stats = [file.stat() for file in files]
+        family, size = _family_and_size(path, max((stat.st_mtime_ns for stat in stats), default=0))
+    except (OSError, SdloraError) as error:
+        return ModelEntry(name, path, problem=str(error).removeprefix(f"{path}: "))
+    return ModelEntry(name, path, family, size, sum(stat.st_size for stat in stats))
+
+
+@lru_cache(maxsize=256)
+def _family_and_size(path: Path, stamp: int) -> tuple[str, int]:
+    """The family and the native size in pixels, read anew where ``stamp`` changed. Raises SdloraError."""
+    if path.is_file():
+        family = family_of_complete_file(path)
+        return family, folder_size(config_folder(family))
+    return require_served(detect_folder(path), path), folder_size(path)
+
+
+def bundled_bases() -> list[str]:
+    """The bundled base models that are there."""
+    return [name for name, folder in BUNDLED.items() if (folder / "model_index.json").is_file()]
+
+
+def available_models(data_dir: Path | None = None) -> list[ModelEntry]:
+    """The bundled base models, then what lies in the models folders, with what is wrong with it if it is no base."""
+    return [
+        *(inspect_model(BUNDLED[name], name) for name in bundled_bases()),
+        *list_models(model_folders(data_root(data_dir))),
+    ]
+
+
+def base_choices(data_dir: Path | None = None) -> list[tuple[str, str]]:
+    """The names of base models that are there, each with what stands for it as ``model.base``."""
+    known = bundled_bases()
+    found = (model for model in available_models(data_dir) if not model.problem)
+    return [(model.name, model.name if model.name in known else str(model.path)) for model in found]
+
+
+def resolve_base(base: str, data_dir: Path | None = None) -> str:
+    """``base``, or the path of the model of that name in a models folder: what a name means must not change later."""
+    known = base in bundled_bases() or existing_path(base)
+    return base if known else str(find_model(base, model_folders(data_root(data_dir))) or base)
+
+
+def is_single_file(base: str) -> bool:
+    """Whether ``base`` is one .safetensors file, so that adapters can be baked into another such file."""
+    with suppress(SdloraError):
+        return locate_base(base).kind == "file"
+    return False
+
+
+BUNDLED = {"pocket": Path(__file__).parent.parent / "pocket"}
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """Where a base model lies: a bundled or own folder, one file, or a repository of the hub."""
+
+    kind: Literal["folder", "file", "hub"]
+    location: str
+
+
+def locate_base(base: str) -> ModelSource:
+    """Decide what ``base`` names, without loading it. Raises ModelError if it can be nothing."""
+    if base in BUNDLED:
+        return ModelSource("folder", str(BUNDLED[base]))
+    path, suffix = existing_path(base), Path(base).suffix.lower()
+    if suffix in PICKLES:
+        raise ModelError(f"{base}: this kind of file can run code when it is opened; convert it to .safetensors first")
+    path = path or find_model(base, model_folders())
+    if path is not None and path.is_dir():
+        return ModelSource("folder", str(path))
+    if path is not None and path.is_file():
+        if path.suffix.lower() != ".safetensors":
+            raise ModelError(f"{base}: is no base model; give a diffusers folder, a .safetensors file or a hub id")
+        return ModelSource("file", str(path))
+    if HUB_ID.fullmatch(base) and suffix != ".safetensors":
+        return ModelSource("hub", base)
+    raise ModelError(f"model.base: there is no {base!r}; {_hint(base)}")
+
+
+def _hint(base: str) -> str:
+    """The nearest name that there is, or what can be given."""
+    near = difflib.get_close_matches(base, [*BUNDLED, *(found.name for found in list_models(model_folders()))], n=1)
+    kinds = f"give {', '.join(BUNDLED)}, a folder, a .safetensors file or a hub id"
+    return f"did you mean {near[0]}?" if near else kinds
+
+
+def native_size(base: str) -> int:
+    """The side in pixels that ``base`` draws best, as far as can be told without loading it.
+
+    Raises ModelError for what can be no base model.
+    """
+    source = locate_base(base)
+    if source.kind == "hub":
+        return hub_size(base)
+    if source.kind == "folder":
+        return folder_size(Path(source.location))
+    family = detect_file(Path(source.location))
+    return folder_size(single_file.config_folder(family)) if family in FAMILIES else USUAL_SIZE
+
+
+def family_of(base: str) -> str:
+    """The family of ``base`` without loading it: of a hub id, as its name suggests; empty for what cannot be told."""
+    with suppress(ModelError, FormatError):
+        source = locate_base(base)
+        if source.kind == "folder":
+            return detect_folder(Path(source.location))
+        if source.kind == "file":
+            return detect_file(Path(source.location))
+        return "sdxl" if "xl" in base.rpartition("/")[2].lower() else ""
+    return ""

@@ -1,0 +1,44 @@
+"""Bounded reading of text and JSON files, and their checksums."""
+
+import hashlib
+import json
+import stat
+from pathlib import Path
+from typing import Any
+
+from sdlora.errors import FileError, FormatError
+
+MAX_JSON_BYTES = 4 << 20
+"""Of files that say how something is to be read; those that hold something are never read as a whole."""
+
+
+def read_text(path: Path, most: int = MAX_JSON_BYTES) -> str:
+    """The UTF-8 text of a regular file of at most ``most`` bytes.
+
+    Raises FileError if it cannot be read, FormatError if it is larger, or no text.
+    """
+    try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise FileError(f"{path}: cannot be read (is no file)")
+        if status.st_size > most:
+            raise FormatError(f"{path}: has {status.st_size / 1e6:.0f} MB, too much for what it should say")
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise FileError(f"{path}: cannot be read ({error.strerror})") from None
+    except UnicodeDecodeError:
+        raise FormatError(f"{path}: is no text in UTF-8") from None
+
+
+def read_json(path: Path, most: int = MAX_JSON_BYTES) -> Any:
+    """What a JSON file says; raises as ``read_text`` does, and FormatError if it is no JSON, or nested too deeply."""
+    try:
+        return json.loads(read_text(path, most))
+    except (ValueError, RecursionError):
+        raise FormatError(f"{path}: is no JSON") from None
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,80 @@
+"""The JSON header of safetensors files: read with care, and changed while the tensors stay as they are."""
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from sdlora.errors import FileError, FormatError, shown
+from sdlora.filesystem.writing import write_atomic
+
+MAX_HEADER_BYTES = 8 << 20
+LONGEST_NAME = 500
+"""Letters of a tensor's name: the longest real one has about 150."""
+
+
+def read_safetensors_header(path: Path) -> dict[str, Any]:
+    """The JSON header of a safetensors file, read without touching its tensors.
+
+    Raises FileError if the file cannot be read, FormatError if it is no whole safetensors file.
+    """
+    if path.exists() and not path.is_file():  # A pipe would be waited for.
+        raise FileError(f"{path}: cannot be read (is no file)")
+    try:
+        size = path.stat().st_size
+        with open(path, "rb") as file:
+            start = file.read(8)
+            length = int.from_bytes(start, "little")
+            if len(start) < 8 or length > size - 8:
+                raise FormatError(f"{path}: is not a safetensors file, or is cut short")
+            if length > MAX_HEADER_BYTES:
+                raise FormatError(
+                    f"{path}: its header of {length >> 20} MB is over the allowed {MAX_HEADER_BYTES >> 20}"
+                )
+            header = json.loads(file.read(length))
+    except (ValueError, RecursionError):
+        raise FormatError(f"{path}: is not a safetensors file (its header is no JSON)") from None
+    except OSError as error:
+        raise FileError(f"{path}: cannot be read ({error.strerror})") from None
+    if not isinstance(header, dict):
+        raise FormatError(f"{path}: is not a safetensors file (its header is no JSON object)")
+    try:
+        ends = [int(entry["data_offsets"][1]) for name, entry in header.items() if name != "__metadata__"]
+    except (TypeError, KeyError, IndexError, ValueError, OverflowError):
+        raise FormatError(f"{path}: is not a safetensors file (its header is damaged)") from None
+    if max(ends, default=0) != size - 8 - length:
+        raise FormatError(f"{path}: is cut short, or has bytes beyond its last tensor")
+    odd = next((name for name in header if len(name) > LONGEST_NAME or not name.isprintable()), None)
+    if odd is not None:  # It would stand in messages, and cost time wherever it is compared.
+        raise FormatError(f"{path}: a tensor has a name that no tool gives: {shown(odd, 60)!r}")
+    return header
+
+
+ALIGNMENT = 8
+"""Headers are padded with spaces to a multiple of this many bytes, so that the tensors behind them lie aligned."""
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """The metadata in the header of a safetensors file. Raises FormatError, FileError."""
+    said = read_safetensors_header(path).get("__metadata__")
+    return {key: text for key, text in said.items() if isinstance(text, str)} if isinstance(said, dict) else {}
+
+
+def copy_with_metadata(source: Path, output: Path, changes: Mapping[str, str]) -> None:
+    """Write the safetensors file ``source`` to ``output``, whole or not at all, with ``changes`` to its metadata.
+
+    Hashes of the tensors, which the metadata may hold, stay true. Raises FormatError, FileError.
+    """
+    header = read_safetensors_header(source)
+    text = json.dumps({**header, "__metadata__": {**read_metadata(source), **changes}}, ensure_ascii=False)
+    content = text.encode()
+    content += b" " * (-len(content) % ALIGNMENT)
+
+    def write(temporary: Path) -> None:
+        with open(source, "rb") as old, open(temporary, "wb") as new:
+            old.seek(8 + int.from_bytes(old.read(8), "little"))
+            new.write(len(content).to_bytes(8, "little") + content)
+            shutil.copyfileobj(old, new)
+
+    write_atomic(output, write)

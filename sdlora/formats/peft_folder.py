@@ -1,0 +1,105 @@
+"""PEFT's folders on disk: read with the same suspicion as files, written whole or not at all."""
+
+import json
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sdlora.adapters.state import AdapterState
+from sdlora.errors import FileError, FormatError
+from sdlora.filesystem.paths import why_foreign
+from sdlora.filesystem.reading import read_json
+from sdlora.filesystem.safetensors_header import read_safetensors_header
+from sdlora.formats import peft
+from sdlora.formats.metadata import network_metadata
+
+if TYPE_CHECKING:
+    from sdlora.formats.storage import AdapterContents
+
+
+def is_peft_folder(path: Path) -> bool:
+    """Whether ``path`` is a folder that PEFT, or ``write_peft_folder``, wrote."""
+    return path.is_dir() and bool(_parts(path))
+
+
+def open_peft_folder(path: Path) -> "AdapterContents":
+    """What the folder at ``path`` holds: one component's folder, or one with such folders by component in it.
+
+    Raises FormatError for anything damaged, of a kind not served, or that links out of it; FileError if it cannot be
+    read.
+    """
+    from sdlora.formats.storage import AdapterContents, load_checked_tensors
+
+    parts: dict[str, peft.PeftComponent] = {}
+    types: Counter[str] = Counter()
+    unknown: list[str] = []
+    metadata: dict[str, str] = {}
+    for component, folder in _parts(path).items():
+        _require_own(path, folder)
+        found = load_checked_tensors(folder / peft.TENSORS, lambda key, component=component: peft.parse(component, key))  # type: ignore[misc]
+        types.update(found.types)
+        unknown += found.unknown
+        metadata |= found.metadata
+        parts[component] = peft.PeftComponent(found.tensors, _config(folder / peft.CONFIG))
+    if not types:
+        raise FormatError(f"{path}: holds no tensor that is known here")
+    try:
+        state = peft.read(parts)
+    except FormatError as error:
+        raise FormatError(f"{path}: {error}") from None
+    metadata.pop("format", None)
+    return AdapterContents(
+        AdapterState(state.method, state.modules, metadata), "peft", unknown, types.most_common(1)[0][0]
+    )
+
+
+def write_peft_folder(
+    path: Path, parts: Mapping[str, peft.PeftComponent], state: AdapterState, judge: Callable[[Path], None]
+) -> None:
+    """Write the folders of ``parts`` into the new folder ``path``; ``judge`` gets it while it has another name.
+
+    Raises FileError if the disk refuses.
+    """
+    from safetensors.torch import save
+
+    header = {**state.metadata, **network_metadata(state.modules), "format": "pt"}
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".tmp-", dir=path.parent) as beside:
+            for component, part in parts.items():
+                folder = Path(beside, "peft", component)
+                folder.mkdir(parents=True)
+                (folder / peft.TENSORS).write_bytes(save(dict(part.tensors), header))
+                (folder / peft.CONFIG).write_text(json.dumps(part.config, indent=2) + "\n", encoding="utf-8")
+            judge(Path(beside, "peft"))
+            Path(beside, "peft").rename(path)
+    except OSError as error:
+        raise FileError(f"{path}: cannot be written ({error.strerror or error})") from error
+
+
+def _parts(path: Path) -> dict[str, Path]:
+    """The folders of each component below ``path``."""
+    if (path / peft.CONFIG).is_file():
+        component = path.name if path.name in peft.COMPONENTS else peft.component_of(_keys(path / peft.TENSORS))
+        return {component: path}
+    return {name: path / name for name in peft.COMPONENTS if (path / name / peft.CONFIG).is_file()}
+
+
+def _keys(file: Path) -> list[str]:
+    return list(read_safetensors_header(file))
+
+
+def _require_own(root: Path, folder: Path) -> None:
+    """Raises FormatError for a component's ``folder`` that lies, or has a file that lies, outside ``root``."""
+    for place in (folder, folder / peft.CONFIG, folder / peft.TENSORS):
+        if place.exists() and (reason := why_foreign(place, root)):
+            raise FormatError(f"{place}: {reason}")
+
+
+def _config(file: Path) -> dict[str, Any]:
+    config = read_json(file)
+    if not isinstance(config, dict):
+        raise FormatError(f"{file}: is no JSON object")
+    return config

@@ -1,0 +1,67 @@
+"""The self-test of what is written: read back, does it hold the same updates?"""
+
+import math
+from typing import TYPE_CHECKING, NamedTuple
+
+from sdlora.adapters import parametrizations
+from sdlora.adapters.state import AdapterState, ModuleState
+from sdlora.errors import FormatError, NonFiniteError
+
+if TYPE_CHECKING:
+    import torch
+
+    from sdlora.formats.storage import AdapterContents
+
+BOUND = 1e-5
+"""How far an update may be off in float32, beside its largest number: some roundings of its factors. How far it is in
+16 bits depends on the numbers: that is told, not judged."""
+
+
+class RoundTripReport(NamedTuple):
+    """What was found when a file just written was read back."""
+
+    layers: int
+    keys: int
+    """Its tensors, all of which were understood."""
+    error: float
+    """The largest difference between a number of ΔW as it was and as the file gives it."""
+    largest: float
+    """The largest number of ΔW itself."""
+    advice: str = ""
+    """What a person should know who takes the file elsewhere."""
+
+    def __str__(self) -> str:
+        found = f"{self.layers} layers, {self.keys} tensors read back"
+        figures = f"max |ΔW| error {self.error:.2g} of {self.largest:.2g}"
+        return "; ".join([found, figures, *([self.advice] if self.advice else [])])
+
+
+def check_round_trip(state: AdapterState, written: "AdapterContents", dtype: str) -> RoundTripReport:
+    """Compare what was ``written`` with ``state``, a layer at a time.
+
+    Raises FormatError if a layer is not there, keys were not understood, or an update in fp32 is another: the file is
+    then not kept. Raises NonFiniteError for an update that is not finite.
+    """
+    found = written.state.modules
+    if written.unknown or found.keys() != state.modules.keys():
+        odd = next(iter(written.unknown), None) or next(iter(found.keys() ^ state.modules.keys()))
+        raise FormatError(f"{odd}: what was written does not read back (a bug); nothing is kept")
+    error = largest = 0.0
+    for path, module in state.modules.items():
+        for one, other in zip(_parts(module), _parts(found[path]), strict=True):
+            off, size = float((one - other).abs().max()), float(one.abs().max())
+            if not math.isfinite(size):
+                raise NonFiniteError(f"{path}: its update is not finite; nothing is kept")
+            if dtype == "fp32" and not off <= BOUND * size:
+                raise FormatError(f"{path}: its update reads back as another (a bug), by {off:.2g}; nothing is kept")
+            error, largest = max(error, off), max(largest, size)
+    keys = sum(len(module.tensors) for module in found.values())
+    return RoundTripReport(len(found), keys, error, largest)
+
+
+def _parts(module: ModuleState) -> "list[torch.Tensor]":
+    """What ΔW is made of without the base's weight: the update; DoRA's lengths beside it; (IA)³'s scales themselves."""
+    if module.method == "ia3":
+        return [1 + scale for scale in module.tensors.values()]
+    beside = [module.tensors[name] for name in ("magnitude", "input_magnitude", "diff_b") if name in module.tensors]
+    return [module.scale * parametrizations.unscaled_delta(module.tensors), *beside]

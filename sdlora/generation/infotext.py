@@ -1,0 +1,220 @@
+"""What a picture or a pasted text was made from, as the fields of a request: nothing is dropped without a word.
+
+A1111's text is read with all its ages: schedule types within the sampler's name, quoted values, no negative line.
+"""
+
+import json
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, get_args
+
+from sdlora.errors import ConfigError, FileError, shown
+from sdlora.families.settings import Model
+from sdlora.generation import lora_tags as prompts
+from sdlora.generation.images import embedded_texts
+from sdlora.generation.samplers import canonical_sampler
+
+if TYPE_CHECKING:
+    pass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    pass
+
+
+NEGATIVE = "Negative prompt:"
+
+
+SETTING = re.compile(r'(\w[\w \-/]{1,80}):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')
+"""A1111's, with names of a bounded length: without it, a long line without a colon takes the square of its length."""
+
+
+SAID_OF_BASE: Mapping[str, str] = {"prediction_type": "Prediction type", "zero_terminal_snr": "Zero terminal SNR"}
+"""What may be said of a base where its own files do not tell: ``Model``'s settings, and their names in the text."""
+
+
+NEEDS_QUOTES = re.compile(r'[,:\n\r"]|^\s|\s$')
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """What a picture was made from: prompts, and named settings as the text holds them."""
+
+    prompt: str = ""
+    negative: str = ""
+    settings: Mapping[str, str] = field(default_factory=dict)
+
+
+def format_parameters(parameters: Parameters) -> str:
+    """The ``parameters`` text. Both the negative line and the settings are always written."""
+    settings = ", ".join(f"{name}: {_quote(value)}" for name, value in parameters.settings.items())
+    return f"{parameters.prompt}\n{NEGATIVE} {parameters.negative}\n{settings}"
+
+
+def parse_parameters(text: str) -> Parameters:
+    """Read a ``parameters`` text, ours or another tool's. What cannot be understood becomes prompt."""
+    *lines, last = text.split("\n")
+    found = SETTING.findall(last)
+    if not (last.startswith("Steps: ") or len(found) >= 3):
+        lines, found = [*lines, last], []
+    start = next((n for n, line in enumerate(lines) if line.startswith(NEGATIVE)), len(lines))
+    negative = "\n".join(lines[start:]).removeprefix(NEGATIVE).removeprefix(" ")
+    return Parameters("\n".join(lines[:start]), negative, {name: _unquote(value) for name, value in found})
+
+
+def _quote(value: str) -> str:
+    return json.dumps(value, ensure_ascii=False) if NEEDS_QUOTES.search(value) else value
+
+
+def _unquote(value: str) -> str:
+    if value.startswith('"'):
+        try:
+            return str(json.loads(value))
+        except ValueError:
+            return value
+    return value.strip()
+
+
+LIMITS: Mapping[str, tuple[int, int]] = {
+    "steps": (1, 150),
+    "cfg": (0, 30),
+    "seed": (0, 2**53 - 1),
+    "clip_skip": (1, 12),
+    "width": (8, 8192),
+    "height": (8, 8192),
+}
+"""The least and the most that is taken over; a browser's numbers are exact to 2 ** 53."""
+NUMBERS = {"Steps": "steps", "CFG scale": "cfg", "Seed": "seed", "Clip skip": "clip_skip"}
+READ = {*NUMBERS, *SAID_OF_BASE.values(), "Sampler", "Schedule type", "Size", "Model"}
+NO_MATTER = {"Model hash", "Lora hashes", "Version", "Hashes", "User", "Module 1", "Module 2"}
+"""Settings that change nothing of a picture by themselves."""
+
+
+@dataclass(frozen=True)
+class RecalledSettings:
+    """The fields that could be read, and a sentence on each thing that could not."""
+
+    prompt: str = ""
+    """Without the tags of ``scales``; a tag with two numbers stays."""
+    negative: str = ""
+    scales: Mapping[str, float] = field(default_factory=dict)
+    """Adapters that are there, by name."""
+    sampler: str = ""
+    """With its schedule type, as the table of samplers spells it."""
+    model: str = ""
+    """The base model's name, without its folder."""
+    numbers: Mapping[str, float] = field(default_factory=dict)
+    """``steps``, ``cfg``, ``seed``, ``clip_skip``, ``width`` and ``height``, as far as given."""
+    remarks: tuple[str, ...] = ()
+    base_settings: Mapping[str, str] = field(default_factory=dict)
+    """What was said of the base, by the names of ``Model``'s settings."""
+
+
+def recall_image(path: Path, adapters: Collection[str]) -> RecalledSettings:
+    """What the picture at ``path`` was made from. Raises FileError if it is no picture, or does not say."""
+    found = embedded_texts(path)
+    if "parameters" in found:
+        return recall_text(found["parameters"], adapters)
+    if {"prompt", "workflow"} & found.keys():
+        raise FileError(f"{path.name}: holds a ComfyUI workflow, which is not read here; copy its prompt by hand")
+    raise FileError(f"{path.name}: holds no settings; other programs may have removed them when they saved it")
+
+
+def recall_text(text: str, adapters: Collection[str]) -> RecalledSettings:
+    """The fields of an A1111 ``text``, of which the adapters called ``adapters`` are there.
+
+    Raises ConfigError if there is no text.
+    """
+    lines = text.strip().replace("\r\n", "\n")
+    if not lines:
+        raise ConfigError("There is no text yet: paste the settings of a picture, as A1111 shows them.")
+    read = parse_parameters(lines)
+    remarks: list[str] = []
+    if not read.settings:
+        remarks.append("No line of settings was found: only the prompt is filled in.")
+    prompt, scales = _adapters(read.prompt, adapters, remarks)
+    sampler = _sampler(read, remarks)
+    numbers = _numbers(read.settings, remarks)
+    said = _said(read.settings, remarks)
+    rest = [name for name in read.settings if name not in READ | NO_MATTER]
+    if rest:
+        remarks.append(f"Not taken over, as there is no such field here: {shown(', '.join(rest), 300)}.")
+    model = read.settings.get("Model", "")
+    return RecalledSettings(prompt, read.negative, scales, sampler, model, numbers, tuple(remarks), said)
+
+
+def _adapters(prompt: str, known: Collection[str], remarks: list[str]) -> tuple[str, dict[str, float]]:
+    """The prompt without its tags, and the scales of those adapters that are there."""
+    try:
+        text, asked = prompts.parse_lora_tags(prompt)
+    except ConfigError as error:
+        remarks.append(f"{error}.")
+        return prompt, {}
+    scales: dict[str, float] = {}
+    for name, scale in asked.items():
+        tag = prompts.lora_tag(name, scale)
+        if name not in known:
+            remarks.append(f"There is no adapter {shown(name, 60)!r} here: {shown(tag, 80)} was left out.")
+        elif isinstance(scale, float) and -2 <= scale <= 2:
+            scales[name] = scale
+        else:  # No slider holds it.
+            text = f"{text} {tag}"
+    return text, scales
+
+
+def _sampler(read: Parameters, remarks: list[str]) -> str:
+    """The sampler with its schedule type, or without one that is unknown; empty if the sampler is."""
+    given, schedule = read.settings.get("Sampler", ""), read.settings.get("Schedule type", "")
+    for name in (f"{given} {schedule}", given) if given else ():
+        try:
+            found = canonical_sampler(name)
+        except ConfigError:
+            continue
+        if name == given and schedule:
+            remarks.append(f"{found} has no schedule type {shown(schedule, 40)!r} here: its own is taken.")
+        return found
+    if given:
+        remarks.append(f"There is no sampler {shown(given, 40)!r} here: the sampler stays as it is.")
+    return ""
+
+
+def _said(settings: Mapping[str, str], remarks: list[str]) -> dict[str, str]:
+    """What was said of the base, as far as it can be taken over."""
+    said: dict[str, str] = {}
+    for name, key in SAID_OF_BASE.items():
+        choices = get_args(Model.model_fields[name].annotation)
+        if settings.get(key) in choices:
+            said[name] = settings[key]
+        elif key in settings:
+            remarks.append(f"{key} {settings[key][:40]!r} is unknown here: give {', '.join(choices)}; it stays auto.")
+    return said
+
+
+def _numbers(settings: Mapping[str, str], remarks: list[str]) -> dict[str, float]:
+    """The numbers that can be taken over."""
+    texts = {name: settings[key] for key, name in NUMBERS.items() if key in settings}
+    width, times, height = settings.get("Size", "").partition("x")
+    if times:
+        texts |= {"width": width, "height": height}
+    elif width:
+        remarks.append(f"Size {width[:40]!r} cannot be read: the size stays as it is.")
+    numbers: dict[str, float] = {}
+    for name, text in texts.items():
+        least, most = LIMITS[name]
+        try:
+            number = float(text) if name == "cfg" else int(text)
+        except ValueError:
+            number = float("nan")
+        if least <= number <= most:
+            numbers[name] = number
+        else:
+            remarks.append(f"{name.replace('_', ' ')} = {text[:40]}: give {least} to {most}; it stays as it is.")
+    return numbers
+
+
+def read_parameters(path: Path) -> Parameters | None:
+    """The parameters that a picture carries, or None. Raises FileError if it is no picture."""
+    text = embedded_texts(path).get("parameters")
+    return None if text is None else parse_parameters(text)

@@ -1,0 +1,264 @@
+"""Grids of pictures that differ in one thing a direction: their axes, their cells, and their folder on disk.
+
+A grid is laid out first (``write_declaration``: no torch is needed) as a folder with ``grid.json``; whoever holds the
+device fills it (``fill``) with a PNG a cell as each is finished, and ``sheet.png`` at the end. Cells that are there are
+never drawn again, so that a grid cut short goes on where it ended.
+"""
+
+import json
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from itertools import product
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sdlora.errors import ConfigError, FileError, SdloraError
+from sdlora.events import OnProgress
+from sdlora.filesystem.reading import read_json
+from sdlora.filesystem.writing import write_atomic
+from sdlora.generation import lora_tags as prompts
+from sdlora.generation.axes import AXIS_TYPES, Axis
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from sdlora.generation.studio import Studio
+
+MOST_CELLS = 200
+DECLARATION, SHEET = "grid.json", "sheet.png"
+SHEET_CELL = 384
+"""The most that a picture's longest side takes on the sheet, in pixels."""
+DIRECTIONS = ("X", "Y", "Z")
+
+
+@dataclass(frozen=True)
+class GridCell:
+    """One picture of a grid, or what all have in common before the axes change it."""
+
+    prompt: str
+    negative: str = ""
+    seed: int = -1
+    steps: int = 25
+    cfg: float = 7.0
+    sampler: str = "DPM++ 2M"
+    adapter: str = ""
+    """The adapter that is compared, or the checkpoint in its place; "" for none."""
+    scale: float = 1.0
+    """Its scale."""
+    others: Mapping[str, float] = field(default_factory=dict)
+    """The scales of all other adapters."""
+    place: tuple[int, int, int] = (0, 0, 0)
+    """Page, row and column."""
+    notes: Mapping[str, str] = field(default_factory=dict)
+    """What stands in its A1111 text besides: the axes' values."""
+
+    @property
+    def file(self) -> str:
+        """The name of its picture in the grid's folder."""
+        return "{}-{:03d}-{:03d}.png".format(*self.place)
+
+    @property
+    def scales(self) -> dict[str, float]:
+        return {**self.others, **({self.adapter: self.scale} if self.adapter else {})}
+
+
+@dataclass(frozen=True)
+class ImageGrid:
+    """A grid as its folder tells it: columns along ``axes[0]``, rows along ``axes[1]``, pages along ``axes[2]``."""
+
+    axes: tuple[Axis, ...]
+    cells: tuple[GridCell, ...]
+    adapters: Mapping[str, str]
+    """The file of every adapter by name, all checkpoints among them, in the order of loading."""
+    base: str = "pocket"
+    width: int | None = None
+    height: int | None = None
+    clip_skip: int = 1
+    subject: str = ""
+    """What is compared: a run's or an adapter's name."""
+
+    @property
+    def labels(self) -> tuple[list[str], list[str], list[str]]:
+        """Of the columns, the rows and the pages."""
+        columns, rows, pages = ([axis.label(value) for value in axis.values] for axis in _three(self.axes))
+        return columns, rows, pages
+
+    def cell(self, file: str) -> GridCell:
+        """The cell whose picture is called ``file``. Raises ConfigError if there is none."""
+        found = next((cell for cell in self.cells if cell.file == file), None)
+        if found is None:
+            raise ConfigError(f"{file}: the grid has no such picture")
+        return found
+
+
+def grid_cells(
+    start: GridCell, axes: Sequence[Axis], checkpoints: Mapping[str, str] | None = None
+) -> tuple[GridCell, ...]:
+    """``start`` changed by every combination of the axes' values, page by page, row by row.
+
+    ``checkpoints`` names the adapter of each value of a checkpoint axis. A random seed is drawn once for all cells.
+    Raises ConfigError for two axes of one kind, too many cells, or an axis that would change nothing.
+    """
+    used = [axis for axis in axes if axis.kind]
+    kinds = [axis.kind for axis in used]
+    if twice := next((kind for kind in kinds if kinds.count(kind) > 1), None):
+        raise ConfigError(f"two axes are {AXIS_TYPES[twice].title}; give each direction something else to change")
+    columns, rows, pages = three = _three(axes)
+    count = len(columns.values) * len(rows.values) * len(pages.values)
+    if count > MOST_CELLS:
+        sides = " x ".join(str(len(axis.values)) for axis in three if axis.kind)
+        raise ConfigError(f"{sides} are {count} pictures, and a grid has at most {MOST_CELLS}; leave some values out")
+    if start.seed == -1:
+        start = replace(start, seed=secrets.randbelow(2**32))
+    found = []
+    for page, row, column in product(*(range(len(axis.values)) for axis in reversed(three))):
+        chosen = {axis.kind: (axis, axis.values[n]) for axis, n in zip(three, (column, row, page), strict=True)}
+        cell = replace(start, place=(page, row, column), notes=_notes(three, (column, row, page)))
+        for kind in AXIS_TYPES:  # Their order: what is replaced stands in the prompt that an axis gives.
+            if kind in chosen:
+                cell = _changed(cell, *chosen[kind], checkpoints or {})
+        found.append(cell)
+    _require_change(start, used, found)
+    return tuple(found)
+
+
+def _changed(cell: GridCell, axis: Axis, value: str, checkpoints: Mapping[str, str]) -> GridCell:
+    """``cell`` with one axis at ``value``."""
+    if axis.kind == "checkpoint":
+        return replace(cell, adapter=checkpoints[value])
+    if axis.kind == "replace":
+        texts = {name: getattr(cell, name).replace(axis.values[0], value) for name in ("prompt", "negative")}
+        return replace(cell, **texts)
+    changes: dict[str, Any] = {axis.kind: AXIS_TYPES[axis.kind].read(value)}
+    return replace(cell, **changes)
+
+
+def _require_change(start: GridCell, axes: Sequence[Axis], found: Sequence[GridCell]) -> None:
+    """Raises ConfigError for an axis whose values could change no picture."""
+    for axis in axes:
+        if axis.kind == "replace" and not any(axis.values[0] in start.prompt + start.negative for start in found):
+            raise ConfigError(f"replace: {axis.values[0]!r} stands in no prompt; the first value is what is replaced")
+        if axis.kind in ("scale", "checkpoint") and not start.adapter:
+            raise ConfigError(f"{axis.kind}: choose the adapter to compare")
+        if axis.kind in ("scale", "checkpoint"):
+            named = {name for cell in found for name in prompts.parse_lora_tags(cell.prompt).scales}
+            if fixed := named & {start.adapter, *(cell.adapter for cell in found)}:
+                tag = f"<lora:{min(fixed)}:...>"
+                raise ConfigError(f"prompt: {tag} sets the scale that is to be compared; take it out of the prompt")
+
+
+def _notes(axes: Sequence[Axis], places: Sequence[int]) -> dict[str, str]:
+    """The axes' values as settings of an A1111 text, in the words of its X/Y/Z plot."""
+    notes: dict[str, str] = {}
+    for direction, axis, place in zip(DIRECTIONS, axes, places, strict=True):
+        if axis.kind:
+            notes |= {f"{direction} Type": AXIS_TYPES[axis.kind].title, f"{direction} Value": axis.values[place]}
+    return notes
+
+
+def _three(axes: Sequence[Axis]) -> tuple[Axis, Axis, Axis]:
+    """``axes``, and in place of those that are missing one of a single value that changes nothing."""
+    x, y, z = [*axes, *[Axis()] * (3 - len(axes))]
+    return x, y, z
+
+
+def write_declaration(grid: ImageGrid, folder: Path) -> Path:
+    """Write the declaration of ``grid`` into ``folder``, which is made. Raises FileError."""
+    write_atomic(folder / DECLARATION, json.dumps(asdict(grid), ensure_ascii=False))
+    return folder
+
+
+def read_grid(folder: Path) -> ImageGrid:
+    """The grid in ``folder``. Raises FileError if there is none, or it cannot be read."""
+    try:
+        values = read_json(folder / DECLARATION)
+        axes = tuple(Axis(axis["kind"], tuple(axis["values"])) for axis in values.pop("axes"))
+        laid = tuple(GridCell(**{**cell, "place": tuple(cell["place"])}) for cell in values.pop("cells"))
+        return ImageGrid(axes=axes, cells=laid, **values)
+    except (SdloraError, ValueError, TypeError, KeyError) as error:
+        raise FileError(f"{folder}: holds no grid that can be read ({type(error).__name__})") from None
+
+
+def generate_cells(
+    studio: "Studio",
+    folder: Path,
+    on_progress: OnProgress | None = None,
+    should_stop: Callable[[], bool] | None = None,
+    batch: int | None = None,
+) -> None:
+    """Draw the cells that are missing in ``folder``, each saved as soon as it is finished, and at last the sheet.
+
+    The studio holds the grid's adapters. Raises what ``Studio.generate_specs`` raises, FileError.
+    """
+    from sdlora.generation.images import save_images
+
+    grid = read_grid(folder)
+    missing = [cell for cell in grid.cells if not (folder / cell.file).is_file()]
+    drawings = [
+        studio.image_spec(
+            cell.prompt, cell.negative, cell.steps, cell.cfg, cell.seed, grid.width, grid.height, cell.sampler,
+            grid.clip_skip, scales=dict.fromkeys(studio.adapters, 0.0) | cell.scales, notes=cell.notes,
+        )
+        for cell in missing
+    ]  # fmt: skip
+
+    def keep(place: int, image: "Image.Image") -> None:
+        save_images([image], folder / missing[place].file)
+
+    studio.generate_specs(drawings, keep, on_progress, should_stop, batch)
+    if all((folder / cell.file).is_file() for cell in grid.cells):
+        save_contact_sheet(folder)
+
+
+def save_contact_sheet(folder: Path) -> Path:
+    """Write the labelled sheet of the cells that there are, unless it is whole already; return its path.
+
+    Raises ConfigError if there is no picture yet, FileError.
+    """
+    from PIL import Image
+
+    from sdlora.generation.images import write_image
+
+    grid, path = read_grid(folder), folder / SHEET
+    there = {cell.place: folder / cell.file for cell in grid.cells if (folder / cell.file).is_file()}
+    newest = max((picture.stat().st_mtime_ns for picture in there.values()), default=0)
+    if path.is_file() and path.stat().st_mtime_ns >= newest:
+        return path
+    pictures = {}
+    for place, picture in there.items():
+        with Image.open(picture) as image:
+            image.thumbnail((SHEET_CELL, SHEET_CELL))
+            pictures[place] = image.copy()
+    made = _pages(grid, pictures)
+    types = ((way, axis) for way, axis in zip(DIRECTIONS, grid.axes, strict=False) if axis.kind)
+    made.info["parameters"] = _sheet_text(grid, {way: axis for way, axis in types})
+    write_atomic(path, lambda temporary: write_image(made, temporary))
+    return path
+
+
+def _pages(grid: ImageGrid, pictures: "Mapping[tuple[int, int, int], Image.Image]") -> "Image.Image":
+    """A table a page, one below the other."""
+    from sdlora.generation.contact_sheet import contact_sheet, stack_images
+
+    columns, rows, pages = grid.labels
+    tables = []
+    for page, title in enumerate(pages):
+        table = [[pictures.get((page, row, column)) for column in range(len(columns))] for row in range(len(rows))]
+        if any(picture for row in table for picture in row):
+            tables.append(contact_sheet(table, rows if any(rows) else (), columns if any(columns) else (), title))
+    if not tables:
+        raise ConfigError("the grid has no picture yet")
+    return stack_images(tables)
+
+
+def _sheet_text(grid: ImageGrid, axes: Mapping[str, Axis]) -> str:
+    """The first cell's A1111 settings, with what the axes went through, in the words of its X/Y/Z plot."""
+    from sdlora.generation.infotext import Parameters, format_parameters
+
+    first = grid.cells[0]
+    settings = {"Steps": str(first.steps), "Sampler": first.sampler, "CFG scale": f"{first.cfg:g}"}
+    settings |= {"Seed": str(first.seed), "Script": "X/Y/Z plot"}
+    for way, axis in axes.items():
+        settings |= {f"{way} Type": AXIS_TYPES[axis.kind].title, f"{way} Values": ", ".join(axis.values)}
+    return format_parameters(Parameters(first.prompt, first.negative, settings))

@@ -1,0 +1,187 @@
+"""Grids of a run's or an adapter's pictures, laid out for whoever draws; and the best of them kept as the adapter."""
+
+import base64
+import io
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+from sdlora.errors import ConfigError, SdloraError
+from sdlora.families.settings import base_settings
+from sdlora.filesystem.paths import path_inside, safe_name, unused_path
+from sdlora.filesystem.safetensors_header import copy_with_metadata, read_metadata
+from sdlora.filesystem.writing import write_atomic
+from sdlora.formats.metadata import WEIGHT, build_a1111_card, sd_version
+from sdlora.generation import xyz_grid
+from sdlora.generation.axes import parse_axis
+from sdlora.generation.xyz_grid import GridCell, ImageGrid
+from sdlora.inference.generation_request import AdapterChoice, GenerationRequest
+from sdlora.storage.gallery import images_folder
+from sdlora.storage.run_folder import Run
+
+BEST_SCALES = ("0.6", "0.8", "1", "1.2")
+MOST_CHECKPOINTS = 8
+"""Of a run, in a grid to pick the best from: spread evenly, the last among them."""
+LARGEST_WEIGHT = 2.0
+"""More than that is no advice: it is what the page's sliders end at."""
+THUMBNAIL = 256
+"""Longest side of the picture in an adapter's header, in pixels."""
+
+
+class AxisSpec(NamedTuple):
+    """An axis as a person writes it: what it changes, and through which values."""
+
+    kind: str
+    values: str = ""
+
+
+def list_grids(data_dir: Path) -> list[Path]:
+    """The folders of all grids, the newest first."""
+    return sorted((path.parent for path in _root(data_dir).glob(f"*/{xyz_grid.DECLARATION}")), reverse=True)
+
+
+def grid_folder(data_dir: Path, name: str) -> Path:
+    """The folder of the grid called ``name``. Raises FileError for a name that leads elsewhere."""
+    return path_inside(_root(data_dir), name)
+
+
+def run_checkpoints(run: Run) -> dict[int, Path]:
+    """The adapter files that a run saved on its way, by their steps, in their order."""
+    files = run.own(run.checkpoints, "*.safetensors")
+    return {int(path.stem): path for path in files if path.stem.isdecimal()}
+
+
+def plan_grid(
+    request: GenerationRequest,
+    wishes: Sequence[AxisSpec],
+    subject: str = "",
+    run: Run | None = None,
+    folder: Path | None = None,
+) -> tuple[ImageGrid, GenerationRequest]:
+    """A grid of ``wish`` along the axes ``wishes``, and the request that fills ``folder`` with it.
+
+    ``subject`` names the one of the request's adapters that is compared; ``run`` is where its checkpoints are.
+    Raises ConfigError for what cannot be read or compared.
+    """
+    saved = run_checkpoints(run) if run else {}
+    axes = tuple(parse_axis(wish.kind, wish.values, list(saved)) for wish in wishes)
+    names = {str(step): f"{subject}-{step:06d}" for step in saved}
+    scales = {adapter.name: adapter.scale for adapter in request.adapters}
+    others = {name: scale for name, scale in scales.items() if name != subject}
+    start = GridCell(
+        request.prompt, request.negative, request.seed, request.steps, request.cfg, request.sampler,
+        subject, scales.get(subject, 1.0), others,
+    )  # fmt: skip
+    found = xyz_grid.grid_cells(start, axes, names)
+    if not all(cell.prompt.strip() for cell in found):
+        raise ConfigError("Write what to draw into the prompt.")
+    files = {adapter.name: adapter.path for adapter in request.adapters}
+    files |= {names[str(step)]: str(path) for step, path in saved.items()}
+    used = dict.fromkeys(name for cell in found for name in cell.scales)
+    adapters = {name: files[name] for name in used}
+    shared = request.width, request.height, request.clip_skip
+    grid = ImageGrid(axes, found, adapters, request.base, *shared, subject)
+    return grid, replace(request, adapters=_mixed(grid), count=len(found), grid=str(folder or ""))
+
+
+def begin_grid(
+    data_dir: Path, request: GenerationRequest, wishes: Sequence[AxisSpec], subject: str = "", run: Run | None = None
+) -> GenerationRequest:
+    """``plan_grid`` into a new folder of ``data_dir``. Raises ConfigError, FileError."""
+    grid, filling = plan_grid(request, wishes, subject, run)
+    name = f"{time.strftime('%Y%m%d-%H%M%S')}-{safe_name(subject, fallback='base')}"
+    folder = xyz_grid.write_declaration(grid, unused_path(_root(data_dir) / name))
+    return replace(filling, grid=str(folder))
+
+
+def best_checkpoint_grid(run: Run) -> tuple[GenerationRequest, list[AxisSpec]]:
+    """What to draw to pick a run's best: its checkpoints by scales, a page for each of its preview prompts.
+
+    Raises ConfigError if there is nothing to choose from.
+    """
+    steps = list(run_checkpoints(run))
+    if not steps:
+        raise ConfigError(f"{run.name}: this run has saved no checkpoints yet; train on, or set checkpoint.every")
+    config, drawn = run.config, run.config.sample
+    last = len(steps) - 1
+    count = min(len(steps), MOST_CHECKPOINTS)
+    chosen = [steps[round(last * n / max(1, count - 1))] if count > 1 else steps[last] for n in range(count)]
+    prompts = drawn.prompts or (config.data.trigger or run.name,)
+    request = GenerationRequest(
+        prompts[0], drawn.negative, drawn.seed, drawn.steps, drawn.cfg, drawn.width, drawn.height,
+        sampler=drawn.sampler, base=config.model.base, adapters=(AdapterChoice(run.name, str(run.adapter)),),
+        clip_skip=drawn.clip_skip, base_settings=base_settings(config.model),
+    )  # fmt: skip
+    wishes = [AxisSpec("scale", ", ".join(BEST_SCALES)), AxisSpec("checkpoint", ", ".join(map(str, chosen)))]
+    pages = xyz_grid.MOST_CELLS // (len(BEST_SCALES) * count)
+    return request, [*wishes, AxisSpec("prompt", "\n".join(prompts[:pages]))]
+
+
+def keep_best(data_dir: Path, folder: Path, file: str, name: str) -> Path:
+    """Save the adapter behind one picture of a grid as ``adapters/NAME.safetensors``, and return its path.
+
+    The file's header tells its preferred weight, which is the picture's scale, and holds the picture, small; beside it
+    lie A1111's card and the picture itself. Raises ConfigError for a name that is taken or a cell without an adapter.
+    """
+    cell = (grid := xyz_grid.read_grid(folder)).cell(file)
+    if not cell.adapter:
+        raise ConfigError("This picture was made without an adapter; choose another one.")
+    source, picture = Path(grid.adapters[cell.adapter]), folder / file
+    if not picture.is_file():
+        raise ConfigError("This picture is not drawn yet; wait for it, or choose another one.")
+    output = data_dir / "adapters" / f"{safe_name(name, fallback=safe_name(grid.subject))}.safetensors"
+    if taken := next((path for path in (output, *_beside(output)) if path.exists()), None):
+        raise ConfigError(f"{taken.name}: is there already; choose another name, or delete the old one first")
+    metadata = read_metadata(source)
+    small = base64.b64encode(_thumbnail(picture)).decode()
+    changes = {
+        "ss_output_name": output.stem,
+        "modelspec.title": output.stem,
+        "modelspec.usage_hint": f"Preferred weight {cell.scale:g}",
+        WEIGHT: f"{cell.scale:g}",
+        "modelspec.thumbnail": f"data:image/jpeg;base64,{small}",
+        "ssmd_cover_images": json.dumps([small]),
+    }
+    side, cover = _beside(output)
+    write_atomic(cover, picture.read_bytes())
+    write_atomic(side, build_a1111_card(sd_version(metadata), metadata.get("modelspec.trigger_phrase", ""), cell.scale))
+    copy_with_metadata(source, output, changes)
+    return output
+
+
+def preferred_weight(path: Path) -> float:
+    """The scale that an adapter's file asks for; 1 where it asks for none, or for nonsense."""
+    try:
+        weight = float(read_metadata(path)[WEIGHT])
+    except (SdloraError, KeyError, ValueError):
+        return 1.0
+    return weight if -LARGEST_WEIGHT <= weight <= LARGEST_WEIGHT else 1.0
+
+
+def _beside(adapter: Path) -> tuple[Path, Path]:
+    """A1111's card and picture for the adapter file at ``adapter``."""
+    return adapter.with_suffix(".json"), adapter.with_suffix(".png")
+
+
+def _thumbnail(picture: Path) -> bytes:
+    """A small JPEG of ``picture``."""
+    from PIL import Image
+
+    with Image.open(picture) as image:
+        small = image.convert("RGB")
+    small.thumbnail((THUMBNAIL, THUMBNAIL))
+    content = io.BytesIO()
+    small.save(content, format="JPEG", quality=85)
+    return content.getvalue()
+
+
+def _mixed(grid: ImageGrid) -> tuple[AdapterChoice, ...]:
+    """The grid's adapters, switched off: each cell switches its own on."""
+    return tuple(AdapterChoice(name, path, 0.0) for name, path in grid.adapters.items())
+
+
+def _root(data_dir: Path) -> Path:
+    return images_folder(data_dir) / "grids"

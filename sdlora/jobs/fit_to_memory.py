@@ -1,0 +1,95 @@
+"""Which rungs a run takes to fit into ``train.memory``: counted on this machine, before its base is loaded."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sdlora.config import TrainConfig, given
+from sdlora.errors import OutOfMemoryError
+from sdlora.events import OnEvent, Progress, ignore
+from sdlora.jobs import memory_savings
+from sdlora.training.profiling import count_class_images
+from sdlora.training.run_paths import RunPaths
+
+if TYPE_CHECKING:
+    import torch
+
+    from sdlora.training.memory_estimate import MemoryEstimate
+
+CONTEXT = 512 << 20
+"""Bytes of a card that drivers and libraries take before the first tensor: an assumption, on the safe side."""
+SETTLED = {"train.memory": None}
+
+
+class MemoryCounter:
+    """What runs like ``config`` need of ``device``, rung by rung; each is counted once."""
+
+    def __init__(self, config: TrainConfig, device: "torch.device"):
+        from sdlora.generation.device import choose_dtype
+        from sdlora.training.memory_estimate import largest_size
+
+        self.device = device
+        self.on_card = device.type == "cuda"  # Others share their memory with the processor.
+        self.dtype = choose_dtype(config.train.precision, device, preferred="bf16")
+        self.size = largest_size(_job(config))
+        self._known: dict[str, MemoryEstimate] = {}
+
+    def footprint(self, config: TrainConfig) -> "MemoryEstimate":
+        from sdlora.training.memory_estimate import estimate_memory
+
+        key = config.model_dump_json()
+        if key not in self._known:
+            self._known[key] = estimate_memory(_job(config), self.size, self.dtype, self.on_card)
+        return self._known[key]
+
+    def needs(self, config: TrainConfig) -> int:
+        """Bytes for steps, encoding and class pictures that are to be made, with a reserve.
+
+        Previews are not in it: one that does not fit is left out, and told.
+        """
+        found = self.footprint(config)
+        most = max(found.step, found.encoding, found.drawing if count_class_images(config.prior) else 0)
+        return most + int(memory_savings.RESERVE * max(0, most - found.weights))
+
+
+def fit_to_memory(
+    config: TrainConfig, device: "torch.device", on_event: OnEvent = ignore
+) -> tuple[TrainConfig, list[str]]:
+    """``config`` with the rungs that ``train.memory`` asks for, which is then unset; and what is to be told of it.
+
+    On a CPU ``auto`` asks for none. Raises OutOfMemoryError where no rung suffices, naming what was set by hand.
+    """
+    asked = config.train.memory
+    plain = memory_savings.with_settings(config, SETTLED)
+    if asked is None or (asked == "auto" and device.type == "cpu"):
+        return plain, []
+    on_event(Progress(phase="fitting the run into memory", done=0, total=1))
+    counter = MemoryCounter(plain, device)
+    climbed = memory_savings.apply_until_fits(
+        plain, counter.needs, memory_budget(asked, device), counter.on_card, given(config)
+    )
+    if not climbed.fits:
+        raise OutOfMemoryError(memory_savings.refusal(climbed, asked))
+    return climbed.config, [memory_savings.describe_fit(climbed, asked)]
+
+
+def memory_budget(asked: str, device: "torch.device") -> int:
+    """The bytes that a run may take: what ``device`` has free, or the size that was ``asked`` for.
+
+    A card of that size has less: its drivers' share is left alone.
+    """
+    if asked == "auto":
+        from sdlora.generation.memory import free_bytes
+
+        return free_bytes(device)
+    whole = int(float(asked.removesuffix("GB")) * memory_savings.GIB)
+    return whole - (CONTEXT if device.type == "cuda" else 0)
+
+
+def _job(config: TrainConfig) -> Any:
+    """A job that is counted, and neither writes nor tells."""
+    from sdlora.training.train_job import TrainJob
+
+    nowhere = Path("nowhere")
+    stop: Callable[[], bool] = lambda: False  # noqa: E731
+    return TrainJob(**dict(config), output=RunPaths(nowhere), cache=nowhere, on_event=ignore, should_stop=stop)

@@ -1,0 +1,154 @@
+"""Adapters made of adapters and models, each in a process of its own; what is made comes into the library."""
+
+import shutil
+import tempfile
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import suppress
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from sdlora.adapters.targets import ALL_LAYERS
+from sdlora.errors import ConfigError, SdloraError
+from sdlora.filesystem.paths import as_path
+from sdlora.formats.adapter_check import AdapterCheck
+from sdlora.formats.header_summary import METHOD_NAMES, read_header_summary
+from sdlora.jobs.tool_process import ToolJob, ToolProgress, check_adapters
+from sdlora.storage.library import SUFFIX, ImportResult, Library, file_version
+
+NEEDING = tuple(METHOD_NAMES[method] for method in ("dora", "ia3"))
+"""What cards call the methods that change a weight by what it is."""
+
+
+class LibraryJob:
+    """An adapter that is being made. Going over it tells where that stands; at its end ``name`` is in the library.
+
+    ``errand.answer`` has the self-test's sentence (``proof``), the number of ``layers``, the lowest and the highest of
+    its ``ranks``, and of a resize the share that is ``kept``. Raises FileError in the words of the process; then
+    nothing is there.
+    """
+
+    def __init__(self, library: Library, errand: str, name: str, base: str, **values: Any):
+        self.library, self.name, self.base = library, name, base
+        self.errand = ToolJob(errand, name=name, base=base, **values)
+
+    def __iter__(self) -> Generator[ToolProgress]:
+        scratch = as_path(self.library.data_dir) / "cache" / "making"
+        scratch.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(dir=scratch))
+        try:
+            made = folder / f"{self.name}{SUFFIX}"
+            self.errand.values["output"] = made
+            yield from self.errand
+            self.name = self.library.adopt(made, self.name, self.base)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def finish(self, on_stage: Callable[[ToolProgress], object] = str) -> str:
+        """Go over it to the end, and return the adapter's name."""
+        for stage in self:
+            on_stage(stage)
+        return self.name
+
+    def stop(self) -> None:
+        """As an ``Errand``'s."""
+        self.errand.stop()
+
+
+def merge_job(
+    library: Library,
+    adapters: Sequence[tuple[str, Path, float]],
+    name: str = "",
+    rank: int | None = None,
+    energy: float | None = None,
+    base: str = "",
+    dtype: str = "fp32",
+) -> LibraryJob:
+    """``sdlora.editing.merge`` of ``adapters`` (name, file, scale): all of their sum, or what a cut leaves of it.
+
+    Raises ConfigError for fewer than two, one that is there twice, a cut that cannot be, or a name that is taken.
+    """
+    names = [called for called, _, _ in adapters]
+    if len(names) < 2:
+        raise ConfigError("Choose at least two adapters to combine.")
+    if len(set(names)) < len(names):
+        raise ConfigError("The same adapter is chosen twice; give each a row of its own.")
+    _require_cut(rank, energy)
+    name = library.name_for(name, "-".join(names))
+    cut: dict[str, Any] = {"rank": rank, "energy": energy, "dtype": dtype}
+    return LibraryJob(library, "merge", name, base, adapters=list(adapters), **cut)
+
+
+def resize_job(
+    library: Library,
+    adapter: tuple[str, Path],
+    name: str = "",
+    rank: int | None = None,
+    energy: float | None = None,
+    base: str = "",
+    dtype: str = "fp32",
+) -> LibraryJob:
+    """``sdlora.editing.resize`` of an ``adapter`` (name, file). Raises ConfigError as ``merge_job`` does."""
+    _require_cut(rank, energy, needed=True)
+    name = library.name_for(name, f"{adapter[0]}-small")
+    return LibraryJob(library, "resize", name, base, file=adapter[1], rank=rank, energy=energy, dtype=dtype)
+
+
+def extract_job(
+    library: Library,
+    base: str,
+    tuned: str,
+    name: str = "",
+    rank: int | None = None,
+    energy: float | None = None,
+    targets: str = ALL_LAYERS,
+    text_encoder: bool = True,
+    dtype: str = "fp32",
+) -> LibraryJob:
+    """``sdlora.editing.extract``: the difference of two models. Raises ConfigError, ModelError for what is no model."""
+    from sdlora.families.base_models import locate_base
+
+    for model in (base, tuned):
+        locate_base(model)
+    if base == tuned:
+        raise ConfigError("Both models are the same one; choose the base that the other was made from.")
+    _require_cut(rank, energy, needed=True)
+    name = library.name_for(name, Path(tuned).name.removesuffix(SUFFIX))
+    what: dict[str, Any] = {"targets": targets or ALL_LAYERS, "text_encoder": text_encoder, "dtype": dtype}
+    return LibraryJob(library, "extract", name, base, tuned=tuned, rank=rank, energy=energy, **what)
+
+
+def import_adapters(library: Library, files: Sequence[Path], base: str = "") -> Iterator[ImportResult]:
+    """Check each file against ``base`` (or alone) and keep a copy of those that are fine, in their order.
+
+    Raises FileError if the base cannot be had, or the disk refuses.
+    """
+    for file, check in zip(files, check_adapters(files, base), strict=True):
+        yield ImportResult(file.name, "" if check.refusal else library.keep(file, base, check), check)
+
+
+def inspect_adapter(library: Library, name: str, checkpoint: str = "") -> AdapterCheck:
+    """Describe an adapter as ``sdlora inspect`` does: it reads the whole file, in a process of its own."""
+    return _inspect(*file_version(library.file(name, checkpoint)))
+
+
+@lru_cache(256)
+def _inspect(path: Path, modified: int, size: int) -> AdapterCheck:
+    return next(check_adapters([path]))
+
+
+def needs_base(file: Path) -> bool:
+    """Whether the adapter in ``file`` changes weights by what they are, by its header: then a base has to be named."""
+    with suppress(SdloraError):
+        return read_header_summary(file).method in NEEDING
+    return False
+
+
+def _require_cut(rank: int | None, energy: float | None, needed: bool = False) -> None:
+    """Said here too, before a process is started. Raises ConfigError."""
+    if rank is not None and rank < 1:
+        raise ConfigError(f"rank = {rank}: give 1 or more")
+    if energy is not None and not 0 < energy <= 1:
+        raise ConfigError(f"energy = {energy}: give a share above 0, and 1 at most")
+    if needed and rank is None and energy is None:
+        raise ConfigError("Say how much to keep: a rank, or a share of the energy.")

@@ -1,0 +1,173 @@
+"""What a run will take before it begins: time and memory as measured, the disk as counted, and what less would take."""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from importlib.util import find_spec
+from math import ceil
+from pathlib import Path
+from typing import Any
+
+from sdlora.config import TrainConfig
+from sdlora.data.buckets import assign_buckets, bucket_step
+from sdlora.data.dataset import read_folder
+from sdlora.errors import ConfigError, missing
+from sdlora.families.base_models import locate_base
+from sdlora.generation.device import require_precision
+from sdlora.jobs.memory_savings import as_flags, gigabytes
+from sdlora.jobs.profiler import Profiler
+from sdlora.jobs.run_estimate import Measurement, cached_measurement, planned_steps
+from sdlora.storage.disk_usage import written
+from sdlora.training.profiling import count_class_images, count_previews, views_per_image
+
+LATENT = 2 * 4 * 4
+"""Bytes that are kept for each place of a picture's latents: mean and deviation of four channels in float32."""
+PIXEL = 3
+"""Bytes of a pixel in a PNG, at most."""
+WIDTHS = {"fp32": 4, "fp16": 2, "bf16": 2}
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """A run before it is started."""
+
+    base: str
+    device: str
+    steps: int
+    pictures: int
+    sizes: Mapping[str, int]
+    """How many pictures are trained on at each size."""
+    batch_size: int
+    gradient_accumulation: int
+    chosen: Mapping[str, Any]
+    """Settings that ``train.memory`` asked for."""
+    told: tuple[str, ...]
+    step_seconds: float
+    """Of an optimizer step at the largest size, measured."""
+    seconds: Mapping[str, float]
+    memory: int
+    """Bytes at the peak, measured: of a card, or by how much a process grows on the CPU."""
+    counted: int
+    """Bytes of steps and encoding, counted: an estimate."""
+    rungs: tuple[Mapping[str, Any], ...]
+    disk: Mapping[str, int]
+    """Bytes, at most: what lies in caches already is not taken off."""
+
+
+def plan_run(config: TrainConfig, data_dir: Path, on_phase: Callable[[str], object] = str) -> RunPlan:
+    """What ``config`` will take on this machine: measured now, unless that was done before. Writes nothing but caches.
+
+    Raises what the run would fail with; BusyError while something else has the device.
+    """
+    require_startable(config)
+    found = cached_measurement(config, data_dir)
+    if found is None or found.rungs is None:
+        (data_dir / "cache" / "estimates").mkdir(parents=True, exist_ok=True)
+        found = Profiler(data_dir).finish(config, on_phase)
+    return plan_from_measurement(found.as_chosen(config), found)
+
+
+def plan_from_measurement(config: TrainConfig, found: Measurement) -> RunPlan:
+    """The plan of a run that was measured with these very settings."""
+    examples, train = read_folder(config.data).examples, config.train
+    sizes = assign_buckets(
+        examples, found.resolution, bucket_step(found.resolution, found.latent_factor), config.data.buckets
+    )
+    steps = planned_steps(config, len(examples))
+    return RunPlan(
+        base=config.model.base,
+        device=found.device,
+        steps=steps,
+        pictures=len(examples),
+        sizes={f"{size.width} x {size.height}": number for size, number in Counter(sizes).most_common()},
+        batch_size=train.batch_size,
+        gradient_accumulation=train.gradient_accumulation,
+        chosen=found.chosen,
+        told=tuple(found.told),
+        step_seconds=found.step * train.gradient_accumulation,
+        seconds=found.seconds_by_phase(config.data, config.prior, train, config.sample, len(examples), steps),
+        memory=found.memory,
+        counted=found.counted,
+        rungs=tuple(found.rungs or ()),
+        disk=planned_disk(config, found),
+    )
+
+
+def planned_disk(config: TrainConfig, found: Measurement) -> dict[str, int]:
+    """Bytes that a run writes, at most, by what they are."""
+    examples = read_folder(config.data).examples
+    sizes = assign_buckets(
+        examples, found.resolution, bucket_step(found.resolution, found.latent_factor), config.data.buckets
+    )
+    steps, sample, made = planned_steps(config, len(examples)), config.sample, count_class_images(config.prior)
+    places = sum(size.width * size.height for size in sizes) * views_per_image(config.data)
+    places += (config.prior.count if config.prior.weight else 0) * found.width * found.height
+    adapter = found.numbers * WIDTHS[config.checkpoint.precision]
+    checkpoints = ceil(steps / config.checkpoint.every) if config.checkpoint.every else 1
+    width, height = sample.width or found.native_size, sample.height or found.native_size
+    return {
+        "cache of latents": places // found.latent_factor**2 * LATENT,
+        "cache of captions": found.caption * len({example.caption for example in examples}),
+        "class pictures": made * found.resolution**2 * PIXEL,
+        "previews": count_previews(sample, steps) * width * height * PIXEL,
+        "checkpoints": checkpoints * adapter,
+        "states to resume from": min(config.checkpoint.keep, checkpoints) * (4 * found.numbers + found.state),
+        "adapter": adapter,
+    }
+
+
+def plan_table(plan: RunPlan) -> list[str]:
+    """The plan as lines of text."""
+    sizes = ", ".join(f"{number} of {size}" for size, number in plan.sizes.items())
+    batch = f"{plan.batch_size} x {plan.gradient_accumulation}" if plan.gradient_accumulation > 1 else plan.batch_size
+    lines = [f"{plan.base} on {plan.device}: {plan.steps} steps of batch {batch}"]
+    lines += [f"pictures  {plan.pictures}: {sizes}", *plan.told]
+    lines += [f"time      {clock(sum(plan.seconds.values()))}"]
+    lines += [f"          {clock(seconds):>9}  {name}" for name, seconds in plan.seconds.items() if seconds]
+    growth = ", by how much a process grows" if plan.device == "cpu" else ""
+    lines += [f"          a step takes {plan.step_seconds:.3g} s, measured at the largest size"]
+    lines += [f"memory    {gigabytes(plan.memory)} at the peak, measured{growth}"]
+    lines += [
+        f"          {gigabytes(plan.counted)} of steps and encoding, counted; with less memory, each with those above:"
+    ]
+    lines += [
+        f"          {gigabytes(rung['needs']):>9}  {as_flags(rung['changes'])} ({rung['costs']})" for rung in plan.rungs
+    ]
+    lines += [f"disk      {written(sum(plan.disk.values()))} at most"]
+    return lines + [f"          {written(number):>9}  {name}" for name, number in plan.disk.items() if number]
+
+
+def clock(seconds: float) -> str:
+    """``1:05`` or ``2:03:04``."""
+    minutes, rest = divmod(ceil(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def require_startable(config: TrainConfig, processes: int = 1) -> None:
+    """Raises what a run of ``config`` in so many processes would fail with: its base, packages, pictures."""
+    require_alone(config, processes)
+    locate_base(config.model.base)
+    require_precision(config.train.precision, config.train.device)
+    for setting, package, instead in _packages(config):
+        if find_spec(package) is None:
+            raise missing(setting, package, instead)
+    read_folder(config.data)
+
+
+def require_alone(config: TrainConfig, processes: int) -> None:
+    """Raises ConfigError where several processes would have to choose what ``train.memory`` asks for."""
+    if processes > 1 and config.train.memory is not None:
+        raise ConfigError(
+            "train.memory: several processes cannot choose together; take what `sdlora plan` says with it instead"
+        )
+
+
+def _packages(config: TrainConfig) -> Iterator[tuple[str, str, str]]:
+    """The settings that need a package which is not always installed; it; and what does without."""
+    if config.model.quantize == "nf4":
+        yield "model.quantize: nf4", "bitsandbytes", "int8"
+    if config.optimizer.name == "adamw8bit":
+        yield "optimizer.name: adamw8bit", "bitsandbytes", "adamw"
+    if config.train.tensorboard:
+        yield "train.tensorboard: true", "tensorboard", "false"

@@ -1,0 +1,200 @@
+"""The process that trains one run: ``python -m sdlora.jobs.training_worker RUN_FOLDER``.
+
+It holds the run's and the device's lock, writes the journal, and turns whatever happens into an
+event and an exit code. Under ``torchrun`` or ``accelerate launch`` every rank runs this.
+"""
+
+import os
+import re
+import signal
+import sys
+import traceback
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING
+
+from sdlora.checkpoint import newest_step
+from sdlora.errors import DeviceError, FileError, OutOfMemoryError, SdloraError
+from sdlora.events import OnEvent, RunFailed, ignore
+from sdlora.inference.adapter_session import NO_MEMORY
+from sdlora.inference.device_requests import DeviceRequests
+from sdlora.inference.inline_inference import InlineInference
+from sdlora.storage.journal import Journal
+from sdlora.storage.locks import device_lock, hold_lock
+from sdlora.storage.run_folder import Run
+
+if TYPE_CHECKING:
+    from sdlora.config import TrainConfig
+
+PEER_LOST = re.compile(r"Connection (closed|reset) by peer|NCCL|\[gloo\]|Socket closed", re.IGNORECASE)
+"""What the others of several processes say when one has ended."""
+WAIT_SECONDS = 2.0
+"""For a lock: viewers take one for a moment when they look who holds it."""
+
+
+class StopRequest:
+    """Whether the run shall stop: by SIGINT or SIGTERM, or by the run's stop file. A second signal exits at once."""
+
+    def __init__(self, stop_file: Path):
+        self.stop_file = stop_file
+        self.signal = 0
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._receive)
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        if self.signal:
+            os._exit(128 + number)
+        self.signal = number
+
+    def __call__(self) -> bool:
+        return bool(self.signal) or self.stop_file.exists()
+
+    @property
+    def exit_code(self) -> int:
+        return 128 + (self.signal or signal.SIGTERM)
+
+
+def main() -> int:
+    run = Run(Path(sys.argv[1]))
+    stop = StopRequest(run.stop_file)
+    is_main = int(os.environ.get("RANK", "0")) == 0
+    with ExitStack() as held:
+        try:
+            if is_main:
+                held.enter_context(hold_lock(run.lock_file, f"the run {run.name}", WAIT_SECONDS))
+                run.stop_file.unlink(missing_ok=True)
+                run.sweep()
+            journal = Journal(run.journal) if is_main else None
+        except SdloraError as error:  # Not this process's run: its journal belongs to another.
+            print(f"error: {error}", file=sys.stderr)
+            return error.exit_code
+        try:
+            lock_file = _hold_device(run, held)
+            if is_main:
+                run.queued_file.unlink(missing_ok=True)  # Its wait is over, whoever started it.
+            finished = _train(run, stop, journal or ignore, lock_file)
+            return 0 if finished else stop.exit_code
+        except Exception as error:
+            return _report(error, run, journal)
+
+
+def _hold_device(run: Run, held: ExitStack) -> Path | None:
+    """Take the lock of this process's device, and return it.
+
+    None where several processes share one: the first of them holds it.
+    """
+    import torch
+
+    from sdlora.generation.device import choose_device
+
+    device, local = choose_device(run.config.train.device), int(os.environ.get("LOCAL_RANK", "0"))
+    if device.type == "cuda" and device.index is None:
+        device = torch.device("cuda", local)  # as Accelerate places it
+    elif local:
+        return None
+    lock_file = device_lock(run.data_dir, device)
+    held.enter_context(hold_lock(lock_file, f"the device {device}", WAIT_SECONDS))
+    return lock_file
+
+
+def _train(run: Run, stop: StopRequest, on_event: OnEvent, lock_file: Path | None) -> bool:
+    """Train; who asks the holder of ``lock_file`` for pictures gets them between the steps."""
+    from sdlora.training.train_job import TrainJob, nothing
+    from sdlora.training.trainer import train
+
+    config, between = _fitted_config(run, on_event), nothing
+    if lock_file is not None:
+        mailbox = DeviceRequests(lock_file)
+        mailbox.open()
+        several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+        between = InlineInference(mailbox, run.data_dir, config.model, stop, several)
+    return train(
+        TrainJob(
+            **dict(config),
+            output=run,
+            cache=run.data_dir / "cache",
+            on_event=on_event,
+            should_stop=stop,
+            between_steps=between,
+        )
+    )
+
+
+def _fitted_config(run: Run, on_event: OnEvent) -> "TrainConfig":
+    """The run's config, with whatever ``train.memory`` asks for chosen, and written so that a resume repeats it."""
+    if run.config.train.memory is None:
+        return run.config
+    from sdlora.events import Notice
+    from sdlora.generation.device import choose_device
+    from sdlora.jobs.fit_to_memory import fit_to_memory
+    from sdlora.jobs.preflight import require_alone
+
+    require_alone(run.config, int(os.environ.get("WORLD_SIZE", "1")))
+    config, told = fit_to_memory(run.config, choose_device(run.config.train.device), on_event)
+    config.save(run.config_file)
+    run.forget_config()
+    for message in told:
+        on_event(Notice(message=message))
+    return config
+
+
+def _report(error: Exception, run: Run, journal: Journal | None) -> int:
+    """Tell the journal and the log what went wrong; return the exit code.
+
+    Of several processes the one that failed tells: to the others it is a connection that broke.
+    """
+    with suppress(OSError):  # The log may be what fills the disk.
+        traceback.print_exc()
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and PEER_LOST.search(str(error)):
+        return 1
+    known = error if isinstance(error, SdloraError) else translate_error(error, run.config)
+    message = str(known) if known else f"{type(error).__name__}: {error} (a bug; the end of the log says where)"
+    if isinstance(known, OutOfMemoryError | DeviceError) and (saved := newest_step(run.states)):
+        message += f"; {saved} steps are saved"
+    code = known.exit_code if known else 1
+    try:
+        (journal or Journal(run.journal))(RunFailed(message=message, exit_code=code))
+    except FileError:  # Then the log, from which a front end takes it; where that is full too, the exit code tells.
+        with suppress(OSError):
+            print(f"error: {message}", file=sys.stderr)
+    return code
+
+
+def translate_error(error: Exception, config: "TrainConfig | None" = None) -> SdloraError | None:
+    """What a library's exception means to the user, or None for a bug. ``config`` is that of what failed."""
+    import torch
+
+    text = str(error)
+    no_memory = NO_MEMORY.search(text)
+    if isinstance(error, OSError):
+        return FileError(f"{error.filename or 'a file'}: {error.strerror or error}; mend that, then resume")
+    if isinstance(error, torch.OutOfMemoryError | MemoryError) or (isinstance(error, RuntimeError) and no_memory):
+        return OutOfMemoryError(f"the device ran out of memory; {_relief(config)}")
+    if isinstance(error, RuntimeError) and ("CUDA error" in text or "device-side" in text):
+        return DeviceError(f"the device was lost: {text.splitlines()[0]}; resume from the last checkpoint")
+    return None
+
+
+def _relief(config: "TrainConfig | None") -> str:
+    """What to do where memory was too little: the next rung of the ladder, by its settings."""
+    from sdlora.jobs.memory_savings import as_flags, next_saving
+
+    least = "a lower data.resolution or adapter.rank"
+    if config is None:
+        return f"start again with --memory and a size, or with {least}"
+    on_card = config.train.device != "cpu"
+    if on_card and config.train.device == "auto":
+        import torch
+
+        on_card = torch.cuda.is_available() or torch.backends.mps.is_available()
+    rung = as_flags(next_saving(config, on_card))
+    return (
+        f"start again with {rung} (the next rung that saves memory), or {least}"
+        if rung
+        else f"start again with {least}"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,74 @@
+"""A run to hand on: its adapter, settings, previews and captions in a zip file that names no folder of this machine."""
+
+import zipfile
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args
+
+import tomli_w
+
+from sdlora.config import TrainConfig, all_settings
+from sdlora.errors import SdloraError
+from sdlora.families.base_models import BUNDLED
+from sdlora.filesystem.paths import existing_path
+from sdlora.filesystem.writing import write_atomic
+from sdlora.storage.run_folder import Run
+
+if TYPE_CHECKING:
+    from sdlora.data.settings import Data
+
+PICTURES = "pictures"
+"""Where the captions go, and what ``data.folder`` says: put the pictures there, and the config trains again."""
+
+
+def write_bundle(run: Run, adapter: Path, output: Path) -> Path:
+    """Write the zip file ``output`` from ``run`` and its ``adapter``. Pictures of the data set are not in it.
+
+    Raises FileError where it cannot be written, ConfigError for a damaged config.
+    """
+    config = portable_config(run.config)
+    card = adapter.with_suffix(".json")
+
+    def write(place: Path) -> None:
+        with zipfile.ZipFile(place, "w", zipfile.ZIP_DEFLATED) as pack:
+            pack.write(adapter, f"{run.name}/{run.name}.safetensors")
+            if card in run.own(card.parent, card.name):
+                pack.write(card, f"{run.name}/{run.name}.json")
+            pack.writestr(f"{run.name}/config.toml", tomli_w.dumps(config))
+            for path in run.own(run.samples, "*.png"):
+                pack.write(path, f"{run.name}/samples/{path.name}")
+            for name, path in caption_files(run.config.data):
+                pack.write(path, f"{run.name}/{PICTURES}/{name}")
+
+    write_atomic(output, write)
+    return output
+
+
+def portable_config(config: TrainConfig) -> dict[str, Any]:
+    """Every setting, with its paths relative to wherever the config will lie; ``model.base`` by its own name alone."""
+    from sdlora.config import VERSION
+
+    values = config.model_dump(mode="json", exclude_none=True)
+    for setting in all_settings():
+        section, field = setting.name.split(".")
+        value = values.get(section, {}).get(field)
+        if Path in (setting.field.annotation, *get_args(setting.field.annotation)) and value:
+            values[section][field] = Path(value).name
+    values["data"]["folder"] = PICTURES
+    base = config.model.base
+    if base not in BUNDLED and (existing_path(base) or Path(base).is_absolute()):
+        values["model"]["base"] = Path(base).name
+    return {"version": VERSION, **values}
+
+
+def caption_files(data: "Data") -> Iterator[tuple[str, Path]]:
+    """The caption files of a data set by their names below its folder; none where the folder is gone or unsound."""
+    from sdlora.data.dataset import read_folder
+
+    with suppress(SdloraError):
+        root = data.folder.resolve()
+        for example in read_folder(data).examples:
+            path = example.path.with_suffix(".txt")
+            if path.is_file() and path.resolve().is_relative_to(root):
+                yield path.resolve().relative_to(root).as_posix(), path

@@ -1,0 +1,205 @@
+"""What a data folder takes on the disk, by what it is for, and what of that can be had back.
+
+A finished adapter, an imported one, a project and a picture that was drawn are shown, and never freed from here.
+"""
+
+import shutil
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from sdlora.errors import BusyError, ConfigError
+from sdlora.filesystem.writing import TEMPORARY
+from sdlora.storage.library import SUFFIX
+from sdlora.storage.locks import device_busy, hold_lock
+from sdlora.storage.run_folder import Run
+from sdlora.storage.trash import Trash
+
+DAY = 86_400.0
+STALE_DAYS = 1.0
+"""After which a temporary file belongs to nothing that still runs."""
+UNFINISHED = (f"{TEMPORARY}*", ".merging-*")
+"""How unfinished files and folders are called until they are whole."""
+CACHES = ("latents", "text", "making")
+
+
+@dataclass(frozen=True)
+class DiskUsage:
+    """What one kind of files takes."""
+
+    name: str
+    size: int
+    """In bytes."""
+    what: str
+    paths: tuple[Path, ...]
+    freed: bool
+    """Whether ``free`` deletes it if it is asked to."""
+
+
+@dataclass(frozen=True)
+class _Kind:
+    what: str
+    find: Callable[[Path, float], Iterator[Path]]
+    """In a data folder, what is older than a number of days."""
+
+
+def disk_usage(data_dir: Path, older_than_days: float = 0) -> list[DiskUsage]:
+    """What there is in ``data_dir``: first what can be freed, as far as it is that old, then what stays, all of it."""
+    found = [_share(name, kind, data_dir, older_than_days, freed=True) for name, kind in FREED.items()]
+    return [*found, *(_share(name, kind, data_dir, older_than_days, freed=False) for name, kind in KEPT.items())]
+
+
+def free_space(data_dir: Path, names: Collection[str], older_than_days: float = 0) -> int:
+    """Delete for good what ``disk_usage`` lists under ``names``, as far as it is that old; return how many bytes.
+
+    What belongs to a run that is being trained stays. Raises ConfigError for a name that is none or stays, and for an
+    age below 0, BusyError where a training may read from the caches that are to go.
+    """
+    if wrong := [name for name in names if name not in FREED]:
+        raise ConfigError(f"{wrong[0]}: cannot be freed; take {', '.join(FREED)}")
+    if not older_than_days >= 0:
+        raise ConfigError(f"--older-than {older_than_days}: give a number of days, 0 or more")
+    if READ_BY_RUNS & {*names} and (device_busy(data_dir) or any(run.held() for run in Run.all(data_dir))):
+        raise BusyError("a training may read from the caches now; free them when none runs")
+    freed = 0
+    for share in disk_usage(data_dir, older_than_days):
+        if share.name in names:
+            freed += sum(_delete(path) for path in share.paths)
+    return freed
+
+
+def size_of(path: Path) -> int:
+    """Bytes of a file, or of all files in a folder; links count nothing."""
+    if path.is_symlink():
+        return 0
+    if path.is_dir():
+        return sum(size_of(inner) for inner in path.iterdir())
+    with suppress(OSError):  # It may go while it is looked at.
+        return path.stat().st_size
+    return 0
+
+
+def _share(name: str, kind: _Kind, data_dir: Path, older_than_days: float, freed: bool) -> DiskUsage:
+    paths = tuple(kind.find(data_dir, older_than_days))
+    return DiskUsage(name, sum(map(size_of, paths)), kind.what, paths, freed)
+
+
+def _delete(path: Path) -> int:
+    """Delete a file or folder; how many bytes that were. Of a run, under its lock: nobody takes it up meanwhile."""
+    run = next((Run(place) for place in path.parents if place.parent.name == "runs"), None)
+    try:
+        lock = hold_lock(run.lock_file, run.name) if run is not None else None
+    except BusyError:
+        return 0
+    try:
+        before = size_of(path)
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+        return before - (size_of(path) if path.exists() else 0)
+    finally:
+        if lock is not None:
+            lock.release()
+
+
+def _finished(data_dir: Path, days: float) -> Iterator[Run]:
+    """Runs that have come to their end that long ago, and have their adapter."""
+    for run in Run.all(data_dir):
+        waits = run.queued_file.exists()  # Train longer goes on from its state.
+        if run.adapter.is_file() and _is_old(run.adapter, days) and not waits and run.state == "finished":
+            yield run
+
+
+def _is_old(path: Path, days: float) -> bool:
+    with suppress(OSError):
+        return time.time() - path.lstat().st_mtime >= days * DAY
+    return False
+
+
+def _old_files(*folders: str) -> Callable[[Path, float], Iterator[Path]]:
+    def find(data_dir: Path, days: float) -> Iterator[Path]:
+        for folder in (data_dir / name for name in folders):
+            if not folder.is_symlink():
+                yield from (path for path in folder.rglob("*") if path.is_file() and _is_old(path, days))
+
+    return find
+
+
+def _states(data_dir: Path, days: float) -> Iterator[Path]:
+    for run in _finished(data_dir, days):
+        yield from (path for path in run.states.glob("*") if path.is_dir())
+
+
+def _steps(data_dir: Path, days: float) -> Iterator[Path]:
+    for run in _finished(data_dir, days):
+        yield from run.checkpoints.glob(f"*{SUFFIX}")
+
+
+def _trash(data_dir: Path, days: float) -> Iterator[Path]:
+    for item in Trash(data_dir).items():
+        if time.time() - item.deleted >= days * DAY:
+            yield item.folder
+
+
+def _leftovers(data_dir: Path, days: float) -> Iterator[Path]:
+    for pattern in UNFINISHED:
+        yield from (path for path in data_dir.rglob(pattern) if _is_old(path, max(days, STALE_DAYS)))
+
+
+def _is_temporary(path: Path) -> bool:
+    return any(path.match(pattern) for pattern in UNFINISHED)
+
+
+def _whole(*patterns: str) -> Callable[[Path, float], Iterator[Path]]:
+    def find(data_dir: Path, days: float) -> Iterator[Path]:
+        yield from (path for pattern in patterns for path in data_dir.glob(pattern) if not _is_temporary(path))
+
+    return find
+
+
+def _rest_of_runs(data_dir: Path, days: float) -> Iterator[Path]:
+    """What is left of runs' folders beside what has a row of its own."""
+    counted = {*_states(data_dir, days), *_steps(data_dir, days), *(run.adapter for run in Run.all(data_dir))}
+    holders = {place.parent for place in counted}
+    for path in (data_dir / "runs").glob("*/*"):
+        inner = path.iterdir() if path in holders and path.is_dir() else [path]
+        yield from (each for each in inner if each not in counted and not _is_temporary(each))
+
+
+FREED: Mapping[str, _Kind] = {
+    "cache": _Kind(
+        "latents and text outputs; the next training makes them anew",
+        _old_files(*(f"cache/{name}" for name in CACHES)),
+    ),
+    "class-pictures": _Kind(
+        "pictures for prior preservation; the next training draws them anew", _old_files("cache/class-images")
+    ),
+    "states": _Kind("of finished runs: what Train longer goes on from", _states),
+    "checkpoints": _Kind("of finished runs: adapters of steps on the way; the finished one stays", _steps),
+    "trash": _Kind("what was deleted, and could come back", _trash),
+    "leftovers": _Kind("files that a killed process left half written", _leftovers),
+}
+KEPT: Mapping[str, _Kind] = {
+    "adapters": _Kind("finished ones, and those imported", _whole("runs/*/adapter.safetensors", "adapters/*")),
+    "runs": _Kind("settings, logs and previews; what unfinished runs need", _rest_of_runs),
+    "projects": _Kind("pictures and captions to train on", _whole("projects/*")),
+    "pictures": _Kind("drawn on the page", _whole("creations/*")),
+}
+READ_BY_RUNS = {"cache", "class-pictures"}
+
+
+def table(shares: Sequence[DiskUsage]) -> list[str]:
+    """Lines for a terminal."""
+    width = max(len(share.name) for share in shares)
+    return [f"{share.name:{width}}  {written(share.size):>9}  {share.what}" for share in shares]
+
+
+def written(size: int) -> str:
+    """``1.2 GB``, ``3.4 MB``, ``12 kB``."""
+    for unit, bytes_of in (("GB", 1e9), ("MB", 1e6)):
+        if size >= bytes_of / 10:
+            return f"{size / bytes_of:.1f} {unit}"
+    return f"{-(-size // 1000)} kB"

@@ -1,0 +1,42 @@
+"""The pictures that were drawn, in their folder: the newest first, and into the trash and back."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sdlora.errors import FileError
+from sdlora.storage.trash import Trash
+
+if TYPE_CHECKING:
+    pass
+
+
+def newest_images(folder: Path, most: int | None = None) -> list[Path]:
+    """The pictures in ``folder``, the newest first, at most ``most``."""
+    return sorted(folder.glob("[0-9]*.png"), key=_age)[:most]
+
+
+def trash_image(data_dir: Path, name: str) -> str:
+    """Move the drawn picture ``name`` to the trash; returns what brings it back. Raises FileError if there is none."""
+    folder = images_folder(data_dir)
+    path = folder / name
+    if path not in newest_images(folder):  # So it is no path to elsewhere either.
+        raise FileError(f"{name}: this picture is not there any more")
+    return Trash(data_dir).put([path], path.stem, f"the picture {name}").folder.name
+
+
+def restore_image(data_dir: Path, discarded: str) -> None:
+    """Bring back what ``trash_image`` moved away. Raises FileError if it is not in the trash any more."""
+    trash = Trash(data_dir)
+    trash.restore(trash.find(discarded))
+
+
+def _age(path: Path) -> tuple[int, str]:
+    try:
+        return -path.stat().st_mtime_ns, path.name
+    except OSError:  # Just moved away by another visitor.
+        return 0, path.name
+
+
+def images_folder(data_dir: Path) -> Path:
+    """Where the pictures go that are drawn, and the log of the process that draws them."""
+    return data_dir / "creations"

@@ -1,0 +1,70 @@
+"""A run's journal: one event a line, appended by one writer and read by any number of viewers."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sdlora import failpoints
+from sdlora.errors import FileError
+from sdlora.events import Event
+
+if TYPE_CHECKING:
+    pass
+
+
+def read_events(journal: Path, start: int = 0) -> Iterator[Event]:
+    """The events of a journal from byte ``start``; a torn or unknown line is passed over."""
+    for event, _ in tail_events(journal, start):
+        yield event
+
+
+def tail_events(journal: Path, start: int = 0) -> Iterator[tuple[Event, int]]:
+    """Events from byte ``start`` on, each with the place behind it; a line without its end is left for later."""
+    if journal.exists() and not journal.is_file():  # A pipe would be waited for.
+        return
+    try:
+        with open(journal, "rb") as file:
+            file.seek(start)
+            for line in file:
+                if not line.endswith(b"\n"):
+                    return
+                start += len(line)
+                try:
+                    yield Event.from_json(line.decode()), start
+                except ValueError:
+                    continue
+    except FileNotFoundError:
+        return
+
+
+class Journal:
+    """The one writer of a run's journal. Raises FileError where that cannot be written."""
+
+    def __init__(self, path: Path):
+        self._path = path
+        with self._told():
+            self._torn = path.exists() and path.stat().st_size > 0 and not path.read_bytes().endswith(b"\n")
+            self._file = open(path, "ab", buffering=0)  # noqa: SIM115 - open for the life of the run
+
+    def __call__(self, event: Event) -> None:
+        line = event.to_json().encode() + b"\n"
+        with self._told():
+            if self._torn:  # A line cut short by a crash or a full disk must not swallow the next one.
+                self._file.write(b"\n")
+            self._torn = True
+            failpoints.point("journal.half", lambda: self._file.write(line[: len(line) // 2]))
+            while line:  # A disk that fills up takes a part, and says so at the next.
+                line = line[self._file.write(line) :]
+            self._torn = False
+        failpoints.point("journal.line")
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise FileError(f"{self._path}: cannot be written ({error.strerror}); mend that, then resume") from error
+
+    def close(self) -> None:
+        self._file.close()

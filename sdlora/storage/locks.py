@@ -1,0 +1,63 @@
+"""Locks of runs and devices, which end with the process that holds them."""
+
+import platform
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from filelock import FileLock, Timeout
+
+from sdlora.errors import BusyError, FileError
+from sdlora.filesystem.paths import safe_name
+
+if TYPE_CHECKING:
+    import torch
+
+
+FOREVER = -1
+"""To ``hold_lock``: wait as long as it takes."""
+
+
+def device_lock(data_dir: Path, device: "torch.device") -> Path:
+    """The lock of a device: one file, however the device is called. ``cuda`` is ``cuda:0``; a card is known by its own
+    number, as ``CUDA_VISIBLE_DEVICES`` renames it; anything else by its machine, as several may share ``data_dir``.
+    """
+    import torch
+
+    is_card = device.type == "cuda"
+    name = safe_name(str(torch.cuda.get_device_properties(device.index or 0).uuid)) if is_card else _machine()
+    return data_dir / "locks" / f"{device.type}-{name}.lock"
+
+
+def hold_lock(lock_file: Path, what: str, wait: float = 0) -> FileLock:
+    """Take an OS lock that dies with its holder. Raises BusyError if another process has it."""
+    if lock_file.is_symlink():  # What it leads to would be emptied.
+        raise FileError(f"{lock_file}: is a link; remove it")
+    lock = FileLock(lock_file)
+    try:
+        lock_file.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=wait)
+    except Timeout:
+        raise BusyError(f"{what} is in use by another process; wait for it, or stop it first") from None
+    except OSError as error:
+        raise FileError(f"{lock_file}: cannot be written ({error.strerror}); choose another --data-dir") from error
+    return lock
+
+
+def device_busy(data_dir: Path) -> bool:
+    """Whether a process holds a device of this machine. Of several machines on one ``data_dir``, others' CPUs are told
+    by their names; a card's name is its own number, so another machine's card counts as one of this.
+    """
+    for lock_file in (data_dir / "locks").glob("*.lock"):
+        kind, _, name = lock_file.stem.partition("-")
+        if kind != "cuda" and name != _machine():
+            continue
+        try:
+            hold_lock(lock_file, "the device").release()
+        except BusyError:
+            return True
+    return False
+
+
+def _machine() -> str:
+    """This machine's name, as locks are called by it."""
+    return safe_name(platform.node(), fallback="here")

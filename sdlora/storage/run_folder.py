@@ -1,0 +1,177 @@
+"""A run is a folder: its config, its journal, its log, its pictures, its checkpoints, its adapter.
+
+Everything that anyone wants to know of a run is read from here, so viewers come and go as they like.
+"""
+
+import os
+import shutil
+from contextlib import ExitStack, suppress
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from sdlora import failpoints
+from sdlora.checkpoint import newest_step
+from sdlora.errors import BusyError, ConfigError, FileError
+from sdlora.events import Event, RunFailed, RunFinished, RunStopped
+from sdlora.filesystem.paths import existing_path, path_inside, safe_name, unused_path, why_foreign
+from sdlora.filesystem.writing import TEMPORARY, fsync_folder
+from sdlora.training.run_paths import CONFIG, RunPaths
+
+if TYPE_CHECKING:
+    from sdlora.config import TrainConfig
+from sdlora.storage.journal import read_events
+from sdlora.storage.locks import hold_lock
+
+RunState = Literal["new", "running", "finished", "stopped", "failed", "interrupted"]
+ENDS: dict[type[Event], RunState] = {RunFinished: "finished", RunStopped: "stopped", RunFailed: "failed"}
+
+
+class Run(RunPaths):
+    """One run's folder, and what can be read from it."""
+
+    def __init__(self, folder: Path):
+        super().__init__(folder)
+        self.stop_file = self.folder / "stop"
+        self.lock_file = self.folder / "run.lock"
+        self.queued_file = self.folder / "queued"
+        """There while the run waits for a device."""
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.folder)!r})"
+
+    @classmethod
+    def create(cls, runs: Path, name: str, config: "TrainConfig") -> "Run":
+        """Make a new folder ``runs/NAME`` (or ``NAME-2``, ... : never an old one) and write the config.
+
+        Raises FileError, and leaves nothing, if the folder cannot be written.
+        """
+        try:
+            runs.mkdir(parents=True, exist_ok=True)
+            run = cls(_new_folder(path_inside(runs, safe_name(name, fallback="run"))))
+            with ExitStack() as undo:
+                undo.callback(shutil.rmtree, run.folder, ignore_errors=True)
+                failpoints.point("run.folder")
+                for folder in (run.samples, run.checkpoints, run.states):
+                    folder.mkdir()
+                failpoints.point("run.folders")
+                config.save(run.config_file)  # Last: this makes the folder a run's.
+                undo.pop_all()
+            fsync_folder(runs)
+        except OSError as error:
+            raise FileError(f"{runs}: cannot be written ({error.strerror}); choose another --data-dir") from error
+        failpoints.point("run.made")
+        return run
+
+    @classmethod
+    def find(cls, runs: Path, name: str) -> "Run":
+        """The run folder at the path ``name``, or the run called so in ``runs``. Raises as ``named`` does."""
+        config = existing_path(Path(name, CONFIG))
+        return cls(config.parent) if config is not None and config.is_file() else cls.named(runs, name)
+
+    @classmethod
+    def named(cls, runs: Path, name: str) -> "Run":
+        """The run called ``name`` in ``runs``, and nowhere else.
+
+        Raises ConfigError if there is none, FileError for a name that leads out of ``runs``.
+        """
+        config = existing_path(Path(name, CONFIG), runs)
+        if config is not None and config.is_file():
+            return cls(path_inside(runs, config.parent.resolve()))  # ``runs`` may be relative.
+        known = ", ".join(sorted(path.name for path in runs.glob("*/") if (path / CONFIG).is_file()))
+        raise ConfigError(f"{name}: there is no such run in {runs}; there are: {known or 'none yet'}")
+
+    @classmethod
+    def all(cls, data_dir: Path) -> "list[Run]":
+        """All runs in ``data_dir``, the newest first."""
+        found = [cls(path.parent) for path in (data_dir / "runs").glob(f"*/{CONFIG}")]
+        return sorted(found, key=lambda run: run.config_file.stat().st_mtime, reverse=True)
+
+    @property
+    def data_dir(self) -> Path:
+        """The folder that holds ``runs`` and ``cache``."""
+        return self.folder.parent.parent
+
+    @cached_property
+    def config(self) -> "TrainConfig":
+        from sdlora.config import TrainConfig
+
+        return TrainConfig.load(self.config_file)
+
+    def forget_config(self) -> None:
+        """Read the config anew when it is asked for next: what was read before is no longer so."""
+        vars(self).pop("config", None)
+
+    def events(self) -> list[Event]:
+        """All events so far. A torn or foreign line is passed over."""
+        return list(read_events(self.journal))
+
+    @property
+    def state(self) -> RunState:
+        """Where the run stands: from its lock, and the journal's last word."""
+        if self.held():
+            return "running"
+        events = self.events()
+        last = next((ENDS[type(event)] for event in reversed(events[-1:]) if type(event) in ENDS), None)
+        return last or ("interrupted" if events else "new")
+
+    def held(self) -> bool:
+        """Whether a process works on this run now."""
+        if not self.lock_file.is_file() or self.lock_file.is_symlink():
+            return False
+        try:
+            hold_lock(self.lock_file, self.name).release()
+        except BusyError:
+            return True
+        return False
+
+    def sweep(self) -> None:
+        """Remove what a process that was killed had half written. For who holds the run."""
+        for folder in (self.folder, self.samples, self.checkpoints, self.states):
+            for path in folder.glob(f"{TEMPORARY}*"):
+                if path.is_dir():
+                    shutil.rmtree(path, ignore_errors=True)
+                else:
+                    path.unlink(missing_ok=True)
+
+    def require_own(self) -> None:
+        """Raises FileError where anything in the folder is a link out of it, or no file.
+
+        A stranger's run could have its log, its states or its pictures written, or deleted, anywhere.
+        """
+        for folder, folders, files in os.walk(self.folder):
+            for path in (Path(folder, name) for name in (*folders, *files)):
+                if reason := why_foreign(path, self.folder):
+                    raise FileError(f"{path}: {reason}")
+
+    def stop(self) -> None:
+        """Ask the run's process to finish its step, save, and end."""
+        self.stop_file.touch()
+
+    def lengthen(self, steps: int) -> None:
+        """Let the run end at step ``steps``, beyond those that it has done. Nothing but its config's length changes.
+
+        Raises BusyError while a process works on it, ConfigError if it has no state to go on from, or is that far.
+        """
+        from sdlora.config import TrainConfig
+
+        if self.held():
+            raise BusyError(f"the run {self.name} is running already; stop it first, or let it end")
+        done = newest_step(self.states)
+        if not done:
+            raise ConfigError(
+                f"{self.name}: has saved no state to go on from; train anew, with adapter.init if need be"
+            )
+        if steps <= done:
+            raise ConfigError(f"train.steps = {steps}: {self.name} has done {done} steps already; give more than that")
+        TrainConfig.load(self.config_file, {"train.steps": steps}).save(self.config_file)
+        self.forget_config()
+
+
+def _new_folder(wanted: Path) -> Path:
+    """Make the folder ``wanted``, or ``wanted-2``, ...: never one that another process makes at the same moment."""
+    while True:
+        folder = unused_path(wanted)
+        with suppress(FileExistsError):
+            folder.mkdir()
+            return folder

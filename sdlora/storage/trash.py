@@ -1,0 +1,112 @@
+"""What is deleted is moved aside first: it comes back by one call, until it is thirty days old or the trash is emptied.
+
+DATA_DIR/trash/TIME-NAME/
+    item.json    what it was, and where each part lay
+    0, 1, ...    the parts, files or folders
+"""
+
+import json
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from sdlora.errors import FileError, SdloraError
+from sdlora.filesystem.paths import path_inside, safe_name, unused_path
+from sdlora.filesystem.reading import read_json
+from sdlora.filesystem.writing import write_atomic
+
+KEPT_DAYS = 30
+LAST = 1 << 36
+"""Seconds since the epoch, in the year 4147: a date that a calendar has."""
+ITEM = "item.json"
+
+
+@dataclass(frozen=True)
+class TrashItem:
+    """Something in the trash."""
+
+    folder: Path
+    name: str
+    what: str
+    """In words: ``the run mystyle``."""
+    deleted: float
+    """Seconds since the epoch."""
+    origins: tuple[str, ...]
+    """Where its parts lay, relative to the data folder."""
+
+    @property
+    def size(self) -> int:
+        """In bytes."""
+        return sum(path.stat().st_size for path in self.folder.rglob("*") if path.is_file() and not path.is_symlink())
+
+
+class Trash:
+    """The trash of a data folder."""
+
+    def __init__(self, data_dir: Path):
+        self.data_dir = data_dir.resolve()
+        self.folder = self.data_dir / "trash"
+
+    def put(self, paths: Sequence[Path], name: str, what: str) -> TrashItem:
+        """Move ``paths``, all inside the data folder, into the trash. Raises FileError; what was moved is put back."""
+        now = time.time()
+        origins = tuple(path_inside(self.data_dir, path).relative_to(self.data_dir).as_posix() for path in paths)
+        stamp = time.strftime("%Y%m%d-%H%M%S", time.localtime(now))
+        folder = unused_path(self.folder / safe_name(f"{stamp}-{name}", fallback=stamp))
+        item = TrashItem(folder, name, what, now, origins)
+        fields = {"name": name, "what": what, "deleted": now, "origins": origins}
+        write_atomic(folder / ITEM, json.dumps(fields, ensure_ascii=False))  # First: what follows can be undone by it.
+        try:
+            for number, path in enumerate(paths):
+                path.rename(folder / str(number))
+        except OSError as error:
+            self.restore(item)
+            raise FileError(f"{error.filename}: cannot be moved to the trash ({error.strerror})") from error
+        return item
+
+    def items(self) -> list[TrashItem]:
+        """What is in the trash, the newest first. A folder that is no item's is passed over."""
+        found = [self._read(path.parent) for path in self.folder.glob(f"*/{ITEM}")]
+        return sorted((item for item in found if item), key=lambda item: item.deleted, reverse=True)
+
+    def find(self, folder_name: str) -> TrashItem:
+        """The item in that folder. Raises FileError if it is gone."""
+        item = next((item for item in self.items() if item.folder.name == folder_name), None)
+        if item is None:
+            raise FileError(f"{folder_name}: is not in the trash any more")
+        return item
+
+    def restore(self, item: TrashItem) -> list[Path]:
+        """Move an item's parts back to where they lay, or beside it where something else lies there by now."""
+        restored = []
+        try:
+            for number, origin in enumerate(item.origins):
+                part = item.folder / str(number)
+                if part.exists():
+                    target = unused_path(path_inside(self.data_dir, origin))
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    part.rename(target)
+                    restored.append(target)
+        except OSError as error:
+            raise FileError(f"{error.filename}: cannot be moved back ({error.strerror})") from error
+        shutil.rmtree(item.folder, ignore_errors=True)
+        return restored
+
+    def empty(self, older_than_days: float = 0) -> int:
+        """Delete for good what is older than that; return how many items."""
+        limit = time.time() - older_than_days * 86_400
+        old = [item for item in self.items() if item.deleted <= limit]
+        for item in old:
+            shutil.rmtree(item.folder, ignore_errors=True)
+        return len(old)
+
+    def _read(self, folder: Path) -> TrashItem | None:
+        try:
+            fields = read_json(folder / ITEM)
+            name, what, deleted = str(fields["name"]), str(fields["what"]), float(fields["deleted"])
+            whole = 0 <= deleted < LAST
+            return TrashItem(folder, name, what, deleted, tuple(map(str, fields["origins"]))) if whole else None
+        except (SdloraError, ValueError, KeyError, TypeError):
+            return None

@@ -1,0 +1,151 @@
+"""What a run makes once and keeps: class pictures, latents, text outputs. All processes share the work."""
+
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import torch
+
+from sdlora.data import class_images
+from sdlora.data.batches import BatchLoader
+from sdlora.data.cache import LatentCache, TextCache
+from sdlora.data.dataset import Example
+from sdlora.data.tensor_store import TensorStore
+from sdlora.events import OnEvent, OnProgress, Progress
+from sdlora.families.base import Conditioning, Family, to_device_async
+from sdlora.generation.prompt_weighting import escape_weights
+from sdlora.generation.samplers import require_zero_snr_support
+from sdlora.generation.studio import Studio
+from sdlora.training.component_offload import ComponentOffload
+from sdlora.training.distributed import Distributed
+from sdlora.training.previews import prefix_section
+from sdlora.training.train_job import TrainJob
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+ENCODE_BATCH = 2
+"""Pictures encoded at once on a graphics card: in float32 each at 512 px takes a gigabyte. On a CPU, one."""
+MIDDLING = 768
+"""Pixels along a side: of larger pictures one is encoded at a time."""
+MOST_CAPTIONS = 10
+"""Where a run says more different captions a picture than this (shuffled ones, say), none are kept."""
+
+
+def prepare_class_images(
+    job: TrainJob, gang: Distributed, family: Family, resolution: int, examples: Sequence[Example]
+) -> list[Example] | None:
+    """The class pictures, missing ones made by the base; none without prior preservation; None if stopped."""
+    settings = job.prior
+    if not settings.weight:
+        return []
+    side = max(family.size_step, resolution // family.size_step * family.size_step)
+    asked = settings.model_dump(include={"negative", "sampler", "steps", "cfg"})
+    made_by = {"base": family.fingerprint, "precision": gang.precision, "size": side, **asked, **job.model.schedule}
+    if job.model.quantize is not None:  # A rounded base draws other pictures.
+        made_by["quantize"] = job.model.quantize
+    shelf = class_images.ClassImageStore(job.cache / "class-images", made_by)
+    prompts = class_images.class_prompts(job.data, settings, [example.caption for example in examples])
+    pictures = class_images.select_class_images(settings, prompts, class_images.class_prompt(job.data, settings), shelf)
+    job.notice(*pictures.notices)
+    missing = pictures.missing()
+    if missing and job.train.offload:
+        ComponentOffload(family, str(gang.device), on=True).for_generation()
+    studio = Studio.from_family(family, job.model)
+
+    def make(prompt: str, seed: int) -> "Image.Image":
+        return studio.generate(escape_weights(prompt), seed=seed, width=side, height=side, **asked)[0]
+
+    if missing:
+        with prefix_section("prior"):
+            require_zero_snr_support(settings.sampler, family.scheduler_config)
+    gang.barrier()  # Everyone has looked before anyone adds a picture.
+    finished = class_images.generate_missing(
+        shelf,
+        missing[gang.rank :: gang.count],
+        make,
+        _report_phase(job.on_event, "making class pictures") if missing else lambda done, total: None,
+        job.should_stop,
+    )
+    return None if gang.any_process(not finished) else pictures.examples()
+
+
+def cache_latents(
+    job: TrainJob, gang: Distributed, family: Family, batches: BatchLoader, steps: int
+) -> LatentCache | None:
+    """Encode every view that the run will show, once; None if stopped."""
+    cache = LatentCache(
+        TensorStore(job.cache / "latents"),
+        family.fingerprints["vae"],
+        job.data.background,
+        job.data.masks,
+        1 if gang.device.type == "cpu" or family.native_size > MIDDLING else ENCODE_BATCH,
+    )
+    views = batches.views(0, steps * job.train.gradient_accumulation)
+    tell = _report_phase(job.on_event, "encoding pictures")
+    finished = cache.prepare(views[gang.rank :: gang.count], family.encode_images, tell, job.should_stop)
+    return None if gang.any_process(not finished) else cache
+
+
+def prepare_text_encoder(
+    job: TrainJob, gang: Distributed, family: Family, batches: BatchLoader, steps: int, trains: bool
+) -> Callable[[list[str]], Conditioning] | None:
+    """Captions to conditioning: live where a text encoder trains, else from a cache made before the first step.
+
+    None if stopped.
+    """
+
+    @lru_cache(maxsize=65536)
+    def ids(caption: str) -> torch.Tensor:
+        return family.tokenize([caption])[0]
+
+    def tokens(captions: Sequence[str]) -> torch.Tensor:
+        return torch.stack([ids(caption) for caption in captions])
+
+    captions = [] if trains else batches.captions(0, steps * job.train.gradient_accumulation)
+    if trains or len(captions) > MOST_CAPTIONS * len(batches.examples):
+        gradients = nullcontext if trains else torch.no_grad
+        return LiveTextEncoder(family, tokens, gradients, each=bool(trains and job.adapter.input_dropout))
+
+    @torch.autocast(gang.device.type, enabled=False)
+    def encode(row: torch.Tensor) -> dict[str, torch.Tensor]:
+        return family.encode_text(row).tensors()
+
+    fingerprint = "".join(value for name, value in sorted(family.fingerprints.items()) if name.startswith("text"))
+    cache = TextCache(TensorStore(job.cache / "text"), f"{fingerprint}/{gang.precision}", encode)
+    mine = captions[gang.rank :: gang.count]
+    finished = not mine or cache.prepare(
+        tokens(mine), _report_phase(job.on_event, "encoding captions"), job.should_stop
+    )
+    if gang.any_process(not finished):
+        return None
+
+    def read(spoken: list[str]) -> Conditioning:
+        return Conditioning(
+            **{part: to_device_async(told, gang.device) for part, told in cache.read(tokens(spoken)).items()}
+        )
+
+    return read
+
+
+class LiveTextEncoder:
+    """Reads a batch's captions anew in every step: ``each`` one, as dropout asks for, or every different one once."""
+
+    def __init__(self, family: Family, tokens: Callable, gradients: Callable, each: bool):
+        self.family, self.tokens, self.gradients, self.each = family, tokens, gradients, each
+
+    def __call__(self, captions: list[str]) -> Conditioning:
+        different = captions if self.each else list(dict.fromkeys(captions))  # Class pictures' are often all alike.
+        with self.gradients():
+            told = self.family.encode_text(self.tokens(different))
+        return told if different == captions else told.select_rows([different.index(caption) for caption in captions])
+
+
+def is_live(encode: Callable[[list[str]], Conditioning]) -> bool:
+    """Whether ``encode``, from ``prepare_text_encoder``, needs the text encoders at every step."""
+    return isinstance(encode, LiveTextEncoder)
+
+
+def _report_phase(on_event: OnEvent, phase: str) -> OnProgress:
+    return lambda done, total: on_event(Progress(phase=phase, done=done, total=total))

@@ -1,0 +1,283 @@
+"""What a run will take, measured by its real step at the largest size of its pictures.
+
+Front ends may import this: no torch, until something is measured.
+"""
+
+import dataclasses
+import math
+import statistics
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sdlora.data.settings import Data, Prior
+from sdlora.events import Progress
+from sdlora.generation.settings import Sample
+from sdlora.training.component_offload import ComponentOffload
+from sdlora.training.settings import Train
+
+if TYPE_CHECKING:
+    import torch
+
+    from sdlora.families.base import Family
+    from sdlora.training.distributed import Distributed
+    from sdlora.training.prepare import TrainState
+    from sdlora.training.train_job import TrainJob
+    from sdlora.training.trainer import TrainLoop
+
+STEPS = 5
+"""Measured at most, after one that warms up."""
+ENOUGH_SECONDS = 2.0
+"""Of measured steps: then no further one is made."""
+FEW_SAMPLING_STEPS = 3
+CLASS = "what a class picture shows"
+"""Stands for its caption, which is none of the others."""
+LOOK_SECONDS = 0.01
+"""Between two looks at how much memory a process on the CPU has."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunProfile:
+    """Seconds and bytes that parts of a run took on ``device``."""
+
+    device: str
+    width: int
+    height: int
+    """The largest size in pixels at which this run's pictures are trained on; the step's."""
+    load: float
+    """Seconds until the base model is loaded."""
+    encode: float
+    """Seconds to encode a picture of that size, once."""
+    step: float
+    """Seconds for one micro-batch: forward, backward, optimizer."""
+    sampling: float
+    """Seconds for one sampling step of a preview; 0 if the run draws nothing."""
+    picture: float
+    """Seconds for a preview beside its sampling steps: text, decoding."""
+    memory: int
+    """Bytes at the peak of all that: of a card, or by how much the process grew on the CPU."""
+    resolution: int = 0
+    """Side in pixels of the square whose area training pictures get; 0 where what follows is not known."""
+    native_size: int = 0
+    """Side in pixels of previews that are given no size."""
+    latent_factor: int = 8
+    """Pixels per latent, along each side."""
+    numbers: int = 0
+    """That are trained."""
+    state: int = 0
+    """Bytes that the optimizer keeps of them."""
+    caption: int = 0
+    """Bytes that are kept of a caption; 0 where its encoder trains."""
+
+    def seconds(self, data: Data, prior: Prior, train: Train, sample: Sample, pictures: int, steps: int) -> float:
+        """About how long a run of ``steps`` over so many ``pictures`` will take, from its start to its end."""
+        return sum(self.seconds_by_phase(data, prior, train, sample, pictures, steps).values())
+
+    def seconds_by_phase(
+        self, data: Data, prior: Prior, train: Train, sample: Sample, pictures: int, steps: int
+    ) -> dict[str, float]:
+        """The seconds of ``seconds`` by what a run does in them."""
+        made = count_class_images(prior)
+        return {
+            "loading the base model": self.load,
+            "class pictures": made * (self.picture + prior.steps * self.sampling),
+            "encoding pictures": (pictures * views_per_image(data) + made) * self.encode,
+            "previews": count_previews(sample, steps) * (self.picture + sample.steps * self.sampling),
+            "steps": steps * train.gradient_accumulation * self.step,
+        }
+
+
+def views_per_image(data: Data) -> int:
+    """In how many cuts and mirrorings each picture is encoded."""
+    return (2 if data.flip else 1) * (data.variants if data.random_crop else 1)
+
+
+def count_class_images(prior: Prior) -> int:
+    """How many class pictures the base makes for a run, at most."""
+    return prior.count if prior.weight and prior.folder is None else 0
+
+
+def count_previews(sample: Sample, steps: int) -> int:
+    """How many pictures a run of ``steps`` draws: before the first step, at every so many, after the last."""
+    return (1 + math.ceil(steps / sample.every)) * len(sample.prompts) if sample.every else 0
+
+
+def profile_run(job: "TrainJob") -> RunProfile:
+    """Do one of everything that ``job`` would do, with its own code, and take its time. Nothing is written but caches.
+
+    Raises the SdloraError that the run would fail with.
+    """
+    from sdlora.training import prepare
+    from sdlora.training.distributed import Distributed
+    from sdlora.training.trainer import TrainLoop
+
+    with tempfile.TemporaryDirectory(prefix="sdlora-measure-") as folder:
+        job = _shortened(job, Path(folder))
+        gang = Distributed.setup(job.train, job.output)
+        with _Peak(gang.device) as peak:
+            begun = time.monotonic()
+            family = prepare.load_base(job, gang)
+            load = time.monotonic() - begun
+            job.on_event(Progress(phase="measuring steps", done=0, total=1))
+            ready = _ready(job, gang, family)
+            size = ready.sizes[0]
+            step = _time_steps(TrainLoop(job, gang, ready), gang.device)
+            turns = ComponentOffload(family, str(gang.device), job.train.offload)
+            turns.for_image_encoding()
+            encode = _time_encoding(family, size.width, size.height)
+            sampling, picture = _time_previews(job, family, turns)
+        return RunProfile(
+            device=str(gang.device), width=size.width, height=size.height, load=load, encode=encode, step=step,
+            sampling=sampling, picture=picture, memory=peak.bytes, resolution=ready.resolution,
+            native_size=family.native_size, latent_factor=family.latent_factor, **_kept(ready),
+        )  # fmt: skip
+
+
+def _kept(ready: "TrainState") -> dict[str, int]:
+    """What a run writes of its adapter and its captions, in numbers and bytes."""
+    from sdlora.checkpoint import pack_optimizer
+    from sdlora.training.precompute import is_live
+
+    tensors, _ = pack_optimizer(ready.trained.optimizer)
+    live = is_live(ready.encode)
+    caption = (
+        0 if live else sum(part.nbytes for part in ready.encode([ready.batches.examples[0].caption]).tensors().values())
+    )
+    return {
+        "numbers": sum(parameter.numel() for parameter in ready.trained.parameters),
+        "state": sum(tensor.nbytes for tensor in tensors.values()),
+        "caption": caption,
+    }
+
+
+def _shortened(job: "TrainJob", folder: Path) -> "TrainJob":
+    """``job`` without what only repeats, or leaves traces: a micro-batch a step, nothing told, nothing kept."""
+    from sdlora.training.run_paths import RunPaths
+
+    train = job.train.model_copy(update={"gradient_accumulation": 1, "tensorboard": False, "text_encoder_stop": None})
+    return dataclasses.replace(job, train=train, output=RunPaths(folder), should_stop=lambda: False)
+
+
+def _ready(job: "TrainJob", gang: "Distributed", family: "Family") -> "TrainState":
+    """What the loop needs, over the one picture of the largest bucket, under a batch's captions; it stands for class
+    pictures too."""
+    from sdlora.data.batches import BatchLoader
+    from sdlora.data.dataset import load_dataset
+    from sdlora.training import precompute, prepare
+
+    examples = load_dataset(job.data).examples
+    resolution, sizes = prepare.assign_sizes(job, family, examples)
+    largest, size = max(zip(examples, sizes, strict=True), key=lambda pair: pair[1].width * pair[1].height)
+    own = [dataclasses.replace(largest, caption=example.caption) for example in examples[: job.train.batch_size]]
+    others = [dataclasses.replace(largest, caption=CLASS)] if job.prior.weight else []
+    batches = BatchLoader(own, [size] * len(own), job.data, job.train.batch_size, job.train.seed, others)
+    turns = ComponentOffload(family, str(gang.device), job.train.offload)
+    turns.for_image_encoding()
+    latents = precompute.cache_latents(job, gang, family, batches, STEPS + 1)
+    turns.for_text_encoding()
+    trained = prepare.attach_adapter(job, gang, family, from_file=False)
+    encode = precompute.prepare_text_encoder(job, gang, family, batches, STEPS + 1, trains=bool(trained.text))
+    assert latents is not None and encode is not None  # Nobody asks for a stop.
+    turns.for_training(bool(trained.text) or precompute.is_live(encode))
+    return prepare.TrainState(family, batches, [size] * len(own), latents, encode, trained, gang, STEPS + 1, resolution)
+
+
+def _time_steps(loop: "TrainLoop", device: "torch.device") -> float:
+    """The median of a few steps, after one that warms up and lays the optimizer's moments out."""
+    loop.step(0)
+    durations: list[float] = []
+    while len(durations) < STEPS and sum(durations) < ENOUGH_SECONDS:
+        durations.append(_timed(lambda: loop.step(len(durations) + 1), device))
+    return statistics.median(durations)
+
+
+def _time_previews(job: "TrainJob", family: "Family", turns: ComponentOffload) -> tuple[float, float]:
+    """Seconds for a sampling step, and for the rest of a picture: from a picture of one step and one of a few."""
+    from sdlora.generation.studio import Studio
+
+    if not (count_previews(job.sample, 1) or job.prior.weight):
+        return 0.0, 0.0
+    turns.for_generation()
+    studio, device = Studio.from_family(family), family.device
+    asked: dict[str, Any] = job.sample.model_dump(include={"negative", "cfg", "sampler", "width", "height"})
+    prompt = next(iter(job.sample.prompts), "")
+
+    def draw(steps: int) -> Callable[[], object]:
+        return lambda: studio.generate(prompt, seed=0, steps=steps, **asked)
+
+    if device.type != "cpu":
+        draw(1)()
+    one, few = _timed(draw(1), device), _timed(draw(FEW_SAMPLING_STEPS), device)
+    sampling = max(0.0, (few - one) / (FEW_SAMPLING_STEPS - 1))
+    return sampling, max(0.0, one - sampling)
+
+
+def _time_encoding(family: "Family", width: int, height: int) -> float:
+    import torch
+
+    pixels = torch.zeros(1, 3, height, width)
+
+    def encode() -> None:
+        with torch.no_grad():
+            family.encode_images(pixels.to(family.device))
+
+    if family.device.type != "cpu":
+        encode()
+    return _timed(encode, family.device)
+
+
+def _timed(work: Callable[[], object], device: "torch.device") -> float:
+    """Seconds that ``work`` takes, the device's own work included."""
+    begun = time.monotonic()
+    work()
+    _synchronize(device)
+    return time.monotonic() - begun
+
+
+def _synchronize(device: "torch.device") -> None:
+    import torch
+
+    synchronize: dict[str, Callable[[], object]] = {"cuda": torch.cuda.synchronize, "mps": torch.mps.synchronize}
+    synchronize.get(device.type, lambda: None)()
+
+
+class _Peak:
+    """The most memory that was in use within the ``with`` block, in bytes."""
+
+    def __init__(self, device: "torch.device"):
+        self.device = device
+        self.bytes = 0
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._look, daemon=True)
+
+    def __enter__(self) -> "_Peak":
+        import torch
+
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+        else:
+            self._start = self._used()
+            self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        import torch
+
+        self._over.set()
+        if self.device.type == "cuda":
+            self.bytes = torch.cuda.max_memory_allocated(self.device)
+        else:
+            self._thread.join()
+
+    def _look(self) -> None:
+        while not self._over.wait(LOOK_SECONDS):
+            self.bytes = max(self.bytes, self._used() - self._start)
+
+    def _used(self) -> int:
+        from sdlora.generation.memory import used_bytes
+
+        return used_bytes(self.device)

@@ -1,0 +1,85 @@
+"""The trained adapter as a file that every tool reads, with the truth about how it was made."""
+
+import math
+import time
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from sdlora.adapters import attach
+from sdlora.data.dataset import Example
+from sdlora.data.images import ImageSize
+from sdlora.diffusion.schedule import ZERO_SNR
+from sdlora.filesystem.writing import write_atomic
+from sdlora.formats import write_adapter
+from sdlora.formats.metadata import Provenance, a1111_card, provenance_metadata
+from sdlora.optim import averaged_parameters
+from sdlora.training.prepare import TRAINED_ADAPTER, TrainState, text_rate
+from sdlora.training.train_job import TrainJob
+
+
+def save_adapter(path: Path, ready: TrainState, job: TrainJob, step: int) -> None:
+    """Write the adapter as it is after ``step`` steps: kohya keys, full metadata."""
+    metadata = provenance_metadata(provenance(ready, job, step))
+    with averaged_parameters(ready.trained.optimizer):
+        state = attach.read_state(ready.family.models, TRAINED_ADAPTER, metadata)
+    write_adapter(state, path, format="kohya", dtype=job.checkpoint.precision)
+
+
+def save_a1111_card(path: Path, ready: TrainState, job: TrainJob) -> None:
+    """The side file that A1111 shows beside the adapter at ``path``."""
+    write_atomic(path.with_suffix(".json"), a1111_card(provenance(ready, job, ready.steps)))
+
+
+def provenance(ready: TrainState, job: TrainJob, step: int) -> Provenance:
+    """Where this adapter comes from."""
+    examples = ready.batches.examples
+    return Provenance(
+        name=job.output.name,
+        family=ready.family.name,
+        prediction_type=ready.family.prediction_type,
+        zero_terminal_snr=bool(ready.family.scheduler_config.get(ZERO_SNR)),
+        base=Path(job.model.base).name,
+        triggers=[job.data.trigger] if job.data.trigger else [],
+        learning_rate=job.train.learning_rate,
+        text_encoder_learning_rate=text_rate(job) if ready.trained.text else None,
+        optimizer=job.optimizer.name,
+        scheduler=job.schedule.name,
+        steps=step,
+        epochs=math.ceil(step * job.train.gradient_accumulation / ready.batches.per_epoch),
+        batch_size=job.train.batch_size * ready.distributed.count,
+        gradient_accumulation=job.train.gradient_accumulation,
+        images=sum(example.repeats for example in examples),
+        class_images=len(ready.batches.class_examples),
+        resolution=(ready.resolution, ready.resolution),
+        seed=job.train.seed,
+        mixed_precision=ready.distributed.precision,
+        noise_offset=job.loss.noise_offset,
+        min_snr_gamma=job.loss.min_snr_gamma,
+        prior_weight=job.prior.weight,
+        started=ready.started,
+        finished=time.time(),
+        folders=_folders(examples),
+        buckets=_buckets(examples, ready.sizes),
+        tag_frequency=_tags(examples),
+    )
+
+
+def _folders(examples: Sequence[Example]) -> Mapping[str, tuple[int, int]]:
+    counts = Counter((example.path.parent.name, example.repeats) for example in examples)
+    return {name: (repeats, count) for (name, repeats), count in counts.items()}
+
+
+def _buckets(examples: Sequence[Example], sizes: Sequence[ImageSize]) -> Mapping[tuple[int, int], int]:
+    counts: Counter[tuple[int, int]] = Counter()
+    for example, size in zip(examples, sizes, strict=True):
+        counts[size.width, size.height] += example.repeats
+    return counts
+
+
+def _tags(examples: Sequence[Example]) -> Mapping[str, Mapping[str, int]]:
+    tags: dict[str, Counter[str]] = defaultdict(Counter)
+    for example in examples:
+        parts = (part.strip() for part in example.caption.split(","))
+        tags[example.path.parent.name].update(part for part in parts if part)
+    return tags

@@ -1,0 +1,49 @@
+"""What a run is asked to do: its sections, where it writes, whom it tells, who may stop it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from sdlora.adapters import Adapter
+from sdlora.checkpoint import Checkpoint
+from sdlora.data.settings import Data, Prior
+from sdlora.events import Notice, OnEvent
+from sdlora.families.base import Family
+from sdlora.families.settings import Model
+from sdlora.generation.settings import Sample
+from sdlora.optim import Optimizer, Schedule
+from sdlora.training.run_paths import RunPaths
+from sdlora.training.settings import Loss, Train
+
+
+def nothing(family: Family) -> None:
+    """Between two steps there is nothing to do."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainJob:
+    """One training run. ``cache`` is the folder that runs share; ``should_stop`` is asked at every micro-batch.
+
+    ``between_steps`` may use the model, and must leave it as it was.
+    """
+
+    model: Model
+    data: Data
+    prior: Prior
+    adapter: Adapter
+    train: Train
+    loss: Loss
+    optimizer: Optimizer
+    schedule: Schedule
+    checkpoint: Checkpoint
+    sample: Sample
+    output: RunPaths
+    cache: Path
+    on_event: OnEvent
+    should_stop: Callable[[], bool]
+    between_steps: Callable[[Family], None] = nothing
+
+    def notice(self, *messages: str) -> None:
+        """Tell what is worth knowing and stops nothing."""
+        for message in messages:
+            self.on_event(Notice(message=message))

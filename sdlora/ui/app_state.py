@@ -1,0 +1,286 @@
+"""What all visitors of the page share: the folder, the queue, the drawing process, and one look at the runs for all."""
+
+import difflib
+import hashlib
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+from urllib.parse import quote
+
+import gradio as gr
+from gradio.processing_utils import save_file_to_cache
+from gradio.utils import get_upload_folder
+
+from sdlora import service
+from sdlora.config import TrainConfig, fitted
+from sdlora.data.images import open_image
+from sdlora.errors import BusyError, ConfigError, SdloraError
+from sdlora.filesystem.writing import write_atomic
+from sdlora.generation.lora_tags import parse_lora_tags
+from sdlora.service import (
+    AdapterChoice,
+    AdapterFile,
+    GenerationRequest,
+    InferenceClient,
+    JobStatus,
+    Library,
+    Profiler,
+    ToolProgress,
+    TrainingQueue,
+)
+from sdlora.storage.run_folder import Run
+from sdlora.storage.trash import KEPT_DAYS
+from sdlora.ui.run_view import RunView, Watcher
+
+LOOK_SECONDS = 0.5
+"""How long one look at the runs serves everyone."""
+MAX_WAITING = 50
+"""Requests for pictures that may wait at once."""
+THUMBNAIL = 384
+"""Longest side of a picture on a card, in pixels."""
+ACTIVE = ("running", "queued", "stopping")
+Found = TypeVar("Found")
+
+
+@dataclass(frozen=True)
+class RunsSnapshot:
+    """How things stand: the runs, the newest first, the one that matters now, and the adapters to draw with."""
+
+    runs: tuple[str, ...] = ()
+    current: Run | None = None
+    state: str = ""
+    adapters: tuple[AdapterFile, ...] = ()
+    waiting: tuple[str, ...] = ()
+    """The runs in the queue, in their order."""
+
+
+class CancellableJob(Protocol):
+    """An errand, or what holds one: going over it tells where it stands, and ``stop`` ends it."""
+
+    def __iter__(self) -> Generator[ToolProgress]: ...
+
+    def stop(self) -> None: ...
+
+
+@dataclass
+class AppState:
+    """The page's one hold on the service layer."""
+
+    data_dir: Path
+    device: str = "auto"
+    low_memory: bool = False
+    queue: TrainingQueue = field(init=False)
+    creator: InferenceClient = field(init=False)
+    measurer: Profiler = field(init=False)
+    library: Library = field(init=False)
+    watcher: Watcher = field(default_factory=Watcher)
+    errands: dict[str, CancellableJob] = field(default_factory=dict)
+    """What each person who looks at the page has under way."""
+    _look: tuple[float, RunsSnapshot] = (float("-inf"), RunsSnapshot())
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _training: threading.Lock = field(default_factory=threading.Lock)
+    """Held while a run is queued: of two clicks, the second finds the first one's run."""
+    _asked: dict[str, TrainConfig] = field(default_factory=dict)
+    """Runs' settings as they were queued: a run writes what ``train.memory`` made of them into its own."""
+
+    def __post_init__(self) -> None:
+        self.data_dir = self.data_dir.expanduser().resolve()
+        self.queue = TrainingQueue(self.data_dir)
+        self.creator = InferenceClient(self.data_dir, self.device)
+        self.measurer = Profiler(self.data_dir)
+        self.library = Library(self.data_dir)
+
+    def open(self) -> None:
+        """Look after the queue and what is to be measured from now on; what lies in the trash too long goes."""
+        self.library.trash.empty(KEPT_DAYS)
+        self.queue.watch()
+        self.measurer.watch()
+
+    def close(self) -> None:
+        """End what belongs to the page: a training goes on."""
+        self.queue.close()
+        self.measurer.close()
+        self.creator.close()
+        for errand in list(self.errands.values()):
+            errand.stop()
+
+    def look(self) -> RunsSnapshot:
+        """How things stand, looked up at most every ``LOOK_SECONDS``."""
+        with self._lock:
+            taken, look = self._look
+            if time.monotonic() - taken > LOOK_SECONDS:
+                current = self.queue.current()
+                state = self.queue.state(current) if current else ""
+                runs = tuple(run.name for run in service.runs_in(self.data_dir))
+                waiting = tuple(run.name for run in self.queue.waiting())
+                look = RunsSnapshot(runs, current, state, tuple(service.adapters_in(self.data_dir)), waiting)
+                self._look = (time.monotonic(), look)
+            return look
+
+    def refresh(self) -> RunsSnapshot:
+        """How things stand at this moment."""
+        self._look = (float("-inf"), RunsSnapshot())
+        return self.look()
+
+    def bases(self) -> list[tuple[str, str]]:
+        """The base models to choose from: their names, each with what stands for it as ``model.base``."""
+        return service.base_choices(self.data_dir) or [("pocket", "pocket")]
+
+    def offer(self) -> Any:
+        """A field for a base with the models that are there now; what is chosen stays."""
+        return gr.update(choices=self.bases())
+
+    def run(self, name: str | None) -> Run | None:
+        """The run called ``name``, if there is one."""
+        with suppress(SdloraError):
+            return self.library.run(name) if name in self.look().runs and name else None
+        return None
+
+    def view(self, run: Run) -> RunView:
+        return self.watcher.view(run)
+
+    def train(self, config: TrainConfig, name: str) -> Run:
+        """Queue a new run. Raises BusyError if one with these very settings is under way: a second click, say."""
+        config = fitted(config, self.device, self.low_memory)
+        with self._training:
+            now = self.refresh()
+            active = [now.current] if now.current and now.state in ACTIVE else []
+            for run in (*active, *self.queue.waiting()):
+                if self._asked.get(run.name, run.config) == config:
+                    raise BusyError(f"{run.name} is queued or trained with these settings already; change one first.")
+            run = service.prepare_run(config, name, self.data_dir)
+            self._asked[run.name] = config
+            self.start(run)
+            return run
+
+    def duplicate(self, run: Run) -> Run:
+        """Queue a new run with the settings of ``run``."""
+        copy = service.duplicate_run(run)
+        self.start(copy)
+        return copy
+
+    def extend(self, run: Run, steps: int) -> None:
+        """Queue ``run`` to go on to step ``steps``."""
+        run.lengthen(steps)
+        self._asked.pop(run.name, None)
+        self.start(run)
+
+    def measure(self, config: TrainConfig) -> None:
+        """Measure what ``config`` will take. Raises BusyError while something has the device."""
+        self.creator.release_memory()
+        self.measurer.start(config)
+
+    def start(self, run: Run) -> None:
+        """Queue ``run``, new or to be resumed; what draws or is measured makes room for it."""
+        self.queue.add(run)
+        self.measurer.stop()
+        self.creator.release_memory()
+        self.queue.tick()
+        self.refresh()
+
+    def adapter(self, name: str) -> AdapterFile:
+        """The adapter called ``name``. Raises ConfigError with names that are near it, or the newest."""
+        known = {adapter.name: adapter for adapter in self.refresh().adapters}
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=3) or list(known)[:3]
+            others = ", ..." if len(near) < len(known) else ""
+            raise ConfigError(f"There is no adapter {name!r}; there are: {', '.join(near) or 'none yet'}{others}.")
+        return known[name]
+
+    def create(self, request: GenerationRequest, chosen: Sequence[tuple[str, float]]) -> JobStatus:
+        """Queue pictures with the adapters ``chosen`` by name and scale, and those that the prompt names.
+
+        Raises ConfigError for an adapter that is unknown or chosen twice, or an empty prompt; BusyError.
+        """
+        if not request.prompt.strip():
+            raise ConfigError("Write what to draw into the prompt.")
+        return self.submit(self.mixed(request, chosen))
+
+    def mixed(self, request: GenerationRequest, chosen: Sequence[tuple[str, float]]) -> GenerationRequest:
+        """``request`` with the files of the adapters ``chosen`` by name and scale, and of those that its prompt names.
+
+        What it does not say of its base is as the run of the first adapter that was trained on it has it.
+        Raises ConfigError for an adapter that is unknown or chosen twice.
+        """
+        request = replace(request, base=service.resolve_base(request.base, self.data_dir))
+        scales = dict(chosen)
+        if len(scales) < len(chosen):
+            raise ConfigError("The same adapter is chosen twice; give each a row of its own.")
+        for name in parse_lora_tags(request.prompt).scales:
+            scales.setdefault(name, 0.0)  # The prompt's own scale goes before.
+        chosen_files = [self.adapter(name) for name in scales]
+        service.require_one_base(request.base, chosen_files)
+        mixed = zip(chosen_files, scales.items(), strict=True)
+        adapters = tuple(AdapterChoice(name, str(file.path), scale) for file, (name, scale) in mixed)
+        said = service.trained_base_settings((file.path for file in chosen_files), request.base)
+        return replace(request, adapters=adapters, base_settings={**said, **request.base_settings})
+
+    @contextmanager
+    def person_job(self, person: str, errand: CancellableJob) -> Iterator[None]:
+        """For a ``with`` block in which ``errand`` is done. Raises BusyError while ``person`` has another one."""
+        if self.errands.setdefault(person, errand) is not errand:
+            raise BusyError("Something of yours is being made already; wait for it, or cancel it.")
+        try:
+            yield
+        finally:
+            del self.errands[person]
+
+    def leave(self, person: str) -> None:
+        """Stop what ``person`` has under way."""
+        if errand := self.errands.get(person):
+            errand.stop()
+
+    def submit(self, request: GenerationRequest) -> JobStatus:
+        """Queue a request whose adapters are files. Raises BusyError if too many wait."""
+        newest = self.creator.newest()
+        if newest is not None and self.creator.queued_before(newest.number + 1) >= MAX_WAITING:
+            raise BusyError(f"{MAX_WAITING} requests wait to be drawn; ask again when some of them are done.")
+        ticket = self.creator.submit(request)
+        if self.low_memory:
+            self.creator.release_memory()  # It is done in its turn: after these pictures.
+        return ticket
+
+    @property
+    def creations(self) -> Path:
+        """Where the pictures lie that were drawn."""
+        return service.images_folder(self.data_dir)
+
+
+def cached(path: Path) -> str:
+    """A copy of a file in the page's cache, the only folder from which the page serves files."""
+    return save_file_to_cache(path, get_upload_folder())
+
+
+def url(path: Path) -> str:
+    """Where a browser finds a file, relative to the page."""
+    return f"gradio_api/file={quote(cached(path))}"
+
+
+def thumbnail(path: Path) -> str:
+    """A small upright copy of a picture in the page's cache."""
+    status = path.stat()
+    key = hashlib.sha256(f"{path}:{status.st_mtime_ns}:{status.st_size}".encode()).hexdigest()[:24]
+    small = Path(get_upload_folder()) / "thumbnails" / f"{key}.jpg"
+    if not small.is_file():
+        picture = open_image(path).rgb
+        picture.thumbnail((THUMBNAIL, THUMBNAIL))
+        write_atomic(small, lambda place: picture.save(place, format="JPEG", quality=88))
+    return str(small)
+
+
+def download(run: Run, format: str) -> str:
+    """The run's adapter in ``format`` under the run's name, ready to be served."""
+    own = service.adapter_of(str(run.folder))  # Runs save kohya's keys.
+    exported = own if format == "kohya" else service.export_to_temporary(str(own), format).file
+    with tempfile.TemporaryDirectory() as folder:
+        named = Path(folder) / f"{run.name}{'' if format == 'kohya' else f'-{format}'}.safetensors"
+        shutil.copyfile(exported, named)
+        if exported is not own:
+            shutil.rmtree(exported.parent, ignore_errors=True)
+        return cached(named)

@@ -1,0 +1,370 @@
+"""The page's endpoints for programs (``gradio_client``): train, watch, stop, resume, draw, export;
+``api_tools`` has those that make adapters of adapters.
+
+A docstring's first lines and its ``Args`` are what the page "Use via API" says. Whatever goes wrong reaches the
+program as one sentence. Files come as uploads only: no text that a program sends is ever taken for a path of pictures.
+"""
+
+import asyncio
+import inspect
+import shutil
+from collections.abc import Callable, Iterable, Mapping
+from functools import wraps
+from pathlib import Path
+from typing import Any, Literal, NoReturn, TypedDict, get_args
+
+import gradio as gr
+from gradio.data_classes import FileData
+from gradio.utils import get_upload_folder
+from pydantic import ConfigDict, ValidationError, validate_call
+
+from sdlora import service
+from sdlora.config import all_settings
+from sdlora.data.projects import Project, ProjectInfo
+from sdlora.data.step_heuristics import Kind
+from sdlora.errors import ConfigError, DatasetError, SdloraError
+from sdlora.filesystem.paths import path_inside, safe_name, unused_path
+from sdlora.formats.storage import DTYPES, WRITTEN
+from sdlora.generation.infotext import format_parameters, read_parameters
+from sdlora.generation.settings import Sample
+from sdlora.service import GenerationRequest, JobStatus
+from sdlora.storage.run_folder import Run
+from sdlora.ui import build_config
+from sdlora.ui.app_state import AppState, cached
+from sdlora.ui.run_view import sentence
+from sdlora.ui.tool_endpoints import ToolEndpoints
+
+LOOK_SECONDS = 0.2
+"""Between two looks at a request that is being drawn."""
+MOST_PICTURES = 16
+"""Of one request."""
+
+
+class PreviewInfo(TypedDict):
+    """A picture drawn while training; ``file`` is None unless asked for."""
+
+    step: int
+    prompt: str
+    file: FileData | None
+
+
+class RunStatus(TypedDict):
+    """How a run stands. ``seconds_left`` and ``loss`` are None while nobody knows."""
+
+    run: str
+    state: str
+    phase: str
+    step: int
+    steps: int
+    loss: float | None
+    seconds_left: float | None
+    message: str
+    previews: list[PreviewInfo]
+    adapter_ready: bool
+
+
+class RunInfo(TypedDict):
+    """A run in a list."""
+
+    run: str
+    state: str
+    base: str
+
+
+class AdapterInfo(TypedDict):
+    """An adapter to draw with, and the base that it was trained on."""
+
+    adapter: str
+    base: str
+
+
+class GeneratedImage(TypedDict):
+    """A picture as it was drawn; ``parameters`` is the text that is also in the file."""
+
+    file: FileData
+    seed: int
+    parameters: str
+
+
+class Endpoints:
+    """What a program may ask of ``desk``."""
+
+    def __init__(self, desk: AppState):
+        self.desk = desk
+
+    def train(
+        self,
+        trigger: str,
+        pictures: list[FileData] | None = None,
+        project: str = "",
+        kind: Kind = "style",
+        class_name: str = "",
+        base: str = "pocket",
+        quality: str = "Balanced",
+        prompts: list[str] | None = None,
+        settings: dict[str, Any] | None = None,
+    ) -> str:
+        """Queue a training over uploaded pictures, or over a project of the page.
+
+        Args:
+            trigger: The word that will call what is learnt, such as "ohwx".
+            pictures: Pictures with their captions (.txt of the same name), or a zip file of them.
+            project: A project's name. Pictures are added to it; without a name, a new one is made for them.
+            kind: "style" or "subject".
+            class_name: What a subject is, such as "cat".
+            base: The base model: "pocket", a hub id, or what the page's field takes.
+            quality: "Quick", "Balanced" or "Best".
+            prompts: What to draw while training.
+            settings: Any settings by their dotted names, such as {"train.steps": 400, "adapter.rank": 8}.
+
+        Returns:
+            The run's name, for the other endpoints.
+        """
+        if quality not in build_config.QUALITY:
+            raise ConfigError(f"quality = {quality!r}: give one of {', '.join(build_config.QUALITY)}")
+        changes = _allowed(settings or {})
+        filled = self._filled(project or "", trigger, _uploads(pictures or ()))
+        about = ProjectInfo(kind, trigger, class_name)
+        config = build_config.configure(
+            filled, about, service.resolve_base(base, self.desk.data_dir), quality, prompts or (), changes
+        )
+        filled.describe(about)
+        return self.desk.train(config, filled.name).name
+
+    def status(self, run: str = "", previews: bool = False) -> RunStatus:
+        """How a run stands. It costs little: a program may ask once a second.
+
+        Args:
+            run: Its name; left empty, the run that matters now.
+            previews: Whether to hand over the pictures drawn while training as files.
+
+        Returns:
+            state is one of new, queued, running, stopping, finished, stopped, failed, interrupted.
+        """
+        found = self._run(run)
+        view, state = self.desk.view(found), self.desk.queue.state(found)
+        return RunStatus(
+            run=found.name, state=state, phase=view.phase, step=view.step, steps=view.steps,
+            loss=view.losses[-1][1] if view.losses else None, seconds_left=view.left if state == "running" else None,
+            message=sentence(view, state), adapter_ready=found.adapter.is_file(),
+            previews=[
+                PreviewInfo(step=step, prompt=drawn.prompt, file=_file(drawn.path) if previews else None)
+                for (_, step), drawn in sorted(view.previews.items())
+            ],
+        )  # fmt: skip
+
+    def stop(self, run: str = "") -> RunStatus:
+        """Let a run finish its step, save, and end; take one that waits out of the queue.
+
+        Args:
+            run: Its name; left empty, the run that matters now.
+        """
+        found = self._run(run)
+        self.desk.queue.stop(found)
+        self.desk.refresh()
+        return self.status(found.name)
+
+    def resume(self, run: str) -> RunStatus:
+        """Queue a run that was stopped, failed or cut off, to go on from its last checkpoint.
+
+        Args:
+            run: Its name.
+        """
+        found = self._run(run)
+        if self.desk.queue.state(found) == "finished":
+            raise ConfigError(f"{found.name} is finished: there is nothing left to do; train anew, with more steps")
+        self.desk.start(found)
+        return self.status(found.name)
+
+    async def generate(
+        self,
+        prompt: str,
+        adapters: dict[str, float] | None = None,
+        negative: str = "",
+        seed: int = -1,
+        steps: int = 25,
+        cfg: float = 7.0,
+        sampler: str = "DPM++ 2M",
+        width: int | None = None,
+        height: int | None = None,
+        count: int = 1,
+        base: str = "",
+        prediction_type: Literal["auto", "epsilon", "v_prediction"] = "auto",
+        zero_terminal_snr: Literal["auto", "on", "off"] = "auto",
+    ) -> list[GeneratedImage]:
+        """Draw pictures and wait for them. Requests are drawn in their order; cancelling the job cancels the drawing.
+
+        Args:
+            prompt: What to draw; <lora:name:0.8> is understood.
+            adapters: Adapters by name, with their scales, such as {"mystyle": 1.0}.
+            negative: What to keep out.
+            seed: Of the first picture, the next one has the next; -1 draws one.
+            steps: Sampling steps.
+            cfg: How closely to follow the prompt.
+            sampler: By its A1111 name, such as "Euler a".
+            width: In pixels; left out, the base model's own.
+            height: In pixels; left out, the base model's own.
+            count: Pictures, up to 16.
+            base: The base model; left empty, the one the first adapter was trained on, or "pocket".
+            prediction_type: What the base predicts; "auto" is as the adapter's run has it, else as the base tells.
+            zero_terminal_snr: Whether its noise schedule ends in noise alone; "auto" likewise.
+        """
+        drawing = {"negative": negative, "steps": steps, "cfg": cfg, "sampler": sampler, "width": width}
+        checked = Sample.model_validate({**drawing, "height": height, "seed": max(0, seed)})
+        if not 1 <= count <= MOST_PICTURES or seed < -1:
+            raise ConfigError(f"count = {count}, seed = {seed}: give 1 to {MOST_PICTURES} pictures, and a seed from -1")
+        known = {adapter.name: adapter.base for adapter in self.desk.refresh().adapters}
+        said = {"prediction_type": prediction_type, "zero_terminal_snr": zero_terminal_snr}
+        request = GenerationRequest(
+            prompt, negative, seed, checked.steps, checked.cfg, checked.width, checked.height, count, checked.sampler,
+            base or next((known[name] for name in adapters or () if known.get(name)), GenerationRequest("").base),
+            base_settings={name: value for name, value in said.items() if value != "auto"},
+        )  # fmt: skip
+        ticket = await asyncio.to_thread(self.desk.create, request, list((adapters or {}).items()))
+        ended = await self._drawn(ticket)
+        if ended.state != "done":
+            raise ConfigError(ended.message or "The drawing was cancelled.")
+        return [_picture(path) for path in ended.paths]
+
+    def export(self, name: str, format: str = "kohya", dtype: str = "fp32") -> FileData:
+        """An adapter as a file for other tools.
+
+        Args:
+            name: Of the run or the adapter.
+            format: "kohya" (A1111, ComfyUI, kohya), "diffusers", or "peft" (a zip of PEFT's folder).
+            dtype: "fp32", "fp16" or "bf16".
+        """
+        for what, value, choices in (("format", format, WRITTEN), ("dtype", dtype, DTYPES)):
+            if value not in choices:
+                raise ConfigError(f"{what} = {value!r}: give one of {', '.join(choices)}")
+        made = service.export_to_temporary(str(self.desk.adapter(name).path), format, dtype, self.desk.data_dir).file
+        try:
+            file: FileData = _file(made)
+            return file
+        finally:
+            shutil.rmtree(made.parent, ignore_errors=True)
+
+    def runs(self) -> list[RunInfo]:
+        """All runs, the newest first."""
+        found = (self.desk.run(name) for name in self.desk.refresh().runs)
+        return [
+            RunInfo(run=run.name, state=self.desk.queue.state(run), base=run.config.model.base) for run in found if run
+        ]
+
+    def adapters(self) -> list[AdapterInfo]:
+        """The adapters to draw with, the newest first."""
+        return [AdapterInfo(adapter=adapter.name, base=adapter.base) for adapter in self.desk.refresh().adapters]
+
+    def _run(self, name: str) -> Run:
+        look = self.desk.refresh()
+        found = self.desk.run(name) if name else look.current
+        if found is None:
+            known = ", ".join(look.runs) or "none yet"
+            raise ConfigError(f"There is no run {name!r}; there are: {known}." if name else "There are no runs yet.")
+        return found
+
+    def _filled(self, name: str, trigger: str, files: list[Path]) -> Project:
+        """The project of that name with ``files`` in it; a new one after the trigger if it has none."""
+        if not name and not files:
+            raise ConfigError("Hand over pictures, or name a project of the page that has some.")
+        if not name:
+            folder = self.desk.data_dir / "projects" / safe_name(trigger, fallback="pictures")
+            name = unused_path(folder).name
+        project = Project(self.desk.data_dir, name)
+        if not files and not project.pictures():
+            raise ConfigError(f"The project {name!r} has no pictures; hand some over.")
+        refused = project.add(files).remarks
+        if refused:
+            taken = f" The others are kept: train on them with project={project.name!r}." if project.pictures() else ""
+            raise DatasetError(" ".join(refused) + taken)
+        return project
+
+    async def _drawn(self, ticket: JobStatus) -> JobStatus:
+        """The request when it has ended. It is cancelled if the program that made it gives up."""
+        progress = gr.Progress()
+        try:
+            while not ticket.ended:
+                progress((ticket.done, ticket.total) if ticket.total else None, desc=ticket.message or ticket.state)
+                await asyncio.sleep(LOOK_SECONDS)
+                found = self.desk.creator.ticket(ticket.number)
+                if found is None:
+                    raise ConfigError("So many requests came after this one that it was forgotten; ask again.")
+                ticket = found
+        except asyncio.CancelledError:
+            self.desk.creator.cancel(ticket.number)
+            raise
+        return ticket
+
+
+def build(desk: AppState) -> None:
+    """Put the endpoints on the page that is being laid out."""
+    ends, tools = Endpoints(desk), ToolEndpoints(desk)
+    functions: list[Callable[..., Any]] = [
+        ends.train, ends.status, ends.stop, ends.resume, ends.generate, ends.export, ends.runs, ends.adapters,
+        tools.merge, tools.resize, tools.extract,
+    ]  # fmt: skip
+    for function in functions:
+        waits = inspect.iscoroutinefunction(function)
+        limit = None if waits else "default"  # One that waits takes no thread.
+        gr.api(_told(function), api_name=function.__name__, concurrency_limit=limit)  # type: ignore[arg-type]
+
+
+def _told(function: Callable[..., Any]) -> Callable[..., Any]:
+    """``function`` with its arguments checked by their types, and its errors as Gradio passes them on."""
+    checked = validate_call(config=ConfigDict(allow_inf_nan=False))(function)
+    names = list(inspect.signature(function).parameters)
+
+    @wraps(function)
+    def call(*arguments: Any) -> Any:
+        try:
+            return checked(**dict(zip(names, arguments, strict=True)))
+        except (SdloraError, ValidationError) as error:
+            _raise(error)
+
+    @wraps(function)
+    async def call_and_wait(*arguments: Any) -> Any:
+        try:
+            return await checked(**dict(zip(names, arguments, strict=True)))
+        except (SdloraError, ValidationError) as error:
+            _raise(error)
+
+    return call_and_wait if inspect.iscoroutinefunction(function) else call
+
+
+def _raise(error: SdloraError | ValidationError) -> NoReturn:
+    if isinstance(error, ValidationError):
+        problem = error.errors()[0]
+        place = ".".join(map(str, problem["loc"]))
+        said = f"{place} = {problem['input']!r}: {problem['msg'].removeprefix('Value error, ')}"[:500]
+    else:
+        said = str(error)
+    raise gr.Error(said, print_exception=False) from None
+
+
+def _allowed(settings: Mapping[str, Any]) -> Mapping[str, Any]:
+    """``settings`` without any that is a path. Raises ConfigError for those."""
+    paths = {setting.name for setting in all_settings() if _is_path(setting.field.annotation)}
+    for name in settings:
+        if name in paths:
+            raise ConfigError(f"{name}: is a folder of the server, which a program cannot choose; hand over pictures")
+    return settings
+
+
+def _is_path(annotation: Any) -> bool:
+    return annotation is Path or any(map(_is_path, get_args(annotation)))
+
+
+def _uploads(files: Iterable[FileData]) -> list[Path]:
+    """Where uploaded files lie. Raises FileError for a path that is no upload."""
+    return [path_inside(Path(get_upload_folder()), file.path) for file in files]
+
+
+def _file(path: Path) -> Any:
+    """A copy of a file in the page's cache, as the dictionary that Gradio makes of a ``FileData``."""
+    return FileData(path=cached(path), orig_name=path.name).model_dump()
+
+
+def _picture(path: Path) -> GeneratedImage:
+    known = read_parameters(path)
+    assert known is not None, path  # The studio writes them into each.
+    return GeneratedImage(file=_file(path), seed=int(known.settings["Seed"]), parameters=format_parameters(known))

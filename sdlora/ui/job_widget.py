@@ -1,0 +1,128 @@
+"""Errands on the page: one a person at a time, with a bar, the time that is left, and a way out."""
+
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import gradio as gr
+
+from sdlora.errors import SdloraError
+from sdlora.service import ToolJob, ToolProgress
+from sdlora.ui import page_html
+from sdlora.ui.app_state import AppState, CancellableJob, cached
+from sdlora.ui.event_options import HIDDEN
+from sdlora.ui.run_view import clock
+
+AT_ONCE: dict[str, Any] = {"concurrency_id": "tools", "concurrency_limit": 2}
+"""Errands of all persons together: each takes a processor and a model's memory; the others wait their turn."""
+PATIENCE_SECONDS = 1.0
+"""How long nothing is said of the time that is left."""
+
+
+@dataclass(frozen=True)
+class JobWidget:
+    """Where an errand is begun and seen."""
+
+    go: gr.Button
+    cancel: gr.Button
+    status: gr.HTML
+
+
+class FileJob:
+    """An errand that writes a file, called ``name``: when it is done, ``file`` is its copy in the page's cache."""
+
+    def __init__(self, errand: ToolJob, key: str, name: str):
+        self.errand, self.key, self.name = errand, key, name
+        self.file = ""
+
+    def __iter__(self) -> Generator[ToolProgress]:
+        folder = Path(tempfile.mkdtemp(prefix="sdlora-"))
+        try:
+            self.errand.values[self.key] = folder / self.name
+            yield from self.errand
+            self.file = cached(folder / self.name)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def stop(self) -> None:
+        self.errand.stop()
+
+
+class JobProgressHtml:
+    """Stages as HTML, with the time that each has left."""
+
+    def __init__(self) -> None:
+        self._phase, self._since = "", 0.0
+
+    def __call__(self, stage: ToolProgress) -> str:
+        if stage.phase != self._phase:
+            self._phase, self._since = stage.phase, time.monotonic()
+        words = stage.phase[:1].upper() + stage.phase[1:]
+        if not stage.total:
+            return page_html.drawing(words, None)
+        spent = time.monotonic() - self._since
+        left = spent / max(1, stage.done) * (stage.total - stage.done)
+        told = f" · {clock(left)} left" if spent > PATIENCE_SECONDS and left else ""
+        return page_html.drawing(f"{words}: {stage.done} of {stage.total}{told}", stage.done / stage.total)
+
+
+def job_widget(word: str, name: str, variant: Literal["primary", "secondary"] = "primary") -> JobWidget:
+    """A button that says ``word``, one that cancels, and the words about it below."""
+    with gr.Row():
+        go = gr.Button(word, variant=variant, elem_id=f"{name}-button")
+        cancel = gr.Button("Cancel", variant="stop", visible=False, elem_id=f"{name}-cancel")
+    return JobWidget(go, cancel, gr.HTML(elem_id=f"{name}-status"))
+
+
+def follow(desk: AppState, person: str, errand: CancellableJob) -> Iterator[str]:
+    """Where ``errand`` stands, as HTML, until it is done; its process ends with whoever looks.
+
+    Raises BusyError while the same ``person`` has another one, and what the errand raises.
+    """
+    with desk.person_job(person, errand):
+        tell = JobProgressHtml()
+        yield page_html.drawing("Starting", None)
+        with closing(iter(errand)) as stages:
+            for stage in stages:
+                yield tell(stage)
+
+
+def wire(
+    desk: AppState,
+    place: JobWidget,
+    begin: Callable[..., Any],
+    done: Callable[[Any], list[Any]],
+    inputs: Sequence[Any],
+    outputs: Sequence[Any] = (),
+) -> Any:
+    """Let a click ``begin`` an errand with the values of ``inputs``, and show where it stands; returns the event.
+
+    ``done`` gives the last words about it, and values for ``outputs``. Where there are outputs, what goes wrong also
+    stops what would follow.
+    """
+    nothing = [gr.skip()] * len(outputs)
+
+    def act(request: gr.Request, *values: Any) -> Iterator[list[Any]]:  # Gradio finds the request by its annotation.
+        hide = gr.update(visible=False)
+        try:
+            errand = begin(*values)
+            for told in follow(desk, request.session_hash or "", errand):
+                yield [told, gr.update(visible=True), *nothing]
+            words, *found = done(errand)
+        except SdloraError as error:
+            yield [page_html.note([str(error)], "bad"), hide, *nothing]
+            if outputs:
+                raise gr.Error(str(error), print_exception=False) from None
+            return
+        yield [words, hide, *found]
+
+    def leave(request: gr.Request) -> None:
+        desk.leave(request.session_hash or "")
+
+    place.cancel.click(leave, None, None, **HIDDEN)
+    return place.go.click(act, list(inputs), [place.status, place.cancel, *outputs], **AT_ONCE, **HIDDEN)

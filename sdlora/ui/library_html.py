@@ -1,0 +1,188 @@
+"""The library's own pieces of HTML: cards, details, reports. Every word that is not written here is escaped."""
+
+import time
+from collections.abc import Iterable, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from sdlora.data.dataset import pluralize
+from sdlora.errors import SdloraError, shown
+from sdlora.formats.adapter_check import AdapterCheck
+from sdlora.storage.disk_usage import written
+from sdlora.storage.library import ImportResult, LibraryEntry
+from sdlora.storage.trash import KEPT_DAYS, TrashItem
+from sdlora.ui.app_state import thumbnail, url
+from sdlora.ui.page_html import note
+
+SHOWN = 60
+"""Cards at most: a search narrows them down."""
+ACT = """element.addEventListener('click', (event) => {
+  const button = event.target.closest('[data-do]');
+  if (button) trigger('click', {act: button.dataset.do, name: button.dataset.name});
+});"""
+"""One listener for all buttons in a piece of HTML: it tells which was clicked."""
+
+
+def adapters(found: Sequence[tuple[LibraryEntry, Path | None]], total: int, search: str) -> str:
+    """A card an adapter, which opens its details."""
+    if not total:
+        return note(
+            [f"No adapter is called {search!r}." if search else "No adapters yet: train one, or import a file."]
+        )
+    cards = "".join(_adapter(entry, picture) for entry, picture in found)
+    return f"<div class='shelf'>{cards}</div>{_more(len(found), total, 'adapters')}"
+
+
+def _adapter(entry: LibraryEntry, picture: Path | None) -> str:
+    card = entry.card
+    words = ", ".join(card.triggers) if card else ""
+    facts = [
+        shown(Path(entry.base).name or (card.base if card else ""), 80),
+        f"rank {card.rank}" if card and card.rank else "",
+        written(entry.size),
+        day(entry.changed),
+    ]
+    told = entry.problem or " · ".join(filter(None, facts))
+    state = " broken" if entry.problem else ""
+    return (
+        f"<button type='button' class='tile{state}' data-do='details' data-name='{escape(entry.name, quote=True)}'>"
+        f"{_face(entry.name, picture)}<b>{escape(entry.name)}</b><span>{escape(shown(words, 80))}</span>"
+        f"<span class='quiet'>{escape(shown(told, 160))}</span></button>"
+    )
+
+
+def runs(found: Sequence[tuple[str, str, str, Path | None, str]], total: int, search: str) -> str:
+    """A card a run (name, where it stands, date, picture, word for going on), with what can be done with it."""
+    if not total:
+        return note([f"No run is called {search!r}." if search else "No runs yet: press Train, and it is kept here."])
+    cards = "".join(_run(*each) for each in found)
+    return f"<div class='shelf'>{cards}</div>{_more(len(found), total, 'runs')}"
+
+
+def _run(name: str, told: str, date: str, picture: Path | None, go_on: str) -> str:
+    acts = {"open": "Open", **({"resume": go_on} if go_on else {}), "duplicate": "Duplicate", "delete": "Delete"}
+    named = escape(name, quote=True)
+    buttons = "".join(
+        f"<button type='button' data-do='{act}' data-name='{named}' aria-label='{word} {named}'>{word}</button>"
+        for act, word in acts.items()
+    )
+    return (
+        f"<article class='tile'>{_face(name, picture)}<b>{escape(name)}</b><span>{escape(shown(told, 160))}</span>"
+        f"<span class='quiet'>{escape(date)}</span><span class='acts'>{buttons}</span></article>"
+    )
+
+
+def details(entry: LibraryEntry, picture: Path | None) -> str:
+    """What the header of an adapter's file tells."""
+    card = entry.card
+    rows = {
+        "Kind": "trained here" if entry.kind == "run" else "imported",
+        "Trigger words": (", ".join(card.triggers) or "none given") if card else "",
+        "Base": entry.base or (card.base if card else "") or "not told",
+        "Method": f"{card.method}, rank {card.rank}, alpha {card.alpha or 'as the rank'}" if card else "",
+        "Layers": str(card.layers) if card else "",
+        "Size": written(entry.size),
+        "Date": day(entry.changed),
+    }
+    problem = note([f"This file cannot be used: {entry.problem}"], "bad") if entry.problem else ""
+    return (
+        f"<div class='sheet'>{_face(entry.name, picture)}<div><h3>{escape(entry.name)}</h3>"
+        f"{facts(rows.items())}</div></div>{problem}"
+    )
+
+
+def facts(rows: Iterable[tuple[str, str]]) -> str:
+    """Names and values, those that have one."""
+    cells = (f"<dt>{escape(name)}</dt><dd>{escape(shown(value, 300))}</dd>" for name, value in rows if value)
+    return f"<dl class='facts'>{''.join(cells)}</dl>"
+
+
+def inspection(check: AdapterCheck) -> str:
+    """What ``sdlora inspect`` says."""
+    return note([check.refusal], "bad") or f"<pre class='inspection' tabindex='0'>{escape(check.said)}</pre>"
+
+
+def layers(rows: Sequence[Sequence[Any]], plot: str) -> str:
+    """What is in each layer (path, norm, rank, effective rank, rank that holds 95 %), and the picture of it."""
+    place = escape(f"gradio_api/file={quote(plot)}", quote=True)
+    picture = (
+        f"<div class='spectra' tabindex='0' role='region' aria-label='Plot of the layers'><a href='{place}' "
+        f"target='_blank' rel='noopener'><img src='{place}' alt='Norm and singular values of each layer'></a></div>"
+    )
+    heads = ("Layer", "Norm", "Rank", "Effective", "95\u00a0%")
+    head = "".join(f"<th scope='col'>{name}</th>" for name in heads)
+    body = "".join(
+        f"<tr><th scope='row'>{escape(str(path)).replace('.', '.<wbr>')}</th><td>{norm:.4g}</td>"
+        f"<td>{'–' if rank is None else rank}</td><td>{effective:.1f}</td><td>{needed}</td></tr>"
+        for path, norm, rank, effective, needed in rows
+    )
+    table = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    named = "role='region' aria-label='Layers, the strongest first'"
+    words = "Norm: how much a layer is changed. Effective: directions in use. 95\u00a0%: the rank that has that share."
+    return f"{picture}<p class='quiet'>{words}</p><div class='layers' tabindex='0' {named}>{table}</div>"
+
+
+def report(taken: Sequence[ImportResult]) -> str:
+    """What became of the files that were dropped."""
+    return "".join(_taken(one) for one in taken)
+
+
+def _taken(one: ImportResult) -> str:
+    check = one.check
+    if check.refusal:
+        reason = check.refusal.removeprefix(f"{one.file}: ")
+        head, kind = f"{one.file} is not kept: {reason}", "bad"
+    else:
+        head, kind = f"{one.file} is in the library as {one.name}.", "good"
+    lines = [head]
+    if check.base and check.layers:
+        lines.append(f"{check.fitting} of {check.layers} layers match {check.base}.")
+    elif check.layers:
+        lines.append(f"{pluralize(check.layers, 'layer')}, all finite; not compared with any base.")
+    folded = _folded(f"{pluralize(check.layers - check.fitting, 'layer')} not matching", check.misfits)
+    folded += _folded(f"{pluralize(check.unknown, 'key')} without a layer, left out", check.strange)
+    return f"<div class='report'>{note(lines, kind)}{facts(check.facts)}{folded}</div>"
+
+
+def _folded(title: str, lines: Sequence[str]) -> str:
+    if not lines:
+        return ""
+    body = "".join(f"<li>{escape(shown(line, 300))}</li>" for line in lines)
+    return f"<details><summary>{escape(title)}</summary><ul>{body}</ul></details>"
+
+
+def trash(items: Sequence[TrashItem]) -> str:
+    """What can be brought back."""
+    if not items:
+        return note(["The trash is empty."])
+    rows = "".join(
+        f"<li><span>{escape(item.what)} <span class='quiet'>{day(item.deleted)} · {written(item.size)}</span></span>"
+        f"<button type='button' data-do='undo' data-name='{escape(item.folder.name, quote=True)}' "
+        f"aria-label='Bring back {escape(item.what, quote=True)}'>Undo</button></li>"
+        for item in items[:SHOWN]
+    )
+    kept = f"<p class='quiet'>What lies here for {KEPT_DAYS} days is deleted for good.</p>"
+    return f"<ul class='trash'>{rows}</ul>{_more(min(SHOWN, len(items)), len(items), 'things')}{kept}"
+
+
+def _more(shown: int, total: int, what: str) -> str:
+    return note([f"The first {shown} of {total} {what} are shown; search for the others."]) if shown < total else ""
+
+
+def _face(name: str, picture: Path | None) -> str:
+    """A thumbnail, or the name's initial where there is no picture that can be read."""
+    if picture is not None:
+        try:
+            place = escape(url(Path(thumbnail(picture))), quote=True)
+            return f"<img src='{place}' alt='' loading='lazy'>"
+        except (SdloraError, OSError):  # A stranger's picture, or one that is gone: the initial does.
+            pass
+    return f"<i class='initial' aria-hidden='true'>{escape(name[:1].upper())}</i>"
+
+
+def day(seconds: float) -> str:
+    """``3 Oct 2026``, in this machine's time."""
+    moment = time.localtime(seconds)
+    return f"{moment.tm_mday} {time.strftime('%b %Y', moment)}" if seconds else ""

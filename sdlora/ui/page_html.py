@@ -1,0 +1,88 @@
+"""The page's own pieces of HTML. Every word that is not written here is escaped."""
+
+from collections.abc import Iterable
+from html import escape
+from pathlib import Path
+from urllib.parse import quote
+
+from sdlora.generation.xyz_grid import GridCell, ImageGrid
+from sdlora.ui.app_state import ACTIVE, thumbnail, url
+from sdlora.ui.run_view import RunView, short
+
+
+def header(run: str, view: RunView | None, state: str) -> str:
+    """The line on top of every tab: the name, and the current job."""
+    if view is None:
+        job = "<span class='quiet'>no training yet</span>"
+    else:
+        mark = "live" if state in ACTIVE else "idle"
+        job = f"<span class='dot {mark}'></span>{escape(run)} · {escape(short(view, state))}"
+    place = f"<span class='quiet'>{escape(_device(view, state))}</span>" if view and view.started else ""
+    return f"<div class='top'><span class='brand'>sdlora</span>{place}<span class='job'>{job}</span></div>"
+
+
+def _device(view: RunView, state: str) -> str:
+    """Device, precision and, while it trains, memory: ``cuda:0 · bf16 · 6.2 GiB``."""
+    memory = f"{view.memory / 2**30:.1f} GiB" if view.memory and state in ACTIVE else ""
+    known = [view.started.device, view.started.precision] if view.started else []
+    return " · ".join([*known, memory] if memory else known)
+
+
+def note(lines: Iterable[str], kind: str = "info") -> str:
+    """Sentences to a person: ``info``, ``good`` or ``bad``; nothing at all if there are none."""
+    body = "".join(f"<p>{escape(line)}</p>" for line in lines if line)
+    role = "alert" if kind == "bad" else "status"
+    return f"<div class='note {kind}' role='{role}'>{body}</div>" if body else ""
+
+
+def bar(share: float | None) -> str:
+    """A progress bar; one that only moves where there is no telling how much is done."""
+    if share is None:
+        return "<div class='bar moving' role='progressbar' aria-label='progress'><i></i></div>"
+    percent = round(100 * min(1.0, max(0.0, share)))
+    named = f"role='progressbar' aria-label='progress' aria-valuenow='{percent}'"
+    return f"<div class='bar' {named}><i style='width:{percent}%'></i></div>"
+
+
+def drawing(sentence: str, share: float | None, kind: str = "info") -> str:
+    """Where a request for pictures stands."""
+    return f"<div class='note {kind}' role='status'><p>{escape(sentence)}</p>{bar(share)}</div>"
+
+
+def comparison(grid: ImageGrid, folder: Path, chosen: str = "") -> str:
+    """A grid of pictures, a table a page: each picture a button that carries its file's name; ``chosen`` is marked."""
+    columns, rows, pages = grid.labels
+    by_place = {cell.place: cell for cell in grid.cells}
+    tables = []
+    for page, title in enumerate(pages):
+        head = "".join(f"<th scope='col'>{escape(label)}</th>" for label in columns) if any(columns) else ""
+        body = ""
+        for row, label in enumerate(rows):
+            cells = (by_place[page, row, column] for column in range(len(columns)))
+            side = f"<th scope='row'>{escape(label)}</th>" if any(rows) else ""
+            named = ((cell, f"{columns[cell.place[2]]} {label} {title}") for cell in cells)
+            body += (
+                f"<tr>{side}{''.join(f'<td>{_button(cell, folder, name, chosen)}</td>' for cell, name in named)}</tr>"
+            )
+        corner = "<th></th>" if any(rows) and head else ""
+        caption = f"<caption>{escape(title)}</caption>" if title else ""
+        tables.append(f"<table>{caption}<thead><tr>{corner}{head}</tr></thead><tbody>{body}</tbody></table>")
+    return f"<div class='compared' tabindex='0' role='region' aria-label='Grid'>{''.join(tables)}</div>"
+
+
+def _button(cell: GridCell, folder: Path, name: str, chosen: str) -> str:
+    """A cell's picture as a button, or the place where it will be."""
+    if not (folder / cell.file).is_file():
+        return "<span class='hole'></span>"
+    place = escape(f"gradio_api/file={quote(thumbnail(folder / cell.file))}", quote=True)
+    alt, pressed = escape(name.strip() or "picture", quote=True), str(cell.file == chosen).lower()
+    return (
+        f"<button type='button' data-cell='{escape(cell.file, quote=True)}' aria-pressed='{pressed}'>"
+        f"<img src='{place}' alt='{alt}' loading='lazy'></button>"
+    )
+
+
+def full_size(picture: Path, name: str) -> str:
+    """A picture as large as there is room, which opens by itself when it is clicked."""
+    place, alt = escape(url(picture), quote=True), escape(name, quote=True)
+    return f"<a class='full' href='{place}' target='_blank' rel='noopener'><img src='{place}' alt='{alt}'></a>"

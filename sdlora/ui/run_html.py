@@ -1,0 +1,97 @@
+"""The HTML of the tab Train. Every word that is not written here is escaped."""
+
+from collections.abc import Iterable, Sequence
+from html import escape
+
+from sdlora.ui import setting_fields
+from sdlora.ui.app_state import ACTIVE, url
+from sdlora.ui.page_html import bar
+from sdlora.ui.run_view import PreviewImage, RunView, sentence, share, stages
+
+SEARCH = """<input type='search' id='find-setting' aria-label='Find a setting' autocomplete='off'
+ placeholder='Find a setting, such as rank'>"""
+SCRIPT = """<script>
+document.addEventListener("input", (event) => {
+  if (event.target.id !== "find-setting") return;
+  const words = event.target.value.toLowerCase().split(/\\s+/).filter(Boolean);
+  for (const section of document.querySelectorAll("#advanced .settings")) {
+    let seen = false;
+    for (const field of section.querySelectorAll("[id^='set-']")) {
+      const text = `${field.id.replaceAll("-", " ")} ${field.textContent} ${section.id}`.toLowerCase();
+      const found = words.every((word) => text.includes(word));
+      field.classList.toggle("unfound", !found);
+      seen ||= found;
+    }
+    section.classList.toggle("unfound", !seen);
+  }
+});
+</script>"""
+"""Shows those settings whose name, label or help has every word that is typed into the field above them."""
+
+
+def status(name: str, view: RunView, state: str, log: Sequence[str] = ()) -> str:
+    """The card of a run: where it stands, how much is done, and the end of its ``log`` if it failed."""
+    kind = {"failed": "bad", "finished": "good"}.get(state, "info")
+    moving = bar(share(view, state)) if state in (*ACTIVE, "finished", "stopped") else ""
+    path = _stages(view, state) if state in ("running", "stopping") else ""
+    facts = ""
+    if view.started:
+        event = view.started
+        facts = (
+            f"{event.images} pictures · {event.base} on {event.device} ({event.precision}) · "
+            f"trains {event.parameters:,} parameters, {event.share:.2%} of all"
+        )
+    end = f"<details><summary>The end of its log</summary><pre>{escape(chr(10).join(log))}</pre></details>"
+    return (
+        f"<div class='note {kind}' role='{'alert' if kind == 'bad' else 'status'}'><h3>{escape(name)}</h3>"
+        f"{path}<p>{escape(sentence(view, state))}</p>{moving}<p class='quiet'>{escape(facts)}</p>"
+        f"{end if log and state == 'failed' else ''}</div>"
+    )
+
+
+def _stages(view: RunView, state: str) -> str:
+    said = {"done": "done", "now": "now", "next": "to come"}
+    items = "".join(
+        f"<li class='{mark}'{' aria-current=step' if mark == 'now' else ''} title='{said[mark]}'>{escape(name)}</li>"
+        for name, mark in stages(view, state)
+    )
+    return f"<ol class='stages'>{items}</ol>"
+
+
+def previews(shown: Sequence[PreviewImage]) -> str:
+    """Pictures drawn while training: a row a prompt, a column a step."""
+    steps = sorted({preview.step for preview in shown})
+    rows: dict[str, dict[int, PreviewImage]] = {}
+    for preview in shown:
+        rows.setdefault(preview.prompt, {})[preview.step] = preview
+    head = "".join(f"<th scope='col'>{'before' if not step else f'step {step}'}</th>" for step in steps)
+    body = ""
+    for prompt, pictures in rows.items():
+        cells = "".join(f"<td>{_cell(pictures[step]) if step in pictures else ''}</td>" for step in steps)
+        body += f"<tr><th scope='row' colspan='{len(steps)}'>{escape(prompt)}</th></tr><tr>{cells}</tr>"
+    return f"<div class='previews'><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+
+
+def _cell(preview: PreviewImage) -> str:
+    if not preview.path.is_file():
+        return ""
+    place, alt = escape(url(preview.path), quote=True), escape(f"{preview.prompt}, step {preview.step}", quote=True)
+    return f"<a href='{place}' target='_blank' rel='noopener'><img src='{place}' alt='{alt}' loading='lazy'></a>"
+
+
+def marks(names: Iterable[str]) -> str:
+    """How many settings are changed, and a mark on the field of each of ``names``."""
+    changed = list(names)
+    if not changed:
+        return "<p class='quiet'>Nothing is changed: every setting is as the preset has it.</p>"
+    places = ", ".join(f"#{setting_fields.elem_id(name)}" for name in changed)
+    style = f"<style>{places} {{ box-shadow: inset 3px 0 0 var(--primary-500); }}</style>"
+    return f"{style}<p class='changed' role='status'>{len(changed)} changed</p>"
+
+
+def waiting(place: int, name: str, facts: str) -> str:
+    """A run that waits in the queue."""
+    return (
+        f"<p class='waiting'><span class='place'>{place}</span><b>{escape(name)}</b> "
+        f"<span class='quiet'>{escape(facts)}</span></p>"
+    )

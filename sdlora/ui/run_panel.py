@@ -1,0 +1,240 @@
+"""The right side of the tab Train: how a run goes, read from its folder by the page's timer, and what to do with it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import gradio as gr
+import pandas as pd
+
+from sdlora import service
+from sdlora.errors import SdloraError
+from sdlora.filesystem.paths import why_foreign
+from sdlora.storage.run_folder import Run
+from sdlora.ui import page_html, queue_panel, run_html
+from sdlora.ui.app_state import ACTIVE, AppState, download
+from sdlora.ui.event_options import PRIVATE
+from sdlora.ui.run_view import RunView, curve
+
+EMPTY = "Nothing has been trained yet. Choose a quality and press Train; its progress appears here."
+RESUMABLE = ("new", "stopped", "failed", "interrupted")
+LONGER = ("finished", "stopped")
+COLOURS = {"loss": "#b9c0cf", "smoothed": "#4f6bed"}
+LOG_LINES, LOG_BYTES, LAST_LINES = 200, 1 << 16, 15
+"""How much of a log is shown: when asked for, at most read, and of a run that failed."""
+SAVE_FILE = "() => setTimeout(() => document.querySelector('#download-file')?.click(), 100)"
+"""Clicks the hidden button that holds the prepared file."""
+
+
+@dataclass(frozen=True)
+class RunPanel:
+    """How it goes. ``outputs`` are brought up to date by ``run_panel_updates``."""
+
+    message: gr.HTML
+    """What is said to a click on this side."""
+    waiting: gr.State
+    run: gr.Dropdown
+    status: gr.HTML
+    stop: gr.Button
+    resume: gr.Button
+    draw: gr.Button
+    ended: gr.Row
+    more: gr.Number
+    checkpoints: gr.Radio
+    keep: gr.Button
+    previews: gr.HTML
+    plot: gr.LinePlot
+    notices: gr.HTML
+    downloads: gr.Row
+    folds: list[gr.Accordion]
+    """Checkpoints, remarks, log."""
+    longer: gr.Button
+    copy: gr.Button
+    reopen: gr.Button
+
+    @property
+    def outputs(self) -> list[Any]:
+        return [
+            self.waiting, self.run, self.status, self.stop, self.resume, self.draw, self.ended, self.more,
+            self.checkpoints, self.keep, self.previews, self.plot, self.notices, self.downloads, *self.folds,
+            self.longer,
+        ]  # fmt: skip
+
+
+def build(desk: AppState) -> RunPanel:
+    """Lay it out and wire what concerns the chosen run alone."""
+    message = gr.HTML(elem_id="run-message")
+    waiting = queue_panel.build(desk, message)
+    run = gr.Dropdown(label="Run", choices=[], visible=False, interactive=True, elem_id="run-choice")
+    status = gr.HTML(page_html.note([EMPTY]), elem_id="run-status")
+    with gr.Row():
+        stop = gr.Button("Stop", variant="stop", visible=False, elem_id="stop-button")
+        resume = gr.Button("Resume", variant="primary", visible=False, elem_id="resume-button")
+        draw = gr.Button("Draw a picture with it", variant="primary", visible=False, elem_id="draw-with-it")
+    with gr.Row(visible=False) as downloads:
+        kohya = gr.Button("Download for A1111, ComfyUI", elem_id="download-kohya")
+        diffusers = gr.Button("Download for diffusers", elem_id="download-diffusers")
+    file = gr.DownloadButton("File", elem_id="download-file", elem_classes="behind")
+    previews = gr.HTML(elem_id="run-previews")
+    plot = gr.LinePlot(
+        x="step", y="loss", color="series", color_map=COLOURS, height=300, visible=False, show_label=False,
+        x_title="step", y_title="loss", color_title=" ",
+    )  # fmt: skip
+    with gr.Row(visible=False, equal_height=False, elem_classes="longer") as ended:
+        more = gr.Number(label="Further steps", precision=0, minimum=1, min_width=110, elem_id="more-steps")
+        longer = gr.Button("Train longer", size="sm", min_width=110, elem_id="longer-button")
+        copy = gr.Button("Queue a copy", size="sm", min_width=110, elem_id="copy-button")
+        reopen = gr.Button("Open its settings", size="sm", min_width=110, elem_id="reopen-button")
+    with gr.Accordion("Checkpoints", open=False, visible=False, elem_id="checkpoints") as saves:
+        checkpoints = gr.Radio([], label="Steps at which it saved", interactive=True, elem_id="checkpoint-choice")
+        keep = gr.Button("Use this checkpoint", size="sm", interactive=False, elem_id="use-checkpoint")
+    with gr.Accordion("Remarks", open=False, visible=False) as remarks:
+        notices = gr.HTML(elem_id="run-notices")
+    log = _log(desk, run)
+    for button, format in ((kohya, "kohya"), (diffusers, "diffusers")):
+        button.click(partial(_prepare, desk, format), run, [file, message], **PRIVATE).success(
+            None, js=SAVE_FILE, **PRIVATE
+        )
+    keep.click(partial(_use, desk), [run, checkpoints], [message, checkpoints], **PRIVATE)
+    return RunPanel(
+        message, waiting, run, status, stop, resume, draw, ended, more, checkpoints, keep, previews, plot, notices,
+        downloads, [saves, remarks, log], longer, copy, reopen,
+    )  # fmt: skip
+
+
+def _log(desk: AppState, run: gr.Dropdown) -> gr.Accordion:
+    with gr.Accordion("Log", open=False, visible=False, elem_id="log") as fold:
+        text = gr.Textbox(
+            show_label=False, label="The end of the log", placeholder="Nothing was printed.",
+            lines=12, max_lines=20, interactive=False, elem_id="run-log",
+            elem_classes="log",
+        )  # fmt: skip
+        again = gr.Button("Read it again", size="sm", elem_id="read-log")
+    gr.on(
+        [fold.expand, again.click, run.change], partial(_read_log, desk), run, text, show_progress="hidden",
+        **PRIVATE,
+    )  # fmt: skip
+    return fold
+
+
+def _read_log(desk: AppState, name: str) -> str:
+    run = desk.run(name)
+    return "\n".join(log_end(run, LOG_LINES)) if run is not None else ""
+
+
+def log_end(run: Run, lines: int) -> list[str]:
+    """The last ``lines`` of what the run's process printed, each as it stood when its bar moved last."""
+    if why_foreign(run.log, run.folder):  # Of a stranger's run it may be a pipe, or a link to any file of this machine.
+        return []
+    try:
+        with open(run.log, "rb") as file:
+            file.seek(max(0, run.log.stat().st_size - LOG_BYTES))
+            text = file.read().decode(errors="replace")
+    except OSError:
+        return []
+    return [line.rstrip("\r").rpartition("\r")[2] for line in text.split("\n")[:-1]][-lines:]
+
+
+def _prepare(desk: AppState, format: str, name: str) -> list[Any]:
+    """Put the finished adapter behind the hidden button."""
+    run = desk.run(name)
+    try:
+        return [download(run, format) if run is not None else gr.skip(), ""]
+    except SdloraError as error:
+        return [gr.skip(), page_html.note([str(error)], "bad")]
+
+
+def _use(desk: AppState, name: str, step: int | None) -> list[Any]:
+    """Make a checkpoint the run's adapter."""
+    run = desk.run(name)
+    if run is None or step is None:
+        return [gr.skip(), gr.skip()]
+    try:
+        service.use_checkpoint(run, int(step))
+    except SdloraError as error:
+        return [page_html.note([str(error)], "bad"), gr.skip()]
+    said = f"{run.name} is now what it was at step {step}, in Create and in its files."
+    return [page_html.note([said], "good"), _checkpoints(run)]
+
+
+def run_panel_updates(desk: AppState, name: str | None, seen: dict[str, Any]) -> list[Any]:
+    """New values for ``Live.outputs``, ``gr.skip()`` where nothing changed since ``seen`` (brought up to date)."""
+    look = desk.look()
+    run = desk.run(name) or look.current
+    waiting = _fresh(seen, "queue", look.waiting, lambda: queue_panel.rows(desk))
+    if run is None:
+        return [waiting, *[gr.skip()] * 17]
+    view, state = desk.view(run), desk.queue.state(run)
+    runs, stage = (run.name, look.runs), (run.name, state)
+    saved = (run.name, tuple(sorted(view.checkpoints)), state in ACTIVE)
+    news: list[tuple[str, Any, Callable[[], Any]]] = [
+        ("runs", runs, lambda: _choice(look.runs, name, run.name)),
+        ("status", (*stage, view.seen), lambda: run_html.status(run.name, view, state, log_end(run, LAST_LINES))),
+        ("stop", stage, lambda: _stop_button(state)),
+        ("resume", stage, lambda: gr.update(visible=state in RESUMABLE, value=_resume_word(state))),
+        ("draw", (*stage, bool(saved[1])), lambda: gr.update(visible=_saved(run, view, state))),
+        ("ended", stage, lambda: gr.update(visible=state not in ACTIVE)),
+        ("more", (view.steps, *saved), lambda: gr.update(value=max(1, -(-view.steps // 2)), visible=bool(saved[1]))),
+        ("checkpoints", saved, lambda: _checkpoints(run)),
+        ("keep", saved, lambda: gr.update(interactive=bool(view.checkpoints) and state not in ACTIVE)),
+        ("previews", (run.name, len(view.previews)), lambda: _previews(view)),
+        ("plot", (run.name, _plotted(view, state)), lambda: _plot(view)),
+        ("notices", (run.name, len(view.notices)), lambda: page_html.note(view.notices)),
+        ("downloads", stage, lambda: gr.update(visible=_saved(run, view, state))),
+        ("saves", (run.name, bool(view.checkpoints)), lambda: gr.update(visible=bool(view.checkpoints))),
+        ("remarks", (run.name, bool(view.notices)), lambda: gr.update(visible=bool(view.notices))),
+        ("log", run.name, lambda: gr.update(visible=True)),
+        ("longer", saved, lambda: gr.update(visible=bool(saved[1]))),
+    ]
+    return [waiting, *(_fresh(seen, what, mark, make) for what, mark, make in news)]
+
+
+def _choice(runs: tuple[str, ...], chosen: str | None, shown: str) -> Any:
+    """The runs to choose from. What is chosen is left alone: a click may have changed it while this was looked up."""
+    value = {} if chosen in runs else {"value": shown}
+    return gr.update(choices=list(runs), visible=True, **value)
+
+
+def _fresh(seen: dict[str, Any], what: str, mark: Any, make: Callable[[], Any]) -> Any:
+    if seen.get(what) == mark:
+        return gr.skip()
+    seen[what] = mark
+    return make()
+
+
+def _stop_button(state: str) -> Any:
+    word = "Take it out of the queue" if state == "queued" else "Stop"
+    return gr.update(visible=state in ACTIVE, interactive=state != "stopping", value=word)
+
+
+def _resume_word(state: str) -> str:
+    return {"new": "Start it", "failed": "Try again"}.get(state, "Resume")
+
+
+def _checkpoints(run: Run) -> Any:
+    """All checkpoints, the one chosen that the run's adapter is."""
+    used, known = service.used_step(run), list(service.run_checkpoints(run))
+    named = [(f"{step} (in use)" if step == used else str(step), step) for step in known]
+    return gr.update(choices=named, value=used if used in known else None)
+
+
+def _previews(view: RunView) -> str:
+    ordered = sorted(view.previews.items())
+    return run_html.previews([preview for _, preview in ordered]) if ordered else ""
+
+
+def _plotted(view: RunView, state: str) -> int:
+    """Changes when the plot is worth drawing anew: fifty times a run, and at its end."""
+    return view.step // max(1, view.steps // 50) if state == "running" else -1 - view.step
+
+
+def _plot(view: RunView) -> Any:
+    if len(view.losses) < 2:
+        return gr.update(visible=False)
+    points = [(step, loss, name) for name, series in curve(view.losses).items() for step, loss in series]
+    return gr.update(value=pd.DataFrame(points, columns=["step", "loss", "series"]), visible=True)
+
+
+def _saved(run: Run, view: RunView, state: str) -> bool:
+    return state not in ACTIVE and (run.adapter.is_file() or bool(view.checkpoints))

@@ -1,0 +1,238 @@
+"""A run as a viewer sees it: its journal read once, then only what is new, and told in plain words."""
+
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+from sdlora.errors import FileError
+from sdlora.events import (
+    CheckpointSaved,
+    Event,
+    Notice,
+    Progress,
+    RunFailed,
+    RunFinished,
+    RunStarted,
+    RunStopped,
+    SampleReady,
+    StepDone,
+)
+from sdlora.filesystem.paths import existing_path, path_inside
+from sdlora.storage.journal import tail_events
+from sdlora.storage.run_folder import Run
+
+MAX_POINTS = 200
+"""Of a curve: the plot is drawn anew at each update."""
+SMOOTHING = 0.95
+REMEMBERED = 128
+"""Runs whose journals are kept in memory: more than the library shows at once."""
+FOREVER = 1e9
+"""Seconds: thirty years."""
+STAGES = ("Loading", "Class pictures", "Caching", "Training")
+CACHING = {
+    "loading the base model": "Loading",
+    "making class pictures": "Class pictures",
+    "encoding pictures": "Caching",
+    "encoding captions": "Caching",
+}
+"""The stages to which the phases before training belong."""
+WITHIN = {"preview": "drawing previews", "saving": "saving"}
+"""Phases between steps."""
+WORDS = {
+    "new": "Not started yet",
+    "queued": "Waiting its turn: it starts as soon as the device is free",
+    "stopping": "Stopping: finishing this step and saving",
+    "finished": "Finished",
+    "stopped": "Stopped and saved",
+    "failed": "Failed",
+    "interrupted": "Cut off before its end; Resume goes on from the last checkpoint",
+}
+"""What each state that is not running means."""
+
+
+class PreviewImage(NamedTuple):
+    """A picture drawn while training."""
+
+    step: int
+    prompt: str
+    path: Path
+
+
+@dataclass
+class RunView:
+    """What a run has told so far."""
+
+    run: Run
+    started: RunStarted | None = None
+    phase: str = ""
+    done: int = 0
+    total: int = 0
+    step: int = 0
+    steps: int = 0
+    left: float | None = None
+    memory: int = 0
+    """Bytes, at the last step."""
+    losses: list[tuple[int, float]] = field(default_factory=list)
+    previews: dict[tuple[int, int], PreviewImage] = field(default_factory=dict)
+    notices: list[str] = field(default_factory=list)
+    checkpoints: set[int] = field(default_factory=set)
+    """The steps at which it saved."""
+    failure: str = ""
+    seconds: float = 0.0
+    seen: int = 0
+    """Events read; a viewer that knows this many knows all."""
+    classes: bool = False
+    """Whether it has made class pictures."""
+    phase_left: float | None = None
+    """Seconds that the phase will take yet, by its pace so far; None where it has none yet."""
+    _begun: tuple[float, int] = (0.0, 0)
+    """When the phase's first event came, and how much was done then."""
+    _place: int = 0
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def refresh(self) -> "RunView":
+        """Read what the journal holds by now."""
+        with self._lock:
+            for event, place in tail_events(self.run.journal, self._place):
+                self._place = place
+                self.seen += 1
+                self._take(event)
+        return self
+
+    def _take(self, event: Event) -> None:
+        match event:
+            case RunStarted():
+                self.started, self.steps, self.step, self.left = event, event.steps, event.step, None
+                self.losses = [point for point in self.losses if point[0] <= event.step]  # A resume replays steps.
+                self.phase, self.failure = "training", ""
+                if event.step:  # What was saved last, even if that process was killed before it could tell.
+                    self.checkpoints.add(event.step)
+            case Progress():
+                self._progress(event)
+            case StepDone():
+                self.phase, self.step, self.steps, self.left = "training", event.step, event.steps, event.left
+                self.memory = event.memory
+                self.losses.append((event.step, event.loss))
+            case SampleReady():
+                with suppress(FileError):  # A stranger's journal may name any file of the machine.
+                    path = path_inside(self.run.samples, Path(event.path).name)
+                    self.previews[event.index, event.step] = PreviewImage(event.step, event.prompt, path)
+            case CheckpointSaved():
+                self.checkpoints.add(event.step)
+            case Notice():
+                self.notices.append(event.message)
+            case RunFinished():
+                self.phase, self.seconds = "", event.seconds
+            case RunStopped():
+                self.phase, self.step = "", event.step
+            case RunFailed():
+                self.phase, self.failure = "", event.message
+
+    def _progress(self, event: Progress) -> None:
+        if event.phase != self.phase or event.done < self.done:
+            self._begun = (event.time, event.done)
+        self.phase, self.done, self.total = event.phase, event.done, event.total
+        self.classes = self.classes or event.phase == "making class pictures"
+        begun, before = self._begun
+        pace = (event.time - begun) / (event.done - before) if event.done > before else None
+        self.phase_left = None if pace is None else max(0.0, pace * (event.total - event.done))
+
+
+class Watcher:
+    """The views of runs, shared by everyone who looks; of the ``REMEMBERED`` that were looked at last."""
+
+    def __init__(self) -> None:
+        self._views: OrderedDict[tuple[Path, int], RunView] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def view(self, run: Run) -> RunView:
+        """What ``run`` has told by now. A new run under a deleted one's name is another one."""
+        place = existing_path(run.folder)
+        key = run.folder, place.stat().st_ino if place else 0
+        with self._lock:
+            view = self._views.setdefault(key, RunView(run))
+            self._views.move_to_end(key)
+            while len(self._views) > REMEMBERED:
+                self._views.popitem(last=False)
+        return view.refresh()
+
+
+def sentence(view: RunView, state: str) -> str:
+    """Where the run stands, in plain words."""
+    if state == "failed":
+        return f"Failed: {view.failure}" if view.failure else "Failed; the end of its log says why"
+    if state == "finished":
+        return f"Finished: {view.steps} steps in {clock(view.seconds)}"
+    if state == "stopped":
+        return f"Stopped at step {view.step} and saved; Resume goes on from there"
+    if state != "running":
+        return WORDS.get(state, state)
+    if view.phase == "training":
+        left = f" · {clock(view.left)} left" if view.left is not None else ""
+        return f"Training: step {view.step} of {view.steps}{left}"
+    if not view.phase:
+        return "Starting"
+    left = f" · {clock(view.phase_left)} left" if view.phase_left else ""
+    where = f"Step {view.step} of {view.steps} · " if view.step and view.phase in WITHIN else ""
+    words = WITHIN.get(view.phase, view.phase)
+    count = f": {view.done} of {view.total}{left}" if view.total > 1 else ""
+    return where + (words if where else words[:1].upper() + words[1:]) + count
+
+
+def stages(view: RunView, state: str) -> list[tuple[str, str]]:
+    """The stages of a run in their order, each ``done``, ``now`` or ``next``; class pictures only if there are any."""
+    if view.phase in CACHING:
+        now = STAGES.index(CACHING[view.phase])
+    elif state == "finished":
+        now = len(STAGES)
+    else:
+        now = STAGES.index("Training") if view.started else 0
+    names = [(n, name) for n, name in enumerate(STAGES) if view.classes or name != "Class pictures"]
+    return [(name, "done" if n < now else "now" if n == now else "next") for n, name in names]
+
+
+def short(view: RunView, state: str) -> str:
+    """The same for the header: ``412/800 · 3:05 left``."""
+    if state == "running" and view.steps and view.step:
+        left = f" · {clock(view.left)} left" if view.left is not None else ""
+        return f"{view.step}/{view.steps}{left}"
+    return "starting" if state == "running" else state
+
+
+def share(view: RunView, state: str) -> float | None:
+    """How much is done, 0 to 1; None where there is no telling."""
+    if state == "finished":
+        return 1.0
+    if view.phase not in ("", "training") and view.total > 1 and not view.step:
+        return view.done / view.total
+    return view.step / view.steps if view.steps else None
+
+
+def clock(seconds: float) -> str:
+    """``45 s``, ``3:05 min`` or ``1:02 h``; a dash for what is no time."""
+    if not 0 <= seconds < FOREVER:
+        return "–"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    return f"{minutes}:{rest:02} min" if minutes < 60 else f"{minutes // 60}:{minutes % 60:02} h"
+
+
+def curve(losses: Sequence[tuple[int, float]]) -> dict[str, list[tuple[int, float]]]:
+    """The loss as two series of at most ``MAX_POINTS`` points: means of neighbouring steps, and a moving average."""
+    size = -(-len(losses) // MAX_POINTS) or 1
+    raw, smooth = [], []
+    average = None
+    for start in range(0, len(losses), size):
+        part = losses[start : start + size]
+        for _, loss in part:
+            average = loss if average is None else SMOOTHING * average + (1 - SMOOTHING) * loss
+        step = part[-1][0]
+        raw.append((step, sum(loss for _, loss in part) / len(part)))
+        smooth.append((step, average or 0.0))
+    return {"loss": raw, "smoothed": smooth}

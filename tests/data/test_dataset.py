@@ -1,0 +1,209 @@
+"""Folders: what is found in them, and that everything wrong is said at once."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sdlora.data.dataset import load_dataset
+from sdlora.data.settings import Data
+from sdlora.errors import DatasetError
+from tests.data.conftest import drawn
+
+
+def draw(*paths: Path, **size: int) -> None:
+    for number, path in enumerate(paths):
+        path.parent.mkdir(exist_ok=True)
+        drawn(**size, seed=number).save(path)
+
+
+def problems(folder: Path, **settings: object) -> dict[str, str]:
+    """What scanning refuses: reason by file name."""
+    with pytest.raises(DatasetError) as caught:
+        load_dataset(Data(folder=folder, **settings))
+    lines = str(caught.value).splitlines()[1:]
+    return dict(line.strip().split(": ", 1) for line in lines)
+
+
+def test_pictures_and_captions_are_paired_in_the_order_of_their_names(folder: Path) -> None:
+    draw(folder / "b.JPG", folder / "a.png", folder / "c 空.webp")
+    (folder / "a.txt").write_text("a dog", encoding="utf-8")
+    (folder / "c 空.txt").write_text("eine Katze", encoding="utf-8")
+    found = load_dataset(Data(folder=folder, prompt="a photo"))
+    assert [(e.path.name, e.caption) for e in found.examples] == [
+        ("a.png", "a dog"), ("b.JPG", "a photo"), ("c 空.webp", "eine Katze"),
+    ]  # fmt: skip
+    assert found.notices == ()
+    assert found.examples[0].size == (64, 48) and found.examples[0].repeats == 1
+
+
+def test_every_bad_file_is_named_at_once(folder: Path) -> None:
+    draw(*(folder / f"good{i}.png" for i in range(3)), folder / "cut.png", folder / "crc.png", folder / "cut.jpg")
+    (folder / "empty.png").touch()
+    (folder / "page.png").write_text("<html><body>not found</body></html>")
+    (folder / "script.jpg").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n")
+    (folder / "layers.png").write_bytes(b"8BPS\0\1" + bytes(60))
+    (folder / "drawing.svg").write_text("<svg xmlns='http://www.w3.org/2000/svg'/>")
+    for name in ("cut.png", "cut.jpg"):
+        (folder / name).write_bytes((folder / name).read_bytes()[:-600])
+    damaged = bytearray((folder / "crc.png").read_bytes())
+    damaged[-14] ^= 1  # in the checksum of the last IDAT chunk, before the 12 bytes of IEND
+    (folder / "crc.png").write_bytes(damaged)
+    draw(folder / "dot.png", width=1, height=1)
+    draw(folder / "line.png", width=1, height=4000)
+    draw(folder / "banner.png", width=400, height=40)
+    (folder / "good0.txt").write_bytes("Hündchen".encode("latin-1"))
+    reasons = problems(folder)
+    expected = {
+        "banner.png": "too long", "crc.png": "damaged", "cut.jpg": "cut short", "cut.png": "cut short",
+        "dot.png": "too small", "drawing.svg": "SVG is not read", "empty.png": "empty (0 bytes)",
+        "good0.txt": "Latin-1", "layers.png": "Photoshop", "line.png": "too small", "page.png": "HTML",
+        "script.jpg": "EPS",
+    }  # fmt: skip
+    assert reasons.keys() == expected.keys()
+    for name, reason in expected.items():
+        assert reason in reasons[name], (name, reasons[name])
+
+
+def test_one_caption_for_two_pictures_is_a_conflict(folder: Path) -> None:
+    draw(folder / "a.png", folder / "a.jpg")
+    assert len(load_dataset(Data(folder=folder, prompt="x")).examples) == 2
+    (folder / "a.txt").write_text("a dog")
+    assert problems(folder) == {"a.txt": "belongs to a.jpg and to a.png; give the pictures different names"}
+
+
+def test_a_folder_named_like_a_picture_or_caption_is_refused(folder: Path) -> None:
+    draw(folder / "b.png")
+    (folder / "a.png").mkdir()
+    (folder / "b.txt").mkdir()
+    assert problems(folder) == {"a.png": "is a folder", "b.txt": "is a folder"}
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="named pipes are a POSIX matter")
+def test_a_named_pipe_is_refused_and_never_opened(folder: Path) -> None:
+    draw(folder / "b.png")
+    os.mkfifo(folder / "a.png")
+    os.mkfifo(folder / "b.txt")
+    assert problems(folder) == {"a.png": "is no regular file", "b.txt": "is no regular file"}
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need rights on Windows")
+def test_links_out_of_the_folder_are_refused(folder: Path, tmp_path: Path) -> None:
+    draw(folder / "a.png", tmp_path / "secret.png", tmp_path / "10_secret" / "b.png")
+    (tmp_path / "secret.txt").write_text("secret")
+    (folder / "within.png").symlink_to(folder / "a.png")
+    assert len(load_dataset(Data(folder=folder, prompt="x")).examples) == 2
+    (folder / "out.png").symlink_to(tmp_path / "secret.png")
+    (folder / "a.txt").symlink_to(tmp_path / "secret.txt")
+    (folder / "a.mask.png").symlink_to(tmp_path / "secret.png")
+    (folder / "nothing.png").symlink_to(folder / "gone.png")
+    (folder / "loop.png").symlink_to(folder / "loop.png")
+    (folder / "10_secret").symlink_to(tmp_path / "10_secret")
+    reasons = problems(folder)
+    assert reasons.keys() == {"out.png", "a.txt", "a.mask.png", "nothing.png", "loop.png", "10_secret"}
+    assert all("link" in reason for reason in reasons.values())
+
+
+def test_a_folder_without_pictures_says_where_to_point(folder: Path) -> None:
+    for name in ("notes.md", "a.txt", "b.json"):
+        (folder / name).write_text("x")
+    with pytest.raises(DatasetError) as caught:
+        load_dataset(Data(folder=folder))
+    assert str(caught.value) == (
+        f"{folder}: no .png or .jpg among 3 files; point data.folder at the folder that holds the images"
+    )
+    draw(folder / "pictures" / "a.png")
+    with pytest.raises(DatasetError, match=r"such as pictures"):
+        load_dataset(Data(folder=folder))
+
+
+def test_a_folder_that_is_missing_or_a_file_is_named(folder: Path) -> None:
+    with pytest.raises(DatasetError, match="does not exist"):
+        load_dataset(Data(folder=folder / "nowhere"))
+    (folder / "a.zip").touch()
+    with pytest.raises(DatasetError, match=r"a\.zip: is a file"):
+        load_dataset(Data(folder=folder / "a.zip"))
+
+
+def test_kohya_folders_repeat_and_caption_their_pictures(folder: Path) -> None:
+    draw(folder / "10_sks dog" / "a.png", folder / "10_sks dog" / "b.png", folder / "2_a cat" / "c.png")
+    (folder / "10_sks dog" / "b.txt").write_text("my dog")
+    draw(folder / "others" / "d.png")
+    found = load_dataset(Data(folder=folder))
+    assert [(e.path.name, e.repeats, e.caption) for e in found.examples] == [
+        ("a.png", 10, "sks dog"), ("b.png", 10, "my dog"), ("c.png", 2, "a cat"),
+    ]  # fmt: skip
+    said = "\n".join(found.notices)
+    assert "10_sks dog: each picture is seen 10 times an epoch." in said and "others: its pictures are not used" in said
+    alone = load_dataset(Data(folder=folder / "10_sks dog"))
+    assert [e.repeats for e in alone.examples] == [10, 10]
+
+
+def test_a_year_is_no_number_of_repeats(folder: Path) -> None:
+    draw(folder / "2024_summer" / "a.png")
+    assert load_dataset(Data(folder=folder / "2024_summer")).examples[0].repeats == 1
+
+
+def test_masks_belong_to_their_pictures(folder: Path) -> None:
+    draw(folder / "a.png", folder / "b.png", folder / "c.png")
+    Image.new("L", (64, 48), 200).save(folder / "a.mask.png")
+    first, second, _ = load_dataset(Data(folder=folder, prompt="x")).examples
+    assert first.mask == folder / "a.mask.png" and first.mask_digest and second.mask is None
+    assert load_dataset(Data(folder=folder, prompt="x", masks=False)).examples[0].mask is None
+    Image.new("L", (64, 64), 200).save(folder / "b.mask.png")
+    Image.new("L", (64, 48), 0).save(folder / "c.mask.png")
+    reasons = problems(folder)
+    assert "64 x 64, its picture 64 x 48" in reasons["b.mask.png"] and "black" in reasons["c.mask.png"]
+
+
+def test_notices_are_honest(folder: Path) -> None:
+    draw(folder / "a.png")
+    (folder / "b.png").write_bytes((folder / "a.png").read_bytes())
+    drawn().save(folder / "c.gif", save_all=True, append_images=[drawn(seed=1)])
+    (folder / "stray.txt").write_text("x")
+    assert load_dataset(Data(folder=folder)).notices == (
+        "stray.txt: belongs to no picture and is not used.",
+        "Several frames: 1 picture (c.gif); the first is used.",
+        "No caption: 3 pictures (a.png, b.png, c.gif); no word will call what is learnt: add NAME.txt files, or set "
+        "data.trigger or data.prompt.",
+        "The same file twice: 1 picture (b.png); each copy counts again.",
+    )
+    for name in ("b.png", "c.gif", "stray.txt"):
+        (folder / name).unlink()
+    assert "Only 1 picture" in load_dataset(Data(folder=folder, trigger="sks")).notices[0]
+
+
+def test_hidden_files_are_passed_over(folder: Path) -> None:
+    draw(folder / "a.png")
+    (folder / "._a.png").write_bytes(b"Mac OS X")  # left on foreign disks by macOS
+    (folder / ".DS_Store").touch()
+    assert len(load_dataset(Data(folder=folder, prompt="x")).examples) == 1
+
+
+def test_a_name_cannot_break_the_message(folder: Path) -> None:
+    try:
+        (folder / "a\nb\u202e.png").touch()
+    except OSError:
+        pytest.skip("this file system takes no such name")
+    assert list(problems(folder)) == [r"'a\nb\u202e.png'"]
+
+
+def test_the_scan_orients_sizes(folder: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(np.zeros((40, 80, 3), np.uint8)).save(folder / "a.jpg", exif=exif)
+    assert load_dataset(Data(folder=folder, prompt="x")).examples[0].size == (40, 80)
+
+
+def test_scanning_needs_no_torch(folder: Path) -> None:
+    draw(folder / "a.png")
+    code = (
+        "import sys; from sdlora.data import batches, buckets, class_images;"
+        "from sdlora.data.dataset import load_dataset; from sdlora.data.settings import Data;"
+        "load_dataset(Data(folder=sys.argv[1])); assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code, str(folder)], check=True)

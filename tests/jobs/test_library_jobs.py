@@ -1,0 +1,136 @@
+"""Adapters made of adapters in a process of their own: what comes into the library, what is told, what is refused."""
+
+import json
+import shutil
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from sdlora import editing, service
+from sdlora.editing.low_rank import Cut
+from sdlora.errors import ConfigError, FileError, ModelError
+from sdlora.formats import read_adapter, write_adapter
+from sdlora.storage.library import Library
+from tests.adapters.helpers import delta, made
+from tests.tiny import tiny_sd1
+
+
+@pytest.fixture(scope="module")
+def shelf(tmp_path_factory):
+    """A library with a LoRA, another one that has a trigger, and a DoRA."""
+    library = Library(tmp_path_factory.mktemp("data ü"))
+    for name, state in (("one", made("lora")), ("two", made("lora", 2)), ("dora", made("dora"))):
+        metadata = {"modelspec.trigger_phrase": "sks"} if name == "two" else {}
+        state = type(state)(state.method, state.modules, metadata)
+        library.folder.mkdir(parents=True, exist_ok=True)
+        write_adapter(state, library.folder / f"{name}.safetensors")
+    return library
+
+
+@pytest.fixture
+def library(shelf, tmp_path):
+    """A copy of its own for each test."""
+    shutil.copytree(shelf.folder, tmp_path / "data" / "adapters")
+    return Library(tmp_path / "data")
+
+
+def named(library, *scales):
+    return [(name, library.file(name), scale) for name, scale in scales]
+
+
+def test_adapters_combined_come_into_the_library_with_card_and_base(library, tiny_base):
+    making = service.merge_job(
+        library, named(library, ("one", 0.5), ("two", -1.0)), "Both of them", base=str(tiny_base)
+    )
+    stages = []
+    assert making.finish(stages.append) == "Both-of-them"
+    total = len(made("lora").modules)
+    assert ("adding up layers", total, total) in stages
+    assert making.errand.answer["ranks"] == [8, 8]
+    assert "max |ΔW| error" in making.errand.answer["proof"]
+    entry = library.find("Both-of-them")
+    assert (entry.kind, entry.base, entry.card.triggers) == ("imported", str(tiny_base), ("sks",))
+    assert json.loads(entry.path.with_suffix(".json").read_text())["activation text"] == "sks"
+    wanted = editing.merge([("one", made("lora"), 0.5), ("two", made("lora", 2), -1.0)])
+    for path, module in read_adapter(entry.path).modules.items():
+        assert torch.allclose(delta(module), delta(wanted.modules[path]), atol=1e-5)
+    assert list((library.data_dir / "cache" / "making").iterdir()) == []
+    library.undo(library.delete_adapter("Both-of-them").folder.name)  # With all that lies beside it.
+    assert entry.path.with_suffix(".json").is_file()
+
+
+def test_an_adapter_is_cut_to_a_share_and_tells_what_is_kept(library):
+    making = service.resize_job(library, ("one", library.file("one")), energy=0.8, dtype="fp16")
+    assert making.finish() == "one-small"
+    assert making.errand.answer["kept"] == pytest.approx(editing.resize(made("lora"), Cut(energy=0.8)).kept)
+    assert library.find("one-small").size < library.find("one").size
+
+
+def test_a_dora_asks_for_its_base_and_a_lora_does_not(library, tiny_base):
+    dora = ("dora", library.file("dora"))
+    assert service.needs_base(dora[1]) and not service.needs_base(library.file("one"))
+    with pytest.raises(FileError, match="name the base model"):
+        service.resize_job(library, dora, rank=2).finish()
+    assert service.resize_job(library, dora, rank=2, base=str(tiny_base)).finish() == "dora-small"
+    one = ("one", library.file("one"))
+    assert service.resize_job(library, one, rank=2, base="a base that is gone").finish() == "one-small"
+
+
+def test_the_difference_of_two_models_comes_into_the_library(library, tiny_base, tmp_path):
+    tuned = tiny_sd1(tmp_path / "tuned", seed=1)
+    making = service.extract_job(library, str(tiny_base), str(tuned), rank=3, targets="cross-attention")
+    assert making.finish() == "tuned"
+    assert library.find("tuned").base == str(tiny_base)
+    assert making.errand.answer["ranks"] == [3, 3]
+    with pytest.raises(ConfigError, match="the same one"):
+        service.extract_job(library, str(tuned), str(tuned), rank=3)
+    with pytest.raises(ModelError, match="there is no"):
+        service.extract_job(library, str(tiny_base), "nowhere", rank=3)
+
+
+def test_what_cannot_be_is_said_before_a_process_is_started(library):
+    one, two = named(library, ("one", 1.0), ("two", 1.0))
+    wrong = [([one], {}, "at least two"), ([one, one], {}, "chosen twice"), ([one, two], {"rank": 0}, "1 or more"),
+             ([one, two], {"energy": 2.0}, "1 at most"), ([one, two], {"name": "one"}, "another name")]  # fmt: skip
+    for adapters, asked, sentence in wrong:
+        with pytest.raises(ConfigError, match=sentence):
+            service.merge_job(library, adapters, **asked)
+    with pytest.raises(ConfigError, match="how much to keep"):
+        service.resize_job(library, one[:2])
+    assert service.merge_job(library, [one, two]).name == "one-two"
+
+
+def test_one_that_is_stopped_or_left_leaves_nothing(library):
+    making = service.merge_job(library, named(library, ("one", 1.0), ("two", 1.0)))
+    with pytest.raises(FileError, match="Stopped"):
+        making.finish(lambda stage: making.stop())
+    for _ in service.merge_job(library, named(library, ("one", 1.0), ("two", 1.0))):
+        break  # As when a page is closed.
+    assert {path.stem for path in library.folder.glob("*.safetensors")} == {"one", "two", "dora"}
+    assert list((library.data_dir / "cache" / "making").iterdir()) == []
+
+
+def test_a_look_inside_lists_layers_by_norm_and_draws_them(library, tmp_path):
+    errand = service.inspect_layers_job(library.file("one"), tmp_path / "plot.png")
+    rows = errand.finish()
+    norms = [norm for _, norm, *_ in rows]
+    assert norms == sorted(norms, reverse=True)
+    assert {path for path, *_ in rows} == made("lora").modules.keys()
+    assert all(1 <= effective <= rank for _, _, rank, effective, _ in rows)
+    with Image.open(tmp_path / "plot.png") as plot:
+        assert plot.width > plot.height
+
+
+def test_an_export_for_peft_is_a_zip_of_its_folder_with_the_self_tests_sentence(library, tmp_path):
+    exported = service.export_to_temporary("one", "peft", data_dir=library.data_dir)
+    assert exported.file.name == "one-peft.zip"
+    assert exported.proof.startswith(f"{len(made('lora').modules)} layers, ")
+    with zipfile.ZipFile(exported.file) as pack:
+        pack.extractall(tmp_path / "out")
+    (folder,) = (tmp_path / "out").iterdir()
+    assert read_adapter(Path(folder)).modules.keys() == made("lora").modules.keys()
+    with pytest.raises(ConfigError):
+        service.export_to_temporary("nobody", "peft", data_dir=library.data_dir)

@@ -1,0 +1,43 @@
+"""What is told of a run before its folder is made."""
+
+import pytest
+
+from sdlora import service
+from sdlora.errors import ConfigError
+from sdlora.jobs import preflight
+
+
+@pytest.fixture
+def bare(monkeypatch):
+    """An environment without anything optional."""
+    monkeypatch.setattr(preflight, "find_spec", lambda name: None)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"model__quantize": "nf4"}, "model.quantize: nf4 needs bitsandbytes; .*or take int8"),
+        ({"optimizer__name": "adamw8bit"}, "optimizer.name: adamw8bit needs bitsandbytes; .*or take adamw"),
+        ({"train__tensorboard": True}, "train.tensorboard: true needs tensorboard; .*or take false"),
+    ],
+)
+def test_a_package_that_is_missing_is_told_before_anything_is_written(configure, tmp_path, bare, changes, said):
+    with pytest.raises(ConfigError, match=said):
+        service.prepare_run(configure(**changes), "mine", tmp_path)
+    with pytest.raises(ConfigError, match=said):
+        service.plan_run(configure(**changes), tmp_path)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_what_torch_has_needs_nothing_more(configure, tmp_path, bare):
+    assert service.prepare_run(configure(model__quantize="int8"), "mine", tmp_path).folder.is_dir()
+
+
+def test_several_processes_cannot_choose_what_fits_and_are_told_so_at_once(configure, tmp_path):
+    config = configure(train__memory="8GB")
+    with pytest.raises(ConfigError, match="several processes cannot choose together"):
+        service.start_run(config, "mine", tmp_path, processes=2)
+    assert not (tmp_path / "runs").exists()
+    run = service.prepare_run(config, "mine", tmp_path)
+    with pytest.raises(ConfigError, match="several processes cannot choose together"):
+        service.resume_run(run, processes=2)

@@ -1,0 +1,58 @@
+"""Parts that take turns on a card. No card here: stand-ins note where they are sent."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from sdlora.training.component_offload import ComponentOffload
+
+PARTS = ("unet", "text_encoder", "text_encoder_2", "vae")
+
+
+class Part:
+    def __init__(self, name, log):
+        self.name, self.log, self.place = name, log, "cpu"
+
+    def to(self, place):
+        self.place = place
+        self.log.append((self.name, place))
+
+
+@pytest.fixture
+def family():
+    log = []
+    parts = {name: Part(name, log) for name in PARTS}
+    vae = parts.pop("vae")
+    return SimpleNamespace(models=parts, vae=vae, log=log)
+
+
+def on_card(family):
+    return {part.name for part in (*family.models.values(), family.vae) if part.place == "cuda"}
+
+
+@pytest.mark.parametrize(
+    ("turn", "there"),
+    [
+        (lambda turns: turns.encoding(), {"vae"}),
+        (lambda turns: turns.reading(), {"text_encoder", "text_encoder_2"}),
+        (lambda turns: turns.training(False), {"unet"}),
+        (lambda turns: turns.training(True), {"unet", "text_encoder", "text_encoder_2"}),
+        (lambda turns: turns.drawing(), set(PARTS)),
+    ],
+)
+def test_only_what_is_at_work_is_on_the_card_and_the_rest_leaves_first(family, turn, there):
+    turns = ComponentOffload(family, "cuda", on=True)
+    turns.for_generation()
+    family.log.clear()
+    turn(turns)
+    assert on_card(family) == there
+    places = [place for _, place in family.log]
+    assert places == sorted(places)  # "cpu" before "cuda"
+
+
+@pytest.mark.parametrize(("device", "on"), [("cuda", False), ("cpu", True)])
+def test_where_it_is_off_or_there_is_nowhere_to_wait_nothing_moves(family, device, on):
+    turns = ComponentOffload(family, device, on)
+    turns.for_image_encoding()
+    turns.for_training(False)
+    assert family.log == []

@@ -1,0 +1,92 @@
+"""Class pictures are kept for as long as everything that decides them stays what it was."""
+
+from types import SimpleNamespace
+
+import pytest
+from PIL import Image
+
+from sdlora.data.dataset import Example
+from sdlora.families.loading import load_family
+from sdlora.families.settings import Model
+from sdlora.generation.studio import Studio
+from sdlora.training.precompute import prepare_class_images
+from sdlora.training.run_paths import RunPaths
+from sdlora.training.train_job import TrainJob
+from tests.tiny import tiny_sd1
+
+PRIOR = {"prior__weight": 1.0, "prior__class_prompt": "a house", "prior__count": 2, "prior__steps": 2}
+
+
+@pytest.fixture(scope="module")
+def family(tiny_base):
+    return load_family(Model(base=str(tiny_base)))
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """What a studio was asked to draw, one entry a picture; what it draws is blank."""
+    calls = []
+
+    def generate(studio, prompt, **settings):
+        calls.append({"prompt": prompt, "base": studio.family.source, **settings})
+        return [Image.new("RGB", (settings["width"], settings["height"]))]
+
+    monkeypatch.setattr(Studio, "generate", generate)
+    return calls
+
+
+@pytest.fixture
+def use(configure, tmp_path, asked):
+    """Get the class pictures of a run, and say what had to be drawn for it."""
+
+    def run(family, size=64, precision="fp32", **settings):
+        config = configure(**PRIOR | settings)
+        sections = {name: getattr(config, name) for name in type(config).model_fields}
+        job = TrainJob(
+            **sections, output=RunPaths(tmp_path), cache=tmp_path, on_event=lambda event: None, should_stop=bool
+        )
+        gang = SimpleNamespace(rank=0, count=1, precision=precision, wait=lambda: None, any=bool)
+        asked.clear()
+        examples = prepare_class_images(
+            job, gang, family, size, [Example(tmp_path / "a.png", "sks, a red house", 64, 64)]
+        )
+        assert len(examples) == config.prior.count
+        return list(asked)
+
+    return run
+
+
+def test_class_pictures_are_drawn_as_the_settings_say(use, family):
+    settings = {"negative": "ugly", "sampler": "Euler", "steps": 3, "cfg": 2.5, "seed": 9}
+    drawn = use(family, size=100, **{f"prior__{name}": value for name, value in settings.items()})
+    size = {"width": 64, "height": 64}  # 100 px, in steps of the VAE's 8 times the UNet's 8
+    said = {"prompt": "a house", "base": family.source}
+    assert drawn == [{**said, **settings, **size, "seed": seed} for seed in (9, 10)]
+
+
+CHANGES = [
+    ("prior__cfg", 3.0), ("prior__negative", "blurry"), ("prior__sampler", "Euler"), ("prior__steps", 3),
+    ("prior__class_prompt", "a hut"), ("prior__seed", 5), ("size", 128), ("precision", "bf16"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "value"), CHANGES, ids=[name for name, _ in CHANGES])
+def test_class_pictures_are_made_anew_where_what_decides_them_changes_and_kept_else(use, family, name, value):
+    assert len(use(family)) == 2
+    assert use(family) == []
+    assert len(use(family, **{name: value})) == 2
+    assert use(family) == []
+    assert use(family, **{name: value}) == []
+
+
+def test_another_base_makes_its_own_class_pictures(use, family, tmp_path):
+    use(family)
+    other = load_family(Model(base=str(tiny_sd1(tmp_path / "other", seed=1))))
+    assert [call["base"] for call in use(other)] == [str(tmp_path / "other")] * 2
+    assert use(family) == []
+
+
+def test_what_decides_no_class_picture_makes_none_anew(use, family):
+    use(family)
+    assert use(family, prior__weight=0.5, train__seed=3, adapter__rank=2, data__flip=True) == []
+    assert [call["seed"] for call in use(family, prior__count=3)] == [2]

@@ -1,0 +1,50 @@
+"""What a run will take: the parts that are measured, and how they add up to a time."""
+
+import pytest
+
+from sdlora.data.settings import Data, Prior
+from sdlora.errors import DatasetError
+from sdlora.events import ignore
+from sdlora.generation.settings import Sample
+from sdlora.training.profiling import RunProfile, count_previews, profile_run
+from sdlora.training.run_paths import RunPaths
+from sdlora.training.settings import Train
+from sdlora.training.train_job import TrainJob
+
+
+def job(config, folder):
+    return TrainJob(
+        **dict(config), output=RunPaths(folder / "run"), cache=folder / "cache", on_event=ignore,
+        should_stop=lambda: False,
+    )  # fmt: skip
+
+
+def test_a_measurement_takes_real_steps_at_the_largest_size_and_leaves_no_run(configure, tmp_path):
+    config = configure(
+        train__gradient_accumulation=8, sample__every=2, sample__prompts=["a red house"],
+        prior__weight=1.0, prior__class_prompt="a house", prior__count=50,
+    )  # fmt: skip
+    found = profile_run(job(config, tmp_path))
+    assert (found.device, found.width, found.height) == ("cpu", 64, 64)  # the other shape has less area
+    assert min(found.load, found.encode, found.step, found.picture) > 0 and found.memory > 0
+    assert not (tmp_path / "run").exists()
+    assert not (tmp_path / "cache" / "class-images").exists()  # none is made: a training picture stands for them
+
+
+def test_a_measurement_fails_as_the_run_would(configure, tmp_path):
+    with pytest.raises(DatasetError, match="does not exist"):
+        profile_run(job(configure(data__folder=str(tmp_path / "nothing")), tmp_path))
+
+
+def test_a_time_is_the_sum_of_all_that_a_run_does(tmp_path):
+    measured = RunProfile(
+        device="cpu", width=64, height=64, load=1000, encode=100, step=10, sampling=2, picture=1, memory=0
+    )
+    data, train = Data(folder=tmp_path, flip=True), Train(gradient_accumulation=3)
+    sample = Sample(every=4, prompts=("a", "b"), steps=20)
+    seconds = measured.seconds(data, Prior(), train, sample, pictures=5, steps=10)
+    drawn = 2 * 4  # before the first step, at 4, 8 and 10
+    assert count_previews(sample, 10) == drawn
+    assert seconds == 1000 + 2 * 5 * 100 + drawn * (1 + 20 * 2) + 10 * 3 * 10
+    with_classes = measured.seconds(data, Prior(weight=1, count=7, steps=25), train, sample, pictures=5, steps=10)
+    assert with_classes - seconds == 7 * (1 + 25 * 2) + 7 * 100

@@ -1,0 +1,49 @@
+"""The tab Disk: what there is, chosen by name, and gone when it is asked for twice."""
+
+import os
+import time
+
+import pytest
+
+from sdlora.storage.disk_usage import FREED
+from sdlora.ui import disk_tab
+from sdlora.ui.app_state import AppState
+
+
+@pytest.fixture
+def desk(tmp_path):
+    desk = AppState(tmp_path / "data", "cpu")
+    for name, days in (("old", 40), ("new", 0)):
+        path = desk.data_dir / "cache" / "latents" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"x" * 2000)
+        os.utime(path, (time.time() - days * 86_400,) * 2)
+    yield desk
+    desk.close()
+
+
+@pytest.mark.parametrize(("days", "size"), [(0, "4 kB"), (30, "2 kB"), (365, "0 kB")])
+def test_the_tab_shows_what_is_that_old(desk, days, size):
+    told, chosen, free, sure = disk_tab._show(desk, days)
+    assert f"{size}: latents and text outputs" in told and "finished ones, and those imported" in told
+    assert [value for _, value in chosen["choices"]] == list(FREED) and chosen["choices"][0][0] == f"cache ({size})"
+    assert chosen["value"] == [] and free["interactive"] is False and sure["visible"] is False
+
+
+def test_what_is_chosen_goes_and_is_told(desk):
+    said, told, *_ = disk_tab._free(desk, ["cache"], 30)
+    assert "2 kB freed." in said and "0 kB: latents" in told
+    assert [path.name for path in (desk.data_dir / "cache" / "latents").iterdir()] == ["new"]
+
+
+def test_nothing_goes_that_is_not_offered(desk):
+    said, *_ = disk_tab._free(desk, ["adapters", "projects"], 0)
+    assert "0 kB freed." in said and len(list((desk.data_dir / "cache" / "latents").iterdir())) == 2
+
+
+def test_a_busy_cache_is_told(desk):
+    from sdlora.storage.locks import hold_lock
+
+    with hold_lock(desk.data_dir / "locks" / "cuda-card.lock", "the device"):
+        said, *_ = disk_tab._free(desk, ["cache"], 0)
+    assert "free them when none runs" in said

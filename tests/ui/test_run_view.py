@@ -1,0 +1,124 @@
+"""A run as the page tells it."""
+
+import pytest
+
+from sdlora.events import Progress, RunFailed, RunFinished, RunStarted, RunStopped, SampleReady, StepDone
+from sdlora.storage.journal import Journal
+from sdlora.storage.run_folder import Run
+from sdlora.ui import page_html, run_html
+from sdlora.ui.run_view import MAX_POINTS, REMEMBERED, RunView, Watcher, clock, curve, sentence, share, short, stages
+
+
+@pytest.fixture
+def told(tmp_path):
+    """A function that writes events to a run's journal, and returns its view."""
+    run = Run(tmp_path / "runs" / "mystyle")
+    run.folder.mkdir(parents=True)
+    journal, view = Journal(run.journal), RunView(run)
+
+    def tell(*events):
+        for event in events:
+            journal(event)
+        return view.refresh()
+
+    return tell
+
+
+def started(step=0, steps=100):
+    return RunStarted(
+        step=step, steps=steps, device="cpu", precision="fp32", base="pocket", images=10, modules=4, parameters=1000,
+        share=0.01,
+    )  # fmt: skip
+
+
+def step(number, loss=1.0, left=65.0):
+    return StepDone(step=number, steps=100, loss=loss, learning_rate=1e-3, seconds=0.1, left=left)
+
+
+def test_each_phase_is_told_in_plain_words(told):
+    assert sentence(told(), "queued").startswith("Waiting its turn")
+    assert sentence(told(), "running") == "Starting"
+    assert sentence(told(Progress(phase="caching", done=3, total=10)), "running") == "Caching: 3 of 10"
+    view = told(started(), step(1))
+    assert sentence(view, "running") == "Training: step 1 of 100 · 1:05 min left"
+    assert short(view, "running") == "1/100 · 1:05 min left"
+    assert share(view, "running") == 0.01
+    assert "saving" in sentence(view, "stopping")
+    assert "Resume" in sentence(told(RunStopped(step=1)), "stopped")
+    assert sentence(told(RunFailed(message="no room", exit_code=4)), "failed") == "Failed: no room"
+    assert sentence(told(started(1), RunFinished(step=100, adapter="x", seconds=61)), "finished").endswith("1:01 min")
+
+
+def test_a_phase_has_a_place_among_the_stages_and_tells_the_time_it_will_take_yet(told):
+    at = [Progress(phase="encoding pictures", done=done, total=10, time=100.0 + 2 * done) for done in (0, 4)]
+    view = told(*at)
+    assert sentence(view, "running") == "Encoding pictures: 4 of 10 · 12 s left"
+    assert stages(view, "running") == [("Loading", "done"), ("Caching", "now"), ("Training", "next")]
+    view = told(started(), step(25), Progress(phase="preview", done=1, total=2))
+    assert sentence(view, "running").startswith("Step 25 of 100 · drawing previews: 1 of 2")
+    assert stages(view, "running")[-1] == ("Training", "now")
+    assert share(view, "running") == 0.25
+
+
+def test_class_pictures_are_a_stage_only_where_some_are_made(told):
+    view = told(Progress(phase="making class pictures", done=1, total=2))
+    assert ("Class pictures", "now") in stages(view, "running")
+
+
+def test_a_resumed_run_shows_each_step_once(told):
+    view = told(started(), *(step(number) for number in range(1, 6)), started(2), step(3, 0.5))
+    assert view.losses == [(1, 1.0), (2, 1.0), (3, 0.5)]
+
+
+def test_a_curve_has_few_points_and_ends_at_the_last_step():
+    series = curve([(number, 1 / number) for number in range(1, 1002)])
+    assert {len(points) <= MAX_POINTS for points in series.values()} == {True}
+    assert {points[-1][0] for points in series.values()} == {1001}
+    assert curve([]) == {"loss": [], "smoothed": []}
+
+
+def test_words_of_people_never_become_html(told):
+    evil = "<img src=x onerror=alert(1)>"
+    view = told(
+        started(), SampleReady(step=0, index=0, prompt=evil, path="x.png"), RunFailed(message=evil, exit_code=3)
+    )
+    pieces = (
+        page_html.note([evil]), run_html.status(evil, view, "failed", [evil]), page_html.header(evil, view, "failed"),
+        run_html.previews(list(view.previews.values())), page_html.drawing(evil, None),
+        run_html.waiting(1, evil, evil),
+    )  # fmt: skip
+    for piece in pieces:
+        assert evil not in piece
+        assert "&lt;img" in piece
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(5.4, "5 s"), (60, "1:00 min"), (3725, "1:02 h")])
+def test_durations_read_well(seconds, text):
+    assert clock(seconds) == text
+
+
+def test_a_new_run_under_a_deleted_runs_name_is_told_from_its_own_beginning(tmp_path):
+    runs, watcher = tmp_path / "runs", Watcher()
+
+    def trained(*events):
+        run = Run(runs / "mystyle")
+        run.folder.mkdir(parents=True)
+        journal = Journal(run.journal)
+        for event in events:
+            journal(event)
+        return run
+
+    old = trained(started(), *(step(number, loss=5.0) for number in range(1, 9)))
+    assert len(watcher.view(old).losses) == 8
+    old.folder.rename(tmp_path / "trash")
+    new = trained(started(), step(1, loss=0.5))
+    assert watcher.view(new).losses == [(1, 0.5)]
+
+
+def test_few_runs_are_kept_in_memory(tmp_path):
+    watcher = Watcher()
+    for number in range(REMEMBERED + 20):
+        run = Run(tmp_path / "runs" / f"run{number}")
+        run.folder.mkdir(parents=True)
+        watcher.view(run)
+    assert len(watcher._views) == REMEMBERED

@@ -1,0 +1,130 @@
+"""The library's tools, without a browser: what their fields stand for, and how what is under way is told and ended."""
+
+import time
+from pathlib import Path
+
+import pytest
+
+from sdlora.errors import BusyError, ConfigError
+from sdlora.formats import write_adapter
+from sdlora.service import ToolJob, ToolProgress
+from sdlora.ui import adapter_detail, bake_panel, job_widget, library_html, tools_panel
+from sdlora.ui.app_state import AppState
+from tests.adapters.helpers import made
+from tests.tiny import tiny_adapter as adapter
+
+
+@pytest.fixture
+def desk(tmp_path):
+    desk = AppState(tmp_path)
+    yield desk
+    desk.close()
+
+
+class Slow:
+    """An errand of three stages, which remembers whether it was stopped, or left."""
+
+    def __init__(self):
+        self.stopped = self.left = False
+
+    def __iter__(self):
+        try:
+            yield from (ToolProgress("adding up layers", number, 3) for number in (1, 2, 3))
+        finally:
+            self.left = True
+
+    def stop(self):
+        self.stopped = True
+
+
+def test_one_person_has_one_errand_at_a_time_and_can_end_it(desk):
+    first, second = Slow(), Slow()
+    told = job_widget.follow(desk, "me", first)
+    assert "Starting" in next(told)
+    with pytest.raises(BusyError, match="being made already"):
+        next(job_widget.follow(desk, "me", second))
+    assert "Starting" in next(job_widget.follow(desk, "somebody else", second))
+    desk.leave("me")
+    assert first.stopped and not second.stopped
+    next(told)
+    told.close()  # As when the page is closed.
+    assert first.left
+    assert len(list(job_widget.follow(desk, "me", Slow()))) == 4
+    desk.leave("me")  # Nothing is under way.
+
+
+def test_progress_tells_how_much_is_done_and_what_is_left_of_it(monkeypatch):
+    now = 100.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    tell = job_widget.JobProgressHtml()
+    assert "Reading" in (said := tell(ToolProgress("reading"))) and "aria-valuenow" not in said
+    assert "left" not in tell(ToolProgress("adding up layers", 1, 10))
+    now = 104.0
+    said = tell(ToolProgress("adding up layers", 4, 10))
+    assert "Adding up layers: 4 of 10 · 6 s left" in said and "aria-valuenow='40'" in said
+
+
+def test_the_fields_say_how_much_is_kept():
+    assert tools_panel._cut(tools_panel.ALL, 8, 95, "fp32") == {"rank": None, "energy": None, "dtype": "fp32"}
+    assert tools_panel._cut(tools_panel.RANK, 8, 95, "fp16") == {"rank": 8, "energy": None, "dtype": "fp16"}
+    assert tools_panel._cut(tools_panel.SHARE, 8, 95, "fp16") == {"rank": None, "energy": 0.95, "dtype": "fp16"}
+    with pytest.raises(ConfigError, match="Give a rank"):
+        tools_panel._cut(tools_panel.RANK, None, 95, "fp32")
+    assert tools_panel.pairs(["one", "", "two", "three", 1.0, 1.0, 0.5, 2.0], 3) == [("one", 1.0), ("two", 0.5)]
+
+
+def test_what_is_missing_is_said_in_a_sentence_before_anything_starts(desk):
+    adapter(desk.library.folder / "one.safetensors")
+    keep, six = (tools_panel.ALL, None, None, "fp32"), [""] * 5 + [1.0] * 6
+    with pytest.raises(ConfigError, match="at least two"):
+        tools_panel._combining(desk, "", "", *keep, 2, "one", *six)
+    with pytest.raises(ConfigError, match="no adapter 'gone'"):
+        tools_panel._combining(desk, "", "", *keep, 2, "gone", *six)
+    with pytest.raises(ConfigError, match="Choose the adapter"):
+        tools_panel._shrinking(desk, "", "", "", tools_panel.RANK, 4, 95, "fp16")
+    with pytest.raises(ConfigError, match="Choose both models"):
+        tools_panel._extracting(desk, "pocket", "", "linear", True, "", tools_panel.RANK, 4, 95, "fp16")
+    with pytest.raises(ConfigError, match="Choose the base model"):
+        bake_panel._baking(desk, "", "fp16", bake_panel.FOLDER, "auto", "auto", "one", "", "", 1.0, 1.0, 1.0)
+
+
+def test_the_base_is_asked_for_where_an_adapter_depends_on_it(desk):
+    desk.library.folder.mkdir(parents=True)
+    for name in ("lora", "dora"):
+        write_adapter(made(name), desk.library.folder / f"{name}.safetensors")
+    assert tools_panel._base_of(desk, "lora", "")["visible"] is False
+    assert tools_panel._base_of(desk, "lora", "dora")["visible"] is True
+    assert adapter_detail.show_adapter(desk, "lora")[6]["visible"] is False
+    assert adapter_detail.show_adapter(desk, "dora")[6]["visible"] is True
+    making = tools_panel._shrinking(desk, "dora", "", "pocket", tools_panel.RANK, 4, 95, "fp16")
+    assert making.errand.values["base"] == "pocket"
+    assert (
+        tools_panel._shrinking(desk, "lora", "", "pocket", tools_panel.RANK, 4, 95, "fp16").errand.values["base"] == ""
+    )
+
+
+def test_a_single_file_can_become_one(desk, tmp_path):
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    single = bake_panel._kinds(desk, str(tmp_path / "model.safetensors"))
+    assert (single["visible"], single["value"]) == (True, bake_panel.FILE)
+    assert bake_panel._kinds(desk, "pocket")["value"] == bake_panel.FOLDER
+    assert bake_panel._kinds(desk, None)["visible"] is False
+
+
+def test_a_file_that_an_errand_writes_is_moved_to_the_pages_cache(desk, monkeypatch):
+    errand = ToolJob("bake", output=None)
+
+    def write(self):
+        Path(self.values["output"]).write_bytes(b"model")
+        yield ToolProgress("writing")
+
+    monkeypatch.setattr(ToolJob, "__iter__", write)
+    fetched = job_widget.FileJob(errand, "output", "model.zip")
+    assert [stage.phase for stage in fetched] == ["writing"]
+    assert Path(fetched.file).read_bytes() == b"model"
+    assert not Path(errand.values["output"]).parent.exists()
+
+
+def test_the_layers_are_a_table_whose_names_are_text():
+    page = library_html.layers([["unet.<b>", 1.5, None, 2.0, 3]], "/tmp/a b.png")
+    assert "<b>" not in page and "–" in page and "a%20b.png" in page
