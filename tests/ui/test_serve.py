@@ -90,7 +90,8 @@ def test_a_folder_that_cannot_be_written_ends_it_at_once(tmp_path, capsys):
 
 def test_the_page_is_built_and_a_run_prepared_without_torch(tmp_path):
     program = (
-        "import sys; from pathlib import Path; from sdlora.ui.app_state import AppState; from sdlora.ui.page import build;"
+        "import sys; from pathlib import Path; from sdlora.ui.app_state import AppState;"
+        "from sdlora.ui.page import build;"
         "from sdlora import service; from sdlora.config import TrainConfig;"
         "build(AppState(Path(sys.argv[1])));"
         "service.prepare_run(TrainConfig.load('pocket-style'), data_dir=Path(sys.argv[1]));"
