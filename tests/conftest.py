@@ -11,8 +11,7 @@ from PIL import Image, ImageDraw
 if TYPE_CHECKING:
     from sdlora.config import TrainConfig
 
-STEPS = 6
-"""Of the short runs that ``configure`` describes."""
+pytest.register_assert_rewrite("tests.support")
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # Tiny models are faster, and two processes do not fight.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -29,8 +28,8 @@ def fresh_accelerate() -> None:
 
 @pytest.fixture(scope="session")
 def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A diffusers folder with a tiny random SD 1.x (``tests.tiny``). Read only."""
-    from tests.tiny import tiny_sd1
+    """A diffusers folder with a tiny random SD 1.x (``tests.support.tiny_models``). Read only."""
+    from tests.support.tiny_models import tiny_sd1
 
     return tiny_sd1(tmp_path_factory.mktemp("tiny-sd1"))
 
@@ -51,8 +50,8 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def configure(tiny_base: Path, pictures: Path) -> "Callable[..., TrainConfig]":
     """A config for a short run; dotted settings override."""
-
     from sdlora.config import TrainConfig
+    from tests.support.training import STEPS
 
     def make(**overrides: Any) -> "TrainConfig":
         values = {

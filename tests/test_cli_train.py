@@ -16,8 +16,8 @@ from sdlora.checkpoint import newest_state
 from sdlora.cli.main import main
 from sdlora.events import RunStarted, RunStopped, StepDone
 from sdlora.storage.run_folder import Run
-from tests.data.test_photographs import PHOTOS, SETS
-from tests.training.test_trainer import of
+from tests.support.images import PHOTOS, SETS
+from tests.support.training import of
 
 
 def notes(capsys):

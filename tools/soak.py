@@ -29,9 +29,9 @@ from sdlora.config import TrainConfig
 from sdlora.events import RunStopped
 from sdlora.filesystem.writing import write_atomic
 from sdlora.storage.run_folder import Run
-from tests.nursery import Nursery, Process
-from tests.outcome import outcome
-from tests.tiny import tiny_sd1
+from tests.support.fork_server import Nursery, Process
+from tests.support.run_outcome import outcome
+from tests.support.tiny_models import tiny_sd1
 
 WORKER = "sdlora.jobs.training_worker"
 POINTS = [name for name in failpoints.POINTS if not name.startswith("run.")]

@@ -15,7 +15,7 @@ from sdlora.adapters.lora import Lora
 from sdlora.adapters.state import AdapterState, ModuleState, Scale
 from sdlora.adapters.targets import GROUPS, adaptable_layers
 from sdlora.errors import ConfigError, MismatchError
-from tests.adapters.helpers import delta, distance, equal, outputs, tiny_base, trained_state, uneven
+from tests.support.adapters import delta, distance, equal, outputs, tiny_base, trained_state, uneven
 
 
 def summed(states: list[tuple[AdapterState, float]]) -> dict[str, nn.Module]:

@@ -8,7 +8,7 @@ from sdlora.adapters import METHODS, Adapter, attach
 from sdlora.adapters.lora import Lora
 from sdlora.adapters.targets import GROUPS
 from sdlora.errors import ConfigError
-from tests.adapters.helpers import equal, outputs, tiny_base
+from tests.support.adapters import equal, outputs, tiny_base
 
 
 @pytest.mark.parametrize("group", GROUPS)

@@ -9,7 +9,7 @@ from sdlora.adapters.fused import fuse
 from sdlora.adapters.state import AdapterState, ModuleState, build_adapter_state
 from sdlora.adapters.targets import adaptable_layers
 from sdlora.errors import ConfigError, MismatchError
-from tests.adapters.helpers import METHODS_MADE, distance, equal, made, outputs, published, tiny_base
+from tests.support.adapters import METHODS_MADE, distance, equal, made, outputs, published, tiny_base
 
 NAMES = tuple(METHODS)
 BOTH = pytest.mark.parametrize("method", NAMES)

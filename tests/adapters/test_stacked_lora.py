@@ -13,9 +13,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from sdlora.adapters import METHODS, adapter_layers, attach, stacked_lora
 from sdlora.adapters.lora import Lora
 from sdlora.adapters.state import AdapterState, ModuleState
-from tests.adapters.helpers import METHODS_MADE, distance, equal, outputs, trained_state, uneven
-from tests.adapters.helpers import tiny_base as tiny_sd1
-from tests.tiny import tiny_models
+from tests.support.adapters import METHODS_MADE, distance, equal, outputs, trained_state, uneven
+from tests.support.adapters import tiny_base as tiny_sd1
+from tests.support.tiny_models import tiny_models
 
 NAMES = ("one", "two", "three")
 WAYS = {

@@ -3,19 +3,11 @@
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from sdlora.data.dataset import Example
 from sdlora.filesystem.reading import sha256
-
-
-def drawn(width: int = 64, height: int = 48, seed: int = 0) -> Image.Image:
-    """A picture like no other: noise over a gradient, so that each cut and each mirror image differs."""
-    noise = np.random.default_rng(seed).integers(0, 60, (height, width, 3))
-    slope = np.linspace(0, 190, width)[None, :, None]
-    return Image.fromarray((noise + slope).astype(np.uint8))
+from tests.support.images import drawn
 
 
 @pytest.fixture

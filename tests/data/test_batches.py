@@ -14,7 +14,7 @@ from sdlora.data.images import ImageSize
 from sdlora.data.settings import Data
 from sdlora.data.tensor_store import TensorStore
 from sdlora.filesystem.reading import sha256
-from tests.data.test_cache import averages
+from tests.support.images import averages
 
 SQUARE, WIDE = ImageSize(64, 64), ImageSize(80, 48)
 

@@ -16,14 +16,15 @@ from sdlora.data.images import ImageSize, open_image, to_pixels
 from sdlora.data.tensor_store import TensorStore
 from sdlora.errors import FileError, NonFiniteError
 from sdlora.filesystem.reading import sha256
+from tests.support.images import averages
 
 SQUARE = ImageSize(64, 64)
 
 
 @pytest.fixture(scope="module")
 def encode():
-    """A tiny VAE of true architecture (``tests.tiny``): pixels -> mean and deviation at an eighth of the size."""
-    from tests.tiny import tiny_models
+    """Return a tiny VAE's encoder: pixels -> mean and deviation at an eighth of the size."""
+    from tests.support.tiny_models import tiny_models
 
     vae = tiny_models()["vae"]
 
@@ -32,12 +33,6 @@ def encode():
         return distribution.mean, distribution.std
 
     return run
-
-
-def averages(pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """An encoder whose answer is known: the mean of each 8 x 8 block, in four channels."""
-    mean = torch.nn.functional.avg_pool2d(pixels.mean(1, keepdim=True), 8).expand(-1, 4, -1, -1)
-    return mean, torch.full_like(mean, 0.5)
 
 
 def latents_of(views: list[View], cache: LatentCache) -> list[torch.Tensor]:

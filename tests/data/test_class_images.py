@@ -18,7 +18,7 @@ from sdlora.data.class_images import (
 from sdlora.data.settings import Data, Prior
 from sdlora.data.step_heuristics import suggested_steps
 from sdlora.errors import ConfigError, DatasetError
-from tests.data.conftest import drawn
+from tests.support.images import drawn
 
 MADE_BY = {"base": "f00d", "size": [64, 64], "sampler": "DDIM", "steps": 25, "cfg": 7.0}
 DOG = ("a dog 犬",)

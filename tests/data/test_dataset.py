@@ -12,7 +12,7 @@ from PIL import Image
 from sdlora.data.dataset import load_dataset
 from sdlora.data.settings import Data
 from sdlora.errors import DatasetError
-from tests.data.conftest import drawn
+from tests.support.images import drawn
 
 
 def draw(*paths: Path, **size: int) -> None:

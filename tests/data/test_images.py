@@ -20,8 +20,8 @@ from sdlora.data.images import (
     to_pixels,
 )
 from sdlora.errors import DatasetError
-from tests.data.conftest import drawn
-from tests.hostile.makers import picture_bomb, text_bomb
+from tests.support.hostile_files import picture_bomb, text_bomb
+from tests.support.images import drawn
 
 # how an upright array lies in the file, by EXIF 2.32 tag 0x0112 ("row 0 is the visual right side", and so on)
 STORED = {

@@ -1,6 +1,5 @@
 """Real photographs of odd sizes go all the way from their folder to batches."""
 
-import os
 import warnings
 from pathlib import Path
 
@@ -12,10 +11,7 @@ from sdlora.data.cache import LatentCache
 from sdlora.data.dataset import load_dataset
 from sdlora.data.settings import Data
 from sdlora.data.tensor_store import TensorStore
-from tests.data.test_cache import averages
-
-PHOTOS = Path(os.environ.get("SDLORA_PHOTOS", Path(__file__).parents[3] / "shared/data/dreambooth"))
-SETS = sorted(path for path in PHOTOS.iterdir() if path.is_dir()) if PHOTOS.is_dir() else []
+from tests.support.images import PHOTOS, SETS, averages
 
 
 @pytest.mark.parametrize("folder", SETS or [PHOTOS], ids=lambda path: path.name)

@@ -10,7 +10,7 @@ import pytest
 from sdlora.data import uploads
 from sdlora.data.projects import Project, ProjectInfo
 from sdlora.data.uploads import FolderWords, UploadedFile, parse_folder_name, sort_uploads
-from tests.data.conftest import drawn
+from tests.support.images import drawn
 
 
 def png(seed: int) -> bytes:

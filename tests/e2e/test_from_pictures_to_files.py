@@ -13,7 +13,7 @@ from PIL import Image
 
 from sdlora.formats import read_adapter
 from sdlora.generation.infotext import read_parameters
-from tests.e2e.conftest import PICTURES, STEPS, until
+from tests.support.browser import PICTURES, STEPS, until
 
 
 @pytest.fixture(scope="module")

@@ -12,8 +12,8 @@ from sdlora.config import TrainConfig
 from sdlora.data.projects import Project, ProjectInfo
 from sdlora.events import Notice, RunFailed, RunStarted, SampleReady
 from sdlora.storage.journal import Journal
-from tests.e2e.conftest import PICTURES, Server
-from tests.tiny import tiny_adapter
+from tests.support.browser import PICTURES, Server
+from tests.support.tiny_models import tiny_adapter
 
 NAME = "<img src=x onerror=window.hit=1>"
 """Can be a file's name, too."""

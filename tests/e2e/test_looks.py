@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.e2e.conftest import until
+from tests.support.browser import until
 
 TABS = ("Pictures", "Train", "Create", "Library")
 UNNAMED = """() => [...document.querySelectorAll('button, input, textarea, select, [role=button], [role=slider]')]

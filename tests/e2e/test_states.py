@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from sdlora.events import StepDone
 from sdlora.storage.run_folder import Run
-from tests.e2e.conftest import PICTURES, PORT, ROOT, until
+from tests.support.browser import PICTURES, PORT, ROOT, until
 
 LONG = 4000
 """Steps that no test waits for."""

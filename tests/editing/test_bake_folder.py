@@ -20,7 +20,7 @@ from sdlora.families.loading import load_family
 from sdlora.families.settings import Model
 from sdlora.formats import write_adapter
 from sdlora.generation.studio import Studio
-from tests.generation.test_studio import adapter
+from tests.support.adapters import adapter
 
 DRAW = {"prompt": "a red house", "seed": 3, "steps": 3}
 

@@ -26,10 +26,10 @@ from sdlora.families.single_file import marked_schedule
 from sdlora.filesystem.safetensors_header import read_safetensors_header
 from sdlora.formats import read_adapter, write_adapter
 from sdlora.generation.studio import Studio
-from tests.adapters.helpers import delta, made, published, tiny_base
-from tests.original import write_configs, write_original
-from tests.tiny import tiny_base as base_folder
-from tests.tiny import tiny_pipeline
+from tests.support.adapters import delta, made, published, tiny_base
+from tests.support.single_file_checkpoints import write_configs, write_original
+from tests.support.tiny_models import tiny_base as base_folder
+from tests.support.tiny_models import tiny_pipeline
 
 ALL = ("lora", "dora", "loha", "lokr", "ia3")
 

@@ -5,7 +5,7 @@ from PIL import Image
 
 from sdlora.errors import ModelError
 from sdlora.evaluation.fidelity import Clip, clip_i, clip_t, likeness, likeness_within
-from tests.tiny import tiny_clip
+from tests.support.tiny_models import tiny_clip
 
 
 @pytest.fixture(scope="module")

@@ -11,9 +11,8 @@ from sdlora.config import TrainConfig
 from sdlora.errors import ModelError
 from sdlora.families import base_models as catalogs
 from sdlora.families.base_models import find_model, list_models, locate_base, model_folders
-from tests.families.test_single_file import full_size
-from tests.original import write_header
-from tests.tiny import tiny_adapter
+from tests.support.single_file_checkpoints import full_size, write_header
+from tests.support.tiny_models import tiny_adapter
 
 
 @pytest.fixture

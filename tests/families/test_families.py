@@ -18,8 +18,8 @@ from sdlora.families.settings import Model
 from sdlora.formats import FORMATS, read_adapter, write_adapter
 from sdlora.generation.samplers import make_scheduler
 from sdlora.generation.studio import Studio
-from tests.tiny import UNETS, tiny_base, tiny_pipeline
-from tests.training.short import run_here
+from tests.support.tiny_models import UNETS, tiny_base, tiny_pipeline
+from tests.support.training import run_here
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerate")
 FAMILIES = tuple(UNETS)

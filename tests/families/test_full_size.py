@@ -21,7 +21,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.families.test_single_file import words_of_clips_size
+from tests.support.single_file_checkpoints import words_of_clips_size
 
 SIZE, STEPS, RANK = 256, 3, 8
 PROMPT = "a red house on grass"
@@ -55,7 +55,7 @@ def build(base: Path) -> None:
 def train(base: Path, pictures: Path, folder: Path, stop_after: int | None) -> dict[str, Any]:
     from sdlora.config import TrainConfig
     from sdlora.events import RunStarted, SampleReady, StepDone
-    from tests.training.short import run_here
+    from tests.support.training import run_here
 
     values = {
         "model.base": str(base), "data.folder": str(pictures), "data.trigger": "sks", "data.resolution": SIZE,

@@ -17,7 +17,7 @@ from sdlora.families.hub import explain_hub_error
 from sdlora.families.loading import load_family
 from sdlora.families.settings import Model
 from sdlora.service import preset_for
-from tests.original import cache, write_header
+from tests.support.single_file_checkpoints import fill_hub_cache, write_header
 
 
 @pytest.fixture
@@ -63,7 +63,7 @@ def test_a_fingerprint_reads_tensors_of_more_elements_than_float32_counts():
 
 
 def test_a_fingerprint_tells_seeds_apart_and_stays(tiny_base, tmp_path):
-    from tests.tiny import tiny_sd1
+    from tests.support.tiny_models import tiny_sd1
 
     one, again = (load_family(Model(base=str(tiny_base))).fingerprint for _ in range(2))
     other = load_family(Model(base=str(tiny_sd1(tmp_path / "other", seed=1)))).fingerprint
@@ -239,7 +239,7 @@ def test_a_hub_id_offline_and_not_cached_says_to_go_online_once(tmp_path, monkey
 
 @pytest.mark.parametrize("revision", [None, "fp16-branch"])
 def test_a_hub_id_that_was_downloaded_loads_offline(revision, tiny_base, tmp_path, monkeypatch):
-    cache(tmp_path, "someone/model", tiny_base, revision or "main")
+    fill_hub_cache(tmp_path, "someone/model", tiny_base, revision or "main")
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
     family = load_family(Model(base="someone/model", revision=revision))

@@ -1,6 +1,5 @@
 """Linear layers in few bits: what they stand for, what they take, and training over them."""
 
-import importlib.util
 import sys
 
 import pytest
@@ -15,9 +14,8 @@ from sdlora.families.loading import load_family
 from sdlora.families.quantized import QuantizedLinear, quantize, quantized_bytes
 from sdlora.families.settings import Model
 from sdlora.formats import export_adapter, read_adapter
+from tests.support.marks import NEEDS_LIBRARY, SLOW
 
-SLOW = pytest.mark.slow
-NEEDS_LIBRARY = pytest.mark.skipif(not importlib.util.find_spec("bitsandbytes"), reason="bitsandbytes")
 KINDS = ["int8", pytest.param("nf4", marks=NEEDS_LIBRARY)]
 NF4 = [-1.0, -0.6962, -0.5251, -0.3949, -0.2844, -0.1848, -0.0911, 0.0, 0.0796, 0.1609, 0.2461, 0.3379, 0.4407, 0.5626,
        0.7230, 1.0]  # fmt: skip

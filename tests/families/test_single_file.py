@@ -3,8 +3,6 @@
 import json
 import shutil
 import zlib
-from functools import cache
-from pathlib import Path
 
 import huggingface_hub
 import numpy as np
@@ -22,9 +20,18 @@ from sdlora.families.meta_model import build_meta_model
 from sdlora.families.settings import Model
 from sdlora.families.single_file import CONFIGS, config_folder
 from sdlora.generation.studio import Studio
-from tests.original import cache as cached
-from tests.original import original, write_configs, write_header, write_original
-from tests.tiny import UNETS, tiny_pipeline
+from tests.support.single_file_checkpoints import (
+    fill_hub_cache,
+    full_models,
+    full_size,
+    full_states,
+    original,
+    words_of_clips_size,
+    write_configs,
+    write_header,
+    write_original,
+)
+from tests.support.tiny_models import UNETS, tiny_pipeline
 
 
 @pytest.fixture(scope="module", params=tuple(UNETS))
@@ -257,7 +264,7 @@ def test_the_hub_is_asked_for_the_vocabulary_alone(tiny, words, monkeypatch):
 
 
 def test_a_vocabulary_in_the_hubs_cache_serves_offline(tiny, words, tmp_path):
-    cached(tmp_path / "cache", REPOSITORY, words)
+    fill_hub_cache(tmp_path / "cache", REPOSITORY, words)
     found = load_family(Model(base=str(tiny / "model.safetensors")))
     assert torch.equal(found.tokenize(["a red house"]), from_file(tiny).tokenize(["a red house"]))
 
@@ -270,28 +277,6 @@ def test_marks_and_settings_decide_the_schedule(family, tiny, tmp_path):
     if family != "sd2":  # Whose configs are others then, which are not made here.
         quiet = marked.model_copy(update={"prediction_type": "epsilon", "zero_terminal_snr": "off"})
         assert load_family(quiet).prediction_type == "epsilon"
-
-
-@cache
-def full_size(name):
-    """Names and shapes of a full-size single file, from the bundled configs."""
-    return {key: list(tensor.shape) for key, tensor in original(name, full_states(name)).items()}
-
-
-def full_states(name):
-    """The parts' tensors on the meta device, by part and name."""
-    return {part: module.state_dict() for part, module in full_models(name).items()}
-
-
-def full_models(name):
-    from diffusers import AutoencoderKL
-
-    from sdlora.families.meta_model import _models
-
-    models = _models(CONFIGS / name, name)
-    with torch.device("meta"):
-        vae = AutoencoderKL.from_config(AutoencoderKL.load_config(CONFIGS / name / "vae"))
-    return {**models, "vae": vae}
 
 
 # From the papers and the released models' cards: UNet, VAE and text encoders.
@@ -388,17 +373,3 @@ def test_every_weight_of_a_full_size_file_arrives(name, tmp_path):
         read = found.encode_text(found.tokenize(["a red house"]))
         answer = found.predict(torch.zeros(1, 4, 8, 8), torch.tensor([500]), read)
     assert answer.shape == (1, 4, 8, 8) and torch.isfinite(answer).all()
-
-
-def words_of_clips_size(folder: Path) -> Path:
-    """A vocabulary of 49408 pieces of which only the first few are words: the released one is on the hub alone."""
-    from transformers import CLIPTokenizer
-
-    from tests.tiny import tiny_tokenizer
-
-    small = tiny_tokenizer().get_vocab()
-    names = sorted((name for name in small if not name.startswith("<|")), key=small.__getitem__)
-    names += [f"unused{number}" for number in range(49406 - len(names))]
-    vocabulary = {name: number for number, name in enumerate([*names, "<|startoftext|>", "<|endoftext|>"])}
-    CLIPTokenizer(vocab=vocabulary, merges=[], model_max_length=77).save_pretrained(folder)
-    return folder

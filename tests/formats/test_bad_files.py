@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from sdlora.errors import FileError, FormatError
 from sdlora.formats import inspect_adapter, read_adapter
-from tests.hostile.makers import ADAPTERS, GOOD, STEM, framed, lora
+from tests.support.hostile_files import ADAPTERS, GOOD, STEM, framed, lora
 
 
 @pytest.mark.parametrize("case", ADAPTERS)

@@ -7,7 +7,7 @@ import pytest
 from sdlora.errors import FormatError
 from sdlora.filesystem.safetensors_header import copy_with_metadata, read_metadata
 from sdlora.formats import read_adapter, write_adapter
-from tests.generation.test_studio import adapter
+from tests.support.adapters import adapter
 
 
 def body(path):

@@ -13,7 +13,7 @@ from sdlora.adapters.state import AdapterState, ModuleState
 from sdlora.formats import FORMATS, inspect_adapter, read_adapter, write_adapter
 from sdlora.formats.inspection import delta_square, infer_family
 from sdlora.formats.metadata import FAMILY_METADATA, Provenance, a1111_card, provenance_metadata
-from tests.adapters.helpers import delta, trained_state
+from tests.support.adapters import delta, trained_state
 
 KNOWN = Provenance(
     name="mystyle", family="sd1", base="pocket", triggers=["sks", "neon"], learning_rate=1e-4,

@@ -19,9 +19,9 @@ from sdlora.families.sgm_names import to_sgm
 from sdlora.formats import export_adapter, inspect_adapter, read_adapter, write_adapter
 from sdlora.formats.header_summary import read_header_summary
 from sdlora.formats.storage import WRITTEN
-from tests import published
-from tests.adapters.helpers import METHODS_MADE, distance
-from tests.tiny import SECOND, UNETS, tiny_models
+from tests.support import reference_formulas
+from tests.support.adapters import METHODS_MADE, distance
+from tests.support.tiny_models import SECOND, UNETS, tiny_models
 
 FAMILIES = tuple(UNETS)
 HELD = {
@@ -113,20 +113,22 @@ def test_an_exported_dora_says_where_its_keys_are_read_otherwise(tmp_path):
 
 
 def independent(format, path, models, weights):
-    """W' of each layer at scale 0.7, as ``tests.published`` reads the file."""
+    """W' of each layer at scale 0.7, as ``tests.support.reference_formulas`` reads the file."""
     if format == "kohya":
         stems = {name: stem_of(name, "text_encoder_2" in models) for name in weights}
         names = {stem: name for name, stem in stems.items()}
-        return {names[stem]: w for stem, w in published.kohya(path, weights, stems, 0.7).items()}
+        return {names[stem]: w for stem, w in reference_formulas.kohya(path, weights, stems, 0.7).items()}
     if format == "diffusers":
         # Files spell text encoders with text_model, as the state does.
-        return published.diffusers(path, weights, 0.7)
+        return reference_formulas.diffusers(path, weights, 0.7)
     bare = {c: classic_prefix(model) for c, model in models.items()}
     own = {
         name.replace(f".{bare[name.split('.')[0]]}", ".", 1) if bare[name.split(".")[0]] else name: name
         for name in weights
     }
-    return {own[name]: w for name, w in published.peft(path, {o: weights[n] for o, n in own.items()}, 0.7).items()}
+    return {
+        own[name]: w for name, w in reference_formulas.peft(path, {o: weights[n] for o, n in own.items()}, 0.7).items()
+    }
 
 
 def stem_of(name: str, sdxl: bool) -> str:

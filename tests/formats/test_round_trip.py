@@ -16,8 +16,8 @@ from sdlora.adapters.targets import GROUPS, adaptable_layers
 from sdlora.errors import ConfigError, FormatError, NonFiniteError
 from sdlora.formats import FORMATS, read_adapter, write_adapter
 from sdlora.formats.kohya import STEPS, Kohya, dotted
-from tests.adapters.helpers import delta, distance, made, outputs, tiny_base, tiny_parts, trained_state, uneven
-from tests.adapters.test_targets import architecture
+from tests.support.adapters import delta, distance, made, outputs, tiny_base, tiny_parts, trained_state, uneven
+from tests.support.architectures import architecture
 
 
 def same(one: AdapterState, other: AdapterState) -> bool:

@@ -5,8 +5,8 @@ import pytest
 
 from sdlora.formats import write_adapter
 from sdlora.generation.studio import Studio
-from tests.generation.test_studio import QUICK, adapter
-from tests.steady import held, require_flat
+from tests.support.adapters import QUICK, adapter
+from tests.support.memory_checks import held, require_flat
 
 ADAPTERS, ROUNDS = 50, 4
 

@@ -13,7 +13,7 @@ from sdlora.generation import runtime as engines
 from sdlora.generation.runtime import Runtime, require_supported
 from sdlora.generation.settings import Engine
 from sdlora.generation.studio import Studio
-from tests.generation.test_studio import adapter
+from tests.support.adapters import adapter
 
 CPU, CARD = torch.device("cpu"), torch.device("cuda")
 TURNS, XFORMERS = Engine(offload="model"), Engine(attention="xformers")
@@ -109,7 +109,7 @@ def test_parts_come_and_go_in_the_order_of_their_work(family, tmp_path, anything
     """On one device nothing really moves: who is called to it, and sent away, is what is looked at."""
     from accelerate.hooks import CpuOffload
 
-    from tests.tiny import tiny_base
+    from tests.support.tiny_models import tiny_base
 
     base = str(tiny_base(tmp_path / family, family))
     studio = Studio(base, device="cpu")

@@ -14,7 +14,7 @@ from sdlora.formats import write_adapter
 from sdlora.formats.infer_base import schedule_mismatch, trained_schedule
 from sdlora.generation.infotext import parse_parameters, recall_text
 from sdlora.generation.studio import Studio
-from tests.generation.test_studio import QUICK, adapter
+from tests.support.adapters import QUICK, adapter
 
 VELOCITY = {"modelspec.prediction_type": "v", "ss_zero_terminal_snr": "True"}
 SAID = {"prediction_type": "v_prediction", "zero_terminal_snr": "on"}

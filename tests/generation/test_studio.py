@@ -17,21 +17,8 @@ from sdlora.generation.infotext import parse_parameters
 from sdlora.generation.sampling import _encode, decode_latents
 from sdlora.generation.studio import Studio
 from sdlora.inference.generation_request import GenerationRequest
-from tests.tiny import UNETS, tiny_models
-
-UNET = [f"unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_{part}" for part in "qkv"]
-TEXT = ["text_encoder.text_model.encoder.layers.0.self_attn.q_proj"]
-QUICK = {"steps": 2, "seed": 7}
-
-
-def adapter(paths=(*UNET, *TEXT), seed=1, **metadata):
-    """A strong random adapter of rank 2 for 16-wide layers."""
-    generator = torch.Generator().manual_seed(seed)
-    modules = {}
-    for path in paths:
-        tensors = {"down": torch.randn(2, 16, generator=generator), "up": torch.randn(16, 2, generator=generator)}
-        modules[path] = ModuleState(tensors, alpha=2.0)
-    return AdapterState("lora", modules, metadata)
+from tests.support.adapters import QUICK, UNET, adapter
+from tests.support.tiny_models import UNETS, tiny_models
 
 
 @pytest.fixture(scope="module")

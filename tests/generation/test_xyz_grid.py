@@ -13,7 +13,7 @@ from sdlora.generation.axes import Axis, parse_axis
 from sdlora.generation.infotext import read_parameters
 from sdlora.generation.studio import Studio
 from sdlora.generation.xyz_grid import GridCell, ImageGrid
-from tests.adapters.helpers import trained_state, uneven
+from tests.support.adapters import trained_state, uneven
 
 START = GridCell("a red house on grass", steps=2, seed=7, adapter="a", sampler="Euler a")
 

@@ -2,25 +2,12 @@
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 
 from sdlora.cli.main import main
 from sdlora.ui.app_state import AppState
-
-
-class Refused(NamedTuple):
-    """How a command ended."""
-
-    code: int
-    sentence: str
-
-
-def contents(folder: Path) -> dict[str, int]:
-    """Every file below ``folder`` with its size, but for locks, which hold nothing."""
-    found = (path for path in folder.rglob("*") if "locks" not in path.parts)
-    return {str(path): path.lstat().st_size for path in found if path.is_symlink() or not path.is_dir()}
+from tests.support.hostile_files import Refused, contents
 
 
 @pytest.fixture

@@ -22,10 +22,9 @@ from sdlora.formats import FORMATS, read_adapter
 from sdlora.formats.diffusers import alphas
 from sdlora.ui import adapter_detail, import_tab, library_tab
 from sdlora.ui.app_state import AppState
-from tests.hostile import makers
-from tests.hostile.conftest import Refused
-from tests.hostile.makers import ADAPTERS, STEM, framed, lora
-from tests.tiny import tiny_adapter
+from tests.support import hostile_files
+from tests.support.hostile_files import ADAPTERS, STEM, Refused, framed, lora
+from tests.support.tiny_models import tiny_adapter
 
 Command = Callable[..., Refused]
 HTML = "<img src=x onerror=alert(1)>'\""
@@ -103,14 +102,18 @@ def test_every_bad_adapter_dropped_on_the_page_is_refused_with_its_reason_and_no
 @pytest.mark.parametrize("suffix", [".ckpt", ".pt", ".bin", ".safetensors"])
 def test_a_pickle_is_refused_under_any_name_and_never_opened(command: Command, tmp_path: Path, suffix: str) -> None:
     path, written = tmp_path / f"bad{suffix}", tmp_path / "canary"
-    makers.pickled(path, written)
+    hostile_files.pickled(path, written)
     said = "not a safetensors file" if suffix == ".safetensors" else "can run code when opened"
     refused_by_commands(command, path, said)
     assert not written.exists()
 
 
-@pytest.mark.parametrize("make", [makers.pipe, makers.device, makers.folder], ids=lambda make: make.__name__)
-def test_what_is_no_file_is_refused_and_not_waited_for(command: Command, tmp_path: Path, make: makers.Maker) -> None:
+@pytest.mark.parametrize(
+    "make", [hostile_files.pipe, hostile_files.device, hostile_files.folder], ids=lambda make: make.__name__
+)
+def test_what_is_no_file_is_refused_and_not_waited_for(
+    command: Command, tmp_path: Path, make: hostile_files.Maker
+) -> None:
     path = tmp_path / "bad.safetensors"
     make(path)
     refused_by_commands(command, path, "no such file", code=5)
@@ -129,7 +132,7 @@ def test_an_adapter_to_begin_with_is_refused_before_the_training_starts(
 
 
 BOMB = BytesIO()
-makers.picture_bomb(BOMB)
+hostile_files.picture_bomb(BOMB)
 HOSTILE_METADATA = {
     "HTML": {"modelspec.trigger_phrase": HTML, "ss_sd_model_name": HTML, "modelspec.title": HTML, HTML: HTML},
     "a megabyte": dict.fromkeys(("modelspec.trigger_phrase", "ss_sd_model_name", "modelspec.title", "x"), LONG),
@@ -216,9 +219,9 @@ def test_a_hostile_peft_configuration_is_refused(command: Command, tmp_path: Pat
     refused_by_commands(command, folder, reason)
 
 
-@pytest.mark.parametrize("make", [makers.pipe, makers.device], ids=lambda make: make.__name__)
+@pytest.mark.parametrize("make", [hostile_files.pipe, hostile_files.device], ids=lambda make: make.__name__)
 def test_a_peft_folder_of_no_files_is_refused_and_not_waited_for(
-    command: Command, tmp_path: Path, make: makers.Maker
+    command: Command, tmp_path: Path, make: hostile_files.Maker
 ) -> None:
     folder = peft_folder(tmp_path / "peft")
     (weights,) = folder.rglob("adapter_model.safetensors")

@@ -12,27 +12,27 @@ from sdlora.errors import FileError
 from sdlora.generation import xyz_grid
 from sdlora.ui import images_tab, library_tab
 from sdlora.ui.app_state import AppState
-from tests.data.conftest import drawn
-from tests.hostile import makers
-from tests.tiny import tiny_adapter
+from tests.support import hostile_files
+from tests.support.images import drawn
+from tests.support.tiny_models import tiny_adapter
 
-JSON: dict[str, makers.Maker] = {
-    "nothing": makers.content(),
-    "nested deeply": makers.deep_json,
-    "a list": makers.content(b"[1, 2]"),
-    "a number": makers.content(b"9" * 5000),
-    "other types": makers.content(
+JSON: dict[str, hostile_files.Maker] = {
+    "nothing": hostile_files.content(),
+    "nested deeply": hostile_files.deep_json,
+    "a list": hostile_files.content(b"[1, 2]"),
+    "a number": hostile_files.content(b"9" * 5000),
+    "other types": hostile_files.content(
         json.dumps(dict.fromkeys(["kind", "trigger", "what", "files", "captions", "axes", "cells", "base", "name"], 5)
                    | {"deleted": 1e300, "origins": 5, "class_name": {}}).encode()
     ),
-    "a time that no calendar has": makers.content(
+    "a time that no calendar has": hostile_files.content(
         b'{"name": "x", "what": "x", "origins": [], "deleted": Infinity, "trigger": "x", "class_name": "x", "kind": []}'
     ),
-    "Latin-1": makers.content(b'{"kind": "\xfc"}'),
-    "megabytes": makers.content(b"[" * 70_000_000),
-    "a pipe": makers.pipe,
-    "no end": makers.device,
-    "a folder": makers.folder,
+    "Latin-1": hostile_files.content(b'{"kind": "\xfc"}'),
+    "megabytes": hostile_files.content(b"[" * 70_000_000),
+    "a pipe": hostile_files.pipe,
+    "no end": hostile_files.device,
+    "a folder": hostile_files.folder,
 }  # fmt: skip
 
 

@@ -7,24 +7,24 @@ from pathlib import Path
 
 import pytest
 
-from tests.data.conftest import drawn
-from tests.hostile import makers
+from tests.support import hostile_files
+from tests.support.images import drawn
 
 LIMIT = 300e6
 """Bytes by which resident memory may rise: the promise for a picture bomb, here for all of them together."""
 SECONDS = 120
 """A bomb that is unpacked takes many minutes; this is no measure of speed."""
 BOMBS = {
-    "set/picture.png": makers.picture_bomb,
-    "set/text.png": makers.text_bomb,
-    "bomb.zip": makers.zip_bomb,
-    "header.safetensors": makers.header_bomb,
-    "large.safetensors": makers.large_header,
-    "deep.safetensors": lambda path: path.write_bytes(makers.framed(b"[" * 8_000_000)),
-    "deep.toml": makers.deep_toml,
-    "dotted.toml": makers.dotted_toml,
+    "set/picture.png": hostile_files.picture_bomb,
+    "set/text.png": hostile_files.text_bomb,
+    "bomb.zip": hostile_files.zip_bomb,
+    "header.safetensors": hostile_files.header_bomb,
+    "large.safetensors": hostile_files.large_header,
+    "deep.safetensors": lambda path: path.write_bytes(hostile_files.framed(b"[" * 8_000_000)),
+    "deep.toml": hostile_files.deep_toml,
+    "dotted.toml": hostile_files.dotted_toml,
     "long.toml": lambda path: path.write_text(f"data.folder = '{'x' * 2_000_000}'"),
-    "model/model_index.json": makers.deep_json,
+    "model/model_index.json": hostile_files.deep_json,
     "models/large/model_index.json": lambda path: path.write_text(f"[{'[],' * 10_000_000}0]"),
 }
 HANDLE = """

@@ -26,11 +26,10 @@ from sdlora.formats.adapter_check import require_fits
 from sdlora.generation.studio import Studio
 from sdlora.service import GenerationRequest
 from sdlora.ui.app_state import AppState
-from tests.hostile import makers
-from tests.hostile.conftest import Refused
-from tests.hostile.makers import framed
-from tests.original import cache, write_header
-from tests.tiny import tiny_adapter, tiny_clip
+from tests.support import hostile_files
+from tests.support.hostile_files import Refused, framed
+from tests.support.single_file_checkpoints import fill_hub_cache, write_header
+from tests.support.tiny_models import tiny_adapter, tiny_clip
 
 Command = Callable[..., Refused]
 Change = Callable[[Path, Path], object]
@@ -48,7 +47,7 @@ def index(**values: Any) -> Change:
     def change(folder: Path, written: Path) -> None:
         edit(folder / "model_index.json", **values)
         for place in (folder, *(path for path in folder.iterdir() if path.is_dir())):
-            makers.canary(place / "evil.py", written)
+            hostile_files.canary(place / "evil.py", written)
 
     return change
 
@@ -59,14 +58,14 @@ def config(part: str, **values: Any) -> Change:
     def change(folder: Path, written: Path) -> None:
         (file,) = [*(folder / part).glob("*config.json")]
         edit(file, **values)
-        makers.canary(folder / part / "evil.py", written)
+        hostile_files.canary(folder / part / "evil.py", written)
 
     return change
 
 
 def shadow(part: str, module: str) -> Change:
     """A module called as a library, where diffusers looks for a model's own classes first."""
-    return lambda folder, written: makers.canary(folder / part / f"{module}.py", written)
+    return lambda folder, written: hostile_files.canary(folder / part / f"{module}.py", written)
 
 
 def weights(folder: Path, part: str = "unet") -> Path:
@@ -77,19 +76,19 @@ def weights(folder: Path, part: str = "unet") -> Path:
 def pickles_only(folder: Path, written: Path) -> None:
     file = weights(folder)
     file.unlink()
-    makers.pickled(file.with_suffix(".bin"), written)
+    hostile_files.pickled(file.with_suffix(".bin"), written)
 
 
 def renamed_pickle(folder: Path, written: Path) -> None:
-    makers.pickled(weights(folder), written)
+    hostile_files.pickled(weights(folder), written)
 
 
 def shards(*files: str) -> Change:
     """An index of shards that names those files, of which one is a pickle."""
 
     def change(folder: Path, written: Path) -> None:
-        makers.pickled(folder / "unet" / "shard.bin", written)
-        makers.pickled(folder / "outside.safetensors", written)
+        hostile_files.pickled(folder / "unet" / "shard.bin", written)
+        hostile_files.pickled(folder / "outside.safetensors", written)
         names = {f"conv_in.{number}": file for number, file in enumerate(files)}
         said = json.dumps({"metadata": {}, "weight_map": names})
         (folder / "unet" / "diffusion_pytorch_model.safetensors.index.json").write_text(said)
@@ -97,7 +96,7 @@ def shards(*files: str) -> Change:
     return change
 
 
-def replaced(place: str, make: makers.Maker) -> Change:
+def replaced(place: str, make: hostile_files.Maker) -> Change:
     def change(folder: Path, written: Path) -> None:
         (folder / place).unlink()
         make(folder / place)
@@ -167,14 +166,17 @@ BROKEN: dict[str, tuple[Change, str]] = {
     "a config behind a link": (linked("vae/config.json"), "is a link out of"),
     "a part behind a link": (linked("tokenizer"), "is a link out of"),
     "the index behind a link": (linked("model_index.json"), "is a link out of"),
-    "no end of an index": (replaced("model_index.json", makers.device), "cannot be read .is no file.|is a link out"),
-    "a pipe as index": (replaced("model_index.json", makers.pipe), "is no regular file|is no file"),
-    "a pipe as config": (replaced("vae/config.json", makers.pipe), "is no regular file"),
-    "a pipe as vocabulary": (replaced("tokenizer/tokenizer_config.json", makers.pipe), "is no regular file"),
-    "a pipe as weights": (replaced(UNET, makers.pipe), "is no regular file"),
-    "weights without end": (replaced(UNET, makers.device), "is a link out of"),
-    "an index nested deeply": (replaced("model_index.json", makers.deep_json), "is no JSON"),
-    "a config nested deeply": (replaced("unet/config.json", makers.deep_json), "is no JSON"),
+    "no end of an index": (
+        replaced("model_index.json", hostile_files.device),
+        "cannot be read .is no file.|is a link out",
+    ),
+    "a pipe as index": (replaced("model_index.json", hostile_files.pipe), "is no regular file|is no file"),
+    "a pipe as config": (replaced("vae/config.json", hostile_files.pipe), "is no regular file"),
+    "a pipe as vocabulary": (replaced("tokenizer/tokenizer_config.json", hostile_files.pipe), "is no regular file"),
+    "a pipe as weights": (replaced(UNET, hostile_files.pipe), "is no regular file"),
+    "weights without end": (replaced(UNET, hostile_files.device), "is a link out of"),
+    "an index nested deeply": (replaced("model_index.json", hostile_files.deep_json), "is no JSON"),
+    "a config nested deeply": (replaced("unet/config.json", hostile_files.deep_json), "is no JSON"),
     "a config of megabytes": (
         replaced("vae/config.json", lambda path: path.write_bytes(b" " * (5 << 20))), "has 5 MB, too much"
     ),
@@ -189,8 +191,8 @@ BROKEN: dict[str, tuple[Change, str]] = {
     "a shape beyond the file": (header(shape=[1 << 40]), "cannot be loaded"),
     "a type that is none": (header(dtype="F3"), "cannot be loaded"),
     "another shape": (taken_down, "cannot be loaded"),
-    "a header of 64 MB": (replaced(UNET, makers.large_header), "its header of 64 MB is over"),
-    "a page for weights": (replaced(UNET, makers.content(b"<html></html>")), "is not a safetensors file"),
+    "a header of 64 MB": (replaced(UNET, hostile_files.large_header), "its header of 64 MB is over"),
+    "a page for weights": (replaced(UNET, hostile_files.content(b"<html></html>")), "is not a safetensors file"),
 }  # fmt: skip
 HOSTILE = CODE | BROKEN
 
@@ -250,7 +252,7 @@ def test_a_hostile_model_is_refused_by_the_commands(command: Command, base: Path
 @pytest.mark.parametrize("suffix", [".ckpt", ".pt", ".bin", ".safetensors"])
 def test_a_pickled_model_is_refused_under_any_name(command: Command, tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"model{suffix}"
-    makers.pickled(path, tmp_path / "canary")
+    hostile_files.pickled(path, tmp_path / "canary")
     ended = command("generate", "--base", path, "--prompt", "x", "--device", "cpu", "--output", tmp_path / "a.png")
     assert ended.code in (2, 3)
     assert "safetensors" in ended.sentence
@@ -298,8 +300,8 @@ def test_a_training_on_a_hostile_model_fails_with_its_reason(
 
 
 def test_the_canary_sings_where_it_is_run(tmp_path: Path) -> None:
-    makers.canary(tmp_path / "evil.py", tmp_path / "imported")
-    makers.pickled(tmp_path / "evil.bin", tmp_path / "unpickled")
+    hostile_files.canary(tmp_path / "evil.py", tmp_path / "imported")
+    hostile_files.pickled(tmp_path / "evil.bin", tmp_path / "unpickled")
     runpy.run_path(str(tmp_path / "evil.py"))
     pickle.loads((tmp_path / "evil.bin").read_bytes())  # noqa: S301 - our own
     assert (tmp_path / "imported").exists() and (tmp_path / "unpickled").exists()
@@ -307,7 +309,7 @@ def test_the_canary_sings_where_it_is_run(tmp_path: Path) -> None:
 
 def test_scripts_beside_a_model_that_nothing_names_are_left_alone(base: Path, tmp_path: Path) -> None:
     for place in (base, base / "unet", base / "tokenizer"):
-        makers.canary(place / "handler.py", tmp_path / "canary")
+        hostile_files.canary(place / "handler.py", tmp_path / "canary")
     assert load_family(Model(base=str(base))).name == "sd1"
     assert not (tmp_path / "canary").exists()
 
@@ -320,7 +322,7 @@ def test_no_module_of_the_working_folder_is_taken_for_a_library(
 
     adapter = tiny_adapter(tmp_path / "a.safetensors")
     for name in ("torch", "numpy", "sdlora", "json", "safetensors"):
-        makers.canary(tmp_path / f"{name}.py", tmp_path / "canary")
+        hostile_files.canary(tmp_path / f"{name}.py", tmp_path / "canary")
     monkeypatch.chdir(tmp_path)
     (checked,) = tool_process.check_adapters([adapter])
     assert checked.refusal == "" and checked.layers == 1
@@ -341,7 +343,7 @@ def test_a_hostile_repository_of_the_hub_is_refused_and_its_code_never_runs(
 ) -> None:
     change, reason = CODE[case]
     change(base, tmp_path / "canary")
-    cache(offline, "someone/model", base)
+    fill_hub_cache(offline, "someone/model", base)
     with pytest.raises((ConfigError, FormatError), match=reason):
         load_family(Model(base="someone/model"))
     assert not (tmp_path / "canary").exists()
@@ -349,7 +351,7 @@ def test_a_hostile_repository_of_the_hub_is_refused_and_its_code_never_runs(
 
 def blobs(offline: Path, base: Path) -> Path:
     """A repository as the hub's library lays it out: every file a link to its content. Returns the snapshot."""
-    cache(offline, "someone/model", base)
+    fill_hub_cache(offline, "someone/model", base)
     (snapshot,) = (offline / "models--someone--model" / "snapshots").iterdir()
     store = snapshot.parent.parent / "blobs"
     store.mkdir()
@@ -383,9 +385,11 @@ def test_a_link_to_the_folder_itself_is_the_owners_own(base: Path, tmp_path: Pat
     assert load_family(Model(base=str(tmp_path / "link"))).name == "sd1"
 
 
-@pytest.mark.parametrize(("name", "make"), [("vocab.json", makers.device), ("tokenizer_config.json", makers.pipe)])
+@pytest.mark.parametrize(
+    ("name", "make"), [("vocab.json", hostile_files.device), ("tokenizer_config.json", hostile_files.pipe)]
+)
 def test_a_hostile_vocabulary_is_refused_and_not_waited_for(
-    tiny_base: Path, tmp_path: Path, name: str, make: makers.Maker
+    tiny_base: Path, tmp_path: Path, name: str, make: hostile_files.Maker
 ) -> None:
     from sdlora.families.untrusted_folder import require_data_only_tokenizer
 
@@ -399,7 +403,7 @@ def test_a_hostile_vocabulary_is_refused_and_not_waited_for(
 def test_a_hostile_clip_is_refused_and_its_pickle_is_never_opened(tmp_path: Path) -> None:
     clip = tiny_clip(tmp_path / "clip")
     weights(tmp_path, "clip").unlink()
-    makers.pickled(clip / "pytorch_model.bin", tmp_path / "canary")
+    hostile_files.pickled(clip / "pytorch_model.bin", tmp_path / "canary")
     with pytest.raises(ConfigError, match="is no folder with a CLIP model"):
         Clip(clip)
     assert not (tmp_path / "canary").exists()

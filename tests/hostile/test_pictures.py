@@ -17,15 +17,14 @@ from sdlora.data.projects import Project
 from sdlora.errors import DatasetError
 from sdlora.ui import images_tab
 from sdlora.ui.app_state import AppState
-from tests.data.conftest import drawn
-from tests.hostile import makers
-from tests.hostile.conftest import Refused
-from tests.hostile.makers import content, picture, png
+from tests.support import hostile_files
+from tests.support.hostile_files import Refused, content, picture, png
+from tests.support.images import drawn
 
 PICTURES = {
     "empty.png": (content(), "empty (0 bytes)"),
     "cut.png": (content(png()[:-600]), "damaged or cut short"),
-    "checksum.png": (makers.wrong_checksum, "damaged"),
+    "checksum.png": (hostile_files.wrong_checksum, "damaged"),
     "page.png": (content(b"<!DOCTYPE html><html>not found</html>"), "is an HTML page"),
     "drawing.png": (content(b"<svg xmlns='http://www.w3.org/2000/svg'/>"), "is an SVG drawing"),
     "drawing.svg": (content(b"<svg xmlns='http://www.w3.org/2000/svg'/>"), "SVG"),
@@ -33,20 +32,20 @@ PICTURES = {
     "script.eps": (content(b"%!PS-Adobe-3.0 EPSF-3.0\n"), "EPS"),
     "layers.png": (content(b"8BPS\0\1", bytes(60)), "Photoshop"),
     "layers.psd": (content(b"8BPS\0\1", bytes(60)), "PSD"),
-    "bomb.png": (makers.picture_bomb, "over 67 million it is not opened"),
-    "texts.png": (makers.text_bomb, "text beside its pixels"),
+    "bomb.png": (hostile_files.picture_bomb, "over 67 million it is not opened"),
+    "texts.png": (hostile_files.text_bomb, "text beside its pixels"),
     "dot.png": (picture(1, 1), "too small"),
     "line.png": (picture(1, 4000), "too small"),
     "banner.png": (picture(4000, 40), "too long for its width"),
     "glass.png": (picture(64, 64, "RGBA"), "transparent throughout"),
 }
 FOUND = {
-    "folder.png": (makers.folder, "is a folder"),
-    "pipe.png": (makers.pipe, "is no regular file"),
-    "device.png": (makers.device, "link out of the data folder"),
-    "pipe.txt": (makers.pipe, "is no regular file"),
-    "folder.txt": (makers.folder, "is a folder"),
-    "device.txt": (makers.device, "link out of the data folder"),
+    "folder.png": (hostile_files.folder, "is a folder"),
+    "pipe.png": (hostile_files.pipe, "is no regular file"),
+    "device.png": (hostile_files.device, "link out of the data folder"),
+    "pipe.txt": (hostile_files.pipe, "is no regular file"),
+    "folder.txt": (hostile_files.folder, "is a folder"),
+    "device.txt": (hostile_files.device, "link out of the data folder"),
 }
 """What can lie in a folder, and cannot be dropped on the page."""
 CAPTIONS = {
@@ -56,12 +55,15 @@ CAPTIONS = {
     "a novel": (b"dog " * 3000, "longer than 10 kB"),
 }
 ZIPS = {
-    "slip.zip": (makers.zip_of({"../../evil.txt": b"x", "/abs/evil2.txt": b"x"}), "belongs to none of the pictures"),
-    "bomb.zip": (makers.zip_bomb, "times its size, which no pictures do"),
-    "nested.zip": (makers.zip_of({"inner.zip": b"PK", "deep.tar.gz": b""}), "archive inside the zip"),
-    "many.zip": (makers.zip_of({f"{n}.txt": b"" for n in range(5000)}), "holds 5000 files; 4000 at most"),
+    "slip.zip": (
+        hostile_files.zip_of({"../../evil.txt": b"x", "/abs/evil2.txt": b"x"}),
+        "belongs to none of the pictures",
+    ),
+    "bomb.zip": (hostile_files.zip_bomb, "times its size, which no pictures do"),
+    "nested.zip": (hostile_files.zip_of({"inner.zip": b"PK", "deep.tar.gz": b""}), "archive inside the zip"),
+    "many.zip": (hostile_files.zip_of({f"{n}.txt": b"" for n in range(5000)}), "holds 5000 files; 4000 at most"),
     "junk.zip": (content(b"PK\3\4 nothing more"), "is no zip file, or is damaged"),
-    "odd.zip": (makers.zip_of({"a.png": b"x"}, compression=zipfile.ZIP_LZMA), "ordinary zip"),
+    "odd.zip": (hostile_files.zip_of({"a.png": b"x"}, compression=zipfile.ZIP_LZMA), "ordinary zip"),
     "empty.zip": (content(), "is no zip file, or is damaged"),
 }
 Command = Callable[..., Refused]
@@ -176,7 +178,7 @@ def test_whatever_a_program_says_of_the_folder_a_drop_is_read(desk: AppState, tm
 
 def test_a_pipe_handed_over_from_python_is_refused_and_not_waited_for(tmp_path: Path) -> None:
     for name in ("a.png", "a.txt", "a.zip"):
-        makers.pipe(tmp_path / name)
+        hostile_files.pipe(tmp_path / name)
     project = Project(tmp_path, "mine")
     added = project.add([tmp_path / name for name in ("a.png", "a.txt", "a.zip")])
     assert added.pictures == 0
@@ -242,7 +244,7 @@ def test_a_zip_with_any_wrong_bytes_is_read_or_refused_in_a_sentence(
 ) -> None:
     whole = tmp_path / "whole.zip"
     if not whole.exists():
-        makers.zip_of({"a.png": png(drawn(32, 32)), "a.txt": b"a dog", "b/c.txt": b""})(whole)
+        hostile_files.zip_of({"a.png": png(drawn(32, 32)), "a.txt": b"a dog", "b/c.txt": b""})(whole)
     bent = bytearray(whole.read_bytes())
     for place, value in places:
         bent[-1 - place % len(bent)] = value
@@ -257,6 +259,6 @@ def test_a_zip_with_any_wrong_bytes_is_read_or_refused_in_a_sentence(
 def test_no_link_leads_out_of_a_dropped_zip(desk: AppState, tmp_path: Path) -> None:
     link = zipfile.ZipInfo("link.png")
     link.external_attr = 0o120777 << 16
-    makers.zip_of({link: b"/etc/passwd"})(tmp_path / "a.zip")
+    hostile_files.zip_of({link: b"/etc/passwd"})(tmp_path / "a.zip")
     assert "is a link, not a file" in drop(desk, tmp_path / "a.zip")
     assert kept(desk) == []

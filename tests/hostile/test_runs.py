@@ -29,8 +29,8 @@ from sdlora.ui import library_tab, run_panel
 from sdlora.ui.app_state import AppState
 from sdlora.ui.run_html import previews, status
 from sdlora.ui.run_view import RunView, curve, sentence, share, short, stages
-from tests.hostile import makers
-from tests.hostile.conftest import Refused
+from tests.support import hostile_files
+from tests.support.hostile_files import Refused
 
 Command = Callable[..., Refused]
 
@@ -72,7 +72,7 @@ def value(**changes: Any) -> Callable[[Run, Path], None]:
     return change
 
 
-def content(name: str, make: makers.Maker) -> Callable[[Run, Path], None]:
+def content(name: str, make: hostile_files.Maker) -> Callable[[Run, Path], None]:
     def change(run: Run, written: Path) -> None:
         (state_of(run) / name).unlink()
         make(state_of(run) / name)
@@ -109,13 +109,13 @@ STATES: dict[str, tuple[Callable[[Run, Path], object], str]] = {
     ),
     "settings of words": (betas, "not one of this run"),
     "a start that is no time": (value(started={"a": []}), "not one of this run"),
-    "values that are a list": (content(checkpoint.VALUES, makers.content(b"[1]")), "is damaged"),
-    "values nested deeply": (content(checkpoint.VALUES, makers.deep_json), "is damaged"),
-    "values of 20 MB": (content(checkpoint.VALUES, makers.content(b" " * 20_000_000)), "is damaged"),
+    "values that are a list": (content(checkpoint.VALUES, hostile_files.content(b"[1]")), "is damaged"),
+    "values nested deeply": (content(checkpoint.VALUES, hostile_files.deep_json), "is damaged"),
+    "values of 20 MB": (content(checkpoint.VALUES, hostile_files.content(b" " * 20_000_000)), "is damaged"),
     "tensors that are a pickle": (
-        lambda run, written: makers.pickled(state_of(run) / checkpoint.TENSORS, written), "is damaged"
+        lambda run, written: hostile_files.pickled(state_of(run) / checkpoint.TENSORS, written), "is damaged"
     ),
-    "a bomb of a header": (content(checkpoint.TENSORS, makers.header_bomb), "is damaged"),
+    "a bomb of a header": (content(checkpoint.TENSORS, hostile_files.header_bomb), "is damaged"),
     "no tensors": (tensors(lambda found: found.clear()), "not one of this run"),
     "weights of another shape": (
         tensors(lambda found: found.update({"adapter.0": torch.zeros(1)})), "tensor 0 has the shape"
@@ -168,8 +168,12 @@ def test_the_runs_own_state_is_taken(finished: Path, sent: Run) -> None:
 
 
 @pytest.mark.parametrize("name", [checkpoint.TENSORS, checkpoint.VALUES, checkpoint.MANIFEST])
-@pytest.mark.parametrize("make", [makers.pipe, makers.device, makers.folder], ids=lambda make: make.__name__)
-def test_a_state_of_no_files_does_not_verify_and_is_not_waited_for(sent: Run, name: str, make: makers.Maker) -> None:
+@pytest.mark.parametrize(
+    "make", [hostile_files.pipe, hostile_files.device, hostile_files.folder], ids=lambda make: make.__name__
+)
+def test_a_state_of_no_files_does_not_verify_and_is_not_waited_for(
+    sent: Run, name: str, make: hostile_files.Maker
+) -> None:
     (state_of(sent) / name).unlink()
     make(state_of(sent) / name)
     assert not checkpoint.is_verified(state_of(sent))
@@ -201,8 +205,8 @@ FOLDERS: dict[str, Callable[[Run, Path], object]] = {
     "the adapter": linked("adapter.safetensors"), "the states": linked("state", folder=True),
     "the pictures": linked("samples", folder=True), "the checkpoints": linked("checkpoints", folder=True),
     "one state": linked("state/000001", folder=True), "the request to stop": linked("stop"),
-    "a pipe as log": lambda run, elsewhere: (run.log.unlink(), makers.pipe(run.log)),
-    "a pipe as journal": lambda run, elsewhere: (run.journal.unlink(), makers.pipe(run.journal)),
+    "a pipe as log": lambda run, elsewhere: (run.log.unlink(), hostile_files.pipe(run.log)),
+    "a pipe as journal": lambda run, elsewhere: (run.journal.unlink(), hostile_files.pipe(run.journal)),
 }  # fmt: skip
 
 
@@ -256,19 +260,19 @@ def test_a_lock_that_is_a_link_is_not_opened(tmp_path: Path) -> None:
 def test_pickles_in_a_run_are_never_opened(sent: Run, tmp_path: Path) -> None:
     for place in (sent.folder, state_of(sent), sent.checkpoints):
         for name in ("optimizer.bin", "scheduler.pt", "random_states_0.pkl", "custom_checkpoint_0.pkl"):
-            makers.pickled(place / name, tmp_path / "canary")
-    makers.canary(sent.folder / "sdlora.py", tmp_path / "canary")
+            hostile_files.pickled(place / name, tmp_path / "canary")
+    hostile_files.canary(sent.folder / "sdlora.py", tmp_path / "canary")
     training = service.extend_run(sent, 3)
     assert training.wait() == 0
     assert not (tmp_path / "canary").exists()
 
 
 CONFIGS = {
-    "nested deeply": makers.deep_toml,
-    "nested in names": makers.dotted_toml,
-    "a newer version": makers.content(b"version = 99"),
-    "no TOML": makers.content(b"<html>"),
-    "an unknown key": makers.content(b"data.folder = 'x'\nadapter.rnak = 3"),
+    "nested deeply": hostile_files.deep_toml,
+    "nested in names": hostile_files.dotted_toml,
+    "a newer version": hostile_files.content(b"version = 99"),
+    "no TOML": hostile_files.content(b"<html>"),
+    "an unknown key": hostile_files.content(b"data.folder = 'x'\nadapter.rnak = 3"),
 }
 
 

@@ -23,9 +23,9 @@ from sdlora.generation import axes, infotext, lora_tags, prompt_weighting
 from sdlora.ui import create_form, images_tab, library_tab
 from sdlora.ui.app_state import AppState
 from sdlora.ui.endpoints import Endpoints, _told
-from tests.data.conftest import drawn
-from tests.hostile import makers
-from tests.hostile.conftest import Refused
+from tests.support import hostile_files
+from tests.support.hostile_files import Refused
+from tests.support.images import drawn
 
 Command = Callable[..., Refused]
 NAMES = {
@@ -168,37 +168,37 @@ def test_a_wrong_setting_is_refused_through_every_door(
     assert not (desk.data_dir / "runs").exists()
 
 
-PRESETS: dict[str, tuple[makers.Maker, str]] = {
-    "an unknown key": (makers.content(b"data.folder = 'x'\nadapter.rnak = 3"), "did you mean adapter.rank"),
-    "a newer version": (makers.content(b"version = 99"), "version 99 is not known here"),
-    "a version of 9,000 digits": (makers.content(b"version = 0x", b"f" * 9000), "version a int is not known"),
-    "NaN": (makers.content(b"data.folder = 'x'\ntrain.learning_rate = nan"), "finite number"),
-    "endless": (makers.content(b"data.folder = 'x'\ntrain.learning_rate = inf"), "finite number"),
-    "nested in brackets": (makers.deep_toml, "nested too deeply"),
-    "nested in names": (makers.dotted_toml, "nested too deeply"),
+PRESETS: dict[str, tuple[hostile_files.Maker, str]] = {
+    "an unknown key": (hostile_files.content(b"data.folder = 'x'\nadapter.rnak = 3"), "did you mean adapter.rank"),
+    "a newer version": (hostile_files.content(b"version = 99"), "version 99 is not known here"),
+    "a version of 9,000 digits": (hostile_files.content(b"version = 0x", b"f" * 9000), "version a int is not known"),
+    "NaN": (hostile_files.content(b"data.folder = 'x'\ntrain.learning_rate = nan"), "finite number"),
+    "endless": (hostile_files.content(b"data.folder = 'x'\ntrain.learning_rate = inf"), "finite number"),
+    "nested in brackets": (hostile_files.deep_toml, "nested too deeply"),
+    "nested in names": (hostile_files.dotted_toml, "nested too deeply"),
     "nested in a table": (
-        makers.content(b"data.folder = 'x'\n[[train.steps]]\n", b"a." * 5000, b"a = 1"), "too deeply"
+        hostile_files.content(b"data.folder = 'x'\n[[train.steps]]\n", b"a." * 5000, b"a = 1"), "too deeply"
     ),
-    "5,000 digits": (makers.content(b"data.folder = 'x'\ntrain.steps = ", b"9" * 5000), "is not TOML"),
+    "5,000 digits": (hostile_files.content(b"data.folder = 'x'\ntrain.steps = ", b"9" * 5000), "is not TOML"),
     "9,000 hexadecimal digits": (
-        makers.content(b"data.folder = 'x'\ntrain.steps = 0x", b"f" * 9000), "train.steps = a"
+        hostile_files.content(b"data.folder = 'x'\ntrain.steps = 0x", b"f" * 9000), "train.steps = a"
     ),
     "a value of a megabyte": (
-        makers.content(b"data.folder = 'x'\ntrain.steps = '", b"x" * 900_000, b"'"), "train.steps"
+        hostile_files.content(b"data.folder = 'x'\ntrain.steps = '", b"x" * 900_000, b"'"), "train.steps"
     ),
     "a method of a megabyte": (
-        makers.content(b"data.folder = 'x'\nadapter.method = '", b"x" * 900_000, b"'"), "is no method"
+        hostile_files.content(b"data.folder = 'x'\nadapter.method = '", b"x" * 900_000, b"'"), "is no method"
     ),
     "a key of a megabyte": (
-        makers.content(b"data.folder = 'x'\ntrain.", b"x" * 900_000, b" = 1"), "there is no setting"
+        hostile_files.content(b"data.folder = 'x'\ntrain.", b"x" * 900_000, b" = 1"), "there is no setting"
     ),
-    "two megabytes": (makers.content(b"#" * 2_000_000), "over 1 MB"),
-    "a pickle": (lambda path: makers.pickled(path, path.with_name("canary")), "is not TOML"),
-    "Latin-1": (makers.content("data.folder = 'ü'".encode("latin-1")), "is not TOML"),
-    "a page": (makers.content(b"<!DOCTYPE html>"), "is not TOML"),
-    "no end": (makers.device, "no such TOML file or preset"),
-    "a pipe": (makers.pipe, "no such TOML file or preset"),
-    "a folder": (makers.folder, "no such TOML file or preset"),
+    "two megabytes": (hostile_files.content(b"#" * 2_000_000), "over 1 MB"),
+    "a pickle": (lambda path: hostile_files.pickled(path, path.with_name("canary")), "is not TOML"),
+    "Latin-1": (hostile_files.content("data.folder = 'ü'".encode("latin-1")), "is not TOML"),
+    "a page": (hostile_files.content(b"<!DOCTYPE html>"), "is not TOML"),
+    "no end": (hostile_files.device, "no such TOML file or preset"),
+    "a pipe": (hostile_files.pipe, "no such TOML file or preset"),
+    "a folder": (hostile_files.folder, "no such TOML file or preset"),
 }  # fmt: skip
 
 

@@ -20,8 +20,8 @@ from sdlora.inference.generation_request import AdapterChoice, GenerationRequest
 from sdlora.inference.image_grids import begin_grid, best_checkpoint_grid, keep_best, plan_grid, preferred_weight
 from sdlora.inference.inference_client import InferenceClient
 from sdlora.service import AxisSpec
-from tests.generation.test_studio import adapter
-from tests.inference.test_inference_client import until
+from tests.support.adapters import adapter
+from tests.support.inference import until
 
 HEADER = {
     "ss_base_model_version": "sd_v1", "modelspec.trigger_phrase": "sks", "ss_output_name": "glass",

@@ -19,9 +19,8 @@ from sdlora.generation.infotext import read_parameters
 from sdlora.inference.generation_request import AdapterChoice, GenerationRequest
 from sdlora.inference.inference_client import InferenceClient
 from sdlora.storage.locks import device_lock, hold_lock
-from tests.generation.test_studio import adapter
-
-PATIENCE = 120
+from tests.support.adapters import adapter
+from tests.support.inference import PATIENCE, until
 
 
 @pytest.fixture(scope="module")
@@ -48,20 +47,6 @@ def adapters(tmp_path_factory):
     for seed, path in enumerate(paths):
         write_adapter(adapter(seed=seed), path)
     return [str(path) for path in paths]
-
-
-def until(creator, number, check=lambda ticket: ticket.ended):
-    """The ticket as soon as ``check`` holds, and the states passed on the way."""
-    seen = []
-    end = time.monotonic() + PATIENCE
-    while time.monotonic() < end:
-        ticket = creator.ticket(number)
-        if ticket.state not in seen:
-            seen.append(ticket.state)
-        if check(ticket):
-            return ticket, seen
-        time.sleep(0.01)
-    raise AssertionError((ticket, (creator.data_dir / "creations" / "process.log").read_text()[-2000:]))
 
 
 def draw(creator, request):

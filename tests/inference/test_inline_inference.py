@@ -21,8 +21,8 @@ from sdlora.inference.generation_request import AdapterChoice, GenerationRequest
 from sdlora.inference.inline_inference import InlineInference
 from sdlora.storage.gallery import images_folder
 from sdlora.training.prepare import TRAINED_ADAPTER
-from tests.generation.test_studio import adapter
-from tests.training.short import run_here
+from tests.support.adapters import adapter
+from tests.support.training import run_here
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerate")
 

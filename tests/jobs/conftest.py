@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from tests.nursery import Nursery
+    from tests.support.fork_server import Nursery
 
 
 @pytest.fixture(scope="session")
@@ -15,7 +15,7 @@ def nursery() -> "Iterator[Nursery]":
     """Starts processes in a blink."""
     if os.name == "nt":
         pytest.skip("Windows has no fork, no kill -9 and no limits")
-    from tests.nursery import Nursery
+    from tests.support.fork_server import Nursery
 
     nursery = Nursery()
     yield nursery

@@ -16,8 +16,8 @@ from sdlora.filesystem.paths import unused_path
 from sdlora.jobs.launch import Training
 from sdlora.storage.journal import Journal
 from sdlora.storage.run_folder import Run
-from tests.outcome import outcome
-from tests.training.short import run_here
+from tests.support.run_outcome import outcome
+from tests.support.training import run_here
 
 WORKER = "sdlora.jobs.training_worker"
 KILLED = -9

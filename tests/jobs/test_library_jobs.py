@@ -14,8 +14,8 @@ from sdlora.editing.low_rank import Cut
 from sdlora.errors import ConfigError, FileError, ModelError
 from sdlora.formats import read_adapter, write_adapter
 from sdlora.storage.library import Library
-from tests.adapters.helpers import delta, made
-from tests.tiny import tiny_sd1
+from tests.support.adapters import delta, made
+from tests.support.tiny_models import tiny_sd1
 
 
 @pytest.fixture(scope="module")

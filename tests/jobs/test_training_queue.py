@@ -11,7 +11,7 @@ from sdlora.errors import BusyError, ConfigError
 from sdlora.formats import write_adapter
 from sdlora.storage.locks import device_busy, device_lock, hold_lock
 from sdlora.storage.run_folder import Run
-from tests.generation.test_studio import adapter
+from tests.support.adapters import adapter
 
 
 @pytest.fixture

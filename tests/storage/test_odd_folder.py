@@ -11,8 +11,8 @@ from sdlora import failpoints
 from sdlora.config import TrainConfig
 from sdlora.generation.infotext import read_parameters
 from sdlora.storage.run_folder import Run
-from tests.outcome import model_hash
-from tests.training.short import run_here
+from tests.support.run_outcome import model_hash
+from tests.support.training import run_here
 
 ODD = "dir ü 空 '"
 

@@ -15,9 +15,8 @@ from sdlora.training import trainer
 from sdlora.training.distributed import Distributed
 from sdlora.training.run_paths import RunPaths
 from sdlora.training.settings import Train
-from tests.tiny import tiny_base
-from tests.training.short import run_here
-from tests.training.test_trainer import assert_equal_files, of, tensors
+from tests.support.tiny_models import tiny_base
+from tests.support.training import assert_equal_files, of, run_here, tensors
 
 SCALE = 1024.0
 

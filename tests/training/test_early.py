@@ -4,7 +4,7 @@ import pytest
 
 from sdlora.errors import ConfigError
 from sdlora.events import Notice, Progress, StepDone
-from tests.training.short import run_here
+from tests.support.training import run_here
 
 VELOCITY = {"model__prediction_type": "v_prediction", "model__zero_terminal_snr": "on"}
 DRAWN = {"sample__every": 2, "sample__prompts": ["a red house"], "sample__steps": 1}

@@ -16,8 +16,8 @@ from transformers.activations import QuickGELUActivation
 from sdlora.adapters import METHODS, attach
 from sdlora.training import cpu_matmul, recomputation
 from sdlora.training.memory_efficient_layers import EFFICIENT_CLASSES, use_memory_efficient_layers
-from tests.adapters.helpers import METHODS_MADE
-from tests.tiny import UNETS, tiny_models
+from tests.support.adapters import METHODS_MADE
+from tests.support.tiny_models import UNETS, tiny_models
 
 GROUPS = ("attention", "linear+conv", "unet.up_blocks")
 CASES = [*product(UNETS, METHODS, ("linear+conv",)), *product(UNETS, ("lora",), GROUPS)]

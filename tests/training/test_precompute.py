@@ -12,7 +12,7 @@ from sdlora.generation.studio import Studio
 from sdlora.training.precompute import prepare_class_images
 from sdlora.training.run_paths import RunPaths
 from sdlora.training.train_job import TrainJob
-from tests.tiny import tiny_sd1
+from tests.support.tiny_models import tiny_sd1
 
 PRIOR = {"prior__weight": 1.0, "prior__class_prompt": "a house", "prior__count": 2, "prior__steps": 2}
 

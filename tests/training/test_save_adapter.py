@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from safetensors import safe_open
 
-from tests.training.short import run_here
+from tests.support.training import run_here
 
 
 @pytest.fixture

@@ -13,9 +13,8 @@ from sdlora.formats import read_adapter
 from sdlora.training.component_offload import ComponentOffload
 from sdlora.training.settings import Loss
 from sdlora.training.step import training_step
-from tests.families.test_quantized import NEEDS_LIBRARY, SLOW
-from tests.training.short import run_here
-from tests.training.test_trainer import assert_equal_files, largest_difference, of
+from tests.support.marks import NEEDS_LIBRARY, SLOW
+from tests.support.training import assert_equal_files, largest_difference, of, run_here
 
 
 @pytest.mark.parametrize("kind", [pytest.param("int8", marks=SLOW), pytest.param("nf4", marks=NEEDS_LIBRARY)])

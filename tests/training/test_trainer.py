@@ -6,36 +6,14 @@ from types import SimpleNamespace
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from sdlora.errors import ConfigError, FileError, NonFiniteError
 from sdlora.events import CheckpointSaved, Notice, RunFinished, RunStarted, RunStopped, SampleReady, StepDone
 from sdlora.training.distributed import Distributed
 from sdlora.training.trainer import TrainLoop
-from tests.conftest import STEPS
-from tests.tiny import tiny_base as make_base
-from tests.training.short import run_here
-
-
-def of(kind, events):
-    return [event for event in events if type(event) is kind]
-
-
-def tensors(path):
-    return load_file(path)
-
-
-def assert_equal_files(one, other):
-    a, b = tensors(one), tensors(other)
-    assert a.keys() == b.keys()
-    assert [key for key in a if not torch.equal(a[key], b[key])] == []
-
-
-def largest_difference(one, other):
-    a, b = tensors(one), tensors(other)
-    assert a.keys() == b.keys()
-    return max((a[key].float() - b[key].float()).abs().max().item() for key in a)
+from tests.support.tiny_models import tiny_base as make_base
+from tests.support.training import STEPS, assert_equal_files, largest_difference, of, run_here, tensors
 
 
 def test_a_run_tells_its_story_and_writes_its_files(configure, tmp_path):

@@ -11,9 +11,7 @@ from sdlora.errors import ConfigError, DatasetError, NonFiniteError
 from sdlora.events import Notice, RunFinished, RunStarted, RunStopped, StepDone
 from sdlora.training import prepare, trainer
 from sdlora.training.distributed import Distributed
-from tests.conftest import STEPS
-from tests.training.short import run_here
-from tests.training.test_trainer import assert_equal_files, of, tensors
+from tests.support.training import STEPS, assert_equal_files, of, run_here, tensors
 
 
 def cut(path):

@@ -1,16 +1,11 @@
 """Two pages that really run, one open and one with a password, with secrets in and beside their folders."""
 
-import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.ui.live import Answer, Listener, Live
-
-CANARY = f"canary-{secrets.token_hex(8)}"
-"""Is in files that no visitor may read; one that is found in any answer was let out."""
-PASSWORD = f"Sesame-{secrets.token_hex(6)}"
+from tests.support.page_server import CANARY, PASSWORD, Answer, Listener, Live
 
 
 @pytest.fixture(scope="session")

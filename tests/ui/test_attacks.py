@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from sdlora.ui.guard import MAX_UPLOAD
-from tests.ui.conftest import CANARY, PASSWORD
+from tests.support.page_server import CANARY, PASSWORD
 
 UP = "../" * 12
 READS = [

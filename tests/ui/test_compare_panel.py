@@ -12,7 +12,7 @@ from sdlora.service import GenerationRequest
 from sdlora.ui import compare_panel as panel
 from sdlora.ui import create_form, create_tab, page_html
 from sdlora.ui.app_state import AppState
-from tests.generation.test_studio import adapter
+from tests.support.adapters import adapter
 
 FIELDS = [
     "a house",

@@ -5,13 +5,14 @@ import shutil
 import gradio as gr
 import pytest
 
+from sdlora.adapters.state import ModuleState
 from sdlora.errors import ConfigError, ModelError
 from sdlora.formats import write_adapter
 from sdlora.generation.infotext import RecalledSettings, recall_text
 from sdlora.service import AdapterFile, GenerationRequest, InferenceClient, JobStatus
 from sdlora.ui import create_form, create_tab, gallery_panel
 from sdlora.ui.app_state import AppState, RunsSnapshot
-from tests.generation.test_studio import UNET, ModuleState, adapter
+from tests.support.adapters import UNET, adapter
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from functools import cache
 
 import pytest
 
-from tests.ui.conftest import CANARY
+from tests.support.page_server import CANARY
 
 MARK = {"_type": "gradio.FileData"}
 WORDS = [

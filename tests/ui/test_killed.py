@@ -11,7 +11,7 @@ from sdlora.events import RunStarted, StepDone
 from sdlora.ui.app_state import ACTIVE, AppState
 from sdlora.ui.run_panel import RESUMABLE, run_panel_updates
 from sdlora.ui.run_view import sentence
-from tests.outcome import model_hash
+from tests.support.run_outcome import model_hash
 
 RESUME = 4
 """The button's place among what the timer brings up to date."""

@@ -12,8 +12,8 @@ from sdlora.storage.journal import Journal
 from sdlora.ui import app_state as desks
 from sdlora.ui.app_state import AppState
 from sdlora.ui.page import _look
-from tests.steady import held, require_flat
-from tests.tiny import tiny_adapter as adapter
+from tests.support.memory_checks import held, require_flat
+from tests.support.tiny_models import tiny_adapter as adapter
 
 POLL_SECONDS = 2
 """Between two looks of a visitor, as the page's timer has them at most."""

@@ -10,8 +10,8 @@ from sdlora.formats import write_adapter
 from sdlora.service import ToolJob, ToolProgress
 from sdlora.ui import adapter_detail, bake_panel, job_widget, library_html, tools_panel
 from sdlora.ui.app_state import AppState
-from tests.adapters.helpers import made
-from tests.tiny import tiny_adapter as adapter
+from tests.support.adapters import made
+from tests.support.tiny_models import tiny_adapter as adapter
 
 
 @pytest.fixture

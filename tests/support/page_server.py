@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import secrets
 import subprocess
 import sys
 import threading
@@ -145,3 +146,8 @@ class Listener:
     def close(self) -> None:
         self._server.shutdown()
         self._server.server_close()
+
+
+CANARY = f"canary-{secrets.token_hex(8)}"
+"""Is in files that no visitor may read; one that is found in any answer was let out."""
+PASSWORD = f"Sesame-{secrets.token_hex(6)}"

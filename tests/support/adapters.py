@@ -11,7 +11,7 @@ from torch import nn
 from sdlora.adapters import METHODS, attach
 from sdlora.adapters.lora import Lora
 from sdlora.adapters.state import AdapterState, ModuleState
-from tests.tiny import tiny_models
+from tests.support.tiny_models import tiny_models
 
 TEXT_WIDTH = 16
 
@@ -138,3 +138,18 @@ def delta(module: ModuleState) -> torch.Tensor:
 
 def _noise(like: torch.Tensor, draw: torch.Generator) -> torch.Tensor:
     return torch.randn(like.shape, generator=draw) * 0.2
+
+
+UNET = [f"unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_{part}" for part in "qkv"]
+TEXT = ["text_encoder.text_model.encoder.layers.0.self_attn.q_proj"]
+QUICK = {"steps": 2, "seed": 7}
+
+
+def adapter(paths=(*UNET, *TEXT), seed=1, **metadata):
+    """A strong random adapter of rank 2 for 16-wide layers."""
+    generator = torch.Generator().manual_seed(seed)
+    modules = {}
+    for path in paths:
+        tensors = {"down": torch.randn(2, 16, generator=generator), "up": torch.randn(16, 2, generator=generator)}
+        modules[path] = ModuleState(tensors, alpha=2.0)
+    return AdapterState("lora", modules, metadata)

@@ -8,8 +8,14 @@ import json
 import re
 import shutil
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from sdlora.families.single_file import CONFIGS
 
 LAYERS = 2
 """Residual blocks a level, in every family's UNet."""
@@ -45,7 +51,6 @@ def original(family: str, states: Mapping[str, State]) -> dict[str, Any]:
 
 def write_original(path: Path, family: str, pipeline: Any, **save: Any) -> Path:
     """Write the parts of ``pipeline`` as one file; return its path."""
-    from safetensors.torch import save_file
 
     parts = ("unet", "vae", "text_encoder", *(["text_encoder_2"] if family == "sdxl" else []))
     tensors = original(family, {part: getattr(pipeline, part).state_dict() for part in parts})
@@ -165,10 +170,46 @@ def write_header(path: Path, shapes: Mapping[str, Any]) -> Path:
     return path
 
 
-def cache(place: Path, repository: str, folder: Path, revision: str = "main") -> None:
+def fill_hub_cache(place: Path, repository: str, folder: Path, revision: str = "main") -> None:
     """Put the files of ``folder`` into the hub's cache ``place``, as a download of ``repository`` leaves them."""
     commit = "0123456789abcdef0123456789abcdef01234567"
     own = place / f"models--{repository.replace('/', '--')}"
     shutil.copytree(folder, own / "snapshots" / commit)
     (own / "refs").mkdir()
     (own / "refs" / revision).write_text(commit)
+
+
+@cache
+def full_size(name):
+    """Names and shapes of a full-size single file, from the bundled configs."""
+    return {key: list(tensor.shape) for key, tensor in original(name, full_states(name)).items()}
+
+
+def full_states(name):
+    """The parts' tensors on the meta device, by part and name."""
+    return {part: module.state_dict() for part, module in full_models(name).items()}
+
+
+def full_models(name):
+    from diffusers import AutoencoderKL
+
+    from sdlora.families.meta_model import _models
+
+    models = _models(CONFIGS / name, name)
+    with torch.device("meta"):
+        vae = AutoencoderKL.from_config(AutoencoderKL.load_config(CONFIGS / name / "vae"))
+    return {**models, "vae": vae}
+
+
+def words_of_clips_size(folder: Path) -> Path:
+    """A vocabulary of 49408 pieces of which only the first few are words: the released one is on the hub alone."""
+    from transformers import CLIPTokenizer
+
+    from tests.support.tiny_models import tiny_tokenizer
+
+    small = tiny_tokenizer().get_vocab()
+    names = sorted((name for name in small if not name.startswith("<|")), key=small.__getitem__)
+    names += [f"unused{number}" for number in range(49406 - len(names))]
+    vocabulary = {name: number for number, name in enumerate([*names, "<|startoftext|>", "<|endoftext|>"])}
+    CLIPTokenizer(vocab=vocabulary, merges=[], model_max_length=77).save_pretrained(folder)
+    return folder

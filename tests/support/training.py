@@ -2,6 +2,10 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from safetensors.torch import load_file
 
 from sdlora.config import TrainConfig
 from sdlora.events import Event, StepDone
@@ -9,6 +13,9 @@ from sdlora.families.base import Family
 from sdlora.training.run_paths import RunPaths
 from sdlora.training.train_job import TrainJob, nothing
 from sdlora.training.trainer import train
+
+if TYPE_CHECKING:
+    from sdlora.config import TrainConfig
 
 
 def run_here(
@@ -29,3 +36,27 @@ def run_here(
     cache = folder.parent / "cache"
     told = {"on_event": events.append, "should_stop": should_stop, "between_steps": between_steps}
     return train(TrainJob(**dict(config), output=output, cache=cache, **told)), events, output
+
+
+def of(kind, events):
+    return [event for event in events if type(event) is kind]
+
+
+def tensors(path):
+    return load_file(path)
+
+
+def assert_equal_files(one, other):
+    a, b = tensors(one), tensors(other)
+    assert a.keys() == b.keys()
+    assert [key for key in a if not torch.equal(a[key], b[key])] == []
+
+
+def largest_difference(one, other):
+    a, b = tensors(one), tensors(other)
+    assert a.keys() == b.keys()
+    return max((a[key].float() - b[key].float()).abs().max().item() for key in a)
+
+
+STEPS = 6
+"""Of the short runs that ``configure`` describes."""

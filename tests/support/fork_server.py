@@ -55,8 +55,8 @@ class Nursery:
     def __init__(self) -> None:
         environment = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **os.environ}
         self._parent = subprocess.Popen(
-            [sys.executable, "-m", "tests.nursery"],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, cwd=Path(__file__).parents[1],
+            [sys.executable, "-m", "tests.support.fork_server"],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, cwd=Path(__file__).parents[2],
         )  # fmt: skip
         self._answer()  # It has imported everything.
 

@@ -7,12 +7,13 @@ import zipfile
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from PIL import Image, PngImagePlugin
 from safetensors.torch import save
 
-from tests.data.conftest import drawn
+from tests.support.images import drawn
 
 Maker = Callable[[Path], object]
 """Makes one hostile file at a path."""
@@ -260,3 +261,16 @@ class Bomb:
 def pickled(path: Path, written: Path) -> None:
     """A pickle that writes another file when it is opened."""
     path.write_bytes(pickle.dumps({"state_dict": Bomb(written)}))
+
+
+class Refused(NamedTuple):
+    """How a command ended."""
+
+    code: int
+    sentence: str
+
+
+def contents(folder: Path) -> dict[str, int]:
+    """Every file below ``folder`` with its size, but for locks, which hold nothing."""
+    found = (path for path in folder.rglob("*") if "locks" not in path.parts)
+    return {str(path): path.lstat().st_size for path in found if path.is_symlink() or not path.is_dir()}
