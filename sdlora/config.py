@@ -1,6 +1,5 @@
 """TrainConfig: the sections put together; read from and written to TOML."""
 
-import difflib
 import re
 import tomllib
 import warnings
@@ -15,11 +14,12 @@ from sdlora.adapters import METHODS, Adapter
 from sdlora.adapters.lora import Lora
 from sdlora.checkpoint import Checkpoint
 from sdlora.data.settings import Data, Prior
-from sdlora.errors import ConfigError, FileError, shown
+from sdlora.errors import ConfigError, FileError
 from sdlora.families.base_models import BUNDLED
 from sdlora.families.settings import Model
 from sdlora.filesystem.paths import as_path, existing_path
 from sdlora.filesystem.writing import write_atomic
+from sdlora.formatting import did_you_mean, format_bytes, one_line
 from sdlora.generation.settings import Sample, validate_sampler
 from sdlora.optim import Optimizer, Schedule
 from sdlora.section import Section, Setting, settings
@@ -170,8 +170,7 @@ def find_preset(source: str | Path) -> Path:
     name = path.name.removesuffix(".toml")
     if name in names and (path.parent == Path(".") or path.parent.name == "presets"):
         return PRESETS / f"{name}.toml"
-    near = difflib.get_close_matches(name, names, n=1)
-    hint = f"did you mean {near[0]}?" if near else f"presets: {', '.join(names)}"
+    hint = did_you_mean(name, names, f"presets: {', '.join(names)}")
     raise ConfigError(f"{source}: there is no such TOML file or preset; {hint}")
 
 
@@ -183,7 +182,7 @@ def presets() -> Iterator[Path]:
 def _read(path: Path) -> dict[str, Any]:
     try:
         if path.stat().st_size > MAX_TOML_BYTES:
-            raise ConfigError(f"{path}: is over {MAX_TOML_BYTES >> 20} MB, too large for a config")
+            raise ConfigError(f"{path}: is over {format_bytes(MAX_TOML_BYTES)}, too large for a config")
         text = path.read_text(encoding="utf-8")
         if DEEP.search(STRING.sub("_", text)):
             raise RecursionError
@@ -238,17 +237,16 @@ def _messages(error: ValidationError, place: str) -> Iterator[str]:
     names = [setting.name for setting in all_settings()]
     for problem in error.errors():
         parts = [str(part) for part in problem["loc"] if part not in METHODS]
-        name = shown(".".join(parts[:2]), 80)
+        name = one_line(".".join(parts[:2]), 80)
         if problem["type"] == "extra_forbidden" and name in names:
             yield f"{place}: the method {problem['loc'][1]} has no setting {name}; remove it, or choose another method"
         elif problem["type"] == "union_tag_invalid":
             tag = _shown(problem["ctx"]["tag"])
-            near = difflib.get_close_matches(tag.strip("'"), METHODS, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"take one of {', '.join(METHODS)}"
+            hint = did_you_mean(tag.strip("'"), METHODS, f"take one of {', '.join(METHODS)}")
             yield f"{place}: {name}.method = {tag} is no method; {hint}"
         elif problem["type"] == "extra_forbidden":
-            near = difflib.get_close_matches(name, [*names, *TrainConfig.model_fields], n=1)
-            yield f"{place}: there is no setting {name}" + (f"; did you mean {near[0]}?" if near else "")
+            hint = did_you_mean(name, [*names, *TrainConfig.model_fields])
+            yield f"{place}: there is no setting {name}" + (f"; {hint}" if hint else "")
         elif problem["type"] == "missing":
             yield f"{place}: {name} is not set; add it, or give --{name if '.' in name else name + '.folder'}"
         else:

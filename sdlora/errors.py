@@ -76,15 +76,3 @@ def by_exit_code(code: int) -> type[SdloraError]:
     """The class that an exit code stands for."""
     classes = [cls for cls in globals().values() if isinstance(cls, type) and issubclass(cls, SdloraError)]
     return next((cls for cls in classes if cls.exit_code == code), SdloraError)
-
-
-def shown(text: object, most: int = 120) -> str:
-    """A stranger's text as a message has it: in one line, without marks that turn it around, and of bounded length."""
-    words = str(text)
-    plain = "".join(letter if letter.isprintable() else " " for letter in words[:most])
-    return plain if len(words) <= most else f"{plain[:-1]}…"
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of what another library says, 300 characters at most; its error's name where it says nothing."""
-    return shown((str(error).strip() or type(error).__name__).splitlines()[0], 300)

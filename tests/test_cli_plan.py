@@ -43,9 +43,9 @@ def test_a_plan_adds_up_what_was_measured_and_what_will_be_written(configure):
 
 def test_the_table_says_what_is_measured_and_what_is_counted(configure):
     text = "\n".join(plan_table(plan_from_measurement(configure(), FOUND)))
-    assert "3.00 GB at the peak, measured, by how much a process grows" in text
-    assert "2.00 GB of steps and encoding, counted" in text
-    assert "1.00 GB  train.gradient_checkpointing = true (more time)" in text
+    assert "3.00 GiB at the peak, measured, by how much a process grows" in text
+    assert "2.00 GiB of steps and encoding, counted" in text
+    assert "1.00 GiB  train.gradient_checkpointing = true (more time)" in text
 
 
 @pytest.mark.slow

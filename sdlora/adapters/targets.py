@@ -9,11 +9,11 @@ roles (attention, feed-forward, projection), not for block numbers.
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 from sdlora.errors import ConfigError
+from sdlora.formatting import did_you_mean
 
 if TYPE_CHECKING:
     from torch import nn
@@ -62,8 +62,7 @@ def split_targets(targets: str) -> list[str]:
     for part in found:
         is_pattern = part.split(".")[0] in ("unet", "text_encoder", "text_encoder_2") or set(part) & set("*?[")
         if part not in GROUPS and not is_pattern:
-            near = get_close_matches(part, GROUPS, n=1, cutoff=0.5)
-            hint = f"did you mean {near[0]!r}?" if near else f"take one of {', '.join(GROUPS)}"
+            hint = did_you_mean(part, GROUPS, f"take one of {', '.join(GROUPS)}", cutoff=0.5)
             raise ValueError(f"{part!r} is no group, and no path such as 'unet.up_blocks' or '*.to_k'; {hint}")
     return found
 
@@ -126,8 +125,7 @@ def nearest_paths_hint(pattern: str, paths: Iterable[str]) -> str:
     """A remedy for a pattern that matches nothing: the paths, or beginnings of paths, that look most like it."""
     ways = (path.split(".") for path in paths)
     candidates = {".".join(steps[:n]) for steps in ways for n in range(1, len(steps) + 1)}
-    near = get_close_matches(pattern, sorted(candidates), n=3, cutoff=0.3)
-    return f"near ones are {', '.join(near)}" if near else f"the groups are {', '.join(GROUPS)}"
+    return did_you_mean(pattern, sorted(candidates), f"the groups are {', '.join(GROUPS)}", most=3, cutoff=0.3)
 
 
 def parse_pattern_values(text: str) -> dict[str, float]:

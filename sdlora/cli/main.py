@@ -1,7 +1,6 @@
 """The command line: thin. Every setting of a training run is a flag, derived from its declaration."""
 
 import argparse
-import difflib
 import io
 import signal
 import sys
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from sdlora.errors import ConfigError, DatasetError, SdloraError
 from sdlora.filesystem.paths import as_path
+from sdlora.formatting import did_you_mean, format_bytes
 from sdlora.warning_capture import capture_warnings
 
 if TYPE_CHECKING:
@@ -31,8 +31,8 @@ class Parser(argparse.ArgumentParser):
     def refuse_unknown(self, unknown: Sequence[str]) -> None:
         if unknown:
             flag = unknown[0].split("=")[0]
-            near = difflib.get_close_matches(flag, self._option_string_actions, n=1)
-            self.error(f"there is no flag {flag}" + (f"; did you mean {near[0]}?" if near else ""))
+            hint = did_you_mean(flag, self._option_string_actions)
+            self.error(f"there is no flag {flag}" + (f"; {hint}" if hint else ""))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -299,8 +299,8 @@ def models(parsed: argparse.Namespace) -> int:
         if model.problem:
             print(f"{model.name}: {model.problem}", file=sys.stderr)
         else:
-            size = f"{model.native_size} px {model.bytes / 1e9:6.2f} GB"
-            print(f"{model.name:24} {model.family:5} {size:>17}  {model.path}")
+            size = f"{model.native_size} px {format_bytes(model.bytes):>9}"
+            print(f"{model.name:24} {model.family:5} {size:>18}  {model.path}")
     return 0
 
 
@@ -355,11 +355,11 @@ def export(parsed: argparse.Namespace) -> int:
 
 def disk(parsed: argparse.Namespace) -> int:
     from sdlora import service
-    from sdlora.storage.disk_usage import table, written
+    from sdlora.storage.disk_usage import table
 
     folder = as_path(parsed.data_dir or service.default_data_dir())
     if parsed.free:
-        print(f"freed {written(service.free_space(folder, parsed.free, parsed.older_than))}")
+        print(f"freed {format_bytes(service.free_space(folder, parsed.free, parsed.older_than))}")
     print("\n".join([f"{folder}", *table(service.disk_usage(folder, parsed.older_than))]))
     return 0
 

@@ -16,6 +16,7 @@ from sdlora.events import (
     SampleReady,
     StepDone,
 )
+from sdlora.formatting import format_duration
 
 QUIET_SECONDS = 5.0
 """Between two lines of progress where the output is no terminal."""
@@ -50,7 +51,7 @@ class TerminalProgress:
                     before = event.loss if self._loss is None else self._loss
                     self._loss = SMOOTHING * before + (1 - SMOOTHING) * event.loss
                 loss = event.loss if self._loss is None else self._loss
-                text = f"step {event.step}/{event.steps}  loss {loss:.4f}  {duration(event.left)} left"
+                text = f"step {event.step}/{event.steps}  loss {loss:.4f}  {format_duration(event.left)} left"
                 self._moving(text, event.step >= event.steps)
             case SampleReady():
                 self.say(f"preview at step {event.step}: {event.path}")
@@ -68,7 +69,7 @@ class TerminalProgress:
             nonlocal first
             begun, before = first = first or (time.monotonic(), done)  # What came before it is no part of its pace.
             left = (time.monotonic() - begun) / max(done - before, 1) * (total - done)
-            told = f"  {duration(left)} left" if done > before else ""
+            told = f"  {format_duration(left)} left" if done > before else ""
             self._moving(f"{phase} {done}/{total}{told}", done >= total)
 
         return show
@@ -95,10 +96,3 @@ class TerminalProgress:
         if self._pending:
             print(file=self.out)
             self._pending = False
-
-
-def duration(seconds: float) -> str:
-    """``1:05`` or ``2:03:04``."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from sdlora.data.settings import Data
 from sdlora.errors import DatasetError
+from sdlora.formatting import format_bytes
 from sdlora.seeds import order, uniform
 
 MAX_BYTES = 10_240
@@ -14,7 +15,7 @@ _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 def read_caption(path: Path) -> str:
     """A caption file's text in one line, without byte-order mark and NUL.
 
-    Raises DatasetError with the reason alone if it is longer than 10 kB or not UTF-8: the caller names the file.
+    Raises DatasetError with the reason alone if it is longer than 10 KiB or not UTF-8: the caller names the file.
     """
     try:
         with open(path, "rb") as file:
@@ -22,7 +23,7 @@ def read_caption(path: Path) -> str:
     except OSError as error:
         raise DatasetError(f"cannot be read ({error.strerror})") from None
     if len(content) > MAX_BYTES:
-        raise DatasetError(f"is longer than {MAX_BYTES // 1024} kB; captions are a sentence or two")
+        raise DatasetError(f"is longer than {format_bytes(MAX_BYTES)}; captions are a sentence or two")
     if content.startswith(_UTF16) or content.count(0) * 3 > len(content):
         raise DatasetError("is UTF-16; save it as UTF-8")
     try:

@@ -14,6 +14,7 @@ from sdlora.data.images import FOREIGN_SUFFIXES, SUFFIXES, ImageInfo, ImageSize,
 from sdlora.data.settings import Data
 from sdlora.errors import DatasetError
 from sdlora.filesystem.paths import existing_path
+from sdlora.formatting import pluralize
 
 MASK = ".mask.png"
 TEXTS = (".txt", ".caption")
@@ -105,11 +106,6 @@ def summarize_names(names: Sequence[str]) -> str:
     """``2 pictures (a.png, b.png)``, the names cut off after a few."""
     more = ", ..." if len(names) > _SHOWN else ""
     return f"{pluralize(len(names), 'picture')} ({', '.join(names[:_SHOWN])}{more})"
-
-
-def pluralize(number: int, noun: str) -> str:
-    """``1 file``, ``2 files``."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def load_dataset(data: Data) -> Dataset:

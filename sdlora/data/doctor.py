@@ -15,11 +15,12 @@ from typing import Literal
 from sdlora.data import near_duplicates
 from sdlora.data.buckets import assign_buckets, bucket_step
 from sdlora.data.captions import with_trigger
-from sdlora.data.dataset import FEW, Example, FolderSurvey, picture_files, pluralize, summarize_names, survey_folder
+from sdlora.data.dataset import FEW, Example, FolderSurvey, picture_files, summarize_names, survey_folder
 from sdlora.data.images import ImageSize, crop_box, inspect_image, open_image, orientation
 from sdlora.data.settings import Data
 from sdlora.errors import DatasetError
 from sdlora.events import OnProgress
+from sdlora.formatting import pluralize
 
 Severity = Literal["must", "could", "fine"]
 """To be mended first; could be better; taken care of, and said so that it surprises nobody."""

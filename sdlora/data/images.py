@@ -15,6 +15,7 @@ from PIL import Image, ImageOps, features
 
 from sdlora.errors import DatasetError
 from sdlora.filesystem.reading import sha256
+from sdlora.formatting import format_bytes
 
 if TYPE_CHECKING:
     import torch
@@ -99,7 +100,7 @@ def _inspect_image(path: Path, length: int, modified: int) -> ImageInfo:
     if length == 0:
         raise DatasetError("is empty (0 bytes)")
     if length > MAX_FILE_BYTES:
-        raise DatasetError(f"has {length / 1e6:.0f} MB; {MAX_FILE_BYTES / 1e6:.0f} at most: save it smaller")
+        raise DatasetError(f"has {format_bytes(length)}; {format_bytes(MAX_FILE_BYTES)} at most: save it smaller")
     try:
         with Image.open(path, formats=FORMATS) as image:
             _require_small(image)

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from sdlora.data.captions import caption_for, read_caption
-from sdlora.data.dataset import FEW, MASK, parse_kohya_folder, picture_files, pluralize, summarize_names
+from sdlora.data.dataset import FEW, MASK, parse_kohya_folder, picture_files, summarize_names
 from sdlora.data.images import FOREIGN_SUFFIXES, SUFFIXES, inspect_image
 from sdlora.data.settings import Data
 from sdlora.data.step_heuristics import Kind
@@ -34,6 +34,7 @@ from sdlora.events import OnProgress
 from sdlora.filesystem.paths import path_inside, safe_name
 from sdlora.filesystem.reading import read_json, sha256
 from sdlora.filesystem.writing import write_atomic
+from sdlora.formatting import format_bytes, pluralize
 
 
 @dataclass(frozen=True)
@@ -145,7 +146,7 @@ class Project:
                     raise DatasetError(f"is one too many: a project holds {MAX_PICTURES} pictures")
                 weight += picture.path.stat().st_size
                 if weight > MAX_BYTES:
-                    raise DatasetError(f"is too much: a project holds {MAX_BYTES / 1e9:.0f} GB of pictures")
+                    raise DatasetError(f"is too much: a project holds {format_bytes(MAX_BYTES)} of pictures")
                 number += 1
                 target = self.folder / (_home(picture) if uneven else "") / f"{number:03d}{picture.suffix}"
                 _copy_image(picture.path, target, room)
@@ -237,7 +238,7 @@ def _examined(picture: UploadedFile) -> str:
         raise DatasetError("is not a picture that can be read here; use PNG, JPEG or WebP")
     size = picture.path.stat().st_size
     if size > MAX_PICTURE_BYTES:
-        raise DatasetError(f"has {size / 1e6:.0f} MB; {MAX_PICTURE_BYTES / 1e6:.0f} at most: save it smaller")
+        raise DatasetError(f"has {format_bytes(size)}; {format_bytes(MAX_PICTURE_BYTES)} at most: save it smaller")
     return inspect_image(picture.path).digest
 
 

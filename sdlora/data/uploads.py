@@ -18,6 +18,7 @@ from sdlora.data.images import FOREIGN_SUFFIXES, SUFFIXES
 from sdlora.data.step_heuristics import Kind
 from sdlora.errors import DatasetError
 from sdlora.filesystem.writing import require_free_space
+from sdlora.formatting import format_bytes
 
 MAX_PICTURES = 1000
 MAX_PICTURE_BYTES = 50_000_000
@@ -187,7 +188,7 @@ def _require_honest(entries: Sequence[zipfile.ZipInfo], packed: int) -> None:
         raise DatasetError(f"holds {len(entries)} files; {MAX_ENTRIES} at most: pack fewer")
     size = sum(entry.file_size for entry in entries)
     if size > MAX_BYTES:
-        raise DatasetError(f"unpacks to {size / 1e9:.1f} GB; {MAX_BYTES / 1e9:.0f} GB at most: pack less")
+        raise DatasetError(f"unpacks to {format_bytes(size)}; {format_bytes(MAX_BYTES)} at most: pack less")
     if size > FREE and size > MAX_RATIO * packed:
         raise DatasetError(f"unpacks to {size // packed} times its size, which no pictures do; it is not opened")
     if any(entry.flag_bits & 1 for entry in entries):
@@ -203,7 +204,7 @@ def _refusal(entry: zipfile.ZipInfo, name: PurePosixPath) -> str:
     if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         return "is packed in a way that is not read here; pack an ordinary zip"
     if entry.file_size > MAX_PICTURE_BYTES:
-        return f"has {entry.file_size / 1e6:.0f} MB; {MAX_PICTURE_BYTES / 1e6:.0f} at most: save it smaller"
+        return f"has {format_bytes(entry.file_size)}; {format_bytes(MAX_PICTURE_BYTES)} at most: save it smaller"
     if entry.file_size > FREE and entry.file_size > MAX_RATIO * max(1, entry.compress_size):
         return "unpacks to far more than pictures do; it is left in the zip"
     return ""

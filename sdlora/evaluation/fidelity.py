@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from sdlora.errors import ModelError, first_line
+from sdlora.errors import ModelError
 from sdlora.families.untrusted_folder import require_data_only_tokenizer
 from sdlora.filesystem.reading import read_json
+from sdlora.formatting import first_line
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -1,6 +1,5 @@
 """The models folders: base models that lie there are known by their names."""
 
-import difflib
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -15,6 +14,7 @@ from sdlora.families import FAMILIES, single_file
 from sdlora.families.detect import USUAL_SIZE, detect_file, detect_folder, folder_size, hub_size, require_served
 from sdlora.families.single_file import config_folder, family_of_complete_file
 from sdlora.filesystem.paths import PICKLES, data_root, default_data_dir, existing_path
+from sdlora.formatting import did_you_mean
 
 if TYPE_CHECKING:
     pass
@@ -193,9 +193,8 @@ def locate_base(base: str) -> ModelSource:
 
 def _hint(base: str) -> str:
     """The nearest name that there is, or what can be given."""
-    near = difflib.get_close_matches(base, [*BUNDLED, *(found.name for found in list_models(model_folders()))], n=1)
-    kinds = f"give {', '.join(BUNDLED)}, a folder, a .safetensors file or a hub id"
-    return f"did you mean {near[0]}?" if near else kinds
+    names = [*BUNDLED, *(found.name for found in list_models(model_folders()))]
+    return did_you_mean(base, names, f"give {', '.join(BUNDLED)}, a folder, a .safetensors file or a hub id")
 
 
 def native_size(base: str) -> int:

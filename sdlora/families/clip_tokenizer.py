@@ -9,10 +9,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sdlora.errors import ModelError, first_line
+from sdlora.errors import ModelError
 from sdlora.families.base_models import model_folders
 from sdlora.families.hub import explain_hub_error
 from sdlora.families.untrusted_folder import require_data_only_tokenizer
+from sdlora.formatting import first_line
 
 REPOSITORY = "openai/clip-vit-large-patch14"
 FILES = ("vocab.json", "merges.txt")

@@ -4,11 +4,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from sdlora.errors import ModelError, SdloraError, shown
+from sdlora.errors import ModelError, SdloraError
 from sdlora.families import FAMILIES
 from sdlora.families.untrusted_folder import MOST_LEVELS, read_config, read_index, require_data_only
 from sdlora.filesystem.reading import read_json
 from sdlora.filesystem.safetensors_header import read_safetensors_header
+from sdlora.formatting import one_line
 
 PIPELINES = {
     "StableDiffusionPipeline": "sd1",
@@ -40,7 +41,7 @@ def detect_folder(folder: Path) -> str:
         return "inpainting"
     if family == "sd1" and (unet.get("use_linear_projection") or unet.get("cross_attention_dim") == 1024):
         return "sd2"  # SD 1.x projects with convolutions.
-    return family or shown(index.get("_class_name"), 60)
+    return family or one_line(index.get("_class_name"), 60)
 
 
 def detect_file(file: Path) -> str:

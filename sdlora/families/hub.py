@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from sdlora.errors import ModelError, first_line
+from sdlora.errors import ModelError
 from sdlora.families.settings import Model
+from sdlora.formatting import first_line
 
 
 def fetch_files(model: Model, wanted: Sequence[str], unwanted: Sequence[str] = ()) -> Path:

@@ -5,13 +5,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sdlora.errors import ModelError, SdloraError, first_line
+from sdlora.errors import ModelError, SdloraError
 from sdlora.families import FAMILIES, single_file
 from sdlora.families.clip_tokenizer import load_tokenizers
 from sdlora.families.detect import detect_folder, require_served
 from sdlora.families.hub import fetch_files
 from sdlora.families.settings import Model
 from sdlora.filesystem.safetensors_header import read_safetensors_header
+from sdlora.formatting import first_line
 
 if TYPE_CHECKING:
     from sdlora.families.base import Family

@@ -5,7 +5,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from sdlora.errors import ModelError, first_line
+from sdlora.errors import ModelError
 from sdlora.families import FAMILIES
 from sdlora.families.base_models import locate_base
 from sdlora.families.detect import detect_folder, require_served
@@ -13,6 +13,7 @@ from sdlora.families.hub import fetch_files
 from sdlora.families.loading import quiet_libraries
 from sdlora.families.settings import Model
 from sdlora.families.single_file import config_folder, family_of_complete_file
+from sdlora.formatting import first_line
 
 if TYPE_CHECKING:
     import torch

@@ -8,9 +8,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from sdlora.errors import FileError, FormatError, ModelError, shown
+from sdlora.errors import FileError, FormatError, ModelError
 from sdlora.filesystem.paths import safe_name, why_foreign
 from sdlora.filesystem.reading import read_json
+from sdlora.formatting import one_line
 
 INDEX = "model_index.json"
 CLASSES: Mapping[str, tuple[str, tuple[str, ...]]] = {
@@ -84,9 +85,9 @@ def _require_known(folder: Path, part: str, library: Any, kind: Any) -> None:
     known = library == wanted and kind in kinds if kinds else library in LIBRARIES
     shadowed = known and library and (folder / safe_name(part) / f"{library}.py").exists()
     if not known or shadowed:
-        said, own = shown(f"{library}.{kind}", 60), " or ".join(kinds) or "diffusers' own classes"
+        said, own = one_line(f"{library}.{kind}", 60), " or ".join(kinds) or "diffusers' own classes"
         remedy = f"of code only {own} is run here, never the model's own"
-        raise ModelError(f"{folder}: its {INDEX} names {said} for the part {shown(part, 40)}; {remedy}")
+        raise ModelError(f"{folder}: its {INDEX} names {said} for the part {one_line(part, 40)}; {remedy}")
 
 
 def _require_own(path: Path, folder: Path) -> None:
@@ -103,7 +104,7 @@ def _require_data(path: Path) -> None:
         files = sorted(set(map(str, named.values()))) if isinstance(named, dict) else [""]
         odd = [file for file in files if Path(file).name != file or not file.endswith(".safetensors")]
         if odd:
-            raise ModelError(f"{path}: names {shown(odd[0], 60)!r}, which is no .safetensors file beside it")
+            raise ModelError(f"{path}: names {one_line(odd[0], 60)!r}, which is no .safetensors file beside it")
     if path.name not in ("config.json", "scheduler_config.json", "tokenizer_config.json"):
         return
     config = read_config(path)
@@ -112,7 +113,7 @@ def _require_data(path: Path) -> None:
     if path.name == "config.json":
         for name, number in _numbers(config):
             if number > (MOST_LAYERS if "layers" in name else MOST):
-                raise ModelError(f"{path}: {shown(name, 40)} = {number:.4g} is more than any model has")
+                raise ModelError(f"{path}: {one_line(name, 40)} = {number:.4g} is more than any model has")
 
 
 def _numbers(config: Mapping[str, Any]) -> Iterator[tuple[str, float]]:

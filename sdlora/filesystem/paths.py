@@ -7,7 +7,8 @@ import unicodedata
 from contextlib import suppress
 from pathlib import Path
 
-from sdlora.errors import FileError, shown
+from sdlora.errors import FileError
+from sdlora.formatting import one_line
 
 LONGEST_SLUG = 64, 192
 """Letters, and bytes of a name on disk: with an ending and a number behind it, it stays below 255."""
@@ -56,9 +57,9 @@ def path_inside(root: Path, name: str | Path) -> Path:
     try:
         resolved = (root / name).resolve()
     except (OSError, RuntimeError, ValueError) as error:  # A loop of links, or a NUL.
-        raise FileError(f"{shown(name)}: cannot be a file's name ({error}); choose another") from None
+        raise FileError(f"{one_line(name)}: cannot be a file's name ({error}); choose another") from None
     if not resolved.is_relative_to(root.resolve()):
-        raise FileError(f"{shown(name)}: lies outside {root}")
+        raise FileError(f"{one_line(name)}: lies outside {root}")
     return resolved
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from sdlora.errors import FileError, FormatError
+from sdlora.formatting import format_bytes
 
 MAX_JSON_BYTES = 4 << 20
 """Of files that say how something is to be read; those that hold something are never read as a whole."""
@@ -22,7 +23,7 @@ def read_text(path: Path, most: int = MAX_JSON_BYTES) -> str:
         if not stat.S_ISREG(status.st_mode):
             raise FileError(f"{path}: cannot be read (is no file)")
         if status.st_size > most:
-            raise FormatError(f"{path}: has {status.st_size / 1e6:.0f} MB, too much for what it should say")
+            raise FormatError(f"{path}: has {format_bytes(status.st_size)}, too much for what it should say")
         return path.read_text(encoding="utf-8")
     except OSError as error:
         raise FileError(f"{path}: cannot be read ({error.strerror})") from None

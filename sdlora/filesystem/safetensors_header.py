@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sdlora.errors import FileError, FormatError, shown
+from sdlora.errors import FileError, FormatError
 from sdlora.filesystem.writing import write_atomic
+from sdlora.formatting import format_bytes, one_line
 
 MAX_HEADER_BYTES = 8 << 20
 LONGEST_NAME = 500
@@ -29,9 +30,8 @@ def read_safetensors_header(path: Path) -> dict[str, Any]:
             if len(start) < 8 or length > size - 8:
                 raise FormatError(f"{path}: is not a safetensors file, or is cut short")
             if length > MAX_HEADER_BYTES:
-                raise FormatError(
-                    f"{path}: its header of {length >> 20} MB is over the allowed {MAX_HEADER_BYTES >> 20}"
-                )
+                allowed = format_bytes(MAX_HEADER_BYTES)
+                raise FormatError(f"{path}: its header of {format_bytes(length)} is over the allowed {allowed}")
             header = json.loads(file.read(length))
     except (ValueError, RecursionError):
         raise FormatError(f"{path}: is not a safetensors file (its header is no JSON)") from None
@@ -47,7 +47,7 @@ def read_safetensors_header(path: Path) -> dict[str, Any]:
         raise FormatError(f"{path}: is cut short, or has bytes beyond its last tensor")
     odd = next((name for name in header if len(name) > LONGEST_NAME or not name.isprintable()), None)
     if odd is not None:  # It would stand in messages, and cost time wherever it is compared.
-        raise FormatError(f"{path}: a tensor has a name that no tool gives: {shown(odd, 60)!r}")
+        raise FormatError(f"{path}: a tensor has a name that no tool gives: {one_line(odd, 60)!r}")
     return header
 
 

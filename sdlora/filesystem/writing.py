@@ -9,6 +9,7 @@ from pathlib import Path
 
 from sdlora import failpoints
 from sdlora.errors import FileError
+from sdlora.formatting import format_bytes
 
 TEMPORARY = ".tmp-"
 """How names begin of what is being written and not yet in its place."""
@@ -80,4 +81,4 @@ def require_free_space(folder: Path, needed: int) -> None:
     there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
     free = shutil.disk_usage(there).free
     if free < needed:
-        raise FileError(f"{folder}: free {(needed - free) / 1e6:.0f} MB on this disk, then start again")
+        raise FileError(f"{folder}: free {format_bytes(needed - free)} on this disk, then start again")

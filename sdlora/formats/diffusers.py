@@ -12,9 +12,10 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from sdlora.adapters.state import AdapterState, build_adapter_state
-from sdlora.errors import FormatError, shown
+from sdlora.errors import FormatError
 from sdlora.formats.base import Slot, group_by_layer
 from sdlora.formats.metadata import PEFT_HEADER, network_metadata
+from sdlora.formatting import one_line
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -152,7 +153,7 @@ def alphas(configs: Mapping[str, Any]) -> Callable[[str, int], float]:
         found = [patterns[component][end] for end in ends if end in patterns[component]]
         value = max(found, key=lambda one: one[0])[1] if found else told[component]  # Of several the last holds.
         if not isinstance(value, int | float) or isinstance(value, bool) or not abs(value) <= MOST:
-            said = shown(value, 40) if isinstance(value, str | int | float) else f"a {type(value).__name__}"
+            said = one_line(value, 40) if isinstance(value, str | int | float) else f"a {type(value).__name__}"
             raise FormatError(f"{path}: the header's alpha {said!r} is no number up to {MOST}")
         # rsLoRA scales by alpha / sqrt(rank) (arXiv:2312.03732)
         return float(value) * (math.sqrt(rank) if configs.get(f"{component}.use_rslora") else 1.0)
@@ -170,7 +171,7 @@ def _patterns(given: Any) -> dict[str, tuple[int, Any]]:
     for place, (pattern, value) in enumerate(given.items()):
         plain = _PLAIN.fullmatch(pattern.replace("\\.", "."))
         if plain is None:
-            raise FormatError(f"the header's alpha_pattern {shown(pattern)!r} is no plain layer name")
+            raise FormatError(f"the header's alpha_pattern {one_line(pattern)!r} is no plain layer name")
         found[plain[1]] = place, value
     return found
 

@@ -9,9 +9,9 @@ from pathlib import Path
 from sdlora.adapters import parametrizations
 from sdlora.adapters.compatibility import cross_attention_width, input_widths
 from sdlora.adapters.state import ModuleState
-from sdlora.errors import shown
 from sdlora.formats.infer_base import infer_family
 from sdlora.formats.storage import AdapterContents, open_adapter
+from sdlora.formatting import format_bytes, one_line
 
 MOST_WORDS = 32
 """Of a trigger phrase: a longer one calls nothing, and would stand on every card."""
@@ -47,7 +47,7 @@ class Inspection:
         layers = (f"{name} {count} layers, |ΔW| {self.norms[name]:.4g}" for name, count in self.modules.items())
         width = f", {self.text_width}-wide text" if self.text_width else ""
         rows = {
-            "file": f"{self.path} ({self.size / 1e6:.2f} MB, {self.dtype})",
+            "file": f"{self.path} ({format_bytes(self.size)}, {self.dtype})",
             "format": self.format,
             "method": self.method,
             "family": f"{self.family or 'unknown'}{width}",
@@ -55,11 +55,11 @@ class Inspection:
             "alpha": _listed(self.alphas),
             "layers": "; ".join(layers),
             "parameters": f"{self.parameters:,}",
-            "triggers": shown(", ".join(self.triggers)) or "none given",
+            "triggers": one_line(", ".join(self.triggers)) or "none given",
         }
         if self.unknown:
             rows["left out"] = f"{len(self.unknown)} keys that name no layer, such as {self.unknown[0]}"
-        said = ((shown(key, 60), shown(text)) for key, text in sorted(self.metadata.items()))
+        said = ((one_line(key, 60), one_line(text)) for key, text in sorted(self.metadata.items()))
         return "\n".join(f"{name + ':':<34} {text}" for name, text in (*rows.items(), *said))
 
 
@@ -109,12 +109,12 @@ def delta_square(module: ModuleState) -> float:
 def trigger_words(metadata: Mapping[str, str], most: int = 5) -> tuple[str, ...]:
     """The words that call an adapter: its trigger phrase, or the commonest parts of its captions."""
     if phrase := metadata.get("modelspec.trigger_phrase"):
-        return tuple(shown(word.strip()) for word in phrase.split(",")[:MOST_WORDS] if word.strip())
+        return tuple(one_line(word.strip()) for word in phrase.split(",")[:MOST_WORDS] if word.strip())
     try:
         folders = json.loads(metadata.get("ss_tag_frequency", "{}"))
         counts: Counter[str] = Counter()
         for tags in folders.values():
-            counts.update({shown(str(tag).strip()): int(count) for tag, count in tags.items()})
+            counts.update({one_line(str(tag).strip()): int(count) for tag, count in tags.items()})
     except (
         AttributeError,
         OverflowError,

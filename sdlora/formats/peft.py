@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from sdlora.adapters import parametrizations
 from sdlora.adapters.lycoris import kronecker_factors
 from sdlora.adapters.state import AdapterState, ModuleState, build_adapter_state
-from sdlora.errors import FormatError, shown
+from sdlora.errors import FormatError
 from sdlora.formats.base import Slot, group_by_layer
 from sdlora.formats.diffusers import COMPONENTS, alphas, classic
+from sdlora.formatting import one_line
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -98,7 +99,7 @@ def _require_plain(component: str, config: Mapping[str, Any]) -> None:
 def _said(value: object) -> str:
     """A configuration's ``value`` in a message: words and numbers alone, as anything else may be of any size."""
     if isinstance(value, str):
-        return repr(shown(value, 60))
+        return repr(one_line(value, 60))
     return str(value) if isinstance(value, int | float | None) else f"a {type(value).__name__}"
 
 

@@ -5,13 +5,13 @@ with a step, ``0-1 [5]`` with a count. See scripts/xyz_grid.py of stable-diffusi
 """
 
 import csv
-import difflib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from sdlora.errors import ConfigError
+from sdlora.formatting import did_you_mean
 from sdlora.generation.samplers import canonical_sampler
 
 NUMBER = r"[+-]?(?:\d{1,20}(?:\.\d{0,20})?|\.\d{1,20})"
@@ -75,8 +75,7 @@ def parse_axis(kind: str, text: str, checkpoints: Sequence[int] = ()) -> Axis:
     if len(text) > MOST_LETTERS:
         raise ConfigError(f"{kind}: {len(text)} letters; give {MOST_LETTERS} at most")
     if kind not in AXIS_TYPES:
-        near = difflib.get_close_matches(kind, AXIS_TYPES, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(AXIS_TYPES)}"
+        hint = did_you_mean(kind, AXIS_TYPES, f"take one of {', '.join(AXIS_TYPES)}")
         raise ConfigError(f"there is no axis {kind!r}; {hint}")
     parts = [line.strip() for line in text.splitlines() if line.strip()] if kind == "prompt" else _split(text)
     if kind == "checkpoint":

@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
-from sdlora.errors import ConfigError, FileError, shown
+from sdlora.errors import ConfigError, FileError
 from sdlora.families.settings import Model
+from sdlora.formatting import one_line
 from sdlora.generation import lora_tags as prompts
 from sdlora.generation.images import embedded_texts
 from sdlora.generation.samplers import canonical_sampler
@@ -140,7 +141,7 @@ def recall_text(text: str, adapters: Collection[str]) -> RecalledSettings:
     said = _said(read.settings, remarks)
     rest = [name for name in read.settings if name not in READ | NO_MATTER]
     if rest:
-        remarks.append(f"Not taken over, as there is no such field here: {shown(', '.join(rest), 300)}.")
+        remarks.append(f"Not taken over, as there is no such field here: {one_line(', '.join(rest), 300)}.")
     model = read.settings.get("Model", "")
     return RecalledSettings(prompt, read.negative, scales, sampler, model, numbers, tuple(remarks), said)
 
@@ -156,7 +157,7 @@ def _adapters(prompt: str, known: Collection[str], remarks: list[str]) -> tuple[
     for name, scale in asked.items():
         tag = prompts.lora_tag(name, scale)
         if name not in known:
-            remarks.append(f"There is no adapter {shown(name, 60)!r} here: {shown(tag, 80)} was left out.")
+            remarks.append(f"There is no adapter {one_line(name, 60)!r} here: {one_line(tag, 80)} was left out.")
         elif isinstance(scale, float) and -2 <= scale <= 2:
             scales[name] = scale
         else:  # No slider holds it.
@@ -173,10 +174,10 @@ def _sampler(read: Parameters, remarks: list[str]) -> str:
         except ConfigError:
             continue
         if name == given and schedule:
-            remarks.append(f"{found} has no schedule type {shown(schedule, 40)!r} here: its own is taken.")
+            remarks.append(f"{found} has no schedule type {one_line(schedule, 40)!r} here: its own is taken.")
         return found
     if given:
-        remarks.append(f"There is no sampler {shown(given, 40)!r} here: the sampler stays as it is.")
+        remarks.append(f"There is no sampler {one_line(given, 40)!r} here: the sampler stays as it is.")
     return ""
 
 

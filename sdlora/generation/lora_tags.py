@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from sdlora.adapters.state import Scale
-from sdlora.errors import ConfigError, shown
+from sdlora.errors import ConfigError
+from sdlora.formatting import one_line
 
 TAG = re.compile(r"<lora:([^<>]*)>", re.IGNORECASE)
 
@@ -48,7 +49,7 @@ def _read(tag: str, inside: str) -> tuple[str, Scale]:
     positional = [part for part in rest if "=" not in part]
     unknown = sorted(named.keys() - {"te", "unet"})
     if not name or len(positional) > 2 or unknown:
-        tag = shown(tag)
+        tag = one_line(tag)
         raise ConfigError(f"prompt: {tag} cannot be read; write <lora:name:0.8>, or <lora:name:TEXT:UNET>")
     text = _scale(tag, named.get("te", positional[0] if positional else "1"))
     unet = _scale(tag, named.get("unet", positional[1] if len(positional) == 2 else str(text)))
@@ -61,7 +62,7 @@ def _scale(tag: str, number: str) -> float:
     except ValueError:
         scale = math.nan
     if not math.isfinite(scale):
-        raise ConfigError(f"prompt: {shown(tag)}: {shown(number)!r} is no number; write <lora:name:0.8>")
+        raise ConfigError(f"prompt: {one_line(tag)}: {one_line(number)!r} is no number; write <lora:name:0.8>")
     return scale
 
 

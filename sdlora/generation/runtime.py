@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from sdlora.errors import ConfigError, missing
+from sdlora.formatting import format_bytes
 from sdlora.generation import memory
 from sdlora.generation.settings import Engine
 
@@ -87,7 +88,7 @@ class Runtime:
             return self.engine.vae_tiling == "on"
         needed, free = memory.decode_bytes(self.family, width, height) + memory.RESERVE, memory.free_bytes(self.device)
         if needed > free:
-            sizes = f"{needed / 2**30:.1f} GB would be needed and {free / 2**30:.1f} GB are free"
+            sizes = f"{format_bytes(needed)} would be needed and {format_bytes(free)} are free"
             warnings.warn(
                 f"a picture of {width}x{height} is decoded in tiles of {side} pixels, which may show faintly: {sizes}; "
                 "take a smaller size, or vae_tiling = off to try it whole",

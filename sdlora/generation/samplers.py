@@ -4,12 +4,12 @@ A sampler may be followed by a schedule type: ``DPM++ 2M Karras``. The pairs fol
 (docs/source/en/api/schedulers/overview.md). Left out: LMS and the Beta schedule, which need scipy.
 """
 
-import difflib
 import inspect
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from sdlora.errors import ConfigError, shown
+from sdlora.errors import ConfigError
+from sdlora.formatting import did_you_mean, one_line
 
 
 class Sampler(NamedTuple):
@@ -58,10 +58,8 @@ def canonical_sampler(name: str) -> str:
     key = " ".join(name.lower().split()).removesuffix(" automatic")
     if key in _BY_LOWER:
         return _BY_LOWER[key]
-    near = [_BY_LOWER[match] for match in difflib.get_close_matches(key, _BY_LOWER, n=3)]
-    raise ConfigError(
-        f"sampler {shown(name, 60)!r}: is unknown; {'near it' if near else 'known'}: {', '.join(near or SAMPLERS)}"
-    )
+    hint = did_you_mean(key, NAMES, f"take one of {', '.join(SAMPLERS)}", most=3)
+    raise ConfigError(f"sampler {one_line(name, 60)!r} is unknown; {hint}")
 
 
 def split_sampler(name: str) -> tuple[str, str]:

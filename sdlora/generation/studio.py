@@ -1,6 +1,5 @@
 """The studio: a base model, any number of adapters mixed by their scales, and pictures made with them."""
 
-import difflib
 import hashlib
 import json
 import secrets
@@ -25,6 +24,7 @@ from sdlora.families.loading import load_family
 from sdlora.families.settings import Model
 from sdlora.formats.header_summary import FAMILY_NAMES
 from sdlora.formats.infer_base import infer_family, schedule_mismatch
+from sdlora.formatting import did_you_mean
 from sdlora.generation import lora_tags as prompts
 from sdlora.generation.device import choose_device, choose_dtype
 from sdlora.generation.generation_spec import ImageSpec, PromptSeed, SamplingParams, batch_together
@@ -362,8 +362,7 @@ class Studio:
 
     def _known(self, name: str) -> LoadedAdapter:
         if name not in self._adapters:
-            near = difflib.get_close_matches(name, self._adapters, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"loaded: {', '.join(self._adapters) or 'none'}"
+            hint = did_you_mean(name, self._adapters, f"loaded: {', '.join(self._adapters) or 'none'}")
             raise ConfigError(f"no adapter {name!r} is loaded; {hint}")
         return self._adapters[name]
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from sdlora.errors import OutOfMemoryError, SdloraError
 from sdlora.families.base_models import locate_base
 from sdlora.families.settings import Model
+from sdlora.formatting import format_bytes
 from sdlora.generation.settings import Engine
 from sdlora.inference.adapter_session import AdapterSession, error_sentence, save_generated, translate_error
 from sdlora.inference.device_requests import DeviceRequests, ReceivedRequest, RequestStatus
@@ -111,7 +112,7 @@ class InlineInference:
             wanted = memory.generation_bytes(family, width, height, batch, request.cfg > 1, side, mixed)
             if wanted <= free:
                 return batch
-        short = f"{wanted / 2**30:.1f} GB are needed and {free / 2**30:.1f} GB free"
+        short = f"{format_bytes(wanted)} are needed and {format_bytes(free)} free"
         raise Declined(f"The training leaves too little memory for a picture of {width}x{height} ({short})")
 
     def _draw(self, family: "Family", errand: ReceivedRequest, batch: int) -> RequestStatus | None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from sdlora.config import TrainConfig, given
 from sdlora.errors import OutOfMemoryError
 from sdlora.events import OnEvent, Progress, ignore
+from sdlora.formatting import GIB
 from sdlora.jobs import memory_savings
 from sdlora.training.profiling import count_class_images
 from sdlora.training.run_paths import RunPaths
@@ -82,7 +83,7 @@ def memory_budget(asked: str, device: "torch.device") -> int:
         from sdlora.generation.memory import free_bytes
 
         return free_bytes(device)
-    whole = int(float(asked.removesuffix("GB")) * memory_savings.GIB)
+    whole = int(float(asked.removesuffix("GB")) * GIB)
     return whole - (CONTEXT if device.type == "cuda" else 0)
 
 

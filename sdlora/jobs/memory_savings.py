@@ -9,13 +9,13 @@ from importlib.util import find_spec
 from typing import Any, NamedTuple
 
 from sdlora.config import TrainConfig
+from sdlora.formatting import format_bytes
 from sdlora.training.settings import MOST_ACCUMULATED
 
 WORTH = 0.01
 """A rung that saves a smaller share than this is passed over."""
 RESERVE = 0.1
 """Of what a run takes beside its weights, so much more is left free: kernels' workspaces, an allocator's rounding."""
-GIB = 2**30
 
 Changes = Mapping[str, Any]
 """Settings by their dotted names."""
@@ -161,12 +161,12 @@ def as_flags(changes: Changes) -> str:
 
 
 def describe_fit(climbed: MemoryFit, asked: str) -> str:
-    """A sentence on what was chosen: ``8 GB: gradient checkpointing on, batch 1 x 4; about 3.1 GB, counted``."""
-    size = f"{gigabytes(climbed.needs)}, counted"
+    """A sentence on what was chosen: ``8 GB: gradient checkpointing on, batch 1 x 4; about 3.10 GiB, counted``."""
+    size = f"{format_bytes(climbed.needs)}, counted"
     if not climbed.taken:
         return f"{asked}: nothing was changed to fit; it takes about {size}"
     changes = "; ".join(map(describe_changes, _together(climbed)))
-    return f"{asked}: {changes}; about {size}, instead of {gigabytes(climbed.before)}"
+    return f"{asked}: {changes}; about {size}, instead of {format_bytes(climbed.before)}"
 
 
 def _together(climbed: MemoryFit) -> list[Changes]:
@@ -175,11 +175,6 @@ def _together(climbed: MemoryFit) -> list[Changes]:
     for step in climbed.taken:
         found.setdefault(next(iter(step.changes)), {}).update(step.changes)
     return list(found.values())
-
-
-def gigabytes(number: int) -> str:
-    """``7.13 GB``, as memory is sold: of 2**30 bytes."""
-    return f"{number / GIB:.2f} GB"
 
 
 def describe_changes(changes: Changes) -> str:
@@ -197,7 +192,7 @@ def describe_changes(changes: Changes) -> str:
 
 def refusal(climbed: MemoryFit, asked: str) -> str:
     """A sentence on why nothing fits, with what is left to a person."""
-    least = gigabytes(climbed.needs)
+    least = format_bytes(climbed.needs)
     hand = f"; set by hand, and left alone: {', '.join(climbed.kept)}" if climbed.kept else ""
     return (
         f"train.memory = {asked}: this run takes about {least} with every rung of the ladder taken{hand}; take a lower "

@@ -13,11 +13,11 @@ from sdlora.data.buckets import assign_buckets, bucket_step
 from sdlora.data.dataset import read_folder
 from sdlora.errors import ConfigError, missing
 from sdlora.families.base_models import locate_base
+from sdlora.formatting import format_bytes, format_duration
 from sdlora.generation.device import require_precision
-from sdlora.jobs.memory_savings import as_flags, gigabytes
+from sdlora.jobs.memory_savings import as_flags
 from sdlora.jobs.profiler import Profiler
 from sdlora.jobs.run_estimate import Measurement, cached_measurement, planned_steps
-from sdlora.storage.disk_usage import written
 from sdlora.training.profiling import count_class_images, count_previews, views_per_image
 
 LATENT = 2 * 4 * 4
@@ -122,26 +122,18 @@ def plan_table(plan: RunPlan) -> list[str]:
     batch = f"{plan.batch_size} x {plan.gradient_accumulation}" if plan.gradient_accumulation > 1 else plan.batch_size
     lines = [f"{plan.base} on {plan.device}: {plan.steps} steps of batch {batch}"]
     lines += [f"pictures  {plan.pictures}: {sizes}", *plan.told]
-    lines += [f"time      {clock(sum(plan.seconds.values()))}"]
-    lines += [f"          {clock(seconds):>9}  {name}" for name, seconds in plan.seconds.items() if seconds]
+    lines += [f"time      {format_duration(sum(plan.seconds.values()))}"]
+    lines += [f"          {format_duration(seconds):>10}  {name}" for name, seconds in plan.seconds.items() if seconds]
     growth = ", by how much a process grows" if plan.device == "cpu" else ""
     lines += [f"          a step takes {plan.step_seconds:.3g} s, measured at the largest size"]
-    lines += [f"memory    {gigabytes(plan.memory)} at the peak, measured{growth}"]
+    lines += [f"memory    {format_bytes(plan.memory)} at the peak, measured{growth}"]
+    lines += [f"          {format_bytes(plan.counted)} of steps and encoding, counted; less with each saving added:"]
     lines += [
-        f"          {gigabytes(plan.counted)} of steps and encoding, counted; with less memory, each with those above:"
+        f"          {format_bytes(rung['needs']):>10}  {as_flags(rung['changes'])} ({rung['costs']})"
+        for rung in plan.rungs
     ]
-    lines += [
-        f"          {gigabytes(rung['needs']):>9}  {as_flags(rung['changes'])} ({rung['costs']})" for rung in plan.rungs
-    ]
-    lines += [f"disk      {written(sum(plan.disk.values()))} at most"]
-    return lines + [f"          {written(number):>9}  {name}" for name, number in plan.disk.items() if number]
-
-
-def clock(seconds: float) -> str:
-    """``1:05`` or ``2:03:04``."""
-    minutes, rest = divmod(ceil(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+    lines += [f"disk      {format_bytes(sum(plan.disk.values()))} at most"]
+    return lines + [f"          {format_bytes(number):>10}  {name}" for name, number in plan.disk.items() if number]
 
 
 def require_startable(config: TrainConfig, processes: int = 1) -> None:

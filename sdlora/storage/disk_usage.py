@@ -12,6 +12,7 @@ from pathlib import Path
 
 from sdlora.errors import BusyError, ConfigError
 from sdlora.filesystem.writing import TEMPORARY
+from sdlora.formatting import format_bytes
 from sdlora.storage.library import SUFFIX
 from sdlora.storage.locks import device_busy, hold_lock
 from sdlora.storage.run_folder import Run
@@ -194,12 +195,4 @@ READ_BY_RUNS = {"cache", "class-pictures"}
 def table(shares: Sequence[DiskUsage]) -> list[str]:
     """Lines for a terminal."""
     width = max(len(share.name) for share in shares)
-    return [f"{share.name:{width}}  {written(share.size):>9}  {share.what}" for share in shares]
-
-
-def written(size: int) -> str:
-    """``1.2 GB``, ``3.4 MB``, ``12 kB``."""
-    for unit, bytes_of in (("GB", 1e9), ("MB", 1e6)):
-        if size >= bytes_of / 10:
-            return f"{size / bytes_of:.1f} {unit}"
-    return f"{-(-size // 1000)} kB"
+    return [f"{share.name:{width}}  {format_bytes(share.size):>9}  {share.what}" for share in shares]

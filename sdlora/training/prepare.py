@@ -16,12 +16,13 @@ from sdlora.data.cache import LatentCache
 from sdlora.data.dataset import Example, load_dataset
 from sdlora.data.images import ImageSize
 from sdlora.data.step_heuristics import Kind, suggested_steps
-from sdlora.errors import ConfigError, FileError, first_line
+from sdlora.errors import ConfigError, FileError
 from sdlora.events import Progress
 from sdlora.families.base import Conditioning, Family
 from sdlora.families.loading import load_family
 from sdlora.families.quantized import quantize
 from sdlora.formats import read_adapter
+from sdlora.formatting import first_line
 from sdlora.seeds import derive
 from sdlora.training import precompute
 from sdlora.training.component_offload import ComponentOffload

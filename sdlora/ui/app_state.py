@@ -1,6 +1,5 @@
 """What all visitors of the page share: the folder, the queue, the drawing process, and one look at the runs for all."""
 
-import difflib
 import hashlib
 import shutil
 import tempfile
@@ -22,6 +21,7 @@ from sdlora.config import TrainConfig, fitted
 from sdlora.data.images import open_image
 from sdlora.errors import BusyError, ConfigError, SdloraError
 from sdlora.filesystem.writing import write_atomic
+from sdlora.formatting import did_you_mean
 from sdlora.generation.lora_tags import parse_lora_tags
 from sdlora.service import (
     AdapterChoice,
@@ -188,9 +188,9 @@ class AppState:
         """The adapter called ``name``. Raises ConfigError with names that are near it, or the newest."""
         known = {adapter.name: adapter for adapter in self.refresh().adapters}
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=3) or list(known)[:3]
-            others = ", ..." if len(near) < len(known) else ""
-            raise ConfigError(f"There is no adapter {name!r}; there are: {', '.join(near) or 'none yet'}{others}.")
+            newest = ", ".join([*list(known)[:3], *(["..."] if len(known) > 3 else [])])
+            hint = did_you_mean(name, known, f"there are: {newest or 'none yet'}.", most=3)
+            raise ConfigError(f"There is no adapter {name!r}; {hint}")
         return known[name]
 
     def create(self, request: GenerationRequest, chosen: Sequence[tuple[str, float]]) -> JobStatus:

@@ -10,8 +10,8 @@ from sdlora.data.projects import Project, ProjectInfo
 from sdlora.data.step_heuristics import Kind, suggested_steps
 from sdlora.errors import ConfigError, DatasetError
 from sdlora.families.base_models import locate_base
+from sdlora.formatting import format_bytes, format_duration
 from sdlora.service import RunEstimate, preset_for
-from sdlora.ui.run_view import clock
 
 QUALITY = {"Quick": 0.5, "Balanced": 1.0, "Best": 2.0}
 """Steps, as a multiple of what the preset or the number of pictures asks for."""
@@ -111,20 +111,15 @@ def expectation(found: RunEstimate) -> str:
     if found.seconds is None:
         return ""
     if found.measured is None:
-        return f"about {clock(found.seconds)}, as earlier runs with these settings took"
-    measured, memory = found.measured, f" · about {gigabytes(found.memory or 0)}"
+        return f"about {format_duration(found.seconds)}, as earlier runs with these settings took"
+    measured, memory = found.measured, f" · about {format_bytes(found.memory or 0)}"
     place = f"{measured.width} x {measured.height} on {measured.device}"
-    return f"about {clock(found.seconds)}{memory}, measured: {measured.step:.2g} s a step of {place}"
+    return f"about {format_duration(found.seconds)}{memory}, measured: {measured.step:.2g} s a step of {place}"
 
 
 def disk(bytes_of: Mapping[str, int]) -> str:
-    """What a run writes: ``at most 76 MB of disk: 37 MB states to resume from, 31 MB checkpoints, 8 MB others``."""
+    """What a run writes: ``at most 72.5 MiB of disk: 35.3 MiB states to resume from, 29.6 MiB checkpoints, ...``."""
     largest = sorted(bytes_of.items(), key=lambda item: -item[1])
     named, others = largest[:2], sum(number for _, number in largest[2:])
-    parts = [f"{gigabytes(number)} {name}" for name, number in [*named, ("others", others)]]
-    return f"at most {gigabytes(sum(bytes_of.values()))} of disk: {', '.join(parts)}"
-
-
-def gigabytes(number: int) -> str:
-    """``850 MB``, ``7.1 GB``."""
-    return f"{number / 1e9:.1f} GB" if number >= 1e9 else f"{number / 1e6:.0f} MB"
+    parts = [f"{format_bytes(number)} {name}" for name, number in [*named, ("others", others)]]
+    return f"at most {format_bytes(sum(bytes_of.values()))} of disk: {', '.join(parts)}"

@@ -11,6 +11,7 @@ import gradio as gr
 
 from sdlora import service
 from sdlora.errors import ConfigError, SdloraError
+from sdlora.formatting import format_duration
 from sdlora.generation import xyz_grid
 from sdlora.generation.axes import AXIS_TYPES
 from sdlora.generation.infotext import format_parameters, read_parameters
@@ -256,8 +257,7 @@ def _left(missing: int, folder: Path) -> str:
     if len(done) < 2:
         return ""
     each = (max(done) - min(done)) / (len(done) - 1)
-    seconds = max(1, round(each * missing - (time.time() - max(done))))
-    return f" · {f'{seconds} s' if seconds < 90 else f'{round(seconds / 60)} min'} left"
+    return f" · {format_duration(max(1.0, each * missing - (time.time() - max(done))))} left"
 
 
 def _choose(desk: AppState, shown: Sequence[Any], file: str) -> list[Any]:

@@ -10,8 +10,9 @@ from typing import Any
 import gradio as gr
 
 from sdlora import service
-from sdlora.errors import SdloraError, shown
+from sdlora.errors import SdloraError
 from sdlora.families.settings import Model
+from sdlora.formatting import one_line
 from sdlora.generation.infotext import LIMITS, SAID_OF_BASE, RecalledSettings
 from sdlora.generation.lora_tags import lora_tag, parse_lora_tags
 from sdlora.generation.samplers import SAMPLERS, split_sampler
@@ -279,7 +280,7 @@ def _tags(desk: AppState, prompt: str, *rows: Any) -> str:
         numbers = lora_tag(name, scale).removeprefix(f"<lora:{name}:").removesuffix(">").replace(":", " and ")
         if name not in known:
             others = ", ".join(known) or "none yet"
-            lines.append(f"{shown(name, 60)}: there is no adapter of this name; there are: {others}")
+            lines.append(f"{one_line(name, 60)}: there is no adapter of this name; there are: {others}")
         else:
             lines.append(f"{name}: {numbers} from the prompt{', not its slider' if name in chosen else ''}")
     return page_html.note(lines, "info" if asked.keys() <= set(known) else "bad")

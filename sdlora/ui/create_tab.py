@@ -8,6 +8,7 @@ from typing import Any
 import gradio as gr
 
 from sdlora.errors import SdloraError
+from sdlora.formatting import format_duration
 from sdlora.generation.infotext import RecalledSettings
 from sdlora.service import GenerationRequest, JobStatus
 from sdlora.ui import create_form as fields
@@ -17,7 +18,6 @@ from sdlora.ui.create_form import CreateForm
 from sdlora.ui.create_form import adapter_updates as adapter_updates
 from sdlora.ui.event_options import HIDDEN
 from sdlora.ui.gallery_panel import GalleryPanel
-from sdlora.ui.run_view import clock
 
 WORDS = {
     "queued": "Getting ready",
@@ -167,5 +167,5 @@ def told(desk: AppState, ticket: JobStatus, seconds: float | None = None) -> str
     words = words or ticket.message or WORDS[ticket.state]
     if ticket.state == "drawing" and ticket.total:
         words = f"{ticket.message or WORDS['drawing']}: step {ticket.done} of {ticket.total}"
-        words += f" · {clock(seconds)} left" if seconds is not None else ""
+        words += f" · {format_duration(seconds)} left" if seconds is not None else ""
     return page_html.drawing(words, ticket.done / ticket.total if ticket.total else None)

@@ -7,7 +7,8 @@ import gradio as gr
 
 from sdlora import service
 from sdlora.errors import SdloraError
-from sdlora.storage.disk_usage import FREED, written
+from sdlora.formatting import format_bytes
+from sdlora.storage.disk_usage import FREED
 from sdlora.ui import page_html
 from sdlora.ui.app_state import AppState
 from sdlora.ui.event_options import HIDDEN, LAST
@@ -36,9 +37,9 @@ def build(desk: AppState, tab: gr.Tab) -> None:
 
 def _show(desk: AppState, days: float) -> list[Any]:
     shares = service.disk_usage(desk.data_dir, days)
-    rows = [(share.name.replace("-", " "), f"{written(share.size)}: {share.what}") for share in shares]
+    rows = [(share.name.replace("-", " "), f"{format_bytes(share.size)}: {share.what}") for share in shares]
     choices = [
-        (f"{share.name.replace('-', ' ')} ({written(share.size)})", share.name) for share in shares if share.freed
+        (f"{share.name.replace('-', ' ')} ({format_bytes(share.size)})", share.name) for share in shares if share.freed
     ]
     return [facts(rows), gr.update(choices=choices, value=[]), gr.update(interactive=False), gr.update(visible=False)]
 
@@ -46,7 +47,7 @@ def _show(desk: AppState, days: float) -> list[Any]:
 def _free(desk: AppState, names: list[str], days: float) -> list[Any]:
     try:
         freed = service.free_space(desk.data_dir, [name for name in FREED if name in names], days)
-        said = page_html.note([f"{written(freed)} freed."], "good")
+        said = page_html.note([f"{format_bytes(freed)} freed."], "good")
     except SdloraError as error:
         said = page_html.note([str(error)], "bad")
     return [said, *_show(desk, days)]

@@ -12,6 +12,7 @@ from typing import Any
 
 from starlette.requests import cookie_parser
 
+from sdlora.formatting import format_bytes
 from sdlora.ui import login
 from sdlora.ui.host_policy import HostPolicy, split_host
 from sdlora.ui.login import Throttle, _near
@@ -170,9 +171,7 @@ def _limit(scope: Message) -> int:
 
 
 def _too_large(scope: Message) -> tuple[int, str]:
-    most = _limit(scope)
-    size = f"{most >> 20} MB" if most >= 1 << 20 else f"{most >> 10} kB"
-    return 413, f"That is over the {size} that one request may bring; send less at a time."
+    return 413, f"That is over the {format_bytes(_limit(scope))} that one request may bring; send less at a time."
 
 
 def _headers(scope: Message) -> dict[str, list[str]]:

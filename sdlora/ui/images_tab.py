@@ -15,6 +15,7 @@ from sdlora.data.projects import Project, ProjectInfo, projects
 from sdlora.data.step_heuristics import Kind
 from sdlora.data.uploads import FolderWords, UploadedFile
 from sdlora.errors import SdloraError
+from sdlora.formatting import pluralize
 from sdlora.ui import findings_html
 from sdlora.ui.app_state import AppState
 from sdlora.ui.build_config import suggestion
@@ -322,12 +323,12 @@ def _change(
 
 def _add_trigger(project: Project) -> str:
     number = project.add_trigger()
-    return f"Changed {doctor.pluralize(number, 'caption')}." if number else "Every caption has the trigger already."
+    return f"Changed {pluralize(number, 'caption')}." if number else "Every caption has the trigger already."
 
 
 def _replace(project: Project, find: str, put: str) -> str:
     number = project.replace(find, put)
-    return f"Changed {doctor.pluralize(number, 'caption')}." if number else f"No caption holds “{find}”."
+    return f"Changed {pluralize(number, 'caption')}." if number else f"No caption holds “{find}”."
 
 
 def _undo(project: Project) -> str:

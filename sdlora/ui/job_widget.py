@@ -12,11 +12,11 @@ from typing import Any, Literal
 import gradio as gr
 
 from sdlora.errors import SdloraError
+from sdlora.formatting import format_duration
 from sdlora.service import ToolJob, ToolProgress
 from sdlora.ui import page_html
 from sdlora.ui.app_state import AppState, CancellableJob, cached
 from sdlora.ui.event_options import HIDDEN
-from sdlora.ui.run_view import clock
 
 AT_ONCE: dict[str, Any] = {"concurrency_id": "tools", "concurrency_limit": 2}
 """Errands of all persons together: each takes a processor and a model's memory; the others wait their turn."""
@@ -67,7 +67,7 @@ class JobProgressHtml:
             return page_html.drawing(words, None)
         spent = time.monotonic() - self._since
         left = spent / max(1, stage.done) * (stage.total - stage.done)
-        told = f" · {clock(left)} left" if spent > PATIENCE_SECONDS and left else ""
+        told = f" · {format_duration(left)} left" if spent > PATIENCE_SECONDS and left else ""
         return page_html.drawing(f"{words}: {stage.done} of {stage.total}{told}", stage.done / stage.total)
 
 

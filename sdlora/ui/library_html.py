@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from sdlora.data.dataset import pluralize
-from sdlora.errors import SdloraError, shown
+from sdlora.errors import SdloraError
 from sdlora.formats.adapter_check import AdapterCheck
-from sdlora.storage.disk_usage import written
+from sdlora.formatting import format_bytes, one_line, pluralize
 from sdlora.storage.library import ImportResult, LibraryEntry
 from sdlora.storage.trash import KEPT_DAYS, TrashItem
 from sdlora.ui.app_state import thumbnail, url
@@ -39,17 +38,17 @@ def _adapter(entry: LibraryEntry, picture: Path | None) -> str:
     card = entry.card
     words = ", ".join(card.triggers) if card else ""
     facts = [
-        shown(Path(entry.base).name or (card.base if card else ""), 80),
+        one_line(Path(entry.base).name or (card.base if card else ""), 80),
         f"rank {card.rank}" if card and card.rank else "",
-        written(entry.size),
+        format_bytes(entry.size),
         day(entry.changed),
     ]
     told = entry.problem or " · ".join(filter(None, facts))
     state = " broken" if entry.problem else ""
     return (
         f"<button type='button' class='tile{state}' data-do='details' data-name='{escape(entry.name, quote=True)}'>"
-        f"{_face(entry.name, picture)}<b>{escape(entry.name)}</b><span>{escape(shown(words, 80))}</span>"
-        f"<span class='quiet'>{escape(shown(told, 160))}</span></button>"
+        f"{_face(entry.name, picture)}<b>{escape(entry.name)}</b><span>{escape(one_line(words, 80))}</span>"
+        f"<span class='quiet'>{escape(one_line(told, 160))}</span></button>"
     )
 
 
@@ -69,7 +68,7 @@ def _run(name: str, told: str, date: str, picture: Path | None, go_on: str) -> s
         for act, word in acts.items()
     )
     return (
-        f"<article class='tile'>{_face(name, picture)}<b>{escape(name)}</b><span>{escape(shown(told, 160))}</span>"
+        f"<article class='tile'>{_face(name, picture)}<b>{escape(name)}</b><span>{escape(one_line(told, 160))}</span>"
         f"<span class='quiet'>{escape(date)}</span><span class='acts'>{buttons}</span></article>"
     )
 
@@ -83,7 +82,7 @@ def details(entry: LibraryEntry, picture: Path | None) -> str:
         "Base": entry.base or (card.base if card else "") or "not told",
         "Method": f"{card.method}, rank {card.rank}, alpha {card.alpha or 'as the rank'}" if card else "",
         "Layers": str(card.layers) if card else "",
-        "Size": written(entry.size),
+        "Size": format_bytes(entry.size),
         "Date": day(entry.changed),
     }
     problem = note([f"This file cannot be used: {entry.problem}"], "bad") if entry.problem else ""
@@ -95,7 +94,7 @@ def details(entry: LibraryEntry, picture: Path | None) -> str:
 
 def facts(rows: Iterable[tuple[str, str]]) -> str:
     """Names and values, those that have one."""
-    cells = (f"<dt>{escape(name)}</dt><dd>{escape(shown(value, 300))}</dd>" for name, value in rows if value)
+    cells = (f"<dt>{escape(name)}</dt><dd>{escape(one_line(value, 300))}</dd>" for name, value in rows if value)
     return f"<dl class='facts'>{''.join(cells)}</dl>"
 
 
@@ -149,7 +148,7 @@ def _taken(one: ImportResult) -> str:
 def _folded(title: str, lines: Sequence[str]) -> str:
     if not lines:
         return ""
-    body = "".join(f"<li>{escape(shown(line, 300))}</li>" for line in lines)
+    body = "".join(f"<li>{escape(one_line(line, 300))}</li>" for line in lines)
     return f"<details><summary>{escape(title)}</summary><ul>{body}</ul></details>"
 
 
@@ -158,7 +157,8 @@ def trash(items: Sequence[TrashItem]) -> str:
     if not items:
         return note(["The trash is empty."])
     rows = "".join(
-        f"<li><span>{escape(item.what)} <span class='quiet'>{day(item.deleted)} · {written(item.size)}</span></span>"
+        f"<li><span>{escape(item.what)} "
+        f"<span class='quiet'>{day(item.deleted)} · {format_bytes(item.size)}</span></span>"
         f"<button type='button' data-do='undo' data-name='{escape(item.folder.name, quote=True)}' "
         f"aria-label='Bring back {escape(item.what, quote=True)}'>Undo</button></li>"
         for item in items[:SHOWN]

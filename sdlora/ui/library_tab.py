@@ -11,7 +11,8 @@ import gradio as gr
 
 from sdlora import service
 from sdlora.errors import SdloraError
-from sdlora.storage.disk_usage import size_of, written
+from sdlora.formatting import format_bytes
+from sdlora.storage.disk_usage import size_of
 from sdlora.storage.library import last_preview
 from sdlora.storage.run_folder import Run
 from sdlora.storage.trash import KEPT_DAYS
@@ -120,7 +121,7 @@ def _lists(desk: AppState, search: str) -> list[Any]:
     words = search.casefold().split()
     runs = [run for run in service.runs_in(desk.data_dir) if all(word in run.name.casefold() for word in words)]
     items = library.trash.items()
-    size = written(sum(item.size for item in items))
+    size = format_bytes(sum(item.size for item in items))
     label = f"Empty trash ({len(items)}, {size})" if items else "Empty trash"
     return [
         library_html.adapters(shown, len(found), search),
@@ -141,7 +142,7 @@ def _told(desk: AppState, run: Run) -> tuple[str, str, str, Path | None, str]:
         [
             Path(run.config.model.base).name,
             library_html.day(run.config_file.stat().st_mtime),
-            written(size_of(run.folder)),
+            format_bytes(size_of(run.folder)),
         ]
     )
     go_on = "Start" if state == "new" else "Resume" if state in RESUMABLE else ""

@@ -5,6 +5,7 @@ from html import escape
 from pathlib import Path
 from urllib.parse import quote
 
+from sdlora.formatting import format_bytes
 from sdlora.generation.xyz_grid import GridCell, ImageGrid
 from sdlora.ui.app_state import ACTIVE, thumbnail, url
 from sdlora.ui.run_view import RunView, short
@@ -22,8 +23,8 @@ def header(run: str, view: RunView | None, state: str) -> str:
 
 
 def _device(view: RunView, state: str) -> str:
-    """Device, precision and, while it trains, memory: ``cuda:0 · bf16 · 6.2 GiB``."""
-    memory = f"{view.memory / 2**30:.1f} GiB" if view.memory and state in ACTIVE else ""
+    """Device, precision and, while it trains, memory: ``cuda:0 · bf16 · 6.20 GiB``."""
+    memory = format_bytes(view.memory) if view.memory and state in ACTIVE else ""
     known = [view.started.device, view.started.precision] if view.started else []
     return " · ".join([*known, memory] if memory else known)
 

@@ -22,6 +22,7 @@ from sdlora.events import (
     StepDone,
 )
 from sdlora.filesystem.paths import existing_path, path_inside
+from sdlora.formatting import format_duration
 from sdlora.storage.journal import tail_events
 from sdlora.storage.run_folder import Run
 
@@ -30,7 +31,6 @@ MAX_POINTS = 200
 SMOOTHING = 0.95
 REMEMBERED = 128
 """Runs whose journals are kept in memory: more than the library shows at once."""
-FOREVER = 1e9
 """Seconds: thirty years."""
 STAGES = ("Loading", "Class pictures", "Caching", "Training")
 CACHING = {
@@ -166,17 +166,17 @@ def sentence(view: RunView, state: str) -> str:
     if state == "failed":
         return f"Failed: {view.failure}" if view.failure else "Failed; the end of its log says why"
     if state == "finished":
-        return f"Finished: {view.steps} steps in {clock(view.seconds)}"
+        return f"Finished: {view.steps} steps in {format_duration(view.seconds)}"
     if state == "stopped":
         return f"Stopped at step {view.step} and saved; Resume goes on from there"
     if state != "running":
         return WORDS.get(state, state)
     if view.phase == "training":
-        left = f" · {clock(view.left)} left" if view.left is not None else ""
+        left = f" · {format_duration(view.left)} left" if view.left is not None else ""
         return f"Training: step {view.step} of {view.steps}{left}"
     if not view.phase:
         return "Starting"
-    left = f" · {clock(view.phase_left)} left" if view.phase_left else ""
+    left = f" · {format_duration(view.phase_left)} left" if view.phase_left else ""
     where = f"Step {view.step} of {view.steps} · " if view.step and view.phase in WITHIN else ""
     words = WITHIN.get(view.phase, view.phase)
     count = f": {view.done} of {view.total}{left}" if view.total > 1 else ""
@@ -198,7 +198,7 @@ def stages(view: RunView, state: str) -> list[tuple[str, str]]:
 def short(view: RunView, state: str) -> str:
     """The same for the header: ``412/800 · 3:05 left``."""
     if state == "running" and view.steps and view.step:
-        left = f" · {clock(view.left)} left" if view.left is not None else ""
+        left = f" · {format_duration(view.left)} left" if view.left is not None else ""
         return f"{view.step}/{view.steps}{left}"
     return "starting" if state == "running" else state
 
@@ -210,17 +210,6 @@ def share(view: RunView, state: str) -> float | None:
     if view.phase not in ("", "training") and view.total > 1 and not view.step:
         return view.done / view.total
     return view.step / view.steps if view.steps else None
-
-
-def clock(seconds: float) -> str:
-    """``45 s``, ``3:05 min`` or ``1:02 h``; a dash for what is no time."""
-    if not 0 <= seconds < FOREVER:
-        return "–"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    minutes, rest = divmod(whole, 60)
-    return f"{minutes}:{rest:02} min" if minutes < 60 else f"{minutes // 60}:{minutes % 60:02} h"
 
 
 def curve(losses: Sequence[tuple[int, float]]) -> dict[str, list[tuple[int, float]]]:

@@ -113,7 +113,7 @@ def test_blocks_that_no_key_names_stay_at_1() -> None:
     [
         ({"b": 1.0}, "no adapter 'b' is loaded; there are a"),
         ({"a": float("nan")}, "no number to multiply by"),
-        ({"a": {"unet.up_blok": 1.0}}, "no such layer; near ones are unet.up_blocks"),
+        ({"a": {"unet.up_blok": 1.0}}, "no such layer; did you mean unet.up_blocks"),
     ],
 )
 def test_wrong_scales_are_refused_and_change_nothing(scales: Mapping[str, Scale], message: str) -> None:

@@ -32,7 +32,7 @@ def test_a_caption_is_one_line_of_text(tmp_path: Path, content: bytes, caption: 
         ("a dog".encode("utf-16"), "UTF-16"),
         ("a dog".encode("utf-16-le"), "UTF-16"),
         ("ein Hündchen".encode("latin-1"), "Latin-1"),
-        (b"dog " * 3000, "longer than 10 kB"),
+        (b"dog " * 3000, "longer than 10.0 KiB"),
     ],
 )
 def test_other_encodings_and_novels_are_refused(tmp_path: Path, content: bytes, reason: str) -> None:

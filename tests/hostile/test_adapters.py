@@ -201,7 +201,7 @@ def test_a_peft_folder_in_the_hubs_cache_is_read_through_its_links(tmp_path: Pat
 
 PEFT_CONFIGS: dict[str, tuple[str, str]] = {
     "nested deeply": (DEEP, "is no JSON"),
-    "of megabytes": (" " * (5 << 20), "has 5 MB, too much"),
+    "of megabytes": (" " * (5 << 20), "has 5.00 MiB, too much"),
     "a list": ("[1]", "is no JSON object"),
     "of another kind": (json.dumps({"peft_type": HTML + RAW}), "of PEFT's kind '<img"),
     "of a nested kind": (json.dumps({"peft_type": {"a": []}}), "of PEFT's kind a dict"),

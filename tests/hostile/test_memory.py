@@ -86,10 +86,10 @@ def test_all_bombs_together_are_refused_in_little_memory(tmp_path: Path) -> None
     expected = {
         "set": "picture.png: has 13000 x 13000 pixels; over 67 million it is not opened", "zip": "times its size",
         "cover": "pixels; over 67 million it is not opened",
-        "header.safetensors": "its header is no JSON object", "large.safetensors": "its header of 64 MB is over",
+        "header.safetensors": "its header is no JSON object", "large.safetensors": "its header of 64.0 MiB is over",
         "deep.safetensors": "its header is no JSON", "deep.toml": "nested too deeply",
-        "dotted.toml": "nested too deeply", "long.toml": "over 1 MB", "model": "model_index.json: is no JSON",
-        "models": "has 30 MB, too much for what it should say",
+        "dotted.toml": "nested too deeply", "long.toml": "over 1.00 MiB", "model": "model_index.json: is no JSON",
+        "models": "has 28.6 MiB, too much for what it should say",
     }  # fmt: skip
     for name, reason in expected.items():
         assert reason in said[name], (name, said[name])

@@ -178,7 +178,7 @@ BROKEN: dict[str, tuple[Change, str]] = {
     "an index nested deeply": (replaced("model_index.json", hostile_files.deep_json), "is no JSON"),
     "a config nested deeply": (replaced("unet/config.json", hostile_files.deep_json), "is no JSON"),
     "a config of megabytes": (
-        replaced("vae/config.json", lambda path: path.write_bytes(b" " * (5 << 20))), "has 5 MB, too much"
+        replaced("vae/config.json", lambda path: path.write_bytes(b" " * (5 << 20))), "has 5.00 MiB, too much"
     ),
     "a config that is a list": (replaced("unet/config.json", lambda path: path.write_text("[]")), "no JSON object"),
     "layers without end": (config("unet", layers_per_block=10**9), "layers_per_block = .* more than any model has"),
@@ -191,7 +191,7 @@ BROKEN: dict[str, tuple[Change, str]] = {
     "a shape beyond the file": (header(shape=[1 << 40]), "cannot be loaded"),
     "a type that is none": (header(dtype="F3"), "cannot be loaded"),
     "another shape": (taken_down, "cannot be loaded"),
-    "a header of 64 MB": (replaced(UNET, hostile_files.large_header), "its header of 64 MB is over"),
+    "a header of 64 MB": (replaced(UNET, hostile_files.large_header), "its header of 64.0 MiB is over"),
     "a page for weights": (replaced(UNET, hostile_files.content(b"<html></html>")), "is not a safetensors file"),
 }  # fmt: skip
 HOSTILE = CODE | BROKEN

@@ -52,7 +52,7 @@ CAPTIONS = {
     "utf-16": ("ein Hündchen".encode("utf-16"), "UTF-16"),
     "utf-16 without a mark": ("a dog".encode("utf-16-le"), "UTF-16"),
     "latin-1": ("ein Hündchen".encode("latin-1"), "Latin-1"),
-    "a novel": (b"dog " * 3000, "longer than 10 kB"),
+    "a novel": (b"dog " * 3000, "longer than 10.0 KiB"),
 }
 ZIPS = {
     "slip.zip": (

@@ -192,7 +192,7 @@ PRESETS: dict[str, tuple[hostile_files.Maker, str]] = {
     "a key of a megabyte": (
         hostile_files.content(b"data.folder = 'x'\ntrain.", b"x" * 900_000, b" = 1"), "there is no setting"
     ),
-    "two megabytes": (hostile_files.content(b"#" * 2_000_000), "over 1 MB"),
+    "two megabytes": (hostile_files.content(b"#" * 2_000_000), "over 1.00 MiB"),
     "a pickle": (lambda path: hostile_files.pickled(path, path.with_name("canary")), "is not TOML"),
     "Latin-1": (hostile_files.content("data.folder = 'ü'".encode("latin-1")), "is not TOML"),
     "a page": (hostile_files.content(b"<!DOCTYPE html>"), "is not TOML"),

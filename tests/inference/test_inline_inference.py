@@ -183,7 +183,7 @@ def test_what_is_done_between_steps_does_not_count_as_their_time(configure, tmp_
         ({"base": "pocket"}, "training of another base"),
         ({"base_settings": {"prediction_type": "v_prediction"}}, "training with other settings of this base"),
         ({"several": True}, "in several processes"),
-        ({"free": 0}, "too little memory for a picture of 64x64 .* needed and 0.0 GB free"),
+        ({"free": 0}, "too little memory for a picture of 64x64 .* needed and 0 B free"),
         ({"raises": torch.OutOfMemoryError("CUDA out of memory")}, "too little memory for these"),
         ({"raises": RuntimeError("DefaultCPUAllocator: can't allocate memory")}, "too little memory for these"),
     ],

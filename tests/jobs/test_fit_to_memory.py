@@ -8,9 +8,9 @@ from sdlora.cli.main import main
 from sdlora.config import TrainConfig, _as_given, given
 from sdlora.errors import OutOfMemoryError
 from sdlora.events import Notice, RunFailed
+from sdlora.formatting import GIB
 from sdlora.jobs import fit_to_memory as settling
 from sdlora.jobs.fit_to_memory import MemoryCounter, fit_to_memory, memory_budget
-from sdlora.jobs.memory_savings import GIB
 from sdlora.jobs.training_worker import translate_error
 from sdlora.storage.run_folder import Run
 from sdlora.training.memory_estimate import MemoryEstimate
@@ -33,7 +33,7 @@ def simple(monkeypatch):
 def test_what_is_chosen_is_told_and_the_wish_is_gone(configure, simple):
     config, told = fit_to_memory(as_preset(configure(train__memory="1GB", train__batch_size=4)), CPU)
     assert (config.train.batch_size, config.train.gradient_accumulation, config.train.memory) == (1, 4, None)
-    assert told == ["1GB: batch 1 x 4; about 1.00 GB, counted, instead of 4.00 GB"]
+    assert told == ["1GB: batch 1 x 4; about 1.00 GiB, counted, instead of 4.00 GiB"]
 
 
 def as_preset(config):
@@ -46,7 +46,7 @@ def test_what_was_set_by_hand_is_named_where_it_leaves_too_little(configure, sim
     with pytest.raises(OutOfMemoryError) as caught:
         fit_to_memory(config, CPU)
     assert "set by hand, and left alone: train.batch_size, train.gradient_checkpointing" in str(caught.value)
-    assert "train.memory = 0.2GB: this run takes about 4.00 GB" in str(caught.value)
+    assert "train.memory = 0.2GB: this run takes about 4.00 GiB" in str(caught.value)
 
 
 def test_auto_is_what_is_free_and_changes_nothing_on_a_cpu(configure, monkeypatch):

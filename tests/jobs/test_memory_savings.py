@@ -124,5 +124,5 @@ def test_the_next_rung_is_the_first_that_is_not_taken(settings, on_card, rung):
 def test_what_was_chosen_is_told_in_a_sentence():
     found = apply_until_fits(config(train__batch_size=4), needs, int(5.7 * GB), True)
     assert memory_savings.describe_fit(found, "8GB") == (
-        "8GB: parts that do not train wait in main memory; batch 1 x 4; about 5.40 GB, counted, instead of 9.40 GB"
+        "8GB: parts that do not train wait in main memory; batch 1 x 4; about 5.40 GiB, counted, instead of 9.40 GiB"
     )

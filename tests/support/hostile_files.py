@@ -41,7 +41,7 @@ ADAPTERS = {
     "bytes behind": (GOOD + b"x", "beyond its last tensor"),
     "pickle renamed": (pickle.dumps({"a": [1.0] * 100}), "not a safetensors file"),
     "page renamed": (b"<!DOCTYPE html><html>not found</html>", "not a safetensors file"),
-    "header over the limit": (framed(b" " * (9 << 20)), "header of 9 MB is over"),
+    "header over the limit": (framed(b" " * (9 << 20)), "header of 9.00 MiB is over"),
     "header no JSON": (framed(b"{nonsense"), "header is no JSON"),
     "header a list": (framed(b"[1, 2]"), "no JSON object"),
     "header of numbers": (framed(b'{"a": 1}'), "header (is damaged|lists no tensors)"),

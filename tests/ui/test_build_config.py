@@ -141,12 +141,12 @@ def test_what_a_run_will_take_is_said_with_how_that_is_known():
     assert expectation(RunEstimate(400, 10)) == ""
     assert expectation(RunEstimate(400, 10, 100.0)).endswith("as earlier runs with these settings took")
     said = expectation(RunEstimate(400, 10, 100.0, measured.memory, measured))
-    assert said == "about 1:40 min · about 1.2 GB, measured: 0.25 s a step of 64 x 64 on cpu"
+    assert said == "about 1:40 min · about 1.12 GiB, measured: 0.25 s a step of 64 x 64 on cpu"
 
 
 def test_what_a_run_will_write_is_said_with_the_largest_parts():
     parts = {"adapter": 6_000_000, "checkpoints": 31_000_000, "states": 37_000_000, "previews": 2_000_000}
-    assert disk(parts) == "at most 76 MB of disk: 37 MB states, 31 MB checkpoints, 8 MB others"
+    assert disk(parts) == "at most 72.5 MiB of disk: 35.3 MiB states, 29.6 MiB checkpoints, 7.63 MiB others"
 
 
 def test_a_second_click_makes_no_twin_even_once_the_run_chose_what_fits(tmp_path, configure, monkeypatch):

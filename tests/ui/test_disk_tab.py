@@ -22,7 +22,7 @@ def desk(tmp_path):
     desk.close()
 
 
-@pytest.mark.parametrize(("days", "size"), [(0, "4 kB"), (30, "2 kB"), (365, "0 kB")])
+@pytest.mark.parametrize(("days", "size"), [(0, "3.91 KiB"), (30, "1.95 KiB"), (365, "0 B")])
 def test_the_tab_shows_what_is_that_old(desk, days, size):
     told, chosen, free, sure = disk_tab._show(desk, days)
     assert f"{size}: latents and text outputs" in told and "finished ones, and those imported" in told
@@ -32,13 +32,13 @@ def test_the_tab_shows_what_is_that_old(desk, days, size):
 
 def test_what_is_chosen_goes_and_is_told(desk):
     said, told, *_ = disk_tab._free(desk, ["cache"], 30)
-    assert "2 kB freed." in said and "0 kB: latents" in told
+    assert "1.95 KiB freed." in said and "0 B: latents" in told
     assert [path.name for path in (desk.data_dir / "cache" / "latents").iterdir()] == ["new"]
 
 
 def test_nothing_goes_that_is_not_offered(desk):
     said, *_ = disk_tab._free(desk, ["adapters", "projects"], 0)
-    assert "0 kB freed." in said and len(list((desk.data_dir / "cache" / "latents").iterdir())) == 2
+    assert "0 B freed." in said and len(list((desk.data_dir / "cache" / "latents").iterdir())) == 2
 
 
 def test_a_busy_cache_is_told(desk):

@@ -6,7 +6,7 @@ from sdlora.events import Progress, RunFailed, RunFinished, RunStarted, RunStopp
 from sdlora.storage.journal import Journal
 from sdlora.storage.run_folder import Run
 from sdlora.ui import page_html, run_html
-from sdlora.ui.run_view import MAX_POINTS, REMEMBERED, RunView, Watcher, clock, curve, sentence, share, short, stages
+from sdlora.ui.run_view import MAX_POINTS, REMEMBERED, RunView, Watcher, curve, sentence, share, short, stages
 
 
 @pytest.fixture
@@ -90,11 +90,6 @@ def test_words_of_people_never_become_html(told):
     for piece in pieces:
         assert evil not in piece
         assert "&lt;img" in piece
-
-
-@pytest.mark.parametrize(("seconds", "text"), [(5.4, "5 s"), (60, "1:00 min"), (3725, "1:02 h")])
-def test_durations_read_well(seconds, text):
-    assert clock(seconds) == text
 
 
 def test_a_new_run_under_a_deleted_runs_name_is_told_from_its_own_beginning(tmp_path):
