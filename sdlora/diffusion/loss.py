@@ -1,26 +1,13 @@
-"""What the model is asked to predict, how wrong it was, and how much each timestep's error counts."""
+"""Error of a prediction, and how much each timestep's error counts."""
 
 import torch
 
-from sdlora.diffusion.schedule import NoiseSchedule
-
-
-def target(
-    schedule: NoiseSchedule, prediction_type: str, latents: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor
-) -> torch.Tensor:
-    """What the UNet shall predict, (B, C, H, W): the noise, or the velocity of ``NoiseSchedule.velocity``.
-
-    ``latents`` and ``noise`` are (B, C, H, W), ``timesteps`` (B,) int64.
-    """
-    assert prediction_type in ("epsilon", "v_prediction"), prediction_type
-    return noise if prediction_type == "epsilon" else schedule.velocity(latents, noise, timesteps)
-
 
 def squared_error(prediction: torch.Tensor, target: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
-    """Mean squared error of each example, (B,) float32; ``mask`` (B, 1, H, W) weights the places.
+    """Return the mean squared error of each example, (B,) float32; ``mask`` (B, 1, H, W) weights positions.
 
-    float32: the squares overflow in float16. With a mask the mean is taken over its weight, so
-    that a small subject counts as much as a large one.
+    float32: the squares overflow in float16. With a mask the mean is taken over its weight, so that a small subject
+    counts as much as a large one.
     """
     error = (prediction.float() - target.float()) ** 2
     if mask is None:
@@ -38,7 +25,7 @@ def min_snr_weight(snr: torch.Tensor, gamma: float, prediction_type: str) -> tor
 
 
 def debiased_weight(snr: torch.Tensor, prediction_type: str) -> torch.Tensor:
-    """Debiased estimation's loss weight, (B,): 1/√SNR, for velocity √SNR/(SNR + 1), which is the same error.
+    """Loss weight of debiased estimation, (B,): 1/√SNR, for velocity √SNR/(SNR + 1), which is the same error.
 
     Yu et al., arXiv:2310.08442, eq. 10.
     """
@@ -46,7 +33,7 @@ def debiased_weight(snr: torch.Tensor, prediction_type: str) -> torch.Tensor:
 
 
 def p2_weight(snr: torch.Tensor, prediction_type: str) -> torch.Tensor:
-    """P2 weighting's loss weight with k = γ = 1, (B,): 1/(1 + SNR), for velocity SNR/(SNR + 1)².
+    """P2 loss weight with k = γ = 1, (B,): 1/(1 + SNR), for velocity SNR/(SNR + 1)².
 
     Choi et al., arXiv:2204.00227, eq. 8. Soft-min-SNR (arXiv:2401.11605) is the same curve but for its knee.
     """
@@ -54,4 +41,4 @@ def p2_weight(snr: torch.Tensor, prediction_type: str) -> torch.Tensor:
 
 
 WEIGHTS = {"debiased": debiased_weight, "p2": p2_weight}
-"""By the name that the setting has."""
+"""Weights by the value of the setting ``loss.weighting``."""

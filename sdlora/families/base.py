@@ -9,6 +9,8 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from sdlora.diffusion.process import NoiseProcess
+
 PredictionType = Literal["epsilon", "v_prediction"]
 
 
@@ -88,6 +90,11 @@ class Family(ABC):
     @abstractmethod
     def vae(self) -> "nn.Module":
         """The autoencoder between pixels and latents. No adapter goes into it."""
+
+    @property
+    @abstractmethod
+    def process(self) -> "NoiseProcess":
+        """Noise process that the model was trained on, on the CPU: times, noise, target and weights of a step."""
 
     @property
     @abstractmethod

@@ -2,12 +2,13 @@
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 
-from sdlora.diffusion.schedule import ZERO_SNR
+from sdlora.diffusion.ddpm import ZERO_SNR, DDPMProcess
 from sdlora.errors import ModelError
 from sdlora.families.base import Conditioning, Family, to_device_async, weights_fingerprint
 
@@ -95,6 +96,10 @@ class StableDiffusion(Family):
     @property
     def vae(self) -> "nn.Module":
         return self._vae
+
+    @cached_property
+    def process(self) -> DDPMProcess:
+        return DDPMProcess(self._scheduler_config)
 
     @property
     def scheduler_config(self) -> dict[str, Any]:

@@ -22,7 +22,6 @@ from torch.utils._pytree import tree_iter
 from sdlora.data.batches import Batch
 from sdlora.data.dataset import read_folder
 from sdlora.data.images import ImageSize
-from sdlora.diffusion.schedule import NoiseSchedule
 from sdlora.families.base import Conditioning, Family
 from sdlora.families.meta_model import build_meta_family
 from sdlora.families.quantized import quantize
@@ -168,7 +167,7 @@ def _step(
     batch = Batch(latents, latents, _captions(job), None, [*range(copies)], job.train.batch_size, framing)
     with torch.no_grad():
         kept = _spoken(family, copies)
-    schedule = NoiseSchedule(family.scheduler_config, CPU)
+    process = family.process
     live = precompute.LiveTextEncoder(family, partial(_ids, family), nullcontext, each=job.adapter.input_dropout > 0)
 
     def encode(captions: list[str]) -> Conditioning:
@@ -176,7 +175,7 @@ def _step(
 
     def step() -> None:
         with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
-            loss = training_step(family, schedule, batch, encode, job.loss, job.prior.weight, 0, 0)
+            loss = training_step(family, process, batch, encode, job.loss, job.prior.weight, 0, 0)
         loss.backward()
 
     return step

@@ -165,10 +165,11 @@ def prepare_training(job: TrainJob, gang: Distributed) -> TrainState | None:
 def load_base(job: TrainJob, gang: Distributed) -> Family:
     """The base model on its device (or, where its parts take turns there, on the CPU), in the training precision.
 
-    Raises ModelError, and ConfigError if it cannot draw the run's previews: rather now than at each of them.
+    Raises ModelError, and ConfigError for a loss weighting or a preview that it does not define.
     """
     job.on_event(Progress(phase="loading the base model", done=0, total=1))
     family = load_family(job.model)
+    family.process.check_weighting(job.loss.weighting, job.loss.min_snr_gamma)
     require_previews(job.sample, family)
     if job.model.quantize is not None:
         quantize(family.models["unet"], job.model.quantize, gang.device)

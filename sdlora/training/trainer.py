@@ -16,7 +16,6 @@ import torch
 from sdlora import checkpoint, failpoints
 from sdlora.adapters import attach
 from sdlora.data.batches import Prefetcher
-from sdlora.diffusion.schedule import NoiseSchedule
 from sdlora.errors import NonFiniteError
 from sdlora.events import CheckpointSaved, Progress, RunFinished, RunStarted, RunStopped, StepDone, ignore
 from sdlora.generation.memory import used_bytes
@@ -68,7 +67,7 @@ class TrainLoop:
 
     def __init__(self, job: TrainJob, gang: Distributed, ready: TrainState):
         self.job, self.distributed, self.ready, self.trained = job, gang, ready, ready.trained
-        self.schedule = NoiseSchedule(ready.family.scheduler_config, gang.device)
+        self.process = ready.family.process.to(gang.device)
         self.previews = Previews(job, ready.family)
         self.batch = Prefetcher(lambda number: ready.batches.read(number, ready.latents))
         self.turns = ComponentOffload(ready.family, str(gang.device), job.train.offload)
@@ -128,7 +127,7 @@ class TrainLoop:
             with gang.autocast():
                 loss = training_step(
                     ready.family,
-                    self.schedule,
+                    self.process,
                     batch,
                     ready.encode,
                     self.job.loss,

@@ -4,9 +4,8 @@ import pytest
 import torch
 from diffusers import DDPMScheduler
 
-from sdlora.diffusion.loss import debiased_weight, min_snr_weight, p2_weight, squared_error, target
-from sdlora.diffusion.noise import sample_noise_and_timesteps
-from sdlora.diffusion.schedule import NoiseSchedule
+from sdlora.diffusion.ddpm import DDPMProcess
+from sdlora.diffusion.loss import debiased_weight, min_snr_weight, p2_weight, squared_error
 from sdlora.seeds import derive
 
 SD = {"num_train_timesteps": 1000, "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
@@ -25,10 +24,11 @@ def test_noising_and_velocity_equal_diffusers(beta_schedule, tensors):
     latents, noise, timesteps = tensors
     config = SD | {"beta_schedule": beta_schedule}
     reference = DDPMScheduler(**config)
-    schedule = NoiseSchedule(config)
-    torch.testing.assert_close(schedule.add_noise(latents, noise, timesteps), reference.add_noise(*tensors))
-    torch.testing.assert_close(schedule.velocity(*tensors), reference.get_velocity(*tensors))
-    assert target(schedule, "epsilon", *tensors) is noise
+    process = DDPMProcess(config)
+    torch.testing.assert_close(process.add_noise(latents, noise, timesteps), reference.add_noise(*tensors))
+    assert process.target(*tensors) is noise
+    velocity = DDPMProcess(config | {"prediction_type": "v_prediction"})
+    torch.testing.assert_close(velocity.target(*tensors), reference.get_velocity(*tensors))
 
 
 def test_min_snr_weight_is_one_below_gamma_and_falls_as_gamma_over_snr_above():
@@ -51,19 +51,17 @@ def test_error_of_half_precision_does_not_overflow():
 
 
 def test_draws_depend_on_the_place_alone_not_on_the_batch_it_is_in():
-    together = sample_noise_and_timesteps((4, 8, 8), 1000, seed=3, number=7, places=[0, 1, 2, 3], noise_offset=0.1)
-    apart = sample_noise_and_timesteps((4, 8, 8), 1000, seed=3, number=7, places=[2, 3], noise_offset=0.1)
+    together = DDPMProcess(SD).sample((4, 8, 8), seed=3, number=7, positions=[0, 1, 2, 3], noise_offset=0.1)
+    apart = DDPMProcess(SD).sample((4, 8, 8), seed=3, number=7, positions=[2, 3], noise_offset=0.1)
     for whole, part in zip(together, apart, strict=True):
         assert torch.equal(whole[2:], part)
     assert not torch.equal(together[0][0], together[0][1])
-    assert not torch.equal(
-        together[0], sample_noise_and_timesteps((4, 8, 8), 1000, seed=3, number=8, places=[0, 1, 2, 3])[0]
-    )
+    assert not torch.equal(together[0], DDPMProcess(SD).sample((4, 8, 8), seed=3, number=8, positions=[0, 1, 2, 3])[0])
 
 
 def test_noise_offset_moves_each_channel_as_a_whole():
-    plain = sample_noise_and_timesteps((4, 16, 16), 1000, seed=0, number=0, places=[0])[0]
-    shifted = sample_noise_and_timesteps((4, 16, 16), 1000, seed=0, number=0, places=[0], noise_offset=0.5)[0]
+    plain = DDPMProcess(SD).sample((4, 16, 16), seed=0, number=0, positions=[0])[0]
+    shifted = DDPMProcess(SD).sample((4, 16, 16), seed=0, number=0, positions=[0], noise_offset=0.5)[0]
     difference = (shifted - plain)[0]
     assert difference.std(dim=(1, 2)).max() < 1e-6
     assert difference.abs().max() > 0.01
@@ -85,16 +83,14 @@ def test_a_weighting_follows_its_formula_and_counts_a_velocitys_error_as_the_noi
 
 
 def timesteps(sampling, span=(0, None), numbers=range(500), places=range(4)):
-    return torch.stack(
-        [sample_noise_and_timesteps((4, 1, 1), 1000, 3, n, list(places), 0.0, sampling, span)[2] for n in numbers]
-    )
+    return torch.stack([DDPMProcess(SD).sample((4, 1, 1), 3, n, list(places), 0.0, sampling, span)[2] for n in numbers])
 
 
 def test_uniform_timesteps_are_what_they_were_before_there_was_a_choice():
     generator = torch.Generator().manual_seed(derive(3, "noise", 7, 2))
     expected = torch.randint(1000, (1,), generator=generator), torch.randn(4, 8, 8, generator=generator)
     offset = torch.randn(4, 1, 1, generator=generator) * 0.0
-    noise, spread, drawn = sample_noise_and_timesteps((4, 8, 8), 1000, 3, 7, [2])
+    noise, spread, drawn = DDPMProcess(SD).sample((4, 8, 8), 3, 7, [2])
     assert torch.equal(drawn, expected[0])
     assert torch.equal(spread[0], expected[1])
     assert torch.equal(noise[0], torch.randn(4, 8, 8, generator=generator) + offset)
@@ -107,7 +103,7 @@ def test_a_timestep_depends_on_seed_number_and_place_and_stays_in_its_span(sampl
     assert len(drawn.unique()) > 150
     assert torch.equal(timesteps(sampling, (200, 599), [7], [2, 3])[0], drawn[7, 2:])
     assert not torch.equal(
-        sample_noise_and_timesteps((4, 1, 1), 1000, 4, 7, [0, 1, 2, 3], 0.0, sampling)[2], timesteps(sampling)[7]
+        DDPMProcess(SD).sample((4, 1, 1), 4, 7, [0, 1, 2, 3], 0.0, sampling)[2], timesteps(sampling)[7]
     )
 
 

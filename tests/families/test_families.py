@@ -10,7 +10,7 @@ from diffusers import DiffusionPipeline
 from sdlora.adapters import METHODS
 from sdlora.adapters.state import AdapterState, ModuleState
 from sdlora.data.images import ImageSize, size_and_crop
-from sdlora.diffusion.schedule import alphas_cumprod
+from sdlora.diffusion.ddpm import alphas_cumprod
 from sdlora.errors import ConfigError, MismatchError, ModelError
 from sdlora.events import SampleReady, StepDone
 from sdlora.families.loading import load_family

@@ -5,7 +5,6 @@ import torch
 
 from sdlora.adapters import attach
 from sdlora.data.batches import Batch
-from sdlora.diffusion.schedule import NoiseSchedule
 from sdlora.events import Notice, RunStarted, RunStopped, SampleReady
 from sdlora.families.loading import load_family
 from sdlora.families.settings import Model
@@ -44,7 +43,6 @@ def test_class_pictures_of_a_rounded_base_are_not_those_of_the_whole_one(configu
 def test_gradients_added_up_one_by_one_equal_those_of_the_batch(tiny_base, configure):
     family = load_family(Model(base=str(tiny_base)))
     parameters = configure().adapter.attach(family.models, "new", 0)
-    schedule = NoiseSchedule(family.scheduler_config, "cpu")
     generator = torch.Generator().manual_seed(0)
     mean, std = (torch.rand(4, 4, 8, 8, generator=generator) for _ in range(2))
 
@@ -56,7 +54,7 @@ def test_gradients_added_up_one_by_one_equal_those_of_the_batch(tiny_base, confi
             pairs = [*places, *(2 + place for place in places)]
             captions = [f"a red house {place}" for place in pairs]
             batch = Batch(mean[pairs], std[pairs], captions, None, pairs, instances=len(places))
-            loss = training_step(family, schedule, batch, encode, Loss(), 0.7, 3, 5)
+            loss = training_step(family, family.process, batch, encode, Loss(), 0.7, 3, 5)
             (loss / len(groups)).backward()
         return [parameter.grad.clone() for parameter in parameters]
 

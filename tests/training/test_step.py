@@ -5,8 +5,7 @@ import pytest
 import torch
 
 from sdlora.data.batches import Batch
-from sdlora.diffusion.noise import sample_noise_and_timesteps
-from sdlora.diffusion.schedule import NoiseSchedule
+from sdlora.diffusion.ddpm import DDPMProcess
 from sdlora.families.base import Conditioning
 from sdlora.training.settings import Loss
 from sdlora.training.step import training_step
@@ -20,9 +19,6 @@ class Known:
     """A family whose model answers a fixed multiple of what it is given, and keeps that."""
 
     device = torch.device("cpu")
-
-    def __init__(self, prediction_type):
-        self.prediction_type = prediction_type
 
     def predict(self, latents, timesteps, conditioning, framing=None):
         self.given = (latents, timesteps, conditioning.text)
@@ -43,19 +39,19 @@ def batch():
 
 
 def step(batch, prediction_type="epsilon", prior_weight=1.0, **loss):
-    family = Known(prediction_type)
+    family, process = Known(), DDPMProcess(SD | {"prediction_type": prediction_type})
 
     def encode(captions):
         return Conditioning(torch.tensor([float(len(caption)) for caption in captions]))
 
-    given = training_step(family, NoiseSchedule(SD), batch, encode, Loss(**loss), prior_weight, SEED, NUMBER)
+    given = training_step(family, process, batch, encode, Loss(**loss), prior_weight, SEED, NUMBER)
     return given.item(), family.given
 
 
 def errors_by_hand(batch, prediction_type="epsilon", gamma=None, noise_offset=0.0):
     """What the model is given, and each example's error: DDPM eq. 4, the target, its square's mean, min-SNR."""
     noise, spread, t = (
-        x.double().numpy() for x in sample_noise_and_timesteps((4, 8, 6), 1000, SEED, NUMBER, PLACES, noise_offset)
+        x.double().numpy() for x in DDPMProcess(SD).sample((4, 8, 6), SEED, NUMBER, PLACES, noise_offset)
     )
     kept = np.cumprod(1 - np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2)[t.astype(int)].reshape(4, 1, 1, 1)
     latents = batch.mean.double().numpy() + batch.std.double().numpy() * spread

@@ -1,0 +1,101 @@
+"""Diffusion over discrete betas (DDPM, arXiv:2006.11239): the noise process of Stable Diffusion 1, 2 and XL."""
+
+import copy
+from collections.abc import Mapping
+from typing import Any, Self
+
+import torch
+
+from sdlora.diffusion.loss import WEIGHTS, min_snr_weight
+from sdlora.diffusion.process import NoiseProcess, sample_fraction
+
+ZERO_SNR = "rescale_betas_zero_snr"
+"""Entry of a scheduler's config: whether the schedule ends in noise alone."""
+
+
+class DDPMProcess(NoiseProcess):
+    """x_t = √ᾱ_t x_0 + √(1-ᾱ_t) ε over integer timesteps; the target is the noise ε or the velocity."""
+
+    def __init__(self, config: Mapping[str, Any]):
+        """Read a scheduler configuration as diffusers keeps it.
+
+        Raises ValueError for an unknown beta schedule or prediction type.
+        """
+        self.prediction_type = config.get("prediction_type", "epsilon")
+        if self.prediction_type not in ("epsilon", "v_prediction"):
+            raise ValueError(f"prediction type {self.prediction_type!r} is unknown")
+        alpha_bar = alphas_cumprod(config)
+        self.num_train_timesteps = len(alpha_bar)
+        self.signal_scale = alpha_bar.sqrt().float()
+        """√ᾱ, (T,)."""
+        self.noise_scale = (1 - alpha_bar).sqrt().float()
+        """√(1-ᾱ), (T,)."""
+        self.snr = (alpha_bar / (1 - alpha_bar)).float()
+        """Signal-to-noise ratio ᾱ / (1 - ᾱ), (T,)."""
+
+    def to(self, device: torch.device | str) -> Self:
+        moved = copy.copy(self)
+        moved.signal_scale, moved.noise_scale = self.signal_scale.to(device), self.noise_scale.to(device)
+        moved.snr = self.snr.to(device)
+        return moved
+
+    def sample_time(
+        self, sampling: str, span: tuple[int, int | None], seed: int, number: int, position: int,
+        generator: torch.Generator,
+    ) -> torch.Tensor:  # fmt: skip
+        """Sample one timestep, (1,) int64, of those from ``span``'s first to its last."""
+        end = self.num_train_timesteps - 1
+        last = end if span[1] is None else min(span[1], end)
+        first = min(span[0], last)
+        if sampling == "uniform":
+            return torch.randint(first, last + 1, (1,), generator=generator)
+        fraction = sample_fraction(sampling, seed, number, position, generator)
+        return (first + fraction * (last + 1 - first)).long().clamp(max=last)
+
+    def add_noise(self, latents: torch.Tensor, noise: torch.Tensor, times: torch.Tensor) -> torch.Tensor:
+        """x_t = √ᾱ_t x_0 + √(1-ᾱ_t) ε (DDPM, eq. 4)."""
+        return _at(self.signal_scale, times) * latents + _at(self.noise_scale, times) * noise
+
+    def target(self, latents: torch.Tensor, noise: torch.Tensor, times: torch.Tensor) -> torch.Tensor:
+        """ε, or v = √ᾱ_t ε - √(1-ᾱ_t) x_0 (Salimans & Ho, arXiv:2202.00512, section 4)."""
+        if self.prediction_type == "epsilon":
+            return noise
+        return _at(self.signal_scale, times) * noise - _at(self.noise_scale, times) * latents
+
+    def weight(
+        self, times: torch.Tensor, weighting: str = "uniform", min_snr_gamma: float | None = None
+    ) -> torch.Tensor:
+        snr = self.snr[times]
+        if min_snr_gamma is not None:
+            return min_snr_weight(snr, min_snr_gamma, self.prediction_type)
+        return torch.ones_like(snr) if weighting == "uniform" else WEIGHTS[weighting](snr, self.prediction_type)
+
+
+def _at(values: torch.Tensor, times: torch.Tensor) -> torch.Tensor:
+    return values[times][:, None, None, None]
+
+
+def alphas_cumprod(config: Mapping[str, Any]) -> torch.Tensor:
+    """Return ᾱ_t of every timestep, (T,) float64, for a scheduler configuration as diffusers keeps it.
+
+    Raises ValueError for an unknown beta schedule. DDPM, arXiv:2006.11239, section 2; ``scaled_linear`` is latent
+    diffusion's, arXiv:2112.10752.
+    """
+    steps = config["num_train_timesteps"]
+    start, end = config["beta_start"], config["beta_end"]
+    if config.get("trained_betas") is not None:
+        betas = torch.tensor(config["trained_betas"], dtype=torch.float64)
+    elif config["beta_schedule"] == "scaled_linear":
+        betas = torch.linspace(start**0.5, end**0.5, steps, dtype=torch.float64) ** 2
+    elif config["beta_schedule"] == "linear":
+        betas = torch.linspace(start, end, steps, dtype=torch.float64)
+    else:
+        raise ValueError(f"beta schedule {config['beta_schedule']!r} is unknown")
+    alpha_bar = torch.cumprod(1 - betas, dim=0)
+    return _rescale_to_zero_snr(alpha_bar) if config.get(ZERO_SNR) else alpha_bar
+
+
+def _rescale_to_zero_snr(alpha_bar: torch.Tensor) -> torch.Tensor:
+    """Shift and scale √ᾱ so that its first value stays and its last is 0 (arXiv:2305.08891, algorithm 1)."""
+    signal = alpha_bar.sqrt()
+    return ((signal - signal[-1]) * signal[0] / (signal[0] - signal[-1])) ** 2
