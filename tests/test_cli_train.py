@@ -75,7 +75,8 @@ def test_a_turned_photograph_and_a_cut_out_train_with_honest_remarks(configure, 
     assert code == 0
     assert notes(capsys) == [
         "Only 2 pictures: the adapter will copy rather than learn; add at least 3, better ten.",
-        "Smaller than the training size and enlarged: 1 picture (logo.png of 51 x 50 to 64 x 64).",
+        "Smaller than the training size of 64 pixels: 1 picture (logo.png); the shortest side has 50. They are "
+        "enlarged, and the adapter learns their blur; use larger copies if there are any.",
     ]
     with safe_open(tmp_path / "data" / "runs" / "mine" / "adapter.safetensors", "pt") as file:
         shapes = [bucket["resolution"] for bucket in json.loads(file.metadata()["ss_bucket_info"])["buckets"].values()]

@@ -72,35 +72,35 @@ class BatchLoader:
         self.seed = seed
         self.share = range(rank * batch_size, (rank + 1) * batch_size)
         self.items = [index for index, example in enumerate(examples) for _ in range(example.repeats)]
-        self.plan = EpochSampler(
+        self.sampler = EpochSampler(
             [sizes[index] for index in self.items], batch_size * processes, derive(seed, "instances")
         )
         self.examples = examples
         self.class_examples = class_examples
-        self._rotation = ShuffledCycle(len(class_examples), derive(seed, "classes")) if class_examples else None
+        self._class_cycle = ShuffledCycle(len(class_examples), derive(seed, "classes")) if class_examples else None
 
     @property
     def per_epoch(self) -> int:
         """Micro-batches in an epoch: an example with 10 repeats is seen 10 times in it."""
-        return self.plan.per_epoch
+        return self.sampler.per_epoch
 
     def notices(self) -> list[str]:
         """What is worth knowing of the batches themselves."""
-        if not self.plan.padded:
+        if not self.sampler.repeated:
             return []
         return [
-            f"Shapes do not fill batches of {self.plan.batch_size}: {self.plan.padded} of "
-            f"{self.per_epoch * self.plan.batch_size} places in an epoch show a picture again."
+            f"Shapes do not fill batches of {self.sampler.batch_size}: {self.sampler.repeated} of "
+            f"{self.per_epoch * self.sampler.batch_size} places in an epoch show a picture again."
         ]
 
     def scheduled(self, n: int) -> list[ScheduledExample]:
         """The whole global micro-batch ``n``, in the order of the places: instance examples, then class examples."""
-        slot = self.plan[n]
+        slot = self.sampler[n]
         instances = [self._instance(item, slot.bucket, slot.epoch, place) for place, item in enumerate(slot.items)]
-        if self._rotation is None:
+        if self._class_cycle is None:
             return instances
-        size = self.plan.batch_size
-        chosen = [self.class_examples[self._rotation[n * size + i]] for i in range(size)]
+        size = self.sampler.batch_size
+        chosen = [self.class_examples[self._class_cycle[n * size + i]] for i in range(size)]
         return instances + [ScheduledExample(View(e, slot.bucket), e.caption, size + i) for i, e in enumerate(chosen)]
 
     def _instance(self, item: int, size: ImageSize, epoch: int, place: int) -> ScheduledExample:
@@ -126,7 +126,7 @@ class BatchLoader:
         """This process's share of micro-batch ``n``, on the CPU. Raises FileError for latents that are not there."""
         import torch
 
-        mine = [shown for shown in self.scheduled(n) if shown.position % self.plan.batch_size in self.share]
+        mine = [shown for shown in self.scheduled(n) if shown.position % self.sampler.batch_size in self.share]
         found = [cache.read(shown.view) for shown in mine]
         masks = None
         if any(latents.mask is not None for latents in found):

@@ -6,16 +6,14 @@ Front ends may import this: no torch.
 import math
 from collections.abc import Sequence
 
-from sdlora.data.dataset import Example, summarize_names
-from sdlora.data.images import ImageSize, crop_box
+from sdlora.data.dataset import Example
+from sdlora.data.images import ImageSize
 
 LARGEST_STEP = 64
 """Pixels between the sides of neighbouring buckets at 512 px and more, as in sd-scripts."""
 STEPS_PER_SIDE = 8
 LONGEST = 2
 """The long side is at most twice the square's, so shapes go from 1:4 to 4:1."""
-LOST = 1 / 3
-"""A picture that loses more than this share of its area to cutting is named in a notice."""
 
 
 def bucket_step(resolution: int, factor: int = 8) -> int:
@@ -57,20 +55,3 @@ def assign_buckets(
     """The bucket of every example, in their order."""
     sizes = bucket_sizes(resolution, step, buckets)
     return tuple(nearest_bucket(example.size, sizes) for example in examples)
-
-
-def bucket_notices(examples: Sequence[Example], sizes: Sequence[ImageSize]) -> list[str]:
-    """What the assigned ``sizes`` do to pictures: enlarge them, or cut much away."""
-    small, cut = [], []
-    for example, size in zip(examples, sizes, strict=True):
-        left, top, right, bottom = crop_box(example.size, size, 0.5)
-        if example.width < size.width or example.height < size.height:
-            small.append(f"{example.path.name} of {example.width} x {example.height} to {size.width} x {size.height}")
-        if 1 - (right - left) * (bottom - top) / (example.width * example.height) > LOST:
-            cut.append(example.path.name)
-    said = []
-    if small:
-        said.append(f"Smaller than the training size and enlarged: {summarize_names(small)}.")
-    if cut:
-        said.append(f"Cut by more than a third to fit: {summarize_names(cut)}; crop by hand what matters.")
-    return said

@@ -38,7 +38,7 @@ VERSION = 1
 """Raised whenever the way from a file to its latents changes, so that nothing old is read."""
 
 _WORKERS = 4
-_AHEAD = 8
+_PREFETCHED = 8
 
 
 def lower_thread_priority() -> None:
@@ -141,7 +141,7 @@ class LatentCache:
             try:
                 for batch in batches:
                     ahead.append([(view, pool.submit(self._open, view)) for view in batch])
-                    if len(ahead) * self.batch_size >= _AHEAD:
+                    if len(ahead) * self.batch_size >= _PREFETCHED:
                         yield [(view, future.result()) for view, future in ahead.popleft()]
                 while ahead:
                     yield [(view, future.result()) for view, future in ahead.popleft()]

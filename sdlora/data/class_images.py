@@ -15,7 +15,8 @@ from PIL import Image
 
 from sdlora import failpoints
 from sdlora.data.captions import without_trigger
-from sdlora.data.dataset import Example, read_folder
+from sdlora.data.dataset import Example, load_dataset
+from sdlora.data.doctor import exact_copies
 from sdlora.data.images import inspect_image
 from sdlora.data.settings import Data, Prior
 from sdlora.errors import ConfigError, DatasetError
@@ -64,16 +65,16 @@ class ClassImages:
     """
 
     own: tuple[Example, ...]
-    made: tuple[GeneratedClassImage, ...]
+    generated: tuple[GeneratedClassImage, ...]
     notices: tuple[str, ...] = ()
 
     def missing(self) -> list[GeneratedClassImage]:
         """Those to make that are not there whole."""
-        return [made for made in self.made if not _is_whole(made.path)]
+        return [made for made in self.generated if not _is_usable(made.path)]
 
     def examples(self) -> list[Example]:
         """All of them, own ones first. Raises DatasetError if a made one is missing or damaged."""
-        return [*self.own, *(_example(made) for made in self.made)]
+        return [*self.own, *(_example(made) for made in self.generated)]
 
 
 def class_prompt(data: Data, prior: Prior) -> str:
@@ -102,7 +103,7 @@ def class_prompts(data: Data, prior: Prior, captions: Iterable[str]) -> tuple[st
     return tuple(dict.fromkeys(text if name in text.casefold() != name else plain for text in said)) or (plain,)
 
 
-def select_class_images(prior: Prior, prompts: Sequence[str], caption: str, shelf: ClassImageStore) -> ClassImages:
+def select_class_images(prior: Prior, prompts: Sequence[str], caption: str, store: ClassImageStore) -> ClassImages:
     """``prior.count`` class pictures: those in ``prior.folder``, by their own captions or else by ``caption``; the rest
     made. Each counts once, whatever its folder's name says of repeats.
 
@@ -112,32 +113,33 @@ def select_class_images(prior: Prior, prompts: Sequence[str], caption: str, shel
     own: tuple[Example, ...] = ()
     notices = []
     if prior.folder is not None:
-        own, found = _own(prior.folder, caption)
+        own, found = _read_own(prior.folder, caption)
         if len(own) < prior.count:
             notices.append(
                 f"{prior.folder}: {len(own)} of {prior.count} class pictures; "
-                f"the base model makes the rest, kept in {shelf.root}."
+                f"the base model makes the rest, kept in {store.root}."
             )
         elif len(own) > prior.count:
             notices.append(f"{prior.folder}: of {len(own)} class pictures, the first {prior.count} are used.")
         notices.extend(found)
     rest = range(max(0, prior.count - len(own)))
-    made = tuple(shelf.image_path(prompts[i % len(prompts)], prior.seed + i) for i in rest)
+    made = tuple(store.image_path(prompts[i % len(prompts)], prior.seed + i) for i in rest)
     return ClassImages(own[: prior.count], made, tuple(notices))
 
 
-def _own(folder: Path, caption: str) -> tuple[tuple[Example, ...], tuple[str, ...]]:
+def _read_own(folder: Path, caption: str) -> tuple[tuple[Example, ...], tuple[str, ...]]:
     found = existing_path(folder)
     if found and found.is_dir() and not any(not path.name.startswith(".") for path in found.iterdir()):
         return (), ()  # a folder made ready for class pictures: all are missing
     try:
-        dataset = read_folder(Data(folder=folder, prompt=caption, masks=False))
+        dataset = load_dataset(Data(folder=folder, prompt=caption, masks=False))
     except DatasetError as error:
         raise DatasetError(str(error).replace("data.folder", "prior.folder")) from None
-    return dataset.examples, dataset.notices
+    copies = [finding.text for finding in exact_copies(dataset.examples)]
+    return dataset.examples, (*dataset.notices, *copies)
 
 
-def _is_whole(path: Path) -> bool:
+def _is_usable(path: Path) -> bool:
     try:
         inspect_image(path)
     except DatasetError:
@@ -154,7 +156,7 @@ def _example(made: GeneratedClassImage) -> Example:
 
 
 def generate_missing(
-    shelf: ClassImageStore,
+    store: ClassImageStore,
     missing: Sequence[GeneratedClassImage],
     make: Callable[[str, int], Image.Image],
     on_progress: OnProgress = lambda done, total: None,
@@ -171,7 +173,7 @@ def generate_missing(
             return False
         png = BytesIO()
         make(made.prompt, made.seed).save(png, "PNG")
-        write_atomic(made.path.parent / RECORD, shelf.record(made.prompt))
+        write_atomic(made.path.parent / RECORD, store.record(made.prompt))
         write_atomic(made.path, png.getvalue())
         failpoints.point("class.kept")
         on_progress(done, len(missing))

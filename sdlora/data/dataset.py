@@ -16,9 +16,9 @@ from sdlora.errors import DatasetError
 from sdlora.filesystem.paths import existing_path
 from sdlora.formatting import pluralize
 
-MASK = ".mask.png"
-TEXTS = (".txt", ".caption")
-FEW = 3
+MASK_SUFFIX = ".mask.png"
+CAPTION_SUFFIXES = (".txt", ".caption")
+MIN_IMAGES = 3
 MAX_REPEATS = 1000
 """A larger number before a folder's name is a year or a date, not kohya's repeats."""
 _WORKERS = 4
@@ -39,7 +39,7 @@ class Example:
     digest: str = ""
     """SHA-256 of the picture's bytes; caches are kept by it."""
     mask_digest: str = ""
-    own: str = ""
+    own_caption: str = ""
     """What its own caption file says, before anything is put in front of it."""
 
     @property
@@ -72,7 +72,7 @@ class _SourceFolder:
     """One folder to read: the files in it, and what kohya's naming says of them."""
 
     folder: Path
-    pictures: list[Path]
+    images: list[Path]
     captions: dict[str, Path]
     masks: dict[str, Path]
     repeats: int = 1
@@ -109,21 +109,9 @@ def summarize_names(names: Sequence[str]) -> str:
 
 
 def load_dataset(data: Data) -> Dataset:
-    """The examples to train on, as ``read_folder`` finds them, and what to know of such a set."""
-    found = read_folder(data)
-    notices = list(found.notices)
-    if len(found.examples) < FEW:
-        pictures = pluralize(len(found.examples), "picture")
-        notices.append(f"Only {pictures}: the adapter will copy rather than learn; add at least {FEW}, better ten.")
-    repeats = {example.path.parent.resolve().name: example.repeats for example in found.examples}
-    notices += [f"{name}: each picture is seen {times} times an epoch." for name, times in repeats.items() if times > 1]
-    return Dataset(found.examples, tuple(notices))
+    """Read the examples in ``data.folder`` and in the kohya folders (`10_sks dog`) directly below it.
 
-
-def read_folder(data: Data) -> Dataset:
-    """The examples in ``data.folder`` and in the kohya folders (`10_sks dog`) directly below it.
-
-    Raises one DatasetError that lists every file that cannot be used, or says that there is no picture.
+    Raises one DatasetError that lists every unusable file, or reports that the folder holds no image.
     """
     found = survey_folder(data)
     if found.problems:
@@ -131,7 +119,7 @@ def read_folder(data: Data) -> Dataset:
             f"{found.root}: {pluralize(len(found.problems), 'problem')} with {pluralize(found.files, 'picture')}; "
             "mend or remove what is named here, then start again\n" + "\n".join(f"  {line}" for line in found.problems)
         )
-    return Dataset(found.examples, (*found.notices, *_dataset_notices(found.examples, found.root)))
+    return Dataset(found.examples, found.notices)
 
 
 def survey_folder(data: Data) -> FolderSurvey:
@@ -148,24 +136,24 @@ def survey_folder(data: Data) -> FolderSurvey:
         sources = _sources(root, report)
     except OSError as error:
         raise DatasetError(f"{error.filename or root}: cannot be read ({error.strerror})") from None
-    if not any(source.pictures for source in sources) and not report.problems:
-        raise DatasetError(_no_pictures(root))
+    if not any(source.images for source in sources) and not report.problems:
+        raise DatasetError(_no_images_message(root))
     examples = [example for source in sources for example in _read_examples(source, data, report)]
-    files = sum(len(source.pictures) for source in sources)
+    files = sum(len(source.images) for source in sources)
     return FolderSurvey(root, tuple(examples), tuple(report.problems), tuple(report.notices), files)
 
 
-def picture_files(folder: Path) -> list[Path]:
+def image_files(folder: Path) -> list[Path]:
     """The pictures that training would read below ``folder``, usable or not; none if it cannot be read."""
     try:
-        return [path for source in _sources(folder, _Report(folder)) for path in source.pictures]
+        return [path for source in _sources(folder, _Report(folder)) for path in source.images]
     except OSError:
         return []
 
 
-def _no_pictures(root: Path) -> str:
+def _no_images_message(root: Path) -> str:
     files = [path for path in root.iterdir() if path.is_file() and not path.name.startswith(".")]
-    below = [path for path in root.iterdir() if path.is_dir() and any(_is_picture(inner) for inner in path.iterdir())]
+    below = [path for path in root.iterdir() if path.is_dir() and any(_is_image(inner) for inner in path.iterdir())]
     hint = f" (such as {below[0].name})" if below else ""
     return (
         f"{root}: no .png or .jpg among {pluralize(len(files), 'file')}; "
@@ -173,7 +161,7 @@ def _no_pictures(root: Path) -> str:
     )
 
 
-def _is_picture(path: Path) -> bool:
+def _is_image(path: Path) -> bool:
     return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
 
 
@@ -183,15 +171,15 @@ def _sources(root: Path, report: _Report) -> list[_SourceFolder]:
         named = parse_kohya_folder(folder.name)
         if folder.suffix.lower() in SUFFIXES:
             continue  # listed above as a picture that is a folder, and refused
-        if named and not _contained(folder, root):
+        if named and not _is_inside(folder, root):
             report.refuse(folder, "is a link out of the data folder; copy the pictures here")
         elif named:
             sources.append(_list_folder(folder, report, *named))
-        elif any(_is_picture(inner) for inner in folder.iterdir()):
+        elif any(_is_image(inner) for inner in folder.iterdir()):
             report.notices.append(
                 f"{report.name(folder)}: its pictures are not used; only sub-folders named like `10_sks dog` are."
             )
-    return [source for source in sources if source.pictures]
+    return [source for source in sources if source.images]
 
 
 def parse_kohya_folder(name: str) -> tuple[int, str] | None:
@@ -200,7 +188,7 @@ def parse_kohya_folder(name: str) -> tuple[int, str] | None:
     return (int(match[1]), match[2].strip()) if match and 1 <= int(match[1]) <= MAX_REPEATS else None
 
 
-def _contained(path: Path, root: Path) -> bool:
+def _is_inside(path: Path, root: Path) -> bool:
     try:
         return path.resolve(strict=True).is_relative_to(root.resolve())
     except (OSError, RuntimeError):  # a link to nothing, or to itself
@@ -212,17 +200,19 @@ def _list_folder(folder: Path, report: _Report, repeats: int, caption: str) -> _
     source = _SourceFolder(folder, [], {}, {}, repeats, caption)
     for path in sorted(folder.iterdir()):
         name, suffix = path.name, path.suffix.lower()
-        is_mask = name.lower().endswith(MASK)
-        if name.startswith(".") or not (is_mask or suffix in SUFFIXES or suffix in TEXTS or suffix in FOREIGN_SUFFIXES):
+        is_mask = name.lower().endswith(MASK_SUFFIX)
+        if name.startswith(".") or not (
+            is_mask or suffix in SUFFIXES or suffix in CAPTION_SUFFIXES or suffix in FOREIGN_SUFFIXES
+        ):
             continue
-        if path.is_symlink() and not _contained(path, report.root):
+        if path.is_symlink() and not _is_inside(path, report.root):
             report.refuse(path, "is a link out of the data folder, or to nothing; put the file itself here")
         elif suffix in FOREIGN_SUFFIXES:
             report.refuse(path, f"{suffix[1:].upper()} is not read here; save it as PNG or JPEG")
         elif is_mask:
-            source.masks[name[: -len(MASK)]] = path
+            source.masks[name[: -len(MASK_SUFFIX)]] = path
         elif suffix in SUFFIXES:
-            source.pictures.append(path)
+            source.images.append(path)
         else:
             source.captions[path.stem] = path
     _refuse_conflicts(source, report)
@@ -232,22 +222,22 @@ def _list_folder(folder: Path, report: _Report, repeats: int, caption: str) -> _
 def _refuse_conflicts(source: _SourceFolder, report: _Report) -> None:
     """One caption or mask that belongs to two pictures is refused; one that belongs to none is told."""
     stems: dict[str, list[str]] = {}
-    for path in source.pictures:
+    for path in source.images:
         stems.setdefault(path.stem, []).append(path.name)
     for stem, path in (*source.captions.items(), *source.masks.items()):
         owners = stems.get(stem, [])
         if len(owners) > 1:
             report.refuse(path, f"belongs to {' and to '.join(owners)}; give the pictures different names")
-        elif not owners and source.pictures:
+        elif not owners and source.images:
             report.notices.append(f"{report.name(path)}: belongs to no picture and is not used.")
 
 
 def _read_examples(source: _SourceFolder, data: Data, report: _Report) -> list[Example]:
     """The usable examples of one folder; each unusable file is added to the report."""
     with ThreadPoolExecutor(_WORKERS) as pool:
-        looks = list(pool.map(_inspect_file, source.pictures))
+        looks = list(pool.map(_inspect_file, source.images))
     examples = []
-    for path, look in zip(source.pictures, looks, strict=True):
+    for path, look in zip(source.images, looks, strict=True):
         caption, mask = source.captions.get(path.stem), source.masks.get(path.stem) if data.masks else None
         if isinstance(look, DatasetError):
             report.refuse(path, look)
@@ -257,7 +247,7 @@ def _read_examples(source: _SourceFolder, data: Data, report: _Report) -> list[E
             text = caption_for(own, data, source.caption)
             examples.append(Example(path, text, *look.size, mask, source.repeats, look.digest, mask_digest, own))
     moving = [
-        path for path, look in zip(source.pictures, looks, strict=True) if isinstance(look, ImageInfo) and look.animated
+        path for path, look in zip(source.images, looks, strict=True) if isinstance(look, ImageInfo) and look.animated
     ]
     report.notice("Several frames", moving, "the first is used")
     return examples
@@ -297,17 +287,3 @@ def _checked_mask(path: Path, picture: ImageInfo, report: _Report) -> str:
     except DatasetError as error:
         report.refuse(path, error)
         return ""
-
-
-def _dataset_notices(examples: Sequence[Example], root: Path) -> list[str]:
-    """What is honest to say of a set that can be used."""
-    report = _Report(root)
-    report.notice(
-        "No caption",
-        [example.path for example in examples if not example.caption],
-        "no word will call what is learnt: add NAME.txt files, or set data.trigger or data.prompt",
-    )
-    first = {example.digest: example.path for example in reversed(examples)}
-    copies = [example.path for example in examples if first[example.digest] != example.path]
-    report.notice("The same file twice", copies, "each copy counts again")
-    return report.notices

@@ -56,7 +56,7 @@ class EpochSampler(Generic[Bucket]):
         return [slots[i] for i in order(len(slots), self.seed, "batches", epoch)]
 
     @property
-    def padded(self) -> int:
+    def repeated(self) -> int:
         """Places in an epoch that are filled up with items that had their turn already."""
         return self.per_epoch * self.batch_size - sum(len(members) for members in self._members.values())
 

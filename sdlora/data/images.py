@@ -123,7 +123,7 @@ def _inspect_image(path: Path, length: int, modified: int) -> ImageInfo:
     except PermissionError:
         raise DatasetError("cannot be read (permission denied)") from None
     except Exception as error:  # a hostile or broken file makes Pillow raise almost anything
-        raise DatasetError(_complaint(path, error)) from None
+        raise DatasetError(_rejection(path, error)) from None
 
 
 def _require_small(image: Image.Image) -> None:
@@ -142,7 +142,7 @@ def _require_usable(size: ImageSize) -> None:
         raise DatasetError(f"is too long for its width ({shown}); sides of at most 1:{MAX_RATIO} are taken: cut it")
 
 
-def _complaint(path: Path, error: Exception) -> str:
+def _rejection(path: Path, error: Exception) -> str:
     if isinstance(error, DatasetError):
         return str(error)
     if isinstance(error, Image.DecompressionBombError):
@@ -173,7 +173,7 @@ def open_image(path: Path, background: str = "#ffffff", at_least: ImageSize | No
             upright = _upright(image)
             return MaskedImage(_to_rgb(upright, background), _transparency(upright))
     except Exception as error:
-        raise DatasetError(f"{path}: {_complaint(path, error) if os.path.exists(path) else 'is gone'}") from error
+        raise DatasetError(f"{path}: {_rejection(path, error) if os.path.exists(path) else 'is gone'}") from error
 
 
 def orientation(path: Path) -> int:
@@ -183,7 +183,7 @@ def orientation(path: Path) -> int:
             _require_small(image)
             return _orientation(image)
     except Exception as error:
-        raise DatasetError(f"{path}: {_complaint(path, error) if os.path.exists(path) else 'is gone'}") from error
+        raise DatasetError(f"{path}: {_rejection(path, error) if os.path.exists(path) else 'is gone'}") from error
 
 
 def open_mask(path: Path) -> Image.Image:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 CELLS = 16
-WORKING = 96
+WORKING_SIZE = 96
 """Side in pixels to which a picture is reduced before it is cut."""
 HASH_DISTANCE = 0.12
 """Share of the hash's bits in which two alike pictures differ at most."""
@@ -52,18 +52,21 @@ CROPS = tuple(_crops())
 
 def comparison_grids(picture: Image.Image) -> Grids:
     """The grids of an RGB picture, by which it is compared."""
-    small = picture.resize((WORKING, WORKING), Image.Resampling.BOX)
+    small = picture.resize((WORKING_SIZE, WORKING_SIZE), Image.Resampling.BOX)
     side = CELLS + 1
-    boxes = [(left * WORKING, top * WORKING, right * WORKING, bottom * WORKING) for left, top, right, bottom in CROPS]
+    boxes = [
+        (left * WORKING_SIZE, top * WORKING_SIZE, right * WORKING_SIZE, bottom * WORKING_SIZE)
+        for left, top, right, bottom in CROPS
+    ]
     made = [np.asarray(small.resize((side, side), Image.Resampling.LANCZOS, box=box)) for box in boxes]
     return np.stack(made)
 
 
-def near_duplicates(pictures: Sequence[Grids]) -> list[DuplicatePair]:
+def near_duplicates(images: Sequence[Grids]) -> list[DuplicatePair]:
     """All pairs of pictures that are nearly the same, in their order."""
-    if len(pictures) < 2:
+    if len(images) < 2:
         return []
-    stacked = np.stack(pictures)
+    stacked = np.stack(images)
     whole = stacked[:, 0]
     signs, colours = _signs(whole), _colours(whole)
     found: dict[tuple[int, int], bool] = {}

@@ -13,15 +13,15 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from sdlora.data.captions import caption_for, read_caption
-from sdlora.data.dataset import FEW, MASK, parse_kohya_folder, picture_files, summarize_names
+from sdlora.data.dataset import MASK_SUFFIX, MIN_IMAGES, image_files, parse_kohya_folder, summarize_names
 from sdlora.data.images import FOREIGN_SUFFIXES, SUFFIXES, inspect_image
 from sdlora.data.settings import Data
 from sdlora.data.step_heuristics import Kind
 from sdlora.data.undo_log import UndoLog
 from sdlora.data.uploads import (
     MAX_BYTES,
-    MAX_PICTURE_BYTES,
-    MAX_PICTURES,
+    MAX_IMAGE_BYTES,
+    MAX_IMAGES,
     FolderWords,
     SortedUploads,
     UploadedFile,
@@ -50,9 +50,9 @@ class ProjectInfo:
 class AddedImages:
     """What came of a drop: pictures taken, what was left out, and the words that its one folder's name says."""
 
-    pictures: int
+    images: int
     remarks: tuple[str, ...] = ()
-    words: FolderWords | None = None
+    folder_words: FolderWords | None = None
 
 
 class Project:
@@ -65,52 +65,52 @@ class Project:
             raise ConfigError("Give the project a name, such as mystyle: letters and digits.")
         self.name = slug
         self.folder = path_inside(data_dir / "projects", slug)
-        self.about_file = self.folder / "project.json"
+        self.info_file = self.folder / "project.json"
         self.history = UndoLog(self.folder)
 
     @property
-    def about(self) -> ProjectInfo | None:
+    def info(self) -> ProjectInfo | None:
         """What was said of it, or None if nothing was yet."""
         try:
-            values = read_json(self.about_file)
+            values = read_json(self.info_file)
             kind: Kind = "subject" if values["kind"] == "subject" else "style"
             return ProjectInfo(kind, str(values["trigger"]), str(values["class_name"]))
         except (SdloraError, KeyError, TypeError):
             return None
 
-    def describe(self, about: ProjectInfo) -> None:
+    def set_info(self, about: ProjectInfo) -> None:
         """Keep what the pictures show."""
         clean = replace(about, trigger=" ".join(about.trigger.split()), class_name=" ".join(about.class_name.split()))
-        write_atomic(self.about_file, json.dumps(asdict(clean), ensure_ascii=False))
+        write_atomic(self.info_file, json.dumps(asdict(clean), ensure_ascii=False))
 
-    def pictures(self) -> list[Path]:
+    def images(self) -> list[Path]:
         """Its pictures, in the order in which they came."""
-        found = [path for path in picture_files(self.folder) if self.folder.is_dir() and path.suffix in SUFFIXES]
+        found = [path for path in image_files(self.folder) if self.folder.is_dir() and path.suffix in SUFFIXES]
         return sorted(found, key=lambda path: (path.name, path))
 
-    def caption(self, picture: Path) -> str:
+    def caption(self, image: Path) -> str:
         """What was written about ``picture``: nothing, if nothing was."""
         try:
-            return read_caption(picture.with_suffix(".txt"))
+            return read_caption(image.with_suffix(".txt"))
         except DatasetError:
             return ""
 
-    def write_caption(self, picture: Path, text: str) -> None:
+    def write_caption(self, image: Path, text: str) -> None:
         """Keep a caption; an empty one is none."""
-        file = path_inside(self.folder, picture).with_suffix(".txt")
+        file = path_inside(self.folder, image).with_suffix(".txt")
         if text.strip():
             write_atomic(file, " ".join(text.split()))
         else:
             file.unlink(missing_ok=True)
 
-    def training_caption(self, picture: Path) -> str:
+    def training_caption(self, image: Path) -> str:
         """The caption that training uses: the person's own with the trigger, or what stands for an empty one."""
-        named = parse_kohya_folder(picture.parent.name)
-        return caption_for(self.caption(picture), self.data(), named[1] if named else "")
+        named = parse_kohya_folder(image.parent.name)
+        return caption_for(self.caption(image), self.data(), named[1] if named else "")
 
     def data(self) -> Data:
         """The project as training reads it."""
-        about = self.about or ProjectInfo()
+        about = self.info or ProjectInfo()
         return Data(folder=self.folder, trigger=about.trigger, class_name=about.class_name)
 
     def add(self, files: Sequence[Path | UploadedFile], on_progress: OnProgress | None = None) -> AddedImages:
@@ -131,24 +131,24 @@ class Project:
     def _add(self, delivery: SortedUploads, room: Path, on_progress: OnProgress | None) -> int:
         """Copy a delivery's pictures in by way of ``room``, with their captions. Returns how many were taken."""
         captions = {caption.stem: caption for caption in delivery.captions}
-        mine = self.pictures()
+        mine = self.images()
         known = {sha256(path): path.name for path in mine}
         weight = sum(path.stat().st_size for path in mine)
         number = max([*self.history.numbers(), *(int(path.stem) for path in mine if path.stem.isdecimal())], default=0)
-        uneven = len({_repeats(picture) for picture in delivery.pictures}) > 1
+        uneven = len({_repeats(picture) for picture in delivery.images}) > 1
         taken = 0
-        for done, picture in enumerate(delivery.pictures, 1):
+        for done, picture in enumerate(delivery.images, 1):
             try:
-                digest = _examined(picture)
+                digest = _usable_digest(picture)
                 if digest in known:
                     raise DatasetError(f"is already here as {known[digest]}, and is not added twice")
-                if len(known) >= MAX_PICTURES:
-                    raise DatasetError(f"is one too many: a project holds {MAX_PICTURES} pictures")
+                if len(known) >= MAX_IMAGES:
+                    raise DatasetError(f"is one too many: a project holds {MAX_IMAGES} pictures")
                 weight += picture.path.stat().st_size
                 if weight > MAX_BYTES:
                     raise DatasetError(f"is too much: a project holds {format_bytes(MAX_BYTES)} of pictures")
                 number += 1
-                target = self.folder / (_home(picture) if uneven else "") / f"{number:03d}{picture.suffix}"
+                target = self.folder / (_repeats_folder(picture) if uneven else "") / f"{number:03d}{picture.suffix}"
                 _copy_image(picture.path, target, room)
                 known[digest] = target.name
                 taken += 1
@@ -158,7 +158,7 @@ class Project:
                 captions.pop(picture.stem, None)
                 delivery.remarks.append(f"{printable_name(picture.name.name)} {error}.")
             if on_progress is not None:
-                on_progress(done, len(delivery.pictures))
+                on_progress(done, len(delivery.images))
         for caption in captions.values():
             delivery.remarks.append(
                 f"{printable_name(caption.name.name)} belongs to none of the pictures dropped with it."
@@ -183,7 +183,7 @@ class Project:
 
         Raises ConfigError if the project has no trigger.
         """
-        if not (self.about or ProjectInfo()).trigger:
+        if not (self.info or ProjectInfo()).trigger:
             raise ConfigError("Give the project a trigger word first, such as ohwx.")
         return self._recaption("trigger added", lambda picture, caption: self.training_caption(picture))
 
@@ -199,7 +199,7 @@ class Project:
 
     def _recaption(self, what: str, change: Callable[[Path, str], str]) -> int:
         changes = {}
-        for picture in self.pictures():
+        for picture in self.images():
             old = self.caption(picture)
             new = " ".join(change(picture, old).split())
             if new != old:
@@ -223,22 +223,22 @@ class Project:
 
     def status(self) -> str:
         """Where it stands, in plain words: how many pictures there are, and whether that will do."""
-        number = len(self.pictures())
+        number = len(self.images())
         if not number:
             return "No pictures yet. Drop about ten into the field above."
         ready = pluralize(number, "picture")
-        return f"{ready} ready." if number >= FEW else f"{ready}. Add at least {FEW}, better ten."
+        return f"{ready} ready." if number >= MIN_IMAGES else f"{ready}. Add at least {MIN_IMAGES}, better ten."
 
 
-def _examined(picture: UploadedFile) -> str:
+def _usable_digest(picture: UploadedFile) -> str:
     """The digest of a picture that can be used. Raises DatasetError with the reason."""
     if picture.suffix in FOREIGN_SUFFIXES:
         raise DatasetError(f"is a {picture.suffix[1:].upper()} file, which is not read here; save it as PNG or JPEG")
     if picture.suffix not in SUFFIXES:
         raise DatasetError("is not a picture that can be read here; use PNG, JPEG or WebP")
     size = picture.path.stat().st_size
-    if size > MAX_PICTURE_BYTES:
-        raise DatasetError(f"has {format_bytes(size)}; {format_bytes(MAX_PICTURE_BYTES)} at most: save it smaller")
+    if size > MAX_IMAGE_BYTES:
+        raise DatasetError(f"has {format_bytes(size)}; {format_bytes(MAX_IMAGE_BYTES)} at most: save it smaller")
     return inspect_image(picture.path).digest
 
 
@@ -247,7 +247,7 @@ def _repeats(picture: UploadedFile) -> int:
     return words.repeats if words else 1
 
 
-def _home(picture: UploadedFile) -> str:
+def _repeats_folder(picture: UploadedFile) -> str:
     """The sub-folder that keeps a picture's repeats, where folders dropped together differ in them."""
     words = parse_folder_name(picture.folder)
     if words is None:
@@ -257,10 +257,10 @@ def _home(picture: UploadedFile) -> str:
 
 
 def _mask(picture: Path) -> Path:
-    return picture.with_name(picture.stem + MASK)
+    return picture.with_name(picture.stem + MASK_SUFFIX)
 
 
-def projects(data_dir: Path) -> list[Project]:
+def list_projects(data_dir: Path) -> list[Project]:
     """All projects, the one touched last first."""
     files = (data_dir / "projects").glob("*/project.json")
     return [Project(data_dir, path.parent.name) for path in sorted(files, key=_age)]

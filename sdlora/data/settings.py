@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from sdlora.data.step_heuristics import Kind
 from sdlora.section import Section
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -51,6 +52,11 @@ class Data(Section):
 
     background: Annotated[str, Field(pattern=r"^#[0-9a-fA-F]{6}$")] = "#ffffff"
     """Colour put behind transparent pictures."""
+
+    @property
+    def kind(self) -> Kind:
+        """A subject if the class is named, else a style."""
+        return "subject" if self.class_name else "style"
 
 
 class Prior(Section):

@@ -13,7 +13,7 @@ from sdlora.filesystem.writing import write_atomic
 if TYPE_CHECKING:
     import torch
 
-MEMORY = 256 << 20
+MEMORY_BUDGET = 256 << 20
 """Bytes of tensors kept in memory: 2,000 pictures at 512 px, all of them for a small set."""
 
 Tensors = dict[str, "torch.Tensor"]
@@ -30,10 +30,10 @@ class TensorStore:
     Without ``folder`` everything stays in memory. With it, at most ``memory`` bytes: the least recently used leave.
     """
 
-    def __init__(self, folder: Path | None, memory: int = MEMORY) -> None:
+    def __init__(self, folder: Path | None, memory: int = MEMORY_BUDGET) -> None:
         self.folder = folder
         self.memory = memory
-        self._held: OrderedDict[str, Tensors] = OrderedDict()
+        self._in_memory: OrderedDict[str, Tensors] = OrderedDict()
         self._bytes = 0
 
     def path(self, key: str) -> Path:
@@ -44,12 +44,12 @@ class TensorStore:
 
     def get(self, key: str) -> Tensors | None:
         """What is kept under ``key``, or None where there is nothing or its file is damaged."""
-        if key in self._held:
-            self._held.move_to_end(key)
-            return self._held[key]
+        if key in self._in_memory:
+            self._in_memory.move_to_end(key)
+            return self._in_memory[key]
         found = None if self.folder is None else _load(self.path(key))
         if found is not None:
-            self._hold(key, found)
+            self._remember(key, found)
         return found
 
     def put(self, key: str, tensors: Mapping[str, "torch.Tensor"]) -> None:
@@ -60,13 +60,13 @@ class TensorStore:
         if self.folder is not None:
             write_atomic(self.path(key), save(kept, {"sha256": _digest(kept)}))
             failpoints.point("cache.kept")
-        self._hold(key, kept)
+        self._remember(key, kept)
 
-    def _hold(self, key: str, tensors: Tensors) -> None:
-        self._held[key] = tensors
+    def _remember(self, key: str, tensors: Tensors) -> None:
+        self._in_memory[key] = tensors
         self._bytes += _size(tensors)
-        while self.folder is not None and self._bytes > self.memory and len(self._held) > 1:
-            self._bytes -= _size(self._held.popitem(last=False)[1])
+        while self.folder is not None and self._bytes > self.memory and len(self._in_memory) > 1:
+            self._bytes -= _size(self._in_memory.popitem(last=False)[1])
 
 
 def _size(tensors: Tensors) -> int:

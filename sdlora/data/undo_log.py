@@ -16,11 +16,11 @@ from sdlora.filesystem.paths import path_inside, unused_path
 from sdlora.filesystem.reading import read_json
 from sdlora.filesystem.writing import write_atomic
 
-KEPT = 100
+MAX_STEPS = 100
 """Steps that can be undone; what the oldest took out is then gone for good."""
-MOST_BYTES = 64 << 20
+MAX_STEP_BYTES = 64 << 20
 """Of a step: a thousand captions of 10 kB each, before and after, and room."""
-NONE: Mapping[Path, tuple[str, str]] = {}
+NO_CAPTIONS: Mapping[Path, tuple[str, str]] = {}
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,9 @@ class UndoLog:
         """The numbers of pictures that may come back, which no new picture may take."""
         return {int(path.stem) for path in self.steps_folder.glob("*/*") if path.stem.isdecimal()}
 
-    def record(self, what: str, files: Sequence[Path] = (), captions: Mapping[Path, tuple[str, str]] = NONE) -> None:
+    def record(
+        self, what: str, files: Sequence[Path] = (), captions: Mapping[Path, tuple[str, str]] = NO_CAPTIONS
+    ) -> None:
         """Note a step, and move ``files`` out of the project. Raises FileError where that cannot be written."""
         names = tuple(path.relative_to(self.folder).as_posix() for path in files)
         changed = tuple((path.relative_to(self.folder).as_posix(), *both) for path, both in captions.items())
@@ -59,7 +61,7 @@ class UndoLog:
         for path in files:
             if path.exists():
                 os.replace(path, place / path.name)
-        for old in steps[: -(KEPT - 1) or None] if len(steps) >= KEPT else []:
+        for old in steps[: -(MAX_STEPS - 1) or None] if len(steps) >= MAX_STEPS else []:
             shutil.rmtree(old, ignore_errors=True)
 
     def undo_newest(self) -> UndoStep | None:
@@ -83,7 +85,7 @@ class UndoLog:
     def _newest(self) -> tuple[Path, UndoStep] | None:
         for place in reversed(self._steps()):
             try:
-                values = read_json(place / "step.json", MOST_BYTES)
+                values = read_json(place / "step.json", MAX_STEP_BYTES)
                 captions = tuple((str(name), str(old), str(new)) for name, old, new in values["captions"])
                 return place, UndoStep(str(values["what"]), tuple(map(str, values["files"])), captions)
             except (SdloraError, ValueError, KeyError, TypeError):  # Torn, or not ours: an older step is as good.

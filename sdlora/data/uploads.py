@@ -13,17 +13,17 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-from sdlora.data.dataset import MASK, TEXTS, parse_kohya_folder
+from sdlora.data.dataset import CAPTION_SUFFIXES, MASK_SUFFIX, parse_kohya_folder
 from sdlora.data.images import FOREIGN_SUFFIXES, SUFFIXES
 from sdlora.data.step_heuristics import Kind
 from sdlora.errors import DatasetError
 from sdlora.filesystem.writing import require_free_space
 from sdlora.formatting import format_bytes
 
-MAX_PICTURES = 1000
-MAX_PICTURE_BYTES = 50_000_000
+MAX_IMAGES = 1000
+MAX_IMAGE_BYTES = 50_000_000
 MAX_BYTES = 2_000_000_000
-MAX_ENTRIES = 4 * MAX_PICTURES
+MAX_ENTRIES = 4 * MAX_IMAGES
 """In a zip: a picture, its caption, its mask, and the shadow file that a Mac adds."""
 MAX_RATIO = 200
 """A zip may unpack to so many times its size: pictures hardly shrink, and flat bitmaps a hundred times."""
@@ -75,13 +75,13 @@ class FolderWords:
 class SortedUploads:
     """Everything that came in one drop, and a sentence on each thing that was left out."""
 
-    pictures: list[UploadedFile] = field(default_factory=list)
+    images: list[UploadedFile] = field(default_factory=list)
     captions: list[UploadedFile] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
 
     def words(self) -> list[FolderWords]:
         """What the folders' names say, each once, in their order."""
-        found = (parse_folder_name(picture.folder) for picture in self.pictures)
+        found = (parse_folder_name(picture.folder) for picture in self.images)
         return list(dict.fromkeys(words for words in found if words))
 
 
@@ -134,18 +134,18 @@ def _sort_file(item: UploadedFile, delivery: SortedUploads) -> None:
         said = f"{parent} holds class pictures, which are not trained on; they are made as needed."
         if said not in delivery.remarks:
             delivery.remarks.append(said)
-    elif item.name.name.lower().endswith(MASK):
+    elif item.name.name.lower().endswith(MASK_SUFFIX):
         delivery.remarks.append(
             f"{printable_name(item.name.name)} is a mask, which the page does not take; use a folder."
         )
-    elif item.suffix in TEXTS:
+    elif item.suffix in CAPTION_SUFFIXES:
         delivery.captions.append(item)
     elif item.suffix in ARCHIVES:
         delivery.remarks.append(
             f"{printable_name(item.name.name)} is an archive, which is not opened here; drop its pictures."
         )
     else:
-        delivery.pictures.append(item)
+        delivery.images.append(item)
 
 
 class _BoundedZipFile(io.FileIO):
@@ -162,7 +162,7 @@ def _unpack(item: UploadedFile, room: Path, delivery: SortedUploads) -> Iterator
     try:
         with _BoundedZipFile(item.path) as file, zipfile.ZipFile(file) as archive:
             entries = [entry for entry in archive.infolist() if not entry.is_dir()]
-            _require_honest(entries, item.path.stat().st_size)
+            _require_plausible(entries, item.path.stat().st_size)
             room.mkdir(parents=True)
             require_free_space(room, sum(entry.file_size for entry in entries))
             for number, entry in enumerate(entries):
@@ -170,7 +170,7 @@ def _unpack(item: UploadedFile, room: Path, delivery: SortedUploads) -> Iterator
                 if reason := _refusal(entry, name):
                     delivery.remarks.append(f"{printable_name(name.name)} {reason}.")
                     continue
-                target = room / f"{number}{_known(name.suffix)}"
+                target = room / f"{number}{_safe_suffix(name.suffix)}"
                 with archive.open(entry) as source:
                     _extract_entry(source, target, entry.file_size)
                 yield UploadedFile(target, name)
@@ -178,11 +178,11 @@ def _unpack(item: UploadedFile, room: Path, delivery: SortedUploads) -> Iterator
         raise DatasetError(f"is no zip file, or is damaged ({printable_name(str(error))}); pack it again") from None
 
 
-def _known(suffix: str) -> str:
-    return suffix.lower() if suffix.lower() in {*SUFFIXES, *FOREIGN_SUFFIXES, *TEXTS} else ""
+def _safe_suffix(suffix: str) -> str:
+    return suffix.lower() if suffix.lower() in {*SUFFIXES, *FOREIGN_SUFFIXES, *CAPTION_SUFFIXES} else ""
 
 
-def _require_honest(entries: Sequence[zipfile.ZipInfo], packed: int) -> None:
+def _require_plausible(entries: Sequence[zipfile.ZipInfo], packed: int) -> None:
     """Raises DatasetError for more files, more bytes or more air than a set of pictures has."""
     if len(entries) > MAX_ENTRIES:
         raise DatasetError(f"holds {len(entries)} files; {MAX_ENTRIES} at most: pack fewer")
@@ -203,8 +203,8 @@ def _refusal(entry: zipfile.ZipInfo, name: PurePosixPath) -> str:
         return "is an archive inside the zip, which is not opened; unpack it first"
     if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         return "is packed in a way that is not read here; pack an ordinary zip"
-    if entry.file_size > MAX_PICTURE_BYTES:
-        return f"has {format_bytes(entry.file_size)}; {format_bytes(MAX_PICTURE_BYTES)} at most: save it smaller"
+    if entry.file_size > MAX_IMAGE_BYTES:
+        return f"has {format_bytes(entry.file_size)}; {format_bytes(MAX_IMAGE_BYTES)} at most: save it smaller"
     if entry.file_size > FREE and entry.file_size > MAX_RATIO * max(1, entry.compress_size):
         return "unpacks to far more than pictures do; it is left in the zip"
     return ""

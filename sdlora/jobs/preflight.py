@@ -10,14 +10,14 @@ from typing import Any
 
 from sdlora.config import TrainConfig
 from sdlora.data.buckets import assign_buckets, bucket_step
-from sdlora.data.dataset import read_folder
+from sdlora.data.dataset import load_dataset
 from sdlora.errors import ConfigError, missing
 from sdlora.families.base_models import locate_base
 from sdlora.formatting import format_bytes, format_duration
 from sdlora.generation.device import require_precision
 from sdlora.jobs.memory_savings import as_flags
 from sdlora.jobs.profiler import Profiler
-from sdlora.jobs.run_estimate import Measurement, cached_measurement, planned_steps
+from sdlora.jobs.run_estimate import Measurement, cached_measurement
 from sdlora.training.profiling import count_class_images, count_previews, views_per_image
 
 LATENT = 2 * 4 * 4
@@ -69,11 +69,11 @@ def plan_run(config: TrainConfig, data_dir: Path, on_phase: Callable[[str], obje
 
 def plan_from_measurement(config: TrainConfig, found: Measurement) -> RunPlan:
     """The plan of a run that was measured with these very settings."""
-    examples, train = read_folder(config.data).examples, config.train
+    examples, train = load_dataset(config.data).examples, config.train
     sizes = assign_buckets(
         examples, found.resolution, bucket_step(found.resolution, found.latent_factor), config.data.buckets
     )
-    steps = planned_steps(config, len(examples))
+    steps = config.train.planned_steps(config.data.kind, len(examples))
     return RunPlan(
         base=config.model.base,
         device=found.device,
@@ -95,11 +95,12 @@ def plan_from_measurement(config: TrainConfig, found: Measurement) -> RunPlan:
 
 def planned_disk(config: TrainConfig, found: Measurement) -> dict[str, int]:
     """Bytes that a run writes, at most, by what they are."""
-    examples = read_folder(config.data).examples
+    examples = load_dataset(config.data).examples
     sizes = assign_buckets(
         examples, found.resolution, bucket_step(found.resolution, found.latent_factor), config.data.buckets
     )
-    steps, sample, made = planned_steps(config, len(examples)), config.sample, count_class_images(config.prior)
+    steps = config.train.planned_steps(config.data.kind, len(examples))
+    sample, made = config.sample, count_class_images(config.prior)
     places = sum(size.width * size.height for size in sizes) * views_per_image(config.data)
     places += (config.prior.count if config.prior.weight else 0) * found.width * found.height
     adapter = found.numbers * WIDTHS[config.checkpoint.precision]
@@ -144,7 +145,7 @@ def require_startable(config: TrainConfig, processes: int = 1) -> None:
     for setting, package, instead in _packages(config):
         if find_spec(package) is None:
             raise missing(setting, package, instead)
-    read_folder(config.data)
+    load_dataset(config.data)
 
 
 def require_alone(config: TrainConfig, processes: int) -> None:

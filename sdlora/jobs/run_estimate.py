@@ -18,9 +18,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from sdlora.config import TrainConfig, given
-from sdlora.data.dataset import read_folder
+from sdlora.data.dataset import load_dataset
 from sdlora.data.settings import Data
-from sdlora.data.step_heuristics import suggested_steps
 from sdlora.errors import SdloraError
 from sdlora.events import StepDone
 from sdlora.families.base_models import locate_base
@@ -69,7 +68,7 @@ def estimate_run(config: TrainConfig, data_dir: Path, done: int = 0) -> RunEstim
     Raises DatasetError for pictures that cannot be used, ModelError for a base that is not there.
     """
     sizes = _sizes(config.data.folder)
-    steps = planned_steps(config, len(sizes))
+    steps = config.train.planned_steps(config.data.kind, len(sizes))
     left = steps - done
     found = cached_measurement(config, data_dir)
     if found is not None:
@@ -78,16 +77,6 @@ def estimate_run(config: TrainConfig, data_dir: Path, done: int = 0) -> RunEstim
         return RunEstimate(steps, len(sizes), seconds, found.memory, found)
     pace = _pace(config, data_dir)
     return RunEstimate(steps, len(sizes), None if pace is None else pace * left)
-
-
-def planned_steps(config: TrainConfig, pictures: int) -> int:
-    """The optimizer steps of a run over so many ``pictures``, in one process and without repeats."""
-    train, each = config.train, config.train.batch_size * config.train.gradient_accumulation
-    if train.steps is not None:
-        return train.steps
-    if train.epochs is not None:
-        return max(1, round(train.epochs * pictures / each))
-    return suggested_steps(pictures, "subject" if config.data.class_name else "style", each)
 
 
 def cached_measurement(config: TrainConfig, data_dir: Path) -> Measurement | None:
@@ -157,7 +146,7 @@ def _files(folder: Path) -> list["os.DirEntry[str]"]:
 
 @lru_cache(maxsize=32)
 def _read_sizes(folder: Path, stamp: str) -> tuple[tuple[int, int], ...]:
-    return tuple((size.width, size.height) for size in (e.size for e in read_folder(Data(folder=folder)).examples))
+    return tuple((size.width, size.height) for size in (e.size for e in load_dataset(Data(folder=folder)).examples))
 
 
 def _pace(config: TrainConfig, data_dir: Path) -> float | None:

@@ -64,11 +64,11 @@ def portable_config(config: TrainConfig) -> dict[str, Any]:
 
 def caption_files(data: "Data") -> Iterator[tuple[str, Path]]:
     """The caption files of a data set by their names below its folder; none where the folder is gone or unsound."""
-    from sdlora.data.dataset import read_folder
+    from sdlora.data.dataset import load_dataset
 
     with suppress(SdloraError):
         root = data.folder.resolve()
-        for example in read_folder(data).examples:
+        for example in load_dataset(data).examples:
             path = example.path.with_suffix(".txt")
             if path.is_file() and path.resolve().is_relative_to(root):
                 yield path.resolve().relative_to(root).as_posix(), path

@@ -20,7 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
 from sdlora.data.batches import Batch
-from sdlora.data.dataset import read_folder
+from sdlora.data.dataset import load_dataset
 from sdlora.data.images import ImageSize
 from sdlora.families.base import Conditioning, Family
 from sdlora.families.meta_model import build_meta_family
@@ -87,7 +87,7 @@ class StorageCounter(TorchDispatchMode):
 
 def largest_size(job: TrainJob) -> ImageSize:
     """The largest size in pixels at which pictures of ``job`` are trained on. Raises DatasetError, ModelError."""
-    sizes = prepare.assign_sizes(job, build_meta_family(job.model, torch.float32), read_folder(job.data).examples)[1]
+    sizes = prepare.assign_sizes(job, build_meta_family(job.model, torch.float32), load_dataset(job.data).examples)[1]
     return max(sizes, key=lambda size: size.width * size.height)
 
 
@@ -183,7 +183,7 @@ def _step(
 
 def _captions(job: TrainJob) -> list[str]:
     """A batch's: as many different ones as there are."""
-    said = [example.caption for example in read_folder(job.data).examples][: job.train.batch_size]
+    said = [example.caption for example in load_dataset(job.data).examples][: job.train.batch_size]
     own = [*islice(cycle(said), job.train.batch_size)]
     return own + [CLASS] * (len(own) if job.prior.weight else 0)
 

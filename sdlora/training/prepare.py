@@ -14,8 +14,8 @@ from sdlora.data import buckets
 from sdlora.data.batches import BatchLoader
 from sdlora.data.cache import LatentCache
 from sdlora.data.dataset import Example, load_dataset
+from sdlora.data.doctor import training_notices
 from sdlora.data.images import ImageSize
-from sdlora.data.step_heuristics import Kind, suggested_steps
 from sdlora.errors import ConfigError, FileError
 from sdlora.events import Progress
 from sdlora.families.base import Conditioning, Family
@@ -139,8 +139,9 @@ def prepare_training(job: TrainJob, gang: Distributed) -> TrainState | None:
     batches = BatchLoader(
         dataset.examples, sizes, job.data, job.train.batch_size, job.train.seed, class_examples, gang.count, gang.rank
     )
-    steps = _steps(job, batches, dataset.examples, gang)
-    job.notice(*buckets.bucket_notices(dataset.examples, sizes), *batches.notices(), *ignored_settings(job, steps))
+    steps = _planned_steps(job, batches, gang)
+    job.notice(*training_notices(job.data, resolution, dataset.examples, sizes), *batches.notices())
+    job.notice(*ignored_settings(job, steps))
     turns.for_image_encoding()
     latents = precompute.cache_latents(job, gang, family, batches, steps)
     if latents is None:
@@ -211,16 +212,12 @@ def ignored_settings(job: TrainJob, steps: int) -> Iterator[str]:
         yield f"schedule.warmup_steps: the rate never reaches its full height in {steps} steps; lower it"
 
 
-def _steps(job: TrainJob, batches: BatchLoader, examples: Sequence[Example], gang: Distributed) -> int:
-    """Optimizer steps: as set, from epochs, or suggested from the number of pictures."""
-    accumulation = job.train.gradient_accumulation
-    if job.train.steps is not None:
-        return job.train.steps
-    if job.train.epochs is not None:
-        return max(1, round(job.train.epochs * batches.per_epoch / accumulation))
-    kind: Kind = "subject" if job.data.class_name else "style"
-    steps = suggested_steps(len(examples), kind, job.train.batch_size * accumulation * gang.count)
-    job.notice(f"{steps} steps, suggested for a {kind} of {len(examples)} pictures; set train.steps to change")
+def _planned_steps(job: TrainJob, batches: BatchLoader, gang: Distributed) -> int:
+    """Return the run's optimizer steps, and report a number that nobody set."""
+    kind, images = job.data.kind, len(batches.examples)
+    steps = job.train.planned_steps(kind, images, batches.per_epoch, gang.count)
+    if job.train.steps is None and job.train.epochs is None:
+        job.notice(f"{steps} steps, suggested for a {kind} of {images} pictures; set train.steps to change")
     return steps
 
 

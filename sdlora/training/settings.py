@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from sdlora.adapters.targets import parse_pattern_values
+from sdlora.data.step_heuristics import Kind, suggested_steps
 from sdlora.section import Section
 
 SIZE = re.compile(r"\s*(\d{1,6}(?:\.\d{1,6})?)\s*G(?:i?B)?\s*", re.IGNORECASE)
@@ -92,6 +93,19 @@ class Train(Section):
         if self.steps is not None and self.epochs is not None:
             raise ValueError("set steps or epochs, not both")
         return self
+
+    def planned_steps(self, kind: Kind, images: int, micro_batches: int | None = None, processes: int = 1) -> int:
+        """Return the optimizer steps of a run: as set, from epochs, or suggested for ``images`` of this ``kind``.
+
+        ``micro_batches``: of all processes together in an epoch; without repeats and padding if not given.
+        """
+        if self.steps is not None:
+            return self.steps
+        per_step = self.batch_size * self.gradient_accumulation * processes
+        if self.epochs is not None:
+            batches, each = (images, per_step) if micro_batches is None else (micro_batches, self.gradient_accumulation)
+            return max(1, round(self.epochs * batches / each))
+        return suggested_steps(images, kind, per_step)
 
 
 class Loss(Section):

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sdlora.config import TrainConfig
-from sdlora.data.dataset import FEW
+from sdlora.data.dataset import MIN_IMAGES
 from sdlora.data.projects import Project, ProjectInfo
 from sdlora.data.step_heuristics import Kind, suggested_steps
 from sdlora.errors import ConfigError, DatasetError
@@ -56,9 +56,9 @@ def configure(
     project: Project, about: ProjectInfo, base: str, quality: str, prompts: Sequence[str], changes: Mapping[str, Any]
 ) -> TrainConfig:
     """The config of a run. Raises DatasetError or ConfigError with what a person can do about it."""
-    pictures = project.pictures()
-    if len(pictures) < FEW:
-        raise DatasetError(f"Add at least {FEW} pictures first, on the tab Pictures; ten are better.")
+    pictures = project.images()
+    if len(pictures) < MIN_IMAGES:
+        raise DatasetError(f"Add at least {MIN_IMAGES} pictures first, on the tab Pictures; ten are better.")
     if not about.trigger.strip():
         raise ConfigError("Give a trigger word on the tab Pictures, such as ohwx: it will call what is learnt.")
     if about.kind == "subject" and not about.class_name.strip():

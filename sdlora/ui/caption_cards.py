@@ -24,7 +24,7 @@ def cards(data_dir: Path, counter: gr.State, touched: gr.State, name: str, versi
         project = Project(data_dir, name or "")
     except SdloraError:
         return
-    pictures = project.pictures()
+    pictures = project.images()
     with gr.Row(elem_classes="cards"):
         for picture in pictures[:SHOWN]:
             if (image := _image(picture)) is not None:

@@ -128,7 +128,7 @@ class Endpoints:
         config = build_config.configure(
             filled, about, service.resolve_base(base, self.desk.data_dir), quality, prompts or (), changes
         )
-        filled.describe(about)
+        filled.set_info(about)
         return self.desk.train(config, filled.name).name
 
     def status(self, run: str = "", previews: bool = False) -> RunStatus:
@@ -271,11 +271,11 @@ class Endpoints:
             folder = self.desk.data_dir / "projects" / safe_name(trigger, fallback="pictures")
             name = unused_path(folder).name
         project = Project(self.desk.data_dir, name)
-        if not files and not project.pictures():
+        if not files and not project.images():
             raise ConfigError(f"The project {name!r} has no pictures; hand some over.")
         refused = project.add(files).remarks
         if refused:
-            taken = f" The others are kept: train on them with project={project.name!r}." if project.pictures() else ""
+            taken = f" The others are kept: train on them with project={project.name!r}." if project.images() else ""
             raise DatasetError(" ".join(refused) + taken)
         return project
 

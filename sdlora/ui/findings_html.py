@@ -34,7 +34,7 @@ def listed(findings: Sequence[Finding], pictures: int) -> str:
 def _sentence(finding: Finding) -> str:
     links = "".join(
         f"<a href='#{escape(card_id(picture), quote=True)}'>{escape(picture.stem)}</a>"
-        for picture in finding.pictures[:LINKED]
+        for picture in finding.images[:LINKED]
     )
     return escape(finding.text) + (f" <span class='to-cards'>{links}</span>" if links else "")
 
@@ -43,8 +43,8 @@ def _marks(findings: Sequence[Finding]) -> str:
     """A word on each card that a finding concerns: rules of style, so that no card is drawn anew for them."""
     words: dict[str, list[str]] = {}
     for finding in findings:
-        for picture in finding.pictures if finding.mark else ():
-            words.setdefault(card_id(picture), []).append(finding.mark)
+        for picture in finding.images if finding.label else ():
+            words.setdefault(card_id(picture), []).append(finding.label)
     return "".join(
         f'[id="{escape(card, quote=True)}"]::before{{content:"{escape(" · ".join(dict.fromkeys(said)))}"}}'
         for card, said in words.items()

@@ -11,7 +11,7 @@ import gradio as gr
 
 from sdlora import service
 from sdlora.data import doctor
-from sdlora.data.projects import Project, ProjectInfo, projects
+from sdlora.data.projects import Project, ProjectInfo, list_projects
 from sdlora.data.step_heuristics import Kind
 from sdlora.data.uploads import FolderWords, UploadedFile
 from sdlora.errors import SdloraError
@@ -190,7 +190,7 @@ def _wire_tools(desk: AppState, tab: ImagesTab, inner: _TabParts, tools: _Captio
 
 def _first(desk: AppState) -> list[Any]:
     """The project touched last, or a first one."""
-    known = projects(desk.data_dir)
+    known = list_projects(desk.data_dir)
     name = known[0].name if known else FIRST
     opened = gr.update(choices=[project.name for project in known], value=name, interactive=True)
     return [opened, name, *_about(desk, name)]
@@ -198,7 +198,7 @@ def _first(desk: AppState) -> list[Any]:
 
 def _about(desk: AppState, name: str) -> list[Any]:
     """Fields for what is known of a project; for a new one, words from the preset."""
-    return _fields(Project(desk.data_dir, name).about or suggestion("pocket", "style"))
+    return _fields(Project(desk.data_dir, name).info or suggestion("pocket", "style"))
 
 
 def _fields(about: ProjectInfo) -> list[Any]:
@@ -217,8 +217,8 @@ def _tell(desk: AppState, name: str | None, kind: Kind, trigger: str, class_name
     """Keep what the pictures show, once there are any."""
     try:
         project = Project(desk.data_dir, name) if name else None  # None: the page is not all there yet.
-        if project is not None and project.about is not None:
-            project.describe(ProjectInfo(kind, trigger, class_name))
+        if project is not None and project.info is not None:
+            project.set_info(ProjectInfo(kind, trigger, class_name))
         return [gr.skip(), touches + 1]
     except SdloraError as error:
         return [note([str(error)], "bad"), gr.skip()]
@@ -243,15 +243,15 @@ def _add(
     try:
         project = Project(desk.data_dir, name or "")
         about = ProjectInfo(kind, trigger, class_name)
-        fresh = project.about is None and about == suggestion("pocket", kind)
+        fresh = project.info is None and about == suggestion("pocket", kind)
         progress(0, desc="Unpacking and reading")
         added = project.add(
             _dropped(files or [], paths), lambda done, total: progress((done, total), desc="Reading", unit="pictures")
         )
-        words = added.words
+        words = added.folder_words
         if words and fresh:
             about = ProjectInfo(words.kind, words.trigger, words.class_name)
-        project.describe(about)
+        project.set_info(about)
         said = list(added.remarks[:REMARKS])
         if len(added.remarks) > REMARKS:
             said.append(f"{len(added.remarks) - REMARKS} more were not taken, for reasons like these.")
@@ -298,7 +298,7 @@ def _check(desk: AppState, name: str, base: str, progress: gr.Progress = LIVE) -
     """What the doctor says of the project."""
     try:
         project = Project(desk.data_dir, name or "")
-        number = len(project.pictures())
+        number = len(project.images())
         if not number:
             return ""
         size = service.native_size(base or "pocket")
@@ -353,7 +353,7 @@ def _restore(desk: AppState, item: str, version: int) -> list[Any]:
         trash = desk.library.trash
         (folder,) = trash.restore(trash.find(item))
         name = folder.name
-        choices = [project.name for project in projects(desk.data_dir)]
+        choices = [project.name for project in list_projects(desk.data_dir)]
         shown = [gr.update(choices=choices, value=name), name, *_about(desk, name)]
         return [*shown, note([f"{name} is back."]), gr.skip(), gr.update(visible=False), "", version + 1]
     except SdloraError as error:

@@ -111,7 +111,7 @@ def configure(
 
 def opened(config: TrainConfig) -> list[Any]:
     """Values for the base, the prompts and the fields of ``advanced``, as a run of ``config`` had them."""
-    known = build_config.preset(config.model.base, "subject" if config.data.class_name else "style")
+    known = build_config.preset(config.model.base, config.data.kind)
     prompts = [*config.sample.prompts, "", ""][:2]
     return [config.model.base, *prompts, *setting_fields.typed(config, known, build_config.DECIDED)]
 

@@ -56,7 +56,7 @@ def train(desk: AppState, name: str, kind: Kind, trigger: str, class_name: str, 
     try:
         about = ProjectInfo(kind, trigger, class_name)
         project, config = train_panel.configure(desk, name, about, *values)
-        project.describe(about)
+        project.set_info(about)
         return _shown(desk, desk.train(config, project.name).name)
     except SdloraError as error:
         return _refused(error)

@@ -49,7 +49,7 @@ BUSY = {"flip": True, "random_crop": True, "variants": 3, "shuffle_captions": Tr
 
 def test_a_plan_shows_every_item_each_epoch_in_full_batches_of_one_bucket() -> None:
     plan = EpochSampler("aaaaabbc", batch_size=2, seed=1)
-    assert plan.per_epoch == 3 + 1 + 1 and plan.padded == 2
+    assert plan.per_epoch == 3 + 1 + 1 and plan.repeated == 2
     for epoch in range(3):
         slots = [plan[n] for n in range(epoch * 5, epoch * 5 + 5)]
         assert all(slot.epoch == epoch and len(slot.items) == 2 for slot in slots)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from sdlora.data.buckets import assign_buckets, bucket_notices, bucket_sizes, bucket_step, nearest_bucket
+from sdlora.data.buckets import bucket_sizes, bucket_step, nearest_bucket
 from sdlora.data.images import ImageSize
 
 
@@ -38,13 +38,3 @@ def test_without_buckets_all_is_square() -> None:
 )
 def test_the_nearest_ratio_is_chosen(picture: tuple[int, int], size: tuple[int, int]) -> None:
     assert nearest_bucket(ImageSize(*picture), bucket_sizes(128, 16)) == size
-
-
-def test_notices_name_what_is_enlarged_or_cut(example) -> None:
-    pictures = [example("small.png", 100, 100), example("wide.png", 600, 200), example("fine.png", 300, 300)]
-    sizes = assign_buckets(pictures, 128, 16, buckets=False)
-    assert bucket_notices(pictures, sizes) == [
-        "Smaller than the training size and enlarged: 1 picture (small.png of 100 x 100 to 128 x 128).",
-        "Cut by more than a third to fit: 1 picture (wide.png); crop by hand what matters.",
-    ]
-    assert bucket_notices(pictures[1:], assign_buckets(pictures[1:], 128, 16)) == []

@@ -178,7 +178,7 @@ def test_memory_stays_within_its_budget(tmp_path: Path) -> None:
     store = TensorStore(tmp_path, memory=3000)
     for number in range(20):
         store.put(f"{number:064d}", {"a": torch.full((256,), float(number))})  # 1024 bytes each
-    assert sum(t["a"].nbytes for t in store._held.values()) <= 3000
+    assert sum(t["a"].nbytes for t in store._in_memory.values()) <= 3000
     assert [float(store.get(f"{n:064d}")["a"][0]) for n in range(20)] == list(range(20))  # type: ignore[index]
 
 

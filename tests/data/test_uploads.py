@@ -22,7 +22,7 @@ def png(seed: int) -> bytes:
 @pytest.fixture
 def project(tmp_path):
     project = Project(tmp_path, "zipped")
-    project.describe(ProjectInfo())
+    project.set_info(ProjectInfo())
     return project
 
 
@@ -61,8 +61,8 @@ def test_a_zip_of_a_kohya_folder_brings_pictures_captions_and_words(project, zip
         {"img/10_sks dog/b.png": png(1), "img/10_sks dog/a.PNG": png(2), "img/10_sks dog/a.txt": b"a sks dog"}
     )
     added = project.add([pack])
-    assert (added.pictures, added.remarks, added.words) == (2, (), FolderWords(10, "subject", "sks", "dog"))
-    assert [(path.name, project.caption(path)) for path in project.pictures()] == [
+    assert (added.images, added.remarks, added.folder_words) == (2, (), FolderWords(10, "subject", "sks", "dog"))
+    assert [(path.name, project.caption(path)) for path in project.images()] == [
         ("001.png", ""),
         ("002.png", "a sks dog"),
     ]
@@ -71,16 +71,16 @@ def test_a_zip_of_a_kohya_folder_brings_pictures_captions_and_words(project, zip
 
 def test_repeats_are_kept_where_folders_differ_in_them(project, zipped):
     project.add([zipped({"10_sks dog/a.png": png(1), "2_sks toy/a.png": png(2), "2_sks toy/a.txt": b"a toy"})])
-    assert [path.relative_to(project.folder).as_posix() for path in project.pictures()] == [
+    assert [path.relative_to(project.folder).as_posix() for path in project.images()] == [
         "10_sks dog/001.png", "2_sks toy/002.png",
     ]  # fmt: skip
-    assert project.caption(project.pictures()[1]) == "a toy"
+    assert project.caption(project.images()[1]) == "a toy"
 
 
 def test_stored_paths_are_never_used(project, zipped, tmp_path):
     before = {path for path in tmp_path.rglob("*")}
     pack = zipped({"../../evil.png": png(1), "/abs/evil2.png": png(2), "C:\\evil3.png": png(3)})
-    assert project.add([pack]).pictures == 3
+    assert project.add([pack]).images == 3
     new = {path for path in tmp_path.rglob("*")} - before - {pack}
     assert new and all(path.is_relative_to(project.folder) for path in new)
 
@@ -94,7 +94,7 @@ def test_what_stays_in_a_zip_is_said_in_a_sentence_each(project, zipped):
         "alone.txt": b"", link: b"/etc/passwd",
     })  # fmt: skip
     added = project.add([pack])
-    assert added.pictures == 1
+    assert added.images == 1
     assert [remark.split()[0] for remark in added.remarks] == [
         "inner.zip", "deep.tar", "mask.mask.png", "reg/1_dog", "link.png", "fake.png", "notes.html", "alone.txt",
     ]  # fmt: skip
@@ -115,7 +115,7 @@ def test_a_zip_that_is_no_set_of_pictures_is_not_unpacked(project, zipped, monke
     monkeypatch.setattr(uploads, "MAX_BYTES", 2_000_000 if reason.startswith("unpacks") else uploads.MAX_BYTES)
     (remark,) = project.add([zipped(entries, **options)]).remarks
     assert remark.startswith("pack.zip ") and reason in remark
-    assert project.pictures() == []
+    assert project.images() == []
 
 
 def test_a_zip_that_lies_locks_or_is_none_is_one_sentence(project, zipped, tmp_path):
@@ -135,7 +135,7 @@ def test_a_zip_that_lies_locks_or_is_none_is_one_sentence(project, zipped, tmp_p
     names = [remark.split()[0] for remark in remarks]
     assert names == ["locked.zip", "lying.zip", "fake.zip", "a.png"]
     assert "password" in remarks[0] and "damaged" in remarks[2] and "ordinary zip" in remarks[3]
-    assert project.pictures() == []
+    assert project.images() == []
 
 
 def test_a_vast_list_of_contents_is_not_read(project, zipped, monkeypatch):
@@ -145,8 +145,8 @@ def test_a_vast_list_of_contents_is_not_read(project, zipped, monkeypatch):
 
 
 def test_a_picture_over_the_limit_is_refused_in_a_zip_and_out_of_one(project, zipped, tmp_path, monkeypatch):
-    monkeypatch.setattr(uploads, "MAX_PICTURE_BYTES", 1000)
-    monkeypatch.setattr("sdlora.data.projects.MAX_PICTURE_BYTES", 1000)
+    monkeypatch.setattr(uploads, "MAX_IMAGE_BYTES", 1000)
+    monkeypatch.setattr("sdlora.data.projects.MAX_IMAGE_BYTES", 1000)
     (tmp_path / "big.png").write_bytes(png(1))
     remarks = project.add([zipped({"a.png": png(1)}), tmp_path / "big.png"]).remarks
     assert [remark.split(" has ")[0] for remark in remarks] == ["a.png", "big.png"]

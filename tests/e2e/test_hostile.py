@@ -26,8 +26,8 @@ def fill(data_dir):
     """A data folder in which every word that a person or a file can bring is hostile."""
     project = Project(data_dir, "evil")
     project.add(PICTURES[:6])
-    project.describe(ProjectInfo("subject", EVIL, EVIL))
-    for picture in project.pictures():
+    project.set_info(ProjectInfo("subject", EVIL, EVIL))
+    for picture in project.images():
         project.write_caption(picture, EVIL)
     copyfile(PICTURES[0], project.folder / f"{NAME}.png")
     settings = {"data.folder": project.folder, "data.trigger": EVIL, "sample.prompts": [EVIL]}

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from sdlora import service
-from sdlora.data.projects import Project, ProjectInfo, projects
+from sdlora.data.projects import Project, ProjectInfo, list_projects
 from sdlora.errors import FileError
 from sdlora.generation import xyz_grid
 from sdlora.ui import images_tab, library_tab
@@ -42,8 +42,8 @@ def project(desk: AppState) -> Project:
     made.folder.mkdir(parents=True)
     for number in (1, 2):
         drawn(seed=number).save(made.folder / f"{number:03d}.png")
-    made.describe(ProjectInfo(trigger="ohwx"))
-    made.remove(made.pictures()[1])
+    made.set_info(ProjectInfo(trigger="ohwx"))
+    made.remove(made.images()[1])
     return made
 
 
@@ -53,7 +53,7 @@ def trashed(desk: AppState) -> Path:
 
 
 FILES: dict[str, Callable[[AppState], Path]] = {
-    "a project's words": lambda desk: project(desk).about_file,
+    "a project's words": lambda desk: project(desk).info_file,
     "a step to undo": lambda desk: next(project(desk).history.steps_folder.glob("*/step.json")),
     "a thing in the trash": lambda desk: trashed(desk) / "item.json",
     "an adapter's report": lambda desk: desk.library.folder / "a.check.json",
@@ -69,7 +69,7 @@ def test_a_small_file_of_any_kind_breaks_no_list(desk: AppState, file: str, case
     JSON[case](place)
     assert library_tab._lists(desk, "")[0].count("class='tile'") == 1
     assert [adapter.name for adapter in service.adapters_in(desk.data_dir)] == ["a"]
-    for found in projects(desk.data_dir):
+    for found in list_projects(desk.data_dir):
         assert found.status()
         images_tab._about(desk, found.name)
         images_tab._status(desk, found.name)

@@ -181,7 +181,7 @@ def test_a_pipe_handed_over_from_python_is_refused_and_not_waited_for(tmp_path: 
         hostile_files.pipe(tmp_path / name)
     project = Project(tmp_path, "mine")
     added = project.add([tmp_path / name for name in ("a.png", "a.txt", "a.zip")])
-    assert added.pictures == 0
+    assert added.images == 0
     assert sorted(remark.split()[0] for remark in added.remarks) == ["a.png", "a.txt", "a.zip"]
 
 
@@ -230,7 +230,7 @@ def test_a_caption_of_any_bytes_is_one_line_of_text_or_refused_by_name(inside: b
         drawn().save(folder / "a.png")
     (folder / "a.txt").write_bytes(inside)
     try:
-        (example,) = sdlora.data.dataset.read_folder(config(folder).data).examples
+        (example,) = sdlora.data.dataset.load_dataset(config(folder).data).examples
     except DatasetError as error:
         assert "a.txt: is " in str(error)
     else:

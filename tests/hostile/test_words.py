@@ -162,7 +162,7 @@ def test_a_wrong_setting_is_refused_through_every_door(
     for number in range(3):
         drawn(seed=number).save(tmp_path / f"{number}.png")
     project.add([tmp_path / f"{number}.png" for number in range(3)])
-    project.describe(ProjectInfo())
+    project.set_info(ProjectInfo())
     with pytest.raises(gr.Error, match=re.escape(reason)):
         endpoints(desk)["train"]("x", None, "mine", "style", "", "pocket", "Quick", None, {name: value})
     assert not (desk.data_dir / "runs").exists()
@@ -354,5 +354,5 @@ def test_a_caption_of_html_is_kept_as_text(desk: AppState, tmp_path: Path) -> No
     files = [str(tmp_path / "a.png"), str(tmp_path / "a.txt")]
     images_tab._add(desk, files, "", "mine", "style", "ohwx", "", 0)
     project = Project(desk.data_dir, "mine")
-    assert project.caption(project.pictures()[0]) == caption
+    assert project.caption(project.images()[0]) == caption
     assert "<script>" not in images_tab._check(desk, "mine", "pocket")

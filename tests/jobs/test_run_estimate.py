@@ -15,7 +15,7 @@ from sdlora.errors import BusyError
 from sdlora.events import StepDone
 from sdlora.jobs import run_estimate
 from sdlora.jobs.profiler import Profiler
-from sdlora.jobs.run_estimate import cached_measurement, estimate_run, planned_steps
+from sdlora.jobs.run_estimate import cached_measurement, estimate_run
 from sdlora.storage.journal import Journal
 from sdlora.storage.locks import device_lock, hold_lock
 
@@ -95,9 +95,12 @@ def test_before_it_is_measured_earlier_runs_with_these_settings_tell(configure, 
 
 
 def test_steps_are_known_however_the_length_is_set(configure):
-    assert planned_steps(configure(), 6) == 6
-    assert planned_steps(configure(train__steps=None, train__epochs=4), 6) == 12  # two pictures a step
-    assert planned_steps(configure(train__steps=None), 10) == 400  # a style of ten: 800 looks, two a step
+    assert configure().train.planned_steps("style", 6) == 6
+    by_epochs = configure(train__steps=None, train__epochs=4).train
+    assert by_epochs.planned_steps("style", 6) == 12  # two images a step
+    assert by_epochs.planned_steps("style", 6, micro_batches=5) == 20  # two buckets with an odd number of images
+    assert configure(train__steps=None).train.planned_steps("style", 10) == 400  # 800 images seen, two a step
+    assert configure(train__steps=None).train.planned_steps("style", 10, processes=2) == 200
 
 
 def test_measuring_waits_for_the_device_and_is_wished_for_only_where_that_is_quick(configure, tmp_path):

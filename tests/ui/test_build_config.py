@@ -36,7 +36,7 @@ def project(tmp_path):
     for number in range(4):
         Image.new("RGB", (64, 64), (60 * number, 0, 0)).save(folder / f"{number}.png")
     project = Project(tmp_path, "red")
-    project.describe(STYLE)
+    project.set_info(STYLE)
     project.add(sorted(folder.iterdir()))
     return project
 
