@@ -1,7 +1,7 @@
-"""What all tests share: no network, and a tiny base model."""
+"""Fixtures of all tests: no network, a tiny base model, ten lines of settings for a short run."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +10,7 @@ from PIL import Image, ImageDraw
 
 if TYPE_CHECKING:
     from sdlora.config import TrainConfig
+    from tests.support.fork_server import ForkServer
 
 pytest.register_assert_rewrite("tests.support")
 
@@ -29,9 +30,21 @@ def fresh_accelerate() -> None:
 @pytest.fixture(scope="session")
 def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A diffusers folder with a tiny random SD 1.x (``tests.support.tiny_models``). Read only."""
-    from tests.support.tiny_models import tiny_sd1
+    from tests.support.tiny_models import write_tiny_sd1
 
-    return tiny_sd1(tmp_path_factory.mktemp("tiny-sd1"))
+    return write_tiny_sd1(tmp_path_factory.mktemp("tiny-sd1"))
+
+
+@pytest.fixture(scope="session")
+def fork_server() -> "Iterator[ForkServer]":
+    """Start real processes within milliseconds."""
+    if os.name == "nt":
+        pytest.skip("Windows has no fork, no kill -9 and no limits")
+    from tests.support.fork_server import ForkServer
+
+    server = ForkServer()
+    yield server
+    server.close()
 
 
 @pytest.fixture(scope="session")

@@ -16,8 +16,8 @@ from sdlora.checkpoint import newest_state
 from sdlora.cli.main import main
 from sdlora.events import RunStarted, RunStopped, StepDone
 from sdlora.storage.run_folder import Run
-from tests.support.images import PHOTOS, SETS
-from tests.support.training import of
+from tests.support.images import PHOTO_FOLDER, PHOTO_SETS
+from tests.support.training import events_of
 
 
 def notes(capsys):
@@ -30,7 +30,7 @@ def interrupted(run, *arguments):
     before = len(run.events())
     command = [sys.executable, "-m", "sdlora.cli.main", *arguments]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
-        while process.poll() is None and not of(StepDone, run.events()[before:]):
+        while process.poll() is None and not events_of(StepDone, run.events()[before:]):
             time.sleep(0.02)
         with suppress(ProcessLookupError):
             process.send_signal(signal.SIGINT)
@@ -50,13 +50,13 @@ def test_control_c_saves_and_a_resume_goes_on_from_there(configure, tmp_path):
     assert isinstance(stopped, RunStopped), said
     assert f"stopped at step {stopped.step} and saved; go on with: sdlora resume mine" in said
     assert "Traceback" not in said
-    assert stopped.step == len(of(StepDone, run.events())) > 0
+    assert stopped.step == len(events_of(StepDone, run.events())) > 0
     assert newest_state(run.states).step == stopped.step
     assert run.checkpoint(stopped.step).is_file() and not run.adapter.exists()
     code, said = interrupted(run, "resume", "mine", *data_dir)
     assert code == 130, said
-    assert [event.step for event in of(RunStarted, run.events()[first:])] == [stopped.step]
-    steps = [event.step for event in of(StepDone, run.events())]
+    assert [event.step for event in events_of(RunStarted, run.events()[first:])] == [stopped.step]
+    steps = [event.step for event in events_of(StepDone, run.events())]
     assert steps == [*range(1, run.events()[-1].step + 1)]  # none twice, none left out
     assert len(steps) > stopped.step
 
@@ -86,10 +86,10 @@ def test_a_turned_photograph_and_a_cut_out_train_with_honest_remarks(configure, 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("folder", SETS or [PHOTOS], ids=lambda path: path.name)
+@pytest.mark.parametrize("folder", PHOTO_SETS or [PHOTO_FOLDER], ids=lambda path: path.name)
 def test_photographs_train_without_a_remark(folder, configure, tmp_path, capsys):
-    if not SETS:
-        pytest.skip(f"no photographs at {PHOTOS}: set SDLORA_PHOTOS to a folder of folders of them")
+    if not PHOTO_SETS:
+        pytest.skip(f"no photographs at {PHOTO_FOLDER}: set SDLORA_PHOTOS to a folder of folders of them")
     config = configure(data__folder=str(folder), data__class_name="thing", train__steps=2, train__batch_size=1)
     config.save(tmp_path / "mine.toml")
     code = main(["train", str(tmp_path / "mine.toml"), "--name", "mine", "--data-dir", str(tmp_path / "data")])

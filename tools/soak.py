@@ -29,9 +29,9 @@ from sdlora.config import TrainConfig
 from sdlora.events import RunStopped
 from sdlora.filesystem.writing import write_atomic
 from sdlora.storage.run_folder import Run
-from tests.support.fork_server import Nursery, Process
-from tests.support.run_outcome import outcome
-from tests.support.tiny_models import tiny_sd1
+from tests.support.fork_server import ForkedProcess, ForkServer
+from tests.support.run_outcome import run_outcome
+from tests.support.tiny_models import write_tiny_sd1
 
 WORKER = "sdlora.jobs.training_worker"
 POINTS = [name for name in failpoints.POINTS if not name.startswith("run.")]
@@ -85,10 +85,10 @@ class Soak:
         self.folder = folder
         self.file = folder / "tally.json"
         self.tally = Tally(**json.loads(self.file.read_text())) if self.file.is_file() else Tally(seed)
-        self.nursery = Nursery()
+        self.fork_server = ForkServer()
         self.base, self.pictures = folder / "base", folder / "pictures"
         if not self.file.is_file():
-            tiny_sd1(self.base)
+            write_tiny_sd1(self.base)
             self.pictures.mkdir(parents=True, exist_ok=True)
             for index in range(6):
                 shape = (64, 64) if index % 3 else (96, 48)
@@ -146,12 +146,12 @@ class Soak:
             code = self.start(run).wait()
             if code:
                 raise SystemExit(f"{name}: exit code {code}; see {run.log}")
-            made = {"seconds": time.monotonic() - begun, "outcome": outcome(run)}
+            made = {"seconds": time.monotonic() - begun, "outcome": run_outcome(run)}
             write_atomic(file, json.dumps(made))
         return dict(json.loads(file.read_text()))
 
-    def start(self, run: Run, fault: str = "") -> Process:
-        return self.nursery.start(WORKER, [str(run.folder)], run.log, fault=fault)
+    def start(self, run: Run, fault: str = "") -> ForkedProcess:
+        return self.fork_server.start(WORKER, [str(run.folder)], run.log, failpoint=fault)
 
     def process(self, run: Run, longest: float) -> bool:
         """One process of ``run``, and what befalls it, by the seed. Whether the run has ended."""
@@ -182,7 +182,7 @@ class Soak:
         return code == 0
 
     def compare(self, name: str, run: Run, expected: dict[str, Any]) -> None:
-        made, wanted = json.loads(json.dumps(outcome(run))), expected["outcome"]
+        made, wanted = json.loads(json.dumps(run_outcome(run))), expected["outcome"]
         stops = {event.step for event in run.events() if isinstance(event, RunStopped)}
         for step in stops - {*wanted["told"]["saved"]}:
             made["adapters"].pop(run.checkpoint(step).name, None)  # A stop saves one more.
@@ -205,7 +205,7 @@ def main(arguments: Sequence[str]) -> dict[str, Any]:
         soak.until(flags.kills, flags.seconds)
     finally:
         soak.keep()
-        soak.nursery.close()
+        soak.fork_server.close()
     tally = soak.tally
     return {
         "benchmark": "soak",

@@ -15,56 +15,64 @@ from sdlora.adapters.lora import Lora
 from sdlora.adapters.state import AdapterState, ModuleState, Scale
 from sdlora.adapters.targets import GROUPS, adaptable_layers
 from sdlora.errors import ConfigError, MismatchError
-from tests.support.adapters import delta, distance, equal, outputs, tiny_base, trained_state, uneven
+from tests.support.adapters import (
+    all_equal,
+    max_difference,
+    outputs,
+    reference_delta,
+    tiny_networks,
+    trained_state,
+    with_uneven_ranks,
+)
 
 
 def summed(states: list[tuple[AdapterState, float]]) -> dict[str, nn.Module]:
     """A tiny base with W + Σ scale · alpha / rank · up @ down in its weights, by the definition."""
-    models = tiny_base()
+    models = tiny_networks()
     bases = dict(adaptable_layers(models))
     for state, scale in states:
         for path, module in state.modules.items():
             weight = bases[path].weight.data
-            weight += scale * delta(module).reshape(weight.shape)
+            weight += scale * reference_delta(module).reshape(weight.shape)
     return models
 
 
 @pytest.mark.parametrize("group", GROUPS)
 def test_live_adapter_computes_w_plus_alpha_over_rank_up_down(group: str) -> None:
-    state, models = uneven(trained_state(targets=group)), tiny_base()
+    state, models = with_uneven_ranks(trained_state(targets=group)), tiny_networks()
     attach.load_state(models, state, "a")
-    assert distance(outputs(models), outputs(summed([(state, 1.0)]))) < 1e-5
+    assert max_difference(outputs(models), outputs(summed([(state, 1.0)]))) < 1e-5
 
 
 @pytest.mark.parametrize("scale", [0.5, 1.7, -1.0])
 def test_a_scale_multiplies_the_update(scale: float) -> None:
-    state, models = trained_state(targets="linear"), tiny_base()
+    state, models = trained_state(targets="linear"), tiny_networks()
     attach.load_state(models, state, "a")
     attach.set_scales(models, {"a": scale})
-    assert distance(outputs(models), outputs(summed([(state, scale)]))) < 1e-5
+    assert max_difference(outputs(models), outputs(summed([(state, scale)]))) < 1e-5
 
 
 def test_scale_0_and_not_named_give_the_base_exactly() -> None:
-    models = tiny_base()
+    models = tiny_networks()
     before = outputs(models)
     attach.load_state(models, trained_state(targets="linear+conv"), "a")
-    assert not equal(outputs(models), before)
+    assert not all_equal(outputs(models), before)
     for scales in ({"a": 0.0}, {}, {"a": {"*": 0}}):
         attach.set_scales(models, scales)
-        assert equal(outputs(models), before)
+        assert all_equal(outputs(models), before)
 
 
 def test_two_adapters_mix_as_the_sum_of_their_updates() -> None:
-    one, two, models = trained_state(1), uneven(trained_state(2, targets="linear+conv")), tiny_base()
+    one, two, models = trained_state(1), with_uneven_ranks(trained_state(2, targets="linear+conv")), tiny_networks()
     attach.load_state(models, one, "one")
     attach.load_state(models, two, "two")
     attach.set_scales(models, {"one": 0.8, "two": -0.3})
-    assert distance(outputs(models), outputs(summed([(one, 0.8), (two, -0.3)]))) < 1e-5
+    assert max_difference(outputs(models), outputs(summed([(one, 0.8), (two, -0.3)]))) < 1e-5
     assert set(attach.attached_adapters(models)) == {"one", "two"}
 
 
 def test_scales_by_block() -> None:
-    state, models = trained_state(targets="linear"), tiny_base()
+    state, models = trained_state(targets="linear"), tiny_networks()
     attach.load_state(models, state, "a")
     attach.set_scales(models, {"a": {"*": 0.5, "unet.up_blocks": 0, "unet.up_blocks.1": 2, "*.attn2.to_k": -1}})
 
@@ -75,15 +83,15 @@ def test_scales_by_block() -> None:
         return -1.0 if path.endswith(".attn2.to_k") else 0.5
 
     parts = [(AdapterState("lora", {path: module}), expected(path)) for path, module in state.modules.items()]
-    assert distance(outputs(models), outputs(summed(parts))) < 1e-5
+    assert max_difference(outputs(models), outputs(summed(parts))) < 1e-5
 
 
 @pytest.mark.parametrize("group", GROUPS)
 def test_each_sample_of_a_batch_has_its_own_scales(group: str) -> None:
     """Of whatever layers: 2-D inputs (time embeddings), tokens, feature maps. Twice the batch is two copies of it."""
-    models = tiny_base()
+    models = tiny_networks()
     attach.load_state(models, trained_state(targets=group), "a")
-    attach.load_state(models, uneven(trained_state(2, targets=group)), "b")
+    attach.load_state(models, with_uneven_ranks(trained_state(2, targets=group)), "b")
     samples: list[Mapping[str, Scale]] = [
         {"a": 0.7}, {"b": {"*": -0.4, "unet.up_blocks": 0.5}}, {"a": 0.7, "b": 1.0}, {"a": 0.0},
     ]  # fmt: skip
@@ -96,16 +104,16 @@ def test_each_sample_of_a_batch_has_its_own_scales(group: str) -> None:
         one = slice(place, place + 1)
         with torch.no_grad(), attach.temporary_scales(models, samples[place % 4]):
             alone = models["unet"](latents[one], times[one], text[one]).sample, models["text_encoder"](ids[one])[0]
-        assert distance((together[0][one], together[1][one]), alone) < 1e-5
+        assert max_difference((together[0][one], together[1][one]), alone) < 1e-5
 
 
 def test_blocks_that_no_key_names_stay_at_1() -> None:
-    state, models = trained_state(), tiny_base()
+    state, models = trained_state(), tiny_networks()
     attach.load_state(models, state, "a")
     full = outputs(models)
     attach.set_scales(models, {"a": {"text_encoder": 0}})
     assert torch.equal(outputs(models)[0], full[0])
-    assert torch.equal(outputs(models)[1], outputs(tiny_base())[1])
+    assert torch.equal(outputs(models)[1], outputs(tiny_networks())[1])
 
 
 @pytest.mark.parametrize(
@@ -117,17 +125,17 @@ def test_blocks_that_no_key_names_stay_at_1() -> None:
     ],
 )
 def test_wrong_scales_are_refused_and_change_nothing(scales: Mapping[str, Scale], message: str) -> None:
-    models = tiny_base()
+    models = tiny_networks()
     attach.load_state(models, trained_state(), "a")
     attach.set_scales(models, {"a": 0.5})
     before = outputs(models)
     with pytest.raises(ConfigError, match=message):
         attach.set_scales(models, scales)
-    assert equal(outputs(models), before)
+    assert all_equal(outputs(models), before)
 
 
 def test_scales_change_beside_a_training_adapter() -> None:
-    models = tiny_base()
+    models = tiny_networks()
     before = outputs(models)
     trained = Lora(rank=2).attach(models, "training", seed=0)
     with torch.no_grad():
@@ -137,44 +145,44 @@ def test_scales_change_beside_a_training_adapter() -> None:
     attach.load_state(models, trained_state(), "other")
     assert all(parameter.requires_grad for parameter in trained)
     attach.set_scales(models, {"training": 1.0})
-    assert equal(outputs(models), training)
+    assert all_equal(outputs(models), training)
     with attach.temporary_scales(models, {}):
-        assert equal(outputs(models), before)
+        assert all_equal(outputs(models), before)
     with (
         attach.temporary_scales(models, {"other": 0.5}),
         pytest.raises(ConfigError),
         attach.temporary_scales(models, {"nobody": 1.0}),
     ):
         pass
-    assert equal(outputs(models), training)
+    assert all_equal(outputs(models), training)
     attach.remove_adapter(models, "other")
     assert all(parameter.requires_grad for parameter in trained)
     assert {id(p) for model in models.values() for p in model.parameters() if p.requires_grad} == set(map(id, trained))
-    assert equal(outputs(models), training)
+    assert all_equal(outputs(models), training)
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_bare_context_gives_the_base_exactly_as_often_as_it_is_entered(method: str) -> None:
-    models = tiny_base()
+    models = tiny_networks()
     before = outputs(models)
     trained = METHODS[method](targets="ia3" if method == "ia3" else "linear+conv").attach(models, "training", seed=0)
     with torch.no_grad():
         for parameter in trained:
             parameter.add_(torch.randn(parameter.shape) * 0.1)
     training, bare = outputs(models), attach.DisabledAdapters(models)
-    assert not equal(training, before)
+    assert not all_equal(training, before)
     for _ in range(2):
         with bare:
-            assert equal(outputs(models), before)
-        assert equal(outputs(models), training)
+            assert all_equal(outputs(models), before)
+        assert all_equal(outputs(models), training)
     with pytest.raises(ZeroDivisionError), bare:
         1 / 0  # noqa: B018
-    assert equal(outputs(models), training)
+    assert all_equal(outputs(models), training)
     assert all(parameter.requires_grad for parameter in trained)
 
 
 def test_state_goes_in_and_comes_out_exactly() -> None:
-    state, models = uneven(trained_state(targets="linear+conv")), tiny_base()
+    state, models = with_uneven_ranks(trained_state(targets="linear+conv")), tiny_networks()
     attach.load_state(models, state, "a")
     again = attach.read_state(models, "a", {"note": "kept"})
     assert again.metadata == {"note": "kept"}
@@ -185,7 +193,7 @@ def test_state_goes_in_and_comes_out_exactly() -> None:
 
 
 def test_loading_leaves_the_state_and_the_global_generator_alone() -> None:
-    state, models = trained_state(), tiny_base()
+    state, models = trained_state(), tiny_networks()
     copied, before = copy.deepcopy(state), torch.get_rng_state()
     attach.load_state(models, state, "a")
     with torch.no_grad():
@@ -197,15 +205,15 @@ def test_loading_leaves_the_state_and_the_global_generator_alone() -> None:
 
 
 def test_removing_gives_back_the_very_base() -> None:
-    models = tiny_base()
+    models = tiny_networks()
     keys, before = {name: list(model.state_dict()) for name, model in models.items()}, outputs(models)
     for name, group in (("a", "linear+conv"), ("b", "attention")):
         attach.load_state(models, trained_state(targets=group), name)
     attach.remove_adapter(models, "a")
     attach.set_scales(models, {"b": 0})
-    assert equal(outputs(models), before)
+    assert all_equal(outputs(models), before)
     attach.remove_adapter(models, "b")
-    assert equal(outputs(models), before)
+    assert all_equal(outputs(models), before)
     assert {name: list(model.state_dict()) for name, model in models.items()} == keys
     assert not any(isinstance(part, BaseTunerLayer) for model in models.values() for part in model.modules())
     assert not any(hasattr(model, "peft_config") for model in models.values())
@@ -244,18 +252,18 @@ def misfits() -> dict[str, tuple[AdapterState, str]]:
 
 @pytest.mark.parametrize("case", ["other text width", "missing layer", "other shape"])
 def test_an_adapter_of_another_base_is_refused_whole(case: str) -> None:
-    models = tiny_base()
+    models = tiny_networks()
     attach.load_state(models, trained_state(), "kept")
     before = outputs(models)
     state, message = misfits()[case]
     with pytest.raises(MismatchError, match=message):
         attach.load_state(models, state, "a")
     assert attach.attached_adapters(models) == ["kept"]
-    assert equal(outputs(models), before)
+    assert all_equal(outputs(models), before)
 
 
 def test_a_failure_in_the_midst_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    models = tiny_base()
+    models = tiny_networks()
     attach.load_state(models, trained_state(), "kept")
     before, original = outputs(models), injection._inject_lora
 
@@ -268,7 +276,7 @@ def test_a_failure_in_the_midst_leaves_nothing(monkeypatch: pytest.MonkeyPatch) 
     with pytest.raises(torch.OutOfMemoryError):
         attach.load_state(models, trained_state(2), "a")
     assert attach.attached_adapters(models) == ["kept"]
-    assert equal(outputs(models), before)
+    assert all_equal(outputs(models), before)
 
 
 def test_one_by_one_projections_fit_in_either_shape() -> None:
@@ -279,19 +287,19 @@ def test_one_by_one_projections_fit_in_either_shape() -> None:
     }
     results = []
     for given in (state, AdapterState("lora", flat)):
-        models = tiny_base()
+        models = tiny_networks()
         attach.load_state(models, given, "a")
         results.append(outputs(models))
-    assert distance(*results) == 0
+    assert max_difference(*results) == 0
 
 
 def test_assigning_a_state_keeps_the_parameters_and_takes_its_numbers() -> None:
-    state, models = trained_state(alpha=3.0), tiny_base()
+    state, models = trained_state(alpha=3.0), tiny_networks()
     trained = Lora(rank=4, alpha=8.0).attach(models, "training", seed=9)
     attach.assign_state(models, state, "training")
     assert list(map(id, attach.adapter_parameters(models, "training"))) == list(map(id, trained))
     assert all(parameter.requires_grad for parameter in trained)
-    assert distance(outputs(models), outputs(summed([(state, 1.0)]))) < 1e-5
+    assert max_difference(outputs(models), outputs(summed([(state, 1.0)]))) < 1e-5
 
 
 @pytest.mark.parametrize(
@@ -303,7 +311,7 @@ def test_assigning_a_state_keeps_the_parameters_and_takes_its_numbers() -> None:
     ],
 )
 def test_assigning_a_state_that_differs_is_refused(settings: dict[str, object], message: str) -> None:
-    models = tiny_base()
+    models = tiny_networks()
     Lora(**{"rank": 4} | settings).attach(models, "training", seed=9)
     before = attach.read_state(models, "training")
     with pytest.raises(MismatchError, match=message):
@@ -313,7 +321,7 @@ def test_assigning_a_state_that_differs_is_refused(settings: dict[str, object], 
 
 
 def test_fused_weights_compute_the_same_and_are_restored_bit_for_bit() -> None:
-    models = tiny_base()
+    models = tiny_networks()
     base, weights = outputs(models), copy.deepcopy({name: model.state_dict() for name, model in models.items()})
     for name, group in (("one", "linear+conv"), ("two", "cross-attention")):
         attach.load_state(models, trained_state(targets=group), name)
@@ -322,16 +330,16 @@ def test_fused_weights_compute_the_same_and_are_restored_bit_for_bit() -> None:
     mixed = outputs(models)
     attach.set_scales(models, {"one": 0.1})
     with fuse(models, scales) as fused:
-        assert distance(outputs(models), mixed) < 1e-5
+        assert max_difference(outputs(models), mixed) < 1e-5
         assert not any(isinstance(part, BaseTunerLayer) for model in models.values() for part in model.modules())
         with pytest.raises(RuntimeError, match="fused"):
             attach.set_scales(models, scales)
     fused.restore()
     attach.set_scales(models, scales)
-    assert equal(outputs(models), mixed)
+    assert all_equal(outputs(models), mixed)
     attach.remove_adapter(models, "one")
     attach.remove_adapter(models, "two")
-    assert equal(outputs(models), base)
+    assert all_equal(outputs(models), base)
     assert all(
         torch.equal(model.state_dict()[key], weight)
         for n, model in models.items()
@@ -341,19 +349,19 @@ def test_fused_weights_compute_the_same_and_are_restored_bit_for_bit() -> None:
 
 def test_fusing_in_half_precision_rounds_once() -> None:
     state = trained_state(targets="linear")
-    models = {name: model.to(torch.bfloat16) for name, model in tiny_base().items()}
+    models = {name: model.to(torch.bfloat16) for name, model in tiny_networks().items()}
     bases = {path: layer.weight.data.clone() for path, layer in adaptable_layers(models)}
     attach.load_state(models, state, "a")
     with fuse(models, {"a": 0.5}):
         for path, layer in adaptable_layers(models):
             if path in state.modules:
-                exact = bases[path].float() + 0.5 * delta(state.modules[path]).reshape(bases[path].shape)
+                exact = bases[path].float() + 0.5 * reference_delta(state.modules[path]).reshape(bases[path].shape)
                 assert torch.allclose(layer.weight.float(), exact, rtol=2**-8, atol=1e-7)
     assert all(torch.equal(layer.weight, bases[path]) for path, layer in adaptable_layers(models))
 
 
 def test_modes_follow_the_base() -> None:
-    models = tiny_base()
+    models = tiny_networks()
     models["unet"].train()
     attach.load_state(models, trained_state(), "a")
     for _, layer in attach.attached_layers(models, "a"):
@@ -361,7 +369,7 @@ def test_modes_follow_the_base() -> None:
 
 
 def test_scales_change_within_tens_of_milliseconds() -> None:
-    models = tiny_base()
+    models = tiny_networks()
     attach.load_state(models, trained_state(targets="linear+conv"), "a")
     durations = []
     for scale in (0.1, 0.2, 0.3, 0.4, 0.5):
@@ -372,9 +380,9 @@ def test_scales_change_within_tens_of_milliseconds() -> None:
 
 
 def test_fusing_nothing_is_undone_as_well() -> None:
-    models = tiny_base()
+    models = tiny_networks()
     before = outputs(models)
     with fuse(models, {}):
-        assert equal(outputs(models), before)
+        assert all_equal(outputs(models), before)
     attach.load_state(models, trained_state(), "a")
     assert attach.attached_adapters(models) == ["a"]

@@ -8,19 +8,19 @@ from sdlora.adapters import METHODS, Adapter, attach
 from sdlora.adapters.lora import Lora
 from sdlora.adapters.targets import GROUPS
 from sdlora.errors import ConfigError
-from tests.support.adapters import equal, outputs, tiny_base
+from tests.support.adapters import all_equal, outputs, tiny_networks
 
 
 @pytest.mark.parametrize("group", GROUPS)
 def test_fresh_lora_leaves_outputs_unchanged(group: str) -> None:
-    models = tiny_base()
+    models = tiny_networks()
     before = outputs(models)
     Lora(targets=group).attach(models, "new", seed=0)
-    assert equal(outputs(models), before)
+    assert all_equal(outputs(models), before)
 
 
 def test_only_the_adapter_trains_and_gradients_reach_it() -> None:
-    models = tiny_base()
+    models = tiny_networks()
     trained = Lora(rank=2).attach(models, "new", seed=0)
     assert {id(p) for model in models.values() for p in model.parameters() if p.requires_grad} == set(map(id, trained))
     latents, ids = torch.randn(1, 4, 8, 8), torch.ones(1, 77, dtype=torch.long)
@@ -30,17 +30,17 @@ def test_only_the_adapter_trains_and_gradients_reach_it() -> None:
 
 
 def test_adapter_is_float32_over_a_bfloat16_base() -> None:
-    models = {name: model.to(torch.bfloat16) for name, model in tiny_base().items()}
+    models = {name: model.to(torch.bfloat16) for name, model in tiny_networks().items()}
     before = outputs(models)
     trained = Lora(rank=2).attach(models, "new", seed=0)
     assert {parameter.dtype for parameter in trained} == {torch.float32}
-    assert equal(outputs(models), before)
+    assert all_equal(outputs(models), before)
 
 
 def test_down_is_gaussian_of_1_over_rank_and_comes_from_the_seed_alone() -> None:
     states = []
     for seed in (3, 3, 4):
-        models = tiny_base()
+        models = tiny_networks()
         before = torch.get_rng_state()
         Lora(targets="linear", rank=8).attach(models, "new", seed)
         assert torch.equal(torch.get_rng_state(), before)
@@ -53,18 +53,18 @@ def test_down_is_gaussian_of_1_over_rank_and_comes_from_the_seed_alone() -> None
 
 
 def test_dropout_works_while_training_only() -> None:
-    models = tiny_base()
+    models = tiny_networks()
     trained = Lora(dropout=0.5).attach(models, "new", seed=0)
     with torch.no_grad():
         for parameter in trained:
             parameter.normal_()
-    assert equal(outputs(models), outputs(models))
+    assert all_equal(outputs(models), outputs(models))
     models["unet"].train()
-    assert not equal(outputs(models), outputs(models))
+    assert not all_equal(outputs(models), outputs(models))
 
 
 def test_size_counts_layers_parameters_and_their_share() -> None:
-    models = tiny_base()
+    models = tiny_networks()
     base = sum(parameter.numel() for parameter in models["unet"].parameters())
     trained = Lora(rank=2, text_encoder=False).attach(models, "new", seed=0)
     count = sum(parameter.numel() for parameter in trained)
@@ -72,7 +72,7 @@ def test_size_counts_layers_parameters_and_their_share() -> None:
 
 
 def test_a_name_is_taken_once() -> None:
-    models = tiny_base()
+    models = tiny_networks()
     Lora().attach(models, "new", seed=0)
     with pytest.raises(ConfigError, match="'new' is already loaded"):
         Lora().attach(models, "new", seed=1)
@@ -80,7 +80,7 @@ def test_a_name_is_taken_once() -> None:
 
 @pytest.mark.parametrize("name", ["half", "train", "weight", "attn2", "v1.5 final", "空", "a/b", "100%"])
 def test_any_name_will_do(name: str) -> None:
-    models = tiny_base()
+    models = tiny_networks()
     Lora(rank=1).attach(models, name, seed=0)
     assert attach.attached_adapters(models) == [name]
     attach.remove_adapter(models, name)

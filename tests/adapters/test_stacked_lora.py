@@ -13,8 +13,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from sdlora.adapters import METHODS, adapter_layers, attach, stacked_lora
 from sdlora.adapters.lora import Lora
 from sdlora.adapters.state import AdapterState, ModuleState
-from tests.support.adapters import METHODS_MADE, distance, equal, outputs, trained_state, uneven
-from tests.support.adapters import tiny_base as tiny_sd1
+from tests.support.adapters import METHOD_SETTINGS, all_equal, max_difference, outputs, trained_state, with_uneven_ranks
+from tests.support.adapters import tiny_networks as tiny_sd1
 from tests.support.tiny_models import tiny_models
 
 NAMES = ("one", "two", "three")
@@ -33,7 +33,9 @@ def adapters(family: str, method: str = "lora") -> tuple[AdapterState, ...]:
     for seed, targets in enumerate(("linear+conv", "attention", "linear"), start=1):
         models = models_of(family)
         kind = METHODS[method if seed == 2 else "lora"]
-        kind(**METHODS_MADE[kind.model_fields["method"].default] | {"targets": targets}).attach(models, "fresh", seed)
+        kind(**METHOD_SETTINGS[kind.model_fields["method"].default] | {"targets": targets}).attach(
+            models, "fresh", seed
+        )
         draw = torch.Generator().manual_seed(seed)
         modules = {
             path: ModuleState(
@@ -42,7 +44,7 @@ def adapters(family: str, method: str = "lora") -> tuple[AdapterState, ...]:
             for path, m in attach.read_state(models, "fresh").modules.items()
         }
         state = AdapterState("lora", modules)
-        made.append(uneven(state) if seed == 3 else state)
+        made.append(with_uneven_ranks(state) if seed == 3 else state)
     return tuple(made)
 
 
@@ -87,7 +89,7 @@ def stacks(models: dict[str, nn.Module]) -> int:
 
 def apart(one: tuple[torch.Tensor, ...], other: tuple[torch.Tensor, ...]) -> float:
     """The largest difference, over the largest value."""
-    return distance(one, other) / max(float(part.abs().max()) for part in other)
+    return max_difference(one, other) / max(float(part.abs().max()) for part in other)
 
 
 @pytest.mark.parametrize("family", ["sd1", "sd2", "sdxl"])
@@ -142,16 +144,16 @@ def test_what_changes_is_noticed_without_being_told():
         for key in adapter_layers.adapter_scales(host):
             adapter_layers.adapter_scales(host)[key] *= 2.0
     louder = predicted(models)
-    assert not equal(louder, before)
+    assert not all_equal(louder, before)
     with torch.no_grad():
         for parameter in attach.adapter_parameters(models, "two"):
             parameter.mul_(0.5)
-    assert not equal(predicted(models), louder)
+    assert not all_equal(predicted(models), louder)
     fresh = loaded("sd1")
     for name in NAMES:
         attach.assign_state(fresh, attach.read_state(models, name), name)
     attach.set_scales(fresh, {"one": 1.6, "two": 1.0, "three": 0.4})
-    assert equal(predicted(models), predicted(fresh))
+    assert all_equal(predicted(models), predicted(fresh))
     assert {part.dtype for part in predicted({name: model.bfloat16() for name, model in models.items()})} == {
         torch.bfloat16
     }
@@ -168,7 +170,7 @@ def test_another_scale_stacks_nothing_anew(monkeypatch):
     assert not made
     fresh = loaded("sd1")
     attach.set_scales(fresh, {"one": -0.25, "two": 1.5})
-    assert equal(ours, predicted(fresh)) and made
+    assert all_equal(ours, predicted(fresh)) and made
 
 
 def test_an_adapter_in_training_gets_gradients_and_one_by_itself_draws_as_it_trains():
@@ -178,7 +180,7 @@ def test_an_adapter_in_training_gets_gradients_and_one_by_itself_draws_as_it_tra
     alone = tiny_sd1()
     attach.load_state(alone, attach.read_state(models, "training"), "file")
     with attach.temporary_scales(models, {"training": 1.0}):
-        assert equal(outputs(models), outputs(alone))
+        assert all_equal(outputs(models), outputs(alone))
     outputs(models)
     assert stacks(models) == stacks(alone) == 0
     models["unet"](torch.randn(1, 4, 8, 8), torch.tensor([10]), torch.randn(1, 77, 16)).sample.sum().backward()

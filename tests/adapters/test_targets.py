@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from sdlora.adapters.targets import adaptable_layers, matches, select_layers, split_targets
 from sdlora.errors import ConfigError
-from tests.support.adapters import tiny_base
-from tests.support.architectures import architecture
+from tests.support.adapters import tiny_networks
+from tests.support.architectures import meta_models
 
 
 # SD 1.x and 2.x have 16 transformer blocks, one an attention, SDXL 70 in 11; a block has two attentions of four layers
@@ -30,7 +30,7 @@ from tests.support.architectures import architecture
     ],
 )
 def test_groups_name_these_many_layers(family: str, group: str, unet: int, text: int) -> None:
-    paths = select_layers(architecture(family), group)
+    paths = select_layers(meta_models(family), group)
     assert (sum(path.startswith("unet.") for path in paths), sum(path.startswith("text_") for path in paths)) == (
         unet,
         text,
@@ -39,25 +39,25 @@ def test_groups_name_these_many_layers(family: str, group: str, unet: int, text:
 
 def test_each_group_is_within_the_next() -> None:
     groups = ["cross-attention", "attention", "attention+ff", "linear", "linear+conv"]
-    found = [set(select_layers(architecture("sd1"), group)) for group in groups]
+    found = [set(select_layers(meta_models("sd1"), group)) for group in groups]
     assert all(smaller < larger for smaller, larger in pairwise(found))
 
 
 def test_conv_in_and_time_embedding_are_in_no_group() -> None:
-    rest = {path for path, _ in adaptable_layers(architecture("sd1"))} - set(
-        select_layers(architecture("sd1"), "linear+conv")
+    rest = {path for path, _ in adaptable_layers(meta_models("sd1"))} - set(
+        select_layers(meta_models("sd1"), "linear+conv")
     )
     assert rest == {"unet.conv_in", "unet.conv_out", "unet.time_embedding.linear_1", "unet.time_embedding.linear_2"}
 
 
 def test_text_encoder_paths_are_classic_whatever_transformers_calls_them() -> None:
     path = "text_encoder.text_model.encoder.layers.0.self_attn.q_proj"
-    assert path in select_layers(architecture("sd1"), "attention")
-    assert path.replace("text_encoder.", "text_encoder_2.") in select_layers(architecture("sdxl"), "attention")
+    assert path in select_layers(meta_models("sd1"), "attention")
+    assert path.replace("text_encoder.", "text_encoder_2.") in select_layers(meta_models("sdxl"), "attention")
 
 
 def test_patterns_are_paths_beginnings_or_globs_and_join_with_commas() -> None:
-    base = tiny_base()
+    base = tiny_networks()
     everything = select_layers(base, "linear+conv")
     assert select_layers(base, "unet.up_blocks") == [path for path in everything if path.startswith("unet.up_blocks.")]
     assert select_layers(base, "*.attn2.to_[kv]") == [p for p in everything if p.endswith(("attn2.to_k", "attn2.to_v"))]
@@ -69,14 +69,14 @@ def test_patterns_are_paths_beginnings_or_globs_and_join_with_commas() -> None:
 
 
 def test_text_encoder_can_be_left_out() -> None:
-    assert not any(path.startswith("text") for path in select_layers(tiny_base(), "linear", text_encoder=False))
+    assert not any(path.startswith("text") for path in select_layers(tiny_networks(), "linear", text_encoder=False))
     with pytest.raises(ConfigError, match="matches no layer of the unet"):
-        select_layers(tiny_base(), "text_encoder", text_encoder=False)
+        select_layers(tiny_networks(), "text_encoder", text_encoder=False)
 
 
 def test_a_pattern_that_matches_nothing_names_near_ones() -> None:
     with pytest.raises(ConfigError, match=r"'unet.up_block' matches no layer .*did you mean unet\.up_blocks"):
-        select_layers(tiny_base(), "unet.up_block")
+        select_layers(tiny_networks(), "unet.up_block")
 
 
 @pytest.mark.parametrize(

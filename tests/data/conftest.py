@@ -7,7 +7,7 @@ import pytest
 
 from sdlora.data.dataset import Example
 from sdlora.filesystem.reading import sha256
-from tests.support.images import drawn
+from tests.support.images import noise_image
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ def example(folder: Path) -> Callable[..., Example]:
 
     def make(name: str = "a.png", width: int = 64, height: int = 64, seed: int = 0, **values: object) -> Example:
         path = folder / name
-        drawn(width, height, seed).save(path)
+        noise_image(width, height, seed).save(path)
         return Example(path, values.pop("caption", f"picture {seed}"), width, height, digest=sha256(path), **values)  # type: ignore[arg-type]
 
     return make

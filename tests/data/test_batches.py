@@ -14,7 +14,7 @@ from sdlora.data.images import ImageSize
 from sdlora.data.settings import Data
 from sdlora.data.tensor_store import TensorStore
 from sdlora.filesystem.reading import sha256
-from tests.support.images import averages
+from tests.support.images import block_means
 
 SQUARE, WIDE = ImageSize(64, 64), ImageSize(80, 48)
 
@@ -25,7 +25,7 @@ def data(**settings: object) -> Data:
 
 def read(batches: BatchLoader, first: int, last: int, masks: bool = True) -> list[Batch]:
     cache = LatentCache(TensorStore(None), "vae", masks=masks)
-    cache.prepare(batches.views(first, last), averages)
+    cache.prepare(batches.views(first, last), block_means)
     return [batches.read(n, cache) for n in range(first, last)]
 
 

@@ -16,7 +16,7 @@ from sdlora.data.images import ImageSize, open_image, to_pixels
 from sdlora.data.tensor_store import TensorStore
 from sdlora.errors import FileError, NonFiniteError
 from sdlora.filesystem.reading import sha256
-from tests.support.images import averages
+from tests.support.images import block_means
 
 SQUARE = ImageSize(64, 64)
 
@@ -46,9 +46,9 @@ def equal(first: list[torch.Tensor], second: list[torch.Tensor]) -> bool:
 def test_latents_are_those_of_the_picture(example, tmp_path: Path) -> None:
     picture = example()
     cache = LatentCache(TensorStore(tmp_path), "vae")
-    assert cache.prepare([View(picture, SQUARE)], averages)
+    assert cache.prepare([View(picture, SQUARE)], block_means)
     found = cache.read(View(picture, SQUARE))
-    expected = averages(to_pixels(open_image(picture.path).rgb)[None])
+    expected = block_means(to_pixels(open_image(picture.path).rgb)[None])
     assert torch.equal(found.mean, expected[0][0]) and torch.equal(found.std, expected[1][0]) and found.mask is None
     assert found.mean.shape == (4, 8, 8) and found.mean.dtype == torch.float32
 
@@ -69,7 +69,7 @@ def test_a_half_filled_cache_gives_the_same_bits(example, encode, tmp_path: Path
 
 def test_what_is_there_is_not_made_again(example, tmp_path: Path) -> None:
     views = [View(example(f"{i}.png", seed=i), SQUARE) for i in range(3)]
-    LatentCache(TensorStore(tmp_path), "vae").prepare(views, averages)
+    LatentCache(TensorStore(tmp_path), "vae").prepare(views, block_means)
     told: list[tuple[int, int]] = []
     again = LatentCache(TensorStore(tmp_path), "vae")
     assert again.prepare(views, lambda pixels: pytest.fail("encoded again"), lambda *n: told.append(n))
@@ -80,7 +80,7 @@ def test_what_is_there_is_not_made_again(example, tmp_path: Path) -> None:
 def test_a_damaged_entry_is_made_again(example, tmp_path: Path, damage: str) -> None:
     view = View(example(), SQUARE)
     cache = LatentCache(TensorStore(tmp_path), "vae")
-    cache.prepare([view], averages)
+    cache.prepare([view], block_means)
     sound, path = cache.read(view), cache.store.path(cache.key(view))
     content = path.read_bytes()
     flipped = content[:-5] + bytes([content[-5] ^ 4]) + content[-4:]
@@ -88,7 +88,7 @@ def test_a_damaged_entry_is_made_again(example, tmp_path: Path, damage: str) -> 
     again = LatentCache(TensorStore(tmp_path), "vae")
     with pytest.raises(FileError, match=r"a\.png: its latents are missing or damaged"):
         again.read(view)
-    assert again.prepare([view], averages)
+    assert again.prepare([view], block_means)
     assert torch.equal(again.read(view).mean, sound.mean) and path.read_bytes() == content
 
 
@@ -117,7 +117,7 @@ def test_all_that_decides_latents_is_in_the_key(example, monkeypatch: pytest.Mon
 def test_stopping_keeps_what_was_made(example, tmp_path: Path) -> None:
     views = [View(example(f"{i}.png", seed=i), SQUARE) for i in range(4)]
     cache, asked = LatentCache(TensorStore(tmp_path), "vae"), iter([False, False, True])
-    assert not cache.prepare(views, averages, should_stop=lambda: next(asked))
+    assert not cache.prepare(views, block_means, should_stop=lambda: next(asked))
     assert [cache.store.get(cache.key(view)) is not None for view in views] == [True, True, False, False]
 
 
@@ -134,19 +134,19 @@ def test_masks_come_from_files_or_from_transparency(example, folder: Path) -> No
     for picture in (masked, from_alpha):
         plain, mirrored = View(picture, SQUARE), View(picture, SQUARE, flip=True)
         cache = LatentCache(TensorStore(None), "vae")
-        cache.prepare([plain, mirrored], averages)
+        cache.prepare([plain, mirrored], block_means)
         mask = cache.read(plain).mask
         assert mask is not None and mask.shape == (1, 8, 8)
         assert mask[0, 3].tolist() == [1, 1, 1, 1, 0, 0, 0, 0]
         assert cache.read(mirrored).mask[0, 3].tolist() == [0, 0, 0, 0, 1, 1, 1, 1]  # type: ignore[index]
         ignored = LatentCache(TensorStore(None), "vae", masks=False)
-        ignored.prepare([plain], averages)
+        ignored.prepare([plain], block_means)
         assert ignored.read(plain).mask is None
 
 
 def test_non_finite_latents_name_the_picture(example) -> None:
     def overflowing(pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        mean, std = averages(pixels)
+        mean, std = block_means(pixels)
         return mean / 0, std
 
     with pytest.raises(NonFiniteError, match=r"a\.png"):
@@ -162,7 +162,7 @@ def test_the_encoder_goes_before_those_who_decode_for_it(example, monkeypatch: p
     opened = cache_module.open_image
     monkeypatch.setattr(cache_module, "open_image", lambda *given: decoding.append(priority()) or opened(*given))
     cache = LatentCache(TensorStore(None), "vae")
-    assert cache.prepare([View(example(), SQUARE)], averages)
+    assert cache.prepare([View(example(), SQUARE)], block_means)
     assert decoding == [19] and priority() == own
 
 

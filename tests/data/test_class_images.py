@@ -18,14 +18,14 @@ from sdlora.data.class_images import (
 from sdlora.data.settings import Data, Prior
 from sdlora.data.step_heuristics import suggested_steps
 from sdlora.errors import ConfigError, DatasetError
-from tests.support.images import drawn
+from tests.support.images import noise_image
 
 MADE_BY = {"base": "f00d", "size": [64, 64], "sampler": "DDIM", "steps": 25, "cfg": 7.0}
 DOG = ("a dog 犬",)
 
 
 def make(prompt: str, seed: int) -> Image.Image:
-    return drawn(64, 64, seed)
+    return noise_image(64, 64, seed)
 
 
 @pytest.fixture
@@ -63,7 +63,7 @@ def test_missing_pictures_are_made_by_their_seeds_and_kept(shelf: ClassImageStor
     assert json.loads((paths[0].parent / "made_by.json").read_text(encoding="utf-8")) == MADE_BY | {"prompt": DOG[0]}
     assert [example.path for example in wanted.examples()] == paths
     assert all(e.caption == DOG[0] and e.size == (64, 64) and e.digest for e in wanted.examples())
-    assert Image.open(paths[2]).tobytes() == drawn(64, 64, 42).tobytes()
+    assert Image.open(paths[2]).tobytes() == noise_image(64, 64, 42).tobytes()
     assert seeds(made(Prior(count=7, seed=40), shelf)) == [45, 46]  # more are added to what is kept
 
 
@@ -101,7 +101,7 @@ def test_own_pictures_come_first_and_their_folder_stays_as_it_is(tmp_path: Path,
     own = tmp_path / "own"
     own.mkdir()
     for number in range(2):
-        drawn(seed=number).save(own / f"{number}.png")
+        noise_image(seed=number).save(own / f"{number}.png")
     (own / "1.txt").write_text("a brown dog")
     wanted = made(Prior(count=5, folder=own), shelf)
     assert "2 of 5 class pictures; the base model makes the rest" in wanted.notices[0] and len(wanted.notices) == 1

@@ -12,13 +12,13 @@ from PIL import Image
 from sdlora.data.dataset import load_dataset
 from sdlora.data.settings import Data
 from sdlora.errors import DatasetError
-from tests.support.images import drawn
+from tests.support.images import noise_image
 
 
 def draw(*paths: Path, **size: int) -> None:
     for number, path in enumerate(paths):
         path.parent.mkdir(exist_ok=True)
-        drawn(**size, seed=number).save(path)
+        noise_image(**size, seed=number).save(path)
 
 
 def problems(folder: Path, **settings: object) -> dict[str, str]:
@@ -163,7 +163,7 @@ def test_masks_belong_to_their_pictures(folder: Path) -> None:
 def test_notices_are_honest(folder: Path) -> None:
     draw(folder / "a.png")
     (folder / "b.png").write_bytes((folder / "a.png").read_bytes())
-    drawn().save(folder / "c.gif", save_all=True, append_images=[drawn(seed=1)])
+    noise_image().save(folder / "c.gif", save_all=True, append_images=[noise_image(seed=1)])
     (folder / "stray.txt").write_text("x")
     assert load_dataset(Data(folder=folder)).notices == (
         "stray.txt: belongs to no picture and is not used.",

@@ -21,7 +21,7 @@ from sdlora.data.images import (
 )
 from sdlora.errors import DatasetError
 from tests.support.hostile_files import picture_bomb, text_bomb
-from tests.support.images import drawn
+from tests.support.images import noise_image
 
 # how an upright array lies in the file, by EXIF 2.32 tag 0x0112 ("row 0 is the visual right side", and so on)
 STORED = {
@@ -39,7 +39,7 @@ STORED = {
 @pytest.mark.parametrize("suffix", ["png", "tif", "webp"])
 @pytest.mark.parametrize("orientation", STORED)
 def test_exif_orientation_is_undone(folder: Path, orientation: int, suffix: str) -> None:
-    upright = np.asarray(drawn(64, 48))
+    upright = np.asarray(noise_image(64, 48))
     exif = Image.Exif()
     exif[0x0112] = orientation
     path = folder / f"a.{suffix}"
@@ -51,7 +51,7 @@ def test_exif_orientation_is_undone(folder: Path, orientation: int, suffix: str)
 
 def test_broken_exif_is_ignored(folder: Path) -> None:
     path = folder / "a.jpg"
-    drawn(64, 48).save(path, exif=b"Exif\x00\x00MM\x00\x2a\xff\xff\xff\xff garbage", quality=95)
+    noise_image(64, 48).save(path, exif=b"Exif\x00\x00MM\x00\x2a\xff\xff\xff\xff garbage", quality=95)
     assert inspect_image(path).size == (64, 48)
     assert open_image(path).rgb.size == (64, 48)
 
@@ -88,13 +88,13 @@ def test_transparency_shows_the_background_and_becomes_the_mask(folder: Path, mo
 
 
 def test_an_alpha_channel_that_hides_nothing_is_no_mask(folder: Path) -> None:
-    drawn().convert("RGBA").save(folder / "a.png")
+    noise_image().convert("RGBA").save(folder / "a.png")
     assert open_image(folder / "a.png").mask is None
 
 
 def test_a_large_jpeg_decoded_small_looks_the_same(folder: Path) -> None:
     path = folder / "a.jpg"
-    drawn(64, 48).resize((1600, 1200), Image.Resampling.BICUBIC).save(path, quality=95)
+    noise_image(64, 48).resize((1600, 1200), Image.Resampling.BICUBIC).save(path, quality=95)
     size = ImageSize(64, 64)
     whole, small = (
         np.asarray(crop_and_resize(open_image(path, at_least=s).rgb, size)).astype(int) for s in (None, size)
@@ -104,7 +104,7 @@ def test_a_large_jpeg_decoded_small_looks_the_same(folder: Path) -> None:
 
 
 def test_fit_cuts_to_the_ratio_and_keeps_what_it_is_told_to() -> None:
-    picture = drawn(120, 40)
+    picture = noise_image(120, 40)
     left, middle, right = (crop_and_resize(picture, ImageSize(40, 40), position) for position in (0, 0.5, 1))
     for cut, start in ((left, 0), (middle, 40), (right, 80)):
         assert np.array_equal(np.asarray(cut), np.asarray(picture.crop((start, 0, start + 40, 40))))
@@ -184,7 +184,7 @@ def test_a_text_chunk_bomb_is_refused(folder: Path) -> None:
 
 
 def test_a_second_look_decodes_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    drawn().save(folder / "a.png")
+    noise_image().save(folder / "a.png")
     first = inspect_image(folder / "a.png")
     monkeypatch.setattr(Image, "open", lambda *a, **k: pytest.fail("decoded again"))
     assert inspect_image(folder / "a.png") == first
@@ -197,6 +197,6 @@ def test_twelve_megapixels_pass(folder: Path) -> None:
 
 def test_content_decides_and_not_the_name(folder: Path) -> None:
     jpeg = io.BytesIO()
-    drawn().save(jpeg, "JPEG")
+    noise_image().save(jpeg, "JPEG")
     (folder / "a.png").write_bytes(jpeg.getvalue())
     assert inspect_image(folder / "a.png").size == (64, 48)

@@ -12,13 +12,13 @@ from sdlora.data.dataset import load_dataset
 from sdlora.data.doctor import training_notices
 from sdlora.data.settings import Data
 from sdlora.data.tensor_store import TensorStore
-from tests.support.images import PHOTOS, SETS, averages
+from tests.support.images import PHOTO_FOLDER, PHOTO_SETS, block_means
 
 
-@pytest.mark.parametrize("folder", SETS or [PHOTOS], ids=lambda path: path.name)
+@pytest.mark.parametrize("folder", PHOTO_SETS or [PHOTO_FOLDER], ids=lambda path: path.name)
 def test_photographs_go_through_without_complaint(folder: Path, tmp_path: Path) -> None:
-    if not SETS:
-        reason = f"no photographs at {PHOTOS}: set SDLORA_PHOTOS to a folder of folders of them"
+    if not PHOTO_SETS:
+        reason = f"no photographs at {PHOTO_FOLDER}: set SDLORA_PHOTOS to a folder of folders of them"
         warnings.warn(reason, stacklevel=1)  # aloud: pytest does not show why it skips
         pytest.skip(reason)
     data = Data(folder=folder, trigger="sks", class_name="thing")
@@ -28,7 +28,7 @@ def test_photographs_go_through_without_complaint(folder: Path, tmp_path: Path) 
     assert training_notices(data, 128, found.examples, sizes) == []
     batches = BatchLoader(found.examples, sizes, data, batch_size=1, seed=0)
     cache = LatentCache(TensorStore(tmp_path), "averages")
-    assert cache.prepare(batches.views(0, batches.per_epoch), averages)
+    assert cache.prepare(batches.views(0, batches.per_epoch), block_means)
     for n in range(batches.per_epoch):
         batch = batches.read(n, cache)
         assert batch.captions == ["sks thing"]

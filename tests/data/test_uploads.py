@@ -10,12 +10,12 @@ import pytest
 from sdlora.data import uploads
 from sdlora.data.projects import Project, ProjectInfo
 from sdlora.data.uploads import FolderWords, UploadedFile, parse_folder_name, sort_uploads
-from tests.support.images import drawn
+from tests.support.images import noise_image
 
 
 def png(seed: int) -> bytes:
     file = BytesIO()
-    drawn(seed=seed).save(file, "PNG")
+    noise_image(seed=seed).save(file, "PNG")
     return file.getvalue()
 
 

@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from tests.support.browser import FLAGS, PATIENCE, PICTURES, PROGRAMS, STEPS, Server, Visitor, until
+from tests.support.browser import FLAGS, PATIENCE, PICTURES, PROGRAMS, STEPS, Server, Visitor, wait_until
 
 
 @pytest.fixture(scope="package")
@@ -85,8 +85,8 @@ def made(server, visits):
     visitor.page.locator("#run-status [aria-valuenow]").wait_for()  # The tab Train shows itself, and progress.
     saw["stop"] = visitor.page.locator("#stop-now").is_visible()
     visitor.see(f"Finished: {STEPS} steps", "#run-status")
-    saw["previews"] = until(lambda: visitor.page.locator("#run-previews img").count() >= 10 and "all")
-    saw["plot"] = until(
+    saw["previews"] = wait_until(lambda: visitor.page.locator("#run-previews img").count() >= 10 and "all")
+    saw["plot"] = wait_until(
         lambda: visitor.page.locator("#run-status ~ * canvas, .vega-embed svg, .vega-embed canvas").count()
     )
     visitor.click("#draw-with-it")

@@ -13,7 +13,7 @@ from PIL import Image
 
 from sdlora.formats import read_adapter
 from sdlora.generation.infotext import read_parameters
-from tests.support.browser import PICTURES, STEPS, until
+from tests.support.browser import PICTURES, STEPS, wait_until
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +123,7 @@ def test_a_picture_tells_what_it_was_made_from_and_fills_the_fields(page, server
 def test_a_scale_stays_when_its_list_is_looked_at_and_a_page_at_rest_asks_for_nothing(made, server, visit):
     visitor = visit(server.address)
     visitor.tab("Create")
-    until(lambda: visitor.value("#adapter-1") == "mystyle")
+    wait_until(lambda: visitor.value("#adapter-1") == "mystyle")
     slider = visitor.page.get_by_label("Scale 1", exact=False).first
     slider.fill("0.3")
     slider.press("Tab")
@@ -147,7 +147,7 @@ def test_a_grid_has_its_labels_and_the_best_of_it_is_saved(made, server, visit):
     visitor.tab("Create")
     visitor.fill("#prompt", "ohwx style, a red house on grass")
     visitor.page.locator("#compare button").first.click()
-    until(lambda: visitor.value("#compare-subject") == "mystyle")
+    wait_until(lambda: visitor.value("#compare-subject") == "mystyle")
     visitor.fill("#values-X", "0, 1")
     visitor.fill("#values-Y", f"{STEPS // 2}, {STEPS}")
     visitor.click("#compare-button")
@@ -193,16 +193,16 @@ def test_an_adapter_is_taken_in_deleted_and_brought_back(page, server, visit, tm
     page.tab("Import")
     page.give("#import-files", [copy, tmp_path / "broken.safetensors"])
     kept = server.data_dir / "adapters" / "friend.safetensors"
-    until(kept.is_file)
+    wait_until(kept.is_file)
     page.see("broken", "#import-report")
     assert not (server.data_dir / "adapters" / "broken.safetensors").exists()
     page.tab("Adapters")
     page.page.locator("[data-do=details][data-name=friend]").click()
     page.click("#library-delete")
     page.click("#really-delete")
-    until(lambda: not kept.exists())
+    wait_until(lambda: not kept.exists())
     page.page.locator("#library-top ~ * #undo-delete, #undo-delete").first.click()
-    until(kept.is_file)
+    wait_until(kept.is_file)
 
 
 def test_two_adapters_are_combined_and_what_comes_of_it_is_in_the_library(page, server, visit):

@@ -13,7 +13,7 @@ from sdlora.data.projects import Project, ProjectInfo
 from sdlora.events import Notice, RunFailed, RunStarted, SampleReady
 from sdlora.storage.journal import Journal
 from tests.support.browser import PICTURES, Server
-from tests.support.tiny_models import tiny_adapter
+from tests.support.tiny_models import write_tiny_adapter
 
 NAME = "<img src=x onerror=window.hit=1>"
 """Can be a file's name, too."""
@@ -43,7 +43,7 @@ def fill(data_dir):
     tell(Notice(message=EVIL))
     tell(RunFailed(message=EVIL, exit_code=1))
     run.log.write_text(EVIL)
-    tiny_adapter(data_dir / "adapters" / f"{NAME}.safetensors", **META)
+    write_tiny_adapter(data_dir / "adapters" / f"{NAME}.safetensors", **META)
     (data_dir / "adapters" / f"{NAME}broken.safetensors").write_bytes(b"junk")
     info = PngInfo()
     info.add_text(

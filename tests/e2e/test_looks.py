@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.support.browser import until
+from tests.support.browser import wait_until
 
 TABS = ("Pictures", "Train", "Create", "Library")
 UNNAMED = """() => [...document.querySelectorAll('button, input, textarea, select, [role=button], [role=slider]')]
@@ -22,7 +22,7 @@ def test_a_small_screen_shows_all_of_it(made, server, visit, query):
             visitor.page.locator(".overflow-dropdown button", has_text=name).first.click()
         else:
             visitor.tab(name)
-        until(lambda: visitor.page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"))
+        wait_until(lambda: visitor.page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"))
 
 
 def test_the_dark_is_dark(made, server, visit):

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from sdlora.events import StepDone
 from sdlora.storage.run_folder import Run
-from tests.support.browser import PICTURES, PORT, ROOT, until
+from tests.support.browser import PICTURES, PORT, ROOT, wait_until
 
 LONG = 4000
 """Steps that no test waits for."""
@@ -44,7 +44,7 @@ def long(made, server, visits, runs):
     yield visitor, Run(server.data_dir / "runs" / name)
     run = Run(server.data_dir / "runs" / name)
     run.stop()
-    until(lambda: not run.held())
+    wait_until(lambda: not run.held())
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def idle(server):
     """Nothing trains."""
     for run in Run.all(server.data_dir):
         run.stop()
-        until(lambda run=run: not run.held())
+        wait_until(lambda run=run: not run.held())
         run.stop_file.unlink(missing_ok=True)
 
 
@@ -82,14 +82,14 @@ def test_pictures_are_drawn_while_it_trains_and_a_second_visitor_waits_its_turn(
     before = steps_of(run)
     second.see("1 picture drawn.", "#create-status")
     assert run.held()  # It was drawn between its steps.
-    until(lambda: steps_of(run) > before)
+    wait_until(lambda: steps_of(run) > before)
 
 
 def test_a_killed_server_costs_nothing(long, server, visit):
     _, run = long
     server.kill()
     before = steps_of(run)
-    until(lambda: steps_of(run) > before)  # Nobody looks, and it goes on.
+    wait_until(lambda: steps_of(run) > before)  # Nobody looks, and it goes on.
     server.start()
     visitor = visit(server.address)
     visitor.see(run.name, "#header")
@@ -107,7 +107,7 @@ def test_stopped_it_is_saved_and_goes_on_where_it_was(long, server, visit, tmp_p
     assert visitor.download("#download-kohya", tmp_path).stat().st_size > 1000
     reached = steps_of(run)
     visitor.click("#resume-button")
-    until(lambda: steps_of(run) > reached)
+    wait_until(lambda: steps_of(run) > reached)
     steps = [event.step for event in run.events() if isinstance(event, StepDone)]
     assert steps[reached] <= reached + 1  # It replays what was not saved, and skips nothing.
     visitor.click("#stop-button")
@@ -172,7 +172,7 @@ def test_a_program_does_the_same(made, server, visit, idle):
         trigger="zwx", pictures=[handle_file(path) for path in PICTURES[:8]], kind="style", base="pocket",
         settings={"train.steps": 4, "sample.every": 0}, api_name="/train",
     )  # fmt: skip
-    status = until(lambda: (found := client.predict(run=run, api_name="/status"))["state"] == "finished" and found)
+    status = wait_until(lambda: (found := client.predict(run=run, api_name="/status"))["state"] == "finished" and found)
     assert status["adapter_ready"] and status["step"] == 4
     (picture,) = client.predict(prompt="zwx, a house", adapters={run: 0.8}, seed=3, steps=4, api_name="/generate")
     assert picture["seed"] == 3
@@ -198,8 +198,8 @@ def test_a_model_put_into_the_models_folder_is_offered_to_who_opens_the_page_the
     visitor.see("4 steps", "#train-summary")
     before = runs()
     visitor.click("#train-button")
-    (name,) = until(lambda: runs() - before)  # The page shows the run before it until then.
+    (name,) = wait_until(lambda: runs() - before)  # The page shows the run before it until then.
     run = Run(server.data_dir / "runs" / name)
     assert run.config.model.base == str(place)
-    until(lambda: run.state == "finished")
+    wait_until(lambda: run.state == "finished")
     visitor.see("Finished: 4 steps", "#run-status")

@@ -20,7 +20,7 @@ from sdlora.families.loading import load_family
 from sdlora.families.settings import Model
 from sdlora.formats import write_adapter
 from sdlora.generation.studio import Studio
-from tests.support.adapters import adapter
+from tests.support.adapters import random_lora
 
 DRAW = {"prompt": "a red house", "seed": 3, "steps": 3}
 
@@ -112,7 +112,7 @@ def test_the_service_bakes_in_a_process_of_its_own(tiny_base, adapters, tmp_path
     assert (output / "model_index.json").is_file()
     assert "folding the adapters in" in phases
     assert not any("was trained with" in phase for phase in phases)
-    write_adapter(adapter(**{"modelspec.prediction_type": "v"}), tmp_path / "fast.safetensors")
+    write_adapter(random_lora(**{"modelspec.prediction_type": "v"}), tmp_path / "fast.safetensors")
     errand = service.bake_job(str(tiny_base), [("fast", tmp_path / "fast.safetensors", 1.0)], tmp_path / "f", "fp32")
     errand.finish()
     assert [note.partition(" was")[0] for note in errand.notes] == ["adapter 'fast'"]

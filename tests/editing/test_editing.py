@@ -26,10 +26,10 @@ from sdlora.families.single_file import marked_schedule
 from sdlora.filesystem.safetensors_header import read_safetensors_header
 from sdlora.formats import read_adapter, write_adapter
 from sdlora.generation.studio import Studio
-from tests.support.adapters import delta, made, published, tiny_base
-from tests.support.single_file_checkpoints import write_configs, write_original
-from tests.support.tiny_models import tiny_base as base_folder
+from tests.support.adapters import random_adapter, reference_delta, reference_weight, tiny_networks
+from tests.support.single_file_checkpoints import write_configs, write_single_file
 from tests.support.tiny_models import tiny_pipeline
+from tests.support.tiny_models import write_tiny_model as base_folder
 
 ALL = ("lora", "dora", "loha", "lokr", "ia3")
 
@@ -46,12 +46,12 @@ def base(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def weights():
-    return {path: layer.weight.detach() for path, layer in adaptable_layers(tiny_base())}
+    return {path: layer.weight.detach() for path, layer in adaptable_layers(tiny_networks())}
 
 
 def changes(state: AdapterState, weights) -> dict[str, torch.Tensor]:
     """ΔW of every layer by the papers."""
-    return {path: published(m, weights[path]) - weights[path].double() for path, m in state.modules.items()}
+    return {path: reference_weight(m, weights[path]) - weights[path].double() for path, m in state.modules.items()}
 
 
 def test_the_factors_of_a_product_and_of_a_matrix_are_those_of_its_svd():
@@ -70,7 +70,7 @@ def test_a_cut_keeps_the_best_approximation_and_tells_its_share():
     for rank in (1, 7, 20):
         module = found.module(Cut(rank=rank).parts(found.values), ())
         assert module.rank == rank
-        off = (delta(module).double() - matrix).norm() ** 2
+        off = (reference_delta(module).double() - matrix).norm() ** 2
         assert off == pytest.approx(float(values[rank:].square().sum()), rel=1e-4, abs=1e-8)
         assert found.kept(rank) == pytest.approx(float(values[:rank].square().sum() / values.square().sum()))
 
@@ -93,12 +93,12 @@ def test_a_cut_that_cannot_be_is_refused(wrong):
 def test_nothing_stays_nothing():
     found = factorize_matrix(torch.zeros(4, 6))
     module = found.module(Cut(energy=0.9).parts(found.values), ())
-    assert module.rank == 1 and delta(module).abs().max() == 0
+    assert module.rank == 1 and reference_delta(module).abs().max() == 0
     assert found.kept(1) == 1
 
 
 def test_loras_side_by_side_are_exactly_the_scaled_sum(weights):
-    one, two = made("lora"), made("lora", seed=2, targets="cross-attention")
+    one, two = random_adapter("lora"), random_adapter("lora", seed=2, targets="cross-attention")
     told: list[tuple[int, int]] = []
     merged = editing.merge([("one", one, 0.7), ("two", two, -0.4)], on_progress=lambda *at: told.append(at))
     first, second, found = (changes(state, weights) for state in (one, two, merged))
@@ -111,12 +111,12 @@ def test_loras_side_by_side_are_exactly_the_scaled_sum(weights):
 
 
 def test_any_methods_merge_by_their_singular_values(base, weights):
-    parts = [(method, made(method), 0.5 + number / 4) for number, method in enumerate(ALL)]
+    parts = [(method, random_adapter(method), 0.5 + number / 4) for number, method in enumerate(ALL)]
     merged = editing.merge(parts, Cut(energy=1.0), base)
     found = changes(merged, weights)
     for path, change in found.items():
         expected = sum(
-            scale * (published(s.modules[path], weights[path]) - weights[path].double())
+            scale * (reference_weight(s.modules[path], weights[path]) - weights[path].double())
             for _, s, scale in parts if path in s.modules
         )  # fmt: skip
         assert torch.allclose(change, expected, atol=2e-5 * float(expected.abs().max()))
@@ -133,14 +133,15 @@ def test_merging_tells_what_it_needs():
     with pytest.raises(ConfigError, match="at least one"):
         editing.merge([])
     with pytest.raises(ConfigError, match=r"loha has no factors .* give a rank"):
-        editing.merge([("a", made("loha"), 1.0)])
+        editing.merge([("a", random_adapter("loha"), 1.0)])
     with pytest.raises(ConfigError, match=r"an \(IA\)³ changes a weight by what the weight is; name the base"):
-        editing.merge([("a", made("ia3"), 1.0)], Cut(rank=2))
+        editing.merge([("a", random_adapter("ia3"), 1.0)], Cut(rank=2))
     other = {
-        path: ModuleState({"down": noise(2, 999), "up": noise(8, 2)}, 2.0) for path in list(made("lora").modules)[:1]
+        path: ModuleState({"down": noise(2, 999), "up": noise(8, 2)}, 2.0)
+        for path in list(random_adapter("lora").modules)[:1]
     }
     with pytest.raises(MismatchError, match="for different bases"):
-        editing.merge([("a", made("lora"), 1.0), ("b", build_adapter_state(other), 1.0)])
+        editing.merge([("a", random_adapter("lora"), 1.0), ("b", build_adapter_state(other), 1.0)])
 
 
 def test_a_merged_header_says_what_is_common_and_what_was_merged():
@@ -149,7 +150,7 @@ def test_a_merged_header_says_what_is_common_and_what_was_merged():
         {"ss_v2": "False", "ss_steps": "20", "modelspec.trigger_phrase": "cat, neon"},
     ]
     parts = [
-        (name, AdapterState("lora", made("lora").modules, header), 0.5)
+        (name, AdapterState("lora", random_adapter("lora").modules, header), 0.5)
         for name, header in zip("ab", headers, strict=True)
     ]
     header = editing.merge(parts).metadata
@@ -160,7 +161,7 @@ def test_a_merged_header_says_what_is_common_and_what_was_merged():
 
 @pytest.mark.parametrize("method", ALL)
 def test_any_adapter_becomes_a_lora_of_a_lower_rank(method, base, weights):
-    state = made(method)
+    state = random_adapter(method)
     whole = editing.resize(state, Cut(energy=1.0), base)
     assert whole.kept == pytest.approx(1.0)
     before = changes(state, weights)
@@ -174,16 +175,16 @@ def test_any_adapter_becomes_a_lora_of_a_lower_rank(method, base, weights):
 
 
 def test_without_a_base_a_lohas_convolutions_keep_their_kernel():
-    state = made("loha")
+    state = random_adapter("loha")
     resized = editing.resize(state, Cut(rank=2)).state
-    models = tiny_base()
+    models = tiny_networks()
     attach.load_state(models, resized, "a")  # Refuses what does not fit.
     with pytest.raises(ConfigError, match="name the base model"):
-        editing.resize(made("dora"), Cut(rank=2))
+        editing.resize(random_adapter("dora"), Cut(rank=2))
 
 
 def test_what_was_tuned_is_extracted_and_gives_the_tuned_model_back(base, tmp_path):
-    adapter = made("lora", targets="linear")
+    adapter = random_adapter("lora", targets="linear")
     path = tmp_path / "a.safetensors"
     write_adapter(adapter, path)
     tuned = editing.bake(base, [("a", path, 0.8)], tmp_path / "tuned", "fp32")
@@ -192,11 +193,11 @@ def test_what_was_tuned_is_extracted_and_gives_the_tuned_model_back(base, tmp_pa
     assert state.modules.keys() == adapter.modules.keys() and not said
     assert state.metadata["ss_v2"] == "False"
     for name, module in state.modules.items():
-        expected = 0.8 * delta(adapter.modules[name])
-        assert torch.allclose(delta(module).reshape(expected.shape), expected, atol=1e-5)
+        expected = 0.8 * reference_delta(adapter.modules[name])
+        assert torch.allclose(reference_delta(module).reshape(expected.shape), expected, atol=1e-5)
     part = editing.extract(base, str(tuned), Cut(rank=4), "cross-attention", notice=said.append)
     assert part.modules.keys() < state.modules.keys()
-    energy = {path: float(delta(module).norm() ** 2) for path, module in state.modules.items()}
+    energy = {path: float(reference_delta(module).norm() ** 2) for path, module in state.modules.items()}
     share = 1 - sum(energy[path] for path in part.modules) / sum(energy.values())
     left = len(state.modules) - len(part.modules)
     assert f"{left} layers beyond cross-attention differ too, with {share:.0%} of the squared norm" in said[-1]
@@ -208,11 +209,11 @@ def test_what_was_tuned_is_extracted_and_gives_the_tuned_model_back(base, tmp_pa
 
 def test_layers_that_were_not_tuned_are_left_out_and_told(base, tmp_path):
     path = tmp_path / "a.safetensors"
-    write_adapter(made("lora", targets="cross-attention"), path)
+    write_adapter(random_adapter("lora", targets="cross-attention"), path)
     tuned = editing.bake(base, [("a", path, 1.0)], tmp_path / "tuned", "fp32")
     said: list[str] = []
     state = editing.extract(base, str(tuned), Cut(rank=4), notice=said.append)
-    assert state.modules.keys() == made("lora", targets="cross-attention").modules.keys()
+    assert state.modules.keys() == random_adapter("lora", targets="cross-attention").modules.keys()
     assert "are the same in both models" in said[0]
 
 
@@ -225,7 +226,7 @@ def file_base(request, tmp_path_factory):
     configs = write_configs(folder / "configs", tiny_pipeline(family=request.param))
     return (
         request.param,
-        write_original(folder / "model.safetensors", request.param, pipeline),
+        write_single_file(folder / "model.safetensors", request.param, pipeline),
         folder / "folder",
         configs,
     )
@@ -280,7 +281,7 @@ def test_a_single_file_is_baked_tensor_by_tensor(file_base, own_configs, tmp_pat
     assert changed == {place.key for place in found.values()}
     for path in paths:
         weight = bases[path].weight.detach()
-        expected = weight + 0.5 * delta(modules[path]).reshape(weight.shape)
+        expected = weight + 0.5 * reference_delta(modules[path]).reshape(weight.shape)
         assert torch.allclose(found[path].read().reshape(weight.shape), expected, atol=1e-6), path
 
 
@@ -292,7 +293,7 @@ def test_baking_a_file_in_half_precision_rounds_once_and_halves_it(file_base, ow
     module = ModuleState({"down": noise(2, weight.shape[1]), "up": noise(len(weight), 2)}, 2.0)
     write_adapter(build_adapter_state({path: module}), tmp_path / "a.safetensors")
     baked = editing.bake(str(file), [("a", tmp_path / "a.safetensors", 1.0)], tmp_path / "b.safetensors", "fp16")
-    exact = (weight + delta(module)).half()
+    exact = (weight + reference_delta(module)).half()
     assert torch.equal(locate_tensors(str(baked), [path])[path].read(), exact)
     assert baked.stat().st_size < 0.6 * file.stat().st_size
 
@@ -326,7 +327,7 @@ def test_a_baked_file_says_what_was_said_of_its_base_and_who_was_trained_otherwi
 def test_baking_refuses_what_it_cannot_write(base, file_base, own_configs, tmp_path):
     _, file, _, _ = file_base
     path = tmp_path / "a.safetensors"
-    write_adapter(made("lora"), path)
+    write_adapter(random_adapter("lora"), path)
     with pytest.raises(ConfigError, match="is no single file"):
         editing.bake(base, [("a", path, 1.0)], tmp_path / "m.safetensors")
     with pytest.raises(ConfigError, match="exists already"):
@@ -364,8 +365,8 @@ def test_a_plot_shows_every_layer(tmp_path):
 def test_the_commands_make_what_they_say(base, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("SDLORA_DATA_DIR", str(tmp_path / "data"))
     one, two = tmp_path / "one.safetensors", tmp_path / "two.safetensors"
-    write_adapter(made("lora"), one)
-    write_adapter(made("loha", seed=2), two)
+    write_adapter(random_adapter("lora"), one)
+    write_adapter(random_adapter("loha", seed=2), two)
 
     def run(*arguments: str) -> str:
         assert main([str(argument) for argument in arguments]) == 0
@@ -468,7 +469,7 @@ def test_what_is_not_finite_is_refused_and_nothing_is_written(base, file_base, o
             editing.bake(source, [("a", adapter, 1e30)], tmp_path / output, "fp16")
     assert not (tmp_path / "m").exists() and not (tmp_path / "m.safetensors").exists()
     with pytest.raises(NonFiniteError, match="not finite"):
-        editing.merge([("a", made("lora"), float("nan"))], Cut(rank=1))
+        editing.merge([("a", random_adapter("lora"), float("nan"))], Cut(rank=1))
 
 
 def test_a_bias_is_not_dropped_in_silence():
@@ -481,7 +482,7 @@ def test_a_bias_is_not_dropped_in_silence():
 def test_a_base_that_does_not_fit_is_refused_before_anything_is_computed(tmp_path):
     other = str(base_folder(tmp_path / "sdxl", "sdxl"))
     with pytest.raises(MismatchError):
-        editing.resize(made("dora", targets="linear"), Cut(rank=2), other)
+        editing.resize(random_adapter("dora", targets="linear"), Cut(rank=2), other)
 
 
 def test_adapters_of_other_outputs_do_not_merge():

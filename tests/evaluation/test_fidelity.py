@@ -5,12 +5,12 @@ from PIL import Image
 
 from sdlora.errors import ModelError
 from sdlora.evaluation.fidelity import Clip, clip_i, clip_t, likeness, likeness_within
-from tests.support.tiny_models import tiny_clip
+from tests.support.tiny_models import write_tiny_clip
 
 
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory):
-    return Clip(tiny_clip(tmp_path_factory.mktemp("clip")), batch=2)
+    return Clip(write_tiny_clip(tmp_path_factory.mktemp("clip")), batch=2)
 
 
 def noise(width, height, seed):

@@ -11,8 +11,8 @@ from sdlora.config import TrainConfig
 from sdlora.errors import ModelError
 from sdlora.families import base_models as catalogs
 from sdlora.families.base_models import find_model, list_models, locate_base, model_folders
-from tests.support.single_file_checkpoints import full_size, write_header
-from tests.support.tiny_models import tiny_adapter
+from tests.support.single_file_checkpoints import full_size_shapes, write_header
+from tests.support.tiny_models import write_tiny_adapter
 
 
 @pytest.fixture
@@ -29,11 +29,11 @@ def models(data_dir, tiny_base):
     """A models folder with a file of each family, a diffusers folder, and what is no base."""
     place = data_dir / "models"
     (place / "xl").mkdir()
-    write_header(place / "photo.safetensors", full_size("sd1"))
-    write_header(place / "drawn.safetensors", full_size("sd2"))
-    write_header(place / "xl" / "paint.safetensors", full_size("sdxl"))
+    write_header(place / "photo.safetensors", full_size_shapes("sd1"))
+    write_header(place / "drawn.safetensors", full_size_shapes("sd2"))
+    write_header(place / "xl" / "paint.safetensors", full_size_shapes("sdxl"))
     shutil.copytree(tiny_base, place / "mine")
-    tiny_adapter(place / "adapter.safetensors")
+    write_tiny_adapter(place / "adapter.safetensors")
     (place / "old.ckpt").write_bytes(b"x")
     (place / "cut.safetensors").write_bytes(b"x" * 40)
     (place / "notes.txt").write_text("x")
@@ -58,7 +58,7 @@ def test_what_is_no_base_is_there_with_its_reason(models):
 
 
 def test_an_unfinished_file_and_a_foreign_family_have_reasons(data_dir):
-    shapes = full_size("sd1")
+    shapes = full_size_shapes("sd1")
     unet = {name: shape for name, shape in shapes.items() if name.startswith("model.diffusion_model.")}
     write_header(data_dir / "models" / "unet.safetensors", unet)
     first = "model.diffusion_model.input_blocks.0.0.weight"
@@ -76,7 +76,7 @@ def test_a_name_is_a_base(models, name):
 
 
 def test_bundled_names_and_paths_go_before_names_and_these_before_hub_ids(models, tmp_path, monkeypatch):
-    write_header(models / "pocket.safetensors", full_size("sd1"))
+    write_header(models / "pocket.safetensors", full_size_shapes("sd1"))
     assert locate_base("pocket").location.endswith("pocket") and locate_base("pocket").kind == "folder"
     assert (locate_base("xl/paint").kind, locate_base("xl/other").kind) == ("file", "hub")
     (tmp_path / "here" / "photo").mkdir(parents=True)
@@ -99,7 +99,7 @@ def test_a_near_name_is_suggested(models):
 def test_folders_of_the_variable_go_first(models, tmp_path, monkeypatch):
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
-        write_header(tmp_path / name / "photo.safetensors", full_size("sdxl"))
+        write_header(tmp_path / name / "photo.safetensors", full_size_shapes("sdxl"))
     absent = str(tmp_path / "absent")
     monkeypatch.setenv("SDLORA_MODELS", os.pathsep.join([absent, str(tmp_path / "one"), str(tmp_path / "two")]))
     assert model_folders() == [tmp_path / "one", tmp_path / "two", models]
@@ -109,11 +109,11 @@ def test_folders_of_the_variable_go_first(models, tmp_path, monkeypatch):
 
 
 def test_links_that_lead_out_are_not_followed(models, tmp_path):
-    write_header(tmp_path / "far.safetensors", full_size("sd1"))
+    write_header(tmp_path / "far.safetensors", full_size_shapes("sd1"))
     (models / "far.safetensors").symlink_to(tmp_path / "far.safetensors")
     (models / "near.safetensors").symlink_to(models / "photo.safetensors")
     (tmp_path / "elsewhere").mkdir()
-    write_header(tmp_path / "elsewhere" / "hidden.safetensors", full_size("sd1"))
+    write_header(tmp_path / "elsewhere" / "hidden.safetensors", full_size_shapes("sd1"))
     (models / "elsewhere").symlink_to(tmp_path / "elsewhere")
     found = {model.name: model.problem for model in list_models(model_folders())}
     assert "leads out of the models folder" in found["far"]
@@ -124,14 +124,14 @@ def test_links_that_lead_out_are_not_followed(models, tmp_path):
 
 def test_folders_are_looked_into_two_levels_deep_and_not_for_ever(models, monkeypatch):
     (models / "a" / "b").mkdir(parents=True)
-    write_header(models / "a" / "b" / "deep.safetensors", full_size("sd1"))
+    write_header(models / "a" / "b" / "deep.safetensors", full_size_shapes("sd1"))
     assert "a/b/deep" not in {model.name for model in list_models(model_folders())}
     monkeypatch.setattr(catalogs, "MOST", 3)
     assert len(list_models(model_folders())) <= 3
 
 
 def test_a_folder_and_a_file_of_one_name_are_both_had(models, tiny_base):
-    write_header(models / "mine.safetensors", full_size("sd1"))
+    write_header(models / "mine.safetensors", full_size_shapes("sd1"))
     found = {model.name: model.native_size for model in list_models(model_folders())}
     assert (found["mine"], found["mine.safetensors"]) == (64, 512)
     assert {locate_base("mine").kind, locate_base("mine.safetensors").kind} == {"folder", "file"}
@@ -139,9 +139,9 @@ def test_a_folder_and_a_file_of_one_name_are_both_had(models, tiny_base):
 
 def test_a_file_that_changes_is_read_anew(data_dir):
     path = data_dir / "models" / "photo.safetensors"
-    write_header(path, full_size("sd1"))
+    write_header(path, full_size_shapes("sd1"))
     assert [model.family for model in list_models(model_folders())] == ["sd1"]
-    write_header(path, full_size("sdxl"))
+    write_header(path, full_size_shapes("sdxl"))
     os.utime(path, ns=(1, 1))
     assert [model.family for model in list_models(model_folders())] == ["sdxl"]
 

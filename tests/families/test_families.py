@@ -18,11 +18,11 @@ from sdlora.families.settings import Model
 from sdlora.formats import FORMATS, read_adapter, write_adapter
 from sdlora.generation.samplers import make_scheduler
 from sdlora.generation.studio import Studio
-from tests.support.tiny_models import UNETS, tiny_base, tiny_pipeline
-from tests.support.training import run_here
+from tests.support.tiny_models import UNET_CONFIGS, tiny_pipeline, write_tiny_model
+from tests.support.training import train_in_process
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerate")
-FAMILIES = tuple(UNETS)
+FAMILIES = tuple(UNET_CONFIGS)
 RARE = ("loha", "lokr", "ia3")
 EVERY = [
     pytest.param(family, method, marks=[pytest.mark.slow] if family != "sd1" and method in RARE else [])
@@ -40,7 +40,7 @@ def family(request):
 
 @pytest.fixture(scope="module")
 def base(family, tmp_path_factory):
-    return tiny_base(tmp_path_factory.mktemp("bases") / family, family)
+    return write_tiny_model(tmp_path_factory.mktemp("bases") / family, family)
 
 
 def pixels(image):
@@ -85,10 +85,10 @@ def test_training_previews_resume_a_mix_and_files_all_work(family, base, configu
         model__base=str(base), train__steps=4, sample__every=2, sample__prompts=[PROMPT], sample__steps=2,
         adapter__targets="linear+conv", checkpoint__every=2,
     )  # fmt: skip
-    whole, told, paths = run_here(config, tmp_path / "whole")
+    whole, told, paths = train_in_process(config, tmp_path / "whole")
     assert whole and sum(type(event) is SampleReady for event in told) >= 3
-    stopped, *_ = run_here(config, tmp_path / "parts", stop_after=2)
-    resumed, _, again = run_here(config, tmp_path / "parts")
+    stopped, *_ = train_in_process(config, tmp_path / "parts", stop_after=2)
+    resumed, _, again = train_in_process(config, tmp_path / "parts")
     assert (stopped, resumed) == (False, True)
     state, parts = read_adapter(paths.adapter), read_adapter(again.adapter)
     assert all(torch.equal(state.modules[p].tensors["up"], parts.modules[p].tensors["up"]) for p in state.modules)
@@ -129,9 +129,9 @@ def test_every_method_trains_resumes_and_draws(family, base, method, configure, 
         model__base=str(base), train__steps=4, sample__every=0, adapter__method=method, checkpoint__every=2,
         adapter__targets="linear+conv", train__learning_rate=1e-2,
     )  # fmt: skip
-    whole, told, paths = run_here(config, tmp_path / "whole")
-    stopped, *_ = run_here(config, tmp_path / "parts", stop_after=2)
-    resumed, _, again = run_here(config, tmp_path / "parts")
+    whole, told, paths = train_in_process(config, tmp_path / "whole")
+    stopped, *_ = train_in_process(config, tmp_path / "parts", stop_after=2)
+    resumed, _, again = train_in_process(config, tmp_path / "parts")
     assert (whole, stopped, resumed) == (True, False, True)
     assert np.isfinite([event.loss for event in told if type(event) is StepDone]).all()
     state, parts = read_adapter(paths.adapter), read_adapter(again.adapter)
@@ -152,7 +152,7 @@ def test_every_method_trains_over_a_bf16_base(family, base, method, configure, t
         model__base=str(base), train__steps=2, train__precision="bf16", adapter__targets="linear",
         adapter__method=method, sample__every=0,
     )  # fmt: skip
-    finished, told, paths = run_here(config, tmp_path / "run")
+    finished, told, paths = train_in_process(config, tmp_path / "run")
     assert finished
     assert np.isfinite([event.loss for event in told if type(event) is StepDone]).all()
     modules = read_adapter(paths.adapter).modules.values()
@@ -161,7 +161,7 @@ def test_every_method_trains_over_a_bf16_base(family, base, method, configure, t
 
 def test_it_trains_with_its_base_in_bf16(family, base, configure, tmp_path):
     config = configure(model__base=str(base), train__steps=2, train__precision="bf16", adapter__targets="linear")
-    finished, told, paths = run_here(config, tmp_path / "run")
+    finished, told, paths = train_in_process(config, tmp_path / "run")
     assert finished
     losses = [event.loss for event in told if type(event) is StepDone]
     assert len(losses) == 2 and np.isfinite(losses).all()
@@ -239,7 +239,7 @@ def test_zero_terminal_snr_is_diffusers_own():
 
 
 def test_what_a_base_predicts_can_be_said_where_it_does_not_say_it(tmp_path):
-    base = str(tiny_base(tmp_path / "sd1", "sd1"))
+    base = str(write_tiny_model(tmp_path / "sd1", "sd1"))
     said = load_family(Model(base=base, prediction_type="v_prediction", zero_terminal_snr="on"))
     assert said.prediction_type == "v_prediction"
     assert said.scheduler_config["rescale_betas_zero_snr"] is True
@@ -249,7 +249,7 @@ def test_what_a_base_predicts_can_be_said_where_it_does_not_say_it(tmp_path):
 
 def test_what_is_said_of_a_base_reaches_samplers_where_its_file_leaves_it_out(tmp_path):
     """diffusers drops entries that it takes for defaults when another scheduler is made of a config."""
-    base = tiny_base(tmp_path / "sd1", "sd1")
+    base = write_tiny_model(tmp_path / "sd1", "sd1")
     file = base / "scheduler" / "scheduler_config.json"
     config = json.loads(file.read_text())
     del config["prediction_type"]

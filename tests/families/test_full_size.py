@@ -21,7 +21,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.support.single_file_checkpoints import words_of_clips_size
+from tests.support.single_file_checkpoints import write_full_size_vocabulary
 
 SIZE, STEPS, RANK = 256, 3, 8
 PROMPT = "a red house on grass"
@@ -46,7 +46,7 @@ def build(base: Path) -> None:
     UNet2DConditionModel.from_config(config("unet")).half().save_pretrained(base / "unet")
     AutoencoderKL.from_config(config("vae")).half().save_pretrained(base / "vae")
     CLIPTextModel(CLIPTextConfig(**config("text_encoder"))).half().save_pretrained(base / "text_encoder")
-    words_of_clips_size(base / "tokenizer")
+    write_full_size_vocabulary(base / "tokenizer")
     (base / "scheduler").mkdir()
     for part, file in (("scheduler", "scheduler_config.json"), (".", "model_index.json")):
         (base / part / file).write_text(json.dumps(config(part, file)))
@@ -55,7 +55,7 @@ def build(base: Path) -> None:
 def train(base: Path, pictures: Path, folder: Path, stop_after: int | None) -> dict[str, Any]:
     from sdlora.config import TrainConfig
     from sdlora.events import RunStarted, SampleReady, StepDone
-    from tests.support.training import run_here
+    from tests.support.training import train_in_process
 
     values = {
         "model.base": str(base), "data.folder": str(pictures), "data.trigger": "sks", "data.resolution": SIZE,
@@ -63,7 +63,7 @@ def train(base: Path, pictures: Path, folder: Path, stop_after: int | None) -> d
         "train.device": "cpu", "checkpoint.every": 1, "sample.every": STEPS, "sample.prompts": [PROMPT],
         "sample.steps": 2, "sample.width": SIZE, "sample.height": SIZE,
     }  # fmt: skip
-    finished, events, output = run_here(TrainConfig.parse({}, "test", values), folder, stop_after)
+    finished, events, output = train_in_process(TrainConfig.parse({}, "test", values), folder, stop_after)
     started = next(event for event in events if type(event) is RunStarted)
     return {
         "finished": finished,

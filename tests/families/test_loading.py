@@ -63,10 +63,10 @@ def test_a_fingerprint_reads_tensors_of_more_elements_than_float32_counts():
 
 
 def test_a_fingerprint_tells_seeds_apart_and_stays(tiny_base, tmp_path):
-    from tests.support.tiny_models import tiny_sd1
+    from tests.support.tiny_models import write_tiny_sd1
 
     one, again = (load_family(Model(base=str(tiny_base))).fingerprint for _ in range(2))
-    other = load_family(Model(base=str(tiny_sd1(tmp_path / "other", seed=1)))).fingerprint
+    other = load_family(Model(base=str(write_tiny_sd1(tmp_path / "other", seed=1)))).fingerprint
     assert one == again != other
 
 

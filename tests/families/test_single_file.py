@@ -23,18 +23,18 @@ from sdlora.generation.studio import Studio
 from tests.support.single_file_checkpoints import (
     fill_hub_cache,
     full_models,
-    full_size,
+    full_size_shapes,
     full_states,
-    original,
-    words_of_clips_size,
+    to_single_file,
     write_configs,
+    write_full_size_vocabulary,
     write_header,
-    write_original,
+    write_single_file,
 )
-from tests.support.tiny_models import UNETS, tiny_pipeline
+from tests.support.tiny_models import UNET_CONFIGS, tiny_pipeline
 
 
-@pytest.fixture(scope="module", params=tuple(UNETS))
+@pytest.fixture(scope="module", params=tuple(UNET_CONFIGS))
 def family(request):
     return request.param
 
@@ -46,7 +46,7 @@ def made(family, tmp_path_factory):
     pipeline = tiny_pipeline(family=family)
     pipeline.save_pretrained(place / "base")
     write_configs(place / "configs" / family, pipeline)
-    write_original(place / "model.safetensors", family, pipeline)
+    write_single_file(place / "model.safetensors", family, pipeline)
     return place
 
 
@@ -199,7 +199,7 @@ def test_a_vocabulary_of_another_size_is_refused(family, tiny):
 
 @pytest.mark.parametrize("name", ["sd1", "sd2", "sdxl"])
 def test_full_size_models_refuse_pockets_vocabulary_before_anything_is_loaded(name, tmp_path):
-    file = write_header(tmp_path / "model.safetensors", full_size(name))
+    file = write_header(tmp_path / "model.safetensors", full_size_shapes(name))
     with pytest.raises(ModelError, match="1293 pieces, but the model's text_encoder has 49408"):
         load_family(Model(base=str(file), tokenizer=BUNDLED["pocket"]))
 
@@ -298,7 +298,7 @@ def test_the_bundled_configs_are_the_released_architectures(name):
 def test_the_file_of_sdxl_has_the_released_ones_number_of_tensors_and_all_are_converted(tmp_path):
     from diffusers.loaders import single_file_utils as converters
 
-    states, tensors = full_states("sdxl"), original("sdxl", full_states("sdxl"))
+    states, tensors = full_states("sdxl"), to_single_file("sdxl", full_states("sdxl"))
     assert len(tensors) == 2515  # sd_xl_base_1.0.safetensors
     configs = {part: json.loads((CONFIGS / "sdxl" / part / "config.json").read_text()) for part in ("unet", "vae")}
     unet = converters.convert_ldm_unet_checkpoint(dict(tensors), configs["unet"])
@@ -314,7 +314,7 @@ def test_the_file_of_sdxl_has_the_released_ones_number_of_tensors_and_all_are_co
 
 @pytest.mark.parametrize(("name", "size"), [("sd1", 512), ("sd2", 768), ("sdxl", 1024)])
 def test_a_full_size_file_is_known_by_its_header(name, size, tmp_path):
-    file = write_header(tmp_path / "model.safetensors", full_size(name))
+    file = write_header(tmp_path / "model.safetensors", full_size_shapes(name))
     assert (detect_file(file), family_of(str(file)), native_size(str(file))) == (name, name, size)
     assert build_meta_model(str(file)).family == name
 
@@ -331,7 +331,7 @@ def test_sd2_predicts_velocity_at_768_px_and_noise_at_512():
 
 def test_an_epsilon_file_of_sd2_has_the_smaller_size(tmp_path, monkeypatch):
     pipeline = tiny_pipeline(family="sd2")
-    write_original(tmp_path / "model.safetensors", "sd2", pipeline)
+    write_single_file(tmp_path / "model.safetensors", "sd2", pipeline)
     pipeline.tokenizer.save_pretrained(tmp_path / "words")
     for name, size in (("sd2", 12), ("sd2-base", 8)):
         pipeline.unet.register_to_config(sample_size=size)
@@ -361,9 +361,9 @@ def test_every_weight_of_a_full_size_file_arrives(name, tmp_path):
     states = full_states(name)
     filled = {part: {n: drawn_tensor(f"{part}.{n}", t) for n, t in state.items()} for part, state in states.items()}
     file = tmp_path / "model.safetensors"
-    save_file({key: tensor.contiguous() for key, tensor in original(name, filled).items()}, file)
+    save_file({key: tensor.contiguous() for key, tensor in to_single_file(name, filled).items()}, file)
     del filled
-    tiny_words = words_of_clips_size(tmp_path / "words")
+    tiny_words = write_full_size_vocabulary(tmp_path / "words")
     found = load_family(Model(base=str(file), tokenizer=tiny_words))
     for part, state in weights(found).items():
         assert {*state} == {*states[part]}

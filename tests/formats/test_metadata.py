@@ -13,7 +13,7 @@ from sdlora.adapters.state import AdapterState, ModuleState
 from sdlora.formats import FORMATS, inspect_adapter, read_adapter, write_adapter
 from sdlora.formats.inspection import delta_square, infer_family
 from sdlora.formats.metadata import FAMILY_METADATA, Provenance, a1111_card, provenance_metadata
-from tests.support.adapters import delta, trained_state
+from tests.support.adapters import reference_delta, trained_state
 
 KNOWN = Provenance(
     name="mystyle", family="sd1", base="pocket", triggers=["sks", "neon"], learning_rate=1e-4,
@@ -150,7 +150,9 @@ def test_inspection_describes_a_file(tmp_path: Path) -> None:
     assert dict(found.modules) == {"unet": 192, "text_encoder": 2 * 6}
     assert found.triggers == ("sks", "neon")
     assert found.size == path.stat().st_size
-    squares = sum(float(delta(m).square().sum()) for name, m in state.modules.items() if name.startswith("unet"))
+    squares = sum(
+        float(reference_delta(m).square().sum()) for name, m in state.modules.items() if name.startswith("unet")
+    )
     assert found.norms["unet"] == pytest.approx(squares**0.5, rel=1e-3)
     text = str(found)
     for part in ("192 layers", "sd1, 16-wide text", "sks, neon", "ss_output_name", "mystyle"):
@@ -162,7 +164,7 @@ def test_norm_of_an_update_needs_no_product(kernel: tuple[int, ...]) -> None:
     module = ModuleState(
         {"down": torch.randn(3, 5, *kernel), "up": torch.randn(7, 3, *(1 for _ in kernel))}, alpha=2.0
     )  # fmt: skip
-    assert delta_square(module) == pytest.approx(float(delta(module).square().sum()), rel=1e-5)
+    assert delta_square(module) == pytest.approx(float(reference_delta(module).square().sum()), rel=1e-5)
 
 
 @pytest.mark.parametrize(

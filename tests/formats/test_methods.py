@@ -20,10 +20,10 @@ from sdlora.formats import export_adapter, inspect_adapter, read_adapter, write_
 from sdlora.formats.header_summary import read_header_summary
 from sdlora.formats.storage import WRITTEN
 from tests.support import reference_formulas
-from tests.support.adapters import METHODS_MADE, distance
-from tests.support.tiny_models import SECOND, UNETS, tiny_models
+from tests.support.adapters import METHOD_SETTINGS, max_difference
+from tests.support.tiny_models import SECOND_TEXT_WIDTH, UNET_CONFIGS, tiny_models
 
-FAMILIES = tuple(UNETS)
+FAMILIES = tuple(UNET_CONFIGS)
 HELD = {
     "kohya": (*METHODS, "full"),
     "diffusers": ("lora", "dora"),
@@ -58,7 +58,7 @@ def state_for(method: str, family: str, format: str = "kohya") -> AdapterState:
             {"ss_sd_model_name": "tiny"},
         )
     targets = "*.to_[qkv],*.ff.net.2" if method == "ia3" and format == "peft" else "linear+conv"
-    METHODS[method](**METHODS_MADE[method] | {"targets": targets}).attach(models, "a", 0)
+    METHODS[method](**METHOD_SETTINGS[method] | {"targets": targets}).attach(models, "a", 0)
     modules = {
         path: ModuleState({n: t + torch.randn(t.shape, generator=draw) * 0.2 for n, t in m.tensors.items()}, m.alpha)
         for path, m in attach.read_state(models, "a").modules.items()
@@ -193,7 +193,7 @@ def test_the_keys_of_each_method_are_lycoriss(tmp_path):
         assert header["ss_network_module"] == ("networks.lora" if method == "lora" else "lycoris.kohya")
         card = read_header_summary(path)
         assert card.method == {"lora": "LoRA", "dora": "DoRA", "loha": "LoHa", "lokr": "LoKr", "ia3": "(IA)³"}[method]
-        assert card.rank == ("" if method == "ia3" else str(METHODS_MADE[method]["rank"]))
+        assert card.rank == ("" if method == "ia3" else str(METHOD_SETTINGS[method]["rank"]))
 
 
 @pytest.mark.parametrize(("method", "family"), list(product(METHODS, FAMILIES)))
@@ -214,7 +214,7 @@ def test_pefts_own_loader_computes_the_same_from_its_folder(method, family, tmp_
             if family == "sdxl":
                 told = {
                     "added_cond_kwargs": {
-                        "text_embeds": torch.randn(2, SECOND, generator=draw),
+                        "text_embeds": torch.randn(2, SECOND_TEXT_WIDTH, generator=draw),
                         "time_ids": torch.ones(2, 6),
                     }
                 }
@@ -224,7 +224,7 @@ def test_pefts_own_loader_computes_the_same_from_its_folder(method, family, tmp_
             ids = torch.randint(0, 100, (2, 77), generator=draw)
             with torch.no_grad():
                 pair = [m(ids)[0] for m in (models[component], theirs)]
-        assert distance(pair[:1], pair[1:]) < 2e-5 * float(pair[0].abs().max()), component
+        assert max_difference(pair[:1], pair[1:]) < 2e-5 * float(pair[0].abs().max()), component
 
 
 def test_sides_are_shared_out_as_peft_does_and_the_smaller_part_comes_first():

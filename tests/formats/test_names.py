@@ -8,7 +8,7 @@ from sdlora.adapters.state import AdapterState
 from sdlora.adapters.targets import adaptable_layers, select_layers
 from sdlora.formats import FORMATS
 from tests.support import kohya_keys
-from tests.support.architectures import architecture
+from tests.support.architectures import meta_models
 
 # 192 and 72, and 722 and 264, are what sd-scripts prints for SD 1.5 and SDXL. With convolutions: 22 resnets of three
 # layers, 14 of them with a shortcut, and six samplers; 17, 11 and four in SDXL.
@@ -24,7 +24,7 @@ def test_a_groups_file_has_the_keys_and_kernels_of_sd_scripts(family: str, group
     unet, text = kohya_keys.unet(family, conv=group == "linear+conv"), kohya_keys.text(family)
     assert (len(unet), len(text)) == COUNTS[family, group]
 
-    models, draw = architecture(family), torch.Generator().manual_seed(0)
+    models, draw = meta_models(family), torch.Generator().manual_seed(0)
     bases = dict(adaptable_layers(models))
     method = Lora(rank=1, targets=group)
     modules = {path: method.init_state(path, bases[path], draw) for path in select_layers(models, group)}

@@ -16,8 +16,17 @@ from sdlora.adapters.targets import GROUPS, adaptable_layers
 from sdlora.errors import ConfigError, FormatError, NonFiniteError
 from sdlora.formats import FORMATS, read_adapter, write_adapter
 from sdlora.formats.kohya import STEPS, Kohya, dotted
-from tests.support.adapters import delta, distance, made, outputs, tiny_base, tiny_parts, trained_state, uneven
-from tests.support.architectures import architecture
+from tests.support.adapters import (
+    max_difference,
+    outputs,
+    random_adapter,
+    reference_delta,
+    tiny_components,
+    tiny_networks,
+    trained_state,
+    with_uneven_ranks,
+)
+from tests.support.architectures import meta_models
 
 
 def same(one: AdapterState, other: AdapterState) -> bool:
@@ -37,19 +46,19 @@ def test_every_format_gives_back_the_same_tensors_and_alphas(format: str, group:
 
 @pytest.mark.parametrize("format", FORMATS)
 def test_ranks_and_alphas_that_differ_by_layer_keep_their_updates(format: str, tmp_path: Path) -> None:
-    state = uneven(trained_state(targets="linear+conv"))
+    state = with_uneven_ranks(trained_state(targets="linear+conv"))
     write_adapter(state, tmp_path / "a.safetensors", format)
     again = read_adapter(tmp_path / "a.safetensors")
     assert again.modules.keys() == state.modules.keys()
     for path, module in state.modules.items():
-        torch.testing.assert_close(delta(again.modules[path]), delta(module), rtol=1e-6, atol=1e-7)
+        torch.testing.assert_close(reference_delta(again.modules[path]), reference_delta(module), rtol=1e-6, atol=1e-7)
     assert format == "kohya" or same(again, state)
 
 
 def plain_pipeline(path: Path) -> dict[str, torch.nn.Module]:
     """The models of a diffusers pipeline that knows nothing of this program, with the adapter file at ``path``."""
     pipeline = StableDiffusionPipeline(
-        **tiny_parts(), safety_checker=None, feature_extractor=None, requires_safety_checker=False
+        **tiny_components(), safety_checker=None, feature_extractor=None, requires_safety_checker=False
     )
     pipeline.load_lora_weights(str(path))
     return {"unet": pipeline.unet, "text_encoder": pipeline.text_encoder}
@@ -61,24 +70,24 @@ WITH_OUT_PROJ = [group for group in GROUPS if group != "ia3"]
 
 @pytest.mark.parametrize(("format", "group"), product(FORMATS, WITH_OUT_PROJ))
 def test_a_plain_pipeline_computes_what_the_live_adapter_does(format: str, group: str, tmp_path: Path) -> None:
-    state, models = trained_state(targets=group), tiny_base()
+    state, models = trained_state(targets=group), tiny_networks()
     base = outputs(models)
     attach.load_state(models, state, "a")
     write_adapter(attach.read_state(models, "a"), tmp_path / "a.safetensors", format)
     got, wanted = outputs(plain_pipeline(tmp_path / "a.safetensors")), outputs(models)
-    assert distance(got, wanted) < 1e-5
+    assert max_difference(got, wanted) < 1e-5
     assert min(float((a - b).abs().max()) for a, b in zip(wanted, base, strict=True)) > 1e-2
 
 
 @pytest.mark.parametrize("group", WITH_OUT_PROJ)
 def test_a_plain_pipeline_computes_what_a_live_dora_does_from_diffusers_keys(group: str, tmp_path: Path) -> None:
     """Of kohya's keys diffusers leaves DoRA's lengths out, with a warning: docs/formats.md."""
-    state, models = made("dora", targets=group), tiny_base()
+    state, models = random_adapter("dora", targets=group), tiny_networks()
     attach.load_state(models, state, "a")
     write_adapter(state, tmp_path / "a.safetensors", "diffusers")
-    assert distance(outputs(plain_pipeline(tmp_path / "a.safetensors")), outputs(models)) < 1e-5
+    assert max_difference(outputs(plain_pipeline(tmp_path / "a.safetensors")), outputs(models)) < 1e-5
     write_adapter(state, tmp_path / "a.safetensors", "kohya")
-    assert distance(outputs(plain_pipeline(tmp_path / "a.safetensors")), outputs(models)) > 0.1
+    assert max_difference(outputs(plain_pipeline(tmp_path / "a.safetensors")), outputs(models)) > 0.1
 
 
 TEXT_LAYERS = {
@@ -92,7 +101,7 @@ TEXT_LAYERS = {
 
 @pytest.mark.parametrize(("layers", "format"), product(TEXT_LAYERS, FORMATS))
 def test_diffusers_reads_text_layers_as_told(layers: str, format: str, tmp_path: Path) -> None:
-    state, models = trained_state(targets=layers), tiny_base()
+    state, models = trained_state(targets=layers), tiny_networks()
     write_adapter(state, tmp_path / "a.safetensors", format)
     wanted = TEXT_LAYERS[layers][format]
     if wanted == "refused":
@@ -101,15 +110,15 @@ def test_diffusers_reads_text_layers_as_told(layers: str, format: str, tmp_path:
         return
     kept = {path: m for path, m in state.modules.items() if wanted == "whole" or path.endswith(wanted.split()[0])}
     attach.load_state(models, AdapterState("lora", kept), "a")
-    assert distance(outputs(plain_pipeline(tmp_path / "a.safetensors")), outputs(models)) < 1e-5
+    assert max_difference(outputs(plain_pipeline(tmp_path / "a.safetensors")), outputs(models)) < 1e-5
 
 
 @pytest.mark.parametrize(("format", "text_encoder"), product(FORMATS, (True, False)))
 def test_a_plain_pipeline_scales_uneven_layers_rightly(format: str, text_encoder: bool, tmp_path: Path) -> None:
-    state, models = uneven(trained_state(targets="linear+conv", text_encoder=text_encoder)), tiny_base()
+    state, models = with_uneven_ranks(trained_state(targets="linear+conv", text_encoder=text_encoder)), tiny_networks()
     attach.load_state(models, state, "a")
     write_adapter(state, tmp_path / "a.safetensors", format)
-    assert distance(outputs(plain_pipeline(tmp_path / "a.safetensors")), outputs(models)) < 1e-5
+    assert max_difference(outputs(plain_pipeline(tmp_path / "a.safetensors")), outputs(models)) < 1e-5
 
 
 def test_a_file_converts_to_the_other_format_and_back(tmp_path: Path) -> None:
@@ -119,7 +128,7 @@ def test_a_file_converts_to_the_other_format_and_back(tmp_path: Path) -> None:
     write_adapter(read_adapter(paths[0]), paths[1], "diffusers")
     write_adapter(read_adapter(paths[1]), paths[2], "kohya")
     assert same(read_adapter(paths[2]), state)
-    assert distance(outputs(plain_pipeline(paths[2])), outputs(plain_pipeline(paths[1]))) < 1e-5
+    assert max_difference(outputs(plain_pipeline(paths[2])), outputs(plain_pipeline(paths[1]))) < 1e-5
 
 
 def test_kohya_keys_are_those_of_sd_scripts(tmp_path: Path) -> None:
@@ -147,14 +156,14 @@ def test_kohya_keys_are_those_of_sd_scripts(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("family", ["sd1", "sd2"])
 def test_kohya_names_lead_back_to_every_layer_that_can_be_adapted(family: str) -> None:
-    for path, _ in adaptable_layers(architecture(family)):
+    for path, _ in adaptable_layers(meta_models(family)):
         rest = path.partition(".")[2]
         assert dotted(rest.replace(".", "_")) == rest
 
 
 def test_sdxls_layers_have_kohyas_names_and_lead_back() -> None:
     """Some as in published files; the UNet's are those of the original code."""
-    names = {path: Kohya()._stem(path, "sdxl") for path, _ in adaptable_layers(architecture("sdxl"))}
+    names = {path: Kohya()._stem(path, "sdxl") for path, _ in adaptable_layers(meta_models("sdxl"))}
     for path, name in {
         "unet.down_blocks.1.attentions.0.transformer_blocks.1.attn2.to_k":
             "lora_unet_input_blocks_4_1_transformer_blocks_1_attn2_to_k",

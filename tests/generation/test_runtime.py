@@ -13,7 +13,7 @@ from sdlora.generation import runtime as engines
 from sdlora.generation.runtime import Runtime, require_supported
 from sdlora.generation.settings import Engine
 from sdlora.generation.studio import Studio
-from tests.support.adapters import adapter
+from tests.support.adapters import random_lora
 
 CPU, CARD = torch.device("cpu"), torch.device("cuda")
 TURNS, XFORMERS = Engine(offload="model"), Engine(attention="xformers")
@@ -109,11 +109,11 @@ def test_parts_come_and_go_in_the_order_of_their_work(family, tmp_path, anything
     """On one device nothing really moves: who is called to it, and sent away, is what is looked at."""
     from accelerate.hooks import CpuOffload
 
-    from tests.support.tiny_models import tiny_base
+    from tests.support.tiny_models import write_tiny_model
 
-    base = str(tiny_base(tmp_path / family, family))
+    base = str(write_tiny_model(tmp_path / family, family))
     studio = Studio(base, device="cpu")
-    state = adapter(paths=["text_encoder.text_model.encoder.layers.0.self_attn.q_proj"])
+    state = random_lora(paths=["text_encoder.text_model.encoder.layers.0.self_attn.q_proj"])
     studio.add_adapter("one", state)
     plain = drawn(None, studio=studio)
     studio.runtime.use(TURNS)
@@ -201,7 +201,7 @@ def test_adapters_take_part_in_xformers_attention(tiny_base, anything_goes, monk
     monkeypatch.setattr(theirs, "xformers", types.SimpleNamespace(ops=ops))
     studio = Studio(str(tiny_base), device="cpu")
     base = drawn(None, studio=studio)
-    studio.add_adapter("one", adapter())
+    studio.add_adapter("one", random_lora())
     plain = drawn(None, studio=studio)
     assert (base != plain).any() and not called
     unet = studio.family.models["unet"]

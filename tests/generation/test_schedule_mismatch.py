@@ -14,7 +14,7 @@ from sdlora.formats import write_adapter
 from sdlora.formats.infer_base import schedule_mismatch, trained_schedule
 from sdlora.generation.infotext import parse_parameters, recall_text
 from sdlora.generation.studio import Studio
-from tests.support.adapters import QUICK, adapter
+from tests.support.adapters import TWO_STEPS, random_lora
 
 VELOCITY = {"modelspec.prediction_type": "v", "ss_zero_terminal_snr": "True"}
 SAID = {"prediction_type": "v_prediction", "zero_terminal_snr": "on"}
@@ -26,7 +26,7 @@ def velocity(tiny_base):
 
 
 def pixels(studio, **changes):
-    [image] = studio.generate("a red house", **QUICK | changes)
+    [image] = studio.generate("a red house", **TWO_STEPS | changes)
     return np.asarray(image, float), image.info["parameters"]
 
 
@@ -69,7 +69,7 @@ def test_what_is_said_of_a_base_changes_its_pictures_and_stands_in_their_text(ti
 
 def test_a_difference_is_one_sentence_with_its_remedy_at_each_drawing(tiny_base, velocity):
     studio = Studio(str(tiny_base), device="cpu")
-    studio.add_adapter("fast", adapter(**VELOCITY))
+    studio.add_adapter("fast", random_lora(**VELOCITY))
     for _ in range(2):
         with pytest.warns(UserWarning) as told:
             pixels(studio)
@@ -82,10 +82,10 @@ def test_a_difference_is_one_sentence_with_its_remedy_at_each_drawing(tiny_base,
         studio.set_scale("fast", 0)
         pixels(studio)
         agreeing = Studio(velocity, device="cpu")
-        agreeing.add_adapter("fast", adapter(**VELOCITY))
+        agreeing.add_adapter("fast", random_lora(**VELOCITY))
         pixels(agreeing)
         decided = Studio(Model(base=str(tiny_base), prediction_type="epsilon", zero_terminal_snr="off"), device="cpu")
-        decided.add_adapter("fast", adapter(**VELOCITY))
+        decided.add_adapter("fast", random_lora(**VELOCITY))
         pixels(decided)
 
 
@@ -103,7 +103,7 @@ def test_a_merged_model_tells_what_was_said_of_its_base(scheduler, tiny_base, ve
     base = shutil.copytree(tiny_base, tmp_path / "base")
     index = base / "model_index.json"
     index.write_text(json.dumps({**json.loads(index.read_text()), "scheduler": ["diffusers", scheduler]}))
-    write_adapter(adapter(**VELOCITY), tmp_path / "a.safetensors")
+    write_adapter(random_lora(**VELOCITY), tmp_path / "a.safetensors")
     said = velocity.model_copy(update={"base": str(base)})
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
@@ -120,6 +120,6 @@ def test_a_merged_model_tells_what_was_said_of_its_base(scheduler, tiny_base, ve
 
 
 def test_merging_warns_of_a_difference_too(tiny_base, tmp_path):
-    write_adapter(adapter(**VELOCITY), tmp_path / "a.safetensors")
+    write_adapter(random_lora(**VELOCITY), tmp_path / "a.safetensors")
     with pytest.warns(UserWarning, match="adapter 'a' was trained with prediction_type v_prediction"):
         bake_folder(str(tiny_base), [("a", tmp_path / "a.safetensors", 0.5)], tmp_path / "merged", "fp32")

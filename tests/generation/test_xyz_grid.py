@@ -13,7 +13,7 @@ from sdlora.generation.axes import Axis, parse_axis
 from sdlora.generation.infotext import read_parameters
 from sdlora.generation.studio import Studio
 from sdlora.generation.xyz_grid import GridCell, ImageGrid
-from tests.support.adapters import trained_state, uneven
+from tests.support.adapters import trained_state, with_uneven_ranks
 
 START = GridCell("a red house on grass", steps=2, seed=7, adapter="a", sampler="Euler a")
 
@@ -23,7 +23,7 @@ def drawer(tiny_base):
     """A studio with two adapters of all kinds of layers, the text encoder's among them."""
     drawer = Studio(str(tiny_base), device="cpu")
     drawer.add_adapter("a", trained_state(1, targets="linear+conv"), 0.0)
-    drawer.add_adapter("b", uneven(trained_state(2, targets="linear+conv")), 0.0)
+    drawer.add_adapter("b", with_uneven_ranks(trained_state(2, targets="linear+conv")), 0.0)
     return drawer
 
 

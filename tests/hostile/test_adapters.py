@@ -24,7 +24,7 @@ from sdlora.ui import adapter_detail, import_tab, library_tab
 from sdlora.ui.app_state import AppState
 from tests.support import hostile_files
 from tests.support.hostile_files import ADAPTERS, STEM, Refused, framed, lora
-from tests.support.tiny_models import tiny_adapter
+from tests.support.tiny_models import write_tiny_adapter
 
 Command = Callable[..., Refused]
 HTML = "<img src=x onerror=alert(1)>'\""
@@ -152,7 +152,7 @@ def test_hostile_metadata_is_shown_as_a_few_words_everywhere(
 ) -> None:
     from sdlora.cli.main import main
 
-    path = tiny_adapter(desk.library.folder / "bad.safetensors", **HOSTILE_METADATA[case])
+    path = write_tiny_adapter(desk.library.folder / "bad.safetensors", **HOSTILE_METADATA[case])
     assert main(["inspect", str(path)]) == 0
     said = capsys.readouterr().out
     assert len(said) < 5000 and all(letter.isprintable() or letter == "\n" for letter in said)
@@ -169,7 +169,7 @@ def test_hostile_metadata_is_shown_as_a_few_words_everywhere(
 
 
 def peft_folder(place: Path) -> Path:
-    service.export_adapter_file(str(tiny_adapter(place.parent / "own.safetensors")), place, "peft")
+    service.export_adapter_file(str(write_tiny_adapter(place.parent / "own.safetensors")), place, "peft")
     return place
 
 

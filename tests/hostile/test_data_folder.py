@@ -13,8 +13,8 @@ from sdlora.generation import xyz_grid
 from sdlora.ui import images_tab, library_tab
 from sdlora.ui.app_state import AppState
 from tests.support import hostile_files
-from tests.support.images import drawn
-from tests.support.tiny_models import tiny_adapter
+from tests.support.images import noise_image
+from tests.support.tiny_models import write_tiny_adapter
 
 JSON: dict[str, hostile_files.Maker] = {
     "nothing": hostile_files.content(),
@@ -41,14 +41,14 @@ def project(desk: AppState) -> Project:
     made = Project(desk.data_dir, "mine")
     made.folder.mkdir(parents=True)
     for number in (1, 2):
-        drawn(seed=number).save(made.folder / f"{number:03d}.png")
+        noise_image(seed=number).save(made.folder / f"{number:03d}.png")
     made.set_info(ProjectInfo(trigger="ohwx"))
     made.remove(made.images()[1])
     return made
 
 
 def trashed(desk: AppState) -> Path:
-    tiny_adapter(desk.library.folder / "gone.safetensors")
+    write_tiny_adapter(desk.library.folder / "gone.safetensors")
     return desk.library.delete_adapter("gone").folder
 
 
@@ -63,7 +63,7 @@ FILES: dict[str, Callable[[AppState], Path]] = {
 @pytest.mark.parametrize("file", FILES)
 @pytest.mark.parametrize("case", JSON)
 def test_a_small_file_of_any_kind_breaks_no_list(desk: AppState, file: str, case: str) -> None:
-    tiny_adapter(desk.library.folder / "a.safetensors")
+    write_tiny_adapter(desk.library.folder / "a.safetensors")
     place = FILES[file](desk)
     place.unlink(missing_ok=True)
     JSON[case](place)

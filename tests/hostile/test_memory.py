@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.support import hostile_files
-from tests.support.images import drawn
+from tests.support.images import noise_image
 
 LIMIT = 300e6
 """Bytes by which resident memory may rise: the promise for a picture bomb, here for all of them together."""
@@ -77,7 +77,7 @@ def test_all_bombs_together_are_refused_in_little_memory(tmp_path: Path) -> None
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         make(tmp_path / name)
     (tmp_path / "good").mkdir()
-    drawn().save(tmp_path / "good" / "a.png")
+    noise_image().save(tmp_path / "good" / "a.png")
     command = [sys.executable, "-c", HANDLE, str(tmp_path)]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=True)
     found = json.loads(ended.stdout.splitlines()[-1])

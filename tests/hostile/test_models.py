@@ -29,7 +29,7 @@ from sdlora.ui.app_state import AppState
 from tests.support import hostile_files
 from tests.support.hostile_files import Refused, framed
 from tests.support.single_file_checkpoints import fill_hub_cache, write_header
-from tests.support.tiny_models import tiny_adapter, tiny_clip
+from tests.support.tiny_models import write_tiny_adapter, write_tiny_clip
 
 Command = Callable[..., Refused]
 Change = Callable[[Path, Path], object]
@@ -220,7 +220,7 @@ def test_no_other_way_into_a_hostile_model_runs_its_code_or_fails_without_a_sent
     """The layers alone, single tensors, an adapter's self-test, and the list of models."""
     change, _ = HOSTILE[case]
     change(base, tmp_path / "canary")
-    adapter = tiny_adapter(tmp_path / "a.safetensors")
+    adapter = write_tiny_adapter(tmp_path / "a.safetensors")
     ways: list[Callable[[], object]] = [
         lambda: detect_folder(base), lambda: build_meta_model(str(base)), lambda: require_fits(adapter, str(base)),
         lambda: locate_tensors(str(base), ["unet.conv_in"])["unet.conv_in"].read(),
@@ -320,7 +320,7 @@ def test_no_module_of_the_working_folder_is_taken_for_a_library(
     """Whoever stands in a stranger's folder and has an adapter checked must not run what lies there."""
     from sdlora.jobs import tool_process
 
-    adapter = tiny_adapter(tmp_path / "a.safetensors")
+    adapter = write_tiny_adapter(tmp_path / "a.safetensors")
     for name in ("torch", "numpy", "sdlora", "json", "safetensors"):
         hostile_files.canary(tmp_path / f"{name}.py", tmp_path / "canary")
     monkeypatch.chdir(tmp_path)
@@ -401,7 +401,7 @@ def test_a_hostile_vocabulary_is_refused_and_not_waited_for(
 
 
 def test_a_hostile_clip_is_refused_and_its_pickle_is_never_opened(tmp_path: Path) -> None:
-    clip = tiny_clip(tmp_path / "clip")
+    clip = write_tiny_clip(tmp_path / "clip")
     weights(tmp_path, "clip").unlink()
     hostile_files.pickled(clip / "pytorch_model.bin", tmp_path / "canary")
     with pytest.raises(ConfigError, match="is no folder with a CLIP model"):

@@ -19,7 +19,7 @@ from sdlora.ui import images_tab
 from sdlora.ui.app_state import AppState
 from tests.support import hostile_files
 from tests.support.hostile_files import Refused, content, picture, png
-from tests.support.images import drawn
+from tests.support.images import noise_image
 
 PICTURES = {
     "empty.png": (content(), "empty (0 bytes)"),
@@ -73,7 +73,7 @@ Command = Callable[..., Refused]
 def folder(tmp_path: Path) -> Path:
     """A data folder with one good picture."""
     (tmp_path / "set").mkdir()
-    drawn().save(tmp_path / "set" / "good.png")
+    noise_image().save(tmp_path / "set" / "good.png")
     return tmp_path / "set"
 
 
@@ -92,7 +92,7 @@ def refused_everywhere(command: Command, folder: Path, name: str, reason: str) -
 def test_a_bad_picture_in_a_folder_is_named_with_its_reason(command: Command, folder: Path, name: str) -> None:
     make, reason = (PICTURES | FOUND)[name]
     if name.endswith(".txt"):
-        drawn(seed=1).save(folder / name.replace(".txt", ".png"))
+        noise_image(seed=1).save(folder / name.replace(".txt", ".png"))
     make(folder / name)
     refused_everywhere(command, folder, name, reason)
 
@@ -105,7 +105,7 @@ def test_a_bad_caption_in_a_folder_is_named_with_its_reason(command: Command, fo
 
 
 def test_one_caption_of_two_pictures_is_named_as_a_conflict(command: Command, folder: Path) -> None:
-    drawn().save(folder / "good.jpg")
+    noise_image().save(folder / "good.jpg")
     (folder / "good.txt").write_text("a dog")
     refused_everywhere(command, folder, "good.txt", "belongs to good.jpg and to good.png")
 
@@ -152,7 +152,7 @@ def test_a_bad_caption_dropped_on_the_page_is_named_and_its_picture_kept(
     desk: AppState, tmp_path: Path, case: str
 ) -> None:
     inside, reason = CAPTIONS[case]
-    drawn().save(tmp_path / "a.png")
+    noise_image().save(tmp_path / "a.png")
     (tmp_path / "a.txt").write_bytes(inside)
     said = drop(desk, tmp_path / "a.png", tmp_path / "a.txt")
     assert "a.txt" in said and reason in said
@@ -171,7 +171,7 @@ def test_a_bad_zip_dropped_on_the_page_is_refused_and_leaves_nothing(desk: AppSt
 
 @pytest.mark.parametrize("paths", ["5", "null", "[" * 100_000, '{"a": 1}', '["a", "b"]', "9" * 5000, "[[]]"])
 def test_whatever_a_program_says_of_the_folder_a_drop_is_read(desk: AppState, tmp_path: Path, paths: str) -> None:
-    drawn().save(tmp_path / "a.png")
+    noise_image().save(tmp_path / "a.png")
     assert drop(desk, tmp_path / "a.png", paths=paths) == ""
     assert kept(desk) == ["001.png"]
 
@@ -190,7 +190,7 @@ def test_a_turned_picture_is_taken_everywhere(desk: AppState, folder: Path, turn
     """That it comes out upright is tested where pictures are opened."""
     exif = Image.Exif()
     exif[0x0112] = turned
-    drawn().save(folder / "good.png", exif=exif)
+    noise_image().save(folder / "good.png", exif=exif)
     assert drop(desk, folder / "good.png") == ""
     assert len(sdlora.data.dataset.scan(config(folder).data).examples) == 1
 
@@ -202,12 +202,12 @@ def config(folder: Path) -> TrainConfig:
 ODD = {
     "grey 16.png": lambda path: Image.fromarray(np.full((64, 64), 40_000, np.uint16)).save(path),
     "cmyk.jpg": lambda path: Image.new("CMYK", (64, 64)).save(path),
-    "palette.png": lambda path: drawn().convert("P").save(path),
+    "palette.png": lambda path: noise_image().convert("P").save(path),
     "rgba.png": lambda path: Image.new("RGBA", (64, 64), (9, 9, 9, 99)).save(path),
-    "exif.jpg": lambda path: drawn().save(path, exif=b"Exif\0\0MM\0\x2a\xff\xff\xff\xff garbage"),
-    "moving.gif": lambda path: drawn().save(path, save_all=True, append_images=[drawn(seed=1)]),
-    "moving.webp": lambda path: drawn().save(path, save_all=True, append_images=[drawn(seed=1)]),
-    "moving.png": lambda path: drawn().save(path, save_all=True, append_images=[drawn(seed=1)]),
+    "exif.jpg": lambda path: noise_image().save(path, exif=b"Exif\0\0MM\0\x2a\xff\xff\xff\xff garbage"),
+    "moving.gif": lambda path: noise_image().save(path, save_all=True, append_images=[noise_image(seed=1)]),
+    "moving.webp": lambda path: noise_image().save(path, save_all=True, append_images=[noise_image(seed=1)]),
+    "moving.png": lambda path: noise_image().save(path, save_all=True, append_images=[noise_image(seed=1)]),
 }
 
 
@@ -227,7 +227,7 @@ def test_a_caption_of_any_bytes_is_one_line_of_text_or_refused_by_name(inside: b
     folder = tmp_path / "set"
     folder.mkdir(exist_ok=True)
     if not (folder / "a.png").exists():
-        drawn().save(folder / "a.png")
+        noise_image().save(folder / "a.png")
     (folder / "a.txt").write_bytes(inside)
     try:
         (example,) = sdlora.data.dataset.load_dataset(config(folder).data).examples
@@ -244,7 +244,7 @@ def test_a_zip_with_any_wrong_bytes_is_read_or_refused_in_a_sentence(
 ) -> None:
     whole = tmp_path / "whole.zip"
     if not whole.exists():
-        hostile_files.zip_of({"a.png": png(drawn(32, 32)), "a.txt": b"a dog", "b/c.txt": b""})(whole)
+        hostile_files.zip_of({"a.png": png(noise_image(32, 32)), "a.txt": b"a dog", "b/c.txt": b""})(whole)
     bent = bytearray(whole.read_bytes())
     for place, value in places:
         bent[-1 - place % len(bent)] = value

@@ -25,7 +25,7 @@ from sdlora.ui.app_state import AppState
 from sdlora.ui.endpoints import Endpoints, _told
 from tests.support import hostile_files
 from tests.support.hostile_files import Refused
-from tests.support.images import drawn
+from tests.support.images import noise_image
 
 Command = Callable[..., Refused]
 NAMES = {
@@ -78,7 +78,7 @@ def test_a_hostile_name_becomes_one_in_its_folder_through_every_door(
     desk: AppState, configure: Callable[..., TrainConfig], tmp_path: Path, case: str
 ) -> None:
     name = NAMES[case]
-    drawn().save(tmp_path / "a.png")
+    noise_image().save(tmp_path / "a.png")
     images_tab._add(desk, [str(tmp_path / "a.png")], "", name, "style", "ohwx", "", 0)
     (project,) = (desk.data_dir / "projects").iterdir()
     assert fits_everywhere(project.name)
@@ -93,7 +93,7 @@ def test_a_hostile_name_becomes_one_in_its_folder_through_every_door(
 
 @pytest.mark.parametrize("case", NOTHING)
 def test_a_project_without_a_name_is_refused_on_the_page(desk: AppState, tmp_path: Path, case: str) -> None:
-    drawn().save(tmp_path / "a.png")
+    noise_image().save(tmp_path / "a.png")
     for said in (
         images_tab._add(desk, [str(tmp_path / "a.png")], "", NOTHING[case], "style", "ohwx", "", 0)[2],
         images_tab._status(desk, NOTHING[case])[0],
@@ -160,7 +160,7 @@ def test_a_wrong_setting_is_refused_through_every_door(
         TrainConfig.load("pocket-style", {name: value})
     project = Project(desk.data_dir, "mine")
     for number in range(3):
-        drawn(seed=number).save(tmp_path / f"{number}.png")
+        noise_image(seed=number).save(tmp_path / f"{number}.png")
     project.add([tmp_path / f"{number}.png" for number in range(3)])
     project.set_info(ProjectInfo())
     with pytest.raises(gr.Error, match=re.escape(reason)):
@@ -349,7 +349,7 @@ def test_a_hostile_prompt_is_a_few_words_on_the_page(desk: AppState, case: str) 
 
 def test_a_caption_of_html_is_kept_as_text(desk: AppState, tmp_path: Path) -> None:
     caption = "<script>alert(1)</script>"
-    drawn().save(tmp_path / "a.png")
+    noise_image().save(tmp_path / "a.png")
     (tmp_path / "a.txt").write_text(caption)
     files = [str(tmp_path / "a.png"), str(tmp_path / "a.txt")]
     images_tab._add(desk, files, "", "mine", "style", "ohwx", "", 0)

@@ -20,8 +20,8 @@ from sdlora.inference.generation_request import AdapterChoice, GenerationRequest
 from sdlora.inference.image_grids import begin_grid, best_checkpoint_grid, keep_best, plan_grid, preferred_weight
 from sdlora.inference.inference_client import InferenceClient
 from sdlora.service import AxisSpec
-from tests.support.adapters import adapter
-from tests.support.inference import until
+from tests.support.adapters import random_lora
+from tests.support.inference import wait_for_job
 
 HEADER = {
     "ss_base_model_version": "sd_v1", "modelspec.trigger_phrase": "sks", "ss_output_name": "glass",
@@ -35,8 +35,8 @@ def run(configure, tmp_path):
     config = configure(sample__prompts=["a red house", "a blue cat"], sample__steps=2, sample__seed=5)
     run = service.prepare_run(config, "glass", tmp_path)
     for seed, step in enumerate((2, 4, 6)):
-        write_adapter(adapter(seed=seed, **HEADER), run.checkpoint(step))
-    write_adapter(adapter(seed=2, **HEADER), run.adapter)
+        write_adapter(random_lora(seed=seed, **HEADER), run.checkpoint(step))
+    write_adapter(random_lora(seed=2, **HEADER), run.adapter)
     return run
 
 
@@ -79,7 +79,7 @@ def test_the_drawing_process_fills_a_grid_and_the_best_is_kept(run, tmp_path):
     wishes = [AxisSpec("scale", "0, 0.8"), AxisSpec("checkpoint", "2, 6")]
     filling = begin_grid(tmp_path, request, wishes, run.name, run)
     try:
-        ticket, _ = until(creator, creator.submit(filling).number)
+        ticket, _ = wait_for_job(creator, creator.submit(filling).number)
     finally:
         creator.close()
     assert (ticket.state, ticket.paths) == ("done", ()), ticket
@@ -123,7 +123,7 @@ def test_a_grid_of_a_name_elsewhere_is_refused(tmp_path):
 
 @pytest.mark.parametrize("text", ["heavy", "1e9", "nan"])
 def test_a_preferred_weight_that_is_none_is_1(tmp_path, text):
-    write_adapter(adapter(**{"modelspec.lora_default_weight": text}), tmp_path / "a.safetensors")
+    write_adapter(random_lora(**{"modelspec.lora_default_weight": text}), tmp_path / "a.safetensors")
     assert preferred_weight(tmp_path / "a.safetensors") == 1.0
 
 
@@ -143,7 +143,7 @@ def test_the_command_line_says_of_a_base_what_the_run_says(configure, tmp_path, 
     """A run that was told of velocity is drawn from with velocity by ``compare``, ``generate`` and ``merge``."""
     config = configure(model__prediction_type="v_prediction", sample__prompts=["a red house"])
     run = service.prepare_run(config, "fast", tmp_path)
-    write_adapter(adapter(**HEADER, **{"modelspec.prediction_type": "v"}), run.adapter)
+    write_adapter(random_lora(**HEADER, **{"modelspec.prediction_type": "v"}), run.adapter)
     shared = ["--data-dir", str(tmp_path), "--steps", "1", "--seed", "1", "--device", "cpu"]
     drawing = ["generate", "--base", config.model.base, "--prompt", "a red house", "--output"]
     assert main(["compare", "fast", *shared, "--x", "scale=0,1", "--output", str(tmp_path / "grid.png")]) == 0

@@ -19,8 +19,8 @@ from sdlora.generation.infotext import read_parameters
 from sdlora.inference.generation_request import AdapterChoice, GenerationRequest
 from sdlora.inference.inference_client import InferenceClient
 from sdlora.storage.locks import device_lock, hold_lock
-from tests.support.adapters import adapter
-from tests.support.inference import PATIENCE, until
+from tests.support.adapters import random_lora
+from tests.support.inference import PATIENCE, wait_for_job
 
 
 @pytest.fixture(scope="module")
@@ -45,12 +45,12 @@ def adapters(tmp_path_factory):
     folder = tmp_path_factory.mktemp("adapters")
     paths = [folder / "one.safetensors", folder / "two.safetensors"]
     for seed, path in enumerate(paths):
-        write_adapter(adapter(seed=seed), path)
+        write_adapter(random_lora(seed=seed), path)
     return [str(path) for path in paths]
 
 
 def draw(creator, request):
-    return until(creator, creator.submit(request).number)
+    return wait_for_job(creator, creator.submit(request).number)
 
 
 def pixels(ticket):
@@ -83,7 +83,7 @@ def test_scales_and_adapters_change_without_loading_the_base_again(creator, requ
 def test_what_is_said_of_a_base_loads_it_anew_and_how_to_compute_does_not(creator, request_for, tmp_path):
     from sdlora.formats import write_adapter
 
-    write_adapter(adapter(**{"modelspec.prediction_type": "v"}), tmp_path / "fast.safetensors")
+    write_adapter(random_lora(**{"modelspec.prediction_type": "v"}), tmp_path / "fast.safetensors")
     fast = (AdapterChoice("fast", str(tmp_path / "fast.safetensors")),)
     draw(creator, request_for())
     for _ in range(2):  # It stays loaded, and is told of again.
@@ -121,12 +121,12 @@ def test_a_request_waits_for_a_held_device_says_so_and_can_be_cancelled(creator,
     with hold_lock(device_lock(creator.data_dir, torch.device("cpu")), "the device"):
         first = creator.submit(request_for()).number
         second = creator.submit(request_for()).number
-        waiting, _ = until(creator, first, lambda ticket: ticket.state == "waiting")
+        waiting, _ = wait_for_job(creator, first, lambda ticket: ticket.state == "waiting")
         assert "training is using cpu" in waiting.message
         assert creator.ahead(second) == 1
         creator.cancel(second)
-    assert until(creator, first)[0].state == "done"
-    cancelled, _ = until(creator, second)
+    assert wait_for_job(creator, first)[0].state == "done"
+    cancelled, _ = wait_for_job(creator, second)
     assert (cancelled.state, cancelled.paths) == ("cancelled", ())
 
 
@@ -144,12 +144,12 @@ def test_a_training_draws_between_its_steps_and_when_it_is_killed_the_painter_go
         assert (pixels(plain) == pixels(beside)).all()
 
         number = creator.submit(request_for(count=500)).number
-        drawing, _ = until(creator, number, lambda ticket: ticket.state == "drawing")
+        drawing, _ = wait_for_job(creator, number, lambda ticket: ticket.state == "drawing")
         assert drawing.message == "Drawing between training steps"
         training.process.kill()
-        until(creator, number, lambda ticket: ticket.state == "drawing" and not ticket.message)
+        wait_for_job(creator, number, lambda ticket: ticket.state == "drawing" and not ticket.message)
         creator.cancel(number)
-        assert until(creator, number)[0].state == "cancelled"
+        assert wait_for_job(creator, number)[0].state == "cancelled"
         assert list((tmp_path / "locks").glob("*.requests/*")) == []
     finally:
         creator.close()
@@ -157,9 +157,9 @@ def test_a_training_draws_between_its_steps_and_when_it_is_killed_the_painter_go
 
 def test_a_cancelled_request_keeps_its_finished_pictures(creator, request_for):
     number = creator.submit(request_for(count=500)).number
-    until(creator, number, lambda ticket: ticket.done > 3)
+    wait_for_job(creator, number, lambda ticket: ticket.done > 3)
     creator.cancel(number)
-    ticket, _ = until(creator, number)
+    ticket, _ = wait_for_job(creator, number)
     assert ticket.state == "cancelled"
     assert 1 <= len(ticket.paths) < 500
 
@@ -171,9 +171,9 @@ def test_the_device_is_free_between_requests(creator, request_for):
 
 def test_a_killed_process_is_told_and_the_next_request_starts_another(creator, request_for):
     number = creator.submit(request_for(count=500)).number
-    until(creator, number, lambda ticket: ticket.done > 0)
+    wait_for_job(creator, number, lambda ticket: ticket.done > 0)
     creator._process.kill()
-    ticket, _ = until(creator, number)
+    ticket, _ = wait_for_job(creator, number)
     assert ticket.state == "failed"
     assert "try again" in ticket.message
     assert draw(creator, request_for())[0].state == "done"

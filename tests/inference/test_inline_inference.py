@@ -21,8 +21,8 @@ from sdlora.inference.generation_request import AdapterChoice, GenerationRequest
 from sdlora.inference.inline_inference import InlineInference
 from sdlora.storage.gallery import images_folder
 from sdlora.training.prepare import TRAINED_ADAPTER
-from tests.support.adapters import adapter
-from tests.support.training import run_here
+from tests.support.adapters import random_lora
+from tests.support.training import train_in_process
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerate")
 
@@ -35,7 +35,7 @@ def mixed(tiny_base, tmp_path_factory):
     Lora(targets="linear+conv", rank=2, text_encoder=False).attach(models, "conv", seed=3)
     for _, layer in attach.attached_layers(models, "conv"):
         layer.assign(down=layer.tensors["down"], up=torch.randn(layer.tensors["up"].shape) / 4)
-    states = {"training": adapter(), "conv": attach.read_state(models, "conv")}
+    states = {"training": random_lora(), "conv": attach.read_state(models, "conv")}
     for name, state in states.items():
         write_adapter(state, folder / f"{name}.safetensors")
     return tuple(AdapterChoice(name, str(folder / f"{name}.safetensors"), 0.7) for name in states)
@@ -108,7 +108,7 @@ def test_pictures_between_steps_change_no_bit_of_the_training_and_are_those_of_a
     configure, tmp_path, mailbox, interlude, ask, mixed, tiny_base
 ):
     config = configure(adapter__dropout=0.1, train__gradient_checkpointing=True, checkpoint__every=0)
-    _, plain, alone = run_here(config, tmp_path / "alone" / "run")
+    _, plain, alone = train_in_process(config, tmp_path / "alone" / "run")
     requests = [ask(), ask(adapters=mixed, count=2), ask(adapters=mixed[1:], sampler="Euler a")]
     answers = []
 
@@ -122,7 +122,7 @@ def test_pictures_between_steps_change_no_bit_of_the_training_and_are_those_of_a
             answers.append(last(inquiry))
             inquiry.close()
 
-    _, served, beside = run_here(config, tmp_path / "beside" / "run", between_steps=between)
+    _, served, beside = train_in_process(config, tmp_path / "beside" / "run", between_steps=between)
     losses = [[event.loss for event in events if isinstance(event, StepDone)] for events in (plain, served)]
     assert losses[0] == losses[1]
     one, other = load_file(alone.adapter), load_file(beside.adapter)
@@ -173,7 +173,7 @@ def test_what_is_done_between_steps_does_not_count_as_their_time(configure, tmp_
     def between(family):
         clock[0] += 100
 
-    _, events, _ = run_here(configure(), tmp_path / "run", between_steps=between)
+    _, events, _ = train_in_process(configure(), tmp_path / "run", between_steps=between)
     assert {event.left for event in events if isinstance(event, StepDone)} == {0.0}
 
 

@@ -16,8 +16,8 @@ from sdlora.filesystem.paths import unused_path
 from sdlora.jobs.launch import Training
 from sdlora.storage.journal import Journal
 from sdlora.storage.run_folder import Run
-from tests.support.run_outcome import outcome
-from tests.support.training import run_here
+from tests.support.run_outcome import run_outcome
+from tests.support.training import train_in_process
 
 WORKER = "sdlora.jobs.training_worker"
 KILLED = -9
@@ -45,18 +45,18 @@ def whole(tmp_path_factory):
 
 
 @pytest.fixture
-def uninterrupted(configure, nursery, whole):
+def uninterrupted(configure, fork_server, whole):
     if "outcome" not in whole:
         run = Run.create(whole["data_dir"] / "runs", "run", configure(**VARIED))
-        assert train(nursery, run) == 0, run.log.read_text()
-        whole["outcome"] = outcome(run)
+        assert train(fork_server, run) == 0, run.log.read_text()
+        whole["outcome"] = run_outcome(run)
     return whole["outcome"]
 
 
-def train(nursery, run, **trouble):
+def train(fork_server, run, **trouble):
     """The exit code of a process that trains ``run`` in such ``trouble``."""
     run.printed = run.log.stat().st_size if run.log.exists() else 0
-    return nursery.start(WORKER, [str(run.folder)], run.log, **trouble).wait()
+    return fork_server.start(WORKER, [str(run.folder)], run.log, **trouble).wait()
 
 
 class Recorder:
@@ -73,12 +73,12 @@ def test_every_point_is_in_the_table_and_is_passed_by_a_short_run(configure, tmp
     named = set()
     for path in Path(sdlora.__file__).parent.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Call) and ast.unparse(node.func) == "faults.point":
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "failpoints.point":
                 named.add(ast.literal_eval(node.args[0]))
     assert named == {*failpoints.POINTS}
     monkeypatch.setattr(failpoints, "_armed", recorder := Recorder())
     run = Run.create(tmp_path / "runs", "run", configure(**VARIED))
-    finished, events, _ = run_here(run.config, run.folder)
+    finished, events, _ = train_in_process(run.config, run.folder)
     Journal(run.journal)(events[-1])
     assert finished
     assert recorder.passed == {*failpoints.POINTS}
@@ -100,38 +100,38 @@ def test_a_fault_strikes_once_at_its_count_and_then_no_more():
     assert done == ["first"]
 
 
-def test_a_run_killed_at_every_point_ends_as_if_nothing_had_happened(configure, nursery, tmp_path, uninterrupted):
+def test_a_run_killed_at_every_point_ends_as_if_nothing_had_happened(configure, fork_server, tmp_path, uninterrupted):
     assert {fault.split(":")[0] for fault in CHAIN} == {*IN_A_RUN}
     run = Run.create(tmp_path / "runs", "run", configure(**VARIED))
     for fault in CHAIN:
-        assert train(nursery, run, fault=fault) == KILLED, f"{fault}: {run.log.read_text()[-2000:]}"
+        assert train(fork_server, run, failpoint=fault) == KILLED, f"{fault}: {run.log.read_text()[-2000:]}"
         assert run.state == "interrupted"
-    assert train(nursery, run) == 0, run.log.read_text()[-2000:]
-    assert outcome(run) == uninterrupted
+    assert train(fork_server, run) == 0, run.log.read_text()[-2000:]
+    assert run_outcome(run) == uninterrupted
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("point", IN_A_RUN)
 def test_a_run_killed_at_a_point_time_after_time_ends_as_if_nothing_had_happened(
-    configure, nursery, tmp_path, uninterrupted, point
+    configure, fork_server, tmp_path, uninterrupted, point
 ):
     run = Run.create(tmp_path / "runs", "run", configure(**VARIED))
     kills = 0
     for count in (1, 2, 3, 5, 8, 13):
-        kills += train(nursery, run, fault=f"{point}:{count}") == KILLED
+        kills += train(fork_server, run, failpoint=f"{point}:{count}") == KILLED
     assert kills
-    assert train(nursery, run) == 0, run.log.read_text()[-2000:]
-    assert outcome(run) == uninterrupted
+    assert train(fork_server, run) == 0, run.log.read_text()[-2000:]
+    assert run_outcome(run) == uninterrupted
 
 
 @pytest.mark.parametrize("fault", ["run.folder", "run.folders", "file.begun", "file.flushed", "file.renamed"])
-def test_a_run_is_made_whole_or_is_none(configure, nursery, tmp_path, fault):
+def test_a_run_is_made_whole_or_is_none(configure, fork_server, tmp_path, fault):
     configure().save(tmp_path / "mine.toml")
     prepare = ["train", str(tmp_path / "mine.toml"), "--name", "mine", "--prepare", "--data-dir", str(tmp_path)]
-    assert nursery.start("sdlora.cli.main", prepare, tmp_path / "log", fault=fault).wait() == KILLED
+    assert fork_server.start("sdlora.cli.main", prepare, tmp_path / "log", failpoint=fault).wait() == KILLED
     made = service.runs_in(tmp_path)
     assert [run.config for run in made] == [configure()] * (fault == "file.renamed")
-    assert nursery.start("sdlora.cli.main", prepare, tmp_path / "log").wait() == 0
+    assert fork_server.start("sdlora.cli.main", prepare, tmp_path / "log").wait() == 0
     assert service.find_run("mine-2", tmp_path).state == "new"
 
 
@@ -150,11 +150,14 @@ def test_a_name_that_another_process_takes_at_this_moment_gives_the_next(configu
     assert taken == ["mine"]
 
 
-def test_a_run_that_cannot_be_made_leaves_nothing(configure, nursery, tmp_path):
+def test_a_run_that_cannot_be_made_leaves_nothing(configure, fork_server, tmp_path):
     configure().save(tmp_path / "mine.toml")
     prepare = ["train", str(tmp_path / "mine.toml"), "--name", "mine", "--prepare", "--data-dir", str(tmp_path)]
     for fault in ("run.folder:1:full", "run.folders:1:full", "file.written:1:full"):
-        assert nursery.start("sdlora.cli.main", prepare, tmp_path / "log", fault=fault).wait() == FileError.exit_code
+        assert (
+            fork_server.start("sdlora.cli.main", prepare, tmp_path / "log", failpoint=fault).wait()
+            == FileError.exit_code
+        )
         assert list((tmp_path / "runs").iterdir()) == []
     said = (tmp_path / "log").read_text()
     assert said.count("cannot be written (No space left on device)") == 3
@@ -173,20 +176,22 @@ FULL = {
 
 
 def test_a_run_out_of_disk_says_so_keeps_what_it_has_and_goes_on_when_there_is_room(
-    configure, nursery, tmp_path, uninterrupted
+    configure, fork_server, tmp_path, uninterrupted
 ):
     run = Run.create(tmp_path / "runs", "run", configure(**VARIED))
     for fault, said in FULL.items():
         before = checkpoint.newest_step(run.states)
-        assert train(nursery, run, fault=fault) == FileError.exit_code, f"{fault}: {run.log.read_text()[-2000:]}"
+        assert train(fork_server, run, failpoint=fault) == FileError.exit_code, (
+            f"{fault}: {run.log.read_text()[-2000:]}"
+        )
         _says(run, said or "No space left on device; mend that, then resume")
         found = checkpoint.newest_state(run.states)
         assert (found.step if found else 0) >= before
-    assert train(nursery, run) == 0, run.log.read_text()[-2000:]
-    assert outcome(run) == uninterrupted
+    assert train(fork_server, run) == 0, run.log.read_text()[-2000:]
+    assert run_outcome(run) == uninterrupted
 
 
-def test_a_disk_that_takes_no_more_of_a_file_costs_the_run_no_bit(configure, nursery, tmp_path, uninterrupted):
+def test_a_disk_that_takes_no_more_of_a_file_costs_the_run_no_bit(configure, fork_server, tmp_path, uninterrupted):
     """As a disk does it that fills up: the kernel itself takes a part of the file, then refuses the rest."""
     run = Run.create(tmp_path / "runs", "run", configure(**VARIED))
     too_large = r"cannot be written \(File too large\)"
@@ -195,9 +200,9 @@ def test_a_disk_that_takes_no_more_of_a_file_costs_the_run_no_bit(configure, nur
         30_000: rf"checkpoints/000001\.safetensors: {too_large}",
         70_000: r"state/000001: the checkpoint cannot be written \(.*File too large.*\); mend that, then resume",
     }.items():
-        assert train(nursery, run, room=room) == FileError.exit_code, run.log.read_text()[-2000:]
+        assert train(fork_server, run, file_size_limit=room) == FileError.exit_code, run.log.read_text()[-2000:]
         _says(run, said)
-    assert train(nursery, run, fault="state.renamed:2") == KILLED
+    assert train(fork_server, run, failpoint="state.renamed:2") == KILLED
     for room, said in {
         run.journal.stat().st_size + 20: "nothing more can be written there; free some space",
         run.log.stat().st_size + 9_000: rf"journal\.jsonl: {too_large}; mend that, then resume",
@@ -205,23 +210,23 @@ def test_a_disk_that_takes_no_more_of_a_file_costs_the_run_no_bit(configure, nur
         with open(run.journal, "r+b") as journal:  # As long, if need be by zeros: those that a power cut leaves.
             journal.seek(room - 20)
             journal.write(b"\n")
-        assert train(nursery, run, room=room) == FileError.exit_code
+        assert train(fork_server, run, file_size_limit=room) == FileError.exit_code
         _says(run, said)
     assert checkpoint.newest_state(run.states).step == 2
-    assert train(nursery, run) == 0, run.log.read_text()[-2000:]
-    assert outcome(run) == uninterrupted
+    assert train(fork_server, run) == 0, run.log.read_text()[-2000:]
+    assert run_outcome(run) == uninterrupted
 
 
-def test_a_preview_that_finds_no_room_costs_no_run(configure, nursery, tmp_path, uninterrupted):
+def test_a_preview_that_finds_no_room_costs_no_run(configure, fork_server, tmp_path, uninterrupted):
     """Alone among the run's files it is larger than there is room for."""
     large = dict(sample__width=384, sample__height=384)
     run = Run.create(tmp_path / "runs", "run", configure(**VARIED | large))
-    assert train(nursery, run, room=250_000) == 0, run.log.read_text()[-2000:]
+    assert train(fork_server, run, file_size_limit=250_000) == 0, run.log.read_text()[-2000:]
     told = [event.message for event in run.events() if isinstance(event, Notice) and "no preview" in event.message]
     assert [message.split(":")[0] for message in told] == [f"no preview at step {step}" for step in (0, 3, 6, 8)]
     assert all("File too large" in message for message in told)
-    assert outcome(run)["adapters"] == uninterrupted["adapters"]
-    assert outcome(run)["leftovers"] == []
+    assert run_outcome(run)["adapters"] == uninterrupted["adapters"]
+    assert run_outcome(run)["leftovers"] == []
 
 
 def _says(run, said):
@@ -232,16 +237,16 @@ def _says(run, said):
     assert re.search(said, str(error)), str(error)
 
 
-def test_a_second_signal_ends_a_run_at_once_and_it_goes_on_from_its_checkpoint(configure, nursery, tmp_path):
+def test_a_second_signal_ends_a_run_at_once_and_it_goes_on_from_its_checkpoint(configure, fork_server, tmp_path):
     run = Run.create(tmp_path / "runs", "run", configure(train__steps=500, checkpoint__every=2))
-    process = nursery.start(WORKER, [str(run.folder)], run.log)
+    process = fork_server.start(WORKER, [str(run.folder)], run.log)
     _wait(run, lambda events: any(isinstance(event, StepDone) and event.step > 2 for event in events))
     process.send(signal.SIGTERM)
     process.send(signal.SIGINT)
     assert process.wait() in (130, 143)
     assert run.state == "interrupted"
     reached = checkpoint.newest_state(run.states).step
-    process = nursery.start(WORKER, [str(run.folder)], run.log)
+    process = fork_server.start(WORKER, [str(run.folder)], run.log)
     _wait(run, lambda events: sum(isinstance(event, RunStarted) for event in events) == 2)
     process.send(signal.SIGINT)
     assert process.wait() == 130

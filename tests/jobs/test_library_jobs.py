@@ -14,15 +14,19 @@ from sdlora.editing.low_rank import Cut
 from sdlora.errors import ConfigError, FileError, ModelError
 from sdlora.formats import read_adapter, write_adapter
 from sdlora.storage.library import Library
-from tests.support.adapters import delta, made
-from tests.support.tiny_models import tiny_sd1
+from tests.support.adapters import random_adapter, reference_delta
+from tests.support.tiny_models import write_tiny_sd1
 
 
 @pytest.fixture(scope="module")
 def shelf(tmp_path_factory):
     """A library with a LoRA, another one that has a trigger, and a DoRA."""
     library = Library(tmp_path_factory.mktemp("data ü"))
-    for name, state in (("one", made("lora")), ("two", made("lora", 2)), ("dora", made("dora"))):
+    for name, state in (
+        ("one", random_adapter("lora")),
+        ("two", random_adapter("lora", 2)),
+        ("dora", random_adapter("dora")),
+    ):
         metadata = {"modelspec.trigger_phrase": "sks"} if name == "two" else {}
         state = type(state)(state.method, state.modules, metadata)
         library.folder.mkdir(parents=True, exist_ok=True)
@@ -47,16 +51,16 @@ def test_adapters_combined_come_into_the_library_with_card_and_base(library, tin
     )
     stages = []
     assert making.finish(stages.append) == "Both-of-them"
-    total = len(made("lora").modules)
+    total = len(random_adapter("lora").modules)
     assert ("adding up layers", total, total) in stages
     assert making.errand.answer["ranks"] == [8, 8]
     assert "max |ΔW| error" in making.errand.answer["proof"]
     entry = library.find("Both-of-them")
     assert (entry.kind, entry.base, entry.card.triggers) == ("imported", str(tiny_base), ("sks",))
     assert json.loads(entry.path.with_suffix(".json").read_text())["activation text"] == "sks"
-    wanted = editing.merge([("one", made("lora"), 0.5), ("two", made("lora", 2), -1.0)])
+    wanted = editing.merge([("one", random_adapter("lora"), 0.5), ("two", random_adapter("lora", 2), -1.0)])
     for path, module in read_adapter(entry.path).modules.items():
-        assert torch.allclose(delta(module), delta(wanted.modules[path]), atol=1e-5)
+        assert torch.allclose(reference_delta(module), reference_delta(wanted.modules[path]), atol=1e-5)
     assert list((library.data_dir / "cache" / "making").iterdir()) == []
     library.undo(library.delete_adapter("Both-of-them").folder.name)  # With all that lies beside it.
     assert entry.path.with_suffix(".json").is_file()
@@ -65,7 +69,7 @@ def test_adapters_combined_come_into_the_library_with_card_and_base(library, tin
 def test_an_adapter_is_cut_to_a_share_and_tells_what_is_kept(library):
     making = service.resize_job(library, ("one", library.file("one")), energy=0.8, dtype="fp16")
     assert making.finish() == "one-small"
-    assert making.errand.answer["kept"] == pytest.approx(editing.resize(made("lora"), Cut(energy=0.8)).kept)
+    assert making.errand.answer["kept"] == pytest.approx(editing.resize(random_adapter("lora"), Cut(energy=0.8)).kept)
     assert library.find("one-small").size < library.find("one").size
 
 
@@ -80,7 +84,7 @@ def test_a_dora_asks_for_its_base_and_a_lora_does_not(library, tiny_base):
 
 
 def test_the_difference_of_two_models_comes_into_the_library(library, tiny_base, tmp_path):
-    tuned = tiny_sd1(tmp_path / "tuned", seed=1)
+    tuned = write_tiny_sd1(tmp_path / "tuned", seed=1)
     making = service.extract_job(library, str(tiny_base), str(tuned), rank=3, targets="cross-attention")
     assert making.finish() == "tuned"
     assert library.find("tuned").base == str(tiny_base)
@@ -118,7 +122,7 @@ def test_a_look_inside_lists_layers_by_norm_and_draws_them(library, tmp_path):
     rows = errand.finish()
     norms = [norm for _, norm, *_ in rows]
     assert norms == sorted(norms, reverse=True)
-    assert {path for path, *_ in rows} == made("lora").modules.keys()
+    assert {path for path, *_ in rows} == random_adapter("lora").modules.keys()
     assert all(1 <= effective <= rank for _, _, rank, effective, _ in rows)
     with Image.open(tmp_path / "plot.png") as plot:
         assert plot.width > plot.height
@@ -127,10 +131,10 @@ def test_a_look_inside_lists_layers_by_norm_and_draws_them(library, tmp_path):
 def test_an_export_for_peft_is_a_zip_of_its_folder_with_the_self_tests_sentence(library, tmp_path):
     exported = service.export_to_temporary("one", "peft", data_dir=library.data_dir)
     assert exported.file.name == "one-peft.zip"
-    assert exported.proof.startswith(f"{len(made('lora').modules)} layers, ")
+    assert exported.proof.startswith(f"{len(random_adapter('lora').modules)} layers, ")
     with zipfile.ZipFile(exported.file) as pack:
         pack.extractall(tmp_path / "out")
     (folder,) = (tmp_path / "out").iterdir()
-    assert read_adapter(Path(folder)).modules.keys() == made("lora").modules.keys()
+    assert read_adapter(Path(folder)).modules.keys() == random_adapter("lora").modules.keys()
     with pytest.raises(ConfigError):
         service.export_to_temporary("nobody", "peft", data_dir=library.data_dir)

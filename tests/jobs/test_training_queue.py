@@ -11,7 +11,7 @@ from sdlora.errors import BusyError, ConfigError
 from sdlora.formats import write_adapter
 from sdlora.storage.locks import device_busy, device_lock, hold_lock
 from sdlora.storage.run_folder import Run
-from tests.support.adapters import adapter
+from tests.support.adapters import random_lora
 
 
 @pytest.fixture
@@ -115,7 +115,7 @@ def saved(configure, tmp_path):
     """A finished run with three checkpoints."""
     run = service.prepare_run(configure(), "style", tmp_path)
     for step in (2, 4, 6):
-        write_adapter(adapter(seed=step, ss_steps=str(step)), run.checkpoint(step))
+        write_adapter(random_lora(seed=step, ss_steps=str(step)), run.checkpoint(step))
     run.adapter.write_bytes(run.checkpoint(6).read_bytes())
     return run
 

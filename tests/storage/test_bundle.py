@@ -10,7 +10,7 @@ from sdlora import service
 from sdlora.config import TrainConfig
 from sdlora.errors import ConfigError
 from sdlora.storage.library import Library
-from tests.support.tiny_models import tiny_adapter as adapter
+from tests.support.tiny_models import write_tiny_adapter as adapter
 
 
 @pytest.fixture

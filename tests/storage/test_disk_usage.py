@@ -14,7 +14,7 @@ from sdlora.storage.disk_usage import DAY, FREED, KEPT, disk_usage, free_space, 
 from sdlora.storage.journal import Journal
 from sdlora.storage.library import Library
 from sdlora.storage.locks import device_lock, hold_lock
-from tests.support.tiny_models import tiny_adapter as adapter
+from tests.support.tiny_models import write_tiny_adapter as adapter
 
 FINISHED = RunFinished(step=4, adapter="adapter.safetensors", seconds=1.0)
 

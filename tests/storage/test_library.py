@@ -18,7 +18,7 @@ from sdlora.storage.library import Library
 from sdlora.storage.locks import hold_lock
 from sdlora.storage.run_folder import Run
 from sdlora.storage.trash import Trash
-from tests.support.tiny_models import tiny_adapter as adapter
+from tests.support.tiny_models import write_tiny_adapter as adapter
 
 
 def png(colour: str) -> bytes:

@@ -12,7 +12,7 @@ from sdlora.config import TrainConfig
 from sdlora.generation.infotext import read_parameters
 from sdlora.storage.run_folder import Run
 from tests.support.run_outcome import model_hash
-from tests.support.training import run_here
+from tests.support.training import train_in_process
 
 ODD = "dir ü 空 '"
 
@@ -32,7 +32,7 @@ def odd(configure, tiny_base, pictures, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_run_is_killed_goes_on_is_exported_and_drawn_with_in_an_odd_folder(nursery, odd, tmp_path):
+def test_a_run_is_killed_goes_on_is_exported_and_drawn_with_in_an_odd_folder(fork_server, odd, tmp_path):
     def command(*arguments, **environment):
         return subprocess.run(
             [sys.executable, "-m", "sdlora.cli.main", *arguments], cwd=odd, env={**os.environ, **environment},
@@ -52,7 +52,7 @@ def test_a_run_is_killed_goes_on_is_exported_and_drawn_with_in_an_odd_folder(nur
     def at_once(*arguments):
         log = tmp_path / "log"
         log.unlink(missing_ok=True)
-        code = nursery.start("sdlora.cli.main", [*arguments, "--data-dir", str(run.data_dir)], log).wait()
+        code = fork_server.start("sdlora.cli.main", [*arguments, "--data-dir", str(run.data_dir)], log).wait()
         assert code == 0, log.read_text()
         return log.read_text()
 
@@ -64,7 +64,7 @@ def test_a_run_is_killed_goes_on_is_exported_and_drawn_with_in_an_odd_folder(nur
     )  # fmt: skip
     parameters = read_parameters(picture)
     assert parameters.prompt.startswith("a red house 空 '")
-    _, _, plain = run_here(run.config, tmp_path / "plain")
+    _, _, plain = train_in_process(run.config, tmp_path / "plain")
     assert model_hash(run.adapter) == model_hash(plain.adapter)
     assert run.sample(6, 0).read_bytes() == plain.sample(6, 0).read_bytes()
     assert model_hash(run.adapter) == model_hash(exported)

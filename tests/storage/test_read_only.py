@@ -48,12 +48,14 @@ def _everywhere(root, for_folders, for_files):
     ],
     ids=["train", "train in a new folder", "resume", "worker"],
 )
-def test_a_run_that_may_write_nothing_ends_before_the_base_is_loaded(nursery, public, module, arguments, said):
+def test_a_run_that_may_write_nothing_ends_before_the_base_is_loaded(fork_server, public, module, arguments, said):
     folder, run = public
     places = {"data": folder / "data", "mine": folder / "mine.toml"}
     before = sorted(folder.rglob("*"))
     begun = time.monotonic()
-    process = nursery.start(module, [word.format(**places) for word in arguments], folder / "log", nobody=True)
+    process = fork_server.start(
+        module, [word.format(**places) for word in arguments], folder / "log", unprivileged=True
+    )
     code = process.wait()
     assert code == FileError.exit_code, (folder / "log").read_text()
     assert time.monotonic() - begun < SECONDS

@@ -21,12 +21,12 @@ def _parts() -> dict[str, Any]:
     return tiny_models()
 
 
-def tiny_parts() -> dict[str, Any]:
+def tiny_components() -> dict[str, Any]:
     """Every component of a tiny SD 1.x pipeline, fresh, with the same weights each time."""
     return copy.deepcopy(_parts())
 
 
-def tiny_base() -> dict[str, nn.Module]:
+def tiny_networks() -> dict[str, nn.Module]:
     """UNet and text encoder of the same."""
     return {name: copy.deepcopy(_parts()[name]) for name in ("unet", "text_encoder")}
 
@@ -41,19 +41,19 @@ def outputs(models: Mapping[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
     return models["unet"](latents, torch.tensor([10, 700]), text).sample, models["text_encoder"](ids)[0]
 
 
-def distance(one: tuple[torch.Tensor, ...], other: tuple[torch.Tensor, ...]) -> float:
+def max_difference(one: tuple[torch.Tensor, ...], other: tuple[torch.Tensor, ...]) -> float:
     """The largest absolute difference."""
     return max(float((a - b).abs().max()) for a, b in zip(one, other, strict=True))
 
 
-def equal(one: tuple[torch.Tensor, ...], other: tuple[torch.Tensor, ...]) -> bool:
+def all_equal(one: tuple[torch.Tensor, ...], other: tuple[torch.Tensor, ...]) -> bool:
     return all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
 
 
 @cache
 def trained_state(seed: int = 1, **settings: Any) -> AdapterState:
     """An adapter for ``tiny_base`` with numbers in both of its tensors, as if trained. Shared: not to be changed."""
-    models = tiny_base()
+    models = tiny_networks()
     Lora(**{"rank": 4, "alpha": 3.0} | settings).attach(models, "fresh", seed)
     state = attach.read_state(models, "fresh")
     draw = torch.Generator().manual_seed(seed)
@@ -64,7 +64,7 @@ def trained_state(seed: int = 1, **settings: Any) -> AdapterState:
     return AdapterState("lora", modules)
 
 
-METHODS_MADE: dict[str, dict[str, Any]] = {
+METHOD_SETTINGS: dict[str, dict[str, Any]] = {
     "lora": {"rank": 4, "alpha": 3.0},
     "dora": {"rank": 4, "alpha": 3.0},
     "loha": {"rank": 3, "alpha": 2.0},
@@ -75,10 +75,10 @@ METHODS_MADE: dict[str, dict[str, Any]] = {
 
 
 @cache
-def made(method: str, seed: int = 1, targets: str = "linear+conv") -> AdapterState:
+def random_adapter(method: str, seed: int = 1, targets: str = "linear+conv") -> AdapterState:
     """An adapter of any method for ``tiny_base``, with numbers in all of its tensors. Shared: not to be changed."""
-    models = tiny_base()
-    METHODS[method](**METHODS_MADE[method] | {"targets": targets}).attach(models, "fresh", seed)
+    models = tiny_networks()
+    METHODS[method](**METHOD_SETTINGS[method] | {"targets": targets}).attach(models, "fresh", seed)
     state = attach.read_state(models, "fresh")
     draw = torch.Generator().manual_seed(seed)
     modules = {
@@ -88,7 +88,7 @@ def made(method: str, seed: int = 1, targets: str = "linear+conv") -> AdapterSta
     return AdapterState(method, modules)
 
 
-def published(module: ModuleState, weight: torch.Tensor) -> torch.Tensor:
+def reference_weight(module: ModuleState, weight: torch.Tensor) -> torch.Tensor:
     """W' of one layer by the methods' papers, in float64: independent of PEFT and of the code under test."""
     t = {name: tensor.double() for name, tensor in module.tensors.items()}
     base = weight.double()
@@ -109,14 +109,14 @@ def published(module: ModuleState, weight: torch.Tensor) -> torch.Tensor:
         blocks = [torch.cat([value * second for value in row], dim=1) for row in first]
         scale = module.alpha / len(t["lokr_w2_b"]) if ranked else 1.0
         return base + scale * torch.cat(blocks).reshape(base.shape)
-    changed = base + delta(module).double().reshape(base.shape)
+    changed = base + reference_delta(module).double().reshape(base.shape)
     if "magnitude" not in t:
         return changed
     rows = changed.flatten(1)
     return (rows / rows.pow(2).sum(1, keepdim=True).sqrt() * t["magnitude"][:, None]).reshape(base.shape)
 
 
-def uneven(state: AdapterState, seed: int = 2) -> AdapterState:
+def with_uneven_ranks(state: AdapterState, seed: int = 2) -> AdapterState:
     """The same with other ranks in every third layer, and other alphas in every fourth."""
     draw = torch.Generator().manual_seed(seed)
     modules = {}
@@ -129,7 +129,7 @@ def uneven(state: AdapterState, seed: int = 2) -> AdapterState:
     return AdapterState(state.method, modules, state.metadata)
 
 
-def delta(module: ModuleState) -> torch.Tensor:
+def reference_delta(module: ModuleState) -> torch.Tensor:
     """ΔW by the definition, one kernel position at a time: independent of PEFT and of the code under test."""
     down, up = module.tensors["down"], module.tensors["up"]
     product = torch.einsum("or,ri...->oi...", up.reshape(up.shape[:2]).double(), down.double())
@@ -140,12 +140,12 @@ def _noise(like: torch.Tensor, draw: torch.Generator) -> torch.Tensor:
     return torch.randn(like.shape, generator=draw) * 0.2
 
 
-UNET = [f"unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_{part}" for part in "qkv"]
-TEXT = ["text_encoder.text_model.encoder.layers.0.self_attn.q_proj"]
-QUICK = {"steps": 2, "seed": 7}
+UNET_PATHS = [f"unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_{part}" for part in "qkv"]
+TEXT_PATHS = ["text_encoder.text_model.encoder.layers.0.self_attn.q_proj"]
+TWO_STEPS = {"steps": 2, "seed": 7}
 
 
-def adapter(paths=(*UNET, *TEXT), seed=1, **metadata):
+def random_lora(paths=(*UNET_PATHS, *TEXT_PATHS), seed=1, **metadata):
     """A strong random adapter of rank 2 for 16-wide layers."""
     generator = torch.Generator().manual_seed(seed)
     modules = {}

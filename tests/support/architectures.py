@@ -16,7 +16,7 @@ def _clip(width: int, layers: int, heads: int, cls: type = CLIPTextModel) -> tor
 
 
 @cache
-def architecture(family: str) -> dict[str, torch.nn.Module]:
+def meta_models(family: str) -> dict[str, torch.nn.Module]:
     """The real models' layouts without weights (the configurations of their repositories)."""
     with torch.device("meta"):
         if family == "sd1":

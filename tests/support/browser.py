@@ -120,7 +120,7 @@ class Visitor:
         return path
 
 
-def until(condition, seconds: float = PATIENCE / 1000):
+def wait_until(condition, seconds: float = PATIENCE / 1000):
     """What ``condition()`` gives, as soon as it is true."""
     end = time.monotonic() + seconds
     while not (found := condition()):

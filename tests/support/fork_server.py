@@ -1,8 +1,8 @@
-"""Real processes that start in a blink: a parent that has imported everything forks one for each command.
+"""Real processes that start within milliseconds: a parent that has imported everything forks one for each command.
 
-A process of a run costs seconds to start, nearly all of them imports. Forked from here it is as real (it can be killed,
-has its own locks, limits and signal handlers), and a test or a soak can afford hundreds of them.
-``Nursery.start("sdlora.jobs.training_worker", [folder], log)`` is ``python -m sdlora.jobs.training_worker folder``.
+Starting the process of a run takes seconds, nearly all of them spent on imports. A forked process is as real (it can be
+killed and has its own locks, limits and signal handlers), and a test or a soak can afford hundreds of them.
+``ForkServer.start("sdlora.jobs.training_worker", [folder], log)`` is ``python -m sdlora.jobs.training_worker folder``.
 """
 
 import json
@@ -17,9 +17,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-NOBODY = 65534
-"""A user who owns nothing."""
-IMPORTED = (
+UNPRIVILEGED_UID = 65534
+"""User id of ``nobody``, who owns no files."""
+PRELOADED = (
     "sdlora.cli.main", "sdlora.service", "sdlora.jobs.training_worker",
     "sdlora.inference.inline_inference", "sdlora.training.trainer",
     "sdlora.generation.studio", "diffusers", "transformers", "transformers.models.clip.modeling_clip", "peft",
@@ -27,30 +27,30 @@ IMPORTED = (
     "diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion", "diffusers.schedulers.scheduling_pndm",
     "torch._dynamo", "PIL.PngImagePlugin", "encodings.utf_8_sig", "encodings.idna", "tomli_w",
 )  # fmt: skip
-"""By the parent: whatever a process would import first of all."""
+"""Modules that the parent imports before it forks."""
 
 
-class Process:
-    """A process of a nursery."""
+class ForkedProcess:
+    """A process that a fork server started."""
 
-    def __init__(self, pid: int, answer: Callable[[], int]):
+    def __init__(self, pid: int, read_number: Callable[[], int]):
         self.pid = pid
-        self._answer = answer
-        self._code: int | None = None
+        self._read_number = read_number
+        self._exit_code: int | None = None
 
     def send(self, number: int) -> None:
-        """Send it signal ``number``, in vain if it has ended. To be done before the next one starts."""
+        """Send signal ``number``; call it before the next process starts. A process that has ended ignores it."""
         os.kill(self.pid, number)
 
     def wait(self) -> int:
-        """Its exit code, or -n if signal n killed it, once it has ended."""
-        if self._code is None:
-            self._code = self._answer()
-        return self._code
+        """Wait for the end; return the exit code, or -n if signal n killed the process."""
+        if self._exit_code is None:
+            self._exit_code = self._read_number()
+        return self._exit_code
 
 
-class Nursery:
-    """The parent, in a process of its own. One command at a time: wait for one before the next is started."""
+class ForkServer:
+    """The parent, in a process of its own. It runs one command at a time: wait for one, then start the next."""
 
     def __init__(self) -> None:
         environment = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **os.environ}
@@ -58,34 +58,38 @@ class Nursery:
             [sys.executable, "-m", "tests.support.fork_server"],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, cwd=Path(__file__).parents[2],
         )  # fmt: skip
-        self._answer()  # It has imported everything.
+        self._read_number()  # It has imported everything.
 
     def start(
-        self, module: str, arguments: Sequence[str], log: Path, fault: str = "", room: int = 0, nobody: bool = False
-    ) -> Process:
-        """Fork a process that runs ``main()`` of ``module``; what it prints goes to the end of ``log``.
+        self, module: str, arguments: Sequence[str], log: Path, *,
+        failpoint: str = "", file_size_limit: int = 0, unprivileged: bool = False,
+    ) -> ForkedProcess:  # fmt: skip
+        """Fork a process that runs ``main()`` of ``module`` and appends what it prints to ``log``.
 
-        ``fault`` arms a point; ``room`` is how many bytes a file may have, as on a full disk; ``nobody`` takes away
-        the right to write what other users own, which root has.
+        ``failpoint`` arms a failpoint. ``file_size_limit`` limits files to that many bytes, like a full disk.
+        ``unprivileged`` drops root's right to write the files of other users.
         """
-        asked = dict(module=module, arguments=[*arguments], log=str(log), fault=fault, room=room, nobody=nobody)
+        command = dict(
+            module=module, arguments=[*arguments], log=str(log), failpoint=failpoint, file_size_limit=file_size_limit,
+            unprivileged=unprivileged,
+        )  # fmt: skip
         assert self._parent.stdin is not None
-        self._parent.stdin.write(json.dumps(asked).encode() + b"\n")
+        self._parent.stdin.write(json.dumps(command).encode() + b"\n")
         self._parent.stdin.flush()
-        return Process(self._answer(), self._answer)
+        return ForkedProcess(self._read_number(), self._read_number)
 
     def close(self) -> None:
         self._parent.kill()
         self._parent.wait()
 
-    def _answer(self) -> int:
+    def _read_number(self) -> int:
         assert self._parent.stdout is not None
         return int(self._parent.stdout.readline())
 
 
 def serve() -> None:
-    """Fork what is asked for on standard input; say its number, and later how it ended."""
-    for name in IMPORTED:
+    """Fork a process for each command on standard input; print its pid, and later its exit code."""
+    for name in PRELOADED:
         import_module(name)
     print(0, flush=True)
     pid = 0
@@ -101,23 +105,23 @@ def serve() -> None:
         print(end.si_status if end.si_code == os.CLD_EXITED else -end.si_status, flush=True)
 
 
-def _run(module: str, arguments: list[str], log: str, fault: str, room: int, nobody: bool) -> None:
-    """In the child: be that process, and end."""
+def _run(module: str, arguments: list[str], log: str, failpoint: str, file_size_limit: int, unprivileged: bool) -> None:
+    """Run the command in the child, and end the child."""
     from sdlora import failpoints
 
     code: Any = 1
     try:
         os.setsid()
-        printed = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
-        for number, handle in enumerate((os.open(os.devnull, os.O_RDONLY), printed, printed)):
+        output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+        for number, handle in enumerate((os.open(os.devnull, os.O_RDONLY), output, output)):
             os.dup2(handle, number)
         sys.argv = [module, *arguments]
-        if fault:
-            failpoints.arm(fault)
-        if room:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (room, resource.RLIM_INFINITY))
-        if nobody and os.geteuid() == 0:
-            os.seteuid(NOBODY)
+        if failpoint:
+            failpoints.arm(failpoint)
+        if file_size_limit:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (file_size_limit, resource.RLIM_INFINITY))
+        if unprivileged and os.geteuid() == 0:
+            os.seteuid(UNPRIVILEGED_UID)
         code = import_module(module).main()
     except SystemExit as end:
         code = end.code

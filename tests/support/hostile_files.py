@@ -13,7 +13,7 @@ import torch
 from PIL import Image, PngImagePlugin
 from safetensors.torch import save
 
-from tests.support.images import drawn
+from tests.support.images import noise_image
 
 Maker = Callable[[Path], object]
 """Makes one hostile file at a path."""
@@ -161,7 +161,7 @@ ADAPTERS = {
 
 def png(picture: Image.Image | None = None, **options: object) -> bytes:
     file = BytesIO()
-    (picture or drawn()).save(file, "PNG", **options)
+    (picture or noise_image()).save(file, "PNG", **options)
     return file.getvalue()
 
 
@@ -190,7 +190,7 @@ def text_bomb(path: Path) -> None:
     text = PngImagePlugin.PngInfo()
     for number in range(3):
         text.add_text(f"k{number}", "0" * 50_000_000, zip=True)
-    drawn().save(path, pnginfo=text)
+    noise_image().save(path, pnginfo=text)
 
 
 def zip_of(entries: dict[str | zipfile.ZipInfo, bytes], **options: object) -> Maker:

@@ -5,7 +5,7 @@ import time
 PATIENCE = 120
 
 
-def until(creator, number, check=lambda ticket: ticket.ended):
+def wait_for_job(creator, number, check=lambda ticket: ticket.ended):
     """The ticket as soon as ``check`` holds, and the states passed on the way."""
     seen = []
     end = time.monotonic() + PATIENCE

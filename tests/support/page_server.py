@@ -17,7 +17,7 @@ from urllib.parse import urlencode, urlsplit
 ROOT = Path(__file__).parent.parent.parent
 
 
-class Answer(NamedTuple):
+class Response(NamedTuple):
     """What came back; ``headers`` by lower-case name."""
 
     status: int
@@ -25,7 +25,7 @@ class Answer(NamedTuple):
     text: str
 
 
-class Live:
+class PageServer:
     """``python app.py`` on ``data_dir``, and what it printed."""
 
     def __init__(self, data_dir: Path, port: int, *flags: str, **environment: str):
@@ -49,7 +49,7 @@ class Live:
         self.process.terminate()
         assert self.process.wait(30) == 0
 
-    def ask(self, path: str, method: str = "GET", body: Any = None, **headers: str) -> Answer:
+    def request(self, path: str, method: str = "GET", body: Any = None, **headers: str) -> Response:
         """One request with its path as it is written; ``headers`` with dashes for underscores."""
         connection = HTTPConnection(self.host, int(self.port), timeout=60)
         try:
@@ -63,11 +63,11 @@ class Live:
         finally:
             connection.close()
 
-    def login(self, name: str, password: str) -> Answer:
+    def login(self, name: str, password: str) -> Response:
         form = urlencode({"username": name, "password": password})
-        return self.ask("/login", "POST", form, Content_Type="application/x-www-form-urlencoded")
+        return self.request("/login", "POST", form, Content_Type="application/x-www-form-urlencoded")
 
-    def raw(self, request: bytes) -> bytes:
+    def send_raw(self, request: bytes) -> bytes:
         """What comes back for bytes that need be no request at all, until nothing more comes."""
         with create_connection((self.host, int(self.port)), timeout=3) as wire:
             wire.sendall(request)
@@ -79,21 +79,21 @@ class Live:
                 pass
             return found
 
-    def upload(self, name: str, content: bytes) -> Answer:
+    def upload(self, name: str, content: bytes) -> Response:
         quoted = name.replace('"', "%22")
         head = f'--b\r\nContent-Disposition: form-data; name="files"; filename="{quoted}"\r\n\r\n'
         body = head.encode() + content + b"\r\n--b--\r\n"
-        return self.ask("/gradio_api/upload", "POST", body, Content_Type="multipart/form-data; boundary=b")
+        return self.request("/gradio_api/upload", "POST", body, Content_Type="multipart/form-data; boundary=b")
 
     def config(self) -> dict[str, Any]:
-        return json.loads(self.ask("/config").text)
+        return json.loads(self.request("/config").text)
 
     def call(self, function: int, data: Any, session: str | None = None, **more: Any) -> str:
         """The last message about a call of any function of the page, past the queue's answer if it has none."""
         self.number += 1
         session = session or f"session-{self.number}"
         body = {"data": data, "fn_index": function, "session_hash": session, **more}
-        joined = self.ask("/gradio_api/queue/join", "POST", body)
+        joined = self.request("/gradio_api/queue/join", "POST", body)
         if joined.status != 200:
             return f"{joined.status} {joined.text}"
         return self.follow(session)
@@ -114,14 +114,14 @@ class Live:
             connection.close()
 
 
-def read(answer: HTTPResponse) -> Answer:
+def read(answer: HTTPResponse) -> Response:
     headers: dict[str, str] = {}
     for name, value in answer.getheaders():
         headers[name.lower()] = f"{headers[name.lower()]}\n{value}" if name.lower() in headers else value
-    return Answer(answer.status, headers, answer.read().decode("utf-8", "replace"))
+    return Response(answer.status, headers, answer.read().decode("utf-8", "replace"))
 
 
-class Listener:
+class InternalServer:
     """A server inside the house, that nobody should be made to ask for anything."""
 
     def __init__(self) -> None:

@@ -18,7 +18,7 @@ def model_hash(path: Path) -> str:
         return file.metadata()["sshs_model_hash"]
 
 
-def outcome(run: Run) -> dict[str, Any]:
+def run_outcome(run: Run) -> dict[str, Any]:
     """Hashes of adapters and previews, the states' steps, every loss that any process told of, what was announced.
 
     What a process left half written is in it too, so that it equals no clean run's.

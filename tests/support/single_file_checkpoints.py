@@ -36,7 +36,7 @@ OPENCLIP = {
 State = Mapping[str, Any]
 
 
-def original(family: str, states: Mapping[str, State]) -> dict[str, Any]:
+def to_single_file(family: str, states: Mapping[str, State]) -> dict[str, Any]:
     """The tensors of a single file of ``family`` by name, from those of diffusers' parts by part and name."""
     unet = {f"model.diffusion_model.{name}": tensor for name, tensor in unet_names(states["unet"]).items()}
     vae = {f"first_stage_model.{name}": tensor for name, tensor in vae_names(states["vae"]).items()}
@@ -49,11 +49,11 @@ def original(family: str, states: Mapping[str, State]) -> dict[str, Any]:
     return unet | vae | first | openclip("conditioner.embedders.1.model.", states["text_encoder_2"])
 
 
-def write_original(path: Path, family: str, pipeline: Any, **save: Any) -> Path:
+def write_single_file(path: Path, family: str, pipeline: Any, **save: Any) -> Path:
     """Write the parts of ``pipeline`` as one file; return its path."""
 
     parts = ("unet", "vae", "text_encoder", *(["text_encoder_2"] if family == "sdxl" else []))
-    tensors = original(family, {part: getattr(pipeline, part).state_dict() for part in parts})
+    tensors = to_single_file(family, {part: getattr(pipeline, part).state_dict() for part in parts})
     save_file({name: tensor.contiguous().clone() for name, tensor in tensors.items()}, path, **save)
     return path
 
@@ -180,9 +180,9 @@ def fill_hub_cache(place: Path, repository: str, folder: Path, revision: str = "
 
 
 @cache
-def full_size(name):
+def full_size_shapes(name):
     """Names and shapes of a full-size single file, from the bundled configs."""
-    return {key: list(tensor.shape) for key, tensor in original(name, full_states(name)).items()}
+    return {key: list(tensor.shape) for key, tensor in to_single_file(name, full_states(name)).items()}
 
 
 def full_states(name):
@@ -201,7 +201,7 @@ def full_models(name):
     return {**models, "vae": vae}
 
 
-def words_of_clips_size(folder: Path) -> Path:
+def write_full_size_vocabulary(folder: Path) -> Path:
     """A vocabulary of 49408 pieces of which only the first few are words: the released one is on the hub alone."""
     from transformers import CLIPTokenizer
 

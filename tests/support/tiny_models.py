@@ -39,18 +39,19 @@ def tiny_clip_text_config(tokenizer: Any, width: int = 16) -> Any:
     )  # fmt: skip
 
 
-SECOND = 24
+SECOND_TEXT_WIDTH = 24
 """The width of SDXL's second text encoder: by their widths alone single files' encoders are told apart."""
 LEVELS: dict[str, Any] = {"norm_num_groups": 4, "attention_head_dim": 2, "sample_size": 8}
-UNETS: dict[str, dict[str, Any]] = {
+UNET_CONFIGS: dict[str, dict[str, Any]] = {
     "sd1": {**LEVELS, "block_out_channels": (8, 16, 16, 16), "cross_attention_dim": 16},
     "sd2": {**LEVELS, "block_out_channels": (8, 16, 16, 16), "cross_attention_dim": 16, "use_linear_projection": True},
     "sdxl": {
-        **LEVELS, "block_out_channels": (8, 16, 16), "cross_attention_dim": 16 + SECOND, "use_linear_projection": True,
+        **LEVELS, "block_out_channels": (8, 16, 16), "cross_attention_dim": 16 + SECOND_TEXT_WIDTH,
+        "use_linear_projection": True,
         "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
         "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
         "transformer_layers_per_block": (1, 2, 3), "addition_embed_type": "text_time", "addition_time_embed_dim": 8,
-        "projection_class_embeddings_input_dim": SECOND + 6 * 8,
+        "projection_class_embeddings_input_dim": SECOND_TEXT_WIDTH + 6 * 8,
     },
 }  # fmt: skip
 """The true architectures' UNets, with tiny widths, by family."""
@@ -68,7 +69,7 @@ def tiny_models(seed: int = 0, family: str = "sd1") -> dict[str, Any]:
         found = {
             "tokenizer": tokenizer,
             "text_encoder": CLIPTextModel(tiny_clip_text_config(tokenizer)).eval(),
-            "unet": UNet2DConditionModel(**UNETS[family]).eval(),
+            "unet": UNet2DConditionModel(**UNET_CONFIGS[family]).eval(),
             "vae": AutoencoderKL(
                 in_channels=3, out_channels=3, down_block_types=("DownEncoderBlock2D",) * 4,
                 up_block_types=("UpDecoderBlock2D",) * 4, block_out_channels=(4, 4, 8, 8), norm_num_groups=4,
@@ -81,7 +82,9 @@ def tiny_models(seed: int = 0, family: str = "sd1") -> dict[str, Any]:
             ),
         }  # fmt: skip
         if family == "sdxl":
-            found["text_encoder_2"] = CLIPTextModelWithProjection(tiny_clip_text_config(tokenizer, SECOND)).eval()
+            found["text_encoder_2"] = CLIPTextModelWithProjection(
+                tiny_clip_text_config(tokenizer, SECOND_TEXT_WIDTH)
+            ).eval()
             found["tokenizer_2"] = copy.deepcopy(tokenizer)
             found["tokenizer_2"].pad_token = "!"
         return found
@@ -100,18 +103,18 @@ def tiny_pipeline(seed: int = 0, family: str = "sd1") -> Any:
     )
 
 
-def tiny_base(folder: Path, family: str, seed: int = 0) -> Path:
+def write_tiny_model(folder: Path, family: str, seed: int = 0) -> Path:
     """Write a tiny model of ``family`` as a diffusers folder, and return it. A megabyte; the same for the same seed."""
     tiny_pipeline(seed, family).save_pretrained(folder)
     return Path(folder)
 
 
-def tiny_sd1(folder: Path, seed: int = 0) -> Path:
+def write_tiny_sd1(folder: Path, seed: int = 0) -> Path:
     """Write a tiny SD 1.x as a diffusers folder, and return it."""
-    return tiny_base(folder, "sd1", seed)
+    return write_tiny_model(folder, "sd1", seed)
 
 
-def tiny_clip(folder: Path, seed: int = 0) -> Path:
+def write_tiny_clip(folder: Path, seed: int = 0) -> Path:
     """Write a tiny random CLIP (image and text towers, 32-pixel pictures) as a transformers folder; return it."""
     import torch
     from transformers import CLIPConfig, CLIPModel, CLIPVisionConfig
@@ -133,7 +136,7 @@ def tiny_clip(folder: Path, seed: int = 0) -> Path:
     return Path(folder)
 
 
-def tiny_adapter(path: Path, **metadata: str) -> Path:
+def write_tiny_adapter(path: Path, **metadata: str) -> Path:
     """Write a LoRA of rank 2 for one layer, in kohya's keys, with such a header; return its path."""
     import torch
     from safetensors.torch import save_file

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from sdlora.config import TrainConfig
 
 
-def run_here(
+def train_in_process(
     config: TrainConfig,
     folder: Path,
     stop_after: int | None = None,
@@ -38,22 +38,22 @@ def run_here(
     return train(TrainJob(**dict(config), output=output, cache=cache, **told)), events, output
 
 
-def of(kind, events):
+def events_of(kind, events):
     return [event for event in events if type(event) is kind]
 
 
-def tensors(path):
+def read_tensors(path):
     return load_file(path)
 
 
 def assert_equal_files(one, other):
-    a, b = tensors(one), tensors(other)
+    a, b = read_tensors(one), read_tensors(other)
     assert a.keys() == b.keys()
     assert [key for key in a if not torch.equal(a[key], b[key])] == []
 
 
-def largest_difference(one, other):
-    a, b = tensors(one), tensors(other)
+def max_file_difference(one, other):
+    a, b = read_tensors(one), read_tensors(other)
     assert a.keys() == b.keys()
     return max((a[key].float() - b[key].float()).abs().max().item() for key in a)
 

@@ -15,8 +15,8 @@ from sdlora.training import trainer
 from sdlora.training.distributed import Distributed
 from sdlora.training.run_paths import RunPaths
 from sdlora.training.settings import Train
-from tests.support.tiny_models import tiny_base
-from tests.support.training import assert_equal_files, of, run_here, tensors
+from tests.support.tiny_models import write_tiny_model
+from tests.support.training import assert_equal_files, events_of, read_tensors, train_in_process
 
 SCALE = 1024.0
 
@@ -93,21 +93,21 @@ def overflow_at(number, monkeypatch):
 def test_a_run_passes_over_an_overflow_in_silence(configure, tmp_path, monkeypatch, gangs):
     overflow_at(1, monkeypatch)
     config = configure(train__steps=3, checkpoint__every=1, checkpoint__keep=3)
-    finished, events, output = run_here(config, tmp_path / "run")
+    finished, events, output = train_in_process(config, tmp_path / "run")
     assert finished
-    assert [event.message for event in of(Notice, events) if "left out" in event.message] == []
+    assert [event.message for event in events_of(Notice, events) if "left out" in event.message] == []
     scales = [checkpoint.load(output.states / f"{step:06}").values["scaler"]["scale"] for step in (1, 2, 3)]
     assert scales == [SCALE, SCALE / 2, SCALE / 2]
     assert_equal_files(output.checkpoint(1), output.checkpoint(2))
-    before, after = tensors(output.checkpoint(2)), tensors(output.checkpoint(3))
+    before, after = read_tensors(output.checkpoint(2)), read_tensors(output.checkpoint(3))
     assert any(not torch.equal(before[key], after[key]) for key in before)
 
 
 def test_a_resumed_run_keeps_its_scale(configure, tmp_path, monkeypatch, gangs):
     overflow_at(1, monkeypatch)
-    _, _, whole = run_here(configure(), tmp_path / "whole")
-    run_here(configure(), tmp_path / "parts", stop_after=3)
-    finished, _, parts = run_here(configure(), tmp_path / "parts")
+    _, _, whole = train_in_process(configure(), tmp_path / "whole")
+    train_in_process(configure(), tmp_path / "parts", stop_after=3)
+    finished, _, parts = train_in_process(configure(), tmp_path / "parts")
     assert finished
     assert [gang.scaler_state() for gang in gangs[::2]] == [gangs[0].scaler_state()] * 2
     assert gangs[2].scaler_state()["scale"] == SCALE / 2
@@ -135,16 +135,17 @@ def test_the_scaler_meets_float32_gradients_over_a_float16_base(method, family, 
         dtypes["vae"] = base.vae.dtype
 
     config = configure(
-        model__base=str(tiny_base(tmp_path / family, family)), adapter__method=method, adapter__targets="linear+conv",
+        model__base=str(write_tiny_model(tmp_path / family, family)), adapter__method=method,
+        adapter__targets="linear+conv",
         train__steps=3, sample__every=3, sample__prompts=["a red house"], sample__steps=2,
     )  # fmt: skip
-    finished, events, output = run_here(config, tmp_path / "run", between_steps=between)
+    finished, events, output = train_in_process(config, tmp_path / "run", between_steps=between)
     assert finished
     assert seen == {(torch.float32, torch.float32)}
     assert dtypes.pop("vae") == torch.float32  # In float16 some give infinite latents, and black pictures.
     assert set(dtypes.values()) == {torch.float16}
-    assert [event.message for event in of(Notice, events) if "left out" in event.message] == []
-    last, first = tensors(output.adapter), tensors(output.checkpoint(2))
+    assert [event.message for event in events_of(Notice, events) if "left out" in event.message] == []
+    last, first = read_tensors(output.adapter), read_tensors(output.checkpoint(2))
     assert all(tensor.isfinite().all() for tensor in last.values())
     assert any(not torch.equal(last[key], first[key]) for key in last)
     assert {tensor.dtype for key, tensor in last.items() if tensor.is_floating_point()} == {torch.float32}

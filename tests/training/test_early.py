@@ -4,7 +4,7 @@ import pytest
 
 from sdlora.errors import ConfigError
 from sdlora.events import Notice, Progress, StepDone
-from tests.support.training import run_here
+from tests.support.training import train_in_process
 
 VELOCITY = {"model__prediction_type": "v_prediction", "model__zero_terminal_snr": "on"}
 DRAWN = {"sample__every": 2, "sample__prompts": ["a red house"], "sample__steps": 1}
@@ -23,7 +23,7 @@ CLASS = {"prior__weight": 1.0, "prior__class_prompt": "a house", "prior__count":
 )
 def test_it_is_refused_in_one_sentence(settings, said, configure, tmp_path):
     with pytest.raises(ConfigError, match=said):
-        run_here(configure(**settings), tmp_path / "run")
+        train_in_process(configure(**settings), tmp_path / "run")
     assert not [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
 
 
@@ -36,13 +36,13 @@ def test_it_is_refused_in_one_sentence(settings, said, configure, tmp_path):
     ],
 )
 def test_what_is_never_drawn_is_no_hindrance(settings, configure, tmp_path):
-    finished, events, _ = run_here(configure(**VELOCITY, **settings, train__steps=2), tmp_path / "run")
+    finished, events, _ = train_in_process(configure(**VELOCITY, **settings, train__steps=2), tmp_path / "run")
     assert finished and sum(isinstance(event, StepDone) for event in events) == 2
     assert not any("no preview" in event.message for event in events if isinstance(event, Notice))
 
 
 def test_class_pictures_of_the_users_own_need_no_sampler(configure, pictures, tmp_path):
     own = {**CLASS, "prior__folder": str(pictures), "prior__sampler": "Heun"}
-    finished, events, _ = run_here(configure(**VELOCITY, **own, train__steps=1), tmp_path / "run")
+    finished, events, _ = train_in_process(configure(**VELOCITY, **own, train__steps=1), tmp_path / "run")
     assert finished
     assert not any(event.phase == "making class pictures" for event in events if isinstance(event, Progress))

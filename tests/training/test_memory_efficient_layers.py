@@ -16,11 +16,11 @@ from transformers.activations import QuickGELUActivation
 from sdlora.adapters import METHODS, attach
 from sdlora.training import cpu_matmul, recomputation
 from sdlora.training.memory_efficient_layers import EFFICIENT_CLASSES, use_memory_efficient_layers
-from tests.support.adapters import METHODS_MADE
-from tests.support.tiny_models import UNETS, tiny_models
+from tests.support.adapters import METHOD_SETTINGS
+from tests.support.tiny_models import UNET_CONFIGS, tiny_models
 
 GROUPS = ("attention", "linear+conv", "unet.up_blocks")
-CASES = [*product(UNETS, METHODS, ("linear+conv",)), *product(UNETS, ("lora",), GROUPS)]
+CASES = [*product(UNET_CONFIGS, METHODS, ("linear+conv",)), *product(UNET_CONFIGS, ("lora",), GROUPS)]
 
 
 EXACT = 1e-9
@@ -31,7 +31,7 @@ def attached(family: str, method: str, targets: str, dtype=torch.float32, **opti
     """A tiny model of ``family`` with an adapter of numbers in training, and its parameters."""
     parts = tiny_models(family=family)
     models = {name: parts[name].to(dtype) for name in parts if name == "unet" or name.startswith("text_encoder")}
-    own = METHODS_MADE[method] | {"targets": targets, "text_encoder": "unet" not in targets} | options
+    own = METHOD_SETTINGS[method] | {"targets": targets, "text_encoder": "unet" not in targets} | options
     parameters = METHODS[method](**own).attach(models, "a", 0)
     draw = torch.Generator().manual_seed(2)
     with torch.no_grad():
@@ -115,7 +115,7 @@ def test_in_float32_gradients_differ_by_rounding_alone():
     assert off(step("sd1", models, parameters)[1], gradients) <= 1e-5
 
 
-@pytest.mark.parametrize("family", UNETS)
+@pytest.mark.parametrize("family", UNET_CONFIGS)
 def test_checkpointed_layers_give_the_same_gradients(family):
     models, parameters = attached(family, "lora", "attention", torch.float64)
     _, gradients = step(family, models, parameters)

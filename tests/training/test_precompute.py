@@ -12,7 +12,7 @@ from sdlora.generation.studio import Studio
 from sdlora.training.precompute import prepare_class_images
 from sdlora.training.run_paths import RunPaths
 from sdlora.training.train_job import TrainJob
-from tests.support.tiny_models import tiny_sd1
+from tests.support.tiny_models import write_tiny_sd1
 
 PRIOR = {"prior__weight": 1.0, "prior__class_prompt": "a house", "prior__count": 2, "prior__steps": 2}
 
@@ -81,7 +81,7 @@ def test_class_pictures_are_made_anew_where_what_decides_them_changes_and_kept_e
 
 def test_another_base_makes_its_own_class_pictures(use, family, tmp_path):
     use(family)
-    other = load_family(Model(base=str(tiny_sd1(tmp_path / "other", seed=1))))
+    other = load_family(Model(base=str(write_tiny_sd1(tmp_path / "other", seed=1))))
     assert [call["base"] for call in use(other)] == [str(tmp_path / "other")] * 2
     assert use(family) == []
 

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from safetensors import safe_open
 
-from tests.support.training import run_here
+from tests.support.training import train_in_process
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def test_the_header_of_a_trained_file_tells_the_truth(configure, tmp_path, two_f
         train__text_encoder_learning_rate=5e-4, train__seed=7, train__gradient_accumulation=2, schedule__name="cosine",
         loss__min_snr_gamma=5.0, adapter__rank=3, adapter__alpha=1.5,
     )  # fmt: skip
-    _, _, output = run_here(config, tmp_path / "my-house")
+    _, _, output = train_in_process(config, tmp_path / "my-house")
     found = header(output.adapter)
     expected = {
         "ss_output_name": "my-house",
@@ -87,7 +87,7 @@ def test_the_header_of_a_trained_file_tells_the_truth(configure, tmp_path, two_f
 
 def test_what_a_run_has_not_is_not_in_its_header(configure, tmp_path):
     config = configure(data__trigger="", train__steps=1, train__text_encoder_learning_rate=0.0)
-    _, _, output = run_here(config, tmp_path / "run")
+    _, _, output = train_in_process(config, tmp_path / "run")
     found = header(output.adapter)
     assert not {"ss_text_encoder_lr", "modelspec.trigger_phrase", "ss_min_snr_gamma", "ss_clip_skip"} & found.keys()
     assert (found["ss_num_train_images"], found["ss_num_reg_images"]) == ("6", "0")

@@ -13,21 +13,21 @@ from sdlora.training.component_offload import ComponentOffload
 from sdlora.training.settings import Loss
 from sdlora.training.step import training_step
 from tests.support.marks import NEEDS_LIBRARY, SLOW
-from tests.support.training import assert_equal_files, largest_difference, of, run_here
+from tests.support.training import assert_equal_files, events_of, max_file_difference, train_in_process
 
 
 @pytest.mark.parametrize("kind", [pytest.param("int8", marks=SLOW), pytest.param("nf4", marks=NEEDS_LIBRARY)])
 def test_a_run_over_a_rounded_base_draws_resumes_to_the_same_bits_and_is_written(configure, tmp_path, kind):
     config = configure(model__quantize=kind, sample__every=3, sample__prompts=["a red house"], sample__steps=2)
-    _, events, whole = run_here(config, tmp_path / "whole")
-    assert [event.step for event in of(SampleReady, events)] == [0, 3, 6]
-    finished, events, parts = run_here(config, tmp_path / "parts", stop_after=3)
-    assert not finished and of(RunStopped, events)[0].step == 3
-    finished, events, parts = run_here(config, tmp_path / "parts")
-    assert finished and of(RunStarted, events)[0].step == 3
+    _, events, whole = train_in_process(config, tmp_path / "whole")
+    assert [event.step for event in events_of(SampleReady, events)] == [0, 3, 6]
+    finished, events, parts = train_in_process(config, tmp_path / "parts", stop_after=3)
+    assert not finished and events_of(RunStopped, events)[0].step == 3
+    finished, events, parts = train_in_process(config, tmp_path / "parts")
+    assert finished and events_of(RunStarted, events)[0].step == 3
     assert_equal_files(whole.adapter, parts.adapter)
-    _, _, wide = run_here(configure(), tmp_path / "wide")
-    assert largest_difference(whole.adapter, wide.adapter) > 0
+    _, _, wide = train_in_process(configure(), tmp_path / "wide")
+    assert max_file_difference(whole.adapter, wide.adapter) > 0
     family = load_family(Model(base=config.model.base))  # A base in full takes what was learnt over the rounded one.
     attach.load_state(family.models, read_adapter(whole.adapter), "learnt")
 
@@ -35,7 +35,7 @@ def test_a_run_over_a_rounded_base_draws_resumes_to_the_same_bits_and_is_written
 def test_class_pictures_of_a_rounded_base_are_not_those_of_the_whole_one(configure, tmp_path):
     prior = {"prior__weight": 1.0, "prior__class_prompt": "a house", "prior__count": 1, "prior__steps": 1}
     for number, bits in enumerate(({}, {"model__quantize": "int8"}, {})):
-        run_here(configure(train__steps=1, checkpoint__every=0, **prior, **bits), tmp_path / str(number))
+        train_in_process(configure(train__steps=1, checkpoint__every=0, **prior, **bits), tmp_path / str(number))
     made = list((tmp_path / "cache" / "class-images").glob("*/*.png"))
     assert len(made) == 2
 
@@ -77,11 +77,11 @@ def test_parts_are_on_the_device_when_they_are_at_work(configure, tmp_path, monk
         sample__prompts=["a red house"], sample__steps=1, prior__weight=1.0, prior__class_prompt="a house",
         prior__count=1, prior__steps=1,
     )  # fmt: skip
-    _, events, _ = run_here(config, tmp_path / "run")
+    _, events, _ = train_in_process(config, tmp_path / "run")
     everything = {"unet", "text_encoder", "vae"}
     drawn = [everything, {"vae"}, {"text_encoder"}, trained, everything, trained, everything, trained]
     assert placed == drawn  # class pictures, encoding, captions; before the first step and after the last a preview
-    told = [event.message for event in of(Notice, events)]
+    told = [event.message for event in events_of(Notice, events)]
     assert "train.offload is not used: on a CPU parts have nowhere else to wait" in told
 
 
@@ -91,15 +91,15 @@ def test_a_preview_for_which_the_parts_do_not_fit_together_costs_no_run(configur
 
     monkeypatch.setattr(ComponentOffload, "for_generation", full)
     config = configure(train__steps=2, sample__every=2, sample__prompts=["a red house"], sample__steps=1)
-    finished, events, _ = run_here(config, tmp_path / "run")
-    assert finished and not of(SampleReady, events)
-    assert sum("the device has too little memory for it" in event.message for event in of(Notice, events)) == 2
+    finished, events, _ = train_in_process(config, tmp_path / "run")
+    assert finished and not events_of(SampleReady, events)
+    assert sum("the device has too little memory for it" in event.message for event in events_of(Notice, events)) == 2
 
 
 def test_checkpointing_changes_no_gradient(configure, tmp_path):
     for name, on in (("plain", False), ("twice", True)):
-        run_here(configure(train__steps=2, train__gradient_checkpointing=on), tmp_path / name)
+        train_in_process(configure(train__steps=2, train__gradient_checkpointing=on), tmp_path / name)
     assert (
-        largest_difference(tmp_path / "plain" / "adapter.safetensors", tmp_path / "twice" / "adapter.safetensors")
+        max_file_difference(tmp_path / "plain" / "adapter.safetensors", tmp_path / "twice" / "adapter.safetensors")
         < 1e-5
     )

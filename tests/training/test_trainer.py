@@ -12,28 +12,35 @@ from sdlora.errors import ConfigError, FileError, NonFiniteError
 from sdlora.events import CheckpointSaved, Notice, RunFinished, RunStarted, RunStopped, SampleReady, StepDone
 from sdlora.training.distributed import Distributed
 from sdlora.training.trainer import TrainLoop
-from tests.support.tiny_models import tiny_base as make_base
-from tests.support.training import STEPS, assert_equal_files, largest_difference, of, run_here, tensors
+from tests.support.tiny_models import write_tiny_model as make_base
+from tests.support.training import (
+    STEPS,
+    assert_equal_files,
+    events_of,
+    max_file_difference,
+    read_tensors,
+    train_in_process,
+)
 
 
 def test_a_run_tells_its_story_and_writes_its_files(configure, tmp_path):
     config = configure(sample__every=3, sample__prompts=["a red house"], sample__steps=2)
-    finished, events, output = run_here(config, tmp_path / "run")
+    finished, events, output = train_in_process(config, tmp_path / "run")
     assert finished
-    started = of(RunStarted, events)[0]
+    started = events_of(RunStarted, events)[0]
     assert (started.step, started.steps, started.images, started.device) == (0, STEPS, 6, "cpu")
     assert started.modules == 16 * 4 + 2 * 4  # 16 cross-attentions of an SD 1.x UNet, 2 text layers; q, k, v, out
     assert 0 < started.share < 0.5
-    assert [event.step for event in of(StepDone, events)] == list(range(1, STEPS + 1))
-    assert [event.step for event in of(SampleReady, events)] == [0, 3, 6]
-    assert [event.step for event in of(CheckpointSaved, events)] == [2, 4, 6]
+    assert [event.step for event in events_of(StepDone, events)] == list(range(1, STEPS + 1))
+    assert [event.step for event in events_of(SampleReady, events)] == [0, 3, 6]
+    assert [event.step for event in events_of(CheckpointSaved, events)] == [2, 4, 6]
     assert type(events[-1]) is RunFinished
     assert (output.folder / events[-1].adapter) == output.adapter
-    written = of(SampleReady, events) + of(CheckpointSaved, events)
+    written = events_of(SampleReady, events) + events_of(CheckpointSaved, events)
     assert all((output.folder / event.path).is_file() for event in written)
     assert_equal_files(output.adapter, output.checkpoint(STEPS))
-    assert any(key.startswith("lora_te_text_model_") for key in tensors(output.adapter))
-    ups = [value for key, value in tensors(output.adapter).items() if "lora_up" in key]
+    assert any(key.startswith("lora_te_text_model_") for key in read_tensors(output.adapter))
+    ups = [value for key, value in read_tensors(output.adapter).items() if "lora_up" in key]
     assert all(up.abs().max() > 0 for up in ups)
 
 
@@ -44,13 +51,13 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(configure, tmp_pa
         optimizer__name=optimizer, adapter__dropout=0.2, train__gradient_accumulation=2, schedule__name="cosine",
         data__flip=True, data__caption_dropout=0.3, loss__noise_offset=0.05, **overrides,
     )  # fmt: skip
-    _, _, whole = run_here(config, tmp_path / "whole")
-    finished, events, parts = run_here(config, tmp_path / "parts", stop_after=3)
+    _, _, whole = train_in_process(config, tmp_path / "whole")
+    finished, events, parts = train_in_process(config, tmp_path / "parts", stop_after=3)
     assert not finished
-    assert of(RunStopped, events)[0].step == 3
-    finished, events, parts = run_here(config, tmp_path / "parts")
+    assert events_of(RunStopped, events)[0].step == 3
+    finished, events, parts = train_in_process(config, tmp_path / "parts")
     assert finished
-    assert of(RunStarted, events)[0].step == 3
+    assert events_of(RunStarted, events)[0].step == 3
     assert_equal_files(whole.adapter, parts.adapter)
 
 
@@ -71,13 +78,15 @@ def test_a_run_stopped_between_previews_resumes_bit_for_bit_with_all_that_varies
         prior__weight=0.5, prior__class_prompt="a house", prior__count=3, prior__steps=1,
         sample__every=2, sample__prompts=["a red house"], sample__steps=1, sample__seed=4,
     )  # fmt: skip
-    _, events, whole = run_here(config, tmp_path / "whole")
-    assert [event.step for event in of(SampleReady, events)] == [0, 2, 4, 6]
-    _, early, parts = run_here(config, tmp_path / "parts", stop_after=3)
-    finished, late, parts = run_here(config, tmp_path / "parts")
+    _, events, whole = train_in_process(config, tmp_path / "whole")
+    assert [event.step for event in events_of(SampleReady, events)] == [0, 2, 4, 6]
+    _, early, parts = train_in_process(config, tmp_path / "parts", stop_after=3)
+    finished, late, parts = train_in_process(config, tmp_path / "parts")
     assert finished
-    assert [event.step for event in of(SampleReady, early) + of(SampleReady, late)] == [0, 2, 4, 6]
-    assert [event.loss for event in of(StepDone, events)] == [event.loss for event in of(StepDone, early + late)]
+    assert [event.step for event in events_of(SampleReady, early) + events_of(SampleReady, late)] == [0, 2, 4, 6]
+    assert [event.loss for event in events_of(StepDone, events)] == [
+        event.loss for event in events_of(StepDone, early + late)
+    ]
     assert_equal_files(whole.adapter, parts.adapter)
     assert whole.sample(6, 0).read_bytes() == parts.sample(6, 0).read_bytes()
 
@@ -85,17 +94,17 @@ def test_a_run_stopped_between_previews_resumes_bit_for_bit_with_all_that_varies
 def test_a_run_whose_pictures_changed_is_not_resumed_as_another_one(configure, pictures, tmp_path):
     folder = shutil.copytree(pictures, tmp_path / "pictures")
     config = configure(data__folder=str(folder))
-    run_here(config, tmp_path / "run", stop_after=3)
+    train_in_process(config, tmp_path / "run", stop_after=3)
     (folder / "0.txt").write_text("something else")
     with pytest.raises(ConfigError, match="pictures and captions"):
-        run_here(config, tmp_path / "run")
+        train_in_process(config, tmp_path / "run")
 
 
 def test_a_run_whose_class_pictures_changed_is_not_resumed_as_another_one(configure, pictures, tmp_path):
     prior = dict(prior__weight=1.0, prior__class_prompt="a house", prior__folder=pictures, prior__count=3)
-    run_here(configure(**prior), tmp_path / "run", stop_after=2)
+    train_in_process(configure(**prior), tmp_path / "run", stop_after=2)
     with pytest.raises(ConfigError, match="begun with class pictures"):
-        run_here(configure(**{**prior, "prior__count": 2}), tmp_path / "run")
+        train_in_process(configure(**{**prior, "prior__count": 2}), tmp_path / "run")
 
 
 def test_a_preview_that_fails_costs_no_run(configure, tmp_path, monkeypatch):
@@ -106,9 +115,9 @@ def test_a_preview_that_fails_costs_no_run(configure, tmp_path, monkeypatch):
 
     monkeypatch.setattr(Studio, "generate", fail)
     config = configure(sample__every=2, sample__prompts=["a"])
-    finished, events, _ = run_here(config, tmp_path / "run")
+    finished, events, _ = train_in_process(config, tmp_path / "run")
     assert finished
-    assert "no preview at step 0: the picture is not finite" in [event.message for event in of(Notice, events)]
+    assert "no preview at step 0: the picture is not finite" in [event.message for event in events_of(Notice, events)]
 
 
 def test_a_preview_that_cannot_be_written_costs_no_run(configure, tmp_path, monkeypatch):
@@ -117,40 +126,40 @@ def test_a_preview_that_cannot_be_written_costs_no_run(configure, tmp_path, monk
 
     monkeypatch.setattr("sdlora.training.previews.save_images", full)
     config = configure(sample__every=3, sample__prompts=["a red house"], sample__steps=1)
-    finished, events, _ = run_here(config, tmp_path / "run")
+    finished, events, _ = train_in_process(config, tmp_path / "run")
     assert finished
-    assert sum("no preview at step" in event.message for event in of(Notice, events)) == 3
+    assert sum("no preview at step" in event.message for event in events_of(Notice, events)) == 3
 
 
 def test_another_seed_gives_another_adapter(configure, tmp_path):
-    _, _, one = run_here(configure(), tmp_path / "one")
-    _, _, other = run_here(configure(train__seed=1), tmp_path / "other")
-    assert largest_difference(one.adapter, other.adapter) > 1e-3
+    _, _, one = train_in_process(configure(), tmp_path / "one")
+    _, _, other = train_in_process(configure(train__seed=1), tmp_path / "other")
+    assert max_file_difference(one.adapter, other.adapter) > 1e-3
 
 
 def test_the_text_encoder_stops_where_told(configure, tmp_path):
-    _, _, output = run_here(configure(train__text_encoder_stop=2), tmp_path / "run")
-    early, late = tensors(output.checkpoint(2)), tensors(output.checkpoint(6))
+    _, _, output = train_in_process(configure(train__text_encoder_stop=2), tmp_path / "run")
+    early, late = read_tensors(output.checkpoint(2)), read_tensors(output.checkpoint(6))
     moved = {key for key in early if not torch.equal(early[key], late[key])}
     assert moved
     assert all(key.startswith("lora_unet_") for key in moved)
 
 
 def test_a_text_rate_of_zero_leaves_the_text_encoder_out(configure, tmp_path):
-    _, events, output = run_here(configure(train__text_encoder_learning_rate=0.0), tmp_path / "run")
-    assert of(RunStarted, events)[0].modules == 64
-    assert not any(key.startswith("lora_te_") for key in tensors(output.adapter))
+    _, events, output = train_in_process(configure(train__text_encoder_learning_rate=0.0), tmp_path / "run")
+    assert events_of(RunStarted, events)[0].modules == 64
+    assert not any(key.startswith("lora_te_") for key in read_tensors(output.adapter))
 
 
 def test_class_pictures_are_made_once_and_weigh_in(configure, tmp_path):
     prior = dict(prior__weight=1.0, prior__class_prompt="a house", prior__count=3, prior__steps=2)
-    _, events, with_prior = run_here(configure(**prior), tmp_path / "with")
+    _, events, with_prior = train_in_process(configure(**prior), tmp_path / "with")
     made = [event for event in events if getattr(event, "phase", "") == "making class pictures"]
     assert made[-1].done == 3
-    _, events, _ = run_here(configure(**prior), tmp_path / "again")
+    _, events, _ = train_in_process(configure(**prior), tmp_path / "again")
     assert [event for event in events if getattr(event, "phase", "") == "making class pictures"] == []
-    _, _, without = run_here(configure(), tmp_path / "without")
-    assert largest_difference(with_prior.adapter, without.adapter) > 1e-4
+    _, _, without = train_in_process(configure(), tmp_path / "without")
+    assert max_file_difference(with_prior.adapter, without.adapter) > 1e-4
 
 
 def test_class_examples_held_to_the_base_draw_nothing_while_the_adapter_does_nothing(configure, tmp_path):
@@ -160,40 +169,44 @@ def test_class_examples_held_to_the_base_draw_nothing_while_the_adapter_does_not
     """
     prior = dict(prior__weight=1.0, prior__class_prompt="a house", prior__count=3, prior__steps=1)
     once = dict(train__steps=1)
-    _, alone, without = run_here(configure(**once), tmp_path / "without")
-    _, events, held = run_here(configure(**once, **prior, prior__target="base"), tmp_path / "held")
-    assert of(StepDone, events)[0].loss == pytest.approx(of(StepDone, alone)[0].loss, rel=1e-5)
-    assert largest_difference(held.adapter, without.adapter) < 1e-4
-    _, _, later = run_here(configure(**prior, prior__target="base"), tmp_path / "later")
-    _, _, free = run_here(configure(), tmp_path / "free")
-    assert largest_difference(later.adapter, free.adapter) > 1e-2
+    _, alone, without = train_in_process(configure(**once), tmp_path / "without")
+    _, events, held = train_in_process(configure(**once, **prior, prior__target="base"), tmp_path / "held")
+    assert events_of(StepDone, events)[0].loss == pytest.approx(events_of(StepDone, alone)[0].loss, rel=1e-5)
+    assert max_file_difference(held.adapter, without.adapter) < 1e-4
+    _, _, later = train_in_process(configure(**prior, prior__target="base"), tmp_path / "later")
+    _, _, free = train_in_process(configure(), tmp_path / "free")
+    assert max_file_difference(later.adapter, free.adapter) > 1e-2
 
 
 def test_previews_and_checkpoints_change_nothing_in_a_schedule_free_run(configure, tmp_path):
     settings = dict(optimizer__name="schedulefree", sample__prompts=["a red house"], sample__steps=1)
-    _, _, looked_at = run_here(configure(sample__every=1, checkpoint__every=1, **settings), tmp_path / "looked at")
-    _, _, left_alone = run_here(configure(sample__every=0, checkpoint__every=0, **settings), tmp_path / "left alone")
+    _, _, looked_at = train_in_process(
+        configure(sample__every=1, checkpoint__every=1, **settings), tmp_path / "looked at"
+    )
+    _, _, left_alone = train_in_process(
+        configure(sample__every=0, checkpoint__every=0, **settings), tmp_path / "left alone"
+    )
     assert_equal_files(looked_at.adapter, left_alone.adapter)
 
 
 def test_prior_preservation_without_a_class_says_what_to_set(configure, tmp_path):
     with pytest.raises(ConfigError, match=r"prior\.class_prompt"):
-        run_here(configure(prior__weight=1.0), tmp_path / "run")
+        train_in_process(configure(prior__weight=1.0), tmp_path / "run")
 
 
 def test_training_goes_on_from_an_adapter_file(configure, tmp_path):
-    _, _, first = run_here(configure(), tmp_path / "first")
+    _, _, first = train_in_process(configure(), tmp_path / "first")
     too_small_to_move = 1e-30
     config = configure(adapter__init=str(first.adapter), train__learning_rate=too_small_to_move)
-    _, _, second = run_here(config, tmp_path / "second")
+    _, _, second = train_in_process(config, tmp_path / "second")
     assert_equal_files(first.adapter, second.adapter)
 
 
 def test_steps_are_counted_from_epochs_and_suggested_otherwise(configure, tmp_path):
-    _, events, _ = run_here(configure(train__steps=None, train__epochs=2), tmp_path / "epochs")
-    assert of(RunStarted, events)[0].steps == 6  # 2 epochs of 6 pictures, 2 a step (2 + 4 of each shape)
-    _, events, _ = run_here(configure(train__steps=None), tmp_path / "suggested", stop_after=1)
-    assert any("suggested" in event.message for event in of(Notice, events))
+    _, events, _ = train_in_process(configure(train__steps=None, train__epochs=2), tmp_path / "epochs")
+    assert events_of(RunStarted, events)[0].steps == 6  # 2 epochs of 6 pictures, 2 a step (2 + 4 of each shape)
+    _, events, _ = train_in_process(configure(train__steps=None), tmp_path / "suggested", stop_after=1)
+    assert any("suggested" in event.message for event in events_of(Notice, events))
 
 
 def test_gradients_that_stay_infinite_end_the_run_and_save_nothing_bad(configure, tmp_path, monkeypatch):
@@ -202,10 +215,10 @@ def test_gradients_that_stay_infinite_end_the_run_and_save_nothing_bad(configure
     real = trainer.training_step
     monkeypatch.setattr(trainer, "training_step", lambda *a, **k: real(*a, **k) * float("nan"))
     with pytest.raises(NonFiniteError, match=r"5 steps in a row.*train\.learning_rate"):
-        run_here(configure(train__steps=20, checkpoint__every=1), tmp_path / "run")
+        train_in_process(configure(train__steps=20, checkpoint__every=1), tmp_path / "run")
     saved = sorted((tmp_path / "run" / "checkpoints").iterdir())
     assert saved
-    assert all(value.isfinite().all() for path in saved for value in tensors(path).values())
+    assert all(value.isfinite().all() for path in saved for value in read_tensors(path).values())
 
 
 @pytest.fixture
@@ -250,13 +263,15 @@ def test_no_step_takes_numbers_from_the_device_one_by_one(configure, tmp_path, m
     monkeypatch.setattr(TrainLoop, "step", count)
     base = str(make_base(tmp_path / "base", family))
     prior = {"prior__weight": 1.0, "prior__count": 2, "prior__steps": 1, "data__class_name": "cat"}
-    run_here(configure(**prior, train__gradient_accumulation=2, train__steps=3, model__base=base), tmp_path / "run")
+    train_in_process(
+        configure(**prior, train__gradient_accumulation=2, train__steps=3, model__base=base), tmp_path / "run"
+    )
     assert counts == [0, 0, 0]
 
 
 def test_gradients_are_cut_to_the_norm_that_is_set(configure, tmp_path, norms):
-    run_here(configure(train__steps=1, train__max_grad_norm=0.0), tmp_path / "free")
-    run_here(configure(train__steps=1, train__max_grad_norm=1e-3), tmp_path / "cut")
+    train_in_process(configure(train__steps=1, train__max_grad_norm=0.0), tmp_path / "free")
+    train_in_process(configure(train__steps=1, train__max_grad_norm=1e-3), tmp_path / "cut")
     (before, after), (before_cut, after_cut) = norms
     assert before == before_cut > 2e-3
     assert after == pytest.approx(before, rel=1e-4)
@@ -279,8 +294,8 @@ def test_batches_that_are_added_up_equal_one_of_their_size(configure, tmp_path, 
     settings = {"data__folder": str(folder), "train__steps": 2, "train__learning_rate": 1e-3}
     one = configure(**settings, train__batch_size=4)
     two = configure(**settings, train__batch_size=2, train__gradient_accumulation=2)
-    told = [run_here(config, tmp_path / name)[1] for config, name in ((one, "one"), (two, "two"))]
-    at_once, added_up = ([event.loss for event in of(StepDone, events)] for events in told)
+    told = [train_in_process(config, tmp_path / name)[1] for config, name in ((one, "one"), (two, "two"))]
+    at_once, added_up = ([event.loss for event in events_of(StepDone, events)] for events in told)
     assert added_up == pytest.approx(at_once, rel=1e-4)
     befores = [before for before, _ in norms]
     assert befores[2:] == pytest.approx(befores[:2], rel=1e-3)
@@ -291,30 +306,32 @@ def test_one_bad_step_is_left_out_and_told(configure, tmp_path, monkeypatch):
 
     real = trainer.training_step
     monkeypatch.setattr(trainer, "training_step", lambda *a: real(*a) * (float("inf") if a[7] == 2 else 1.0))
-    finished, events, output = run_here(configure(), tmp_path / "run")
+    finished, events, output = train_in_process(configure(), tmp_path / "run")
     assert finished
-    assert [event.message for event in of(Notice, events) if "left out" in event.message] == [
+    assert [event.message for event in events_of(Notice, events) if "left out" in event.message] == [
         "step 3 was left out: its loss or gradient is not finite"
     ]
-    assert all(value.isfinite().all() for value in tensors(output.adapter).values())
+    assert all(value.isfinite().all() for value in read_tensors(output.adapter).values())
 
 
 def test_half_precision_on_a_cpu_is_refused(configure, tmp_path):
     with pytest.raises(ConfigError, match="fp16 does not work on a CPU"):
-        run_here(configure(train__precision="fp16"), tmp_path / "run")
+        train_in_process(configure(train__precision="fp16"), tmp_path / "run")
 
 
 def test_a_bf16_base_trains_float32_adapters(configure, tmp_path):
-    finished, events, output = run_here(configure(train__precision="bf16"), tmp_path / "run")
+    finished, events, output = train_in_process(configure(train__precision="bf16"), tmp_path / "run")
     assert finished
-    assert of(RunStarted, events)[0].precision == "bf16"
-    assert all(value.dtype == torch.float32 for value in tensors(output.adapter).values())
+    assert events_of(RunStarted, events)[0].precision == "bf16"
+    assert all(value.dtype == torch.float32 for value in read_tensors(output.adapter).values())
 
 
 def test_gradient_checkpointing_changes_memory_not_results(configure, tmp_path):
-    _, _, plain = run_here(configure(adapter__dropout=0.1), tmp_path / "plain")
-    _, _, saving = run_here(configure(adapter__dropout=0.1, train__gradient_checkpointing=True), tmp_path / "saving")
-    assert largest_difference(plain.adapter, saving.adapter) < 1e-6
+    _, _, plain = train_in_process(configure(adapter__dropout=0.1), tmp_path / "plain")
+    _, _, saving = train_in_process(
+        configure(adapter__dropout=0.1, train__gradient_checkpointing=True), tmp_path / "saving"
+    )
+    assert max_file_difference(plain.adapter, saving.adapter) < 1e-6
 
 
 def test_no_step_decodes_a_file_or_runs_the_vae(configure, tmp_path, monkeypatch):
@@ -322,14 +339,14 @@ def test_no_step_decodes_a_file_or_runs_the_vae(configure, tmp_path, monkeypatch
     from sdlora.data import cache
     from sdlora.families.stable_diffusion import SD1
 
-    run_here(configure(), tmp_path / "first")
+    train_in_process(configure(), tmp_path / "first")
 
     def never(*args, **kwargs):
         raise AssertionError("a step touched the pictures or the VAE")
 
     monkeypatch.setattr(cache, "open_image", never)
     monkeypatch.setattr(SD1, "encode_images", never)
-    finished, _, _ = run_here(configure(), tmp_path / "second")
+    finished, _, _ = train_in_process(configure(), tmp_path / "second")
     assert finished
 
 
@@ -349,7 +366,7 @@ def test_no_step_encodes_text_where_no_text_encoder_trains(configure, tmp_path, 
 
     monkeypatch.setattr(trainer, "training_step", step)
     frozen = configure(train__text_encoder_learning_rate=0.0, data__shuffle_captions=True, data__caption_dropout=0.3)
-    finished, _, _ = run_here(frozen, tmp_path / "run")
+    finished, _, _ = train_in_process(frozen, tmp_path / "run")
     assert finished
 
 
@@ -357,8 +374,8 @@ def test_a_run_whose_checkpoints_do_not_fit_on_the_disk_ends_before_its_first_st
     """Six steps saved every other: three states of three times the adapter in float32, and five adapter files."""
     from sdlora.training import trainer
 
-    _, events, _ = run_here(configure(), tmp_path / "whole")
-    needed = (3 * 3 + 5) * 4 * of(RunStarted, events)[0].parameters
+    _, events, _ = train_in_process(configure(), tmp_path / "whole")
+    needed = (3 * 3 + 5) * 4 * events_of(RunStarted, events)[0].parameters
 
     def begin(*args):
         raise AssertionError("the first step")
@@ -367,36 +384,38 @@ def test_a_run_whose_checkpoints_do_not_fit_on_the_disk_ends_before_its_first_st
     for free, error, said in ((needed - 1, FileError, "on this disk"), (needed, AssertionError, "the first step")):
         monkeypatch.setattr(shutil, "disk_usage", lambda folder, free=free: SimpleNamespace(free=free))
         with pytest.raises(error, match=said):
-            run_here(configure(), tmp_path / str(free))
+            train_in_process(configure(), tmp_path / str(free))
 
 
 def test_tensorboard_writes_its_log(configure, tmp_path):
-    _, _, output = run_here(configure(train__tensorboard=True), tmp_path / "run")
+    _, _, output = train_in_process(configure(train__tensorboard=True), tmp_path / "run")
     assert list(output.tensorboard.rglob("events.out.tfevents*"))
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "prodigy"])
 def test_a_run_that_goes_on_longer_equals_one_of_that_length_from_the_start(configure, tmp_path, optimizer):
     asked = dict(adapter__dropout=0.2, data__flip=True, optimizer__name=optimizer)
-    run_here(configure(**asked), tmp_path / "longer")
-    finished, events, longer = run_here(configure(train__steps=10, **asked), tmp_path / "longer")
-    _, _, whole = run_here(configure(train__steps=10, **asked), tmp_path / "whole")
+    train_in_process(configure(**asked), tmp_path / "longer")
+    finished, events, longer = train_in_process(configure(train__steps=10, **asked), tmp_path / "longer")
+    _, _, whole = train_in_process(configure(train__steps=10, **asked), tmp_path / "whole")
     assert finished
-    assert of(RunStarted, events)[0].step == STEPS
-    assert "this run goes on from step 6 to 10, where it was to end at 6" in [e.message for e in of(Notice, events)]
+    assert events_of(RunStarted, events)[0].step == STEPS
+    assert "this run goes on from step 6 to 10, where it was to end at 6" in [
+        e.message for e in events_of(Notice, events)
+    ]
     assert_equal_files(whole.adapter, longer.adapter)
 
 
 def test_the_rate_of_a_longer_run_is_that_of_its_new_length(configure, tmp_path):
     config = configure(schedule__name="cosine")
-    run_here(config, tmp_path / "run")
-    _, events, _ = run_here(configure(schedule__name="cosine", train__steps=10), tmp_path / "run")
-    rates = [event.learning_rate for event in of(StepDone, events)]
+    train_in_process(config, tmp_path / "run")
+    _, events, _ = train_in_process(configure(schedule__name="cosine", train__steps=10), tmp_path / "run")
+    rates = [event.learning_rate for event in events_of(StepDone, events)]
     assert rates == [config.train.learning_rate * config.schedule.factor(step, 10) for step in range(6, 10)]
-    assert any(event.message.endswith("its rate is that of a cosine run of 10") for event in of(Notice, events))
+    assert any(event.message.endswith("its rate is that of a cosine run of 10") for event in events_of(Notice, events))
 
 
 def test_a_run_cannot_end_before_where_it_is(configure, tmp_path):
-    run_here(configure(), tmp_path / "run")
+    train_in_process(configure(), tmp_path / "run")
     with pytest.raises(ConfigError, match=r"train\.steps = 4: this run has done 6 steps already"):
-        run_here(configure(train__steps=4), tmp_path / "run")
+        train_in_process(configure(train__steps=4), tmp_path / "run")

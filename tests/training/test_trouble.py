@@ -11,7 +11,7 @@ from sdlora.errors import ConfigError, DatasetError, NonFiniteError
 from sdlora.events import Notice, RunFinished, RunStarted, RunStopped, StepDone
 from sdlora.training import prepare, trainer
 from sdlora.training.distributed import Distributed
-from tests.support.training import STEPS, assert_equal_files, of, run_here, tensors
+from tests.support.training import STEPS, assert_equal_files, events_of, read_tensors, train_in_process
 
 
 def cut(path):
@@ -41,28 +41,30 @@ def test_a_picture_spoilt_while_the_run_begins_is_named_and_spoils_no_cache(
     with monkeypatch.context() as patch:
         patch.setattr(prepare, "load_base", lambda *args: (CHANGES[change](own / "4.png"), open_base(*args))[1])
         with pytest.raises(DatasetError, match=r"4\.png: "):
-            run_here(config, tmp_path / "run")
+            train_in_process(config, tmp_path / "run")
     shutil.copy(pictures / "4.png", own)
-    run_here(config, tmp_path / "run")
+    train_in_process(config, tmp_path / "run")
     shutil.rmtree(tmp_path / "cache")
-    run_here(config, tmp_path / "clean")
+    train_in_process(config, tmp_path / "clean")
     assert_equal_files(tmp_path / "run" / "adapter.safetensors", tmp_path / "clean" / "adapter.safetensors")
 
 
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_picture_spoilt_between_steps_costs_the_run_nothing_and_a_resume_names_it(configure, own, tmp_path, change):
     config = configure(data__folder=str(own))
-    run_here(config, tmp_path / "whole")
+    train_in_process(config, tmp_path / "whole")
     kept = shutil.copytree(own, tmp_path / "kept")
-    _, events, _ = run_here(config, tmp_path / "parts", 3, between_steps=lambda family: shutil.rmtree(own, True))
-    assert of(RunStopped, events)[0].step == 3
+    _, events, _ = train_in_process(
+        config, tmp_path / "parts", 3, between_steps=lambda family: shutil.rmtree(own, True)
+    )
+    assert events_of(RunStopped, events)[0].step == 3
     shutil.copytree(kept, own)
     CHANGES[change](own / "4.png")
     said = {"cut": r"4\.png", "removed": "pictures and captions", "another": "pictures and captions"}[change]
     with pytest.raises((DatasetError, ConfigError), match=said):
-        run_here(config, tmp_path / "parts")
+        train_in_process(config, tmp_path / "parts")
     shutil.copy(kept / "4.png", own)
-    finished, _, output = run_here(config, tmp_path / "parts")
+    finished, _, output = train_in_process(config, tmp_path / "parts")
     assert finished
     assert_equal_files(tmp_path / "whole" / "adapter.safetensors", output.adapter)
 
@@ -83,15 +85,15 @@ def spoil_gradients(monkeypatch, step, value):
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 def test_a_gradient_that_is_none_under_a_finite_loss_leaves_its_step_out(configure, tmp_path, monkeypatch, value):
     spoil_gradients(monkeypatch, lambda step: step == 2, value)
-    finished, events, output = run_here(configure(checkpoint__every=1), tmp_path / "run")
+    finished, events, output = train_in_process(configure(checkpoint__every=1), tmp_path / "run")
     assert finished
-    assert all(torch.tensor(event.loss).isfinite() for event in of(StepDone, events))
-    assert [event.message for event in of(Notice, events) if "left out" in event.message] == [
+    assert all(torch.tensor(event.loss).isfinite() for event in events_of(StepDone, events))
+    assert [event.message for event in events_of(Notice, events) if "left out" in event.message] == [
         "step 3 was left out: its loss or gradient is not finite"
     ]
-    before, after = tensors(output.checkpoint(2)), tensors(output.checkpoint(3))
+    before, after = read_tensors(output.checkpoint(2)), read_tensors(output.checkpoint(3))
     assert all(torch.equal(before[key], after[key]) for key in before)
-    assert all(value.isfinite().all() for value in tensors(output.adapter).values())
+    assert all(value.isfinite().all() for value in read_tensors(output.adapter).values())
 
 
 def test_gradients_that_stay_none_end_the_run_and_what_it_saved_is_sound(configure, tmp_path, monkeypatch):
@@ -99,17 +101,17 @@ def test_gradients_that_stay_none_end_the_run_and_what_it_saved_is_sound(configu
     with monkeypatch.context() as patch:
         spoil_gradients(patch, lambda step: step >= 4, float("nan"))
         with pytest.raises(NonFiniteError, match=r"5 steps in a row gave no finite gradient \(the last was 9\)"):
-            run_here(config, tmp_path / "run")
-    finished, events, output = run_here(config, tmp_path / "run")
+            train_in_process(config, tmp_path / "run")
+    finished, events, output = train_in_process(config, tmp_path / "run")
     assert finished
-    assert of(RunStarted, events)[0].step == 6
+    assert events_of(RunStarted, events)[0].step == 6
     saved = [output.adapter, *output.checkpoints.iterdir(), *output.states.glob("*/*.safetensors")]
-    assert all(value.isfinite().all() for path in saved for value in tensors(path).values())
+    assert all(value.isfinite().all() for path in saved for value in read_tensors(path).values())
 
 
 @pytest.mark.parametrize("jump", [-86_400.0, 86_400.0])
 def test_a_clock_that_is_set_changes_no_duration_no_order_and_no_bit(configure, tmp_path, monkeypatch, jump):
-    _, _, whole = run_here(configure(), tmp_path / "whole")
+    _, _, whole = train_in_process(configure(), tmp_path / "whole")
     real, now = time.time, [0.0]
     monkeypatch.setattr(time, "time", lambda: real() + now[0])
     step = trainer.training_step
@@ -120,10 +122,10 @@ def test_a_clock_that_is_set_changes_no_duration_no_order_and_no_bit(configure, 
 
     monkeypatch.setattr(trainer, "training_step", with_jumps)
     begun = time.monotonic()
-    run_here(configure(), tmp_path / "run", stop_after=3)
-    _, events, output = run_here(configure(), tmp_path / "run")
+    train_in_process(configure(), tmp_path / "run", stop_after=3)
+    _, events, output = train_in_process(configure(), tmp_path / "run")
     taken = time.monotonic() - begun
-    assert [event.step for event in of(StepDone, events)] == [4, 5, STEPS]
-    assert all(0 < event.seconds < taken and 0 <= event.left < taken * STEPS for event in of(StepDone, events))
-    assert 0 < of(RunFinished, events)[0].seconds < taken
+    assert [event.step for event in events_of(StepDone, events)] == [4, 5, STEPS]
+    assert all(0 < event.seconds < taken and 0 <= event.left < taken * STEPS for event in events_of(StepDone, events))
+    assert 0 < events_of(RunFinished, events)[0].seconds < taken
     assert_equal_files(whole.adapter, output.adapter)

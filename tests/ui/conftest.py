@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.page_server import CANARY, PASSWORD, Answer, Listener, Live
+from tests.support.page_server import CANARY, PASSWORD, InternalServer, PageServer, Response
 
 
 @pytest.fixture(scope="session")
@@ -25,30 +25,30 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def listener() -> Iterator[Listener]:
-    listener = Listener()
+def listener() -> Iterator[InternalServer]:
+    listener = InternalServer()
     yield listener
     listener.close()
 
 
 @pytest.fixture(scope="session")
-def page(house: Path) -> Iterator[Live]:
+def page(house: Path) -> Iterator[PageServer]:
     """As one starts it for oneself: no password, this machine only."""
-    page = Live(house / "open", 7971)
+    page = PageServer(house / "open", 7971)
     yield page
     page.stop()
 
 
 @pytest.fixture(scope="session")
-def locked(house: Path) -> Iterator[Live]:
+def locked(house: Path) -> Iterator[PageServer]:
     """With ``--listen`` and a password; no cookie is kept from here."""
-    locked = Live(house / "locked", 7981, "--listen", "127.0.0.1", SDLORA_PASSWORD=PASSWORD)
+    locked = PageServer(house / "locked", 7981, "--listen", "127.0.0.1", SDLORA_PASSWORD=PASSWORD)
     yield locked
     locked.stop()
 
 
 @pytest.fixture(scope="session")
-def entered(locked: Live) -> tuple[Answer, str]:
+def entered(locked: PageServer) -> tuple[Response, str]:
     """The answer to the right password, and the cookies that it gave."""
     answer = locked.login("sdlora", PASSWORD)
     return answer, "; ".join(line.split(";")[0] for line in answer.headers["set-cookie"].split("\n"))

@@ -12,7 +12,7 @@ from sdlora.service import GenerationRequest
 from sdlora.ui import compare_panel as panel
 from sdlora.ui import create_form, create_tab, page_html
 from sdlora.ui.app_state import AppState
-from tests.support.adapters import adapter
+from tests.support.adapters import random_lora
 
 FIELDS = [
     "a house",
@@ -65,8 +65,8 @@ def desk(configure, tmp_path):
     desk.creator = Submitted()
     run = service.prepare_run(configure(sample__prompts=["<b>a</b> house"]), "glass", tmp_path)
     for step in (2, 4):
-        write_adapter(adapter(seed=step), run.checkpoint(step))
-    write_adapter(adapter(seed=4), run.adapter)
+        write_adapter(random_lora(seed=step), run.checkpoint(step))
+    write_adapter(random_lora(seed=4), run.adapter)
     return desk
 
 
@@ -84,8 +84,8 @@ def test_an_adapter_brings_what_its_run_says_of_their_base(configure, tmp_path):
     said = {"prediction_type": "v_prediction", "zero_terminal_snr": "on"}
     config = configure(**{f"model__{name}": value for name, value in said.items()}, model__variant="fp16")
     run = service.prepare_run(config, "fast", tmp_path)
-    write_adapter(adapter(), run.checkpoint(2))
-    write_adapter(adapter(), run.adapter)
+    write_adapter(random_lora(), run.checkpoint(2))
+    write_adapter(random_lora(), run.adapter)
     base = config.model.base
     asked = GenerationRequest("a", base=base, base_settings={"zero_terminal_snr": "off"})
     assert desk.mixed(GenerationRequest("a", base=base), [("fast", 1.0)]).model == config.model

@@ -12,7 +12,7 @@ from sdlora.generation.infotext import RecalledSettings, recall_text
 from sdlora.service import AdapterFile, GenerationRequest, InferenceClient, JobStatus
 from sdlora.ui import create_form, create_tab, gallery_panel
 from sdlora.ui.app_state import AppState, RunsSnapshot
-from tests.support.adapters import UNET, adapter
+from tests.support.adapters import UNET_PATHS, random_lora
 
 
 @pytest.fixture
@@ -20,11 +20,15 @@ def desk(tmp_path, monkeypatch):
     """Two adapters of `pocket` and one of another width; what is submitted is kept, not drawn."""
     import torch
 
-    wide = adapter(UNET[:1])
+    wide = random_lora(UNET_PATHS[:1])
     module = ModuleState({"down": torch.ones(2, 32), "up": torch.ones(32, 2)}, alpha=2.0)
-    wide.modules[UNET[0]] = module
+    wide.modules[UNET_PATHS[0]] = module
     files = []
-    for name, state, base in (("cat", adapter(), "pocket"), ("glass", adapter(seed=2), "pocket"), ("wide", wide, "/w")):
+    for name, state, base in (
+        ("cat", random_lora(), "pocket"),
+        ("glass", random_lora(seed=2), "pocket"),
+        ("wide", wide, "/w"),
+    ):
         state.metadata["modelspec.trigger_phrase"] = f"{name} style"
         write_adapter(state, tmp_path / f"{name}.safetensors")
         files.append(AdapterFile(name, tmp_path / f"{name}.safetensors", base))

@@ -206,29 +206,29 @@ def test_answers_stream_part_by_part():
 def test_after_five_wrong_passwords_an_address_waits_a_minute():
     now = [0.0]
     around = Guard(reply, HostPolicy(), Throttle(lambda: now[0]))
-    login = {"around": around, "method": "POST", "path": "/login"}
+    request = {"around": around, "method": "POST", "path": "/login"}
     wrong = {"answers": 400}
     for _ in range(login.TRIES):
-        assert ask(scope=wrong, **login)[0] == 400
-    status, headers, text = ask(scope={"answers": 200}, **login)  # Not even the right one is compared.
+        assert ask(scope=wrong, **request)[0] == 400
+    status, headers, text = ask(scope={"answers": 200}, **request)  # Not even the right one is compared.
     assert (status, headers[b"retry-after"], "60 seconds" in text) == (429, b"60", True)
-    assert ask(scope={"client": ("192.0.2.2", 1)}, **login)[0] == 200
+    assert ask(scope={"client": ("192.0.2.2", 1)}, **request)[0] == 200
     assert ask(around=around)[0] == 200  # Only logging in waits.
     now[0] = 61.0
-    assert ask(scope={"answers": 200}, **login)[0] == 200
+    assert ask(scope={"answers": 200}, **request)[0] == 200
     for _ in range(login.TRIES - 1):
-        assert ask(scope=wrong, **login)[0] == 400
-    assert ask(scope={"answers": 200}, **login)[0] == 200  # A right one wipes the slate.
-    assert ask(scope=wrong, **login)[0] == 400
+        assert ask(scope=wrong, **request)[0] == 400
+    assert ask(scope={"answers": 200}, **request)[0] == 200  # A right one wipes the slate.
+    assert ask(scope=wrong, **request)[0] == 400
 
 
 def test_a_household_is_one_address_and_a_header_makes_none():
     around = Guard(reply, HostPolicy())
-    login = {"around": around, "method": "POST", "path": "/login/"}
+    request = {"around": around, "method": "POST", "path": "/login/"}
     for number in range(login.TRIES):
         scope = {"answers": 400, "client": (f"2001:db8::{number + 1}", 1)}
-        assert ask(scope=scope, x_forwarded_for=f"10.0.0.{number}", **login)[0] == 400
-    assert ask(scope={"client": ("2001:db8::ffff", 1)}, **login)[0] == 429
+        assert ask(scope=scope, x_forwarded_for=f"10.0.0.{number}", **request)[0] == 400
+    assert ask(scope={"client": ("2001:db8::ffff", 1)}, **request)[0] == 429
 
 
 def test_few_addresses_are_remembered(monkeypatch):

@@ -8,7 +8,7 @@ from sdlora.formats.adapter_check import AdapterCheck
 from sdlora.storage.library import ImportResult
 from sdlora.ui import adapter_detail, library_html, library_tab
 from sdlora.ui.app_state import AppState
-from tests.support.tiny_models import tiny_adapter as adapter
+from tests.support.tiny_models import write_tiny_adapter as adapter
 
 
 @pytest.fixture

@@ -12,8 +12,8 @@ from sdlora.storage.journal import Journal
 from sdlora.ui import app_state as desks
 from sdlora.ui.app_state import AppState
 from sdlora.ui.page import _look
-from tests.support.memory_checks import held, require_flat
-from tests.support.tiny_models import tiny_adapter as adapter
+from tests.support.memory_checks import assert_flat, resources_in_use
+from tests.support.tiny_models import write_tiny_adapter as adapter
 
 POLL_SECONDS = 2
 """Between two looks of a visitor, as the page's timer has them at most."""
@@ -42,7 +42,7 @@ def watched(configure, data_dir, monkeypatch, hours):
             journal(StepDone(step=number + 1, steps=looks, loss=1.0, learning_rate=1e-3, seconds=1.0, left=9.0))
         seen, *_ = _look(desk, "mystyle", None, seen)
         if number + 1 in (looks // 3, looks):
-            marks.append(held())
+            marks.append(resources_in_use())
     desk.close()
     journal.close()
     assert desk.view(run).step == looks - 9
@@ -51,12 +51,12 @@ def watched(configure, data_dir, monkeypatch, hours):
 
 @pytest.mark.skipif(os.name == "nt", reason="counts open files as POSIX does")
 def test_half_an_hour_of_looks_leaves_memory_and_open_files_flat(configure, tmp_path, monkeypatch):
-    require_flat(*watched(configure, tmp_path / "data", monkeypatch, hours=0.5))
+    assert_flat(*watched(configure, tmp_path / "data", monkeypatch, hours=0.5))
 
 
 @pytest.mark.slow
 def test_six_hours_of_looks_leave_memory_and_open_files_flat(configure, tmp_path, monkeypatch):
-    require_flat(*watched(configure, tmp_path / "data", monkeypatch, hours=6))
+    assert_flat(*watched(configure, tmp_path / "data", monkeypatch, hours=6))
 
 
 def test_no_cache_of_the_package_is_without_a_bound():

@@ -10,8 +10,8 @@ from sdlora.formats import write_adapter
 from sdlora.service import ToolJob, ToolProgress
 from sdlora.ui import adapter_detail, bake_panel, job_widget, library_html, tools_panel
 from sdlora.ui.app_state import AppState
-from tests.support.adapters import made
-from tests.support.tiny_models import tiny_adapter as adapter
+from tests.support.adapters import random_adapter
+from tests.support.tiny_models import write_tiny_adapter as adapter
 
 
 @pytest.fixture
@@ -91,7 +91,7 @@ def test_what_is_missing_is_said_in_a_sentence_before_anything_starts(desk):
 def test_the_base_is_asked_for_where_an_adapter_depends_on_it(desk):
     desk.library.folder.mkdir(parents=True)
     for name in ("lora", "dora"):
-        write_adapter(made(name), desk.library.folder / f"{name}.safetensors")
+        write_adapter(random_adapter(name), desk.library.folder / f"{name}.safetensors")
     assert tools_panel._base_of(desk, "lora", "")["visible"] is False
     assert tools_panel._base_of(desk, "lora", "dora")["visible"] is True
     assert adapter_detail.show_adapter(desk, "lora")[6]["visible"] is False
