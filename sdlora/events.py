@@ -1,17 +1,20 @@
-"""What a run tells: small frozen records, each one line of the run's journal.
+"""Events of a job: small frozen records, each written as one line of JSON.
 
-The trainer emits them, the journal keeps them, every viewer (command line, page, Python) reads
-them. Times are seconds since the epoch for people to read; durations come from a monotonic clock.
+Every process of this package (training, inference, tools, profiling) reports by these events: to a run's journal, to a
+pipe or to a log. Every front end reads them with ``Event.from_json``. ``time`` is in seconds since the epoch, for
+people to read; durations come from a monotonic clock.
 """
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field, fields
-from typing import ClassVar
+from typing import Any, ClassVar
 
-MOST = 1 << 62
-"""Above any number that is counted: larger ones do not fit into a float's arithmetic."""
+LARGEST_NUMBER = 1 << 62
+"""Upper bound of the numbers in an event: larger ones do not fit into a float's arithmetic."""
+REPORT_SECONDS = 0.25
+"""Seconds between two reports of one phase's progress."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,11 +28,12 @@ class Event:
         Event.KINDS[cls.__name__] = cls
 
     def to_json(self) -> str:
+        """Return the event as one line of JSON, without its end."""
         return json.dumps({"kind": type(self).__name__, **asdict(self)}, ensure_ascii=False)
 
     @staticmethod
     def from_json(line: str) -> "Event":
-        """Raises ValueError for a line that is torn, or of a kind or shape unknown to this version."""
+        """Parse a line. Raises ValueError for one that is torn, or of a kind or shape unknown to this version."""
         try:
             values = json.loads(line)
         except RecursionError:
@@ -37,10 +41,10 @@ class Event:
         cls = Event.KINDS.get(str(values.pop("kind", None))) if isinstance(values, dict) else None
         if cls is None:
             raise ValueError(f"not an event: {line[:80]!r}")
-        known = {f.name: f.type for f in fields(cls)}
-        given = {name: value for name, value in values.items() if name in known}
+        types = {f.name: f.type for f in fields(cls)}
+        given = {name: value for name, value in values.items() if name in types}
         for name, value in given.items():
-            if not _fits(value, known[name]):
+            if not _has_type(value, types[name]):
                 raise ValueError(f"not a {cls.__name__}: its {name} is of another type")
         try:
             return cls(**given)
@@ -48,18 +52,84 @@ class Event:
             raise ValueError(f"not a {cls.__name__}: {error}") from None
 
 
-def _fits(value: object, kind: object) -> bool:
-    """Whether a value from a journal, which may be a stranger's, is of a field's type."""
+def _has_type(value: object, kind: object) -> bool:
+    """Check a value from a journal, which anyone may have written, against the type of its field."""
+    if kind is Any:
+        return True
     if kind is int:
-        return isinstance(value, int) and not isinstance(value, bool) and abs(value) < MOST
+        return isinstance(value, int) and not isinstance(value, bool) and abs(value) < LARGEST_NUMBER
     if kind is float:
-        return isinstance(value, float) or _fits(value, int)
+        return isinstance(value, float) or _has_type(value, int)
     return isinstance(value, str)
+
+
+def read_events(lines: Iterable[bytes]) -> Iterator[Event]:
+    """Parse lines as they come; torn or unknown ones, such as what a library prints, are passed over."""
+    for line in lines:
+        try:
+            yield Event.from_json(line.decode())
+        except ValueError:
+            continue
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobStarted(Event):
+    """Job ``number`` of a process that serves several has begun; the events that follow are of this job."""
+
+    number: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Waiting(Event):
+    """The job waits, usually for a device; ``message`` says what for."""
+
+    message: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress(Event):
+    """A phase of the job moves on; of a run, a phase other than training. ``total`` is 0 where it cannot be counted."""
+
+    phase: str
+    done: int = 0
+    total: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Notice(Event):
+    """A message for the user that stops nothing."""
+
+    message: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result(Event):
+    """A result, as JSON has it. A job on several files gives one for each; else the last one counts."""
+
+    value: Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finished(Event):
+    """The job is done."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cancelled(Event):
+    """The job was stopped on request."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failed(Event):
+    """The job ended with an error: a message for the user, and the exit code of its kind (``sdlora.errors``)."""
+
+    message: str
+    exit_code: int
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunStarted(Event):
-    """A process took the run up: at step ``step`` of ``steps`` (0 for a fresh run)."""
+    """A process began to train the run at step ``step`` of ``steps`` (0 for a new run)."""
 
     step: int
     steps: int
@@ -68,27 +138,11 @@ class RunStarted(Event):
     base: str
     images: int
     modules: int
-    """Layers that carry an adapter."""
+    """Number of layers that have an adapter."""
     parameters: int
-    """Trainable parameters."""
+    """Number of trainable parameters."""
     share: float
     """Trainable parameters over all parameters of the trained models, 0 to 1."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Progress(Event):
-    """A phase other than training moves on: loading, class images, caching, saving."""
-
-    phase: str
-    done: int
-    total: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class Notice(Event):
-    """Something worth knowing that stops nothing."""
-
-    message: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,12 +158,12 @@ class StepDone(Event):
     left: float
     """Estimated seconds until the last step is done."""
     memory: int = 0
-    """Bytes that the main process holds on its device; 0 where there is no telling."""
+    """Bytes that the main process uses on its device; 0 where that cannot be measured."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SampleReady(Event):
-    """A preview picture was written; ``path`` is relative to the run's folder."""
+    """A preview image was written; ``path`` is relative to the run's folder."""
 
     step: int
     index: int
@@ -126,14 +180,14 @@ class CheckpointSaved(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunStopped(Event):
-    """Stopped on request at ``step``, and saved."""
+class RunStopped(Cancelled):
+    """The run was stopped on request at ``step``, and saved."""
 
     step: int
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunFinished(Event):
+class RunFinished(Finished):
     """All steps are done; ``adapter`` is relative to the run's folder."""
 
     step: int
@@ -142,21 +196,31 @@ class RunFinished(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunFailed(Event):
-    """The run ended with an error; ``message`` is written for its user."""
-
-    message: str
-    exit_code: int
+class RunFailed(Failed):
+    """The run ended with an error."""
 
 
 OnEvent = Callable[[Event], None]
 OnProgress = Callable[[int, int], None]
-"""Told how much is done, of how much in all."""
-
-
-def unwatched(done: int, total: int) -> None:
-    """The ``OnProgress`` of those who do not look."""
+"""Called with how much is done, of how much in all."""
 
 
 def ignore(event: Event) -> None:
-    """The listener of those who do not listen."""
+    """Do nothing: the default listener."""
+
+
+def unwatched(done: int, total: int) -> None:
+    """Do nothing: the default ``OnProgress``."""
+
+
+def report_progress(on_event: OnEvent, phase: str, every: float = REPORT_SECONDS) -> OnProgress:
+    """Return a callable that reports a phase's progress, at most once in ``every`` seconds, and always its end."""
+    last = float("-inf")
+
+    def report(done: int, total: int) -> None:
+        nonlocal last
+        if done == total or time.monotonic() - last > every:
+            last = time.monotonic()
+            on_event(Progress(phase=phase, done=done, total=total))
+
+    return report

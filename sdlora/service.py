@@ -54,7 +54,6 @@ from sdlora.jobs.profiler import Profiler as Profiler
 from sdlora.jobs.run_estimate import RunEstimate as RunEstimate
 from sdlora.jobs.run_estimate import estimate_run as estimate_run
 from sdlora.jobs.tool_process import ToolJob as ToolJob
-from sdlora.jobs.tool_process import ToolProgress as ToolProgress
 from sdlora.jobs.tool_process import bake_job as bake_job
 from sdlora.jobs.tool_process import inspect_layers_job as inspect_layers_job
 from sdlora.jobs.training_queue import TrainingQueue as TrainingQueue
@@ -352,20 +351,16 @@ def bake_model(
     output: Path,
     dtype: str = "fp16",
     data_dir: Path | None = None,
-    on_phase: Callable[[str], object] = str,
+    on_event: OnEvent = ignore,
 ) -> Path:
     """``base`` with ``adapters`` (run, name or file, and scale) folded in: a new diffusers folder, a zip of one, or for
     a single file another one.
 
-    In a process of its own, as it needs torch; ``on_phase`` is told what that does, and what is worth knowing. What is
-    said of the base is as the adapters' runs have it. Raises ConfigError for an adapter that there is not, FileError
-    with the process's words for whatever else is wrong.
+    It runs in a process of its own, as it needs torch; ``on_event`` gets its progress and notices. Settings of the base
+    are those of the adapters' runs. Raises ConfigError for an unknown adapter, and what ``sdlora.editing.bake`` raises.
     """
     output = as_path(output)
     files = [(adapter_name(path), path, scale) for path, scale in ((adapter_of(n, data_dir), s) for n, s in adapters)]
     said = trained_base_settings((path for _, path, _ in files), base)
-    errand = bake_job(base, files, output, dtype, said)
-    errand.finish(lambda stage: on_phase(stage.phase))
-    for note in errand.notes:
-        on_phase(note)
+    bake_job(base, files, output, dtype, said).finish(on_event)
     return output

@@ -175,9 +175,7 @@ def bake(parsed: argparse.Namespace) -> int:
     base, terminal = service.resolve_base(parsed.base, parsed.data_dir), TerminalProgress(parsed.base)
     model = options.model(parsed, base, (path for path, _ in named))
     with capture_warnings(terminal.note):
-        made = editing.bake(
-            model, adapters, parsed.output, parsed.dtype, terminal.progress("writing tensors"), terminal.say
-        )
+        made = editing.bake(model, adapters, parsed.output, parsed.dtype, terminal)
     terminal.close()
     print(made)
     return 0

@@ -15,8 +15,10 @@ from sdlora.events import (
     RunStopped,
     SampleReady,
     StepDone,
+    report_progress,
 )
 from sdlora.formatting import format_duration
+from sdlora.time_left import TimeLeft
 
 QUIET_SECONDS = 5.0
 """Between two lines of progress where the output is no terminal."""
@@ -34,6 +36,7 @@ class TerminalProgress:
         self._loss: float | None = None
         self._shown = 0.0
         self._pending = False
+        self._time_left = TimeLeft()
 
     def __call__(self, event: Event) -> None:
         match event:
@@ -45,7 +48,7 @@ class TerminalProgress:
             case Notice():
                 self.note(event.message)
             case Progress():
-                self._moving(f"{event.phase} {event.done}/{event.total}", event.done >= event.total)
+                self._progress(event)
             case StepDone():
                 if math.isfinite(event.loss):
                     before = event.loss if self._loss is None else self._loss
@@ -62,17 +65,8 @@ class TerminalProgress:
                 self.say(f"stopped at step {event.step} and saved; go on with: sdlora resume {self.name}")
 
     def progress(self, phase: str) -> OnProgress:
-        """A callback for work that counts what is done: shows ``phase`` with the time left."""
-        first: tuple[float, int] | None = None
-
-        def show(done: int, total: int) -> None:
-            nonlocal first
-            begun, before = first = first or (time.monotonic(), done)  # What came before it is no part of its pace.
-            left = (time.monotonic() - begun) / max(done - before, 1) * (total - done)
-            told = f"  {format_duration(left)} left" if done > before else ""
-            self._moving(f"{phase} {done}/{total}{told}", done >= total)
-
-        return show
+        """Return a callback for work that counts what is done: it shows ``phase`` with the time left."""
+        return report_progress(self, phase)
 
     def say(self, text: str) -> None:
         """A line of its own."""
@@ -82,6 +76,14 @@ class TerminalProgress:
     def note(self, text: str) -> None:
         """What is worth knowing and stops nothing."""
         self.say(f"note: {text}")
+
+    def _progress(self, event: Progress) -> None:
+        if not event.total:
+            self.say(f"{event.phase} ...")
+            return
+        left = self._time_left.update(event.phase, event.done, event.total)
+        words = "" if left is None else f"  {format_duration(left)} left"
+        self._moving(f"{event.phase} {event.done}/{event.total}{words}", event.done >= event.total)
 
     def _moving(self, text: str, final: bool) -> None:
         if self.live:

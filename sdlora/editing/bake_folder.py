@@ -4,7 +4,7 @@ import inspect
 import json
 import tempfile
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,7 @@ from sdlora.adapters.fused import fuse
 from sdlora.adapters.state import Scale
 from sdlora.diffusion.ddpm import ZERO_SNR
 from sdlora.errors import ConfigError, FileError, NonFiniteError
+from sdlora.events import OnEvent, Progress, ignore
 from sdlora.families.loading import load_family, quiet_libraries
 from sdlora.families.settings import Model
 from sdlora.filesystem.paths import as_path
@@ -25,8 +26,6 @@ from sdlora.generation.infotext import SAID_OF_BASE
 if TYPE_CHECKING:
     from sdlora.families.base import Family
 
-OnPhase = Callable[[str], object]
-"""Told what is being done, in a few words."""
 MERGED = ("fp32", "fp16")
 """The types in which a merged model is written."""
 NOTE = "merged.json"
@@ -38,12 +37,12 @@ def bake_folder(
     adapters: Sequence[tuple[str, Path, Scale]],
     output: Path,
     dtype: str = "fp16",
-    on_phase: OnPhase = str,
+    on_event: OnEvent = ignore,
 ) -> Path:
     """Write a base with ``adapters`` (name, file, scale) folded in to ``output``: a new folder, or a ``.zip`` of one.
 
     All sums are made in float32 on the CPU and rounded once, to ``dtype``. What ``model`` says of the base's schedule
-    is written too. ``on_phase`` is told what is being done. Warns of adapters that were trained with another schedule.
+    is written too. ``on_event`` gets the progress. Warns of adapters that were trained with another schedule.
     Raises ConfigError for what is taken or chosen twice, ModelError, FormatError, MismatchError, FileError.
     """
     output = as_path(output)
@@ -55,15 +54,15 @@ def bake_folder(
         raise ConfigError(f"{output}: exists already; choose another name, or move it away")
     model = model if isinstance(model, Model) else Model(base=model)
     said = {name: value for name in SAID_OF_BASE if (value := getattr(model, name)) != "auto"}
-    on_phase("loading the base model")
+    on_event(Progress(phase="loading the base model"))
     family = load_family(model)
     for number, (name, path, _) in enumerate(adapters):
-        on_phase(f"reading {name}")
+        on_event(Progress(phase=f"reading {name}"))
         state = read_adapter(path)
         attach.load_state(family.models, state, str(number))
         if odd := schedule_mismatch(name, state.metadata, family.scheduler_config, said):
             warnings.warn(odd, stacklevel=2)
-    on_phase("folding the adapters in")
+    on_event(Progress(phase="folding the adapters in"))
     with fuse(family.models, {str(number): scale for number, (_, _, scale) in enumerate(adapters)}):
         note = {
             "base": Path(model.base).name,
@@ -71,11 +70,11 @@ def bake_folder(
             "adapters": [{"name": name, "scale": scale} for name, _, scale in adapters],
             "dtype": dtype,
         }
-        _write(family, note, output, dtype, on_phase)
+        _write(family, note, output, dtype, on_event)
     return output
 
 
-def _write(family: "Family", note: dict[str, Any], output: Path, dtype: str, on_phase: OnPhase) -> None:
+def _write(family: "Family", note: dict[str, Any], output: Path, dtype: str, on_event: OnEvent) -> None:
     """The folder whole or not at all: it is made beside ``output`` under another name."""
     with ExitStack() as held:
         try:
@@ -83,7 +82,7 @@ def _write(family: "Family", note: dict[str, Any], output: Path, dtype: str, on_
             require_free_space(output.parent, 2 * _bytes(family, dtype))
             beside = Path(held.enter_context(tempfile.TemporaryDirectory(prefix=".merging-", dir=output.parent)))
             folder = beside / output.stem
-            on_phase("writing the model")
+            on_event(Progress(phase="writing the model"))
             with quiet_libraries():
                 pipeline = _pipeline(family, dtype)
                 _require_finite(pipeline, output, dtype)
@@ -92,7 +91,7 @@ def _write(family: "Family", note: dict[str, Any], output: Path, dtype: str, on_
             if output.suffix != ".zip":
                 folder.rename(output)
                 return
-            on_phase("packing the zip file")
+            on_event(Progress(phase="packing the zip file"))
             pack_folder(folder, output)
         except OSError as error:
             raise FileError(f"{output}: cannot be written ({error.strerror or error})") from error

@@ -12,7 +12,7 @@ from sdlora.adapters import parametrizations
 from sdlora.adapters.compatibility import require_compatible
 from sdlora.adapters.state import AdapterState, ModuleState
 from sdlora.errors import ConfigError, FileError, NonFiniteError
-from sdlora.events import OnProgress, unwatched
+from sdlora.events import OnEvent, OnProgress, ignore, report_progress
 from sdlora.families.base_models import locate_base
 from sdlora.families.layer_weights import TensorLocation, group_by_tensor, locate_tensors
 from sdlora.families.meta_model import build_meta_model
@@ -26,8 +26,6 @@ from sdlora.formats.storage import DTYPES
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from sdlora.editing.bake_folder import OnPhase
 
 NAMES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 """torch's names of the types that are written, and safetensors'."""
@@ -43,15 +41,14 @@ def bake(
     adapters: Sequence[tuple[str, Path, float]],
     output: Path,
     dtype: str = "fp16",
-    on_progress: OnProgress = unwatched,
-    on_phase: "OnPhase" = str,
+    on_event: OnEvent = ignore,
 ) -> Path:
     """Write a base with ``adapters`` (name, file, scale) folded into its weights to ``output``, which is new.
 
     A ``.safetensors`` file of a single-file base is written tensor by tensor, as its base is laid out, one layer at a
     time in memory; else a diffusers folder, or a ``.zip`` of one. Sums are made in float32 and rounded once. What
-    ``model`` says of the base's schedule is written too. Warns of adapters that were trained with another schedule.
-    Raises ConfigError, ModelError, FormatError, MismatchError, FileError.
+    ``model`` says of the base's schedule is written too. Warns of adapters that were trained with another schedule;
+    ``on_event`` gets the progress. Raises ConfigError, ModelError, FormatError, MismatchError, FileError.
     """
     from sdlora.editing.bake_folder import MERGED  # Here: live models take seconds to import, which others need not.
     from sdlora.editing.bake_folder import bake_folder as fold
@@ -59,7 +56,7 @@ def bake(
     output = as_path(output)
     model = model if isinstance(model, Model) else Model(base=model)
     if output.suffix != ".safetensors":
-        return fold(model, adapters, output, dtype, on_phase)
+        return fold(model, adapters, output, dtype, on_event)
     source = locate_base(model.base)
     if source.kind != "file":
         raise ConfigError(
@@ -73,7 +70,8 @@ def bake(
         raise ConfigError(f"{output}: exists already; choose another name, or move it away")
     states = [(name, read_adapter(path), scale) for name, path, scale in adapters]
     _warn(Path(source.location), model, states)
-    _bake_file(Path(source.location), model, states, output, getattr(torch, DTYPES[dtype]), on_progress)
+    progress = report_progress(on_event, "writing tensors")
+    _bake_file(Path(source.location), model, states, output, getattr(torch, DTYPES[dtype]), progress)
     return output
 
 

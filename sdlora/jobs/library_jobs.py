@@ -2,7 +2,7 @@
 
 import shutil
 import tempfile
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
@@ -10,49 +10,45 @@ from typing import Any
 
 from sdlora.adapters.targets import ALL_LAYERS
 from sdlora.errors import ConfigError, SdloraError
+from sdlora.events import Event, OnEvent, ignore
 from sdlora.filesystem.paths import as_path
 from sdlora.formats.adapter_check import AdapterCheck
 from sdlora.formats.header_summary import METHOD_NAMES, read_header_summary
-from sdlora.jobs.tool_process import ToolJob, ToolProgress, check_adapters
+from sdlora.jobs.tool_process import ToolJob, check_adapters
 from sdlora.storage.library import SUFFIX, ImportResult, Library, file_version
 
 NEEDING = tuple(METHOD_NAMES[method] for method in ("dora", "ia3"))
 """What cards call the methods that change a weight by what it is."""
 
 
-class LibraryJob:
-    """An adapter that is being made. Going over it tells where that stands; at its end ``name`` is in the library.
+class LibraryJob(ToolJob):
+    """A tool that makes an adapter; when it is done, that is in the library under ``name``.
 
-    ``errand.answer`` has the self-test's sentence (``proof``), the number of ``layers``, the lowest and the highest of
-    its ``ranks``, and of a resize the share that is ``kept``. Raises FileError in the words of the process; then
-    nothing is there.
+    ``result`` has the sentence of the round-trip check (``proof``), the number of ``layers``, the lowest and the
+    highest of its ``ranks``, and of a resize the share of energy that is ``kept``. If it fails or is stopped, nothing
+    remains.
     """
 
-    def __init__(self, library: Library, errand: str, name: str, base: str, **values: Any):
+    def __init__(self, library: Library, tool: str, name: str, base: str, **values: Any):
+        super().__init__(tool, name=name, base=base, **values)
         self.library, self.name, self.base = library, name, base
-        self.errand = ToolJob(errand, name=name, base=base, **values)
 
-    def __iter__(self) -> Generator[ToolProgress]:
+    def __iter__(self) -> Generator[Event]:
         scratch = as_path(self.library.data_dir) / "cache" / "making"
         scratch.mkdir(parents=True, exist_ok=True)
         folder = Path(tempfile.mkdtemp(dir=scratch))
         try:
             made = folder / f"{self.name}{SUFFIX}"
-            self.errand.values["output"] = made
-            yield from self.errand
+            self.request["output"] = made
+            yield from super().__iter__()
             self.name = self.library.adopt(made, self.name, self.base)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
-    def finish(self, on_stage: Callable[[ToolProgress], object] = str) -> str:
-        """Go over it to the end, and return the adapter's name."""
-        for stage in self:
-            on_stage(stage)
+    def finish(self, on_event: OnEvent = ignore) -> str:
+        """Run the job to its end, and return the adapter's name."""
+        super().finish(on_event)
         return self.name
-
-    def stop(self) -> None:
-        """As an ``Errand``'s."""
-        self.errand.stop()
 
 
 def merge_job(

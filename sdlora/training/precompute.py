@@ -12,7 +12,7 @@ from sdlora.data.batches import BatchLoader
 from sdlora.data.cache import LatentCache, TextCache
 from sdlora.data.dataset import Example
 from sdlora.data.tensor_store import TensorStore
-from sdlora.events import OnEvent, OnProgress, Progress
+from sdlora.events import report_progress, unwatched
 from sdlora.families.base import Conditioning, Family, to_device_async
 from sdlora.generation.prompt_weighting import escape_weights
 from sdlora.generation.samplers import require_zero_snr_support
@@ -65,7 +65,7 @@ def prepare_class_images(
         shelf,
         missing[gang.rank :: gang.count],
         make,
-        _report_phase(job.on_event, "making class pictures") if missing else lambda done, total: None,
+        report_progress(job.on_event, "making class pictures") if missing else unwatched,
         job.should_stop,
     )
     return None if gang.any_process(not finished) else pictures.examples()
@@ -83,7 +83,7 @@ def cache_latents(
         1 if gang.device.type == "cpu" or family.native_size > MIDDLING else ENCODE_BATCH,
     )
     views = batches.views(0, steps * job.train.gradient_accumulation)
-    tell = _report_phase(job.on_event, "encoding pictures")
+    tell = report_progress(job.on_event, "encoding pictures")
     finished = cache.prepare(views[gang.rank :: gang.count], family.encode_images, tell, job.should_stop)
     return None if gang.any_process(not finished) else cache
 
@@ -116,7 +116,7 @@ def prepare_text_encoder(
     cache = TextCache(TensorStore(job.cache / "text"), f"{fingerprint}/{gang.precision}", encode)
     mine = captions[gang.rank :: gang.count]
     finished = not mine or cache.prepare(
-        tokens(mine), _report_phase(job.on_event, "encoding captions"), job.should_stop
+        tokens(mine), report_progress(job.on_event, "encoding captions"), job.should_stop
     )
     if gang.any_process(not finished):
         return None
@@ -145,7 +145,3 @@ class LiveTextEncoder:
 def is_live(encode: Callable[[list[str]], Conditioning]) -> bool:
     """Whether ``encode``, from ``prepare_text_encoder``, needs the text encoders at every step."""
     return isinstance(encode, LiveTextEncoder)
-
-
-def _report_phase(on_event: OnEvent, phase: str) -> OnProgress:
-    return lambda done, total: on_event(Progress(phase=phase, done=done, total=total))

@@ -6,7 +6,6 @@ the seed and the step, so a resumed run equals an uninterrupted one, and N proce
 
 import dataclasses
 import math
-import statistics
 import time
 from collections import deque
 from collections.abc import Callable
@@ -21,6 +20,7 @@ from sdlora.events import CheckpointSaved, Progress, RunFinished, RunStarted, Ru
 from sdlora.generation.memory import used_bytes
 from sdlora.optim import averaged_parameters
 from sdlora.seeds import derive
+from sdlora.time_left import steps_left
 from sdlora.training.component_offload import ComponentOffload
 from sdlora.training.distributed import Distributed
 from sdlora.training.precompute import is_live
@@ -228,7 +228,7 @@ class TrainLoop:
 
     def _tell_step(self, step: int, loss: float) -> None:
         rate, seconds = self.trained.optimizer.param_groups[0]["lr"], self.durations[-1]
-        left = statistics.median(self.durations) * (self.ready.steps - step)
+        left = steps_left(self.durations, self.ready.steps - step)
         self.job.on_event(
             StepDone(
                 step=step,

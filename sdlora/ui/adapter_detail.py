@@ -131,7 +131,7 @@ def _looking(desk: AppState, name: str, checkpoint: str, base: str | None) -> jo
 
 
 def _looked(made: job_widget.FileJob) -> list[Any]:
-    return ["", library_html.layers(made.errand.answer, made.file)]
+    return ["", library_html.layers(made.job.result, made.file)]
 
 
 def _export(desk: AppState, name: str, checkpoint: str, format: str, dtype: str) -> list[Any]:

@@ -20,6 +20,7 @@ from sdlora import service
 from sdlora.config import TrainConfig, fitted
 from sdlora.data.images import open_image
 from sdlora.errors import BusyError, ConfigError, SdloraError
+from sdlora.events import Event
 from sdlora.filesystem.writing import write_atomic
 from sdlora.formatting import did_you_mean
 from sdlora.generation.lora_tags import parse_lora_tags
@@ -31,7 +32,6 @@ from sdlora.service import (
     JobStatus,
     Library,
     Profiler,
-    ToolProgress,
     TrainingQueue,
 )
 from sdlora.storage.run_folder import Run
@@ -63,7 +63,7 @@ class RunsSnapshot:
 class CancellableJob(Protocol):
     """An errand, or what holds one: going over it tells where it stands, and ``stop`` ends it."""
 
-    def __iter__(self) -> Generator[ToolProgress]: ...
+    def __iter__(self) -> Generator[Event]: ...
 
     def stop(self) -> None: ...
 

@@ -69,6 +69,6 @@ def _baking(desk: AppState, base: str, dtype: str, kind: str, *values: Any) -> j
 
 def _baked(made: job_widget.FileJob) -> list[Any]:
     """The model lies behind the hidden button."""
-    notes = made.errand.notes
+    notes = made.job.notices
     words = page_html.note(["The model is ready; it is being saved.", *notes], "info" if notes else "good")
     return [words, made.file]

@@ -2,7 +2,6 @@
 
 import shutil
 import tempfile
-import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -12,8 +11,10 @@ from typing import Any, Literal
 import gradio as gr
 
 from sdlora.errors import SdloraError
+from sdlora.events import Event, Progress
 from sdlora.formatting import format_duration
-from sdlora.service import ToolJob, ToolProgress
+from sdlora.service import ToolJob
+from sdlora.time_left import TimeLeft
 from sdlora.ui import page_html
 from sdlora.ui.app_state import AppState, CancellableJob, cached
 from sdlora.ui.event_options import HIDDEN
@@ -34,41 +35,38 @@ class JobWidget:
 
 
 class FileJob:
-    """An errand that writes a file, called ``name``: when it is done, ``file`` is its copy in the page's cache."""
+    """A job that writes a file, called ``name``: when it is done, ``file`` is its copy in the page's cache."""
 
-    def __init__(self, errand: ToolJob, key: str, name: str):
-        self.errand, self.key, self.name = errand, key, name
+    def __init__(self, job: ToolJob, key: str, name: str):
+        self.job, self.key, self.name = job, key, name
         self.file = ""
 
-    def __iter__(self) -> Generator[ToolProgress]:
+    def __iter__(self) -> Generator[Event]:
         folder = Path(tempfile.mkdtemp(prefix="sdlora-"))
         try:
-            self.errand.values[self.key] = folder / self.name
-            yield from self.errand
+            self.job.request[self.key] = folder / self.name
+            yield from self.job
             self.file = cached(folder / self.name)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
     def stop(self) -> None:
-        self.errand.stop()
+        self.job.stop()
 
 
 class JobProgressHtml:
-    """Stages as HTML, with the time that each has left."""
+    """Progress events as HTML, with the time that each phase still takes."""
 
     def __init__(self) -> None:
-        self._phase, self._since = "", 0.0
+        self._time_left = TimeLeft()
 
-    def __call__(self, stage: ToolProgress) -> str:
-        if stage.phase != self._phase:
-            self._phase, self._since = stage.phase, time.monotonic()
-        words = stage.phase[:1].upper() + stage.phase[1:]
-        if not stage.total:
+    def __call__(self, event: Progress) -> str:
+        left = self._time_left.update(event.phase, event.done, event.total)
+        words = event.phase[:1].upper() + event.phase[1:]
+        if not event.total:
             return page_html.drawing(words, None)
-        spent = time.monotonic() - self._since
-        left = spent / max(1, stage.done) * (stage.total - stage.done)
-        told = f" · {format_duration(left)} left" if spent > PATIENCE_SECONDS and left else ""
-        return page_html.drawing(f"{words}: {stage.done} of {stage.total}{told}", stage.done / stage.total)
+        told = f" · {format_duration(left)} left" if self._time_left.spent > PATIENCE_SECONDS and left else ""
+        return page_html.drawing(f"{words}: {event.done} of {event.total}{told}", event.done / event.total)
 
 
 def job_widget(word: str, name: str, variant: Literal["primary", "secondary"] = "primary") -> JobWidget:
@@ -87,9 +85,10 @@ def follow(desk: AppState, person: str, errand: CancellableJob) -> Iterator[str]
     with desk.person_job(person, errand):
         tell = JobProgressHtml()
         yield page_html.drawing("Starting", None)
-        with closing(iter(errand)) as stages:
-            for stage in stages:
-                yield tell(stage)
+        with closing(iter(errand)) as events:
+            for event in events:
+                if isinstance(event, Progress):
+                    yield tell(event)
 
 
 def wire(

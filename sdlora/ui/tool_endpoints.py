@@ -108,11 +108,11 @@ class ToolEndpoints:
         return service.resolve_base(base, self.desk.data_dir) if base else ""
 
     def _made(self, making: LibraryJob) -> MadeAdapter:
-        name, answer = making.finish(), making.errand.answer
+        name, answer = making.finish(), making.result
         self.desk.refresh()
         return MadeAdapter(
             adapter=name, layers=answer["layers"], ranks=answer["ranks"], kept=answer.get("kept"),
-            proof=answer["proof"], notes=making.errand.notes,
+            proof=answer["proof"], notes=making.notices,
         )  # fmt: skip
 
 

@@ -247,12 +247,12 @@ def _settled(desk: AppState, base: str | None, adapters: Sequence[AdapterFile]) 
 def _made(desk: AppState, making: LibraryJob) -> list[str]:
     """What has come into the library."""
     desk.refresh()
-    answer, size = making.errand.answer, format_bytes(desk.library.find(making.name).size)
+    answer, size = making.result, format_bytes(desk.library.find(making.name).size)
     low, high = answer["ranks"]
     ranks = f"rank {low}" if low == high else f"ranks {low} to {high}"
     lines = [f"{making.name} is in the library: {pluralize(answer['layers'], 'layer')}, {ranks}, {size}."]
     if "kept" in answer:
-        before = Path(making.errand.values["file"]).stat().st_size
+        before = Path(making.request["file"]).stat().st_size
         lines.append(f"{answer['kept']:.1%} of the energy is kept; it was {format_bytes(before)}.")
-    lines += [f"Self-test: {answer['proof']}.", *making.errand.notes, "Choose it on the tab Create to draw with it."]
+    lines += [f"Self-test: {answer['proof']}.", *making.notices, "Choose it on the tab Create to draw with it."]
     return [page_html.note(lines, "good")]

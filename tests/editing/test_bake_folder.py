@@ -15,7 +15,8 @@ from sdlora.adapters.fused import fuse
 from sdlora.adapters.state import ModuleState
 from sdlora.adapters.targets import adaptable_layers
 from sdlora.editing.bake_folder import bake_folder
-from sdlora.errors import ConfigError, FileError, MismatchError
+from sdlora.errors import ConfigError, MismatchError
+from sdlora.events import Progress
 from sdlora.families.loading import load_family
 from sdlora.families.settings import Model
 from sdlora.formats import write_adapter
@@ -59,6 +60,7 @@ def test_a_merged_model_draws_what_the_base_draws_with_its_adapters(tiny_base, a
     scales, phases = (0.8, -0.5), []
     named = [(path.stem, path, scale) for path, scale in zip(adapters, scales, strict=True)]
     folder = bake_folder(str(tiny_base), named, tmp_path / "merged", "fp32", phases.append)
+    phases = [event.phase for event in phases]
     expected = mixed(tiny_base, adapters, scales)
     assert np.abs(expected - mixed(tiny_base, [], [])).max() > 2  # They do change the picture.
     assert np.abs(mixed(folder, [], []) - expected).max() <= 1
@@ -107,17 +109,18 @@ def test_nothing_is_overwritten_and_nothing_half_written_stays(tiny_base, adapte
 def test_the_service_bakes_in_a_process_of_its_own(tiny_base, adapters, tmp_path):
     phases = []
     output = service.bake_model(
-        str(tiny_base), [(str(adapters[0]), 1.0)], tmp_path / "m", "fp32", on_phase=phases.append
+        str(tiny_base), [(str(adapters[0]), 1.0)], tmp_path / "m", "fp32", on_event=phases.append
     )
+    phases = [event.phase for event in phases if isinstance(event, Progress)]
     assert (output / "model_index.json").is_file()
     assert "folding the adapters in" in phases
     assert not any("was trained with" in phase for phase in phases)
     write_adapter(random_lora(**{"modelspec.prediction_type": "v"}), tmp_path / "fast.safetensors")
-    errand = service.bake_job(str(tiny_base), [("fast", tmp_path / "fast.safetensors", 1.0)], tmp_path / "f", "fp32")
-    errand.finish()
-    assert [note.partition(" was")[0] for note in errand.notes] == ["adapter 'fast'"]
-    with pytest.raises(FileError, match="its noise schedule ends in noise alone"):
+    job = service.bake_job(str(tiny_base), [("fast", tmp_path / "fast.safetensors", 1.0)], tmp_path / "f", "fp32")
+    job.finish()
+    assert [note.partition(" was")[0] for note in job.notices] == ["adapter 'fast'"]
+    with pytest.raises(ConfigError, match="its noise schedule ends in noise alone"):
         named = [("1", adapters[0], 1.0)]
         service.bake_job(str(tiny_base), named, tmp_path / "n", base_settings={"zero_terminal_snr": "on"}).finish()
-    with pytest.raises(FileError, match="exists already"):
+    with pytest.raises(ConfigError, match="exists already"):
         service.bake_model(str(tiny_base), [(str(adapters[0]), 1.0)], tmp_path / "m")

@@ -12,6 +12,7 @@ from PIL import Image
 from sdlora import editing, service
 from sdlora.editing.low_rank import Cut
 from sdlora.errors import ConfigError, FileError, ModelError
+from sdlora.events import Finished, Progress
 from sdlora.formats import read_adapter, write_adapter
 from sdlora.storage.library import Library
 from tests.support.adapters import random_adapter, reference_delta
@@ -49,12 +50,13 @@ def test_adapters_combined_come_into_the_library_with_card_and_base(library, tin
     making = service.merge_job(
         library, named(library, ("one", 0.5), ("two", -1.0)), "Both of them", base=str(tiny_base)
     )
-    stages = []
-    assert making.finish(stages.append) == "Both-of-them"
+    events = []
+    assert making.finish(events.append) == "Both-of-them"
     total = len(random_adapter("lora").modules)
-    assert ("adding up layers", total, total) in stages
-    assert making.errand.answer["ranks"] == [8, 8]
-    assert "max |ΔW| error" in making.errand.answer["proof"]
+    phases = [(event.phase, event.done, event.total) for event in events if isinstance(event, Progress)]
+    assert ("adding up layers", total, total) in phases and isinstance(events[-1], Finished)
+    assert making.result["ranks"] == [8, 8]
+    assert "max |ΔW| error" in making.result["proof"]
     entry = library.find("Both-of-them")
     assert (entry.kind, entry.base, entry.card.triggers) == ("imported", str(tiny_base), ("sks",))
     assert json.loads(entry.path.with_suffix(".json").read_text())["activation text"] == "sks"
@@ -69,14 +71,14 @@ def test_adapters_combined_come_into_the_library_with_card_and_base(library, tin
 def test_an_adapter_is_cut_to_a_share_and_tells_what_is_kept(library):
     making = service.resize_job(library, ("one", library.file("one")), energy=0.8, dtype="fp16")
     assert making.finish() == "one-small"
-    assert making.errand.answer["kept"] == pytest.approx(editing.resize(random_adapter("lora"), Cut(energy=0.8)).kept)
+    assert making.result["kept"] == pytest.approx(editing.resize(random_adapter("lora"), Cut(energy=0.8)).kept)
     assert library.find("one-small").size < library.find("one").size
 
 
 def test_a_dora_asks_for_its_base_and_a_lora_does_not(library, tiny_base):
     dora = ("dora", library.file("dora"))
     assert service.needs_base(dora[1]) and not service.needs_base(library.file("one"))
-    with pytest.raises(FileError, match="name the base model"):
+    with pytest.raises(ConfigError, match="name the base model"):
         service.resize_job(library, dora, rank=2).finish()
     assert service.resize_job(library, dora, rank=2, base=str(tiny_base)).finish() == "dora-small"
     one = ("one", library.file("one"))
@@ -88,7 +90,7 @@ def test_the_difference_of_two_models_comes_into_the_library(library, tiny_base,
     making = service.extract_job(library, str(tiny_base), str(tuned), rank=3, targets="cross-attention")
     assert making.finish() == "tuned"
     assert library.find("tuned").base == str(tiny_base)
-    assert making.errand.answer["ranks"] == [3, 3]
+    assert making.result["ranks"] == [3, 3]
     with pytest.raises(ConfigError, match="the same one"):
         service.extract_job(library, str(tuned), str(tuned), rank=3)
     with pytest.raises(ModelError, match="there is no"):

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from sdlora.errors import BusyError, ConfigError
+from sdlora.events import Progress
 from sdlora.formats import write_adapter
-from sdlora.service import ToolJob, ToolProgress
+from sdlora.service import ToolJob
 from sdlora.ui import adapter_detail, bake_panel, job_widget, library_html, tools_panel
 from sdlora.ui.app_state import AppState
 from tests.support.adapters import random_adapter
@@ -29,7 +30,7 @@ class Slow:
 
     def __iter__(self):
         try:
-            yield from (ToolProgress("adding up layers", number, 3) for number in (1, 2, 3))
+            yield from (Progress(phase="adding up layers", done=number, total=3) for number in (1, 2, 3))
         finally:
             self.left = True
 
@@ -57,11 +58,11 @@ def test_progress_tells_how_much_is_done_and_what_is_left_of_it(monkeypatch):
     now = 100.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
     tell = job_widget.JobProgressHtml()
-    assert "Reading" in (said := tell(ToolProgress("reading"))) and "aria-valuenow" not in said
-    assert "left" not in tell(ToolProgress("adding up layers", 1, 10))
+    assert "Reading" in (said := tell(Progress(phase="reading"))) and "aria-valuenow" not in said
+    assert "left" not in tell(Progress(phase="adding up layers", done=1, total=10))
     now = 104.0
-    said = tell(ToolProgress("adding up layers", 4, 10))
-    assert "Adding up layers: 4 of 10 · 6 s left" in said and "aria-valuenow='40'" in said
+    said = tell(Progress(phase="adding up layers", done=4, total=10))
+    assert "Adding up layers: 4 of 10 · 8 s left" in said and "aria-valuenow='40'" in said
 
 
 def test_the_fields_say_how_much_is_kept():
@@ -97,10 +98,8 @@ def test_the_base_is_asked_for_where_an_adapter_depends_on_it(desk):
     assert adapter_detail.show_adapter(desk, "lora")[6]["visible"] is False
     assert adapter_detail.show_adapter(desk, "dora")[6]["visible"] is True
     making = tools_panel._shrinking(desk, "dora", "", "pocket", tools_panel.RANK, 4, 95, "fp16")
-    assert making.errand.values["base"] == "pocket"
-    assert (
-        tools_panel._shrinking(desk, "lora", "", "pocket", tools_panel.RANK, 4, 95, "fp16").errand.values["base"] == ""
-    )
+    assert making.request["base"] == "pocket"
+    assert tools_panel._shrinking(desk, "lora", "", "pocket", tools_panel.RANK, 4, 95, "fp16").request["base"] == ""
 
 
 def test_a_single_file_can_become_one(desk, tmp_path):
@@ -115,14 +114,14 @@ def test_a_file_that_an_errand_writes_is_moved_to_the_pages_cache(desk, monkeypa
     errand = ToolJob("bake", output=None)
 
     def write(self):
-        Path(self.values["output"]).write_bytes(b"model")
-        yield ToolProgress("writing")
+        Path(self.request["output"]).write_bytes(b"model")
+        yield Progress(phase="writing")
 
     monkeypatch.setattr(ToolJob, "__iter__", write)
     fetched = job_widget.FileJob(errand, "output", "model.zip")
     assert [stage.phase for stage in fetched] == ["writing"]
     assert Path(fetched.file).read_bytes() == b"model"
-    assert not Path(errand.values["output"]).parent.exists()
+    assert not Path(errand.request["output"]).parent.exists()
 
 
 def test_the_layers_are_a_table_whose_names_are_text():
