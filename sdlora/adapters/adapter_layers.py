@@ -46,7 +46,7 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
 
     def _init_adapters(self) -> None:
         self.scales = {}
-        self.other_param_names = (*self.other_param_names, "share")
+        self.other_param_names = (*self.other_param_names, "scales")
         self._active_adapter = []
 
     def add_adapter(self, key: str, module: ModuleState) -> None:

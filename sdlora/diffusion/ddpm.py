@@ -6,11 +6,9 @@ from typing import Any, Self
 
 import torch
 
+from sdlora.diffusion import ZERO_SNR
 from sdlora.diffusion.loss import WEIGHTS, min_snr_weight
 from sdlora.diffusion.process import NoiseProcess, sample_fraction
-
-ZERO_SNR = "rescale_betas_zero_snr"
-"""Entry of a scheduler's config: whether the schedule ends in noise alone."""
 
 
 class DDPMProcess(NoiseProcess):

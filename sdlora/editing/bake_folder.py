@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from sdlora.adapters import attach
 from sdlora.adapters.fused import fuse
 from sdlora.adapters.state import Scale
-from sdlora.diffusion.ddpm import ZERO_SNR
+from sdlora.diffusion import ZERO_SNR
 from sdlora.errors import ConfigError, FileError, NonFiniteError
 from sdlora.events import OnEvent, Progress, ignore
 from sdlora.families.loading import load_family, quiet_libraries

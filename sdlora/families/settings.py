@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any, Literal
 
+from sdlora.diffusion import ZERO_SNR
 from sdlora.section import Section
 
 
@@ -35,7 +36,7 @@ class Model(Section):
     def schedule(self) -> dict[str, object]:
         """What these settings replace in the scheduler's config."""
         told = {} if self.prediction_type == "auto" else {"prediction_type": self.prediction_type}
-        snr = {} if self.zero_terminal_snr == "auto" else {"rescale_betas_zero_snr": self.zero_terminal_snr == "on"}
+        snr = {} if self.zero_terminal_snr == "auto" else {ZERO_SNR: self.zero_terminal_snr == "on"}
         return {**told, **snr}
 
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from sdlora.diffusion import ZERO_SNR
 from sdlora.errors import ModelError
 from sdlora.families.detect import detect_file, require_served
 from sdlora.families.settings import Model
@@ -28,7 +29,7 @@ TEXT = {
 """What the names of the text encoders' tensors begin with, by family."""
 SCHEDULE_MARKS: Mapping[str, tuple[str, object]] = {
     "v_pred": ("prediction_type", "v_prediction"),
-    "ztsnr": ("rescale_betas_zero_snr", True),
+    "ztsnr": (ZERO_SNR, True),
 }
 """Tensors that hold nothing: by their names, files of velocity fine-tunes tell an entry of their scheduler's config."""
 

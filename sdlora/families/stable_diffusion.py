@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 
-from sdlora.diffusion.ddpm import ZERO_SNR, DDPMProcess
+from sdlora.diffusion import ZERO_SNR
+from sdlora.diffusion.ddpm import DDPMProcess
 from sdlora.errors import ModelError
 from sdlora.families.base import Conditioning, Family, to_device_async, weights_fingerprint
 

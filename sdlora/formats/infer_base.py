@@ -6,7 +6,7 @@ from typing import Any
 
 from sdlora.adapters.compatibility import cross_attention_width, input_widths
 from sdlora.adapters.state import AdapterState
-from sdlora.diffusion.ddpm import ZERO_SNR
+from sdlora.diffusion import ZERO_SNR
 from sdlora.errors import SdloraError
 from sdlora.filesystem.safetensors_header import read_safetensors_header
 

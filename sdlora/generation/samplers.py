@@ -77,7 +77,7 @@ def require_zero_snr_support(name: str, config: Mapping[str, Any]) -> None:
     """
     import diffusers
 
-    from sdlora.diffusion.ddpm import ZERO_SNR
+    from sdlora.diffusion import ZERO_SNR
 
     sampler, _ = split_sampler(name)
     if not config.get(ZERO_SNR):
@@ -95,7 +95,7 @@ def make_scheduler(name: str, config: Mapping[str, Any]) -> Any:
     """
     import diffusers
 
-    from sdlora.diffusion.ddpm import ZERO_SNR
+    from sdlora.diffusion import ZERO_SNR
 
     require_zero_snr_support(name, config)
     sampler, schedule = split_sampler(name)

@@ -9,7 +9,7 @@ from pathlib import Path
 from sdlora.adapters import attach
 from sdlora.data.dataset import Example
 from sdlora.data.images import ImageSize
-from sdlora.diffusion.ddpm import ZERO_SNR
+from sdlora.diffusion import ZERO_SNR
 from sdlora.filesystem.writing import write_atomic
 from sdlora.formats import write_adapter
 from sdlora.formats.metadata import Provenance, a1111_card, provenance_metadata

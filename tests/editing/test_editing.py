@@ -237,7 +237,7 @@ def own_configs(file_base, monkeypatch):
     from sdlora.families import meta_model, single_file
 
     for module in (single_file, meta_model):
-        monkeypatch.setattr(module, "config_of", lambda family, prediction_type="auto": file_base[3])
+        monkeypatch.setattr(module, "config_folder", lambda family, prediction_type="auto": file_base[3])
 
 
 def test_every_layer_is_found_in_a_folder_and_in_a_single_file(file_base, own_configs):

@@ -251,7 +251,9 @@ def test_a_part_is_encoded_on_its_own_and_the_negative_prompt_is_padded(studio):
     "text", ["", "a red house, at night", "Ünïcödé 家 🏠 <|endoftext|> x", " two  spaces ", "a" * 40]
 )
 def test_a_prompt_without_syntax_is_encoded_as_in_training(studio, text):
-    assert torch.equal(studio.family.frame(studio.family.tokens(text)), studio.family.tokenize([text]))
+    assert torch.equal(
+        studio.family.build_input_ids(studio.family.bare_token_ids(text)), studio.family.tokenize([text])
+    )
 
 
 def test_weights_change_the_picture_and_a_weight_of_one_changes_nothing(studio):

@@ -48,16 +48,16 @@ def test_in_batches_or_one_by_one_each_picture_comes_from_the_same_latents(drawe
     scales = [-0.3, {"unet.up_blocks": 0.5, "text_encoder": 0.2}]
     prompts, seeds = ["a red house on grass", "a blue cat in snow"], [7, 8]
     orders = [
-        drawer.drawing(prompt, "a green tree", steps=2, seed=seed, sampler="Euler a", scales={name: scale})
+        drawer.image_spec(prompt, "a green tree", steps=2, seed=seed, sampler="Euler a", scales={name: scale})
         for prompt, seed, name, scale in product(prompts, seeds, "ab", scales)
     ]
     order: list[int] = []
-    drawer.draw(orders, lambda place, image: order.append(place), batch=8)
+    drawer.generate_specs(orders, lambda place, image: order.append(place), batch=8)
     together = [latent for _, latent in sorted(zip(order, latents, strict=True), key=lambda pair: pair[0])]
     assert order != sorted(order), "those with one adapter are made together"
     latents.clear()
     for one in orders:
-        drawer.draw([one], lambda place, image: None)
+        drawer.generate_specs([one], lambda place, image: None)
     assert len(latents) == len(orders) == 16
     assert max(apart(*pair) for pair in zip(together, latents, strict=True)) < 1e-5
     assert min(apart(*pair) for pair in pairwise(latents)) > 1e-2
@@ -65,10 +65,10 @@ def test_in_batches_or_one_by_one_each_picture_comes_from_the_same_latents(drawe
 
 def test_what_is_asked_for_twice_is_drawn_once_and_keeps_its_own_text(drawer, latents):
     """Without its adapter, every checkpoint draws the same."""
-    orders = [drawer.drawing("a cat", steps=1, seed=1, scales={name: 0.0}, notes={"X": name}) for name in "ab"]
+    orders = [drawer.image_spec("a cat", steps=1, seed=1, scales={name: 0.0}, notes={"X": name}) for name in "ab"]
     images = {}
     told = []
-    drawer.draw(orders, images.__setitem__, lambda *at: told.append(at))
+    drawer.generate_specs(orders, images.__setitem__, lambda *at: told.append(at))
     assert len(latents) == 1 and told[-1] == (2, 2)
     assert (np.asarray(images[0]) == np.asarray(images[1])).all()
     assert images[0].info["parameters"].endswith("X: a") and images[1].info["parameters"].endswith("X: b")

@@ -192,7 +192,7 @@ def test_a_turned_picture_is_taken_everywhere(desk: AppState, folder: Path, turn
     exif[0x0112] = turned
     noise_image().save(folder / "good.png", exif=exif)
     assert drop(desk, folder / "good.png") == ""
-    assert len(sdlora.data.dataset.scan(config(folder).data).examples) == 1
+    assert len(sdlora.data.dataset.load_dataset(config(folder).data).examples) == 1
 
 
 def config(folder: Path) -> TrainConfig:
@@ -214,9 +214,9 @@ ODD = {
 @pytest.mark.parametrize("name", ODD)
 def test_an_odd_picture_is_taken_everywhere(desk: AppState, folder: Path, tmp_path: Path, name: str) -> None:
     ODD[name](folder / name)
-    run = sdlora.service.prepare(config(folder), "odd", tmp_path / "other")
+    run = sdlora.service.prepare_run(config(folder), "odd", tmp_path / "other")
     assert run.config_file.is_file()
-    found = sdlora.data.dataset.scan(config(folder).data)
+    found = sdlora.data.dataset.load_dataset(config(folder).data)
     assert ("the first is used" in " ".join(found.notices)) == name.startswith("moving")
     assert drop(desk, folder / name) == ""
 

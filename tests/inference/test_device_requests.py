@@ -25,7 +25,7 @@ def files(mailbox):
 
 
 def test_a_request_is_taken_answered_and_cleared_away(mailbox):
-    inquiry = mailbox.ask(REQUEST)
+    inquiry = mailbox.submit(REQUEST)
     errand = mailbox.take()
     assert errand.request == REQUEST
     assert mailbox.take() is None
@@ -40,7 +40,7 @@ def test_a_request_is_taken_answered_and_cleared_away(mailbox):
 
 
 def test_requests_are_taken_in_their_order_but_for_those_passed(mailbox):
-    first, second = mailbox.ask(GenerationRequest("first")), mailbox.ask(GenerationRequest("second"))
+    first, second = mailbox.submit(GenerationRequest("first")), mailbox.submit(GenerationRequest("second"))
     errand = mailbox.take()
     assert errand.request.prompt == "first"
     errand.give_back("Later.")
@@ -52,14 +52,14 @@ def test_requests_are_taken_in_their_order_but_for_those_passed(mailbox):
 
 
 def test_a_request_that_nobody_has_taken_is_withdrawn_at_once(mailbox):
-    inquiry = mailbox.ask(REQUEST)
+    inquiry = mailbox.submit(REQUEST)
     assert inquiry.withdraw()
     assert mailbox.take() is None
     inquiry.close()
 
 
 def test_a_request_that_is_being_drawn_is_found_unwanted(mailbox):
-    inquiry = mailbox.ask(REQUEST)
+    inquiry = mailbox.submit(REQUEST)
     errand = mailbox.take()
     assert errand.wanted
     assert not inquiry.withdraw()
@@ -71,7 +71,7 @@ def test_a_request_that_is_being_drawn_is_found_unwanted(mailbox):
 
 
 def test_what_a_killed_holder_had_taken_is_there_for_the_next(mailbox):
-    inquiry = mailbox.ask(REQUEST)
+    inquiry = mailbox.submit(REQUEST)
     mailbox.take()
     mailbox.open()
     assert mailbox.take().request == REQUEST
@@ -93,7 +93,7 @@ def test_the_request_of_a_killed_process_is_cleared_away(mailbox, look):
 
 
 def test_a_request_that_cannot_be_read_fails_in_a_sentence(mailbox):
-    inquiry = mailbox.ask(REQUEST)
+    inquiry = mailbox.submit(REQUEST)
     next(mailbox.folder.glob("*.asked")).write_text(json.dumps({"prompt": "x", "unknown": 1}))
     assert mailbox.take() is None
     assert [answer.state for answer in inquiry.answers()] == ["failed"]
@@ -101,7 +101,7 @@ def test_a_request_that_cannot_be_read_fails_in_a_sentence(mailbox):
 
 
 def test_an_answer_cut_short_is_read_when_it_is_whole_and_a_foreign_line_is_passed_over(mailbox):
-    inquiry = mailbox.ask(REQUEST)
+    inquiry = mailbox.submit(REQUEST)
     errand = mailbox.take()
     errand.tell(RequestStatus("drawing"))
     answers = next(mailbox.folder.glob("*.answers"))

@@ -123,7 +123,7 @@ def test_a_request_waits_for_a_held_device_says_so_and_can_be_cancelled(creator,
         second = creator.submit(request_for()).number
         waiting, _ = wait_for_job(creator, first, lambda ticket: ticket.state == "waiting")
         assert "training is using cpu" in waiting.message
-        assert creator.ahead(second) == 1
+        assert creator.queued_before(second) == 1
         creator.cancel(second)
     assert wait_for_job(creator, first)[0].state == "done"
     cancelled, _ = wait_for_job(creator, second)

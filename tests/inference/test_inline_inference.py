@@ -114,7 +114,7 @@ def test_pictures_between_steps_change_no_bit_of_the_training_and_are_those_of_a
 
     def between(family):
         if len(answers) < len(requests):
-            inquiry = mailbox.ask(requests[len(answers)])
+            inquiry = mailbox.submit(requests[len(answers)])
             before = standing(family)
             interlude._turn_ends = 0.0
             interlude(family)
@@ -142,7 +142,7 @@ def test_pictures_between_steps_change_no_bit_of_the_training_and_are_those_of_a
 def test_the_adapter_in_training_is_not_seen_in_the_pictures(interlude, mailbox, training, ask, tiny_base, tmp_path):
     [with_it] = Studio.from_family(training).generate("a red house", seed=7, steps=2)
     [without] = Studio(str(tiny_base), device="cpu").generate("a red house", seed=7, steps=2)
-    inquiry, before = mailbox.ask(ask()), standing(training)
+    inquiry, before = mailbox.submit(ask()), standing(training)
     interlude(training)
     assert_as_before(before, standing(training))
     [drawn] = pictures(tmp_path, last(inquiry))
@@ -154,7 +154,7 @@ def test_a_training_that_says_the_same_of_its_base_draws(mailbox, tiny_base, ask
     said = {"prediction_type": "v_prediction", "zero_terminal_snr": "on"}
     model = Model(base=str(tiny_base), **said)
     studio = Studio(model, device="cpu")
-    inquiry = mailbox.ask(ask(base_settings=said, width=128, height=128, engine={"vae_tiling": "on"}))
+    inquiry = mailbox.submit(ask(base_settings=said, width=128, height=128, engine={"vae_tiling": "on"}))
     InlineInference(mailbox, tmp_path, model, lambda: False, several=False)(studio.family)
     [drawn] = pictures(tmp_path, last(inquiry))
     inquiry.close()
@@ -200,7 +200,7 @@ def test_a_request_that_a_training_cannot_draw_stays_and_says_why(
     if "raises" in wrong:
         monkeypatch.setattr("sdlora.generation.studio.sample_images", fail)
     request = ask(adapters=mixed, **{name: value for name, value in wrong.items() if name.startswith("base")})
-    inquiry, before = mailbox.ask(request), standing(training)
+    inquiry, before = mailbox.submit(request), standing(training)
     interlude(training)
     interlude(training)
     assert_as_before(before, standing(training))
@@ -220,7 +220,7 @@ def test_a_request_that_a_training_cannot_draw_stays_and_says_why(
     ],
 )
 def test_what_is_wrong_with_a_request_comes_back_as_a_sentence(interlude, mailbox, training, ask, wrong, said):
-    inquiry, before = mailbox.ask(ask(**wrong)), standing(training)
+    inquiry, before = mailbox.submit(ask(**wrong)), standing(training)
     interlude(training)
     assert_as_before(before, standing(training))
     answer = last(inquiry)
@@ -230,14 +230,14 @@ def test_what_is_wrong_with_a_request_comes_back_as_a_sentence(interlude, mailbo
 
 def test_a_bug_in_a_drawing_is_told_and_does_not_reach_the_training(interlude, mailbox, training, ask, monkeypatch):
     monkeypatch.setattr("sdlora.generation.studio.sample_images", lambda *_: 1 / 0)
-    inquiry = mailbox.ask(ask())
+    inquiry = mailbox.submit(ask())
     interlude(training)
     assert "ZeroDivisionError" in last(inquiry).message
     inquiry.close()
 
 
 def test_a_training_that_is_stopped_in_mid_drawing_gives_the_request_back(interlude, mailbox, training, ask):
-    inquiry = mailbox.ask(ask(count=3))
+    inquiry = mailbox.submit(ask(count=3))
     interlude.should_stop = lambda: any(answer.done == 3 for answer in inquiry.answers())
     interlude(training)
     told = last(inquiry)
@@ -250,7 +250,7 @@ def test_a_training_that_is_stopped_in_mid_drawing_gives_the_request_back(interl
 def test_a_cancelled_request_ends_in_mid_drawing_and_keeps_its_finished_pictures(
     interlude, mailbox, training, ask, monkeypatch
 ):
-    inquiry = mailbox.ask(ask(count=3))
+    inquiry = mailbox.submit(ask(count=3))
     interlude.should_stop = lambda: any(answer.done == 3 for answer in inquiry.answers()) and inquiry.withdraw()
     interlude(training)
     answer = last(inquiry)
@@ -261,7 +261,7 @@ def test_a_cancelled_request_ends_in_mid_drawing_and_keeps_its_finished_pictures
 def test_after_a_drawing_the_training_has_its_turn(interlude, mailbox, training, ask, monkeypatch):
     clock = iter([0.0, 10.0, 12.0, 13.0, 14.5, 14.5, 15.0])
     monkeypatch.setattr("sdlora.inference.inline_inference.time.monotonic", lambda: next(clock))
-    first, second = mailbox.ask(ask()), mailbox.ask(ask())
+    first, second = mailbox.submit(ask()), mailbox.submit(ask())
     interlude(training)  # From 10 to 12: it has its turn until 14.
     interlude(training)
     assert last(first).state == "done" and list(second.answers()) == []
@@ -288,7 +288,7 @@ def test_an_estimate_of_memory_grows_with_the_size_and_the_batch(training):
 def test_adapters_that_leave_no_room_are_declined(interlude, mailbox, training, ask, mixed, monkeypatch):
     bare = memory.generation_bytes(training, 64, 64, 1, side=memory.tile_size(training))
     monkeypatch.setattr(memory, "free_bytes", lambda device: bare)
-    fits, too_many = mailbox.ask(ask(width=64, height=64)), mailbox.ask(ask(width=64, height=64, adapters=mixed))
+    fits, too_many = mailbox.submit(ask(width=64, height=64)), mailbox.submit(ask(width=64, height=64, adapters=mixed))
     interlude(training)
     interlude._turn_ends = 0.0
     interlude(training)

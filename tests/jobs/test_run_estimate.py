@@ -13,7 +13,7 @@ from PIL import Image
 from sdlora import service
 from sdlora.errors import BusyError
 from sdlora.events import StepDone
-from sdlora.jobs import run_estimate
+from sdlora.jobs import profiler, run_estimate
 from sdlora.jobs.profiler import Profiler
 from sdlora.jobs.run_estimate import cached_measurement, estimate_run
 from sdlora.storage.journal import Journal
@@ -144,7 +144,7 @@ def test_what_is_void_is_wished_for_again_and_does_not_hide_why_the_next_one_fai
     assert measurer.is_pending(config)
     code = "import sys; sys.exit('error: out of memory')"
     monkeypatch.setattr(
-        run_estimate, "spawn_python", lambda command, **files: subprocess.Popen([sys.executable, "-c", code], **files)
+        profiler, "spawn_python", lambda command, **files: subprocess.Popen([sys.executable, "-c", code], **files)
     )
     measurer.start(config)
     measurer._process.wait(PATIENCE)

@@ -33,11 +33,11 @@ def on_card(family):
 @pytest.mark.parametrize(
     ("turn", "there"),
     [
-        (lambda turns: turns.encoding(), {"vae"}),
-        (lambda turns: turns.reading(), {"text_encoder", "text_encoder_2"}),
-        (lambda turns: turns.training(False), {"unet"}),
-        (lambda turns: turns.training(True), {"unet", "text_encoder", "text_encoder_2"}),
-        (lambda turns: turns.drawing(), set(PARTS)),
+        (lambda turns: turns.for_image_encoding(), {"vae"}),
+        (lambda turns: turns.for_text_encoding(), {"text_encoder", "text_encoder_2"}),
+        (lambda turns: turns.for_training(False), {"unet"}),
+        (lambda turns: turns.for_training(True), {"unet", "text_encoder", "text_encoder_2"}),
+        (lambda turns: turns.for_generation(), set(PARTS)),
     ],
 )
 def test_only_what_is_at_work_is_on_the_card_and_the_rest_leaves_first(family, turn, there):
