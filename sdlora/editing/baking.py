@@ -22,6 +22,7 @@ from sdlora.filesystem.paths import as_path
 from sdlora.filesystem.safetensors_header import read_safetensors_header
 from sdlora.filesystem.writing import require_free_space, write_atomic
 from sdlora.formats import read_adapter
+from sdlora.formats.infer_base import schedule_mismatch
 from sdlora.formats.storage import DTYPES
 
 if TYPE_CHECKING:
@@ -77,8 +78,6 @@ def bake(
 
 def _warn(file: Path, model: Model, adapters: Sequence[tuple[str, AdapterState, float]]) -> None:
     """Of adapters that were trained with another schedule than the file tells, or a person says."""
-    from sdlora.formats.infer_base import schedule_mismatch
-
     scheduler_config, said = schedule_of_file(file, model), model.model_dump(exclude_defaults=True)
     for name, state, _ in adapters:
         if odd := schedule_mismatch(name, state.metadata, scheduler_config, said):

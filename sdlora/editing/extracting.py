@@ -9,6 +9,7 @@ from sdlora.editing.low_rank import Cut, factorize_matrix
 from sdlora.errors import ConfigError, MismatchError, NonFiniteError
 from sdlora.events import OnProgress, unwatched
 from sdlora.families.layer_weights import TensorLocation, locate_tensors
+from sdlora.families.meta_model import build_meta_model
 from sdlora.formats.metadata import FAMILY_METADATA
 
 if TYPE_CHECKING:
@@ -34,8 +35,6 @@ def extract(
     out; ``notice`` is told, and of layers beyond the ``targets`` that differ too. Raises ModelError, ConfigError for
     targets that name no layer, or if nothing differs, MismatchError for models of different architectures.
     """
-    from sdlora.families.meta_model import build_meta_model
-
     cut.check()
     family, models = build_meta_model(base)
     paths = select_layers(models, targets, text_encoder)

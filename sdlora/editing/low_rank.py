@@ -5,7 +5,7 @@ share of the squared Frobenius norm that is kept is theirs of the sum of all squ
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 
@@ -13,9 +13,8 @@ from sdlora.adapters import parametrizations
 from sdlora.adapters.compatibility import require_compatible
 from sdlora.adapters.state import AdapterState, ModuleState
 from sdlora.errors import ConfigError, NonFiniteError
-
-if TYPE_CHECKING:
-    import torch
+from sdlora.families.layer_weights import locate_tensors
+from sdlora.families.meta_model import build_meta_model
 
 SMALL = 1e-7
 """Singular values below so much of the largest are rounding, in float32 products."""
@@ -142,7 +141,7 @@ def _finite(matrix: torch.Tensor) -> torch.Tensor:
     return matrix.double()
 
 
-Weights = Callable[[str], "torch.Tensor | None"]
+Weights = Callable[[str], torch.Tensor | None]
 """The base's weight of a layer by its classic path; None where no base is named."""
 
 
@@ -153,8 +152,6 @@ def weights_of(base: str, paths: Iterable[str]) -> Weights:
     """
     if not base:
         return lambda path: None
-    from sdlora.families.layer_weights import locate_tensors
-
     found = locate_tensors(base, list(paths))
     return lambda path: found[path].read().float()
 
@@ -162,8 +159,6 @@ def weights_of(base: str, paths: Iterable[str]) -> Weights:
 def weights_for(base: str, *states: AdapterState) -> Weights:
     """A reader of the layers of ``states`` in ``base``. Raises MismatchError if one of them does not fit it."""
     if base:
-        from sdlora.families.meta_model import build_meta_model
-
         models = build_meta_model(base).models
         for state in states:
             require_compatible(models, state)

@@ -11,10 +11,11 @@ from typing import Any
 from sdlora.adapters import parametrizations
 from sdlora.errors import FormatError
 from sdlora.filesystem.safetensors_header import read_safetensors_header
+from sdlora.formats.checked_tensors import FOREIGN, refuse_pickle
 from sdlora.formats.infer_base import infer_family_from_header
 from sdlora.formats.inspection import trigger_words
 from sdlora.formats.kohya import ORIGINAL
-from sdlora.formats.storage import FOREIGN, FORMATS, refuse_pickle
+from sdlora.formats.storage import FORMATS
 
 PICTURES = ("ssmd_cover_images", "modelspec.thumbnail")
 """Where headers keep pictures: a JSON list of base64 texts (sd-webui-additional-networks), or a data URL."""

@@ -9,8 +9,9 @@ from pathlib import Path
 from sdlora.adapters import parametrizations
 from sdlora.adapters.compatibility import cross_attention_width, input_widths
 from sdlora.adapters.state import ModuleState
+from sdlora.formats.checked_tensors import AdapterContents
 from sdlora.formats.infer_base import infer_family
-from sdlora.formats.storage import AdapterContents, open_adapter
+from sdlora.formats.storage import open_adapter
 from sdlora.formatting import format_bytes, one_line
 
 MOST_WORDS = 32

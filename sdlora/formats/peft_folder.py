@@ -5,7 +5,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sdlora.adapters.state import AdapterState
 from sdlora.errors import FileError, FormatError
@@ -13,10 +13,8 @@ from sdlora.filesystem.paths import why_foreign
 from sdlora.filesystem.reading import read_json
 from sdlora.filesystem.safetensors_header import read_safetensors_header
 from sdlora.formats import peft
+from sdlora.formats.checked_tensors import AdapterContents, load_checked_tensors
 from sdlora.formats.metadata import network_metadata
-
-if TYPE_CHECKING:
-    from sdlora.formats.storage import AdapterContents
 
 
 def is_peft_folder(path: Path) -> bool:
@@ -24,14 +22,12 @@ def is_peft_folder(path: Path) -> bool:
     return path.is_dir() and bool(_parts(path))
 
 
-def open_peft_folder(path: Path) -> "AdapterContents":
+def open_peft_folder(path: Path) -> AdapterContents:
     """What the folder at ``path`` holds: one component's folder, or one with such folders by component in it.
 
     Raises FormatError for anything damaged, of a kind not served, or that links out of it; FileError if it cannot be
     read.
     """
-    from sdlora.formats.storage import AdapterContents, load_checked_tensors
-
     parts: dict[str, peft.PeftComponent] = {}
     types: Counter[str] = Counter()
     unknown: list[str] = []

@@ -6,11 +6,10 @@ from typing import TYPE_CHECKING, NamedTuple
 from sdlora.adapters import parametrizations
 from sdlora.adapters.state import AdapterState, ModuleState
 from sdlora.errors import FormatError, NonFiniteError
+from sdlora.formats.checked_tensors import AdapterContents
 
 if TYPE_CHECKING:
     import torch
-
-    from sdlora.formats.storage import AdapterContents
 
 BOUND = 1e-5
 """How far an update may be off in float32, beside its largest number: some roundings of its factors. How far it is in
@@ -36,7 +35,7 @@ class RoundTripReport(NamedTuple):
         return "; ".join([found, figures, *([self.advice] if self.advice else [])])
 
 
-def check_round_trip(state: AdapterState, written: "AdapterContents", dtype: str) -> RoundTripReport:
+def check_round_trip(state: AdapterState, written: AdapterContents, dtype: str) -> RoundTripReport:
     """Compare what was ``written`` with ``state``, a layer at a time.
 
     Raises FormatError if a layer is not there, keys were not understood, or an update in fp32 is another: the file is

@@ -2,18 +2,16 @@
 
 import hashlib
 import logging
-from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING
 
 from sdlora.adapters.state import AdapterState
 from sdlora.errors import ConfigError, FormatError, NonFiniteError
-from sdlora.filesystem.paths import PICKLES
-from sdlora.filesystem.safetensors_header import read_safetensors_header
 from sdlora.filesystem.writing import write_atomic
 from sdlora.formats import peft, peft_folder
-from sdlora.formats.base import Format, Slot
+from sdlora.formats.base import Format
+from sdlora.formats.checked_tensors import AdapterContents, load_checked_tensors, tensor_types
 from sdlora.formats.diffusers import Diffusers
 from sdlora.formats.kohya import DORA_ELSEWHERE, Kohya
 from sdlora.formats.round_trip import RoundTripReport, check_round_trip
@@ -28,27 +26,6 @@ WRITTEN = (*FORMATS, "peft")
 """What adapters are written in: the formats of files, and PEFT's folder."""
 DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 """Our names of a file's number types, and torch's."""
-
-FOREIGN = {
-    ".oft_": "OFT",
-    ".boft_": "BOFT",
-    ".w_norm.": "an adapter of normalisation layers",
-    ".b_norm.": "an adapter of normalisation layers",
-    ".b2.weight.": "GLoRA",
-    ".lora_B.bias": "LoRA with biases",
-}
-"""Marks in keys of what would give wrong pictures if only the rest of its file were read."""
-
-
-class AdapterContents(NamedTuple):
-    """What a file holds."""
-
-    state: AdapterState
-    format: str
-    unknown: list[str]
-    """Keys that name no layer."""
-    dtype: str
-    """The type of most of its numbers, by its safetensors name: ``F16``."""
 
 
 def read_adapter(path: Path, notice: Callable[[str], None] = _LOG.warning) -> AdapterState:
@@ -68,7 +45,7 @@ def open_adapter(path: Path) -> AdapterContents:
     """As ``read_adapter``, with what else there is to say of the file, or of PEFT's folder."""
     if peft_folder.is_peft_folder(path):
         return peft_folder.open_peft_folder(path)
-    format = _format_of(path, list(_types(path)))
+    format = _format_of(path, list(tensor_types(path)))
     found = load_checked_tensors(path, format.parse)
     try:
         state = format.read(found.tensors, found.metadata)
@@ -154,74 +131,9 @@ def _serialised(tensors: "Mapping[str, Tensor]", metadata: Mapping[str, str]) ->
     return content(model, hashlib.sha256(draft[1 << 20 : (1 << 20) + (1 << 16)]).hexdigest()[:8])
 
 
-def refuse_pickle(path: Path) -> None:
-    """Raises FormatError, by the name alone, for a kind of file that can run code when it is opened."""
-    if path.suffix.lower() in PICKLES:
-        raise FormatError(f"{path}: a {path.suffix} file can run code when opened; convert it to .safetensors first")
-
-
-def _types(path: Path) -> dict[str, str]:
-    """The names and types of a file's tensors. Raises FormatError for what is no adapter, FileError if unreadable."""
-    refuse_pickle(path)
-    try:
-        header = read_safetensors_header(path)
-        types = {key: str(entry["dtype"]) for key, entry in header.items() if key != "__metadata__"}
-    except (KeyError, OverflowError, TypeError):
-        raise FormatError(f"{path}: is not a safetensors file (its header lists no tensors)") from None
-    if not types:
-        raise FormatError(f"{path}: holds no tensors")
-    for mark, method in FOREIGN.items():
-        marked = [key for key in types if mark in f"{key}."]
-        if marked:
-            raise FormatError(f"{path}: is {method} ({len(marked)} keys such as {marked[0]}), which is not read")
-    return types
-
-
 def _format_of(path: Path, keys: list[str]) -> Format:
     """The format that knows most of the keys. Raises FormatError if none knows any."""
     format = max(FORMATS.values(), key=lambda candidate: sum(candidate.parse(key) is not None for key in keys))
     if not format.can_read(keys):
         raise FormatError(f"{path}: is no adapter that is known here: {len(keys)} keys such as {', '.join(keys[:3])}")
     return format
-
-
-class CheckedTensors(NamedTuple):
-    """A file's tensors that are an adapter's, in float32, and what else it holds."""
-
-    tensors: "dict[str, Tensor]"
-    metadata: dict[str, str]
-    types: "Counter[str]"
-    unknown: list[str]
-
-
-def load_checked_tensors(path: Path, parse: Callable[[str], Slot | None]) -> CheckedTensors:
-    """The tensors of a file whose names ``parse`` knows, all finite. Raises FormatError, FileError."""
-    from safetensors import SafetensorError, safe_open
-
-    types = _types(path)
-    keys = [key for key in types if parse(key)]
-    try:
-        with safe_open(path, framework="pt", device="cpu") as file:
-            loaded, metadata = {key: file.get_tensor(key) for key in keys}, dict(file.metadata() or {})
-    except (SafetensorError, OSError, ValueError, RuntimeError) as error:
-        raise FormatError(f"{path}: is damaged ({error})") from None
-    try:
-        tensors = {key: _checked_tensor(key, tensor, parse) for key, tensor in loaded.items()}
-    except FormatError as error:
-        raise FormatError(f"{path}: {error}") from None
-    unknown = [key for key in types if key not in tensors]
-    return CheckedTensors(tensors, metadata, Counter(types[key] for key in tensors), unknown)
-
-
-def _checked_tensor(key: str, tensor: Any, parse: Callable[[str], Slot | None]) -> "Tensor":
-    """``tensor`` in float32. Raises FormatError unless it is finite, and floating-point; some numbers may be whole."""
-    slot = parse(key)
-    if not tensor.is_floating_point() and slot is not None and slot[1] not in ("alpha", "on_input"):
-        raise FormatError(f"{key}: has numbers of type {str(tensor.dtype).removeprefix('torch.')}, not floating-point")
-    try:
-        numbers: Tensor = tensor.float()
-    except NotImplementedError:
-        raise FormatError(f"{key}: has numbers of a type that is not read ({tensor.dtype})") from None
-    if not numbers.isfinite().all():
-        raise FormatError(f"{key}: holds NaN or infinite values")
-    return numbers
