@@ -1,4 +1,4 @@
-"""The batches of a run: which views of which pictures, with which captions, at every micro-batch."""
+"""Micro-batches of a run: which views of which images are trained, with which captions, at every step."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,25 +23,26 @@ class Batch:
     """One process's share of a micro-batch: instance examples first, then as many class examples, if there are any."""
 
     mean: "torch.Tensor"
-    """(B, 4, h, w) float32, scaled as the VAE's encoder gives it."""
+    """Latent means (B, 4, h, w), float32, scaled as the VAE's encoder returns them."""
     std: "torch.Tensor"
-    """(B, 4, h, w) float32."""
+    """Latent standard deviations (B, 4, h, w), float32."""
     captions: list[str]
     mask: "torch.Tensor | None"
-    """(B, 1, h, w) float32 weights in [0, 1]; None where every part of every picture counts in full."""
+    """Loss weights (B, 1, h, w), float32 in [0, 1]; None if every part of every image counts in full."""
     positions: list[int]
-    """Each example's place in the global micro-batch: noise is drawn by it, so the split over processes never shows."""
+    """Position of each example in the global micro-batch. Noise depends on it, so the split over processes changes
+    nothing."""
     instances: int
-    """How many of the examples, from the first, are instance examples."""
+    """Number of instance examples, which come first."""
     size_and_crop: "torch.Tensor | None" = None
-    """(B, 4) int64: of each picture what ``pictures.framing`` says; None: they are shown whole."""
+    """Size and crop of each image (B, 4), int64, as ``View.size_and_crop`` gives them; None for uncropped images."""
 
     def __len__(self) -> int:
         return len(self.captions)
 
 
 class ScheduledExample(NamedTuple):
-    """One example as one micro-batch shows it."""
+    """One example as one micro-batch uses it."""
 
     view: View
     caption: str
@@ -49,11 +50,11 @@ class ScheduledExample(NamedTuple):
 
 
 class BatchLoader:
-    """The micro-batches of a run, by number, for one of ``processes`` (``rank``).
+    """Micro-batches of a run, by number, for process ``rank`` of ``processes``.
 
-    ``sizes`` gives each example's bucket; ``batch_size`` counts instance examples a process. With ``class_examples``
-    each instance example is paired with a class example cut to the same bucket, from its middle, never mirrored.
-    Everything is a function of ``seed`` and the number, so a resumed run starts anywhere.
+    ``sizes`` gives each example's bucket; ``batch_size`` counts instance examples per process. With ``class_examples``,
+    each instance example is paired with a class example that is centre-cropped to the same bucket and never mirrored.
+    Everything is a function of ``seed`` and the number, so a resumed run can start anywhere.
     """
 
     def __init__(
@@ -81,53 +82,53 @@ class BatchLoader:
 
     @property
     def per_epoch(self) -> int:
-        """Micro-batches in an epoch: an example with 10 repeats is seen 10 times in it."""
+        """Number of micro-batches in an epoch. An example with 10 repeats is seen 10 times in it."""
         return self.sampler.per_epoch
 
     def notices(self) -> list[str]:
-        """What is worth knowing of the batches themselves."""
+        """Report how many examples an epoch repeats to fill its batches."""
         if not self.sampler.repeated:
             return []
         return [
-            f"Shapes do not fill batches of {self.sampler.batch_size}: {self.sampler.repeated} of "
-            f"{self.per_epoch * self.sampler.batch_size} places in an epoch show a picture again."
+            f"The buckets do not fill batches of {self.sampler.batch_size}: {self.sampler.repeated} of "
+            f"{self.per_epoch * self.sampler.batch_size} examples in an epoch are repeats."
         ]
 
     def scheduled(self, n: int) -> list[ScheduledExample]:
-        """The whole global micro-batch ``n``, in the order of the places: instance examples, then class examples."""
-        slot = self.sampler[n]
-        instances = [self._instance(item, slot.bucket, slot.epoch, place) for place, item in enumerate(slot.items)]
+        """Return the global micro-batch ``n`` in order of position: instance examples, then class examples."""
+        batch = self.sampler[n]
+        instances = [self._instance(item, batch.bucket, batch.epoch, i) for i, item in enumerate(batch.items)]
         if self._class_cycle is None:
             return instances
         size = self.sampler.batch_size
         chosen = [self.class_examples[self._class_cycle[n * size + i]] for i in range(size)]
-        return instances + [ScheduledExample(View(e, slot.bucket), e.caption, size + i) for i, e in enumerate(chosen)]
+        return instances + [ScheduledExample(View(e, batch.bucket), e.caption, size + i) for i, e in enumerate(chosen)]
 
-    def _instance(self, item: int, size: ImageSize, epoch: int, place: int) -> ScheduledExample:
-        """The item's cut, mirroring and caption in this epoch; an item that fills up a batch looks the same again."""
+    def _instance(self, item: int, size: ImageSize, epoch: int, position: int) -> ScheduledExample:
+        """Choose the item's crop, mirroring and caption in this epoch; a repeat within the epoch gets the same ones."""
         example, data, parts = self.examples[self.items[item]], self.data, (self.seed, "item", epoch, item)
-        position = 0.5
+        crop = 0.5
         if data.random_crop and data.variants > 1 and overflow(example.size, size) >= 1:
-            # evenly spread ends to end: a few cuts cover more of the picture than random ones
-            position = int(uniform(*parts, "cut") * data.variants) / (data.variants - 1)
+            # Evenly spaced from end to end: a few crops cover more of the image than random ones.
+            crop = int(uniform(*parts, "cut") * data.variants) / (data.variants - 1)
         flip = data.flip and uniform(*parts, "flip") < 0.5
         caption = augment_caption(example.caption, data.shuffle_captions, data.caption_dropout, *parts)
-        return ScheduledExample(View(example, size, position, flip), caption, place)
+        return ScheduledExample(View(example, size, crop, flip), caption, position)
 
     def views(self, first: int, last: int) -> list[View]:
-        """Every view that micro-batches ``first`` to ``last`` - 1 read, on all processes, each once: what to encode."""
-        return list(dict.fromkeys(shown.view for n in range(first, last) for shown in self.scheduled(n)))
+        """List each view once that micro-batches ``first`` to ``last`` - 1 read, on all processes."""
+        return list(dict.fromkeys(example.view for n in range(first, last) for example in self.scheduled(n)))
 
     def captions(self, first: int, last: int) -> list[str]:
-        """Every caption that micro-batches ``first`` to ``last`` - 1 say, on all processes, each once."""
-        return list(dict.fromkeys(shown.caption for n in range(first, last) for shown in self.scheduled(n)))
+        """List each caption once that micro-batches ``first`` to ``last`` - 1 use, on all processes."""
+        return list(dict.fromkeys(example.caption for n in range(first, last) for example in self.scheduled(n)))
 
     def read(self, n: int, cache: LatentCache) -> Batch:
-        """This process's share of micro-batch ``n``, on the CPU. Raises FileError for latents that are not there."""
+        """Load this process's share of micro-batch ``n`` to the CPU. Raises FileError for latents that are missing."""
         import torch
 
-        mine = [shown for shown in self.scheduled(n) if shown.position % self.sampler.batch_size in self.share]
-        found = [cache.read(shown.view) for shown in mine]
+        share = [example for example in self.scheduled(n) if example.position % self.sampler.batch_size in self.share]
+        found = [cache.read(example.view) for example in share]
         masks = None
         if any(latents.mask is not None for latents in found):
             full = torch.ones(1, *found[0].mean.shape[-2:])
@@ -135,30 +136,30 @@ class BatchLoader:
         return Batch(
             mean=torch.stack([latents.mean for latents in found]),
             std=torch.stack([latents.std for latents in found]),
-            captions=[shown.caption for shown in mine],
+            captions=[example.caption for example in share],
             mask=masks,
-            positions=[shown.position for shown in mine],
+            positions=[example.position for example in share],
             instances=len(self.share),
-            size_and_crop=torch.tensor([shown.view.size_and_crop for shown in mine]),
+            size_and_crop=torch.tensor([example.view.size_and_crop for example in share]),
         )
 
 
 class Prefetcher:
-    """Micro-batches by number, as ``read`` gives them, from a thread that is one ahead.
+    """Read micro-batches by number with ``read``, one ahead, in a thread.
 
-    Where latents do not fit into memory a read waits for the disk, and would let the device wait too. What is read
-    depends on the number alone, so nothing changes by when it is read.
+    If the latents do not fit into memory, a read waits for the disk, and the device would wait too. The content of a
+    batch depends on its number alone, so the time of reading changes nothing.
     """
 
     def __init__(self, read: Callable[[int], Batch]):
         self._read = read
         self._thread = ThreadPoolExecutor(1, "batches")
-        self._begun: tuple[int, Future[Batch]] | None = None
+        self._next: tuple[int, Future[Batch]] | None = None
 
     def __call__(self, number: int) -> Batch:
-        """Micro-batch ``number``. Raises what reading it raises: what goes wrong with a later one is no matter yet."""
-        begun, self._begun = self._begun, None
-        future = begun[1] if begun and begun[0] == number else self._thread.submit(self._read, number)
+        """Return micro-batch ``number``. Raises what reading it raises; an error in a later one is not raised yet."""
+        pending, self._next = self._next, None
+        future = pending[1] if pending and pending[0] == number else self._thread.submit(self._read, number)
         batch = future.result()
-        self._begun = number + 1, self._thread.submit(self._read, number + 1)
+        self._next = number + 1, self._thread.submit(self._read, number + 1)
         return batch

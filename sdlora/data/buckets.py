@@ -1,4 +1,4 @@
-"""Training sizes: a few shapes of about the same area, and each picture in the one nearest to its own.
+"""Buckets: a few training sizes of about the same area; each image goes to the one nearest to its own ratio.
 
 Front ends may import this: no torch.
 """
@@ -13,14 +13,14 @@ LARGEST_STEP = 64
 """Pixels between the sides of neighbouring buckets at 512 px and more, as in sd-scripts."""
 STEPS_PER_SIDE = 8
 LONGEST = 2
-"""The long side is at most twice the square's, so shapes go from 1:4 to 4:1."""
+"""Longest side of a bucket, as a multiple of the square's: ratios go from 1:4 to 4:1."""
 
 
 def bucket_step(resolution: int, factor: int = 8) -> int:
-    """Pixels between neighbouring sides: 64 at 512 px, 16 at 128 px; a divisor of ``resolution`` if there is one.
+    """Return the pixels between neighbouring sides: 64 at 512 px, 16 at 128 px.
 
-    Always a multiple of ``factor``, the pixels per latent. Where no such divisor exists it is ``factor`` itself, so
-    that the square keeps nearly all of its area.
+    It is a multiple of ``factor``, the pixels per latent, and divides ``resolution`` if possible. Otherwise it is
+    ``factor`` itself, so that the square keeps nearly all of its area.
     """
     most = max(factor, min(LARGEST_STEP, resolution // STEPS_PER_SIDE))
     fitting = (step for step in range(most - most % factor, 0, -factor) if resolution % step == 0)
@@ -28,9 +28,10 @@ def bucket_step(resolution: int, factor: int = 8) -> int:
 
 
 def bucket_sizes(resolution: int, step: int, buckets: bool = True) -> tuple[ImageSize, ...]:
-    """All training sizes, narrowest first: sides multiples of ``step``, area at most ``resolution`` squared.
+    """List all training sizes, narrowest first: sides are multiples of ``step``, the area is at most ``resolution``
+    squared.
 
-    With ``buckets`` off, the square alone.
+    Without ``buckets``, only the square.
     """
     square = max(step, resolution // step * step)
     if not buckets:
@@ -44,7 +45,7 @@ def bucket_sizes(resolution: int, step: int, buckets: bool = True) -> tuple[Imag
 
 
 def nearest_bucket(size: ImageSize, sizes: Sequence[ImageSize]) -> ImageSize:
-    """The bucket whose ratio is nearest to that of ``size``, measured by its logarithm; of equals the larger one."""
+    """Choose the bucket whose log ratio is nearest to that of ``size``; of equally near ones, the larger."""
     ratio = math.log(size.width / size.height)
     return min(sizes, key=lambda s: (round(abs(math.log(s.width / s.height) - ratio), 9), -s.width * s.height))
 
@@ -52,6 +53,6 @@ def nearest_bucket(size: ImageSize, sizes: Sequence[ImageSize]) -> ImageSize:
 def assign_buckets(
     examples: Sequence[Example], resolution: int, step: int, buckets: bool = True
 ) -> tuple[ImageSize, ...]:
-    """The bucket of every example, in their order."""
+    """Return the bucket of every example, in order."""
     sizes = bucket_sizes(resolution, step, buckets)
     return tuple(nearest_bucket(example.size, sizes) for example in examples)

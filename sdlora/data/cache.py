@@ -1,4 +1,4 @@
-"""Latents and text outputs, each made once: no step of training decodes a file or runs the VAE."""
+"""Caches of latents and text-encoder outputs: no training step decodes a file or runs the VAE."""
 
 import os
 import sys
@@ -35,17 +35,17 @@ if TYPE_CHECKING:
     EncodeText = Callable[[torch.Tensor], Tensors]
 
 VERSION = 1
-"""Raised whenever the way from a file to its latents changes, so that nothing old is read."""
+"""Version of the way from a file to its latents. Raise it with every change, so that nothing old is read."""
 
 _WORKERS = 4
 _PREFETCHED = 8
 
 
 def lower_thread_priority() -> None:
-    """Let the encoder go before this thread, on Linux, where threads have priorities of their own.
+    """Give this thread a lower priority than the encoder's, on Linux, where each thread has its own.
 
-    On a CPU the encoder's threads wait for one another after each layer, and so all for one that has to share its core
-    with a decoder: on two cores pictures of 12 megapixels went into `pocket`'s cache at 19 a second, and go at 27.
+    On a CPU, the encoder's threads wait for one another after each layer, and so for one that shares its core with a
+    decoder. On two cores, 12-megapixel images went into `pocket`'s cache at 19 a second; with this, at 27.
     """
     if sys.platform == "linux":
         with suppress(OSError):  # Some sandboxes forbid it.
@@ -54,7 +54,7 @@ def lower_thread_priority() -> None:
 
 @dataclass(frozen=True)
 class View:
-    """One cut of one picture: its bucket, where along the overhanging side it is cut (0 to 1), mirrored or not."""
+    """One crop of one image: bucket, position of the crop along the overhanging side (0 to 1), and mirroring."""
 
     example: Example
     size: ImageSize
@@ -63,13 +63,13 @@ class View:
 
     @property
     def size_and_crop(self) -> tuple[int, int, int, int]:
-        """The picture's own height and width, and top and left of the cut."""
+        """Original height and width of the image, and top and left of the crop."""
         return size_and_crop(self.example.size, self.size, self.position, self.flip)
 
 
 @dataclass(frozen=True)
 class CachedLatents:
-    """Of one view: mean and deviation (4, h, w) float32, weights (1, h, w) float32 in [0, 1] or None."""
+    """Latents of one view: mean and deviation (4, h, w), and weights (1, h, w) in [0, 1] or None; all float32."""
 
     mean: "torch.Tensor"
     std: "torch.Tensor"
@@ -77,10 +77,10 @@ class CachedLatents:
 
 
 class LatentCache:
-    """The latents of views, by content: picture and mask bytes, cut, background, and ``fingerprint`` of the VAE.
+    """Latents of views, stored by content: image and mask bytes, crop, background, and the VAE's ``fingerprint``.
 
-    ``batch_size`` views are encoded at a time, the last batch of a size filled up, so that what else is missing never
-    changes a bit. It is part of the key, as another size may round otherwise.
+    ``batch_size`` views are encoded at a time, and the last batch of a size is filled up, so that the number of missing
+    views never changes a bit. It is part of the key, because another batch size may round differently.
     """
 
     def __init__(
@@ -98,9 +98,10 @@ class LatentCache:
         self.batch_size = batch_size
 
     def key(self, view: View) -> str:
-        picture = (view.example.digest, view.example.mask_digest, self.masks, self.background)
-        cut = (tuple(view.size), float(view.position), view.flip)
-        return key_of("latents", VERSION, self.fingerprint, self.batch_size, picture, cut)
+        """Hash everything that decides the latents of ``view``."""
+        image = (view.example.digest, view.example.mask_digest, self.masks, self.background)
+        crop = (tuple(view.size), float(view.position), view.flip)
+        return key_of("latents", VERSION, self.fingerprint, self.batch_size, image, crop)
 
     def prepare(
         self,
@@ -109,11 +110,11 @@ class LatentCache:
         on_progress: OnProgress = lambda done, total: None,
         should_stop: Callable[[], bool] = lambda: False,
     ) -> bool:
-        """Make what is missing or damaged. ``encode`` takes pixels (B, 3, H, W) in [-1, 1], gives mean and deviation.
+        """Encode the views that are missing or damaged.
 
-        Returns False if stopped before all was there; what was made until then is kept. Raises NonFiniteError naming
-        the picture if the VAE gives infinite or not-a-number latents, DatasetError if a file can no longer be decoded,
-        or is another one by now.
+        ``encode`` maps pixels (B, 3, H, W) in [-1, 1] to mean and deviation. Returns False if ``should_stop`` ended it
+        early; finished views stay in the cache. Raises NonFiniteError naming the image if the VAE returns non-finite
+        latents, DatasetError if a file can no longer be decoded or has changed.
         """
         wanted = {self.key(view): view for view in views}
         missing = [view for key, view in wanted.items() if self.store.get(key) is None]
@@ -128,28 +129,28 @@ class LatentCache:
         return True
 
     def read(self, view: View) -> CachedLatents:
-        """Raises FileError if the view was never prepared, or its file was damaged since."""
+        """Return the latents of a view. Raises FileError if it was never prepared, or its file is damaged."""
         found = self.store.get(self.key(view))
         if found is None:
-            raise FileError(f"{view.example.path}: its latents are missing or damaged; start again to make them anew")
+            raise FileError(f"{view.example.path}: its latents are missing or damaged; start again to encode them anew")
         return CachedLatents(found["mean"], found["std"], found.get("mask"))
 
     def _decoded(self, batches: Iterable[list[View]]) -> Iterator[list[tuple[View, MaskedImage]]]:
-        """The batches with their pictures, decoded by a few threads a little ahead of the encoder."""
-        ahead: deque[list[tuple[View, Future[MaskedImage]]]] = deque()
+        """Yield the batches with their images, decoded by a few threads ahead of the encoder."""
+        pending: deque[list[tuple[View, Future[MaskedImage]]]] = deque()
         with ThreadPoolExecutor(_WORKERS, initializer=lower_thread_priority) as pool:
             try:
                 for batch in batches:
-                    ahead.append([(view, pool.submit(self._open, view)) for view in batch])
-                    if len(ahead) * self.batch_size >= _PREFETCHED:
-                        yield [(view, future.result()) for view, future in ahead.popleft()]
-                while ahead:
-                    yield [(view, future.result()) for view, future in ahead.popleft()]
+                    pending.append([(view, pool.submit(self._open, view)) for view in batch])
+                    if len(pending) * self.batch_size >= _PREFETCHED:
+                        yield [(view, future.result()) for view, future in pending.popleft()]
+                while pending:
+                    yield [(view, future.result()) for view, future in pending.popleft()]
             finally:
                 pool.shutdown(cancel_futures=True)
 
     def _open(self, view: View) -> MaskedImage:
-        """The view's pixels at its size, and its mask as it is on disk: that is cut once the latents' size is known."""
+        """Open the image at the view's size. The mask keeps its size: it is cropped once the latents' size is known."""
         rgb, mask = open_image(view.example.path, self.background, view.size)
         _require_unchanged(view.example.path, view.example.digest)
         if self.masks and view.example.mask is not None:
@@ -160,23 +161,25 @@ class LatentCache:
     def _encode(self, batch: Sequence[tuple[View, MaskedImage]], encode: "EncodeImages") -> None:
         import torch
 
-        pixels = [to_pixels(picture.rgb) for _, picture in batch]
-        filled = torch.stack(pixels + pixels[-1:] * (self.batch_size - len(pixels)))
+        pixels = [to_pixels(image.rgb) for _, image in batch]
+        padded = torch.stack(pixels + pixels[-1:] * (self.batch_size - len(pixels)))
         with torch.no_grad():
-            means, stds = encode(filled)
-        for (view, picture), mean, std in zip(batch, means.float(), stds.float(), strict=False):
+            means, stds = encode(padded)
+        for (view, image), mean, std in zip(batch, means.float(), stds.float(), strict=False):
             if not (mean.isfinite().all() and std.isfinite().all()):
                 remedy = "leave it out, or take another base"
                 raise NonFiniteError(f"{view.example.path}: the base's VAE gives non-finite latents for it; {remedy}")
-            made = {"mean": mean, "std": std}
-            if picture.mask is not None:
+            latents = {"mean": mean, "std": std}
+            if image.mask is not None:
                 latent_size = ImageSize(mean.shape[-1], mean.shape[-2])
-                made["mask"] = crop_and_resize_mask(picture.mask, latent_size, view.position, view.flip)
-            self.store.put(self.key(view), made)
+                latents["mask"] = crop_and_resize_mask(image.mask, latent_size, view.position, view.flip)
+            self.store.put(self.key(view), latents)
 
 
 def _require_unchanged(path: Path, digest: str) -> None:
-    """Called once ``path`` is decoded: what is kept under a picture's digest must be of that picture for all time."""
+    """Raise DatasetError if ``path`` no longer has this ``digest``. Call it after decoding: a cache entry must be of
+    that image for good.
+    """
     try:
         changed = bool(digest) and sha256(path) != digest
     except OSError:
@@ -186,7 +189,7 @@ def _require_unchanged(path: Path, digest: str) -> None:
 
 
 def _batches(views: Iterable[View], batch_size: int) -> Iterator[list[View]]:
-    """Views of one size together, in their order, ``batch_size`` at a time."""
+    """Group views by size, in order, ``batch_size`` at a time."""
     by_size: dict[ImageSize, list[View]] = {}
     for view in views:
         by_size.setdefault(view.size, []).append(view)
@@ -197,10 +200,10 @@ def _batches(views: Iterable[View], batch_size: int) -> Iterator[list[View]]:
 
 
 class TextCache:
-    """A frozen text encoder's outputs, by token ids and ``fingerprint`` of the encoder.
+    """Outputs of a frozen text encoder, stored by token ids and the encoder's ``fingerprint``.
 
-    ``encode`` takes ids (1, L) int64 and gives named tensors (1, ...): one caption at a time, so that what stands
-    beside it never changes a bit.
+    ``encode`` maps ids (1, L), int64, to named tensors (1, ...): one caption at a time, so that the other captions of a
+    batch never change a bit.
     """
 
     def __init__(self, store: TensorStore, fingerprint: str, encode: "EncodeText") -> None:
@@ -214,7 +217,7 @@ class TextCache:
         on_progress: OnProgress = lambda done, total: None,
         should_stop: Callable[[], bool] = lambda: False,
     ) -> bool:
-        """Make what is missing for ``ids`` (N, L). Returns False if stopped before all was there."""
+        """Encode the rows of ``ids`` (N, L) that are missing. Returns False if stopped before the last."""
         for done, row in enumerate(ids):
             if should_stop():
                 return False
@@ -224,7 +227,7 @@ class TextCache:
         return True
 
     def read(self, ids: "torch.Tensor") -> Tensors:
-        """The outputs for ``ids`` (B, L), stacked (B, ...); a caption that is not there yet is encoded now."""
+        """Return the outputs for ``ids`` (B, L), stacked (B, ...); a caption that is missing is encoded now."""
         import torch
 
         rows = [self._one(row) for row in ids]

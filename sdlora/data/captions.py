@@ -1,4 +1,4 @@
-"""What is said of a picture: read from its file or derived, then varied from step to step."""
+"""Captions: read from a file or derived from settings, then varied from step to step."""
 
 import re
 from pathlib import Path
@@ -13,9 +13,9 @@ _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 
 
 def read_caption(path: Path) -> str:
-    """A caption file's text in one line, without byte-order mark and NUL.
+    """Return a caption file's text as one line, without byte-order mark and NUL.
 
-    Raises DatasetError with the reason alone if it is longer than 10 KiB or not UTF-8: the caller names the file.
+    Raises DatasetError with the reason alone if it is longer than 10 kB or not UTF-8; the caller names the file.
     """
     try:
         with open(path, "rb") as file:
@@ -34,21 +34,25 @@ def read_caption(path: Path) -> str:
 
 
 def caption_for(own: str, data: Data, folder_name: str) -> str:
-    """The caption of one picture: its own; the prompt; trigger and class; the folder's; with the trigger in front."""
+    """Choose an image's caption (its own, the prompt, trigger and class, or the folder's) and put the trigger before
+    it.
+    """
     by_class = f"{data.trigger} {data.class_name}" if data.class_name else ""
     caption = own or data.prompt or by_class or folder_name
     return with_trigger(" ".join(caption.split()), data.trigger.strip())
 
 
 def with_trigger(caption: str, trigger: str) -> str:
-    """``trigger, caption``, unless the trigger stands in the caption as a word (in any case: CLIP reads none)."""
+    """Return ``trigger, caption``, or the caption if it contains the trigger as a word (in any case: CLIP ignores
+    case).
+    """
     if not trigger or _as_word(trigger).search(caption):
         return caption
     return f"{trigger}, {caption}" if caption else trigger
 
 
 def without_trigger(caption: str, trigger: str) -> str:
-    """The caption without the trigger where that stands as a word: `a sks dog, sitting` says `a dog, sitting`."""
+    """Remove the trigger where it stands as a word: `a sks dog, sitting` becomes `a dog, sitting`."""
     rest = _as_word(trigger).sub(" ", caption) if trigger else caption
     return ", ".join(" ".join(part.split()) for part in rest.split(",") if part.strip())
 
@@ -58,7 +62,7 @@ def _as_word(text: str) -> re.Pattern[str]:
 
 
 def augment_caption(caption: str, shuffle: bool, dropout: float, *parts: int | str) -> str:
-    """The caption as one example says it: empty in a share of ``dropout``, the comma-parts behind the first shuffled.
+    """Vary a caption for one example: empty with probability ``dropout``, else all comma-parts but the first shuffled.
 
     ``parts`` (seed, epoch, index) decide both.
     """

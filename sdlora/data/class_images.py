@@ -1,6 +1,6 @@
-"""Class pictures for prior preservation: the user's own, and those that the base makes, kept for later runs.
+"""Class images for prior preservation: the user's own, and generated ones that later runs reuse.
 
-Front ends may import this: no torch. The pictures are made by a callable that the trainer brings.
+Front ends may import this: no torch. The trainer passes the function that generates them.
 """
 
 import hashlib
@@ -28,7 +28,7 @@ RECORD = "made_by.json"
 
 
 class GeneratedClassImage(NamedTuple):
-    """A class picture that the base makes."""
+    """A class image that the base model generates."""
 
     prompt: str
     seed: int
@@ -37,31 +37,30 @@ class GeneratedClassImage(NamedTuple):
 
 @dataclass(frozen=True)
 class ClassImageStore:
-    """Where made class pictures are kept: below ``root`` a folder for each prompt and whatever else decides a picture.
+    """Folder tree of generated class images: below ``root``, one folder per prompt and ``made_by``.
 
-    ``made_by``: all that decides a picture but prompt and seed: base fingerprint, negative prompt, size, sampler,
-    steps, guidance scale, and what was said of the base's schedule. All of it must be plain JSON. The seed is in the
-    file's name.
+    ``made_by`` is plain JSON with everything but prompt and seed that decides an image: base fingerprint, negative
+    prompt, size, sampler, steps, guidance scale, and overrides of the base's schedule. The seed is in the file's name.
     """
 
     root: Path
     made_by: Mapping[str, Any]
 
     def image_path(self, prompt: str, seed: int) -> GeneratedClassImage:
-        """The picture of ``prompt`` and ``seed``; it need not exist yet."""
+        """Return the image of ``prompt`` and ``seed``, which need not exist yet."""
         digest = hashlib.sha256(self.record(prompt).encode()).hexdigest()[:16]
         return GeneratedClassImage(prompt, seed, self.root / digest / f"seed{seed:010d}.png")
 
     def record(self, prompt: str) -> str:
-        """What is written beside the pictures of ``prompt``."""
+        """Return the JSON text that is written beside the images of ``prompt``."""
         return json.dumps({**self.made_by, "prompt": prompt}, sort_keys=True, ensure_ascii=False, indent=2) + "\n"
 
 
 @dataclass(frozen=True)
 class ClassImages:
-    """Which class pictures a run uses: ``own`` ones of the user first, then those that the base makes.
+    """Class images of a run: the user's ``own`` first, then generated ones.
 
-    The two never mix: made pictures go to the shelf, and the user's folder stays as it is.
+    The two never mix: generated images go to the store, and the user's folder stays as it is.
     """
 
     own: tuple[Example, ...]
@@ -69,46 +68,46 @@ class ClassImages:
     notices: tuple[str, ...] = ()
 
     def missing(self) -> list[GeneratedClassImage]:
-        """Those to make that are not there whole."""
-        return [made for made in self.generated if not _is_usable(made.path)]
+        """List the generated images that do not exist yet, or are damaged."""
+        return [image for image in self.generated if not _is_usable(image.path)]
 
     def examples(self) -> list[Example]:
-        """All of them, own ones first. Raises DatasetError if a made one is missing or damaged."""
-        return [*self.own, *(_example(made) for made in self.generated)]
+        """Return all of them, the user's own first. Raises DatasetError if a generated one is missing or damaged."""
+        return [*self.own, *(_example(image) for image in self.generated)]
 
 
 def class_prompt(data: Data, prior: Prior) -> str:
-    """What class pictures show, in one phrase: the setting, else ``a`` and the class name.
+    """Return the prompt of the class: the setting, else ``a`` and the class name.
 
     Raises ConfigError if neither is set.
     """
     if not prior.class_prompt and not data.class_name:
         raise ConfigError(
-            "prior.class_prompt: empty; say what the class pictures show (`a dog`), or set data.class_name"
+            "prior.class_prompt: empty; describe what the class pictures show (`a dog`), or set data.class_name"
         )
     return prior.class_prompt or f"a {data.class_name}"
 
 
 def class_prompts(data: Data, prior: Prior, captions: Iterable[str]) -> tuple[str, ...]:
-    """The prompts that class pictures are made with, in turn: the setting alone if there is one; else what the training
-    ``captions`` say without the trigger, each once, so that the class is kept wherever the subject is shown.
+    """Return the prompts that class images are generated with, in turn.
 
-    A caption that does not name the class, or nothing else, gives way to ``a`` and the class name. Raises ConfigError
-    as `class_prompt` does.
+    It is the setting alone if there is one, else each training caption once, without the trigger, so that the class is
+    preserved in all contexts that the subject appears in. A caption that does not name the class, or names nothing
+    else, is replaced by ``a`` and the class name. Raises ConfigError as `class_prompt` does.
     """
-    plain, name = class_prompt(data, prior), data.class_name.casefold()
+    default, name = class_prompt(data, prior), data.class_name.casefold()
     if prior.class_prompt:
-        return (plain,)
-    said = (without_trigger(caption, data.trigger) for caption in captions)
-    return tuple(dict.fromkeys(text if name in text.casefold() != name else plain for text in said)) or (plain,)
+        return (default,)
+    texts = (without_trigger(caption, data.trigger) for caption in captions)
+    return tuple(dict.fromkeys(text if name in text.casefold() != name else default for text in texts)) or (default,)
 
 
 def select_class_images(prior: Prior, prompts: Sequence[str], caption: str, store: ClassImageStore) -> ClassImages:
-    """``prior.count`` class pictures: those in ``prior.folder``, by their own captions or else by ``caption``; the rest
-    made. Each counts once, whatever its folder's name says of repeats.
+    """Select ``prior.count`` class images: those in ``prior.folder``, the rest generated.
 
-    Made picture ``i`` has seed ``prior.seed + i`` and the ``i``-th of the ``prompts``, which come in turn. Raises
-    DatasetError for a user's folder that is missing, or holds pictures that cannot be used.
+    The user's images use their own captions or else ``caption``; each counts once, whatever its folder's name says of
+    repeats. Generated image ``i`` has seed ``prior.seed + i`` and the ``i``-th of ``prompts``, cyclically. Raises
+    DatasetError for a folder of the user's that is missing, or holds unusable images.
     """
     own: tuple[Example, ...] = ()
     notices = []
@@ -123,14 +122,14 @@ def select_class_images(prior: Prior, prompts: Sequence[str], caption: str, stor
             notices.append(f"{prior.folder}: of {len(own)} class pictures, the first {prior.count} are used.")
         notices.extend(found)
     rest = range(max(0, prior.count - len(own)))
-    made = tuple(store.image_path(prompts[i % len(prompts)], prior.seed + i) for i in rest)
-    return ClassImages(own[: prior.count], made, tuple(notices))
+    generated = tuple(store.image_path(prompts[i % len(prompts)], prior.seed + i) for i in rest)
+    return ClassImages(own[: prior.count], generated, tuple(notices))
 
 
 def _read_own(folder: Path, caption: str) -> tuple[tuple[Example, ...], tuple[str, ...]]:
     found = existing_path(folder)
     if found and found.is_dir() and not any(not path.name.startswith(".") for path in found.iterdir()):
-        return (), ()  # a folder made ready for class pictures: all are missing
+        return (), ()  # An empty folder for class images: all are missing.
     try:
         dataset = load_dataset(Data(folder=folder, prompt=caption, masks=False))
     except DatasetError as error:
@@ -151,7 +150,7 @@ def _example(made: GeneratedClassImage) -> Example:
     try:
         facts = inspect_image(made.path)
     except DatasetError as error:
-        raise DatasetError(f"{made.path}: {error}; start again to have it made anew") from None
+        raise DatasetError(f"{made.path}: {error}; start the run again to generate it anew") from None
     return Example(made.path, made.prompt, *facts.size, digest=facts.digest)
 
 
@@ -162,10 +161,11 @@ def generate_missing(
     on_progress: OnProgress = lambda done, total: None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> bool:
-    """``make`` the ``missing`` pictures of their prompts and seeds, each kept as soon as it is there, with a record of
-    what made it. Several processes may fill one shelf, each its share.
+    """Generate the ``missing`` images with ``make(prompt, seed)``, and store each at once with a record of its
+    settings.
 
-    Returns False if stopped before the last. Raises FileError if the disk is full.
+    Several processes may fill one store, each its share. Returns False if stopped before the last. Raises FileError if
+    the disk is full.
     """
     on_progress(0, len(missing))
     for done, made in enumerate(missing, 1):

@@ -1,4 +1,4 @@
-"""A folder of pictures and captions, read into examples; all that is wrong with it is said at once, before training.
+"""Read a folder of images and captions into examples, and report everything that is wrong with it before training.
 
 Front ends may import this: no torch.
 """
@@ -20,14 +20,14 @@ MASK_SUFFIX = ".mask.png"
 CAPTION_SUFFIXES = (".txt", ".caption")
 MIN_IMAGES = 3
 MAX_REPEATS = 1000
-"""A larger number before a folder's name is a year or a date, not kohya's repeats."""
+"""Largest number before a folder's name that counts as kohya's repeats; a larger one is a year or a date."""
 _WORKERS = 4
 _SHOWN = 5
 
 
 @dataclass(frozen=True)
 class Example:
-    """One training picture and what is said of it. Width and height are in pixels, when upright."""
+    """One training image and its caption. Width and height are in pixels, upright."""
 
     path: Path
     caption: str
@@ -35,12 +35,12 @@ class Example:
     height: int
     mask: Path | None = None
     repeats: int = 1
-    """How often it is seen in an epoch (kohya's `10_sks dog`)."""
+    """Number of times that it is seen in an epoch (kohya's `10_sks dog`)."""
     digest: str = ""
-    """SHA-256 of the picture's bytes; caches are kept by it."""
+    """SHA-256 of the image's bytes; the key of caches."""
     mask_digest: str = ""
     own_caption: str = ""
-    """What its own caption file says, before anything is put in front of it."""
+    """Text of its own caption file, before anything is put in front of it."""
 
     @property
     def size(self) -> ImageSize:
@@ -49,7 +49,7 @@ class Example:
 
 @dataclass(frozen=True)
 class Dataset:
-    """The examples of a folder in the order of their paths, and what is worth knowing of them."""
+    """Examples of a folder in the order of their paths, and notices about them."""
 
     examples: tuple[Example, ...]
     notices: tuple[str, ...] = ()
@@ -57,19 +57,19 @@ class Dataset:
 
 @dataclass(frozen=True)
 class FolderSurvey:
-    """What a folder holds: usable examples, problems as lines ``name: reason``, and what is worth knowing."""
+    """Everything found in a folder: usable examples, problems as lines ``name: reason``, and notices."""
 
     root: Path
     examples: tuple[Example, ...]
     problems: tuple[str, ...]
     notices: tuple[str, ...]
     files: int
-    """How many pictures there are, usable or not."""
+    """Number of images, usable or not."""
 
 
 @dataclass(frozen=True)
 class _SourceFolder:
-    """One folder to read: the files in it, and what kohya's naming says of them."""
+    """One folder to read: its files, and the repeats and caption in its name (kohya's convention)."""
 
     folder: Path
     images: list[Path]
@@ -81,14 +81,14 @@ class _SourceFolder:
 
 @dataclass
 class _Report:
-    """What is said of a folder while it is read; ``problems`` are lines ``name: reason``."""
+    """Problems (lines ``name: reason``) and notices, collected while a folder is read."""
 
     root: Path
     problems: list[str] = field(default_factory=list)
     notices: list[str] = field(default_factory=list)
 
     def name(self, path: Path) -> str:
-        """``path`` below the data folder, without line breaks or marks that turn the text around."""
+        """Return ``path`` below the data folder, without line breaks or marks that reverse text."""
         name = path.relative_to(self.root).as_posix()
         return name if name.isprintable() else ascii(name)
 
@@ -96,14 +96,14 @@ class _Report:
         self.problems.append(f"{self.name(path)}: {reason}")
 
     def notice(self, fact: str, paths: Iterable[Path], remark: str) -> None:
-        """``Several frames: 2 pictures (a.gif, b.gif); the first is used.``, if there is any of them."""
+        """Add ``Several frames: 2 pictures (a.gif, b.gif); the first is used.``, if there are any."""
         names = [self.name(path) for path in paths]
         if names:
             self.notices.append(f"{fact}: {summarize_names(names)}; {remark}.")
 
 
 def summarize_names(names: Sequence[str]) -> str:
-    """``2 pictures (a.png, b.png)``, the names cut off after a few."""
+    """Return ``2 pictures (a.png, b.png)``, with only the first few names."""
     more = ", ..." if len(names) > _SHOWN else ""
     return f"{pluralize(len(names), 'picture')} ({', '.join(names[:_SHOWN])}{more})"
 
@@ -117,15 +117,15 @@ def load_dataset(data: Data) -> Dataset:
     if found.problems:
         raise DatasetError(
             f"{found.root}: {pluralize(len(found.problems), 'problem')} with {pluralize(found.files, 'picture')}; "
-            "mend or remove what is named here, then start again\n" + "\n".join(f"  {line}" for line in found.problems)
+            "fix or remove these files, then start again\n" + "\n".join(f"  {line}" for line in found.problems)
         )
     return Dataset(found.examples, found.notices)
 
 
 def survey_folder(data: Data) -> FolderSurvey:
-    """All that is in ``data.folder``, good and bad.
+    """List everything in ``data.folder``, usable or not.
 
-    Raises DatasetError if the folder is not there, cannot be read, or holds no picture at all.
+    Raises DatasetError if the folder is missing, cannot be read, or holds no image at all.
     """
     root = existing_path(data.folder)
     if root is None or not root.is_dir():
@@ -144,7 +144,7 @@ def survey_folder(data: Data) -> FolderSurvey:
 
 
 def image_files(folder: Path) -> list[Path]:
-    """The pictures that training would read below ``folder``, usable or not; none if it cannot be read."""
+    """List the images that training would read below ``folder``, usable or not; none if it cannot be read."""
     try:
         return [path for source in _sources(folder, _Report(folder)) for path in source.images]
     except OSError:
@@ -170,7 +170,7 @@ def _sources(root: Path, report: _Report) -> list[_SourceFolder]:
     for folder in sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")):
         named = parse_kohya_folder(folder.name)
         if folder.suffix.lower() in SUFFIXES:
-            continue  # listed above as a picture that is a folder, and refused
+            continue  # Listed above as an image that is a folder, and refused.
         if named and not _is_inside(folder, root):
             report.refuse(folder, "is a link out of the data folder; copy the pictures here")
         elif named:
@@ -183,7 +183,7 @@ def _sources(root: Path, report: _Report) -> list[_SourceFolder]:
 
 
 def parse_kohya_folder(name: str) -> tuple[int, str] | None:
-    """Repeats and caption in a folder's name: ``10_sks dog`` -> (10, "sks dog")."""
+    """Return repeats and caption from a folder's name: ``10_sks dog`` -> (10, "sks dog")."""
     match = re.fullmatch(r"([0-9]{1,4})_(.+)", name)
     return (int(match[1]), match[2].strip()) if match and 1 <= int(match[1]) <= MAX_REPEATS else None
 
@@ -191,12 +191,12 @@ def parse_kohya_folder(name: str) -> tuple[int, str] | None:
 def _is_inside(path: Path, root: Path) -> bool:
     try:
         return path.resolve(strict=True).is_relative_to(root.resolve())
-    except (OSError, RuntimeError):  # a link to nothing, or to itself
+    except (OSError, RuntimeError):  # A link to nothing, or to itself.
         return False
 
 
 def _list_folder(folder: Path, report: _Report, repeats: int, caption: str) -> _SourceFolder:
-    """The files of one folder by their roles; what is plainly meant for training and cannot be is refused."""
+    """Sort the files of one folder by role; refuse files that are meant for training but cannot be used."""
     source = _SourceFolder(folder, [], {}, {}, repeats, caption)
     for path in sorted(folder.iterdir()):
         name, suffix = path.name, path.suffix.lower()
@@ -220,7 +220,7 @@ def _list_folder(folder: Path, report: _Report, repeats: int, caption: str) -> _
 
 
 def _refuse_conflicts(source: _SourceFolder, report: _Report) -> None:
-    """One caption or mask that belongs to two pictures is refused; one that belongs to none is told."""
+    """Refuse a caption or mask that belongs to two images; report one that belongs to none."""
     stems: dict[str, list[str]] = {}
     for path in source.images:
         stems.setdefault(path.stem, []).append(path.name)
@@ -233,23 +233,23 @@ def _refuse_conflicts(source: _SourceFolder, report: _Report) -> None:
 
 
 def _read_examples(source: _SourceFolder, data: Data, report: _Report) -> list[Example]:
-    """The usable examples of one folder; each unusable file is added to the report."""
+    """Return the usable examples of one folder; add each unusable file to the report."""
     with ThreadPoolExecutor(_WORKERS) as pool:
-        looks = list(pool.map(_inspect_file, source.images))
+        infos = list(pool.map(_inspect_file, source.images))
     examples = []
-    for path, look in zip(source.images, looks, strict=True):
+    for path, info in zip(source.images, infos, strict=True):
         caption, mask = source.captions.get(path.stem), source.masks.get(path.stem) if data.masks else None
-        if isinstance(look, DatasetError):
-            report.refuse(path, look)
+        if isinstance(info, DatasetError):
+            report.refuse(path, info)
         own = _checked_caption(caption, report) if caption else ""
-        mask_digest = _checked_mask(mask, look, report) if mask and isinstance(look, ImageInfo) else ""
-        if isinstance(look, ImageInfo):
+        mask_digest = _checked_mask(mask, info, report) if mask and isinstance(info, ImageInfo) else ""
+        if isinstance(info, ImageInfo):
             text = caption_for(own, data, source.caption)
-            examples.append(Example(path, text, *look.size, mask, source.repeats, look.digest, mask_digest, own))
-    moving = [
-        path for path, look in zip(source.images, looks, strict=True) if isinstance(look, ImageInfo) and look.animated
+            examples.append(Example(path, text, *info.size, mask, source.repeats, info.digest, mask_digest, own))
+    animated = [
+        path for path, info in zip(source.images, infos, strict=True) if isinstance(info, ImageInfo) and info.animated
     ]
-    report.notice("Several frames", moving, "the first is used")
+    report.notice("Several frames", animated, "the first is used")
     return examples
 
 
@@ -271,15 +271,15 @@ def _checked_caption(path: Path, report: _Report) -> str:
         return ""
 
 
-def _checked_mask(path: Path, picture: ImageInfo, report: _Report) -> str:
-    """The mask's digest; refused if it is no picture, of another shape than its own, or black throughout."""
+def _checked_mask(path: Path, image: ImageInfo, report: _Report) -> str:
+    """Return the mask's digest; refuse a mask that is no image, differs in shape from its image, or is all black."""
     try:
         facts = inspect_image(path)
-        ratio = (facts.size.width * picture.size.height) / (facts.size.height * picture.size.width)
+        ratio = (facts.size.width * image.size.height) / (facts.size.height * image.size.width)
         if not 0.98 < ratio < 1.02:
             raise DatasetError(
-                f"is {facts.size.width} x {facts.size.height}, its picture {picture.size.width} x "
-                f"{picture.size.height}; make it of the same shape"
+                f"is {facts.size.width} x {facts.size.height}, its picture {image.size.width} x "
+                f"{image.size.height}; make it of the same shape"
             )
         if open_mask(path).getextrema() == (0, 0):
             raise DatasetError("is black throughout: nothing of its picture would count; remove one of the two")

@@ -1,4 +1,4 @@
-"""What is wrong with a set of pictures, or could be better, in plain words, before an hour goes into training on it.
+"""Checks of a data set: what is wrong with it or could be better, before hours go into training on it.
 
 Front ends may import this: no torch.
 """
@@ -23,31 +23,32 @@ from sdlora.events import OnProgress
 from sdlora.formatting import pluralize
 
 Severity = Literal["must", "could", "fine"]
-"""To be mended first; could be better; taken care of, and said so that it surprises nobody."""
+"""Fix it first (``must``); it could be better (``could``); handled, and reported so that it surprises nobody
+(``fine``)."""
 RECOMMENDED_IMAGES = 8
-"""Pictures from which a style or a subject is learnt rather than copied: a dozen is what the field advises."""
+"""Number of images from which a style or a subject is learnt rather than copied; the field advises a dozen."""
 MAX_CROPPED = 0.15
-"""A picture that loses more of its area to its training shape is named: neighbouring shapes cost less than that."""
+"""Share of its area that an image may lose to its bucket before it is named; neighbouring buckets cost less."""
 MAX_DUPLICATES = 0.6
-"""Share of pictures in one group of look-alikes from which the whole set counts as one picture."""
+"""Share of images in groups of near duplicates above which the whole set counts as one image."""
 _WORKERS = 4
 _GROUPS = 4
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing to know of a set: how much it matters, a sentence with its remedy, the pictures it concerns."""
+    """One result of a check: its severity, a sentence with its remedy, and the images it concerns."""
 
     severity: Severity
     label: str
-    """A word or two for the cards of those pictures."""
+    """One or two words for the cards of those images."""
     text: str
     images: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
 class PixelCheck:
-    """What the pixels of one picture tell: whether EXIF turns it, whether it is transparent, how to compare it."""
+    """Facts from the pixels of one image: rotated by EXIF, transparent, and its grids for comparison."""
 
     rotated: bool
     transparent: bool
@@ -69,10 +70,10 @@ class _DatasetUnderCheck:
 
 
 def check_dataset(data: Data, native_size: int, on_progress: OnProgress | None = None) -> list[Finding]:
-    """All findings on ``data.folder``, what matters most first.
+    """Return all findings on ``data.folder``, the most important first.
 
-    ``native_size``: the base model's own side in pixels, for where ``data.resolution`` is not set. ``on_progress`` is
-    told pictures. A second look at unchanged files costs next to nothing.
+    ``native_size``: the base model's own side in pixels, used if ``data.resolution`` is not set. ``on_progress`` counts
+    images. A second call on unchanged files costs next to nothing.
     """
     _check_all_pixels(image_files(data.folder), on_progress)
     try:
@@ -112,10 +113,10 @@ def exact_copies(examples: Sequence[Example]) -> list[Finding]:
 
 
 def _check_all_pixels(paths: Sequence[Path], on_progress: OnProgress | None) -> None:
-    """Judge and measure each picture, several at a time; both answers are kept."""
+    """Inspect every image and its pixels, several at a time; the results are cached."""
 
     def both(path: Path) -> None:
-        with suppress(DatasetError):  # The survey names what cannot be used.
+        with suppress(DatasetError):  # The survey names the unusable ones.
             inspect_image(path)
             check_pixels(path)
 
@@ -126,7 +127,7 @@ def _check_all_pixels(paths: Sequence[Path], on_progress: OnProgress | None) -> 
 
 
 def check_pixels(path: Path) -> PixelCheck:
-    """What the pixels of ``path`` tell, kept by modification time and length. Raises DatasetError if it is damaged."""
+    """Return the facts of ``path``, cached by modification time and length. Raises DatasetError if it is damaged."""
     status = path.stat()
     return _check_pixels(path, status.st_size, status.st_mtime_ns)
 
@@ -138,12 +139,12 @@ def _check_pixels(path: Path, length: int, modified: int) -> PixelCheck:
 
 
 def _readable(examples: Iterable[Example]) -> tuple[tuple[Example, ...], tuple[PixelCheck, ...]]:
-    """The examples that can still be opened, with their looks."""
+    """Return the examples that can still be opened, with their pixel facts."""
     pairs = []
     for example in examples:
-        with suppress(DatasetError, OSError):  # Taken away since it was listed: the next look will not list it.
+        with suppress(DatasetError, OSError):  # Removed since it was listed: the next check will not list it.
             pairs.append((example, check_pixels(example.path)))
-    return tuple(example for example, _ in pairs), tuple(seen for _, seen in pairs)
+    return tuple(example for example, _ in pairs), tuple(pixels for _, pixels in pairs)
 
 
 def _unusable(found: FolderSurvey) -> list[Finding]:
@@ -166,41 +167,41 @@ def _too_few(dataset: _DatasetUnderCheck) -> list[Finding]:
 
 
 def _near_duplicates(dataset: _DatasetUnderCheck) -> list[Finding]:
-    """Pictures that are nearly the same; exact copies are left to ``exact_copies``."""
-    places = list({example.digest: place for place, example in reversed(list(enumerate(dataset.examples)))}.values())
-    places.sort()
-    pairs = _alike(tuple(dataset.pixels[place] for place in places))
+    """Find images that are nearly the same; ``exact_copies`` finds identical files."""
+    first = {example.digest: i for i, example in reversed(list(enumerate(dataset.examples)))}
+    indices = sorted(first.values())
+    pairs = _alike(tuple(dataset.pixels[i] for i in indices))
     if not pairs:
         return []
-    names = [dataset.examples[place].path for place in places]
+    names = [dataset.examples[i].path for i in indices]
     sets = near_duplicates.group_duplicates(pairs)
     largest = max(map(len, sets))
     if largest >= MIN_IMAGES and largest > MAX_DUPLICATES * len(names):
         text = (
             f"{largest} of {len(names)} pictures are nearly the same: the adapter would copy that one. "
-            "Add others: other places, sides, light."
+            "Add different ones: other places, angles, light."
         )
         return [Finding("must", "alike", text, tuple(names[i] for group in sets for i in group))]
     mirrored = {frozenset(pair[:2]) for pair in pairs if pair.mirrored}
-    said = [
+    groups = [
         " and ".join(names[i].name for i in group) + (" (mirrored)" if frozenset(group) in mirrored else "")
         for group in sets[:_GROUPS]
     ]
     text = (
-        f"Nearly the same picture: {'; '.join(said)}{'; ...' if len(sets) > _GROUPS else ''}. "
-        "Keep the best of each, or what they share is learnt too well."
+        f"Nearly the same picture: {'; '.join(groups)}{'; ...' if len(sets) > _GROUPS else ''}. "
+        "Keep the best of each, or the adapter overfits on what they share."
     )
     return [Finding("could", "alike", text, tuple(names[i] for group in sets for i in group))]
 
 
 @lru_cache(maxsize=4)
-def _alike(looks: tuple[PixelCheck, ...]) -> tuple[near_duplicates.DuplicatePair, ...]:
-    """Kept for the same looks: captions change more often than pictures do."""
-    return tuple(near_duplicates.near_duplicates([seen.grids for seen in looks]))
+def _alike(pixels: tuple[PixelCheck, ...]) -> tuple[near_duplicates.DuplicatePair, ...]:
+    """Find the pairs, cached: captions change more often than images do."""
+    return tuple(near_duplicates.near_duplicates([one.grids for one in pixels]))
 
 
 def _shapes(dataset: _DatasetUnderCheck) -> list[Finding]:
-    """What the training shapes do: enlarge small pictures, cut long ones."""
+    """Find images that their bucket enlarges or crops."""
     small, cut, most = [], [], 0.0
     for example, size in zip(dataset.examples, dataset.sizes, strict=True):
         left, top, right, bottom = crop_box(example.size, size, 0.5)
@@ -241,7 +242,7 @@ def _repeats(dataset: _DatasetUnderCheck) -> list[Finding]:
 
 
 def _conversions(dataset: _DatasetUnderCheck) -> list[Finding]:
-    """What is done with pictures that are turned or see-through."""
+    """Report images that are rotated or transparent, and how they are converted."""
     rotated = [example for example, pixels in zip(dataset.examples, dataset.pixels, strict=True) if pixels.rotated]
     transparent = [
         example for example, pixels in zip(dataset.examples, dataset.pixels, strict=True) if pixels.transparent
@@ -259,24 +260,24 @@ def _conversions(dataset: _DatasetUnderCheck) -> list[Finding]:
 
 
 def _captions(dataset: _DatasetUnderCheck) -> list[Finding]:
-    """Captions that are missing, that lack the trigger, or that all say the same."""
+    """Find captions that are missing, that lack the trigger, or that are all the same."""
     trigger, named = dataset.data.trigger.strip(), [example for example in dataset.examples if example.own_caption]
     empty = [example for example in dataset.examples if not example.own_caption]
-    mute = [example for example in empty if not example.caption]
+    uncaptioned = [example for example in empty if not example.caption]
     found = []
-    if mute:
+    if uncaptioned:
         remedy = "give a trigger word, or write captions"
-        text = f"No caption: {_some(mute)}. No word in a prompt would call what is learnt: {remedy}."
-        found.append(Finding("must", "no caption", text, _paths(mute)))
+        text = f"No caption: {_some(uncaptioned)}. No word in a prompt would call what is learnt: {remedy}."
+        found.append(Finding("must", "no caption", text, _paths(uncaptioned)))
     elif empty and named:
         text = (
-            f"Without a caption of their own: {_some(empty)}; training says “{empty[0].caption}”. "
-            "Write what is to be seen, as for the others."
+            f"Without a caption of their own: {_some(empty)}; training uses “{empty[0].caption}”. "
+            "Describe what they show, as for the others."
         )
         found.append(Finding("could", "no caption", text, _paths(empty)))
     elif len(empty) >= MIN_IMAGES:
         text = (
-            f"No picture has a caption; training says “{empty[0].caption}” of each. That works; "
+            f"No picture has a caption; training uses “{empty[0].caption}” for each. That works; "
             "a few words on what each shows let prompts steer more."
         )
         found.append(Finding("could", "", text))
@@ -284,23 +285,24 @@ def _captions(dataset: _DatasetUnderCheck) -> list[Finding]:
     if without:
         text = (
             f"Captions without the trigger “{trigger}”: {_some(without)}. Training puts it in front; "
-            "add it yourself to say where."
+            "add it yourself to choose the place."
         )
         found.append(Finding("could", "no trigger", text, _paths(without)))
-    said = Counter(example.own_caption.lower() for example in named)
+    texts = Counter(example.own_caption.lower() for example in named)
     if (
         len(dataset.examples) >= MIN_IMAGES
-        and len(said) == 1
+        and len(texts) == 1
         and len(named) == len(dataset.examples)
         and not _is_name(dataset)
     ):
-        text = f"All captions are the same: “{named[0].own_caption}”. Say what differs, so that it can be asked for."
+        caption = named[0].own_caption
+        text = f"All captions are the same: “{caption}”. Describe what differs, so that prompts can ask for it."
         found.append(Finding("could", "", text))
     return found
 
 
 def _is_name(dataset: _DatasetUnderCheck) -> bool:
-    """Whether the one caption of all is no more than trigger and class, which is how a subject is often captioned."""
+    """Return whether the one caption of all is no more than trigger and class, a common caption for subjects."""
     words = f"{dataset.data.trigger} {dataset.data.class_name}".lower().split()
     return set(dataset.examples[0].own_caption.lower().replace(",", " ").split()) <= {
         *words,

@@ -1,4 +1,4 @@
-"""Which examples make up micro-batch number n of a run: computed from the seed and n alone, never stored.
+"""Choose the examples of micro-batch n of a run: computed from the seed and n alone, never stored.
 
 Front ends may import this: no torch.
 """
@@ -15,7 +15,7 @@ Bucket = TypeVar("Bucket", bound=Hashable)
 
 @dataclass(frozen=True)
 class SampledBatch(Generic[Bucket]):
-    """One global micro-batch: its epoch, its bucket, and the items in it, in the order of their global places."""
+    """One global micro-batch: its epoch, its bucket, and its items in the order of their global positions."""
 
     epoch: int
     bucket: Bucket
@@ -23,11 +23,11 @@ class SampledBatch(Generic[Bucket]):
 
 
 class EpochSampler(Generic[Bucket]):
-    """The order of items (an example as often as it is repeated), in full batches of one bucket each.
+    """Order of items (an example as often as it is repeated), in full batches of one bucket each.
 
-    ``buckets`` gives the bucket of every item. In an epoch every item comes at least once. A bucket's last batch is
-    filled up from that bucket's beginning, so that batches are always full: some items come twice or, in a bucket with
-    fewer items than a batch, more often.
+    ``buckets`` gives the bucket of every item. Every item comes at least once in an epoch. A bucket's last batch is
+    filled up from that bucket's beginning, so that batches are always full: some items come twice, or more often in a
+    bucket with fewer items than a batch. ``per_epoch`` is the number of micro-batches in an epoch.
     """
 
     def __init__(self, buckets: Sequence[Bucket], batch_size: int, seed: int) -> None:
@@ -42,27 +42,27 @@ class EpochSampler(Generic[Bucket]):
         self._epoch = lru_cache(maxsize=2)(self._ordered)
 
     def __getitem__(self, n: int) -> SampledBatch[Bucket]:
-        """Global micro-batch ``n``, counted from 0 over all epochs."""
+        """Return global micro-batch ``n``, counted from 0 over all epochs."""
         epoch, position = divmod(n, self.per_epoch)
         return self._epoch(epoch)[position]
 
     def _ordered(self, epoch: int) -> list[SampledBatch[Bucket]]:
-        slots = []
+        batches = []
         for number, (bucket, members) in enumerate(self._members.items()):
-            turns = [members[i] for i in order(len(members), self.seed, "items", epoch, number)]
-            for start in range(0, len(turns), self.batch_size):
-                items = tuple(turns[(start + i) % len(turns)] for i in range(self.batch_size))
-                slots.append(SampledBatch(epoch, bucket, items))
-        return [slots[i] for i in order(len(slots), self.seed, "batches", epoch)]
+            shuffled = [members[i] for i in order(len(members), self.seed, "items", epoch, number)]
+            for start in range(0, len(shuffled), self.batch_size):
+                items = tuple(shuffled[(start + i) % len(shuffled)] for i in range(self.batch_size))
+                batches.append(SampledBatch(epoch, bucket, items))
+        return [batches[i] for i in order(len(batches), self.seed, "batches", epoch)]
 
     @property
     def repeated(self) -> int:
-        """Places in an epoch that are filled up with items that had their turn already."""
+        """Number of positions in an epoch that are filled with items that came before."""
         return self.per_epoch * self.batch_size - sum(len(members) for members in self._members.values())
 
 
 class ShuffledCycle:
-    """An endless sequence over ``count`` things: each round all of them once, in an order of its own."""
+    """Endless sequence over ``count`` things: each round has all of them once, in an order of its own."""
 
     def __init__(self, count: int, seed: int) -> None:
         assert count > 0
@@ -71,8 +71,8 @@ class ShuffledCycle:
         self._round = lru_cache(maxsize=2)(self._ordered)
 
     def __getitem__(self, position: int) -> int:
-        number, place = divmod(position, self.count)
-        return self._round(number)[place]
+        number, index = divmod(position, self.count)
+        return self._round(number)[index]
 
     def _ordered(self, number: int) -> list[int]:
         return order(self.count, self.seed, "rotation", number)

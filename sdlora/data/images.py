@@ -1,6 +1,6 @@
-"""Picture files: judged before they are decoded, opened upright in RGB, cut to a bucket, and turned into pixels.
+"""Image files: validate before decoding, open upright in RGB, crop to a bucket, convert to pixels.
 
-Front ends may import this: torch is imported by ``to_pixels`` alone.
+Front ends may import this: torch is imported by the functions that return tensors.
 """
 
 import os
@@ -20,7 +20,7 @@ from sdlora.formatting import format_bytes
 if TYPE_CHECKING:
     import torch
 
-# Pillow's remarks on odd EXIF and large pictures: judged here, by rules of our own (threads rule out catch_warnings)
+# Pillow warns of odd EXIF and large images: this module has its own rules (threads rule out catch_warnings).
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
 MAX_PIXELS = 8192 * 8192
@@ -32,7 +32,7 @@ _AVIF = bool(features.check("avif"))
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", *(["AVIF"] if _AVIF else []))
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"} | ({".avif"} if _AVIF else set())
 FOREIGN_SUFFIXES = {".svg", ".eps", ".psd", ".pdf", ".heic", ".heif", ".avif", ".jxl", ".raw", ".dng"} - SUFFIXES
-"""Files that are plainly meant as pictures, in formats that are not read: refused by name rather than passed over."""
+"""Suffixes of image formats that are not supported: such files are refused by name rather than ignored."""
 
 _ANIMATED = frozenset(("PNG", "WEBP", "GIF", "TIFF", "AVIF"))  # not MPO: phones add a preview frame to plain JPEGs
 _ORIENTATION = 0x0112
@@ -66,7 +66,7 @@ class ImageSize(NamedTuple):
 
 @dataclass(frozen=True)
 class ImageInfo:
-    """What one look at a picture file tells: its size when upright, whether it moves, the SHA-256 of its bytes."""
+    """Facts of an image file: its upright size, whether it is animated, the SHA-256 of its bytes."""
 
     size: ImageSize
     animated: bool
@@ -74,17 +74,17 @@ class ImageInfo:
 
 
 class MaskedImage(NamedTuple):
-    """An upright picture (RGB, 8 bits) and the weight of its parts (L, the same size; None where all counts alike)."""
+    """An upright image (RGB, 8 bits) and the weight of its parts (L, same size; None if all parts count alike)."""
 
     rgb: Image.Image
     mask: Image.Image | None
 
 
 def inspect_image(path: Path) -> ImageInfo:
-    """Facts on a picture that can be trained on; it is decoded once to make sure that it is whole.
+    """Return the facts of an image that can be trained on; it is decoded once to make sure that it is complete.
 
-    Raises DatasetError with the reason alone (``is empty (0 bytes)``): the caller names the file. Answers are kept by
-    modification time and length, so that a second look costs nothing.
+    Raises DatasetError with the reason alone (``is empty (0 bytes)``); the caller names the file. Results are cached by
+    modification time and length.
     """
     try:
         status = path.stat()
@@ -115,7 +115,7 @@ def _inspect_image(path: Path, length: int, modified: int) -> ImageInfo:
             image.draft(None, (1, 1))  # JPEG: all the data is read, an eighth of the pixels is made
             image.load()
             if image.mode in ("RGBA", "LA") and image.getchannel("A").getextrema() == (0, 0):
-                raise DatasetError("is transparent throughout: nothing of it is to be seen")
+                raise DatasetError("is fully transparent: nothing of it is visible")
             _to_rgb(image.resize((1, 1), Image.Resampling.NEAREST), "#ffffff")
         return ImageInfo(size, animated, sha256(path))
     except DatasetError:
@@ -127,7 +127,7 @@ def _inspect_image(path: Path, length: int, modified: int) -> ImageInfo:
 
 
 def _require_small(image: Image.Image) -> None:
-    """Raises DatasetError by the header alone: before anything is asked of a picture for which Pillow decodes it."""
+    """Raise DatasetError by the header alone, before any access that makes Pillow decode the image."""
     width, height = image.size
     if width * height > MAX_PIXELS:
         limit = f"over {MAX_PIXELS / 1e6:.0f} million it is not opened"
@@ -135,11 +135,11 @@ def _require_small(image: Image.Image) -> None:
 
 
 def _require_usable(size: ImageSize) -> None:
-    shown = f"{size.width} x {size.height} pixels"
+    pixels = f"{size.width} x {size.height} pixels"
     if min(size) < MIN_SIDE:
-        raise DatasetError(f"is too small ({shown}); each side needs at least {MIN_SIDE}")
+        raise DatasetError(f"is too small ({pixels}); each side needs at least {MIN_SIDE}")
     if max(size) > MAX_RATIO * min(size):
-        raise DatasetError(f"is too long for its width ({shown}); sides of at most 1:{MAX_RATIO} are taken: cut it")
+        raise DatasetError(f"is too long for its width ({pixels}); the ratio may be 1:{MAX_RATIO} at most: crop it")
 
 
 def _rejection(path: Path, error: Exception) -> str:
@@ -151,17 +151,17 @@ def _rejection(path: Path, error: Exception) -> str:
         with open(path, "rb") as file:
             start = file.read(64).removeprefix(b"\xef\xbb\xbf").lstrip()
         kind = next((name for magic, name in _MAGIC.items() if start.startswith(magic)), None)
-        return f"is {kind or 'no picture in a format that is read here'}; save it as PNG or JPEG"
+        return f"is {kind or 'no picture in a supported format'}; save it as PNG or JPEG"
     if "MAX_TEXT" in str(error):
-        return "holds over a megabyte of text beside its pixels; save it anew without metadata"
+        return "has over a megabyte of text beside its pixels; save it again without metadata"
     return f"is damaged or cut short ({error})"
 
 
 def open_image(path: Path, background: str = "#ffffff", at_least: ImageSize | None = None) -> MaskedImage:
-    """The first frame of a picture, upright, in RGB, on ``background`` where it is transparent.
+    """Open the first frame of an image, upright, in RGB, on ``background`` where it is transparent.
 
-    ``at_least`` (upright) allows a large JPEG to be decoded at 1/2 to 1/8, still twice that size or more. The mask is
-    the picture's own transparency. Raises DatasetError naming the file if it cannot be decoded.
+    ``at_least`` (upright) allows a large JPEG to be decoded at 1/2 to 1/8, still at twice that size or more. The mask
+    is the image's own transparency. Raises DatasetError naming the file if it cannot be decoded.
     """
     try:
         with Image.open(path, formats=FORMATS) as image:
@@ -177,7 +177,7 @@ def open_image(path: Path, background: str = "#ffffff", at_least: ImageSize | No
 
 
 def orientation(path: Path) -> int:
-    """EXIF orientation 1 (upright) to 8 of a picture file; raises DatasetError as ``open_image`` does."""
+    """Return the EXIF orientation of an image file, 1 (upright) to 8. Raises DatasetError as ``open_image`` does."""
     try:
         with Image.open(path, formats=FORMATS) as image:
             _require_small(image)
@@ -187,13 +187,14 @@ def orientation(path: Path) -> int:
 
 
 def open_mask(path: Path) -> Image.Image:
-    """A mask file as brightness (L), upright: white counts in full, black not at all."""
+    """Open a mask file as brightness (L), upright: white counts in full, black not at all."""
     return open_image(path, "#000000").rgb.convert("L")
 
 
 def _orientation(image: Image.Image) -> int:
-    """EXIF orientation 1 to 8; 1 where there is none or it is broken. Pillow turns a TIFF by itself, and decodes a PNG
-    to look for it behind the pixels.
+    """Return EXIF orientation 1 to 8; 1 if it is missing or broken.
+
+    Pillow turns a TIFF by itself, and decodes a PNG to look for it behind the pixels.
     """
     try:
         value = 1 if image.format == "TIFF" else image.getexif().get(_ORIENTATION, 1)
@@ -208,7 +209,7 @@ def _upright(image: Image.Image) -> Image.Image:
 
 
 def _transparency(image: Image.Image) -> Image.Image | None:
-    """The alpha channel (L), or None if the picture is opaque throughout."""
+    """Return the alpha channel (L), or None if the image is fully opaque."""
     if not image.has_transparency_data:
         return None
     alpha = image.convert("RGBA").getchannel("A")
@@ -225,7 +226,7 @@ def _to_rgb(image: Image.Image, background: str) -> Image.Image:
 
 
 def _scaled_grey(image: Image.Image) -> Image.Image:
-    """Grey of 16 or 32 bits, or float in 0 to 1, scaled to 8 bits (Pillow's convert clips at 255: nearly all white)."""
+    """Scale grey of 16 or 32 bits, or float in 0 to 1, to 8 bits (Pillow's convert clips at 255: nearly all white)."""
     import numpy as np
 
     values = np.nan_to_num(np.asarray(image, dtype=np.float64))
@@ -233,48 +234,48 @@ def _scaled_grey(image: Image.Image) -> Image.Image:
     return Image.fromarray((values.clip(0, top) * (255 / top)).round().astype(np.uint8))
 
 
-def crop_box(picture: ImageSize, size: ImageSize, position: float) -> tuple[float, float, float, float]:
-    """Left, top, right, bottom of the largest part of ``picture`` that has the ratio of ``size``.
+def crop_box(image: ImageSize, size: ImageSize, position: float) -> tuple[float, float, float, float]:
+    """Return left, top, right, bottom of the largest part of ``image`` that has the ratio of ``size``.
 
     ``position`` 0 takes the left (or top) end, 0.5 the middle, 1 the right (or bottom).
     """
-    scale = min(picture.width / size.width, picture.height / size.height)
-    width, height = min(picture.width, size.width * scale), min(picture.height, size.height * scale)
-    left, top = (picture.width - width) * position, (picture.height - height) * position
+    scale = min(image.width / size.width, image.height / size.height)
+    width, height = min(image.width, size.width * scale), min(image.height, size.height * scale)
+    left, top = (image.width - width) * position, (image.height - height) * position
     return left, top, left + width, top + height
 
 
-def overflow(picture: ImageSize, size: ImageSize) -> float:
-    """Pixels, at the scale of ``size``, by which ``picture`` sticks out once it covers it."""
-    scale = max(size.width / picture.width, size.height / picture.height)
-    return max(picture.width * scale - size.width, picture.height * scale - size.height)
+def overflow(image: ImageSize, size: ImageSize) -> float:
+    """Return the pixels, at the scale of ``size``, by which ``image`` exceeds ``size`` once it covers it."""
+    scale = max(size.width / image.width, size.height / image.height)
+    return max(image.width * scale - size.width, image.height * scale - size.height)
 
 
 def size_and_crop(
-    picture: ImageSize, size: ImageSize, position: float = 0.5, flip: bool = False
+    image: ImageSize, size: ImageSize, position: float = 0.5, flip: bool = False
 ) -> tuple[int, int, int, int]:
-    """Height and width of ``picture`` as it is, and top and left of the cut that ``crop_and_resize`` makes once it is
-    scaled.
+    """Return original height and width of ``image``, and top and left of the crop that ``crop_and_resize`` makes after
+    scaling.
 
-    What SDXL is told of a picture (arXiv:2307.01952, section 2.2).
+    These are SDXL's size and crop conditions (arXiv:2307.01952, section 2.2).
     """
-    scale = max(size.width / picture.width, size.height / picture.height)
-    over = [round(side * scale) - shown for side, shown in zip(picture, size, strict=True)]
+    scale = max(size.width / image.width, size.height / image.height)
+    over = [round(side * scale) - target for side, target in zip(image, size, strict=True)]
     left, top = (round(side * position) for side in over)
-    return picture.height, picture.width, top, over[0] - left if flip else left
+    return image.height, image.width, top, over[0] - left if flip else left
 
 
-def crop_and_resize(picture: Image.Image, size: ImageSize, position: float = 0.5, flip: bool = False) -> Image.Image:
-    """``picture`` cut to the ratio of ``size`` and resized to it in one pass (Lanczos, widened to the reduction)."""
-    box = crop_box(ImageSize(*picture.size), size, position)
-    cut = picture.resize(size, Image.Resampling.LANCZOS, box=box)
+def crop_and_resize(image: Image.Image, size: ImageSize, position: float = 0.5, flip: bool = False) -> Image.Image:
+    """Crop ``image`` to the ratio of ``size`` and resize it in one pass (Lanczos, widened to the reduction)."""
+    box = crop_box(ImageSize(*image.size), size, position)
+    cut = image.resize(size, Image.Resampling.LANCZOS, box=box)
     return ImageOps.mirror(cut) if flip else cut
 
 
 def crop_and_resize_mask(
     mask: Image.Image, size: ImageSize, position: float = 0.5, flip: bool = False
 ) -> "torch.Tensor":
-    """``mask`` (L) cut likewise and averaged over each latent: float32 (1, h, w) in [0, 1]; ``size`` in latents."""
+    """Crop ``mask`` (L) alike and average it over each latent: float32 (1, h, w) in [0, 1]; ``size`` in latents."""
     import numpy as np
     import torch
 
@@ -283,10 +284,10 @@ def crop_and_resize_mask(
     return torch.from_numpy(values)[None]
 
 
-def to_pixels(picture: Image.Image) -> "torch.Tensor":
-    """An RGB picture as float32 (3, H, W) in [-1, 1]."""
+def to_pixels(image: Image.Image) -> "torch.Tensor":
+    """Convert an RGB image to float32 (3, H, W) in [-1, 1]."""
     import numpy as np
     import torch
 
-    values = np.asarray(picture, dtype=np.float32) / 127.5 - 1
+    values = np.asarray(image, dtype=np.float32) / 127.5 - 1
     return torch.from_numpy(np.ascontiguousarray(values.transpose(2, 0, 1)))

@@ -1,11 +1,12 @@
-"""Which pictures are nearly the same, whatever size, quality, cut or mirroring: by a difference hash and the colours.
+"""Find images that are nearly the same, whatever size, quality, crop or mirroring: by a difference hash and the
+colours.
 
 Front ends may import this: no torch.
 
-Each picture is averaged to a grid, once whole and once for each of the slight cuts below. The hash says of every cell
-whether its neighbours to the right and below are brighter (Neal Krawetz, "Kind of Like That", 2013). Two pictures are
-alike where the hash of the one, whole, is near to one of the other's cuts, and the colours of both grids agree too:
-the hash alone takes drawings on one flat ground for one another. Thresholds: see ``tests/data/test_likeness.py``.
+Each image is averaged to a grid, once uncropped and once for each of the slight crops below. The hash tells for every
+cell whether its neighbours to the right and below are brighter (Neal Krawetz, "Kind of Like That", 2013). Two images
+match if the hash of the one, uncropped, is near to one of the other's crops, and the colours of both grids agree too:
+the hash alone confuses drawings on one flat ground. Thresholds: see ``tests/data/test_near_duplicates.py``.
 """
 
 from collections.abc import Sequence
@@ -17,19 +18,19 @@ from PIL import Image
 
 CELLS = 16
 WORKING_SIZE = 96
-"""Side in pixels to which a picture is reduced before it is cut."""
+"""Side in pixels to which an image is reduced before it is cropped."""
 HASH_DISTANCE = 0.12
-"""Share of the hash's bits in which two alike pictures differ at most."""
+"""Largest share of the hash's bits in which two matching images differ."""
 COLOUR_DISTANCE = 0.06
-"""One minus the correlation of their colours, at most."""
+"""Largest value of one minus the correlation of their colours."""
 _BITS = 2 * CELLS * CELLS
 
 Grids = NDArray[np.uint8]
-"""(cuts, CELLS + 1, CELLS + 1, 3): a picture's colours, whole first, then each of its cuts."""
+"""Colours of an image (crops, CELLS + 1, CELLS + 1, 3): uncropped first, then each crop."""
 
 
 class DuplicatePair(NamedTuple):
-    """Places of two pictures that are nearly the same, the first one before the second."""
+    """Indices of two images that are nearly the same, in order."""
 
     first: int
     second: int
@@ -37,7 +38,7 @@ class DuplicatePair(NamedTuple):
 
 
 def _crops() -> list[tuple[float, float, float, float]]:
-    """Left, top, right, bottom as shares: all of it, a twentieth or a tenth less from every side, and from one side."""
+    """List crops as shares of the sides: none, a twentieth or a tenth off every side, and off one side."""
     boxes = [(0.0, 0.0, 1.0, 1.0)]
     for kept in (0.95, 0.9):
         lost = 1 - kept
@@ -51,7 +52,7 @@ CROPS = tuple(_crops())
 
 
 def comparison_grids(picture: Image.Image) -> Grids:
-    """The grids of an RGB picture, by which it is compared."""
+    """Return the grids of an RGB image, by which it is compared."""
     small = picture.resize((WORKING_SIZE, WORKING_SIZE), Image.Resampling.BOX)
     side = CELLS + 1
     boxes = [
@@ -63,7 +64,7 @@ def comparison_grids(picture: Image.Image) -> Grids:
 
 
 def near_duplicates(images: Sequence[Grids]) -> list[DuplicatePair]:
-    """All pairs of pictures that are nearly the same, in their order."""
+    """Find all pairs of images that are nearly the same, in order."""
     if len(images) < 2:
         return []
     stacked = np.stack(images)
@@ -85,7 +86,7 @@ def near_duplicates(images: Sequence[Grids]) -> list[DuplicatePair]:
 
 
 def group_duplicates(pairs: Sequence[DuplicatePair]) -> list[list[int]]:
-    """Pictures that are alike, directly or by way of others, together."""
+    """Group images that match, directly or through others."""
     home: dict[int, list[int]] = {}
     for i, j, _ in pairs:
         one, other = home.setdefault(i, [i]), home.setdefault(j, [j])
@@ -96,7 +97,7 @@ def group_duplicates(pairs: Sequence[DuplicatePair]) -> list[list[int]]:
 
 
 def _signs(grid: Grids) -> NDArray[np.float32]:
-    """(N, _BITS) of +1 and -1: the hash, so that a product of two counts the bits in which they agree."""
+    """Return the hash as +1 and -1 (N, _BITS), so that the product of two counts the bits in which they agree."""
     grey = grid.astype(np.float32) @ np.asarray([0.299, 0.587, 0.114], np.float32)
     right, below = grey[:, :-1, 1:] > grey[:, :-1, :-1], grey[:, 1:, :-1] > grey[:, :-1, :-1]
     bits = np.concatenate([right.reshape(len(grey), -1), below.reshape(len(grey), -1)], axis=1)
@@ -104,7 +105,7 @@ def _signs(grid: Grids) -> NDArray[np.float32]:
 
 
 def _colours(grid: Grids) -> NDArray[np.float32]:
-    """(N, values) of length 1 about their mean: what two grids of one picture have in common, however bright."""
+    """Return unit vectors about their mean (N, values): the similarity of two grids, however bright."""
     values = grid.reshape(len(grid), -1).astype(np.float32)
     values -= values.mean(axis=1, keepdims=True)
     return values / np.maximum(np.linalg.norm(values, axis=1, keepdims=True), 1e-6)

@@ -1,6 +1,6 @@
-"""Projects on disk: the pictures a person dropped, their captions, and what they are, under ``DATA_DIR/projects``.
+"""Projects on disk, under ``DATA_DIR/projects``: the images a person uploaded, their captions, and a description.
 
-A project's folder is a training folder as it stands: ``001.png`` with ``001.txt`` beside it, and ``project.json``.
+A project's folder is a training folder as it is: ``001.png`` with ``001.txt`` beside it, and ``project.json``.
 """
 
 import json
@@ -39,7 +39,7 @@ from sdlora.formatting import format_bytes, pluralize
 
 @dataclass(frozen=True)
 class ProjectInfo:
-    """What a project's pictures show, and the words that will call it."""
+    """Kind of images in a project, and the words that will call what is learnt."""
 
     kind: Kind = "style"
     trigger: str = ""
@@ -48,7 +48,9 @@ class ProjectInfo:
 
 @dataclass(frozen=True)
 class AddedImages:
-    """What came of a drop: pictures taken, what was left out, and the words that its one folder's name says."""
+    """Result of an upload: number of images added, remarks on what was left out, and the words of its one folder's
+    name.
+    """
 
     images: int
     remarks: tuple[str, ...] = ()
@@ -59,7 +61,7 @@ class Project:
     """One project's folder."""
 
     def __init__(self, data_dir: Path, name: str):
-        """Raises ConfigError for a name of which nothing is left on a disk."""
+        """Raise ConfigError for a name of which nothing is left on a disk."""
         slug = safe_name(name, fallback="")
         if not slug:
             raise ConfigError("Give the project a name, such as mystyle: letters and digits.")
@@ -70,7 +72,7 @@ class Project:
 
     @property
     def info(self) -> ProjectInfo | None:
-        """What was said of it, or None if nothing was yet."""
+        """Description of the project, or None if nobody has given one yet."""
         try:
             values = read_json(self.info_file)
             kind: Kind = "subject" if values["kind"] == "subject" else "style"
@@ -79,24 +81,24 @@ class Project:
             return None
 
     def set_info(self, about: ProjectInfo) -> None:
-        """Keep what the pictures show."""
+        """Store the description."""
         clean = replace(about, trigger=" ".join(about.trigger.split()), class_name=" ".join(about.class_name.split()))
         write_atomic(self.info_file, json.dumps(asdict(clean), ensure_ascii=False))
 
     def images(self) -> list[Path]:
-        """Its pictures, in the order in which they came."""
+        """List the project's images, in the order of their upload."""
         found = [path for path in image_files(self.folder) if self.folder.is_dir() and path.suffix in SUFFIXES]
         return sorted(found, key=lambda path: (path.name, path))
 
     def caption(self, image: Path) -> str:
-        """What was written about ``picture``: nothing, if nothing was."""
+        """Return the caption that a person wrote for ``image``; empty if there is none."""
         try:
             return read_caption(image.with_suffix(".txt"))
         except DatasetError:
             return ""
 
     def write_caption(self, image: Path, text: str) -> None:
-        """Keep a caption; an empty one is none."""
+        """Store a caption; an empty one removes it."""
         file = path_inside(self.folder, image).with_suffix(".txt")
         if text.strip():
             write_atomic(file, " ".join(text.split()))
@@ -104,82 +106,84 @@ class Project:
             file.unlink(missing_ok=True)
 
     def training_caption(self, image: Path) -> str:
-        """The caption that training uses: the person's own with the trigger, or what stands for an empty one."""
+        """Return the caption that training uses: the person's own with the trigger, or the default for an empty one."""
         named = parse_kohya_folder(image.parent.name)
         return caption_for(self.caption(image), self.data(), named[1] if named else "")
 
     def data(self) -> Data:
-        """The project as training reads it."""
+        """Return the project as data settings."""
         about = self.info or ProjectInfo()
         return Data(folder=self.folder, trigger=about.trigger, class_name=about.class_name)
 
     def add(self, files: Sequence[Path | UploadedFile], on_progress: OnProgress | None = None) -> AddedImages:
-        """Copy what was dropped in: pictures and captions, also from zip files and kohya's folders.
+        """Copy uploads in: images and captions, also from zip files and kohya's folders.
 
-        What cannot be taken is said in a sentence each. ``on_progress`` is told pictures.
+        Each file that is refused gets a remark. ``on_progress`` counts images.
         """
         dropped = [
             file if isinstance(file, UploadedFile) else UploadedFile(file, PurePosixPath(file.name)) for file in files
         ]
         self.folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".tmp-", dir=self.folder) as room:
-            delivery = sort_uploads(dropped, Path(room))
-            added = self._add(delivery, Path(room), on_progress)
-        words = delivery.words()
-        return AddedImages(added, tuple(delivery.remarks), words[0] if len(words) == 1 else None)
+            uploads = sort_uploads(dropped, Path(room))
+            added = self._add(uploads, Path(room), on_progress)
+        words = uploads.words()
+        return AddedImages(added, tuple(uploads.remarks), words[0] if len(words) == 1 else None)
 
-    def _add(self, delivery: SortedUploads, room: Path, on_progress: OnProgress | None) -> int:
-        """Copy a delivery's pictures in by way of ``room``, with their captions. Returns how many were taken."""
-        captions = {caption.stem: caption for caption in delivery.captions}
-        mine = self.images()
-        known = {sha256(path): path.name for path in mine}
-        weight = sum(path.stat().st_size for path in mine)
-        number = max([*self.history.numbers(), *(int(path.stem) for path in mine if path.stem.isdecimal())], default=0)
-        uneven = len({_repeats(picture) for picture in delivery.images}) > 1
-        taken = 0
-        for done, picture in enumerate(delivery.images, 1):
+    def _add(self, uploads: SortedUploads, room: Path, on_progress: OnProgress | None) -> int:
+        """Copy the uploaded images in by way of ``room``, with their captions. Returns their number."""
+        captions = {caption.stem: caption for caption in uploads.captions}
+        existing = self.images()
+        names = {sha256(path): path.name for path in existing}
+        size = sum(path.stat().st_size for path in existing)
+        number = max(
+            [*self.history.numbers(), *(int(path.stem) for path in existing if path.stem.isdecimal())], default=0
+        )
+        differ = len({_repeats(picture) for picture in uploads.images}) > 1
+        added = 0
+        for done, picture in enumerate(uploads.images, 1):
             try:
                 digest = _usable_digest(picture)
-                if digest in known:
-                    raise DatasetError(f"is already here as {known[digest]}, and is not added twice")
-                if len(known) >= MAX_IMAGES:
+                if digest in names:
+                    raise DatasetError(f"is already here as {names[digest]}, and is not added twice")
+                if len(names) >= MAX_IMAGES:
                     raise DatasetError(f"is one too many: a project holds {MAX_IMAGES} pictures")
-                weight += picture.path.stat().st_size
-                if weight > MAX_BYTES:
+                size += picture.path.stat().st_size
+                if size > MAX_BYTES:
                     raise DatasetError(f"is too much: a project holds {format_bytes(MAX_BYTES)} of pictures")
                 number += 1
-                target = self.folder / (_repeats_folder(picture) if uneven else "") / f"{number:03d}{picture.suffix}"
+                target = self.folder / (_repeats_folder(picture) if differ else "") / f"{number:03d}{picture.suffix}"
                 _copy_image(picture.path, target, room)
-                known[digest] = target.name
-                taken += 1
+                names[digest] = target.name
+                added += 1
                 if caption := captions.pop(picture.stem, None):
-                    self._add_caption(target, caption, delivery)
+                    self._add_caption(target, caption, uploads)
             except DatasetError as error:
                 captions.pop(picture.stem, None)
-                delivery.remarks.append(f"{printable_name(picture.name.name)} {error}.")
+                uploads.remarks.append(f"{printable_name(picture.name.name)} {error}.")
             if on_progress is not None:
-                on_progress(done, len(delivery.images))
+                on_progress(done, len(uploads.images))
         for caption in captions.values():
-            delivery.remarks.append(
+            uploads.remarks.append(
                 f"{printable_name(caption.name.name)} belongs to none of the pictures dropped with it."
             )
-        return taken
+        return added
 
-    def _add_caption(self, picture: Path, caption: UploadedFile, delivery: SortedUploads) -> None:
+    def _add_caption(self, picture: Path, caption: UploadedFile, uploads: SortedUploads) -> None:
         try:
             self.write_caption(picture, read_caption(caption.path))
         except DatasetError as error:
-            delivery.remarks.append(f"{printable_name(caption.name.name)} {error}.")
+            uploads.remarks.append(f"{printable_name(caption.name.name)} {error}.")
 
     def remove(self, *pictures: Path) -> None:
-        """Take pictures out, with their captions; ``undo`` brings them back."""
+        """Take images out, with their captions; ``undo`` brings them back."""
         files = [file for picture in pictures for file in (picture, picture.with_suffix(".txt"), _mask(picture))]
-        there = [path_inside(self.folder, file) for file in files if file.exists()]
-        if there:
-            self.history.record(f"removed {summarize_names([picture.name for picture in pictures])}", there)
+        existing = [path_inside(self.folder, file) for file in files if file.exists()]
+        if existing:
+            self.history.record(f"removed {summarize_names([picture.name for picture in pictures])}", existing)
 
     def add_trigger(self) -> int:
-        """Put the trigger into every caption that lacks it, also empty ones. Returns how many that changed.
+        """Add the trigger to every caption that lacks it, also to empty ones. Returns the number of changed captions.
 
         Raises ConfigError if the project has no trigger.
         """
@@ -188,9 +192,9 @@ class Project:
         return self._recaption("trigger added", lambda picture, caption: self.training_caption(picture))
 
     def replace(self, find: str, put: str) -> int:
-        """Put ``put`` for ``find``, whatever its case, in every caption. Returns how many that changed.
+        """Replace ``find`` with ``put``, ignoring case, in every caption. Returns the number of changed captions.
 
-        Raises ConfigError if there is nothing to look for.
+        Raises ConfigError if ``find`` is empty.
         """
         if not find.strip():
             raise ConfigError("Write what to look for into the captions' Find field.")
@@ -211,18 +215,18 @@ class Project:
         return len(changes)
 
     def undo(self) -> str:
-        """Undo what was done last. Returns what that was; nothing if there was nothing."""
+        """Undo the last change. Returns its description; empty if there was none."""
         step = self.history.undo_newest()
         if step is None:
             return ""
         for name, old, new in step.captions:
             picture = path_inside(self.folder, name)
-            if picture.exists() and self.caption(picture) == new:  # One that was edited since is left as it is.
+            if picture.exists() and self.caption(picture) == new:  # One that was edited since stays.
                 self.write_caption(picture, old)
         return step.what
 
     def status(self) -> str:
-        """Where it stands, in plain words: how many pictures there are, and whether that will do."""
+        """Describe in plain words how many images there are, and whether that is enough."""
         number = len(self.images())
         if not number:
             return "No pictures yet. Drop about ten into the field above."
@@ -231,7 +235,7 @@ class Project:
 
 
 def _usable_digest(picture: UploadedFile) -> str:
-    """The digest of a picture that can be used. Raises DatasetError with the reason."""
+    """Return the digest of a usable image. Raises DatasetError with the reason if it is not."""
     if picture.suffix in FOREIGN_SUFFIXES:
         raise DatasetError(f"is a {picture.suffix[1:].upper()} file, which is not read here; save it as PNG or JPEG")
     if picture.suffix not in SUFFIXES:
@@ -248,7 +252,7 @@ def _repeats(picture: UploadedFile) -> int:
 
 
 def _repeats_folder(picture: UploadedFile) -> str:
-    """The sub-folder that keeps a picture's repeats, where folders dropped together differ in them."""
+    """Return the sub-folder that keeps an image's repeats, if folders that were uploaded together differ in them."""
     words = parse_folder_name(picture.folder)
     if words is None:
         return ""
@@ -261,7 +265,7 @@ def _mask(picture: Path) -> Path:
 
 
 def list_projects(data_dir: Path) -> list[Project]:
-    """All projects, the one touched last first."""
+    """List all projects, the most recently changed first."""
     files = (data_dir / "projects").glob("*/project.json")
     return [Project(data_dir, path.parent.name) for path in sorted(files, key=_age)]
 
@@ -271,9 +275,9 @@ def _age(path: Path) -> float:
 
 
 def _copy_image(source: Path, target: Path, room: Path) -> None:
-    """Copy a picture in, whole or not at all. Raises FileError where that cannot be done.
+    """Copy an image in, completely or not at all. Raises FileError if that fails.
 
-    It is not forced to the disk, which would take minutes for a zip of hundreds: their owner has them still.
+    It is not flushed to the disk, which would take minutes for a zip of hundreds: the owner still has the originals.
     """
     try:
         target.parent.mkdir(exist_ok=True)

@@ -1,4 +1,4 @@
-"""The pictures and the class pictures, as settings."""
+"""Settings of the training images and the class images."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -12,7 +12,7 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
 class Data(Section):
-    """The training pictures and what is said of them."""
+    """The training images and their captions."""
 
     folder: Path
     """Folder of pictures, with `NAME.txt` captions beside them if there are any; kohya's `10_sks dog` folders work."""
@@ -21,7 +21,7 @@ class Data(Section):
     """The word that calls the adapter, such as `sks`. It is put before captions that lack it."""
 
     class_name: str = ""
-    """What the subject is, such as `dog`: pictures without a caption are then `trigger class`. Empty for a style."""
+    """Class of the subject, such as `dog`: pictures without a caption are then `trigger class`. Empty for a style."""
 
     prompt: str = ""
     """One caption for every picture that has none of its own; overrides trigger and class."""
@@ -30,13 +30,13 @@ class Data(Section):
     """Side in pixels of the square whose area training pictures get. The base model's own size if not set."""
 
     buckets: bool = True
-    """Keep each picture's shape by grouping similar ratios, instead of cutting all to a square."""
+    """Keep each picture's shape by grouping similar ratios, instead of cropping all to a square."""
 
     random_crop: bool = False
-    """Cut different parts of pictures that do not fit their bucket, instead of the centre."""
+    """Crop different parts of pictures that do not fit their bucket, instead of the centre."""
 
     flip: bool = False
-    """Also train on mirrored pictures. Not for lettering or lopsided subjects."""
+    """Train on mirrored pictures too. Not for lettering or lopsided subjects."""
 
     variants: Annotated[int, Field(ge=1, le=64)] = 4
     """Crops of each picture that are kept in the cache where `random_crop` is on."""
@@ -73,11 +73,11 @@ class Prior(Section):
     """Folder with class pictures of your own, left as it is: missing ones are made by the base and kept elsewhere."""
 
     target: Literal["pictures", "base"] = "pictures"
-    """What class examples hold the model to: the class `pictures`, or what the `base` without the adapter predicts for
-    them (calmer, for more time a step)."""
+    """Target of class examples: the class `pictures`, or the prediction of the `base` without the adapter for them
+    (calmer, for more time a step)."""
 
     count: Annotated[int, Field(ge=1, le=100_000)] = 100
-    """How many class pictures to use."""
+    """Number of class pictures to use."""
 
     negative: str = ""
     """Negative prompt for making class pictures."""

@@ -1,4 +1,4 @@
-"""Tensors kept on disk by the hash of what made them, and as many in memory as a budget allows."""
+"""Tensors on disk, addressed by the hash of everything that decides them, with an in-memory cache."""
 
 import hashlib
 from collections import OrderedDict
@@ -14,20 +14,21 @@ if TYPE_CHECKING:
     import torch
 
 MEMORY_BUDGET = 256 << 20
-"""Bytes of tensors kept in memory: 2,000 pictures at 512 px, all of them for a small set."""
+"""Bytes of tensors kept in memory: 2,000 images at 512 px, so all of a small set."""
 
 Tensors = dict[str, "torch.Tensor"]
 
 
 def key_of(*parts: object) -> str:
-    """SHA-256, in hexadecimal, of the parts' written forms: numbers, strings, tuples of them."""
+    """Return the hexadecimal SHA-256 of the parts' representations: numbers, strings, tuples of them."""
     return hashlib.sha256("\x1f".join(repr(part) for part in parts).encode()).hexdigest()
 
 
 class TensorStore:
-    """``key -> named CPU tensors``, in safetensors files that are written whole and verified when read.
+    """Map from ``key`` to named CPU tensors, in safetensors files that are written atomically and verified when read.
 
-    Without ``folder`` everything stays in memory. With it, at most ``memory`` bytes: the least recently used leave.
+    Without ``folder`` everything stays in memory. With it, at most ``memory`` bytes: the least recently used are
+    evicted.
     """
 
     def __init__(self, folder: Path | None, memory: int = MEMORY_BUDGET) -> None:
@@ -37,13 +38,13 @@ class TensorStore:
         self._bytes = 0
 
     def path(self, key: str) -> Path:
-        """The file of ``key``, in one of 256 folders, so that none grows too long to list."""
+        """Return the file of ``key``, in one of 256 folders, so that none grows too long to list."""
         if self.folder is None:
             raise FileError("this store is in memory alone")
         return self.folder / key[:2] / f"{key}.safetensors"
 
     def get(self, key: str) -> Tensors | None:
-        """What is kept under ``key``, or None where there is nothing or its file is damaged."""
+        """Return the tensors of ``key``, or None if there are none or their file is damaged."""
         if key in self._in_memory:
             self._in_memory.move_to_end(key)
             return self._in_memory[key]
@@ -53,7 +54,7 @@ class TensorStore:
         return found
 
     def put(self, key: str, tensors: Mapping[str, "torch.Tensor"]) -> None:
-        """Keep a copy of ``parts`` on the CPU. Raises FileError where the disk is full or cannot be written."""
+        """Store a copy of ``tensors`` on the CPU. Raises FileError if the disk is full or not writable."""
         from safetensors.torch import save
 
         kept = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
@@ -84,7 +85,7 @@ def _digest(tensors: Tensors) -> str:
 
 
 def _load(path: Path) -> Tensors | None:
-    """The tensors of one file if their hash is the one it was written with, else None."""
+    """Return the tensors of one file if their hash matches the stored one, else None."""
     from safetensors import SafetensorError, safe_open
 
     try:

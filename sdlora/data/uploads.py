@@ -1,6 +1,6 @@
-"""What people drop: pictures, captions, zip files, kohya's folders. Unpacked with care, sorted, and put into words.
+"""Sort uploads: images, captions, zip files, kohya's folders.
 
-A zip is a stranger's: what it says of itself is checked before and while it is unpacked, and no path in it is used.
+A zip comes from a stranger: its claims are checked before and during unpacking, and no path in it is used.
 """
 
 import io
@@ -24,25 +24,25 @@ MAX_IMAGES = 1000
 MAX_IMAGE_BYTES = 50_000_000
 MAX_BYTES = 2_000_000_000
 MAX_ENTRIES = 4 * MAX_IMAGES
-"""In a zip: a picture, its caption, its mask, and the shadow file that a Mac adds."""
+"""Largest number of files in a zip: an image, its caption, its mask, and the shadow file that a Mac adds."""
 MAX_RATIO = 200
-"""A zip may unpack to so many times its size: pictures hardly shrink, and flat bitmaps a hundred times."""
+"""Largest ratio to which a zip may unpack: photographs hardly shrink, flat bitmaps a hundred times."""
 FREE = 1_000_000
-"""Bytes of an entry to which the ratio is not applied: a blank bitmap shrinks to nothing, and harms nobody."""
+"""Bytes of an entry below which the ratio does not apply: a blank bitmap shrinks to nothing, and harms nobody."""
 _DIRECTORY_BYTES = 4_000_000
-"""A zip's own list of contents is read as one piece, and may not be larger."""
+"""Largest table of contents of a zip, which is read in one piece."""
 _CHUNK = 1 << 20
 ZIP = ".zip"
 ARCHIVES = frozenset((ZIP, ".7z", ".rar", ".tar", ".gz", ".tgz", ".bz2", ".xz"))
 CLASS_FOLDERS = frozenset(("reg", "regularization", "regularisation", "class_images"))
-"""Where kohya's trainers keep pictures of the class, which are no training pictures."""
+"""Names of folders in which kohya's trainers keep class images, which are not training images."""
 _HIDDEN = re.compile(r"\.[^.]|__MACOSX$")
 _PASSED_OVER = frozenset(("thumbs.db", "desktop.ini", "project.json"))
 
 
 @dataclass(frozen=True)
 class UploadedFile:
-    """One file as it came: where it lies now, and the path that its sender gave it, which is only ever shown."""
+    """One file as uploaded: its path here, and the path that the sender gave it, which is only ever displayed."""
 
     path: Path
     name: PurePosixPath
@@ -57,13 +57,15 @@ class UploadedFile:
 
     @property
     def stem(self) -> tuple[PurePosixPath, str]:
-        """By which a picture and its caption find one another."""
+        """Key by which an image and its caption find one another."""
         return self.name.parent, self.name.stem
 
 
 @dataclass(frozen=True)
 class FolderWords:
-    """What kohya's name of a folder says: `10_sks dog` is seen 10 times an epoch, called `sks`, and is a dog."""
+    """Parts of a folder's name in kohya's convention: `10_sks dog` is seen 10 times an epoch, has the trigger `sks`,
+    and is a dog.
+    """
 
     repeats: int
     kind: Kind
@@ -73,22 +75,23 @@ class FolderWords:
 
 @dataclass
 class SortedUploads:
-    """Everything that came in one drop, and a sentence on each thing that was left out."""
+    """Everything in one upload, and a sentence on each thing that was left out."""
 
     images: list[UploadedFile] = field(default_factory=list)
     captions: list[UploadedFile] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
 
     def words(self) -> list[FolderWords]:
-        """What the folders' names say, each once, in their order."""
+        """Return the words of the folders' names, each once, in order."""
         found = (parse_folder_name(picture.folder) for picture in self.images)
         return list(dict.fromkeys(words for words in found if words))
 
 
 def parse_folder_name(name: str) -> FolderWords | None:
-    """The words in a folder's name as kohya's trainers write it; None for any other name.
+    """Return the words in a folder's name in the convention of kohya's trainers; None for any other name.
 
-    One word, or words that end in `style`, call a style; else the first word calls what the others say it is.
+    One word, or words that end in `style`, name a style; otherwise the first word is the trigger of a subject whose
+    class the other words name.
     """
     named = parse_kohya_folder(name)
     if named is None:
@@ -100,56 +103,56 @@ def parse_folder_name(name: str) -> FolderWords | None:
 
 
 def sort_uploads(dropped: Iterable[UploadedFile], room: Path) -> SortedUploads:
-    """Sort dropped files, with what is in zip files among them unpacked to the empty folder ``room``."""
-    delivery = SortedUploads()
+    """Sort uploaded files; zip files among them are unpacked to the empty folder ``room``."""
+    uploads = SortedUploads()
     opened = 0
     for item in dropped:
-        if not item.path.is_file():  # A pipe would be waited for.
-            delivery.remarks.append(f"{printable_name(item.name.name)} is no regular file; hand over the file itself.")
+        if not item.path.is_file():  # Reading a pipe would block.
+            uploads.remarks.append(f"{printable_name(item.name.name)} is no regular file; hand over the file itself.")
         elif item.suffix == ZIP:
             opened += 1
             try:
-                for unpacked in _unpack(item, room / str(opened), delivery):
-                    _sort_file(unpacked, delivery)
+                for unpacked in _unpack(item, room / str(opened), uploads):
+                    _sort_file(unpacked, uploads)
             except DatasetError as error:
-                delivery.remarks.append(f"{printable_name(item.name.name)} {error}.")
+                uploads.remarks.append(f"{printable_name(item.name.name)} {error}.")
         else:
-            _sort_file(item, delivery)
-    return delivery
+            _sort_file(item, uploads)
+    return uploads
 
 
 def printable_name(name: str | PurePosixPath) -> str:
-    """A stranger's name for a person to read: no line breaks, no marks that turn the text around."""
+    """Make a stranger's name safe to display: no line breaks, no marks that reverse text."""
     text = str(name)
     return text if text.isprintable() else ascii(text)[1:-1]
 
 
-def _sort_file(item: UploadedFile, delivery: SortedUploads) -> None:
-    """Put a file where it belongs; what is plainly no part of the set is passed over without a word."""
+def _sort_file(item: UploadedFile, uploads: SortedUploads) -> None:
+    """Sort one file by its role; files that are clearly not part of the set are ignored without a remark."""
     parents = {part.lower() for part in item.name.parts[:-1]}
     if any(_HIDDEN.match(part) for part in item.name.parts) or item.name.name.lower() in _PASSED_OVER:
         return
     if parents & CLASS_FOLDERS:
         parent = printable_name(item.name.parent)
-        said = f"{parent} holds class pictures, which are not trained on; they are made as needed."
-        if said not in delivery.remarks:
-            delivery.remarks.append(said)
+        remark = f"{parent} holds class pictures, which are not trained on; they are made as needed."
+        if remark not in uploads.remarks:
+            uploads.remarks.append(remark)
     elif item.name.name.lower().endswith(MASK_SUFFIX):
-        delivery.remarks.append(
+        uploads.remarks.append(
             f"{printable_name(item.name.name)} is a mask, which the page does not take; use a folder."
         )
     elif item.suffix in CAPTION_SUFFIXES:
-        delivery.captions.append(item)
+        uploads.captions.append(item)
     elif item.suffix in ARCHIVES:
-        delivery.remarks.append(
+        uploads.remarks.append(
             f"{printable_name(item.name.name)} is an archive, which is not opened here; drop its pictures."
         )
     else:
-        delivery.images.append(item)
+        uploads.images.append(item)
 
 
 class _BoundedZipFile(io.FileIO):
-    """A zip as a file of which no piece is read that is larger than an honest list of contents."""
+    """A zip file that refuses to read a piece larger than a plausible table of contents."""
 
     def read(self, size: int | None = -1, /) -> bytes:
         if size is not None and size > _DIRECTORY_BYTES:
@@ -157,8 +160,8 @@ class _BoundedZipFile(io.FileIO):
         return super().read(size)
 
 
-def _unpack(item: UploadedFile, room: Path, delivery: SortedUploads) -> Iterator[UploadedFile]:
-    """The files in a zip, under names of our own. Raises DatasetError for a zip that is not to be trusted."""
+def _unpack(item: UploadedFile, room: Path, uploads: SortedUploads) -> Iterator[UploadedFile]:
+    """Yield the files in a zip, under names of our own. Raises DatasetError for a zip that cannot be trusted."""
     try:
         with _BoundedZipFile(item.path) as file, zipfile.ZipFile(file) as archive:
             entries = [entry for entry in archive.infolist() if not entry.is_dir()]
@@ -168,7 +171,7 @@ def _unpack(item: UploadedFile, room: Path, delivery: SortedUploads) -> Iterator
             for number, entry in enumerate(entries):
                 name = PurePosixPath(entry.filename.replace("\\", "/"))
                 if reason := _refusal(entry, name):
-                    delivery.remarks.append(f"{printable_name(name.name)} {reason}.")
+                    uploads.remarks.append(f"{printable_name(name.name)} {reason}.")
                     continue
                 target = room / f"{number}{_safe_suffix(name.suffix)}"
                 with archive.open(entry) as source:
@@ -183,7 +186,7 @@ def _safe_suffix(suffix: str) -> str:
 
 
 def _require_plausible(entries: Sequence[zipfile.ZipInfo], packed: int) -> None:
-    """Raises DatasetError for more files, more bytes or more air than a set of pictures has."""
+    """Raise DatasetError for more files, more bytes or a higher ratio than a set of images has."""
     if len(entries) > MAX_ENTRIES:
         raise DatasetError(f"holds {len(entries)} files; {MAX_ENTRIES} at most: pack fewer")
     size = sum(entry.file_size for entry in entries)
@@ -196,7 +199,7 @@ def _require_plausible(entries: Sequence[zipfile.ZipInfo], packed: int) -> None:
 
 
 def _refusal(entry: zipfile.ZipInfo, name: PurePosixPath) -> str:
-    """Why one entry of a zip is left in it; nothing if it is not."""
+    """Return the reason why an entry of a zip is skipped; empty if it is not."""
     if stat.S_ISLNK(entry.external_attr >> 16):
         return "is a link, not a file; pack the file itself"
     if name.suffix.lower() in ARCHIVES:
@@ -211,9 +214,9 @@ def _refusal(entry: zipfile.ZipInfo, name: PurePosixPath) -> str:
 
 
 def _extract_entry(source: IO[bytes], target: Path, declared: int) -> None:
-    """Write what comes out of a zip, and never more than was declared. Raises DatasetError where it lied."""
+    """Write an entry's content, and never more than was declared. Raises DatasetError if it is larger."""
     with open(target, "xb") as file:
         while piece := source.read(_CHUNK):
             file.write(piece)
             if file.tell() > declared:
-                raise DatasetError("holds more than it says; it is not opened")
+                raise DatasetError("holds more than it declares; it is not opened")

@@ -75,7 +75,7 @@ def spectrum_table(layers: list[LayerSpectrum]) -> Iterator[str]:
 
 def save_spectrum_plot(layers: list[LayerSpectrum], path: Path) -> Path:
     """Draw each layer's norm as a bar in the model's order, and its singular values below; a PNG file at ``path``."""
-    write_atomic(path, lambda partial: plot_spectrum(layers).save(place, "PNG"))
+    write_atomic(path, lambda partial: plot_spectrum(layers).save(partial, "PNG"))
     return path
 
 

@@ -161,4 +161,4 @@ def test_a_notice_says_when_pictures_fill_up_batches(pictures: list[Example]) ->
         return BatchLoader(pictures, sizes, data(), batch_size, seed=0).notices()
 
     assert said(1, SIZES) == []
-    assert said(4, SIZES) == ["Shapes do not fill batches of 4: 5 of 12 places in an epoch show a picture again."]
+    assert said(4, SIZES) == ["The buckets do not fill batches of 4: 5 of 12 examples in an epoch are repeats."]

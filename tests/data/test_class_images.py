@@ -87,7 +87,7 @@ def test_a_damaged_picture_is_missing(shelf: ClassImageStore) -> None:
     path = wanted.generated[1].path
     path.write_bytes(path.read_bytes()[:-100])
     assert seeds(wanted) == [1]
-    with pytest.raises(DatasetError, match="start again to have it made anew"):
+    with pytest.raises(DatasetError, match="start the run again to generate it anew"):
         wanted.examples()
 
 

@@ -37,7 +37,7 @@ PICTURES = {
     "dot.png": (picture(1, 1), "too small"),
     "line.png": (picture(1, 4000), "too small"),
     "banner.png": (picture(4000, 40), "too long for its width"),
-    "glass.png": (picture(64, 64, "RGBA"), "transparent throughout"),
+    "glass.png": (picture(64, 64, "RGBA"), "fully transparent"),
 }
 FOUND = {
     "folder.png": (hostile_files.folder, "is a folder"),
@@ -83,7 +83,7 @@ def refused_everywhere(command: Command, folder: Path, name: str, reason: str) -
     assert code == 3
     line = next(line for line in said.splitlines() if line.strip().startswith(f"{name}: "))
     assert reason in line
-    with pytest.raises(DatasetError, match="mend or remove what is named here") as caught:
+    with pytest.raises(DatasetError, match="fix or remove these files") as caught:
         sdlora.train(TrainConfig.load("pocket-style", {"data.folder": folder}))
     assert line in str(caught.value)
 
