@@ -12,7 +12,7 @@ import gradio as gr
 from sdlora import service
 from sdlora.errors import ConfigError, SdloraError
 from sdlora.ui import job_widget, library_html, page_html
-from sdlora.ui.app_state import AppState, cached
+from sdlora.ui.app_state import AppState, cache_file
 from sdlora.ui.event_options import HIDDEN, PRIVATE
 from sdlora.ui.import_tab import SAVE_FILE
 from sdlora.ui.tools_panel import TYPES
@@ -78,55 +78,53 @@ def build_detail() -> AdapterDetail:
     )  # fmt: skip
 
 
-def wire_detail(desk: AppState, sheet: AdapterDetail, file: gr.DownloadButton) -> None:
+def wire_detail(app: AppState, sheet: AdapterDetail, file: gr.DownloadButton) -> None:
     """All but what opens it, and deletes; what is downloaded lies behind the hidden button ``file``."""
     chosen = [sheet.name, sheet.checkpoint]
-    sheet.checkpoint.input(partial(inspect, desk), chosen, sheet.inspection, **HIDDEN)
+    sheet.checkpoint.input(partial(inspect, app), chosen, sheet.inspection, **HIDDEN)
     sheet.close.click(lambda: gr.update(visible=False), None, sheet.whole, **HIDDEN)
     sheet.download.click(
-        partial(_export, desk), [*chosen, sheet.format, sheet.dtype], [file, sheet.proof], **PRIVATE
+        partial(_export, app), [*chosen, sheet.format, sheet.dtype], [file, sheet.proof], **PRIVATE
     ).success(None, js=SAVE_FILE, **PRIVATE)
-    sheet.pack.click(partial(_pack, desk), sheet.name, [file, sheet.proof], **PRIVATE).success(
+    sheet.pack.click(partial(_pack, app), sheet.name, [file, sheet.proof], **PRIVATE).success(
         None, js=SAVE_FILE, **PRIVATE
     )
-    job_widget.wire(desk, sheet.look, partial(_looking, desk), _looked, [*chosen, sheet.base], [sheet.layers])
+    job_widget.wire(app, sheet.look, partial(_looking, app), _looked, [*chosen, sheet.base], [sheet.layers])
 
 
-def show_adapter(desk: AppState, name: str) -> list[Any]:
+def show_adapter(app: AppState, name: str) -> list[Any]:
     """Open an adapter's sheet; what its whole file holds is read afterwards."""
     try:
-        entry = desk.library.find(name)
-        files = [
-            (f"step {int(path.stem)}", path.name) for path in desk.library.checkpoints(name) if path.stem.isdigit()
-        ]
+        entry = app.library.find(name)
+        files = [(f"step {int(path.stem)}", path.name) for path in app.library.checkpoints(name) if path.stem.isdigit()]
     except SdloraError as error:
         unknown = [gr.update(visible=True), "", page_html.note([str(error)], "bad"), ""]
         return [*unknown, gr.skip(), gr.skip(), gr.update(visible=False), "", "", ""]
     needed = not entry.problem and service.needs_base(entry.path)
     return [
-        gr.update(visible=True), name, library_html.details(entry, desk.library.picture(entry)),
-        "" if entry.problem else page_html.drawing("Reading the file", None),
+        gr.update(visible=True), name, library_html.details(entry, app.library.picture(entry)),
+        "" if entry.problem else page_html.progress_note("Reading the file", None),
         gr.update(choices=[FINISHED, *files], value="", visible=bool(files)),
         gr.update(visible=entry.kind == "run"),
-        gr.update(choices=desk.bases(), value=entry.base or None, visible=needed), "", "", "",
+        gr.update(choices=app.base_choices(), value=entry.base or None, visible=needed), "", "", "",
     ]  # fmt: skip
 
 
-def inspect(desk: AppState, name: str, checkpoint: str) -> str:
+def inspect(app: AppState, name: str, checkpoint: str) -> str:
     """What the whole file tells."""
     try:
-        if not name or desk.library.find(name).problem:
+        if not name or app.library.find(name).problem:
             return ""
-        return library_html.inspection(service.inspect_adapter(desk.library, name, checkpoint or ""))
+        return library_html.inspection(service.inspect_adapter(app.library, name, checkpoint or ""))
     except SdloraError as error:
         return page_html.note([str(error)], "bad")
 
 
-def _looking(desk: AppState, name: str, checkpoint: str, base: str | None) -> job_widget.FileJob:
+def _looking(app: AppState, name: str, checkpoint: str, base: str | None) -> job_widget.FileJob:
     if not name:
         raise ConfigError("Open an adapter first.")
-    file = desk.library.file(name, checkpoint or "")
-    settled = service.resolve_base(base.strip(), desk.data_dir) if base else ""
+    file = app.library.file(name, checkpoint or "")
+    settled = service.resolve_base(base.strip(), app.data_dir) if base else ""
     return job_widget.FileJob(service.inspect_layers_job(file, None, settled), "plot", f"{name}-layers.png")
 
 
@@ -134,10 +132,10 @@ def _looked(made: job_widget.FileJob) -> list[Any]:
     return ["", library_html.layers(made.job.result, made.file)]
 
 
-def _export(desk: AppState, name: str, checkpoint: str, format: str, dtype: str) -> list[Any]:
+def _export(app: AppState, name: str, checkpoint: str, format: str, dtype: str) -> list[Any]:
     """Put the adapter, in that format, behind the hidden button. Raises what stops the browser's click."""
     try:
-        own = desk.library.file(name, checkpoint or "")
+        own = app.library.file(name, checkpoint or "")
         exported = service.export_to_temporary(str(own), format, dtype)
         called = f"{name}-{Path(checkpoint).stem}" if checkpoint else name
         marks = [mark for mark in (format, dtype) if mark not in ("kohya", "fp32")]
@@ -147,10 +145,10 @@ def _export(desk: AppState, name: str, checkpoint: str, format: str, dtype: str)
         raise gr.Error(str(error), print_exception=False) from None
 
 
-def _pack(desk: AppState, name: str) -> list[Any]:
+def _pack(app: AppState, name: str) -> list[Any]:
     try:
         folder = Path(tempfile.mkdtemp(prefix="sdlora-export-"))
-        return [_served(desk.library.bundle(name, folder / "pack.zip"), f"{name}.zip"), ""]
+        return [_served(app.library.bundle(name, folder / "pack.zip"), f"{name}.zip"), ""]
     except SdloraError as error:
         raise gr.Error(str(error), print_exception=False) from None
 
@@ -158,6 +156,6 @@ def _pack(desk: AppState, name: str) -> list[Any]:
 def _served(file: Path, name: str) -> str:
     """A file in a temporary folder of its own as ``name`` in the page's cache; the folder goes."""
     try:
-        return cached(file.rename(file.with_name(name)))
+        return cache_file(file.rename(file.with_name(name)))
     finally:
         shutil.rmtree(file.parent, ignore_errors=True)

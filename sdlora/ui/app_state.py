@@ -36,9 +36,9 @@ from sdlora.service import (
 )
 from sdlora.storage.run_folder import Run
 from sdlora.storage.trash import KEPT_DAYS
-from sdlora.ui.run_view import RunView, Watcher
+from sdlora.ui.run_view import RunView, RunViews
 
-LOOK_SECONDS = 0.5
+SNAPSHOT_SECONDS = 0.5
 """How long one look at the runs serves everyone."""
 MAX_WAITING = 50
 """Requests for pictures that may wait at once."""
@@ -76,86 +76,86 @@ class AppState:
     device: str = "auto"
     low_memory: bool = False
     queue: TrainingQueue = field(init=False)
-    creator: InferenceClient = field(init=False)
-    measurer: Profiler = field(init=False)
+    inference: InferenceClient = field(init=False)
+    profiler: Profiler = field(init=False)
     library: Library = field(init=False)
-    watcher: Watcher = field(default_factory=Watcher)
-    errands: dict[str, CancellableJob] = field(default_factory=dict)
+    run_views: RunViews = field(default_factory=RunViews)
+    jobs: dict[str, CancellableJob] = field(default_factory=dict)
     """What each person who looks at the page has under way."""
-    _look: tuple[float, RunsSnapshot] = (float("-inf"), RunsSnapshot())
+    _snapshot: tuple[float, RunsSnapshot] = (float("-inf"), RunsSnapshot())
     _lock: threading.Lock = field(default_factory=threading.Lock)
-    _training: threading.Lock = field(default_factory=threading.Lock)
+    _start_lock: threading.Lock = field(default_factory=threading.Lock)
     """Held while a run is queued: of two clicks, the second finds the first one's run."""
-    _asked: dict[str, TrainConfig] = field(default_factory=dict)
+    _queued_configs: dict[str, TrainConfig] = field(default_factory=dict)
     """Runs' settings as they were queued: a run writes what ``train.memory`` made of them into its own."""
 
     def __post_init__(self) -> None:
         self.data_dir = self.data_dir.expanduser().resolve()
         self.queue = TrainingQueue(self.data_dir)
-        self.creator = InferenceClient(self.data_dir, self.device)
-        self.measurer = Profiler(self.data_dir)
+        self.inference = InferenceClient(self.data_dir, self.device)
+        self.profiler = Profiler(self.data_dir)
         self.library = Library(self.data_dir)
 
     def open(self) -> None:
         """Look after the queue and what is to be measured from now on; what lies in the trash too long goes."""
         self.library.trash.empty(KEPT_DAYS)
         self.queue.watch()
-        self.measurer.watch()
+        self.profiler.watch()
 
     def close(self) -> None:
         """End what belongs to the page: a training goes on."""
         self.queue.close()
-        self.measurer.close()
-        self.creator.close()
-        for errand in list(self.errands.values()):
+        self.profiler.close()
+        self.inference.close()
+        for errand in list(self.jobs.values()):
             errand.stop()
 
-    def look(self) -> RunsSnapshot:
-        """How things stand, looked up at most every ``LOOK_SECONDS``."""
+    def snapshot(self) -> RunsSnapshot:
+        """How things stand, looked up at most every ``SNAPSHOT_SECONDS``."""
         with self._lock:
-            taken, look = self._look
-            if time.monotonic() - taken > LOOK_SECONDS:
+            taken, look = self._snapshot
+            if time.monotonic() - taken > SNAPSHOT_SECONDS:
                 current = self.queue.current()
                 state = self.queue.state(current) if current else ""
                 runs = tuple(run.name for run in service.runs_in(self.data_dir))
                 waiting = tuple(run.name for run in self.queue.waiting())
                 look = RunsSnapshot(runs, current, state, tuple(service.adapters_in(self.data_dir)), waiting)
-                self._look = (time.monotonic(), look)
+                self._snapshot = (time.monotonic(), look)
             return look
 
     def refresh(self) -> RunsSnapshot:
         """How things stand at this moment."""
-        self._look = (float("-inf"), RunsSnapshot())
-        return self.look()
+        self._snapshot = (float("-inf"), RunsSnapshot())
+        return self.snapshot()
 
-    def bases(self) -> list[tuple[str, str]]:
+    def base_choices(self) -> list[tuple[str, str]]:
         """The base models to choose from: their names, each with what stands for it as ``model.base``."""
         return service.base_choices(self.data_dir) or [("pocket", "pocket")]
 
-    def offer(self) -> Any:
+    def base_update(self) -> Any:
         """A field for a base with the models that are there now; what is chosen stays."""
-        return gr.update(choices=self.bases())
+        return gr.update(choices=self.base_choices())
 
     def run(self, name: str | None) -> Run | None:
         """The run called ``name``, if there is one."""
         with suppress(SdloraError):
-            return self.library.run(name) if name in self.look().runs and name else None
+            return self.library.run(name) if name in self.snapshot().runs and name else None
         return None
 
-    def view(self, run: Run) -> RunView:
-        return self.watcher.view(run)
+    def run_view(self, run: Run) -> RunView:
+        return self.run_views.view(run)
 
     def train(self, config: TrainConfig, name: str) -> Run:
         """Queue a new run. Raises BusyError if one with these very settings is under way: a second click, say."""
         config = fitted(config, self.device, self.low_memory)
-        with self._training:
+        with self._start_lock:
             now = self.refresh()
             active = [now.current] if now.current and now.state in ACTIVE else []
             for run in (*active, *self.queue.waiting()):
-                if self._asked.get(run.name, run.config) == config:
+                if self._queued_configs.get(run.name, run.config) == config:
                     raise BusyError(f"{run.name} is queued or trained with these settings already; change one first.")
             run = service.prepare_run(config, name, self.data_dir)
-            self._asked[run.name] = config
+            self._queued_configs[run.name] = config
             self.start(run)
             return run
 
@@ -168,19 +168,19 @@ class AppState:
     def extend(self, run: Run, steps: int) -> None:
         """Queue ``run`` to go on to step ``steps``."""
         run.lengthen(steps)
-        self._asked.pop(run.name, None)
+        self._queued_configs.pop(run.name, None)
         self.start(run)
 
     def measure(self, config: TrainConfig) -> None:
         """Measure what ``config`` will take. Raises BusyError while something has the device."""
-        self.creator.release_memory()
-        self.measurer.start(config)
+        self.inference.release_memory()
+        self.profiler.start(config)
 
     def start(self, run: Run) -> None:
         """Queue ``run``, new or to be resumed; what draws or is measured makes room for it."""
         self.queue.add(run)
-        self.measurer.stop()
-        self.creator.release_memory()
+        self.profiler.stop()
+        self.inference.release_memory()
         self.queue.tick()
         self.refresh()
 
@@ -193,16 +193,16 @@ class AppState:
             raise ConfigError(f"There is no adapter {name!r}; {hint}")
         return known[name]
 
-    def create(self, request: GenerationRequest, chosen: Sequence[tuple[str, float]]) -> JobStatus:
+    def generate(self, request: GenerationRequest, chosen: Sequence[tuple[str, float]]) -> JobStatus:
         """Queue pictures with the adapters ``chosen`` by name and scale, and those that the prompt names.
 
         Raises ConfigError for an adapter that is unknown or chosen twice, or an empty prompt; BusyError.
         """
         if not request.prompt.strip():
             raise ConfigError("Write what to draw into the prompt.")
-        return self.submit(self.mixed(request, chosen))
+        return self.submit(self.with_adapters(request, chosen))
 
-    def mixed(self, request: GenerationRequest, chosen: Sequence[tuple[str, float]]) -> GenerationRequest:
+    def with_adapters(self, request: GenerationRequest, chosen: Sequence[tuple[str, float]]) -> GenerationRequest:
         """``request`` with the files of the adapters ``chosen`` by name and scale, and of those that its prompt names.
 
         What it does not say of its base is as the run of the first adapter that was trained on it has it.
@@ -222,44 +222,44 @@ class AppState:
         return replace(request, adapters=adapters, base_settings={**said, **request.base_settings})
 
     @contextmanager
-    def person_job(self, person: str, errand: CancellableJob) -> Iterator[None]:
+    def track_job(self, person: str, errand: CancellableJob) -> Iterator[None]:
         """For a ``with`` block in which ``errand`` is done. Raises BusyError while ``person`` has another one."""
-        if self.errands.setdefault(person, errand) is not errand:
+        if self.jobs.setdefault(person, errand) is not errand:
             raise BusyError("Something of yours is being made already; wait for it, or cancel it.")
         try:
             yield
         finally:
-            del self.errands[person]
+            del self.jobs[person]
 
-    def leave(self, person: str) -> None:
+    def cancel_job(self, person: str) -> None:
         """Stop what ``person`` has under way."""
-        if errand := self.errands.get(person):
+        if errand := self.jobs.get(person):
             errand.stop()
 
     def submit(self, request: GenerationRequest) -> JobStatus:
         """Queue a request whose adapters are files. Raises BusyError if too many wait."""
-        newest = self.creator.newest()
-        if newest is not None and self.creator.queued_before(newest.number + 1) >= MAX_WAITING:
+        newest = self.inference.newest()
+        if newest is not None and self.inference.queued_before(newest.number + 1) >= MAX_WAITING:
             raise BusyError(f"{MAX_WAITING} requests wait to be drawn; ask again when some of them are done.")
-        ticket = self.creator.submit(request)
+        ticket = self.inference.submit(request)
         if self.low_memory:
-            self.creator.release_memory()  # It is done in its turn: after these pictures.
+            self.inference.release_memory()  # It is done in its turn: after these pictures.
         return ticket
 
     @property
-    def creations(self) -> Path:
+    def images_folder(self) -> Path:
         """Where the pictures lie that were drawn."""
         return service.images_folder(self.data_dir)
 
 
-def cached(path: Path) -> str:
+def cache_file(path: Path) -> str:
     """A copy of a file in the page's cache, the only folder from which the page serves files."""
     return save_file_to_cache(path, get_upload_folder())
 
 
-def url(path: Path) -> str:
+def file_url(path: Path) -> str:
     """Where a browser finds a file, relative to the page."""
-    return f"gradio_api/file={quote(cached(path))}"
+    return f"gradio_api/file={quote(cache_file(path))}"
 
 
 def thumbnail(path: Path) -> str:
@@ -274,7 +274,7 @@ def thumbnail(path: Path) -> str:
     return str(small)
 
 
-def download(run: Run, format: str) -> str:
+def export_to_cache(run: Run, format: str) -> str:
     """The run's adapter in ``format`` under the run's name, ready to be served."""
     own = service.adapter_of(str(run.folder))  # Runs save kohya's keys.
     exported = own if format == "kohya" else service.export_to_temporary(str(own), format).file
@@ -283,4 +283,4 @@ def download(run: Run, format: str) -> str:
         shutil.copyfile(exported, named)
         if exported is not own:
             shutil.rmtree(exported.parent, ignore_errors=True)
-        return cached(named)
+        return cache_file(named)

@@ -21,49 +21,49 @@ FOLDER, FILE = "zip", "safetensors"
 KINDS = {"diffusers folder (zip)": FOLDER, "single file (.safetensors)": FILE}
 
 
-def build(desk: AppState, tab: gr.Tab, file: gr.DownloadButton) -> None:
+def build(app: AppState, tab: gr.Tab, file: gr.DownloadButton) -> None:
     """A base, adapters with their scales, and the model made of them behind the hidden button ``file``."""
     tools_panel.said("A whole base model with adapters folded into its weights, to take away.")
-    base = gr.Dropdown(desk.bases(), label="Base model", allow_custom_value=True, elem_id="bake-base")
+    base = gr.Dropdown(app.base_choices(), label="Base model", allow_custom_value=True, elem_id="bake-base")
     mixed = tools_panel.rows("bake", ROWS, ROWS)
     said = said_of_base("bake")
     with gr.Row():
         dtype = gr.Radio(["fp16", "fp32"], value="fp16", label="Numbers", info="fp16 is half the size")
         kind = gr.Radio(list(KINDS.items()), value=FOLDER, label="As", visible=False, elem_id="bake-kind")
     place = job_widget.job_widget("Bake and download", "bake")
-    tab.select(desk.offer, None, base, **HIDDEN)
-    tools_panel.refresh(desk, tab, mixed.adapters)
+    tab.select(app.base_update, None, base, **HIDDEN)
+    tools_panel.refresh(app, tab, mixed.adapters)
     first = mixed.adapters[0]
-    first.select(partial(_base_of, desk), [first, base], [base, *said], **HIDDEN)
+    first.select(partial(_base_of, app), [first, base], [base, *said], **HIDDEN)
     base.select(lambda: ["auto"] * len(said), None, said, **HIDDEN)
-    base.change(partial(_kinds, desk), base, kind, **HIDDEN)
+    base.change(partial(_kinds, app), base, kind, **HIDDEN)
     inputs = [base, dtype, kind, *said, *mixed.adapters, *mixed.scales]
-    done = job_widget.wire(desk, place, partial(_baking, desk), _baked, inputs, [file])
+    done = job_widget.wire(app, place, partial(_baking, app), _baked, inputs, [file])
     done.success(None, js=SAVE_FILE, **PRIVATE)
 
 
-def _base_of(desk: AppState, name: str, before: str) -> list[Any]:
+def _base_of(app: AppState, name: str, before: str) -> list[Any]:
     """An adapter brings the base that it was trained on; what was said of another base is no more."""
-    base = next((adapter.base for adapter in desk.look().adapters if adapter.name == name), "")
+    base = next((adapter.base for adapter in app.snapshot().adapters if adapter.name == name), "")
     return [base, *["auto"] * len(SAID_OF_BASE)] if base and base != before else [gr.skip()] * (1 + len(SAID_OF_BASE))
 
 
-def _kinds(desk: AppState, base: str | None) -> Any:
+def _kinds(app: AppState, base: str | None) -> Any:
     """A single file can become one; a folder, a zip of one."""
-    single = bool(base) and service.is_single_file(service.resolve_base(base or "", desk.data_dir))
+    single = bool(base) and service.is_single_file(service.resolve_base(base or "", app.data_dir))
     return gr.update(visible=single, value=FILE if single else FOLDER)
 
 
-def _baking(desk: AppState, base: str, dtype: str, kind: str, *values: Any) -> job_widget.FileJob:
+def _baking(app: AppState, base: str, dtype: str, kind: str, *values: Any) -> job_widget.FileJob:
     said = {name: value for name, value in zip(SAID_OF_BASE, values, strict=False) if value != "auto"}
     chosen = tools_panel.pairs(values[len(SAID_OF_BASE) :], ROWS)
     if not (base or "").strip():
         raise ConfigError("Choose the base model to bake into.")
-    files = [(desk.adapter(name), scale) for name, scale in chosen]
+    files = [(app.adapter(name), scale) for name, scale in chosen]
     adapters = [(adapter.name, adapter.path, scale) for adapter, scale in files]
     said = {**service.trained_base_settings((path for _, path, _ in adapters), base), **said}
     called = "-".join([Path(base).stem, *(name for name, _, _ in adapters)])[:80]
-    base = service.resolve_base(base.strip(), desk.data_dir)
+    base = service.resolve_base(base.strip(), app.data_dir)
     return job_widget.FileJob(service.bake_job(base, adapters, None, dtype, said), "output", f"{called}.{kind}")
 
 

@@ -17,7 +17,7 @@ QUALITY = {"Quick": 0.5, "Balanced": 1.0, "Best": 2.0}
 """Steps, as a multiple of what the preset or the number of pictures asks for."""
 STOPS = 4
 """Checkpoints and previews over a run, beside the preview before its first step."""
-DECIDED = {
+DERIVED = {
     "train.steps": "from the quality",
     "checkpoint.every": "a quarter of the steps",
     "sample.every": "a quarter of the steps",
@@ -26,22 +26,22 @@ DECIDED = {
 """Settings that the page decides for every run anew, and how."""
 
 
-def preset(base: str, kind: Kind) -> TrainConfig:
+def load_preset(base: str, kind: Kind) -> TrainConfig:
     """The preset for ``base``, with its own pictures and words still in it."""
     return TrainConfig.load(preset_for(base, kind))
 
 
-def suggestion(base: str, kind: Kind) -> ProjectInfo:
+def suggested_words(base: str, kind: Kind) -> ProjectInfo:
     """The words that the preset would use."""
-    data = preset(base, kind).data
+    data = load_preset(base, kind).data
     return ProjectInfo(kind, data.trigger, data.class_name)
 
 
 def preview_prompts(base: str, about: ProjectInfo) -> list[str]:
     """Two prompts for previews: the preset's, in the project's words."""
-    source = preset(base, about.kind)
+    source = load_preset(base, about.kind)
     if not source.sample.prompts:
-        source = preset("pocket", about.kind)
+        source = load_preset("pocket", about.kind)
     words = {source.data.trigger: about.trigger, source.data.class_name: about.class_name}
     return [_reworded(prompt, words) for prompt in source.sample.prompts[:2]]
 
@@ -66,7 +66,7 @@ def configure(
     if not base.strip():
         raise ConfigError("Choose a base model, such as pocket.")
     locate_base(base)
-    known = preset(base, about.kind)
+    known = load_preset(base, about.kind)
     steps = _whole(changes.get("train.steps")) or _steps(known, len(pictures), about.kind, QUALITY[quality])
     every = max(1, steps // STOPS)
     chosen = [" ".join(prompt.split()) for prompt in prompts if prompt.strip()]
@@ -99,14 +99,14 @@ def _steps(known: TrainConfig, pictures: int, kind: Kind, factor: float) -> int:
     return max(10, round(usual * factor / 10) * 10)
 
 
-def summary(config: TrainConfig, pictures: int) -> str:
+def describe_plan(config: TrainConfig, pictures: int) -> str:
     """What a click on Train would do."""
     steps = config.train.steps or 0
     looks = steps * config.train.batch_size * config.train.gradient_accumulation / max(1, pictures)
     return f"{steps} steps · each of {pictures} pictures is seen about {looks:.0f} times"
 
 
-def expectation(found: RunEstimate) -> str:
+def describe_estimate(found: RunEstimate) -> str:
     """How long it will take and with how much memory, and how that is known; nothing where it is not."""
     if found.seconds is None:
         return ""
@@ -117,7 +117,7 @@ def expectation(found: RunEstimate) -> str:
     return f"about {format_duration(found.seconds)}{memory}, measured: {measured.step:.2g} s a step of {place}"
 
 
-def disk(bytes_of: Mapping[str, int]) -> str:
+def describe_disk(bytes_of: Mapping[str, int]) -> str:
     """What a run writes: ``at most 72.5 MiB of disk: 35.3 MiB states to resume from, 29.6 MiB checkpoints, ...``."""
     largest = sorted(bytes_of.items(), key=lambda item: -item[1])
     named, others = largest[:2], sum(number for _, number in largest[2:])

@@ -18,7 +18,7 @@ from sdlora.generation.infotext import format_parameters, read_parameters
 from sdlora.service import AxisSpec, GenerationRequest, JobStatus
 from sdlora.ui import create_form as fields
 from sdlora.ui import page_html
-from sdlora.ui.app_state import AppState, cached
+from sdlora.ui.app_state import AppState, cache_file
 from sdlora.ui.create_form import NONE
 from sdlora.ui.create_tab import CreateTab
 from sdlora.ui.event_options import HIDDEN
@@ -72,7 +72,7 @@ class ComparePanel:
         return [self.shown, self.status, self.table, self.sheet, self.go, self.best, self.cancel, self.timer]
 
 
-def build(desk: AppState, demo: gr.Blocks, tab: CreateTab) -> ComparePanel:
+def build(app: AppState, demo: gr.Blocks, tab: CreateTab) -> ComparePanel:
     """Lay the panel out below the tab's pictures and wire it. What is not compared comes from the tab's fields."""
     with gr.Accordion("Compare, and pick the best", open=False, elem_id="compare") as fold:
         asked = _inputs()
@@ -84,7 +84,7 @@ def build(desk: AppState, demo: gr.Blocks, tab: CreateTab) -> ComparePanel:
         **asked, **chosen, status=status, table=table, sheet=sheet,
         shown=gr.State(("", 0, "")), ticket=gr.State(0), timer=gr.Timer(1.0, active=False),
     )  # fmt: skip
-    _wire(desk, demo, tab, panel, fold)
+    _wire(app, demo, tab, panel, fold)
     return panel
 
 
@@ -123,27 +123,27 @@ def _choice() -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _wire(desk: AppState, demo: gr.Blocks, tab: CreateTab, panel: ComparePanel, fold: gr.Accordion) -> None:
+def _wire(app: AppState, demo: gr.Blocks, tab: CreateTab, panel: ComparePanel, fold: gr.Accordion) -> None:
     started = [panel.ticket, panel.choice, *panel.live]
     panel.go.click(
-        partial(_begin, desk), [panel.subject, *panel.kinds, *panel.values, *tab.inputs.values], started, **HIDDEN,
+        partial(_begin, app), [panel.subject, *panel.kinds, *panel.values, *tab.inputs.values], started, **HIDDEN,
     )  # fmt: skip
-    panel.best.click(partial(_best, desk), panel.subject, started, **HIDDEN)
-    panel.cancel.click(desk.creator.cancel, panel.ticket, None, **HIDDEN)
-    panel.timer.tick(partial(_poll, desk), [panel.ticket, panel.shown], panel.live, concurrency_limit=None, **HIDDEN)
-    demo.load(partial(_attach, desk), None, [panel.ticket, *panel.live], **HIDDEN)
-    gr.on([demo.load, fold.expand], partial(_subjects, desk), panel.subject, panel.subject, **HIDDEN)
+    panel.best.click(partial(_best, app), panel.subject, started, **HIDDEN)
+    panel.cancel.click(app.inference.cancel, panel.ticket, None, **HIDDEN)
+    panel.timer.tick(partial(_poll, app), [panel.ticket, panel.shown], panel.live, concurrency_limit=None, **HIDDEN)
+    demo.load(partial(_attach, app), None, [panel.ticket, *panel.live], **HIDDEN)
+    gr.on([demo.load, fold.expand], partial(_subjects, app), panel.subject, panel.subject, **HIDDEN)
     for kind, values in zip(panel.kinds, panel.values, strict=True):
         kind.change(_values_for, [kind, tab.inputs.prompt], values, **HIDDEN)
 
     def choose(shown: Sequence[Any], event: gr.EventData) -> list[Any]:  # Gradio finds the event by its annotation.
-        return _choose(desk, shown, str(getattr(event, "cell", "")))
+        return _choose(app, shown, str(getattr(event, "cell", "")))
 
     panel.table.click(
         choose, panel.shown,
         [panel.shown, panel.choice, panel.picture, panel.parameters, panel.name, panel.save, panel.saved], **HIDDEN,
     )  # fmt: skip
-    gr.on([panel.save.click, panel.name.submit], partial(_save, desk), [panel.shown, panel.name], panel.saved, **HIDDEN)
+    gr.on([panel.save.click, panel.name.submit], partial(_save, app), [panel.shown, panel.name], panel.saved, **HIDDEN)
 
 
 def _values_for(kind: str, prompt: str) -> Any:
@@ -152,46 +152,46 @@ def _values_for(kind: str, prompt: str) -> Any:
     return gr.update(value=value, placeholder=PLACEHOLDERS.get(kind, ""))
 
 
-def _subjects(desk: AppState, chosen: str) -> Any:
+def _subjects(app: AppState, chosen: str) -> Any:
     """The adapters that there are now; the newest is taken where none was."""
-    names = [adapter.name for adapter in desk.look().adapters if adapter.path.parent.name != "checkpoints"]
+    names = [adapter.name for adapter in app.snapshot().adapters if adapter.path.parent.name != "checkpoints"]
     value = chosen if chosen in names else next(iter(names), "")
     return gr.update(choices=[NONE, *((name, name) for name in names)], value=value)
 
 
-def _begin(desk: AppState, *values: Any) -> list[Any]:
+def _begin(app: AppState, *values: Any) -> list[Any]:
     """Queue a grid of what the fields say."""
     subject, kinds, texts = values[0] or "", values[1:4], values[4:7]
     try:
         request, chosen = fields.request(*values[7:])
         if subject and subject not in dict(chosen):
             chosen.append((subject, 1.0))
-            own = next((adapter.base for adapter in desk.look().adapters if adapter.name == subject), "")
+            own = next((adapter.base for adapter in app.snapshot().adapters if adapter.name == subject), "")
             request = replace(request, base=own or request.base)
         wishes = [AxisSpec(kind or "", text or "") for kind, text in zip(kinds, texts, strict=True)]
         if not any(wish.kind for wish in wishes):
             raise ConfigError("Choose what the columns or the rows change.")
-        mixed = desk.mixed(request, chosen)
-        return _started(desk, service.begin_grid(desk.data_dir, mixed, wishes, subject, desk.run(subject)))
+        mixed = app.with_adapters(request, chosen)
+        return _started(app, service.begin_grid(app.data_dir, mixed, wishes, subject, app.run(subject)))
     except SdloraError as error:
         return _refused(error)
 
 
-def _best(desk: AppState, subject: str | None) -> list[Any]:
+def _best(app: AppState, subject: str | None) -> list[Any]:
     """Queue the grid from which a run's best is picked."""
     try:
-        run = desk.run(subject)
+        run = app.run(subject)
         if run is None:
             raise ConfigError("Choose a run of yours as the adapter to compare: the best is picked of its checkpoints.")
         request, wishes = service.best_checkpoint_grid(run)
-        return _started(desk, service.begin_grid(desk.data_dir, request, wishes, run.name, run))
+        return _started(app, service.begin_grid(app.data_dir, request, wishes, run.name, run))
     except SdloraError as error:
         return _refused(error)
 
 
-def _started(desk: AppState, request: GenerationRequest) -> list[Any]:
-    ticket = desk.submit(request)
-    return [ticket.number, gr.update(visible=False), *_poll(desk, ticket.number, (Path(request.grid).name, -1, ""))]
+def _started(app: AppState, request: GenerationRequest) -> list[Any]:
+    ticket = app.submit(request)
+    return [ticket.number, gr.update(visible=False), *_poll(app, ticket.number, (Path(request.grid).name, -1, ""))]
 
 
 def _refused(error: SdloraError) -> list[Any]:
@@ -199,33 +199,33 @@ def _refused(error: SdloraError) -> list[Any]:
     return [gr.skip(), gr.skip(), gr.skip(), page_html.note([str(error)], "bad"), *[gr.skip()] * 6]
 
 
-def _attach(desk: AppState) -> list[Any]:
+def _attach(app: AppState) -> list[Any]:
     """After a load: the grid that is being drawn, or the last one."""
-    drawn = next((ticket for ticket in desk.creator.open() if ticket.request.grid), None)
-    folders = service.list_grids(desk.data_dir)
+    drawn = next((ticket for ticket in app.inference.open() if ticket.request.grid), None)
+    folders = service.list_grids(app.data_dir)
     if drawn is None and not folders:
         return [gr.skip()] * 9
     name = Path(drawn.request.grid).name if drawn else folders[0].name
     number = drawn.number if drawn else 0
-    return [number, *_poll(desk, number, (name, -1, ""))]
+    return [number, *_poll(app, number, (name, -1, ""))]
 
 
-def _poll(desk: AppState, number: int, shown: Sequence[Any]) -> list[Any]:
+def _poll(app: AppState, number: int, shown: Sequence[Any]) -> list[Any]:
     """Where the grid stands: its table where a picture is new, and at its end the sheet."""
     name, before, chosen = shown
-    ticket = desk.creator.ticket(number)
+    ticket = app.inference.ticket(number)
     ended = ticket is None or ticket.ended
     try:
-        folder = service.grid_folder(desk.data_dir, name)
+        folder = service.grid_folder(app.data_dir, name)
         grid = xyz_grid.read_grid(folder)
         there = sum((folder / cell.file).is_file() for cell in grid.cells)
-        table = page_html.comparison(grid, folder, chosen) if there != before else gr.skip()
+        table = page_html.grid_table(grid, folder, chosen) if there != before else gr.skip()
         sheet = gr.update(visible=False)
         if ended and there:
-            sheet = gr.update(value=cached(xyz_grid.save_contact_sheet(folder)), visible=True)
+            sheet = gr.update(value=cache_file(xyz_grid.save_contact_sheet(folder)), visible=True)
     except (SdloraError, OSError) as error:
         return [("", 0, ""), page_html.note([str(error)], "bad"), "", gr.update(visible=False), *_buttons(False)]
-    said = _told(desk, ticket, there, len(grid.cells), folder) if ticket else ""
+    said = _told(app, ticket, there, len(grid.cells), folder) if ticket else ""
     return [(name, there, chosen), said, table, sheet, *_buttons(not ended)]
 
 
@@ -234,7 +234,7 @@ def _buttons(busy: bool) -> list[Any]:
     return [free, free, gr.update(visible=busy), gr.Timer(active=busy)]
 
 
-def _told(desk: AppState, ticket: JobStatus, there: int, total: int, folder: Path) -> str:
+def _told(app: AppState, ticket: JobStatus, there: int, total: int, folder: Path) -> str:
     """Where a grid stands, in plain words."""
     if ticket.state == "failed":
         return page_html.note([ticket.message], "bad")
@@ -243,12 +243,12 @@ def _told(desk: AppState, ticket: JobStatus, there: int, total: int, folder: Pat
         return page_html.note(
             [f"{end}. Click a picture to see it whole, and to save its adapter.", ticket.message], "good"
         )
-    ahead = desk.creator.queued_before(ticket.number)
+    ahead = app.inference.queued_before(ticket.number)
     if ticket.state != "drawing":
         waiting = f"Waiting its turn: {ahead} before this one" if ahead else ticket.message or "Getting ready"
-        return page_html.drawing(waiting, None)
+        return page_html.progress_note(waiting, None)
     share = ticket.done / ticket.total if ticket.total else 0.0
-    return page_html.drawing(f"{there} of {total} pictures drawn{_left(total - there, folder)}", share)
+    return page_html.progress_note(f"{there} of {total} pictures drawn{_left(total - there, folder)}", share)
 
 
 def _left(missing: int, folder: Path) -> str:
@@ -260,18 +260,18 @@ def _left(missing: int, folder: Path) -> str:
     return f" · {format_duration(max(1.0, each * missing - (time.time() - max(done))))} left"
 
 
-def _choose(desk: AppState, shown: Sequence[Any], file: str) -> list[Any]:
+def _choose(app: AppState, shown: Sequence[Any], file: str) -> list[Any]:
     """The clicked picture in full, what it was made from, and its adapter's name to be."""
     name, there, _ = shown
     try:
-        folder = service.grid_folder(desk.data_dir, name)
+        folder = service.grid_folder(app.data_dir, name)
         grid = xyz_grid.read_grid(folder)
         cell = grid.cell(file)
         known = read_parameters(folder / file)
     except SdloraError:
         return [gr.skip()] * 7
     weighed = " ".join(f"<lora:{name}:{scale:g}>" for name, scale in cell.scales.items() if scale)
-    picture = page_html.full_size(folder / file, f"{cell.prompt} {weighed}")
+    picture = page_html.image_link(folder / file, f"{cell.prompt} {weighed}")
     able = bool(cell.adapter)
     return [
         (name, there, file), gr.update(visible=True), picture, format_parameters(known) if known else "",
@@ -279,16 +279,16 @@ def _choose(desk: AppState, shown: Sequence[Any], file: str) -> list[Any]:
     ]  # fmt: skip
 
 
-def _save(desk: AppState, shown: Sequence[Any], name: str) -> str:
+def _save(app: AppState, shown: Sequence[Any], name: str) -> str:
     """Keep the adapter behind the chosen picture."""
     grid, _, file = shown
     try:
         if not (name or "").strip():
             raise ConfigError("Give the adapter a name.")
-        path = service.keep_best(desk.data_dir, service.grid_folder(desk.data_dir, grid), file, name)
+        path = service.keep_best(app.data_dir, service.grid_folder(app.data_dir, grid), file, name)
     except SdloraError as error:
         return page_html.note([str(error)], "bad")
-    desk.refresh()
+    app.refresh()
     weight = f"{service.preferred_weight(path):g}"
     return page_html.note(
         [f"Saved as {path.stem}, with the scale {weight}. It is among the adapters of Create."], "good"

@@ -22,7 +22,7 @@ from sdlora.service import GenerationRequest
 from sdlora.ui import page_html
 from sdlora.ui.app_state import AppState
 from sdlora.ui.event_options import EVERY, HIDDEN, LAST
-from sdlora.ui.setting_fields import DRAWING, options
+from sdlora.ui.setting_fields import SAMPLE_SETTINGS, options
 
 ROWS = 8
 NONE = ("none", "")
@@ -82,13 +82,15 @@ class CreateForm:
         ]  # fmt: skip
 
 
-def build(desk: AppState) -> CreateForm:
+def build(app: AppState) -> CreateForm:
     """Lay the fields out and wire them among themselves."""
     prompt = gr.Textbox(
         "", label="Prompt", info=SYNTAX, lines=3, elem_id="prompt", placeholder="ohwx style, a red car on sand"
     )
     tags = gr.HTML(elem_id="prompt-tags")
-    negative = gr.Textbox("", label="Negative prompt", info=DRAWING["negative"].help, lines=2, elem_id="negative")
+    negative = gr.Textbox(
+        "", label="Negative prompt", info=SAMPLE_SETTINGS["negative"].help, lines=2, elem_id="negative"
+    )
     rows, adapters, scales, words, shown = _rows()
     with gr.Row(equal_height=False):
         count = gr.Slider(1, 16, START.count, step=1, label="Pictures", min_width=160, elem_id="count")
@@ -105,16 +107,16 @@ def build(desk: AppState) -> CreateForm:
     status = gr.HTML(elem_id="create-status")
     inputs = CreateForm(
         prompt, tags, negative, rows, adapters, scales, words, shown, count, seed, random, last, create, cancel,
-        status, **_advanced(desk),
+        status, **_advanced(app),
     )  # fmt: skip
-    _wire(desk, inputs)
+    _wire(app, inputs)
     return inputs
 
 
-def _advanced(desk: AppState) -> dict[str, Any]:
+def _advanced(app: AppState) -> dict[str, Any]:
     with gr.Accordion("Advanced", open=False, elem_id="create-advanced"):
         base = gr.Dropdown(
-            desk.bases(), value=START.base, label="Base model", allow_custom_value=True,
+            app.base_choices(), value=START.base, label="Base model", allow_custom_value=True,
             info="An adapter that is chosen brings its own", elem_id="create-base",
         )  # fmt: skip
         sampler, schedule = split_sampler(START.sampler)
@@ -122,7 +124,7 @@ def _advanced(desk: AppState) -> dict[str, Any]:
             samplers = gr.Dropdown(list(SAMPLERS), value=sampler, label="Sampler", min_width=140, elem_id="sampler")
             schedules = gr.Dropdown(_schedules(sampler), value=schedule, label="Schedule type", min_width=140)
         steps, cfg, clip_skip = (
-            gr.Slider(*LIMITS[name], getattr(START, name), step=step, label=label, info=DRAWING[name].help)
+            gr.Slider(*LIMITS[name], getattr(START, name), step=step, label=label, info=SAMPLE_SETTINGS[name].help)
             for name, label, step in (("steps", "Steps", 1), ("cfg", "CFG", 0.5), ("clip_skip", "Clip skip", 1))
         )
         with gr.Row():
@@ -185,16 +187,16 @@ def _rows() -> tuple[list[gr.Row], list[gr.Dropdown], list[gr.Slider], list[gr.B
     return rows, adapters, scales, words, shown
 
 
-def _wire(desk: AppState, inputs: CreateForm) -> None:
+def _wire(app: AppState, inputs: CreateForm) -> None:
     gr.on(
-        [inputs.prompt.change, *(row.change for row in inputs.adapters)], partial(_tags, desk),
+        [inputs.prompt.change, *(row.change for row in inputs.adapters)], partial(_tags, app),
         [inputs.prompt, *inputs.adapters, *inputs.scales], inputs.tags, concurrency_limit=None, **LAST,
     )  # fmt: skip
     for row, scale, button in zip(inputs.adapters, inputs.scales, inputs.words, strict=True):
-        row.select(partial(_base_of, desk), [row, inputs.base], [inputs.base, *inputs.said], **HIDDEN)
-        row.select(partial(_weight_of, desk), row, scale, **HIDDEN)
-        row.change(partial(_words_of, desk), row, button, concurrency_limit=None, **EVERY)
-        button.click(partial(_say, desk), [inputs.prompt, row], inputs.prompt, **HIDDEN)
+        row.select(partial(_base_of, app), [row, inputs.base], [inputs.base, *inputs.said], **HIDDEN)
+        row.select(partial(_weight_of, app), row, scale, **HIDDEN)
+        row.change(partial(_words_of, app), row, button, concurrency_limit=None, **EVERY)
+        button.click(partial(_say, app), [inputs.prompt, row], inputs.prompt, **HIDDEN)
     inputs.sampler.select(
         _choose_sampler, [inputs.sampler, inputs.schedule], inputs.schedule, concurrency_limit=None, **HIDDEN
     )
@@ -218,27 +220,27 @@ def request(*values: Any) -> tuple[GenerationRequest, list[tuple[str, float]]]:
     return asked, [(name, float(scale)) for name, scale in zip(adapters, scales, strict=True) if name]
 
 
-def fill(desk: AppState, recalled: RecalledSettings) -> list[Any]:
+def fill(app: AppState, recalled: RecalledSettings) -> list[Any]:
     """New values for ``CreateForm.filled``; what ``recalled`` does not say stays, but the adapters are its alone."""
     sampler, schedule = split_sampler(recalled.sampler) if recalled.sampler else ("", "")
     chosen, rest = list(recalled.scales.items())[:ROWS], list(recalled.scales.items())[ROWS:]
     tags = (lora_tag(name, scale) for name, scale in rest)
     rows = [*chosen, *[("", 1.0)] * (ROWS - len(chosen))]
-    choices = _choices(desk)
+    choices = _choices(app)
     numbers = {"clip_skip": START.clip_skip, **recalled.numbers}  # A1111 writes it only where it is not 1.
     seed, *others = (numbers.get(name, gr.skip()) for name in ("seed", "steps", "cfg", "clip_skip", "width", "height"))
     return [
-        " ".join([recalled.prompt, *tags]), recalled.negative, seed, base_called(desk, recalled) or gr.skip(),
+        " ".join([recalled.prompt, *tags]), recalled.negative, seed, base_called(app, recalled) or gr.skip(),
         sampler or gr.skip(), gr.update(choices=_schedules(sampler), value=schedule) if sampler else gr.skip(),
         *others, *(recalled.base_settings.get(name, "auto") for name in SAID_OF_BASE), *_show(0, len(chosen)),
         *(gr.update(choices=choices, value=name) for name, _ in rows), *(scale for _, scale in rows),
     ]  # fmt: skip
 
 
-def base_called(desk: AppState, recalled: RecalledSettings) -> str:
+def base_called(app: AppState, recalled: RecalledSettings) -> str:
     """The base that ``recalled`` names by its last part, or the one of its adapters; empty if neither is known."""
-    adapters = desk.look().adapters
-    known = [*(base for _, base in desk.bases()), *(adapter.base for adapter in adapters)]
+    adapters = app.snapshot().adapters
+    known = [*(base for _, base in app.base_choices()), *(adapter.base for adapter in adapters)]
     own = [adapter.base for adapter in adapters if adapter.name in recalled.scales]
     return next((base for base in known if recalled.model and base_name(base) == recalled.model), *own[:1] or [""])
 
@@ -248,8 +250,8 @@ def base_name(base: str) -> str:
     return Path(base).name.removesuffix(".safetensors")
 
 
-def _choices(desk: AppState) -> list[tuple[str, str]]:
-    return [NONE, *((adapter.name, adapter.name) for adapter in desk.look().adapters)]
+def _choices(app: AppState) -> list[tuple[str, str]]:
+    return [NONE, *((adapter.name, adapter.name) for adapter in app.snapshot().adapters)]
 
 
 def _schedules(sampler: str) -> list[str]:
@@ -267,14 +269,14 @@ def _show(change: int, shown: int) -> list[Any]:
     return [shown, *(gr.update(visible=number < shown) for number in range(ROWS))]
 
 
-def _tags(desk: AppState, prompt: str, *rows: Any) -> str:
+def _tags(app: AppState, prompt: str, *rows: Any) -> str:
     """Which adapters the prompt names, at which scales, and what is wrong with that."""
     try:
         asked = parse_lora_tags(prompt or "").scales
     except SdloraError as error:
         return page_html.note([str(error)], "bad")
     chosen = {name: scale for name, scale in zip(rows[:ROWS], rows[ROWS:], strict=True) if name}
-    known = [adapter.name for adapter in desk.look().adapters]
+    known = [adapter.name for adapter in app.snapshot().adapters]
     lines = []
     for name, scale in asked.items():
         numbers = lora_tag(name, scale).removeprefix(f"<lora:{name}:").removesuffix(">").replace(":", " and ")
@@ -286,45 +288,45 @@ def _tags(desk: AppState, prompt: str, *rows: Any) -> str:
     return page_html.note(lines, "info" if asked.keys() <= set(known) else "bad")
 
 
-def _base_of(desk: AppState, name: str, before: str) -> list[Any]:
+def _base_of(app: AppState, name: str, before: str) -> list[Any]:
     """An adapter brings the base that it was trained on; what was said of another base is no more."""
-    base = next((adapter.base for adapter in desk.look().adapters if adapter.name == name), "")
+    base = next((adapter.base for adapter in app.snapshot().adapters if adapter.name == name), "")
     if not base or base == before:
         return [gr.skip()] * (1 + len(SAID_OF_BASE))
     return [base, *["auto"] * len(SAID_OF_BASE)]
 
 
-def _weight_of(desk: AppState, name: str) -> Any:
+def _weight_of(app: AppState, name: str) -> Any:
     """An adapter brings the scale that its file prefers."""
-    path = next((adapter.path for adapter in desk.look().adapters if adapter.name == name), None)
+    path = next((adapter.path for adapter in app.snapshot().adapters if adapter.name == name), None)
     return service.preferred_weight(path) if path else gr.skip()
 
 
-def _trigger(desk: AppState, name: str | None) -> str:
-    path = next((adapter.path for adapter in desk.look().adapters if adapter.name == name), None)
+def _trigger(app: AppState, name: str | None) -> str:
+    path = next((adapter.path for adapter in app.snapshot().adapters if adapter.name == name), None)
     return service.trigger_words(path) if path else ""
 
 
-def _words_of(desk: AppState, name: str | None) -> Any:
+def _words_of(app: AppState, name: str | None) -> Any:
     """The button that adds an adapter's trigger words to the prompt."""
-    words = _trigger(desk, name)
+    words = _trigger(app, name)
     return gr.update(value=f"Add “{words}” to the prompt", visible=bool(words))
 
 
-def _say(desk: AppState, prompt: str | None, name: str) -> str:
+def _say(app: AppState, prompt: str | None, name: str) -> str:
     """The prompt with the adapter's trigger words in front, unless they are in it."""
-    words, prompt = _trigger(desk, name), (prompt or "").strip()
+    words, prompt = _trigger(app, name), (prompt or "").strip()
     return prompt if words.lower() in prompt.lower() else ", ".join(filter(None, (words, prompt)))
 
 
-def adapter_updates(desk: AppState, first: str | None, seen: dict[str, Any]) -> list[Any]:
+def adapter_updates(app: AppState, first: str | None, seen: dict[str, Any]) -> list[Any]:
     """New choices for the eight rows and the base where the adapters changed; the newest fills an empty first row."""
-    known = desk.look().adapters
+    known = app.snapshot().adapters
     names: Sequence[str] = tuple(adapter.name for adapter in known)
     if seen.get("adapters") == names:
         return [gr.skip()] * (ROWS + 1)
     seen["adapters"] = names
-    choices = _choices(desk)
+    choices = _choices(app)
     take = bool(known) and not first
     rows = [gr.update(choices=choices) for _ in range(ROWS)]
     if take:

@@ -66,84 +66,84 @@ class CreateTab:
         return [self.inputs.status, *self.results.shown, *buttons, self.timer, self.pace]
 
 
-def build(desk: AppState, demo: gr.Blocks) -> CreateTab:
+def build(app: AppState, demo: gr.Blocks) -> CreateTab:
     """Lay the tab out and wire it."""
     with gr.Row():
         with gr.Column(scale=2, min_width=300):
-            inputs = fields.build(desk)
+            inputs = fields.build(app)
             reading = gallery_panel.build_reading()
         with gr.Column(scale=3, min_width=320):
             shown = gallery_panel.build()
     timer = gr.Timer(0.7, active=False)
     tab = CreateTab(inputs, shown, gr.State(0), gr.State((0, 0.0, 0)), timer)
-    gallery_panel.wire(desk, inputs, shown, reading)
-    _wire(desk, demo, tab)
+    gallery_panel.wire(app, inputs, shown, reading)
+    _wire(app, demo, tab)
     return tab
 
 
-def draw_with(desk: AppState, name: str, prompt: str) -> list[Any]:
+def draw_with(app: AppState, name: str, prompt: str) -> list[Any]:
     """Choose adapter ``name`` alone, with its base and ``prompt``, and begin to draw: new values for
     ``CreateTab.drawn``.
 
-    For a button of another tab: ``button.click(partial(draw_with, desk), [run, prompt], tab.drawn)``.
+    For a button of another tab: ``button.click(partial(draw_with, app), [run, prompt], tab.drawn)``.
     """
-    desk.refresh()  # It may have been finished just now.
+    app.refresh()  # It may have been finished just now.
     wanted = RecalledSettings(prompt or "", scales={name: 1.0}, numbers={"seed": fields.START.seed})
-    request = replace(fields.START, prompt=wanted.prompt, base=fields.base_called(desk, wanted) or fields.START.base)
-    return [*fields.fill(desk, wanted), *_submit(desk, request, [(name, 1.0)])]
+    request = replace(fields.START, prompt=wanted.prompt, base=fields.base_called(app, wanted) or fields.START.base)
+    return [*fields.fill(app, wanted), *_submit(app, request, [(name, 1.0)])]
 
 
-def _wire(desk: AppState, demo: gr.Blocks, tab: CreateTab) -> None:
+def _wire(app: AppState, demo: gr.Blocks, tab: CreateTab) -> None:
     inputs, shown = tab.inputs, tab.results
     gr.on(
-        [inputs.create.click, inputs.prompt.submit, inputs.negative.submit], partial(_create, desk), inputs.values,
+        [inputs.create.click, inputs.prompt.submit, inputs.negative.submit], partial(_create, app), inputs.values,
         tab.started, **HIDDEN,
     )  # fmt: skip
-    inputs.cancel.click(partial(_cancel, desk), tab.ticket, None, **HIDDEN)
-    tab.timer.tick(partial(_poll, desk), [tab.ticket, tab.pace, shown.most], tab.live, concurrency_limit=None, **HIDDEN)
-    demo.load(desk.offer, None, inputs.base, **HIDDEN)
-    demo.load(partial(_attach, desk), shown.most, [tab.ticket, tab.timer, *shown.shown], **HIDDEN)
-    inputs.last.click(partial(gallery_panel.last_seed, desk), tab.ticket, inputs.seed, **HIDDEN)
+    inputs.cancel.click(partial(_cancel, app), tab.ticket, None, **HIDDEN)
+    tab.timer.tick(partial(_poll, app), [tab.ticket, tab.pace, shown.most], tab.live, concurrency_limit=None, **HIDDEN)
+    demo.load(app.base_update, None, inputs.base, **HIDDEN)
+    demo.load(partial(_attach, app), shown.most, [tab.ticket, tab.timer, *shown.shown], **HIDDEN)
+    inputs.last.click(partial(gallery_panel.last_seed, app), tab.ticket, inputs.seed, **HIDDEN)
 
 
-def _create(desk: AppState, *values: Any) -> list[Any]:
+def _create(app: AppState, *values: Any) -> list[Any]:
     """Queue a request. What was filled in stays as it is, whatever comes of it."""
-    return _submit(desk, *fields.request(*values))
+    return _submit(app, *fields.request(*values))
 
 
-def _submit(desk: AppState, request: GenerationRequest, chosen: list[tuple[str, float]]) -> list[Any]:
+def _submit(app: AppState, request: GenerationRequest, chosen: list[tuple[str, float]]) -> list[Any]:
     """New values for ``CreateTab.started``."""
     try:
-        ticket = desk.create(request, chosen)
+        ticket = app.generate(request, chosen)
     except SdloraError as error:
         return [gr.skip(), page_html.note([str(error)], "bad"), gr.skip(), gr.skip(), gr.skip()]
     return [
-        ticket.number, told(desk, ticket), gr.update(interactive=False), gr.update(visible=True), gr.Timer(active=True),
+        ticket.number, told(app, ticket), gr.update(interactive=False), gr.update(visible=True), gr.Timer(active=True),
     ]  # fmt: skip
 
 
-def _cancel(desk: AppState, number: int) -> None:
-    desk.creator.cancel(number)
+def _cancel(app: AppState, number: int) -> None:
+    app.inference.cancel(number)
 
 
-def _attach(desk: AppState, most: int) -> list[Any]:
+def _attach(app: AppState, most: int) -> list[Any]:
     """After a load: the pictures that there are, and the request that is under way."""
-    ticket = desk.creator.newest()
+    ticket = app.inference.newest()
     active = ticket is not None and not ticket.ended and not ticket.request.grid
-    return [ticket.number if ticket and active else 0, gr.Timer(active=active), *gallery_panel.show(desk, most)]
+    return [ticket.number if ticket and active else 0, gr.Timer(active=active), *gallery_panel.show(app, most)]
 
 
-def _poll(desk: AppState, number: int, pace: Pace, most: int) -> list[Any]:
+def _poll(app: AppState, number: int, pace: Pace, most: int) -> list[Any]:
     """Where the request stands; at its end the pictures are shown and the timer rests."""
-    ticket = desk.creator.ticket(number)
+    ticket = app.inference.ticket(number)
     if ticket is None or ticket.ended:
-        said = told(desk, ticket) if ticket else ""
+        said = told(app, ticket) if ticket else ""
         rest = [gr.update(interactive=True), gr.update(visible=False), gr.Timer(active=False), pace]
-        return [said, *gallery_panel.show(desk, most), *rest]
+        return [said, *gallery_panel.show(app, most), *rest]
     now = time.monotonic()
     if ticket.state == "drawing" and ticket.done and pace[0] != number:
         pace = (number, now, ticket.done)
-    said = told(desk, ticket, left(ticket, pace, now))
+    said = told(app, ticket, left(ticket, pace, now))
     return [said, gr.skip(), gr.skip(), gr.update(interactive=False), gr.update(visible=True), gr.skip(), pace]
 
 
@@ -155,17 +155,17 @@ def left(ticket: JobStatus, pace: Pace, now: float) -> float | None:
     return (now - since) / (ticket.done - done) * (ticket.total - ticket.done)
 
 
-def told(desk: AppState, ticket: JobStatus, seconds: float | None = None) -> str:
+def told(app: AppState, ticket: JobStatus, seconds: float | None = None) -> str:
     """Where a request stands, in plain words."""
     if ticket.ended:
         kind = {"done": "good", "failed": "bad"}.get(ticket.state, "info")
         count = f"{len(ticket.paths)} picture{'s' if len(ticket.paths) != 1 else ''}"
         first = {"failed": "", "done": f"{count} drawn."}.get(ticket.state, f"{WORDS[ticket.state]}.")
         return page_html.note([first, ticket.message], kind)
-    ahead = desk.creator.queued_before(ticket.number)
+    ahead = app.inference.queued_before(ticket.number)
     words = f"Waiting its turn: {ahead} before this one" if ticket.state == "queued" and ahead else ""
     words = words or ticket.message or WORDS[ticket.state]
     if ticket.state == "drawing" and ticket.total:
         words = f"{ticket.message or WORDS['drawing']}: step {ticket.done} of {ticket.total}"
         words += f" · {format_duration(seconds)} left" if seconds is not None else ""
-    return page_html.drawing(words, ticket.done / ticket.total if ticket.total else None)
+    return page_html.progress_note(words, ticket.done / ticket.total if ticket.total else None)

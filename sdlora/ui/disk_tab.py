@@ -17,7 +17,7 @@ from sdlora.ui.library_html import facts
 OLD_DAYS = 30
 
 
-def build(desk: AppState, tab: gr.Tab) -> None:
+def build(app: AppState, tab: gr.Tab) -> None:
     """Lay it out and wire it; it is looked through whenever the tab is chosen."""
     told = gr.HTML(elem_id="disk-usage")
     chosen = gr.CheckboxGroup([], value=[], label="Free", info="Finished adapters always stay", elem_id="disk-free")
@@ -28,15 +28,15 @@ def build(desk: AppState, tab: gr.Tab) -> None:
         keep = gr.Button("Keep it", elem_id="disk-keep")
     message = gr.HTML(elem_id="disk-message")
     shown, all_of_it = [told, chosen, free, sure], [message, told, chosen, free, sure]
-    gr.on([tab.select, days.release], partial(_show, desk), days, shown, **{**HIDDEN, "show_progress": "minimal"})
+    gr.on([tab.select, days.release], partial(_show, app), days, shown, **{**HIDDEN, "show_progress": "minimal"})
     chosen.change(lambda names: gr.update(interactive=bool(names)), chosen, free, **LAST)
     free.click(lambda: gr.update(visible=True), None, sure, **HIDDEN)
     keep.click(lambda: gr.update(visible=False), None, sure, **HIDDEN)
-    really.click(partial(_free, desk), [chosen, days], all_of_it, **{**HIDDEN, "show_progress": "minimal"})
+    really.click(partial(_free, app), [chosen, days], all_of_it, **{**HIDDEN, "show_progress": "minimal"})
 
 
-def _show(desk: AppState, days: float) -> list[Any]:
-    shares = service.disk_usage(desk.data_dir, days)
+def _show(app: AppState, days: float) -> list[Any]:
+    shares = service.disk_usage(app.data_dir, days)
     rows = [(share.name.replace("-", " "), f"{format_bytes(share.size)}: {share.what}") for share in shares]
     choices = [
         (f"{share.name.replace('-', ' ')} ({format_bytes(share.size)})", share.name) for share in shares if share.freed
@@ -44,10 +44,10 @@ def _show(desk: AppState, days: float) -> list[Any]:
     return [facts(rows), gr.update(choices=choices, value=[]), gr.update(interactive=False), gr.update(visible=False)]
 
 
-def _free(desk: AppState, names: list[str], days: float) -> list[Any]:
+def _free(app: AppState, names: list[str], days: float) -> list[Any]:
     try:
-        freed = service.free_space(desk.data_dir, [name for name in FREED if name in names], days)
+        freed = service.free_space(app.data_dir, [name for name in FREED if name in names], days)
         said = page_html.note([f"{format_bytes(freed)} freed."], "good")
     except SdloraError as error:
         said = page_html.note([str(error)], "bad")
-    return [said, *_show(desk, days)]
+    return [said, *_show(app, days)]

@@ -30,13 +30,13 @@ from sdlora.generation.settings import Sample
 from sdlora.service import GenerationRequest, JobStatus
 from sdlora.storage.run_folder import Run
 from sdlora.ui import build_config
-from sdlora.ui.app_state import AppState, cached
-from sdlora.ui.run_view import sentence
+from sdlora.ui.app_state import AppState, cache_file
+from sdlora.ui.run_view import describe
 from sdlora.ui.tool_endpoints import ToolEndpoints
 
-LOOK_SECONDS = 0.2
+POLL_SECONDS = 0.2
 """Between two looks at a request that is being drawn."""
-MOST_PICTURES = 16
+MAX_IMAGES = 16
 """Of one request."""
 
 
@@ -87,10 +87,10 @@ class GeneratedImage(TypedDict):
 
 
 class Endpoints:
-    """What a program may ask of ``desk``."""
+    """What a program may ask of ``app``."""
 
-    def __init__(self, desk: AppState):
-        self.desk = desk
+    def __init__(self, app: AppState):
+        self.app = app
 
     def train(
         self,
@@ -122,14 +122,14 @@ class Endpoints:
         """
         if quality not in build_config.QUALITY:
             raise ConfigError(f"quality = {quality!r}: give one of {', '.join(build_config.QUALITY)}")
-        changes = _allowed(settings or {})
-        filled = self._filled(project or "", trigger, _uploads(pictures or ()))
+        changes = _without_paths(settings or {})
+        filled = self._prepare_project(project or "", trigger, _uploads(pictures or ()))
         about = ProjectInfo(kind, trigger, class_name)
         config = build_config.configure(
-            filled, about, service.resolve_base(base, self.desk.data_dir), quality, prompts or (), changes
+            filled, about, service.resolve_base(base, self.app.data_dir), quality, prompts or (), changes
         )
         filled.set_info(about)
-        return self.desk.train(config, filled.name).name
+        return self.app.train(config, filled.name).name
 
     def status(self, run: str = "", previews: bool = False) -> RunStatus:
         """How a run stands. It costs little: a program may ask once a second.
@@ -142,11 +142,11 @@ class Endpoints:
             state is one of new, queued, running, stopping, finished, stopped, failed, interrupted.
         """
         found = self._run(run)
-        view, state = self.desk.view(found), self.desk.queue.state(found)
+        view, state = self.app.run_view(found), self.app.queue.state(found)
         return RunStatus(
             run=found.name, state=state, phase=view.phase, step=view.step, steps=view.steps,
             loss=view.losses[-1][1] if view.losses else None, seconds_left=view.left if state == "running" else None,
-            message=sentence(view, state), adapter_ready=found.adapter.is_file(),
+            message=describe(view, state), adapter_ready=found.adapter.is_file(),
             previews=[
                 PreviewInfo(step=step, prompt=drawn.prompt, file=_file(drawn.path) if previews else None)
                 for (_, step), drawn in sorted(view.previews.items())
@@ -160,8 +160,8 @@ class Endpoints:
             run: Its name; left empty, the run that matters now.
         """
         found = self._run(run)
-        self.desk.queue.stop(found)
-        self.desk.refresh()
+        self.app.queue.stop(found)
+        self.app.refresh()
         return self.status(found.name)
 
     def resume(self, run: str) -> RunStatus:
@@ -171,9 +171,9 @@ class Endpoints:
             run: Its name.
         """
         found = self._run(run)
-        if self.desk.queue.state(found) == "finished":
+        if self.app.queue.state(found) == "finished":
             raise ConfigError(f"{found.name} is finished: there is nothing left to do; train anew, with more steps")
-        self.desk.start(found)
+        self.app.start(found)
         return self.status(found.name)
 
     async def generate(
@@ -211,17 +211,17 @@ class Endpoints:
         """
         drawing = {"negative": negative, "steps": steps, "cfg": cfg, "sampler": sampler, "width": width}
         checked = Sample.model_validate({**drawing, "height": height, "seed": max(0, seed)})
-        if not 1 <= count <= MOST_PICTURES or seed < -1:
-            raise ConfigError(f"count = {count}, seed = {seed}: give 1 to {MOST_PICTURES} pictures, and a seed from -1")
-        known = {adapter.name: adapter.base for adapter in self.desk.refresh().adapters}
+        if not 1 <= count <= MAX_IMAGES or seed < -1:
+            raise ConfigError(f"count = {count}, seed = {seed}: give 1 to {MAX_IMAGES} pictures, and a seed from -1")
+        known = {adapter.name: adapter.base for adapter in self.app.refresh().adapters}
         said = {"prediction_type": prediction_type, "zero_terminal_snr": zero_terminal_snr}
         request = GenerationRequest(
             prompt, negative, seed, checked.steps, checked.cfg, checked.width, checked.height, count, checked.sampler,
             base or next((known[name] for name in adapters or () if known.get(name)), GenerationRequest("").base),
             base_settings={name: value for name, value in said.items() if value != "auto"},
         )  # fmt: skip
-        ticket = await asyncio.to_thread(self.desk.create, request, list((adapters or {}).items()))
-        ended = await self._drawn(ticket)
+        ticket = await asyncio.to_thread(self.app.generate, request, list((adapters or {}).items()))
+        ended = await self._wait_for(ticket)
         if ended.state != "done":
             raise ConfigError(ended.message or "The drawing was cancelled.")
         return [_picture(path) for path in ended.paths]
@@ -237,7 +237,7 @@ class Endpoints:
         for what, value, choices in (("format", format, WRITTEN), ("dtype", dtype, DTYPES)):
             if value not in choices:
                 raise ConfigError(f"{what} = {value!r}: give one of {', '.join(choices)}")
-        made = service.export_to_temporary(str(self.desk.adapter(name).path), format, dtype, self.desk.data_dir).file
+        made = service.export_to_temporary(str(self.app.adapter(name).path), format, dtype, self.app.data_dir).file
         try:
             file: FileData = _file(made)
             return file
@@ -246,31 +246,31 @@ class Endpoints:
 
     def runs(self) -> list[RunInfo]:
         """All runs, the newest first."""
-        found = (self.desk.run(name) for name in self.desk.refresh().runs)
+        found = (self.app.run(name) for name in self.app.refresh().runs)
         return [
-            RunInfo(run=run.name, state=self.desk.queue.state(run), base=run.config.model.base) for run in found if run
+            RunInfo(run=run.name, state=self.app.queue.state(run), base=run.config.model.base) for run in found if run
         ]
 
     def adapters(self) -> list[AdapterInfo]:
         """The adapters to draw with, the newest first."""
-        return [AdapterInfo(adapter=adapter.name, base=adapter.base) for adapter in self.desk.refresh().adapters]
+        return [AdapterInfo(adapter=adapter.name, base=adapter.base) for adapter in self.app.refresh().adapters]
 
     def _run(self, name: str) -> Run:
-        look = self.desk.refresh()
-        found = self.desk.run(name) if name else look.current
+        look = self.app.refresh()
+        found = self.app.run(name) if name else look.current
         if found is None:
             known = ", ".join(look.runs) or "none yet"
             raise ConfigError(f"There is no run {name!r}; there are: {known}." if name else "There are no runs yet.")
         return found
 
-    def _filled(self, name: str, trigger: str, files: list[Path]) -> Project:
+    def _prepare_project(self, name: str, trigger: str, files: list[Path]) -> Project:
         """The project of that name with ``files`` in it; a new one after the trigger if it has none."""
         if not name and not files:
             raise ConfigError("Hand over pictures, or name a project of the page that has some.")
         if not name:
-            folder = self.desk.data_dir / "projects" / safe_name(trigger, fallback="pictures")
+            folder = self.app.data_dir / "projects" / safe_name(trigger, fallback="pictures")
             name = unused_path(folder).name
-        project = Project(self.desk.data_dir, name)
+        project = Project(self.app.data_dir, name)
         if not files and not project.images():
             raise ConfigError(f"The project {name!r} has no pictures; hand some over.")
         refused = project.add(files).remarks
@@ -279,26 +279,26 @@ class Endpoints:
             raise DatasetError(" ".join(refused) + taken)
         return project
 
-    async def _drawn(self, ticket: JobStatus) -> JobStatus:
+    async def _wait_for(self, ticket: JobStatus) -> JobStatus:
         """The request when it has ended. It is cancelled if the program that made it gives up."""
         progress = gr.Progress()
         try:
             while not ticket.ended:
                 progress((ticket.done, ticket.total) if ticket.total else None, desc=ticket.message or ticket.state)
-                await asyncio.sleep(LOOK_SECONDS)
-                found = self.desk.creator.ticket(ticket.number)
+                await asyncio.sleep(POLL_SECONDS)
+                found = self.app.inference.ticket(ticket.number)
                 if found is None:
                     raise ConfigError("So many requests came after this one that it was forgotten; ask again.")
                 ticket = found
         except asyncio.CancelledError:
-            self.desk.creator.cancel(ticket.number)
+            self.app.inference.cancel(ticket.number)
             raise
         return ticket
 
 
-def build(desk: AppState) -> None:
+def build(app: AppState) -> None:
     """Put the endpoints on the page that is being laid out."""
-    ends, tools = Endpoints(desk), ToolEndpoints(desk)
+    ends, tools = Endpoints(app), ToolEndpoints(app)
     functions: list[Callable[..., Any]] = [
         ends.train, ends.status, ends.stop, ends.resume, ends.generate, ends.export, ends.runs, ends.adapters,
         tools.merge, tools.resize, tools.extract,
@@ -306,10 +306,10 @@ def build(desk: AppState) -> None:
     for function in functions:
         waits = inspect.iscoroutinefunction(function)
         limit = None if waits else "default"  # One that waits takes no thread.
-        gr.api(_told(function), api_name=function.__name__, concurrency_limit=limit)  # type: ignore[arg-type]
+        gr.api(_checked(function), api_name=function.__name__, concurrency_limit=limit)  # type: ignore[arg-type]
 
 
-def _told(function: Callable[..., Any]) -> Callable[..., Any]:
+def _checked(function: Callable[..., Any]) -> Callable[..., Any]:
     """``function`` with its arguments checked by their types, and its errors as Gradio passes them on."""
     checked = validate_call(config=ConfigDict(allow_inf_nan=False))(function)
     names = list(inspect.signature(function).parameters)
@@ -341,7 +341,7 @@ def _raise(error: SdloraError | ValidationError) -> NoReturn:
     raise gr.Error(said, print_exception=False) from None
 
 
-def _allowed(settings: Mapping[str, Any]) -> Mapping[str, Any]:
+def _without_paths(settings: Mapping[str, Any]) -> Mapping[str, Any]:
     """``settings`` without any that is a path. Raises ConfigError for those."""
     paths = {setting.name for setting in all_settings() if _is_path(setting.field.annotation)}
     for name in settings:
@@ -361,7 +361,7 @@ def _uploads(files: Iterable[FileData]) -> list[Path]:
 
 def _file(path: Path) -> Any:
     """A copy of a file in the page's cache, as the dictionary that Gradio makes of a ``FileData``."""
-    return FileData(path=cached(path), orig_name=path.name).model_dump()
+    return FileData(path=cache_file(path), orig_name=path.name).model_dump()
 
 
 def _picture(path: Path) -> GeneratedImage:

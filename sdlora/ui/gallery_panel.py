@@ -13,7 +13,7 @@ from sdlora.generation.images import embedded_texts
 from sdlora.generation.infotext import RecalledSettings, read_parameters, recall_image, recall_text
 from sdlora.ui import create_form as fields
 from sdlora.ui import page_html
-from sdlora.ui.app_state import AppState, cached
+from sdlora.ui.app_state import AppState, cache_file
 from sdlora.ui.create_form import CreateForm
 from sdlora.ui.event_options import HIDDEN
 
@@ -88,38 +88,38 @@ def build_reading() -> InfotextDrop:
     return InfotextDrop(file, text, button, message)
 
 
-def wire(desk: AppState, inputs: CreateForm, results: GalleryPanel, reading: InfotextDrop) -> None:
+def wire(app: AppState, inputs: CreateForm, results: GalleryPanel, reading: InfotextDrop) -> None:
     """Wire both to the fields."""
     r = results
 
     def choose(event: gr.SelectData) -> list[Any]:  # Gradio finds the event by the annotation, which a partial hides.
-        return _choose(desk, Path(event.value["image"]["path"]).name)
+        return _choose(app, Path(event.value["image"]["path"]).name)
 
     r.gallery.select(choose, None, [r.chosen, r.about, r.parameters], **HIDDEN)
     r.older.click(lambda most: most + SHOWN, r.most, r.most, **HIDDEN).then(
-        partial(show, desk), r.most, r.shown, **HIDDEN
+        partial(show, app), r.most, r.shown, **HIDDEN
     )
-    r.reuse.click(partial(_reuse, desk), r.chosen, [r.message, *inputs.filled], **HIDDEN)
-    r.seed.click(partial(_same_seed, desk), r.chosen, [r.message, inputs.seed], **HIDDEN)
+    r.reuse.click(partial(_reuse, app), r.chosen, [r.message, *inputs.filled], **HIDDEN)
+    r.seed.click(partial(_same_seed, app), r.chosen, [r.message, inputs.seed], **HIDDEN)
     moved = [r.message, r.gone, r.undo, r.about, *r.shown]
-    r.delete.click(partial(_delete, desk), [r.chosen, r.most], moved, **HIDDEN)
-    r.undo.click(partial(_undo, desk), [r.gone, r.most], moved, **HIDDEN)
+    r.delete.click(partial(_delete, app), [r.chosen, r.most], moved, **HIDDEN)
+    r.undo.click(partial(_undo, app), [r.gone, r.most], moved, **HIDDEN)
     read = [reading.message, *inputs.filled]
-    reading.file.upload(partial(_read_file, desk), reading.file, [reading.file, *read], **HIDDEN)
-    gr.on([reading.fill.click, reading.text.submit], partial(_read_text, desk), reading.text, read, **HIDDEN)
+    reading.file.upload(partial(_read_file, app), reading.file, [reading.file, *read], **HIDDEN)
+    gr.on([reading.fill.click, reading.text.submit], partial(_read_text, app), reading.text, read, **HIDDEN)
 
 
-def show(desk: AppState, most: int) -> list[Any]:
+def show(app: AppState, most: int) -> list[Any]:
     """New values for ``GalleryPanel.shown``: whole files, with their parameters in them."""
-    there = service.gallery.newest_images(desk.creations)
-    pictures = [cached(path) for path in there[:most] if path.is_file()]
+    there = service.gallery.newest_images(app.images_folder)
+    pictures = [cache_file(path) for path in there[:most] if path.is_file()]
     return [gr.update(value=pictures, selected_index=None), gr.update(visible=len(there) > most)]
 
 
-def last_seed(desk: AppState, number: int) -> Any:
+def last_seed(app: AppState, number: int) -> Any:
     """The seed of the first picture of request ``number``, or of the newest picture that there is."""
-    ticket = desk.creator.ticket(number)
-    paths = ticket.paths if ticket and ticket.paths else service.gallery.newest_images(desk.creations, 1)
+    ticket = app.inference.ticket(number)
+    paths = ticket.paths if ticket and ticket.paths else service.gallery.newest_images(app.images_folder, 1)
     try:
         known = read_parameters(paths[0]) if paths else None
         return int(known.settings["Seed"]) if known else gr.skip()
@@ -127,81 +127,81 @@ def last_seed(desk: AppState, number: int) -> Any:
         return gr.skip()
 
 
-def _choose(desk: AppState, name: str) -> list[Any]:
+def _choose(app: AppState, name: str) -> list[Any]:
     """The chosen picture's name, and what it was made from."""
     try:
-        text = embedded_texts(desk.creations / name).get("parameters", "")
+        text = embedded_texts(app.images_folder / name).get("parameters", "")
     except SdloraError:
         return [gr.skip(), gr.update(visible=False), ""]
     return [name, gr.update(visible=True), text]
 
 
-def _recalled(desk: AppState, name: str) -> RecalledSettings:
-    return recall_image(desk.creations / name, _known(desk))
+def _recalled(app: AppState, name: str) -> RecalledSettings:
+    return recall_image(app.images_folder / name, _known(app))
 
 
-def _known(desk: AppState) -> list[str]:
-    return [adapter.name for adapter in desk.look().adapters]
+def _known(app: AppState) -> list[str]:
+    return [adapter.name for adapter in app.snapshot().adapters]
 
 
-def _filled(desk: AppState, recalled: RecalledSettings) -> list[Any]:
+def _filled(app: AppState, recalled: RecalledSettings) -> list[Any]:
     """A message and ``CreateForm.filled``."""
-    remarks, base = list(recalled.remarks), fields.base_called(desk, recalled)
+    remarks, base = list(recalled.remarks), fields.base_called(app, recalled)
     if recalled.model and fields.base_name(base) != recalled.model:
         instead = f"{fields.base_name(base)} is taken" if base else "the base stays as it is"
         remarks.append(f"It was drawn with the base {recalled.model}, which is not known here: {instead}.")
     said = page_html.note(["The settings are filled in.", *remarks], "info" if remarks else "good")
-    return [said, *fields.fill(desk, recalled)]
+    return [said, *fields.fill(app, recalled)]
 
 
 def _nothing(error: SdloraError) -> list[Any]:
     return [page_html.note([str(error)], "bad"), *[gr.skip()] * fields.FILLED]
 
 
-def _reuse(desk: AppState, name: str) -> list[Any]:
+def _reuse(app: AppState, name: str) -> list[Any]:
     try:
-        return _filled(desk, _recalled(desk, name))
+        return _filled(app, _recalled(app, name))
     except SdloraError as error:
         return _nothing(error)
 
 
-def _same_seed(desk: AppState, name: str) -> list[Any]:
+def _same_seed(app: AppState, name: str) -> list[Any]:
     try:
-        return ["", _recalled(desk, name).numbers.get("seed", gr.skip())]
+        return ["", _recalled(app, name).numbers.get("seed", gr.skip())]
     except SdloraError as error:
         return [page_html.note([str(error)], "bad"), gr.skip()]
 
 
-def _read_file(desk: AppState, path: str | None) -> list[Any]:
+def _read_file(app: AppState, path: str | None) -> list[Any]:
     """Fill the fields from a dropped picture; the drop zone is empty again, as a filled one takes no more."""
     try:
         if path is None:
             return [gr.skip()] * (2 + fields.FILLED)
-        return [None, *_filled(desk, recall_image(Path(path), _known(desk)))]
+        return [None, *_filled(app, recall_image(Path(path), _known(app)))]
     except SdloraError as error:
         return [None, *_nothing(error)]
 
 
-def _read_text(desk: AppState, text: str | None) -> list[Any]:
+def _read_text(app: AppState, text: str | None) -> list[Any]:
     try:
-        return _filled(desk, recall_text(text or "", _known(desk)))
+        return _filled(app, recall_text(text or "", _known(app)))
     except SdloraError as error:
         return _nothing(error)
 
 
-def _delete(desk: AppState, name: str, most: int) -> list[Any]:
+def _delete(app: AppState, name: str, most: int) -> list[Any]:
     try:
-        gone = service.gallery.trash_image(desk.data_dir, name)
+        gone = service.gallery.trash_image(app.data_dir, name)
     except SdloraError as error:
-        return [page_html.note([str(error)], "bad"), "", *[gr.update(visible=False)] * 2, *show(desk, most)]
+        return [page_html.note([str(error)], "bad"), "", *[gr.update(visible=False)] * 2, *show(app, most)]
     said = page_html.note(["The picture is in the trash, for thirty days."])
-    return [said, gone, gr.update(visible=True), gr.update(visible=False), *show(desk, most)]
+    return [said, gone, gr.update(visible=True), gr.update(visible=False), *show(app, most)]
 
 
-def _undo(desk: AppState, gone: str, most: int) -> list[Any]:
+def _undo(app: AppState, gone: str, most: int) -> list[Any]:
     try:
-        service.gallery.restore_image(desk.data_dir, gone)
+        service.gallery.restore_image(app.data_dir, gone)
         said = page_html.note(["The picture is back."], "good")
     except SdloraError as error:
         said = page_html.note([str(error)], "bad")
-    return [said, "", *[gr.update(visible=False)] * 2, *show(desk, most)]
+    return [said, "", *[gr.update(visible=False)] * 2, *show(app, most)]

@@ -15,13 +15,13 @@ from starlette.requests import cookie_parser
 from sdlora.formatting import format_bytes
 from sdlora.ui import login
 from sdlora.ui.host_policy import HostPolicy, split_host
-from sdlora.ui.login import Throttle, _near
+from sdlora.ui.login import Throttle, client_network
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 ASGI = Callable[[Message, Receive, Send], Awaitable[None]]
-Knows = Callable[[Mapping[str, str]], bool]
+LoginCheck = Callable[[Mapping[str, str]], bool]
 """Whether the cookies of a request are those of somebody who has logged in, or nobody need."""
 
 SAFE = {"GET", "HEAD", "OPTIONS"}
@@ -57,12 +57,16 @@ class Guard:
     """The layer around ``app``."""
 
     def __init__(
-        self, app: ASGI, door: HostPolicy, throttle: Throttle | None = None, knows: Knows = lambda cookies: True
+        self,
+        app: ASGI,
+        hosts: HostPolicy,
+        throttle: Throttle | None = None,
+        is_logged_in: LoginCheck = lambda cookies: True,
     ):
         self.app = app
-        self.door = door
+        self.hosts = hosts
         self.throttle = throttle or Throttle()
-        self.knows = knows
+        self.is_logged_in = is_logged_in
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":  # Nothing here speaks over one.
@@ -76,24 +80,24 @@ class Guard:
         foreign = self._is_foreign(scope, headers)
         refusal = self._refusal(scope, headers, foreign)
         if refusal is not None:
-            await _answer(send, *refusal)
-        elif OPEN.fullmatch(scope["path"]) or self.knows(cookie_parser("; ".join(headers.get("cookie", ())))):
-            await self._serve(self._believed(scope, headers), foreign, receive, send)
+            await _respond(send, *refusal)
+        elif OPEN.fullmatch(scope["path"]) or self.is_logged_in(cookie_parser("; ".join(headers.get("cookie", ())))):
+            await self._serve(self._without_proxy_claims(scope, headers), foreign, receive, send)
         elif scope["path"] == "/" and scope["method"] in SAFE:
-            await _answer(send, 200, login.PAGE, {"content-type": "text/html; charset=utf-8"}, login.POLICY)
+            await _respond(send, 200, login.PAGE, {"content-type": "text/html; charset=utf-8"}, login.POLICY)
         else:
-            await _answer(send, 401, "Log in first, on this page's start.")
+            await _respond(send, 401, "Log in first, on this page's start.")
 
     def _is_foreign(self, scope: Message, headers: dict[str, list[str]]) -> bool:
         """Whether a page other than this one makes the browser ask. Programs name no origin."""
         host, server = headers.get("host", [""])[0], scope.get("server") or ("", None)
-        return any(not self.door.owns(origin, host, server) for origin in headers.get("origin", ()))
+        return any(not self.hosts.is_same_origin(origin, host, server) for origin in headers.get("origin", ()))
 
     def _refusal(self, scope: Message, headers: dict[str, list[str]], foreign: bool) -> tuple[int, str] | None:
         """Status and sentence for a request that is not served; None for one that is."""
         hosts, server = headers.get("host", []), scope.get("server") or ("", None)
         name = split_host(hosts[0])[0] if len(hosts) == 1 else ""
-        if not self.door.admits(name, server[0]):
+        if not self.hosts.allows_host(name, server[0]):
             return (
                 400,
                 f"This page is not served as {name or 'that'}; if the name is yours, start it with --allow-host.",
@@ -111,32 +115,35 @@ class Guard:
             return None
         return _too_large(scope)
 
-    def _believed(self, scope: Message, headers: dict[str, list[str]]) -> Message:
+    def _without_proxy_claims(self, scope: Message, headers: dict[str, list[str]]) -> Message:
         """``scope`` without what proxies claim, but for TLS before a name that was given for a proxy."""
         name = split_host(headers["host"][0])[0]
-        behind = name in self.door.given and headers.get("x-forwarded-proto", [""])[0] == "https"
-        return {**_plain(scope), "scheme": "https" if behind or name == self.door.share else scope["scheme"]}
+        behind = name in self.hosts.allowed and headers.get("x-forwarded-proto", [""])[0] == "https"
+        return {
+            **_strip_proxy_headers(scope),
+            "scheme": "https" if behind or name == self.hosts.share else scope["scheme"],
+        }
 
     async def _serve(self, scope: Message, foreign: bool, receive: Receive, send: Send) -> None:
-        address = _near((scope.get("client") or ("", 0))[0])
+        address = client_network((scope.get("client") or ("", 0))[0])
         login = scope["method"] == "POST" and scope["path"].rstrip("/") == "/login"
-        if login and (seconds := self.throttle.waits(address)):
+        if login and (seconds := self.throttle.seconds_to_wait(address)):
             sentence = f"Too many wrong passwords; try again in {seconds} seconds."
-            await _answer(send, 429, sentence, {"retry-after": str(seconds)})
+            await _respond(send, 429, sentence, {"retry-after": str(seconds)})
             return
         body = BodyLimit(scope, receive, send)
 
         async def tell(message: Message) -> None:
             if message["type"] == "http.response.start":
                 if login and message["status"] < 300:
-                    self.throttle.forgive(address)
-                message["headers"] = _guarded(message.get("headers", ()), scope, foreign)
+                    self.throttle.reset(address)
+                message["headers"] = _secure_headers(message.get("headers", ()), scope, foreign)
             await body.send(message)
 
         try:
             await self.app(scope, body.receive, tell)
         except Exception:
-            if not body.over:
+            if not body.exceeded:
                 raise
 
 
@@ -147,21 +154,21 @@ class BodyLimit:
         self._receive, self._send = receive, send
         self._scope, self._left = scope, _limit(scope)
         self._begun = False
-        self.over = False
+        self.exceeded = False
 
     async def receive(self) -> Message:
-        message = await self._receive() if not self.over else {"type": "http.disconnect"}
+        message = await self._receive() if not self.exceeded else {"type": "http.disconnect"}
         self._left -= len(message.get("body", b""))
-        if self._left >= 0 or self.over:
+        if self._left >= 0 or self.exceeded:
             return message
-        self.over = True
+        self.exceeded = True
         if not self._begun:
-            await _answer(self._send, *_too_large(self._scope))
+            await _respond(self._send, *_too_large(self._scope))
         return {"type": "http.disconnect"}
 
     async def send(self, message: Message) -> None:
         self._begun = True
-        if not self.over:
+        if not self.exceeded:
             await self._send(message)
 
 
@@ -182,7 +189,7 @@ def _headers(scope: Message) -> dict[str, list[str]]:
     return found
 
 
-def _plain(scope: Message) -> Message:
+def _strip_proxy_headers(scope: Message) -> Message:
     """``scope`` without the headers by which a proxy would tell who asked, for what and how, or a ``Range`` of several
     parts, on which Gradio stumbles.
     """
@@ -191,20 +198,20 @@ def _plain(scope: Message) -> Message:
     return {**scope, "headers": [pair for pair in kept if pair[0].lower() != b"range" or _RANGE.fullmatch(pair[1])]}
 
 
-def _guarded(headers: Iterable[tuple[bytes, bytes]], scope: Message, foreign: bool) -> list[tuple[bytes, bytes]]:
+def _secure_headers(headers: Iterable[tuple[bytes, bytes]], scope: Message, foreign: bool) -> list[tuple[bytes, bytes]]:
     """An answer's headers, with those that keep a browser from doing more with it than showing it here."""
     is_file = scope["path"].startswith(FILES)
     kept = []
     for name, value in headers:
         small = name.lower()
         if small == b"set-cookie":
-            kept.append((name, _kept_here(value, scope["scheme"] == "https")))
+            kept.append((name, _restrict_cookie(value, scope["scheme"] == "https")))
         elif not ((is_file and small not in OF_FILES) or (foreign and small.startswith(b"access-control-"))):
             kept.append((name, value))
-    return [*kept, *_secured(FILE_POLICY if is_file else PAGE_POLICY)]
+    return [*kept, *_security_headers(FILE_POLICY if is_file else PAGE_POLICY)]
 
 
-def _secured(policy: str) -> list[tuple[bytes, bytes]]:
+def _security_headers(policy: str) -> list[tuple[bytes, bytes]]:
     return [
         (b"content-security-policy", policy.encode()),
         (b"x-content-type-options", b"nosniff"),
@@ -214,19 +221,19 @@ def _secured(policy: str) -> list[tuple[bytes, bytes]]:
     ]
 
 
-def _kept_here(cookie: bytes, tls: bool) -> bytes:
+def _restrict_cookie(cookie: bytes, tls: bool) -> bytes:
     """A cookie that no script reads, no other page's requests carry, and that leaves by TLS alone if it came so."""
     parts = [part.strip() for part in cookie.decode("latin-1").split(";")]
     own = [part for part in parts if not part.lower().startswith(("samesite", "secure", "httponly"))]
     return "; ".join([*own, "HttpOnly", "SameSite=Lax", *(["Secure"] if tls else [])]).encode("latin-1")
 
 
-async def _answer(
+async def _respond(
     send: Send, status: int, text: str, headers: Mapping[str, str] | None = None, policy: str = PAGE_POLICY
 ) -> None:
     """A sentence, or a page, after which the connection is closed: what else was being sent is not read."""
     body = text.encode()
     named = {"content-type": "text/plain; charset=utf-8", "content-length": str(len(body)), "connection": "close"}
     pairs = [(name.encode(), value.encode()) for name, value in {**named, **(headers or {})}.items()]
-    await send({"type": "http.response.start", "status": status, "headers": [*pairs, *_secured(policy)]})
+    await send({"type": "http.response.start", "status": status, "headers": [*pairs, *_security_headers(policy)]})
     await send({"type": "http.response.body", "body": body})

@@ -23,7 +23,7 @@ def split_host(text: str) -> tuple[str, int | None]:
     return found[1].strip("[]").rstrip(".").lower(), int(found[2]) if found[2] else None
 
 
-def _address(name: str) -> "ipaddress.IPv4Address | ipaddress.IPv6Address | None":
+def parse_address(name: str) -> "ipaddress.IPv4Address | ipaddress.IPv6Address | None":
     """The address that ``name`` is, in its shortest form; None for a name."""
     try:
         found = ipaddress.ip_address(name.partition("%")[0])
@@ -34,7 +34,7 @@ def _address(name: str) -> "ipaddress.IPv4Address | ipaddress.IPv6Address | None
 
 def is_loopback(name: str) -> bool:
     """Whether only this machine can reach ``name``."""
-    address = _address(name)
+    address = parse_address(name)
     return name == "localhost" if address is None else address.is_loopback
 
 
@@ -42,36 +42,36 @@ def is_loopback(name: str) -> bool:
 class HostPolicy:
     """The names under which the page may be asked for: loopback, where it listens, and those given."""
 
-    listens: str = LOCAL
-    given: Iterable[str] = ()
+    address: str = LOCAL
+    allowed: Iterable[str] = ()
     share: str = ""
     """Host of the share tunnel, known once it is open."""
     names: frozenset[str] = field(init=False)
 
     def __post_init__(self) -> None:
         """Raises ConfigError for a given name that is none."""
-        for name in self.given:
+        for name in self.allowed:
             host, port = split_host(name)
             if not host or port is not None:
                 raise ConfigError(f"--allow-host {name}: give a name alone, such as pictures.example.org")
-        own = {self.listens.lower()}
-        if not is_loopback(self.listens):
+        own = {self.address.lower()}
+        if not is_loopback(self.address):
             name = socket.gethostname().lower()
             short = name.partition(".")[0]
             own |= {name, short, f"{short}.local"}
-        self.given = frozenset(split_host(name)[0] for name in self.given)
-        self.names = frozenset(own) | self.given
+        self.allowed = frozenset(split_host(name)[0] for name in self.allowed)
+        self.names = frozenset(own) | self.allowed
 
-    def admits(self, name: str, arrived: str) -> bool:
+    def allows_host(self, name: str, arrived: str) -> bool:
         """Whether ``name`` is this page's, for a request that arrived at the address ``arrived`` of this machine."""
         if not name:
             return False
         if is_loopback(name) or name in self.names or name == self.share:
             return True
-        address = _address(name)
-        return self.listens in ANY and address is not None and address == _address(arrived)
+        address = parse_address(name)
+        return self.address in ANY and address is not None and address == parse_address(arrived)
 
-    def owns(self, origin: str, host: str, server: tuple[str, int | None]) -> bool:
+    def is_same_origin(self, origin: str, host: str, server: tuple[str, int | None]) -> bool:
         """Whether a page of ``origin`` is this one, asked for as ``host`` and served at ``server``."""
         scheme, _, rest = origin.partition("://")
         name, port = split_host(rest)
@@ -81,6 +81,6 @@ class HostPolicy:
         own, own_port = split_host(host)
         if (name, port or default) == (own, own_port or default):
             return True
-        if name == self.share or name in self.given:  # A proxy in front may have changed the host.
+        if name == self.share or name in self.allowed:  # A proxy in front may have changed the host.
             return True
-        return self.admits(name, server[0]) and (port or default) == server[1]
+        return self.allows_host(name, server[0]) and (port or default) == server[1]

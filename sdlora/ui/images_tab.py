@@ -18,7 +18,7 @@ from sdlora.errors import SdloraError
 from sdlora.formatting import pluralize
 from sdlora.ui import findings_html
 from sdlora.ui.app_state import AppState
-from sdlora.ui.build_config import suggestion
+from sdlora.ui.build_config import suggested_words
 from sdlora.ui.caption_cards import cards
 from sdlora.ui.event_options import EVERY, HIDDEN, PRIVATE
 from sdlora.ui.page_html import note
@@ -76,7 +76,7 @@ class _TabParts:
     """Where in the trash the project lies that was deleted last."""
 
 
-def build(desk: AppState, demo: gr.Blocks) -> ImagesTab:
+def build(app: AppState, demo: gr.Blocks) -> ImagesTab:
     """Lay the tab out and wire it."""
     with gr.Row(equal_height=True):
         name = gr.Dropdown(  # Open once the page knows its projects: its answer would undo an earlier choice.
@@ -107,18 +107,18 @@ def build(desk: AppState, demo: gr.Blocks) -> ImagesTab:
         name, kind, trigger, class_name, opened, version, base, train, gr.HTML(elem_id="train-these-message")
     )
 
-    _wire_words(desk, demo, tab, inner)
+    _wire_words(app, demo, tab, inner)
     added = [drop, folder, inner.remarks, version, offer, offered, *tab.about]
     taken = {**PRIVATE, "show_progress_on": [drop, inner.remarks]}
-    drop.upload(partial(_add, desk), [drop, paths, name, *tab.about, version], added, **taken)
-    folder.upload(partial(_add, desk), [folder, paths, name, *tab.about, version], added, js=WITH_PATHS, **taken)
+    drop.upload(partial(_add, app), [drop, paths, name, *tab.about, version], added, **taken)
+    folder.upload(partial(_add, app), [folder, paths, name, *tab.about, version], added, js=WITH_PATHS, **taken)
     offer.click(_use, [offered, *tab.about], [offer, *tab.about], **HIDDEN)
-    _wire_tools(desk, tab, inner, tools)
+    _wire_tools(app, tab, inner, tools)
     with place:
         # One at a time: Gradio trips over two renders of one visitor.
         changed = [opened.change, version.change]
         gr.render([name, version, inner.edition], changed, show_progress="hidden", trigger_mode="always_last")(
-            partial(cards, desk.data_dir, version, inner.touched)
+            partial(cards, app.data_dir, version, inner.touched)
         )
     return tab
 
@@ -153,70 +153,70 @@ def _tools() -> _CaptionTools:
     return _CaptionTools(add_trigger, find, put, replace, delete, sure, delete_now, keep, restore)
 
 
-def _wire_words(desk: AppState, demo: gr.Blocks, tab: ImagesTab, inner: _TabParts) -> None:
+def _wire_words(app: AppState, demo: gr.Blocks, tab: ImagesTab, inner: _TabParts) -> None:
     """What the project is called, what its pictures show, and what is said of them after every change."""
     opened = [tab.opened, *tab.about]
-    demo.load(partial(_first, desk), None, [tab.name, *opened], **HIDDEN)
-    tab.name.change(partial(_open, desk), [tab.name, tab.opened], [*opened, inner.remarks], **HIDDEN)
-    tab.kind.input(partial(_retell, desk), [tab.name, *tab.about], tab.about, **HIDDEN)
+    demo.load(partial(_first, app), None, [tab.name, *opened], **HIDDEN)
+    tab.name.change(partial(_open, app), [tab.name, tab.opened], [*opened, inner.remarks], **HIDDEN)
+    tab.kind.input(partial(_retell, app), [tab.name, *tab.about], tab.about, **HIDDEN)
     for field in (tab.trigger, tab.class_name):
         told = [inner.remarks, inner.touched]
-        field.change(partial(_tell, desk), [tab.name, *tab.about, inner.touched], told, **EVERY)
+        field.change(partial(_tell, app), [tab.name, *tab.about, inner.touched], told, **EVERY)
     changed = [tab.opened.change, tab.base.change, tab.version.change, inner.touched.change]
-    gr.on(changed, partial(_status, desk), tab.name, [inner.status, inner.undo], **EVERY).then(
-        partial(_check, desk), [tab.name, tab.base], inner.found, **{**HIDDEN, "show_progress": "minimal"}
+    gr.on(changed, partial(_status, app), tab.name, [inner.status, inner.undo], **EVERY).then(
+        partial(_check, app), [tab.name, tab.base], inner.found, **{**HIDDEN, "show_progress": "minimal"}
     )
 
 
-def _wire_tools(desk: AppState, tab: ImagesTab, inner: _TabParts, tools: _CaptionTools) -> None:
+def _wire_tools(app: AppState, tab: ImagesTab, inner: _TabParts, tools: _CaptionTools) -> None:
     """What changes many captions, takes a project away, and undoes both."""
     told = [inner.remarks, tab.version, inner.edition]
     versions = [tab.version, inner.edition]
-    tools.add_trigger.click(partial(_change, desk, _add_trigger), [tab.name, *versions], told, **PRIVATE)
+    tools.add_trigger.click(partial(_change, app, _add_trigger), [tab.name, *versions], told, **PRIVATE)
     found = [tab.name, *versions, tools.find, tools.put]
     gr.on([tools.find.submit, tools.put.submit], None, None, None, js=PRESS_REPLACE, **PRIVATE)
-    tools.replace.click(partial(_change, desk, _replace), found, told, **PRIVATE)
-    inner.undo.click(partial(_change, desk, _undo), [tab.name, *versions], told, **PRIVATE)
+    tools.replace.click(partial(_change, app, _replace), found, told, **PRIVATE)
+    inner.undo.click(partial(_change, app, _undo), [tab.name, *versions], told, **PRIVATE)
     tools.delete.click(lambda: gr.update(visible=True), None, tools.sure, **HIDDEN)
     tools.keep.click(lambda: gr.update(visible=False), None, tools.sure, **HIDDEN)
     moved = [tab.name, tab.opened, *tab.about, inner.remarks, tools.sure, tools.restore, inner.deleted, tab.version]
     tools.delete_now.click(
-        partial(_delete, desk), [tab.name, tab.version], moved, show_progress_on=inner.remarks, **PRIVATE
+        partial(_delete, app), [tab.name, tab.version], moved, show_progress_on=inner.remarks, **PRIVATE
     )
     tools.restore.click(
-        partial(_restore, desk), [inner.deleted, tab.version], moved, show_progress_on=inner.remarks, **PRIVATE
+        partial(_restore, app), [inner.deleted, tab.version], moved, show_progress_on=inner.remarks, **PRIVATE
     )
 
 
-def _first(desk: AppState) -> list[Any]:
+def _first(app: AppState) -> list[Any]:
     """The project touched last, or a first one."""
-    known = list_projects(desk.data_dir)
+    known = list_projects(app.data_dir)
     name = known[0].name if known else FIRST
     opened = gr.update(choices=[project.name for project in known], value=name, interactive=True)
-    return [opened, name, *_about(desk, name)]
+    return [opened, name, *_about(app, name)]
 
 
-def _about(desk: AppState, name: str) -> list[Any]:
+def _about(app: AppState, name: str) -> list[Any]:
     """Fields for what is known of a project; for a new one, words from the preset."""
-    return _fields(Project(desk.data_dir, name).info or suggestion("pocket", "style"))
+    return _fields(Project(app.data_dir, name).info or suggestion("pocket", "style"))
 
 
 def _fields(about: ProjectInfo) -> list[Any]:
     return [about.kind, about.trigger, gr.update(value=about.class_name, visible=about.kind == "subject")]
 
 
-def _open(desk: AppState, name: str, opened: str) -> list[Any]:
+def _open(app: AppState, name: str, opened: str) -> list[Any]:
     """Another project was chosen: its words."""
     try:
-        return [gr.skip()] * 5 if name == opened else [name, *_about(desk, name or ""), ""]
+        return [gr.skip()] * 5 if name == opened else [name, *_about(app, name or ""), ""]
     except SdloraError as error:
         return [*[gr.skip()] * 4, note([str(error)], "bad")]
 
 
-def _tell(desk: AppState, name: str | None, kind: Kind, trigger: str, class_name: str, touches: int = 0) -> list[Any]:
+def _tell(app: AppState, name: str | None, kind: Kind, trigger: str, class_name: str, touches: int = 0) -> list[Any]:
     """Keep what the pictures show, once there are any."""
     try:
-        project = Project(desk.data_dir, name) if name else None  # None: the page is not all there yet.
+        project = Project(app.data_dir, name) if name else None  # None: the page is not all there yet.
         if project is not None and project.info is not None:
             project.set_info(ProjectInfo(kind, trigger, class_name))
         return [gr.skip(), touches + 1]
@@ -224,24 +224,24 @@ def _tell(desk: AppState, name: str | None, kind: Kind, trigger: str, class_name
         return [note([str(error)], "bad"), gr.skip()]
 
 
-def _retell(desk: AppState, name: str, kind: Kind, trigger: str, class_name: str) -> list[Any]:
+def _retell(app: AppState, name: str, kind: Kind, trigger: str, class_name: str) -> list[Any]:
     """A style became a subject, or the other way: words that were only suggested change with it."""
-    other = suggestion("pocket", "style" if kind == "subject" else "subject")
-    suggested = suggestion("pocket", kind)
+    other = suggested_words("pocket", "style" if kind == "subject" else "subject")
+    suggested = suggested_words("pocket", kind)
     trigger = suggested.trigger if trigger in ("", other.trigger) else trigger
     class_name = class_name or suggested.class_name
-    _tell(desk, name, kind, trigger, class_name)
+    _tell(app, name, kind, trigger, class_name)
     return [gr.skip(), trigger, gr.update(value=class_name, visible=kind == "subject")]
 
 
 def _add(
-    desk: AppState, files: Any, paths: str, name: str, kind: Kind, trigger: str, class_name: str, version: int,
+    app: AppState, files: Any, paths: str, name: str, kind: Kind, trigger: str, class_name: str, version: int,
     progress: gr.Progress = LIVE,
 ) -> list[Any]:  # fmt: skip
     """Take dropped files in; the field is then free for more. A kohya folder's words are used, or offered."""
     nothing = [None, None, gr.update(visible=False), None, gr.skip(), gr.skip(), gr.skip()]
     try:
-        project = Project(desk.data_dir, name or "")
+        project = Project(app.data_dir, name or "")
         about = ProjectInfo(kind, trigger, class_name)
         fresh = project.info is None and about == suggestion("pocket", kind)
         progress(0, desc="Unpacking and reading")
@@ -283,10 +283,10 @@ def _dropped(files: list[Any], paths: str) -> list[UploadedFile]:
     return [UploadedFile(Path(str(file)), PurePosixPath(name)) for file, name in zip(files, names, strict=True)]
 
 
-def _status(desk: AppState, name: str) -> list[Any]:
+def _status(app: AppState, name: str) -> list[Any]:
     """How many pictures there are, and what Undo would undo."""
     try:
-        project = Project(desk.data_dir, name or "")
+        project = Project(app.data_dir, name or "")
         said, step = project.status(), project.history.newest()
         undo = gr.update(visible=step is not None, value=f"Undo: {step.what}" if step else "Undo")
         return [note([said], "good" if "ready" in said else "info"), undo]
@@ -294,10 +294,10 @@ def _status(desk: AppState, name: str) -> list[Any]:
         return [note([str(error)], "bad"), gr.update(visible=False)]
 
 
-def _check(desk: AppState, name: str, base: str, progress: gr.Progress = LIVE) -> str:
+def _check(app: AppState, name: str, base: str, progress: gr.Progress = LIVE) -> str:
     """What the doctor says of the project."""
     try:
-        project = Project(desk.data_dir, name or "")
+        project = Project(app.data_dir, name or "")
         number = len(project.images())
         if not number:
             return ""
@@ -310,12 +310,10 @@ def _check(desk: AppState, name: str, base: str, progress: gr.Progress = LIVE) -
         return note([str(error)], "bad")
 
 
-def _change(
-    desk: AppState, change: Callable[..., str], name: str, version: int, edition: int, *words: str
-) -> list[Any]:
+def _change(app: AppState, change: Callable[..., str], name: str, version: int, edition: int, *words: str) -> list[Any]:
     """Change captions or pictures, say what was done, and have the cards read them again."""
     try:
-        said = change(Project(desk.data_dir, name or ""), *words)
+        said = change(Project(app.data_dir, name or ""), *words)
         return [note([said]), version + 1, edition + 1]
     except SdloraError as error:
         return [note([str(error)], "bad"), gr.skip(), gr.skip()]
@@ -336,25 +334,25 @@ def _undo(project: Project) -> str:
     return f"Undone: {what}." if what else "There is nothing to undo."
 
 
-def _delete(desk: AppState, name: str, version: int) -> list[Any]:
+def _delete(app: AppState, name: str, version: int) -> list[Any]:
     """Take the project out, unless it is being trained on, and show the next one."""
     try:
-        item = desk.library.delete_project(name or "")
+        item = app.library.delete_project(name or "")
         back = gr.update(visible=True, value=f"Bring {item.name} back")
         said = note([f"{item.name} is in the trash, for thirty days."])
-        return [*_first(desk), said, gr.update(visible=False), back, item.folder.name, version + 1]
+        return [*_first(app), said, gr.update(visible=False), back, item.folder.name, version + 1]
     except SdloraError as error:
         return [*[gr.skip()] * 5, note([str(error)], "bad"), gr.update(visible=False), *[gr.skip()] * 3]
 
 
-def _restore(desk: AppState, item: str, version: int) -> list[Any]:
+def _restore(app: AppState, item: str, version: int) -> list[Any]:
     """Bring the deleted project back, and show it."""
     try:
-        trash = desk.library.trash
+        trash = app.library.trash
         (folder,) = trash.restore(trash.find(item))
         name = folder.name
-        choices = [project.name for project in list_projects(desk.data_dir)]
-        shown = [gr.update(choices=choices, value=name), name, *_about(desk, name)]
+        choices = [project.name for project in list_projects(app.data_dir)]
+        shown = [gr.update(choices=choices, value=name), name, *_about(app, name)]
         return [*shown, note([f"{name} is back."]), gr.skip(), gr.update(visible=False), "", version + 1]
     except SdloraError as error:
         return [*[gr.skip()] * 5, note([str(error)], "bad"), *[gr.skip()] * 4]

@@ -18,29 +18,31 @@ SAVE_FILE = "() => setTimeout(() => document.querySelector('#library-file')?.cli
 """Clicks the hidden button that holds the prepared file."""
 
 
-def build_import(desk: AppState, tab: gr.Tab) -> Any:
+def build_import(app: AppState, tab: gr.Tab) -> Any:
     """The drop zone and its report; returns the event after which the lists are to be read anew."""
     base = gr.Dropdown(
-        [*desk.bases(), ALONE], value=desk.bases()[0][1], label="Check against",
+        [*app.base_choices(), ALONE], value=app.base_choices()[0][1], label="Check against",
         info="the base model that you want to use it with", allow_custom_value=True, elem_id="import-base",
     )  # fmt: skip
     drop = gr.File(file_count="multiple", label="Adapter files (.safetensors)", height=150, elem_id="import-files")
     report = gr.HTML(elem_id="import-report")
-    tab.select(lambda: gr.update(choices=[*desk.bases(), ALONE]), None, base, **HIDDEN)
-    return drop.upload(partial(_take_in, desk), [drop, base], [drop, report], **HIDDEN)
+    tab.select(lambda: gr.update(choices=[*app.base_choices(), ALONE]), None, base, **HIDDEN)
+    return drop.upload(partial(_take_in, app), [drop, base], [drop, report], **HIDDEN)
 
 
-def _take_in(desk: AppState, files: Any, base: str) -> Iterator[list[Any]]:
+def _take_in(app: AppState, files: Any, base: str) -> Iterator[list[Any]]:
     """Check what was dropped, file by file, and keep what is fine; the field is then free for more."""
     paths, taken = [Path(file) for file in files or ()], []
-    yield [gr.skip(), page_html.drawing(f"Checking {paths[0].name if paths else 'nothing'}", None)]
+    yield [gr.skip(), page_html.progress_note(f"Checking {paths[0].name if paths else 'nothing'}", None)]
     try:
-        for one in service.import_adapters(desk.library, paths, "" if base == ALONE else base or ""):
+        for one in service.import_adapters(app.library, paths, "" if base == ALONE else base or ""):
             taken.append(one)
             left = len(paths) - len(taken)
-            busy = page_html.drawing(f"Checking {paths[len(taken)].name}", len(taken) / len(paths)) if left else ""
-            yield [gr.skip(), library_html.report(taken) + busy]
-        desk.refresh()
+            busy = (
+                page_html.progress_note(f"Checking {paths[len(taken)].name}", len(taken) / len(paths)) if left else ""
+            )
+            yield [gr.skip(), library_html.import_report(taken) + busy]
+        app.refresh()
         yield [None, gr.skip()]
     except SdloraError as error:
-        yield [None, library_html.report(taken) + page_html.note([str(error)], "bad")]
+        yield [None, library_html.import_report(taken) + page_html.note([str(error)], "bad")]

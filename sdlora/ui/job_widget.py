@@ -16,7 +16,7 @@ from sdlora.formatting import format_duration
 from sdlora.service import ToolJob
 from sdlora.time_left import TimeLeft
 from sdlora.ui import page_html
-from sdlora.ui.app_state import AppState, CancellableJob, cached
+from sdlora.ui.app_state import AppState, CancellableJob
 from sdlora.ui.event_options import HIDDEN
 
 AT_ONCE: dict[str, Any] = {"concurrency_id": "tools", "concurrency_limit": 2}
@@ -64,9 +64,9 @@ class JobProgressHtml:
         left = self._time_left.update(event.phase, event.done, event.total)
         words = event.phase[:1].upper() + event.phase[1:]
         if not event.total:
-            return page_html.drawing(words, None)
+            return page_html.progress_note(words, None)
         told = f" · {format_duration(left)} left" if self._time_left.spent > PATIENCE_SECONDS and left else ""
-        return page_html.drawing(f"{words}: {event.done} of {event.total}{told}", event.done / event.total)
+        return page_html.progress_note(f"{words}: {event.done} of {event.total}{told}", event.done / event.total)
 
 
 def job_widget(word: str, name: str, variant: Literal["primary", "secondary"] = "primary") -> JobWidget:
@@ -77,14 +77,14 @@ def job_widget(word: str, name: str, variant: Literal["primary", "secondary"] = 
     return JobWidget(go, cancel, gr.HTML(elem_id=f"{name}-status"))
 
 
-def follow(desk: AppState, person: str, errand: CancellableJob) -> Iterator[str]:
+def follow(app: AppState, person: str, errand: CancellableJob) -> Iterator[str]:
     """Where ``errand`` stands, as HTML, until it is done; its process ends with whoever looks.
 
     Raises BusyError while the same ``person`` has another one, and what the errand raises.
     """
-    with desk.person_job(person, errand):
+    with app.track_job(person, errand):
         tell = JobProgressHtml()
-        yield page_html.drawing("Starting", None)
+        yield page_html.progress_note("Starting", None)
         with closing(iter(errand)) as events:
             for event in events:
                 if isinstance(event, Progress):
@@ -92,7 +92,7 @@ def follow(desk: AppState, person: str, errand: CancellableJob) -> Iterator[str]
 
 
 def wire(
-    desk: AppState,
+    app: AppState,
     place: JobWidget,
     begin: Callable[..., Any],
     done: Callable[[Any], list[Any]],
@@ -110,7 +110,7 @@ def wire(
         hide = gr.update(visible=False)
         try:
             errand = begin(*values)
-            for told in follow(desk, request.session_hash or "", errand):
+            for told in follow(app, request.session_hash or "", errand):
                 yield [told, gr.update(visible=True), *nothing]
             words, *found = done(errand)
         except SdloraError as error:
@@ -121,7 +121,7 @@ def wire(
         yield [words, hide, *found]
 
     def leave(request: gr.Request) -> None:
-        desk.leave(request.session_hash or "")
+        app.cancel_job(request.session_hash or "")
 
     place.cancel.click(leave, None, None, **HIDDEN)
     return place.go.click(act, list(inputs), [place.status, place.cancel, *outputs], **AT_ONCE, **HIDDEN)

@@ -12,7 +12,7 @@ from sdlora.formats.adapter_check import AdapterCheck
 from sdlora.formatting import format_bytes, one_line, pluralize
 from sdlora.storage.library import ImportResult, LibraryEntry
 from sdlora.storage.trash import KEPT_DAYS, TrashItem
-from sdlora.ui.app_state import thumbnail, url
+from sdlora.ui.app_state import file_url, thumbnail
 from sdlora.ui.page_html import note
 
 SHOWN = 60
@@ -123,7 +123,7 @@ def layers(rows: Sequence[Sequence[Any]], plot: str) -> str:
     return f"{picture}<p class='quiet'>{words}</p><div class='layers' tabindex='0' {named}>{table}</div>"
 
 
-def report(taken: Sequence[ImportResult]) -> str:
+def import_report(taken: Sequence[ImportResult]) -> str:
     """What became of the files that were dropped."""
     return "".join(_taken(one) for one in taken)
 
@@ -175,7 +175,7 @@ def _face(name: str, picture: Path | None) -> str:
     """A thumbnail, or the name's initial where there is no picture that can be read."""
     if picture is not None:
         try:
-            place = escape(url(Path(thumbnail(picture))), quote=True)
+            place = escape(file_url(Path(thumbnail(picture))), quote=True)
             return f"<img src='{place}' alt='' loading='lazy'>"
         except (SdloraError, OSError):  # A stranger's picture, or one that is gone: the initial does.
             pass

@@ -21,7 +21,7 @@ from sdlora.ui.adapter_detail import AdapterDetail, build_detail, inspect, show_
 from sdlora.ui.app_state import AppState
 from sdlora.ui.event_options import HIDDEN, LAST, PRIVATE
 from sdlora.ui.run_panel import RESUMABLE
-from sdlora.ui.run_view import sentence
+from sdlora.ui.run_view import describe
 
 SHOW_TOP = "() => document.querySelector('#library-top')?.scrollIntoView({block: 'nearest'})"
 SHOW_SHEET = "() => setTimeout(() => document.querySelector('#library-sheet')?.scrollIntoView({block: 'nearest'}), 50)"
@@ -63,7 +63,7 @@ class LibraryTab:
     on_open: Any
 
 
-def build(desk: AppState, tab: gr.Tab, tabs: gr.Tabs) -> LibraryTab:
+def build(app: AppState, tab: gr.Tab, tabs: gr.Tabs) -> LibraryTab:
     """Lay the tab out and wire it; its lists are read whenever it is chosen."""
     message = gr.HTML(elem_id="library-top")
     with gr.Row():
@@ -79,63 +79,63 @@ def build(desk: AppState, tab: gr.Tab, tabs: gr.Tabs) -> LibraryTab:
         with gr.Tab("Runs"):
             runs = _clickable("library-runs")
         with gr.Tab("Import"):
-            taken = import_tab.build_import(desk, tab)
+            taken = import_tab.build_import(app, tab)
         with gr.Tab("Tools"):
-            made = tools_panel.build(desk, tab)
+            made = tools_panel.build(app, tab)
             with gr.Accordion("Bake adapters into a model", open=False, elem_id="bake"):
-                bake_panel.build(desk, tab, file)
+                bake_panel.build(app, tab, file)
         with gr.Tab("Trash"):
             trash = _clickable("library-trash")
             empty = gr.Button("Empty trash", variant="stop", interactive=False, elem_id="empty-trash")
         with gr.Tab("Disk") as disk:
-            disk_tab.build(desk, disk)
+            disk_tab.build(app, disk)
     shared = _SharedParts(
         message, really, keep, undo, gr.State({}), gr.State(""), file, search, adapters, runs, trash, empty
     )
-    _wire_lists(desk, shared, tab)
-    _wire_sheet(desk, shared, sheet)
-    _wire_trash(desk, shared, sheet)
+    _wire_lists(app, shared, tab)
+    _wire_sheet(app, shared, sheet)
+    _wire_trash(app, shared, sheet)
     for event in (taken, *made):
-        event.then(partial(_lists, desk), search, shared.lists, **HIDDEN)
-    return _wire_runs(desk, shared, tabs)
+        event.then(partial(_lists, app), search, shared.lists, **HIDDEN)
+    return _wire_runs(app, shared, tabs)
 
 
 def _clickable(name: str) -> gr.HTML:
     return gr.HTML(elem_id=name, js_on_load=library_html.ACT)
 
 
-def _wire_lists(desk: AppState, shared: _SharedParts, tab: gr.Tab) -> None:
-    tab.select(partial(_lists, desk), shared.search, shared.lists, **HIDDEN)
+def _wire_lists(app: AppState, shared: _SharedParts, tab: gr.Tab) -> None:
+    tab.select(partial(_lists, app), shared.search, shared.lists, **HIDDEN)
     # Not `input`: it misses text that was pasted.
     shared.search.change(
-        partial(_lists, desk), shared.search, shared.lists, **LAST
+        partial(_lists, app), shared.search, shared.lists, **LAST
     )  # fmt: skip
 
 
-def _lists(desk: AppState, search: str) -> list[Any]:
+def _lists(app: AppState, search: str) -> list[Any]:
     """All lists as they are now; what has lain in the trash too long goes, however long the page has been open."""
-    library, search = desk.library, search or ""
+    library, search = app.library, search or ""
     library.trash.empty(KEPT_DAYS)
     found = library.adapters(search)
     shown = [(entry, library.picture(entry)) for entry in found[: library_html.SHOWN]]
     words = search.casefold().split()
-    runs = [run for run in service.runs_in(desk.data_dir) if all(word in run.name.casefold() for word in words)]
+    runs = [run for run in service.runs_in(app.data_dir) if all(word in run.name.casefold() for word in words)]
     items = library.trash.items()
     size = format_bytes(sum(item.size for item in items))
     label = f"Empty trash ({len(items)}, {size})" if items else "Empty trash"
     return [
         library_html.adapters(shown, len(found), search),
-        library_html.runs([_told(desk, run) for run in runs[: library_html.SHOWN]], len(runs), search),
+        library_html.runs([_told(app, run) for run in runs[: library_html.SHOWN]], len(runs), search),
         library_html.trash(items),
         gr.update(value=label, interactive=bool(items)),
     ]
 
 
-def _told(desk: AppState, run: Run) -> tuple[str, str, str, Path | None, str]:
+def _told(app: AppState, run: Run) -> tuple[str, str, str, Path | None, str]:
     """A run's name, where it stands, its date, its picture, and the word for going on, if it can."""
-    view, state = desk.view(run), desk.queue.state(run)
+    view, state = app.run_view(run), app.queue.state(run)
     try:
-        words = sentence(view, state) if run.config else ""
+        words = describe(view, state) if run.config else ""
     except SdloraError as error:
         return run.name, str(error), "", last_preview(run), ""
     date = " · ".join(
@@ -149,14 +149,14 @@ def _told(desk: AppState, run: Run) -> tuple[str, str, str, Path | None, str]:
     return run.name, words, date, last_preview(run), go_on
 
 
-def _wire_sheet(desk: AppState, shared: _SharedParts, sheet: AdapterDetail) -> None:
+def _wire_sheet(app: AppState, shared: _SharedParts, sheet: AdapterDetail) -> None:
     def show(event: gr.EventData) -> list[Any]:
-        return show_adapter(desk, str(event.name))
+        return show_adapter(app, str(event.name))
 
     shared.adapters.click(show, None, sheet.opened, **HIDDEN).then(None, js=SHOW_SHEET, **PRIVATE).then(
-        partial(inspect, desk), [sheet.name, sheet.checkpoint], sheet.inspection, **HIDDEN
+        partial(inspect, app), [sheet.name, sheet.checkpoint], sheet.inspection, **HIDDEN
     )
-    wire_detail(desk, sheet, shared.file)
+    wire_detail(app, sheet, shared.file)
     chosen = [sheet.name, sheet.checkpoint]
     sheet.remove.click(_ask_adapter, chosen, shared.confirm, **HIDDEN).then(None, js=SHOW_TOP, **PRIVATE)
 
@@ -176,19 +176,17 @@ def _ask(pending: dict[str, str], name: str) -> list[Any]:
     ]  # fmt: skip
 
 
-def _wire_trash(desk: AppState, shared: _SharedParts, sheet: AdapterDetail) -> None:
-    listing: dict[str, Any] = {"fn": partial(_lists, desk), "inputs": shared.search, "outputs": shared.lists, **HIDDEN}
+def _wire_trash(app: AppState, shared: _SharedParts, sheet: AdapterDetail) -> None:
+    listing: dict[str, Any] = {"fn": partial(_lists, app), "inputs": shared.search, "outputs": shared.lists, **HIDDEN}
 
     def undo(event: gr.EventData) -> list[Any]:
-        return _undo(desk, str(event.name))
+        return _undo(app, str(event.name))
 
-    shared.really.click(partial(_delete, desk), shared.pending, [*shared.confirm, sheet.whole], **HIDDEN).then(
-        **listing
-    )
+    shared.really.click(partial(_delete, app), shared.pending, [*shared.confirm, sheet.whole], **HIDDEN).then(**listing)
     shared.keep.click(_quiet, None, shared.confirm, **HIDDEN)
-    shared.undo.click(partial(_undo, desk), shared.undoable, shared.confirm, **HIDDEN).then(**listing)
+    shared.undo.click(partial(_undo, app), shared.undoable, shared.confirm, **HIDDEN).then(**listing)
     shared.trash.click(undo, None, shared.confirm, **HIDDEN).then(**listing)
-    shared.empty.click(partial(_empty, desk), None, shared.confirm, **HIDDEN).then(**listing)
+    shared.empty.click(partial(_empty, app), None, shared.confirm, **HIDDEN).then(**listing)
 
 
 def _quiet(lines: str = "") -> list[Any]:
@@ -196,8 +194,8 @@ def _quiet(lines: str = "") -> list[Any]:
     return [lines, *(gr.update(visible=False) for _ in range(3)), {}, ""]
 
 
-def _delete(desk: AppState, pending: dict[str, str]) -> list[Any]:
-    library = desk.library
+def _delete(app: AppState, pending: dict[str, str]) -> list[Any]:
+    library = app.library
     try:
         name = pending.get("name", "")
         if pending.get("what") == "run":
@@ -208,50 +206,50 @@ def _delete(desk: AppState, pending: dict[str, str]) -> list[Any]:
             item = library.delete_adapter(name)
     except SdloraError as error:
         return [*_quiet(page_html.note([str(error)], "bad")), gr.skip()]
-    desk.refresh()
+    app.refresh()
     said = page_html.note([f"{item.what[0].upper()}{item.what[1:]} is in the trash."], "good")
     question = [gr.update(visible=False), gr.update(visible=False), gr.update(visible=True)]
     return [said, *question, {}, item.folder.name, gr.update(visible=False)]
 
 
-def _undo(desk: AppState, item: str) -> list[Any]:
+def _undo(app: AppState, item: str) -> list[Any]:
     try:
-        back = desk.library.undo(item)
+        back = app.library.undo(item)
     except SdloraError as error:
         return _quiet(page_html.note([str(error)], "bad"))
-    desk.refresh()
+    app.refresh()
     return _quiet(page_html.note([f"{back.what[0].upper()}{back.what[1:]} is back."], "good"))
 
 
-def _empty(desk: AppState) -> list[Any]:
-    count = desk.library.trash.empty()
+def _empty(app: AppState) -> list[Any]:
+    count = app.library.trash.empty()
     return _quiet(page_html.note([f"{count} thing{'s' if count != 1 else ''} deleted for good."], "good"))
 
 
-def _wire_runs(desk: AppState, shared: _SharedParts, tabs: gr.Tabs) -> LibraryTab:
+def _wire_runs(app: AppState, shared: _SharedParts, tabs: gr.Tabs) -> LibraryTab:
     opened = gr.State("")
 
     def act(event: gr.EventData) -> list[Any]:
-        return _act(desk, str(event.act), str(event.name))
+        return _act(app, str(event.act), str(event.name))
 
     done = shared.runs.click(act, None, [opened, tabs, *shared.confirm], **HIDDEN)
-    done.then(None, js=SHOW_TOP, **PRIVATE).then(partial(_lists, desk), shared.search, shared.lists, **HIDDEN)
+    done.then(None, js=SHOW_TOP, **PRIVATE).then(partial(_lists, app), shared.search, shared.lists, **HIDDEN)
     return LibraryTab(opened, done)
 
 
-def _act(desk: AppState, act: str, name: str) -> list[Any]:
+def _act(app: AppState, act: str, name: str) -> list[Any]:
     """Open, resume, duplicate, or ask whether to delete a run."""
     here: list[Any] = ["", gr.skip()]
     train = gr.Tabs(selected="train")
     try:
-        run = desk.library.run(name)
+        run = app.library.run(name)
         if act == "delete":
             return [*here, *_ask({"what": "run", "name": name}, name)]
         if act == "resume":
-            desk.start(run)
+            app.start(run)
         if act == "duplicate":
             other = service.duplicate_run(run)
-            desk.refresh()
+            app.refresh()
             said = f"{other.name} has the settings of {name}; Start trains it."
             return [other.name, gr.skip(), *_quiet(page_html.note([said], "good"))]
         return [name, train, *_quiet()]

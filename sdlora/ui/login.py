@@ -4,7 +4,7 @@ import ipaddress
 import time
 from collections.abc import Callable
 
-from sdlora.ui.host_policy import _address
+from sdlora.ui.host_policy import parse_address
 
 POLICY = (
     "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; connect-src 'self'; "
@@ -60,7 +60,7 @@ class Throttle:
         self._clock = clock
         self._tries: dict[str, tuple[int, float]] = {}
 
-    def waits(self, address: str) -> int:
+    def seconds_to_wait(self, address: str) -> int:
         """Seconds until ``address`` may try again; 0 if it may now, which is then counted."""
         now = self._clock()
         count, last = self._tries.pop(address, (0, now))
@@ -75,14 +75,14 @@ class Throttle:
         self._tries[address] = (count, last)
         return max(1, round(WAIT_SECONDS - (now - last)))
 
-    def forgive(self, address: str) -> None:
+    def reset(self, address: str) -> None:
         """Forget the tries of ``address``: its password was right, or none was compared."""
         self._tries.pop(address, None)
 
 
-def _near(address: str) -> str:
+def client_network(address: str) -> str:
     """What counts as one address: of IPv6, the network that one household has."""
-    found = _address(address)
+    found = parse_address(address)
     if isinstance(found, ipaddress.IPv6Address):
         return str(ipaddress.ip_network((found, 64), strict=False))
     return str(found or address)

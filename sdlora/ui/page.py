@@ -54,8 +54,8 @@ def theme() -> gr.themes.Base:
     )  # fmt: skip
 
 
-def build(desk: AppState) -> gr.Blocks:
-    """The page over ``desk``, ready to be launched."""
+def build(app: AppState) -> gr.Blocks:
+    """The page over ``app``, ready to be launched."""
     with gr.Blocks(title="sdlora", analytics_enabled=False, delete_cache=(KEEP_SECONDS, KEEP_SECONDS)) as demo:
         with gr.Row(elem_id="top", equal_height=True):
             header = gr.HTML(page_html.header("", None, ""), elem_id="header")
@@ -66,24 +66,24 @@ def build(desk: AppState) -> gr.Blocks:
         timer = gr.Timer(BUSY_SECONDS)
         with gr.Tabs() as tabs:
             with gr.Tab("1 · Pictures", id="pictures"):
-                tab = images_tab.build(desk, demo)
+                tab = images_tab.build(app, demo)
             with gr.Tab("2 · Train", id="train"):
-                training = train_tab.build(desk, demo, tab)
+                training = train_tab.build(app, demo, tab)
             with gr.Tab("3 · Create", id="create"):
-                drawing = create_tab.build(desk, demo)
-                compare_panel.build(desk, demo, drawing)
+                drawing = create_tab.build(app, demo)
+                compare_panel.build(app, demo, drawing)
             with gr.Tab("4 · Library", id="library") as shelves:
-                kept = library_tab.build(desk, shelves, tabs)
-        _keep_fresh(desk, demo, timer, seen, header, stop, training, drawing, kept)
-        _lead_on(desk, tabs, tab, training, drawing)
-        stop.click(partial(_stop, desk), None, stop, **PRIVATE)
-        endpoints.build(desk)
+                kept = library_tab.build(app, shelves, tabs)
+        _keep_fresh(app, demo, timer, seen, header, stop, training, drawing, kept)
+        _lead_on(app, tabs, tab, training, drawing)
+        stop.click(partial(_stop, app), None, stop, **PRIVATE)
+        endpoints.build(app)
         hide(demo, header)
     return demo
 
 
 def _keep_fresh(
-    desk: AppState,
+    app: AppState,
     demo: gr.Blocks,
     timer: gr.Timer,
     seen: gr.State,
@@ -106,72 +106,70 @@ def _keep_fresh(
     news = gr.HTML(elem_id="news")  # The browser is not told when a call past the queue changes a gr.State.
     options = {**HIDDEN, "concurrency_limit": None}
     places = [outputs.index(component) for component in often]
-    timer.tick(partial(_glance, desk, places), inputs, [news, *often], queue=False, **options)
-    news.change(partial(_look, desk), inputs, outputs, **options)
-    news.change(
-        partial(train_panel.told, desk), training.inputs, training.form.told, **EVERY
-    )  # A run that ended tells.
-    demo.load(partial(_look_anew, desk), inputs[:2], outputs, **options)
-    live.run.input(partial(_look, desk), inputs, outputs, **options)
-    kept.on_open.then(partial(_look, desk), [kept.opened, *inputs[1:]], outputs, **options)
+    timer.tick(partial(_glance, app, places), inputs, [news, *often], queue=False, **options)
+    news.change(partial(_look, app), inputs, outputs, **options)
+    news.change(partial(train_panel.told, app), training.inputs, training.form.told, **EVERY)  # A run that ended tells.
+    demo.load(partial(_look_anew, app), inputs[:2], outputs, **options)
+    live.run.input(partial(_look, app), inputs, outputs, **options)
+    kept.on_open.then(partial(_look, app), [kept.opened, *inputs[1:]], outputs, **options)
 
 
-def _lead_on(desk: AppState, tabs: gr.Tabs, tab: ImagesTab, training: TrainTab, drawing: CreateTab) -> None:
+def _lead_on(app: AppState, tabs: gr.Tabs, tab: ImagesTab, training: TrainTab, drawing: CreateTab) -> None:
     """The short way: from the pictures to a training, and from what it gave to a picture, a click each."""
     begun = [tab.refused, *training.outputs, tabs]
-    tab.train.click(partial(_train_these, desk), training.inputs, begun, show_progress_on=tab.refused, **PRIVATE)
+    tab.train.click(partial(_train_these, app), training.inputs, begun, show_progress_on=tab.refused, **PRIVATE)
     base = training.form.base
     base.change(lambda chosen: chosen, base, tab.base, **EVERY)  # The doctor judges the pictures for it.
     live = training.live
     drawn = [training.form.message, *drawing.drawn, tabs]
-    live.draw.click(partial(_draw_with, desk, len(drawn)), live.run, drawn, **HIDDEN)
+    live.draw.click(partial(_draw_with, app, len(drawn)), live.run, drawn, **HIDDEN)
 
 
-def _train_these(desk: AppState, *values: Any) -> list[Any]:
+def _train_these(app: AppState, *values: Any) -> list[Any]:
     """Train with what the tab Train holds, and show it; what is missing is said where the button is."""
-    message, run = train_tab.train(desk, *values)
+    message, run = train_tab.train(app, *values)
     return ["", "", run, gr.Tabs(selected="train")] if not message else [message, gr.skip(), run, gr.skip()]
 
 
-def _draw_with(desk: AppState, outputs: int, name: str) -> list[Any]:
+def _draw_with(app: AppState, outputs: int, name: str) -> list[Any]:
     """Draw a prompt of the run's previews with its adapter, on the tab Create."""
-    run = desk.run(name)
+    run = app.run(name)
     try:
         if run is None:
             raise ConfigError("This run is gone; choose another.")
         prompts = run.config.sample.prompts
-        begun = create_tab.draw_with(desk, name, prompts[0] if prompts else run.config.data.trigger)
+        begun = create_tab.draw_with(app, name, prompts[0] if prompts else run.config.data.trigger)
         return ["", *begun, gr.Tabs(selected="create")]
     except SdloraError as error:
         return [page_html.note([str(error)], "bad"), *[gr.skip()] * (outputs - 1)]
 
 
-def _stop(desk: AppState) -> Any:
+def _stop(app: AppState) -> Any:
     """Stop what runs now, or take out of the queue what comes first."""
-    current = desk.refresh().current
+    current = app.refresh().current
     if current is not None:
-        desk.queue.stop(current)
-        desk.refresh()
+        app.queue.stop(current)
+        app.refresh()
     return gr.update(interactive=False)
 
 
-def _glance(desk: AppState, places: list[int], run: str | None, first: str | None, seen: dict[str, Any]) -> list[Any]:
+def _glance(app: AppState, places: list[int], run: str | None, first: str | None, seen: dict[str, Any]) -> list[Any]:
     """What changed in the outputs at ``places``; if there is more, nothing but a new number, which asks for all."""
-    found = _look(desk, run, first, seen)
+    found = _look(app, run, first, seen)
     rest = [value for place, value in enumerate(found) if place not in places]
     if any(value != gr.skip() for value in rest):
         return [str(time.monotonic_ns()), *(gr.skip() for _ in places)]
     return [gr.skip(), *(found[place] for place in places)]
 
 
-def _look_anew(desk: AppState, run: str | None, first: str | None) -> list[Any]:
-    return _look(desk, run, first, {})
+def _look_anew(app: AppState, run: str | None, first: str | None) -> list[Any]:
+    return _look(app, run, first, {})
 
 
-def _look(desk: AppState, run: str | None, first: str | None, seen: dict[str, Any]) -> list[Any]:
+def _look(app: AppState, run: str | None, first: str | None, seen: dict[str, Any]) -> list[Any]:
     """New values for whatever changed since ``seen``."""
-    look, seen = desk.look(), dict(seen)
-    view = desk.view(look.current) if look.current else None
+    look, seen = app.snapshot(), dict(seen)
+    view = app.run_view(look.current) if look.current else None
     name = look.current.name if look.current else ""
     head = page_html.header(name, view, look.state)
     pace = BUSY_SECONDS if look.state in ACTIVE else IDLE_SECONDS
@@ -180,8 +178,8 @@ def _look(desk: AppState, run: str | None, first: str | None, seen: dict[str, An
         _changed(seen, "header", head),
         gr.update(visible=active, interactive=True) if _changed(seen, "active", active) == active else gr.skip(),
         gr.Timer(pace) if _changed(seen, "pace", pace) == pace else gr.skip(),
-        *run_panel_updates(desk, run, seen),
-        *create_tab.adapter_updates(desk, first, seen),
+        *run_panel_updates(app, run, seen),
+        *create_tab.adapter_updates(app, first, seen),
     ]
     return [seen, *news]
 

@@ -7,8 +7,8 @@ from urllib.parse import quote
 
 from sdlora.formatting import format_bytes
 from sdlora.generation.xyz_grid import GridCell, ImageGrid
-from sdlora.ui.app_state import ACTIVE, thumbnail, url
-from sdlora.ui.run_view import RunView, short
+from sdlora.ui.app_state import ACTIVE, file_url, thumbnail
+from sdlora.ui.run_view import RunView, short_status
 
 
 def header(run: str, view: RunView | None, state: str) -> str:
@@ -17,7 +17,7 @@ def header(run: str, view: RunView | None, state: str) -> str:
         job = "<span class='quiet'>no training yet</span>"
     else:
         mark = "live" if state in ACTIVE else "idle"
-        job = f"<span class='dot {mark}'></span>{escape(run)} · {escape(short(view, state))}"
+        job = f"<span class='dot {mark}'></span>{escape(run)} · {escape(short_status(view, state))}"
     place = f"<span class='quiet'>{escape(_device(view, state))}</span>" if view and view.started else ""
     return f"<div class='top'><span class='brand'>sdlora</span>{place}<span class='job'>{job}</span></div>"
 
@@ -36,7 +36,7 @@ def note(lines: Iterable[str], kind: str = "info") -> str:
     return f"<div class='note {kind}' role='{role}'>{body}</div>" if body else ""
 
 
-def bar(share: float | None) -> str:
+def progress_bar(share: float | None) -> str:
     """A progress bar; one that only moves where there is no telling how much is done."""
     if share is None:
         return "<div class='bar moving' role='progressbar' aria-label='progress'><i></i></div>"
@@ -45,12 +45,12 @@ def bar(share: float | None) -> str:
     return f"<div class='bar' {named}><i style='width:{percent}%'></i></div>"
 
 
-def drawing(sentence: str, share: float | None, kind: str = "info") -> str:
+def progress_note(sentence: str, share: float | None, kind: str = "info") -> str:
     """Where a request for pictures stands."""
-    return f"<div class='note {kind}' role='status'><p>{escape(sentence)}</p>{bar(share)}</div>"
+    return f"<div class='note {kind}' role='status'><p>{escape(sentence)}</p>{progress_bar(share)}</div>"
 
 
-def comparison(grid: ImageGrid, folder: Path, chosen: str = "") -> str:
+def grid_table(grid: ImageGrid, folder: Path, chosen: str = "") -> str:
     """A grid of pictures, a table a page: each picture a button that carries its file's name; ``chosen`` is marked."""
     columns, rows, pages = grid.labels
     by_place = {cell.place: cell for cell in grid.cells}
@@ -83,7 +83,7 @@ def _button(cell: GridCell, folder: Path, name: str, chosen: str) -> str:
     )
 
 
-def full_size(picture: Path, name: str) -> str:
+def image_link(picture: Path, name: str) -> str:
     """A picture as large as there is room, which opens by itself when it is clicked."""
-    place, alt = escape(url(picture), quote=True), escape(name, quote=True)
+    place, alt = escape(file_url(picture), quote=True), escape(name, quote=True)
     return f"<a class='full' href='{place}' target='_blank' rel='noopener'><img src='{place}' alt='{alt}'></a>"

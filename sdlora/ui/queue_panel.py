@@ -16,38 +16,38 @@ Row = tuple[str, str]
 """A run's name, and what is known of it."""
 
 
-def build(desk: AppState, message: gr.HTML) -> gr.State:
+def build(app: AppState, message: gr.HTML) -> gr.State:
     """Lay the list out; it follows the state that is returned, of the rows of ``rows``."""
     shown = gr.State([])
-    gr.render(shown, show_progress="hidden")(partial(_list, desk, shown, message))
+    gr.render(shown, show_progress="hidden")(partial(_list, app, shown, message))
     return shown
 
 
-def rows(desk: AppState) -> list[Row]:
+def rows(app: AppState) -> list[Row]:
     """The runs that wait, each with its steps and the time that it will take."""
-    return [(name, _facts(desk, name)) for name in desk.look().waiting]
+    return [(name, _facts(app, name)) for name in app.snapshot().waiting]
 
 
-def _facts(desk: AppState, name: str) -> str:
-    run = desk.run(name)
+def _facts(app: AppState, name: str) -> str:
+    run = app.run(name)
     try:
         if run is None:
             return ""
-        found = service.estimate_run(run.config, desk.data_dir, desk.view(run).step)
-        takes = build_config.expectation(found).split(",")[0]
+        found = service.estimate_run(run.config, app.data_dir, app.run_view(run).step)
+        takes = build_config.describe_estimate(found).split(",")[0]
         return " · ".join(part for part in (f"{found.steps} steps", takes) if part)
     except SdloraError as error:
         return str(error)
 
 
-def _list(desk: AppState, shown: gr.State, message: gr.HTML, waiting: list[Row]) -> None:
+def _list(app: AppState, shown: gr.State, message: gr.HTML, waiting: list[Row]) -> None:
     if not waiting:
         return
     with gr.Column(elem_classes="queue"):
         gr.HTML("<h3>Waiting for the device</h3>", elem_classes="heading")
         for place, (name, facts) in enumerate(waiting, 1):
             with gr.Row(elem_classes="queued"):
-                gr.HTML(run_html.waiting(place, name, facts))
+                gr.HTML(run_html.queued_run(place, name, facts))
                 acts: dict[Act, bool] = {
                     "first": place > 2, "up": place > 1, "down": place < len(waiting), "cancel": True,
                 }  # fmt: skip
@@ -56,18 +56,18 @@ def _list(desk: AppState, shown: gr.State, message: gr.HTML, waiting: list[Row])
                         act.capitalize(), size="sm", min_width=70, scale=0, interactive=True, elem_id=f"{act}-{place}",
                         variant="stop" if act == "cancel" else "secondary",
                     )  # fmt: skip
-                    acting = partial(_act, desk, name, act)
+                    acting = partial(_act, app, name, act)
                     button.click(acting, None, [message, shown], key=f"{name}:{act}", **HIDDEN)
 
 
-def _act(desk: AppState, name: str, act: Act) -> list[Any]:
-    run, said = desk.run(name), ""
+def _act(app: AppState, name: str, act: Act) -> list[Any]:
+    run, said = app.run(name), ""
     try:
         if run is not None and act == "cancel":
-            desk.queue.cancel(run)
+            app.queue.cancel(run)
         elif run is not None and act != "cancel":
-            desk.queue.move(run, act)
+            app.queue.move(run, act)
     except SdloraError as error:
         said = page_html.note([str(error)], "bad")
-    desk.refresh()
-    return [said, rows(desk)]
+    app.refresh()
+    return [said, rows(app)]

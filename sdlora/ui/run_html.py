@@ -4,9 +4,9 @@ from collections.abc import Iterable, Sequence
 from html import escape
 
 from sdlora.ui import setting_fields
-from sdlora.ui.app_state import ACTIVE, url
-from sdlora.ui.page_html import bar
-from sdlora.ui.run_view import PreviewImage, RunView, sentence, share, stages
+from sdlora.ui.app_state import ACTIVE, file_url
+from sdlora.ui.page_html import progress_bar
+from sdlora.ui.run_view import PreviewImage, RunView, describe, fraction_done, stages
 
 SEARCH = """<input type='search' id='find-setting' aria-label='Find a setting' autocomplete='off'
  placeholder='Find a setting, such as rank'>"""
@@ -29,10 +29,10 @@ document.addEventListener("input", (event) => {
 """Shows those settings whose name, label or help has every word that is typed into the field above them."""
 
 
-def status(name: str, view: RunView, state: str, log: Sequence[str] = ()) -> str:
+def run_card(name: str, view: RunView, state: str, log: Sequence[str] = ()) -> str:
     """The card of a run: where it stands, how much is done, and the end of its ``log`` if it failed."""
     kind = {"failed": "bad", "finished": "good"}.get(state, "info")
-    moving = bar(share(view, state)) if state in (*ACTIVE, "finished", "stopped") else ""
+    moving = progress_bar(fraction_done(view, state)) if state in (*ACTIVE, "finished", "stopped") else ""
     path = _stages(view, state) if state in ("running", "stopping") else ""
     facts = ""
     if view.started:
@@ -44,7 +44,7 @@ def status(name: str, view: RunView, state: str, log: Sequence[str] = ()) -> str
     end = f"<details><summary>The end of its log</summary><pre>{escape(chr(10).join(log))}</pre></details>"
     return (
         f"<div class='note {kind}' role='{'alert' if kind == 'bad' else 'status'}'><h3>{escape(name)}</h3>"
-        f"{path}<p>{escape(sentence(view, state))}</p>{moving}<p class='quiet'>{escape(facts)}</p>"
+        f"{path}<p>{escape(describe(view, state))}</p>{moving}<p class='quiet'>{escape(facts)}</p>"
         f"{end if log and state == 'failed' else ''}</div>"
     )
 
@@ -75,11 +75,14 @@ def previews(shown: Sequence[PreviewImage]) -> str:
 def _cell(preview: PreviewImage) -> str:
     if not preview.path.is_file():
         return ""
-    place, alt = escape(url(preview.path), quote=True), escape(f"{preview.prompt}, step {preview.step}", quote=True)
+    place, alt = (
+        escape(file_url(preview.path), quote=True),
+        escape(f"{preview.prompt}, step {preview.step}", quote=True),
+    )
     return f"<a href='{place}' target='_blank' rel='noopener'><img src='{place}' alt='{alt}' loading='lazy'></a>"
 
 
-def marks(names: Iterable[str]) -> str:
+def changed_settings(names: Iterable[str]) -> str:
     """How many settings are changed, and a mark on the field of each of ``names``."""
     changed = list(names)
     if not changed:
@@ -89,7 +92,7 @@ def marks(names: Iterable[str]) -> str:
     return f"{style}<p class='changed' role='status'>{len(changed)} changed</p>"
 
 
-def waiting(place: int, name: str, facts: str) -> str:
+def queued_run(place: int, name: str, facts: str) -> str:
     """A run that waits in the queue."""
     return (
         f"<p class='waiting'><span class='place'>{place}</span><b>{escape(name)}</b> "

@@ -13,9 +13,9 @@ from sdlora.errors import SdloraError
 from sdlora.filesystem.paths import why_foreign
 from sdlora.storage.run_folder import Run
 from sdlora.ui import page_html, queue_panel, run_html
-from sdlora.ui.app_state import ACTIVE, AppState, download
+from sdlora.ui.app_state import ACTIVE, AppState, export_to_cache
 from sdlora.ui.event_options import PRIVATE
-from sdlora.ui.run_view import RunView, curve
+from sdlora.ui.run_view import RunView, loss_curve
 
 EMPTY = "Nothing has been trained yet. Choose a quality and press Train; its progress appears here."
 RESUMABLE = ("new", "stopped", "failed", "interrupted")
@@ -62,10 +62,10 @@ class RunPanel:
         ]  # fmt: skip
 
 
-def build(desk: AppState) -> RunPanel:
+def build(app: AppState) -> RunPanel:
     """Lay it out and wire what concerns the chosen run alone."""
     message = gr.HTML(elem_id="run-message")
-    waiting = queue_panel.build(desk, message)
+    waiting = queue_panel.build(app, message)
     run = gr.Dropdown(label="Run", choices=[], visible=False, interactive=True, elem_id="run-choice")
     status = gr.HTML(page_html.note([EMPTY]), elem_id="run-status")
     with gr.Row():
@@ -91,19 +91,19 @@ def build(desk: AppState) -> RunPanel:
         keep = gr.Button("Use this checkpoint", size="sm", interactive=False, elem_id="use-checkpoint")
     with gr.Accordion("Remarks", open=False, visible=False) as remarks:
         notices = gr.HTML(elem_id="run-notices")
-    log = _log(desk, run)
+    log = _log(app, run)
     for button, format in ((kohya, "kohya"), (diffusers, "diffusers")):
-        button.click(partial(_prepare, desk, format), run, [file, message], **PRIVATE).success(
+        button.click(partial(_prepare, app, format), run, [file, message], **PRIVATE).success(
             None, js=SAVE_FILE, **PRIVATE
         )
-    keep.click(partial(_use, desk), [run, checkpoints], [message, checkpoints], **PRIVATE)
+    keep.click(partial(_use, app), [run, checkpoints], [message, checkpoints], **PRIVATE)
     return RunPanel(
         message, waiting, run, status, stop, resume, draw, ended, more, checkpoints, keep, previews, plot, notices,
         downloads, [saves, remarks, log], longer, copy, reopen,
     )  # fmt: skip
 
 
-def _log(desk: AppState, run: gr.Dropdown) -> gr.Accordion:
+def _log(app: AppState, run: gr.Dropdown) -> gr.Accordion:
     with gr.Accordion("Log", open=False, visible=False, elem_id="log") as fold:
         text = gr.Textbox(
             show_label=False, label="The end of the log", placeholder="Nothing was printed.",
@@ -112,14 +112,14 @@ def _log(desk: AppState, run: gr.Dropdown) -> gr.Accordion:
         )  # fmt: skip
         again = gr.Button("Read it again", size="sm", elem_id="read-log")
     gr.on(
-        [fold.expand, again.click, run.change], partial(_read_log, desk), run, text, show_progress="hidden",
+        [fold.expand, again.click, run.change], partial(_read_log, app), run, text, show_progress="hidden",
         **PRIVATE,
     )  # fmt: skip
     return fold
 
 
-def _read_log(desk: AppState, name: str) -> str:
-    run = desk.run(name)
+def _read_log(app: AppState, name: str) -> str:
+    run = app.run(name)
     return "\n".join(log_end(run, LOG_LINES)) if run is not None else ""
 
 
@@ -136,18 +136,18 @@ def log_end(run: Run, lines: int) -> list[str]:
     return [line.rstrip("\r").rpartition("\r")[2] for line in text.split("\n")[:-1]][-lines:]
 
 
-def _prepare(desk: AppState, format: str, name: str) -> list[Any]:
+def _prepare(app: AppState, format: str, name: str) -> list[Any]:
     """Put the finished adapter behind the hidden button."""
-    run = desk.run(name)
+    run = app.run(name)
     try:
-        return [download(run, format) if run is not None else gr.skip(), ""]
+        return [export_to_cache(run, format) if run is not None else gr.skip(), ""]
     except SdloraError as error:
         return [gr.skip(), page_html.note([str(error)], "bad")]
 
 
-def _use(desk: AppState, name: str, step: int | None) -> list[Any]:
+def _use(app: AppState, name: str, step: int | None) -> list[Any]:
     """Make a checkpoint the run's adapter."""
-    run = desk.run(name)
+    run = app.run(name)
     if run is None or step is None:
         return [gr.skip(), gr.skip()]
     try:
@@ -158,19 +158,23 @@ def _use(desk: AppState, name: str, step: int | None) -> list[Any]:
     return [page_html.note([said], "good"), _checkpoints(run)]
 
 
-def run_panel_updates(desk: AppState, name: str | None, seen: dict[str, Any]) -> list[Any]:
+def run_panel_updates(app: AppState, name: str | None, seen: dict[str, Any]) -> list[Any]:
     """New values for ``Live.outputs``, ``gr.skip()`` where nothing changed since ``seen`` (brought up to date)."""
-    look = desk.look()
-    run = desk.run(name) or look.current
-    waiting = _fresh(seen, "queue", look.waiting, lambda: queue_panel.rows(desk))
+    look = app.snapshot()
+    run = app.run(name) or look.current
+    waiting = _fresh(seen, "queue", look.waiting, lambda: queue_panel.rows(app))
     if run is None:
         return [waiting, *[gr.skip()] * 17]
-    view, state = desk.view(run), desk.queue.state(run)
+    view, state = app.run_view(run), app.queue.state(run)
     runs, stage = (run.name, look.runs), (run.name, state)
     saved = (run.name, tuple(sorted(view.checkpoints)), state in ACTIVE)
     news: list[tuple[str, Any, Callable[[], Any]]] = [
         ("runs", runs, lambda: _choice(look.runs, name, run.name)),
-        ("status", (*stage, view.seen), lambda: run_html.status(run.name, view, state, log_end(run, LAST_LINES))),
+        (
+            "status",
+            (*stage, view.events_read),
+            lambda: run_html.run_card(run.name, view, state, log_end(run, LAST_LINES)),
+        ),
         ("stop", stage, lambda: _stop_button(state)),
         ("resume", stage, lambda: gr.update(visible=state in RESUMABLE, value=_resume_word(state))),
         ("draw", (*stage, bool(saved[1])), lambda: gr.update(visible=_saved(run, view, state))),
@@ -232,7 +236,7 @@ def _plotted(view: RunView, state: str) -> int:
 def _plot(view: RunView) -> Any:
     if len(view.losses) < 2:
         return gr.update(visible=False)
-    points = [(step, loss, name) for name, series in curve(view.losses).items() for step, loss in series]
+    points = [(step, loss, name) for name, series in loss_curve(view.losses).items() for step, loss in series]
     return gr.update(value=pd.DataFrame(points, columns=["step", "loss", "series"]), visible=True)
 
 

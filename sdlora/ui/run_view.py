@@ -83,27 +83,27 @@ class RunView:
     """The steps at which it saved."""
     failure: str = ""
     seconds: float = 0.0
-    seen: int = 0
+    events_read: int = 0
     """Events read; a viewer that knows this many knows all."""
-    classes: bool = False
+    has_class_images: bool = False
     """Whether it has made class pictures."""
     phase_left: float | None = None
     """Seconds that the phase will take yet, by its pace so far; None where it has none yet."""
-    _begun: tuple[float, int] = (0.0, 0)
+    _phase_start: tuple[float, int] = (0.0, 0)
     """When the phase's first event came, and how much was done then."""
-    _place: int = 0
+    _offset: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def refresh(self) -> "RunView":
         """Read what the journal holds by now."""
         with self._lock:
-            for event, place in tail_events(self.run.journal, self._place):
-                self._place = place
-                self.seen += 1
-                self._take(event)
+            for event, place in tail_events(self.run.journal, self._offset):
+                self._offset = place
+                self.events_read += 1
+                self._apply(event)
         return self
 
-    def _take(self, event: Event) -> None:
+    def _apply(self, event: Event) -> None:
         match event:
             case RunStarted():
                 self.started, self.steps, self.step, self.left = event, event.steps, event.step, None
@@ -134,15 +134,15 @@ class RunView:
 
     def _progress(self, event: Progress) -> None:
         if event.phase != self.phase or event.done < self.done:
-            self._begun = (event.time, event.done)
+            self._phase_start = (event.time, event.done)
         self.phase, self.done, self.total = event.phase, event.done, event.total
-        self.classes = self.classes or event.phase == "making class pictures"
-        begun, before = self._begun
+        self.has_class_images = self.has_class_images or event.phase == "making class pictures"
+        begun, before = self._phase_start
         pace = (event.time - begun) / (event.done - before) if event.done > before else None
         self.phase_left = None if pace is None else max(0.0, pace * (event.total - event.done))
 
 
-class Watcher:
+class RunViews:
     """The views of runs, shared by everyone who looks; of the ``REMEMBERED`` that were looked at last."""
 
     def __init__(self) -> None:
@@ -161,7 +161,7 @@ class Watcher:
         return view.refresh()
 
 
-def sentence(view: RunView, state: str) -> str:
+def describe(view: RunView, state: str) -> str:
     """Where the run stands, in plain words."""
     if state == "failed":
         return f"Failed: {view.failure}" if view.failure else "Failed; the end of its log says why"
@@ -191,11 +191,11 @@ def stages(view: RunView, state: str) -> list[tuple[str, str]]:
         now = len(STAGES)
     else:
         now = STAGES.index("Training") if view.started else 0
-    names = [(n, name) for n, name in enumerate(STAGES) if view.classes or name != "Class pictures"]
+    names = [(n, name) for n, name in enumerate(STAGES) if view.has_class_images or name != "Class pictures"]
     return [(name, "done" if n < now else "now" if n == now else "next") for n, name in names]
 
 
-def short(view: RunView, state: str) -> str:
+def short_status(view: RunView, state: str) -> str:
     """The same for the header: ``412/800 · 3:05 left``."""
     if state == "running" and view.steps and view.step:
         left = f" · {format_duration(view.left)} left" if view.left is not None else ""
@@ -203,7 +203,7 @@ def short(view: RunView, state: str) -> str:
     return "starting" if state == "running" else state
 
 
-def share(view: RunView, state: str) -> float | None:
+def fraction_done(view: RunView, state: str) -> float | None:
     """How much is done, 0 to 1; None where there is no telling."""
     if state == "finished":
         return 1.0
@@ -212,7 +212,7 @@ def share(view: RunView, state: str) -> float | None:
     return view.step / view.steps if view.steps else None
 
 
-def curve(losses: Sequence[tuple[int, float]]) -> dict[str, list[tuple[int, float]]]:
+def loss_curve(losses: Sequence[tuple[int, float]]) -> dict[str, list[tuple[int, float]]]:
     """The loss as two series of at most ``MAX_POINTS`` points: means of neighbouring steps, and a moving average."""
     size = -(-len(losses) // MAX_POINTS) or 1
     raw, smooth = [], []

@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         data_dir = as_path(flags.data_dir or service.default_data_dir()).resolve()
         _require_writable(data_dir)
         serve(ServeOptions(
-            door=HostPolicy(host, flags.allow_host),
+            hosts=HostPolicy(host, flags.allow_host),
             port=port, data_dir=data_dir, login=_login(flags), share=flags.share,
             inbrowser=_opens_browser(flags, host), device=flags.device, low_memory=flags.lowvram,
         ))  # fmt: skip
@@ -63,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 class ServeOptions:
     """Where and how the page is served."""
 
-    door: HostPolicy
+    hosts: HostPolicy
     port: int
     data_dir: Path
     login: tuple[str, str] | None = None
@@ -75,7 +75,7 @@ class ServeOptions:
     @property
     def host(self) -> str:
         """The address as it stands in a URL."""
-        return f"[{self.door.listens}]" if ":" in self.door.listens else self.door.listens
+        return f"[{self.hosts.address}]" if ":" in self.hosts.address else self.hosts.address
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -160,15 +160,15 @@ def _opens_browser(flags: argparse.Namespace, host: str) -> bool:
     return is_loopback(host) and screen
 
 
-def _app(door: HostPolicy) -> Any:
+def _app(hosts: HostPolicy) -> Any:
     """Gradio's app behind the guard, which then is its outermost layer: outside of what Gradio says of origins."""
     from gradio.routes import App, ORJSONResponse
 
     class Guarded(App):
         def build_middleware_stack(self) -> Any:
-            return Guard(super().build_middleware_stack(), door, knows=self.knows)
+            return Guard(super().build_middleware_stack(), hosts, is_logged_in=self.is_logged_in)
 
-        def knows(self, cookies: Mapping[str, str]) -> bool:
+        def is_logged_in(self, cookies: Mapping[str, str]) -> bool:
             own = (f"access-token-{self.cookie_id}", f"access-token-unsecure-{self.cookie_id}")
             return self.auth is None or any(cookies.get(name) in self.tokens for name in own)
 
@@ -194,30 +194,30 @@ def serve(plan: ServeOptions) -> None:
     from sdlora.ui.page import CSS, HEAD, build, theme
 
     processing_utils.async_ssrf_protected_get = _fetch_nothing
-    desk = AppState(plan.data_dir, plan.device, plan.low_memory)
-    options: dict[str, Any] = {"ssr_mode": False, "run_history": False, "quiet": True, "_app": _app(plan.door)}
+    app = AppState(plan.data_dir, plan.device, plan.low_memory)
+    options: dict[str, Any] = {"ssr_mode": False, "run_history": False, "quiet": True, "_app": _app(plan.hosts)}
     # Leaves out a look at itself that ends the program if a busy machine takes 3 s for it.
     options["_frontend"] = False
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        demo = build(desk)
-        desk.open()
+        demo = build(app)
+        app.open()
         demo.queue(max_size=200, default_concurrency_limit=8).launch(
             server_name=plan.host, server_port=plan.port, auth=plan.login, inbrowser=plan.inbrowser, share=plan.share,
             max_file_size=MAX_UPLOAD, theme=theme(), css_paths=[CSS], head=HEAD, footer_links=[],
             prevent_thread_lock=True, **options,
         )  # fmt: skip
-        plan.door.share = urlsplit(demo.share_url or "").hostname or ""
+        plan.hosts.share = urlsplit(demo.share_url or "").hostname or ""
         gc.freeze()
         gc.enable()
-        shown = "localhost" if plan.door.listens in ANY else plan.host
+        shown = "localhost" if plan.hosts.address in ANY else plan.host
         print(f"sdlora is at http://{shown}:{plan.port} (Ctrl-C ends it)", flush=True)
         demo.block_thread()
     except KeyboardInterrupt:
         pass
     finally:
         gc.enable()
-        desk.close()
+        app.close()
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

@@ -14,9 +14,9 @@ from sdlora.config import TrainConfig, all_settings, value_of
 from sdlora.generation.settings import Sample
 from sdlora.section import Setting, settings
 
-DRAWING = {setting.name: setting for setting in settings(Sample)}
+SAMPLE_SETTINGS = {setting.name: setting for setting in settings(Sample)}
 """The settings of drawing, by name."""
-MAIN = {"model.base", "data.folder", "data.trigger", "data.class_name", "train.epochs", "sample.prompts"}
+MAIN_CONTROLS = {"model.base", "data.folder", "data.trigger", "data.class_name", "train.epochs", "sample.prompts"}
 """What the main controls decide; the quality gives a number of steps."""
 SECTIONS = {
     "model": "Base model", "data": "Pictures and captions", "prior": "Class pictures", "adapter": "Adapter",
@@ -28,21 +28,21 @@ CHOICES = {"yes": True, "no": False}
 
 
 @cache
-def advanced() -> tuple[Setting, ...]:
+def advanced_settings() -> tuple[Setting, ...]:
     """Every setting of a run, in order of declaration, but for paths, for what the main controls decide, and for what
     leaves no choice.
     """
     return tuple(
         setting
         for setting in all_settings()
-        if setting.name not in MAIN and Path not in _types(setting) and len(options(setting)) != 1
+        if setting.name not in MAIN_CONTROLS and Path not in _types(setting) and len(options(setting)) != 1
     )
 
 
 def by_section() -> dict[str, list[Setting]]:
-    """The settings of ``advanced()`` by their section's heading."""
+    """The settings of ``advanced_settings()`` by their section's heading."""
     found: dict[str, list[Setting]] = {}
-    for setting in advanced():
+    for setting in advanced_settings():
         section = setting.name.split(".")[0]
         found.setdefault(SECTIONS.get(section, section.capitalize()), []).append(setting)
     return found
@@ -78,7 +78,7 @@ def elem_id(name: str) -> str:
     return f"set-{name.replace('.', '-')}"
 
 
-def field(setting: Setting) -> Component:
+def setting_field(setting: Setting) -> Component:
     """An empty field for ``setting``: what is not filled in stays as the preset has it."""
     named: dict[str, Any] = {
         "label": label(setting), "info": setting.help, "elem_id": elem_id(setting.name), "interactive": True,
@@ -92,11 +92,11 @@ def _choices(setting: Setting, empty: str) -> list[tuple[str, str]]:
     return [(empty, ""), *((option, option) for option in options(setting))]
 
 
-def presets_values(config: TrainConfig, decided: Mapping[str, str]) -> list[Any]:
-    """What the fields of ``advanced()`` say while they are empty: the preset's values, or how they are ``decided``."""
+def placeholders(config: TrainConfig, decided: Mapping[str, str]) -> list[Any]:
+    """Return what each empty field stands for: the preset's value, or the text in ``decided``."""
     news = []
-    for setting in advanced():
-        said = decided.get(setting.name) or shown(value_of(config, setting))
+    for setting in advanced_settings():
+        said = decided.get(setting.name) or format_value(value_of(config, setting))
         if options(setting):
             news.append(gr.update(choices=_choices(setting, f"as the preset: {said}")))
         else:
@@ -104,7 +104,7 @@ def presets_values(config: TrainConfig, decided: Mapping[str, str]) -> list[Any]
     return news
 
 
-def shown(value: Any) -> str:
+def format_value(value: Any) -> str:
     """A value as a person would type it."""
     if isinstance(value, bool):
         return "yes" if value else "no"
@@ -113,22 +113,24 @@ def shown(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def typed(config: TrainConfig, preset: TrainConfig, decided: Collection[str]) -> list[str]:
-    """What to fill into the fields of ``advanced()`` for ``config``: wherever it is not as ``preset``, and what is
-    ``decided`` anew for every run. An empty text cannot be filled in.
+def field_values(config: TrainConfig, preset: TrainConfig, decided: Collection[str]) -> list[str]:
+    """Return the text of each field so that the form describes ``config``.
+
+    A field stays empty where ``config`` agrees with ``preset``, unless the page decides that setting for every run. A
+    setting that is an empty text cannot be filled in.
     """
     values = []
-    for setting in advanced():
+    for setting in advanced_settings():
         own, usual = (value_of(source, setting) for source in (config, preset))
         as_usual = own == usual and setting.name not in decided
-        values.append("" if as_usual or own == "" else "none" if own is None else shown(own))
+        values.append("" if as_usual or own == "" else "none" if own is None else format_value(own))
     return values
 
 
-def changed(values: Sequence[Any]) -> dict[str, Any]:
-    """What was filled in of the fields of ``advanced()``, by the settings' names. ``none`` leaves a setting unset."""
+def parse_changes(values: Sequence[Any]) -> dict[str, Any]:
+    """Return the fields that are filled in, by the settings' names. The text ``none`` leaves a setting unset."""
     given: dict[str, Any] = {}
-    for setting, value in zip(advanced(), values, strict=True):
+    for setting, value in zip(advanced_settings(), values, strict=True):
         value = value.strip() if isinstance(value, str) else value
         if value in (None, ""):
             continue

@@ -22,10 +22,10 @@ class MadeAdapter(TypedDict):
 
 
 class ToolEndpoints:
-    """What a program may have made on ``desk``."""
+    """What a program may have made on ``app``."""
 
-    def __init__(self, desk: AppState):
-        self.desk = desk
+    def __init__(self, app: AppState):
+        self.app = app
 
     def merge(
         self,
@@ -46,12 +46,12 @@ class ToolEndpoints:
             base: For DoRA and (IA)³ the base model; left empty, what the first was trained on.
             dtype: "fp32", "fp16" or "bf16".
         """
-        found = [(self.desk.adapter(adapter), scale) for adapter, scale in adapters.items()]
+        found = [(self.app.adapter(adapter), scale) for adapter, scale in adapters.items()]
         named = [(adapter.name, adapter.path, scale) for adapter, scale in found]
         own = next((adapter.base for adapter, _ in found if adapter.base), "")
         settled = self._base(base or own)
-        return self._made(
-            service.merge_job(self.desk.library, named, name, rank, energy, settled, _dtype(dtype)),
+        return self._run_job(
+            service.merge_job(self.app.library, named, name, rank, energy, settled, _dtype(dtype)),
         )
 
     def resize(
@@ -73,9 +73,9 @@ class ToolEndpoints:
             base: For DoRA and (IA)³ the base model; left empty, what it was trained on.
             dtype: "fp32", "fp16" or "bf16".
         """
-        found = self.desk.adapter(adapter)
+        found = self.app.adapter(adapter)
         settled, own = self._base(base or found.base), (found.name, found.path)
-        return self._made(service.resize_job(self.desk.library, own, name, rank, energy, settled, _dtype(dtype)))
+        return self._run_job(service.resize_job(self.app.library, own, name, rank, energy, settled, _dtype(dtype)))
 
     def extract(
         self,
@@ -102,14 +102,14 @@ class ToolEndpoints:
         """
         models = self._base(base), self._base(tuned)
         what: dict[str, Any] = {"targets": targets, "text_encoder": text_encoder, "dtype": _dtype(dtype)}
-        return self._made(service.extract_job(self.desk.library, *models, name, rank, energy, **what))
+        return self._run_job(service.extract_job(self.app.library, *models, name, rank, energy, **what))
 
     def _base(self, base: str) -> str:
-        return service.resolve_base(base, self.desk.data_dir) if base else ""
+        return service.resolve_base(base, self.app.data_dir) if base else ""
 
     def _made(self, making: LibraryJob) -> MadeAdapter:
         name, answer = making.finish(), making.result
-        self.desk.refresh()
+        self.app.refresh()
         return MadeAdapter(
             adapter=name, layers=answer["layers"], ranks=answer["ranks"], kept=answer.get("kept"),
             proof=answer["proof"], notes=making.notices,

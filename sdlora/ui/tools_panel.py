@@ -50,18 +50,18 @@ class Keep:
         return [self.how, self.rank, self.share, self.dtype]
 
 
-def build(desk: AppState, tab: gr.Tab) -> list[Any]:
+def build(app: AppState, tab: gr.Tab) -> list[Any]:
     """Lay the three out that make adapters; returns the events after which there may be one more."""
     with gr.Accordion("Combine adapters into one", open=False, elem_id="combine"):
-        combined = _combine(desk, tab)
+        combined = _combine(app, tab)
     with gr.Accordion("Shrink an adapter", open=False, elem_id="shrink"):
-        shrunk = _shrink(desk, tab)
+        shrunk = _shrink(app, tab)
     with gr.Accordion("Extract an adapter from two models", open=False, elem_id="extract"):
-        extracted = _extract(desk, tab)
+        extracted = _extract(app, tab)
     return [combined, shrunk, extracted]
 
 
-def _combine(desk: AppState, tab: gr.Tab) -> Any:
+def _combine(app: AppState, tab: gr.Tab) -> Any:
     said("One file that does what several do together, each at its scale. It lands in the library.")
     mixed = rows("combine", MOST, SEEN)
     with gr.Row(elem_classes="small-buttons"):
@@ -71,48 +71,48 @@ def _combine(desk: AppState, tab: gr.Tab) -> Any:
     place, shown = job_widget.job_widget("Combine", "combine"), gr.State(SEEN)
     for button, change in ((more, 1), (fewer, -1)):
         button.click(partial(_show, change), shown, [shown, *mixed.rows], **HIDDEN)
-    refresh(desk, tab, mixed.adapters)
+    refresh(app, tab, mixed.adapters)
     for row in mixed.adapters:
-        row.select(partial(_base_of, desk), mixed.adapters, base, **HIDDEN)
+        row.select(partial(_base_of, app), mixed.adapters, base, **HIDDEN)
     inputs = [name, base, *keep.values, shown, *mixed.adapters, *mixed.scales]
-    return job_widget.wire(desk, place, partial(_combining, desk), partial(_made, desk), inputs)
+    return job_widget.wire(app, place, partial(_combining, app), partial(_made, app), inputs)
 
 
-def _combining(desk: AppState, name: str, base: str, *values: Any) -> LibraryJob:
+def _combining(app: AppState, name: str, base: str, *values: Any) -> LibraryJob:
     cut, (shown, *rest) = _cut(*values[:4]), values[4:]
-    chosen = [(desk.adapter(row), scale) for row, scale in pairs(rest, int(shown))]
+    chosen = [(app.adapter(row), scale) for row, scale in pairs(rest, int(shown))]
     files = [adapter for adapter, _ in chosen]
     adapters = [(adapter.name, adapter.path, scale) for adapter, scale in chosen]
-    return service.merge_job(desk.library, adapters, name or "", base=_settled(desk, base, files), **cut)
+    return service.merge_job(app.library, adapters, name or "", base=_settled(app, base, files), **cut)
 
 
-def _shrink(desk: AppState, tab: gr.Tab) -> Any:
+def _shrink(app: AppState, tab: gr.Tab) -> Any:
     said("The same adapter in a smaller file: the strongest directions of each layer stay. Any kind becomes a LoRA.")
     adapter = gr.Dropdown(
         [NONE], value="", label="Adapter to shrink", allow_custom_value=True, elem_id="shrink-adapter"
     )
     base, keep, name = _base("shrink"), _keep("shrink", SHARE, 8, "fp16"), _name("shrink", "the adapter's and -small")
     place = job_widget.job_widget("Shrink", "shrink")
-    refresh(desk, tab, [adapter])
-    adapter.select(partial(_base_of, desk), adapter, base, **HIDDEN)
+    refresh(app, tab, [adapter])
+    adapter.select(partial(_base_of, app), adapter, base, **HIDDEN)
     inputs = [adapter, name, base, *keep.values]
-    return job_widget.wire(desk, place, partial(_shrinking, desk), partial(_made, desk), inputs)
+    return job_widget.wire(app, place, partial(_shrinking, app), partial(_made, app), inputs)
 
 
-def _shrinking(desk: AppState, adapter: str, name: str, base: str, *keep: Any) -> LibraryJob:
+def _shrinking(app: AppState, adapter: str, name: str, base: str, *keep: Any) -> LibraryJob:
     if not adapter:
         raise ConfigError("Choose the adapter to shrink.")
-    found, cut = desk.adapter(adapter), _cut(*keep)
+    found, cut = app.adapter(adapter), _cut(*keep)
     return service.resize_job(
-        desk.library, (found.name, found.path), name or "", base=_settled(desk, base, [found]), **cut
+        app.library, (found.name, found.path), name or "", base=_settled(app, base, [found]), **cut
     )
 
 
-def _extract(desk: AppState, tab: gr.Tab) -> Any:
+def _extract(app: AppState, tab: gr.Tab) -> Any:
     said("What a finetuned model has learnt beyond its base, as an adapter. Models are read a layer at a time.")
     base, tuned = (
         gr.Dropdown(
-            desk.bases(), value=None, label=label, info=info, allow_custom_value=True, elem_id=f"extract-{which}"
+            app.base_choices(), value=None, label=label, info=info, allow_custom_value=True, elem_id=f"extract-{which}"
         )
         for which, label, info in (
             ("base", "Its base model", "a model, or its folder, .safetensors file or hub id"),
@@ -128,17 +128,17 @@ def _extract(desk: AppState, tab: gr.Tab) -> Any:
         text = gr.Checkbox(True, label="Text encoders too", elem_id="extract-text", min_width=160)
     name, place = _name("extract", "the finetuned model's"), job_widget.job_widget("Extract", "extract")
     for field in (base, tuned):
-        tab.select(desk.offer, None, field, **HIDDEN)
+        tab.select(app.base_update, None, field, **HIDDEN)
     inputs = [base, tuned, targets, text, name, *keep.values]
-    return job_widget.wire(desk, place, partial(_extracting, desk), partial(_made, desk), inputs)
+    return job_widget.wire(app, place, partial(_extracting, app), partial(_made, app), inputs)
 
 
-def _extracting(desk: AppState, base: str, tuned: str, targets: str, text: bool, name: str, *keep: Any) -> LibraryJob:
+def _extracting(app: AppState, base: str, tuned: str, targets: str, text: bool, name: str, *keep: Any) -> LibraryJob:
     if not (base or "").strip() or not (tuned or "").strip():
         raise ConfigError("Choose both models: the base, and the one that was finetuned from it.")
-    first, second = (service.resolve_base(model.strip(), desk.data_dir) for model in (base, tuned))
+    first, second = (service.resolve_base(model.strip(), app.data_dir) for model in (base, tuned))
     what: dict[str, Any] = {"targets": targets, "text_encoder": bool(text), **_cut(*keep)}
-    return service.extract_job(desk.library, first, second, name or "", **what)
+    return service.extract_job(app.library, first, second, name or "", **what)
 
 
 def said(words: str) -> gr.HTML:
@@ -172,11 +172,11 @@ def pairs(values: Sequence[Any], shown: int) -> list[tuple[str, float]]:
     return [(name, float(scale)) for name, scale in list(named)[:shown] if name]
 
 
-def refresh(desk: AppState, tab: gr.Tab, fields: Sequence[gr.Dropdown]) -> None:
+def refresh(app: AppState, tab: gr.Tab, fields: Sequence[gr.Dropdown]) -> None:
     """Give ``fields`` the adapters that there are whenever ``tab`` is chosen; what is chosen in them stays."""
 
     def choices() -> Any:
-        names = [NONE, *((adapter.name, adapter.name) for adapter in desk.refresh().adapters)]
+        names = [NONE, *((adapter.name, adapter.name) for adapter in app.refresh().adapters)]
         found = [gr.update(choices=names) for _ in fields]
         return found if len(found) > 1 else found[0]
 
@@ -229,25 +229,25 @@ def _cut(how: str, rank: float | None, share: float | None, dtype: str) -> dict[
     return {"rank": int(rank) if how == RANK and rank is not None else None, "energy": energy, "dtype": dtype}
 
 
-def _base_of(desk: AppState, *names: str) -> Any:
+def _base_of(app: AppState, *names: str) -> Any:
     """The field for the base: seen where one of the adapters needs it, with what that one was trained on."""
-    known = {adapter.name: adapter for adapter in desk.look().adapters}
+    known = {adapter.name: adapter for adapter in app.snapshot().adapters}
     needing = [known[name] for name in names if name in known and service.needs_base(known[name].path)]
     base = next((adapter.base for adapter in needing if adapter.base), None)
-    return gr.update(choices=desk.bases(), value=base, visible=bool(needing))
+    return gr.update(choices=app.base_choices(), value=base, visible=bool(needing))
 
 
-def _settled(desk: AppState, base: str | None, adapters: Sequence[AdapterFile]) -> str:
+def _settled(app: AppState, base: str | None, adapters: Sequence[AdapterFile]) -> str:
     """The base to go by: the one that is chosen where one is needed, else what the adapters were trained on."""
     if base and any(service.needs_base(adapter.path) for adapter in adapters):
-        return service.resolve_base(base.strip(), desk.data_dir)
+        return service.resolve_base(base.strip(), app.data_dir)
     return next((adapter.base for adapter in adapters if adapter.base), "")
 
 
-def _made(desk: AppState, making: LibraryJob) -> list[str]:
+def _made(app: AppState, making: LibraryJob) -> list[str]:
     """What has come into the library."""
-    desk.refresh()
-    answer, size = making.result, format_bytes(desk.library.find(making.name).size)
+    app.refresh()
+    answer, size = making.result, format_bytes(app.library.find(making.name).size)
     low, high = answer["ranks"]
     ranks = f"rank {low}" if low == high else f"ranks {low} to {high}"
     lines = [f"{making.name} is in the library: {pluralize(answer['layers'], 'layer')}, {ranks}, {size}."]

@@ -47,10 +47,10 @@ class TrainPanel:
         return [self.summary, self.marks, self.reset, self.measure, self.timer]
 
 
-def build(desk: AppState) -> TrainPanel:
+def build(app: AppState) -> TrainPanel:
     """Lay the form out; ``wire`` brings it to life."""
     base = gr.Dropdown(
-        desk.bases(), value="pocket", label="Base model", allow_custom_value=True, elem_id="train-base",
+        app.base_choices(), value="pocket", label="Base model", allow_custom_value=True, elem_id="train-base",
         info="One of the list, a diffusers folder, a .safetensors file, or a hub id",
     )  # fmt: skip
     quality = gr.Radio(list(build_config.QUALITY), value="Balanced", label="Quality")
@@ -69,15 +69,15 @@ def build(desk: AppState) -> TrainPanel:
             for heading, settings in setting_fields.by_section().items():
                 with gr.Group(elem_classes="settings", elem_id=f"settings-{heading.split()[0].lower()}"):
                     gr.HTML(f"<h3>{heading}</h3>", elem_classes="heading")
-                    advanced |= {setting.name: setting_fields.field(setting) for setting in settings}
-    in_order = [advanced[setting.name] for setting in setting_fields.advanced()]
+                    advanced |= {setting.name: setting_fields.setting_field(setting) for setting in settings}
+    in_order = [advanced[setting.name] for setting in setting_fields.advanced_settings()]
     return TrainPanel(
         base, quality, prompts, in_order, summary, measure, gr.Timer(LOOK_SECONDS, active=False), train, message,
         marks, reset,
     )  # fmt: skip
 
 
-def wire(desk: AppState, demo: gr.Blocks, form: TrainPanel, pictures: ImagesTab) -> None:
+def wire(app: AppState, demo: gr.Blocks, form: TrainPanel, pictures: ImagesTab) -> None:
     """Suggestions, the preset's values, the estimate and the marks follow what is chosen."""
     about = [pictures.kind, pictures.trigger, pictures.class_name]
     suggested = gr.State(["", ""])
@@ -89,31 +89,33 @@ def wire(desk: AppState, demo: gr.Blocks, form: TrainPanel, pictures: ImagesTab)
     gr.on(
         [demo.load, form.base.change, pictures.kind.change], _preset, [form.base, pictures.kind], form.advanced, **EVERY
     )
-    demo.load(desk.offer, None, form.base, **HIDDEN)
+    demo.load(app.base_update, None, form.base, **HIDDEN)
     chosen = [form.quality, *form.prompts, *form.advanced]
     values = [pictures.name, *about, *form.inputs]
-    gr.on([*said, *(field.change for field in chosen)], partial(_changed, desk), values, form.told, **LAST)
+    gr.on([*said, *(field.change for field in chosen)], partial(_changed, app), values, form.told, **LAST)
     other = [demo.load, pictures.opened.change, pictures.version.change]
-    gr.on(other, partial(_changed, desk), values, form.told, **EVERY)
-    form.timer.tick(partial(told, desk), values, form.told, concurrency_limit=None, **HIDDEN)
-    form.measure.click(partial(_measure, desk), values, [form.message, *form.told], **HIDDEN)
+    gr.on(other, partial(_changed, app), values, form.told, **EVERY)
+    form.timer.tick(partial(told, app), values, form.told, concurrency_limit=None, **HIDDEN)
+    form.measure.click(partial(_measure, app), values, [form.message, *form.told], **HIDDEN)
     form.reset.click(lambda: [""] * len(form.advanced), None, form.advanced, **HIDDEN)
 
 
 def configure(
-    desk: AppState, name: str, about: ProjectInfo, base: str, quality: str, *rest: Any
+    app: AppState, name: str, about: ProjectInfo, base: str, quality: str, *rest: Any
 ) -> tuple[Project, TrainConfig]:
     """The project and the config of what is filled in: ``rest`` are the prompts and the fields of ``advanced``."""
-    project = Project(desk.data_dir, name or "")
-    base = service.resolve_base(base or "", desk.data_dir)
-    return project, build_config.configure(project, about, base, quality, rest[:2], setting_fields.changed(rest[2:]))
+    project = Project(app.data_dir, name or "")
+    base = service.resolve_base(base or "", app.data_dir)
+    return project, build_config.configure(
+        project, about, base, quality, rest[:2], setting_fields.parse_changes(rest[2:])
+    )
 
 
 def opened(config: TrainConfig) -> list[Any]:
     """Values for the base, the prompts and the fields of ``advanced``, as a run of ``config`` had them."""
     known = build_config.preset(config.model.base, config.data.kind)
     prompts = [*config.sample.prompts, "", ""][:2]
-    return [config.model.base, *prompts, *setting_fields.typed(config, known, build_config.DECIDED)]
+    return [config.model.base, *prompts, *setting_fields.field_values(config, known, build_config.DERIVED)]
 
 
 def _suggest(base: str, kind: Kind, trigger: str, class_name: str, before: list[str], *prompts: str) -> list[Any]:
@@ -132,50 +134,54 @@ def _suggest(base: str, kind: Kind, trigger: str, class_name: str, before: list[
 def _preset(base: str, kind: Kind) -> list[Any]:
     """What the empty fields stand for."""
     try:
-        return setting_fields.presets_values(build_config.preset(base or "pocket", kind), build_config.DECIDED)
+        return setting_fields.placeholders(build_config.load_preset(base or "pocket", kind), build_config.DERIVED)
     except SdloraError:
-        return [gr.skip()] * len(setting_fields.advanced())
+        return [gr.skip()] * len(setting_fields.advanced_settings())
 
 
-def _changed(desk: AppState, *values: Any) -> list[Any]:
+def _changed(app: AppState, *values: Any) -> list[Any]:
     """Something was filled in: it is measured if it is left so for a moment, and that is quickly done."""
-    return told(desk, *values, wish=True)
+    return told(app, *values, wish=True)
 
 
 def told(
-    desk: AppState, name: str, kind: Kind, trigger: str, class_name: str, *values: Any, wish: bool = False
+    app: AppState, name: str, kind: Kind, trigger: str, class_name: str, *values: Any, wish: bool = False
 ) -> list[Any]:
     """What a click on Train would do and take, or what is missing for it; and which settings are changed."""
-    filled = setting_fields.changed(values[4:])
-    marked = [run_html.marks(filled), gr.update(visible=bool(filled))]
+    filled = setting_fields.parse_changes(values[4:])
+    marked = [run_html.changed_settings(filled), gr.update(visible=bool(filled))]
     try:
-        _, config = configure(desk, name, ProjectInfo(kind, trigger, class_name), *values)
-        found = service.estimate_run(config, desk.data_dir)
+        _, config = configure(app, name, ProjectInfo(kind, trigger, class_name), *values)
+        found = service.estimate_run(config, app.data_dir)
         if wish and found.measured is None:
-            desk.measurer.request(config)
-        pending = found.measured is None and (desk.measurer.measures(config) or desk.measurer.is_pending(config))
-        failure = desk.measurer.failure(config)
+            app.profiler.request(config)
+        pending = found.measured is None and (app.profiler.measures(config) or app.profiler.is_pending(config))
+        failure = app.profiler.failure(config)
         known = found.measured if found.measured is not None and found.measured.resolution else None
         more = (
             []
             if known is None
-            else [build_config.disk(service.planned_disk(known.as_chosen(config), known)), *known.told]
+            else [build_config.describe_disk(service.planned_disk(known.as_chosen(config), known)), *known.told]
         )
     except SdloraError as error:
         return [page_html.note([str(error)]), *marked, gr.update(visible=False), gr.Timer(active=False)]
     unknown = "" if pending else "How long that takes is not measured yet."
-    lines = [build_config.summary(config, found.pictures), build_config.expectation(found) or unknown, *more]
+    lines = [
+        build_config.describe_plan(config, found.pictures),
+        build_config.describe_estimate(found) or unknown,
+        *more,
+    ]
     lines.append("One step is being measured ..." if pending else "")
     lines.append(f"It could not be measured: {failure}" if failure else "")
     offers = found.measured is None and not pending
     return [page_html.note(lines), *marked, gr.update(visible=offers), gr.Timer(active=pending)]
 
 
-def _measure(desk: AppState, name: str, kind: Kind, trigger: str, class_name: str, *values: Any) -> list[Any]:
+def _measure(app: AppState, name: str, kind: Kind, trigger: str, class_name: str, *values: Any) -> list[Any]:
     said = ""
     try:
-        _, config = configure(desk, name, ProjectInfo(kind, trigger, class_name), *values)
-        desk.measure(config)
+        _, config = configure(app, name, ProjectInfo(kind, trigger, class_name), *values)
+        app.measure(config)
     except SdloraError as error:
         said = page_html.note([str(error)], "bad")
-    return [said, *told(desk, name, kind, trigger, class_name, *values)]
+    return [said, *told(app, name, kind, trigger, class_name, *values)]

@@ -32,7 +32,7 @@ def command(
 
 
 @pytest.fixture
-def desk(tmp_path: Path) -> Iterator[AppState]:
-    desk = AppState(tmp_path / "data")
-    yield desk
-    desk.close()
+def app(tmp_path: Path) -> Iterator[AppState]:
+    app = AppState(tmp_path / "data")
+    yield app
+    app.close()

@@ -83,20 +83,20 @@ def refused_by_commands(command: Command, path: Path, reason: str, code: int = 3
 
 
 def test_every_bad_adapter_dropped_on_the_page_is_refused_with_its_reason_and_not_kept(
-    desk: AppState, tmp_path: Path
+    app: AppState, tmp_path: Path
 ) -> None:
     for number, (content, _) in enumerate(BAD.values()):
         (tmp_path / f"bad{number}.safetensors").write_bytes(content)
     files = [tmp_path / f"bad{number}.safetensors" for number in range(len(BAD))]
-    *_, told, _ = (value[1] for value in import_tab._take_in(desk, files, import_tab.ALONE))
+    *_, told, _ = (value[1] for value in import_tab._take_in(app, files, import_tab.ALONE))
     reports = unescape(told).split("<div class='report'>")[1:]
     assert len(reports) == len(BAD)
     for (case, (_, reason)), report in zip(BAD.items(), reports, strict=True):
         assert "is not kept: " in report, case
         assert re.search(reason, report), (case, report)
         assert str(tmp_path) not in report, case
-    assert not desk.library.folder.exists()
-    assert library_tab._lists(desk, "")[0].count("class='tile") == 0
+    assert not app.library.folder.exists()
+    assert library_tab._lists(app, "")[0].count("class='tile") == 0
 
 
 @pytest.mark.parametrize("suffix", [".ckpt", ".pt", ".bin", ".safetensors"])
@@ -148,23 +148,23 @@ HOSTILE_METADATA = {
 
 @pytest.mark.parametrize("case", HOSTILE_METADATA)
 def test_hostile_metadata_is_shown_as_a_few_words_everywhere(
-    desk: AppState, capsys: pytest.CaptureFixture[str], case: str
+    app: AppState, capsys: pytest.CaptureFixture[str], case: str
 ) -> None:
     from sdlora.cli.main import main
 
-    path = write_tiny_adapter(desk.library.folder / "bad.safetensors", **HOSTILE_METADATA[case])
+    path = write_tiny_adapter(app.library.folder / "bad.safetensors", **HOSTILE_METADATA[case])
     assert main(["inspect", str(path)]) == 0
     said = capsys.readouterr().out
     assert len(said) < 5000 and all(letter.isprintable() or letter == "\n" for letter in said)
     shown = [
-        *library_tab._lists(desk, ""),
-        *map(str, adapter_detail.show_adapter(desk, "bad")),
+        *library_tab._lists(app, ""),
+        *map(str, adapter_detail.show_adapter(app, "bad")),
         service.trigger_words(path),
     ]
     assert all(len(str(text)) < 20_000 for text in shown)
     assert not any("<img src=x" in str(text) and "onerror" in str(text) for text in shown[:-1])
     assert "<i class='initial'" in shown[0]
-    assert [adapter.name for adapter in service.adapters_in(desk.data_dir)] == ["bad"]
+    assert [adapter.name for adapter in service.adapters_in(app.data_dir)] == ["bad"]
     assert -2 <= service.preferred_weight(path) <= 2
 
 
@@ -298,9 +298,9 @@ def test_of_several_patterns_for_a_layer_the_last_one_holds() -> None:
     assert alpha("unet.x.c", 1) == 3.0
 
 
-def test_the_keys_that_no_layer_takes_are_counted_and_shown(desk: AppState, tmp_path: Path) -> None:
+def test_the_keys_that_no_layer_takes_are_counted_and_shown(app: AppState, tmp_path: Path) -> None:
     path = tmp_path / "odd.safetensors"
     save_file(lora() | {f"bundle_emb.{number}.x": torch.ones(1) for number in range(300)}, path)
-    told = [value[1] for value in import_tab._take_in(desk, [path], import_tab.ALONE)][-2]
+    told = [value[1] for value in import_tab._take_in(app, [path], import_tab.ALONE)][-2]
     assert "300 keys without a layer, left out" in told and "bundle_emb.0.x" in told
-    assert [adapter.name for adapter in service.adapters_in(desk.data_dir)] == ["odd"]
+    assert [adapter.name for adapter in service.adapters_in(app.data_dir)] == ["odd"]

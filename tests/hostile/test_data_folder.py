@@ -36,9 +36,9 @@ JSON: dict[str, hostile_files.Maker] = {
 }  # fmt: skip
 
 
-def project(desk: AppState) -> Project:
+def project(app: AppState) -> Project:
     """A project of one picture, of which something can be undone."""
-    made = Project(desk.data_dir, "mine")
+    made = Project(app.data_dir, "mine")
     made.folder.mkdir(parents=True)
     for number in (1, 2):
         noise_image(seed=number).save(made.folder / f"{number:03d}.png")
@@ -47,40 +47,40 @@ def project(desk: AppState) -> Project:
     return made
 
 
-def trashed(desk: AppState) -> Path:
-    write_tiny_adapter(desk.library.folder / "gone.safetensors")
-    return desk.library.delete_adapter("gone").folder
+def trashed(app: AppState) -> Path:
+    write_tiny_adapter(app.library.folder / "gone.safetensors")
+    return app.library.delete_adapter("gone").folder
 
 
 FILES: dict[str, Callable[[AppState], Path]] = {
-    "a project's words": lambda desk: project(desk).info_file,
-    "a step to undo": lambda desk: next(project(desk).history.steps_folder.glob("*/step.json")),
-    "a thing in the trash": lambda desk: trashed(desk) / "item.json",
-    "an adapter's report": lambda desk: desk.library.folder / "a.check.json",
+    "a project's words": lambda app: project(app).info_file,
+    "a step to undo": lambda app: next(project(app).history.steps_folder.glob("*/step.json")),
+    "a thing in the trash": lambda app: trashed(app) / "item.json",
+    "an adapter's report": lambda app: app.library.folder / "a.check.json",
 }
 
 
 @pytest.mark.parametrize("file", FILES)
 @pytest.mark.parametrize("case", JSON)
-def test_a_small_file_of_any_kind_breaks_no_list(desk: AppState, file: str, case: str) -> None:
-    write_tiny_adapter(desk.library.folder / "a.safetensors")
-    place = FILES[file](desk)
+def test_a_small_file_of_any_kind_breaks_no_list(app: AppState, file: str, case: str) -> None:
+    write_tiny_adapter(app.library.folder / "a.safetensors")
+    place = FILES[file](app)
     place.unlink(missing_ok=True)
     JSON[case](place)
-    assert library_tab._lists(desk, "")[0].count("class='tile'") == 1
-    assert [adapter.name for adapter in service.adapters_in(desk.data_dir)] == ["a"]
-    for found in list_projects(desk.data_dir):
+    assert library_tab._lists(app, "")[0].count("class='tile'") == 1
+    assert [adapter.name for adapter in service.adapters_in(app.data_dir)] == ["a"]
+    for found in list_projects(app.data_dir):
         assert found.status()
-        images_tab._about(desk, found.name)
-        images_tab._status(desk, found.name)
+        images_tab._about(app, found.name)
+        images_tab._status(app, found.name)
         found.undo()
-    assert desk.library.trash.empty(30) == 0
+    assert app.library.trash.empty(30) == 0
 
 
 @pytest.mark.parametrize("case", JSON)
-def test_a_hostile_grid_is_one_sentence(desk: AppState, case: str) -> None:
-    folder = desk.creations / "grids" / "x"
+def test_a_hostile_grid_is_one_sentence(app: AppState, case: str) -> None:
+    folder = app.images_folder / "grids" / "x"
     folder.mkdir(parents=True)
     JSON[case](folder / xyz_grid.DECLARATION)
     with pytest.raises(FileError, match="holds no grid that can be read"):
-        xyz_grid.read_grid(service.grid_folder(desk.data_dir, "x"))
+        xyz_grid.read_grid(service.grid_folder(app.data_dir, "x"))

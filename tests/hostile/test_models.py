@@ -260,15 +260,15 @@ def test_a_pickled_model_is_refused_under_any_name(command: Command, tmp_path: P
 
 
 @pytest.fixture
-def ended(desk: AppState) -> Iterator[Callable[[Path], str]]:
+def ended(app: AppState) -> Iterator[Callable[[Path], str]]:
     """What the page says in the end of a picture drawn with a base."""
 
     def draw(base: Path) -> str:
-        ticket = desk.create(GenerationRequest("x", steps=1, base=str(base)), [])
+        ticket = app.generate(GenerationRequest("x", steps=1, base=str(base)), [])
         until = time.monotonic() + 120
         while not ticket.ended and time.monotonic() < until:
             time.sleep(0.1)
-            ticket = desk.creator.ticket(ticket.number) or ticket
+            ticket = app.inference.ticket(ticket.number) or ticket
         assert ticket.state == "failed"
         return ticket.message
 

@@ -127,53 +127,53 @@ def sdlora_check(folder: Path) -> int:
     return main(["check", str(folder)])
 
 
-def drop(desk: AppState, *files: Path, paths: str = "") -> str:
+def drop(app: AppState, *files: Path, paths: str = "") -> str:
     """What the page says of dropped files."""
-    return str(images_tab._add(desk, [str(file) for file in files], paths, "mine", "style", "ohwx", "", 0)[2])
+    return str(images_tab._add(app, [str(file) for file in files], paths, "mine", "style", "ohwx", "", 0)[2])
 
 
-def kept(desk: AppState) -> list[str]:
+def kept(app: AppState) -> list[str]:
     """What a project's folder holds in the end."""
-    folder = Project(desk.data_dir, "mine").folder
+    folder = Project(app.data_dir, "mine").folder
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.name != "project.json")
 
 
 @pytest.mark.parametrize("name", PICTURES)
-def test_a_bad_picture_dropped_on_the_page_is_named_and_not_kept(desk: AppState, tmp_path: Path, name: str) -> None:
+def test_a_bad_picture_dropped_on_the_page_is_named_and_not_kept(app: AppState, tmp_path: Path, name: str) -> None:
     make, reason = PICTURES[name]
     make(tmp_path / name)
-    said = drop(desk, tmp_path / name)
+    said = drop(app, tmp_path / name)
     assert name in said and reason in said
-    assert kept(desk) == []
+    assert kept(app) == []
 
 
 @pytest.mark.parametrize("case", CAPTIONS)
 def test_a_bad_caption_dropped_on_the_page_is_named_and_its_picture_kept(
-    desk: AppState, tmp_path: Path, case: str
+    app: AppState, tmp_path: Path, case: str
 ) -> None:
     inside, reason = CAPTIONS[case]
     noise_image().save(tmp_path / "a.png")
     (tmp_path / "a.txt").write_bytes(inside)
-    said = drop(desk, tmp_path / "a.png", tmp_path / "a.txt")
+    said = drop(app, tmp_path / "a.png", tmp_path / "a.txt")
     assert "a.txt" in said and reason in said
-    assert kept(desk) == ["001.png"]
+    assert kept(app) == ["001.png"]
 
 
 @pytest.mark.parametrize("name", ZIPS)
-def test_a_bad_zip_dropped_on_the_page_is_refused_and_leaves_nothing(desk: AppState, tmp_path: Path, name: str) -> None:
+def test_a_bad_zip_dropped_on_the_page_is_refused_and_leaves_nothing(app: AppState, tmp_path: Path, name: str) -> None:
     make, reason = ZIPS[name]
     make(tmp_path / name)
-    before = {path for path in tmp_path.rglob("*") if desk.data_dir not in path.parents}
-    assert reason in drop(desk, tmp_path / name)
-    assert kept(desk) == []
-    assert {path for path in tmp_path.rglob("*") if desk.data_dir not in path.parents} - before <= {desk.data_dir}
+    before = {path for path in tmp_path.rglob("*") if app.data_dir not in path.parents}
+    assert reason in drop(app, tmp_path / name)
+    assert kept(app) == []
+    assert {path for path in tmp_path.rglob("*") if app.data_dir not in path.parents} - before <= {app.data_dir}
 
 
 @pytest.mark.parametrize("paths", ["5", "null", "[" * 100_000, '{"a": 1}', '["a", "b"]', "9" * 5000, "[[]]"])
-def test_whatever_a_program_says_of_the_folder_a_drop_is_read(desk: AppState, tmp_path: Path, paths: str) -> None:
+def test_whatever_a_program_says_of_the_folder_a_drop_is_read(app: AppState, tmp_path: Path, paths: str) -> None:
     noise_image().save(tmp_path / "a.png")
-    assert drop(desk, tmp_path / "a.png", paths=paths) == ""
-    assert kept(desk) == ["001.png"]
+    assert drop(app, tmp_path / "a.png", paths=paths) == ""
+    assert kept(app) == ["001.png"]
 
 
 def test_a_pipe_handed_over_from_python_is_refused_and_not_waited_for(tmp_path: Path) -> None:
@@ -186,12 +186,12 @@ def test_a_pipe_handed_over_from_python_is_refused_and_not_waited_for(tmp_path: 
 
 
 @pytest.mark.parametrize("turned", range(1, 9))
-def test_a_turned_picture_is_taken_everywhere(desk: AppState, folder: Path, turned: int) -> None:
+def test_a_turned_picture_is_taken_everywhere(app: AppState, folder: Path, turned: int) -> None:
     """That it comes out upright is tested where pictures are opened."""
     exif = Image.Exif()
     exif[0x0112] = turned
     noise_image().save(folder / "good.png", exif=exif)
-    assert drop(desk, folder / "good.png") == ""
+    assert drop(app, folder / "good.png") == ""
     assert len(sdlora.data.dataset.load_dataset(config(folder).data).examples) == 1
 
 
@@ -212,13 +212,13 @@ ODD = {
 
 
 @pytest.mark.parametrize("name", ODD)
-def test_an_odd_picture_is_taken_everywhere(desk: AppState, folder: Path, tmp_path: Path, name: str) -> None:
+def test_an_odd_picture_is_taken_everywhere(app: AppState, folder: Path, tmp_path: Path, name: str) -> None:
     ODD[name](folder / name)
     run = sdlora.service.prepare_run(config(folder), "odd", tmp_path / "other")
     assert run.config_file.is_file()
     found = sdlora.data.dataset.load_dataset(config(folder).data)
     assert ("the first is used" in " ".join(found.notices)) == name.startswith("moving")
-    assert drop(desk, folder / name) == ""
+    assert drop(app, folder / name) == ""
 
 
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, derandomize=True)
@@ -256,9 +256,9 @@ def test_a_zip_with_any_wrong_bytes_is_read_or_refused_in_a_sentence(
 
 
 @pytest.mark.skipif(os.name == "nt", reason="links need rights on Windows")
-def test_no_link_leads_out_of_a_dropped_zip(desk: AppState, tmp_path: Path) -> None:
+def test_no_link_leads_out_of_a_dropped_zip(app: AppState, tmp_path: Path) -> None:
     link = zipfile.ZipInfo("link.png")
     link.external_attr = 0o120777 << 16
     hostile_files.zip_of({link: b"/etc/passwd"})(tmp_path / "a.zip")
-    assert "is a link, not a file" in drop(desk, tmp_path / "a.zip")
-    assert kept(desk) == []
+    assert "is a link, not a file" in drop(app, tmp_path / "a.zip")
+    assert kept(app) == []

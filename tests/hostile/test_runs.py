@@ -27,8 +27,8 @@ from sdlora.storage.run_folder import Run
 from sdlora.training.prepare import TrainableAdapter, TrainState
 from sdlora.ui import library_tab, run_panel
 from sdlora.ui.app_state import AppState
-from sdlora.ui.run_html import previews, status
-from sdlora.ui.run_view import RunView, curve, sentence, share, short, stages
+from sdlora.ui.run_html import previews, run_card
+from sdlora.ui.run_view import RunView, describe, fraction_done, loss_curve, short_status, stages
 from tests.support import hostile_files
 from tests.support.hostile_files import Refused
 
@@ -212,7 +212,7 @@ FOLDERS: dict[str, Callable[[Run, Path], object]] = {
 
 @pytest.mark.parametrize("case", FOLDERS)
 def test_a_run_that_leads_out_of_its_folder_is_not_resumed_and_changes_nothing(
-    command: Command, desk: AppState, sent: Run, tmp_path: Path, case: str
+    command: Command, app: AppState, sent: Run, tmp_path: Path, case: str
 ) -> None:
     """Its log could be written, and its older states deleted, anywhere."""
     elsewhere = tmp_path / "elsewhere"
@@ -227,24 +227,24 @@ def test_a_run_that_leads_out_of_its_folder_is_not_resumed_and_changes_nothing(
     with pytest.raises(FileError):
         service.resume_run(service.find_run("sent", tmp_path / "data"))
     assert (
-        "put the file itself" in (said := unescape(str(library_tab._act(desk, "resume", "sent"))))
+        "put the file itself" in (said := unescape(str(library_tab._act(app, "resume", "sent"))))
         or "no regular" in said
     )
     assert {path: path.read_bytes() for path in elsewhere.rglob("*") if path.is_file()} == before
     for shown in (
-        run_panel.run_panel_updates(desk, "sent", {}),
-        run_panel._read_log(desk, "sent"),
-        library_tab._lists(desk, ""),
+        run_panel.run_panel_updates(app, "sent", {}),
+        run_panel._read_log(app, "sent"),
+        library_tab._lists(app, ""),
     ):
         assert MINE not in str(shown)
     assert not any(path.is_symlink() for path in saved_adapters(sent))
 
 
-def test_a_bundle_of_a_run_holds_no_file_behind_a_link(desk: AppState, sent: Run, tmp_path: Path) -> None:
+def test_a_bundle_of_a_run_holds_no_file_behind_a_link(app: AppState, sent: Run, tmp_path: Path) -> None:
     (tmp_path / "file").write_text(MINE)
     linked("samples/000001-0.png")(sent, tmp_path)
     linked("adapter.json")(sent, tmp_path)
-    with ZipFile(desk.library.bundle("sent", tmp_path / "sent.zip")) as bundle:
+    with ZipFile(app.library.bundle("sent", tmp_path / "sent.zip")) as bundle:
         assert "sent/config.toml" in bundle.namelist()
         assert not any(MINE.encode() in bundle.read(name) for name in bundle.namelist())
 
@@ -278,7 +278,7 @@ CONFIGS = {
 
 @pytest.mark.parametrize("case", CONFIGS)
 def test_a_run_with_a_hostile_config_is_refused_and_the_lists_stay(
-    command: Command, desk: AppState, sent: Run, tmp_path: Path, case: str
+    command: Command, app: AppState, sent: Run, tmp_path: Path, case: str
 ) -> None:
     sent.config_file.unlink()
     CONFIGS[case](sent.config_file)
@@ -286,8 +286,8 @@ def test_a_run_with_a_hostile_config_is_refused_and_the_lists_stay(
     assert ended.code == 2 and "config.toml" in ended.sentence
     with pytest.raises(SdloraError):
         service.extend_run(sent, 9)
-    assert "config.toml" in library_tab._lists(desk, "")[1]
-    assert [run.name for run in service.runs_in(desk.data_dir)] == ["sent"]
+    assert "config.toml" in library_tab._lists(app, "")[1]
+    assert [run.name for run in service.runs_in(app.data_dir)] == ["sent"]
 
 
 def test_a_config_that_points_at_other_paths_is_refused_by_what_is_there(sent: Run, tmp_path: Path) -> None:
@@ -324,15 +324,15 @@ LINES = {
 
 
 @pytest.mark.parametrize("case", LINES)
-def test_a_hostile_journal_is_passed_over_line_by_line(desk: AppState, sent: Run, case: str) -> None:
+def test_a_hostile_journal_is_passed_over_line_by_line(app: AppState, sent: Run, case: str) -> None:
     with open(sent.journal, "a") as journal:
         journal.write(LINES[case] + "\n")
     seen: dict[str, Any] = {}
-    shown = " ".join(map(str, run_panel.run_panel_updates(desk, "sent", seen)))
+    shown = " ".join(map(str, run_panel.run_panel_updates(app, "sent", seen)))
     assert "<img src=x" not in shown and "root:" not in shown
-    assert all(below(sent.samples, preview.path) for preview in desk.view(sent).previews.values())
-    assert library_tab._lists(desk, "")[1].count("class='tile'") == 1
-    assert TrainingQueue(desk.data_dir).state(sent)
+    assert all(below(sent.samples, preview.path) for preview in app.run_view(sent).previews.values())
+    assert library_tab._lists(app, "")[1].count("class='tile'") == 1
+    assert TrainingQueue(app.data_dir).state(sent)
 
 
 def test_a_preview_behind_a_link_is_not_shown(sent: Run, tmp_path: Path) -> None:
@@ -375,10 +375,10 @@ def test_a_journal_of_any_lines_is_told_in_words(lines: list[Any], noise: bytes,
     list(read_events(run.journal))
     view = RunView(run).refresh()
     for state in ("running", "finished", "stopped", "failed", "interrupted", "queued"):
-        for told in (sentence(view, state), short(view, state), stages(view, state), share(view, state)):
+        for told in (describe(view, state), short_status(view, state), stages(view, state), fraction_done(view, state)):
             assert told is None or str(told)
-        assert status("x", view, state)
-    curve(view.losses)
+        assert run_card("x", view, state)
+    loss_curve(view.losses)
     previews([preview for _, preview in sorted(view.previews.items())])
 
 

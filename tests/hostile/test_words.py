@@ -22,7 +22,7 @@ from sdlora.filesystem.paths import path_inside, safe_name
 from sdlora.generation import axes, infotext, lora_tags, prompt_weighting
 from sdlora.ui import create_form, images_tab, library_tab
 from sdlora.ui.app_state import AppState
-from sdlora.ui.endpoints import Endpoints, _told
+from sdlora.ui.endpoints import Endpoints, _checked
 from tests.support import hostile_files
 from tests.support.hostile_files import Refused
 from tests.support.images import noise_image
@@ -75,45 +75,45 @@ def test_any_text_leads_inside_or_is_refused(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("case", NAMES)
 def test_a_hostile_name_becomes_one_in_its_folder_through_every_door(
-    desk: AppState, configure: Callable[..., TrainConfig], tmp_path: Path, case: str
+    app: AppState, configure: Callable[..., TrainConfig], tmp_path: Path, case: str
 ) -> None:
     name = NAMES[case]
     noise_image().save(tmp_path / "a.png")
-    images_tab._add(desk, [str(tmp_path / "a.png")], "", name, "style", "ohwx", "", 0)
-    (project,) = (desk.data_dir / "projects").iterdir()
+    images_tab._add(app, [str(tmp_path / "a.png")], "", name, "style", "ohwx", "", 0)
+    (project,) = (app.data_dir / "projects").iterdir()
     assert fits_everywhere(project.name)
-    run = service.prepare_run(configure(), name, desk.data_dir)
-    assert below(desk.data_dir / "runs", run.folder) and fits_everywhere(run.name)
-    assert fits_everywhere(desk.library.name_for(f"2 {name}", "x"))
-    item = desk.library.delete_project(name)
-    assert below(desk.data_dir / "trash", item.folder)
-    there = {path.relative_to(desk.data_dir).parts[0] for path in desk.data_dir.rglob("*")}
+    run = service.prepare_run(configure(), name, app.data_dir)
+    assert below(app.data_dir / "runs", run.folder) and fits_everywhere(run.name)
+    assert fits_everywhere(app.library.name_for(f"2 {name}", "x"))
+    item = app.library.delete_project(name)
+    assert below(app.data_dir / "trash", item.folder)
+    there = {path.relative_to(app.data_dir).parts[0] for path in app.data_dir.rglob("*")}
     assert there <= {"projects", "runs", "trash", "locks", "adapters"}
 
 
 @pytest.mark.parametrize("case", NOTHING)
-def test_a_project_without_a_name_is_refused_on_the_page(desk: AppState, tmp_path: Path, case: str) -> None:
+def test_a_project_without_a_name_is_refused_on_the_page(app: AppState, tmp_path: Path, case: str) -> None:
     noise_image().save(tmp_path / "a.png")
     for said in (
-        images_tab._add(desk, [str(tmp_path / "a.png")], "", NOTHING[case], "style", "ohwx", "", 0)[2],
-        images_tab._status(desk, NOTHING[case])[0],
-        images_tab._delete(desk, NOTHING[case], 0)[5],
+        images_tab._add(app, [str(tmp_path / "a.png")], "", NOTHING[case], "style", "ohwx", "", 0)[2],
+        images_tab._status(app, NOTHING[case])[0],
+        images_tab._delete(app, NOTHING[case], 0)[5],
     ):
         assert "Give the project a name" in said
-    assert not (desk.data_dir / "projects").exists()
+    assert not (app.data_dir / "projects").exists()
 
 
-def endpoints(desk: AppState) -> dict[str, Callable[..., Any]]:
+def endpoints(app: AppState) -> dict[str, Callable[..., Any]]:
     """The page's endpoints for programs, as they are called: with all their arguments."""
-    ends = Endpoints(desk)
-    return {name: _told(getattr(ends, name)) for name in ("train", "status", "stop", "resume", "export")}
+    ends = Endpoints(app)
+    return {name: _checked(getattr(ends, name)) for name in ("train", "status", "stop", "resume", "export")}
 
 
 @pytest.mark.parametrize("case", [*NAMES, *NOTHING])
 def test_a_hostile_name_finds_nothing_through_the_endpoints(
-    desk: AppState, configure: Callable[..., TrainConfig], case: str
+    app: AppState, configure: Callable[..., TrainConfig], case: str
 ) -> None:
-    name, ends = (NAMES | NOTHING)[case], endpoints(desk)
+    name, ends = (NAMES | NOTHING)[case], endpoints(app)
     for call in (
         lambda: ends["train"]("x", None, name, "style", "", "pocket", "Quick", None, None),
         lambda: ends["status"](name, False), lambda: ends["stop"](name), lambda: ends["resume"](name),
@@ -122,20 +122,20 @@ def test_a_hostile_name_finds_nothing_through_the_endpoints(
         with pytest.raises(gr.Error) as refused:
             call()
         assert "Traceback" not in str(refused.value)
-    assert not (desk.data_dir / "runs").exists()
+    assert not (app.data_dir / "runs").exists()
 
 
 @pytest.mark.parametrize("act", ["open", "resume", "duplicate"])
 def test_the_page_opens_no_run_outside_its_folder(
-    desk: AppState, configure: Callable[..., TrainConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, act: str
+    app: AppState, configure: Callable[..., TrainConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, act: str
 ) -> None:
     """Names of clicked cards come from the browser, and a program may send any."""
     run = service.prepare_run(configure(), "strangers", tmp_path / "elsewhere")
     monkeypatch.chdir(run.folder.parent)
     for name in (str(run.folder), "strangers", "../../elsewhere/runs/strangers"):
-        said = unescape(str(library_tab._act(desk, act, name)[2]))
+        said = unescape(str(library_tab._act(app, act, name)[2]))
         assert "no such run" in said or "lies outside" in said
-    assert service.runs_in(desk.data_dir) == []
+    assert service.runs_in(app.data_dir) == []
 
 
 MISTAKES = [
@@ -152,20 +152,20 @@ MISTAKES = [
 
 @pytest.mark.parametrize(("name", "value", "reason"), MISTAKES)
 def test_a_wrong_setting_is_refused_through_every_door(
-    command: Command, desk: AppState, tmp_path: Path, name: str, value: str, reason: str
+    command: Command, app: AppState, tmp_path: Path, name: str, value: str, reason: str
 ) -> None:
     ended = command("train", "pocket-style", f"--{name}", value)
     assert ended.code == 2 and reason in ended.sentence and name in ended.sentence
     with pytest.raises(ConfigError, match=re.escape(reason)):
         TrainConfig.load("pocket-style", {name: value})
-    project = Project(desk.data_dir, "mine")
+    project = Project(app.data_dir, "mine")
     for number in range(3):
         noise_image(seed=number).save(tmp_path / f"{number}.png")
     project.add([tmp_path / f"{number}.png" for number in range(3)])
     project.set_info(ProjectInfo())
     with pytest.raises(gr.Error, match=re.escape(reason)):
-        endpoints(desk)["train"]("x", None, "mine", "style", "", "pocket", "Quick", None, {name: value})
-    assert not (desk.data_dir / "runs").exists()
+        endpoints(app)["train"]("x", None, "mine", "style", "", "pocket", "Quick", None, {name: value})
+    assert not (app.data_dir / "runs").exists()
 
 
 PRESETS: dict[str, tuple[hostile_files.Maker, str]] = {
@@ -342,17 +342,17 @@ def test_the_longest_prompts_are_read_in_a_time_in_proportion(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("case", LONG)
-def test_a_hostile_prompt_is_a_few_words_on_the_page(desk: AppState, case: str) -> None:
-    said = create_form._tags(desk, LONG[case], *[""] * create_form.ROWS, *[1.0] * create_form.ROWS)
+def test_a_hostile_prompt_is_a_few_words_on_the_page(app: AppState, case: str) -> None:
+    said = create_form._tags(app, LONG[case], *[""] * create_form.ROWS, *[1.0] * create_form.ROWS)
     assert len(said) < 1000
 
 
-def test_a_caption_of_html_is_kept_as_text(desk: AppState, tmp_path: Path) -> None:
+def test_a_caption_of_html_is_kept_as_text(app: AppState, tmp_path: Path) -> None:
     caption = "<script>alert(1)</script>"
     noise_image().save(tmp_path / "a.png")
     (tmp_path / "a.txt").write_text(caption)
     files = [str(tmp_path / "a.png"), str(tmp_path / "a.txt")]
-    images_tab._add(desk, files, "", "mine", "style", "ohwx", "", 0)
-    project = Project(desk.data_dir, "mine")
+    images_tab._add(app, files, "", "mine", "style", "ohwx", "", 0)
+    project = Project(app.data_dir, "mine")
     assert project.caption(project.images()[0]) == caption
-    assert "<script>" not in images_tab._check(desk, "mine", "pocket")
+    assert "<script>" not in images_tab._check(app, "mine", "pocket")

@@ -15,15 +15,15 @@ from sdlora.training.profiling import RunProfile
 from sdlora.ui import setting_fields, train_panel
 from sdlora.ui.app_state import AppState
 from sdlora.ui.build_config import (
-    DECIDED,
+    DERIVED,
     QUALITY,
     configure,
-    disk,
-    expectation,
-    preset,
+    describe_disk,
+    describe_estimate,
+    describe_plan,
+    load_preset,
     preview_prompts,
-    suggestion,
-    summary,
+    suggested_words,
 )
 
 STYLE, SUBJECT = ProjectInfo("style", "zwx"), ProjectInfo("subject", "zwx", "fox")
@@ -43,17 +43,17 @@ def project(tmp_path):
 
 def test_quality_multiplies_the_steps_of_the_preset(project):
     steps = {name: configure(project, STYLE, "pocket", name, [], {}).train.steps for name in QUALITY}
-    usual = preset("pocket", "style").train.steps
+    usual = load_preset("pocket", "style").train.steps
     assert steps == {"Quick": usual // 2, "Balanced": usual, "Best": usual * 2}
 
 
 def test_the_rest_is_as_the_preset_says_and_changes_go_before(project):
     config = configure(project, STYLE, "pocket", "Quick", ["zwx, a car"], {"train.steps": "40", "adapter.rank": "2"})
     assert (config.train.steps, config.adapter.rank, config.checkpoint.every) == (40, 2, 10)
-    assert config.train.learning_rate == preset("pocket", "style").train.learning_rate
+    assert config.train.learning_rate == load_preset("pocket", "style").train.learning_rate
     assert config.data.folder == project.folder
     assert config.sample.prompts == ("zwx, a car",)
-    assert summary(config, 4).startswith("40 steps")
+    assert describe_plan(config, 4).startswith("40 steps")
 
 
 def test_a_subject_is_called_by_trigger_and_class_everywhere(project):
@@ -65,7 +65,7 @@ def test_a_subject_is_called_by_trigger_and_class_everywhere(project):
 @pytest.mark.parametrize("base", ["pocket", "someone/some-xl-model", "someone/some-model"])
 @pytest.mark.parametrize("kind", ["style", "subject"])
 def test_every_base_has_words_and_two_previews(base, kind):
-    about = suggestion(base, kind)
+    about = suggested_words(base, kind)
     assert about.trigger
     assert len(preview_prompts(base, about)) == 2
 
@@ -91,35 +91,37 @@ def test_without_pictures_the_remedy_is_to_add_some(tmp_path):
 
 
 def test_fields_take_label_and_help_from_the_declaration():
-    declared = {setting.name: setting for setting in setting_fields.advanced()}
+    declared = {setting.name: setting for setting in setting_fields.advanced_settings()}
     assert setting_fields.label(declared["prior.weight"]) == "Prior weight"
     for setting in declared.values():
-        assert setting_fields.field(setting).info == setting.help
+        assert setting_fields.setting_field(setting).info == setting.help
 
 
 def filled(**values):
     named = {name.replace("__", "."): value for name, value in values.items()}
-    return [named.get(setting.name, "") for setting in setting_fields.advanced()]
+    return [named.get(setting.name, "") for setting in setting_fields.advanced_settings()]
 
 
 def test_the_form_has_every_setting_but_paths_and_what_the_main_controls_decide():
-    shown = {setting.name for setting in setting_fields.advanced()}
+    shown = {setting.name for setting in setting_fields.advanced_settings()}
     left_out = {setting.name for setting in all_settings()} - shown
-    assert left_out == setting_fields.MAIN | {"model.tokenizer", "prior.folder", "adapter.init"}
+    assert left_out == setting_fields.MAIN_CONTROLS | {"model.tokenizer", "prior.folder", "adapter.init"}
     assert sum(map(len, setting_fields.by_section().values())) == len(shown)
 
 
 def test_only_what_was_filled_in_counts_as_changed():
     values = filled(train__steps=" 40 ", data__flip="yes", train__text_encoder_stop="None", data__prompt="none")
     expected = {"train.steps": "40", "data.flip": True, "train.text_encoder_stop": None, "data.prompt": "none"}
-    assert setting_fields.changed(values) == expected
+    assert setting_fields.parse_changes(values) == expected
 
 
 def test_empty_fields_say_what_the_preset_has():
-    known = preset("pocket", "style")
+    known = load_preset("pocket", "style")
     said = {
         setting.name: news
-        for setting, news in zip(setting_fields.advanced(), setting_fields.presets_values(known, DECIDED), strict=True)
+        for setting, news in zip(
+            setting_fields.advanced_settings(), setting_fields.placeholders(known, DERIVED), strict=True
+        )
     }
     assert said["train.learning_rate"]["placeholder"] == "0.002"
     assert said["train.steps"]["placeholder"] == "from the quality"
@@ -130,57 +132,57 @@ def test_empty_fields_say_what_the_preset_has():
 def test_the_settings_of_a_run_are_filled_in_again_as_they_were(project):
     changes = {"train.steps": "40", "adapter.rank": "2", "train.text_encoder_learning_rate": None, "data.flip": False}
     config = configure(project, STYLE, "pocket", "Quick", ["zwx, a car"], changes)
-    values = setting_fields.typed(config, preset("pocket", "style"), DECIDED)
-    assert configure(project, STYLE, "pocket", "Best", ["zwx, a car"], setting_fields.changed(values)) == config
+    values = setting_fields.field_values(config, load_preset("pocket", "style"), DERIVED)
+    assert configure(project, STYLE, "pocket", "Best", ["zwx, a car"], setting_fields.parse_changes(values)) == config
 
 
 def test_what_a_run_will_take_is_said_with_how_that_is_known():
     measured = RunProfile(
         device="cpu", width=64, height=64, load=1, encode=1, step=0.25, sampling=0, picture=0, memory=1_200_000_000
     )
-    assert expectation(RunEstimate(400, 10)) == ""
-    assert expectation(RunEstimate(400, 10, 100.0)).endswith("as earlier runs with these settings took")
-    said = expectation(RunEstimate(400, 10, 100.0, measured.memory, measured))
+    assert describe_estimate(RunEstimate(400, 10)) == ""
+    assert describe_estimate(RunEstimate(400, 10, 100.0)).endswith("as earlier runs with these settings took")
+    said = describe_estimate(RunEstimate(400, 10, 100.0, measured.memory, measured))
     assert said == "about 1:40 min · about 1.12 GiB, measured: 0.25 s a step of 64 x 64 on cpu"
 
 
 def test_what_a_run_will_write_is_said_with_the_largest_parts():
     parts = {"adapter": 6_000_000, "checkpoints": 31_000_000, "states": 37_000_000, "previews": 2_000_000}
-    assert disk(parts) == "at most 72.5 MiB of disk: 35.3 MiB states, 29.6 MiB checkpoints, 7.63 MiB others"
+    assert describe_disk(parts) == "at most 72.5 MiB of disk: 35.3 MiB states, 29.6 MiB checkpoints, 7.63 MiB others"
 
 
 def test_a_second_click_makes_no_twin_even_once_the_run_chose_what_fits(tmp_path, configure, monkeypatch):
-    desk = AppState(tmp_path)
-    monkeypatch.setattr(desk.queue, "tick", lambda: None)  # It stays in the queue.
+    app = AppState(tmp_path)
+    monkeypatch.setattr(app.queue, "tick", lambda: None)  # It stays in the queue.
     config = configure(train__memory="8GB")
-    run = desk.train(config, "mine")
+    run = app.train(config, "mine")
     with_settings(run.config, {"train.memory": None, "train.gradient_checkpointing": True}).save(run.config_file)
     with pytest.raises(BusyError, match="mine is queued or trained with these settings already"):
-        desk.train(config, "mine")
-    assert desk.train(configure(train__memory="6GB"), "other").name == "other"
-    desk.close()
+        app.train(config, "mine")
+    assert app.train(configure(train__memory="6GB"), "other").name == "other"
+    app.close()
 
 
 def test_a_run_that_goes_on_longer_is_known_by_its_new_length(tmp_path, configure, monkeypatch):
-    desk = AppState(tmp_path)
-    monkeypatch.setattr(desk.queue, "tick", lambda: None)
-    run = desk.train(configure(), "mine")
-    desk.queue.cancel(run)
+    app = AppState(tmp_path)
+    monkeypatch.setattr(app.queue, "tick", lambda: None)
+    run = app.train(configure(), "mine")
+    app.queue.cancel(run)
     monkeypatch.setattr(
         Run, "lengthen", lambda run, steps: with_settings(run.config, {"train.steps": steps}).save(run.config_file)
     )
-    desk.extend(run, 50)
+    app.extend(run, 50)
     with pytest.raises(BusyError, match="mine is queued or trained with these settings already"):
-        desk.train(configure(train__steps=50), "again")
-    assert desk.train(configure(), "shorter").name == "shorter"
-    desk.close()
+        app.train(configure(train__steps=50), "again")
+    assert app.train(configure(), "shorter").name == "shorter"
+    app.close()
 
 
 def test_the_prompts_of_a_new_form_are_empty_text_that_suggestions_fill(tmp_path):
-    desk = AppState(tmp_path)
+    app = AppState(tmp_path)
     with gr.Blocks():
-        assert [prompt.value for prompt in train_panel.build(desk).prompts] == ["", ""]
-    desk.close()
+        assert [prompt.value for prompt in train_panel.build(app).prompts] == ["", ""]
+    app.close()
 
 
 def test_suggested_prompts_follow_the_words_and_those_of_a_person_are_not_touched():

@@ -52,7 +52,7 @@ class Submitted:
     def open(self):
         return [self.ticket(1)]
 
-    def ahead(self, number):
+    def queued_before(self, number):
         return 0
 
     def newest(self):
@@ -60,27 +60,27 @@ class Submitted:
 
 
 @pytest.fixture
-def desk(configure, tmp_path):
-    desk = AppState(tmp_path)
-    desk.creator = Submitted()
+def app(configure, tmp_path):
+    app = AppState(tmp_path)
+    app.inference = Submitted()
     run = service.prepare_run(configure(sample__prompts=["<b>a</b> house"]), "glass", tmp_path)
     for step in (2, 4):
         write_adapter(random_lora(seed=step), run.checkpoint(step))
     write_adapter(random_lora(seed=4), run.adapter)
-    return desk
+    return app
 
 
-def test_the_fields_become_a_grid_for_the_drawing_process(desk):
-    panel._begin(desk, "glass", "scale", "checkpoint", "", "0-1 [3]", "", "", *FIELDS, *ROWS)
-    [request] = desk.creator.requests
-    grid = xyz_grid.read_grid(service.list_grids(desk.data_dir)[0])
+def test_the_fields_become_a_grid_for_the_drawing_process(app):
+    panel._begin(app, "glass", "scale", "checkpoint", "", "0-1 [3]", "", "", *FIELDS, *ROWS)
+    [request] = app.inference.requests
+    grid = xyz_grid.read_grid(service.list_grids(app.data_dir)[0])
     assert (len(grid.cells), request.count, grid.subject) == (6, 6, "glass")
-    assert grid.base == request.base == desk.run("glass").config.model.base
+    assert grid.base == request.base == app.run("glass").config.model.base
 
 
 def test_an_adapter_brings_what_its_run_says_of_their_base(configure, tmp_path):
-    desk = AppState(tmp_path)
-    desk.creator = Submitted()
+    app = AppState(tmp_path)
+    app.inference = Submitted()
     said = {"prediction_type": "v_prediction", "zero_terminal_snr": "on"}
     config = configure(**{f"model__{name}": value for name, value in said.items()}, model__variant="fp16")
     run = service.prepare_run(config, "fast", tmp_path)
@@ -88,15 +88,19 @@ def test_an_adapter_brings_what_its_run_says_of_their_base(configure, tmp_path):
     write_adapter(random_lora(), run.adapter)
     base = config.model.base
     asked = GenerationRequest("a", base=base, base_settings={"zero_terminal_snr": "off"})
-    assert desk.mixed(GenerationRequest("a", base=base), [("fast", 1.0)]).model == config.model
-    assert desk.mixed(GenerationRequest("a", base=base), [("fast-000002", 1.0)]).model == config.model
-    assert desk.mixed(asked, [("fast", 1.0)]).base_settings == {**said, "variant": "fp16", "zero_terminal_snr": "off"}
-    assert desk.mixed(GenerationRequest("a", base=base), []).base_settings == {}
-    assert desk.mixed(GenerationRequest("a", base="pocket"), [("fast", 1.0)]).base_settings == {}
-    create_tab.draw_with(desk, "fast", "a red car")
-    panel._best(desk, "fast")
-    panel._begin(desk, "fast", "scale", "", "", "0, 1", "", "", *FIELDS, *ROWS)
-    assert [request.model for request in desk.creator.requests] == [config.model] * 3
+    assert app.with_adapters(GenerationRequest("a", base=base), [("fast", 1.0)]).model == config.model
+    assert app.with_adapters(GenerationRequest("a", base=base), [("fast-000002", 1.0)]).model == config.model
+    assert app.with_adapters(asked, [("fast", 1.0)]).base_settings == {
+        **said,
+        "variant": "fp16",
+        "zero_terminal_snr": "off",
+    }
+    assert app.with_adapters(GenerationRequest("a", base=base), []).base_settings == {}
+    assert app.with_adapters(GenerationRequest("a", base="pocket"), [("fast", 1.0)]).base_settings == {}
+    create_tab.draw_with(app, "fast", "a red car")
+    panel._best(app, "fast")
+    panel._begin(app, "fast", "scale", "", "", "0, 1", "", "", *FIELDS, *ROWS)
+    assert [request.model for request in app.inference.requests] == [config.model] * 3
 
 
 @pytest.mark.parametrize(
@@ -108,29 +112,29 @@ def test_an_adapter_brings_what_its_run_says_of_their_base(configure, tmp_path):
         (["gone", "scale", "", "", "0, 1", "", ""], "There is no adapter"),
     ],
 )
-def test_what_cannot_be_compared_is_said_and_nothing_is_queued(desk, fields, said):
-    assert said in panel._begin(desk, *fields, *FIELDS, *ROWS)[3]
-    assert desk.creator.requests == [] and service.list_grids(desk.data_dir) == []
+def test_what_cannot_be_compared_is_said_and_nothing_is_queued(app, fields, said):
+    assert said in panel._begin(app, *fields, *FIELDS, *ROWS)[3]
+    assert app.inference.requests == [] and service.list_grids(app.data_dir) == []
 
 
-def test_one_click_queues_the_grid_to_pick_the_best_from_and_a_click_shows_its_picture(desk):
-    panel._best(desk, "glass")
-    [folder] = service.list_grids(desk.data_dir)
+def test_one_click_queues_the_grid_to_pick_the_best_from_and_a_click_shows_its_picture(app):
+    panel._best(app, "glass")
+    [folder] = service.list_grids(app.data_dir)
     grid = xyz_grid.read_grid(folder)
     Image.new("RGB", (64, 64)).save(folder / "0-001-003.png")
-    shown, said, table, *_ = panel._poll(desk, 1, (folder.name, -1, ""))
+    shown, said, table, *_ = panel._poll(app, 1, (folder.name, -1, ""))
     assert shown == (folder.name, 1, "") and "1 of 8 pictures" in said
     assert table.count("data-cell") == 1 and table.count("class='hole'") == 7
     assert "<b>" not in table and "&lt;b&gt;a&lt;/b&gt; house" in table
-    chosen = panel._choose(desk, shown, "0-001-003.png")
+    chosen = panel._choose(app, shown, "0-001-003.png")
     assert "glass-000004:1.2" in chosen[2] and chosen[4]["value"] == "glass-best"
-    assert "Saved as mine, with the scale 1.2" in panel._save(desk, chosen[0], "mine")
-    assert create_form._weight_of(desk, "mine") == 1.2
-    assert "there already" in panel._save(desk, chosen[0], "mine")
-    assert "no such" not in page_html.comparison(grid, folder, "0-001-003.png")
+    assert "Saved as mine, with the scale 1.2" in panel._save(app, chosen[0], "mine")
+    assert create_form._weight_of(app, "mine") == 1.2
+    assert "there already" in panel._save(app, chosen[0], "mine")
+    assert "no such" not in page_html.grid_table(grid, folder, "0-001-003.png")
 
 
-def test_a_request_drawn_meanwhile_is_not_taken_for_the_tabs_own(desk):
-    panel._best(desk, "glass")
-    desk.creator.newest = lambda: replace(desk.creator.ticket(1), number=9)
-    assert create_tab._attach(desk, 24)[0] == 0
+def test_a_request_drawn_meanwhile_is_not_taken_for_the_tabs_own(app):
+    panel._best(app, "glass")
+    app.inference.newest = lambda: replace(app.inference.ticket(1), number=9)
+    assert create_tab._attach(app, 24)[0] == 0

@@ -11,39 +11,39 @@ from sdlora.ui.app_state import AppState
 
 
 @pytest.fixture
-def desk(tmp_path):
-    desk = AppState(tmp_path / "data", "cpu")
+def app(tmp_path):
+    app = AppState(tmp_path / "data", "cpu")
     for name, days in (("old", 40), ("new", 0)):
-        path = desk.data_dir / "cache" / "latents" / name
+        path = app.data_dir / "cache" / "latents" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"x" * 2000)
         os.utime(path, (time.time() - days * 86_400,) * 2)
-    yield desk
-    desk.close()
+    yield app
+    app.close()
 
 
 @pytest.mark.parametrize(("days", "size"), [(0, "3.91 KiB"), (30, "1.95 KiB"), (365, "0 B")])
-def test_the_tab_shows_what_is_that_old(desk, days, size):
-    told, chosen, free, sure = disk_tab._show(desk, days)
+def test_the_tab_shows_what_is_that_old(app, days, size):
+    told, chosen, free, sure = disk_tab._show(app, days)
     assert f"{size}: latents and text outputs" in told and "finished ones, and those imported" in told
     assert [value for _, value in chosen["choices"]] == list(FREED) and chosen["choices"][0][0] == f"cache ({size})"
     assert chosen["value"] == [] and free["interactive"] is False and sure["visible"] is False
 
 
-def test_what_is_chosen_goes_and_is_told(desk):
-    said, told, *_ = disk_tab._free(desk, ["cache"], 30)
+def test_what_is_chosen_goes_and_is_told(app):
+    said, told, *_ = disk_tab._free(app, ["cache"], 30)
     assert "1.95 KiB freed." in said and "0 B: latents" in told
-    assert [path.name for path in (desk.data_dir / "cache" / "latents").iterdir()] == ["new"]
+    assert [path.name for path in (app.data_dir / "cache" / "latents").iterdir()] == ["new"]
 
 
-def test_nothing_goes_that_is_not_offered(desk):
-    said, *_ = disk_tab._free(desk, ["adapters", "projects"], 0)
-    assert "0 B freed." in said and len(list((desk.data_dir / "cache" / "latents").iterdir())) == 2
+def test_nothing_goes_that_is_not_offered(app):
+    said, *_ = disk_tab._free(app, ["adapters", "projects"], 0)
+    assert "0 B freed." in said and len(list((app.data_dir / "cache" / "latents").iterdir())) == 2
 
 
-def test_a_busy_cache_is_told(desk):
+def test_a_busy_cache_is_told(app):
     from sdlora.storage.locks import hold_lock
 
-    with hold_lock(desk.data_dir / "locks" / "cuda-card.lock", "the device"):
-        said, *_ = disk_tab._free(desk, ["cache"], 0)
+    with hold_lock(app.data_dir / "locks" / "cuda-card.lock", "the device"):
+        said, *_ = disk_tab._free(app, ["cache"], 0)
     assert "free them when none runs" in said

@@ -31,9 +31,9 @@ async def reply(scope, receive, send):
     await send({"type": "http.response.body", "body": f"{scope.get('scheme')} {size} {names}".encode()})
 
 
-def ask(host="localhost:7860", *, door=None, method="GET", path="/", bodies=(b"",), server=HERE, **more):
+def ask(host="localhost:7860", *, hosts=None, method="GET", path="/", bodies=(b"",), server=HERE, **more):
     """Status, headers and text of the answer to one request; ``headers`` come with dashes for underscores."""
-    around = more.pop("around", None) or Guard(reply, door or HostPolicy())
+    around = more.pop("around", None) or Guard(reply, hosts or HostPolicy())
     extra = {"type": "http", "scheme": "http", "client": ("192.0.2.1", 1), **more.pop("scope", {})}
     hosts = [(b"host", host.encode())] if host is not None else []
     headers = [*hosts, *((name.replace("_", "-").encode(), value.encode()) for name, value in more.items())]
@@ -73,29 +73,29 @@ def test_two_host_headers_are_none():
 
 
 def test_listening_lets_the_machines_own_names_and_the_address_of_arrival_in():
-    door = HostPolicy("0.0.0.0")
-    lan = {"door": door, "server": ("192.0.2.7", 7860)}
+    hosts = HostPolicy("0.0.0.0")
+    lan = {"hosts": hosts, "server": ("192.0.2.7", 7860)}
     for host in ("192.0.2.7:7860", socket.gethostname(), "0.0.0.0:7860", "localhost:7860"):
         assert ask(host, **lan)[0] == 200
     for host in ("192.0.2.8:7860", "rebound.example"):
         assert ask(host, **lan)[0] == 400
-    assert ask("192.0.2.7", door=HostPolicy("::"), server=("::ffff:192.0.2.7", 7860))[0] == 200
-    assert ask("[2001:db8::7]:7860", door=HostPolicy("2001:db8::7"), server=("2001:db8::7", 7860))[0] == 200
+    assert ask("192.0.2.7", hosts=HostPolicy("::"), server=("::ffff:192.0.2.7", 7860))[0] == 200
+    assert ask("[2001:db8::7]:7860", hosts=HostPolicy("2001:db8::7"), server=("2001:db8::7", 7860))[0] == 200
 
 
 def test_a_given_name_and_the_tunnels_are_let_in():
-    door = HostPolicy(given=["Pictures.example.org"])
-    assert ask("pictures.example.org", door=door)[0] == 200
-    assert ask("abc.tunnel.example", door=door)[0] == 400
-    door.share = "abc.tunnel.example"
-    status, _, text = ask("abc.tunnel.example", door=door, method="POST", origin="https://abc.tunnel.example")
+    hosts = HostPolicy(allowed=["Pictures.example.org"])
+    assert ask("pictures.example.org", hosts=hosts)[0] == 200
+    assert ask("abc.tunnel.example", hosts=hosts)[0] == 400
+    hosts.share = "abc.tunnel.example"
+    status, _, text = ask("abc.tunnel.example", hosts=hosts, method="POST", origin="https://abc.tunnel.example")
     assert (status, text.split()[0]) == (200, "https")
 
 
 @pytest.mark.parametrize("name", ["", "https://x.example", "x.example:80", "a b"])
 def test_a_given_name_that_is_none_is_refused(name):
     with pytest.raises(ConfigError, match="--allow-host"):
-        HostPolicy(given=[name])
+        HostPolicy(allowed=[name])
 
 
 FOREIGN = ["null", "http://evil.example", "http://localhost:3000", "https://localhost:7860.evil.example", "file://", ""]
@@ -124,7 +124,7 @@ def test_a_foreign_origin_may_look_but_its_scripts_are_shown_nothing(origin):
 )  # fmt: skip
 def test_this_page_and_programs_may_do_everything(host, origin):
     named = {} if origin is None else {"origin": origin}
-    assert ask(host, method="POST", door=HostPolicy(given=["pictures.example.org"]), **named)[0] == 200
+    assert ask(host, method="POST", hosts=HostPolicy(allowed=["pictures.example.org"]), **named)[0] == 200
 
 
 def test_what_a_proxy_claims_is_dropped_but_tls_before_a_given_name():
@@ -133,7 +133,7 @@ def test_what_a_proxy_claims_is_dropped_but_tls_before_a_given_name():
         "forwarded": "for=1", "x_real_ip": "1.2.3.4", "x_gradio_server": "http://evil.example",
     }  # fmt: skip
     assert ask(**claims)[2] == "http 0 host"
-    assert ask("p.example", door=HostPolicy(given=["p.example"]), **claims)[2] == "https 0 host"
+    assert ask("p.example", hosts=HostPolicy(allowed=["p.example"]), **claims)[2] == "https 0 host"
 
 
 def test_every_answer_forbids_other_hosts_frames_and_guessing():
@@ -153,15 +153,15 @@ async def greet(scope, receive, send):
 
 
 def test_cookies_stay_here_and_leave_by_tls_alone_if_they_came_so():
-    door = HostPolicy(given=["p.example"])
+    hosts = HostPolicy(allowed=["p.example"])
     for host, said in (("localhost", ""), ("p.example", "https")):
-        _, headers, _ = ask(host, around=Guard(greet, door), method="POST", path="/login", x_forwarded_proto=said)
+        _, headers, _ = ask(host, around=Guard(greet, hosts), method="POST", path="/login", x_forwarded_proto=said)
         parts = headers[b"set-cookie"].decode().split("; ")
         assert parts == ["b=2", "HttpOnly", "SameSite=Lax", *(["Secure"] if said else [])]
 
 
 def test_without_a_session_there_is_the_login_page_and_no_more():
-    around = Guard(reply, HostPolicy(), knows=lambda cookies: cookies.get("token") == "known")
+    around = Guard(reply, HostPolicy(), is_logged_in=lambda cookies: cookies.get("token") == "known")
     assert "Log in" in ask(around=around)[2]
     assert ask(around=around, path="/login", method="POST", scope={"answers": 200})[0] == 200
     for path in ("/config", "/gradio_api/queue/data", "/static/x.js", "/gradio_api/file=/x"):
@@ -235,5 +235,5 @@ def test_few_addresses_are_remembered(monkeypatch):
     monkeypatch.setattr(login, "REMEMBERED", 3)
     throttle = Throttle(lambda: 0.0)
     for number in range(10):
-        throttle.waits(str(number))
+        throttle.seconds_to_wait(str(number))
     assert list(throttle._tries) == ["7", "8", "9"]

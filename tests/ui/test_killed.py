@@ -10,7 +10,7 @@ from sdlora import service
 from sdlora.events import RunStarted, StepDone
 from sdlora.ui.app_state import ACTIVE, AppState
 from sdlora.ui.run_panel import RESUMABLE, run_panel_updates
-from sdlora.ui.run_view import sentence
+from sdlora.ui.run_view import describe
 from tests.support.run_outcome import model_hash
 
 RESUME = 4
@@ -18,21 +18,21 @@ RESUME = 4
 
 
 @pytest.fixture
-def desk(tmp_path):
-    desk = AppState(tmp_path)
-    yield desk
+def app(tmp_path):
+    app = AppState(tmp_path)
+    yield app
     for run in service.runs_in(tmp_path):
-        desk.queue.stop(run)
-    _until(desk, lambda: not any(run.held() for run in service.runs_in(tmp_path)))
-    desk.close()
+        app.queue.stop(run)
+    _until(app, lambda: not any(run.held() for run in service.runs_in(tmp_path)))
+    app.close()
 
 
-def _until(desk, done, seconds=120):
+def _until(app, done, seconds=120):
     """Let the page's clock tick until something is so."""
     end = time.monotonic() + seconds
     while not done():
         assert time.monotonic() < end
-        desk.queue.tick()
+        app.queue.tick()
         time.sleep(0.05)
 
 
@@ -41,31 +41,31 @@ def _steps(run):
 
 
 @pytest.mark.slow
-def test_a_killed_training_is_shown_as_cut_off_and_the_next_in_the_queue_begins(desk, configure):
-    killed = desk.train(configure(train__steps=20, checkpoint__every=1), "killed")
-    waiting = desk.train(configure(train__steps=400), "waiting")
-    _until(desk, lambda: len(_steps(killed)) > 1)
+def test_a_killed_training_is_shown_as_cut_off_and_the_next_in_the_queue_begins(app, configure):
+    killed = app.train(configure(train__steps=20, checkpoint__every=1), "killed")
+    waiting = app.train(configure(train__steps=400), "waiting")
+    _until(app, lambda: len(_steps(killed)) > 1)
     seen = {}
-    assert _shown(desk, killed, seen) == ("running", False)
-    assert desk.queue.state(waiting) == "queued"
-    os.kill(desk.queue._training.process.pid, signal.SIGKILL)
-    _until(desk, lambda: desk.queue.state(waiting) == "running")
-    assert _shown(desk, killed, seen) == ("interrupted", True)
-    assert "Cut off before its end" in sentence(desk.view(killed), "interrupted")
+    assert _shown(app, killed, seen) == ("running", False)
+    assert app.queue.state(waiting) == "queued"
+    os.kill(app.queue._training.process.pid, signal.SIGKILL)
+    _until(app, lambda: app.queue.state(waiting) == "running")
+    assert _shown(app, killed, seen) == ("interrupted", True)
+    assert "Cut off before its end" in describe(app.run_view(killed), "interrupted")
     assert not killed.queued_file.exists()
-    desk.queue.stop(waiting)
-    desk.start(killed)  # what Resume does
-    assert desk.queue.state(killed) == "queued"
-    _until(desk, lambda: killed.adapter.exists() and desk.queue.state(killed) not in ACTIVE)
+    app.queue.stop(waiting)
+    app.start(killed)  # what Resume does
+    assert app.queue.state(killed) == "queued"
+    _until(app, lambda: killed.adapter.exists() and app.queue.state(killed) not in ACTIVE)
     assert [event.step for event in killed.events() if isinstance(event, RunStarted)][1] > 0
-    assert _shown(desk, killed, seen) == ("finished", False)
+    assert _shown(app, killed, seen) == ("finished", False)
     assert model_hash(killed.adapter) == model_hash(killed.checkpoint(20))
 
 
-def _shown(desk, run, seen):
+def _shown(app, run, seen):
     """The run's state, and whether the page shows the button Resume. A page that has seen it is told of changes."""
-    desk.refresh()
-    state = desk.queue.state(run)
-    resume = run_panel_updates(desk, run.name, seen)[RESUME]
+    app.refresh()
+    state = app.queue.state(run)
+    resume = run_panel_updates(app, run.name, seen)[RESUME]
     assert resume["visible"] == (state in RESUMABLE)
     return state, resume["visible"]

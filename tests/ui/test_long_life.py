@@ -9,7 +9,7 @@ import pytest
 from sdlora import service
 from sdlora.events import RunStarted, StepDone
 from sdlora.storage.journal import Journal
-from sdlora.ui import app_state as desks
+from sdlora.ui import app_state
 from sdlora.ui.app_state import AppState
 from sdlora.ui.page import _look
 from tests.support.memory_checks import assert_flat, resources_in_use
@@ -24,12 +24,12 @@ def watched(configure, data_dir, monkeypatch, hours):
     third of the looks, when every cache is warm, and at the end.
     """
     now = time.monotonic()
-    monkeypatch.setattr(desks.time, "monotonic", lambda: now)
+    monkeypatch.setattr(app_state.time, "monotonic", lambda: now)
     for name in ("old", "older"):
         adapter(service.prepare_run(configure(), name, data_dir).adapter)
     run = service.prepare_run(configure(), "mystyle", data_dir)
     looks = round(hours * 3600 / POLL_SECONDS)
-    journal, desk, seen = Journal(run.journal), AppState(data_dir, "cpu"), {}
+    journal, app, seen = Journal(run.journal), AppState(data_dir, "cpu"), {}
     journal(
         RunStarted(
             step=0, steps=looks, device="cpu", precision="fp32", base="b", images=6, modules=4, parameters=9, share=0.1
@@ -40,12 +40,12 @@ def watched(configure, data_dir, monkeypatch, hours):
         now += POLL_SECONDS
         if number % 10 == 0:  # A step a while, as on a slow machine.
             journal(StepDone(step=number + 1, steps=looks, loss=1.0, learning_rate=1e-3, seconds=1.0, left=9.0))
-        seen, *_ = _look(desk, "mystyle", None, seen)
+        seen, *_ = _look(app, "mystyle", None, seen)
         if number + 1 in (looks // 3, looks):
             marks.append(resources_in_use())
-    desk.close()
+    app.close()
     journal.close()
-    assert desk.view(run).step == looks - 9
+    assert app.run_view(run).step == looks - 9
     return marks
 
 

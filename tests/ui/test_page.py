@@ -11,9 +11,9 @@ from sdlora.ui.app_state import AppState
 
 @pytest.fixture(scope="module")
 def blocks(tmp_path_factory):
-    desk = AppState(tmp_path_factory.mktemp("data"))
-    yield page.build(desk)
-    desk.close()
+    app = AppState(tmp_path_factory.mktemp("data"))
+    yield page.build(app)
+    app.close()
 
 
 def test_every_field_for_text_starts_as_text(blocks):

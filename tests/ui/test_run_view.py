@@ -6,7 +6,17 @@ from sdlora.events import Progress, RunFailed, RunFinished, RunStarted, RunStopp
 from sdlora.storage.journal import Journal
 from sdlora.storage.run_folder import Run
 from sdlora.ui import page_html, run_html
-from sdlora.ui.run_view import MAX_POINTS, REMEMBERED, RunView, Watcher, curve, sentence, share, short, stages
+from sdlora.ui.run_view import (
+    MAX_POINTS,
+    REMEMBERED,
+    RunView,
+    RunViews,
+    describe,
+    fraction_done,
+    loss_curve,
+    short_status,
+    stages,
+)
 
 
 @pytest.fixture
@@ -36,28 +46,28 @@ def step(number, loss=1.0, left=65.0):
 
 
 def test_each_phase_is_told_in_plain_words(told):
-    assert sentence(told(), "queued").startswith("Waiting its turn")
-    assert sentence(told(), "running") == "Starting"
-    assert sentence(told(Progress(phase="caching", done=3, total=10)), "running") == "Caching: 3 of 10"
+    assert describe(told(), "queued").startswith("Waiting its turn")
+    assert describe(told(), "running") == "Starting"
+    assert describe(told(Progress(phase="caching", done=3, total=10)), "running") == "Caching: 3 of 10"
     view = told(started(), step(1))
-    assert sentence(view, "running") == "Training: step 1 of 100 · 1:05 min left"
-    assert short(view, "running") == "1/100 · 1:05 min left"
-    assert share(view, "running") == 0.01
-    assert "saving" in sentence(view, "stopping")
-    assert "Resume" in sentence(told(RunStopped(step=1)), "stopped")
-    assert sentence(told(RunFailed(message="no room", exit_code=4)), "failed") == "Failed: no room"
-    assert sentence(told(started(1), RunFinished(step=100, adapter="x", seconds=61)), "finished").endswith("1:01 min")
+    assert describe(view, "running") == "Training: step 1 of 100 · 1:05 min left"
+    assert short_status(view, "running") == "1/100 · 1:05 min left"
+    assert fraction_done(view, "running") == 0.01
+    assert "saving" in describe(view, "stopping")
+    assert "Resume" in describe(told(RunStopped(step=1)), "stopped")
+    assert describe(told(RunFailed(message="no room", exit_code=4)), "failed") == "Failed: no room"
+    assert describe(told(started(1), RunFinished(step=100, adapter="x", seconds=61)), "finished").endswith("1:01 min")
 
 
 def test_a_phase_has_a_place_among_the_stages_and_tells_the_time_it_will_take_yet(told):
     at = [Progress(phase="encoding pictures", done=done, total=10, time=100.0 + 2 * done) for done in (0, 4)]
     view = told(*at)
-    assert sentence(view, "running") == "Encoding pictures: 4 of 10 · 12 s left"
+    assert describe(view, "running") == "Encoding pictures: 4 of 10 · 12 s left"
     assert stages(view, "running") == [("Loading", "done"), ("Caching", "now"), ("Training", "next")]
     view = told(started(), step(25), Progress(phase="preview", done=1, total=2))
-    assert sentence(view, "running").startswith("Step 25 of 100 · drawing previews: 1 of 2")
+    assert describe(view, "running").startswith("Step 25 of 100 · drawing previews: 1 of 2")
     assert stages(view, "running")[-1] == ("Training", "now")
-    assert share(view, "running") == 0.25
+    assert fraction_done(view, "running") == 0.25
 
 
 def test_class_pictures_are_a_stage_only_where_some_are_made(told):
@@ -71,10 +81,10 @@ def test_a_resumed_run_shows_each_step_once(told):
 
 
 def test_a_curve_has_few_points_and_ends_at_the_last_step():
-    series = curve([(number, 1 / number) for number in range(1, 1002)])
+    series = loss_curve([(number, 1 / number) for number in range(1, 1002)])
     assert {len(points) <= MAX_POINTS for points in series.values()} == {True}
     assert {points[-1][0] for points in series.values()} == {1001}
-    assert curve([]) == {"loss": [], "smoothed": []}
+    assert loss_curve([]) == {"loss": [], "smoothed": []}
 
 
 def test_words_of_people_never_become_html(told):
@@ -83,9 +93,9 @@ def test_words_of_people_never_become_html(told):
         started(), SampleReady(step=0, index=0, prompt=evil, path="x.png"), RunFailed(message=evil, exit_code=3)
     )
     pieces = (
-        page_html.note([evil]), run_html.status(evil, view, "failed", [evil]), page_html.header(evil, view, "failed"),
-        run_html.previews(list(view.previews.values())), page_html.drawing(evil, None),
-        run_html.waiting(1, evil, evil),
+        page_html.note([evil]), run_html.run_card(evil, view, "failed", [evil]), page_html.header(evil, view, "failed"),
+        run_html.previews(list(view.previews.values())), page_html.progress_note(evil, None),
+        run_html.queued_run(1, evil, evil),
     )  # fmt: skip
     for piece in pieces:
         assert evil not in piece
@@ -93,7 +103,7 @@ def test_words_of_people_never_become_html(told):
 
 
 def test_a_new_run_under_a_deleted_runs_name_is_told_from_its_own_beginning(tmp_path):
-    runs, watcher = tmp_path / "runs", Watcher()
+    runs, watcher = tmp_path / "runs", RunViews()
 
     def trained(*events):
         run = Run(runs / "mystyle")
@@ -111,7 +121,7 @@ def test_a_new_run_under_a_deleted_runs_name_is_told_from_its_own_beginning(tmp_
 
 
 def test_few_runs_are_kept_in_memory(tmp_path):
-    watcher = Watcher()
+    watcher = RunViews()
     for number in range(REMEMBERED + 20):
         run = Run(tmp_path / "runs" / f"run{number}")
         run.folder.mkdir(parents=True)

@@ -105,7 +105,7 @@ def test_garbage_is_collected_again_however_the_page_ends(tmp_path, monkeypatch)
     """None is looked for while the page is built: all that is made then stays."""
     seen = []
 
-    def build(desk):
+    def build(app):
         seen.append(gc.isenabled())
         raise KeyboardInterrupt
 
@@ -115,7 +115,7 @@ def test_garbage_is_collected_again_however_the_page_ends(tmp_path, monkeypatch)
     monkeypatch.setattr("sdlora.ui.page.build", build)
     before = signal.getsignal(signal.SIGTERM)
     try:
-        serve.serve(serve.ServeOptions(door=HostPolicy(serve.LOCAL, []), port=7860, data_dir=tmp_path))
+        serve.serve(serve.ServeOptions(hosts=HostPolicy(serve.LOCAL, []), port=7860, data_dir=tmp_path))
     finally:
         signal.signal(signal.SIGTERM, before)
     assert (seen, gc.isenabled()) == ([False], True)

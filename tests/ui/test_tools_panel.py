@@ -16,10 +16,10 @@ from tests.support.tiny_models import write_tiny_adapter as adapter
 
 
 @pytest.fixture
-def desk(tmp_path):
-    desk = AppState(tmp_path)
-    yield desk
-    desk.close()
+def app(tmp_path):
+    app = AppState(tmp_path)
+    yield app
+    app.close()
 
 
 class Slow:
@@ -38,20 +38,20 @@ class Slow:
         self.stopped = True
 
 
-def test_one_person_has_one_errand_at_a_time_and_can_end_it(desk):
+def test_one_person_has_one_errand_at_a_time_and_can_end_it(app):
     first, second = Slow(), Slow()
-    told = job_widget.follow(desk, "me", first)
+    told = job_widget.follow(app, "me", first)
     assert "Starting" in next(told)
     with pytest.raises(BusyError, match="being made already"):
-        next(job_widget.follow(desk, "me", second))
-    assert "Starting" in next(job_widget.follow(desk, "somebody else", second))
-    desk.leave("me")
+        next(job_widget.follow(app, "me", second))
+    assert "Starting" in next(job_widget.follow(app, "somebody else", second))
+    app.cancel_job("me")
     assert first.stopped and not second.stopped
     next(told)
     told.close()  # As when the page is closed.
     assert first.left
-    assert len(list(job_widget.follow(desk, "me", Slow()))) == 4
-    desk.leave("me")  # Nothing is under way.
+    assert len(list(job_widget.follow(app, "me", Slow()))) == 4
+    app.cancel_job("me")  # Nothing is under way.
 
 
 def test_progress_tells_how_much_is_done_and_what_is_left_of_it(monkeypatch):
@@ -74,43 +74,43 @@ def test_the_fields_say_how_much_is_kept():
     assert tools_panel.pairs(["one", "", "two", "three", 1.0, 1.0, 0.5, 2.0], 3) == [("one", 1.0), ("two", 0.5)]
 
 
-def test_what_is_missing_is_said_in_a_sentence_before_anything_starts(desk):
-    adapter(desk.library.folder / "one.safetensors")
+def test_what_is_missing_is_said_in_a_sentence_before_anything_starts(app):
+    adapter(app.library.folder / "one.safetensors")
     keep, six = (tools_panel.ALL, None, None, "fp32"), [""] * 5 + [1.0] * 6
     with pytest.raises(ConfigError, match="at least two"):
-        tools_panel._combining(desk, "", "", *keep, 2, "one", *six)
+        tools_panel._combining(app, "", "", *keep, 2, "one", *six)
     with pytest.raises(ConfigError, match="no adapter 'gone'"):
-        tools_panel._combining(desk, "", "", *keep, 2, "gone", *six)
+        tools_panel._combining(app, "", "", *keep, 2, "gone", *six)
     with pytest.raises(ConfigError, match="Choose the adapter"):
-        tools_panel._shrinking(desk, "", "", "", tools_panel.RANK, 4, 95, "fp16")
+        tools_panel._shrinking(app, "", "", "", tools_panel.RANK, 4, 95, "fp16")
     with pytest.raises(ConfigError, match="Choose both models"):
-        tools_panel._extracting(desk, "pocket", "", "linear", True, "", tools_panel.RANK, 4, 95, "fp16")
+        tools_panel._extracting(app, "pocket", "", "linear", True, "", tools_panel.RANK, 4, 95, "fp16")
     with pytest.raises(ConfigError, match="Choose the base model"):
-        bake_panel._baking(desk, "", "fp16", bake_panel.FOLDER, "auto", "auto", "one", "", "", 1.0, 1.0, 1.0)
+        bake_panel._baking(app, "", "fp16", bake_panel.FOLDER, "auto", "auto", "one", "", "", 1.0, 1.0, 1.0)
 
 
-def test_the_base_is_asked_for_where_an_adapter_depends_on_it(desk):
-    desk.library.folder.mkdir(parents=True)
+def test_the_base_is_asked_for_where_an_adapter_depends_on_it(app):
+    app.library.folder.mkdir(parents=True)
     for name in ("lora", "dora"):
-        write_adapter(random_adapter(name), desk.library.folder / f"{name}.safetensors")
-    assert tools_panel._base_of(desk, "lora", "")["visible"] is False
-    assert tools_panel._base_of(desk, "lora", "dora")["visible"] is True
-    assert adapter_detail.show_adapter(desk, "lora")[6]["visible"] is False
-    assert adapter_detail.show_adapter(desk, "dora")[6]["visible"] is True
-    making = tools_panel._shrinking(desk, "dora", "", "pocket", tools_panel.RANK, 4, 95, "fp16")
+        write_adapter(random_adapter(name), app.library.folder / f"{name}.safetensors")
+    assert tools_panel._base_of(app, "lora", "")["visible"] is False
+    assert tools_panel._base_of(app, "lora", "dora")["visible"] is True
+    assert adapter_detail.show_adapter(app, "lora")[6]["visible"] is False
+    assert adapter_detail.show_adapter(app, "dora")[6]["visible"] is True
+    making = tools_panel._shrinking(app, "dora", "", "pocket", tools_panel.RANK, 4, 95, "fp16")
     assert making.request["base"] == "pocket"
-    assert tools_panel._shrinking(desk, "lora", "", "pocket", tools_panel.RANK, 4, 95, "fp16").request["base"] == ""
+    assert tools_panel._shrinking(app, "lora", "", "pocket", tools_panel.RANK, 4, 95, "fp16").request["base"] == ""
 
 
-def test_a_single_file_can_become_one(desk, tmp_path):
+def test_a_single_file_can_become_one(app, tmp_path):
     (tmp_path / "model.safetensors").write_bytes(b"")
-    single = bake_panel._kinds(desk, str(tmp_path / "model.safetensors"))
+    single = bake_panel._kinds(app, str(tmp_path / "model.safetensors"))
     assert (single["visible"], single["value"]) == (True, bake_panel.FILE)
-    assert bake_panel._kinds(desk, "pocket")["value"] == bake_panel.FOLDER
-    assert bake_panel._kinds(desk, None)["visible"] is False
+    assert bake_panel._kinds(app, "pocket")["value"] == bake_panel.FOLDER
+    assert bake_panel._kinds(app, None)["visible"] is False
 
 
-def test_a_file_that_an_errand_writes_is_moved_to_the_pages_cache(desk, monkeypatch):
+def test_a_file_that_an_errand_writes_is_moved_to_the_pages_cache(app, monkeypatch):
     errand = ToolJob("bake", output=None)
 
     def write(self):
