@@ -198,7 +198,7 @@ def _first(app: AppState) -> list[Any]:
 
 def _about(app: AppState, name: str) -> list[Any]:
     """Fields for what is known of a project; for a new one, words from the preset."""
-    return _fields(Project(app.data_dir, name).info or suggestion("pocket", "style"))
+    return _fields(Project(app.data_dir, name).info or suggested_words("pocket", "style"))
 
 
 def _fields(about: ProjectInfo) -> list[Any]:
@@ -243,7 +243,7 @@ def _add(
     try:
         project = Project(app.data_dir, name or "")
         about = ProjectInfo(kind, trigger, class_name)
-        fresh = project.info is None and about == suggestion("pocket", kind)
+        fresh = project.info is None and about == suggested_words("pocket", kind)
         progress(0, desc="Unpacking and reading")
         added = project.add(
             _dropped(files or [], paths), lambda done, total: progress((done, total), desc="Reading", unit="pictures")

@@ -113,7 +113,7 @@ def configure(
 
 def opened(config: TrainConfig) -> list[Any]:
     """Values for the base, the prompts and the fields of ``advanced``, as a run of ``config`` had them."""
-    known = build_config.preset(config.model.base, config.data.kind)
+    known = build_config.load_preset(config.model.base, config.data.kind)
     prompts = [*config.sample.prompts, "", ""][:2]
     return [config.model.base, *prompts, *setting_fields.field_values(config, known, build_config.DERIVED)]
 
