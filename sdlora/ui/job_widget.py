@@ -46,7 +46,7 @@ class FileJob:
         try:
             self.job.request[self.key] = folder / self.name
             yield from self.job
-            self.file = cached(folder / self.name)
+            self.file = cache_file(folder / self.name)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 

@@ -107,7 +107,7 @@ class ToolEndpoints:
     def _base(self, base: str) -> str:
         return service.resolve_base(base, self.app.data_dir) if base else ""
 
-    def _made(self, making: LibraryJob) -> MadeAdapter:
+    def _run_job(self, making: LibraryJob) -> MadeAdapter:
         name, answer = making.finish(), making.result
         self.app.refresh()
         return MadeAdapter(
