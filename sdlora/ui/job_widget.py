@@ -16,7 +16,7 @@ from sdlora.formatting import format_duration
 from sdlora.service import ToolJob
 from sdlora.time_left import TimeLeft
 from sdlora.ui import page_html
-from sdlora.ui.app_state import AppState, CancellableJob
+from sdlora.ui.app_state import AppState, CancellableJob, cache_file
 from sdlora.ui.event_options import HIDDEN
 
 AT_ONCE: dict[str, Any] = {"concurrency_id": "tools", "concurrency_limit": 2}
