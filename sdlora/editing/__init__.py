@@ -1,4 +1,4 @@
-"""Adapters as material: merged, resized, extracted from two models, baked into one, looked into; a layer at a time."""
+"""Edit adapters layer by layer: merge, resize, extract from two models, bake into a model, inspect."""
 
 from sdlora.editing.baking import bake
 from sdlora.editing.extracting import extract

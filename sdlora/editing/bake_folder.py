@@ -1,4 +1,4 @@
-"""A base with adapters folded into its weights, written as a diffusers folder that every tool loads as it is."""
+"""Bake adapters into a base model, written as a diffusers folder that every tool loads."""
 
 import inspect
 import json
@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     from sdlora.families.base import Family
 
 MERGED = ("fp32", "fp16")
-"""The types in which a merged model is written."""
+"""Number types in which a baked model is written."""
 NOTE = "merged.json"
-"""In the folder: which base, and which adapters at which scales."""
+"""File in the folder that names the base, and the adapters with their scales."""
 
 
 def bake_folder(
@@ -41,9 +41,10 @@ def bake_folder(
 ) -> Path:
     """Write a base with ``adapters`` (name, file, scale) folded in to ``output``: a new folder, or a ``.zip`` of one.
 
-    All sums are made in float32 on the CPU and rounded once, to ``dtype``. What ``model`` says of the base's schedule
-    is written too. ``on_event`` gets the progress. Warns of adapters that were trained with another schedule.
-    Raises ConfigError for what is taken or chosen twice, ModelError, FormatError, MismatchError, FileError.
+    All sums are made in float32 on the CPU and rounded once, to ``dtype``. Overrides of the base's schedule in
+    ``model`` are written too. ``on_phase`` gets a few words on each phase. Warns of adapters that were trained with
+    another schedule. Raises ConfigError if ``output`` exists or a name is chosen twice, ModelError, FormatError,
+    MismatchError, FileError.
     """
     output = as_path(output)
     if dtype not in MERGED:
@@ -53,20 +54,20 @@ def bake_folder(
     if output.exists():
         raise ConfigError(f"{output}: exists already; choose another name, or move it away")
     model = model if isinstance(model, Model) else Model(base=model)
-    said = {name: value for name in SAID_OF_BASE if (value := getattr(model, name)) != "auto"}
+    overrides = {name: value for name in SAID_OF_BASE if (value := getattr(model, name)) != "auto"}
     on_event(Progress(phase="loading the base model"))
     family = load_family(model)
     for number, (name, path, _) in enumerate(adapters):
         on_event(Progress(phase=f"reading {name}"))
         state = read_adapter(path)
         attach.load_state(family.models, state, str(number))
-        if odd := schedule_mismatch(name, state.metadata, family.scheduler_config, said):
+        if odd := schedule_mismatch(name, state.metadata, family.scheduler_config, overrides):
             warnings.warn(odd, stacklevel=2)
     on_event(Progress(phase="folding the adapters in"))
     with fuse(family.models, {str(number): scale for number, (_, _, scale) in enumerate(adapters)}):
         note = {
             "base": Path(model.base).name,
-            **said,
+            **overrides,
             "adapters": [{"name": name, "scale": scale} for name, _, scale in adapters],
             "dtype": dtype,
         }
@@ -75,12 +76,12 @@ def bake_folder(
 
 
 def _write(family: "Family", note: dict[str, Any], output: Path, dtype: str, on_event: OnEvent) -> None:
-    """The folder whole or not at all: it is made beside ``output`` under another name."""
-    with ExitStack() as held:
+    """Write the folder atomically: it is made beside ``output`` under another name."""
+    with ExitStack() as stack:
         try:
             output.parent.mkdir(parents=True, exist_ok=True)
             require_free_space(output.parent, 2 * _bytes(family, dtype))
-            beside = Path(held.enter_context(tempfile.TemporaryDirectory(prefix=".merging-", dir=output.parent)))
+            beside = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=".merging-", dir=output.parent)))
             folder = beside / output.stem
             on_event(Progress(phase="writing the model"))
             with quiet_libraries():
@@ -98,10 +99,10 @@ def _write(family: "Family", note: dict[str, Any], output: Path, dtype: str, on_
 
 
 def _pipeline(family: "Family", dtype: str) -> Any:
-    """The whole pipeline in ``dtype``, with the base's own scheduler (or the usual one, if its kind is not told).
+    """Build the pipeline in ``dtype``, with the base's own scheduler (or PNDM, if its kind is unknown).
 
-    Where the schedule ends in noise alone and that scheduler cannot begin there, it is DDIM's, as arXiv:2305.08891 has
-    it: each step taken from its end ("trailing").
+    If the schedule ends in pure noise and that scheduler cannot start there, it is DDIM's with "trailing" spacing
+    (arXiv:2305.08891).
     """
     import diffusers
     import torch
@@ -116,7 +117,7 @@ def _pipeline(family: "Family", dtype: str) -> Any:
 
 
 def _require_finite(pipeline: Any, output: Path, dtype: str) -> None:
-    """Raises NonFiniteError for weights that are not finite in ``dtype``."""
+    """Raise NonFiniteError for weights that are not finite in ``dtype``."""
     for part in ("unet", "text_encoder", "text_encoder_2"):
         module = getattr(pipeline, part, None)
         for name, weight in module.named_parameters() if module is not None else ():

@@ -1,4 +1,4 @@
-"""Adapters folded into a full model: a single file tensor by tensor, a folder whole."""
+"""Bake adapters into a full model: a single file tensor by tensor, a folder as a whole."""
 
 import json
 import warnings
@@ -32,7 +32,7 @@ NAMES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 """torch's names of the types that are written, and safetensors'."""
 ALIGNMENT = 8
 NOTHING: Mapping[str, Any] = {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}
-"""The header's entry of a tensor that is there for its name."""
+"""Header entry of a tensor whose name alone matters."""
 Change = tuple[ModuleState, float]
 """A layer's part of an adapter, and the scale."""
 
@@ -44,14 +44,14 @@ def bake(
     dtype: str = "fp16",
     on_event: OnEvent = ignore,
 ) -> Path:
-    """Write a base with ``adapters`` (name, file, scale) folded into its weights to ``output``, which is new.
+    """Write a base with ``adapters`` (name, file, scale) folded into its weights to the new path ``output``.
 
-    A ``.safetensors`` file of a single-file base is written tensor by tensor, as its base is laid out, one layer at a
-    time in memory; else a diffusers folder, or a ``.zip`` of one. Sums are made in float32 and rounded once. What
-    ``model`` says of the base's schedule is written too. Warns of adapters that were trained with another schedule;
-    ``on_event`` gets the progress. Raises ConfigError, ModelError, FormatError, MismatchError, FileError.
+    A ``.safetensors`` file of a single-file base is written tensor by tensor in the layout of the base, with one layer
+    at a time in memory; otherwise a diffusers folder, or a ``.zip`` of one. Sums are made in float32 and rounded once.
+    Overrides of the base's schedule in ``model`` are written too. Warns of adapters that were trained with another
+    schedule. Raises ConfigError, ModelError, FormatError, MismatchError, FileError.
     """
-    from sdlora.editing.bake_folder import MERGED  # Here: live models take seconds to import, which others need not.
+    from sdlora.editing.bake_folder import MERGED  # Here: live models take seconds to import.
     from sdlora.editing.bake_folder import bake_folder as fold
 
     output = as_path(output)
@@ -61,7 +61,7 @@ def bake(
     source = locate_base(model.base)
     if source.kind != "file":
         raise ConfigError(
-            f"{output}: {model.base} is no single file, and becomes a folder; leave out .safetensors, or say .zip"
+            f"{output}: {model.base} is no single file, and becomes a folder; leave out .safetensors, or use .zip"
         )
     if dtype not in MERGED:
         raise ConfigError(f"{dtype}: a model is written in {' or '.join(MERGED)}")
@@ -77,10 +77,10 @@ def bake(
 
 
 def _warn(file: Path, model: Model, adapters: Sequence[tuple[str, AdapterState, float]]) -> None:
-    """Of adapters that were trained with another schedule than the file tells, or a person says."""
-    scheduler_config, said = schedule_of_file(file, model), model.model_dump(exclude_defaults=True)
+    """Warn of adapters that were trained with another schedule than the file has, or ``model`` overrides."""
+    scheduler_config, overrides = schedule_of_file(file, model), model.model_dump(exclude_defaults=True)
     for name, state, _ in adapters:
-        if odd := schedule_mismatch(name, state.metadata, scheduler_config, said):
+        if odd := schedule_mismatch(name, state.metadata, scheduler_config, overrides):
             warnings.warn(odd, stacklevel=3)
 
 
@@ -111,8 +111,8 @@ def _bake_file(
     _make(output.parent)
     require_free_space(output.parent, len(written) + sum(_size(entry, dtype) for entry in header.values()))
 
-    def write(place: Path) -> None:
-        with open(place, "wb") as out:
+    def write(partial: Path) -> None:
+        with open(partial, "wb") as out:
             out.write(len(written).to_bytes(8, "little") + written)
             tensors = zip(header, _tensors(file, list(header), layers, changes), strict=True)
             for number, (key, tensor) in enumerate(tensors):
@@ -121,7 +121,7 @@ def _bake_file(
                     raise NonFiniteError(f"{output}: {key} is not finite in {dtype}; nothing is written")
                 _append(out, narrow)
                 on_progress(number + 1, len(header))
-        read_safetensors_header(place)  # Raises if what was written is not whole.
+        read_safetensors_header(partial)  # Raises if the file is incomplete.
 
     write_atomic(output, write)
 
@@ -132,43 +132,43 @@ def _tensors(
     layers: Mapping[str, list[tuple[str, TensorLocation]]],
     changes: Mapping[str, list[Change]],
 ) -> "Iterator[Tensor]":
-    """The tensors of ``file``, one after the other, changed where an adapter changes them."""
+    """Yield the tensors of ``file`` in order, changed by the adapters."""
     from safetensors import safe_open
 
     biases = {key.removesuffix("weight") + "bias": found for key, found in layers.items()}
     with safe_open(file, framework="pt") as opened:
         for key in keys:
             tensor = torch.empty(0) if key in SCHEDULE_MARKS else opened.get_tensor(key)
-            for path, place in layers.get(key, []):
-                rows = _rows(tensor, place)
+            for path, location in layers.get(key, []):
+                rows = _rows(tensor, location)
                 tensor = tensor.float()
                 weight = tensor[rows].clone()
                 for module, scale in changes[path]:
                     tensor[rows] += scale * parametrizations.delta_weight(module.tensors, module.scale, weight)
-            for path, place in biases.get(key, []):
+            for path, location in biases.get(key, []):
                 for module, scale in changes[path]:
                     if "diff_b" in module.tensors:
                         tensor = tensor.float()
-                        tensor[_rows(tensor, place)] += scale * module.tensors["diff_b"]
+                        tensor[_rows(tensor, location)] += scale * module.tensors["diff_b"]
             yield tensor
 
 
 def _make(folder: Path) -> None:
-    """Raises FileError if ``folder`` is not there and cannot be made."""
+    """Make ``folder``. Raises FileError if that fails."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise FileError(f"{folder}: cannot be made ({error.strerror or error})") from error
 
 
-def _rows(tensor: "Tensor", place: TensorLocation) -> slice:
-    """The rows of a tensor that are one layer's."""
+def _rows(tensor: "Tensor", location: TensorLocation) -> slice:
+    """Return the rows of a tensor that belong to one layer."""
     third = len(tensor) // 3
-    return slice(None) if place.third is None else slice(third * place.third, third * (place.third + 1))
+    return slice(None) if location.third is None else slice(third * location.third, third * (location.third + 1))
 
 
 def _header(header: Mapping[str, Any], dtype: torch.dtype, metadata: Mapping[str, str]) -> bytes:
-    """The safetensors header of the same tensors in the same order, floating-point ones in ``dtype``."""
+    """Build the safetensors header of the same tensors in the same order, floating-point ones in ``dtype``."""
     entries: dict[str, Any] = {"__metadata__": metadata}
     start = 0
     for key, entry in header.items():

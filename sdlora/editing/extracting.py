@@ -1,4 +1,4 @@
-"""The difference of two models as an adapter."""
+"""Extract the difference of two models as an adapter."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 UNCHANGED = {"float32": 1e-6, "float16": 4e-4, "bfloat16": 4e-3}
-"""A layer that differs by less than so much of its norm is the same, by the coarser of the two files' types: rounding
-to fp16 alone moves it by 2e-4, to bf16 by 1.7e-3."""
+"""Share of its norm below which a layer's difference counts as rounding, by the coarser of the two files' types: fp16
+alone moves it by 2e-4, bf16 by 1.7e-3."""
 
 
 def extract(
@@ -29,11 +29,13 @@ def extract(
     on_progress: OnProgress = unwatched,
     notice: Callable[[str], object] = str,
 ) -> AdapterState:
-    """The LoRA that comes nearest to making ``base`` into ``tuned``: W_tuned - W_base of each layer, cut (``Cut``).
+    """Return the LoRA that best approximates the change from ``base`` to ``tuned``: W_tuned - W_base of each layer, cut
+    (``Cut``).
 
     Both are folders, single files or hub ids, and are read a layer at a time. Layers that are the same in both are left
-    out; ``notice`` is told, and of layers beyond the ``targets`` that differ too. Raises ModelError, ConfigError for
-    targets that name no layer, or if nothing differs, MismatchError for models of different architectures.
+    out, which is reported to ``notice``, as are layers beyond the ``targets`` that differ too. Raises ModelError,
+    ConfigError for targets that name no layer or if nothing differs, MismatchError for models of different
+    architectures.
     """
     cut.check()
     family, models = build_meta_model(base)
@@ -62,7 +64,7 @@ def extract(
 
 
 def _change(path: str, before: TensorLocation, after: TensorLocation) -> "Tensor | None":
-    """W_tuned - W_base in float32; None where it is no more than rounding. Raises MismatchError, NonFiniteError."""
+    """Return W_tuned - W_base in float32; None if it is only rounding. Raises MismatchError, NonFiniteError."""
     first, second = before.read(), after.read()
     if first.shape != second.shape:
         raise MismatchError(f"{path}: the base's is {tuple(first.shape)}, the tuned model's {tuple(second.shape)}")

@@ -1,4 +1,4 @@
-"""What is in an adapter, layer by layer: norms, singular values, how many directions it really uses."""
+"""Analyse an adapter layer by layer: norms, singular values, effective ranks; as a table or a plot."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -14,7 +14,7 @@ from sdlora.events import OnProgress, unwatched
 from sdlora.filesystem.writing import write_atomic
 
 SHARE = 0.95
-"""Of the energy (squared Frobenius norm): the rank that holds so much of it is told."""
+"""Share of the energy (squared Frobenius norm) that the ``needed`` rank keeps."""
 
 
 MOST = 64
@@ -22,13 +22,13 @@ MOST = 64
 WIDTH, TOP, BARS, SPECTRA, FOOT, LEFT = 1200, 56, 220, 260, 76, 64
 PAPER, INK, FAINT = (255, 255, 255), (30, 30, 36), (205, 205, 212)
 COLOURS = {"unet": (61, 107, 179), "text_encoder": (203, 108, 44), "text_encoder_2": (128, 84, 161)}
-"""By component; a blue, an orange and a violet that differ in brightness too."""
+"""Colours by component: a blue, an orange and a violet that differ in brightness too."""
 DECADES = 4
-"""Singular values are shown down to 10⁻⁴ of the largest of all."""
+"""Number of decades: singular values are plotted down to 10⁻⁴ of the largest."""
 
 
 class LayerSpectrum(NamedTuple):
-    """One layer's update."""
+    """Spectrum of one layer's update."""
 
     path: str
     method: str
@@ -37,15 +37,15 @@ class LayerSpectrum(NamedTuple):
     norm: float
     """Frobenius norm of ΔW."""
     values: tuple[float, ...]
-    """Its singular values, the largest first, as many as the rank, or 64 at most."""
+    """Singular values, the largest first; as many as the rank, or 64 at most."""
     effective: float
-    """exp of the entropy of the singular values as shares (Roy and Vetterli, 2007): 1 to the rank."""
+    """Effective rank, 1 to the rank: exp of the entropy of the normalised singular values (Roy and Vetterli, 2007)."""
     needed: int
-    """The rank that holds 95 % of the energy."""
+    """Rank that keeps 95 % of the energy."""
 
 
 def spectrum(state: AdapterState, base: str = "", on_progress: OnProgress = unwatched) -> list[LayerSpectrum]:
-    """Every layer of ``state``, in its order. DoRA and (IA)³ need the ``base``. Raises ConfigError, ModelError."""
+    """Analyse every layer of ``state``, in order. DoRA and (IA)³ need the ``base``. Raises ConfigError, ModelError."""
     weights = weights_for(base, state)
     layers = []
     for number, (path, module) in enumerate(state.modules.items()):
@@ -66,7 +66,7 @@ def spectrum(state: AdapterState, base: str = "", on_progress: OnProgress = unwa
 
 
 def spectrum_table(layers: list[LayerSpectrum]) -> Iterator[str]:
-    """The layers as lines of text, the largest norm first."""
+    """Yield the layers as lines of text, the largest norm first."""
     yield f"{'norm':>9} {'rank':>5} {'effective':>9} {'95 %':>5}  layer"
     for layer in sorted(layers, key=lambda one: -one.norm):
         rank = "-" if layer.rank is None else str(layer.rank)
@@ -74,15 +74,15 @@ def spectrum_table(layers: list[LayerSpectrum]) -> Iterator[str]:
 
 
 def save_spectrum_plot(layers: list[LayerSpectrum], path: Path) -> Path:
-    """Draw each layer's norm as a bar in the model's order, and its singular values below; a PNG file at ``path``."""
+    """Save ``plot_spectrum`` of the layers as a PNG file at ``path``."""
     write_atomic(path, lambda partial: plot_spectrum(layers).save(partial, "PNG"))
     return path
 
 
 def plot_spectrum(layers: Sequence[LayerSpectrum]) -> Image.Image:
-    """Above: a bar a layer, its height the norm of ΔW. Below: its singular values, darker the larger (logarithmic)."""
-    picture = Image.new("RGB", (WIDTH, TOP + BARS + SPECTRA + FOOT), PAPER)
-    draw = ImageDraw.Draw(picture)
+    """Plot a bar for the norm of each layer's ΔW, and its singular values below, darker the larger (logarithmic)."""
+    image = Image.new("RGB", (WIDTH, TOP + BARS + SPECTRA + FOOT), PAPER)
+    draw = ImageDraw.Draw(image)
     font, small = ImageFont.load_default(18), ImageFont.load_default(13)
     step = (WIDTH - LEFT - 16) / max(1, len(layers))
     largest = max((layer.norm for layer in layers), default=0.0) or 1.0
@@ -100,13 +100,13 @@ def plot_spectrum(layers: Sequence[LayerSpectrum]) -> Image.Image:
             draw.rectangle((left, top, right, top + (SPECTRA - 8) / rows), fill=_shade(colour, value / strongest))
     _label_blocks(draw, small, [layer.path for layer in layers], step)
     _legend(draw, small, layers)
-    return picture
+    return image
 
 
 def _label_blocks(
     draw: ImageDraw.ImageDraw, font: ImageFont.ImageFont | ImageFont.FreeTypeFont, paths: Sequence[str], step: float
 ) -> None:
-    """The UNet's blocks by name, each where it begins, unless there is no room for it."""
+    """Label the UNet's blocks where they begin, unless there is no room."""
     taken = 0.0
     for number, name in enumerate(map(block_of, paths)):
         left = LEFT + number * step
@@ -118,14 +118,14 @@ def _label_blocks(
 
 
 def block_of(path: str) -> str:
-    """``down 1`` for a layer in ``unet.down_blocks.1``; ``mid``; empty outside the UNet's blocks."""
+    """Return ``down 1`` for a layer in ``unet.down_blocks.1``; ``mid``; empty outside the UNet's blocks."""
     parts = path.split(".")
     kind = parts[1].removesuffix("_blocks").removesuffix("_block") if parts[0] == "unet" and len(parts) > 2 else ""
     return {"mid": "mid"}.get(kind, f"{kind} {parts[2]}" if kind in ("down", "up") else "")
 
 
 def _shade(colour: tuple[int, int, int], share: float) -> tuple[int, int, int]:
-    """From paper to ``colour`` as ``share`` goes from 10^-DECADES to 1."""
+    """Blend from paper to ``colour`` as ``share`` goes from 10^-DECADES to 1."""
     strength = max(0.0, 1 + math.log10(share) / DECADES) if share > 0 else 0.0
     red, green, blue = (round(white + (own - white) * strength) for own, white in zip(colour, PAPER, strict=True))
     return red, green, blue

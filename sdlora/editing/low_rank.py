@@ -1,7 +1,7 @@
-"""Updates as sums of rank-one parts, the strongest first, and cut to as many of them as are wanted.
+"""Singular value decompositions of updates, truncated to a rank or a share of the energy.
 
-The best approximation of a matrix by one of rank r keeps its r largest singular values (Eckart and Young, 1936); the
-share of the squared Frobenius norm that is kept is theirs of the sum of all squares.
+The best approximation of a matrix of rank r keeps its r largest singular values (Eckart and Young, 1936); the share of
+the squared Frobenius norm that it keeps is the sum of their squares over the sum of all squares.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -17,15 +17,15 @@ from sdlora.families.layer_weights import locate_tensors
 from sdlora.families.meta_model import build_meta_model
 
 SMALL = 1e-7
-"""Singular values below so much of the largest are rounding, in float32 products."""
+"""Ratio to the largest singular value below which values are rounding, in float32 products."""
 CONVOLUTIONS = (".conv", ".conv1", ".conv2", ".conv_in", ".conv_out")
-"""How paths of 3 x 3 convolutions end: a LoHa's tensors do not tell its kernel."""
+"""Path endings of 3 x 3 convolutions: a LoHa's tensors do not tell its kernel."""
 
 
 class Cut(NamedTuple):
-    """How much of an update is kept: the ``rank`` strongest parts, or as few as hold a share of its ``energy``.
+    """Truncation of an update: the ``rank`` strongest parts, or the fewest that keep a share of its ``energy``.
 
-    Of both, the fewer parts. At least one is kept.
+    If both are given, the smaller number of parts. At least one is kept.
     """
 
     rank: int | None = None
@@ -33,7 +33,7 @@ class Cut(NamedTuple):
     """Share of the squared Frobenius norm: 0 to 1."""
 
     def check(self) -> "Cut":
-        """Itself. Raises ConfigError for what cannot be."""
+        """Return the cut itself. Raises ConfigError for impossible values."""
         if self.rank is not None and self.rank < 1:
             raise ConfigError(f"rank = {self.rank}: give 1 or more")
         if self.energy is not None and not 0 < self.energy <= 1:
@@ -41,7 +41,7 @@ class Cut(NamedTuple):
         return self
 
     def parts(self, values: torch.Tensor) -> int:
-        """How many of these singular ``values`` (k,), largest first, are kept."""
+        """Return the number of the singular ``values`` (k,), largest first, to keep."""
         count = int((values > SMALL * values[:1]).sum()) or 1
         if self.energy is not None:
             sums = values.square().cumsum(0)
@@ -58,12 +58,12 @@ class Factors(NamedTuple):
     right: torch.Tensor
 
     def kept(self, count: int) -> float:
-        """The share of the squared Frobenius norm in the first ``count`` parts; 1 where there is nothing."""
+        """Return the share of the squared Frobenius norm in the first ``count`` parts; 1 for a zero matrix."""
         squares = self.values.square()
         return float(squares[:count].sum() / squares.sum()) if float(squares.sum()) else 1.0
 
     def module(self, count: int, kernel: Sequence[int]) -> ModuleState:
-        """The first ``count`` parts as a LoRA whose alpha is its rank; each factor takes the root of the values."""
+        """Return the first ``count`` parts as a LoRA with alpha = rank; each factor takes the root of the values."""
         root = self.values[:count].sqrt()
         up, down = self.left[:, :count] * root, root[:, None] * self.right[:count]
         if kernel:
@@ -72,7 +72,7 @@ class Factors(NamedTuple):
 
 
 def factorize_product(up: torch.Tensor, down: torch.Tensor) -> Factors:
-    """The factors of ``up`` (out, r) @ ``down`` (r, in), which is never formed: QR of both, SVD of r x r."""
+    """Factorize ``up`` (out, r) @ ``down`` (r, in) without forming it: QR of both, SVD of r x r."""
     left, a = torch.linalg.qr(_finite(up))
     right, b = torch.linalg.qr(_finite(down).T)
     u, values, v = torch.linalg.svd(a @ b.T)
@@ -80,7 +80,7 @@ def factorize_product(up: torch.Tensor, down: torch.Tensor) -> Factors:
 
 
 def factorize_matrix(matrix: torch.Tensor) -> Factors:
-    """The factors of a ``matrix`` (out, in), by the eigenvectors of the smaller of its Gram matrices, in float64."""
+    """Factorize a ``matrix`` (out, in) by the eigenvectors of the smaller of its Gram matrices, in float64."""
     wide = _finite(matrix)
     if len(wide) > wide.shape[1]:
         other = factorize_matrix(wide.T)
@@ -92,7 +92,9 @@ def factorize_matrix(matrix: torch.Tensor) -> Factors:
 
 
 def kernel_of(path: str, module: ModuleState) -> tuple[int, ...]:
-    """The kernel of the convolution that ``module`` is for; empty for a linear layer, and for 1 x 1 in linear shape."""
+    """Return the kernel of the convolution that ``module`` is for; empty for a linear layer, and for 1 x 1 in linear
+    shape.
+    """
     shape = parametrizations.unscaled_delta({name: tensor.to("meta") for name, tensor in module.tensors.items()}).shape
     if len(shape) == 4:
         return tuple(shape[2:])
@@ -100,7 +102,7 @@ def kernel_of(path: str, module: ModuleState) -> tuple[int, ...]:
 
 
 def low_rank_product(module: ModuleState) -> tuple[torch.Tensor, torch.Tensor] | None:
-    """``up`` (out, r) and ``down`` (r, in) whose product is the whole update; None if it is no such product."""
+    """Return ``up`` (out, r) and ``down`` (r, in) whose product is the update; None if it is no such product."""
     if module.method != "lora":
         return None
     up, down = module.tensors["up"].flatten(1), module.tensors["down"]
@@ -110,7 +112,9 @@ def low_rank_product(module: ModuleState) -> tuple[torch.Tensor, torch.Tensor] |
 
 
 def delta_matrix(path: str, module: ModuleState, weight: torch.Tensor | None) -> torch.Tensor:
-    """The update (out, in · kernel), float32. Raises ConfigError if it needs the base's ``weight``, or has a bias."""
+    """Return the update (out, in · kernel), float32. Raises ConfigError if it needs the base's ``weight``, or has a
+    bias.
+    """
     if "diff_b" in module.tensors:
         raise ConfigError(
             f"{path}: a whole difference changes the bias too, which a LoRA cannot hold; keep it as it is"
@@ -124,31 +128,32 @@ def delta_matrix(path: str, module: ModuleState, weight: torch.Tensor | None) ->
 
 
 def needs_base(state: AdapterState) -> bool:
-    """Whether any of its updates depends on the base's weight."""
+    """Return whether any update of the adapter depends on the base's weight."""
     return any(module.method in ("dora", "ia3") for module in state.modules.values())
 
 
 def layer_factors(path: str, module: ModuleState, weight: torch.Tensor | None) -> Factors:
-    """The factors of one layer's update. Raises what ``matrix`` raises."""
+    """Factorize one layer's update. Raises what ``delta_matrix`` raises."""
     pair = low_rank_product(module)
     return factorize_product(*pair) if pair else factorize_matrix(delta_matrix(path, module, weight))
 
 
 def _finite(matrix: torch.Tensor) -> torch.Tensor:
-    """``matrix`` in float64. Raises NonFiniteError for one that no singular values can be had of."""
+    """Convert ``matrix`` to float64. Raises NonFiniteError if it is not finite."""
     if not matrix.isfinite().all():
         raise NonFiniteError("an update is not finite; take smaller scales, or another adapter")
     return matrix.double()
 
 
 Weights = Callable[[str], torch.Tensor | None]
-"""The base's weight of a layer by its classic path; None where no base is named."""
+"""Function from a layer's classic path to the base's weight; None if no base is given."""
 
 
 def weights_of(base: str, paths: Iterable[str]) -> Weights:
-    """A reader of the layers at ``paths`` in ``base`` (a folder, a file or a hub id); of none if ``base`` is empty.
+    """Return a reader of the layers at ``paths`` in ``base`` (a folder, a file or a hub id); of none if ``base`` is
+    empty.
 
-    Raises ModelError for what is no base, MismatchError if it has no such layer.
+    Raises ModelError if it is no base, MismatchError if it has no such layer.
     """
     if not base:
         return lambda path: None
@@ -157,7 +162,7 @@ def weights_of(base: str, paths: Iterable[str]) -> Weights:
 
 
 def weights_for(base: str, *states: AdapterState) -> Weights:
-    """A reader of the layers of ``states`` in ``base``. Raises MismatchError if one of them does not fit it."""
+    """Return a reader of the layers of ``states`` in ``base``. Raises MismatchError if one of them does not fit it."""
     if base:
         models = build_meta_model(base).models
         for state in states:

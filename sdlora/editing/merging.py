@@ -1,4 +1,4 @@
-"""Several adapters as one."""
+"""Merge several adapters into one."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -21,7 +21,7 @@ from sdlora.events import OnProgress, unwatched
 from sdlora.formats.inspection import trigger_words
 
 MERGED = "sdlora_merged"
-"""The header's entry that says what was merged, and at which scales."""
+"""Header entry with the merged adapters and their scales."""
 
 
 def merge(
@@ -30,12 +30,12 @@ def merge(
     base: str = "",
     on_progress: OnProgress = unwatched,
 ) -> AdapterState:
-    """One LoRA that does what ``adapters`` (name, state, scale) do together: ΔW = Σ scale · ΔWᵢ.
+    """Return one LoRA equivalent to ``adapters`` (name, state, scale) together: ΔW = Σ scale · ΔWᵢ.
 
-    Without a ``cut`` the factors stand side by side, exactly, and ranks add up; with one each layer's sum is cut by
-    its singular values. LoHa, LoKr and whole differences need a ``cut``; DoRA and (IA)³ the ``base`` too, as they
-    change a weight by what it is. Layer by layer; ``on_progress`` is told of each.
-    Raises ConfigError, MismatchError, ModelError.
+    Without a ``cut`` the factors are concatenated, which is exact, and ranks add up; with one, each layer's sum is
+    truncated by its singular values. LoHa, LoKr and full differences need a ``cut``; DoRA and (IA)³ also the ``base``,
+    as their update depends on its weights. ``on_progress`` counts layers. Raises ConfigError, MismatchError,
+    ModelError.
     """
     if not adapters:
         raise ConfigError("name at least one adapter to merge")
@@ -52,12 +52,12 @@ def merge(
 
 
 def _require_alike(adapters: Sequence[tuple[str, AdapterState, float]]) -> None:
-    """Raises MismatchError for adapters of which two name a layer that is of another size in each."""
-    known: dict[tuple[str, str], tuple[int, str]] = {}
+    """Raise MismatchError if two adapters name a layer of different sizes."""
+    sizes: dict[tuple[str, str], tuple[int, str]] = {}
     for name, state, _ in adapters:
         for path, module in state.modules.items():
             for side, size in zip(("gives", "reads"), parametrizations.layer_size(module.tensors), strict=True):
-                first, other = known.setdefault((path, side), (size, name)) if size else (None, name)
+                first, other = sizes.setdefault((path, side), (size, name)) if size else (None, name)
                 if size != first:
                     raise MismatchError(
                         f"{name} {side} {size} numbers at {path}, {other} {first}: they are for different bases"
@@ -72,14 +72,14 @@ def _layer(
         pair and (scale * pair[0], pair[1])
         for pair, scale in ((low_rank_product(module), scale) for module, scale in parts)
     ]
-    whole = [pair for pair in pairs if pair]
-    if len(whole) < len(parts):
+    products = [pair for pair in pairs if pair]
+    if len(products) < len(parts):
         if cut is None:
             odd = next(module.method for (module, _), pair in zip(parts, pairs, strict=True) if not pair)
             raise ConfigError(f"{path}: {odd} has no factors to put side by side; give a rank or a share of energy")
         found = factorize_matrix(_sum(path, parts, weight))
         return found.module(cut.parts(found.values), kernel)
-    up, down = torch.cat([up for up, _ in whole], dim=1), torch.cat([down for _, down in whole])
+    up, down = torch.cat([up for up, _ in products], dim=1), torch.cat([down for _, down in products])
     if cut:
         found = factorize_product(up, down)
         return found.module(cut.parts(found.values), kernel)
@@ -102,11 +102,11 @@ def _kernel(path: str, parts: Sequence[tuple[ModuleState, float]], weight: torch
 
 
 def _metadata(adapters: Sequence[tuple[str, AdapterState, float]]) -> dict[str, str]:
-    """What all of them say alike, their trigger words together, and what was merged."""
+    """Return the entries that all headers share, their trigger words together, and what was merged."""
     headers: list[Mapping[str, str]] = [state.metadata for _, state, _ in adapters]
     listed = [{"name": name, "scale": scale} for name, _, scale in adapters]
     common = {key: text for key, text in headers[0].items() if all(other.get(key) == text for other in headers)}
     common.pop(MERGED, None)
     words = dict.fromkeys(word for header in headers for word in trigger_words(header))
-    told = {"modelspec.trigger_phrase": ", ".join(words)} if words else {}
-    return common | told | {MERGED: json.dumps(listed, ensure_ascii=False)}
+    triggers = {"modelspec.trigger_phrase": ", ".join(words)} if words else {}
+    return common | triggers | {MERGED: json.dumps(listed, ensure_ascii=False)}

@@ -1,4 +1,4 @@
-"""An adapter at another rank."""
+"""Change the rank of an adapter."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -9,35 +9,35 @@ from sdlora.events import OnProgress, unwatched
 
 
 class Resized(NamedTuple):
-    """A LoRA made of another adapter, and for each layer what became of it."""
+    """A LoRA made from another adapter, and the energy that each layer kept."""
 
     state: AdapterState
     layers: "Mapping[str, KeptEnergy]"
 
     @property
     def kept(self) -> float:
-        """The share of all layers' squared Frobenius norms that is kept: 0 to 1."""
+        """Share of all layers' squared Frobenius norms that is kept: 0 to 1."""
         total = sum(layer.square for layer in self.layers.values())
         return sum(layer.square * layer.energy for layer in self.layers.values()) / total if total else 1.0
 
 
 class KeptEnergy(NamedTuple):
-    """What is kept of one layer."""
+    """Energy that one layer kept."""
 
     before: int | None
-    """The rank that it had, if it had one."""
+    """Rank before, if it had one."""
     rank: int
     energy: float
     """Share of its squared Frobenius norm."""
     square: float
-    """That norm, squared, before."""
+    """Squared Frobenius norm before."""
 
 
 def resize(state: AdapterState, cut: Cut, base: str = "", on_progress: OnProgress = unwatched) -> Resized:
-    """``state`` as a LoRA, each layer cut by its singular values to a rank, or to the share of energy that is kept.
+    """Return ``state`` as a LoRA, each layer truncated by its singular values to a rank, or to a share of energy.
 
-    Any method can be made into a LoRA so; DoRA and (IA)³ need the ``base``. Layer by layer; ``on_progress`` is told of
-    each. Raises ConfigError, MismatchError, ModelError.
+    Any method becomes a LoRA; DoRA and (IA)³ need the ``base``. ``on_progress`` counts layers. Raises ConfigError,
+    MismatchError, ModelError.
     """
     cut.check()
     weights = weights_for(base, state)

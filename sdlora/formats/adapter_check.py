@@ -1,4 +1,4 @@
-"""The self-test of an adapter file against a base: what it is, what of it fits, and why it is refused if it is."""
+"""Self-test of an adapter file against a base: its facts, what of it fits, and why it is refused."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from torch import nn
 
 LISTED = 200
-"""Of keys and layers that do not match, as many are named."""
+"""Largest number of mismatched keys and layers that are named."""
 
 
 @dataclass(frozen=True)
 class TargetBase:
-    """A base to check against: what to call it, its family, and its modules, of which only the shapes matter."""
+    """A base to check against: its display name, its family, and its modules, of which only the shapes matter."""
 
     name: str
     family: str
@@ -32,27 +32,27 @@ class TargetBase:
 
 @dataclass(frozen=True)
 class AdapterCheck:
-    """What the self-test found. ``refusal`` is one sentence, empty for a file that is fine."""
+    """Result of the self-test. ``refusal`` is one sentence, empty for a good file."""
 
     refusal: str = ""
     facts: tuple[tuple[str, str], ...] = ()
-    """Names and values, in the order to show them: method, rank, trigger words, ..."""
+    """Names and values in display order: method, rank, trigger words, ..."""
     base: str = ""
-    """What it was checked against; empty if against no base."""
+    """Name of the base that it was checked against; empty if none."""
     layers: int = 0
     fitting: int = 0
-    """Of its layers, those that the base has, in the same shape."""
+    """Number of its layers that the base has, in the same shape."""
     misfits: tuple[str, ...] = ()
-    """The first of the others, each with its reason."""
+    """First layers that do not fit, each with its reason."""
     unknown: int = 0
-    """Keys that name no layer anywhere; the first are in ``strange``."""
+    """Number of keys that name no layer anywhere; ``strange`` lists the first."""
     strange: tuple[str, ...] = ()
     said: str = ""
-    """What ``sdlora inspect`` says of it."""
+    """Output of ``sdlora inspect`` for it."""
 
 
 def check_adapter(path: Path, base: TargetBase | None = None) -> AdapterCheck:
-    """Read the file at ``path`` whole and compare its layers with those of ``base``. Never raises for a bad file."""
+    """Read the complete file at ``path`` and compare its layers with ``base``. Never raises for a bad file."""
     facts: tuple[tuple[str, str], ...] = ()
     name = base.name if base else ""
     try:
@@ -80,7 +80,7 @@ def check_adapter(path: Path, base: TargetBase | None = None) -> AdapterCheck:
 
 
 def _summary(path: Path) -> HeaderSummary:
-    """``read_header_summary``; where it finds no adapter, reading the tensors has a more exact reason."""
+    """Read the header; if it shows no adapter, reading the tensors gives a more exact reason."""
     try:
         return read_header_summary(path)
     except FormatError:
@@ -89,7 +89,7 @@ def _summary(path: Path) -> HeaderSummary:
 
 
 def require_fits(path: Path, base: str) -> str:
-    """What of the file at ``path`` fits ``base``, in words. Raises MismatchError with the reason if it does not."""
+    """Describe how much of the file at ``path`` fits ``base``. Raises MismatchError with the reason if not."""
     from sdlora.families.meta_model import build_meta_model
 
     check = check_adapter(path, TargetBase(Path(base).name, *build_meta_model(base)))
@@ -116,7 +116,7 @@ def _wrong(theirs: str, name: str, ours: str) -> str:
 
 
 def _unfit(state: AdapterState, unfit: Mapping[str, str], base: TargetBase) -> str:
-    """The reason why it cannot go into this base, in one sentence."""
+    """Return the reason why it cannot go into this base, in one sentence."""
     from torch import nn
 
     theirs = cross_attention_width(input_widths(state))

@@ -1,7 +1,7 @@
-"""What an adapter file format is, and what all of them check alike.
+"""Protocol of adapter file formats, and the checks that they share.
 
-A format knows how files spell the layers and tensors of an ``AdapterState``, and nothing else of models or
-methods. A new one is one file and one row in ``FORMATS``.
+A format knows how files spell the layers and tensors of an ``AdapterState``, and nothing else of models or methods. A
+new one is one file and one row in ``FORMATS``.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -15,16 +15,16 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Slot = tuple[str, str]
-"""A layer's classic path (``unet.….attn2.to_k``), and one of its tensors: a name of ``forms.FORMS``, ``alpha``, or one
-of ``RAW``."""
+"""A layer's classic path (``unet.….attn2.to_k``) and the name of one of its tensors in the neutral form, or ``alpha``,
+or one of ``RAW``."""
 
 RAW = ("dora_scale", "weight", "on_input")
-"""Tensors of files that become one of a method's when their layer is whole: DoRA's lengths, whose shape tells
-along which axis they are, and (IA)³'s scales, of which another tensor tells."""
+"""Tensors of files that get their neutral names once their layer is complete: DoRA's lengths, whose shape tells their
+axis, and (IA)³'s scales, whose side another tensor tells."""
 BIG = 1 << 28
-"""More weights than any layer has (SDXL's largest has 2.9e7): shapes beyond are no adapter's."""
+"""More weights than any layer has (SDXL's largest has 2.9e7): larger shapes belong to no adapter."""
 RANKS = 1 << 14
-"""More than any rank is."""
+"""Largest rank that is accepted."""
 
 
 class Format(Protocol):
@@ -33,28 +33,30 @@ class Format(Protocol):
     name: str
 
     def parse(self, key: str) -> Slot | None:
-        """What a tensor of this name in a file is; None if this format has no such name."""
+        """Return the layer and tensor that ``key`` names; None if this format has no such name."""
         ...
 
     def can_read(self, keys: Iterable[str]) -> bool:
-        """Whether any of a file's keys is this format's."""
+        """Return whether any of a file's keys is in this format."""
         ...
 
     def read(self, tensors: "Mapping[str, Tensor]", metadata: Mapping[str, str]) -> AdapterState:
-        """A file's tensors, without keys that ``parse`` does not know, as an adapter; raises FormatError."""
+        """Convert a file's tensors to an adapter; keys that ``parse`` does not know are ignored. Raises FormatError."""
         ...
 
     def write(self, state: AdapterState) -> "tuple[dict[str, Tensor], dict[str, str]]":
-        """Tensors and header of a file with ``state``; raises FormatError for a layer that the format cannot spell."""
+        """Return tensors and header of a file with ``state``. Raises FormatError for a layer that the format cannot
+        spell.
+        """
         ...
 
 
 def group_by_layer(
     tensors: "Mapping[str, Tensor]", parse: Callable[[str], Slot | None], alpha: Callable[[str, int], float]
 ) -> dict[str, ModuleState]:
-    """A file's tensors by layer, in the file's order; ``alpha(path, rank)`` for layers that carry none.
+    """Group a file's tensors by layer, in the file's order; ``alpha(path, rank)`` is used for layers without one.
 
-    Raises FormatError for a layer that is incomplete, given twice, or whose tensors do not go together.
+    Raises FormatError for a layer that is incomplete, given twice, or whose tensors have inconsistent shapes.
     """
     layers: dict[str, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():
@@ -89,7 +91,7 @@ def _module(path: str, found: "dict[str, Tensor]", alpha: Callable[[str, int], f
 
 
 def _named(path: str, found: "dict[str, Tensor]") -> "dict[str, Tensor]":
-    """The tensors by their names in ``forms.FORMS``, now that all of a layer's are there."""
+    """Return the tensors by their neutral names, once all of a layer's are there."""
     own = {name: tensor for name, tensor in found.items() if name not in RAW}
     for name in ("magnitude", "diff_b"):  # PEFT keeps a convolution's lengths as (1, out, 1, 1).
         if name in own:
@@ -106,7 +108,7 @@ def _named(path: str, found: "dict[str, Tensor]") -> "dict[str, Tensor]":
 
 
 def _require_shapes(path: str, own: "Mapping[str, Tensor]") -> None:
-    """Raises FormatError unless the tensors multiply out to the update of one layer."""
+    """Raise FormatError unless the tensors multiply out to the update of one layer."""
     shapes = " and ".join(str(tuple(tensor.shape)) for tensor in own.values())
     if any(0 in tensor.shape or max(tensor.shape, default=1) > BIG for tensor in own.values()):
         raise FormatError(f"{path}: {shapes} do not go together: a side has no length, or none that a layer has")

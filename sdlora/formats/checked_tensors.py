@@ -1,4 +1,4 @@
-"""Adapter files on disk: read with suspicion, written whole or not at all."""
+"""Read the tensors of untrusted adapter files."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -22,28 +22,30 @@ FOREIGN = {
     ".b2.weight.": "GLoRA",
     ".lora_B.bias": "LoRA with biases",
 }
-"""Marks in keys of what would give wrong pictures if only the rest of its file were read."""
+"""Parts of keys that mark unsupported methods; reading only the rest of such a file would give wrong images."""
 
 
 class AdapterContents(NamedTuple):
-    """What a file holds."""
+    """Contents of an adapter file."""
 
     state: AdapterState
     format: str
     unknown: list[str]
     """Keys that name no layer."""
     dtype: str
-    """The type of most of its numbers, by its safetensors name: ``F16``."""
+    """Type of most of its numbers, by its safetensors name: ``F16``."""
 
 
 def refuse_pickle(path: Path) -> None:
-    """Raises FormatError, by the name alone, for a kind of file that can run code when it is opened."""
+    """Raise FormatError, by the name alone, for a kind of file that can run code when it is opened."""
     if path.suffix.lower() in PICKLES:
         raise FormatError(f"{path}: a {path.suffix} file can run code when opened; convert it to .safetensors first")
 
 
 def tensor_types(path: Path) -> dict[str, str]:
-    """The names and types of a file's tensors. Raises FormatError for what is no adapter, FileError if unreadable."""
+    """Return the names and types of a file's tensors. Raises FormatError if it is no adapter, FileError if it is
+    unreadable.
+    """
     refuse_pickle(path)
     try:
         header = read_safetensors_header(path)
@@ -60,7 +62,7 @@ def tensor_types(path: Path) -> dict[str, str]:
 
 
 class CheckedTensors(NamedTuple):
-    """A file's tensors that are an adapter's, in float32, and what else it holds."""
+    """Tensors of a file that belong to an adapter, in float32, and what else it contains."""
 
     tensors: "dict[str, Tensor]"
     metadata: dict[str, str]
@@ -69,7 +71,7 @@ class CheckedTensors(NamedTuple):
 
 
 def load_checked_tensors(path: Path, parse: Callable[[str], Slot | None]) -> CheckedTensors:
-    """The tensors of a file whose names ``parse`` knows, all finite. Raises FormatError, FileError."""
+    """Load the tensors whose names ``parse`` knows; all must be finite. Raises FormatError, FileError."""
     from safetensors import SafetensorError, safe_open
 
     types = tensor_types(path)
@@ -88,7 +90,7 @@ def load_checked_tensors(path: Path, parse: Callable[[str], Slot | None]) -> Che
 
 
 def _checked_tensor(key: str, tensor: Any, parse: Callable[[str], Slot | None]) -> "Tensor":
-    """``tensor`` in float32. Raises FormatError unless it is finite, and floating-point; some numbers may be whole."""
+    """Convert to float32. Raises FormatError unless it is finite and floating-point; some scalars may be integers."""
     slot = parse(key)
     if not tensor.is_floating_point() and slot is not None and slot[1] not in ("alpha", "on_input"):
         raise FormatError(f"{key}: has numbers of type {str(tensor.dtype).removeprefix('torch.')}, not floating-point")

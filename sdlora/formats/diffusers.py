@@ -1,7 +1,7 @@
-"""diffusers' and PEFT's keys: ``unet.<path>.lora_A.weight``, and older spellings of the same.
+"""Keys of diffusers and PEFT: ``unet.<path>.lora_A.weight``, and older spellings of the same.
 
-There is no alpha tensor: where alpha differs from the rank, it stands in the header, under
-``lora_adapter_metadata``, as PEFT configurations by component (diffusers 0.34 and newer write and read it).
+There is no alpha tensor: an alpha that differs from the rank is in the header, under ``lora_adapter_metadata``, as PEFT
+configurations by component (diffusers 0.34 and newer write and read it).
 """
 
 import json
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 MOST = 1 << 20
-"""More than any alpha or rank is."""
+"""Largest alpha or rank that is accepted."""
 MOST_PATTERNS = 4096
-"""More than any base has layers; each is compared with each layer."""
+"""More patterns than any base has layers; each is compared with each layer."""
 COMPONENTS = ("unet", "text_encoder", "text_encoder_2")
 _SLOTS = {
     "lora_A": "down", "lora_B": "up", "down": "down", "up": "up", "lora_magnitude_vector": "magnitude",
@@ -37,7 +37,7 @@ _PLAIN = re.compile(r"\^?([\w.]+)\$?")
 
 
 def classic(path: str) -> str | None:
-    """A path as files of any age spell it, with its component, and ``text_model`` in text encoders."""
+    """Return a path of any spelling with its component, and ``text_model`` in text encoders; None if it is none."""
     if path.startswith(("down_blocks.", "mid_block.", "up_blocks.")):
         return f"unet.{path}"
     component, _, rest = path.partition(".")
@@ -49,7 +49,7 @@ def classic(path: str) -> str | None:
 
 
 def _role(path: str, role: str) -> str:
-    """The layer that an attention processor's ``to_q_lora`` stands for."""
+    """Return the layer that an attention processor's ``to_q_lora`` stands for."""
     if path.endswith("self_attn"):
         return f"{path}.{role}_proj"
     return f"{path}.to_out.0" if role == "out" else f"{path}.to_{role}"
@@ -100,16 +100,16 @@ class Diffusers:
 
 
 def _header(state: AdapterState) -> dict[str, Any]:
-    """PEFT's configuration of every component, as diffusers stores it: ``{"unet.r": 16, ...}``.
+    """Build PEFT's configuration of every component, as diffusers stores it: ``{"unet.r": 16, ...}``.
 
-    Once the header is there, diffusers takes PEFT's defaults for a component that it does not name: all are named.
-    Text encoder layers go without ``text_model``: PEFT finds them by the ends of their names, however they begin.
+    Once the header exists, diffusers uses PEFT's defaults for a component that it does not name: all are named. Text
+    encoder layers are written without ``text_model``: PEFT matches them by the ends of their names.
     """
     fields: dict[str, Any] = {}
     for component in dict.fromkeys(path.partition(".")[0] for path in state.modules):
         prefixes = (f"{component}.text_model.", f"{component}.")
         own = {_without(path, prefixes): module for path, module in state.modules.items() if path.startswith(prefixes)}
-        if len({module.method for module in own.values()}) > 1:  # One use_dora counts for all of them.
+        if len({module.method for module in own.values()}) > 1:  # One use_dora applies to all of them.
             raise FormatError(f"{component}: diffusers' keys hold LoRA or DoRA, not both; export with --format kohya")
         ranks, alphas = {p: m.rank for p, m in own.items()}, {p: _whole(m.alpha) for p, m in own.items()}
         rank, alpha = (Counter(values.values()).most_common(1)[0][0] for values in (ranks, alphas))
@@ -125,7 +125,7 @@ def _header(state: AdapterState) -> dict[str, Any]:
 
 
 def _configs(metadata: Mapping[str, str]) -> dict[str, Any]:
-    """The header's fields by their dotted names. Raises FormatError if it is no flat JSON object."""
+    """Return the header's fields by their dotted names. Raises FormatError if it is no flat JSON object."""
     try:
         fields = json.loads(metadata.get(PEFT_HEADER) or "{}")
     except (ValueError, RecursionError):
@@ -136,22 +136,22 @@ def _configs(metadata: Mapping[str, str]) -> dict[str, Any]:
 
 
 def alphas(configs: Mapping[str, Any]) -> Callable[[str, int], float]:
-    """What tells a layer's alpha by its path and rank, as PEFT would take it from the header's ``configs``.
+    """Return a function that gives a layer's alpha by path and rank, as PEFT reads it from the header's ``configs``.
 
-    It is the rank where the header says nothing of the component. Raises FormatError for what is no plain pattern;
-    so does the answer for an alpha that is no number.
+    It is the rank if the header does not mention the component. Raises FormatError for a pattern that is no layer name;
+    so does the function for an alpha that is no number.
     """
-    told = {name: configs[f"{name}.lora_alpha"] for name in COMPONENTS if f"{name}.lora_alpha" in configs}
-    patterns = {name: _patterns(configs.get(f"{name}.alpha_pattern")) for name in told}
+    given = {name: configs[f"{name}.lora_alpha"] for name in COMPONENTS if f"{name}.lora_alpha" in configs}
+    patterns = {name: _patterns(configs.get(f"{name}.alpha_pattern")) for name in given}
 
     def alpha(path: str, rank: int) -> float:
         component, _, rest = path.partition(".")
-        if component not in told:
+        if component not in given:
             return float(rank)
         steps = rest.split(".")
         ends = (".".join(steps[number:]) for number in range(len(steps)))
         found = [patterns[component][end] for end in ends if end in patterns[component]]
-        value = max(found, key=lambda one: one[0])[1] if found else told[component]  # Of several the last holds.
+        value = max(found, key=lambda one: one[0])[1] if found else given[component]  # The last match counts.
         if not isinstance(value, int | float) or isinstance(value, bool) or not abs(value) <= MOST:
             said = one_line(value, 40) if isinstance(value, str | int | float) else f"a {type(value).__name__}"
             raise FormatError(f"{path}: the header's alpha {said!r} is no number up to {MOST}")
@@ -161,18 +161,18 @@ def alphas(configs: Mapping[str, Any]) -> Callable[[str, int], float]:
     return alpha
 
 
-def _patterns(given: Any) -> dict[str, tuple[int, Any]]:
-    """The places and values of an ``alpha_pattern`` by the ends of paths that they are for."""
-    if not isinstance(given, dict):
+def _patterns(patterns: Any) -> dict[str, tuple[int, Any]]:
+    """Return positions and values of an ``alpha_pattern``, by the path endings that they apply to."""
+    if not isinstance(patterns, dict):
         return {}
-    if len(given) > MOST_PATTERNS:
-        raise FormatError(f"the header's alpha_pattern has {len(given)} entries, over the allowed {MOST_PATTERNS}")
+    if len(patterns) > MOST_PATTERNS:
+        raise FormatError(f"the header's alpha_pattern has {len(patterns)} entries, over the allowed {MOST_PATTERNS}")
     found: dict[str, tuple[int, Any]] = {}
-    for place, (pattern, value) in enumerate(given.items()):
+    for position, (pattern, value) in enumerate(patterns.items()):
         plain = _PLAIN.fullmatch(pattern.replace("\\.", "."))
         if plain is None:
             raise FormatError(f"the header's alpha_pattern {one_line(pattern)!r} is no plain layer name")
-        found[plain[1]] = place, value
+        found[plain[1]] = position, value
     return found
 
 

@@ -1,4 +1,4 @@
-"""What an adapter file's header alone tells: for lists of many files, where no tensor is read and no torch loaded."""
+"""Summary of an adapter file from its header alone: for lists of many files, no tensor is read and no torch loaded."""
 
 import base64
 import json
@@ -18,38 +18,38 @@ from sdlora.formats.kohya import ORIGINAL
 from sdlora.formats.storage import FORMATS
 
 PICTURES = ("ssmd_cover_images", "modelspec.thumbnail")
-"""Where headers keep pictures: a JSON list of base64 texts (sd-webui-additional-networks), or a data URL."""
+"""Header entries with images: a JSON list of base64 texts (sd-webui-additional-networks), or a data URL."""
 METHOD_NAMES = {
     "lora": "LoRA", "dora": "DoRA", "loha": "LoHa", "lokr": "LoKr", "ia3": "(IA)³", "full": "full difference",
 }  # fmt: skip
 Shapes = dict[str, tuple[int, ...]]
-"""A layer's tensors' shapes, by their names."""
+"""Shapes of a layer's tensors, by name."""
 FAMILY_NAMES = {"sd1": "SD 1.x", "sd2": "SD 2.x", "sdxl": "SDXL"}
 
 
 @dataclass(frozen=True)
 class HeaderSummary:
-    """An adapter file by its header. What the header does not tell is empty."""
+    """Facts of an adapter file from its header. Fields that the header does not tell are empty."""
 
     title: str
     format: str
     method: str
     family: str
     base: str
-    """What the file calls its base model."""
+    """Name of the base model in the file."""
     rank: str
     """``16``, or ``4 to 16``."""
     alpha: str
     triggers: tuple[str, ...]
     layers: int
     illustrated: bool
-    """Whether the header seems to hold a picture: ``read_cover_image`` gets it."""
+    """True if the header seems to hold an image, which ``read_cover_image`` returns."""
 
 
 def read_header_summary(path: Path) -> HeaderSummary:
-    """The card of the adapter file at ``path``.
+    """Summarise the adapter file at ``path``.
 
-    Raises FormatError if it is no whole safetensors file or holds no adapter, FileError if it cannot be read.
+    Raises FormatError if it is no complete safetensors file or holds no adapter, FileError if it cannot be read.
     """
     refuse_pickle(path)
     header = read_safetensors_header(path)
@@ -85,7 +85,8 @@ def read_header_summary(path: Path) -> HeaderSummary:
 
 
 def read_cover_image(path: Path) -> bytes:
-    """The first picture in a file's header: a picture file of any kind, to be judged before it is opened; or nothing.
+    """Return the first image in a file's header, or empty bytes: any kind of image file, to be checked before it is
+    opened.
 
     Raises FormatError and FileError as ``read_header_summary`` does.
     """
@@ -95,12 +96,12 @@ def read_cover_image(path: Path) -> bytes:
         covers = json.loads(metadata.get(PICTURES[0]) or "[]")
         text = covers[0] if isinstance(covers, list) and covers and isinstance(covers[0], str) else text
         return base64.b64decode(text.rpartition("base64,")[2], validate=True)
-    except (ValueError, RecursionError):  # Strangers write anything there.
+    except (ValueError, RecursionError):  # Foreign tools write anything there.
         return b""
 
 
 def _method(own: Shapes) -> str:
-    """The method of a layer with tensors of these names; empty if they are of none."""
+    """Return the method of a layer with tensors of these names; empty if there is none."""
     if marks := own.keys() & {"dora_scale", "on_input"}:
         return "dora" if "dora_scale" in marks else "ia3"
     try:
@@ -110,13 +111,13 @@ def _method(own: Shapes) -> str:
 
 
 def _rank(own: Shapes) -> int:
-    """A layer's rank; 0 if it has none."""
+    """Return a layer's rank; 0 if it has none."""
     ranked = (own[name] for form in parametrizations.PARAM_LAYOUTS.values() for name in form.ranked if name in own)
     return next((shape[0] for shape in ranked if shape), 0)
 
 
 def _inputs(own: Shapes) -> int:
-    """How many numbers a linear layer reads, by its adapter's shapes; 0 if they do not tell."""
+    """Return the input width of a linear layer, from its adapter's shapes; 0 if they do not tell."""
     columns = {name: shape[1] for name, shape in own.items() if len(shape) > 1}
     if small := columns.get("lokr_w1") or columns.get("lokr_w1_b"):
         return small * (columns.get("lokr_w2") or columns.get("lokr_w2_b") or 0)

@@ -1,4 +1,4 @@
-"""Which family of base models an adapter is for, as far as it tells."""
+"""Infer the base model that an adapter was trained on: its family and its noise schedule."""
 
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -12,19 +12,17 @@ from sdlora.filesystem.safetensors_header import read_safetensors_header
 
 FAMILY_BY_WIDTH = {768: "sd1", 1024: "sd2", 2048: "sdxl"}
 DEEP = ".transformer_blocks.1."
-"""In paths of SDXL's UNet alone: the others' attentions have one such block each."""
+"""Part of paths that only SDXL's UNet has: other families' attentions have one such block each."""
 FAMILY_BY_VERSION = {"sd_v1": "sd1", "sd_v2": "sd2", "sdxl": "sdxl"}
 
 
 def infer_family(state: AdapterState) -> str:
-    """The family of bases that an adapter is for: by the width of the text, its components, or its header."""
+    """Return the family of bases that an adapter is for: by the text width, its components, or its header."""
     return infer_family_from_header(input_widths(state), state.metadata)
 
 
 def infer_family_from_header(widths: Mapping[str, int], metadata: Mapping[str, str]) -> str:
-    """As ``infer_family``, from what a file's header tells: the inputs' widths of its layers by path, and its
-    metadata.
-    """
+    """Infer the family from the input widths of a file's layers, by path, and its metadata."""
     if any(path.startswith("text_encoder_2.") or DEEP in path for path in widths):
         return "sdxl"
     if family := FAMILY_BY_WIDTH.get(cross_attention_width(widths) or 0):
@@ -37,7 +35,9 @@ def infer_family_from_header(widths: Mapping[str, int], metadata: Mapping[str, s
 
 
 def header_widths(path: Path) -> dict[str, tuple[int, ...]]:
-    """What each layer of an adapter reads or gives, by key: the shape without the rank. Empty if it cannot be read."""
+    """Return the size that each layer of an adapter reads or returns, by key: the shape without the rank. Empty if
+    unreadable.
+    """
     try:
         header = read_safetensors_header(path)
     except SdloraError:  # Whoever loads it says better what is wrong.
@@ -52,18 +52,18 @@ def header_widths(path: Path) -> dict[str, tuple[int, ...]]:
 
 
 def incompatible(one: Path, other: Path) -> bool:
-    """Whether two adapters name a layer that is of another width in each: no base can take both."""
+    """Return whether two adapters name a layer of different widths: then no base can take both."""
     ours, theirs = header_widths(one), header_widths(other)
     return any(ours[key] != theirs[key] for key in ours.keys() & theirs.keys())
 
 
 PREDICTIONS = {"v": "v_prediction", "epsilon": "epsilon"}
-"""ModelSpec's words, and ours."""
+"""ModelSpec's words for the prediction type, and diffusers'."""
 SWITCH = {"True": "on", "False": "off"}
 
 
 def trained_schedule(metadata: Mapping[str, str]) -> dict[str, str]:
-    """What an adapter's header tells of the base in its training, by the names of ``Model``'s settings."""
+    """Return what an adapter's header tells of the base in training, by the names of ``Model``'s settings."""
     prediction = PREDICTIONS.get(metadata.get("modelspec.prediction_type", ""))
     zero_snr = SWITCH.get(metadata.get("ss_zero_terminal_snr", ""))
     found = {"prediction_type": prediction, "zero_terminal_snr": zero_snr}
@@ -73,9 +73,10 @@ def trained_schedule(metadata: Mapping[str, str]) -> dict[str, str]:
 def schedule_mismatch(
     name: str, metadata: Mapping[str, str], scheduler_config: Mapping[str, Any], said: Collection[str] = ()
 ) -> str:
-    """One sentence on what adapter ``name`` was trained with and the base does not have; empty if there is nothing.
+    """Describe in one sentence how the schedule that adapter ``name`` was trained with differs from the base's; empty
+    if not.
 
-    ``said`` are the settings that a person has decided: of those there is nothing to tell.
+    ``said`` are the settings that a person has set: they are not compared.
     """
     zero_snr = SWITCH[str(bool(scheduler_config.get(ZERO_SNR)))]
     drawn = {"prediction_type": scheduler_config.get("prediction_type", "epsilon"), "zero_terminal_snr": zero_snr}

@@ -1,4 +1,4 @@
-"""What an adapter file is: for ``sdlora inspect``, and for matching files to bases."""
+"""Description of an adapter file: for ``sdlora inspect``, and for matching files to bases."""
 
 import json
 from collections import Counter
@@ -15,7 +15,7 @@ from sdlora.formats.storage import open_adapter
 from sdlora.formatting import format_bytes, one_line
 
 MOST_WORDS = 32
-"""Of a trigger phrase: a longer one calls nothing, and would stand on every card."""
+"""Largest number of words in a trigger phrase: a longer one is no trigger, and would fill every card."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Inspection:
 
     path: Path
     size: int
-    """In bytes."""
+    """Size in bytes."""
     format: str
     method: str
     dtype: str
@@ -35,7 +35,7 @@ class Inspection:
     ranks: tuple[int, ...]
     alphas: tuple[float, ...]
     modules: Mapping[str, int]
-    """Layers by component."""
+    """Number of layers by component."""
     norms: Mapping[str, float]
     """Frobenius norm of ΔW over all layers of a component; see ``delta_square``."""
     parameters: int
@@ -70,7 +70,7 @@ def inspect_adapter(path: Path) -> Inspection:
 
 
 def describe_contents(path: Path, contents: AdapterContents) -> Inspection:
-    """The same of a file that has been read."""
+    """Describe a file that has been read."""
     state = contents.state
     squares: Counter[str] = Counter()
     for name, module in state.modules.items():
@@ -95,7 +95,7 @@ def describe_contents(path: Path, contents: AdapterContents) -> Inspection:
 
 
 def delta_square(module: ModuleState) -> float:
-    """‖ΔW‖², of DoRA that of its low-rank part, of (IA)³ that of its scales.
+    """Return ‖ΔW‖²; for DoRA that of its low-rank part, for (IA)³ that of its scales.
 
     A low-rank product is not formed: ‖UD‖² = Σ (UᵀU ∘ DDᵀ), at most rank x rank.
     """
@@ -108,7 +108,7 @@ def delta_square(module: ModuleState) -> float:
 
 
 def trigger_words(metadata: Mapping[str, str], most: int = 5) -> tuple[str, ...]:
-    """The words that call an adapter: its trigger phrase, or the commonest parts of its captions."""
+    """Return the words that call an adapter: its trigger phrase, or the most frequent parts of its captions."""
     if phrase := metadata.get("modelspec.trigger_phrase"):
         return tuple(one_line(word.strip()) for word in phrase.split(",")[:MOST_WORDS] if word.strip())
     try:

@@ -1,8 +1,8 @@
-"""kohya's keys (sd-scripts and LyCORIS): what A1111, Forge, ComfyUI, InvokeAI and diffusers read.
+"""Keys of kohya's sd-scripts and LyCORIS: read by A1111, Forge, ComfyUI, InvokeAI and diffusers.
 
-``lora_unet_<path with _ for .>.lora_down.weight``, ``.lora_up.weight`` and ``.alpha``; the text encoder's
-prefix is ``lora_te``. SDXL's UNet is spelt with its original names, its encoders with ``lora_te1`` and ``lora_te2``.
-See networks/lora.py in github.com/kohya-ss/sd-scripts.
+``lora_unet_<path with _ for .>.lora_down.weight``, ``.lora_up.weight`` and ``.alpha``; the text encoder's prefix is
+``lora_te``. SDXL's UNet uses its original names, its encoders ``lora_te1`` and ``lora_te2``. See networks/lora.py in
+github.com/kohya-ss/sd-scripts.
 """
 
 import re
@@ -28,16 +28,16 @@ SLOTS = {
     **{name: name for name in ("dora_scale", "weight", "on_input", "diff", "diff_b")},
     **{name: name for method in ("loha", "lokr") for name in parametrizations.tensor_names(method)},
 }  # fmt: skip
-"""How a tensor's name ends, and what it is. Those of methods other than LoRA are LyCORIS's."""
+"""Endings of tensor names, and their meaning. Those of methods other than LoRA are LyCORIS's."""
 NAMES = {slot: name for name, slot in SLOTS.items()}
 DORA_ELSEWHERE = (
-    "A1111, ComfyUI and Forge read a DoRA's lengths otherwise and draw other pictures with it; diffusers leaves them "
-    "out. For diffusers, export with --format diffusers; for the others, resize --base makes a LoRA of it"
+    "A1111, ComfyUI and Forge read a DoRA's lengths differently and generate other images with it; diffusers ignores "
+    "them. For diffusers, export with --format diffusers; for the others, resize --base makes a LoRA of it"
 )
-"""Of a DoRA in these keys; docs/formats.md has the details."""
+"""Advice on a DoRA in these keys; docs/formats.md has the details."""
 
 ORIGINAL = tuple(f"lora_unet_{blocks}_" for blocks in ("input_blocks", "middle_block", "output_blocks"))
-"""How the keys of SDXL's UNet begin, and those of no other base's."""
+"""Prefixes that only keys of SDXL's UNet have."""
 
 STEPS = [
     "down_blocks", "mid_block", "up_blocks", "attentions", "resnets", "downsamplers", "upsamplers",
@@ -46,16 +46,16 @@ STEPS = [
     "linear_1", "linear_2", "add_embedding", "text_model", "encoder", "layers", "self_attn", "q_proj", "k_proj",
     "v_proj", "out_proj", "mlp", "fc1", "fc2", "text_projection", *sgm_names.STEPS,
 ]  # fmt: skip
-"""Every step of a module path, numbers aside. The file joins steps by ``_``, which some hold themselves."""
+"""Every step of a module path except numbers. The file joins steps by ``_``, which some steps contain."""
 _STEP = re.compile(rf"({'|'.join(sorted(STEPS, key=len, reverse=True))}|\d+)(?:_(?=.)|$)")
 
 
 @dataclass(frozen=True)
 class KeyNaming:
-    """How files for one kind of base call its components."""
+    """Names of the components of one kind of base in files."""
 
     prefixes: Mapping[str, str]
-    """Component to prefix, for writing, and for reading."""
+    """Component to prefix, for writing and reading."""
     aliases: Mapping[str, str]
     """Other prefixes that are read: prefix to component."""
 
@@ -68,7 +68,9 @@ KEY_NAMINGS = {
 
 
 def dotted(name: str) -> str | None:
-    """``down_blocks_0_attentions_1_proj_in`` as ``down_blocks.0.attentions.1.proj_in``; None if it is no known path."""
+    """Convert ``down_blocks_0_attentions_1_proj_in`` to ``down_blocks.0.attentions.1.proj_in``; None if it is no known
+    path.
+    """
     steps, position = [], 0
     while position < len(name):
         step = _STEP.match(name, position)
@@ -110,7 +112,9 @@ class Kohya:
         return build_adapter_state(group_by_layer(tensors, self.parse, lambda path, rank: float(rank)), metadata)
 
     def write(self, state: AdapterState) -> "tuple[dict[str, Tensor], dict[str, str]]":
-        """One alpha for the whole file: diffusers drops those of single layers, so ``up`` takes up any difference."""
+        """Write one alpha for the whole file: diffusers ignores those of single layers, so ``up`` absorbs any
+        difference.
+        """
         import torch
 
         modules, spelling = with_one_alpha(state.modules), "sdxl" if infer_family(state) == "sdxl" else "sd"
@@ -135,9 +139,9 @@ class Kohya:
 
 
 def with_one_alpha(modules: Mapping[str, ModuleState]) -> Mapping[str, ModuleState]:
-    """The same updates with every alpha the most common one: where another was, ``up`` is scaled by their quotient.
+    """Return the same updates with the most common alpha everywhere; ``up`` of the other layers is rescaled.
 
-    Only of those that diffusers reads: LoRA and DoRA.
+    Only LoRA and DoRA layers are changed, which diffusers reads.
     """
     alphas = Counter(module.alpha for module in modules.values() if "up" in module.tensors)
     if len(alphas) < 2:
@@ -147,7 +151,7 @@ def with_one_alpha(modules: Mapping[str, ModuleState]) -> Mapping[str, ModuleSta
 
 
 def _spell_tensors(module: ModuleState) -> "dict[str, Tensor]":
-    """A layer's tensors by the ends of their keys. DoRA's lengths lie along their axis, which tells it."""
+    """Return a layer's tensors by the endings of their keys. The shape of DoRA's lengths tells their axis."""
     import torch
 
     own = dict(module.tensors)

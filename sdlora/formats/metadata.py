@@ -1,7 +1,7 @@
-"""The header of adapter files: what A1111, ComfyUI, kohya's scripts and trigger-word tools look for.
+"""Header of adapter files: the entries that A1111, ComfyUI, kohya's scripts and trigger-word tools look for.
 
 All values are strings. ``ss_*`` are sd-scripts' names (train_network.py), ``modelspec.*`` are
-github.com/Stability-AI/ModelSpec 1.0.1. What is not known is left out: nothing is made up.
+github.com/Stability-AI/ModelSpec 1.0.1. Unknown values are omitted: nothing is made up.
 """
 
 import json
@@ -13,15 +13,15 @@ from datetime import UTC, datetime
 from sdlora.adapters.state import ModuleState
 
 PEFT_HEADER = "lora_adapter_metadata"
-"""Where diffusers keeps PEFT's configurations: it refuses a file that has this and kohya's alphas."""
+"""Entry with PEFT's configurations in diffusers' files; diffusers refuses a file that has this and kohya's alphas."""
 
 WEIGHT = "modelspec.lora_default_weight"
-"""The scale at which an adapter is meant to be used, as SwarmUI reads it (A1111 has it in the side file)."""
+"""Entry with the recommended scale, as SwarmUI reads it (A1111 has it in the side file)."""
 
 
 @dataclass(frozen=True)
 class FamilyNames:
-    """What a family of base models is called: by sd-scripts, by ModelSpec, in A1111's side files."""
+    """Names of a family of base models in sd-scripts, in ModelSpec, and in A1111's side files."""
 
     version: str
     architecture: str
@@ -36,32 +36,32 @@ FAMILY_METADATA = {
     ("sdxl", "epsilon"): FamilyNames("sdxl_base_v1-0", "stable-diffusion-xl-v1-base", "SDXL"),
     ("sdxl", "v_prediction"): FamilyNames("sdxl_base_v1-0", "stable-diffusion-xl-v1-base", "SDXL"),
 }
-"""By family and prediction type."""
+"""Names by family and prediction type."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Provenance:
-    """Where an adapter comes from: plain true values. None, or empty, is not known and not written."""
+    """Origin of an adapter, in true values. None or empty values are unknown and not written."""
 
     name: str
-    """Its name, which is also its title and its alias in A1111's prompts."""
+    """Name of the adapter, also its title and its alias in A1111's prompts."""
     family: str
     prediction_type: str = "epsilon"
     zero_terminal_snr: bool = False
     base: str
-    """The base model's name."""
+    """Name of the base model."""
     triggers: Sequence[str] = ()
     learning_rate: float | None = None
     text_encoder_learning_rate: float | None = None
     optimizer: str | None = None
     scheduler: str | None = None
     steps: int | None = None
-    """Optimizer steps done."""
+    """Number of optimizer steps done."""
     epochs: int | None = None
     batch_size: int | None = None
     gradient_accumulation: int | None = None
     images: int | None = None
-    """Training pictures, repeats counted, as sd-scripts does."""
+    """Number of training images, counting repeats as sd-scripts does."""
     class_images: int | None = None
     resolution: tuple[int, int] | None = None
     """Width and height in pixels."""
@@ -74,15 +74,15 @@ class Provenance:
     """Seconds since the epoch."""
     finished: float | None = None
     folders: Mapping[str, tuple[int, int]] | None = None
-    """By folder name: repeats of each picture, and pictures."""
+    """Repeats of each image and number of images, by folder name."""
     buckets: Mapping[tuple[int, int], int] | None = None
-    """By width and height in pixels: pictures, repeats counted."""
+    """Number of images, counting repeats, by width and height in pixels."""
     tag_frequency: Mapping[str, Mapping[str, int]] | None = None
-    """By folder name: how often each part of a caption occurs."""
+    """Number of occurrences of each part of a caption, by folder name."""
 
 
 def provenance_metadata(provenance: Provenance) -> dict[str, str]:
-    """The metadata that ``provenance`` gives. What the tensors give, and hashes, are added when a file is written."""
+    """Return the metadata of ``provenance``. Writing a file adds the hashes and what the tensors tell."""
     return {
         key: text for key, text in (_training(provenance) | _modelspec(provenance)).items() if text not in ("", None)
     }
@@ -146,7 +146,7 @@ def _modelspec(p: Provenance) -> dict[str, str | None]:
 
 
 def network_metadata(modules: Mapping[str, ModuleState]) -> dict[str, str]:
-    """What the tensors themselves give: the commonest rank and alpha, and those of the k x k convolutions."""
+    """Return what the tensors tell: the most common rank and alpha, and those of the k x k convolutions."""
     linear = {path: module for path, module in modules.items() if not _is_conv(module)}
     conv = {path: module for path, module in modules.items() if _is_conv(module)}
     (rank, alpha), of_conv = commonest(linear or conv), commonest(conv)
@@ -163,19 +163,19 @@ def network_metadata(modules: Mapping[str, ModuleState]) -> dict[str, str]:
 
 
 def commonest(modules: Mapping[str, ModuleState]) -> tuple[int | None, float]:
-    """The rank and alpha that most layers have; no rank where none has one."""
+    """Return the most common rank and alpha of the layers; no rank if no layer has one."""
     pairs = Counter((module.rank, module.alpha) for module in modules.values() if module.rank)
     return pairs.most_common(1)[0][0] if pairs else (None, 0.0)
 
 
 def a1111_card(provenance: Provenance) -> str:
-    """The text of ``NAME.json``, which A1111 reads beside ``NAME.safetensors`` for its card."""
+    """Return the text of ``NAME.json``, which A1111 reads beside ``NAME.safetensors`` for its card."""
     base = FAMILY_METADATA.get((provenance.family, provenance.prediction_type))
     return build_a1111_card(base.sd_version if base else "Unknown", ", ".join(provenance.triggers))
 
 
 def build_a1111_card(sd_version: str, triggers: str, weight: float = 1.0) -> str:
-    """The same from what it says: the version of Stable Diffusion, the words to write, and the preferred weight."""
+    """Build A1111's card from the version of Stable Diffusion, the trigger words, and the preferred weight."""
     fields = {
         "description": "",
         "sd version": sd_version,
@@ -188,7 +188,7 @@ def build_a1111_card(sd_version: str, triggers: str, weight: float = 1.0) -> str
 
 
 def sd_version(metadata: Mapping[str, str]) -> str:
-    """What A1111's side files call the base of an adapter with this header."""
+    """Return the name in A1111's side files for the base of an adapter with this header."""
     version = metadata.get("ss_base_model_version")
     return next((base.sd_version for base in FAMILY_METADATA.values() if base.version == version), "Unknown")
 

@@ -1,7 +1,7 @@
-"""PEFT's folders: for each component a folder with ``adapter_config.json`` and ``adapter_model.safetensors``.
+"""PEFT's folders: for each component one folder with ``adapter_config.json`` and ``adapter_model.safetensors``.
 
-What ``PeftModel.from_pretrained(unet, FOLDER / "unet")`` loads. All methods but the full difference have a place there;
-what PEFT would compute otherwise than this program does is refused, layer by layer.
+``PeftModel.from_pretrained(unet, FOLDER / "unet")`` loads them. They can express all methods but the full difference;
+layers that PEFT would compute differently are refused by name.
 """
 
 import re
@@ -24,9 +24,9 @@ CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
 KINDS = {"lora": "LORA", "dora": "LORA", "loha": "LOHA", "lokr": "LOKR", "ia3": "IA3"}
 PREFIX = "base_model.model."
 KERNEL = 9
-"""Places of a 3 x 3 convolution, whose low-rank tensors have them in their columns."""
+"""Number of positions of a 3 x 3 convolution, which its low-rank tensors have in their columns."""
 UNBIASED = (".to_q", ".to_k", ".to_v")
-"""Layers that have no bias in any family: PEFT's (IA)³ scales a bias too, here and in other tools it is left alone."""
+"""Layers without a bias in any family: PEFT's (IA)³ scales a bias too; this program and other tools do not."""
 _ENDS = {
     "lora_A.weight": "down", "lora_B.weight": "up", "lora_magnitude_vector.weight": "magnitude",
     "lora_magnitude_vector": "magnitude", "ia3_l": "ia3_l",
@@ -36,30 +36,32 @@ _KEY = re.compile(rf"(?P<path>.+?)\.(?P<slot>{'|'.join(map(re.escape, sorted(_EN
 
 
 Told = Callable[[str, int], float]
-"""What ``alphas`` gives."""
+"""Function from a layer's path and rank to its alpha, as ``alphas`` returns it."""
 
 
 class PeftComponent(NamedTuple):
-    """One component's folder: its tensors by PEFT's names, and its configuration."""
+    """Folder of one component: its tensors by PEFT's names, and its configuration."""
 
     tensors: "dict[str, Tensor]"
     config: dict[str, Any]
 
 
 def component_of(keys: Iterable[str]) -> str:
-    """What a folder that lies by itself is for, as its keys tell."""
+    """Infer from its keys which component a folder is for."""
     return "unet" if any("blocks." in key or "block." in key for key in keys) else "text_encoder"
 
 
 def parse(component: str, key: str) -> Slot | None:
-    """What a tensor of this name in a component's folder is; None if PEFT has no such name."""
+    """Return the layer and tensor that ``key`` names in a component's folder; None if PEFT has no such name."""
     match = _KEY.fullmatch(key.removeprefix(PREFIX))
     path = classic(f"{component}.{match['path']}") if match else None
     return (path, _ENDS[match["slot"]]) if match and path else None
 
 
 def read(parts: Mapping[str, PeftComponent]) -> AdapterState:
-    """The adapter in folders by component. Raises FormatError for what is incomplete or meant otherwise by PEFT."""
+    """Return the adapter in folders by component. Raises FormatError if it is incomplete or PEFT computes it
+    differently.
+    """
     modules: dict[str, ModuleState] = {}
     for component, (tensors, config) in parts.items():
         if config.get("peft_type") not in KINDS.values():
@@ -82,7 +84,7 @@ def read(parts: Mapping[str, PeftComponent]) -> AdapterState:
 
 
 def _require_plain(component: str, config: Mapping[str, Any]) -> None:
-    """Raises FormatError for settings with which the tensors would mean something else than ΔW."""
+    """Raise FormatError for settings that make the tensors mean something other than ΔW."""
     start = config.get("init_lora_weights", True)
     other = isinstance(start, str) and start.startswith(("pissa", "corda", "olora"))
     odd = {
@@ -97,14 +99,14 @@ def _require_plain(component: str, config: Mapping[str, Any]) -> None:
 
 
 def _said(value: object) -> str:
-    """A configuration's ``value`` in a message: words and numbers alone, as anything else may be of any size."""
+    """Return a configuration's ``value`` for a message: only strings and numbers, as others may be of any size."""
     if isinstance(value, str):
         return repr(one_line(value, 60))
     return str(value) if isinstance(value, int | float | None) else f"a {type(value).__name__}"
 
 
 def _as_meant(path: str, module: ModuleState, rank_of: Told, alpha_of: Told) -> ModuleState:
-    """PEFT scales a LoKr by alpha / r where neither factor has a rank, too: that goes into a tensor."""
+    """Fold PEFT's alpha / r of a LoKr whose factors have no rank into a tensor."""
     if module.method != "lokr" or module.rank:
         return module
     rank = rank_of(path, 1)
@@ -128,7 +130,7 @@ def _scales(component: str, tensors: "Mapping[str, Tensor]") -> dict[str, Module
 
 
 def write(state: AdapterState) -> dict[str, PeftComponent]:
-    """Folders by component. Raises FormatError for a layer that PEFT cannot hold as it is."""
+    """Return folders by component. Raises FormatError for a layer that PEFT cannot hold as it is."""
     parts: dict[str, PeftComponent] = {}
     for component in COMPONENTS:
         own = {_own(path): module for path, module in state.modules.items() if path.startswith(f"{component}.")}
@@ -142,7 +144,7 @@ def write(state: AdapterState) -> dict[str, PeftComponent]:
 
 
 def _own(path: str) -> str:
-    """The path inside its component, as the installed transformers calls it: CLIPTextModel is flat there."""
+    """Return the path inside its component, as the installed transformers names it: CLIPTextModel is flat there."""
     component, _, rest = path.partition(".")
     return rest.removeprefix("text_model.") if component == "text_encoder" else rest
 
@@ -166,7 +168,7 @@ def _spelt(path: str, module: ModuleState) -> "dict[str, Tensor]":
 
 
 def _config(own: Mapping[str, ModuleState]) -> dict[str, Any]:
-    """``adapter_config.json`` of a component's layers, by their own paths."""
+    """Build ``adapter_config.json`` for a component's layers, by their paths in it."""
     method = next(iter(own.values())).method
     config: dict[str, Any] = {"peft_type": KINDS[method], "target_modules": sorted(own), "inference_mode": True}
     if method == "ia3":
@@ -198,7 +200,7 @@ def _both(own: Mapping[str, ModuleState]) -> bool:
 
 
 def _factor(own: Mapping[str, ModuleState]) -> int:
-    """PEFT's ``decompose_factor`` that gives the very shapes of these LoKr layers. Raises FormatError if none does."""
+    """Find PEFT's ``decompose_factor`` for the shapes of these LoKr layers. Raises FormatError if there is none."""
     sides: list[tuple[tuple[int, ...], int]] = []
     for module in own.values():
         t = module.tensors
@@ -212,5 +214,7 @@ def _factor(own: Mapping[str, ModuleState]) -> int:
 
 
 def _first(side: int, factor: int | None) -> int:
-    """The side of the first matrix that PEFT makes: the factor itself where it divides, be it the larger part."""
+    """Return the side of the first matrix that PEFT makes: the factor itself if it divides, even if it is the larger
+    part.
+    """
     return factor if factor and side % factor == 0 else kronecker_factors(side, factor)[0]

@@ -1,4 +1,4 @@
-"""PEFT's folders on disk: read with the same suspicion as files, written whole or not at all."""
+"""PEFT's folders on disk: read as untrusted, written atomically."""
 
 import json
 import tempfile
@@ -18,15 +18,14 @@ from sdlora.formats.metadata import network_metadata
 
 
 def is_peft_folder(path: Path) -> bool:
-    """Whether ``path`` is a folder that PEFT, or ``write_peft_folder``, wrote."""
+    """Return whether ``path`` is a folder that PEFT or ``write_peft_folder`` wrote."""
     return path.is_dir() and bool(_parts(path))
 
 
 def open_peft_folder(path: Path) -> AdapterContents:
-    """What the folder at ``path`` holds: one component's folder, or one with such folders by component in it.
+    """Read the folder at ``path``: one component's folder, or one with such folders by component in it.
 
-    Raises FormatError for anything damaged, of a kind not served, or that links out of it; FileError if it cannot be
-    read.
+    Raises FormatError if it is damaged, of an unsupported kind, or links out of itself; FileError if it cannot be read.
     """
     parts: dict[str, peft.PeftComponent] = {}
     types: Counter[str] = Counter()
@@ -52,11 +51,11 @@ def open_peft_folder(path: Path) -> AdapterContents:
 
 
 def write_peft_folder(
-    path: Path, parts: Mapping[str, peft.PeftComponent], state: AdapterState, judge: Callable[[Path], None]
+    path: Path, parts: Mapping[str, peft.PeftComponent], state: AdapterState, check: Callable[[Path], None]
 ) -> None:
-    """Write the folders of ``parts`` into the new folder ``path``; ``judge`` gets it while it has another name.
+    """Write the folders of ``parts`` into the new folder ``path``; ``check`` gets it before it has that name.
 
-    Raises FileError if the disk refuses.
+    Raises FileError if it cannot be written.
     """
     from safetensors.torch import save
 
@@ -69,14 +68,14 @@ def write_peft_folder(
                 folder.mkdir(parents=True)
                 (folder / peft.TENSORS).write_bytes(save(dict(part.tensors), header))
                 (folder / peft.CONFIG).write_text(json.dumps(part.config, indent=2) + "\n", encoding="utf-8")
-            judge(Path(beside, "peft"))
+            check(Path(beside, "peft"))
             Path(beside, "peft").rename(path)
     except OSError as error:
         raise FileError(f"{path}: cannot be written ({error.strerror or error})") from error
 
 
 def _parts(path: Path) -> dict[str, Path]:
-    """The folders of each component below ``path``."""
+    """Return the folder of each component below ``path``."""
     if (path / peft.CONFIG).is_file():
         component = path.name if path.name in peft.COMPONENTS else peft.component_of(_keys(path / peft.TENSORS))
         return {component: path}
@@ -88,10 +87,10 @@ def _keys(file: Path) -> list[str]:
 
 
 def _require_own(root: Path, folder: Path) -> None:
-    """Raises FormatError for a component's ``folder`` that lies, or has a file that lies, outside ``root``."""
-    for place in (folder, folder / peft.CONFIG, folder / peft.TENSORS):
-        if place.exists() and (reason := why_foreign(place, root)):
-            raise FormatError(f"{place}: {reason}")
+    """Raise FormatError for a component's ``folder`` that is, or has a file that is, outside ``root``."""
+    for path in (folder, folder / peft.CONFIG, folder / peft.TENSORS):
+        if path.exists() and (reason := why_foreign(path, root)):
+            raise FormatError(f"{path}: {reason}")
 
 
 def _config(file: Path) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The self-test of what is written: read back, does it hold the same updates?"""
+"""Round-trip check: read a file just written back, and compare its updates."""
 
 import math
 from typing import TYPE_CHECKING, NamedTuple
@@ -12,22 +12,22 @@ if TYPE_CHECKING:
     import torch
 
 BOUND = 1e-5
-"""How far an update may be off in float32, beside its largest number: some roundings of its factors. How far it is in
-16 bits depends on the numbers: that is told, not judged."""
+"""Largest error of an update in float32, relative to its largest number: some roundings of its factors. In 16 bits the
+error depends on the numbers: it is reported, not judged."""
 
 
 class RoundTripReport(NamedTuple):
-    """What was found when a file just written was read back."""
+    """Result of reading back a file just written."""
 
     layers: int
     keys: int
-    """Its tensors, all of which were understood."""
+    """Number of tensors, all of which were understood."""
     error: float
-    """The largest difference between a number of ΔW as it was and as the file gives it."""
+    """Largest difference between a number of ΔW before and after."""
     largest: float
-    """The largest number of ΔW itself."""
+    """Largest number of ΔW itself."""
     advice: str = ""
-    """What a person should know who takes the file elsewhere."""
+    """Advice to a person who takes the file to another tool."""
 
     def __str__(self) -> str:
         found = f"{self.layers} layers, {self.keys} tensors read back"
@@ -36,10 +36,10 @@ class RoundTripReport(NamedTuple):
 
 
 def check_round_trip(state: AdapterState, written: AdapterContents, dtype: str) -> RoundTripReport:
-    """Compare what was ``written`` with ``state``, a layer at a time.
+    """Compare the ``written`` file with ``state``, a layer at a time.
 
-    Raises FormatError if a layer is not there, keys were not understood, or an update in fp32 is another: the file is
-    then not kept. Raises NonFiniteError for an update that is not finite.
+    Raises FormatError if a layer is missing, a key was not understood, or an update in fp32 differs: the file is then
+    not kept. Raises NonFiniteError for an update that is not finite.
     """
     found = written.state.modules
     if written.unknown or found.keys() != state.modules.keys():
@@ -59,7 +59,7 @@ def check_round_trip(state: AdapterState, written: AdapterContents, dtype: str) 
 
 
 def _parts(module: ModuleState) -> "list[torch.Tensor]":
-    """What ΔW is made of without the base's weight: the update; DoRA's lengths beside it; (IA)³'s scales themselves."""
+    """Return the parts of ΔW that do not need the base's weight: the update, DoRA's lengths, (IA)³'s scales."""
     if module.method == "ia3":
         return [1 + scale for scale in module.tensors.values()]
     beside = [module.tensors[name] for name in ("magnitude", "input_magnitude", "diff_b") if name in module.tensors]

@@ -1,4 +1,4 @@
-"""Adapter files on disk: read with suspicion, written whole or not at all."""
+"""Adapter files on disk: read as untrusted, written atomically."""
 
 import hashlib
 import logging
@@ -23,16 +23,16 @@ _LOG = logging.getLogger(__name__)
 
 FORMATS: dict[str, Format] = {"kohya": Kohya(), "diffusers": Diffusers()}
 WRITTEN = (*FORMATS, "peft")
-"""What adapters are written in: the formats of files, and PEFT's folder."""
+"""Formats that adapters are written in: those of files, and PEFT's folder."""
 DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
-"""Our names of a file's number types, and torch's."""
+"""Names of a file's number types here, and in torch."""
 
 
 def read_adapter(path: Path, notice: Callable[[str], None] = _LOG.warning) -> AdapterState:
-    """The adapter in a safetensors file of any known format, in float32 on the CPU.
+    """Read the adapter in a safetensors file of any supported format, in float32 on the CPU.
 
-    Keys that name no layer are left out, and ``notice`` is told their number and the first of them.
-    Raises FormatError for anything damaged, hostile, or of a method not served; FileError if it cannot be read.
+    Keys that name no layer are ignored; ``notice`` gets their number and the first of them. Raises FormatError for a
+    file that is damaged, hostile, or of an unsupported method; FileError if it cannot be read.
     """
     contents = open_adapter(path)
     if contents.unknown:
@@ -42,7 +42,7 @@ def read_adapter(path: Path, notice: Callable[[str], None] = _LOG.warning) -> Ad
 
 
 def open_adapter(path: Path) -> AdapterContents:
-    """As ``read_adapter``, with what else there is to say of the file, or of PEFT's folder."""
+    """Read an adapter as ``read_adapter`` does, with everything else in the file or PEFT's folder."""
     if peft_folder.is_peft_folder(path):
         return peft_folder.open_peft_folder(path)
     format = _format_of(path, list(tensor_types(path)))
@@ -55,28 +55,34 @@ def open_adapter(path: Path) -> AdapterContents:
 
 
 def write_adapter(state: AdapterState, path: Path, format: str = "kohya", dtype: str = "fp32") -> None:
-    """Write ``state`` to ``path`` (``.safetensors``; with ``peft`` a new folder), whole or not at all.
+    """Write ``state`` to ``path`` (``.safetensors``; with ``peft`` a new folder), atomically.
 
-    With its metadata and the hashes of what is written. Raises ConfigError for an unknown format, type or suffix,
+    Its metadata and the hashes of the content are included. Raises ConfigError for an unknown format, type or suffix,
     NonFiniteError for weights that are not finite (in ``dtype``), FormatError for layers that the format cannot hold,
-    FileError if the disk refuses.
+    FileError if it cannot be written.
     """
-    _write(state, path, format, dtype, lambda place: None)
+    _write(state, path, format, dtype, lambda partial: None)
 
 
 def export_adapter(state: AdapterState, path: Path, format: str = "kohya", dtype: str = "fp32") -> RoundTripReport:
-    """As ``write_adapter``, and read back before it takes its place: what was found is returned.
+    """Write as ``write_adapter`` does, read the file back before it gets its name, and return the comparison.
 
     Raises FormatError, and leaves nothing, if it does not read back as the same adapter.
     """
-    proofs: list[RoundTripReport] = []
-    _write(state, path, format, dtype, lambda place: proofs.append(check_round_trip(state, open_adapter(place), dtype)))
+    reports: list[RoundTripReport] = []
+    _write(
+        state,
+        path,
+        format,
+        dtype,
+        lambda partial: reports.append(check_round_trip(state, open_adapter(partial), dtype)),
+    )
     odd = format == "kohya" and any("magnitude" in module.tensors for module in state.modules.values())
-    return proofs[0]._replace(advice=DORA_ELSEWHERE if odd else "")
+    return reports[0]._replace(advice=DORA_ELSEWHERE if odd else "")
 
 
-def _write(state: AdapterState, path: Path, format: str, dtype: str, judge: Callable[[Path], None]) -> None:
-    """``judge`` gets what is written while it still has another name."""
+def _write(state: AdapterState, path: Path, format: str, dtype: str, check: Callable[[Path], None]) -> None:
+    """Write the file or folder; ``check`` gets its temporary path before it gets its name."""
     if format not in WRITTEN or dtype not in DTYPES:
         raise ConfigError(f"{format} {dtype}: formats are {', '.join(WRITTEN)}, types {', '.join(DTYPES)}")
     if format == "peft":
@@ -85,28 +91,26 @@ def _write(state: AdapterState, path: Path, format: str, dtype: str, judge: Call
         parts = peft.write(state)
         for part in parts.values():
             _cast_tensors(part.tensors, path, dtype)
-        peft_folder.write_peft_folder(path, parts, state, judge)
+        peft_folder.write_peft_folder(path, parts, state, check)
         return
     if path.suffix != ".safetensors":
         raise ConfigError(f"{path}: adapters are written as .safetensors; give the file that ending")
     tensors, metadata = FORMATS[format].write(state)
     content = _serialised(_cast_tensors(tensors, path, dtype), metadata)
 
-    def write(place: Path) -> None:
-        place.write_bytes(content)
-        judge(place)
+    def write(partial: Path) -> None:
+        partial.write_bytes(content)
+        check(partial)
 
     write_atomic(path, write)
 
 
 def _cast_tensors(tensors: "dict[str, Tensor]", path: Path, dtype: str) -> "dict[str, Tensor]":
-    """The same in the type of a file, in place. Raises NonFiniteError for what is not finite there."""
+    """Convert the tensors to a file's type, in place. Raises NonFiniteError for values that are not finite in it."""
     import torch
 
     for key, tensor in tensors.items():
-        if (
-            tensor.ndim and tensor.is_floating_point()
-        ):  # alpha stays float32: it costs nothing, and 16 bits may round it
+        if tensor.ndim and tensor.is_floating_point():  # Alpha stays float32: 16 bits may round it.
             tensors[key] = tensor.detach().to("cpu", getattr(torch, DTYPES[dtype])).contiguous()
         if not tensors[key].isfinite().all():
             raise NonFiniteError(f"{path}: {key} is not finite in {dtype}; nothing is written")
@@ -114,9 +118,10 @@ def _cast_tensors(tensors: "dict[str, Tensor]", path: Path, dtype: str) -> "dict
 
 
 def _serialised(tensors: "Mapping[str, Tensor]", metadata: Mapping[str, str]) -> bytes:
-    """A file's bytes, with the hashes of these very bytes in the header: their length does not depend on their value.
+    """Return a file's bytes, with the hashes of these very bytes in the header, whose length does not depend on them.
 
-    ``sshs_model_hash`` is of all behind the header, ``sshs_legacy_hash`` of 64 KiB at 1 MiB (as A1111 computes both).
+    ``sshs_model_hash`` covers everything after the header, ``sshs_legacy_hash`` 64 KiB at 1 MiB (as A1111 computes
+    both).
     """
     from safetensors.torch import save
 
@@ -132,7 +137,7 @@ def _serialised(tensors: "Mapping[str, Tensor]", metadata: Mapping[str, str]) ->
 
 
 def _format_of(path: Path, keys: list[str]) -> Format:
-    """The format that knows most of the keys. Raises FormatError if none knows any."""
+    """Return the format that knows most of the keys. Raises FormatError if none knows any."""
     format = max(FORMATS.values(), key=lambda candidate: sum(candidate.parse(key) is not None for key in keys))
     if not format.can_read(keys):
         raise FormatError(f"{path}: is no adapter that is known here: {len(keys)} keys such as {', '.join(keys[:3])}")
