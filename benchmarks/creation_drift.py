@@ -18,7 +18,7 @@ from typing import Any
 import psutil
 
 from benchmarks.report import command, machine, rounded, versions
-from sdlora.service import GenerationRequest, InferenceClient
+from sdlora.api.generation import GenerationRequest, InferenceClient
 
 WARM, AROUND = 20, 5
 """Pictures after which the memory is called settled, and over how many each of the two readings is averaged."""

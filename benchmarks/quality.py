@@ -22,11 +22,11 @@ from PIL import Image
 
 from benchmarks.held_out import CFG, PLACES, ROOT, SEEDS, STEPS, StyleAsked, SubjectAsked, likeness_of_pairs
 from benchmarks.report import command, machine, versions
+from sdlora.api.training import list_runs
 from sdlora.config import TrainConfig
 from sdlora.evaluation.fidelity import Clip
 from sdlora.generation.contact_sheet import contact_sheet
 from sdlora.generation.studio import Studio
-from sdlora.service import runs_in
 
 PICTURES = ROOT / "docs" / "pictures"
 """Where the sheets go: the README shows them."""
@@ -91,7 +91,7 @@ def mix(clip: Clip, data_dir: Path) -> tuple[dict[str, Any], Image.Image]:
     studio = Studio("pocket")
     for preset, name in (("pocket-style", "style"), ("pocket-subject", "subject")):
         config = TrainConfig.load(preset)
-        finished = [run.adapter for run in runs_in(data_dir) if run.adapter.exists() and run.config == config]
+        finished = [run.adapter for run in list_runs(data_dir) if run.adapter.exists() and run.config == config]
         studio.add_adapter(name, finished[0] if finished else trained(preset, name, data_dir)[0])
     scales = (0.0, 0.5, 0.8, 1.0)
     rows = []

@@ -16,7 +16,7 @@ from PIL import Image
 
 from benchmarks.plot import Bar, bars
 from benchmarks.report import add_options, between, columns, machine, result, rounded, spread, tell
-from sdlora import service
+from sdlora.api.training import start_run
 from sdlora.config import TrainConfig
 from sdlora.events import Event, StepDone
 from sdlora.filesystem.paths import as_path
@@ -53,7 +53,7 @@ def run(processes: int, asked: argparse.Namespace, folder: Path) -> float:
         },
     )  # fmt: skip
     pace = Pace()
-    training = service.start_run(config, f"of-{processes}", folder, processes)
+    training = start_run(config, f"of-{processes}", folder, processes)
     if code := training.wait(pace):
         raise SystemExit(f"{processes} processes ended with {code}: {training.complaint()}")
     return pace.steps_per_second

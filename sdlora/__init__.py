@@ -5,12 +5,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from sdlora.api.training import train
     from sdlora.config import TrainConfig as TrainConfig
     from sdlora.generation.studio import Studio as Studio
-    from sdlora.service import train as train
 
 __version__ = "0.1.0"
-_PUBLIC = {"TrainConfig": "sdlora.config", "train": "sdlora.service", "Studio": "sdlora.generation.studio"}
+_PUBLIC = {"TrainConfig": "sdlora.config", "train": "sdlora.api.training", "Studio": "sdlora.generation.studio"}
 __all__ = ["Studio", "TrainConfig", "train"]
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # PEFT loads it where it is installed, and it advises.
 

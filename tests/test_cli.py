@@ -224,7 +224,7 @@ def test_a_plan_that_is_ended_by_a_signal_ends_as_by_an_error(monkeypatch, capsy
         finally:
             ended.append(True)
 
-    monkeypatch.setattr("sdlora.service.plan_run", plan)
+    monkeypatch.setattr("sdlora.api.training.plan_run", plan)
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(SystemExit) as caught:
         main(["plan", "pocket-style"])

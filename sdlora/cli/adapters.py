@@ -85,11 +85,11 @@ def _needed(parsed: argparse.Namespace) -> "Cut":
 
 
 def _read(parsed: argparse.Namespace, source: str) -> "tuple[str, AdapterState]":
-    from sdlora import service
+    from sdlora.api.adapters import adapter_name, find_adapter
     from sdlora.formats import read_adapter
 
-    path = service.adapter_of(source, parsed.data_dir)
-    return service.adapter_name(path), read_adapter(path)
+    path = find_adapter(source, parsed.data_dir)
+    return adapter_name(path), read_adapter(path)
 
 
 def _write(parsed: argparse.Namespace, state: "AdapterState", output: Path) -> int:
@@ -120,27 +120,29 @@ def _ending(parsed: argparse.Namespace) -> str:
 
 
 def merge(parsed: argparse.Namespace) -> int:
-    from sdlora import editing, service
+    from sdlora import editing
+    from sdlora.api.models import resolve_base
     from sdlora.cli import options
     from sdlora.cli.progress import TerminalProgress
 
     output = _target(parsed.output, _ending(parsed))
     named = [(*_read(parsed, source), scale) for source, scale in map(options.split_scale, parsed.adapter)]
     terminal = TerminalProgress(parsed.output.stem)
-    base = service.resolve_base(parsed.base, parsed.data_dir) if parsed.base else ""
+    base = resolve_base(parsed.base, parsed.data_dir) if parsed.base else ""
     state = editing.merge(named, _asked(parsed), base, terminal.progress("merging layers"))
     terminal.close()
     return _write(parsed, state, output)
 
 
 def resize(parsed: argparse.Namespace) -> int:
-    from sdlora import editing, service
+    from sdlora import editing
+    from sdlora.api.models import resolve_base
     from sdlora.cli.progress import TerminalProgress
 
     output = _target(parsed.output, _ending(parsed))
     cut, (name, state) = _needed(parsed), _read(parsed, parsed.source)
     terminal = TerminalProgress(name)
-    base = service.resolve_base(parsed.base, parsed.data_dir) if parsed.base else ""
+    base = resolve_base(parsed.base, parsed.data_dir) if parsed.base else ""
     made = editing.resize(state, cut, base, terminal.progress("resizing layers"))
     terminal.close()
     ranks = sorted(layer.rank for layer in made.layers.values())
@@ -149,12 +151,13 @@ def resize(parsed: argparse.Namespace) -> int:
 
 
 def extract(parsed: argparse.Namespace) -> int:
-    from sdlora import editing, service
+    from sdlora import editing
+    from sdlora.api.models import resolve_base
     from sdlora.cli.progress import TerminalProgress
 
     output = _target(parsed.output, _ending(parsed))
     cut, terminal = _needed(parsed), TerminalProgress(parsed.output.stem)
-    base, tuned = (service.resolve_base(name, parsed.data_dir) for name in (parsed.base, parsed.tuned))
+    base, tuned = (resolve_base(name, parsed.data_dir) for name in (parsed.base, parsed.tuned))
     progress = terminal.progress("comparing layers")
     state = editing.extract(base, tuned, cut, parsed.targets, not parsed.no_text_encoder, progress, terminal.say)
     terminal.close()
@@ -162,17 +165,18 @@ def extract(parsed: argparse.Namespace) -> int:
 
 
 def bake(parsed: argparse.Namespace) -> int:
-    from sdlora import editing, service
+    from sdlora import editing
+    from sdlora.api.adapters import adapter_name, find_adapter
+    from sdlora.api.models import resolve_base
     from sdlora.cli import options
     from sdlora.cli.progress import TerminalProgress
     from sdlora.warning_capture import capture_warnings
 
     named = [
-        (service.adapter_of(source, parsed.data_dir), scale)
-        for source, scale in map(options.split_scale, parsed.adapter)
+        (find_adapter(source, parsed.data_dir), scale) for source, scale in map(options.split_scale, parsed.adapter)
     ]
-    adapters = [(service.adapter_name(path), path, scale) for path, scale in named]
-    base, terminal = service.resolve_base(parsed.base, parsed.data_dir), TerminalProgress(parsed.base)
+    adapters = [(adapter_name(path), path, scale) for path, scale in named]
+    base, terminal = resolve_base(parsed.base, parsed.data_dir), TerminalProgress(parsed.base)
     model = options.model(parsed, base, (path for path, _ in named))
     with capture_warnings(terminal.note):
         made = editing.bake(model, adapters, parsed.output, parsed.dtype, terminal)
@@ -196,11 +200,12 @@ def convert(parsed: argparse.Namespace) -> int:
 
 
 def inspect(parsed: argparse.Namespace) -> int:
-    from sdlora import service
+    from sdlora.api.adapters import find_adapter
+    from sdlora.api.models import resolve_base
     from sdlora.formats import inspect_adapter
 
-    path = service.adapter_of(parsed.file, parsed.data_dir)
-    base = service.resolve_base(parsed.base, parsed.data_dir) if parsed.base else ""
+    path = find_adapter(parsed.file, parsed.data_dir)
+    base = resolve_base(parsed.base, parsed.data_dir) if parsed.base else ""
     picture = _target(parsed.plot, ".png") if parsed.plot else None
     print(inspect_adapter(path))
     if base:

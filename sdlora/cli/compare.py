@@ -6,16 +6,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sdlora.errors import ConfigError
-from sdlora.inference.generation_request import AdapterChoice, GenerationRequest
 
 if TYPE_CHECKING:
-    from sdlora.inference.image_grids import AxisSpec
-    from sdlora.storage.run_folder import Run
+    from sdlora.api.generation import GenerationRequest
+    from sdlora.api.grids import AxisSpec
+    from sdlora.api.training import Run
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's flags; ``--data-dir`` is every command's."""
     from sdlora.generation.axes import AXIS_TYPES
+    from sdlora.inference.generation_request import GenerationRequest
 
     start, add = GenerationRequest(""), parser.add_argument
     add("source", metavar="RUN-OR-FILE", help="the run, or the adapter file, to compare")
@@ -41,23 +42,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(parsed: argparse.Namespace) -> int:
     """Draw the grid and print the sheet's path."""
-    from sdlora import service
+    from sdlora.api.generation import check_output, hold_device
+    from sdlora.api.grids import plan_grid
+    from sdlora.api.models import locate_base
     from sdlora.cli import options
     from sdlora.cli.progress import TerminalProgress
-    from sdlora.families.base_models import locate_base
     from sdlora.filesystem.paths import unused_path
     from sdlora.generation import xyz_grid
-    from sdlora.generation.images import check_output
     from sdlora.generation.studio import Studio
     from sdlora.warning_capture import capture_warnings
 
     output = unused_path(check_output(parsed.output))
     request, subject, found = _asked(parsed)
-    grid, _ = service.plan_grid(request, [_wish(text) for text in (parsed.x, parsed.y, parsed.z)], subject, found)
+    grid, _ = plan_grid(request, [_wish(text) for text in (parsed.x, parsed.y, parsed.z)], subject, found)
     locate_base(grid.base)  # What cannot be had is told before anything is waited for.
     engine = options.engine(parsed)
     terminal = TerminalProgress(grid.base)
-    with service.hold_device(parsed.device, parsed.data_dir, terminal.say), capture_warnings(terminal.note):
+    with hold_device(parsed.device, parsed.data_dir, terminal.say), capture_warnings(terminal.note):
         studio = Studio(request.model, device=parsed.device, engine=engine)
         for name, path in grid.adapters.items():
             studio.add_adapter(name, path, 0.0)
@@ -71,17 +72,20 @@ def run(parsed: argparse.Namespace) -> int:
 
 def _asked(parsed: argparse.Namespace) -> "tuple[GenerationRequest, str, Run | None]":
     """What to draw, the name of the adapter that is compared, and its run, if it has one."""
-    from sdlora import service
+    from sdlora.api.adapters import adapter_name, find_adapter
+    from sdlora.api.generation import AdapterChoice, GenerationRequest
+    from sdlora.api.models import resolve_base
+    from sdlora.api.training import find_run
     from sdlora.cli import options
 
-    path = service.adapter_of(parsed.source, parsed.data_dir)
+    path = find_adapter(parsed.source, parsed.data_dir)
     try:
-        found = service.find_run(parsed.source, parsed.data_dir)
+        found = find_run(parsed.source, parsed.data_dir)
     except ConfigError:  # A file, or a single checkpoint.
         found = None
-    name = found.name if found else service.adapter_name(path)
+    name = found.name if found else adapter_name(path)
     prompts = found.config.sample.prompts if found else ()
-    base = service.resolve_base(parsed.base or (found.config.model.base if found else "pocket"), parsed.data_dir)
+    base = resolve_base(parsed.base or (found.config.model.base if found else "pocket"), parsed.data_dir)
     request = GenerationRequest(
         parsed.prompt or next(iter(prompts), ""), parsed.negative, parsed.seed, parsed.steps, parsed.cfg, parsed.width,
         parsed.height, 1, parsed.sampler, base, (AdapterChoice(name, str(path), parsed.scale),), parsed.clip_skip,
@@ -92,8 +96,8 @@ def _asked(parsed: argparse.Namespace) -> "tuple[GenerationRequest, str, Run | N
 
 def _wish(text: str) -> "AxisSpec":
     """``KIND`` or ``KIND=VALUES``; values to begin with where none are given."""
+    from sdlora.api.grids import AxisSpec
     from sdlora.generation.axes import AXIS_TYPES
-    from sdlora.inference.image_grids import AxisSpec
 
     kind, equals, values = text.partition("=")
     return AxisSpec(kind, values if equals or kind not in AXIS_TYPES else AXIS_TYPES[kind].start)

@@ -14,7 +14,7 @@ from sdlora.formatting import did_you_mean, format_bytes
 from sdlora.warning_capture import capture_warnings
 
 if TYPE_CHECKING:
-    from sdlora.jobs.launch import Training
+    from sdlora.api.training import Training
 
 Command = Callable[[argparse.Namespace], int]
 
@@ -199,35 +199,36 @@ def _generate_arguments(parser: Parser) -> None:
 
 
 def train(parsed: argparse.Namespace) -> int:
-    from sdlora import service
+    from sdlora.api.training import prepare_run, start_run
     from sdlora.cli import options
     from sdlora.config import TrainConfig, find_preset
 
     config = TrainConfig.load(parsed.preset, options.overrides(parsed))
     name = parsed.name or find_preset(parsed.preset).stem
     if parsed.prepare:
-        print(service.prepare_run(config, name, parsed.data_dir).folder)
+        print(prepare_run(config, name, parsed.data_dir).folder)
         return 0
-    return _attend(service.start_run(config, name, parsed.data_dir, parsed.processes))
+    return _attend(start_run(config, name, parsed.data_dir, parsed.processes))
 
 
 def plan(parsed: argparse.Namespace) -> int:
     import json
     from dataclasses import asdict
 
-    from sdlora import service
+    from sdlora.api.models import resolve_base
+    from sdlora.api.training import plan_run, plan_table
     from sdlora.cli import options
     from sdlora.cli.progress import TerminalProgress
     from sdlora.config import TrainConfig, with_base
-    from sdlora.jobs.preflight import plan_table
+    from sdlora.filesystem.paths import data_root
 
     config = TrainConfig.load(parsed.preset, options.overrides(parsed))
-    config = with_base(config, service.resolve_base(config.model.base, parsed.data_dir))
+    config = with_base(config, resolve_base(config.model.base, parsed.data_dir))
     terminal = TerminalProgress(parsed.preset)
-    folder = service.data_root(parsed.data_dir)
+    folder = data_root(parsed.data_dir)
     before = signal.signal(signal.SIGTERM, _end)
     try:
-        found = service.plan_run(config, folder, lambda phase: terminal.say(f"{phase} ..."))
+        found = plan_run(config, folder, lambda phase: terminal.say(f"{phase} ..."))
     finally:
         signal.signal(signal.SIGTERM, before)
     terminal.close()
@@ -241,18 +242,18 @@ def _end(number: int, frame: Any) -> NoReturn:
 
 
 def resume(parsed: argparse.Namespace) -> int:
-    from sdlora import service
+    from sdlora.api.training import extend_run, find_run, resume_run
 
-    run = service.find_run(parsed.name, parsed.data_dir)
+    run = find_run(parsed.name, parsed.data_dir)
     if parsed.steps is not None:
-        return _attend(service.extend_run(run, parsed.steps, parsed.processes))
-    return _attend(service.resume_run(run, parsed.processes))
+        return _attend(extend_run(run, parsed.steps, parsed.processes))
+    return _attend(resume_run(run, parsed.processes))
 
 
 def _attend(training: "Training") -> int:
     """Show a training until it has ended. Ctrl-C and SIGTERM ask for a stop; a second one ends it at once."""
+    from sdlora.api.training import run_failure
     from sdlora.cli.progress import TerminalProgress
-    from sdlora.service import run_failure
 
     def pass_on(number: int, frame: Any) -> None:
         training.interrupt(number)
@@ -275,9 +276,9 @@ def _attend(training: "Training") -> int:
 
 
 def runs(parsed: argparse.Namespace) -> int:
-    from sdlora import service
+    from sdlora.api.training import list_runs
 
-    for run in service.runs_in(parsed.data_dir):
+    for run in list_runs(parsed.data_dir):
         print(f"{run.name:32} {run.state:12} {run.folder}")
     return 0
 
@@ -293,9 +294,9 @@ def presets(parsed: argparse.Namespace) -> int:
 
 def models(parsed: argparse.Namespace) -> int:
     """Prints what can be a base, then what lies beside it and cannot, with the reason."""
-    from sdlora import service
+    from sdlora.api.models import available_models
 
-    for model in service.available_models(parsed.data_dir):
+    for model in available_models(parsed.data_dir):
         if model.problem:
             print(f"{model.name}: {model.problem}", file=sys.stderr)
         else:
@@ -305,26 +306,25 @@ def models(parsed: argparse.Namespace) -> int:
 
 
 def generate(parsed: argparse.Namespace) -> int:
-    from sdlora import service
+    from sdlora.api.adapters import adapter_name, find_adapter
+    from sdlora.api.generation import check_output, hold_device, save_images
+    from sdlora.api.models import locate_base, resolve_base
     from sdlora.cli import options
     from sdlora.cli.progress import TerminalProgress
-    from sdlora.families.base_models import locate_base
-    from sdlora.generation.images import check_output, save_images
     from sdlora.generation.studio import Studio
 
     output = check_output(parsed.output)
     adapters = [
-        (service.adapter_of(source, parsed.data_dir), scale)
-        for source, scale in map(options.split_scale, parsed.adapter)
+        (find_adapter(source, parsed.data_dir), scale) for source, scale in map(options.split_scale, parsed.adapter)
     ]
-    base = service.resolve_base(parsed.base, parsed.data_dir)
+    base = resolve_base(parsed.base, parsed.data_dir)
     locate_base(base)  # What cannot be had is told before anything is waited for.
     model, engine = options.model(parsed, base, (path for path, _ in adapters)), options.engine(parsed)
     terminal = TerminalProgress(parsed.base)
-    with service.hold_device(parsed.device, parsed.data_dir, terminal.say), capture_warnings(terminal.note):
+    with hold_device(parsed.device, parsed.data_dir, terminal.say), capture_warnings(terminal.note):
         studio = Studio(model, device=parsed.device, engine=engine)
         for path, scale in adapters:
-            name, taken = service.adapter_name(path), len(studio.adapters) + 1
+            name, taken = adapter_name(path), len(studio.adapters) + 1
             studio.add_adapter(f"{name}-{taken}" if name in studio.adapters else name, path, scale)
         pictures = studio.generate(
             parsed.prompt,
@@ -346,34 +346,34 @@ def generate(parsed: argparse.Namespace) -> int:
 
 
 def export(parsed: argparse.Namespace) -> int:
-    from sdlora import service
+    from sdlora.api.adapters import export_adapter
 
-    proof = service.export_adapter_file(parsed.source, parsed.output, parsed.format, parsed.dtype, parsed.data_dir)
+    proof = export_adapter(parsed.source, parsed.output, parsed.format, parsed.dtype, parsed.data_dir)
     print(f"{parsed.output}: {proof}")
     return 0
 
 
 def disk(parsed: argparse.Namespace) -> int:
-    from sdlora import service
-    from sdlora.storage.disk_usage import table
+    from sdlora.api.storage import disk_usage, free_space, table
+    from sdlora.filesystem.paths import default_data_dir
 
-    folder = as_path(parsed.data_dir or service.default_data_dir())
+    folder = as_path(parsed.data_dir or default_data_dir())
     if parsed.free:
-        print(f"freed {format_bytes(service.free_space(folder, parsed.free, parsed.older_than))}")
-    print("\n".join([f"{folder}", *table(service.disk_usage(folder, parsed.older_than))]))
+        print(f"freed {format_bytes(free_space(folder, parsed.free, parsed.older_than))}")
+    print("\n".join([f"{folder}", *table(disk_usage(folder, parsed.older_than))]))
     return 0
 
 
 def check(parsed: argparse.Namespace) -> int:
     """Prints the findings; exit code 3 where something must be mended first."""
-    from sdlora import service
+    from sdlora.api.models import native_size
     from sdlora.cli.progress import TerminalProgress
     from sdlora.data import doctor
     from sdlora.data.settings import Data
 
     data = Data(folder=parsed.folder, trigger=parsed.trigger, class_name=parsed.class_name)
     terminal = TerminalProgress(str(parsed.folder))
-    findings = doctor.check_dataset(data, service.native_size(parsed.base), terminal.progress("looking at pictures"))
+    findings = doctor.check_dataset(data, native_size(parsed.base), terminal.progress("looking at pictures"))
     terminal.close()
     for finding in findings:
         print(f"{finding.severity:6}{finding.text}")

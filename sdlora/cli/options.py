@@ -73,11 +73,11 @@ def _declare(parser: argparse.ArgumentParser, section: "type[Section]", names: I
 
 def base_settings(parsed: argparse.Namespace, base: str, adapters: Iterable[Path]) -> dict[str, Any]:
     """What is said of ``base``: by the flags, else by the run that trained the first of ``adapters`` that is of it."""
-    from sdlora import service
+    from sdlora.api.models import trained_base_settings
     from sdlora.generation.infotext import SAID_OF_BASE
 
     flags = {name: value for name in SAID_OF_BASE if (value := getattr(parsed, name)) != "auto"}
-    return {**service.trained_base_settings(adapters, base), **flags}
+    return {**trained_base_settings(adapters, base), **flags}
 
 
 def model(parsed: argparse.Namespace, base: str, adapters: Iterable[Path]) -> "Model":

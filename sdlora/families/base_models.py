@@ -13,7 +13,7 @@ from sdlora.errors import FormatError, ModelError, SdloraError
 from sdlora.families import FAMILIES, single_file
 from sdlora.families.detect import USUAL_SIZE, detect_file, detect_folder, folder_size, hub_size, require_served
 from sdlora.families.single_file import config_folder, family_of_complete_file
-from sdlora.filesystem.paths import PICKLES, data_root, default_data_dir, existing_path
+from sdlora.filesystem.paths import PICKLES, default_data_dir, existing_path
 from sdlora.formatting import did_you_mean
 
 if TYPE_CHECKING:
@@ -130,34 +130,6 @@ def _family_and_size(path: Path, stamp: int) -> tuple[str, int]:
 def bundled_bases() -> list[str]:
     """The bundled base models that are there."""
     return [name for name, folder in BUNDLED.items() if (folder / "model_index.json").is_file()]
-
-
-def available_models(data_dir: Path | None = None) -> list[ModelEntry]:
-    """The bundled base models, then what lies in the models folders, with what is wrong with it if it is no base."""
-    return [
-        *(inspect_model(BUNDLED[name], name) for name in bundled_bases()),
-        *list_models(model_folders(data_root(data_dir))),
-    ]
-
-
-def base_choices(data_dir: Path | None = None) -> list[tuple[str, str]]:
-    """The names of base models that are there, each with what stands for it as ``model.base``."""
-    known = bundled_bases()
-    found = (model for model in available_models(data_dir) if not model.problem)
-    return [(model.name, model.name if model.name in known else str(model.path)) for model in found]
-
-
-def resolve_base(base: str, data_dir: Path | None = None) -> str:
-    """``base``, or the path of the model of that name in a models folder: what a name means must not change later."""
-    known = base in bundled_bases() or existing_path(base)
-    return base if known else str(find_model(base, model_folders(data_root(data_dir))) or base)
-
-
-def is_single_file(base: str) -> bool:
-    """Whether ``base`` is one .safetensors file, so that adapters can be baked into another such file."""
-    with suppress(SdloraError):
-        return locate_base(base).kind == "file"
-    return False
 
 
 BUNDLED = {"pocket": Path(__file__).parent.parent / "pocket"}

@@ -9,7 +9,9 @@ from typing import Any
 
 import gradio as gr
 
-from sdlora import service
+from sdlora.api.adapter_jobs import inspect_adapter, inspect_layers_job, needs_base
+from sdlora.api.adapters import export_to_temporary
+from sdlora.api.models import resolve_base
 from sdlora.errors import ConfigError, SdloraError
 from sdlora.ui import job_widget, library_html, page_html
 from sdlora.ui.app_state import AppState, cache_file
@@ -100,7 +102,7 @@ def show_adapter(app: AppState, name: str) -> list[Any]:
     except SdloraError as error:
         unknown = [gr.update(visible=True), "", page_html.note([str(error)], "bad"), ""]
         return [*unknown, gr.skip(), gr.skip(), gr.update(visible=False), "", "", ""]
-    needed = not entry.problem and service.needs_base(entry.path)
+    needed = not entry.problem and needs_base(entry.path)
     return [
         gr.update(visible=True), name, library_html.details(entry, app.library.picture(entry)),
         "" if entry.problem else page_html.progress_note("Reading the file", None),
@@ -115,7 +117,7 @@ def inspect(app: AppState, name: str, checkpoint: str) -> str:
     try:
         if not name or app.library.find(name).problem:
             return ""
-        return library_html.inspection(service.inspect_adapter(app.library, name, checkpoint or ""))
+        return library_html.inspection(inspect_adapter(app.library, name, checkpoint or ""))
     except SdloraError as error:
         return page_html.note([str(error)], "bad")
 
@@ -124,8 +126,8 @@ def _looking(app: AppState, name: str, checkpoint: str, base: str | None) -> job
     if not name:
         raise ConfigError("Open an adapter first.")
     file = app.library.file(name, checkpoint or "")
-    settled = service.resolve_base(base.strip(), app.data_dir) if base else ""
-    return job_widget.FileJob(service.inspect_layers_job(file, None, settled), "plot", f"{name}-layers.png")
+    settled = resolve_base(base.strip(), app.data_dir) if base else ""
+    return job_widget.FileJob(inspect_layers_job(file, None, settled), "plot", f"{name}-layers.png")
 
 
 def _looked(made: job_widget.FileJob) -> list[Any]:
@@ -136,7 +138,7 @@ def _export(app: AppState, name: str, checkpoint: str, format: str, dtype: str) 
     """Put the adapter, in that format, behind the hidden button. Raises what stops the browser's click."""
     try:
         own = app.library.file(name, checkpoint or "")
-        exported = service.export_to_temporary(str(own), format, dtype)
+        exported = export_to_temporary(str(own), format, dtype)
         called = f"{name}-{Path(checkpoint).stem}" if checkpoint else name
         marks = [mark for mark in (format, dtype) if mark not in ("kohya", "fp32")]
         file = _served(exported.file, f"{'-'.join([called, *marks])}{exported.file.suffix}")

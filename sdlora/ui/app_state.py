@@ -16,7 +16,18 @@ import gradio as gr
 from gradio.processing_utils import save_file_to_cache
 from gradio.utils import get_upload_folder
 
-from sdlora import service
+from sdlora.api.adapters import (
+    AdapterFile,
+    Library,
+    export_to_temporary,
+    find_adapter,
+    list_adapters,
+    require_common_base,
+)
+from sdlora.api.generation import AdapterChoice, GenerationRequest, InferenceClient, JobStatus, images_folder
+from sdlora.api.models import base_choices, resolve_base, trained_base_settings
+from sdlora.api.storage import KEPT_DAYS
+from sdlora.api.training import Profiler, Run, TrainingQueue, duplicate_run, list_runs, prepare_run
 from sdlora.config import TrainConfig, fitted
 from sdlora.data.images import open_image
 from sdlora.errors import BusyError, ConfigError, SdloraError
@@ -24,18 +35,6 @@ from sdlora.events import Event
 from sdlora.filesystem.writing import write_atomic
 from sdlora.formatting import did_you_mean
 from sdlora.generation.lora_tags import parse_lora_tags
-from sdlora.service import (
-    AdapterChoice,
-    AdapterFile,
-    GenerationRequest,
-    InferenceClient,
-    JobStatus,
-    Library,
-    Profiler,
-    TrainingQueue,
-)
-from sdlora.storage.run_folder import Run
-from sdlora.storage.trash import KEPT_DAYS
 from sdlora.ui.run_view import RunView, RunViews
 
 SNAPSHOT_SECONDS = 0.5
@@ -70,7 +69,7 @@ class CancellableJob(Protocol):
 
 @dataclass
 class AppState:
-    """The page's one hold on the service layer."""
+    """State of the page; it acts through the API alone."""
 
     data_dir: Path
     device: str = "auto"
@@ -117,9 +116,9 @@ class AppState:
             if time.monotonic() - taken > SNAPSHOT_SECONDS:
                 current = self.queue.current()
                 state = self.queue.state(current) if current else ""
-                runs = tuple(run.name for run in service.runs_in(self.data_dir))
+                runs = tuple(run.name for run in list_runs(self.data_dir))
                 waiting = tuple(run.name for run in self.queue.waiting())
-                look = RunsSnapshot(runs, current, state, tuple(service.adapters_in(self.data_dir)), waiting)
+                look = RunsSnapshot(runs, current, state, tuple(list_adapters(self.data_dir)), waiting)
                 self._snapshot = (time.monotonic(), look)
             return look
 
@@ -130,7 +129,7 @@ class AppState:
 
     def base_choices(self) -> list[tuple[str, str]]:
         """The base models to choose from: their names, each with what stands for it as ``model.base``."""
-        return service.base_choices(self.data_dir) or [("pocket", "pocket")]
+        return base_choices(self.data_dir) or [("pocket", "pocket")]
 
     def base_update(self) -> Any:
         """A field for a base with the models that are there now; what is chosen stays."""
@@ -154,14 +153,14 @@ class AppState:
             for run in (*active, *self.queue.waiting()):
                 if self._queued_configs.get(run.name, run.config) == config:
                     raise BusyError(f"{run.name} is queued or trained with these settings already; change one first.")
-            run = service.prepare_run(config, name, self.data_dir)
+            run = prepare_run(config, name, self.data_dir)
             self._queued_configs[run.name] = config
             self.start(run)
             return run
 
     def duplicate(self, run: Run) -> Run:
         """Queue a new run with the settings of ``run``."""
-        copy = service.duplicate_run(run)
+        copy = duplicate_run(run)
         self.start(copy)
         return copy
 
@@ -208,17 +207,17 @@ class AppState:
         What it does not say of its base is as the run of the first adapter that was trained on it has it.
         Raises ConfigError for an adapter that is unknown or chosen twice.
         """
-        request = replace(request, base=service.resolve_base(request.base, self.data_dir))
+        request = replace(request, base=resolve_base(request.base, self.data_dir))
         scales = dict(chosen)
         if len(scales) < len(chosen):
             raise ConfigError("The same adapter is chosen twice; give each a row of its own.")
         for name in parse_lora_tags(request.prompt).scales:
             scales.setdefault(name, 0.0)  # The prompt's own scale goes before.
         chosen_files = [self.adapter(name) for name in scales]
-        service.require_one_base(request.base, chosen_files)
+        require_common_base(request.base, chosen_files)
         mixed = zip(chosen_files, scales.items(), strict=True)
         adapters = tuple(AdapterChoice(name, str(file.path), scale) for file, (name, scale) in mixed)
-        said = service.trained_base_settings((file.path for file in chosen_files), request.base)
+        said = trained_base_settings((file.path for file in chosen_files), request.base)
         return replace(request, adapters=adapters, base_settings={**said, **request.base_settings})
 
     @contextmanager
@@ -249,7 +248,7 @@ class AppState:
     @property
     def images_folder(self) -> Path:
         """Where the pictures lie that were drawn."""
-        return service.images_folder(self.data_dir)
+        return images_folder(self.data_dir)
 
 
 def cache_file(path: Path) -> str:
@@ -276,8 +275,8 @@ def thumbnail(path: Path) -> str:
 
 def export_to_cache(run: Run, format: str) -> str:
     """The run's adapter in ``format`` under the run's name, ready to be served."""
-    own = service.adapter_of(str(run.folder))  # Runs save kohya's keys.
-    exported = own if format == "kohya" else service.export_to_temporary(str(own), format).file
+    own = find_adapter(str(run.folder))  # Runs save kohya's keys.
+    exported = own if format == "kohya" else export_to_temporary(str(own), format).file
     with tempfile.TemporaryDirectory() as folder:
         named = Path(folder) / f"{run.name}{'' if format == 'kohya' else f'-{format}'}.safetensors"
         shutil.copyfile(exported, named)

@@ -6,7 +6,8 @@ from typing import Any
 
 import gradio as gr
 
-from sdlora import service
+from sdlora.api.adapter_jobs import bake_job
+from sdlora.api.models import is_single_file, resolve_base, trained_base_settings
 from sdlora.errors import ConfigError
 from sdlora.generation.infotext import SAID_OF_BASE
 from sdlora.ui import job_widget, page_html, tools_panel
@@ -50,7 +51,7 @@ def _base_of(app: AppState, name: str, before: str) -> list[Any]:
 
 def _kinds(app: AppState, base: str | None) -> Any:
     """A single file can become one; a folder, a zip of one."""
-    single = bool(base) and service.is_single_file(service.resolve_base(base or "", app.data_dir))
+    single = bool(base) and is_single_file(resolve_base(base or "", app.data_dir))
     return gr.update(visible=single, value=FILE if single else FOLDER)
 
 
@@ -61,10 +62,10 @@ def _baking(app: AppState, base: str, dtype: str, kind: str, *values: Any) -> jo
         raise ConfigError("Choose the base model to bake into.")
     files = [(app.adapter(name), scale) for name, scale in chosen]
     adapters = [(adapter.name, adapter.path, scale) for adapter, scale in files]
-    said = {**service.trained_base_settings((path for _, path, _ in adapters), base), **said}
+    said = {**trained_base_settings((path for _, path, _ in adapters), base), **said}
     called = "-".join([Path(base).stem, *(name for name, _, _ in adapters)])[:80]
-    base = service.resolve_base(base.strip(), app.data_dir)
-    return job_widget.FileJob(service.bake_job(base, adapters, None, dtype, said), "output", f"{called}.{kind}")
+    base = resolve_base(base.strip(), app.data_dir)
+    return job_widget.FileJob(bake_job(base, adapters, None, dtype, said), "output", f"{called}.{kind}")
 
 
 def _baked(made: job_widget.FileJob) -> list[Any]:

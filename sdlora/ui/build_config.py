@@ -4,14 +4,14 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from sdlora.api.models import locate_base
+from sdlora.api.training import RunEstimate, preset_for
 from sdlora.config import TrainConfig
 from sdlora.data.dataset import MIN_IMAGES
 from sdlora.data.projects import Project, ProjectInfo
 from sdlora.data.step_heuristics import Kind, suggested_steps
 from sdlora.errors import ConfigError, DatasetError
-from sdlora.families.base_models import locate_base
 from sdlora.formatting import format_bytes, format_duration
-from sdlora.service import RunEstimate, preset_for
 
 QUALITY = {"Quick": 0.5, "Balanced": 1.0, "Best": 2.0}
 """Steps, as a multiple of what the preset or the number of pictures asks for."""

@@ -9,13 +9,14 @@ from typing import Any
 
 import gradio as gr
 
-from sdlora import service
+from sdlora.api.adapters import preferred_weight
+from sdlora.api.generation import GenerationRequest, JobStatus
+from sdlora.api.grids import AxisSpec, begin_grid, best_checkpoint_grid, grid_folder, keep_best, list_grids
 from sdlora.errors import ConfigError, SdloraError
 from sdlora.formatting import format_duration
 from sdlora.generation import xyz_grid
 from sdlora.generation.axes import AXIS_TYPES
 from sdlora.generation.infotext import format_parameters, read_parameters
-from sdlora.service import AxisSpec, GenerationRequest, JobStatus
 from sdlora.ui import create_form as fields
 from sdlora.ui import page_html
 from sdlora.ui.app_state import AppState, cache_file
@@ -172,7 +173,7 @@ def _begin(app: AppState, *values: Any) -> list[Any]:
         if not any(wish.kind for wish in wishes):
             raise ConfigError("Choose what the columns or the rows change.")
         mixed = app.with_adapters(request, chosen)
-        return _started(app, service.begin_grid(app.data_dir, mixed, wishes, subject, app.run(subject)))
+        return _started(app, begin_grid(app.data_dir, mixed, wishes, subject, app.run(subject)))
     except SdloraError as error:
         return _refused(error)
 
@@ -183,8 +184,8 @@ def _best(app: AppState, subject: str | None) -> list[Any]:
         run = app.run(subject)
         if run is None:
             raise ConfigError("Choose a run of yours as the adapter to compare: the best is picked of its checkpoints.")
-        request, wishes = service.best_checkpoint_grid(run)
-        return _started(app, service.begin_grid(app.data_dir, request, wishes, run.name, run))
+        request, wishes = best_checkpoint_grid(run)
+        return _started(app, begin_grid(app.data_dir, request, wishes, run.name, run))
     except SdloraError as error:
         return _refused(error)
 
@@ -202,7 +203,7 @@ def _refused(error: SdloraError) -> list[Any]:
 def _attach(app: AppState) -> list[Any]:
     """After a load: the grid that is being drawn, or the last one."""
     drawn = next((ticket for ticket in app.inference.open() if ticket.request.grid), None)
-    folders = service.list_grids(app.data_dir)
+    folders = list_grids(app.data_dir)
     if drawn is None and not folders:
         return [gr.skip()] * 9
     name = Path(drawn.request.grid).name if drawn else folders[0].name
@@ -216,7 +217,7 @@ def _poll(app: AppState, number: int, shown: Sequence[Any]) -> list[Any]:
     ticket = app.inference.ticket(number)
     ended = ticket is None or ticket.ended
     try:
-        folder = service.grid_folder(app.data_dir, name)
+        folder = grid_folder(app.data_dir, name)
         grid = xyz_grid.read_grid(folder)
         there = sum((folder / cell.file).is_file() for cell in grid.cells)
         table = page_html.grid_table(grid, folder, chosen) if there != before else gr.skip()
@@ -264,7 +265,7 @@ def _choose(app: AppState, shown: Sequence[Any], file: str) -> list[Any]:
     """The clicked picture in full, what it was made from, and its adapter's name to be."""
     name, there, _ = shown
     try:
-        folder = service.grid_folder(app.data_dir, name)
+        folder = grid_folder(app.data_dir, name)
         grid = xyz_grid.read_grid(folder)
         cell = grid.cell(file)
         known = read_parameters(folder / file)
@@ -285,11 +286,11 @@ def _save(app: AppState, shown: Sequence[Any], name: str) -> str:
     try:
         if not (name or "").strip():
             raise ConfigError("Give the adapter a name.")
-        path = service.keep_best(app.data_dir, service.grid_folder(app.data_dir, grid), file, name)
+        path = keep_best(app.data_dir, grid_folder(app.data_dir, grid), file, name)
     except SdloraError as error:
         return page_html.note([str(error)], "bad")
     app.refresh()
-    weight = f"{service.preferred_weight(path):g}"
+    weight = f"{preferred_weight(path):g}"
     return page_html.note(
         [f"Saved as {path.stem}, with the scale {weight}. It is among the adapters of Create."], "good"
     )

@@ -9,7 +9,8 @@ from typing import Any
 
 import gradio as gr
 
-from sdlora import service
+from sdlora.api.adapters import preferred_weight, trigger_words
+from sdlora.api.generation import GenerationRequest
 from sdlora.errors import SdloraError
 from sdlora.families.settings import Model
 from sdlora.formatting import one_line
@@ -18,7 +19,6 @@ from sdlora.generation.lora_tags import lora_tag, parse_lora_tags
 from sdlora.generation.samplers import SAMPLERS, split_sampler
 from sdlora.generation.settings import Engine
 from sdlora.section import settings
-from sdlora.service import GenerationRequest
 from sdlora.ui import page_html
 from sdlora.ui.app_state import AppState
 from sdlora.ui.event_options import EVERY, HIDDEN, LAST
@@ -299,12 +299,12 @@ def _base_of(app: AppState, name: str, before: str) -> list[Any]:
 def _weight_of(app: AppState, name: str) -> Any:
     """An adapter brings the scale that its file prefers."""
     path = next((adapter.path for adapter in app.snapshot().adapters if adapter.name == name), None)
-    return service.preferred_weight(path) if path else gr.skip()
+    return preferred_weight(path) if path else gr.skip()
 
 
 def _trigger(app: AppState, name: str | None) -> str:
     path = next((adapter.path for adapter in app.snapshot().adapters if adapter.name == name), None)
-    return service.trigger_words(path) if path else ""
+    return trigger_words(path) if path else ""
 
 
 def _words_of(app: AppState, name: str | None) -> Any:

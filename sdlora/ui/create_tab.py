@@ -7,10 +7,10 @@ from typing import Any
 
 import gradio as gr
 
+from sdlora.api.generation import GenerationRequest, JobStatus
 from sdlora.errors import SdloraError
 from sdlora.formatting import format_duration
 from sdlora.generation.infotext import RecalledSettings
-from sdlora.service import GenerationRequest, JobStatus
 from sdlora.ui import create_form as fields
 from sdlora.ui import gallery_panel, page_html
 from sdlora.ui.app_state import AppState

@@ -5,10 +5,9 @@ from typing import Any
 
 import gradio as gr
 
-from sdlora import service
+from sdlora.api.storage import FREED, disk_usage, free_space
 from sdlora.errors import SdloraError
 from sdlora.formatting import format_bytes
-from sdlora.storage.disk_usage import FREED
 from sdlora.ui import page_html
 from sdlora.ui.app_state import AppState
 from sdlora.ui.event_options import HIDDEN, LAST
@@ -36,7 +35,7 @@ def build(app: AppState, tab: gr.Tab) -> None:
 
 
 def _show(app: AppState, days: float) -> list[Any]:
-    shares = service.disk_usage(app.data_dir, days)
+    shares = disk_usage(app.data_dir, days)
     rows = [(share.name.replace("-", " "), f"{format_bytes(share.size)}: {share.what}") for share in shares]
     choices = [
         (f"{share.name.replace('-', ' ')} ({format_bytes(share.size)})", share.name) for share in shares if share.freed
@@ -46,7 +45,7 @@ def _show(app: AppState, days: float) -> list[Any]:
 
 def _free(app: AppState, names: list[str], days: float) -> list[Any]:
     try:
-        freed = service.free_space(app.data_dir, [name for name in FREED if name in names], days)
+        freed = free_space(app.data_dir, [name for name in FREED if name in names], days)
         said = page_html.note([f"{format_bytes(freed)} freed."], "good")
     except SdloraError as error:
         said = page_html.note([str(error)], "bad")

@@ -18,17 +18,17 @@ from gradio.data_classes import FileData
 from gradio.utils import get_upload_folder
 from pydantic import ConfigDict, ValidationError, validate_call
 
-from sdlora import service
+from sdlora.api.adapters import DTYPES, WRITTEN, export_to_temporary
+from sdlora.api.generation import GenerationRequest, JobStatus
+from sdlora.api.models import resolve_base
+from sdlora.api.training import Run
 from sdlora.config import all_settings
 from sdlora.data.projects import Project, ProjectInfo
 from sdlora.data.step_heuristics import Kind
 from sdlora.errors import ConfigError, DatasetError, SdloraError
 from sdlora.filesystem.paths import path_inside, safe_name, unused_path
-from sdlora.formats.storage import DTYPES, WRITTEN
 from sdlora.generation.infotext import format_parameters, read_parameters
 from sdlora.generation.settings import Sample
-from sdlora.service import GenerationRequest, JobStatus
-from sdlora.storage.run_folder import Run
 from sdlora.ui import build_config
 from sdlora.ui.app_state import AppState, cache_file
 from sdlora.ui.run_view import describe
@@ -126,7 +126,7 @@ class Endpoints:
         filled = self._prepare_project(project or "", trigger, _uploads(pictures or ()))
         about = ProjectInfo(kind, trigger, class_name)
         config = build_config.configure(
-            filled, about, service.resolve_base(base, self.app.data_dir), quality, prompts or (), changes
+            filled, about, resolve_base(base, self.app.data_dir), quality, prompts or (), changes
         )
         filled.set_info(about)
         return self.app.train(config, filled.name).name
@@ -237,7 +237,7 @@ class Endpoints:
         for what, value, choices in (("format", format, WRITTEN), ("dtype", dtype, DTYPES)):
             if value not in choices:
                 raise ConfigError(f"{what} = {value!r}: give one of {', '.join(choices)}")
-        made = service.export_to_temporary(str(self.app.adapter(name).path), format, dtype, self.app.data_dir).file
+        made = export_to_temporary(str(self.app.adapter(name).path), format, dtype, self.app.data_dir).file
         try:
             file: FileData = _file(made)
             return file

@@ -7,9 +7,8 @@ from typing import Any
 
 import gradio as gr
 
-from sdlora import service
+from sdlora.api.generation import embedded_texts, newest_images, restore_image, trash_image
 from sdlora.errors import SdloraError
-from sdlora.generation.images import embedded_texts
 from sdlora.generation.infotext import RecalledSettings, read_parameters, recall_image, recall_text
 from sdlora.ui import create_form as fields
 from sdlora.ui import page_html
@@ -111,7 +110,7 @@ def wire(app: AppState, inputs: CreateForm, results: GalleryPanel, reading: Info
 
 def show(app: AppState, most: int) -> list[Any]:
     """New values for ``GalleryPanel.shown``: whole files, with their parameters in them."""
-    there = service.gallery.newest_images(app.images_folder)
+    there = newest_images(app.images_folder)
     pictures = [cache_file(path) for path in there[:most] if path.is_file()]
     return [gr.update(value=pictures, selected_index=None), gr.update(visible=len(there) > most)]
 
@@ -119,7 +118,7 @@ def show(app: AppState, most: int) -> list[Any]:
 def last_seed(app: AppState, number: int) -> Any:
     """The seed of the first picture of request ``number``, or of the newest picture that there is."""
     ticket = app.inference.ticket(number)
-    paths = ticket.paths if ticket and ticket.paths else service.gallery.newest_images(app.images_folder, 1)
+    paths = ticket.paths if ticket and ticket.paths else newest_images(app.images_folder, 1)
     try:
         known = read_parameters(paths[0]) if paths else None
         return int(known.settings["Seed"]) if known else gr.skip()
@@ -191,7 +190,7 @@ def _read_text(app: AppState, text: str | None) -> list[Any]:
 
 def _delete(app: AppState, name: str, most: int) -> list[Any]:
     try:
-        gone = service.gallery.trash_image(app.data_dir, name)
+        gone = trash_image(app.data_dir, name)
     except SdloraError as error:
         return [page_html.note([str(error)], "bad"), "", *[gr.update(visible=False)] * 2, *show(app, most)]
     said = page_html.note(["The picture is in the trash, for thirty days."])
@@ -200,7 +199,7 @@ def _delete(app: AppState, name: str, most: int) -> list[Any]:
 
 def _undo(app: AppState, gone: str, most: int) -> list[Any]:
     try:
-        service.gallery.restore_image(app.data_dir, gone)
+        restore_image(app.data_dir, gone)
         said = page_html.note(["The picture is back."], "good")
     except SdloraError as error:
         said = page_html.note([str(error)], "bad")

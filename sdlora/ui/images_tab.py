@@ -9,7 +9,7 @@ from typing import Any
 
 import gradio as gr
 
-from sdlora import service
+from sdlora.api.models import native_size
 from sdlora.data import doctor
 from sdlora.data.projects import Project, ProjectInfo, list_projects
 from sdlora.data.step_heuristics import Kind
@@ -301,7 +301,7 @@ def _check(app: AppState, name: str, base: str, progress: gr.Progress = LIVE) ->
         number = len(project.images())
         if not number:
             return ""
-        size = service.native_size(base or "pocket")
+        size = native_size(base or "pocket")
         found = doctor.check_dataset(
             project.data(), size, lambda done, total: progress((done, total), desc="Looking at the pictures")
         )

@@ -7,7 +7,7 @@ from typing import Any
 
 import gradio as gr
 
-from sdlora import service
+from sdlora.api.adapter_jobs import import_adapters
 from sdlora.errors import SdloraError
 from sdlora.ui import library_html, page_html
 from sdlora.ui.app_state import AppState
@@ -35,7 +35,7 @@ def _take_in(app: AppState, files: Any, base: str) -> Iterator[list[Any]]:
     paths, taken = [Path(file) for file in files or ()], []
     yield [gr.skip(), page_html.progress_note(f"Checking {paths[0].name if paths else 'nothing'}", None)]
     try:
-        for one in service.import_adapters(app.library, paths, "" if base == ALONE else base or ""):
+        for one in import_adapters(app.library, paths, "" if base == ALONE else base or ""):
             taken.append(one)
             left = len(paths) - len(taken)
             busy = (

@@ -10,10 +10,10 @@ from typing import Any, Literal
 
 import gradio as gr
 
+from sdlora.api.adapter_jobs import ToolJob
 from sdlora.errors import SdloraError
 from sdlora.events import Event, Progress
 from sdlora.formatting import format_duration
-from sdlora.service import ToolJob
 from sdlora.time_left import TimeLeft
 from sdlora.ui import page_html
 from sdlora.ui.app_state import AppState, CancellableJob, cache_file

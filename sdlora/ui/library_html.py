@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from sdlora.api.adapter_jobs import AdapterCheck
+from sdlora.api.adapters import ImportResult, LibraryEntry
+from sdlora.api.storage import KEPT_DAYS, TrashItem
 from sdlora.errors import SdloraError
-from sdlora.formats.adapter_check import AdapterCheck
 from sdlora.formatting import format_bytes, one_line, pluralize
-from sdlora.storage.library import ImportResult, LibraryEntry
-from sdlora.storage.trash import KEPT_DAYS, TrashItem
 from sdlora.ui.app_state import file_url, thumbnail
 from sdlora.ui.page_html import note
 

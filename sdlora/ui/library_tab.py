@@ -9,13 +9,11 @@ from typing import Any
 
 import gradio as gr
 
-from sdlora import service
+from sdlora.api.adapters import last_preview
+from sdlora.api.storage import KEPT_DAYS, size_of
+from sdlora.api.training import Run, duplicate_run, list_runs
 from sdlora.errors import SdloraError
 from sdlora.formatting import format_bytes
-from sdlora.storage.disk_usage import size_of
-from sdlora.storage.library import last_preview
-from sdlora.storage.run_folder import Run
-from sdlora.storage.trash import KEPT_DAYS
 from sdlora.ui import bake_panel, disk_tab, import_tab, library_html, page_html, tools_panel
 from sdlora.ui.adapter_detail import AdapterDetail, build_detail, inspect, show_adapter, wire_detail
 from sdlora.ui.app_state import AppState
@@ -119,7 +117,7 @@ def _lists(app: AppState, search: str) -> list[Any]:
     found = library.adapters(search)
     shown = [(entry, library.picture(entry)) for entry in found[: library_html.SHOWN]]
     words = search.casefold().split()
-    runs = [run for run in service.runs_in(app.data_dir) if all(word in run.name.casefold() for word in words)]
+    runs = [run for run in list_runs(app.data_dir) if all(word in run.name.casefold() for word in words)]
     items = library.trash.items()
     size = format_bytes(sum(item.size for item in items))
     label = f"Empty trash ({len(items)}, {size})" if items else "Empty trash"
@@ -248,7 +246,7 @@ def _act(app: AppState, act: str, name: str) -> list[Any]:
         if act == "resume":
             app.start(run)
         if act == "duplicate":
-            other = service.duplicate_run(run)
+            other = duplicate_run(run)
             app.refresh()
             said = f"{other.name} has the settings of {name}; Start trains it."
             return [other.name, gr.skip(), *_quiet(page_html.note([said], "good"))]

@@ -5,8 +5,8 @@ from html import escape
 from pathlib import Path
 from urllib.parse import quote
 
+from sdlora.api.grids import GridCell, ImageGrid
 from sdlora.formatting import format_bytes
-from sdlora.generation.xyz_grid import GridCell, ImageGrid
 from sdlora.ui.app_state import ACTIVE, file_url, thumbnail
 from sdlora.ui.run_view import RunView, short_status
 

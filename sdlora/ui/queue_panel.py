@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 import gradio as gr
 
-from sdlora import service
+from sdlora.api.training import estimate_run
 from sdlora.errors import SdloraError
 from sdlora.ui import build_config, page_html, run_html
 from sdlora.ui.app_state import AppState
@@ -33,7 +33,7 @@ def _facts(app: AppState, name: str) -> str:
     try:
         if run is None:
             return ""
-        found = service.estimate_run(run.config, app.data_dir, app.run_view(run).step)
+        found = estimate_run(run.config, app.data_dir, app.run_view(run).step)
         takes = build_config.describe_estimate(found).split(",")[0]
         return " · ".join(part for part in (f"{found.steps} steps", takes) if part)
     except SdloraError as error:

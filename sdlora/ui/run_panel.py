@@ -8,10 +8,10 @@ from typing import Any
 import gradio as gr
 import pandas as pd
 
-from sdlora import service
+from sdlora.api.adapters import checkpoint_in_use, run_checkpoints, use_checkpoint
+from sdlora.api.training import Run
 from sdlora.errors import SdloraError
 from sdlora.filesystem.paths import why_foreign
-from sdlora.storage.run_folder import Run
 from sdlora.ui import page_html, queue_panel, run_html
 from sdlora.ui.app_state import ACTIVE, AppState, export_to_cache
 from sdlora.ui.event_options import PRIVATE
@@ -151,7 +151,7 @@ def _use(app: AppState, name: str, step: int | None) -> list[Any]:
     if run is None or step is None:
         return [gr.skip(), gr.skip()]
     try:
-        service.use_checkpoint(run, int(step))
+        use_checkpoint(run, int(step))
     except SdloraError as error:
         return [page_html.note([str(error)], "bad"), gr.skip()]
     said = f"{run.name} is now what it was at step {step}, in Create and in its files."
@@ -218,7 +218,7 @@ def _resume_word(state: str) -> str:
 
 def _checkpoints(run: Run) -> Any:
     """All checkpoints, the one chosen that the run's adapter is."""
-    used, known = service.used_step(run), list(service.run_checkpoints(run))
+    used, known = checkpoint_in_use(run), list(run_checkpoints(run))
     named = [(f"{step} (in use)" if step == used else str(step), step) for step in known]
     return gr.update(choices=named, value=used if used in known else None)
 

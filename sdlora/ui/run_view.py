@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+from sdlora.api.training import Run, tail_events
 from sdlora.errors import FileError
 from sdlora.events import (
     CheckpointSaved,
@@ -23,8 +24,6 @@ from sdlora.events import (
 )
 from sdlora.filesystem.paths import existing_path, path_inside
 from sdlora.formatting import format_duration
-from sdlora.storage.journal import tail_events
-from sdlora.storage.run_folder import Run
 
 MAX_POINTS = 200
 """Of a curve: the plot is drawn anew at each update."""

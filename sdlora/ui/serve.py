@@ -16,9 +16,8 @@ from types import FrameType
 from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
-from sdlora import service
 from sdlora.errors import ConfigError, SdloraError
-from sdlora.filesystem.paths import as_path
+from sdlora.filesystem.paths import as_path, default_data_dir
 from sdlora.filesystem.writing import write_atomic
 from sdlora.ui.guard import MAX_UPLOAD, Guard
 from sdlora.ui.host_policy import ALL, ANY, LOCAL, HostPolicy, is_loopback
@@ -46,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         flags = _parser().parse_args(arguments)
         host = (flags.listen or LOCAL).strip("[]")
         port = free_port(host, flags.port)
-        data_dir = as_path(flags.data_dir or service.default_data_dir()).resolve()
+        data_dir = as_path(flags.data_dir or default_data_dir()).resolve()
         _require_writable(data_dir)
         serve(ServeOptions(
             hosts=HostPolicy(host, flags.allow_host),

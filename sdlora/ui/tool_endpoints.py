@@ -2,11 +2,11 @@
 
 from typing import Any, TypedDict
 
-from sdlora import service
 from sdlora.adapters.targets import ALL_LAYERS
+from sdlora.api.adapter_jobs import LibraryJob, extract_job, merge_job, resize_job
+from sdlora.api.adapters import DTYPES
+from sdlora.api.models import resolve_base
 from sdlora.errors import ConfigError
-from sdlora.formats.storage import DTYPES
-from sdlora.service import LibraryJob
 from sdlora.ui.app_state import AppState
 
 
@@ -51,7 +51,7 @@ class ToolEndpoints:
         own = next((adapter.base for adapter, _ in found if adapter.base), "")
         settled = self._base(base or own)
         return self._run_job(
-            service.merge_job(self.app.library, named, name, rank, energy, settled, _dtype(dtype)),
+            merge_job(self.app.library, named, name, rank, energy, settled, _dtype(dtype)),
         )
 
     def resize(
@@ -75,7 +75,7 @@ class ToolEndpoints:
         """
         found = self.app.adapter(adapter)
         settled, own = self._base(base or found.base), (found.name, found.path)
-        return self._run_job(service.resize_job(self.app.library, own, name, rank, energy, settled, _dtype(dtype)))
+        return self._run_job(resize_job(self.app.library, own, name, rank, energy, settled, _dtype(dtype)))
 
     def extract(
         self,
@@ -102,10 +102,10 @@ class ToolEndpoints:
         """
         models = self._base(base), self._base(tuned)
         what: dict[str, Any] = {"targets": targets, "text_encoder": text_encoder, "dtype": _dtype(dtype)}
-        return self._run_job(service.extract_job(self.app.library, *models, name, rank, energy, **what))
+        return self._run_job(extract_job(self.app.library, *models, name, rank, energy, **what))
 
     def _base(self, base: str) -> str:
-        return service.resolve_base(base, self.app.data_dir) if base else ""
+        return resolve_base(base, self.app.data_dir) if base else ""
 
     def _run_job(self, making: LibraryJob) -> MadeAdapter:
         name, answer = making.finish(), making.result

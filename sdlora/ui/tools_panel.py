@@ -8,11 +8,12 @@ from typing import Any
 
 import gradio as gr
 
-from sdlora import service
 from sdlora.adapters.targets import ALL_LAYERS, GROUPS
+from sdlora.api.adapter_jobs import LibraryJob, extract_job, merge_job, needs_base, resize_job
+from sdlora.api.adapters import AdapterFile
+from sdlora.api.models import resolve_base
 from sdlora.errors import ConfigError
 from sdlora.formatting import format_bytes, pluralize
-from sdlora.service import AdapterFile, LibraryJob
 from sdlora.ui import job_widget, page_html
 from sdlora.ui.app_state import AppState
 from sdlora.ui.event_options import HIDDEN
@@ -83,7 +84,7 @@ def _combining(app: AppState, name: str, base: str, *values: Any) -> LibraryJob:
     chosen = [(app.adapter(row), scale) for row, scale in pairs(rest, int(shown))]
     files = [adapter for adapter, _ in chosen]
     adapters = [(adapter.name, adapter.path, scale) for adapter, scale in chosen]
-    return service.merge_job(app.library, adapters, name or "", base=_settled(app, base, files), **cut)
+    return merge_job(app.library, adapters, name or "", base=_settled(app, base, files), **cut)
 
 
 def _shrink(app: AppState, tab: gr.Tab) -> Any:
@@ -103,9 +104,7 @@ def _shrinking(app: AppState, adapter: str, name: str, base: str, *keep: Any) ->
     if not adapter:
         raise ConfigError("Choose the adapter to shrink.")
     found, cut = app.adapter(adapter), _cut(*keep)
-    return service.resize_job(
-        app.library, (found.name, found.path), name or "", base=_settled(app, base, [found]), **cut
-    )
+    return resize_job(app.library, (found.name, found.path), name or "", base=_settled(app, base, [found]), **cut)
 
 
 def _extract(app: AppState, tab: gr.Tab) -> Any:
@@ -136,9 +135,9 @@ def _extract(app: AppState, tab: gr.Tab) -> Any:
 def _extracting(app: AppState, base: str, tuned: str, targets: str, text: bool, name: str, *keep: Any) -> LibraryJob:
     if not (base or "").strip() or not (tuned or "").strip():
         raise ConfigError("Choose both models: the base, and the one that was finetuned from it.")
-    first, second = (service.resolve_base(model.strip(), app.data_dir) for model in (base, tuned))
+    first, second = (resolve_base(model.strip(), app.data_dir) for model in (base, tuned))
     what: dict[str, Any] = {"targets": targets, "text_encoder": bool(text), **_cut(*keep)}
-    return service.extract_job(app.library, first, second, name or "", **what)
+    return extract_job(app.library, first, second, name or "", **what)
 
 
 def said(words: str) -> gr.HTML:
@@ -232,15 +231,15 @@ def _cut(how: str, rank: float | None, share: float | None, dtype: str) -> dict[
 def _base_of(app: AppState, *names: str) -> Any:
     """The field for the base: seen where one of the adapters needs it, with what that one was trained on."""
     known = {adapter.name: adapter for adapter in app.snapshot().adapters}
-    needing = [known[name] for name in names if name in known and service.needs_base(known[name].path)]
+    needing = [known[name] for name in names if name in known and needs_base(known[name].path)]
     base = next((adapter.base for adapter in needing if adapter.base), None)
     return gr.update(choices=app.base_choices(), value=base, visible=bool(needing))
 
 
 def _settled(app: AppState, base: str | None, adapters: Sequence[AdapterFile]) -> str:
     """The base to go by: the one that is chosen where one is needed, else what the adapters were trained on."""
-    if base and any(service.needs_base(adapter.path) for adapter in adapters):
-        return service.resolve_base(base.strip(), app.data_dir)
+    if base and any(needs_base(adapter.path) for adapter in adapters):
+        return resolve_base(base.strip(), app.data_dir)
     return next((adapter.base for adapter in adapters if adapter.base), "")
 
 

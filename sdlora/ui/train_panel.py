@@ -6,7 +6,8 @@ from typing import Any
 
 import gradio as gr
 
-from sdlora import service
+from sdlora.api.models import resolve_base
+from sdlora.api.training import estimate_run, planned_disk
 from sdlora.config import TrainConfig
 from sdlora.data.projects import Project, ProjectInfo
 from sdlora.data.step_heuristics import Kind
@@ -105,7 +106,7 @@ def configure(
 ) -> tuple[Project, TrainConfig]:
     """The project and the config of what is filled in: ``rest`` are the prompts and the fields of ``advanced``."""
     project = Project(app.data_dir, name or "")
-    base = service.resolve_base(base or "", app.data_dir)
+    base = resolve_base(base or "", app.data_dir)
     return project, build_config.configure(
         project, about, base, quality, rest[:2], setting_fields.parse_changes(rest[2:])
     )
@@ -152,7 +153,7 @@ def told(
     marked = [run_html.changed_settings(filled), gr.update(visible=bool(filled))]
     try:
         _, config = configure(app, name, ProjectInfo(kind, trigger, class_name), *values)
-        found = service.estimate_run(config, app.data_dir)
+        found = estimate_run(config, app.data_dir)
         if wish and found.measured is None:
             app.profiler.request(config)
         pending = found.measured is None and (app.profiler.measures(config) or app.profiler.is_pending(config))
@@ -161,7 +162,7 @@ def told(
         more = (
             []
             if known is None
-            else [build_config.describe_disk(service.planned_disk(known.as_chosen(config), known)), *known.told]
+            else [build_config.describe_disk(planned_disk(known.as_chosen(config), known)), *known.told]
         )
     except SdloraError as error:
         return [page_html.note([str(error)]), *marked, gr.update(visible=False), gr.Timer(active=False)]

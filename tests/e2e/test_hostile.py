@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from sdlora import service
+from sdlora.api.training import prepare_run
 from sdlora.config import TrainConfig
 from sdlora.data.projects import Project, ProjectInfo
 from sdlora.events import Notice, RunFailed, RunStarted, SampleReady
@@ -31,7 +31,7 @@ def fill(data_dir):
         project.write_caption(picture, EVIL)
     copyfile(PICTURES[0], project.folder / f"{NAME}.png")
     settings = {"data.folder": project.folder, "data.trigger": EVIL, "sample.prompts": [EVIL]}
-    run = service.prepare_run(TrainConfig.load("pocket-style", settings), "evil", data_dir)
+    run = prepare_run(TrainConfig.load("pocket-style", settings), "evil", data_dir)
     (project.folder / f"{NAME}2.png").write_bytes(b"no picture")
     samples = run.folder / "samples"
     samples.mkdir(exist_ok=True)

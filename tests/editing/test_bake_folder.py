@@ -8,12 +8,13 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 
-from sdlora import service
 from sdlora.adapters import attach
 from sdlora.adapters.compatibility import low_rank_shapes
 from sdlora.adapters.fused import fuse
 from sdlora.adapters.state import ModuleState
 from sdlora.adapters.targets import adaptable_layers
+from sdlora.api.adapter_jobs import bake_job
+from sdlora.api.adapters import bake_model
 from sdlora.editing.bake_folder import bake_folder
 from sdlora.errors import ConfigError, MismatchError
 from sdlora.events import Progress
@@ -108,19 +109,17 @@ def test_nothing_is_overwritten_and_nothing_half_written_stays(tiny_base, adapte
 @pytest.mark.slow
 def test_the_service_bakes_in_a_process_of_its_own(tiny_base, adapters, tmp_path):
     phases = []
-    output = service.bake_model(
-        str(tiny_base), [(str(adapters[0]), 1.0)], tmp_path / "m", "fp32", on_event=phases.append
-    )
+    output = bake_model(str(tiny_base), [(str(adapters[0]), 1.0)], tmp_path / "m", "fp32", on_event=phases.append)
     phases = [event.phase for event in phases if isinstance(event, Progress)]
     assert (output / "model_index.json").is_file()
     assert "folding the adapters in" in phases
     assert not any("was trained with" in phase for phase in phases)
     write_adapter(random_lora(**{"modelspec.prediction_type": "v"}), tmp_path / "fast.safetensors")
-    job = service.bake_job(str(tiny_base), [("fast", tmp_path / "fast.safetensors", 1.0)], tmp_path / "f", "fp32")
+    job = bake_job(str(tiny_base), [("fast", tmp_path / "fast.safetensors", 1.0)], tmp_path / "f", "fp32")
     job.finish()
     assert [note.partition(" was")[0] for note in job.notices] == ["adapter 'fast'"]
     with pytest.raises(ConfigError, match="its noise schedule ends in noise alone"):
         named = [("1", adapters[0], 1.0)]
-        service.bake_job(str(tiny_base), named, tmp_path / "n", base_settings={"zero_terminal_snr": "on"}).finish()
+        bake_job(str(tiny_base), named, tmp_path / "n", base_settings={"zero_terminal_snr": "on"}).finish()
     with pytest.raises(ConfigError, match="exists already"):
-        service.bake_model(str(tiny_base), [(str(adapters[0]), 1.0)], tmp_path / "m")
+        bake_model(str(tiny_base), [(str(adapters[0]), 1.0)], tmp_path / "m")

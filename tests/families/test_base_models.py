@@ -5,7 +5,8 @@ import shutil
 
 import pytest
 
-from sdlora import service
+from sdlora.api.models import base_choices
+from sdlora.api.training import prepare_run
 from sdlora.cli.main import main
 from sdlora.config import TrainConfig
 from sdlora.errors import ModelError
@@ -159,7 +160,7 @@ def test_the_command_lists_bases_and_says_what_is_none(models, data_dir, capsys)
 
 
 def test_choices_have_names_and_paths(models, data_dir):
-    assert service.base_choices(data_dir) == [
+    assert base_choices(data_dir) == [
         ("pocket", "pocket"), ("drawn", str(models / "drawn.safetensors")), ("mine", str(models / "mine")),
         ("photo", str(models / "photo.safetensors")), ("xl/paint", str(models / "xl" / "paint.safetensors")),
     ]  # fmt: skip
@@ -168,10 +169,10 @@ def test_choices_have_names_and_paths(models, data_dir):
 def test_a_run_keeps_the_path_that_a_name_meant(models, pictures, tmp_path, monkeypatch):
     monkeypatch.setenv("SDLORA_DATA_DIR", str(tmp_path / "elsewhere"))
     values = {"model.base": "mine", "data.folder": str(pictures), "data.trigger": "sks", "train.device": "cpu"}
-    run = service.prepare_run(TrainConfig.parse({}, "test", values), "one", models.parent)
+    run = prepare_run(TrainConfig.parse({}, "test", values), "one", models.parent)
     assert run.config.model.base == str(models / "mine")
     with pytest.raises(ModelError, match="there is no 'mine'"):
-        service.prepare_run(TrainConfig.parse({}, "test", values), "one", tmp_path / "elsewhere")
+        prepare_run(TrainConfig.parse({}, "test", values), "one", tmp_path / "elsewhere")
 
 
 def test_a_vocabularys_folder_is_made_absolute(pictures, tmp_path, monkeypatch):

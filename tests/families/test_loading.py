@@ -8,6 +8,7 @@ import pytest
 import torch
 from huggingface_hub.utils import filter_repo_objects
 
+from sdlora.api.training import preset_for
 from sdlora.errors import FormatError, ModelError
 from sdlora.families import FAMILIES
 from sdlora.families.base import weights_fingerprint
@@ -16,7 +17,6 @@ from sdlora.families.detect import detect_file, detect_folder
 from sdlora.families.hub import explain_hub_error
 from sdlora.families.loading import load_family
 from sdlora.families.settings import Model
-from sdlora.service import preset_for
 from tests.support.single_file_checkpoints import fill_hub_cache, write_header
 
 

@@ -15,7 +15,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save, save_file
 
-from sdlora import service
+from sdlora.api.adapters import export_adapter, list_adapters, preferred_weight, trigger_words
+from sdlora.api.training import train
 from sdlora.config import TrainConfig
 from sdlora.errors import FileError, FormatError, SdloraError
 from sdlora.formats import FORMATS, read_adapter
@@ -79,7 +80,7 @@ def refused_by_commands(command: Command, path: Path, reason: str, code: int = 3
         assert ended.sentence.count("\n") == 1 and len(ended.sentence) < 1000, ended.sentence[:2000]
         assert all(letter.isprintable() for letter in ended.sentence.strip())
     with pytest.raises(FormatError if code == 3 else FileError, match=reason):
-        service.export_adapter_file(str(path), path.parent / "out.safetensors")
+        export_adapter(str(path), path.parent / "out.safetensors")
 
 
 def test_every_bad_adapter_dropped_on_the_page_is_refused_with_its_reason_and_not_kept(
@@ -127,7 +128,7 @@ def test_an_adapter_to_begin_with_is_refused_before_the_training_starts(
     bad = tmp_path / "bad.safetensors"
     bad.write_bytes(ADAPTERS["NaN"][0])
     with pytest.raises(SdloraError, match=r"bad\.safetensors: .*holds NaN or infinite values") as refused:
-        service.train(configure(adapter__init=str(bad)), "x", tmp_path / "data")
+        train(configure(adapter__init=str(bad)), "x", tmp_path / "data")
     assert refused.value.exit_code == FormatError.exit_code
 
 
@@ -159,17 +160,17 @@ def test_hostile_metadata_is_shown_as_a_few_words_everywhere(
     shown = [
         *library_tab._lists(app, ""),
         *map(str, adapter_detail.show_adapter(app, "bad")),
-        service.trigger_words(path),
+        trigger_words(path),
     ]
     assert all(len(str(text)) < 20_000 for text in shown)
     assert not any("<img src=x" in str(text) and "onerror" in str(text) for text in shown[:-1])
     assert "<i class='initial'" in shown[0]
-    assert [adapter.name for adapter in service.adapters_in(app.data_dir)] == ["bad"]
-    assert -2 <= service.preferred_weight(path) <= 2
+    assert [adapter.name for adapter in list_adapters(app.data_dir)] == ["bad"]
+    assert -2 <= preferred_weight(path) <= 2
 
 
 def peft_folder(place: Path) -> Path:
-    service.export_adapter_file(str(write_tiny_adapter(place.parent / "own.safetensors")), place, "peft")
+    export_adapter(str(write_tiny_adapter(place.parent / "own.safetensors")), place, "peft")
     return place
 
 
@@ -303,4 +304,4 @@ def test_the_keys_that_no_layer_takes_are_counted_and_shown(app: AppState, tmp_p
     save_file(lora() | {f"bundle_emb.{number}.x": torch.ones(1) for number in range(300)}, path)
     told = [value[1] for value in import_tab._take_in(app, [path], import_tab.ALONE)][-2]
     assert "300 keys without a layer, left out" in told and "bundle_emb.0.x" in told
-    assert [adapter.name for adapter in service.adapters_in(app.data_dir)] == ["odd"]
+    assert [adapter.name for adapter in list_adapters(app.data_dir)] == ["odd"]

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from sdlora import service
+from sdlora.api.adapters import list_adapters
+from sdlora.api.grids import grid_folder
 from sdlora.data.projects import Project, ProjectInfo, list_projects
 from sdlora.errors import FileError
 from sdlora.generation import xyz_grid
@@ -68,7 +69,7 @@ def test_a_small_file_of_any_kind_breaks_no_list(app: AppState, file: str, case:
     place.unlink(missing_ok=True)
     JSON[case](place)
     assert library_tab._lists(app, "")[0].count("class='tile'") == 1
-    assert [adapter.name for adapter in service.adapters_in(app.data_dir)] == ["a"]
+    assert [adapter.name for adapter in list_adapters(app.data_dir)] == ["a"]
     for found in list_projects(app.data_dir):
         assert found.status()
         images_tab._about(app, found.name)
@@ -83,4 +84,4 @@ def test_a_hostile_grid_is_one_sentence(app: AppState, case: str) -> None:
     folder.mkdir(parents=True)
     JSON[case](folder / xyz_grid.DECLARATION)
     with pytest.raises(FileError, match="holds no grid that can be read"):
-        xyz_grid.read_grid(service.grid_folder(app.data_dir, "x"))
+        xyz_grid.read_grid(grid_folder(app.data_dir, "x"))

@@ -37,7 +37,8 @@ from sdlora.data.projects import Project
 from sdlora.errors import SdloraError
 from sdlora.filesystem.safetensors_header import read_safetensors_header
 from sdlora.formats.header_summary import read_header_summary
-from sdlora import service
+from sdlora.api.models import available_models
+from sdlora.api.training import prepare_run
 import sdlora.data.dataset, sdlora.families.detect
 
 def peak():  # Of this program alone: ru_maxrss counts what its parent had when it was started.
@@ -56,7 +57,7 @@ def refused(name, handle):
         said[name] = str(error)
 
 bad = TrainConfig.load("pocket-style", {"data.folder": root / "set"})
-refused("set", lambda: service.prepare_run(bad, "x", root / "data"))
+refused("set", lambda: prepare_run(bad, "x", root / "data"))
 refused("cover", lambda: open_image(root / "set" / "picture.png"))  # As an adapter's header may hold one.
 added = Project(root / "data", "mine").add([*(root / "set").iterdir(), root / "bomb.zip"])
 said["zip"] = " ".join(added.remarks)
@@ -66,7 +67,7 @@ for path in sorted(root.glob("*.safetensors")):
 for path in sorted(root.glob("*.toml")):
     refused(path.name, lambda: TrainConfig.load(path))
 refused("model", lambda: sdlora.families.detect.detect_folder(root / "model"))
-said["models"] = " ".join(model.problem for model in service.available_models(root))
+said["models"] = " ".join(model.problem for model in available_models(root))
 print(json.dumps({"rise": peak() - before, "said": said}))
 """
 

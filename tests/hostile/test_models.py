@@ -14,9 +14,12 @@ import huggingface_hub
 import pytest
 from safetensors.torch import load_file, save_file
 
-from sdlora import service
+from sdlora.api.generation import GenerationRequest
+from sdlora.api.models import available_models, native_size
+from sdlora.api.training import train
 from sdlora.errors import ConfigError, FormatError, SdloraError
 from sdlora.evaluation.fidelity import Clip
+from sdlora.families.base_models import bundled_bases
 from sdlora.families.detect import detect_folder
 from sdlora.families.layer_weights import locate_tensors
 from sdlora.families.loading import load_family
@@ -24,7 +27,6 @@ from sdlora.families.meta_model import build_meta_model
 from sdlora.families.settings import Model
 from sdlora.formats.adapter_check import require_fits
 from sdlora.generation.studio import Studio
-from sdlora.service import GenerationRequest
 from sdlora.ui.app_state import AppState
 from tests.support import hostile_files
 from tests.support.hostile_files import Refused, framed
@@ -224,7 +226,7 @@ def test_no_other_way_into_a_hostile_model_runs_its_code_or_fails_without_a_sent
     ways: list[Callable[[], object]] = [
         lambda: detect_folder(base), lambda: build_meta_model(str(base)), lambda: require_fits(adapter, str(base)),
         lambda: locate_tensors(str(base), ["unet.conv_in"])["unet.conv_in"].read(),
-        lambda: service.native_size(str(base)),
+        lambda: native_size(str(base)),
     ]  # fmt: skip
     for way in ways:
         try:
@@ -233,7 +235,7 @@ def test_no_other_way_into_a_hostile_model_runs_its_code_or_fails_without_a_sent
             assert len(str(error).splitlines()) == 1
     (tmp_path / "models").mkdir()
     base.rename(tmp_path / "models" / "base")
-    assert len(service.available_models(tmp_path)) >= len(service.bundled_bases())
+    assert len(available_models(tmp_path)) >= len(bundled_bases())
     assert not (tmp_path / "canary").exists()
 
 
@@ -294,7 +296,7 @@ def test_a_training_on_a_hostile_model_fails_with_its_reason(
 ) -> None:
     index(unet=EVIL)(base, tmp_path / "canary")
     with pytest.raises(SdloraError, match=r"names evil\.Evil for the part unet") as failed:
-        service.train(configure(model__base=str(base)), "x", tmp_path / "data")
+        train(configure(model__base=str(base)), "x", tmp_path / "data")
     assert failed.value.exit_code == 2
     assert not (tmp_path / "canary").exists()
 

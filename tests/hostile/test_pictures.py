@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import sdlora
+from sdlora.api.training import prepare_run
 from sdlora.config import TrainConfig
 from sdlora.data.projects import Project
 from sdlora.errors import DatasetError
@@ -214,7 +215,7 @@ ODD = {
 @pytest.mark.parametrize("name", ODD)
 def test_an_odd_picture_is_taken_everywhere(app: AppState, folder: Path, tmp_path: Path, name: str) -> None:
     ODD[name](folder / name)
-    run = sdlora.service.prepare_run(config(folder), "odd", tmp_path / "other")
+    run = prepare_run(config(folder), "odd", tmp_path / "other")
     assert run.config_file.is_file()
     found = sdlora.data.dataset.load_dataset(config(folder).data)
     assert ("the first is used" in " ".join(found.notices)) == name.startswith("moving")

@@ -14,7 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from sdlora import checkpoint, service
+from sdlora import checkpoint
+from sdlora.api.training import extend_run, find_run, list_runs, prepare_run, resume_run, run_failure, train
 from sdlora.config import TrainConfig
 from sdlora.errors import FileError, SdloraError
 from sdlora.events import Event, SampleReady
@@ -43,7 +44,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path, pictures
         "model.base": str(tiny_base), "data.folder": str(pictures), "data.trigger": "sks", "train.steps": 2,
         "train.device": "cpu", "sample.every": 0, "adapter.rank": 4,
     }  # fmt: skip
-    return service.train(TrainConfig.parse({}, "test", values), "sent", data).folder
+    return train(TrainConfig.parse({}, "test", values), "sent", data).folder
 
 
 @pytest.fixture
@@ -225,7 +226,7 @@ def test_a_run_that_leads_out_of_its_folder_is_not_resumed_and_changes_nothing(
     assert ended.code == 5
     assert "is a link out of" in ended.sentence or "is no regular file" in ended.sentence
     with pytest.raises(FileError):
-        service.resume_run(service.find_run("sent", tmp_path / "data"))
+        resume_run(find_run("sent", tmp_path / "data"))
     assert (
         "put the file itself" in (said := unescape(str(library_tab._act(app, "resume", "sent"))))
         or "no regular" in said
@@ -262,7 +263,7 @@ def test_pickles_in_a_run_are_never_opened(sent: Run, tmp_path: Path) -> None:
         for name in ("optimizer.bin", "scheduler.pt", "random_states_0.pkl", "custom_checkpoint_0.pkl"):
             hostile_files.pickled(place / name, tmp_path / "canary")
     hostile_files.canary(sent.folder / "sdlora.py", tmp_path / "canary")
-    training = service.extend_run(sent, 3)
+    training = extend_run(sent, 3)
     assert training.wait() == 0
     assert not (tmp_path / "canary").exists()
 
@@ -285,9 +286,9 @@ def test_a_run_with_a_hostile_config_is_refused_and_the_lists_stay(
     ended = command("resume", "sent", "--train.steps", "9", "--data-dir", tmp_path / "data")
     assert ended.code == 2 and "config.toml" in ended.sentence
     with pytest.raises(SdloraError):
-        service.extend_run(sent, 9)
+        extend_run(sent, 9)
     assert "config.toml" in library_tab._lists(app, "")[1]
-    assert [run.name for run in service.runs_in(app.data_dir)] == ["sent"]
+    assert [run.name for run in list_runs(app.data_dir)] == ["sent"]
 
 
 def test_a_config_that_points_at_other_paths_is_refused_by_what_is_there(sent: Run, tmp_path: Path) -> None:
@@ -300,7 +301,7 @@ def test_a_config_that_points_at_other_paths_is_refused_by_what_is_there(sent: R
     ):
         TrainConfig.load(sent.config_file, {name: str(there)}).save(tmp_path / "other.toml")
         with pytest.raises(SdloraError, match=reason):
-            service.prepare_run(TrainConfig.load(tmp_path / "other.toml"), "x", tmp_path / "data")
+            prepare_run(TrainConfig.load(tmp_path / "other.toml"), "x", tmp_path / "data")
 
 
 def line(kind: str, **values: Any) -> str:
@@ -391,8 +392,8 @@ def known(kind: str) -> list[tuple[str, Any]]:
 def test_a_resume_from_a_hostile_state_fails_with_its_exit_code_and_one_sentence(sent: Run) -> None:
     tensors(lambda found: found.update({"adapter.0": torch.zeros(1)}))(sent, sent.folder)
     signed(state_of(sent))
-    training = service.extend_run(sent, 3)
+    training = extend_run(sent, 3)
     code = training.wait()
     assert code == FileError.exit_code
-    said = str(service.run_failure(training, code))
+    said = str(run_failure(training, code))
     assert "the state of step 2 is not one of this run (ValueError: tensor 0 has the shape (1,)); remove it" in said

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sdlora import service
+from sdlora.api.training import list_runs, prepare_run
 from sdlora.config import TrainConfig, all_settings
 from sdlora.data.projects import Project, ProjectInfo
 from sdlora.errors import ConfigError, SdloraError
@@ -82,7 +82,7 @@ def test_a_hostile_name_becomes_one_in_its_folder_through_every_door(
     images_tab._add(app, [str(tmp_path / "a.png")], "", name, "style", "ohwx", "", 0)
     (project,) = (app.data_dir / "projects").iterdir()
     assert fits_everywhere(project.name)
-    run = service.prepare_run(configure(), name, app.data_dir)
+    run = prepare_run(configure(), name, app.data_dir)
     assert below(app.data_dir / "runs", run.folder) and fits_everywhere(run.name)
     assert fits_everywhere(app.library.name_for(f"2 {name}", "x"))
     item = app.library.delete_project(name)
@@ -130,12 +130,12 @@ def test_the_page_opens_no_run_outside_its_folder(
     app: AppState, configure: Callable[..., TrainConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, act: str
 ) -> None:
     """Names of clicked cards come from the browser, and a program may send any."""
-    run = service.prepare_run(configure(), "strangers", tmp_path / "elsewhere")
+    run = prepare_run(configure(), "strangers", tmp_path / "elsewhere")
     monkeypatch.chdir(run.folder.parent)
     for name in (str(run.folder), "strangers", "../../elsewhere/runs/strangers"):
         said = unescape(str(library_tab._act(app, act, name)[2]))
         assert "no such run" in said or "lies outside" in said
-    assert service.runs_in(app.data_dir) == []
+    assert list_runs(app.data_dir) == []
 
 
 MISTAKES = [

@@ -12,7 +12,8 @@ import pytest
 import torch
 from PIL import Image
 
-from sdlora import service
+from sdlora.api.adapters import export_to_temporary, list_adapters
+from sdlora.api.training import TrainingQueue, prepare_run, start_run
 from sdlora.errors import BusyError
 from sdlora.events import StepDone
 from sdlora.generation.infotext import read_parameters
@@ -136,7 +137,7 @@ def test_a_training_draws_between_its_steps_and_when_it_is_killed_the_painter_go
     creator = InferenceClient(tmp_path, "cpu")
     try:
         plain, _ = draw(creator, request_for(adapters=(AdapterChoice("one", adapters[0]),)))
-        training = service.start_run(configure(train__steps=100_000, checkpoint__every=0), "long", tmp_path)
+        training = start_run(configure(train__steps=100_000, checkpoint__every=0), "long", tmp_path)
         next(event for event in training.events() if isinstance(event, StepDone))
         beside, seen = draw(creator, request_for(adapters=(AdapterChoice("one", adapters[0]),)))
         assert training.process.poll() is None
@@ -195,10 +196,8 @@ def test_the_process_ends_when_its_parent_is_killed(tmp_path):
 
 
 def test_the_queue_trains_one_run_after_the_other(configure, tmp_path):
-    queue = service.TrainingQueue(tmp_path)
-    first, second = (
-        service.prepare_run(configure(checkpoint__every=0), name, tmp_path) for name in ("first", "second")
-    )
+    queue = TrainingQueue(tmp_path)
+    first, second = (prepare_run(configure(checkpoint__every=0), name, tmp_path) for name in ("first", "second"))
     with hold_lock(device_lock(tmp_path, torch.device("cpu")), "the device"):
         queue.add(first)
         queue.add(second)
@@ -207,18 +206,18 @@ def test_the_queue_trains_one_run_after_the_other(configure, tmp_path):
     tick_until(queue, lambda: queue.state(second) == "finished")
     assert queue.state(first) == "finished"
     assert first.adapter.stat().st_mtime <= second.journal.stat().st_ctime
-    names = [name for name, *_ in service.adapters_in(tmp_path)]
+    names = [name for name, *_ in list_adapters(tmp_path)]
     assert names == ["second", "second-000006", "first", "first-000006"]
 
 
 def test_a_queued_run_that_is_stopped_never_starts_and_a_running_one_saves(configure, tmp_path):
-    queue = service.TrainingQueue(tmp_path)
-    never = service.prepare_run(configure(), "never", tmp_path)
+    queue = TrainingQueue(tmp_path)
+    never = prepare_run(configure(), "never", tmp_path)
     queue.add(never)
     queue.stop(never)
     queue.tick()
     assert queue.state(never) == "new"
-    run = service.prepare_run(configure(train__steps=100_000, checkpoint__every=0), "long", tmp_path)
+    run = prepare_run(configure(train__steps=100_000, checkpoint__every=0), "long", tmp_path)
     queue.add(run)
     tick_until(queue, lambda: any(isinstance(event, StepDone) for event in run.events()))
     with pytest.raises(BusyError):
@@ -231,7 +230,7 @@ def test_a_queued_run_that_is_stopped_never_starts_and_a_running_one_saves(confi
 def test_an_export_for_the_page_is_a_file_that_loads(adapters, tmp_path):
     from sdlora.formats import read_adapter
 
-    path = service.export_to_temporary(adapters[0], "diffusers", data_dir=tmp_path).file
+    path = export_to_temporary(adapters[0], "diffusers", data_dir=tmp_path).file
     assert path.name == "one-diffusers.safetensors"
     assert read_adapter(path).modules.keys() == read_adapter(Path(adapters[0])).modules.keys()
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 import sdlora
-from sdlora import checkpoint, failpoints, service
+from sdlora import checkpoint, failpoints
+from sdlora.api.training import find_run, list_runs, run_failure
 from sdlora.errors import FileError
 from sdlora.events import Notice, RunStarted, StepDone
 from sdlora.filesystem.paths import unused_path
@@ -129,10 +130,10 @@ def test_a_run_is_made_whole_or_is_none(configure, fork_server, tmp_path, fault)
     configure().save(tmp_path / "mine.toml")
     prepare = ["train", str(tmp_path / "mine.toml"), "--name", "mine", "--prepare", "--data-dir", str(tmp_path)]
     assert fork_server.start("sdlora.cli.main", prepare, tmp_path / "log", failpoint=fault).wait() == KILLED
-    made = service.runs_in(tmp_path)
+    made = list_runs(tmp_path)
     assert [run.config for run in made] == [configure()] * (fault == "file.renamed")
     assert fork_server.start("sdlora.cli.main", prepare, tmp_path / "log").wait() == 0
-    assert service.find_run("mine-2", tmp_path).state == "new"
+    assert find_run("mine-2", tmp_path).state == "new"
 
 
 def test_a_name_that_another_process_takes_at_this_moment_gives_the_next(configure, tmp_path, monkeypatch):
@@ -232,7 +233,7 @@ def test_a_preview_that_finds_no_room_costs_no_run(configure, fork_server, tmp_p
 def _says(run, said):
     """What a front end would show of the run's end."""
     training = Training(run, None, 1, start=0, printed=run.printed, last=next(reversed(run.events()), None))
-    error = service.run_failure(training, FileError.exit_code)
+    error = run_failure(training, FileError.exit_code)
     assert isinstance(error, FileError)
     assert re.search(said, str(error)), str(error)
 

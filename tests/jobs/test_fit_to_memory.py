@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from sdlora import service
+from sdlora.api.training import extend_run
 from sdlora.cli.main import main
 from sdlora.config import TrainConfig, _as_given, given
 from sdlora.errors import OutOfMemoryError
@@ -96,7 +96,7 @@ def test_a_run_writes_what_it_chose_and_a_resume_repeats_it(configure, tmp_path,
     assert any("batch 1 x 2" in message for message in told)
     before = run.config.model_dump()
     before["train"]["steps"] = 6
-    service.extend_run(run, 6).wait()
+    extend_run(run, 6).wait()
     assert run.state == "finished"
     assert TrainConfig.load(run.config_file).model_dump() == before
 

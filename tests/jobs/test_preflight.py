@@ -2,7 +2,7 @@
 
 import pytest
 
-from sdlora import service
+from sdlora.api.training import plan_run, prepare_run, resume_run, start_run
 from sdlora.errors import ConfigError
 from sdlora.jobs import preflight
 
@@ -23,21 +23,21 @@ def bare(monkeypatch):
 )
 def test_a_package_that_is_missing_is_told_before_anything_is_written(configure, tmp_path, bare, changes, said):
     with pytest.raises(ConfigError, match=said):
-        service.prepare_run(configure(**changes), "mine", tmp_path)
+        prepare_run(configure(**changes), "mine", tmp_path)
     with pytest.raises(ConfigError, match=said):
-        service.plan_run(configure(**changes), tmp_path)
+        plan_run(configure(**changes), tmp_path)
     assert not (tmp_path / "runs").exists()
 
 
 def test_what_torch_has_needs_nothing_more(configure, tmp_path, bare):
-    assert service.prepare_run(configure(model__quantize="int8"), "mine", tmp_path).folder.is_dir()
+    assert prepare_run(configure(model__quantize="int8"), "mine", tmp_path).folder.is_dir()
 
 
 def test_several_processes_cannot_choose_what_fits_and_are_told_so_at_once(configure, tmp_path):
     config = configure(train__memory="8GB")
     with pytest.raises(ConfigError, match="several processes cannot choose together"):
-        service.start_run(config, "mine", tmp_path, processes=2)
+        start_run(config, "mine", tmp_path, processes=2)
     assert not (tmp_path / "runs").exists()
-    run = service.prepare_run(config, "mine", tmp_path)
+    run = prepare_run(config, "mine", tmp_path)
     with pytest.raises(ConfigError, match="several processes cannot choose together"):
-        service.resume_run(run, processes=2)
+        resume_run(run, processes=2)

@@ -13,7 +13,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from sdlora import checkpoint, service
+from sdlora import checkpoint
+from sdlora.api.training import find_run, prepare_run, resume_run, start_run, train
 from sdlora.errors import BusyError, FileError, OutOfMemoryError, SdloraError
 from sdlora.events import RunFailed, RunStarted, StepDone
 from sdlora.jobs import training_worker as worker
@@ -42,19 +43,19 @@ def whole(tmp_path_factory):
 
 def uninterrupted(configure, tmp_path, whole):
     if not whole:
-        run = service.train(configure(), "whole", tmp_path)
+        run = train(configure(), "whole", tmp_path)
         whole["hash"] = model_hash(run.adapter)
     return whole["hash"]
 
 
 def test_a_run_killed_between_steps_resumes_to_the_same_bits(configure, tmp_path, whole):
-    training = service.start_run(configure(), "killed", tmp_path)
+    training = start_run(configure(), "killed", tmp_path)
     wait_for_step(training, 3)
     training.process.kill()
     training.process.wait()
     assert training.run.state == "interrupted"
     assert not training.run.adapter.exists()
-    resumed = service.resume_run(training.run)
+    resumed = resume_run(training.run)
     events = list(resumed.events())
     assert resumed.process.wait() == 0, training.run.log.read_text()[-3000:]
     started = next(event for event in events if isinstance(event, RunStarted))
@@ -64,12 +65,12 @@ def test_a_run_killed_between_steps_resumes_to_the_same_bits(configure, tmp_path
 
 
 def test_a_stop_by_signal_saves_and_exits_with_its_number(configure, tmp_path, whole):
-    training = service.start_run(configure(), "stopped", tmp_path)
+    training = start_run(configure(), "stopped", tmp_path)
     wait_for_step(training, 1)
     os.kill(training.process.pid, signal.SIGTERM)
     assert training.process.wait() == 143
     assert training.run.state == "stopped"
-    assert service.resume_run(training.run).wait() == 0
+    assert resume_run(training.run).wait() == 0
     assert model_hash(training.run.adapter) == uninterrupted(configure, tmp_path, whole)
 
 
@@ -91,21 +92,21 @@ for number in (signal.SIGTERM, signal.SIGINT):
 def test_the_runs_folder_stands_in_its_process_and_its_journal_is_followed_by_others(configure, tmp_path):
     import psutil
 
-    training = service.start_run(configure(train__steps=200), "watched", tmp_path)
+    training = start_run(configure(train__steps=200), "watched", tmp_path)
     wait_for_step(training, 1)
     assert str(training.run.folder) in psutil.Process(training.process.pid).cmdline()
     viewer = Run(training.run.folder)
     assert viewer.state == "running"
     assert any(isinstance(event, StepDone) for event in viewer.events())
     with pytest.raises(BusyError, match="running already"):
-        service.resume_run(viewer)
+        resume_run(viewer)
     viewer.stop()
     assert training.process.wait(60) == 143
     assert viewer.state == "stopped"
 
 
 def test_a_run_that_another_process_holds_is_left_alone(configure, tmp_path):
-    run = service.prepare_run(configure(), "held", tmp_path)
+    run = prepare_run(configure(), "held", tmp_path)
     with hold_lock(run.lock_file, "the run"):
         worker = subprocess.run(
             [sys.executable, "-m", "sdlora.jobs.training_worker", str(run.folder)],
@@ -123,7 +124,7 @@ def test_a_device_that_another_run_holds_is_refused(configure, tmp_path):
         hold_lock(device_lock(tmp_path, torch.device("cpu")), "the device"),
         pytest.raises(BusyError, match="device cpu"),
     ):
-        service.train(configure(), "second", tmp_path)
+        train(configure(), "second", tmp_path)
 
 
 def test_a_device_is_known_by_its_machine_or_its_cards_own_number(tmp_path, monkeypatch):
@@ -156,9 +157,9 @@ def test_what_is_saved_is_told_when_memory_runs_out(configure, tmp_path):
 def test_a_failed_run_raises_what_it_failed_with(configure, tmp_path):
     config = configure(adapter__init=str(tmp_path / "nothing.safetensors"))
     with pytest.raises(SdloraError, match="nothing") as caught:
-        service.train(config, "failed", tmp_path)
+        train(config, "failed", tmp_path)
     assert caught.value.exit_code == 5
-    assert service.find_run("failed", tmp_path).state == "failed"
+    assert find_run("failed", tmp_path).state == "failed"
 
 
 SHARED = {
@@ -180,8 +181,8 @@ def test_two_processes_follow_one(configure, tmp_path, settings):
     measured 5e-6 after six steps at a rate of 1e-3, where weights moved by up to 6e-3.
     """
     settings = {"train__learning_rate": 1e-3, "data__flip": True, **settings}
-    one = service.train(configure(train__batch_size=2, **settings), "run", tmp_path / "one")
-    two = service.train(configure(train__batch_size=1, **settings), "run", tmp_path / "two", processes=2)
+    one = train(configure(train__batch_size=2, **settings), "run", tmp_path / "one")
+    two = train(configure(train__batch_size=1, **settings), "run", tmp_path / "two", processes=2)
     starts = [event for event in two.events() if isinstance(event, RunStarted)]
     assert len(starts) == 1
     a, b = load_file(one.adapter), load_file(two.adapter)
@@ -195,9 +196,9 @@ def test_two_processes_follow_one(configure, tmp_path, settings):
 
 
 def test_a_new_run_never_touches_an_old_one(configure, tmp_path):
-    first = service.prepare_run(configure(), "name", tmp_path)
-    second = service.prepare_run(configure(), "name", tmp_path)
-    outside = service.prepare_run(configure(), "../../x", tmp_path)
+    first = prepare_run(configure(), "name", tmp_path)
+    second = prepare_run(configure(), "name", tmp_path)
+    outside = prepare_run(configure(), "../../x", tmp_path)
     assert (first.name, second.name) == ("name", "name-2")
     assert outside.folder.parent == tmp_path / "runs"
 
@@ -206,6 +207,6 @@ def test_a_folder_that_cannot_be_written_is_told_at_once(configure, tmp_path):
     (tmp_path / "file").touch()
     begun = time.monotonic()
     with pytest.raises(SdloraError, match="--data-dir") as caught:
-        service.start_run(configure(), "x", tmp_path / "file")
+        start_run(configure(), "x", tmp_path / "file")
     assert caught.value.exit_code == 5
     assert time.monotonic() - begun < 2

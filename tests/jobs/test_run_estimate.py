@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from sdlora import service
+from sdlora.api.training import prepare_run
 from sdlora.errors import BusyError
 from sdlora.events import StepDone
 from sdlora.jobs import profiler, run_estimate
@@ -86,7 +86,7 @@ def test_a_picture_of_another_size_asks_for_a_new_measurement(configure, tmp_pat
 
 
 def test_before_it_is_measured_earlier_runs_with_these_settings_tell(configure, tmp_path):
-    run = service.prepare_run(configure(), "earlier", tmp_path)
+    run = prepare_run(configure(), "earlier", tmp_path)
     for number, seconds in enumerate((9.0, 2.0, 2.5), 1):
         Journal(run.journal)(StepDone(step=number, steps=6, loss=1, learning_rate=1, seconds=seconds, left=0))
     found = estimate_run(configure(train__steps=10, train__learning_rate=1e-5), tmp_path)

@@ -6,7 +6,9 @@ import time
 import pytest
 import torch
 
-from sdlora import checkpoint, service
+from sdlora import checkpoint
+from sdlora.api.adapters import checkpoint_in_use, find_adapter, list_adapters, run_checkpoints, use_checkpoint
+from sdlora.api.training import TrainingQueue, duplicate_run, extend_run, prepare_run
 from sdlora.errors import BusyError, ConfigError
 from sdlora.formats import write_adapter
 from sdlora.storage.locks import device_busy, device_lock, hold_lock
@@ -16,13 +18,13 @@ from tests.support.adapters import random_lora
 
 @pytest.fixture
 def queue(tmp_path):
-    return service.TrainingQueue(tmp_path)
+    return TrainingQueue(tmp_path)
 
 
 @pytest.fixture
 def waiting(configure, tmp_path, queue):
     """Four runs that wait, by name."""
-    runs = {name: service.prepare_run(configure(), name, tmp_path) for name in "abcd"}
+    runs = {name: prepare_run(configure(), name, tmp_path) for name in "abcd"}
     for run in runs.values():
         queue.add(run)
     return runs
@@ -41,8 +43,8 @@ def test_a_run_is_moved_in_the_queue_and_stays_there_for_others(
 ):
     queue.move(waiting[name], where)
     assert names(queue) == order
-    assert names(service.TrainingQueue(tmp_path)) == order  # a restarted server
-    late = service.prepare_run(configure(), "e", tmp_path)
+    assert names(TrainingQueue(tmp_path)) == order  # a restarted server
+    late = prepare_run(configure(), "e", tmp_path)
     queue.add(late)
     assert names(queue) == order + "e"
 
@@ -80,15 +82,15 @@ def test_a_lock_of_another_machine_does_not_keep_this_one_waiting(tmp_path, monk
 
 
 def test_a_copy_has_the_settings_of_its_run_and_the_next_free_name(configure, tmp_path):
-    first = service.prepare_run(configure(adapter__rank=3), "style", tmp_path)
-    second = service.duplicate_run(first)
-    third = service.duplicate_run(second)
+    first = prepare_run(configure(adapter__rank=3), "style", tmp_path)
+    second = duplicate_run(first)
+    third = duplicate_run(second)
     assert [run.name for run in (first, second, third)] == ["style", "style-2", "style-3"]
     assert third.config == first.config
 
 
 def test_a_longer_run_changes_its_length_alone(configure, tmp_path):
-    run = service.prepare_run(configure(train__steps=None, train__epochs=2), "run", tmp_path)
+    run = prepare_run(configure(train__steps=None, train__epochs=2), "run", tmp_path)
     checkpoint.save(run.states, checkpoint.State(6, {}, {}), keep=2)
     before = run.config
     run.lengthen(9)
@@ -99,21 +101,21 @@ def test_a_longer_run_changes_its_length_alone(configure, tmp_path):
 
 @pytest.mark.parametrize(("saved", "steps", "said"), [(0, 9, "no state"), (6, 6, "has done 6 steps already")])
 def test_a_run_that_cannot_go_on_longer_stays_as_it_is(configure, tmp_path, saved, steps, said):
-    run = service.prepare_run(configure(), "run", tmp_path)
+    run = prepare_run(configure(), "run", tmp_path)
     if saved:
         checkpoint.save(run.states, checkpoint.State(saved, {}, {}), keep=2)
     text = run.config_file.read_bytes()
     with pytest.raises(ConfigError, match=said):
         run.lengthen(steps)
     with hold_lock(run.lock_file, "the run"), pytest.raises(BusyError):
-        service.extend_run(run, 9)
+        extend_run(run, 9)
     assert run.config_file.read_bytes() == text
 
 
 @pytest.fixture
 def saved(configure, tmp_path):
     """A finished run with three checkpoints."""
-    run = service.prepare_run(configure(), "style", tmp_path)
+    run = prepare_run(configure(), "style", tmp_path)
     for step in (2, 4, 6):
         write_adapter(random_lora(seed=step, ss_steps=str(step)), run.checkpoint(step))
     run.adapter.write_bytes(run.checkpoint(6).read_bytes())
@@ -121,27 +123,27 @@ def saved(configure, tmp_path):
 
 
 def test_every_checkpoint_can_be_drawn_with_by_its_name(saved, tmp_path):
-    found = service.adapters_in(tmp_path)
+    found = list_adapters(tmp_path)
     assert [one.name for one in found] == ["style", "style-000006", "style-000004", "style-000002"]
     for one in found:
-        assert service.adapter_of(one.name, tmp_path) == one.path
+        assert find_adapter(one.name, tmp_path) == one.path
     with pytest.raises(ConfigError, match="style-7"):
-        service.adapter_of("style-7", tmp_path)
+        find_adapter("style-7", tmp_path)
 
 
 def test_a_chosen_checkpoint_is_the_runs_adapter_and_none_is_lost(saved, tmp_path):
-    assert service.used_step(saved) == 6
-    service.use_checkpoint(saved, 4)
-    assert service.used_step(saved) == 4
-    assert service.adapter_of("style", tmp_path).read_bytes() == saved.checkpoint(4).read_bytes()
-    assert list(service.run_checkpoints(saved)) == [2, 4, 6]
+    assert checkpoint_in_use(saved) == 6
+    use_checkpoint(saved, 4)
+    assert checkpoint_in_use(saved) == 4
+    assert find_adapter("style", tmp_path).read_bytes() == saved.checkpoint(4).read_bytes()
+    assert list(run_checkpoints(saved)) == [2, 4, 6]
     with pytest.raises(ConfigError, match="there are: 2, 4, 6"):
-        service.use_checkpoint(saved, 5)
+        use_checkpoint(saved, 5)
     with hold_lock(saved.lock_file, "the run"), pytest.raises(BusyError, match="being trained"):
-        service.use_checkpoint(saved, 2)
+        use_checkpoint(saved, 2)
 
 
 def test_a_clock_that_was_set_back_puts_nobody_in_front(queue, waiting, configure, tmp_path, monkeypatch):
     monkeypatch.setattr(time, "time_ns", lambda now=time.time_ns: now() - 10**15)
-    queue.add(service.prepare_run(configure(), "e", tmp_path))
+    queue.add(prepare_run(configure(), "e", tmp_path))
     assert names(queue) == "abcde"

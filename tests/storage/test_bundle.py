@@ -6,7 +6,7 @@ import zipfile
 import pytest
 from PIL import Image
 
-from sdlora import service
+from sdlora.api.training import prepare_run
 from sdlora.config import TrainConfig
 from sdlora.errors import ConfigError
 from sdlora.storage.library import Library
@@ -17,7 +17,7 @@ from tests.support.tiny_models import write_tiny_adapter as adapter
 def packed(tmp_path, configure):
     """The zip file of a run, and the run."""
     library = Library(tmp_path / "data")
-    run = service.prepare_run(configure(sample__prompts=["a red house"]), "mine", library.data_dir)
+    run = prepare_run(configure(sample__prompts=["a red house"]), "mine", library.data_dir)
     adapter(run.adapter)
     run.adapter.with_suffix(".json").write_text("{}")
     Image.new("RGB", (8, 8)).save(run.sample(4, 0))

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from sdlora import service
+from sdlora.api.training import find_run, prepare_run, resume_run
 from sdlora.cli.main import main
 from sdlora.errors import BusyError, ConfigError
 from sdlora.events import RunFinished, RunStopped
@@ -26,7 +26,7 @@ def data_dir(tmp_path):
 
 def made(configure, data_dir, name, end):
     """A run with two steps' adapters, a state, a preview, and a finished adapter if that is how it ended."""
-    run = service.prepare_run(configure(), name, data_dir)
+    run = prepare_run(configure(), name, data_dir)
     for path in (run.checkpoint(2), run.checkpoint(4), *([run.adapter] if end is FINISHED else [])):
         adapter(path)
     (run.states / "000004").mkdir(parents=True)
@@ -100,7 +100,7 @@ def test_all_that_can_be_freed_leaves_adapters_and_what_unfinished_runs_need(dat
         path.removeprefix("runs/done/") for path in kept
     }
     assert not [path for path in after if ".tmp-" in path or path.startswith("trash/")]
-    assert service.find_run("done", data_dir).state == "finished" and not disk_usage(data_dir)[0].size
+    assert find_run("done", data_dir).state == "finished" and not disk_usage(data_dir)[0].size
     assert {entry.name for entry in Library(data_dir).adapters()} == {"done", "stopped"}
 
 
@@ -137,7 +137,7 @@ def test_a_finished_run_without_states_is_not_trained_anew(data_dir, done):
     free_space(data_dir, ["states"])
     before = done.adapter.read_bytes()
     with pytest.raises(ConfigError, match="done: has finished, and has no state to go on from; its adapter is"):
-        service.resume_run(done)
+        resume_run(done)
     assert done.adapter.read_bytes() == before and not done.log.exists()
 
 

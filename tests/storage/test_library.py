@@ -8,12 +8,13 @@ from io import BytesIO
 import pytest
 from PIL import Image
 
-from sdlora import service
+from sdlora.api import adapter_jobs
+from sdlora.api.adapter_jobs import import_adapters
+from sdlora.api.adapters import find_adapter, list_adapters
+from sdlora.api.training import duplicate_run, list_runs, prepare_run
 from sdlora.data.projects import Project
 from sdlora.errors import BusyError, ConfigError, FileError
 from sdlora.formats.adapter_check import AdapterCheck
-from sdlora.jobs import library_jobs
-from sdlora.jobs.library_jobs import import_adapters
 from sdlora.storage.library import Library
 from sdlora.storage.locks import hold_lock
 from sdlora.storage.run_folder import Run
@@ -35,7 +36,7 @@ def library(tmp_path):
 @pytest.fixture
 def run(library, configure):
     """A run with two checkpoints and a finished adapter, as after a training."""
-    run = service.prepare_run(configure(), "mine", library.data_dir)
+    run = prepare_run(configure(), "mine", library.data_dir)
     for path in (run.checkpoint(2), run.checkpoint(4), run.adapter):
         adapter(path, **{"modelspec.trigger_phrase": "sks", "ss_sd_model_name": "tiny"})
     for step in (0, 4):
@@ -48,7 +49,7 @@ def run(library, configure):
 def unchecked(monkeypatch):
     """Self-tests that find every file fine: what they find is tested with the checks."""
     monkeypatch.setattr(
-        library_jobs, "check_adapters", lambda files, base="": iter([AdapterCheck(base=base)] * len(files))
+        adapter_jobs, "check_adapters", lambda files, base="": iter([AdapterCheck(base=base)] * len(files))
     )
 
 
@@ -63,9 +64,9 @@ def test_adapters_are_those_of_runs_and_those_in_the_folder(library, run):
     assert by_name["mine"].path == run.adapter
     assert by_name["mine"].base == run.config.model.base
     assert (by_name["found"].base, by_name["found"].card.rank) == ("pocket", "2")
-    offered = [file.name for file in service.adapters_in(library.data_dir)]
+    offered = [file.name for file in list_adapters(library.data_dir)]
     assert offered == ["mine", "mine-000004", "mine-000002", "found"]
-    assert service.adapter_of("found", library.data_dir) == library.folder / "found.safetensors"
+    assert find_adapter("found", library.data_dir) == library.folder / "found.safetensors"
 
 
 def test_a_base_that_is_not_known_here_is_left_open(library):
@@ -92,7 +93,7 @@ def test_a_broken_file_has_an_entry_that_says_so_and_is_not_drawn_with(content, 
     by_name = {entry.name: entry for entry in library.adapters()}
     assert by_name["bad"].problem
     assert str(library.folder) not in by_name["bad"].problem
-    offered = [file.name for file in service.adapters_in(library.data_dir)]
+    offered = [file.name for file in list_adapters(library.data_dir)]
     assert offered == ["good"]
 
 
@@ -157,7 +158,7 @@ def test_a_file_taken_in_gets_a_free_name_and_keeps_the_base_it_was_checked_agai
 
 def test_a_refused_file_is_not_kept(library, tmp_path, monkeypatch):
     monkeypatch.setattr(
-        library_jobs, "check_adapters", lambda files, base="": iter([AdapterCheck("This adapter is for SDXL.")])
+        adapter_jobs, "check_adapters", lambda files, base="": iter([AdapterCheck("This adapter is for SDXL.")])
     )
     taken = list(import_adapters(library, [adapter(tmp_path / "x.safetensors")], "pocket"))
     assert [(one.file, one.name) for one in taken] == [("x.safetensors", "")]
@@ -202,10 +203,10 @@ def test_a_checkpoint_alone_can_be_deleted(library, run):
 
 def test_a_deleted_run_comes_back_beside_what_took_its_name(library, run, configure):
     item = library.delete_run("mine")
-    assert service.runs_in(library.data_dir) == []
-    service.prepare_run(configure(), "mine", library.data_dir)
+    assert list_runs(library.data_dir) == []
+    prepare_run(configure(), "mine", library.data_dir)
     library.undo(item.folder.name)
-    assert sorted(found.name for found in service.runs_in(library.data_dir)) == ["mine", "mine-2"]
+    assert sorted(found.name for found in list_runs(library.data_dir)) == ["mine", "mine-2"]
     assert Run(library.data_dir / "runs" / "mine-2").adapter.is_file()
 
 
@@ -258,7 +259,7 @@ def test_a_strangers_item_cannot_be_put_outside_the_data_folder(tmp_path):
 
 
 def test_duplicating_a_run_gives_a_new_one_with_its_settings(library, run):
-    other = service.duplicate_run(run)
+    other = duplicate_run(run)
     assert other.name == "mine-2"
     assert other.config == run.config
     assert not other.adapter.exists()

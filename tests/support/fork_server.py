@@ -20,7 +20,7 @@ from typing import Any
 UNPRIVILEGED_UID = 65534
 """User id of ``nobody``, who owns no files."""
 PRELOADED = (
-    "sdlora.cli.main", "sdlora.service", "sdlora.jobs.training_worker",
+    "sdlora.cli.main", "sdlora.api.grids", "sdlora.jobs.training_worker",
     "sdlora.inference.inline_inference", "sdlora.training.trainer",
     "sdlora.generation.studio", "diffusers", "transformers", "transformers.models.clip.modeling_clip", "peft",
     "accelerate", "diffusers.models.unets.unet_2d_condition", "diffusers.models.autoencoders.autoencoder_kl",

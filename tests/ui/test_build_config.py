@@ -4,12 +4,12 @@ import gradio as gr
 import pytest
 from PIL import Image
 
+from sdlora.api.training import RunEstimate
 from sdlora.config import all_settings
 from sdlora.data.class_images import class_prompt
 from sdlora.data.projects import Project, ProjectInfo
 from sdlora.errors import BusyError, SdloraError
 from sdlora.jobs.memory_savings import with_settings
-from sdlora.service import RunEstimate
 from sdlora.storage.run_folder import Run
 from sdlora.training.profiling import RunProfile
 from sdlora.ui import setting_fields, train_panel

@@ -5,10 +5,11 @@ from dataclasses import replace
 import pytest
 from PIL import Image
 
-from sdlora import service
+from sdlora.api.generation import GenerationRequest, JobStatus
+from sdlora.api.grids import list_grids
+from sdlora.api.training import prepare_run
 from sdlora.formats import write_adapter
 from sdlora.generation import xyz_grid
-from sdlora.service import GenerationRequest
 from sdlora.ui import compare_panel as panel
 from sdlora.ui import create_form, create_tab, page_html
 from sdlora.ui.app_state import AppState
@@ -47,7 +48,7 @@ class Submitted:
         return self.ticket(0)
 
     def ticket(self, number):
-        return service.JobStatus(1, self.requests[-1], "drawing") if self.requests else None
+        return JobStatus(1, self.requests[-1], "drawing") if self.requests else None
 
     def open(self):
         return [self.ticket(1)]
@@ -63,7 +64,7 @@ class Submitted:
 def app(configure, tmp_path):
     app = AppState(tmp_path)
     app.inference = Submitted()
-    run = service.prepare_run(configure(sample__prompts=["<b>a</b> house"]), "glass", tmp_path)
+    run = prepare_run(configure(sample__prompts=["<b>a</b> house"]), "glass", tmp_path)
     for step in (2, 4):
         write_adapter(random_lora(seed=step), run.checkpoint(step))
     write_adapter(random_lora(seed=4), run.adapter)
@@ -73,7 +74,7 @@ def app(configure, tmp_path):
 def test_the_fields_become_a_grid_for_the_drawing_process(app):
     panel._begin(app, "glass", "scale", "checkpoint", "", "0-1 [3]", "", "", *FIELDS, *ROWS)
     [request] = app.inference.requests
-    grid = xyz_grid.read_grid(service.list_grids(app.data_dir)[0])
+    grid = xyz_grid.read_grid(list_grids(app.data_dir)[0])
     assert (len(grid.cells), request.count, grid.subject) == (6, 6, "glass")
     assert grid.base == request.base == app.run("glass").config.model.base
 
@@ -83,7 +84,7 @@ def test_an_adapter_brings_what_its_run_says_of_their_base(configure, tmp_path):
     app.inference = Submitted()
     said = {"prediction_type": "v_prediction", "zero_terminal_snr": "on"}
     config = configure(**{f"model__{name}": value for name, value in said.items()}, model__variant="fp16")
-    run = service.prepare_run(config, "fast", tmp_path)
+    run = prepare_run(config, "fast", tmp_path)
     write_adapter(random_lora(), run.checkpoint(2))
     write_adapter(random_lora(), run.adapter)
     base = config.model.base
@@ -114,12 +115,12 @@ def test_an_adapter_brings_what_its_run_says_of_their_base(configure, tmp_path):
 )
 def test_what_cannot_be_compared_is_said_and_nothing_is_queued(app, fields, said):
     assert said in panel._begin(app, *fields, *FIELDS, *ROWS)[3]
-    assert app.inference.requests == [] and service.list_grids(app.data_dir) == []
+    assert app.inference.requests == [] and list_grids(app.data_dir) == []
 
 
 def test_one_click_queues_the_grid_to_pick_the_best_from_and_a_click_shows_its_picture(app):
     panel._best(app, "glass")
-    [folder] = service.list_grids(app.data_dir)
+    [folder] = list_grids(app.data_dir)
     grid = xyz_grid.read_grid(folder)
     Image.new("RGB", (64, 64)).save(folder / "0-001-003.png")
     shown, said, table, *_ = panel._poll(app, 1, (folder.name, -1, ""))

@@ -6,10 +6,11 @@ import gradio as gr
 import pytest
 
 from sdlora.adapters.state import ModuleState
+from sdlora.api.adapters import AdapterFile
+from sdlora.api.generation import GenerationRequest, InferenceClient, JobStatus
 from sdlora.errors import ConfigError, ModelError
 from sdlora.formats import write_adapter
 from sdlora.generation.infotext import RecalledSettings, recall_text
-from sdlora.service import AdapterFile, GenerationRequest, InferenceClient, JobStatus
 from sdlora.ui import create_form, create_tab, gallery_panel
 from sdlora.ui.app_state import AppState, RunsSnapshot
 from tests.support.adapters import UNET_PATHS, random_lora

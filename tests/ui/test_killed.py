@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from sdlora import service
+from sdlora.api.training import list_runs
 from sdlora.events import RunStarted, StepDone
 from sdlora.ui.app_state import ACTIVE, AppState
 from sdlora.ui.run_panel import RESUMABLE, run_panel_updates
@@ -21,9 +21,9 @@ RESUME = 4
 def app(tmp_path):
     app = AppState(tmp_path)
     yield app
-    for run in service.runs_in(tmp_path):
+    for run in list_runs(tmp_path):
         app.queue.stop(run)
-    _until(app, lambda: not any(run.held() for run in service.runs_in(tmp_path)))
+    _until(app, lambda: not any(run.held() for run in list_runs(tmp_path)))
     app.close()
 
 

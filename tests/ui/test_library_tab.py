@@ -3,7 +3,7 @@
 import gradio as gr
 import pytest
 
-from sdlora import service
+from sdlora.api.training import list_runs, prepare_run
 from sdlora.formats.adapter_check import AdapterCheck
 from sdlora.storage.library import ImportResult
 from sdlora.ui import adapter_detail, library_html, library_tab
@@ -72,18 +72,18 @@ def test_deleting_takes_two_clicks_and_comes_back(app):
 
 
 def test_runs_can_be_opened_and_duplicated(app, configure):
-    service.prepare_run(configure(), "mine", app.data_dir)
+    prepare_run(configure(), "mine", app.data_dir)
     opened = library_tab._act(app, "open", "mine")
     assert (opened[0], isinstance(opened[1], gr.Tabs)) == ("mine", True)
     assert library_tab._act(app, "duplicate", "mine")[0] == "mine-2"
-    assert {"mine", "mine-2"} == {run.name for run in service.runs_in(app.data_dir)}
+    assert {"mine", "mine-2"} == {run.name for run in list_runs(app.data_dir)}
     assert "no such run" in library_tab._act(app, "open", "gone")[2]
     assert library_tab._act(app, "delete", "mine")[3]["value"] == "Really delete mine?"
 
 
 def test_a_run_with_a_damaged_config_does_not_break_the_list(app, configure):
-    run = service.prepare_run(configure(), "bad", app.data_dir)
-    service.prepare_run(configure(), "good", app.data_dir)
+    run = prepare_run(configure(), "bad", app.data_dir)
+    prepare_run(configure(), "good", app.data_dir)
     run.config_file.write_text("[train\n")
     runs = lists(app)[1]
     assert "is not TOML" in runs and "good" in runs

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from sdlora import service
+from sdlora.api.generation import GenerationRequest
+from sdlora.api.training import prepare_run
 from sdlora.events import RunStarted, StepDone
 from sdlora.storage.journal import Journal
 from sdlora.ui import app_state
@@ -26,8 +27,8 @@ def watched(configure, data_dir, monkeypatch, hours):
     now = time.monotonic()
     monkeypatch.setattr(app_state.time, "monotonic", lambda: now)
     for name in ("old", "older"):
-        adapter(service.prepare_run(configure(), name, data_dir).adapter)
-    run = service.prepare_run(configure(), "mystyle", data_dir)
+        adapter(prepare_run(configure(), name, data_dir).adapter)
+    run = prepare_run(configure(), "mystyle", data_dir)
     looks = round(hours * 3600 / POLL_SECONDS)
     journal, app, seen = Journal(run.journal), AppState(data_dir, "cpu"), {}
     journal(
@@ -94,5 +95,5 @@ def test_the_drawing_processs_log_is_begun_anew_when_it_is_long(tmp_path, monkey
     for size, left in ((inference_client.LOG_BYTES, inference_client.LOG_BYTES), (inference_client.LOG_BYTES + 1, 0)):
         log.write_bytes(b"x" * size)
         with pytest.raises(OSError, match="not here"):
-            inference_client.InferenceClient(tmp_path, "cpu").submit(service.GenerationRequest("a house"))
+            inference_client.InferenceClient(tmp_path, "cpu").submit(GenerationRequest("a house"))
         assert log.stat().st_size == left

@@ -92,9 +92,9 @@ def test_the_page_is_built_and_a_run_prepared_without_torch(tmp_path):
     program = (
         "import sys; from pathlib import Path; from sdlora.ui.app_state import AppState;"
         "from sdlora.ui.page import build;"
-        "from sdlora import service; from sdlora.config import TrainConfig;"
+        "from sdlora.api.training import prepare_run; from sdlora.config import TrainConfig;"
         "build(AppState(Path(sys.argv[1])));"
-        "service.prepare_run(TrainConfig.load('pocket-style'), data_dir=Path(sys.argv[1]));"
+        "prepare_run(TrainConfig.load('pocket-style'), data_dir=Path(sys.argv[1]));"
         "print(sorted({'torch', 'diffusers', 'transformers'} & sys.modules.keys()))"
     )
     ended = subprocess.run([sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True, check=True)

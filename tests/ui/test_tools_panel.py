@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from sdlora.api.adapter_jobs import ToolJob
 from sdlora.errors import BusyError, ConfigError
 from sdlora.events import Progress
 from sdlora.formats import write_adapter
-from sdlora.service import ToolJob
 from sdlora.ui import adapter_detail, bake_panel, job_widget, library_html, tools_panel
 from sdlora.ui.app_state import AppState
 from tests.support.adapters import random_adapter

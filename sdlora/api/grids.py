@@ -9,7 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from sdlora.errors import ConfigError, SdloraError
+from sdlora.api.adapters import run_checkpoints
+from sdlora.errors import ConfigError
 from sdlora.families.settings import base_settings
 from sdlora.filesystem.paths import path_inside, safe_name, unused_path
 from sdlora.filesystem.safetensors_header import copy_with_metadata, read_metadata
@@ -17,7 +18,8 @@ from sdlora.filesystem.writing import write_atomic
 from sdlora.formats.metadata import WEIGHT, build_a1111_card, sd_version
 from sdlora.generation import xyz_grid
 from sdlora.generation.axes import parse_axis
-from sdlora.generation.xyz_grid import GridCell, ImageGrid
+from sdlora.generation.xyz_grid import GridCell as GridCell
+from sdlora.generation.xyz_grid import ImageGrid as ImageGrid
 from sdlora.inference.generation_request import AdapterChoice, GenerationRequest
 from sdlora.storage.gallery import images_folder
 from sdlora.storage.run_folder import Run
@@ -25,8 +27,6 @@ from sdlora.storage.run_folder import Run
 BEST_SCALES = ("0.6", "0.8", "1", "1.2")
 MOST_CHECKPOINTS = 8
 """Of a run, in a grid to pick the best from: spread evenly, the last among them."""
-LARGEST_WEIGHT = 2.0
-"""More than that is no advice: it is what the page's sliders end at."""
 THUMBNAIL = 256
 """Longest side of the picture in an adapter's header, in pixels."""
 
@@ -46,12 +46,6 @@ def list_grids(data_dir: Path) -> list[Path]:
 def grid_folder(data_dir: Path, name: str) -> Path:
     """The folder of the grid called ``name``. Raises FileError for a name that leads elsewhere."""
     return path_inside(_root(data_dir), name)
-
-
-def run_checkpoints(run: Run) -> dict[int, Path]:
-    """The adapter files that a run saved on its way, by their steps, in their order."""
-    files = run.own(run.checkpoints, "*.safetensors")
-    return {int(path.stem): path for path in files if path.stem.isdecimal()}
 
 
 def plan_grid(
@@ -150,15 +144,6 @@ def keep_best(data_dir: Path, folder: Path, file: str, name: str) -> Path:
     write_atomic(side, build_a1111_card(sd_version(metadata), metadata.get("modelspec.trigger_phrase", ""), cell.scale))
     copy_with_metadata(source, output, changes)
     return output
-
-
-def preferred_weight(path: Path) -> float:
-    """The scale that an adapter's file asks for; 1 where it asks for none, or for nonsense."""
-    try:
-        weight = float(read_metadata(path)[WEIGHT])
-    except (SdloraError, KeyError, ValueError):
-        return 1.0
-    return weight if -LARGEST_WEIGHT <= weight <= LARGEST_WEIGHT else 1.0
 
 
 def _beside(adapter: Path) -> tuple[Path, Path]:

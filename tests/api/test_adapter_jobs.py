@@ -9,7 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
-from sdlora import editing, service
+from sdlora import editing
+from sdlora.api.adapter_jobs import extract_job, inspect_layers_job, merge_job, needs_base, resize_job
+from sdlora.api.adapters import export_to_temporary
 from sdlora.editing.low_rank import Cut
 from sdlora.errors import ConfigError, FileError, ModelError
 from sdlora.events import Finished, Progress
@@ -47,9 +49,7 @@ def named(library, *scales):
 
 
 def test_adapters_combined_come_into_the_library_with_card_and_base(library, tiny_base):
-    making = service.merge_job(
-        library, named(library, ("one", 0.5), ("two", -1.0)), "Both of them", base=str(tiny_base)
-    )
+    making = merge_job(library, named(library, ("one", 0.5), ("two", -1.0)), "Both of them", base=str(tiny_base))
     events = []
     assert making.finish(events.append) == "Both-of-them"
     total = len(random_adapter("lora").modules)
@@ -69,7 +69,7 @@ def test_adapters_combined_come_into_the_library_with_card_and_base(library, tin
 
 
 def test_an_adapter_is_cut_to_a_share_and_tells_what_is_kept(library):
-    making = service.resize_job(library, ("one", library.file("one")), energy=0.8, dtype="fp16")
+    making = resize_job(library, ("one", library.file("one")), energy=0.8, dtype="fp16")
     assert making.finish() == "one-small"
     assert making.result["kept"] == pytest.approx(editing.resize(random_adapter("lora"), Cut(energy=0.8)).kept)
     assert library.find("one-small").size < library.find("one").size
@@ -77,24 +77,24 @@ def test_an_adapter_is_cut_to_a_share_and_tells_what_is_kept(library):
 
 def test_a_dora_asks_for_its_base_and_a_lora_does_not(library, tiny_base):
     dora = ("dora", library.file("dora"))
-    assert service.needs_base(dora[1]) and not service.needs_base(library.file("one"))
+    assert needs_base(dora[1]) and not needs_base(library.file("one"))
     with pytest.raises(ConfigError, match="name the base model"):
-        service.resize_job(library, dora, rank=2).finish()
-    assert service.resize_job(library, dora, rank=2, base=str(tiny_base)).finish() == "dora-small"
+        resize_job(library, dora, rank=2).finish()
+    assert resize_job(library, dora, rank=2, base=str(tiny_base)).finish() == "dora-small"
     one = ("one", library.file("one"))
-    assert service.resize_job(library, one, rank=2, base="a base that is gone").finish() == "one-small"
+    assert resize_job(library, one, rank=2, base="a base that is gone").finish() == "one-small"
 
 
 def test_the_difference_of_two_models_comes_into_the_library(library, tiny_base, tmp_path):
     tuned = write_tiny_sd1(tmp_path / "tuned", seed=1)
-    making = service.extract_job(library, str(tiny_base), str(tuned), rank=3, targets="cross-attention")
+    making = extract_job(library, str(tiny_base), str(tuned), rank=3, targets="cross-attention")
     assert making.finish() == "tuned"
     assert library.find("tuned").base == str(tiny_base)
     assert making.result["ranks"] == [3, 3]
     with pytest.raises(ConfigError, match="the same one"):
-        service.extract_job(library, str(tuned), str(tuned), rank=3)
+        extract_job(library, str(tuned), str(tuned), rank=3)
     with pytest.raises(ModelError, match="there is no"):
-        service.extract_job(library, str(tiny_base), "nowhere", rank=3)
+        extract_job(library, str(tiny_base), "nowhere", rank=3)
 
 
 def test_what_cannot_be_is_said_before_a_process_is_started(library):
@@ -103,24 +103,24 @@ def test_what_cannot_be_is_said_before_a_process_is_started(library):
              ([one, two], {"energy": 2.0}, "1 at most"), ([one, two], {"name": "one"}, "another name")]  # fmt: skip
     for adapters, asked, sentence in wrong:
         with pytest.raises(ConfigError, match=sentence):
-            service.merge_job(library, adapters, **asked)
+            merge_job(library, adapters, **asked)
     with pytest.raises(ConfigError, match="how much to keep"):
-        service.resize_job(library, one[:2])
-    assert service.merge_job(library, [one, two]).name == "one-two"
+        resize_job(library, one[:2])
+    assert merge_job(library, [one, two]).name == "one-two"
 
 
 def test_one_that_is_stopped_or_left_leaves_nothing(library):
-    making = service.merge_job(library, named(library, ("one", 1.0), ("two", 1.0)))
+    making = merge_job(library, named(library, ("one", 1.0), ("two", 1.0)))
     with pytest.raises(FileError, match="Stopped"):
         making.finish(lambda stage: making.stop())
-    for _ in service.merge_job(library, named(library, ("one", 1.0), ("two", 1.0))):
+    for _ in merge_job(library, named(library, ("one", 1.0), ("two", 1.0))):
         break  # As when a page is closed.
     assert {path.stem for path in library.folder.glob("*.safetensors")} == {"one", "two", "dora"}
     assert list((library.data_dir / "cache" / "making").iterdir()) == []
 
 
 def test_a_look_inside_lists_layers_by_norm_and_draws_them(library, tmp_path):
-    errand = service.inspect_layers_job(library.file("one"), tmp_path / "plot.png")
+    errand = inspect_layers_job(library.file("one"), tmp_path / "plot.png")
     rows = errand.finish()
     norms = [norm for _, norm, *_ in rows]
     assert norms == sorted(norms, reverse=True)
@@ -131,7 +131,7 @@ def test_a_look_inside_lists_layers_by_norm_and_draws_them(library, tmp_path):
 
 
 def test_an_export_for_peft_is_a_zip_of_its_folder_with_the_self_tests_sentence(library, tmp_path):
-    exported = service.export_to_temporary("one", "peft", data_dir=library.data_dir)
+    exported = export_to_temporary("one", "peft", data_dir=library.data_dir)
     assert exported.file.name == "one-peft.zip"
     assert exported.proof.startswith(f"{len(random_adapter('lora').modules)} layers, ")
     with zipfile.ZipFile(exported.file) as pack:
@@ -139,4 +139,4 @@ def test_an_export_for_peft_is_a_zip_of_its_folder_with_the_self_tests_sentence(
     (folder,) = (tmp_path / "out").iterdir()
     assert read_adapter(Path(folder)).modules.keys() == random_adapter("lora").modules.keys()
     with pytest.raises(ConfigError):
-        service.export_to_temporary("nobody", "peft", data_dir=library.data_dir)
+        export_to_temporary("nobody", "peft", data_dir=library.data_dir)

@@ -9,7 +9,17 @@ import pytest
 import torch
 from PIL import Image
 
-from sdlora import service
+from sdlora.api.adapters import list_adapters, preferred_weight
+from sdlora.api.grids import (
+    AxisSpec,
+    begin_grid,
+    best_checkpoint_grid,
+    grid_folder,
+    keep_best,
+    list_grids,
+    plan_grid,
+)
+from sdlora.api.training import prepare_run
 from sdlora.cli.main import main
 from sdlora.errors import ConfigError, FileError
 from sdlora.filesystem.safetensors_header import read_metadata
@@ -17,9 +27,7 @@ from sdlora.formats import read_adapter, write_adapter
 from sdlora.generation import xyz_grid
 from sdlora.generation.infotext import read_parameters
 from sdlora.inference.generation_request import AdapterChoice, GenerationRequest
-from sdlora.inference.image_grids import begin_grid, best_checkpoint_grid, keep_best, plan_grid, preferred_weight
 from sdlora.inference.inference_client import InferenceClient
-from sdlora.service import AxisSpec
 from tests.support.adapters import random_lora
 from tests.support.inference import wait_for_job
 
@@ -33,7 +41,7 @@ HEADER = {
 def run(configure, tmp_path):
     """A run that has saved three checkpoints, as if it had trained."""
     config = configure(sample__prompts=["a red house", "a blue cat"], sample__steps=2, sample__seed=5)
-    run = service.prepare_run(config, "glass", tmp_path)
+    run = prepare_run(config, "glass", tmp_path)
     for seed, step in enumerate((2, 4, 6)):
         write_adapter(random_lora(seed=seed, **HEADER), run.checkpoint(step))
     write_adapter(random_lora(seed=2, **HEADER), run.adapter)
@@ -55,7 +63,7 @@ def test_the_grid_to_pick_the_best_from_is_checkpoints_by_scales_by_preview_prom
     }
     assert [adapter.scale for adapter in filling.adapters] == [0.0] * 3
     assert {(cell.seed, cell.steps) for cell in grid.cells} == {(5, 2)}
-    assert service.list_grids(tmp_path) == [tmp_path / "creations" / "grids" / filling.grid.rpartition("/")[2]]
+    assert list_grids(tmp_path) == [tmp_path / "creations" / "grids" / filling.grid.rpartition("/")[2]]
 
 
 def test_a_long_run_shows_as_many_checkpoints_as_can_be_compared(run):
@@ -69,7 +77,7 @@ def test_a_long_run_shows_as_many_checkpoints_as_can_be_compared(run):
 
 def test_without_checkpoints_there_is_no_best(configure, tmp_path):
     with pytest.raises(ConfigError, match="no checkpoints yet"):
-        best_checkpoint_grid(service.prepare_run(configure(), "fresh", tmp_path))
+        best_checkpoint_grid(prepare_run(configure(), "fresh", tmp_path))
 
 
 def test_the_drawing_process_fills_a_grid_and_the_best_is_kept(run, tmp_path):
@@ -83,7 +91,7 @@ def test_the_drawing_process_fills_a_grid_and_the_best_is_kept(run, tmp_path):
     finally:
         creator.close()
     assert (ticket.state, ticket.paths) == ("done", ()), ticket
-    [folder] = service.list_grids(tmp_path)
+    [folder] = list_grids(tmp_path)
     assert len(list(folder.glob("0-*.png"))) == 4 and (folder / "sheet.png").is_file()
     assert read_parameters(folder / "0-001-001.png").prompt == "a red house <lora:glass-000006:0.8>"
 
@@ -104,7 +112,7 @@ def test_the_drawing_process_fills_a_grid_and_the_best_is_kept(run, tmp_path):
     assert (card["preferred weight"], card["activation text"], card["sd version"]) == (0.8, "sks", "SD1")
     assert path.with_suffix(".png").read_bytes() == (folder / "0-001-001.png").read_bytes()
     assert preferred_weight(path) == 0.8 and preferred_weight(run.adapter) == 1.0
-    assert {"glass", "my-best"} <= {name for name, *_ in service.adapters_in(tmp_path)}
+    assert {"glass", "my-best"} <= {name for name, *_ in list_adapters(tmp_path)}
 
     with pytest.raises(ConfigError, match=r"my-best.safetensors: is there already; choose another name"):
         keep_best(tmp_path, folder, "0-000-001.png", "my best")
@@ -118,7 +126,7 @@ def test_the_drawing_process_fills_a_grid_and_the_best_is_kept(run, tmp_path):
 
 def test_a_grid_of_a_name_elsewhere_is_refused(tmp_path):
     with pytest.raises(FileError, match="outside"):
-        service.grid_folder(tmp_path, "../../x")
+        grid_folder(tmp_path, "../../x")
 
 
 @pytest.mark.parametrize("text", ["heavy", "1e9", "nan"])
@@ -142,7 +150,7 @@ def test_what_is_not_compared_keeps_its_scale(run):
 def test_the_command_line_says_of_a_base_what_the_run_says(configure, tmp_path, capsys):
     """A run that was told of velocity is drawn from with velocity by ``compare``, ``generate`` and ``merge``."""
     config = configure(model__prediction_type="v_prediction", sample__prompts=["a red house"])
-    run = service.prepare_run(config, "fast", tmp_path)
+    run = prepare_run(config, "fast", tmp_path)
     write_adapter(random_lora(**HEADER, **{"modelspec.prediction_type": "v"}), run.adapter)
     shared = ["--data-dir", str(tmp_path), "--steps", "1", "--seed", "1", "--device", "cpu"]
     drawing = ["generate", "--base", config.model.base, "--prompt", "a red house", "--output"]

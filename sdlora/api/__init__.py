@@ -1,0 +1,1 @@
+"""What the page, the command line and Python callers use, by noun."""

@@ -1,0 +1,214 @@
+"""Adapters of runs and imported ones: find, name, export and choose them."""
+
+import shutil
+import tempfile
+from collections.abc import Sequence
+from contextlib import suppress
+from itertools import combinations
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from sdlora.api.models import locate_base
+from sdlora.api.training import find_run
+from sdlora.errors import BusyError, ConfigError, FileError, SdloraError
+from sdlora.events import OnEvent, ignore
+from sdlora.filesystem.paths import as_path, data_root, existing_path, safe_name
+from sdlora.filesystem.safetensors_header import read_metadata, read_safetensors_header
+from sdlora.filesystem.writing import write_atomic
+from sdlora.formats.metadata import WEIGHT
+from sdlora.formats.peft_folder import is_peft_folder
+from sdlora.formats.storage import DTYPES as DTYPES
+from sdlora.formats.storage import WRITTEN as WRITTEN
+from sdlora.jobs.tool_process import bake_job, export_job
+from sdlora.storage.library import SUFFIX, saved_adapters, trained_base_settings
+from sdlora.storage.library import ImportResult as ImportResult
+from sdlora.storage.library import Library as Library
+from sdlora.storage.library import LibraryEntry as LibraryEntry
+from sdlora.storage.library import last_preview as last_preview
+from sdlora.storage.run_folder import Run
+from sdlora.training.run_paths import CONFIG
+
+if TYPE_CHECKING:
+    from sdlora.formats.round_trip import RoundTripReport
+
+LARGEST_WEIGHT = 2.0
+"""More than that is no advice: it is what the page's sliders end at."""
+
+
+class AdapterFile(NamedTuple):
+    """An adapter to draw with: its name in prompts, its file, and the base it was trained on ("" if unknown)."""
+
+    name: str
+    path: Path
+    base: str
+
+
+def find_adapter(source: str, data_dir: Path | None = None) -> Path:
+    """The adapter file that ``source`` names: a file, a run's folder or name, RUN-STEP, or an imported adapter's name.
+
+    Raises ConfigError if there is none, FileError for a file that is not there.
+    """
+    path = existing_path(source)
+    if path is not None and (path.is_file() or is_peft_folder(path)):
+        return path
+    if source.endswith(SUFFIX):
+        raise FileError(f"{source}: there is no such file")
+    imported = existing_path(f"{source}{SUFFIX}", data_root(data_dir) / "adapters")
+    name, _, step = source.rpartition("-")
+    if step.isdecimal() and existing_path(Path(source, CONFIG), data_root(data_dir) / "runs") is None:
+        with suppress(ConfigError, KeyError):  # Else it is told that there is no such run.
+            return run_checkpoints(find_run(name, data_dir))[int(step)]
+    try:
+        run = find_run(source, data_dir)
+    except ConfigError:
+        if imported is not None and imported.is_file():
+            return imported
+        raise
+    found = next(iter(saved_adapters(run)), None)
+    if found is None:
+        raise ConfigError(f"{source}: this run has saved no adapter yet")
+    return found
+
+
+def adapter_name(path: Path) -> str:
+    """What to call the adapter in ``path``: a run's own file is called as the run is, a checkpoint's RUN-STEP."""
+    if path.name == "adapter.safetensors":
+        return path.parent.name
+    run = Run(path.resolve().parent.parent)
+    return f"{run.name}-{path.stem}" if path.resolve().parent == run.checkpoints else path.stem
+
+
+def list_adapters(data_dir: Path | None = None) -> list[AdapterFile]:
+    """The adapters of all runs that have saved one, the newest run first, each followed by its checkpoints, then those
+    imported; none that is broken.
+    """
+    found = []
+    for entry in Library(data_root(data_dir)).adapters():
+        if not entry.problem:
+            found.append(AdapterFile(entry.name, entry.path, entry.base))
+            steps = run_checkpoints(entry.run) if entry.run is not None else {}
+            found += [AdapterFile(adapter_name(path), path, entry.base) for path in reversed(steps.values())]
+    return found
+
+
+def run_checkpoints(run: Run) -> dict[int, Path]:
+    """The adapter files that a run saved on its way, by their steps, in their order."""
+    files = run.own(run.checkpoints, "*.safetensors")
+    return {int(path.stem): path for path in files if path.stem.isdecimal()}
+
+
+def use_checkpoint(run: Run, step: int) -> Path:
+    """Make the checkpoint of ``step`` the run's adapter, until the run ends anew; all checkpoints stay.
+
+    Raises ConfigError if there is no such checkpoint, BusyError while the run is trained.
+    """
+    known = run_checkpoints(run)
+    if step not in known:
+        there = ", ".join(map(str, known)) or "none"
+        raise ConfigError(f"{run.name}: there is no checkpoint {step}; there are: {there}")
+    if run.held():
+        raise BusyError(f"{run.name} is being trained and will write its adapter itself; stop it, or let it end, first")
+    write_atomic(run.adapter, known[step].read_bytes())
+    return run.adapter
+
+
+def checkpoint_in_use(run: Run) -> int | None:
+    """The step whose checkpoint is the run's adapter now; None if it has none."""
+    try:
+        path = find_adapter(str(run.folder))
+        return int(read_safetensors_header(path).get("__metadata__", {})["ss_steps"])
+    except (SdloraError, KeyError, ValueError):
+        return None
+
+
+def trigger_words(path: Path) -> str:
+    """The words that call the adapter in ``path``, by its header; empty if it names none or cannot be read."""
+    from sdlora.formats.inspection import trigger_words
+
+    with suppress(SdloraError):
+        metadata = read_safetensors_header(path).get("__metadata__")
+        return ", ".join(trigger_words(metadata, most=3)) if isinstance(metadata, dict) else ""
+    return ""
+
+
+def preferred_weight(path: Path) -> float:
+    """The scale that an adapter's file asks for; 1 where it asks for none, or for nonsense."""
+    try:
+        weight = float(read_metadata(path)[WEIGHT])
+    except (SdloraError, KeyError, ValueError):
+        return 1.0
+    return weight if -LARGEST_WEIGHT <= weight <= LARGEST_WEIGHT else 1.0
+
+
+def export_adapter(
+    source: str, output: Path, format: str = "kohya", dtype: str = "fp32", data_dir: Path | None = None
+) -> "RoundTripReport":
+    """Write the adapter of a run or file to ``output`` in ``format``'s keys, and read it back.
+
+    Raises ConfigError if it exists, FormatError if the format cannot hold it, FileError if it cannot be written.
+    """
+    from sdlora import formats
+
+    output = as_path(output)
+    if output.exists():
+        raise ConfigError(f"{output}: exists already; choose another name, or move it away")
+    if output.suffix != ".safetensors" and format != "peft":
+        raise ConfigError(f"{output}: adapters are .safetensors files; name it {output.stem}.safetensors")
+    return formats.export_adapter(formats.read_adapter(find_adapter(source, data_dir)), output, format, dtype)
+
+
+class ExportedFile(NamedTuple):
+    """A file in a temporary folder of its own, and what its self-test found."""
+
+    file: Path
+    proof: str
+
+
+def export_to_temporary(source: str, format: str, dtype: str = "fp32", data_dir: Path | None = None) -> ExportedFile:
+    """``export_adapter`` for a front end: in a process of its own, since reading tensors needs torch, to a
+    temporary file.
+
+    PEFT's folder comes as a zip of it. Raises ConfigError if there is no such adapter, FileError for all else.
+    """
+    file = find_adapter(source, data_dir)
+    name, ending = safe_name(adapter_name(file), fallback="adapter"), "zip" if format == "peft" else "safetensors"
+    output = Path(tempfile.mkdtemp(prefix="sdlora-export-")) / f"{name}-{format}.{ending}"
+    try:
+        return ExportedFile(output, export_job(file, output, format, dtype).finish())
+    except SdloraError:
+        shutil.rmtree(output.parent, ignore_errors=True)
+        raise
+
+
+def bake_model(
+    base: str,
+    adapters: Sequence[tuple[str, float]],
+    output: Path,
+    dtype: str = "fp16",
+    data_dir: Path | None = None,
+    on_event: OnEvent = ignore,
+) -> Path:
+    """``base`` with ``adapters`` (run, name or file, and scale) folded in: a new diffusers folder, a zip of one, or for
+    a single file another one.
+
+    It runs in a process of its own, as it needs torch; ``on_event`` gets its progress and notices. Settings of the base
+    are those of the adapters' runs. Raises ConfigError for an unknown adapter, and what ``sdlora.editing.bake`` raises.
+    """
+    output = as_path(output)
+    files = [(adapter_name(path), path, scale) for path, scale in ((find_adapter(n, data_dir), s) for n, s in adapters)]
+    said = trained_base_settings((path for _, path, _ in files), base)
+    bake_job(base, files, output, dtype, said).finish(on_event)
+    return output
+
+
+def require_common_base(base: str, adapters: Sequence[AdapterFile]) -> None:
+    """Raises ModelError if there is no ``base``, ConfigError if two of the ``adapters`` go into no common base."""
+    from sdlora.formats.infer_base import incompatible
+
+    locate_base(base)
+    for one, other in combinations(adapters, 2):
+        if one.base != other.base and incompatible(one.path, other.path):
+            trained = " and ".join(
+                f"{each.name} was trained on {each.base or 'an unknown base'}" for each in (one, other)
+            )
+            raise ConfigError(f"{trained}: they cannot be mixed. Choose adapters of one base.")

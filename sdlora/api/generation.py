@@ -1,0 +1,42 @@
+"""Images: ask the inference process for them, or hold the device and generate in this one."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from sdlora.errors import BusyError
+from sdlora.filesystem.paths import data_root
+from sdlora.generation.images import check_output as check_output
+from sdlora.generation.images import embedded_texts as embedded_texts
+from sdlora.generation.images import save_images as save_images
+from sdlora.inference.generation_request import AdapterChoice as AdapterChoice
+from sdlora.inference.generation_request import GenerationRequest as GenerationRequest
+from sdlora.inference.generation_request import JobStatus as JobStatus
+from sdlora.inference.inference_client import InferenceClient as InferenceClient
+from sdlora.storage.gallery import images_folder as images_folder
+from sdlora.storage.gallery import newest_images as newest_images
+from sdlora.storage.gallery import restore_image as restore_image
+from sdlora.storage.gallery import trash_image as trash_image
+from sdlora.storage.locks import FOREVER, device_lock, hold_lock
+
+LOOK_SECONDS = 0.3
+"""For a device's lock: who looks whether it is free has it for a moment."""
+
+
+@contextmanager
+def hold_device(device: str, data_dir: Path | None, on_wait: Callable[[str], object]) -> Iterator[None]:
+    """Hold ``device``, as a training does, for a ``with`` block; ``on_wait`` is told if another process has it now.
+
+    Raises ConfigError or DeviceError for a device that is not there, FileError if its lock cannot be written.
+    """
+    from sdlora.generation.device import choose_device
+
+    place = choose_device(device)
+    lock_file = device_lock(data_root(data_dir), place)
+    try:
+        lock = hold_lock(lock_file, f"the device {place}", LOOK_SECONDS)
+    except BusyError:
+        on_wait(f"waiting for {place}: a training or another drawing has it")
+        lock = hold_lock(lock_file, f"the device {place}", FOREVER)
+    with lock:
+        yield

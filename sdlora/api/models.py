@@ -1,0 +1,47 @@
+"""Base models: which there are, and what a name stands for."""
+
+from contextlib import suppress
+from pathlib import Path
+
+from sdlora.errors import SdloraError
+from sdlora.families.base_models import (
+    BUNDLED,
+    ModelEntry,
+    bundled_bases,
+    find_model,
+    inspect_model,
+    list_models,
+    model_folders,
+)
+from sdlora.families.base_models import locate_base as locate_base
+from sdlora.families.base_models import native_size as native_size
+from sdlora.filesystem.paths import data_root, existing_path
+from sdlora.storage.library import trained_base_settings as trained_base_settings
+
+
+def available_models(data_dir: Path | None = None) -> list[ModelEntry]:
+    """The bundled base models, then what lies in the models folders, with what is wrong with it if it is no base."""
+    return [
+        *(inspect_model(BUNDLED[name], name) for name in bundled_bases()),
+        *list_models(model_folders(data_root(data_dir))),
+    ]
+
+
+def base_choices(data_dir: Path | None = None) -> list[tuple[str, str]]:
+    """The names of base models that are there, each with what stands for it as ``model.base``."""
+    known = bundled_bases()
+    found = (model for model in available_models(data_dir) if not model.problem)
+    return [(model.name, model.name if model.name in known else str(model.path)) for model in found]
+
+
+def resolve_base(base: str, data_dir: Path | None = None) -> str:
+    """``base``, or the path of the model of that name in a models folder: what a name means must not change later."""
+    known = base in bundled_bases() or existing_path(base)
+    return base if known else str(find_model(base, model_folders(data_root(data_dir))) or base)
+
+
+def is_single_file(base: str) -> bool:
+    """Whether ``base`` is one .safetensors file, so that adapters can be baked into another such file."""
+    with suppress(SdloraError):
+        return locate_base(base).kind == "file"
+    return False

@@ -1,0 +1,134 @@
+"""Runs: plan, prepare, start, resume and follow them."""
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sdlora.api.models import resolve_base
+from sdlora.checkpoint import newest_step
+from sdlora.data.step_heuristics import Kind
+from sdlora.errors import BusyError, ConfigError, FileError, SdloraError, by_exit_code
+from sdlora.events import OnEvent, RunFailed, RunStopped, ignore
+from sdlora.filesystem.paths import data_root, safe_name
+from sdlora.jobs.launch import Training as Training
+from sdlora.jobs.launch import launch
+from sdlora.jobs.preflight import RunPlan as RunPlan
+from sdlora.jobs.preflight import plan_run as plan_run
+from sdlora.jobs.preflight import plan_table as plan_table
+from sdlora.jobs.preflight import planned_disk as planned_disk
+from sdlora.jobs.preflight import require_alone, require_startable
+from sdlora.jobs.profiler import Profiler as Profiler
+from sdlora.jobs.run_estimate import RunEstimate as RunEstimate
+from sdlora.jobs.run_estimate import estimate_run as estimate_run
+from sdlora.jobs.training_queue import TrainingQueue as TrainingQueue
+from sdlora.storage.journal import tail_events as tail_events
+from sdlora.storage.run_folder import Run as Run
+
+if TYPE_CHECKING:
+    from sdlora.config import TrainConfig
+
+
+def list_runs(data_dir: Path | None = None) -> list[Run]:
+    """All runs, the newest first."""
+    return Run.all(data_root(data_dir))
+
+
+def find_run(name: str, data_dir: Path | None = None) -> Run:
+    """The run called ``name``, or at that path. Raises ConfigError naming those that there are."""
+    return Run.find(data_root(data_dir) / "runs", name)
+
+
+def prepare_run(
+    config: "TrainConfig", name: str | None = None, data_dir: Path | None = None, processes: int = 1
+) -> Run:
+    """Make a new run's folder without starting it (for ``torchrun``). An existing run is never touched.
+
+    What can be seen without torch to be wrong is told first, as the run itself would, and then nothing is written.
+    """
+    from sdlora.config import with_base
+
+    config = with_base(config, resolve_base(config.model.base, data_dir))
+    require_startable(config, processes)
+    name = name or safe_name(config.data.trigger or config.data.folder.name, fallback="run")
+    return Run.create(data_root(data_dir) / "runs", name, config)
+
+
+def start_run(
+    config: "TrainConfig", name: str | None = None, data_dir: Path | None = None, processes: int = 1
+) -> Training:
+    """Make a run and start its process."""
+    return launch(prepare_run(config, name, data_dir, processes), processes)
+
+
+def resume_run(run: Run, processes: int = 1) -> Training:
+    """Go on with a run from its newest checkpoint.
+
+    Raises BusyError if it runs already, ConfigError if it has finished and its states were freed: it would begin anew.
+    """
+    if run.held():
+        raise BusyError(f"the run {run.name} is running already")
+    if run.state == "finished" and not newest_step(run.states):
+        raise ConfigError(f"{run.name}: has finished, and has no state to go on from; its adapter is {run.adapter}")
+    require_alone(run.config, processes)
+    return launch(run, processes)
+
+
+def extend_run(run: Run, steps: int, processes: int = 1) -> Training:
+    """Let a run that has ended go on to step ``steps``, as one of that length would from there.
+
+    Raises BusyError if it runs, ConfigError if it is that far already, or has no state to go on from.
+    """
+    run.lengthen(steps)
+    return resume_run(run, processes)
+
+
+def duplicate_run(run: Run) -> Run:
+    """A new run with the settings of ``run``, not started, under its name and the next free number.
+
+    Raises what ``prepare`` raises.
+    """
+    return prepare_run(run.config, re.sub(r"-\d{1,3}$", "", run.name) or run.name, run.data_dir)
+
+
+def train(
+    config: "TrainConfig",
+    name: str | None = None,
+    data_dir: Path | None = None,
+    on_event: OnEvent = ignore,
+    processes: int = 1,
+) -> Run:
+    """Train to the end in a process of its own; ``run.adapter`` is the finished file.
+
+    Raises the SdloraError that the run failed with. A run stopped on request is returned as it is.
+    """
+    training = start_run(config, name, data_dir, processes)
+    try:
+        code = training.wait(on_event)
+    except BaseException:  # Ctrl-C, or a listener that failed: nothing trains on unseen.
+        training.interrupt()
+        raise
+    if code == 0 or isinstance(training.last, RunStopped):
+        return training.run
+    raise run_failure(training, code)
+
+
+def run_failure(training: Training, code: int) -> SdloraError:
+    """The error that a run's end stands for, in the class that its exit code names."""
+    run, last = training.run, training.last
+    if isinstance(last, RunFailed):
+        message, code = last.message, last.exit_code
+    elif not (message := training.complaint()):
+        what = f"the run {run.name} was cut off (exit code {code})"
+        if code == FileError.exit_code:  # It could not even write why.
+            what = f"{run.folder}: nothing more can be written there; free some space, or mend what else is wrong"
+        message = f"{what}; go on with: sdlora resume {run.name}"
+    return by_exit_code(code)(message)
+
+
+def preset_for(base: str, kind: Kind) -> str:
+    """The name of the preset that suits ``base``: its own, or its family's."""
+    from sdlora.config import presets
+    from sdlora.families.base_models import family_of
+
+    own = base if base in {path.stem.rpartition("-")[0] for path in presets()} else ""
+    return f"{own or ('sdxl' if family_of(base) == 'sdxl' else 'sd15')}-{kind}"
