@@ -70,7 +70,7 @@ MEMORY_SAVINGS: tuple[MemorySaving, ...] = (
     MemorySaving(("model.quantize",), _int8, "the base is rounded, and unpacked at every use"),
     MemorySaving(("model.quantize",), _nf4, "the base is rounded more"),
 )
-"""In the order in which they are taken, each as often as it can be; why: docs/decisions/the-order-of-the-rungs.md."""
+"""In the order in which they are taken, each as often as it can be; why: docs/decisions/order-of-memory-savings.md."""
 
 
 class AppliedSaving(NamedTuple):
