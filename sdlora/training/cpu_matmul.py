@@ -2,8 +2,8 @@
 
 On a CPU torch multiplies float32 matrices by MKL, which uses AVX-512 on Intel's processors alone; oneDNN, which torch
 brings for its convolutions, uses it on all. On an AMD EPYC with AVX-512 its products took 0.43 of the time; on an
-Intel Xeon, and an EPYC with AVX2, a step took 1.1 times as long with them (docs/decisions/memory-efficient-layers.md). Which
-is taken depends on the processor alone, never on a race, whose outcome could change the bits of a resumed run.
+Intel Xeon, and an EPYC with AVX2, a step took 1.1 times as long with them (docs/decisions/memory-efficient-layers.md).
+Which is taken depends on the processor alone, never on a race, whose outcome could change the bits of a resumed run.
 """
 
 from typing import Any
