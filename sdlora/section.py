@@ -4,11 +4,15 @@ A setting is declared once: its name, type, range and default in the field, its 
 below it. Presets, flags, the web form, saved configs and the reference page all read it from here.
 """
 
-from collections.abc import Iterator
-from typing import Any, Literal, NamedTuple, get_args, get_origin
+import math
+from collections.abc import Iterable, Iterator
+from typing import Any, Literal, NamedTuple, Self, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic.fields import FieldInfo
+
+from sdlora.errors import ConfigError
+from sdlora.formatting import did_you_mean, one_line
 
 
 class Section(BaseModel):
@@ -17,6 +21,33 @@ class Section(BaseModel):
     model_config = ConfigDict(
         frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False, validate_default=True
     )
+
+    @classmethod
+    def checked(cls, **values: Any) -> Self:
+        """Return the section with ``values``. Raises ConfigError naming setting, value and reason."""
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            raise ConfigError(first_problem(error, cls.model_fields)) from None
+
+    @classmethod
+    def from_section(cls, other: "Section", **changes: Any) -> Self:
+        """Return the settings that ``other`` declares too, with ``changes``. Raises ConfigError as ``checked`` does."""
+        shared = {name: getattr(other, name) for name in cls.model_fields if name in type(other).model_fields}
+        return cls.checked(**{**shared, **changes})
+
+
+def first_problem(error: ValidationError, names: Iterable[str] = ()) -> str:
+    """Return the first problem as ``steps = 0: input should be ...``; an unknown setting with the nearest of ``names``.
+
+    At most 500 characters.
+    """
+    problem = error.errors()[0]
+    name = one_line(".".join(map(str, problem["loc"])), 80)
+    if problem["type"] == "extra_forbidden":
+        return "; ".join(filter(None, (f"there is no setting {name}", did_you_mean(name, names))))
+    reason = problem["msg"].removeprefix("Value error, ")
+    return f"{name} = {problem['input']!r}: {reason[0].lower()}{reason[1:]}"[:500]
 
 
 class Setting(NamedTuple):
@@ -32,6 +63,13 @@ class Setting(NamedTuple):
     @property
     def default(self) -> Any:
         return self.field.get_default(call_default_factory=True)
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """The least and the largest value that the declaration admits, infinite where it sets no bound."""
+        least = next((limit.ge for limit in self.field.metadata if hasattr(limit, "ge")), -math.inf)
+        most = next((limit.le for limit in self.field.metadata if hasattr(limit, "le")), math.inf)
+        return least, most
 
 
 def sections_in(annotation: Any) -> list[type[Section]]:

@@ -9,6 +9,7 @@ from sdlora.filesystem.paths import data_root
 from sdlora.generation.images import check_output as check_output
 from sdlora.generation.images import embedded_texts as embedded_texts
 from sdlora.generation.images import save_images as save_images
+from sdlora.generation.settings import Engine
 from sdlora.inference.generation_request import AdapterChoice as AdapterChoice
 from sdlora.inference.generation_request import GenerationRequest as GenerationRequest
 from sdlora.inference.generation_request import JobStatus as JobStatus
@@ -40,3 +41,12 @@ def hold_device(device: str, data_dir: Path | None, on_wait: Callable[[str], obj
         lock = hold_lock(lock_file, f"the device {place}", FOREVER)
     with lock:
         yield
+
+
+def require_engine(engine: Engine, device: str) -> Engine:
+    """Return ``engine``. Raises ConfigError if ``device`` or the installed packages do not support it, DeviceError."""
+    from sdlora.generation.device import choose_device
+    from sdlora.generation.runtime import require_supported
+
+    require_supported(engine, choose_device(device))
+    return engine

@@ -3,14 +3,16 @@
 import base64
 import io
 import json
+import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from sdlora.api.adapters import run_checkpoints
 from sdlora.errors import ConfigError
+from sdlora.events import OnProgress
 from sdlora.families.settings import base_settings
 from sdlora.filesystem.paths import path_inside, safe_name, unused_path
 from sdlora.filesystem.safetensors_header import copy_with_metadata, read_metadata
@@ -20,9 +22,14 @@ from sdlora.generation import xyz_grid
 from sdlora.generation.axes import parse_axis
 from sdlora.generation.xyz_grid import GridCell as GridCell
 from sdlora.generation.xyz_grid import ImageGrid as ImageGrid
+from sdlora.generation.xyz_grid import read_grid as read_grid
+from sdlora.generation.xyz_grid import save_contact_sheet as save_contact_sheet
 from sdlora.inference.generation_request import AdapterChoice, GenerationRequest
 from sdlora.storage.gallery import images_folder
 from sdlora.storage.run_folder import Run
+
+if TYPE_CHECKING:
+    from sdlora.generation.studio import Studio
 
 BEST_SCALES = ("0.6", "0.8", "1", "1.2")
 MOST_CHECKPOINTS = 8
@@ -89,6 +96,16 @@ def begin_grid(
     name = f"{time.strftime('%Y%m%d-%H%M%S')}-{safe_name(subject, fallback='base')}"
     folder = xyz_grid.write_declaration(grid, unused_path(_root(data_dir) / name))
     return replace(filling, grid=str(folder))
+
+
+def generate_grid(studio: "Studio", grid: ImageGrid, output: Path, on_progress: OnProgress) -> None:
+    """Generate the cells of ``grid`` into a folder beside ``output``, named like it, and save the contact sheet there.
+
+    Raises what ``Studio.generate`` raises, FileError.
+    """
+    folder = xyz_grid.write_declaration(grid, unused_path(output.with_suffix("")))
+    xyz_grid.generate_cells(studio, folder, on_progress=on_progress)
+    shutil.move(xyz_grid.save_contact_sheet(folder), output)
 
 
 def best_checkpoint_grid(run: Run) -> tuple[GenerationRequest, list[AxisSpec]]:

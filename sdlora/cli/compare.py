@@ -1,10 +1,12 @@
-"""The command ``sdlora compare``: a labelled sheet of pictures along chosen axes."""
+"""The command ``sdlora compare``: a labelled grid of images along chosen axes."""
 
 import argparse
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sdlora.cli import options
+from sdlora.cli.options import Command
+from sdlora.cli.progress import TerminalProgress
 from sdlora.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -13,10 +15,9 @@ if TYPE_CHECKING:
     from sdlora.api.training import Run
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command's flags; ``--data-dir`` is every command's."""
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    from sdlora.api.generation import GenerationRequest
     from sdlora.generation.axes import AXIS_TYPES
-    from sdlora.inference.generation_request import GenerationRequest
 
     start, add = GenerationRequest(""), parser.add_argument
     add("source", metavar="RUN-OR-FILE", help="the run, or the adapter file, to compare")
@@ -35,48 +36,43 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--height", type=int, metavar="H", help="default: the base model's own size")
     add("--sampler", default=start.sampler, metavar="NAME", help="by its A1111 name (default: %(default)s)")
     add("--scale", type=float, default=1.0, metavar="F", help="the adapter's, where no axis changes it (default: 1)")
-    add("--device", default="auto", help="auto, cpu, cuda, mps (default: auto)")
     help = "the sheet; its single pictures go into a folder beside it that is called as it is"
     add("--output", type=Path, required=True, metavar="FILE.png", help=help)
+    options.add_base_settings(parser)
+    options.add_engine(parser)
 
 
 def run(parsed: argparse.Namespace) -> int:
-    """Draw the grid and print the sheet's path."""
+    """Generate the grid, and print the path of its contact sheet."""
+    from sdlora import Studio
     from sdlora.api.generation import check_output, hold_device
-    from sdlora.api.grids import plan_grid
+    from sdlora.api.grids import generate_grid, plan_grid
     from sdlora.api.models import locate_base
-    from sdlora.cli import options
-    from sdlora.cli.progress import TerminalProgress
     from sdlora.filesystem.paths import unused_path
-    from sdlora.generation import xyz_grid
-    from sdlora.generation.studio import Studio
     from sdlora.warning_capture import capture_warnings
 
     output = unused_path(check_output(parsed.output))
-    request, subject, found = _asked(parsed)
-    grid, _ = plan_grid(request, [_wish(text) for text in (parsed.x, parsed.y, parsed.z)], subject, found)
-    locate_base(grid.base)  # What cannot be had is told before anything is waited for.
+    request, subject, found = _request(parsed)
+    grid, _ = plan_grid(request, [_axis(text) for text in (parsed.x, parsed.y, parsed.z)], subject, found)
+    locate_base(grid.base)  # Fails before the device is waited for.
     engine = options.engine(parsed)
     terminal = TerminalProgress(grid.base)
     with hold_device(parsed.device, parsed.data_dir, terminal.say), capture_warnings(terminal.note):
         studio = Studio(request.model, device=parsed.device, engine=engine)
         for name, path in grid.adapters.items():
             studio.add_adapter(name, path, 0.0)
-        folder = xyz_grid.write_declaration(grid, unused_path(output.with_suffix("")))
-        xyz_grid.generate_cells(studio, folder, on_progress=terminal.progress("drawing"))
+        generate_grid(studio, grid, output, terminal.progress("generating"))
     terminal.close()
-    shutil.move(xyz_grid.save_contact_sheet(folder), output)
     print(output)
     return 0
 
 
-def _asked(parsed: argparse.Namespace) -> "tuple[GenerationRequest, str, Run | None]":
-    """What to draw, the name of the adapter that is compared, and its run, if it has one."""
+def _request(parsed: argparse.Namespace) -> "tuple[GenerationRequest, str, Run | None]":
+    """Return the request, the name of the compared adapter, and its run, if it has one."""
     from sdlora.api.adapters import adapter_name, find_adapter
     from sdlora.api.generation import AdapterChoice, GenerationRequest
     from sdlora.api.models import resolve_base
     from sdlora.api.training import find_run
-    from sdlora.cli import options
 
     path = find_adapter(parsed.source, parsed.data_dir)
     try:
@@ -94,10 +90,13 @@ def _asked(parsed: argparse.Namespace) -> "tuple[GenerationRequest, str, Run | N
     return request, name, found
 
 
-def _wish(text: str) -> "AxisSpec":
-    """``KIND`` or ``KIND=VALUES``; values to begin with where none are given."""
+def _axis(text: str) -> "AxisSpec":
+    """Parse ``KIND`` or ``KIND=VALUES``; without values, the kind's usual ones."""
     from sdlora.api.grids import AxisSpec
     from sdlora.generation.axes import AXIS_TYPES
 
     kind, equals, values = text.partition("=")
     return AxisSpec(kind, values if equals or kind not in AXIS_TYPES else AXIS_TYPES[kind].start)
+
+
+COMMAND = Command("compare", run, _add_arguments, "Generate a labelled grid of images that differ along two axes.")

@@ -1,9 +1,9 @@
-"""Flags of commands, made from the declarations of their settings."""
+"""Flags of commands, derived from the declarations of their settings."""
 
 import argparse
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar, get_args, get_origin
 
 from sdlora.errors import ConfigError
 
@@ -12,47 +12,72 @@ if TYPE_CHECKING:
     from sdlora.generation.settings import Engine
     from sdlora.section import Section
 
-MOST_SCALE = 1000.0
+LARGEST_SCALE = 1000.0
 """Beyond it a scale is a slip of the keyboard."""
-TRAINING = ("train", "plan")
-"""Commands that take every setting of a run."""
-COMMANDS = {"generate": True, "compare": True, "bake": False}
-"""Those that take what is said of a base, and whether they draw."""
+S = TypeVar("S", bound="Section")
 
 
-def declare(parser: argparse.ArgumentParser, command: str) -> None:
-    """Give ``command`` a flag for every setting that it takes: of a run, or of a base and perhaps of drawing."""
-    if command in TRAINING:
-        _declare_run(parser)
-    if command not in COMMANDS:
-        return
-    from sdlora.families.settings import Model
-    from sdlora.generation.infotext import SAID_OF_BASE
-    from sdlora.generation.settings import Engine
+class Command(NamedTuple):
+    """A command of ``sdlora``: its name, function, flags and help."""
 
-    _declare(parser, Model, SAID_OF_BASE, " (default: as the adapter's run has it, else auto)")
-    if COMMANDS[command]:
-        _declare(parser, Engine, Engine.model_fields, " (default: {})")
+    name: str
+    run: Callable[[argparse.Namespace], int]
+    """Runs the command, and returns its exit code."""
+    add_arguments: Callable[[argparse.ArgumentParser], None] | None
+    """Declares the flags beside ``--data-dir``. Called only for the command that runs: declarations take a moment."""
+    help: str
 
 
-def _declare_run(parser: argparse.ArgumentParser) -> None:
+def add_data_dir(parser: argparse.ArgumentParser) -> None:
+    """Add ``--data-dir``."""
+    help = "folder of runs and caches (default: $SDLORA_DATA_DIR, or ~/sdlora)"
+    parser.add_argument("--data-dir", type=Path, metavar="DIR", help=help)
+
+
+def add_settings(
+    parser: argparse.ArgumentParser,
+    section: "type[Section]",
+    names: Iterable[str] | None = None,
+    end: str = " (default: {})",
+) -> None:
+    """Add a flag for each setting of ``section`` in ``names``, or for all; ``end`` closes its help."""
+    from sdlora.section import settings
+
+    declared = {setting.name: setting for setting in settings(section)}
+    for name in declared if names is None else names:
+        setting = declared[name]
+        annotation = setting.field.annotation
+        choices = get_args(annotation) if get_origin(annotation) is Literal else None
+        default = "" if setting.default in (None, "") else end.format(setting.default)
+        help = (setting.help.removesuffix(".").replace("`", "") + default).replace("%", "%%")
+        flag, metavar = f"--{name.replace('_', '-')}", None if choices else "VALUE"
+        parser.add_argument(flag, default=setting.default, choices=choices, metavar=metavar, help=help)
+
+
+def read_settings(parsed: argparse.Namespace, section: "type[S]") -> S:
+    """Return ``section`` with the flags' values. Raises ConfigError naming setting, value and reason."""
+    return section.checked(**{name: value for name, value in vars(parsed).items() if name in section.model_fields})
+
+
+def add_run_settings(parser: argparse.ArgumentParser) -> None:
+    """Add a flag for every setting of a training run, by its dotted name."""
     from sdlora.config import all_settings
 
     for setting in all_settings():
         value = setting.default
         default = "" if value is None or value == () or setting.field.is_required() else f" (default: {value})"
-        takes: dict[str, Any] = {}
+        extra: dict[str, Any] = {}
         if value == ():
-            takes = {"nargs": "+"}
+            extra = {"nargs": "+"}
         elif isinstance(value, bool):
-            takes = {"nargs": "?", "const": "true"}
+            extra = {"nargs": "?", "const": "true"}
         text = (setting.help + default).replace("%", "%%")
         names = [f"--{setting.name}", *(["--memory"] if setting.name == "train.memory" else [])]
-        parser.add_argument(*names, metavar="VALUE", default=argparse.SUPPRESS, help=text, **takes)
+        parser.add_argument(*names, metavar="VALUE", default=argparse.SUPPRESS, help=text, **extra)
 
 
 def overrides(parsed: argparse.Namespace) -> dict[str, Any]:
-    """The settings of a run that were given, by their dotted names; ``none`` is None."""
+    """Return the settings of a run that were given, by their dotted names; ``none`` is None."""
     return {
         name: None if isinstance(value, str) and value.lower() == "none" else value
         for name, value in vars(parsed).items()
@@ -60,19 +85,24 @@ def overrides(parsed: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def _declare(parser: argparse.ArgumentParser, section: "type[Section]", names: Iterable[str], end: str) -> None:
-    from sdlora.section import settings
+def add_base_settings(parser: argparse.ArgumentParser) -> None:
+    """Add a flag for each setting that overrides a base's scheduler."""
+    from sdlora.families.settings import Model
+    from sdlora.generation.infotext import SAID_OF_BASE
 
-    for setting in settings(section):
-        if setting.name in names:
-            choices = get_args(setting.field.annotation)
-            help = setting.help.removesuffix(".").replace("`", "") + end.format(setting.default)
-            flag = f"--{setting.name.replace('_', '-')}"
-            parser.add_argument(flag, default=setting.default, choices=choices, help=help)
+    add_settings(parser, Model, SAID_OF_BASE, " (default: as the adapter's run has it, else auto)")
+
+
+def add_engine(parser: argparse.ArgumentParser) -> None:
+    """Add ``--device``, and a flag for each setting of how images are computed."""
+    from sdlora.generation.settings import Engine
+
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps (default: auto)")
+    add_settings(parser, Engine)
 
 
 def base_settings(parsed: argparse.Namespace, base: str, adapters: Iterable[Path]) -> dict[str, Any]:
-    """What is said of ``base``: by the flags, else by the run that trained the first of ``adapters`` that is of it."""
+    """Return the settings of ``base``: from the flags, else from the run that trained the first of ``adapters``."""
     from sdlora.api.models import trained_base_settings
     from sdlora.generation.infotext import SAID_OF_BASE
 
@@ -80,31 +110,37 @@ def base_settings(parsed: argparse.Namespace, base: str, adapters: Iterable[Path
     return {**trained_base_settings(adapters, base), **flags}
 
 
+def base_with_settings(parsed: argparse.Namespace, sources: Sequence[str]) -> tuple[str, dict[str, Any]]:
+    """Return ``--base`` resolved, and its ``base_settings`` for the adapters ``sources``. Raises ConfigError."""
+    from sdlora.api.adapters import find_adapter
+    from sdlora.api.models import resolve_base
+
+    base = resolve_base(parsed.base, parsed.data_dir)
+    return base, base_settings(parsed, base, [find_adapter(source, parsed.data_dir) for source in sources])
+
+
 def model(parsed: argparse.Namespace, base: str, adapters: Iterable[Path]) -> "Model":
-    """``base`` with its ``base_settings``."""
+    """Return ``base`` with its ``base_settings``."""
     from sdlora.families.settings import Model
 
     return Model(base=base, **base_settings(parsed, base, adapters))
 
 
 def engine(parsed: argparse.Namespace) -> "Engine":
-    """How to draw, as the flags say. Raises ConfigError for what cannot be done on this machine, DeviceError."""
-    from sdlora.generation.device import choose_device
-    from sdlora.generation.runtime import require_supported
+    """Return the flags' ``Engine``. Raises ConfigError for what this machine does not support, DeviceError."""
+    from sdlora.api.generation import require_engine
     from sdlora.generation.settings import Engine
 
-    asked = Engine.model_validate({name: getattr(parsed, name) for name in Engine.model_fields})
-    require_supported(asked, choose_device(parsed.device))
-    return asked
+    return require_engine(read_settings(parsed, Engine), parsed.device)
 
 
 def split_scale(text: str) -> tuple[str, float]:
-    """``FILE`` or ``FILE:SCALE`` into both; the scale is 1 if not given (a drive's colon is no scale's)."""
+    """Split ``FILE`` or ``FILE:SCALE``; the scale is 1 if not given (a drive's colon is no scale's)."""
     source, colon, scale = text.rpartition(":")
     try:
         found = (source, float(scale)) if colon and source else (text, 1.0)
     except ValueError:
         return text, 1.0
-    if not abs(found[1]) <= MOST_SCALE:
+    if not abs(found[1]) <= LARGEST_SCALE:
         raise ConfigError(f"{text}: {scale} is no scale; give a number such as 0.8")
     return found

@@ -11,10 +11,18 @@ import gradio as gr
 
 from sdlora.api.adapters import preferred_weight
 from sdlora.api.generation import GenerationRequest, JobStatus
-from sdlora.api.grids import AxisSpec, begin_grid, best_checkpoint_grid, grid_folder, keep_best, list_grids
+from sdlora.api.grids import (
+    AxisSpec,
+    begin_grid,
+    best_checkpoint_grid,
+    grid_folder,
+    keep_best,
+    list_grids,
+    read_grid,
+    save_contact_sheet,
+)
 from sdlora.errors import ConfigError, SdloraError
 from sdlora.formatting import format_duration
-from sdlora.generation import xyz_grid
 from sdlora.generation.axes import AXIS_TYPES
 from sdlora.generation.infotext import format_parameters, read_parameters
 from sdlora.ui import create_form as fields
@@ -218,12 +226,12 @@ def _poll(app: AppState, number: int, shown: Sequence[Any]) -> list[Any]:
     ended = ticket is None or ticket.ended
     try:
         folder = grid_folder(app.data_dir, name)
-        grid = xyz_grid.read_grid(folder)
+        grid = read_grid(folder)
         there = sum((folder / cell.file).is_file() for cell in grid.cells)
         table = page_html.grid_table(grid, folder, chosen) if there != before else gr.skip()
         sheet = gr.update(visible=False)
         if ended and there:
-            sheet = gr.update(value=cache_file(xyz_grid.save_contact_sheet(folder)), visible=True)
+            sheet = gr.update(value=cache_file(save_contact_sheet(folder)), visible=True)
     except (SdloraError, OSError) as error:
         return [("", 0, ""), page_html.note([str(error)], "bad"), "", gr.update(visible=False), *_buttons(False)]
     said = _told(app, ticket, there, len(grid.cells), folder) if ticket else ""
@@ -266,7 +274,7 @@ def _choose(app: AppState, shown: Sequence[Any], file: str) -> list[Any]:
     name, there, _ = shown
     try:
         folder = grid_folder(app.data_dir, name)
-        grid = xyz_grid.read_grid(folder)
+        grid = read_grid(folder)
         cell = grid.cell(file)
         known = read_parameters(folder / file)
     except SdloraError:

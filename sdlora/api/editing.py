@@ -1,0 +1,238 @@
+"""Adapters made of adapters and models, in this process: merge, resize, extract, bake, convert, inspect.
+
+Each function checks the path it is to write before it computes anything, and imports torch on its first use.
+``adapter_jobs`` does the same in processes of their own.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from sdlora.adapters.targets import ALL_LAYERS
+from sdlora.api.adapters import adapter_name, find_adapter
+from sdlora.api.models import resolve_base
+from sdlora.errors import ConfigError
+from sdlora.events import Notice, OnEvent, ignore, report_progress
+from sdlora.filesystem.paths import as_path
+from sdlora.filesystem.writing import require_free_space
+from sdlora.section import Section
+
+if TYPE_CHECKING:
+    from sdlora.adapters.state import AdapterState
+    from sdlora.editing.low_rank import Cut
+    from sdlora.formats.round_trip import RoundTripReport
+
+
+class ExportSettings(Section):
+    """Form of an adapter file."""
+
+    format: Literal["kohya", "diffusers", "peft"] = "kohya"
+    """Key names and layout: a file of kohya's or diffusers' keys, or PEFT's folder."""
+
+    dtype: Literal["fp32", "fp16", "bf16"] = "fp32"
+    """Precision of the written tensors."""
+
+
+class RankLimit(Section):
+    """Truncation of a layer's update by its singular values; if both are given, the smaller rank counts."""
+
+    rank: int | None = None
+    """Largest rank of a layer. Merging with neither rank nor energy keeps everything, side by side."""
+
+    energy: float | None = None
+    """Share of the squared norm to keep, such as 0.95, in the lowest rank that holds it."""
+
+    def cut(self, required: bool = False) -> "Cut | None":
+        """Return the limit as the editing functions take it, None if there is none.
+
+        Raises ConfigError for impossible values, or if there is none and one is ``required``.
+        """
+        from sdlora.editing.low_rank import Cut
+
+        if self.rank is None and self.energy is None:
+            if required:
+                raise ConfigError("say how much to keep: --rank 16, or --energy 0.95")
+            return None
+        return Cut(self.rank, self.energy).check()
+
+
+def merge_adapters(
+    adapters: Sequence[tuple[str, float]],
+    output: Path,
+    limit: RankLimit,
+    export: ExportSettings,
+    base: str = "",
+    data_dir: Path | None = None,
+    on_event: OnEvent = ignore,
+) -> "RoundTripReport":
+    """Write one adapter that equals ``adapters`` (run or file, and scale) together; ranks add up without a ``limit``.
+
+    DoRA and (IA)³ need the ``base``, as their update depends on its weights. Raises ConfigError, MismatchError,
+    ModelError, FormatError, FileError.
+    """
+    from sdlora import editing
+
+    output = _new_adapter_path(output, export)
+    named = [(*_read(source, data_dir), scale) for source, scale in adapters]
+    base = resolve_base(base, data_dir) if base else ""
+    merged = editing.merge(named, limit.cut(), base, report_progress(on_event, "merging layers"))
+    return _write(merged, output, export)
+
+
+def resize_adapter(
+    source: str,
+    output: Path,
+    limit: RankLimit,
+    export: ExportSettings,
+    base: str = "",
+    data_dir: Path | None = None,
+    on_event: OnEvent = ignore,
+) -> "tuple[str, RoundTripReport]":
+    """Write the adapter of a run or file as a LoRA within ``limit``; also return the ranks and the energy kept.
+
+    Raises what ``merge_adapters`` raises, and ConfigError without a limit.
+    """
+    from sdlora import editing
+
+    output, cut = _new_adapter_path(output, export), limit.cut(required=True)
+    _, state = _read(source, data_dir)
+    base = resolve_base(base, data_dir) if base else ""
+    assert cut is not None
+    resized = editing.resize(state, cut, base, report_progress(on_event, "resizing layers"))
+    ranks = sorted(layer.rank for layer in resized.layers.values())
+    kept = f"ranks {ranks[0]} to {ranks[-1]}; {resized.kept:.2%} of the energy is kept"
+    return kept, _write(resized.state, output, export)
+
+
+def extract_adapter(
+    base: str,
+    tuned: str,
+    output: Path,
+    limit: RankLimit,
+    export: ExportSettings,
+    targets: str = ALL_LAYERS,
+    text_encoder: bool = True,
+    data_dir: Path | None = None,
+    on_event: OnEvent = ignore,
+) -> "RoundTripReport":
+    """Write the LoRA that best approximates the change from the model ``base`` to the model ``tuned``.
+
+    ``targets`` names layers as ``adapter.targets`` does; the text encoders' are left out without ``text_encoder``.
+    Raises what ``merge_adapters`` raises, and ConfigError without a limit or for targets that name no layer.
+    """
+    from sdlora import editing
+
+    output, cut = _new_adapter_path(output, export), limit.cut(required=True)
+    assert cut is not None
+    base, tuned = resolve_base(base, data_dir), resolve_base(tuned, data_dir)
+    progress = report_progress(on_event, "comparing layers")
+    state = editing.extract(
+        base, tuned, cut, targets, text_encoder, progress, lambda text: on_event(Notice(message=text))
+    )
+    return _write(state, output, export)
+
+
+def bake_adapters(
+    base: str,
+    adapters: Sequence[tuple[str, float]],
+    output: Path,
+    dtype: str = "fp16",
+    base_settings: Mapping[str, Any] | None = None,
+    data_dir: Path | None = None,
+    on_event: OnEvent = ignore,
+) -> Path:
+    """Write ``base`` with ``adapters`` (run or file, and scale) folded into its weights, and return the path.
+
+    ``base_settings`` override the base's scheduler settings. Raises ConfigError, ModelError, FormatError,
+    MismatchError, FileError.
+    """
+    from sdlora import editing
+    from sdlora.families.settings import Model
+
+    files = [(find_adapter(source, data_dir), scale) for source, scale in adapters]
+    model = Model(base=resolve_base(base, data_dir), **(base_settings or {}))
+    named = [(adapter_name(path), path, scale) for path, scale in files]
+    return editing.bake(model, named, output, dtype, on_event)
+
+
+def convert_adapters(
+    sources: Sequence[str], output: Path, export: ExportSettings, data_dir: Path | None = None
+) -> Iterator[tuple[Path, "RoundTripReport"]]:
+    """Write each adapter in another format; several go into the folder ``output`` under their own names.
+
+    Yields each written path with what reading it back showed. Nothing is written unless all can be. Raises
+    ConfigError, FormatError, FileError.
+    """
+    named = [_read(source, data_dir) for source in sources]
+    if len(named) == 1:
+        outputs = [_new_adapter_path(output, export)]
+    else:
+        names = [name.replace(".", "-") for name, _ in named]
+        if len(set(names)) < len(names):
+            raise ConfigError("two of the adapters have the same name; convert them one by one")
+        outputs = [_new_adapter_path(as_path(output) / f"{name}{_suffix(export)}", export) for name in names]
+    for path, (_, state) in zip(outputs, named, strict=True):
+        yield path, _write(state, path, export)
+
+
+def describe_adapter(path: Path, base: str = "") -> Iterator[str]:
+    """Yield what the adapter file ``path`` holds, then how much of it fits ``base``, if one is given.
+
+    Raises FormatError, FileError, ModelError, MismatchError if it does not fit.
+    """
+    from sdlora.formats import inspect_adapter
+
+    yield str(inspect_adapter(path))
+    if base:
+        from sdlora.formats.adapter_check import require_fits
+
+        yield f"{'fits:':<34} {require_fits(path, base)}"
+
+
+def inspect_layers(path: Path, base: str = "", plot: Path | None = None, on_event: OnEvent = ignore) -> list[str]:
+    """Return a table of an adapter's layers (norm, rank, effective rank), and plot it to a new PNG file ``plot``.
+
+    DoRA and (IA)³ need the ``base``. Raises ConfigError, ModelError, FormatError, FileError.
+    """
+    from sdlora.editing import layer_spectrum
+    from sdlora.formats import read_adapter
+
+    layers = layer_spectrum.spectrum(read_adapter(path), base, report_progress(on_event, "analysing layers"))
+    if plot is not None:
+        layer_spectrum.save_spectrum_plot(layers, plot)
+    return list(layer_spectrum.spectrum_table(layers))
+
+
+def new_path(output: Path, suffix: str) -> Path:
+    """Return ``output`` if it can be written. Raises ConfigError if it exists or has another suffix, FileError."""
+    output = as_path(output)
+    if output.exists():
+        raise ConfigError(f"{output}: exists already; choose another name, or move it away")
+    if output.suffix != suffix:
+        remedy = f"give it the ending {suffix}" if suffix else "PEFT's are folders: leave the ending out"
+        raise ConfigError(f"{output}: {remedy}")
+    require_free_space(output.parent, 0)
+    return output
+
+
+def _new_adapter_path(output: Path, export: ExportSettings) -> Path:
+    return new_path(output, _suffix(export))
+
+
+def _suffix(export: ExportSettings) -> str:
+    return "" if export.format == "peft" else ".safetensors"
+
+
+def _read(source: str, data_dir: Path | None) -> "tuple[str, AdapterState]":
+    from sdlora.formats import read_adapter
+
+    path = find_adapter(source, data_dir)
+    return adapter_name(path), read_adapter(path)
+
+
+def _write(state: "AdapterState", output: Path, export: ExportSettings) -> "RoundTripReport":
+    from sdlora.formats import export_adapter
+
+    metadata = {**state.metadata, "ss_output_name": output.stem, "modelspec.title": output.stem}
+    return export_adapter(replace(state, metadata=metadata), output, export.format, export.dtype)

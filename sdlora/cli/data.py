@@ -1,0 +1,74 @@
+"""Commands of models, data sets and the data folder: models, check, disk."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from sdlora.cli.options import Command
+from sdlora.cli.progress import TerminalProgress
+from sdlora.errors import DatasetError
+from sdlora.filesystem.paths import data_root
+from sdlora.formatting import format_bytes
+
+MODELS_HELP = "List the base models that need no download: bundled, in $SDLORA_MODELS and in DATA_DIR/models."
+
+
+def models(parsed: argparse.Namespace) -> int:
+    """Print the base models, then what lies beside them and is none, with the reason."""
+    from sdlora.api.models import available_models
+
+    for model in available_models(parsed.data_dir):
+        if model.problem:
+            print(f"{model.name}: {model.problem}", file=sys.stderr)
+        else:
+            size = f"{model.native_size} px {format_bytes(model.bytes):>9}"
+            print(f"{model.name:24} {model.family:5} {size:>18}  {model.path}")
+    return 0
+
+
+def _check_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="images with captions; kohya's folders work")
+    parser.add_argument("--trigger", default="", metavar="WORD", help="the word that will call the adapter")
+    parser.add_argument("--class-name", default="", metavar="WORD", help="what the subject is, such as dog")
+    parser.add_argument("--base", default="pocket", help="the base that they are meant for (default: %(default)s)")
+
+
+def check(parsed: argparse.Namespace) -> int:
+    """Print the findings; exit code 3 if something must be mended first."""
+    from sdlora.api.models import native_size
+    from sdlora.data import doctor
+    from sdlora.data.settings import Data
+
+    data = Data(folder=parsed.folder, trigger=parsed.trigger, class_name=parsed.class_name)
+    terminal = TerminalProgress(str(parsed.folder))
+    findings = doctor.check_dataset(data, native_size(parsed.base), terminal.progress("checking images"))
+    terminal.close()
+    for finding in findings:
+        print(f"{finding.severity:6}{finding.text}")
+    if not findings:
+        print("Nothing to mend: these pictures can be trained on.")
+    return DatasetError.exit_code if any(finding.severity == "must" for finding in findings) else 0
+
+
+def _disk_arguments(parser: argparse.ArgumentParser) -> None:
+    help = "delete this row of the list for good, such as cache or states; may be given often. Finished adapters stay"
+    parser.add_argument("--free", action="append", default=[], metavar="WHAT", help=help)
+    help = "leave alone what is younger than that (default: %(default)s)"
+    parser.add_argument("--older-than", type=float, default=0, metavar="DAYS", help=help)
+
+
+def disk(parsed: argparse.Namespace) -> int:
+    from sdlora.api.storage import disk_usage, free_space, table
+
+    folder = data_root(parsed.data_dir)
+    if parsed.free:
+        print(f"freed {format_bytes(free_space(folder, parsed.free, parsed.older_than))}")
+    print("\n".join([f"{folder}", *table(disk_usage(folder, parsed.older_than))]))
+    return 0
+
+
+MODELS = Command("models", models, None, MODELS_HELP)
+COMMANDS = (
+    Command("check", check, _check_arguments, "Find what is wrong with a folder of images, or could be better."),
+    Command("disk", disk, _disk_arguments, "Show what the data folder takes on the disk, and free some of it."),
+)
