@@ -15,8 +15,8 @@ from sdlora.api.models import resolve_base
 from sdlora.errors import ConfigError, SdloraError
 from sdlora.ui import job_widget, library_html, page_html
 from sdlora.ui.app_state import AppState, cache_file
-from sdlora.ui.event_options import HIDDEN, PRIVATE
 from sdlora.ui.import_tab import SAVE_FILE
+from sdlora.ui.listeners import HIDDEN, PRIVATE
 from sdlora.ui.tools_panel import TYPES
 
 FORMATS = [("A1111, ComfyUI, kohya", "kohya"), ("diffusers", "diffusers"), ("PEFT (zip)", "peft")]

@@ -13,8 +13,8 @@ from sdlora.generation.infotext import SAID_OF_BASE
 from sdlora.ui import job_widget, page_html, tools_panel
 from sdlora.ui.app_state import AppState
 from sdlora.ui.create_form import said_of_base
-from sdlora.ui.event_options import HIDDEN, PRIVATE
 from sdlora.ui.import_tab import SAVE_FILE
+from sdlora.ui.listeners import HIDDEN, PRIVATE
 
 ROWS = 3
 """Adapters in one model."""

@@ -1,77 +1,131 @@
-"""A card a picture: what it looks like, its caption, and a way to take it out."""
+"""One card for each picture with its caption, and what the checks of the data set found, listed and marked on cards."""
 
+from collections.abc import Sequence
+from functools import partial
+from html import escape
 from pathlib import Path
 
 import gradio as gr
 
+from sdlora.data.doctor import Finding, Severity
 from sdlora.data.projects import Project
 from sdlora.errors import SdloraError
+from sdlora.filesystem.paths import safe_name
 from sdlora.ui.app_state import thumbnail
-from sdlora.ui.event_options import HIDDEN, LAST
-from sdlora.ui.findings_html import card_id
+from sdlora.ui.listeners import HIDDEN, LAST
 from sdlora.ui.page_html import note
+from sdlora.ui.project_panel import ImagesTab
 
-SHOWN = 100
+MAX_CARDS = 100
+TITLES: dict[Severity, str] = {"must": "To mend first", "could": "Could be better", "fine": "Taken care of"}
+MAX_LINKS = 8
+"""Cards that a finding links to; the others are only marked."""
+NO_FINDINGS = "Nothing to mend: these pictures can be trained on."
 
 
-def cards(data_dir: Path, counter: gr.State, touched: gr.State, name: str, version: int, edition: int) -> None:
-    """The cards of a project's pictures, inside a ``gr.render``.
+def render_cards(data_dir: Path, tab: ImagesTab, name: str, version: int, captions_version: int) -> None:
+    """Lay out the cards of a project's pictures, inside a ``gr.render``.
 
-    They count in ``counter`` what changes pictures, and in ``touched`` what changes captions. What follows from that
-    is wired outside: a render takes its own events' successors away with it.
+    Cards count changes of pictures in ``tab.images_version`` and of captions in ``tab.edits``. Listeners of these are
+    wired outside: a new render would remove those that follow an event inside.
     """
     try:
         project = Project(data_dir, name or "")
     except SdloraError:
         return
-    pictures = project.images()
+    images = project.images()
     with gr.Row(elem_classes="cards"):
-        for picture in pictures[:SHOWN]:
-            if (image := _image(picture)) is not None:
-                _card(project, picture, image, counter, touched, edition)
-    if len(pictures) > SHOWN:
-        gr.HTML(note([f"The first {SHOWN} of {len(pictures)} pictures are shown; all are trained on."]))
+        for image in images[:MAX_CARDS]:
+            if (small := _thumbnail(image)) is not None:
+                _card(project, image, small, tab, captions_version)
+    if len(images) > MAX_CARDS:
+        gr.HTML(note([f"Only the first {MAX_CARDS} of {len(images)} pictures are shown; training uses all of them."]))
 
 
-def _image(picture: Path) -> str | None:
-    """A small copy to show; none of a file that cannot be read, which the findings name."""
+def _thumbnail(image: Path) -> str | None:
+    """Return a small copy; None for a file that cannot be read, which the findings name."""
     try:
-        return thumbnail(picture)
+        return thumbnail(image)
     except (SdloraError, OSError):
         return None
 
 
-def _card(project: Project, picture: Path, image: str, counter: gr.State, touched: gr.State, edition: int) -> None:
-    key = f"{project.name}/{picture.name}/{picture.stat().st_mtime_ns}"
-    said = project.caption(picture)
-    with gr.Column(elem_classes="card", elem_id=card_id(picture), min_width=0, key=f"{key}:card"):
+def _card(project: Project, image: Path, small: str, tab: ImagesTab, captions_version: int) -> None:
+    key = f"{project.name}/{image.name}/{image.stat().st_mtime_ns}"
+    with gr.Column(elem_classes="card", elem_id=card_id(image), min_width=0, key=f"{key}:card"):
         gr.Image(
-            image, show_label=False, interactive=False, buttons=[], height=150, key=f"{key}:image",
-            alt_text=picture.name,
-        )  # fmt: skip
-        caption = gr.Textbox(
-            said, label=f"Caption of {picture.name}", lines=2, max_lines=4, interactive=True,
-            placeholder=project.training_caption(picture), key=f"{key}:caption:{edition}",
+            small, show_label=False, interactive=False, buttons=[], height=150, key=f"{key}:image", alt_text=image.name
+        )
+        field = gr.Textbox(
+            project.caption(image), label=f"Caption of {image.name}", lines=2, max_lines=4, interactive=True,
+            placeholder=project.training_caption(image), key=f"{key}:caption:{captions_version}",
         )  # fmt: skip
         remove = gr.Button("Remove", size="sm", variant="secondary", interactive=True, key=f"{key}:remove")
+    caption = _Caption(project, image)
+    # Not `change`: a render that began while somebody typed puts the old text back, which is a change too. Pasted text
+    # fires no `input`; it is stored when the field loses focus. The keys keep listeners apart, as a browser uses those
+    # it knows until it has received the next render.
+    field.input(caption.store, field, None, key=f"{key}:keep", **LAST)
+    field.blur(caption.leave, [field, tab.edits], tab.edits, key=f"{key}:leave", **HIDDEN)
+    version = tab.images_version
+    remove.click(partial(_remove, project, image), version, version, key=f"{key}:drop", **HIDDEN)
 
-    def keep(text: str) -> None:
-        nonlocal said
-        if text != said:
-            project.write_caption(picture, text)
-        said = text
 
-    def leave(text: str, touches: int) -> int:
-        keep(text)
-        return touches + 1
+class _Caption:
+    """The caption of a card; writes the file only when the text changes."""
 
-    def drop(version: int) -> int:
-        project.remove(picture)
-        return version + 1
+    def __init__(self, project: Project, image: Path):
+        self._project, self._image = project, image
+        self._text = project.caption(image)
 
-    # Not `change`: a drawing that was under way while somebody wrote puts the old text back into the field, which is a
-    # change too. What is pasted is no `input`; it is kept when the field is left. With keys, as a browser goes on with
-    # the listeners that it knows until it has seen the next drawing.
-    caption.input(keep, caption, None, key=f"{key}:keep", **LAST)
-    caption.blur(leave, [caption, touched], touched, key=f"{key}:leave", **HIDDEN)
-    remove.click(drop, counter, counter, key=f"{key}:drop", **HIDDEN)
+    def store(self, text: str) -> None:
+        if text != self._text:
+            self._project.write_caption(self._image, text)
+        self._text = text
+
+    def leave(self, text: str, edits: int) -> int:
+        self.store(text)
+        return edits + 1
+
+
+def _remove(project: Project, image: Path, version: int) -> int:
+    project.remove(image)
+    return version + 1
+
+
+def card_id(image: Path) -> str:
+    """Return the id of the card of ``image``, which needs no escaping."""
+    return f"card-{safe_name(image.name, fallback='picture')}"
+
+
+def findings_list(findings: Sequence[Finding], images: int) -> str:
+    """List findings by what they ask a person to do; nothing for a project without ``images``."""
+    if not images:
+        return ""
+    if not findings:
+        return f"<div class='findings'><p class='quiet'>{NO_FINDINGS}</p></div>"
+    body = ""
+    for severity, title in TITLES.items():
+        items = "".join(f"<li>{_sentence(finding)}</li>" for finding in findings if finding.severity == severity)
+        body += f"<section class='{severity}'><h4>{title}</h4><ul>{items}</ul></section>" if items else ""
+    return f"<style>{_marks(findings)}</style><div class='findings'>{body}</div>"
+
+
+def _sentence(finding: Finding) -> str:
+    links = "".join(
+        f"<a href='#{escape(card_id(image), quote=True)}'>{escape(image.stem)}</a>"
+        for image in finding.images[:MAX_LINKS]
+    )
+    return escape(finding.text) + (f" <span class='to-cards'>{links}</span>" if links else "")
+
+
+def _marks(findings: Sequence[Finding]) -> str:
+    """Mark the cards that findings concern. The marks are style rules, so that no card is rendered again."""
+    marks: dict[str, list[str]] = {}
+    for finding in findings:
+        for image in finding.images if finding.label else ():
+            marks.setdefault(card_id(image), []).append(finding.label)
+    return "".join(
+        f'[id="{escape(card, quote=True)}"]::before{{content:"{escape(" · ".join(dict.fromkeys(words)))}"}}'
+        for card, words in marks.items()
+    )

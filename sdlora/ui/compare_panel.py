@@ -30,7 +30,7 @@ from sdlora.ui import page_html
 from sdlora.ui.app_state import AppState, cache_file
 from sdlora.ui.create_form import NONE
 from sdlora.ui.create_tab import CreateTab
-from sdlora.ui.event_options import HIDDEN
+from sdlora.ui.listeners import HIDDEN
 
 CHOICES = [("Nothing", ""), *((kind.title, name) for name, kind in AXIS_TYPES.items())]
 BEGIN = ("scale", "checkpoint", "")

@@ -21,7 +21,7 @@ from sdlora.generation.settings import Engine
 from sdlora.section import settings
 from sdlora.ui import page_html
 from sdlora.ui.app_state import AppState
-from sdlora.ui.event_options import EVERY, HIDDEN, LAST
+from sdlora.ui.listeners import EVERY, HIDDEN, LAST
 from sdlora.ui.setting_fields import SAMPLE_SETTINGS, options
 
 ROWS = 8

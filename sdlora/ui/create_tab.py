@@ -16,8 +16,8 @@ from sdlora.ui import gallery_panel, page_html
 from sdlora.ui.app_state import AppState
 from sdlora.ui.create_form import CreateForm
 from sdlora.ui.create_form import adapter_updates as adapter_updates
-from sdlora.ui.event_options import HIDDEN
 from sdlora.ui.gallery_panel import GalleryPanel
+from sdlora.ui.listeners import HIDDEN
 
 WORDS = {
     "queued": "Getting ready",

@@ -10,8 +10,8 @@ from sdlora.errors import SdloraError
 from sdlora.formatting import format_bytes
 from sdlora.ui import page_html
 from sdlora.ui.app_state import AppState
-from sdlora.ui.event_options import HIDDEN, LAST
 from sdlora.ui.library_html import facts
+from sdlora.ui.listeners import HIDDEN, LAST
 
 OLD_DAYS = 30
 

@@ -14,7 +14,7 @@ from sdlora.ui import create_form as fields
 from sdlora.ui import page_html
 from sdlora.ui.app_state import AppState, cache_file
 from sdlora.ui.create_form import CreateForm
-from sdlora.ui.event_options import HIDDEN
+from sdlora.ui.listeners import HIDDEN
 
 SHOWN = 24
 """Pictures at first, and more with each click on the button below them."""

@@ -11,7 +11,7 @@ from sdlora.api.adapter_jobs import import_adapters
 from sdlora.errors import SdloraError
 from sdlora.ui import library_html, page_html
 from sdlora.ui.app_state import AppState
-from sdlora.ui.event_options import HIDDEN
+from sdlora.ui.listeners import HIDDEN
 
 ALONE = "no base: check the file alone"
 SAVE_FILE = "() => setTimeout(() => document.querySelector('#library-file')?.click(), 100)"

@@ -17,7 +17,7 @@ from sdlora.formatting import format_duration
 from sdlora.time_left import TimeLeft
 from sdlora.ui import page_html
 from sdlora.ui.app_state import AppState, CancellableJob, cache_file
-from sdlora.ui.event_options import HIDDEN
+from sdlora.ui.listeners import HIDDEN
 
 AT_ONCE: dict[str, Any] = {"concurrency_id": "tools", "concurrency_limit": 2}
 """Errands of all persons together: each takes a processor and a model's memory; the others wait their turn."""

@@ -17,7 +17,7 @@ from sdlora.formatting import format_bytes
 from sdlora.ui import bake_panel, disk_tab, import_tab, library_html, page_html, tools_panel
 from sdlora.ui.adapter_detail import AdapterDetail, build_detail, inspect, show_adapter, wire_detail
 from sdlora.ui.app_state import AppState
-from sdlora.ui.event_options import HIDDEN, LAST, PRIVATE
+from sdlora.ui.listeners import HIDDEN, LAST, PRIVATE
 from sdlora.ui.run_panel import RESUMABLE
 from sdlora.ui.run_view import describe
 

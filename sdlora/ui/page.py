@@ -11,9 +11,9 @@ from sdlora.errors import ConfigError, SdloraError
 from sdlora.ui import compare_panel, create_tab, endpoints, images_tab, library_tab, page_html, train_panel, train_tab
 from sdlora.ui.app_state import ACTIVE, AppState
 from sdlora.ui.create_tab import CreateTab
-from sdlora.ui.event_options import EVERY, HIDDEN, PRIVATE, hide
-from sdlora.ui.images_tab import ImagesTab
 from sdlora.ui.library_tab import LibraryTab
+from sdlora.ui.listeners import EVERY, HIDDEN, PRIVATE, show_hidden_progress_on
+from sdlora.ui.project_panel import ImagesTab
 from sdlora.ui.run_html import SCRIPT
 from sdlora.ui.run_panel import run_panel_updates
 from sdlora.ui.train_tab import TrainTab
@@ -78,7 +78,7 @@ def build(app: AppState) -> gr.Blocks:
         _lead_on(app, tabs, tab, training, drawing)
         stop.click(partial(_stop, app), None, stop, **PRIVATE)
         endpoints.build(app)
-        hide(demo, header)
+        show_hidden_progress_on(demo, header)
     return demo
 
 
@@ -116,8 +116,8 @@ def _keep_fresh(
 
 def _lead_on(app: AppState, tabs: gr.Tabs, tab: ImagesTab, training: TrainTab, drawing: CreateTab) -> None:
     """The short way: from the pictures to a training, and from what it gave to a picture, a click each."""
-    begun = [tab.refused, *training.outputs, tabs]
-    tab.train.click(partial(_train_these, app), training.inputs, begun, show_progress_on=tab.refused, **PRIVATE)
+    begun = [tab.train_message, *training.outputs, tabs]
+    tab.train.click(partial(_train_these, app), training.inputs, begun, show_progress_on=tab.train_message, **PRIVATE)
     base = training.form.base
     base.change(lambda chosen: chosen, base, tab.base, **EVERY)  # The doctor judges the pictures for it.
     live = training.live

@@ -9,7 +9,7 @@ from sdlora.api.training import estimate_run
 from sdlora.errors import SdloraError
 from sdlora.ui import build_config, page_html, run_html
 from sdlora.ui.app_state import AppState
-from sdlora.ui.event_options import HIDDEN
+from sdlora.ui.listeners import HIDDEN
 
 Act = Literal["first", "up", "down", "cancel"]
 Row = tuple[str, str]

@@ -14,7 +14,7 @@ from sdlora.errors import SdloraError
 from sdlora.filesystem.paths import why_foreign
 from sdlora.ui import page_html, queue_panel, run_html
 from sdlora.ui.app_state import ACTIVE, AppState, export_to_cache
-from sdlora.ui.event_options import PRIVATE
+from sdlora.ui.listeners import PRIVATE
 from sdlora.ui.run_view import RunView, loss_curve
 
 EMPTY = "Nothing has been trained yet. Choose a quality and press Train; its progress appears here."

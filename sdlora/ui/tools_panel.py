@@ -16,7 +16,7 @@ from sdlora.errors import ConfigError
 from sdlora.formatting import format_bytes, pluralize
 from sdlora.ui import job_widget, page_html
 from sdlora.ui.app_state import AppState
-from sdlora.ui.event_options import HIDDEN
+from sdlora.ui.listeners import HIDDEN
 
 TYPES = ["fp32", "fp16", "bf16"]
 MOST, SEEN = 6, 2

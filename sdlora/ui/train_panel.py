@@ -14,8 +14,8 @@ from sdlora.data.step_heuristics import Kind
 from sdlora.errors import SdloraError
 from sdlora.ui import build_config, page_html, run_html, setting_fields
 from sdlora.ui.app_state import AppState
-from sdlora.ui.event_options import EVERY, HIDDEN, LAST
-from sdlora.ui.images_tab import ImagesTab
+from sdlora.ui.listeners import EVERY, HIDDEN, LAST
+from sdlora.ui.project_panel import ImagesTab
 
 LOOK_SECONDS = 2.0
 """Between two looks at a measurement."""
@@ -92,9 +92,9 @@ def wire(app: AppState, demo: gr.Blocks, form: TrainPanel, pictures: ImagesTab) 
     )
     demo.load(app.base_update, None, form.base, **HIDDEN)
     chosen = [form.quality, *form.prompts, *form.advanced]
-    values = [pictures.name, *about, *form.inputs]
+    values = [pictures.project, *about, *form.inputs]
     gr.on([*said, *(field.change for field in chosen)], partial(_changed, app), values, form.told, **LAST)
-    other = [demo.load, pictures.opened.change, pictures.version.change]
+    other = [demo.load, pictures.open_project.change, pictures.images_version.change]
     gr.on(other, partial(_changed, app), values, form.told, **EVERY)
     form.timer.tick(partial(told, app), values, form.told, concurrency_limit=None, **HIDDEN)
     form.measure.click(partial(_measure, app), values, [form.message, *form.told], **HIDDEN)

@@ -11,8 +11,8 @@ from sdlora.data.step_heuristics import Kind
 from sdlora.errors import SdloraError
 from sdlora.ui import page_html, run_panel, setting_fields, train_panel
 from sdlora.ui.app_state import AppState
-from sdlora.ui.event_options import PRIVATE
-from sdlora.ui.images_tab import ImagesTab
+from sdlora.ui.listeners import PRIVATE
+from sdlora.ui.project_panel import ImagesTab
 from sdlora.ui.run_panel import RunPanel
 from sdlora.ui.train_panel import TrainPanel
 
@@ -37,7 +37,7 @@ def build(app: AppState, demo: gr.Blocks, pictures: ImagesTab) -> TrainTab:
         with gr.Column(scale=3, min_width=320):
             shown = run_panel.build(app)
     train_panel.wire(app, demo, form, pictures)
-    inputs = [pictures.name, pictures.kind, pictures.trigger, pictures.class_name, *form.inputs]
+    inputs = [pictures.project, pictures.kind, pictures.trigger, pictures.class_name, *form.inputs]
     tab = TrainTab(form, shown, inputs, [form.message, shown.run])
     form.train.click(partial(train, app), tab.inputs, tab.outputs, **PRIVATE)
     shown.stop.click(partial(_stop, app), shown.run, shown.message, **PRIVATE)

@@ -11,10 +11,11 @@ from sdlora.api.grids import grid_folder
 from sdlora.data.projects import Project, ProjectInfo, list_projects
 from sdlora.errors import FileError
 from sdlora.generation import xyz_grid
-from sdlora.ui import images_tab, library_tab
+from sdlora.ui import images_tab, library_tab, project_panel
 from sdlora.ui.app_state import AppState
 from tests.support import hostile_files
 from tests.support.images import noise_image
+from tests.support.page_calls import build_images_tab
 from tests.support.tiny_models import write_tiny_adapter
 
 JSON: dict[str, hostile_files.Maker] = {
@@ -72,7 +73,7 @@ def test_a_small_file_of_any_kind_breaks_no_list(app: AppState, file: str, case:
     assert [adapter.name for adapter in list_adapters(app.data_dir)] == ["a"]
     for found in list_projects(app.data_dir):
         assert found.status()
-        images_tab._about(app, found.name)
+        project_panel.project_values(app, build_images_tab(app), found.name)
         images_tab._status(app, found.name)
         found.undo()
     assert app.library.trash.empty(30) == 0

@@ -16,11 +16,11 @@ from sdlora.api.training import prepare_run
 from sdlora.config import TrainConfig
 from sdlora.data.projects import Project
 from sdlora.errors import DatasetError
-from sdlora.ui import images_tab
 from sdlora.ui.app_state import AppState
 from tests.support import hostile_files
 from tests.support.hostile_files import Refused, content, picture, png
 from tests.support.images import noise_image
+from tests.support.page_calls import drop_files
 
 PICTURES = {
     "empty.png": (content(), "empty (0 bytes)"),
@@ -130,7 +130,7 @@ def sdlora_check(folder: Path) -> int:
 
 def drop(app: AppState, *files: Path, paths: str = "") -> str:
     """What the page says of dropped files."""
-    return str(images_tab._add(app, [str(file) for file in files], paths, "mine", "style", "ohwx", "", 0)[2])
+    return drop_files(app, list(files), paths=paths)
 
 
 def kept(app: AppState) -> list[str]:

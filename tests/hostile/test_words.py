@@ -26,6 +26,7 @@ from sdlora.ui.endpoints import Endpoints, _checked
 from tests.support import hostile_files
 from tests.support.hostile_files import Refused
 from tests.support.images import noise_image
+from tests.support.page_calls import delete_project, drop_files
 
 Command = Callable[..., Refused]
 NAMES = {
@@ -79,7 +80,7 @@ def test_a_hostile_name_becomes_one_in_its_folder_through_every_door(
 ) -> None:
     name = NAMES[case]
     noise_image().save(tmp_path / "a.png")
-    images_tab._add(app, [str(tmp_path / "a.png")], "", name, "style", "ohwx", "", 0)
+    drop_files(app, [tmp_path / "a.png"], name)
     (project,) = (app.data_dir / "projects").iterdir()
     assert fits_everywhere(project.name)
     run = prepare_run(configure(), name, app.data_dir)
@@ -95,9 +96,9 @@ def test_a_hostile_name_becomes_one_in_its_folder_through_every_door(
 def test_a_project_without_a_name_is_refused_on_the_page(app: AppState, tmp_path: Path, case: str) -> None:
     noise_image().save(tmp_path / "a.png")
     for said in (
-        images_tab._add(app, [str(tmp_path / "a.png")], "", NOTHING[case], "style", "ohwx", "", 0)[2],
+        drop_files(app, [tmp_path / "a.png"], NOTHING[case]),
         images_tab._status(app, NOTHING[case])[0],
-        images_tab._delete(app, NOTHING[case], 0)[5],
+        delete_project(app, NOTHING[case]),
     ):
         assert "Give the project a name" in said
     assert not (app.data_dir / "projects").exists()
@@ -351,8 +352,7 @@ def test_a_caption_of_html_is_kept_as_text(app: AppState, tmp_path: Path) -> Non
     caption = "<script>alert(1)</script>"
     noise_image().save(tmp_path / "a.png")
     (tmp_path / "a.txt").write_text(caption)
-    files = [str(tmp_path / "a.png"), str(tmp_path / "a.txt")]
-    images_tab._add(app, files, "", "mine", "style", "ohwx", "", 0)
+    drop_files(app, [tmp_path / "a.png", tmp_path / "a.txt"])
     project = Project(app.data_dir, "mine")
     assert project.caption(project.images()[0]) == caption
     assert "<script>" not in images_tab._check(app, "mine", "pocket")

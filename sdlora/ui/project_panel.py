@@ -1,0 +1,132 @@
+"""The project of the Pictures tab: which one is open, what its pictures show, and the words for it."""
+
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+
+import gradio as gr
+from gradio.blocks import Block
+
+from sdlora.data.projects import Project, ProjectInfo, list_projects
+from sdlora.data.step_heuristics import Kind
+from sdlora.errors import SdloraError
+from sdlora.ui.app_state import AppState
+from sdlora.ui.build_config import suggested_words
+from sdlora.ui.listeners import EVERY, HIDDEN, Values
+from sdlora.ui.page_html import note
+
+FIRST_PROJECT = "mystyle"
+"""Name of the first project until the user gives another."""
+
+
+@dataclass(frozen=True)
+class ImagesTab:
+    """Components of the Pictures tab."""
+
+    project: gr.Dropdown
+    kind: gr.Radio
+    trigger: gr.Textbox
+    class_name: gr.Textbox
+    paths: gr.Textbox
+    """Paths of the uploaded files within their folder, as JSON."""
+    drop: gr.File
+    folder: gr.UploadButton
+    use_words: gr.Button
+    folder_words: gr.State
+    """Words in the name of an uploaded folder, which a click uses."""
+    status: gr.HTML
+    message: gr.HTML
+    findings: gr.HTML
+    undo: gr.Button
+    train: gr.Button
+    """Trains on these pictures; the page wires it."""
+    train_message: gr.HTML
+    open_project: gr.State
+    """Name of the project whose words are filled in; changes only when another one is opened."""
+    images_version: gr.State
+    """Changes whenever the project's pictures do."""
+    captions_version: gr.State
+    """Changes whenever captions change other than by hand, so that the cards read them again."""
+    edits: gr.State
+    """Changes whenever a caption or a word of the project does."""
+    deleted: gr.State
+    """Folder in the trash of the project that was deleted last."""
+    base: gr.State
+    """Base model for which the pictures are checked; the Train tab sets it."""
+
+    @property
+    def words(self) -> list[Block]:
+        return [self.kind, self.trigger, self.class_name]
+
+    def info(self, values: Values) -> ProjectInfo:
+        """Return what the pictures show, as filled in."""
+        return ProjectInfo(*(values[component] for component in self.words))
+
+
+def wire(app: AppState, demo: gr.Blocks, tab: ImagesTab) -> None:
+    """Open projects and store their words."""
+    opened = [tab.project, tab.open_project, *tab.words]
+    demo.load(partial(open_latest, app, tab), None, opened, **HIDDEN)
+    tab.project.change(
+        partial(_open, app, tab), [tab.project, tab.open_project], [*opened[1:], tab.message], **HIDDEN
+    )  # fmt: skip
+    tab.kind.input(partial(_change_kind, app, tab), {tab.project, *tab.words}, tab.words, **HIDDEN)
+    for field in (tab.trigger, tab.class_name):
+        field.change(
+            partial(_store_words, app, tab), {tab.project, *tab.words, tab.edits}, [tab.message, tab.edits], **EVERY
+        )
+
+
+def open_latest(app: AppState, tab: ImagesTab) -> Values:
+    """Open the project that was changed last, or a new one."""
+    names = [project.name for project in list_projects(app.data_dir)]
+    name = names[0] if names else FIRST_PROJECT
+    return {tab.project: gr.update(choices=names, value=name, interactive=True), **project_values(app, tab, name)}
+
+
+def project_values(app: AppState, tab: ImagesTab, name: str) -> Values:
+    """Return the words of the project ``name``; a new project has those of the preset."""
+    info = Project(app.data_dir, name).info or suggested_words("pocket", "style")
+    return {tab.open_project: name, **word_values(tab, info)}
+
+
+def word_values(tab: ImagesTab, info: ProjectInfo) -> Values:
+    class_name = gr.update(value=info.class_name, visible=info.kind == "subject")
+    return {tab.kind: info.kind, tab.trigger: info.trigger, tab.class_name: class_name}
+
+
+def _open(app: AppState, tab: ImagesTab, name: str, opened: str) -> Values:
+    """Fill in the words of the chosen project."""
+    if name == opened:
+        return gr.skip()
+    try:
+        return {**project_values(app, tab, name or ""), tab.message: ""}
+    except SdloraError as error:
+        return {tab.message: note([str(error)], "bad")}
+
+
+def _store_words(app: AppState, tab: ImagesTab, values: Values) -> Values:
+    """Store the words of a project that has pictures."""
+    try:
+        _store(app, values[tab.project], tab.info(values))
+        return {tab.edits: values[tab.edits] + 1}
+    except SdloraError as error:
+        return {tab.message: note([str(error)], "bad")}
+
+
+def _change_kind(app: AppState, tab: ImagesTab, values: Values) -> Values:
+    """Replace the words that were suggested for the other kind by those for this one."""
+    info = tab.info(values)
+    others: Kind = "style" if info.kind == "subject" else "subject"
+    suggested = suggested_words("pocket", info.kind)
+    trigger = suggested.trigger if info.trigger in ("", suggested_words("pocket", others).trigger) else info.trigger
+    class_name = info.class_name or suggested.class_name
+    with suppress(SdloraError):  # The changed words' own listener reports it.
+        _store(app, values[tab.project], ProjectInfo(info.kind, trigger, class_name))
+    return {tab.trigger: trigger, tab.class_name: gr.update(value=class_name, visible=info.kind == "subject")}
+
+
+def _store(app: AppState, name: str | None, info: ProjectInfo) -> None:
+    project = Project(app.data_dir, name) if name else None  # A page that is still loading has no project yet.
+    if project is not None and project.info is not None:
+        project.set_info(info)
