@@ -15,7 +15,7 @@ from pydantic import Field
 
 from sdlora import failpoints
 from sdlora.errors import FileError, FormatError
-from sdlora.filesystem.paths import why_foreign
+from sdlora.filesystem.paths import path_problem
 from sdlora.filesystem.reading import read_json, sha256
 from sdlora.filesystem.writing import TEMPORARY, fsync_folder, require_free_space
 from sdlora.section import Section
@@ -141,7 +141,8 @@ def is_verified(folder: Path) -> bool:
     try:
         sums = read_json(folder / MANIFEST)
         return all(
-            not why_foreign(folder / name, folder) and sha256(folder / name) == sums[name] for name in (TENSORS, VALUES)
+            not path_problem(folder / name, folder) and sha256(folder / name) == sums[name]
+            for name in (TENSORS, VALUES)
         )
     except (OSError, FileError, FormatError, KeyError, TypeError):
         return False

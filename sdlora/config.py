@@ -26,7 +26,7 @@ from sdlora.section import Section, Setting, settings
 from sdlora.training.settings import Loss, Train
 
 VERSION = 1
-GIVEN = "given"
+EXPLICIT = "given"
 """In a file: the names of the settings that a person has made, where others are still to be chosen."""
 MAX_TOML_BYTES = 1 << 20
 STRING = re.compile(r'"""(?:\\.|[^\\])*?"""|\'\'\'.*?\'\'\'|"(?:\\.|[^"\\\n])*"|\'[^\'\n]*\'|#[^\n]*', re.DOTALL)
@@ -69,12 +69,12 @@ class TrainConfig(Section):
         """
         path = find_preset(source)
         values = _read(path)
-        names = values.pop(GIVEN, () if path.parent == PRESETS else None)
+        names = values.pop(EXPLICIT, () if path.parent == PRESETS else None)
         config = cls.parse(_absolute(values, path.parent), str(source), overrides)
         return config if names is None else _as_given(config, {*_names(names, source), *(overrides or {})})
 
     @classmethod
-    def parse(cls, values: Mapping[str, Any], place: str, overrides: Mapping[str, Any] | None = None) -> "TrainConfig":
+    def parse(cls, values: Mapping[str, Any], origin: str, overrides: Mapping[str, Any] | None = None) -> "TrainConfig":
         """From nested values; ``place`` is what error messages call their origin.
 
         Relative paths in either are relative to the working folder.
@@ -94,7 +94,7 @@ class TrainConfig(Section):
         try:
             return cls.model_validate(merged)
         except ValidationError as error:
-            raise ConfigError("\n".join(_messages(error, place))) from None
+            raise ConfigError("\n".join(_messages(error, origin))) from None
 
     def save(self, path: Path) -> None:
         """Write every setting to ``path``, atomically, with its paths absolute.
@@ -104,10 +104,10 @@ class TrainConfig(Section):
         import tomli_w
 
         values = _absolute(self.model_dump(mode="json", exclude_none=True), Path.cwd())
-        write_atomic(path, tomli_w.dumps({"version": VERSION, GIVEN: sorted(given(self)), **values}))
+        write_atomic(path, tomli_w.dumps({"version": VERSION, EXPLICIT: sorted(explicit_settings(self)), **values}))
 
 
-def given(config: TrainConfig) -> frozenset[str]:
+def explicit_settings(config: TrainConfig) -> frozenset[str]:
     """The settings that a person has made, by their dotted names: in a file of their own, or by flags; a preset's, and
     what a config stands for by default, are not among them.
     """
@@ -127,11 +127,11 @@ def _as_given(config: TrainConfig, names: set[str]) -> TrainConfig:
 
 def _names(names: Any, source: object) -> list[str]:
     if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
-        raise ConfigError(f"{source}: {GIVEN} is no list of settings' names; leave it out")
+        raise ConfigError(f"{source}: {EXPLICIT} is no list of settings' names; leave it out")
     return list(names)
 
 
-def fitted(config: TrainConfig, device: str = "auto", low_memory: bool = False) -> TrainConfig:
+def adapt_to_device(config: TrainConfig, device: str = "auto", low_memory: bool = False) -> TrainConfig:
     """``config`` on ``device`` where it names none itself; ``low_memory`` trades time for memory.
 
     Then layers are computed twice rather than kept (gradient checkpointing), and pictures go through the model one by

@@ -17,7 +17,7 @@ class ConfigError(SdloraError):
     exit_code = 2
 
 
-def missing(what: str, package: str, instead: str) -> ConfigError:
+def missing_package(what: str, package: str, instead: str) -> ConfigError:
     """That ``what`` needs a package that is not installed; ``instead`` is what does without it."""
     return ConfigError(f"{what} needs {package}; run pip install {package}, or take {instead}")
 
@@ -72,7 +72,7 @@ class DeviceError(SdloraError):
     exit_code = 8
 
 
-def by_exit_code(code: int) -> type[SdloraError]:
+def error_class(code: int) -> type[SdloraError]:
     """The class that an exit code stands for."""
     classes = [cls for cls in globals().values() if isinstance(cls, type) and issubclass(cls, SdloraError)]
     return next((cls for cls in classes if cls.exit_code == code), SdloraError)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from sdlora.errors import ConfigError, missing
+from sdlora.errors import ConfigError, missing_package
 from sdlora.section import Section
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def _adamw8bit(section: Optimizer, groups: list[dict[str, Any]]) -> "torch.optim
     try:
         from bitsandbytes.optim import AdamW8bit
     except ImportError as error:
-        raise missing("optimizer.name: adamw8bit", "bitsandbytes", "adamw") from error
+        raise missing_package("optimizer.name: adamw8bit", "bitsandbytes", "adamw") from error
     return AdamW8bit(groups, betas=(section.beta1, section.beta2), weight_decay=section.weight_decay)
 
 

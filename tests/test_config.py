@@ -2,7 +2,7 @@
 
 import pytest
 
-from sdlora.config import PRESETS, TrainConfig, all_settings, fitted, presets
+from sdlora.config import PRESETS, TrainConfig, adapt_to_device, all_settings, presets
 from sdlora.errors import ConfigError
 
 
@@ -157,11 +157,11 @@ def test_the_reference_page_is_made_from_the_declarations():
 
 def test_a_config_fits_a_device_and_little_memory_with_as_many_pictures_a_step():
     config = TrainConfig.load("pocket-style", {"train.batch_size": 4, "train.gradient_accumulation": 3})
-    assert fitted(config) == config
-    assert fitted(config, "cuda:1").train.device == "cuda:1"
+    assert adapt_to_device(config) == config
+    assert adapt_to_device(config, "cuda:1").train.device == "cuda:1"
     chosen = TrainConfig.load("pocket-style", {"train.device": "cpu"})
-    assert fitted(chosen, "cuda:1").train.device == "cpu"  # What a person set goes before a flag.
-    small = fitted(config, low_memory=True).train
+    assert adapt_to_device(chosen, "cuda:1").train.device == "cpu"  # What a person set goes before a flag.
+    small = adapt_to_device(config, low_memory=True).train
     assert (small.batch_size, small.gradient_accumulation, small.gradient_checkpointing) == (1, 12, True)
     assert config.train.batch_size == 4
 

@@ -25,7 +25,7 @@ LOOK_SECONDS = 0.3
 
 
 @contextmanager
-def hold_device(device: str, data_dir: Path | None, on_wait: Callable[[str], object]) -> Iterator[None]:
+def lock_device(device: str, data_dir: Path | None, on_wait: Callable[[str], object]) -> Iterator[None]:
     """Hold ``device``, as a training does, for a ``with`` block; ``on_wait`` is told if another process has it now.
 
     Raises ConfigError or DeviceError for a device that is not there, FileError if its lock cannot be written.

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from sdlora.api.models import resolve_base
 from sdlora.checkpoint import newest_step
 from sdlora.data.step_heuristics import Kind
-from sdlora.errors import BusyError, ConfigError, FileError, SdloraError, by_exit_code
+from sdlora.errors import BusyError, ConfigError, FileError, SdloraError, error_class
 from sdlora.events import OnEvent, RunFailed, RunStopped, ignore
 from sdlora.filesystem.paths import data_root, safe_name
 from sdlora.jobs.launch import Training as Training
@@ -122,7 +122,7 @@ def run_failure(training: Training, code: int) -> SdloraError:
         if code == FileError.exit_code:  # It could not even write why.
             what = f"{run.folder}: nothing more can be written there; free some space, or mend what else is wrong"
         message = f"{what}; go on with: sdlora resume {run.name}"
-    return by_exit_code(code)(message)
+    return error_class(code)(message)
 
 
 def preset_for(base: str, kind: Kind) -> str:

@@ -45,7 +45,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(parsed: argparse.Namespace) -> int:
     """Generate the grid, and print the path of its contact sheet."""
     from sdlora import Studio
-    from sdlora.api.generation import check_output, hold_device
+    from sdlora.api.generation import check_output, lock_device
     from sdlora.api.grids import generate_grid, plan_grid
     from sdlora.api.models import locate_base
     from sdlora.filesystem.paths import unused_path
@@ -57,7 +57,7 @@ def run(parsed: argparse.Namespace) -> int:
     locate_base(grid.base)  # Fails before the device is waited for.
     engine = options.engine(parsed)
     terminal = TerminalProgress(grid.base)
-    with hold_device(parsed.device, parsed.data_dir, terminal.say), capture_warnings(terminal.note):
+    with lock_device(parsed.device, parsed.data_dir, terminal.say), capture_warnings(terminal.note):
         studio = Studio(request.model, device=parsed.device, engine=engine)
         for name, path in grid.adapters.items():
             studio.add_adapter(name, path, 0.0)

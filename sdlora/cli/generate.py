@@ -50,7 +50,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 def generate(parsed: argparse.Namespace) -> int:
     from sdlora import Studio
     from sdlora.api.adapters import adapter_name, find_adapter
-    from sdlora.api.generation import check_output, hold_device, save_images
+    from sdlora.api.generation import check_output, lock_device, save_images
     from sdlora.api.models import locate_base, resolve_base
 
     output = check_output(parsed.output)
@@ -61,7 +61,7 @@ def generate(parsed: argparse.Namespace) -> int:
     locate_base(base)  # Fails before the device is waited for.
     model, engine = options.model(parsed, base, (path for path, _ in adapters)), options.engine(parsed)
     terminal = TerminalProgress(parsed.base)
-    with hold_device(parsed.device, parsed.data_dir, terminal.say), capture_warnings(terminal.note):
+    with lock_device(parsed.device, parsed.data_dir, terminal.say), capture_warnings(terminal.note):
         studio = Studio(model, device=parsed.device, engine=engine)
         for path, scale in adapters:
             name, number = adapter_name(path), len(studio.adapters) + 1

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from sdlora.errors import missing
+from sdlora.errors import missing_package
 
 QuantizedType = Literal["int8", "nf4"]
 BLOCK = 64
@@ -102,7 +102,7 @@ def require_nf4_available() -> None:
     try:
         import bitsandbytes.functional  # noqa: F401
     except ImportError as error:
-        raise missing("model.quantize: nf4", "bitsandbytes", "int8") from error
+        raise missing_package("model.quantize: nf4", "bitsandbytes", "int8") from error
 
 
 def quantized_bytes(outputs: int, inputs: int, kind: QuantizedType) -> int:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sdlora.errors import FileError, FormatError, ModelError
-from sdlora.filesystem.paths import safe_name, why_foreign
+from sdlora.filesystem.paths import path_problem, safe_name
 from sdlora.filesystem.reading import read_json
 from sdlora.formatting import one_line
 
@@ -91,7 +91,7 @@ def _require_known(folder: Path, part: str, library: Any, kind: Any) -> None:
 
 
 def _require_own(path: Path, folder: Path) -> None:
-    if (path.exists() or path.is_symlink()) and (reason := why_foreign(path, folder)):
+    if (path.exists() or path.is_symlink()) and (reason := path_problem(path, folder)):
         raise ModelError(f"{path}: {reason}")
 
 

@@ -63,7 +63,7 @@ def path_inside(root: Path, name: str | Path) -> Path:
     return resolved
 
 
-def why_foreign(path: Path, root: Path) -> str:
+def path_problem(path: Path, root: Path) -> str:
     """Why ``path`` is no file or folder of ``root``'s own, links followed; empty if it is one.
 
     A stranger's folder may link to anything that its reader may see, or hold a pipe, which would be waited for. The

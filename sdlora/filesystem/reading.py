@@ -13,7 +13,7 @@ MAX_JSON_BYTES = 4 << 20
 """Of files that say how something is to be read; those that hold something are never read as a whole."""
 
 
-def read_text(path: Path, most: int = MAX_JSON_BYTES) -> str:
+def read_text(path: Path, max_bytes: int = MAX_JSON_BYTES) -> str:
     """The UTF-8 text of a regular file of at most ``most`` bytes.
 
     Raises FileError if it cannot be read, FormatError if it is larger, or no text.
@@ -22,7 +22,7 @@ def read_text(path: Path, most: int = MAX_JSON_BYTES) -> str:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):
             raise FileError(f"{path}: cannot be read (is no file)")
-        if status.st_size > most:
+        if status.st_size > max_bytes:
             raise FormatError(f"{path}: has {format_bytes(status.st_size)}, too much for what it should say")
         return path.read_text(encoding="utf-8")
     except OSError as error:
@@ -31,10 +31,10 @@ def read_text(path: Path, most: int = MAX_JSON_BYTES) -> str:
         raise FormatError(f"{path}: is no text in UTF-8") from None
 
 
-def read_json(path: Path, most: int = MAX_JSON_BYTES) -> Any:
+def read_json(path: Path, max_bytes: int = MAX_JSON_BYTES) -> Any:
     """What a JSON file says; raises as ``read_text`` does, and FormatError if it is no JSON, or nested too deeply."""
     try:
-        return json.loads(read_text(path, most))
+        return json.loads(read_text(path, max_bytes))
     except (ValueError, RecursionError):
         raise FormatError(f"{path}: is no JSON") from None
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from sdlora.adapters.state import AdapterState
 from sdlora.errors import FileError, FormatError
-from sdlora.filesystem.paths import why_foreign
+from sdlora.filesystem.paths import path_problem
 from sdlora.filesystem.reading import read_json
 from sdlora.filesystem.safetensors_header import read_safetensors_header
 from sdlora.formats import peft
@@ -89,7 +89,7 @@ def _keys(file: Path) -> list[str]:
 def _require_own(root: Path, folder: Path) -> None:
     """Raise FormatError for a component's ``folder`` that is, or has a file that is, outside ``root``."""
     for path in (folder, folder / peft.CONFIG, folder / peft.TENSORS):
-        if path.exists() and (reason := why_foreign(path, root)):
+        if path.exists() and (reason := path_problem(path, root)):
             raise FormatError(f"{path}: {reason}")
 
 

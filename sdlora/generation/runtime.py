@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from sdlora.errors import ConfigError, missing
+from sdlora.errors import ConfigError, missing_package
 from sdlora.formatting import format_bytes
 from sdlora.generation import memory
 from sdlora.generation.settings import Engine
@@ -28,7 +28,7 @@ def require_supported(engine: Engine, device: "torch.device") -> None:
         raise ConfigError("offload = model: the model is on the CPU already; take none, or a graphics card")
     if engine.attention == "xformers":
         if importlib.util.find_spec("xformers") is None:
-            raise missing("attention = xformers:", "xformers", "sdpa")
+            raise missing_package("attention = xformers:", "xformers", "sdpa")
         if device.type != "cuda":
             raise ConfigError(f"attention = xformers: works on CUDA alone, and this is {device}; take sdpa")
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sdlora.config import TrainConfig, given
+from sdlora.config import TrainConfig, explicit_settings
 from sdlora.errors import OutOfMemoryError
 from sdlora.events import OnEvent, Progress, ignore
 from sdlora.formatting import GIB
@@ -67,7 +67,7 @@ def fit_to_memory(
     on_event(Progress(phase="fitting the run into memory", done=0, total=1))
     counter = MemoryCounter(plain, device)
     climbed = memory_savings.apply_until_fits(
-        plain, counter.needs, memory_budget(asked, device), counter.on_card, given(config)
+        plain, counter.needs, memory_budget(asked, device), counter.on_card, explicit_settings(config)
     )
     if not climbed.fits:
         raise OutOfMemoryError(memory_savings.refusal(climbed, asked))

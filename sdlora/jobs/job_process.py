@@ -11,7 +11,7 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
-from sdlora.errors import FileError, SdloraError, by_exit_code
+from sdlora.errors import FileError, SdloraError, error_class
 from sdlora.events import Event, Failed, Finished, Notice, OnEvent, Result, ignore, read_events
 from sdlora.python_process import environment
 from sdlora.warning_capture import capture_warnings
@@ -54,7 +54,7 @@ class JobProcess:
             if self._stopped:
                 raise FileError("Stopped; nothing was written.")
             if failed is not None:
-                raise by_exit_code(failed.exit_code)(failed.message)
+                raise error_class(failed.exit_code)(failed.message)
             if code:
                 raise FileError(f"the process ended (exit code {code}); try again")
         finally:

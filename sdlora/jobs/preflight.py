@@ -11,7 +11,7 @@ from typing import Any
 from sdlora.config import TrainConfig
 from sdlora.data.buckets import assign_buckets, bucket_step
 from sdlora.data.dataset import load_dataset
-from sdlora.errors import ConfigError, missing
+from sdlora.errors import ConfigError, missing_package
 from sdlora.families.base_models import locate_base
 from sdlora.formatting import format_bytes, format_duration
 from sdlora.generation.device import require_precision
@@ -144,7 +144,7 @@ def require_startable(config: TrainConfig, processes: int = 1) -> None:
     require_precision(config.train.precision, config.train.device)
     for setting, package, instead in _packages(config):
         if find_spec(package) is None:
-            raise missing(setting, package, instead)
+            raise missing_package(setting, package, instead)
     load_dataset(config.data)
 
 

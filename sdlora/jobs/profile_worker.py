@@ -11,7 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sdlora.config import TrainConfig, all_settings, given, value_of
+from sdlora.config import TrainConfig, all_settings, explicit_settings, value_of
 from sdlora.errors import SdloraError
 from sdlora.events import Event, Progress
 from sdlora.filesystem.writing import write_atomic
@@ -58,7 +58,7 @@ def _ladder(asked: TrainConfig, chosen: TrainConfig, device: "torch.device") -> 
     """What the run takes as it was ``chosen``, counted; and what it would with each further rung."""
     _phase(Progress(phase="counting what less memory would take", done=0, total=1))
     counter = MemoryCounter(chosen, device)
-    hand = given(asked) if asked.train.memory else ()
+    hand = explicit_settings(asked) if asked.train.memory else ()
     rungs = [step._asdict() for step in memory_savings.remaining_savings(chosen, counter.needs, counter.on_card, hand)]
     return {"counted": counter.needs(chosen), "rungs": rungs}
 

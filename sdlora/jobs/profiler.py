@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from sdlora.config import TrainConfig
-from sdlora.errors import BusyError, SdloraError, by_exit_code
+from sdlora.errors import BusyError, SdloraError, error_class
 from sdlora.families.base_models import BUNDLED
 from sdlora.jobs.run_estimate import Measurement, _result, cached_measurement
 from sdlora.python_process import spawn_python
@@ -115,7 +115,7 @@ class Profiler:
             raise
         found = cached_measurement(config, self.data_dir)
         if process.returncode or found is None:
-            raise by_exit_code(process.returncode)(self.failure(config) or f"measuring was cut off; see {log}")
+            raise error_class(process.returncode)(self.failure(config) or f"measuring was cut off; see {log}")
         return found
 
     def measures(self, config: TrainConfig | None = None) -> bool:

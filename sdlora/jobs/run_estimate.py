@@ -17,7 +17,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from sdlora.config import TrainConfig, given
+from sdlora.config import TrainConfig, explicit_settings
 from sdlora.data.dataset import load_dataset
 from sdlora.data.settings import Data
 from sdlora.errors import SdloraError
@@ -103,7 +103,7 @@ def _result(config: TrainConfig, data_dir: Path) -> Path:
 def _step(config: TrainConfig) -> dict[str, Any]:
     """The settings that decide how long a micro-batch takes, and what it needs."""
     names = {"batch_size", "precision", "gradient_checkpointing", "device", "offload", "memory"}
-    hand = sorted(given(config)) if config.train.memory is not None else []
+    hand = sorted(explicit_settings(config)) if config.train.memory is not None else []
     text = config.adapter.text_encoder and config.train.text_encoder_learning_rate != 0
     return {
         "model": config.model.model_dump(),

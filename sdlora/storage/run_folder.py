@@ -14,7 +14,7 @@ from sdlora import failpoints
 from sdlora.checkpoint import newest_step
 from sdlora.errors import BusyError, ConfigError, FileError
 from sdlora.events import Event, RunFailed, RunFinished, RunStopped
-from sdlora.filesystem.paths import existing_path, path_inside, safe_name, unused_path, why_foreign
+from sdlora.filesystem.paths import existing_path, path_inside, path_problem, safe_name, unused_path
 from sdlora.filesystem.writing import TEMPORARY, fsync_folder
 from sdlora.training.run_paths import CONFIG, RunPaths
 
@@ -141,7 +141,7 @@ class Run(RunPaths):
         """
         for folder, folders, files in os.walk(self.folder):
             for path in (Path(folder, name) for name in (*folders, *files)):
-                if reason := why_foreign(path, self.folder):
+                if reason := path_problem(path, self.folder):
                     raise FileError(f"{path}: {reason}")
 
     def stop(self) -> None:

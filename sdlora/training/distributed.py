@@ -15,7 +15,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs
 
-from sdlora.errors import ConfigError, missing
+from sdlora.errors import ConfigError, missing_package
 from sdlora.formats.storage import DTYPES
 from sdlora.generation.device import choose_device, choose_dtype
 from sdlora.training.run_paths import RunPaths
@@ -52,7 +52,7 @@ class Distributed:
         if device.type == "cuda" and device.index is not None:  # Else Accelerate gives each process its own.
             torch.cuda.set_device(device)
         if train.tensorboard and find_spec("tensorboard") is None:
-            raise missing("train.tensorboard: true", "tensorboard", "false")
+            raise missing_package("train.tensorboard: true", "tensorboard", "false")
         accelerator = Accelerator(
             cpu=device.type == "cpu",
             mixed_precision=_NAMES[dtype].replace("fp32", "no"),

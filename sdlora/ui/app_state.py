@@ -28,7 +28,7 @@ from sdlora.api.generation import AdapterChoice, GenerationRequest, InferenceCli
 from sdlora.api.models import base_choices, resolve_base, trained_base_settings
 from sdlora.api.storage import KEPT_DAYS
 from sdlora.api.training import Profiler, Run, TrainingQueue, duplicate_run, list_runs, prepare_run
-from sdlora.config import TrainConfig, fitted
+from sdlora.config import TrainConfig, adapt_to_device
 from sdlora.data.images import open_image
 from sdlora.errors import BusyError, ConfigError, SdloraError
 from sdlora.events import Event
@@ -146,7 +146,7 @@ class AppState:
 
     def train(self, config: TrainConfig, name: str) -> Run:
         """Queue a new run. Raises BusyError if one with these very settings is under way: a second click, say."""
-        config = fitted(config, self.device, self.low_memory)
+        config = adapt_to_device(config, self.device, self.low_memory)
         with self._start_lock:
             now = self.refresh()
             active = [now.current] if now.current and now.state in ACTIVE else []

@@ -11,7 +11,7 @@ import pandas as pd
 from sdlora.api.adapters import checkpoint_in_use, run_checkpoints, use_checkpoint
 from sdlora.api.training import Run
 from sdlora.errors import SdloraError
-from sdlora.filesystem.paths import why_foreign
+from sdlora.filesystem.paths import path_problem
 from sdlora.ui import page_html, queue_panel, run_html
 from sdlora.ui.app_state import ACTIVE, AppState, export_to_cache
 from sdlora.ui.listeners import PRIVATE
@@ -125,7 +125,9 @@ def _read_log(app: AppState, name: str) -> str:
 
 def log_end(run: Run, lines: int) -> list[str]:
     """The last ``lines`` of what the run's process printed, each as it stood when its bar moved last."""
-    if why_foreign(run.log, run.folder):  # Of a stranger's run it may be a pipe, or a link to any file of this machine.
+    if path_problem(
+        run.log, run.folder
+    ):  # Of a stranger's run it may be a pipe, or a link to any file of this machine.
         return []
     try:
         with open(run.log, "rb") as file:

@@ -5,7 +5,7 @@ import torch
 
 from sdlora.api.training import extend_run
 from sdlora.cli.main import main
-from sdlora.config import TrainConfig, _as_given, given
+from sdlora.config import TrainConfig, _as_given, explicit_settings
 from sdlora.errors import OutOfMemoryError
 from sdlora.events import Notice, RunFailed
 from sdlora.formatting import GIB
@@ -74,11 +74,13 @@ def test_what_is_no_size_is_refused(configure, text):
 
 def test_what_a_person_set_is_known_from_a_presets_own_values(tmp_path, pictures):
     config = TrainConfig.load("pocket-style", {"data.folder": str(pictures), "train.memory": "8GB"})
-    assert given(config) == {"data.folder", "train.memory"}
+    assert explicit_settings(config) == {"data.folder", "train.memory"}
     config.save(tmp_path / "config.toml")
     again = TrainConfig.load(tmp_path / "config.toml")
-    assert again == config and given(again) == given(config)
-    assert "train.batch_size" in given(TrainConfig.parse({"train": {"batch_size": 2}, "data": {"folder": "."}}, "mine"))
+    assert again == config and explicit_settings(again) == explicit_settings(config)
+    assert "train.batch_size" in explicit_settings(
+        TrainConfig.parse({"train": {"batch_size": 2}, "data": {"folder": "."}}, "mine")
+    )
 
 
 @pytest.mark.slow
@@ -105,7 +107,7 @@ def test_a_saved_config_leaves_the_ladder_what_its_preset_does(tmp_path):
     preset = TrainConfig.load("sd15-subject")
     preset.save(tmp_path / "saved.toml")
     loaded = TrainConfig.load(tmp_path / "saved.toml", {"train.memory": "6GB"})
-    assert given(loaded) == given(preset) | {"train.memory"}
+    assert explicit_settings(loaded) == explicit_settings(preset) | {"train.memory"}
 
 
 @pytest.mark.slow
