@@ -146,12 +146,12 @@ def _is_usable(path: Path) -> bool:
     return True
 
 
-def _example(made: GeneratedClassImage) -> Example:
+def _example(image: GeneratedClassImage) -> Example:
     try:
-        facts = inspect_image(made.path)
+        facts = inspect_image(image.path)
     except DatasetError as error:
-        raise DatasetError(f"{made.path}: {error}; start the run again to generate it anew") from None
-    return Example(made.path, made.prompt, *facts.size, digest=facts.digest)
+        raise DatasetError(f"{image.path}: {error}; start the run again to generate it anew") from None
+    return Example(image.path, image.prompt, *facts.size, digest=facts.digest)
 
 
 def generate_missing(
@@ -168,13 +168,13 @@ def generate_missing(
     the disk is full.
     """
     on_progress(0, len(missing))
-    for done, made in enumerate(missing, 1):
+    for done, image in enumerate(missing, 1):
         if should_stop():
             return False
         png = BytesIO()
-        make(made.prompt, made.seed).save(png, "PNG")
-        write_atomic(made.path.parent / RECORD, store.record(made.prompt))
-        write_atomic(made.path, png.getvalue())
+        make(image.prompt, image.seed).save(png, "PNG")
+        write_atomic(image.path.parent / RECORD, store.record(image.prompt))
+        write_atomic(image.path, png.getvalue())
         failpoints.point("class.kept")
         on_progress(done, len(missing))
     return True

@@ -134,8 +134,8 @@ def check_pixels(path: Path) -> PixelCheck:
 
 @lru_cache(maxsize=4000)  # of 20 kB each
 def _check_pixels(path: Path, length: int, modified: int) -> PixelCheck:
-    picture = open_image(path, at_least=ImageSize(near_duplicates.WORKING_SIZE, near_duplicates.WORKING_SIZE))
-    return PixelCheck(orientation(path) > 1, picture.mask is not None, near_duplicates.comparison_grids(picture.rgb))
+    image = open_image(path, at_least=ImageSize(near_duplicates.WORKING_SIZE, near_duplicates.WORKING_SIZE))
+    return PixelCheck(orientation(path) > 1, image.mask is not None, near_duplicates.comparison_grids(image.rgb))
 
 
 def _readable(examples: Iterable[Example]) -> tuple[tuple[Example, ...], tuple[PixelCheck, ...]]:

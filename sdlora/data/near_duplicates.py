@@ -40,20 +40,20 @@ class DuplicatePair(NamedTuple):
 def _crops() -> list[tuple[float, float, float, float]]:
     """List crops as shares of the sides: none, a twentieth or a tenth off every side, and off one side."""
     boxes = [(0.0, 0.0, 1.0, 1.0)]
-    for kept in (0.95, 0.9):
-        lost = 1 - kept
+    for kept_share in (0.95, 0.9):
+        lost = 1 - kept_share
         places = [lost * part for part in (0, 0.5, 1)]
-        boxes += [(x, y, x + kept, y + kept) for x in places for y in places]
-        boxes += [(0, 0, kept, 1), (lost, 0, 1, 1), (0, 0, 1, kept), (0, lost, 1, 1)]
+        boxes += [(x, y, x + kept_share, y + kept_share) for x in places for y in places]
+        boxes += [(0, 0, kept_share, 1), (lost, 0, 1, 1), (0, 0, 1, kept_share), (0, lost, 1, 1)]
     return boxes
 
 
 CROPS = tuple(_crops())
 
 
-def comparison_grids(picture: Image.Image) -> Grids:
+def comparison_grids(image: Image.Image) -> Grids:
     """Return the grids of an RGB image, by which it is compared."""
-    small = picture.resize((WORKING_SIZE, WORKING_SIZE), Image.Resampling.BOX)
+    small = image.resize((WORKING_SIZE, WORKING_SIZE), Image.Resampling.BOX)
     side = CELLS + 1
     boxes = [
         (left * WORKING_SIZE, top * WORKING_SIZE, right * WORKING_SIZE, bottom * WORKING_SIZE)
@@ -68,8 +68,8 @@ def near_duplicates(images: Sequence[Grids]) -> list[DuplicatePair]:
     if len(images) < 2:
         return []
     stacked = np.stack(images)
-    whole = stacked[:, 0]
-    signs, colours = _signs(whole), _colours(whole)
+    uncropped = stacked[:, 0]
+    signs, colours = _signs(uncropped), _colours(uncropped)
     found: dict[tuple[int, int], bool] = {}
     for cut in range(len(CROPS)):
         for mirrored in (False, True):

@@ -139,28 +139,28 @@ class Project:
         number = max(
             [*self.history.numbers(), *(int(path.stem) for path in existing if path.stem.isdecimal())], default=0
         )
-        differ = len({_repeats(picture) for picture in uploads.images}) > 1
+        differ = len({_repeats(image) for image in uploads.images}) > 1
         added = 0
-        for done, picture in enumerate(uploads.images, 1):
+        for done, image in enumerate(uploads.images, 1):
             try:
-                digest = _usable_digest(picture)
+                digest = _usable_digest(image)
                 if digest in names:
                     raise DatasetError(f"is already here as {names[digest]}, and is not added twice")
                 if len(names) >= MAX_IMAGES:
                     raise DatasetError(f"is one too many: a project holds {MAX_IMAGES} pictures")
-                size += picture.path.stat().st_size
+                size += image.path.stat().st_size
                 if size > MAX_BYTES:
                     raise DatasetError(f"is too much: a project holds {format_bytes(MAX_BYTES)} of pictures")
                 number += 1
-                target = self.folder / (_repeats_folder(picture) if differ else "") / f"{number:03d}{picture.suffix}"
-                _copy_image(picture.path, target, room)
+                target = self.folder / (_repeats_folder(image) if differ else "") / f"{number:03d}{image.suffix}"
+                _copy_image(image.path, target, room)
                 names[digest] = target.name
                 added += 1
-                if caption := captions.pop(picture.stem, None):
+                if caption := captions.pop(image.stem, None):
                     self._add_caption(target, caption, uploads)
             except DatasetError as error:
-                captions.pop(picture.stem, None)
-                uploads.remarks.append(f"{printable_name(picture.name.name)} {error}.")
+                captions.pop(image.stem, None)
+                uploads.remarks.append(f"{printable_name(image.name.name)} {error}.")
             if on_progress is not None:
                 on_progress(done, len(uploads.images))
         for caption in captions.values():
@@ -169,18 +169,18 @@ class Project:
             )
         return added
 
-    def _add_caption(self, picture: Path, caption: UploadedFile, uploads: SortedUploads) -> None:
+    def _add_caption(self, image: Path, caption: UploadedFile, uploads: SortedUploads) -> None:
         try:
-            self.write_caption(picture, read_caption(caption.path))
+            self.write_caption(image, read_caption(caption.path))
         except DatasetError as error:
             uploads.remarks.append(f"{printable_name(caption.name.name)} {error}.")
 
-    def remove(self, *pictures: Path) -> None:
+    def remove(self, *images: Path) -> None:
         """Take images out, with their captions; ``undo`` brings them back."""
-        files = [file for picture in pictures for file in (picture, picture.with_suffix(".txt"), _mask(picture))]
+        files = [file for image in images for file in (image, image.with_suffix(".txt"), _mask_path(image))]
         existing = [path_inside(self.folder, file) for file in files if file.exists()]
         if existing:
-            self.history.record(f"removed {summarize_names([picture.name for picture in pictures])}", existing)
+            self.history.record(f"removed {summarize_names([image.name for image in images])}", existing)
 
     def add_trigger(self) -> int:
         """Add the trigger to every caption that lacks it, also to empty ones. Returns the number of changed captions.
@@ -189,7 +189,7 @@ class Project:
         """
         if not (self.info or ProjectInfo()).trigger:
             raise ConfigError("Give the project a trigger word first, such as ohwx.")
-        return self._recaption("trigger added", lambda picture, caption: self.training_caption(picture))
+        return self._recaption("trigger added", lambda image, caption: self.training_caption(image))
 
     def replace(self, find: str, put: str) -> int:
         """Replace ``find`` with ``put``, ignoring case, in every caption. Returns the number of changed captions.
@@ -199,19 +199,19 @@ class Project:
         if not find.strip():
             raise ConfigError("Write what to look for into the captions' Find field.")
         pattern = re.compile(re.escape(find), re.IGNORECASE)
-        return self._recaption(f"replaced {find!r}", lambda picture, caption: pattern.sub(lambda match: put, caption))
+        return self._recaption(f"replaced {find!r}", lambda image, caption: pattern.sub(lambda match: put, caption))
 
     def _recaption(self, what: str, change: Callable[[Path, str], str]) -> int:
         changes = {}
-        for picture in self.images():
-            old = self.caption(picture)
-            new = " ".join(change(picture, old).split())
+        for image in self.images():
+            old = self.caption(image)
+            new = " ".join(change(image, old).split())
             if new != old:
-                changes[picture] = (old, new)
+                changes[image] = (old, new)
         if changes:
             self.history.record(f"{what} in {pluralize(len(changes), 'caption')}", captions=changes)
-        for picture, (_, new) in changes.items():
-            self.write_caption(picture, new)
+        for image, (_, new) in changes.items():
+            self.write_caption(image, new)
         return len(changes)
 
     def undo(self) -> str:
@@ -220,9 +220,9 @@ class Project:
         if step is None:
             return ""
         for name, old, new in step.captions:
-            picture = path_inside(self.folder, name)
-            if picture.exists() and self.caption(picture) == new:  # One that was edited since stays.
-                self.write_caption(picture, old)
+            image = path_inside(self.folder, name)
+            if image.exists() and self.caption(image) == new:  # One that was edited since stays.
+                self.write_caption(image, old)
         return step.what
 
     def status(self) -> str:
@@ -234,34 +234,34 @@ class Project:
         return f"{ready} ready." if number >= MIN_IMAGES else f"{ready}. Add at least {MIN_IMAGES}, better ten."
 
 
-def _usable_digest(picture: UploadedFile) -> str:
+def _usable_digest(image: UploadedFile) -> str:
     """Return the digest of a usable image. Raises DatasetError with the reason if it is not."""
-    if picture.suffix in FOREIGN_SUFFIXES:
-        raise DatasetError(f"is a {picture.suffix[1:].upper()} file, which is not read here; save it as PNG or JPEG")
-    if picture.suffix not in SUFFIXES:
+    if image.suffix in FOREIGN_SUFFIXES:
+        raise DatasetError(f"is a {image.suffix[1:].upper()} file, which is not read here; save it as PNG or JPEG")
+    if image.suffix not in SUFFIXES:
         raise DatasetError("is not a picture that can be read here; use PNG, JPEG or WebP")
-    size = picture.path.stat().st_size
+    size = image.path.stat().st_size
     if size > MAX_IMAGE_BYTES:
         raise DatasetError(f"has {format_bytes(size)}; {format_bytes(MAX_IMAGE_BYTES)} at most: save it smaller")
-    return inspect_image(picture.path).digest
+    return inspect_image(image.path).digest
 
 
-def _repeats(picture: UploadedFile) -> int:
-    words = parse_folder_name(picture.folder)
+def _repeats(image: UploadedFile) -> int:
+    words = parse_folder_name(image.folder)
     return words.repeats if words else 1
 
 
-def _repeats_folder(picture: UploadedFile) -> str:
+def _repeats_folder(image: UploadedFile) -> str:
     """Return the sub-folder that keeps an image's repeats, if folders that were uploaded together differ in them."""
-    words = parse_folder_name(picture.folder)
+    words = parse_folder_name(image.folder)
     if words is None:
         return ""
     name = " ".join(safe_name(word) for word in f"{words.trigger} {words.class_name}".split()[:8])
     return f"{words.repeats}_{name[:64].strip()}"
 
 
-def _mask(picture: Path) -> Path:
-    return picture.with_name(picture.stem + MASK_SUFFIX)
+def _mask_path(image: Path) -> Path:
+    return image.with_name(image.stem + MASK_SUFFIX)
 
 
 def list_projects(data_dir: Path) -> list[Project]:

@@ -57,11 +57,11 @@ class TensorStore:
         """Store a copy of ``tensors`` on the CPU. Raises FileError if the disk is full or not writable."""
         from safetensors.torch import save
 
-        kept = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
+        tensors_on_cpu = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
         if self.folder is not None:
-            write_atomic(self.path(key), save(kept, {"sha256": _digest(kept)}))
+            write_atomic(self.path(key), save(tensors_on_cpu, {"sha256": _digest(tensors_on_cpu)}))
             failpoints.point("cache.kept")
-        self._remember(key, kept)
+        self._remember(key, tensors_on_cpu)
 
     def _remember(self, key: str, tensors: Tensors) -> None:
         self._in_memory[key] = tensors
@@ -91,7 +91,7 @@ def _load(path: Path) -> Tensors | None:
     try:
         with safe_open(path, "pt") as file:
             tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
-            kept = (file.metadata() or {}).get("sha256")
+            digest = (file.metadata() or {}).get("sha256")
     except (OSError, SafetensorError):
         return None
-    return tensors if kept == _digest(tensors) else None
+    return tensors if digest == _digest(tensors) else None

@@ -83,7 +83,7 @@ class SortedUploads:
 
     def words(self) -> list[FolderWords]:
         """Return the words of the folders' names, each once, in order."""
-        found = (parse_folder_name(picture.folder) for picture in self.images)
+        found = (parse_folder_name(image.folder) for image in self.images)
         return list(dict.fromkeys(words for words in found if words))
 
 

@@ -71,62 +71,62 @@ def group_by_layer(
 
 
 def _module(path: str, found: "dict[str, Tensor]", alpha: Callable[[str, int], float]) -> ModuleState:
-    own = _named(path, {name: tensor for name, tensor in found.items() if name != "alpha"})
-    if not own:
+    tensors = _named(path, {name: tensor for name, tensor in found.items() if name != "alpha"})
+    if not tensors:
         raise FormatError(f"{path}: its alpha is there without its down and up")
     try:
-        lacks = parametrizations.missing_tensors(own)
+        lacks = parametrizations.missing_tensors(tensors)
     except FormatError as error:
         raise FormatError(f"{path}: {error}") from None
     if lacks:
         there = " and ".join(found)
         raise FormatError(f"{path}: its {there} is there without its {' and '.join(lacks)}")
-    _require_shapes(path, own)
-    rank = parametrizations.rank(own)
+    _require_shapes(path, tensors)
+    rank = parametrizations.rank(tensors)
     if "alpha" not in found:
-        return ModuleState(own, alpha(path, rank)) if rank else ModuleState(own)
+        return ModuleState(tensors, alpha(path, rank)) if rank else ModuleState(tensors)
     if found["alpha"].numel() != 1:
         raise FormatError(f"{path}: its alpha has {found['alpha'].numel()} values instead of one")
-    return ModuleState(own, float(found["alpha"]))
+    return ModuleState(tensors, float(found["alpha"]))
 
 
 def _named(path: str, found: "dict[str, Tensor]") -> "dict[str, Tensor]":
     """Return the tensors by their neutral names, once all of a layer's are there."""
-    own = {name: tensor for name, tensor in found.items() if name not in RAW}
+    tensors = {name: tensor for name, tensor in found.items() if name not in RAW}
     for name in ("magnitude", "diff_b"):  # PEFT keeps a convolution's lengths as (1, out, 1, 1).
-        if name in own:
-            own[name] = own[name].flatten()
+        if name in tensors:
+            tensors[name] = tensors[name].flatten()
     if "dora_scale" in found:
         lengths = found["dora_scale"]
         by_input = lengths.ndim > 1 and lengths.shape[0] == 1 and lengths.shape[1] > 1
-        own["input_magnitude" if by_input else "magnitude"] = lengths.flatten()
+        tensors["input_magnitude" if by_input else "magnitude"] = lengths.flatten()
     if "weight" in found or "on_input" in found:
         if found.keys() & {"weight", "on_input"} != {"weight", "on_input"} or found["on_input"].numel() != 1:
             raise FormatError(f"{path}: (IA)³ takes a weight and one number on_input, of which one is missing")
-        own["input_scale" if bool(found["on_input"]) else "output_scale"] = found["weight"]
-    return own
+        tensors["input_scale" if bool(found["on_input"]) else "output_scale"] = found["weight"]
+    return tensors
 
 
-def _require_shapes(path: str, own: "Mapping[str, Tensor]") -> None:
+def _require_shapes(path: str, tensors: "Mapping[str, Tensor]") -> None:
     """Raise FormatError unless the tensors multiply out to the update of one layer."""
-    shapes = " and ".join(str(tuple(tensor.shape)) for tensor in own.values())
-    if any(0 in tensor.shape or max(tensor.shape, default=1) > BIG for tensor in own.values()):
+    shapes = " and ".join(str(tuple(tensor.shape)) for tensor in tensors.values())
+    if any(0 in tensor.shape or max(tensor.shape, default=1) > BIG for tensor in tensors.values()):
         raise FormatError(f"{path}: {shapes} do not go together: a side has no length, or none that a layer has")
-    if (parametrizations.rank(own) or 0) > RANKS:
-        raise FormatError(f"{path}: its rank {parametrizations.rank(own)} is over {RANKS}: no adapter has it")
-    if "down" in own:
-        down, up = own["down"], own["up"]
+    if (parametrizations.rank(tensors) or 0) > RANKS:
+        raise FormatError(f"{path}: its rank {parametrizations.rank(tensors)} is over {RANKS}: no adapter has it")
+    if "down" in tensors:
+        down, up = tensors["down"], tensors["up"]
         if down.ndim not in (2, 4) or up.ndim not in (2, 4) or any(side != 1 for side in up.shape[2:]):
             raise FormatError(f"{path}: {shapes} are no low-rank layer's shapes")
-        if down.shape[0] != up.shape[1] and "mid" not in own:
+        if down.shape[0] != up.shape[1] and "mid" not in tensors:
             ranks = f"their ranks are {down.shape[0]} and {up.shape[1]}"
             raise FormatError(f"{path}: {shapes} do not go together: {ranks}")
     try:
-        out, inputs = parametrizations.layer_size(own)
-        cores = [own[name].shape for name in ("mid", "hada_t1", "hada_t2", "lokr_t2") if name in own]
+        out, inputs = parametrizations.layer_size(tensors)
+        cores = [tensors[name].shape for name in ("mid", "hada_t1", "hada_t2", "lokr_t2") if name in tensors]
         odd = any(len(core) != 4 or core[0] != core[1] for core in cores)
-        odd = odd or ("lokr_w2" in own and own["lokr_w2"].ndim not in (2, 4))
-        odd = odd or ("diff" in own and own["diff"].ndim not in (2, 4))
+        odd = odd or ("lokr_w2" in tensors and tensors["lokr_w2"].ndim not in (2, 4))
+        odd = odd or ("diff" in tensors and tensors["diff"].ndim not in (2, 4))
     except (RuntimeError, ValueError, IndexError):
         odd = True
     if odd:
@@ -134,9 +134,9 @@ def _require_shapes(path: str, own: "Mapping[str, Tensor]") -> None:
     if (out or 1) * (inputs or 1) > BIG:
         raise FormatError(f"{path}: {shapes} are for a layer of {out} outputs and {inputs} inputs, which no base has")
     lengths = {"magnitude": out, "diff_b": out}
-    if "input_magnitude" in own:
-        kernel = own["mid" if "mid" in own else "down"][0, 0].numel()
+    if "input_magnitude" in tensors:
+        kernel = tensors["mid" if "mid" in tensors else "down"][0, 0].numel()
         lengths["input_magnitude"] = (inputs or 0) // kernel
     for name, side in lengths.items():
-        if name in own and own[name].numel() != side:
-            raise FormatError(f"{path}: its {name} has {own[name].numel()} values for {side} channels")
+        if name in tensors and tensors[name].numel() != side:
+            raise FormatError(f"{path}: its {name} has {tensors[name].numel()} values for {side} channels")

@@ -132,5 +132,7 @@ def _shape(path: Path, entry: Any) -> tuple[int, ...]:
 
 
 def _metadata(header: Mapping[str, Any]) -> dict[str, str]:
-    said = header.get("__metadata__")
-    return {key: text for key, text in said.items() if isinstance(text, str)} if isinstance(said, dict) else {}
+    metadata = header.get("__metadata__")
+    if not isinstance(metadata, dict):
+        return {}
+    return {key: text for key, text in metadata.items() if isinstance(text, str)}

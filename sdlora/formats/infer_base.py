@@ -40,15 +40,15 @@ def header_widths(path: Path) -> dict[str, tuple[int, ...]]:
     """
     try:
         header = read_safetensors_header(path)
-    except SdloraError:  # Whoever loads it says better what is wrong.
+    except SdloraError:  # Loading it gives a better message.
         return {}
     found = ((key, entry.get("shape")) for key, entry in header.items() if key != "__metadata__")
     shapes = {key: tuple(shape) for key, shape in found if isinstance(shape, list)}
     inputs, outputs = ("lora_down", "lora_A", "hada_w1_b"), ("lora_up", "lora_B", "hada_w1_a")
     down = {key: shape[1:] for key, shape in shapes.items() if any(mark in key for mark in inputs)}
     up = {key: shape[:1] for key, shape in shapes.items() if any(mark in key for mark in outputs)}
-    whole = {key: shape for key, shape in shapes.items() if key.endswith((".diff", ".dora_scale"))}
-    return down | up | whole
+    full = {key: shape for key, shape in shapes.items() if key.endswith((".diff", ".dora_scale"))}
+    return down | up | full
 
 
 def incompatible(one: Path, other: Path) -> bool:
@@ -71,21 +71,21 @@ def trained_schedule(metadata: Mapping[str, str]) -> dict[str, str]:
 
 
 def schedule_mismatch(
-    name: str, metadata: Mapping[str, str], scheduler_config: Mapping[str, Any], said: Collection[str] = ()
+    name: str, metadata: Mapping[str, str], scheduler_config: Mapping[str, Any], overrides: Collection[str] = ()
 ) -> str:
     """Describe in one sentence how the schedule that adapter ``name`` was trained with differs from the base's; empty
     if not.
 
-    ``said`` are the settings that a person has set: they are not compared.
+    ``overrides`` are the settings that a person has set: they are not compared.
     """
     zero_snr = SWITCH[str(bool(scheduler_config.get(ZERO_SNR)))]
-    drawn = {"prediction_type": scheduler_config.get("prediction_type", "epsilon"), "zero_terminal_snr": zero_snr}
+    base = {"prediction_type": scheduler_config.get("prediction_type", "epsilon"), "zero_terminal_snr": zero_snr}
     trained = {
-        key: value for key, value in trained_schedule(metadata).items() if key not in said and value != drawn[key]
+        key: value for key, value in trained_schedule(metadata).items() if key not in overrides and value != base[key]
     }
     if not trained:
         return ""
-    theirs, ours = (" and ".join(f"{key} {values[key]}" for key in trained) for values in (trained, drawn))
+    theirs, ours = (" and ".join(f"{key} {values[key]}" for key in trained) for values in (trained, base))
     flags = " ".join(f"--{key.replace('_', '-')} {value}" for key, value in trained.items())
     return (
         f"adapter {name!r} was trained with {theirs}, and the base is taken to have {ours}; if its pictures are wrong, "
