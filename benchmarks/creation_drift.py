@@ -30,7 +30,7 @@ def drawn(creator: InferenceClient, pictures: int, steps: int) -> tuple[list[flo
     memory, seconds = [], []
     for number in range(pictures):
         began = time.monotonic()
-        ticket = creator.submit(GenerationRequest("a red house on grass", seed=number, steps=steps))
+        ticket = creator.submit(GenerationRequest(prompt="a red house on grass", seed=number, steps=steps))
         while not ticket.ended:
             time.sleep(LOOK_SECONDS)
             ticket = creator.ticket(ticket.number) or ticket

@@ -187,7 +187,7 @@ def grids(base: str, turns: int, steps: int, work: Path) -> dict[str, Any]:
     attach.remove_adapter(studio.family.models, "a")
     studio.add_adapter("a", state)
     axes = (Axis("scale", ("0", "0.4", "0.7", "1")), Axis("seed", ("1", "2")))
-    cells = xyz_grid.grid_cells(xyz_grid.GridCell("a red house on grass", adapter="a", steps=steps), axes)
+    cells = xyz_grid.grid_cells(xyz_grid.GridCell(prompt="a red house on grass", adapter="a", steps=steps), axes)
     assert len(cells) == GRID
     seconds: dict[int, list[float]] = {1: [], GRID: []}
     for turn in range(turns + 1):

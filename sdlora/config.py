@@ -8,19 +8,19 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, get_args
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError
 
 from sdlora.adapters import METHODS, Adapter
 from sdlora.adapters.lora import Lora
 from sdlora.checkpoint import Checkpoint
-from sdlora.data.settings import Data, Prior
+from sdlora.data.settings import Data
 from sdlora.errors import ConfigError, FileError
 from sdlora.families.base_models import BUNDLED
 from sdlora.families.settings import Model
 from sdlora.filesystem.paths import as_path, existing_path
 from sdlora.filesystem.writing import write_atomic
 from sdlora.formatting import did_you_mean, format_bytes, one_line
-from sdlora.generation.settings import Sample, validate_sampler
+from sdlora.generation.settings import Prior, Sample
 from sdlora.optim import Optimizer, Schedule
 from sdlora.section import Section, Setting, settings
 from sdlora.training.settings import Loss, Train
@@ -53,12 +53,6 @@ class TrainConfig(Section):
     schedule: Schedule = Field(default_factory=Schedule)
     checkpoint: Checkpoint = Field(default_factory=Checkpoint)
     sample: Sample = Field(default_factory=Sample)
-
-    @field_validator("prior")
-    @classmethod
-    def _sampler_as_known(cls, prior: Prior) -> Prior:
-        """Before the base is loaded, and in the table's spelling: class pictures are kept by it."""
-        return prior.model_copy(update={"sampler": validate_sampler(prior.sampler)})
 
     @classmethod
     def load(cls, source: str | Path, overrides: Mapping[str, Any] | None = None) -> "TrainConfig":

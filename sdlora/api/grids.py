@@ -6,7 +6,6 @@ import json
 import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -72,10 +71,8 @@ def plan_grid(
     names = {str(step): f"{subject}-{step:06d}" for step in saved}
     scales = {adapter.name: adapter.scale for adapter in request.adapters}
     others = {name: scale for name, scale in scales.items() if name != subject}
-    start = GridCell(
-        request.prompt, request.negative, request.seed, request.steps, request.cfg, request.sampler,
-        subject, scales.get(subject, 1.0), others,
-    )  # fmt: skip
+    compared = {"adapter": subject, "scale": scales.get(subject, 1.0), "others": others}
+    start = GridCell.from_section(request, **compared)
     found = xyz_grid.grid_cells(start, axes, names)
     if not all(cell.prompt.strip() for cell in found):
         raise ConfigError("Write what to draw into the prompt.")
@@ -83,9 +80,9 @@ def plan_grid(
     files |= {names[str(step)]: str(path) for step, path in saved.items()}
     used = dict.fromkeys(name for cell in found for name in cell.scales)
     adapters = {name: files[name] for name in used}
-    shared = request.width, request.height, request.clip_skip
-    grid = ImageGrid(axes, found, adapters, request.base, *shared, subject)
-    return grid, replace(request, adapters=_mixed(grid), count=len(found), grid=str(folder or ""))
+    grid = ImageGrid(axes, found, adapters, request.base, subject)
+    filling = {"adapters": _mixed(grid), "count": len(found), "grid": str(folder or "")}
+    return grid, request.model_copy(update=filling)
 
 
 def begin_grid(
@@ -95,7 +92,7 @@ def begin_grid(
     grid, filling = plan_grid(request, wishes, subject, run)
     name = f"{time.strftime('%Y%m%d-%H%M%S')}-{safe_name(subject, fallback='base')}"
     folder = xyz_grid.write_declaration(grid, unused_path(_root(data_dir) / name))
-    return replace(filling, grid=str(folder))
+    return filling.model_copy(update={"grid": str(folder)})
 
 
 def generate_grid(studio: "Studio", grid: ImageGrid, output: Path, on_progress: OnProgress) -> None:
@@ -116,16 +113,18 @@ def best_checkpoint_grid(run: Run) -> tuple[GenerationRequest, list[AxisSpec]]:
     steps = list(run_checkpoints(run))
     if not steps:
         raise ConfigError(f"{run.name}: this run has saved no checkpoints yet; train on, or set checkpoint.every")
-    config, drawn = run.config, run.config.sample
+    config, sample = run.config, run.config.sample
     last = len(steps) - 1
     count = min(len(steps), MOST_CHECKPOINTS)
     chosen = [steps[round(last * n / max(1, count - 1))] if count > 1 else steps[last] for n in range(count)]
-    prompts = drawn.prompts or (config.data.trigger or run.name,)
-    request = GenerationRequest(
-        prompts[0], drawn.negative, drawn.seed, drawn.steps, drawn.cfg, drawn.width, drawn.height,
-        sampler=drawn.sampler, base=config.model.base, adapters=(AdapterChoice(run.name, str(run.adapter)),),
-        clip_skip=drawn.clip_skip, base_settings=base_settings(config.model),
-    )  # fmt: skip
+    prompts = sample.prompts or (config.data.trigger or run.name,)
+    request = GenerationRequest.from_section(
+        sample,
+        prompt=prompts[0],
+        base=config.model.base,
+        adapters=(AdapterChoice(run.name, str(run.adapter)),),
+        base_settings=base_settings(config.model),
+    )
     wishes = [AxisSpec("scale", ", ".join(BEST_SCALES)), AxisSpec("checkpoint", ", ".join(map(str, chosen)))]
     pages = xyz_grid.MOST_CELLS // (len(BEST_SCALES) * count)
     return request, [*wishes, AxisSpec("prompt", "\n".join(prompts[:pages]))]

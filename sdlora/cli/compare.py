@@ -16,28 +16,18 @@ if TYPE_CHECKING:
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
-    from sdlora.api.generation import GenerationRequest
     from sdlora.generation.axes import AXIS_TYPES
 
-    start, add = GenerationRequest(""), parser.add_argument
+    add = parser.add_argument
     add("source", metavar="RUN-OR-FILE", help="the run, or the adapter file, to compare")
     for direction, what in (("x", "columns"), ("y", "rows"), ("z", "pages")):
         help = f"what the {what} change and through which values, such as scale=0,0.5,1; one of {', '.join(AXIS_TYPES)}"
         add(f"--{direction}", metavar="KIND[=VALUES]", default="", help=help)
-    add("--prompt", metavar="TEXT", default="", help="what to draw (default: the run's first preview prompt)")
-    add("--negative", default=start.negative, metavar="TEXT", help="what to keep out of the pictures")
     add("--base", default="", help="default: the run's own, or pocket")
-    add("--seed", type=int, default=start.seed, metavar="N", help="the same for all; -1 draws one (default: -1)")
-    add("--steps", type=int, default=start.steps, metavar="N", help="sampling steps (default: %(default)s)")
-    add("--cfg", type=float, default=start.cfg, metavar="F", help="guidance scale (default: %(default)s)")
-    help = "the Nth layer of text, back from the one that the base was trained with (default: %(default)s)"
-    add("--clip-skip", type=int, default=start.clip_skip, metavar="N", help=help)
-    add("--width", type=int, metavar="W", help="default: the base model's own size")
-    add("--height", type=int, metavar="H", help="default: the base model's own size")
-    add("--sampler", default=start.sampler, metavar="NAME", help="by its A1111 name (default: %(default)s)")
     add("--scale", type=float, default=1.0, metavar="F", help="the adapter's, where no axis changes it (default: 1)")
     help = "the sheet; its single pictures go into a folder beside it that is called as it is"
     add("--output", type=Path, required=True, metavar="FILE.png", help=help)
+    options.add_image_settings(parser, "prompt", "seed")
     options.add_base_settings(parser)
     options.add_engine(parser)
 
@@ -82,11 +72,13 @@ def _request(parsed: argparse.Namespace) -> "tuple[GenerationRequest, str, Run |
     name = found.name if found else adapter_name(path)
     prompts = found.config.sample.prompts if found else ()
     base = resolve_base(parsed.base or (found.config.model.base if found else "pocket"), parsed.data_dir)
-    request = GenerationRequest(
-        parsed.prompt or next(iter(prompts), ""), parsed.negative, parsed.seed, parsed.steps, parsed.cfg, parsed.width,
-        parsed.height, 1, parsed.sampler, base, (AdapterChoice(name, str(path), parsed.scale),), parsed.clip_skip,
+    request = GenerationRequest.from_section(
+        options.read_settings(parsed, GenerationRequest),
+        prompt=parsed.prompt or next(iter(prompts), ""),
+        base=base,
+        adapters=(AdapterChoice(name, str(path), parsed.scale),),
         base_settings=options.base_settings(parsed, base, [path]),
-    )  # fmt: skip
+    )
     return request, name, found
 
 

@@ -88,9 +88,17 @@ def overrides(parsed: argparse.Namespace) -> dict[str, Any]:
 def add_base_settings(parser: argparse.ArgumentParser) -> None:
     """Add a flag for each setting that overrides a base's scheduler."""
     from sdlora.families.settings import Model
-    from sdlora.generation.infotext import SAID_OF_BASE
+    from sdlora.generation.infotext import BASE_OVERRIDES
 
-    add_settings(parser, Model, SAID_OF_BASE, " (default: as the adapter's run has it, else auto)")
+    add_settings(parser, Model, BASE_OVERRIDES, " (default: as the adapter's run has it, else auto)")
+
+
+def add_image_settings(parser: argparse.ArgumentParser, *further: str) -> None:
+    """Add a flag for each setting of an image, and for the ``further`` ones of a request."""
+    from sdlora.api.generation import GenerationRequest
+    from sdlora.generation.settings import ImageSettings
+
+    add_settings(parser, GenerationRequest, (*further, *ImageSettings.model_fields))
 
 
 def add_engine(parser: argparse.ArgumentParser) -> None:
@@ -104,9 +112,9 @@ def add_engine(parser: argparse.ArgumentParser) -> None:
 def base_settings(parsed: argparse.Namespace, base: str, adapters: Iterable[Path]) -> dict[str, Any]:
     """Return the settings of ``base``: from the flags, else from the run that trained the first of ``adapters``."""
     from sdlora.api.models import trained_base_settings
-    from sdlora.generation.infotext import SAID_OF_BASE
+    from sdlora.generation.infotext import BASE_OVERRIDES
 
-    flags = {name: value for name in SAID_OF_BASE if (value := getattr(parsed, name)) != "auto"}
+    flags = {name: value for name in BASE_OVERRIDES if (value := getattr(parsed, name)) != "auto"}
     return {**trained_base_settings(adapters, base), **flags}
 
 

@@ -18,7 +18,7 @@ from sdlora.data.captions import without_trigger
 from sdlora.data.dataset import Example, load_dataset
 from sdlora.data.doctor import exact_copies
 from sdlora.data.images import inspect_image
-from sdlora.data.settings import Data, Prior
+from sdlora.data.settings import ClassImageSettings, Data
 from sdlora.errors import ConfigError, DatasetError
 from sdlora.events import OnProgress
 from sdlora.filesystem.paths import existing_path
@@ -76,7 +76,7 @@ class ClassImages:
         return [*self.own, *(_example(image) for image in self.generated)]
 
 
-def class_prompt(data: Data, prior: Prior) -> str:
+def class_prompt(data: Data, prior: ClassImageSettings) -> str:
     """Return the prompt of the class: the setting, else ``a`` and the class name.
 
     Raises ConfigError if neither is set.
@@ -88,7 +88,7 @@ def class_prompt(data: Data, prior: Prior) -> str:
     return prior.class_prompt or f"a {data.class_name}"
 
 
-def class_prompts(data: Data, prior: Prior, captions: Iterable[str]) -> tuple[str, ...]:
+def class_prompts(data: Data, prior: ClassImageSettings, captions: Iterable[str]) -> tuple[str, ...]:
     """Return the prompts that class images are generated with, in turn.
 
     It is the setting alone if there is one, else each training caption once, without the trigger, so that the class is
@@ -102,7 +102,9 @@ def class_prompts(data: Data, prior: Prior, captions: Iterable[str]) -> tuple[st
     return tuple(dict.fromkeys(text if name in text.casefold() != name else default for text in texts)) or (default,)
 
 
-def select_class_images(prior: Prior, prompts: Sequence[str], caption: str, store: ClassImageStore) -> ClassImages:
+def select_class_images(
+    prior: ClassImageSettings, prompts: Sequence[str], caption: str, store: ClassImageStore
+) -> ClassImages:
     """Select ``prior.count`` class images: those in ``prior.folder``, the rest generated.
 
     The user's images use their own captions or else ``caption``; each counts once, whatever its folder's name says of

@@ -59,8 +59,8 @@ class Data(Section):
         return "subject" if self.class_name else "style"
 
 
-class Prior(Section):
-    """Prior preservation: class pictures that keep the base's idea of the class (DreamBooth, arXiv:2208.12242)."""
+class ClassImageSettings(Section):
+    """Which class images a run uses, and how they count."""
 
     weight: Annotated[float, Field(ge=0)] = 0.0
     """Weight of the class pictures' loss; 0 turns prior preservation off, 1 is usual."""
@@ -78,18 +78,6 @@ class Prior(Section):
 
     count: Annotated[int, Field(ge=1, le=100_000)] = 100
     """Number of class pictures to use."""
-
-    negative: str = ""
-    """Negative prompt for making class pictures."""
-
-    sampler: str = "DDIM"
-    """Sampler for making class pictures, by its A1111 name."""
-
-    steps: Annotated[int, Field(ge=1, le=1000)] = 25
-    """Sampling steps for making class pictures."""
-
-    cfg: Annotated[float, Field(ge=0, le=100)] = 7.0
-    """Guidance scale for making class pictures."""
 
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """Seed of the first class picture; the next has seed + 1."""

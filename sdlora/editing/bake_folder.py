@@ -21,7 +21,7 @@ from sdlora.filesystem.paths import as_path
 from sdlora.filesystem.writing import pack_folder, require_free_space
 from sdlora.formats.infer_base import schedule_mismatch
 from sdlora.formats.storage import DTYPES, read_adapter
-from sdlora.generation.infotext import SAID_OF_BASE
+from sdlora.generation.infotext import BASE_OVERRIDES
 
 if TYPE_CHECKING:
     from sdlora.families.base import Family
@@ -54,7 +54,7 @@ def bake_folder(
     if output.exists():
         raise ConfigError(f"{output}: exists already; choose another name, or move it away")
     model = model if isinstance(model, Model) else Model(base=model)
-    overrides = {name: value for name in SAID_OF_BASE if (value := getattr(model, name)) != "auto"}
+    overrides = {name: value for name in BASE_OVERRIDES if (value := getattr(model, name)) != "auto"}
     on_event(Progress(phase="loading the base model"))
     family = load_family(model)
     for number, (name, path, _) in enumerate(adapters):

@@ -13,6 +13,8 @@ from typing import NamedTuple
 from sdlora.errors import ConfigError
 from sdlora.formatting import did_you_mean
 from sdlora.generation.samplers import canonical_sampler
+from sdlora.generation.settings import GenerationSettings
+from sdlora.section import settings
 
 NUMBER = r"[+-]?(?:\d{1,20}(?:\.\d{0,20})?|\.\d{1,20})"
 """Of no more digits than any setting has: a number's time grows with their square."""
@@ -39,14 +41,24 @@ class AxisType(NamedTuple):
     most: float = float("inf")
 
 
+DECLARED = {setting.name: setting for setting in settings(GenerationSettings)}
+
+
+def _number_axis(name: str, title: str, label: str, start: str, least: float = -float("inf")) -> AxisType:
+    """Return the axis of a declared number, with its bounds; ``least`` where an axis admits fewer values."""
+    declared, most = DECLARED[name].bounds
+    read = int if DECLARED[name].field.annotation is int else float
+    return AxisType(title, read, label, start, max(least, declared), most)
+
+
 AXIS_TYPES: Mapping[str, AxisType] = {
     "prompt": AxisType("Prompt", str),
     "replace": AxisType("Prompt S/R", str),
     "checkpoint": AxisType("Checkpoint", int, "step {}", "", 0),
     "scale": AxisType("Adapter scale", float, "scale {}", "0, 0.5, 0.75, 1", -100, 100),
-    "seed": AxisType("Seed", int, "seed {}", "1-3", 0, 2**63 - 1),
-    "cfg": AxisType("CFG scale", float, "CFG {}", "3, 5, 7, 9", 0, 100),
-    "steps": AxisType("Steps", int, "{} steps", "10, 20, 30", 1, 1000),
+    "seed": _number_axis("seed", "Seed", "seed {}", "1-3", 0),  # A cell's seed is definite: -1 is none.
+    "cfg": _number_axis("cfg", "CFG scale", "CFG {}", "3, 5, 7, 9"),
+    "steps": _number_axis("steps", "Steps", "{} steps", "10, 20, 30"),
     "sampler": AxisType("Sampler", canonical_sampler, "{}", "DPM++ 2M, Euler a, DDIM"),
 }
 """By name, in the order in which they change a picture."""

@@ -1,71 +1,58 @@
-"""One picture to be made, with all that decides it, and which pictures can be made at once."""
+"""One image to be generated, with everything that decides it, and which images can be generated at once."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
+from typing import Any, Self
 
 from sdlora.adapters.state import Scale
 from sdlora.errors import ConfigError
 from sdlora.families.base import Family
 from sdlora.generation import lora_tags
-from sdlora.generation.samplers import canonical_sampler, require_zero_snr_support
+from sdlora.generation.samplers import require_zero_snr_support
+from sdlora.generation.settings import ImageSettings, SamplingSettings
 
 
 @dataclass(frozen=True)
 class PromptSeed:
-    """One picture to be made: ``prompt`` without adapter tags."""
+    """What images of one batch may differ in: ``prompt``, without adapter tags, and ``seed``."""
 
     prompt: str
     seed: int
 
 
-@dataclass(frozen=True)
-class SamplingParams:
-    """What all pictures of a request share. Sizes are in pixels; ``cfg`` of 1 or less is no guidance."""
+class SamplingParams(ImageSettings):
+    """What all images of a batch share: image settings that a family can follow, with the size in pixels."""
 
-    negative: str
-    steps: int
-    cfg: float
-    sampler: str
     width: int
     height: int
-    clip_skip: int = 1
-    """The layer of text that is read, counted back from the one that the base was trained with, which is 1."""
 
     @classmethod
-    def checked(
-        cls,
-        family: Family,
-        negative: str,
-        steps: int,
-        cfg: float,
-        width: int | None,
-        height: int | None,
-        sampler: str,
-        clip_skip: int,
-    ) -> "SamplingParams":
-        """A recipe that ``family`` can follow; sizes are its own where None. Raises ConfigError, naming the value."""
-        if steps < 1:
-            raise ConfigError(f"steps = {steps}: give 1 or more")
-        if not 0 <= cfg <= 100:
-            raise ConfigError(f"cfg = {cfg}: give 0 to 100")
-        if not 1 <= clip_skip <= family.text_layers:
-            raise ConfigError(f"clip_skip = {clip_skip}: give 1 to {family.text_layers}, this model's text layers")
+    def resolve(cls, family: Family, settings: SamplingSettings, **changes: Any) -> Self:
+        """Return ``settings`` with ``changes`` for ``family``, at its native size where they set none.
+
+        Raises ConfigError naming the setting, its value and the nearest one that works.
+        """
+        given = {name: getattr(settings, name) for name in cls.model_fields if name in type(settings).model_fields}
+        sizes = dict.fromkeys(("width", "height"), family.native_size)
+        params = cls.checked(**sizes | {name: value for name, value in (given | changes).items() if value is not None})
+        if params.clip_skip > family.text_layers:
+            limit = family.text_layers
+            raise ConfigError(f"clip_skip = {params.clip_skip}: give 1 to {limit}, this model's text layers")
         step = family.size_step
-        sizes = {"width": width or family.native_size, "height": height or family.native_size}
-        for name, size in sizes.items():
+        for name, size in (("width", params.width), ("height", params.height)):
             if size < step or size % step:
                 near = max(step, round(size / step) * step)
                 raise ConfigError(f"{name} = {size}: this model makes multiples of {step}; take {near}")
-        if negative and lora_tags.parse_lora_tags(negative).scales:
+        if params.negative and lora_tags.parse_lora_tags(params.negative).scales:
             raise ConfigError("negative: adapters are named in the prompt; move the <lora:...> tag there")
-        require_zero_snr_support(sampler, family.scheduler_config)
-        return cls(negative, steps, cfg, canonical_sampler(sampler), clip_skip=clip_skip, **sizes)
+        require_zero_snr_support(params.sampler, family.scheduler_config)
+        return params
 
 
 @dataclass(frozen=True)
 class ImageSpec:
-    """One picture: what to draw and how, the scales of its adapters, and what its file will tell."""
+    """One image: its prompt, seed and parameters, the scales of its adapters, and what its infotext holds besides."""
 
     sample: PromptSeed
     params: SamplingParams
@@ -73,22 +60,22 @@ class ImageSpec:
     infotext_prompt: str
     """Its prompt, with the tags of its adapters."""
     notes: Mapping[str, str] = field(default_factory=dict)
-    """Further settings for its A1111 text."""
+    """Further settings of its infotext."""
 
     @property
     def active(self) -> dict[str, Scale]:
-        """The scales of the adapters that take part."""
+        """Scales of the adapters that are on."""
         return {name: scale for name, scale in self.scales.items() if scale != 0}
 
 
-def batch_together(drawings: Sequence[ImageSpec], places: Iterable[int], size: int) -> list[int]:
-    """The first of ``places`` and those after it, up to ``size``, that can be made with it in one batch.
+def batch_together(specs: Sequence[ImageSpec], positions: Iterable[int], size: int) -> list[int]:
+    """Return the first of ``positions`` in ``specs`` and later ones, up to ``size``, that can share its batch.
 
     Other scales of the same adapters can; an adapter that only some use would cost all of them its share.
     """
 
-    def kind(place: int) -> tuple[SamplingParams, set[str]]:
-        return drawings[place].params, set(drawings[place].active)
+    def kind(position: int) -> tuple[SamplingParams, set[str]]:
+        return specs[position].params, set(specs[position].active)
 
-    places = list(places)
-    return list(islice((place for place in places if kind(place) == kind(places[0])), size))
+    positions = list(positions)
+    return list(islice((position for position in positions if kind(position) == kind(positions[0])), size))

@@ -4,26 +4,21 @@ A1111's text is read with all its ages: schedule types within the sampler's name
 """
 
 import json
+import math
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import get_args
 
 from sdlora.errors import ConfigError, FileError
 from sdlora.families.settings import Model
 from sdlora.formatting import one_line
 from sdlora.generation import lora_tags as prompts
 from sdlora.generation.images import embedded_texts
-from sdlora.generation.samplers import canonical_sampler
-
-if TYPE_CHECKING:
-    pass
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    pass
-
+from sdlora.generation.samplers import canonical_sampler, split_sampler
+from sdlora.generation.settings import GenerationSettings, ImageSettings
+from sdlora.section import settings
 
 NEGATIVE = "Negative prompt:"
 
@@ -32,7 +27,7 @@ SETTING = re.compile(r'(\w[\w \-/]{1,80}):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')
 """A1111's, with names of a bounded length: without it, a long line without a colon takes the square of its length."""
 
 
-SAID_OF_BASE: Mapping[str, str] = {"prediction_type": "Prediction type", "zero_terminal_snr": "Zero terminal SNR"}
+BASE_OVERRIDES: Mapping[str, str] = {"prediction_type": "Prediction type", "zero_terminal_snr": "Zero terminal SNR"}
 """What may be said of a base where its own files do not tell: ``Model``'s settings, and their names in the text."""
 
 
@@ -78,19 +73,42 @@ def _unquote(value: str) -> str:
     return value.strip()
 
 
-LIMITS: Mapping[str, tuple[int, int]] = {
-    "steps": (1, 150),
-    "cfg": (0, 30),
-    "seed": (0, 2**53 - 1),
-    "clip_skip": (1, 12),
-    "width": (8, 8192),
-    "height": (8, 8192),
-}
-"""The least and the most that is taken over; a browser's numbers are exact to 2 ** 53."""
-NUMBERS = {"Steps": "steps", "CFG scale": "cfg", "Seed": "seed", "Clip skip": "clip_skip"}
-READ = {*NUMBERS, *SAID_OF_BASE.values(), "Sampler", "Schedule type", "Size", "Model"}
-NO_MATTER = {"Model hash", "Lora hashes", "Version", "Hashes", "User", "Module 1", "Module 2"}
-"""Settings that change nothing of a picture by themselves."""
+def _infotext_name(setting: str) -> str:
+    """Return A1111's name of a number: ``clip_skip`` is ``Clip skip``."""
+    return {"cfg": "CFG scale"}.get(setting, setting.replace("_", " ").capitalize())
+
+
+DECLARED = {setting.name: setting for setting in settings(GenerationSettings)}
+LIMITS = {name: DECLARED[name].bounds for name in DECLARED if DECLARED[name].bounds != (-math.inf, math.inf)}
+"""Least and largest value of each number, as declared."""
+LIMITS["seed"] = (0, 2**53 - 1)  # An image has a definite seed, and a browser's numbers are exact up to 2 ** 53.
+NUMBERS = {_infotext_name(name): name for name in LIMITS if name not in ("width", "height")}
+"""Names of numbers in an infotext, and the settings that they are; ``Size`` holds width and height."""
+READ = {*NUMBERS, *BASE_OVERRIDES.values(), "Sampler", "Schedule type", "Size", "Model"}
+NO_EFFECT = {"Model hash", "Lora hashes", "Version", "Hashes", "User", "Module 1", "Module 2"}
+"""Settings that by themselves change nothing of an image."""
+
+
+def params_to_infotext(params: ImageSettings, seed: int, base: Mapping[str, str]) -> dict[str, str]:
+    """Return the infotext's settings of an image, in A1111's order; ``base`` holds those of the base model.
+
+    Numbers beyond A1111's usual ones stand at the end, and only where they are not as by default.
+    """
+    sampler, schedule = split_sampler(params.sampler)
+    written = {
+        "Steps": str(params.steps),
+        "Sampler": sampler,
+        "Schedule type": schedule,
+        "CFG scale": f"{params.cfg:g}",
+        "Seed": str(seed),
+        "Size": f"{params.width}x{params.height}",
+        **base,
+    }
+    for key, name in NUMBERS.items():
+        value = getattr(params, name, None)
+        if key not in written and value != DECLARED[name].default:
+            written[key] = f"{value:g}" if isinstance(value, float) else str(value)
+    return written
 
 
 @dataclass(frozen=True)
@@ -139,7 +157,7 @@ def recall_text(text: str, adapters: Collection[str]) -> RecalledSettings:
     sampler = _sampler(read, remarks)
     numbers = _numbers(read.settings, remarks)
     said = _said(read.settings, remarks)
-    rest = [name for name in read.settings if name not in READ | NO_MATTER]
+    rest = [name for name in read.settings if name not in READ | NO_EFFECT]
     if rest:
         remarks.append(f"Not taken over, as there is no such field here: {one_line(', '.join(rest), 300)}.")
     model = read.settings.get("Model", "")
@@ -184,7 +202,7 @@ def _sampler(read: Parameters, remarks: list[str]) -> str:
 def _said(settings: Mapping[str, str], remarks: list[str]) -> dict[str, str]:
     """What was said of the base, as far as it can be taken over."""
     said: dict[str, str] = {}
-    for name, key in SAID_OF_BASE.items():
+    for name, key in BASE_OVERRIDES.items():
         choices = get_args(Model.model_fields[name].annotation)
         if settings.get(key) in choices:
             said[name] = settings[key]
@@ -205,7 +223,7 @@ def _numbers(settings: Mapping[str, str], remarks: list[str]) -> dict[str, float
     for name, text in texts.items():
         least, most = LIMITS[name]
         try:
-            number = float(text) if name == "cfg" else int(text)
+            number = float(text) if DECLARED[name].field.annotation is float else int(text)
         except ValueError:
             number = float("nan")
         if least <= number <= most:

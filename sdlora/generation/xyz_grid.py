@@ -8,10 +8,12 @@ never drawn again, so that a grid cut short goes on where it ended.
 import json
 import secrets
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from pydantic import Field
 
 from sdlora.errors import ConfigError, FileError, SdloraError
 from sdlora.events import OnProgress
@@ -19,6 +21,7 @@ from sdlora.filesystem.reading import read_json
 from sdlora.filesystem.writing import write_atomic
 from sdlora.generation import lora_tags as prompts
 from sdlora.generation.axes import AXIS_TYPES, Axis
+from sdlora.generation.settings import GenerationSettings, ImageSettings
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -32,30 +35,23 @@ SHEET_CELL = 384
 DIRECTIONS = ("X", "Y", "Z")
 
 
-@dataclass(frozen=True)
-class GridCell:
-    """One picture of a grid, or what all have in common before the axes change it."""
+class GridCell(GenerationSettings):
+    """One image of a grid, or what all have in common before the axes change it."""
 
-    prompt: str
-    negative: str = ""
-    seed: int = -1
-    steps: int = 25
-    cfg: float = 7.0
-    sampler: str = "DPM++ 2M"
     adapter: str = ""
-    """The adapter that is compared, or the checkpoint in its place; "" for none."""
+    """Adapter or checkpoint that is compared; "" for none."""
     scale: float = 1.0
-    """Its scale."""
-    others: Mapping[str, float] = field(default_factory=dict)
-    """The scales of all other adapters."""
+    """Scale of ``adapter``."""
+    others: Mapping[str, float] = Field(default_factory=dict)
+    """Scales of all other adapters."""
     place: tuple[int, int, int] = (0, 0, 0)
     """Page, row and column."""
-    notes: Mapping[str, str] = field(default_factory=dict)
-    """What stands in its A1111 text besides: the axes' values."""
+    notes: Mapping[str, str] = Field(default_factory=dict)
+    """Further settings of its infotext: the axes' values."""
 
     @property
     def file(self) -> str:
-        """The name of its picture in the grid's folder."""
+        """Name of its image in the grid's folder."""
         return "{}-{:03d}-{:03d}.png".format(*self.place)
 
     @property
@@ -63,20 +59,21 @@ class GridCell:
         return {**self.others, **({self.adapter: self.scale} if self.adapter else {})}
 
 
+SHARED = ImageSettings.model_fields.keys() - {"negative", *AXIS_TYPES}
+"""Settings that no axis changes: ``grid.json`` holds them once, beside the cells."""
+
+
 @dataclass(frozen=True)
 class ImageGrid:
-    """A grid as its folder tells it: columns along ``axes[0]``, rows along ``axes[1]``, pages along ``axes[2]``."""
+    """A grid as its folder declares it: columns along ``axes[0]``, rows along ``axes[1]``, pages along ``axes[2]``."""
 
     axes: tuple[Axis, ...]
     cells: tuple[GridCell, ...]
     adapters: Mapping[str, str]
-    """The file of every adapter by name, all checkpoints among them, in the order of loading."""
+    """File of every adapter by name, all checkpoints among them, in the order of loading."""
     base: str = "pocket"
-    width: int | None = None
-    height: int | None = None
-    clip_skip: int = 1
     subject: str = ""
-    """What is compared: a run's or an adapter's name."""
+    """Name of the run or adapter that is compared."""
 
     @property
     def labels(self) -> tuple[list[str], list[str], list[str]]:
@@ -110,11 +107,12 @@ def grid_cells(
         sides = " x ".join(str(len(axis.values)) for axis in three if axis.kind)
         raise ConfigError(f"{sides} are {count} pictures, and a grid has at most {MOST_CELLS}; leave some values out")
     if start.seed == -1:
-        start = replace(start, seed=secrets.randbelow(2**32))
+        start = start.model_copy(update={"seed": secrets.randbelow(2**32)})
     found = []
     for page, row, column in product(*(range(len(axis.values)) for axis in reversed(three))):
         chosen = {axis.kind: (axis, axis.values[n]) for axis, n in zip(three, (column, row, page), strict=True)}
-        cell = replace(start, place=(page, row, column), notes=_notes(three, (column, row, page)))
+        position = {"place": (page, row, column), "notes": _notes(three, (column, row, page))}
+        cell = start.model_copy(update=position)
         for kind in AXIS_TYPES:  # Their order: what is replaced stands in the prompt that an axis gives.
             if kind in chosen:
                 cell = _changed(cell, *chosen[kind], checkpoints or {})
@@ -126,12 +124,12 @@ def grid_cells(
 def _changed(cell: GridCell, axis: Axis, value: str, checkpoints: Mapping[str, str]) -> GridCell:
     """``cell`` with one axis at ``value``."""
     if axis.kind == "checkpoint":
-        return replace(cell, adapter=checkpoints[value])
-    if axis.kind == "replace":
-        texts = {name: getattr(cell, name).replace(axis.values[0], value) for name in ("prompt", "negative")}
-        return replace(cell, **texts)
-    changes: dict[str, Any] = {axis.kind: AXIS_TYPES[axis.kind].read(value)}
-    return replace(cell, **changes)
+        changes: dict[str, Any] = {"adapter": checkpoints[value]}
+    elif axis.kind == "replace":
+        changes = {name: getattr(cell, name).replace(axis.values[0], value) for name in ("prompt", "negative")}
+    else:
+        changes = {axis.kind: AXIS_TYPES[axis.kind].read(value)}
+    return cell.model_copy(update=changes)
 
 
 def _require_change(start: GridCell, axes: Sequence[Axis], found: Sequence[GridCell]) -> None:
@@ -165,17 +163,20 @@ def _three(axes: Sequence[Axis]) -> tuple[Axis, Axis, Axis]:
 
 def write_declaration(grid: ImageGrid, folder: Path) -> Path:
     """Write the declaration of ``grid`` into ``folder``, which is made. Raises FileError."""
-    write_atomic(folder / DECLARATION, json.dumps(asdict(grid), ensure_ascii=False))
+    values = asdict(grid) | grid.cells[0].model_dump(mode="json", include={*SHARED})
+    values["cells"] = [cell.model_dump(mode="json", exclude={*SHARED}) for cell in grid.cells]
+    write_atomic(folder / DECLARATION, json.dumps(values, ensure_ascii=False))
     return folder
 
 
 def read_grid(folder: Path) -> ImageGrid:
-    """The grid in ``folder``. Raises FileError if there is none, or it cannot be read."""
+    """Return the grid in ``folder``. Raises FileError if there is none, or it cannot be read."""
     try:
         values = read_json(folder / DECLARATION)
+        shared = {name: values.pop(name) for name in SHARED if name in values}
         axes = tuple(Axis(axis["kind"], tuple(axis["values"])) for axis in values.pop("axes"))
-        laid = tuple(GridCell(**{**cell, "place": tuple(cell["place"])}) for cell in values.pop("cells"))
-        return ImageGrid(axes=axes, cells=laid, **values)
+        cells = tuple(GridCell.model_validate({**shared, **cell}) for cell in values.pop("cells"))
+        return ImageGrid(axes=axes, cells=cells, **values)
     except (SdloraError, ValueError, TypeError, KeyError) as error:
         raise FileError(f"{folder}: holds no grid that can be read ({type(error).__name__})") from None
 
@@ -195,18 +196,13 @@ def generate_cells(
 
     grid = read_grid(folder)
     missing = [cell for cell in grid.cells if not (folder / cell.file).is_file()]
-    drawings = [
-        studio.image_spec(
-            cell.prompt, cell.negative, cell.steps, cell.cfg, cell.seed, grid.width, grid.height, cell.sampler,
-            grid.clip_skip, scales=dict.fromkeys(studio.adapters, 0.0) | cell.scales, notes=cell.notes,
-        )
-        for cell in missing
-    ]  # fmt: skip
+    off = dict.fromkeys(studio.adapters, 0.0)
+    specs = [studio.image_spec(cell, off | cell.scales, cell.notes) for cell in missing]
 
-    def keep(place: int, image: "Image.Image") -> None:
-        save_images([image], folder / missing[place].file)
+    def save(position: int, image: "Image.Image") -> None:
+        save_images([image], folder / missing[position].file)
 
-    studio.generate_specs(drawings, keep, on_progress, should_stop, batch)
+    studio.generate_specs(specs, save, on_progress, should_stop, batch)
     if all((folder / cell.file).is_file() for cell in grid.cells):
         save_contact_sheet(folder)
 

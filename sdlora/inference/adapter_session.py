@@ -53,15 +53,8 @@ class AdapterSession:
     ) -> "list[Image.Image]":
         return self.studio.generate(
             request.prompt,
-            negative=request.negative,
-            steps=request.steps,
-            cfg=request.cfg,
-            seed=request.seed,
-            width=request.width,
-            height=request.height,
+            request,
             count=request.count,
-            sampler=request.sampler,
-            clip_skip=request.clip_skip,
             on_progress=on_progress,
             should_stop=should_stop,
             batch=batch,

@@ -59,7 +59,7 @@ class SubmittedRequest:
         self._lock: FileLock = hold_lock(_file(path, LOCK), "this request", LOCK_SECONDS)
         self._read = 0
         try:
-            write_atomic(_file(path, ASKED), json.dumps(asdict(request)))
+            write_atomic(_file(path, ASKED), request.model_dump_json())
         except FileError:
             self.close()
             raise
@@ -174,11 +174,9 @@ class DeviceRequests:
         except FileNotFoundError:
             return None
         try:
-            return ReceivedRequest(
-                path, GenerationRequest.of(json.loads(_file(path, TAKEN).read_text(encoding="utf-8")))
-            )
-        except (ValueError, TypeError, KeyError):
-            ReceivedRequest(path, GenerationRequest("")).finish(
+            return ReceivedRequest(path, GenerationRequest.model_validate_json(_file(path, TAKEN).read_bytes()))
+        except ValueError:
+            ReceivedRequest(path, GenerationRequest()).finish(
                 RequestStatus("failed", "The request could not be read; send it again.")
             )
             return None

@@ -8,15 +8,12 @@ import json
 import subprocess
 import threading
 from contextlib import suppress
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from sdlora.python_process import spawn_python
-
-if TYPE_CHECKING:
-    pass
 from sdlora.inference.generation_request import GenerationRequest, JobStatus
+from sdlora.python_process import spawn_python
 from sdlora.storage.gallery import images_folder
 
 KEPT = 200
@@ -43,7 +40,7 @@ class InferenceClient:
             ticket = self._tickets[self._next] = JobStatus(self._next, request)
             for old in list(self._tickets)[:-KEPT]:
                 del self._tickets[old]
-            self._send({"id": ticket.number, "draw": asdict(request)}, start=True)
+            self._send({"id": ticket.number, "draw": request.model_dump(mode="json")}, start=True)
             return self._tickets[ticket.number]
 
     def cancel(self, number: int) -> None:

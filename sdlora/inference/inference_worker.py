@@ -162,7 +162,7 @@ def main() -> int:
     while True:
         message = requests.get()
         if "draw" in message:
-            painter.serve(message["id"], GenerationRequest.of(message["draw"]))
+            painter.serve(message["id"], GenerationRequest.model_validate(message["draw"]))
         elif "rest" in message:
             painter.release_memory()
 

@@ -16,6 +16,7 @@ from sdlora.events import report_progress, unwatched
 from sdlora.families.base import Conditioning, Family, to_device_async
 from sdlora.generation.prompt_weighting import escape_weights
 from sdlora.generation.samplers import require_zero_snr_support
+from sdlora.generation.settings import SamplingSettings
 from sdlora.generation.studio import Studio
 from sdlora.training.component_offload import ComponentOffload
 from sdlora.training.distributed import Distributed
@@ -41,8 +42,8 @@ def prepare_class_images(
     if not settings.weight:
         return []
     side = max(family.size_step, resolution // family.size_step * family.size_step)
-    asked = settings.model_dump(include={"negative", "sampler", "steps", "cfg"})
-    made_by = {"base": family.fingerprint, "precision": gang.precision, "size": side, **asked, **job.model.schedule}
+    sampling = settings.model_dump(include={*SamplingSettings.model_fields})
+    made_by = {"base": family.fingerprint, "precision": gang.precision, "size": side, **sampling, **job.model.schedule}
     if job.model.quantize is not None:  # A rounded base draws other pictures.
         made_by["quantize"] = job.model.quantize
     shelf = class_images.ClassImageStore(job.cache / "class-images", made_by)
@@ -55,7 +56,7 @@ def prepare_class_images(
     studio = Studio.from_family(family, job.model)
 
     def make(prompt: str, seed: int) -> "Image.Image":
-        return studio.generate(escape_weights(prompt), seed=seed, width=side, height=side, **asked)[0]
+        return studio.generate(escape_weights(prompt), settings, seed=seed, width=side, height=side)[0]
 
     if missing:
         with prefix_section("prior"):

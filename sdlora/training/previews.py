@@ -19,10 +19,7 @@ def require_previews(sample: Sample, family: Family) -> None:
     """Raises ConfigError, naming the setting, if ``family`` cannot draw what ``sample`` asks for."""
     if sample.every and sample.prompts:
         with prefix_section("sample"):
-            SamplingParams.checked(
-                family, sample.negative, sample.steps, sample.cfg, sample.width, sample.height, sample.sampler,
-                sample.clip_skip,
-            )  # fmt: skip
+            SamplingParams.resolve(family, sample)
 
 
 @contextmanager
@@ -60,18 +57,7 @@ class Previews:
         """Draw the picture of a prompt, and keep it at ``path``. False if stopped meanwhile."""
         sample = self.job.sample
         self.job.on_event(Progress(phase="preview", done=index, total=len(sample.prompts)))
-        drawn = self.studio.generate(
-            prompt,
-            negative=sample.negative,
-            steps=sample.steps,
-            cfg=sample.cfg,
-            sampler=sample.sampler,
-            clip_skip=sample.clip_skip,
-            seed=sample.seed + index,
-            width=sample.width,
-            height=sample.height,
-            should_stop=self.job.should_stop,
-        )
+        drawn = self.studio.generate(prompt, sample, seed=sample.seed + index, should_stop=self.job.should_stop)
         if drawn:
             path.unlink(missing_ok=True)  # A resumed run draws again what it had drawn after its checkpoint.
             save_images(drawn, path)

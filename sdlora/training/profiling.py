@@ -12,11 +12,11 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from sdlora.data.settings import Data, Prior
+from sdlora.data.settings import Data
 from sdlora.events import Progress
-from sdlora.generation.settings import Sample
+from sdlora.generation.settings import Prior, Sample
 from sdlora.training.component_offload import ComponentOffload
 from sdlora.training.settings import Train
 
@@ -203,11 +203,10 @@ def _time_previews(job: "TrainJob", family: "Family", turns: ComponentOffload) -
         return 0.0, 0.0
     turns.for_generation()
     studio, device = Studio.from_family(family), family.device
-    asked: dict[str, Any] = job.sample.model_dump(include={"negative", "cfg", "sampler", "width", "height"})
     prompt = next(iter(job.sample.prompts), "")
 
     def draw(steps: int) -> Callable[[], object]:
-        return lambda: studio.generate(prompt, seed=0, steps=steps, **asked)
+        return lambda: studio.generate(prompt, job.sample, seed=0, steps=steps)
 
     if device.type != "cpu":
         draw(1)()

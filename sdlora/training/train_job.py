@@ -6,11 +6,11 @@ from pathlib import Path
 
 from sdlora.adapters import Adapter
 from sdlora.checkpoint import Checkpoint
-from sdlora.data.settings import Data, Prior
+from sdlora.data.settings import Data
 from sdlora.events import Notice, OnEvent
 from sdlora.families.base import Family
 from sdlora.families.settings import Model
-from sdlora.generation.settings import Sample
+from sdlora.generation.settings import Prior, Sample
 from sdlora.optim import Optimizer, Schedule
 from sdlora.training.run_paths import RunPaths
 from sdlora.training.settings import Loss, Train

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 from urllib.parse import quote
@@ -207,7 +207,7 @@ class AppState:
         What it does not say of its base is as the run of the first adapter that was trained on it has it.
         Raises ConfigError for an adapter that is unknown or chosen twice.
         """
-        request = replace(request, base=resolve_base(request.base, self.data_dir))
+        request = request.model_copy(update={"base": resolve_base(request.base, self.data_dir)})
         scales = dict(chosen)
         if len(scales) < len(chosen):
             raise ConfigError("The same adapter is chosen twice; give each a row of its own.")
@@ -218,7 +218,7 @@ class AppState:
         mixed = zip(chosen_files, scales.items(), strict=True)
         adapters = tuple(AdapterChoice(name, str(file.path), scale) for file, (name, scale) in mixed)
         said = trained_base_settings((file.path for file in chosen_files), request.base)
-        return replace(request, adapters=adapters, base_settings={**said, **request.base_settings})
+        return request.model_copy(update={"adapters": adapters, "base_settings": {**said, **request.base_settings}})
 
     @contextmanager
     def track_job(self, person: str, errand: CancellableJob) -> Iterator[None]:

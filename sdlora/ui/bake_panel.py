@@ -9,7 +9,7 @@ import gradio as gr
 from sdlora.api.adapter_jobs import bake_job
 from sdlora.api.models import is_single_file, resolve_base, trained_base_settings
 from sdlora.errors import ConfigError
-from sdlora.generation.infotext import SAID_OF_BASE
+from sdlora.generation.infotext import BASE_OVERRIDES
 from sdlora.ui import job_widget, page_html, tools_panel
 from sdlora.ui.app_state import AppState
 from sdlora.ui.create_form import said_of_base
@@ -46,7 +46,8 @@ def build(app: AppState, tab: gr.Tab, file: gr.DownloadButton) -> None:
 def _base_of(app: AppState, name: str, before: str) -> list[Any]:
     """An adapter brings the base that it was trained on; what was said of another base is no more."""
     base = next((adapter.base for adapter in app.snapshot().adapters if adapter.name == name), "")
-    return [base, *["auto"] * len(SAID_OF_BASE)] if base and base != before else [gr.skip()] * (1 + len(SAID_OF_BASE))
+    fields = len(BASE_OVERRIDES)
+    return [base, *["auto"] * fields] if base and base != before else [gr.skip()] * (1 + fields)
 
 
 def _kinds(app: AppState, base: str | None) -> Any:
@@ -56,8 +57,8 @@ def _kinds(app: AppState, base: str | None) -> Any:
 
 
 def _baking(app: AppState, base: str, dtype: str, kind: str, *values: Any) -> job_widget.FileJob:
-    said = {name: value for name, value in zip(SAID_OF_BASE, values, strict=False) if value != "auto"}
-    chosen = tools_panel.pairs(values[len(SAID_OF_BASE) :], ROWS)
+    said = {name: value for name, value in zip(BASE_OVERRIDES, values, strict=False) if value != "auto"}
+    chosen = tools_panel.pairs(values[len(BASE_OVERRIDES) :], ROWS)
     if not (base or "").strip():
         raise ConfigError("Choose the base model to bake into.")
     files = [(app.adapter(name), scale) for name, scale in chosen]

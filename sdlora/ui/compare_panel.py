@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -176,7 +176,7 @@ def _begin(app: AppState, *values: Any) -> list[Any]:
         if subject and subject not in dict(chosen):
             chosen.append((subject, 1.0))
             own = next((adapter.base for adapter in app.snapshot().adapters if adapter.name == subject), "")
-            request = replace(request, base=own or request.base)
+            request = request.model_copy(update={"base": own or request.base})
         wishes = [AxisSpec(kind or "", text or "") for kind, text in zip(kinds, texts, strict=True)]
         if not any(wish.kind for wish in wishes):
             raise ConfigError("Choose what the columns or the rows change.")

@@ -14,7 +14,7 @@ from sdlora.api.generation import GenerationRequest
 from sdlora.errors import SdloraError
 from sdlora.families.settings import Model
 from sdlora.formatting import one_line
-from sdlora.generation.infotext import LIMITS, SAID_OF_BASE, RecalledSettings
+from sdlora.generation.infotext import BASE_OVERRIDES, RecalledSettings
 from sdlora.generation.lora_tags import lora_tag, parse_lora_tags
 from sdlora.generation.samplers import SAMPLERS, split_sampler
 from sdlora.generation.settings import Engine
@@ -27,9 +27,9 @@ from sdlora.ui.setting_fields import SAMPLE_SETTINGS, options
 ROWS = 8
 NONE = ("none", "")
 AUTOMATIC = "Automatic"
-START = GenerationRequest("")
+START = GenerationRequest()
 """What the fields hold at first."""
-FILLED = 12 + len(SAID_OF_BASE) + 3 * ROWS
+FILLED = 12 + len(BASE_OVERRIDES) + 3 * ROWS
 """How many fields ``fill`` gives values to."""
 SYNTAX = "(word:1.2) weighs more, [word] less, <lora:name:0.8> sets an adapter; Shift+Enter draws"
 
@@ -56,12 +56,12 @@ class CreateForm:
     base: gr.Dropdown
     sampler: gr.Dropdown
     schedule: gr.Dropdown
-    steps: gr.Slider
-    cfg: gr.Slider
-    clip_skip: gr.Slider
+    steps: gr.Number
+    cfg: gr.Number
+    clip_skip: gr.Number
     sizes: list[gr.Number]
     said: list[gr.Dropdown]
-    """What is said of the base: ``SAID_OF_BASE``."""
+    """What is said of the base: ``BASE_OVERRIDES``."""
     engine: list[gr.Dropdown]
     """How it is computed: the settings of ``Engine``."""
 
@@ -124,8 +124,20 @@ def _advanced(app: AppState) -> dict[str, Any]:
             samplers = gr.Dropdown(list(SAMPLERS), value=sampler, label="Sampler", min_width=140, elem_id="sampler")
             schedules = gr.Dropdown(_schedules(sampler), value=schedule, label="Schedule type", min_width=140)
         steps, cfg, clip_skip = (
-            gr.Slider(*LIMITS[name], getattr(START, name), step=step, label=label, info=SAMPLE_SETTINGS[name].help)
-            for name, label, step in (("steps", "Steps", 1), ("cfg", "CFG", 0.5), ("clip_skip", "Clip skip", 1))
+            gr.Number(
+                SAMPLE_SETTINGS[name].default,
+                label=label,
+                info=SAMPLE_SETTINGS[name].help,
+                step=step,
+                precision=precision,
+                minimum=SAMPLE_SETTINGS[name].bounds[0],
+                maximum=SAMPLE_SETTINGS[name].bounds[1],
+            )
+            for name, label, step, precision in (
+                ("steps", "Steps", 1, 0),
+                ("cfg", "CFG", 0.5, None),
+                ("clip_skip", "Clip skip", 1, 0),
+            )
         )
         with gr.Row():
             sizes = [
@@ -149,7 +161,7 @@ def said_of_base(place: str) -> list[gr.Dropdown]:
                 info=f"{known[name].help.replace(' (`auto`)', '')} `auto`: as the adapter's run has it, or the base.",
                 elem_id=f"{place}-{name.replace('_', '-')}",
             )
-            for name, label in SAID_OF_BASE.items()
+            for name, label in BASE_OVERRIDES.items()
         ]  # fmt: skip
 
 
@@ -200,21 +212,21 @@ def _wire(app: AppState, inputs: CreateForm) -> None:
     inputs.sampler.select(
         _choose_sampler, [inputs.sampler, inputs.schedule], inputs.schedule, concurrency_limit=None, **HIDDEN
     )
-    inputs.base.select(lambda: ["auto"] * len(SAID_OF_BASE), None, inputs.said, **HIDDEN)
+    inputs.base.select(lambda: ["auto"] * len(BASE_OVERRIDES), None, inputs.said, **HIDDEN)
     inputs.random.click(lambda: -1, None, inputs.seed, **HIDDEN)
 
 
 def request(*values: Any) -> tuple[GenerationRequest, list[tuple[str, float]]]:
     """The request that ``CreateForm.values`` hold, and the adapters chosen, by name and scale."""
     prompt, negative, count, seed, base, sampler, schedule, steps, cfg, clip_skip, width, height = values[:12]
-    said, rest = values[12 : 12 + len(SAID_OF_BASE)], values[12 + len(SAID_OF_BASE) :]
+    said, rest = values[12 : 12 + len(BASE_OVERRIDES)], values[12 + len(BASE_OVERRIDES) :]
     engine, adapters, scales = rest[: -2 * ROWS], rest[-2 * ROWS : -ROWS], rest[-ROWS:]
     computed = Engine.model_validate(dict(zip(Engine.model_fields, engine, strict=True)))
-    asked = GenerationRequest(
-        prompt or "", negative or "", int(-1 if seed is None else seed), int(steps), float(cfg),
-        int(width) if width else None, int(height) if height else None, int(count), f"{sampler} {schedule or ''}",
-        (base or "").strip(), clip_skip=int(clip_skip),
-        base_settings={name: value for name, value in zip(SAID_OF_BASE, said, strict=True) if value != "auto"},
+    asked = GenerationRequest.checked(
+        prompt=prompt or "", negative=negative or "", seed=-1 if seed is None else seed, steps=steps, cfg=cfg,
+        width=width or None, height=height or None, count=count, sampler=f"{sampler} {schedule or ''}",
+        base=(base or "").strip(), clip_skip=clip_skip,
+        base_settings={name: value for name, value in zip(BASE_OVERRIDES, said, strict=True) if value != "auto"},
         engine=computed.model_dump(exclude_defaults=True),
     )  # fmt: skip
     return asked, [(name, float(scale)) for name, scale in zip(adapters, scales, strict=True) if name]
@@ -232,7 +244,7 @@ def fill(app: AppState, recalled: RecalledSettings) -> list[Any]:
     return [
         " ".join([recalled.prompt, *tags]), recalled.negative, seed, base_called(app, recalled) or gr.skip(),
         sampler or gr.skip(), gr.update(choices=_schedules(sampler), value=schedule) if sampler else gr.skip(),
-        *others, *(recalled.base_settings.get(name, "auto") for name in SAID_OF_BASE), *_show(0, len(chosen)),
+        *others, *(recalled.base_settings.get(name, "auto") for name in BASE_OVERRIDES), *_show(0, len(chosen)),
         *(gr.update(choices=choices, value=name) for name, _ in rows), *(scale for _, scale in rows),
     ]  # fmt: skip
 
@@ -292,8 +304,8 @@ def _base_of(app: AppState, name: str, before: str) -> list[Any]:
     """An adapter brings the base that it was trained on; what was said of another base is no more."""
     base = next((adapter.base for adapter in app.snapshot().adapters if adapter.name == name), "")
     if not base or base == before:
-        return [gr.skip()] * (1 + len(SAID_OF_BASE))
-    return [base, *["auto"] * len(SAID_OF_BASE)]
+        return [gr.skip()] * (1 + len(BASE_OVERRIDES))
+    return [base, *["auto"] * len(BASE_OVERRIDES)]
 
 
 def _weight_of(app: AppState, name: str) -> Any:

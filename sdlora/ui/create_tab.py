@@ -1,7 +1,7 @@
 """The third tab: prompt, adapters with a slider each, Create, and how it goes."""
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -89,7 +89,8 @@ def draw_with(app: AppState, name: str, prompt: str) -> list[Any]:
     """
     app.refresh()  # It may have been finished just now.
     wanted = RecalledSettings(prompt or "", scales={name: 1.0}, numbers={"seed": fields.START.seed})
-    request = replace(fields.START, prompt=wanted.prompt, base=fields.base_called(app, wanted) or fields.START.base)
+    base = fields.base_called(app, wanted) or fields.START.base
+    request = GenerationRequest(prompt=wanted.prompt, base=base)
     return [*fields.fill(app, wanted), *_submit(app, request, [(name, 1.0)])]
 
 

@@ -28,12 +28,12 @@ from sdlora.data.step_heuristics import Kind
 from sdlora.errors import ConfigError, DatasetError, SdloraError
 from sdlora.filesystem.paths import path_inside, safe_name, unused_path
 from sdlora.generation.infotext import format_parameters, read_parameters
-from sdlora.generation.settings import Sample
 from sdlora.ui import build_config
 from sdlora.ui.app_state import AppState, cache_file
 from sdlora.ui.run_view import describe
 from sdlora.ui.tool_endpoints import ToolEndpoints
 
+DEFAULTS = GenerationRequest()
 POLL_SECONDS = 0.2
 """Between two looks at a request that is being drawn."""
 MAX_IMAGES = 16
@@ -180,14 +180,14 @@ class Endpoints:
         self,
         prompt: str,
         adapters: dict[str, float] | None = None,
-        negative: str = "",
-        seed: int = -1,
-        steps: int = 25,
-        cfg: float = 7.0,
-        sampler: str = "DPM++ 2M",
-        width: int | None = None,
-        height: int | None = None,
-        count: int = 1,
+        negative: str = DEFAULTS.negative,
+        seed: int = DEFAULTS.seed,
+        steps: int = DEFAULTS.steps,
+        cfg: float = DEFAULTS.cfg,
+        sampler: str = DEFAULTS.sampler,
+        width: int | None = DEFAULTS.width,
+        height: int | None = DEFAULTS.height,
+        count: int = DEFAULTS.count,
         base: str = "",
         prediction_type: Literal["auto", "epsilon", "v_prediction"] = "auto",
         zero_terminal_snr: Literal["auto", "on", "off"] = "auto",
@@ -209,16 +209,15 @@ class Endpoints:
             prediction_type: What the base predicts; "auto" is as the adapter's run has it, else as the base tells.
             zero_terminal_snr: Whether its noise schedule ends in noise alone; "auto" likewise.
         """
-        drawing = {"negative": negative, "steps": steps, "cfg": cfg, "sampler": sampler, "width": width}
-        checked = Sample.model_validate({**drawing, "height": height, "seed": max(0, seed)})
-        if not 1 <= count <= MAX_IMAGES or seed < -1:
-            raise ConfigError(f"count = {count}, seed = {seed}: give 1 to {MAX_IMAGES} pictures, and a seed from -1")
+        if not 1 <= count <= MAX_IMAGES:
+            raise ConfigError(f"count = {count}: give 1 to {MAX_IMAGES} images")
         known = {adapter.name: adapter.base for adapter in self.app.refresh().adapters}
-        said = {"prediction_type": prediction_type, "zero_terminal_snr": zero_terminal_snr}
-        request = GenerationRequest(
-            prompt, negative, seed, checked.steps, checked.cfg, checked.width, checked.height, count, checked.sampler,
-            base or next((known[name] for name in adapters or () if known.get(name)), GenerationRequest("").base),
-            base_settings={name: value for name, value in said.items() if value != "auto"},
+        overrides = {"prediction_type": prediction_type, "zero_terminal_snr": zero_terminal_snr}
+        request = GenerationRequest.checked(
+            prompt=prompt, negative=negative, seed=seed, steps=steps, cfg=cfg, sampler=sampler, width=width,
+            height=height, count=count,
+            base=base or next((known[name] for name in adapters or () if known.get(name)), DEFAULTS.base),
+            base_settings={name: value for name, value in overrides.items() if value != "auto"},
         )  # fmt: skip
         ticket = await asyncio.to_thread(self.app.generate, request, list((adapters or {}).items()))
         ended = await self._wait_for(ticket)

@@ -11,11 +11,11 @@ from gradio.components import Component
 from pydantic import TypeAdapter
 
 from sdlora.config import TrainConfig, all_settings, value_of
-from sdlora.generation.settings import Sample
+from sdlora.generation.settings import GenerationSettings
 from sdlora.section import Setting, settings
 
-SAMPLE_SETTINGS = {setting.name: setting for setting in settings(Sample)}
-"""The settings of drawing, by name."""
+SAMPLE_SETTINGS = {setting.name: setting for setting in settings(GenerationSettings)}
+"""The settings of an image, by name."""
 MAIN_CONTROLS = {"model.base", "data.folder", "data.trigger", "data.class_name", "train.epochs", "sample.prompts"}
 """What the main controls decide; the quality gives a number of steps."""
 SECTIONS = {

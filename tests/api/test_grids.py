@@ -137,14 +137,14 @@ def test_a_preferred_weight_that_is_none_is_1(tmp_path, text):
 
 def test_what_is_not_compared_keeps_its_scale(run):
     mixed = (AdapterChoice("glass", str(run.adapter), 0.7), AdapterChoice("other", "o.safetensors", 0.3))
-    request = GenerationRequest("x", adapters=mixed, seed=1)
+    request = GenerationRequest(prompt="x", adapters=mixed, seed=1)
     grid, _ = plan_grid(request, [AxisSpec("cfg", "3, 5")], "glass", run)
     assert [cell.scales for cell in grid.cells] == [{"other": 0.3, "glass": 0.7}] * 2
     grid, filling = plan_grid(request, [AxisSpec("checkpoint", "2")], "glass", run)
     assert grid.cells[0].scales == {"other": 0.3, "glass-000002": 0.7}
     assert [adapter.name for adapter in filling.adapters] == ["other", "glass-000002"]
     with pytest.raises(ConfigError, match="into the prompt"):
-        plan_grid(GenerationRequest(" ", adapters=mixed), [AxisSpec("cfg", "3, 5")], "glass", run)
+        plan_grid(GenerationRequest(prompt=" ", adapters=mixed), [AxisSpec("cfg", "3, 5")], "glass", run)
 
 
 def test_the_command_line_says_of_a_base_what_the_run_says(configure, tmp_path, capsys):

@@ -15,9 +15,10 @@ from sdlora.data.class_images import (
     generate_missing,
     select_class_images,
 )
-from sdlora.data.settings import Data, Prior
+from sdlora.data.settings import Data
 from sdlora.data.step_heuristics import suggested_steps
 from sdlora.errors import ConfigError, DatasetError
+from sdlora.generation.settings import Prior
 from tests.support.images import noise_image
 
 MADE_BY = {"base": "f00d", "size": [64, 64], "sampler": "DDIM", "steps": 25, "cfg": 7.0}

@@ -66,7 +66,7 @@ def test_what_cannot_be_taken_over_is_named_and_the_rest_is_filled_in():
     said = " ".join(read.remarks)
     for part in (
         "no adapter 'gone'",
-        "steps = 9999: give 1 to 150",
+        "steps = 9999: give 1 to 1000",
         "cfg = x",
         "Size 'big' cannot",
         "Hires upscale, Note",

@@ -13,6 +13,7 @@ from sdlora.families.settings import Model
 from sdlora.formats import write_adapter
 from sdlora.formats.infer_base import schedule_mismatch, trained_schedule
 from sdlora.generation.infotext import parse_parameters, recall_text
+from sdlora.generation.settings import GenerationSettings
 from sdlora.generation.studio import Studio
 from tests.support.adapters import TWO_STEPS, random_lora
 
@@ -92,7 +93,7 @@ def test_a_difference_is_one_sentence_with_its_remedy_at_each_drawing(tiny_base,
 def test_a_sampler_that_cannot_begin_in_noise_is_refused_before_anything_is_drawn(velocity):
     studio = Studio(velocity, device="cpu")
     with pytest.raises(ConfigError, match="sampler 'Heun': cannot draw with a zero-terminal-SNR model; take DPM"):
-        studio.image_spec("a red house", sampler="Heun")
+        studio.image_spec(GenerationSettings(prompt="a red house", sampler="Heun"))
 
 
 @pytest.mark.parametrize("scheduler", ["PNDMScheduler", "EulerDiscreteScheduler"])

@@ -11,11 +11,12 @@ from sdlora.errors import ConfigError, FileError, OutOfMemoryError
 from sdlora.generation import sampling, studio, xyz_grid
 from sdlora.generation.axes import Axis, parse_axis
 from sdlora.generation.infotext import read_parameters
+from sdlora.generation.settings import GenerationSettings
 from sdlora.generation.studio import Studio
 from sdlora.generation.xyz_grid import GridCell, ImageGrid
 from tests.support.adapters import trained_state, with_uneven_ranks
 
-START = GridCell("a red house on grass", steps=2, seed=7, adapter="a", sampler="Euler a")
+START = GridCell(prompt="a red house on grass", steps=2, seed=7, adapter="a", sampler="Euler a", width=64, height=64)
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +49,10 @@ def test_in_batches_or_one_by_one_each_picture_comes_from_the_same_latents(drawe
     scales = [-0.3, {"unet.up_blocks": 0.5, "text_encoder": 0.2}]
     prompts, seeds = ["a red house on grass", "a blue cat in snow"], [7, 8]
     orders = [
-        drawer.image_spec(prompt, "a green tree", steps=2, seed=seed, sampler="Euler a", scales={name: scale})
+        drawer.image_spec(
+            GenerationSettings(prompt=prompt, negative="a green tree", steps=2, seed=seed, sampler="Euler a"),
+            {name: scale},
+        )
         for prompt, seed, name, scale in product(prompts, seeds, "ab", scales)
     ]
     order: list[int] = []
@@ -65,7 +69,8 @@ def test_in_batches_or_one_by_one_each_picture_comes_from_the_same_latents(drawe
 
 def test_what_is_asked_for_twice_is_drawn_once_and_keeps_its_own_text(drawer, latents):
     """Without its adapter, every checkpoint draws the same."""
-    orders = [drawer.image_spec("a cat", steps=1, seed=1, scales={name: 0.0}, notes={"X": name}) for name in "ab"]
+    cat = GenerationSettings(prompt="a cat", steps=1, seed=1)
+    orders = [drawer.image_spec(cat, {name: 0.0}, {"X": name}) for name in "ab"]
     images = {}
     told = []
     drawer.generate_specs(orders, images.__setitem__, lambda *at: told.append(at))
@@ -88,13 +93,13 @@ def test_where_memory_runs_out_batches_are_halved(drawer, monkeypatch):
     images = drawer.generate("a cat", steps=1, seed=1, count=6, batch=6)
     assert (len(images), sizes) == (6, [6, 3, 1, 1, 1, 1, 1, 1])
     room = 0
-    with pytest.raises(OutOfMemoryError, match="a picture of 64x64; take a smaller size"):
+    with pytest.raises(OutOfMemoryError, match="an image of 64x64; take a smaller size"):
         drawer.generate("a cat", steps=1, seed=1, count=2, batch=2)
 
 
 def test_cells_are_every_combination_row_by_row_and_share_a_seed():
     axes = [parse_axis("scale", "0, 1"), parse_axis("cfg", "3, 5, 7"), parse_axis("prompt", "one\ntwo")]
-    cells = xyz_grid.grid_cells(GridCell("", adapter="a", others={"b": 0.5}), axes)
+    cells = xyz_grid.grid_cells(GridCell(prompt="", adapter="a", others={"b": 0.5}), axes)
     assert len(cells) == 12 and len({cell.seed for cell in cells}) == 1 and cells[0].seed >= 0
     assert [(cell.place, cell.prompt, cell.cfg, cell.scales) for cell in cells[:3]] == [
         ((0, 0, 0), "one", 3.0, {"b": 0.5, "a": 0.0}),
@@ -110,7 +115,8 @@ def test_cells_are_every_combination_row_by_row_and_share_a_seed():
 
 def test_what_is_replaced_stands_in_the_prompt_of_another_axis():
     cells = xyz_grid.grid_cells(
-        GridCell("", "red sky"), [parse_axis("replace", "red, blue"), parse_axis("prompt", "a red cat\na dog")]
+        GridCell(prompt="", negative="red sky"),
+        [parse_axis("replace", "red, blue"), parse_axis("prompt", "a red cat\na dog")],
     )
     assert [(cell.prompt, cell.negative) for cell in cells] == [
         ("a red cat", "red sky"), ("a blue cat", "blue sky"), ("a dog", "red sky"), ("a dog", "blue sky"),
@@ -120,7 +126,7 @@ def test_what_is_replaced_stands_in_the_prompt_of_another_axis():
 def test_a_checkpoint_takes_the_adapters_place():
     axis = parse_axis("checkpoint", "", [100, 200])
     cells = xyz_grid.grid_cells(
-        GridCell("x", adapter="run", scale=0.8), [axis], {"100": "run-000100", "200": "run-000200"}
+        GridCell(prompt="x", adapter="run", scale=0.8), [axis], {"100": "run-000100", "200": "run-000200"}
     )
     assert [cell.scales for cell in cells] == [{"run-000100": 0.8}, {"run-000200": 0.8}]
 
@@ -131,9 +137,9 @@ def test_a_checkpoint_takes_the_adapters_place():
         (START, [("seed", "1-15"), ("cfg", "1-15")], "15 x 15 are 225 pictures, and a grid has at most 200"),
         (START, [("seed", "1-2"), ("seed", "3-4")], "two axes are Seed"),
         (START, [("replace", "dog, cat")], "'dog' stands in no prompt"),
-        (GridCell("x"), [("scale", "0, 1")], "scale: choose the adapter"),
+        (GridCell(prompt="x"), [("scale", "0, 1")], "scale: choose the adapter"),
         (
-            GridCell("x <lora:a:1>", adapter="a"),
+            GridCell(prompt="x <lora:a:1>", adapter="a"),
             [("scale", "0, 1")],
             "<lora:a:...> sets the scale that is to be compared",
         ),
@@ -147,7 +153,7 @@ def test_a_grid_that_would_compare_nothing_or_too_much_is_refused(start, axes, s
 @pytest.fixture
 def folder(tmp_path):
     axes = (parse_axis("scale", "0, 0.5, 1"), parse_axis("seed", "1, 2"))
-    grid = ImageGrid(axes, xyz_grid.grid_cells(START, axes), {"a": "a.safetensors"}, width=64, height=64, subject="a")
+    grid = ImageGrid(axes, xyz_grid.grid_cells(START, axes), {"a": "a.safetensors"}, subject="a")
     return xyz_grid.write_declaration(grid, tmp_path / "grid")
 
 

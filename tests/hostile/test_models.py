@@ -266,7 +266,7 @@ def ended(app: AppState) -> Iterator[Callable[[Path], str]]:
     """What the page says in the end of a picture drawn with a base."""
 
     def draw(base: Path) -> str:
-        ticket = app.generate(GenerationRequest("x", steps=1, base=str(base)), [])
+        ticket = app.generate(GenerationRequest(prompt="x", steps=1, base=str(base)), [])
         until = time.monotonic() + 120
         while not ticket.ended and time.monotonic() < until:
             time.sleep(0.1)

@@ -10,7 +10,7 @@ import pytest
 from sdlora.inference.device_requests import DeviceRequests, RequestStatus
 from sdlora.inference.generation_request import AdapterChoice, GenerationRequest
 
-REQUEST = GenerationRequest("a red house", seed=3, adapters=(AdapterChoice("one", "/one.safetensors", 0.5),))
+REQUEST = GenerationRequest(prompt="a red house", seed=3, adapters=(AdapterChoice("one", "/one.safetensors", 0.5),))
 
 
 @pytest.fixture
@@ -40,7 +40,10 @@ def test_a_request_is_taken_answered_and_cleared_away(mailbox):
 
 
 def test_requests_are_taken_in_their_order_but_for_those_passed(mailbox):
-    first, second = mailbox.submit(GenerationRequest("first")), mailbox.submit(GenerationRequest("second"))
+    first, second = (
+        mailbox.submit(GenerationRequest(prompt="first")),
+        mailbox.submit(GenerationRequest(prompt="second")),
+    )
     errand = mailbox.take()
     assert errand.request.prompt == "first"
     errand.give_back("Later.")
@@ -83,7 +86,7 @@ def test_the_request_of_a_killed_process_is_cleared_away(mailbox, look):
     program = (
         "import os, sys; from pathlib import Path;"
         "from sdlora.inference.device_requests import DeviceRequests; from sdlora.inference.generation_request import "
-        "GenerationRequest; DeviceRequests(Path(sys.argv[1])).submit(GenerationRequest('x')); os._exit(9)"
+        "GenerationRequest; DeviceRequests(Path(sys.argv[1])).submit(GenerationRequest(prompt='x')); os._exit(9)"
     )
     lock_file = str(mailbox.folder.with_suffix(".lock"))
     subprocess.run([sys.executable, "-c", program, lock_file], check=False)

@@ -185,7 +185,8 @@ def test_the_process_ends_when_its_parent_is_killed(tmp_path):
         "import json, sys, time; from pathlib import Path;"
         "from sdlora.inference.inference_client import InferenceClient;"
         "from sdlora.inference.generation_request import GenerationRequest;"
-        "creator = InferenceClient(Path(sys.argv[1]), 'cpu'); creator.submit(GenerationRequest('x', base='nothing'));"
+        "creator = InferenceClient(Path(sys.argv[1]), 'cpu');"
+        "creator.submit(GenerationRequest(prompt='x', base='nothing'));"
         "print(json.dumps(creator._process.pid), flush=True); time.sleep(60)"
     )
     parent = subprocess.Popen([sys.executable, "-c", program, str(tmp_path)], stdout=subprocess.PIPE)

@@ -2,10 +2,10 @@
 
 import pytest
 
-from sdlora.data.settings import Data, Prior
+from sdlora.data.settings import Data
 from sdlora.errors import DatasetError
 from sdlora.events import ignore
-from sdlora.generation.settings import Sample
+from sdlora.generation.settings import Prior, Sample
 from sdlora.training.profiling import RunProfile, count_previews, profile_run
 from sdlora.training.run_paths import RunPaths
 from sdlora.training.settings import Train

@@ -88,16 +88,16 @@ def test_an_adapter_brings_what_its_run_says_of_their_base(configure, tmp_path):
     write_adapter(random_lora(), run.checkpoint(2))
     write_adapter(random_lora(), run.adapter)
     base = config.model.base
-    asked = GenerationRequest("a", base=base, base_settings={"zero_terminal_snr": "off"})
-    assert app.with_adapters(GenerationRequest("a", base=base), [("fast", 1.0)]).model == config.model
-    assert app.with_adapters(GenerationRequest("a", base=base), [("fast-000002", 1.0)]).model == config.model
+    asked = GenerationRequest(prompt="a", base=base, base_settings={"zero_terminal_snr": "off"})
+    assert app.with_adapters(GenerationRequest(prompt="a", base=base), [("fast", 1.0)]).model == config.model
+    assert app.with_adapters(GenerationRequest(prompt="a", base=base), [("fast-000002", 1.0)]).model == config.model
     assert app.with_adapters(asked, [("fast", 1.0)]).base_settings == {
         **said,
         "variant": "fp16",
         "zero_terminal_snr": "off",
     }
-    assert app.with_adapters(GenerationRequest("a", base=base), []).base_settings == {}
-    assert app.with_adapters(GenerationRequest("a", base="pocket"), [("fast", 1.0)]).base_settings == {}
+    assert app.with_adapters(GenerationRequest(prompt="a", base=base), []).base_settings == {}
+    assert app.with_adapters(GenerationRequest(prompt="a", base="pocket"), [("fast", 1.0)]).base_settings == {}
     create_tab.draw_with(app, "fast", "a red car")
     panel._best(app, "fast")
     panel._begin(app, "fast", "scale", "", "", "0, 1", "", "", *FIELDS, *ROWS)

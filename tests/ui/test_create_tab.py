@@ -99,11 +99,11 @@ def test_what_is_wrong_is_said_in_a_sentence_before_anything_is_drawn(app, field
 
 
 def test_adapters_of_one_width_mix_whatever_their_base_is_called(app):
-    app.generate(GenerationRequest("a", base="pocket"), [("cat", 1.0), ("glass", 1.0)])
+    app.generate(GenerationRequest(prompt="a", base="pocket"), [("cat", 1.0), ("glass", 1.0)])
     with pytest.raises(ConfigError, match="cannot be mixed"):
-        app.generate(GenerationRequest("a", base="pocket"), [("glass", 1.0), ("wide", 1.0)])
+        app.generate(GenerationRequest(prompt="a", base="pocket"), [("glass", 1.0), ("wide", 1.0)])
     with pytest.raises(ModelError):
-        app.generate(GenerationRequest("a", base="no/such/place"), [])
+        app.generate(GenerationRequest(prompt="a", base="no/such/place"), [])
 
 
 def test_the_line_below_the_prompt_says_what_goes_before_the_sliders(app):
@@ -175,7 +175,7 @@ def test_another_tab_draws_with_an_adapter_in_one_go(app):
 
 
 def test_the_time_left_is_told_once_two_steps_are_known():
-    ticket = JobStatus(3, GenerationRequest("a"), "drawing", done=30, total=50)
+    ticket = JobStatus(3, GenerationRequest(prompt="a"), "drawing", done=30, total=50)
     assert create_tab.left(ticket, (3, 10.0, 10), now=14.0) == pytest.approx(4.0)  # 20 steps in 4 s, 20 to go.
     assert create_tab.left(ticket, (2, 10.0, 10), now=14.0) is None
     assert create_tab.left(ticket, (3, 10.0, 30), now=14.0) is None

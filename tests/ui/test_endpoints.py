@@ -128,7 +128,7 @@ def wait(client, run, until):
         ({"run": "../x", "api_name": "/status"}, "There is no run '../x'"),
         ({"prompt": " ", "api_name": "/generate"}, "Write what to draw"),
         ({"prompt": "a", "steps": 0, "api_name": "/generate"}, "steps = 0"),
-        ({"prompt": "a", "count": 17, "api_name": "/generate"}, "1 to 16 pictures"),
+        ({"prompt": "a", "count": 17, "api_name": "/generate"}, "1 to 16 images"),
         ({"prompt": "a", "sampler": "Eulr a", "api_name": "/generate"}, "did you mean Euler a"),
         ({"prompt": "a", "prediction_type": "flow", "api_name": "/generate"}, "prediction_type = 'flow'"),
         ({"prompt": "a", "zero_terminal_snr": "on", "api_name": "/generate"}, "model.prediction_type = v_prediction"),

@@ -95,5 +95,5 @@ def test_the_drawing_processs_log_is_begun_anew_when_it_is_long(tmp_path, monkey
     for size, left in ((inference_client.LOG_BYTES, inference_client.LOG_BYTES), (inference_client.LOG_BYTES + 1, 0)):
         log.write_bytes(b"x" * size)
         with pytest.raises(OSError, match="not here"):
-            inference_client.InferenceClient(tmp_path, "cpu").submit(GenerationRequest("a house"))
+            inference_client.InferenceClient(tmp_path, "cpu").submit(GenerationRequest(prompt="a house"))
         assert log.stat().st_size == left
