@@ -1,4 +1,4 @@
-"""TrainConfig: the sections put together; read from and written to TOML."""
+"""TrainConfig: all sections of a training run, read from and written to TOML."""
 
 import re
 import tomllib
@@ -27,21 +27,21 @@ from sdlora.training.settings import Loss, Train
 
 VERSION = 1
 EXPLICIT = "given"
-"""In a file: the names of the settings that a person has made, where others are still to be chosen."""
+"""Key in a file: names of the settings that a person made; ``train.memory`` may choose the others."""
 MAX_TOML_BYTES = 1 << 20
 STRING = re.compile(r'"""(?:\\.|[^\\])*?"""|\'\'\'.*?\'\'\'|"(?:\\.|[^"\\\n])*"|\'[^\'\n]*\'|#[^\n]*', re.DOTALL)
 DEEP = re.compile(r"(?<![\w-])(?:[\w-]++[ \t]*+\.[ \t]*+){32}")
-"""A name of more parts than any setting has: the library's time grows with their cube. Strings are left out before."""
+"""A name of more parts than any setting has: parsing takes time cubic in their number. Strings are removed first."""
 LENGTHS = {"steps", "epochs"}
-"""Settings of ``train`` of which a run has one."""
-MOST_SHOWN = 200
-"""Characters of a value in a message."""
+"""Settings of ``train`` that exclude each other."""
+LONGEST_VALUE = 200
+"""Characters of a value that a message quotes."""
 _PACKAGE = Path(__file__).parent
 PRESETS = next((p for p in (_PACKAGE / "presets", _PACKAGE.parent / "presets") if p.is_dir()), _PACKAGE / "presets")
 
 
 class TrainConfig(Section):
-    """Everything that decides a training run."""
+    """All settings of a training run."""
 
     model: Model = Field(default_factory=Model)
     data: Data
@@ -56,44 +56,46 @@ class TrainConfig(Section):
 
     @classmethod
     def load(cls, source: str | Path, overrides: Mapping[str, Any] | None = None) -> "TrainConfig":
-        """From a TOML file or a preset's name; ``overrides`` are dotted names (``adapter.rank``) and values.
+        """Read a TOML file or a preset; ``overrides`` are dotted names (``adapter.rank``) and values.
 
-        Relative paths in the file are relative to it; those in ``overrides`` to the working folder.
-        Raises ConfigError naming file, setting, value and remedy.
+        Relative paths in the file are relative to it; those in ``overrides`` to the working directory. Raises
+        ConfigError naming file, setting, value and remedy.
         """
         path = find_preset(source)
         values = _read(path)
         names = values.pop(EXPLICIT, () if path.parent == PRESETS else None)
         config = cls.parse(_absolute(values, path.parent), str(source), overrides)
-        return config if names is None else _as_given(config, {*_names(names, source), *(overrides or {})})
+        return config if names is None else _with_explicit(config, {*_names(names, source), *(overrides or {})})
 
     @classmethod
     def parse(cls, values: Mapping[str, Any], origin: str, overrides: Mapping[str, Any] | None = None) -> "TrainConfig":
-        """From nested values; ``place`` is what error messages call their origin.
+        """Validate nested values; error messages name their ``origin``.
 
-        Relative paths in either are relative to the working folder.
+        Relative paths are relative to the working directory. Raises ConfigError.
         """
         merged = _absolute(dict(values), Path.cwd())
         flags: dict[str, Any] = {}
         for name, value in (overrides or {}).items():
             section, _, field = name.partition(".")
             flags.setdefault(section, {})[field] = value
-        for section, given in _absolute(flags, Path.cwd()).items():
-            own = merged.get(section, {})
-            if section == "train" and isinstance(own, Mapping):  # A length given last goes before the file's.
-                own = {name: value for name, value in own.items() if name not in LENGTHS or not LENGTHS & {*given}}
-            if section == "adapter" and isinstance(own, Mapping):
-                own = _of_method(own, given.get("method"))
-            merged[section] = {**own, **given} if isinstance(own, Mapping) else own
+        for section, changes in _absolute(flags, Path.cwd()).items():
+            values_in_file = merged.get(section, {})
+            if not isinstance(values_in_file, Mapping):
+                continue
+            if section == "train" and LENGTHS & {*changes}:  # A length in the overrides replaces the file's.
+                values_in_file = {name: value for name, value in values_in_file.items() if name not in LENGTHS}
+            if section == "adapter":
+                values_in_file = _for_method(values_in_file, changes.get("method"))
+            merged[section] = {**values_in_file, **changes}
         try:
             return cls.model_validate(merged)
         except ValidationError as error:
             raise ConfigError("\n".join(_messages(error, origin))) from None
 
     def save(self, path: Path) -> None:
-        """Write every setting to ``path``, atomically, with its paths absolute.
+        """Write every setting to ``path`` atomically, with absolute paths.
 
-        Those made by hand are named, for ``train.memory`` leaves them alone.
+        Explicit settings are listed, since ``train.memory`` leaves them alone. Raises FileError.
         """
         import tomli_w
 
@@ -102,64 +104,61 @@ class TrainConfig(Section):
 
 
 def explicit_settings(config: TrainConfig) -> frozenset[str]:
-    """The settings that a person has made, by their dotted names: in a file of their own, or by flags; a preset's, and
-    what a config stands for by default, are not among them.
-    """
+    """Return the dotted names of the settings that a person made, in a file or by flags; not a preset's or defaults."""
     return frozenset(f"{name}.{field}" for name, section in dict(config).items() for field in section.model_fields_set)
 
 
-def _as_given(config: TrainConfig, names: set[str]) -> TrainConfig:
-    """``config`` of which the settings ``names`` alone count as made by a person."""
+def _with_explicit(config: TrainConfig, names: set[str]) -> TrainConfig:
+    """Return ``config`` with ``names`` as its explicit settings."""
 
-    def only(name: str, section: Section) -> Section:
-        own = {field for field in type(section).model_fields if f"{name}.{field}" in names}
-        return type(section).model_construct(_fields_set=own, **dict(section))
+    def mark(name: str, section: Section) -> Section:
+        explicit = {field for field in type(section).model_fields if f"{name}.{field}" in names}
+        return type(section).model_construct(_fields_set=explicit, **dict(section))
 
-    sections: dict[str, Any] = {name: only(name, section) for name, section in dict(config).items()}
+    sections: dict[str, Any] = {name: mark(name, section) for name, section in dict(config).items()}
     return TrainConfig.model_construct(**sections)
 
 
 def _names(names: Any, source: object) -> list[str]:
     if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
-        raise ConfigError(f"{source}: {EXPLICIT} is no list of settings' names; leave it out")
+        raise ConfigError(f"{source}: {EXPLICIT} is no list of setting names; remove it")
     return list(names)
 
 
 def adapt_to_device(config: TrainConfig, device: str = "auto", low_memory: bool = False) -> TrainConfig:
-    """``config`` on ``device`` where it names none itself; ``low_memory`` trades time for memory.
+    """Return ``config`` on ``device`` if it names none itself; ``low_memory`` trades time for memory.
 
-    Then layers are computed twice rather than kept (gradient checkpointing), and pictures go through the model one by
-    one, their gradients added up, as many to a step as before.
+    It turns on gradient checkpointing, and gradient accumulation with a batch of 1: as many images a step as before.
     """
     train = config.train
     changes: dict[str, Any] = {"device": device} if train.device == "auto" else {}
     if low_memory:
-        pictures = train.batch_size * train.gradient_accumulation
-        changes |= {"gradient_checkpointing": True, "batch_size": 1, "gradient_accumulation": pictures}
+        images = train.batch_size * train.gradient_accumulation
+        changes |= {"gradient_checkpointing": True, "batch_size": 1, "gradient_accumulation": images}
     return config.model_copy(update={"train": train.model_copy(update=changes)})
 
 
 def with_base(config: TrainConfig, base: str) -> TrainConfig:
-    """``config`` with ``model.base`` as ``base``."""
+    """Return ``config`` with another ``model.base``."""
     return config.model_copy(update={"model": config.model.model_copy(update={"base": base})})
 
 
 def all_settings() -> list[Setting]:
-    """Every setting of a training run, in the order of declaration."""
+    """Return every setting of a training run, in the order of declaration."""
     return list(settings(TrainConfig))
 
 
 def value_of(config: TrainConfig, setting: Setting) -> Any:
-    """What ``config`` has for ``setting``; its default where the method that was chosen has no such setting."""
+    """Return the value of ``setting`` in ``config``; its default if the chosen method has no such setting."""
     section, _, name = setting.name.partition(".")
     return getattr(getattr(config, section), name, setting.default)
 
 
 def find_preset(source: str | Path) -> Path:
-    """The TOML file that ``source`` names: a path, or a preset by name. Raises ConfigError with near names."""
-    found, path = existing_path(source), Path(source)
-    if found is not None and found.suffix == ".toml" and found.is_file():
-        return found.resolve()
+    """Return the TOML file that ``source`` names: a path, or a preset by name. Raises ConfigError with near names."""
+    existing, path = existing_path(source), Path(source)
+    if existing is not None and existing.suffix == ".toml" and existing.is_file():
+        return existing.resolve()
     names = [preset.stem for preset in presets()]
     name = path.name.removesuffix(".toml")
     if name in names and (path.parent == Path(".") or path.parent.name == "presets"):
@@ -169,7 +168,7 @@ def find_preset(source: str | Path) -> Path:
 
 
 def presets() -> Iterator[Path]:
-    """The bundled presets' files, by name."""
+    """Yield the files of the bundled presets, by name."""
     yield from sorted(PRESETS.glob("*.toml"))
 
 
@@ -184,20 +183,19 @@ def _read(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
     except RecursionError:
-        raise ConfigError(f"{path}: is not TOML that is read here: nested too deeply") from None
-    except ValueError as error:  # The library's own errors, wrong UTF-8, and numbers of thousands of digits.
+        raise ConfigError(f"{path}: cannot be read: nested too deeply") from None
+    except ValueError as error:  # The parser's errors, invalid UTF-8, and numbers of thousands of digits.
         raise ConfigError(f"{path}: is not TOML: {error}") from None
     version = values.pop("version", VERSION)
     if version != VERSION:
-        shown = _shown(version)
-        raise ConfigError(f"{path}: version {shown} is not known here (this is version {VERSION}); update sdlora")
+        raise ConfigError(f"{path}: version {_quote(version)} is unknown (this is version {VERSION}); update sdlora")
     return values
 
 
 def _absolute(values: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """The values of a file with its relative paths made absolute.
+    """Return the values of a file with its relative paths made absolute.
 
-    ``model.base`` is one if it lies there, and is no bundled model's name. What can be no path stays as it is.
+    ``model.base`` counts as a path if it exists and names no bundled model. Values that can be no path stay.
     """
     result = {name: dict(section) if isinstance(section, dict) else section for name, section in values.items()}
     for setting in all_settings():
@@ -214,46 +212,46 @@ def _absolute(values: dict[str, Any], folder: Path) -> dict[str, Any]:
     return result
 
 
-def _of_method(own: Mapping[str, Any], method: Any) -> dict[str, Any]:
-    """A file's settings of an adapter, without those that another ``method``, given in its place, does not have."""
-    before = own.get("method", "lora")
+def _for_method(values: Mapping[str, Any], method: Any) -> dict[str, Any]:
+    """Return a file's adapter settings without those that an overriding ``method`` does not have."""
+    before = values.get("method", "lora")
     if method not in METHODS or method == before:
-        return dict(own)
-    kept = {name: value for name, value in own.items() if name in METHODS[method].model_fields}
-    if left := [f"adapter.{name}" for name in own if name not in kept]:
-        verb = "is" if len(left) == 1 else "are"
-        warnings.warn(f"{' and '.join(left)} of {before} {verb} left out: {method} has none", stacklevel=2)
-    return kept
+        return dict(values)
+    valid = {name: value for name, value in values.items() if name in METHODS[method].model_fields}
+    if dropped := [f"adapter.{name}" for name in values if name not in valid]:
+        verb = "is" if len(dropped) == 1 else "are"
+        warnings.warn(f"{' and '.join(dropped)} of {before} {verb} left out: {method} has none", stacklevel=2)
+    return valid
 
 
-def _messages(error: ValidationError, place: str) -> Iterator[str]:
-    """One sentence a problem: place, setting, what is wrong, the nearest real name."""
+def _messages(error: ValidationError, origin: str) -> Iterator[str]:
+    """Yield a sentence for each problem: origin, setting, reason, and the nearest real name."""
     names = [setting.name for setting in all_settings()]
     for problem in error.errors():
         parts = [str(part) for part in problem["loc"] if part not in METHODS]
         name = one_line(".".join(parts[:2]), 80)
         if problem["type"] == "extra_forbidden" and name in names:
-            yield f"{place}: the method {problem['loc'][1]} has no setting {name}; remove it, or choose another method"
+            yield f"{origin}: the method {problem['loc'][1]} has no setting {name}; remove it, or choose another method"
         elif problem["type"] == "union_tag_invalid":
-            tag = _shown(problem["ctx"]["tag"])
+            tag = _quote(problem["ctx"]["tag"])
             hint = did_you_mean(tag.strip("'"), METHODS, f"take one of {', '.join(METHODS)}")
-            yield f"{place}: {name}.method = {tag} is no method; {hint}"
+            yield f"{origin}: {name}.method = {tag} is no method; {hint}"
         elif problem["type"] == "extra_forbidden":
             hint = did_you_mean(name, [*names, *TrainConfig.model_fields])
-            yield f"{place}: there is no setting {name}" + (f"; {hint}" if hint else "")
+            yield f"{origin}: there is no setting {name}" + (f"; {hint}" if hint else "")
         elif problem["type"] == "missing":
-            yield f"{place}: {name} is not set; add it, or give --{name if '.' in name else name + '.folder'}"
+            yield f"{origin}: {name} is not set; add it, or give --{name if '.' in name else name + '.folder'}"
         else:
             what = problem["msg"].removeprefix("Value error, ")
             what = what[0].lower() + what[1:]
-            value = "" if isinstance(problem["input"], Mapping) else f" = {_shown(problem['input'])}"
-            yield f"{place}: {name}{value}: {what}"[:500]
+            value = "" if isinstance(problem["input"], Mapping) else f" = {_quote(problem['input'])}"
+            yield f"{origin}: {name}{value}: {what}"[:500]
 
 
-def _shown(value: Any) -> str:
-    """``value`` as a message has it: a stranger's may be of any length and depth."""
+def _quote(value: Any) -> str:
+    """Return ``value`` as messages quote it, shortened: an untrusted one may be of any length and depth."""
     try:
         text = repr(value)
     except (RecursionError, ValueError):  # Nested too deeply; or a number of thousands of digits.
         return f"a {type(value).__name__}"
-    return text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}..."
+    return text if len(text) <= LONGEST_VALUE else f"{text[:LONGEST_VALUE]}..."

@@ -1,12 +1,12 @@
-"""What can go wrong, as a tree. Every message names the place, the value and the remedy.
+"""Errors that users can cause, as a tree. Every message names the origin, the value and the remedy.
 
-The class decides the exit code of the command line: a front end needs nothing but ``str(error)``
-and ``error.exit_code``. An exception that is not an ``SdloraError`` is a bug (exit code 1).
+The class decides the exit code of the command line: a front end needs only ``str(error)`` and ``error.exit_code``.
+An exception that is not an ``SdloraError`` is a bug (exit code 1).
 """
 
 
 class SdloraError(Exception):
-    """Anything that a user can cause and can mend."""
+    """Base of all errors that a user can cause and mend."""
 
     exit_code = 1
 
@@ -17,23 +17,23 @@ class ConfigError(SdloraError):
     exit_code = 2
 
 
-def missing_package(what: str, package: str, instead: str) -> ConfigError:
-    """That ``what`` needs a package that is not installed; ``instead`` is what does without it."""
-    return ConfigError(f"{what} needs {package}; run pip install {package}, or take {instead}")
+def missing_package(feature: str, package: str, alternative: str) -> ConfigError:
+    """Return the error that ``feature`` needs a package which is not installed; ``alternative`` does without it."""
+    return ConfigError(f"{feature} needs {package}; run pip install {package}, or take {alternative}")
 
 
 class ModelError(ConfigError):
-    """The base model cannot be found, is incomplete, or is of a kind that is not served."""
+    """The base model cannot be found, is incomplete, or is of an unsupported kind."""
 
 
 class DatasetError(SdloraError):
-    """The training pictures or their captions cannot be used."""
+    """The training images or their captions cannot be used."""
 
     exit_code = 3
 
 
 class FormatError(SdloraError):
-    """An adapter file is damaged, hostile, or holds what no reader here understands."""
+    """An adapter file is damaged, hostile, or of an unknown format."""
 
     exit_code = 3
 
@@ -55,24 +55,24 @@ class FileError(SdloraError):
 
 
 class NonFiniteError(SdloraError):
-    """Losses or gradients stayed infinite or not-a-number."""
+    """Losses or gradients stayed infinite or NaN."""
 
     exit_code = 6
 
 
 class BusyError(SdloraError):
-    """Another process holds this run or this device."""
+    """Another process has locked this run or this device."""
 
     exit_code = 7
 
 
 class DeviceError(SdloraError):
-    """The device was lost, or does not support what was asked of it."""
+    """The device was lost, or does not support the request."""
 
     exit_code = 8
 
 
 def error_class(code: int) -> type[SdloraError]:
-    """The class that an exit code stands for."""
+    """Return the error class of an exit code, ``SdloraError`` for an unknown one."""
     classes = [cls for cls in globals().values() if isinstance(cls, type) and issubclass(cls, SdloraError)]
     return next((cls for cls in classes if cls.exit_code == code), SdloraError)

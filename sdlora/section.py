@@ -1,7 +1,7 @@
-"""The base class of every config section, and a walk over the settings that they declare.
+"""Base class of all config sections, and iteration over the settings that they declare.
 
-A setting is declared once: its name, type, range and default in the field, its help in the string
-below it. Presets, flags, the web form, saved configs and the reference page all read it from here.
+A setting is declared once: its name, type, range and default in the field, its help in the string below it. Presets,
+flags, the web form, saved configs and the reference page are derived from that.
 """
 
 import math
@@ -51,17 +51,19 @@ def first_problem(error: ValidationError, names: Iterable[str] = ()) -> str:
 
 
 class Setting(NamedTuple):
-    """One declared setting: its dotted name (``adapter.rank``), and pydantic's account of it."""
+    """A declared setting: its dotted name (``adapter.rank``) and its pydantic field."""
 
     name: str
     field: FieldInfo
 
     @property
     def help(self) -> str:
+        """The text below the field, on one line."""
         return " ".join((self.field.description or "").split())
 
     @property
     def default(self) -> Any:
+        """The field's default value."""
         return self.field.get_default(call_default_factory=True)
 
     @property
@@ -73,32 +75,32 @@ class Setting(NamedTuple):
 
 
 def sections_in(annotation: Any) -> list[type[Section]]:
-    """The section classes that a field's annotation admits: itself, or the members of a union."""
+    """Return the section classes that a field's annotation admits: itself, or the members of a union."""
     if isinstance(annotation, type) and issubclass(annotation, Section):
         return [annotation]
     return [section for member in get_args(annotation) for section in sections_in(member)]
 
 
 def settings(section: type[Section], prefix: str = "") -> Iterator[Setting]:
-    """Every setting below ``section``, depth first, in the order of declaration, each name once.
+    """Yield every setting below ``section``, depth first, in the order of declaration, each name once.
 
-    Where a field admits several sections, what tells them apart is one setting with all of their words.
+    If a field admits several sections, their discriminator is one setting with the values of all of them.
     """
     for name, field in section.model_fields.items():
         members = sections_in(field.annotation)
         found: dict[str, Setting] = {}
         for setting in (s for member in members for s in settings(member, f"{prefix}{name}.")):
-            known = found.setdefault(setting.name, setting)
-            if known is not setting:
-                found[setting.name] = Setting(setting.name, _joined(known.field, setting.field))
+            first = found.setdefault(setting.name, setting)
+            if first is not setting:
+                found[setting.name] = Setting(setting.name, _merge(first.field, setting.field))
         yield from found.values() if members else [Setting(f"{prefix}{name}", field)]
 
 
-def _joined(one: FieldInfo, other: FieldInfo) -> FieldInfo:
-    """One field for two sections' of a name: of literals one that admits the words of both, else the first."""
+def _merge(one: FieldInfo, other: FieldInfo) -> FieldInfo:
+    """Merge two sections' fields of one name: literals into one that admits the values of both, else the first."""
     if get_origin(one.annotation) is not Literal or get_origin(other.annotation) is not Literal:
         return one
     both: Any = Literal[(*get_args(one.annotation), *get_args(other.annotation))]
-    joined = FieldInfo.from_annotated_attribute(both, one.default)
-    joined.description = one.description
-    return joined
+    merged = FieldInfo.from_annotated_attribute(both, one.default)
+    merged.description = one.description
+    return merged

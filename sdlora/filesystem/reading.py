@@ -10,13 +10,13 @@ from sdlora.errors import FileError, FormatError
 from sdlora.formatting import format_bytes
 
 MAX_JSON_BYTES = 4 << 20
-"""Of files that say how something is to be read; those that hold something are never read as a whole."""
+"""Limit for files that describe others, such as configs; data files are never read as a whole."""
 
 
 def read_text(path: Path, max_bytes: int = MAX_JSON_BYTES) -> str:
-    """The UTF-8 text of a regular file of at most ``most`` bytes.
+    """Return the UTF-8 text of a regular file of at most ``max_bytes``.
 
-    Raises FileError if it cannot be read, FormatError if it is larger, or no text.
+    Raises FileError if it cannot be read, FormatError if it is larger, or not text.
     """
     try:
         status = path.stat()
@@ -32,7 +32,7 @@ def read_text(path: Path, max_bytes: int = MAX_JSON_BYTES) -> str:
 
 
 def read_json(path: Path, max_bytes: int = MAX_JSON_BYTES) -> Any:
-    """What a JSON file says; raises as ``read_text`` does, and FormatError if it is no JSON, or nested too deeply."""
+    """Return the content of a JSON file. Raises as ``read_text`` does, and FormatError for malformed JSON."""
     try:
         return json.loads(read_text(path, max_bytes))
     except (ValueError, RecursionError):
@@ -40,6 +40,6 @@ def read_json(path: Path, max_bytes: int = MAX_JSON_BYTES) -> Any:
 
 
 def sha256(path: Path) -> str:
-    """SHA-256 of a file's bytes, in hexadecimal."""
+    """Return the SHA-256 of a file's bytes, in hexadecimal."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

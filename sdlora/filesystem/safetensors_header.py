@@ -1,4 +1,4 @@
-"""The JSON header of safetensors files: read with care, and changed while the tensors stay as they are."""
+"""JSON header of safetensors files: validated reading, and changes that leave the tensors as they are."""
 
 import json
 import shutil
@@ -11,16 +11,16 @@ from sdlora.filesystem.writing import write_atomic
 from sdlora.formatting import format_bytes, one_line
 
 MAX_HEADER_BYTES = 8 << 20
-LONGEST_NAME = 500
-"""Letters of a tensor's name: the longest real one has about 150."""
+LONGEST_TENSOR_NAME = 500
+"""Characters; the longest real name has about 150."""
 
 
 def read_safetensors_header(path: Path) -> dict[str, Any]:
-    """The JSON header of a safetensors file, read without touching its tensors.
+    """Return the JSON header of a safetensors file; its tensors are not read.
 
-    Raises FileError if the file cannot be read, FormatError if it is no whole safetensors file.
+    Raises FileError if the file cannot be read, FormatError if it is no complete safetensors file.
     """
-    if path.exists() and not path.is_file():  # A pipe would be waited for.
+    if path.exists() and not path.is_file():  # Opening a pipe would block.
         raise FileError(f"{path}: cannot be read (is no file)")
     try:
         size = path.stat().st_size
@@ -45,26 +45,26 @@ def read_safetensors_header(path: Path) -> dict[str, Any]:
         raise FormatError(f"{path}: is not a safetensors file (its header is damaged)") from None
     if max(ends, default=0) != size - 8 - length:
         raise FormatError(f"{path}: is cut short, or has bytes beyond its last tensor")
-    odd = next((name for name in header if len(name) > LONGEST_NAME or not name.isprintable()), None)
-    if odd is not None:  # It would stand in messages, and cost time wherever it is compared.
+    odd = next((name for name in header if len(name) > LONGEST_TENSOR_NAME or not name.isprintable()), None)
+    if odd is not None:  # It would appear in messages, and slow down comparisons.
         raise FormatError(f"{path}: a tensor has a name that no tool gives: {one_line(odd, 60)!r}")
     return header
 
 
 ALIGNMENT = 8
-"""Headers are padded with spaces to a multiple of this many bytes, so that the tensors behind them lie aligned."""
+"""Headers are padded with spaces to a multiple of this many bytes, so that the tensors behind them are aligned."""
 
 
 def read_metadata(path: Path) -> dict[str, str]:
-    """The metadata in the header of a safetensors file. Raises FormatError, FileError."""
-    said = read_safetensors_header(path).get("__metadata__")
-    return {key: text for key, text in said.items() if isinstance(text, str)} if isinstance(said, dict) else {}
+    """Return the metadata in the header of a safetensors file. Raises FormatError, FileError."""
+    metadata = read_safetensors_header(path).get("__metadata__")
+    return {key: text for key, text in metadata.items() if isinstance(text, str)} if isinstance(metadata, dict) else {}
 
 
 def copy_with_metadata(source: Path, output: Path, changes: Mapping[str, str]) -> None:
-    """Write the safetensors file ``source`` to ``output``, whole or not at all, with ``changes`` to its metadata.
+    """Copy the safetensors file ``source`` to ``output`` atomically, with ``changes`` to its metadata.
 
-    Hashes of the tensors, which the metadata may hold, stay true. Raises FormatError, FileError.
+    Hashes of the tensors in the metadata stay valid. Raises FormatError, FileError.
     """
     header = read_safetensors_header(source)
     text = json.dumps({**header, "__metadata__": {**read_metadata(source), **changes}}, ensure_ascii=False)

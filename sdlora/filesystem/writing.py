@@ -1,4 +1,4 @@
-"""Files written whole or not at all: a temporary file beside its place, and a rename."""
+"""Atomic writes: a temporary file beside the target, then a rename."""
 
 import os
 import shutil
@@ -12,7 +12,7 @@ from sdlora.errors import FileError
 from sdlora.formatting import format_bytes
 
 TEMPORARY = ".tmp-"
-"""How names begin of what is being written and not yet in its place."""
+"""Prefix of files that are being written."""
 
 
 def fsync_folder(folder: Path) -> None:
@@ -27,10 +27,10 @@ def fsync_folder(folder: Path) -> None:
 
 
 def write_atomic(path: Path, write: Callable[[Path], None] | bytes | str) -> None:
-    """Write ``path`` whole or not at all, by a temporary file beside it and a rename.
+    """Write ``path`` completely or not at all.
 
-    ``write`` is the content, or a function that writes it to the path it is given.
-    Raises FileError where the folder cannot be written or the disk is full.
+    ``write`` is the content, or a function that writes it to a given path. Raises FileError if the folder cannot be
+    written or the disk is full.
     """
     temporary = None
     try:
@@ -59,10 +59,10 @@ def write_atomic(path: Path, write: Callable[[Path], None] | bytes | str) -> Non
 
 
 def pack_folder(folder: Path, output: Path) -> None:
-    """Write the zip file ``output`` of a ``folder``. Stored, not deflated: weights hardly shrink."""
+    """Write ``folder`` as the zip file ``output``, without compression: weights hardly shrink."""
 
-    def pack(place: Path) -> None:
-        with zipfile.ZipFile(place, "w", zipfile.ZIP_STORED) as archive:
+    def pack(target: Path) -> None:
+        with zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as archive:
             for path in sorted(folder.rglob("*")):
                 if path.is_file():
                     archive.write(path, Path(folder.name) / path.relative_to(folder))
@@ -77,8 +77,8 @@ def _umask() -> int:
 
 
 def require_free_space(folder: Path, needed: int) -> None:
-    """Raises FileError if fewer than ``needed`` bytes are free where ``folder`` lies, or will lie."""
-    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
-    free = shutil.disk_usage(there).free
+    """Raise FileError if fewer than ``needed`` bytes are free on the disk of ``folder``, which need not exist yet."""
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    free = shutil.disk_usage(existing).free
     if free < needed:
         raise FileError(f"{folder}: free {format_bytes(needed - free)} on this disk, then start again")

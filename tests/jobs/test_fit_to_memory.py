@@ -5,7 +5,7 @@ import torch
 
 from sdlora.api.training import extend_run
 from sdlora.cli.main import main
-from sdlora.config import TrainConfig, _as_given, explicit_settings
+from sdlora.config import TrainConfig, _with_explicit, explicit_settings
 from sdlora.errors import OutOfMemoryError
 from sdlora.events import Notice, RunFailed
 from sdlora.formatting import GIB
@@ -38,7 +38,7 @@ def test_what_is_chosen_is_told_and_the_wish_is_gone(configure, simple):
 
 def as_preset(config):
     """The same, as if a preset had said it, and a person the memory alone."""
-    return _as_given(config, {"train.memory"})
+    return _with_explicit(config, {"train.memory"})
 
 
 def test_what_was_set_by_hand_is_named_where_it_leaves_too_little(configure, simple):
