@@ -39,7 +39,7 @@ class Checkpoint(Section):
     """Steps between checkpoints; 0 saves only on a stop and at the end."""
 
     keep: Annotated[int, Field(ge=1, le=1000)] = 2
-    """How many resumable states to keep. The adapters of all checkpoints are kept."""
+    """Number of resumable states to keep. The adapters of all checkpoints are kept."""
 
     precision: Literal["fp32", "fp16", "bf16"] = "fp32"
     """Precision of saved adapter files: `fp32`, `fp16` or `bf16`. Resuming is exact whichever is chosen."""

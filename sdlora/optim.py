@@ -18,9 +18,9 @@ class Optimizer(Section):
     """How gradients become steps."""
 
     name: Literal["adamw", "adamw8bit", "prodigy", "lion", "adafactor", "schedulefree"] = "adamw"
-    """`adamw`; `adamw8bit` (less memory; needs bitsandbytes); `prodigy` (finds the rate itself: set learning rates
-    to 1); `lion` (a third of AdamW's rate); `adafactor` (less memory); `schedulefree` (AdamW whose running
-    average is what is saved, arXiv:2405.15682: with a constant schedule)."""
+    """Optimizer: `adamw`; `adamw8bit` (less memory; needs bitsandbytes); `prodigy` (finds the rate itself: set learning
+    rates to 1); `lion` (a third of AdamW's rate); `adafactor` (less memory); `schedulefree` (AdamW whose running
+    average is saved, arXiv:2405.15682: with a constant schedule)."""
 
     weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.01
     """Decoupled weight decay."""
@@ -113,13 +113,13 @@ class Schedule(Section):
     """How the learning rate moves over the run."""
 
     name: Literal["constant", "linear", "cosine", "cosine-restarts"] = "constant"
-    """`constant`, `linear` (down to zero), `cosine` (down to zero), or `cosine-restarts`."""
+    """Learning-rate schedule: `constant`, `linear` (down to zero), `cosine` (down to zero), or `cosine-restarts`."""
 
     warmup_steps: Annotated[int, Field(ge=0)] = 0
     """Steps over which the rate rises from zero."""
 
     cycles: Annotated[int, Field(ge=1, le=1000)] = 3
-    """How many times `cosine-restarts` falls to zero."""
+    """Number of times that `cosine-restarts` decays to zero."""
 
     def factor(self, step: int, steps: int) -> float:
         """What to multiply the learning rate with for step ``step`` (from 0) of ``steps``. 0 to 1."""

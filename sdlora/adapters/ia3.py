@@ -20,7 +20,7 @@ class Ia3(Method):
     method: Literal["ia3"] = "ia3"
 
     targets: Annotated[str, AfterValidator(validate_targets)] = "ia3"
-    """Which layers are adapted: `ia3` is the paper's choice; any other group or path will do."""
+    """Layers to adapt: `ia3` is the paper's choice; any other group or path is allowed."""
 
     def init_state(self, path: str, base: Any, generator: "torch.Generator") -> ModuleState:
         """No difference to a scale of 1."""

@@ -21,11 +21,11 @@ class Lora(LowRank):
     """Low-rank updates beside frozen weights: W + alpha / rank · up @ down."""
 
     method: Literal["lora"] = "lora"
-    """How an update is made up: `lora`; `dora` (learns directions as LoRA does, and lengths apart); `loha` and `lokr`
-    (products that hold more in fewer numbers); `ia3` (a scale for each channel, in the smallest files)."""
+    """Kind of adapter: `lora`; `dora` (learns directions as LoRA does, and lengths separately); `loha` and `lokr`
+    (products with higher rank for fewer numbers); `ia3` (one scale per channel, the smallest files)."""
 
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Share of each adapted layer's inputs that the update does not see, while training."""
+    """Share of each adapted layer's inputs that is hidden from the update during training."""
 
     lora_plus_ratio: Annotated[float, Field(gt=0, le=1000)] = 1.0
     """Learning rate of `up` over that of `down`, which is `train.learning_rate` (LoRA+, arXiv:2402.12354, where it is

@@ -34,8 +34,8 @@ class Method(Section):
     method: str
 
     targets: Annotated[str, AfterValidator(validate_targets)] = "cross-attention"
-    """Which layers are adapted: `cross-attention`, `attention`, `attention+ff`, `linear`, `linear+conv`, `ia3`, or
-    module paths such as `unet.up_blocks` or `*.attn2.to_[kv]`; commas join several."""
+    """Layers to adapt: `cross-attention`, `attention`, `attention+ff`, `linear`, `linear+conv`, `ia3`, or module paths
+    such as `unet.up_blocks` or `*.attn2.to_[kv]`; commas join several."""
 
     text_encoder: bool = True
     """Adapt the text encoders too."""
@@ -91,14 +91,14 @@ class LowRank(Method):
     """Methods with a rank."""
 
     rank: Annotated[int, Field(ge=1, le=1024)] = 16
-    """Width of the update: more can hold more, and makes a larger file. 4 to 32 is usual."""
+    """Rank of the update: a higher one has more capacity, and makes a larger file. 4 to 32 is usual."""
 
     alpha: Annotated[float, Field(gt=0, le=65504)] | None = None
-    """The update is scaled by alpha / rank. Equal to the rank, for a scale of 1, if not set."""
+    """Scale of the update, as alpha / rank. Equal to the rank, for a scale of 1, if not set."""
 
     ranks: Annotated[str, AfterValidator(_validate_ranks)] = ""
-    """Other ranks for some layers: `unet.mid_block=4, *.attn1.*=0`; the longest name that fits counts, and 0 leaves
-    a layer out. Their alphas keep the quotient of alpha and rank."""
+    """Other ranks for some layers: `unet.mid_block=4, *.attn1.*=0`; the longest matching name counts, and 0 leaves a
+    layer out. Their alphas keep the ratio of alpha and rank."""
 
     def check_layers(self, paths: list[str]) -> None:
         target_names.require_matches("adapter.ranks", target_names.parse_pattern_values(self.ranks), paths)

@@ -18,7 +18,7 @@ class Data(Section):
     """Folder of pictures, with `NAME.txt` captions beside them if there are any; kohya's `10_sks dog` folders work."""
 
     trigger: str = ""
-    """The word that calls the adapter, such as `sks`. It is put before captions that lack it."""
+    """Word that calls the adapter, such as `sks`. It is put before captions that lack it."""
 
     class_name: str = ""
     """Class of the subject, such as `dog`: pictures without a caption are then `trigger class`. Empty for a style."""
@@ -39,7 +39,7 @@ class Data(Section):
     """Train on mirrored pictures too. Not for lettering or lopsided subjects."""
 
     variants: Annotated[int, Field(ge=1, le=64)] = 4
-    """Crops of each picture that are kept in the cache where `random_crop` is on."""
+    """Number of crops of each picture in the cache if `random_crop` is on."""
 
     shuffle_captions: bool = False
     """Shuffle the comma-separated parts of each caption behind the first one."""

@@ -23,14 +23,16 @@ class Model(Section):
     """Folder with CLIP's `vocab.json` and `merges.txt`, for a single file. The hub's, fetched once, if not set."""
 
     prediction_type: Literal["auto", "epsilon", "v_prediction"] = "auto"
-    """What the base predicts, noise or velocity, where its own scheduler's settings do not say it truly (`auto`)."""
+    """Override the prediction type, noise or velocity, if the base model's scheduler settings are wrong; `auto` follows
+    them."""
 
     quantize: Literal["int8", "nf4"] | None = None
-    """The UNet's linear layers, which stay frozen, in `int8` or `nf4` (QLoRA's 4 bits; needs bitsandbytes): a half or
-    a quarter of their memory, for some time and a rounding of the base. Trains on such a base; files are as ever."""
+    """Quantize the frozen linear layers of the UNet to `int8` or `nf4` (QLoRA's 4 bits; needs bitsandbytes): a half or
+    a quarter of their memory, for some time and a rounded base. Adapter files stay the same."""
 
     zero_terminal_snr: Literal["auto", "on", "off"] = "auto"
-    """Whether the base's noise schedule ends in noise alone (arXiv:2305.08891), where its own settings do not tell."""
+    """Override whether the base's noise schedule ends in pure noise (arXiv:2305.08891); `auto` follows its own
+    settings."""
 
     @property
     def schedule(self) -> dict[str, object]:

@@ -1,4 +1,4 @@
-"""What an image is generated from, declared once.
+"""Settings of an image, declared once.
 
 Commands, endpoints, the page's fields, grids, previews and class images derive their settings from these sections.
 """
@@ -75,7 +75,7 @@ class PreviewSchedule(Section):
     """Steps between two previews; 0 makes none."""
 
     prompts: tuple[str, ...] = ()
-    """What to generate: one image a prompt. Empty makes none. `(word:1.2)` weighs words here, not in captions."""
+    """Prompts of the previews: one picture each. Empty makes none. `(word:1.2)` weights words here, not in captions."""
 
     seed: int = Field(default=1, ge=0, le=LARGEST_SEED)
     """Image i starts from the noise of seed + i, at every step of the training the same."""

@@ -44,10 +44,10 @@ class Train(Section):
     """Passes over all pictures, instead of steps."""
 
     batch_size: Annotated[int, Field(ge=1, le=4096)] = 1
-    """Pictures a step, on each device."""
+    """Pictures per step, on each device."""
 
     gradient_accumulation: Annotated[int, Field(ge=1, le=MOST_ACCUMULATED)] = 1
-    """Batches whose gradients are added up before each step."""
+    """Number of batches whose gradients are added up before each step."""
 
     learning_rate: Rate = 1e-4
     """Learning rate of the UNet's adapter."""
@@ -56,37 +56,37 @@ class Train(Section):
     """Learning rate of the text encoders' adapter; the UNet's if not set, 0 leaves them untrained."""
 
     learning_rates: Annotated[str, AfterValidator(_rates)] = ""
-    """Other learning rates of some layers: `unet.up_blocks=2e-4, *.attn1.*=0`; the longest name that fits counts."""
+    """Other learning rates for some layers: `unet.up_blocks=2e-4, *.attn1.*=0`; the longest matching name counts."""
 
     text_encoder_stop: Annotated[int, Field(ge=0)] | None = None
     """Step after which the text encoders' adapter stays as it is."""
 
     max_grad_norm: Annotated[float, Field(ge=0)] = 1.0
-    """Longer gradients are cut to this norm; 0 leaves them."""
+    """Largest norm of the gradients, to which longer ones are clipped; 0 turns clipping off."""
 
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
-    """Seed of everything drawn: the adapter's start, order, noise, crops, dropout."""
+    """Seed of all randomness: the adapter's initial weights, order, noise, crops, dropout."""
 
     precision: Precision = "auto"
     """Precision of the frozen base: `auto` is bf16 (or fp16) on CUDA, fp32 elsewhere. Adapters are
     always fp32."""
 
     gradient_checkpointing: bool = False
-    """Less memory for about a third more time."""
+    """Recompute activations in the backward pass: less memory for about a third more time."""
 
     offload: bool = False
-    """What does not train waits in main memory between uses: the VAE, and text encoders whose texts are kept. Costs
-    a moment at each preview; on a CPU it changes nothing."""
+    """Keep parts that do not train in main memory between uses: the VAE, and text encoders whose outputs are cached.
+    Costs a moment at each preview; on a CPU it changes nothing."""
 
     memory: Annotated[str, AfterValidator(_memory)] | None = None
-    """Memory that the run may take: `auto` is what the device has free, else a size such as `8GB`. What is not set by
-    hand is then chosen to fit, in the order of docs/memory.md, and the run says what."""
+    """Memory that the run may use: `auto` is the device's free memory, else a size such as `8GB`. Settings that you did
+    not set are then chosen to fit, in the order of docs/memory.md, and reported."""
 
     device: str = "auto"
-    """`auto`, `cpu`, `cuda`, `cuda:1`, `mps`."""
+    """Device to train on: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`."""
 
     tensorboard: bool = False
-    """Also log to TensorBoard in the run's folder; needs tensorboard."""
+    """Log to TensorBoard too, in the run's folder; needs tensorboard."""
 
     @model_validator(mode="after")
     def _one_length(self) -> "Train":
@@ -112,21 +112,21 @@ class Loss(Section):
     """What the step minimises."""
 
     min_snr_gamma: Annotated[float, Field(gt=0, le=100)] | None = None
-    """Min-SNR weighting (arXiv:2303.09556), 5 is usual; not set weighs all timesteps alike."""
+    """Gamma of Min-SNR weighting (arXiv:2303.09556), 5 is usual; all timesteps count alike if not set."""
 
     weighting: Weighting = "uniform"
-    """How much each timestep's error counts: `uniform`; `debiased` (1/sqrt(SNR), arXiv:2310.08442) or `p2`
-    (1/(1 + SNR), arXiv:2204.00227), which both favour the noisier ones. Instead of `min_snr_gamma`."""
+    """Weight of each timestep's error: `uniform`; `debiased` (1/sqrt(SNR), arXiv:2310.08442) or `p2` (1/(1 + SNR),
+    arXiv:2204.00227), which both favour the noisier ones. Instead of `min_snr_gamma`."""
 
     timesteps: Timesteps = "uniform"
-    """How timesteps are drawn: `uniform`; `even` (each as often as another too, but spread over the batch and over
-    steps, for calmer gradients); `logit-normal` (the middle ones more often, arXiv:2403.03206)."""
+    """Distribution of timesteps: `uniform`; `even` (equally often, but spread over the batch and over steps, for less
+    gradient noise); `logit-normal` (the middle ones more often, arXiv:2403.03206)."""
 
     min_timestep: Annotated[int, Field(ge=0, lt=1000)] = 0
-    """The least timestep that is trained: larger ones decide shapes, smaller ones textures."""
+    """Smallest timestep that is trained: large ones decide shapes, small ones textures."""
 
     max_timestep: Annotated[int, Field(ge=0, lt=1000)] | None = None
-    """The largest timestep that is trained; the base model's last if not set."""
+    """Largest timestep that is trained; the base model's last if not set."""
 
     noise_offset: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Constant noise added to each channel, for very dark or bright pictures; 0.05 is usual."""
