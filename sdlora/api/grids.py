@@ -126,7 +126,7 @@ def best_checkpoint_grid(run: Run) -> tuple[GenerationRequest, list[AxisSpec]]:
         base_settings=base_settings(config.model),
     )
     wishes = [AxisSpec("scale", ", ".join(BEST_SCALES)), AxisSpec("checkpoint", ", ".join(map(str, chosen)))]
-    pages = xyz_grid.MOST_CELLS // (len(BEST_SCALES) * count)
+    pages = xyz_grid.MAX_CELLS // (len(BEST_SCALES) * count)
     return request, [*wishes, AxisSpec("prompt", "\n".join(prompts[:pages]))]
 
 

@@ -1,7 +1,7 @@
-"""How like are two sets of pictures, and how well do pictures follow their prompts: CLIP-I and CLIP-T.
+"""CLIP-I and CLIP-T: similarity of two sets of images, and of images to their prompts.
 
 Both are cosines of CLIP features, as the DreamBooth paper defines them (arXiv:2208.12242, section 5): CLIP-I is the
-mean over all pairs of a generated and a real picture, CLIP-T the mean over generated pictures and their own prompts.
+mean over all pairs of a generated and a real image, CLIP-T the mean over generated images and their own prompts.
 """
 
 from collections.abc import Iterator, Sequence
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
     from PIL import Image
 
 POCKET_CLIP = Path(__file__).parent.parent / "pocket" / "clip"
-"""The bundled CLIP, trained on the same drawn world as the bundled base model."""
+"""The bundled CLIP, trained on the same synthetic world as the bundled base model."""
 
 
 class Clip:
-    """A CLIP model from a transformers folder, and what it makes of pictures and texts: unit vectors (N, D)."""
+    """A CLIP model from a transformers folder: features of images and texts as unit vectors (N, D)."""
 
     def __init__(self, folder: Path | str = POCKET_CLIP, device: str = "cpu", batch: int = 32):
-        """Load it in float32; ``batch`` pictures or texts go through at once. Raises ModelError if it cannot be had."""
+        """Load it in float32; ``batch`` images or texts are computed at once. Raises ModelError where that fails."""
         from transformers import CLIPModel, CLIPTokenizer
 
         try:
@@ -45,15 +45,15 @@ class Clip:
 
     @torch.no_grad()
     def images(self, images: "Sequence[Image.Image]") -> torch.Tensor:
-        """Features (N, D) of pictures of any size: shortest side scaled to CLIP's, then the middle cut out."""
+        """Return features (N, D) of images of any size: shortest side scaled to CLIP's, then cropped at the centre."""
         return _unit([self.model.get_image_features(pixels).pooler_output for pixels in self._batches(images)])
 
     @torch.no_grad()
     def subjects(self, images: "Sequence[Image.Image]") -> torch.Tensor:
-        """Features (N, W) that tell one subject from others of its kind: the class token in the middle of the tower.
+        """Return features (N, W) that tell one subject from others of its class: the middle layer's class token.
 
-        CLIP's last layers keep what captions name, and forget what makes a cat this cat. Layers are counted up, so of
-        5 it is the second; its token is normalised as the last one is.
+        CLIP's last layers keep what captions name, and lose what makes a cat this cat. The middle is rounded down: of 5
+        layers it is the second. Its token is normalised as the last one is.
         """
         tower = self.model.vision_model
         middle = self.model.config.vision_config.num_hidden_layers // 2
@@ -66,7 +66,7 @@ class Clip:
 
     @torch.no_grad()
     def texts(self, texts: Sequence[str]) -> torch.Tensor:
-        """Features (N, D) of texts, each cut at CLIP's length."""
+        """Return features (N, D) of texts, each truncated to CLIP's length."""
         length = self.model.config.text_config.max_position_embeddings
         ids = self.tokenizer(
             list(texts), padding="max_length", truncation=True, max_length=length, return_tensors="pt"
@@ -74,47 +74,47 @@ class Clip:
         return _unit([self.model.get_text_features(part).pooler_output for part in ids.split(self.batch)])
 
     def _batches(self, images: "Sequence[Image.Image]") -> Iterator[torch.Tensor]:
-        """The pictures as the model takes them, ``batch`` at a time."""
+        """Yield the images as pixels for the model, ``batch`` at a time."""
         for start in range(0, len(images), self.batch):
             yield self._pixels(images[start : start + self.batch])
 
     def _pixels(self, images: "Sequence[Image.Image]") -> torch.Tensor:
-        """(B, 3, side, side), normalised as the model was trained."""
-        levels = torch.stack([_cut(image, self.side) for image in images]).permute(0, 3, 1, 2)
+        """Return pixels (B, 3, side, side), normalised as in the model's training."""
+        levels = torch.stack([_crop(image, self.side) for image in images]).permute(0, 3, 1, 2)
         return ((levels / 255 - self.mean) / self.deviation).to(self.model.device)
 
 
 def clip_i(generated: torch.Tensor, real: torch.Tensor) -> float:
-    """Mean cosine over all pairs of picture features, (N, D) and (M, D); -1 to 1."""
+    """Return the mean cosine over all pairs of image features, (N, D) and (M, D); -1 to 1."""
     return (generated @ real.T).mean().item()
 
 
-def clip_t(pictures: torch.Tensor, prompts: torch.Tensor) -> float:
-    """Mean cosine of picture features (N, D) and the features of their prompts (N, D), pair by pair; -1 to 1."""
-    if pictures.shape != prompts.shape:
-        raise ValueError(f"one prompt a picture: {tuple(pictures.shape)} features against {tuple(prompts.shape)}")
-    return (pictures * prompts).sum(1).mean().item()
+def clip_t(images: torch.Tensor, prompts: torch.Tensor) -> float:
+    """Return the mean cosine of image features (N, D) and their prompts' features (N, D), pair by pair; -1 to 1."""
+    if images.shape != prompts.shape:
+        raise ValueError(f"one prompt an image: {tuple(images.shape)} features against {tuple(prompts.shape)}")
+    return (images * prompts).sum(1).mean().item()
 
 
-def likeness(pictures: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
-    """Cosine (N,) of each picture's features (N, D) to the mean feature of ``others`` (M, D)."""
-    return pictures @ torch.nn.functional.normalize(others.mean(0), dim=0)
+def likeness(images: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
+    """Return the cosine (N,) of each image's features (N, D) to the mean feature of ``others`` (M, D)."""
+    return images @ torch.nn.functional.normalize(others.mean(0), dim=0)
 
 
-def likeness_within(pictures: torch.Tensor) -> torch.Tensor:
-    """Cosine (N,) of each picture's features (N, D) to the mean feature of all the others: what is usual in the set."""
-    if len(pictures) < 2:
-        raise ValueError("one picture has no others to be like")
-    others = pictures.sum(0) - pictures  # The mean's direction needs no division.
-    return (pictures * torch.nn.functional.normalize(others, dim=1)).sum(1)
+def likeness_within(images: torch.Tensor) -> torch.Tensor:
+    """Return the cosine (N,) of each image's features (N, D) to the mean feature of all others of its set."""
+    if len(images) < 2:
+        raise ValueError("one image has no others to be compared with")
+    others = images.sum(0) - images  # The mean's direction needs no division.
+    return (images * torch.nn.functional.normalize(others, dim=1)).sum(1)
 
 
 def _unit(features: "list[torch.Tensor]") -> torch.Tensor:
     return torch.nn.functional.normalize(torch.cat(features), dim=1).cpu()
 
 
-def _cut(image: "Image.Image", side: int) -> torch.Tensor:
-    """The middle of a picture as levels (side, side, 3), 0 to 255, as CLIP's own preprocessing cuts it."""
+def _crop(image: "Image.Image", side: int) -> torch.Tensor:
+    """Return the centre of an image as levels (side, side, 3), 0 to 255, cropped as by CLIP's own preprocessing."""
     import numpy as np
     from PIL import Image
 

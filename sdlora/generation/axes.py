@@ -1,4 +1,4 @@
-"""What the axes of a grid may change, and how their values are written: the notation of A1111's X/Y/Z plot.
+"""Axes of a grid and the notation of their values, A1111's for its X/Y/Z plot.
 
 Values stand between commas (one with a comma inside in double quotes); numbers also as ranges: ``1-5``, ``0-1 (+0.25)``
 with a step, ``0-1 [5]`` with a count. See scripts/xyz_grid.py of stable-diffusion-webui.
@@ -17,26 +17,26 @@ from sdlora.generation.settings import GenerationSettings
 from sdlora.section import settings
 
 NUMBER = r"[+-]?(?:\d{1,20}(?:\.\d{0,20})?|\.\d{1,20})"
-"""Of no more digits than any setting has: a number's time grows with their square."""
+"""A number with no more digits than any setting has: the time to read one grows with their square."""
 RANGE = re.compile(
     rf"(?P<first>{NUMBER})\s*-\s*(?P<last>{NUMBER})"
     rf"(?:\s*\(\s*(?P<step>{NUMBER})\s*\)|\s*\[\s*(?P<count>\d{{1,20}})\s*\])?"
 )
-MOST_VALUES = 200
-MOST_LETTERS = 100_000
-"""Of an axis' text."""
+MAX_VALUES = 200
+MAX_LETTERS = 100_000
+"""Longest text of an axis."""
 DECIMALS = 6
-"""Of numbers in a range: 0 to 0.3 by 0.1 has no 0.30000000000000004."""
+"""Decimals of numbers in a range: 0 to 0.3 by 0.1 has no 0.30000000000000004."""
 
 
 class AxisType(NamedTuple):
-    """What an axis may change: its name to a person, how a value is read, and a value's label."""
+    """A kind of axis: its title, the parser of a value, and the pattern of a value's label."""
 
     title: str
     read: Callable[[str], str | int | float]
     label: str = "{}"
     start: str = ""
-    """Values to begin with."""
+    """Values that a form starts with."""
     least: float = -float("inf")
     most: float = float("inf")
 
@@ -61,31 +61,31 @@ AXIS_TYPES: Mapping[str, AxisType] = {
     "steps": _number_axis("steps", "Steps", "{} steps", "10, 20, 30"),
     "sampler": AxisType("Sampler", canonical_sampler, "{}", "DPM++ 2M, Euler a, DDIM"),
 }
-"""By name, in the order in which they change a picture."""
+"""Kinds of axes by name, in the order in which they change an image."""
 
 
 @dataclass(frozen=True)
 class Axis:
-    """One direction of a grid: what it changes ("": nothing), and the values, as they are written."""
+    """One direction of a grid: the kind of its axis ("": none), and its values as text."""
 
     kind: str = ""
     values: tuple[str, ...] = ("",)
 
     def label(self, value: str) -> str:
-        """What stands beside the pictures of ``value``."""
+        """Return the label of the images of ``value``."""
         return AXIS_TYPES[self.kind].label.format(value) if self.kind else ""
 
 
 def parse_axis(kind: str, text: str, checkpoints: Sequence[int] = ()) -> Axis:
-    """The axis that changes ``kind`` through the values of ``text``; none at all for the kind "".
+    """Return the axis of ``kind`` with the values of ``text``; an axis that changes nothing for the kind "".
 
-    ``checkpoints`` are the steps that there are; an empty text takes them all. Of prompts each line is one.
-    Raises ConfigError for what cannot be read.
+    ``checkpoints`` are the saved steps; an empty text takes them all. Each line is a prompt.
+    Raises ConfigError for text that cannot be parsed.
     """
     if not kind:
         return Axis()
-    if len(text) > MOST_LETTERS:
-        raise ConfigError(f"{kind}: {len(text)} letters; give {MOST_LETTERS} at most")
+    if len(text) > MAX_LETTERS:
+        raise ConfigError(f"{kind}: {len(text)} letters; give {MAX_LETTERS} at most")
     if kind not in AXIS_TYPES:
         hint = did_you_mean(kind, AXIS_TYPES, f"take one of {', '.join(AXIS_TYPES)}")
         raise ConfigError(f"there is no axis {kind!r}; {hint}")
@@ -97,32 +97,32 @@ def parse_axis(kind: str, text: str, checkpoints: Sequence[int] = ()) -> Axis:
         raise ConfigError(f"{kind}: give at least one value{_example(kind)}")
     if kind == "replace" and len(values) < 2:
         raise ConfigError("replace: give what is to be replaced, then what by: red, blue, green")
-    if len(values) > MOST_VALUES:
-        raise ConfigError(f"{kind}: {len(values)} values; a grid has at most {MOST_VALUES} pictures")
+    if len(values) > MAX_VALUES:
+        raise ConfigError(f"{kind}: {len(values)} values; a grid has at most {MAX_VALUES} pictures")
     return Axis(kind, tuple(dict.fromkeys(values)))
 
 
-def _checkpoints(parts: Sequence[str], known: Sequence[int]) -> tuple[str, ...]:
-    """The steps asked for, as ``known`` has them. Raises ConfigError for one that was not saved."""
-    if not known:
+def _checkpoints(parts: Sequence[str], saved: Sequence[int]) -> tuple[str, ...]:
+    """Return the steps of ``parts`` among the ``saved`` ones. Raises ConfigError for one that was not saved."""
+    if not saved:
         raise ConfigError("checkpoint: this adapter has no checkpoints; choose a run that saved some")
     if not parts or [part.lower() for part in parts] == ["all"]:
-        return tuple(map(str, known))
-    asked = dict.fromkeys(int(value) for part in parts for value in _values("checkpoint", part))
-    gone = next((step for step in asked if step not in known), None)
-    if gone is not None:
-        raise ConfigError(f"checkpoint: none was saved at step {gone}; there are {', '.join(map(str, known))}")
-    return tuple(map(str, asked))
+        return tuple(map(str, saved))
+    steps = dict.fromkeys(int(value) for part in parts for value in _values("checkpoint", part))
+    missing = next((step for step in steps if step not in saved), None)
+    if missing is not None:
+        raise ConfigError(f"checkpoint: none was saved at step {missing}; there are {', '.join(map(str, saved))}")
+    return tuple(map(str, steps))
 
 
 def _split(text: str) -> list[str]:
-    """The parts between commas and line ends."""
+    """Split ``text`` at commas and line ends."""
     rows = csv.reader(text.splitlines(), skipinitialspace=True)
     return [part.strip() for row in rows for part in row if part.strip()]
 
 
 def _values(kind: str, part: str) -> list[str]:
-    """The values, as they are written from now on, that one part stands for."""
+    """Return the values of one part, in their canonical spelling."""
     row = AXIS_TYPES[kind]
     if row.read not in (int, float):
         try:
@@ -140,7 +140,7 @@ def _values(kind: str, part: str) -> list[str]:
 
 
 def _numbers(kind: str, part: str) -> list[float]:
-    """A number, or all of a range, both ends included where its step allows."""
+    """Return a number, or all of a range, both ends included where its step allows."""
     if re.fullmatch(NUMBER, part):
         return [int(part) if re.fullmatch(r"[+-]?\d+", part) else float(part)]
     found = RANGE.fullmatch(part)
@@ -149,8 +149,8 @@ def _numbers(kind: str, part: str) -> list[float]:
     first, last = float(found["first"]), float(found["last"])
     if found["count"]:
         count = int(found["count"])
-        if not 1 <= count <= MOST_VALUES:
-            raise ConfigError(f"{kind}: {part!r} has {count} values; give 1 to {MOST_VALUES}")
+        if not 1 <= count <= MAX_VALUES:
+            raise ConfigError(f"{kind}: {part!r} has {count} values; give 1 to {MAX_VALUES}")
         step = (last - first) / max(1, count - 1)
         even = [first + step * n for n in range(count)]
         return (
@@ -160,8 +160,8 @@ def _numbers(kind: str, part: str) -> list[float]:
     if not step or (last - first) / step < 0:
         raise ConfigError(f"{kind}: {part!r} leads nowhere; the step goes from the first number to the last")
     count = int((last - first) / step + 1e-9) + 1
-    if count > MOST_VALUES:
-        raise ConfigError(f"{kind}: {part!r} has {count} values; give at most {MOST_VALUES}")
+    if count > MAX_VALUES:
+        raise ConfigError(f"{kind}: {part!r} has {count} values; give at most {MAX_VALUES}")
     return [round(first + step * n, DECIMALS) for n in range(count)]
 
 

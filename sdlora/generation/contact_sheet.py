@@ -1,4 +1,4 @@
-"""A labelled sheet of pictures: rows by columns, for comparing."""
+"""Contact sheets: labelled tables of images to compare."""
 
 import unicodedata
 from collections.abc import Sequence
@@ -9,14 +9,14 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 from sdlora.errors import ConfigError
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
-INK, PAPER, HOLE = "#33363b", "#ffffff", "#eceef1"
+INK, PAPER, GAP = "#33363b", "#ffffff", "#eceef1"
 SYSTEM_FONTS = (
     "DejaVuSans.ttf", "NotoSans-Regular.ttf", "LiberationSans-Regular.ttf", "Arial Unicode.ttf", "arial.ttf",
     "Arial.ttf", "Helvetica.ttc",
 )  # fmt: skip
-"""Fonts with more than ASCII, of which most machines have one."""
-PLAIN = str.maketrans({"ß": "ss", "×": "x", "–": "-", "—": "-", "…": "...", "“": '"', "”": '"', "’": "'", "ø": "o"})
-"""What may stand for letters that are not there."""
+"""Fonts beyond ASCII, of which most machines have one."""
+SPELLINGS = str.maketrans({"ß": "ss", "×": "x", "–": "-", "—": "-", "…": "...", "“": '"', "”": '"', "’": "'", "ø": "o"})
+"""Replacements for letters that the font lacks."""
 
 
 def contact_sheet(
@@ -27,12 +27,12 @@ def contact_sheet(
     cell: int | None = None,
     gap: int = 8,
 ) -> Image.Image:
-    """Lay ``rows`` of pictures out on white, with labels to the left and above, wrapped to fit.
+    """Return ``rows`` of images on white, with labels to the left and above, wrapped to fit.
 
-    ``cell`` is the longest side of a picture in pixels, to which all are scaled; None leaves them as they are.
-    None among the pictures, or a row cut short, leaves a hole. The font is Pillow's own for plain ASCII, else one of
+    ``cell`` is the longest side of an image in pixels, to which all are scaled; None leaves them as they are.
+    None among the images, or a short row, leaves a gap. The font is Pillow's own for ASCII, else one of
     the system's; where there is none, letters lose their accents, and others become question marks.
-    Raises ConfigError if there is no picture, or labels and pictures do not match.
+    Raises ConfigError if there is no image, or labels and images do not match.
     """
     columns = max((len(row) for row in rows), default=0)
     if (row_labels and len(row_labels) != len(rows)) or (column_labels and len(column_labels) != columns):
@@ -42,9 +42,9 @@ def contact_sheet(
     if not scaled:
         raise ConfigError("a sheet needs at least one picture")
     size = max(image.width for image in scaled.values()), max(image.height for image in scaled.values())
-    hole = Image.new("RGB", size, HOLE)
+    gap_image = Image.new("RGB", size, GAP)
     font = max(11, min(20, size[0] // 9))
-    cells = [[scaled.get((row, column), hole) for column in range(columns)] for row in range(len(rows))]
+    cells = [[scaled.get((row, column), gap_image) for column in range(columns)] for row in range(len(rows))]
     if column_labels:
         cells.insert(0, [_label(text, font, size[0]) for text in column_labels])
     if row_labels:
@@ -56,23 +56,23 @@ def contact_sheet(
 
 
 def stack_images(tables: Sequence[Image.Image]) -> Image.Image:
-    """Pictures on white, one below the other, aligned to the left."""
-    whole = Image.new("RGB", (max(table.width for table in tables), sum(table.height for table in tables)), PAPER)
+    """Return images on white, one below the other, aligned to the left."""
+    stacked = Image.new("RGB", (max(table.width for table in tables), sum(table.height for table in tables)), PAPER)
     top = 0
     for table in tables:
-        whole.paste(table, (0, top))
+        stacked.paste(table, (0, top))
         top += table.height
-    return whole
+    return stacked
 
 
 def _scale(image: Image.Image, longest: int | None) -> Image.Image:
-    """``image`` as RGB, in proportion, with its longest side ``longest`` pixels long."""
+    """Return ``image`` as RGB, in proportion, with its longest side ``longest`` pixels long."""
     image = image.convert("RGB")
     return image if longest is None else ImageOps.contain(image, (longest, longest))
 
 
 def _table(cells: Sequence[Sequence[Image.Image]], gap: int) -> Image.Image:
-    """Every cell centred in its column's width and its row's height."""
+    """Return a table of cells, each centred in its column's width and its row's height."""
     widths = [max(row[column].width for row in cells) for column in range(len(cells[0]))]
     heights = [max(image.height for image in row) for row in cells]
     table = Image.new("RGB", (sum(widths) + gap * (len(widths) - 1), sum(heights) + gap * (len(heights) - 1)), PAPER)
@@ -87,20 +87,20 @@ def _table(cells: Sequence[Sequence[Image.Image]], gap: int) -> Image.Image:
 
 
 def _legible(text: str, size: int) -> tuple[str, Font]:
-    """``text`` as it can be written, and a font of ``size`` pixels that has its letters."""
-    own = ImageFont.load_default(size)
+    """Return ``text`` as it can be written, and a font of ``size`` pixels that has its letters."""
+    default = ImageFont.load_default(size)
     if text.isascii():
-        return text, own
+        return text, default
     for name in SYSTEM_FONTS:
         with suppress(OSError):
             return text, ImageFont.truetype(name, size)
-    plain = unicodedata.normalize("NFKD", text)
-    bare = "".join(letter for letter in plain if not unicodedata.combining(letter))
-    return bare.translate(PLAIN).encode("ascii", "replace").decode(), own
+    decomposed = unicodedata.normalize("NFKD", text)
+    base_letters = "".join(letter for letter in decomposed if not unicodedata.combining(letter))
+    return base_letters.translate(SPELLINGS).encode("ascii", "replace").decode(), default
 
 
 def _label(text: str, size: int, width: int) -> Image.Image:
-    """``text`` in lines of at most ``width`` pixels (a longer word stays whole), ``size`` pixels high."""
+    """Return ``text`` in lines of at most ``width`` pixels (a longer word stays uncut), ``size`` pixels high."""
     text, font = _legible(text, size)
     lines: list[str] = []
     for word in text.split():

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def embedded_texts(path: Path) -> dict[str, str]:
-    """The texts that a picture carries, by their keys. Raises FileError if it is no picture."""
+    """Return the texts in an image file, by their keys. Raises FileError if it is no image."""
     from PIL import Image
 
     from sdlora.data.images import FORMATS
@@ -34,7 +34,7 @@ def embedded_texts(path: Path) -> dict[str, str]:
 
 
 def check_output(path: Path) -> Path:
-    """``path`` with ``~`` expanded.
+    """Return ``path`` with ``~`` expanded.
 
     Raises ConfigError unless it names a PNG file, FileError unless it can be written.
     """
@@ -43,12 +43,12 @@ def check_output(path: Path) -> Path:
     path = as_path(path)
     folder = next(parent for parent in path.absolute().parents if existing_path(parent))
     if not os.access(folder, os.W_OK):
-        raise FileError(f"{folder}: cannot be written; choose another place for {path.name}")
+        raise FileError(f"{folder}: cannot be written; choose another folder for {path.name}")
     return path
 
 
 def save_images(images: "Sequence[Image.Image]", path: Path) -> list[Path]:
-    """Save ``images`` as ``path``, ``path-2``, ..., each whole or not at all; no file is ever overwritten.
+    """Save ``images`` as ``path``, ``path-2``, ..., each atomically; no file is ever overwritten.
 
     Their ``info["parameters"]`` goes along. Returns the paths. Raises ConfigError if ``path`` is no PNG's name,
     FileError if it cannot be written.

@@ -1,6 +1,7 @@
-"""What a picture or a pasted text was made from, as the fields of a request: nothing is dropped without a word.
+"""Infotext: A1111's text of an image's settings, written, parsed, and read back as settings of a request.
 
-A1111's text is read with all its ages: schedule types within the sampler's name, quoted values, no negative line.
+All of A1111's versions are read: schedule types within the sampler's name, quoted values, no negative line. What is
+not taken over is reported in a remark.
 """
 
 import json
@@ -14,7 +15,7 @@ from typing import get_args
 from sdlora.errors import ConfigError, FileError
 from sdlora.families.settings import Model
 from sdlora.formatting import one_line
-from sdlora.generation import lora_tags as prompts
+from sdlora.generation import lora_tags
 from sdlora.generation.images import embedded_texts
 from sdlora.generation.samplers import canonical_sampler, split_sampler
 from sdlora.generation.settings import GenerationSettings, ImageSettings
@@ -24,11 +25,11 @@ NEGATIVE = "Negative prompt:"
 
 
 SETTING = re.compile(r'(\w[\w \-/]{1,80}):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')
-"""A1111's, with names of a bounded length: without it, a long line without a colon takes the square of its length."""
+"""A1111's pattern of a setting, with names of bounded length: without it, a long line takes quadratic time."""
 
 
 BASE_OVERRIDES: Mapping[str, str] = {"prediction_type": "Prediction type", "zero_terminal_snr": "Zero terminal SNR"}
-"""What may be said of a base where its own files do not tell: ``Model``'s settings, and their names in the text."""
+"""Settings of ``Model`` that override the base's scheduler config, and their names in an infotext."""
 
 
 NEEDS_QUOTES = re.compile(r'[,:\n\r"]|^\s|\s$')
@@ -36,7 +37,7 @@ NEEDS_QUOTES = re.compile(r'[,:\n\r"]|^\s|\s$')
 
 @dataclass(frozen=True)
 class Parameters:
-    """What a picture was made from: prompts, and named settings as the text holds them."""
+    """A parsed infotext: prompts, and settings by their names in it, as text."""
 
     prompt: str = ""
     negative: str = ""
@@ -44,13 +45,13 @@ class Parameters:
 
 
 def format_parameters(parameters: Parameters) -> str:
-    """The ``parameters`` text. Both the negative line and the settings are always written."""
+    """Return the infotext of ``parameters``. Both the negative line and the settings are always written."""
     settings = ", ".join(f"{name}: {_quote(value)}" for name, value in parameters.settings.items())
     return f"{parameters.prompt}\n{NEGATIVE} {parameters.negative}\n{settings}"
 
 
 def parse_parameters(text: str) -> Parameters:
-    """Read a ``parameters`` text, ours or another tool's. What cannot be understood becomes prompt."""
+    """Parse an infotext, ours or another tool's. What cannot be parsed becomes prompt."""
     *lines, last = text.split("\n")
     found = SETTING.findall(last)
     if not (last.startswith("Steps: ") or len(found) >= 3):
@@ -113,26 +114,26 @@ def params_to_infotext(params: ImageSettings, seed: int, base: Mapping[str, str]
 
 @dataclass(frozen=True)
 class RecalledSettings:
-    """The fields that could be read, and a sentence on each thing that could not."""
+    """Settings read from an infotext, and a remark on each that could not be taken over."""
 
     prompt: str = ""
-    """Without the tags of ``scales``; a tag with two numbers stays."""
+    """Prompt without the tags of ``scales``; a tag with two numbers stays."""
     negative: str = ""
     scales: Mapping[str, float] = field(default_factory=dict)
-    """Adapters that are there, by name."""
+    """Scales of the adapters that exist here, by name."""
     sampler: str = ""
-    """With its schedule type, as the table of samplers spells it."""
+    """Sampler with its schedule type, as the table of samplers spells it."""
     model: str = ""
-    """The base model's name, without its folder."""
+    """Name of the base model, without its folder."""
     numbers: Mapping[str, float] = field(default_factory=dict)
     """``steps``, ``cfg``, ``seed``, ``clip_skip``, ``width`` and ``height``, as far as given."""
     remarks: tuple[str, ...] = ()
     base_settings: Mapping[str, str] = field(default_factory=dict)
-    """What was said of the base, by the names of ``Model``'s settings."""
+    """Settings of ``BASE_OVERRIDES``."""
 
 
 def recall_image(path: Path, adapters: Collection[str]) -> RecalledSettings:
-    """What the picture at ``path`` was made from. Raises FileError if it is no picture, or does not say."""
+    """Return the settings in the image at ``path``. Raises FileError if it is no image, or holds none."""
     found = embedded_texts(path)
     if "parameters" in found:
         return recall_text(found["parameters"], adapters)
@@ -142,7 +143,7 @@ def recall_image(path: Path, adapters: Collection[str]) -> RecalledSettings:
 
 
 def recall_text(text: str, adapters: Collection[str]) -> RecalledSettings:
-    """The fields of an A1111 ``text``, of which the adapters called ``adapters`` are there.
+    """Return the settings of an infotext; ``adapters`` are the names of those that exist here.
 
     Raises ConfigError if there is no text.
     """
@@ -156,35 +157,35 @@ def recall_text(text: str, adapters: Collection[str]) -> RecalledSettings:
     prompt, scales = _adapters(read.prompt, adapters, remarks)
     sampler = _sampler(read, remarks)
     numbers = _numbers(read.settings, remarks)
-    said = _said(read.settings, remarks)
+    overrides = _base_overrides(read.settings, remarks)
     rest = [name for name in read.settings if name not in READ | NO_EFFECT]
     if rest:
         remarks.append(f"Not taken over, as there is no such field here: {one_line(', '.join(rest), 300)}.")
     model = read.settings.get("Model", "")
-    return RecalledSettings(prompt, read.negative, scales, sampler, model, numbers, tuple(remarks), said)
+    return RecalledSettings(prompt, read.negative, scales, sampler, model, numbers, tuple(remarks), overrides)
 
 
-def _adapters(prompt: str, known: Collection[str], remarks: list[str]) -> tuple[str, dict[str, float]]:
-    """The prompt without its tags, and the scales of those adapters that are there."""
+def _adapters(prompt: str, existing: Collection[str], remarks: list[str]) -> tuple[str, dict[str, float]]:
+    """Return the prompt without its tags, and the scales of the existing adapters."""
     try:
-        text, asked = prompts.parse_lora_tags(prompt)
+        text, tagged = lora_tags.parse_lora_tags(prompt)
     except ConfigError as error:
         remarks.append(f"{error}.")
         return prompt, {}
     scales: dict[str, float] = {}
-    for name, scale in asked.items():
-        tag = prompts.lora_tag(name, scale)
-        if name not in known:
+    for name, scale in tagged.items():
+        tag = lora_tags.lora_tag(name, scale)
+        if name not in existing:
             remarks.append(f"There is no adapter {one_line(name, 60)!r} here: {one_line(tag, 80)} was left out.")
         elif isinstance(scale, float) and -2 <= scale <= 2:
             scales[name] = scale
-        else:  # No slider holds it.
+        else:  # Beyond the range of a slider.
             text = f"{text} {tag}"
     return text, scales
 
 
 def _sampler(read: Parameters, remarks: list[str]) -> str:
-    """The sampler with its schedule type, or without one that is unknown; empty if the sampler is."""
+    """Return the sampler with its schedule type, without an unknown type; empty if the sampler is unknown."""
     given, schedule = read.settings.get("Sampler", ""), read.settings.get("Schedule type", "")
     for name in (f"{given} {schedule}", given) if given else ():
         try:
@@ -199,20 +200,20 @@ def _sampler(read: Parameters, remarks: list[str]) -> str:
     return ""
 
 
-def _said(settings: Mapping[str, str], remarks: list[str]) -> dict[str, str]:
-    """What was said of the base, as far as it can be taken over."""
-    said: dict[str, str] = {}
+def _base_overrides(settings: Mapping[str, str], remarks: list[str]) -> dict[str, str]:
+    """Return the overrides of the base's scheduler config that can be taken over."""
+    overrides: dict[str, str] = {}
     for name, key in BASE_OVERRIDES.items():
         choices = get_args(Model.model_fields[name].annotation)
         if settings.get(key) in choices:
-            said[name] = settings[key]
+            overrides[name] = settings[key]
         elif key in settings:
             remarks.append(f"{key} {settings[key][:40]!r} is unknown here: give {', '.join(choices)}; it stays auto.")
-    return said
+    return overrides
 
 
 def _numbers(settings: Mapping[str, str], remarks: list[str]) -> dict[str, float]:
-    """The numbers that can be taken over."""
+    """Return the numbers that can be taken over."""
     texts = {name: settings[key] for key, name in NUMBERS.items() if key in settings}
     width, times, height = settings.get("Size", "").partition("x")
     if times:
@@ -234,6 +235,6 @@ def _numbers(settings: Mapping[str, str], remarks: list[str]) -> dict[str, float
 
 
 def read_parameters(path: Path) -> Parameters | None:
-    """The parameters that a picture carries, or None. Raises FileError if it is no picture."""
+    """Return the parameters in an image file, or None. Raises FileError if it is no image."""
     text = embedded_texts(path).get("parameters")
     return None if text is None else parse_parameters(text)

@@ -1,4 +1,4 @@
-"""Weights in a prompt, ``(word:1.2)``, and its parts of 75 tokens, as AUTOMATIC1111 reads them.
+"""Weights in a prompt, ``(word:1.2)``, and its chunks of 75 tokens, as AUTOMATIC1111 reads them.
 
 ``(word)`` weighs 1.1 times as much, ``[word]`` 1 / 1.1, ``(word:1.2)`` 1.2; they nest, ``\\(`` is a bracket itself, and
 ``BREAK`` begins a new part (the "Attention/emphasis" and "Infinite prompt length" of stable-diffusion-webui's wiki;
@@ -12,10 +12,10 @@ from itertools import groupby
 from typing import NamedTuple
 
 ROUND, SQUARE = 1.1, 1 / 1.1
-BACK = 20
-"""How many tokens a full part is shortened by at most, to end at a comma."""
-DEEPEST = 32
-"""Brackets of a kind that count inside one another; what is opened further in is a letter (1.1 ** 32 is 21)."""
+MAX_BACKTRACK = 20
+"""Most tokens by which a full chunk is shortened to end at a comma."""
+MAX_DEPTH = 32
+"""Most nested brackets of a kind; those further inside are letters (1.1 ** 32 is 21)."""
 PIECE = re.compile(r"\\[\\()\[\]]|[()\[\]]|:\s*([+-]?(?:\d+(?:\.\d*)?|\.\d+))\s*\)|[^\\()\[\]:]+|[\\:]")
 BREAK = re.compile(r"\bBREAK\b")
 
@@ -28,14 +28,14 @@ class WeightedText(NamedTuple):
 
 
 class PromptChunk(NamedTuple):
-    """A part of a prompt: token ids without the marks of beginning and end, and a weight for each."""
+    """A chunk of a prompt: token ids without start and end tokens, and a weight for each."""
 
     tokens: list[int]
     weights: list[float]
 
 
 def parse_weights(prompt: str) -> list[WeightedText]:
-    """``prompt`` without its brackets, as runs of equal weight. Any text can be read."""
+    """Return ``prompt`` without its brackets, as runs of equal weight. Any text can be read."""
     texts: list[str | None] = []
     weights: list[float] = []
     opened: dict[str, list[int]] = {"(": [], "[": []}
@@ -46,7 +46,7 @@ def parse_weights(prompt: str) -> list[WeightedText]:
 
     for piece in PIECE.finditer(prompt):
         text, number = piece.group(), piece.group(1)
-        if text in opened and len(opened[text]) < DEEPEST:
+        if text in opened and len(opened[text]) < MAX_DEPTH:
             opened[text].append(len(texts))
         elif number is not None and opened["("]:
             close("(", float(number))
@@ -64,7 +64,7 @@ def parse_weights(prompt: str) -> list[WeightedText]:
 
 
 def _parts(text: str) -> list[str | None]:
-    """``text`` cut at each ``BREAK``, which is a None and takes the space around it along."""
+    """Split ``text`` at each ``BREAK``, which is a None and takes the space around it along."""
     first, *rest = BREAK.split(text)
     if not rest:
         return [first]
@@ -73,7 +73,7 @@ def _parts(text: str) -> list[str | None]:
 
 
 def _joined(runs: Iterable[WeightedText]) -> list[WeightedText]:
-    """Neighbours of one weight as one run, so that words are cut into tokens as they would be without brackets."""
+    """Join neighbours of one weight, so that words are cut into tokens as they would be without brackets."""
     joined: list[WeightedText] = []
     for (is_break, weight), group in groupby(runs, lambda run: (run.text is None, run.weight)):
         alike = list(group)
@@ -82,14 +82,14 @@ def _joined(runs: Iterable[WeightedText]) -> list[WeightedText]:
 
 
 def escape_weights(text: str) -> str:
-    """``text`` so that ``parse`` reads its brackets and backslashes as letters."""
+    """Escape ``text`` so that ``parse_weights`` reads its brackets and backslashes as letters."""
     return re.sub(r"[\\()\[\]]", r"\\\g<0>", text)
 
 
 def split_chunks(runs: Sequence[WeightedText], tokens: Callable[[str], list[int]], room: int) -> list[PromptChunk]:
-    """``runs`` cut into parts of at most ``room`` tokens, at least one; ``tokens`` gives a text's bare token ids.
+    """Split ``runs`` into chunks of at most ``room`` tokens, at least one; ``tokens`` gives a text's token ids.
 
-    A part that is full ends at its last comma, if that is among its last ``BACK`` tokens.
+    A full chunk ends at its last comma, if that is among its last ``MAX_BACKTRACK`` tokens.
     """
     comma = tokens(",")
     parts = [PromptChunk([], [])]
@@ -108,6 +108,6 @@ def split_chunks(runs: Sequence[WeightedText], tokens: Callable[[str], list[int]
 
 
 def _end(tokens: list[int], comma: list[int]) -> int:
-    """After how many of the ``tokens`` of a full part it ends."""
+    """Return after how many of its ``tokens`` a full chunk ends."""
     full = len(tokens)
-    return next((end for end in range(full, max(0, full - BACK), -1) if [tokens[end - 1]] == comma), full)
+    return next((end for end in range(full, max(0, full - MAX_BACKTRACK), -1) if [tokens[end - 1]] == comma), full)

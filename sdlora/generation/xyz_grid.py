@@ -1,8 +1,8 @@
-"""Grids of pictures that differ in one thing a direction: their axes, their cells, and their folder on disk.
+"""Grids of images that differ in one setting a direction: their axes, their cells, and their folder on disk.
 
-A grid is laid out first (``write_declaration``: no torch is needed) as a folder with ``grid.json``; whoever holds the
-device fills it (``fill``) with a PNG a cell as each is finished, and ``sheet.png`` at the end. Cells that are there are
-never drawn again, so that a grid cut short goes on where it ended.
+A grid is declared first (``write_declaration``, without torch) as a folder with ``grid.json``; the process that has the
+device adds a PNG for each cell (``generate_cells``), and ``sheet.png`` at the end. Existing cells are kept, so that an
+interrupted grid continues where it ended.
 """
 
 import json
@@ -19,7 +19,7 @@ from sdlora.errors import ConfigError, FileError, SdloraError
 from sdlora.events import OnProgress
 from sdlora.filesystem.reading import read_json
 from sdlora.filesystem.writing import write_atomic
-from sdlora.generation import lora_tags as prompts
+from sdlora.generation import lora_tags
 from sdlora.generation.axes import AXIS_TYPES, Axis
 from sdlora.generation.settings import GenerationSettings, ImageSettings
 
@@ -28,10 +28,10 @@ if TYPE_CHECKING:
 
     from sdlora.generation.studio import Studio
 
-MOST_CELLS = 200
+MAX_CELLS = 200
 DECLARATION, SHEET = "grid.json", "sheet.png"
 SHEET_CELL = 384
-"""The most that a picture's longest side takes on the sheet, in pixels."""
+"""Longest side of an image on the contact sheet, in pixels."""
 DIRECTIONS = ("X", "Y", "Z")
 
 
@@ -77,52 +77,52 @@ class ImageGrid:
 
     @property
     def labels(self) -> tuple[list[str], list[str], list[str]]:
-        """Of the columns, the rows and the pages."""
-        columns, rows, pages = ([axis.label(value) for value in axis.values] for axis in _three(self.axes))
+        """Labels of the columns, the rows and the pages."""
+        columns, rows, pages = ([axis.label(value) for value in axis.values] for axis in _pad_axes(self.axes))
         return columns, rows, pages
 
     def cell(self, file: str) -> GridCell:
-        """The cell whose picture is called ``file``. Raises ConfigError if there is none."""
-        found = next((cell for cell in self.cells if cell.file == file), None)
-        if found is None:
+        """Return the cell whose image is called ``file``. Raises ConfigError if there is none."""
+        cell = next((cell for cell in self.cells if cell.file == file), None)
+        if cell is None:
             raise ConfigError(f"{file}: the grid has no such picture")
-        return found
+        return cell
 
 
 def grid_cells(
     start: GridCell, axes: Sequence[Axis], checkpoints: Mapping[str, str] | None = None
 ) -> tuple[GridCell, ...]:
-    """``start`` changed by every combination of the axes' values, page by page, row by row.
+    """Return ``start`` changed by every combination of the axes' values, page by page, row by row.
 
-    ``checkpoints`` names the adapter of each value of a checkpoint axis. A random seed is drawn once for all cells.
+    ``checkpoints`` names the adapter of each value of a checkpoint axis. A random seed is chosen once for all cells.
     Raises ConfigError for two axes of one kind, too many cells, or an axis that would change nothing.
     """
     used = [axis for axis in axes if axis.kind]
     kinds = [axis.kind for axis in used]
     if twice := next((kind for kind in kinds if kinds.count(kind) > 1), None):
         raise ConfigError(f"two axes are {AXIS_TYPES[twice].title}; give each direction something else to change")
-    columns, rows, pages = three = _three(axes)
+    columns, rows, pages = directions = _pad_axes(axes)
     count = len(columns.values) * len(rows.values) * len(pages.values)
-    if count > MOST_CELLS:
-        sides = " x ".join(str(len(axis.values)) for axis in three if axis.kind)
-        raise ConfigError(f"{sides} are {count} pictures, and a grid has at most {MOST_CELLS}; leave some values out")
+    if count > MAX_CELLS:
+        sides = " x ".join(str(len(axis.values)) for axis in directions if axis.kind)
+        raise ConfigError(f"{sides} are {count} images, and a grid has at most {MAX_CELLS}; leave some values out")
     if start.seed == -1:
         start = start.model_copy(update={"seed": secrets.randbelow(2**32)})
-    found = []
-    for page, row, column in product(*(range(len(axis.values)) for axis in reversed(three))):
-        chosen = {axis.kind: (axis, axis.values[n]) for axis, n in zip(three, (column, row, page), strict=True)}
-        position = {"place": (page, row, column), "notes": _notes(three, (column, row, page))}
-        cell = start.model_copy(update=position)
+    cells = []
+    for page, row, column in product(*(range(len(axis.values)) for axis in reversed(directions))):
+        chosen = {axis.kind: (axis, axis.values[n]) for axis, n in zip(directions, (column, row, page), strict=True)}
+        where = {"place": (page, row, column), "notes": _notes(directions, (column, row, page))}
+        cell = start.model_copy(update=where)
         for kind in AXIS_TYPES:  # Their order: what is replaced stands in the prompt that an axis gives.
             if kind in chosen:
                 cell = _changed(cell, *chosen[kind], checkpoints or {})
-        found.append(cell)
-    _require_change(start, used, found)
-    return tuple(found)
+        cells.append(cell)
+    _require_change(start, used, cells)
+    return tuple(cells)
 
 
 def _changed(cell: GridCell, axis: Axis, value: str, checkpoints: Mapping[str, str]) -> GridCell:
-    """``cell`` with one axis at ``value``."""
+    """Return ``cell`` with one axis at ``value``."""
     if axis.kind == "checkpoint":
         changes: dict[str, Any] = {"adapter": checkpoints[value]}
     elif axis.kind == "replace":
@@ -132,31 +132,31 @@ def _changed(cell: GridCell, axis: Axis, value: str, checkpoints: Mapping[str, s
     return cell.model_copy(update=changes)
 
 
-def _require_change(start: GridCell, axes: Sequence[Axis], found: Sequence[GridCell]) -> None:
-    """Raises ConfigError for an axis whose values could change no picture."""
+def _require_change(start: GridCell, axes: Sequence[Axis], cells: Sequence[GridCell]) -> None:
+    """Raise ConfigError for an axis whose values could change no image."""
     for axis in axes:
-        if axis.kind == "replace" and not any(axis.values[0] in start.prompt + start.negative for start in found):
+        if axis.kind == "replace" and not any(axis.values[0] in start.prompt + start.negative for start in cells):
             raise ConfigError(f"replace: {axis.values[0]!r} stands in no prompt; the first value is what is replaced")
         if axis.kind in ("scale", "checkpoint") and not start.adapter:
             raise ConfigError(f"{axis.kind}: choose the adapter to compare")
         if axis.kind in ("scale", "checkpoint"):
-            named = {name for cell in found for name in prompts.parse_lora_tags(cell.prompt).scales}
-            if fixed := named & {start.adapter, *(cell.adapter for cell in found)}:
+            named = {name for cell in cells for name in lora_tags.parse_lora_tags(cell.prompt).scales}
+            if fixed := named & {start.adapter, *(cell.adapter for cell in cells)}:
                 tag = f"<lora:{min(fixed)}:...>"
                 raise ConfigError(f"prompt: {tag} sets the scale that is to be compared; take it out of the prompt")
 
 
-def _notes(axes: Sequence[Axis], places: Sequence[int]) -> dict[str, str]:
-    """The axes' values as settings of an A1111 text, in the words of its X/Y/Z plot."""
+def _notes(axes: Sequence[Axis], indices: Sequence[int]) -> dict[str, str]:
+    """Return the axes' values as settings of an infotext, by A1111's names for its X/Y/Z plot."""
     notes: dict[str, str] = {}
-    for direction, axis, place in zip(DIRECTIONS, axes, places, strict=True):
+    for direction, axis, index in zip(DIRECTIONS, axes, indices, strict=True):
         if axis.kind:
-            notes |= {f"{direction} Type": AXIS_TYPES[axis.kind].title, f"{direction} Value": axis.values[place]}
+            notes |= {f"{direction} Type": AXIS_TYPES[axis.kind].title, f"{direction} Value": axis.values[index]}
     return notes
 
 
-def _three(axes: Sequence[Axis]) -> tuple[Axis, Axis, Axis]:
-    """``axes``, and in place of those that are missing one of a single value that changes nothing."""
+def _pad_axes(axes: Sequence[Axis]) -> tuple[Axis, Axis, Axis]:
+    """Return three axes: missing ones have a single value that changes nothing."""
     x, y, z = [*axes, *[Axis()] * (3 - len(axes))]
     return x, y, z
 
@@ -188,9 +188,9 @@ def generate_cells(
     should_stop: Callable[[], bool] | None = None,
     batch: int | None = None,
 ) -> None:
-    """Draw the cells that are missing in ``folder``, each saved as soon as it is finished, and at last the sheet.
+    """Generate the missing cells of ``folder``, save each as soon as it is finished, and the contact sheet at the end.
 
-    The studio holds the grid's adapters. Raises what ``Studio.generate_specs`` raises, FileError.
+    The grid's adapters must be loaded in ``studio``. Raises what ``Studio.generate_specs`` raises, FileError.
     """
     from sdlora.generation.images import save_images
 
@@ -208,40 +208,40 @@ def generate_cells(
 
 
 def save_contact_sheet(folder: Path) -> Path:
-    """Write the labelled sheet of the cells that there are, unless it is whole already; return its path.
+    """Write the contact sheet of the finished cells, unless it is up to date; return its path.
 
-    Raises ConfigError if there is no picture yet, FileError.
+    Raises ConfigError if no cell is finished, FileError.
     """
     from PIL import Image
 
     from sdlora.generation.images import write_image
 
     grid, path = read_grid(folder), folder / SHEET
-    there = {cell.place: folder / cell.file for cell in grid.cells if (folder / cell.file).is_file()}
-    newest = max((picture.stat().st_mtime_ns for picture in there.values()), default=0)
+    finished = {cell.place: folder / cell.file for cell in grid.cells if (folder / cell.file).is_file()}
+    newest = max((path.stat().st_mtime_ns for path in finished.values()), default=0)
     if path.is_file() and path.stat().st_mtime_ns >= newest:
         return path
-    pictures = {}
-    for place, picture in there.items():
-        with Image.open(picture) as image:
+    images = {}
+    for place, file in finished.items():
+        with Image.open(file) as image:
             image.thumbnail((SHEET_CELL, SHEET_CELL))
-            pictures[place] = image.copy()
-    made = _pages(grid, pictures)
+            images[place] = image.copy()
+    sheet = _pages(grid, images)
     types = ((way, axis) for way, axis in zip(DIRECTIONS, grid.axes, strict=False) if axis.kind)
-    made.info["parameters"] = _sheet_text(grid, {way: axis for way, axis in types})
-    write_atomic(path, lambda temporary: write_image(made, temporary))
+    sheet.info["parameters"] = _sheet_text(grid, {way: axis for way, axis in types})
+    write_atomic(path, lambda temporary: write_image(sheet, temporary))
     return path
 
 
-def _pages(grid: ImageGrid, pictures: "Mapping[tuple[int, int, int], Image.Image]") -> "Image.Image":
-    """A table a page, one below the other."""
+def _pages(grid: ImageGrid, images: "Mapping[tuple[int, int, int], Image.Image]") -> "Image.Image":
+    """Return a table for each page, one below the other."""
     from sdlora.generation.contact_sheet import contact_sheet, stack_images
 
     columns, rows, pages = grid.labels
     tables = []
     for page, title in enumerate(pages):
-        table = [[pictures.get((page, row, column)) for column in range(len(columns))] for row in range(len(rows))]
-        if any(picture for row in table for picture in row):
+        table = [[images.get((page, row, column)) for column in range(len(columns))] for row in range(len(rows))]
+        if any(image for row in table for image in row):
             tables.append(contact_sheet(table, rows if any(rows) else (), columns if any(columns) else (), title))
     if not tables:
         raise ConfigError("the grid has no picture yet")
@@ -249,7 +249,7 @@ def _pages(grid: ImageGrid, pictures: "Mapping[tuple[int, int, int], Image.Image
 
 
 def _sheet_text(grid: ImageGrid, axes: Mapping[str, Axis]) -> str:
-    """The first cell's A1111 settings, with what the axes went through, in the words of its X/Y/Z plot."""
+    """Return the first cell's infotext, with the axes' values by A1111's names for its X/Y/Z plot."""
     from sdlora.generation.infotext import Parameters, format_parameters
 
     first = grid.cells[0]

@@ -80,7 +80,7 @@ def test_measures_by_hand():
     assert clip_t(both, both.flip(0)) == pytest.approx(0.0)
     assert likeness(both, both).tolist() == pytest.approx([0.5**0.5] * 2)
     assert likeness_within(torch.stack([EAST, EAST, NORTH])).tolist() == pytest.approx([0.5**0.5, 0.5**0.5, 0.0])
-    with pytest.raises(ValueError, match="one prompt a picture"):
+    with pytest.raises(ValueError, match="one prompt an image"):
         clip_t(both, both[:1])
     with pytest.raises(ValueError, match="no others"):
         likeness_within(both[:1])

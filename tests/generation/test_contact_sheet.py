@@ -2,7 +2,7 @@ import pytest
 from PIL import Image
 
 from sdlora.errors import ConfigError
-from sdlora.generation.contact_sheet import HOLE, SYSTEM_FONTS, contact_sheet, stack_images
+from sdlora.generation.contact_sheet import GAP, SYSTEM_FONTS, contact_sheet, stack_images
 
 RED, BLUE = Image.new("RGB", (64, 64), "#ff0000"), Image.new("RGB", (32, 64), "#0000ff")
 
@@ -15,7 +15,7 @@ def test_every_picture_is_whole_and_none_leaves_a_hole():
     counts = {color: count for count, color in made.getcolors(1 << 16)}
     assert counts[(255, 0, 0)] == 2 * 64 * 64
     assert counts[(0, 0, 255)] == 32 * 64
-    assert counts[tuple(bytes.fromhex(HOLE[1:]))] == 64 * 64
+    assert counts[tuple(bytes.fromhex(GAP[1:]))] == 64 * 64
 
 
 def test_without_labels_only_gaps_are_added():

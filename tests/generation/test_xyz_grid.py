@@ -134,7 +134,7 @@ def test_a_checkpoint_takes_the_adapters_place():
 @pytest.mark.parametrize(
     ("start", "axes", "said"),
     [
-        (START, [("seed", "1-15"), ("cfg", "1-15")], "15 x 15 are 225 pictures, and a grid has at most 200"),
+        (START, [("seed", "1-15"), ("cfg", "1-15")], "15 x 15 are 225 images, and a grid has at most 200"),
         (START, [("seed", "1-2"), ("seed", "3-4")], "two axes are Seed"),
         (START, [("replace", "dog, cat")], "'dog' stands in no prompt"),
         (GridCell(prompt="x"), [("scale", "0, 1")], "scale: choose the adapter"),

@@ -303,9 +303,9 @@ def test_a_pictures_text_of_any_kind_is_recalled_or_refused(text: str) -> None:
 )
 def test_an_axis_of_any_text_is_read_or_refused(kind: str, text: str) -> None:
     try:
-        assert len(axes.parse_axis(kind, text, [1, 2]).values) <= axes.MOST_VALUES
+        assert len(axes.parse_axis(kind, text, [1, 2]).values) <= axes.MAX_VALUES
     except ConfigError as error:
-        assert len(str(error)) < 5 * axes.MOST_LETTERS
+        assert len(str(error)) < 5 * axes.MAX_LETTERS
 
 
 LONG = {
