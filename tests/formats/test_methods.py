@@ -107,7 +107,7 @@ def test_a_round_trip_is_exact_and_an_independent_reading_agrees(format, method,
 def test_an_exported_dora_says_where_its_keys_are_read_otherwise(tmp_path):
     state = state_for("dora", "sd1")
     said = {format: export_adapter(state, place(tmp_path / format, format), format) for format in WRITTEN}
-    assert "ComfyUI and Forge read a DoRA's lengths otherwise" in str(said.pop("kohya"))
+    assert "ComfyUI and Forge read a DoRA's lengths differently" in str(said.pop("kohya"))
     assert not any(proof.advice for proof in said.values())
     assert not export_adapter(state_for("lora", "sd1"), place(tmp_path, "kohya")).advice
 
