@@ -1,22 +1,17 @@
 """A browser, the page in it, and the actions of a person."""
 
-import os
-import re
 import shutil
-import signal
-import subprocess
-import sys
 import time
 from base64 import b64encode
 from pathlib import Path
 
-ROOT = Path(__file__).parent.parent.parent
+from tests.support.page_server import ROOT
+
 PICTURES = sorted((ROOT / "sample_data" / "stained-glass").iterdir())
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 FLAGS = ["--no-sandbox", "--disable-background-networking", "--disable-component-update", "--disable-gpu"]
-PORT = 7960
 PATIENCE = 180_000
-"""Milliseconds, on a busy machine; most takes a tenth of it."""
+"""Milliseconds that any wait may take on a busy machine; most take a tenth of it."""
 STEPS = 24
 DROP = """([zone, files]) => {
   const data = new DataTransfer();
@@ -26,34 +21,8 @@ DROP = """([zone, files]) => {
 }"""
 
 
-class Server:
-    """``python app.py`` on a data folder and a port of its own; it can be killed and started again."""
-
-    def __init__(self, data_dir: Path, *flags: str):
-        self.data_dir = data_dir
-        self.flags = flags
-        self.start()
-
-    def start(self) -> None:
-        command = [sys.executable, "app.py", "--no-browser", "--port", str(PORT), "--data-dir", str(self.data_dir)]
-        self.process = subprocess.Popen([*command, *self.flags], cwd=ROOT, stdout=subprocess.PIPE, text=True)
-        line = self.process.stdout.readline()
-        found = re.search(r"http://\S+", line)
-        assert found, line
-        self.address = found.group()
-
-    def kill(self) -> None:
-        """As a crash would end it."""
-        os.kill(self.process.pid, signal.SIGKILL)
-        self.process.wait(30)
-
-    def stop(self) -> None:
-        self.process.terminate()
-        assert self.process.wait(30) == 0
-
-
 class Visitor:
-    """A page in the browser, and what a person does with it."""
+    """A page in the browser, and the actions of a person."""
 
     def __init__(self, page, address: str):
         self.page = page
@@ -106,24 +75,24 @@ class Visitor:
         self.see("No pictures yet", "#pictures-status")
 
     def create(self, prompt: str, pictures: str = "1 picture drawn.") -> None:
-        """Ask for pictures and wait for them."""
+        """Generate images and wait for them."""
         self.fill("#prompt", prompt)
         self.click("#create-button")
         self.page.locator("#cancel-button").wait_for()
         self.see(pictures, "#create-status")
 
     def download(self, selector: str, folder: Path) -> Path:
-        with self.page.expect_download() as told:
+        with self.page.expect_download() as download:
             self.click(selector)
-        path = folder / told.value.suggested_filename
-        shutil.copy(told.value.path(), path)
+        path = folder / download.value.suggested_filename
+        shutil.copy(download.value.path(), path)
         return path
 
 
 def wait_until(condition, seconds: float = PATIENCE / 1000):
-    """What ``condition()`` gives, as soon as it is true."""
+    """Wait until ``condition()`` is true; return its value."""
     end = time.monotonic() + seconds
     while not (found := condition()):
-        assert time.monotonic() < end, "it did not come about"
+        assert time.monotonic() < end, f"not true after {seconds:.0f} s"
         time.sleep(0.2)
     return found

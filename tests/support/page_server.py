@@ -1,4 +1,4 @@
-"""A page that really runs, and what an attacker sends to it: bytes as they are written, and calls of any function."""
+"""The page's server in a process of its own, and requests to it: raw bytes, HTTP, and calls of any function."""
 
 import json
 import os
@@ -10,48 +10,70 @@ import threading
 from http.client import HTTPConnection, HTTPResponse
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from socket import create_connection
+from socket import create_connection, socket
 from typing import Any, NamedTuple
 from urllib.parse import urlencode, urlsplit
 
 ROOT = Path(__file__).parent.parent.parent
+CANARY = f"canary-{secrets.token_hex(8)}"
+"""Content of files that no visitor may read: an answer that has it has leaked one."""
+PASSWORD = f"Sesame-{secrets.token_hex(6)}"
 
 
 class Response(NamedTuple):
-    """What came back; ``headers`` by lower-case name."""
+    """Answer to an HTTP request; ``headers`` by lower-case name."""
 
     status: int
     headers: dict[str, str]
     text: str
 
 
-class PageServer:
-    """``python app.py`` on ``data_dir``, and what it printed."""
+def free_port() -> int:
+    """Return a port that nobody listens on."""
+    with socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
 
-    def __init__(self, data_dir: Path, port: int, *flags: str, **environment: str):
+
+class PageServer:
+    """``python app.py`` on ``data_dir`` and a port of its own; it can be killed and started again."""
+
+    def __init__(self, data_dir: Path, *flags: str, **environment: str):
         self.data_dir = data_dir
-        self.printed = data_dir.with_name(f"{data_dir.name} printed")
-        command = [sys.executable, "app.py", "--no-browser", "--port", str(port), "--device", "cpu", *flags]
-        surroundings = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", **environment}
-        with open(self.printed, "wb") as errors:
-            self.process = subprocess.Popen(
-                [*command, "--data-dir", str(data_dir)], cwd=ROOT, stdout=subprocess.PIPE, stderr=errors, text=True,
-                env=surroundings,
-            )  # fmt: skip
-        line = self.process.stdout.readline()
-        self.address = re.search(r"http://\S+", line).group()
-        self.netloc = urlsplit(self.address).netloc
-        self.host, self.port = self.netloc.rsplit(":", 1)
+        self.log = data_dir.with_name(f"{data_dir.name}.log")
+        """File with all that the server has written to standard error."""
+        self.port = free_port()
+        self.flags = flags
+        self.environment = environment
         self.cookie = ""
-        self.number = 0
+        self.calls = 0
+        self.start()
+
+    def start(self) -> None:
+        command = [sys.executable, "app.py", "--no-browser", "--port", str(self.port), "--data-dir", str(self.data_dir)]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", **self.environment}
+        with open(self.log, "ab") as log:
+            self.process = subprocess.Popen(
+                [*command, *self.flags], cwd=ROOT, stdout=subprocess.PIPE, stderr=log, text=True, env=environment
+            )
+        line = self.process.stdout.readline()
+        found = re.search(r"http://\S+", line)
+        assert found, line + self.log.read_text()
+        self.address = found.group()
+        self.netloc = urlsplit(self.address).netloc
+
+    def kill(self) -> None:
+        """End the server like a crash."""
+        self.process.kill()
+        self.process.wait(30)
 
     def stop(self) -> None:
         self.process.terminate()
         assert self.process.wait(30) == 0
 
     def request(self, path: str, method: str = "GET", body: Any = None, **headers: str) -> Response:
-        """One request with its path as it is written; ``headers`` with dashes for underscores."""
-        connection = HTTPConnection(self.host, int(self.port), timeout=60)
+        """Send a request whose path is not normalised; underscores in ``headers`` stand for dashes."""
+        connection = HTTPConnection(self.netloc, timeout=60)
         try:
             named = {name.replace("_", "-"): value for name, value in headers.items() if value}
             if self.cookie:
@@ -68,8 +90,8 @@ class PageServer:
         return self.request("/login", "POST", form, Content_Type="application/x-www-form-urlencoded")
 
     def send_raw(self, request: bytes) -> bytes:
-        """What comes back for bytes that need be no request at all, until nothing more comes."""
-        with create_connection((self.host, int(self.port)), timeout=3) as wire:
+        """Send bytes that need be no HTTP request; return all that comes back."""
+        with create_connection(("127.0.0.1", self.port), timeout=3) as wire:
             wire.sendall(request)
             found = b""
             try:
@@ -89,9 +111,9 @@ class PageServer:
         return json.loads(self.request("/config").text)
 
     def call(self, function: int, data: Any, session: str | None = None, **more: Any) -> str:
-        """The last message about a call of any function of the page, past the queue's answer if it has none."""
-        self.number += 1
-        session = session or f"session-{self.number}"
+        """Call any function of the page; return the messages about it, or the queue's refusal."""
+        self.calls += 1
+        session = session or f"session-{self.calls}"
         body = {"data": data, "fn_index": function, "session_hash": session, **more}
         joined = self.request("/gradio_api/queue/join", "POST", body)
         if joined.status != 200:
@@ -99,8 +121,8 @@ class PageServer:
         return self.follow(session)
 
     def follow(self, session: str) -> str:
-        """All messages to a session until one of its calls has ended."""
-        connection = HTTPConnection(self.host, int(self.port), timeout=60)
+        """Return all messages to a session until one of its calls has ended."""
+        connection = HTTPConnection(self.netloc, timeout=60)
         try:
             named = {"Cookie": self.cookie} if self.cookie else {}
             connection.request("GET", f"/gradio_api/queue/data?session_hash={session}", None, named)
@@ -122,14 +144,14 @@ def read(answer: HTTPResponse) -> Response:
 
 
 class InternalServer:
-    """A server inside the house, that nobody should be made to ask for anything."""
+    """A server on the local network; ``requested`` lists the paths that the page was made to request from it."""
 
     def __init__(self) -> None:
-        asked = self.asked = []
+        requested = self.requested = []
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
-                asked.append(self.path)
+                requested.append(self.path)
                 self.send_response(200)
                 self.end_headers()
                 self.wfile.write(b"INNER")
@@ -146,8 +168,3 @@ class InternalServer:
     def close(self) -> None:
         self._server.shutdown()
         self._server.server_close()
-
-
-CANARY = f"canary-{secrets.token_hex(8)}"
-"""Is in files that no visitor may read; one that is found in any answer was let out."""
-PASSWORD = f"Sesame-{secrets.token_hex(6)}"

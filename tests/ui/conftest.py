@@ -1,4 +1,4 @@
-"""Two pages that really run, one open and one with a password, with secrets in and beside their folders."""
+"""Two servers of the page, one open and one with a password, with secrets in and beside their data folders."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +10,7 @@ from tests.support.page_server import CANARY, PASSWORD, InternalServer, PageServ
 
 @pytest.fixture(scope="session")
 def house(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a file outside of the data folder, and data folders with files that are not served as they lie."""
+    """Data folders with files that must not be served, and secrets beside them."""
     house = tmp_path_factory.mktemp("house")
     for place in ("secret.txt", "secret.png", "secret.safetensors", "secret.toml"):
         (house / place).write_text(CANARY)
@@ -33,22 +33,22 @@ def listener() -> Iterator[InternalServer]:
 
 @pytest.fixture(scope="session")
 def page(house: Path) -> Iterator[PageServer]:
-    """As one starts it for oneself: no password, this machine only."""
-    page = PageServer(house / "open", 7971)
+    """A server without a password, for this machine alone."""
+    page = PageServer(house / "open", "--device", "cpu")
     yield page
     page.stop()
 
 
 @pytest.fixture(scope="session")
 def locked(house: Path) -> Iterator[PageServer]:
-    """With ``--listen`` and a password; no cookie is kept from here."""
-    locked = PageServer(house / "locked", 7981, "--listen", "127.0.0.1", SDLORA_PASSWORD=PASSWORD)
+    """A server with ``--listen`` and a password, without a cookie."""
+    locked = PageServer(house / "locked", "--device", "cpu", "--listen", "127.0.0.1", SDLORA_PASSWORD=PASSWORD)
     yield locked
     locked.stop()
 
 
 @pytest.fixture(scope="session")
 def entered(locked: PageServer) -> tuple[Response, str]:
-    """The answer to the right password, and the cookies that it gave."""
+    """Answer to the right password, and the cookies in it."""
     answer = locked.login("sdlora", PASSWORD)
     return answer, "; ".join(line.split(";")[0] for line in answer.headers["set-cookie"].split("\n"))

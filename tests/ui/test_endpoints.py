@@ -1,13 +1,9 @@
 """The page for programs: a server that really runs, asked by ``gradio_client`` and by plain HTTP."""
 
 import json
-import os
 import re
-import subprocess
-import sys
 import time
 from pathlib import Path
-from types import SimpleNamespace
 from urllib.error import HTTPError
 from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
@@ -19,8 +15,8 @@ from gradio_client.exceptions import AppError
 
 from sdlora.formats import read_adapter
 from sdlora.generation.infotext import read_parameters
+from tests.support.page_server import ROOT, PageServer
 
-ROOT = Path(__file__).parent.parent.parent
 PICTURES = sorted((ROOT / "sample_data" / "stained-glass").iterdir())
 BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "api.md").read_text(encoding="utf-8"), re.DOTALL)
 
@@ -28,20 +24,10 @@ BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "api.md").read_text
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
     """``python app.py`` with a password, and a client that knows it."""
-    data_dir = tmp_path_factory.mktemp("page data")
-    command = [sys.executable, "app.py", "--no-browser", "--port", "7968", "--device", "cpu", "--lowvram"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "SDLORA_PASSWORD": "sesame"}
-    process = subprocess.Popen(
-        [*command, "--data-dir", str(data_dir)], cwd=ROOT, stdout=subprocess.PIPE, text=True, env=environment
-    )
-    line = process.stdout.readline()
-    found = re.search(r"http://\S+", line)
-    assert found, line
-    address = found.group()
-    client = Client(address, auth=("sdlora", "sesame"), verbose=False)
-    yield SimpleNamespace(address=address, client=client, data_dir=data_dir)
-    process.terminate()
-    assert process.wait(30) == 0
+    server = PageServer(tmp_path_factory.mktemp("page data"), "--device", "cpu", "--lowvram", SDLORA_PASSWORD="sesame")
+    server.client = Client(server.address, auth=("sdlora", "sesame"), verbose=False)
+    yield server
+    server.stop()
 
 
 def status(address, method="GET", path="/", body=None, **headers):
