@@ -1,6 +1,7 @@
 """Fixtures of all tests: no network, a tiny base model, ten lines of settings for a short run."""
 
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,9 +15,47 @@ if TYPE_CHECKING:
 
 pytest.register_assert_rewrite("tests.support")
 
+BROWSER = "tests/e2e"
+"""Folder of the tests that share a browser."""
+
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # Tiny models are faster, and two processes do not fight.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "0")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Start with the tests in the browser: nothing else takes one worker as long."""
+    items.sort(key=lambda item: _group(item.nodeid) != BROWSER)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Run each file in one worker, and all tests that share a browser in one."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return _group(nodeid)
+
+    return ByFile(config, log)
+
+
+def _group(nodeid: str) -> str:
+    """Return the file of a test, or their folder for the tests that share a browser."""
+    return BROWSER if nodeid.startswith(f"{BROWSER}/") else nodeid.partition("::")[0]
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print the seconds that each file took, setup and teardown included, slowest first."""
+    seconds: Counter[str] = Counter()
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            if isinstance(report, pytest.TestReport):
+                seconds[report.nodeid.partition("::")[0]] += report.duration
+    terminalreporter.section("seconds by file")
+    for path, duration in seconds.most_common():
+        if duration >= 1:
+            terminalreporter.write_line(f"{duration:7.1f}  {path}")
 
 
 @pytest.fixture

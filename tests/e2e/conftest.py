@@ -1,4 +1,4 @@
-"""A real browser on a real server: one short training of the bundled model, which all tests share."""
+"""A browser, servers of the page, and one short training of the bundled model that every file starts from."""
 
 import shutil
 import warnings
@@ -7,10 +7,11 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from tests.support.browser import FLAGS, PATIENCE, PICTURES, PROGRAMS, STEPS, Server, Visitor, wait_until
+from tests.support.browser import FLAGS, PATIENCE, PICTURES, PROGRAMS, STEPS, Visitor, wait_until
+from tests.support.page_server import PageServer
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="session")
 def browser():
     program = next(filter(None, map(shutil.which, PROGRAMS)), None)
     if program is None:
@@ -24,21 +25,21 @@ def browser():
         browser.close()
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="session")
 def visits(browser):
-    """Opens pages; at the end none has had an error, and none has asked another host for anything."""
-    contexts, asked, wrong = [], [], []
+    """Open pages that stay open; ``requested`` and ``errors`` list the requests and errors of all pages."""
+    contexts, requested, errors = [], [], []
 
     def visit(address: str, **options) -> Visitor:
         context = browser.new_context(**{"viewport": {"width": 1280, "height": 900}, **options})
         context.set_default_timeout(PATIENCE)
         contexts.append(context)
         page = context.new_page()
-        page.on("request", lambda request: asked.append(request.url))
-        page.on("pageerror", lambda error: wrong.append(str(error)))
+        page.on("request", lambda request: requested.append(request.url))
+        page.on("pageerror", lambda error: errors.append(str(error)))
         return Visitor(page, address)
 
-    visit.asked, visit.wrong, visit.contexts = asked, wrong, contexts
+    visit.requested, visit.errors, visit.contexts = requested, errors, contexts
     yield visit
     for context in contexts:
         context.close()
@@ -46,29 +47,22 @@ def visits(browser):
 
 @pytest.fixture
 def visit(visits):
-    """Opens pages of one test."""
-    before, opened = len(visits.asked), len(visits.contexts)
+    """Open pages of one test; no page may have an error, or send a request to another host."""
+    before, opened = len(visits.requested), len(visits.contexts)
     yield visits
-    for context in visits.contexts[opened:]:  # A page that is open keeps asking.
+    for context in visits.contexts[opened:]:  # An open page goes on sending requests.
         context.close()
     del visits.contexts[opened:]
-    hosts = {urlsplit(url).hostname for url in visits.asked[before:] if url.startswith(("http", "ws"))}
-    assert hosts <= {"127.0.0.1"}  # Fonts, scripts, pictures: nothing is asked of any other host.
-    assert visits.wrong == []
+    hosts = {urlsplit(url).hostname for url in visits.requested[before:] if url.startswith(("http", "ws"))}
+    assert hosts <= {"127.0.0.1"}  # Neither fonts nor scripts nor images come from another host.
+    assert visits.errors == []
 
 
-@pytest.fixture(scope="package")
-def server(tmp_path_factory):
-    server = Server(tmp_path_factory.mktemp("page data"))
-    yield server
-    server.stop()
-
-
-@pytest.fixture(scope="package")
-def made(server, visits):
-    """Ten pictures, one caption said anew, a training, a picture made with it: seen from one page, never reloaded."""
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory, visits):
+    """Drop ten pictures, edit a caption, train, generate an image: what one page showed without a reload."""
+    server = PageServer(tmp_path_factory.mktemp("trained"))
     visitor = visits(server.address)
-    saw = {}
     visitor.give("#drop-files", PICTURES[:10])
     visitor.see("5 pictures ready", "#pictures-status")
     visitor.drop("#drop-files", PICTURES[10:])  # The zone stays.
@@ -82,15 +76,25 @@ def made(server, visits):
     visitor.see(f"{STEPS} steps", "#train-summary")
     visitor.tab("Pictures")
     visitor.click("#train-these")
-    visitor.page.locator("#run-status [aria-valuenow]").wait_for()  # The tab Train shows itself, and progress.
-    saw["stop"] = visitor.page.locator("#stop-now").is_visible()
+    visitor.page.locator("#run-status [aria-valuenow]").wait_for()  # The tab Train opens by itself and shows progress.
+    shown = {"stop": visitor.page.locator("#stop-now").is_visible()}
     visitor.see(f"Finished: {STEPS} steps", "#run-status")
-    saw["previews"] = wait_until(lambda: visitor.page.locator("#run-previews img").count() >= 10 and "all")
-    saw["plot"] = wait_until(
+    shown["previews"] = wait_until(lambda: visitor.page.locator("#run-previews img").count() >= 10 and "all")
+    shown["plot"] = wait_until(
         lambda: visitor.page.locator("#run-status ~ * canvas, .vega-embed svg, .vega-embed canvas").count()
     )
     visitor.click("#draw-with-it")
     visitor.see("1 picture drawn.", "#create-status")
-    saw["adapter"] = visitor.value("#adapter-1")
-    saw["prompt"] = visitor.value("#prompt")
-    return SimpleNamespace(visitor=visitor, saw=saw, run=server.data_dir / "runs" / "mystyle")
+    shown["adapter"] = visitor.value("#adapter-1")
+    shown["prompt"] = visitor.value("#prompt")
+    visitor.page.close()
+    server.stop()
+    return SimpleNamespace(data_dir=server.data_dir, run=server.data_dir / "runs" / "mystyle", shown=shown)
+
+
+@pytest.fixture(scope="module")
+def server(trained, tmp_path_factory):
+    """A server of the page on a copy of the data folder in which ``mystyle`` was trained."""
+    server = PageServer(shutil.copytree(trained.data_dir, tmp_path_factory.mktemp("copy") / "page data"))
+    yield server
+    server.stop()

@@ -1,11 +1,9 @@
-"""From ten pictures to files that every tool loads: pictures, training, drawing, taking away.
-
-The first of the files here: its tests look at the newest run and project, which the others add to.
-"""
+"""From ten pictures to files that every tool loads: pictures, training, generation, export."""
 
 import zipfile
 from io import BytesIO
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,13 +14,8 @@ from sdlora.generation.infotext import read_parameters
 from tests.support.browser import PICTURES, STEPS, wait_until
 
 
-@pytest.fixture(scope="module")
-def page(made, server, visits):
-    """A page after the training."""
-    return visits(server.address)
-
-
-def drawn(server) -> list[Path]:
+def generated(server) -> list[Path]:
+    """Return the generated images, oldest first."""
     return sorted((server.data_dir / "creations").glob("[0-9]*.png"), key=lambda path: path.stat().st_mtime_ns)
 
 
@@ -30,22 +23,24 @@ def pixels(path: Path) -> np.ndarray:
     return np.asarray(Image.open(path).convert("RGB"))
 
 
-def test_ten_pictures_come_by_choice_and_by_drop_and_keep_their_captions(made, server, visit):
+def test_ten_pictures_come_by_choice_and_by_drop_and_keep_their_captions(server, visit):
     folder = server.data_dir / "projects" / "mystyle"
     assert len(list(folder.glob("*.png"))) == 10
     assert (folder / "001.txt").read_text() == "ohwx style, a house, said anew"
     fresh = visit(server.address)
+    fresh.choose("#project", "mystyle")
+    fresh.see("10 pictures ready", "#pictures-status")
     assert fresh.page.get_by_label("Caption of 001.png").input_value() == "ohwx style, a house, said anew"
     assert fresh.page.get_by_label("Caption of 010.png").input_value()
 
 
-def test_a_training_is_watched_and_its_adapter_draws_without_a_reload(made, visit):
-    assert made.saw["stop"]
-    assert made.saw["previews"] and made.saw["plot"]
-    assert made.saw["adapter"] == "mystyle"
-    assert made.saw["prompt"].startswith("ohwx style")
-    assert read_adapter(made.run / "adapter.safetensors").modules
-    assert len(list((made.run / "samples").glob("*.png"))) == 10  # Two prompts, before and at every quarter.
+def test_a_training_is_watched_and_its_adapter_draws_without_a_reload(trained, visit):
+    assert trained.shown["stop"]
+    assert trained.shown["previews"] and trained.shown["plot"]
+    assert trained.shown["adapter"] == "mystyle"
+    assert trained.shown["prompt"].startswith("ohwx style")
+    assert read_adapter(trained.run / "adapter.safetensors").modules
+    assert len(list((trained.run / "samples").glob("*.png"))) == 10  # Two prompts, before and at every quarter.
 
 
 def test_odd_files_are_said_in_a_sentence_each_and_the_good_ones_kept(server, visit, tmp_path):
@@ -75,8 +70,12 @@ def test_odd_files_are_said_in_a_sentence_each_and_the_good_ones_kept(server, vi
     visitor.see("turned", "#pictures-findings")
 
 
-def test_values_stay_when_rows_come_and_go_and_scale_0_is_the_base(page, server, visit):
+@pytest.fixture(scope="module")
+def half_strength(server, visits):
+    """A page with ``mystyle`` at scale 0.5 and seed 7, after rows came and went, and the two images it generated."""
+    page = visits(server.address)
     page.tab("Create")
+    page.choose("#adapter-1", "mystyle")
     page.fill("#prompt", "")
     page.fill("#seed", "7")
     page.click("#more-adapters")
@@ -90,40 +89,43 @@ def test_values_stay_when_rows_come_and_go_and_scale_0_is_the_base(page, server,
     assert float(slider.input_value()) == 0.5
     page.create("ohwx style, a red house on grass")
     page.create("ohwx style, a red house on grass")
-    both, again = drawn(server)[-2:]
+    return SimpleNamespace(page=page, images=generated(server)[-2:])
+
+
+def test_values_stay_when_rows_come_and_go_and_scale_0_is_the_base(half_strength, server, visit):
+    page, (both, again) = half_strength.page, half_strength.images
     assert (pixels(both) == pixels(again)).all()  # The same seed, the same pixels.
     assert "<lora:mystyle:0.5>" in read_parameters(both).prompt
 
-    slider.fill("0")
+    page.page.get_by_label("Scale 1", exact=False).first.fill("0")
     page.page.get_by_label("Scale 2", exact=False).first.fill("0")
     page.create("ohwx style, a red house on grass")
     for row in (1, 2):
         page.choose(f"#adapter-{row}", "none")
     page.create("ohwx style, a red house on grass")
-    off, base = drawn(server)[-2:]
+    off, base = generated(server)[-2:]
     assert (pixels(off) == pixels(base)).all()
     assert (pixels(off) != pixels(both)).any()
 
 
-def test_a_picture_tells_what_it_was_made_from_and_fills_the_fields(page, server, visit):
-    newest = next(path for path in reversed(drawn(server)) if "<lora:mystyle:0.5>" in read_parameters(path).prompt)
+def test_a_picture_tells_what_it_was_made_from_and_fills_the_fields(half_strength, server, visit):
+    image = half_strength.images[0]
     fresh = visit(server.address)
     fresh.tab("Create")
     fresh.page.locator("#reading button").first.click()
-    fresh.give("#read-picture", [newest])
+    fresh.give("#read-picture", [image])
     fresh.see("The settings are filled in", "#read-message")
-    known = read_parameters(newest)
-    assert fresh.value("#seed") == known.settings["Seed"] == "7"
+    assert fresh.value("#seed") == read_parameters(image).settings["Seed"] == "7"
     assert fresh.value("#adapter-1") == "mystyle"
     fresh.click("#create-button")
     fresh.see("1 picture drawn.", "#create-status")
-    assert (pixels(drawn(server)[-1]) == pixels(newest)).all()
+    assert (pixels(generated(server)[-1]) == pixels(image)).all()
 
 
-def test_a_scale_stays_when_its_list_is_looked_at_and_a_page_at_rest_asks_for_nothing(made, server, visit):
+def test_a_scale_stays_when_its_list_is_looked_at_and_a_page_at_rest_asks_for_nothing(server, visit):
     visitor = visit(server.address)
     visitor.tab("Create")
-    wait_until(lambda: visitor.value("#adapter-1") == "mystyle")
+    visitor.choose("#adapter-1", "mystyle")
     slider = visitor.page.get_by_label("Scale 1", exact=False).first
     slider.fill("0.3")
     slider.press("Tab")
@@ -142,7 +144,7 @@ def test_a_scale_stays_when_its_list_is_looked_at_and_a_page_at_rest_asks_for_no
     assert float(slider.input_value()) == 0.3
 
 
-def test_a_grid_has_its_labels_and_the_best_of_it_is_saved(made, server, visit):
+def test_a_grid_has_its_labels_and_the_best_of_it_is_saved(server, visit):
     visitor = visit(server.address)
     visitor.tab("Create")
     visitor.fill("#prompt", "ohwx style, a red house on grass")
@@ -166,7 +168,8 @@ def test_a_grid_has_its_labels_and_the_best_of_it_is_saved(made, server, visit):
     assert read_adapter(kept).metadata["modelspec.thumbnail"].startswith("data:image/")
 
 
-def test_every_export_downloads_and_loads(page, server, visit, tmp_path):
+def test_every_export_downloads_and_loads(server, visit, tmp_path):
+    page = visit(server.address)
     page.tab("Train")
     for which, name in (("kohya", "mystyle.safetensors"), ("diffusers", "mystyle-diffusers.safetensors")):
         path = page.download(f"#download-{which}", tmp_path)
@@ -185,7 +188,8 @@ def test_every_export_downloads_and_loads(page, server, visit, tmp_path):
     assert any(name.endswith(".safetensors") for name in names)
 
 
-def test_an_adapter_is_taken_in_deleted_and_brought_back(page, server, visit, tmp_path):
+def test_an_adapter_is_taken_in_deleted_and_brought_back(server, visit, tmp_path):
+    page = visit(server.address)
     copy = tmp_path / "friend.safetensors"
     copy.write_bytes((server.data_dir / "runs" / "mystyle" / "adapter.safetensors").read_bytes())
     (tmp_path / "broken.safetensors").write_bytes(b"no adapter at all")
@@ -205,7 +209,7 @@ def test_an_adapter_is_taken_in_deleted_and_brought_back(page, server, visit, tm
     wait_until(kept.is_file)
 
 
-def test_two_adapters_are_combined_and_what_comes_of_it_is_in_the_library(page, server, visit):
+def test_two_adapters_are_combined_and_what_comes_of_it_is_in_the_library(server, visit):
     adapter = (server.data_dir / "runs" / "mystyle" / "adapter.safetensors").read_bytes()
     (server.data_dir / "adapters").mkdir(exist_ok=True)
     (server.data_dir / "adapters" / "other.safetensors").write_bytes(adapter)

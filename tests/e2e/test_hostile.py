@@ -12,7 +12,8 @@ from sdlora.config import TrainConfig
 from sdlora.data.projects import Project, ProjectInfo
 from sdlora.events import Notice, RunFailed, RunStarted, SampleReady
 from sdlora.storage.journal import Journal
-from tests.support.browser import PICTURES, Server
+from tests.support.browser import PICTURES
+from tests.support.page_server import PageServer
 from tests.support.tiny_models import write_tiny_adapter
 
 NAME = "<img src=x onerror=window.hit=1>"
@@ -57,7 +58,7 @@ def fill(data_dir):
 def hostile(tmp_path_factory):
     data_dir = tmp_path_factory.mktemp("hostile data")
     fill(data_dir)
-    server = Server(data_dir)
+    server = PageServer(data_dir)
     yield server
     server.stop()
 
@@ -121,7 +122,7 @@ def test_no_script_of_a_stranger_runs_on_any_tab(hostile, visit):
 
 
 def test_the_login_page_lets_in_and_says_what_is_wrong_and_how_long_to_wait(browser, tmp_path):
-    server = Server(tmp_path, "--listen", "127.0.0.1", "--password", "right")
+    server = PageServer(tmp_path, "--listen", "127.0.0.1", "--password", "right")
     page = browser.new_page()
 
     def log_in(password):

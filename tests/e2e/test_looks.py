@@ -13,7 +13,7 @@ UNNAMED = """() => [...document.querySelectorAll('button, input, textarea, selec
 
 
 @pytest.mark.parametrize("query", ["/?__theme=light", "/?__theme=dark"])
-def test_a_small_screen_shows_all_of_it(made, server, visit, query):
+def test_a_small_screen_shows_all_of_it(server, visit, query):
     visitor = visit(server.address, viewport={"width": 390, "height": 844})
     visitor.open(query)
     for name in TABS:
@@ -25,7 +25,7 @@ def test_a_small_screen_shows_all_of_it(made, server, visit, query):
         wait_until(lambda: visitor.page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"))
 
 
-def test_the_dark_is_dark(made, server, visit):
+def test_the_dark_is_dark(server, visit):
     visitor = visit(server.address)
     shades = {}
     for theme in ("light", "dark"):
@@ -36,7 +36,7 @@ def test_the_dark_is_dark(made, server, visit):
     assert shades["light"] > 600
 
 
-def test_everything_that_is_pressed_or_filled_in_has_a_name(made, server, visit):
+def test_everything_that_is_pressed_or_filled_in_has_a_name(server, visit):
     visitor = visit(server.address)
     for name in TABS:
         visitor.tab(name)
@@ -44,7 +44,7 @@ def test_everything_that_is_pressed_or_filled_in_has_a_name(made, server, visit)
         assert visitor.page.evaluate(UNNAMED) == [], name
 
 
-def test_the_keyboard_is_enough_to_draw(made, server, visit):
+def test_the_keyboard_is_enough_to_draw(server, visit):
     visitor = visit(server.address)
     keys = visitor.page.keyboard
     visitor.page.get_by_role("tab", name="Pictures").first.focus()

@@ -12,7 +12,8 @@ from safetensors.torch import load_file, save_file
 
 from sdlora.events import StepDone
 from sdlora.storage.run_folder import Run
-from tests.support.browser import PICTURES, PORT, ROOT, wait_until
+from tests.support.browser import PICTURES, wait_until
+from tests.support.page_server import ROOT
 
 LONG = 4000
 """Steps that no test waits for."""
@@ -28,8 +29,8 @@ def runs(server):
 
 
 @pytest.fixture(scope="module")
-def long(made, server, visits, runs):
-    """A training that would take long, begun by a double click, and a page that shows it."""
+def long_run(server, visits, runs):
+    """A training that would take long, begun by a double click."""
     visitor = visits(server.address)
     before = runs()
     visitor.tab("Train")
@@ -40,34 +41,47 @@ def long(made, server, visits, runs):
     visitor.see(f"{LONG} steps", "#train-summary")
     visitor.page.locator("#train-button").dblclick()
     visitor.page.locator("#run-status").get_by_text(f"of {LONG}").wait_for()
-    (name,) = runs() - before  # One, for all of two clicks.
-    yield visitor, Run(server.data_dir / "runs" / name)
+    visitor.page.close()
+    (name,) = runs() - before  # One run for two clicks.
     run = Run(server.data_dir / "runs" / name)
+    yield run
     run.stop()
     wait_until(lambda: not run.held())
 
 
 @pytest.fixture
+def training(long_run, server):
+    """The long training, which a test before may have stopped, at work."""
+    if not long_run.held():
+        Client(server.address, verbose=False).predict(run=long_run.name, api_name="/resume")
+        before = steps_of(long_run)
+        wait_until(lambda: steps_of(long_run) > before)
+    return long_run
+
+
+@pytest.fixture
 def idle(server):
-    """Nothing trains."""
+    """Stop every training."""
     for run in Run.all(server.data_dir):
         run.stop()
         wait_until(lambda run=run: not run.held())
         run.stop_file.unlink(missing_ok=True)
 
 
-def test_a_reload_and_a_second_window_find_the_training(long, server, visit):
-    visitor, run = long
+def test_a_reload_and_a_second_window_find_the_training(training, server, visit):
+    visitor = visit(server.address)
+    visitor.tab("Train")
+    visitor.see(f"of {LONG}", "#run-status")
     visitor.page.reload()
     visitor.tab("Train")
     visitor.see(f"of {LONG}", "#run-status")
     second = visit(server.address)
-    second.see(run.name, "#header")
+    second.see(training.name, "#header")
     assert second.page.locator("#stop-now").is_visible()
 
 
-def test_pictures_are_drawn_while_it_trains_and_a_second_visitor_waits_its_turn(long, server, visit):
-    _, run = long
+def test_pictures_are_drawn_while_it_trains_and_a_second_visitor_waits_its_turn(training, server, visit):
+    run = training
     first, second = visit(server.address), visit(server.address)
     for visitor in (first, second):
         visitor.tab("Create")
@@ -85,8 +99,8 @@ def test_pictures_are_drawn_while_it_trains_and_a_second_visitor_waits_its_turn(
     wait_until(lambda: steps_of(run) > before)
 
 
-def test_a_killed_server_costs_nothing(long, server, visit):
-    _, run = long
+def test_a_killed_server_costs_nothing(training, server, visit):
+    run = training
     server.kill()
     before = steps_of(run)
     wait_until(lambda: steps_of(run) > before)  # Nobody looks, and it goes on.
@@ -97,8 +111,8 @@ def test_a_killed_server_costs_nothing(long, server, visit):
     visitor.see(f"of {LONG}", "#run-status")
 
 
-def test_stopped_it_is_saved_and_goes_on_where_it_was(long, server, visit, tmp_path):
-    _, run = long
+def test_stopped_it_is_saved_and_goes_on_where_it_was(training, server, visit, tmp_path):
+    run = training
     visitor = visit(server.address)
     visitor.tab("Train")
     visitor.click("#stop-now")
@@ -115,7 +129,7 @@ def test_stopped_it_is_saved_and_goes_on_where_it_was(long, server, visit, tmp_p
 
 
 @pytest.mark.slow
-def test_a_failed_run_says_why_keeps_the_settings_and_train_works_again(made, server, visit, idle, tiny_base, tmp_path):
+def test_a_failed_run_says_why_keeps_the_settings_and_train_works_again(server, visit, idle, tiny_base, tmp_path):
     base = shutil.copytree(tiny_base, tmp_path / "base")
     weights = base / "unet" / "diffusion_pytorch_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
@@ -138,9 +152,9 @@ def test_a_failed_run_says_why_keeps_the_settings_and_train_works_again(made, se
     visitor.see("Finished: 4 steps", "#run-status")
 
 
-def test_an_adapter_of_another_base_is_refused_in_a_sentence(made, server, visit, tmp_path):
+def test_an_adapter_of_another_base_is_refused_in_a_sentence(server, trained, visit, tmp_path):
     wide = {name: tensor.repeat(1, 2) if name.endswith("lora_down.weight") and tensor.ndim == 2 else tensor
-            for name, tensor in load_file(made.run / "adapter.safetensors").items()}  # fmt: skip
+            for name, tensor in load_file(trained.run / "adapter.safetensors").items()}  # fmt: skip
     save_file(wide, tmp_path / "stranger.safetensors")
     visitor = visit(server.address)
     visitor.tab("Library")
@@ -155,18 +169,18 @@ def test_an_adapter_of_another_base_is_refused_in_a_sentence(made, server, visit
 
 
 def test_a_busy_port_gives_the_next(server, tmp_path):
-    command = [sys.executable, "app.py", "--no-browser", "--port", str(PORT), "--data-dir", str(tmp_path)]
-    with socket.create_connection(("127.0.0.1", PORT)):
+    command = [sys.executable, "app.py", "--no-browser", "--port", str(server.port), "--data-dir", str(tmp_path)]
+    with socket.create_connection(("127.0.0.1", server.port)):
         other = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         line = other.stdout.readline()
     other.terminate()
     said = other.communicate(timeout=30)[1]
-    assert f":{PORT}" not in line and "http://" in line
-    assert f"Port {PORT} is busy" in said
+    assert f":{server.port}" not in line and "http://" in line
+    assert f"Port {server.port} is busy" in said
 
 
 @pytest.mark.slow
-def test_a_program_does_the_same(made, server, visit, idle):
+def test_a_program_does_the_same(server, visit, idle):
     client = Client(server.address, verbose=False)
     run = client.predict(
         trigger="zwx", pictures=[handle_file(path) for path in PICTURES[:8]], kind="style", base="pocket",
@@ -183,9 +197,7 @@ def test_a_program_does_the_same(made, server, visit, idle):
 
 
 @pytest.mark.slow
-def test_a_model_put_into_the_models_folder_is_offered_to_who_opens_the_page_then(
-    made, server, visit, idle, runs, tiny_base
-):
+def test_a_model_put_into_the_models_folder_is_offered_to_who_opens_the_page_then(server, visit, idle, runs, tiny_base):
     place = shutil.copytree(tiny_base, server.data_dir / "models" / "mine")
     visitor = visit(server.address)
     visitor.tab("Train")
