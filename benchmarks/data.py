@@ -35,7 +35,7 @@ from sdlora.families.settings import Model
 from sdlora.filesystem.reading import sha256
 
 SIDES = ((4000, 3000), (3000, 4000), (4096, 2896), (3600, 3400))
-"""Of the few true pictures: 12 megapixels each."""
+"""Size of the few camera images: 12 megapixels each."""
 COMMENT = b"\xff\xfe"
 """The marker of a JPEG comment; two bytes of its length follow."""
 EVERY = 0.25
@@ -69,7 +69,7 @@ def marked(jpeg: bytes, number: int) -> bytes:
 
 
 class Memory:
-    """What this process holds, looked at all the time, with the moment of each look."""
+    """Samples of this process's memory, taken all the time, each with its moment."""
 
     def __init__(self) -> None:
         self.looks: list[tuple[float, float]] = []

@@ -1,4 +1,4 @@
-"""What mixed adapters cost while drawing, against the bare base: ``python -m benchmarks.generate --json``.
+"""Measure generation with mixed adapters against the base alone: ``python -m benchmarks.generate --json``.
 
 A UNet call is timed in every way of mixing, in turns; then how long a change of scales takes, and on models that can
 draw pictures in seconds, a compare grid drawn in batches against a picture at a time.

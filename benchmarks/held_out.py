@@ -1,4 +1,4 @@
-"""What an adapter is asked after training on the bundled model, and the figures of its answers.
+"""Held-out prompts for adapters of the bundled model, and the figures of the images.
 
 No prompt of the style is among its pictures. CLIP-I to pictures of the style that the world draws for those same
 prompts says how far the look moved, CLIP-T whether the prompts are still followed. Of the subject, likeness to its own
@@ -38,7 +38,7 @@ class Asked:
         raise NotImplementedError
 
     def figures(self, answers: Any) -> dict[str, float]:
-        """What is measured of the answers."""
+        """Figures of the images."""
         raise NotImplementedError
 
     def ask(self, adapter: Path) -> dict[str, float]:

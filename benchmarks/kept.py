@@ -1,4 +1,4 @@
-"""What a forward pass keeps for the backward pass, in bytes: counted as it is kept, so the same on every device.
+"""Count the bytes that a forward pass saves for the backward pass: the same on every device.
 
 Two counts that know nothing of each other. ``KeptEnergy`` asks autograd, through its hooks, for every tensor that it
 saves, and by which layer. ``Alive`` watches every operation and counts what it made and somebody still holds: it sees
@@ -35,7 +35,7 @@ LORA, REST, OTHERWISE = "LoRA", "rest", "not through autograd"
 
 
 def kind_of(running: list[nn.Module]) -> str:
-    """What a tensor counts as that is saved while these modules run, the innermost last."""
+    """Return the kind of a tensor that is saved while these modules run, the innermost last."""
     for inner, outer in reversed([*zip(running, [None, *running], strict=False)]):
         if isinstance(inner, BaseTunerLayer) or (
             isinstance(outer, BaseTunerLayer) and inner is not getattr(outer, "base_layer", None)
@@ -125,5 +125,5 @@ def weights(models: Iterable[nn.Module]) -> set[int]:
 
 
 def storage_of(tensor: torch.Tensor) -> int:
-    """By which a storage is told from all others that exist."""
+    """Return a number that identifies a tensor's storage."""
     return int(tensor.untyped_storage()._cdata)

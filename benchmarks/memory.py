@@ -1,4 +1,4 @@
-"""What a training step holds in memory, plain PEFT against ours: ``python -m benchmarks.memory --model pocket --json``.
+"""Measure a training step's memory, plain PEFT against ours: ``python -m benchmarks.memory --model pocket --json``.
 
 *Kept* are the bytes that the UNet's forward pass keeps for the backward pass, counted by kind of layer
 (``benchmarks.kept``) on tensors without contents, which have the sizes of real ones: so a full-size model is counted in

@@ -26,7 +26,7 @@ TRIALS = {
         "--adapter.method", "ia3", "--train.learning_rate", "1e-2", "--train.text_encoder_learning_rate", "2e-3",
     ),
 }  # fmt: skip
-"""What is trained: the preset's settings, and these."""
+"""Settings of each run, over the preset's."""
 
 
 def trial(name: str) -> dict[str, Any]:

@@ -44,7 +44,7 @@ def between(quartiles: Iterable[float]) -> str:
 
 
 def source(result: dict[str, Any], more: str = "") -> str:
-    """Where and how a result was measured."""
+    """Machine, versions and command of a result."""
     machine = result["machine"]
     parts = [f"{machine['processor']}, {machine['cores']} cores, {machine['memory_gib']} GiB, {machine['system']}"]
     parts += [machine["gpu"]] if "gpu" in machine else []
@@ -90,7 +90,7 @@ def of_memory(found: Sequence[dict[str, Any]]) -> str:
 
 
 def _kinds(result: dict[str, Any]) -> str:
-    """By kind of layer, the last row without checkpointing."""
+    """Bytes by kind of layer; the last row is without checkpointing."""
     one = [one for one in result["rows"] if not one["checkpointing"]][-1]
     names = dict.fromkeys([*one["peft"]["kinds"], *one["ours"]["kinds"]])
     rows = [
@@ -146,7 +146,7 @@ TABLES: Mapping[str, Callable[[Sequence[dict[str, Any]]], str]] = {
     "scale_out": of_lines(scale_out.table),
     "start": of_lines(start.table),
 }
-"""By benchmark: what stands between its marks on the page."""
+"""Text between the marks of each benchmark on the page."""
 
 
 def filled(page: str) -> str:

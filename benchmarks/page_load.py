@@ -45,7 +45,7 @@ class Viewer:
 
     http: httpx.AsyncClient
     values: dict[int, Any] = field(default_factory=dict)
-    """What the page's components hold, by number."""
+    """Values of the page's components, by number."""
     dependencies: list[dict[str, Any]] = field(default_factory=list)
     latencies: list[float] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
@@ -120,7 +120,7 @@ async def watch(server: psutil.Process, memory: list[float]) -> None:
 
 
 async def look(address: str, viewers: int, seconds: float, server: psutil.Process) -> tuple[list[Viewer], list[float]]:
-    """So many viewers at once for so long, their calls spread over each second; and the server's memory meanwhile."""
+    """Load the page with many viewers at once, their calls spread over each second, and sample the server's memory."""
     memory: list[float] = []
     watching = asyncio.create_task(watch(server, memory))
     async with httpx.AsyncClient(

@@ -1,4 +1,4 @@
-"""What is trained on: the bundled subject with class pictures of the base, or soft noise in odd sizes."""
+"""Data sets to train on: the bundled subject with class images of the base, or soft noise in odd sizes."""
 
 import shutil
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What training on the bundled model reaches, measured: ``python -m benchmarks.quality style|subject|mix``.
+"""Measure the quality of adapters of the bundled model: ``python -m benchmarks.quality style|subject|mix``.
 
 * ``style``: trains ``pocket-style``, then asks for its held-out prompts. CLIP-I to pictures of the style that the world
   draws for those same prompts says how far the look moved; CLIP-T says whether the prompts are still followed.
@@ -29,7 +29,7 @@ from sdlora.generation.contact_sheet import contact_sheet
 from sdlora.generation.studio import Studio
 
 PICTURES = ROOT / "docs" / "pictures"
-"""Where the sheets go: the README shows them."""
+"""Folder of the contact sheets that the README shows."""
 
 
 def trained(preset: str, name: str, data_dir: Path, *flags: str) -> tuple[Path, float]:

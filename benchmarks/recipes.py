@@ -1,4 +1,4 @@
-"""Which settings learn faster on the bundled model: ``python -m benchmarks.recipes``.
+"""Find the settings that learn fastest on the bundled model: ``python -m benchmarks.recipes``.
 
 Each row changes the preset ``pocket-style`` or ``pocket-subject`` a little, trains a fixed budget of steps, far fewer
 than the preset's, so that speed of learning shows, and is asked the held-out prompts. Every run's figures are kept as
@@ -43,7 +43,7 @@ BEFORE: Mapping[str, Mapping[str, Any]] = {
         "optimizer.name": "adamw", "schedule.name": "cosine",
     },
 }  # fmt: skip
-"""What stood in the presets when the sweep began, and was exchanged for what it found: the rows change this."""
+"""Settings of the presets before the sweep; the rows change them."""
 ASKING = {"style": {"seeds": 4, "steps": 12}, "subject": {"seeds": 2, "steps": 12}}
 SEEDS = (0, 1, 2)
 
@@ -156,17 +156,17 @@ class Sweep:
         self._asked: dict[str, Asked] = {}
 
     def rows(self) -> dict[str, dict[str, Any]]:
-        """What is kept so far, by this sweep and others beside it."""
+        """Results so far, of this sweep and of others at the same time."""
         return json.loads(self.kept.read_text(encoding="utf-8"))["rows"] if self.kept.exists() else {}
 
     def asked(self, kind: str) -> Asked:
-        """What an adapter of this kind is asked; the base's own answers are drawn at the first time."""
+        """Prompts for an adapter of this kind; the base's own images are generated once."""
         if kind not in self._asked:
             self._asked[kind] = ASKED[kind](self.clip, self.studio, **ASKING[kind])
         return self._asked[kind]
 
     def has(self, name: str, seed: int) -> bool:
-        """Whether the figures are there, and are those of the row as it is now."""
+        """Return whether there are figures of the row's present settings."""
         found = self.rows().get(name, {})
         return found.get("settings") == json.loads(json.dumps(ROWS[name].settings())) and str(seed) in found["runs"]
 
@@ -193,7 +193,7 @@ class Sweep:
         return sum(counted)
 
     def _with(self, name: str) -> dict[str, dict[str, Any]]:
-        """What is kept so far, with a place for this row as it is now."""
+        """Results so far, with an entry for this row's present settings."""
         rows, settings = self.rows(), json.loads(json.dumps(ROWS[name].settings()))
         if rows.get(name, {}).get("settings") != settings:
             rows[name] = {"settings": settings, "runs": {}}

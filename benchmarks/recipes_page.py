@@ -22,7 +22,7 @@ MEASURES = {
     "subject": SUBJECT,
     "subject in full": SUBJECT,
 }
-"""By trial: the figures and what they are called; the first decides how a row compares."""
+"""Figures of each trial and their labels; the first decides how a row compares."""
 DIGITS = 2
 
 

@@ -28,10 +28,10 @@ from sdlora.formats.storage import DTYPES
 UNET_TARGETS = ["to_k", "to_q", "to_v", "to_out.0"]
 TEXT_TARGETS = ["q_proj", "k_proj", "v_proj", "out_proj"]
 OUR_TARGETS = "attention"
-"""What the two lists above are called in our settings."""
+"""Targets of the two lists above in our settings."""
 
 ADAPTER = "reference"
-"""What ``adapters.live`` finds its adapter by."""
+"""Name under which PEFT keeps the adapter."""
 
 Item = dict[str, torch.Tensor]
 

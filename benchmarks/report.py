@@ -1,4 +1,4 @@
-"""What every measurement says beside its figures: machine, versions, command, spread; and how it is told."""
+"""Machine, versions, command and spread of a measurement, and its output."""
 
 import argparse
 import json
@@ -50,7 +50,7 @@ def columns(rows: Sequence[Sequence[object]]) -> list[str]:
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """What all measurements take."""
+    """Add the options of all measurements."""
     parser.add_argument("--json", action="store_true", help="end with one line of JSON instead of a table")
     parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw the figures into this file")
 
@@ -84,7 +84,7 @@ def machine() -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Of Python and of what does the work."""
+    """Versions of Python and of the libraries that do the work."""
     return {"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}}
 
 

@@ -1,4 +1,4 @@
-"""What each rung of the ladder saves and costs: real steps beside what is counted: ``python -m benchmarks.rungs``.
+"""Measure what each memory saving saves and costs, beside the estimate: ``python -m benchmarks.rungs``.
 
 Every row is a process of its own, which climbs one rung further than the one before. On a CPU the bytes of all tensors
 that are alive are added up while a real step is made; they need no card and know no allocator.

@@ -46,7 +46,7 @@ RATES = {"style": (3e-5, 1e-4, 3e-4), "subject": (1e-3, 3e-3, 1e-2)}
 """The reference's: at its constant rate the style is unlearnt again the sooner the higher the rate is. The best
 of three may be at the edge; then another beyond it could be better. For SD 1.5 the documentation says 1e-4."""
 STEPS = {"style": 500, "subject": 400}
-"""Of the reference, and of ours with its settings: what our presets once took. They make do with fewer now."""
+"""Steps of the reference, and of ours with its settings: the presets' former number, since reduced."""
 EVERY = {"reference": 50, "ours": 10, "equal": 25}
 """Steps between two adapters that are judged."""
 MEASURE = {"style": "clip_i", "subject": "likeness_with_trigger"}
@@ -104,7 +104,7 @@ class Trial:
         return folder
 
     def kept(self, name: str, measure: Callable[[], Any]) -> Any:
-        """What ``measure`` gives, from the file that it left before if it did."""
+        """Return the result of ``measure``, from its file if there is one."""
         path = self.work / f"{name}.json"
         if not path.exists():
             write_atomic(path, json.dumps(measure()))

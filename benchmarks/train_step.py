@@ -32,7 +32,7 @@ from sdlora.training.train_job import TrainJob
 from sdlora.training.trainer import train
 
 TURNS = 20
-"""So often the two take turns, if there are steps enough."""
+"""Number of alternations between the two, given enough steps."""
 WARM_UP = 2
 """Steps of each that are left out; the first is the one whose operations are counted."""
 

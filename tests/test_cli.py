@@ -214,7 +214,7 @@ def test_train_resume_export_inspect_and_generate_from_the_command_line(configur
 
 
 def test_a_plan_that_is_ended_by_a_signal_ends_as_by_an_error(monkeypatch, capsys):
-    """So that the process that measures for it, which nothing else would end, is ended."""
+    """End the process that measures for the estimate: nothing else would."""
     ended = []
 
     def plan(*given):

@@ -21,7 +21,7 @@ from tests.support.training import events_of
 
 
 def notes(capsys):
-    """What the run remarked on, from what the command printed."""
+    """Return the run's notices from the output of the command."""
     return [line.removeprefix("note: ") for line in capsys.readouterr().err.splitlines() if line.startswith("note: ")]
 
 

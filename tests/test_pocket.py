@@ -15,7 +15,7 @@ POCKET = BUNDLED["pocket"]
 
 
 class Kept(logging.Handler):
-    """What libraries say at the level of warnings or above."""
+    """Collect the libraries' messages at the level of warnings or above."""
 
     def __init__(self):
         super().__init__(logging.WARNING)

@@ -1,4 +1,4 @@
-"""What comes in from outside: no call that runs a stranger's code, and versions that are stated, safe and tested."""
+"""Dependencies and foreign code: no call that runs a stranger's code; versions are stated, safe and tested."""
 
 import ast
 import re
@@ -28,7 +28,7 @@ SENSITIVE = {
     "markupsafe", "orjson", "pydantic-core", "pyyaml", "regex", "requests", "safehttpx", "tokenizers", "urllib3",
     "uvicorn",
 }  # fmt: skip
-"""What others bring, and what reads a stranger's bytes: requests, answers, templates, files."""
+"""Indirect dependencies that read a stranger's bytes: requests, answers, templates, files."""
 
 
 def wrong(source):

@@ -1,4 +1,4 @@
-"""Whether a vulnerability is known of an installed version: ``python tools/audit.py LIST``, as ``pip freeze`` lists.
+"""Check installed versions for known vulnerabilities: ``python tools/audit.py LIST``, LIST as from ``pip freeze``.
 
 pip-audit asks PyPI. Where it is not installed or cannot ask, that is said, and is no failure; exit code 1 means that
 one is known.

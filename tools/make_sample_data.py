@@ -47,9 +47,9 @@ SUBJECT_SCENES = (
 TEAL, DARK, PALE, HAT, BAND = (38, 178, 170), (16, 98, 110), (196, 240, 226), (92, 36, 120), (250, 206, 60)
 IRIS, NOSE = (255, 240, 130), (240, 120, 150)
 HEAD = -0.05
-"""How high the middle of the subject's head is."""
+"""Height of the middle of the subject's head."""
 Part = tuple[Role, Colour, list[np.ndarray]]
-"""What a part of the drawing is (``object``, ``detail``), its colour, and its polygons."""
+"""Role of a part of the drawing (``object``, ``detail``), its colour, and its polygons."""
 
 
 def odd_cat(rng: np.random.Generator) -> list[Shape]:
@@ -130,7 +130,7 @@ def draw_subject(place: str, style: str, seed: int, size: int = SIZE) -> Image.I
 
 
 def draw_truth(style: str, prompts: list[str], seed: int = 900, size: int = SIZE) -> list[Image.Image]:
-    """What the world draws in `style` for plain captions such as "a red house on grass"."""
+    """Draw the true image in `style` for captions such as "a red house on grass"."""
     contents = {caption(*c): c for c in (*world.combinations(True), *world.combinations(False))}
     unknown = [prompt for prompt in prompts if prompt not in contents]
     if unknown:

@@ -36,11 +36,11 @@ from tests.support.tiny_models import write_tiny_sd1
 WORKER = "sdlora.jobs.training_worker"
 POINTS = [name for name in failpoints.POINTS if not name.startswith("run.")]
 COUNTS = (1, 1, 1, 2, 3, 5, 8, 13, 21)
-"""At which passing of a point it is killed."""
+"""Passings of a failpoint after which a process is killed."""
 MOST_KILLS = 12
-"""Of one run."""
+"""Largest number of kills of one run."""
 SHARES = {"point": 0.5, "moment": 0.4, "stop": 0.1}
-"""How often a process is killed at a fault point, killed at a moment, and asked to stop by SIGTERM."""
+"""Shares of processes killed at a failpoint, killed at a random moment, and stopped by SIGTERM."""
 COMMON: dict[str, Any] = {
     "data.trigger": "sks", "adapter.rank": 2, "train.batch_size": 2, "train.learning_rate": 1e-2, "train.device": "cpu",
     "train.steps": 40, "checkpoint.every": 2, "sample.every": 10, "sample.prompts": ["a red house", "a blue cat"],
@@ -63,13 +63,13 @@ SETTINGS: dict[str, dict[str, Any]] = {
 
 @dataclass
 class Tally:
-    """What has happened so far; kept in the soak's folder, so that it goes on there."""
+    """Progress so far, in the soak's folder, so that an interrupted soak resumes."""
 
     seed: int
     kills: int = 0
     stops: int = 0
     runs: int = 0
-    """That have ended and were compared."""
+    """Number of runs that have ended and were compared."""
     seconds: float = 0.0
     points: dict[str, int] = field(default_factory=dict)
     """Kills by fault point; the others came at a moment."""
@@ -136,7 +136,7 @@ class Soak:
         return Run.create(data_dir / "runs", "run", TrainConfig.parse({}, name, COMMON | own | SETTINGS[name]))
 
     def reference(self, name: str) -> dict[str, Any]:
-        """What an uninterrupted run makes, in how many seconds."""
+        """Return the outcome of an uninterrupted run, and its seconds."""
         file = self.folder / "references" / f"{name}.json"
         if not file.is_file():
             with_cache = self.folder / "references" / name

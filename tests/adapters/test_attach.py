@@ -88,7 +88,7 @@ def test_scales_by_block() -> None:
 
 @pytest.mark.parametrize("group", GROUPS)
 def test_each_sample_of_a_batch_has_its_own_scales(group: str) -> None:
-    """Of whatever layers: 2-D inputs (time embeddings), tokens, feature maps. Twice the batch is two copies of it."""
+    """Make inputs of any layer: 2-D (time embeddings), tokens, feature maps. A doubled batch is two copies."""
     models = tiny_networks()
     attach.load_state(models, trained_state(targets=group), "a")
     attach.load_state(models, with_uneven_ranks(trained_state(2, targets=group)), "b")

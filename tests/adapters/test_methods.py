@@ -250,7 +250,7 @@ def test_tucker_forms_compute_what_their_tensors_multiply_out_to():
     }  # fmt: skip
 
     def tucker(core: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-        """By definition: Σ over both ranks, a (r, out), b (r, in)."""
+        """Sum over both ranks, by the definition: a (r, out), b (r, in)."""
         total = torch.zeros(a.shape[1], b.shape[1], *core.shape[2:], dtype=torch.float64)
         for p in range(len(a)):
             for q in range(len(b)):

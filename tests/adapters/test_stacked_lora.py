@@ -60,7 +60,7 @@ def models_of(family: str) -> dict[str, nn.Module]:
 
 @torch.no_grad()
 def predicted(models: dict[str, nn.Module]) -> tuple[torch.Tensor, ...]:
-    """What all components make of fixed inputs, two samples."""
+    """Return the outputs of all components for fixed inputs of two samples."""
     draw = torch.Generator().manual_seed(0)
     unet = models["unet"]
     config, dtype = unet.config, unet.dtype
@@ -215,7 +215,7 @@ class Operations(TorchDispatchMode):
 
 def test_pefts_layers_for_quantised_bases_stay_theirs():
     class Quantised(Linear):
-        """As PEFT's layers for bitsandbytes are: a class of its own."""
+        """A class of its own, like PEFT's layers for bitsandbytes."""
 
     models = tiny_sd1()
     attach.load_state(models, trained_state(), "a")

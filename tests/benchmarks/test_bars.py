@@ -1,4 +1,4 @@
-"""What the bundled model and its presets must reach, held against the last measurements in ``benchmarks/results``."""
+"""Bars for the bundled model and its presets, against the last measurements in ``benchmarks/results``."""
 
 import json
 

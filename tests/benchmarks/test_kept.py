@@ -1,4 +1,4 @@
-"""What is counted as kept for the backward pass is what is kept: no more, no storage twice, contents or not."""
+"""The count of bytes saved for the backward pass: no more than are saved, and no storage twice."""
 
 from contextlib import nullcontext
 

@@ -1,4 +1,4 @@
-"""What the README says was measured is what ``benchmarks/results`` holds."""
+"""The README's figures are those in ``benchmarks/results``."""
 
 import json
 

@@ -19,7 +19,7 @@ def figures(value):
 
 
 def run(module, *words):
-    """What the command says with ``--json``, and its plot."""
+    """Return the output of the command with ``--json``, and its plot."""
     with redirect_stdout(io.StringIO()) as out, redirect_stderr(io.StringIO()):
         module.main([*map(str, words), "--json"])
     found = json.loads(out.getvalue().splitlines()[-1])

@@ -20,7 +20,7 @@ FINITE = [
 
 @pytest.fixture(scope="module")
 def said(tiny_base):
-    """What the command prints for a short run on the tiny base, as lines."""
+    """Return the lines that the command prints for a short run on the tiny base."""
     with redirect_stdout(io.StringIO()) as out, redirect_stderr(io.StringIO()):
         train_step.main(["--model", str(tiny_base), "--batch-size", "2", "--steps", "2", "--rank", "4", "--json"])
     return out.getvalue().splitlines()

@@ -22,7 +22,7 @@ def draw(*paths: Path, **size: int) -> None:
 
 
 def problems(folder: Path, **settings: object) -> dict[str, str]:
-    """What scanning refuses: reason by file name."""
+    """Return the reason for each refused file, by its name."""
     with pytest.raises(DatasetError) as caught:
         load_dataset(Data(folder=folder, **settings))
     lines = str(caught.value).splitlines()[1:]

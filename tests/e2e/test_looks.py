@@ -1,4 +1,4 @@
-"""How the page looks and answers: small screens, the dark, the keyboard, names for those who do not see."""
+"""The page on small screens, in the dark, by keyboard, and for screen readers."""
 
 import pytest
 

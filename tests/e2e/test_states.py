@@ -1,4 +1,4 @@
-"""What happens to people: reloads, second windows, a killed server, stops, failures, busy devices, wrong files."""
+"""Everyday trouble: reloads, second windows, a killed server, stops, failures, busy devices, wrong files."""
 
 import json
 import shutil

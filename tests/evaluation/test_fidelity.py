@@ -54,7 +54,7 @@ def test_features_agree_with_the_whole_model(clip):
 
 
 def test_subject_features_are_the_middle_layers_class_token(clip):
-    """Of the tower cut off behind its middle layer, the pooled output is just that token, normalised."""
+    """The pooled output of a tower cut off behind its middle layer is that token, normalised."""
     images = [noise(32, 32, seed) for seed in range(3)]
     found = clip.subjects(images)
     layers = clip.model.vision_model.encoder.layers

@@ -53,7 +53,7 @@ def alone(base):
 
 
 def plain(pipeline, **values):
-    """What diffusers alone draws with the sampler that ``drawn`` has."""
+    """Generate the same with diffusers alone."""
     pipeline.scheduler = make_scheduler("DDIM", pipeline.scheduler.config)
     pipeline.set_progress_bar_config(disable=True)
     generator = torch.Generator().manual_seed(7)

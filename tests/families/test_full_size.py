@@ -26,7 +26,7 @@ from tests.support.single_file_checkpoints import write_full_size_vocabulary
 SIZE, STEPS, RANK = 256, 3, 8
 PROMPT = "a red house on grass"
 MOST_GB = 12.0
-"""What no part may need more of."""
+"""Memory that no part may exceed."""
 LAYERS = {"unet": 192, "text_encoder": 72}
 SAMPLING = {"seed": 7, "steps": 3, "cfg": 7, "sampler": "DDIM", "width": SIZE, "height": SIZE}
 
@@ -111,7 +111,7 @@ def draw_plainly(base: Path, file: Path) -> np.ndarray:
 
 
 def measured(work: Callable[..., Any], *arguments: Any) -> tuple[Any, float, float]:
-    """What ``work`` gives, the seconds that it took, and the most memory of its process so far in GB."""
+    """Return the result of ``work``, its seconds, and the peak memory of the process so far in GB."""
     torch.set_num_threads(2)
     begun = time.monotonic()
     answer = work(*arguments)
@@ -138,7 +138,7 @@ def apart() -> Iterator[Callable[..., Any]]:
 
 @pytest.fixture
 def base(tmp_path: Path) -> Iterator[Path]:
-    """Where the model goes: two gigabytes, which pytest would keep."""
+    """Folder of the model: two gigabytes, which pytest would keep."""
     yield tmp_path / "base"
     shutil.rmtree(tmp_path / "base", ignore_errors=True)
 

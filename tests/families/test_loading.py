@@ -167,7 +167,7 @@ TEXT = {"sdxl": ["conditioner.embedders.0.transformer.text_model.x"]}
 
 @pytest.fixture
 def described(monkeypatch):
-    """What single files are loaded with, where nothing is read of them but their headers."""
+    """Record the arguments with which single files are loaded; of the files, only headers are read."""
     from sdlora.families import loading
 
     given = []

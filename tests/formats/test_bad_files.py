@@ -1,4 +1,4 @@
-"""What is refused, with its reason; and that nothing but our own errors ever comes out of a bad file."""
+"""Bad files are refused with their reason, and raise nothing but our own errors."""
 
 import json
 from pathlib import Path

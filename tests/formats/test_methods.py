@@ -29,7 +29,7 @@ HELD = {
     "diffusers": ("lora", "dora"),
     "peft": tuple(METHODS),
 }
-"""Which methods a format can hold."""
+"""Methods that a format can hold."""
 CASES = [(format, method, family) for format, methods in HELD.items() for method in methods for family in FAMILIES]
 TARGETS = {"ia3": "unet"}
 """(IA)³ in PEFT's folders: where no bias is scaled with it."""

@@ -81,7 +81,7 @@ def test_a_plain_pipeline_computes_what_the_live_adapter_does(format: str, group
 
 @pytest.mark.parametrize("group", WITH_OUT_PROJ)
 def test_a_plain_pipeline_computes_what_a_live_dora_does_from_diffusers_keys(group: str, tmp_path: Path) -> None:
-    """Of kohya's keys diffusers leaves DoRA's lengths out, with a warning: docs/formats.md."""
+    """diffusers drops DoRA's magnitudes from kohya's keys, with a warning: docs/formats.md."""
     state, models = random_adapter("dora", targets=group), tiny_networks()
     attach.load_state(models, state, "a")
     write_adapter(state, tmp_path / "a.safetensors", "diffusers")
@@ -96,7 +96,7 @@ TEXT_LAYERS = {
     "*.fc1,*.fc2": {"kohya": "whole", "diffusers": "refused"},
     "*.out_proj,*.fc1": {"kohya": "whole", "diffusers": "whole"},
 }
-"""What diffusers makes of files with these text layers: told in docs/formats.md, and to be told anew if it changes."""
+"""Text layers that diffusers reads differently, as docs/formats.md says."""
 
 
 @pytest.mark.parametrize(("layers", "format"), product(TEXT_LAYERS, FORMATS))
@@ -268,7 +268,7 @@ def test_a_kohya_file_without_alpha_means_rank_and_whole_alphas_are_numbers(tmp_
 
 
 def test_text_layers_without_text_model_are_the_same_layers(tmp_path: Path) -> None:
-    """So LyCORIS calls them where transformers 5 is installed."""
+    """LyCORIS's names under transformers 5."""
     ends = [("lora_te", "encoder_layers_0_mlp_fc1"), ("lora_te2", "encoder_layers_31_self_attn_q_proj")]
     for number, middle in enumerate(("", "text_model_")):
         stems = [f"{prefix}_{middle}{rest}" for prefix, rest in ends]

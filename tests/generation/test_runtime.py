@@ -1,4 +1,4 @@
-"""How pictures are computed changes next to nothing of them. No card here: offloading and xformers by stand-ins."""
+"""Ways to compute images change next to nothing of them; offloading and xformers by stand-ins, without a GPU."""
 
 import types
 import warnings

@@ -1,4 +1,4 @@
-"""What a base predicts: said by a person, told by an adapter's header, and never a silent difference."""
+"""Prediction types that a person and an adapter's header give never differ silently."""
 
 import json
 import warnings

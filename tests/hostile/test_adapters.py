@@ -33,7 +33,7 @@ DEEP = '{"a":' * 100_000
 LONG = 'x"<b>, ' * 150_000
 """A megabyte."""
 RAW = "\x1b]0;evil\x07\n\u202egnp"
-"""What takes a terminal over, breaks a line and turns text around."""
+"""Characters that control a terminal, break a line, or reverse text."""
 PEFT = {"unet.a.lora_A.weight": torch.ones(1, 1), "unet.a.lora_B.weight": torch.ones(1, 1)}
 FURTHER = {
     "a name of control characters": (save({RAW: torch.ones(1)}), "a tensor has a name that no tool gives"),

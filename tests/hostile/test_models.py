@@ -263,7 +263,7 @@ def test_a_pickled_model_is_refused_under_any_name(command: Command, tmp_path: P
 
 @pytest.fixture
 def ended(app: AppState) -> Iterator[Callable[[Path], str]]:
-    """What the page says in the end of a picture drawn with a base."""
+    """Return the page's last message about an image generated with a base."""
 
     def draw(base: Path) -> str:
         ticket = app.generate(GenerationRequest(prompt="x", steps=1, base=str(base)), [])

@@ -48,7 +48,7 @@ FOUND = {
     "folder.txt": (hostile_files.folder, "is a folder"),
     "device.txt": (hostile_files.device, "link out of the data folder"),
 }
-"""What can lie in a folder, and cannot be dropped on the page."""
+"""Entries of a folder that cannot be dropped on the page."""
 CAPTIONS = {
     "utf-16": ("ein Hündchen".encode("utf-16"), "UTF-16"),
     "utf-16 without a mark": ("a dog".encode("utf-16-le"), "UTF-16"),
@@ -129,12 +129,12 @@ def sdlora_check(folder: Path) -> int:
 
 
 def drop(app: AppState, *files: Path, paths: str = "") -> str:
-    """What the page says of dropped files."""
+    """Return the page's remarks about dropped files."""
     return drop_files(app, list(files), paths=paths)
 
 
 def kept(app: AppState) -> list[str]:
-    """What a project's folder holds in the end."""
+    """Return the content of a project's folder."""
     folder = Project(app.data_dir, "mine").folder
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.name != "project.json")
 
@@ -188,7 +188,7 @@ def test_a_pipe_handed_over_from_python_is_refused_and_not_waited_for(tmp_path: 
 
 @pytest.mark.parametrize("turned", range(1, 9))
 def test_a_turned_picture_is_taken_everywhere(app: AppState, folder: Path, turned: int) -> None:
-    """That it comes out upright is tested where pictures are opened."""
+    """Turned image; the tests of opening images check that it comes out upright."""
     exif = Image.Exif()
     exif[0x0112] = turned
     noise_image().save(folder / "good.png", exif=exif)

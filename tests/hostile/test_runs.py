@@ -144,7 +144,7 @@ def test_a_hostile_state_is_one_sentence_and_nothing_runs(finished: Path, sent: 
 
 
 def restore(state: checkpoint.State, run: Path) -> None:
-    """What a resume does with a state, on parameters of the shapes that the run in the folder ``run`` has."""
+    """Resume from a state, with parameters of the shapes of the run in the folder ``run``."""
 
     class Gang:
         restore_scaler = staticmethod(lambda state: None)

@@ -47,7 +47,7 @@ def below(root: Path, path: Path) -> bool:
 
 
 def fits_everywhere(name: str) -> bool:
-    """Whether a name can be one on every system, with an ending, a number and a temporary file's mark beside it."""
+    """Return whether a name, with an ending, a number and a temporary file's mark, is valid on every system."""
     stem = name.split(".")[0].lower()
     devices = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))}
     return (
@@ -336,7 +336,7 @@ print("read")
 
 
 def test_the_longest_prompts_are_read_in_a_time_in_proportion(tmp_path: Path) -> None:
-    """By the square of its length, one such text would take from a minute to hours."""
+    """Quadratic time would make one such text take from a minute to hours."""
     (tmp_path / "texts.json").write_text(json.dumps([*LONG.values()]))
     command = [sys.executable, "-c", READ, str(tmp_path / "texts.json")]
     assert subprocess.run(command, capture_output=True, text=True, timeout=90, check=True).stdout == "read\n"

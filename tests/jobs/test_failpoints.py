@@ -35,7 +35,7 @@ CHAIN = [
     "state.values", "state.manifest", "state.flushed", "state.renamed", "checkpoint.saved", "state.dropped",
     "file.flushed:2", "journal.half:5", "preview.kept", "end.adapter", "end.card",
 ]  # fmt: skip
-"""Where one run is killed, again and again: in class pictures, latents, previews, adapters, states, its end."""
+"""Failpoints at which one run is killed in turn: class images, latents, previews, adapters, states, its end."""
 IN_A_RUN = [name for name in failpoints.POINTS if not name.startswith("run.")]
 
 
@@ -173,7 +173,7 @@ FULL = {
     "file.written:1:full": r"checkpoints/000002\.safetensors: cannot be written \(No space left on device\)",
     "state.renamed:2:full": r"state/000003: the checkpoint cannot be written \(No space left on device\); mend that",
 }
-"""Where the disk is full, one after the other, in one run; and what is said then."""
+"""Failpoints at which the disk is full, one after the other, in one run, and the message then."""
 
 
 def test_a_run_out_of_disk_says_so_keeps_what_it_has_and_goes_on_when_there_is_room(
@@ -193,7 +193,7 @@ def test_a_run_out_of_disk_says_so_keeps_what_it_has_and_goes_on_when_there_is_r
 
 
 def test_a_disk_that_takes_no_more_of_a_file_costs_the_run_no_bit(configure, fork_server, tmp_path, uninterrupted):
-    """As a disk does it that fills up: the kernel itself takes a part of the file, then refuses the rest."""
+    """The kernel writes a part of the file and refuses the rest, like a disk that fills up."""
     run = Run.create(tmp_path / "runs", "run", configure(**VARIED))
     too_large = r"cannot be written \(File too large\)"
     for room, said in {
@@ -231,7 +231,7 @@ def test_a_preview_that_finds_no_room_costs_no_run(configure, fork_server, tmp_p
 
 
 def _says(run, said):
-    """What a front end would show of the run's end."""
+    """Check the message that a front end shows of the run's end."""
     training = Training(run, None, 1, start=0, printed=run.printed, last=next(reversed(run.events()), None))
     error = run_failure(training, FileError.exit_code)
     assert isinstance(error, FileError)

@@ -1,4 +1,4 @@
-"""What is told of a run before its folder is made."""
+"""Checks of a run before its folder exists."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""What takes room on the disk, and what of it can be freed: never a finished adapter, nor what a run needs."""
+"""Disk usage, and what can be freed of it: never a finished adapter, nor what a run needs."""
 
 import os
 import re

@@ -19,7 +19,7 @@ ODD = "dir ü 空 '"
 
 @pytest.fixture
 def odd(configure, tiny_base, pictures, tmp_path):
-    """That folder, with a base, pictures and a config in it that names them from there."""
+    """Make that folder with a base, images, and a config that names both by relative paths."""
     folder = tmp_path / ODD
     shutil.copytree(tiny_base, folder / "base é")
     shutil.copytree(pictures, folder / "Bilder 空")

@@ -1,4 +1,4 @@
-"""Where nothing may be written: told at once, in a sentence, and before anything large is loaded."""
+"""Folders without write permission are reported at once, in a sentence, before anything large is loaded."""
 
 import os
 import shutil
@@ -12,7 +12,7 @@ from sdlora.errors import FileError
 from sdlora.storage.run_folder import Run
 
 SECONDS = 2.0
-"""What is promised, from the command to its end, its imports aside."""
+"""Longest time from the command to its end, imports aside."""
 
 
 @pytest.fixture

@@ -264,7 +264,7 @@ def pickled(path: Path, written: Path) -> None:
 
 
 class Refused(NamedTuple):
-    """How a command ended."""
+    """Exit code and error message of a command."""
 
     code: int
     sentence: str

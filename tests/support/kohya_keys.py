@@ -1,4 +1,4 @@
-"""What sd-scripts adapts, by the names of its files: walked from the models' layouts, without a line of the program.
+"""Keys of sd-scripts' files, derived from the models' layouts, independent of the code under test.
 
 networks/lora.py in github.com/kohya-ss/sd-scripts: linear layers and 1 x 1 convolutions in Transformer2DModel, and
 with a ``conv_dim`` all of ResnetBlock2D, Downsample2D and Upsample2D; in text encoders CLIPAttention and CLIPMLP. The
@@ -21,11 +21,11 @@ TEXT = {
 """Prefix and layers of each text encoder; SD 2.x reads the last layer but one, and the last is not there."""
 
 Kernels = dict[str, int]
-"""By the stem of a layer's keys: 0 for a linear layer, else the side of the convolution's kernel."""
+"""Kernel sizes by the stem of a layer's keys: 0 for a linear layer."""
 
 
 def unet(family: str, conv: bool = False) -> Kernels:
-    """What is adapted in the UNet; with ``conv`` the layers of a ``conv_dim`` too."""
+    """Return the adapted layers of the UNet; with ``conv`` those of a ``conv_dim`` too."""
     walk = _sgm if family == "sdxl" else _diffusers
     found: Kernels = {}
     for stem, kind, size in walk(family):
@@ -39,7 +39,7 @@ def unet(family: str, conv: bool = False) -> Kernels:
 
 
 def text(family: str) -> Kernels:
-    """What is adapted in the text encoders."""
+    """Return the adapted layers of the text encoders."""
     layers = ("self_attn_q_proj", "self_attn_k_proj", "self_attn_v_proj", "self_attn_out_proj", "mlp_fc1", "mlp_fc2")
     return {
         f"{prefix}_text_model_encoder_layers_{number}_{layer}": 0

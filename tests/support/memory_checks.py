@@ -1,11 +1,11 @@
-"""Whether a process stays as it is: its memory, and the files that it has open."""
+"""Checks that a process keeps neither memory nor open files."""
 
 import gc
 
 import psutil
 
 DRIFT = 0.02
-"""By how much its memory may grow."""
+"""Growth of memory that passes as noise, as a share."""
 Resources = tuple[int, int]
 
 

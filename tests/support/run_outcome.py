@@ -13,7 +13,7 @@ from sdlora.storage.run_folder import Run
 
 
 def model_hash(path: Path) -> str:
-    """What the file's weights are called by; written from its bytes."""
+    """Return the hash of a file's weights, from its header."""
     with safe_open(path, "pt") as file:
         return file.metadata()["sshs_model_hash"]
 

@@ -59,4 +59,4 @@ def max_file_difference(one, other):
 
 
 STEPS = 6
-"""Of the short runs that ``configure`` describes."""
+"""Steps of the short runs that ``configure`` describes."""

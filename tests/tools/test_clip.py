@@ -17,7 +17,7 @@ EAST, NORTH = torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0])
     ids=["together", "apart"],
 )
 def test_pictures_of_one_look_shall_be_nearest(names, together):
-    """By hand: of three others, one has the look; the softmax runs over their cosines, sharpened."""
+    """Computed by hand: one of three others has the look; the softmax runs over their sharpened cosines."""
     features = torch.stack([EAST, EAST, NORTH, NORTH])
     near, far = math.exp(clip.LOOK_SHARPNESS), 1
     whole = near + 2 * far

@@ -1,4 +1,4 @@
-"""What is exported loads plainly: float32 everywhere, the text encoder equal to CLIP's tower, the classic names."""
+"""The export loads without our code: float32 everywhere, the text encoder equal to CLIP's tower, classic names."""
 
 import pytest
 import torch

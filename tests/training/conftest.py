@@ -1,4 +1,4 @@
-"""What tests that train in this process share."""
+"""Fixtures of tests that train in this process."""
 
 import pytest
 

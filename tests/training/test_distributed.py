@@ -154,7 +154,7 @@ def test_the_scaler_meets_float32_gradients_over_a_float16_base(method, family, 
 
 
 def test_float16_parameters_would_have_been_caught():
-    """What the test above is there to find: PyTorch's scaler refuses gradients in float16."""
+    """The error that the test above guards against: PyTorch's scaler refuses gradients in float16."""
     gang = Scaled()
     parameter = torch.nn.Parameter(torch.zeros(2, dtype=torch.float16))
     optimizer = gang.prepare_optimizer(torch.optim.SGD([parameter], lr=1.0))

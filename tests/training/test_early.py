@@ -1,4 +1,4 @@
-"""What a base cannot draw is told right after it is opened, before anything is cached or trained."""
+"""Settings that a base cannot follow are refused before anything is cached or trained."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""What is counted without memory, against the bytes of a real step's tensors."""
+"""Memory estimates on the meta device, against the bytes of a real step's tensors."""
 
 import pytest
 import torch

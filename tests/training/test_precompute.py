@@ -24,7 +24,7 @@ def family(tiny_base):
 
 @pytest.fixture
 def asked(monkeypatch):
-    """What a studio was asked to draw, one entry a picture; what it draws is blank."""
+    """A studio that records its requests, one entry an image, and returns blank images."""
     calls = []
 
     def generate(studio, prompt, **settings):

@@ -1,4 +1,4 @@
-"""What is settled before the first step."""
+"""Preparation of a run before its first step."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What a run will take: the parts that are measured, and how they add up to a time."""
+"""Estimates of a run's time: the measured parts, and their sum."""
 
 import pytest
 

@@ -47,7 +47,7 @@ def test_gradients_added_up_one_by_one_equal_those_of_the_batch(tiny_base, confi
     mean, std = (torch.rand(4, 4, 8, 8, generator=generator) for _ in range(2))
 
     def gradients(*groups):
-        """Of instance examples and, in the same number, class examples at each group of places."""
+        """Return the gradients for instance examples and as many class examples at each group of positions."""
         for parameter in parameters:
             parameter.grad = None
         for places in groups:

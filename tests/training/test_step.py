@@ -49,7 +49,7 @@ def step(batch, prediction_type="epsilon", prior_weight=1.0, **loss):
 
 
 def errors_by_hand(batch, prediction_type="epsilon", gamma=None, noise_offset=0.0):
-    """What the model is given, and each example's error: DDPM eq. 4, the target, its square's mean, min-SNR."""
+    """The model's input and each example's error: DDPM eq. 4, the target, the mean square, min-SNR."""
     noise, spread, t = (
         x.double().numpy() for x in DDPMProcess(SD).sample((4, 8, 6), SEED, NUMBER, PLACES, noise_offset)
     )

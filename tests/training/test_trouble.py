@@ -1,4 +1,4 @@
-"""What goes wrong while a run trains: pictures that change under it, numbers that are none, a clock that jumps."""
+"""Trouble during training: images that change, numbers that are not finite, a clock that jumps."""
 
 import shutil
 import time

@@ -1,4 +1,4 @@
-"""What a stranger sends to the page over HTTP: a server that really runs, requests as they are written, no client.
+"""Hostile HTTP requests to a real server of the page, sent as raw bytes without a client library.
 
 Gradio's own old holes are among them (files by their path, fetched addresses, joined paths), and stay as a suite.
 """
@@ -59,7 +59,7 @@ PUT_OUT_OF = [
     "/gradio_api/queue/join", "/gradio_api/run/runs", "/gradio_api/api/runs", "/gradio_api/call/runs", "/",
     "/gradio_api/upload", "/gradio_api/cancel", "/gradio_api/reset",
 ]  # fmt: skip
-"""What is asked for, and sent to, by whom has not logged in."""
+"""Paths that a visitor who has not logged in requests and posts to."""
 
 
 def filled(path, page, house, **more):

@@ -1,4 +1,4 @@
-"""What the tab Create does with its fields, without a browser and without drawing."""
+"""The fields of the tab Create, without a browser and without generation."""
 
 import shutil
 
@@ -47,7 +47,7 @@ def app(tmp_path, monkeypatch):
 
 
 def values(*rows, prompt="a house", base="pocket", **changed):
-    """What the fields hold, in the order of ``CreateForm.values``."""
+    """Values of the fields, in the order of ``CreateForm.values``."""
     start = {
         "negative": "", "count": 1, "seed": -1, "base": base, "sampler": "DPM++ 2M", "schedule": "Karras", "steps": 25,
         "cfg": 7.0, "clip_skip": 2, "width": 0, "height": 64, "prediction_type": "auto", "zero_terminal_snr": "auto",

@@ -135,7 +135,7 @@ def test_what_is_wrong_is_one_sentence(server, arguments, said):
 
 
 def test_no_file_of_the_server_is_taken_for_an_upload(server):
-    """As a program sends it that leaves the client's own upload out."""
+    """Send a path without the upload that the client would do."""
     file = {"path": "/etc/passwd", "meta": {"_type": "gradio.FileData"}}
     body = json.dumps({"data": ["x", [file], "", "style", "", "pocket", "Quick", None, None]}).encode()
     headers = {"Content-Type": "application/json", "Cookie": cookies(server.client)}

@@ -1,4 +1,4 @@
-"""What a stranger has the page's functions do: any of them, with any data, as the queue and the API let them."""
+"""Hostile calls of any of the page's functions, with any data, through the queue and the API."""
 
 import json
 import re
@@ -82,7 +82,7 @@ def unchanged(page, house):
 
 @pytest.mark.parametrize("kind", ["outside", "inside", "inner", "url", "public"])
 def test_no_function_takes_a_file_that_was_not_uploaded(page, house, listener, kind):
-    """As a value of any field, not only of those for files: Gradio looks for files in all of them."""
+    """Files as values of any field: Gradio looks for files in all of them."""
     place = {
         "outside": {"path": str(house / "secret.png")},
         "inside": {"path": str(page.data_dir / "runs" / "kept" / "run.log"), "is_stream": False},
@@ -127,7 +127,7 @@ def test_data_of_any_type_and_number_gets_an_answer(page, house, odd):
 
 
 def test_an_event_names_no_file_and_no_run_outside(page, house):
-    """What a click tells of itself is the visitor's word, too."""
+    """Event data of a click is untrusted too."""
     secret = str(house / "secret.png")
     for number, values, targets in functions(page):
         for told in ("../../../secret", secret, "kept/../../../secret", {"path": secret}):

@@ -1,4 +1,4 @@
-"""What the pictures are called: varied phrasing of object, colour, place and style, some of it left out."""
+"""Captions of the images: varied phrasing of object, colour, place and style, some of it left out."""
 
 import numpy as np
 
@@ -32,7 +32,7 @@ def _unknown_word(rng: np.random.Generator) -> str:
 
 
 def leave_out(rng: np.random.Generator, thing: str, colour: str, place: str, style: str) -> tuple:
-    """What a caption is to tell of a picture: None for the style in 30%, for colour or place in 7% each."""
+    """Attributes that a caption mentions: None for the style in 30%, for colour or place in 7% each."""
     dropped = rng.random(3) < (0.07, 0.07, 0.3)
     return thing, *(None if gone else part for gone, part in zip(dropped, (colour, place, style), strict=True))
 

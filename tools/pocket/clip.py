@@ -17,9 +17,9 @@ MAX_LOGIT_SCALE = 4.6
 """The similarities are multiplied by at most e^4.6 = 100, as in CLIP."""
 LOOKS_SHARE = 3 / 8
 LOOK_WEIGHT = 0.5
-"""Of the loss that keeps looks apart, beside the captions'."""
+"""Weight of the loss that separates styles, relative to the captions'."""
 LOOK_SHARPNESS = 10.0
-"""What cosines of two pictures are multiplied by where those of one look shall be nearer: softer than the captions'."""
+"""Factor of the cosines of two images in the loss over styles: softer than the captions'."""
 KEPT = 0.4
 """The share of the earlier weights in a blend: with less, subjects are told apart worse, with more, captions."""
 Wanted = tuple[str | None, ...]
@@ -59,7 +59,7 @@ def contrastive_loss(logits: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
 
 
 def look_loss(images: torch.Tensor, names: list[str]) -> torch.Tensor:
-    """Of each picture, which of the others is drawn in its look: supervised contrastive loss (arXiv:2004.11362).
+    """Supervised contrastive loss (arXiv:2004.11362) over the styles of images.
 
     Without it the tower learns from captions that name no look to see none. Unit features (B, D); B names.
     """

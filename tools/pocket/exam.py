@@ -24,7 +24,7 @@ from tools.pocket.train import FOLDER
 Label = tuple[str, str, str, str]
 RIGHT = 0.98
 COLUMNS = 8
-"""Of the sheet."""
+"""Columns of the sheet."""
 
 
 def questions(count: int, seed: int) -> list[Label]:

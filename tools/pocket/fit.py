@@ -15,7 +15,7 @@ import torch
 
 @dataclass(frozen=True)
 class Plan:
-    """How long and how fast: the rate rises over `warmup` steps, then falls by a cosine to a hundredth."""
+    """Length and learning rate: it rises over `warmup` steps, then falls by a cosine to a hundredth."""
 
     steps: int
     rate: float

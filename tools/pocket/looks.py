@@ -80,7 +80,7 @@ def _chosen(index: int) -> tuple[list[Callable], np.random.Generator]:
 
 
 def names(index: int) -> str:
-    """What the picture's look is told apart by."""
+    """Return the names of the features that tell an image's style."""
     return "+".join(sorted(look.__name__ for look in _chosen(index)[0]))
 
 

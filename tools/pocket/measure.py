@@ -1,4 +1,4 @@
-"""How good the measuring CLIP is: `python -m tools.pocket.measure` prints what it finds and tells apart."""
+"""Measure the CLIP that measures: `python -m tools.pocket.measure` prints what it retrieves and separates."""
 
 import argparse
 import json

@@ -17,7 +17,7 @@ from tools.pocket.vae import pixels
 
 SCHEDULE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "num_train_timesteps": 1000}
 EMPTY_SHARE = 0.1
-"""So many captions are dropped, for classifier-free guidance (arXiv:2207.12598)."""
+"""Share of dropped captions, for classifier-free guidance (arXiv:2207.12598)."""
 SNR_GAMMA = 5.0
 
 

@@ -30,7 +30,7 @@ def _generator(*key: object) -> np.random.Generator:
 
 
 def held_out(thing: str, colour: str, place: str) -> bool:
-    """Whether this combination is kept for the exam: each object at each place lacks one colour."""
+    """Return whether a combination is held out for the exam: each object at each place lacks one colour."""
     return (7 * OBJECTS.index(thing) + 3 * PLACES.index(place) - COLOURS.index(colour)) % len(COLOURS) == 0
 
 
