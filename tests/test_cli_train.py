@@ -48,7 +48,7 @@ def test_control_c_saves_and_a_resume_goes_on_from_there(configure, tmp_path):
     first = len(run.events())
     stopped = run.events()[-1]
     assert isinstance(stopped, RunStopped), said
-    assert f"stopped at step {stopped.step} and saved; go on with: sdlora resume mine" in said
+    assert f"stopped at step {stopped.step} and saved; continue with: sdlora resume mine" in said
     assert "Traceback" not in said
     assert stopped.step == len(events_of(StepDone, run.events())) > 0
     assert newest_state(run.states).step == stopped.step

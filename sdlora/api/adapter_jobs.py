@@ -1,4 +1,4 @@
-"""Adapters made of adapters and models, each in a process of its own; what is made comes into the library."""
+"""Jobs that make adapters of adapters and models in separate processes, and put them into the library."""
 
 import shutil
 import tempfile
@@ -20,12 +20,12 @@ from sdlora.jobs.tool_process import check_adapters
 from sdlora.jobs.tool_process import inspect_layers_job as inspect_layers_job
 from sdlora.storage.library import SUFFIX, ImportResult, Library, file_version
 
-NEEDING = tuple(METHOD_NAMES[method] for method in ("dora", "ia3"))
-"""What cards call the methods that change a weight by what it is."""
+NEED_BASE = tuple(METHOD_NAMES[method] for method in ("dora", "ia3"))
+"""Methods, as header summaries name them, whose update depends on the base's weights."""
 
 
 class LibraryJob(ToolJob):
-    """A tool that makes an adapter; when it is done, that is in the library under ``name``.
+    """A tool that makes an adapter and puts it into the library under ``name``.
 
     ``result`` has the sentence of the round-trip check (``proof``), the number of ``layers``, the lowest and the
     highest of its ``ranks``, and of a resize the share of energy that is ``kept``. If it fails or is stopped, nothing
@@ -63,11 +63,11 @@ def merge_job(
     base: str = "",
     dtype: str = "fp32",
 ) -> LibraryJob:
-    """``sdlora.editing.merge`` of ``adapters`` (name, file, scale): all of their sum, or what a cut leaves of it.
+    """Merge ``adapters`` (name, file, scale) into one; ranks add up unless ``rank`` or ``energy`` limits them.
 
-    Raises ConfigError for fewer than two, one that is there twice, a cut that cannot be, or a name that is taken.
+    Raises ConfigError for fewer than two, one chosen twice, an impossible limit, or a taken name.
     """
-    names = [called for called, _, _ in adapters]
+    names = [adapter_name for adapter_name, _, _ in adapters]
     if len(names) < 2:
         raise ConfigError("Choose at least two adapters to combine.")
     if len(set(names)) < len(names):
@@ -87,7 +87,7 @@ def resize_job(
     base: str = "",
     dtype: str = "fp32",
 ) -> LibraryJob:
-    """``sdlora.editing.resize`` of an ``adapter`` (name, file). Raises ConfigError as ``merge_job`` does."""
+    """Resize an ``adapter`` (name, file) to a ``rank`` or share of ``energy``. Raises ConfigError, as ``merge_job``."""
     _require_cut(rank, energy, needed=True)
     name = library.name_for(name, f"{adapter[0]}-small")
     return LibraryJob(library, "resize", name, base, file=adapter[1], rank=rank, energy=energy, dtype=dtype)
@@ -104,7 +104,7 @@ def extract_job(
     text_encoder: bool = True,
     dtype: str = "fp32",
 ) -> LibraryJob:
-    """``sdlora.editing.extract``: the difference of two models. Raises ConfigError, ModelError for what is no model."""
+    """Extract the difference of two models as an adapter. Raises ConfigError, ModelError for a missing model."""
     from sdlora.families.base_models import locate_base
 
     for model in (base, tuned):
@@ -118,16 +118,16 @@ def extract_job(
 
 
 def import_adapters(library: Library, files: Sequence[Path], base: str = "") -> Iterator[ImportResult]:
-    """Check each file against ``base`` (or alone) and keep a copy of those that are fine, in their order.
+    """Check each file, against ``base`` if it is given, and copy the valid ones into the library, in order.
 
-    Raises FileError if the base cannot be had, or the disk refuses.
+    Raises FileError if the base cannot be read, or the library cannot be written.
     """
     for file, check in zip(files, check_adapters(files, base), strict=True):
         yield ImportResult(file.name, "" if check.refusal else library.keep(file, base, check), check)
 
 
 def inspect_adapter(library: Library, name: str, checkpoint: str = "") -> AdapterCheck:
-    """Describe an adapter as ``sdlora inspect`` does: it reads the whole file, in a process of its own."""
+    """Describe an adapter as ``sdlora inspect`` does; a separate process reads the whole file."""
     return _inspect(*file_version(library.file(name, checkpoint)))
 
 
@@ -137,14 +137,14 @@ def _inspect(path: Path, modified: int, size: int) -> AdapterCheck:
 
 
 def needs_base(file: Path) -> bool:
-    """Whether the adapter in ``file`` changes weights by what they are, by its header: then a base has to be named."""
+    """Tell by the header of ``file`` whether its update depends on the base's weights, so that tools need the base."""
     with suppress(SdloraError):
-        return read_header_summary(file).method in NEEDING
+        return read_header_summary(file).method in NEED_BASE
     return False
 
 
 def _require_cut(rank: int | None, energy: float | None, needed: bool = False) -> None:
-    """Said here too, before a process is started. Raises ConfigError."""
+    """Raise ConfigError for impossible limits, before a process is started."""
     if rank is not None and rank < 1:
         raise ConfigError(f"rank = {rank}: give 1 or more")
     if energy is not None and not 0 < energy <= 1:

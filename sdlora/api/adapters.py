@@ -32,11 +32,11 @@ if TYPE_CHECKING:
     from sdlora.formats.round_trip import RoundTripReport
 
 LARGEST_WEIGHT = 2.0
-"""More than that is no advice: it is what the page's sliders end at."""
+"""Larger preferred weights in a header are ignored; the page's sliders end here."""
 
 
 class AdapterFile(NamedTuple):
-    """An adapter to draw with: its name in prompts, its file, and the base it was trained on ("" if unknown)."""
+    """An adapter to generate with: its name in prompts, its file, and its base model ("" if unknown)."""
 
     name: str
     path: Path
@@ -44,9 +44,9 @@ class AdapterFile(NamedTuple):
 
 
 def find_adapter(source: str, data_dir: Path | None = None) -> Path:
-    """The adapter file that ``source`` names: a file, a run's folder or name, RUN-STEP, or an imported adapter's name.
+    """Return the adapter file that ``source`` names: a file, a run's folder or name, RUN-STEP, or an imported adapter.
 
-    Raises ConfigError if there is none, FileError for a file that is not there.
+    Raises ConfigError if there is none, FileError for a missing file.
     """
     path = existing_path(source)
     if path is not None and (path.is_file() or is_peft_folder(path)):
@@ -56,7 +56,7 @@ def find_adapter(source: str, data_dir: Path | None = None) -> Path:
     imported = existing_path(f"{source}{SUFFIX}", data_root(data_dir) / "adapters")
     name, _, step = source.rpartition("-")
     if step.isdecimal() and existing_path(Path(source, CONFIG), data_root(data_dir) / "runs") is None:
-        with suppress(ConfigError, KeyError):  # Else it is told that there is no such run.
+        with suppress(ConfigError, KeyError):  # Else the error below names the runs.
             return run_checkpoints(find_run(name, data_dir))[int(step)]
     try:
         run = find_run(source, data_dir)
@@ -71,7 +71,7 @@ def find_adapter(source: str, data_dir: Path | None = None) -> Path:
 
 
 def adapter_name(path: Path) -> str:
-    """What to call the adapter in ``path``: a run's own file is called as the run is, a checkpoint's RUN-STEP."""
+    """Return the name of the adapter file ``path``: the run's name, RUN-STEP for a checkpoint, else the file's stem."""
     if path.name == "adapter.safetensors":
         return path.parent.name
     run = Run(path.resolve().parent.parent)
@@ -79,9 +79,7 @@ def adapter_name(path: Path) -> str:
 
 
 def list_adapters(data_dir: Path | None = None) -> list[AdapterFile]:
-    """The adapters of all runs that have saved one, the newest run first, each followed by its checkpoints, then those
-    imported; none that is broken.
-    """
+    """Return all usable adapters: those of runs, newest first, each followed by its checkpoints; then imports."""
     found = []
     for entry in Library(data_root(data_dir)).adapters():
         if not entry.problem:
@@ -92,28 +90,28 @@ def list_adapters(data_dir: Path | None = None) -> list[AdapterFile]:
 
 
 def run_checkpoints(run: Run) -> dict[int, Path]:
-    """The adapter files that a run saved on its way, by their steps, in their order."""
+    """Return the adapter files that a run saved while training, by step, in ascending order."""
     files = run.own(run.checkpoints, "*.safetensors")
     return {int(path.stem): path for path in files if path.stem.isdecimal()}
 
 
 def use_checkpoint(run: Run, step: int) -> Path:
-    """Make the checkpoint of ``step`` the run's adapter, until the run ends anew; all checkpoints stay.
+    """Copy the checkpoint of ``step`` to the run's adapter file, and return that; all checkpoints stay.
 
-    Raises ConfigError if there is no such checkpoint, BusyError while the run is trained.
+    Raises ConfigError if there is no such checkpoint, BusyError while the run trains.
     """
-    known = run_checkpoints(run)
-    if step not in known:
-        there = ", ".join(map(str, known)) or "none"
-        raise ConfigError(f"{run.name}: there is no checkpoint {step}; there are: {there}")
+    checkpoints = run_checkpoints(run)
+    if step not in checkpoints:
+        steps = ", ".join(map(str, checkpoints)) or "none"
+        raise ConfigError(f"{run.name}: there is no checkpoint {step}; there are: {steps}")
     if run.held():
-        raise BusyError(f"{run.name} is being trained and will write its adapter itself; stop it, or let it end, first")
-    write_atomic(run.adapter, known[step].read_bytes())
+        raise BusyError(f"{run.name} is training and will write its adapter itself; stop it, or wait for its end")
+    write_atomic(run.adapter, checkpoints[step].read_bytes())
     return run.adapter
 
 
 def checkpoint_in_use(run: Run) -> int | None:
-    """The step whose checkpoint is the run's adapter now; None if it has none."""
+    """Return the step whose checkpoint is the run's adapter now; None if it has no adapter."""
     try:
         path = find_adapter(str(run.folder))
         return int(read_safetensors_header(path).get("__metadata__", {})["ss_steps"])
@@ -122,7 +120,7 @@ def checkpoint_in_use(run: Run) -> int | None:
 
 
 def trigger_words(path: Path) -> str:
-    """The words that call the adapter in ``path``, by its header; empty if it names none or cannot be read."""
+    """Return the trigger words in the header of the adapter file ``path``; empty if there are none, or on errors."""
     from sdlora.formats.inspection import trigger_words
 
     with suppress(SdloraError):
@@ -132,7 +130,7 @@ def trigger_words(path: Path) -> str:
 
 
 def preferred_weight(path: Path) -> float:
-    """The scale that an adapter's file asks for; 1 where it asks for none, or for nonsense."""
+    """Return the preferred scale in the header of the adapter file ``path``; 1 if it has none, or an invalid one."""
     try:
         weight = float(read_metadata(path)[WEIGHT])
     except (SdloraError, KeyError, ValueError):
@@ -143,9 +141,9 @@ def preferred_weight(path: Path) -> float:
 def export_adapter(
     source: str, output: Path, format: str = "kohya", dtype: str = "fp32", data_dir: Path | None = None
 ) -> "RoundTripReport":
-    """Write the adapter of a run or file to ``output`` in ``format``'s keys, and read it back.
+    """Write the adapter of a run or file to ``output`` in ``format``'s keys, and return the result of reading it back.
 
-    Raises ConfigError if it exists, FormatError if the format cannot hold it, FileError if it cannot be written.
+    Raises ConfigError if ``output`` exists, FormatError if the format cannot express the adapter, FileError.
     """
     from sdlora import formats
 
@@ -158,17 +156,17 @@ def export_adapter(
 
 
 class ExportedFile(NamedTuple):
-    """A file in a temporary folder of its own, and what its self-test found."""
+    """An exported file in a temporary folder, and the sentence of its round-trip check."""
 
     file: Path
     proof: str
 
 
 def export_to_temporary(source: str, format: str, dtype: str = "fp32", data_dir: Path | None = None) -> ExportedFile:
-    """``export_adapter`` for a front end: in a process of its own, since reading tensors needs torch, to a
-    temporary file.
+    """Export an adapter to a temporary file, in a separate process since reading tensors needs torch.
 
-    PEFT's folder comes as a zip of it. Raises ConfigError if there is no such adapter, FileError for all else.
+    PEFT's folder is packed as a zip file. Raises ConfigError for an unknown adapter, and what ``export_adapter``
+    raises.
     """
     file = find_adapter(source, data_dir)
     name, ending = safe_name(adapter_name(file), fallback="adapter"), "zip" if format == "peft" else "safetensors"
@@ -188,21 +186,21 @@ def bake_model(
     data_dir: Path | None = None,
     on_event: OnEvent = ignore,
 ) -> Path:
-    """``base`` with ``adapters`` (run, name or file, and scale) folded in: a new diffusers folder, a zip of one, or for
-    a single file another one.
+    """Fold ``adapters`` (run, name or file, and scale) into ``base``: a new diffusers folder, a zip of one, or for a
+    single file another one.
 
-    It runs in a process of its own, as it needs torch; ``on_event`` gets its progress and notices. Settings of the base
+    It runs in a separate process, as it needs torch; ``on_event`` gets its progress and notices. Settings of the base
     are those of the adapters' runs. Raises ConfigError for an unknown adapter, and what ``sdlora.editing.bake`` raises.
     """
     output = as_path(output)
     files = [(adapter_name(path), path, scale) for path, scale in ((find_adapter(n, data_dir), s) for n, s in adapters)]
-    said = trained_base_settings((path for _, path, _ in files), base)
-    bake_job(base, files, output, dtype, said).finish(on_event)
+    settings = trained_base_settings((path for _, path, _ in files), base)
+    bake_job(base, files, output, dtype, settings).finish(on_event)
     return output
 
 
 def require_common_base(base: str, adapters: Sequence[AdapterFile]) -> None:
-    """Raises ModelError if there is no ``base``, ConfigError if two of the ``adapters`` go into no common base."""
+    """Raise ConfigError if two of the ``adapters`` fit no common base, ModelError if there is no ``base``."""
     from sdlora.formats.infer_base import incompatible
 
     locate_base(base)

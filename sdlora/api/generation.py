@@ -1,4 +1,4 @@
-"""Images: ask the inference process for them, or hold the device and generate in this one."""
+"""Images: requests to the inference process, and the device's lock for generating in this one."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,25 +20,25 @@ from sdlora.storage.gallery import restore_image as restore_image
 from sdlora.storage.gallery import trash_image as trash_image
 from sdlora.storage.locks import FOREVER, device_lock, hold_lock
 
-LOOK_SECONDS = 0.3
-"""For a device's lock: who looks whether it is free has it for a moment."""
+LOCK_SECONDS = 0.3
+"""Wait for a device's lock: a process that only checks whether the device is free has it for a moment."""
 
 
 @contextmanager
 def lock_device(device: str, data_dir: Path | None, on_wait: Callable[[str], object]) -> Iterator[None]:
-    """Hold ``device``, as a training does, for a ``with`` block; ``on_wait`` is told if another process has it now.
+    """Lock ``device``, as a training does, for a ``with`` block; ``on_wait`` gets a message if another process has it.
 
-    Raises ConfigError or DeviceError for a device that is not there, FileError if its lock cannot be written.
+    Raises ConfigError or DeviceError for a missing device, FileError if its lock cannot be written.
     """
     from sdlora.generation.device import choose_device
 
-    place = choose_device(device)
-    lock_file = device_lock(data_root(data_dir), place)
+    torch_device = choose_device(device)
+    lock_file = device_lock(data_root(data_dir), torch_device)
     try:
-        lock = hold_lock(lock_file, f"the device {place}", LOOK_SECONDS)
+        lock = hold_lock(lock_file, f"the device {torch_device}", LOCK_SECONDS)
     except BusyError:
-        on_wait(f"waiting for {place}: a training or another drawing has it")
-        lock = hold_lock(lock_file, f"the device {place}", FOREVER)
+        on_wait(f"waiting for {torch_device}: a training or another generation has it")
+        lock = hold_lock(lock_file, f"the device {torch_device}", FOREVER)
     with lock:
         yield
 

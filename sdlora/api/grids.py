@@ -1,4 +1,4 @@
-"""Grids of a run's or an adapter's pictures, laid out for whoever draws; and the best of them kept as the adapter."""
+"""Grids of images along axes: plan and fill them, and keep the adapter behind the best cell."""
 
 import base64
 import io
@@ -32,64 +32,64 @@ if TYPE_CHECKING:
 
 BEST_SCALES = ("0.6", "0.8", "1", "1.2")
 MOST_CHECKPOINTS = 8
-"""Of a run, in a grid to pick the best from: spread evenly, the last among them."""
+"""Largest number of a run's checkpoints in a grid: evenly spaced, with the last."""
 THUMBNAIL = 256
-"""Longest side of the picture in an adapter's header, in pixels."""
+"""Longest side of the image in an adapter's header, in pixels."""
 
 
 class AxisSpec(NamedTuple):
-    """An axis as a person writes it: what it changes, and through which values."""
+    """An axis as a person writes it: the kind of setting that it changes, and its values."""
 
     kind: str
     values: str = ""
 
 
 def list_grids(data_dir: Path) -> list[Path]:
-    """The folders of all grids, the newest first."""
+    """Return the folders of all grids, the newest first."""
     return sorted((path.parent for path in _root(data_dir).glob(f"*/{xyz_grid.DECLARATION}")), reverse=True)
 
 
 def grid_folder(data_dir: Path, name: str) -> Path:
-    """The folder of the grid called ``name``. Raises FileError for a name that leads elsewhere."""
+    """Return the folder of the grid called ``name``. Raises FileError for a name that leads outside."""
     return path_inside(_root(data_dir), name)
 
 
 def plan_grid(
     request: GenerationRequest,
-    wishes: Sequence[AxisSpec],
+    axes: Sequence[AxisSpec],
     subject: str = "",
     run: Run | None = None,
     folder: Path | None = None,
 ) -> tuple[ImageGrid, GenerationRequest]:
-    """A grid of ``wish`` along the axes ``wishes``, and the request that fills ``folder`` with it.
+    """Return a grid of ``request`` along ``axes``, and the request that fills ``folder`` with it.
 
-    ``subject`` names the one of the request's adapters that is compared; ``run`` is where its checkpoints are.
-    Raises ConfigError for what cannot be read or compared.
+    ``subject`` names the compared adapter of the request; ``run`` has its checkpoints. Raises ConfigError for axes that
+    cannot be read or compared.
     """
     saved = run_checkpoints(run) if run else {}
-    axes = tuple(parse_axis(wish.kind, wish.values, list(saved)) for wish in wishes)
+    parsed = tuple(parse_axis(axis.kind, axis.values, list(saved)) for axis in axes)
     names = {str(step): f"{subject}-{step:06d}" for step in saved}
     scales = {adapter.name: adapter.scale for adapter in request.adapters}
     others = {name: scale for name, scale in scales.items() if name != subject}
     compared = {"adapter": subject, "scale": scales.get(subject, 1.0), "others": others}
     start = GridCell.from_section(request, **compared)
-    found = xyz_grid.grid_cells(start, axes, names)
-    if not all(cell.prompt.strip() for cell in found):
+    cells = xyz_grid.grid_cells(start, parsed, names)
+    if not all(cell.prompt.strip() for cell in cells):
         raise ConfigError("Write what to draw into the prompt.")
     files = {adapter.name: adapter.path for adapter in request.adapters}
     files |= {names[str(step)]: str(path) for step, path in saved.items()}
-    used = dict.fromkeys(name for cell in found for name in cell.scales)
+    used = dict.fromkeys(name for cell in cells for name in cell.scales)
     adapters = {name: files[name] for name in used}
-    grid = ImageGrid(axes, found, adapters, request.base, subject)
-    filling = {"adapters": _mixed(grid), "count": len(found), "grid": str(folder or "")}
+    grid = ImageGrid(parsed, cells, adapters, request.base, subject)
+    filling = {"adapters": _switched_off(grid), "count": len(cells), "grid": str(folder or "")}
     return grid, request.model_copy(update=filling)
 
 
 def begin_grid(
-    data_dir: Path, request: GenerationRequest, wishes: Sequence[AxisSpec], subject: str = "", run: Run | None = None
+    data_dir: Path, request: GenerationRequest, axes: Sequence[AxisSpec], subject: str = "", run: Run | None = None
 ) -> GenerationRequest:
-    """``plan_grid`` into a new folder of ``data_dir``. Raises ConfigError, FileError."""
-    grid, filling = plan_grid(request, wishes, subject, run)
+    """Plan a grid in a new folder, and return the request that fills it. Raises ConfigError, FileError."""
+    grid, filling = plan_grid(request, axes, subject, run)
     name = f"{time.strftime('%Y%m%d-%H%M%S')}-{safe_name(subject, fallback='base')}"
     folder = xyz_grid.write_declaration(grid, unused_path(_root(data_dir) / name))
     return filling.model_copy(update={"grid": str(folder)})
@@ -106,9 +106,9 @@ def generate_grid(studio: "Studio", grid: ImageGrid, output: Path, on_progress: 
 
 
 def best_checkpoint_grid(run: Run) -> tuple[GenerationRequest, list[AxisSpec]]:
-    """What to draw to pick a run's best: its checkpoints by scales, a page for each of its preview prompts.
+    """Return the request and axes for choosing a run's best: checkpoints by scales, a page for each preview prompt.
 
-    Raises ConfigError if there is nothing to choose from.
+    Raises ConfigError if the run has saved no checkpoints.
     """
     steps = list(run_checkpoints(run))
     if not steps:
@@ -125,28 +125,28 @@ def best_checkpoint_grid(run: Run) -> tuple[GenerationRequest, list[AxisSpec]]:
         adapters=(AdapterChoice(run.name, str(run.adapter)),),
         base_settings=base_settings(config.model),
     )
-    wishes = [AxisSpec("scale", ", ".join(BEST_SCALES)), AxisSpec("checkpoint", ", ".join(map(str, chosen)))]
+    axes = [AxisSpec("scale", ", ".join(BEST_SCALES)), AxisSpec("checkpoint", ", ".join(map(str, chosen)))]
     pages = xyz_grid.MAX_CELLS // (len(BEST_SCALES) * count)
-    return request, [*wishes, AxisSpec("prompt", "\n".join(prompts[:pages]))]
+    return request, [*axes, AxisSpec("prompt", "\n".join(prompts[:pages]))]
 
 
 def keep_best(data_dir: Path, folder: Path, file: str, name: str) -> Path:
-    """Save the adapter behind one picture of a grid as ``adapters/NAME.safetensors``, and return its path.
+    """Save the adapter behind one image of a grid as ``adapters/NAME.safetensors``, and return its path.
 
-    The file's header tells its preferred weight, which is the picture's scale, and holds the picture, small; beside it
-    lie A1111's card and the picture itself. Raises ConfigError for a name that is taken or a cell without an adapter.
+    The file's header gets the image's scale as preferred weight, and a thumbnail; A1111's card and the image itself are
+    saved beside it. Raises ConfigError for a taken name or a cell without an adapter.
     """
     cell = (grid := xyz_grid.read_grid(folder)).cell(file)
     if not cell.adapter:
         raise ConfigError("This picture was made without an adapter; choose another one.")
-    source, picture = Path(grid.adapters[cell.adapter]), folder / file
-    if not picture.is_file():
+    source, image = Path(grid.adapters[cell.adapter]), folder / file
+    if not image.is_file():
         raise ConfigError("This picture is not drawn yet; wait for it, or choose another one.")
     output = data_dir / "adapters" / f"{safe_name(name, fallback=safe_name(grid.subject))}.safetensors"
     if taken := next((path for path in (output, *_beside(output)) if path.exists()), None):
         raise ConfigError(f"{taken.name}: is there already; choose another name, or delete the old one first")
     metadata = read_metadata(source)
-    small = base64.b64encode(_thumbnail(picture)).decode()
+    small = base64.b64encode(_thumbnail(image)).decode()
     changes = {
         "ss_output_name": output.stem,
         "modelspec.title": output.stem,
@@ -155,23 +155,23 @@ def keep_best(data_dir: Path, folder: Path, file: str, name: str) -> Path:
         "modelspec.thumbnail": f"data:image/jpeg;base64,{small}",
         "ssmd_cover_images": json.dumps([small]),
     }
-    side, cover = _beside(output)
-    write_atomic(cover, picture.read_bytes())
-    write_atomic(side, build_a1111_card(sd_version(metadata), metadata.get("modelspec.trigger_phrase", ""), cell.scale))
+    card, cover = _beside(output)
+    write_atomic(cover, image.read_bytes())
+    write_atomic(card, build_a1111_card(sd_version(metadata), metadata.get("modelspec.trigger_phrase", ""), cell.scale))
     copy_with_metadata(source, output, changes)
     return output
 
 
 def _beside(adapter: Path) -> tuple[Path, Path]:
-    """A1111's card and picture for the adapter file at ``adapter``."""
+    """Return the paths of A1111's card and cover image for the file ``adapter``."""
     return adapter.with_suffix(".json"), adapter.with_suffix(".png")
 
 
-def _thumbnail(picture: Path) -> bytes:
-    """A small JPEG of ``picture``."""
+def _thumbnail(path: Path) -> bytes:
+    """Return a small JPEG of the image ``path``."""
     from PIL import Image
 
-    with Image.open(picture) as image:
+    with Image.open(path) as image:
         small = image.convert("RGB")
     small.thumbnail((THUMBNAIL, THUMBNAIL))
     content = io.BytesIO()
@@ -179,8 +179,8 @@ def _thumbnail(picture: Path) -> bytes:
     return content.getvalue()
 
 
-def _mixed(grid: ImageGrid) -> tuple[AdapterChoice, ...]:
-    """The grid's adapters, switched off: each cell switches its own on."""
+def _switched_off(grid: ImageGrid) -> tuple[AdapterChoice, ...]:
+    """Return the grid's adapters at scale 0: each cell switches its own on."""
     return tuple(AdapterChoice(name, path, 0.0) for name, path in grid.adapters.items())
 
 

@@ -1,4 +1,4 @@
-"""Base models: which there are, and what a name stands for."""
+"""Base models: list them, and resolve their names."""
 
 from contextlib import suppress
 from pathlib import Path
@@ -20,7 +20,7 @@ from sdlora.storage.library import trained_base_settings as trained_base_setting
 
 
 def available_models(data_dir: Path | None = None) -> list[ModelEntry]:
-    """The bundled base models, then what lies in the models folders, with what is wrong with it if it is no base."""
+    """Return the bundled base models, then the entries of the models folders, unusable ones with their problem."""
     return [
         *(inspect_model(BUNDLED[name], name) for name in bundled_bases()),
         *list_models(model_folders(data_root(data_dir))),
@@ -28,20 +28,20 @@ def available_models(data_dir: Path | None = None) -> list[ModelEntry]:
 
 
 def base_choices(data_dir: Path | None = None) -> list[tuple[str, str]]:
-    """The names of base models that are there, each with what stands for it as ``model.base``."""
-    known = bundled_bases()
-    found = (model for model in available_models(data_dir) if not model.problem)
-    return [(model.name, model.name if model.name in known else str(model.path)) for model in found]
+    """Return the name of each usable base model, and its value as ``model.base``: the name, or a path."""
+    bundled = bundled_bases()
+    usable = (model for model in available_models(data_dir) if not model.problem)
+    return [(model.name, model.name if model.name in bundled else str(model.path)) for model in usable]
 
 
 def resolve_base(base: str, data_dir: Path | None = None) -> str:
-    """``base``, or the path of the model of that name in a models folder: what a name means must not change later."""
-    known = base in bundled_bases() or existing_path(base)
-    return base if known else str(find_model(base, model_folders(data_root(data_dir))) or base)
+    """Return ``base``, or the path of the model of that name in a models folder, so that it stays the same later."""
+    resolved = base in bundled_bases() or existing_path(base)
+    return base if resolved else str(find_model(base, model_folders(data_root(data_dir))) or base)
 
 
 def is_single_file(base: str) -> bool:
-    """Whether ``base`` is one .safetensors file, so that adapters can be baked into another such file."""
+    """Tell whether ``base`` is a single .safetensors file, so that adapters can be baked into another such file."""
     with suppress(SdloraError):
         return locate_base(base).kind == "file"
     return False

@@ -1,4 +1,4 @@
-"""The data folder: what it takes on the disk, and what of it can be freed."""
+"""Data folder: disk usage, and what can be deleted."""
 
 from sdlora.storage.disk_usage import FREED as FREED
 from sdlora.storage.disk_usage import disk_usage as disk_usage

@@ -29,12 +29,12 @@ if TYPE_CHECKING:
 
 
 def list_runs(data_dir: Path | None = None) -> list[Run]:
-    """All runs, the newest first."""
+    """Return all runs, the newest first."""
     return Run.all(data_root(data_dir))
 
 
 def find_run(name: str, data_dir: Path | None = None) -> Run:
-    """The run called ``name``, or at that path. Raises ConfigError naming those that there are."""
+    """Return the run called ``name``, or at that path. Raises ConfigError with the names of existing runs."""
     return Run.find(data_root(data_dir) / "runs", name)
 
 
@@ -43,7 +43,8 @@ def prepare_run(
 ) -> Run:
     """Make a new run's folder without starting it (for ``torchrun``). An existing run is never touched.
 
-    What can be seen without torch to be wrong is told first, as the run itself would, and then nothing is written.
+    Everything that can be checked without torch is checked before anything is written. Raises ConfigError,
+    DatasetError, ModelError, FileError.
     """
     from sdlora.config import with_base
 
@@ -56,36 +57,36 @@ def prepare_run(
 def start_run(
     config: "TrainConfig", name: str | None = None, data_dir: Path | None = None, processes: int = 1
 ) -> Training:
-    """Make a run and start its process."""
+    """Make a run and start its process. Raises what ``prepare_run`` raises."""
     return launch(prepare_run(config, name, data_dir, processes), processes)
 
 
 def resume_run(run: Run, processes: int = 1) -> Training:
-    """Go on with a run from its newest checkpoint.
+    """Continue a run from its newest checkpoint.
 
-    Raises BusyError if it runs already, ConfigError if it has finished and its states were freed: it would begin anew.
+    Raises BusyError if it is running, ConfigError if it has finished and its states were deleted.
     """
     if run.held():
         raise BusyError(f"the run {run.name} is running already")
     if run.state == "finished" and not newest_step(run.states):
-        raise ConfigError(f"{run.name}: has finished, and has no state to go on from; its adapter is {run.adapter}")
+        raise ConfigError(f"{run.name}: has finished, and has no state to continue from; its adapter is {run.adapter}")
     require_alone(run.config, processes)
     return launch(run, processes)
 
 
 def extend_run(run: Run, steps: int, processes: int = 1) -> Training:
-    """Let a run that has ended go on to step ``steps``, as one of that length would from there.
+    """Continue an ended run to step ``steps``, with the schedule of a run of that length.
 
-    Raises BusyError if it runs, ConfigError if it is that far already, or has no state to go on from.
+    Raises BusyError if it is running, ConfigError if it has that many steps, or no state to continue from.
     """
     run.lengthen(steps)
     return resume_run(run, processes)
 
 
 def duplicate_run(run: Run) -> Run:
-    """A new run with the settings of ``run``, not started, under its name and the next free number.
+    """Make a new run with the settings of ``run``, not started, under its name and the next free number.
 
-    Raises what ``prepare`` raises.
+    Raises what ``prepare_run`` raises.
     """
     return prepare_run(run.config, re.sub(r"-\d{1,3}$", "", run.name) or run.name, run.data_dir)
 
@@ -97,14 +98,15 @@ def train(
     on_event: OnEvent = ignore,
     processes: int = 1,
 ) -> Run:
-    """Train to the end in a process of its own; ``run.adapter`` is the finished file.
+    """Train to the end in a separate process, and return the run; ``run.adapter`` is the finished file.
 
-    Raises the SdloraError that the run failed with. A run stopped on request is returned as it is.
+    ``on_event`` gets the run's events. A run that was stopped is returned too. Raises the error that the run failed
+    with, and what ``prepare_run`` raises.
     """
     training = start_run(config, name, data_dir, processes)
     try:
         code = training.wait(on_event)
-    except BaseException:  # Ctrl-C, or a listener that failed: nothing trains on unseen.
+    except BaseException:  # Ctrl-C, or a failed listener: no training goes on unseen.
         training.interrupt()
         raise
     if code == 0 or isinstance(training.last, RunStopped):
@@ -113,20 +115,20 @@ def train(
 
 
 def run_failure(training: Training, code: int) -> SdloraError:
-    """The error that a run's end stands for, in the class that its exit code names."""
+    """Return the error of a run that ended with exit code ``code``."""
     run, last = training.run, training.last
     if isinstance(last, RunFailed):
         message, code = last.message, last.exit_code
     elif not (message := training.complaint()):
-        what = f"the run {run.name} was cut off (exit code {code})"
-        if code == FileError.exit_code:  # It could not even write why.
-            what = f"{run.folder}: nothing more can be written there; free some space, or mend what else is wrong"
-        message = f"{what}; go on with: sdlora resume {run.name}"
+        reason = f"the run {run.name} was cut off (exit code {code})"
+        if code == FileError.exit_code:  # It could not write the reason into its journal either.
+            reason = f"{run.folder}: nothing more can be written there; free some space, or mend what else is wrong"
+        message = f"{reason}; continue with: sdlora resume {run.name}"
     return error_class(code)(message)
 
 
 def preset_for(base: str, kind: Kind) -> str:
-    """The name of the preset that suits ``base``: its own, or its family's."""
+    """Return the name of the preset for ``base``: its own, or its family's."""
     from sdlora.config import presets
     from sdlora.families.base_models import family_of
 

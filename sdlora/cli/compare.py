@@ -25,7 +25,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         add(f"--{direction}", metavar="KIND[=VALUES]", default="", help=help)
     add("--base", default="", help="default: the run's own, or pocket")
     add("--scale", type=float, default=1.0, metavar="F", help="the adapter's, where no axis changes it (default: 1)")
-    help = "the sheet; its single pictures go into a folder beside it that is called as it is"
+    help = "the contact sheet; its images go into a folder of the same name beside it"
     add("--output", type=Path, required=True, metavar="FILE.png", help=help)
     options.add_image_settings(parser, "prompt", "seed")
     options.add_base_settings(parser)

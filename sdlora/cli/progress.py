@@ -1,4 +1,4 @@
-"""A run's events as lines for a terminal: one that moves while it trains, or now and then one where output is kept."""
+"""Events as lines of a terminal: one line that is overwritten, or one every few seconds in a log."""
 
 import math
 import sys
@@ -21,12 +21,12 @@ from sdlora.formatting import format_duration
 from sdlora.time_left import TimeLeft
 
 QUIET_SECONDS = 5.0
-"""Between two lines of progress where the output is no terminal."""
+"""Seconds between two lines of progress if the output is no terminal."""
 SMOOTHING = 0.95
 
 
 class TerminalProgress:
-    """Listens to a run and tells a person, on standard error."""
+    """Listener that prints a job's events to standard error."""
 
     def __init__(self, name: str, out: TextIO | None = None):
         self.name = name
@@ -34,7 +34,7 @@ class TerminalProgress:
         self.live = self.out.isatty()
         self.stopped = False
         self._loss: float | None = None
-        self._shown = 0.0
+        self._printed = 0.0
         self._pending = False
         self._time_left = TimeLeft()
 
@@ -55,26 +55,26 @@ class TerminalProgress:
                     self._loss = SMOOTHING * before + (1 - SMOOTHING) * event.loss
                 loss = event.loss if self._loss is None else self._loss
                 text = f"step {event.step}/{event.steps}  loss {loss:.4f}  {format_duration(event.left)} left"
-                self._moving(text, event.step >= event.steps)
+                self._overwrite(text, event.step >= event.steps)
             case SampleReady():
                 self.say(f"preview at step {event.step}: {event.path}")
             case CheckpointSaved():
                 self.say(f"saved at step {event.step}: {event.path}")
             case RunStopped():
                 self.stopped = True
-                self.say(f"stopped at step {event.step} and saved; go on with: sdlora resume {self.name}")
+                self.say(f"stopped at step {event.step} and saved; continue with: sdlora resume {self.name}")
 
     def progress(self, phase: str) -> OnProgress:
         """Return a callback for work that counts what is done: it shows ``phase`` with the time left."""
         return report_progress(self, phase)
 
     def say(self, text: str) -> None:
-        """A line of its own."""
+        """Print a line."""
         self.close()
         print(text, file=self.out, flush=True)
 
     def note(self, text: str) -> None:
-        """What is worth knowing and stops nothing."""
+        """Print a notice."""
         self.say(f"note: {text}")
 
     def _progress(self, event: Progress) -> None:
@@ -83,18 +83,18 @@ class TerminalProgress:
             return
         left = self._time_left.update(event.phase, event.done, event.total)
         words = "" if left is None else f"  {format_duration(left)} left"
-        self._moving(f"{event.phase} {event.done}/{event.total}{words}", event.done >= event.total)
+        self._overwrite(f"{event.phase} {event.done}/{event.total}{words}", event.done >= event.total)
 
-    def _moving(self, text: str, final: bool) -> None:
+    def _overwrite(self, text: str, final: bool) -> None:
         if self.live:
             print(f"\r\x1b[K{text}", end="", file=self.out, flush=True)
             self._pending = True
-        elif final or time.monotonic() - self._shown > QUIET_SECONDS:
-            self._shown = time.monotonic()
+        elif final or time.monotonic() - self._printed > QUIET_SECONDS:
+            self._printed = time.monotonic()
             print(text, file=self.out, flush=True)
 
     def close(self) -> None:
-        """End a moving line."""
+        """End a line that is being overwritten."""
         if self._pending:
             print(file=self.out)
             self._pending = False

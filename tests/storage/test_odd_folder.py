@@ -43,7 +43,7 @@ def test_a_run_is_killed_goes_on_is_exported_and_drawn_with_in_an_odd_folder(for
     ended = command("train", "mein '空.toml", *data_dir, **{failpoints.VARIABLE: "state.renamed:2"})
     assert ended.returncode == 1, ended.stderr
     assert ended.stderr.splitlines()[-1] == (
-        "error: the run mein-空 was cut off (exit code 137); go on with: sdlora resume mein-空"
+        "error: the run mein-空 was cut off (exit code 137); continue with: sdlora resume mein-空"
     )
     ended = command("resume", "mein-空", *data_dir)
     run = Run(odd / "Daten ü" / "runs" / "mein-空")
