@@ -1,6 +1,6 @@
 """Adapters inside live models: put in, read out, scale, mix, take out; ``fused`` folds them into the weights.
 
-``models`` is always a mapping of components to modules (``{"unet": ..., "text_encoder": ...}``), and
+``models`` is always a mapping of components to modules (``{"text_encoder": ...}``), and
 ``name`` one adapter's name in them. PEFT's layers do the mathematics (``hosts``); each *host* wraps one base layer, or
 another host of it, and holds every adapter of its kind. A host that loses its last adapter is unwrapped, so
 that a base whose adapters are all removed is the very module tree that it was.
@@ -263,7 +263,7 @@ def set_scales(models: Models, *samples: Mapping[str, Scale]) -> None:
     Of several ``samples``, sample i of every batch to come has the scales ``samples[i]``.
     Raises ConfigError for a name that is not attached, a scale that is not finite, or a key that names no layer.
     """
-    found = list(adapter_layers_in(models))  # Once for all names: a walk over a UNet takes milliseconds.
+    found = list(adapter_layers_in(models))  # Once for all names: a walk over a denoiser takes milliseconds.
     values: dict[str, list[dict[str, float]]] = {}
     for name in dict.fromkeys(name for scales in samples for name in scales):
         key = peft_key(name)

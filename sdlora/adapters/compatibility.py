@@ -81,7 +81,7 @@ def input_widths(state: AdapterState) -> dict[str, int]:
 
 
 def cross_attention_width(widths: Mapping[str, int]) -> int | None:
-    """How wide the text is that a UNet reads, from its layers' inputs by path: 768 SD 1.x, 1024 2.x, 2048 SDXL."""
+    """Return the width of the text that a denoiser reads, by its layers' inputs: 768 SD 1.x, 1024 2.x, 2048 SDXL."""
     read = (width for path, width in widths.items() if path.endswith((".attn2.to_k", ".attn2.to_v")))
     return next(filter(None, read), None)
 

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import torch
 
 Scale = float | Mapping[str, float]
-"""One number, or numbers by module: keys are paths (``text_encoder``, ``unet.down_blocks.1``) or globs
+"""One number, or numbers by module: keys are paths (``text_encoder.text_model.encoder.layers.1``) or globs
 (``*.attn2.*``), the longest matching key counts, ``*`` is the rest, and what no key matches has 1."""
 
 
@@ -54,10 +54,9 @@ class ModuleState:
 class AdapterState:
     """A whole adapter, neutral between live modules and files.
 
-    ``modules`` maps ``component.path`` to a layer's state. Components are ``unet``, ``text_encoder``
-    and ``text_encoder_2``; paths are diffusers' and transformers' *classic* names
-    (``text_encoder.text_model.encoder.layers.0.self_attn.q_proj``), whatever the installed version
-    calls its modules. ``metadata`` is the file's header: strings only.
+    ``modules`` maps ``component.path`` to a layer's state. Components are the family's; paths are diffusers' and
+    transformers' *classic* names (``text_encoder.text_model.encoder.layers.0.self_attn.q_proj``), whatever the
+    installed version calls its modules. ``metadata`` is the file's header: strings only.
     """
 
     method: str

@@ -1,10 +1,9 @@
-"""Which layers of a base model an adapter goes into: named groups, or patterns on module paths.
+"""Layers of a base model that an adapter goes into: named groups, or patterns on module paths.
 
 A layer is named as in an ``AdapterState``: ``component.path`` with classic names, such as
-``unet.down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k`` or
-``text_encoder.text_model.encoder.layers.0.self_attn.q_proj``. Only linear layers and plain
-convolutions can carry an adapter. The groups hold for SD 1.x, SD 2.x and SDXL alike: they ask for
-roles (attention, feed-forward, projection), not for block numbers.
+``text_encoder.text_model.encoder.layers.0.self_attn.q_proj``. Only linear layers and plain convolutions can carry an
+adapter. The groups name roles (attention, feed-forward, projection); each family declares for its components which
+layers have them (``sdlora.families.base.Component``).
 """
 
 import re
@@ -13,36 +12,14 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 from sdlora.errors import ConfigError
+from sdlora.families import FAMILIES, family_components
 from sdlora.formatting import did_you_mean
 
 if TYPE_CHECKING:
     from torch import nn
 
-_BLOCKS = r"unet\.(down_blocks|mid_block|up_blocks)\..*"
-_CROSS = _BLOCKS + r"\.attn2\.(to_[qkv]|to_out\.0)"
-_ATTENTION = _BLOCKS + r"\.attn[12]\.(to_[qkv]|to_out\.0)"
-_FEED_FORWARD = _BLOCKS + r"\.ff\.net\.(0\.proj|2)"
-_TRANSFORMER = _BLOCKS + r"\.?attentions\.\d+\..+"
-_TEXT_ATTENTION = r"text_encoder(_2)?\..*\.self_attn\.(q|k|v|out)_proj"
-_TEXT_MLP = r"text_encoder(_2)?\..*\.mlp\.fc[12]"
-_VALUES = _BLOCKS + r"\.(attn[12]\.to_[kv]|ff\.net\.2)"
-_TEXT_VALUES = r"text_encoder(_2)?\..*\.(self_attn\.[kv]_proj|mlp\.fc2)"
-
-GROUPS: Mapping[str, re.Pattern[str]] = {
-    name: re.compile("|".join(roles))
-    for name, roles in {
-        "cross-attention": (_CROSS, _TEXT_ATTENTION),
-        "attention": (_ATTENTION, _TEXT_ATTENTION),
-        "attention+ff": (_ATTENTION, _FEED_FORWARD, _TEXT_ATTENTION, _TEXT_MLP),
-        "linear": (_TRANSFORMER, _TEXT_ATTENTION, _TEXT_MLP),
-        "linear+conv": (_BLOCKS, _TEXT_ATTENTION, _TEXT_MLP),
-        "ia3": (_VALUES, _TEXT_VALUES),
-    }.items()
-}
-"""Named groups, as expressions on the whole path. ``linear`` is what sd-scripts adapts by default
-(Transformer2DModel, CLIPAttention, CLIPMLP); ``linear+conv`` adds the ResnetBlock2D, Downsample2D and
-Upsample2D that it adapts with a ``conv_dim`` (github.com/kohya-ss/sd-scripts, networks/lora.py). ``ia3`` are keys,
-values and the second layer of feed-forward nets (arXiv:2205.05638, section 3.3)."""
+GROUPS = ("cross-attention", "attention", "attention+ff", "linear", "linear+conv", "ia3")
+"""Names of the groups of layers that a family may declare."""
 
 
 def matches(path: str, pattern: str) -> bool:
@@ -59,11 +36,13 @@ def split_targets(targets: str) -> list[str]:
     Raises ValueError for a part that is no group and cannot name a module, with the nearest group.
     """
     found = [part.strip() for part in targets.split(",")]
+    components = [name for name, component in family_components().items() if component.target_groups]
     for part in found:
-        is_pattern = part.split(".")[0] in ("unet", "text_encoder", "text_encoder_2") or set(part) & set("*?[")
+        is_pattern = part.split(".")[0] in components or set(part) & set("*?[")
         if part not in GROUPS and not is_pattern:
             hint = did_you_mean(part, GROUPS, f"take one of {', '.join(GROUPS)}", cutoff=0.5)
-            raise ValueError(f"{part!r} is no group, and no path such as 'unet.up_blocks' or '*.to_k'; {hint}")
+            paths = " or ".join(components)
+            raise ValueError(f"{part!r} is no group, no path in {paths}, and no pattern such as '*.to_k'; {hint}")
     return found
 
 
@@ -111,7 +90,7 @@ def select_layers(models: Mapping[str, "nn.Module"], targets: str, text_encoder:
     except ValueError as error:
         raise ConfigError(f"adapter.targets: {error}") from None
     for part in asked:
-        found = [path for path in paths if (GROUPS[part].fullmatch(path) if part in GROUPS else matches(path, part))]
+        found = _group(served, part, paths) if part in GROUPS else [path for path in paths if matches(path, part)]
         if not found:
             where = " and ".join(served)
             raise ConfigError(
@@ -119,6 +98,17 @@ def select_layers(models: Mapping[str, "nn.Module"], targets: str, text_encoder:
             )
         chosen.update(found)
     return [path for path in paths if path in chosen]
+
+
+def _group(models: Mapping[str, "nn.Module"], group: str, paths: Iterable[str]) -> list[str]:
+    """Return those of ``paths`` that the families declare as ``group``, by the classes of the components' modules."""
+    declared = {
+        cls: component.target_groups for family in FAMILIES.values() for component in family.components.values()
+        for cls in component.classes
+    }  # fmt: skip
+    patterns = {name: declared.get(type(model).__name__, {}).get(group) for name, model in models.items()}
+    parts = ((path, *path.split(".", 1)) for path in paths)
+    return [path for path, name, rest in parts if (pattern := patterns[name]) and re.fullmatch(pattern, rest)]
 
 
 def nearest_paths_hint(pattern: str, paths: Iterable[str]) -> str:
@@ -129,7 +119,7 @@ def nearest_paths_hint(pattern: str, paths: Iterable[str]) -> str:
 
 
 def parse_pattern_values(text: str) -> dict[str, float]:
-    """``"unet.mid_block=4, *.attn1.*=8"`` as numbers by pattern. Raises ValueError for anything else."""
+    """Parse ``"text_encoder=4, *.attn1.*=8"`` to numbers by pattern. Raises ValueError for anything else."""
     found: dict[str, float] = {}
     for part in filter(None, (part.strip() for part in text.split(","))):
         pattern, equals, number = part.rpartition("=")
@@ -138,7 +128,7 @@ def parse_pattern_values(text: str) -> dict[str, float]:
         except ValueError:
             equals = ""
         if not equals or not pattern.strip():
-            raise ValueError(f"{part!r}: write a path or pattern and a number, such as unet.mid_block=4")
+            raise ValueError(f"{part!r}: write a path or pattern and a number, such as *.attn1.*=4")
     return found
 
 

@@ -1,6 +1,7 @@
 """Diffusion over discrete betas (DDPM, arXiv:2006.11239): the noise process of Stable Diffusion 1, 2 and XL."""
 
 import copy
+import inspect
 from collections.abc import Mapping
 from typing import Any, Self
 
@@ -22,6 +23,9 @@ class DDPMProcess(NoiseProcess):
         self.prediction_type = config.get("prediction_type", "epsilon")
         if self.prediction_type not in ("epsilon", "v_prediction"):
             raise ValueError(f"prediction type {self.prediction_type!r} is unknown")
+        self._config = dict(config)
+        if config.get(ZERO_SNR):
+            self.title = "a zero-terminal-SNR model"
         alpha_bar = alphas_cumprod(config)
         self.num_train_timesteps = len(alpha_bar)
         self.signal_scale = alpha_bar.sqrt().float()
@@ -63,10 +67,28 @@ class DDPMProcess(NoiseProcess):
     def weight(
         self, times: torch.Tensor, weighting: str = "uniform", min_snr_gamma: float | None = None
     ) -> torch.Tensor:
-        snr = self.snr[times]
         if min_snr_gamma is not None:
-            return min_snr_weight(snr, min_snr_gamma, self.prediction_type)
-        return torch.ones_like(snr) if weighting == "uniform" else WEIGHTS[weighting](snr, self.prediction_type)
+            return min_snr_weight(self.snr[times], min_snr_gamma, self.prediction_type)
+        if weighting == "uniform":
+            return torch.ones(len(times), device=times.device)
+        return WEIGHTS[weighting](self.snr[times], self.prediction_type)
+
+    def scheduler(self, kind: str, options: Mapping[str, Any]) -> Any:
+        """Return diffusers' scheduler with these betas and this target.
+
+        If they end in noise alone, its steps are taken from the end: others leave the first step out (arXiv:2305.08891,
+        section 3.3).
+        """
+        import diffusers
+
+        trailing = {"timestep_spacing": "trailing"} if self._config.get(ZERO_SNR) else {}
+        return getattr(diffusers, kind).from_config(self._config, **{**options, **trailing})
+
+    def supports_scheduler(self, kind: str) -> bool:
+        """Return whether the scheduler can begin at noise alone, where these betas end in it."""
+        import diffusers
+
+        return not self._config.get(ZERO_SNR) or ZERO_SNR in inspect.signature(getattr(diffusers, kind)).parameters
 
 
 def _at(values: torch.Tensor, times: torch.Tensor) -> torch.Tensor:

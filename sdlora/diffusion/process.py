@@ -5,8 +5,8 @@ resumed run therefore repeats an uninterrupted one bit for bit, and N processes 
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import NamedTuple, Self
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, Self
 
 import torch
 
@@ -41,6 +41,8 @@ class NoiseProcess(ABC):
     """What the denoiser predicts, as diffusers' schedulers call it."""
     num_train_timesteps: int
     """Number of timesteps of training; times lie below it, or at it where they are continuous."""
+    title: str = "this model"
+    """Name in errors of a model that has this process."""
 
     def to(self, device: torch.device | str) -> Self:
         """Return the process with its tensors on ``device``."""
@@ -66,6 +68,14 @@ class NoiseProcess(ABC):
         self, times: torch.Tensor, weighting: str = "uniform", min_snr_gamma: float | None = None
     ) -> torch.Tensor:
         """Return the weight of each example's loss, (B,) float32."""
+
+    @abstractmethod
+    def scheduler(self, kind: str, options: Mapping[str, Any]) -> Any:
+        """Return diffusers' scheduler of class ``kind`` with ``options``, or what stands in for it."""
+
+    def supports_scheduler(self, kind: str) -> bool:
+        """Return whether diffusers' scheduler of class ``kind``, or what stands in for it, can follow this process."""
+        return True
 
     def check_weighting(self, weighting: str, min_snr_gamma: float | None) -> None:  # noqa: B027
         """Raise ConfigError for a weighting that this process does not define; by default it defines all."""

@@ -4,7 +4,7 @@ import inspect
 import json
 import tempfile
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +24,8 @@ from sdlora.formats.storage import DTYPES, read_adapter
 from sdlora.generation.infotext import BASE_OVERRIDES
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from sdlora.families.base import Family
 
 MERGED = ("fp32", "fp16")
@@ -86,7 +88,7 @@ def _write(family: "Family", note: dict[str, Any], output: Path, dtype: str, on_
             on_event(Progress(phase="writing the model"))
             with quiet_libraries():
                 pipeline = _pipeline(family, dtype)
-                _require_finite(pipeline, output, dtype)
+                _require_finite(family.models, output, dtype)
                 pipeline.save_pretrained(folder, safe_serialization=True)
             (folder / NOTE).write_text(json.dumps(note, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
             if output.suffix != ".zip":
@@ -116,11 +118,10 @@ def _pipeline(family: "Family", dtype: str) -> Any:
     return family.pipeline(kind.from_config(config, **options)).to(dtype=getattr(torch, DTYPES[dtype]))
 
 
-def _require_finite(pipeline: Any, output: Path, dtype: str) -> None:
+def _require_finite(models: "Mapping[str, nn.Module]", output: Path, dtype: str) -> None:
     """Raise NonFiniteError for weights that are not finite in ``dtype``."""
-    for part in ("unet", "text_encoder", "text_encoder_2"):
-        module = getattr(pipeline, part, None)
-        for name, weight in module.named_parameters() if module is not None else ():
+    for part, module in models.items():
+        for name, weight in module.named_parameters():
             if not weight.isfinite().all():
                 raise NonFiniteError(f"{output}: {part}.{name} is not finite in {dtype}; nothing is written")
 

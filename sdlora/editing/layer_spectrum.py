@@ -21,8 +21,9 @@ MOST = 64
 """Singular values kept of a layer without a rank."""
 WIDTH, TOP, BARS, SPECTRA, FOOT, LEFT = 1200, 56, 220, 260, 76, 64
 PAPER, INK, FAINT = (255, 255, 255), (30, 30, 36), (205, 205, 212)
-COLOURS = {"unet": (61, 107, 179), "text_encoder": (203, 108, 44), "text_encoder_2": (128, 84, 161)}
-"""Colours by component: a blue, an orange and a violet that differ in brightness too."""
+DENOISER_COLOUR = (61, 107, 179)
+TEXT_COLOURS = {"text_encoder": (203, 108, 44), "text_encoder_2": (128, 84, 161)}
+"""Colours of the text encoders by component. They and the denoiser's blue differ in brightness too."""
 DECADES = 4
 """Number of decades: singular values are plotted down to 10⁻⁴ of the largest."""
 
@@ -93,7 +94,7 @@ def plot_spectrum(layers: Sequence[LayerSpectrum]) -> Image.Image:
     for number, layer in enumerate(layers):
         left = LEFT + number * step
         right = max(left + 1, left + step - (1 if step > 3 else 0))
-        colour = COLOURS.get(layer.path.partition(".")[0], INK)
+        colour = TEXT_COLOURS.get(layer.path.partition(".")[0], DENOISER_COLOUR)
         draw.rectangle((left, TOP + BARS - BARS * layer.norm / largest, right, TOP + BARS), fill=colour)
         for row, value in enumerate(layer.values):
             top = TOP + BARS + 8 + row * (SPECTRA - 8) / rows
@@ -106,7 +107,7 @@ def plot_spectrum(layers: Sequence[LayerSpectrum]) -> Image.Image:
 def _label_blocks(
     draw: ImageDraw.ImageDraw, font: ImageFont.ImageFont | ImageFont.FreeTypeFont, paths: Sequence[str], step: float
 ) -> None:
-    """Label the UNet's blocks where they begin, unless there is no room."""
+    """Label the denoiser's blocks where they begin, unless there is no room."""
     taken = 0.0
     for number, name in enumerate(map(block_of, paths)):
         left = LEFT + number * step
@@ -118,9 +119,9 @@ def _label_blocks(
 
 
 def block_of(path: str) -> str:
-    """Return ``down 1`` for a layer in ``unet.down_blocks.1``; ``mid``; empty outside the UNet's blocks."""
+    """Return ``down 1`` for a layer in a component's ``down_blocks.1``; ``mid``; empty outside such blocks."""
     parts = path.split(".")
-    kind = parts[1].removesuffix("_blocks").removesuffix("_block") if parts[0] == "unet" and len(parts) > 2 else ""
+    kind = parts[1].removesuffix("_blocks").removesuffix("_block") if len(parts) > 2 else ""
     return {"mid": "mid"}.get(kind, f"{kind} {parts[2]}" if kind in ("down", "up") else "")
 
 
@@ -147,7 +148,7 @@ def _legend(
 ) -> None:
     left, top = LEFT, TOP + BARS + SPECTRA + 26
     for component in dict.fromkeys(layer.path.partition(".")[0] for layer in layers):
-        draw.rectangle((left, top, left + 14, top + 14), fill=COLOURS.get(component, INK))
+        draw.rectangle((left, top, left + 14, top + 14), fill=TEXT_COLOURS.get(component, DENOISER_COLOUR))
         text = component.replace("_", " ")
         draw.text((left + 20, top), text, INK, font)
         left += 44 + int(draw.textlength(text, font))

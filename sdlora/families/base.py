@@ -1,9 +1,26 @@
-"""What a family of base models can do, and all that the rest of the program knows of one."""
+"""What a family of base models declares and does; all that the rest of the program knows of one.
+
+A new family is a subclass of ``Family`` in one file or package, and one row in ``sdlora.families.FAMILIES``. It gives:
+
+1. Class attributes, read before any model is loaded: ``name`` and ``title``; ``components`` (the folders of a model,
+   the only classes that may be loaded from each, and the layers that each target group of ``adapters.targets`` means
+   there); which of them is the ``denoiser``; ``latent_channels``; the ``pipelines`` by which a folder is recognised,
+   with ``matches_config`` where another family has the same; ``single_file_prefixes`` and ``matches_single_file`` if it
+   comes in single files.
+2. ``load``, and with single files ``load_single_file``, which return the loaded family.
+3. The attributes and abstract methods of a loaded model: its modules, its noise process (a ``NoiseProcess`` of its own
+   if ``DDPMProcess`` does not describe it), how texts are read and images encoded and decoded, the prediction, the
+   pipeline for sampling, and what prediction and decoding take of memory.
+
+Modules that declare a family import torch and diffusers inside functions, since settings are checked against the
+declarations.
+"""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 if TYPE_CHECKING:
     import torch
@@ -11,38 +28,62 @@ if TYPE_CHECKING:
 
     from sdlora.diffusion.process import NoiseProcess
 
-PredictionType = Literal["epsilon", "v_prediction"]
+
+@dataclass(frozen=True)
+class Component:
+    """A folder of a model in diffusers' layout, and the classes that may be loaded from it."""
+
+    library: str
+    """``diffusers`` or ``transformers``."""
+    classes: tuple[str, ...]
+    weights: bool = True
+    """Whether it is a module with weights; a tokenizer is not."""
+    target_groups: Mapping[str, str] = field(default_factory=dict)
+    """Regular expressions of the layers of each target group, on whole paths within the component. Empty for a
+    component that takes no adapter."""
+
+
+TOKENIZER = Component("transformers", ("CLIPTokenizer", "CLIPTokenizerFast"), weights=False)
+CLIP_TARGETS = {
+    "cross-attention": r".*\.self_attn\.(q|k|v|out)_proj",
+    "attention": r".*\.self_attn\.(q|k|v|out)_proj",
+    "attention+ff": r".*\.(self_attn\.(q|k|v|out)_proj|mlp\.fc[12])",
+    "linear": r".*\.(self_attn\.(q|k|v|out)_proj|mlp\.fc[12])",
+    "linear+conv": r".*\.(self_attn\.(q|k|v|out)_proj|mlp\.fc[12])",
+    "ia3": r".*\.(self_attn\.[kv]_proj|mlp\.fc2)",
+}
+"""Target groups of CLIP's text encoders."""
 
 
 @dataclass(frozen=True)
 class Conditioning:
-    """What steers the UNet: ``text`` (B, L, D), and what some families add to it."""
+    """Conditions of the denoiser: ``text`` (B, L, D), and what some families add to it."""
 
     text: "torch.Tensor"
     pooled: "torch.Tensor | None" = None
-    """(B, P): the text as a whole, which SDXL's UNet is told too."""
+    """(B, P): one vector for the text, which some denoisers read too."""
 
     def tensors(self) -> "dict[str, torch.Tensor]":
-        """Its tensors by name: ``Conditioning(**parts)`` is the same again."""
+        """Return its tensors by name; ``Conditioning(**tensors)`` restores it."""
         return {"text": self.text} if self.pooled is None else {"text": self.text, "pooled": self.pooled}
 
     def to(self, *to: Any) -> "Conditioning":
-        """The same on a device, or in a precision."""
+        """Return it on a device, or in a precision."""
         return Conditioning(**{name: tensor.to(*to) for name, tensor in self.tensors().items()})
 
-    def select_rows(self, numbers: Sequence[int]) -> "Conditioning":
-        """The batch of these rows, each as often as it is named.
+    def select_rows(self, rows: Sequence[int]) -> "Conditioning":
+        """Return the batch of these ``rows``, each as often as it is named.
 
         Stacked, not indexed: indexing adds gradients up in the order in which threads come, which changes their bits.
         """
         import torch
 
         parts = self.tensors().items()
-        return Conditioning(**{name: torch.stack([tensor[number] for number in numbers]) for name, tensor in parts})
+        return Conditioning(**{name: torch.stack([tensor[row] for row in rows]) for name, tensor in parts})
 
     @staticmethod
     def cat(several: "Sequence[Conditioning]") -> "Conditioning":
-        """One batch of ``several``, in their order."""
+        """Return one batch of ``several``, in their order."""
         import torch
 
         parts = [one.tensors() for one in several]
@@ -50,7 +91,7 @@ class Conditioning:
 
 
 def to_device_async(tensor: "torch.Tensor", device: "torch.device") -> "torch.Tensor":
-    """``tensor`` on ``device``, without waiting for what that still computes (CUDA: from pinned memory alone)."""
+    """Return ``tensor`` on ``device`` without waiting for the device's queue (CUDA: from pinned memory alone)."""
     if device.type == "cuda" and tensor.device.type == "cpu":
         return tensor.pin_memory().to(device, non_blocking=True)
     return tensor.to(device)
@@ -59,37 +100,64 @@ def to_device_async(tensor: "torch.Tensor", device: "torch.device") -> "torch.Te
 class Family(ABC):
     """A loaded base model of one family.
 
-    Pixels are (B, 3, H, W) in [-1, 1]; latents (B, 4, H / factor, W / factor) carry the VAE's
-    scaling factor already; timesteps are (B,) int64.
+    Pixels are (B, 3, H, W) in [-1, 1]; latents (B, ``latent_channels``, H / ``latent_factor``, W / ``latent_factor``)
+    have the VAE's scaling factor applied; times are (B,), as ``process`` samples them.
     """
 
     name: ClassVar[str]
-    """The family's key in ``FAMILIES``."""
-    parts: ClassVar[tuple[str, ...]] = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
-    """The folders of a model in diffusers' layout."""
+    """Key in ``FAMILIES``."""
+    title: ClassVar[str]
+    """Name for people."""
+    components: ClassVar[Mapping[str, Component]]
+    """Components by the name of their folder; a folder ``scheduler`` is beside them."""
+    denoiser: ClassVar[str]
+    """Name of the component that predicts."""
+    latent_channels: ClassVar[int]
+    pipelines: ClassVar[tuple[str, ...]]
+    """Pipeline classes that ``model_index.json`` of such a model may name."""
+    single_file_prefixes: ClassVar[Mapping[str, str | tuple[str, ...]]] = {}
+    """Beginnings of the tensors' names of each component in single files of the original layout."""
     vae_fp16_ok: ClassVar[bool] = True
     """Whether the VAE works in half precision: SDXL's own gives infinite values there, and stays in float32."""
+
     source: str
-    """Where it came from, as the user wrote it."""
+    """Base model as the user wrote it."""
     fingerprints: Mapping[str, str]
-    """A hash of the weights of each component (``unet``, ``vae``, ``text_encoder``): caches are kept by it."""
-    prediction_type: PredictionType
+    """Hash of each component's weights, the VAE's among them; caches are keyed by it."""
     native_size: int
-    """Side in pixels of the pictures that the model was trained on."""
+    """Side in pixels of the images that the model was trained on."""
     latent_factor: int
     """Pixels per latent, along each side."""
     size_step: int
-    """Sides of pictures are multiples of this: the VAE's factor times the UNet's."""
+    """Number of pixels of which an image's sides are multiples."""
+
+    @classmethod
+    def matches_config(cls, denoiser: Mapping[str, Any]) -> bool:
+        """Return whether a folder with one of ``pipelines`` and this config of the denoiser is of this family."""
+        return True
+
+    @classmethod
+    def matches_single_file(cls, header: Mapping[str, Any]) -> bool:
+        """Return whether a safetensors file with this ``header`` is of this family."""
+        return False
+
+    @classmethod
+    @abstractmethod
+    def load(cls, folder: Path | str, source: str, schedule: Mapping[str, Any] | None = None, **options: Any) -> Self:
+        """Load a diffusers folder.
+
+        ``schedule`` replaces entries of the scheduler's config; ``options`` go to ``from_pretrained``.
+        """
 
     @property
     @abstractmethod
     def models(self) -> dict[str, "nn.Module"]:
-        """What adapters may go into, by component: ``unet``, ``text_encoder``, ..."""
+        """Modules that adapters may go into, by component: the denoiser and the text encoders."""
 
     @property
     @abstractmethod
     def vae(self) -> "nn.Module":
-        """The autoencoder between pixels and latents. No adapter goes into it."""
+        """Autoencoder between pixels and latents. No adapter goes into it."""
 
     @property
     @abstractmethod
@@ -99,83 +167,124 @@ class Family(ABC):
     @property
     @abstractmethod
     def scheduler_config(self) -> dict[str, Any]:
-        """The model's own scheduler configuration (betas, prediction type), as diffusers keeps it."""
+        """Scheduler configuration of the model (betas, prediction type), as diffusers keeps it."""
 
     @abstractmethod
     def tokenize(self, prompts: Sequence[str]) -> "torch.Tensor":
-        """Token ids (B, L) int64 on the CPU, cut or padded to the text encoder's length."""
+        """Return token ids (B, L) int64 on the CPU, cut or padded to the text encoder's length."""
 
     @abstractmethod
     def bare_token_ids(self, text: str) -> list[int]:
-        """The token ids of ``text`` alone: neither cut nor padded, without the marks of beginning and end."""
+        """Return the token ids of ``text`` alone: neither cut nor padded, without start and end tokens."""
 
     @abstractmethod
     def build_input_ids(self, tokens: Sequence[int]) -> "torch.Tensor":
-        """Token ids (1, L) int64 of bare ``tokens``, at most L - 2, with marks and padding as ``tokenize`` has them."""
+        """Return token ids (1, L) int64 of at most L - 2 bare ``tokens``, with start, end and padding as ``tokenize``
+        has them.
+        """
 
     @property
     @abstractmethod
     def text_layers(self) -> int:
-        """The most that ``clip_skip`` can be: so many layers of text can be read."""
+        """Number of text layers that can be read, the most that ``clip_skip`` can be."""
 
     @abstractmethod
     def encode_text(self, ids: "torch.Tensor", clip_skip: int = 1) -> Conditioning:
-        """What the UNet reads of token ``ids`` (B, L) int64: ``text`` is (B, L, D). Gradients flow if it trains.
+        """Encode token ``ids`` (B, L) int64 for the denoiser: ``text`` is (B, L, D). Gradients flow if it trains.
 
         ``clip_skip`` is the layer that is read, counted back from the one that the base was trained with, which is 1.
         """
 
     @abstractmethod
     def encode_images(self, pixels: "torch.Tensor") -> tuple["torch.Tensor", "torch.Tensor"]:
-        """Mean and standard deviation of the latents, both (B, 4, H / factor, W / factor), scaled."""
+        """Return mean and standard deviation of the images' latents, both in the latents' shape, float32, scaled."""
+
+    @abstractmethod
+    def decode(self, latents: "torch.Tensor") -> "torch.Tensor":
+        """Return pixels in about [-1, 1], float32. Raises NonFiniteError if the VAE gives no numbers."""
 
     @abstractmethod
     def predict(
         self,
         latents: "torch.Tensor",
-        timesteps: "torch.Tensor",
+        times: "torch.Tensor",
         conditioning: Conditioning,
         size_and_crop: "torch.Tensor | None" = None,
     ) -> "torch.Tensor":
-        """The UNet's prediction for noisy ``latents``, of their shape.
+        """Return the denoiser's prediction for noisy ``latents``, of their shape.
 
-        ``size_and_crop`` (B, 4) int64 is for families that are told it: height and width in pixels of the pictures
-        before they were cut, and top and left of the cut in the scaled picture. None: they are whole.
+        ``size_and_crop`` (B, 4) int64 is for denoisers that read it: height and width in pixels of the images before
+        they were cut, and top and left of the cut in the scaled image. None: they are uncut.
         """
 
     @abstractmethod
     def pipeline_kwargs(self, wanted: Conditioning, unwanted: Conditioning | None) -> dict[str, Any]:
-        """What a prompt and, with guidance, a negative prompt are to a call of ``pipeline``."""
+        """Return the arguments of ``pipeline``'s call for a prompt and, with guidance, a negative prompt."""
 
     @abstractmethod
     def pipeline(self, scheduler: Any) -> Any:
-        """A diffusers pipeline over these very modules (nothing is copied) with ``scheduler``."""
+        """Return a diffusers pipeline over these very modules (nothing is copied) with ``scheduler``."""
+
+    @abstractmethod
+    def prediction_bytes(self, width: int, height: int, batch: int) -> int:
+        """Estimate the bytes that predicting ``batch`` images of ``width`` x ``height`` pixels takes beside weights."""
+
+    @abstractmethod
+    def decode_bytes(self, width: int, height: int) -> int:
+        """Estimate the bytes that decoding an image of ``width`` x ``height`` pixels, or a tile, takes."""
+
+    @property
+    @abstractmethod
+    def tile_size(self) -> int:
+        """Side in pixels of the largest image that the VAE decodes as one tile."""
+
+    @property
+    def prediction_type(self) -> str:
+        """What the denoiser predicts, as diffusers' schedulers call it."""
+        return self.process.prediction_type
 
     @property
     def fingerprint(self) -> str:
-        """A hash of all the weights that decide a picture."""
+        """Hash of all weights that decide an image."""
         from hashlib import sha256
 
         return sha256("".join(f"{k}={v};" for k, v in sorted(self.fingerprints.items())).encode()).hexdigest()
 
     @property
+    def denoiser_module(self) -> Any:
+        """Module that predicts."""
+        return self.models[self.denoiser]
+
+    @property
+    def text_encoders(self) -> dict[str, "nn.Module"]:
+        """Modules that read texts, by component."""
+        return {name: module for name, module in self.models.items() if name != self.denoiser}
+
+    @property
     def device(self) -> "torch.device":
-        return next(self.models["unet"].parameters()).device
+        """Device of the denoiser."""
+        return next(self.denoiser_module.parameters()).device
+
+    @property
+    def dtype(self) -> "torch.dtype":
+        """Precision of the denoiser."""
+        # Not diffusers' ``dtype``, which walks over every layer: several milliseconds a step.
+        return next(weight.dtype for weight in self.denoiser_module.parameters() if weight.is_floating_point())
 
     def to(self, device: "torch.device | str | None" = None, dtype: "torch.dtype | None" = None) -> "Family":
         """Move every module; ``dtype`` changes the base weights' precision. Call it before adapters go in."""
         for module in (*self.models.values(), self.vae):
-            own = next(module.parameters())
-            stays = dtype in (None, own.dtype) or (module is self.vae and not self.vae_fp16_ok)
-            module.to(device or own.device, *(() if stays else (dtype,)))
+            weight = next(module.parameters())
+            stays = dtype in (None, weight.dtype) or (module is self.vae and not self.vae_fp16_ok)
+            module.to(device or weight.device, *(() if stays else (dtype,)))
         return self
 
 
 def weights_fingerprint(module: "nn.Module") -> str:
-    """SHA-256 over each weight's name and shape and 64 of its values, evenly spread.
+    """Return SHA-256 over each weight's name and shape and 64 of its values, evenly spread.
 
-    Whole files would take minutes on a full-size model; a fine-tune changes every layer, so a
-    sample tells two models apart as surely.
+    Whole files would take minutes on a full-size model; a fine-tune changes every layer, so a sample tells two models
+    apart as surely.
     """
     import hashlib
 
@@ -185,8 +294,8 @@ def weights_fingerprint(module: "nn.Module") -> str:
     for name, tensor in sorted(module.state_dict().items()):
         values = tensor.detach().flatten()
         count = min(64, values.numel())
-        places = [place * (values.numel() - 1) // max(count - 1, 1) for place in range(count)]
-        sample = values[torch.tensor(places, dtype=torch.int64, device=values.device)]
+        indices = [index * (values.numel() - 1) // max(count - 1, 1) for index in range(count)]
+        sample = values[torch.tensor(indices, dtype=torch.int64, device=values.device)]
         digest.update(f"{name}{tuple(tensor.shape)}".encode())
         digest.update(sample.float().cpu().numpy().tobytes())
     return digest.hexdigest()

@@ -1,4 +1,4 @@
-"""The models folders: base models that lie there are known by their names."""
+"""Base models by name: bundled ones, those in the models folders, and what else ``model.base`` can be."""
 
 import os
 import re
@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from sdlora.errors import FormatError, ModelError, SdloraError
 from sdlora.families import FAMILIES, single_file
@@ -16,78 +16,75 @@ from sdlora.families.single_file import config_folder, family_of_complete_file
 from sdlora.filesystem.paths import PICKLES, default_data_dir, existing_path
 from sdlora.formatting import did_you_mean
 
-if TYPE_CHECKING:
-    pass
-
 VARIABLE = "SDLORA_MODELS"
 MOST = 2000
-"""Files and folders of a models folder that are looked at."""
+"""Most files and folders of a models folder that are examined."""
 LEADS_OUT = f"is a link that leads out of the models folder; put the folder that it leads to into ${VARIABLE}"
 ENDING = ".safetensors"
 
 
 @dataclass(frozen=True)
 class ModelEntry:
-    """A base model in a models folder; or what looks like one, with the ``problem`` that it has."""
+    """A base model in a models folder, or what looks like one, with its ``problem``."""
 
     name: str
-    """Its path in the models folder, without the ending."""
+    """Path in the models folder, without the suffix."""
     path: Path
     family: str = ""
     native_size: int = 0
-    """Side in pixels."""
+    """Side in pixels of the images that it was trained on."""
     bytes: int = 0
     problem: str = ""
 
 
 def model_folders(data_dir: Path | None = None) -> list[Path]:
-    """The models folders that there are: those of ``$SDLORA_MODELS``, then ``models`` in the data folder."""
+    """Return the models folders that exist: those of ``$SDLORA_MODELS``, then ``models`` in the data folder."""
     named = [Path(name.strip()) for name in os.environ.get(VARIABLE, "").split(os.pathsep) if name.strip()]
-    places = map(existing_path, (*named, (data_dir or default_data_dir()) / "models"))
-    return [*dict.fromkeys(place.resolve() for place in places if place is not None and place.is_dir())]
+    folders = map(existing_path, (*named, (data_dir or default_data_dir()) / "models"))
+    return [*dict.fromkeys(folder.resolve() for folder in folders if folder is not None and folder.is_dir())]
 
 
-def find_model(name: str, places: Sequence[Path]) -> Path | None:
-    """Where the model called ``name`` lies, in the first of the models folders that has it."""
+def find_model(name: str, folders: Sequence[Path]) -> Path | None:
+    """Return the path of the model called ``name`` in the first of the models folders that has it."""
     if not 1 <= len(Path(name).parts) <= 2:
         return None
-    for place in places:
+    for folder in folders:
         for ending in ("", ENDING):
-            path = existing_path(f"{name}{ending}", place)
-            if path is not None and _is_model(path) and _lies_in(path, place):
+            path = existing_path(f"{name}{ending}", folder)
+            if path is not None and _is_model(path) and _lies_in(path, folder):
                 return path
     return None
 
 
-def list_models(places: Sequence[Path]) -> list[ModelEntry]:
-    """What lies in the models folders, by name, what cannot be used last. Of two of one name the first is had."""
+def list_models(folders: Sequence[Path]) -> list[ModelEntry]:
+    """List the models in the models folders by name, unusable ones last. The first of two with one name counts."""
     found: dict[str, ModelEntry] = {}
-    for place in places:
-        for path in _models(place):
-            relative = path.relative_to(place).as_posix()
+    for folder in folders:
+        for path in _models(folder):
+            relative = path.relative_to(folder).as_posix()
             name = relative.removesuffix(ENDING)
             taken = name in found and found[name].path.parent == path.parent  # a folder of the file's name
             name = relative if taken else name
             found.setdefault(
-                name, inspect_model(path, name) if _lies_in(path, place) else ModelEntry(name, path, problem=LEADS_OUT)
+                name, inspect_model(path, name) if _lies_in(path, folder) else ModelEntry(name, path, problem=LEADS_OUT)
             )
     return sorted(found.values(), key=lambda one: (bool(one.problem), one.name.lower()))
 
 
-def _models(place: Path) -> Iterator[Path]:
-    """What could be models at most two levels deep, folders first, among the first ``MOST`` entries."""
-    waiting, left = [place], MOST
+def _models(root: Path) -> Iterator[Path]:
+    """Yield possible models at most two levels deep, folders first, among the first ``MOST`` entries."""
+    waiting, left = [root], MOST
     while waiting and left:
         folder = waiting.pop(0)
         entries = _entries(folder)[:left]
         left -= len(entries)
         yield from (path for path in entries if _is_model(path) or path.suffix.lower() == ".ckpt")
-        if folder == place:
+        if folder == root:
             waiting += [path for path in entries if path.is_dir() and not path.is_symlink() and not _is_model(path)]
 
 
 def _entries(folder: Path) -> list[Path]:
-    """What a folder holds, folders first, without what is hidden or may not be seen."""
+    """Return a folder's entries, folders first, without hidden or inaccessible ones."""
     try:
         seen = [path for path in folder.iterdir() if not path.name.startswith(".")]
         return sorted(seen, key=lambda path: (not path.is_dir(), path.name))
@@ -101,12 +98,12 @@ def _is_model(path: Path) -> bool:
     return (path / "model_index.json").is_file()
 
 
-def _lies_in(path: Path, place: Path) -> bool:
-    return path.resolve().is_relative_to(place)
+def _lies_in(path: Path, folder: Path) -> bool:
+    return path.resolve().is_relative_to(folder)
 
 
 def inspect_model(path: Path, name: str) -> ModelEntry:
-    """What ``path`` is, from its configs or its header."""
+    """Describe the model at ``path`` from its configs or its header."""
     if path.suffix.lower() == ".ckpt":
         return ModelEntry(name, path, problem="can run code when it is opened; convert it to .safetensors")
     files = [path] if path.is_file() else sorted(path.glob("*/*.safetensors"))
@@ -120,7 +117,7 @@ def inspect_model(path: Path, name: str) -> ModelEntry:
 
 @lru_cache(maxsize=256)
 def _family_and_size(path: Path, stamp: int) -> tuple[str, int]:
-    """The family and the native size in pixels, read anew where ``stamp`` changed. Raises SdloraError."""
+    """Return family and native size in pixels, read again if ``stamp`` changed. Raises SdloraError."""
     if path.is_file():
         family = family_of_complete_file(path)
         return family, folder_size(config_folder(family))
@@ -128,7 +125,7 @@ def _family_and_size(path: Path, stamp: int) -> tuple[str, int]:
 
 
 def bundled_bases() -> list[str]:
-    """The bundled base models that are there."""
+    """Return the bundled base models that are installed."""
     return [name for name, folder in BUNDLED.items() if (folder / "model_index.json").is_file()]
 
 
@@ -138,14 +135,14 @@ HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 @dataclass(frozen=True)
 class ModelSource:
-    """Where a base model lies: a bundled or own folder, one file, or a repository of the hub."""
+    """Location of a base model: a folder, one file, or a repository of the hub."""
 
     kind: Literal["folder", "file", "hub"]
     location: str
 
 
 def locate_base(base: str) -> ModelSource:
-    """Decide what ``base`` names, without loading it. Raises ModelError if it can be nothing."""
+    """Decide what ``base`` names, without loading it. Raises ModelError if it names nothing."""
     if base in BUNDLED:
         return ModelSource("folder", str(BUNDLED[base]))
     path, suffix = existing_path(base), Path(base).suffix.lower()
@@ -164,15 +161,15 @@ def locate_base(base: str) -> ModelSource:
 
 
 def _hint(base: str) -> str:
-    """The nearest name that there is, or what can be given."""
+    """Return the nearest existing name, or the kinds of values."""
     names = [*BUNDLED, *(found.name for found in list_models(model_folders()))]
     return did_you_mean(base, names, f"give {', '.join(BUNDLED)}, a folder, a .safetensors file or a hub id")
 
 
 def native_size(base: str) -> int:
-    """The side in pixels that ``base`` draws best, as far as can be told without loading it.
+    """Return the native size in pixels of ``base``, as far as it is known without loading it.
 
-    Raises ModelError for what can be no base model.
+    Raises ModelError for what cannot be a base model.
     """
     source = locate_base(base)
     if source.kind == "hub":
@@ -184,7 +181,7 @@ def native_size(base: str) -> int:
 
 
 def family_of(base: str) -> str:
-    """The family of ``base`` without loading it: of a hub id, as its name suggests; empty for what cannot be told."""
+    """Return the family of ``base`` without loading it; guess a hub id's from its name; empty if it is unknown."""
     with suppress(ModelError, FormatError):
         source = locate_base(base)
         if source.kind == "folder":

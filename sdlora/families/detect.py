@@ -1,5 +1,6 @@
-"""Which family a folder or a file is of, and how large it draws, from its configs or its header alone."""
+"""Family and native size of a folder or a file, from its configs or its header alone."""
 
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -11,80 +12,88 @@ from sdlora.filesystem.reading import read_json
 from sdlora.filesystem.safetensors_header import read_safetensors_header
 from sdlora.formatting import one_line
 
-PIPELINES = {
-    "StableDiffusionPipeline": "sd1",
-    "StableDiffusionXLPipeline": "sdxl",
-    "StableDiffusionInpaintPipeline": "inpainting",
-    "StableDiffusionXLInpaintPipeline": "inpainting",
-}
-UNET = "model.diffusion_model."
-"""What the names of a UNet's tensors begin with in a single file."""
-BARE_UNETS = ("input_blocks.", "down_blocks.")
-"""What they begin with in files that hold nothing else: of the original layout, and of diffusers'."""
-ATTENTION = f"{UNET}input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight"
-"""Of the first level's text attention, which SDXL has not."""
+INPAINTING = ("StableDiffusionInpaintPipeline", "StableDiffusionXLInpaintPipeline")
+"""Pipelines that are recognised, to name them, and not served."""
+INPAINTING_CHANNELS = 9
+"""Input channels of an inpainting UNet: latents, masked latents and mask."""
+UNET_PREFIX = "model.diffusion_model."
+"""Beginning of the names of a UNet's tensors in a single file."""
+BARE_UNET_PREFIXES = ("input_blocks.", "down_blocks.")
+"""The same in files that hold nothing else: of the original layout, and of diffusers'."""
+FIRST_ATTENTION = f"{UNET_PREFIX}input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight"
+"""Text attention of the first level, which SDXL lacks."""
 USUAL_SIZE = 512
 
 
 def detect_folder(folder: Path) -> str:
-    """The family of a diffusers folder, from its ``model_index.json`` and its UNet's config.
+    """Return the family of a diffusers folder, from its ``model_index.json`` and its denoiser's config.
 
     Raises ModelError if it is no such folder, or not one of data alone (``require_data_only``).
     """
     index = read_index(folder)
     require_data_only(folder, index)
-    family = PIPELINES.get(index.get("_class_name", ""), "")
-    if not (folder / "unet" / "config.json").exists():
-        raise ModelError(f"{folder}: the part unet is missing (no unet/config.json)")
-    unet = read_config(folder / "unet" / "config.json")
-    if unet.get("in_channels") == 9:
+    pipeline = index.get("_class_name")
+    families = [family for family in FAMILIES.values() if pipeline in family.pipelines]
+    denoiser = (families or [*FAMILIES.values()])[0].denoiser
+    if not (folder / denoiser / "config.json").exists():
+        raise ModelError(f"{folder}: the part {denoiser} is missing (no {denoiser}/config.json)")
+    config = read_config(folder / denoiser / "config.json")
+    if pipeline in INPAINTING or config.get("in_channels") == INPAINTING_CHANNELS:
         return "inpainting"
-    if family == "sd1" and (unet.get("use_linear_projection") or unet.get("cross_attention_dim") == 1024):
-        return "sd2"  # SD 1.x projects with convolutions.
-    return family or one_line(index.get("_class_name"), 60)
+    return next((family.name for family in families if family.matches_config(config)), one_line(pipeline, 60))
 
 
 def detect_file(file: Path) -> str:
-    """The family of a single-file checkpoint of the original layout, from its tensors' names and shapes.
+    """Return the family of a single-file checkpoint, from its tensors' names and shapes.
 
-    Raises ModelError if it holds no UNet beside other parts, FormatError if it is no safetensors file.
+    Raises ModelError if it holds no denoiser beside other components, FormatError if it is no safetensors file.
     """
     header = read_safetensors_header(file)
-    if not any(key.startswith(UNET) for key in header):
-        if any(key.startswith(BARE_UNETS) for key in header):
-            raise ModelError(f"{file}: holds a UNet alone; give a file that holds the text encoder and the VAE too")
-        raise ModelError(f"{file}: holds no diffusion model ({UNET}* tensors); is it an adapter?")
-    channels = _shape(header, f"{UNET}input_blocks.0.0.weight", 4)[1]
+    found = next((family.name for family in FAMILIES.values() if family.matches_single_file(header)), "")
+    if found := found or sgm_family(header):
+        return found
+    if any(key.startswith(BARE_UNET_PREFIXES) for key in header):
+        raise ModelError(f"{file}: holds a UNet alone; give a file that holds the text encoder and the VAE too")
+    raise ModelError(f"{file}: holds no diffusion model ({UNET_PREFIX}* tensors); is it an adapter?")
+
+
+def sgm_family(header: Mapping[str, Any]) -> str:
+    """Return the family of a file of Stable Diffusion's original layout, served or not; empty for any other file."""
+    if not any(key.startswith(UNET_PREFIX) for key in header):
+        return ""
+    channels = _shape(header, f"{UNET_PREFIX}input_blocks.0.0.weight", 4)[1]
     if channels not in (0, 4):
-        return "inpainting" if channels == 9 else f"UNets of {channels} channels"
+        return "inpainting" if channels == INPAINTING_CHANNELS else f"UNets of {channels} channels"
     if any(key.startswith("conditioner.embedders.0.model.") for key in header):
         return "SDXL refiner"
-    pooled, attends = f"{UNET}label_emb.0.0.weight" in header, ATTENTION in header
+    pooled, attends = f"{UNET_PREFIX}label_emb.0.0.weight" in header, FIRST_ATTENTION in header
     if "conditioner.embedders.1.model.ln_final.weight" in header or (pooled and not attends):
         return "sdxl"
     if pooled:
         return "SD 2.1 unCLIP"
     openclip = any(key.startswith("cond_stage_model.model.") for key in header)
-    return "sd2" if openclip or _shape(header, ATTENTION, 2)[1] == 1024 else "sd1"
+    return "sd2" if openclip or _shape(header, FIRST_ATTENTION, 2)[1] == 1024 else "sd1"
 
 
-def require_served(family: str, place: object) -> str:
-    """``family``, if it is served. Raises ModelError that names it, and ``place``."""
+def require_served(family: str, origin: object) -> str:
+    """Return ``family``. Raises ModelError that names it and its ``origin`` if it is not served."""
     if family not in FAMILIES:
-        raise ModelError(f"{place}: is of the family {family}, which is not served yet; served: {', '.join(FAMILIES)}")
+        raise ModelError(f"{origin}: is of the family {family}, which is not served yet; served: {', '.join(FAMILIES)}")
     return family
 
 
 def folder_size(folder: Path) -> int:
-    """The side in pixels that a diffusers folder draws best; 512 where its configs do not tell."""
-    with suppress(SdloraError, ValueError, KeyError, TypeError, OverflowError):  # Loading it will say what is missing.
-        unet, vae = (read_json(folder / part / "config.json") for part in ("unet", "vae"))
-        return int(unet["sample_size"]) * 2 ** (len(vae["block_out_channels"][:MOST_LEVELS]) - 1)
+    """Return the native size in pixels of a diffusers folder; 512 where its configs do not give it."""
+    denoisers = (folder / name for name in dict.fromkeys(family.denoiser for family in FAMILIES.values()))
+    with suppress(SdloraError, StopIteration, ValueError, KeyError, TypeError, OverflowError):  # Loading names it.
+        denoiser = next(path for path in denoisers if path.is_dir())
+        config, vae = (read_json(path / "config.json") for path in (denoiser, folder / "vae"))
+        return int(config["sample_size"]) * 2 ** (len(vae["block_out_channels"][:MOST_LEVELS]) - 1)
     return USUAL_SIZE
 
 
 def hub_size(repository: str) -> int:
-    """The side in pixels that a hub's model draws best, as its name suggests."""
+    """Guess the native size in pixels of a hub's model from its name."""
     name = repository.rpartition("/")[2].lower()
     if "xl" in name:
         return 1024
@@ -92,7 +101,7 @@ def hub_size(repository: str) -> int:
     return 768 if second or "768" in name else USUAL_SIZE
 
 
-def _shape(header: dict[str, Any], name: str, dimensions: int) -> list[int]:
-    """The shape of a tensor of so many ``dimensions``; zeros if there is no such tensor."""
+def _shape(header: Mapping[str, Any], name: str, dimensions: int) -> list[int]:
+    """Return the shape of a tensor with so many ``dimensions``; zeros if there is no such tensor."""
     shape = header.get(name, {}).get("shape", [])
     return shape if isinstance(shape, list) and len(shape) == dimensions else [0] * dimensions

@@ -1,4 +1,4 @@
-"""Files of the hub, downloaded or cached, and what its refusals mean."""
+"""Files of the hub, downloaded or cached, and explanations of its errors."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +9,7 @@ from sdlora.formatting import first_line
 
 
 def fetch_files(model: Model, wanted: Sequence[str], unwanted: Sequence[str] = ()) -> Path:
-    """The folder with those files of the hub's repository ``model.base`` that patterns ask for. Raises ModelError."""
+    """Return the folder with the files of the hub's repository ``model.base`` that match. Raises ModelError."""
     from huggingface_hub import snapshot_download
 
     try:
@@ -22,18 +22,18 @@ def fetch_files(model: Model, wanted: Sequence[str], unwanted: Sequence[str] = (
 
 
 def explain_hub_error(error: BaseException, revision: str | None = None) -> str:
-    """What went wrong and what to do, from the first cause of ``error`` that the hub's library names."""
+    """Return what went wrong and what to do, from the first cause of ``error`` that the hub's library names."""
     from huggingface_hub import constants
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
-    known = {  # Gated before unknown: the one is a kind of the other.
+    messages = {  # Gated before not found: the one is a kind of the other.
         GatedRepoError: "is gated; accept its terms on the hub, then log in with `hf auth login`",
         RevisionNotFoundError: f"the hub has no revision {revision} of it; check model.revision",
         RepositoryNotFoundError: "the hub has no such model (or it is private); check the spelling",
     }
     link: BaseException | None = error
     while link is not None:
-        for kind, message in known.items():
+        for kind, message in messages.items():
             if isinstance(link, kind):
                 return message
         link = link.__cause__ or link.__context__

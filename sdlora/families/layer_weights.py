@@ -1,4 +1,4 @@
-"""Single layers of a base model, read from its files as they are wanted: the model itself is never loaded."""
+"""Single layers of a base model, read from its files on demand: the model itself is never loaded."""
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from sdlora.errors import MismatchError, ModelError
+from sdlora.families import FAMILIES, family_components
 from sdlora.families.base_models import locate_base
 from sdlora.families.hub import fetch_files
-from sdlora.families.loading import WEIGHTED
 from sdlora.families.settings import Model
 from sdlora.families.single_file import family_of_complete_file
 from sdlora.families.untrusted_folder import read_index, require_data_only
@@ -17,30 +17,24 @@ from sdlora.filesystem.safetensors_header import read_safetensors_header
 if TYPE_CHECKING:
     from torch import Tensor
 
-CLIP = {"sd1": "cond_stage_model.transformer.", "sdxl": "conditioner.embedders.0.transformer."}
-"""What stands before CLIP-L's own names in single files, by family."""
-OPENCLIP = {
-    ("sd2", "text_encoder"): "cond_stage_model.model.",
-    ("sdxl", "text_encoder_2"): "conditioner.embedders.1.model.",
-}
 PROJECTIONS = ("q_proj", "k_proj", "v_proj")
-"""In OpenCLIP one tensor, one below the other."""
+"""Projections that OpenCLIP keeps in one tensor, one below the other."""
 OPENCLIP_NAMES = {"self_attn.out_proj": "attn.out_proj", "mlp.fc1": "mlp.c_fc", "mlp.fc2": "mlp.c_proj"}
 
 
 STEM = re.compile(r"(diffusion_pytorch_model|model)(-\d+-of-\d+)?")
-"""Of the files that hold a part's weights; others beside them (``non_ema``) are other weights."""
+"""Names of the files of a component's weights; others beside them (``non_ema``) are other weights."""
 
 
 class TensorLocation(NamedTuple):
-    """Where a layer's weight lies: a file, a tensor's name in it, and which third of its rows (None: all)."""
+    """Location of a layer's weight: a file, a tensor's name in it, and one third of its rows (None: all)."""
 
     file: Path
     key: str
     third: int | None = None
 
     def read(self) -> "Tensor":
-        """The weight, in its own type. Raises ModelError if the file cannot be read."""
+        """Return the weight, in the file's precision. Raises ModelError if the file cannot be read."""
         from safetensors import SafetensorError, safe_open
 
         try:
@@ -55,14 +49,15 @@ class TensorLocation(NamedTuple):
 
 
 def locate_tensors(base: str, paths: Iterable[str]) -> dict[str, TensorLocation]:
-    """Where the weights of the layers at the classic ``paths`` lie in ``base``: a folder, a single file or a hub id.
+    """Locate the weights of the layers at the classic ``paths`` in ``base``: a folder, a single file or a hub id.
 
     Raises ModelError for what is no base, MismatchError if it has no such layer.
     """
     source = locate_base(base)
     if source.kind == "file":
         return dict(_in_file(Path(source.location), paths))
-    wanted = ("model_index.json", "*/config.json", *(f"{part}/*.safetensors" for part in WEIGHTED))
+    weighted = (name for name, component in family_components().items() if component.weights)
+    wanted = ("model_index.json", "*/config.json", *(f"{part}/*.safetensors" for part in weighted))
     unwanted = ("*/*.non_ema.*", "*/*.fp16.*")
     folder = fetch_files(Model(base=base), wanted, unwanted) if source.kind == "hub" else Path(source.location)
     require_data_only(folder, read_index(folder))
@@ -83,7 +78,7 @@ def _in_folder(folder: Path, paths: Iterable[str]) -> Iterator[tuple[str, Tensor
 
 
 def _keys(part: Path) -> dict[str, Path]:
-    """Which file holds which tensor: those that diffusers loads, or where there are none their fp16 variant."""
+    """Return files by tensor: those that diffusers loads, or where there are none their fp16 variant."""
     files = sorted(part.glob("*.safetensors"))
     plain = [file for file in files if STEM.fullmatch(file.stem)]
     narrow = [file for file in files if STEM.fullmatch(file.stem.replace(".fp16", "", 1))]
@@ -93,26 +88,30 @@ def _keys(part: Path) -> dict[str, Path]:
 def _in_file(file: Path, paths: Iterable[str]) -> Iterator[tuple[str, TensorLocation]]:
     family, header = family_of_complete_file(file), read_safetensors_header(file)
     for path in paths:
-        place = next((TensorLocation(file, *name) for name in original_names(family, path) if name[0] in header), None)
-        if place is None:
+        location = next(
+            (TensorLocation(file, *name) for name in original_names(family, path) if name[0] in header), None
+        )
+        if location is None:
             raise MismatchError(f"{file}: has no layer {path}; the adapter is for another base")
-        yield path, place
+        yield path, location
 
 
 def original_names(family: str, path: str) -> Iterator[tuple[str, int | None]]:
-    """What a layer's weight may be called in single files of ``family``, and which third of the tensor it is."""
+    """Yield the names that a layer's weight may have in single files of ``family``, and its third of the tensor."""
     from sdlora.families.sgm_names import to_sgm
 
     component, _, rest = path.partition(".")
-    if component == "unet":
-        name = f"model.diffusion_model.{to_sgm(rest) or rest}"
+    prefix = FAMILIES[family].single_file_prefixes[component]
+    assert isinstance(prefix, str)
+    if component == FAMILIES[family].denoiser:
+        name = f"{prefix}{to_sgm(rest) or rest}"
         yield f"{name}.weight", None
         if name.endswith(".2.conv"):  # Behind a level without attention.
             yield f"{name.removesuffix('.2.conv')}.1.conv.weight", None
-    elif (family, component) in OPENCLIP:
-        yield _openclip(OPENCLIP[family, component], rest)
+    elif prefix.endswith("text_model."):
+        yield f"{prefix.removesuffix('text_model.')}{rest}.weight", None
     else:
-        yield f"{CLIP[family]}{rest}.weight", None
+        yield _openclip(prefix, rest)
 
 
 def _openclip(prefix: str, rest: str) -> tuple[str, int | None]:
@@ -125,8 +124,8 @@ def _openclip(prefix: str, rest: str) -> tuple[str, int | None]:
 
 
 def group_by_tensor(found: Mapping[str, TensorLocation]) -> dict[str, list[tuple[str, TensorLocation]]]:
-    """The layers in each tensor, by its name."""
+    """Group layers by the name of the tensor that holds them."""
     layers: dict[str, list[tuple[str, TensorLocation]]] = {}
-    for path, place in found.items():
-        layers.setdefault(place.key, []).append((path, place))
+    for path, location in found.items():
+        layers.setdefault(location.key, []).append((path, location))
     return layers

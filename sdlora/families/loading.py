@@ -1,4 +1,4 @@
-"""From what a user wrote for the base model (a name, a folder, a file, a hub id) to a loaded family."""
+"""Loading of a family from what a user wrote for the base model: a name, a folder, a file or a hub id."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sdlora.errors import ModelError, SdloraError
-from sdlora.families import FAMILIES, single_file
+from sdlora.families import FAMILIES, family_components, single_file
 from sdlora.families.clip_tokenizer import load_tokenizers
 from sdlora.families.detect import detect_folder, require_served
 from sdlora.families.hub import fetch_files
@@ -17,9 +17,6 @@ from sdlora.formatting import first_line
 if TYPE_CHECKING:
     from sdlora.families.base import Family
 from sdlora.families.base_models import locate_base
-
-WEIGHTED = ("unet", "vae", "text_encoder", "text_encoder_2")
-"""Of a family's parts those with weights."""
 
 
 def load_family(model: Model) -> "Family":
@@ -38,7 +35,7 @@ def load_family(model: Model) -> "Family":
 
 @contextmanager
 def quiet_libraries() -> Iterator[None]:
-    """No bars for what takes a second, no advice on optional packages; errors are raised as ever."""
+    """Silence progress bars and advice on optional packages; errors are raised as ever."""
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging
 
@@ -58,11 +55,12 @@ def quiet_libraries() -> Iterator[None]:
 
 def _load_folder(folder: Path, model: Model) -> "Family":
     family: Any = FAMILIES[require_served(detect_folder(folder), model.base)]
-    missing = [part for part in family.parts if not (folder / part).is_dir()]
+    missing = [part for part in (*family.components, "scheduler") if not (folder / part).is_dir()]
     if missing:
         raise ModelError(f"{model.base}: the part {', '.join(missing)} is missing in {folder}")
-    for part in (part for part in WEIGHTED if part in family.parts):
-        _require_weights(folder / part, model)
+    for name, component in family.components.items():
+        if component.weights:
+            _require_weights(folder / name, model)
     if model.variant and not any(folder.glob(f"*/*.{model.variant}[.-]*")):
         raise ModelError(f"{model.base}: has no {model.variant} weights; leave model.variant out")
     try:
@@ -74,7 +72,7 @@ def _load_folder(folder: Path, model: Model) -> "Family":
 
 
 def _require_weights(part: Path, model: Model) -> None:
-    """Raises ModelError for a part without weights that can be read safely, FormatError for a file cut short."""
+    """Raise ModelError for a part without weights that can be read safely, FormatError for a file cut short."""
     files = [*part.glob("*.safetensors")]
     if not files:
         pickled = any(part.glob("*.bin"))
@@ -89,14 +87,14 @@ def _require_weights(part: Path, model: Model) -> None:
 
 
 def _load_file(file: Path, model: Model) -> "Family":
-    """From one file of the original layout. Its configs are bundled; its vocabulary is found before it is read."""
+    """Load one file of the original layout. Its configs are bundled; its vocabulary is found before it is read."""
     name = single_file.family_of_complete_file(file)
     family: Any = FAMILIES[name]
     config = single_file.config_folder(name, model.prediction_type)
-    words = load_tokenizers(config, dict(zip(family.tokenizers, family.encoders, strict=True)), model.tokenizer)
+    tokenizers = load_tokenizers(config, dict(zip(family.tokenizers, family.encoders, strict=True)), model.tokenizer)
     try:
         return family.load_single_file(
-            file, config, words, model.base, {**single_file.marked_schedule(file), **model.schedule}
+            file, config, tokenizers, model.base, {**single_file.marked_schedule(file), **model.schedule}
         )
     except NotImplementedError as error:  # Layers of the UNet or the VAE got no weights, and cannot be moved.
         raise ModelError(
@@ -109,10 +107,11 @@ def _load_file(file: Path, model: Model) -> "Family":
 
 
 def _load_hub(model: Model) -> "Family":
-    """From a hub's repository, downloaded or cached. Only configs, the tokenizer and safetensors are fetched."""
+    """Load a hub's repository, downloaded or cached. Only configs, the tokenizer and safetensors are fetched."""
     variants = [f"*.{model.variant}.safetensors", f"*.{model.variant}-*.safetensors"] if model.variant else []
     others = () if model.variant else ("*/*.fp16.*", "*/*.fp16-*", "*/*.non_ema.*")
-    weights = [f"{part}/{ending}" for part in WEIGHTED for ending in variants or ["*.safetensors"]]
+    weighted = [name for name, component in family_components().items() if component.weights]
+    weights = [f"{part}/{ending}" for part in weighted for ending in variants or ["*.safetensors"]]
     folder = fetch_files(model, ("model_index.json", "*/*.json", "*/*.txt", *weights), others)
     with quiet_libraries():
         return _load_folder(folder, model)

@@ -1,7 +1,7 @@
-"""A base's linear layers in 8 or 4 bits each weight: a frozen model needs its weights rounded, not exact.
+"""Linear layers of a frozen base model with 8 or 4 bits per weight.
 
-The layers answer as ``nn.Linear`` does, and their ``weight`` is what the bits stand for. So every adapter method goes
-into them as into any other; it pays with a rounding of the base, and with the time to unpack a layer when it is used.
+The layers behave as ``nn.Linear`` does, and their ``weight`` is dequantized on access, so that every adapter method
+works with them. The price is a rounding of the base, and the time to unpack a layer when it is used.
 """
 
 import math
@@ -16,11 +16,11 @@ QuantizedType = Literal["int8", "nf4"]
 BLOCK = 64
 """Weights that share a scale in NF4 (arXiv:2305.14314, section 3), as in bitsandbytes and QLoRA."""
 LEVELS = 127
-"""The largest int8, which stands for the largest weight of an output."""
+"""Largest int8, to which the largest weight of an output is mapped."""
 
 
 class QuantizedLinear(nn.Linear):
-    """A frozen linear layer whose weights are kept in few bits: ``int8`` with a scale an output, or ``nf4``.
+    """A frozen linear layer with quantized weights: ``int8`` with a scale per output, or ``nf4``.
 
     ``scales`` are float32 numbers kept as bytes, so that no change of a model's precision rounds them.
     """
@@ -38,16 +38,16 @@ class QuantizedLinear(nn.Linear):
         self.register_buffer("scales", scales.float().contiguous().view(torch.uint8))
         self.bias = None if base.bias is None else nn.Parameter(base.bias.detach(), requires_grad=False)
         self.weight_dtype = base.weight.dtype
-        """The precision in which ``weight`` is told."""
+        """Precision of ``weight``."""
         self.train(base.training)
 
     @property
     def weight(self) -> torch.Tensor:  # type: ignore[override]
-        """What the bits stand for, (out, in): made anew at each look."""
+        """Dequantized weight, (out, in), computed on each access."""
         return self.unpacked(self.weight_dtype)
 
     def unpacked(self, dtype: torch.dtype) -> torch.Tensor:
-        """The weight (out, in) in ``dtype``."""
+        """Return the dequantized weight (out, in) in ``dtype``."""
         scales = self.scales.view(torch.float32)
         if self.kind == "int8":
             return self.packed.to(torch.float32).mul_(scales[:, None]).to(dtype)
@@ -71,7 +71,7 @@ class QuantizedLinear(nn.Linear):
 
 
 class _Product(torch.autograd.Function):
-    """x Wᵀ with W unpacked for the product alone: nothing but the bits is kept for the backward pass."""
+    """x Wᵀ with W unpacked for the product alone: only the packed weight is saved for the backward pass."""
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, layer: QuantizedLinear) -> torch.Tensor:
@@ -85,7 +85,7 @@ class _Product(torch.autograd.Function):
 
 @torch.no_grad()
 def quantize(model: nn.Module, kind: QuantizedType, device: torch.device) -> None:
-    """Put every linear layer of ``model`` into few bits on ``device``: one by one, so that they never lie there wide.
+    """Quantize every linear layer of ``model`` on ``device``, one by one, so that they never lie there unpacked.
 
     Raises ConfigError where bitsandbytes, which packs NF4, is not installed.
     """
@@ -98,7 +98,7 @@ def quantize(model: nn.Module, kind: QuantizedType, device: torch.device) -> Non
 
 
 def require_nf4_available() -> None:
-    """Raises ConfigError if NF4 cannot be packed here."""
+    """Raise ConfigError if bitsandbytes, which packs NF4, is not installed."""
     try:
         import bitsandbytes.functional  # noqa: F401
     except ImportError as error:
@@ -106,17 +106,17 @@ def require_nf4_available() -> None:
 
 
 def quantized_bytes(outputs: int, inputs: int, kind: QuantizedType) -> int:
-    """Bytes that a weight (outputs, inputs) takes in few bits."""
+    """Return the bytes of a quantized weight (outputs, inputs)."""
     if kind == "int8":
         return outputs * inputs + 4 * outputs
     return math.ceil(outputs * inputs / 2) + 4 * math.ceil(outputs * inputs / BLOCK)
 
 
 def _to_int8(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Each output's weights as whole numbers from -127 to 127, and what one of them stands for."""
+    """Return each output's weights as integers from -127 to 127, and their scales."""
     scales = weight.abs().amax(1) / LEVELS
-    steps = weight / scales.clamp(min=torch.finfo(torch.float32).tiny)[:, None]
-    return steps.round().clamp(-LEVELS, LEVELS).to(torch.int8), scales
+    levels = weight / scales.clamp(min=torch.finfo(torch.float32).tiny)[:, None]
+    return levels.round().clamp(-LEVELS, LEVELS).to(torch.int8), scales
 
 
 def _to_nf4(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -1,13 +1,13 @@
-"""The names of a UNet's blocks in SDXL's original code (sgm), which kohya's files of SDXL adapters keep.
+"""Names of a UNet's blocks in SDXL's original code (sgm), which kohya's files of SDXL adapters keep.
 
-The same modules are counted through there: ``down_blocks.1.attentions.0`` is ``input_blocks.4.1``. See
+The same modules are numbered throughout there: ``down_blocks.1.attentions.0`` is ``input_blocks.4.1``. See
 ``unet_config`` in diffusers' loaders/lora_conversion_utils.py and sd-scripts' library/sdxl_model_util.py.
 """
 
 import re
 
 LAYERS = 3
-"""Entries of ``input_blocks`` a level: two layers, and the way down."""
+"""Entries of ``input_blocks`` per level: two layers and the downsampler."""
 RESNET = {
     "conv1": "in_layers.2", "conv2": "out_layers.3", "time_emb_proj": "emb_layers.1",
     "conv_shortcut": "skip_connection",
@@ -21,9 +21,9 @@ STEPS = (
     "input_blocks", "middle_block", "output_blocks", "in_layers", "out_layers", "emb_layers", "skip_connection", "op",
     "out", "time_embed", "label_emb",
 )  # fmt: skip
-"""Steps of these names, beside those that diffusers has too."""
-_RESNET_BACK = {theirs: ours for ours, theirs in RESNET.items()}
-_SINGLE_BACK = {theirs: ours for ours, theirs in SINGLE.items()}
+"""Path steps of these names that diffusers lacks."""
+_RESNET_BACK = {sgm: diffusers for diffusers, sgm in RESNET.items()}
+_SINGLE_BACK = {sgm: diffusers for diffusers, sgm in SINGLE.items()}
 _BLOCK = re.compile(r"(down|up)_blocks\.(\d+)\.(attentions|resnets|downsamplers|upsamplers)\.(\d+)\.(.+)")
 _MIDDLE = re.compile(r"mid_block\.(attentions|resnets)\.(\d+)\.(.+)")
 _COUNTED = re.compile(r"(input|output)_blocks\.(\d+)\.(\d+)\.(.+)")
@@ -31,7 +31,7 @@ _COUNTED_MIDDLE = re.compile(r"middle_block\.(\d)\.(.+)")
 
 
 def to_sgm(path: str) -> str | None:
-    """A layer's path in diffusers' UNet by its original name; None for one that SDXL does not have."""
+    """Return the original name of a layer's path in diffusers' UNet; None for one that SDXL lacks."""
     if path in SINGLE:
         return SINGLE[path]
     if middle := _MIDDLE.fullmatch(path):
@@ -47,27 +47,27 @@ def to_sgm(path: str) -> str | None:
         return f"input_blocks.{LAYERS * (level + 1)}.0.op"
     if kind == "upsamplers":
         return f"output_blocks.{LAYERS * level + 2}.2.{rest}"
-    place = (
+    entry = (
         f"input_blocks.{LAYERS * level + number + 1}" if way == "down" else f"output_blocks.{LAYERS * level + number}"
     )
-    return f"{place}.1.{rest}" if kind == "attentions" else f"{place}.0.{RESNET.get(rest, rest)}"
+    return f"{entry}.1.{rest}" if kind == "attentions" else f"{entry}.0.{RESNET.get(rest, rest)}"
 
 
 def from_sgm(path: str) -> str:
-    """The same the other way; ``path`` itself where it is no original name."""
+    """Return diffusers' path of an original name; ``path`` itself if it is none."""
     if path in _SINGLE_BACK:
         return _SINGLE_BACK[path]
     if middle := _COUNTED_MIDDLE.fullmatch(path):
-        place, rest = int(middle[1]), middle[2]
+        index, rest = int(middle[1]), middle[2]
         return (
-            f"mid_block.attentions.0.{rest}" if place == 1
-            else f"mid_block.resnets.{place // 2}.{_RESNET_BACK.get(rest, rest)}"
+            f"mid_block.attentions.0.{rest}" if index == 1
+            else f"mid_block.resnets.{index // 2}.{_RESNET_BACK.get(rest, rest)}"
         )  # fmt: skip
     counted = _COUNTED.fullmatch(path)
     if counted is None:
         return path
-    way, place, part, rest = counted[1], int(counted[2]), int(counted[3]), counted[4]
-    level, number = divmod(place - 1 if way == "input" else place, LAYERS)
+    way, index, part, rest = counted[1], int(counted[2]), int(counted[3]), counted[4]
+    level, number = divmod(index - 1 if way == "input" else index, LAYERS)
     blocks = f"{'down' if way == 'input' else 'up'}_blocks.{level}"
     if way == "input" and rest == "op":
         return f"{blocks}.downsamplers.0.conv"

@@ -1,4 +1,4 @@
-"""What all Stable Diffusion models share: a VAE, CLIP text encoders, and a UNet that reads what they say."""
+"""Stable Diffusion 1 and 2, and what XL shares with them: a VAE, CLIP text encoders, and a UNet that reads both."""
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
@@ -6,25 +6,68 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-import torch
-
 from sdlora.diffusion import ZERO_SNR
-from sdlora.diffusion.ddpm import DDPMProcess
-from sdlora.errors import ModelError
-from sdlora.families.base import Conditioning, Family, to_device_async, weights_fingerprint
+from sdlora.errors import ModelError, NonFiniteError
+from sdlora.families.base import (
+    CLIP_TARGETS,
+    TOKENIZER,
+    Component,
+    Conditioning,
+    Family,
+    to_device_async,
+    weights_fingerprint,
+)
+from sdlora.families.detect import sgm_family
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
 
+    from sdlora.diffusion.ddpm import DDPMProcess
+
 DEFAULTED = "_use_default_values"
-"""In a scheduler's config: diffusers' list of the entries that nobody has given."""
+"""Entry of a scheduler's config: diffusers' list of the entries that nobody has given."""
+ATTENTION_PEAK = 48
+"""Tensors of the UNet's first width, at the size of the latents, that exist at once while it predicts: its inputs to
+the way up, a transformer block's hidden layer (8 widths), attention, and the convolutions' workspace."""
+DECODER_PEAK = 10
+"""Tensors of the decoder's second width, at the size of the image, in float32, that exist at once while it decodes."""
+
+_BLOCKS = r"(down_blocks|mid_block|up_blocks)\..*"
+_ATTENTION = r"\.attn[12]\.(to_[qkv]|to_out\.0)"
+UNET = Component(
+    "diffusers",
+    ("UNet2DConditionModel",),
+    target_groups={
+        "cross-attention": _BLOCKS + r"\.attn2\.(to_[qkv]|to_out\.0)",
+        "attention": _BLOCKS + _ATTENTION,
+        "attention+ff": rf"{_BLOCKS}({_ATTENTION}|\.ff\.net\.(0\.proj|2))",
+        "linear": _BLOCKS + r"\.?attentions\.\d+\..+",
+        "linear+conv": _BLOCKS,
+        "ia3": _BLOCKS + r"\.(attn[12]\.to_[kv]|ff\.net\.2)",
+    },
+)
+"""UNet whose group ``linear`` is what sd-scripts adapts by default (Transformer2DModel, CLIPAttention, CLIPMLP).
+
+``linear+conv`` adds the ResnetBlock2D, Downsample2D and Upsample2D that it adapts with a ``conv_dim``
+(github.com/kohya-ss/sd-scripts, networks/lora.py). ``ia3`` are keys, values and the second layer of feed-forward nets
+(arXiv:2205.05638, section 3.3)."""
+VAE = Component("diffusers", ("AutoencoderKL",))
+CLIP = Component("transformers", ("CLIPTextModel",), target_groups=CLIP_TARGETS)
+SGM_PREFIXES: Mapping[str, str | tuple[str, ...]] = {
+    "unet": "model.diffusion_model.",
+    "vae": ("first_stage_model.", "vae."),
+}
+"""``single_file_prefixes`` of all families here, text encoders left out."""
 
 
 class StableDiffusion(Family):
-    """A loaded model over a diffusers pipeline's parts. Each family says which pipeline, and how its texts are read."""
+    """A loaded model over a diffusers pipeline's components. Subclasses name the pipeline and read the texts."""
 
+    denoiser = "unet"
+    latent_channels = 4
     extras: ClassVar[Mapping[str, Any]]
-    """Arguments of the pipeline beside its parts."""
+    """Arguments of the pipeline beside its components."""
     encoders: ClassVar[tuple[str, ...]] = ("text_encoder",)
     tokenizers: ClassVar[tuple[str, ...]] = ("tokenizer",)
 
@@ -35,10 +78,11 @@ class StableDiffusion(Family):
         schedule: Mapping[str, Any] | None = None,
         fingerprints: Mapping[str, str] | None = None,
     ):
-        """``schedule`` replaces entries of the scheduler's config, such as ``prediction_type``; ``fingerprints`` are
-        given where there are no weights to take them from.
+        """Take over a pipeline's components, frozen and in evaluation mode.
 
-        Raises ModelError for a noise schedule or a prediction type that is not served.
+        ``schedule`` replaces entries of the scheduler's config, such as ``prediction_type``; ``fingerprints`` are given
+        where there are no weights to take them from. Raises ModelError for a noise schedule or a prediction type that
+        is not served.
         """
         self.source = source
         self.unet = pipeline.unet
@@ -47,7 +91,6 @@ class StableDiffusion(Family):
         self.tokenizer = pipeline.tokenizer
         self._vae = pipeline.vae
         self._scheduler_config = _with_overrides(pipeline.scheduler.config, schedule or {})
-        self.prediction_type = self._scheduler_config.get("prediction_type", "epsilon")
         _require_known_schedule(source, self._scheduler_config)
         if self._vae.config.get("latents_mean") is not None:
             raise ModelError(f"{source}: its VAE's latents have a mean of their own, which is not served yet")
@@ -56,7 +99,7 @@ class StableDiffusion(Family):
         self.size_step = self.latent_factor * 2 ** (len(self.unet.config.block_out_channels) - 1)
         if fingerprints is None:
             fingerprints = {
-                part: weights_fingerprint(module) for part, module in {**self.models, "vae": self._vae}.items()
+                name: weights_fingerprint(module) for name, module in {**self.models, "vae": self._vae}.items()
             }
         self.fingerprints = fingerprints
         for module in (*self.models.values(), self._vae):
@@ -65,11 +108,16 @@ class StableDiffusion(Family):
     @classmethod
     @abstractmethod
     def pipeline_class(cls) -> Any:
-        """The class of its pipelines."""
+        """Return the class of its pipelines."""
+
+    @classmethod
+    def matches_single_file(cls, header: Mapping[str, Any]) -> bool:
+        return sgm_family(header) == cls.name
 
     @classmethod
     def load(cls, folder: Path | str, source: str, schedule: Mapping[str, Any] | None = None, **options: Any) -> Self:
-        """From a diffusers folder; ``options`` go to ``from_pretrained``."""
+        import torch
+
         pipeline = cls.pipeline_class().from_pretrained(
             folder, dtype=torch.float32, use_safetensors=True, **cls.extras, **options
         )
@@ -77,29 +125,38 @@ class StableDiffusion(Family):
 
     @classmethod
     def load_single_file(
-        cls, file: Path, config: Path, words: Mapping[str, Any], source: str, schedule: Mapping[str, Any] | None = None
+        cls,
+        file: Path,
+        config: Path,
+        tokenizers: Mapping[str, Any],
+        source: str,
+        schedule: Mapping[str, Any] | None = None,
     ) -> Self:
-        """From one ``.safetensors`` file of the original layout, converted by diffusers after the folder ``config``.
+        """Load one ``.safetensors`` file of the original layout, converted by diffusers after the folder ``config``.
 
-        ``words`` are the tokenizers by component. Raises ModelError where the file leaves layers without weights.
+        ``tokenizers`` are given by component. Raises ModelError where the file leaves layers without weights.
         """
+        import torch
+
         pipeline = cls.pipeline_class().from_single_file(
-            str(file), config=str(config), local_files_only=True, dtype=torch.float32, **words, **cls.extras
+            str(file), config=str(config), local_files_only=True, dtype=torch.float32, **tokenizers, **cls.extras
         )
-        for part in ("unet", "vae", *cls.encoders):
-            _require_weights(source, part, getattr(pipeline, part))
+        for name in (cls.denoiser, "vae", *cls.encoders):
+            _require_weights(source, name, getattr(pipeline, name))
         return cls(pipeline, source, schedule)
 
     @property
     def models(self) -> dict[str, "nn.Module"]:
-        return {"unet": self.unet, **self._encoders}
+        return {self.denoiser: self.unet, **self._encoders}
 
     @property
     def vae(self) -> "nn.Module":
         return self._vae
 
     @cached_property
-    def process(self) -> DDPMProcess:
+    def process(self) -> "DDPMProcess":
+        from sdlora.diffusion.ddpm import DDPMProcess
+
         return DDPMProcess(self._scheduler_config)
 
     @property
@@ -108,9 +165,10 @@ class StableDiffusion(Family):
 
     @property
     def _length(self) -> int:
+        """Number of tokens that the text encoder reads."""
         return int(self._encoders["text_encoder"].config.max_position_embeddings)
 
-    def tokenize(self, prompts: Sequence[str]) -> torch.Tensor:
+    def tokenize(self, prompts: Sequence[str]) -> "torch.Tensor":
         return self.tokenizer(
             list(prompts), padding="max_length", max_length=self._length, truncation=True, return_tensors="pt"
         ).input_ids
@@ -119,87 +177,122 @@ class StableDiffusion(Family):
         ids: list[int] = self.tokenizer(text, add_special_tokens=False, verbose=False).input_ids
         return ids
 
-    def build_input_ids(self, tokens: Sequence[int]) -> torch.Tensor:
-        known = self.tokenizer
-        marked = [known.bos_token_id, *tokens, known.eos_token_id]
-        return torch.tensor([marked + [known.pad_token_id] * (self._length - len(marked))])
+    def build_input_ids(self, tokens: Sequence[int]) -> "torch.Tensor":
+        import torch
+
+        marked = [self.tokenizer.bos_token_id, *tokens, self.tokenizer.eos_token_id]
+        return torch.tensor([marked + [self.tokenizer.pad_token_id] * (self._length - len(marked))])
 
     @property
     def text_layers(self) -> int:
         return min(int(encoder.config.num_hidden_layers) for encoder in self._encoders.values())
 
-    def encode_text(self, ids: torch.Tensor, clip_skip: int = 1) -> Conditioning:
+    def encode_text(self, ids: "torch.Tensor", clip_skip: int = 1) -> Conditioning:
         encoder = self._encoders["text_encoder"]
-        ids = to_device_async(ids, encoder.device)  # Which need not be the UNet's, where parts take turns.
+        ids = to_device_async(ids, encoder.device)  # It need not be the UNet's, where components are offloaded.
         if clip_skip == 1:
             return Conditioning(encoder(ids, return_dict=True).last_hidden_state)
         hidden = encoder(ids, output_hidden_states=True, return_dict=True).hidden_states
         return Conditioning(encoder.final_layer_norm(hidden[-clip_skip]))
 
-    def encode_images(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def encode_images(self, pixels: "torch.Tensor") -> tuple["torch.Tensor", "torch.Tensor"]:
         pixels = pixels.to(self._vae.device, self._vae.dtype)
         distribution = self._vae.encode(pixels).latent_dist
         scale = self._vae.config.scaling_factor
         return distribution.mean.float() * scale, distribution.std.float() * scale
 
+    def decode(self, latents: "torch.Tensor") -> "torch.Tensor":
+        return decode_latents(self._vae, latents)
+
     def predict(
         self,
-        latents: torch.Tensor,
-        timesteps: torch.Tensor,
+        latents: "torch.Tensor",
+        times: "torch.Tensor",
         conditioning: Conditioning,
-        size_and_crop: torch.Tensor | None = None,
-    ) -> torch.Tensor:
-        # Not ``unet.dtype``, which walks over every layer: several milliseconds a step.
-        dtype = next(weight.dtype for weight in self.unet.parameters() if weight.is_floating_point())
-        told, latents = conditioning.to(dtype), latents.to(dtype)
+        size_and_crop: "torch.Tensor | None" = None,
+    ) -> "torch.Tensor":
+        dtype = self.dtype
+        conditioning, latents = conditioning.to(dtype), latents.to(dtype)
         return self.unet(
             latents,
-            timesteps,
-            told.text,
-            added_cond_kwargs=self._added_conditions(told, latents, size_and_crop),
+            times,
+            conditioning.text,
+            added_cond_kwargs=self._added_conditions(conditioning, latents, size_and_crop),
             return_dict=False,
         )[0]
 
     def _added_conditions(
-        self, told: Conditioning, latents: torch.Tensor, size_and_crop: torch.Tensor | None
-    ) -> dict[str, torch.Tensor] | None:
-        """What the UNet is told besides the text, by diffusers' names."""
+        self, conditioning: Conditioning, latents: "torch.Tensor", size_and_crop: "torch.Tensor | None"
+    ) -> "dict[str, torch.Tensor] | None":
+        """Return what the UNet reads besides the text, by diffusers' names."""
         return None
 
     def pipeline_kwargs(self, wanted: Conditioning, unwanted: Conditioning | None) -> dict[str, Any]:
         return {"prompt_embeds": wanted.text, "negative_prompt_embeds": None if unwanted is None else unwanted.text}
 
     def pipeline(self, scheduler: Any) -> Any:
-        parts = {"vae": self._vae, "unet": self.unet, **self._tokenizers, **self._encoders}
+        parts = {"vae": self._vae, **self.models, **self._tokenizers}
         return self.pipeline_class()(**parts, scheduler=scheduler, **self.extras)
 
+    def prediction_bytes(self, width: int, height: int, batch: int) -> int:
+        latents = (width // self.latent_factor) * (height // self.latent_factor)
+        return latents * batch * ATTENTION_PEAK * self.unet.config.block_out_channels[0] * self.dtype.itemsize
 
-def _require_weights(source: str, part: str, module: "nn.Module") -> None:
-    """Raises ModelError for a module of which some weights were not there: they are on the meta device still."""
-    bare = [name for name, weight in module.state_dict().items() if weight.is_meta]
-    if bare:
+    def decode_bytes(self, width: int, height: int) -> int:
+        widths = self._vae.config.block_out_channels
+        return int(width * height * DECODER_PEAK * widths[min(1, len(widths) - 1)] * 4)
+
+    @property
+    def tile_size(self) -> int:
+        return int(self._vae.tile_latent_min_size) * self.latent_factor
+
+
+def decode_latents(vae: Any, latents: "torch.Tensor") -> "torch.Tensor":
+    """Return pixels (B, 3, H, W) in about [-1, 1], float32, of scaled ``latents``.
+
+    Some decoders overflow in half precision, which shows as black images: those are decoded again in float32.
+    Raises NonFiniteError if that gives no image either.
+    """
+    import torch
+
+    latents, dtype = latents / vae.config.scaling_factor, vae.dtype
+    pixels: torch.Tensor = vae.decode(latents.to(dtype), return_dict=False)[0].float()
+    if dtype != torch.float32 and not pixels.isfinite().all():
+        try:
+            pixels = vae.to(torch.float32).decode(latents.float(), return_dict=False)[0]
+        finally:
+            vae.to(dtype)  # Widened weights narrow again to the same bits.
+    if not pixels.isfinite().all():
+        raise NonFiniteError("the base's VAE gives NaN, in float32 too: its weights are broken; take another base")
+    return pixels
+
+
+def _require_weights(source: str, name: str, module: "nn.Module") -> None:
+    """Raise ModelError for a module of which some weights are missing: they are still on the meta device."""
+    missing = [key for key, weight in module.state_dict().items() if weight.is_meta]
+    if missing:
         raise ModelError(
-            f"{source}: {len(bare)} tensors of the part {part} are missing, such as {bare[0]}; it was cut down, or "
-            "is of another architecture"
+            f"{source}: {len(missing)} tensors of the part {name} are missing, such as {missing[0]}; it was cut down, "
+            "or is of another architecture"
         )
 
 
 def _with_overrides(config: Mapping[str, Any], schedule: Mapping[str, Any]) -> dict[str, Any]:
-    """A scheduler's ``config`` with the entries of ``schedule``.
+    """Return a scheduler's ``config`` with the entries of ``schedule``.
 
-    Those are no longer among the entries that diffusers takes for unsaid, and would leave out in other schedulers.
+    Those leave the list of entries that nobody has given, which diffusers drops when it makes another scheduler.
     """
-    unsaid = [name for name in config.get(DEFAULTED, ()) if name not in schedule]
-    return {**config, **schedule, DEFAULTED: unsaid}
+    defaulted = [name for name in config.get(DEFAULTED, ()) if name not in schedule]
+    return {**config, **schedule, DEFAULTED: defaulted}
 
 
 def _require_known_schedule(source: str, config: Mapping[str, Any]) -> None:
-    """Raises ModelError for noise schedules and targets that training would silently get wrong."""
-    known = {
+    """Raise ModelError for noise schedules and targets that training would silently get wrong."""
+    served = {
         "prediction_type": ("epsilon", "v_prediction"),
         "beta_schedule": ("linear", "scaled_linear"),
     }
-    for name, values in known.items():
+    for name, values in served.items():
         if config.get(name, values[0]) not in values:
             raise ModelError(f"{source}: its scheduler's {name} is {config[name]!r}, which is not served yet")
     if "beta_start" not in config:
@@ -211,19 +304,20 @@ def _require_known_schedule(source: str, config: Mapping[str, Any]) -> None:
         )
 
 
-WITHOUT_CHECKER = {
-    "safety_checker": None,
-    "feature_extractor": None,
-    "image_encoder": None,
-    "requires_safety_checker": False,
-}
-
-
 class SD1(StableDiffusion):
-    """A loaded Stable Diffusion 1.x (or the bundled `pocket`, which is a small one)."""
+    """A loaded Stable Diffusion 1.x, or the bundled `pocket`, which is a small one."""
 
     name = "sd1"
-    extras = WITHOUT_CHECKER
+    title = "SD 1.x"
+    pipelines = ("StableDiffusionPipeline",)
+    components = {"unet": UNET, "vae": VAE, "text_encoder": CLIP, "tokenizer": TOKENIZER}
+    single_file_prefixes = {**SGM_PREFIXES, "text_encoder": "cond_stage_model.transformer.text_model."}
+    extras = {
+        "safety_checker": None,
+        "feature_extractor": None,
+        "image_encoder": None,
+        "requires_safety_checker": False,
+    }
 
     @classmethod
     def pipeline_class(cls) -> Any:
@@ -231,8 +325,22 @@ class SD1(StableDiffusion):
 
         return StableDiffusionPipeline
 
+    @classmethod
+    def matches_config(cls, denoiser: Mapping[str, Any]) -> bool:
+        return not _projects_linearly(denoiser)  # SD 1.x projects with convolutions.
+
 
 class SD2(SD1):
     """A loaded Stable Diffusion 2.0 or 2.1."""
 
     name = "sd2"
+    title = "SD 2.x"
+    single_file_prefixes = {**SGM_PREFIXES, "text_encoder": "cond_stage_model.model."}
+
+    @classmethod
+    def matches_config(cls, denoiser: Mapping[str, Any]) -> bool:
+        return _projects_linearly(denoiser)
+
+
+def _projects_linearly(unet: Mapping[str, Any]) -> bool:
+    return bool(unet.get("use_linear_projection") or unet.get("cross_attention_dim") == 1024)

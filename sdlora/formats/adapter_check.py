@@ -9,7 +9,8 @@ from sdlora.adapters.compatibility import cross_attention_width, incompatible_la
 from sdlora.adapters.state import AdapterState
 from sdlora.adapters.targets import adaptable_layers
 from sdlora.errors import FormatError, MismatchError, SdloraError
-from sdlora.formats.header_summary import FAMILY_NAMES, HeaderSummary, read_header_summary
+from sdlora.families import family_title
+from sdlora.formats.header_summary import HeaderSummary, read_header_summary
 from sdlora.formats.inspection import describe_contents
 from sdlora.formats.peft_folder import is_peft_folder
 from sdlora.formats.storage import open_adapter
@@ -59,7 +60,7 @@ def check_adapter(path: Path, base: TargetBase | None = None) -> AdapterCheck:
         card = None if is_peft_folder(path) else _summary(path)  # PEFT's folders have no header to go by.
         facts = _facts(card) if card else ()
         if base and card and card.family and base.family and card.family != base.family:
-            sentence = _wrong(FAMILY_NAMES[card.family], base.name, FAMILY_NAMES.get(base.family, ""))
+            sentence = _wrong(family_title(card.family), base.name, family_title(base.family))
             return AdapterCheck(sentence, facts=facts, base=name)
         contents = open_adapter(path)
         layers, keys = len(contents.state.modules), contents.unknown
@@ -100,7 +101,7 @@ def require_fits(path: Path, base: str) -> str:
 
 def _facts(card: HeaderSummary) -> tuple[tuple[str, str], ...]:
     found = {
-        "Family": FAMILY_NAMES.get(card.family, "not told"),
+        "Family": family_title(card.family) or "not told",
         "Base": card.base or "not told",
         "Method": card.method,
         "Rank": card.rank or "not told",

@@ -24,7 +24,6 @@ METHOD_NAMES = {
 }  # fmt: skip
 Shapes = dict[str, tuple[int, ...]]
 """Shapes of a layer's tensors, by name."""
-FAMILY_NAMES = {"sd1": "SD 1.x", "sd2": "SD 2.x", "sdxl": "SDXL"}
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ from sdlora.adapters import attach
 from sdlora.adapters.fused import FusedAdapters, fuse
 from sdlora.adapters.state import AdapterState, Scale
 from sdlora.errors import ConfigError, MismatchError
+from sdlora.families import family_title
 from sdlora.families.base import Family
 from sdlora.families.settings import Model
-from sdlora.formats.header_summary import FAMILY_NAMES
 from sdlora.formats.infer_base import infer_family, schedule_mismatch
 from sdlora.formatting import did_you_mean
 from sdlora.generation.infotext import BASE_OVERRIDES
@@ -78,11 +78,11 @@ class AdaptedModel:
             theirs, ours = infer_family(state), self.family.name
             if not theirs or theirs == ours:
                 raise
-            kinds = f"is for {FAMILY_NAMES[theirs]}, the base is {FAMILY_NAMES[ours]}"
+            kinds = f"is for {family_title(theirs)}, the base is {family_title(ours)}"
             raise MismatchError(f"{name}: {kinds}; {error}") from None
 
     def set_scale(self, name: str, scale: Scale) -> None:
-        """Change an adapter's scale: a number, or numbers by part (``{"unet.up_blocks": 0.5}``). 0 is off."""
+        """Change an adapter's scale: a number, or numbers by part (``{"text_encoder": 0.5}``). 0 is off."""
         self._require_unfused()
         adapter = self.loaded(name)
         with attach.temporary_scales(self.family.models, {name: scale}):  # Refuses what it cannot apply.

@@ -8,8 +8,8 @@ from typing import Any, Self
 from sdlora.adapters.state import Scale
 from sdlora.errors import ConfigError
 from sdlora.families.base import Family
-from sdlora.generation import lora_tags
-from sdlora.generation.samplers import require_zero_snr_support
+from sdlora.formats import lora_tags
+from sdlora.generation.samplers import require_sampler_support
 from sdlora.generation.settings import ImageSettings, SamplingSettings
 
 
@@ -46,7 +46,7 @@ class SamplingParams(ImageSettings):
                 raise ConfigError(f"{name} = {size}: this model makes multiples of {step}; take {near}")
         if params.negative and lora_tags.parse_lora_tags(params.negative).scales:
             raise ConfigError("negative: adapters are named in the prompt; move the <lora:...> tag there")
-        require_zero_snr_support(params.sampler, family.scheduler_config)
+        require_sampler_support(params.sampler, family.process)
         return params
 
 

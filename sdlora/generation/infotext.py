@@ -14,8 +14,8 @@ from typing import get_args
 
 from sdlora.errors import ConfigError, FileError
 from sdlora.families.settings import Model
+from sdlora.formats import lora_tags
 from sdlora.formatting import one_line
-from sdlora.generation import lora_tags
 from sdlora.generation.images import embedded_texts
 from sdlora.generation.samplers import canonical_sampler, split_sampler
 from sdlora.generation.settings import GenerationSettings, ImageSettings

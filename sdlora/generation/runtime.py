@@ -51,7 +51,7 @@ class Runtime:
         """
         require_supported(engine, self.device)
         if engine.attention != self.engine.attention:
-            _attend(self.family.models["unet"], engine.attention)
+            _attend(self.family.denoiser_module, engine.attention)
         if engine.offload != self.engine.offload:
             if engine.offload == "model":
                 self._offload_components()
@@ -83,10 +83,10 @@ class Runtime:
 
     def _tiles(self, width: int, height: int) -> bool:
         """Whether pictures of that size are decoded in tiles."""
-        side = memory.tile_size(self.family)
+        side = self.family.tile_size
         if self.engine.vae_tiling != "auto" or max(width, height) <= side:
             return self.engine.vae_tiling == "on"
-        needed, free = memory.decode_bytes(self.family, width, height) + memory.RESERVE, memory.free_bytes(self.device)
+        needed, free = self.family.decode_bytes(width, height) + memory.RESERVE, memory.free_bytes(self.device)
         if needed > free:
             sizes = f"{format_bytes(needed)} would be needed and {format_bytes(free)} are free"
             warnings.warn(
@@ -97,12 +97,11 @@ class Runtime:
         return needed > free
 
     def _offload_components(self) -> None:
-        """Let the parts come to the device in the order of their work: text encoders, UNet, VAE."""
+        """Let the components come to the device in the order of their work: text encoders, denoiser, VAE."""
         from accelerate import cpu_offload_with_hook
 
-        parts = dict(self.family.models)
         before = None
-        for part in (*(parts[name] for name in parts if name != "unet"), parts["unet"], self.family.vae):
+        for part in (*self.family.text_encoders.values(), self.family.denoiser_module, self.family.vae):
             _, before = cpu_offload_with_hook(part, self.device, before)
             self._hooks.append(before)
 
@@ -114,17 +113,17 @@ class Runtime:
         self.family.to(self.device)
 
 
-def _attend(unet: Any, attention: str) -> None:
-    """Switch the UNet's attention. diffusers' ``set_attention_backend`` passes over the UNets of Stable Diffusion.
+def _attend(denoiser: Any, attention: str) -> None:
+    """Switch the denoiser's attention. diffusers' ``set_attention_backend`` passes over those of Stable Diffusion.
 
     Raises ConfigError if xformers does not work here; then PyTorch's own is back.
     """
     if attention == "sdpa":
-        unet.disable_xformers_memory_efficient_attention()
+        denoiser.disable_xformers_memory_efficient_attention()
         return
     try:
-        unet.enable_xformers_memory_efficient_attention()
+        denoiser.enable_xformers_memory_efficient_attention()
     except Exception as error:  # It tries its kernels, built for one version of torch, and each fails in its own way.
-        unet.disable_xformers_memory_efficient_attention()
+        denoiser.disable_xformers_memory_efficient_attention()
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ConfigError(f"attention = xformers: does not work here ({reason}); take sdpa") from error

@@ -4,12 +4,14 @@ A sampler may be followed by a schedule type: ``DPM++ 2M Karras``. The pairs fol
 (docs/source/en/api/schedulers/overview.md). Left out: LMS and the Beta schedule, which need scipy.
 """
 
-import inspect
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sdlora.errors import ConfigError
 from sdlora.formatting import did_you_mean, one_line
+
+if TYPE_CHECKING:
+    from sdlora.diffusion.process import NoiseProcess
 
 
 class Sampler(NamedTuple):
@@ -71,35 +73,18 @@ def split_sampler(name: str) -> tuple[str, str]:
     return name.removesuffix(f" {schedule}"), schedule
 
 
-def require_zero_snr_support(name: str, config: Mapping[str, Any]) -> None:
-    """Raises ConfigError if a model's schedule, by its ``config``, ends in noise alone and sampler ``name`` cannot
-    begin there.
+def require_sampler_support(name: str, process: "NoiseProcess") -> None:
+    """Raise ConfigError, naming samplers that can, if sampler ``name`` cannot follow a model's noise ``process``."""
+    able = [name for name, sampler in SAMPLERS.items() if process.supports_scheduler(sampler.scheduler)]
+    if split_sampler(name)[0] not in able:
+        raise ConfigError(f"sampler {name!r}: cannot generate with {process.title}; take {', '.join(able)}")
+
+
+def make_scheduler(name: str, process: "NoiseProcess") -> Any:
+    """Return the diffusers scheduler for sampler ``name`` and a model's noise ``process``.
+
+    Raises ConfigError for a sampler that cannot follow it.
     """
-    import diffusers
-
-    from sdlora.diffusion import ZERO_SNR
-
-    sampler, _ = split_sampler(name)
-    if not config.get(ZERO_SNR):
-        return
-    kinds = {name: getattr(diffusers, row.scheduler) for name, row in SAMPLERS.items()}
-    able = [name for name, kind in kinds.items() if ZERO_SNR in inspect.signature(kind.__init__).parameters]
-    if sampler not in able:
-        raise ConfigError(f"sampler {name!r}: cannot draw with a zero-terminal-SNR model; take {', '.join(able)}")
-
-
-def make_scheduler(name: str, config: Mapping[str, Any]) -> Any:
-    """The diffusers scheduler for sampler ``name``, with the betas and prediction type of a model's ``config``.
-
-    Raises what ``require_able`` does.
-    """
-    import diffusers
-
-    from sdlora.diffusion import ZERO_SNR
-
-    require_zero_snr_support(name, config)
+    require_sampler_support(name, process)
     sampler, schedule = split_sampler(name)
-    options = {**SAMPLERS[sampler].options, **SCHEDULES.get(schedule, {})}
-    if config.get(ZERO_SNR):
-        options |= {"timestep_spacing": "trailing"}  # Others leave the first step out (arXiv:2305.08891, section 3.3).
-    return getattr(diffusers, SAMPLERS[sampler].scheduler).from_config(dict(config), **options)
+    return process.scheduler(SAMPLERS[sampler].scheduler, {**SAMPLERS[sampler].options, **SCHEDULES.get(schedule, {})})

@@ -2,13 +2,13 @@
 
 A picture depends on its own prompt and seed alone. Its noise comes from a generator of its own, on the CPU and in
 float32, so that a seed means the same noise on any device; prompts are encoded, and latents decoded, one by one.
-What a batch shares is the UNet, whose sums a larger batch may round differently (1e-6 on a CPU).
+A batch shares the denoiser, whose sums a larger batch may round differently (1e-6 on a CPU).
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -48,7 +48,7 @@ def sample_images(
 
     ``on_step`` gets the part done, 0 to 1, after each step, and may raise to end it. ``mix(places)`` puts the adapters
     at the scales of the pictures at ``places``: of each alone before its texts are encoded, then of those that the
-    UNet is given. Prompt and negative prompt are padded to equally many parts, with empty ones.
+    denoiser is given. Prompt and negative prompt are padded to equally many parts, with empty ones.
     Raises NonFiniteError if a picture's latents are not numbers.
     """
     alike: dict[int, list[int]] = {}
@@ -95,7 +95,7 @@ def _sample_batch(
 ) -> "list[Image.Image]":
     """One batch of ``pictures``, whose texts ``read`` (see ``_encode_prompts``) are all as long."""
     wanted, *unwanted = (Conditioning.cat(texts) for texts in zip(*read, strict=True))
-    pipeline = family.pipeline(make_scheduler(recipe.sampler, family.scheduler_config))
+    pipeline = family.pipeline(make_scheduler(recipe.sampler, family.process))
     pipeline.set_progress_bar_config(disable=True)
     generators = [torch.Generator().manual_seed(picture.seed) for picture in pictures]
     latents: torch.Tensor = pipeline(
@@ -115,35 +115,16 @@ def _sample_batch(
             "the picture came out as NaN; lower the adapters' scales, the weights in the prompt or the CFG scale, "
             "or take precision fp32"
         )
-    return [_to_image(decode_latents(family.vae, latent)) for latent in latents.split(1)]
-
-
-def decode_latents(vae: Any, latents: torch.Tensor) -> torch.Tensor:
-    """Pixels (B, 3, H, W) in about [-1, 1], float32, of scaled ``latents``.
-
-    Some decoders overflow in half precision, which shows as black pictures: those are decoded again in float32.
-    Raises NonFiniteError if that gives no picture either.
-    """
-    latents, dtype = latents / vae.config.scaling_factor, vae.dtype
-    pixels: torch.Tensor = vae.decode(latents.to(dtype), return_dict=False)[0].float()
-    if dtype != torch.float32 and not pixels.isfinite().all():
-        try:
-            pixels = vae.to(torch.float32).decode(latents.float(), return_dict=False)[0]
-        finally:
-            vae.to(dtype)  # Widened weights narrow again to the same bits.
-    if not pixels.isfinite().all():
-        raise NonFiniteError("the base's VAE gives NaN, in float32 too: its weights are broken; take another base")
-    return pixels
+    return [_to_image(family.decode(latent)) for latent in latents.split(1)]
 
 
 def _encode(family: Family, text: str, clip_skip: int) -> list[Conditioning]:
-    """What the UNet reads of each part of ``text``, in its precision: each (1, L, D), encoded on its own."""
-    unet: Any = family.models["unet"]
+    """Encode each part of ``text`` for the denoiser, in its precision: each (1, L, D), on its own."""
     room = family.build_input_ids([]).shape[1] - 2
     parts = prompt_weighting.split_chunks(prompt_weighting.parse_weights(text), family.bare_token_ids, room)
     encoded = (family.encode_text(family.build_input_ids(part.tokens), clip_skip) for part in parts)
     return [
-        replace(read, text=apply_token_weights(read.text, part.weights)).to(unet.dtype)
+        replace(read, text=apply_token_weights(read.text, part.weights)).to(family.dtype)
         for read, part in zip(encoded, parts, strict=True)
     ]
 
@@ -166,12 +147,11 @@ def apply_token_weights(vectors: torch.Tensor, weights: Sequence[float]) -> torc
 
 
 def _noise(family: Family, recipe: SamplingParams, generators: Sequence[torch.Generator]) -> torch.Tensor:
-    """(B, C, H / factor, W / factor) standard normal, on the family's device and in its UNet's precision."""
-    unet: Any = family.models["unet"]
+    """Return standard normal latents, on the denoiser's device and in its precision."""
     height, width = recipe.height // family.latent_factor, recipe.width // family.latent_factor
-    shape = (1, unet.config.in_channels, height, width)
+    shape = (1, family.latent_channels, height, width)
     noise = torch.cat([torch.randn(shape, generator=generator) for generator in generators])
-    return noise.to(family.device, unet.dtype)
+    return noise.to(family.device, family.dtype)
 
 
 def _to_image(pixels: torch.Tensor) -> "Image.Image":

@@ -19,7 +19,7 @@ from sdlora.events import OnProgress
 from sdlora.families.base import Family
 from sdlora.families.loading import load_family
 from sdlora.families.settings import Model
-from sdlora.generation import lora_tags
+from sdlora.formats import lora_tags
 from sdlora.generation.adapted_model import AdaptedModel
 from sdlora.generation.device import choose_device, choose_dtype
 from sdlora.generation.generation_spec import ImageSpec, PromptSeed, SamplingParams, batch_together
@@ -228,7 +228,8 @@ class Studio(AdaptedModel):
         """Return a prompt's ``scale`` for the components that adapter ``name`` adapts."""
         components = self.loaded(name).components
         if isinstance(scale, Mapping):
-            return {part: scale["unet" if part == "unet" else "text_encoder"] for part in components}
+            denoiser = self.family.denoiser
+            return {part: scale[lora_tags.DENOISER if part == denoiser else lora_tags.TEXT] for part in components}
         return scale
 
     def _infotext(self, spec: ImageSpec) -> str:

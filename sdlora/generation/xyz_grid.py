@@ -19,7 +19,7 @@ from sdlora.errors import ConfigError, FileError, SdloraError
 from sdlora.events import OnProgress
 from sdlora.filesystem.reading import read_json
 from sdlora.filesystem.writing import write_atomic
-from sdlora.generation import lora_tags
+from sdlora.formats import lora_tags
 from sdlora.generation.axes import AXIS_TYPES, Axis
 from sdlora.generation.settings import GenerationSettings, ImageSettings
 

@@ -107,7 +107,7 @@ class InlineInference:
         sizes = BATCHES if family.device.type == "cuda" else (1,)
         mixed = sum(size_of(Path(adapter.path).resolve()) for adapter in request.adapters)
         free, wanted = memory.free_bytes(family.device), 0
-        side = None if request.engine_settings.vae_tiling == "off" else memory.tile_size(family)
+        side = None if request.engine_settings.vae_tiling == "off" else family.tile_size
         for batch in (min(size, request.count) for size in sizes):
             wanted = memory.generation_bytes(family, width, height, batch, request.cfg > 1, side, mixed)
             if wanted <= free:

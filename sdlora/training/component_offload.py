@@ -23,11 +23,11 @@ class ComponentOffload:
 
     def for_text_encoding(self) -> None:
         """Texts are encoded next: their encoders alone."""
-        self._place(self.family.models.keys() - {"unet"})
+        self._place(set(self.family.text_encoders))
 
     def for_training(self, text: bool) -> None:
-        """The model trains next: the UNet, and where they train (``text``) the text encoders."""
-        self._place(set(self.family.models) if text else {"unet"})
+        """The model trains next: the denoiser, and where they train (``text``) the text encoders."""
+        self._place(set(self.family.models) if text else {self.family.denoiser})
 
     def for_generation(self) -> None:
         """Pictures are drawn next: all parts."""

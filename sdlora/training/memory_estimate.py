@@ -100,7 +100,7 @@ def estimate_memory(job: TrainJob, size: ImageSize, dtype: torch.dtype, on_card:
     trained = _attached(job, family)
     trains_text, shapes = bool(trained.text), [tuple(parameter.shape) for parameter in trained.parameters]
     reads = trains_text or job.data.shuffle_captions  # Shuffled, they are too many to keep.
-    texts = () if reads else family.models.keys() - {"unet"}
+    texts = () if reads else family.text_encoders
     waits = {"vae", *texts} if job.train.offload and on_card else set()
     parts = {**family.models, "vae": family.vae}
     with FakeTensorMode(allow_non_fake_inputs=True):
@@ -116,8 +116,8 @@ def estimate_memory(job: TrainJob, size: ImageSize, dtype: torch.dtype, on_card:
 def _attached(job: TrainJob, family: Family) -> prepare.TrainableAdapter:
     """The run's own adapter and layers in a ``family`` without weights."""
     if job.model.quantize is not None:
-        quantize(family.models["unet"], job.model.quantize, META)
-    gang: Any = SimpleNamespace(adopt=lambda optimizer: optimizer, device=META)
+        quantize(family.denoiser_module, job.model.quantize, META)
+    gang: Any = SimpleNamespace(prepare_optimizer=lambda optimizer: optimizer, device=META)
     none: Any = SimpleNamespace(build=lambda groups: None)  # Its state is counted apart, on real tensors.
     return prepare.attach_adapter(dataclasses.replace(job, optimizer=none), gang, family, from_file=False)
 
@@ -162,7 +162,7 @@ def _step(
     """A forward and a backward pass at ``size``, to be made; texts are read in it only where their encoder trains."""
     copies = job.train.batch_size * (2 if job.prior.weight else 1)
     side = family.latent_factor
-    latents = torch.zeros(copies, 4, size.height // side, size.width // side)
+    latents = torch.zeros(copies, family.latent_channels, size.height // side, size.width // side)
     framing = torch.zeros(copies, 4, dtype=torch.int64)
     batch = Batch(latents, latents, _captions(job), None, [*range(copies)], job.train.batch_size, framing)
     with torch.no_grad():
@@ -193,8 +193,7 @@ def _spoken(family: Family, number: int) -> Conditioning:
 
 
 def _ids(family: Family, captions: Sequence[Any]) -> torch.Tensor:
-    length: Any = family.models["text_encoder"].config.max_position_embeddings  # type: ignore[union-attr]
-    return torch.zeros(len(captions), length, dtype=torch.int64)
+    return family.build_input_ids([]).repeat(len(captions), 1)
 
 
 @torch.no_grad()
@@ -207,7 +206,7 @@ def _encode(family: Family, size: ImageSize, on_card: bool) -> None:
 def _draw(job: TrainJob, family: Family) -> None:
     """One sampling step with guidance, and a decoded picture."""
     width, height = job.sample.width or family.native_size, job.sample.height or family.native_size
-    latents = torch.zeros(2, 4, height // family.latent_factor, width // family.latent_factor)
+    latents = torch.zeros(2, family.latent_channels, height // family.latent_factor, width // family.latent_factor)
     family.predict(latents, torch.zeros(2, dtype=torch.int64), _spoken(family, 2))
     vae: Any = family.vae
     vae.decode(latents[:1].to(vae.dtype))

@@ -15,7 +15,7 @@ from sdlora.data.tensor_store import TensorStore
 from sdlora.events import report_progress, unwatched
 from sdlora.families.base import Conditioning, Family, to_device_async
 from sdlora.generation.prompt_weighting import escape_weights
-from sdlora.generation.samplers import require_zero_snr_support
+from sdlora.generation.samplers import require_sampler_support
 from sdlora.generation.settings import SamplingSettings
 from sdlora.generation.studio import Studio
 from sdlora.training.component_offload import ComponentOffload
@@ -60,7 +60,7 @@ def prepare_class_images(
 
     if missing:
         with prefix_section("prior"):
-            require_zero_snr_support(settings.sampler, family.scheduler_config)
+            require_sampler_support(settings.sampler, family.process)
     gang.barrier()  # Everyone has looked before anyone adds a picture.
     finished = class_images.generate_missing(
         shelf,

@@ -173,7 +173,7 @@ def load_base(job: TrainJob, gang: Distributed) -> Family:
     family.process.check_weighting(job.loss.weighting, job.loss.min_snr_gamma)
     require_previews(job.sample, family)
     if job.model.quantize is not None:
-        quantize(family.models["unet"], job.model.quantize, gang.device)
+        quantize(family.denoiser_module, job.model.quantize, gang.device)
     device = "cpu" if job.train.offload else gang.device
     for module in family.models.values():  # The VAE stays in float32: in float16 it can give black pictures.
         module.to(device, gang.dtype)  # Both at once, tensor by tensor: the wide weights never lie on the device.

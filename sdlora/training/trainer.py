@@ -183,7 +183,7 @@ class TrainLoop:
                 try:
                     self.turns.for_generation()
                     self.previews.draw(step, again)
-                except torch.OutOfMemoryError:  # A card that holds the UNet alone, say: no reason to end the run.
+                except torch.OutOfMemoryError:  # The device may hold the denoiser alone: no reason to end the run.
                     self.job.notice(f"no preview at step {step}: the device has too little memory for it")
                 self.turns.for_training(bool(self.trained.text) or is_live(self.ready.encode))
 

@@ -33,8 +33,8 @@ from sdlora.data.images import open_image
 from sdlora.errors import BusyError, ConfigError, SdloraError
 from sdlora.events import Event
 from sdlora.filesystem.writing import write_atomic
+from sdlora.formats.lora_tags import parse_lora_tags
 from sdlora.formatting import did_you_mean
-from sdlora.generation.lora_tags import parse_lora_tags
 from sdlora.ui.run_view import RunView, RunViews
 
 SNAPSHOT_SECONDS = 0.5

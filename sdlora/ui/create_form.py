@@ -13,9 +13,9 @@ from sdlora.api.adapters import preferred_weight, trigger_words
 from sdlora.api.generation import GenerationRequest
 from sdlora.errors import SdloraError
 from sdlora.families.settings import Model
+from sdlora.formats.lora_tags import lora_tag, parse_lora_tags
 from sdlora.formatting import one_line
 from sdlora.generation.infotext import BASE_OVERRIDES, RecalledSettings
-from sdlora.generation.lora_tags import lora_tag, parse_lora_tags
 from sdlora.generation.samplers import SAMPLERS, split_sampler
 from sdlora.generation.settings import Engine
 from sdlora.section import settings

@@ -10,7 +10,7 @@ from diffusers import DiffusionPipeline
 from sdlora.adapters import METHODS
 from sdlora.adapters.state import AdapterState, ModuleState
 from sdlora.data.images import ImageSize, size_and_crop
-from sdlora.diffusion.ddpm import alphas_cumprod
+from sdlora.diffusion.ddpm import DDPMProcess, alphas_cumprod
 from sdlora.errors import ConfigError, MismatchError, ModelError
 from sdlora.events import SampleReady, StepDone
 from sdlora.families.loading import load_family
@@ -54,7 +54,7 @@ def alone(base):
 
 def plain(pipeline, **values):
     """Generate the same with diffusers alone."""
-    pipeline.scheduler = make_scheduler("DDIM", pipeline.scheduler.config)
+    pipeline.scheduler = make_scheduler("DDIM", DDPMProcess(pipeline.scheduler.config))
     pipeline.set_progress_bar_config(disable=True)
     generator = torch.Generator().manual_seed(7)
     return pipeline(PROMPT, num_inference_steps=3, guidance_scale=7, generator=generator, **values).images[0]
@@ -256,7 +256,7 @@ def test_what_is_said_of_a_base_reaches_samplers_where_its_file_leaves_it_out(tm
     file.write_text(json.dumps(config))
     said = load_family(Model(base=str(base), prediction_type="v_prediction", zero_terminal_snr="on"))
     for sampler in ("DPM++ 2M", "Euler", "DDIM"):
-        made = make_scheduler(sampler, said.scheduler_config).config
+        made = make_scheduler(sampler, said.process).config
         assert (made.prediction_type, made.rescale_betas_zero_snr) == ("v_prediction", True)
 
 
@@ -268,8 +268,8 @@ def test_a_sampler_that_knows_no_zero_snr_is_refused(sampler):
     }  # fmt: skip
     if sampler == "Heun":
         with pytest.raises(ConfigError, match="Euler"):
-            make_scheduler(sampler, config)
+            make_scheduler(sampler, DDPMProcess(config))
     else:
-        scheduler = make_scheduler(sampler, config)
+        scheduler = make_scheduler(sampler, DDPMProcess(config))
         assert scheduler.config.rescale_betas_zero_snr
         assert scheduler.config.timestep_spacing == "trailing"

@@ -31,7 +31,7 @@ def drawn(family, side=64, studio=None, **engine):
 
 
 def test_a_picture_of_one_tile_is_the_same_to_the_bit_and_a_large_one_close(loaded):
-    assert memory.tile_size(loaded) == 64
+    assert loaded.tile_size == 64
     assert (drawn(loaded, 64, vae_tiling="on") == drawn(loaded, 64, vae_tiling="off")).all()
     whole, tiled = drawn(loaded, 128, vae_tiling="off"), drawn(loaded, 128, vae_tiling="on")
     assert (whole != tiled).any()

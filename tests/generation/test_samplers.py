@@ -1,11 +1,18 @@
 import pytest
 import torch
 
+from sdlora.diffusion.ddpm import DDPMProcess
 from sdlora.errors import ConfigError
 from sdlora.generation import samplers
 from sdlora.generation.settings import Sample
 
-SD1 = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "prediction_type": "epsilon"}
+SD1 = {
+    "num_train_timesteps": 1000,
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "prediction_type": "epsilon",
+}
 
 
 @pytest.mark.parametrize("name", samplers.NAMES)
@@ -15,7 +22,7 @@ def test_every_sampler_solves_a_problem_with_a_known_answer(name):
     DDIM, PLMS and DEIS stop at the model's least noise, sqrt(1 - alpha_0) = 0.029, the others at none.
     """
     point = torch.tensor([0.3, -0.7]).view(1, 2, 1, 1)
-    scheduler = samplers.make_scheduler(name, SD1)
+    scheduler = samplers.make_scheduler(name, DDPMProcess(SD1))
     scheduler.set_timesteps(12)
     torch.manual_seed(0)  # For the samplers that add noise.
     z = torch.randn(1, 2, 8, 8, generator=torch.Generator().manual_seed(1)) * scheduler.init_noise_sigma
@@ -61,5 +68,5 @@ def test_an_unknown_sampler_is_told_near_names():
 
 
 def test_v_prediction_reaches_the_scheduler():
-    scheduler = samplers.make_scheduler("DDIM", {**SD1, "prediction_type": "v_prediction"})
+    scheduler = samplers.make_scheduler("DDIM", DDPMProcess({**SD1, "prediction_type": "v_prediction"}))
     assert scheduler.config.prediction_type == "v_prediction"

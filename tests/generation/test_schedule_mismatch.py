@@ -92,7 +92,7 @@ def test_a_difference_is_one_sentence_with_its_remedy_at_each_drawing(tiny_base,
 
 def test_a_sampler_that_cannot_begin_in_noise_is_refused_before_anything_is_drawn(velocity):
     studio = Studio(velocity, device="cpu")
-    with pytest.raises(ConfigError, match="sampler 'Heun': cannot draw with a zero-terminal-SNR model; take DPM"):
+    with pytest.raises(ConfigError, match="sampler 'Heun': cannot generate with a zero-terminal-SNR model; take DPM"):
         studio.image_spec(GenerationSettings(prompt="a red house", sampler="Heun"))
 
 

@@ -68,7 +68,8 @@ def test_a_further_setting_goes_from_a_flag_through_a_request_to_the_sampler():
     request = options.read_settings(parsed, ToyRequest)
     read = ToyRequest.model_validate_json(json.dumps(request.model_dump(mode="json")))
     assert read == request and (read.rescale, read.steps, read.prompt) == (0.7, 3, "a cat")
-    family: Any = SimpleNamespace(native_size=512, size_step=64, text_layers=12, scheduler_config={})
+    process = SimpleNamespace(supports_scheduler=lambda kind: True)
+    family: Any = SimpleNamespace(native_size=512, size_step=64, text_layers=12, process=process)
     params = ToyParams.resolve(family, read)
     assert (params.rescale, params.steps, params.width) == (0.7, 3, 512)
 

@@ -10,9 +10,10 @@ import torch
 from sdlora.adapters import attach
 from sdlora.adapters.state import AdapterState, ModuleState
 from sdlora.errors import ConfigError, FileError, MismatchError, NonFiniteError
+from sdlora.families.stable_diffusion import decode_latents
 from sdlora.formats import write_adapter
 from sdlora.generation.infotext import parse_parameters
-from sdlora.generation.sampling import _encode, decode_latents
+from sdlora.generation.sampling import _encode
 from sdlora.generation.studio import Studio
 from tests.support.adapters import TWO_STEPS, UNET_PATHS, random_lora
 from tests.support.tiny_models import UNET_CONFIGS, tiny_models

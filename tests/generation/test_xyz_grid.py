@@ -8,7 +8,8 @@ import torch
 from PIL import Image
 
 from sdlora.errors import ConfigError, FileError, OutOfMemoryError
-from sdlora.generation import sampling, studio, xyz_grid
+from sdlora.families.stable_diffusion import StableDiffusion
+from sdlora.generation import studio, xyz_grid
 from sdlora.generation.axes import Axis, parse_axis
 from sdlora.generation.infotext import read_parameters
 from sdlora.generation.settings import GenerationSettings
@@ -32,9 +33,9 @@ def drawer(tiny_base):
 def latents(monkeypatch):
     """The latents of every picture that is drawn, as they go to the decoder."""
     seen = []
-    decode = sampling.decode_latents
+    decode = StableDiffusion.decode
     monkeypatch.setattr(
-        sampling, "decode_latents", lambda vae, latents: seen.append(latents.clone()) or decode(vae, latents)
+        StableDiffusion, "decode", lambda family, latents: seen.append(latents.clone()) or decode(family, latents)
     )
     return seen
 

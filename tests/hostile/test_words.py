@@ -19,7 +19,8 @@ from sdlora.config import TrainConfig, all_settings
 from sdlora.data.projects import Project, ProjectInfo
 from sdlora.errors import ConfigError, SdloraError
 from sdlora.filesystem.paths import path_inside, safe_name
-from sdlora.generation import axes, infotext, lora_tags, prompt_weighting
+from sdlora.formats import lora_tags
+from sdlora.generation import axes, infotext, prompt_weighting
 from sdlora.ui import create_form, images_tab, library_tab
 from sdlora.ui.app_state import AppState
 from sdlora.ui.endpoints import Endpoints, _checked
@@ -323,7 +324,8 @@ READ = """
 import json, sys
 from pathlib import Path
 from sdlora.errors import SdloraError
-from sdlora.generation import axes, infotext, lora_tags, prompt_weighting
+from sdlora.formats import lora_tags
+from sdlora.generation import axes, infotext, prompt_weighting
 for text in json.loads(Path(sys.argv[1]).read_text()):
     for read in (lora_tags.parse_lora_tags, prompt_weighting.parse_weights, lambda text: infotext.recall_text(text, []),
                  *(lambda text, kind=kind: axes.parse_axis(kind, text, [1]) for kind in axes.AXIS_TYPES)):

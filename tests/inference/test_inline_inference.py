@@ -286,7 +286,7 @@ def test_an_estimate_of_memory_grows_with_the_size_and_the_batch(training):
 
 
 def test_adapters_that_leave_no_room_are_declined(interlude, mailbox, training, ask, mixed, monkeypatch):
-    bare = memory.generation_bytes(training, 64, 64, 1, side=memory.tile_size(training))
+    bare = memory.generation_bytes(training, 64, 64, 1, side=training.tile_size)
     monkeypatch.setattr(memory, "free_bytes", lambda device: bare)
     fits, too_many = mailbox.submit(ask(width=64, height=64)), mailbox.submit(ask(width=64, height=64, adapters=mixed))
     interlude(training)

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sdlora.errors import ConfigError
-from sdlora.generation.lora_tags import lora_tag, parse_lora_tags
+from sdlora.formats.lora_tags import lora_tag, parse_lora_tags
 
 
 @pytest.mark.parametrize(

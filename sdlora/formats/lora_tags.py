@@ -16,6 +16,10 @@ from sdlora.formatting import one_line
 TAG = re.compile(r"<lora:([^<>]*)>", re.IGNORECASE)
 
 
+TEXT, DENOISER = "text_encoder", "unet"
+"""Keys of a tag's scales where it has two."""
+
+
 class TaggedPrompt(NamedTuple):
     """A prompt without its tags, and the scales that they asked for."""
 
@@ -38,7 +42,7 @@ def parse_lora_tags(prompt: str) -> TaggedPrompt:
 def lora_tag(name: str, scale: Scale) -> str:
     """The tag that asks for adapter ``name`` at ``scale``; the inverse of ``parse``."""
     if isinstance(scale, Mapping):
-        numbers = ":".join(_number(scale.get(part, 1.0)) for part in ("text_encoder", "unet"))
+        numbers = ":".join(_number(scale.get(part, 1.0)) for part in (TEXT, DENOISER))
         return f"<lora:{name}:{numbers}>"
     return f"<lora:{name}:{_number(scale)}>"
 
@@ -53,7 +57,7 @@ def _read(tag: str, inside: str) -> tuple[str, Scale]:
         raise ConfigError(f"prompt: {tag} cannot be read; write <lora:name:0.8>, or <lora:name:TEXT:UNET>")
     text = _scale(tag, named.get("te", positional[0] if positional else "1"))
     unet = _scale(tag, named.get("unet", positional[1] if len(positional) == 2 else str(text)))
-    return name, unet if unet == text else {"text_encoder": text, "unet": unet}
+    return name, unet if unet == text else {TEXT: text, DENOISER: unet}
 
 
 def _scale(tag: str, number: str) -> float:

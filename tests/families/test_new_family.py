@@ -1,0 +1,279 @@
+"""A family that is declared here alone goes through the program: a flow transformer with a denoiser of another name."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from sdlora.adapters.attach import remove_adapter
+from sdlora.adapters.targets import select_layers, split_targets
+from sdlora.diffusion.process import NoiseProcess, sample_fraction
+from sdlora.errors import ConfigError, ModelError
+from sdlora.events import ignore
+from sdlora.families import FAMILIES
+from sdlora.families.base import CLIP_TARGETS, TOKENIZER, Component, Conditioning, Family, weights_fingerprint
+from sdlora.families.detect import detect_folder, folder_size
+from sdlora.families.loading import load_family
+from sdlora.families.meta_model import build_meta_model
+from sdlora.families.settings import Model
+from sdlora.generation.studio import Studio
+from sdlora.training.distributed import Distributed
+from sdlora.training.prepare import TRAINED_ADAPTER, prepare_training
+from sdlora.training.run_paths import RunPaths
+from sdlora.training.train_job import TrainJob
+from sdlora.training.trainer import TrainLoop
+from tests.support.tiny_models import tiny_clip_text_config, tiny_tokenizer
+
+WIDTH = 16
+ATTENTION = r"transformer_blocks\..*\.attn\.(to_[qkv]|to_out\.0|add_[qkv]_proj|to_add_out)"
+
+
+class Flow(NoiseProcess):
+    """Rectified flow (SD 3, arXiv:2403.03206): x_t = (1 - s) x_0 + s ε with s = t / 1000, target ε - x_0."""
+
+    prediction_type = "flow_prediction"
+    num_train_timesteps = 1000
+    title = "a flow model"
+
+    def sample_time(self, sampling, span, seed, number, position, generator):
+        first, last = span[0], self.num_train_timesteps if span[1] is None else span[1]
+        uniform = sampling == "uniform"
+        share = torch.rand(1, generator=generator) if uniform else sample_fraction(
+            sampling, seed, number, position, generator
+        )  # fmt: skip
+        return (first + share * (last - first)).float()
+
+    def add_noise(self, latents, noise, times):
+        s = (times / self.num_train_timesteps)[:, None, None, None]
+        return (1 - s) * latents + s * noise
+
+    def target(self, latents, noise, times):
+        return noise - latents
+
+    def weight(self, times, weighting="uniform", min_snr_gamma=None):
+        return torch.ones_like(times)
+
+    def check_weighting(self, weighting, min_snr_gamma):
+        if weighting != "uniform" or min_snr_gamma is not None:
+            raise ConfigError("loss: a flow model has no signal-to-noise weighting; leave it out")
+
+    def scheduler(self, kind, options):
+        from diffusers import FlowMatchEulerDiscreteScheduler
+
+        return FlowMatchEulerDiscreteScheduler()
+
+    def supports_scheduler(self, kind):
+        return kind == "EulerDiscreteScheduler"
+
+
+class Toy(Family):
+    """A tiny SD 3 transformer with latents of three channels and one text encoder."""
+
+    name = "toy"
+    title = "Toy"
+    denoiser = "transformer"
+    latent_channels = 3
+    pipelines = ("ToyPipeline",)
+    components = {
+        "transformer": Component(
+            "diffusers", ("SD3Transformer2DModel",), target_groups={"attention": ATTENTION, "linear": ".*"}
+        ),
+        "vae": Component("diffusers", ("AutoencoderKL",)),
+        "text_encoder": Component("transformers", ("CLIPTextModelWithProjection",), target_groups=CLIP_TARGETS),
+        "tokenizer": TOKENIZER,
+    }
+    process = Flow()
+    scheduler_config = {"_class_name": "FlowMatchEulerDiscreteScheduler"}
+    native_size, latent_factor, size_step, tile_size = 64, 8, 16, 64
+
+    @classmethod
+    def load(cls, folder, source, *options, **named):
+        from diffusers import AutoencoderKL, SD3Transformer2DModel
+        from transformers import CLIPTextModelWithProjection, CLIPTokenizer
+
+        found = cls()
+        found.source = source
+        found._transformer = SD3Transformer2DModel.from_pretrained(Path(folder) / "transformer")
+        found._encoder = CLIPTextModelWithProjection.from_pretrained(Path(folder) / "text_encoder")
+        found._vae = AutoencoderKL.from_pretrained(Path(folder) / "vae")
+        found._tokenizer = CLIPTokenizer.from_pretrained(Path(folder) / "tokenizer")
+        modules = {**found.models, "vae": found._vae}
+        for module in modules.values():
+            module.requires_grad_(False).eval()
+        found.fingerprints = {name: weights_fingerprint(module) for name, module in modules.items()}
+        return found
+
+    @property
+    def models(self):
+        return {"transformer": self._transformer, "text_encoder": self._encoder}
+
+    @property
+    def vae(self):
+        return self._vae
+
+    def tokenize(self, prompts):
+        return self._tokenizer(
+            list(prompts), padding="max_length", max_length=77, truncation=True, return_tensors="pt"
+        ).input_ids
+
+    def bare_token_ids(self, text):
+        return self._tokenizer(text, add_special_tokens=False).input_ids
+
+    def build_input_ids(self, tokens):
+        marked = [self._tokenizer.bos_token_id, *tokens, self._tokenizer.eos_token_id]
+        return torch.tensor([marked + [self._tokenizer.pad_token_id] * (77 - len(marked))])
+
+    text_layers = 1
+
+    def encode_text(self, ids, clip_skip=1):
+        read = self._encoder(ids.to(self._encoder.device), output_hidden_states=True)
+        return Conditioning(read.hidden_states[-2], read.text_embeds)
+
+    def encode_images(self, pixels):
+        found = self._vae.encode(pixels.to(self._vae.device, self._vae.dtype)).latent_dist
+        return found.mean.float(), found.std.float()
+
+    def decode(self, latents):
+        return self._vae.decode(latents.to(self._vae.dtype), return_dict=False)[0].float()
+
+    def predict(self, latents, times, conditioning, size_and_crop=None):
+        read = conditioning.to(self.dtype)
+        return self._transformer(latents.to(self.dtype), read.text, read.pooled, times, return_dict=False)[0]
+
+    def pipeline_kwargs(self, wanted, unwanted):
+        return {"wanted": wanted, "unwanted": unwanted}
+
+    def pipeline(self, scheduler):
+        return ToyPipeline(self, scheduler)
+
+    def prediction_bytes(self, width, height, batch):
+        return batch * width * height
+
+    def decode_bytes(self, width, height):
+        return width * height
+
+
+class ToyPipeline:
+    def __init__(self, family, scheduler):
+        self.family, self.scheduler = family, scheduler
+
+    def set_progress_bar_config(self, **options):
+        pass
+
+    def __call__(self, wanted, unwanted, latents, num_inference_steps, guidance_scale, callback_on_step_end, **others):
+        self.scheduler.set_timesteps(num_inference_steps)
+        self.num_timesteps = num_inference_steps
+        for index, time in enumerate(self.scheduler.timesteps):
+            times = time.expand(len(latents))
+            prediction = self.family.predict(latents, times, wanted)
+            if unwanted is not None:
+                base = self.family.predict(latents, times, unwanted)
+                prediction = base + guidance_scale * (prediction - base)
+            latents = self.scheduler.step(prediction, time, latents, return_dict=False)[0]
+            callback_on_step_end(self, index, time, {})
+        return SimpleNamespace(images=latents)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A diffusers folder of the toy family, with random weights."""
+    from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel
+    from transformers import CLIPTextModelWithProjection
+
+    tokenizer = tiny_tokenizer()
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        parts = {
+            "transformer": SD3Transformer2DModel(
+                sample_size=8, patch_size=2, in_channels=3, out_channels=3, num_layers=2, attention_head_dim=8,
+                num_attention_heads=2, joint_attention_dim=WIDTH, caption_projection_dim=WIDTH,
+                pooled_projection_dim=WIDTH, pos_embed_max_size=16,
+            ),
+            "vae": AutoencoderKL(
+                in_channels=3, out_channels=3, latent_channels=3, down_block_types=("DownEncoderBlock2D",) * 4,
+                up_block_types=("UpDecoderBlock2D",) * 4, block_out_channels=(4, 4, 8, 8), norm_num_groups=4,
+                layers_per_block=1, sample_size=64,
+            ),
+            "text_encoder": CLIPTextModelWithProjection(tiny_clip_text_config(tokenizer, WIDTH)),
+            "tokenizer": tokenizer,
+            "scheduler": FlowMatchEulerDiscreteScheduler(),
+        }  # fmt: skip
+    folder = tmp_path_factory.mktemp("toy")
+    for name, part in parts.items():
+        part.save_pretrained(folder / name)
+    index = {
+        name: [type(part).__module__.partition(".")[0], type(part).__name__.replace("TokenizerFast", "Tokenizer")]
+        for name, part in parts.items()
+    }
+    (folder / "model_index.json").write_text(json.dumps({"_class_name": "ToyPipeline", **index}))
+    return folder
+
+
+@pytest.fixture
+def toy(folder, monkeypatch):
+    """The folder, while the family has its row."""
+    monkeypatch.setitem(FAMILIES.ROWS, "toy", (__name__, "Toy"))
+    return folder
+
+
+def build_job(config, output):
+    paths = {"output": output, "cache": output.folder / "cache"}
+    return TrainJob(**dict(config), **paths, on_event=ignore, should_stop=lambda: False)
+
+
+def test_without_its_row_the_family_is_unknown(folder):
+    with pytest.raises(ModelError):
+        load_family(Model(base=str(folder)))
+    with pytest.raises(ValueError):
+        split_targets("transformer.transformer_blocks")
+
+
+def test_its_declarations_are_read_without_loading_it(toy):
+    assert detect_folder(toy) == "toy"
+    assert folder_size(toy) == 64
+    assert split_targets("attention, transformer.transformer_blocks.0") == [
+        "attention", "transformer.transformer_blocks.0",
+    ]  # fmt: skip
+    models = build_meta_model(str(toy)).models
+    assert [*models] == ["transformer", "text_encoder"]
+    paths = select_layers(models, "attention", text_encoder=False)
+    assert len(paths) == 2 * 8 - 1  # Two joint blocks; the last has no way out for the text.
+    assert all(path.startswith("transformer.transformer_blocks.") for path in paths)
+
+
+def test_it_trains_and_generates_through_the_programs_own_code(toy, configure, tmp_path):
+    config = configure(
+        model__base=str(toy), adapter__targets="attention", train__steps=2, train__learning_rate=0.1,
+        checkpoint__every=0, sample__every=0,
+    )  # fmt: skip
+    output = RunPaths(tmp_path / "run")
+    output.folder.mkdir()
+    job = build_job(config, output)
+    devices = Distributed.setup(job.train, job.output)
+    ready = prepare_training(job, devices)
+    assert type(ready.family) is Toy
+    assert ready.latents is not None and ready.trained.text
+    trained = ready.trained.parameters
+    before = [parameter.detach().clone() for parameter in trained]
+    loop = TrainLoop(job, devices, ready)
+    assert all(loop.step(step) > 0 for step in range(2))
+    moved = {id(new) for old, new in zip(before, trained, strict=True) if not torch.equal(old, new)}
+    text = {id(parameter) for parameter in ready.trained.text}
+    assert moved & text and moved - text
+    studio = Studio.from_family(ready.family)
+    options = {"steps": 2, "seed": 1, "sampler": "Euler", "cfg": 3}
+    adapted = studio.generate("a red house", **options)[0]
+    remove_adapter(ready.family.models, TRAINED_ADAPTER)
+    plain = studio.generate("a red house", **options)[0]
+    assert adapted.size == plain.size == (64, 64)
+    assert adapted.tobytes() != plain.tobytes()
+
+
+def test_what_its_process_does_not_define_is_refused_by_name(toy, configure, tmp_path):
+    with pytest.raises(ConfigError, match="sampler 'DDIM': cannot generate with a flow model; take Euler"):
+        Studio(str(toy), device="cpu").generate("a red house", sampler="DDIM")
+    job = build_job(configure(model__base=str(toy), loss__min_snr_gamma=5.0), RunPaths(tmp_path))
+    with pytest.raises(ConfigError, match="no signal-to-noise weighting"):
+        prepare_training(job, Distributed.setup(job.train, job.output))
