@@ -60,7 +60,7 @@ class Data(Section):
 
 
 class ClassImageSettings(Section):
-    """Which class images a run uses, and how they count."""
+    """Number, source and weight of the class images of a run."""
 
     weight: Annotated[float, Field(ge=0)] = 0.0
     """Weight of the class pictures' loss; 0 turns prior preservation off, 1 is usual."""
