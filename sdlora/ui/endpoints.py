@@ -28,12 +28,15 @@ from sdlora.data.step_heuristics import Kind
 from sdlora.errors import ConfigError, DatasetError, SdloraError
 from sdlora.filesystem.paths import path_inside, safe_name, unused_path
 from sdlora.generation.infotext import format_parameters, read_parameters
+from sdlora.generation.settings import ImageSettings
+from sdlora.section import settings as settings_of
 from sdlora.ui import build_config
 from sdlora.ui.app_state import AppState, cache_file
 from sdlora.ui.run_view import describe
 from sdlora.ui.tool_endpoints import ToolEndpoints
 
-DEFAULTS = GenerationRequest()
+IMAGE_PARAMETERS = ("negative", "seed", "steps", "cfg", "sampler", "width", "height", "count")
+"""Settings of an image that ``generate`` takes behind prompt and adapters, in this order."""
 POLL_SECONDS = 0.2
 """Between two looks at a request that is being drawn."""
 MAX_IMAGES = 16
@@ -84,6 +87,24 @@ class GeneratedImage(TypedDict):
     file: FileData
     seed: int
     parameters: str
+
+
+def with_image_settings(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Give an endpoint that takes ``**settings`` a parameter for each setting of an image, as it is declared."""
+    declared = {setting.name: setting for setting in settings_of(GenerationRequest)}
+    names = dict.fromkeys((*IMAGE_PARAMETERS, *ImageSettings.model_fields))
+    signature = inspect.signature(function)
+    parameters = [parameter for name, parameter in signature.parameters.items() if name != "settings"]
+    for name in names:
+        kind, default = inspect.Parameter.POSITIONAL_OR_KEYWORD, declared[name].default
+        parameter = inspect.Parameter(name, kind, default=default, annotation=declared[name].field.annotation)
+        usual = name in IMAGE_PARAMETERS  # Their positions are part of the endpoint; further settings come last.
+        parameters.insert(3 + IMAGE_PARAMETERS.index(name) if usual else len(parameters), parameter)
+    function.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    function.__annotations__ |= {name: declared[name].field.annotation for name in names}
+    help = "".join(f"            {name}: {declared[name].help}\n" for name in names)
+    function.__doc__ = f"{(function.__doc__ or '').rstrip()}\n{help}"
+    return function
 
 
 class Endpoints:
@@ -176,49 +197,35 @@ class Endpoints:
         self.app.start(found)
         return self.status(found.name)
 
+    @with_image_settings
     async def generate(
         self,
         prompt: str,
         adapters: dict[str, float] | None = None,
-        negative: str = DEFAULTS.negative,
-        seed: int = DEFAULTS.seed,
-        steps: int = DEFAULTS.steps,
-        cfg: float = DEFAULTS.cfg,
-        sampler: str = DEFAULTS.sampler,
-        width: int | None = DEFAULTS.width,
-        height: int | None = DEFAULTS.height,
-        count: int = DEFAULTS.count,
         base: str = "",
         prediction_type: Literal["auto", "epsilon", "v_prediction"] = "auto",
         zero_terminal_snr: Literal["auto", "on", "off"] = "auto",
+        **settings: Any,
     ) -> list[GeneratedImage]:
-        """Draw pictures and wait for them. Requests are drawn in their order; cancelling the job cancels the drawing.
+        """Generate images and wait for them. Requests are served in their order; cancelling the job cancels its own.
 
         Args:
-            prompt: What to draw; <lora:name:0.8> is understood.
+            prompt: What to generate; <lora:name:0.8> is understood.
             adapters: Adapters by name, with their scales, such as {"mystyle": 1.0}.
-            negative: What to keep out.
-            seed: Of the first picture, the next one has the next; -1 draws one.
-            steps: Sampling steps.
-            cfg: How closely to follow the prompt.
-            sampler: By its A1111 name, such as "Euler a".
-            width: In pixels; left out, the base model's own.
-            height: In pixels; left out, the base model's own.
-            count: Pictures, up to 16.
             base: The base model; left empty, the one the first adapter was trained on, or "pocket".
             prediction_type: What the base predicts; "auto" is as the adapter's run has it, else as the base tells.
             zero_terminal_snr: Whether its noise schedule ends in noise alone; "auto" likewise.
         """
-        if not 1 <= count <= MAX_IMAGES:
-            raise ConfigError(f"count = {count}: give 1 to {MAX_IMAGES} images")
         known = {adapter.name: adapter.base for adapter in self.app.refresh().adapters}
         overrides = {"prediction_type": prediction_type, "zero_terminal_snr": zero_terminal_snr}
         request = GenerationRequest.checked(
-            prompt=prompt, negative=negative, seed=seed, steps=steps, cfg=cfg, sampler=sampler, width=width,
-            height=height, count=count,
-            base=base or next((known[name] for name in adapters or () if known.get(name)), DEFAULTS.base),
+            prompt=prompt,
+            base=base or next((known[name] for name in adapters or () if known.get(name)), GenerationRequest().base),
             base_settings={name: value for name, value in overrides.items() if value != "auto"},
-        )  # fmt: skip
+            **settings,
+        )
+        if request.count > MAX_IMAGES:
+            raise ConfigError(f"count = {request.count}: give 1 to {MAX_IMAGES} images")
         ticket = await asyncio.to_thread(self.app.generate, request, list((adapters or {}).items()))
         ended = await self._wait_for(ticket)
         if ended.state != "done":
@@ -327,7 +334,9 @@ def _checked(function: Callable[..., Any]) -> Callable[..., Any]:
         except (SdloraError, ValidationError) as error:
             _raise(error)
 
-    return call_and_wait if inspect.iscoroutinefunction(function) else call
+    wrapper: Any = call_and_wait if inspect.iscoroutinefunction(function) else call
+    wrapper.__signature__ = inspect.signature(function)  # That of the bound method.
+    return wrapper
 
 
 def _raise(error: SdloraError | ValidationError) -> NoReturn:

@@ -1,6 +1,7 @@
 """Settings of an image are declared once, and one more of them reaches every place by itself."""
 
 import argparse
+import inspect
 import json
 from types import SimpleNamespace
 from typing import Any
@@ -19,7 +20,7 @@ from sdlora.generation.settings import GenerationSettings, ImageSettings, Prior,
 from sdlora.generation.xyz_grid import GridCell
 from sdlora.inference.generation_request import AdapterChoice, GenerationRequest
 from sdlora.section import settings
-from sdlora.ui.endpoints import DEFAULTS
+from sdlora.ui.endpoints import Endpoints
 from sdlora.ui.setting_fields import SAMPLE_SETTINGS
 
 OVERRIDES = {Sample: {"steps", "seed"}, Prior: {"sampler", "seed"}}
@@ -58,7 +59,18 @@ def test_grids_images_read_back_and_the_page_have_the_declared_bounds():
     assert {name: (AXIS_TYPES[name].least, AXIS_TYPES[name].most) for name in ("steps", "cfg")} == {
         name: bounds[name] for name in ("steps", "cfg")
     }
-    assert GenerationRequest() == DEFAULTS and DEFAULTS.base == Model().base
+    assert GenerationRequest().base == Model().base
+
+
+def test_the_endpoint_takes_every_setting_with_the_declared_default_those_of_before_in_their_order():
+    parameters = list(inspect.signature(Endpoints.generate).parameters.values())[1:]
+    assert [parameter.name for parameter in parameters] == [
+        "prompt", "adapters", "negative", "seed", "steps", "cfg", "sampler", "width", "height", "count", "base",
+        "prediction_type", "zero_terminal_snr", "clip_skip",
+    ]  # fmt: skip
+    declared = GenerationRequest()
+    shared = {p.name: p.default for p in parameters if p.name in ImageSettings.model_fields or p.name == "seed"}
+    assert shared == {name: getattr(declared, name) for name in shared}
 
 
 def test_a_further_setting_goes_from_a_flag_through_a_request_to_the_sampler():
