@@ -143,10 +143,17 @@ class Family(ABC):
 
     @classmethod
     @abstractmethod
-    def load(cls, folder: Path | str, source: str, schedule: Mapping[str, Any] | None = None, **options: Any) -> Self:
-        """Load a diffusers folder.
+    def load(
+        cls,
+        folder: Path,
+        source: str,
+        schedule: Mapping[str, Any] | None = None,
+        dtype: "torch.dtype | None" = None,
+        variant: str | None = None,
+    ) -> Self:
+        """Load a diffusers folder on the CPU: the VAE in float32, all else in ``dtype`` (float32 if None).
 
-        ``schedule`` replaces entries of the scheduler's config; ``options`` go to ``from_pretrained``.
+        ``schedule`` replaces entries of the scheduler's config; ``variant`` names files such as ``fp16`` ones.
         """
 
     @property

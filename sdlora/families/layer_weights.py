@@ -15,6 +15,7 @@ from sdlora.families.untrusted_folder import read_index, require_data_only
 from sdlora.filesystem.safetensors_header import read_safetensors_header
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj")
@@ -77,12 +78,29 @@ def _in_folder(folder: Path, paths: Iterable[str]) -> Iterator[tuple[str, Tensor
         yield path, TensorLocation(found[component][key], key)
 
 
-def _keys(part: Path) -> dict[str, Path]:
-    """Return files by tensor: those that diffusers loads, or where there are none their fp16 variant."""
+def weight_files(part: Path, variant: str | None = None) -> list[Path]:
+    """Return the weight files of a part's folder that diffusers loads: those of ``variant`` if there are some, else
+    the plain ones, else the fp16 variant.
+    """
     files = sorted(part.glob("*.safetensors"))
-    plain = [file for file in files if STEM.fullmatch(file.stem)]
-    narrow = [file for file in files if STEM.fullmatch(file.stem.replace(".fp16", "", 1))]
-    return {key: file for file in plain or narrow for key in read_safetensors_header(file)}
+    endings = [f".{variant}", "", ".fp16"] if variant else ["", ".fp16"]
+    found = ([file for file in files if STEM.fullmatch(file.stem.replace(end, "", 1))] for end in endings)
+    return next(filter(None, found), [])
+
+
+def stored_dtype(files: Iterable[Path]) -> "torch.dtype":
+    """Return the type of all weights in safetensors ``files`` if it is one of 16 bits; float32 for any other mixture."""
+    import torch
+
+    narrow = {frozenset({"F16"}): torch.float16, frozenset({"BF16"}): torch.bfloat16}
+    headers = (read_safetensors_header(file) for file in files)
+    types = {entry["dtype"] for header in headers for key, entry in header.items() if key != "__metadata__"}
+    return narrow.get(frozenset(types & {"F16", "BF16", "F32", "F64"}), torch.float32)
+
+
+def _keys(part: Path) -> dict[str, Path]:
+    """Return the file of each tensor of a part's folder."""
+    return {key: file for file in weight_files(part) for key in read_safetensors_header(file)}
 
 
 def _in_file(file: Path, paths: Iterable[str]) -> Iterator[tuple[str, TensorLocation]]:

@@ -15,22 +15,24 @@ from sdlora.filesystem.safetensors_header import read_safetensors_header
 from sdlora.formatting import first_line
 
 if TYPE_CHECKING:
+    import torch
+
     from sdlora.families.base import Family
 from sdlora.families.base_models import locate_base
 
 
-def load_family(model: Model) -> "Family":
-    """Load the base model. Weights come in float32 on the CPU; move them with ``Family.to``.
+def load_family(model: Model, dtype: "torch.dtype | None" = None) -> "Family":
+    """Load the base model on the CPU: its VAE in float32, all else in ``dtype`` (float32 if None).
 
     Raises ModelError for what is missing, unknown, gated, offline or of a family not served.
     """
     source = locate_base(model.base)
     if source.kind == "hub":  # With the libraries' own bars: a download may take minutes.
-        return _load_hub(model)
+        return _load_hub(model, dtype)
     with quiet_libraries():
         if source.kind == "folder":
-            return _load_folder(Path(source.location), model)
-        return _load_file(Path(source.location), model)
+            return _load_folder(Path(source.location), model, dtype)
+        return _load_file(Path(source.location), model, dtype)
 
 
 @contextmanager
@@ -53,7 +55,7 @@ def quiet_libraries() -> Iterator[None]:
                 library.enable_progress_bar()
 
 
-def _load_folder(folder: Path, model: Model) -> "Family":
+def _load_folder(folder: Path, model: Model, dtype: "torch.dtype | None") -> "Family":
     family: Any = FAMILIES[require_served(detect_folder(folder), model.base)]
     missing = [part for part in (*family.components, "scheduler") if not (folder / part).is_dir()]
     if missing:
@@ -64,7 +66,7 @@ def _load_folder(folder: Path, model: Model) -> "Family":
     if model.variant and not any(folder.glob(f"*/*.{model.variant}[.-]*")):
         raise ModelError(f"{model.base}: has no {model.variant} weights; leave model.variant out")
     try:
-        return family.load(folder, model.base, model.schedule, variant=model.variant, local_files_only=True)
+        return family.load(folder, model.base, model.schedule, dtype, model.variant)
     except (SdloraError, MemoryError):
         raise
     except Exception as error:  # A stranger's configs and tensors: the libraries raise almost anything.
@@ -86,7 +88,7 @@ def _require_weights(part: Path, model: Model) -> None:
         read_safetensors_header(file)  # Raises for a file that is cut short, naming it.
 
 
-def _load_file(file: Path, model: Model) -> "Family":
+def _load_file(file: Path, model: Model, dtype: "torch.dtype | None") -> "Family":
     """Load one file of the original layout. Its configs are bundled; its vocabulary is found before it is read."""
     name = single_file.family_of_complete_file(file)
     family: Any = FAMILIES[name]
@@ -94,7 +96,8 @@ def _load_file(file: Path, model: Model) -> "Family":
     tokenizers = load_tokenizers(config, dict(zip(family.tokenizers, family.encoders, strict=True)), model.tokenizer)
     try:
         return family.load_single_file(
-            file, config, tokenizers, model.base, {**single_file.marked_schedule(file), **model.schedule}
+            file, config, tokenizers, model.base, {**single_file.marked_schedule(file), **model.schedule},
+            dtype,
         )
     except NotImplementedError as error:  # Layers of the UNet or the VAE got no weights, and cannot be moved.
         raise ModelError(
@@ -106,7 +109,7 @@ def _load_file(file: Path, model: Model) -> "Family":
         raise ModelError(f"{model.base}: cannot be loaded as {name}: {first_line(error)}") from error
 
 
-def _load_hub(model: Model) -> "Family":
+def _load_hub(model: Model, dtype: "torch.dtype | None") -> "Family":
     """Load a hub's repository, downloaded or cached. Only configs, the tokenizer and safetensors are fetched."""
     variants = [f"*.{model.variant}.safetensors", f"*.{model.variant}-*.safetensors"] if model.variant else []
     others = () if model.variant else ("*/*.fp16.*", "*/*.fp16-*", "*/*.non_ema.*")
@@ -114,4 +117,4 @@ def _load_hub(model: Model) -> "Family":
     weights = [f"{part}/{ending}" for part in weighted for ending in variants or ["*.safetensors"]]
     folder = fetch_files(model, ("model_index.json", "*/*.json", "*/*.txt", *weights), others)
     with quiet_libraries():
-        return _load_folder(folder, model)
+        return _load_folder(folder, model, dtype)

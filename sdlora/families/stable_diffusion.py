@@ -115,13 +115,39 @@ class StableDiffusion(Family):
         return sgm_family(header) == cls.name
 
     @classmethod
-    def load(cls, folder: Path | str, source: str, schedule: Mapping[str, Any] | None = None, **options: Any) -> Self:
-        import torch
+    def load(
+        cls,
+        folder: Path,
+        source: str,
+        schedule: Mapping[str, Any] | None = None,
+        dtype: "torch.dtype | None" = None,
+        variant: str | None = None,
+    ) -> Self:
+        parts, fingerprints = {}, {}
+        for name in ("vae", *cls.encoders, cls.denoiser):
+            module = cls._open(folder, name, variant)
+            fingerprints[name] = weights_fingerprint(module)
+            parts[name] = _cast(name, module, dtype)
+        pipeline = cls.pipeline_class().from_pretrained(folder, local_files_only=True, **parts, **cls.extras)
+        return cls(pipeline, source, schedule, fingerprints)
 
-        pipeline = cls.pipeline_class().from_pretrained(
-            folder, dtype=torch.float32, use_safetensors=True, **cls.extras, **options
+    @classmethod
+    def _open(cls, folder: Path, name: str, variant: str | None) -> Any:
+        """Open one component of a diffusers folder in the precision of its file; ``variant`` where it has such files.
+
+        The caller casts it before it opens the next, so that one at a time is wider than it is used.
+        """
+        from sdlora.families.layer_weights import stored_dtype, weight_files
+
+        component, files = cls.components[name], weight_files(folder / name, variant)
+        return getattr(import_module(component.library), component.classes[0]).from_pretrained(
+            folder,
+            subfolder=name,
+            dtype=stored_dtype(files),
+            variant=variant if any(f".{variant}" in file.name for file in files) else None,
+            use_safetensors=True,
+            local_files_only=True,
         )
-        return cls(pipeline, source, schedule)
 
     @classmethod
     def load_single_file(
@@ -131,19 +157,25 @@ class StableDiffusion(Family):
         tokenizers: Mapping[str, Any],
         source: str,
         schedule: Mapping[str, Any] | None = None,
+        dtype: "torch.dtype | None" = None,
     ) -> Self:
         """Load one ``.safetensors`` file of the original layout, converted by diffusers after the folder ``config``.
 
-        ``tokenizers`` are given by component. Raises ModelError where the file leaves layers without weights.
+        ``tokenizers`` are given by component; precisions are as ``load`` has them. Raises ModelError where the file
+        leaves layers without weights.
         """
-        import torch
+        from sdlora.families.layer_weights import stored_dtype
 
         pipeline = cls.pipeline_class().from_single_file(
-            str(file), config=str(config), local_files_only=True, dtype=torch.float32, **tokenizers, **cls.extras
+            str(file), config=str(config), local_files_only=True, dtype=stored_dtype([file]), **tokenizers, **cls.extras
         )
-        for name in (cls.denoiser, "vae", *cls.encoders):
-            _require_weights(source, name, getattr(pipeline, name))
-        return cls(pipeline, source, schedule)
+        fingerprints = {}
+        for name in ("vae", *cls.encoders, cls.denoiser):
+            module = getattr(pipeline, name)
+            _require_weights(source, name, module)
+            fingerprints[name] = weights_fingerprint(module)
+            _cast(name, module, dtype)
+        return cls(pipeline, source, schedule, fingerprints)
 
     @property
     def models(self) -> dict[str, "nn.Module"]:
@@ -265,6 +297,13 @@ def decode_latents(vae: Any, latents: "torch.Tensor") -> "torch.Tensor":
     if not pixels.isfinite().all():
         raise NonFiniteError("the base's VAE gives NaN, in float32 too: its weights are broken; take another base")
     return pixels
+
+
+def _cast(name: str, module: Any, dtype: "torch.dtype | None") -> Any:
+    """Return ``module`` in ``dtype``; the VAE always in float32."""
+    import torch
+
+    return module.to(torch.float32 if name == "vae" or dtype is None else dtype)
 
 
 def _require_weights(source: str, name: str, module: "nn.Module") -> None:

@@ -59,7 +59,7 @@ class Studio(AdaptedModel):
         dtype = choose_dtype(precision, chosen)
         require_supported(engine, chosen)
         model = base if isinstance(base, Model) else Model(base=base)
-        family = load_family(model).to(chosen if engine.offload == "none" else "cpu", dtype)
+        family = load_family(model, dtype).to(chosen if engine.offload == "none" else "cpu", dtype)
         super().__init__(family, model)
         self.runtime = Runtime(family, chosen, engine)
 

@@ -169,7 +169,8 @@ def load_base(job: TrainJob, gang: Distributed) -> Family:
     Raises ModelError, and ConfigError for a loss weighting or a preview that it does not define.
     """
     job.on_event(Progress(phase="loading the base model", done=0, total=1))
-    family = load_family(job.model)
+    # A denoiser in few bits is rounded from the weights as they are stored, not from narrower ones.
+    family = load_family(job.model, None if job.model.quantize else gang.dtype)
     family.process.check_weighting(job.loss.weighting, job.loss.min_snr_gamma)
     require_previews(job.sample, family)
     if job.model.quantize is not None:

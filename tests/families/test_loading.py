@@ -39,6 +39,21 @@ def test_a_folder_loads_in_float32_with_nothing_to_train(tiny_base):
     assert (family.native_size, family.latent_factor, family.size_step) == (64, 8, 64)
 
 
+@pytest.mark.parametrize("stored", [torch.float32, torch.float16])
+def test_parts_are_opened_in_the_precision_they_are_used_in_and_keep_their_fingerprints(tiny_base, tmp_path, stored):
+    from diffusers import StableDiffusionPipeline
+
+    folder = tmp_path / "base"
+    StableDiffusionPipeline.from_pretrained(tiny_base, dtype=stored).save_pretrained(folder)
+    wide, narrow = (load_family(Model(base=str(folder)), dtype) for dtype in (None, torch.bfloat16))
+    assert narrow.fingerprints == wide.fingerprints
+    assert {p.dtype for p in narrow.vae.parameters()} == {torch.float32}
+    for component, module in narrow.models.items():
+        for name, parameter in module.named_parameters():
+            whole = wide.models[component].get_parameter(name)
+            assert whole.dtype == torch.float32 and torch.equal(parameter, whole.to(torch.bfloat16)), name
+
+
 def test_predictions_equal_diffusers_own_pipeline_parts(tiny_base):
     from diffusers import StableDiffusionPipeline
 
@@ -190,7 +205,7 @@ def test_a_single_files_marks_tell_its_schedule_and_settings_go_before(marks, to
     path = write_header(tmp_path / "juggernaut.safetensors", whole | {mark: [0] for mark in marks})
     load_family(Model(base=str(path)))
     load_family(Model(base=str(path), prediction_type="epsilon"))
-    assert [schedule for *_, schedule in described] == [told, {**told, "prediction_type": "epsilon"}]
+    assert [schedule for *_, schedule, _ in described] == [told, {**told, "prediction_type": "epsilon"}]
     assert (native_size(str(path)), preset_for(str(path), "style")) == (1024, "sdxl-style")
 
 

@@ -54,7 +54,7 @@ def gang(request, tmp_path):
 
 def gradient_of_norm_5(gang):
     parameter = torch.nn.Parameter(torch.zeros(2))
-    optimizer = gang.adopt(torch.optim.SGD([parameter], lr=1.0))
+    optimizer = gang.prepare_optimizer(torch.optim.SGD([parameter], lr=1.0))
     gang.backward((parameter * torch.tensor([3.0, 4.0])).sum())
     return parameter, optimizer
 

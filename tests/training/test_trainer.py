@@ -280,13 +280,13 @@ def test_gradients_are_cut_to_the_norm_that_is_set(configure, tmp_path, norms):
 
 def test_batches_that_are_added_up_equal_one_of_their_size(configure, tmp_path, norms, monkeypatch):
     """Four pictures of one shape, all with the same noise: then nothing but the order of sums depends on the split."""
-    from sdlora.training import step
+    from sdlora.diffusion.process import NoiseProcess
 
-    real, folder = step.sample_noise_and_timesteps, tmp_path / "pictures"
+    real, folder = NoiseProcess.sample, tmp_path / "pictures"
     monkeypatch.setattr(
-        step,
-        "sample_noise_and_timesteps",
-        lambda shape, t, seed, n, places, *o: real(shape, t, 0, 0, [0] * len(places), *o),
+        NoiseProcess,
+        "sample",
+        lambda self, shape, seed, number, positions, *rest: real(self, shape, 0, 0, [0] * len(positions), *rest),
     )
     folder.mkdir()
     for index in range(4):
