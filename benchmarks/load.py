@@ -1,9 +1,9 @@
 """Memory and time to open a full-size base: ``python -m benchmarks.load --family sdxl --dtype bf16 --work DIR --json``.
 
-The base has its family's true architecture (the bundled configs) and random weights, stored in float16; bytes are
-counted as well without the released ones. It is opened in a process of its own, ``--way parts`` as ``load_family`` does, or ``--way
-whole`` as version 0.1.0 did: every part in float32 first, then brought to the precision of use. *Anonymous* is what the
-process cannot give back (RssAnon); pages of the mapped files, which the system can drop at any time, are not in it.
+The base has its family's true architecture (the bundled configs) and random weights, stored in float16. It is opened in
+a process of its own: ``--way parts`` as ``load_family`` does, ``--way whole`` as version 0.1.0 did, with every part in
+float32 first and then in the precision of use. *Anonymous* memory (RssAnon) is what the process cannot give back; pages
+of mapped files, which the system can drop at any time, are not in it.
 """
 
 import argparse
