@@ -89,7 +89,7 @@ def weight_files(part: Path, variant: str | None = None) -> list[Path]:
 
 
 def stored_dtype(files: Iterable[Path]) -> "torch.dtype":
-    """Return the type of all weights in safetensors ``files`` if it is one of 16 bits; float32 for any other mixture."""
+    """Return the type of all weights in safetensors ``files`` if all have one of 16 bits, else float32."""
     import torch
 
     narrow = {frozenset({"F16"}): torch.float16, frozenset({"BF16"}): torch.bfloat16}

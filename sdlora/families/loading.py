@@ -96,7 +96,11 @@ def _load_file(file: Path, model: Model, dtype: "torch.dtype | None") -> "Family
     tokenizers = load_tokenizers(config, dict(zip(family.tokenizers, family.encoders, strict=True)), model.tokenizer)
     try:
         return family.load_single_file(
-            file, config, tokenizers, model.base, {**single_file.marked_schedule(file), **model.schedule},
+            file,
+            config,
+            tokenizers,
+            model.base,
+            {**single_file.marked_schedule(file), **model.schedule},
             dtype,
         )
     except NotImplementedError as error:  # Layers of the UNet or the VAE got no weights, and cannot be moved.
