@@ -33,7 +33,7 @@ TENSORS, VALUES, MANIFEST = "state.safetensors", "state.json", "manifest.json"
 
 
 class Checkpoint(Section):
-    """When the run saves."""
+    """Frequency, number and precision of saved files."""
 
     every: Annotated[int, Field(ge=0)] = 100
     """Steps between checkpoints; 0 saves only on a stop and at the end."""
@@ -46,7 +46,7 @@ class Checkpoint(Section):
 
 
 class State(NamedTuple):
-    """What a run needs to go on after ``step`` finished steps."""
+    """Everything that a run needs to continue after ``step`` finished steps."""
 
     step: int
     tensors: dict[str, "torch.Tensor"]
@@ -137,7 +137,7 @@ def load(folder: Path) -> State:
 
 
 def is_verified(folder: Path) -> bool:
-    """Whether every file is there and has the sum that the manifest says."""
+    """Return whether every file exists and has the checksum in the manifest."""
     try:
         sums = read_json(folder / MANIFEST)
         return all(
@@ -205,7 +205,7 @@ def unpack_optimizer(
 
 
 def _alike(own: Any, saved: Any) -> bool:
-    """Whether a setting of an optimizer's group, as it was saved, can stand where ``own`` does."""
+    """Return whether a saved setting of an optimizer's group can replace ``own``."""
     if isinstance(own, list | tuple):
         return isinstance(saved, list) and len(own) == len(saved) and all(map(_alike, own, saved))
     if isinstance(own, int | float) and not isinstance(own, bool):

@@ -202,7 +202,7 @@ class RunFailed(Failed):
 
 OnEvent = Callable[[Event], None]
 OnProgress = Callable[[int, int], None]
-"""Called with how much is done, of how much in all."""
+"""Callback with the amount done and the total."""
 
 
 def ignore(event: Event) -> None:

@@ -43,7 +43,7 @@ VARIABLE = "SDLORA_FAULT"
 
 @dataclass
 class Failpoint:
-    """What happens where point ``name`` is passed for the ``count``-th time."""
+    """Fault to raise when point ``name`` is passed for the ``count``-th time."""
 
     name: str
     count: int = 1
@@ -74,7 +74,9 @@ _armed = Failpoint.parse(os.environ[VARIABLE]) if VARIABLE in os.environ else No
 
 
 def arm(text: str) -> None:
-    """As the variable does, in a process that runs already. Raises ValueError as ``Failpoint.parse`` does."""
+    """Arm a failpoint in a running process, as the variable does at its start. Raises ValueError as ``Failpoint.parse``
+    does.
+    """
     global _armed
     _armed = Failpoint.parse(text)
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Optimizer(Section):
-    """How gradients become steps."""
+    """Optimizer of the adapter's parameters."""
 
     name: Literal["adamw", "adamw8bit", "prodigy", "lion", "adafactor", "schedulefree"] = "adamw"
     """Optimizer: `adamw`; `adamw8bit` (less memory; needs bitsandbytes); `prodigy` (finds the rate itself: set learning
@@ -89,10 +89,11 @@ _BUILDERS: Mapping[str, Any] = {
 
 @contextmanager
 def averaged_parameters(optimizer: Any) -> Iterator[None]:
-    """For the time of a ``with`` block the parameters are what ``optimizer`` would have used: of most, what they are.
+    """Swap in the parameters that ``optimizer`` would use for inference, for a ``with`` block.
 
-    A schedule-free one trains at other points than the average that it gives (arXiv:2405.15682, eq. 1 to 3).
-    Afterwards all is as it was, bit for bit: its own way back rounds, and a run that was looked at would be another.
+    For most optimizers they are the current ones. A schedule-free one trains at other points than its average
+    (arXiv:2405.15682, eq. 1 to 3). Afterwards the parameters are restored bit for bit: the optimizer's own way back
+    rounds, and a run with previews would differ from one without.
     """
     own = getattr(optimizer, "optimizer", optimizer)  # Accelerate wraps it, and gives every optimizer an `eval`.
     if not hasattr(own, "eval"):
@@ -110,7 +111,7 @@ def averaged_parameters(optimizer: Any) -> Iterator[None]:
 
 
 class Schedule(Section):
-    """How the learning rate moves over the run."""
+    """Schedule of the learning rate."""
 
     name: Literal["constant", "linear", "cosine", "cosine-restarts"] = "constant"
     """Learning-rate schedule: `constant`, `linear` (down to zero), `cosine` (down to zero), or `cosine-restarts`."""
@@ -122,7 +123,7 @@ class Schedule(Section):
     """Number of times that `cosine-restarts` decays to zero."""
 
     def factor(self, step: int, steps: int) -> float:
-        """What to multiply the learning rate with for step ``step`` (from 0) of ``steps``. 0 to 1."""
+        """Return the multiplier (0 to 1) of the learning rate in step ``step`` (from 0) of ``steps``."""
         if step < self.warmup_steps:
             return (step + 1) / (self.warmup_steps + 1)
         if self.name == "constant":

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from sdlora.data.settings import Data
 
 PICTURES = "pictures"
-"""Where the captions go, and what ``data.folder`` says: put the pictures there, and the config trains again."""
+"""Folder of the captions in the bundle, and its ``data.folder``: with the images added, the config trains again."""
 
 
 def write_bundle(run: Run, adapter: Path, output: Path) -> Path:

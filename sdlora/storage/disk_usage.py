@@ -1,6 +1,6 @@
-"""What a data folder takes on the disk, by what it is for, and what of that can be had back.
+"""Disk usage of a data folder by kind, and what of it can be freed.
 
-A finished adapter, an imported one, a project and a picture that was drawn are shown, and never freed from here.
+A finished adapter, an imported one, a project and a generated image are listed, and never freed from here.
 """
 
 import shutil
@@ -22,32 +22,32 @@ DAY = 86_400.0
 STALE_DAYS = 1.0
 """After which a temporary file belongs to nothing that still runs."""
 UNFINISHED = (f"{TEMPORARY}*", ".merging-*")
-"""How unfinished files and folders are called until they are whole."""
+"""Name patterns of unfinished files and folders."""
 CACHES = ("latents", "text", "making")
 
 
 @dataclass(frozen=True)
 class DiskUsage:
-    """What one kind of files takes."""
+    """Disk usage of one kind of files."""
 
     name: str
     size: int
-    """In bytes."""
+    """Size in bytes."""
     what: str
     paths: tuple[Path, ...]
     freed: bool
-    """Whether ``free`` deletes it if it is asked to."""
+    """True if ``free`` can delete it."""
 
 
 @dataclass(frozen=True)
 class _Kind:
     what: str
     find: Callable[[Path, float], Iterator[Path]]
-    """In a data folder, what is older than a number of days."""
+    """Function that lists the files in a data folder that are older than a number of days."""
 
 
 def disk_usage(data_dir: Path, older_than_days: float = 0) -> list[DiskUsage]:
-    """What there is in ``data_dir``: first what can be freed, as far as it is that old, then what stays, all of it."""
+    """List the usage of ``data_dir``: everything that can be freed and is old enough, then everything that stays."""
     found = [_share(name, kind, data_dir, older_than_days, freed=True) for name, kind in FREED.items()]
     return [*found, *(_share(name, kind, data_dir, older_than_days, freed=False) for name, kind in KEPT.items())]
 
@@ -162,7 +162,7 @@ def _whole(*patterns: str) -> Callable[[Path, float], Iterator[Path]]:
 
 
 def _rest_of_runs(data_dir: Path, days: float) -> Iterator[Path]:
-    """What is left of runs' folders beside what has a row of its own."""
+    """List the rest of runs' folders, without kinds that have their own row."""
     counted = {*_states(data_dir, days), *_steps(data_dir, days), *(run.adapter for run in Run.all(data_dir))}
     holders = {place.parent for place in counted}
     for path in (data_dir / "runs").glob("*/*"):

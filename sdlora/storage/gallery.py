@@ -38,5 +38,5 @@ def _age(path: Path) -> tuple[int, str]:
 
 
 def images_folder(data_dir: Path) -> Path:
-    """Where the pictures go that are drawn, and the log of the process that draws them."""
+    """Return the folder of generated images, and of the log of the process that generates them."""
     return data_dir / "creations"

@@ -47,7 +47,7 @@ class LibraryEntry:
     base: str
     """The base to draw with, "" if it is not known here."""
     size: int
-    """In bytes."""
+    """Size in bytes."""
     changed: float
     """Seconds since the epoch."""
     card: HeaderSummary | None
@@ -59,13 +59,13 @@ class LibraryEntry:
         return _run_of(self.path) if self.kind == "run" else None
 
     def answers(self, search: str) -> bool:
-        """Whether every word of ``search`` stands in its name or trigger words."""
+        """Return whether every word of ``search`` is in its name or trigger words."""
         text = " ".join([self.name, *(self.card.triggers if self.card else ())]).casefold()
         return all(word in text for word in search.casefold().split())
 
 
 class ImportResult(NamedTuple):
-    """What became of a file: the name it is kept under, "" if it was refused, and its self-test."""
+    """Result of an import: the name of the stored file, "" if it was refused, and its self-test."""
 
     file: str
     name: str
@@ -118,7 +118,7 @@ class Library:
         return run.own(run.checkpoints, f"*{SUFFIX}")[::-1] if run is not None else []
 
     def picture(self, entry: LibraryEntry) -> Path | None:
-        """What the adapter looks like: the picture in its file, or its run's last preview. It may yet be unreadable."""
+        """Return the adapter's image: the one in its file, or its run's last preview. It may still be unreadable."""
         if (
             entry.card
             and entry.card.illustrated
@@ -128,8 +128,8 @@ class Library:
         return last_preview(_run_of(entry.path)) if entry.kind == "run" else None
 
     def name_for(self, wish: str, otherwise: str) -> str:
-        """What to call an adapter that is to be made: ``wish`` as a file can be called; without one, what is free of
-        ``otherwise``. Raises ConfigError if the wish is taken.
+        """Choose the name of a new adapter: ``wish`` as a valid file name; without one, a free name from ``otherwise``.
+        Raises ConfigError if the wished name is taken.
         """
         if not wish.strip():
             return self._free(safe_name(otherwise, fallback="adapter"))
@@ -241,8 +241,8 @@ def last_preview(run: Run) -> Path | None:
 
 
 def trained_base_settings(adapters: Iterable[Path], base: str) -> dict[str, Any]:
-    """What is said of ``base`` (``GenerationRequest.base_settings``) by the run that trained the first of those
-    ``adapters`` that were trained on it here; nothing if there is none, or it says nothing.
+    """Return the overrides of ``base`` (``GenerationRequest.base_settings``) from the run of the first of ``adapters``
+    that was trained on it here; empty if there is none.
     """
     for run in map(_run_of, adapters):
         with suppress(SdloraError):

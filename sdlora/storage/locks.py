@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 FOREVER = -1
-"""To ``hold_lock``: wait as long as it takes."""
+"""Timeout of ``hold_lock`` that never expires."""
 
 
 def device_lock(data_dir: Path, device: "torch.device") -> Path:
@@ -44,8 +44,8 @@ def hold_lock(lock_file: Path, what: str, wait: float = 0) -> FileLock:
 
 
 def device_busy(data_dir: Path) -> bool:
-    """Whether a process holds a device of this machine. Of several machines on one ``data_dir``, others' CPUs are told
-    by their names; a card's name is its own number, so another machine's card counts as one of this.
+    """Return whether a process holds a device of this machine. Other machines' CPUs on one ``data_dir`` have distinct
+    names; a card's name is its number, so another machine's card counts as one of this machine.
     """
     for lock_file in (data_dir / "locks").glob("*.lock"):
         kind, _, name = lock_file.stem.partition("-")

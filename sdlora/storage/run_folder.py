@@ -108,7 +108,7 @@ class Run(RunPaths):
 
     @property
     def state(self) -> RunState:
-        """Where the run stands: from its lock, and the journal's last word."""
+        """State of the run, from its lock and the journal's last event."""
         if self.held():
             return "running"
         events = self.events()
@@ -116,7 +116,7 @@ class Run(RunPaths):
         return last or ("interrupted" if events else "new")
 
     def held(self) -> bool:
-        """Whether a process works on this run now."""
+        """True while a process works on this run."""
         if not self.lock_file.is_file() or self.lock_file.is_symlink():
             return False
         try:

@@ -1,4 +1,4 @@
-"""What is deleted is moved aside first: it comes back by one call, until it is thirty days old or the trash is emptied.
+"""Trash of deleted things, which can be restored until they are thirty days old or the trash is emptied.
 
 DATA_DIR/trash/TIME-NAME/
     item.json    what it was, and where each part lay
@@ -30,15 +30,15 @@ class TrashItem:
     folder: Path
     name: str
     what: str
-    """In words: ``the run mystyle``."""
+    """Description, such as ``the run mystyle``."""
     deleted: float
     """Seconds since the epoch."""
     origins: tuple[str, ...]
-    """Where its parts lay, relative to the data folder."""
+    """Original paths of its parts, relative to the data folder."""
 
     @property
     def size(self) -> int:
-        """In bytes."""
+        """Size in bytes."""
         return sum(path.stat().st_size for path in self.folder.rglob("*") if path.is_file() and not path.is_symlink())
 
 
@@ -67,7 +67,7 @@ class Trash:
         return item
 
     def items(self) -> list[TrashItem]:
-        """What is in the trash, the newest first. A folder that is no item's is passed over."""
+        """List the trash, newest first. A folder that is no item's is ignored."""
         found = [self._read(path.parent) for path in self.folder.glob(f"*/{ITEM}")]
         return sorted((item for item in found if item), key=lambda item: item.deleted, reverse=True)
 

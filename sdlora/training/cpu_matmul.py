@@ -15,24 +15,24 @@ from torch.nn import functional
 Steps = tuple[Any, Any, Any]
 """A convolution's stride, padding and dilation."""
 POINTS: Steps = ((1, 1), (0, 0), (1, 1))
-"""Those of one that looks at single pixels, if its kernel is one too."""
+"""Options of a convolution of single pixels, whose kernel is one too."""
 THERE = (
     torch.backends.mkldnn.is_available()
     and torch.backends.cpu.get_cpu_capability() == "AVX512"
     and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 )
-"""Whether this processor and this build of torch have oneDNN's products."""
+"""True if this processor and this build of torch have oneDNN's products."""
 NAME = str(torch.cpu.get_capabilities().get("cpu_name", "")) if hasattr(torch.cpu, "get_capabilities") else ""
-"""What the processor calls itself; nothing where torch cannot tell."""
+"""Name of the processor; empty if torch cannot tell."""
 ONEDNN = THERE and NAME.startswith("AMD")
-"""Whether they are the faster ones."""
+"""True if oneDNN's products are the faster ones."""
 
 ENOUGH = 1_000_000
 """Multiplications from which on it is worth the ten microseconds that a call of it takes more."""
 
 
 def uses_onednn(x: torch.Tensor, weight: torch.Tensor) -> bool:
-    """Whether the product of ``x`` (..., in) and ``weight`` (out, in) is oneDNN's; or of pictures (B, in, H, W)."""
+    """Return whether oneDNN computes ``x`` times ``weight`` (out, in); ``x`` is (..., in), or images (B, in, H, W)."""
     suits = ONEDNN and x.device.type == "cpu" and x.dtype == weight.dtype == torch.float32
     if isinstance(x, FakeTensor):  # Which have sizes alone: oneDNN's convolution would look for numbers.
         return False

@@ -42,7 +42,7 @@ class Distributed:
         self.is_main: bool = accelerator.is_main_process
         self._log = log
         self.scales = accelerator.scaler is not None
-        """Whether a loss scaler is at work (fp16)."""
+        """True if a loss scaler is active (fp16)."""
 
     @classmethod
     def setup(cls, train: Train, output: RunPaths) -> "Distributed":
@@ -105,7 +105,7 @@ class Distributed:
         )
 
     def any_process(self, flag: bool) -> bool:
-        """Whether ``flag`` is set on any process; all get the same answer."""
+        """Return whether ``flag`` is set on any process; all get the same answer."""
         if self.count == 1:
             return flag
         return self.accelerator.reduce(torch.tensor(float(flag), device=self.device), "sum").item() > 0  # type: ignore[union-attr]

@@ -1,4 +1,4 @@
-"""What a run makes once and keeps: class pictures, latents, text outputs. All processes share the work."""
+"""Prepare the class images, latents and text outputs of a run once, and cache them. All processes share the work."""
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -31,7 +31,7 @@ ENCODE_BATCH = 2
 MIDDLING = 768
 """Pixels along a side: of larger pictures one is encoded at a time."""
 MOST_CAPTIONS = 10
-"""Where a run says more different captions a picture than this (shuffled ones, say), none are kept."""
+"""Largest number of different captions per image (shuffled ones, say) up to which their outputs are cached."""
 
 
 def prepare_class_images(
@@ -144,5 +144,5 @@ class LiveTextEncoder:
 
 
 def is_live(encode: Callable[[list[str]], Conditioning]) -> bool:
-    """Whether ``encode``, from ``prepare_text_encoder``, needs the text encoders at every step."""
+    """Return whether ``encode``, from ``prepare_text_encoder``, needs the text encoders at every step."""
     return isinstance(encode, LiveTextEncoder)

@@ -1,4 +1,4 @@
-"""Where a run keeps what it makes. Paths in events are relative to the run's folder."""
+"""Paths of a run's output. Paths in events are relative to the run's folder."""
 
 from pathlib import Path
 

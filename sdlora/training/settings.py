@@ -1,4 +1,4 @@
-"""How long, how fast and how exactly to train, as settings."""
+"""Settings of length, speed and precision of training."""
 
 import re
 from typing import Annotated, Literal
@@ -109,7 +109,7 @@ class Train(Section):
 
 
 class Loss(Section):
-    """What the step minimises."""
+    """The loss that a step minimises."""
 
     min_snr_gamma: Annotated[float, Field(gt=0, le=100)] | None = None
     """Gamma of Min-SNR weighting (arXiv:2303.09556), 5 is usual; all timesteps count alike if not set."""

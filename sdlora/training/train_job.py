@@ -1,4 +1,4 @@
-"""What a run is asked to do: its sections, where it writes, whom it tells, who may stop it."""
+"""A run's job: its sections, its output paths, its listeners, and the check whether to stop."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
