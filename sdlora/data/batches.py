@@ -23,9 +23,9 @@ class Batch:
     """One process's share of a micro-batch: instance examples first, then as many class examples, if there are any."""
 
     mean: "torch.Tensor"
-    """Latent means (B, 4, h, w), float32, scaled as the VAE's encoder returns them."""
+    """Latent means (B, C, h, w), float32, scaled as the VAE's encoder returns them."""
     std: "torch.Tensor"
-    """Latent standard deviations (B, 4, h, w), float32."""
+    """Latent standard deviations (B, C, h, w), float32."""
     captions: list[str]
     mask: "torch.Tensor | None"
     """Loss weights (B, 1, h, w), float32 in [0, 1]; None if every part of every image counts in full."""
