@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from sdlora.adapters.state import AdapterState, build_adapter_state
 from sdlora.errors import FormatError
+from sdlora.families import family_components
 from sdlora.formats.base import Slot, group_by_layer
 from sdlora.formats.metadata import PEFT_HEADER, network_metadata
 from sdlora.formatting import one_line
@@ -24,7 +25,8 @@ MOST = 1 << 20
 """Largest alpha or rank that is accepted."""
 MOST_PATTERNS = 4096
 """More patterns than any base has layers; each is compared with each layer."""
-COMPONENTS = ("unet", "text_encoder", "text_encoder_2")
+COMPONENTS = tuple(name for name, component in family_components().items() if component.target_groups)
+"""Components of all families that adapters go into."""
 _SLOTS = {
     "lora_A": "down", "lora_B": "up", "down": "down", "up": "up", "lora_magnitude_vector": "magnitude",
 }  # fmt: skip
@@ -43,7 +45,7 @@ def classic(path: str) -> str | None:
     component, _, rest = path.partition(".")
     if component not in COMPONENTS or not rest:
         return None
-    if component != "unet" and not rest.startswith(("text_model.", "text_projection")):
+    if component.startswith("text_encoder") and not rest.startswith(("text_model.", "text_projection")):
         return f"{component}.text_model.{rest}"
     return path
 
