@@ -1,4 +1,4 @@
-"""Generated pictures on disk: PNG files that carry AUTOMATIC1111's ``parameters`` text, and its reading.
+"""Generated images on disk: PNG files with AUTOMATIC1111's ``parameters`` text, and its reading.
 
 The text is the prompt, a line ``Negative prompt: ...`` and a line of settings, ``Steps: 25, Sampler: ..., Seed: 1``
 (modules/infotext_utils.py of stable-diffusion-webui). The format has no escape for a prompt whose own line begins

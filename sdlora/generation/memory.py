@@ -1,4 +1,4 @@
-"""What this process holds of a device's memory, and whether pictures fit into what is left: erring on the safe side."""
+"""Memory of a device: what is free, and a safe estimate of what generating images takes."""
 
 from typing import TYPE_CHECKING
 
@@ -7,15 +7,15 @@ import torch
 if TYPE_CHECKING:
     from sdlora.families.base import Family
 
-MIXED = 5
-"""Bytes that mixed adapters take for one of their files': a number that float16 keeps in 2 is a parameter of 4 here,
-and takes 6 in the stacked pair (``adapters.mixing``): 4 going down, 8 going up, with its scale and without."""
+ADAPTER_BYTES = 5
+"""Bytes that mixed adapters take for each byte of their files: a float16 number of 2 is a parameter of 4 here, and
+takes 6 in the stacked pair (``adapters.stacked_lora``): 4 going down, 8 going up, with its scale and without."""
 RESERVE = 256 << 20
-"""Bytes left alone, for what no estimate knows of."""
+"""Bytes kept free for what the estimate does not cover."""
 
 
 def free_bytes(device: torch.device) -> int:
-    """Bytes that ``device`` has left for this process."""
+    """Return the bytes of ``device`` that this process can still allocate."""
     if device.type == "cuda":
         unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + unused
@@ -25,7 +25,7 @@ def free_bytes(device: torch.device) -> int:
 
 
 def used_bytes(device: torch.device) -> int:
-    """Bytes that this process has of ``device``; of a CPU, its resident memory."""
+    """Return the bytes of ``device`` that this process has allocated; for a CPU, its resident memory."""
     if device.type == "cuda":
         return torch.cuda.memory_reserved(device)
     if device.type == "mps":
@@ -44,11 +44,11 @@ def generation_bytes(
     side: int | None = None,
     adapters: int = 0,
 ) -> int:
-    """Bytes that drawing ``batch`` pictures of ``width`` x ``height`` pixels at once takes beside the model itself.
+    """Return the bytes that a ``batch`` of images of ``width`` x ``height`` pixels takes beside the model itself.
 
-    The denoiser predicts each image twice where it is ``guided``; pictures are decoded one by one, in tiles of at most
-    ``side`` pixels if that is given. ``adapters``: bytes of the files that are mixed.
+    The denoiser predicts each image twice where it is ``guided``; images are decoded one by one, in tiles of at most
+    ``side`` pixels if that is given. ``adapters``: size of the mixed adapters' files in bytes.
     """
     predicting = family.prediction_bytes(width, height, batch * (1 + guided))
     decoded = family.decode_bytes(min(width, side or width), min(height, side or height))
-    return max(predicting, decoded) + MIXED * adapters + RESERVE
+    return max(predicting, decoded) + ADAPTER_BYTES * adapters + RESERVE

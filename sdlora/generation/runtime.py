@@ -1,8 +1,8 @@
-"""How a loaded model computes pictures: decoded whole or in tiles, on its device or in turns, with which attention.
+"""How a loaded model computes images: decoding in tiles, offloading of components, and the attention backend.
 
-Turns are accelerate's hooks, as in diffusers' ``enable_model_cpu_offload``: a part comes to the device when it is
-called, and leaves it for the next one. diffusers hangs them up for its pipelines; here they are hung up directly, since
-texts are read and latents decoded outside of a pipeline.
+Offloading uses accelerate's hooks, as diffusers' ``enable_model_cpu_offload`` does: a component is moved to the device
+when it is called, and back for the next one. diffusers attaches them through a pipeline; here they are attached
+directly, since prompts are encoded and latents decoded outside of one.
 """
 
 import importlib.util
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def require_supported(engine: Engine, device: "torch.device") -> None:
-    """Raises ConfigError for what cannot be done on ``device``, or without a library that is not installed."""
+    """Raise ConfigError for what ``device`` does not support, or a library that is not installed."""
     if engine.offload == "model" and device.type == "cpu":
         raise ConfigError("offload = model: the model is on the CPU already; take none, or a graphics card")
     if engine.attention == "xformers":
@@ -37,7 +37,7 @@ class Runtime:
     """A family on ``device``, set up as ``engine`` says."""
 
     def __init__(self, family: "Family", device: "torch.device", engine: Engine):
-        """The family lies on ``device``; where the engine offloads, it may lie on the CPU. Raises ConfigError."""
+        """Set up ``family``, which is on ``device``, or on the CPU where the engine offloads. Raises ConfigError."""
         self.family = family
         self.device = device
         self.engine = Engine()
@@ -45,9 +45,9 @@ class Runtime:
         self.use(engine)
 
     def use(self, engine: Engine) -> None:
-        """Compute as ``engine`` says from now on; the weights stay loaded.
+        """Switch to ``engine``; the weights stay loaded.
 
-        Raises ConfigError for what is not possible here; then nothing changes.
+        Raises ConfigError for what this machine does not support; then nothing changes.
         """
         require_supported(engine, self.device)
         if engine.attention != self.engine.attention:
@@ -61,15 +61,15 @@ class Runtime:
 
     @property
     def memory_hint(self) -> str:
-        """What else than a smaller size would need less memory, to end a sentence with."""
+        """Remedy for too little memory beside a smaller size, as the end of a sentence."""
         more = self.engine.offload == "none" and self.device.type != "cpu"
         return ", or offload = model" if more else ""
 
     @contextmanager
     def generating(self, width: int, height: int) -> Iterator[None]:
-        """While pictures of ``width`` x ``height`` pixels are made: tiles where they are needed; then all parts rest.
+        """Decode images of ``width`` x ``height`` pixels in tiles where needed; afterwards offload all components.
 
-        Warns where it takes tiles of its own accord.
+        Warns where `auto` chooses tiles.
         """
         vae: Any = self.family.vae
         before = vae.use_tiling
@@ -82,7 +82,7 @@ class Runtime:
                 hook.offload()
 
     def _tiles(self, width: int, height: int) -> bool:
-        """Whether pictures of that size are decoded in tiles."""
+        """Return whether images of that size are decoded in tiles."""
         side = self.family.tile_size
         if self.engine.vae_tiling != "auto" or max(width, height) <= side:
             return self.engine.vae_tiling == "on"
@@ -97,7 +97,7 @@ class Runtime:
         return needed > free
 
     def _offload_components(self) -> None:
-        """Let the components come to the device in the order of their work: text encoders, denoiser, VAE."""
+        """Load components onto the device when they run, in this order: text encoders, denoiser, VAE."""
         from accelerate import cpu_offload_with_hook
 
         before = None
@@ -106,7 +106,7 @@ class Runtime:
             self._hooks.append(before)
 
     def _keep_on_device(self) -> None:
-        """All parts on the device again, for good."""
+        """Move all components to the device for good."""
         for hook in self._hooks:
             hook.remove()
         self._hooks.clear()

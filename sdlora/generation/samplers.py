@@ -56,7 +56,7 @@ _BY_LOWER = {name.lower(): name for name in NAMES} | ALIASES
 
 
 def canonical_sampler(name: str) -> str:
-    """``name`` as the table spells it, whatever its case. Raises ConfigError, naming near ones, if it is unknown."""
+    """Return ``name`` as the table spells it, whatever its case. Raises ConfigError, with near names, if unknown."""
     key = " ".join(name.lower().split()).removesuffix(" automatic")
     if key in _BY_LOWER:
         return _BY_LOWER[key]
@@ -65,7 +65,7 @@ def canonical_sampler(name: str) -> str:
 
 
 def split_sampler(name: str) -> tuple[str, str]:
-    """Sampler and schedule type of a name: ``("DPM++ 2M", "Karras")``; the type is "Automatic" where none is given."""
+    """Split a name into sampler and schedule type: ``("DPM++ 2M", "Karras")``; the default type is "Automatic"."""
     name = canonical_sampler(name)
     if name in SAMPLERS:
         return name, "Automatic"

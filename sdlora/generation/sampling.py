@@ -1,6 +1,6 @@
-"""From seeds and prompts to pictures: one batch through diffusers' sampling loop, and the decoder after it.
+"""From seeds and prompts to images: one batch through diffusers' sampling loop, and the decoder after it.
 
-A picture depends on its own prompt and seed alone. Its noise comes from a generator of its own, on the CPU and in
+An image depends on its own prompt and seed alone. Its noise comes from a generator of its own, on the CPU and in
 float32, so that a seed means the same noise on any device; prompts are encoded, and latents decoded, one by one.
 A batch shares the denoiser, whose sums a larger batch may round differently (1e-6 on a CPU).
 """
@@ -15,16 +15,16 @@ import torch
 from sdlora.errors import NonFiniteError
 from sdlora.families.base import Conditioning, Family
 from sdlora.generation import prompt_weighting
+from sdlora.generation.generation_spec import PromptSeed, SamplingParams
 from sdlora.generation.samplers import make_scheduler
 
 if TYPE_CHECKING:
     from PIL import Image
-from sdlora.generation.generation_spec import PromptSeed, SamplingParams
 
 
 @contextmanager
 def eval_mode(family: Family) -> Iterator[None]:
-    """Evaluation mode and no gradients; afterwards every module is in the mode that it was in."""
+    """Set evaluation mode and disable gradients; afterwards restore every module's mode."""
     modules = [module for model in (*family.models.values(), family.vae) for module in model.modules()]
     modes = [module.training for module in modules]
     try:
@@ -39,123 +39,122 @@ def eval_mode(family: Family) -> Iterator[None]:
 
 def sample_images(
     family: Family,
-    pictures: Sequence[PromptSeed],
-    recipe: SamplingParams,
+    samples: Sequence[PromptSeed],
+    params: SamplingParams,
     on_step: Callable[[float], object],
-    mix: Callable[[Sequence[int]], object] = lambda places: None,
+    set_scales: Callable[[Sequence[int]], object] = lambda positions: None,
 ) -> "list[Image.Image]":
-    """Make ``pictures``, in one batch where their texts have equally many parts.
+    """Return the images of ``samples``, made in one batch where their prompts have equally many chunks.
 
-    ``on_step`` gets the part done, 0 to 1, after each step, and may raise to end it. ``mix(places)`` puts the adapters
-    at the scales of the pictures at ``places``: of each alone before its texts are encoded, then of those that the
-    denoiser is given. Prompt and negative prompt are padded to equally many parts, with empty ones.
-    Raises NonFiniteError if a picture's latents are not numbers.
+    ``on_step`` gets the share done, 0 to 1, after each step, and may raise to end it. ``set_scales(positions)`` sets
+    the adapters' scales for the samples at ``positions``: each alone before its prompts are encoded, then those of a
+    batch. Prompt and negative prompt are padded to equally many chunks, with empty ones.
+    Raises NonFiniteError if latents are not finite.
     """
-    alike: dict[int, list[int]] = {}
-    read: list[list[Conditioning]] = []
-    for place, picture in enumerate(pictures):
-        mix([place])
-        read.append(_encode_prompts(family, picture.prompt, recipe))
-        alike.setdefault(read[place][0].text.shape[1], []).append(place)
-    drawn: dict[int, Image.Image] = {}
-    for places in alike.values():
+    by_length: dict[int, list[int]] = {}
+    encoded: list[list[Conditioning]] = []
+    for position, sample in enumerate(samples):
+        set_scales([position])
+        encoded.append(_encode_prompts(family, sample.prompt, params))
+        by_length.setdefault(encoded[position][0].text.shape[1], []).append(position)
+    finished: dict[int, Image.Image] = {}
+    for positions in by_length.values():
 
-        def step(part: float, before: int = len(drawn), of: int = len(places)) -> object:
-            return on_step((before + part * of) / len(pictures))
+        def step(share: float, before: int = len(finished), size: int = len(positions)) -> object:
+            return on_step((before + share * size) / len(samples))
 
-        mix(places)
-        images = _sample_batch(
-            family, [pictures[place] for place in places], [read[place] for place in places], recipe, step
-        )
-        drawn |= zip(places, images, strict=True)
-    return [drawn[place] for place in range(len(pictures))]
+        set_scales(positions)
+        batch = [samples[position] for position in positions]
+        images = _sample_batch(family, batch, [encoded[position] for position in positions], params, step)
+        finished |= zip(positions, images, strict=True)
+    return [finished[position] for position in range(len(samples))]
 
 
-def _encode_prompts(family: Family, prompt: str, recipe: SamplingParams) -> list[Conditioning]:
-    """The prompt and, where there is guidance, the negative prompt, encoded (1, N, D), both as long.
+def _encode_prompts(family: Family, prompt: str, params: SamplingParams) -> list[Conditioning]:
+    """Encode the prompt and, with guidance, the negative prompt: each (1, N, D), equally long.
 
-    What stands for a text as a whole is its first part's.
+    The pooled output of a text is its first chunk's.
     """
-    texts = [prompt, recipe.negative] if recipe.cfg > 1 else [prompt]
-    read = [_encode(family, text, recipe.clip_skip) for text in texts]
-    length = max(map(len, read))
-    blank = _encode(family, "", recipe.clip_skip) if length > 1 else []
+    texts = [prompt, params.negative] if params.cfg > 1 else [prompt]
+    encoded = [_encode(family, text, params.clip_skip) for text in texts]
+    length = max(map(len, encoded))
+    padding = _encode(family, "", params.clip_skip) if length > 1 else []
     return [
-        replace(parts[0], text=torch.cat([part.text for part in (parts + blank * length)[:length]], dim=1))
-        for parts in read
+        replace(chunks[0], text=torch.cat([chunk.text for chunk in (chunks + padding * length)[:length]], dim=1))
+        for chunks in encoded
     ]
 
 
 def _sample_batch(
     family: Family,
-    pictures: Sequence[PromptSeed],
-    read: Sequence[Sequence[Conditioning]],
-    recipe: SamplingParams,
+    samples: Sequence[PromptSeed],
+    encoded: Sequence[Sequence[Conditioning]],
+    params: SamplingParams,
     on_step: Callable[[float], object],
 ) -> "list[Image.Image]":
-    """One batch of ``pictures``, whose texts ``read`` (see ``_encode_prompts``) are all as long."""
-    wanted, *unwanted = (Conditioning.cat(texts) for texts in zip(*read, strict=True))
-    pipeline = family.pipeline(make_scheduler(recipe.sampler, family.process))
+    """Return the images of one batch; ``encoded`` are its prompts by ``_encode_prompts``, all equally long."""
+    conditional, *unconditional = (Conditioning.cat(texts) for texts in zip(*encoded, strict=True))
+    pipeline = family.pipeline(make_scheduler(params.sampler, family.process))
     pipeline.set_progress_bar_config(disable=True)
-    generators = [torch.Generator().manual_seed(picture.seed) for picture in pictures]
+    generators = [torch.Generator().manual_seed(sample.seed) for sample in samples]
     latents: torch.Tensor = pipeline(
-        **family.pipeline_kwargs(wanted, unwanted[0] if unwanted else None),
-        latents=_noise(family, recipe, generators),
+        **family.pipeline_kwargs(conditional, unconditional[0] if unconditional else None),
+        latents=_noise(family, params, generators),
         generator=generators,
-        num_inference_steps=recipe.steps,
-        guidance_scale=recipe.cfg,
-        width=recipe.width,
-        height=recipe.height,
+        num_inference_steps=params.steps,
+        guidance_scale=params.cfg,
+        width=params.width,
+        height=params.height,
         output_type="latent",
         callback_on_step_end=lambda pipe, index, _, state: on_step((index + 1) / pipe.num_timesteps) or state,
         callback_on_step_end_tensor_inputs=[],
     ).images
     if not latents.isfinite().all():
         raise NonFiniteError(
-            "the picture came out as NaN; lower the adapters' scales, the weights in the prompt or the CFG scale, "
+            "the image came out as NaN; lower the adapters' scales, the weights in the prompt or the CFG scale, "
             "or take precision fp32"
         )
     return [_to_image(family.decode(latent)) for latent in latents.split(1)]
 
 
 def _encode(family: Family, text: str, clip_skip: int) -> list[Conditioning]:
-    """Encode each part of ``text`` for the denoiser, in its precision: each (1, L, D), on its own."""
-    room = family.build_input_ids([]).shape[1] - 2
-    parts = prompt_weighting.split_chunks(prompt_weighting.parse_weights(text), family.bare_token_ids, room)
-    encoded = (family.encode_text(family.build_input_ids(part.tokens), clip_skip) for part in parts)
+    """Encode each chunk of ``text`` for the denoiser, in its precision: each (1, L, D), on its own."""
+    size = family.build_input_ids([]).shape[1] - 2
+    chunks = prompt_weighting.split_chunks(prompt_weighting.parse_weights(text), family.bare_token_ids, size)
+    encoded = (family.encode_text(family.build_input_ids(chunk.tokens), clip_skip) for chunk in chunks)
     return [
-        replace(read, text=apply_token_weights(read.text, part.weights)).to(family.dtype)
-        for read, part in zip(encoded, parts, strict=True)
+        replace(read, text=apply_token_weights(read.text, chunk.weights)).to(family.dtype)
+        for read, chunk in zip(encoded, chunks, strict=True)
     ]
 
 
 def apply_token_weights(vectors: torch.Tensor, weights: Sequence[float]) -> torch.Tensor:
-    """Encoded tokens ``vectors`` (1, L, D), each times its weight, and then all by one number that restores their mean.
+    """Multiply encoded tokens ``vectors`` (1, L, D) by their weights, then by one number that restores their mean.
 
     The "Original" emphasis of stable-diffusion-webui (modules/sd_emphasis.py). ``weights`` begin at the second token.
     Where the new mean is no average of the old ones, as with vectors whose means have no common sign, the ratio of the
-    means says nothing, and the vectors are only weighted.
+    means carries no information, and the vectors are only weighted.
     """
     if all(weight == 1 for weight in weights):
         return vectors
     each = torch.ones(vectors.shape[1], device=vectors.device)
     each[1 : 1 + len(weights)] = torch.tensor(weights, device=vectors.device)
-    full = vectors.float() * each[:, None]
-    change = float(full.mean() / vectors.float().mean())
-    restored = full / change if change and min(1, *weights) <= change <= max(1, *weights) else full
+    weighted = vectors.float() * each[:, None]
+    change = float(weighted.mean() / vectors.float().mean())
+    restored = weighted / change if change and min(1, *weights) <= change <= max(1, *weights) else weighted
     return restored.to(vectors.dtype)
 
 
-def _noise(family: Family, recipe: SamplingParams, generators: Sequence[torch.Generator]) -> torch.Tensor:
+def _noise(family: Family, params: SamplingParams, generators: Sequence[torch.Generator]) -> torch.Tensor:
     """Return standard normal latents, on the denoiser's device and in its precision."""
-    height, width = recipe.height // family.latent_factor, recipe.width // family.latent_factor
+    height, width = params.height // family.latent_factor, params.width // family.latent_factor
     shape = (1, family.latent_channels, height, width)
     noise = torch.cat([torch.randn(shape, generator=generator) for generator in generators])
     return noise.to(family.device, family.dtype)
 
 
 def _to_image(pixels: torch.Tensor) -> "Image.Image":
-    """The picture of (1, 3, H, W) pixels in [-1, 1]."""
+    """Return the image of (1, 3, H, W) pixels in [-1, 1]."""
     from PIL import Image
 
     levels = ((pixels[0] / 2 + 0.5).clamp(0, 1) * 255).round().to("cpu", torch.uint8)
