@@ -1,4 +1,4 @@
-"""One adapter of the library, opened: what is in it, taken away in any format."""
+"""The details of one adapter of the library, and its export in any format."""
 
 import shutil
 import tempfile
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from gradio.blocks import Block
 
 from sdlora.api.adapter_jobs import inspect_adapter, inspect_layers_job, needs_base
 from sdlora.api.adapters import export_to_temporary
@@ -15,8 +16,7 @@ from sdlora.api.models import resolve_base
 from sdlora.errors import ConfigError, SdloraError
 from sdlora.ui import job_widget, library_html, page_html
 from sdlora.ui.app_state import AppState, cache_file
-from sdlora.ui.import_tab import SAVE_FILE
-from sdlora.ui.listeners import HIDDEN, PRIVATE
+from sdlora.ui.listeners import HIDDEN, PRIVATE, Values, click_later
 from sdlora.ui.tools_panel import TYPES
 
 FORMATS = [("A1111, ComfyUI, kohya", "kohya"), ("diffusers", "diffusers"), ("PEFT (zip)", "peft")]
@@ -25,95 +25,105 @@ FINISHED = ("the newest", "")
 
 @dataclass(frozen=True)
 class AdapterDetail:
-    """Its fields."""
+    """Components of the details."""
 
-    whole: gr.Column
+    panel: gr.Column
     name: gr.State
-    told: gr.HTML
-    inspection: gr.HTML
+    facts: gr.HTML
     checkpoint: gr.Dropdown
     format: gr.Radio
     dtype: gr.Radio
     download: gr.Button
-    pack: gr.Button
-    remove: gr.Button
+    bundle: gr.Button
+    delete: gr.Button
     close: gr.Button
     proof: gr.HTML
-    """What the self-test of the last export found."""
+    """Result of the last export's self-test."""
     base: gr.Dropdown
-    look: job_widget.JobWidget
+    inspect_layers: job_widget.JobWidget
     layers: gr.HTML
+    inspection: gr.HTML
 
     @property
-    def opened(self) -> list[Any]:
-        """What ``show_adapter`` gives values to, in its order."""
+    def opened(self) -> list[Block]:
+        """Components that ``show_adapter`` updates."""
         return [
-            self.whole, self.name, self.told, self.inspection, self.checkpoint, self.pack, self.base, self.layers,
-            self.proof, self.look.status,
+            self.panel, self.name, self.facts, self.inspection, self.checkpoint, self.bundle, self.base, self.layers,
+            self.proof, self.inspect_layers.status,
         ]  # fmt: skip
 
 
 def build_detail() -> AdapterDetail:
-    with gr.Column(visible=False, elem_id="library-sheet") as whole:
-        told = gr.HTML(elem_id="library-details")
+    """Lay the details out; they are hidden until an adapter is opened."""
+    with gr.Column(visible=False, elem_id="library-sheet") as panel:
+        facts = gr.HTML(elem_id="library-details")
         checkpoint = gr.Dropdown([FINISHED], value="", label="File", elem_id="library-checkpoint")
         with gr.Row():
             format = gr.Radio(FORMATS, value="kohya", label="For", elem_id="library-format")
             dtype = gr.Radio(TYPES, value="fp32", label="Numbers", info="fp16 is half the size")
         with gr.Row():
             download = gr.Button("Download", variant="primary", elem_id="library-download")
-            pack = gr.Button("Download with settings (zip)", elem_id="library-pack")
-            remove = gr.Button("Delete", variant="stop", elem_id="library-delete")
+            bundle = gr.Button("Download with settings (zip)", elem_id="library-pack")
+            delete = gr.Button("Delete", variant="stop", elem_id="library-delete")
             close = gr.Button("Close", elem_id="library-close")
         proof = gr.HTML(elem_id="library-proof")
         base = gr.Dropdown(
             [], label="Base model", visible=False, allow_custom_value=True, elem_id="library-base",
             info="This adapter changes a model's weights by what they are: to look inside, say what it was trained on",
         )  # fmt: skip
-        look = job_widget.job_widget("Look inside", "library-look", "secondary")
+        inspect_layers = job_widget.job_widget("Look inside", "library-look", "secondary")
         layers = gr.HTML(elem_id="library-layers")
         inspection = gr.HTML(elem_id="library-inspection")
-    name = gr.State("")
     return AdapterDetail(
-        whole, name, told, inspection, checkpoint, format, dtype, download, pack, remove, close, proof, base, look,
-        layers,
+        panel, gr.State(""), facts, checkpoint, format, dtype, download, bundle, delete, close, proof, base,
+        inspect_layers, layers, inspection,
     )  # fmt: skip
 
 
-def wire_detail(app: AppState, sheet: AdapterDetail, file: gr.DownloadButton) -> None:
-    """All but what opens it, and deletes; what is downloaded lies behind the hidden button ``file``."""
-    chosen = [sheet.name, sheet.checkpoint]
-    sheet.checkpoint.input(partial(inspect, app), chosen, sheet.inspection, **HIDDEN)
-    sheet.close.click(lambda: gr.update(visible=False), None, sheet.whole, **HIDDEN)
-    sheet.download.click(
-        partial(_export, app), [*chosen, sheet.format, sheet.dtype], [file, sheet.proof], **PRIVATE
-    ).success(None, js=SAVE_FILE, **PRIVATE)
-    sheet.pack.click(partial(_pack, app), sheet.name, [file, sheet.proof], **PRIVATE).success(
-        None, js=SAVE_FILE, **PRIVATE
+def wire_detail(app: AppState, detail: AdapterDetail, file: gr.DownloadButton) -> None:
+    """Wire all but opening and deleting; downloads go behind the hidden button ``file``."""
+    chosen = [detail.name, detail.checkpoint]
+    detail.checkpoint.input(partial(inspect, app), chosen, detail.inspection, **HIDDEN)
+    detail.close.click(lambda: gr.update(visible=False), None, detail.panel, **HIDDEN)
+    detail.download.click(
+        partial(_export, app, detail), {*chosen, detail.format, detail.dtype}, [file, detail.proof], **PRIVATE
+    ).success(None, js=click_later("library-file"), **PRIVATE)
+    detail.bundle.click(partial(_bundle, app), detail.name, [file, detail.proof], **PRIVATE).success(
+        None, js=click_later("library-file"), **PRIVATE
     )
-    job_widget.wire(app, sheet.look, partial(_looking, app), _looked, [*chosen, sheet.base], [sheet.layers])
+    job_widget.wire(
+        app, detail.inspect_layers, partial(_start_inspection, app, detail), partial(_finish_inspection, detail),
+        {*chosen, detail.base}, [detail.layers],
+    )  # fmt: skip
 
 
-def show_adapter(app: AppState, name: str) -> list[Any]:
-    """Open an adapter's sheet; what its whole file holds is read afterwards."""
+def show_adapter(app: AppState, detail: AdapterDetail, name: str) -> Values:
+    """Open the details of an adapter; its whole file is read afterwards."""
+    cleared: Values = {detail.layers: "", detail.proof: "", detail.inspect_layers.status: ""}
     try:
         entry = app.library.find(name)
-        files = [(f"step {int(path.stem)}", path.name) for path in app.library.checkpoints(name) if path.stem.isdigit()]
+        checkpoints = app.library.checkpoints(name)
     except SdloraError as error:
-        unknown = [gr.update(visible=True), "", page_html.note([str(error)], "bad"), ""]
-        return [*unknown, gr.skip(), gr.skip(), gr.update(visible=False), "", "", ""]
-    needed = not entry.problem and needs_base(entry.path)
-    return [
-        gr.update(visible=True), name, library_html.details(entry, app.library.picture(entry)),
-        "" if entry.problem else page_html.progress_note("Reading the file", None),
-        gr.update(choices=[FINISHED, *files], value="", visible=bool(files)),
-        gr.update(visible=entry.kind == "run"),
-        gr.update(choices=app.base_choices(), value=entry.base or None, visible=needed), "", "", "",
-    ]  # fmt: skip
+        return {
+            detail.panel: gr.update(visible=True), detail.name: "", detail.facts: page_html.note([str(error)], "bad"),
+            detail.inspection: "", detail.base: gr.update(visible=False), **cleared,
+        }  # fmt: skip
+    files = [(f"step {int(path.stem)}", path.name) for path in checkpoints if path.stem.isdigit()]
+    needs = not entry.problem and needs_base(entry.path)
+    return {
+        detail.panel: gr.update(visible=True),
+        detail.name: name,
+        detail.facts: library_html.details(entry, app.library.picture(entry)),
+        detail.inspection: "" if entry.problem else page_html.progress_note("Reading the file", None),
+        detail.checkpoint: gr.update(choices=[FINISHED, *files], value="", visible=bool(files)),
+        detail.bundle: gr.update(visible=entry.kind == "run"),
+        detail.base: gr.update(choices=app.base_choices(), value=entry.base or None, visible=needs),
+        **cleared,
+    }
 
 
 def inspect(app: AppState, name: str, checkpoint: str) -> str:
-    """What the whole file tells."""
+    """Describe the whole file."""
     try:
         if not name or app.library.find(name).problem:
             return ""
@@ -122,41 +132,43 @@ def inspect(app: AppState, name: str, checkpoint: str) -> str:
         return page_html.note([str(error)], "bad")
 
 
-def _looking(app: AppState, name: str, checkpoint: str, base: str | None) -> job_widget.FileJob:
+def _start_inspection(app: AppState, detail: AdapterDetail, values: Values) -> job_widget.FileJob:
+    name, base = values[detail.name], values[detail.base]
     if not name:
         raise ConfigError("Open an adapter first.")
-    file = app.library.file(name, checkpoint or "")
-    settled = resolve_base(base.strip(), app.data_dir) if base else ""
-    return job_widget.FileJob(inspect_layers_job(file, None, settled), "plot", f"{name}-layers.png")
+    file = app.library.file(name, values[detail.checkpoint] or "")
+    resolved = resolve_base(base.strip(), app.data_dir) if base else ""
+    return job_widget.FileJob(inspect_layers_job(file, None, resolved), "plot", f"{name}-layers.png")
 
 
-def _looked(made: job_widget.FileJob) -> list[Any]:
-    return ["", library_html.layers(made.job.result, made.file)]
+def _finish_inspection(detail: AdapterDetail, job: job_widget.FileJob) -> Values:
+    return {detail.inspect_layers.status: "", detail.layers: library_html.layers(job.job.result, job.file)}
 
 
-def _export(app: AppState, name: str, checkpoint: str, format: str, dtype: str) -> list[Any]:
-    """Put the adapter, in that format, behind the hidden button. Raises what stops the browser's click."""
+def _export(app: AppState, detail: AdapterDetail, values: Values) -> list[Any]:
+    """Put the adapter, in the chosen format, behind the hidden button; an error stops the click that follows."""
+    name, checkpoint = values[detail.name], values[detail.checkpoint] or ""
+    format, dtype = values[detail.format], values[detail.dtype]
     try:
-        own = app.library.file(name, checkpoint or "")
-        exported = export_to_temporary(str(own), format, dtype)
-        called = f"{name}-{Path(checkpoint).stem}" if checkpoint else name
-        marks = [mark for mark in (format, dtype) if mark not in ("kohya", "fp32")]
-        file = _served(exported.file, f"{'-'.join([called, *marks])}{exported.file.suffix}")
+        exported = export_to_temporary(str(app.library.file(name, checkpoint)), format, dtype)
+        parts = [f"{name}-{Path(checkpoint).stem}" if checkpoint else name]
+        parts += [part for part in (format, dtype) if part not in ("kohya", "fp32")]
+        file = _move_to_cache(exported.file, f"{'-'.join(parts)}{exported.file.suffix}")
         return [file, page_html.note([f"Self-test: {exported.proof}."], "good")]
     except SdloraError as error:
         raise gr.Error(str(error), print_exception=False) from None
 
 
-def _pack(app: AppState, name: str) -> list[Any]:
+def _bundle(app: AppState, name: str) -> list[Any]:
     try:
         folder = Path(tempfile.mkdtemp(prefix="sdlora-export-"))
-        return [_served(app.library.bundle(name, folder / "pack.zip"), f"{name}.zip"), ""]
+        return [_move_to_cache(app.library.bundle(name, folder / "pack.zip"), f"{name}.zip"), ""]
     except SdloraError as error:
         raise gr.Error(str(error), print_exception=False) from None
 
 
-def _served(file: Path, name: str) -> str:
-    """A file in a temporary folder of its own as ``name`` in the page's cache; the folder goes."""
+def _move_to_cache(file: Path, name: str) -> str:
+    """Copy a file to the page's cache as ``name``, and remove its temporary folder."""
     try:
         return cache_file(file.rename(file.with_name(name)))
     finally:

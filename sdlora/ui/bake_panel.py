@@ -1,76 +1,85 @@
-"""Adapters baked into a base model: a whole model to take away."""
+"""The tool that bakes adapters into a base model, to be saved as a whole model."""
 
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from gradio.blocks import Block
 
 from sdlora.api.adapter_jobs import bake_job
 from sdlora.api.models import is_single_file, resolve_base, trained_base_settings
 from sdlora.errors import ConfigError
-from sdlora.generation.infotext import BASE_OVERRIDES
 from sdlora.ui import job_widget, page_html, tools_panel
 from sdlora.ui.app_state import AppState
-from sdlora.ui.create_form import said_of_base
-from sdlora.ui.import_tab import SAVE_FILE
-from sdlora.ui.listeners import HIDDEN, PRIVATE
+from sdlora.ui.create_form import base_setting_fields, base_values
+from sdlora.ui.listeners import HIDDEN, PRIVATE, Values, click_later
 
 ROWS = 3
-"""Adapters in one model."""
+"""Adapters that fit into one model."""
 FOLDER, FILE = "zip", "safetensors"
 KINDS = {"diffusers folder (zip)": FOLDER, "single file (.safetensors)": FILE}
 
 
 def build(app: AppState, tab: gr.Tab, file: gr.DownloadButton) -> None:
-    """A base, adapters with their scales, and the model made of them behind the hidden button ``file``."""
-    tools_panel.said("A whole base model with adapters folded into its weights, to take away.")
+    """Lay the tool out; the model that it makes goes behind the hidden button ``file``."""
+    tools_panel.purpose("A whole base model with adapters folded into its weights, to take away.")
     base = gr.Dropdown(app.base_choices(), label="Base model", allow_custom_value=True, elem_id="bake-base")
-    mixed = tools_panel.rows("bake", ROWS, ROWS)
-    said = said_of_base("bake")
+    rows = tools_panel.adapter_rows("bake", ROWS, ROWS)
+    settings = base_setting_fields("bake")
     with gr.Row():
         dtype = gr.Radio(["fp16", "fp32"], value="fp16", label="Numbers", info="fp16 is half the size")
         kind = gr.Radio(list(KINDS.items()), value=FOLDER, label="As", visible=False, elem_id="bake-kind")
-    place = job_widget.job_widget("Bake and download", "bake")
+    fields = BakeFields(base, rows, settings, dtype, kind)
+    widget = job_widget.job_widget("Bake and download", "bake")
     tab.select(app.base_update, None, base, **HIDDEN)
-    tools_panel.refresh(app, tab, mixed.adapters)
-    first = mixed.adapters[0]
-    first.select(partial(_base_of, app), [first, base], [base, *said], **HIDDEN)
-    base.select(lambda: ["auto"] * len(said), None, said, **HIDDEN)
+    tools_panel.refresh(app, tab, rows.adapters)
+    first, settings_fields = rows.adapters[0], list(settings.values())
+    first.select(partial(base_values, app, base, settings), [first, base], [base, *settings_fields], **HIDDEN)
+    base.select(lambda: dict.fromkeys(settings_fields, "auto"), None, settings_fields, **HIDDEN)
     base.change(partial(_kinds, app), base, kind, **HIDDEN)
-    inputs = [base, dtype, kind, *said, *mixed.adapters, *mixed.scales]
-    done = job_widget.wire(app, place, partial(_baking, app), _baked, inputs, [file])
-    done.success(None, js=SAVE_FILE, **PRIVATE)
+    start, finish = partial(_start, app, fields), partial(_finish, widget, file)
+    done = job_widget.wire(app, widget, start, finish, fields.inputs, [file])
+    done.success(None, js=click_later("library-file"), **PRIVATE)
 
 
-def _base_of(app: AppState, name: str, before: str) -> list[Any]:
-    """An adapter brings the base that it was trained on; what was said of another base is no more."""
-    base = next((adapter.base for adapter in app.snapshot().adapters if adapter.name == name), "")
-    fields = len(BASE_OVERRIDES)
-    return [base, *["auto"] * fields] if base and base != before else [gr.skip()] * (1 + fields)
+@dataclass(frozen=True)
+class BakeFields:
+    """Components from which a job is made."""
+
+    base: gr.Dropdown
+    rows: tools_panel.AdapterRows
+    settings: dict[str, gr.Dropdown]
+    dtype: gr.Radio
+    kind: gr.Radio
+
+    @property
+    def inputs(self) -> set[Block]:
+        return {self.base, self.dtype, self.kind, *self.settings.values(), *self.rows.adapters, *self.rows.scales}
 
 
 def _kinds(app: AppState, base: str | None) -> Any:
-    """A single file can become one; a folder, a zip of one."""
+    """Offer a single file where the base model is one."""
     single = bool(base) and is_single_file(resolve_base(base or "", app.data_dir))
     return gr.update(visible=single, value=FILE if single else FOLDER)
 
 
-def _baking(app: AppState, base: str, dtype: str, kind: str, *values: Any) -> job_widget.FileJob:
-    said = {name: value for name, value in zip(BASE_OVERRIDES, values, strict=False) if value != "auto"}
-    chosen = tools_panel.pairs(values[len(BASE_OVERRIDES) :], ROWS)
-    if not (base or "").strip():
+def _start(app: AppState, fields: BakeFields, values: Values) -> job_widget.FileJob:
+    base = (values[fields.base] or "").strip()
+    if not base:
         raise ConfigError("Choose the base model to bake into.")
-    files = [(app.adapter(name), scale) for name, scale in chosen]
-    adapters = [(adapter.name, adapter.path, scale) for adapter, scale in files]
-    said = {**trained_base_settings((path for _, path, _ in adapters), base), **said}
-    called = "-".join([Path(base).stem, *(name for name, _, _ in adapters)])[:80]
-    base = resolve_base(base.strip(), app.data_dir)
-    return job_widget.FileJob(bake_job(base, adapters, None, dtype, said), "output", f"{called}.{kind}")
+    adapters = [(app.adapter(name), scale) for name, scale in fields.rows.chosen(values)]
+    files = [(adapter.name, adapter.path, scale) for adapter, scale in adapters]
+    settings = {name: values[field] for name, field in fields.settings.items() if values[field] != "auto"}
+    settings = {**trained_base_settings((path for _, path, _ in files), values[fields.base]), **settings}
+    name = "-".join([Path(values[fields.base]).stem, *(name for name, _, _ in files)])[:80]
+    job = bake_job(resolve_base(base, app.data_dir), files, None, values[fields.dtype], settings)
+    return job_widget.FileJob(job, "output", f"{name}.{values[fields.kind]}")
 
 
-def _baked(made: job_widget.FileJob) -> list[Any]:
-    """The model lies behind the hidden button."""
-    notes = made.job.notices
-    words = page_html.note(["The model is ready; it is being saved.", *notes], "info" if notes else "good")
-    return [words, made.file]
+def _finish(widget: job_widget.JobWidget, file: gr.DownloadButton, job: job_widget.FileJob) -> Values:
+    """Put the model behind the hidden button."""
+    notices = job.job.notices
+    lines = ["The model is ready; it is being saved.", *notices]
+    return {widget.status: page_html.note(lines, "info" if notices else "good"), file: job.file}

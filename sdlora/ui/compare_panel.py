@@ -1,4 +1,4 @@
-"""In the tab Create: grids of pictures along chosen axes, and the best of a run saved as the adapter."""
+"""Grids of images along chosen axes on the Create tab, and the best image of a run saved as its adapter."""
 
 import time
 from collections.abc import Sequence
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from gradio.blocks import Block
 
 from sdlora.api.adapters import preferred_weight
 from sdlora.api.generation import GenerationRequest, JobStatus
@@ -25,12 +26,11 @@ from sdlora.errors import ConfigError, SdloraError
 from sdlora.formatting import format_duration
 from sdlora.generation.axes import AXIS_TYPES
 from sdlora.generation.infotext import format_parameters, read_parameters
-from sdlora.ui import create_form as fields
-from sdlora.ui import page_html
+from sdlora.ui import create_form, page_html
 from sdlora.ui.app_state import AppState, cache_file
-from sdlora.ui.create_form import NONE
+from sdlora.ui.create_form import NONE, CreateForm
 from sdlora.ui.create_tab import CreateTab
-from sdlora.ui.listeners import HIDDEN
+from sdlora.ui.listeners import HIDDEN, Values
 
 CHOICES = [("Nothing", ""), *((kind.title, name) for name, kind in AXIS_TYPES.items())]
 BEGIN = ("scale", "checkpoint", "")
@@ -49,12 +49,12 @@ element.addEventListener("click", (event) => {
   trigger("click", { cell: chosen.dataset.cell });
 });
 """
-"""Tells which picture is clicked, and marks it at once."""
+"""Reports which image is clicked, and marks it at once."""
 
 
 @dataclass(frozen=True)
 class ComparePanel:
-    """The components that are wired or brought up to date."""
+    """Components of the panel."""
 
     subject: gr.Dropdown
     kinds: list[gr.Dropdown]
@@ -64,7 +64,7 @@ class ComparePanel:
     cancel: gr.Button
     status: gr.HTML
     table: gr.HTML
-    sheet: gr.DownloadButton
+    download: gr.DownloadButton
     choice: gr.Row
     picture: gr.HTML
     parameters: gr.Textbox
@@ -72,26 +72,28 @@ class ComparePanel:
     save: gr.Button
     saved: gr.HTML
     shown: gr.State
-    """What is seen: the grid's name, how many of its pictures, and which is chosen."""
-    ticket: gr.State
+    """Name of the visible grid, number of its images that are visible, and the chosen one's file."""
+    number: gr.State
+    """Number of the grid's request."""
     timer: gr.Timer
 
     @property
-    def live(self) -> list[Any]:
-        return [self.shown, self.status, self.table, self.sheet, self.go, self.best, self.cancel, self.timer]
+    def live(self) -> list[Block]:
+        """Components that the timer updates."""
+        return [self.shown, self.status, self.table, self.download, self.go, self.best, self.cancel, self.timer]
 
 
 def build(app: AppState, demo: gr.Blocks, tab: CreateTab) -> ComparePanel:
-    """Lay the panel out below the tab's pictures and wire it. What is not compared comes from the tab's fields."""
+    """Lay the panel out below the images of the tab, whose form has all that is not compared."""
     with gr.Accordion("Compare, and pick the best", open=False, elem_id="compare") as fold:
-        asked = _inputs()
+        fields = _inputs()
         status = gr.HTML(elem_id="compare-status")
         table = gr.HTML(elem_id="compare-grid", js_on_load=CHOOSE)
-        sheet = gr.DownloadButton("Download the sheet", size="sm", visible=False, elem_id="compare-sheet")
-        chosen = _choice()
+        download = gr.DownloadButton("Download the sheet", size="sm", visible=False, elem_id="compare-sheet")
+        choice = _choice()
     panel = ComparePanel(
-        **asked, **chosen, status=status, table=table, sheet=sheet,
-        shown=gr.State(("", 0, "")), ticket=gr.State(0), timer=gr.Timer(1.0, active=False),
+        **fields, **choice, status=status, table=table, download=download,
+        shown=gr.State(("", 0, "")), number=gr.State(0), timer=gr.Timer(1.0, active=False),
     )  # fmt: skip
     _wire(app, demo, tab, panel, fold)
     return panel
@@ -118,7 +120,7 @@ def _inputs() -> dict[str, Any]:
 
 
 def _choice() -> dict[str, Any]:
-    """What is seen of the picture that is clicked."""
+    """Lay out what is shown of the image that is clicked."""
     with gr.Row(visible=False, elem_id="compare-choice") as choice:
         with gr.Column(min_width=260):
             picture = gr.HTML(elem_id="compare-picture")
@@ -133,20 +135,21 @@ def _choice() -> dict[str, Any]:
 
 
 def _wire(app: AppState, demo: gr.Blocks, tab: CreateTab, panel: ComparePanel, fold: gr.Accordion) -> None:
-    started = [panel.ticket, panel.choice, *panel.live]
-    panel.go.click(
-        partial(_begin, app), [panel.subject, *panel.kinds, *panel.values, *tab.inputs.values], started, **HIDDEN,
+    started = [panel.number, panel.choice, *panel.live]
+    fields = {panel.subject, *panel.kinds, *panel.values, *tab.form.inputs}
+    panel.go.click(partial(_begin, app, panel, tab.form), fields, started, **HIDDEN)
+    panel.best.click(partial(_pick_best, app, panel), panel.subject, started, **HIDDEN)
+    panel.cancel.click(app.inference.cancel, panel.number, None, **HIDDEN)
+    panel.timer.tick(
+        partial(_poll, app, panel), [panel.number, panel.shown], panel.live, concurrency_limit=None, **HIDDEN
     )  # fmt: skip
-    panel.best.click(partial(_best, app), panel.subject, started, **HIDDEN)
-    panel.cancel.click(app.inference.cancel, panel.ticket, None, **HIDDEN)
-    panel.timer.tick(partial(_poll, app), [panel.ticket, panel.shown], panel.live, concurrency_limit=None, **HIDDEN)
-    demo.load(partial(_attach, app), None, [panel.ticket, *panel.live], **HIDDEN)
+    demo.load(partial(_attach, app, panel), None, [panel.number, *panel.live], **HIDDEN)
     gr.on([demo.load, fold.expand], partial(_subjects, app), panel.subject, panel.subject, **HIDDEN)
     for kind, values in zip(panel.kinds, panel.values, strict=True):
-        kind.change(_values_for, [kind, tab.inputs.prompt], values, **HIDDEN)
+        kind.change(_start_values, [kind, tab.form.prompt], values, **HIDDEN)
 
-    def choose(shown: Sequence[Any], event: gr.EventData) -> list[Any]:  # Gradio finds the event by its annotation.
-        return _choose(app, shown, str(getattr(event, "cell", "")))
+    def choose(shown: Sequence[Any], event: gr.EventData) -> Values:  # Gradio finds the event by its annotation.
+        return _choose(app, panel, shown, str(getattr(event, "cell", "")))
 
     panel.table.click(
         choose, panel.shown,
@@ -155,113 +158,118 @@ def _wire(app: AppState, demo: gr.Blocks, tab: CreateTab, panel: ComparePanel, f
     gr.on([panel.save.click, panel.name.submit], partial(_save, app), [panel.shown, panel.name], panel.saved, **HIDDEN)
 
 
-def _values_for(kind: str, prompt: str) -> Any:
-    """Values to begin with for an axis that has just been chosen."""
+def _start_values(kind: str, prompt: str) -> Any:
+    """Fill in values for an axis that has just been chosen."""
     value = prompt if kind == "prompt" else AXIS_TYPES[kind].start if kind else ""
     return gr.update(value=value, placeholder=PLACEHOLDERS.get(kind, ""))
 
 
 def _subjects(app: AppState, chosen: str) -> Any:
-    """The adapters that there are now; the newest is taken where none was."""
+    """List the adapters; the newest is chosen where none was."""
     names = [adapter.name for adapter in app.snapshot().adapters if adapter.path.parent.name != "checkpoints"]
     value = chosen if chosen in names else next(iter(names), "")
     return gr.update(choices=[NONE, *((name, name) for name in names)], value=value)
 
 
-def _begin(app: AppState, *values: Any) -> list[Any]:
-    """Queue a grid of what the fields say."""
-    subject, kinds, texts = values[0] or "", values[1:4], values[4:7]
+def _begin(app: AppState, panel: ComparePanel, form: CreateForm, values: Values) -> Values:
+    """Queue the grid that is filled in."""
+    subject = values[panel.subject] or ""
     try:
-        request, chosen = fields.request(*values[7:])
+        request, chosen = create_form.request(form, values)
         if subject and subject not in dict(chosen):
             chosen.append((subject, 1.0))
-            own = next((adapter.base for adapter in app.snapshot().adapters if adapter.name == subject), "")
-            request = request.model_copy(update={"base": own or request.base})
-        wishes = [AxisSpec(kind or "", text or "") for kind, text in zip(kinds, texts, strict=True)]
-        if not any(wish.kind for wish in wishes):
+            base = next((adapter.base for adapter in app.snapshot().adapters if adapter.name == subject), "")
+            request = request.model_copy(update={"base": base or request.base})
+        axes = [
+            AxisSpec(values[kind] or "", values[text] or "")
+            for kind, text in zip(panel.kinds, panel.values, strict=True)
+        ]  # fmt: skip
+        if not any(axis.kind for axis in axes):
             raise ConfigError("Choose what the columns or the rows change.")
         mixed = app.with_adapters(request, chosen)
-        return _started(app, begin_grid(app.data_dir, mixed, wishes, subject, app.run(subject)))
+        return _start(app, panel, begin_grid(app.data_dir, mixed, axes, subject, app.run(subject)))
     except SdloraError as error:
-        return _refused(error)
+        return {panel.status: page_html.note([str(error)], "bad")}
 
 
-def _best(app: AppState, subject: str | None) -> list[Any]:
-    """Queue the grid from which a run's best is picked."""
+def _pick_best(app: AppState, panel: ComparePanel, subject: str | None) -> Values:
+    """Queue the grid from which the best image of a run is picked."""
     try:
         run = app.run(subject)
         if run is None:
             raise ConfigError("Choose a run of yours as the adapter to compare: the best is picked of its checkpoints.")
-        request, wishes = best_checkpoint_grid(run)
-        return _started(app, begin_grid(app.data_dir, request, wishes, run.name, run))
+        request, axes = best_checkpoint_grid(run)
+        return _start(app, panel, begin_grid(app.data_dir, request, axes, run.name, run))
     except SdloraError as error:
-        return _refused(error)
+        return {panel.status: page_html.note([str(error)], "bad")}
 
 
-def _started(app: AppState, request: GenerationRequest) -> list[Any]:
-    ticket = app.submit(request)
-    return [ticket.number, gr.update(visible=False), *_poll(app, ticket.number, (Path(request.grid).name, -1, ""))]
+def _start(app: AppState, panel: ComparePanel, request: GenerationRequest) -> Values:
+    number = app.submit(request).number
+    shown = (Path(request.grid).name, -1, "")
+    return {panel.number: number, panel.choice: gr.update(visible=False), **_poll(app, panel, number, shown)}
 
 
-def _refused(error: SdloraError) -> list[Any]:
-    """Say why; everything else stays as it is."""
-    return [gr.skip(), gr.skip(), gr.skip(), page_html.note([str(error)], "bad"), *[gr.skip()] * 6]
-
-
-def _attach(app: AppState) -> list[Any]:
-    """After a load: the grid that is being drawn, or the last one."""
-    drawn = next((ticket for ticket in app.inference.open() if ticket.request.grid), None)
+def _attach(app: AppState, panel: ComparePanel) -> Values:
+    """Show the running grid, or the last one, on a page that was just loaded."""
+    running = next((status for status in app.inference.open() if status.request.grid), None)
     folders = list_grids(app.data_dir)
-    if drawn is None and not folders:
-        return [gr.skip()] * 9
-    name = Path(drawn.request.grid).name if drawn else folders[0].name
-    number = drawn.number if drawn else 0
-    return [number, *_poll(app, number, (name, -1, ""))]
+    if running is None and not folders:
+        return gr.skip()
+    name = Path(running.request.grid).name if running else folders[0].name
+    number = running.number if running else 0
+    return {panel.number: number, **_poll(app, panel, number, (name, -1, ""))}
 
 
-def _poll(app: AppState, number: int, shown: Sequence[Any]) -> list[Any]:
-    """Where the grid stands: its table where a picture is new, and at its end the sheet."""
+def _poll(app: AppState, panel: ComparePanel, number: int, shown: Sequence[Any]) -> Values:
+    """Describe the grid, show its table when an image is new, and offer the sheet at its end."""
     name, before, chosen = shown
-    ticket = app.inference.ticket(number)
-    ended = ticket is None or ticket.ended
+    status = app.inference.ticket(number)
+    ended = status is None or status.ended
+    updates: Values = {panel.download: gr.update(visible=False)}
     try:
         folder = grid_folder(app.data_dir, name)
         grid = read_grid(folder)
-        there = sum((folder / cell.file).is_file() for cell in grid.cells)
-        table = page_html.grid_table(grid, folder, chosen) if there != before else gr.skip()
-        sheet = gr.update(visible=False)
-        if ended and there:
-            sheet = gr.update(value=cache_file(save_contact_sheet(folder)), visible=True)
+        finished = sum((folder / cell.file).is_file() for cell in grid.cells)
+        if finished != before:
+            updates[panel.table] = page_html.grid_table(grid, folder, chosen)
+        if ended and finished:
+            updates[panel.download] = gr.update(value=cache_file(save_contact_sheet(folder)), visible=True)
     except (SdloraError, OSError) as error:
-        return [("", 0, ""), page_html.note([str(error)], "bad"), "", gr.update(visible=False), *_buttons(False)]
-    said = _told(app, ticket, there, len(grid.cells), folder) if ticket else ""
-    return [(name, there, chosen), said, table, sheet, *_buttons(not ended)]
+        return {
+            panel.shown: ("", 0, ""), panel.status: page_html.note([str(error)], "bad"), panel.table: "",
+            panel.download: gr.update(visible=False), **_busy(panel, False),
+        }  # fmt: skip
+    text = _describe(app, status, finished, len(grid.cells), folder) if status else ""
+    return {panel.shown: (name, finished, chosen), panel.status: text, **updates, **_busy(panel, not ended)}
 
 
-def _buttons(busy: bool) -> list[Any]:
+def _busy(panel: ComparePanel, busy: bool) -> Values:
     free = gr.update(interactive=not busy)
-    return [free, free, gr.update(visible=busy), gr.Timer(active=busy)]
+    return {
+        panel.go: free, panel.best: free, panel.cancel: gr.update(visible=busy), panel.timer: gr.Timer(active=busy),
+    }  # fmt: skip
 
 
-def _told(app: AppState, ticket: JobStatus, there: int, total: int, folder: Path) -> str:
-    """Where a grid stands, in plain words."""
-    if ticket.state == "failed":
-        return page_html.note([ticket.message], "bad")
-    if ticket.ended:
-        end = "The grid is finished" if there == total else f"Cancelled; {there} of {total} pictures are kept"
+def _describe(app: AppState, status: JobStatus, finished: int, total: int, folder: Path) -> str:
+    """Return the progress or the result of a grid as a note."""
+    if status.state == "failed":
+        return page_html.note([status.message], "bad")
+    if status.ended:
+        end = "The grid is finished" if finished == total else f"Cancelled; {finished} of {total} pictures are kept"
         return page_html.note(
-            [f"{end}. Click a picture to see it whole, and to save its adapter.", ticket.message], "good"
+            [f"{end}. Click a picture to see it whole, and to save its adapter.", status.message], "good"
         )
-    ahead = app.inference.queued_before(ticket.number)
-    if ticket.state != "drawing":
-        waiting = f"Waiting its turn: {ahead} before this one" if ahead else ticket.message or "Getting ready"
+    ahead = app.inference.queued_before(status.number)
+    if status.state != "drawing":
+        waiting = f"Waiting its turn: {ahead} before this one" if ahead else status.message or "Getting ready"
         return page_html.progress_note(waiting, None)
-    share = ticket.done / ticket.total if ticket.total else 0.0
-    return page_html.progress_note(f"{there} of {total} pictures drawn{_left(total - there, folder)}", share)
+    share = status.done / status.total if status.total else 0.0
+    return page_html.progress_note(f"{finished} of {total} pictures drawn{_time_left(total - finished, folder)}", share)
 
 
-def _left(missing: int, folder: Path) -> str:
-    """How long ``missing`` pictures will take, by what those before them took; "" as yet."""
+def _time_left(missing: int, folder: Path) -> str:
+    """Return the time that ``missing`` images take at the pace so far, as text; "" before that is known."""
     done = [path.stat().st_mtime for path in folder.glob("*.png")]
     if len(done) < 2:
         return ""
@@ -269,27 +277,31 @@ def _left(missing: int, folder: Path) -> str:
     return f" · {format_duration(max(1.0, each * missing - (time.time() - max(done))))} left"
 
 
-def _choose(app: AppState, shown: Sequence[Any], file: str) -> list[Any]:
-    """The clicked picture in full, what it was made from, and its adapter's name to be."""
-    name, there, _ = shown
+def _choose(app: AppState, panel: ComparePanel, shown: Sequence[Any], file: str) -> Values:
+    """Show the clicked image in full with its parameters, and suggest a name for its adapter."""
+    name, number, _ = shown
     try:
         folder = grid_folder(app.data_dir, name)
         grid = read_grid(folder)
         cell = grid.cell(file)
-        known = read_parameters(folder / file)
+        parameters = read_parameters(folder / file)
     except SdloraError:
-        return [gr.skip()] * 7
-    weighed = " ".join(f"<lora:{name}:{scale:g}>" for name, scale in cell.scales.items() if scale)
-    picture = page_html.image_link(folder / file, f"{cell.prompt} {weighed}")
-    able = bool(cell.adapter)
-    return [
-        (name, there, file), gr.update(visible=True), picture, format_parameters(known) if known else "",
-        gr.update(value=f"{grid.subject}-best", visible=able), gr.update(visible=able), "",
-    ]  # fmt: skip
+        return gr.skip()
+    scales = " ".join(f"<lora:{name}:{scale:g}>" for name, scale in cell.scales.items() if scale)
+    saves = bool(cell.adapter)
+    return {
+        panel.shown: (name, number, file),
+        panel.choice: gr.update(visible=True),
+        panel.picture: page_html.image_link(folder / file, f"{cell.prompt} {scales}"),
+        panel.parameters: format_parameters(parameters) if parameters else "",
+        panel.name: gr.update(value=f"{grid.subject}-best", visible=saves),
+        panel.save: gr.update(visible=saves),
+        panel.saved: "",
+    }
 
 
 def _save(app: AppState, shown: Sequence[Any], name: str) -> str:
-    """Keep the adapter behind the chosen picture."""
+    """Save the adapter of the chosen image under ``name``."""
     grid, _, file = shown
     try:
         if not (name or "").strip():

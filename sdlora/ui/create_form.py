@@ -1,6 +1,6 @@
-"""What to draw: the fields of the tab Create, and how they become a request, or are filled from a picture."""
+"""The form of the Create tab: its fields, the request that they make, and how an image's settings fill them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from gradio.blocks import Block
 
 from sdlora.api.adapters import preferred_weight, trigger_words
 from sdlora.api.generation import GenerationRequest
@@ -21,31 +22,31 @@ from sdlora.generation.settings import Engine
 from sdlora.section import settings
 from sdlora.ui import page_html
 from sdlora.ui.app_state import AppState
-from sdlora.ui.listeners import EVERY, HIDDEN, LAST
+from sdlora.ui.listeners import EVERY, HIDDEN, LAST, Changes, Values
 from sdlora.ui.setting_fields import SAMPLE_SETTINGS, options
 
 ROWS = 8
 NONE = ("none", "")
 AUTOMATIC = "Automatic"
 START = GenerationRequest()
-"""What the fields hold at first."""
-FILLED = 12 + len(BASE_OVERRIDES) + 3 * ROWS
-"""How many fields ``fill`` gives values to."""
-SYNTAX = "(word:1.2) weighs more, [word] less, <lora:name:0.8> sets an adapter; Shift+Enter draws"
+"""Values of the fields at first."""
+SYNTAX = "(word:1.2) weighs more, [word] less, <lora:name:0.8> sets an adapter; Shift+Enter creates"
 
 
 @dataclass(frozen=True)
 class CreateForm:
-    """The fields, and the line below the prompt that says which adapters it names."""
+    """Components of the form."""
 
     prompt: gr.Textbox
     tags: gr.HTML
+    """Line below the prompt on the adapters that it names."""
     negative: gr.Textbox
     rows: list[gr.Row]
     adapters: list[gr.Dropdown]
     scales: list[gr.Slider]
     words: list[gr.Button]
-    shown: gr.State
+    """Buttons that add an adapter's trigger words to the prompt."""
+    visible_rows: gr.State
     count: gr.Slider
     seed: gr.Number
     random: gr.Button
@@ -59,31 +60,34 @@ class CreateForm:
     steps: gr.Number
     cfg: gr.Number
     clip_skip: gr.Number
-    sizes: list[gr.Number]
-    said: list[gr.Dropdown]
-    """What is said of the base: ``BASE_OVERRIDES``."""
-    engine: list[gr.Dropdown]
-    """How it is computed: the settings of ``Engine``."""
+    width: gr.Number
+    height: gr.Number
+    base_settings: dict[str, gr.Dropdown]
+    """What a base model's own files may not say, by setting."""
+    engine: dict[str, gr.Dropdown]
+    """How images are computed: the settings of ``Engine``."""
 
     @property
-    def values(self) -> list[Any]:
-        """What ``request`` takes, in its order."""
-        return [
+    def inputs(self) -> set[Block]:
+        """Components that ``request`` reads."""
+        return {
             self.prompt, self.negative, self.count, self.seed, self.base, self.sampler, self.schedule, self.steps,
-            self.cfg, self.clip_skip, *self.sizes, *self.said, *self.engine, *self.adapters, *self.scales,
-        ]  # fmt: skip
+            self.cfg, self.clip_skip, self.width, self.height, *self.base_settings.values(), *self.engine.values(),
+            *self.adapters, *self.scales,
+        }  # fmt: skip
 
     @property
-    def filled(self) -> list[Any]:
-        """What ``fill`` gives new values to, in its order."""
+    def filled(self) -> list[Block]:
+        """Components that ``fill`` updates."""
         return [
             self.prompt, self.negative, self.seed, self.base, self.sampler, self.schedule, self.steps, self.cfg,
-            self.clip_skip, *self.sizes, *self.said, self.shown, *self.rows, *self.adapters, *self.scales,
+            self.clip_skip, self.width, self.height, *self.base_settings.values(), self.visible_rows, *self.rows,
+            *self.adapters, *self.scales,
         ]  # fmt: skip
 
 
 def build(app: AppState) -> CreateForm:
-    """Lay the fields out and wire them among themselves."""
+    """Lay the fields out and wire them to each other."""
     prompt = gr.Textbox(
         "", label="Prompt", info=SYNTAX, lines=3, elem_id="prompt", placeholder="ohwx style, a red car on sand"
     )
@@ -91,12 +95,12 @@ def build(app: AppState) -> CreateForm:
     negative = gr.Textbox(
         "", label="Negative prompt", info=SAMPLE_SETTINGS["negative"].help, lines=2, elem_id="negative"
     )
-    rows, adapters, scales, words, shown = _rows()
+    rows = _rows()
     with gr.Row(equal_height=False):
         count = gr.Slider(1, 16, START.count, step=1, label="Pictures", min_width=160, elem_id="count")
         with gr.Column(min_width=160):
             seed = gr.Number(
-                START.seed, label="Seed", info="-1 draws one", precision=0, minimum=-1, elem_id="seed"
+                START.seed, label="Seed", info="-1: random", precision=0, minimum=-1, elem_id="seed"
             )  # fmt: skip
             with gr.Row(elem_classes="small-buttons"):
                 random = gr.Button("Random", size="sm", min_width=70, elem_id="random-seed")
@@ -105,12 +109,12 @@ def build(app: AppState) -> CreateForm:
         create = gr.Button("Create", variant="primary", size="lg", elem_id="create-button")
         cancel = gr.Button("Cancel", variant="stop", size="lg", visible=False, elem_id="cancel-button")
     status = gr.HTML(elem_id="create-status")
-    inputs = CreateForm(
-        prompt, tags, negative, rows, adapters, scales, words, shown, count, seed, random, last, create, cancel,
-        status, **_advanced(app),
+    form = CreateForm(
+        prompt=prompt, tags=tags, negative=negative, **rows, count=count, seed=seed, random=random, last=last,
+        create=create, cancel=cancel, status=status, **_advanced(app),
     )  # fmt: skip
-    _wire(app, inputs)
-    return inputs
+    _wire(app, form)
+    return form
 
 
 def _advanced(app: AppState) -> dict[str, Any]:
@@ -140,125 +144,164 @@ def _advanced(app: AppState) -> dict[str, Any]:
             )
         )
         with gr.Row():
-            sizes = [
+            width, height = (
                 gr.Number(0, label=name, info="0: the model's own", precision=0, minimum=0, min_width=120)
                 for name in ("Width", "Height")
-            ]
-        said, engine = said_of_base("create"), _engine()
+            )
+        base_settings, engine = base_setting_fields("create"), _engine()
     return {
         "base": base, "sampler": samplers, "schedule": schedules, "steps": steps, "cfg": cfg, "clip_skip": clip_skip,
-        "sizes": sizes, "said": said, "engine": engine,
+        "width": width, "height": height, "base_settings": base_settings, "engine": engine,
     }  # fmt: skip
 
 
-def said_of_base(place: str) -> list[gr.Dropdown]:
-    """Fields for what a base's own files do not tell, on the tab ``place``."""
-    known = {setting.name: setting for setting in settings(Model)}
+def base_setting_fields(prefix: str) -> dict[str, gr.Dropdown]:
+    """Lay out fields for what a base model's own files may not say; ``prefix`` begins their element ids."""
+    declared = {setting.name: setting for setting in settings(Model)}
     with gr.Row():
-        return [
-            gr.Dropdown(
-                list(options(known[name])), value="auto", label=label, min_width=160,
-                info=f"{known[name].help.replace(' (`auto`)', '')} `auto`: as the adapter's run has it, or the base.",
-                elem_id=f"{place}-{name.replace('_', '-')}",
+        return {
+            name: gr.Dropdown(
+                list(options(declared[name])), value="auto", label=label, min_width=160,
+                info=f"{declared[name].help.replace(' (`auto`)', '')} `auto`: as the adapter's run or the base has it.",
+                elem_id=f"{prefix}-{name.replace('_', '-')}",
             )
             for name, label in BASE_OVERRIDES.items()
-        ]  # fmt: skip
+        }  # fmt: skip
 
 
-def _engine() -> list[gr.Dropdown]:
-    """Fields for how pictures are computed; that of xformers is seen where it is installed."""
+def _engine() -> dict[str, gr.Dropdown]:
+    """Lay out fields for how images are computed; the one for xformers is visible where that is installed."""
     labels = {"vae_tiling": "Decode in tiles", "offload": "Offload", "attention": "Attention"}
     with gr.Row():
-        return [
-            gr.Dropdown(
+        return {
+            setting.name: gr.Dropdown(
                 list(options(setting)), value=setting.default, label=labels[setting.name], info=setting.help,
                 visible=setting.name != "attention" or find_spec("xformers") is not None, min_width=160,
                 elem_id=f"create-{setting.name.replace('_', '-')}",
             )
             for setting in settings(Engine)
-        ]  # fmt: skip
+        }  # fmt: skip
 
 
-def _rows() -> tuple[list[gr.Row], list[gr.Dropdown], list[gr.Slider], list[gr.Button], gr.State]:
-    """Eight rows, of which as many are seen as are asked for: what they hold is kept as they come and go."""
-    rows, adapters, scales, words = [], [], [], []
+def _rows() -> dict[str, Any]:
+    """Lay out eight rows for adapters, one of them visible; hidden rows keep their values."""
+    rows: list[gr.Row] = []
+    adapters, scales, words = [], [], []
     for number in range(1, ROWS + 1):
         with gr.Row(visible=number == 1, elem_classes="adapter") as row:
             named: dict[str, Any] = {"label": f"Adapter {number}", "elem_id": f"adapter-{number}", "scale": 2}
-            # Custom values, as Gradio refuses every event of a page that has a name chosen that was deleted since.
+            # Custom values: Gradio refuses every event of a page on which a deleted adapter is chosen.
             adapters.append(gr.Dropdown([NONE], value="", allow_custom_value=True, **named))
             scales.append(gr.Slider(-2, 2, 1.0, step=0.05, label=f"Scale {number}", scale=3, min_width=140))
             words.append(gr.Button(visible=False, size="sm", elem_id=f"words-{number}", elem_classes="words"))
         rows.append(row)
-    shown = gr.State(1)
+    visible_rows = gr.State(1)
     with gr.Row(elem_classes="small-buttons"):
         more = gr.Button("+ Adapter", size="sm", min_width=100, elem_id="more-adapters")
         fewer = gr.Button("− Adapter", size="sm", min_width=100, elem_id="fewer-adapters")
+
+    def show(change: int, number: int) -> Values:
+        return row_values(visible_rows, rows, min(ROWS, max(1, number + change)))
+
     for button, change in ((more, 1), (fewer, -1)):
-        button.click(partial(_show, change), shown, [shown, *rows], **HIDDEN)
-    return rows, adapters, scales, words, shown
+        button.click(partial(show, change), visible_rows, [visible_rows, *rows], **HIDDEN)
+    return {"rows": rows, "adapters": adapters, "scales": scales, "words": words, "visible_rows": visible_rows}
 
 
-def _wire(app: AppState, inputs: CreateForm) -> None:
+def row_values(visible_rows: gr.State, rows: Sequence[gr.Row], number: int) -> Values:
+    """Show the first ``number`` rows."""
+    return {visible_rows: number, **{row: gr.update(visible=n < number) for n, row in enumerate(rows)}}
+
+
+def _wire(app: AppState, form: CreateForm) -> None:
     gr.on(
-        [inputs.prompt.change, *(row.change for row in inputs.adapters)], partial(_tags, app),
-        [inputs.prompt, *inputs.adapters, *inputs.scales], inputs.tags, concurrency_limit=None, **LAST,
+        [form.prompt.change, *(row.change for row in form.adapters)], partial(_describe_tags, app, form),
+        {form.prompt, *form.adapters, *form.scales}, form.tags, concurrency_limit=None, **LAST,
     )  # fmt: skip
-    for row, scale, button in zip(inputs.adapters, inputs.scales, inputs.words, strict=True):
-        row.select(partial(_base_of, app), [row, inputs.base], [inputs.base, *inputs.said], **HIDDEN)
-        row.select(partial(_weight_of, app), row, scale, **HIDDEN)
-        row.change(partial(_words_of, app), row, button, concurrency_limit=None, **EVERY)
-        button.click(partial(_say, app), [inputs.prompt, row], inputs.prompt, **HIDDEN)
-    inputs.sampler.select(
-        _choose_sampler, [inputs.sampler, inputs.schedule], inputs.schedule, concurrency_limit=None, **HIDDEN
+    for row, scale, button in zip(form.adapters, form.scales, form.words, strict=True):
+        row.select(
+            partial(base_values, app, form.base, form.base_settings), [row, form.base],
+            [form.base, *form.base_settings.values()], **HIDDEN,
+        )  # fmt: skip
+        row.select(partial(_preferred_scale, app), row, scale, **HIDDEN)
+        row.change(partial(_words_button, app), row, button, concurrency_limit=None, **EVERY)
+        button.click(partial(_add_words, app), [form.prompt, row], form.prompt, **HIDDEN)
+    form.sampler.select(
+        _choose_sampler, [form.sampler, form.schedule], form.schedule, concurrency_limit=None, **HIDDEN
+    )  # fmt: skip
+    fields = list(form.base_settings.values())
+    form.base.select(lambda: dict.fromkeys(fields, "auto"), None, fields, **HIDDEN)
+    form.random.click(lambda: -1, None, form.seed, **HIDDEN)
+
+
+def request(form: CreateForm, values: Values) -> tuple[GenerationRequest, list[tuple[str, float]]]:
+    """Return the request that is filled in, and the names and scales of the chosen adapters."""
+    seed, base_settings = values[form.seed], {name: values[field] for name, field in form.base_settings.items()}
+    engine = Engine.model_validate({name: values[field] for name, field in form.engine.items()})
+    filled = GenerationRequest.checked(
+        prompt=values[form.prompt] or "",
+        negative=values[form.negative] or "",
+        seed=-1 if seed is None else seed,
+        steps=values[form.steps],
+        cfg=values[form.cfg],
+        width=values[form.width] or None,
+        height=values[form.height] or None,
+        count=values[form.count],
+        sampler=f"{values[form.sampler]} {values[form.schedule] or ''}",
+        base=(values[form.base] or "").strip(),
+        clip_skip=values[form.clip_skip],
+        base_settings={name: value for name, value in base_settings.items() if value != "auto"},
+        engine=engine.model_dump(exclude_defaults=True),
     )
-    inputs.base.select(lambda: ["auto"] * len(BASE_OVERRIDES), None, inputs.said, **HIDDEN)
-    inputs.random.click(lambda: -1, None, inputs.seed, **HIDDEN)
+    return filled, chosen_adapters(form.adapters, form.scales, values)
 
 
-def request(*values: Any) -> tuple[GenerationRequest, list[tuple[str, float]]]:
-    """The request that ``CreateForm.values`` hold, and the adapters chosen, by name and scale."""
-    prompt, negative, count, seed, base, sampler, schedule, steps, cfg, clip_skip, width, height = values[:12]
-    said, rest = values[12 : 12 + len(BASE_OVERRIDES)], values[12 + len(BASE_OVERRIDES) :]
-    engine, adapters, scales = rest[: -2 * ROWS], rest[-2 * ROWS : -ROWS], rest[-ROWS:]
-    computed = Engine.model_validate(dict(zip(Engine.model_fields, engine, strict=True)))
-    asked = GenerationRequest.checked(
-        prompt=prompt or "", negative=negative or "", seed=-1 if seed is None else seed, steps=steps, cfg=cfg,
-        width=width or None, height=height or None, count=count, sampler=f"{sampler} {schedule or ''}",
-        base=(base or "").strip(), clip_skip=clip_skip,
-        base_settings={name: value for name, value in zip(BASE_OVERRIDES, said, strict=True) if value != "auto"},
-        engine=computed.model_dump(exclude_defaults=True),
-    )  # fmt: skip
-    return asked, [(name, float(scale)) for name, scale in zip(adapters, scales, strict=True) if name]
+def chosen_adapters(
+    adapters: Sequence[gr.Dropdown], scales: Sequence[gr.Slider], values: Values
+) -> list[tuple[str, float]]:
+    """Return the names and scales of the rows in which an adapter is chosen."""
+    rows = zip(adapters, scales, strict=True)
+    return [(values[name], float(values[scale])) for name, scale in rows if values[name]]
 
 
-def fill(app: AppState, recalled: RecalledSettings) -> list[Any]:
-    """New values for ``CreateForm.filled``; what ``recalled`` does not say stays, but the adapters are its alone."""
-    sampler, schedule = split_sampler(recalled.sampler) if recalled.sampler else ("", "")
-    chosen, rest = list(recalled.scales.items())[:ROWS], list(recalled.scales.items())[ROWS:]
-    tags = (lora_tag(name, scale) for name, scale in rest)
-    rows = [*chosen, *[("", 1.0)] * (ROWS - len(chosen))]
+def fill(app: AppState, form: CreateForm, recalled: RecalledSettings) -> Values:
+    """Fill the form with ``recalled``: its adapters replace the chosen ones, and what it leaves out stays."""
+    scales = list(recalled.scales.items())
+    chosen, rest = scales[:ROWS], scales[ROWS:]
+    filled: Values = {
+        form.prompt: " ".join([recalled.prompt, *(lora_tag(name, scale) for name, scale in rest)]),
+        form.negative: recalled.negative,
+        **row_values(form.visible_rows, form.rows, max(1, len(chosen))),
+    }
     choices = _choices(app)
+    empty = [("", 1.0)] * (ROWS - len(chosen))
+    for adapter, slider, (name, scale) in zip(form.adapters, form.scales, [*chosen, *empty], strict=True):
+        filled |= {adapter: gr.update(choices=choices, value=name), slider: scale}
+    if base := base_called(app, recalled):
+        filled[form.base] = base
+    if recalled.sampler:
+        sampler, schedule = split_sampler(recalled.sampler)
+        filled |= {form.sampler: sampler, form.schedule: gr.update(choices=_schedules(sampler), value=schedule)}
     numbers = {"clip_skip": START.clip_skip, **recalled.numbers}  # A1111 writes it only where it is not 1.
-    seed, *others = (numbers.get(name, gr.skip()) for name in ("seed", "steps", "cfg", "clip_skip", "width", "height"))
-    return [
-        " ".join([recalled.prompt, *tags]), recalled.negative, seed, base_called(app, recalled) or gr.skip(),
-        sampler or gr.skip(), gr.update(choices=_schedules(sampler), value=schedule) if sampler else gr.skip(),
-        *others, *(recalled.base_settings.get(name, "auto") for name in BASE_OVERRIDES), *_show(0, len(chosen)),
-        *(gr.update(choices=choices, value=name) for name, _ in rows), *(scale for _, scale in rows),
-    ]  # fmt: skip
+    filled |= {
+        getattr(form, name): numbers[name]
+        for name in ("seed", "steps", "cfg", "clip_skip", "width", "height") if name in numbers
+    }  # fmt: skip
+    for name, field in form.base_settings.items():
+        filled[field] = recalled.base_settings.get(name, "auto")
+    return filled
 
 
 def base_called(app: AppState, recalled: RecalledSettings) -> str:
-    """The base that ``recalled`` names by its last part, or the one of its adapters; empty if neither is known."""
+    """Return the base model that ``recalled`` names by its last part, or that of its adapters; "" for neither."""
     adapters = app.snapshot().adapters
-    known = [*(base for _, base in app.base_choices()), *(adapter.base for adapter in adapters)]
-    own = [adapter.base for adapter in adapters if adapter.name in recalled.scales]
-    return next((base for base in known if recalled.model and base_name(base) == recalled.model), *own[:1] or [""])
+    bases = [*(base for _, base in app.base_choices()), *(adapter.base for adapter in adapters)]
+    of_adapters = [*(adapter.base for adapter in adapters if adapter.name in recalled.scales), ""]
+    return next((base for base in bases if recalled.model and base_name(base) == recalled.model), of_adapters[0])
 
 
 def base_name(base: str) -> str:
-    """What pictures call a ``base``: its last part."""
+    """Return the last part of ``base``, as the parameters of images have it."""
     return Path(base).name.removesuffix(".safetensors")
 
 
@@ -271,76 +314,77 @@ def _schedules(sampler: str) -> list[str]:
 
 
 def _choose_sampler(sampler: str, schedule: str) -> Any:
-    """The schedule types that a sampler takes; the chosen one stays where it can."""
+    """List the schedule types of a sampler; the chosen one stays if it is among them."""
     choices = _schedules(sampler)
     return gr.update(choices=choices, value=schedule if schedule in choices else AUTOMATIC)
 
 
-def _show(change: int, shown: int) -> list[Any]:
-    shown = min(ROWS, max(1, shown + change))
-    return [shown, *(gr.update(visible=number < shown) for number in range(ROWS))]
-
-
-def _tags(app: AppState, prompt: str, *rows: Any) -> str:
-    """Which adapters the prompt names, at which scales, and what is wrong with that."""
+def _describe_tags(app: AppState, form: CreateForm, values: Values) -> str:
+    """Describe the adapters that the prompt names, with their scales, and what is wrong with them."""
     try:
-        asked = parse_lora_tags(prompt or "").scales
+        tags = parse_lora_tags(values[form.prompt] or "").scales
     except SdloraError as error:
         return page_html.note([str(error)], "bad")
-    chosen = {name: scale for name, scale in zip(rows[:ROWS], rows[ROWS:], strict=True) if name}
-    known = [adapter.name for adapter in app.snapshot().adapters]
+    chosen = dict(chosen_adapters(form.adapters, form.scales, values))
+    names = [adapter.name for adapter in app.snapshot().adapters]
     lines = []
-    for name, scale in asked.items():
+    for name, scale in tags.items():
         numbers = lora_tag(name, scale).removeprefix(f"<lora:{name}:").removesuffix(">").replace(":", " and ")
-        if name not in known:
-            others = ", ".join(known) or "none yet"
+        if name not in names:
+            others = ", ".join(names) or "none yet"
             lines.append(f"{one_line(name, 60)}: there is no adapter of this name; there are: {others}")
         else:
             lines.append(f"{name}: {numbers} from the prompt{', not its slider' if name in chosen else ''}")
-    return page_html.note(lines, "info" if asked.keys() <= set(known) else "bad")
+    return page_html.note(lines, "info" if tags.keys() <= set(names) else "bad")
 
 
-def _base_of(app: AppState, name: str, before: str) -> list[Any]:
-    """An adapter brings the base that it was trained on; what was said of another base is no more."""
-    base = next((adapter.base for adapter in app.snapshot().adapters if adapter.name == name), "")
-    if not base or base == before:
-        return [gr.skip()] * (1 + len(BASE_OVERRIDES))
-    return [base, *["auto"] * len(BASE_OVERRIDES)]
+def base_values(
+    app: AppState, base: gr.Dropdown, base_settings: Mapping[str, gr.Dropdown], adapter: str, before: str
+) -> Values:
+    """Choose the base model of an adapter; settings that were made for another base go back to ``auto``."""
+    found = next((each.base for each in app.snapshot().adapters if each.name == adapter), "")
+    if not found or found == before:
+        return gr.skip()
+    return {base: found, **dict.fromkeys(base_settings.values(), "auto")}
 
 
-def _weight_of(app: AppState, name: str) -> Any:
-    """An adapter brings the scale that its file prefers."""
-    path = next((adapter.path for adapter in app.snapshot().adapters if adapter.name == name), None)
+def _path(app: AppState, name: str | None) -> Path | None:
+    return next((adapter.path for adapter in app.snapshot().adapters if adapter.name == name), None)
+
+
+def _preferred_scale(app: AppState, name: str) -> Any:
+    """Return the scale that an adapter's file prefers."""
+    path = _path(app, name)
     return preferred_weight(path) if path else gr.skip()
 
 
 def _trigger(app: AppState, name: str | None) -> str:
-    path = next((adapter.path for adapter in app.snapshot().adapters if adapter.name == name), None)
+    path = _path(app, name)
     return trigger_words(path) if path else ""
 
 
-def _words_of(app: AppState, name: str | None) -> Any:
-    """The button that adds an adapter's trigger words to the prompt."""
+def _words_button(app: AppState, name: str | None) -> Any:
+    """Show the button that adds the adapter's trigger words, if it has some."""
     words = _trigger(app, name)
     return gr.update(value=f"Add “{words}” to the prompt", visible=bool(words))
 
 
-def _say(app: AppState, prompt: str | None, name: str) -> str:
-    """The prompt with the adapter's trigger words in front, unless they are in it."""
+def _add_words(app: AppState, prompt: str | None, name: str) -> str:
+    """Put the adapter's trigger words in front of the prompt, unless it has them."""
     words, prompt = _trigger(app, name), (prompt or "").strip()
     return prompt if words.lower() in prompt.lower() else ", ".join(filter(None, (words, prompt)))
 
 
-def adapter_updates(app: AppState, first: str | None, seen: dict[str, Any]) -> list[Any]:
-    """New choices for the eight rows and the base where the adapters changed; the newest fills an empty first row."""
-    known = app.snapshot().adapters
-    names: Sequence[str] = tuple(adapter.name for adapter in known)
-    if seen.get("adapters") == names:
-        return [gr.skip()] * (ROWS + 1)
-    seen["adapters"] = names
+def refresh_adapters(app: AppState, form: CreateForm, first: str | None, changes: Changes) -> None:
+    """List new adapters in all rows, and choose the newest with its base if the ``first`` row is empty."""
+    adapters = app.snapshot().adapters
+    names = tuple(adapter.name for adapter in adapters)
+    if changes.seen.get("adapters") == names:
+        return
+    changes.seen["adapters"] = names
     choices = _choices(app)
-    take = bool(known) and not first
-    rows = [gr.update(choices=choices) for _ in range(ROWS)]
-    if take:
-        rows[0] = gr.update(choices=choices, value=names[0])
-    return [*rows, known[0].base if take else gr.skip()]
+    changes.updates |= {row: gr.update(choices=choices) for row in form.adapters}
+    if adapters and not first:
+        changes.updates |= {
+            form.adapters[0]: gr.update(choices=choices, value=names[0]), form.base: adapters[0].base,
+        }  # fmt: skip

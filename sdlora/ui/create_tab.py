@@ -1,23 +1,21 @@
-"""The third tab: prompt, adapters with a slider each, Create, and how it goes."""
+"""The Create tab: the form, the progress of its request, and the images that were made."""
 
 import time
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import gradio as gr
+from gradio.blocks import Block
 
 from sdlora.api.generation import GenerationRequest, JobStatus
 from sdlora.errors import SdloraError
 from sdlora.formatting import format_duration
 from sdlora.generation.infotext import RecalledSettings
-from sdlora.ui import create_form as fields
-from sdlora.ui import gallery_panel, page_html
+from sdlora.ui import create_form, gallery_panel, page_html
 from sdlora.ui.app_state import AppState
 from sdlora.ui.create_form import CreateForm
-from sdlora.ui.create_form import adapter_updates as adapter_updates
 from sdlora.ui.gallery_panel import GalleryPanel
-from sdlora.ui.listeners import HIDDEN
+from sdlora.ui.listeners import HIDDEN, Values
 
 WORDS = {
     "queued": "Getting ready",
@@ -29,144 +27,152 @@ WORDS = {
     "failed": "Failed",
 }
 Pace = tuple[int, float, int]
-"""Of a request: its number, and when how many steps were first seen done."""
+"""Number of a request, when its first steps were seen done, and how many these were."""
 
 
 @dataclass(frozen=True)
 class CreateTab:
-    """The components that are wired or brought up to date."""
+    """Components of the tab."""
 
-    inputs: CreateForm
-    results: GalleryPanel
-    ticket: gr.State
+    form: CreateForm
+    gallery: GalleryPanel
+    number: gr.State
+    """Number of the current request."""
     pace: gr.State
     timer: gr.Timer
 
     @property
     def adapters(self) -> list[gr.Dropdown]:
-        return self.inputs.adapters
+        return self.form.adapters
 
     @property
     def base(self) -> gr.Dropdown:
-        return self.inputs.base
+        return self.form.base
 
     @property
-    def started(self) -> list[Any]:
-        """What a request that was just made gives new values to."""
-        return [self.ticket, self.inputs.status, self.inputs.create, self.inputs.cancel, self.timer]
+    def started(self) -> list[Block]:
+        """Components that a new request updates."""
+        return [self.number, self.form.status, self.form.create, self.form.cancel, self.timer]
 
     @property
-    def drawn(self) -> list[Any]:
-        """What ``draw_with`` gives new values to."""
-        return [*self.inputs.filled, *self.started]
+    def generated(self) -> list[Block]:
+        """Components that ``generate_with`` updates."""
+        return [*self.form.filled, *self.started]
 
     @property
-    def live(self) -> list[Any]:
-        buttons = [self.inputs.create, self.inputs.cancel]
-        return [self.inputs.status, *self.results.shown, *buttons, self.timer, self.pace]
+    def live(self) -> list[Block]:
+        """Components that the timer updates."""
+        buttons = [self.form.create, self.form.cancel]
+        return [self.form.status, *self.gallery.images, *buttons, self.timer, self.pace]
 
 
 def build(app: AppState, demo: gr.Blocks) -> CreateTab:
     """Lay the tab out and wire it."""
     with gr.Row():
         with gr.Column(scale=2, min_width=300):
-            inputs = fields.build(app)
-            reading = gallery_panel.build_reading()
+            form = create_form.build(app)
+            drop = gallery_panel.build_drop()
         with gr.Column(scale=3, min_width=320):
-            shown = gallery_panel.build()
-    timer = gr.Timer(0.7, active=False)
-    tab = CreateTab(inputs, shown, gr.State(0), gr.State((0, 0.0, 0)), timer)
-    gallery_panel.wire(app, inputs, shown, reading)
+            gallery = gallery_panel.build()
+    tab = CreateTab(form, gallery, gr.State(0), gr.State((0, 0.0, 0)), gr.Timer(0.7, active=False))
+    gallery_panel.wire(app, form, gallery, drop)
     _wire(app, demo, tab)
     return tab
 
 
-def draw_with(app: AppState, name: str, prompt: str) -> list[Any]:
-    """Choose adapter ``name`` alone, with its base and ``prompt``, and begin to draw: new values for
-    ``CreateTab.drawn``.
-
-    For a button of another tab: ``button.click(partial(draw_with, app), [run, prompt], tab.drawn)``.
-    """
-    app.refresh()  # It may have been finished just now.
-    wanted = RecalledSettings(prompt or "", scales={name: 1.0}, numbers={"seed": fields.START.seed})
-    base = fields.base_called(app, wanted) or fields.START.base
-    request = GenerationRequest(prompt=wanted.prompt, base=base)
-    return [*fields.fill(app, wanted), *_submit(app, request, [(name, 1.0)])]
+def generate_with(app: AppState, tab: CreateTab, name: str, prompt: str) -> Values:
+    """Choose the adapter ``name`` alone, with its base and ``prompt``, and queue a request."""
+    app.refresh()  # The adapter may be brand-new.
+    recalled = RecalledSettings(prompt or "", scales={name: 1.0}, numbers={"seed": create_form.START.seed})
+    base = create_form.base_called(app, recalled) or create_form.START.base
+    request = GenerationRequest(prompt=recalled.prompt, base=base)
+    return {**create_form.fill(app, tab.form, recalled), **_submit(app, tab, request, [(name, 1.0)])}
 
 
 def _wire(app: AppState, demo: gr.Blocks, tab: CreateTab) -> None:
-    inputs, shown = tab.inputs, tab.results
+    form, gallery = tab.form, tab.gallery
     gr.on(
-        [inputs.create.click, inputs.prompt.submit, inputs.negative.submit], partial(_create, app), inputs.values,
+        [form.create.click, form.prompt.submit, form.negative.submit], partial(_create, app, tab), form.inputs,
         tab.started, **HIDDEN,
     )  # fmt: skip
-    inputs.cancel.click(partial(_cancel, app), tab.ticket, None, **HIDDEN)
-    tab.timer.tick(partial(_poll, app), [tab.ticket, tab.pace, shown.most], tab.live, concurrency_limit=None, **HIDDEN)
-    demo.load(app.base_update, None, inputs.base, **HIDDEN)
-    demo.load(partial(_attach, app), shown.most, [tab.ticket, tab.timer, *shown.shown], **HIDDEN)
-    inputs.last.click(partial(gallery_panel.last_seed, app), tab.ticket, inputs.seed, **HIDDEN)
+    form.cancel.click(partial(_cancel, app), tab.number, None, **HIDDEN)
+    tab.timer.tick(
+        partial(_poll, app, tab), [tab.number, tab.pace, gallery.limit], tab.live, concurrency_limit=None, **HIDDEN
+    )  # fmt: skip
+    demo.load(app.base_update, None, form.base, **HIDDEN)
+    demo.load(partial(_attach, app, tab), gallery.limit, [tab.number, tab.timer, *gallery.images], **HIDDEN)
+    form.last.click(partial(gallery_panel.last_seed, app), tab.number, form.seed, **HIDDEN)
 
 
-def _create(app: AppState, *values: Any) -> list[Any]:
-    """Queue a request. What was filled in stays as it is, whatever comes of it."""
-    return _submit(app, *fields.request(*values))
+def _create(app: AppState, tab: CreateTab, values: Values) -> Values:
+    """Queue the request that is filled in; the form stays as it is."""
+    return _submit(app, tab, *create_form.request(tab.form, values))
 
 
-def _submit(app: AppState, request: GenerationRequest, chosen: list[tuple[str, float]]) -> list[Any]:
-    """New values for ``CreateTab.started``."""
+def _submit(app: AppState, tab: CreateTab, request: GenerationRequest, chosen: list[tuple[str, float]]) -> Values:
     try:
-        ticket = app.generate(request, chosen)
+        status = app.generate(request, chosen)
     except SdloraError as error:
-        return [gr.skip(), page_html.note([str(error)], "bad"), gr.skip(), gr.skip(), gr.skip()]
-    return [
-        ticket.number, told(app, ticket), gr.update(interactive=False), gr.update(visible=True), gr.Timer(active=True),
-    ]  # fmt: skip
+        return {tab.form.status: page_html.note([str(error)], "bad")}
+    return {
+        tab.number: status.number, tab.form.status: describe(app, status), **_busy(tab, True),
+        tab.timer: gr.Timer(active=True),
+    }  # fmt: skip
+
+
+def _busy(tab: CreateTab, busy: bool) -> Values:
+    return {tab.form.create: gr.update(interactive=not busy), tab.form.cancel: gr.update(visible=busy)}
 
 
 def _cancel(app: AppState, number: int) -> None:
     app.inference.cancel(number)
 
 
-def _attach(app: AppState, most: int) -> list[Any]:
-    """After a load: the pictures that there are, and the request that is under way."""
-    ticket = app.inference.newest()
-    active = ticket is not None and not ticket.ended and not ticket.request.grid
-    return [ticket.number if ticket and active else 0, gr.Timer(active=active), *gallery_panel.show(app, most)]
+def _attach(app: AppState, tab: CreateTab, limit: int) -> Values:
+    """Show the images, and the running request, on a page that was just loaded."""
+    status = app.inference.newest()
+    active = status is not None and not status.ended and not status.request.grid
+    return {
+        tab.number: status.number if status and active else 0, tab.timer: gr.Timer(active=active),
+        **gallery_panel.show(app, tab.gallery, limit),
+    }  # fmt: skip
 
 
-def _poll(app: AppState, number: int, pace: Pace, most: int) -> list[Any]:
-    """Where the request stands; at its end the pictures are shown and the timer rests."""
-    ticket = app.inference.ticket(number)
-    if ticket is None or ticket.ended:
-        said = told(app, ticket) if ticket else ""
-        rest = [gr.update(interactive=True), gr.update(visible=False), gr.Timer(active=False), pace]
-        return [said, *gallery_panel.show(app, most), *rest]
+def _poll(app: AppState, tab: CreateTab, number: int, pace: Pace, limit: int) -> Values:
+    """Describe the request; at its end, show its images and stop the timer."""
+    status = app.inference.ticket(number)
+    if status is None or status.ended:
+        return {
+            tab.form.status: describe(app, status) if status else "", **gallery_panel.show(app, tab.gallery, limit),
+            **_busy(tab, False), tab.timer: gr.Timer(active=False),
+        }  # fmt: skip
     now = time.monotonic()
-    if ticket.state == "drawing" and ticket.done and pace[0] != number:
-        pace = (number, now, ticket.done)
-    said = told(app, ticket, left(ticket, pace, now))
-    return [said, gr.skip(), gr.skip(), gr.update(interactive=False), gr.update(visible=True), gr.skip(), pace]
+    if status.state == "drawing" and status.done and pace[0] != number:
+        pace = (number, now, status.done)
+    return {
+        tab.form.status: describe(app, status, seconds_left(status, pace, now)), **_busy(tab, True), tab.pace: pace,
+    }  # fmt: skip
 
 
-def left(ticket: JobStatus, pace: Pace, now: float) -> float | None:
-    """Seconds that ``ticket`` still takes at its pace so far, or None if there is no telling yet."""
+def seconds_left(status: JobStatus, pace: Pace, now: float) -> float | None:
+    """Return the seconds that a request still takes at its pace so far; None before that is known."""
     number, since, done = pace
-    if number != ticket.number or ticket.done <= done:
+    if number != status.number or status.done <= done:
         return None
-    return (now - since) / (ticket.done - done) * (ticket.total - ticket.done)
+    return (now - since) / (status.done - done) * (status.total - status.done)
 
 
-def told(app: AppState, ticket: JobStatus, seconds: float | None = None) -> str:
-    """Where a request stands, in plain words."""
-    if ticket.ended:
-        kind = {"done": "good", "failed": "bad"}.get(ticket.state, "info")
-        count = f"{len(ticket.paths)} picture{'s' if len(ticket.paths) != 1 else ''}"
-        first = {"failed": "", "done": f"{count} drawn."}.get(ticket.state, f"{WORDS[ticket.state]}.")
-        return page_html.note([first, ticket.message], kind)
-    ahead = app.inference.queued_before(ticket.number)
-    words = f"Waiting its turn: {ahead} before this one" if ticket.state == "queued" and ahead else ""
-    words = words or ticket.message or WORDS[ticket.state]
-    if ticket.state == "drawing" and ticket.total:
-        words = f"{ticket.message or WORDS['drawing']}: step {ticket.done} of {ticket.total}"
+def describe(app: AppState, status: JobStatus, seconds: float | None = None) -> str:
+    """Return the progress or the result of a request as a note."""
+    if status.ended:
+        kind = {"done": "good", "failed": "bad"}.get(status.state, "info")
+        count = f"{len(status.paths)} picture{'s' if len(status.paths) != 1 else ''}"
+        first = {"failed": "", "done": f"{count} drawn."}.get(status.state, f"{WORDS[status.state]}.")
+        return page_html.note([first, status.message], kind)
+    ahead = app.inference.queued_before(status.number)
+    words = f"Waiting its turn: {ahead} before this one" if status.state == "queued" and ahead else ""
+    words = words or status.message or WORDS[status.state]
+    if status.state == "drawing" and status.total:
+        words = f"{status.message or WORDS['drawing']}: step {status.done} of {status.total}"
         words += f" · {format_duration(seconds)} left" if seconds is not None else ""
-    return page_html.progress_note(words, ticket.done / ticket.total if ticket.total else None)
+    return page_html.progress_note(words, status.done / status.total if status.total else None)

@@ -1,54 +1,55 @@
-"""The pictures that were drawn: they stay, and each tells what it was made from, or goes to the trash and back."""
+"""The images that were made, with their settings, and a way to the trash and back."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from gradio.blocks import Block
 
 from sdlora.api.generation import embedded_texts, newest_images, restore_image, trash_image
 from sdlora.errors import SdloraError
 from sdlora.generation.infotext import RecalledSettings, read_parameters, recall_image, recall_text
-from sdlora.ui import create_form as fields
-from sdlora.ui import page_html
+from sdlora.ui import create_form, page_html
 from sdlora.ui.app_state import AppState, cache_file
 from sdlora.ui.create_form import CreateForm
-from sdlora.ui.listeners import HIDDEN
+from sdlora.ui.listeners import HIDDEN, Values
 
-SHOWN = 24
-"""Pictures at first, and more with each click on the button below them."""
+PAGE_SIZE = 24
+"""Images that are shown at first, and that each click on the button below them adds."""
 
 
 @dataclass(frozen=True)
 class GalleryPanel:
-    """The gallery, and what can be done with the picture that is chosen in it."""
+    """The gallery, and what can be done with the image that is chosen in it."""
 
     gallery: gr.Gallery
     older: gr.Button
-    most: gr.State
-    """How many pictures this visitor sees."""
+    limit: gr.State
+    """Number of images that are shown."""
     chosen: gr.State
-    """The chosen picture's file name."""
+    """File name of the chosen image."""
     about: gr.Column
     parameters: gr.Textbox
     reuse: gr.Button
     seed: gr.Button
     delete: gr.Button
     undo: gr.Button
-    gone: gr.State
-    """Where in the trash the picture lies that was deleted last."""
+    deleted: gr.State
+    """Folder in the trash of the image that was deleted last."""
     message: gr.HTML
 
     @property
-    def shown(self) -> list[Any]:
-        """What ``show`` gives new values to."""
+    def images(self) -> list[Block]:
+        """Components that ``show`` updates."""
         return [self.gallery, self.older]
 
 
 @dataclass(frozen=True)
 class InfotextDrop:
-    """Where a picture or a text is dropped to fill the fields."""
+    """Components into which an image or a text goes to fill the form."""
 
     file: gr.File
     text: gr.Textbox
@@ -57,7 +58,7 @@ class InfotextDrop:
 
 
 def build() -> GalleryPanel:
-    """Lay the results out."""
+    """Lay the gallery out."""
     gallery = gr.Gallery(
         label="Pictures, the newest first", show_label=False, elem_id="creations", elem_classes="creations",
         interactive=False, object_fit="contain", columns=4, height="auto", buttons=["download", "fullscreen"],
@@ -72,12 +73,12 @@ def build() -> GalleryPanel:
             seed = gr.Button("Same seed", size="sm", min_width=110, elem_id="same-seed")
             delete = gr.Button("Delete", size="sm", min_width=110, elem_id="delete-picture")
     return GalleryPanel(
-        gallery, older, gr.State(SHOWN), gr.State(""), about, parameters, reuse, seed, delete, undo, gr.State(""),
+        gallery, older, gr.State(PAGE_SIZE), gr.State(""), about, parameters, reuse, seed, delete, undo, gr.State(""),
         message,
     )  # fmt: skip
 
 
-def build_reading() -> InfotextDrop:
+def build_drop() -> InfotextDrop:
     """Lay the drop zone out."""
     with gr.Accordion("Settings from a picture or a text", open=False, elem_id="reading"):
         file = gr.File(label="A picture (PNG)", file_types=[".png"], height=140, elem_id="read-picture")
@@ -87,120 +88,120 @@ def build_reading() -> InfotextDrop:
     return InfotextDrop(file, text, button, message)
 
 
-def wire(app: AppState, inputs: CreateForm, results: GalleryPanel, reading: InfotextDrop) -> None:
-    """Wire both to the fields."""
-    r = results
+def wire(app: AppState, form: CreateForm, panel: GalleryPanel, drop: InfotextDrop) -> None:
+    """Wire the gallery and the drop zone to the form."""
 
-    def choose(event: gr.SelectData) -> list[Any]:  # Gradio finds the event by the annotation, which a partial hides.
-        return _choose(app, Path(event.value["image"]["path"]).name)
+    def choose(event: gr.SelectData) -> Values:  # Gradio finds the event by its annotation, which a partial hides.
+        return _choose(app, panel, Path(event.value["image"]["path"]).name)
 
-    r.gallery.select(choose, None, [r.chosen, r.about, r.parameters], **HIDDEN)
-    r.older.click(lambda most: most + SHOWN, r.most, r.most, **HIDDEN).then(
-        partial(show, app), r.most, r.shown, **HIDDEN
+    panel.gallery.select(choose, None, [panel.chosen, panel.about, panel.parameters], **HIDDEN)
+    panel.older.click(lambda limit: limit + PAGE_SIZE, panel.limit, panel.limit, **HIDDEN).then(
+        partial(show, app, panel), panel.limit, panel.images, **HIDDEN
     )
-    r.reuse.click(partial(_reuse, app), r.chosen, [r.message, *inputs.filled], **HIDDEN)
-    r.seed.click(partial(_same_seed, app), r.chosen, [r.message, inputs.seed], **HIDDEN)
-    moved = [r.message, r.gone, r.undo, r.about, *r.shown]
-    r.delete.click(partial(_delete, app), [r.chosen, r.most], moved, **HIDDEN)
-    r.undo.click(partial(_undo, app), [r.gone, r.most], moved, **HIDDEN)
-    read = [reading.message, *inputs.filled]
-    reading.file.upload(partial(_read_file, app), reading.file, [reading.file, *read], **HIDDEN)
-    gr.on([reading.fill.click, reading.text.submit], partial(_read_text, app), reading.text, read, **HIDDEN)
+    panel.reuse.click(partial(_reuse, app, form, panel), panel.chosen, [panel.message, *form.filled], **HIDDEN)
+    panel.seed.click(partial(_same_seed, app), panel.chosen, [panel.message, form.seed], **HIDDEN)
+    moved = [panel.message, panel.deleted, panel.undo, panel.about, *panel.images]
+    panel.delete.click(partial(_delete, app, panel), [panel.chosen, panel.limit], moved, **HIDDEN)
+    panel.undo.click(partial(_undo, app, panel), [panel.deleted, panel.limit], moved, **HIDDEN)
+    filled = [drop.message, *form.filled]
+    drop.file.upload(partial(_read_file, app, form, drop), drop.file, [drop.file, *filled], **HIDDEN)
+    gr.on([drop.fill.click, drop.text.submit], partial(_read_text, app, form, drop), drop.text, filled, **HIDDEN)
 
 
-def show(app: AppState, most: int) -> list[Any]:
-    """New values for ``GalleryPanel.shown``: whole files, with their parameters in them."""
-    there = newest_images(app.images_folder)
-    pictures = [cache_file(path) for path in there[:most] if path.is_file()]
-    return [gr.update(value=pictures, selected_index=None), gr.update(visible=len(there) > most)]
+def show(app: AppState, panel: GalleryPanel, limit: int) -> Values:
+    """Show the newest images as whole files, which contain their parameters."""
+    paths = newest_images(app.images_folder)
+    images = [cache_file(path) for path in paths[:limit] if path.is_file()]
+    return {
+        panel.gallery: gr.update(value=images, selected_index=None), panel.older: gr.update(visible=len(paths) > limit),
+    }  # fmt: skip
 
 
 def last_seed(app: AppState, number: int) -> Any:
-    """The seed of the first picture of request ``number``, or of the newest picture that there is."""
-    ticket = app.inference.ticket(number)
-    paths = ticket.paths if ticket and ticket.paths else newest_images(app.images_folder, 1)
+    """Return the seed of the first image of request ``number``, or of the newest image."""
+    status = app.inference.ticket(number)
+    paths = status.paths if status and status.paths else newest_images(app.images_folder, 1)
     try:
-        known = read_parameters(paths[0]) if paths else None
-        return int(known.settings["Seed"]) if known else gr.skip()
+        parameters = read_parameters(paths[0]) if paths else None
+        return int(parameters.settings["Seed"]) if parameters else gr.skip()
     except (SdloraError, KeyError, ValueError):
         return gr.skip()
 
 
-def _choose(app: AppState, name: str) -> list[Any]:
-    """The chosen picture's name, and what it was made from."""
+def _choose(app: AppState, panel: GalleryPanel, name: str) -> Values:
+    """Show the parameters of the chosen image."""
     try:
         text = embedded_texts(app.images_folder / name).get("parameters", "")
     except SdloraError:
-        return [gr.skip(), gr.update(visible=False), ""]
-    return [name, gr.update(visible=True), text]
+        return {panel.about: gr.update(visible=False), panel.parameters: ""}
+    return {panel.chosen: name, panel.about: gr.update(visible=True), panel.parameters: text}
 
 
-def _recalled(app: AppState, name: str) -> RecalledSettings:
-    return recall_image(app.images_folder / name, _known(app))
-
-
-def _known(app: AppState) -> list[str]:
+def _adapters(app: AppState) -> list[str]:
     return [adapter.name for adapter in app.snapshot().adapters]
 
 
-def _filled(app: AppState, recalled: RecalledSettings) -> list[Any]:
-    """A message and ``CreateForm.filled``."""
-    remarks, base = list(recalled.remarks), fields.base_called(app, recalled)
-    if recalled.model and fields.base_name(base) != recalled.model:
-        instead = f"{fields.base_name(base)} is taken" if base else "the base stays as it is"
-        remarks.append(f"It was drawn with the base {recalled.model}, which is not known here: {instead}.")
-    said = page_html.note(["The settings are filled in.", *remarks], "info" if remarks else "good")
-    return [said, *fields.fill(app, recalled)]
+def _recall(app: AppState, name: str) -> RecalledSettings:
+    return recall_image(app.images_folder / name, _adapters(app))
 
 
-def _nothing(error: SdloraError) -> list[Any]:
-    return [page_html.note([str(error)], "bad"), *[gr.skip()] * fields.FILLED]
-
-
-def _reuse(app: AppState, name: str) -> list[Any]:
+def _fill(app: AppState, form: CreateForm, message: gr.HTML, recall: Callable[[], RecalledSettings]) -> Values:
+    """Fill the form with recalled settings, and say in ``message`` what they leave open."""
     try:
-        return _filled(app, _recalled(app, name))
+        recalled = recall()
+        remarks, base = list(recalled.remarks), create_form.base_called(app, recalled)
+        if recalled.model and create_form.base_name(base) != recalled.model:
+            instead = f"{create_form.base_name(base)} is used instead" if base else "the base model stays as it is"
+            remarks.append(f"It was made with the base model {recalled.model}, which is not here: {instead}.")
+        text = page_html.note(["The settings are filled in.", *remarks], "info" if remarks else "good")
+        return {message: text, **create_form.fill(app, form, recalled)}
     except SdloraError as error:
-        return _nothing(error)
+        return {message: page_html.note([str(error)], "bad")}
+
+
+def _reuse(app: AppState, form: CreateForm, panel: GalleryPanel, name: str) -> Values:
+    return _fill(app, form, panel.message, lambda: _recall(app, name))
 
 
 def _same_seed(app: AppState, name: str) -> list[Any]:
     try:
-        return ["", _recalled(app, name).numbers.get("seed", gr.skip())]
+        return ["", _recall(app, name).numbers.get("seed", gr.skip())]
     except SdloraError as error:
         return [page_html.note([str(error)], "bad"), gr.skip()]
 
 
-def _read_file(app: AppState, path: str | None) -> list[Any]:
-    """Fill the fields from a dropped picture; the drop zone is empty again, as a filled one takes no more."""
+def _read_file(app: AppState, form: CreateForm, drop: InfotextDrop, path: str | None) -> Values:
+    """Fill the form from a dropped image, and empty the drop zone, which takes no more while it is filled."""
+    if path is None:
+        return gr.skip()
+    return {drop.file: None, **_fill(app, form, drop.message, lambda: recall_image(Path(path), _adapters(app)))}
+
+
+def _read_text(app: AppState, form: CreateForm, drop: InfotextDrop, text: str | None) -> Values:
+    return _fill(app, form, drop.message, lambda: recall_text(text or "", _adapters(app)))
+
+
+def _delete(app: AppState, panel: GalleryPanel, name: str, limit: int) -> Values:
     try:
-        if path is None:
-            return [gr.skip()] * (2 + fields.FILLED)
-        return [None, *_filled(app, recall_image(Path(path), _known(app)))]
+        deleted = trash_image(app.data_dir, name)
     except SdloraError as error:
-        return [None, *_nothing(error)]
+        return _after_delete(app, panel, limit, page_html.note([str(error)], "bad"))
+    message = page_html.note(["The picture is in the trash and stays there for thirty days."])
+    return _after_delete(app, panel, limit, message, deleted)
 
 
-def _read_text(app: AppState, text: str | None) -> list[Any]:
+def _undo(app: AppState, panel: GalleryPanel, deleted: str, limit: int) -> Values:
     try:
-        return _filled(app, recall_text(text or "", _known(app)))
+        restore_image(app.data_dir, deleted)
+        message = page_html.note(["The picture is back."], "good")
     except SdloraError as error:
-        return _nothing(error)
+        message = page_html.note([str(error)], "bad")
+    return _after_delete(app, panel, limit, message)
 
 
-def _delete(app: AppState, name: str, most: int) -> list[Any]:
-    try:
-        gone = trash_image(app.data_dir, name)
-    except SdloraError as error:
-        return [page_html.note([str(error)], "bad"), "", *[gr.update(visible=False)] * 2, *show(app, most)]
-    said = page_html.note(["The picture is in the trash, for thirty days."])
-    return [said, gone, gr.update(visible=True), gr.update(visible=False), *show(app, most)]
-
-
-def _undo(app: AppState, gone: str, most: int) -> list[Any]:
-    try:
-        restore_image(app.data_dir, gone)
-        said = page_html.note(["The picture is back."], "good")
-    except SdloraError as error:
-        said = page_html.note([str(error)], "bad")
-    return [said, "", *[gr.update(visible=False)] * 2, *show(app, most)]
+def _after_delete(app: AppState, panel: GalleryPanel, limit: int, message: str, deleted: str = "") -> Values:
+    """Show the images that are left; ``deleted`` is what Undo brings back."""
+    return {
+        panel.message: message, panel.deleted: deleted, panel.undo: gr.update(visible=bool(deleted)),
+        panel.about: gr.update(visible=False), **show(app, panel, limit),
+    }  # fmt: skip

@@ -1,4 +1,4 @@
-"""Errands on the page: one a person at a time, with a bar, the time that is left, and a way out."""
+"""Tool jobs on the page: one per visitor at a time, with progress, time left, and a way to cancel."""
 
 import shutil
 import tempfile
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import gradio as gr
+from gradio.blocks import Block
 
 from sdlora.api.adapter_jobs import ToolJob
 from sdlora.errors import SdloraError
@@ -17,17 +18,17 @@ from sdlora.formatting import format_duration
 from sdlora.time_left import TimeLeft
 from sdlora.ui import page_html
 from sdlora.ui.app_state import AppState, CancellableJob, cache_file
-from sdlora.ui.listeners import HIDDEN
+from sdlora.ui.listeners import HIDDEN, Values
 
 AT_ONCE: dict[str, Any] = {"concurrency_id": "tools", "concurrency_limit": 2}
-"""Errands of all persons together: each takes a processor and a model's memory; the others wait their turn."""
+"""Limit on the tool jobs of all visitors, as each takes a processor and a model's memory."""
 PATIENCE_SECONDS = 1.0
-"""How long nothing is said of the time that is left."""
+"""Seconds before the time left is shown."""
 
 
 @dataclass(frozen=True)
 class JobWidget:
-    """Where an errand is begun and seen."""
+    """Buttons that start and cancel a job, and its status."""
 
     go: gr.Button
     cancel: gr.Button
@@ -35,7 +36,7 @@ class JobWidget:
 
 
 class FileJob:
-    """A job that writes a file, called ``name``: when it is done, ``file`` is its copy in the page's cache."""
+    """A job that writes a file called ``name``; at its end ``file`` is a copy in the page's cache."""
 
     def __init__(self, job: ToolJob, key: str, name: str):
         self.job, self.key, self.name = job, key, name
@@ -55,7 +56,7 @@ class FileJob:
 
 
 class JobProgressHtml:
-    """Progress events as HTML, with the time that each phase still takes."""
+    """Formats progress events as HTML, with the time left of the phase."""
 
     def __init__(self) -> None:
         self._time_left = TimeLeft()
@@ -65,63 +66,62 @@ class JobProgressHtml:
         words = event.phase[:1].upper() + event.phase[1:]
         if not event.total:
             return page_html.progress_note(words, None)
-        told = f" · {format_duration(left)} left" if self._time_left.spent > PATIENCE_SECONDS and left else ""
-        return page_html.progress_note(f"{words}: {event.done} of {event.total}{told}", event.done / event.total)
+        rest = f" · {format_duration(left)} left" if self._time_left.spent > PATIENCE_SECONDS and left else ""
+        return page_html.progress_note(f"{words}: {event.done} of {event.total}{rest}", event.done / event.total)
 
 
 def job_widget(word: str, name: str, variant: Literal["primary", "secondary"] = "primary") -> JobWidget:
-    """A button that says ``word``, one that cancels, and the words about it below."""
+    """Lay out a button labelled ``word``, one that cancels, and a status below."""
     with gr.Row():
         go = gr.Button(word, variant=variant, elem_id=f"{name}-button")
         cancel = gr.Button("Cancel", variant="stop", visible=False, elem_id=f"{name}-cancel")
     return JobWidget(go, cancel, gr.HTML(elem_id=f"{name}-status"))
 
 
-def follow(app: AppState, person: str, errand: CancellableJob) -> Iterator[str]:
-    """Where ``errand`` stands, as HTML, until it is done; its process ends with whoever looks.
+def follow(app: AppState, visitor: str, job: CancellableJob) -> Iterator[str]:
+    """Run ``job`` and yield its progress as HTML; closing the iterator ends the job.
 
-    Raises BusyError while the same ``person`` has another one, and what the errand raises.
+    Raises BusyError while the same ``visitor`` has another job, and the errors of the job.
     """
-    with app.track_job(person, errand):
-        tell = JobProgressHtml()
+    with app.track_job(visitor, job):
+        progress = JobProgressHtml()
         yield page_html.progress_note("Starting", None)
-        with closing(iter(errand)) as events:
+        with closing(iter(job)) as events:
             for event in events:
                 if isinstance(event, Progress):
-                    yield tell(event)
+                    yield progress(event)
 
 
 def wire(
     app: AppState,
-    place: JobWidget,
-    begin: Callable[..., Any],
-    done: Callable[[Any], list[Any]],
-    inputs: Sequence[Any],
-    outputs: Sequence[Any] = (),
+    widget: JobWidget,
+    start: Callable[[Values], Any],
+    finish: Callable[[Any], Values],
+    inputs: set[Block],
+    outputs: Sequence[Block] = (),
 ) -> Any:
-    """Let a click ``begin`` an errand with the values of ``inputs``, and show where it stands; returns the event.
+    """Let a click ``start`` a job from ``inputs`` and show its progress; return the event.
 
-    ``done`` gives the last words about it, and values for ``outputs``. Where there are outputs, what goes wrong also
-    stops what would follow.
+    ``finish`` returns the values of ``widget.status`` and ``outputs`` for the finished job. With outputs, an error also
+    stops the listeners that follow the event.
     """
-    nothing = [gr.skip()] * len(outputs)
 
-    def act(request: gr.Request, *values: Any) -> Iterator[list[Any]]:  # Gradio finds the request by its annotation.
-        hide = gr.update(visible=False)
+    def run(values: Values, request: gr.Request) -> Iterator[Values]:  # Gradio finds the request by its annotation.
+        hidden: Values = {widget.cancel: gr.update(visible=False)}
         try:
-            errand = begin(*values)
-            for told in follow(app, request.session_hash or "", errand):
-                yield [told, gr.update(visible=True), *nothing]
-            words, *found = done(errand)
+            job = start(values)
+            for status in follow(app, request.session_hash or "", job):
+                yield {widget.status: status, widget.cancel: gr.update(visible=True)}
+            finished = finish(job)
         except SdloraError as error:
-            yield [page_html.note([str(error)], "bad"), hide, *nothing]
+            yield {widget.status: page_html.note([str(error)], "bad"), **hidden}
             if outputs:
                 raise gr.Error(str(error), print_exception=False) from None
             return
-        yield [words, hide, *found]
+        yield {**finished, **hidden}
 
-    def leave(request: gr.Request) -> None:
+    def cancel(request: gr.Request) -> None:
         app.cancel_job(request.session_hash or "")
 
-    place.cancel.click(leave, None, None, **HIDDEN)
-    return place.go.click(act, list(inputs), [place.status, place.cancel, *outputs], **AT_ONCE, **HIDDEN)
+    widget.cancel.click(cancel, None, None, **HIDDEN)
+    return widget.go.click(run, inputs, [widget.status, widget.cancel, *outputs], **AT_ONCE, **HIDDEN)

@@ -1,64 +1,73 @@
-"""The fourth tab: adapters and runs, opened, deleted and brought back. ``sheet`` has one adapter, ``intake``
-import, ``tools`` and ``baking`` what is made of them, ``room`` what all of it takes on the disk.
-"""
+"""The Library tab: adapters and runs, which are opened, imported, deleted and brought back."""
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from gradio.blocks import Block
 
+from sdlora.api.adapter_jobs import import_adapters
 from sdlora.api.adapters import last_preview
 from sdlora.api.storage import KEPT_DAYS, size_of
 from sdlora.api.training import Run, duplicate_run, list_runs
 from sdlora.errors import SdloraError
-from sdlora.formatting import format_bytes
-from sdlora.ui import bake_panel, disk_tab, import_tab, library_html, page_html, tools_panel
+from sdlora.formatting import format_bytes, pluralize
+from sdlora.ui import bake_panel, disk_tab, library_html, page_html, tools_panel
 from sdlora.ui.adapter_detail import AdapterDetail, build_detail, inspect, show_adapter, wire_detail
 from sdlora.ui.app_state import AppState
-from sdlora.ui.listeners import HIDDEN, LAST, PRIVATE
+from sdlora.ui.listeners import HIDDEN, LAST, PRIVATE, Values
 from sdlora.ui.run_panel import RESUMABLE
 from sdlora.ui.run_view import describe
 
 SHOW_TOP = "() => document.querySelector('#library-top')?.scrollIntoView({block: 'nearest'})"
-SHOW_SHEET = "() => setTimeout(() => document.querySelector('#library-sheet')?.scrollIntoView({block: 'nearest'}), 50)"
+SHOW_DETAIL = "() => setTimeout(() => document.querySelector('#library-sheet')?.scrollIntoView({block: 'nearest'}), 50)"
+
+
+FILE_ALONE = "no base: check the file alone"
 
 
 @dataclass(frozen=True)
-class _SharedParts:
-    """What every part of the tab may change."""
+class LibraryTab:
+    """Components that several parts of the tab update."""
 
     message: gr.HTML
     really: gr.Button
     keep: gr.Button
     undo: gr.Button
     pending: gr.State
-    """What is to be deleted when that is confirmed: ``{"what": "run", "name": ..., "checkpoint": ...}``."""
-    undoable: gr.State
-    """The trash's folder of what was deleted last."""
+    """What a confirmation deletes: ``{"what": "run", "name": ..., "checkpoint": ...}``."""
+    deleted: gr.State
+    """Folder in the trash of what was deleted last."""
     file: gr.DownloadButton
     search: gr.Textbox
     adapters: gr.HTML
     runs: gr.HTML
     trash: gr.HTML
     empty: gr.Button
+    opened: gr.State
+    """Name of the run that the Train tab is to show."""
+    on_open: Any
+    """Event after which it shows that run."""
 
     @property
-    def confirm(self) -> list[Any]:
-        return [self.message, self.really, self.keep, self.undo, self.pending, self.undoable]
+    def confirm(self) -> list[Block]:
+        """Components that ask whether to delete, and offer Undo."""
+        return [self.message, self.really, self.keep, self.undo, self.pending, self.deleted]
 
     @property
-    def lists(self) -> list[Any]:
+    def lists(self) -> list[Block]:
         return [self.adapters, self.runs, self.trash, self.empty]
 
+    def answer(self, message: str = "") -> Values:
+        """Show ``message``, with no question and nothing to undo."""
+        hidden: Values = dict.fromkeys((self.really, self.keep, self.undo), gr.update(visible=False))
+        return {self.message: message, **hidden, self.pending: {}, self.deleted: ""}
 
-@dataclass(frozen=True)
-class LibraryTab:
-    """What ``page`` wires: the run to open, and the event after which to open it."""
-
-    opened: gr.State
-    on_open: Any
+    def refuse(self, error: SdloraError) -> Values:
+        return self.answer(page_html.note([str(error)], "bad"))
 
 
 def build(app: AppState, tab: gr.Tab, tabs: gr.Tabs) -> LibraryTab:
@@ -72,12 +81,12 @@ def build(app: AppState, tab: gr.Tab, tabs: gr.Tabs) -> LibraryTab:
     search = gr.Textbox("", label="Search", placeholder="a name or a trigger word", elem_id="library-search")
     with gr.Tabs(elem_id="library-tabs"):
         with gr.Tab("Adapters"):
-            sheet = build_detail()
+            detail = build_detail()
             adapters = _clickable("library-adapters")
         with gr.Tab("Runs"):
             runs = _clickable("library-runs")
         with gr.Tab("Import"):
-            taken = import_tab.build_import(app, tab)
+            imported = _build_import(app, tab)
         with gr.Tab("Tools"):
             made = tools_panel.build(app, tab)
             with gr.Accordion("Bake adapters into a model", open=False, elem_id="bake"):
@@ -87,31 +96,57 @@ def build(app: AppState, tab: gr.Tab, tabs: gr.Tabs) -> LibraryTab:
             empty = gr.Button("Empty trash", variant="stop", interactive=False, elem_id="empty-trash")
         with gr.Tab("Disk") as disk:
             disk_tab.build(app, disk)
-    shared = _SharedParts(
-        message, really, keep, undo, gr.State({}), gr.State(""), file, search, adapters, runs, trash, empty
-    )
-    _wire_lists(app, shared, tab)
-    _wire_sheet(app, shared, sheet)
-    _wire_trash(app, shared, sheet)
-    for event in (taken, *made):
-        event.then(partial(_lists, app), search, shared.lists, **HIDDEN)
-    return _wire_runs(app, shared, tabs)
+    library = LibraryTab(
+        message, really, keep, undo, gr.State({}), gr.State(""), file, search, adapters, runs, trash, empty,
+        gr.State(""), None,
+    )  # fmt: skip
+    refresh: dict[str, Any] = {
+        "fn": partial(_lists, app), "inputs": search, "outputs": library.lists, **HIDDEN,
+    }  # fmt: skip
+    tab.select(**refresh)
+    search.change(**{**refresh, **LAST})  # Not `input`, which misses pasted text.
+    _wire_detail(app, library, detail)
+    _wire_trash(app, library, detail, refresh)
+    for event in (imported, *made):
+        event.then(**refresh)
+    return replace(library, on_open=_wire_runs(app, library, tabs, refresh))
 
 
 def _clickable(name: str) -> gr.HTML:
     return gr.HTML(elem_id=name, js_on_load=library_html.ACT)
 
 
-def _wire_lists(app: AppState, shared: _SharedParts, tab: gr.Tab) -> None:
-    tab.select(partial(_lists, app), shared.search, shared.lists, **HIDDEN)
-    # Not `input`: it misses text that was pasted.
-    shared.search.change(
-        partial(_lists, app), shared.search, shared.lists, **LAST
+def _build_import(app: AppState, tab: gr.Tab) -> Any:
+    """Lay out the drop zone and its report; return the event after which the library may have more adapters."""
+    base = gr.Dropdown(
+        [*app.base_choices(), FILE_ALONE], value=app.base_choices()[0][1], label="Check against",
+        info="the base model that you want to use it with", allow_custom_value=True, elem_id="import-base",
     )  # fmt: skip
+    drop = gr.File(file_count="multiple", label="Adapter files (.safetensors)", height=150, elem_id="import-files")
+    report = gr.HTML(elem_id="import-report")
+    tab.select(lambda: gr.update(choices=[*app.base_choices(), FILE_ALONE]), None, base, **HIDDEN)
+    return drop.upload(partial(import_files, app), [drop, base], [drop, report], **HIDDEN)
+
+
+def import_files(app: AppState, files: Any, base: str) -> Iterator[list[Any]]:
+    """Check dropped files one by one and keep the sound ones; yields values of the drop zone and the report."""
+    paths, results = [Path(file) for file in files or ()], []
+    yield [gr.skip(), page_html.progress_note(f"Checking {paths[0].name if paths else 'nothing'}", None)]
+    try:
+        for result in import_adapters(app.library, paths, "" if base == FILE_ALONE else base or ""):
+            results.append(result)
+            report, done = library_html.import_report(results), len(results)
+            if done < len(paths):
+                report += page_html.progress_note(f"Checking {paths[done].name}", done / len(paths))
+            yield [gr.skip(), report]
+        app.refresh()
+        yield [None, gr.skip()]
+    except SdloraError as error:
+        yield [None, library_html.import_report(results) + page_html.note([str(error)], "bad")]
 
 
 def _lists(app: AppState, search: str) -> list[Any]:
-    """All lists as they are now; what has lain in the trash too long goes, however long the page has been open."""
+    """Return all lists, after deleting what has been in the trash for too long."""
     library, search = app.library, search or ""
     library.trash.empty(KEPT_DAYS)
     found = library.adapters(search)
@@ -123,14 +158,14 @@ def _lists(app: AppState, search: str) -> list[Any]:
     label = f"Empty trash ({len(items)}, {size})" if items else "Empty trash"
     return [
         library_html.adapters(shown, len(found), search),
-        library_html.runs([_told(app, run) for run in runs[: library_html.SHOWN]], len(runs), search),
+        library_html.runs([_describe(app, run) for run in runs[: library_html.SHOWN]], len(runs), search),
         library_html.trash(items),
         gr.update(value=label, interactive=bool(items)),
     ]
 
 
-def _told(app: AppState, run: Run) -> tuple[str, str, str, Path | None, str]:
-    """A run's name, where it stands, its date, its picture, and the word for going on, if it can."""
+def _describe(app: AppState, run: Run) -> tuple[str, str, str, Path | None, str]:
+    """Return a run's name, state, date, image, and the word for going on, "" if it cannot."""
     view, state = app.run_view(run), app.queue.state(run)
     try:
         words = describe(view, state) if run.config else ""
@@ -147,109 +182,112 @@ def _told(app: AppState, run: Run) -> tuple[str, str, str, Path | None, str]:
     return run.name, words, date, last_preview(run), go_on
 
 
-def _wire_sheet(app: AppState, shared: _SharedParts, sheet: AdapterDetail) -> None:
-    def show(event: gr.EventData) -> list[Any]:
-        return show_adapter(app, str(event.name))
+def _wire_detail(app: AppState, library: LibraryTab, detail: AdapterDetail) -> None:
+    def show(event: gr.EventData) -> Values:  # Gradio finds the event by its annotation.
+        return show_adapter(app, detail, str(event.name))
 
-    shared.adapters.click(show, None, sheet.opened, **HIDDEN).then(None, js=SHOW_SHEET, **PRIVATE).then(
-        partial(inspect, app), [sheet.name, sheet.checkpoint], sheet.inspection, **HIDDEN
+    chosen = [detail.name, detail.checkpoint]
+    library.adapters.click(show, None, detail.opened, **HIDDEN).then(None, js=SHOW_DETAIL, **PRIVATE).then(
+        partial(inspect, app), chosen, detail.inspection, **HIDDEN
     )
-    wire_detail(app, sheet, shared.file)
-    chosen = [sheet.name, sheet.checkpoint]
-    sheet.remove.click(_ask_adapter, chosen, shared.confirm, **HIDDEN).then(None, js=SHOW_TOP, **PRIVATE)
+    wire_detail(app, detail, library.file)
+    detail.delete.click(partial(_ask_adapter, library), chosen, library.confirm, **HIDDEN).then(
+        None, js=SHOW_TOP, **PRIVATE
+    )
 
 
-def _ask_adapter(name: str, checkpoint: str) -> list[Any]:
-    what = {"what": "checkpoint" if checkpoint else "adapter", "name": name, "checkpoint": checkpoint or ""}
-    return _ask(what, f"{name}, step {int(Path(checkpoint).stem)}" if checkpoint else name)
+def _ask_adapter(library: LibraryTab, name: str, checkpoint: str) -> Values:
+    pending = {"what": "checkpoint" if checkpoint else "adapter", "name": name, "checkpoint": checkpoint or ""}
+    return _ask(library, pending, f"{name}, step {int(Path(checkpoint).stem)}" if checkpoint else name)
 
 
-def _ask(pending: dict[str, str], name: str) -> list[Any]:
-    """Ask whether to delete. A second click does it."""
+def _ask(library: LibraryTab, pending: dict[str, str], name: str) -> Values:
+    """Ask whether to delete; a second click does it."""
     more = " The whole run goes: settings, pictures, checkpoints." if pending["what"] == "run" else ""
-    text = f"{name} would be moved to the trash.{more}"
-    return [
-        page_html.note([text]), gr.update(value=f"Really delete {name}?", visible=True), gr.update(visible=True),
-        gr.update(visible=False), pending, gr.skip(),
-    ]  # fmt: skip
+    return {
+        library.message: page_html.note([f"{name} would be moved to the trash.{more}"]),
+        library.really: gr.update(value=f"Really delete {name}?", visible=True),
+        library.keep: gr.update(visible=True),
+        library.undo: gr.update(visible=False),
+        library.pending: pending,
+    }
 
 
-def _wire_trash(app: AppState, shared: _SharedParts, sheet: AdapterDetail) -> None:
-    listing: dict[str, Any] = {"fn": partial(_lists, app), "inputs": shared.search, "outputs": shared.lists, **HIDDEN}
+def _wire_trash(app: AppState, library: LibraryTab, detail: AdapterDetail, refresh: dict[str, Any]) -> None:
+    def undo(event: gr.EventData) -> Values:  # Gradio finds the event by its annotation.
+        return _undo(app, library, str(event.name))
 
-    def undo(event: gr.EventData) -> list[Any]:
-        return _undo(app, str(event.name))
-
-    shared.really.click(partial(_delete, app), shared.pending, [*shared.confirm, sheet.whole], **HIDDEN).then(**listing)
-    shared.keep.click(_quiet, None, shared.confirm, **HIDDEN)
-    shared.undo.click(partial(_undo, app), shared.undoable, shared.confirm, **HIDDEN).then(**listing)
-    shared.trash.click(undo, None, shared.confirm, **HIDDEN).then(**listing)
-    shared.empty.click(partial(_empty, app), None, shared.confirm, **HIDDEN).then(**listing)
-
-
-def _quiet(lines: str = "") -> list[Any]:
-    """No question, and nothing to undo."""
-    return [lines, *(gr.update(visible=False) for _ in range(3)), {}, ""]
+    confirm = library.confirm
+    library.really.click(
+        partial(_delete, app, library, detail), library.pending, [*confirm, detail.panel], **HIDDEN
+    ).then(**refresh)
+    library.keep.click(library.answer, None, confirm, **HIDDEN)
+    library.undo.click(partial(_undo, app, library), library.deleted, confirm, **HIDDEN).then(**refresh)
+    library.trash.click(undo, None, confirm, **HIDDEN).then(**refresh)
+    library.empty.click(partial(_empty, app, library), None, confirm, **HIDDEN).then(**refresh)
 
 
-def _delete(app: AppState, pending: dict[str, str]) -> list[Any]:
-    library = app.library
+def _delete(app: AppState, library: LibraryTab, detail: AdapterDetail, pending: dict[str, str]) -> Values:
+    """Move what was confirmed to the trash, and offer Undo."""
     try:
         name = pending.get("name", "")
         if pending.get("what") == "run":
-            item = library.delete_run(name)
+            item = app.library.delete_run(name)
         elif pending.get("what") == "checkpoint":
-            item = library.delete_checkpoint(name, pending["checkpoint"])
+            item = app.library.delete_checkpoint(name, pending["checkpoint"])
         else:
-            item = library.delete_adapter(name)
+            item = app.library.delete_adapter(name)
     except SdloraError as error:
-        return [*_quiet(page_html.note([str(error)], "bad")), gr.skip()]
+        return library.refuse(error)
     app.refresh()
-    said = page_html.note([f"{item.what[0].upper()}{item.what[1:]} is in the trash."], "good")
-    question = [gr.update(visible=False), gr.update(visible=False), gr.update(visible=True)]
-    return [said, *question, {}, item.folder.name, gr.update(visible=False)]
+    return {
+        **library.answer(page_html.note([f"{_capitalize(item.what)} is in the trash."], "good")),
+        library.undo: gr.update(visible=True),
+        library.deleted: item.folder.name,
+        detail.panel: gr.update(visible=False),
+    }
 
 
-def _undo(app: AppState, item: str) -> list[Any]:
+def _undo(app: AppState, library: LibraryTab, item: str) -> Values:
     try:
-        back = app.library.undo(item)
+        restored = app.library.undo(item)
     except SdloraError as error:
-        return _quiet(page_html.note([str(error)], "bad"))
+        return library.refuse(error)
     app.refresh()
-    return _quiet(page_html.note([f"{back.what[0].upper()}{back.what[1:]} is back."], "good"))
+    return library.answer(page_html.note([f"{_capitalize(restored.what)} is back."], "good"))
 
 
-def _empty(app: AppState) -> list[Any]:
+def _capitalize(words: str) -> str:
+    return words[0].upper() + words[1:]
+
+
+def _empty(app: AppState, library: LibraryTab) -> Values:
     count = app.library.trash.empty()
-    return _quiet(page_html.note([f"{count} thing{'s' if count != 1 else ''} deleted for good."], "good"))
+    return library.answer(page_html.note([f"{pluralize(count, 'thing')} deleted for good."], "good"))
 
 
-def _wire_runs(app: AppState, shared: _SharedParts, tabs: gr.Tabs) -> LibraryTab:
-    opened = gr.State("")
+def _wire_runs(app: AppState, library: LibraryTab, tabs: gr.Tabs, refresh: dict[str, Any]) -> Any:
+    def act(event: gr.EventData) -> Values:  # Gradio finds the event by its annotation.
+        return _act(app, library, tabs, str(event.act), str(event.name))
 
-    def act(event: gr.EventData) -> list[Any]:
-        return _act(app, str(event.act), str(event.name))
-
-    done = shared.runs.click(act, None, [opened, tabs, *shared.confirm], **HIDDEN)
-    done.then(None, js=SHOW_TOP, **PRIVATE).then(partial(_lists, app), shared.search, shared.lists, **HIDDEN)
-    return LibraryTab(opened, done)
+    done = library.runs.click(act, None, [library.opened, tabs, *library.confirm], **HIDDEN)
+    done.then(None, js=SHOW_TOP, **PRIVATE).then(**refresh)
+    return done
 
 
-def _act(app: AppState, act: str, name: str) -> list[Any]:
+def _act(app: AppState, library: LibraryTab, tabs: gr.Tabs, act: str, name: str) -> Values:
     """Open, resume, duplicate, or ask whether to delete a run."""
-    here: list[Any] = ["", gr.skip()]
-    train = gr.Tabs(selected="train")
     try:
         run = app.library.run(name)
         if act == "delete":
-            return [*here, *_ask({"what": "run", "name": name}, name)]
+            return {library.opened: "", **_ask(library, {"what": "run", "name": name}, name)}
         if act == "resume":
             app.start(run)
         if act == "duplicate":
             other = duplicate_run(run)
             app.refresh()
-            said = f"{other.name} has the settings of {name}; Start trains it."
-            return [other.name, gr.skip(), *_quiet(page_html.note([said], "good"))]
-        return [name, train, *_quiet()]
+            message = page_html.note([f"{other.name} has the settings of {name}; Start trains it."], "good")
+            return {library.opened: other.name, **library.answer(message)}
+        return {library.opened: name, tabs: gr.Tabs(selected="train"), **library.answer()}
     except SdloraError as error:
-        return [*here, *_quiet(page_html.note([str(error)], "bad"))]
+        return {library.opened: "", **library.refuse(error)}

@@ -5,6 +5,7 @@ handler with more than a few outputs returns such a dictionary; components that 
 dictionary is not allowed: return ``gr.skip()``.
 """
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import gradio as gr
@@ -39,3 +40,18 @@ def show_hidden_progress_on(demo: gr.Blocks, component: gr.Component) -> None:
     for listener in demo.fns.values():
         if listener.show_progress == "hidden":
             listener.show_progress_on = [component]
+
+
+class Changes:
+    """Updates of the components that changed since a visitor's page was last refreshed."""
+
+    def __init__(self, seen: Mapping[str, Any]):
+        self.seen = dict(seen)
+        """Version of each value that the page shows, by name."""
+        self.updates: Values = {}
+
+    def add(self, name: str, component: Block, version: Any, update: Callable[[], Any]) -> None:
+        """Update ``component`` if the page shows another version of ``name``."""
+        if self.seen.get(name) != version:
+            self.seen[name] = version
+            self.updates[component] = update()

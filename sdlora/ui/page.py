@@ -1,28 +1,40 @@
-"""The page: a header, four tabs, and the timer that brings what is seen up to date."""
+"""The page: a header, four tabs, and the timer that refreshes them."""
 
 import time
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from gradio.blocks import Block
 
 from sdlora.errors import ConfigError, SdloraError
-from sdlora.ui import compare_panel, create_tab, endpoints, images_tab, library_tab, page_html, train_panel, train_tab
+from sdlora.ui import (
+    compare_panel,
+    create_form,
+    create_tab,
+    endpoints,
+    images_tab,
+    library_tab,
+    page_html,
+    run_panel,
+    train_panel,
+    train_tab,
+)
 from sdlora.ui.app_state import ACTIVE, AppState
 from sdlora.ui.create_tab import CreateTab
 from sdlora.ui.library_tab import LibraryTab
-from sdlora.ui.listeners import EVERY, HIDDEN, PRIVATE, show_hidden_progress_on
+from sdlora.ui.listeners import EVERY, HIDDEN, PRIVATE, Changes, Values, show_hidden_progress_on
 from sdlora.ui.project_panel import ImagesTab
 from sdlora.ui.run_html import SCRIPT
-from sdlora.ui.run_panel import run_panel_updates
 from sdlora.ui.train_tab import TrainTab
 
 BUSY_SECONDS, IDLE_SECONDS = 1.5, 5.0
-"""Between two looks, while something trains and otherwise."""
+"""Seconds between two refreshes while something trains, and otherwise."""
 CSS = Path(__file__).with_name("page.css")
 KEEP_SECONDS = 86_400
-"""How long copies of pictures stay in the page's cache."""
+"""Seconds for which copies of images stay in the page's cache."""
 HEAD = (
     """<script>
 document.addEventListener("keydown", (event) => {
@@ -39,7 +51,7 @@ document.addEventListener("change", ({ target }) => {
 
 
 def theme() -> gr.themes.Base:
-    """Calm colours, and the fonts that the reader's own system has: nothing is asked of another host."""
+    """Return calm colours and the fonts of the reader's system, so that nothing is loaded from another host."""
     fonts = [gr.themes.Font(name) for name in ("system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif")]
     mono = [gr.themes.Font(name) for name in ("ui-monospace", "Menlo", "Consolas", "monospace")]
     return gr.themes.Soft(
@@ -54,98 +66,135 @@ def theme() -> gr.themes.Base:
     )  # fmt: skip
 
 
+@dataclass(frozen=True)
+class Page:
+    """The header, the tabs, and what keeps them fresh."""
+
+    header: gr.HTML
+    stop: gr.Button
+    seen: gr.State
+    """Versions of what this visitor's page shows, as ``Changes`` has them."""
+    timer: gr.Timer
+    news: gr.HTML
+    """Changes when the page has to ask for everything; a ``gr.State`` that a call past the queue sets tells nobody."""
+    tabs: gr.Tabs
+    images: ImagesTab
+    train: TrainTab
+    create: CreateTab
+    library: LibraryTab
+
+    @property
+    def inputs(self) -> set[Block]:
+        """Components that a refresh reads."""
+        return {self.train.run.run, self.create.adapters[0], self.seen}
+
+    @property
+    def outputs(self) -> list[Block]:
+        """Components that a refresh may update."""
+        live = self.train.run.outputs
+        return [self.seen, self.header, self.stop, self.timer, *live, *self.create.adapters, self.create.base]
+
+    @property
+    def frequent(self) -> list[Block]:
+        """Outputs that change with every step of a training."""
+        return [self.seen, self.header, self.train.run.status]
+
+
 def build(app: AppState) -> gr.Blocks:
-    """The page over ``app``, ready to be launched."""
+    """Return the page of ``app``, ready to be launched."""
     with gr.Blocks(title="sdlora", analytics_enabled=False, delete_cache=(KEEP_SECONDS, KEEP_SECONDS)) as demo:
-        with gr.Row(elem_id="top", equal_height=True):
-            header = gr.HTML(page_html.header("", None, ""), elem_id="header")
-            stop = gr.Button(
-                "Stop", size="sm", variant="stop", visible=False, scale=0, min_width=80, elem_id="stop-now"
-            )
-        seen = gr.State({})
-        timer = gr.Timer(BUSY_SECONDS)
-        with gr.Tabs() as tabs:
-            with gr.Tab("1 · Pictures", id="pictures"):
-                tab = images_tab.build(app, demo)
-            with gr.Tab("2 · Train", id="train"):
-                training = train_tab.build(app, demo, tab)
-            with gr.Tab("3 · Create", id="create"):
-                drawing = create_tab.build(app, demo)
-                compare_panel.build(app, demo, drawing)
-            with gr.Tab("4 · Library", id="library") as shelves:
-                kept = library_tab.build(app, shelves, tabs)
-        _keep_fresh(app, demo, timer, seen, header, stop, training, drawing, kept)
-        _lead_on(app, tabs, tab, training, drawing)
-        stop.click(partial(_stop, app), None, stop, **PRIVATE)
+        page = lay_out(app, demo)
+        _wire_refresh(app, demo, page)
+        _wire_shortcuts(app, page)
         endpoints.build(app)
-        show_hidden_progress_on(demo, header)
+        show_hidden_progress_on(demo, page.header)
     return demo
 
 
-def _keep_fresh(
-    app: AppState,
-    demo: gr.Blocks,
-    timer: gr.Timer,
-    seen: gr.State,
-    header: gr.HTML,
-    stop: gr.Button,
-    training: TrainTab,
-    drawing: CreateTab,
-    kept: LibraryTab,
-) -> None:
-    """One timer for everyone: it re-attaches a reloaded page to what runs, as the run's folder tells it.
+def lay_out(app: AppState, demo: gr.Blocks) -> Page:
+    """Lay out the header and the tabs; each tab wires itself."""
+    with gr.Row(elem_id="top", equal_height=True):
+        header = gr.HTML(page_html.header("", None, ""), elem_id="header")
+        stop = gr.Button("Stop", size="sm", variant="stop", visible=False, scale=0, min_width=80, elem_id="stop-now")
+    with gr.Tabs() as tabs:
+        with gr.Tab("1 · Pictures", id="pictures"):
+            images = images_tab.build(app, demo)
+        with gr.Tab("2 · Train", id="train"):
+            train = train_tab.build(app, demo, images)
+        with gr.Tab("3 · Create", id="create"):
+            create = create_tab.build(app, demo)
+            compare_panel.build(app, demo, create)
+        with gr.Tab("4 · Library", id="library") as tab:
+            library = library_tab.build(app, tab, tabs)
+    news = gr.HTML(elem_id="news")
+    return Page(
+        header, stop, gr.State({}), gr.Timer(BUSY_SECONDS), news, tabs, images, train, create, library
+    )  # fmt: skip
 
-    Gradio makes each output of a call anew, changed or not, so the timer has few: what changes with every step. Where
-    anything else has news, it says so, and the page asks for all. It goes past Gradio's queue, which costs a second
-    request. No output of it is an input of it: Gradio would keep a copy of each such output for every call.
+
+def _wire_refresh(app: AppState, demo: gr.Blocks, page: Page) -> None:
+    """Refresh all visitors by timers; a reloaded page finds running jobs by their folders.
+
+    Gradio serializes every output of a call, changed or not, so the timer has few: what changes with every step. If
+    anything else has changed, it sets ``Page.news``, and the page asks for everything. The timer bypasses Gradio's
+    queue, which would cost a second request. No output of it but ``seen`` is one of its inputs, as Gradio would keep a
+    copy of each such output for every call.
     """
-    live = training.live
-    inputs = [live.run, drawing.adapters[0], seen]
-    outputs = [seen, header, stop, timer, *live.outputs, *drawing.adapters, drawing.base]
-    often = [seen, header, live.status]
-    news = gr.HTML(elem_id="news")  # The browser is not told when a call past the queue changes a gr.State.
     options = {**HIDDEN, "concurrency_limit": None}
-    places = [outputs.index(component) for component in often]
-    timer.tick(partial(_glance, app, places), inputs, [news, *often], queue=False, **options)
-    news.change(partial(_look, app), inputs, outputs, **options)
-    news.change(partial(train_panel.told, app), training.inputs, training.form.told, **EVERY)  # A run that ended tells.
-    demo.load(partial(_look_anew, app), inputs[:2], outputs, **options)
-    live.run.input(partial(_look, app), inputs, outputs, **options)
-    kept.on_open.then(partial(_look, app), [kept.opened, *inputs[1:]], outputs, **options)
+    run, outputs = page.train.run.run, page.outputs
+    full = partial(_refresh, app, page, run)
+    page.timer.tick(
+        partial(_refresh_often, app, page), page.inputs, [page.news, *page.frequent], queue=False, **options
+    )
+    page.news.change(full, page.inputs, outputs, **options)
+    form = page.train.form  # A run that has ended changes the estimate.
+    page.news.change(partial(train_panel.describe, app, form), form.inputs, form.description, **EVERY)
+    demo.load(partial(_refresh_all, app, page), page.inputs - {page.seen}, outputs, **options)
+    run.input(full, page.inputs, outputs, **options)
+    opened = page.library.opened
+    page.library.on_open.then(
+        partial(_refresh, app, page, opened), page.inputs - {run} | {opened}, outputs, **options
+    )  # fmt: skip
 
 
-def _lead_on(app: AppState, tabs: gr.Tabs, tab: ImagesTab, training: TrainTab, drawing: CreateTab) -> None:
-    """The short way: from the pictures to a training, and from what it gave to a picture, a click each."""
-    begun = [tab.train_message, *training.outputs, tabs]
-    tab.train.click(partial(_train_these, app), training.inputs, begun, show_progress_on=tab.train_message, **PRIVATE)
-    base = training.form.base
-    base.change(lambda chosen: chosen, base, tab.base, **EVERY)  # The doctor judges the pictures for it.
-    live = training.live
-    drawn = [training.form.message, *drawing.drawn, tabs]
-    live.draw.click(partial(_draw_with, app, len(drawn)), live.run, drawn, **HIDDEN)
+def _wire_shortcuts(app: AppState, page: Page) -> None:
+    """Lead from the pictures to a training, and from its adapter to an image, with one click each."""
+    images, form, live = page.images, page.train.form, page.train.run
+    images.train.click(
+        partial(_train_these, app, page), form.inputs, [images.train_message, form.message, live.run, page.tabs],
+        show_progress_on=images.train_message, **PRIVATE,
+    )  # fmt: skip
+    form.base.change(lambda base: base, form.base, images.base, **EVERY)  # The pictures are checked for this base.
+    live.generate.click(
+        partial(_generate_with, app, page), live.run, [form.message, *page.create.generated, page.tabs], **HIDDEN
+    )  # fmt: skip
+    page.stop.click(partial(_stop, app), None, page.stop, **PRIVATE)
 
 
-def _train_these(app: AppState, *values: Any) -> list[Any]:
-    """Train with what the tab Train holds, and show it; what is missing is said where the button is."""
-    message, run = train_tab.train(app, *values)
-    return ["", "", run, gr.Tabs(selected="train")] if not message else [message, gr.skip(), run, gr.skip()]
+def _train_these(app: AppState, page: Page, values: Values) -> Values:
+    """Train with what the form of the tab Train says, and show that tab; say here what is missing."""
+    updates, form = train_tab.train(app, page.train, values), page.train.form
+    if message := updates[form.message]:
+        return {page.images.train_message: message}
+    return {page.images.train_message: "", **updates, page.tabs: gr.Tabs(selected="train")}
 
 
-def _draw_with(app: AppState, outputs: int, name: str) -> list[Any]:
-    """Draw a prompt of the run's previews with its adapter, on the tab Create."""
-    run = app.run(name)
+def _generate_with(app: AppState, page: Page, name: str) -> Values:
+    """Generate an image of the run's first preview prompt with its adapter, on the tab Create."""
+    message, run = page.train.form.message, app.run(name)
     try:
         if run is None:
             raise ConfigError("This run is gone; choose another.")
         prompts = run.config.sample.prompts
-        begun = create_tab.draw_with(app, name, prompts[0] if prompts else run.config.data.trigger)
-        return ["", *begun, gr.Tabs(selected="create")]
+        prompt = prompts[0] if prompts else run.config.data.trigger
+        begun = create_tab.generate_with(app, page.create, name, prompt)
+        return {message: "", **begun, page.tabs: gr.Tabs(selected="create")}
     except SdloraError as error:
-        return [page_html.note([str(error)], "bad"), *[gr.skip()] * (outputs - 1)]
+        return {message: page_html.note([str(error)], "bad")}
 
 
 def _stop(app: AppState) -> Any:
-    """Stop what runs now, or take out of the queue what comes first."""
+    """Stop the current run, or take it out of the queue."""
     current = app.refresh().current
     if current is not None:
         app.queue.stop(current)
@@ -153,39 +202,30 @@ def _stop(app: AppState) -> Any:
     return gr.update(interactive=False)
 
 
-def _glance(app: AppState, places: list[int], run: str | None, first: str | None, seen: dict[str, Any]) -> list[Any]:
-    """What changed in the outputs at ``places``; if there is more, nothing but a new number, which asks for all."""
-    found = _look(app, run, first, seen)
-    rest = [value for place, value in enumerate(found) if place not in places]
-    if any(value != gr.skip() for value in rest):
-        return [str(time.monotonic_ns()), *(gr.skip() for _ in places)]
-    return [gr.skip(), *(found[place] for place in places)]
+def _refresh_often(app: AppState, page: Page, values: Values) -> Values:
+    """Update what changes often; if there is more, only set ``Page.news``."""
+    updates = _refresh(app, page, page.train.run.run, values)
+    if updates.keys() - set(page.frequent):
+        return {page.news: str(time.monotonic_ns())}
+    return updates
 
 
-def _look_anew(app: AppState, run: str | None, first: str | None) -> list[Any]:
-    return _look(app, run, first, {})
+def _refresh_all(app: AppState, page: Page, values: Values) -> Values:
+    """Update everything on a page that was just loaded."""
+    return _refresh(app, page, page.train.run.run, {**values, page.seen: {}})
 
 
-def _look(app: AppState, run: str | None, first: str | None, seen: dict[str, Any]) -> list[Any]:
-    """New values for whatever changed since ``seen``."""
-    look, seen = app.snapshot(), dict(seen)
-    view = app.run_view(look.current) if look.current else None
-    name = look.current.name if look.current else ""
-    head = page_html.header(name, view, look.state)
-    pace = BUSY_SECONDS if look.state in ACTIVE else IDLE_SECONDS
-    active = look.state in ACTIVE
-    news = [
-        _changed(seen, "header", head),
-        gr.update(visible=active, interactive=True) if _changed(seen, "active", active) == active else gr.skip(),
-        gr.Timer(pace) if _changed(seen, "pace", pace) == pace else gr.skip(),
-        *run_panel_updates(app, run, seen),
-        *create_tab.adapter_updates(app, first, seen),
-    ]
-    return [seen, *news]
-
-
-def _changed(seen: dict[str, Any], what: str, value: Any) -> Any:
-    if seen.get(what) == value:
-        return gr.skip()
-    seen[what] = value
-    return value
+def _refresh(app: AppState, page: Page, run: Block, values: Values) -> Values:
+    """Update whatever changed since ``Page.seen``; ``run`` has the name of the run to show."""
+    now, changes = app.snapshot(), Changes(values[page.seen])
+    active = now.state in ACTIVE
+    header = page_html.header(
+        now.current.name if now.current else "", app.run_view(now.current) if now.current else None, now.state
+    )  # fmt: skip
+    pace = BUSY_SECONDS if active else IDLE_SECONDS
+    changes.add("header", page.header, header, lambda: header)
+    changes.add("active", page.stop, active, lambda: gr.update(visible=active, interactive=True))
+    changes.add("pace", page.timer, pace, lambda: gr.Timer(pace))
+    run_panel.refresh(app, page.train.run, values[run], changes)
+    create_form.refresh_adapters(app, page.create.form, values[page.create.adapters[0]], changes)
+    return {page.seen: changes.seen, **changes.updates}

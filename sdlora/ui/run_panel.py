@@ -1,4 +1,4 @@
-"""The right side of the tab Train: how a run goes, read from its folder by the page's timer, and what to do with it."""
+"""The progress of a run on the Train tab, which the page's timer reads from its folder, and what to do with the run."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,6 +7,7 @@ from typing import Any
 
 import gradio as gr
 import pandas as pd
+from gradio.blocks import Block
 
 from sdlora.api.adapters import checkpoint_in_use, run_checkpoints, use_checkpoint
 from sdlora.api.training import Run
@@ -14,31 +15,29 @@ from sdlora.errors import SdloraError
 from sdlora.filesystem.paths import path_problem
 from sdlora.ui import page_html, queue_panel, run_html
 from sdlora.ui.app_state import ACTIVE, AppState, export_to_cache
-from sdlora.ui.listeners import PRIVATE
+from sdlora.ui.listeners import PRIVATE, Changes, click_later
 from sdlora.ui.run_view import RunView, loss_curve
 
 EMPTY = "Nothing has been trained yet. Choose a quality and press Train; its progress appears here."
 RESUMABLE = ("new", "stopped", "failed", "interrupted")
-LONGER = ("finished", "stopped")
 COLOURS = {"loss": "#b9c0cf", "smoothed": "#4f6bed"}
 LOG_LINES, LOG_BYTES, LAST_LINES = 200, 1 << 16, 15
-"""How much of a log is shown: when asked for, at most read, and of a run that failed."""
-SAVE_FILE = "() => setTimeout(() => document.querySelector('#download-file')?.click(), 100)"
-"""Clicks the hidden button that holds the prepared file."""
+"""Lines of the log that are shown, bytes that are read for them, and lines that are shown of a failed run."""
 
 
 @dataclass(frozen=True)
 class RunPanel:
-    """How it goes. ``outputs`` are brought up to date by ``run_panel_updates``."""
+    """Components of a run; ``refresh`` updates ``outputs``."""
 
     message: gr.HTML
-    """What is said to a click on this side."""
+    """Answer to a click on this side."""
     waiting: gr.State
+    """Rows of the queue."""
     run: gr.Dropdown
     status: gr.HTML
     stop: gr.Button
     resume: gr.Button
-    draw: gr.Button
+    generate: gr.Button
     ended: gr.Row
     more: gr.Number
     checkpoints: gr.Radio
@@ -47,23 +46,24 @@ class RunPanel:
     plot: gr.LinePlot
     notices: gr.HTML
     downloads: gr.Row
-    folds: list[gr.Accordion]
-    """Checkpoints, remarks, log."""
+    saves: gr.Accordion
+    remarks: gr.Accordion
+    log: gr.Accordion
     longer: gr.Button
     copy: gr.Button
     reopen: gr.Button
 
     @property
-    def outputs(self) -> list[Any]:
+    def outputs(self) -> list[Block]:
         return [
-            self.waiting, self.run, self.status, self.stop, self.resume, self.draw, self.ended, self.more,
-            self.checkpoints, self.keep, self.previews, self.plot, self.notices, self.downloads, *self.folds,
-            self.longer,
+            self.waiting, self.run, self.status, self.stop, self.resume, self.generate, self.ended, self.more,
+            self.checkpoints, self.keep, self.previews, self.plot, self.notices, self.downloads, self.saves,
+            self.remarks, self.log, self.longer,
         ]  # fmt: skip
 
 
 def build(app: AppState) -> RunPanel:
-    """Lay it out and wire what concerns the chosen run alone."""
+    """Lay the panel out, and wire what concerns the chosen run alone."""
     message = gr.HTML(elem_id="run-message")
     waiting = queue_panel.build(app, message)
     run = gr.Dropdown(label="Run", choices=[], visible=False, interactive=True, elem_id="run-choice")
@@ -71,7 +71,7 @@ def build(app: AppState) -> RunPanel:
     with gr.Row():
         stop = gr.Button("Stop", variant="stop", visible=False, elem_id="stop-button")
         resume = gr.Button("Resume", variant="primary", visible=False, elem_id="resume-button")
-        draw = gr.Button("Draw a picture with it", variant="primary", visible=False, elem_id="draw-with-it")
+        generate = gr.Button("Draw a picture with it", variant="primary", visible=False, elem_id="draw-with-it")
     with gr.Row(visible=False) as downloads:
         kohya = gr.Button("Download for A1111, ComfyUI", elem_id="download-kohya")
         diffusers = gr.Button("Download for diffusers", elem_id="download-diffusers")
@@ -94,12 +94,12 @@ def build(app: AppState) -> RunPanel:
     log = _log(app, run)
     for button, format in ((kohya, "kohya"), (diffusers, "diffusers")):
         button.click(partial(_prepare, app, format), run, [file, message], **PRIVATE).success(
-            None, js=SAVE_FILE, **PRIVATE
+            None, js=click_later("download-file"), **PRIVATE
         )
     keep.click(partial(_use, app), [run, checkpoints], [message, checkpoints], **PRIVATE)
     return RunPanel(
-        message, waiting, run, status, stop, resume, draw, ended, more, checkpoints, keep, previews, plot, notices,
-        downloads, [saves, remarks, log], longer, copy, reopen,
+        message, waiting, run, status, stop, resume, generate, ended, more, checkpoints, keep, previews, plot, notices,
+        downloads, saves, remarks, log, longer, copy, reopen,
     )  # fmt: skip
 
 
@@ -124,10 +124,8 @@ def _read_log(app: AppState, name: str) -> str:
 
 
 def log_end(run: Run, lines: int) -> list[str]:
-    """The last ``lines`` of what the run's process printed, each as it stood when its bar moved last."""
-    if path_problem(
-        run.log, run.folder
-    ):  # Of a stranger's run it may be a pipe, or a link to any file of this machine.
+    """Return the last ``lines`` that the run's process printed, each in the last state of its progress bar."""
+    if path_problem(run.log, run.folder):  # In a stranger's run: a pipe, or a link to any file.
         return []
     try:
         with open(run.log, "rb") as file:
@@ -156,57 +154,56 @@ def _use(app: AppState, name: str, step: int | None) -> list[Any]:
         use_checkpoint(run, int(step))
     except SdloraError as error:
         return [page_html.note([str(error)], "bad"), gr.skip()]
-    said = f"{run.name} is now what it was at step {step}, in Create and in its files."
-    return [page_html.note([said], "good"), _checkpoints(run)]
+    message = f"{run.name} now uses step {step}, on the tab Create and in its files."
+    return [page_html.note([message], "good"), _checkpoints(run)]
 
 
-def run_panel_updates(app: AppState, name: str | None, seen: dict[str, Any]) -> list[Any]:
-    """New values for ``Live.outputs``, ``gr.skip()`` where nothing changed since ``seen`` (brought up to date)."""
-    look = app.snapshot()
-    run = app.run(name) or look.current
-    waiting = _fresh(seen, "queue", look.waiting, lambda: queue_panel.rows(app))
+def refresh(app: AppState, panel: RunPanel, name: str | None, changes: Changes) -> None:
+    """Add to ``changes`` what is new of the run ``name``, or of the current one, and of the queue."""
+    now = app.snapshot()
+    run = app.run(name) or now.current
+    changes.add("queue", panel.waiting, now.waiting, lambda: queue_panel.rows(app))
     if run is None:
-        return [waiting, *[gr.skip()] * 17]
+        return
     view, state = app.run_view(run), app.queue.state(run)
-    runs, stage = (run.name, look.runs), (run.name, state)
-    saved = (run.name, tuple(sorted(view.checkpoints)), state in ACTIVE)
-    news: list[tuple[str, Any, Callable[[], Any]]] = [
-        ("runs", runs, lambda: _choice(look.runs, name, run.name)),
-        (
-            "status",
-            (*stage, view.events_read),
-            lambda: run_html.run_card(run.name, view, state, log_end(run, LAST_LINES)),
-        ),
-        ("stop", stage, lambda: _stop_button(state)),
-        ("resume", stage, lambda: gr.update(visible=state in RESUMABLE, value=_resume_word(state))),
-        ("draw", (*stage, bool(saved[1])), lambda: gr.update(visible=_saved(run, view, state))),
-        ("ended", stage, lambda: gr.update(visible=state not in ACTIVE)),
-        ("more", (view.steps, *saved), lambda: gr.update(value=max(1, -(-view.steps // 2)), visible=bool(saved[1]))),
-        ("checkpoints", saved, lambda: _checkpoints(run)),
-        ("keep", saved, lambda: gr.update(interactive=bool(view.checkpoints) and state not in ACTIVE)),
-        ("previews", (run.name, len(view.previews)), lambda: _previews(view)),
-        ("plot", (run.name, _plotted(view, state)), lambda: _plot(view)),
-        ("notices", (run.name, len(view.notices)), lambda: page_html.note(view.notices)),
-        ("downloads", stage, lambda: gr.update(visible=_saved(run, view, state))),
-        ("saves", (run.name, bool(view.checkpoints)), lambda: gr.update(visible=bool(view.checkpoints))),
-        ("remarks", (run.name, bool(view.notices)), lambda: gr.update(visible=bool(view.notices))),
-        ("log", run.name, lambda: gr.update(visible=True)),
-        ("longer", saved, lambda: gr.update(visible=bool(saved[1]))),
+    stage, idle, saved = (run.name, state), state not in ACTIVE, bool(view.checkpoints)
+    saves = (run.name, tuple(sorted(view.checkpoints)), not idle)
+    usable = idle and (run.adapter.is_file() or saved)
+    rows: list[tuple[str, Block, Any, Callable[[], Any]]] = [
+        ("runs", panel.run, (run.name, now.runs), lambda: _choice(now.runs, name, run.name)),
+        ("status", panel.status, (*stage, view.events_read), lambda: _card(run, view, state)),
+        ("stop", panel.stop, stage, lambda: _stop_button(state)),
+        ("resume", panel.resume, stage, lambda: gr.update(visible=state in RESUMABLE, value=_resume_word(state))),
+        ("generate", panel.generate, (*stage, saved), lambda: gr.update(visible=usable)),
+        ("ended", panel.ended, stage, lambda: gr.update(visible=idle)),
+        ("more", panel.more, (view.steps, *saves), lambda: gr.update(value=_half(view.steps), visible=saved)),
+        ("checkpoints", panel.checkpoints, saves, lambda: _checkpoints(run)),
+        ("keep", panel.keep, saves, lambda: gr.update(interactive=saved and idle)),
+        ("previews", panel.previews, (run.name, len(view.previews)), lambda: _previews(view)),
+        ("plot", panel.plot, (run.name, _plot_version(view, state)), lambda: _plot(view)),
+        ("notices", panel.notices, (run.name, len(view.notices)), lambda: page_html.note(view.notices)),
+        ("downloads", panel.downloads, stage, lambda: gr.update(visible=usable)),
+        ("saves", panel.saves, (run.name, saved), lambda: gr.update(visible=saved)),
+        ("remarks", panel.remarks, (run.name, bool(view.notices)), lambda: gr.update(visible=bool(view.notices))),
+        ("log", panel.log, run.name, lambda: gr.update(visible=True)),
+        ("longer", panel.longer, saves, lambda: gr.update(visible=saved)),
     ]
-    return [waiting, *(_fresh(seen, what, mark, make) for what, mark, make in news)]
+    for row in rows:
+        changes.add(*row)
 
 
-def _choice(runs: tuple[str, ...], chosen: str | None, shown: str) -> Any:
-    """The runs to choose from. What is chosen is left alone: a click may have changed it while this was looked up."""
-    value = {} if chosen in runs else {"value": shown}
+def _card(run: Run, view: RunView, state: str) -> str:
+    return run_html.run_card(run.name, view, state, log_end(run, LAST_LINES))
+
+
+def _half(steps: int) -> int:
+    return max(1, -(-steps // 2))
+
+
+def _choice(runs: tuple[str, ...], chosen: str | None, current: str) -> Any:
+    """List the runs. A run that is chosen stays: a click may have changed it in the meantime."""
+    value = {} if chosen in runs else {"value": current}
     return gr.update(choices=list(runs), visible=True, **value)
-
-
-def _fresh(seen: dict[str, Any], what: str, mark: Any, make: Callable[[], Any]) -> Any:
-    if seen.get(what) == mark:
-        return gr.skip()
-    seen[what] = mark
-    return make()
 
 
 def _stop_button(state: str) -> Any:
@@ -219,10 +216,10 @@ def _resume_word(state: str) -> str:
 
 
 def _checkpoints(run: Run) -> Any:
-    """All checkpoints, the one chosen that the run's adapter is."""
-    used, known = checkpoint_in_use(run), list(run_checkpoints(run))
-    named = [(f"{step} (in use)" if step == used else str(step), step) for step in known]
-    return gr.update(choices=named, value=used if used in known else None)
+    """List the checkpoints; the one that is the run's adapter is chosen."""
+    used, steps = checkpoint_in_use(run), list(run_checkpoints(run))
+    choices = [(f"{step} (in use)" if step == used else str(step), step) for step in steps]
+    return gr.update(choices=choices, value=used if used in steps else None)
 
 
 def _previews(view: RunView) -> str:
@@ -230,8 +227,8 @@ def _previews(view: RunView) -> str:
     return run_html.previews([preview for _, preview in ordered]) if ordered else ""
 
 
-def _plotted(view: RunView, state: str) -> int:
-    """Changes when the plot is worth drawing anew: fifty times a run, and at its end."""
+def _plot_version(view: RunView, state: str) -> int:
+    """Return a number that changes when the plot is worth an update: fifty times a run, and at its end."""
     return view.step // max(1, view.steps // 50) if state == "running" else -1 - view.step
 
 
@@ -240,7 +237,3 @@ def _plot(view: RunView) -> Any:
         return gr.update(visible=False)
     points = [(step, loss, name) for name, series in loss_curve(view.losses).items() for step, loss in series]
     return gr.update(value=pd.DataFrame(points, columns=["step", "loss", "series"]), visible=True)
-
-
-def _saved(run: Run, view: RunView, state: str) -> bool:
-    return state not in ACTIVE and (run.adapter.is_file() or bool(view.checkpoints))

@@ -1,6 +1,6 @@
-"""Form fields made from the declarations of settings: type, range and help stand there, and only there."""
+"""Form fields made from the declarations of settings, which alone state type, range and help."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from functools import cache
 from pathlib import Path
 from types import NoneType
@@ -17,7 +17,7 @@ from sdlora.section import Setting, settings
 SAMPLE_SETTINGS = {setting.name: setting for setting in settings(GenerationSettings)}
 """The settings of an image, by name."""
 MAIN_CONTROLS = {"model.base", "data.folder", "data.trigger", "data.class_name", "train.epochs", "sample.prompts"}
-"""What the main controls decide; the quality gives a number of steps."""
+"""Settings that the main controls set; the quality sets the number of steps."""
 SECTIONS = {
     "model": "Base model", "data": "Pictures and captions", "prior": "Class pictures", "adapter": "Adapter",
     "train": "Training", "loss": "Loss", "optimizer": "Optimizer", "schedule": "Learning-rate schedule",
@@ -29,8 +29,9 @@ CHOICES = {"yes": True, "no": False}
 
 @cache
 def advanced_settings() -> tuple[Setting, ...]:
-    """Every setting of a run, in order of declaration, but for paths, for what the main controls decide, and for what
-    leaves no choice.
+    """Return the settings of a run, in order of declaration.
+
+    Paths, settings of the main controls and settings without a choice are left out.
     """
     return tuple(
         setting
@@ -40,7 +41,7 @@ def advanced_settings() -> tuple[Setting, ...]:
 
 
 def by_section() -> dict[str, list[Setting]]:
-    """The settings of ``advanced_settings()`` by their section's heading."""
+    """Return ``advanced_settings()`` by the heading of their section."""
     found: dict[str, list[Setting]] = {}
     for setting in advanced_settings():
         section = setting.name.split(".")[0]
@@ -53,33 +54,33 @@ def _types(setting: Setting) -> tuple[Any, ...]:
 
 
 def options(setting: Setting) -> tuple[str, ...]:
-    """The words between which ``setting`` lets one choose, if it does."""
+    """Return the words to choose from; none if ``setting`` takes free text or numbers."""
     if schema(setting).get("type") == "boolean":
         return tuple(CHOICES)
     return tuple(schema(setting).get("enum") or ([schema(setting)["const"]] if "const" in schema(setting) else []))
 
 
 def schema(setting: Setting) -> dict[str, Any]:
-    """A setting's JSON schema without the option to leave it out: ``{"type": "integer", "minimum": 1, ...}``."""
+    """Return the JSON schema of a setting that is not None: ``{"type": "integer", "minimum": 1, ...}``."""
     declared: Any = Annotated[setting.field.annotation, setting.name, *setting.field.metadata]
     whole = TypeAdapter(declared).json_schema()
     return next((part for part in whole.get("anyOf", ()) if part.get("type") != "null"), whole)
 
 
 def label(setting: Setting) -> str:
-    """``train.learning_rate`` as ``Learning rate``, ``prior.weight`` as ``Prior weight``."""
+    """Return ``Learning rate`` for ``train.learning_rate``, ``Prior weight`` for ``prior.weight``."""
     section, _, name = setting.name.rpartition(".")
     words = name if section in ("train", "data", "model") else f"{section} {name}"
     return words.replace("_", " ").strip().capitalize()
 
 
 def elem_id(name: str) -> str:
-    """The page's name for the field of setting ``name``."""
+    """Return the element id of the field of setting ``name``."""
     return f"set-{name.replace('.', '-')}"
 
 
 def setting_field(setting: Setting) -> Component:
-    """An empty field for ``setting``: what is not filled in stays as the preset has it."""
+    """Return a field for ``setting``; while it is empty, the preset's value applies."""
     named: dict[str, Any] = {
         "label": label(setting), "info": setting.help, "elem_id": elem_id(setting.name), "interactive": True,
     }  # fmt: skip
@@ -92,20 +93,20 @@ def _choices(setting: Setting, empty: str) -> list[tuple[str, str]]:
     return [(empty, ""), *((option, option) for option in options(setting))]
 
 
-def placeholders(config: TrainConfig, decided: Mapping[str, str]) -> list[Any]:
-    """Return what each empty field stands for: the preset's value, or the text in ``decided``."""
-    news = []
+def placeholders(config: TrainConfig, derived: Mapping[str, str]) -> dict[str, Any]:
+    """Return updates by setting that show what an empty field stands for: the preset's value, or ``derived``."""
+    updates = {}
     for setting in advanced_settings():
-        said = decided.get(setting.name) or format_value(value_of(config, setting))
+        value = derived.get(setting.name) or format_value(value_of(config, setting))
         if options(setting):
-            news.append(gr.update(choices=_choices(setting, f"as the preset: {said}")))
+            updates[setting.name] = gr.update(choices=_choices(setting, f"as the preset: {value}"))
         else:
-            news.append(gr.update(placeholder=said))
-    return news
+            updates[setting.name] = gr.update(placeholder=value)
+    return updates
 
 
 def format_value(value: Any) -> str:
-    """A value as a person would type it."""
+    """Return a value as a person would type it."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     if value is None or value == "":
@@ -113,24 +114,26 @@ def format_value(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def field_values(config: TrainConfig, preset: TrainConfig, decided: Collection[str]) -> list[str]:
-    """Return the text of each field so that the form describes ``config``.
+def field_values(config: TrainConfig, preset: TrainConfig, derived: Collection[str]) -> dict[str, str]:
+    """Return the text of each field, by setting, so that the form describes ``config``.
 
-    A field stays empty where ``config`` agrees with ``preset``, unless the page decides that setting for every run. A
+    A field stays empty where ``config`` agrees with ``preset``, unless the page derives that setting for every run. A
     setting that is an empty text cannot be filled in.
     """
-    values = []
+    values = {}
     for setting in advanced_settings():
-        own, usual = (value_of(source, setting) for source in (config, preset))
-        as_usual = own == usual and setting.name not in decided
-        values.append("" if as_usual or own == "" else "none" if own is None else format_value(own))
+        value, usual = (value_of(source, setting) for source in (config, preset))
+        as_usual = value == usual and setting.name not in derived
+        text = "none" if value is None else format_value(value)
+        values[setting.name] = "" if as_usual or value == "" else text
     return values
 
 
-def parse_changes(values: Sequence[Any]) -> dict[str, Any]:
-    """Return the fields that are filled in, by the settings' names. The text ``none`` leaves a setting unset."""
-    given: dict[str, Any] = {}
-    for setting, value in zip(advanced_settings(), values, strict=True):
+def parse_changes(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields that are filled in, by setting. The text ``none`` leaves a setting unset."""
+    changes: dict[str, Any] = {}
+    for setting in advanced_settings():
+        value = values[setting.name]
         value = value.strip() if isinstance(value, str) else value
         if value in (None, ""):
             continue
@@ -138,5 +141,5 @@ def parse_changes(values: Sequence[Any]) -> dict[str, Any]:
             value = CHOICES.get(value, value)
         elif NoneType in _types(setting) and str(value).lower() == "none":
             value = None
-        given[setting.name] = value
-    return given
+        changes[setting.name] = value
+    return changes

@@ -1,4 +1,4 @@
-"""The library's tools: adapters combined, shrunk, extracted from two models, and baked into one."""
+"""The library's tools that combine adapters, shrink one, or extract one from two models."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from gradio.blocks import Block
 
 from sdlora.adapters.targets import ALL_LAYERS, GROUPS
 from sdlora.api.adapter_jobs import LibraryJob, extract_job, merge_job, needs_base, resize_job
@@ -16,30 +17,35 @@ from sdlora.errors import ConfigError
 from sdlora.formatting import format_bytes, pluralize
 from sdlora.ui import job_widget, page_html
 from sdlora.ui.app_state import AppState
-from sdlora.ui.listeners import HIDDEN
+from sdlora.ui.create_form import chosen_adapters, row_values
+from sdlora.ui.listeners import HIDDEN, Values
 
 TYPES = ["fp32", "fp16", "bf16"]
-MOST, SEEN = 6, 2
-"""Adapters that can be combined at once, and rows that are seen at first."""
+MAX_ROWS, MIN_ROWS = 6, 2
+"""Adapters that can be combined at once, and rows that are visible at first."""
 NONE = ("none", "")
 ALL, RANK, SHARE = "all", "rank", "share"
 WAYS = {"All of it, exactly": ALL, "A rank": RANK, "A share of its energy": SHARE}
-"""How much of what is made is kept."""
+"""How much of a result is kept."""
 NEEDED = "One of them changes a model's weights by what they are (DoRA, (IA)³): choose the base that it was trained on"
 
 
 @dataclass(frozen=True)
-class Rows:
-    """Adapters with their scales."""
+class AdapterRows:
+    """Rows of an adapter and its scale each."""
 
     rows: list[gr.Row]
     adapters: list[gr.Dropdown]
     scales: list[gr.Slider]
 
+    def chosen(self, values: Values, visible: int | None = None) -> list[tuple[str, float]]:
+        """Return the names and scales of the first ``visible`` rows, of those with an adapter."""
+        return chosen_adapters(self.adapters[:visible], self.scales[:visible], values)
+
 
 @dataclass(frozen=True)
-class Keep:
-    """How much to keep, and in which numbers."""
+class CutFields:
+    """How much of a result to keep, and in which number format."""
 
     how: gr.Radio
     rank: gr.Number
@@ -47,12 +53,23 @@ class Keep:
     dtype: gr.Radio
 
     @property
-    def values(self) -> list[Any]:
-        return [self.how, self.rank, self.share, self.dtype]
+    def inputs(self) -> set[Block]:
+        return {self.how, self.rank, self.share, self.dtype}
+
+    def arguments(self, values: Values) -> dict[str, Any]:
+        """Return the arguments of a job. Raises ConfigError for an empty rank."""
+        how, rank, share = values[self.how], values[self.rank], values[self.share]
+        if how == RANK and rank is None:
+            raise ConfigError("Give a rank of 1 or more.")
+        return {
+            "rank": int(rank) if how == RANK else None,
+            "energy": float(share) / 100 if how == SHARE and share is not None else None,
+            "dtype": values[self.dtype],
+        }
 
 
 def build(app: AppState, tab: gr.Tab) -> list[Any]:
-    """Lay the three out that make adapters; returns the events after which there may be one more."""
+    """Lay the tools out; return the events after which the library may have one more adapter."""
     with gr.Accordion("Combine adapters into one", open=False, elem_id="combine"):
         combined = _combine(app, tab)
     with gr.Accordion("Shrink an adapter", open=False, elem_id="shrink"):
@@ -62,53 +79,110 @@ def build(app: AppState, tab: gr.Tab) -> list[Any]:
     return [combined, shrunk, extracted]
 
 
+@dataclass(frozen=True)
+class CombineFields:
+    """Components from which adapters are combined."""
+
+    rows: AdapterRows
+    base: gr.Dropdown
+    cut: CutFields
+    name: gr.Textbox
+    visible_rows: gr.State
+
+    @property
+    def inputs(self) -> set[Block]:
+        rows = (*self.rows.adapters, *self.rows.scales)
+        return {self.name, self.base, self.visible_rows, *self.cut.inputs, *rows}
+
+
 def _combine(app: AppState, tab: gr.Tab) -> Any:
-    said("One file that does what several do together, each at its scale. It lands in the library.")
-    mixed = rows("combine", MOST, SEEN)
+    purpose("One file that does what several do together, each at its scale. It goes to the library.")
+    rows = adapter_rows("combine", MAX_ROWS, MIN_ROWS)
     with gr.Row(elem_classes="small-buttons"):
         more = gr.Button("+ Adapter", size="sm", min_width=100, elem_id="combine-more")
         fewer = gr.Button("− Adapter", size="sm", min_width=100, elem_id="combine-fewer")
-    base, keep, name = _base("combine"), _keep("combine", ALL, 32, "fp32"), _name("combine", "their names")
-    place, shown = job_widget.job_widget("Combine", "combine"), gr.State(SEEN)
+    base, cut, name = _base("combine"), _cut("combine", ALL, 32, "fp32"), _name("combine", "their names")
+    widget = job_widget.job_widget("Combine", "combine")
+    fields = CombineFields(rows, base, cut, name, gr.State(MIN_ROWS))
+    shown = [fields.visible_rows, *rows.rows]
     for button, change in ((more, 1), (fewer, -1)):
-        button.click(partial(_show, change), shown, [shown, *mixed.rows], **HIDDEN)
-    refresh(app, tab, mixed.adapters)
-    for row in mixed.adapters:
-        row.select(partial(_base_of, app), mixed.adapters, base, **HIDDEN)
-    inputs = [name, base, *keep.values, shown, *mixed.adapters, *mixed.scales]
-    return job_widget.wire(app, place, partial(_combining, app), partial(_made, app), inputs)
+        button.click(partial(_show_rows, fields, change), fields.visible_rows, shown, **HIDDEN)
+    refresh(app, tab, rows.adapters)
+    for row in rows.adapters:
+        row.select(partial(_show_base, app, rows.adapters), set(rows.adapters), base, **HIDDEN)
+    return job_widget.wire(
+        app, widget, partial(_start_combining, app, fields), partial(_finish, app, widget), fields.inputs
+    )  # fmt: skip
 
 
-def _combining(app: AppState, name: str, base: str, *values: Any) -> LibraryJob:
-    cut, (shown, *rest) = _cut(*values[:4]), values[4:]
-    chosen = [(app.adapter(row), scale) for row, scale in pairs(rest, int(shown))]
-    files = [adapter for adapter, _ in chosen]
-    adapters = [(adapter.name, adapter.path, scale) for adapter, scale in chosen]
-    return merge_job(app.library, adapters, name or "", base=_settled(app, base, files), **cut)
+def _start_combining(app: AppState, fields: CombineFields, values: Values) -> LibraryJob:
+    cut = fields.cut.arguments(values)
+    chosen = fields.rows.chosen(values, int(values[fields.visible_rows]))
+    adapters = [(app.adapter(name), scale) for name, scale in chosen]
+    files = [(adapter.name, adapter.path, scale) for adapter, scale in adapters]
+    base = _resolve(app, values[fields.base], [adapter for adapter, _ in adapters])
+    return merge_job(app.library, files, values[fields.name] or "", base=base, **cut)
+
+
+def _show_rows(fields: CombineFields, change: int, visible: int) -> Values:
+    return row_values(fields.visible_rows, fields.rows.rows, min(MAX_ROWS, max(MIN_ROWS, visible + change)))
+
+
+@dataclass(frozen=True)
+class ShrinkFields:
+    """Components from which an adapter is shrunk."""
+
+    adapter: gr.Dropdown
+    base: gr.Dropdown
+    cut: CutFields
+    name: gr.Textbox
+
+    @property
+    def inputs(self) -> set[Block]:
+        return {self.adapter, self.name, self.base, *self.cut.inputs}
 
 
 def _shrink(app: AppState, tab: gr.Tab) -> Any:
-    said("The same adapter in a smaller file: the strongest directions of each layer stay. Any kind becomes a LoRA.")
+    purpose("The same adapter in a smaller file: the strongest directions of each layer stay. Any kind becomes a LoRA.")
     adapter = gr.Dropdown(
         [NONE], value="", label="Adapter to shrink", allow_custom_value=True, elem_id="shrink-adapter"
-    )
-    base, keep, name = _base("shrink"), _keep("shrink", SHARE, 8, "fp16"), _name("shrink", "the adapter's and -small")
-    place = job_widget.job_widget("Shrink", "shrink")
+    )  # fmt: skip
+    base, cut = _base("shrink"), _cut("shrink", SHARE, 8, "fp16")
+    fields = ShrinkFields(adapter, base, cut, _name("shrink", "the adapter's and -small"))
+    widget = job_widget.job_widget("Shrink", "shrink")
     refresh(app, tab, [adapter])
-    adapter.select(partial(_base_of, app), adapter, base, **HIDDEN)
-    inputs = [adapter, name, base, *keep.values]
-    return job_widget.wire(app, place, partial(_shrinking, app), partial(_made, app), inputs)
+    adapter.select(partial(_show_base, app, [adapter]), {adapter}, base, **HIDDEN)
+    return job_widget.wire(
+        app, widget, partial(_start_shrinking, app, fields), partial(_finish, app, widget), fields.inputs
+    )  # fmt: skip
 
 
-def _shrinking(app: AppState, adapter: str, name: str, base: str, *keep: Any) -> LibraryJob:
-    if not adapter:
+def _start_shrinking(app: AppState, fields: ShrinkFields, values: Values) -> LibraryJob:
+    if not values[fields.adapter]:
         raise ConfigError("Choose the adapter to shrink.")
-    found, cut = app.adapter(adapter), _cut(*keep)
-    return resize_job(app.library, (found.name, found.path), name or "", base=_settled(app, base, [found]), **cut)
+    adapter, cut = app.adapter(values[fields.adapter]), fields.cut.arguments(values)
+    base = _resolve(app, values[fields.base], [adapter])
+    return resize_job(app.library, (adapter.name, adapter.path), values[fields.name] or "", base=base, **cut)
+
+
+@dataclass(frozen=True)
+class ExtractFields:
+    """Components from which an adapter is extracted."""
+
+    base: gr.Dropdown
+    tuned: gr.Dropdown
+    cut: CutFields
+    targets: gr.Dropdown
+    text_encoder: gr.Checkbox
+    name: gr.Textbox
+
+    @property
+    def inputs(self) -> set[Block]:
+        return {self.base, self.tuned, self.targets, self.text_encoder, self.name, *self.cut.inputs}
 
 
 def _extract(app: AppState, tab: gr.Tab) -> Any:
-    said("What a finetuned model has learnt beyond its base, as an adapter. Models are read a layer at a time.")
+    purpose("What a finetuned model has learnt beyond its base, as an adapter. Models are read a layer at a time.")
     base, tuned = (
         gr.Dropdown(
             app.base_choices(), value=None, label=label, info=info, allow_custom_value=True, elem_id=f"extract-{which}"
@@ -118,140 +192,125 @@ def _extract(app: AppState, tab: gr.Tab) -> Any:
             ("tuned", "Finetuned model", "the one that the adapter is to lead to"),
         )
     )
-    keep = _keep("extract", RANK, 32, "fp16")
+    cut = _cut("extract", RANK, 32, "fp16")
     with gr.Row():
         targets = gr.Dropdown(
             list(GROUPS), value=ALL_LAYERS, label="Layers", info="a group, or patterns", allow_custom_value=True,
             elem_id="extract-targets", min_width=160,
         )  # fmt: skip
-        text = gr.Checkbox(True, label="Text encoders too", elem_id="extract-text", min_width=160)
-    name, place = _name("extract", "the finetuned model's"), job_widget.job_widget("Extract", "extract")
+        text_encoder = gr.Checkbox(True, label="Text encoders too", elem_id="extract-text", min_width=160)
+    fields = ExtractFields(base, tuned, cut, targets, text_encoder, _name("extract", "the finetuned model's"))
+    widget = job_widget.job_widget("Extract", "extract")
     for field in (base, tuned):
         tab.select(app.base_update, None, field, **HIDDEN)
-    inputs = [base, tuned, targets, text, name, *keep.values]
-    return job_widget.wire(app, place, partial(_extracting, app), partial(_made, app), inputs)
+    return job_widget.wire(
+        app, widget, partial(_start_extracting, app, fields), partial(_finish, app, widget), fields.inputs
+    )  # fmt: skip
 
 
-def _extracting(app: AppState, base: str, tuned: str, targets: str, text: bool, name: str, *keep: Any) -> LibraryJob:
-    if not (base or "").strip() or not (tuned or "").strip():
+def _start_extracting(app: AppState, fields: ExtractFields, values: Values) -> LibraryJob:
+    base, tuned = ((values[field] or "").strip() for field in (fields.base, fields.tuned))
+    if not base or not tuned:
         raise ConfigError("Choose both models: the base, and the one that was finetuned from it.")
-    first, second = (resolve_base(model.strip(), app.data_dir) for model in (base, tuned))
-    what: dict[str, Any] = {"targets": targets, "text_encoder": bool(text), **_cut(*keep)}
-    return extract_job(app.library, first, second, name or "", **what)
+    arguments = {
+        "targets": values[fields.targets], "text_encoder": bool(values[fields.text_encoder]),
+        **fields.cut.arguments(values),
+    }  # fmt: skip
+    base, tuned = (resolve_base(model, app.data_dir) for model in (base, tuned))
+    return extract_job(app.library, base, tuned, values[fields.name] or "", **arguments)
 
 
-def said(words: str) -> gr.HTML:
-    """What a tool is for."""
-    return gr.HTML(f"<p class='quiet'>{words}</p>")
+def purpose(sentence: str) -> gr.HTML:
+    """Say what a tool is for."""
+    return gr.HTML(f"<p class='quiet'>{sentence}</p>")
 
 
-def rows(place: str, most: int, seen: int) -> Rows:
-    """Fields for ``most`` adapters with scales, of which ``seen`` are seen."""
-    found = Rows([], [], [])
-    for number in range(1, most + 1):
-        with gr.Row(visible=number <= seen, elem_classes="adapter") as row:
-            field = gr.Dropdown(
-                [NONE], value="", label=f"Adapter {number}", allow_custom_value=True, scale=2,
-                elem_id=f"{place}-{number}",
+def adapter_rows(prefix: str, number: int, visible: int) -> AdapterRows:
+    """Lay out rows for ``number`` adapters with scales, of which the first ``visible`` are shown."""
+    found = AdapterRows([], [], [])
+    for n in range(1, number + 1):
+        with gr.Row(visible=n <= visible, elem_classes="adapter") as row:
+            adapter = gr.Dropdown(
+                [NONE], value="", label=f"Adapter {n}", allow_custom_value=True, scale=2, elem_id=f"{prefix}-{n}"
             )  # fmt: skip
             scale = gr.Slider(
-                -2, 2, 1.0, step=0.05, label=f"Adapter {number}: scale", scale=3, min_width=140,
-                elem_id=f"{place}-scale-{number}",
+                -2, 2, 1.0, step=0.05, label=f"Adapter {n}: scale", scale=3, min_width=140,
+                elem_id=f"{prefix}-scale-{n}",
             )  # fmt: skip
         found.rows.append(row)
-        found.adapters.append(field)
+        found.adapters.append(adapter)
         found.scales.append(scale)
     return found
 
 
-def pairs(values: Sequence[Any], shown: int) -> list[tuple[str, float]]:
-    """The names and scales in the first ``shown`` rows, of those that have a name."""
-    half = len(values) // 2
-    named = zip(values[:half], values[half:], strict=True)
-    return [(name, float(scale)) for name, scale in list(named)[:shown] if name]
-
-
 def refresh(app: AppState, tab: gr.Tab, fields: Sequence[gr.Dropdown]) -> None:
-    """Give ``fields`` the adapters that there are whenever ``tab`` is chosen; what is chosen in them stays."""
+    """List the adapters in ``fields`` whenever ``tab`` is chosen; what is chosen in them stays."""
 
-    def choices() -> Any:
+    def choices() -> Values:
         names = [NONE, *((adapter.name, adapter.name) for adapter in app.refresh().adapters)]
-        found = [gr.update(choices=names) for _ in fields]
-        return found if len(found) > 1 else found[0]
+        return {field: gr.update(choices=names) for field in fields}
 
     tab.select(choices, None, list(fields), **HIDDEN)
 
 
-def _show(change: int, shown: int) -> list[Any]:
-    shown = min(MOST, max(SEEN, shown + change))
-    return [shown, *(gr.update(visible=number < shown) for number in range(MOST))]
-
-
-def _base(place: str) -> gr.Dropdown:
+def _base(prefix: str) -> gr.Dropdown:
     return gr.Dropdown(
-        [], label="Base model", info=NEEDED, visible=False, allow_custom_value=True, elem_id=f"{place}-base"
-    )
+        [], label="Base model", info=NEEDED, visible=False, allow_custom_value=True, elem_id=f"{prefix}-base"
+    )  # fmt: skip
 
 
-def _name(place: str, otherwise: str) -> gr.Textbox:
+def _name(prefix: str, otherwise: str) -> gr.Textbox:
     return gr.Textbox(
-        "", label="Name in the library", placeholder=f"left empty: {otherwise}", max_lines=1, elem_id=f"{place}-name"
-    )
+        "", label="Name in the library", placeholder=f"left empty: {otherwise}", max_lines=1, elem_id=f"{prefix}-name"
+    )  # fmt: skip
 
 
-def _keep(place: str, how: str, rank: int, dtype: str) -> Keep:
+def _cut(prefix: str, how: str, rank: int, dtype: str) -> CutFields:
     ways = [(label, way) for label, way in WAYS.items() if way != ALL or how == ALL]
-    found = Keep(
-        gr.Radio(ways, value=how, label="Keep", elem_id=f"{place}-keep"),
+    fields = CutFields(
+        gr.Radio(ways, value=how, label="Keep", elem_id=f"{prefix}-keep"),
         gr.Number(
             rank, label="Rank of each layer", info="at most; a smaller one makes a smaller file", precision=0,
-            visible=how == RANK, elem_id=f"{place}-rank",
+            visible=how == RANK, elem_id=f"{prefix}-rank",
         ),
         gr.Slider(
-            50, 100, 95, step=0.5, label="Share in percent", visible=how == SHARE, elem_id=f"{place}-share",
+            50, 100, 95, step=0.5, label="Share in percent", visible=how == SHARE, elem_id=f"{prefix}-share",
             info="of the squared norm of each layer's change, in as low a rank as holds it",
         ),
-        gr.Radio(TYPES, value=dtype, label="Numbers", info="fp16 is half the size", elem_id=f"{place}-dtype"),
+        gr.Radio(TYPES, value=dtype, label="Numbers", info="fp16 is half the size", elem_id=f"{prefix}-dtype"),
     )  # fmt: skip
-    found.how.change(
+    fields.how.change(
         lambda way: [gr.update(visible=way == RANK), gr.update(visible=way == SHARE)],
-        found.how, [found.rank, found.share], **HIDDEN,
+        fields.how, [fields.rank, fields.share], **HIDDEN,
     )  # fmt: skip
-    return found
+    return fields
 
 
-def _cut(how: str, rank: float | None, share: float | None, dtype: str) -> dict[str, Any]:
-    """The arguments that these fields stand for. Raises ConfigError for an empty one."""
-    if how == RANK and rank is None:
-        raise ConfigError("Give a rank of 1 or more.")
-    energy = float(share) / 100 if how == SHARE and share is not None else None
-    return {"rank": int(rank) if how == RANK and rank is not None else None, "energy": energy, "dtype": dtype}
-
-
-def _base_of(app: AppState, *names: str) -> Any:
-    """The field for the base: seen where one of the adapters needs it, with what that one was trained on."""
-    known = {adapter.name: adapter for adapter in app.snapshot().adapters}
-    needing = [known[name] for name in names if name in known and needs_base(known[name].path)]
+def _show_base(app: AppState, rows: Sequence[gr.Dropdown], values: Values) -> Any:
+    """Show the field for the base model if one of the adapters needs it, with the model that one was trained on."""
+    adapters = {adapter.name: adapter for adapter in app.snapshot().adapters}
+    names = [values[row] for row in rows]
+    needing = [adapters[name] for name in names if name in adapters and needs_base(adapters[name].path)]
     base = next((adapter.base for adapter in needing if adapter.base), None)
     return gr.update(choices=app.base_choices(), value=base, visible=bool(needing))
 
 
-def _settled(app: AppState, base: str | None, adapters: Sequence[AdapterFile]) -> str:
-    """The base to go by: the one that is chosen where one is needed, else what the adapters were trained on."""
+def _resolve(app: AppState, base: str | None, adapters: Sequence[AdapterFile]) -> str:
+    """Return the chosen base model if an adapter needs one, else the one that the adapters were trained on."""
     if base and any(needs_base(adapter.path) for adapter in adapters):
         return resolve_base(base.strip(), app.data_dir)
     return next((adapter.base for adapter in adapters if adapter.base), "")
 
 
-def _made(app: AppState, making: LibraryJob) -> list[str]:
-    """What has come into the library."""
+def _finish(app: AppState, widget: job_widget.JobWidget, job: LibraryJob) -> Values:
+    """Describe the new adapter."""
     app.refresh()
-    answer, size = making.result, format_bytes(app.library.find(making.name).size)
-    low, high = answer["ranks"]
+    result, size = job.result, format_bytes(app.library.find(job.name).size)
+    low, high = result["ranks"]
     ranks = f"rank {low}" if low == high else f"ranks {low} to {high}"
-    lines = [f"{making.name} is in the library: {pluralize(answer['layers'], 'layer')}, {ranks}, {size}."]
-    if "kept" in answer:
-        before = Path(making.request["file"]).stat().st_size
-        lines.append(f"{answer['kept']:.1%} of the energy is kept; it was {format_bytes(before)}.")
-    lines += [f"Self-test: {answer['proof']}.", *making.notices, "Choose it on the tab Create to draw with it."]
-    return [page_html.note(lines, "good")]
+    lines = [f"{job.name} is in the library: {pluralize(result['layers'], 'layer')}, {ranks}, {size}."]
+    if "kept" in result:
+        before = Path(job.request["file"]).stat().st_size
+        lines.append(f"{result['kept']:.1%} of the energy is kept; it was {format_bytes(before)}.")
+    lines += [f"Self-test: {result['proof']}.", *job.notices, "Choose it on the tab Create to use it."]
+    return {widget.status: page_html.note(lines, "good")}

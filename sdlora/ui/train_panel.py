@@ -1,66 +1,80 @@
-"""The left side of the tab Train: the five controls, what a run will take, and every other setting below them."""
+"""The form of the Train tab: the main controls, what a run will take, and all other settings below them."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import gradio as gr
+from gradio.blocks import Block
 
 from sdlora.api.models import resolve_base
-from sdlora.api.training import estimate_run, planned_disk
+from sdlora.api.training import RunEstimate, estimate_run, planned_disk
 from sdlora.config import TrainConfig
-from sdlora.data.projects import Project, ProjectInfo
+from sdlora.data.projects import Project
 from sdlora.data.step_heuristics import Kind
 from sdlora.errors import SdloraError
 from sdlora.ui import build_config, page_html, run_html, setting_fields
 from sdlora.ui.app_state import AppState
-from sdlora.ui.listeners import EVERY, HIDDEN, LAST
+from sdlora.ui.listeners import EVERY, HIDDEN, LAST, Values
 from sdlora.ui.project_panel import ImagesTab
 
-LOOK_SECONDS = 2.0
-"""Between two looks at a measurement."""
+POLL_SECONDS = 2.0
+"""Seconds between two looks at a running measurement."""
 
 
 @dataclass(frozen=True)
 class TrainPanel:
-    """What to train with."""
+    """Components of the form; with those of the Pictures tab they make a run's config."""
 
+    images: ImagesTab
     base: gr.Dropdown
     quality: gr.Radio
     prompts: list[gr.Textbox]
-    advanced: list[Any]
+    suggested: gr.State
+    """Preview prompts that were suggested last."""
+    settings: dict[str, Any]
+    """Fields of all other settings, by name."""
     summary: gr.HTML
     measure: gr.Button
     timer: gr.Timer
-    """Runs while something is measured, or is about to be."""
+    """Active while a measurement runs or is about to."""
     train: gr.Button
     message: gr.HTML
     marks: gr.HTML
     reset: gr.Button
 
     @property
-    def inputs(self) -> list[Any]:
-        return [self.base, self.quality, *self.prompts, *self.advanced]
+    def inputs(self) -> set[Block]:
+        """Components that ``configure`` reads."""
+        fields = [self.base, self.quality, *self.prompts, *self.settings.values()]
+        return {self.images.project, *self.images.words, *fields}
 
     @property
-    def told(self) -> list[Any]:
-        """What is said of the values that are filled in."""
+    def description(self) -> list[Block]:
+        """Components that ``describe`` updates."""
         return [self.summary, self.marks, self.reset, self.measure, self.timer]
 
+    def changes(self, values: Values) -> dict[str, Any]:
+        """Return the settings that are filled in, by name."""
+        return setting_fields.parse_changes({name: values[field] for name, field in self.settings.items()})
 
-def build(app: AppState) -> TrainPanel:
-    """Lay the form out; ``wire`` brings it to life."""
+
+def build(app: AppState, images: ImagesTab) -> TrainPanel:
+    """Lay the form out; ``wire`` adds its listeners."""
     base = gr.Dropdown(
         app.base_choices(), value="pocket", label="Base model", allow_custom_value=True, elem_id="train-base",
         info="One of the list, a diffusers folder, a .safetensors file, or a hub id",
     )  # fmt: skip
     quality = gr.Radio(list(build_config.QUALITY), value="Balanced", label="Quality")
-    prompts = [gr.Textbox("", label=f"Preview {n}", info="Drawn while it trains" if n == 1 else None) for n in (1, 2)]
+    prompts = [
+        gr.Textbox("", label=f"Preview {n}", info="Generated during training" if n == 1 else None) for n in (1, 2)
+    ]  # fmt: skip
     summary = gr.HTML(elem_id="train-summary")
     measure = gr.Button("Measure time and memory", size="sm", visible=False, elem_id="measure-button")
     train = gr.Button("Train", variant="primary", size="lg", elem_id="train-button")
     message = gr.HTML(elem_id="train-message")
-    advanced: dict[str, Any] = {}
+    fields: dict[str, Any] = {}
     with gr.Accordion("Advanced", open=False, elem_id="advanced"):
         gr.HTML(run_html.SEARCH)
         with gr.Row(elem_classes="tally"):
@@ -70,119 +84,137 @@ def build(app: AppState) -> TrainPanel:
             for heading, settings in setting_fields.by_section().items():
                 with gr.Group(elem_classes="settings", elem_id=f"settings-{heading.split()[0].lower()}"):
                     gr.HTML(f"<h3>{heading}</h3>", elem_classes="heading")
-                    advanced |= {setting.name: setting_fields.setting_field(setting) for setting in settings}
-    in_order = [advanced[setting.name] for setting in setting_fields.advanced_settings()]
+                    fields |= {setting.name: setting_fields.setting_field(setting) for setting in settings}
     return TrainPanel(
-        base, quality, prompts, in_order, summary, measure, gr.Timer(LOOK_SECONDS, active=False), train, message,
-        marks, reset,
+        images, base, quality, prompts, gr.State(["", ""]), fields, summary, measure,
+        gr.Timer(POLL_SECONDS, active=False), train, message, marks, reset,
     )  # fmt: skip
 
 
-def wire(app: AppState, demo: gr.Blocks, form: TrainPanel, pictures: ImagesTab) -> None:
-    """Suggestions, the preset's values, the estimate and the marks follow what is chosen."""
-    about = [pictures.kind, pictures.trigger, pictures.class_name]
-    suggested = gr.State(["", ""])
-    said = [pictures.trigger.change, pictures.class_name.change, pictures.kind.change, form.base.change]
+def wire(app: AppState, demo: gr.Blocks, panel: TrainPanel) -> None:
+    """Suggest prompts, show the preset's values, and describe the run whenever a field changes."""
+    images, fields = panel.images, list(panel.settings.values())
+    words = [images.trigger.change, images.class_name.change, images.kind.change, panel.base.change]
     gr.on(
-        [demo.load, *said], _suggest, [form.base, *about, suggested, *form.prompts], [suggested, *form.prompts],
-        **EVERY,
+        [demo.load, *words], partial(_suggest_prompts, panel), panel.inputs | {panel.suggested},
+        [panel.suggested, *panel.prompts], **EVERY,
     )  # fmt: skip
-    gr.on(
-        [demo.load, form.base.change, pictures.kind.change], _preset, [form.base, pictures.kind], form.advanced, **EVERY
-    )
-    demo.load(app.base_update, None, form.base, **HIDDEN)
-    chosen = [form.quality, *form.prompts, *form.advanced]
-    values = [pictures.project, *about, *form.inputs]
-    gr.on([*said, *(field.change for field in chosen)], partial(_changed, app), values, form.told, **LAST)
-    other = [demo.load, pictures.open_project.change, pictures.images_version.change]
-    gr.on(other, partial(_changed, app), values, form.told, **EVERY)
-    form.timer.tick(partial(told, app), values, form.told, concurrency_limit=None, **HIDDEN)
-    form.measure.click(partial(_measure, app), values, [form.message, *form.told], **HIDDEN)
-    form.reset.click(lambda: [""] * len(form.advanced), None, form.advanced, **HIDDEN)
+    preset = [demo.load, panel.base.change, images.kind.change]
+    gr.on(preset, partial(_show_preset, panel), [panel.base, images.kind], fields, **EVERY)
+    demo.load(app.base_update, None, panel.base, **HIDDEN)
+    edits = [*words, *(field.change for field in (panel.quality, *panel.prompts, *fields))]
+    changed = partial(describe, app, panel, measure=True)
+    gr.on(edits, changed, panel.inputs, panel.description, **LAST)
+    other = [demo.load, images.open_project.change, images.images_version.change]
+    gr.on(other, changed, panel.inputs, panel.description, **EVERY)
+    panel.timer.tick(partial(describe, app, panel), panel.inputs, panel.description, concurrency_limit=None, **HIDDEN)
+    panel.measure.click(partial(_measure, app, panel), panel.inputs, [panel.message, *panel.description], **HIDDEN)
+    panel.reset.click(lambda: dict.fromkeys(fields, ""), None, fields, **HIDDEN)
 
 
-def configure(
-    app: AppState, name: str, about: ProjectInfo, base: str, quality: str, *rest: Any
-) -> tuple[Project, TrainConfig]:
-    """The project and the config of what is filled in: ``rest`` are the prompts and the fields of ``advanced``."""
-    project = Project(app.data_dir, name or "")
-    base = resolve_base(base or "", app.data_dir)
+def configure(app: AppState, panel: TrainPanel, values: Values) -> tuple[Project, TrainConfig]:
+    """Return the project and the config of a run, as filled in.
+
+    Raises DatasetError or ConfigError with what to do about it.
+    """
+    project = Project(app.data_dir, values[panel.images.project] or "")
+    base = resolve_base(values[panel.base] or "", app.data_dir)
+    prompts = [values[prompt] for prompt in panel.prompts]
+    info = panel.images.info(values)
     return project, build_config.configure(
-        project, about, base, quality, rest[:2], setting_fields.parse_changes(rest[2:])
-    )
+        project, info, base, values[panel.quality], prompts, panel.changes(values)
+    )  # fmt: skip
 
 
-def opened(config: TrainConfig) -> list[Any]:
-    """Values for the base, the prompts and the fields of ``advanced``, as a run of ``config`` had them."""
-    known = build_config.load_preset(config.model.base, config.data.kind)
-    prompts = [*config.sample.prompts, "", ""][:2]
-    return [config.model.base, *prompts, *setting_fields.field_values(config, known, build_config.DERIVED)]
+def form_values(panel: TrainPanel, config: TrainConfig) -> Values:
+    """Return values for base, prompts and settings, as a run of ``config`` had them."""
+    preset = build_config.load_preset(config.model.base, config.data.kind)
+    settings = setting_fields.field_values(config, preset, build_config.DERIVED)
+    return {
+        panel.base: config.model.base,
+        **dict(zip(panel.prompts, _two(config.sample.prompts), strict=True)),
+        **{panel.settings[name]: value for name, value in settings.items()},
+    }
 
 
-def _suggest(base: str, kind: Kind, trigger: str, class_name: str, before: list[str], *prompts: str) -> list[Any]:
-    """Preview prompts in the project's words, in place of those that were only suggested.
+def _two(prompts: Sequence[str]) -> list[str]:
+    return [*prompts, "", ""][:2]
 
-    What a person wrote is not written back: they may have written on while this was under way.
+
+def _suggest_prompts(panel: TrainPanel, values: Values) -> Values:
+    """Suggest preview prompts with the project's words, in place of those that were suggested before.
+
+    A prompt that a person wrote is not sent back: they may have gone on typing.
     """
     try:
-        found = [*build_config.preview_prompts(base or "pocket", ProjectInfo(kind, trigger, class_name)), "", ""][:2]
+        info = panel.images.info(values)
+        suggested = _two(build_config.preview_prompts(values[panel.base] or "pocket", info))
     except SdloraError:
-        return [gr.skip()] * 3
-    pairs = zip(prompts, before, found, strict=True)
-    return [found, *(new if prompt in ("", old) and prompt != new else gr.skip() for prompt, old, new in pairs)]
+        return gr.skip()
+    updates: Values = {panel.suggested: suggested}
+    for field, before, prompt in zip(panel.prompts, values[panel.suggested], suggested, strict=True):
+        if values[field] in ("", before) and values[field] != prompt:
+            updates[field] = prompt
+    return updates
 
 
-def _preset(base: str, kind: Kind) -> list[Any]:
-    """What the empty fields stand for."""
+def _show_preset(panel: TrainPanel, base: str, kind: Kind) -> Values:
+    """Show the preset's values in the empty fields."""
     try:
-        return setting_fields.placeholders(build_config.load_preset(base or "pocket", kind), build_config.DERIVED)
+        preset = build_config.load_preset(base or "pocket", kind)
     except SdloraError:
-        return [gr.skip()] * len(setting_fields.advanced_settings())
+        return gr.skip()
+    updates = setting_fields.placeholders(preset, build_config.DERIVED)
+    return {panel.settings[name]: update for name, update in updates.items()}
 
 
-def _changed(app: AppState, *values: Any) -> list[Any]:
-    """Something was filled in: it is measured if it is left so for a moment, and that is quickly done."""
-    return told(app, *values, wish=True)
+def describe(app: AppState, panel: TrainPanel, values: Values, measure: bool = False) -> Values:
+    """Describe what Train would do and take, or what it lacks, and mark the changed settings.
 
-
-def told(
-    app: AppState, name: str, kind: Kind, trigger: str, class_name: str, *values: Any, wish: bool = False
-) -> list[Any]:
-    """What a click on Train would do and take, or what is missing for it; and which settings are changed."""
-    filled = setting_fields.parse_changes(values[4:])
-    marked = [run_html.changed_settings(filled), gr.update(visible=bool(filled))]
+    With ``measure``, a run that is not measured yet is measured once the form has rested for a moment.
+    """
+    changes = panel.changes(values)
+    marks: Values = {
+        panel.marks: run_html.changed_settings(changes), panel.reset: gr.update(visible=bool(changes)),
+    }  # fmt: skip
     try:
-        _, config = configure(app, name, ProjectInfo(kind, trigger, class_name), *values)
-        found = estimate_run(config, app.data_dir)
-        if wish and found.measured is None:
+        _, config = configure(app, panel, values)
+        estimate = estimate_run(config, app.data_dir)
+        if measure and estimate.measured is None:
             app.profiler.request(config)
-        pending = found.measured is None and (app.profiler.measures(config) or app.profiler.is_pending(config))
-        failure = app.profiler.failure(config)
-        known = found.measured if found.measured is not None and found.measured.resolution else None
-        more = (
-            []
-            if known is None
-            else [build_config.describe_disk(planned_disk(known.as_chosen(config), known)), *known.told]
-        )
+        unmeasured = estimate.measured is None
+        pending = unmeasured and (app.profiler.measures(config) or app.profiler.is_pending(config))
+        lines = _lines(config, estimate, pending, app.profiler.failure(config))
     except SdloraError as error:
-        return [page_html.note([str(error)]), *marked, gr.update(visible=False), gr.Timer(active=False)]
+        return {
+            panel.summary: page_html.note([str(error)]), **marks, panel.measure: gr.update(visible=False),
+            panel.timer: gr.Timer(active=False),
+        }  # fmt: skip
+    return {
+        panel.summary: page_html.note(lines), **marks, panel.measure: gr.update(visible=unmeasured and not pending),
+        panel.timer: gr.Timer(active=pending),
+    }  # fmt: skip
+
+
+def _lines(config: TrainConfig, estimate: RunEstimate, pending: bool, failure: str | None) -> list[str]:
     unknown = "" if pending else "How long that takes is not measured yet."
     lines = [
-        build_config.describe_plan(config, found.pictures),
-        build_config.describe_estimate(found) or unknown,
-        *more,
-    ]
+        build_config.describe_plan(config, estimate.pictures), build_config.describe_estimate(estimate) or unknown,
+    ]  # fmt: skip
+    measured = estimate.measured
+    if measured is not None and measured.resolution:
+        disk = planned_disk(measured.as_chosen(config), measured)
+        lines += [build_config.describe_disk(disk), *measured.told]
     lines.append("One step is being measured ..." if pending else "")
     lines.append(f"It could not be measured: {failure}" if failure else "")
-    offers = found.measured is None and not pending
-    return [page_html.note(lines), *marked, gr.update(visible=offers), gr.Timer(active=pending)]
+    return lines
 
 
-def _measure(app: AppState, name: str, kind: Kind, trigger: str, class_name: str, *values: Any) -> list[Any]:
-    said = ""
+def _measure(app: AppState, panel: TrainPanel, values: Values) -> Values:
+    message = ""
     try:
-        _, config = configure(app, name, ProjectInfo(kind, trigger, class_name), *values)
+        _, config = configure(app, panel, values)
         app.measure(config)
     except SdloraError as error:
-        said = page_html.note([str(error)], "bad")
-    return [said, *told(app, name, kind, trigger, class_name, *values)]
+        message = page_html.note([str(error)], "bad")
+    return {panel.message: message, **describe(app, panel, values)}

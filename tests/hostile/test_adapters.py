@@ -9,6 +9,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import gradio as gr
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -21,7 +22,7 @@ from sdlora.config import TrainConfig
 from sdlora.errors import FileError, FormatError, SdloraError
 from sdlora.formats import FORMATS, read_adapter
 from sdlora.formats.diffusers import alphas
-from sdlora.ui import adapter_detail, import_tab, library_tab
+from sdlora.ui import adapter_detail, library_tab
 from sdlora.ui.app_state import AppState
 from tests.support import hostile_files
 from tests.support.hostile_files import ADAPTERS, STEM, Refused, framed, lora
@@ -89,7 +90,7 @@ def test_every_bad_adapter_dropped_on_the_page_is_refused_with_its_reason_and_no
     for number, (content, _) in enumerate(BAD.values()):
         (tmp_path / f"bad{number}.safetensors").write_bytes(content)
     files = [tmp_path / f"bad{number}.safetensors" for number in range(len(BAD))]
-    *_, told, _ = (value[1] for value in import_tab._take_in(app, files, import_tab.ALONE))
+    *_, told, _ = (value[1] for value in library_tab.import_files(app, files, library_tab.FILE_ALONE))
     reports = unescape(told).split("<div class='report'>")[1:]
     assert len(reports) == len(BAD)
     for (case, (_, reason)), report in zip(BAD.items(), reports, strict=True):
@@ -157,9 +158,11 @@ def test_hostile_metadata_is_shown_as_a_few_words_everywhere(
     assert main(["inspect", str(path)]) == 0
     said = capsys.readouterr().out
     assert len(said) < 5000 and all(letter.isprintable() or letter == "\n" for letter in said)
+    with gr.Blocks():
+        detail = adapter_detail.build_detail()
     shown = [
         *library_tab._lists(app, ""),
-        *map(str, adapter_detail.show_adapter(app, "bad")),
+        *map(str, adapter_detail.show_adapter(app, detail, "bad").values()),
         trigger_words(path),
     ]
     assert all(len(str(text)) < 20_000 for text in shown)
@@ -302,6 +305,6 @@ def test_of_several_patterns_for_a_layer_the_last_one_holds() -> None:
 def test_the_keys_that_no_layer_takes_are_counted_and_shown(app: AppState, tmp_path: Path) -> None:
     path = tmp_path / "odd.safetensors"
     save_file(lora() | {f"bundle_emb.{number}.x": torch.ones(1) for number in range(300)}, path)
-    told = [value[1] for value in import_tab._take_in(app, [path], import_tab.ALONE)][-2]
+    told = [value[1] for value in library_tab.import_files(app, [path], library_tab.FILE_ALONE)][-2]
     assert "300 keys without a layer, left out" in told and "bundle_emb.0.x" in told
     assert [adapter.name for adapter in list_adapters(app.data_dir)] == ["odd"]

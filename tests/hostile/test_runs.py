@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 from zipfile import ZipFile
 
+import gradio as gr
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -28,10 +29,23 @@ from sdlora.storage.run_folder import Run
 from sdlora.training.prepare import TrainableAdapter, TrainState
 from sdlora.ui import library_tab, run_panel
 from sdlora.ui.app_state import AppState
+from sdlora.ui.listeners import Changes
 from sdlora.ui.run_html import previews, run_card
 from sdlora.ui.run_view import RunView, describe, fraction_done, loss_curve, short_status, stages
 from tests.support import hostile_files
 from tests.support.hostile_files import Refused
+from tests.support.page_calls import build_library_tab
+
+
+def refreshed(app: AppState, run: str, seen: dict[str, Any]) -> list[Any]:
+    """Return what the page shows of a run."""
+    with gr.Blocks():
+        panel = run_panel.build(app)
+    changes = Changes(seen)
+    run_panel.refresh(app, panel, run, changes)
+    seen.update(changes.seen)
+    return list(changes.updates.values())
+
 
 Command = Callable[..., Refused]
 
@@ -227,13 +241,11 @@ def test_a_run_that_leads_out_of_its_folder_is_not_resumed_and_changes_nothing(
     assert "is a link out of" in ended.sentence or "is no regular file" in ended.sentence
     with pytest.raises(FileError):
         resume_run(find_run("sent", tmp_path / "data"))
-    assert (
-        "put the file itself" in (said := unescape(str(library_tab._act(app, "resume", "sent"))))
-        or "no regular" in said
-    )
+    said = unescape(" ".join(map(str, library_tab._act(app, *build_library_tab(app), "resume", "sent").values())))
+    assert "put the file itself" in said or "no regular" in said
     assert {path: path.read_bytes() for path in elsewhere.rglob("*") if path.is_file()} == before
     for shown in (
-        run_panel.run_panel_updates(app, "sent", {}),
+        refreshed(app, "sent", {}),
         run_panel._read_log(app, "sent"),
         library_tab._lists(app, ""),
     ):
@@ -329,7 +341,7 @@ def test_a_hostile_journal_is_passed_over_line_by_line(app: AppState, sent: Run,
     with open(sent.journal, "a") as journal:
         journal.write(LINES[case] + "\n")
     seen: dict[str, Any] = {}
-    shown = " ".join(map(str, run_panel.run_panel_updates(app, "sent", seen)))
+    shown = " ".join(map(str, refreshed(app, "sent", seen)))
     assert "<img src=x" not in shown and "root:" not in shown
     assert all(below(sent.samples, preview.path) for preview in app.run_view(sent).previews.values())
     assert library_tab._lists(app, "")[1].count("class='tile'") == 1

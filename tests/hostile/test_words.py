@@ -27,7 +27,7 @@ from sdlora.ui.endpoints import Endpoints, _checked
 from tests.support import hostile_files
 from tests.support.hostile_files import Refused
 from tests.support.images import noise_image
-from tests.support.page_calls import delete_project, drop_files
+from tests.support.page_calls import build_create_tab, build_library_tab, delete_project, drop_files, form_values
 
 Command = Callable[..., Refused]
 NAMES = {
@@ -134,8 +134,9 @@ def test_the_page_opens_no_run_outside_its_folder(
     """Names of clicked cards come from the browser, and a program may send any."""
     run = prepare_run(configure(), "strangers", tmp_path / "elsewhere")
     monkeypatch.chdir(run.folder.parent)
+    built = build_library_tab(app)
     for name in (str(run.folder), "strangers", "../../elsewhere/runs/strangers"):
-        said = unescape(str(library_tab._act(app, act, name)[2]))
+        said = unescape(str(library_tab._act(app, *built, act, name)[built[0].message]))
         assert "no such run" in said or "lies outside" in said
     assert list_runs(app.data_dir) == []
 
@@ -346,7 +347,8 @@ def test_the_longest_prompts_are_read_in_a_time_in_proportion(tmp_path: Path) ->
 
 @pytest.mark.parametrize("case", LONG)
 def test_a_hostile_prompt_is_a_few_words_on_the_page(app: AppState, case: str) -> None:
-    said = create_form._tags(app, LONG[case], *[""] * create_form.ROWS, *[1.0] * create_form.ROWS)
+    form = build_create_tab(app).form
+    said = create_form._describe_tags(app, form, form_values(form, prompt=LONG[case]))
     assert len(said) < 1000
 
 

@@ -12,7 +12,7 @@ from sdlora.errors import BusyError, SdloraError
 from sdlora.jobs.memory_savings import with_settings
 from sdlora.storage.run_folder import Run
 from sdlora.training.profiling import RunProfile
-from sdlora.ui import setting_fields, train_panel
+from sdlora.ui import images_tab, setting_fields, train_panel
 from sdlora.ui.app_state import AppState
 from sdlora.ui.build_config import (
     DERIVED,
@@ -99,7 +99,7 @@ def test_fields_take_label_and_help_from_the_declaration():
 
 def filled(**values):
     named = {name.replace("__", "."): value for name, value in values.items()}
-    return [named.get(setting.name, "") for setting in setting_fields.advanced_settings()]
+    return {setting.name: named.get(setting.name, "") for setting in setting_fields.advanced_settings()}
 
 
 def test_the_form_has_every_setting_but_paths_and_what_the_main_controls_decide():
@@ -117,12 +117,7 @@ def test_only_what_was_filled_in_counts_as_changed():
 
 def test_empty_fields_say_what_the_preset_has():
     known = load_preset("pocket", "style")
-    said = {
-        setting.name: news
-        for setting, news in zip(
-            setting_fields.advanced_settings(), setting_fields.placeholders(known, DERIVED), strict=True
-        )
-    }
+    said = setting_fields.placeholders(known, DERIVED)
     assert said["train.learning_rate"]["placeholder"] == "0.002"
     assert said["train.steps"]["placeholder"] == "from the quality"
     assert said["schedule.name"]["choices"][0] == ("as the preset: cosine", "")
@@ -178,16 +173,27 @@ def test_a_run_that_goes_on_longer_is_known_by_its_new_length(tmp_path, configur
     app.close()
 
 
-def test_the_prompts_of_a_new_form_are_empty_text_that_suggestions_fill(tmp_path):
+@pytest.fixture
+def panel(tmp_path):
     app = AppState(tmp_path)
-    with gr.Blocks():
-        assert [prompt.value for prompt in train_panel.build(app).prompts] == ["", ""]
+    with gr.Blocks() as demo:
+        yield train_panel.build(app, images_tab.build(app, demo))
     app.close()
 
 
-def test_suggested_prompts_follow_the_words_and_those_of_a_person_are_not_touched():
-    suggested, *first = train_panel._suggest("pocket", "style", "zwx", "", ["", ""], "", "")
-    assert first == suggested and all("zwx" in prompt for prompt in first)
-    again, mine, other = train_panel._suggest("pocket", "style", "abc", "", suggested, "my own", suggested[1])
-    assert mine == gr.skip()
-    assert other == again[1] and "abc" in other
+def test_the_prompts_of_a_new_form_are_empty_text_that_suggestions_fill(panel):
+    assert [prompt.value for prompt in panel.prompts] == ["", ""]
+
+
+def test_suggested_prompts_follow_the_words_and_those_of_a_person_are_not_touched(panel):
+    def suggest(trigger, before, *prompts):
+        values = {field: field.value for field in panel.inputs}
+        values |= {panel.images.trigger: trigger, panel.suggested: before}
+        return train_panel._suggest_prompts(panel, values | dict(zip(panel.prompts, prompts, strict=True)))
+
+    first = suggest("zwx", ["", ""], "", "")
+    suggested = first[panel.suggested]
+    assert [first[field] for field in panel.prompts] == suggested and all("zwx" in prompt for prompt in suggested)
+    updates = suggest("abc", suggested, "my own", suggested[1])
+    assert panel.prompts[0] not in updates
+    assert updates[panel.prompts[1]] == updates[panel.suggested][1] and "abc" in updates[panel.prompts[1]]

@@ -14,27 +14,7 @@ from sdlora.ui import compare_panel as panel
 from sdlora.ui import create_form, create_tab, page_html
 from sdlora.ui.app_state import AppState
 from tests.support.adapters import random_lora
-
-FIELDS = [
-    "a house",
-    "",
-    1,
-    7,
-    "pocket",
-    "DPM++ 2M",
-    "Automatic",
-    2,
-    7.0,
-    1,
-    0,
-    0,
-    "auto",
-    "auto",
-    "auto",
-    "none",
-    "sdpa",
-]
-ROWS = [*[""] * create_form.ROWS, *[1.0] * create_form.ROWS]
+from tests.support.page_calls import build_compare_panel, form_values
 
 
 class Submitted:
@@ -71,8 +51,21 @@ def app(configure, tmp_path):
     return app
 
 
-def test_the_fields_become_a_grid_for_the_drawing_process(app):
-    panel._begin(app, "glass", "scale", "checkpoint", "", "0-1 [3]", "", "", *FIELDS, *ROWS)
+@pytest.fixture
+def built(app):
+    return build_compare_panel(app)
+
+
+def begin(app, tab, parts, subject, axes):
+    """Press Create grid with a subject and the kinds and values of three axes."""
+    values = {**form_values(tab.form, seed=7, steps=2), parts.subject: subject}
+    for kind, text, axis in zip(parts.kinds, parts.values, axes, strict=True):
+        values |= dict(zip((kind, text), axis, strict=True))
+    return panel._begin(app, parts, tab.form, values)
+
+
+def test_the_fields_become_a_grid_for_the_inference_process(app, built):
+    begin(app, *built, "glass", [("scale", "0-1 [3]"), ("checkpoint", ""), ("", "")])
     [request] = app.inference.requests
     grid = xyz_grid.read_grid(list_grids(app.data_dir)[0])
     assert (len(grid.cells), request.count, grid.subject) == (6, 6, "glass")
@@ -98,44 +91,49 @@ def test_an_adapter_brings_what_its_run_says_of_their_base(configure, tmp_path):
     }
     assert app.with_adapters(GenerationRequest(prompt="a", base=base), []).base_settings == {}
     assert app.with_adapters(GenerationRequest(prompt="a", base="pocket"), [("fast", 1.0)]).base_settings == {}
-    create_tab.draw_with(app, "fast", "a red car")
-    panel._best(app, "fast")
-    panel._begin(app, "fast", "scale", "", "", "0, 1", "", "", *FIELDS, *ROWS)
+    tab, parts = build_compare_panel(app)
+    create_tab.generate_with(app, tab, "fast", "a red car")
+    panel._pick_best(app, parts, "fast")
+    begin(app, tab, parts, "fast", [("scale", "0, 1"), ("", ""), ("", "")])
     assert [request.model for request in app.inference.requests] == [config.model] * 3
 
 
 @pytest.mark.parametrize(
-    ("fields", "said"),
+    ("subject", "axes", "message"),
     [
-        (["", "", "", "", "", "", ""], "Choose what the columns"),
-        (["", "scale", "", "", "0, 1", "", ""], "choose the adapter"),
-        (["glass", "scale", "", "", "<i>", "", ""], "&lt;i&gt;"),
-        (["gone", "scale", "", "", "0, 1", "", ""], "There is no adapter"),
+        ("", [("", ""), ("", ""), ("", "")], "Choose what the columns"),
+        ("", [("scale", "0, 1"), ("", ""), ("", "")], "choose the adapter"),
+        ("glass", [("scale", "<i>"), ("", ""), ("", "")], "&lt;i&gt;"),
+        ("gone", [("scale", "0, 1"), ("", ""), ("", "")], "There is no adapter"),
     ],
 )
-def test_what_cannot_be_compared_is_said_and_nothing_is_queued(app, fields, said):
-    assert said in panel._begin(app, *fields, *FIELDS, *ROWS)[3]
+def test_what_cannot_be_compared_is_said_and_nothing_is_queued(app, built, subject, axes, message):
+    tab, parts = built
+    assert message in begin(app, tab, parts, subject, axes)[parts.status]
     assert app.inference.requests == [] and list_grids(app.data_dir) == []
 
 
-def test_one_click_queues_the_grid_to_pick_the_best_from_and_a_click_shows_its_picture(app):
-    panel._best(app, "glass")
+def test_one_click_queues_the_grid_to_pick_the_best_from_and_a_click_shows_its_picture(app, built):
+    _, parts = built
+    panel._pick_best(app, parts, "glass")
     [folder] = list_grids(app.data_dir)
     grid = xyz_grid.read_grid(folder)
     Image.new("RGB", (64, 64)).save(folder / "0-001-003.png")
-    shown, said, table, *_ = panel._poll(app, 1, (folder.name, -1, ""))
-    assert shown == (folder.name, 1, "") and "1 of 8 pictures" in said
+    updates = panel._poll(app, parts, 1, (folder.name, -1, ""))
+    shown, table = updates[parts.shown], updates[parts.table]
+    assert shown == (folder.name, 1, "") and "1 of 8 pictures" in updates[parts.status]
     assert table.count("data-cell") == 1 and table.count("class='hole'") == 7
     assert "<b>" not in table and "&lt;b&gt;a&lt;/b&gt; house" in table
-    chosen = panel._choose(app, shown, "0-001-003.png")
-    assert "glass-000004:1.2" in chosen[2] and chosen[4]["value"] == "glass-best"
-    assert "Saved as mine, with the scale 1.2" in panel._save(app, chosen[0], "mine")
-    assert create_form._weight_of(app, "mine") == 1.2
-    assert "there already" in panel._save(app, chosen[0], "mine")
+    chosen = panel._choose(app, parts, shown, "0-001-003.png")
+    assert "glass-000004:1.2" in chosen[parts.picture] and chosen[parts.name]["value"] == "glass-best"
+    assert "Saved as mine, with the scale 1.2" in panel._save(app, chosen[parts.shown], "mine")
+    assert create_form._preferred_scale(app, "mine") == 1.2
+    assert "there already" in panel._save(app, chosen[parts.shown], "mine")
     assert "no such" not in page_html.grid_table(grid, folder, "0-001-003.png")
 
 
-def test_a_request_drawn_meanwhile_is_not_taken_for_the_tabs_own(app):
-    panel._best(app, "glass")
+def test_a_grid_that_is_being_made_is_not_taken_for_the_tabs_own_request(app, built):
+    tab, parts = built
+    panel._pick_best(app, parts, "glass")
     app.inference.newest = lambda: replace(app.inference.ticket(1), number=9)
-    assert create_tab._attach(app, 24)[0] == 0
+    assert create_tab._attach(app, tab, 24)[tab.number] == 0

@@ -8,6 +8,7 @@ from sdlora.formats.adapter_check import AdapterCheck
 from sdlora.storage.library import ImportResult
 from sdlora.ui import adapter_detail, library_html, library_tab
 from sdlora.ui.app_state import AppState
+from tests.support.page_calls import build_library_tab
 from tests.support.tiny_models import write_tiny_adapter as adapter
 
 
@@ -16,6 +17,18 @@ def app(tmp_path):
     app = AppState(tmp_path)
     yield app
     app.close()
+
+
+@pytest.fixture
+def built(app):
+    """The tab, and the page's tabs that it may switch."""
+    return build_library_tab(app)
+
+
+@pytest.fixture
+def detail():
+    with gr.Blocks():
+        return adapter_detail.build_detail()
 
 
 def lists(app, search=""):
@@ -30,12 +43,14 @@ def test_an_empty_library_says_what_to_do(app):
     assert empty["interactive"] is False
 
 
-def test_what_strangers_wrote_is_shown_as_text(app):
+def test_what_strangers_wrote_is_shown_as_text(app, detail):
     evil = "<img src=x onerror=alert(1)>'\""
     adapter(app.library.folder / "x.safetensors", **{"modelspec.trigger_phrase": evil, "ss_sd_model_name": evil})
     (app.library.folder / "<b>'x.safetensors").write_bytes(b"junk")
     opened = [
-        text for entry in app.library.adapters() for text in map(str, adapter_detail.show_adapter(app, entry.name))
+        text
+        for entry in app.library.adapters()
+        for text in map(str, adapter_detail.show_adapter(app, detail, entry.name).values())
     ]
     refused = AdapterCheck(evil, (("Base", evil),), evil, 2, 1, (evil,), 1, (evil,), evil)
     pages = [
@@ -58,27 +73,29 @@ def test_of_many_adapters_the_first_are_shown_and_the_search_finds_the_others(ap
     assert lists(app, "adapter-123")[0].count("class='tile'") == 1
 
 
-def test_deleting_takes_two_clicks_and_comes_back(app):
+def test_deleting_takes_two_clicks_and_comes_back(app, built, detail):
+    library, _ = built
     adapter(app.library.folder / "mine.safetensors")
-    asked = library_tab._ask_adapter("mine", "")
-    assert (asked[1]["value"], asked[1]["visible"]) == ("Really delete mine?", True)
+    asked = library_tab._ask_adapter(library, "mine", "")
+    assert (asked[library.really]["value"], asked[library.really]["visible"]) == ("Really delete mine?", True)
     assert [entry.name for entry in app.library.adapters()] == ["mine"]
-    deleted = library_tab._delete(app, asked[4])
+    deleted = library_tab._delete(app, library, detail, asked[library.pending])[library.deleted]
     assert app.library.adapters() == []
     assert "Empty trash (1, " in lists(app)[3]["value"]
-    assert "is back" in library_tab._undo(app, deleted[5])[0]
+    assert "is back" in library_tab._undo(app, library, deleted)[library.message]
     assert [entry.name for entry in app.library.adapters()] == ["mine"]
-    assert "not in the trash" in library_tab._undo(app, deleted[5])[0]
+    assert "not in the trash" in library_tab._undo(app, library, deleted)[library.message]
 
 
-def test_runs_can_be_opened_and_duplicated(app, configure):
+def test_runs_can_be_opened_and_duplicated(app, built, configure):
+    library, tabs = built
     prepare_run(configure(), "mine", app.data_dir)
-    opened = library_tab._act(app, "open", "mine")
-    assert (opened[0], isinstance(opened[1], gr.Tabs)) == ("mine", True)
-    assert library_tab._act(app, "duplicate", "mine")[0] == "mine-2"
+    opened = library_tab._act(app, library, tabs, "open", "mine")
+    assert (opened[library.opened], isinstance(opened[tabs], gr.Tabs)) == ("mine", True)
+    assert library_tab._act(app, library, tabs, "duplicate", "mine")[library.opened] == "mine-2"
     assert {"mine", "mine-2"} == {run.name for run in list_runs(app.data_dir)}
-    assert "no such run" in library_tab._act(app, "open", "gone")[2]
-    assert library_tab._act(app, "delete", "mine")[3]["value"] == "Really delete mine?"
+    assert "no such run" in library_tab._act(app, library, tabs, "open", "gone")[library.message]
+    assert library_tab._act(app, library, tabs, "delete", "mine")[library.really]["value"] == "Really delete mine?"
 
 
 def test_a_run_with_a_damaged_config_does_not_break_the_list(app, configure):

@@ -12,8 +12,9 @@ from sdlora.events import RunStarted, StepDone
 from sdlora.storage.journal import Journal
 from sdlora.ui import app_state
 from sdlora.ui.app_state import AppState
-from sdlora.ui.page import _look
+from sdlora.ui.page import _refresh
 from tests.support.memory_checks import assert_flat, resources_in_use
+from tests.support.page_calls import build_page
 from tests.support.tiny_models import write_tiny_adapter as adapter
 
 POLL_SECONDS = 2
@@ -36,12 +37,14 @@ def watched(configure, data_dir, monkeypatch, hours):
             step=0, steps=looks, device="cpu", precision="fp32", base="b", images=6, modules=4, parameters=9, share=0.1
         )
     )
-    marks = []
+    page, marks = build_page(app), []
     for number in range(looks):
         now += POLL_SECONDS
         if number % 10 == 0:  # A step a while, as on a slow machine.
             journal(StepDone(step=number + 1, steps=looks, loss=1.0, learning_rate=1e-3, seconds=1.0, left=9.0))
-        seen, *_ = _look(app, "mystyle", None, seen)
+        shown = page.train.run.run
+        values = {shown: "mystyle", page.create.adapters[0]: None, page.seen: seen}
+        seen = _refresh(app, page, shown, values)[page.seen]
         if number + 1 in (looks // 3, looks):
             marks.append(resources_in_use())
     app.close()

@@ -3,6 +3,7 @@
 import time
 from pathlib import Path
 
+import gradio as gr
 import pytest
 
 from sdlora.api.adapter_jobs import ToolJob
@@ -66,40 +67,82 @@ def test_progress_tells_how_much_is_done_and_what_is_left_of_it(monkeypatch):
 
 
 def test_the_fields_say_how_much_is_kept():
-    assert tools_panel._cut(tools_panel.ALL, 8, 95, "fp32") == {"rank": None, "energy": None, "dtype": "fp32"}
-    assert tools_panel._cut(tools_panel.RANK, 8, 95, "fp16") == {"rank": 8, "energy": None, "dtype": "fp16"}
-    assert tools_panel._cut(tools_panel.SHARE, 8, 95, "fp16") == {"rank": None, "energy": 0.95, "dtype": "fp16"}
+    with gr.Blocks():
+        fields = tools_panel._cut("test", tools_panel.ALL, 32, "fp32")
+        rows = tools_panel.adapter_rows("test", 4, 2)
+
+    def cut(*values):
+        return fields.arguments(dict(zip((fields.how, fields.rank, fields.share, fields.dtype), values, strict=True)))
+
+    assert cut(tools_panel.ALL, 8, 95, "fp32") == {"rank": None, "energy": None, "dtype": "fp32"}
+    assert cut(tools_panel.RANK, 8, 95, "fp16") == {"rank": 8, "energy": None, "dtype": "fp16"}
+    assert cut(tools_panel.SHARE, 8, 95, "fp16") == {"rank": None, "energy": 0.95, "dtype": "fp16"}
     with pytest.raises(ConfigError, match="Give a rank"):
-        tools_panel._cut(tools_panel.RANK, None, 95, "fp32")
-    assert tools_panel.pairs(["one", "", "two", "three", 1.0, 1.0, 0.5, 2.0], 3) == [("one", 1.0), ("two", 0.5)]
+        cut(tools_panel.RANK, None, 95, "fp32")
+    names, scales = ["one", "", "two", "three"], [1.0, 1.0, 0.5, 2.0]
+    values = dict(zip([*rows.adapters, *rows.scales], names + scales, strict=True))
+    assert rows.chosen(values, 3) == [("one", 1.0), ("two", 0.5)]
+
+
+def combine_fields():
+    rows, base = tools_panel.adapter_rows("combine", 6, 2), tools_panel._base("combine")
+    cut = tools_panel._cut("combine", tools_panel.ALL, 32, "fp32")
+    return tools_panel.CombineFields(rows, base, cut, tools_panel._name("combine", "x"), gr.State(2))
+
+
+def shrink_fields():
+    cut = tools_panel._cut("shrink", tools_panel.RANK, 4, "fp16")
+    name = tools_panel._name("shrink", "x")
+    return tools_panel.ShrinkFields(gr.Dropdown(value=""), tools_panel._base("shrink"), cut, name)
+
+
+def extract_fields():
+    cut, name = tools_panel._cut("extract", tools_panel.RANK, 4, "fp16"), tools_panel._name("extract", "x")
+    models = (gr.Dropdown(value="pocket", allow_custom_value=True), gr.Dropdown(value="", allow_custom_value=True))
+    return tools_panel.ExtractFields(*models, cut, gr.Dropdown(["linear"], value="linear"), gr.Checkbox(True), name)
+
+
+def start(begin, app, fields, changed=()):
+    """Start a job with what the fields hold, but for what is changed."""
+    return begin(app, fields, {**{field: field.value for field in fields.inputs}, **dict(changed)})
 
 
 def test_what_is_missing_is_said_in_a_sentence_before_anything_starts(app):
     adapter(app.library.folder / "one.safetensors")
-    keep, six = (tools_panel.ALL, None, None, "fp32"), [""] * 5 + [1.0] * 6
+    with gr.Blocks():
+        combined, shrunk, extracted = combine_fields(), shrink_fields(), extract_fields()
+        bake = bake_panel.BakeFields(
+            gr.Dropdown(value=""), tools_panel.adapter_rows("bake", 3, 3), {}, gr.Radio(), gr.Radio()
+        )
+    first = combined.rows.adapters[0]
     with pytest.raises(ConfigError, match="at least two"):
-        tools_panel._combining(app, "", "", *keep, 2, "one", *six)
+        start(tools_panel._start_combining, app, combined, {first: "one"})
     with pytest.raises(ConfigError, match="no adapter 'gone'"):
-        tools_panel._combining(app, "", "", *keep, 2, "gone", *six)
+        start(tools_panel._start_combining, app, combined, {first: "gone"})
     with pytest.raises(ConfigError, match="Choose the adapter"):
-        tools_panel._shrinking(app, "", "", "", tools_panel.RANK, 4, 95, "fp16")
+        start(tools_panel._start_shrinking, app, shrunk)
     with pytest.raises(ConfigError, match="Choose both models"):
-        tools_panel._extracting(app, "pocket", "", "linear", True, "", tools_panel.RANK, 4, 95, "fp16")
+        start(tools_panel._start_extracting, app, extracted)
     with pytest.raises(ConfigError, match="Choose the base model"):
-        bake_panel._baking(app, "", "fp16", bake_panel.FOLDER, "auto", "auto", "one", "", "", 1.0, 1.0, 1.0)
+        start(bake_panel._start, app, bake, {bake.rows.adapters[0]: "one"})
 
 
 def test_the_base_is_asked_for_where_an_adapter_depends_on_it(app):
     app.library.folder.mkdir(parents=True)
     for name in ("lora", "dora"):
         write_adapter(random_adapter(name), app.library.folder / f"{name}.safetensors")
-    assert tools_panel._base_of(app, "lora", "")["visible"] is False
-    assert tools_panel._base_of(app, "lora", "dora")["visible"] is True
-    assert adapter_detail.show_adapter(app, "lora")[6]["visible"] is False
-    assert adapter_detail.show_adapter(app, "dora")[6]["visible"] is True
-    making = tools_panel._shrinking(app, "dora", "", "pocket", tools_panel.RANK, 4, 95, "fp16")
-    assert making.request["base"] == "pocket"
-    assert tools_panel._shrinking(app, "lora", "", "pocket", tools_panel.RANK, 4, 95, "fp16").request["base"] == ""
+    with gr.Blocks():
+        rows, fields = tools_panel.adapter_rows("test", 2, 2).adapters, shrink_fields()
+        detail = adapter_detail.build_detail()
+
+    def asked(*names):
+        return tools_panel._show_base(app, rows, dict(zip(rows, names, strict=True)))["visible"]
+
+    assert (asked("lora", ""), asked("lora", "dora")) == (False, True)
+    for name, needed in (("lora", False), ("dora", True)):
+        assert adapter_detail.show_adapter(app, detail, name)[detail.base]["visible"] is needed
+        job = start(tools_panel._start_shrinking, app, fields, {fields.adapter: name, fields.base: "pocket"})
+        assert job.request["base"] == ("pocket" if needed else "")
 
 
 def test_a_single_file_can_become_one(app, tmp_path):
