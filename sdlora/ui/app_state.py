@@ -1,4 +1,4 @@
-"""What all visitors of the page share: the folder, the queue, the drawing process, and one look at the runs for all."""
+"""State that all visitors of the page share: the data folder, the queue, the inference process, a snapshot of runs."""
 
 import hashlib
 import shutil
@@ -9,7 +9,7 @@ from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 from urllib.parse import quote
 
 import gradio as gr
@@ -38,29 +38,28 @@ from sdlora.formatting import did_you_mean
 from sdlora.ui.run_view import RunView, RunViews
 
 SNAPSHOT_SECONDS = 0.5
-"""How long one look at the runs serves everyone."""
+"""Seconds for which a snapshot of the runs serves every visitor."""
 MAX_WAITING = 50
-"""Requests for pictures that may wait at once."""
+"""Generation requests that may wait at once."""
 THUMBNAIL = 384
-"""Longest side of a picture on a card, in pixels."""
+"""Longest side of an image on a card, in pixels."""
 ACTIVE = ("running", "queued", "stopping")
-Found = TypeVar("Found")
 
 
 @dataclass(frozen=True)
 class RunsSnapshot:
-    """How things stand: the runs, the newest first, the one that matters now, and the adapters to draw with."""
+    """The runs, newest first, the current run with its state, and the adapters, at one moment."""
 
     runs: tuple[str, ...] = ()
     current: Run | None = None
     state: str = ""
     adapters: tuple[AdapterFile, ...] = ()
     waiting: tuple[str, ...] = ()
-    """The runs in the queue, in their order."""
+    """Names of the runs in the queue, in order."""
 
 
 class CancellableJob(Protocol):
-    """An errand, or what holds one: going over it tells where it stands, and ``stop`` ends it."""
+    """A tool job, or an object that has one; iterating it runs the job and yields its events."""
 
     def __iter__(self) -> Generator[Event]: ...
 
@@ -80,13 +79,13 @@ class AppState:
     library: Library = field(init=False)
     run_views: RunViews = field(default_factory=RunViews)
     jobs: dict[str, CancellableJob] = field(default_factory=dict)
-    """What each person who looks at the page has under way."""
+    """Running tool job of each visitor, by session."""
     _snapshot: tuple[float, RunsSnapshot] = (float("-inf"), RunsSnapshot())
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _start_lock: threading.Lock = field(default_factory=threading.Lock)
-    """Held while a run is queued: of two clicks, the second finds the first one's run."""
+    """Held while a run is queued, so that the second of two clicks finds the run of the first."""
     _queued_configs: dict[str, TrainConfig] = field(default_factory=dict)
-    """Runs' settings as they were queued: a run writes what ``train.memory`` made of them into its own."""
+    """Configs of runs as they were queued; ``train.memory`` may change what a run stores as its own."""
 
     def __post_init__(self) -> None:
         self.data_dir = self.data_dir.expanduser().resolve()
@@ -96,47 +95,47 @@ class AppState:
         self.library = Library(self.data_dir)
 
     def open(self) -> None:
-        """Look after the queue and what is to be measured from now on; what lies in the trash too long goes."""
+        """Start watching the queue and the measurements, and empty the trash of what is too old."""
         self.library.trash.empty(KEPT_DAYS)
         self.queue.watch()
         self.profiler.watch()
 
     def close(self) -> None:
-        """End what belongs to the page: a training goes on."""
+        """Stop the processes of the page; a training goes on."""
         self.queue.close()
         self.profiler.close()
         self.inference.close()
-        for errand in list(self.jobs.values()):
-            errand.stop()
+        for job in list(self.jobs.values()):
+            job.stop()
 
     def snapshot(self) -> RunsSnapshot:
-        """How things stand, looked up at most every ``SNAPSHOT_SECONDS``."""
+        """Return the state of the runs, which is read at most every ``SNAPSHOT_SECONDS``."""
         with self._lock:
-            taken, look = self._snapshot
+            taken, snapshot = self._snapshot
             if time.monotonic() - taken > SNAPSHOT_SECONDS:
                 current = self.queue.current()
                 state = self.queue.state(current) if current else ""
                 runs = tuple(run.name for run in list_runs(self.data_dir))
                 waiting = tuple(run.name for run in self.queue.waiting())
-                look = RunsSnapshot(runs, current, state, tuple(list_adapters(self.data_dir)), waiting)
-                self._snapshot = (time.monotonic(), look)
-            return look
+                snapshot = RunsSnapshot(runs, current, state, tuple(list_adapters(self.data_dir)), waiting)
+                self._snapshot = (time.monotonic(), snapshot)
+            return snapshot
 
     def refresh(self) -> RunsSnapshot:
-        """How things stand at this moment."""
+        """Return the state of the runs at this moment."""
         self._snapshot = (float("-inf"), RunsSnapshot())
         return self.snapshot()
 
     def base_choices(self) -> list[tuple[str, str]]:
-        """The base models to choose from: their names, each with what stands for it as ``model.base``."""
+        """Return the base models to choose from, as names and values of ``model.base``."""
         return base_choices(self.data_dir) or [("pocket", "pocket")]
 
     def base_update(self) -> Any:
-        """A field for a base with the models that are there now; what is chosen stays."""
+        """Return an update that lists the current base models; the chosen one stays."""
         return gr.update(choices=self.base_choices())
 
     def run(self, name: str | None) -> Run | None:
-        """The run called ``name``, if there is one."""
+        """Return the run called ``name``, if there is one."""
         with suppress(SdloraError):
             return self.library.run(name) if name in self.snapshot().runs and name else None
         return None
@@ -145,7 +144,7 @@ class AppState:
         return self.run_views.view(run)
 
     def train(self, config: TrainConfig, name: str) -> Run:
-        """Queue a new run. Raises BusyError if one with these very settings is under way: a second click, say."""
+        """Queue a new run. Raises BusyError if one with the same settings is active, as after a double click."""
         config = adapt_to_device(config, self.device, self.low_memory)
         with self._start_lock:
             now = self.refresh()
@@ -165,18 +164,18 @@ class AppState:
         return copy
 
     def extend(self, run: Run, steps: int) -> None:
-        """Queue ``run`` to go on to step ``steps``."""
+        """Queue ``run`` to train up to step ``steps``."""
         run.lengthen(steps)
         self._queued_configs.pop(run.name, None)
         self.start(run)
 
     def measure(self, config: TrainConfig) -> None:
-        """Measure what ``config`` will take. Raises BusyError while something has the device."""
+        """Measure what ``config`` takes. Raises BusyError while the device is in use."""
         self.inference.release_memory()
         self.profiler.start(config)
 
     def start(self, run: Run) -> None:
-        """Queue ``run``, new or to be resumed; what draws or is measured makes room for it."""
+        """Queue a new or resumed ``run``; measurements stop and inference releases its memory for it."""
         self.queue.add(run)
         self.profiler.stop()
         self.inference.release_memory()
@@ -184,27 +183,27 @@ class AppState:
         self.refresh()
 
     def adapter(self, name: str) -> AdapterFile:
-        """The adapter called ``name``. Raises ConfigError with names that are near it, or the newest."""
-        known = {adapter.name: adapter for adapter in self.refresh().adapters}
-        if name not in known:
-            newest = ", ".join([*list(known)[:3], *(["..."] if len(known) > 3 else [])])
-            hint = did_you_mean(name, known, f"there are: {newest or 'none yet'}.", most=3)
+        """Return the adapter called ``name``. Raises ConfigError with similar names, or the newest."""
+        adapters = {adapter.name: adapter for adapter in self.refresh().adapters}
+        if name not in adapters:
+            newest = ", ".join([*list(adapters)[:3], *(["..."] if len(adapters) > 3 else [])])
+            hint = did_you_mean(name, adapters, f"there are: {newest or 'none yet'}.", most=3)
             raise ConfigError(f"There is no adapter {name!r}; {hint}")
-        return known[name]
+        return adapters[name]
 
     def generate(self, request: GenerationRequest, chosen: Sequence[tuple[str, float]]) -> JobStatus:
-        """Queue pictures with the adapters ``chosen`` by name and scale, and those that the prompt names.
+        """Queue a request with the adapters ``chosen`` by name and scale, and those that the prompt names.
 
         Raises ConfigError for an adapter that is unknown or chosen twice, or an empty prompt; BusyError.
         """
         if not request.prompt.strip():
-            raise ConfigError("Write what to draw into the prompt.")
+            raise ConfigError("Describe the picture in the prompt.")
         return self.submit(self.with_adapters(request, chosen))
 
     def with_adapters(self, request: GenerationRequest, chosen: Sequence[tuple[str, float]]) -> GenerationRequest:
-        """``request`` with the files of the adapters ``chosen`` by name and scale, and of those that its prompt names.
+        """Return ``request`` with the files of the ``chosen`` adapters and of those that its prompt names.
 
-        What it does not say of its base is as the run of the first adapter that was trained on it has it.
+        Settings of the base that it leaves open are those of the first adapter that was trained on this base.
         Raises ConfigError for an adapter that is unknown or chosen twice.
         """
         request = request.model_copy(update={"base": resolve_base(request.base, self.data_dir)})
@@ -212,69 +211,69 @@ class AppState:
         if len(scales) < len(chosen):
             raise ConfigError("The same adapter is chosen twice; give each a row of its own.")
         for name in parse_lora_tags(request.prompt).scales:
-            scales.setdefault(name, 0.0)  # The prompt's own scale goes before.
+            scales.setdefault(name, 0.0)  # The scale in the prompt takes precedence.
         chosen_files = [self.adapter(name) for name in scales]
         require_common_base(request.base, chosen_files)
         mixed = zip(chosen_files, scales.items(), strict=True)
         adapters = tuple(AdapterChoice(name, str(file.path), scale) for file, (name, scale) in mixed)
-        said = trained_base_settings((file.path for file in chosen_files), request.base)
-        return request.model_copy(update={"adapters": adapters, "base_settings": {**said, **request.base_settings}})
+        trained = trained_base_settings((file.path for file in chosen_files), request.base)
+        return request.model_copy(update={"adapters": adapters, "base_settings": {**trained, **request.base_settings}})
 
     @contextmanager
-    def track_job(self, person: str, errand: CancellableJob) -> Iterator[None]:
-        """For a ``with`` block in which ``errand`` is done. Raises BusyError while ``person`` has another one."""
-        if self.jobs.setdefault(person, errand) is not errand:
-            raise BusyError("Something of yours is being made already; wait for it, or cancel it.")
+    def track_job(self, visitor: str, job: CancellableJob) -> Iterator[None]:
+        """Return a context in which ``job`` runs. Raises BusyError while the visitor has another job."""
+        if self.jobs.setdefault(visitor, job) is not job:
+            raise BusyError("A job of yours is already running; wait for it, or cancel it.")
         try:
             yield
         finally:
-            del self.jobs[person]
+            del self.jobs[visitor]
 
-    def cancel_job(self, person: str) -> None:
-        """Stop what ``person`` has under way."""
-        if errand := self.jobs.get(person):
-            errand.stop()
+    def cancel_job(self, visitor: str) -> None:
+        """Stop the visitor's job, if one runs."""
+        if job := self.jobs.get(visitor):
+            job.stop()
 
     def submit(self, request: GenerationRequest) -> JobStatus:
-        """Queue a request whose adapters are files. Raises BusyError if too many wait."""
+        """Queue a request whose adapters are files. Raises BusyError if too many requests wait."""
         newest = self.inference.newest()
         if newest is not None and self.inference.queued_before(newest.number + 1) >= MAX_WAITING:
-            raise BusyError(f"{MAX_WAITING} requests wait to be drawn; ask again when some of them are done.")
-        ticket = self.inference.submit(request)
+            raise BusyError(f"{MAX_WAITING} requests are waiting; try again when some of them are done.")
+        status = self.inference.submit(request)
         if self.low_memory:
-            self.inference.release_memory()  # It is done in its turn: after these pictures.
-        return ticket
+            self.inference.release_memory()  # The request is queued: it runs after these images.
+        return status
 
     @property
     def images_folder(self) -> Path:
-        """Where the pictures lie that were drawn."""
+        """Folder of the generated images."""
         return images_folder(self.data_dir)
 
 
 def cache_file(path: Path) -> str:
-    """A copy of a file in the page's cache, the only folder from which the page serves files."""
+    """Copy a file to the page's cache, the only folder from which the page serves files."""
     return save_file_to_cache(path, get_upload_folder())
 
 
 def file_url(path: Path) -> str:
-    """Where a browser finds a file, relative to the page."""
+    """Return the address of a file, relative to the page."""
     return f"gradio_api/file={quote(cache_file(path))}"
 
 
 def thumbnail(path: Path) -> str:
-    """A small upright copy of a picture in the page's cache."""
+    """Return a small upright copy of an image in the page's cache."""
     status = path.stat()
     key = hashlib.sha256(f"{path}:{status.st_mtime_ns}:{status.st_size}".encode()).hexdigest()[:24]
     small = Path(get_upload_folder()) / "thumbnails" / f"{key}.jpg"
     if not small.is_file():
-        picture = open_image(path).rgb
-        picture.thumbnail((THUMBNAIL, THUMBNAIL))
-        write_atomic(small, lambda place: picture.save(place, format="JPEG", quality=88))
+        image = open_image(path).rgb
+        image.thumbnail((THUMBNAIL, THUMBNAIL))
+        write_atomic(small, lambda path: image.save(path, format="JPEG", quality=88))
     return str(small)
 
 
 def export_to_cache(run: Run, format: str) -> str:
-    """The run's adapter in ``format`` under the run's name, ready to be served."""
+    """Export the run's adapter in ``format`` to the page's cache, under the run's name."""
     own = find_adapter(str(run.folder))  # Runs save kohya's keys.
     exported = own if format == "kohya" else export_to_temporary(str(own), format).file
     with tempfile.TemporaryDirectory() as folder:

@@ -1,9 +1,9 @@
-"""Who may ask the page for what: one layer of ASGI around it, so that nothing that is refused reaches Gradio.
+"""ASGI layer around the page that decides which requests reach Gradio.
 
 A foreign page can make a browser send requests here, and can let its own name point here (DNS rebinding). So a ``Host``
-that is not this page's gets 400, and a foreign ``Origin`` gets 403 on whatever could change something. No header that a
-proxy may have set is believed. Of Gradio's routes only those are open that the page uses, and with a password none is
-but for whom has logged in. Nothing is buffered: answers that stream go on streaming.
+that is not this page's gets 400, and a foreign ``Origin`` gets 403 for whatever could change something. Headers that a
+proxy may have set are not trusted. Only the routes of Gradio that the page uses are open; with a password, only to
+visitors who have logged in. Nothing is buffered, so streaming answers keep streaming.
 """
 
 import re
@@ -22,39 +22,39 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 ASGI = Callable[[Message, Receive, Send], Awaitable[None]]
 LoginCheck = Callable[[Mapping[str, str]], bool]
-"""Whether the cookies of a request are those of somebody who has logged in, or nobody need."""
+"""Return whether the cookies of a request belong to a visitor who has logged in, or no login is needed."""
 
 SAFE = {"GET", "HEAD", "OPTIONS"}
 MAX_UPLOAD = 2 << 30
-"""Bytes of a data set, dropped as pictures or as one zip file; Gradio has one limit for every file."""
+"""Bytes of an uploaded file, which may be a whole data set; Gradio has one limit for every file."""
 MAX_BODY, MAX_LOGIN = 64 << 20, 64 << 10
-"""Bytes of any other request, and of a name with a password."""
+"""Bytes of any other request, and of a login."""
 FILES, FETCHED = "/gradio_api/file=", re.compile(r"/gradio_api/(file[=/]\s*https?:|proxy=)", re.IGNORECASE)
-"""Where files are served; and Gradio's two routes that would fetch from other hosts."""
+"""Gradio's route for files, and its two routes that would fetch from other hosts."""
 SERVED = re.compile(
     r"/|/(config|login|logout)/?|/(theme\.css|favicon\.ico|robots\.txt|manifest\.json)|/(static|assets|svelte)/.+|"
     r"/gradio_api/(file=.+|(run|api|call)/.+|queue/(join|data|status)|heartbeat/[^/]+|"
     r"(upload|upload_progress|cancel|reset|info|user|app_id|login_check|startup-events|theme\.css)/?)"
 )
-"""All that the page and ``gradio_client`` ask for. Gradio has more, some of it open to whom has not logged in."""
+"""Routes that the page and ``gradio_client`` use. Gradio has more, some of them open without login."""
 OPEN = re.compile(r"/login/?|/favicon\.ico|/robots\.txt|/gradio_api/startup-events")
-"""What needs no login; Gradio itself asks for the last one when it starts."""
+"""Routes that need no login; Gradio itself requests the last one when it starts."""
 OF_FILES = {
     b"accept-ranges", b"content-disposition", b"content-encoding", b"content-length", b"content-range",
     b"content-type", b"etag", b"last-modified", b"vary",
 }  # fmt: skip
-"""Headers that a file comes with. Gradio (6.31) gives part of a file all headers of the request back, cookies too."""
+"""Headers with which a file is sent. Gradio (6.31) returns all request headers, even cookies, with part of a file."""
 PAGE_POLICY = (
     "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; object-src 'none'; base-uri 'self'; "
     "form-action 'self'; frame-ancestors 'none'"
 )
-"""Nothing from any other host. Gradio's page has scripts and styles in its text, and its plots compile expressions."""
+"""Allow nothing from other hosts. Gradio's page has inline scripts and styles, and its plots compile expressions."""
 FILE_POLICY = "sandbox; default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'"
 _RANGE = re.compile(rb"bytes=(\d{1,18}-\d{0,18}|-\d{1,18})")
 
 
 class Guard:
-    """The layer around ``app``."""
+    """Checks requests before they reach ``app``, and secures the headers of its answers."""
 
     def __init__(
         self,
@@ -69,7 +69,7 @@ class Guard:
         self.is_logged_in = is_logged_in
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
-        if scope["type"] == "websocket":  # Nothing here speaks over one.
+        if scope["type"] == "websocket":  # The page uses none.
             await receive()
             await send({"type": "websocket.close", "code": 1008})
             return
@@ -89,12 +89,12 @@ class Guard:
             await _respond(send, 401, "Log in first, on this page's start.")
 
     def _is_foreign(self, scope: Message, headers: dict[str, list[str]]) -> bool:
-        """Whether a page other than this one makes the browser ask. Programs name no origin."""
+        """Return whether another page made the browser send the request; programs send no origin."""
         host, server = headers.get("host", [""])[0], scope.get("server") or ("", None)
         return any(not self.hosts.is_same_origin(origin, host, server) for origin in headers.get("origin", ()))
 
     def _refusal(self, scope: Message, headers: dict[str, list[str]], foreign: bool) -> tuple[int, str] | None:
-        """Status and sentence for a request that is not served; None for one that is."""
+        """Return the status and the message for a refused request; None for one that is served."""
         hosts, server = headers.get("host", []), scope.get("server") or ("", None)
         name = split_host(hosts[0])[0] if len(hosts) == 1 else ""
         if not self.hosts.allows_host(name, server[0]):
@@ -105,7 +105,7 @@ class Guard:
         if foreign and (scope["method"] not in SAFE or scope["path"].startswith("/gradio_api/queue")):
             return 403, "A page of another origin may not do this; open this page itself."
         if "transfer-encoding" in headers and "content-length" in headers:
-            return 400, "Say the length of a request in one way."  # A proxy in front may have gone by the other.
+            return 400, "Give the length of a request in one way."  # A proxy may have used the other.
         if FETCHED.match(scope["path"]):
             return 403, "This page fetches nothing from other hosts."
         if not SERVED.fullmatch(scope["path"]):
@@ -116,7 +116,7 @@ class Guard:
         return _too_large(scope)
 
     def _without_proxy_claims(self, scope: Message, headers: dict[str, list[str]]) -> Message:
-        """``scope`` without what proxies claim, but for TLS before a name that was given for a proxy."""
+        """Return ``scope`` without the claims of proxies, except TLS in front of a name that is allowed for one."""
         name = split_host(headers["host"][0])[0]
         behind = name in self.hosts.allowed and headers.get("x-forwarded-proto", [""])[0] == "https"
         return {
@@ -133,7 +133,7 @@ class Guard:
             return
         body = BodyLimit(scope, receive, send)
 
-        async def tell(message: Message) -> None:
+        async def respond(message: Message) -> None:
             if message["type"] == "http.response.start":
                 if login and message["status"] < 300:
                     self.throttle.reset(address)
@@ -141,14 +141,14 @@ class Guard:
             await body.send(message)
 
         try:
-            await self.app(scope, body.receive, tell)
+            await self.app(scope, body.receive, respond)
         except Exception:
             if not body.exceeded:
                 raise
 
 
 class BodyLimit:
-    """Counts what a request brings; past its limit the asker is told 413, and the app that it has gone."""
+    """Counts the bytes of a request; past the limit the client gets 413, and the app a disconnect."""
 
     def __init__(self, scope: Message, receive: Receive, send: Send):
         self._receive, self._send = receive, send
@@ -182,7 +182,7 @@ def _too_large(scope: Message) -> tuple[int, str]:
 
 
 def _headers(scope: Message) -> dict[str, list[str]]:
-    """The request's headers by lower-case name."""
+    """Return the request's headers by lower-case name."""
     found: dict[str, list[str]] = {}
     for name, value in scope["headers"]:
         found.setdefault(name.decode("latin-1").lower(), []).append(value.decode("latin-1").strip())
@@ -190,16 +190,14 @@ def _headers(scope: Message) -> dict[str, list[str]]:
 
 
 def _strip_proxy_headers(scope: Message) -> Message:
-    """``scope`` without the headers by which a proxy would tell who asked, for what and how, or a ``Range`` of several
-    parts, on which Gradio stumbles.
-    """
+    """Return ``scope`` without headers of proxies, and without a ``Range`` of several parts, on which Gradio fails."""
     dropped = (b"x-forwarded-", b"forwarded", b"x-real-ip", b"x-gradio-server")
     kept = [(name, value) for name, value in scope["headers"] if not name.lower().startswith(dropped)]
     return {**scope, "headers": [pair for pair in kept if pair[0].lower() != b"range" or _RANGE.fullmatch(pair[1])]}
 
 
 def _secure_headers(headers: Iterable[tuple[bytes, bytes]], scope: Message, foreign: bool) -> list[tuple[bytes, bytes]]:
-    """An answer's headers, with those that keep a browser from doing more with it than showing it here."""
+    """Return an answer's headers, with those that keep a browser from doing more than showing it here."""
     is_file = scope["path"].startswith(FILES)
     kept = []
     for name, value in headers:
@@ -222,7 +220,7 @@ def _security_headers(policy: str) -> list[tuple[bytes, bytes]]:
 
 
 def _restrict_cookie(cookie: bytes, tls: bool) -> bytes:
-    """A cookie that no script reads, no other page's requests carry, and that leaves by TLS alone if it came so."""
+    """Hide a cookie from scripts and other pages' requests; one that came by TLS is sent by TLS alone."""
     parts = [part.strip() for part in cookie.decode("latin-1").split(";")]
     own = [part for part in parts if not part.lower().startswith(("samesite", "secure", "httponly"))]
     return "; ".join([*own, "HttpOnly", "SameSite=Lax", *(["Secure"] if tls else [])]).encode("latin-1")
@@ -231,7 +229,7 @@ def _restrict_cookie(cookie: bytes, tls: bool) -> bytes:
 async def _respond(
     send: Send, status: int, text: str, headers: Mapping[str, str] | None = None, policy: str = PAGE_POLICY
 ) -> None:
-    """A sentence, or a page, after which the connection is closed: what else was being sent is not read."""
+    """Send a sentence or a page, and close the connection without reading the rest of the request."""
     body = text.encode()
     named = {"content-type": "text/plain; charset=utf-8", "content-length": str(len(body)), "connection": "close"}
     pairs = [(name.encode(), value.encode()) for name, value in {**named, **(headers or {})}.items()]

@@ -1,4 +1,4 @@
-"""The names and addresses under which the page may be asked for."""
+"""Names and addresses under which the page answers."""
 
 import ipaddress
 import re
@@ -10,13 +10,13 @@ from sdlora.errors import ConfigError
 
 LOCAL, ALL = "127.0.0.1", "0.0.0.0"
 ANY = (ALL, "::")
-"""Where a server listens that listens on every address."""
+"""Addresses that stand for every address of the machine."""
 PORTS = {"http": 80, "https": 443}
 _NETLOC = re.compile(r"(\[[0-9a-f:.]+\]|[^\s:/@\[\]\\]+)(?::(\d{1,5}))?", re.IGNORECASE)
 
 
 def split_host(text: str) -> tuple[str, int | None]:
-    """``name:80`` or ``[::1]:80`` as name and port; an empty name for what is none."""
+    """Return name and port of ``name:80`` or ``[::1]:80``; the name is "" for invalid text."""
     found = _NETLOC.fullmatch(text)
     if found is None:
         return "", None
@@ -24,7 +24,7 @@ def split_host(text: str) -> tuple[str, int | None]:
 
 
 def parse_address(name: str) -> "ipaddress.IPv4Address | ipaddress.IPv6Address | None":
-    """The address that ``name`` is, in its shortest form; None for a name."""
+    """Return ``name`` as an address in its shortest form; None if it is not one."""
     try:
         found = ipaddress.ip_address(name.partition("%")[0])
     except ValueError:
@@ -33,23 +33,23 @@ def parse_address(name: str) -> "ipaddress.IPv4Address | ipaddress.IPv6Address |
 
 
 def is_loopback(name: str) -> bool:
-    """Whether only this machine can reach ``name``."""
+    """Return whether only this machine can reach ``name``."""
     address = parse_address(name)
     return name == "localhost" if address is None else address.is_loopback
 
 
 @dataclass
 class HostPolicy:
-    """The names under which the page may be asked for: loopback, where it listens, and those given."""
+    """Names under which the page answers: loopback, the address on which it listens, and those allowed."""
 
     address: str = LOCAL
     allowed: Iterable[str] = ()
     share: str = ""
-    """Host of the share tunnel, known once it is open."""
+    """Host of the share tunnel, once it is open."""
     names: frozenset[str] = field(init=False)
 
     def __post_init__(self) -> None:
-        """Raises ConfigError for a given name that is none."""
+        """Raise ConfigError for an allowed name that is invalid."""
         for name in self.allowed:
             host, port = split_host(name)
             if not host or port is not None:
@@ -63,7 +63,7 @@ class HostPolicy:
         self.names = frozenset(own) | self.allowed
 
     def allows_host(self, name: str, arrived: str) -> bool:
-        """Whether ``name`` is this page's, for a request that arrived at the address ``arrived`` of this machine."""
+        """Return whether the page answers to ``name``, for a request that arrived at the address ``arrived``."""
         if not name:
             return False
         if is_loopback(name) or name in self.names or name == self.share:
@@ -72,7 +72,7 @@ class HostPolicy:
         return self.address in ANY and address is not None and address == parse_address(arrived)
 
     def is_same_origin(self, origin: str, host: str, server: tuple[str, int | None]) -> bool:
-        """Whether a page of ``origin`` is this one, asked for as ``host`` and served at ``server``."""
+        """Return whether ``origin`` is this page, requested as ``host`` and served at ``server``."""
         scheme, _, rest = origin.partition("://")
         name, port = split_host(rest)
         if scheme not in PORTS or not name:

@@ -1,4 +1,4 @@
-"""What is shown to whom has not logged in: one page of our own, as Gradio's form says nothing of a wait."""
+"""The login page, which reports waiting times as Gradio's own form does not, and the limit on wrong passwords."""
 
 import ipaddress
 import time
@@ -35,14 +35,14 @@ PAGE = """<!doctype html>
 <script>
   document.querySelector("form").addEventListener("submit", async (event) => {
     event.preventDefault();
-    const said = document.querySelector("[role=alert]");
-    said.textContent = "";
+    const message = document.querySelector("[role=alert]");
+    message.textContent = "";
     try {
       const answer = await fetch("login", {method: "POST", body: new FormData(event.target)});
       if (answer.ok) location.reload();
-      else said.textContent = answer.status === 429 ? await answer.text() : "Wrong name or password.";
+      else message.textContent = answer.status === 429 ? await answer.text() : "Wrong name or password.";
     } catch {
-      said.textContent = "The server does not answer; is it still running?";
+      message.textContent = "The server does not answer; is it still running?";
     }
   });
 </script>
@@ -50,18 +50,18 @@ PAGE = """<!doctype html>
 
 
 TRIES, WAIT_SECONDS, REMEMBERED = 5, 60.0, 10_000
-"""Wrong passwords from an address before it has to wait, how long, and how many addresses are remembered."""
+"""Wrong passwords before an address has to wait, seconds to wait, and addresses that are remembered."""
 
 
 class Throttle:
-    """Counts wrong passwords by address. Every try counts as wrong until it was right, so many at once gain nothing."""
+    """Counts wrong passwords by address. A try counts as wrong until it succeeds, so parallel tries gain nothing."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic):
         self._clock = clock
         self._tries: dict[str, tuple[int, float]] = {}
 
     def seconds_to_wait(self, address: str) -> int:
-        """Seconds until ``address`` may try again; 0 if it may now, which is then counted."""
+        """Return the seconds until ``address`` may try again; 0 counts as a try."""
         now = self._clock()
         count, last = self._tries.pop(address, (0, now))
         if now - last >= WAIT_SECONDS:
@@ -76,12 +76,12 @@ class Throttle:
         return max(1, round(WAIT_SECONDS - (now - last)))
 
     def reset(self, address: str) -> None:
-        """Forget the tries of ``address``: its password was right, or none was compared."""
+        """Forget the tries of ``address``, after a right password."""
         self._tries.pop(address, None)
 
 
 def client_network(address: str) -> str:
-    """What counts as one address: of IPv6, the network that one household has."""
+    """Return what counts as one address: for IPv6, the network of a household."""
     found = parse_address(address)
     if isinstance(found, ipaddress.IPv6Address):
         return str(ipaddress.ip_network((found, 64), strict=False))

@@ -1,4 +1,4 @@
-"""The page's own pieces of HTML. Every word that is not written here is escaped."""
+"""HTML of the page; all text from elsewhere is escaped."""
 
 from collections.abc import Iterable
 from html import escape
@@ -12,14 +12,14 @@ from sdlora.ui.run_view import RunView, short_status
 
 
 def header(run: str, view: RunView | None, state: str) -> str:
-    """The line on top of every tab: the name, and the current job."""
+    """Return the line above the tabs: the name, the device, and the current job."""
     if view is None:
         job = "<span class='quiet'>no training yet</span>"
     else:
         mark = "live" if state in ACTIVE else "idle"
         job = f"<span class='dot {mark}'></span>{escape(run)} · {escape(short_status(view, state))}"
-    place = f"<span class='quiet'>{escape(_device(view, state))}</span>" if view and view.started else ""
-    return f"<div class='top'><span class='brand'>sdlora</span>{place}<span class='job'>{job}</span></div>"
+    device = f"<span class='quiet'>{escape(_device(view, state))}</span>" if view and view.started else ""
+    return f"<div class='top'><span class='brand'>sdlora</span>{device}<span class='job'>{job}</span></div>"
 
 
 def _device(view: RunView, state: str) -> str:
@@ -30,14 +30,14 @@ def _device(view: RunView, state: str) -> str:
 
 
 def note(lines: Iterable[str], kind: str = "info") -> str:
-    """Sentences to a person: ``info``, ``good`` or ``bad``; nothing at all if there are none."""
+    """Return sentences as a note of ``kind`` info, good or bad; "" if there are none."""
     body = "".join(f"<p>{escape(line)}</p>" for line in lines if line)
     role = "alert" if kind == "bad" else "status"
     return f"<div class='note {kind}' role='{role}'>{body}</div>" if body else ""
 
 
 def progress_bar(share: float | None) -> str:
-    """A progress bar; one that only moves where there is no telling how much is done."""
+    """Return a progress bar; one without a value for an unknown ``share``."""
     if share is None:
         return "<div class='bar moving' role='progressbar' aria-label='progress'><i></i></div>"
     percent = round(100 * min(1.0, max(0.0, share)))
@@ -46,12 +46,12 @@ def progress_bar(share: float | None) -> str:
 
 
 def progress_note(sentence: str, share: float | None, kind: str = "info") -> str:
-    """Where a request for pictures stands."""
+    """Return a sentence with a progress bar."""
     return f"<div class='note {kind}' role='status'><p>{escape(sentence)}</p>{progress_bar(share)}</div>"
 
 
 def grid_table(grid: ImageGrid, folder: Path, chosen: str = "") -> str:
-    """A grid of pictures, a table a page: each picture a button that carries its file's name; ``chosen`` is marked."""
+    """Return a grid as one table per page. Images are buttons with their file names; ``chosen`` is marked."""
     columns, rows, pages = grid.labels
     by_place = {cell.place: cell for cell in grid.cells}
     tables = []
@@ -72,18 +72,18 @@ def grid_table(grid: ImageGrid, folder: Path, chosen: str = "") -> str:
 
 
 def _button(cell: GridCell, folder: Path, name: str, chosen: str) -> str:
-    """A cell's picture as a button, or the place where it will be."""
+    """Return the image of a cell as a button, or a gap for one that is not finished."""
     if not (folder / cell.file).is_file():
         return "<span class='hole'></span>"
-    place = escape(f"gradio_api/file={quote(thumbnail(folder / cell.file))}", quote=True)
+    source = escape(f"gradio_api/file={quote(thumbnail(folder / cell.file))}", quote=True)
     alt, pressed = escape(name.strip() or "picture", quote=True), str(cell.file == chosen).lower()
     return (
         f"<button type='button' data-cell='{escape(cell.file, quote=True)}' aria-pressed='{pressed}'>"
-        f"<img src='{place}' alt='{alt}' loading='lazy'></button>"
+        f"<img src='{source}' alt='{alt}' loading='lazy'></button>"
     )
 
 
-def image_link(picture: Path, name: str) -> str:
-    """A picture as large as there is room, which opens by itself when it is clicked."""
-    place, alt = escape(file_url(picture), quote=True), escape(name, quote=True)
-    return f"<a class='full' href='{place}' target='_blank' rel='noopener'><img src='{place}' alt='{alt}'></a>"
+def image_link(image: Path, name: str) -> str:
+    """Return an image as large as fits, linked to its file."""
+    source, alt = escape(file_url(image), quote=True), escape(name, quote=True)
+    return f"<a class='full' href='{source}' target='_blank' rel='noopener'><img src='{source}' alt='{alt}'></a>"

@@ -1,4 +1,4 @@
-"""The HTML of the tab Train. Every word that is not written here is escaped."""
+"""HTML of the Train tab; all text from elsewhere is escaped."""
 
 from collections.abc import Iterable, Sequence
 from html import escape
@@ -26,11 +26,11 @@ document.addEventListener("input", (event) => {
   }
 });
 </script>"""
-"""Shows those settings whose name, label or help has every word that is typed into the field above them."""
+"""Shows the settings whose name, label or help has every word of the search field."""
 
 
 def run_card(name: str, view: RunView, state: str, log: Sequence[str] = ()) -> str:
-    """The card of a run: where it stands, how much is done, and the end of its ``log`` if it failed."""
+    """Return the card of a run: its progress, and the end of its ``log`` if it failed."""
     kind = {"failed": "bad", "finished": "good"}.get(state, "info")
     moving = progress_bar(fraction_done(view, state)) if state in (*ACTIVE, "finished", "stopped") else ""
     path = _stages(view, state) if state in ("running", "stopping") else ""
@@ -50,19 +50,19 @@ def run_card(name: str, view: RunView, state: str, log: Sequence[str] = ()) -> s
 
 
 def _stages(view: RunView, state: str) -> str:
-    said = {"done": "done", "now": "now", "next": "to come"}
+    titles = {"done": "done", "now": "now", "next": "to come"}
     items = "".join(
-        f"<li class='{mark}'{' aria-current=step' if mark == 'now' else ''} title='{said[mark]}'>{escape(name)}</li>"
+        f"<li class='{mark}'{' aria-current=step' if mark == 'now' else ''} title='{titles[mark]}'>{escape(name)}</li>"
         for name, mark in stages(view, state)
     )
     return f"<ol class='stages'>{items}</ol>"
 
 
-def previews(shown: Sequence[PreviewImage]) -> str:
-    """Pictures drawn while training: a row a prompt, a column a step."""
-    steps = sorted({preview.step for preview in shown})
+def previews(images: Sequence[PreviewImage]) -> str:
+    """Return the previews as a table with a row per prompt and a column per step."""
+    steps = sorted({preview.step for preview in images})
     rows: dict[str, dict[int, PreviewImage]] = {}
-    for preview in shown:
+    for preview in images:
         rows.setdefault(preview.prompt, {})[preview.step] = preview
     head = "".join(f"<th scope='col'>{'before' if not step else f'step {step}'}</th>" for step in steps)
     body = ""
@@ -75,26 +75,26 @@ def previews(shown: Sequence[PreviewImage]) -> str:
 def _cell(preview: PreviewImage) -> str:
     if not preview.path.is_file():
         return ""
-    place, alt = (
+    source, alt = (
         escape(file_url(preview.path), quote=True),
         escape(f"{preview.prompt}, step {preview.step}", quote=True),
     )
-    return f"<a href='{place}' target='_blank' rel='noopener'><img src='{place}' alt='{alt}' loading='lazy'></a>"
+    return f"<a href='{source}' target='_blank' rel='noopener'><img src='{source}' alt='{alt}' loading='lazy'></a>"
 
 
 def changed_settings(names: Iterable[str]) -> str:
-    """How many settings are changed, and a mark on the field of each of ``names``."""
+    """Return the number of changed settings, and style rules that mark the fields of ``names``."""
     changed = list(names)
     if not changed:
-        return "<p class='quiet'>Nothing is changed: every setting is as the preset has it.</p>"
-    places = ", ".join(f"#{setting_fields.elem_id(name)}" for name in changed)
-    style = f"<style>{places} {{ box-shadow: inset 3px 0 0 var(--primary-500); }}</style>"
+        return "<p class='quiet'>Nothing is changed: every setting is the preset's.</p>"
+    fields = ", ".join(f"#{setting_fields.elem_id(name)}" for name in changed)
+    style = f"<style>{fields} {{ box-shadow: inset 3px 0 0 var(--primary-500); }}</style>"
     return f"{style}<p class='changed' role='status'>{len(changed)} changed</p>"
 
 
-def queued_run(place: int, name: str, facts: str) -> str:
-    """A run that waits in the queue."""
+def queued_run(position: int, name: str, facts: str) -> str:
+    """Return a line on a run in the queue."""
     return (
-        f"<p class='waiting'><span class='place'>{place}</span><b>{escape(name)}</b> "
+        f"<p class='waiting'><span class='place'>{position}</span><b>{escape(name)}</b> "
         f"<span class='quiet'>{escape(facts)}</span></p>"
     )

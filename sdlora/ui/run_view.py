@@ -1,4 +1,4 @@
-"""A run as a viewer sees it: its journal read once, then only what is new, and told in plain words."""
+"""Runs as the page shows them: state from their journals, read incrementally, and sentences on it."""
 
 import threading
 from collections import OrderedDict
@@ -26,11 +26,10 @@ from sdlora.filesystem.paths import existing_path, path_inside
 from sdlora.formatting import format_duration
 
 MAX_POINTS = 200
-"""Of a curve: the plot is drawn anew at each update."""
+"""Points of a curve, as each update redraws the plot."""
 SMOOTHING = 0.95
 REMEMBERED = 128
-"""Runs whose journals are kept in memory: more than the library shows at once."""
-"""Seconds: thirty years."""
+"""Runs whose state stays in memory; more than the library shows at once."""
 STAGES = ("Loading", "Class pictures", "Caching", "Training")
 CACHING = {
     "loading the base model": "Loading",
@@ -38,9 +37,9 @@ CACHING = {
     "encoding pictures": "Caching",
     "encoding captions": "Caching",
 }
-"""The stages to which the phases before training belong."""
+"""Stages of the phases before training."""
 WITHIN = {"preview": "drawing previews", "saving": "saving"}
-"""Phases between steps."""
+"""Words for the phases between steps."""
 WORDS = {
     "new": "Not started yet",
     "queued": "Waiting its turn: it starts as soon as the device is free",
@@ -50,11 +49,11 @@ WORDS = {
     "failed": "Failed",
     "interrupted": "Cut off before its end; Resume goes on from the last checkpoint",
 }
-"""What each state that is not running means."""
+"""Words for the states of runs that are not running."""
 
 
 class PreviewImage(NamedTuple):
-    """A picture drawn while training."""
+    """An image that was made during training."""
 
     step: int
     prompt: str
@@ -63,7 +62,7 @@ class PreviewImage(NamedTuple):
 
 @dataclass
 class RunView:
-    """What a run has told so far."""
+    """State of a run according to its journal."""
 
     run: Run
     started: RunStarted | None = None
@@ -79,25 +78,25 @@ class RunView:
     previews: dict[tuple[int, int], PreviewImage] = field(default_factory=dict)
     notices: list[str] = field(default_factory=list)
     checkpoints: set[int] = field(default_factory=set)
-    """The steps at which it saved."""
+    """Steps at which the run saved."""
     failure: str = ""
     seconds: float = 0.0
     events_read: int = 0
-    """Events read; a viewer that knows this many knows all."""
+    """Number of events read, as a version of the state."""
     has_class_images: bool = False
-    """Whether it has made class pictures."""
+    """Whether the run makes class images."""
     phase_left: float | None = None
-    """Seconds that the phase will take yet, by its pace so far; None where it has none yet."""
+    """Seconds left of the phase at its pace so far; None before that is known."""
     _phase_start: tuple[float, int] = (0.0, 0)
-    """When the phase's first event came, and how much was done then."""
+    """Time of the phase's first event, and what was done by then."""
     _offset: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def refresh(self) -> "RunView":
-        """Read what the journal holds by now."""
+        """Read the new events of the journal."""
         with self._lock:
-            for event, place in tail_events(self.run.journal, self._offset):
-                self._offset = place
+            for event, offset in tail_events(self.run.journal, self._offset):
+                self._offset = offset
                 self.events_read += 1
                 self._apply(event)
         return self
@@ -108,7 +107,7 @@ class RunView:
                 self.started, self.steps, self.step, self.left = event, event.steps, event.step, None
                 self.losses = [point for point in self.losses if point[0] <= event.step]  # A resume replays steps.
                 self.phase, self.failure = "training", ""
-                if event.step:  # What was saved last, even if that process was killed before it could tell.
+                if event.step:  # Saved, even if that process was killed before it wrote the event.
                     self.checkpoints.add(event.step)
             case Progress():
                 self._progress(event)
@@ -117,7 +116,7 @@ class RunView:
                 self.memory = event.memory
                 self.losses.append((event.step, event.loss))
             case SampleReady():
-                with suppress(FileError):  # A stranger's journal may name any file of the machine.
+                with suppress(FileError):  # A journal from elsewhere may name any file.
                     path = path_inside(self.run.samples, Path(event.path).name)
                     self.previews[event.index, event.step] = PreviewImage(event.step, event.prompt, path)
             case CheckpointSaved():
@@ -142,16 +141,16 @@ class RunView:
 
 
 class RunViews:
-    """The views of runs, shared by everyone who looks; of the ``REMEMBERED`` that were looked at last."""
+    """Views of the last ``REMEMBERED`` runs, shared by all visitors."""
 
     def __init__(self) -> None:
         self._views: OrderedDict[tuple[Path, int], RunView] = OrderedDict()
         self._lock = threading.Lock()
 
     def view(self, run: Run) -> RunView:
-        """What ``run`` has told by now. A new run under a deleted one's name is another one."""
-        place = existing_path(run.folder)
-        key = run.folder, place.stat().st_ino if place else 0
+        """Return the current view of ``run``. A new run with the name of a deleted one is another run."""
+        folder = existing_path(run.folder)
+        key = run.folder, folder.stat().st_ino if folder else 0
         with self._lock:
             view = self._views.setdefault(key, RunView(run))
             self._views.move_to_end(key)
@@ -161,7 +160,7 @@ class RunViews:
 
 
 def describe(view: RunView, state: str) -> str:
-    """Where the run stands, in plain words."""
+    """Describe the state of a run in a sentence."""
     if state == "failed":
         return f"Failed: {view.failure}" if view.failure else "Failed; the end of its log says why"
     if state == "finished":
@@ -183,7 +182,7 @@ def describe(view: RunView, state: str) -> str:
 
 
 def stages(view: RunView, state: str) -> list[tuple[str, str]]:
-    """The stages of a run in their order, each ``done``, ``now`` or ``next``; class pictures only if there are any."""
+    """Return the stages of a run, each ``done``, ``now`` or ``next``; class pictures only for runs that make some."""
     if view.phase in CACHING:
         now = STAGES.index(CACHING[view.phase])
     elif state == "finished":
@@ -195,7 +194,7 @@ def stages(view: RunView, state: str) -> list[tuple[str, str]]:
 
 
 def short_status(view: RunView, state: str) -> str:
-    """The same for the header: ``412/800 · 3:05 left``."""
+    """Describe the state for the header: ``412/800 · 3:05 left``."""
     if state == "running" and view.steps and view.step:
         left = f" · {format_duration(view.left)} left" if view.left is not None else ""
         return f"{view.step}/{view.steps}{left}"
@@ -203,7 +202,7 @@ def short_status(view: RunView, state: str) -> str:
 
 
 def fraction_done(view: RunView, state: str) -> float | None:
-    """How much is done, 0 to 1; None where there is no telling."""
+    """Return the share that is done, 0 to 1; None if it is unknown."""
     if state == "finished":
         return 1.0
     if view.phase not in ("", "training") and view.total > 1 and not view.step:
@@ -212,7 +211,7 @@ def fraction_done(view: RunView, state: str) -> float | None:
 
 
 def loss_curve(losses: Sequence[tuple[int, float]]) -> dict[str, list[tuple[int, float]]]:
-    """The loss as two series of at most ``MAX_POINTS`` points: means of neighbouring steps, and a moving average."""
+    """Return two series of at most ``MAX_POINTS`` points: means of neighbouring steps, and a moving average."""
     size = -(-len(losses) // MAX_POINTS) or 1
     raw, smooth = [], []
     average = None

@@ -1,4 +1,4 @@
-"""Flags, address and password of the page, and its launch."""
+"""Command line, address and password of the page, and its launch."""
 
 import argparse
 import errno
@@ -24,23 +24,23 @@ from sdlora.ui.host_policy import ALL, ANY, LOCAL, HostPolicy, is_loopback
 
 PORT = 7860
 TRIED = 100
-"""Ports looked at from the wanted one on."""
+"""Ports to try, from the wanted one on."""
 BUSY = {errno.EADDRINUSE, getattr(errno, "WSAEADDRINUSE", errno.EADDRINUSE)}
-"""What systems say of a port that is taken; Windows has a code of its own."""
+"""Error codes for a port in use; Windows has one of its own."""
 PASSWORD = "SDLORA_PASSWORD"
-"""Environment variable that holds the password, where the list of processes would show a flag."""
+"""Environment variable with the password, as the list of processes would show a flag."""
 SETTINGS = {
     "GRADIO_ANALYTICS_ENABLED": "0",
     "GRADIO_SHARE": "0",  # Only --share opens a tunnel.
-    "GRADIO_ANALYTICS_MAX_EVENTS": "1",  # It would sum all past events up after each, in milliseconds that grow.
+    "GRADIO_ANALYTICS_MAX_EVENTS": "1",  # It sums up all past events after each one, ever more slowly.
     "GRADIO_ANALYTICS_CACHE_FREQUENCY": "1000000000",
-    "FORWARDED_ALLOW_IPS": "",  # No header says who asks: a tunnel's visitors would choose their own address.
+    "FORWARDED_ALLOW_IPS": "",  # Else visitors of a tunnel could choose their address by a header.
 }
-"""What Gradio and its server read from the environment."""
+"""Environment variables for Gradio and its server."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Open the page and serve it until Ctrl-C. Returns the exit code that the error, if any, stands for."""
+    """Open the page and serve it until Ctrl-C; return the exit code."""
     try:
         flags = _parser().parse_args(arguments)
         host = (flags.listen or LOCAL).strip("[]")
@@ -60,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 @dataclass(frozen=True)
 class ServeOptions:
-    """Where and how the page is served."""
+    """Address, data folder and options of the page."""
 
     hosts: HostPolicy
     port: int
@@ -73,7 +73,7 @@ class ServeOptions:
 
     @property
     def host(self) -> str:
-        """The address as it stands in a URL."""
+        """Return the address as a URL has it."""
         return f"[{self.hosts.address}]" if ":" in self.hosts.address else self.hosts.address
 
 
@@ -92,7 +92,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--password", metavar="WORD", help=f"{help}with --listen and --share one is made and printed if none is given")
     help = "where pictures, runs and caches are kept (default: $SDLORA_DATA_DIR, or ~/sdlora)"
     add("--data-dir", type=Path, metavar="DIR", help=help)
-    help = "auto, cpu, cuda, cuda:1 or mps, to train and to draw with (default: auto)"
+    help = "auto, cpu, cuda, cuda:1 or mps, for training and for images (default: auto)"
     add("--device", type=_device, default="auto", metavar="NAME", help=help)
     help = "for cards of about 8 GB: train with gradient checkpointing and pictures one by one (as many a step as "
     help += "before), and give the base's memory back after each request of pictures; all of it takes more time"
@@ -104,14 +104,14 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _device(name: str) -> str:
-    """``name`` if it can be a device's; whether this machine has it, the processes that load torch find out."""
+    """Return a valid device name; whether the machine has it is found out by the processes that load torch."""
     if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", name):
         raise argparse.ArgumentTypeError(f"{name!r} is no device; give auto, cpu, cuda, cuda:1 or mps")
     return name
 
 
 def free_port(host: str, wanted: int) -> int:
-    """``wanted``, or the next port that nobody listens on. Raises ConfigError if there is none, or no such host."""
+    """Return ``wanted`` or the next free port. Raises ConfigError if there is none, or no such host."""
     if not 0 < wanted < 65536:
         raise ConfigError(f"--port {wanted}: give 1 to 65535")
     for port in range(wanted, min(wanted + TRIED, 65536)):
@@ -133,14 +133,14 @@ def free_port(host: str, wanted: int) -> int:
 
 
 def _require_writable(data_dir: Path) -> None:
-    """Raises FileError at once rather than after an hour's training."""
+    """Raise FileError now rather than after an hour of training."""
     probe = data_dir / ".writable"
     write_atomic(probe, b"")
     probe.unlink(missing_ok=True)
 
 
 def _login(flags: argparse.Namespace) -> tuple[str, str] | None:
-    """Name and password, or None where only this machine can come in and none was asked for."""
+    """Return name and password; None if only this machine has access and no password is set."""
     password = flags.password or os.environ.get(PASSWORD)
     if password is None and flags.listen is None and not flags.share:
         return None
@@ -160,7 +160,7 @@ def _opens_browser(flags: argparse.Namespace, host: str) -> bool:
 
 
 def _app(hosts: HostPolicy) -> Any:
-    """Gradio's app behind the guard, which then is its outermost layer: outside of what Gradio says of origins."""
+    """Return Gradio's app with the guard as its outermost layer, outside Gradio's own checks of origins."""
     from gradio.routes import App, ORJSONResponse
 
     class Guarded(App):
@@ -175,42 +175,42 @@ def _app(hosts: HostPolicy) -> Any:
 
 
 async def _fetch_nothing(url: str) -> NoReturn:
-    """In place of Gradio's own, which would download whatever public address a visitor names as a file."""
+    """Refuse addresses; Gradio's function downloads any public address that a visitor gives as a file."""
     import gradio as gr
 
     raise gr.Error("This page fetches nothing from other hosts; hand the file over.", print_exception=False)
 
 
-def serve(plan: ServeOptions) -> None:
-    """Serve the page until SIGINT or SIGTERM. A training that runs then goes on, and the next start finds it."""
-    folders = {"GRADIO_TEMP_DIR": str(plan.data_dir / "cache" / "page"), "SDLORA_DATA_DIR": str(plan.data_dir)}
+def serve(options: ServeOptions) -> None:
+    """Serve the page until SIGINT or SIGTERM. A running training goes on, and the next start finds it."""
+    folders = {"GRADIO_TEMP_DIR": str(options.data_dir / "cache" / "page"), "SDLORA_DATA_DIR": str(options.data_dir)}
     os.environ.update(SETTINGS, **folders)
-    os.environ.pop(PASSWORD, None)  # The processes that train and draw need not know it.
-    gc.disable()  # What is made until the page is up stays: to look through it time and again is a sixth of the start.
+    os.environ.pop(PASSWORD, None)  # Other processes do not need it.
+    gc.disable()  # All objects of the start stay; collecting among them takes a sixth of it.
     from gradio import processing_utils
 
     from sdlora.ui.app_state import AppState
     from sdlora.ui.page import CSS, HEAD, build, theme
 
     processing_utils.async_ssrf_protected_get = _fetch_nothing
-    app = AppState(plan.data_dir, plan.device, plan.low_memory)
-    options: dict[str, Any] = {"ssr_mode": False, "run_history": False, "quiet": True, "_app": _app(plan.hosts)}
-    # Leaves out a look at itself that ends the program if a busy machine takes 3 s for it.
-    options["_frontend"] = False
+    app = AppState(options.data_dir, options.device, options.low_memory)
+    launch: dict[str, Any] = {"ssr_mode": False, "run_history": False, "quiet": True, "_app": _app(options.hosts)}
+    # Skips a request to itself, which ends the program if a busy machine takes 3 s for it.
+    launch["_frontend"] = False
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         demo = build(app)
         app.open()
         demo.queue(max_size=200, default_concurrency_limit=8).launch(
-            server_name=plan.host, server_port=plan.port, auth=plan.login, inbrowser=plan.inbrowser, share=plan.share,
-            max_file_size=MAX_UPLOAD, theme=theme(), css_paths=[CSS], head=HEAD, footer_links=[],
-            prevent_thread_lock=True, **options,
+            server_name=options.host, server_port=options.port, auth=options.login, inbrowser=options.inbrowser,
+            share=options.share, max_file_size=MAX_UPLOAD, theme=theme(), css_paths=[CSS], head=HEAD, footer_links=[],
+            prevent_thread_lock=True, **launch,
         )  # fmt: skip
-        plan.hosts.share = urlsplit(demo.share_url or "").hostname or ""
+        options.hosts.share = urlsplit(demo.share_url or "").hostname or ""
         gc.freeze()
         gc.enable()
-        shown = "localhost" if plan.hosts.address in ANY else plan.host
-        print(f"sdlora is at http://{shown}:{plan.port} (Ctrl-C ends it)", flush=True)
+        address = "localhost" if options.hosts.address in ANY else options.host
+        print(f"sdlora is at http://{address}:{options.port} (Ctrl-C ends it)", flush=True)
         demo.block_thread()
     except KeyboardInterrupt:
         pass

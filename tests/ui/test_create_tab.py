@@ -87,7 +87,7 @@ def test_another_base_resets_the_settings_of_the_one_before(app, tab):
 @pytest.mark.parametrize(
     ("rows", "changed", "message"),
     [
-        ([], {"prompt": " "}, "into the prompt"),
+        ([], {"prompt": " "}, "Describe the picture"),
         ([], {"base": "nothing"}, "there is no &#x27;nothing&#x27;"),
         ([("cat", 1), ("cat", 1)], {}, "chosen twice"),
         (

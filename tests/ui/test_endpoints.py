@@ -112,7 +112,7 @@ def wait(client, run, until):
         ({"trigger": "x", "settings": {"data.folder": "/etc"}, "api_name": "/train"}, "data.folder: is a folder of"),
         ({"trigger": "x", "pictures": [{"path": "/etc/passwd"}], "api_name": "/train"}, "lies outside"),
         ({"run": "../x", "api_name": "/status"}, "There is no run '../x'"),
-        ({"prompt": " ", "api_name": "/generate"}, "Write what to draw"),
+        ({"prompt": " ", "api_name": "/generate"}, "Describe the picture"),
         ({"prompt": "a", "steps": 0, "api_name": "/generate"}, "steps = 0"),
         ({"prompt": "a", "count": 17, "api_name": "/generate"}, "1 to 16 images"),
         ({"prompt": "a", "sampler": "Eulr a", "api_name": "/generate"}, "did you mean Euler a"),

@@ -43,7 +43,7 @@ def test_one_person_has_one_errand_at_a_time_and_can_end_it(app):
     first, second = Slow(), Slow()
     told = job_widget.follow(app, "me", first)
     assert "Starting" in next(told)
-    with pytest.raises(BusyError, match="being made already"):
+    with pytest.raises(BusyError, match="already running"):
         next(job_widget.follow(app, "me", second))
     assert "Starting" in next(job_widget.follow(app, "somebody else", second))
     app.cancel_job("me")
