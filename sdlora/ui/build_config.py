@@ -1,4 +1,4 @@
-"""From what a person chose on the page to a config: the preset of the base and kind, and what they changed."""
+"""The config of a run from the form: the preset for base and kind, with the changes of the user."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -14,31 +14,31 @@ from sdlora.errors import ConfigError, DatasetError
 from sdlora.formatting import format_bytes, format_duration
 
 QUALITY = {"Quick": 0.5, "Balanced": 1.0, "Best": 2.0}
-"""Steps, as a multiple of what the preset or the number of pictures asks for."""
+"""Factors on the steps of the preset, or on those suggested by the number of pictures."""
 STOPS = 4
-"""Checkpoints and previews over a run, beside the preview before its first step."""
+"""Checkpoints and previews of a run, besides the preview before its first step."""
 DERIVED = {
     "train.steps": "from the quality",
     "checkpoint.every": "a quarter of the steps",
     "sample.every": "a quarter of the steps",
     "prior.class_prompt": "as the captions say",
 }
-"""Settings that the page decides for every run anew, and how."""
+"""Settings that the page derives for every run, and from what."""
 
 
 def load_preset(base: str, kind: Kind) -> TrainConfig:
-    """The preset for ``base``, with its own pictures and words still in it."""
+    """Return the preset for ``base``, with its own pictures and words."""
     return TrainConfig.load(preset_for(base, kind))
 
 
 def suggested_words(base: str, kind: Kind) -> ProjectInfo:
-    """The words that the preset would use."""
+    """Return the words of the preset."""
     data = load_preset(base, kind).data
     return ProjectInfo(kind, data.trigger, data.class_name)
 
 
 def preview_prompts(base: str, about: ProjectInfo) -> list[str]:
-    """Two prompts for previews: the preset's, in the project's words."""
+    """Return the preset's two preview prompts with the project's words."""
     source = load_preset(base, about.kind)
     if not source.sample.prompts:
         source = load_preset("pocket", about.kind)
@@ -47,7 +47,7 @@ def preview_prompts(base: str, about: ProjectInfo) -> list[str]:
 
 
 def _reworded(prompt: str, words: Mapping[str, str]) -> str:
-    """``prompt`` with each word replaced, in one pass, where there is something to replace it with."""
+    """Replace words of ``prompt`` in one pass; those without a replacement stay."""
     known = [re.escape(old) for old, new in words.items() if old and new]
     return re.sub("|".join(known), lambda match: words[match.group()], prompt) if known else prompt
 
@@ -55,7 +55,7 @@ def _reworded(prompt: str, words: Mapping[str, str]) -> str:
 def configure(
     project: Project, about: ProjectInfo, base: str, quality: str, prompts: Sequence[str], changes: Mapping[str, Any]
 ) -> TrainConfig:
-    """The config of a run. Raises DatasetError or ConfigError with what a person can do about it."""
+    """Return the config of a run. Raises DatasetError or ConfigError with a remedy."""
     pictures = project.images()
     if len(pictures) < MIN_IMAGES:
         raise DatasetError(f"Add at least {MIN_IMAGES} pictures first, on the tab Pictures; ten are better.")
@@ -86,7 +86,7 @@ def configure(
 
 
 def _whole(text: Any) -> int:
-    """``text`` as a number of steps; 0 for what is none, which the config then refuses by name."""
+    """Return ``text`` as a number of steps; 0 if it is none, which the config then refuses by name."""
     try:
         return max(0, int(text))
     except (TypeError, ValueError):
@@ -100,21 +100,21 @@ def _steps(known: TrainConfig, pictures: int, kind: Kind, factor: float) -> int:
 
 
 def describe_plan(config: TrainConfig, pictures: int) -> str:
-    """What a click on Train would do."""
+    """Describe what Train would do."""
     steps = config.train.steps or 0
     looks = steps * config.train.batch_size * config.train.gradient_accumulation / max(1, pictures)
     return f"{steps} steps · each of {pictures} pictures is seen about {looks:.0f} times"
 
 
 def describe_estimate(found: RunEstimate) -> str:
-    """How long it will take and with how much memory, and how that is known; nothing where it is not."""
+    """Describe time and memory and how they are known; "" if they are unknown."""
     if found.seconds is None:
         return ""
     if found.measured is None:
         return f"about {format_duration(found.seconds)}, as earlier runs with these settings took"
     measured, memory = found.measured, f" · about {format_bytes(found.memory or 0)}"
-    place = f"{measured.width} x {measured.height} on {measured.device}"
-    return f"about {format_duration(found.seconds)}{memory}, measured: {measured.step:.2g} s a step of {place}"
+    where = f"{measured.width} x {measured.height} on {measured.device}"
+    return f"about {format_duration(found.seconds)}{memory}, measured: {measured.step:.2g} s a step of {where}"
 
 
 def describe_disk(bytes_of: Mapping[str, int]) -> str:

@@ -1,8 +1,8 @@
-"""The page's endpoints for programs (``gradio_client``): train, watch, stop, resume, draw, export;
-``api_tools`` has those that make adapters of adapters.
+"""Endpoints of the page for programs (``gradio_client``): train, status, stop, resume, generate, export.
 
-A docstring's first lines and its ``Args`` are what the page "Use via API" says. Whatever goes wrong reaches the
-program as one sentence. Files come as uploads only: no text that a program sends is ever taken for a path of pictures.
+``tool_endpoints`` has those that make adapters from adapters and models. The first lines of a docstring and its
+``Args`` are the text of the page "Use via API". Errors reach the program as one sentence. Files come as uploads only:
+no text that a program sends is ever taken for a path of images.
 """
 
 import asyncio
@@ -38,13 +38,13 @@ from sdlora.ui.tool_endpoints import ToolEndpoints
 IMAGE_PARAMETERS = ("negative", "seed", "steps", "cfg", "sampler", "width", "height", "count")
 """Settings of an image that ``generate`` takes behind prompt and adapters, in this order."""
 POLL_SECONDS = 0.2
-"""Between two looks at a request that is being drawn."""
+"""Seconds between two looks at a running request."""
 MAX_IMAGES = 16
-"""Of one request."""
+"""Images of one request at most."""
 
 
 class PreviewInfo(TypedDict):
-    """A picture drawn while training; ``file`` is None unless asked for."""
+    """An image that was made during training; ``file`` is None unless requested."""
 
     step: int
     prompt: str
@@ -52,7 +52,7 @@ class PreviewInfo(TypedDict):
 
 
 class RunStatus(TypedDict):
-    """How a run stands. ``seconds_left`` and ``loss`` are None while nobody knows."""
+    """State of a run. ``seconds_left`` and ``loss`` are None while unknown."""
 
     run: str
     state: str
@@ -75,14 +75,14 @@ class RunInfo(TypedDict):
 
 
 class AdapterInfo(TypedDict):
-    """An adapter to draw with, and the base that it was trained on."""
+    """An adapter, and the base model that it was trained on."""
 
     adapter: str
     base: str
 
 
 class GeneratedImage(TypedDict):
-    """A picture as it was drawn; ``parameters`` is the text that is also in the file."""
+    """A generated image; ``parameters`` is the text that is also in the file."""
 
     file: FileData
     seed: int
@@ -108,7 +108,7 @@ def with_image_settings(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class Endpoints:
-    """What a program may ask of ``app``."""
+    """Functions that programs may call."""
 
     def __init__(self, app: AppState):
         self.app = app
@@ -125,18 +125,18 @@ class Endpoints:
         prompts: list[str] | None = None,
         settings: dict[str, Any] | None = None,
     ) -> str:
-        """Queue a training over uploaded pictures, or over a project of the page.
+        """Queue a training on uploaded pictures, or on a project of the page.
 
         Args:
-            trigger: The word that will call what is learnt, such as "ohwx".
+            trigger: The trigger word, such as "ohwx".
             pictures: Pictures with their captions (.txt of the same name), or a zip file of them.
-            project: A project's name. Pictures are added to it; without a name, a new one is made for them.
+            project: Name of a project to which the pictures are added; without a name, a new project is made.
             kind: "style" or "subject".
-            class_name: What a subject is, such as "cat".
+            class_name: Kind of a subject, such as "cat".
             base: The base model: "pocket", a hub id, or what the page's field takes.
             quality: "Quick", "Balanced" or "Best".
-            prompts: What to draw while training.
-            settings: Any settings by their dotted names, such as {"train.steps": 400, "adapter.rank": 8}.
+            prompts: Prompts of the previews during training.
+            settings: Settings by their dotted names, such as {"train.steps": 400, "adapter.rank": 8}.
 
         Returns:
             The run's name, for the other endpoints.
@@ -153,11 +153,11 @@ class Endpoints:
         return self.app.train(config, filled.name).name
 
     def status(self, run: str = "", previews: bool = False) -> RunStatus:
-        """How a run stands. It costs little: a program may ask once a second.
+        """Return the state of a run. The call is cheap: a program may ask once a second.
 
         Args:
-            run: Its name; left empty, the run that matters now.
-            previews: Whether to hand over the pictures drawn while training as files.
+            run: Name of the run; left empty, the current one.
+            previews: Whether to return the previews as files.
 
         Returns:
             state is one of new, queued, running, stopping, finished, stopped, failed, interrupted.
@@ -175,10 +175,10 @@ class Endpoints:
         )  # fmt: skip
 
     def stop(self, run: str = "") -> RunStatus:
-        """Let a run finish its step, save, and end; take one that waits out of the queue.
+        """Let a run finish its step, save and end, or take it out of the queue.
 
         Args:
-            run: Its name; left empty, the run that matters now.
+            run: Name of the run; left empty, the current one.
         """
         found = self._run(run)
         self.app.queue.stop(found)
@@ -186,10 +186,10 @@ class Endpoints:
         return self.status(found.name)
 
     def resume(self, run: str) -> RunStatus:
-        """Queue a run that was stopped, failed or cut off, to go on from its last checkpoint.
+        """Queue a run that was stopped, failed or interrupted; it goes on from its last checkpoint.
 
         Args:
-            run: Its name.
+            run: Name of the run.
         """
         found = self._run(run)
         if self.app.queue.state(found) == "finished":
@@ -207,7 +207,7 @@ class Endpoints:
         zero_terminal_snr: Literal["auto", "on", "off"] = "auto",
         **settings: Any,
     ) -> list[GeneratedImage]:
-        """Generate images and wait for them. Requests are served in their order; cancelling the job cancels its own.
+        """Generate images and wait for them. Requests run in order; cancelling the job cancels its request.
 
         Args:
             prompt: What to generate; <lora:name:0.8> is understood.
@@ -226,17 +226,17 @@ class Endpoints:
         )
         if request.count > MAX_IMAGES:
             raise ConfigError(f"count = {request.count}: give 1 to {MAX_IMAGES} images")
-        ticket = await asyncio.to_thread(self.app.generate, request, list((adapters or {}).items()))
-        ended = await self._wait_for(ticket)
-        if ended.state != "done":
-            raise ConfigError(ended.message or "The drawing was cancelled.")
-        return [_picture(path) for path in ended.paths]
+        status = await asyncio.to_thread(self.app.generate, request, list((adapters or {}).items()))
+        finished = await self._wait_for(status)
+        if finished.state != "done":
+            raise ConfigError(finished.message or "The request was cancelled.")
+        return [_picture(path) for path in finished.paths]
 
     def export(self, name: str, format: str = "kohya", dtype: str = "fp32") -> FileData:
-        """An adapter as a file for other tools.
+        """Export an adapter as a file for other tools.
 
         Args:
-            name: Of the run or the adapter.
+            name: Name of the run or the adapter.
             format: "kohya" (A1111, ComfyUI, kohya), "diffusers", or "peft" (a zip of PEFT's folder).
             dtype: "fp32", "fp16" or "bf16".
         """
@@ -251,26 +251,26 @@ class Endpoints:
             shutil.rmtree(made.parent, ignore_errors=True)
 
     def runs(self) -> list[RunInfo]:
-        """All runs, the newest first."""
+        """Return all runs, newest first."""
         found = (self.app.run(name) for name in self.app.refresh().runs)
         return [
             RunInfo(run=run.name, state=self.app.queue.state(run), base=run.config.model.base) for run in found if run
         ]
 
     def adapters(self) -> list[AdapterInfo]:
-        """The adapters to draw with, the newest first."""
+        """Return all adapters, newest first."""
         return [AdapterInfo(adapter=adapter.name, base=adapter.base) for adapter in self.app.refresh().adapters]
 
     def _run(self, name: str) -> Run:
-        look = self.app.refresh()
-        found = self.app.run(name) if name else look.current
+        snapshot = self.app.refresh()
+        found = self.app.run(name) if name else snapshot.current
         if found is None:
-            known = ", ".join(look.runs) or "none yet"
-            raise ConfigError(f"There is no run {name!r}; there are: {known}." if name else "There are no runs yet.")
+            names = ", ".join(snapshot.runs) or "none yet"
+            raise ConfigError(f"There is no run {name!r}; there are: {names}." if name else "There are no runs yet.")
         return found
 
     def _prepare_project(self, name: str, trigger: str, files: list[Path]) -> Project:
-        """The project of that name with ``files`` in it; a new one after the trigger if it has none."""
+        """Add ``files`` to a project; without a name, to a new one that is named after the trigger."""
         if not name and not files:
             raise ConfigError("Hand over pictures, or name a project of the page that has some.")
         if not name:
@@ -285,25 +285,25 @@ class Endpoints:
             raise DatasetError(" ".join(refused) + taken)
         return project
 
-    async def _wait_for(self, ticket: JobStatus) -> JobStatus:
-        """The request when it has ended. It is cancelled if the program that made it gives up."""
+    async def _wait_for(self, status: JobStatus) -> JobStatus:
+        """Wait for a request, which is cancelled if the program that made it gives up."""
         progress = gr.Progress()
         try:
-            while not ticket.ended:
-                progress((ticket.done, ticket.total) if ticket.total else None, desc=ticket.message or ticket.state)
+            while not status.ended:
+                progress((status.done, status.total) if status.total else None, desc=status.message or status.state)
                 await asyncio.sleep(POLL_SECONDS)
-                found = self.app.inference.ticket(ticket.number)
+                found = self.app.inference.ticket(status.number)
                 if found is None:
                     raise ConfigError("So many requests came after this one that it was forgotten; ask again.")
-                ticket = found
+                status = found
         except asyncio.CancelledError:
-            self.app.inference.cancel(ticket.number)
+            self.app.inference.cancel(status.number)
             raise
-        return ticket
+        return status
 
 
 def build(app: AppState) -> None:
-    """Put the endpoints on the page that is being laid out."""
+    """Add the endpoints to the page that is being laid out."""
     ends, tools = Endpoints(app), ToolEndpoints(app)
     functions: list[Callable[..., Any]] = [
         ends.train, ends.status, ends.stop, ends.resume, ends.generate, ends.export, ends.runs, ends.adapters,
@@ -311,12 +311,12 @@ def build(app: AppState) -> None:
     ]  # fmt: skip
     for function in functions:
         waits = inspect.iscoroutinefunction(function)
-        limit = None if waits else "default"  # One that waits takes no thread.
+        limit = None if waits else "default"  # A coroutine takes no thread.
         gr.api(_checked(function), api_name=function.__name__, concurrency_limit=limit)  # type: ignore[arg-type]
 
 
 def _checked(function: Callable[..., Any]) -> Callable[..., Any]:
-    """``function`` with its arguments checked by their types, and its errors as Gradio passes them on."""
+    """Return ``function`` with arguments checked by type, and errors in Gradio's form."""
     checked = validate_call(config=ConfigDict(allow_inf_nan=False))(function)
     names = list(inspect.signature(function).parameters)
 
@@ -342,15 +342,15 @@ def _checked(function: Callable[..., Any]) -> Callable[..., Any]:
 def _raise(error: SdloraError | ValidationError) -> NoReturn:
     if isinstance(error, ValidationError):
         problem = error.errors()[0]
-        place = ".".join(map(str, problem["loc"]))
-        said = f"{place} = {problem['input']!r}: {problem['msg'].removeprefix('Value error, ')}"[:500]
+        argument = ".".join(map(str, problem["loc"]))
+        message = f"{argument} = {problem['input']!r}: {problem['msg'].removeprefix('Value error, ')}"[:500]
     else:
-        said = str(error)
-    raise gr.Error(said, print_exception=False) from None
+        message = str(error)
+    raise gr.Error(message, print_exception=False) from None
 
 
 def _without_paths(settings: Mapping[str, Any]) -> Mapping[str, Any]:
-    """``settings`` without any that is a path. Raises ConfigError for those."""
+    """Return ``settings``. Raises ConfigError for a setting that is a path."""
     paths = {setting.name for setting in all_settings() if _is_path(setting.field.annotation)}
     for name in settings:
         if name in paths:
@@ -363,12 +363,12 @@ def _is_path(annotation: Any) -> bool:
 
 
 def _uploads(files: Iterable[FileData]) -> list[Path]:
-    """Where uploaded files lie. Raises FileError for a path that is no upload."""
+    """Return the paths of uploaded files. Raises FileError for a path that is no upload."""
     return [path_inside(Path(get_upload_folder()), file.path) for file in files]
 
 
 def _file(path: Path) -> Any:
-    """A copy of a file in the page's cache, as the dictionary that Gradio makes of a ``FileData``."""
+    """Copy a file to the page's cache; return it as Gradio's dictionary for a ``FileData``."""
     return FileData(path=cache_file(path), orig_name=path.name).model_dump()
 
 

@@ -1,4 +1,4 @@
-"""The library's own pieces of HTML: cards, details, reports. Every word that is not written here is escaped."""
+"""HTML of the library: cards, details, reports; all text from elsewhere is escaped."""
 
 import time
 from collections.abc import Iterable, Sequence
@@ -16,16 +16,16 @@ from sdlora.ui.app_state import file_url, thumbnail
 from sdlora.ui.page_html import note
 
 SHOWN = 60
-"""Cards at most: a search narrows them down."""
+"""Cards that are shown at most; a search finds the others."""
 ACT = """element.addEventListener('click', (event) => {
   const button = event.target.closest('[data-do]');
   if (button) trigger('click', {act: button.dataset.do, name: button.dataset.name});
 });"""
-"""One listener for all buttons in a piece of HTML: it tells which was clicked."""
+"""One listener for all buttons in a piece of HTML, which reports the clicked one."""
 
 
 def adapters(found: Sequence[tuple[LibraryEntry, Path | None]], total: int, search: str) -> str:
-    """A card an adapter, which opens its details."""
+    """Return a card for each adapter, which opens its details."""
     if not total:
         return note(
             [f"No adapter is called {search!r}." if search else "No adapters yet: train one, or import a file."]
@@ -43,24 +43,24 @@ def _adapter(entry: LibraryEntry, picture: Path | None) -> str:
         format_bytes(entry.size),
         day(entry.changed),
     ]
-    told = entry.problem or " · ".join(filter(None, facts))
+    status = entry.problem or " · ".join(filter(None, facts))
     state = " broken" if entry.problem else ""
     return (
         f"<button type='button' class='tile{state}' data-do='details' data-name='{escape(entry.name, quote=True)}'>"
-        f"{_face(entry.name, picture)}<b>{escape(entry.name)}</b><span>{escape(one_line(words, 80))}</span>"
-        f"<span class='quiet'>{escape(one_line(told, 160))}</span></button>"
+        f"{_thumbnail(entry.name, picture)}<b>{escape(entry.name)}</b><span>{escape(one_line(words, 80))}</span>"
+        f"<span class='quiet'>{escape(one_line(status, 160))}</span></button>"
     )
 
 
 def runs(found: Sequence[tuple[str, str, str, Path | None, str]], total: int, search: str) -> str:
-    """A card a run (name, where it stands, date, picture, word for going on), with what can be done with it."""
+    """Return a card for each run (name, state, date, image, word for going on), with buttons."""
     if not total:
         return note([f"No run is called {search!r}." if search else "No runs yet: press Train, and it is kept here."])
     cards = "".join(_run(*each) for each in found)
     return f"<div class='shelf'>{cards}</div>{_more(len(found), total, 'runs')}"
 
 
-def _run(name: str, told: str, date: str, picture: Path | None, go_on: str) -> str:
+def _run(name: str, status: str, date: str, picture: Path | None, go_on: str) -> str:
     acts = {"open": "Open", **({"resume": go_on} if go_on else {}), "duplicate": "Duplicate", "delete": "Delete"}
     named = escape(name, quote=True)
     buttons = "".join(
@@ -68,7 +68,8 @@ def _run(name: str, told: str, date: str, picture: Path | None, go_on: str) -> s
         for act, word in acts.items()
     )
     return (
-        f"<article class='tile'>{_face(name, picture)}<b>{escape(name)}</b><span>{escape(one_line(told, 160))}</span>"
+        f"<article class='tile'>{_thumbnail(name, picture)}<b>{escape(name)}</b>"
+        f"<span>{escape(one_line(status, 160))}</span>"
         f"<span class='quiet'>{escape(date)}</span><span class='acts'>{buttons}</span></article>"
     )
 
@@ -79,7 +80,7 @@ def details(entry: LibraryEntry, picture: Path | None) -> str:
     rows = {
         "Kind": "trained here" if entry.kind == "run" else "imported",
         "Trigger words": (", ".join(card.triggers) or "none given") if card else "",
-        "Base": entry.base or (card.base if card else "") or "not told",
+        "Base": entry.base or (card.base if card else "") or "unknown",
         "Method": f"{card.method}, rank {card.rank}, alpha {card.alpha or 'as the rank'}" if card else "",
         "Layers": str(card.layers) if card else "",
         "Size": format_bytes(entry.size),
@@ -87,28 +88,28 @@ def details(entry: LibraryEntry, picture: Path | None) -> str:
     }
     problem = note([f"This file cannot be used: {entry.problem}"], "bad") if entry.problem else ""
     return (
-        f"<div class='sheet'>{_face(entry.name, picture)}<div><h3>{escape(entry.name)}</h3>"
+        f"<div class='sheet'>{_thumbnail(entry.name, picture)}<div><h3>{escape(entry.name)}</h3>"
         f"{facts(rows.items())}</div></div>{problem}"
     )
 
 
 def facts(rows: Iterable[tuple[str, str]]) -> str:
-    """Names and values, those that have one."""
+    """Return the names and values of a list, without empty values."""
     cells = (f"<dt>{escape(name)}</dt><dd>{escape(one_line(value, 300))}</dd>" for name, value in rows if value)
     return f"<dl class='facts'>{''.join(cells)}</dl>"
 
 
 def inspection(check: AdapterCheck) -> str:
-    """What ``sdlora inspect`` says."""
+    """Return the text of ``sdlora inspect``."""
     return note([check.refusal], "bad") or f"<pre class='inspection' tabindex='0'>{escape(check.said)}</pre>"
 
 
 def layers(rows: Sequence[Sequence[Any]], plot: str) -> str:
-    """What is in each layer (path, norm, rank, effective rank, rank that holds 95 %), and the picture of it."""
-    place = escape(f"gradio_api/file={quote(plot)}", quote=True)
+    """Return a table of layers (path, norm, rank, effective rank, rank for 95 %), and the ``plot`` of it."""
+    source = escape(f"gradio_api/file={quote(plot)}", quote=True)
     picture = (
-        f"<div class='spectra' tabindex='0' role='region' aria-label='Plot of the layers'><a href='{place}' "
-        f"target='_blank' rel='noopener'><img src='{place}' alt='Norm and singular values of each layer'></a></div>"
+        f"<div class='spectra' tabindex='0' role='region' aria-label='Plot of the layers'><a href='{source}' "
+        f"target='_blank' rel='noopener'><img src='{source}' alt='Norm and singular values of each layer'></a></div>"
     )
     heads = ("Layer", "Norm", "Rank", "Effective", "95\u00a0%")
     head = "".join(f"<th scope='col'>{name}</th>" for name in heads)
@@ -123,12 +124,12 @@ def layers(rows: Sequence[Sequence[Any]], plot: str) -> str:
     return f"{picture}<p class='quiet'>{words}</p><div class='layers' tabindex='0' {named}>{table}</div>"
 
 
-def import_report(taken: Sequence[ImportResult]) -> str:
-    """What became of the files that were dropped."""
-    return "".join(_taken(one) for one in taken)
+def import_report(results: Sequence[ImportResult]) -> str:
+    """Return the results of an import."""
+    return "".join(_result(one) for one in results)
 
 
-def _taken(one: ImportResult) -> str:
+def _result(one: ImportResult) -> str:
     check = one.check
     if check.refusal:
         reason = check.refusal.removeprefix(f"{one.file}: ")
@@ -153,7 +154,7 @@ def _folded(title: str, lines: Sequence[str]) -> str:
 
 
 def trash(items: Sequence[TrashItem]) -> str:
-    """What can be brought back."""
+    """Return what is in the trash, with buttons to restore it."""
     if not items:
         return note(["The trash is empty."])
     rows = "".join(
@@ -163,26 +164,26 @@ def trash(items: Sequence[TrashItem]) -> str:
         f"aria-label='Bring back {escape(item.what, quote=True)}'>Undo</button></li>"
         for item in items[:SHOWN]
     )
-    kept = f"<p class='quiet'>What lies here for {KEPT_DAYS} days is deleted for good.</p>"
-    return f"<ul class='trash'>{rows}</ul>{_more(min(SHOWN, len(items)), len(items), 'things')}{kept}"
+    note_on_age = f"<p class='quiet'>After {KEPT_DAYS} days in the trash, things are deleted for good.</p>"
+    return f"<ul class='trash'>{rows}</ul>{_more(min(SHOWN, len(items)), len(items), 'things')}{note_on_age}"
 
 
 def _more(shown: int, total: int, what: str) -> str:
     return note([f"The first {shown} of {total} {what} are shown; search for the others."]) if shown < total else ""
 
 
-def _face(name: str, picture: Path | None) -> str:
-    """A thumbnail, or the name's initial where there is no picture that can be read."""
+def _thumbnail(name: str, picture: Path | None) -> str:
+    """Return a thumbnail, or the initial of the name if no image can be read."""
     if picture is not None:
         try:
-            place = escape(file_url(Path(thumbnail(picture))), quote=True)
-            return f"<img src='{place}' alt='' loading='lazy'>"
-        except (SdloraError, OSError):  # A stranger's picture, or one that is gone: the initial does.
+            source = escape(file_url(Path(thumbnail(picture))), quote=True)
+            return f"<img src='{source}' alt='' loading='lazy'>"
+        except (SdloraError, OSError):  # The image is damaged or gone: the initial stands in.
             pass
     return f"<i class='initial' aria-hidden='true'>{escape(name[:1].upper())}</i>"
 
 
 def day(seconds: float) -> str:
-    """``3 Oct 2026``, in this machine's time."""
+    """Return a date as ``3 Oct 2026``, in local time."""
     moment = time.localtime(seconds)
     return f"{moment.tm_mday} {time.strftime('%b %Y', moment)}" if seconds else ""

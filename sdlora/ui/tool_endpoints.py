@@ -1,4 +1,4 @@
-"""The page's endpoints that make adapters of adapters and models. They wait until it is made."""
+"""Endpoints of the page that make adapters from adapters and models, and wait for them."""
 
 from typing import Any, TypedDict
 
@@ -11,7 +11,7 @@ from sdlora.ui.app_state import AppState
 
 
 class MadeAdapter(TypedDict):
-    """An adapter that has come into the library; ``kept`` is the share of a resized one's energy, else None."""
+    """A new adapter of the library; ``kept`` is the share of a resized one's energy, else None."""
 
     adapter: str
     layers: int
@@ -22,7 +22,7 @@ class MadeAdapter(TypedDict):
 
 
 class ToolEndpoints:
-    """What a program may have made on ``app``."""
+    """Functions that programs may call."""
 
     def __init__(self, app: AppState):
         self.app = app
@@ -36,11 +36,11 @@ class ToolEndpoints:
         base: str = "",
         dtype: str = "fp32",
     ) -> MadeAdapter:
-        """Combine adapters into one, which comes into the library.
+        """Combine adapters into one, which goes to the library.
 
         Args:
             adapters: Two or more by name, with their scales, such as {"mystyle": 1.0, "mycat": 0.7}.
-            name: What to call it; left empty, after theirs.
+            name: Name of the result; left empty, after theirs.
             rank: The rank to keep at most; left out, all of the sum is kept.
             energy: The share of the squared norm to keep, such as 0.95, in as low a rank as holds it.
             base: For DoRA and (IA)³ the base model; left empty, what the first was trained on.
@@ -63,11 +63,11 @@ class ToolEndpoints:
         base: str = "",
         dtype: str = "fp32",
     ) -> MadeAdapter:
-        """Give an adapter another rank; any kind becomes a LoRA, which comes into the library under a name of its own.
+        """Change the rank of an adapter of any kind; the result is a LoRA, which goes to the library.
 
         Args:
-            adapter: By name.
-            name: What to call it; left empty, after the adapter.
+            adapter: Name of the adapter.
+            name: Name of the result; left empty, after the adapter.
             rank: The rank to keep at most.
             energy: The share of the squared norm to keep, such as 0.95, in as low a rank as holds it.
             base: For DoRA and (IA)³ the base model; left empty, what it was trained on.
@@ -88,12 +88,12 @@ class ToolEndpoints:
         text_encoder: bool = True,
         dtype: str = "fp32",
     ) -> MadeAdapter:
-        """Make an adapter of the difference of two models; it comes into the library.
+        """Make an adapter from the difference of two models; it goes to the library.
 
         Args:
-            base: The model that the other was made from.
-            tuned: The model that the adapter leads to.
-            name: What to call it; left empty, after the tuned model.
+            base: The model that the other was finetuned from.
+            tuned: The finetuned model.
+            name: Name of the result; left empty, after the tuned model.
             rank: The rank to keep at most.
             energy: The share of the squared norm to keep, such as 0.95, in as low a rank as holds it.
             targets: Which layers, as the setting adapter.targets.
@@ -107,12 +107,12 @@ class ToolEndpoints:
     def _base(self, base: str) -> str:
         return resolve_base(base, self.app.data_dir) if base else ""
 
-    def _run_job(self, making: LibraryJob) -> MadeAdapter:
-        name, answer = making.finish(), making.result
+    def _run_job(self, job: LibraryJob) -> MadeAdapter:
+        name, result = job.finish(), job.result
         self.app.refresh()
         return MadeAdapter(
-            adapter=name, layers=answer["layers"], ranks=answer["ranks"], kept=answer.get("kept"),
-            proof=answer["proof"], notes=making.notices,
+            adapter=name, layers=result["layers"], ranks=result["ranks"], kept=result.get("kept"),
+            proof=result["proof"], notes=job.notices,
         )  # fmt: skip
 
 
