@@ -183,7 +183,7 @@ def _read(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
     except RecursionError:
-        raise ConfigError(f"{path}: cannot be read: nested too deeply") from None
+        raise ConfigError(f"{path}: cannot be read as TOML: nested too deeply") from None
     except ValueError as error:  # The parser's errors, invalid UTF-8, and numbers of thousands of digits.
         raise ConfigError(f"{path}: is not TOML: {error}") from None
     version = values.pop("version", VERSION)
