@@ -38,7 +38,7 @@ class NoiseProcess(ABC):
     """
 
     prediction_type: str
-    """What the denoiser predicts, as diffusers' schedulers call it."""
+    """Prediction type of the denoiser, as diffusers' schedulers call it."""
     num_train_timesteps: int
     """Number of timesteps of training; times lie below it, or at it where they are continuous."""
     title: str = "this model"

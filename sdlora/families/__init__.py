@@ -1,4 +1,4 @@
-"""The families of base models. Adding one is one new file, or package, and one row here."""
+"""Families of base models. Adding one is one new file, or package, and one row here."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""What a family of base models declares and does; all that the rest of the program knows of one.
+"""Protocol of a family of base models: all that the rest of the program knows of one.
 
 A new family is a subclass of ``Family`` in one file or package, and one row in ``sdlora.families.FAMILIES``. It gives:
 
@@ -37,7 +37,7 @@ class Component:
     """``diffusers`` or ``transformers``."""
     classes: tuple[str, ...]
     weights: bool = True
-    """Whether it is a module with weights; a tokenizer is not."""
+    """True for a module with weights, False for a tokenizer."""
     target_groups: Mapping[str, str] = field(default_factory=dict)
     """Regular expressions of the layers of each target group, on whole paths within the component. Empty for a
     component that takes no adapter."""
@@ -118,7 +118,7 @@ class Family(ABC):
     single_file_prefixes: ClassVar[Mapping[str, str | tuple[str, ...]]] = {}
     """Beginnings of the tensors' names of each component in single files of the original layout."""
     vae_fp16_ok: ClassVar[bool] = True
-    """Whether the VAE works in half precision: SDXL's own gives infinite values there, and stays in float32."""
+    """True if the VAE works in half precision. SDXL's own gives infinite values there, and stays in float32."""
 
     source: str
     """Base model as the user wrote it."""
@@ -247,7 +247,7 @@ class Family(ABC):
 
     @property
     def prediction_type(self) -> str:
-        """What the denoiser predicts, as diffusers' schedulers call it."""
+        """Prediction type of the denoiser, as diffusers' schedulers call it."""
         return self.process.prediction_type
 
     @property

@@ -19,7 +19,7 @@ INPAINTING_CHANNELS = 9
 UNET_PREFIX = "model.diffusion_model."
 """Beginning of the names of a UNet's tensors in a single file."""
 BARE_UNET_PREFIXES = ("input_blocks.", "down_blocks.")
-"""The same in files that hold nothing else: of the original layout, and of diffusers'."""
+"""Beginnings in files of a UNet alone: of the original layout, and of diffusers'."""
 FIRST_ATTENTION = f"{UNET_PREFIX}input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight"
 """Text attention of the first level, which SDXL lacks."""
 USUAL_SIZE = 512

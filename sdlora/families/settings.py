@@ -1,4 +1,4 @@
-"""The base model, as a setting."""
+"""Settings of the base model."""
 
 from pathlib import Path
 from typing import Any, Literal
@@ -8,7 +8,7 @@ from sdlora.section import Section
 
 
 class Model(Section):
-    """Which base model the adapter is trained on."""
+    """Base model that the adapter is trained on."""
 
     base: str = "pocket"
     """The base model: `pocket`, a name in a models folder, a diffusers folder, one `.safetensors` file, or a hub id."""
@@ -36,14 +36,15 @@ class Model(Section):
 
     @property
     def schedule(self) -> dict[str, object]:
-        """What these settings replace in the scheduler's config."""
-        told = {} if self.prediction_type == "auto" else {"prediction_type": self.prediction_type}
+        """Entries of the scheduler's config that these settings replace."""
+        prediction = {} if self.prediction_type == "auto" else {"prediction_type": self.prediction_type}
         snr = {} if self.zero_terminal_snr == "auto" else {ZERO_SNR: self.zero_terminal_snr == "on"}
-        return {**told, **snr}
+        return {**prediction, **snr}
 
 
 def base_settings(model: "Model") -> dict[str, Any]:
-    """``GenerationRequest.base_settings`` of ``model``; the whole base draws, also what was learnt over a rounded
-    one.
+    """Return ``GenerationRequest.base_settings`` of ``model``.
+
+    Images are generated with the unquantized base, also for an adapter that was trained on a quantized one.
     """
     return model.model_dump(mode="json", exclude={"base", "quantize"}, exclude_defaults=True)
