@@ -274,11 +274,11 @@ def thumbnail(path: Path) -> str:
 
 def export_to_cache(run: Run, format: str) -> str:
     """Export the run's adapter in ``format`` to the page's cache, under the run's name."""
-    own = find_adapter(str(run.folder))  # Runs save kohya's keys.
-    exported = own if format == "kohya" else export_to_temporary(str(own), format).file
+    saved = find_adapter(str(run.folder))  # Runs save kohya's keys.
+    exported = saved if format == "kohya" else export_to_temporary(str(saved), format).file
     with tempfile.TemporaryDirectory() as folder:
         named = Path(folder) / f"{run.name}{'' if format == 'kohya' else f'-{format}'}.safetensors"
         shutil.copyfile(exported, named)
-        if exported is not own:
+        if exported is not saved:
             shutil.rmtree(exported.parent, ignore_errors=True)
         return cache_file(named)

@@ -22,6 +22,21 @@ FOLDER, FILE = "zip", "safetensors"
 KINDS = {"diffusers folder (zip)": FOLDER, "single file (.safetensors)": FILE}
 
 
+@dataclass(frozen=True)
+class BakeFields:
+    """Components from which a job is made."""
+
+    base: gr.Dropdown
+    rows: tools_panel.AdapterRows
+    settings: dict[str, gr.Dropdown]
+    dtype: gr.Radio
+    kind: gr.Radio
+
+    @property
+    def inputs(self) -> set[Block]:
+        return {self.base, self.dtype, self.kind, *self.settings.values(), *self.rows.adapters, *self.rows.scales}
+
+
 def build(app: AppState, tab: gr.Tab, file: gr.DownloadButton) -> None:
     """Lay the tool out; the model that it makes goes behind the hidden button ``file``."""
     tools_panel.purpose("A whole base model with adapters folded into its weights, to take away.")
@@ -42,21 +57,6 @@ def build(app: AppState, tab: gr.Tab, file: gr.DownloadButton) -> None:
     start, finish = partial(_start, app, fields), partial(_finish, widget, file)
     done = job_widget.wire(app, widget, start, finish, fields.inputs, [file])
     done.success(None, js=click_later("library-file"), **PRIVATE)
-
-
-@dataclass(frozen=True)
-class BakeFields:
-    """Components from which a job is made."""
-
-    base: gr.Dropdown
-    rows: tools_panel.AdapterRows
-    settings: dict[str, gr.Dropdown]
-    dtype: gr.Radio
-    kind: gr.Radio
-
-    @property
-    def inputs(self) -> set[Block]:
-        return {self.base, self.dtype, self.kind, *self.settings.values(), *self.rows.adapters, *self.rows.scales}
 
 
 def _kinds(app: AppState, base: str | None) -> Any:

@@ -48,8 +48,8 @@ def preview_prompts(base: str, about: ProjectInfo) -> list[str]:
 
 def _reworded(prompt: str, words: Mapping[str, str]) -> str:
     """Replace words of ``prompt`` in one pass; those without a replacement stay."""
-    known = [re.escape(old) for old, new in words.items() if old and new]
-    return re.sub("|".join(known), lambda match: words[match.group()], prompt) if known else prompt
+    replaced = [re.escape(old) for old, new in words.items() if old and new]
+    return re.sub("|".join(replaced), lambda match: words[match.group()], prompt) if replaced else prompt
 
 
 def configure(
@@ -66,8 +66,8 @@ def configure(
     if not base.strip():
         raise ConfigError("Choose a base model, such as pocket.")
     locate_base(base)
-    known = load_preset(base, about.kind)
-    steps = _whole(changes.get("train.steps")) or _steps(known, len(pictures), about.kind, QUALITY[quality])
+    preset = load_preset(base, about.kind)
+    steps = _whole(changes.get("train.steps")) or _steps(preset, len(pictures), about.kind, QUALITY[quality])
     every = max(1, steps // STOPS)
     chosen = [" ".join(prompt.split()) for prompt in prompts if prompt.strip()]
     values = {
@@ -93,9 +93,9 @@ def _whole(text: Any) -> int:
         return 0
 
 
-def _steps(known: TrainConfig, pictures: int, kind: Kind, factor: float) -> int:
-    batch = known.train.batch_size * known.train.gradient_accumulation
-    usual = known.train.steps or suggested_steps(pictures, kind, batch)
+def _steps(preset: TrainConfig, pictures: int, kind: Kind, factor: float) -> int:
+    batch = preset.train.batch_size * preset.train.gradient_accumulation
+    usual = preset.train.steps or suggested_steps(pictures, kind, batch)
     return max(10, round(usual * factor / 10) * 10)
 
 
@@ -118,7 +118,7 @@ def describe_estimate(found: RunEstimate) -> str:
 
 
 def describe_disk(bytes_of: Mapping[str, int]) -> str:
-    """What a run writes: ``at most 72.5 MiB of disk: 35.3 MiB states to resume from, 29.6 MiB checkpoints, ...``."""
+    """Describe the disk use of a run: ``at most 72.5 MiB of disk: 35.3 MiB states, 29.6 MiB checkpoints, ...``."""
     largest = sorted(bytes_of.items(), key=lambda item: -item[1])
     named, others = largest[:2], sum(number for _, number in largest[2:])
     parts = [f"{format_bytes(number)} {name}" for name, number in [*named, ("others", others)]]

@@ -34,7 +34,7 @@ from sdlora.ui.listeners import HIDDEN, Values
 
 CHOICES = [("Nothing", ""), *((kind.title, name) for name, kind in AXIS_TYPES.items())]
 BEGIN = ("scale", "checkpoint", "")
-"""What the axes change at first."""
+"""Kinds of the axes at first."""
 PLACEHOLDERS = {
     "": "",
     "checkpoint": "all; or steps: 200, 400",

@@ -63,9 +63,9 @@ class CreateForm:
     width: gr.Number
     height: gr.Number
     base_settings: dict[str, gr.Dropdown]
-    """What a base model's own files may not say, by setting."""
+    """Settings that a base model's own files may leave open, by name."""
     engine: dict[str, gr.Dropdown]
-    """How images are computed: the settings of ``Engine``."""
+    """Settings of ``Engine``, by name."""
 
     @property
     def inputs(self) -> set[Block]:
@@ -156,7 +156,7 @@ def _advanced(app: AppState) -> dict[str, Any]:
 
 
 def base_setting_fields(prefix: str) -> dict[str, gr.Dropdown]:
-    """Lay out fields for what a base model's own files may not say; ``prefix`` begins their element ids."""
+    """Lay out fields for settings that a base model's own files may leave open; ``prefix`` begins their element ids."""
     declared = {setting.name: setting for setting in settings(Model)}
     with gr.Row():
         return {

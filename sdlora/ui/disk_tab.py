@@ -17,6 +17,17 @@ OLD_DAYS = 30
 """Age in days from which things are freed at first."""
 
 
+@dataclass(frozen=True)
+class DiskTab:
+    """Components that the handlers update."""
+
+    usage: gr.HTML
+    chosen: gr.CheckboxGroup
+    free: gr.Button
+    confirm: gr.Row
+    message: gr.HTML
+
+
 def build(app: AppState, tab: gr.Tab) -> None:
     """Lay the tab out and wire it; sizes are measured whenever it is chosen."""
     usage = gr.HTML(elem_id="disk-usage")
@@ -27,24 +38,13 @@ def build(app: AppState, tab: gr.Tab) -> None:
         really = gr.Button("Really free it? It does not come back", variant="stop", elem_id="disk-really")
         keep = gr.Button("Keep it", elem_id="disk-keep")
     message = gr.HTML(elem_id="disk-message")
-    tab_parts = DiskTab(usage, chosen, free, confirm, message)
+    parts = DiskTab(usage, chosen, free, confirm, message)
     outputs, options = [usage, chosen, free, confirm], {**HIDDEN, "show_progress": "minimal"}
-    gr.on([tab.select, days.release], partial(_show, app, tab_parts), days, outputs, **options)
+    gr.on([tab.select, days.release], partial(_show, app, parts), days, outputs, **options)
     chosen.change(lambda names: gr.update(interactive=bool(names)), chosen, free, **LAST)
     free.click(lambda: gr.update(visible=True), None, confirm, **HIDDEN)
     keep.click(lambda: gr.update(visible=False), None, confirm, **HIDDEN)
-    really.click(partial(_free, app, tab_parts), [chosen, days], [message, *outputs], **options)
-
-
-@dataclass(frozen=True)
-class DiskTab:
-    """Components that the handlers update."""
-
-    usage: gr.HTML
-    chosen: gr.CheckboxGroup
-    free: gr.Button
-    confirm: gr.Row
-    message: gr.HTML
+    really.click(partial(_free, app, parts), [chosen, days], [message, *outputs], **options)
 
 
 def _show(app: AppState, tab: DiskTab, days: float) -> Values:

@@ -169,8 +169,8 @@ class Endpoints:
             loss=view.losses[-1][1] if view.losses else None, seconds_left=view.left if state == "running" else None,
             message=describe(view, state), adapter_ready=found.adapter.is_file(),
             previews=[
-                PreviewInfo(step=step, prompt=drawn.prompt, file=_file(drawn.path) if previews else None)
-                for (_, step), drawn in sorted(view.previews.items())
+                PreviewInfo(step=step, prompt=image.prompt, file=_file(image.path) if previews else None)
+                for (_, step), image in sorted(view.previews.items())
             ],
         )  # fmt: skip
 

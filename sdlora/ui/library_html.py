@@ -75,7 +75,7 @@ def _run(name: str, status: str, date: str, picture: Path | None, go_on: str) ->
 
 
 def details(entry: LibraryEntry, picture: Path | None) -> str:
-    """What the header of an adapter's file tells."""
+    """Return the facts in the header of an adapter's file."""
     card = entry.card
     rows = {
         "Kind": "trained here" if entry.kind == "run" else "imported",

@@ -38,7 +38,7 @@ class LibraryTab:
     keep: gr.Button
     undo: gr.Button
     pending: gr.State
-    """What a confirmation deletes: ``{"what": "run", "name": ..., "checkpoint": ...}``."""
+    """Target of a confirmed deletion: ``{"what": "run", "name": ..., "checkpoint": ...}``."""
     deleted: gr.State
     """Folder in the trash of what was deleted last."""
     file: gr.DownloadButton

@@ -84,7 +84,7 @@ class RunView:
     events_read: int = 0
     """Number of events read, as a version of the state."""
     has_class_images: bool = False
-    """Whether the run makes class images."""
+    """True once the run has made class images."""
     phase_left: float | None = None
     """Seconds left of the phase at its pace so far; None before that is known."""
     _phase_start: tuple[float, int] = (0.0, 0)

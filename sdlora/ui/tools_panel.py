@@ -26,7 +26,7 @@ MAX_ROWS, MIN_ROWS = 6, 2
 NONE = ("none", "")
 ALL, RANK, SHARE = "all", "rank", "share"
 WAYS = {"All of it, exactly": ALL, "A rank": RANK, "A share of its energy": SHARE}
-"""How much of a result is kept."""
+"""Ways to limit the size of a result."""
 NEEDED = "One of them changes a model's weights by what they are (DoRA, (IA)³): choose the base that it was trained on"
 
 
@@ -45,7 +45,7 @@ class AdapterRows:
 
 @dataclass(frozen=True)
 class CutFields:
-    """How much of a result to keep, and in which number format."""
+    """Components that limit the size of a result."""
 
     how: gr.Radio
     rank: gr.Number
