@@ -33,7 +33,7 @@ def drawn(creator: InferenceClient, pictures: int, steps: int) -> tuple[list[flo
         ticket = creator.submit(GenerationRequest(prompt="a red house on grass", seed=number, steps=steps))
         while not ticket.ended:
             time.sleep(LOOK_SECONDS)
-            ticket = creator.ticket(ticket.number) or ticket
+            ticket = creator.status(ticket.number) or ticket
         if ticket.state != "done":
             raise SystemExit(f"picture {number}: {ticket.message}")
         seconds.append(time.monotonic() - began)

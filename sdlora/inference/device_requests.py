@@ -1,12 +1,12 @@
-"""Requests for pictures, laid before the process that holds a device: a folder of files beside the device's lock.
+"""Generation requests to the process that owns a device: a folder of files beside the device's lock.
 
-    ID.lock      held by who asks for as long as it wants an answer; it dies with its process
-    ID.asked     the request as JSON; the device's holder renames it to
-    ID.taken     while it draws, and back if it cannot finish. Gone: nobody wants it any more
-    ID.answers   what the holder says, a line of JSON each
+    ID.lock      locked by the sender for as long as it waits; the lock dies with its process
+    ID.asked     the request as JSON; the device's owner renames it to
+    ID.taken     while it generates, and back if it cannot finish. Gone: withdrawn
+    ID.answers   the owner's events, a line of JSON each
 
-One process at a time reads the requests: the holder of the device's lock. Whatever it leaves behind when it is killed
-is found by the next holder, or by who asked, once the lock is free. Needs no torch.
+The device's owner is the process that has its lock; it alone reads requests. Whatever it leaves behind when it is
+killed is found by the next owner, or by the sender, once the lock is free. Needs no torch.
 """
 
 import json
@@ -15,44 +15,25 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict
 from pathlib import Path
 
 from filelock import FileLock
 
-from sdlora.errors import BusyError, FileError
+from sdlora.errors import BusyError, ConfigError, FileError
+from sdlora.events import Cancelled, Event, Failed, Finished, Waiting
 from sdlora.filesystem.writing import write_atomic
-from sdlora.inference.generation_request import GenerationRequest, State
+from sdlora.inference.generation_request import GenerationRequest
+from sdlora.storage.journal import tail_events
 from sdlora.storage.locks import hold_lock
 
-ASKED, TAKEN, ANSWERS, LOCK = ".asked", ".taken", ".answers", ".lock"
+ASKED, TAKEN, EVENTS, LOCK = ".asked", ".taken", ".answers", ".lock"
 LOCK_SECONDS = 1.0
-"""For an inquiry's own lock: a holder that looks whether it is alive has it for a moment."""
-
-
-@dataclass(frozen=True)
-class RequestStatus:
-    """Where a request stands, as a ``JobStatus`` says it. ``pictures`` are names in the folder of creations."""
-
-    state: State
-    message: str = ""
-    done: int | None = None
-    total: int | None = None
-    """Sampling steps done, and in all; None: as said before."""
-    pictures: tuple[str, ...] = ()
-
-    @classmethod
-    def parse(cls, line: bytes) -> "RequestStatus":
-        """Raises ValueError for a line that is no answer."""
-        values = json.loads(line)
-        if not isinstance(values, dict) or "state" not in values:
-            raise ValueError(f"not an answer: {line[:80]!r}")
-        known = {name: value for name, value in values.items() if name in {field.name for field in fields(cls)}}
-        return cls(**known | {"pictures": tuple(map(str, known.get("pictures", ())))})
+"""Seconds to wait for a request's lock: an owner that checks whether the sender lives has it for a moment."""
 
 
 class SubmittedRequest:
-    """A request as who asks sees it: laid down, followed, withdrawn. Leave it by ``close``."""
+    """A request on its sender's side: submitted, followed, withdrawn. Call ``close`` in the end."""
 
     def __init__(self, path: Path, request: GenerationRequest):
         self._path = path
@@ -64,22 +45,17 @@ class SubmittedRequest:
             self.close()
             raise
 
-    def answers(self) -> Iterator[RequestStatus]:
-        """What the holder has said since the last call."""
-        with suppress(FileNotFoundError), open(_file(self._path, ANSWERS), "rb") as file:
-            file.seek(self._read)
-            for line in file:
-                if not line.endswith(b"\n"):
-                    return
-                self._read += len(line)
-                with suppress(ValueError, TypeError):  # A line cut short by a crash, or another version's.
-                    yield RequestStatus.parse(line)
+    def events(self) -> Iterator[Event]:
+        """Yield what the device's owner has reported since the last call."""
+        for event, end in tail_events(_file(self._path, EVENTS), self._read):
+            self._read = end
+            yield event
 
     def withdraw(self) -> bool:
-        """Whether the request was still with its asker. If not, its holder finds it gone and says how it ended."""
-        if _gone(_file(self._path, ASKED)):
+        """Return whether nobody had taken the request. Who has taken it finds it gone, and reports how it ended."""
+        if _remove(_file(self._path, ASKED)):
             return True
-        _gone(_file(self._path, TAKEN))
+        _remove(_file(self._path, TAKEN))
         return False
 
     def close(self) -> None:
@@ -89,7 +65,7 @@ class SubmittedRequest:
 
 
 class ReceivedRequest:
-    """A request as the device's holder sees it, taken to be drawn."""
+    """A request on the side of the device's owner, taken to be generated."""
 
     def __init__(self, path: Path, request: GenerationRequest):
         self._path = path
@@ -98,51 +74,51 @@ class ReceivedRequest:
 
     @property
     def wanted(self) -> bool:
-        """Whether somebody still waits for it: who asked has not withdrawn it, and lives."""
-        return _file(self._path, TAKEN).exists() and _held(_file(self._path, LOCK))
+        """Whether its sender lives and has not withdrawn it."""
+        return _file(self._path, TAKEN).exists() and _is_locked(_file(self._path, LOCK))
 
-    def tell(self, answer: RequestStatus) -> None:
-        """Say how it goes. Raises FileError where that cannot be written."""
+    def report(self, event: Event) -> None:
+        """Report how it goes. Raises FileError where that cannot be written."""
         try:
-            with open(_file(self._path, ANSWERS), "ab", buffering=0) as file:
-                file.write(json.dumps(asdict(answer)).encode() + b"\n")
+            with open(_file(self._path, EVENTS), "ab", buffering=0) as file:
+                file.write(event.to_json().encode() + b"\n")
         except OSError as error:
             raise FileError(f"{self._path}: cannot be written ({error.strerror})") from error
 
-    def finish(self, answer: RequestStatus) -> None:
-        """Say how it ended, and be done with it."""
-        self.tell(answer)
-        _gone(_file(self._path, TAKEN))
+    def finish(self, event: Finished | Cancelled | Failed) -> None:
+        """Report how it ended, and clear it away."""
+        self.report(event)
+        _remove(_file(self._path, TAKEN))
 
     def give_back(self, reason: str) -> None:
-        """Leave it to who asked, or to the device's next holder, and say why."""
-        self.tell(RequestStatus("waiting", reason, done=0, total=0))
+        """Leave it to its sender, or to the device's next owner, and report why."""
+        self.report(Waiting(message=reason))
         try:
             os.rename(_file(self._path, TAKEN), _file(self._path, ASKED))
         except FileNotFoundError:  # Withdrawn at this moment.
-            self.tell(RequestStatus("cancelled"))
+            self.report(Cancelled())
 
 
 class DeviceRequests:
-    """The requests that wait for one device's holder."""
+    """The requests that wait for the owner of one device."""
 
     def __init__(self, lock_file: Path):
         self.folder = lock_file.with_suffix(".requests")
 
     def submit(self, request: GenerationRequest) -> SubmittedRequest:
-        """Lay ``request`` down. Raises FileError where that cannot be written."""
+        """Write ``request`` down. Raises FileError where that cannot be done."""
         name = f"{time.time_ns():020}-{os.getpid()}-{threading.get_ident()}"
         return SubmittedRequest(self.folder / name, request)
 
     def open(self) -> None:
-        """To be called by a new holder of the device: takes over what its predecessor, killed, had taken.
+        """Take over what the device's last owner, killed, had taken; call this as a new owner.
 
-        What is left of requests whose askers have died is cleared away. Raises FileError.
+        What remains of requests whose senders have died is cleared away. Raises FileError.
         """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             for path in {_request_of(file) for file in self.folder.iterdir()}:
-                if not _held(_file(path, LOCK)):
+                if not _is_locked(_file(path, LOCK)):
                     _clear(path)
                     continue
                 with suppress(FileNotFoundError):
@@ -151,22 +127,22 @@ class DeviceRequests:
             raise FileError(f"{self.folder}: cannot be read ({error.strerror})") from error
 
     def take(self, passed: frozenset[str] | set[str] = frozenset()) -> ReceivedRequest | None:
-        """The oldest request that somebody waits for, but for those called in ``passed``; None if there is none.
+        """Take the oldest request whose sender waits, but for those named in ``passed``; None if there is none.
 
-        Looks into one folder, so that it can be called at every step. Raises FileError.
+        Lists one folder, so that it can be called at every step. Raises FileError.
         """
         try:
             names = sorted(name for name in os.listdir(self.folder) if name.endswith(ASKED))
             for name in (name.removesuffix(ASKED) for name in names):
-                if name not in passed and (errand := self._take(self.folder / name)):
-                    return errand
+                if name not in passed and (request := self._take(self.folder / name)):
+                    return request
         except OSError as error:
             raise FileError(f"{self.folder}: cannot be read ({error.strerror})") from error
         return None
 
     def _take(self, path: Path) -> ReceivedRequest | None:
-        """The request at ``path``, unless it was withdrawn, or its asker has died, or it cannot be read."""
-        if not _held(_file(path, LOCK)):
+        """Take the request at ``path``, unless it was withdrawn, its sender has died, or it cannot be read."""
+        if not _is_locked(_file(path, LOCK)):
             _clear(path)
             return None
         try:
@@ -177,7 +153,7 @@ class DeviceRequests:
             return ReceivedRequest(path, GenerationRequest.model_validate_json(_file(path, TAKEN).read_bytes()))
         except ValueError:
             ReceivedRequest(path, GenerationRequest()).finish(
-                RequestStatus("failed", "The request could not be read; send it again.")
+                Failed(message="The request could not be read; send it again.", exit_code=ConfigError.exit_code)
             )
             return None
 
@@ -187,12 +163,12 @@ def _file(path: Path, suffix: str) -> Path:
 
 
 def _request_of(file: Path) -> Path:
-    """The request that one of its files belongs to. IDs hold no dots."""
+    """Return the request that one of its files belongs to. IDs have no dots."""
     return file.with_name(file.name.partition(".")[0])
 
 
-def _held(lock_file: Path) -> bool:
-    """Whether a living process holds ``lock_file``. Makes no file where there is none."""
+def _is_locked(lock_file: Path) -> bool:
+    """Return whether a living process has locked ``lock_file``. Makes no file where there is none."""
     if not lock_file.exists():
         return False
     try:
@@ -202,8 +178,8 @@ def _held(lock_file: Path) -> bool:
     return False
 
 
-def _gone(file: Path) -> bool:
-    """Remove ``file``; whether it was there."""
+def _remove(file: Path) -> bool:
+    """Remove ``file``; return whether it was there."""
     try:
         file.unlink()
     except FileNotFoundError:
@@ -212,6 +188,6 @@ def _gone(file: Path) -> bool:
 
 
 def _clear(path: Path) -> None:
-    for suffix in (ASKED, TAKEN, ANSWERS, LOCK):
-        with suppress(OSError):  # Windows keeps a file that another process reads: the next holder clears it away.
+    for suffix in (ASKED, TAKEN, EVENTS, LOCK):
+        with suppress(OSError):  # Windows keeps a file that another process reads: the next owner clears it away.
             _file(path, suffix).unlink()

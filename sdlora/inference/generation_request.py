@@ -1,12 +1,13 @@
-"""Requests to an inference process, and their status."""
+"""Requests to an inference process, and the status of the job that each becomes."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from pydantic import Field
 
+from sdlora.events import Cancelled, Event, Failed, Finished, Notice, Progress, Result, Waiting
 from sdlora.families.settings import Model
 from sdlora.generation.settings import Engine, GenerationSettings
 
@@ -56,7 +57,7 @@ class GenerationRequest(GenerationSettings):
 
 @dataclass(frozen=True)
 class JobStatus:
-    """Status of a request. ``message`` says why it waits or failed, or holds warnings about its images."""
+    """State of a generation job. ``message`` says what is under way, what it waits for, or why it failed."""
 
     number: int
     request: GenerationRequest
@@ -66,7 +67,30 @@ class JobStatus:
     total: int = 0
     """Number of sampling steps, over all images."""
     paths: tuple[Path, ...] = ()
+    """Image files; there once the job has ended."""
+    notices: tuple[str, ...] = ()
 
     @property
     def ended(self) -> bool:
         return self.state in ENDED
+
+    def after(self, event: Event) -> "JobStatus":
+        """Return the status after one more event of the job."""
+        match event:
+            case Waiting():
+                return replace(self, state="waiting", message=event.message, done=0, total=0)
+            case Progress():
+                state: State = "drawing" if event.total else "loading"
+                message = event.phase[:1].upper() + event.phase[1:]
+                return replace(self, state=state, message=message, done=event.done, total=event.total)
+            case Notice():
+                return replace(self, notices=(*self.notices, event.message))
+            case Result():
+                return replace(self, paths=tuple(map(Path, event.value)))
+            case Finished():
+                return replace(self, state="done", message=" ".join(self.notices))
+            case Cancelled():
+                return replace(self, state="cancelled", message=" ".join(self.notices))
+            case Failed():
+                return replace(self, state="failed", message=event.message)
+        return self

@@ -1,75 +1,74 @@
-"""Pictures drawn in a process of its own (``sdlora.inference.inference_worker``), so that a front end imports no torch.
+"""Generation in a process of its own (``sdlora.inference.inference_worker``), so that a front end imports no torch.
 
-``InferenceClient`` starts that process when it is first needed and talks with it over its pipes, a line of JSON a
-message.
+``InferenceClient`` starts that process when it is first needed. Requests go in as lines of JSON, events come out.
 """
 
 import json
 import subprocess
 import threading
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from sdlora.errors import SdloraError
+from sdlora.events import Event, Failed, JobStarted, read_events
 from sdlora.inference.generation_request import GenerationRequest, JobStatus
 from sdlora.python_process import spawn_python
 from sdlora.storage.gallery import images_folder
 
-KEPT = 200
-"""How many requests are remembered."""
+MOST_JOBS = 200
+"""Number of jobs whose status is remembered."""
 LOG_BYTES = 1 << 20
-"""Of the drawing process's log; past them it is begun anew with the next process."""
+"""Size of the inference process's log at which the next process begins a new one."""
 
 
 class InferenceClient:
-    """The front end's side: hands requests to the process, and keeps what it tells."""
+    """The front end's side: queues requests, and follows the status of their jobs."""
 
     def __init__(self, data_dir: Path, device: str = "auto"):
         self.data_dir = data_dir.resolve()
         self.device = device
         self._process: subprocess.Popen[bytes] | None = None
-        self._tickets: dict[int, JobStatus] = {}
-        self._next = 0
+        self._jobs: dict[int, JobStatus] = {}
+        self._last = 0
         self._lock = threading.RLock()
 
     def submit(self, request: GenerationRequest) -> JobStatus:
-        """Queue ``request``; the process is started if it is not there. Requests are drawn in their order."""
+        """Queue ``request``; start the process if it does not run. Requests are served in their order."""
         with self._lock:
-            self._next += 1
-            ticket = self._tickets[self._next] = JobStatus(self._next, request)
-            for old in list(self._tickets)[:-KEPT]:
-                del self._tickets[old]
-            self._send({"id": ticket.number, "draw": request.model_dump(mode="json")}, start=True)
-            return self._tickets[ticket.number]
+            self._last += 1
+            job = self._jobs[self._last] = JobStatus(self._last, request)
+            for old in list(self._jobs)[:-MOST_JOBS]:
+                del self._jobs[old]
+            self._send({"number": job.number, "generate": request.model_dump(mode="json")}, start=True)
+            return self._jobs[job.number]
 
     def cancel(self, number: int) -> None:
-        """Ask for an end of request ``number``; pictures that are finished by then are kept."""
+        """Ask for an end of job ``number``; images that are finished by then are kept."""
         self._send({"cancel": number})
 
     def release_memory(self) -> None:
         """Let the process give its memory back, for a training to come."""
-        self._send({"rest": True})
+        self._send({"release_memory": True})
 
-    def ticket(self, number: int) -> JobStatus | None:
-        """Where request ``number`` stands, or None if it is forgotten."""
+    def status(self, number: int) -> JobStatus | None:
+        """Return the status of job ``number``, or None if it is forgotten."""
         with self._lock:
-            return self._tickets.get(number)
+            return self._jobs.get(number)
 
     def newest(self) -> JobStatus | None:
-        """The last request that was made, by whomever."""
+        """Return the status of the last job, whoever submitted it."""
         with self._lock:
-            return self._tickets.get(self._next)
+            return self._jobs.get(self._last)
 
     def open(self) -> list[JobStatus]:
-        """All requests that have not ended, in their order."""
+        """Return all jobs that have not ended, in their order."""
         with self._lock:
-            return [ticket for ticket in self._tickets.values() if not ticket.ended]
+            return [job for job in self._jobs.values() if not job.ended]
 
     def queued_before(self, number: int) -> int:
-        """How many requests are to be drawn before request ``number``."""
-        with self._lock:
-            return sum(not ticket.ended for ticket in self._tickets.values() if ticket.number < number)
+        """Return how many jobs are to be served before job ``number``."""
+        return sum(job.number < number for job in self.open())
 
     def close(self) -> None:
         """End the process."""
@@ -86,7 +85,7 @@ class InferenceClient:
             if self._process is None and start:
                 self._start()
             if self._process is not None and self._process.stdin is not None:
-                with suppress(BrokenPipeError):  # It has just ended: its reader tells everyone who waits.
+                with suppress(BrokenPipeError):  # It has just ended: its reader marks all open jobs as failed.
                     self._process.stdin.write(json.dumps(message).encode() + b"\n")
                     self._process.stdin.flush()
 
@@ -100,21 +99,23 @@ class InferenceClient:
         threading.Thread(target=self._listen, args=(self._process,), daemon=True).start()
 
     def _listen(self, process: "subprocess.Popen[bytes]") -> None:
-        """Take down what the process tells, until it has ended; whatever is open then has failed."""
+        """Follow the process's events until it has ended; jobs that are open then have failed."""
         assert process.stdout is not None
-        for line in process.stdout:
-            self._update(**json.loads(line))
+        number = 0
+        for event in read_events(process.stdout):
+            if isinstance(event, JobStarted):
+                number = event.number
+            else:
+                self._update(number, event)
         code = process.wait()
+        message = f"The drawing process ended (exit code {code}); try again, smaller if memory ran out."
         with self._lock:
             if self._process is process:
                 self._process = None
-            for ticket in [ticket for ticket in self._tickets.values() if not ticket.ended]:
-                message = f"The drawing process ended (exit code {code}); try again, smaller if memory ran out."
-                self._tickets[ticket.number] = replace(ticket, state="failed", message=message)
+            for job in self.open():
+                self._update(job.number, Failed(message=message, exit_code=SdloraError.exit_code))
 
-    def _update(self, id: int, **changes: Any) -> None:
-        if "paths" in changes:
-            changes["paths"] = tuple(map(Path, changes["paths"]))
+    def _update(self, number: int, event: Event) -> None:
         with self._lock:
-            if id in self._tickets:
-                self._tickets[id] = replace(self._tickets[id], **changes)
+            if number in self._jobs:
+                self._jobs[number] = self._jobs[number].after(event)

@@ -1,9 +1,8 @@
-"""The process that draws: ``python -m sdlora.inference.inference_worker DIR DEVICE``, a line of JSON a message on its
-pipes.
+"""The inference process: ``python -m sdlora.inference.inference_worker DATA_DIR DEVICE``.
 
-It keeps the base and its adapters between requests, takes the device's lock only while it draws, and ends when its
-parent does. While a training has the device, it asks that training to draw between its steps, or waits for its end.
-``sdlora.inference.inference_client`` is the parent's side.
+It reads requests as lines of JSON and reports events. It keeps the base and its adapters between requests, locks the
+device only while it generates, and ends when its parent does. While a training has the device, it passes requests on to
+that training, or waits for its end. ``sdlora.inference.inference_client`` is the parent's side.
 """
 
 import json
@@ -11,16 +10,26 @@ import os
 import queue
 import sys
 import threading
-from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from sdlora.errors import BusyError
+from sdlora.events import (
+    Cancelled,
+    Event,
+    Failed,
+    Finished,
+    JobStarted,
+    OnEvent,
+    Progress,
+    Result,
+    Waiting,
+    report_progress,
+)
 from sdlora.filesystem.paths import path_inside
-from sdlora.inference.adapter_session import AdapterSession, error_sentence, save_generated
-from sdlora.inference.device_requests import DeviceRequests, RequestStatus, SubmittedRequest
-from sdlora.inference.generation_request import ENDED, GenerationRequest
+from sdlora.inference.adapter_session import AdapterSession, failure, save_generated
+from sdlora.inference.device_requests import DeviceRequests, SubmittedRequest
+from sdlora.inference.generation_request import GenerationRequest
 from sdlora.storage.gallery import images_folder
 from sdlora.storage.locks import device_lock, hold_lock
 
@@ -29,26 +38,26 @@ if TYPE_CHECKING:
     from filelock import FileLock
 
 WAIT_SECONDS = 0.3
-"""Between two looks at a device that a training holds. Longer than a viewer's look at its lock."""
+"""Between two attempts at a device that a training has. Longer than a viewer has its lock."""
 
 
 class InferenceWorker:
-    """The process's side: keeps one studio, and serves one request after the other."""
+    """One studio that serves one request after the other."""
 
-    def __init__(self, data_dir: Path, device: str, tell: Callable[..., None]):
+    def __init__(self, data_dir: Path, device: str, report: OnEvent):
         self.data_dir = data_dir
         self.device = device
-        self.tell = tell
+        self.report = report
         self.cancelled: set[int] = set()
-        self._easel: AdapterSession | None = None
+        self._session: AdapterSession | None = None
 
     def serve(self, number: int, request: GenerationRequest) -> None:
-        """Draw ``request`` and tell how it goes; nothing that goes wrong with it ends the process."""
+        """Generate ``request``; nothing that goes wrong with it ends the process."""
+        self.report(JobStarted(number=number))
         try:
-            answer = self._answer(number, request)
+            self._serve(number, request)
         except Exception as error:
-            answer = RequestStatus("failed", error_sentence(error, "creations/process.log"))
-        self._tell(number, answer)
+            self.report(failure(error, "creations/process.log"))
 
     def release_memory(self) -> None:
         """Give the memory of the base and its adapters back."""
@@ -56,115 +65,114 @@ class InferenceWorker:
 
         import torch
 
-        self._easel = None
+        self._session = None
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
-    def _tell(self, number: int, answer: RequestStatus) -> None:
-        values = {name: value for name, value in asdict(answer).items() if value is not None}
-        folder = images_folder(self.data_dir)
-        paths = [str(path_inside(folder, name)) for name in values.pop("pictures")]
-        self.tell(id=number, **values, **({"paths": paths} if answer.state in ENDED else {}))
-
-    def _answer(self, number: int, request: GenerationRequest) -> RequestStatus:
-        """How ``request`` ended, drawn here or by a training."""
+    def _serve(self, number: int, request: GenerationRequest) -> None:
         from sdlora.generation.device import choose_device
 
-        device = choose_device(self.device)
-        lock = self._hold_device(number, request, device)
-        if isinstance(lock, RequestStatus):
-            return lock
+        lock = self._hold_device(number, request, choose_device(self.device))
+        if lock is None:
+            return
         with lock:
-            easel = self._open(number, request)
-            images, notices = easel.draw(
-                request,
-                lambda done, total: self._tell(number, RequestStatus("drawing", done=done, total=total)),
-                lambda: number in self.cancelled,
-            )
-        names = tuple(save_generated(images, images_folder(self.data_dir)))
-        return RequestStatus("cancelled" if number in self.cancelled else "done", notices, pictures=names)
+            progress = report_progress(self.report, "drawing")
+            images = self._open(request).generate(request, self.report, progress, lambda: number in self.cancelled)
+        self._report_images(save_generated(images, images_folder(self.data_dir)))
+        self.report(Cancelled() if number in self.cancelled else Finished())
 
-    def _hold_device(
-        self, number: int, request: GenerationRequest, device: "torch.device"
-    ) -> "FileLock | RequestStatus":
-        """The device's lock; while another has it, that one is asked to draw: then how it ended."""
+    def _hold_device(self, number: int, request: GenerationRequest, device: "torch.device") -> "FileLock | None":
+        """Lock the device. While a training has it, that one is asked: None if it served the request, or on cancel."""
         if number in self.cancelled:
-            return RequestStatus("cancelled")
+            self.report(Cancelled())
+            return None
         lock_file = device_lock(self.data_dir, device)
         try:
             return hold_lock(lock_file, f"the device {device}", WAIT_SECONDS)
         except BusyError:
             self.release_memory()  # A training has it, perhaps for hours: its steps need the memory more.
             message = f"A training is using {device}; this is drawn between its steps, or after it."
-            self._tell(number, RequestStatus("waiting", message))
-        inquiry = DeviceRequests(lock_file).submit(request)
+            self.report(Waiting(message=message))
+        submitted = DeviceRequests(lock_file).submit(request)
         try:
-            return self._follow(number, inquiry, lock_file)
+            return self._follow(number, submitted, lock_file)
         finally:
-            inquiry.close()
+            submitted.close()
 
-    def _follow(self, number: int, inquiry: SubmittedRequest, lock_file: Path) -> "FileLock | RequestStatus":
-        """Pass on what the device's holder says, until it has drawn, or the device is free."""
-        while True:
-            if ended := self._relay(number, inquiry):
-                return ended
-            if number in self.cancelled and inquiry.withdraw():
-                return RequestStatus("cancelled")
+    def _follow(self, number: int, submitted: SubmittedRequest, lock_file: Path) -> "FileLock | None":
+        """Pass on the events of the device's owner, until it has ended the request (None), or the device is free."""
+        while not self._relay(submitted):
+            if number in self.cancelled and submitted.withdraw():
+                self.report(Cancelled())
+                return None
             try:
                 lock = hold_lock(lock_file, "the device", WAIT_SECONDS)
             except BusyError:
                 continue
-            ended = self._relay(number, inquiry)  # Its last word, said as it let the device go.
-            if ended is None and number in self.cancelled:
-                ended = RequestStatus("cancelled")
-            if ended is not None:
-                lock.release()
-            return ended or lock
-
-    def _relay(self, number: int, inquiry: SubmittedRequest) -> RequestStatus | None:
-        """Pass on what the device's holder has said since the last call; how it ended, if it did."""
-        for answer in inquiry.answers():
-            if answer.state in ENDED:
-                return answer
-            self._tell(number, answer)
+            ended = self._relay(submitted)  # Its last event, reported as it let the device go.
+            if not ended and number not in self.cancelled:
+                return lock
+            lock.release()
+            if not ended:
+                self.report(Cancelled())
+            return None
         return None
 
-    def _open(self, number: int, request: GenerationRequest) -> AdapterSession:
-        """The easel over the request's base, loaded anew only where that, or what is said of it, is another."""
+    def _relay(self, submitted: SubmittedRequest) -> bool:
+        """Pass on what the device's owner has reported since the last call; return whether the request has ended."""
+        for event in submitted.events():
+            if isinstance(event, Result):
+                self._report_images(event.value)
+            else:
+                self.report(event)
+            if isinstance(event, Finished | Cancelled | Failed):
+                return True
+        return False
+
+    def _report_images(self, names: list[str]) -> None:
+        folder = images_folder(self.data_dir)
+        self.report(Result(value=[str(path_inside(folder, name)) for name in names]))
+
+    def _open(self, request: GenerationRequest) -> AdapterSession:
+        """Return the session on the request's base, which is loaded only where the base or its settings are others."""
         from sdlora.generation.studio import Studio
 
-        if self._easel is None or self._easel.studio.model != request.model:
+        if self._session is None or self._session.studio.model != request.model:
             self.release_memory()
-            self._tell(number, RequestStatus("loading"))
-            self._easel = AdapterSession(Studio(request.model, device=self.device, engine=request.engine_settings))
-        self._easel.studio.runtime.use(request.engine_settings)
-        return self._easel
+            self.report(Progress(phase="loading the base model"))
+            self._session = AdapterSession(Studio(request.model, device=self.device, engine=request.engine_settings))
+        self._session.studio.runtime.use(request.engine_settings)
+        return self._session
 
 
-def _read(lines: IO[bytes], painter: InferenceWorker, requests: "queue.Queue[dict[str, Any]]") -> None:
-    """Pass the parent's requests on; a cancellation takes effect at once. At the end of lines, the parent is gone."""
+def _read(lines: IO[bytes], worker: InferenceWorker, messages: "queue.Queue[dict[str, Any]]") -> None:
+    """Queue the parent's messages; a cancellation takes effect at once. When the lines end, the parent is gone."""
     for line in lines:
         message = json.loads(line)
         if "cancel" in message:
-            painter.cancelled.add(message["cancel"])
+            worker.cancelled.add(message["cancel"])
         else:
-            requests.put(message)
-    os._exit(0)  # Files are written whole or not at all, and locks die with their holder.
+            messages.put(message)
+    os._exit(0)  # Files are written whole or not at all, and locks die with their process.
 
 
 def main() -> int:
-    answers = os.fdopen(os.dup(1), "w", buffering=1, encoding="utf-8")
-    os.dup2(2, 1)  # What a library prints goes to the log, not between the answers.
-    requests: queue.Queue[dict[str, Any]] = queue.Queue()
-    painter = InferenceWorker(Path(sys.argv[1]), sys.argv[2], lambda **answer: print(json.dumps(answer), file=answers))
-    threading.Thread(target=_read, args=(sys.stdin.buffer, painter, requests), daemon=True).start()
+    output = os.fdopen(os.dup(1), "w", buffering=1, encoding="utf-8")
+    os.dup2(2, 1)  # What a library prints goes to the log, not between the events.
+
+    def report(event: Event) -> None:
+        print(event.to_json(), file=output)
+
+    messages: queue.Queue[dict[str, Any]] = queue.Queue()
+    worker = InferenceWorker(Path(sys.argv[1]), sys.argv[2], report)
+    threading.Thread(target=_read, args=(sys.stdin.buffer, worker, messages), daemon=True).start()
     while True:
-        message = requests.get()
-        if "draw" in message:
-            painter.serve(message["id"], GenerationRequest.model_validate(message["draw"]))
-        elif "rest" in message:
-            painter.release_memory()
+        message = messages.get()
+        if "generate" in message:
+            worker.serve(message["number"], GenerationRequest.model_validate(message["generate"]))
+        elif "release_memory" in message:
+            worker.release_memory()
 
 
 if __name__ == "__main__":

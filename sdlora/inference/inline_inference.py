@@ -1,7 +1,7 @@
-"""Between two steps of a training: draw what lies in the mailbox of its device, with the model that is in training.
+"""Generation between two steps of a training: the requests to its device, with the model that is in training.
 
-The training notices nothing but the time: its adapter is switched off meanwhile, and adapters, modes, gradients and
-random states are afterwards as they were before, so that its result is the same to the bit.
+The training loses nothing but time: its adapter is switched off meanwhile, and adapters, modes, gradients and random
+states are restored afterwards, so that its result is the same to the bit.
 """
 
 import time
@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sdlora.errors import OutOfMemoryError, SdloraError
+from sdlora.events import Cancelled, Finished, Result, report_progress
 from sdlora.families.base_models import locate_base
 from sdlora.families.settings import Model
 from sdlora.formatting import format_bytes
 from sdlora.generation.settings import Engine
-from sdlora.inference.adapter_session import AdapterSession, error_sentence, save_generated, translate_error
-from sdlora.inference.device_requests import DeviceRequests, ReceivedRequest, RequestStatus
+from sdlora.inference.adapter_session import AdapterSession, failure, save_generated, translate_error
+from sdlora.inference.device_requests import DeviceRequests, ReceivedRequest
 from sdlora.inference.generation_request import GenerationRequest
 from sdlora.storage.disk_usage import size_of
 from sdlora.storage.gallery import images_folder
@@ -26,120 +27,117 @@ if TYPE_CHECKING:
     from sdlora.families.base import Family
 
 BATCHES = (4, 2, 1)
-"""Pictures at once on a graphics card: as many as fit. On a CPU, one."""
-LONGEST_TURN = 10.0
-"""Seconds that a training gets for itself after a drawing, at most; else as many as the drawing took."""
+"""Images at once on a graphics card: as many as fit. On a CPU, one."""
+LONGEST_PAUSE = 10.0
+"""Most seconds that requests wait for the training after one was served; else as long as that took."""
 AFTERWARDS = "this is drawn after the training"
 
 
 class Declined(Exception):
-    """Why a request has to wait for the end of the training."""
+    """Reason why a request has to wait for the end of the training."""
 
 
 class InlineInference:
-    """Called between two steps. ``several`` tells that other processes take part in the training: then none waits."""
+    """A callable that serves requests between two training steps; ``several`` processes that train serve none."""
 
     def __init__(
-        self, mailbox: DeviceRequests, data_dir: Path, model: Model, should_stop: Callable[[], bool], several: bool
+        self, requests: DeviceRequests, data_dir: Path, model: Model, should_stop: Callable[[], bool], several: bool
     ):
-        self.mailbox = mailbox
+        self.requests = requests
         self.data_dir = data_dir
         self.model = model
         self.should_stop = should_stop
         self.several = several
-        self._passed: set[str] = set()
-        """Requests that this training does not draw."""
-        self._turn_ends = 0.0
-        """Until when the training has its turn."""
+        self._declined: set[str] = set()
+        """Names of requests that this training does not serve."""
+        self._next_time = 0.0
+        """Earliest time of the next generation, on the monotonic clock."""
         self._broken = False
 
     def __call__(self, family: "Family") -> None:
         """Serve the oldest request, if there is one. Whatever goes wrong with it costs the training nothing."""
-        if self._broken or time.monotonic() < self._turn_ends:
+        if self._broken or time.monotonic() < self._next_time:
             return
         try:
-            if errand := self.mailbox.take(self._passed):
+            if received := self.requests.take(self._declined):
                 begun = time.monotonic()
-                self._serve(family, errand)
+                self._serve(family, received)
                 now = time.monotonic()
-                self._turn_ends = now + min(now - begun, LONGEST_TURN)
+                self._next_time = now + min(now - begun, LONGEST_PAUSE)
         except (SdloraError, OSError):
             traceback.print_exc()
-            self._broken = True  # The mailbox cannot be read or written: who asked waits until the device is free.
+            self._broken = True  # Requests cannot be read or answered: their senders wait until the device is free.
 
-    def _serve(self, family: "Family", errand: ReceivedRequest) -> None:
+    def _serve(self, family: "Family", received: ReceivedRequest) -> None:
         try:
-            batch = self._fitting(family, errand.request)
-            answer = self._draw(family, errand, batch)
+            batch = self._fitting_batch(family, received.request)
+            self._generate(family, received, batch)
         except Declined as reason:
-            self._pass(errand, f"{reason}; {AFTERWARDS}.")
+            self._decline(received, f"{reason}; {AFTERWARDS}.")
         except Exception as error:
             known = translate_error(error)
             if isinstance(known, OutOfMemoryError):
-                self._pass(errand, f"The training leaves too little memory for these pictures; {AFTERWARDS}.")
+                self._decline(received, f"The training leaves too little memory for these pictures; {AFTERWARDS}.")
             else:
-                errand.finish(RequestStatus("failed", error_sentence(known, "the run's log")))
-        else:
-            if answer is not None:
-                errand.finish(answer)
+                received.finish(failure(known, "the run's log"))
 
-    def _pass(self, errand: ReceivedRequest, reason: str) -> None:
-        self._passed.add(errand.name)
-        errand.give_back(reason)
+    def _decline(self, received: ReceivedRequest, reason: str) -> None:
+        self._declined.add(received.name)
+        received.give_back(reason)
 
-    def _fitting(self, family: "Family", request: GenerationRequest) -> int:
-        """How many pictures to draw at once. Raises Declined, or ModelError for a base that cannot be had at all."""
+    def _fitting_batch(self, family: "Family", request: GenerationRequest) -> int:
+        """Return how many images to generate at once. Raises Declined, or ModelError for a base that does not exist."""
         from sdlora.generation import memory
 
+        self._require_same_base(family, request)
+        width, height = request.width or family.native_size, request.height or family.native_size
+        sizes = BATCHES if family.device.type == "cuda" else (1,)
+        adapters = sum(size_of(Path(adapter.path).resolve()) for adapter in request.adapters)
+        free, needed = memory.free_bytes(family.device), 0
+        side = None if request.engine_settings.vae_tiling == "off" else family.tile_size
+        for batch in (min(size, request.count) for size in sizes):
+            needed = memory.generation_bytes(family, width, height, batch, request.cfg > 1, side, adapters)
+            if needed <= free:
+                return batch
+        short = f"{format_bytes(needed)} are needed and {format_bytes(free)} free"
+        raise Declined(f"The training leaves too little memory for a picture of {width}x{height} ({short})")
+
+    def _require_same_base(self, family: "Family", request: GenerationRequest) -> None:
+        """Raise Declined unless this training's base can generate ``request``."""
         if self.several:
             raise Declined("A training in several processes draws nothing else")
         if next(family.vae.parameters()).device != family.device:
             raise Declined("A training that is short of memory draws nothing else")
         if locate_base(request.base) != locate_base(self.model.base):
             raise Declined(f"A training of another base ({self.model.base}) is using the device")
-        same = {
-            "base": self.model.base,
-            "tokenizer": self.model.tokenizer,
-        }  # Where a vocabulary lies changes no picture.
+        # The path of a vocabulary changes no image.
+        same = {"base": self.model.base, "tokenizer": self.model.tokenizer}
         if request.model.model_copy(update=same) != self.model:
             raise Declined("A training with other settings of this base is using the device")
-        width, height = request.width or family.native_size, request.height or family.native_size
-        sizes = BATCHES if family.device.type == "cuda" else (1,)
-        mixed = sum(size_of(Path(adapter.path).resolve()) for adapter in request.adapters)
-        free, wanted = memory.free_bytes(family.device), 0
-        side = None if request.engine_settings.vae_tiling == "off" else family.tile_size
-        for batch in (min(size, request.count) for size in sizes):
-            wanted = memory.generation_bytes(family, width, height, batch, request.cfg > 1, side, mixed)
-            if wanted <= free:
-                return batch
-        short = f"{format_bytes(wanted)} are needed and {format_bytes(free)} free"
-        raise Declined(f"The training leaves too little memory for a picture of {width}x{height} ({short})")
 
-    def _draw(self, family: "Family", errand: ReceivedRequest, batch: int) -> RequestStatus | None:
-        """How it ended; None if the training was asked to stop meanwhile, and the request is given back."""
+    def _generate(self, family: "Family", received: ReceivedRequest, batch: int) -> None:
+        """Generate the images and report them; the request is given back if the training is asked to stop meanwhile."""
         stopped = False
 
         def should_stop() -> bool:
             nonlocal stopped
             stopped = self.should_stop()
-            return stopped or not errand.wanted
+            return stopped or not received.wanted
 
-        def on_progress(done: int, total: int) -> None:
-            errand.tell(RequestStatus("drawing", "Drawing between training steps", done=done, total=total))
-
-        engine = Engine(vae_tiling=errand.request.engine_settings.vae_tiling)  # The rest is as the training has it.
-        with paused_training(family, self.model, engine) as easel:
-            images, notices = easel.draw(errand.request, on_progress, should_stop, batch)
-        if stopped and errand.wanted and len(images) < errand.request.count:
-            errand.give_back("The training is being stopped; this is drawn next.")
-            return None
-        names = tuple(save_generated(images, images_folder(self.data_dir)))
-        return RequestStatus("done" if errand.wanted else "cancelled", notices, pictures=names)
+        progress = report_progress(received.report, "drawing between training steps", every=0)
+        engine = Engine(vae_tiling=received.request.engine_settings.vae_tiling)  # The rest is as the training has it.
+        with paused_training(family, self.model, engine) as session:
+            images = session.generate(received.request, received.report, progress, should_stop, batch)
+        if stopped and received.wanted and len(images) < received.request.count:
+            received.give_back("The training is being stopped; this is drawn next.")
+            return
+        received.report(Result(value=save_generated(images, images_folder(self.data_dir))))
+        received.finish(Finished() if received.wanted else Cancelled())
 
 
 @contextmanager
 def paused_training(family: "Family", model: Model, engine: Engine) -> Iterator[AdapterSession]:
-    """An easel over a ``model`` in training, whose own adapter is switched off; afterwards it is as it was."""
+    """Open a session on a ``model`` in training, whose own adapter is switched off; restore everything afterwards."""
     import torch
 
     from sdlora.adapters import attach
@@ -147,10 +145,10 @@ def paused_training(family: "Family", model: Model, engine: Engine) -> Iterator[
 
     card = family.device if family.device.type == "cuda" else None
     with torch.random.fork_rng([card] if card else []), attach.temporary_scales(family.models, {}):
-        easel = AdapterSession(Studio.from_family(family, model, engine))
+        session = AdapterSession(Studio.from_family(family, model, engine))
         try:
-            yield easel
+            yield session
         finally:
-            easel.clear()
+            session.clear()
             if card:
-                torch.cuda.empty_cache()  # What pictures left in pieces must not be missing in the next step.
+                torch.cuda.empty_cache()  # The allocator's leftovers must not be missing in the next step.

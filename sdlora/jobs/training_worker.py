@@ -105,10 +105,10 @@ def _train(run: Run, stop: StopRequest, on_event: OnEvent, lock_file: Path | Non
 
     config, between = _fitted_config(run, on_event), nothing
     if lock_file is not None:
-        mailbox = DeviceRequests(lock_file)
-        mailbox.open()
+        requests = DeviceRequests(lock_file)
+        requests.open()
         several = int(os.environ.get("WORLD_SIZE", "1")) > 1
-        between = InlineInference(mailbox, run.data_dir, config.model, stop, several)
+        between = InlineInference(requests, run.data_dir, config.model, stop, several)
     return train(
         TrainJob(
             **dict(config),

@@ -1,26 +1,22 @@
-"""A run's journal: one event a line, appended by one writer and read by any number of viewers."""
+"""Events in a file, one a line: a run's journal, appended by one writer and read by any number of viewers."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from sdlora import failpoints
 from sdlora.errors import FileError
 from sdlora.events import Event
 
-if TYPE_CHECKING:
-    pass
-
 
 def read_events(journal: Path, start: int = 0) -> Iterator[Event]:
-    """The events of a journal from byte ``start``; a torn or unknown line is passed over."""
+    """Yield the events of a journal from byte ``start`` on; torn or unknown lines are passed over."""
     for event, _ in tail_events(journal, start):
         yield event
 
 
 def tail_events(journal: Path, start: int = 0) -> Iterator[tuple[Event, int]]:
-    """Events from byte ``start`` on, each with the place behind it; a line without its end is left for later."""
+    """Yield events from byte ``start`` on, each with its end's position; a line without its end is left for later."""
     if journal.exists() and not journal.is_file():  # A pipe would be waited for.
         return
     try:
@@ -43,13 +39,13 @@ class Journal:
 
     def __init__(self, path: Path):
         self._path = path
-        with self._told():
+        with self._file_errors():
             self._torn = path.exists() and path.stat().st_size > 0 and not path.read_bytes().endswith(b"\n")
             self._file = open(path, "ab", buffering=0)  # noqa: SIM115 - open for the life of the run
 
     def __call__(self, event: Event) -> None:
         line = event.to_json().encode() + b"\n"
-        with self._told():
+        with self._file_errors():
             if self._torn:  # A line cut short by a crash or a full disk must not swallow the next one.
                 self._file.write(b"\n")
             self._torn = True
@@ -60,7 +56,7 @@ class Journal:
         failpoints.point("journal.line")
 
     @contextmanager
-    def _told(self) -> Iterator[None]:
+    def _file_errors(self) -> Iterator[None]:
         try:
             yield
         except OSError as error:

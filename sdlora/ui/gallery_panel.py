@@ -119,7 +119,7 @@ def show(app: AppState, panel: GalleryPanel, limit: int) -> Values:
 
 def last_seed(app: AppState, number: int) -> Any:
     """Return the seed of the first image of request ``number``, or of the newest image."""
-    status = app.inference.ticket(number)
+    status = app.inference.status(number)
     paths = status.paths if status and status.paths else newest_images(app.images_folder, 1)
     try:
         parameters = read_parameters(paths[0]) if paths else None

@@ -270,7 +270,7 @@ def ended(app: AppState) -> Iterator[Callable[[Path], str]]:
         until = time.monotonic() + 120
         while not ticket.ended and time.monotonic() < until:
             time.sleep(0.1)
-            ticket = app.inference.ticket(ticket.number) or ticket
+            ticket = app.inference.status(ticket.number) or ticket
         assert ticket.state == "failed"
         return ticket.message
 

@@ -148,7 +148,7 @@ def test_a_training_draws_between_its_steps_and_when_it_is_killed_the_painter_go
         drawing, _ = wait_for_job(creator, number, lambda ticket: ticket.state == "drawing")
         assert drawing.message == "Drawing between training steps"
         training.process.kill()
-        wait_for_job(creator, number, lambda ticket: ticket.state == "drawing" and not ticket.message)
+        wait_for_job(creator, number, lambda ticket: ticket.message == "Drawing")
         creator.cancel(number)
         assert wait_for_job(creator, number)[0].state == "cancelled"
         assert list((tmp_path / "locks").glob("*.requests/*")) == []

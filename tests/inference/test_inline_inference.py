@@ -1,6 +1,7 @@
 """Pictures drawn between the steps of a training: the same pictures, the same training, and when it declines."""
 
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,14 +11,14 @@ from safetensors.torch import load_file
 
 from sdlora.adapters import attach
 from sdlora.adapters.lora import Lora
-from sdlora.events import StepDone
+from sdlora.events import StepDone, Waiting
 from sdlora.families.settings import Model
 from sdlora.formats import write_adapter
 from sdlora.generation import memory
 from sdlora.generation.settings import Engine
 from sdlora.generation.studio import Studio
 from sdlora.inference.device_requests import DeviceRequests
-from sdlora.inference.generation_request import AdapterChoice, GenerationRequest
+from sdlora.inference.generation_request import AdapterChoice, GenerationRequest, JobStatus
 from sdlora.inference.inline_inference import InlineInference
 from sdlora.storage.gallery import images_folder
 from sdlora.training.prepare import TRAINED_ADAPTER
@@ -50,15 +51,15 @@ def ask(tiny_base):
 
 
 @pytest.fixture
-def mailbox(tmp_path):
-    mailbox = DeviceRequests(tmp_path / "locks" / "cpu-here.lock")
-    mailbox.open()
-    return mailbox
+def requests(tmp_path):
+    requests = DeviceRequests(tmp_path / "locks" / "cpu-here.lock")
+    requests.open()
+    return requests
 
 
 @pytest.fixture
-def interlude(mailbox, tmp_path, tiny_base):
-    return InlineInference(mailbox, tmp_path, Model(base=str(tiny_base)), lambda: False, several=False)
+def inline(requests, tmp_path, tiny_base):
+    return InlineInference(requests, tmp_path, Model(base=str(tiny_base)), lambda: False, several=False)
 
 
 @pytest.fixture
@@ -96,31 +97,35 @@ def assert_as_before(before, after):
         assert one[:3] == other[:3] and torch.equal(one[3], other[3])
 
 
-def last(inquiry):
-    return list(inquiry.answers())[-1]
+def status(submitted):
+    """The status of a request after all of its events."""
+    found = JobStatus(1, GenerationRequest())
+    for event in submitted.events():
+        found = found.after(event)
+    return found
 
 
 def pictures(folder, answer):
-    return np.stack([np.asarray(Image.open(images_folder(folder) / name)) for name in answer.pictures])
+    return np.stack([np.asarray(Image.open(images_folder(folder) / path)) for path in answer.paths])
 
 
 def test_pictures_between_steps_change_no_bit_of_the_training_and_are_those_of_a_studio(
-    configure, tmp_path, mailbox, interlude, ask, mixed, tiny_base
+    configure, tmp_path, requests, inline, ask, mixed, tiny_base
 ):
     config = configure(adapter__dropout=0.1, train__gradient_checkpointing=True, checkpoint__every=0)
     _, plain, alone = train_in_process(config, tmp_path / "alone" / "run")
-    requests = [ask(), ask(adapters=mixed, count=2), ask(adapters=mixed[1:], sampler="Euler a")]
+    asked = [ask(), ask(adapters=mixed, count=2), ask(adapters=mixed[1:], sampler="Euler a")]
     answers = []
 
     def between(family):
-        if len(answers) < len(requests):
-            inquiry = mailbox.submit(requests[len(answers)])
+        if len(answers) < len(asked):
+            submitted = requests.submit(asked[len(answers)])
             before = standing(family)
-            interlude._turn_ends = 0.0
-            interlude(family)
+            inline._next_time = 0.0
+            inline(family)
             assert_as_before(before, standing(family))
-            answers.append(last(inquiry))
-            inquiry.close()
+            answers.append(status(submitted))
+            submitted.close()
 
     _, served, beside = train_in_process(config, tmp_path / "beside" / "run", between_steps=between)
     losses = [[event.loss for event in events if isinstance(event, StepDone)] for events in (plain, served)]
@@ -129,7 +134,7 @@ def test_pictures_between_steps_change_no_bit_of_the_training_and_are_those_of_a
     assert one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
 
     studio = Studio(str(tiny_base), device="cpu")
-    for request, answer in zip(requests, answers, strict=True):
+    for request, answer in zip(asked, answers, strict=True):
         assert answer.state == "done", answer
         for name, path, scale in request.adapters:
             studio.add_adapter(name, path, scale)
@@ -139,25 +144,25 @@ def test_pictures_between_steps_change_no_bit_of_the_training_and_are_those_of_a
             studio.remove_adapter(name)
 
 
-def test_the_adapter_in_training_is_not_seen_in_the_pictures(interlude, mailbox, training, ask, tiny_base, tmp_path):
+def test_the_adapter_in_training_is_not_seen_in_the_pictures(inline, requests, training, ask, tiny_base, tmp_path):
     [with_it] = Studio.from_family(training).generate("a red house", seed=7, steps=2)
     [without] = Studio(str(tiny_base), device="cpu").generate("a red house", seed=7, steps=2)
-    inquiry, before = mailbox.submit(ask()), standing(training)
-    interlude(training)
+    submitted, before = requests.submit(ask()), standing(training)
+    inline(training)
     assert_as_before(before, standing(training))
-    [drawn] = pictures(tmp_path, last(inquiry))
+    [drawn] = pictures(tmp_path, status(submitted))
     assert (drawn == np.asarray(without)).all() and (drawn != np.asarray(with_it)).any()
-    inquiry.close()
+    submitted.close()
 
 
-def test_a_training_that_says_the_same_of_its_base_draws(mailbox, tiny_base, ask, tmp_path):
+def test_a_training_that_says_the_same_of_its_base_draws(requests, tiny_base, ask, tmp_path):
     said = {"prediction_type": "v_prediction", "zero_terminal_snr": "on"}
     model = Model(base=str(tiny_base), **said)
     studio = Studio(model, device="cpu")
-    inquiry = mailbox.submit(ask(base_settings=said, width=128, height=128, engine={"vae_tiling": "on"}))
-    InlineInference(mailbox, tmp_path, model, lambda: False, several=False)(studio.family)
-    [drawn] = pictures(tmp_path, last(inquiry))
-    inquiry.close()
+    submitted = requests.submit(ask(base_settings=said, width=128, height=128, engine={"vae_tiling": "on"}))
+    InlineInference(requests, tmp_path, model, lambda: False, several=False)(studio.family)
+    [drawn] = pictures(tmp_path, status(submitted))
+    submitted.close()
     studio.runtime.use(Engine(vae_tiling="on"))
     [own] = studio.generate("a red house", seed=7, steps=2, width=128, height=128)
     assert (drawn == np.asarray(own)).all()
@@ -189,26 +194,26 @@ def test_what_is_done_between_steps_does_not_count_as_their_time(configure, tmp_
     ],
 )
 def test_a_request_that_a_training_cannot_draw_stays_and_says_why(
-    interlude, mailbox, training, ask, monkeypatch, mixed, wrong, reason
+    inline, requests, training, ask, monkeypatch, mixed, wrong, reason
 ):
     def fail(*_):
         raise wrong["raises"]
 
-    interlude.several = wrong.get("several", False)
+    inline.several = wrong.get("several", False)
     if "free" in wrong:
         monkeypatch.setattr(memory, "free_bytes", lambda device: wrong["free"])
     if "raises" in wrong:
         monkeypatch.setattr("sdlora.generation.studio.sample_images", fail)
     request = ask(adapters=mixed, **{name: value for name, value in wrong.items() if name.startswith("base")})
-    inquiry, before = mailbox.submit(request), standing(training)
-    interlude(training)
-    interlude(training)
+    submitted, before = requests.submit(request), standing(training)
+    inline(training)
+    inline(training)
     assert_as_before(before, standing(training))
-    told = [answer for answer in inquiry.answers() if answer.state == "waiting"]
+    told = [event for event in submitted.events() if isinstance(event, Waiting)]
     assert len(told) == 1
     assert re.search(reason, told[0].message) and "after the training" in told[0].message
-    assert inquiry.withdraw()
-    inquiry.close()
+    assert submitted.withdraw()
+    submitted.close()
 
 
 @pytest.mark.parametrize(
@@ -219,62 +224,67 @@ def test_a_request_that_a_training_cannot_draw_stays_and_says_why(
         ({"adapters": (AdapterChoice("gone", "/gone.safetensors"),)}, "gone.safetensors"),
     ],
 )
-def test_what_is_wrong_with_a_request_comes_back_as_a_sentence(interlude, mailbox, training, ask, wrong, said):
-    inquiry, before = mailbox.submit(ask(**wrong)), standing(training)
-    interlude(training)
+def test_what_is_wrong_with_a_request_comes_back_as_a_sentence(inline, requests, training, ask, wrong, said):
+    submitted, before = requests.submit(ask(**wrong)), standing(training)
+    inline(training)
     assert_as_before(before, standing(training))
-    answer = last(inquiry)
+    answer = status(submitted)
     assert answer.state == "failed" and said in answer.message
-    inquiry.close()
+    submitted.close()
 
 
-def test_a_bug_in_a_drawing_is_told_and_does_not_reach_the_training(interlude, mailbox, training, ask, monkeypatch):
+def test_a_bug_in_a_drawing_is_told_and_does_not_reach_the_training(inline, requests, training, ask, monkeypatch):
     monkeypatch.setattr("sdlora.generation.studio.sample_images", lambda *_: 1 / 0)
-    inquiry = mailbox.submit(ask())
-    interlude(training)
-    assert "ZeroDivisionError" in last(inquiry).message
-    inquiry.close()
+    submitted = requests.submit(ask())
+    inline(training)
+    assert "ZeroDivisionError" in status(submitted).message
+    submitted.close()
 
 
-def test_a_training_that_is_stopped_in_mid_drawing_gives_the_request_back(interlude, mailbox, training, ask):
-    inquiry = mailbox.submit(ask(count=3))
-    interlude.should_stop = lambda: any(answer.done == 3 for answer in inquiry.answers())
-    interlude(training)
-    told = last(inquiry)
+def test_a_training_that_is_stopped_in_mid_drawing_gives_the_request_back(inline, requests, training, ask):
+    submitted = requests.submit(ask(count=3))
+    inline.should_stop = lambda: any(getattr(event, "done", 0) == 3 for event in submitted.events())
+    inline(training)
+    told = status(submitted)
     assert told.state == "waiting" and "being stopped" in told.message
-    assert not images_folder(interlude.data_dir).exists()
-    assert mailbox.take().request == ask(count=3)
-    inquiry.close()
+    assert not images_folder(inline.data_dir).exists()
+    assert requests.take().request == ask(count=3)
+    submitted.close()
 
 
 def test_a_cancelled_request_ends_in_mid_drawing_and_keeps_its_finished_pictures(
-    interlude, mailbox, training, ask, monkeypatch
+    inline, requests, training, ask, monkeypatch
 ):
-    inquiry = mailbox.submit(ask(count=3))
-    interlude.should_stop = lambda: any(answer.done == 3 for answer in inquiry.answers()) and inquiry.withdraw()
-    interlude(training)
-    answer = last(inquiry)
-    assert (answer.state, len(answer.pictures)) == ("cancelled", 1)
-    inquiry.close()
+    submitted = requests.submit(ask(count=3))
+    inline.should_stop = lambda: (
+        any(getattr(event, "done", 0) == 3 for event in submitted.events()) and submitted.withdraw()
+    )
+        any(getattr(event, "done", 0) == 3 for event in submitted.events()) and submitted.withdraw()
+    )
+    inline(training)
+    answer = status(submitted)
+    assert (answer.state, len(answer.paths)) == ("cancelled", 1)
+    submitted.close()
 
 
-def test_after_a_drawing_the_training_has_its_turn(interlude, mailbox, training, ask, monkeypatch):
+def test_after_a_drawing_the_training_has_its_turn(inline, requests, training, ask, monkeypatch):
     clock = iter([0.0, 10.0, 12.0, 13.0, 14.5, 14.5, 15.0])
-    monkeypatch.setattr("sdlora.inference.inline_inference.time.monotonic", lambda: next(clock))
-    first, second = mailbox.submit(ask()), mailbox.submit(ask())
-    interlude(training)  # From 10 to 12: it has its turn until 14.
-    interlude(training)
-    assert last(first).state == "done" and list(second.answers()) == []
-    interlude(training)
-    assert last(second).state == "done"
+    own = SimpleNamespace(monotonic=lambda: next(clock))
+    monkeypatch.setattr("sdlora.inference.inline_inference.time", own)
+    first, second = requests.submit(ask()), requests.submit(ask())
+    inline(training)  # From 10 to 12: it has its turn until 14.
+    inline(training)
+    assert status(first).state == "done" and list(second.events()) == []
+    inline(training)
+    assert status(second).state == "done"
     first.close()
     second.close()
 
 
-def test_a_mailbox_that_cannot_be_read_ends_the_drawing_not_the_training(interlude, training, tmp_path):
-    interlude.mailbox = DeviceRequests(tmp_path / "gone.lock")
-    interlude(training)
-    interlude(training)
+def test_a_requests_that_cannot_be_read_ends_the_drawing_not_the_training(inline, training, tmp_path):
+    inline.requests = DeviceRequests(tmp_path / "gone.lock")
+    inline(training)
+    inline(training)
 
 
 def test_an_estimate_of_memory_grows_with_the_size_and_the_batch(training):
@@ -285,14 +295,17 @@ def test_an_estimate_of_memory_grows_with_the_size_and_the_batch(training):
     assert mixed - bare == 10_000  # A thousand numbers of float16: 4 bytes each, and 6 in the stacked pair.
 
 
-def test_adapters_that_leave_no_room_are_declined(interlude, mailbox, training, ask, mixed, monkeypatch):
+def test_adapters_that_leave_no_room_are_declined(inline, requests, training, ask, mixed, monkeypatch):
     bare = memory.generation_bytes(training, 64, 64, 1, side=training.tile_size)
     monkeypatch.setattr(memory, "free_bytes", lambda device: bare)
-    fits, too_many = mailbox.submit(ask(width=64, height=64)), mailbox.submit(ask(width=64, height=64, adapters=mixed))
-    interlude(training)
-    interlude._turn_ends = 0.0
-    interlude(training)
-    assert last(fits).state == "done"
-    assert "too little memory for a picture of 64x64" in last(too_many).message
+    fits, too_many = (
+        requests.submit(ask(width=64, height=64)),
+        requests.submit(ask(width=64, height=64, adapters=mixed)),
+    )
+    inline(training)
+    inline._next_time = 0.0
+    inline(training)
+    assert status(fits).state == "done"
+    assert "too little memory for a picture of 64x64" in status(too_many).message
     fits.close()
     too_many.close()

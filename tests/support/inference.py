@@ -10,7 +10,7 @@ def wait_for_job(creator, number, check=lambda ticket: ticket.ended):
     seen = []
     end = time.monotonic() + PATIENCE
     while time.monotonic() < end:
-        ticket = creator.ticket(number)
+        ticket = creator.status(number)
         if ticket.state not in seen:
             seen.append(ticket.state)
         if check(ticket):

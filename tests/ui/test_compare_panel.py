@@ -25,13 +25,13 @@ class Submitted:
 
     def submit(self, request):
         self.requests.append(request)
-        return self.ticket(0)
+        return self.status(0)
 
-    def ticket(self, number):
+    def status(self, number):
         return JobStatus(1, self.requests[-1], "drawing") if self.requests else None
 
     def open(self):
-        return [self.ticket(1)]
+        return [self.status(1)]
 
     def queued_before(self, number):
         return 0
@@ -135,5 +135,5 @@ def test_one_click_queues_the_grid_to_pick_the_best_from_and_a_click_shows_its_p
 def test_a_grid_that_is_being_made_is_not_taken_for_the_tabs_own_request(app, built):
     tab, parts = built
     panel._pick_best(app, parts, "glass")
-    app.inference.newest = lambda: replace(app.inference.ticket(1), number=9)
+    app.inference.newest = lambda: replace(app.inference.status(1), number=9)
     assert create_tab._attach(app, tab, 24)[tab.number] == 0
