@@ -119,7 +119,7 @@ def run_failure(training: Training, code: int) -> SdloraError:
     run, last = training.run, training.last
     if isinstance(last, RunFailed):
         message, code = last.message, last.exit_code
-    elif not (message := training.complaint()):
+    elif not (message := training.printed_error()):
         reason = f"the run {run.name} was cut off (exit code {code})"
         if code == FileError.exit_code:  # It could not write the reason into its journal either.
             reason = f"{run.folder}: nothing more can be written there; free some space, or mend what else is wrong"

@@ -57,7 +57,7 @@ def plan(parsed: argparse.Namespace) -> int:
     terminal = TerminalProgress(parsed.preset)
     previous = signal.signal(signal.SIGTERM, _exit)
     try:
-        run_plan = plan_run(config, data_root(parsed.data_dir), lambda phase: terminal.say(f"{phase} ..."))
+        run_plan = plan_run(config, data_root(parsed.data_dir), terminal)
     finally:
         signal.signal(signal.SIGTERM, previous)
     terminal.close()

@@ -64,7 +64,7 @@ def fit_to_memory(
     plain = memory_savings.with_settings(config, SETTLED)
     if asked is None or (asked == "auto" and device.type == "cpu"):
         return plain, []
-    on_event(Progress(phase="fitting the run into memory", done=0, total=1))
+    on_event(Progress(phase="fitting the run into memory"))
     counter = MemoryCounter(plain, device)
     climbed = memory_savings.apply_until_fits(
         plain, counter.needs, memory_budget(asked, device), counter.on_card, explicit_settings(config)

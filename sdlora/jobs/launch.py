@@ -1,9 +1,8 @@
-"""Starting a run's processes, following what they tell, and stopping them."""
+"""Starting a run's processes, following their events, and stopping them."""
 
 import os
 import signal
 import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -13,25 +12,17 @@ import psutil
 from sdlora.errors import FileError
 from sdlora.events import Event, OnEvent, RunFailed, RunStopped, ignore
 from sdlora.python_process import spawn_python
-from sdlora.storage.journal import tail_events
+from sdlora.storage.journal import follow_events
 from sdlora.storage.run_folder import Run
-
-POLL_SECONDS = 0.1
 
 
 def follow(run: Run, process: subprocess.Popen[bytes] | None = None, start: int = 0) -> Iterator[Event]:
-    """The run's events from byte ``start`` of its journal, as they come, until its process has ended.
+    """Yield the run's events from byte ``start`` of its journal, as they come, until its ``process`` has ended.
 
-    ``process`` is what ``launch`` gave; without it, the run's lock tells whether someone works on it.
+    Without ``process``, the run's lock decides whether one works on it.
     """
-    while True:
-        over = process.poll() is not None if process is not None else not run.held()
-        for event, end in tail_events(run.journal, start):
-            start = end
-            yield event
-        if over:
-            return
-        time.sleep(POLL_SECONDS)
+    is_over = (lambda: not run.held()) if process is None else (lambda: process.poll() is not None)
+    return follow_events(run.journal, is_over, start)
 
 
 @dataclass
@@ -44,19 +35,19 @@ class Training:
     start: int
     """Byte of the journal at which this process's events begin."""
     printed: int = 0
-    """Byte of the log at which begins what this process prints."""
+    """Byte of the log at which this process's output begins."""
     last: Event | None = None
-    """The newest event that ``wait`` has seen."""
-    asked: int = 0
-    """The signal by which ``interrupt`` asked for a stop."""
+    """Newest event that ``wait`` has passed on."""
+    stop_signal: int = 0
+    """Signal with which ``interrupt`` asked for a stop; 0 as long as it has not."""
 
     def events(self) -> Iterator[Event]:
-        """What the process tells, until it has ended."""
+        """Yield the process's events, until it has ended."""
         return follow(self.run, self.process, self.start)
 
     def interrupt(self, number: int = signal.SIGINT) -> None:
         """Ask for a stop, as Ctrl-C does; a second call ends the run at once, unsaved."""
-        again, self.asked = bool(self.asked), number
+        again, self.stop_signal = bool(self.stop_signal), number
         if os.name == "posix" and self.processes == 1:
             with suppress(ProcessLookupError):
                 os.kill(self.process.pid, number)
@@ -74,11 +65,11 @@ class Training:
         if isinstance(self.last, RunFailed):  # A launcher of several processes has exit codes of its own.
             return self.last.exit_code
         if isinstance(self.last, RunStopped) and code <= 128:
-            return 128 + (self.asked or signal.SIGTERM)
+            return 128 + (self.stop_signal or signal.SIGTERM)
         return 128 - code if code < 0 else code
 
-    def complaint(self) -> str:
-        """The last error that the process printed, which cannot always be told by an event; empty if there is none."""
+    def printed_error(self) -> str:
+        """Return the last error that the process printed where it could write no event; "" if there is none."""
         try:
             lines = self.run.log.read_bytes()[self.printed :].decode(errors="replace").splitlines()
         except OSError:
@@ -96,7 +87,7 @@ class Training:
 def launch(run: Run, processes: int = 1) -> Training:
     """Start training ``run`` in a process (or several, over torchrun) of its own session; output goes to its log.
 
-    Raises FileError for a run's folder with anything in it that is not its own.
+    Raises FileError for a run's folder with links out of it, or with anything that is no file.
     """
     run.require_own()
     start = run.journal.stat().st_size if run.journal.exists() else 0

@@ -1,7 +1,7 @@
 """What a run will take before it begins: time and memory as measured, the disk as counted, and what less would take."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from math import ceil
@@ -12,6 +12,7 @@ from sdlora.config import TrainConfig
 from sdlora.data.buckets import assign_buckets, bucket_step
 from sdlora.data.dataset import load_dataset
 from sdlora.errors import ConfigError, missing_package
+from sdlora.events import OnEvent, ignore
 from sdlora.families.base_models import locate_base
 from sdlora.formatting import format_bytes, format_duration
 from sdlora.generation.device import require_precision
@@ -54,7 +55,7 @@ class RunPlan:
     """Bytes, at most: what lies in caches already is not taken off."""
 
 
-def plan_run(config: TrainConfig, data_dir: Path, on_phase: Callable[[str], object] = str) -> RunPlan:
+def plan_run(config: TrainConfig, data_dir: Path, on_event: OnEvent = ignore) -> RunPlan:
     """What ``config`` will take on this machine: measured now, unless that was done before. Writes nothing but caches.
 
     Raises what the run would fail with; BusyError while something else has the device.
@@ -63,7 +64,7 @@ def plan_run(config: TrainConfig, data_dir: Path, on_phase: Callable[[str], obje
     found = cached_measurement(config, data_dir)
     if found is None or found.rungs is None:
         (data_dir / "cache" / "estimates").mkdir(parents=True, exist_ok=True)
-        found = Profiler(data_dir).finish(config, on_phase)
+        found = Profiler(data_dir).finish(config, on_event)
     return plan_from_measurement(found.as_chosen(config), found)
 
 

@@ -1,28 +1,27 @@
-"""Profiling of runs in a process of its own, while nothing else holds the device."""
+"""Profiling of runs, one at a time, in a process of its own while no other has the device."""
 
 import subprocess
 import threading
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 from sdlora.config import TrainConfig
 from sdlora.errors import BusyError, SdloraError, error_class
+from sdlora.events import Failed, OnEvent
 from sdlora.families.base_models import BUNDLED
-from sdlora.jobs.run_estimate import Measurement, _result, cached_measurement
+from sdlora.jobs.background import BackgroundLoop
+from sdlora.jobs.run_estimate import Measurement, cached_measurement, measurement_file
 from sdlora.python_process import spawn_python
+from sdlora.storage.journal import follow_events, read_events
 from sdlora.storage.locks import device_busy
 
-PHASE = "phase: "
-"""Begins the lines by which the process tells what it does."""
-LOOK_SECONDS = 0.1
 CALM_SECONDS = 3.0
-"""What is wished for is measured once it has been left unchanged for so long."""
+"""Seconds for which a requested config has to stay the same before it is measured."""
 
 
 class Profiler:
-    """Measures one config at a time in a process, while no other has the device."""
+    """Measures what runs take. Events of the process go to a log beside its result."""
 
     def __init__(self, data_dir: Path):
         self.data_dir = data_dir
@@ -30,86 +29,76 @@ class Profiler:
         self._result: Path | None = None
         self._requested: tuple[float, TrainConfig] | None = None
         self._tried: set[Path] = set()
-        self._over = threading.Event()
+        self._loop = BackgroundLoop(self.tick)
         self._lock = threading.RLock()
 
     def watch(self, seconds: float = 1.0) -> None:
-        """Measure what is wished for in the background, until ``close``."""
-
-        def loop() -> None:
-            while not self._over.wait(seconds):
-                self.tick()
-
-        threading.Thread(target=loop, daemon=True).start()
+        """Measure requested configs in the background, until ``close``."""
+        self._loop.start(seconds)
 
     def close(self) -> None:
-        """End, and what is being measured with it."""
-        self._over.set()
+        """End, and the current measurement with it."""
+        self._loop.stop()
         self.stop()
 
     def request(self, config: TrainConfig) -> None:
-        """Have ``config`` measured after a moment of calm, in place of what was wished before.
+        """Have ``config`` measured after a moment of calm, in place of the config that was requested before.
 
-        Only where its base is a bundled, thus small one, it was not tried before, and nothing has the device.
+        Only if its base is a bundled, thus small one, it was not tried before, and no process has the device.
         """
-        result = _result(config, self.data_dir)
+        result = measurement_file(config, self.data_dir)
         with self._lock:
-            known = cached_measurement(config, self.data_dir) is not None
-            wanted = config.model.base in BUNDLED and not known and (result.exists() or result not in self._tried)
+            measured = cached_measurement(config, self.data_dir) is not None
+            wanted = config.model.base in BUNDLED and not measured and (result.exists() or result not in self._tried)
             self._requested = (time.monotonic(), config) if wanted and not device_busy(self.data_dir) else None
 
     def is_pending(self, config: TrainConfig) -> bool:
-        """Whether ``config`` is wished for, and will be measured after a moment of calm."""
+        """Return whether ``config`` is requested, and will be measured after a moment of calm."""
         with self._lock:
-            return self._requested is not None and _result(self._requested[1], self.data_dir) == _result(
-                config, self.data_dir
-            )
+            if self._requested is None:
+                return False
+            return measurement_file(self._requested[1], self.data_dir) == measurement_file(config, self.data_dir)
 
     def tick(self) -> None:
-        """Begin with what is wished for, if it was left in peace for a moment and the device is free."""
+        """Measure the requested config, if it has not changed for a moment and the device is free."""
         with self._lock:
             if self._requested is None or time.monotonic() - self._requested[0] < CALM_SECONDS:
                 return
             config, self._requested = self._requested[1], None
-            with suppress(SdloraError):  # What is wrong with it is told where it was wished for.
+            with suppress(SdloraError):  # What is wrong with it is reported where it was requested.
                 self.start(config)
 
-    def start(self, config: TrainConfig, rungs: bool = False) -> None:
-        """Measure ``config`` now, and with ``rungs`` count what less memory would take.
+    def start(self, config: TrainConfig, with_savings: bool = False) -> None:
+        """Start measuring ``config``; ``with_savings`` also counts what it takes with further memory savings.
 
-        Raises BusyError while another is measured, trained or drawn.
+        Raises BusyError while another process measures, trains or generates.
         """
         with self._lock:
             if self.measures():
                 raise BusyError("something is being measured already; wait a moment")
             if device_busy(self.data_dir):
                 raise BusyError("a training or a drawing has the device; measuring waits until it is free")
-            self._requested, self._result = None, _result(config, self.data_dir)
+            self._requested, self._result = None, measurement_file(config, self.data_dir)
             self._tried.add(self._result)
-            self._result.unlink(missing_ok=True)  # One that is void by now would hide why this one fails.
+            self._result.unlink(missing_ok=True)  # An outdated one would hide why this one fails.
             config_file = self._result.with_suffix(".toml")
             config.save(config_file)
             command = ["-m", "sdlora.jobs.profile_worker", str(self.data_dir), str(config_file), str(self._result)]
-            command += ["rungs"] if rungs else []
+            command += ["savings"] if with_savings else []
             with open(self._result.with_suffix(".log"), "wb") as log:
                 self._process = spawn_python(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
 
-    def finish(self, config: TrainConfig, on_phase: Callable[[str], object]) -> Measurement:
-        """Measure ``config``, with its rungs, and wait for it; ``on_phase`` is told what is being done.
+    def finish(self, config: TrainConfig, on_event: OnEvent) -> Measurement:
+        """Measure ``config`` with its memory savings to the end, and pass the events on.
 
-        If that raises, measuring ends.
-        Raises BusyError as ``start`` does, and the SdloraError that the run would fail with.
+        Measuring ends if ``on_event`` raises. Raises BusyError as ``start`` does, and what the run would fail with.
         """
-        self.start(config, rungs=True)
-        process, log, said = self._process, _result(config, self.data_dir).with_suffix(".log"), ""
+        self.start(config, with_savings=True)
+        process, log = self._process, measurement_file(config, self.data_dir).with_suffix(".log")
         assert process is not None
         try:
-            while process.poll() is None:
-                time.sleep(LOOK_SECONDS)
-                phases = [line for line in log.read_text(errors="replace").splitlines() if line.startswith(PHASE)]
-                if phases and phases[-1] != said:
-                    said = phases[-1]
-                    on_phase(said.removeprefix(PHASE))
+            for event in follow_events(log, lambda: process.poll() is not None):
+                on_event(event)
         except BaseException:
             self.stop()
             raise
@@ -119,23 +108,21 @@ class Profiler:
         return found
 
     def measures(self, config: TrainConfig | None = None) -> bool:
-        """Whether something is being measured now; with ``config``, whether that is."""
+        """Return whether a measurement is under way; with ``config``, whether that is the one."""
         with self._lock:
             runs = self._process is not None and self._process.poll() is None
-            return runs and (config is None or _result(config, self.data_dir) == self._result)
+            return runs and (config is None or measurement_file(config, self.data_dir) == self._result)
 
     def failure(self, config: TrainConfig) -> str:
-        """Why ``config`` could not be measured; nothing where it was, or was not tried."""
-        result = _result(config, self.data_dir)
+        """Return why ``config`` could not be measured; "" if it was, or was not tried."""
+        result = measurement_file(config, self.data_dir)
         if result not in self._tried or result.exists() or self.measures(config):
             return ""
-        with suppress(OSError):
-            lines = result.with_suffix(".log").read_text(errors="replace").splitlines()
-            return next((line.removeprefix("error: ") for line in reversed(lines) if line.startswith("error: ")), "")
-        return ""
+        events = read_events(result.with_suffix(".log"))
+        return next((event.message for event in events if isinstance(event, Failed)), "")
 
     def stop(self) -> None:
-        """Make room for a training, at once: a measurement that is cut off may be made again."""
+        """Make room for a training at once: a measurement that is cut off may be repeated."""
         with self._lock:
             self._requested = None
             if self._process is not None and self._process.poll() is None:

@@ -82,7 +82,7 @@ def estimate_run(config: TrainConfig, data_dir: Path, done: int = 0) -> RunEstim
 def cached_measurement(config: TrainConfig, data_dir: Path) -> Measurement | None:
     """What was measured for such a run on this machine before."""
     try:
-        result = _result(config, data_dir)
+        result = measurement_file(config, data_dir)
         found = Measurement(**json.loads(result.read_text(encoding="utf-8")))
         old = time.time() - result.stat().st_mtime > FREE_SECONDS
     except (OSError, ValueError, TypeError):
@@ -90,7 +90,7 @@ def cached_measurement(config: TrainConfig, data_dir: Path) -> Measurement | Non
     return None if old and config.train.memory == "auto" and found.device != "cpu" else found
 
 
-def _result(config: TrainConfig, data_dir: Path) -> Path:
+def measurement_file(config: TrainConfig, data_dir: Path) -> Path:
     """Where the measurement of ``config`` is kept: called by all that decides it."""
     sizes = sorted(set(_sizes(config.data.folder)))
     sample = config.sample.model_dump(include={"cfg", "sampler", "width", "height"})

@@ -1,4 +1,4 @@
-"""Runs that wait for a device, started one after the other."""
+"""Queue of runs that wait for a device, started one after the other."""
 
 import threading
 import time
@@ -7,6 +7,7 @@ from typing import Literal
 
 from sdlora.errors import BusyError
 from sdlora.filesystem.writing import write_atomic
+from sdlora.jobs.background import BackgroundLoop
 from sdlora.jobs.launch import Training, launch
 from sdlora.storage.locks import device_busy
 from sdlora.storage.run_folder import Run, RunState
@@ -15,33 +16,29 @@ Move = Literal["up", "down", "first"]
 
 
 class TrainingQueue:
-    """Starts runs one after the other, whenever no process holds a device. A run waits by a file in its folder.
+    """Starts runs one after the other, whenever no process has a device.
 
-    So the queue outlives the program that keeps it; two programs may keep it at once, as locks decide who trains.
+    A run waits by a file in its folder. So the queue outlives the program that serves it, and two programs may serve it
+    at once, as locks decide which process trains.
     """
 
     def __init__(self, data_dir: Path):
         self.data_dir = data_dir
         self._training: Training | None = None
         self._stopping: set[Path] = set()
-        self._over = threading.Event()
+        self._loop = BackgroundLoop(self.tick)
         self._lock = threading.RLock()
 
     def watch(self, seconds: float = 1.0) -> None:
-        """Look after the queue in the background, until ``close``."""
-
-        def loop() -> None:
-            while not self._over.wait(seconds):
-                self.tick()
-
-        threading.Thread(target=loop, daemon=True).start()
+        """Serve the queue in the background, until ``close``."""
+        self._loop.start(seconds)
 
     def close(self) -> None:
-        """Stop looking after the queue. A training that runs goes on."""
-        self._over.set()
+        """Stop serving the queue. A training that runs goes on."""
+        self._loop.stop()
 
     def add(self, run: Run) -> None:
-        """Let ``run`` start, or go on, behind those that wait. One that waits keeps its place.
+        """Queue ``run``, to start or to resume, behind those that wait. One that waits keeps its position.
 
         Raises BusyError if it runs already.
         """
@@ -50,11 +47,11 @@ class TrainingQueue:
                 raise BusyError(f"the run {run.name} is running already")
             self._stopping.discard(run.folder)
             if not run.queued_file.exists():
-                last = max(map(_since, self.waiting()), default=0)  # A clock that was set back puts nobody in front.
+                last = max(map(_since, self.waiting()), default=0)  # A clock that was set back puts no run in front.
                 write_atomic(run.queued_file, str(max(time.time_ns(), last + 1)))
 
     def stop(self, run: Run) -> None:
-        """Take ``run`` out of the queue, or ask it to finish its step, save, and end."""
+        """Remove ``run`` from the queue, or ask it to finish its step, save, and end."""
         with self._lock:
             run.queued_file.unlink(missing_ok=True)
             if run.held() or self._starts(run):
@@ -62,26 +59,26 @@ class TrainingQueue:
                 run.stop()
 
     def cancel(self, run: Run) -> None:
-        """Take ``run``, which waits, out of the queue; it may be queued again. Raises BusyError if it has started."""
+        """Remove the waiting ``run`` from the queue; it may be queued again. Raises BusyError if it has started."""
         with self._lock:
-            self._place(run)
+            self._position(run)
             run.queued_file.unlink(missing_ok=True)
 
     def move(self, run: Run, where: Move) -> None:
-        """Let ``run`` wait one place further up or down, or start first. Raises BusyError if it has started."""
+        """Move ``run`` up or down by one, or to the front. Raises BusyError if it has started."""
         with self._lock:
-            order, place = self.waiting(), self._place(run)
+            order, position = self.waiting(), self._position(run)
             times = [_since(other) for other in order]
-            target = {"first": 0, "up": max(0, place - 1), "down": place + 1}[where]
-            order.insert(target, order.pop(place))
+            target = {"first": 0, "up": max(0, position - 1), "down": position + 1}[where]
+            order.insert(target, order.pop(position))
             last = 0
-            for since, other in zip(times, order, strict=True):  # The same times in the new order: who comes is behind.
+            for since, other in zip(times, order, strict=True):  # The same times in the new order.
                 last = max(since, last + 1)
                 if _since(other) != last:
                     write_atomic(other.queued_file, str(last))
 
     def state(self, run: Run) -> RunState | Literal["queued", "stopping"]:
-        """The run's own state, or what the queue has in mind for it."""
+        """Return the run's state, or what the queue is about to do with it."""
         if run.folder in self._stopping:
             return "stopping"
         if run.held():
@@ -91,18 +88,18 @@ class TrainingQueue:
         return "queued" if run.queued_file.exists() else run.state
 
     def current(self) -> Run | None:
-        """The run that matters now: one that runs, else the first that waits, else the newest."""
+        """Return the run to show: one that runs, else the first that waits, else the newest."""
         runs = Run.all(self.data_dir)
         running = next((run for run in runs if run.held() or self._starts(run)), None)
         return running or next(iter(self.waiting()), None) or next(iter(runs), None)
 
     def waiting(self) -> list[Run]:
-        """The runs that wait for a device, in their order."""
+        """Return the runs that wait for a device, in their order."""
         queued = (run for run in Run.all(self.data_dir) if run.queued_file.exists())
         return sorted((run for run in queued if not run.held() and not self._starts(run)), key=_since)
 
     def tick(self) -> None:
-        """Follow the run that was started; start the first that waits where no device is held."""
+        """Follow the run that was started; start the first that waits if no process has a device."""
         with self._lock:
             if self._training is not None and not self._follow(self._training):
                 return
@@ -113,7 +110,7 @@ class TrainingQueue:
                 self._training = launch(waiting[0])
 
     def _follow(self, training: Training) -> bool:
-        """Whether its process has ended. One that found the device taken keeps its place."""
+        """Return whether its process has ended. A run that found the device taken keeps its position."""
         run, code = training.run, training.process.poll()
         if run.folder in self._stopping and code is None:
             run.stop()  # Again: a request from before the process was there is cleared when it starts.
@@ -124,12 +121,12 @@ class TrainingQueue:
         return True
 
     def _starts(self, run: Run) -> bool:
-        """Whether this queue has started a process for ``run`` that has not ended."""
+        """Return whether this queue has started a process for ``run`` that has not ended."""
         training = self._training
         return training is not None and training.run.folder == run.folder and training.process.poll() is None
 
-    def _place(self, run: Run) -> int:
-        """Where ``run`` waits, from 0. Raises BusyError if it does not wait, or no longer."""
+    def _position(self, run: Run) -> int:
+        """Return the position of ``run`` in the queue, from 0. Raises BusyError if it does not wait any more."""
         folders = [other.folder for other in self.waiting()]
         if run.folder not in folders:
             raise BusyError(f"{run.name} does not wait in the queue any more; look where it stands now")
@@ -137,7 +134,7 @@ class TrainingQueue:
 
 
 def _since(run: Run) -> int:
-    """When ``run`` was queued, in nanoseconds (a file's own time is too coarse); 0 if it has just started."""
+    """Return when ``run`` was queued, in nanoseconds (a file's time is too coarse); 0 if it has just started."""
     try:
         return int(run.queued_file.read_text())
     except (FileNotFoundError, ValueError):

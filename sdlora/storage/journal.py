@@ -1,12 +1,16 @@
 """Events in a file, one a line: a run's journal, appended by one writer and read by any number of viewers."""
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from sdlora import failpoints
 from sdlora.errors import FileError
 from sdlora.events import Event
+
+POLL_SECONDS = 0.1
+"""Seconds between two reads of a journal that grows."""
 
 
 def read_events(journal: Path, start: int = 0) -> Iterator[Event]:
@@ -32,6 +36,18 @@ def tail_events(journal: Path, start: int = 0) -> Iterator[tuple[Event, int]]:
                     continue
     except FileNotFoundError:
         return
+
+
+def follow_events(journal: Path, is_over: Callable[[], bool], start: int = 0) -> Iterator[Event]:
+    """Yield events from byte ``start`` on as they come, until their writer ``is_over`` and all are read."""
+    while True:
+        over = is_over()
+        for event, end in tail_events(journal, start):
+            start = end
+            yield event
+        if over:
+            return
+        time.sleep(POLL_SECONDS)
 
 
 class Journal:

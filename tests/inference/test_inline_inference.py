@@ -259,8 +259,6 @@ def test_a_cancelled_request_ends_in_mid_drawing_and_keeps_its_finished_pictures
     inline.should_stop = lambda: (
         any(getattr(event, "done", 0) == 3 for event in submitted.events()) and submitted.withdraw()
     )
-        any(getattr(event, "done", 0) == 3 for event in submitted.events()) and submitted.withdraw()
-    )
     inline(training)
     answer = status(submitted)
     assert (answer.state, len(answer.paths)) == ("cancelled", 1)

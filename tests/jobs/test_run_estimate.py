@@ -30,7 +30,7 @@ PATIENCE = 600
 def known(configure, tmp_path):
     """A config that was measured."""
     config = configure()
-    result = run_estimate._result(config, tmp_path)
+    result = run_estimate.measurement_file(config, tmp_path)
     result.parent.mkdir(parents=True)
     result.write_text(json.dumps(VALUES))
     return config
@@ -65,7 +65,7 @@ def test_a_measurement_holds_for_whatever_takes_as_long(configure, known, tmp_pa
 )
 def test_what_was_chosen_for_what_a_card_had_free_is_no_plan_for_long(configure, tmp_path, memory, device, stays):
     config = configure(train__memory=memory)
-    result = run_estimate._result(config, tmp_path)
+    result = run_estimate.measurement_file(config, tmp_path)
     result.parent.mkdir(parents=True)
     result.write_text(json.dumps({**VALUES, "device": device}))
     assert cached_measurement(config, tmp_path) is not None
@@ -132,7 +132,7 @@ def test_a_process_measures_and_what_it_found_is_kept(configure, tmp_path):
 
 def test_what_is_void_is_wished_for_again_and_does_not_hide_why_the_next_one_fails(configure, tmp_path, monkeypatch):
     measurer, config = Profiler(tmp_path), configure(model__base="pocket", train__memory="auto")
-    result = run_estimate._result(config, tmp_path)
+    result = run_estimate.measurement_file(config, tmp_path)
     result.parent.mkdir(parents=True)
     result.write_text(json.dumps({**VALUES, "device": "cuda"}))
     measurer._tried.add(result)
@@ -142,7 +142,7 @@ def test_what_is_void_is_wished_for_again_and_does_not_hide_why_the_next_one_fai
     os.utime(result, (then, then))
     measurer.request(config)
     assert measurer.is_pending(config)
-    code = "import sys; sys.exit('error: out of memory')"
+    code = "from sdlora.events import Failed; print(Failed(message='out of memory', exit_code=4).to_json())"
     monkeypatch.setattr(
         profiler, "spawn_python", lambda command, **files: subprocess.Popen([sys.executable, "-c", code], **files)
     )
