@@ -65,7 +65,9 @@ class JobStatus:
     message: str = ""
     done: int = 0
     total: int = 0
-    """Number of sampling steps, over all images."""
+    """Sampling steps done, and in all."""
+    left: float | None = None
+    """Estimated seconds that the sampling steps still take; None where there is no pace yet."""
     paths: tuple[Path, ...] = ()
     """Image files; there once the job has ended."""
     notices: tuple[str, ...] = ()
@@ -74,15 +76,15 @@ class JobStatus:
     def ended(self) -> bool:
         return self.state in ENDED
 
-    def after(self, event: Event) -> "JobStatus":
-        """Return the status after one more event of the job."""
+    def after(self, event: Event, left: float | None = None) -> "JobStatus":
+        """Return the status after one more event of the job, and with the seconds ``left`` after its progress."""
         match event:
             case Waiting():
-                return replace(self, state="waiting", message=event.message, done=0, total=0)
+                return replace(self, state="waiting", message=event.message, done=0, total=0, left=None)
             case Progress():
                 state: State = "drawing" if event.total else "loading"
                 message = event.phase[:1].upper() + event.phase[1:]
-                return replace(self, state=state, message=message, done=event.done, total=event.total)
+                return replace(self, state=state, message=message, done=event.done, total=event.total, left=left)
             case Notice():
                 return replace(self, notices=(*self.notices, event.message))
             case Result():

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from sdlora.errors import SdloraError
-from sdlora.events import Event, Failed, JobStarted, read_events
+from sdlora.events import Event, Failed, JobStarted, Progress, read_events
 from sdlora.inference.generation_request import GenerationRequest, JobStatus
 from sdlora.python_process import spawn_python
 from sdlora.storage.gallery import images_folder
+from sdlora.time_left import TimeLeft
 
 MOST_JOBS = 200
 """Number of jobs whose status is remembered."""
@@ -101,12 +102,15 @@ class InferenceClient:
     def _listen(self, process: "subprocess.Popen[bytes]") -> None:
         """Follow the process's events until it has ended; jobs that are open then have failed."""
         assert process.stdout is not None
-        number = 0
+        number, time_left = 0, TimeLeft()
         for event in read_events(process.stdout):
-            if isinstance(event, JobStarted):
-                number = event.number
-            else:
-                self._update(number, event)
+            match event:
+                case JobStarted():
+                    number, time_left = event.number, TimeLeft()
+                case Progress():
+                    self._update(number, event, time_left.update(event.phase, event.done, event.total, event.time))
+                case _:
+                    self._update(number, event)
         code = process.wait()
         message = f"The drawing process ended (exit code {code}); try again, smaller if memory ran out."
         with self._lock:
@@ -115,7 +119,7 @@ class InferenceClient:
             for job in self.open():
                 self._update(job.number, Failed(message=message, exit_code=SdloraError.exit_code))
 
-    def _update(self, number: int, event: Event) -> None:
+    def _update(self, number: int, event: Event, left: float | None = None) -> None:
         with self._lock:
             if number in self._jobs:
-                self._jobs[number] = self._jobs[number].after(event)
+                self._jobs[number] = self._jobs[number].after(event, left)

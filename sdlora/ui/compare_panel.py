@@ -224,14 +224,9 @@ def _attach(app: AppState, panel: ComparePanel) -> Values:
 def _poll(app: AppState, panel: ComparePanel, number: int, shown: Sequence[Any]) -> Values:
     """Describe the grid, show its table when an image is new, and offer the sheet at its end."""
     name, before, chosen = shown
-<<<<<<< HEAD
     status = app.inference.status(number)
     ended = status is None or status.ended
     updates: Values = {panel.download: gr.update(visible=False)}
-=======
-    ticket = app.inference.status(number)
-    ended = ticket is None or ticket.ended
->>>>>>> 135a0d4 (Report generation jobs by the same events)
     try:
         folder = grid_folder(app.data_dir, name)
         grid = read_grid(folder)

@@ -138,7 +138,6 @@ def _attach(app: AppState, tab: CreateTab, limit: int) -> Values:
     }  # fmt: skip
 
 
-<<<<<<< HEAD
 def _poll(app: AppState, tab: CreateTab, number: int, pace: Pace, limit: int) -> Values:
     """Describe the request; at its end, show its images and stop the timer."""
     status = app.inference.status(number)
@@ -147,15 +146,6 @@ def _poll(app: AppState, tab: CreateTab, number: int, pace: Pace, limit: int) ->
             tab.form.status: describe(app, status) if status else "", **gallery_panel.show(app, tab.gallery, limit),
             **_busy(tab, False), tab.timer: gr.Timer(active=False),
         }  # fmt: skip
-=======
-def _poll(app: AppState, number: int, pace: Pace, most: int) -> list[Any]:
-    """Where the request stands; at its end the pictures are shown and the timer rests."""
-    ticket = app.inference.status(number)
-    if ticket is None or ticket.ended:
-        said = told(app, ticket) if ticket else ""
-        rest = [gr.update(interactive=True), gr.update(visible=False), gr.Timer(active=False), pace]
-        return [said, *gallery_panel.show(app, most), *rest]
->>>>>>> 135a0d4 (Report generation jobs by the same events)
     now = time.monotonic()
     if status.state == "drawing" and status.done and pace[0] != number:
         pace = (number, now, status.done)

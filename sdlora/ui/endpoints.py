@@ -292,11 +292,7 @@ class Endpoints:
             while not status.ended:
                 progress((status.done, status.total) if status.total else None, desc=status.message or status.state)
                 await asyncio.sleep(POLL_SECONDS)
-<<<<<<< HEAD
                 found = self.app.inference.status(status.number)
-=======
-                found = self.app.inference.status(ticket.number)
->>>>>>> 135a0d4 (Report generation jobs by the same events)
                 if found is None:
                     raise ConfigError("So many requests came after this one that it was forgotten; ask again.")
                 status = found
