@@ -8,8 +8,8 @@ from sdlora.cli.main import main
 from sdlora.config import TrainConfig
 from sdlora.errors import ConfigError, DatasetError
 from sdlora.jobs import preflight
+from sdlora.jobs.measurement import Measurement
 from sdlora.jobs.preflight import plan_from_measurement, plan_table
-from sdlora.jobs.run_estimate import Measurement
 from sdlora.storage.run_folder import Run
 
 FOUND = Measurement(

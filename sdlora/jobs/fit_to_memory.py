@@ -1,4 +1,4 @@
-"""Which rungs a run takes to fit into ``train.memory``: counted on this machine, before its base is loaded."""
+"""Fitting a run into ``train.memory`` by memory savings, counted on this machine before its base is loaded."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -20,10 +20,11 @@ if TYPE_CHECKING:
 CONTEXT = 512 << 20
 """Bytes of a card that drivers and libraries take before the first tensor: an assumption, on the safe side."""
 SETTLED = {"train.memory": None}
+"""Changes to a config that has been fitted."""
 
 
 class MemoryCounter:
-    """What runs like ``config`` need of ``device``, rung by rung; each is counted once."""
+    """Counts the memory of ``device`` that variants of ``config`` need, each once."""
 
     def __init__(self, config: TrainConfig, device: "torch.device"):
         from sdlora.generation.device import choose_dtype
@@ -33,20 +34,20 @@ class MemoryCounter:
         self.on_card = device.type == "cuda"  # Others share their memory with the processor.
         self.dtype = choose_dtype(config.train.precision, device, preferred="bf16")
         self.size = largest_size(_job(config))
-        self._known: dict[str, MemoryEstimate] = {}
+        self._counted: dict[str, MemoryEstimate] = {}
 
     def footprint(self, config: TrainConfig) -> "MemoryEstimate":
         from sdlora.training.memory_estimate import estimate_memory
 
         key = config.model_dump_json()
-        if key not in self._known:
-            self._known[key] = estimate_memory(_job(config), self.size, self.dtype, self.on_card)
-        return self._known[key]
+        if key not in self._counted:
+            self._counted[key] = estimate_memory(_job(config), self.size, self.dtype, self.on_card)
+        return self._counted[key]
 
     def needs(self, config: TrainConfig) -> int:
-        """Bytes for steps, encoding and class pictures that are to be made, with a reserve.
+        """Return the bytes for steps, encoding and missing class images, with a reserve.
 
-        Previews are not in it: one that does not fit is left out, and told.
+        Previews do not count: one that does not fit is left out, with a notice.
         """
         found = self.footprint(config)
         most = max(found.step, found.encoding, found.drawing if count_class_images(config.prior) else 0)
@@ -56,39 +57,39 @@ class MemoryCounter:
 def fit_to_memory(
     config: TrainConfig, device: "torch.device", on_event: OnEvent = ignore
 ) -> tuple[TrainConfig, list[str]]:
-    """``config`` with the rungs that ``train.memory`` asks for, which is then unset; and what is to be told of it.
+    """Return ``config`` with the savings that ``train.memory`` asks for, which is then unset; and notices about them.
 
-    On a CPU ``auto`` asks for none. Raises OutOfMemoryError where no rung suffices, naming what was set by hand.
+    On a CPU ``auto`` asks for none. Raises OutOfMemoryError where all do not suffice, naming what was set by hand.
     """
-    asked = config.train.memory
+    requested = config.train.memory
     plain = memory_savings.with_settings(config, SETTLED)
-    if asked is None or (asked == "auto" and device.type == "cpu"):
+    if requested is None or (requested == "auto" and device.type == "cpu"):
         return plain, []
     on_event(Progress(phase="fitting the run into memory"))
     counter = MemoryCounter(plain, device)
-    climbed = memory_savings.apply_until_fits(
-        plain, counter.needs, memory_budget(asked, device), counter.on_card, explicit_settings(config)
+    fit = memory_savings.apply_until_fits(
+        plain, counter.needs, memory_budget(requested, device), counter.on_card, explicit_settings(config)
     )
-    if not climbed.fits:
-        raise OutOfMemoryError(memory_savings.refusal(climbed, asked))
-    return climbed.config, [memory_savings.describe_fit(climbed, asked)]
+    if not fit.fits:
+        raise OutOfMemoryError(memory_savings.refusal(fit, requested))
+    return fit.config, [memory_savings.describe_fit(fit, requested)]
 
 
-def memory_budget(asked: str, device: "torch.device") -> int:
-    """The bytes that a run may take: what ``device`` has free, or the size that was ``asked`` for.
+def memory_budget(requested: str, device: "torch.device") -> int:
+    """Return the bytes that a run may take: what ``device`` has free, or the ``requested`` size.
 
-    A card of that size has less: its drivers' share is left alone.
+    A card of that size has less: its drivers take a share.
     """
-    if asked == "auto":
+    if requested == "auto":
         from sdlora.generation.memory import free_bytes
 
         return free_bytes(device)
-    whole = int(float(asked.removesuffix("GB")) * GIB)
-    return whole - (CONTEXT if device.type == "cuda" else 0)
+    size = int(float(requested.removesuffix("GB")) * GIB)
+    return size - (CONTEXT if device.type == "cuda" else 0)
 
 
 def _job(config: TrainConfig) -> Any:
-    """A job that is counted, and neither writes nor tells."""
+    """Return a job to count: it writes and reports nothing."""
     from sdlora.training.train_job import TrainJob
 
     nowhere = Path("nowhere")

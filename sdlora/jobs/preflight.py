@@ -16,9 +16,9 @@ from sdlora.events import OnEvent, ignore
 from sdlora.families.base_models import locate_base
 from sdlora.formatting import format_bytes, format_duration
 from sdlora.generation.device import require_precision
+from sdlora.jobs.measurement import Measurement, cached_measurement
 from sdlora.jobs.memory_savings import as_flags
 from sdlora.jobs.profiler import Profiler
-from sdlora.jobs.run_estimate import Measurement, cached_measurement
 from sdlora.training.profiling import count_class_images, count_previews, views_per_image
 
 LATENT = 2 * 4 * 4

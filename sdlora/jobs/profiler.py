@@ -11,7 +11,7 @@ from sdlora.errors import BusyError, SdloraError, error_class
 from sdlora.events import Failed, OnEvent
 from sdlora.families.base_models import BUNDLED
 from sdlora.jobs.background import BackgroundLoop
-from sdlora.jobs.run_estimate import Measurement, cached_measurement, measurement_file
+from sdlora.jobs.measurement import Measurement, cached_measurement, measurement_file
 from sdlora.python_process import spawn_python
 from sdlora.storage.journal import follow_events, read_events
 from sdlora.storage.locks import device_busy

@@ -177,7 +177,7 @@ def translate_error(error: Exception, config: "TrainConfig | None" = None) -> Sd
 
 
 def _relief(config: "TrainConfig | None") -> str:
-    """What to do where memory was too little: the next rung of the ladder, by its settings."""
+    """Return what to do where memory was too little: the next memory saving, by its settings."""
     from sdlora.jobs.memory_savings import as_flags, next_saving
 
     least = "a lower data.resolution or adapter.rank"
@@ -188,12 +188,8 @@ def _relief(config: "TrainConfig | None") -> str:
         import torch
 
         on_card = torch.cuda.is_available() or torch.backends.mps.is_available()
-    rung = as_flags(next_saving(config, on_card))
-    return (
-        f"start again with {rung} (the next rung that saves memory), or {least}"
-        if rung
-        else f"start again with {least}"
-    )
+    saving = as_flags(next_saving(config, on_card))
+    return f"start again with {saving} (the next memory saving), or {least}" if saving else f"start again with {least}"
 
 
 if __name__ == "__main__":

@@ -103,7 +103,7 @@ def test_a_run_writes_what_it_chose_and_a_resume_repeats_it(configure, tmp_path,
     assert TrainConfig.load(run.config_file).model_dump() == before
 
 
-def test_a_saved_config_leaves_the_ladder_what_its_preset_does(tmp_path):
+def test_a_saved_config_leaves_to_the_savings_what_its_preset_does(tmp_path):
     preset = TrainConfig.load("sd15-subject")
     preset.save(tmp_path / "saved.toml")
     loaded = TrainConfig.load(tmp_path / "saved.toml", {"train.memory": "6GB"})
@@ -121,20 +121,20 @@ def test_a_run_that_cannot_fit_ends_before_it_begins(configure, tmp_path, capsys
 
 
 @pytest.mark.parametrize(
-    ("settings", "rung"),
+    ("settings", "saving"),
     [
         ({"train__batch_size": 4}, "train.batch_size = 2 and train.gradient_accumulation = 2"),
         ({"train__batch_size": 1}, "train.gradient_checkpointing = true"),
         ({"train__batch_size": 1, "train__gradient_checkpointing": True, "optimizer__name": "lion"}, "model.quantize"),
     ],
 )
-def test_out_of_memory_names_the_next_rung(configure, settings, rung):
+def test_out_of_memory_names_the_next_saving(configure, settings, saving):
     found = translate_error(MemoryError(), configure(**settings))
     assert isinstance(found, OutOfMemoryError)
-    assert str(found).startswith(f"the device ran out of memory; start again with {rung}")
+    assert str(found).startswith(f"the device ran out of memory; start again with {saving}")
 
 
-def test_out_of_memory_on_the_last_rung_names_what_is_left(configure):
+def test_out_of_memory_with_all_savings_names_what_is_left(configure):
     last = configure(
         train__batch_size=1, train__gradient_checkpointing=True, optimizer__name="lion", model__quantize="nf4"
     )

@@ -1,4 +1,4 @@
-"""The ladder as a table of cases: which rungs are taken, in which order, and what is left alone."""
+"""Memory savings as a table of cases: which are applied, in which order, and what is left alone."""
 
 import pytest
 
@@ -16,7 +16,7 @@ def config(**values):
 
 
 def needs(config):
-    """A run's bytes by a formula of the test's own, in which every rung has its part."""
+    """A run's bytes by a formula of the test's own, in which every saving has its part."""
     weights = WEIGHTS[config.model.quantize] + (0 if config.train.offload else 1)
     kept = config.train.batch_size * (0.25 if config.train.gradient_checkpointing else 1)
     return int((weights + kept + (0.1 if config.optimizer.name == "adamw8bit" else 0.4)) * GB)
@@ -49,7 +49,7 @@ def library(monkeypatch):
         ),
     ],
 )
-def test_the_first_rungs_that_suffice_are_taken_and_no_more(budget, on_card, changes):
+def test_the_first_savings_that_suffice_are_applied_and_no_more(budget, on_card, changes):
     found = apply_until_fits(config(train__batch_size=4), needs, int(budget * GB), on_card)
     assert found.changes == changes
     assert found.fits and found.needs == needs(found.config)
@@ -79,7 +79,7 @@ def test_what_a_person_has_set_is_left_alone_and_told_where_it_stands_in_the_way
     assert all(name in memory_savings.refusal(found, "0.5GB") for name in kept)
 
 
-def test_a_rung_that_saves_nearly_nothing_is_passed_over():
+def test_a_saving_of_nearly_nothing_is_passed_over():
     def flat(config):
         return needs(config) - (0 if config.optimizer.name == "adamw" else int(0.1 * GB)) + int(100 * GB)
 
@@ -87,7 +87,7 @@ def test_a_rung_that_saves_nearly_nothing_is_passed_over():
     assert "optimizer.name" not in found.changes and "model.quantize" in found.changes
 
 
-def test_without_bitsandbytes_the_rungs_that_need_it_are_not_there(monkeypatch):
+def test_without_bitsandbytes_the_savings_that_need_it_are_left_out(monkeypatch):
     monkeypatch.setattr(memory_savings, "find_spec", lambda name: None)
     found = apply_until_fits(config(), needs, 0, True)
     assert found.changes["model.quantize"] == "int8" and "optimizer.name" not in found.changes
@@ -96,12 +96,12 @@ def test_without_bitsandbytes_the_rungs_that_need_it_are_not_there(monkeypatch):
 @pytest.mark.parametrize(("batch", "halves"), [(8, [(4, 2), (2, 4), (1, 8)]), (6, [(3, 2), (1, 6)]), (3, [(1, 3)])])
 def test_a_batch_is_halved_as_often_as_it_can_be_and_each_step_sees_as_many_pictures(batch, halves):
     found = apply_until_fits(config(train__batch_size=batch), needs, 0, True)
-    steps = [tuple(step.changes.values()) for step in found.taken if "train.batch_size" in step.changes]
+    steps = [tuple(step.changes.values()) for step in found.applied if "train.batch_size" in step.changes]
     assert steps == halves
 
 
 @pytest.mark.parametrize(
-    ("settings", "on_card", "rung"),
+    ("settings", "on_card", "saving"),
     [
         ({}, True, "train.offload = true"),
         ({"train__offload": True, "train__batch_size": 4}, True, "train.batch_size = 2 and train.gradient_acc"),
@@ -117,8 +117,8 @@ def test_a_batch_is_halved_as_often_as_it_can_be_and_each_step_sees_as_many_pict
         ({"train__gradient_checkpointing": True, "optimizer__name": "lion", "model__quantize": "nf4"}, False, ""),
     ],
 )
-def test_the_next_rung_is_the_first_that_is_not_taken(settings, on_card, rung):
-    assert memory_savings.as_flags(next_saving(config(**settings), on_card)).startswith(rung)
+def test_the_next_saving_is_the_first_that_is_not_applied(settings, on_card, saving):
+    assert memory_savings.as_flags(next_saving(config(**settings), on_card)).startswith(saving)
 
 
 def test_what_was_chosen_is_told_in_a_sentence():

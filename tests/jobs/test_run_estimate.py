@@ -13,9 +13,10 @@ from PIL import Image
 from sdlora.api.training import prepare_run
 from sdlora.errors import BusyError
 from sdlora.events import StepDone
-from sdlora.jobs import profiler, run_estimate
+from sdlora.jobs import measurement, profiler
+from sdlora.jobs.measurement import cached_measurement
 from sdlora.jobs.profiler import Profiler
-from sdlora.jobs.run_estimate import cached_measurement, estimate_run
+from sdlora.jobs.run_estimate import estimate_run
 from sdlora.storage.journal import Journal
 from sdlora.storage.locks import device_lock, hold_lock
 
@@ -30,7 +31,7 @@ PATIENCE = 600
 def known(configure, tmp_path):
     """A config that was measured."""
     config = configure()
-    result = run_estimate.measurement_file(config, tmp_path)
+    result = measurement.measurement_file(config, tmp_path)
     result.parent.mkdir(parents=True)
     result.write_text(json.dumps(VALUES))
     return config
@@ -65,11 +66,11 @@ def test_a_measurement_holds_for_whatever_takes_as_long(configure, known, tmp_pa
 )
 def test_what_was_chosen_for_what_a_card_had_free_is_no_plan_for_long(configure, tmp_path, memory, device, stays):
     config = configure(train__memory=memory)
-    result = run_estimate.measurement_file(config, tmp_path)
+    result = measurement.measurement_file(config, tmp_path)
     result.parent.mkdir(parents=True)
     result.write_text(json.dumps({**VALUES, "device": device}))
     assert cached_measurement(config, tmp_path) is not None
-    then = time.time() - run_estimate.FREE_SECONDS - 1
+    then = time.time() - measurement.FREE_SECONDS - 1
     os.utime(result, (then, then))
     assert (cached_measurement(config, tmp_path) is not None) == stays
 
@@ -132,13 +133,13 @@ def test_a_process_measures_and_what_it_found_is_kept(configure, tmp_path):
 
 def test_what_is_void_is_wished_for_again_and_does_not_hide_why_the_next_one_fails(configure, tmp_path, monkeypatch):
     measurer, config = Profiler(tmp_path), configure(model__base="pocket", train__memory="auto")
-    result = run_estimate.measurement_file(config, tmp_path)
+    result = measurement.measurement_file(config, tmp_path)
     result.parent.mkdir(parents=True)
     result.write_text(json.dumps({**VALUES, "device": "cuda"}))
     measurer._tried.add(result)
     measurer.request(config)
     assert not measurer.is_pending(config)
-    then = time.time() - run_estimate.FREE_SECONDS - 1
+    then = time.time() - measurement.FREE_SECONDS - 1
     os.utime(result, (then, then))
     measurer.request(config)
     assert measurer.is_pending(config)

@@ -1,0 +1,118 @@
+"""Measurements of what a run takes, each in a file named by the digest of all that decides it.
+
+``sdlora.jobs.profile_worker`` writes them; front ends read them without torch.
+"""
+
+import hashlib
+import json
+import os
+import platform
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import lru_cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from sdlora.config import TrainConfig, explicit_settings
+from sdlora.data.dataset import load_dataset
+from sdlora.data.settings import Data
+from sdlora.families.base_models import locate_base
+from sdlora.jobs.memory_savings import with_settings
+from sdlora.training.profiling import RunProfile, count_class_images
+
+CODE = 3
+"""Version of the measured code: raise it when a change makes steps take other times or bytes."""
+FREE_SECONDS = 600.0
+"""Seconds for which a measurement of a card's free memory counts; then what was chosen by it is measured again."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measurement(RunProfile):
+    """A run as it was measured, and what was counted (docs/memory.md). Its fields are the keys of its file."""
+
+    chosen: Mapping[str, Any] = field(default_factory=dict)
+    """Settings that ``train.memory`` changed; the run was measured with them."""
+    told: Sequence[str] = ()
+    """Notices about them."""
+    counted: int = 0
+    """Bytes of a device that the run needs, counted."""
+    rungs: Sequence[Mapping[str, Any]] | None = None
+    """Further memory savings, each on top of those before: ``changes``, the bytes that the run then ``needs``,
+    ``costs``. None if they were not counted."""
+
+    def as_chosen(self, config: TrainConfig) -> TrainConfig:
+        """Return ``config`` as it was measured."""
+        return with_settings(config, self.chosen)
+
+
+def cached_measurement(config: TrainConfig, data_dir: Path) -> Measurement | None:
+    """Return the measurement of such a run on this machine, if there is one."""
+    try:
+        result = measurement_file(config, data_dir)
+        found = Measurement(**json.loads(result.read_text(encoding="utf-8")))
+        old = time.time() - result.stat().st_mtime > FREE_SECONDS
+    except (OSError, ValueError, TypeError):
+        return None
+    return None if old and config.train.memory == "auto" and found.device != "cpu" else found
+
+
+def measurement_file(config: TrainConfig, data_dir: Path) -> Path:
+    """Return the file for the measurement of ``config``, named by the digest of all that decides it."""
+    sizes = sorted(set(image_sizes(config.data.folder)))
+    sample = config.sample.model_dump(include={"cfg", "sampler", "width", "height"})
+    generates = bool(config.sample.every and config.sample.prompts) or count_class_images(config.prior) > 0
+    what = {**step_settings(config), "sizes": sizes, "sample": sample if generates else None, "torch": version("torch")}
+    what |= {"base": _weights(config.model.base), "machine": platform.node(), "memory": generates}
+    return data_dir / "cache" / "estimates" / f"{_digest(what)}.json"
+
+
+def step_settings(config: TrainConfig) -> dict[str, Any]:
+    """Return the settings that decide the time and memory of a micro-batch."""
+    names = {"batch_size", "precision", "gradient_checkpointing", "device", "offload", "memory"}
+    hand = sorted(explicit_settings(config)) if config.train.memory is not None else []
+    text = config.adapter.text_encoder and config.train.text_encoder_learning_rate != 0
+    return {
+        "model": config.model.model_dump(),
+        "code": CODE,
+        "data": config.data.model_dump(include={"resolution", "buckets", "shuffle_captions", "caption_dropout"}),
+        "prior": config.prior.target if config.prior.weight else None,
+        "adapter": {**config.adapter.model_dump(exclude={"init", "text_encoder", "alpha"}), "text": text},
+        "train": config.train.model_dump(include=names),
+        "optimizer": config.optimizer.name,
+        "given": hand,
+    }
+
+
+def _digest(values: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()[:24]
+
+
+def _weights(base: str) -> list[tuple[str, int, int]]:
+    """Return a base's files of weights with sizes and times, which change as it does; none for a hub id."""
+    source = locate_base(base)
+    location = Path(source.location)
+    files = {"folder": sorted(location.rglob("*.safetensors")), "file": [location]}.get(source.kind, [])
+    return [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+
+
+def image_sizes(folder: Path) -> tuple[tuple[int, int], ...]:
+    """Return the sizes in pixels of the training images; they are read again only if the folder has changed."""
+    entries = sorted((entry.path, entry.stat().st_mtime_ns) for entry in _files(folder))
+    return _read_sizes(folder, _digest({"files": entries}))
+
+
+def _files(folder: Path) -> list["os.DirEntry[str]"]:
+    """Return the files of a data folder and of the folders directly in it; none if there is no folder."""
+    with suppress(OSError), os.scandir(folder) as found:
+        entries = list(found)
+        inner = [file for entry in entries if entry.is_dir() for file in os.scandir(entry.path)]
+        return [entry for entry in (*entries, *inner) if entry.is_file()]
+    return []
+
+
+@lru_cache(maxsize=32)
+def _read_sizes(folder: Path, stamp: str) -> tuple[tuple[int, int], ...]:
+    return tuple((size.width, size.height) for size in (e.size for e in load_dataset(Data(folder=folder)).examples))
