@@ -1,4 +1,4 @@
-"""This package's own warnings as sentences for a person."""
+"""This package's warnings as messages for the user."""
 
 import warnings
 from collections.abc import Callable, Iterator
@@ -10,9 +10,9 @@ PACKAGE = Path(__file__).resolve().parent
 
 
 @contextmanager
-def capture_warnings(say: Callable[[str], object]) -> Iterator[None]:
-    """``say`` each of this package's warnings, once; those of libraries stay as they are."""
-    told: set[str] = set()
+def capture_warnings(on_message: Callable[[str], object]) -> Iterator[None]:
+    """Call ``on_message`` with each of this package's warnings, once; those of libraries stay as they are."""
+    reported: set[str] = set()
 
     with warnings.catch_warnings():
         usual = warnings.showwarning
@@ -20,9 +20,9 @@ def capture_warnings(say: Callable[[str], object]) -> Iterator[None]:
         def show(message: Warning | str, category: type[Warning], filename: str, *rest: Any, **more: Any) -> None:
             if PACKAGE not in Path(filename).parents:
                 usual(message, category, filename, *rest, **more)
-            elif str(message) not in told:
-                told.add(str(message))
-                say(str(message))
+            elif str(message) not in reported:
+                reported.add(str(message))
+                on_message(str(message))
 
         warnings.filterwarnings("always", category=UserWarning, module=__package__)
         warnings.showwarning = show

@@ -1,4 +1,4 @@
-"""What a run will take before it begins: time and memory as measured, the disk as counted, and what less would take."""
+"""Checks and plan of a run before it starts: time and memory as measured, disk as counted, further memory savings."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -22,43 +22,46 @@ from sdlora.jobs.profiler import Profiler
 from sdlora.training.profiling import count_class_images, count_previews, views_per_image
 
 LATENT = 2 * 4 * 4
-"""Bytes that are kept for each place of a picture's latents: mean and deviation of four channels in float32."""
+"""Bytes for each position of an image's latents: mean and deviation of four channels in float32."""
 PIXEL = 3
-"""Bytes of a pixel in a PNG, at most."""
+"""Most bytes of a pixel in a PNG."""
 WIDTHS = {"fp32": 4, "fp16": 2, "bf16": 2}
 
 
 @dataclass(frozen=True)
 class RunPlan:
-    """A run before it is started."""
+    """Plan of a run. The names of its fields are keys of ``sdlora plan --json``."""
 
     base: str
     device: str
     steps: int
     pictures: int
     sizes: Mapping[str, int]
-    """How many pictures are trained on at each size."""
+    """Number of training images by size."""
     batch_size: int
     gradient_accumulation: int
     chosen: Mapping[str, Any]
-    """Settings that ``train.memory`` asked for."""
+    """Settings that ``train.memory`` changed."""
     told: tuple[str, ...]
+    """Notices about them."""
     step_seconds: float
-    """Of an optimizer step at the largest size, measured."""
+    """Seconds of an optimizer step at the largest size, measured."""
     seconds: Mapping[str, float]
+    """Seconds by phase."""
     memory: int
-    """Bytes at the peak, measured: of a card, or by how much a process grows on the CPU."""
+    """Peak bytes, measured: of a card, or the growth of a process on the CPU."""
     counted: int
     """Bytes of steps and encoding, counted: an estimate."""
     rungs: tuple[Mapping[str, Any], ...]
+    """Further memory savings, as a ``Measurement`` has them."""
     disk: Mapping[str, int]
-    """Bytes, at most: what lies in caches already is not taken off."""
+    """Most bytes by kind; files that are cached already are not subtracted."""
 
 
 def plan_run(config: TrainConfig, data_dir: Path, on_event: OnEvent = ignore) -> RunPlan:
-    """What ``config`` will take on this machine: measured now, unless that was done before. Writes nothing but caches.
+    """Plan ``config`` on this machine. It is measured now, unless it was before; nothing but caches is written.
 
-    Raises what the run would fail with; BusyError while something else has the device.
+    Raises what the run would fail with; BusyError while another process has the device.
     """
     require_startable(config)
     found = cached_measurement(config, data_dir)
@@ -69,7 +72,7 @@ def plan_run(config: TrainConfig, data_dir: Path, on_event: OnEvent = ignore) ->
 
 
 def plan_from_measurement(config: TrainConfig, found: Measurement) -> RunPlan:
-    """The plan of a run that was measured with these very settings."""
+    """Return the plan of a run that was measured with exactly these settings."""
     examples, train = load_dataset(config.data).examples, config.train
     sizes = assign_buckets(
         examples, found.resolution, bucket_step(found.resolution, found.latent_factor), config.data.buckets
@@ -95,7 +98,7 @@ def plan_from_measurement(config: TrainConfig, found: Measurement) -> RunPlan:
 
 
 def planned_disk(config: TrainConfig, found: Measurement) -> dict[str, int]:
-    """Bytes that a run writes, at most, by what they are."""
+    """Return the most bytes that a run writes, by kind."""
     examples = load_dataset(config.data).examples
     sizes = assign_buckets(
         examples, found.resolution, bucket_step(found.resolution, found.latent_factor), config.data.buckets
@@ -119,7 +122,7 @@ def planned_disk(config: TrainConfig, found: Measurement) -> dict[str, int]:
 
 
 def plan_table(plan: RunPlan) -> list[str]:
-    """The plan as lines of text."""
+    """Return the plan as lines of text."""
     sizes = ", ".join(f"{number} of {size}" for size, number in plan.sizes.items())
     batch = f"{plan.batch_size} x {plan.gradient_accumulation}" if plan.gradient_accumulation > 1 else plan.batch_size
     lines = [f"{plan.base} on {plan.device}: {plan.steps} steps of batch {batch}"]
@@ -131,15 +134,15 @@ def plan_table(plan: RunPlan) -> list[str]:
     lines += [f"memory    {format_bytes(plan.memory)} at the peak, measured{growth}"]
     lines += [f"          {format_bytes(plan.counted)} of steps and encoding, counted; less with each saving added:"]
     lines += [
-        f"          {format_bytes(rung['needs']):>10}  {as_flags(rung['changes'])} ({rung['costs']})"
-        for rung in plan.rungs
+        f"          {format_bytes(saving['needs']):>10}  {as_flags(saving['changes'])} ({saving['costs']})"
+        for saving in plan.rungs
     ]
     lines += [f"disk      {format_bytes(sum(plan.disk.values()))} at most"]
     return lines + [f"          {format_bytes(number):>10}  {name}" for name, number in plan.disk.items() if number]
 
 
 def require_startable(config: TrainConfig, processes: int = 1) -> None:
-    """Raises what a run of ``config`` in so many processes would fail with: its base, packages, pictures."""
+    """Raise what a run of ``config`` in so many processes would fail with: its base, packages or images."""
     require_alone(config, processes)
     locate_base(config.model.base)
     require_precision(config.train.precision, config.train.device)
@@ -150,7 +153,7 @@ def require_startable(config: TrainConfig, processes: int = 1) -> None:
 
 
 def require_alone(config: TrainConfig, processes: int) -> None:
-    """Raises ConfigError where several processes would have to choose what ``train.memory`` asks for."""
+    """Raise ConfigError where several processes would have to fit into ``train.memory``."""
     if processes > 1 and config.train.memory is not None:
         raise ConfigError(
             "train.memory: several processes cannot choose together; take what `sdlora plan` says with it instead"
@@ -158,7 +161,7 @@ def require_alone(config: TrainConfig, processes: int) -> None:
 
 
 def _packages(config: TrainConfig) -> Iterator[tuple[str, str, str]]:
-    """The settings that need a package which is not always installed; it; and what does without."""
+    """Yield the settings that need an optional package, the package, and the value that does without."""
     if config.model.quantize == "nf4":
         yield "model.quantize: nf4", "bitsandbytes", "int8"
     if config.optimizer.name == "adamw8bit":

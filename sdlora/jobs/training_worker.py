@@ -1,7 +1,7 @@
 """The process that trains one run: ``python -m sdlora.jobs.training_worker RUN_FOLDER``.
 
-It holds the run's and the device's lock, writes the journal, and turns whatever happens into an
-event and an exit code. Under ``torchrun`` or ``accelerate launch`` every rank runs this.
+It locks the run and the device, writes the journal, and turns whatever happens into an event
+and an exit code. Under ``torchrun`` or ``accelerate launch`` every rank runs this.
 """
 
 import os
@@ -28,13 +28,13 @@ if TYPE_CHECKING:
     from sdlora.config import TrainConfig
 
 PEER_LOST = re.compile(r"Connection (closed|reset) by peer|NCCL|\[gloo\]|Socket closed", re.IGNORECASE)
-"""What the others of several processes say when one has ended."""
+"""Errors of the other processes when one of several has ended."""
 WAIT_SECONDS = 2.0
-"""For a lock: viewers take one for a moment when they look who holds it."""
+"""Timeout for a lock: viewers have one for a moment when they check it."""
 
 
 class StopRequest:
-    """Whether the run shall stop: by SIGINT or SIGTERM, or by the run's stop file. A second signal exits at once."""
+    """Request to stop the run, by SIGINT or SIGTERM or by its stop file. A second signal exits at once."""
 
     def __init__(self, stop_file: Path):
         self.stop_file = stop_file
@@ -59,10 +59,10 @@ def main() -> int:
     run = Run(Path(sys.argv[1]))
     stop = StopRequest(run.stop_file)
     is_main = int(os.environ.get("RANK", "0")) == 0
-    with ExitStack() as held:
+    with ExitStack() as locks:
         try:
             if is_main:
-                held.enter_context(hold_lock(run.lock_file, f"the run {run.name}", WAIT_SECONDS))
+                locks.enter_context(hold_lock(run.lock_file, f"the run {run.name}", WAIT_SECONDS))
                 run.stop_file.unlink(missing_ok=True)
                 run.sweep()
             journal = Journal(run.journal) if is_main else None
@@ -70,7 +70,7 @@ def main() -> int:
             print(f"error: {error}", file=sys.stderr)
             return error.exit_code
         try:
-            lock_file = _hold_device(run, held)
+            lock_file = _hold_device(run, locks)
             if is_main:
                 run.queued_file.unlink(missing_ok=True)  # Its wait is over, whoever started it.
             finished = _train(run, stop, journal or ignore, lock_file)
@@ -79,10 +79,10 @@ def main() -> int:
             return _report(error, run, journal)
 
 
-def _hold_device(run: Run, held: ExitStack) -> Path | None:
-    """Take the lock of this process's device, and return it.
+def _hold_device(run: Run, locks: ExitStack) -> Path | None:
+    """Lock this process's device, and return the lock file.
 
-    None where several processes share one: the first of them holds it.
+    None where several processes share one: the first of them has the lock.
     """
     import torch
 
@@ -94,12 +94,12 @@ def _hold_device(run: Run, held: ExitStack) -> Path | None:
     elif local:
         return None
     lock_file = device_lock(run.data_dir, device)
-    held.enter_context(hold_lock(lock_file, f"the device {device}", WAIT_SECONDS))
+    locks.enter_context(hold_lock(lock_file, f"the device {device}", WAIT_SECONDS))
     return lock_file
 
 
 def _train(run: Run, stop: StopRequest, on_event: OnEvent, lock_file: Path | None) -> bool:
-    """Train; who asks the holder of ``lock_file`` for pictures gets them between the steps."""
+    """Train; generation requests to the owner of ``lock_file`` are served between the steps."""
     from sdlora.training.train_job import TrainJob, nothing
     from sdlora.training.trainer import train
 
@@ -122,7 +122,7 @@ def _train(run: Run, stop: StopRequest, on_event: OnEvent, lock_file: Path | Non
 
 
 def _fitted_config(run: Run, on_event: OnEvent) -> "TrainConfig":
-    """The run's config, with whatever ``train.memory`` asks for chosen, and written so that a resume repeats it."""
+    """Return the run's config, fitted into ``train.memory`` and saved so, so that a resume repeats it."""
     if run.config.train.memory is None:
         return run.config
     from sdlora.events import Notice
@@ -131,18 +131,18 @@ def _fitted_config(run: Run, on_event: OnEvent) -> "TrainConfig":
     from sdlora.jobs.preflight import require_alone
 
     require_alone(run.config, int(os.environ.get("WORLD_SIZE", "1")))
-    config, told = fit_to_memory(run.config, choose_device(run.config.train.device), on_event)
+    config, notices = fit_to_memory(run.config, choose_device(run.config.train.device), on_event)
     config.save(run.config_file)
     run.forget_config()
-    for message in told:
+    for message in notices:
         on_event(Notice(message=message))
     return config
 
 
 def _report(error: Exception, run: Run, journal: Journal | None) -> int:
-    """Tell the journal and the log what went wrong; return the exit code.
+    """Write to the journal and the log what went wrong; return the exit code.
 
-    Of several processes the one that failed tells: to the others it is a connection that broke.
+    Of several processes only the one that failed reports: the others see a connection that broke.
     """
     with suppress(OSError):  # The log may be what fills the disk.
         traceback.print_exc()
@@ -155,14 +155,14 @@ def _report(error: Exception, run: Run, journal: Journal | None) -> int:
     code = known.exit_code if known else 1
     try:
         (journal or Journal(run.journal))(RunFailed(message=message, exit_code=code))
-    except FileError:  # Then the log, from which a front end takes it; where that is full too, the exit code tells.
+    except FileError:  # Then the log, which front ends read too; where the disk is full, the exit code has to do.
         with suppress(OSError):
             print(f"error: {message}", file=sys.stderr)
     return code
 
 
 def translate_error(error: Exception, config: "TrainConfig | None" = None) -> SdloraError | None:
-    """What a library's exception means to the user, or None for a bug. ``config`` is that of what failed."""
+    """Return the error that a library's exception means to the user, or None for a bug; ``config`` is of the run."""
     import torch
 
     text = str(error)
