@@ -9,13 +9,11 @@ The device's owner is the process that has its lock; it alone reads requests. Wh
 killed is found by the next owner, or by the sender, once the lock is free. Needs no torch.
 """
 
-import json
 import os
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import asdict
 from pathlib import Path
 
 from filelock import FileLock

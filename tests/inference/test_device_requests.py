@@ -41,7 +41,8 @@ def test_a_request_is_taken_answered_and_cleared_away(requests):
 
 
 def test_requests_are_taken_in_their_order_but_for_those_passed(requests):
-    first, second = requests.submit(GenerationRequest(prompt="first")), requests.submit(GenerationRequest(prompt="second"))
+    first = requests.submit(GenerationRequest(prompt="first"))
+    second = requests.submit(GenerationRequest(prompt="second"))
     received = requests.take()
     assert received.request.prompt == "first"
     received.give_back("Later.")
