@@ -141,7 +141,7 @@ def test_a_training_draws_between_its_steps_and_when_it_is_killed_the_painter_go
         next(event for event in training.events() if isinstance(event, StepDone))
         beside, seen = draw(creator, request_for(adapters=(AdapterChoice("one", adapters[0]),)))
         assert training.process.poll() is None
-        assert seen[-1] == "done" and "loading" not in seen
+        assert seen[-1] == "done" and "loading" not in seen, beside
         assert (pixels(plain) == pixels(beside)).all()
 
         number = creator.submit(request_for(count=500)).number
