@@ -10,7 +10,7 @@ from typing import Any, get_args
 
 from pydantic import Field, ValidationError
 
-from sdlora.adapters import METHODS, Adapter
+from sdlora.adapters import DEFAULT_METHOD, METHODS, Adapter
 from sdlora.adapters.lora import Lora
 from sdlora.checkpoint import Checkpoint
 from sdlora.data.settings import Data
@@ -214,7 +214,7 @@ def _absolute(values: dict[str, Any], folder: Path) -> dict[str, Any]:
 
 def _for_method(values: Mapping[str, Any], method: Any) -> dict[str, Any]:
     """Return a file's adapter settings without those that an overriding ``method`` does not have."""
-    before = values.get("method", "lora")
+    before = values.get("method", DEFAULT_METHOD)
     if method not in METHODS or method == before:
         return dict(values)
     valid = {name: value for name, value in values.items() if name in METHODS[method].model_fields}

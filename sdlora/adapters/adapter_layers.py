@@ -5,17 +5,12 @@ of the *base's* output, times its scale, so that adapters of any methods mix in 
 different things by a scale, or have none; what is overridden here is that alone.
 """
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
 from peft.tuners.ia3.layer import IA3Layer
-from peft.tuners.loha.layer import Conv2d as LohaConv2d
-from peft.tuners.loha.layer import Linear as LohaLinear
-from peft.tuners.loha.layer import LoHaLayer
-from peft.tuners.lokr.layer import Conv2d as LokrConv2d
-from peft.tuners.lokr.layer import Linear as LokrLinear
-from peft.tuners.lokr.layer import LoKrLayer
+from peft.tuners.loha import layer as loha
+from peft.tuners.lokr import layer as lokr
 from peft.tuners.lora.layer import LoraLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
@@ -88,26 +83,26 @@ class _LycorisLayer(AdapterLayer):
 
 class _LohaLayer(_LycorisLayer):
     def __init__(self, base_layer: nn.Module):
-        LoHaLayer.__init__(self, base_layer)  # type: ignore[arg-type]
+        loha.LoHaLayer.__init__(self, base_layer)  # type: ignore[arg-type]
         self._init_adapters()
 
 
 class _LokrLayer(_LycorisLayer):
     def __init__(self, base_layer: nn.Module):
-        LoKrLayer.__init__(self, base_layer)  # type: ignore[arg-type]
+        lokr.LoKrLayer.__init__(self, base_layer)  # type: ignore[arg-type]
         self._init_adapters()
 
 
-class _LohaLinear(_LohaLayer, LohaLinear): ...
+class LohaLinear(_LohaLayer, loha.Linear): ...
 
 
-class _LohaConv2d(_LohaLayer, LohaConv2d): ...
+class LohaConv2d(_LohaLayer, loha.Conv2d): ...
 
 
-class _LokrLinear(_LokrLayer, LokrLinear): ...
+class LokrLinear(_LokrLayer, lokr.Linear): ...
 
 
-class _LokrConv2d(_LokrLayer, LokrConv2d): ...
+class LokrConv2d(_LokrLayer, lokr.Conv2d): ...
 
 
 class Ia3AdapterLayer(AdapterLayer, IA3Layer):
@@ -167,20 +162,6 @@ def without_bias(base: Any, x: torch.Tensor, plain: torch.Tensor | None = None) 
     if plain is None:
         return apply_weights(base, x.to(base.weight.dtype), base.weight)
     return plain if base.bias is None else plain - per_channel(base.bias, base)
-
-
-LAYER_CLASSES: Mapping[str, tuple[type[AdapterLayer], type[AdapterLayer]]] = {
-    "loha": (_LohaLinear, _LohaConv2d),
-    "lokr": (_LokrLinear, _LokrConv2d),
-    "ia3": (Ia3AdapterLayer, Ia3AdapterLayer),
-    "full": (FullDiffLayer, FullDiffLayer),
-}
-"""By method: the host for a linear base layer, and for a convolution. LoRA and DoRA go into PEFT's LoRA layers."""
-
-
-def layer_class(method: str, base: nn.Module) -> type[AdapterLayer]:
-    """The host of ``method`` for a base layer."""
-    return LAYER_CLASSES[method][0 if isinstance(base, nn.Linear) else 1]
 
 
 class DoraMagnitude(nn.Module):

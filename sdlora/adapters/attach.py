@@ -48,7 +48,7 @@ class AttachedLayer:
 
     @property
     def tensors(self) -> dict[str, nn.Parameter]:
-        """The layer's own parameters by their neutral names (``forms.FORMS``)."""
+        """The layer's own parameters by their neutral names (``parametrizations``)."""
         if isinstance(self.host, adapter_layers.AdapterLayer):
             names: tuple[str, ...] = self.host.adapter_layer_names
             boxes = {name: self.host.params(name) for name in names}

@@ -42,7 +42,7 @@ def _incompatibility(module: ModuleState, base: Any) -> str:
     ours, theirs = (weight[0], math.prod(weight[1:])), parametrizations.layer_size(module.tensors)
     if "diff_b" in module.tensors and base.bias is None:
         return "it changes a bias, and there is none"
-    if module.method in ("lora", "dora") and "mid" not in module.tensors:
+    if "down" in module.tensors and "mid" not in module.tensors:
         down, up = (tuple(module.tensors[name].shape) for name in ("down", "up"))
         takes = low_rank_shapes(base, down[0])
         if (without_trailing_ones(down), without_trailing_ones(up)) != (
@@ -61,11 +61,9 @@ def _incompatibility(module: ModuleState, base: Any) -> str:
 
 
 def _kernel_size(module: ModuleState) -> Shape:
-    """The kernel that a module's tensors tell; empty for a linear layer, 1 x 1, and where they do not tell."""
-    if module.method == "ia3":
-        return ()
-    shape = parametrizations.unscaled_delta({name: tensor.to("meta") for name, tensor in module.tensors.items()}).shape
-    return without_trailing_ones(tuple(shape))[2:]
+    """Kernel that a module's tensors tell; empty for a linear layer, 1 x 1, and where they do not tell."""
+    shape = module.parametrization.delta_shape(module.tensors)
+    return without_trailing_ones(tuple(side or 0 for side in shape))[2:]
 
 
 def low_rank_shapes(base: Any, rank: int) -> tuple[Shape, Shape]:

@@ -13,7 +13,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
 from sdlora.adapters import parametrizations, stacked_lora
-from sdlora.adapters.adapter_layers import LORA, AdapterLayer, layer_class, make_dora
+from sdlora.adapters.adapter_layers import LORA, AdapterLayer, make_dora
 from sdlora.adapters.state import ModuleState
 
 
@@ -25,13 +25,12 @@ def inject(model: nn.Module, modules: Mapping[str, ModuleState], key: str, dropo
     low_rank: dict[str, ModuleState] = {}
     for path, module in modules.items():
         if "input_magnitude" in module.tensors:
-            base: Any = model.get_submodule(path)
-            weight: Any = (base.get_base_layer() if isinstance(base, BaseTunerLayer) else base).weight.data
+            weight = _base_layer(model, path).weight.data
             module = ModuleState({"diff": parametrizations.delta_weight(module.tensors, module.scale, weight)})
-        if module.method in ("lora", "dora"):
-            low_rank[path] = _merge_tucker(module)
+        if kind := module.parametrization.layer_class(_base_layer(model, path)):
+            _inject_adapter_layer(model, path, key, module, kind)
         else:
-            _inject_adapter_layer(model, path, key, module)
+            low_rank[path] = _merge_tucker(module)
     if not low_rank:
         return
     _inject_lora(model, {path: (module.rank or 1, module.alpha) for path, module in low_rank.items()}, key, dropout)
@@ -45,6 +44,12 @@ def inject(model: nn.Module, modules: Mapping[str, ModuleState], key: str, dropo
             layer.weight = nn.Parameter(own[name].reshape(layer.weight.shape).contiguous(), requires_grad=False)
         if "magnitude" in own:
             make_dora(host, key, own["magnitude"].flatten())
+
+
+def _base_layer(model: nn.Module, path: str) -> Any:
+    """Base layer at a model's own ``path``, below any adapter layers."""
+    layer: Any = model.get_submodule(path)
+    return layer.get_base_layer() if isinstance(layer, BaseTunerLayer) else layer
 
 
 def lora_layer_at(model: nn.Module, path: str) -> Any:
@@ -64,17 +69,16 @@ def _merge_tucker(module: ModuleState) -> ModuleState:
     return replace(module, tensors={**rest, "down": inner})
 
 
-def _inject_adapter_layer(model: nn.Module, path: str, key: str, module: ModuleState) -> None:
-    """Into the host of its method at a model's own ``path``: one that is there, or a new one around what is there."""
-    method = module.method
+def _inject_adapter_layer(model: nn.Module, path: str, key: str, module: ModuleState, kind: type[AdapterLayer]) -> None:
+    """Add an adapter to the layer of its ``kind`` at a model's own ``path``, or to a new one around what is there."""
     parent, _, child = path.rpartition(".")
     top: Any = getattr(model.get_submodule(parent), child)
     inner: Any = top
     while isinstance(inner, BaseTunerLayer):
-        if isinstance(inner, layer_class(method, inner.get_base_layer())):
+        if isinstance(inner, kind):
             return inner.add_adapter(key, module)
         inner = getattr(inner, "base_layer")  # noqa: B009 - PEFT declares it on no base class
-    host = layer_class(method, inner)(top)
+    host: Any = kind(top)  # type: ignore[call-arg]
     host.add_adapter(key, module)  # Only then into the tree: a failure leaves it as it was.
     setattr(model.get_submodule(parent), child, host)
 

@@ -1,24 +1,80 @@
-"""LoRA: low-rank adaptation (arXiv:2106.09685)."""
+"""LoRA: low-rank adaptation (arXiv:2106.09685), and DoRA (arXiv:2402.09353)."""
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
 from sdlora.adapters.compatibility import low_rank_shapes
 from sdlora.adapters.method import LowRank
+from sdlora.adapters.parametrizations import TINY, Parametrization, Tensors
 from sdlora.adapters.state import ModuleState
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
-from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    import torch
+
+class LowRankProduct(Parametrization):
+    """down (r, in, ...), up (out, r): ΔW = up @ down. With mid (r, r, ...), a Tucker form, down is (r, in).
+
+    arXiv:2106.09685, section 4.1; LoCon and its Tucker form: LyCORIS, arXiv:2309.14859, appendix A.
+    """
+
+    title = "LoRA"
+    required: ClassVar[tuple[tuple[str, ...], ...]] = (("down",), ("up",))
+    optional, ranked, leading = ("mid",), ("down",), ("up",)
+
+    def unscaled_delta(self, tensors: Tensors) -> "torch.Tensor":
+        import torch
+
+        down, up = tensors["down"], tensors["up"].flatten(1)
+        if "mid" in tensors:
+            return torch.einsum("op,pq...,qi->oi...", up, tensors["mid"], down.flatten(1))
+        return (up @ down.flatten(1)).reshape(len(up), *down.shape[1:])
+
+    def delta_square(self, tensors: Tensors) -> float:
+        """‖UD‖² = Σ (UᵀU ∘ DDᵀ), at most rank x rank: the product is not formed."""
+        if "mid" in tensors:
+            return super().delta_square(tensors)
+        down, up = (tensors[name].double().flatten(1) for name in ("down", "up"))
+        return float(((up.T @ up) * (down @ down.T)).sum())
+
+    def low_rank_factors(self, tensors: Tensors) -> "tuple[torch.Tensor, torch.Tensor] | None":
+        import torch
+
+        up, down = tensors["up"].flatten(1), tensors["down"]
+        if "mid" in tensors:
+            down = torch.einsum("pq...,qi->pi...", tensors["mid"], down.flatten(1))
+        return up, down.flatten(1)
+
+    def layer_class(self, base: "nn.Module") -> None:
+        return None
+
+
+class DoraProduct(LowRankProduct):
+    """A LoRA's tensors, and magnitude (out,) or, in some files, input_magnitude (in,). arXiv:2402.09353, eq. 5."""
+
+    title = "DoRA"
+    required = (*LowRankProduct.required, ("magnitude", "input_magnitude"))
+    beside = ("magnitude", "input_magnitude")
+    needs_base = True
+
+    def delta_weight(self, tensors: Tensors, scale: float, weight: "torch.Tensor") -> "torch.Tensor":
+        axis = 0 if "magnitude" in tensors else 1
+        changed = weight + super().delta_weight(tensors, scale, weight)
+        view = [-1 if dim == axis else 1 for dim in range(weight.ndim)]
+        others = [dim for dim in range(weight.ndim) if dim != axis]
+        norm = changed.square().sum(others, keepdim=True).clamp(min=TINY).sqrt()
+        return tensors["input_magnitude" if axis else "magnitude"].view(view) * changed / norm - weight
+
+    def low_rank_factors(self, tensors: Tensors) -> None:
+        return None
 
 
 class Lora(LowRank):
     """Low-rank updates beside frozen weights: W + alpha / rank · up @ down."""
+
+    parametrization: ClassVar[Parametrization] = LowRankProduct()
 
     method: Literal["lora"] = "lora"
     """Kind of adapter: `lora`; `dora` (learns directions as LoRA does, and lengths separately); `loha` and `lokr`
@@ -50,6 +106,8 @@ class Lora(LowRank):
 
 class Dora(Lora):
     """A LoRA gives the direction of each output's weights, a learnt magnitude their length."""
+
+    parametrization: ClassVar[Parametrization] = DoraProduct()
 
     method: Literal["dora"] = "dora"  # type: ignore[assignment]
 

@@ -1,9 +1,9 @@
-"""What all adapter methods are told, and how each goes into live models. Torch is imported when one does."""
+"""Settings that all methods share, and how a method goes into live models. Torch is imported when one does."""
 
 from abc import abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from pydantic import AfterValidator, Field
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from sdlora.adapters.parametrizations import Parametrization
     from sdlora.adapters.state import ModuleState
 
 
@@ -29,7 +30,10 @@ def _validate_ranks(text: str) -> str:
 
 
 class Method(Section):
-    """An adapter method: settings, and layers that start as if they were not there."""
+    """A training method: its settings, and what it trains in live models."""
+
+    parametrization: ClassVar["Parametrization | None"] = None
+    """Meaning of the tensors that only this method has; None: it trains and exports tensors of others."""
 
     method: str
 
@@ -43,6 +47,27 @@ class Method(Section):
     init: Path | None = None
     """Adapter file to continue from, of the same method, layers and rank as set here."""
 
+    @property
+    def input_dropout(self) -> float:
+        """Share of a layer's inputs that the update does not see, while training."""
+        return 0.0
+
+    def lr_multiplier(self, tensor: str) -> float:
+        """What the learning rate of a layer's tensor of this name is multiplied by."""
+        return 1.0
+
+    @abstractmethod
+    def attach(self, models: "Mapping[str, nn.Module]", name: str, seed: int) -> "list[nn.Parameter]":
+        """Put what trains into ``models`` (component -> module) as adapter ``name``; return its parameters.
+
+        Everything else in ``models`` is frozen. Random numbers come from ``seed`` alone, and no global generator moves.
+        Raises ConfigError if the targets match no layer, naming near ones, or ``name`` is taken.
+        """
+
+
+class AddedLayers(Method):
+    """Methods that add layers beside frozen weights, which start as if they were not there."""
+
     @abstractmethod
     def init_state(self, path: str, base: "nn.Module", generator: "torch.Generator") -> "ModuleState | None":
         """The tensors with which the layer ``base`` at ``path`` starts: its output stays what it was. None: no adapter.
@@ -53,22 +78,8 @@ class Method(Section):
     def check_layers(self, paths: list[str]) -> None:
         """Raises ConfigError where settings by path match none of the layers that are adapted."""
 
-    @property
-    def input_dropout(self) -> float:
-        """Share of a layer's inputs that the update does not see, while training."""
-        return 0.0
-
-    def lr_multiplier(self, tensor: str) -> float:
-        """What the learning rate of a layer's tensor of this name is multiplied by."""
-        return 1.0
-
     def attach(self, models: "Mapping[str, nn.Module]", name: str, seed: int) -> "list[nn.Parameter]":
-        """Add fresh adapter layers called ``name`` to ``models`` (component -> module); return what trains.
-
-        Everything else in ``models`` is frozen. The tensors are float32 whatever the base's type; their
-        numbers come from ``seed`` alone, and no global generator moves.
-        Raises ConfigError if the targets match no layer, naming near ones, or ``name`` is taken.
-        """
+        """As ``Method.attach``. The adapter's tensors are float32 whatever the base's type."""
         import torch
 
         from sdlora.adapters.attach import adapter_parameters, attach_modules
@@ -87,7 +98,7 @@ class Method(Section):
         return parameters
 
 
-class LowRank(Method):
+class LowRank(AddedLayers):
     """Methods with a rank."""
 
     rank: Annotated[int, Field(ge=1, le=1024)] = 16

@@ -17,7 +17,7 @@ Scale = float | Mapping[str, float]
 
 @dataclass(frozen=True)
 class ModuleState:
-    """One adapted layer's tensors under the neutral names of its method (``forms.FORMS``), and its alpha."""
+    """One adapted layer's tensors under the neutral names of its method (``parametrizations.py``), and its alpha."""
 
     tensors: Mapping[str, "torch.Tensor"]
     alpha: float = 1.0
@@ -26,6 +26,10 @@ class ModuleState:
     @property
     def method(self) -> str:
         return parametrizations.method_of(self.tensors)
+
+    @property
+    def parametrization(self) -> parametrizations.Parametrization:
+        return parametrizations.parametrization_of(self.tensors)
 
     @property
     def rank(self) -> int | None:
@@ -66,6 +70,8 @@ class AdapterState:
 
 
 def build_adapter_state(modules: Mapping[str, ModuleState], metadata: Mapping[str, str] | None = None) -> AdapterState:
-    """An adapter of ``modules``, called after the method that most of them have."""
+    """Build an adapter of ``modules``, called after the method that most of them have."""
+    from sdlora.adapters import DEFAULT_METHOD
+
     counts = Counter(module.method for module in modules.values())
-    return AdapterState(counts.most_common(1)[0][0] if counts else "lora", modules, dict(metadata or {}))
+    return AdapterState(counts.most_common(1)[0][0] if counts else DEFAULT_METHOD, modules, dict(metadata or {}))

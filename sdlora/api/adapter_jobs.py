@@ -8,19 +8,20 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from sdlora.adapters.parametrizations import parametrizations
 from sdlora.adapters.targets import ALL_LAYERS
 from sdlora.errors import ConfigError, SdloraError
 from sdlora.events import Event, OnEvent, ignore
 from sdlora.filesystem.paths import as_path
 from sdlora.formats.adapter_check import AdapterCheck as AdapterCheck
-from sdlora.formats.header_summary import METHOD_NAMES, read_header_summary
+from sdlora.formats.header_summary import read_header_summary
 from sdlora.jobs.tool_process import ToolJob as ToolJob
 from sdlora.jobs.tool_process import bake_job as bake_job
 from sdlora.jobs.tool_process import check_adapters
 from sdlora.jobs.tool_process import inspect_layers_job as inspect_layers_job
 from sdlora.storage.library import SUFFIX, ImportResult, Library, file_version
 
-NEED_BASE = tuple(METHOD_NAMES[method] for method in ("dora", "ia3"))
+NEED_BASE = tuple(own.title for own in parametrizations().values() if own.needs_base)
 """Methods, as header summaries name them, whose update depends on the base's weights."""
 
 

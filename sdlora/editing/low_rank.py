@@ -95,20 +95,17 @@ def kernel_of(path: str, module: ModuleState) -> tuple[int, ...]:
     """Return the kernel of the convolution that ``module`` is for; empty for a linear layer, and for 1 x 1 in linear
     shape.
     """
-    shape = parametrizations.unscaled_delta({name: tensor.to("meta") for name, tensor in module.tensors.items()}).shape
-    if len(shape) == 4:
-        return tuple(shape[2:])
-    return (3, 3) if module.method in ("loha", "lokr") and path.endswith(CONVOLUTIONS) else ()
+    own = module.parametrization
+    _, _, *kernel = own.delta_shape(module.tensors)
+    if kernel:
+        return tuple(side or 0 for side in kernel)
+    return (3, 3) if own.flattens_kernel and path.endswith(CONVOLUTIONS) else ()
 
 
 def low_rank_product(module: ModuleState) -> tuple[torch.Tensor, torch.Tensor] | None:
     """Return ``up`` (out, r) and ``down`` (r, in) whose product is the update; None if it is no such product."""
-    if module.method != "lora":
-        return None
-    up, down = module.tensors["up"].flatten(1), module.tensors["down"]
-    if "mid" in module.tensors:
-        down = torch.einsum("pq...,qi->pi...", module.tensors["mid"], down.flatten(1))
-    return module.scale * up, down.flatten(1)
+    factors = module.parametrization.low_rank_factors(module.tensors)
+    return factors and (module.scale * factors[0], factors[1])
 
 
 def delta_matrix(path: str, module: ModuleState, weight: torch.Tensor | None) -> torch.Tensor:
@@ -121,15 +118,16 @@ def delta_matrix(path: str, module: ModuleState, weight: torch.Tensor | None) ->
         )
     if weight is not None:
         return parametrizations.delta_weight(module.tensors, module.scale, weight).flatten(1)
-    if module.method in ("dora", "ia3"):
-        kind = {"dora": "a DoRA", "ia3": "an (IA)³"}[module.method]
-        raise ConfigError(f"{path}: {kind} changes a weight by what the weight is; name the base model")
+    if module.parametrization.needs_base:
+        raise ConfigError(
+            f"{path}: {module.parametrization.title} changes a weight by what the weight is; name the base model"
+        )
     return (module.scale * parametrizations.unscaled_delta(module.tensors)).flatten(1)
 
 
 def needs_base(state: AdapterState) -> bool:
     """Return whether any update of the adapter depends on the base's weight."""
-    return any(module.method in ("dora", "ia3") for module in state.modules.values())
+    return any(module.parametrization.needs_base for module in state.modules.values())
 
 
 def layer_factors(path: str, module: ModuleState, weight: torch.Tensor | None) -> Factors:

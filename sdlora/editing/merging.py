@@ -98,7 +98,7 @@ def _sum(path: str, parts: Sequence[tuple[ModuleState, float]], weight: torch.Te
 def _kernel(path: str, parts: Sequence[tuple[ModuleState, float]], weight: torch.Tensor | None) -> tuple[int, ...]:
     if weight is not None:
         return tuple(weight.shape[2:])
-    return next((kernel for module, _ in parts if module.method != "ia3" and (kernel := kernel_of(path, module))), ())
+    return next((kernel for module, _ in parts if (kernel := kernel_of(path, module))), ())
 
 
 def _metadata(adapters: Sequence[tuple[str, AdapterState, float]]) -> dict[str, str]:

@@ -121,7 +121,7 @@ def _header(state: AdapterState) -> dict[str, Any]:
             f"{component}.rank_pattern": {path: value for path, value in ranks.items() if value != rank},
             f"{component}.alpha_pattern": {path: value for path, value in alphas.items() if value != alpha},
             f"{component}.target_modules": sorted(own),
-            **({f"{component}.use_dora": True} if any(m.method == "dora" for m in own.values()) else {}),
+            **({f"{component}.use_dora": True} if any("magnitude" in m.tensors for m in own.values()) else {}),
         }
     return fields
 

@@ -19,9 +19,8 @@ from sdlora.formats.storage import FORMATS
 
 PICTURES = ("ssmd_cover_images", "modelspec.thumbnail")
 """Header entries with images: a JSON list of base64 texts (sd-webui-additional-networks), or a data URL."""
-METHOD_NAMES = {
-    "lora": "LoRA", "dora": "DoRA", "loha": "LoHa", "lokr": "LoKr", "ia3": "(IA)³", "full": "full difference",
-}  # fmt: skip
+MARKS = {"dora_scale": "magnitude", "on_input": "input_scale"}
+"""Tensors of files that alone tell a layer's method, and one that only this method has."""
 Shapes = dict[str, tuple[int, ...]]
 """Shapes of a layer's tensors, by name."""
 
@@ -70,7 +69,7 @@ def read_header_summary(path: Path) -> HeaderSummary:
     return HeaderSummary(
         title=metadata.get("modelspec.title") or metadata.get("ss_output_name", ""),
         format=format.name if methods else "",
-        method=foreign or METHOD_NAMES[methods.most_common(1)[0][0]],
+        method=foreign or parametrizations.parametrizations()[methods.most_common(1)[0][0]].title,
         family="sdxl"
         if any(key.startswith(ORIGINAL) for key in shapes)
         else infer_family_from_header(widths, metadata),
@@ -101,17 +100,15 @@ def read_cover_image(path: Path) -> bytes:
 
 def _method(own: Shapes) -> str:
     """Return the method of a layer with tensors of these names; empty if there is none."""
-    if marks := own.keys() & {"dora_scale", "on_input"}:
-        return "dora" if "dora_scale" in marks else "ia3"
     try:
-        return parametrizations.method_of(own)
+        return parametrizations.method_of([MARKS[name] for name in MARKS if name in own][:1] or own)
     except FormatError:
         return ""
 
 
 def _rank(own: Shapes) -> int:
     """Return a layer's rank; 0 if it has none."""
-    ranked = (own[name] for form in parametrizations.PARAM_LAYOUTS.values() for name in form.ranked if name in own)
+    ranked = (own[name] for each in parametrizations.parametrizations().values() for name in each.ranked if name in own)
     return next((shape[0] for shape in ranked if shape), 0)
 
 

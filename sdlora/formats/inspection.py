@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from sdlora.adapters import parametrizations
 from sdlora.adapters.compatibility import cross_attention_width, input_widths
 from sdlora.adapters.state import ModuleState
 from sdlora.formats.checked_tensors import AdapterContents
@@ -95,16 +94,8 @@ def describe_contents(path: Path, contents: AdapterContents) -> Inspection:
 
 
 def delta_square(module: ModuleState) -> float:
-    """Return ‖ΔW‖²; for DoRA that of its low-rank part, for (IA)³ that of its scales.
-
-    A low-rank product is not formed: ‖UD‖² = Σ (UᵀU ∘ DDᵀ), at most rank x rank.
-    """
-    if module.method == "ia3":
-        return float(sum(scale.double().square().sum() for scale in module.tensors.values()))
-    if "down" not in module.tensors or "mid" in module.tensors:
-        return module.scale**2 * float(parametrizations.unscaled_delta(module.tensors).double().square().sum())
-    down, up = (module.tensors[name].double().flatten(1) for name in ("down", "up"))
-    return module.scale**2 * float(((up.T @ up) * (down @ down.T)).sum())
+    """Return ‖ΔW‖²; for DoRA that of its low-rank part, for (IA)³ that of its scales."""
+    return module.scale**2 * module.parametrization.delta_square(module.tensors)
 
 
 def trigger_words(metadata: Mapping[str, str], most: int = 5) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from sdlora.adapters import parametrizations
 from sdlora.adapters.state import AdapterState, ModuleState, build_adapter_state
 from sdlora.errors import FormatError
 from sdlora.families import sgm_names
-from sdlora.formats.base import Slot, group_by_layer
+from sdlora.formats.base import RAW, Slot, group_by_layer
 from sdlora.formats.diffusers import classic
 from sdlora.formats.infer_base import infer_family
 from sdlora.formats.metadata import PEFT_HEADER, network_metadata
@@ -23,13 +23,11 @@ from sdlora.formats.metadata import PEFT_HEADER, network_metadata
 if TYPE_CHECKING:
     from torch import Tensor
 
-SLOTS = {
-    "lora_down.weight": "down", "lora_up.weight": "up", "lora_mid.weight": "mid", "alpha": "alpha",
-    **{name: name for name in ("dora_scale", "weight", "on_input", "diff", "diff_b")},
-    **{name: name for method in ("loha", "lokr") for name in parametrizations.tensor_names(method)},
-}  # fmt: skip
-"""Endings of tensor names, and their meaning. Those of methods other than LoRA are LyCORIS's."""
+SLOTS = {"lora_down.weight": "down", "lora_up.weight": "up", "lora_mid.weight": "mid", "alpha": "alpha"}
+"""Ends of keys that are not a tensor's neutral name, which are LyCORIS's."""
 NAMES = {slot: name for name, slot in SLOTS.items()}
+RESPELT = {*NAMES, "magnitude", "input_magnitude", "output_scale", "input_scale"}
+"""Neutral names that no key ends with."""
 DORA_ELSEWHERE = (
     "A1111, ComfyUI and Forge read a DoRA's lengths differently and generate other images with it; diffusers ignores "
     "them. For diffusers, export with --format diffusers; for the others, resize --base makes a LoRA of it"
@@ -67,6 +65,12 @@ KEY_NAMINGS = {
 }
 
 
+def _own_names() -> set[str]:
+    """Ends of keys that are what they are called."""
+    names = {name for own in parametrizations.parametrizations().values() for name in own.names}
+    return names - RESPELT | {*RAW}
+
+
 def dotted(name: str) -> str | None:
     """Convert ``down_blocks_0_attentions_1_proj_in`` to ``down_blocks.0.attentions.1.proj_in``; None if it is no known
     path.
@@ -96,14 +100,14 @@ class Kohya:
     def parse(self, key: str) -> Slot | None:
         module, _, tensor = key.partition(".")
         prefix = next((prefix for prefix in self._components if module.startswith(f"{prefix}_")), None)
-        if prefix is None or tensor not in SLOTS:
+        if prefix is None or not (tensor in SLOTS or tensor in _own_names()):
             return None
         component, path = self._components[prefix], dotted(module.removeprefix(f"{prefix}_"))
         if path is None:
             return None
         # With transformers 5, LyCORIS leaves text_model out of its names.
         found = classic(f"{component}.{sgm_names.from_sgm(path) if component == 'unet' else path}")
-        return (found, SLOTS[tensor]) if found else None
+        return (found, SLOTS.get(tensor, tensor)) if found else None
 
     def can_read(self, keys: Iterable[str]) -> bool:
         return any(self.parse(key) for key in keys)
@@ -121,8 +125,8 @@ class Kohya:
         tensors = {}
         for path, module in modules.items():
             stem = self._stem(path, spelling)
-            if module.rank or module.method == "lokr":
-                tensors[f"{stem}.{NAMES['alpha']}"] = torch.tensor(module.alpha)
+            if module.parametrization.ranked:  # LyCORIS asks for an alpha of layers without a rank too.
+                tensors[f"{stem}.alpha"] = torch.tensor(module.alpha)
             tensors |= {f"{stem}.{name}": tensor for name, tensor in _spell_tensors(module).items()}
         # diffusers refuses a file that has both alphas and its own header
         metadata = {key: text for key, text in state.metadata.items() if key != PEFT_HEADER}
@@ -161,7 +165,6 @@ def _spell_tensors(module: ModuleState) -> "dict[str, Tensor]":
         found["dora_scale"] = own.pop("magnitude").reshape(-1, 1, *beside)
     if "input_magnitude" in own:
         found["dora_scale"] = own.pop("input_magnitude").reshape(1, -1, *beside)
-    if module.method == "ia3":
-        [(name, scale)] = own.items()
-        return {"weight": scale, "on_input": torch.tensor(int(name == "input_scale"))}
-    return found | {NAMES[name]: tensor for name, tensor in own.items()}
+    for name in own.keys() & {"output_scale", "input_scale"}:
+        return {"weight": own[name], "on_input": torch.tensor(int(name == "input_scale"))}
+    return found | {NAMES.get(name, name): tensor for name, tensor in own.items()}

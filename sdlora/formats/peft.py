@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sdlora.adapters import parametrizations
-from sdlora.adapters.lycoris import kronecker_factors
+from sdlora.adapters.lycoris import Loha, Lokr, kronecker_factors
 from sdlora.adapters.state import AdapterState, ModuleState, build_adapter_state
 from sdlora.errors import FormatError
 from sdlora.formats.base import Slot, group_by_layer
@@ -30,7 +30,7 @@ UNBIASED = (".to_q", ".to_k", ".to_v")
 _ENDS = {
     "lora_A.weight": "down", "lora_B.weight": "up", "lora_magnitude_vector.weight": "magnitude",
     "lora_magnitude_vector": "magnitude", "ia3_l": "ia3_l",
-    **{name: name for method in ("loha", "lokr") for name in parametrizations.tensor_names(method)},
+    **{name: name for method in (Loha, Lokr) for name in method.parametrization.names},
 }  # fmt: skip
 _KEY = re.compile(rf"(?P<path>.+?)\.(?P<slot>{'|'.join(map(re.escape, sorted(_ENDS, key=len, reverse=True)))})")
 
@@ -107,7 +107,7 @@ def _said(value: object) -> str:
 
 def _as_meant(path: str, module: ModuleState, rank_of: Told, alpha_of: Told) -> ModuleState:
     """Fold PEFT's alpha / r of a LoKr whose factors have no rank into a tensor."""
-    if module.method != "lokr" or module.rank:
+    if module.rank or not module.parametrization.ranked:
         return module
     rank = rank_of(path, 1)
     if rank < 1:
@@ -157,9 +157,8 @@ def _spelt(path: str, module: ModuleState) -> "dict[str, Tensor]":
         raise FormatError(f"{path}: PEFT has no place for {kind}; export with --format kohya")
     if "output_scale" in own and not path.endswith(UNBIASED):
         raise FormatError(f"{path}: PEFT's (IA)³ would scale its bias too; export with --format kohya")
-    if module.method == "ia3":
-        by_input = "input_scale" in own
-        scale = 1 + own["input_scale" if by_input else "output_scale"]
+    for name in own.keys() & {"output_scale", "input_scale"}:
+        by_input, scale = name == "input_scale", 1 + own[name]
         return {"ia3_l": scale.reshape((1, -1) if by_input else (-1, 1))}
     if "magnitude" in own:
         beside = own["down"].ndim - 2
@@ -169,25 +168,26 @@ def _spelt(path: str, module: ModuleState) -> "dict[str, Tensor]":
 
 def _config(own: Mapping[str, ModuleState]) -> dict[str, Any]:
     """Build ``adapter_config.json`` for a component's layers, by their paths in it."""
-    method = next(iter(own.values())).method
-    config: dict[str, Any] = {"peft_type": KINDS[method], "target_modules": sorted(own), "inference_mode": True}
-    if method == "ia3":
+    first = next(iter(own.values()))
+    kind = KINDS[first.method]
+    config: dict[str, Any] = {"peft_type": kind, "target_modules": sorted(own), "inference_mode": True}
+    if kind == "IA3":
         return config | {"feedforward_modules": sorted(p for p, m in own.items() if "input_scale" in m.tensors)}
     ranks, alphas = {}, {}
     for path, module in own.items():
         whole = 0 if module.rank else max(module.tensors["lokr_w2"].shape[:2])  # PEFT then makes both factors whole.
         ranks[path], alphas[path] = module.rank or whole, module.alpha if module.rank else float(whole)
     rank, alpha = (Counter(values.values()).most_common(1)[0][0] for values in (ranks, alphas))
-    low = method in ("lora", "dora")
+    low = kind == "LORA"
     return {
         **config,
         "r": rank,
         "lora_alpha" if low else "alpha": alpha,
         "rank_pattern": {path: value for path, value in ranks.items() if value != rank},
         "alpha_pattern": {path: value for path, value in alphas.items() if value != alpha},
-        **({"use_dora": method == "dora"} if low else {}),
+        **({"use_dora": "magnitude" in first.tensors} if low else {}),
         **({"use_effective_conv2d": _tucker(own)} if not low else {}),
-        **({"decompose_factor": _factor(own), "decompose_both": _both(own)} if method == "lokr" else {}),
+        **({"decompose_factor": _factor(own), "decompose_both": _both(own)} if kind == "LOKR" else {}),
     }
 
 

@@ -1,15 +1,11 @@
 """Round-trip check: read a file just written back, and compare its updates."""
 
 import math
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
-from sdlora.adapters import parametrizations
-from sdlora.adapters.state import AdapterState, ModuleState
+from sdlora.adapters.state import AdapterState
 from sdlora.errors import FormatError, NonFiniteError
 from sdlora.formats.checked_tensors import AdapterContents
-
-if TYPE_CHECKING:
-    import torch
 
 BOUND = 1e-5
 """Largest error of an update in float32, relative to its largest number: some roundings of its factors. In 16 bits the
@@ -47,7 +43,8 @@ def check_round_trip(state: AdapterState, written: AdapterContents, dtype: str) 
         raise FormatError(f"{odd}: what was written does not read back (a bug); nothing is kept")
     error = largest = 0.0
     for path, module in state.modules.items():
-        for one, other in zip(_parts(module), _parts(found[path]), strict=True):
+        both = (own.parametrization.comparable(own.tensors, own.scale) for own in (module, found[path]))
+        for one, other in zip(*both, strict=True):
             off, size = float((one - other).abs().max()), float(one.abs().max())
             if not math.isfinite(size):
                 raise NonFiniteError(f"{path}: its update is not finite; nothing is kept")
@@ -56,11 +53,3 @@ def check_round_trip(state: AdapterState, written: AdapterContents, dtype: str) 
             error, largest = max(error, off), max(largest, size)
     keys = sum(len(module.tensors) for module in found.values())
     return RoundTripReport(len(found), keys, error, largest)
-
-
-def _parts(module: ModuleState) -> "list[torch.Tensor]":
-    """Return the parts of ΔW that do not need the base's weight: the update, DoRA's lengths, (IA)³'s scales."""
-    if module.method == "ia3":
-        return [1 + scale for scale in module.tensors.values()]
-    beside = [module.tensors[name] for name in ("magnitude", "input_magnitude", "diff_b") if name in module.tensors]
-    return [module.scale * parametrizations.unscaled_delta(module.tensors), *beside]
