@@ -106,7 +106,7 @@ def build(asked: argparse.Namespace, device: torch.device, dtype: torch.dtype) -
     draw = torch.Generator().manual_seed(0)
     for number in range(asked.adapters):
         trained = Lora(rank=asked.rank, targets=asked.targets).attach(parts, f"adapter {number}", number)
-        for parameter in trained:
+        for parameter in trained.parameters:
             parameter.requires_grad_(False).copy_(0.02 * torch.randn(parameter.shape, generator=draw))
     side = (asked.resolution or unet.config.sample_size * factor) // factor
     latents = torch.randn(asked.batch, unet.config.in_channels, side, side, generator=draw)
@@ -181,7 +181,7 @@ def grids(base: str, turns: int, steps: int, work: Path) -> dict[str, Any]:
     """Seconds a picture of a compare grid over scales and seeds: all cells in one batch, and one by one."""
     studio = Studio(base)
     trained = Lora(rank=16).attach(studio.family.models, "a", 0)
-    for parameter in trained:
+    for parameter in trained.parameters:
         parameter.requires_grad_(False).normal_(0, 0.02)
     state = attach.read_state(studio.family.models, "a")
     attach.remove_adapter(studio.family.models, "a")

@@ -130,10 +130,15 @@ def adapter_size(models: Models, name: str) -> AdapterSize:
 
     Raises ConfigError if there is none of that name.
     """
-    own = attached_layers(models, name)
-    count = sum(parameter.numel() for _, layer in own for parameter in layer.tensors.values())
-    components = {path.split(".")[0] for path, _ in own}
-    return AdapterSize(len(own), count, count / sum(count_parameters(models[component]) for component in components))
+    return size_of(models, {path: [*layer.tensors.values()] for path, layer in attached_layers(models, name)})
+
+
+def size_of(models: Models, parameters: Mapping[str, Sequence[nn.Parameter]]) -> AdapterSize:
+    """Counts of ``parameters`` by the classic path of their layer, in ``models``."""
+    count = sum(parameter.numel() for own in parameters.values() for parameter in own)
+    components = {path.partition(".")[0] for path in parameters}
+    total = sum(count_parameters(models[component]) for component in components)
+    return AdapterSize(len(parameters), count, count / total)
 
 
 def count_parameters(model: nn.Module) -> int:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from sdlora.adapters.parametrizations import Parametrization
     from sdlora.adapters.state import ModuleState
+    from sdlora.adapters.trainable import Trainable, TrainableLayers
 
 
 def validate_targets(targets: str) -> str:
@@ -52,13 +53,9 @@ class Method(Section):
         """Share of a layer's inputs that the update does not see, while training."""
         return 0.0
 
-    def lr_multiplier(self, tensor: str) -> float:
-        """What the learning rate of a layer's tensor of this name is multiplied by."""
-        return 1.0
-
     @abstractmethod
-    def attach(self, models: "Mapping[str, nn.Module]", name: str, seed: int) -> "list[nn.Parameter]":
-        """Put what trains into ``models`` (component -> module) as adapter ``name``; return its parameters.
+    def attach(self, models: "Mapping[str, nn.Module]", name: str, seed: int) -> "Trainable":
+        """Put what trains into ``models`` (component -> module) as adapter ``name``.
 
         Everything else in ``models`` is frozen. Random numbers come from ``seed`` alone, and no global generator moves.
         Raises ConfigError if the targets match no layer, naming near ones, or ``name`` is taken.
@@ -78,11 +75,16 @@ class AddedLayers(Method):
     def check_layers(self, paths: list[str]) -> None:
         """Raises ConfigError where settings by path match none of the layers that are adapted."""
 
-    def attach(self, models: "Mapping[str, nn.Module]", name: str, seed: int) -> "list[nn.Parameter]":
+    def lr_multiplier(self, tensor: str) -> float:
+        """What the learning rate of a layer's tensor of this name is multiplied by."""
+        return 1.0
+
+    def attach(self, models: "Mapping[str, nn.Module]", name: str, seed: int) -> "TrainableLayers":
         """As ``Method.attach``. The adapter's tensors are float32 whatever the base's type."""
         import torch
 
-        from sdlora.adapters.attach import adapter_parameters, attach_modules
+        from sdlora.adapters.attach import attach_modules
+        from sdlora.adapters.trainable import TrainableLayers
 
         paths = target_names.select_layers(models, self.targets, self.text_encoder)
         self.check_layers(paths)
@@ -92,10 +94,10 @@ class AddedLayers(Method):
         for model in models.values():
             model.requires_grad_(False)
         attach_modules(models, {path: state for path, state in fresh.items() if state}, name, self.input_dropout)
-        parameters = adapter_parameters(models, name)
-        for parameter in parameters:
+        trainable = TrainableLayers(models, name, self.lr_multiplier)
+        for parameter in trainable.parameters:
             parameter.requires_grad_(True)
-        return parameters
+        return trainable
 
 
 class LowRank(AddedLayers):

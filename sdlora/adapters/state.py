@@ -67,6 +67,8 @@ class AdapterState:
     """That of most layers: some tools' files mix them."""
     modules: Mapping[str, ModuleState]
     metadata: Mapping[str, str] = field(default_factory=dict)
+    words: Mapping[str, Mapping[str, "torch.Tensor"]] = field(default_factory=dict)
+    """Vectors (n, width) of taught words, by their placeholder and text encoder."""
 
 
 def build_adapter_state(modules: Mapping[str, ModuleState], metadata: Mapping[str, str] | None = None) -> AdapterState:

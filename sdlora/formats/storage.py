@@ -83,6 +83,8 @@ def export_adapter(state: AdapterState, path: Path, format: str = "kohya", dtype
 
 def _write(state: AdapterState, path: Path, format: str, dtype: str, check: Callable[[Path], None]) -> None:
     """Write the file or folder; ``check`` gets its temporary path before it gets its name."""
+    if state.words:
+        raise FormatError(f"{path}: taught words ({', '.join(state.words)}) have no keys in adapter files")
     if format not in WRITTEN or dtype not in DTYPES:
         raise ConfigError(f"{format} {dtype}: formats are {', '.join(WRITTEN)}, types {', '.join(DTYPES)}")
     if format == "peft":

@@ -72,14 +72,14 @@ class _Linear(nn.Linear):
     """Torch's own keeps nothing more; what may be faster are its products."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if not _learns(x) or self.weight.requires_grad or not cpu_matmul.uses_onednn(x, self.weight):
+        if not _learns(x) or not _is_frozen(self) or not cpu_matmul.uses_onednn(x, self.weight):
             return super().forward(x)
         return recomputation.frozen_linear(x, self.weight, self.bias)
 
 
 class _Conv(nn.Conv2d):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if not _learns(x) or self.weight.requires_grad or self.padding_mode != "zeros":
+        if not _learns(x) or not _is_frozen(self) or self.padding_mode != "zeros":
             return super().forward(x)
         return recomputation.frozen_conv(x, self.weight, self.bias, _steps(self), self.groups)
 
@@ -87,15 +87,16 @@ class _Conv(nn.Conv2d):
 class _LoraLinear(StackedLoraLinear):
     def forward(self, x: torch.Tensor, *args: object, **kwargs: object) -> torch.Tensor:
         own = None if args or kwargs else _trained(self)
-        if own is None or type(self.base_layer) is not _Linear:
+        base = self.base_layer
+        if own is None or type(base) is not _Linear or not _is_frozen(base):
             return super().forward(x, *args, **kwargs)
-        return recomputation.lora_linear(x, self.base_layer.weight, self.base_layer.bias, *own)
+        return recomputation.lora_linear(x, base.weight, base.bias, *own)
 
 
 class _LoraConv(StackedLoraConv2d):
     def forward(self, x: torch.Tensor, *args: object, **kwargs: object) -> torch.Tensor:
         own, base = None if args or kwargs else _trained(self), self.base_layer
-        if own is None or not isinstance(base, _Conv) or base.groups != 1 or base.padding_mode != "zeros":
+        if own is None or not isinstance(base, _Conv) or not _is_plain(base):
             return super().forward(x, *args, **kwargs)
         return recomputation.lora_conv(x, base.weight, base.bias, *own, _steps(base))
 
@@ -121,6 +122,16 @@ def _trains(x: torch.Tensor) -> bool:
 def _learns(x: torch.Tensor) -> bool:
     """Whether a gradient flows back through x."""
     return torch.is_grad_enabled() and x.requires_grad
+
+
+def _is_frozen(layer: nn.Linear | nn.Conv2d) -> bool:
+    """Whether neither weight nor bias trains: a gradient of either would be lost."""
+    return not (layer.weight.requires_grad or (layer.bias is not None and layer.bias.requires_grad))
+
+
+def _is_plain(conv: nn.Conv2d) -> bool:
+    """Whether ``conv`` is frozen, of one group, and padded by zeros."""
+    return _is_frozen(conv) and conv.groups == 1 and conv.padding_mode == "zeros"
 
 
 def _steps(conv: nn.Conv2d) -> Steps:

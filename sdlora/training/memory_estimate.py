@@ -4,14 +4,12 @@ torch's fake tensors go through the very code of a run; every storage that is al
 a device's kernels take for themselves, and what its allocator rounds up, is not in it: the result is an estimate.
 """
 
-import dataclasses
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from itertools import cycle, islice
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -97,8 +95,11 @@ def estimate_memory(job: TrainJob, size: ImageSize, dtype: torch.dtype, on_card:
     ``on_card``: parts that wait take no memory of the device. Raises ModelError for configs that cannot be read.
     """
     family = build_meta_family(job.model, dtype)
-    trained = _attached(job, family)
-    trains_text, shapes = bool(trained.text), [tuple(parameter.shape) for parameter in trained.parameters]
+    if job.model.quantize is not None:
+        quantize(family.denoiser_module, job.model.quantize, META)
+    _, trained = prepare.attach_method(job, family, from_file=False)
+    trains_text = any(prepare.is_text(part.path) for part in trained)
+    shapes = [tuple(part.parameter.shape) for part in trained]
     reads = trains_text or job.data.shuffle_captions  # Shuffled, they are too many to keep.
     texts = () if reads else family.text_encoders
     waits = {"vae", *texts} if job.train.offload and on_card else set()
@@ -111,15 +112,6 @@ def estimate_memory(job: TrainJob, size: ImageSize, dtype: torch.dtype, on_card:
         encoding = _peak({"vae": family.vae} if waits else parts, lambda: _encode(family, size, on_card))
         drawing = _peak(parts, lambda: _draw(job, family)) if count_previews(job.sample, 1) or job.prior.weight else 0
     return MemoryEstimate(weights, step + optimizer_bytes(job.optimizer, shapes), encoding, drawing)
-
-
-def _attached(job: TrainJob, family: Family) -> prepare.TrainableAdapter:
-    """The run's own adapter and layers in a ``family`` without weights."""
-    if job.model.quantize is not None:
-        quantize(family.denoiser_module, job.model.quantize, META)
-    gang: Any = SimpleNamespace(prepare_optimizer=lambda optimizer: optimizer, device=META)
-    none: Any = SimpleNamespace(build=lambda groups: None)  # Its state is counted apart, on real tensors.
-    return prepare.attach_adapter(dataclasses.replace(job, optimizer=none), gang, family, from_file=False)
 
 
 def _embody(family: Family) -> None:

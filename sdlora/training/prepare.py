@@ -9,7 +9,8 @@ from typing import Any
 import torch
 
 from sdlora import checkpoint
-from sdlora.adapters import attach, targets
+from sdlora.adapters import targets
+from sdlora.adapters.trainable import Trainable, TrainablePart
 from sdlora.data import buckets
 from sdlora.data.batches import BatchLoader
 from sdlora.data.cache import LatentCache
@@ -32,19 +33,28 @@ from sdlora.training.previews import require_previews
 from sdlora.training.train_job import TrainJob
 
 TRAINED_ADAPTER = "<training>"
-"""What the live models call the adapter in training: a name that no adapter in a studio can have."""
+"""Name in the live models of the adapter in training, which no adapter in a studio can have."""
+EXTRA = "method."
+"""Prefix in a resumable state of what a method keeps beside its parameters."""
 
 
 @dataclass(frozen=True)
-class TrainableAdapter:
-    """The adapter's parameters, and what updates them."""
+class TrainedParts:
+    """What trains, and what updates it."""
 
-    parameters: list["torch.nn.Parameter"]
-    text: list["torch.nn.Parameter"]
-    """Those of the text encoders."""
+    trainable: Trainable
+    parts: list[TrainablePart]
     optimizer: Any
     rates: list[float]
     """Full learning rates of the optimizer's groups."""
+
+    @property
+    def parameters(self) -> list[torch.nn.Parameter]:
+        return [part.parameter for part in self.parts]
+
+    @property
+    def trains_text(self) -> bool:
+        return any(is_text(part.path) for part in self.parts)
 
 
 @dataclass
@@ -57,7 +67,7 @@ class TrainState:
     """Each example's bucket."""
     latents: LatentCache
     encode: Callable[[list[str]], Conditioning]
-    trained: TrainableAdapter
+    trained: TrainedParts
     distributed: Distributed
     steps: int
     resolution: int
@@ -69,6 +79,7 @@ class TrainState:
         """What a resume after ``step`` steps needs."""
         tensors, optimizer = checkpoint.pack_optimizer(self.trained.optimizer)
         own = {f"adapter.{index}": parameter.detach() for index, parameter in enumerate(self.trained.parameters)}
+        extra = {f"{EXTRA}{name}": tensor for name, tensor in self.trained.trainable.extra_state().items()}
         values = {
             "optimizer": optimizer,
             "scaler": self.distributed.scaler_state(),
@@ -76,7 +87,7 @@ class TrainState:
             **self._order(),
         }
         values["steps"] = self.steps
-        return checkpoint.State(step, {**tensors, **own}, values)
+        return checkpoint.State(step, {**tensors, **own, **extra}, values)
 
     def restore(self, state: checkpoint.State) -> None:
         """Put a saved state back, exactly.
@@ -100,6 +111,8 @@ class TrainState:
                     if saved.shape != parameter.shape:
                         raise ValueError(f"tensor {index} has the shape {tuple(saved.shape)}")
                     parameter.copy_(saved)
+            extra = {name.removeprefix(EXTRA): t for name, t in state.tensors.items() if name.startswith(EXTRA)}
+            self.trained.trainable.load_extra_state(extra)
             checkpoint.unpack_optimizer(self.trained.optimizer, state.tensors, state.values["optimizer"])
             self.distributed.restore_scaler(state.values["scaler"])
             self.start, self.started = state.step, float(state.values["started"])
@@ -152,10 +165,10 @@ def prepare_training(job: TrainJob, gang: Distributed) -> TrainState | None:
     files = 2 + steps // job.checkpoint.every if job.checkpoint.every else 2
     size = sum(parameter.numel() * parameter.element_size() for parameter in trained.parameters)
     checkpoint.require_space(job.output.folder, size, job.checkpoint.keep, files)
-    encode = precompute.prepare_text_encoder(job, gang, family, batches, steps, trains=bool(trained.text))
+    encode = precompute.prepare_text_encoder(job, gang, family, batches, steps, trains=trained.trains_text)
     if encode is None:
         return None
-    turns.for_training(bool(trained.text) or precompute.is_live(encode))
+    turns.for_training(trained.trains_text or precompute.is_live(encode))
     ready = TrainState(family, batches, sizes, latents, encode, trained, gang, steps, resolution)
     if state is not None:
         ready.restore(state)
@@ -228,26 +241,26 @@ def text_rate(job: TrainJob) -> float:
     return job.train.learning_rate if own is None else own
 
 
-def attach_adapter(job: TrainJob, gang: Distributed, family: Family, from_file: bool) -> TrainableAdapter:
-    """The adapter in the live models, fresh or (``from_file``) from ``adapter.init``, and its optimizer."""
-    adapter = job.adapter if text_rate(job) else job.adapter.model_copy(update={"text_encoder": False})
-    parameters = adapter.attach(family.models, TRAINED_ADAPTER, derive(job.train.seed, "adapter"))
-    if from_file and adapter.init is not None:
-        attach.assign_state(family.models, read_adapter(adapter.init, job.notice), TRAINED_ADAPTER)
+def attach_adapter(job: TrainJob, gang: Distributed, family: Family, from_file: bool) -> TrainedParts:
+    """Attach what trains, new or (``from_file``) from ``adapter.init``, and build its optimizer."""
+    trainable, parts = attach_method(job, family, from_file)
+    groups = optimizer_groups(parts)
+    optimizer = gang.prepare_optimizer(job.optimizer.build(groups))
+    return TrainedParts(trainable, parts, optimizer, [group["lr"] for group in groups])
+
+
+def attach_method(job: TrainJob, family: Family, from_file: bool) -> tuple[Trainable, list[TrainablePart]]:
+    """Put what trains into the family's models, and prepare these to train."""
+    method = job.adapter if text_rate(job) else job.adapter.model_copy(update={"text_encoder": False})
+    trainable = method.attach(family.models, TRAINED_ADAPTER, derive(job.train.seed, "adapter"))
+    if from_file and method.init is not None:
+        trainable.assign(read_adapter(method.init, job.notice))
     for model in family.models.values():
         model.train()
         if job.train.gradient_checkpointing:
             _checkpoint_gradients(model)
     use_memory_efficient_layers(family.models)
-    groups = rate_groups(job, attach.attached_layers(family.models, TRAINED_ADAPTER))
-    text = [
-        p
-        for path, layer in attach.attached_layers(family.models, TRAINED_ADAPTER)
-        if is_text(path)
-        for p in layer.tensors.values()
-    ]
-    optimizer = gang.prepare_optimizer(job.optimizer.build(groups))
-    return TrainableAdapter(parameters, text, optimizer, [group["lr"] for group in groups])
+    return trainable, trained_parts(job, trainable)
 
 
 def is_text(path: str) -> bool:
@@ -255,21 +268,31 @@ def is_text(path: str) -> bool:
     return path.startswith("text_encoder")
 
 
-def rate_groups(job: TrainJob, layers: Sequence[tuple[str, attach.AttachedLayer]]) -> list[dict[str, Any]]:
-    """The optimizer's groups: the parameters of each component, by their learning rates, in the models' order.
+def trained_parts(job: TrainJob, trainable: Trainable) -> list[TrainablePart]:
+    """Parts with the settings' learning rates; those of text encoders end at ``train.text_encoder_stop``.
 
     Raises ConfigError for a pattern in ``train.learning_rates`` that names no layer.
     """
-    own = targets.parse_pattern_values(job.train.learning_rates)
-    targets.require_matches("train.learning_rates", own, [path for path, _ in layers])
-    groups: dict[tuple[str, float], list[torch.nn.Parameter]] = {}
-    for path, layer in layers:
-        usual = text_rate(job) if is_text(path) else job.train.learning_rate
-        rate = targets.lookup_pattern(path, own, usual)
-        for name, parameter in layer.tensors.items():
-            own_rate = rate * job.adapter.lr_multiplier(name)
-            groups.setdefault((path.partition(".")[0], own_rate), []).append(parameter)
-    return [{"params": parameters, "lr": rate} for (_, rate), parameters in groups.items()]
+    own, stop = targets.parse_pattern_values(job.train.learning_rates), job.train.text_encoder_stop
+
+    def rate(path: str) -> float:
+        return targets.lookup_pattern(path, own, text_rate(job) if is_text(path) else job.train.learning_rate)
+
+    parts = trainable.parts(rate)
+    targets.require_matches("train.learning_rates", own, [part.path for part in parts])
+    return [part if stop is None or not is_text(part.path) else part.ending_at(stop) for part in parts]
+
+
+def optimizer_groups(parts: Sequence[TrainablePart]) -> list[dict[str, Any]]:
+    """Group parameters by component, learning rate and weight decay, in the order of ``parts``."""
+    groups: dict[tuple[str, float, float | None], list[torch.nn.Parameter]] = {}
+    for part in parts:
+        key = part.path.partition(".")[0], part.learning_rate, part.weight_decay
+        groups.setdefault(key, []).append(part.parameter)
+    return [
+        {"params": parameters, "lr": rate} | ({} if decay is None else {"weight_decay": decay})
+        for (_, rate, decay), parameters in groups.items()
+    ]
 
 
 def _checkpoint_gradients(model: Any) -> None:

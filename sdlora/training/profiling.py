@@ -180,9 +180,9 @@ def _ready(job: "TrainJob", gang: "Distributed", family: "Family") -> "TrainStat
     latents = precompute.cache_latents(job, gang, family, batches, STEPS + 1)
     turns.for_text_encoding()
     trained = prepare.attach_adapter(job, gang, family, from_file=False)
-    encode = precompute.prepare_text_encoder(job, gang, family, batches, STEPS + 1, trains=bool(trained.text))
+    encode = precompute.prepare_text_encoder(job, gang, family, batches, STEPS + 1, trains=trained.trains_text)
     assert latents is not None and encode is not None  # Nobody asks for a stop.
-    turns.for_training(bool(trained.text) or precompute.is_live(encode))
+    turns.for_training(trained.trains_text or precompute.is_live(encode))
     return prepare.TrainState(family, batches, [size] * len(own), latents, encode, trained, gang, STEPS + 1, resolution)
 
 

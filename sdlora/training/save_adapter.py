@@ -6,7 +6,6 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from sdlora.adapters import attach
 from sdlora.data.dataset import Example
 from sdlora.data.images import ImageSize
 from sdlora.diffusion import ZERO_SNR
@@ -14,7 +13,7 @@ from sdlora.filesystem.writing import write_atomic
 from sdlora.formats import write_adapter
 from sdlora.formats.metadata import Provenance, a1111_card, provenance_metadata
 from sdlora.optim import averaged_parameters
-from sdlora.training.prepare import TRAINED_ADAPTER, TrainState, text_rate
+from sdlora.training.prepare import TrainState, text_rate
 from sdlora.training.train_job import TrainJob
 
 
@@ -22,8 +21,9 @@ def save_adapter(path: Path, ready: TrainState, job: TrainJob, step: int) -> Non
     """Write the adapter as it is after ``step`` steps: kohya keys, full metadata."""
     metadata = provenance_metadata(provenance(ready, job, step))
     with averaged_parameters(ready.trained.optimizer):
-        state = attach.read_state(ready.family.models, TRAINED_ADAPTER, metadata)
-    write_adapter(state, path, format="kohya", dtype=job.checkpoint.precision)
+        state = ready.trained.trainable.state(metadata)
+    if state.modules:  # Taught words alone are no adapter.
+        write_adapter(state, path, format="kohya", dtype=job.checkpoint.precision)
 
 
 def save_a1111_card(path: Path, ready: TrainState, job: TrainJob) -> None:
@@ -42,7 +42,7 @@ def provenance(ready: TrainState, job: TrainJob, step: int) -> Provenance:
         base=Path(job.model.base).name,
         triggers=[job.data.trigger] if job.data.trigger else [],
         learning_rate=job.train.learning_rate,
-        text_encoder_learning_rate=text_rate(job) if ready.trained.text else None,
+        text_encoder_learning_rate=text_rate(job) if ready.trained.trains_text else None,
         optimizer=job.optimizer.name,
         scheduler=job.schedule.name,
         steps=step,

@@ -13,7 +13,6 @@ from collections.abc import Callable
 import torch
 
 from sdlora import checkpoint, failpoints
-from sdlora.adapters import attach
 from sdlora.data.batches import Prefetcher
 from sdlora.errors import NonFiniteError
 from sdlora.events import CheckpointSaved, Progress, RunFinished, RunStarted, RunStopped, StepDone, ignore
@@ -24,7 +23,7 @@ from sdlora.time_left import steps_left
 from sdlora.training.component_offload import ComponentOffload
 from sdlora.training.distributed import Distributed
 from sdlora.training.precompute import is_live
-from sdlora.training.prepare import TRAINED_ADAPTER, TrainState, prepare_training
+from sdlora.training.prepare import TrainState, prepare_training
 from sdlora.training.previews import Previews
 from sdlora.training.save_adapter import save_a1111_card, save_adapter
 from sdlora.training.step import training_step
@@ -72,8 +71,8 @@ class TrainLoop:
         self.batch = Prefetcher(lambda number: ready.batches.read(number, ready.latents))
         self.turns = ComponentOffload(ready.family, str(gang.device), job.train.offload)
         self.durations: deque[float] = deque(maxlen=50)
-        self.bare = attach.DisabledAdapters(ready.family.models) if job.prior.target == "base" else None
-        """Without any adapter, for what the base itself predicts."""
+        self.base_only = self.trained.trainable.disabled() if job.prior.target == "base" else None
+        """Context in which the base predicts the target of class images."""
         self.bad = 0
         """Steps left out in a row."""
 
@@ -101,14 +100,13 @@ class TrainLoop:
         return None if total is None else self._apply(step, total)
 
     def _set_rates(self, step: int) -> None:
-        """Learning rates of this step, and whether the text encoder still learns in it."""
+        """Set the learning rates of this step, and which parts train in it."""
         factor = self.job.schedule.factor(step, self.ready.steps)
         for group, rate in zip(self.trained.optimizer.param_groups, self.trained.rates, strict=True):
             group["lr"] = rate * factor
-        stop = self.job.train.text_encoder_stop
-        if stop is not None and step >= stop:
-            for parameter in self.trained.text:
-                parameter.requires_grad_(False)
+        for part in self.trained.parts:
+            if part.first or part.last is not None:
+                part.parameter.requires_grad_(part.trains_at(step))
 
     def _gradients(self, step: int) -> torch.Tensor | None:
         """Add up the gradients of one optimizer step; the mean loss, or None if a stop was asked for meanwhile.
@@ -134,14 +132,19 @@ class TrainLoop:
                     self.job.prior.weight,
                     settings.seed,
                     number,
-                    self.bare,
+                    self.base_only,
                 )
             loss = loss / settings.gradient_accumulation
             gang.backward(loss)
             total += loss.detach()
+        penalty = self.trained.trainable.penalty()
+        if penalty is not None:
+            gang.backward(penalty)
+            total += penalty.detach()
         gang.average_gradients(self.trained.parameters, total)
         return total
 
+    @torch.no_grad()
     def _apply(self, step: int, total: torch.Tensor) -> float:
         """Clip the gradients and step; the loss ``total`` as a number. What is not finite is left out; too much of it
         ends the run.
@@ -154,8 +157,12 @@ class TrainLoop:
         if (
             finite or self.distributed.scales
         ):  # The scaler itself leaves an overflowing step out, and must see it to do so.
+            if finite:
+                self.trained.trainable.before_step(step, self.ready.steps)
             optimizer.step()
         optimizer.zero_grad()
+        if finite:
+            self.trained.trainable.after_step(step, self.ready.steps)
         self.bad = 0 if finite else self.bad + 1
         if not finite and not (self.distributed.scales and self.bad < MAX_BAD_STEPS):  # A scaler that looks is no news.
             self.job.notice(f"step {step + 1} was left out: its loss or gradient is not finite")
@@ -185,7 +192,7 @@ class TrainLoop:
                     self.previews.draw(step, again)
                 except torch.OutOfMemoryError:  # The device may hold the denoiser alone: no reason to end the run.
                     self.job.notice(f"no preview at step {step}: the device has too little memory for it")
-                self.turns.for_training(bool(self.trained.text) or is_live(self.ready.encode))
+                self.turns.for_training(self.trained.trains_text or is_live(self.ready.encode))
 
             with averaged_parameters(self.trained.optimizer):
                 self._alone(draw)
@@ -211,7 +218,7 @@ class TrainLoop:
         self.distributed.barrier()
 
     def _tell_start(self) -> None:
-        size = attach.adapter_size(self.ready.family.models, TRAINED_ADAPTER)
+        size = self.trained.trainable.size
         self.job.on_event(
             RunStarted(
                 step=self.ready.start,

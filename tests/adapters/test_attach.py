@@ -137,7 +137,7 @@ def test_wrong_scales_are_refused_and_change_nothing(scales: Mapping[str, Scale]
 def test_scales_change_beside_a_training_adapter() -> None:
     models = tiny_networks()
     before = outputs(models)
-    trained = Lora(rank=2).attach(models, "training", seed=0)
+    trained = Lora(rank=2).attach(models, "training", seed=0).parameters
     with torch.no_grad():
         for parameter in trained:
             parameter.normal_()
@@ -165,7 +165,11 @@ def test_scales_change_beside_a_training_adapter() -> None:
 def test_a_bare_context_gives_the_base_exactly_as_often_as_it_is_entered(method: str) -> None:
     models = tiny_networks()
     before = outputs(models)
-    trained = METHODS[method](targets="ia3" if method == "ia3" else "linear+conv").attach(models, "training", seed=0)
+    trained = (
+        METHODS[method](targets="ia3" if method == "ia3" else "linear+conv")
+        .attach(models, "training", seed=0)
+        .parameters
+    )
     with torch.no_grad():
         for parameter in trained:
             parameter.add_(torch.randn(parameter.shape) * 0.1)
@@ -295,7 +299,7 @@ def test_one_by_one_projections_fit_in_either_shape() -> None:
 
 def test_assigning_a_state_keeps_the_parameters_and_takes_its_numbers() -> None:
     state, models = trained_state(alpha=3.0), tiny_networks()
-    trained = Lora(rank=4, alpha=8.0).attach(models, "training", seed=9)
+    trained = Lora(rank=4, alpha=8.0).attach(models, "training", seed=9).parameters
     attach.assign_state(models, state, "training")
     assert list(map(id, attach.adapter_parameters(models, "training"))) == list(map(id, trained))
     assert all(parameter.requires_grad for parameter in trained)

@@ -21,7 +21,7 @@ def test_fresh_lora_leaves_outputs_unchanged(group: str) -> None:
 
 def test_only_the_adapter_trains_and_gradients_reach_it() -> None:
     models = tiny_networks()
-    trained = Lora(rank=2).attach(models, "new", seed=0)
+    trained = Lora(rank=2).attach(models, "new", seed=0).parameters
     assert {id(p) for model in models.values() for p in model.parameters() if p.requires_grad} == set(map(id, trained))
     latents, ids = torch.randn(1, 4, 8, 8), torch.ones(1, 77, dtype=torch.long)
     models["unet"](latents, torch.tensor([5]), models["text_encoder"](ids)[0]).sample.square().mean().backward()
@@ -32,7 +32,7 @@ def test_only_the_adapter_trains_and_gradients_reach_it() -> None:
 def test_adapter_is_float32_over_a_bfloat16_base() -> None:
     models = {name: model.to(torch.bfloat16) for name, model in tiny_networks().items()}
     before = outputs(models)
-    trained = Lora(rank=2).attach(models, "new", seed=0)
+    trained = Lora(rank=2).attach(models, "new", seed=0).parameters
     assert {parameter.dtype for parameter in trained} == {torch.float32}
     assert all_equal(outputs(models), before)
 
@@ -54,7 +54,7 @@ def test_down_is_gaussian_of_1_over_rank_and_comes_from_the_seed_alone() -> None
 
 def test_dropout_works_while_training_only() -> None:
     models = tiny_networks()
-    trained = Lora(dropout=0.5).attach(models, "new", seed=0)
+    trained = Lora(dropout=0.5).attach(models, "new", seed=0).parameters
     with torch.no_grad():
         for parameter in trained:
             parameter.normal_()
@@ -66,7 +66,7 @@ def test_dropout_works_while_training_only() -> None:
 def test_size_counts_layers_parameters_and_their_share() -> None:
     models = tiny_networks()
     base = sum(parameter.numel() for parameter in models["unet"].parameters())
-    trained = Lora(rank=2, text_encoder=False).attach(models, "new", seed=0)
+    trained = Lora(rank=2, text_encoder=False).attach(models, "new", seed=0).parameters
     count = sum(parameter.numel() for parameter in trained)
     assert attach.adapter_size(models, "new") == (16 * 4, count, pytest.approx(count / (base + count)))
 

@@ -46,7 +46,9 @@ def test_a_fresh_adapter_leaves_outputs_as_they_are(method):
 @BOTH
 def test_only_the_adapter_trains_and_a_step_moves_every_layer(method):
     models = tiny_networks()
-    parameters = METHODS[method](**METHOD_SETTINGS[method] | {"targets": "linear+conv"}).attach(models, "a", 0)
+    parameters = (
+        METHODS[method](**METHOD_SETTINGS[method] | {"targets": "linear+conv"}).attach(models, "a", 0).parameters
+    )
     before = outputs(models)
     own = {id(parameter) for parameter in parameters}
     assert all(p.requires_grad == (id(p) in own) for model in models.values() for p in model.parameters())

@@ -175,7 +175,7 @@ def test_another_scale_stacks_nothing_anew(monkeypatch):
 
 def test_an_adapter_in_training_gets_gradients_and_one_by_itself_draws_as_it_trains():
     models = tiny_sd1()
-    parameters = Lora(rank=4, alpha=3.0).attach(models, "training", 0)
+    parameters = Lora(rank=4, alpha=3.0).attach(models, "training", 0).parameters
     attach.load_state(models, trained_state(), "other")
     alone = tiny_sd1()
     attach.load_state(alone, attach.read_state(models, "training"), "file")

@@ -109,7 +109,7 @@ def test_every_method_goes_into_a_rounded_base_learns_there_and_is_written(famil
     with torch.no_grad():
         plain = prediction(family)
     adapter = METHODS[method](targets="unet.mid_block", text_encoder=False)
-    parameters = adapter.attach(family.models, "new", 0)
+    parameters = adapter.attach(family.models, "new", 0).parameters
     fresh = prediction(family)
     torch.testing.assert_close(fresh.detach(), plain, atol=1e-5, rtol=1e-5)
     fresh.square().mean().backward()

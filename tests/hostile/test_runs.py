@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Callable
 from html import unescape
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from zipfile import ZipFile
 
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from sdlora import checkpoint
+from sdlora.adapters.trainable import TrainablePart
 from sdlora.api.training import extend_run, find_run, list_runs, prepare_run, resume_run, run_failure, train
 from sdlora.config import TrainConfig
 from sdlora.errors import FileError, SdloraError
@@ -26,7 +28,7 @@ from sdlora.storage.journal import read_events
 from sdlora.storage.library import saved_adapters
 from sdlora.storage.locks import hold_lock
 from sdlora.storage.run_folder import Run
-from sdlora.training.prepare import TrainableAdapter, TrainState
+from sdlora.training.prepare import TrainedParts, TrainState
 from sdlora.ui import library_tab, run_panel
 from sdlora.ui.app_state import AppState
 from sdlora.ui.listeners import Changes
@@ -168,9 +170,10 @@ def restore(state: checkpoint.State, run: Path) -> None:
     count = sum(name.startswith("adapter.") for name in own.tensors)
     parameters = [torch.nn.Parameter(torch.zeros_like(own.tensors[f"adapter.{number}"])) for number in range(count)]
     groups = [[parameters[number] for number in group["params"]] for group in own.values["optimizer"]["param_groups"]]
-    trained = TrainableAdapter(
-        parameters, [], torch.optim.AdamW([{"params": group} for group in groups]), [1e-3] * len(groups)
-    )
+    parts = [TrainablePart("unet", str(number), parameter, 1e-3) for number, parameter in enumerate(parameters)]
+    optimizer = torch.optim.AdamW([{"params": group} for group in groups])
+    trainable: Any = SimpleNamespace(load_extra_state=dict)
+    trained = TrainedParts(trainable, parts, optimizer, [1e-3] * len(groups))
     ready = TrainState(None, None, (), None, None, trained, Gang(), 2, 64)  # type: ignore[arg-type]
     ready._order = dict  # type: ignore[method-assign]
     ready.restore(state)

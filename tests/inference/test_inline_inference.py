@@ -66,7 +66,7 @@ def inline(requests, tmp_path, tiny_base):
 def training(tiny_base):
     """The tiny base as it is between two steps: an adapter that trains, active, everything in training mode."""
     family = Studio(str(tiny_base), device="cpu").family
-    for parameter in Lora(rank=2, dropout=0.1).attach(family.models, TRAINED_ADAPTER, seed=1):
+    for parameter in Lora(rank=2, dropout=0.1).attach(family.models, TRAINED_ADAPTER, seed=1).parameters:
         torch.nn.init.normal_(parameter)
     for model in family.models.values():
         model.train()

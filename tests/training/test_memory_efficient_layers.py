@@ -32,7 +32,7 @@ def attached(family: str, method: str, targets: str, dtype=torch.float32, **opti
     parts = tiny_models(family=family)
     models = {name: parts[name].to(dtype) for name in parts if name == "unet" or name.startswith("text_encoder")}
     own = METHOD_SETTINGS[method] | {"targets": targets, "text_encoder": "unet" not in targets} | options
-    parameters = METHODS[method](**own).attach(models, "a", 0)
+    parameters = METHODS[method](**own).attach(models, "a", 0).parameters
     draw = torch.Generator().manual_seed(2)
     with torch.no_grad():
         for parameter in parameters:

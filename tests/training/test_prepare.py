@@ -6,7 +6,7 @@ import pytest
 
 from sdlora.config import TrainConfig, presets
 from sdlora.errors import ConfigError
-from sdlora.training.prepare import ignored_settings, rate_groups
+from sdlora.training.prepare import ignored_settings, optimizer_groups, trained_parts
 from sdlora.training.run_paths import RunPaths
 from sdlora.training.train_job import TrainJob
 
@@ -46,15 +46,16 @@ def test_lora_plus_moves_up_by_its_ratio_faster_and_nothing_else(method: str, tm
     models = tiny_networks()
     settings = {"train.learning_rate": 1e-4, "train.text_encoder_learning_rate": 5e-5, "adapter.method": method}
     config = job(tmp_path, "pocket-style", {**settings, "adapter.lora_plus_ratio": 16})
-    config.adapter.attach(models, "a", 0)
+    trainable = config.adapter.attach(models, "a", 0)
     layers = attach.attached_layers(models, "a")
-    groups = rate_groups(config, layers)
+    groups = optimizer_groups(trained_parts(config, trainable))
     rate_of = {id(parameter): group["lr"] for group in groups for parameter in group["params"]}
     for path, layer in layers:
         usual = 5e-5 if path.startswith("text") else 1e-4
         for name, parameter in layer.tensors.items():
             assert rate_of[id(parameter)] == usual * (16 if name == "up" else 1)
-    plain = rate_groups(job(tmp_path, "pocket-style", settings), layers)
+    config = job(tmp_path, "pocket-style", settings)
+    plain = optimizer_groups(trained_parts(config, config.adapter.attach(tiny_networks(), "a", 0)))
     assert [group["lr"] for group in plain] == [1e-4, 5e-5]
 
 
@@ -72,9 +73,9 @@ def test_layers_may_have_learning_rates_of_their_own(tmp_path: Path) -> None:
     rates = "unet.up_blocks=5e-4, *.attn2.to_k=3e-4, unet.mid_block=0, text_encoder.text_model.encoder.layers.1=9e-5"
     settings = {"train.learning_rate": 1e-4, "train.text_encoder_learning_rate": 5e-5, "train.learning_rates": rates}
     config = job(tmp_path, "pocket-style", settings)
-    config.adapter.attach(models, "a", 0)
+    trainable = config.adapter.attach(models, "a", 0)
     layers = attach.attached_layers(models, "a")
-    groups = rate_groups(config, layers)
+    groups = optimizer_groups(trained_parts(config, trainable))
     rate_of = {id(parameter): group["lr"] for group in groups for parameter in group["params"]}
     assert sum(len(group["params"]) for group in groups) == len(rate_of) == len(attach.adapter_parameters(models, "a"))
 
@@ -89,7 +90,7 @@ def test_layers_may_have_learning_rates_of_their_own(tmp_path: Path) -> None:
     assert rate("layers.0.self_attn.q_proj") == 5e-5
     assert rate("layers.1.self_attn.q_proj") == 9e-5
     with pytest.raises(ConfigError, match=r"train\.learning_rates: 'unet\.middle' matches no adapted layer"):
-        rate_groups(job(tmp_path, "pocket-style", {"train.learning_rates": "unet.middle=1e-4"}), layers)
+        trained_parts(job(tmp_path, "pocket-style", {"train.learning_rates": "unet.middle=1e-4"}), trainable)
 
 
 @pytest.mark.parametrize("rates", ["unet", "unet=x", "unet=-1", "unet=11"])

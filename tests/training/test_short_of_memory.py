@@ -42,7 +42,7 @@ def test_class_pictures_of_a_rounded_base_are_not_those_of_the_whole_one(configu
 
 def test_gradients_added_up_one_by_one_equal_those_of_the_batch(tiny_base, configure):
     family = load_family(Model(base=str(tiny_base)))
-    parameters = configure().adapter.attach(family.models, "new", 0)
+    parameters = configure().adapter.attach(family.models, "new", 0).parameters
     generator = torch.Generator().manual_seed(0)
     mean, std = (torch.rand(4, 4, 8, 8, generator=generator) for _ in range(2))
 
