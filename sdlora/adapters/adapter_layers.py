@@ -8,7 +8,6 @@ different things by a scale, or have none; what is overridden here is that alone
 from typing import Any
 
 import torch
-from peft.tuners.ia3.layer import IA3Layer
 from peft.tuners.loha import layer as loha
 from peft.tuners.lokr import layer as lokr
 from peft.tuners.lora.layer import LoraLayer
@@ -38,6 +37,13 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
 
     base_layer: nn.Module
     scales: dict[str, Any]
+
+    def __init__(self, base_layer: nn.Module):
+        nn.Module.__init__(self)
+        self.base_layer, self._disable_adapters, self.merged_adapters = base_layer, False, []
+        for name in self.adapter_layer_names:
+            setattr(self, name, nn.ParameterDict())
+        self._init_adapters()
 
     def _init_adapters(self) -> None:
         self.scales = {}
@@ -105,26 +111,21 @@ class LokrLinear(_LokrLayer, lokr.Linear): ...
 class LokrConv2d(_LokrLayer, lokr.Conv2d): ...
 
 
-class Ia3AdapterLayer(AdapterLayer, IA3Layer):
+class Ia3AdapterLayer(AdapterLayer):
     """(IA)³: activations times a learnt scale, of which the parameters are the difference to 1.
 
-    Kept so, weight decay draws them to the base, and not to nothing as with PEFT's own; and the base's bias is left
-    alone, as every tool that folds such a file into weights leaves it.
+    Kept so, weight decay moves them towards the base, and not towards zero as with PEFT's own layer; and the base's
+    bias is left alone, as every tool that folds such a file into weights leaves it.
     """
 
-    adapter_layer_names = ("output_scale", "input_scale")  # type: ignore[assignment]
-
-    def __init__(self, base_layer: nn.Module):
-        nn.Module.__init__(self)
-        IA3Layer.__init__(self, base_layer, is_feedforward=False)
-        self.output_scale, self.input_scale = nn.ParameterDict(), nn.ParameterDict()
-        self._init_adapters()
+    adapter_layer_names = ("output_scale", "input_scale")
 
     def delta_output(self, key: str, x: torch.Tensor, plain: torch.Tensor | None) -> torch.Tensor:
         base = self.get_base_layer()
-        if key in self.input_scale:
-            return without_bias(base, (x * per_channel(self.input_scale[key], base)).to(x.dtype))
-        return without_bias(base, x, plain) * per_channel(self.output_scale[key], base)
+        by_input = self.params("input_scale")
+        if key in by_input:
+            return without_bias(base, (x * per_channel(by_input[key], base)).to(x.dtype))
+        return without_bias(base, x, plain) * per_channel(self.params("output_scale")[key], base)
 
 
 class FullDiffLayer(AdapterLayer):
@@ -132,16 +133,10 @@ class FullDiffLayer(AdapterLayer):
 
     adapter_layer_names = ("diff", "diff_b")
 
-    def __init__(self, base_layer: nn.Module):
-        nn.Module.__init__(self)
-        self.base_layer = base_layer
-        self._disable_adapters = False
-        self.merged_adapters: list[str] = []
-        self.diff, self.diff_b = nn.ParameterDict(), nn.ParameterDict()
-        self._init_adapters()
-
     def delta_output(self, key: str, x: torch.Tensor, plain: torch.Tensor | None) -> torch.Tensor:
-        return apply_weights(self.get_base_layer(), x.float(), self.diff[key], self.diff_b.get(key, None))
+        return apply_weights(
+            self.get_base_layer(), x.float(), self.params("diff")[key], self.params("diff_b").get(key, None)
+        )
 
 
 def apply_weights(base: Any, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:

@@ -335,3 +335,16 @@ def test_what_can_be_made_again_is_kept_by_its_source_alone():
     three = kept(lambda: [recomputation.lora_linear(y, torch.eye(8), None, down, up, 1.0) for _ in "qkv"])
     own = down.nbytes + up.nbytes + 3 * torch.eye(8).nbytes + 3 * 4 * 2 * x.itemsize  # Each keeps its (4, rank) too.
     assert three == own + x.nbytes
+
+
+def test_biases_that_train_keep_their_gradients():
+    models, parameters = attached("sd1", "lora", "linear+conv", torch.float64)
+    kinds = torch.nn.Linear, torch.nn.Conv2d, torch.nn.GroupNorm
+    layers = [module for module in models["unet"].modules() if isinstance(module, kinds)]
+    biases = [layer.bias.requires_grad_(True) for layer in layers if layer.bias is not None]
+    _, gradients = step("sd1", models, [*biases, *parameters])
+    use_memory_efficient_layers(models)
+    _, efficient = step("sd1", models, [*biases, *parameters])
+    trained = [(a, b) for a, b in zip(efficient, gradients, strict=True) if b is not None]
+    assert all(gradient is not None for gradient in efficient[: len(biases)])
+    assert off([a for a, _ in trained], [b for _, b in trained]) <= EXACT
