@@ -1,6 +1,5 @@
 """Grids of images along chosen axes on the Create tab, and the best image of a run saved as its adapter."""
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -240,7 +239,7 @@ def _poll(app: AppState, panel: ComparePanel, number: int, shown: Sequence[Any])
             panel.shown: ("", 0, ""), panel.status: page_html.note([str(error)], "bad"), panel.table: "",
             panel.download: gr.update(visible=False), **_busy(panel, False),
         }  # fmt: skip
-    text = _describe(app, status, finished, len(grid.cells), folder) if status else ""
+    text = _describe(app, status, finished, len(grid.cells)) if status else ""
     return {panel.shown: (name, finished, chosen), panel.status: text, **updates, **_busy(panel, not ended)}
 
 
@@ -251,7 +250,7 @@ def _busy(panel: ComparePanel, busy: bool) -> Values:
     }  # fmt: skip
 
 
-def _describe(app: AppState, status: JobStatus, finished: int, total: int, folder: Path) -> str:
+def _describe(app: AppState, status: JobStatus, finished: int, total: int) -> str:
     """Return the progress or the result of a grid as a note."""
     if status.state == "failed":
         return page_html.note([status.message], "bad")
@@ -265,16 +264,8 @@ def _describe(app: AppState, status: JobStatus, finished: int, total: int, folde
         waiting = f"Waiting its turn: {ahead} before this one" if ahead else status.message or "Getting ready"
         return page_html.progress_note(waiting, None)
     share = status.done / status.total if status.total else 0.0
-    return page_html.progress_note(f"{finished} of {total} pictures drawn{_time_left(total - finished, folder)}", share)
-
-
-def _time_left(missing: int, folder: Path) -> str:
-    """Return the time that ``missing`` images take at the pace so far, as text; "" before that is known."""
-    done = [path.stat().st_mtime for path in folder.glob("*.png")]
-    if len(done) < 2:
-        return ""
-    each = (max(done) - min(done)) / (len(done) - 1)
-    return f" · {format_duration(max(1.0, each * missing - (time.time() - max(done))))} left"
+    left = f" · {format_duration(status.left)} left" if status.left is not None else ""
+    return page_html.progress_note(f"{finished} of {total} pictures drawn{left}", share)
 
 
 def _choose(app: AppState, panel: ComparePanel, shown: Sequence[Any], file: str) -> Values:

@@ -1,6 +1,5 @@
 """The Create tab: the form, the progress of its request, and the images that were made."""
 
-import time
 from dataclasses import dataclass
 from functools import partial
 
@@ -26,8 +25,6 @@ WORDS = {
     "cancelled": "Cancelled; what was finished is kept",
     "failed": "Failed",
 }
-Pace = tuple[int, float, int]
-"""Number of a request, when its first steps were seen done, and how many these were."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +35,6 @@ class CreateTab:
     gallery: GalleryPanel
     number: gr.State
     """Number of the current request."""
-    pace: gr.State
     timer: gr.Timer
 
     @property
@@ -63,7 +59,7 @@ class CreateTab:
     def live(self) -> list[Block]:
         """Components that the timer updates."""
         buttons = [self.form.create, self.form.cancel]
-        return [self.form.status, *self.gallery.images, *buttons, self.timer, self.pace]
+        return [self.form.status, *self.gallery.images, *buttons, self.timer]
 
 
 def build(app: AppState, demo: gr.Blocks) -> CreateTab:
@@ -74,7 +70,7 @@ def build(app: AppState, demo: gr.Blocks) -> CreateTab:
             drop = gallery_panel.build_drop()
         with gr.Column(scale=3, min_width=320):
             gallery = gallery_panel.build()
-    tab = CreateTab(form, gallery, gr.State(0), gr.State((0, 0.0, 0)), gr.Timer(0.7, active=False))
+    tab = CreateTab(form, gallery, gr.State(0), gr.Timer(0.7, active=False))
     gallery_panel.wire(app, form, gallery, drop)
     _wire(app, demo, tab)
     return tab
@@ -97,7 +93,7 @@ def _wire(app: AppState, demo: gr.Blocks, tab: CreateTab) -> None:
     )  # fmt: skip
     form.cancel.click(partial(_cancel, app), tab.number, None, **HIDDEN)
     tab.timer.tick(
-        partial(_poll, app, tab), [tab.number, tab.pace, gallery.limit], tab.live, concurrency_limit=None, **HIDDEN
+        partial(_poll, app, tab), [tab.number, gallery.limit], tab.live, concurrency_limit=None, **HIDDEN
     )  # fmt: skip
     demo.load(app.base_update, None, form.base, **HIDDEN)
     demo.load(partial(_attach, app, tab), gallery.limit, [tab.number, tab.timer, *gallery.images], **HIDDEN)
@@ -138,7 +134,7 @@ def _attach(app: AppState, tab: CreateTab, limit: int) -> Values:
     }  # fmt: skip
 
 
-def _poll(app: AppState, tab: CreateTab, number: int, pace: Pace, limit: int) -> Values:
+def _poll(app: AppState, tab: CreateTab, number: int, limit: int) -> Values:
     """Describe the request; at its end, show its images and stop the timer."""
     status = app.inference.status(number)
     if status is None or status.ended:
@@ -146,23 +142,10 @@ def _poll(app: AppState, tab: CreateTab, number: int, pace: Pace, limit: int) ->
             tab.form.status: describe(app, status) if status else "", **gallery_panel.show(app, tab.gallery, limit),
             **_busy(tab, False), tab.timer: gr.Timer(active=False),
         }  # fmt: skip
-    now = time.monotonic()
-    if status.state == "drawing" and status.done and pace[0] != number:
-        pace = (number, now, status.done)
-    return {
-        tab.form.status: describe(app, status, seconds_left(status, pace, now)), **_busy(tab, True), tab.pace: pace,
-    }  # fmt: skip
+    return {tab.form.status: describe(app, status), **_busy(tab, True)}
 
 
-def seconds_left(status: JobStatus, pace: Pace, now: float) -> float | None:
-    """Return the seconds that a request still takes at its pace so far; None before that is known."""
-    number, since, done = pace
-    if number != status.number or status.done <= done:
-        return None
-    return (now - since) / (status.done - done) * (status.total - status.done)
-
-
-def describe(app: AppState, status: JobStatus, seconds: float | None = None) -> str:
+def describe(app: AppState, status: JobStatus) -> str:
     """Return the progress or the result of a request as a note."""
     if status.ended:
         kind = {"done": "good", "failed": "bad"}.get(status.state, "info")
@@ -174,5 +157,5 @@ def describe(app: AppState, status: JobStatus, seconds: float | None = None) -> 
     words = words or status.message or WORDS[status.state]
     if status.state == "drawing" and status.total:
         words = f"{status.message or WORDS['drawing']}: step {status.done} of {status.total}"
-        words += f" · {format_duration(seconds)} left" if seconds is not None else ""
+        words += f" · {format_duration(status.left)} left" if status.left is not None else ""
     return page_html.progress_note(words, status.done / status.total if status.total else None)

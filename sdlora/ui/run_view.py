@@ -24,6 +24,7 @@ from sdlora.events import (
 )
 from sdlora.filesystem.paths import existing_path, path_inside
 from sdlora.formatting import format_duration
+from sdlora.time_left import TimeLeft
 
 MAX_POINTS = 200
 """Points of a curve, as each update redraws the plot."""
@@ -87,8 +88,7 @@ class RunView:
     """True once the run has made class images."""
     phase_left: float | None = None
     """Seconds left of the phase at its pace so far; None before that is known."""
-    _phase_start: tuple[float, int] = (0.0, 0)
-    """Time of the phase's first event, and what was done by then."""
+    _time_left: TimeLeft = field(default_factory=TimeLeft)
     _offset: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -131,13 +131,9 @@ class RunView:
                 self.phase, self.failure = "", event.message
 
     def _progress(self, event: Progress) -> None:
-        if event.phase != self.phase or event.done < self.done:
-            self._phase_start = (event.time, event.done)
         self.phase, self.done, self.total = event.phase, event.done, event.total
         self.has_class_images = self.has_class_images or event.phase == "making class pictures"
-        begun, before = self._phase_start
-        pace = (event.time - begun) / (event.done - before) if event.done > before else None
-        self.phase_left = None if pace is None else max(0.0, pace * (event.total - event.done))
+        self.phase_left = self._time_left.update(event.phase, event.done, event.total, event.time)
 
 
 class RunViews:

@@ -9,6 +9,7 @@ from sdlora.adapters.state import ModuleState
 from sdlora.api.adapters import AdapterFile
 from sdlora.api.generation import GenerationRequest, InferenceClient, JobStatus
 from sdlora.errors import ConfigError, ModelError
+from sdlora.events import Progress
 from sdlora.formats import write_adapter
 from sdlora.generation.infotext import RecalledSettings, recall_text
 from sdlora.ui import create_form, create_tab, gallery_panel
@@ -177,11 +178,11 @@ def test_another_tab_generates_with_an_adapter_in_one_go(app, tab):
     assert [mixed.name for mixed in request.adapters] == ["glass"]
 
 
-def test_the_time_left_is_told_once_two_steps_are_known():
-    ticket = JobStatus(3, GenerationRequest(prompt="a"), "drawing", done=30, total=50)
-    assert create_tab.seconds_left(ticket, (3, 10.0, 10), now=14.0) == pytest.approx(4.0)  # 20 steps in 4 s, 20 to go.
-    assert create_tab.seconds_left(ticket, (2, 10.0, 10), now=14.0) is None
-    assert create_tab.seconds_left(ticket, (3, 10.0, 30), now=14.0) is None
+def test_the_time_left_is_told_once_two_steps_are_known(app):
+    job = JobStatus(3, GenerationRequest(prompt="a"))
+    assert "left" not in create_tab.describe(app, job.after(Progress(phase="drawing", done=10, total=50)))
+    text = create_tab.describe(app, job.after(Progress(phase="drawing", done=30, total=50), left=4.0))
+    assert "Drawing: step 30 of 50 · 4 s left" in text
 
 
 def test_a_picture_goes_to_the_trash_and_comes_back(app, tab):
