@@ -120,8 +120,8 @@ def test_one_that_is_stopped_or_left_leaves_nothing(library):
 
 
 def test_a_look_inside_lists_layers_by_norm_and_draws_them(library, tmp_path):
-    errand = inspect_layers_job(library.file("one"), tmp_path / "plot.png")
-    rows = errand.finish()
+    job = inspect_layers_job(library.file("one"), tmp_path / "plot.png")
+    rows = job.finish()
     norms = [norm for _, norm, *_ in rows]
     assert norms == sorted(norms, reverse=True)
     assert {path for path, *_ in rows} == random_adapter("lora").modules.keys()

@@ -30,61 +30,61 @@ def make(prompt: str, seed: int) -> Image.Image:
 
 
 @pytest.fixture
-def shelf(tmp_path: Path) -> ClassImageStore:
+def store(tmp_path: Path) -> ClassImageStore:
     return ClassImageStore(tmp_path / "kept", MADE_BY)
 
 
-def made(prior: Prior, shelf: ClassImageStore, prompts: Sequence[str] = DOG) -> ClassImages:
-    return select_class_images(prior, prompts, "a dog", shelf)
+def select(prior: Prior, store: ClassImageStore, prompts: Sequence[str] = DOG) -> ClassImages:
+    return select_class_images(prior, prompts, "a dog", store)
 
 
 def seeds(pictures: ClassImages) -> list[int]:
     return [picture.seed for picture in pictures.missing()]
 
 
-def test_a_folder_belongs_to_all_that_decides_its_pictures(shelf: ClassImageStore) -> None:
-    first = shelf.image_path("a dog", 1).path
-    assert first == ClassImageStore(shelf.root, dict(reversed(MADE_BY.items()))).image_path("a dog", 1).path
+def test_a_folder_belongs_to_all_that_decides_its_pictures(store: ClassImageStore) -> None:
+    first = store.image_path("a dog", 1).path
+    assert first == ClassImageStore(store.root, dict(reversed(MADE_BY.items()))).image_path("a dog", 1).path
     others = [
-        shelf.image_path("a cat", 1).path,
-        ClassImageStore(shelf.root, MADE_BY | {"cfg": 7.5}).image_path("a dog", 1).path,
+        store.image_path("a cat", 1).path,
+        ClassImageStore(store.root, MADE_BY | {"cfg": 7.5}).image_path("a dog", 1).path,
     ]
     assert len({path.parent for path in (first, *others)}) == 3
-    assert first.parent == shelf.image_path("a dog", 2).path.parent and first.parent.parent == shelf.root
+    assert first.parent == store.image_path("a dog", 2).path.parent and first.parent.parent == store.root
 
 
-def test_missing_pictures_are_made_by_their_seeds_and_kept(shelf: ClassImageStore) -> None:
-    wanted = made(Prior(count=5, seed=40), shelf)
+def test_missing_pictures_are_made_by_their_seeds_and_kept(store: ClassImageStore) -> None:
+    wanted = select(Prior(count=5, seed=40), store)
     told: list[tuple[int, int]] = []
     assert seeds(wanted) == [40, 41, 42, 43, 44]
-    assert generate_missing(shelf, wanted.missing(), make, on_progress=lambda *n: told.append(n))
+    assert generate_missing(store, wanted.missing(), make, on_progress=lambda *n: told.append(n))
     assert told == [(0, 5), (1, 5), (2, 5), (3, 5), (4, 5), (5, 5)]
     assert wanted.missing() == []
-    paths = [shelf.image_path(DOG[0], seed).path for seed in range(40, 45)]
+    paths = [store.image_path(DOG[0], seed).path for seed in range(40, 45)]
     assert json.loads((paths[0].parent / "made_by.json").read_text(encoding="utf-8")) == MADE_BY | {"prompt": DOG[0]}
     assert [example.path for example in wanted.examples()] == paths
     assert all(e.caption == DOG[0] and e.size == (64, 64) and e.digest for e in wanted.examples())
     assert Image.open(paths[2]).tobytes() == noise_image(64, 64, 42).tobytes()
-    assert seeds(made(Prior(count=7, seed=40), shelf)) == [45, 46]  # more are added to what is kept
+    assert seeds(select(Prior(count=7, seed=40), store)) == [45, 46]  # more are added to what is kept
 
 
-def test_prompts_come_in_turn_and_are_the_captions(shelf: ClassImageStore) -> None:
-    wanted = made(Prior(count=5), shelf, ["a dog on grass", "a dog on sand"])
+def test_prompts_come_in_turn_and_are_the_captions(store: ClassImageStore) -> None:
+    wanted = select(Prior(count=5), store, ["a dog on grass", "a dog on sand"])
     asked: list[tuple[str, int]] = []
 
     def asking(prompt: str, seed: int) -> Image.Image:
         asked.append((prompt, seed))
         return make(prompt, seed)
 
-    assert generate_missing(shelf, wanted.missing(), asking)
+    assert generate_missing(store, wanted.missing(), asking)
     said = ["a dog on grass", "a dog on sand", "a dog on grass", "a dog on sand", "a dog on grass"]
     assert asked == list(zip(said, range(5), strict=True))
     assert [example.caption for example in wanted.examples()] == said
 
 
-def test_a_damaged_picture_is_missing(shelf: ClassImageStore) -> None:
-    wanted = made(Prior(count=3), shelf)
-    generate_missing(shelf, wanted.missing(), make)
+def test_a_damaged_picture_is_missing(store: ClassImageStore) -> None:
+    wanted = select(Prior(count=3), store)
+    generate_missing(store, wanted.missing(), make)
     path = wanted.generated[1].path
     path.write_bytes(path.read_bytes()[:-100])
     assert seeds(wanted) == [1]
@@ -92,36 +92,36 @@ def test_a_damaged_picture_is_missing(shelf: ClassImageStore) -> None:
         wanted.examples()
 
 
-def test_stopping_keeps_what_was_made(shelf: ClassImageStore) -> None:
-    wanted, asked = made(Prior(count=4), shelf), iter([False, True])
-    assert not generate_missing(shelf, wanted.missing(), make, should_stop=lambda: next(asked))
+def test_stopping_keeps_what_was_made(store: ClassImageStore) -> None:
+    wanted, asked = select(Prior(count=4), store), iter([False, True])
+    assert not generate_missing(store, wanted.missing(), make, should_stop=lambda: next(asked))
     assert seeds(wanted) == [1, 2, 3]
 
 
-def test_own_pictures_come_first_and_their_folder_stays_as_it_is(tmp_path: Path, shelf: ClassImageStore) -> None:
+def test_own_pictures_come_first_and_their_folder_stays_as_it_is(tmp_path: Path, store: ClassImageStore) -> None:
     own = tmp_path / "own"
     own.mkdir()
     for number in range(2):
         noise_image(seed=number).save(own / f"{number}.png")
     (own / "1.txt").write_text("a brown dog")
-    wanted = made(Prior(count=5, folder=own), shelf)
+    wanted = select(Prior(count=5, folder=own), store)
     assert "2 of 5 class pictures; the base model makes the rest" in wanted.notices[0] and len(wanted.notices) == 1
     assert seeds(wanted) == [0, 1, 2]
-    generate_missing(shelf, wanted.missing(), make)
+    generate_missing(store, wanted.missing(), make)
     assert [e.caption for e in wanted.examples()] == ["a dog", "a brown dog", *DOG * 3]
     assert sorted(path.name for path in own.iterdir()) == ["0.png", "1.png", "1.txt"]
-    fewer = made(Prior(count=1, folder=own), shelf)
+    fewer = select(Prior(count=1, folder=own), store)
     assert [e.path.name for e in fewer.examples()] == ["0.png"] and fewer.missing() == []
     assert "of 2 class pictures, the first 1 are used" in fewer.notices[0]
 
 
 def test_an_empty_folder_of_ones_own_is_filled_elsewhere_and_a_missing_one_refused(
-    tmp_path: Path, shelf: ClassImageStore
+    tmp_path: Path, store: ClassImageStore
 ) -> None:
     (tmp_path / "own").mkdir()
-    assert len(made(Prior(count=3, folder=tmp_path / "own"), shelf).missing()) == 3
+    assert len(select(Prior(count=3, folder=tmp_path / "own"), store).missing()) == 3
     with pytest.raises(DatasetError, match=r"nowhere: does not exist; point prior\.folder"):
-        made(Prior(count=3, folder=tmp_path / "nowhere"), shelf)
+        select(Prior(count=3, folder=tmp_path / "nowhere"), store)
 
 
 def test_the_class_prompt_comes_from_the_class_name() -> None:

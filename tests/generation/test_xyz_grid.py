@@ -21,12 +21,12 @@ START = GridCell(prompt="a red house on grass", steps=2, seed=7, adapter="a", sa
 
 
 @pytest.fixture(scope="module")
-def drawer(tiny_base):
+def two_adapters(tiny_base):
     """A studio with two adapters of all kinds of layers, the text encoder's among them."""
-    drawer = Studio(str(tiny_base), device="cpu")
-    drawer.add_adapter("a", trained_state(1, targets="linear+conv"), 0.0)
-    drawer.add_adapter("b", with_uneven_ranks(trained_state(2, targets="linear+conv")), 0.0)
-    return drawer
+    two_adapters = Studio(str(tiny_base), device="cpu")
+    two_adapters.add_adapter("a", trained_state(1, targets="linear+conv"), 0.0)
+    two_adapters.add_adapter("b", with_uneven_ranks(trained_state(2, targets="linear+conv")), 0.0)
+    return two_adapters
 
 
 @pytest.fixture
@@ -45,42 +45,42 @@ def apart(one, other):
     return float((one - other).abs().max() / other.abs().max())
 
 
-def test_in_batches_or_one_by_one_each_picture_comes_from_the_same_latents(drawer, latents):
+def test_in_batches_or_one_by_one_each_picture_comes_from_the_same_latents(two_adapters, latents):
     """Scale by checkpoint by prompt by seed, by parts too: what a picture is made from is its own alone."""
     scales = [-0.3, {"unet.up_blocks": 0.5, "text_encoder": 0.2}]
     prompts, seeds = ["a red house on grass", "a blue cat in snow"], [7, 8]
     orders = [
-        drawer.image_spec(
+        two_adapters.image_spec(
             GenerationSettings(prompt=prompt, negative="a green tree", steps=2, seed=seed, sampler="Euler a"),
             {name: scale},
         )
         for prompt, seed, name, scale in product(prompts, seeds, "ab", scales)
     ]
     order: list[int] = []
-    drawer.generate_specs(orders, lambda place, image: order.append(place), batch=8)
+    two_adapters.generate_specs(orders, lambda place, image: order.append(place), batch=8)
     together = [latent for _, latent in sorted(zip(order, latents, strict=True), key=lambda pair: pair[0])]
     assert order != sorted(order), "those with one adapter are made together"
     latents.clear()
     for one in orders:
-        drawer.generate_specs([one], lambda place, image: None)
+        two_adapters.generate_specs([one], lambda place, image: None)
     assert len(latents) == len(orders) == 16
     assert max(apart(*pair) for pair in zip(together, latents, strict=True)) < 1e-5
     assert min(apart(*pair) for pair in pairwise(latents)) > 1e-2
 
 
-def test_what_is_asked_for_twice_is_drawn_once_and_keeps_its_own_text(drawer, latents):
+def test_what_is_asked_for_twice_is_drawn_once_and_keeps_its_own_text(two_adapters, latents):
     """Without its adapter, every checkpoint draws the same."""
     cat = GenerationSettings(prompt="a cat", steps=1, seed=1)
-    orders = [drawer.image_spec(cat, {name: 0.0}, {"X": name}) for name in "ab"]
+    orders = [two_adapters.image_spec(cat, {name: 0.0}, {"X": name}) for name in "ab"]
     images = {}
     told = []
-    drawer.generate_specs(orders, images.__setitem__, lambda *at: told.append(at))
+    two_adapters.generate_specs(orders, images.__setitem__, lambda *at: told.append(at))
     assert len(latents) == 1 and told[-1] == (2, 2)
     assert (np.asarray(images[0]) == np.asarray(images[1])).all()
     assert images[0].info["parameters"].endswith("X: a") and images[1].info["parameters"].endswith("X: b")
 
 
-def test_where_memory_runs_out_batches_are_halved(drawer, monkeypatch):
+def test_where_memory_runs_out_batches_are_halved(two_adapters, monkeypatch):
     sizes, room = [], 2
     draw = studio.sample_images
 
@@ -91,11 +91,11 @@ def test_where_memory_runs_out_batches_are_halved(drawer, monkeypatch):
         return draw(family, pictures, *rest)
 
     monkeypatch.setattr(studio, "sample_images", cramped)
-    images = drawer.generate("a cat", steps=1, seed=1, count=6, batch=6)
+    images = two_adapters.generate("a cat", steps=1, seed=1, count=6, batch=6)
     assert (len(images), sizes) == (6, [6, 3, 1, 1, 1, 1, 1, 1])
     room = 0
     with pytest.raises(OutOfMemoryError, match="an image of 64x64; take a smaller size"):
-        drawer.generate("a cat", steps=1, seed=1, count=2, batch=2)
+        two_adapters.generate("a cat", steps=1, seed=1, count=2, batch=2)
 
 
 def test_cells_are_every_combination_row_by_row_and_share_a_seed():
@@ -170,14 +170,14 @@ def test_a_grid_is_read_back_as_it_was_laid_out(folder):
         xyz_grid.read_grid(folder)
 
 
-def test_a_filled_grid_holds_its_pictures_and_a_sheet_and_goes_on_where_it_was_cut_short(folder, drawer):
+def test_a_filled_grid_holds_its_pictures_and_a_sheet_and_goes_on_where_it_was_cut_short(folder, two_adapters):
     calls = iter(range(99))
-    xyz_grid.generate_cells(drawer, folder, should_stop=lambda: next(calls) > 4)
+    xyz_grid.generate_cells(two_adapters, folder, should_stop=lambda: next(calls) > 4)
     there = {path.name: path.stat().st_mtime_ns for path in folder.glob("0-*.png")}
     assert 1 <= len(there) < 6 and not (folder / "sheet.png").exists()
-    assert drawer.adapters == {"a": 0.0, "b": 0.0}
+    assert two_adapters.adapters == {"a": 0.0, "b": 0.0}
     told = []
-    xyz_grid.generate_cells(drawer, folder, on_progress=lambda *at: told.append(at))
+    xyz_grid.generate_cells(two_adapters, folder, on_progress=lambda *at: told.append(at))
     assert all((folder / name).stat().st_mtime_ns == time for name, time in there.items())
     assert told[-1] == (told[-1][1],) * 2 == (2 * (6 - len(there)),) * 2
     known = read_parameters(folder / "0-001-002.png")
@@ -185,7 +185,7 @@ def test_a_filled_grid_holds_its_pictures_and_a_sheet_and_goes_on_where_it_was_c
     assert {name: known.settings[name] for name in ("Seed", "X Type", "X Value", "Y Value")} == {
         "Seed": "2", "X Type": "Adapter scale", "X Value": "1", "Y Value": "2",
     }  # fmt: skip
-    [alone] = drawer.generate("a red house on grass <lora:a:1>", seed=2, steps=2, sampler="Euler a")
+    [alone] = two_adapters.generate("a red house on grass <lora:a:1>", seed=2, steps=2, sampler="Euler a")
     with Image.open(folder / "0-001-002.png") as picture:
         assert (np.asarray(picture) == np.asarray(alone)).all()
     with Image.open(folder / "sheet.png") as sheet:

@@ -24,10 +24,10 @@ def job_of(config, folder):
 
 def alive(job):
     """The most bytes of tensors that are alive in a real step, the second."""
-    gang = Distributed.setup(job.train, job.output)
-    family = prepare.load_base(job, gang)
-    ready = profiling._ready(job, gang, family)
-    loop = TrainLoop(job, gang, ready)
+    distributed = Distributed.setup(job.train, job.output)
+    family = prepare.load_base(job, distributed)
+    ready = profiling._ready(job, distributed, family)
+    loop = TrainLoop(job, distributed, ready)
     loop.step(0)
     counted = StorageCounter()
     with counted:

@@ -45,10 +45,10 @@ def use(configure, tmp_path, asked):
         job = TrainJob(
             **sections, output=RunPaths(tmp_path), cache=tmp_path, on_event=lambda event: None, should_stop=bool
         )
-        gang = SimpleNamespace(rank=0, count=1, precision=precision, wait=lambda: None, any=bool)
+        distributed = SimpleNamespace(rank=0, count=1, precision=precision, barrier=lambda: None, any_process=bool)
         asked.clear()
         examples = prepare_class_images(
-            job, gang, family, size, [Example(tmp_path / "a.png", "sks, a red house", 64, 64)]
+            job, distributed, family, size, [Example(tmp_path / "a.png", "sks, a red house", 64, 64)]
         )
         assert len(examples) == config.prior.count
         return list(asked)

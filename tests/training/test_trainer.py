@@ -226,8 +226,8 @@ def norms(monkeypatch):
     """The gradients' norm before and after each clipping."""
     seen, clip = [], Distributed.clip
 
-    def watch(gang, optimizer, parameters, most):
-        before = clip(gang, optimizer, parameters, most)
+    def watch(distributed, optimizer, parameters, most):
+        before = clip(distributed, optimizer, parameters, most)
         after = torch.stack([p.grad.norm() for p in parameters if p.grad is not None]).norm()
         seen.append((before.item(), after.item()))
         return before

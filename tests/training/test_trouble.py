@@ -73,11 +73,11 @@ def spoil_gradients(monkeypatch, step, value):
     """From optimizer step ``step`` (from 0) on, or only there, one number of one gradient is ``value``."""
     clip, calls = Distributed.clip, []
 
-    def spoilt(gang, optimizer, parameters, most):
+    def spoilt(distributed, optimizer, parameters, most):
         calls.append(None)
         if step(len(calls) - 1):
             next(p.grad for p in parameters if p.grad is not None).view(-1)[0] = value
-        return clip(gang, optimizer, parameters, most)
+        return clip(distributed, optimizer, parameters, most)
 
     monkeypatch.setattr(Distributed, "clip", spoilt)
 

@@ -24,7 +24,7 @@ def app(tmp_path):
 
 
 class Slow:
-    """An errand of three stages, which remembers whether it was stopped, or left."""
+    """A job of three stages, which remembers whether it was stopped, or left."""
 
     def __init__(self):
         self.stopped = self.left = False
@@ -39,7 +39,7 @@ class Slow:
         self.stopped = True
 
 
-def test_one_person_has_one_errand_at_a_time_and_can_end_it(app):
+def test_one_person_has_one_job_at_a_time_and_can_end_it(app):
     first, second = Slow(), Slow()
     told = job_widget.follow(app, "me", first)
     assert "Starting" in next(told)
@@ -153,18 +153,18 @@ def test_a_single_file_can_become_one(app, tmp_path):
     assert bake_panel._kinds(app, None)["visible"] is False
 
 
-def test_a_file_that_an_errand_writes_is_moved_to_the_pages_cache(app, monkeypatch):
-    errand = ToolJob("bake", output=None)
+def test_a_file_that_a_job_writes_is_moved_to_the_pages_cache(app, monkeypatch):
+    job = ToolJob("bake", output=None)
 
     def write(self):
         Path(self.request["output"]).write_bytes(b"model")
         yield Progress(phase="writing")
 
     monkeypatch.setattr(ToolJob, "__iter__", write)
-    fetched = job_widget.FileJob(errand, "output", "model.zip")
+    fetched = job_widget.FileJob(job, "output", "model.zip")
     assert [stage.phase for stage in fetched] == ["writing"]
     assert Path(fetched.file).read_bytes() == b"model"
-    assert not Path(errand.request["output"]).parent.exists()
+    assert not Path(job.request["output"]).parent.exists()
 
 
 def test_the_layers_are_a_table_whose_names_are_text():
