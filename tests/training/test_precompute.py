@@ -27,9 +27,10 @@ def asked(monkeypatch):
     """A studio that records its requests, one entry an image, and returns blank images."""
     calls = []
 
-    def generate(studio, prompt, **settings):
-        calls.append({"prompt": prompt, "base": studio.family.source, **settings})
-        return [Image.new("RGB", (settings["width"], settings["height"]))]
+    def generate(studio, prompt, settings, **others):
+        chosen = {name: getattr(settings, name) for name in ("negative", "sampler", "steps", "cfg")} | others
+        calls.append({"prompt": prompt, "base": studio.family.source, **chosen})
+        return [Image.new("RGB", (chosen["width"], chosen["height"]))]
 
     monkeypatch.setattr(Studio, "generate", generate)
     return calls
