@@ -33,6 +33,9 @@ class Submitted:
     def open(self):
         return [self.status(1)]
 
+    def cancel(self, number):
+        pass
+
     def queued_before(self, number):
         return 0
 
