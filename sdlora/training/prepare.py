@@ -122,8 +122,12 @@ class TrainState:
 
     def _order(self) -> dict[str, Any]:
         """What decides which example is shown when, and is not in the config."""
-        shown = [*zip(self.batches.examples, self.sizes, strict=True)]
-        pictures = "".join(f"{e.digest}{e.mask_digest}{e.caption}{e.repeats}{size}" for e, size in shown)
+        # Written as version 0.1.0 wrote it, or its runs could not be resumed.
+        sizes = (f"Size(width={size.width}, height={size.height})" for size in self.sizes)
+        pictures = "".join(
+            f"{e.digest}{e.mask_digest}{e.caption}{e.repeats}{size}"
+            for e, size in zip(self.batches.examples, sizes, strict=True)
+        )
         classes = "".join(f"{e.digest}{e.caption}" for e in self.batches.class_examples)
         return {
             "processes": self.distributed.count,

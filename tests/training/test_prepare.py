@@ -1,12 +1,16 @@
 """Preparation of a run before its first step."""
 
+from hashlib import sha256
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from sdlora.config import TrainConfig, presets
+from sdlora.data.dataset import Example
+from sdlora.data.images import ImageSize
 from sdlora.errors import ConfigError
-from sdlora.training.prepare import ignored_settings, optimizer_groups, trained_parts
+from sdlora.training.prepare import TrainState, ignored_settings, optimizer_groups, trained_parts
 from sdlora.training.run_paths import RunPaths
 from sdlora.training.train_job import TrainJob
 
@@ -31,6 +35,21 @@ def job(tmp_path: Path, preset: str, overrides: dict[str, object]) -> TrainJob:
 def test_a_setting_that_another_makes_idle_is_named(overrides: dict[str, object], named: str, tmp_path: Path) -> None:
     [told] = ignored_settings(job(tmp_path, "pocket-style", overrides), steps=100)
     assert told.startswith(named)
+
+
+def test_the_order_of_examples_is_told_as_version_0_1_0_told_it() -> None:
+    """States of that version hold these digests: a resume compares them."""
+    own = Example(Path("a.png"), "a red house", 96, 48, repeats=2, digest="0a", mask_digest="0b")
+    class_image = Example(Path("c.png"), "a house", 64, 64, digest="0c")
+    batches = SimpleNamespace(examples=[own], class_examples=[class_image])
+    around = SimpleNamespace(batches=batches, sizes=[ImageSize(64, 32)])
+    around.distributed, around.family = SimpleNamespace(count=1), SimpleNamespace(fingerprint="f" * 64)
+    assert TrainState._order(around) == {
+        "processes": 1,
+        "base model": "f" * 12,
+        "pictures and captions": sha256(b"0a0ba red house2Size(width=64, height=32)").hexdigest()[:12],
+        "class pictures": sha256(b"0ca house").hexdigest()[:12],
+    }
 
 
 @pytest.mark.parametrize("preset", [path.stem for path in presets()])
