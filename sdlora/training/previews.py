@@ -16,7 +16,7 @@ from sdlora.training.train_job import TrainJob
 
 
 def require_previews(sample: Sample, family: Family) -> None:
-    """Raises ConfigError, naming the setting, if ``family`` cannot draw what ``sample`` asks for."""
+    """Raise ConfigError, naming the setting, if ``family`` cannot generate the previews of ``sample``."""
     if sample.every and sample.prompts:
         with prefix_section("sample"):
             SamplingParams.resolve(family, sample)

@@ -14,8 +14,14 @@ CLASS = {"prior__weight": 1.0, "prior__class_prompt": "a house", "prior__count":
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({**VELOCITY, **DRAWN, "sample__sampler": "Heun"}, r"^sample\.sampler 'Heun': cannot draw .*; take DPM\+\+ 2M"),
-        ({**VELOCITY, **CLASS, "prior__sampler": "Heun"}, r"^prior\.sampler 'Heun': cannot draw .*; take DPM\+\+ 2M"),
+        (
+            {**VELOCITY, **DRAWN, "sample__sampler": "Heun"},
+            r"^sample\.sampler 'Heun': cannot generate .*; take DPM\+\+ 2M",
+        ),
+        (
+            {**VELOCITY, **CLASS, "prior__sampler": "Heun"},
+            r"^prior\.sampler 'Heun': cannot generate .*; take DPM\+\+ 2M",
+        ),
         ({**DRAWN, "sample__clip_skip": 3}, r"^sample\.clip_skip = 3: give 1 to 2"),
         ({**DRAWN, "sample__width": 65}, r"^sample\.width = 65: this model makes multiples of 64; take 64"),
         ({**DRAWN, "sample__height": 100}, r"^sample\.height = 100: .* take 128"),
