@@ -18,6 +18,7 @@ from sdlora.cli.main import main
 from sdlora.editing.layer_spectrum import LayerSpectrum, save_spectrum_plot, spectrum, spectrum_table
 from sdlora.editing.low_rank import Cut, factorize_matrix, factorize_product
 from sdlora.errors import ConfigError, MismatchError, NonFiniteError
+from sdlora.events import Event, Progress
 from sdlora.families.layer_weights import locate_tensors
 from sdlora.families.loading import load_family
 from sdlora.families.meta_model import build_meta_model
@@ -267,14 +268,13 @@ def test_a_single_file_is_baked_tensor_by_tensor(file_base, own_configs, tmp_pat
         modules[path] = ModuleState(tensors, 3.0)
     adapter = tmp_path / "a.safetensors"
     write_adapter(build_adapter_state(modules), adapter)
-    told: list[tuple[int, int]] = []
-    made_file = editing.bake(
-        str(file), [("a", adapter, 0.5)], tmp_path / "baked.safetensors", "fp32", lambda *at: told.append(at)
-    )
+    events: list[Event] = []
+    made_file = editing.bake(str(file), [("a", adapter, 0.5)], tmp_path / "baked.safetensors", "fp32", events.append)
     with safe_open(file, "pt") as before, safe_open(made_file, "pt") as after:
         order = [key for key in read_safetensors_header(made_file) if key != "__metadata__"]
         assert order == [key for key in read_safetensors_header(file) if key != "__metadata__"]
-        assert told[-1] == (len(list(before.keys())), len(list(before.keys())))
+        assert isinstance(events[-1], Progress)
+        assert events[-1].done == events[-1].total == len(list(before.keys()))
         changed = {key for key in before.keys() if not torch.equal(before.get_tensor(key), after.get_tensor(key))}  # noqa: SIM118
         assert json.loads(after.metadata()["sdlora_merged"]) == [{"name": "a", "scale": 0.5}]
     found = locate_tensors(str(made_file), paths)
