@@ -10,7 +10,7 @@ from tests.support.page_server import ROOT
 PICTURES = sorted((ROOT / "sample_data" / "stained-glass").iterdir())
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 FLAGS = ["--no-sandbox", "--disable-background-networking", "--disable-component-update", "--disable-gpu"]
-PATIENCE = 180_000
+PATIENCE = 300_000
 """Milliseconds that any wait may take on a busy machine; most take a tenth of it."""
 STEPS = 24
 DROP = """([zone, files]) => {
