@@ -24,7 +24,7 @@ from benchmarks import models
 from benchmarks.flops import counter, matrix_rate, synchronize
 from benchmarks.plot import Bar, bars
 from benchmarks.report import add_options, between, columns, result, rounded, spread, tell
-from sdlora.adapters import attach, stacked_lora
+from sdlora.adapters import attach, lora_layer
 from sdlora.adapters.fused import fuse
 from sdlora.adapters.lora import Lora
 from sdlora.formats.storage import DTYPES
@@ -80,7 +80,7 @@ WAYS = ("base", "unfused", "a pair each", "fused", "scales 0", "one")
 
 
 def _pair_each() -> AbstractContextManager[Any]:
-    return patch.object(stacked_lora.StackedLora, "_parts", lambda host: [])
+    return patch.object(lora_layer.LoraAdapterLayer, "_parts", lambda host: [])
 
 
 def components(model: str, device: torch.device, dtype: torch.dtype) -> tuple[dict[str, nn.Module], int]:
@@ -162,7 +162,7 @@ def over(taken: dict[str, list[float]], way: str) -> dict[str, Any]:
 def switching(mix: Mix) -> dict[str, Any]:
     """Milliseconds for new scales of all adapters, for what their first call stacks anew, and for folding them in."""
     setting, stacking = [], []
-    hosts = [host for _, host in attach.adapter_layers_in(mix.models) if isinstance(host, stacked_lora.StackedLora)]
+    hosts = [host for _, host in attach.adapter_layers_in(mix.models) if isinstance(host, lora_layer.LoraAdapterLayer)]
     like = torch.empty(0, device=mix.device, dtype=next(mix.models["unet"].parameters()).dtype)
     for number in range(SWITCHES):
         begun = synchronize(mix.device)

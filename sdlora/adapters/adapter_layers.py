@@ -10,26 +10,11 @@ from typing import Any
 import torch
 from peft.tuners.loha import layer as loha
 from peft.tuners.lokr import layer as lokr
-from peft.tuners.lora.layer import LoraLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
 from sdlora.adapters import parametrizations
 from sdlora.adapters.state import ModuleState
-
-LORA = {"down": "lora_A", "up": "lora_B", "magnitude": "lora_magnitude_vector"}
-"""The neutral names of a LoRA's or DoRA's tensors, and where PEFT keeps them."""
-
-
-def adapter_scales(host: Any) -> dict[str, Any]:
-    """The adapters that a host of any kind holds, by PEFT's names for them, and how much each counts."""
-    counts: dict[str, Any] = host.scales if isinstance(host, AdapterLayer) else host.scaling
-    return counts
-
-
-def is_plain_lora(host: Any, key: str) -> bool:
-    """Whether the host multiplies what it adds by alpha / rank itself."""
-    return not isinstance(host, AdapterLayer) and key not in host.lora_variant
 
 
 class AdapterLayer(nn.Module, BaseTunerLayer):
@@ -37,6 +22,10 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
 
     base_layer: nn.Module
     scales: dict[str, Any]
+    units: dict[str, float]
+    """Value in ``scales`` of a scale of 1, by adapter; 1 where it is not there."""
+    innermost = False
+    """It goes below layers of other kinds, next to the base layer."""
 
     def __init__(self, base_layer: nn.Module):
         nn.Module.__init__(self)
@@ -46,12 +35,12 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
         self._init_adapters()
 
     def _init_adapters(self) -> None:
-        self.scales = {}
-        self.other_param_names = (*self.other_param_names, "scales")
+        self.scales, self.units = {}, {}
+        self.other_param_names = (*self.other_param_names, "scales", "units")
         self._active_adapter = []
 
-    def add_adapter(self, key: str, module: ModuleState) -> None:
-        """Hold one more adapter: float32 parameters, frozen, where the base layer is."""
+    def add_adapter(self, key: str, module: ModuleState, dropout: float = 0.0) -> None:
+        """Add an adapter: float32 parameters, frozen, where the base layer is. ``dropout`` is LoRA's alone."""
         base: Any = self.get_base_layer()
         for name, tensor in module.tensors.items():
             copy = tensor.detach().to(base.weight.device, torch.float32, copy=True).contiguous()
@@ -78,7 +67,7 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
 class _LycorisLayer(AdapterLayer):
     """PEFT's LoHa and LoKr layers, with tensors of any shapes that multiply out to the base's."""
 
-    def add_adapter(self, key: str, module: ModuleState) -> None:
+    def add_adapter(self, key: str, module: ModuleState, dropout: float = 0.0) -> None:
         super().add_adapter(key, module)
         self.r[key], self.alpha[key], self.scaling[key] = module.rank or 1, module.alpha, module.scale  # type: ignore[operator, index, assignment]
         self.rank_dropout[key] = self.module_dropout[key] = 0.0  # type: ignore[operator, index, assignment]
@@ -159,34 +148,6 @@ def without_bias(base: Any, x: torch.Tensor, plain: torch.Tensor | None = None) 
     return plain if base.bias is None else plain - per_channel(base.bias, base)
 
 
-class DoraMagnitude(nn.Module):
-    """DoRA's learnt length of each output's weights (out,), where PEFT keeps it."""
-
-    def __init__(self, values: torch.Tensor):
-        super().__init__()
-        self.weight = nn.Parameter(values, requires_grad=False)
-
-
-class DoraVariant:
-    """DoRA (arXiv:2402.09353, eq. 5) as a variant of PEFT's LoRA layer: δ(x) = (f - 1) W x + f ΔW x, f = m / ‖W + ΔW‖.
-
-    PEFT's own takes the norm in the precision of the base, forms ΔW for it, and lets the scale into it. Here it is
-    float32, ‖w + Δw‖² = ‖w‖² + 2 w·Δw + ‖Δw‖² by rows, where the last two need products of the rank's size only; and a
-    scale moves the output between the base's (0) and the adapter's (1). The norm has no gradient (section 4.3).
-    """
-
-    @staticmethod
-    def forward(host: Any, active_adapter: str, x: torch.Tensor, result: torch.Tensor, **_: Any) -> torch.Tensor:
-        key, base = active_adapter, host.get_base_layer()
-        down, up, scale = host.lora_A[key], host.lora_B[key], host.lora_alpha[key] / host.r[key]
-        factor = host.lora_magnitude_vector[key].weight / weight_norm(base, down.weight, up.weight, scale)
-        factor = per_channel(factor, base)
-        alone = host.base_layer is base and host.active_adapters[0] == key
-        low = up(down(host.lora_dropout[key](x.to(down.weight.dtype)))) * scale
-        change = (factor - 1) * without_bias(base, x, result if alone else None) + factor * low
-        return result + (change * host.scaling[key]).to(result.dtype)
-
-
 @torch.no_grad()
 def weight_norm(base: Any, down: torch.Tensor, up: torch.Tensor, scale: float) -> torch.Tensor:
     """‖W + scale · up @ down‖ of each output, (out,) float32."""
@@ -196,13 +157,3 @@ def weight_norm(base: Any, down: torch.Tensor, up: torch.Tensor, scale: float) -
         cross = ((weight @ a.T) * b).sum(1)
         square = ((b @ (a @ a.T)) * b).sum(1)
         return (weight.square().sum(1) + 2 * scale * cross + scale**2 * square).clamp(min=parametrizations.TINY).sqrt()
-
-
-def make_dora(host: LoraLayer, key: str, magnitude: torch.Tensor) -> None:
-    """Turn the LoRA ``key`` of ``host`` into a DoRA, whose scale is 1 for the whole of it."""
-    host.scaling[key] = 1.0
-    names = host.adapter_layer_names
-    if "lora_magnitude_vector" not in names:
-        host.adapter_layer_names = (*names, "lora_magnitude_vector")
-    host.lora_magnitude_vector[key] = DoraMagnitude(magnitude)
-    host.lora_variant[key] = DoraVariant()  # type: ignore[assignment]

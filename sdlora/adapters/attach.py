@@ -14,12 +14,11 @@ from typing import Any, NamedTuple
 from urllib.parse import quote, unquote
 
 import torch
-from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
-from sdlora.adapters import adapter_layers, injection
+from sdlora.adapters import injection
+from sdlora.adapters.adapter_layers import AdapterLayer
 from sdlora.adapters.compatibility import require_compatible, without_trailing_ones
-from sdlora.adapters.stacked_lora import StackedLora
 from sdlora.adapters.state import AdapterState, ModuleState, Scale, build_adapter_state
 from sdlora.adapters.targets import classic_prefix, matches, nearest_paths_hint
 from sdlora.errors import ConfigError, MismatchError
@@ -49,17 +48,12 @@ class AttachedLayer:
     @property
     def tensors(self) -> dict[str, nn.Parameter]:
         """The layer's own parameters by their neutral names (``parametrizations``)."""
-        if isinstance(self.host, adapter_layers.AdapterLayer):
-            names: tuple[str, ...] = self.host.adapter_layer_names
-            boxes = {name: self.host.params(name) for name in names}
-            return {name: box[self.key] for name, box in boxes.items() if self.key in box}
-        boxes = {neutral: getattr(self.host, peft) for neutral, peft in adapter_layers.LORA.items()}
-        return {neutral: box[self.key].weight for neutral, box in boxes.items() if self.key in box}
+        found = {name: self.host.params(name) for name in self.host.adapter_layer_names}
+        return {name: own[self.key] for name, own in found.items() if self.key in own}
 
     @property
     def alpha(self) -> float:
-        alphas = getattr(self.host, "lora_alpha", None) or getattr(self.host, "alpha", {})
-        return float(alphas.get(self.key, 1.0))
+        return float(getattr(self.host, "alpha", {}).get(self.key, 1.0))
 
     @property
     def state(self) -> ModuleState:
@@ -69,20 +63,17 @@ class AttachedLayer:
     @property
     def scaling_unit(self) -> float:
         """What the host counts for a scale of 1."""
-        plain = adapter_layers.is_plain_lora(self.host, self.key)
-        return float(self.host.lora_alpha[self.key] / self.host.r[self.key]) if plain else 1.0
+        return self.host.units.get(self.key, 1.0)
 
     @property
     def scale(self) -> float:
         """At which it takes part, where that is the same for all samples."""
-        return adapter_layers.adapter_scales(self.host)[self.key] / self.scaling_unit if self.scaling_unit else 0.0
+        return self.host.scales[self.key] / self.scaling_unit if self.scaling_unit else 0.0
 
     def set_scale(self, scales: Sequence[float]) -> None:
         """At a scale, or at one for each sample."""
         each, device = [scale * self.scaling_unit for scale in scales], self.host.get_base_layer().weight.device
-        adapter_layers.adapter_scales(self.host)[self.key] = (
-            each[0] if len(set(each)) < 2 else PerSampleScale(each, device)
-        )
+        self.host.scales[self.key] = each[0] if len(set(each)) < 2 else PerSampleScale(each, device)
 
     @torch.no_grad()
     def assign(self, **tensors: torch.Tensor) -> None:
@@ -93,21 +84,13 @@ class AttachedLayer:
 
 def attached_adapters(models: Models) -> list[str]:
     """The names of the adapters in ``models``, each once, in no particular order."""
-    return list(
-        dict.fromkeys(
-            _adapter_name(key) for _, host in adapter_layers_in(models) for key in adapter_layers.adapter_scales(host)
-        )
-    )
+    return list(dict.fromkeys(_adapter_name(key) for _, host in adapter_layers_in(models) for key in host.scales))
 
 
 def attached_layers(models: Models, name: str) -> list[tuple[str, AttachedLayer]]:
     """(classic path, layer) of adapter ``name``. Raises ConfigError if there is none of that name."""
     key = peft_key(name)
-    found = [
-        (path, AttachedLayer(host, key))
-        for path, host in adapter_layers_in(models)
-        if key in adapter_layers.adapter_scales(host)
-    ]
+    found = [(path, AttachedLayer(host, key)) for path, host in adapter_layers_in(models) if key in host.scales]
     if not found:
         raise _no_adapter(models, name)
     return found
@@ -171,7 +154,7 @@ def attach_modules(models: Models, modules: Mapping[str, ModuleState], name: str
         raise
     finally:
         for host, keys in active.items():
-            _activate(host, [key for key in keys if key in adapter_layers.adapter_scales(host)])
+            _activate(host, [key for key in keys if key in host.scales])
 
 
 def read_state(models: Models, name: str, metadata: Mapping[str, str] | None = None) -> AdapterState:
@@ -235,14 +218,8 @@ def remove_adapter(models: Models, name: str) -> None:
         host = layer.host
         _activate(host, [key for key in host.active_adapters if key != layer.key])
         host.delete_adapter(layer.key)
-        if isinstance(host, StackedLora):
-            host.clear_stacked()
-        if not adapter_layers.adapter_scales(host):
+        if not host.scales:
             replace_layer(models, path, host, host.base_layer)
-    for model in models.values():
-        configs: dict[str, Any] = getattr(model, "peft_config", {})
-        if configs.pop(peft_key(name), None) and not configs:
-            delattr(model, "peft_config")
 
 
 class PerSampleScale:
@@ -272,16 +249,12 @@ def set_scales(models: Models, *samples: Mapping[str, Scale]) -> None:
     values: dict[str, list[dict[str, float]]] = {}
     for name in dict.fromkeys(name for scales in samples for name in scales):
         key = peft_key(name)
-        paths = [path for path, host in found if key in adapter_layers.adapter_scales(host)]
+        paths = [path for path, host in found if key in host.scales]
         if not paths:
             raise _no_adapter(models, name)
         values[key] = [_scales_by_path(paths, scales.get(name, 0.0)) for scales in samples]
     for path, host in found:
-        here = {
-            key: [by_path[path] for by_path in each]
-            for key, each in values.items()
-            if key in adapter_layers.adapter_scales(host)
-        }
+        here = {key: [by_path[path] for by_path in each] for key, each in values.items() if key in host.scales}
         for key, scales in here.items():
             AttachedLayer(host, key).set_scale(scales)
         _activate(host, [key for key, scales in here.items() if any(scales)])
@@ -290,16 +263,13 @@ def set_scales(models: Models, *samples: Mapping[str, Scale]) -> None:
 @contextmanager
 def temporary_scales(models: Models, *samples: Mapping[str, Scale]) -> Iterator[None]:
     """``set_scales`` for the time of a ``with`` block; afterwards all is as it was, a training adapter too."""
-    before = [
-        (host, list(host.active_adapters), dict(adapter_layers.adapter_scales(host)))
-        for _, host in adapter_layers_in(models)
-    ]
+    before = [(host, list(host.active_adapters), dict(host.scales)) for _, host in adapter_layers_in(models)]
     try:
         set_scales(models, *samples)
         yield
     finally:
         for host, active, shares in before:
-            now = adapter_layers.adapter_scales(host)
+            now = host.scales
             now.update((key, value) for key, value in shares.items() if key in now)
             _activate(host, [key for key in active if key in now])
 
@@ -353,7 +323,7 @@ def adapter_layers_in(models: Models) -> Iterator[tuple[str, Any]]:
             raise RuntimeError(f"adapters are fused into the {component}: restore it first")
         prefix = f"{component}.{classic_prefix(model)}"
         for path, module in model.named_modules():
-            if isinstance(module, BaseTunerLayer):
+            if isinstance(module, AdapterLayer):
                 yield prefix + path.replace(".base_layer", ""), module
 
 

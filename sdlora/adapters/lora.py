@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from sdlora.adapters.adapter_layers import AdapterLayer
+
 
 class LowRankProduct(Parametrization):
     """down (r, in, ...), up (out, r): ΔW = up @ down. With mid (r, r, ...), a Tucker form, down is (r, in).
@@ -47,8 +49,10 @@ class LowRankProduct(Parametrization):
             down = torch.einsum("pq...,qi->pi...", tensors["mid"], down.flatten(1))
         return up, down.flatten(1)
 
-    def layer_class(self, base: "nn.Module") -> None:
-        return None
+    def layer_class(self, base: "nn.Module") -> "type[AdapterLayer]":
+        from sdlora.adapters.lora_layer import LoraAdapterLayer
+
+        return LoraAdapterLayer
 
 
 class DoraProduct(LowRankProduct):

@@ -72,8 +72,8 @@ class Parametrization:
         """Tensors that two layers of the same effect share, whatever their factors."""
         return [scale * self.unscaled_delta(tensors), *(tensors[name] for name in self.beside if name in tensors)]
 
-    def layer_class(self, base: "nn.Module") -> "type[AdapterLayer] | None":
-        """Adapter layer for the linear layer or convolution ``base``; None: PEFT's own LoRA layer."""
+    def layer_class(self, base: "nn.Module") -> "type[AdapterLayer]":
+        """Adapter layer for the linear layer or convolution ``base``."""
         raise NotImplementedError
 
 

@@ -13,8 +13,7 @@ from torch import nn
 from torch.nn import functional
 from transformers.activations import QuickGELUActivation
 
-from sdlora.adapters import adapter_layers, attach
-from sdlora.adapters.stacked_lora import StackedLoraConv2d, StackedLoraLinear
+from sdlora.adapters.lora_layer import LoraAdapterLayer
 from sdlora.training import cpu_matmul, recomputation
 from sdlora.training.recomputation import Make, Recomputation, Steps, tag
 
@@ -24,6 +23,8 @@ def use_memory_efficient_layers(models: Mapping[str, nn.Module]) -> None:
     for model in models.values():
         for module in model.modules():
             module.__class__ = EFFICIENT_CLASSES.get(type(module), type(module))
+            if isinstance(module, LoraAdapterLayer):
+                module.training_kernel = lora_kernel
 
 
 class _GroupNorm(nn.GroupNorm):
@@ -84,21 +85,15 @@ class _Conv(nn.Conv2d):
         return recomputation.frozen_conv(x, self.weight, self.bias, _steps(self), self.groups)
 
 
-class _LoraLinear(StackedLoraLinear):
-    def forward(self, x: torch.Tensor, *args: object, **kwargs: object) -> torch.Tensor:
-        own = None if args or kwargs else _trained(self)
-        base = self.base_layer
-        if own is None or type(base) is not _Linear or not _is_frozen(base):
-            return super().forward(x, *args, **kwargs)
-        return recomputation.lora_linear(x, base.weight, base.bias, *own)
-
-
-class _LoraConv(StackedLoraConv2d):
-    def forward(self, x: torch.Tensor, *args: object, **kwargs: object) -> torch.Tensor:
-        own, base = None if args or kwargs else _trained(self), self.base_layer
-        if own is None or not isinstance(base, _Conv) or not _is_plain(base):
-            return super().forward(x, *args, **kwargs)
-        return recomputation.lora_conv(x, base.weight, base.bias, *own, _steps(base))
+def lora_kernel(
+    base: nn.Module, x: torch.Tensor, down: torch.Tensor, up: torch.Tensor, scale: float
+) -> torch.Tensor | None:
+    """A LoRA's output over an efficient base layer, in one operation; None for other base layers."""
+    if type(base) is _Linear and _is_frozen(base):
+        return recomputation.lora_linear(x, base.weight, base.bias, down, up, scale)
+    if isinstance(base, _Conv) and _is_frozen(base) and base.groups == 1 and base.padding_mode == "zeros":
+        return recomputation.lora_conv(x, base.weight, base.bias, down, up, scale, _steps(base))
+    return None
 
 
 EFFICIENT_CLASSES: Mapping[type[nn.Module], type[nn.Module]] = {
@@ -109,8 +104,6 @@ EFFICIENT_CLASSES: Mapping[type[nn.Module], type[nn.Module]] = {
     GEGLU: _Geglu,
     nn.Linear: _Linear,
     nn.Conv2d: _Conv,
-    StackedLoraLinear: _LoraLinear,
-    StackedLoraConv2d: _LoraConv,
 }
 
 
@@ -129,24 +122,5 @@ def _is_frozen(layer: nn.Linear | nn.Conv2d) -> bool:
     return not (layer.weight.requires_grad or (layer.bias is not None and layer.bias.requires_grad))
 
 
-def _is_plain(conv: nn.Conv2d) -> bool:
-    """Whether ``conv`` is frozen, of one group, and padded by zeros."""
-    return _is_frozen(conv) and conv.groups == 1 and conv.padding_mode == "zeros"
-
-
 def _steps(conv: nn.Conv2d) -> Steps:
     return conv.stride, conv.padding, conv.dilation
-
-
-def _trained(host: StackedLoraLinear | StackedLoraConv2d) -> tuple[torch.Tensor, torch.Tensor, float] | None:
-    """``down``, ``up`` and scale of the one LoRA that is active in ``host``; None where there is more to it."""
-    keys = [key for key in host.active_adapters if key in host.lora_A]
-    if not torch.is_grad_enabled() or host.disable_adapters or host.merged or len(keys) != 1:
-        return None
-    key, drop = keys[0], host.lora_dropout[keys[0]]
-    scale = host.scaling[key]
-    dropped = host.training and isinstance(drop, nn.Dropout) and drop.p > 0
-    if dropped or not adapter_layers.is_plain_lora(host, key) or not isinstance(scale, float | int):
-        return None
-    layer = attach.AttachedLayer(host, key).tensors
-    return layer["down"], layer["up"], float(scale)

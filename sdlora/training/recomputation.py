@@ -15,7 +15,7 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from sdlora.adapters.stacked_lora import tensor_version
+from sdlora.adapters.lora_layer import tensor_version
 from sdlora.training import cpu_matmul
 from sdlora.training.cpu_matmul import Steps
 

@@ -269,14 +269,14 @@ def test_an_adapter_of_another_base_is_refused_whole(case: str) -> None:
 def test_a_failure_in_the_midst_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     models = tiny_networks()
     attach.load_state(models, trained_state(), "kept")
-    before, original = outputs(models), injection._inject_lora
+    before, original = outputs(models), injection.inject
 
     def fails_on_text(model: nn.Module, *rest: object) -> None:
         original(model, *rest)  # type: ignore[arg-type]
         if model is models["text_encoder"]:
             raise torch.OutOfMemoryError
 
-    monkeypatch.setattr(injection, "_inject_lora", fails_on_text)
+    monkeypatch.setattr(injection, "inject", fails_on_text)
     with pytest.raises(torch.OutOfMemoryError):
         attach.load_state(models, trained_state(2), "a")
     assert attach.attached_adapters(models) == ["kept"]

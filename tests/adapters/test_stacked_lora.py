@@ -6,11 +6,10 @@ from functools import cache
 
 import pytest
 import torch
-from peft.tuners.lora.layer import Linear
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from sdlora.adapters import METHODS, adapter_layers, attach, stacked_lora
+from sdlora.adapters import METHODS, attach, lora_layer
 from sdlora.adapters.lora import Lora
 from sdlora.adapters.state import AdapterState, ModuleState
 from tests.support.adapters import METHOD_SETTINGS, all_equal, max_difference, outputs, trained_state, with_uneven_ranks
@@ -101,7 +100,7 @@ def test_mixed_adapters_draw_what_pefts_own_way_draws(family, monkeypatch):
         ours = predicted(models)
         assert (stacks(models) > 0) == (len(scales) == 1), way
         with monkeypatch.context() as plain:
-            plain.setattr(stacked_lora.StackedLora, "_parts", lambda host: [])
+            plain.setattr(lora_layer.LoraAdapterLayer, "_parts", lambda host: [])
             theirs = predicted(models)
         assert apart(ours, theirs) < 2e-6 < 1e-2 < apart(ours, base), way
 
@@ -112,7 +111,7 @@ def test_other_methods_mix_with_stacked_loras(method, monkeypatch):
     attach.set_scales(models, *WAYS["at scales of their own"])
     ours = predicted(models)
     assert stacks(models) > 0
-    monkeypatch.setattr(stacked_lora.StackedLora, "_parts", lambda host: [])
+    monkeypatch.setattr(lora_layer.LoraAdapterLayer, "_parts", lambda host: [])
     assert apart(ours, predicted(models)) < 2e-6
 
 
@@ -123,13 +122,14 @@ def test_in_half_precision_a_layer_is_as_near_the_truth_as_pefts_own_way(dtype, 
     attach.set_scales(models, *WAYS["at scales of their own"])
     draw = torch.Generator().manual_seed(0)
     for path, host in attach.adapter_layers_in(models):
-        shape = (2, host.in_features, 8, 8) if isinstance(host.get_base_layer(), nn.Conv2d) else (2, host.in_features)
+        base = host.get_base_layer()
+        shape = (2, base.in_channels, 8, 8) if isinstance(base, nn.Conv2d) else (2, base.in_features)
         x = torch.randn(shape, generator=draw).to(dtype)
         exact = copy.deepcopy(host).double()
         with torch.no_grad():
             ours, truth = host(x).double(), exact(x.double())
         with monkeypatch.context() as plain, torch.no_grad():
-            plain.setattr(stacked_lora.StackedLora, "_parts", lambda host: [])
+            plain.setattr(lora_layer.LoraAdapterLayer, "_parts", lambda host: [])
             theirs = host(x).double()
         step = torch.finfo(dtype).eps * truth.abs().max()
         assert (ours - truth).abs().max() <= (theirs - truth).abs().max() + step, path
@@ -141,8 +141,8 @@ def test_what_changes_is_noticed_without_being_told():
     attach.set_scales(models, {"one": 0.8, "two": 0.5, "three": 0.2})
     before = predicted(models)
     for _, host in attach.adapter_layers_in(models):
-        for key in adapter_layers.adapter_scales(host):
-            adapter_layers.adapter_scales(host)[key] *= 2.0
+        for key in host.scales:
+            host.scales[key] *= 2.0
     louder = predicted(models)
     assert not all_equal(louder, before)
     with torch.no_grad():
@@ -163,8 +163,8 @@ def test_another_scale_stacks_nothing_anew(monkeypatch):
     models = loaded("sd1")
     attach.set_scales(models, {"one": 0.8, "two": 0.5})
     predicted(models)
-    made, stacked = [], stacked_lora.stack_pairs
-    monkeypatch.setattr(stacked_lora, "stack_pairs", lambda *tensors: made.append(1) or stacked(*tensors))
+    made, stacked = [], lora_layer.stack_pairs
+    monkeypatch.setattr(lora_layer, "stack_pairs", lambda *tensors: made.append(1) or stacked(*tensors))
     attach.set_scales(models, {"one": -0.25, "two": 1.5})
     ours = predicted(models)
     assert not made
@@ -211,16 +211,3 @@ class Operations(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         self.counts[str(func)] += 1
         return func(*args, **kwargs or {})
-
-
-def test_pefts_layers_for_quantised_bases_stay_theirs():
-    class Quantised(Linear):
-        """A class of its own, like PEFT's layers for bitsandbytes."""
-
-    models = tiny_sd1()
-    attach.load_state(models, trained_state(), "a")
-    host = next(host for _, host in attach.adapter_layers_in(models) if isinstance(host, Linear))
-    assert type(host) is stacked_lora.StackedLoraLinear
-    host.__class__ = Quantised
-    stacked_lora.use_stacked_lora(host)
-    assert type(host) is Quantised

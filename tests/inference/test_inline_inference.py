@@ -84,7 +84,7 @@ def standing(family):
         for parameter in model.parameters()
     ]
     hosts = [
-        (path, list(host.active_adapters), dict(host.scaling)) for path, host in attach.adapter_layers_in(family.models)
+        (path, list(host.active_adapters), dict(host.scales)) for path, host in attach.adapter_layers_in(family.models)
     ]
     configs = [list(getattr(model, "peft_config", {})) for model in family.models.values()]
     return modules, parameters, hosts, configs, torch.get_rng_state(), torch.is_grad_enabled()
