@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 ADAPTER_BYTES = 5
 """Bytes that mixed adapters take for each byte of their files: a float16 number of 2 is a parameter of 4 here, and
-takes 6 in the stacked pair (``adapters.stacked_lora``): 4 going down, 8 going up, with its scale and without."""
+takes 6 in the stacked pair (``adapters.lora_layer``): 4 going down, 8 going up, with its scale and without."""
 RESERVE = 256 << 20
 """Bytes kept free for what the estimate does not cover."""
 
