@@ -135,7 +135,7 @@ def test_merging_tells_what_it_needs():
         editing.merge([])
     with pytest.raises(ConfigError, match=r"loha has no factors .* give a rank"):
         editing.merge([("a", random_adapter("loha"), 1.0)])
-    with pytest.raises(ConfigError, match=r"an \(IA\)³ changes a weight by what the weight is; name the base"):
+    with pytest.raises(ConfigError, match=r"\(IA\)³ changes a weight by what the weight is; name the base"):
         editing.merge([("a", random_adapter("ia3"), 1.0)], Cut(rank=2))
     other = {
         path: ModuleState({"down": noise(2, 999), "up": noise(8, 2)}, 2.0)

@@ -20,7 +20,7 @@ from sdlora.families.meta_model import build_meta_model
 from sdlora.families.settings import Model
 from sdlora.generation.studio import Studio
 from sdlora.training.distributed import Distributed
-from sdlora.training.prepare import TRAINED_ADAPTER, prepare_training
+from sdlora.training.prepare import TRAINED_ADAPTER, is_text, prepare_training
 from sdlora.training.run_paths import RunPaths
 from sdlora.training.train_job import TrainJob
 from sdlora.training.trainer import TrainLoop
@@ -254,13 +254,13 @@ def test_it_trains_and_generates_through_the_programs_own_code(toy, configure, t
     devices = Distributed.setup(job.train, job.output)
     ready = prepare_training(job, devices)
     assert type(ready.family) is Toy
-    assert ready.latents is not None and ready.trained.text
+    assert ready.latents is not None and ready.trained.trains_text
     trained = ready.trained.parameters
     before = [parameter.detach().clone() for parameter in trained]
     loop = TrainLoop(job, devices, ready)
     assert all(loop.step(step) > 0 for step in range(2))
     moved = {id(new) for old, new in zip(before, trained, strict=True) if not torch.equal(old, new)}
-    text = {id(parameter) for parameter in ready.trained.text}
+    text = {id(part.parameter) for part in ready.trained.parts if is_text(part.path)}
     assert moved & text and moved - text
     studio = Studio.from_family(ready.family)
     options = {"steps": 2, "seed": 1, "sampler": "Euler", "cfg": 3}

@@ -195,7 +195,7 @@ def full_models(name):
 
     from sdlora.families.meta_model import _models
 
-    models = _models(CONFIGS / name, name)
+    models = _models(CONFIGS / name, name, name)
     with torch.device("meta"):
         vae = AutoencoderKL.from_config(AutoencoderKL.load_config(CONFIGS / name / "vae"))
     return {**models, "vae": vae}
