@@ -94,4 +94,4 @@ def test_all_bombs_together_are_refused_in_little_memory(tmp_path: Path) -> None
     }  # fmt: skip
     for name, reason in expected.items():
         assert reason in said[name], (name, said[name])
-    assert "text.png: holds over a megabyte of text beside its pixels" in said["set"]
+    assert "text.png: has over a megabyte of text beside its pixels" in said["set"]
