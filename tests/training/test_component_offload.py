@@ -23,7 +23,8 @@ def family():
     log = []
     parts = {name: Part(name, log) for name in PARTS}
     vae = parts.pop("vae")
-    return SimpleNamespace(models=parts, vae=vae, log=log)
+    text_encoders = [name for name in parts if name != "unet"]
+    return SimpleNamespace(models=parts, vae=vae, denoiser="unet", text_encoders=text_encoders, log=log)
 
 
 def on_card(family):
