@@ -17,11 +17,14 @@ from diffusers import DDPMScheduler, StableDiffusionPipeline
 from diffusers.optimization import get_scheduler
 from diffusers.training_utils import cast_training_params
 from peft import LoraConfig
+from peft.tuners.lora import LoraLayer
 from PIL import Image, ImageOps
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 
 from sdlora.adapters import attach
+from sdlora.adapters.state import AdapterState, ModuleState, build_adapter_state
+from sdlora.adapters.targets import classic_prefix
 from sdlora.config import TrainConfig
 from sdlora.formats.storage import DTYPES
 
@@ -119,6 +122,17 @@ class ReferenceLoop:
         for module in (self.vae, self.text_encoder, self.unet):
             module.requires_grad_(False)
             module.to(self.accelerator.device, dtype=self.dtype)
+
+    def adapter(self) -> AdapterState:
+        """Return the adapter as it is now, read from PEFT's layers."""
+        key, modules = attach.peft_key(ADAPTER), {}
+        for component, model in (("unet", self.unet), ("text_encoder", self.text_encoder)):
+            for path, layer in model.named_modules():
+                if isinstance(layer, LoraLayer):
+                    tensors = {"down": layer.lora_A[key].weight, "up": layer.lora_B[key].weight}
+                    copies = {name: tensor.detach().clone() for name, tensor in tensors.items()}
+                    modules[f"{component}.{classic_prefix(model)}{path}"] = ModuleState(copies, layer.lora_alpha[key])
+        return build_adapter_state(modules)
 
     def _add_adapters(self) -> None:
         rank = self.config.adapter.rank

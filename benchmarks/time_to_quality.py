@@ -26,10 +26,9 @@ from PIL import Image
 
 from benchmarks.curves import curves
 from benchmarks.held_out import ASKED, CFG, Asked
-from benchmarks.reference import ADAPTER, OUR_TARGETS, ReferenceLoop
+from benchmarks.reference import OUR_TARGETS, ReferenceLoop
 from benchmarks.report import columns, command, machine, quartiles, rounded, versions
 from benchmarks.train_step import Clock
-from sdlora.adapters import attach
 from sdlora.config import TrainConfig
 from sdlora.data.captions import without_trigger
 from sdlora.evaluation.fidelity import Clip
@@ -127,8 +126,7 @@ class Trial:
             for step in range(1, STEPS[self.name] + 1):
                 loop.step()
                 if step % EVERY[side] == 0:
-                    models = {"unet": loop.unet, "text_encoder": loop.text_encoder}
-                    write_adapter(attach.read_state(models, ADAPTER), output.checkpoint(step), format="kohya")
+                    write_adapter(loop.adapter(), output.checkpoint(step), format="kohya")
             return True
         steps = Counted(ENOUGH[self.name] if side == "ours" else None)
         job = TrainJob(

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from benchmarks import time_to_quality as bench
-from benchmarks.reference import ADAPTER, ReferenceLoop, said
+from benchmarks.reference import ReferenceLoop, said
 from sdlora.adapters import attach
 from sdlora.families.loading import load_family
 from sdlora.formats import read_adapter, write_adapter
@@ -54,11 +54,7 @@ def test_the_reference_without_class_pictures_trains_an_adapter_that_reads_back_
     loop = ReferenceLoop(trial.config("reference", 1e-2), trial.base, "fp32")
     losses = [loop.step() for _ in range(2)]
     assert all(0 < loss < 2 for loss in losses)
-    write_adapter(
-        attach.read_state({"unet": loop.unet, "text_encoder": loop.text_encoder}, ADAPTER),
-        tmp_path / "a.safetensors",
-        "kohya",
-    )
+    write_adapter(loop.adapter(), tmp_path / "a.safetensors", "kohya")
     family = load_family(trial.config("ours").model)
     latents, timesteps = torch.randn(1, 4, 16, 16), torch.tensor([300])
     ids = family.tokenize(["ohwx style, a cat on sand"])

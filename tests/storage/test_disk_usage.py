@@ -136,7 +136,7 @@ def test_a_run_in_work_or_in_the_queue_keeps_its_state(data_dir, done):
 def test_a_finished_run_without_states_is_not_trained_anew(data_dir, done):
     free_space(data_dir, ["states"])
     before = done.adapter.read_bytes()
-    with pytest.raises(ConfigError, match="done: has finished, and has no state to go on from; its adapter is"):
+    with pytest.raises(ConfigError, match="done: has finished, and has no state to continue from; its adapter is"):
         resume_run(done)
     assert done.adapter.read_bytes() == before and not done.log.exists()
 
