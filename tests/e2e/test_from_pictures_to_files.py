@@ -30,7 +30,8 @@ def test_ten_pictures_come_by_choice_and_by_drop_and_keep_their_captions(server,
     fresh = visit(server.address)
     fresh.choose("#project", "mystyle")
     fresh.see("10 pictures ready", "#pictures-status")
-    assert fresh.page.get_by_label("Caption of 001.png").input_value() == "ohwx style, a house, said anew"
+    caption = fresh.page.get_by_label("Caption of 001.png")
+    wait_until(lambda: caption.input_value() == "ohwx style, a house, said anew")
     assert fresh.page.get_by_label("Caption of 010.png").input_value()
 
 
