@@ -18,7 +18,7 @@ from sdlora.adapters.state import ModuleState
 
 
 class AdapterLayer(nn.Module, BaseTunerLayer):
-    """What the hosts below have in common. ``scales`` is each adapter's scale: a number, or one for each sample."""
+    """Base class of all adapter layers. ``scales`` is each adapter's scale: a number, or one for each sample."""
 
     base_layer: nn.Module
     scales: dict[str, Any]
@@ -48,7 +48,7 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
         self.scales[key] = 1.0
 
     def params(self, name: str) -> Any:
-        """Where the tensors of this neutral name are kept, by adapter."""
+        """Return the container of the tensors of this neutral name are kept, by adapter."""
         return getattr(self, name)
 
     def delta_output(self, key: str, x: torch.Tensor, plain: torch.Tensor | None) -> torch.Tensor:
@@ -129,7 +129,7 @@ class FullDiffLayer(AdapterLayer):
 
 
 def apply_weights(base: Any, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
-    """What ``base`` (linear, or a convolution) would give with these weights instead of its own."""
+    """Return what ``base`` (linear, or a convolution) would give with these weights instead of its own."""
     weight = weight.view(base.weight.shape)
     if isinstance(base, nn.Linear):
         return nn.functional.linear(x, weight, bias)

@@ -30,7 +30,7 @@ FUSED = "_sdlora_fused"
 
 
 class AdapterSize(NamedTuple):
-    """How large an adapter is."""
+    """Size of an adapter."""
 
     modules: int
     parameters: int
@@ -62,16 +62,16 @@ class AttachedLayer:
 
     @property
     def scaling_unit(self) -> float:
-        """What the host counts for a scale of 1."""
+        """Value that the layer stores for a scale of 1."""
         return self.host.units.get(self.key, 1.0)
 
     @property
     def scale(self) -> float:
-        """At which it takes part, where that is the same for all samples."""
+        """Current scale; valid only if it is not per-sample."""
         return self.host.scales[self.key] / self.scaling_unit if self.scaling_unit else 0.0
 
     def set_scale(self, scales: Sequence[float]) -> None:
-        """At a scale, or at one for each sample."""
+        """Set one scale, or one for each sample."""
         each, device = [scale * self.scaling_unit for scale in scales], self.host.get_base_layer().weight.device
         self.host.scales[self.key] = each[0] if len(set(each)) < 2 else PerSampleScale(each, device)
 

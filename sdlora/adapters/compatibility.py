@@ -74,7 +74,7 @@ def low_rank_shapes(base: Any, rank: int) -> tuple[Shape, Shape]:
 
 
 def input_widths(state: AdapterState) -> dict[str, int]:
-    """How many numbers each layer of an adapter reads; 0 where its tensors do not tell."""
+    """Count the numbers that each layer of an adapter reads; 0 where its tensors do not tell."""
     return {path: parametrizations.layer_size(module.tensors)[1] or 0 for path, module in state.modules.items()}
 
 

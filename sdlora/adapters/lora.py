@@ -116,7 +116,7 @@ class Dora(Lora):
     method: Literal["dora"] = "dora"  # type: ignore[assignment]
 
     def init_low_rank(self, base: Any, rank: int, alpha: float, generator: "torch.Generator") -> ModuleState:
-        """As LoRA; the magnitudes are the lengths that the base's weights have."""
+        """Start as LoRA does; the magnitudes are the lengths that the base's weights have."""
         from sdlora.adapters.adapter_layers import weight_norm
 
         low = super().init_low_rank(base, rank, alpha, generator)

@@ -35,7 +35,7 @@ class LoraAdapterLayer(AdapterLayer):
     innermost = True
     training_kernel: TrainingKernel | None = None
     _stacked: "tuple[list[Any], torch.Tensor, torch.Tensor] | None" = None
-    """What the pair was made of, and the pair: (Σ r, in, ...), and (out, Σ r, ...) in float32 without scales."""
+    """Sources of the pair, and the pair: (Σ r, in, ...), and (out, Σ r, ...) in float32 without scales."""
     _scaled: "tuple[list[float], torch.Tensor] | None" = None
     """Scales, and the second of the pair with them."""
 
@@ -118,7 +118,7 @@ class LoraAdapterLayer(AdapterLayer):
         return self.training_kernel(self.base_layer, x, self.params("down")[key], self.params("up")[key], float(scale))
 
     def _parts(self) -> list[Any]:
-        """What the active adapters add, as a flat list of tensors, versions and scales; empty for the plain kernel.
+        """Return the active adapters as a flat list of tensors, versions and scales; empty for the plain kernel.
 
         It is compared with that of the last call; a list of all keeps this a matter of microseconds.
         """
@@ -187,12 +187,12 @@ def stack_pairs(downs: list[torch.Tensor], ups: list[torch.Tensor]) -> tuple[tor
 
 
 def _same_objects(one: list[Any], other: list[Any]) -> bool:
-    """Whether two lists hold the same objects, or equal ones that are no tensors."""
+    """Return whether two lists hold the same objects, or equal ones that are no tensors."""
     return len(one) == len(other) and all(
         a is b or (not isinstance(a, torch.Tensor) and a == b) for a, b in zip(one, other, strict=True)
     )
 
 
 def tensor_version(tensor: torch.Tensor) -> int:
-    """Which goes up with each change in place."""
+    """Return the tensor's in-place version counter."""
     return 0 if tensor.is_inference() else tensor._version

@@ -76,7 +76,7 @@ class AddedLayers(Method):
         """Raises ConfigError where settings by path match none of the layers that are adapted."""
 
     def lr_multiplier(self, tensor: str) -> float:
-        """What the learning rate of a layer's tensor of this name is multiplied by."""
+        """Return what the learning rate of a layer's tensor of this name is multiplied by."""
         return 1.0
 
     def attach(self, models: "Mapping[str, nn.Module]", name: str, seed: int) -> "TrainableLayers":

@@ -1,4 +1,4 @@
-"""What an adapter's tensors mean: which method they are, and the update of the layer's weight that they stand for.
+"""Meaning of an adapter's tensors: which method they are, and the update of the layer's weight that they stand for.
 
 W' = W + s · ΔW for every method, with W (out, in, ...) and s the scale at which the adapter is used. The tensors' names
 are those of a ``ModuleState``; ``unscaled_delta`` and ``delta_weight`` are the published formulas and nothing else:

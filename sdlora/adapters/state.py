@@ -1,4 +1,4 @@
-"""What an adapter is, apart from any method's mathematics, any base model and any file format."""
+"""Neutral form of an adapter, apart from any method's mathematics, any base model and any file format."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -64,7 +64,7 @@ class AdapterState:
     """
 
     method: str
-    """That of most layers: some tools' files mix them."""
+    """Method of most layers: some tools' files mix them."""
     modules: Mapping[str, ModuleState]
     metadata: Mapping[str, str] = field(default_factory=dict)
     words: Mapping[str, Mapping[str, "torch.Tensor"]] = field(default_factory=dict)

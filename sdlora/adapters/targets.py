@@ -23,7 +23,7 @@ GROUPS = ("cross-attention", "attention", "attention+ff", "linear", "linear+conv
 
 
 def matches(path: str, pattern: str) -> bool:
-    """Whether ``pattern`` names ``path``: as the path or a leading part of it, or as a glob over the whole.
+    """Return whether ``pattern`` names ``path``: as the path or a leading part of it, or as a glob over the whole.
 
     In a glob, ``*`` stands for any characters, dots too, ``?`` for one, ``[kv]`` for one of a set.
     """
@@ -47,7 +47,7 @@ def split_targets(targets: str) -> list[str]:
 
 
 def classic_prefix(model: "nn.Module") -> str:
-    """What a model's own module names lack of their classic ones.
+    """Return what a model's own module names lack of their classic ones.
 
     transformers 5 made CLIPTextModel flat (``encoder.layers.0``); files, other tools and this program
     keep calling it ``text_model.encoder.layers.0``. CLIPTextModelWithProjection still has it.

@@ -1,4 +1,4 @@
-"""What a run trains, as the training loop sees it: the one protocol for all methods.
+"""Trained parts of a run, as the training loop sees them: the one protocol for all methods.
 
 There are three kinds: layers added beside frozen weights (``TrainableLayers``), vectors of words added to a
 vocabulary, and weights of the base itself (all of them, or the biases alone). The loop, the memory estimate and the
@@ -42,7 +42,7 @@ class TrainablePart:
 
 
 class Trainable:
-    """What a method has put into live models to train.
+    """Parts that a method has put into live models to train.
 
     Shapes of parameters stay what they are for the whole run, as an optimizer holds them. Where ranks change, what
     falls away is zero in them, and ``state`` leaves it out.

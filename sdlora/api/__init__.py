@@ -1,1 +1,1 @@
-"""What the page, the command line and Python callers use, by noun."""
+"""Functions that the page, the command line and Python callers call, by noun."""

@@ -72,7 +72,7 @@ class ReceivedRequest:
 
     @property
     def wanted(self) -> bool:
-        """Whether its sender lives and has not withdrawn it."""
+        """Return whether its sender lives and has not withdrawn it."""
         return _file(self._path, TAKEN).exists() and _is_locked(_file(self._path, LOCK))
 
     def report(self, event: Event) -> None:

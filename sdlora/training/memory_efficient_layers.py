@@ -108,17 +108,17 @@ EFFICIENT_CLASSES: Mapping[type[nn.Module], type[nn.Module]] = {
 
 
 def _trains(x: torch.Tensor) -> bool:
-    """Whether x is part of a step: also of what a step asks the bare base, in the same arithmetic."""
+    """Return whether x is part of a step: also of what a step asks the bare base, in the same arithmetic."""
     return torch.is_grad_enabled() or torch.is_autocast_enabled(x.device.type)
 
 
 def _learns(x: torch.Tensor) -> bool:
-    """Whether a gradient flows back through x."""
+    """Return whether a gradient flows back through x."""
     return torch.is_grad_enabled() and x.requires_grad
 
 
 def _is_frozen(layer: nn.Linear | nn.Conv2d) -> bool:
-    """Whether neither weight nor bias trains: a gradient of either would be lost."""
+    """Return whether neither weight nor bias trains: a gradient of either would be lost."""
     return not (layer.weight.requires_grad or (layer.bias is not None and layer.bias.requires_grad))
 
 

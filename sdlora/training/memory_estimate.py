@@ -1,4 +1,4 @@
-"""What a run needs of a device's memory, counted without it: its own step on tensors that have sizes and no numbers.
+"""Estimate of a run's device memory, counted without it: its own step on tensors that have sizes and no numbers.
 
 torch's fake tensors go through the very code of a run; every storage that is alive is added up, moment by moment. What
 a device's kernels take for themselves, and what its allocator rounds up, is not in it: the result is an estimate.
@@ -40,13 +40,13 @@ class MemoryEstimate:
     """Bytes that a run takes of a device, by what it does; nothing of the program beside its tensors."""
 
     weights: int
-    """Of the base while it trains: what waits in main memory is left out."""
+    """Bytes of the base while it trains: what waits in main memory is left out."""
     step: int
-    """At the peak of a step: weights, what is kept for the backward pass, gradients, the optimizer's state."""
+    """Bytes at the peak of a step: weights, what is kept for the backward pass, gradients, the optimizer's state."""
     encoding: int
-    """At the peak while pictures are encoded."""
+    """Bytes at the peak while pictures are encoded."""
     drawing: int
-    """At the peak while previews or class pictures are drawn; 0 where none are."""
+    """Bytes at the peak while previews or class pictures are drawn; 0 where none are."""
 
     @property
     def peak(self) -> int:
@@ -90,7 +90,7 @@ def largest_size(job: TrainJob) -> ImageSize:
 
 
 def estimate_memory(job: TrainJob, size: ImageSize, dtype: torch.dtype, on_card: bool = True) -> MemoryEstimate:
-    """What ``job`` takes in the precision ``dtype``, with pictures of ``size`` pixels at most; loads no weights.
+    """Estimate ``job`` in the precision ``dtype``, with pictures of ``size`` pixels at most; loads no weights.
 
     ``on_card``: parts that wait take no memory of the device. Raises ModelError for configs that cannot be read.
     """
@@ -205,7 +205,7 @@ def _draw(job: TrainJob, family: Family) -> None:
 
 
 def optimizer_bytes(settings: Optimizer, shapes: Sequence[tuple[int, ...]]) -> int:
-    """What an optimizer keeps of float32 parameters of such ``shapes``, by one step that it really makes over zeros."""
+    """Count the bytes that an optimizer keeps of float32 ``shapes``, by a real step over zeros."""
     parameters = [torch.nn.Parameter(torch.zeros(shape)) for shape in shapes]
     optimizer = settings.build([{"params": parameters, "lr": 0.0}])
     for parameter in parameters:

@@ -1,4 +1,4 @@
-"""What is done once before the first step: load, look at the pictures, fill the caches, attach, restore."""
+"""Preparation, done once before the first step: load, look at the pictures, fill the caches, attach, restore."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -40,7 +40,7 @@ EXTRA = "method."
 
 @dataclass(frozen=True)
 class TrainedParts:
-    """What trains, and what updates it."""
+    """Parts that train, and the optimizer that updates them."""
 
     trainable: Trainable
     parts: list[TrainablePart]
@@ -76,7 +76,7 @@ class TrainState:
     started: float = field(default_factory=time.time)
 
     def state(self, step: int) -> checkpoint.State:
-        """What a resume after ``step`` steps needs."""
+        """Return what a resume after ``step`` steps needs."""
         tensors, optimizer = checkpoint.pack_optimizer(self.trained.optimizer)
         own = {f"adapter.{index}": parameter.detach() for index, parameter in enumerate(self.trained.parameters)}
         extra = {f"{EXTRA}{name}": tensor for name, tensor in self.trained.trainable.extra_state().items()}
@@ -121,7 +121,7 @@ class TrainState:
             raise FileError(f"the state of step {state.step} is not one of this run ({reason}); remove it") from error
 
     def _order(self) -> dict[str, Any]:
-        """What decides which example is shown when, and is not in the config."""
+        """Return what decides which example is shown when, and is not in the config."""
         # Written as version 0.1.0 wrote it, or its runs could not be resumed.
         sizes = (f"Size(width={size.width}, height={size.height})" for size in self.sizes)
         pictures = "".join(
@@ -268,7 +268,7 @@ def attach_method(job: TrainJob, family: Family, from_file: bool) -> tuple[Train
 
 
 def is_text(path: str) -> bool:
-    """Whether a layer is a text encoder's."""
+    """Return whether a layer is a text encoder's."""
     return path.startswith("text_encoder")
 
 

@@ -1,4 +1,4 @@
-"""What a run will take, measured by its real step at the largest size of its pictures.
+"""Time and memory of a run, measured by its real step at the largest size of its pictures.
 
 Front ends may import this: no torch, until something is measured.
 """
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 STEPS = 5
 """Measured at most, after one that warms up."""
 ENOUGH_SECONDS = 2.0
-"""Of measured steps: then no further one is made."""
+"""Seconds of measured steps after which no further one is made."""
 FEW_SAMPLING_STEPS = 3
 CLASS = "what a class picture shows"
 """Stands for its caption, which is none of the others."""
@@ -67,7 +67,7 @@ class RunProfile:
     latent_factor: int = 8
     """Pixels per latent, along each side."""
     numbers: int = 0
-    """That are trained."""
+    """Number of trainable parameters."""
     state: int = 0
     """Bytes that the optimizer keeps of them."""
     caption: int = 0
@@ -97,12 +97,12 @@ def views_per_image(data: Data) -> int:
 
 
 def count_class_images(prior: Prior) -> int:
-    """How many class pictures the base makes for a run, at most."""
+    """Count the class images that the base makes for a run, at most."""
     return prior.count if prior.weight and prior.folder is None else 0
 
 
 def count_previews(sample: Sample, steps: int) -> int:
-    """How many pictures a run of ``steps`` draws: before the first step, at every so many, after the last."""
+    """Count the images that a run of ``steps`` generates: before the first step, at every so many, after the last."""
     return (1 + math.ceil(steps / sample.every)) * len(sample.prompts) if sample.every else 0
 
 

@@ -25,13 +25,13 @@ Make = Callable[[torch.Tensor], torch.Tensor]
 
 @dataclass(frozen=True)
 class Recomputation:
-    """How to make a tensor again: ``make(source)``, of a tensor that the backward pass keeps anyway."""
+    """Recipe to make a tensor again: ``make(source)``, of a tensor that the backward pass keeps anyway."""
 
     source: torch.Tensor
     make: Make
 
     def then(self, more: Make) -> "Recomputation":
-        """That of what ``more`` makes of the tensor."""
+        """Return the recomputation of what ``more`` makes of the tensor."""
         # ``make`` alone, not the recipe: a function that held tensors would make checkpointing vain.
         make = self.make
         return Recomputation(self.source, lambda source: more(make(source)))
@@ -44,7 +44,7 @@ def tag(tensor: torch.Tensor, recipe: Recomputation) -> torch.Tensor:
 
 
 def recomputation_of(tensor: torch.Tensor) -> Recomputation:
-    """That of ``tensor``: to keep it, where nothing else is known, or it was changed since."""
+    """Return that of ``tensor``: to keep it, where nothing else is known, or it was changed since."""
     recipe, noted_version = getattr(tensor, "_sdlora_recipe", (None, None))
     return (
         recipe

@@ -18,7 +18,7 @@ class RunPaths:
         self.checkpoints = self.folder / "checkpoints"
         """An adapter file a checkpoint, each usable as it is; all are kept."""
         self.states = self.folder / "state"
-        """What a resume needs; the newest few are kept."""
+        """States that a resume needs; the newest few are kept."""
         self.adapter = self.folder / "adapter.safetensors"
         self.tensorboard = self.folder / "tensorboard"
 

@@ -32,7 +32,7 @@ def save_a1111_card(path: Path, ready: TrainState, job: TrainJob) -> None:
 
 
 def provenance(ready: TrainState, job: TrainJob, step: int) -> Provenance:
-    """Where this adapter comes from."""
+    """Return the provenance of this adapter."""
     examples = ready.batches.examples
     return Provenance(
         name=job.output.name,
