@@ -45,21 +45,23 @@ class Previews:
         """
         for index, prompt in enumerate(self.job.sample.prompts):
             path = self.job.output.sample(step, index)
-            try:
-                if (again or not path.exists()) and not self._kept(index, prompt, path):
+            if again or not path.exists():
+                self.job.on_event(Progress(phase="preview", done=index, total=len(self.job.sample.prompts)))
+                try:
+                    generated = self._generate(index, prompt, path)
+                except (SdloraError, OSError) as error:  # Only of the picture: a journal that fails ends the run.
+                    self.job.notice(f"no preview at step {step}: {error}")
                     return
-            except (SdloraError, OSError) as error:
-                self.job.notice(f"no preview at step {step}: {error}")
-                return
+                if not generated:
+                    return
             self.job.on_event(SampleReady(step=step, index=index, prompt=prompt, path=self.job.output.relative(path)))
 
-    def _kept(self, index: int, prompt: str, path: Path) -> bool:
-        """Draw the picture of a prompt, and keep it at ``path``. False if stopped meanwhile."""
+    def _generate(self, index: int, prompt: str, path: Path) -> bool:
+        """Generate the picture of a prompt, and keep it at ``path``. False if stopped meanwhile."""
         sample = self.job.sample
-        self.job.on_event(Progress(phase="preview", done=index, total=len(sample.prompts)))
-        drawn = self.studio.generate(prompt, sample, seed=sample.seed + index, should_stop=self.job.should_stop)
-        if drawn:
-            path.unlink(missing_ok=True)  # A resumed run draws again what it had drawn after its checkpoint.
-            save_images(drawn, path)
+        images = self.studio.generate(prompt, sample, seed=sample.seed + index, should_stop=self.job.should_stop)
+        if images:
+            path.unlink(missing_ok=True)  # A resumed run generates again what it had generated after its checkpoint.
+            save_images(images, path)
             failpoints.point("preview.kept")
-        return bool(drawn)
+        return bool(images)

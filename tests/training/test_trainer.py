@@ -9,9 +9,11 @@ from PIL import Image
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from sdlora.errors import ConfigError, FileError, NonFiniteError
-from sdlora.events import CheckpointSaved, Notice, RunFinished, RunStarted, RunStopped, SampleReady, StepDone
+from sdlora.events import CheckpointSaved, Notice, Progress, RunFinished, RunStarted, RunStopped, SampleReady, StepDone
 from sdlora.training.distributed import Distributed
-from sdlora.training.trainer import TrainLoop
+from sdlora.training.run_paths import RunPaths
+from sdlora.training.train_job import TrainJob
+from sdlora.training.trainer import TrainLoop, train
 from tests.support.tiny_models import write_tiny_model as make_base
 from tests.support.training import (
     STEPS,
@@ -129,6 +131,22 @@ def test_a_preview_that_cannot_be_written_costs_no_run(configure, tmp_path, monk
     finished, events, _ = train_in_process(config, tmp_path / "run")
     assert finished
     assert sum("no preview at step" in event.message for event in events_of(Notice, events)) == 3
+
+
+def test_a_journal_that_cannot_be_written_at_a_preview_ends_the_run(configure, tmp_path):
+    """Only a picture that fails is told and left out."""
+
+    def full(event):
+        if isinstance(event, Progress) and event.phase == "preview":
+            raise FileError("journal.jsonl: cannot be written")
+
+    config = configure(sample__every=3, sample__prompts=["a red house"], sample__steps=1)
+    output = RunPaths(tmp_path / "run")
+    for path in (output.samples, output.checkpoints):
+        path.mkdir(parents=True)
+    told = {"on_event": full, "should_stop": lambda: False}
+    with pytest.raises(FileError, match="journal"):
+        train(TrainJob(**dict(config), output=output, cache=tmp_path / "cache", **told))
 
 
 def test_another_seed_gives_another_adapter(configure, tmp_path):
