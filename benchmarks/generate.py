@@ -80,7 +80,7 @@ WAYS = ("base", "unfused", "a pair each", "fused", "scales 0", "one")
 
 
 def _pair_each() -> AbstractContextManager[Any]:
-    return patch.object(lora_layer.LoraAdapterLayer, "_parts", lambda host: [])
+    return patch.object(lora_layer.LoraAdapterLayer, "_parts", lambda adapter_layer: [])
 
 
 def components(model: str, device: torch.device, dtype: torch.dtype) -> tuple[dict[str, nn.Module], int]:
@@ -162,7 +162,11 @@ def over(taken: dict[str, list[float]], way: str) -> dict[str, Any]:
 def switching(mix: Mix) -> dict[str, Any]:
     """Milliseconds for new scales of all adapters, for what their first call stacks anew, and for folding them in."""
     setting, stacking = [], []
-    hosts = [host for _, host in attach.adapter_layers_in(mix.models) if isinstance(host, lora_layer.LoraAdapterLayer)]
+    adapter_layers = [
+        adapter_layer
+        for _, adapter_layer in attach.adapter_layers_in(mix.models)
+        if isinstance(adapter_layer, lora_layer.LoraAdapterLayer)
+    ]
     like = torch.empty(0, device=mix.device, dtype=next(mix.models["unet"].parameters()).dtype)
     for number in range(SWITCHES):
         begun = synchronize(mix.device)
@@ -170,9 +174,9 @@ def switching(mix: Mix) -> dict[str, Any]:
         setting.append(1e3 * (synchronize(mix.device) - begun))
         begun = synchronize(mix.device)
         with torch.no_grad():
-            for host in hosts:
-                if parts := host._parts():
-                    host._pair(parts, like)
+            for adapter_layer in adapter_layers:
+                if parts := adapter_layer._parts():
+                    adapter_layer._pair(parts, like)
         stacking.append(1e3 * (synchronize(mix.device) - begun))
     return {"set_scales_ms": spread(setting), "stack_ms": spread(stacking), "fuse_ms": spread(mix.fusing)}
 

@@ -62,24 +62,24 @@ def row(config: TrainConfig, cache: Path, steps: int) -> dict[str, Any]:
     job = TrainJob(
         **dict(config), output=RunPaths(cache / "run"), cache=cache, on_event=ignore, should_stop=lambda: False
     )  # fmt: skip
-    gang = Distributed.setup(job.train, job.output)
-    family = prepare.load_base(job, gang)
-    ready = profiling._ready(job, gang, family)
-    loop = TrainLoop(job, gang, ready)
+    distributed = Distributed.setup(job.train, job.output)
+    family = prepare.load_base(job, distributed)
+    train_state = profiling._prepare(job, distributed, family)
+    loop = TrainLoop(job, distributed, train_state)
     loop.step(0)
     seconds = []
     for number in range(steps):
         begun = time.monotonic()
         loop.step(1 + number)
         seconds.append(time.monotonic() - begun)
-    counted, kept, backward = StorageCounter(), [], gang.backward
-    gang.backward = lambda loss: (kept.append(counted.now), backward(loss))[1]  # type: ignore[method-assign]
+    counted, kept, backward = StorageCounter(), [], distributed.backward
+    distributed.backward = lambda loss: (kept.append(counted.now), backward(loss))[1]  # type: ignore[method-assign]
     with counted:
-        for tensor in _there(family, ready.trained.optimizer):
+        for tensor in _there(family, train_state.trained.optimizer):
             counted.see(tensor)
         before = counted.now
         loop.step(1 + steps)
-    fake = MemoryCounter(config, gang.device).footprint(config)
+    fake = MemoryCounter(config, distributed.device).footprint(config)
     return {
         "weights_bytes": before, "forward_keeps_bytes": max(kept) - before, "alive_bytes": counted.most,
         "counted_bytes": fake.step, "seconds": rounded(median(seconds)), "seconds_all": [*map(rounded, seconds)],

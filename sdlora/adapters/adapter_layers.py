@@ -1,8 +1,8 @@
 """The layers that hold adapters in live models: PEFT's, of one meaning whatever the method.
 
-A host wraps a base layer, or another host of it, and computes y = W x + Σ sᵢ · δᵢ(x): each adapter adds what it changes
-of the *base's* output, times its scale, so that adapters of any methods mix in any order. PEFT's own layers mean
-different things by a scale, or have none; what is overridden here is that alone.
+An adapter layer wraps a base layer, or another adapter layer of it, and computes y = W x + Σ sᵢ · δᵢ(x): each adapter
+adds what it changes of the *base's* output, times its scale, so that adapters of any methods mix in any order. PEFT's
+own layers mean different things by a scale, or have none; what is overridden here is that alone.
 """
 
 from typing import Any

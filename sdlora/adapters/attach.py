@@ -1,9 +1,9 @@
 """Adapters inside live models: put in, read out, scale, mix, take out; ``fused`` folds them into the weights.
 
-``models`` is always a mapping of components to modules (``{"text_encoder": ...}``), and
-``name`` one adapter's name in them. PEFT's layers do the mathematics (``hosts``); each *host* wraps one base layer, or
-another host of it, and holds every adapter of its kind. A host that loses its last adapter is unwrapped, so
-that a base whose adapters are all removed is the very module tree that it was.
+``models`` is always a mapping of components to modules (``{"text_encoder": ...}``), and ``name`` one adapter's name in
+them. PEFT's layers do the mathematics (``adapter_layers``): each wraps one base layer, or another adapter layer of it,
+and holds every adapter of its kind. One that loses its last adapter is unwrapped, so that a base whose adapters are all
+removed is the very module tree that it was.
 """
 
 import math
@@ -40,20 +40,20 @@ class AdapterSize(NamedTuple):
 
 @dataclass(frozen=True)
 class AttachedLayer:
-    """One adapter's part of one host."""
+    """One adapter's part of one adapter layer."""
 
-    host: Any
+    adapter_layer: Any
     key: str
 
     @property
     def tensors(self) -> dict[str, nn.Parameter]:
         """The layer's own parameters by their neutral names (``parametrizations``)."""
-        found = {name: self.host.params(name) for name in self.host.adapter_layer_names}
+        found = {name: self.adapter_layer.params(name) for name in self.adapter_layer.adapter_layer_names}
         return {name: own[self.key] for name, own in found.items() if self.key in own}
 
     @property
     def alpha(self) -> float:
-        return float(getattr(self.host, "alpha", {}).get(self.key, 1.0))
+        return float(getattr(self.adapter_layer, "alpha", {}).get(self.key, 1.0))
 
     @property
     def state(self) -> ModuleState:
@@ -63,17 +63,20 @@ class AttachedLayer:
     @property
     def scaling_unit(self) -> float:
         """Value that the layer stores for a scale of 1."""
-        return self.host.units.get(self.key, 1.0)
+        return self.adapter_layer.units.get(self.key, 1.0)
 
     @property
     def scale(self) -> float:
         """Current scale; valid only if it is not per-sample."""
-        return self.host.scales[self.key] / self.scaling_unit if self.scaling_unit else 0.0
+        return self.adapter_layer.scales[self.key] / self.scaling_unit if self.scaling_unit else 0.0
 
     def set_scale(self, scales: Sequence[float]) -> None:
         """Set one scale, or one for each sample."""
-        each, device = [scale * self.scaling_unit for scale in scales], self.host.get_base_layer().weight.device
-        self.host.scales[self.key] = each[0] if len(set(each)) < 2 else PerSampleScale(each, device)
+        each, device = (
+            [scale * self.scaling_unit for scale in scales],
+            self.adapter_layer.get_base_layer().weight.device,
+        )
+        self.adapter_layer.scales[self.key] = each[0] if len(set(each)) < 2 else PerSampleScale(each, device)
 
     @torch.no_grad()
     def assign(self, **tensors: torch.Tensor) -> None:
@@ -84,13 +87,21 @@ class AttachedLayer:
 
 def attached_adapters(models: Models) -> list[str]:
     """The names of the adapters in ``models``, each once, in no particular order."""
-    return list(dict.fromkeys(_adapter_name(key) for _, host in adapter_layers_in(models) for key in host.scales))
+    return list(
+        dict.fromkeys(
+            _adapter_name(key) for _, adapter_layer in adapter_layers_in(models) for key in adapter_layer.scales
+        )
+    )
 
 
 def attached_layers(models: Models, name: str) -> list[tuple[str, AttachedLayer]]:
     """(classic path, layer) of adapter ``name``. Raises ConfigError if there is none of that name."""
     key = peft_key(name)
-    found = [(path, AttachedLayer(host, key)) for path, host in adapter_layers_in(models) if key in host.scales]
+    found = [
+        (path, AttachedLayer(adapter_layer, key))
+        for path, adapter_layer in adapter_layers_in(models)
+        if key in adapter_layer.scales
+    ]
     if not found:
         raise _no_adapter(models, name)
     return found
@@ -138,7 +149,7 @@ def attach_modules(models: Models, modules: Mapping[str, ModuleState], name: str
     """
     if name in attached_adapters(models):
         raise ConfigError(f"an adapter {name!r} is already loaded; remove it or take another name")
-    active = {host: list(host.active_adapters) for _, host in adapter_layers_in(models)}
+    active = {adapter_layer: list(adapter_layer.active_adapters) for _, adapter_layer in adapter_layers_in(models)}
     try:
         for component, model in models.items():
             prefix = f"{component}.{classic_prefix(model)}"
@@ -146,15 +157,15 @@ def attach_modules(models: Models, modules: Mapping[str, ModuleState], name: str
             if own:
                 injection.inject(model, own, peft_key(name), dropout)
         for _, layer in attached_layers(models, name):
-            layer.host.train(layer.host.get_base_layer().training)
-            active.setdefault(layer.host, []).append(layer.key)
+            layer.adapter_layer.train(layer.adapter_layer.get_base_layer().training)
+            active.setdefault(layer.adapter_layer, []).append(layer.key)
     except BaseException:
         if name in attached_adapters(models):
             remove_adapter(models, name)
         raise
     finally:
-        for host, keys in active.items():
-            _activate(host, [key for key in keys if key in host.scales])
+        for adapter_layer, keys in active.items():
+            _activate(adapter_layer, [key for key in keys if key in adapter_layer.scales])
 
 
 def read_state(models: Models, name: str, metadata: Mapping[str, str] | None = None) -> AdapterState:
@@ -215,11 +226,11 @@ def _require_same_layout(path: str, theirs: ModuleState, ours: ModuleState) -> N
 def remove_adapter(models: Models, name: str) -> None:
     """Take adapter ``name`` out. Raises ConfigError if there is none of that name."""
     for path, layer in attached_layers(models, name):
-        host = layer.host
-        _activate(host, [key for key in host.active_adapters if key != layer.key])
-        host.delete_adapter(layer.key)
-        if not host.scales:
-            replace_layer(models, path, host, host.base_layer)
+        adapter_layer = layer.adapter_layer
+        _activate(adapter_layer, [key for key in adapter_layer.active_adapters if key != layer.key])
+        adapter_layer.delete_adapter(layer.key)
+        if not adapter_layer.scales:
+            replace_layer(models, path, adapter_layer, adapter_layer.base_layer)
 
 
 class PerSampleScale:
@@ -249,29 +260,32 @@ def set_scales(models: Models, *samples: Mapping[str, Scale]) -> None:
     values: dict[str, list[dict[str, float]]] = {}
     for name in dict.fromkeys(name for scales in samples for name in scales):
         key = peft_key(name)
-        paths = [path for path, host in found if key in host.scales]
+        paths = [path for path, adapter_layer in found if key in adapter_layer.scales]
         if not paths:
             raise _no_adapter(models, name)
         values[key] = [_scales_by_path(paths, scales.get(name, 0.0)) for scales in samples]
-    for path, host in found:
-        here = {key: [by_path[path] for by_path in each] for key, each in values.items() if key in host.scales}
+    for path, adapter_layer in found:
+        here = {key: [by_path[path] for by_path in each] for key, each in values.items() if key in adapter_layer.scales}
         for key, scales in here.items():
-            AttachedLayer(host, key).set_scale(scales)
-        _activate(host, [key for key, scales in here.items() if any(scales)])
+            AttachedLayer(adapter_layer, key).set_scale(scales)
+        _activate(adapter_layer, [key for key, scales in here.items() if any(scales)])
 
 
 @contextmanager
 def temporary_scales(models: Models, *samples: Mapping[str, Scale]) -> Iterator[None]:
     """``set_scales`` for the time of a ``with`` block; afterwards all is as it was, a training adapter too."""
-    before = [(host, list(host.active_adapters), dict(host.scales)) for _, host in adapter_layers_in(models)]
+    before = [
+        (adapter_layer, list(adapter_layer.active_adapters), dict(adapter_layer.scales))
+        for _, adapter_layer in adapter_layers_in(models)
+    ]
     try:
         set_scales(models, *samples)
         yield
     finally:
-        for host, active, shares in before:
-            now = host.scales
+        for adapter_layer, active, shares in before:
+            now = adapter_layer.scales
             now.update((key, value) for key, value in shares.items() if key in now)
-            _activate(host, [key for key in active if key in now])
+            _activate(adapter_layer, [key for key in active if key in now])
 
 
 class DisabledAdapters:
@@ -280,16 +294,16 @@ class DisabledAdapters:
     """
 
     def __init__(self, models: Models) -> None:
-        self.hosts = [host for _, host in adapter_layers_in(models)]
+        self.adapter_layers = [adapter_layer for _, adapter_layer in adapter_layers_in(models)]
 
     def __enter__(self) -> None:
-        self._active = [host._active_adapter for host in self.hosts]
-        for host in self.hosts:
-            host._active_adapter = []
+        self._active = [adapter_layer._active_adapter for adapter_layer in self.adapter_layers]
+        for adapter_layer in self.adapter_layers:
+            adapter_layer._active_adapter = []
 
     def __exit__(self, *error: object) -> None:
-        for host, active in zip(self.hosts, self._active, strict=True):
-            host._active_adapter = active
+        for adapter_layer, active in zip(self.adapter_layers, self._active, strict=True):
+            adapter_layer._active_adapter = active
 
 
 def _scales_by_path(paths: list[str], scale: Scale) -> dict[str, float]:
@@ -306,18 +320,20 @@ def _scales_by_path(paths: list[str], scale: Scale) -> dict[str, float]:
     return {path: next((float(table[p]) for p in longest_first if matches(path, p)), 1.0) for path in paths}
 
 
-def _activate(host: Any, keys: list[str]) -> None:
-    """Make ``keys`` the host's active adapters. PEFT would also decide what trains: that is put back."""
-    if list(host.active_adapters) == keys:
+def _activate(adapter_layer: Any, keys: list[str]) -> None:
+    """Make ``keys`` the layer's active adapters. PEFT would also decide what trains: that is put back."""
+    if list(adapter_layer.active_adapters) == keys:
         return
-    flags = [(parameter, parameter.requires_grad) for parameter in host.parameters()]
-    host.set_adapter(keys, inference_mode=True)
+    flags = [(parameter, parameter.requires_grad) for parameter in adapter_layer.parameters()]
+    adapter_layer.set_adapter(keys, inference_mode=True)
     for parameter, flag in flags:
         parameter.requires_grad_(flag)
 
 
 def adapter_layers_in(models: Models) -> Iterator[tuple[str, Any]]:
-    """(classic path of the base layer, host) of every host; of several around one layer the outermost first."""
+    """(classic path of the base layer, adapter layer) of every adapter layer; of several around one base layer, the
+    outermost first.
+    """
     for component, model in models.items():
         if hasattr(model, FUSED):
             raise RuntimeError(f"adapters are fused into the {component}: restore it first")
@@ -328,7 +344,7 @@ def adapter_layers_in(models: Models) -> Iterator[tuple[str, Any]]:
 
 
 def replace_layer(models: Models, path: str, old: nn.Module, new: nn.Module) -> None:
-    """Put ``new`` where ``old`` stands among the hosts at the classic ``path``."""
+    """Put ``new`` where ``old`` stands among the adapter layers at the classic ``path``."""
     component, _, rest = path.partition(".")
     parent, _, child = rest.removeprefix(classic_prefix(models[component])).rpartition(".")
     holder: Any = models[component].get_submodule(parent)

@@ -13,26 +13,26 @@ from sdlora.errors import ConfigError
 class FusedAdapters:
     """Adapters folded into the base's weights, at no cost per step, until ``restore`` or the end of a ``with`` block.
 
-    Meanwhile the hosts are out of the module tree, and every other function here refuses these models.
+    Meanwhile the adapter layers are out of the module tree, and every other function here refuses these models.
     """
 
     def __init__(self, models: attach.Models, folded: Sequence[tuple[str, Any, Mapping[str, torch.Tensor]]]) -> None:
         self._models = models
         self._kept = []
-        for path, host, own in folded:
-            base = host.get_base_layer()
-            self._kept.append((path, host, {name: getattr(base, name).data for name in own}))
+        for path, adapter_layer, own in folded:
+            base = adapter_layer.get_base_layer()
+            self._kept.append((path, adapter_layer, {name: getattr(base, name).data for name in own}))
             _assign(base, own)
-            attach.replace_layer(models, path, host, base)
+            attach.replace_layer(models, path, adapter_layer, base)
         for model in models.values():
             setattr(model, attach.FUSED, True)
 
     def restore(self) -> None:
         """Put the kept weights back, bit for bit, and the adapters as they were before; a second call does nothing."""
-        for path, host, kept in self._kept:
-            base = host.get_base_layer()
+        for path, adapter_layer, kept in self._kept:
+            base = adapter_layer.get_base_layer()
             _assign(base, {name: tensor.to(base.weight.device) for name, tensor in kept.items()})
-            attach.replace_layer(self._models, path, base, host.to(base.weight.device).train(base.training))
+            attach.replace_layer(self._models, path, base, adapter_layer.to(base.weight.device).train(base.training))
         for model in self._models.values():
             delattr(model, attach.FUSED)
         self._models, self._kept = {}, []
@@ -54,8 +54,8 @@ def fuse(models: attach.Models, scales: Mapping[str, Scale]) -> FusedAdapters:
     folded = []
     chains: dict[str, list[Any]] = {}
     with attach.temporary_scales(models, scales):
-        for path, host in attach.adapter_layers_in(models):  # The outermost of a chain first.
-            chains.setdefault(path, []).append(host)
+        for path, adapter_layer in attach.adapter_layers_in(models):  # The outermost of a chain first.
+            chains.setdefault(path, []).append(adapter_layer)
         for path, chain in chains.items():
             base = chain[0].get_base_layer()
             if hasattr(base, "quantized") or not base.weight.is_floating_point():
@@ -65,10 +65,16 @@ def fuse(models: attach.Models, scales: Mapping[str, Scale]) -> FusedAdapters:
 
 
 def _fused_parameters(base: Any, chain: Sequence[Any]) -> dict[str, torch.Tensor]:
-    """The weight, and if an adapter changes it the bias, of ``base`` with what the hosts' active adapters add."""
+    """The weight, and if an adapter changes it the bias, of ``base`` with what the adapter layers' active adapters
+    add.
+    """
     weight, bias = base.weight.data.float(), None if base.bias is None else base.bias.data.float()
     total = weight
-    for layer in (attach.AttachedLayer(host, key) for host in reversed(chain) for key in host.active_adapters):
+    for layer in (
+        attach.AttachedLayer(adapter_layer, key)
+        for adapter_layer in reversed(chain)
+        for key in adapter_layer.active_adapters
+    ):
         state = layer.state
         total = total + layer.scale * parametrizations.delta_weight(state.tensors, state.scale, weight)
         if "diff_b" in state.tensors and bias is not None:

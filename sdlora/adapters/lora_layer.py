@@ -45,7 +45,7 @@ class LoraAdapterLayer(AdapterLayer):
         self.dropout: dict[str, float] = {}
 
     def add_adapter(self, key: str, module: ModuleState, dropout: float = 0.0) -> None:
-        super().add_adapter(key, _in_own_shapes(self.get_base_layer(), module))
+        super().add_adapter(key, _in_layer_shapes(self.get_base_layer(), module))
         self.alpha[key], self.dropout[key] = module.alpha, dropout
         if "magnitude" not in module.tensors:  # DoRA has its alpha / rank inside.
             self.scales[key] = self.units[key] = module.scale
@@ -163,7 +163,7 @@ class LoraAdapterLayer(AdapterLayer):
         return result
 
 
-def _in_own_shapes(base: Any, module: ModuleState) -> ModuleState:
+def _in_layer_shapes(base: Any, module: ModuleState) -> ModuleState:
     """The same tensors, those of a Tucker form multiplied out, in the shapes that the base layer's kernels take."""
     own = dict(module.tensors)
     if "mid" in own:

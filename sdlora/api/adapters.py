@@ -91,7 +91,7 @@ def list_adapters(data_dir: Path | None = None) -> list[AdapterFile]:
 
 def run_checkpoints(run: Run) -> dict[int, Path]:
     """Return the adapter files that a run saved while training, by step, in ascending order."""
-    files = run.own(run.checkpoints, "*.safetensors")
+    files = run.regular_files(run.checkpoints, "*.safetensors")
     return {int(path.stem): path for path in files if path.stem.isdecimal()}
 
 
@@ -104,7 +104,7 @@ def use_checkpoint(run: Run, step: int) -> Path:
     if step not in checkpoints:
         steps = ", ".join(map(str, checkpoints)) or "none"
         raise ConfigError(f"{run.name}: there is no checkpoint {step}; there are: {steps}")
-    if run.held():
+    if run.is_locked():
         raise BusyError(f"{run.name} is training and will write its adapter itself; stop it, or wait for its end")
     write_atomic(run.adapter, checkpoints[step].read_bytes())
     return run.adapter

@@ -66,7 +66,7 @@ def resume_run(run: Run, processes: int = 1) -> Training:
 
     Raises BusyError if it is running, ConfigError if it has finished and its states were deleted.
     """
-    if run.held():
+    if run.is_locked():
         raise BusyError(f"the run {run.name} is running already")
     if run.state == "finished" and not newest_step(run.states):
         raise ConfigError(f"{run.name}: has finished, and has no state to continue from; its adapter is {run.adapter}")

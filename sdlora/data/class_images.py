@@ -114,7 +114,7 @@ def select_class_images(
     own: tuple[Example, ...] = ()
     notices = []
     if prior.folder is not None:
-        own, found = _read_own(prior.folder, caption)
+        own, found = _read_user_folder(prior.folder, caption)
         if len(own) < prior.count:
             notices.append(
                 f"{prior.folder}: {len(own)} of {prior.count} class pictures; "
@@ -128,7 +128,7 @@ def select_class_images(
     return ClassImages(own[: prior.count], generated, tuple(notices))
 
 
-def _read_own(folder: Path, caption: str) -> tuple[tuple[Example, ...], tuple[str, ...]]:
+def _read_user_folder(folder: Path, caption: str) -> tuple[tuple[Example, ...], tuple[str, ...]]:
     found = existing_path(folder)
     if found and found.is_dir() and not any(not path.name.startswith(".") for path in found.iterdir()):
         return (), ()  # An empty folder for class images: all are missing.

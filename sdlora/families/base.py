@@ -181,7 +181,7 @@ class Family(ABC):
         """Return token ids (B, L) int64 on the CPU, cut or padded to the text encoder's length."""
 
     @abstractmethod
-    def bare_token_ids(self, text: str) -> list[int]:
+    def token_ids_without_special(self, text: str) -> list[int]:
         """Return the token ids of ``text`` alone: neither cut nor padded, without start and end tokens."""
 
     @abstractmethod

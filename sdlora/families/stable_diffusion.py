@@ -206,7 +206,7 @@ class StableDiffusion(Family):
             list(prompts), padding="max_length", max_length=self._length, truncation=True, return_tensors="pt"
         ).input_ids
 
-    def bare_token_ids(self, text: str) -> list[int]:
+    def token_ids_without_special(self, text: str) -> list[int]:
         ids: list[int] = self.tokenizer(text, add_special_tokens=False, verbose=False).input_ids
         return ids
 

@@ -54,7 +54,7 @@ def read_config(path: Path) -> dict[str, Any]:
 def require_data_only(folder: Path, index: Mapping[str, Any]) -> None:
     """Raise ModelError for a diffusers ``folder`` that names code, or reaches out of itself."""
     components = family_components()
-    _require_own(folder / INDEX, folder)
+    _require_inside(folder / INDEX, folder)
     if not isinstance(index.get("_class_name", ""), str):
         raise ModelError(f"{folder}: its {INDEX} names a pipeline of its own, whose code is never run")
     for name, named in index.items():
@@ -62,9 +62,9 @@ def require_data_only(folder: Path, index: Mapping[str, Any]) -> None:
             library, kind = named if len(named) == 2 else (named, "")
             _require_served_class(folder, name, library, kind, components.get(name))
     for part in (*components, "scheduler"):
-        _require_own(folder / part, folder)
+        _require_inside(folder / part, folder)
         for path in sorted((folder / part).iterdir()) if (folder / part).is_dir() else ():
-            _require_own(path, folder)
+            _require_inside(path, folder)
             if path.suffix == ".json":
                 _require_data(path)
 
@@ -72,7 +72,7 @@ def require_data_only(folder: Path, index: Mapping[str, Any]) -> None:
 def require_data_only_tokenizer(folder: Path) -> None:
     """Raise ModelError for a tokenizer's ``folder`` whose files name code, or lie elsewhere."""
     for path in (folder / name for name in TOKENIZER_FILES if (folder / name).exists()):
-        _require_own(path, folder)
+        _require_inside(path, folder)
         _require_data(path)
 
 
@@ -89,7 +89,7 @@ def _require_served_class(folder: Path, part: str, library: Any, kind: Any, comp
         raise ModelError(f"{folder}: its {INDEX} names {named} for the part {one_line(part, 40)}; {remedy}")
 
 
-def _require_own(path: Path, folder: Path) -> None:
+def _require_inside(path: Path, folder: Path) -> None:
     if (path.exists() or path.is_symlink()) and (reason := path_problem(path, folder)):
         raise ModelError(f"{path}: {reason}")
 

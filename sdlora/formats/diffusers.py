@@ -113,7 +113,7 @@ def _header(state: AdapterState) -> dict[str, Any]:
         own = {_without(path, prefixes): module for path, module in state.modules.items() if path.startswith(prefixes)}
         if len({module.method for module in own.values()}) > 1:  # One use_dora applies to all of them.
             raise FormatError(f"{component}: diffusers' keys hold LoRA or DoRA, not both; export with --format kohya")
-        ranks, alphas = {p: m.rank for p, m in own.items()}, {p: _whole(m.alpha) for p, m in own.items()}
+        ranks, alphas = {p: m.rank for p, m in own.items()}, {p: _int_if_integral(m.alpha) for p, m in own.items()}
         rank, alpha = (Counter(values.values()).most_common(1)[0][0] for values in (ranks, alphas))
         fields |= {
             f"{component}.r": rank,
@@ -178,7 +178,7 @@ def _patterns(patterns: Any) -> dict[str, tuple[int, Any]]:
     return found
 
 
-def _whole(number: float) -> int | float:
+def _int_if_integral(number: float) -> int | float:
     return int(number) if number == int(number) else number
 
 

@@ -65,7 +65,9 @@ def read(parts: Mapping[str, PeftComponent]) -> AdapterState:
     modules: dict[str, ModuleState] = {}
     for component, (tensors, config) in parts.items():
         if config.get("peft_type") not in KINDS.values():
-            raise FormatError(f"{component}: is of PEFT's kind {_said(config.get('peft_type'))}, which is not read")
+            raise FormatError(
+                f"{component}: is of PEFT's kind {_short_repr(config.get('peft_type'))}, which is not read"
+            )
         _require_plain(component, config)
         if config.get("peft_type") == "IA3":
             modules |= _scales(component, tensors)
@@ -79,7 +81,7 @@ def read(parts: Mapping[str, PeftComponent]) -> AdapterState:
             f"{component}.alpha_pattern": config.get("rank_pattern"),
         }
         rank = alphas(ranks)
-        modules |= {path: _as_meant(path, module, rank, alpha) for path, module in own.items()}
+        modules |= {path: _fold_lokr_alpha(path, module, rank, alpha) for path, module in own.items()}
     return build_adapter_state(modules)
 
 
@@ -94,18 +96,18 @@ def _require_plain(component: str, config: Mapping[str, Any]) -> None:
     }
     for name, value in odd.items():
         if value:
-            said = f"PEFT's {name} = {_said(value)}"
+            said = f"PEFT's {name} = {_short_repr(value)}"
             raise FormatError(f"{component}: {said} changes what its tensors mean; it is not read")
 
 
-def _said(value: object) -> str:
+def _short_repr(value: object) -> str:
     """Return a configuration's ``value`` for a message: only strings and numbers, as others may be of any size."""
     if isinstance(value, str):
         return repr(one_line(value, 60))
     return str(value) if isinstance(value, int | float | None) else f"a {type(value).__name__}"
 
 
-def _as_meant(path: str, module: ModuleState, rank_of: Told, alpha_of: Told) -> ModuleState:
+def _fold_lokr_alpha(path: str, module: ModuleState, rank_of: Told, alpha_of: Told) -> ModuleState:
     """Fold PEFT's alpha / r of a LoKr whose factors have no rank into a tensor."""
     if module.rank or not module.parametrization.ranked:
         return module
@@ -133,23 +135,27 @@ def write(state: AdapterState) -> dict[str, PeftComponent]:
     """Return folders by component. Raises FormatError for a layer that PEFT cannot hold as it is."""
     parts: dict[str, PeftComponent] = {}
     for component in COMPONENTS:
-        own = {_own(path): module for path, module in state.modules.items() if path.startswith(f"{component}.")}
+        own = {
+            _component_path(path): module for path, module in state.modules.items() if path.startswith(f"{component}.")
+        }
         methods = {module.method for module in own.values()}
         if len(methods) > 1 or methods - KINDS.keys():
             raise FormatError(f"{component}: PEFT's folders hold one method each, and no full difference")
         if own:
-            tensors = {f"{PREFIX}{path}.{end}": t for path, m in own.items() for end, t in _spelt(path, m).items()}
+            tensors = {
+                f"{PREFIX}{path}.{end}": t for path, m in own.items() for end, t in _peft_tensors(path, m).items()
+            }
             parts[component] = PeftComponent(tensors, _config(own))
     return parts
 
 
-def _own(path: str) -> str:
+def _component_path(path: str) -> str:
     """Return the path inside its component, as the installed transformers names it: CLIPTextModel is flat there."""
     component, _, rest = path.partition(".")
     return rest.removeprefix("text_model.") if component == "text_encoder" else rest
 
 
-def _spelt(path: str, module: ModuleState) -> "dict[str, Tensor]":
+def _peft_tensors(path: str, module: ModuleState) -> "dict[str, Tensor]":
     ends = {name: end for end, name in _ENDS.items()}
     own = dict(module.tensors)
     if "mid" in own or "input_magnitude" in own:

@@ -32,7 +32,7 @@ def open_peft_folder(path: Path) -> AdapterContents:
     unknown: list[str] = []
     metadata: dict[str, str] = {}
     for component, folder in _parts(path).items():
-        _require_own(path, folder)
+        _require_inside(path, folder)
         found = load_checked_tensors(folder / peft.TENSORS, lambda key, component=component: peft.parse(component, key))  # type: ignore[misc]
         types.update(found.types)
         unknown += found.unknown
@@ -86,7 +86,7 @@ def _keys(file: Path) -> list[str]:
     return list(read_safetensors_header(file))
 
 
-def _require_own(root: Path, folder: Path) -> None:
+def _require_inside(root: Path, folder: Path) -> None:
     """Raise FormatError for a component's ``folder`` that is, or has a file that is, outside ``root``."""
     for path in (folder, folder / peft.CONFIG, folder / peft.TENSORS):
         if path.exists() and (reason := path_problem(path, root)):

@@ -120,7 +120,7 @@ def _sample_batch(
 def _encode(family: Family, text: str, clip_skip: int) -> list[Conditioning]:
     """Encode each chunk of ``text`` for the denoiser, in its precision: each (1, L, D), on its own."""
     size = family.build_input_ids([]).shape[1] - 2
-    chunks = prompt_weighting.split_chunks(prompt_weighting.parse_weights(text), family.bare_token_ids, size)
+    chunks = prompt_weighting.split_chunks(prompt_weighting.parse_weights(text), family.token_ids_without_special, size)
     encoded = (family.encode_text(family.build_input_ids(chunk.tokens), clip_skip) for chunk in chunks)
     return [
         replace(read, text=apply_token_weights(read.text, chunk.weights)).to(family.dtype)

@@ -21,7 +21,7 @@ def follow(run: Run, process: subprocess.Popen[bytes] | None = None, start: int 
 
     Without ``process``, the run's lock decides whether one works on it.
     """
-    is_over = (lambda: not run.held()) if process is None else (lambda: process.poll() is not None)
+    is_over = (lambda: not run.is_locked()) if process is None else (lambda: process.poll() is not None)
     return follow_events(run.journal, is_over, start)
 
 
@@ -89,7 +89,7 @@ def launch(run: Run, processes: int = 1) -> Training:
 
     Raises FileError for a run's folder with links out of it, or with anything that is no file.
     """
-    run.require_own()
+    run.require_inside()
     start = run.journal.stat().st_size if run.journal.exists() else 0
     worker = ["-m", "sdlora.jobs.training_worker", str(run.folder)]
     if processes > 1:

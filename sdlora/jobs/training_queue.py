@@ -43,7 +43,7 @@ class TrainingQueue:
         Raises BusyError if it runs already.
         """
         with self._lock:
-            if run.held() or self._starts(run):
+            if run.is_locked() or self._starts(run):
                 raise BusyError(f"the run {run.name} is running already")
             self._stopping.discard(run.folder)
             if not run.queued_file.exists():
@@ -54,7 +54,7 @@ class TrainingQueue:
         """Remove ``run`` from the queue, or ask it to finish its step, save, and end."""
         with self._lock:
             run.queued_file.unlink(missing_ok=True)
-            if run.held() or self._starts(run):
+            if run.is_locked() or self._starts(run):
                 self._stopping.add(run.folder)
                 run.stop()
 
@@ -81,7 +81,7 @@ class TrainingQueue:
         """Return the run's state, or what the queue is about to do with it."""
         if run.folder in self._stopping:
             return "stopping"
-        if run.held():
+        if run.is_locked():
             return "stopping" if run.stop_file.exists() else "running"
         if self._starts(run):
             return "running"
@@ -90,13 +90,13 @@ class TrainingQueue:
     def current(self) -> Run | None:
         """Return the run to show: one that runs, else the first that waits, else the newest."""
         runs = Run.all(self.data_dir)
-        running = next((run for run in runs if run.held() or self._starts(run)), None)
+        running = next((run for run in runs if run.is_locked() or self._starts(run)), None)
         return running or next(iter(self.waiting()), None) or next(iter(runs), None)
 
     def waiting(self) -> list[Run]:
         """Return the runs that wait for a device, in their order."""
         queued = (run for run in Run.all(self.data_dir) if run.queued_file.exists())
-        return sorted((run for run in queued if not run.held() and not self._starts(run)), key=_since)
+        return sorted((run for run in queued if not run.is_locked() and not self._starts(run)), key=_since)
 
     def tick(self) -> None:
         """Follow the run that was started; start the first that waits if no process has a device."""
@@ -104,7 +104,7 @@ class TrainingQueue:
             if self._training is not None and not self._follow(self._training):
                 return
             self._training = None
-            self._stopping = {folder for folder in self._stopping if Run(folder).held()}
+            self._stopping = {folder for folder in self._stopping if Run(folder).is_locked()}
             waiting = self.waiting()
             if waiting and not device_busy(self.data_dir):
                 self._training = launch(waiting[0])

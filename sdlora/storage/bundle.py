@@ -33,10 +33,10 @@ def write_bundle(run: Run, adapter: Path, output: Path) -> Path:
     def write(place: Path) -> None:
         with zipfile.ZipFile(place, "w", zipfile.ZIP_DEFLATED) as pack:
             pack.write(adapter, f"{run.name}/{run.name}.safetensors")
-            if card in run.own(card.parent, card.name):
+            if card in run.regular_files(card.parent, card.name):
                 pack.write(card, f"{run.name}/{run.name}.json")
             pack.writestr(f"{run.name}/config.toml", tomli_w.dumps(config))
-            for path in run.own(run.samples, "*.png"):
+            for path in run.regular_files(run.samples, "*.png"):
                 pack.write(path, f"{run.name}/samples/{path.name}")
             for name, path in caption_files(run.config.data):
                 pack.write(path, f"{run.name}/{PICTURES}/{name}")

@@ -62,7 +62,7 @@ def free_space(data_dir: Path, names: Collection[str], older_than_days: float = 
         raise ConfigError(f"{wrong[0]}: cannot be freed; take {', '.join(FREED)}")
     if not older_than_days >= 0:
         raise ConfigError(f"--older-than {older_than_days}: give a number of days, 0 or more")
-    if READ_BY_RUNS & {*names} and (device_busy(data_dir) or any(run.held() for run in Run.all(data_dir))):
+    if READ_BY_RUNS & {*names} and (device_busy(data_dir) or any(run.is_locked() for run in Run.all(data_dir))):
         raise BusyError("a training may read from the caches now; free them when none runs")
     freed = 0
     for share in disk_usage(data_dir, older_than_days):
@@ -154,7 +154,7 @@ def _is_temporary(path: Path) -> bool:
     return any(path.match(pattern) for pattern in UNFINISHED)
 
 
-def _whole(*patterns: str) -> Callable[[Path, float], Iterator[Path]]:
+def _entries_matching(*patterns: str) -> Callable[[Path, float], Iterator[Path]]:
     def find(data_dir: Path, days: float) -> Iterator[Path]:
         yield from (path for pattern in patterns for path in data_dir.glob(pattern) if not _is_temporary(path))
 
@@ -184,10 +184,12 @@ FREED: Mapping[str, _Kind] = {
     "leftovers": _Kind("files that a killed process left half written", _leftovers),
 }
 KEPT: Mapping[str, _Kind] = {
-    "adapters": _Kind("finished ones, and those imported", _whole("runs/*/adapter.safetensors", "adapters/*")),
+    "adapters": _Kind(
+        "finished ones, and those imported", _entries_matching("runs/*/adapter.safetensors", "adapters/*")
+    ),
     "runs": _Kind("settings, logs and previews; what unfinished runs need", _rest_of_runs),
-    "projects": _Kind("pictures and captions to train on", _whole("projects/*")),
-    "pictures": _Kind("drawn on the page", _whole("creations/*")),
+    "projects": _Kind("pictures and captions to train on", _entries_matching("projects/*")),
+    "pictures": _Kind("drawn on the page", _entries_matching("creations/*")),
 }
 READ_BY_RUNS = {"cache", "class-pictures"}
 

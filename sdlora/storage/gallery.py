@@ -1,4 +1,4 @@
-"""The pictures that were drawn, in their folder: the newest first, and into the trash and back."""
+"""Generated images, in their folder: the newest first, and into the trash and back."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +16,9 @@ def newest_images(folder: Path, most: int | None = None) -> list[Path]:
 
 
 def trash_image(data_dir: Path, name: str) -> str:
-    """Move the drawn picture ``name`` to the trash; returns what brings it back. Raises FileError if there is none."""
+    """Move the generated image ``name`` to the trash; returns what brings it back. Raises FileError if there is
+    none.
+    """
     folder = images_folder(data_dir)
     path = folder / name
     if path not in newest_images(folder):  # So it is no path to elsewhere either.

@@ -88,7 +88,7 @@ class Library:
         known = {Path(base).name.removesuffix(SUFFIX): base for base in [*BUNDLED, *(base for _, base, _ in runs)]}
         imported = [_imported(path, known) for path in self._files()]
         found += sorted(imported, key=lambda entry: entry.changed, reverse=True)
-        return [entry for entry in _with_own_names(found) if entry.answers(search)]
+        return [entry for entry in _with_unique_names(found) if entry.answers(search)]
 
     def find(self, name: str) -> LibraryEntry:
         """The adapter called ``name``. Raises ConfigError if there is none."""
@@ -115,7 +115,7 @@ class Library:
         """The checkpoints of the run behind adapter ``name``, the newest first; an imported one has none."""
         entry = self.find(name)
         run = entry.run
-        return run.own(run.checkpoints, f"*{SUFFIX}")[::-1] if run is not None else []
+        return run.regular_files(run.checkpoints, f"*{SUFFIX}")[::-1] if run is not None else []
 
     def picture(self, entry: LibraryEntry) -> Path | None:
         """Return the adapter's image: the one in its file, or its run's last preview. It may still be unreadable."""
@@ -171,7 +171,7 @@ class Library:
             return self.trash.put(paths, name, f"the adapter {name}")
         run = _require_idle(_run_of(entry.path))
         card = run.adapter.with_suffix(".json")
-        steps = len(run.own(run.checkpoints, f"*{SUFFIX}"))
+        steps = len(run.regular_files(run.checkpoints, f"*{SUFFIX}"))
         what = f"the adapter {name}" + (f" with its {steps} checkpoint{'s' if steps > 1 else ''}" if steps else "")
         return self.trash.put([*saved_adapters(run), *([card] if card.is_file() else [])], name, what)
 
@@ -192,7 +192,7 @@ class Library:
         if not project.folder.is_dir():
             raise ConfigError(f"{project.name}: has nothing in it yet")
         for run in Run.all(self.data_dir):
-            if (run.held() or run.queued_file.exists()) and run.config.data.folder == project.folder:
+            if (run.is_locked() or run.queued_file.exists()) and run.config.data.folder == project.folder:
                 raise BusyError(f"{project.name}: {run.name} trains on it, or will; stop it first")
         return self.trash.put([project.folder], project.name, f"the project {project.name}")
 
@@ -232,12 +232,15 @@ class Library:
 
 def saved_adapters(run: Run) -> list[Path]:
     """The adapter files of a run, the best first: the finished one, then checkpoints from the newest on."""
-    return [*run.own(run.folder, run.adapter.name), *reversed(run.own(run.checkpoints, f"*{SUFFIX}"))]
+    return [
+        *run.regular_files(run.folder, run.adapter.name),
+        *reversed(run.regular_files(run.checkpoints, f"*{SUFFIX}")),
+    ]
 
 
 def last_preview(run: Run) -> Path | None:
     """The last picture that the run drew of its first prompt."""
-    return max(run.own(run.samples, "*-0.png"), default=None)
+    return max(run.regular_files(run.samples, "*-0.png"), default=None)
 
 
 def trained_base_settings(adapters: Iterable[Path], base: str) -> dict[str, Any]:
@@ -257,7 +260,7 @@ def _run_of(path: Path) -> Run:
 
 
 def _require_idle(run: Run) -> Run:
-    if run.held():
+    if run.is_locked():
         raise BusyError(f"{run.name} is being trained; stop it first, then delete it")
     if run.queued_file.exists():
         raise BusyError(f"{run.name} waits in the queue; take it out first, then delete it")
@@ -287,7 +290,7 @@ def _entry(name: str, path: Path, kind: Literal["run", "imported"], base: str, p
     return LibraryEntry(name, path, kind, base, size, changed, card, problem or complaint.replace(f"{path}: ", ""))
 
 
-def _with_own_names(entries: Sequence[LibraryEntry]) -> Iterator[LibraryEntry]:
+def _with_unique_names(entries: Sequence[LibraryEntry]) -> Iterator[LibraryEntry]:
     """The entries, each under a name of its own: a file may be called as a run is."""
     taken: set[str] = set()
     for entry in entries:

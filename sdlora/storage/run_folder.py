@@ -109,13 +109,13 @@ class Run(RunPaths):
     @property
     def state(self) -> RunState:
         """State of the run, from its lock and the journal's last event."""
-        if self.held():
+        if self.is_locked():
             return "running"
         events = self.events()
         last = next((ENDS[type(event)] for event in reversed(events[-1:]) if type(event) in ENDS), None)
         return last or ("interrupted" if events else "new")
 
-    def held(self) -> bool:
+    def is_locked(self) -> bool:
         """True while a process works on this run."""
         if not self.lock_file.is_file() or self.lock_file.is_symlink():
             return False
@@ -134,7 +134,7 @@ class Run(RunPaths):
                 else:
                     path.unlink(missing_ok=True)
 
-    def require_own(self) -> None:
+    def require_inside(self) -> None:
         """Raises FileError where anything in the folder is a link out of it, or no file.
 
         A stranger's run could have its log, its states or its pictures written, or deleted, anywhere.
@@ -155,7 +155,7 @@ class Run(RunPaths):
         """
         from sdlora.config import TrainConfig
 
-        if self.held():
+        if self.is_locked():
             raise BusyError(f"the run {self.name} is running already; stop it first, or let it end")
         done = newest_step(self.states)
         if not done:

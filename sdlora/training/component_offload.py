@@ -30,7 +30,7 @@ class ComponentOffload:
         self._place(set(self.family.models) if text else {self.family.denoiser})
 
     def for_generation(self) -> None:
-        """Pictures are drawn next: all parts."""
+        """Images are generated next: all parts are needed."""
         self._place({*self.family.models, "vae"})
 
     def _place(self, names: set[str]) -> None:

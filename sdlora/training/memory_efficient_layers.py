@@ -1,8 +1,8 @@
 """Live models made lean: their frozen layers keep for the backward pass only what an adapter's gradient needs.
 
 A layer's class is exchanged for one that computes the same and keeps less (``recompute``). Names, weights and hooks
-stay as they are, and without gradients the layers do what they did before: drawing with the same models is not touched.
-Layers of kinds that are not in ``EFFICIENT_CLASSES`` stay as they are, and keep what they kept.
+stay as they are, and without gradients the layers do what they did before: generation with the same models is not
+touched. Layers of kinds that are not in ``EFFICIENT_CLASSES`` stay as they are, and keep what they kept.
 """
 
 from collections.abc import Mapping

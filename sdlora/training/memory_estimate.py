@@ -45,13 +45,13 @@ class MemoryEstimate:
     """Bytes at the peak of a step: weights, what is kept for the backward pass, gradients, the optimizer's state."""
     encoding: int
     """Bytes at the peak while pictures are encoded."""
-    drawing: int
-    """Bytes at the peak while previews or class pictures are drawn; 0 where none are."""
+    generation: int
+    """Bytes at the peak while previews or class images are generated; 0 where none are."""
 
     @property
     def peak(self) -> int:
         """The most of all that."""
-        return max(self.step, self.encoding, self.drawing)
+        return max(self.step, self.encoding, self.generation)
 
 
 class StorageCounter(TorchDispatchMode):
@@ -110,8 +110,9 @@ def estimate_memory(job: TrainJob, size: ImageSize, dtype: torch.dtype, on_card:
         weights = sum(_bytes(part) for part in here.values())
         step = _peak(here, _step(job, family, size, trains_text, dtype))
         encoding = _peak({"vae": family.vae} if waits else parts, lambda: _encode(family, size, on_card))
-        drawing = _peak(parts, lambda: _draw(job, family)) if count_previews(job.sample, 1) or job.prior.weight else 0
-    return MemoryEstimate(weights, step + optimizer_bytes(job.optimizer, shapes), encoding, drawing)
+        generates = count_previews(job.sample, 1) or job.prior.weight
+        generation = _peak(parts, lambda: _generate(job, family)) if generates else 0
+    return MemoryEstimate(weights, step + optimizer_bytes(job.optimizer, shapes), encoding, generation)
 
 
 def _embody(family: Family) -> None:
@@ -158,7 +159,7 @@ def _step(
     framing = torch.zeros(copies, 4, dtype=torch.int64)
     batch = Batch(latents, latents, _captions(job), None, [*range(copies)], job.train.batch_size, framing)
     with torch.no_grad():
-        kept = _spoken(family, copies)
+        kept = _meta_conditioning(family, copies)
     process = family.process
     live = precompute.LiveTextEncoder(family, partial(_ids, family), nullcontext, each=job.adapter.input_dropout > 0)
 
@@ -180,7 +181,7 @@ def _captions(job: TrainJob) -> list[str]:
     return own + [CLASS] * (len(own) if job.prior.weight else 0)
 
 
-def _spoken(family: Family, number: int) -> Conditioning:
+def _meta_conditioning(family: Family, number: int) -> Conditioning:
     return family.encode_text(_ids(family, range(number)))
 
 
@@ -195,11 +196,11 @@ def _encode(family: Family, size: ImageSize, on_card: bool) -> None:
 
 
 @torch.no_grad()
-def _draw(job: TrainJob, family: Family) -> None:
+def _generate(job: TrainJob, family: Family) -> None:
     """One sampling step with guidance, and a decoded picture."""
     width, height = job.sample.width or family.native_size, job.sample.height or family.native_size
     latents = torch.zeros(2, family.latent_channels, height // family.latent_factor, width // family.latent_factor)
-    family.predict(latents, torch.zeros(2, dtype=torch.int64), _spoken(family, 2))
+    family.predict(latents, torch.zeros(2, dtype=torch.int64), _meta_conditioning(family, 2))
     vae: Any = family.vae
     vae.decode(latents[:1].to(vae.dtype))
 

@@ -35,7 +35,7 @@ MOST_CAPTIONS = 10
 
 
 def prepare_class_images(
-    job: TrainJob, gang: Distributed, family: Family, resolution: int, examples: Sequence[Example]
+    job: TrainJob, distributed: Distributed, family: Family, resolution: int, examples: Sequence[Example]
 ) -> list[Example] | None:
     """The class pictures, missing ones made by the base; none without prior preservation; None if stopped."""
     settings = job.prior
@@ -43,7 +43,13 @@ def prepare_class_images(
         return []
     side = max(family.size_step, resolution // family.size_step * family.size_step)
     sampling = settings.model_dump(include={*SamplingSettings.model_fields})
-    made_by = {"base": family.fingerprint, "precision": gang.precision, "size": side, **sampling, **job.model.schedule}
+    made_by = {
+        "base": family.fingerprint,
+        "precision": distributed.precision,
+        "size": side,
+        **sampling,
+        **job.model.schedule,
+    }
     if job.model.quantize is not None:  # A rounded base draws other pictures.
         made_by["quantize"] = job.model.quantize
     shelf = class_images.ClassImageStore(job.cache / "class-images", made_by)
@@ -52,7 +58,7 @@ def prepare_class_images(
     job.notice(*pictures.notices)
     missing = pictures.missing()
     if missing and job.train.offload:
-        ComponentOffload(family, str(gang.device), on=True).for_generation()
+        ComponentOffload(family, str(distributed.device), on=True).for_generation()
     studio = Studio.from_family(family, job.model)
 
     def make(prompt: str, seed: int) -> "Image.Image":
@@ -61,19 +67,19 @@ def prepare_class_images(
     if missing:
         with prefix_section("prior"):
             require_sampler_support(settings.sampler, family.process)
-    gang.barrier()  # Everyone has looked before anyone adds a picture.
+    distributed.barrier()  # Everyone has looked before anyone adds a picture.
     finished = class_images.generate_missing(
         shelf,
-        missing[gang.rank :: gang.count],
+        missing[distributed.rank :: distributed.count],
         make,
         report_progress(job.on_event, "making class pictures") if missing else unwatched,
         job.should_stop,
     )
-    return None if gang.any_process(not finished) else pictures.examples()
+    return None if distributed.any_process(not finished) else pictures.examples()
 
 
 def cache_latents(
-    job: TrainJob, gang: Distributed, family: Family, batches: BatchLoader, steps: int
+    job: TrainJob, distributed: Distributed, family: Family, batches: BatchLoader, steps: int
 ) -> LatentCache | None:
     """Encode every view that the run will show, once; None if stopped."""
     cache = LatentCache(
@@ -81,16 +87,16 @@ def cache_latents(
         family.fingerprints["vae"],
         job.data.background,
         job.data.masks,
-        1 if gang.device.type == "cpu" or family.native_size > MIDDLING else ENCODE_BATCH,
+        1 if distributed.device.type == "cpu" or family.native_size > MIDDLING else ENCODE_BATCH,
     )
     views = batches.views(0, steps * job.train.gradient_accumulation)
     tell = report_progress(job.on_event, "encoding pictures")
-    finished = cache.prepare(views[gang.rank :: gang.count], family.encode_images, tell, job.should_stop)
-    return None if gang.any_process(not finished) else cache
+    finished = cache.prepare(views[distributed.rank :: distributed.count], family.encode_images, tell, job.should_stop)
+    return None if distributed.any_process(not finished) else cache
 
 
 def prepare_text_encoder(
-    job: TrainJob, gang: Distributed, family: Family, batches: BatchLoader, steps: int, trains: bool
+    job: TrainJob, distributed: Distributed, family: Family, batches: BatchLoader, steps: int, trains: bool
 ) -> Callable[[list[str]], Conditioning] | None:
     """Captions to conditioning: live where a text encoder trains, else from a cache made before the first step.
 
@@ -109,22 +115,22 @@ def prepare_text_encoder(
         gradients = nullcontext if trains else torch.no_grad
         return LiveTextEncoder(family, tokens, gradients, each=bool(trains and job.adapter.input_dropout))
 
-    @torch.autocast(gang.device.type, enabled=False)
+    @torch.autocast(distributed.device.type, enabled=False)
     def encode(row: torch.Tensor) -> dict[str, torch.Tensor]:
         return family.encode_text(row).tensors()
 
     fingerprint = "".join(value for name, value in sorted(family.fingerprints.items()) if name.startswith("text"))
-    cache = TextCache(TensorStore(job.cache / "text"), f"{fingerprint}/{gang.precision}", encode)
-    mine = captions[gang.rank :: gang.count]
+    cache = TextCache(TensorStore(job.cache / "text"), f"{fingerprint}/{distributed.precision}", encode)
+    mine = captions[distributed.rank :: distributed.count]
     finished = not mine or cache.prepare(
         tokens(mine), report_progress(job.on_event, "encoding captions"), job.should_stop
     )
-    if gang.any_process(not finished):
+    if distributed.any_process(not finished):
         return None
 
     def read(spoken: list[str]) -> Conditioning:
         return Conditioning(
-            **{part: to_device_async(told, gang.device) for part, told in cache.read(tokens(spoken)).items()}
+            **{part: to_device_async(told, distributed.device) for part, told in cache.read(tokens(spoken)).items()}
         )
 
     return read

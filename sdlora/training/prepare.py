@@ -75,7 +75,7 @@ class TrainState:
     start: int = 0
     started: float = field(default_factory=time.time)
 
-    def state(self, step: int) -> checkpoint.State:
+    def to_checkpoint(self, step: int) -> checkpoint.State:
         """Return what a resume after ``step`` steps needs."""
         tensors, optimizer = checkpoint.pack_optimizer(self.trained.optimizer)
         own = {f"adapter.{index}": parameter.detach() for index, parameter in enumerate(self.trained.parameters)}
@@ -141,60 +141,69 @@ def _digest(text: str) -> str:
     return sha256(text.encode()).hexdigest()[:12]
 
 
-def prepare_training(job: TrainJob, gang: Distributed) -> TrainState | None:
+def prepare_training(job: TrainJob, distributed: Distributed) -> TrainState | None:
     """Everything up to the first step; None if a stop was asked for meanwhile."""
     dataset = load_dataset(job.data)
     job.notice(*dataset.notices)
-    family = load_base(job, gang)
+    family = load_base(job, distributed)
     resolution, sizes = assign_sizes(job, family, dataset.examples)
-    turns = ComponentOffload(family, str(gang.device), job.train.offload)
-    if job.train.offload and not turns.on:
+    offload = ComponentOffload(family, str(distributed.device), job.train.offload)
+    if job.train.offload and not offload.on:
         job.notice("train.offload is not used: on a CPU parts have nowhere else to wait")
-    class_examples = precompute.prepare_class_images(job, gang, family, resolution, dataset.examples)
+    class_examples = precompute.prepare_class_images(job, distributed, family, resolution, dataset.examples)
     if class_examples is None:
         return None
     batches = BatchLoader(
-        dataset.examples, sizes, job.data, job.train.batch_size, job.train.seed, class_examples, gang.count, gang.rank
+        dataset.examples,
+        sizes,
+        job.data,
+        job.train.batch_size,
+        job.train.seed,
+        class_examples,
+        distributed.count,
+        distributed.rank,
     )
-    steps = _planned_steps(job, batches, gang)
+    steps = _planned_steps(job, batches, distributed)
     job.notice(*training_notices(job.data, resolution, dataset.examples, sizes), *batches.notices())
     job.notice(*ignored_settings(job, steps))
-    turns.for_image_encoding()
-    latents = precompute.cache_latents(job, gang, family, batches, steps)
+    offload.for_image_encoding()
+    latents = precompute.cache_latents(job, distributed, family, batches, steps)
     if latents is None:
         return None
-    turns.for_text_encoding()
+    offload.for_text_encoding()
     state = checkpoint.newest_state(job.output.states, job.notice)
-    trained = attach_adapter(job, gang, family, from_file=state is None)
+    trained = attach_adapter(job, distributed, family, from_file=state is None)
     files = 2 + steps // job.checkpoint.every if job.checkpoint.every else 2
     size = sum(parameter.numel() * parameter.element_size() for parameter in trained.parameters)
     checkpoint.require_space(job.output.folder, size, job.checkpoint.keep, files)
-    encode = precompute.prepare_text_encoder(job, gang, family, batches, steps, trains=trained.trains_text)
+    encode = precompute.prepare_text_encoder(job, distributed, family, batches, steps, trains=trained.trains_text)
     if encode is None:
         return None
-    turns.for_training(trained.trains_text or precompute.is_live(encode))
-    ready = TrainState(family, batches, sizes, latents, encode, trained, gang, steps, resolution)
+    offload.for_training(trained.trains_text or precompute.is_live(encode))
+    train_state = TrainState(family, batches, sizes, latents, encode, trained, distributed, steps, resolution)
     if state is not None:
-        ready.restore(state)
+        train_state.restore(state)
         job.notice(*length_notices(job, state, steps))
-    return ready
+    return train_state
 
 
-def load_base(job: TrainJob, gang: Distributed) -> Family:
+def load_base(job: TrainJob, distributed: Distributed) -> Family:
     """The base model on its device (or, where its parts take turns there, on the CPU), in the training precision.
 
     Raises ModelError, and ConfigError for a loss weighting or a preview that it does not define.
     """
     job.on_event(Progress(phase="loading the base model", done=0, total=1))
     # A denoiser in few bits is rounded from the weights as they are stored, not from narrower ones.
-    family = load_family(job.model, None if job.model.quantize else gang.dtype)
+    family = load_family(job.model, None if job.model.quantize else distributed.dtype)
     family.process.check_weighting(job.loss.weighting, job.loss.min_snr_gamma)
     require_previews(job.sample, family)
     if job.model.quantize is not None:
-        quantize(family.denoiser_module, job.model.quantize, gang.device)
-    device = "cpu" if job.train.offload else gang.device
+        quantize(family.denoiser_module, job.model.quantize, distributed.device)
+    device = "cpu" if job.train.offload else distributed.device
     for module in family.models.values():  # The VAE stays in float32: in float16 it can give black pictures.
-        module.to(device, gang.dtype)  # Both at once, tensor by tensor: the wide weights never lie on the device.
+        module.to(
+            device, distributed.dtype
+        )  # Both at once, tensor by tensor: the wide weights never lie on the device.
     return family.to(device)
 
 
@@ -230,10 +239,10 @@ def ignored_settings(job: TrainJob, steps: int) -> Iterator[str]:
         yield f"schedule.warmup_steps: the rate never reaches its full height in {steps} steps; lower it"
 
 
-def _planned_steps(job: TrainJob, batches: BatchLoader, gang: Distributed) -> int:
+def _planned_steps(job: TrainJob, batches: BatchLoader, distributed: Distributed) -> int:
     """Return the run's optimizer steps, and report a number that nobody set."""
     kind, images = job.data.kind, len(batches.examples)
-    steps = job.train.planned_steps(kind, images, batches.per_epoch, gang.count)
+    steps = job.train.planned_steps(kind, images, batches.per_epoch, distributed.count)
     if job.train.steps is None and job.train.epochs is None:
         job.notice(f"{steps} steps, suggested for a {kind} of {images} pictures; set train.steps to change")
     return steps
@@ -245,11 +254,11 @@ def text_rate(job: TrainJob) -> float:
     return job.train.learning_rate if own is None else own
 
 
-def attach_adapter(job: TrainJob, gang: Distributed, family: Family, from_file: bool) -> TrainedParts:
+def attach_adapter(job: TrainJob, distributed: Distributed, family: Family, from_file: bool) -> TrainedParts:
     """Attach what trains, new or (``from_file``) from ``adapter.init``, and build its optimizer."""
     trainable, parts = attach_method(job, family, from_file)
     groups = optimizer_groups(parts)
-    optimizer = gang.prepare_optimizer(job.optimizer.build(groups))
+    optimizer = distributed.prepare_optimizer(job.optimizer.build(groups))
     return TrainedParts(trainable, parts, optimizer, [group["lr"] for group in groups])
 
 

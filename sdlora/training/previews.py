@@ -1,4 +1,4 @@
-"""Pictures drawn with the adapter while it trains: the same prompts from the same noise, from step 0 on."""
+"""Images generated with the adapter while it trains: the same prompts from the same noise, from step 0 on."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -38,10 +38,10 @@ class Previews:
         self.job = job
         self.studio = Studio.from_family(family, job.model)
 
-    def draw(self, step: int, again: bool = True) -> None:
-        """One picture a prompt, into ``samples``; fewer if a stop is asked for. A failure is told, and costs no run.
+    def generate(self, step: int, again: bool = True) -> None:
+        """Generate an image per prompt into ``samples``; fewer if a stop is asked for. A failure is reported only.
 
-        A picture that is there already is drawn ``again``, or else only told of.
+        An image that exists already is generated ``again``, or else only reported.
         """
         for index, prompt in enumerate(self.job.sample.prompts):
             path = self.job.output.sample(step, index)

@@ -55,7 +55,7 @@ class RunProfile:
     step: float
     """Seconds for one micro-batch: forward, backward, optimizer."""
     sampling: float
-    """Seconds for one sampling step of a preview; 0 if the run draws nothing."""
+    """Seconds for one sampling step of a preview; 0 if the run generates nothing."""
     picture: float
     """Seconds for a preview beside its sampling steps: text, decoding."""
     memory: int
@@ -117,38 +117,42 @@ def profile_run(job: "TrainJob") -> RunProfile:
 
     with tempfile.TemporaryDirectory(prefix="sdlora-measure-") as folder:
         job = _shortened(job, Path(folder))
-        gang = Distributed.setup(job.train, job.output)
-        with _Peak(gang.device) as peak:
+        distributed = Distributed.setup(job.train, job.output)
+        with _Peak(distributed.device) as peak:
             begun = time.monotonic()
-            family = prepare.load_base(job, gang)
+            family = prepare.load_base(job, distributed)
             load = time.monotonic() - begun
             job.on_event(Progress(phase="measuring steps", done=0, total=1))
-            ready = _ready(job, gang, family)
-            size = ready.sizes[0]
-            step = _time_steps(TrainLoop(job, gang, ready), gang.device)
-            turns = ComponentOffload(family, str(gang.device), job.train.offload)
-            turns.for_image_encoding()
+            train_state = _prepare(job, distributed, family)
+            size = train_state.sizes[0]
+            step = _time_steps(TrainLoop(job, distributed, train_state), distributed.device)
+            offload = ComponentOffload(family, str(distributed.device), job.train.offload)
+            offload.for_image_encoding()
             encode = _time_encoding(family, size.width, size.height)
-            sampling, picture = _time_previews(job, family, turns)
+            sampling, picture = _time_previews(job, family, offload)
         return RunProfile(
-            device=str(gang.device), width=size.width, height=size.height, load=load, encode=encode, step=step,
-            sampling=sampling, picture=picture, memory=peak.bytes, resolution=ready.resolution,
-            native_size=family.native_size, latent_factor=family.latent_factor, **_kept(ready),
+            device=str(distributed.device), width=size.width, height=size.height, load=load, encode=encode, step=step,
+            sampling=sampling, picture=picture, memory=peak.bytes, resolution=train_state.resolution,
+            native_size=family.native_size, latent_factor=family.latent_factor, **_resident_bytes(train_state),
         )  # fmt: skip
 
 
-def _kept(ready: "TrainState") -> dict[str, int]:
+def _resident_bytes(train_state: "TrainState") -> dict[str, int]:
     """What a run writes of its adapter and its captions, in numbers and bytes."""
     from sdlora.checkpoint import pack_optimizer
     from sdlora.training.precompute import is_live
 
-    tensors, _ = pack_optimizer(ready.trained.optimizer)
-    live = is_live(ready.encode)
+    tensors, _ = pack_optimizer(train_state.trained.optimizer)
+    live = is_live(train_state.encode)
     caption = (
-        0 if live else sum(part.nbytes for part in ready.encode([ready.batches.examples[0].caption]).tensors().values())
+        0
+        if live
+        else sum(
+            part.nbytes for part in train_state.encode([train_state.batches.examples[0].caption]).tensors().values()
+        )
     )
     return {
-        "numbers": sum(parameter.numel() for parameter in ready.trained.parameters),
+        "numbers": sum(parameter.numel() for parameter in train_state.trained.parameters),
         "state": sum(tensor.nbytes for tensor in tensors.values()),
         "caption": caption,
     }
@@ -162,7 +166,7 @@ def _shortened(job: "TrainJob", folder: Path) -> "TrainJob":
     return dataclasses.replace(job, train=train, output=RunPaths(folder), should_stop=lambda: False)
 
 
-def _ready(job: "TrainJob", gang: "Distributed", family: "Family") -> "TrainState":
+def _prepare(job: "TrainJob", distributed: "Distributed", family: "Family") -> "TrainState":
     """What the loop needs, over the one picture of the largest bucket, under a batch's captions; it stands for class
     pictures too."""
     from sdlora.data.batches import BatchLoader
@@ -175,15 +179,17 @@ def _ready(job: "TrainJob", gang: "Distributed", family: "Family") -> "TrainStat
     own = [dataclasses.replace(largest, caption=example.caption) for example in examples[: job.train.batch_size]]
     others = [dataclasses.replace(largest, caption=CLASS)] if job.prior.weight else []
     batches = BatchLoader(own, [size] * len(own), job.data, job.train.batch_size, job.train.seed, others)
-    turns = ComponentOffload(family, str(gang.device), job.train.offload)
-    turns.for_image_encoding()
-    latents = precompute.cache_latents(job, gang, family, batches, STEPS + 1)
-    turns.for_text_encoding()
-    trained = prepare.attach_adapter(job, gang, family, from_file=False)
-    encode = precompute.prepare_text_encoder(job, gang, family, batches, STEPS + 1, trains=trained.trains_text)
+    offload = ComponentOffload(family, str(distributed.device), job.train.offload)
+    offload.for_image_encoding()
+    latents = precompute.cache_latents(job, distributed, family, batches, STEPS + 1)
+    offload.for_text_encoding()
+    trained = prepare.attach_adapter(job, distributed, family, from_file=False)
+    encode = precompute.prepare_text_encoder(job, distributed, family, batches, STEPS + 1, trains=trained.trains_text)
     assert latents is not None and encode is not None  # Nobody asks for a stop.
-    turns.for_training(trained.trains_text or precompute.is_live(encode))
-    return prepare.TrainState(family, batches, [size] * len(own), latents, encode, trained, gang, STEPS + 1, resolution)
+    offload.for_training(trained.trains_text or precompute.is_live(encode))
+    return prepare.TrainState(
+        family, batches, [size] * len(own), latents, encode, trained, distributed, STEPS + 1, resolution
+    )
 
 
 def _time_steps(loop: "TrainLoop", device: "torch.device") -> float:
@@ -195,22 +201,22 @@ def _time_steps(loop: "TrainLoop", device: "torch.device") -> float:
     return statistics.median(durations)
 
 
-def _time_previews(job: "TrainJob", family: "Family", turns: ComponentOffload) -> tuple[float, float]:
+def _time_previews(job: "TrainJob", family: "Family", offload: ComponentOffload) -> tuple[float, float]:
     """Seconds for a sampling step, and for the rest of a picture: from a picture of one step and one of a few."""
     from sdlora.generation.studio import Studio
 
     if not (count_previews(job.sample, 1) or job.prior.weight):
         return 0.0, 0.0
-    turns.for_generation()
+    offload.for_generation()
     studio, device = Studio.from_family(family), family.device
     prompt = next(iter(job.sample.prompts), "")
 
-    def draw(steps: int) -> Callable[[], object]:
+    def generate(steps: int) -> Callable[[], object]:
         return lambda: studio.generate(prompt, job.sample, seed=0, steps=steps)
 
     if device.type != "cpu":
-        draw(1)()
-    one, few = _timed(draw(1), device), _timed(draw(FEW_SAMPLING_STEPS), device)
+        generate(1)()
+    one, few = _timed(generate(1), device), _timed(generate(FEW_SAMPLING_STEPS), device)
     sampling = max(0.0, (few - one) / (FEW_SAMPLING_STEPS - 1))
     return sampling, max(0.0, one - sampling)
 

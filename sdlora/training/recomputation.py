@@ -58,7 +58,7 @@ def _keep(ctx: Any, recipe: Recomputation, *others: torch.Tensor) -> None:
     ctx.save_for_backward(recipe.source, *others)
 
 
-def _kept(ctx: Any) -> tuple[torch.Tensor, ...]:
+def _saved_tensors(ctx: Any) -> tuple[torch.Tensor, ...]:
     source, *others = ctx.saved_tensors
     return ctx.make(source), *others
 
@@ -75,7 +75,7 @@ class _Pointwise(Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[Any, ...]:
-        return ctx.backwards(gradient, *_kept(ctx)), None, None, None
+        return ctx.backwards(gradient, *_saved_tensors(ctx)), None, None, None
 
 
 def _pointwise(x: torch.Tensor, forwards: Make, backwards: Callable) -> torch.Tensor:
@@ -184,7 +184,7 @@ class _LowRankLinear(Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[Any, ...]:
-        x, weight, low, down, up = _kept(ctx)
+        x, weight, low, down, up = _saved_tensors(ctx)
         dtype, scale = weight.dtype, ctx.scale
         rows = gradient.flatten(0, -2)
         of_low = cpu_matmul.linear(rows, up.to(dtype).T) * scale  # Only now: float16 would round a small ``up`` away.
@@ -230,7 +230,7 @@ class _LowRankConv(Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[Any, ...]:
-        x, weight, low, down, up = _kept(ctx)
+        x, weight, low, down, up = _saved_tensors(ctx)
         dtype, scale, needs_x = weight.dtype, ctx.scale, ctx.needs_input_grad[0]
         planes = gradient.flatten(2)
         points = up.to(dtype).flatten(1).T.expand(len(x), -1, -1)

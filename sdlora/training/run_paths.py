@@ -29,7 +29,7 @@ class RunPaths:
     def relative(self, path: Path) -> str:
         return path.relative_to(self.folder).as_posix()
 
-    def own(self, folder: Path, pattern: str) -> list[Path]:
+    def regular_files(self, folder: Path, pattern: str) -> list[Path]:
         """The files in a ``folder`` of the run, by name. Links are left out: a stranger's may lead to any file."""
         found = [] if folder.is_symlink() else sorted(folder.glob(pattern))
         return [path for path in found if path.is_file() and not path.is_symlink()]

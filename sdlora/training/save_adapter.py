@@ -17,50 +17,50 @@ from sdlora.training.prepare import TrainState, text_rate
 from sdlora.training.train_job import TrainJob
 
 
-def save_adapter(path: Path, ready: TrainState, job: TrainJob, step: int) -> None:
+def save_adapter(path: Path, train_state: TrainState, job: TrainJob, step: int) -> None:
     """Write the adapter as it is after ``step`` steps: kohya keys, full metadata."""
-    metadata = provenance_metadata(provenance(ready, job, step))
-    with averaged_parameters(ready.trained.optimizer):
-        state = ready.trained.trainable.state(metadata)
+    metadata = provenance_metadata(provenance(train_state, job, step))
+    with averaged_parameters(train_state.trained.optimizer):
+        state = train_state.trained.trainable.state(metadata)
     if state.modules:  # Taught words alone are no adapter.
         write_adapter(state, path, format="kohya", dtype=job.checkpoint.precision)
 
 
-def save_a1111_card(path: Path, ready: TrainState, job: TrainJob) -> None:
+def save_a1111_card(path: Path, train_state: TrainState, job: TrainJob) -> None:
     """The side file that A1111 shows beside the adapter at ``path``."""
-    write_atomic(path.with_suffix(".json"), a1111_card(provenance(ready, job, ready.steps)))
+    write_atomic(path.with_suffix(".json"), a1111_card(provenance(train_state, job, train_state.steps)))
 
 
-def provenance(ready: TrainState, job: TrainJob, step: int) -> Provenance:
+def provenance(train_state: TrainState, job: TrainJob, step: int) -> Provenance:
     """Return the provenance of this adapter."""
-    examples = ready.batches.examples
+    examples = train_state.batches.examples
     return Provenance(
         name=job.output.name,
-        family=ready.family.name,
-        prediction_type=ready.family.prediction_type,
-        zero_terminal_snr=bool(ready.family.scheduler_config.get(ZERO_SNR)),
+        family=train_state.family.name,
+        prediction_type=train_state.family.prediction_type,
+        zero_terminal_snr=bool(train_state.family.scheduler_config.get(ZERO_SNR)),
         base=Path(job.model.base).name,
         triggers=[job.data.trigger] if job.data.trigger else [],
         learning_rate=job.train.learning_rate,
-        text_encoder_learning_rate=text_rate(job) if ready.trained.trains_text else None,
+        text_encoder_learning_rate=text_rate(job) if train_state.trained.trains_text else None,
         optimizer=job.optimizer.name,
         scheduler=job.schedule.name,
         steps=step,
-        epochs=math.ceil(step * job.train.gradient_accumulation / ready.batches.per_epoch),
-        batch_size=job.train.batch_size * ready.distributed.count,
+        epochs=math.ceil(step * job.train.gradient_accumulation / train_state.batches.per_epoch),
+        batch_size=job.train.batch_size * train_state.distributed.count,
         gradient_accumulation=job.train.gradient_accumulation,
         images=sum(example.repeats for example in examples),
-        class_images=len(ready.batches.class_examples),
-        resolution=(ready.resolution, ready.resolution),
+        class_images=len(train_state.batches.class_examples),
+        resolution=(train_state.resolution, train_state.resolution),
         seed=job.train.seed,
-        mixed_precision=ready.distributed.precision,
+        mixed_precision=train_state.distributed.precision,
         noise_offset=job.loss.noise_offset,
         min_snr_gamma=job.loss.min_snr_gamma,
         prior_weight=job.prior.weight,
-        started=ready.started,
+        started=train_state.started,
         finished=time.time(),
         folders=_folders(examples),
-        buckets=_buckets(examples, ready.sizes),
+        buckets=_buckets(examples, train_state.sizes),
         tag_frequency=_tags(examples),
     )
 

@@ -1,6 +1,6 @@
 """One trainer for every family, method and data set: prepare everything once, then step, step, step.
 
-It knows no front end: it emits events and asks ``should_stop()``. Everything drawn is a function of
+It knows no front end: it emits events and asks ``should_stop()``. All randomness is a function of
 the seed and the step, so a resumed run equals an uninterrupted one, and N processes follow one.
 """
 
@@ -41,35 +41,35 @@ def train(job: TrainJob) -> bool:
     Every process of a run calls this. Raises the SdloraError that says what a user can mend.
     """
     begun = time.monotonic()
-    gang = Distributed.setup(job.train, job.output)
-    if not gang.is_main:
+    distributed = Distributed.setup(job.train, job.output)
+    if not distributed.is_main:
         job = dataclasses.replace(job, on_event=ignore)
-    ready = prepare_training(job, gang)
-    if ready is None:
+    train_state = prepare_training(job, distributed)
+    if train_state is None:
         saved = checkpoint.newest_state(job.output.states)
         job.on_event(RunStopped(step=saved.step if saved else 0))
         return False
-    finished = TrainLoop(job, gang, ready).run()
-    if finished and gang.is_main:
-        save_adapter(job.output.adapter, ready, job, ready.steps)
+    finished = TrainLoop(job, distributed, train_state).run()
+    if finished and distributed.is_main:
+        save_adapter(job.output.adapter, train_state, job, train_state.steps)
         failpoints.point("end.adapter")
-        save_a1111_card(job.output.adapter, ready, job)
+        save_a1111_card(job.output.adapter, train_state, job)
         failpoints.point("end.card")
         path, seconds = job.output.relative(job.output.adapter), time.monotonic() - begun
-        job.on_event(RunFinished(step=ready.steps, adapter=path, seconds=seconds))
-    gang.shutdown()
+        job.on_event(RunFinished(step=train_state.steps, adapter=path, seconds=seconds))
+    distributed.shutdown()
     return finished
 
 
 class TrainLoop:
     """The steps of a run, and what happens between them."""
 
-    def __init__(self, job: TrainJob, gang: Distributed, ready: TrainState):
-        self.job, self.distributed, self.ready, self.trained = job, gang, ready, ready.trained
-        self.process = ready.family.process.to(gang.device)
-        self.previews = Previews(job, ready.family)
-        self.batch = Prefetcher(lambda number: ready.batches.read(number, ready.latents))
-        self.turns = ComponentOffload(ready.family, str(gang.device), job.train.offload)
+    def __init__(self, job: TrainJob, distributed: Distributed, train_state: TrainState):
+        self.job, self.distributed, self.state, self.trained = job, distributed, train_state, train_state.trained
+        self.process = train_state.family.process.to(distributed.device)
+        self.previews = Previews(job, train_state.family)
+        self.batch = Prefetcher(lambda number: train_state.batches.read(number, train_state.latents))
+        self.offload = ComponentOffload(train_state.family, str(distributed.device), job.train.offload)
         self.durations: deque[float] = deque(maxlen=50)
         self.base_only = self.trained.trainable.disabled() if job.prior.target == "base" else None
         """Context in which the base predicts the target of class images."""
@@ -78,10 +78,10 @@ class TrainLoop:
 
     def run(self) -> bool:
         """All steps that are left. False if stopped on request, saved."""
-        self._tell_start()
-        self._preview(self.ready.start, again=self.ready.start == 0)  # What a process that was killed did not come to.
-        for step in range(self.ready.start, self.ready.steps):
-            self.job.between_steps(self.ready.family)
+        self._report_start()
+        self._preview(self.state.start, again=self.state.start == 0)  # What a process that was killed did not come to.
+        for step in range(self.state.start, self.state.steps):
+            self.job.between_steps(self.state.family)
             begun = time.monotonic()  # Only now: what is done between steps does not count as a step's time.
             loss = self.step(step)
             if loss is None:
@@ -89,7 +89,7 @@ class TrainLoop:
                 self.job.on_event(RunStopped(step=step))
                 return False
             self.durations.append(time.monotonic() - begun)
-            self._tell_step(step + 1, loss)
+            self._report_step(step + 1, loss)
             self._after(step + 1)
         return True
 
@@ -101,7 +101,7 @@ class TrainLoop:
 
     def _set_rates(self, step: int) -> None:
         """Set the learning rates of this step, and which parts train in it."""
-        factor = self.job.schedule.factor(step, self.ready.steps)
+        factor = self.job.schedule.factor(step, self.state.steps)
         for group, rate in zip(self.trained.optimizer.param_groups, self.trained.rates, strict=True):
             group["lr"] = rate * factor
         for part in self.trained.parts:
@@ -113,21 +113,21 @@ class TrainLoop:
 
         The loss, a scalar, stays on the device: nothing here waits for it.
         """
-        settings, gang, ready = self.job.train, self.distributed, self.ready
-        total = torch.zeros((), device=gang.device)
+        settings, distributed, train_state = self.job.train, self.distributed, self.state
+        total = torch.zeros((), device=distributed.device)
         for micro in range(settings.gradient_accumulation):
-            if gang.any_process(self.job.should_stop()):
+            if distributed.any_process(self.job.should_stop()):
                 self.trained.optimizer.zero_grad()
                 return None
             number = step * settings.gradient_accumulation + micro
             batch = self.batch(number)
-            torch.manual_seed(derive(settings.seed, "dropout", number, gang.rank))
-            with gang.autocast():
+            torch.manual_seed(derive(settings.seed, "dropout", number, distributed.rank))
+            with distributed.autocast():
                 loss = training_step(
-                    ready.family,
+                    train_state.family,
                     self.process,
                     batch,
-                    ready.encode,
+                    train_state.encode,
                     self.job.loss,
                     self.job.prior.weight,
                     settings.seed,
@@ -135,13 +135,13 @@ class TrainLoop:
                     self.base_only,
                 )
             loss = loss / settings.gradient_accumulation
-            gang.backward(loss)
+            distributed.backward(loss)
             total += loss.detach()
         penalty = self.trained.trainable.penalty()
         if penalty is not None:
-            gang.backward(penalty)
+            distributed.backward(penalty)
             total += penalty.detach()
-        gang.average_gradients(self.trained.parameters, total)
+        distributed.average_gradients(self.trained.parameters, total)
         return total
 
     @torch.no_grad()
@@ -158,11 +158,11 @@ class TrainLoop:
             finite or self.distributed.scales
         ):  # The scaler itself leaves an overflowing step out, and must see it to do so.
             if finite:
-                self.trained.trainable.before_step(step, self.ready.steps)
+                self.trained.trainable.before_step(step, self.state.steps)
             optimizer.step()
         optimizer.zero_grad()
         if finite:
-            self.trained.trainable.after_step(step, self.ready.steps)
+            self.trained.trainable.after_step(step, self.state.steps)
         self.bad = 0 if finite else self.bad + 1
         if not finite and not (self.distributed.scales and self.bad < MAX_BAD_STEPS):  # A scaler that looks is no news.
             self.job.notice(f"step {step + 1} was left out: its loss or gradient is not finite")
@@ -180,22 +180,22 @@ class TrainLoop:
         self._preview(step)
 
     def _is_due(self, every: int, step: int) -> bool:
-        return step == self.ready.steps or (every > 0 and step % every == 0)
+        return step == self.state.steps or (every > 0 and step % every == 0)
 
     def _preview(self, step: int, again: bool = True) -> None:
         """The previews of ``step``, if some are due; those that are there already only ``again``."""
         if self.job.sample.every and self._is_due(self.job.sample.every, step):
 
-            def draw() -> None:
+            def generate() -> None:
                 try:
-                    self.turns.for_generation()
-                    self.previews.draw(step, again)
+                    self.offload.for_generation()
+                    self.previews.generate(step, again)
                 except torch.OutOfMemoryError:  # The device may hold the denoiser alone: no reason to end the run.
                     self.job.notice(f"no preview at step {step}: the device has too little memory for it")
-                self.turns.for_training(self.trained.trains_text or is_live(self.ready.encode))
+                self.offload.for_training(self.trained.trains_text or is_live(self.state.encode))
 
             with averaged_parameters(self.trained.optimizer):
-                self._alone(draw)
+                self._alone(generate)
 
     def _save(self, step: int) -> None:
         """The adapter as a file of its own, and the state that a resume needs."""
@@ -203,9 +203,9 @@ class TrainLoop:
         def write() -> None:
             self.job.on_event(Progress(phase="saving", done=0, total=1))
             path = self.job.output.checkpoint(step)
-            save_adapter(path, self.ready, self.job, step)
+            save_adapter(path, self.state, self.job, step)
             failpoints.point("checkpoint.adapter")
-            checkpoint.save(self.job.output.states, self.ready.state(step), self.job.checkpoint.keep)
+            checkpoint.save(self.job.output.states, self.state.to_checkpoint(step), self.job.checkpoint.keep)
             failpoints.point("checkpoint.saved")
             self.job.on_event(CheckpointSaved(step=step, path=self.job.output.relative(path)))
 
@@ -217,29 +217,29 @@ class TrainLoop:
             work()
         self.distributed.barrier()
 
-    def _tell_start(self) -> None:
+    def _report_start(self) -> None:
         size = self.trained.trainable.size
         self.job.on_event(
             RunStarted(
-                step=self.ready.start,
-                steps=self.ready.steps,
+                step=self.state.start,
+                steps=self.state.steps,
                 device=str(self.distributed.device),
                 precision=self.distributed.precision,
                 base=self.job.model.base,
-                images=len(self.ready.batches.examples),
+                images=len(self.state.batches.examples),
                 modules=size.modules,
                 parameters=size.parameters,
                 share=size.share,
             )
         )
 
-    def _tell_step(self, step: int, loss: float) -> None:
+    def _report_step(self, step: int, loss: float) -> None:
         rate, seconds = self.trained.optimizer.param_groups[0]["lr"], self.durations[-1]
-        left = steps_left(self.durations, self.ready.steps - step)
+        left = steps_left(self.durations, self.state.steps - step)
         self.job.on_event(
             StepDone(
                 step=step,
-                steps=self.ready.steps,
+                steps=self.state.steps,
                 loss=loss,
                 learning_rate=rate,
                 seconds=seconds,

@@ -67,7 +67,7 @@ def configure(
         raise ConfigError("Choose a base model, such as pocket.")
     locate_base(base)
     preset = load_preset(base, about.kind)
-    steps = _whole(changes.get("train.steps")) or _steps(preset, len(pictures), about.kind, QUALITY[quality])
+    steps = _parse_steps(changes.get("train.steps")) or _steps(preset, len(pictures), about.kind, QUALITY[quality])
     every = max(1, steps // STOPS)
     chosen = [" ".join(prompt.split()) for prompt in prompts if prompt.strip()]
     values = {
@@ -85,7 +85,7 @@ def configure(
     return TrainConfig.load(preset_for(base, about.kind), {**values, **changes})
 
 
-def _whole(text: Any) -> int:
+def _parse_steps(text: Any) -> int:
     """Return ``text`` as a number of steps; 0 if it is none, which the config then refuses by name."""
     try:
         return max(0, int(text))

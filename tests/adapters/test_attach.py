@@ -369,7 +369,7 @@ def test_modes_follow_the_base() -> None:
     models["unet"].train()
     attach.load_state(models, trained_state(), "a")
     for _, layer in attach.attached_layers(models, "a"):
-        assert layer.host.training == layer.host.base_layer.training
+        assert layer.adapter_layer.training == layer.adapter_layer.base_layer.training
 
 
 def test_scales_change_within_tens_of_milliseconds() -> None:

@@ -94,19 +94,21 @@ def test_it_computes_what_pefts_own_layers_do(method):
     inject_adapter_in_model(config, unet, "x")
     modules = {}
     for path in paths:
-        host = unet.get_submodule(path.removeprefix("unet."))
+        adapter_layer = unet.get_submodule(path.removeprefix("unet."))
         if method == "dora":
-            tensors = {"down": host.lora_A["x"].weight, "up": host.lora_B["x"].weight}
-            tensors["magnitude"] = host.lora_magnitude_vector["x"].weight.flatten() * 1.1
-            host.lora_magnitude_vector["x"].weight.data *= 1.1
+            tensors = {"down": adapter_layer.lora_A["x"].weight, "up": adapter_layer.lora_B["x"].weight}
+            tensors["magnitude"] = adapter_layer.lora_magnitude_vector["x"].weight.flatten() * 1.1
+            adapter_layer.lora_magnitude_vector["x"].weight.data *= 1.1
         else:
             tensors = {
-                name: getattr(host, name)["x"] for name in host.adapter_layer_names if "x" in getattr(host, name)
+                name: getattr(adapter_layer, name)["x"]
+                for name in adapter_layer.adapter_layer_names
+                if "x" in getattr(adapter_layer, name)
             }
         alpha = 3.0 if method != "loha" else 2.0
         modules[path] = ModuleState({name: tensor.detach() for name, tensor in tensors.items()}, alpha)
         if method == "lokr" and modules[path].rank is None:  # PEFT scales it by alpha / r, LyCORIS by 1.
-            host.scaling["x"] = 1.0
+            adapter_layer.scaling["x"] = 1.0
     attach.load_state(models, build_adapter_state(modules), "a")
     ours, theirs_out = outputs(models)[0], outputs(theirs)[0]
     assert max_difference((ours,), (theirs_out,)) < 2e-5 * float(theirs_out.abs().max())

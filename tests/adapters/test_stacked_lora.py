@@ -100,7 +100,7 @@ def test_mixed_adapters_draw_what_pefts_own_way_draws(family, monkeypatch):
         ours = predicted(models)
         assert (stacks(models) > 0) == (len(scales) == 1), way
         with monkeypatch.context() as plain:
-            plain.setattr(lora_layer.LoraAdapterLayer, "_parts", lambda host: [])
+            plain.setattr(lora_layer.LoraAdapterLayer, "_parts", lambda adapter_layer: [])
             theirs = predicted(models)
         assert apart(ours, theirs) < 2e-6 < 1e-2 < apart(ours, base), way
 
@@ -111,7 +111,7 @@ def test_other_methods_mix_with_stacked_loras(method, monkeypatch):
     attach.set_scales(models, *WAYS["at scales of their own"])
     ours = predicted(models)
     assert stacks(models) > 0
-    monkeypatch.setattr(lora_layer.LoraAdapterLayer, "_parts", lambda host: [])
+    monkeypatch.setattr(lora_layer.LoraAdapterLayer, "_parts", lambda adapter_layer: [])
     assert apart(ours, predicted(models)) < 2e-6
 
 
@@ -121,16 +121,16 @@ def test_in_half_precision_a_layer_is_as_near_the_truth_as_pefts_own_way(dtype, 
     models = loaded("sd1", dtype=dtype)
     attach.set_scales(models, *WAYS["at scales of their own"])
     draw = torch.Generator().manual_seed(0)
-    for path, host in attach.adapter_layers_in(models):
-        base = host.get_base_layer()
+    for path, adapter_layer in attach.adapter_layers_in(models):
+        base = adapter_layer.get_base_layer()
         shape = (2, base.in_channels, 8, 8) if isinstance(base, nn.Conv2d) else (2, base.in_features)
         x = torch.randn(shape, generator=draw).to(dtype)
-        exact = copy.deepcopy(host).double()
+        exact = copy.deepcopy(adapter_layer).double()
         with torch.no_grad():
-            ours, truth = host(x).double(), exact(x.double())
+            ours, truth = adapter_layer(x).double(), exact(x.double())
         with monkeypatch.context() as plain, torch.no_grad():
-            plain.setattr(lora_layer.LoraAdapterLayer, "_parts", lambda host: [])
-            theirs = host(x).double()
+            plain.setattr(lora_layer.LoraAdapterLayer, "_parts", lambda adapter_layer: [])
+            theirs = adapter_layer(x).double()
         step = torch.finfo(dtype).eps * truth.abs().max()
         assert (ours - truth).abs().max() <= (theirs - truth).abs().max() + step, path
 
@@ -140,9 +140,9 @@ def test_what_changes_is_noticed_without_being_told():
     models = loaded("sd1")
     attach.set_scales(models, {"one": 0.8, "two": 0.5, "three": 0.2})
     before = predicted(models)
-    for _, host in attach.adapter_layers_in(models):
-        for key in host.scales:
-            host.scales[key] *= 2.0
+    for _, adapter_layer in attach.adapter_layers_in(models):
+        for key in adapter_layer.scales:
+            adapter_layer.scales[key] *= 2.0
     louder = predicted(models)
     assert not all_equal(louder, before)
     with torch.no_grad():

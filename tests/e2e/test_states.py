@@ -46,7 +46,7 @@ def long_run(server, visits, runs):
     run = Run(server.data_dir / "runs" / name)
     yield run
     run.stop()
-    wait_until(lambda: not run.held())
+    wait_until(lambda: not run.is_locked())
 
 
 @pytest.fixture
@@ -64,7 +64,7 @@ def idle(server):
     """Stop every training."""
     for run in Run.all(server.data_dir):
         run.stop()
-        wait_until(lambda run=run: not run.held())
+        wait_until(lambda run=run: not run.is_locked())
         run.stop_file.unlink(missing_ok=True)
 
 

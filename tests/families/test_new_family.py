@@ -252,20 +252,20 @@ def test_it_trains_and_generates_through_the_programs_own_code(toy, configure, t
     output.folder.mkdir()
     job = build_job(config, output)
     devices = Distributed.setup(job.train, job.output)
-    ready = prepare_training(job, devices)
-    assert type(ready.family) is Toy
-    assert ready.latents is not None and ready.trained.trains_text
-    trained = ready.trained.parameters
+    train_state = prepare_training(job, devices)
+    assert type(train_state.family) is Toy
+    assert train_state.latents is not None and train_state.trained.trains_text
+    trained = train_state.trained.parameters
     before = [parameter.detach().clone() for parameter in trained]
-    loop = TrainLoop(job, devices, ready)
+    loop = TrainLoop(job, devices, train_state)
     assert all(loop.step(step) > 0 for step in range(2))
     moved = {id(new) for old, new in zip(before, trained, strict=True) if not torch.equal(old, new)}
-    text = {id(part.parameter) for part in ready.trained.parts if is_text(part.path)}
+    text = {id(part.parameter) for part in train_state.trained.parts if is_text(part.path)}
     assert moved & text and moved - text
-    studio = Studio.from_family(ready.family)
+    studio = Studio.from_family(train_state.family)
     options = {"steps": 2, "seed": 1, "sampler": "Euler", "cfg": 3}
     adapted = studio.generate("a red house", **options)[0]
-    remove_adapter(ready.family.models, TRAINED_ADAPTER)
+    remove_adapter(train_state.family.models, TRAINED_ADAPTER)
     plain = studio.generate("a red house", **options)[0]
     assert adapted.size == plain.size == (64, 64)
     assert adapted.tobytes() != plain.tobytes()

@@ -83,11 +83,12 @@ def standing(family):
         for model in (*family.models.values(), family.vae)
         for parameter in model.parameters()
     ]
-    hosts = [
-        (path, list(host.active_adapters), dict(host.scales)) for path, host in attach.adapter_layers_in(family.models)
+    adapter_layers = [
+        (path, list(adapter_layer.active_adapters), dict(adapter_layer.scales))
+        for path, adapter_layer in attach.adapter_layers_in(family.models)
     ]
     configs = [list(getattr(model, "peft_config", {})) for model in family.models.values()]
-    return modules, parameters, hosts, configs, torch.get_rng_state(), torch.is_grad_enabled()
+    return modules, parameters, adapter_layers, configs, torch.get_rng_state(), torch.is_grad_enabled()
 
 
 def assert_as_before(before, after):

@@ -25,7 +25,7 @@ def simple(monkeypatch):
 
     def footprint(self, config):
         kept = config.train.batch_size * (0.25 if config.train.gradient_checkpointing else 1)
-        return MemoryEstimate(weights=0, step=int(kept * GIB / 1.1), encoding=0, drawing=0)
+        return MemoryEstimate(weights=0, step=int(kept * GIB / 1.1), encoding=0, generation=0)
 
     monkeypatch.setattr(MemoryCounter, "footprint", footprint)
 

@@ -34,18 +34,18 @@ def on_card(family):
 @pytest.mark.parametrize(
     ("turn", "there"),
     [
-        (lambda turns: turns.for_image_encoding(), {"vae"}),
-        (lambda turns: turns.for_text_encoding(), {"text_encoder", "text_encoder_2"}),
-        (lambda turns: turns.for_training(False), {"unet"}),
-        (lambda turns: turns.for_training(True), {"unet", "text_encoder", "text_encoder_2"}),
-        (lambda turns: turns.for_generation(), set(PARTS)),
+        (lambda offload: offload.for_image_encoding(), {"vae"}),
+        (lambda offload: offload.for_text_encoding(), {"text_encoder", "text_encoder_2"}),
+        (lambda offload: offload.for_training(False), {"unet"}),
+        (lambda offload: offload.for_training(True), {"unet", "text_encoder", "text_encoder_2"}),
+        (lambda offload: offload.for_generation(), set(PARTS)),
     ],
 )
 def test_only_what_is_at_work_is_on_the_card_and_the_rest_leaves_first(family, turn, there):
-    turns = ComponentOffload(family, "cuda", on=True)
-    turns.for_generation()
+    offload = ComponentOffload(family, "cuda", on=True)
+    offload.for_generation()
     family.log.clear()
-    turn(turns)
+    turn(offload)
     assert on_card(family) == there
     places = [place for _, place in family.log]
     assert places == sorted(places)  # "cpu" before "cuda"
@@ -53,7 +53,7 @@ def test_only_what_is_at_work_is_on_the_card_and_the_rest_leaves_first(family, t
 
 @pytest.mark.parametrize(("device", "on"), [("cuda", False), ("cpu", True)])
 def test_where_it_is_off_or_there_is_nowhere_to_wait_nothing_moves(family, device, on):
-    turns = ComponentOffload(family, device, on)
-    turns.for_image_encoding()
-    turns.for_training(False)
+    offload = ComponentOffload(family, device, on)
+    offload.for_image_encoding()
+    offload.for_training(False)
     assert family.log == []

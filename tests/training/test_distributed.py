@@ -1,4 +1,6 @@
-"""The gang's arithmetic: gradients cut to a norm, and float16's loss scaler, on a CPU so that it is always tested."""
+"""Arithmetic of several processes: gradients cut to a norm, and float16's loss scaler, on a CPU so that it is always
+tested.
+"""
 
 from contextlib import nullcontext
 
@@ -48,39 +50,39 @@ def gangs(monkeypatch):
 
 
 @pytest.fixture(params=["plain", "scaled"])
-def gang(request, tmp_path):
+def distributed(request, tmp_path):
     return Scaled() if request.param == "scaled" else Distributed.setup(Train(device="cpu"), RunPaths(tmp_path))
 
 
-def gradient_of_norm_5(gang):
+def gradient_of_norm_5(distributed):
     parameter = torch.nn.Parameter(torch.zeros(2))
-    optimizer = gang.prepare_optimizer(torch.optim.SGD([parameter], lr=1.0))
-    gang.backward((parameter * torch.tensor([3.0, 4.0])).sum())
+    optimizer = distributed.prepare_optimizer(torch.optim.SGD([parameter], lr=1.0))
+    distributed.backward((parameter * torch.tensor([3.0, 4.0])).sum())
     return parameter, optimizer
 
 
 @pytest.mark.parametrize(
     ("most", "left"), [(1.0, [0.6, 0.8]), (2.5, [1.5, 2.0]), (10.0, [3.0, 4.0]), (0.0, [3.0, 4.0])]
 )
-def test_a_longer_gradient_is_cut_to_the_norm_and_a_shorter_one_left(gang, most, left):
-    parameter, optimizer = gradient_of_norm_5(gang)
-    assert gang.clip(optimizer, [parameter], most).item() == 5.0
+def test_a_longer_gradient_is_cut_to_the_norm_and_a_shorter_one_left(distributed, most, left):
+    parameter, optimizer = gradient_of_norm_5(distributed)
+    assert distributed.clip(optimizer, [parameter], most).item() == 5.0
     assert parameter.grad.tolist() == pytest.approx(left, rel=1e-5)
     optimizer.step()
     assert parameter.tolist() == pytest.approx([-value for value in left], rel=1e-5)
 
 
 def test_an_overflow_leaves_the_step_out_and_halves_the_scale():
-    gang = Scaled()
-    parameter, optimizer = gradient_of_norm_5(gang)
+    distributed = Scaled()
+    parameter, optimizer = gradient_of_norm_5(distributed)
     parameter.grad[0] = float("inf")
-    assert not gang.clip(optimizer, [parameter], 1.0).isfinite()
+    assert not distributed.clip(optimizer, [parameter], 1.0).isfinite()
     optimizer.step()
     assert parameter.tolist() == [0, 0]
-    assert gang.scaler_state()["scale"] == SCALE / 2
+    assert distributed.scaler_state()["scale"] == SCALE / 2
     other = Scaled()
-    other.restore_scaler(gang.scaler_state())
-    assert other.scaler_state() == gang.scaler_state()
+    other.restore_scaler(distributed.scaler_state())
+    assert other.scaler_state() == distributed.scaler_state()
     assert other.accelerator.scaler.get_scale() == SCALE / 2
 
 
@@ -109,7 +111,7 @@ def test_a_resumed_run_keeps_its_scale(configure, tmp_path, monkeypatch, gangs):
     train_in_process(configure(), tmp_path / "parts", stop_after=3)
     finished, _, parts = train_in_process(configure(), tmp_path / "parts")
     assert finished
-    assert [gang.scaler_state() for gang in gangs[::2]] == [gangs[0].scaler_state()] * 2
+    assert [distributed.scaler_state() for distributed in gangs[::2]] == [gangs[0].scaler_state()] * 2
     assert gangs[2].scaler_state()["scale"] == SCALE / 2
     assert_equal_files(whole.adapter, parts.adapter)
 
@@ -155,9 +157,9 @@ def test_the_scaler_meets_float32_gradients_over_a_float16_base(method, family, 
 
 def test_float16_parameters_would_have_been_caught():
     """The error that the test above guards against: PyTorch's scaler refuses gradients in float16."""
-    gang = Scaled()
+    distributed = Scaled()
     parameter = torch.nn.Parameter(torch.zeros(2, dtype=torch.float16))
-    optimizer = gang.prepare_optimizer(torch.optim.SGD([parameter], lr=1.0))
-    gang.backward((parameter * 3).sum())
+    optimizer = distributed.prepare_optimizer(torch.optim.SGD([parameter], lr=1.0))
+    distributed.backward((parameter * 3).sum())
     with pytest.raises(ValueError, match="unscale FP16 gradients"):
-        gang.clip(optimizer, [parameter], 1.0)
+        distributed.clip(optimizer, [parameter], 1.0)

@@ -26,14 +26,14 @@ def alive(job):
     """The most bytes of tensors that are alive in a real step, the second."""
     distributed = Distributed.setup(job.train, job.output)
     family = prepare.load_base(job, distributed)
-    ready = profiling._ready(job, distributed, family)
-    loop = TrainLoop(job, distributed, ready)
+    train_state = profiling._prepare(job, distributed, family)
+    loop = TrainLoop(job, distributed, train_state)
     loop.step(0)
     counted = StorageCounter()
     with counted:
         parts = [*family.models.values(), family.vae]
         tensors = [tensor for part in parts for tensor in (*part.parameters(), *part.buffers())]
-        for tensor in [*tensors, *tree_leaves(dict(ready.trained.optimizer.state))]:
+        for tensor in [*tensors, *tree_leaves(dict(train_state.trained.optimizer.state))]:
             if isinstance(tensor, torch.Tensor):
                 counted.see(tensor)
         loop.step(1)
@@ -67,10 +67,10 @@ def test_what_waits_in_main_memory_is_not_counted_where_there_is_a_card(configur
 
 
 def test_pictures_are_drawn_with_all_parts_and_only_where_some_are_asked_for(configure, tmp_path):
-    assert estimate_memory(job_of(configure(), tmp_path), ImageSize(64, 64), torch.float32).drawing == 0
+    assert estimate_memory(job_of(configure(), tmp_path), ImageSize(64, 64), torch.float32).generation == 0
     drawn = job_of(configure(sample__every=2, sample__prompts=["a house"], train__offload=True), tmp_path)
     found = estimate_memory(drawn, ImageSize(64, 64), torch.float32)
-    assert found.drawing > found.weights and found.peak == max(found.step, found.encoding, found.drawing)
+    assert found.generation > found.weights and found.peak == max(found.step, found.encoding, found.generation)
 
 
 def test_the_largest_size_is_that_of_the_pictures_buckets(configure, tmp_path):

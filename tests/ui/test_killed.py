@@ -23,7 +23,7 @@ def app(tmp_path):
     yield app
     for run in list_runs(tmp_path):
         app.queue.stop(run)
-    _until(app, lambda: not any(run.held() for run in list_runs(tmp_path)))
+    _until(app, lambda: not any(run.is_locked() for run in list_runs(tmp_path)))
     app.close()
 
 
