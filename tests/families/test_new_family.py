@@ -118,7 +118,7 @@ class Toy(Family):
             list(prompts), padding="max_length", max_length=77, truncation=True, return_tensors="pt"
         ).input_ids
 
-    def bare_token_ids(self, text):
+    def token_ids_without_special(self, text):
         return self._tokenizer(text, add_special_tokens=False).input_ids
 
     def build_input_ids(self, tokens):

@@ -239,7 +239,7 @@ def test_a_part_is_encoded_on_its_own_and_the_negative_prompt_is_padded(studio):
 )
 def test_a_prompt_without_syntax_is_encoded_as_in_training(studio, text):
     assert torch.equal(
-        studio.family.build_input_ids(studio.family.bare_token_ids(text)), studio.family.tokenize([text])
+        studio.family.build_input_ids(studio.family.token_ids_without_special(text)), studio.family.tokenize([text])
     )
 
 
