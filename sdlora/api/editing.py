@@ -100,7 +100,7 @@ def resize_adapter(
     base = resolve_base(base, data_dir) if base else ""
     assert cut is not None
     resized = editing.resize(state, cut, base, report_progress(on_event, "resizing layers"))
-    ranks = sorted(layer.rank for layer in resized.layers.values())
+    ranks = sorted(module.rank or 0 for module in resized.state.modules.values())
     kept = f"ranks {ranks[0]} to {ranks[-1]}; {resized.kept:.2%} of the energy is kept"
     return kept, _write(resized.state, output, export)
 

@@ -7,56 +7,37 @@ import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
+from torch import nn
 
 from sdlora.adapters import attach
 from sdlora.adapters.fused import fuse
 from sdlora.adapters.state import Scale
 from sdlora.diffusion import ZERO_SNR
-from sdlora.errors import ConfigError, FileError, NonFiniteError
-from sdlora.events import OnEvent, Progress, ignore
+from sdlora.errors import FileError, NonFiniteError
+from sdlora.events import OnEvent, Progress
+from sdlora.families.base import Family
 from sdlora.families.loading import load_family, quiet_libraries
 from sdlora.families.settings import Model
-from sdlora.filesystem.paths import as_path
 from sdlora.filesystem.writing import pack_folder, require_free_space
 from sdlora.formats.infer_base import schedule_mismatch
 from sdlora.formats.storage import DTYPES, read_adapter
-from sdlora.generation.infotext import BASE_OVERRIDES
+from sdlora.generation.infotext import base_overrides
 
-if TYPE_CHECKING:
-    from torch import nn
-
-    from sdlora.families.base import Family
-
-MERGED = ("fp32", "fp16")
-"""Number types in which a baked model is written."""
 NOTE = "merged.json"
 """File in the folder that names the base, and the adapters with their scales."""
 
 
 def bake_folder(
-    model: str | Model,
-    adapters: Sequence[tuple[str, Path, Scale]],
-    output: Path,
-    dtype: str = "fp16",
-    on_event: OnEvent = ignore,
-) -> Path:
+    model: Model, adapters: Sequence[tuple[str, Path, Scale]], output: Path, dtype: str, on_event: OnEvent
+) -> None:
     """Write a base with ``adapters`` (name, file, scale) folded in to ``output``: a new folder, or a ``.zip`` of one.
 
-    All sums are made in float32 on the CPU and rounded once, to ``dtype``. Overrides of the base's schedule in
-    ``model`` are written too. ``on_phase`` gets a few words on each phase. Warns of adapters that were trained with
-    another schedule. Raises ConfigError if ``output`` exists or a name is chosen twice, ModelError, FormatError,
-    MismatchError, FileError.
+    Called by ``editing.bake``, which checks its arguments.
     """
-    output = as_path(output)
-    if dtype not in MERGED:
-        raise ConfigError(f"{dtype}: a merged model is written in {' or '.join(MERGED)}")
-    if not adapters:
-        raise ConfigError("choose at least one adapter to merge")
-    if output.exists():
-        raise ConfigError(f"{output}: exists already; choose another name, or move it away")
-    model = model if isinstance(model, Model) else Model(base=model)
-    overrides = {name: value for name in BASE_OVERRIDES if (value := getattr(model, name)) != "auto"}
+    overrides = base_overrides(model)
     on_event(Progress(phase="loading the base model"))
     family = load_family(model)
     for number, (name, path, _) in enumerate(adapters):
@@ -74,10 +55,9 @@ def bake_folder(
             "dtype": dtype,
         }
         _write(family, note, output, dtype, on_event)
-    return output
 
 
-def _write(family: "Family", note: dict[str, Any], output: Path, dtype: str, on_event: OnEvent) -> None:
+def _write(family: Family, note: dict[str, Any], output: Path, dtype: str, on_event: OnEvent) -> None:
     """Write the folder atomically: it is made beside ``output`` under another name."""
     with ExitStack() as stack:
         try:
@@ -100,14 +80,13 @@ def _write(family: "Family", note: dict[str, Any], output: Path, dtype: str, on_
             raise FileError(f"{output}: cannot be written ({error.strerror or error})") from error
 
 
-def _pipeline(family: "Family", dtype: str) -> Any:
+def _pipeline(family: Family, dtype: str) -> Any:
     """Build the pipeline in ``dtype``, with the base's own scheduler (or PNDM, if its kind is unknown).
 
     If the schedule ends in pure noise and that scheduler cannot start there, it is DDIM's with "trailing" spacing
     (arXiv:2305.08891).
     """
     import diffusers
-    import torch
 
     config, options = family.scheduler_config, {}
     kind = getattr(diffusers, str(config.get("_class_name")), diffusers.PNDMScheduler)
@@ -118,7 +97,7 @@ def _pipeline(family: "Family", dtype: str) -> Any:
     return family.pipeline(kind.from_config(config, **options)).to(dtype=getattr(torch, DTYPES[dtype]))
 
 
-def _require_finite(models: "Mapping[str, nn.Module]", output: Path, dtype: str) -> None:
+def _require_finite(models: Mapping[str, nn.Module], output: Path, dtype: str) -> None:
     """Raise NonFiniteError for weights that are not finite in ``dtype``."""
     for part, module in models.items():
         for name, weight in module.named_parameters():
@@ -126,6 +105,6 @@ def _require_finite(models: "Mapping[str, nn.Module]", output: Path, dtype: str)
                 raise NonFiniteError(f"{output}: {part}.{name} is not finite in {dtype}; nothing is written")
 
 
-def _bytes(family: "Family", dtype: str) -> int:
+def _bytes(family: Family, dtype: str) -> int:
     parameters = sum(p.numel() for module in (*family.models.values(), family.vae) for p in module.parameters())
     return parameters * (4 if dtype == "fp32" else 2)

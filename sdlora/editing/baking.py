@@ -1,17 +1,18 @@
 """Bake adapters into a full model: a single file tensor by tensor, a folder as a whole."""
 
 import json
+import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import Any
 
 import torch
 
 from sdlora.adapters import parametrizations
 from sdlora.adapters.compatibility import require_compatible
 from sdlora.adapters.state import AdapterState, ModuleState
-from sdlora.errors import ConfigError, FileError, NonFiniteError
+from sdlora.errors import ConfigError, NonFiniteError
 from sdlora.events import OnEvent, OnProgress, ignore, report_progress
 from sdlora.families.base_models import locate_base
 from sdlora.families.layer_weights import TensorLocation, group_by_tensor, locate_tensors
@@ -19,18 +20,16 @@ from sdlora.families.meta_model import build_meta_model
 from sdlora.families.settings import Model
 from sdlora.families.single_file import SCHEDULE_MARKS, marked_schedule, schedule_marks, schedule_of_file
 from sdlora.filesystem.paths import as_path
-from sdlora.filesystem.safetensors_header import read_safetensors_header
+from sdlora.filesystem.safetensors_header import encode_header, read_safetensors_header
 from sdlora.filesystem.writing import require_free_space, write_atomic
 from sdlora.formats import read_adapter
 from sdlora.formats.infer_base import schedule_mismatch
 from sdlora.formats.storage import DTYPES
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
+DTYPE_NAMES = ("fp32", "fp16")
+"""Number types in which a baked model is written."""
 NAMES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 """torch's names of the types that are written, and safetensors'."""
-ALIGNMENT = 8
 NOTHING: Mapping[str, Any] = {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}
 """Header entry of a tensor whose name alone matters."""
 Change = tuple[ModuleState, float]
@@ -51,24 +50,24 @@ def bake(
     Overrides of the base's schedule in ``model`` are written too. Warns of adapters that were trained with another
     schedule. Raises ConfigError, ModelError, FormatError, MismatchError, FileError.
     """
-    from sdlora.editing.bake_folder import MERGED  # Here: live models take seconds to import.
-    from sdlora.editing.bake_folder import bake_folder as fold
-
     output = as_path(output)
+    if dtype not in DTYPE_NAMES:
+        raise ConfigError(f"{dtype}: a model is written in {' or '.join(DTYPE_NAMES)}")
+    if not adapters:
+        raise ConfigError("name at least one adapter to fold in")
+    if output.exists():
+        raise ConfigError(f"{output}: exists already; choose another name, or move it away")
     model = model if isinstance(model, Model) else Model(base=model)
     if output.suffix != ".safetensors":
-        return fold(model, adapters, output, dtype, on_event)
+        from sdlora.editing.bake_folder import bake_folder  # Here: live models take seconds to import.
+
+        bake_folder(model, adapters, output, dtype, on_event)
+        return output
     source = locate_base(model.base)
     if source.kind != "file":
         raise ConfigError(
             f"{output}: {model.base} is no single file, and becomes a folder; leave out .safetensors, or use .zip"
         )
-    if dtype not in MERGED:
-        raise ConfigError(f"{dtype}: a model is written in {' or '.join(MERGED)}")
-    if not adapters:
-        raise ConfigError("name at least one adapter to fold in")
-    if output.exists():
-        raise ConfigError(f"{output}: exists already; choose another name, or move it away")
     states = [(name, read_adapter(path), scale) for name, path, scale in adapters]
     _warn(Path(source.location), model, states)
     progress = report_progress(on_event, "writing tensors")
@@ -108,18 +107,17 @@ def _bake_file(
     header |= {mark: NOTHING for mark in schedule_marks({**marked_schedule(file), **model.schedule})}
     note = json.dumps([{"name": name, "scale": scale} for name, _, scale in adapters], ensure_ascii=False)
     written = _header(header, dtype, {"format": "pt", "sdlora_merged": note})
-    _make(output.parent)
     require_free_space(output.parent, len(written) + sum(_size(entry, dtype) for entry in header.values()))
 
     def write(partial: Path) -> None:
         with open(partial, "wb") as out:
-            out.write(len(written).to_bytes(8, "little") + written)
+            out.write(written)
             tensors = zip(header, _tensors(file, list(header), layers, changes), strict=True)
             for number, (key, tensor) in enumerate(tensors):
                 narrow = tensor.to(dtype) if _floats(header[key]) else tensor
                 if narrow.is_floating_point() and not narrow.isfinite().all():
                     raise NonFiniteError(f"{output}: {key} is not finite in {dtype}; nothing is written")
-                _append(out, narrow)
+                out.write(narrow.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
                 on_progress(number + 1, len(header))
         read_safetensors_header(partial)  # Raises if the file is incomplete.
 
@@ -131,7 +129,7 @@ def _tensors(
     keys: Sequence[str],
     layers: Mapping[str, list[tuple[str, TensorLocation]]],
     changes: Mapping[str, list[Change]],
-) -> "Iterator[Tensor]":
+) -> Iterator[torch.Tensor]:
     """Yield the tensors of ``file`` in order, changed by the adapters."""
     from safetensors import safe_open
 
@@ -153,15 +151,7 @@ def _tensors(
             yield tensor
 
 
-def _make(folder: Path) -> None:
-    """Make ``folder``. Raises FileError if that fails."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise FileError(f"{folder}: cannot be made ({error.strerror or error})") from error
-
-
-def _rows(tensor: "Tensor", location: TensorLocation) -> slice:
+def _rows(tensor: torch.Tensor, location: TensorLocation) -> slice:
     """Return the rows of a tensor that belong to one layer."""
     third = len(tensor) // 3
     return slice(None) if location.third is None else slice(third * location.third, third * (location.third + 1))
@@ -176,8 +166,7 @@ def _header(header: Mapping[str, Any], dtype: torch.dtype, metadata: Mapping[str
         name = NAMES[str(dtype).removeprefix("torch.")] if _floats(entry) else entry["dtype"]
         entries[key] = {"dtype": name, "shape": entry["shape"], "data_offsets": [start, end]}
         start = end
-    content = json.dumps(entries, ensure_ascii=False).encode()
-    return content + b" " * (-len(content) % ALIGNMENT)
+    return encode_header(entries)
 
 
 def _floats(entry: Mapping[str, Any]) -> bool:
@@ -186,11 +175,4 @@ def _floats(entry: Mapping[str, Any]) -> bool:
 
 def _size(entry: Mapping[str, Any], dtype: torch.dtype) -> int:
     start, end = entry["data_offsets"]
-    numbers = 1
-    for side in entry["shape"]:
-        numbers *= side
-    return numbers * dtype.itemsize if _floats(entry) else end - start
-
-
-def _append(out: BinaryIO, tensor: "Tensor") -> None:
-    out.write(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return math.prod(entry["shape"]) * dtype.itemsize if _floats(entry) else end - start

@@ -1,7 +1,8 @@
 """Extract the difference of two models as an adapter."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+
+from torch import Tensor
 
 from sdlora.adapters.state import AdapterState, ModuleState, build_adapter_state
 from sdlora.adapters.targets import ALL_LAYERS, select_layers
@@ -11,9 +12,6 @@ from sdlora.events import OnProgress, unwatched
 from sdlora.families.layer_weights import TensorLocation, locate_tensors
 from sdlora.families.meta_model import build_meta_model
 from sdlora.formats.metadata import FAMILY_METADATA
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 UNCHANGED = {"float32": 1e-6, "float16": 4e-4, "bfloat16": 4e-3}
 """Share of its norm below which a layer's difference counts as rounding, by the coarser of the two files' types: fp16
@@ -63,7 +61,7 @@ def extract(
     return build_adapter_state(made, _metadata(family))
 
 
-def _change(path: str, before: TensorLocation, after: TensorLocation) -> "Tensor | None":
+def _change(path: str, before: TensorLocation, after: TensorLocation) -> Tensor | None:
     """Return W_tuned - W_base in float32; None if it is only rounding. Raises MismatchError, NonFiniteError."""
     first, second = before.read(), after.read()
     if first.shape != second.shape:

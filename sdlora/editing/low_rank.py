@@ -4,7 +4,7 @@ The best approximation of a matrix of rank r keeps its r largest singular values
 the squared Frobenius norm that it keeps is the sum of their squares over the sum of all squares.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -147,22 +147,15 @@ Weights = Callable[[str], torch.Tensor | None]
 """Function from a layer's classic path to the base's weight; None if no base is given."""
 
 
-def weights_of(base: str, paths: Iterable[str]) -> Weights:
-    """Return a reader of the layers at ``paths`` in ``base`` (a folder, a file or a hub id); of none if ``base`` is
-    empty.
+def weights_for(base: str, *states: AdapterState) -> Weights:
+    """Return a reader of the layers of ``states`` in ``base`` (a folder, a file or a hub id); of none if it is empty.
 
-    Raises ModelError if it is no base, MismatchError if it has no such layer.
+    Raises ModelError if it is no base, MismatchError if one of the adapters does not fit it.
     """
     if not base:
         return lambda path: None
-    found = locate_tensors(base, list(paths))
+    models = build_meta_model(base).models
+    for state in states:
+        require_compatible(models, state)
+    found = locate_tensors(base, list(dict.fromkeys(path for state in states for path in state.modules)))
     return lambda path: found[path].read().float()
-
-
-def weights_for(base: str, *states: AdapterState) -> Weights:
-    """Return a reader of the layers of ``states`` in ``base``. Raises MismatchError if one of them does not fit it."""
-    if base:
-        models = build_meta_model(base).models
-        for state in states:
-            require_compatible(models, state)
-    return weights_of(base, dict.fromkeys(path for state in states for path in state.modules))

@@ -1,6 +1,5 @@
 """Change the rank of an adapter."""
 
-from collections.abc import Mapping
 from typing import NamedTuple
 
 from sdlora.adapters.state import AdapterState, ModuleState, build_adapter_state
@@ -9,28 +8,10 @@ from sdlora.events import OnProgress, unwatched
 
 
 class Resized(NamedTuple):
-    """A LoRA made from another adapter, and the energy that each layer kept."""
+    """A LoRA made from another adapter, and the share of all layers' squared Frobenius norms that it kept: 0 to 1."""
 
     state: AdapterState
-    layers: "Mapping[str, KeptEnergy]"
-
-    @property
-    def kept(self) -> float:
-        """Share of all layers' squared Frobenius norms that is kept: 0 to 1."""
-        total = sum(layer.square for layer in self.layers.values())
-        return sum(layer.square * layer.energy for layer in self.layers.values()) / total if total else 1.0
-
-
-class KeptEnergy(NamedTuple):
-    """Energy that one layer kept."""
-
-    before: int | None
-    """Rank before, if it had one."""
-    rank: int
-    energy: float
-    """Share of its squared Frobenius norm."""
-    square: float
-    """Squared Frobenius norm before."""
+    kept: float
 
 
 def resize(state: AdapterState, cut: Cut, base: str = "", on_progress: OnProgress = unwatched) -> Resized:
@@ -42,13 +23,14 @@ def resize(state: AdapterState, cut: Cut, base: str = "", on_progress: OnProgres
     cut.check()
     weights = weights_for(base, state)
     made: dict[str, ModuleState] = {}
-    layers: dict[str, KeptEnergy] = {}
+    total = kept = 0.0
     for number, (path, module) in enumerate(state.modules.items()):
         weight = weights(path)
         found = layer_factors(path, module, weight)
         count = cut.parts(found.values)
         kernel = kernel_of(path, module) if weight is None else tuple(weight.shape[2:])
         made[path] = found.module(count, kernel)
-        layers[path] = KeptEnergy(module.rank, count, found.kept(count), float(found.values.square().sum()))
+        square = float(found.values.square().sum())
+        total, kept = total + square, kept + square * found.kept(count)
         on_progress(number + 1, len(state.modules))
-    return Resized(build_adapter_state(made, state.metadata), layers)
+    return Resized(build_adapter_state(made, state.metadata), kept / total if total else 1.0)

@@ -55,6 +55,13 @@ ALIGNMENT = 8
 """Headers are padded with spaces to a multiple of this many bytes, so that the tensors behind them are aligned."""
 
 
+def encode_header(header: Mapping[str, Any]) -> bytes:
+    """Return the bytes before the tensors of a safetensors file: the header's length, and the header, padded."""
+    content = json.dumps(header, ensure_ascii=False).encode()
+    content += b" " * (-len(content) % ALIGNMENT)
+    return len(content).to_bytes(8, "little") + content
+
+
 def read_metadata(path: Path) -> dict[str, str]:
     """Return the metadata in the header of a safetensors file. Raises FormatError, FileError."""
     metadata = read_safetensors_header(path).get("__metadata__")
@@ -67,14 +74,12 @@ def copy_with_metadata(source: Path, output: Path, changes: Mapping[str, str]) -
     Hashes of the tensors in the metadata stay valid. Raises FormatError, FileError.
     """
     header = read_safetensors_header(source)
-    text = json.dumps({**header, "__metadata__": {**read_metadata(source), **changes}}, ensure_ascii=False)
-    content = text.encode()
-    content += b" " * (-len(content) % ALIGNMENT)
+    start = encode_header({**header, "__metadata__": {**read_metadata(source), **changes}})
 
     def write(temporary: Path) -> None:
         with open(source, "rb") as old, open(temporary, "wb") as new:
             old.seek(8 + int.from_bytes(old.read(8), "little"))
-            new.write(len(content).to_bytes(8, "little") + content)
+            new.write(start)
             shutil.copyfileobj(old, new)
 
     write_atomic(output, write)

@@ -12,9 +12,10 @@ from sdlora.errors import ConfigError, MismatchError
 from sdlora.families import family_title
 from sdlora.families.base import Family
 from sdlora.families.settings import Model
+from sdlora.formats import read_adapter
 from sdlora.formats.infer_base import infer_family, schedule_mismatch
 from sdlora.formatting import did_you_mean
-from sdlora.generation.infotext import BASE_OVERRIDES
+from sdlora.generation.infotext import base_overrides
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class AdaptedModel:
     def __init__(self, family: Family, model: Model):
         self.family = family
         self.model = model
+        self.base_overrides = base_overrides(model)
         self._adapters: dict[str, LoadedAdapter] = {}
         self._fused: FusedAdapters | None = None
 
@@ -41,11 +43,6 @@ class AdaptedModel:
     def adapters(self) -> dict[str, Scale]:
         """Scales of the loaded adapters, by name, in the order of loading."""
         return {name: adapter.scale for name, adapter in self._adapters.items()}
-
-    @property
-    def base_overrides(self) -> dict[str, str]:
-        """Settings of ``Model`` that override the base's own scheduler config."""
-        return {name: value for name in BASE_OVERRIDES if (value := getattr(self.model, name)) != "auto"}
 
     def add_adapter(self, name: str, adapter: str | Path | AdapterState, scale: Scale = 1.0) -> None:
         """Load ``adapter`` under ``name``. The base stays loaded.
@@ -125,8 +122,6 @@ class AdaptedModel:
 
 def _read(path: Path) -> tuple[AdapterState, str]:
     """Return the adapter in a file, and the SHA-256 of what follows its header, A1111's name for it; "" of a folder."""
-    from sdlora.formats import read_adapter
-
     state = read_adapter(path)
     if path.is_dir():
         return state, ""

@@ -32,6 +32,11 @@ BASE_OVERRIDES: Mapping[str, str] = {"prediction_type": "Prediction type", "zero
 """Settings of ``Model`` that override the base's scheduler config, and their names in an infotext."""
 
 
+def base_overrides(model: Model) -> dict[str, str]:
+    """Return the settings of ``model`` that override the base's own scheduler config."""
+    return {name: value for name in BASE_OVERRIDES if (value := getattr(model, name)) != "auto"}
+
+
 NEEDS_QUOTES = re.compile(r'[,:\n\r"]|^\s|\s$')
 
 

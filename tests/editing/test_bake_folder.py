@@ -15,7 +15,7 @@ from sdlora.adapters.state import ModuleState
 from sdlora.adapters.targets import adaptable_layers
 from sdlora.api.adapter_jobs import bake_job
 from sdlora.api.adapters import bake_model
-from sdlora.editing.bake_folder import bake_folder
+from sdlora.editing import bake
 from sdlora.errors import ConfigError, MismatchError
 from sdlora.events import Progress
 from sdlora.families.loading import load_family
@@ -60,7 +60,7 @@ def mixed(base, adapters, scales):
 def test_a_merged_model_draws_what_the_base_draws_with_its_adapters(tiny_base, adapters, tmp_path):
     scales, phases = (0.8, -0.5), []
     named = [(path.stem, path, scale) for path, scale in zip(adapters, scales, strict=True)]
-    folder = bake_folder(str(tiny_base), named, tmp_path / "merged", "fp32", phases.append)
+    folder = bake(str(tiny_base), named, tmp_path / "merged", "fp32", phases.append)
     phases = [event.phase for event in phases]
     expected = mixed(tiny_base, adapters, scales)
     assert np.abs(expected - mixed(tiny_base, [], [])).max() > 2  # They do change the picture.
@@ -73,7 +73,7 @@ def test_a_merged_model_draws_what_the_base_draws_with_its_adapters(tiny_base, a
 
 
 def test_plain_diffusers_loads_the_weights_that_the_sum_gives(tiny_base, adapters, tmp_path):
-    packed = bake_folder(str(tiny_base), [("one", adapters[0], 0.5)], tmp_path / "m.zip", "fp16")
+    packed = bake(str(tiny_base), [("one", adapters[0], 0.5)], tmp_path / "m.zip", "fp16")
     with zipfile.ZipFile(packed) as pack:
         pack.extractall(tmp_path / "out")
     pipeline = StableDiffusionPipeline.from_pretrained(tmp_path / "out" / "m", torch_dtype=torch.float32)
@@ -96,13 +96,13 @@ def service_state(path):
 def test_nothing_is_overwritten_and_nothing_half_written_stays(tiny_base, adapters, tmp_path):
     named = [("one", adapters[0], 1.0)]
     with pytest.raises(ConfigError, match="exists already"):
-        bake_folder(str(tiny_base), named, tmp_path)
+        bake(str(tiny_base), named, tmp_path)
     with pytest.raises(ConfigError, match="at least one adapter"):
-        bake_folder(str(tiny_base), [], tmp_path / "x")
+        bake(str(tiny_base), [], tmp_path / "x")
     with pytest.raises(ConfigError, match="fp32 or fp16"):
-        bake_folder(str(tiny_base), named, tmp_path / "x", "bf16")
+        bake(str(tiny_base), named, tmp_path / "x", "bf16")
     with pytest.raises(MismatchError, match="for a base with 16-wide text"):
-        bake_folder("pocket", named, tmp_path / "x")
+        bake("pocket", named, tmp_path / "x")
     assert list(tmp_path.iterdir()) == []
 
 

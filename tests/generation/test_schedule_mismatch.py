@@ -6,7 +6,7 @@ import warnings
 import numpy as np
 import pytest
 
-from sdlora.editing.bake_folder import bake_folder
+from sdlora.editing import bake
 from sdlora.errors import ConfigError
 from sdlora.families.loading import load_family
 from sdlora.families.settings import Model
@@ -108,7 +108,7 @@ def test_a_merged_model_tells_what_was_said_of_its_base(scheduler, tiny_base, ve
     said = velocity.model_copy(update={"base": str(base)})
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
-        folder = bake_folder(said, [("a", tmp_path / "a.safetensors", 0.5)], tmp_path / "merged", "fp32")
+        folder = bake(said, [("a", tmp_path / "a.safetensors", 0.5)], tmp_path / "merged", "fp32")
     written = json.loads((folder / "scheduler" / "scheduler_config.json").read_text())
     able = {"PNDMScheduler": "DDIMScheduler"}.get(scheduler, scheduler)
     assert (written["_class_name"], written["timestep_spacing"]) == (able, "trailing")
@@ -123,4 +123,4 @@ def test_a_merged_model_tells_what_was_said_of_its_base(scheduler, tiny_base, ve
 def test_merging_warns_of_a_difference_too(tiny_base, tmp_path):
     write_adapter(random_lora(**VELOCITY), tmp_path / "a.safetensors")
     with pytest.warns(UserWarning, match="adapter 'a' was trained with prediction_type v_prediction"):
-        bake_folder(str(tiny_base), [("a", tmp_path / "a.safetensors", 0.5)], tmp_path / "merged", "fp32")
+        bake(str(tiny_base), [("a", tmp_path / "a.safetensors", 0.5)], tmp_path / "merged", "fp32")
