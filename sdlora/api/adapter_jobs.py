@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sdlora.adapters.parametrizations import parametrizations
-from sdlora.adapters.targets import ALL_LAYERS
+from sdlora.api.editing import EditSettings, ExtractSettings
 from sdlora.errors import ConfigError, SdloraError
 from sdlora.events import Event, OnEvent, ignore
 from sdlora.filesystem.paths import as_path
@@ -58,64 +58,55 @@ class LibraryJob(ToolJob):
 def merge_job(
     library: Library,
     adapters: Sequence[tuple[str, Path, float]],
+    settings: EditSettings,
     name: str = "",
-    rank: int | None = None,
-    energy: float | None = None,
-    base: str = "",
     dtype: str = "fp32",
 ) -> LibraryJob:
-    """Merge ``adapters`` (name, file, scale) into one; ranks add up unless ``rank`` or ``energy`` limits them.
+    """Merge ``adapters`` (name, file, scale) into one; ranks add up without a limit.
 
-    Raises ConfigError for fewer than two, one chosen twice, an impossible limit, or a taken name.
+    Raises ConfigError for fewer than two, one chosen twice, or a taken name.
     """
     names = [adapter_name for adapter_name, _, _ in adapters]
     if len(names) < 2:
         raise ConfigError("Choose at least two adapters to combine.")
     if len(set(names)) < len(names):
         raise ConfigError("The same adapter is chosen twice; give each a row of its own.")
-    _require_cut(rank, energy)
-    name = library.name_for(name, "-".join(names))
-    cut: dict[str, Any] = {"rank": rank, "energy": energy, "dtype": dtype}
-    return LibraryJob(library, "merge", name, base, adapters=list(adapters), **cut)
+    values = {"adapters": list(adapters), "dtype": dtype, **settings.model_dump()}
+    return LibraryJob(library, "merge", library.name_for(name, "-".join(names)), **values)
 
 
 def resize_job(
     library: Library,
     adapter: tuple[str, Path],
+    settings: EditSettings,
     name: str = "",
-    rank: int | None = None,
-    energy: float | None = None,
-    base: str = "",
     dtype: str = "fp32",
 ) -> LibraryJob:
-    """Resize an ``adapter`` (name, file) to a ``rank`` or share of ``energy``. Raises ConfigError, as ``merge_job``."""
-    _require_cut(rank, energy, needed=True)
-    name = library.name_for(name, f"{adapter[0]}-small")
-    return LibraryJob(library, "resize", name, base, file=adapter[1], rank=rank, energy=energy, dtype=dtype)
+    """Resize an ``adapter`` (name, file). Raises ConfigError without a limit, or for a taken name."""
+    values = {"file": adapter[1], "dtype": dtype, **settings.require().model_dump()}
+    return LibraryJob(library, "resize", library.name_for(name, f"{adapter[0]}-small"), **values)
 
 
 def extract_job(
     library: Library,
     base: str,
     tuned: str,
+    settings: ExtractSettings,
     name: str = "",
-    rank: int | None = None,
-    energy: float | None = None,
-    targets: str = ALL_LAYERS,
-    text_encoder: bool = True,
     dtype: str = "fp32",
 ) -> LibraryJob:
-    """Extract the difference of two models as an adapter. Raises ConfigError, ModelError for a missing model."""
+    """Extract the difference of two models as an adapter.
+
+    Raises ConfigError without a limit, or for a taken name, ModelError for a missing model.
+    """
     from sdlora.families.base_models import locate_base
 
     for model in (base, tuned):
         locate_base(model)
     if base == tuned:
         raise ConfigError("Both models are the same one; choose the base that the other was made from.")
-    _require_cut(rank, energy, needed=True)
-    name = library.name_for(name, Path(tuned).name.removesuffix(SUFFIX))
-    what: dict[str, Any] = {"targets": targets or ALL_LAYERS, "text_encoder": text_encoder, "dtype": dtype}
-    return LibraryJob(library, "extract", name, base, tuned=tuned, rank=rank, energy=energy, **what)
+    values = {"base": base, "tuned": tuned, "dtype": dtype, **settings.require().model_dump()}
+    return LibraryJob(library, "extract", library.name_for(name, Path(tuned).name.removesuffix(SUFFIX)), **values)
 
 
 def import_adapters(library: Library, files: Sequence[Path], base: str = "") -> Iterator[ImportResult]:
@@ -142,13 +133,3 @@ def needs_base(file: Path) -> bool:
     with suppress(SdloraError):
         return read_header_summary(file).method in NEED_BASE
     return False
-
-
-def _require_cut(rank: int | None, energy: float | None, needed: bool = False) -> None:
-    """Raise ConfigError for impossible limits, before a process is started."""
-    if rank is not None and rank < 1:
-        raise ConfigError(f"rank = {rank}: give 1 or more")
-    if energy is not None and not 0 < energy <= 1:
-        raise ConfigError(f"energy = {energy}: give a share above 0, and 1 at most")
-    if needed and rank is None and energy is None:
-        raise ConfigError("Say how much to keep: a rank, or a share of the energy.")

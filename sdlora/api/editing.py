@@ -7,7 +7,9 @@ Each function checks the path it is to write before it computes anything, and im
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+
+from pydantic import BeforeValidator, Field
 
 from sdlora.adapters.targets import ALL_LAYERS
 from sdlora.api.adapters import adapter_name, find_adapter
@@ -28,7 +30,7 @@ class ExportSettings(Section):
     """Form of an adapter file."""
 
     format: Literal["kohya", "diffusers", "peft"] = "kohya"
-    """Key names and layout: a file of kohya's or diffusers' keys, or PEFT's folder."""
+    """Key names and layout: a file of kohya's (A1111, ComfyUI) or diffusers' keys, or PEFT's folder."""
 
     dtype: Literal["fp32", "fp16", "bf16"] = "fp32"
     """Precision of the written tensors."""
@@ -37,69 +39,92 @@ class ExportSettings(Section):
 class RankLimit(Section):
     """Truncation of a layer's update by its singular values; if both are given, the smaller rank counts."""
 
-    rank: int | None = None
+    rank: int | None = Field(default=None, ge=1)
     """Largest rank of a layer. Merging with neither rank nor energy keeps everything, side by side."""
 
-    energy: float | None = None
+    energy: float | None = Field(default=None, gt=0, le=1)
     """Share of the squared norm to keep, such as 0.95, in the lowest rank that holds it."""
 
-    def cut(self, required: bool = False) -> "Cut | None":
-        """Return the limit as the editing functions take it, None if there is none.
+    @property
+    def is_set(self) -> bool:
+        """True if a rank or an energy is given."""
+        return self.rank is not None or self.energy is not None
 
-        Raises ConfigError for impossible values, or if there is none and one is ``required``.
-        """
+    def require(self) -> Self:
+        """Return the limit. Raises ConfigError if it is not set."""
+        if not self.is_set:
+            raise ConfigError("say how much to keep: a rank such as 16, or a share of the energy such as 0.95")
+        return self
+
+    def cut(self) -> "Cut":
+        """Return the limit as the functions of ``sdlora.editing`` take it."""
         from sdlora.editing.low_rank import Cut
 
-        if self.rank is None and self.energy is None:
-            if required:
-                raise ConfigError("say how much to keep: --rank 16, or --energy 0.95")
-            return None
-        return Cut(self.rank, self.energy).check()
+        return Cut(self.rank, self.energy)
+
+
+class EditSettings(RankLimit):
+    """Settings of a merged or resized adapter."""
+
+    base: str = ""
+    """Base model: its name, a diffusers folder, a `.safetensors` file or a hub id; for DoRA and (IA)³, whose update
+    depends on the base's weights."""
+
+
+class ExtractSettings(RankLimit):
+    """Settings of an adapter that is extracted from two models."""
+
+    targets: Annotated[str, BeforeValidator(lambda text: text or ALL_LAYERS)] = ALL_LAYERS
+    """Layers to compare, as the setting adapter.targets; `linear+conv` is all of them."""
+
+    text_encoder: bool = True
+    """Compare the text encoders too."""
+
+
+class BakeSettings(Section):
+    """Form of a model that adapters are baked into."""
+
+    dtype: Literal["fp16", "fp32"] = "fp16"
+    """Precision of the written tensors."""
 
 
 def merge_adapters(
     adapters: Sequence[tuple[str, float]],
     output: Path,
-    limit: RankLimit,
+    settings: EditSettings,
     export: ExportSettings,
-    base: str = "",
     data_dir: Path | None = None,
     on_event: OnEvent = ignore,
 ) -> "RoundTripReport":
-    """Write one adapter that equals ``adapters`` (run or file, and scale) together; ranks add up without a ``limit``.
+    """Write one adapter that equals ``adapters`` (run or file, and scale) together; ranks add up without a limit.
 
-    DoRA and (IA)³ need the ``base``, as their update depends on its weights. Raises ConfigError, MismatchError,
-    ModelError, FormatError, FileError.
+    Raises ConfigError, MismatchError, ModelError, FormatError, FileError.
     """
     from sdlora import editing
 
     output = _new_adapter_path(output, export)
     named = [(*_read(source, data_dir), scale) for source, scale in adapters]
-    base = resolve_base(base, data_dir) if base else ""
-    merged = editing.merge(named, limit.cut(), base, report_progress(on_event, "merging layers"))
-    return _write(merged, output, export)
+    cut, progress = settings.cut() if settings.is_set else None, report_progress(on_event, "merging layers")
+    return _write(editing.merge(named, cut, _base(settings, data_dir), progress), output, export)
 
 
 def resize_adapter(
     source: str,
     output: Path,
-    limit: RankLimit,
+    settings: EditSettings,
     export: ExportSettings,
-    base: str = "",
     data_dir: Path | None = None,
     on_event: OnEvent = ignore,
 ) -> "tuple[str, RoundTripReport]":
-    """Write the adapter of a run or file as a LoRA within ``limit``; also return the ranks and the energy kept.
+    """Write the adapter of a run or file as a LoRA within a limit; also return the ranks and the energy kept.
 
     Raises what ``merge_adapters`` raises, and ConfigError without a limit.
     """
     from sdlora import editing
 
-    output, cut = _new_adapter_path(output, export), limit.cut(required=True)
+    output, cut = _new_adapter_path(output, export), settings.require().cut()
     _, state = _read(source, data_dir)
-    base = resolve_base(base, data_dir) if base else ""
-    assert cut is not None
-    resized = editing.resize(state, cut, base, report_progress(on_event, "resizing layers"))
+    resized = editing.resize(state, cut, _base(settings, data_dir), report_progress(on_event, "resizing layers"))
     ranks = sorted(module.rank or 0 for module in resized.state.modules.values())
     kept = f"ranks {ranks[0]} to {ranks[-1]}; {resized.kept:.2%} of the energy is kept"
     return kept, _write(resized.state, output, export)
@@ -109,27 +134,24 @@ def extract_adapter(
     base: str,
     tuned: str,
     output: Path,
-    limit: RankLimit,
+    settings: ExtractSettings,
     export: ExportSettings,
-    targets: str = ALL_LAYERS,
-    text_encoder: bool = True,
     data_dir: Path | None = None,
     on_event: OnEvent = ignore,
 ) -> "RoundTripReport":
     """Write the LoRA that best approximates the change from the model ``base`` to the model ``tuned``.
 
-    ``targets`` names layers as ``adapter.targets`` does; the text encoders' are left out without ``text_encoder``.
     Raises what ``merge_adapters`` raises, and ConfigError without a limit or for targets that name no layer.
     """
     from sdlora import editing
 
-    output, cut = _new_adapter_path(output, export), limit.cut(required=True)
-    assert cut is not None
+    output, cut = _new_adapter_path(output, export), settings.require().cut()
     base, tuned = resolve_base(base, data_dir), resolve_base(tuned, data_dir)
     progress = report_progress(on_event, "comparing layers")
     state = editing.extract(
-        base, tuned, cut, targets, text_encoder, progress, lambda text: on_event(Notice(message=text))
-    )
+        base, tuned, cut, settings.targets, settings.text_encoder, progress,
+        lambda text: on_event(Notice(message=text)),
+    )  # fmt: skip
     return _write(state, output, export)
 
 
@@ -222,6 +244,10 @@ def _new_adapter_path(output: Path, export: ExportSettings) -> Path:
 
 def _suffix(export: ExportSettings) -> str:
     return "" if export.format == "peft" else ".safetensors"
+
+
+def _base(settings: EditSettings, data_dir: Path | None) -> str:
+    return resolve_base(settings.base, data_dir) if settings.base else ""
 
 
 def _read(source: str, data_dir: Path | None) -> "tuple[str, AdapterState]":

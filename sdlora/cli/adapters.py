@@ -9,21 +9,14 @@ from sdlora.cli.options import Command
 from sdlora.cli.progress import TerminalProgress
 
 if TYPE_CHECKING:
-    from sdlora.api.editing import ExportSettings, RankLimit
+    from sdlora.api.editing import EditSettings, ExportSettings
 
-BASE = "the base model: its name, a diffusers folder, a .safetensors file or a hub id"
 NEW_FILE = "a new file, or with --format peft a new folder"
 
 
 def _adapters(parser: argparse.ArgumentParser) -> None:
     help = "an adapter (a run or a file) and its scale; may be given often"
     parser.add_argument("--adapter", action="append", required=True, metavar="NAME[:SCALE]", help=help)
-
-
-def _limit(parser: argparse.ArgumentParser) -> None:
-    from sdlora.api.editing import RankLimit
-
-    options.add_settings(parser, RankLimit)
 
 
 def _output(parser: argparse.ArgumentParser, metavar: str = "FILE.safetensors", help: str = NEW_FILE) -> None:
@@ -33,10 +26,10 @@ def _output(parser: argparse.ArgumentParser, metavar: str = "FILE.safetensors", 
     parser.add_argument("--output", type=Path, required=True, metavar=metavar, help=help)
 
 
-def _read_limit(parsed: argparse.Namespace) -> "RankLimit":
-    from sdlora.api.editing import RankLimit
+def _read_edit(parsed: argparse.Namespace) -> "EditSettings":
+    from sdlora.api.editing import EditSettings
 
-    return options.read_settings(parsed, RankLimit)
+    return options.read_settings(parsed, EditSettings)
 
 
 def _read_export(parsed: argparse.Namespace) -> "ExportSettings":
@@ -46,10 +39,10 @@ def _read_export(parsed: argparse.Namespace) -> "ExportSettings":
 
 
 def _merge_arguments(parser: argparse.ArgumentParser) -> None:
+    from sdlora.api.editing import EditSettings
+
     _adapters(parser)
-    _limit(parser)
-    help = f"{BASE}; for DoRA and IA3, whose update depends on the base's weights"
-    parser.add_argument("--base", default="", help=help)
+    options.add_settings(parser, EditSettings)
     _output(parser)
 
 
@@ -57,57 +50,60 @@ def merge(parsed: argparse.Namespace) -> int:
     from sdlora.api.editing import merge_adapters
 
     terminal, adapters = TerminalProgress(parsed.output.stem), [*map(options.split_scale, parsed.adapter)]
-    report = merge_adapters(
-        adapters, parsed.output, _read_limit(parsed), _read_export(parsed), parsed.base, parsed.data_dir, terminal
-    )
+    settings, export = _read_edit(parsed), _read_export(parsed)
+    report = merge_adapters(adapters, parsed.output, settings, export, parsed.data_dir, terminal)
     terminal.close()
     print(f"{parsed.output}: {report}")
     return 0
 
 
 def _resize_arguments(parser: argparse.ArgumentParser) -> None:
+    from sdlora.api.editing import EditSettings
+
     parser.add_argument("source", metavar="RUN-OR-FILE")
-    _limit(parser)
-    parser.add_argument("--base", default="", help=f"{BASE}; for DoRA and IA3")
+    options.add_settings(parser, EditSettings)
     _output(parser)
 
 
 def resize(parsed: argparse.Namespace) -> int:
     from sdlora.api.editing import resize_adapter
 
-    terminal, limit, export = TerminalProgress(parsed.source), _read_limit(parsed), _read_export(parsed)
-    kept, report = resize_adapter(parsed.source, parsed.output, limit, export, parsed.base, parsed.data_dir, terminal)
+    terminal, settings, export = TerminalProgress(parsed.source), _read_edit(parsed), _read_export(parsed)
+    kept, report = resize_adapter(parsed.source, parsed.output, settings, export, parsed.data_dir, terminal)
     terminal.close()
     print(f"{kept}\n{parsed.output}: {report}")
     return 0
 
 
 def _extract_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--base", required=True, help=BASE)
+    from sdlora.api.editing import ExtractSettings
+
+    help = "the base model: its name, a diffusers folder, a .safetensors file or a hub id"
+    parser.add_argument("--base", required=True, metavar="MODEL", help=help)
     parser.add_argument("--tuned", required=True, metavar="MODEL", help="the model that the adapter leads to")
-    parser.add_argument("--targets", default="linear+conv", help="which layers, as adapter.targets (default: all)")
-    parser.add_argument("--no-text-encoder", action="store_true", help="leave the text encoders out")
-    _limit(parser)
+    options.add_settings(parser, ExtractSettings)
     _output(parser)
 
 
 def extract(parsed: argparse.Namespace) -> int:
-    from sdlora.api.editing import extract_adapter
+    from sdlora.api.editing import ExtractSettings, extract_adapter
 
-    terminal, limit, export = TerminalProgress(parsed.output.stem), _read_limit(parsed), _read_export(parsed)
+    terminal, settings = TerminalProgress(parsed.output.stem), options.read_settings(parsed, ExtractSettings)
     report = extract_adapter(
-        parsed.base, parsed.tuned, parsed.output, limit, export, parsed.targets, not parsed.no_text_encoder,
-        parsed.data_dir, terminal,
-    )  # fmt: skip
+        parsed.base, parsed.tuned, parsed.output, settings, _read_export(parsed), parsed.data_dir, terminal
+    )
     terminal.close()
     print(f"{parsed.output}: {report}")
     return 0
 
 
 def _bake_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--base", default="pocket", help=f"{BASE} (default: pocket)")
+    from sdlora.api.editing import BakeSettings
+    from sdlora.families.settings import Model
+
+    options.add_settings(parser, Model, ["base"])
     _adapters(parser)
-    parser.add_argument("--dtype", default="fp16", choices=("fp16", "fp32"), help="default: fp16")
+    options.add_settings(parser, BakeSettings)
     parser.add_argument("--output", type=Path, required=True, metavar="FOLDER-or-FILE")
     options.add_base_settings(parser)
 

@@ -4,6 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from sdlora.cli import options
 from sdlora.cli.options import Command
 from sdlora.cli.progress import TerminalProgress
 from sdlora.errors import DatasetError
@@ -27,10 +28,12 @@ def models(parsed: argparse.Namespace) -> int:
 
 
 def _check_arguments(parser: argparse.ArgumentParser) -> None:
+    from sdlora.data.settings import Data
+    from sdlora.families.settings import Model
+
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="images with captions; kohya's folders work")
-    parser.add_argument("--trigger", default="", metavar="WORD", help="the word that will call the adapter")
-    parser.add_argument("--class-name", default="", metavar="WORD", help="what the subject is, such as dog")
-    parser.add_argument("--base", default="pocket", help="the base that they are meant for (default: %(default)s)")
+    options.add_settings(parser, Data, ["trigger", "class_name"])
+    options.add_settings(parser, Model, ["base"])
 
 
 def check(parsed: argparse.Namespace) -> int:
@@ -39,7 +42,7 @@ def check(parsed: argparse.Namespace) -> int:
     from sdlora.data import doctor
     from sdlora.data.settings import Data
 
-    data = Data(folder=parsed.folder, trigger=parsed.trigger, class_name=parsed.class_name)
+    data = options.read_settings(parsed, Data)
     terminal = TerminalProgress(str(parsed.folder))
     findings = doctor.check_dataset(data, native_size(parsed.base), terminal.progress("checking images"))
     terminal.close()
@@ -51,19 +54,18 @@ def check(parsed: argparse.Namespace) -> int:
 
 
 def _disk_arguments(parser: argparse.ArgumentParser) -> None:
-    help = "delete this row of the list for good, such as cache or states; may be given often. Finished adapters stay"
-    parser.add_argument("--free", action="append", default=[], metavar="WHAT", help=help)
-    help = "leave alone what is younger than that (default: %(default)s)"
-    parser.add_argument("--older-than", type=float, default=0, metavar="DAYS", help=help)
+    from sdlora.api.storage import FreeSettings
+
+    options.add_settings(parser, FreeSettings)
 
 
 def disk(parsed: argparse.Namespace) -> int:
-    from sdlora.api.storage import disk_usage, free_space, table
+    from sdlora.api.storage import FreeSettings, disk_usage, free_space, table
 
-    folder = data_root(parsed.data_dir)
-    if parsed.free:
-        print(f"freed {format_bytes(free_space(folder, parsed.free, parsed.older_than))}")
-    print("\n".join([f"{folder}", *table(disk_usage(folder, parsed.older_than))]))
+    folder, settings = data_root(parsed.data_dir), options.read_settings(parsed, FreeSettings)
+    if settings.free:
+        print(f"freed {format_bytes(free_space(folder, settings.free, settings.older_than))}")
+    print("\n".join([f"{folder}", *table(disk_usage(folder, settings.older_than))]))
     return 0
 
 

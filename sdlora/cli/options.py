@@ -46,12 +46,17 @@ def add_settings(
     declared = {setting.name: setting for setting in settings(section)}
     for name in declared if names is None else names:
         setting = declared[name]
-        annotation = setting.field.annotation
-        choices = get_args(annotation) if get_origin(annotation) is Literal else None
-        default = "" if setting.default in (None, "") else end.format(setting.default)
-        help = (setting.help.removesuffix(".").replace("`", "") + default).replace("%", "%%")
-        flag, metavar = f"--{name.replace('_', '-')}", None if choices else "VALUE"
-        parser.add_argument(flag, default=setting.default, choices=choices, metavar=metavar, help=help)
+        annotation, default = setting.field.annotation, setting.default
+        form: dict[str, Any] = {"metavar": "VALUE", "default": default}
+        if get_origin(annotation) is Literal:
+            form = {"choices": get_args(annotation), "default": default}
+        elif annotation is bool:
+            form = {"action": argparse.BooleanOptionalAction, "default": default}
+        elif default == ():
+            form = {"metavar": "VALUE", "action": "append", "default": []}
+        action = parser.add_argument(f"--{name.replace('_', '-')}", **form)
+        shown = "" if default in (None, "", ()) else end.format(default)
+        action.help = (setting.help.removesuffix(".").replace("`", "") + shown).replace("%", "%%")
 
 
 def read_settings(parsed: argparse.Namespace, section: "type[S]") -> S:

@@ -10,9 +10,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from pydantic import Field
+
 from sdlora.errors import BusyError, ConfigError
 from sdlora.filesystem.writing import TEMPORARY
 from sdlora.formatting import format_bytes
+from sdlora.section import Section
 from sdlora.storage.library import SUFFIX
 from sdlora.storage.locks import device_busy, hold_lock
 from sdlora.storage.run_folder import Run
@@ -39,6 +42,16 @@ class DiskUsage:
     """True if ``free`` can delete it."""
 
 
+class FreeSettings(Section):
+    """Choice of what to delete for good."""
+
+    free: tuple[str, ...] = ()
+    """Delete this row of the list for good, such as cache or states; may be given often. Finished adapters stay."""
+
+    older_than: float = Field(default=0, ge=0)
+    """Leave alone what is younger than this number of days."""
+
+
 @dataclass(frozen=True)
 class _Kind:
     what: str
@@ -61,7 +74,7 @@ def free_space(data_dir: Path, names: Collection[str], older_than_days: float = 
     if wrong := [name for name in names if name not in FREED]:
         raise ConfigError(f"{wrong[0]}: cannot be freed; take {', '.join(FREED)}")
     if not older_than_days >= 0:
-        raise ConfigError(f"--older-than {older_than_days}: give a number of days, 0 or more")
+        raise ConfigError(f"older than {older_than_days} days: give a number of days, 0 or more")
     if READ_BY_RUNS & {*names} and (device_busy(data_dir) or any(run.is_locked() for run in Run.all(data_dir))):
         raise BusyError("a training may read from the caches now; free them when none runs")
     freed = 0

@@ -8,30 +8,28 @@ no text that a program sends is ever taken for a path of images.
 import asyncio
 import inspect
 import shutil
-from collections.abc import Callable, Iterable, Mapping
-from functools import wraps
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal, NoReturn, TypedDict, get_args
+from typing import Any, Literal, TypedDict, get_args
 
 import gradio as gr
 from gradio.data_classes import FileData
-from gradio.utils import get_upload_folder
-from pydantic import ConfigDict, ValidationError, validate_call
 
-from sdlora.api.adapters import DTYPES, WRITTEN, export_to_temporary
+from sdlora.api.adapters import export_to_temporary
+from sdlora.api.editing import ExportSettings
 from sdlora.api.generation import GenerationRequest, JobStatus
 from sdlora.api.models import resolve_base
 from sdlora.api.training import Run
 from sdlora.config import all_settings
 from sdlora.data.projects import Project, ProjectInfo
 from sdlora.data.step_heuristics import Kind
-from sdlora.errors import ConfigError, DatasetError, SdloraError
-from sdlora.filesystem.paths import path_inside, safe_name, unused_path
+from sdlora.errors import ConfigError, DatasetError
+from sdlora.filesystem.paths import safe_name, unused_path
 from sdlora.generation.infotext import format_parameters, read_parameters
 from sdlora.generation.settings import ImageSettings
-from sdlora.section import settings as settings_of
 from sdlora.ui import build_config
-from sdlora.ui.app_state import AppState, cache_file
+from sdlora.ui.app_state import AppState
+from sdlora.ui.endpoint_arguments import check_arguments, returned_file, takes_settings, uploaded_paths
 from sdlora.ui.run_view import describe
 from sdlora.ui.tool_endpoints import ToolEndpoints
 
@@ -89,24 +87,6 @@ class GeneratedImage(TypedDict):
     parameters: str
 
 
-def with_image_settings(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Give an endpoint that takes ``**settings`` a parameter for each setting of an image, as it is declared."""
-    declared = {setting.name: setting for setting in settings_of(GenerationRequest)}
-    names = dict.fromkeys((*IMAGE_PARAMETERS, *ImageSettings.model_fields))
-    signature = inspect.signature(function)
-    parameters = [parameter for name, parameter in signature.parameters.items() if name != "settings"]
-    for name in names:
-        kind, default = inspect.Parameter.POSITIONAL_OR_KEYWORD, declared[name].default
-        parameter = inspect.Parameter(name, kind, default=default, annotation=declared[name].field.annotation)
-        usual = name in IMAGE_PARAMETERS  # Their positions are part of the endpoint; further settings come last.
-        parameters.insert(3 + IMAGE_PARAMETERS.index(name) if usual else len(parameters), parameter)
-    function.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
-    function.__annotations__ |= {name: declared[name].field.annotation for name in names}
-    help = "".join(f"            {name}: {declared[name].help}\n" for name in names)
-    function.__doc__ = f"{(function.__doc__ or '').rstrip()}\n{help}"
-    return function
-
-
 class Endpoints:
     """Functions that programs may call."""
 
@@ -144,7 +124,7 @@ class Endpoints:
         if quality not in build_config.QUALITY:
             raise ConfigError(f"quality = {quality!r}: give one of {', '.join(build_config.QUALITY)}")
         changes = _without_paths(settings or {})
-        filled = self._prepare_project(project or "", trigger, _uploads(pictures or ()))
+        filled = self._prepare_project(project or "", trigger, uploaded_paths(pictures or ()))
         about = ProjectInfo(kind, trigger, class_name)
         config = build_config.configure(
             filled, about, resolve_base(base, self.app.data_dir), quality, prompts or (), changes
@@ -169,7 +149,7 @@ class Endpoints:
             loss=view.losses[-1][1] if view.losses else None, seconds_left=view.left if state == "running" else None,
             message=describe(view, state), adapter_ready=found.adapter.is_file(),
             previews=[
-                PreviewInfo(step=step, prompt=image.prompt, file=_file(image.path) if previews else None)
+                PreviewInfo(step=step, prompt=image.prompt, file=returned_file(image.path) if previews else None)
                 for (_, step), image in sorted(view.previews.items())
             ],
         )  # fmt: skip
@@ -197,7 +177,10 @@ class Endpoints:
         self.app.start(found)
         return self.status(found.name)
 
-    @with_image_settings
+    @takes_settings(
+        GenerationRequest, names=(*IMAGE_PARAMETERS, *ImageSettings.model_fields),
+        first=("prompt", "adapters", *IMAGE_PARAMETERS),
+    )  # fmt: skip
     async def generate(
         self,
         prompt: str,
@@ -232,20 +215,18 @@ class Endpoints:
             raise ConfigError(finished.message or "The request was cancelled.")
         return [_picture(path) for path in finished.paths]
 
-    def export(self, name: str, format: str = "kohya", dtype: str = "fp32") -> FileData:
-        """Export an adapter as a file for other tools.
+    @takes_settings(ExportSettings)
+    def export(self, name: str, **settings: Any) -> FileData:
+        """Export an adapter as a file for other tools; PEFT's folder comes as a zip file.
 
         Args:
             name: Name of the run or the adapter.
-            format: "kohya" (A1111, ComfyUI, kohya), "diffusers", or "peft" (a zip of PEFT's folder).
-            dtype: "fp32", "fp16" or "bf16".
         """
-        for what, value, choices in (("format", format, WRITTEN), ("dtype", dtype, DTYPES)):
-            if value not in choices:
-                raise ConfigError(f"{what} = {value!r}: give one of {', '.join(choices)}")
-        made = export_to_temporary(str(self.app.adapter(name).path), format, dtype, self.app.data_dir).file
+        export = ExportSettings.checked(**settings)
+        path = str(self.app.adapter(name).path)
+        made = export_to_temporary(path, export.format, export.dtype, self.app.data_dir).file
         try:
-            file: FileData = _file(made)
+            file: FileData = returned_file(made)
             return file
         finally:
             shutil.rmtree(made.parent, ignore_errors=True)
@@ -312,41 +293,7 @@ def build(app: AppState) -> None:
     for function in functions:
         waits = inspect.iscoroutinefunction(function)
         limit = None if waits else "default"  # A coroutine takes no thread.
-        gr.api(_checked(function), api_name=function.__name__, concurrency_limit=limit)  # type: ignore[arg-type]
-
-
-def _checked(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Return ``function`` with arguments checked by type, and errors in Gradio's form."""
-    checked = validate_call(config=ConfigDict(allow_inf_nan=False))(function)
-    names = list(inspect.signature(function).parameters)
-
-    @wraps(function)
-    def call(*arguments: Any) -> Any:
-        try:
-            return checked(**dict(zip(names, arguments, strict=True)))
-        except (SdloraError, ValidationError) as error:
-            _raise(error)
-
-    @wraps(function)
-    async def call_and_wait(*arguments: Any) -> Any:
-        try:
-            return await checked(**dict(zip(names, arguments, strict=True)))
-        except (SdloraError, ValidationError) as error:
-            _raise(error)
-
-    wrapper: Any = call_and_wait if inspect.iscoroutinefunction(function) else call
-    wrapper.__signature__ = inspect.signature(function)  # That of the bound method.
-    return wrapper
-
-
-def _raise(error: SdloraError | ValidationError) -> NoReturn:
-    if isinstance(error, ValidationError):
-        problem = error.errors()[0]
-        argument = ".".join(map(str, problem["loc"]))
-        message = f"{argument} = {problem['input']!r}: {problem['msg'].removeprefix('Value error, ')}"[:500]
-    else:
-        message = str(error)
-    raise gr.Error(message, print_exception=False) from None
+        gr.api(check_arguments(function), api_name=function.__name__, concurrency_limit=limit)  # type: ignore[arg-type]
 
 
 def _without_paths(settings: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -362,17 +309,9 @@ def _is_path(annotation: Any) -> bool:
     return annotation is Path or any(map(_is_path, get_args(annotation)))
 
 
-def _uploads(files: Iterable[FileData]) -> list[Path]:
-    """Return the paths of uploaded files. Raises FileError for a path that is no upload."""
-    return [path_inside(Path(get_upload_folder()), file.path) for file in files]
-
-
-def _file(path: Path) -> Any:
-    """Copy a file to the page's cache; return it as Gradio's dictionary for a ``FileData``."""
-    return FileData(path=cache_file(path), orig_name=path.name).model_dump()
-
-
 def _picture(path: Path) -> GeneratedImage:
     known = read_parameters(path)
     assert known is not None, path  # The studio writes them into each.
-    return GeneratedImage(file=_file(path), seed=int(known.settings["Seed"]), parameters=format_parameters(known))
+    return GeneratedImage(
+        file=returned_file(path), seed=int(known.settings["Seed"]), parameters=format_parameters(known)
+    )

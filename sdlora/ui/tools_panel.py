@@ -12,6 +12,7 @@ from gradio.blocks import Block
 from sdlora.adapters.targets import ALL_LAYERS, GROUPS
 from sdlora.api.adapter_jobs import LibraryJob, extract_job, merge_job, needs_base, resize_job
 from sdlora.api.adapters import AdapterFile
+from sdlora.api.editing import EditSettings, ExtractSettings
 from sdlora.api.models import resolve_base
 from sdlora.errors import ConfigError
 from sdlora.formatting import format_bytes, pluralize
@@ -56,15 +57,14 @@ class CutFields:
     def inputs(self) -> set[Block]:
         return {self.how, self.rank, self.share, self.dtype}
 
-    def arguments(self, values: Values) -> dict[str, Any]:
-        """Return the arguments of a job. Raises ConfigError for an empty rank."""
+    def limit(self, values: Values) -> dict[str, Any]:
+        """Return the settings of a ``RankLimit``. Raises ConfigError for an empty rank."""
         how, rank, share = values[self.how], values[self.rank], values[self.share]
         if how == RANK and rank is None:
             raise ConfigError("Give a rank of 1 or more.")
         return {
             "rank": int(rank) if how == RANK else None,
             "energy": float(share) / 100 if how == SHARE and share is not None else None,
-            "dtype": values[self.dtype],
         }
 
 
@@ -116,12 +116,13 @@ def _combine(app: AppState, tab: gr.Tab) -> Any:
 
 
 def _start_combining(app: AppState, fields: CombineFields, values: Values) -> LibraryJob:
-    cut = fields.cut.arguments(values)
+    limit = fields.cut.limit(values)
     chosen = fields.rows.chosen(values, int(values[fields.visible_rows]))
     adapters = [(app.adapter(name), scale) for name, scale in chosen]
     files = [(adapter.name, adapter.path, scale) for adapter, scale in adapters]
     base = _resolve(app, values[fields.base], [adapter for adapter, _ in adapters])
-    return merge_job(app.library, files, values[fields.name] or "", base=base, **cut)
+    settings = EditSettings.checked(base=base, **limit)
+    return merge_job(app.library, files, settings, values[fields.name] or "", values[fields.cut.dtype])
 
 
 def _show_rows(fields: CombineFields, change: int, visible: int) -> Values:
@@ -160,9 +161,10 @@ def _shrink(app: AppState, tab: gr.Tab) -> Any:
 def _start_shrinking(app: AppState, fields: ShrinkFields, values: Values) -> LibraryJob:
     if not values[fields.adapter]:
         raise ConfigError("Choose the adapter to shrink.")
-    adapter, cut = app.adapter(values[fields.adapter]), fields.cut.arguments(values)
-    base = _resolve(app, values[fields.base], [adapter])
-    return resize_job(app.library, (adapter.name, adapter.path), values[fields.name] or "", base=base, **cut)
+    adapter, limit = app.adapter(values[fields.adapter]), fields.cut.limit(values)
+    settings = EditSettings.checked(base=_resolve(app, values[fields.base], [adapter]), **limit)
+    file, name = (adapter.name, adapter.path), values[fields.name] or ""
+    return resize_job(app.library, file, settings, name, values[fields.cut.dtype])
 
 
 @dataclass(frozen=True)
@@ -212,12 +214,11 @@ def _start_extracting(app: AppState, fields: ExtractFields, values: Values) -> L
     base, tuned = ((values[field] or "").strip() for field in (fields.base, fields.tuned))
     if not base or not tuned:
         raise ConfigError("Choose both models: the base, and the one that was finetuned from it.")
-    arguments = {
-        "targets": values[fields.targets], "text_encoder": bool(values[fields.text_encoder]),
-        **fields.cut.arguments(values),
-    }  # fmt: skip
+    settings = ExtractSettings.checked(
+        targets=values[fields.targets], text_encoder=bool(values[fields.text_encoder]), **fields.cut.limit(values)
+    )
     base, tuned = (resolve_base(model, app.data_dir) for model in (base, tuned))
-    return extract_job(app.library, base, tuned, values[fields.name] or "", **arguments)
+    return extract_job(app.library, base, tuned, settings, values[fields.name] or "", values[fields.cut.dtype])
 
 
 def purpose(sentence: str) -> gr.HTML:

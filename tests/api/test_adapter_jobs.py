@@ -12,6 +12,7 @@ from PIL import Image
 from sdlora import editing
 from sdlora.api.adapter_jobs import extract_job, inspect_layers_job, merge_job, needs_base, resize_job
 from sdlora.api.adapters import export_to_temporary
+from sdlora.api.editing import EditSettings, ExtractSettings
 from sdlora.editing.low_rank import Cut
 from sdlora.errors import ConfigError, FileError, ModelError
 from sdlora.events import Finished, Progress
@@ -49,7 +50,8 @@ def named(library, *scales):
 
 
 def test_adapters_combined_come_into_the_library_with_card_and_base(library, tiny_base):
-    making = merge_job(library, named(library, ("one", 0.5), ("two", -1.0)), "Both of them", base=str(tiny_base))
+    adapters, settings = named(library, ("one", 0.5), ("two", -1.0)), EditSettings(base=str(tiny_base))
+    making = merge_job(library, adapters, settings, "Both of them")
     events = []
     assert making.finish(events.append) == "Both-of-them"
     total = len(random_adapter("lora").modules)
@@ -69,7 +71,7 @@ def test_adapters_combined_come_into_the_library_with_card_and_base(library, tin
 
 
 def test_an_adapter_is_cut_to_a_share_and_tells_what_is_kept(library):
-    making = resize_job(library, ("one", library.file("one")), energy=0.8, dtype="fp16")
+    making = resize_job(library, ("one", library.file("one")), EditSettings(energy=0.8), dtype="fp16")
     assert making.finish() == "one-small"
     assert making.result["kept"] == pytest.approx(editing.resize(random_adapter("lora"), Cut(energy=0.8)).kept)
     assert library.find("one-small").size < library.find("one").size
@@ -79,41 +81,47 @@ def test_a_dora_asks_for_its_base_and_a_lora_does_not(library, tiny_base):
     dora = ("dora", library.file("dora"))
     assert needs_base(dora[1]) and not needs_base(library.file("one"))
     with pytest.raises(ConfigError, match="name the base model"):
-        resize_job(library, dora, rank=2).finish()
-    assert resize_job(library, dora, rank=2, base=str(tiny_base)).finish() == "dora-small"
+        resize_job(library, dora, EditSettings(rank=2)).finish()
+    assert resize_job(library, dora, EditSettings(rank=2, base=str(tiny_base))).finish() == "dora-small"
     one = ("one", library.file("one"))
-    assert resize_job(library, one, rank=2, base="a base that is gone").finish() == "one-small"
+    assert resize_job(library, one, EditSettings(rank=2, base="a base that is gone")).finish() == "one-small"
 
 
 def test_the_difference_of_two_models_comes_into_the_library(library, tiny_base, tmp_path):
     tuned = write_tiny_sd1(tmp_path / "tuned", seed=1)
-    making = extract_job(library, str(tiny_base), str(tuned), rank=3, targets="cross-attention")
+    making = extract_job(library, str(tiny_base), str(tuned), ExtractSettings(rank=3, targets="cross-attention"))
     assert making.finish() == "tuned"
     assert library.find("tuned").base == str(tiny_base)
     assert making.result["ranks"] == [3, 3]
     with pytest.raises(ConfigError, match="the same one"):
-        extract_job(library, str(tuned), str(tuned), rank=3)
+        extract_job(library, str(tuned), str(tuned), ExtractSettings(rank=3))
     with pytest.raises(ModelError, match="there is no"):
-        extract_job(library, str(tiny_base), "nowhere", rank=3)
+        extract_job(library, str(tiny_base), "nowhere", ExtractSettings(rank=3))
 
 
 def test_what_cannot_be_is_said_before_a_process_is_started(library):
     one, two = named(library, ("one", 1.0), ("two", 1.0))
-    wrong = [([one], {}, "at least two"), ([one, one], {}, "chosen twice"), ([one, two], {"rank": 0}, "1 or more"),
-             ([one, two], {"energy": 2.0}, "1 at most"), ([one, two], {"name": "one"}, "another name")]  # fmt: skip
-    for adapters, asked, sentence in wrong:
+    wrong = [([one], "", "at least two"), ([one, one], "", "chosen twice"), ([one, two], "one", "another name")]
+    for adapters, name, sentence in wrong:
         with pytest.raises(ConfigError, match=sentence):
-            merge_job(library, adapters, **asked)
+            merge_job(library, adapters, EditSettings(), name)
+    for limit, sentence in (
+        ({"rank": 0}, "rank = 0"),
+        ({"energy": 0.0}, "energy = 0"),
+        ({"energy": 2.0}, "energy = 2"),
+    ):
+        with pytest.raises(ConfigError, match=sentence):
+            EditSettings.checked(**limit)
     with pytest.raises(ConfigError, match="how much to keep"):
-        resize_job(library, one[:2])
-    assert merge_job(library, [one, two]).name == "one-two"
+        resize_job(library, one[:2], EditSettings())
+    assert merge_job(library, [one, two], EditSettings()).name == "one-two"
 
 
 def test_one_that_is_stopped_or_left_leaves_nothing(library):
-    making = merge_job(library, named(library, ("one", 1.0), ("two", 1.0)))
+    making = merge_job(library, named(library, ("one", 1.0), ("two", 1.0)), EditSettings())
     with pytest.raises(FileError, match="Stopped"):
         making.finish(lambda stage: making.stop())
-    for _ in merge_job(library, named(library, ("one", 1.0), ("two", 1.0))):
+    for _ in merge_job(library, named(library, ("one", 1.0), ("two", 1.0)), EditSettings()):
         break  # As when a page is closed.
     assert {path.stem for path in library.folder.glob("*.safetensors")} == {"one", "two", "dora"}
     assert list((library.data_dir / "cache" / "making").iterdir()) == []

@@ -23,7 +23,8 @@ from sdlora.formats import lora_tags
 from sdlora.generation import axes, infotext, prompt_weighting
 from sdlora.ui import create_form, images_tab, library_tab
 from sdlora.ui.app_state import AppState
-from sdlora.ui.endpoints import Endpoints, _checked
+from sdlora.ui.endpoint_arguments import check_arguments
+from sdlora.ui.endpoints import Endpoints
 from tests.support import hostile_files
 from tests.support.hostile_files import Refused
 from tests.support.images import noise_image
@@ -108,7 +109,7 @@ def test_a_project_without_a_name_is_refused_on_the_page(app: AppState, tmp_path
 def endpoints(app: AppState) -> dict[str, Callable[..., Any]]:
     """The page's endpoints for programs, as they are called: with all their arguments."""
     ends = Endpoints(app)
-    return {name: _checked(getattr(ends, name)) for name in ("train", "status", "stop", "resume", "export")}
+    return {name: check_arguments(getattr(ends, name)) for name in ("train", "status", "stop", "resume", "export")}
 
 
 @pytest.mark.parametrize("case", [*NAMES, *NOTHING])

@@ -120,7 +120,7 @@ def wait(client, run, until):
         ({"prompt": "a", "zero_terminal_snr": "on", "api_name": "/generate"}, "model.prediction_type = v_prediction"),
         ({"prompt": "a", "base": "nothing-here", "api_name": "/generate"}, "nothing-here"),
         ({"name": "/etc/passwd", "api_name": "/export"}, "There is no adapter"),
-        ({"name": "x", "format": "--output=/x", "api_name": "/export"}, "kohya, diffusers"),
+        ({"name": "x", "format": "--output=/x", "api_name": "/export"}, "'kohya', 'diffusers'"),
         ({"adapters": {"/etc/passwd": 1.0, "x": 1.0}, "api_name": "/merge"}, "There is no adapter '/etc/passwd'"),
         ({"adapters": {}, "api_name": "/merge"}, "at least two"),
         ({"adapter": "x", "rank": 4, "api_name": "/resize"}, "There is no adapter 'x'"),

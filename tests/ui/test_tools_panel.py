@@ -72,13 +72,13 @@ def test_the_fields_say_how_much_is_kept():
         rows = tools_panel.adapter_rows("test", 4, 2)
 
     def cut(*values):
-        return fields.arguments(dict(zip((fields.how, fields.rank, fields.share, fields.dtype), values, strict=True)))
+        return fields.limit(dict(zip((fields.how, fields.rank, fields.share), values, strict=True)))
 
-    assert cut(tools_panel.ALL, 8, 95, "fp32") == {"rank": None, "energy": None, "dtype": "fp32"}
-    assert cut(tools_panel.RANK, 8, 95, "fp16") == {"rank": 8, "energy": None, "dtype": "fp16"}
-    assert cut(tools_panel.SHARE, 8, 95, "fp16") == {"rank": None, "energy": 0.95, "dtype": "fp16"}
+    assert cut(tools_panel.ALL, 8, 95) == {"rank": None, "energy": None}
+    assert cut(tools_panel.RANK, 8, 95) == {"rank": 8, "energy": None}
+    assert cut(tools_panel.SHARE, 8, 95) == {"rank": None, "energy": 0.95}
     with pytest.raises(ConfigError, match="Give a rank"):
-        cut(tools_panel.RANK, None, 95, "fp32")
+        cut(tools_panel.RANK, None, 95)
     names, scales = ["one", "", "two", "three"], [1.0, 1.0, 0.5, 2.0]
     values = dict(zip([*rows.adapters, *rows.scales], names + scales, strict=True))
     assert rows.chosen(values, 3) == [("one", 1.0), ("two", 0.5)]
