@@ -106,5 +106,5 @@ def _require_finite(models: Mapping[str, nn.Module], output: Path, dtype: str) -
 
 
 def _bytes(family: Family, dtype: str) -> int:
-    parameters = sum(p.numel() for module in (*family.models.values(), family.vae) for p in module.parameters())
+    parameters = sum(p.numel() for module in family.modules.values() for p in module.parameters())
     return parameters * (4 if dtype == "fp32" else 2)

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from sdlora.diffusion.process import NoiseProcess
+    from sdlora.families.lazy_modules import LazyModules
 
 
 @dataclass(frozen=True)
@@ -122,6 +123,8 @@ class Family(ABC):
 
     source: str
     """Base model as the user wrote it."""
+    modules: "LazyModules"
+    """Modules with weights by component, the VAE as ``vae``; each opens when it is first read."""
     fingerprints: Mapping[str, str]
     """Hash of each component's weights, the VAE's among them; caches are keyed by it."""
     native_size: int
@@ -153,18 +156,10 @@ class Family(ABC):
     ) -> Self:
         """Load a diffusers folder on the CPU: the VAE in float32, all else in ``dtype`` (float32 if None).
 
+        What can be left closed is, until it is first used (``LazyModules``).
+
         ``schedule`` replaces entries of the scheduler's config; ``variant`` names files such as ``fp16`` ones.
         """
-
-    @property
-    @abstractmethod
-    def models(self) -> dict[str, "nn.Module"]:
-        """Modules that adapters may go into, by component: the denoiser and the text encoders."""
-
-    @property
-    @abstractmethod
-    def vae(self) -> "nn.Module":
-        """Autoencoder between pixels and latents. No adapter goes into it."""
 
     @property
     @abstractmethod
@@ -258,19 +253,29 @@ class Family(ABC):
         return sha256("".join(f"{k}={v};" for k, v in sorted(self.fingerprints.items())).encode()).hexdigest()
 
     @property
-    def denoiser_module(self) -> Any:
-        """Module that predicts."""
-        return self.models[self.denoiser]
+    def models(self) -> "LazyModules":
+        """Modules that adapters may go into, by component: the denoiser and the text encoders."""
+        return self.modules.without("vae")
 
     @property
-    def text_encoders(self) -> dict[str, "nn.Module"]:
+    def vae(self) -> "nn.Module":
+        """Autoencoder between pixels and latents. No adapter goes into it."""
+        return self.modules["vae"]
+
+    @property
+    def denoiser_module(self) -> Any:
+        """Module that predicts."""
+        return self.modules[self.denoiser]
+
+    @property
+    def text_encoders(self) -> "LazyModules":
         """Modules that read texts, by component."""
-        return {name: module for name, module in self.models.items() if name != self.denoiser}
+        return self.modules.without("vae", self.denoiser)
 
     @property
     def device(self) -> "torch.device":
         """Device of the denoiser."""
-        return next(self.denoiser_module.parameters()).device
+        return self.modules.device_of(self.denoiser)
 
     @property
     def dtype(self) -> "torch.dtype":
@@ -280,10 +285,8 @@ class Family(ABC):
 
     def to(self, device: "torch.device | str | None" = None, dtype: "torch.dtype | None" = None) -> "Family":
         """Move every module; ``dtype`` changes the base weights' precision. Call it before adapters go in."""
-        for module in (*self.models.values(), self.vae):
-            weight = next(module.parameters())
-            stays = dtype in (None, weight.dtype) or (module is self.vae and not self.vae_fp16_ok)
-            module.to(device or weight.device, *(() if stays else (dtype,)))
+        for name in self.modules:
+            self.modules.place(name, device, None if name == "vae" and not self.vae_fp16_ok else dtype)
         return self
 
 

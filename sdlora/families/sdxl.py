@@ -53,10 +53,10 @@ class SDXL(StableDiffusion):
         """
         import torch
 
-        ids = ids.to(self._encoders["text_encoder"].device)
+        encoder: Any = self.modules["text_encoder"]
+        ids = ids.to(encoder.device)
         options: dict[str, Any] = {"output_hidden_states": True, "return_dict": True}
-        first = self._encoders["text_encoder"](ids, **options)
-        second = self._encoders["text_encoder_2"](self._repad(ids), **options)
+        first, second = encoder(ids, **options), self.modules["text_encoder_2"](self._repad(ids), **options)
         layers = (output.hidden_states[-clip_skip - 1] for output in (first, second))
         return Conditioning(torch.cat([*layers], dim=-1), second.text_embeds)
 

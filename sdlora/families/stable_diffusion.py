@@ -19,6 +19,7 @@ from sdlora.families.base import (
     weights_fingerprint,
 )
 from sdlora.families.detect import sgm_family
+from sdlora.families.lazy_modules import LazyModules
 
 if TYPE_CHECKING:
     import torch
@@ -78,32 +79,32 @@ class StableDiffusion(Family):
         source: str,
         schedule: Mapping[str, Any] | None = None,
         fingerprints: Mapping[str, str] | None = None,
+        closed: "Mapping[str, torch.dtype] | None" = None,
     ):
         """Take over a pipeline's components, frozen and in evaluation mode.
 
         ``schedule`` replaces entries of the scheduler's config, such as ``prediction_type``; ``fingerprints`` are given
-        where there are no weights to take them from. Raises ModelError for a noise schedule or a prediction type that
-        is not served.
+        where there are no weights to take them from; ``closed`` are those of ``LazyModules``. Raises ModelError for a
+        noise schedule or a prediction type that is not served.
         """
         self.source = source
-        self.unet = pipeline.unet
-        self._encoders = {name: getattr(pipeline, name) for name in self.encoders}
+        names = (self.denoiser, *self.encoders, "vae")
+        modules: dict[str, Any] = {name: getattr(pipeline, name) for name in names}
+        self.modules = LazyModules(modules, closed)
         self._tokenizers = {name: getattr(pipeline, name) for name in self.tokenizers}
         self.tokenizer = pipeline.tokenizer
-        self._vae = pipeline.vae
         self._scheduler_config = _with_overrides(pipeline.scheduler.config, schedule or {})
         _require_known_schedule(source, self._scheduler_config)
-        if self._vae.config.get("latents_mean") is not None:
+        if modules["vae"].config.get("latents_mean") is not None:
             raise ModelError(f"{source}: its VAE's latents have a mean of their own, which is not served yet")
         self.latent_factor = pipeline.vae_scale_factor
-        self.native_size = self.unet.config.sample_size * self.latent_factor
-        self.size_step = self.latent_factor * 2 ** (len(self.unet.config.block_out_channels) - 1)
+        config = modules[self.denoiser].config
+        self.native_size = config.sample_size * self.latent_factor
+        self.size_step = self.latent_factor * 2 ** (len(config.block_out_channels) - 1)
         if fingerprints is None:
-            fingerprints = {
-                name: weights_fingerprint(module) for name, module in {**self.models, "vae": self._vae}.items()
-            }
+            fingerprints = {name: weights_fingerprint(module) for name, module in modules.items()}
         self.fingerprints = fingerprints
-        for module in (*self.models.values(), self._vae):
+        for module in modules.values():
             module.requires_grad_(False).eval()
 
     @classmethod
@@ -124,20 +125,21 @@ class StableDiffusion(Family):
         dtype: "torch.dtype | None" = None,
         variant: str | None = None,
     ) -> Self:
-        parts, fingerprints = {}, {}
-        for name in ("vae", *cls.encoders, cls.denoiser):
-            module = cls._open(folder, name, variant)
-            fingerprints[name] = weights_fingerprint(module)
-            parts[name] = _cast(name, module, dtype)
+        parts = {name: cls._map(folder, name, variant) for name in ("vae", *cls.encoders, cls.denoiser)}
         pipeline = cls.pipeline_class().from_pretrained(folder, local_files_only=True, **parts, **cls.extras)
-        return cls(pipeline, source, schedule, fingerprints)
+        return cls(pipeline, source, schedule, closed=cls._dtypes(dtype))
 
     @classmethod
-    def _open(cls, folder: Path, name: str, variant: str | None) -> Any:
-        """Open one component of a diffusers folder in the precision of its file; ``variant`` where it has such files.
+    def _dtypes(cls, dtype: "torch.dtype | None") -> "dict[str, torch.dtype]":
+        """Return the precision of each component in use: the VAE's is always float32."""
+        import torch
 
-        The caller casts it before it opens the next, so that one at a time is wider than it is used.
-        """
+        models = dict.fromkeys((*cls.encoders, cls.denoiser), dtype or torch.float32)
+        return {"vae": torch.float32, **models}
+
+    @classmethod
+    def _map(cls, folder: Path, name: str, variant: str | None) -> Any:
+        """Map one component of a diffusers folder in the precision of its file; ``variant`` where it has such files."""
         from sdlora.families.layer_weights import stored_dtype, weight_files
 
         component, files = cls.components[name], weight_files(folder / name, variant)
@@ -170,21 +172,10 @@ class StableDiffusion(Family):
         pipeline = cls.pipeline_class().from_single_file(
             str(file), config=str(config), local_files_only=True, dtype=stored_dtype([file]), **tokenizers, **cls.extras
         )
-        fingerprints = {}
-        for name in ("vae", *cls.encoders, cls.denoiser):
-            module = getattr(pipeline, name)
-            _require_weights(source, name, module)
-            fingerprints[name] = weights_fingerprint(module)
-            _cast(name, module, dtype)
-        return cls(pipeline, source, schedule, fingerprints)
-
-    @property
-    def models(self) -> dict[str, "nn.Module"]:
-        return {self.denoiser: self.unet, **self._encoders}
-
-    @property
-    def vae(self) -> "nn.Module":
-        return self._vae
+        dtypes = cls._dtypes(dtype)
+        for name in dtypes:
+            _require_weights(source, name, getattr(pipeline, name))
+        return cls(pipeline, source, schedule, closed=dtypes)
 
     @cached_property
     def process(self) -> "DDPMProcess":
@@ -199,7 +190,7 @@ class StableDiffusion(Family):
     @property
     def _length(self) -> int:
         """Number of tokens that the text encoder reads."""
-        return int(self._encoders["text_encoder"].config.max_position_embeddings)
+        return int(self.modules.peek("text_encoder").config.max_position_embeddings)
 
     def tokenize(self, prompts: Sequence[str]) -> "torch.Tensor":
         return self.tokenizer(
@@ -218,10 +209,10 @@ class StableDiffusion(Family):
 
     @property
     def text_layers(self) -> int:
-        return min(int(encoder.config.num_hidden_layers) for encoder in self._encoders.values())
+        return min(int(self.modules.peek(name).config.num_hidden_layers) for name in self.encoders)
 
     def encode_text(self, ids: "torch.Tensor", clip_skip: int = 1) -> Conditioning:
-        encoder = self._encoders["text_encoder"]
+        encoder: Any = self.modules["text_encoder"]
         ids = to_device_async(ids, encoder.device)  # It need not be the UNet's, where components are offloaded.
         if clip_skip == 1:
             return Conditioning(encoder(ids, return_dict=True).last_hidden_state)
@@ -229,13 +220,13 @@ class StableDiffusion(Family):
         return Conditioning(encoder.final_layer_norm(hidden[-clip_skip]))
 
     def encode_images(self, pixels: "torch.Tensor") -> tuple["torch.Tensor", "torch.Tensor"]:
-        pixels = pixels.to(self._vae.device, self._vae.dtype)
-        distribution = self._vae.encode(pixels).latent_dist
-        scale = self._vae.config.scaling_factor
+        vae: Any = self.vae
+        distribution = vae.encode(pixels.to(vae.device, vae.dtype)).latent_dist
+        scale = vae.config.scaling_factor
         return distribution.mean.float() * scale, distribution.std.float() * scale
 
     def decode(self, latents: "torch.Tensor") -> "torch.Tensor":
-        return decode_latents(self._vae, latents)
+        return decode_latents(self.vae, latents)
 
     def predict(
         self,
@@ -246,7 +237,7 @@ class StableDiffusion(Family):
     ) -> "torch.Tensor":
         dtype = self.dtype
         conditioning, latents = conditioning.to(dtype), latents.to(dtype)
-        return self.unet(
+        return self.denoiser_module(
             latents,
             times,
             conditioning.text,
@@ -264,20 +255,20 @@ class StableDiffusion(Family):
         return {"prompt_embeds": wanted.text, "negative_prompt_embeds": None if unwanted is None else unwanted.text}
 
     def pipeline(self, scheduler: Any) -> Any:
-        parts = {"vae": self._vae, **self.models, **self._tokenizers}
-        return self.pipeline_class()(**parts, scheduler=scheduler, **self.extras)
+        return self.pipeline_class()(**self.modules, **self._tokenizers, scheduler=scheduler, **self.extras)
 
     def prediction_bytes(self, width: int, height: int, batch: int) -> int:
         latents = (width // self.latent_factor) * (height // self.latent_factor)
-        return latents * batch * ATTENTION_PEAK * self.unet.config.block_out_channels[0] * self.dtype.itemsize
+        first_width = self.modules.peek(self.denoiser).config.block_out_channels[0]
+        return latents * batch * ATTENTION_PEAK * first_width * self.dtype.itemsize
 
     def decode_bytes(self, width: int, height: int) -> int:
-        widths = self._vae.config.block_out_channels
+        widths = self.modules.peek("vae").config.block_out_channels
         return int(width * height * DECODER_PEAK * widths[min(1, len(widths) - 1)] * 4)
 
     @property
     def tile_size(self) -> int:
-        return int(self._vae.tile_latent_min_size) * self.latent_factor
+        return int(self.modules.peek("vae").tile_latent_min_size) * self.latent_factor
 
 
 def decode_latents(vae: Any, latents: "torch.Tensor") -> "torch.Tensor":
@@ -298,13 +289,6 @@ def decode_latents(vae: Any, latents: "torch.Tensor") -> "torch.Tensor":
     if not pixels.isfinite().all():
         raise NonFiniteError("the base's VAE gives NaN, in float32 too: its weights are broken; take another base")
     return pixels
-
-
-def _cast(name: str, module: Any, dtype: "torch.dtype | None") -> Any:
-    """Return ``module`` in ``dtype``; the VAE always in float32."""
-    import torch
-
-    return module.to(torch.float32 if name == "vae" or dtype is None else dtype)
 
 
 def _require_weights(source: str, name: str, module: "nn.Module") -> None:

@@ -18,7 +18,14 @@ def free_bytes(device: torch.device) -> int:
     """Return the bytes of ``device`` that this process can still allocate."""
     if device.type == "cuda":
         unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return torch.cuda.mem_get_info(device)[0] + unused
+        return unreserved_bytes(device) + unused
+    return unreserved_bytes(device)
+
+
+def unreserved_bytes(device: torch.device) -> int:
+    """Return the bytes of ``device`` that no process has, this one's allocator included."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
     import psutil
 
     return psutil.virtual_memory().available

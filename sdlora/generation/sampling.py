@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 @contextmanager
 def eval_mode(family: Family) -> Iterator[None]:
     """Set evaluation mode and disable gradients; afterwards restore every module's mode."""
-    modules = [module for model in (*family.models.values(), family.vae) for module in model.modules()]
+    modules = [module for model in family.modules.values() for module in model.modules()]
     modes = [module.training for module in modules]
     try:
         for module in modules:

@@ -60,6 +60,7 @@ class Studio(AdaptedModel):
         require_supported(engine, chosen)
         model = base if isinstance(base, Model) else Model(base=base)
         family = load_family(model, dtype).to(chosen if engine.offload == "none" else "cpu", dtype)
+        family.modules.open()  # All are needed, and what memory does not hold is told now.
         super().__init__(family, model)
         self.runtime = Runtime(family, chosen, engine)
 

@@ -93,7 +93,10 @@ class InlineInference:
         width, height = request.width or family.native_size, request.height or family.native_size
         sizes = BATCHES if family.device.type == "cuda" else (1,)
         adapters = sum(size_of(Path(adapter.path).resolve()) for adapter in request.adapters)
-        free, needed = memory.free_bytes(family.device), 0
+        closed = family.modules.closed_bytes
+        if closed > memory.unreserved_bytes(family.device):  # What the steps have reserved, they need again.
+            raise Declined("The training leaves too little memory for the parts of the base that it does not use")
+        free, needed = memory.free_bytes(family.device) - closed, 0
         side = None if request.engine_settings.vae_tiling == "off" else family.tile_size
         for batch in (min(size, request.count) for size in sizes):
             needed = memory.generation_bytes(family, width, height, batch, request.cfg > 1, side, adapters)
@@ -106,7 +109,7 @@ class InlineInference:
         """Raise Declined unless this training's base can generate ``request``."""
         if self.several:
             raise Declined("A training in several processes draws nothing else")
-        if next(family.vae.parameters()).device != family.device:
+        if family.modules.device_of("vae") != family.device:
             raise Declined("A training that is short of memory draws nothing else")
         if locate_base(request.base) != locate_base(self.model.base):
             raise Declined(f"A training of another base ({self.model.base}) is using the device")

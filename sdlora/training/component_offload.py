@@ -31,12 +31,11 @@ class ComponentOffload:
 
     def for_generation(self) -> None:
         """Images are generated next: all parts are needed."""
-        self._place({*self.family.models, "vae"})
+        self._place(set(self.family.modules))
 
     def _place(self, names: set[str]) -> None:
         """Put the parts called ``names`` on the device; the others leave it first."""
         if not self.on:
             return
-        parts = {**self.family.models, "vae": self.family.vae}
-        for name in sorted(parts, key=lambda name: name in names):
-            parts[name].to(self.device if name in names else "cpu")
+        for name in sorted(self.family.modules, key=lambda name: name in names):
+            self.family.modules.place(name, self.device if name in names else "cpu")

@@ -103,7 +103,7 @@ def estimate_memory(job: TrainJob, size: ImageSize, dtype: torch.dtype, on_card:
     reads = trains_text or job.data.shuffle_captions  # Shuffled, they are too many to keep.
     texts = () if reads else family.text_encoders
     waits = {"vae", *texts} if job.train.offload and on_card else set()
-    parts = {**family.models, "vae": family.vae}
+    parts = {**family.modules}
     with FakeTensorMode(allow_non_fake_inputs=True):
         _embody(family)
         here = {name: part for name, part in parts.items() if name not in waits}
@@ -117,7 +117,7 @@ def estimate_memory(job: TrainJob, size: ImageSize, dtype: torch.dtype, on_card:
 
 def _embody(family: Family) -> None:
     """Put the family on the CPU, in torch's fake tensors, within whose mode this is called."""
-    for part in (*family.models.values(), family.vae):
+    for part in family.modules.values():
         for module in part.modules():
             for name, parameter in module._parameters.items():
                 if parameter is not None:

@@ -200,10 +200,8 @@ def load_base(job: TrainJob, distributed: Distributed) -> Family:
     if job.model.quantize is not None:
         quantize(family.denoiser_module, job.model.quantize, distributed.device)
     device = "cpu" if job.train.offload else distributed.device
-    for module in family.models.values():  # The VAE stays in float32: in float16 it can give black pictures.
-        module.to(
-            device, distributed.dtype
-        )  # Both at once, tensor by tensor: the wide weights never lie on the device.
+    for name in family.models:  # The VAE stays in float32: in float16 it can give black pictures.
+        family.modules.place(name, dtype=distributed.dtype)
     return family.to(device)
 
 
@@ -263,16 +261,17 @@ def attach_adapter(job: TrainJob, distributed: Distributed, family: Family, from
 
 
 def attach_method(job: TrainJob, family: Family, from_file: bool) -> tuple[Trainable, list[TrainablePart]]:
-    """Put what trains into the family's models, and prepare these to train."""
+    """Put what trains into the family's models, and prepare the adapted ones to train."""
     method = job.adapter if text_rate(job) else job.adapter.model_copy(update={"text_encoder": False})
-    trainable = method.attach(family.models, TRAINED_ADAPTER, derive(job.train.seed, "adapter"))
+    models = family.models if method.text_encoder else family.models.without(*family.text_encoders)
+    trainable = method.attach(models, TRAINED_ADAPTER, derive(job.train.seed, "adapter"))
     if from_file and method.init is not None:
         trainable.assign(read_adapter(method.init, job.notice))
-    for model in family.models.values():
+    for model in models.values():
         model.train()
         if job.train.gradient_checkpointing:
             _checkpoint_gradients(model)
-    use_memory_efficient_layers(family.models)
+    use_memory_efficient_layers(models)
     return trainable, trained_parts(job, trainable)
 
 

@@ -121,6 +121,7 @@ def profile_run(job: "TrainJob") -> RunProfile:
         with _Peak(distributed.device) as peak:
             begun = time.monotonic()
             family = prepare.load_base(job, distributed)
+            family.modules.open()
             load = time.monotonic() - begun
             job.on_event(Progress(phase="measuring steps", done=0, total=1))
             train_state = _prepare(job, distributed, family)

@@ -15,6 +15,7 @@ from sdlora.events import ignore
 from sdlora.families import FAMILIES
 from sdlora.families.base import CLIP_TARGETS, TOKENIZER, Component, Conditioning, Family, weights_fingerprint
 from sdlora.families.detect import detect_folder, folder_size
+from sdlora.families.lazy_modules import LazyModules
 from sdlora.families.loading import load_family
 from sdlora.families.meta_model import build_meta_model
 from sdlora.families.settings import Model
@@ -95,23 +96,17 @@ class Toy(Family):
 
         found = cls()
         found.source = source
-        found._transformer = SD3Transformer2DModel.from_pretrained(Path(folder) / "transformer")
-        found._encoder = CLIPTextModelWithProjection.from_pretrained(Path(folder) / "text_encoder")
-        found._vae = AutoencoderKL.from_pretrained(Path(folder) / "vae")
+        modules = {
+            "transformer": SD3Transformer2DModel.from_pretrained(Path(folder) / "transformer"),
+            "text_encoder": CLIPTextModelWithProjection.from_pretrained(Path(folder) / "text_encoder"),
+            "vae": AutoencoderKL.from_pretrained(Path(folder) / "vae"),
+        }
         found._tokenizer = CLIPTokenizer.from_pretrained(Path(folder) / "tokenizer")
-        modules = {**found.models, "vae": found._vae}
         for module in modules.values():
             module.requires_grad_(False).eval()
+        found.modules = LazyModules(modules)
         found.fingerprints = {name: weights_fingerprint(module) for name, module in modules.items()}
         return found
-
-    @property
-    def models(self):
-        return {"transformer": self._transformer, "text_encoder": self._encoder}
-
-    @property
-    def vae(self):
-        return self._vae
 
     def tokenize(self, prompts):
         return self._tokenizer(
@@ -128,19 +123,20 @@ class Toy(Family):
     text_layers = 1
 
     def encode_text(self, ids, clip_skip=1):
-        read = self._encoder(ids.to(self._encoder.device), output_hidden_states=True)
+        encoder = self.modules["text_encoder"]
+        read = encoder(ids.to(encoder.device), output_hidden_states=True)
         return Conditioning(read.hidden_states[-2], read.text_embeds)
 
     def encode_images(self, pixels):
-        found = self._vae.encode(pixels.to(self._vae.device, self._vae.dtype)).latent_dist
+        found = self.vae.encode(pixels.to(self.vae.device, self.vae.dtype)).latent_dist
         return found.mean.float(), found.std.float()
 
     def decode(self, latents):
-        return self._vae.decode(latents.to(self._vae.dtype), return_dict=False)[0].float()
+        return self.vae.decode(latents.to(self.vae.dtype), return_dict=False)[0].float()
 
     def predict(self, latents, times, conditioning, size_and_crop=None):
         read = conditioning.to(self.dtype)
-        return self._transformer(latents.to(self.dtype), read.text, read.pooled, times, return_dict=False)[0]
+        return self.denoiser_module(latents.to(self.dtype), read.text, read.pooled, times, return_dict=False)[0]
 
     def pipeline_kwargs(self, wanted, unwanted):
         return {"wanted": wanted, "unwanted": unwanted}

@@ -25,7 +25,7 @@ def files(tmp_path):
 
 def test_fifty_adapters_that_come_and_go_four_times_leave_the_base_as_it_was(tiny_base, files):
     studio = Studio(str(tiny_base), device="cpu")
-    weights = {name: tensor.clone() for name, tensor in studio.family.unet.state_dict().items()}
+    weights = {name: tensor.clone() for name, tensor in studio.family.denoiser_module.state_dict().items()}
     base = pixels(studio)
     marks = []
     for _ in range(ROUNDS):
@@ -37,7 +37,7 @@ def test_fifty_adapters_that_come_and_go_four_times_leave_the_base_as_it_was(tin
         assert (pixels(studio) == base).all()
         marks.append(resources_in_use())
     assert_flat(marks[1], marks[-1])
-    left = studio.family.unet.state_dict()
+    left = studio.family.denoiser_module.state_dict()
     assert left.keys() == weights.keys() and all((left[name] == weights[name]).all() for name in weights)
 
 

@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from sdlora.families.lazy_modules import LazyModules
 from sdlora.training.component_offload import ComponentOffload
 
 PARTS = ("unet", "text_encoder", "text_encoder_2", "vae")
@@ -13,22 +14,21 @@ class Part:
     def __init__(self, name, log):
         self.name, self.log, self.place = name, log, "cpu"
 
-    def to(self, place):
-        self.place = place
-        self.log.append((self.name, place))
+    def to(self, device):
+        self.place = device
+        self.log.append((self.name, device))
 
 
 @pytest.fixture
 def family():
     log = []
-    parts = {name: Part(name, log) for name in PARTS}
-    vae = parts.pop("vae")
-    text_encoders = [name for name in parts if name != "unet"]
-    return SimpleNamespace(models=parts, vae=vae, denoiser="unet", text_encoders=text_encoders, log=log)
+    modules = LazyModules({name: Part(name, log) for name in PARTS})
+    models, text_encoders = modules.without("vae"), modules.without("vae", "unet")
+    return SimpleNamespace(modules=modules, models=models, denoiser="unet", text_encoders=text_encoders, log=log)
 
 
 def on_card(family):
-    return {part.name for part in (*family.models.values(), family.vae) if part.place == "cuda"}
+    return {part.name for part in family.modules.values() if part.place == "cuda"}
 
 
 @pytest.mark.parametrize(

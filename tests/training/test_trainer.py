@@ -10,6 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from sdlora.errors import ConfigError, FileError, NonFiniteError
 from sdlora.events import CheckpointSaved, Notice, Progress, RunFinished, RunStarted, RunStopped, SampleReady, StepDone
+from sdlora.families.lazy_modules import LazyModules
 from sdlora.training.distributed import Distributed
 from sdlora.training.run_paths import RunPaths
 from sdlora.training.train_job import TrainJob
@@ -366,6 +367,43 @@ def test_no_step_decodes_a_file_or_runs_the_vae(configure, tmp_path, monkeypatch
     monkeypatch.setattr(SD1, "encode_images", never)
     finished, _, _ = train_in_process(configure(), tmp_path / "second")
     assert finished
+
+
+@pytest.fixture
+def opened(monkeypatch):
+    """The components that open from now on, in their order."""
+    real, names = LazyModules._open, []
+    monkeypatch.setattr(LazyModules, "_open", lambda modules, name: names.append(name) or real(modules, name))
+    return names
+
+
+def test_a_run_whose_caches_are_filled_opens_what_trains_alone(configure, tmp_path, opened):
+    frozen = {"adapter__text_encoder": False}
+    _, _, cold = train_in_process(configure(**frozen), tmp_path / "cold")
+    assert opened == ["vae", "unet", "text_encoder"]
+    opened.clear()
+    _, _, warm = train_in_process(configure(**frozen), tmp_path / "warm")
+    assert opened == ["unet"]
+    assert max_file_difference(cold.adapter, warm.adapter) == 0
+    opened.clear()
+    train_in_process(configure(train__text_encoder_learning_rate=0.0), tmp_path / "rate of 0")
+    assert opened == ["unet"]
+    opened.clear()
+    train_in_process(configure(), tmp_path / "trains both")
+    assert opened == ["unet", "text_encoder"]
+
+
+def test_previews_and_class_images_open_what_they_need(configure, tmp_path, opened):
+    train_in_process(configure(adapter__text_encoder=False), tmp_path / "fills the caches")
+    opened.clear()
+    drawn = {"sample__every": 3, "sample__prompts": ["a red house"], "sample__steps": 1}
+    _, events, _ = train_in_process(configure(adapter__text_encoder=False, **drawn), tmp_path / "previews")
+    assert opened == ["unet", "text_encoder", "vae"]
+    assert len(events_of(SampleReady, events)) == 3
+    opened.clear()
+    prior = {"prior__weight": 1.0, "prior__count": 1, "prior__class_prompt": "a house", "prior__steps": 1}
+    train_in_process(configure(adapter__text_encoder=False, **prior), tmp_path / "class images")
+    assert sorted(opened) == ["text_encoder", "unet", "vae"]
 
 
 def test_no_step_encodes_text_where_no_text_encoder_trains(configure, tmp_path, monkeypatch):
