@@ -1,9 +1,10 @@
 """Memory and time to open a full-size base: ``python -m benchmarks.load --family sdxl --dtype bf16 --work DIR --json``.
 
 The base has its family's true architecture (the bundled configs) and random weights, stored in float16. It is opened in
-a process of its own: ``--way parts`` as ``load_family`` does, ``--way whole`` as version 0.1.0 did, with every part in
-float32 first and then in the precision of use. *Anonymous* memory (RssAnon) is what the process cannot give back; pages
-of mapped files, which the system can drop at any time, are not in it.
+a process of its own: ``--way parts`` opens every component, ``--way denoiser`` what a run with filled caches opens, and
+``--way whole`` does as version 0.1.0 did, with all in float32 first, then in the precision of use. *Anonymous* memory
+(RssAnon) is what the process cannot give back; pages of mapped files, which the system can drop at any time, are not in
+it.
 """
 
 import argparse
@@ -27,7 +28,7 @@ from sdlora.families.settings import Model
 from sdlora.families.single_file import CONFIGS
 from sdlora.formats.storage import DTYPES
 
-WAYS = ("whole", "parts")
+WAYS = ("whole", "parts", "denoiser")
 POLL_SECONDS = 0.02
 CHUNK = 1 << 24
 """Random numbers that are written again and again: files of gigabytes in seconds."""
@@ -85,8 +86,11 @@ def open_base(base: str, way: str, dtype: torch.dtype) -> dict[str, float]:
 
     before, begun, watcher = _anonymous(), time.monotonic(), threading.Thread(target=watch)
     watcher.start()
-    family = load_family(Model(base=base), dtype if way == "parts" else None)
-    for module in family.models.values():
+    family = load_family(Model(base=base), None if way == "whole" else dtype)
+    names = [family.denoiser] if way == "denoiser" else [*family.modules]
+    opened = {name: family.modules[name] for name in names}
+    opened.pop("vae", None)
+    for module in opened.values():
         module.to(dtype)
     over.set()
     watcher.join()

@@ -39,7 +39,9 @@ class LazyModules(Mapping[str, "nn.Module"]):
         return len(self._names)
 
     def _open(self, name: str) -> None:
-        self._modules[name].to(**self._closed[name])
+        from torch import nn
+
+        nn.Module.to(self._modules[name], **self._closed[name])  # diffusers' own warns of layers that there are not.
         del self._closed[name]  # Only now: without memory for it, it is still closed.
 
     def open(self) -> None:
