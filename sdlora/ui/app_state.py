@@ -41,6 +41,8 @@ SNAPSHOT_SECONDS = 0.5
 """Seconds for which a snapshot of the runs serves every visitor."""
 MAX_WAITING = 50
 """Generation requests that may wait at once."""
+MAX_IMAGES = 16
+"""Images of one request at most."""
 THUMBNAIL = 384
 """Longest side of an image on a card, in pixels."""
 ACTIVE = ("running", "queued", "stopping")

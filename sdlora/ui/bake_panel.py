@@ -12,9 +12,10 @@ from sdlora.api.adapter_jobs import bake_job
 from sdlora.api.models import is_single_file, resolve_base, trained_base_settings
 from sdlora.errors import ConfigError
 from sdlora.ui import job_widget, page_html, tools_panel
+from sdlora.ui.adapter_rows import AdapterRows, adapter_rows, base_values
 from sdlora.ui.app_state import AppState
-from sdlora.ui.create_form import base_setting_fields, base_values
 from sdlora.ui.listeners import HIDDEN, PRIVATE, Values, click_later
+from sdlora.ui.setting_fields import base_setting_fields
 
 ROWS = 3
 """Adapters that fit into one model."""
@@ -27,21 +28,21 @@ class BakeFields:
     """Components from which a job is made."""
 
     base: gr.Dropdown
-    rows: tools_panel.AdapterRows
+    rows: AdapterRows
     settings: dict[str, gr.Dropdown]
     dtype: gr.Radio
     kind: gr.Radio
 
     @property
     def inputs(self) -> set[Block]:
-        return {self.base, self.dtype, self.kind, *self.settings.values(), *self.rows.adapters, *self.rows.scales}
+        return {self.base, self.dtype, self.kind, *self.settings.values(), *self.rows.inputs}
 
 
 def build(app: AppState, tab: gr.Tab, file: gr.DownloadButton) -> None:
     """Lay the tool out; the model that it makes goes behind the hidden button ``file``."""
     tools_panel.purpose("A whole base model with adapters folded into its weights, to take away.")
     base = gr.Dropdown(app.base_choices(), label="Base model", allow_custom_value=True, elem_id="bake-base")
-    rows = tools_panel.adapter_rows("bake", ROWS, ROWS)
+    rows = adapter_rows("bake", ROWS, ROWS)
     settings = base_setting_fields("bake")
     with gr.Row():
         dtype = gr.Radio(["fp16", "fp32"], value="fp16", label="Numbers", info="fp16 is half the size")

@@ -26,8 +26,9 @@ from sdlora.formatting import format_duration
 from sdlora.generation.axes import AXIS_TYPES
 from sdlora.generation.infotext import format_parameters, read_parameters
 from sdlora.ui import create_form, page_html
+from sdlora.ui.adapter_rows import NONE, adapter_choices
 from sdlora.ui.app_state import AppState, cache_file
-from sdlora.ui.create_form import NONE, CreateForm
+from sdlora.ui.create_form import CreateForm
 from sdlora.ui.create_tab import CreateTab
 from sdlora.ui.listeners import HIDDEN, Values
 
@@ -165,9 +166,10 @@ def _start_values(kind: str, prompt: str) -> Any:
 
 def _subjects(app: AppState, chosen: str) -> Any:
     """List the adapters; the newest is chosen where none was."""
-    names = [adapter.name for adapter in app.snapshot().adapters if adapter.path.parent.name != "checkpoints"]
+    adapters = [adapter for adapter in app.snapshot().adapters if adapter.path.parent.name != "checkpoints"]
+    names = [adapter.name for adapter in adapters]
     value = chosen if chosen in names else next(iter(names), "")
-    return gr.update(choices=[NONE, *((name, name) for name in names)], value=value)
+    return gr.update(choices=adapter_choices(adapters), value=value)
 
 
 def _begin(app: AppState, panel: ComparePanel, form: CreateForm, values: Values) -> Values:

@@ -39,7 +39,7 @@ class CreateTab:
 
     @property
     def adapters(self) -> list[gr.Dropdown]:
-        return self.form.adapters
+        return self.form.rows.adapters
 
     @property
     def base(self) -> gr.Dropdown:

@@ -28,7 +28,7 @@ from sdlora.filesystem.paths import safe_name, unused_path
 from sdlora.generation.infotext import format_parameters, read_parameters
 from sdlora.generation.settings import ImageSettings
 from sdlora.ui import build_config
-from sdlora.ui.app_state import AppState
+from sdlora.ui.app_state import MAX_IMAGES, AppState
 from sdlora.ui.endpoint_arguments import check_arguments, returned_file, takes_settings, uploaded_paths
 from sdlora.ui.run_view import describe
 from sdlora.ui.tool_endpoints import ToolEndpoints
@@ -37,8 +37,6 @@ IMAGE_PARAMETERS = ("negative", "seed", "steps", "cfg", "sampler", "width", "hei
 """Settings of an image that ``generate`` takes behind prompt and adapters, in this order."""
 POLL_SECONDS = 0.2
 """Seconds between two looks at a running request."""
-MAX_IMAGES = 16
-"""Images of one request at most."""
 
 
 class PreviewInfo(TypedDict):

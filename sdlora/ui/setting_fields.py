@@ -1,5 +1,6 @@
 """Form fields made from the declarations of settings, which alone state type, range and help."""
 
+import math
 from collections.abc import Collection, Mapping
 from functools import cache
 from pathlib import Path
@@ -11,6 +12,8 @@ from gradio.components import Component
 from pydantic import TypeAdapter
 
 from sdlora.config import TrainConfig, all_settings, value_of
+from sdlora.families.settings import Model
+from sdlora.generation.infotext import BASE_OVERRIDES
 from sdlora.generation.settings import GenerationSettings
 from sdlora.section import Setting, settings
 
@@ -25,6 +28,8 @@ SECTIONS = {
 }  # fmt: skip
 """The headings of the config's sections."""
 CHOICES = {"yes": True, "no": False}
+LABELS = {"negative": "Negative prompt", "cfg": "CFG", "vae_tiling": "Decode in tiles"}
+"""Labels that differ from the setting's name."""
 
 
 @cache
@@ -69,6 +74,8 @@ def schema(setting: Setting) -> dict[str, Any]:
 
 def label(setting: Setting) -> str:
     """Return ``Learning rate`` for ``train.learning_rate``, ``Prior weight`` for ``prior.weight``."""
+    if setting.name in LABELS:
+        return LABELS[setting.name]
     section, _, name = setting.name.rpartition(".")
     words = name if section in ("train", "data", "model") else f"{section} {name}"
     return words.replace("_", " ").strip().capitalize()
@@ -77,6 +84,36 @@ def label(setting: Setting) -> str:
 def elem_id(name: str) -> str:
     """Return the element id of the field of setting ``name``."""
     return f"set-{name.replace('.', '-')}"
+
+
+def number_field(setting: Setting, **own: Any) -> gr.Number:
+    """Return a field for a number with its default, bounds and help; ``own`` are options that differ."""
+    whole, (least, most) = schema(setting)["type"] == "integer", setting.bounds
+    declared = {
+        "value": setting.default, "label": label(setting), "info": setting.help, "step": 1 if whole else 0.5,
+        "precision": 0 if whole else None, "minimum": least if math.isfinite(least) else None,
+        "maximum": most if math.isfinite(most) else None,
+    }  # fmt: skip
+    return gr.Number(**{**declared, **own})
+
+
+def choice_field(setting: Setting, **own: Any) -> gr.Dropdown:
+    """Return a field for one of a setting's values, with its default and help; ``own`` are options that differ."""
+    declared = {"value": setting.default, "label": label(setting), "info": setting.help, "min_width": 160}
+    return gr.Dropdown(list(options(setting)), **{**declared, **own})
+
+
+def base_setting_fields(prefix: str) -> dict[str, gr.Dropdown]:
+    """Lay out fields for settings that a base model's own files may leave open; ``prefix`` begins their element ids."""
+    declared = {setting.name: setting for setting in settings(Model)}
+    with gr.Row():
+        return {
+            name: choice_field(
+                declared[name], label=title, elem_id=f"{prefix}-{name.replace('_', '-')}",
+                info=f"{declared[name].help.replace(' (`auto`)', '')} `auto`: as the adapter's run or the base has it.",
+            )
+            for name, title in BASE_OVERRIDES.items()
+        }  # fmt: skip
 
 
 def setting_field(setting: Setting) -> Component:

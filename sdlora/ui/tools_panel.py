@@ -17,31 +17,17 @@ from sdlora.api.models import resolve_base
 from sdlora.errors import ConfigError
 from sdlora.formatting import format_bytes, pluralize
 from sdlora.ui import job_widget, page_html
+from sdlora.ui.adapter_rows import NONE, AdapterRows, adapter_choices, adapter_rows, row_buttons
 from sdlora.ui.app_state import AppState
-from sdlora.ui.create_form import chosen_adapters, row_values
 from sdlora.ui.listeners import HIDDEN, Values
 
 TYPES = ["fp32", "fp16", "bf16"]
 MAX_ROWS, MIN_ROWS = 6, 2
 """Adapters that can be combined at once, and rows that are visible at first."""
-NONE = ("none", "")
 ALL, RANK, SHARE = "all", "rank", "share"
 WAYS = {"All of it, exactly": ALL, "A rank": RANK, "A share of its energy": SHARE}
 """Ways to limit the size of a result."""
 NEEDED = "One of them changes a model's weights by what they are (DoRA, (IA)³): choose the base that it was trained on"
-
-
-@dataclass(frozen=True)
-class AdapterRows:
-    """Rows of an adapter and its scale each."""
-
-    rows: list[gr.Row]
-    adapters: list[gr.Dropdown]
-    scales: list[gr.Slider]
-
-    def chosen(self, values: Values, visible: int | None = None) -> list[tuple[str, float]]:
-        """Return the names and scales of the first ``visible`` rows, of those with an adapter."""
-        return chosen_adapters(self.adapters[:visible], self.scales[:visible], values)
 
 
 @dataclass(frozen=True)
@@ -87,26 +73,19 @@ class CombineFields:
     base: gr.Dropdown
     cut: CutFields
     name: gr.Textbox
-    visible_rows: gr.State
 
     @property
     def inputs(self) -> set[Block]:
-        rows = (*self.rows.adapters, *self.rows.scales)
-        return {self.name, self.base, self.visible_rows, *self.cut.inputs, *rows}
+        return {self.name, self.base, self.rows.visible, *self.cut.inputs, *self.rows.inputs}
 
 
 def _combine(app: AppState, tab: gr.Tab) -> Any:
     purpose("One file that does what several do together, each at its scale. It goes to the library.")
     rows = adapter_rows("combine", MAX_ROWS, MIN_ROWS)
-    with gr.Row(elem_classes="small-buttons"):
-        more = gr.Button("+ Adapter", size="sm", min_width=100, elem_id="combine-more")
-        fewer = gr.Button("− Adapter", size="sm", min_width=100, elem_id="combine-fewer")
+    row_buttons(rows, MIN_ROWS, "combine-more", "combine-fewer")
     base, cut, name = _base("combine"), _cut("combine", ALL, 32, "fp32"), _name("combine", "their names")
     widget = job_widget.job_widget("Combine", "combine")
-    fields = CombineFields(rows, base, cut, name, gr.State(MIN_ROWS))
-    shown = [fields.visible_rows, *rows.rows]
-    for button, change in ((more, 1), (fewer, -1)):
-        button.click(partial(_show_rows, fields, change), fields.visible_rows, shown, **HIDDEN)
+    fields = CombineFields(rows, base, cut, name)
     refresh(app, tab, rows.adapters)
     for row in rows.adapters:
         row.select(partial(_show_base, app, rows.adapters), set(rows.adapters), base, **HIDDEN)
@@ -117,16 +96,12 @@ def _combine(app: AppState, tab: gr.Tab) -> Any:
 
 def _start_combining(app: AppState, fields: CombineFields, values: Values) -> LibraryJob:
     limit = fields.cut.limit(values)
-    chosen = fields.rows.chosen(values, int(values[fields.visible_rows]))
+    chosen = fields.rows.chosen(values, int(values[fields.rows.visible]))
     adapters = [(app.adapter(name), scale) for name, scale in chosen]
     files = [(adapter.name, adapter.path, scale) for adapter, scale in adapters]
     base = _resolve(app, values[fields.base], [adapter for adapter, _ in adapters])
     settings = EditSettings.checked(base=base, **limit)
     return merge_job(app.library, files, settings, values[fields.name] or "", values[fields.cut.dtype])
-
-
-def _show_rows(fields: CombineFields, change: int, visible: int) -> Values:
-    return row_values(fields.visible_rows, fields.rows.rows, min(MAX_ROWS, max(MIN_ROWS, visible + change)))
 
 
 @dataclass(frozen=True)
@@ -226,30 +201,12 @@ def purpose(sentence: str) -> gr.HTML:
     return gr.HTML(f"<p class='quiet'>{sentence}</p>")
 
 
-def adapter_rows(prefix: str, number: int, visible: int) -> AdapterRows:
-    """Lay out rows for ``number`` adapters with scales, of which the first ``visible`` are shown."""
-    found = AdapterRows([], [], [])
-    for n in range(1, number + 1):
-        with gr.Row(visible=n <= visible, elem_classes="adapter") as row:
-            adapter = gr.Dropdown(
-                [NONE], value="", label=f"Adapter {n}", allow_custom_value=True, scale=2, elem_id=f"{prefix}-{n}"
-            )  # fmt: skip
-            scale = gr.Slider(
-                -2, 2, 1.0, step=0.05, label=f"Adapter {n}: scale", scale=3, min_width=140,
-                elem_id=f"{prefix}-scale-{n}",
-            )  # fmt: skip
-        found.rows.append(row)
-        found.adapters.append(adapter)
-        found.scales.append(scale)
-    return found
-
-
 def refresh(app: AppState, tab: gr.Tab, fields: Sequence[gr.Dropdown]) -> None:
     """List the adapters in ``fields`` whenever ``tab`` is chosen; what is chosen in them stays."""
 
     def choices() -> Values:
-        names = [NONE, *((adapter.name, adapter.name) for adapter in app.refresh().adapters)]
-        return {field: gr.update(choices=names) for field in fields}
+        adapters = adapter_choices(app.refresh().adapters)
+        return {field: gr.update(choices=adapters) for field in fields}
 
     tab.select(choices, None, list(fields), **HIDDEN)
 

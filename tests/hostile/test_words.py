@@ -21,7 +21,7 @@ from sdlora.errors import ConfigError, SdloraError
 from sdlora.filesystem.paths import path_inside, safe_name
 from sdlora.formats import lora_tags
 from sdlora.generation import axes, infotext, prompt_weighting
-from sdlora.ui import create_form, images_tab, library_tab
+from sdlora.ui import adapter_rows, images_tab, library_tab
 from sdlora.ui.app_state import AppState
 from sdlora.ui.endpoint_arguments import check_arguments
 from sdlora.ui.endpoints import Endpoints
@@ -349,7 +349,7 @@ def test_the_longest_prompts_are_read_in_a_time_in_proportion(tmp_path: Path) ->
 @pytest.mark.parametrize("case", LONG)
 def test_a_hostile_prompt_is_a_few_words_on_the_page(app: AppState, case: str) -> None:
     form = build_create_tab(app).form
-    said = create_form._describe_tags(app, form, form_values(form, prompt=LONG[case]))
+    said = adapter_rows.describe_tags(app, form.rows, form.prompt, form_values(form, prompt=LONG[case]))
     assert len(said) < 1000
 
 

@@ -61,10 +61,10 @@ def delete_project(app: AppState, project: str) -> str:
 
 def form_values(form: CreateForm, *rows: tuple[str, float], prompt: str = "a house", **changed: Any) -> Values:
     """Return what the form of the Create tab holds at first, with some values changed by the fields' names."""
-    fields = {**vars(form), **form.base_settings, **form.engine}
+    fields = {**vars(form), **form.numbers, **form.base_settings, **form.engine}
     values: Values = {component: component.value for component in form.inputs}
     values |= {form.prompt: prompt, **{fields[name]: value for name, value in changed.items()}}
     empty = [("", 1.0)] * (create_form.ROWS - len(rows))
-    for adapter, slider, (name, scale) in zip(form.adapters, form.scales, [*rows, *empty], strict=True):
+    for adapter, slider, (name, scale) in zip(form.rows.adapters, form.rows.scales, [*rows, *empty], strict=True):
         values |= {adapter: name, slider: scale}
     return values

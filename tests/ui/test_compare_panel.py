@@ -10,8 +10,8 @@ from sdlora.api.grids import list_grids
 from sdlora.api.training import prepare_run
 from sdlora.formats import write_adapter
 from sdlora.generation import xyz_grid
+from sdlora.ui import adapter_rows, create_tab, page_html
 from sdlora.ui import compare_panel as panel
-from sdlora.ui import create_form, create_tab, page_html
 from sdlora.ui.app_state import AppState
 from tests.support.adapters import random_lora
 from tests.support.page_calls import build_compare_panel, form_values
@@ -130,7 +130,7 @@ def test_one_click_queues_the_grid_to_pick_the_best_from_and_a_click_shows_its_p
     chosen = panel._choose(app, parts, shown, "0-001-003.png")
     assert "glass-000004:1.2" in chosen[parts.picture] and chosen[parts.name]["value"] == "glass-best"
     assert "Saved as mine, with the scale 1.2" in panel._save(app, chosen[parts.shown], "mine")
-    assert create_form._preferred_scale(app, "mine") == 1.2
+    assert adapter_rows.preferred_scale(app, "mine") == 1.2
     assert "there already" in panel._save(app, chosen[parts.shown], "mine")
     assert "no such" not in page_html.grid_table(grid, folder, "0-001-003.png")
 

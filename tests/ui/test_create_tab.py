@@ -12,7 +12,7 @@ from sdlora.errors import ConfigError, ModelError
 from sdlora.events import Progress
 from sdlora.formats import write_adapter
 from sdlora.generation.infotext import RecalledSettings, recall_text
-from sdlora.ui import create_form, create_tab, gallery_panel
+from sdlora.ui import adapter_rows, create_form, create_tab, gallery_panel
 from sdlora.ui.app_state import AppState, RunsSnapshot
 from tests.support.adapters import UNET_PATHS, random_lora
 from tests.support.page_calls import build_create_tab, form_values
@@ -80,9 +80,9 @@ def test_another_base_resets_the_settings_of_the_one_before(app, tab):
     form = tab.form
     reset = dict.fromkeys(form.base_settings.values(), "auto")
     fields = (form.base, form.base_settings)
-    assert create_form.base_values(app, *fields, "wide", "pocket") == {form.base: "/w", **reset}
-    assert create_form.base_values(app, *fields, "cat", "pocket") == gr.skip()
-    assert create_form.base_values(app, *fields, "", "pocket") == gr.skip()
+    assert adapter_rows.base_values(app, *fields, "wide", "pocket") == {form.base: "/w", **reset}
+    assert adapter_rows.base_values(app, *fields, "cat", "pocket") == gr.skip()
+    assert adapter_rows.base_values(app, *fields, "", "pocket") == gr.skip()
 
 
 @pytest.mark.parametrize(
@@ -117,7 +117,9 @@ def test_adapters_of_one_width_mix_whatever_their_base_is_called(app):
 
 def test_the_line_below_the_prompt_says_what_goes_before_the_sliders(app, tab):
     def described(prompt):
-        return create_form._describe_tags(app, tab.form, form_values(tab.form, ("cat", 1.0), prompt=prompt))
+        return adapter_rows.describe_tags(
+            app, tab.form.rows, tab.form.prompt, form_values(tab.form, ("cat", 1.0), prompt=prompt)
+        )
 
     line = described("a <lora:cat:0.8> <lora:glass:0.5:1> <b>")
     assert "cat: 0.8 from the prompt, not its slider" in line and "glass: 0.5 and 1 from the prompt<" in line
@@ -127,12 +129,12 @@ def test_the_line_below_the_prompt_says_what_goes_before_the_sliders(app, tab):
 
 
 def test_trigger_words_come_from_the_file_and_are_added_once(app):
-    button = create_form._words_button(app, "cat")
+    button = adapter_rows.words_button(app, "cat")
     assert button["visible"] and "cat style" in button["value"]
-    assert not create_form._words_button(app, "")["visible"]
-    assert create_form._add_words(app, "", "cat") == "cat style"
-    assert create_form._add_words(app, "a house", "cat") == "cat style, a house"
-    assert create_form._add_words(app, "a house, Cat Style", "cat") == "a house, Cat Style"
+    assert not adapter_rows.words_button(app, "")["visible"]
+    assert adapter_rows.add_words(app, "", "cat") == "cat style"
+    assert adapter_rows.add_words(app, "a house", "cat") == "cat style, a house"
+    assert adapter_rows.add_words(app, "a house, Cat Style", "cat") == "a house, Cat Style"
 
 
 def fill(app, form, recalled):
@@ -140,11 +142,11 @@ def fill(app, form, recalled):
     updates = create_form.fill(app, form, recalled)
     assert updates.keys() <= set(form.filled)
     values = {field: value.get("value") if isinstance(value, dict) else value for field, value in updates.items()}
-    names = {**vars(form), **form.base_settings}
+    names = {**vars(form), **form.numbers, **form.base_settings}
     named = {name: field for name, field in names.items() if not isinstance(field, list | dict)}
     filled = {name: values[field] for name, field in named.items() if field in values}
-    rows = [(values[name], values[scale]) for name, scale in zip(form.adapters, form.scales, strict=True)]
-    return filled, rows, [updates[row]["visible"] for row in form.rows]
+    rows = [(values[name], values[scale]) for name, scale in zip(form.rows.adapters, form.rows.scales, strict=True)]
+    return filled, rows, [updates[row]["visible"] for row in form.rows.rows]
 
 
 def test_a_text_fills_the_fields_and_the_rows(app, tab):

@@ -11,6 +11,7 @@ from sdlora.errors import BusyError, ConfigError
 from sdlora.events import Progress
 from sdlora.formats import write_adapter
 from sdlora.ui import adapter_detail, bake_panel, job_widget, library_html, tools_panel
+from sdlora.ui.adapter_rows import adapter_rows
 from sdlora.ui.app_state import AppState
 from tests.support.adapters import random_adapter
 from tests.support.tiny_models import write_tiny_adapter as adapter
@@ -69,7 +70,7 @@ def test_progress_tells_how_much_is_done_and_what_is_left_of_it(monkeypatch):
 def test_the_fields_say_how_much_is_kept():
     with gr.Blocks():
         fields = tools_panel._cut("test", tools_panel.ALL, 32, "fp32")
-        rows = tools_panel.adapter_rows("test", 4, 2)
+        rows = adapter_rows("test", 4, 2)
 
     def cut(*values):
         return fields.limit(dict(zip((fields.how, fields.rank, fields.share), values, strict=True)))
@@ -85,9 +86,9 @@ def test_the_fields_say_how_much_is_kept():
 
 
 def combine_fields():
-    rows, base = tools_panel.adapter_rows("combine", 6, 2), tools_panel._base("combine")
+    rows, base = adapter_rows("combine", 6, 2), tools_panel._base("combine")
     cut = tools_panel._cut("combine", tools_panel.ALL, 32, "fp32")
-    return tools_panel.CombineFields(rows, base, cut, tools_panel._name("combine", "x"), gr.State(2))
+    return tools_panel.CombineFields(rows, base, cut, tools_panel._name("combine", "x"))
 
 
 def shrink_fields():
@@ -111,9 +112,7 @@ def test_what_is_missing_is_said_in_a_sentence_before_anything_starts(app):
     adapter(app.library.folder / "one.safetensors")
     with gr.Blocks():
         combined, shrunk, extracted = combine_fields(), shrink_fields(), extract_fields()
-        bake = bake_panel.BakeFields(
-            gr.Dropdown(value=""), tools_panel.adapter_rows("bake", 3, 3), {}, gr.Radio(), gr.Radio()
-        )
+        bake = bake_panel.BakeFields(gr.Dropdown(value=""), adapter_rows("bake", 3, 3), {}, gr.Radio(), gr.Radio())
     first = combined.rows.adapters[0]
     with pytest.raises(ConfigError, match="at least two"):
         start(tools_panel._start_combining, app, combined, {first: "one"})
@@ -132,7 +131,7 @@ def test_the_base_is_asked_for_where_an_adapter_depends_on_it(app):
     for name in ("lora", "dora"):
         write_adapter(random_adapter(name), app.library.folder / f"{name}.safetensors")
     with gr.Blocks():
-        rows, fields = tools_panel.adapter_rows("test", 2, 2).adapters, shrink_fields()
+        rows, fields = adapter_rows("test", 2, 2).adapters, shrink_fields()
         detail = adapter_detail.build_detail()
 
     def asked(*names):
