@@ -19,7 +19,8 @@ from sdlora.jobs.tool_process import ToolJob as ToolJob
 from sdlora.jobs.tool_process import bake_job as bake_job
 from sdlora.jobs.tool_process import check_adapters
 from sdlora.jobs.tool_process import inspect_layers_job as inspect_layers_job
-from sdlora.storage.library import SUFFIX, ImportResult, Library, file_version
+from sdlora.storage.library import ImportResult, Library
+from sdlora.storage.library_entries import SUFFIX, file_version
 
 NEED_BASE = tuple(own.title for own in parametrizations().values() if own.needs_base)
 """Methods, as header summaries name them, whose update depends on the base's weights."""
@@ -45,7 +46,7 @@ class LibraryJob(ToolJob):
             made = folder / f"{self.name}{SUFFIX}"
             self.request["output"] = made
             yield from super().__iter__()
-            self.name = self.library.adopt(made, self.name, self.base)
+            self.name = self.library.move_in(made, self.name, self.base)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
@@ -72,7 +73,7 @@ def merge_job(
     if len(set(names)) < len(names):
         raise ConfigError("The same adapter is chosen twice; give each a row of its own.")
     values = {"adapters": list(adapters), "dtype": dtype, **settings.model_dump()}
-    return LibraryJob(library, "merge", library.name_for(name, "-".join(names)), **values)
+    return LibraryJob(library, "merge", library.choose_name(name, "-".join(names)), **values)
 
 
 def resize_job(
@@ -84,7 +85,7 @@ def resize_job(
 ) -> LibraryJob:
     """Resize an ``adapter`` (name, file). Raises ConfigError without a limit, or for a taken name."""
     values = {"file": adapter[1], "dtype": dtype, **settings.require().model_dump()}
-    return LibraryJob(library, "resize", library.name_for(name, f"{adapter[0]}-small"), **values)
+    return LibraryJob(library, "resize", library.choose_name(name, f"{adapter[0]}-small"), **values)
 
 
 def extract_job(
@@ -106,7 +107,7 @@ def extract_job(
     if base == tuned:
         raise ConfigError("Both models are the same one; choose the base that the other was made from.")
     values = {"base": base, "tuned": tuned, "dtype": dtype, **settings.require().model_dump()}
-    return LibraryJob(library, "extract", library.name_for(name, Path(tuned).name.removesuffix(SUFFIX)), **values)
+    return LibraryJob(library, "extract", library.choose_name(name, Path(tuned).name.removesuffix(SUFFIX)), **values)
 
 
 def import_adapters(library: Library, files: Sequence[Path], base: str = "") -> Iterator[ImportResult]:
@@ -115,7 +116,7 @@ def import_adapters(library: Library, files: Sequence[Path], base: str = "") -> 
     Raises FileError if the base cannot be read, or the library cannot be written.
     """
     for file, check in zip(files, check_adapters(files, base), strict=True):
-        yield ImportResult(file.name, "" if check.refusal else library.keep(file, base, check), check)
+        yield ImportResult(file.name, "" if check.refusal else library.copy_in(file, base, check), check)
 
 
 def inspect_adapter(library: Library, name: str, checkpoint: str = "") -> AdapterCheck:

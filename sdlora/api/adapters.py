@@ -20,11 +20,12 @@ from sdlora.formats.peft_folder import is_peft_folder
 from sdlora.formats.storage import DTYPES as DTYPES
 from sdlora.formats.storage import WRITTEN as WRITTEN
 from sdlora.jobs.tool_process import bake_job, export_job
-from sdlora.storage.library import SUFFIX, saved_adapters, trained_base_settings
 from sdlora.storage.library import ImportResult as ImportResult
 from sdlora.storage.library import Library as Library
-from sdlora.storage.library import LibraryEntry as LibraryEntry
-from sdlora.storage.library import last_preview as last_preview
+from sdlora.storage.library import trained_base_settings
+from sdlora.storage.library_entries import SUFFIX, saved_adapters
+from sdlora.storage.library_entries import LibraryEntry as LibraryEntry
+from sdlora.storage.library_entries import last_preview as last_preview
 from sdlora.storage.run_folder import Run
 from sdlora.training.run_paths import CONFIG
 

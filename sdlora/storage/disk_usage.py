@@ -16,14 +16,14 @@ from sdlora.errors import BusyError, ConfigError
 from sdlora.filesystem.writing import TEMPORARY
 from sdlora.formatting import format_bytes
 from sdlora.section import Section
-from sdlora.storage.library import SUFFIX
+from sdlora.storage.library_entries import SUFFIX
 from sdlora.storage.locks import device_busy, hold_lock
 from sdlora.storage.run_folder import Run
 from sdlora.storage.trash import Trash
 
 DAY = 86_400.0
 STALE_DAYS = 1.0
-"""After which a temporary file belongs to nothing that still runs."""
+"""Age in days after which a temporary file belongs to nothing that still runs."""
 UNFINISHED = (f"{TEMPORARY}*", ".merging-*")
 """Name patterns of unfinished files and folders."""
 CACHES = ("latents", "text", "making")
@@ -61,14 +61,14 @@ class _Kind:
 
 def disk_usage(data_dir: Path, older_than_days: float = 0) -> list[DiskUsage]:
     """List the usage of ``data_dir``: everything that can be freed and is old enough, then everything that stays."""
-    found = [_share(name, kind, data_dir, older_than_days, freed=True) for name, kind in FREED.items()]
-    return [*found, *(_share(name, kind, data_dir, older_than_days, freed=False) for name, kind in KEPT.items())]
+    found = [_measure(name, kind, data_dir, older_than_days, freed=True) for name, kind in FREED.items()]
+    return [*found, *(_measure(name, kind, data_dir, older_than_days, freed=False) for name, kind in KEPT.items())]
 
 
 def free_space(data_dir: Path, names: Collection[str], older_than_days: float = 0) -> int:
-    """Delete for good what ``disk_usage`` lists under ``names``, as far as it is that old; return how many bytes.
+    """Delete for good what ``disk_usage`` lists under ``names`` if it is that old, and return the number of bytes.
 
-    What belongs to a run that is being trained stays. Raises ConfigError for a name that is none or stays, and for an
+    Files of a run that is being trained stay. Raises ConfigError for a name that is none or stays, and for an
     age below 0, BusyError where a training may read from the caches that are to go.
     """
     if wrong := [name for name in names if name not in FREED]:
@@ -78,14 +78,14 @@ def free_space(data_dir: Path, names: Collection[str], older_than_days: float = 
     if READ_BY_RUNS & {*names} and (device_busy(data_dir) or any(run.is_locked() for run in Run.all(data_dir))):
         raise BusyError("a training may read from the caches now; free them when none runs")
     freed = 0
-    for share in disk_usage(data_dir, older_than_days):
-        if share.name in names:
-            freed += sum(_delete(path) for path in share.paths)
+    for usage in disk_usage(data_dir, older_than_days):
+        if usage.name in names:
+            freed += sum(_delete(path) for path in usage.paths)
     return freed
 
 
 def size_of(path: Path) -> int:
-    """Bytes of a file, or of all files in a folder; links count nothing."""
+    """Return the bytes of a file, or of all files in a folder; links count nothing."""
     if path.is_symlink():
         return 0
     if path.is_dir():
@@ -95,14 +95,14 @@ def size_of(path: Path) -> int:
     return 0
 
 
-def _share(name: str, kind: _Kind, data_dir: Path, older_than_days: float, freed: bool) -> DiskUsage:
+def _measure(name: str, kind: _Kind, data_dir: Path, older_than_days: float, freed: bool) -> DiskUsage:
     paths = tuple(kind.find(data_dir, older_than_days))
     return DiskUsage(name, sum(map(size_of, paths)), kind.what, paths, freed)
 
 
 def _delete(path: Path) -> int:
-    """Delete a file or folder; how many bytes that were. Of a run, under its lock: nobody takes it up meanwhile."""
-    run = next((Run(place) for place in path.parents if place.parent.name == "runs"), None)
+    """Delete a file or folder, a run's under its lock so that no resume reads it, and return its bytes."""
+    run = next((Run(folder) for folder in path.parents if folder.parent.name == "runs"), None)
     try:
         lock = hold_lock(run.lock_file, run.name) if run is not None else None
     except BusyError:
@@ -120,10 +120,10 @@ def _delete(path: Path) -> int:
 
 
 def _finished(data_dir: Path, days: float) -> Iterator[Run]:
-    """Runs that have come to their end that long ago, and have their adapter."""
+    """Yield the runs that finished that long ago, and have their adapter."""
     for run in Run.all(data_dir):
-        waits = run.queued_file.exists()  # Train longer goes on from its state.
-        if run.adapter.is_file() and _is_old(run.adapter, days) and not waits and run.state == "finished":
+        queued = run.queued_file.exists()  # Train longer goes on from its state.
+        if run.adapter.is_file() and _is_old(run.adapter, days) and not queued and run.state == "finished":
             yield run
 
 
@@ -177,7 +177,7 @@ def _entries_matching(*patterns: str) -> Callable[[Path, float], Iterator[Path]]
 def _rest_of_runs(data_dir: Path, days: float) -> Iterator[Path]:
     """List the rest of runs' folders, without kinds that have their own row."""
     counted = {*_states(data_dir, days), *_steps(data_dir, days), *(run.adapter for run in Run.all(data_dir))}
-    holders = {place.parent for place in counted}
+    holders = {path.parent for path in counted}
     for path in (data_dir / "runs").glob("*/*"):
         inner = path.iterdir() if path in holders and path.is_dir() else [path]
         yield from (each for each in inner if each not in counted and not _is_temporary(each))
@@ -207,7 +207,7 @@ KEPT: Mapping[str, _Kind] = {
 READ_BY_RUNS = {"cache", "class-pictures"}
 
 
-def table(shares: Sequence[DiskUsage]) -> list[str]:
-    """Lines for a terminal."""
-    width = max(len(share.name) for share in shares)
-    return [f"{share.name:{width}}  {format_bytes(share.size):>9}  {share.what}" for share in shares]
+def table(usages: Sequence[DiskUsage]) -> list[str]:
+    """Return the lines of a table for a terminal."""
+    width = max(len(usage.name) for usage in usages)
+    return [f"{usage.name:{width}}  {format_bytes(usage.size):>9}  {usage.what}" for usage in usages]

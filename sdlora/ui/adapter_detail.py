@@ -113,7 +113,7 @@ def show_adapter(app: AppState, detail: AdapterDetail, name: str) -> Values:
     return {
         detail.panel: gr.update(visible=True),
         detail.name: name,
-        detail.facts: library_html.details(entry, app.library.picture(entry)),
+        detail.facts: library_html.details(entry, app.library.image(entry)),
         detail.inspection: "" if entry.problem else page_html.progress_note("Reading the file", None),
         detail.checkpoint: gr.update(choices=[FINISHED, *files], value="", visible=bool(files)),
         detail.bundle: gr.update(visible=entry.kind == "run"),

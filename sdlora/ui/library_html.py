@@ -35,7 +35,7 @@ def adapters(found: Sequence[tuple[LibraryEntry, Path | None]], total: int, sear
 
 
 def _adapter(entry: LibraryEntry, picture: Path | None) -> str:
-    card = entry.card
+    card = entry.summary
     words = ", ".join(card.triggers) if card else ""
     facts = [
         one_line(Path(entry.base).name or (card.base if card else ""), 80),
@@ -76,7 +76,7 @@ def _run(name: str, status: str, date: str, picture: Path | None, go_on: str) ->
 
 def details(entry: LibraryEntry, picture: Path | None) -> str:
     """Return the facts in the header of an adapter's file."""
-    card = entry.card
+    card = entry.summary
     rows = {
         "Kind": "trained here" if entry.kind == "run" else "imported",
         "Trigger words": (", ".join(card.triggers) or "none given") if card else "",

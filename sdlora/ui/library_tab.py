@@ -150,7 +150,7 @@ def _lists(app: AppState, search: str) -> list[Any]:
     library, search = app.library, search or ""
     library.trash.empty(KEPT_DAYS)
     found = library.adapters(search)
-    shown = [(entry, library.picture(entry)) for entry in found[: library_html.SHOWN]]
+    shown = [(entry, library.image(entry)) for entry in found[: library_html.SHOWN]]
     words = search.casefold().split()
     runs = [run for run in list_runs(app.data_dir) if all(word in run.name.casefold() for word in words)]
     items = library.trash.items()

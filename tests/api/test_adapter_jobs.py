@@ -60,7 +60,7 @@ def test_adapters_combined_come_into_the_library_with_card_and_base(library, tin
     assert making.result["ranks"] == [8, 8]
     assert "max |ΔW| error" in making.result["proof"]
     entry = library.find("Both-of-them")
-    assert (entry.kind, entry.base, entry.card.triggers) == ("imported", str(tiny_base), ("sks",))
+    assert (entry.kind, entry.base, entry.summary.triggers) == ("imported", str(tiny_base), ("sks",))
     assert json.loads(entry.path.with_suffix(".json").read_text())["activation text"] == "sks"
     wanted = editing.merge([("one", random_adapter("lora"), 0.5), ("two", random_adapter("lora", 2), -1.0)])
     for path, module in read_adapter(entry.path).modules.items():

@@ -25,7 +25,7 @@ from sdlora.events import Event, SampleReady
 from sdlora.filesystem.reading import sha256
 from sdlora.jobs.training_queue import TrainingQueue
 from sdlora.storage.journal import read_events
-from sdlora.storage.library import saved_adapters
+from sdlora.storage.library_entries import saved_adapters
 from sdlora.storage.locks import hold_lock
 from sdlora.storage.run_folder import Run
 from sdlora.training.prepare import TrainedParts, TrainState

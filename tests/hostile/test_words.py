@@ -87,7 +87,7 @@ def test_a_hostile_name_becomes_one_in_its_folder_through_every_door(
     assert fits_everywhere(project.name)
     run = prepare_run(configure(), name, app.data_dir)
     assert below(app.data_dir / "runs", run.folder) and fits_everywhere(run.name)
-    assert fits_everywhere(app.library.name_for(f"2 {name}", "x"))
+    assert fits_everywhere(app.library.choose_name(f"2 {name}", "x"))
     item = app.library.delete_project(name)
     assert below(app.data_dir / "trash", item.folder)
     there = {path.relative_to(app.data_dir).parts[0] for path in app.data_dir.rglob("*")}

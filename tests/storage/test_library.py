@@ -63,7 +63,7 @@ def test_adapters_are_those_of_runs_and_those_in_the_folder(library, run):
     assert list(by_name) == ["mine", "found"]
     assert by_name["mine"].path == run.adapter
     assert by_name["mine"].base == run.config.model.base
-    assert (by_name["found"].base, by_name["found"].card.rank) == ("pocket", "2")
+    assert (by_name["found"].base, by_name["found"].summary.rank) == ("pocket", "2")
     offered = [file.name for file in list_adapters(library.data_dir)]
     assert offered == ["mine", "mine-000004", "mine-000002", "found"]
     assert find_adapter("found", library.data_dir) == library.folder / "found.safetensors"
@@ -124,9 +124,9 @@ def test_a_file_called_as_a_run_gets_a_name_of_its_own(library, run):
 
 def test_headers_are_read_again_only_when_a_file_has_changed(library, monkeypatch):
     path = adapter(library.folder / "one.safetensors", **{"modelspec.trigger_phrase": "before"})
-    assert library.adapters()[0].card.triggers == ("before",)
+    assert library.adapters()[0].summary.triggers == ("before",)
     read = []
-    monkeypatch.setattr("sdlora.storage.library.read_header_summary", lambda path: read.append(path))
+    monkeypatch.setattr("sdlora.storage.library_entries.read_header_summary", lambda path: read.append(path))
     library.adapters()
     assert read == []
     adapter(path, **{"modelspec.trigger_phrase": "afterwards"})
@@ -135,15 +135,15 @@ def test_headers_are_read_again_only_when_a_file_has_changed(library, monkeypatc
 
 
 def test_an_adapter_looks_like_the_picture_in_its_file_or_its_last_preview(library, run):
-    assert library.picture(library.find("mine")) == run.sample(4, 0)
+    assert library.image(library.find("mine")) == run.sample(4, 0)
     cover = json.dumps([base64.b64encode(png("blue")).decode()])
     adapter(library.folder / "own.safetensors", ssmd_cover_images=cover)
-    assert library.picture(library.find("own")).read_bytes() == png("blue")
+    assert library.image(library.find("own")).read_bytes() == png("blue")
     adapter(library.folder / "spec.safetensors", **{"modelspec.thumbnail": "data:image/png;base64,iVBORw=="})
-    assert library.picture(library.find("spec")).read_bytes() == b"\x89PNG"
+    assert library.image(library.find("spec")).read_bytes() == b"\x89PNG"
     for odd in ("no json", "[", "[1]", '["%%%"]'):
         adapter(library.folder / "odd.safetensors", ssmd_cover_images=odd)
-        assert library.picture(library.find("odd")) is None
+        assert library.image(library.find("odd")) is None
 
 
 def test_a_file_taken_in_gets_a_free_name_and_keeps_the_base_it_was_checked_against(library, run, tmp_path, unchecked):
