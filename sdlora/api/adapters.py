@@ -17,8 +17,6 @@ from sdlora.filesystem.safetensors_header import read_metadata, read_safetensors
 from sdlora.filesystem.writing import write_atomic
 from sdlora.formats.metadata import WEIGHT
 from sdlora.formats.peft_folder import is_peft_folder
-from sdlora.formats.storage import DTYPES as DTYPES
-from sdlora.formats.storage import WRITTEN as WRITTEN
 from sdlora.jobs.tool_process import bake_job, export_job
 from sdlora.storage.library import ImportResult as ImportResult
 from sdlora.storage.library import Library as Library

@@ -12,7 +12,6 @@ from sdlora.events import OnEvent, RunFailed, RunStopped, ignore
 from sdlora.filesystem.paths import data_root, safe_name
 from sdlora.jobs.launch import Training as Training
 from sdlora.jobs.launch import launch
-from sdlora.jobs.preflight import RunPlan as RunPlan
 from sdlora.jobs.preflight import plan_run as plan_run
 from sdlora.jobs.preflight import plan_table as plan_table
 from sdlora.jobs.preflight import planned_disk as planned_disk
