@@ -1,4 +1,4 @@
-"""A run to hand on: its adapter, settings, previews and captions in a zip file that names no folder of this machine."""
+"""Zip file of a run to share: its adapter, settings, previews and captions, with no path of this machine."""
 
 import zipfile
 from collections.abc import Iterator
@@ -30,8 +30,8 @@ def write_bundle(run: Run, adapter: Path, output: Path) -> Path:
     config = portable_config(run.config)
     card = adapter.with_suffix(".json")
 
-    def write(place: Path) -> None:
-        with zipfile.ZipFile(place, "w", zipfile.ZIP_DEFLATED) as pack:
+    def write(temporary: Path) -> None:
+        with zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as pack:
             pack.write(adapter, f"{run.name}/{run.name}.safetensors")
             if card in run.regular_files(card.parent, card.name):
                 pack.write(card, f"{run.name}/{run.name}.json")
@@ -46,7 +46,7 @@ def write_bundle(run: Run, adapter: Path, output: Path) -> Path:
 
 
 def portable_config(config: TrainConfig) -> dict[str, Any]:
-    """Every setting, with its paths relative to wherever the config will lie; ``model.base`` by its own name alone."""
+    """Return every setting, with paths relative to the config's own folder; of ``model.base`` the last part alone."""
     from sdlora.config import VERSION
 
     values = config.model_dump(mode="json", exclude_none=True)
@@ -63,7 +63,7 @@ def portable_config(config: TrainConfig) -> dict[str, Any]:
 
 
 def caption_files(data: "Data") -> Iterator[tuple[str, Path]]:
-    """The caption files of a data set by their names below its folder; none where the folder is gone or unsound."""
+    """Yield the caption files of a data set, named below its folder; none if the folder is gone or invalid."""
     from sdlora.data.dataset import load_dataset
 
     with suppress(SdloraError):

@@ -1,4 +1,4 @@
-"""Generated images, in their folder: the newest first, and into the trash and back."""
+"""Generated images: list the newest, move one to the trash, restore it."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,13 +11,14 @@ if TYPE_CHECKING:
 
 
 def newest_images(folder: Path, most: int | None = None) -> list[Path]:
-    """The pictures in ``folder``, the newest first, at most ``most``."""
+    """Return the images in ``folder``, the newest first, at most ``most``."""
     return sorted(folder.glob("[0-9]*.png"), key=_age)[:most]
 
 
 def trash_image(data_dir: Path, name: str) -> str:
-    """Move the generated image ``name`` to the trash; returns what brings it back. Raises FileError if there is
-    none.
+    """Move the generated image ``name`` to the trash, and return its folder there.
+
+    Raises FileError if there is no such image.
     """
     folder = images_folder(data_dir)
     path = folder / name
@@ -27,7 +28,7 @@ def trash_image(data_dir: Path, name: str) -> str:
 
 
 def restore_image(data_dir: Path, discarded: str) -> None:
-    """Bring back what ``trash_image`` moved away. Raises FileError if it is not in the trash any more."""
+    """Restore what ``trash_image`` moved. Raises FileError if it is no longer in the trash."""
     trash = Trash(data_dir)
     trash.restore(trash.find(discarded))
 

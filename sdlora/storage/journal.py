@@ -14,7 +14,7 @@ POLL_SECONDS = 0.1
 
 
 def read_events(journal: Path, start: int = 0) -> Iterator[Event]:
-    """Yield the events of a journal from byte ``start`` on; torn or unknown lines are passed over."""
+    """Yield the events of a journal from byte ``start`` on; incomplete or unknown lines are skipped."""
     for event, _ in tail_events(journal, start):
         yield event
 

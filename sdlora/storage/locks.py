@@ -18,8 +18,10 @@ FOREVER = -1
 
 
 def device_lock(data_dir: Path, device: "torch.device") -> Path:
-    """The lock of a device: one file, however the device is called. ``cuda`` is ``cuda:0``; a card is known by its own
-    number, as ``CUDA_VISIBLE_DEVICES`` renames it; anything else by its machine, as several may share ``data_dir``.
+    """Return the lock file of a device, the same under all of its names.
+
+    ``cuda`` is ``cuda:0``; a card is known by its own number, as ``CUDA_VISIBLE_DEVICES`` renames it; anything else by
+    its machine, as several may share ``data_dir``.
     """
     import torch
 
@@ -59,5 +61,5 @@ def device_busy(data_dir: Path) -> bool:
 
 
 def _machine() -> str:
-    """This machine's name, as locks are called by it."""
+    """Return this machine's name, as lock files contain it."""
     return safe_name(platform.node(), fallback="here")

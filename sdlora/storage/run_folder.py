@@ -1,4 +1,4 @@
-"""A run is a folder: its config, its journal, its log, its pictures, its checkpoints, its adapter.
+"""Folder of a run: its config, journal, log, images, checkpoints and adapter.
 
 Everything that anyone wants to know of a run is read from here, so viewers come and go as they like.
 """
@@ -65,13 +65,13 @@ class Run(RunPaths):
 
     @classmethod
     def find(cls, runs: Path, name: str) -> "Run":
-        """The run folder at the path ``name``, or the run called so in ``runs``. Raises as ``named`` does."""
+        """Return the run at the path ``name``, or of that name in ``runs``. Raises as ``named`` does."""
         config = existing_path(Path(name, CONFIG))
         return cls(config.parent) if config is not None and config.is_file() else cls.named(runs, name)
 
     @classmethod
     def named(cls, runs: Path, name: str) -> "Run":
-        """The run called ``name`` in ``runs``, and nowhere else.
+        """Return the run called ``name`` in ``runs``, and nowhere else.
 
         Raises ConfigError if there is none, FileError for a name that leads out of ``runs``.
         """
@@ -83,13 +83,13 @@ class Run(RunPaths):
 
     @classmethod
     def all(cls, data_dir: Path) -> "list[Run]":
-        """All runs in ``data_dir``, the newest first."""
+        """Return all runs in ``data_dir``, the newest first."""
         found = [cls(path.parent) for path in (data_dir / "runs").glob(f"*/{CONFIG}")]
         return sorted(found, key=lambda run: run.config_file.stat().st_mtime, reverse=True)
 
     @property
     def data_dir(self) -> Path:
-        """The folder that holds ``runs`` and ``cache``."""
+        """Folder that holds ``runs`` and ``cache``."""
         return self.folder.parent.parent
 
     @cached_property
@@ -99,11 +99,11 @@ class Run(RunPaths):
         return TrainConfig.load(self.config_file)
 
     def forget_config(self) -> None:
-        """Read the config anew when it is asked for next: what was read before is no longer so."""
+        """Discard the cached config, so that the next access reads it again."""
         vars(self).pop("config", None)
 
     def events(self) -> list[Event]:
-        """All events so far. A torn or foreign line is passed over."""
+        """Return all events so far. An incomplete or foreign line is skipped."""
         return list(read_events(self.journal))
 
     @property
@@ -126,7 +126,7 @@ class Run(RunPaths):
         return False
 
     def sweep(self) -> None:
-        """Remove what a process that was killed had half written. For who holds the run."""
+        """Remove unfinished files of a killed process. Only for the holder of the run's lock."""
         for folder in (self.folder, self.samples, self.checkpoints, self.states):
             for path in folder.glob(f"{TEMPORARY}*"):
                 if path.is_dir():
@@ -135,7 +135,7 @@ class Run(RunPaths):
                     path.unlink(missing_ok=True)
 
     def require_inside(self) -> None:
-        """Raises FileError where anything in the folder is a link out of it, or no file.
+        """Raise FileError if anything in the folder is a link out of it, or no file.
 
         A stranger's run could have its log, its states or its pictures written, or deleted, anywhere.
         """
@@ -149,7 +149,7 @@ class Run(RunPaths):
         self.stop_file.touch()
 
     def lengthen(self, steps: int) -> None:
-        """Let the run end at step ``steps``, beyond those that it has done. Nothing but its config's length changes.
+        """Let the run end at step ``steps``, beyond those that it has done; only the length in its config changes.
 
         Raises BusyError while a process works on it, ConfigError if it has no state to go on from, or is that far.
         """

@@ -25,7 +25,7 @@ ITEM = "item.json"
 
 @dataclass(frozen=True)
 class TrashItem:
-    """Something in the trash."""
+    """An item in the trash."""
 
     folder: Path
     name: str
@@ -50,7 +50,7 @@ class Trash:
         self.folder = self.data_dir / "trash"
 
     def put(self, paths: Sequence[Path], name: str, what: str) -> TrashItem:
-        """Move ``paths``, all inside the data folder, into the trash. Raises FileError; what was moved is put back."""
+        """Move ``paths``, all inside the data folder, into the trash. Raises FileError, and then moves them back."""
         now = time.time()
         origins = tuple(path_inside(self.data_dir, path).relative_to(self.data_dir).as_posix() for path in paths)
         stamp = time.strftime("%Y%m%d-%H%M%S", time.localtime(now))
@@ -67,12 +67,12 @@ class Trash:
         return item
 
     def items(self) -> list[TrashItem]:
-        """List the trash, newest first. A folder that is no item's is ignored."""
+        """List the trash, newest first. A folder without an item is ignored."""
         found = [self._read(path.parent) for path in self.folder.glob(f"*/{ITEM}")]
         return sorted((item for item in found if item), key=lambda item: item.deleted, reverse=True)
 
     def find(self, folder_name: str) -> TrashItem:
-        """The item in that folder. Raises FileError if it is gone."""
+        """Return the item in that folder. Raises FileError if it is gone."""
         item = next((item for item in self.items() if item.folder.name == folder_name), None)
         if item is None:
             raise FileError(f"{folder_name}: is not in the trash any more")
@@ -95,7 +95,7 @@ class Trash:
         return restored
 
     def empty(self, older_than_days: float = 0) -> int:
-        """Delete for good what is older than that; return how many items."""
+        """Delete older items for good, and return their number."""
         limit = time.time() - older_than_days * 86_400
         old = [item for item in self.items() if item.deleted <= limit]
         for item in old:

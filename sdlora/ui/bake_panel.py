@@ -9,14 +9,17 @@ import gradio as gr
 from gradio.blocks import Block
 
 from sdlora.api.adapter_jobs import bake_job
+from sdlora.api.editing import BakeSettings
 from sdlora.api.models import is_single_file, resolve_base, trained_base_settings
 from sdlora.errors import ConfigError
+from sdlora.section import Setting
 from sdlora.ui import job_widget, page_html, tools_panel
 from sdlora.ui.adapter_rows import AdapterRows, adapter_rows, base_values
 from sdlora.ui.app_state import AppState
 from sdlora.ui.listeners import HIDDEN, PRIVATE, Values, click_later
-from sdlora.ui.setting_fields import base_setting_fields
+from sdlora.ui.setting_fields import base_setting_fields, options
 
+TYPES = list(options(Setting("dtype", BakeSettings.model_fields["dtype"])))
 ROWS = 3
 """Adapters that fit into one model."""
 FOLDER, FILE = "zip", "safetensors"
@@ -45,7 +48,7 @@ def build(app: AppState, tab: gr.Tab, file: gr.DownloadButton) -> None:
     rows = adapter_rows("bake", ROWS, ROWS)
     settings = base_setting_fields("bake")
     with gr.Row():
-        dtype = gr.Radio(["fp16", "fp32"], value="fp16", label="Numbers", info="fp16 is half the size")
+        dtype = gr.Radio(TYPES, value=BakeSettings().dtype, label="Numbers", info="fp16 is half the size")
         kind = gr.Radio(list(KINDS.items()), value=FOLDER, label="As", visible=False, elem_id="bake-kind")
     fields = BakeFields(base, rows, settings, dtype, kind)
     widget = job_widget.job_widget("Bake and download", "bake")

@@ -12,16 +12,18 @@ from gradio.blocks import Block
 from sdlora.adapters.targets import ALL_LAYERS, GROUPS
 from sdlora.api.adapter_jobs import LibraryJob, extract_job, merge_job, needs_base, resize_job
 from sdlora.api.adapters import AdapterFile
-from sdlora.api.editing import EditSettings, ExtractSettings
+from sdlora.api.editing import EditSettings, ExportSettings, ExtractSettings
 from sdlora.api.models import resolve_base
 from sdlora.errors import ConfigError
 from sdlora.formatting import format_bytes, pluralize
+from sdlora.section import Setting
 from sdlora.ui import job_widget, page_html
 from sdlora.ui.adapter_rows import NONE, AdapterRows, adapter_choices, adapter_rows, row_buttons
 from sdlora.ui.app_state import AppState
 from sdlora.ui.listeners import HIDDEN, Values
+from sdlora.ui.setting_fields import options
 
-TYPES = ["fp32", "fp16", "bf16"]
+TYPES = list(options(Setting("dtype", ExportSettings.model_fields["dtype"])))
 MAX_ROWS, MIN_ROWS = 6, 2
 """Adapters that can be combined at once, and rows that are visible at first."""
 ALL, RANK, SHARE = "all", "rank", "share"
@@ -217,9 +219,9 @@ def _base(prefix: str) -> gr.Dropdown:
     )  # fmt: skip
 
 
-def _name(prefix: str, otherwise: str) -> gr.Textbox:
+def _name(prefix: str, fallback: str) -> gr.Textbox:
     return gr.Textbox(
-        "", label="Name in the library", placeholder=f"left empty: {otherwise}", max_lines=1, elem_id=f"{prefix}-name"
+        "", label="Name in the library", placeholder=f"left empty: {fallback}", max_lines=1, elem_id=f"{prefix}-name"
     )  # fmt: skip
 
 

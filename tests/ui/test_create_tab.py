@@ -143,7 +143,7 @@ def fill(app, form, recalled):
     assert updates.keys() <= set(form.filled)
     values = {field: value.get("value") if isinstance(value, dict) else value for field, value in updates.items()}
     names = {**vars(form), **form.numbers, **form.base_settings}
-    named = {name: field for name, field in names.items() if not isinstance(field, list | dict)}
+    named = {name: field for name, field in names.items() if isinstance(field, gr.components.Component)}
     filled = {name: values[field] for name, field in named.items() if field in values}
     rows = [(values[name], values[scale]) for name, scale in zip(form.rows.adapters, form.rows.scales, strict=True)]
     return filled, rows, [updates[row]["visible"] for row in form.rows.rows]
