@@ -16,7 +16,6 @@ from urllib.parse import quote, unquote
 import torch
 from torch import nn
 
-from sdlora.adapters import injection
 from sdlora.adapters.adapter_layers import AdapterLayer
 from sdlora.adapters.compatibility import require_compatible, without_trailing_ones
 from sdlora.adapters.state import AdapterState, ModuleState, Scale, build_adapter_state
@@ -72,10 +71,8 @@ class AttachedLayer:
 
     def set_scale(self, scales: Sequence[float]) -> None:
         """Set one scale, or one for each sample."""
-        each, device = (
-            [scale * self.scaling_unit for scale in scales],
-            self.adapter_layer.get_base_layer().weight.device,
-        )
+        each = [scale * self.scaling_unit for scale in scales]
+        device = self.adapter_layer.get_base_layer().weight.device
         self.adapter_layer.scales[self.key] = each[0] if len(set(each)) < 2 else PerSampleScale(each, device)
 
     @torch.no_grad()
@@ -87,11 +84,8 @@ class AttachedLayer:
 
 def attached_adapters(models: Models) -> list[str]:
     """The names of the adapters in ``models``, each once, in no particular order."""
-    return list(
-        dict.fromkeys(
-            _adapter_name(key) for _, adapter_layer in adapter_layers_in(models) for key in adapter_layer.scales
-        )
-    )
+    keys = dict.fromkeys(key for _, adapter_layer in adapter_layers_in(models) for key in adapter_layer.scales)
+    return [unquote(key.removeprefix("@")) for key in keys]
 
 
 def attached_layers(models: Models, name: str) -> list[tuple[str, AttachedLayer]]:
@@ -109,22 +103,6 @@ def attached_layers(models: Models, name: str) -> list[tuple[str, AttachedLayer]
 
 def _no_adapter(models: Models, name: str) -> ConfigError:
     return ConfigError(f"no adapter {name!r} is loaded; there are {', '.join(attached_adapters(models)) or 'none'}")
-
-
-def adapter_parameters(models: Models, name: str) -> list[nn.Parameter]:
-    """The adapter's own parameters, layer by layer. Pass one component's model alone to get that one's.
-
-    Raises ConfigError if there is none of that name.
-    """
-    return [parameter for _, layer in attached_layers(models, name) for parameter in layer.tensors.values()]
-
-
-def adapter_size(models: Models, name: str) -> AdapterSize:
-    """Counts of adapter ``name``: its layers, its parameters, and their share of the models that it is in.
-
-    Raises ConfigError if there is none of that name.
-    """
-    return size_of(models, {path: [*layer.tensors.values()] for path, layer in attached_layers(models, name)})
 
 
 def size_of(models: Models, parameters: Mapping[str, Sequence[nn.Parameter]]) -> AdapterSize:
@@ -154,8 +132,9 @@ def attach_modules(models: Models, modules: Mapping[str, ModuleState], name: str
         for component, model in models.items():
             prefix = f"{component}.{classic_prefix(model)}"
             own = {path.removeprefix(prefix): value for path, value in modules.items() if path.startswith(prefix)}
-            if own:
-                injection.inject(model, own, peft_key(name), dropout)
+            for own_path, module in own.items():
+                parent, _, child = own_path.rpartition(".")
+                _inject(model.get_submodule(parent), child, peft_key(name), module, dropout)
         for _, layer in attached_layers(models, name):
             layer.adapter_layer.train(layer.adapter_layer.get_base_layer().training)
             active.setdefault(layer.adapter_layer, []).append(layer.key)
@@ -166,6 +145,25 @@ def attach_modules(models: Models, modules: Mapping[str, ModuleState], name: str
     finally:
         for adapter_layer, keys in active.items():
             _activate(adapter_layer, [key for key in keys if key in adapter_layer.scales])
+
+
+def _inject(parent: Any, child: str, key: str, module: ModuleState, dropout: float) -> None:
+    """Add an adapter to the layer of its kind at ``child`` of ``parent``, or to a new one around what is there."""
+    layers, base = [], getattr(parent, child)
+    while isinstance(base, AdapterLayer):
+        layers.append(base)
+        base = base.base_layer
+    if "input_magnitude" in module.tensors:
+        module = ModuleState({"diff": module.delta_weight(base.weight.data)})
+    kind = module.parametrization.layer_class(base)
+    for layer in layers:
+        if isinstance(layer, kind):
+            return layer.add_adapter(key, module, dropout)
+    if kind.innermost and layers:
+        parent, child = layers[-1], "base_layer"
+    layer = kind(getattr(parent, child))
+    layer.add_adapter(key, module, dropout)  # Only then into the tree: a failure leaves it as it was.
+    setattr(parent, child, layer)
 
 
 def read_state(models: Models, name: str, metadata: Mapping[str, str] | None = None) -> AdapterState:
@@ -356,7 +354,3 @@ def replace_layer(models: Models, path: str, old: nn.Module, new: nn.Module) -> 
 def peft_key(name: str) -> str:
     """The name inside PEFT, which takes neither dots nor what its containers or the models call their own parts."""
     return "@" + quote(name, safe=" ").replace(".", "%2E")
-
-
-def _adapter_name(key: str) -> str:
-    return unquote(key.removeprefix("@"))

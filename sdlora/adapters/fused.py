@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from sdlora.adapters import attach, parametrizations
+from sdlora.adapters import attach
 from sdlora.adapters.state import Scale
 from sdlora.errors import ConfigError
 
@@ -76,7 +76,7 @@ def _fused_parameters(base: Any, chain: Sequence[Any]) -> dict[str, torch.Tensor
         for key in adapter_layer.active_adapters
     ):
         state = layer.state
-        total = total + layer.scale * parametrizations.delta_weight(state.tensors, state.scale, weight)
+        total = total + layer.scale * state.delta_weight(weight)
         if "diff_b" in state.tensors and bias is not None:
             bias = bias + layer.scale * state.tensors["diff_b"]
     own = {"weight": base.weight.data if total is weight else total.to(base.weight.dtype)}

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 from pydantic import AfterValidator, Field
 
 from sdlora.adapters import targets as target_names
+from sdlora.adapters.parametrizations import Parametrization
+from sdlora.adapters.state import ModuleState
 from sdlora.section import Section
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from sdlora.adapters.parametrizations import Parametrization
-    from sdlora.adapters.state import ModuleState
     from sdlora.adapters.trainable import Trainable, TrainableLayers
 
 

@@ -49,7 +49,10 @@ class Parametrization:
         return {name for ways in self.required for way in ways for name in way.split("+")} | {*self.optional}
 
     def unscaled_delta(self, tensors: "Tensors") -> "torch.Tensor":
-        """ΔW (out, in, ...) without alpha / rank. Raises ValueError where only the base's weight gives it."""
+        """ΔW (out, in, ...) without alpha / rank; of DoRA the low-rank part alone.
+
+        LoHa without Tucker tensors gives (out, in · kernel). Raises ValueError where only the base's weight gives it.
+        """
         raise NotImplementedError
 
     def delta_weight(self, tensors: "Tensors", scale: float, weight: "torch.Tensor") -> "torch.Tensor":
@@ -134,28 +137,7 @@ def rank(tensors: "Tensors") -> int | None:
     return next((int(tensors[name].shape[0]) for name in ranked if name in tensors), None)
 
 
-def leading_tensor(tensors: "Tensors") -> str:
-    """Name of a tensor to which ΔW is proportional."""
-    return next(name for name in parametrization_of(tensors).leading if name in tensors)
-
-
 def layer_size(tensors: "Tensors") -> tuple[int | None, int | None]:
     """Outputs, and inputs times the kernel's positions, of the layer that these fit; None where they do not tell."""
     out, *rest = parametrization_of(tensors).delta_shape(tensors)
     return out, None if None in rest else math.prod(side for side in rest if side is not None)
-
-
-def unscaled_delta(tensors: "Tensors") -> "torch.Tensor":
-    """Product (out, in, ...) of ``tensors`` without alpha / rank; of DoRA the low-rank part alone.
-
-    LoHa without Tucker tensors gives (out, in · kernel). Raises ValueError for (IA)³, which scales a weight.
-    """
-    return parametrization_of(tensors).unscaled_delta(tensors)
-
-
-def delta_weight(tensors: "Tensors", scale: float, weight: "torch.Tensor") -> "torch.Tensor":
-    """ΔW, float32, of the shape of the base's ``weight`` (out, in, ...); ``scale`` is alpha / rank."""
-    import torch
-
-    own = {name: tensor.to(weight.device, torch.float32) for name, tensor in tensors.items()}
-    return parametrization_of(own).delta_weight(own, scale, weight.float())

@@ -41,6 +41,11 @@ class ModuleState:
         """alpha / rank, or 1 without a rank."""
         return self.alpha / self.rank if self.rank else 1.0
 
+    def delta_weight(self, weight: "torch.Tensor") -> "torch.Tensor":
+        """ΔW, float32, of the shape of the base's ``weight`` (out, in, ...), at a scale of 1."""
+        own = {name: tensor.to(weight.device).float() for name, tensor in self.tensors.items()}
+        return self.parametrization.delta_weight(own, self.scale, weight.float())
+
     def with_alpha(self, alpha: float) -> "ModuleState":
         """The same update with another ``alpha``, not 0: a tensor takes up the difference."""
         if not self.rank or alpha == self.alpha:
@@ -49,7 +54,7 @@ class ModuleState:
 
     def scaled_by(self, factor: float, alpha: float | None = None) -> "ModuleState":
         """``factor`` times the update; of DoRA the low-rank part alone."""
-        name = parametrizations.leading_tensor(self.tensors)
+        name = next(name for name in self.parametrization.leading if name in self.tensors)
         own = self.alpha if alpha is None else alpha
         return ModuleState({**self.tensors, name: self.tensors[name] * factor}, own)
 

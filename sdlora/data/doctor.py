@@ -19,7 +19,7 @@ from sdlora.data.dataset import MIN_IMAGES, Example, FolderSurvey, image_files, 
 from sdlora.data.images import ImageSize, crop_box, inspect_image, open_image, orientation
 from sdlora.data.settings import Data
 from sdlora.errors import DatasetError
-from sdlora.events import OnProgress
+from sdlora.events import OnProgress, unwatched
 from sdlora.formatting import pluralize
 
 Severity = Literal["must", "could", "fine"]
@@ -69,7 +69,7 @@ class _DatasetUnderCheck:
     """The pixels of each example, as far as ``PIXEL_CHECKS`` run."""
 
 
-def check_dataset(data: Data, native_size: int, on_progress: OnProgress | None = None) -> list[Finding]:
+def check_dataset(data: Data, native_size: int, on_progress: OnProgress = unwatched) -> list[Finding]:
     """Return all findings on ``data.folder``, the most important first.
 
     ``native_size``: the base model's own side in pixels, used if ``data.resolution`` is not set. ``on_progress`` counts
@@ -112,7 +112,7 @@ def exact_copies(examples: Sequence[Example]) -> list[Finding]:
     return [Finding("could", "copy", text, _paths(copies))]
 
 
-def _check_all_pixels(paths: Sequence[Path], on_progress: OnProgress | None) -> None:
+def _check_all_pixels(paths: Sequence[Path], on_progress: OnProgress) -> None:
     """Inspect every image and its pixels, several at a time; the results are cached."""
 
     def both(path: Path) -> None:
@@ -122,8 +122,7 @@ def _check_all_pixels(paths: Sequence[Path], on_progress: OnProgress | None) -> 
 
     with ThreadPoolExecutor(_WORKERS) as pool:
         for done, _ in enumerate(pool.map(both, paths), 1):
-            if on_progress is not None:
-                on_progress(done, len(paths))
+            on_progress(done, len(paths))
 
 
 def check_pixels(path: Path) -> PixelCheck:
@@ -243,10 +242,9 @@ def _repeats(dataset: _DatasetUnderCheck) -> list[Finding]:
 
 def _conversions(dataset: _DatasetUnderCheck) -> list[Finding]:
     """Report images that are rotated or transparent, and how they are converted."""
-    rotated = [example for example, pixels in zip(dataset.examples, dataset.pixels, strict=True) if pixels.rotated]
-    transparent = [
-        example for example, pixels in zip(dataset.examples, dataset.pixels, strict=True) if pixels.transparent
-    ]
+    pairs = list(zip(dataset.examples, dataset.pixels, strict=True))
+    rotated = [example for example, pixels in pairs if pixels.rotated]
+    transparent = [example for example, pixels in pairs if pixels.transparent]
     found = []
     if rotated:
         text = f"Turned upright as the camera noted (EXIF): {_some(rotated)}. Nothing to do."
@@ -304,14 +302,8 @@ def _captions(dataset: _DatasetUnderCheck) -> list[Finding]:
 def _is_name(dataset: _DatasetUnderCheck) -> bool:
     """Return whether the one caption of all is no more than trigger and class, a common caption for subjects."""
     words = f"{dataset.data.trigger} {dataset.data.class_name}".lower().split()
-    return set(dataset.examples[0].own_caption.lower().replace(",", " ").split()) <= {
-        *words,
-        "a",
-        "an",
-        "the",
-        "photo",
-        "of",
-    }
+    caption = dataset.examples[0].own_caption.lower().replace(",", " ")
+    return {*caption.split()} <= {*words, "a", "an", "the", "photo", "of"}
 
 
 def _some(examples: Sequence[Example]) -> str:

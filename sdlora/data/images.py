@@ -6,6 +6,8 @@ Front ends may import this: torch is imported by the functions that return tenso
 import os
 import stat
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -163,25 +165,29 @@ def open_image(path: Path, background: str = "#ffffff", at_least: ImageSize | No
     ``at_least`` (upright) allows a large JPEG to be decoded at 1/2 to 1/8, still at twice that size or more. The mask
     is the image's own transparency. Raises DatasetError naming the file if it cannot be decoded.
     """
-    try:
-        with Image.open(path, formats=FORMATS) as image:
-            _require_small(image)
-            if at_least:
-                wanted = (2 * at_least.width, 2 * at_least.height)
-                image.draft(None, wanted[::-1] if _orientation(image) >= 5 else wanted)
-            image.load()
-            upright = _upright(image)
-            return MaskedImage(_to_rgb(upright, background), _transparency(upright))
-    except Exception as error:
-        raise DatasetError(f"{path}: {_rejection(path, error) if os.path.exists(path) else 'is gone'}") from error
+    with _opened(path) as image:
+        if at_least:
+            wanted = (2 * at_least.width, 2 * at_least.height)
+            image.draft(None, wanted[::-1] if _orientation(image) >= 5 else wanted)
+        image.load()
+        turn = _UPRIGHT.get(_orientation(image))
+        upright = image if turn is None else image.transpose(turn)
+        return MaskedImage(_to_rgb(upright, background), _transparency(upright))
 
 
 def orientation(path: Path) -> int:
     """Return the EXIF orientation of an image file, 1 (upright) to 8. Raises DatasetError as ``open_image`` does."""
+    with _opened(path) as image:
+        return _orientation(image)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    """Open an image that is no larger than allowed. Raises DatasetError naming the file for what fails in the block."""
     try:
         with Image.open(path, formats=FORMATS) as image:
             _require_small(image)
-            return _orientation(image)
+            yield image
     except Exception as error:
         raise DatasetError(f"{path}: {_rejection(path, error) if os.path.exists(path) else 'is gone'}") from error
 
@@ -201,11 +207,6 @@ def _orientation(image: Image.Image) -> int:
     except Exception:  # broken EXIF makes Pillow raise almost anything, and says nothing of the pixels
         return 1
     return value if value in _UPRIGHT else 1
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    turn = _UPRIGHT.get(_orientation(image))
-    return image if turn is None else image.transpose(turn)
 
 
 def _transparency(image: Image.Image) -> Image.Image | None:

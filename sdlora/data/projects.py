@@ -26,11 +26,10 @@ from sdlora.data.uploads import (
     SortedUploads,
     UploadedFile,
     parse_folder_name,
-    printable_name,
     sort_uploads,
 )
 from sdlora.errors import ConfigError, DatasetError, FileError, SdloraError
-from sdlora.events import OnProgress
+from sdlora.events import OnProgress, unwatched
 from sdlora.filesystem.paths import path_inside, safe_name
 from sdlora.filesystem.reading import read_json, sha256
 from sdlora.filesystem.writing import write_atomic
@@ -115,7 +114,7 @@ class Project:
         about = self.info or ProjectInfo()
         return Data(folder=self.folder, trigger=about.trigger, class_name=about.class_name)
 
-    def add(self, files: Sequence[Path | UploadedFile], on_progress: OnProgress | None = None) -> AddedImages:
+    def add(self, files: Sequence[Path | UploadedFile], on_progress: OnProgress = unwatched) -> AddedImages:
         """Copy uploads in: images and captions, also from zip files and kohya's folders.
 
         Each file that is refused gets a remark. ``on_progress`` counts images.
@@ -130,7 +129,7 @@ class Project:
         words = uploads.words()
         return AddedImages(added, tuple(uploads.remarks), words[0] if len(words) == 1 else None)
 
-    def _add(self, uploads: SortedUploads, room: Path, on_progress: OnProgress | None) -> int:
+    def _add(self, uploads: SortedUploads, room: Path, on_progress: OnProgress) -> int:
         """Copy the uploaded images in by way of ``room``, with their captions. Returns their number."""
         captions = {caption.stem: caption for caption in uploads.captions}
         existing = self.images()
@@ -160,20 +159,17 @@ class Project:
                     self._add_caption(target, caption, uploads)
             except DatasetError as error:
                 captions.pop(image.stem, None)
-                uploads.remarks.append(f"{printable_name(image.name.name)} {error}.")
-            if on_progress is not None:
-                on_progress(done, len(uploads.images))
+                uploads.remark(image.name, error)
+            on_progress(done, len(uploads.images))
         for caption in captions.values():
-            uploads.remarks.append(
-                f"{printable_name(caption.name.name)} belongs to none of the pictures dropped with it."
-            )
+            uploads.remark(caption.name, "belongs to none of the pictures dropped with it")
         return added
 
     def _add_caption(self, image: Path, caption: UploadedFile, uploads: SortedUploads) -> None:
         try:
             self.write_caption(image, read_caption(caption.path))
         except DatasetError as error:
-            uploads.remarks.append(f"{printable_name(caption.name.name)} {error}.")
+            uploads.remark(caption.name, error)
 
     def remove(self, *images: Path) -> None:
         """Take images out, with their captions; ``undo`` brings them back."""

@@ -88,11 +88,6 @@ class UndoLog:
                 values = read_json(folder / "step.json", MAX_STEP_BYTES)
                 captions = tuple((str(name), str(old), str(new)) for name, old, new in values["captions"])
                 return folder, UndoStep(str(values["what"]), tuple(map(str, values["files"])), captions)
-            except (
-                SdloraError,
-                ValueError,
-                KeyError,
-                TypeError,
-            ):  # Incomplete, or foreign: try an older one.
+            except (SdloraError, ValueError, KeyError, TypeError):  # Incomplete, or foreign: try an older one.
                 continue
         return None

@@ -81,6 +81,10 @@ class SortedUploads:
     captions: list[UploadedFile] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
 
+    def remark(self, name: PurePosixPath, reason: object) -> None:
+        """Report why the file called ``name`` is left out."""
+        self.remarks.append(f"{printable_name(name.name)} {reason}.")
+
     def words(self) -> list[FolderWords]:
         """Return the words of the folders' names, each once, in order."""
         found = (parse_folder_name(image.folder) for image in self.images)
@@ -108,14 +112,14 @@ def sort_uploads(dropped: Iterable[UploadedFile], room: Path) -> SortedUploads:
     opened = 0
     for item in dropped:
         if not item.path.is_file():  # Reading a pipe would block.
-            uploads.remarks.append(f"{printable_name(item.name.name)} is no regular file; hand over the file itself.")
+            uploads.remark(item.name, "is no regular file; hand over the file itself")
         elif item.suffix == ZIP:
             opened += 1
             try:
                 for unpacked in _unpack(item, room / str(opened), uploads):
                     _sort_file(unpacked, uploads)
             except DatasetError as error:
-                uploads.remarks.append(f"{printable_name(item.name.name)} {error}.")
+                uploads.remark(item.name, error)
         else:
             _sort_file(item, uploads)
     return uploads
@@ -138,15 +142,11 @@ def _sort_file(item: UploadedFile, uploads: SortedUploads) -> None:
         if remark not in uploads.remarks:
             uploads.remarks.append(remark)
     elif item.name.name.lower().endswith(MASK_SUFFIX):
-        uploads.remarks.append(
-            f"{printable_name(item.name.name)} is a mask, which the page does not take; use a folder."
-        )
+        uploads.remark(item.name, "is a mask, which the page does not take; use a folder")
     elif item.suffix in CAPTION_SUFFIXES:
         uploads.captions.append(item)
     elif item.suffix in ARCHIVES:
-        uploads.remarks.append(
-            f"{printable_name(item.name.name)} is an archive, which is not opened here; drop its pictures."
-        )
+        uploads.remark(item.name, "is an archive, which is not opened here; drop its pictures")
     else:
         uploads.images.append(item)
 
@@ -171,7 +171,7 @@ def _unpack(item: UploadedFile, room: Path, uploads: SortedUploads) -> Iterator[
             for number, entry in enumerate(entries):
                 name = PurePosixPath(entry.filename.replace("\\", "/"))
                 if reason := _refusal(entry, name):
-                    uploads.remarks.append(f"{printable_name(name.name)} {reason}.")
+                    uploads.remark(name, reason)
                     continue
                 target = room / f"{number}{_safe_suffix(name.suffix)}"
                 with archive.open(entry) as source:

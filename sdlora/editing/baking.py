@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 
-from sdlora.adapters import parametrizations
 from sdlora.adapters.compatibility import require_compatible
 from sdlora.adapters.state import AdapterState, ModuleState
 from sdlora.errors import ConfigError, NonFiniteError
@@ -142,7 +141,7 @@ def _tensors(
                 tensor = tensor.float()
                 weight = tensor[rows].clone()
                 for module, scale in changes[path]:
-                    tensor[rows] += scale * parametrizations.delta_weight(module.tensors, module.scale, weight)
+                    tensor[rows] += scale * module.delta_weight(weight)
             for path, location in biases.get(key, []):
                 for module, scale in changes[path]:
                     if "diff_b" in module.tensors:

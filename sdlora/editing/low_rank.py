@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 import torch
 
-from sdlora.adapters import parametrizations
 from sdlora.adapters.compatibility import require_compatible
 from sdlora.adapters.state import AdapterState, ModuleState
 from sdlora.errors import ConfigError, NonFiniteError
@@ -117,12 +116,12 @@ def delta_matrix(path: str, module: ModuleState, weight: torch.Tensor | None) ->
             f"{path}: a whole difference changes the bias too, which a LoRA cannot hold; keep it as it is"
         )
     if weight is not None:
-        return parametrizations.delta_weight(module.tensors, module.scale, weight).flatten(1)
+        return module.delta_weight(weight).flatten(1)
     if module.parametrization.needs_base:
         raise ConfigError(
             f"{path}: {module.parametrization.title} changes a weight by what the weight is; name the base model"
         )
-    return (module.scale * parametrizations.unscaled_delta(module.tensors)).flatten(1)
+    return (module.scale * module.parametrization.unscaled_delta(module.tensors)).flatten(1)
 
 
 def needs_base(state: AdapterState) -> bool:

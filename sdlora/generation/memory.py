@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING
 
+import psutil
 import torch
 
 if TYPE_CHECKING:
@@ -26,8 +27,6 @@ def unreserved_bytes(device: torch.device) -> int:
     """Return the bytes of ``device`` that no process has, this one's allocator included."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    import psutil
-
     return psutil.virtual_memory().available
 
 
@@ -37,8 +36,6 @@ def used_bytes(device: torch.device) -> int:
         return torch.cuda.memory_reserved(device)
     if device.type == "mps":
         return torch.mps.driver_allocated_memory()
-    import psutil
-
     return int(psutil.Process().memory_info().rss)
 
 

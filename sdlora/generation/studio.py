@@ -8,9 +8,10 @@ from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from PIL import Image
 
 from sdlora.adapters import attach
 from sdlora.adapters.state import Scale
@@ -27,10 +28,6 @@ from sdlora.generation.infotext import BASE_OVERRIDES, Parameters, format_parame
 from sdlora.generation.runtime import Runtime, require_supported
 from sdlora.generation.sampling import eval_mode, sample_images
 from sdlora.generation.settings import Engine, GenerationSettings, ImageSettings, SamplingSettings
-
-if TYPE_CHECKING:
-    from PIL import Image
-
 
 POCKET, DEFAULT_ENGINE, DEFAULT_SETTINGS = Model(), Engine(), ImageSettings()
 BATCH_PIXELS = 8 * 512 * 512

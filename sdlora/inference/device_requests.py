@@ -18,12 +18,12 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from sdlora.errors import BusyError, ConfigError, FileError
+from sdlora.errors import ConfigError, FileError
 from sdlora.events import Cancelled, Event, Failed, Finished, Waiting
 from sdlora.filesystem.writing import write_atomic
 from sdlora.inference.generation_request import GenerationRequest
 from sdlora.storage.journal import tail_events
-from sdlora.storage.locks import hold_lock
+from sdlora.storage.locks import hold_lock, is_held
 
 ASKED, TAKEN, EVENTS, LOCK = ".asked", ".taken", ".answers", ".lock"
 LOCK_SECONDS = 1.0
@@ -73,7 +73,7 @@ class ReceivedRequest:
     @property
     def wanted(self) -> bool:
         """Return whether its sender lives and has not withdrawn it."""
-        return _file(self._path, TAKEN).exists() and _is_locked(_file(self._path, LOCK))
+        return _file(self._path, TAKEN).exists() and is_held(_file(self._path, LOCK))
 
     def report(self, event: Event) -> None:
         """Report how it goes. Raises FileError where that cannot be written."""
@@ -115,8 +115,10 @@ class DeviceRequests:
         """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            for path in {_request_of(file) for file in self.folder.iterdir()}:
-                if not _is_locked(_file(path, LOCK)):
+            for path in {
+                file.with_name(file.name.partition(".")[0]) for file in self.folder.iterdir()
+            }:  # No dot in IDs.
+                if not is_held(_file(path, LOCK)):
                     _clear(path)
                     continue
                 with suppress(FileNotFoundError):
@@ -140,7 +142,7 @@ class DeviceRequests:
 
     def _take(self, path: Path) -> ReceivedRequest | None:
         """Take the request at ``path``, unless it was withdrawn, its sender has died, or it cannot be read."""
-        if not _is_locked(_file(path, LOCK)):
+        if not is_held(_file(path, LOCK)):
             _clear(path)
             return None
         try:
@@ -158,22 +160,6 @@ class DeviceRequests:
 
 def _file(path: Path, suffix: str) -> Path:
     return path.with_name(path.name + suffix)
-
-
-def _request_of(file: Path) -> Path:
-    """Return the request that one of its files belongs to. IDs have no dots."""
-    return file.with_name(file.name.partition(".")[0])
-
-
-def _is_locked(lock_file: Path) -> bool:
-    """Return whether a living process has locked ``lock_file``. Makes no file where there is none."""
-    if not lock_file.exists():
-        return False
-    try:
-        hold_lock(lock_file, "this request").release()
-    except BusyError:
-        return True
-    return False
 
 
 def _remove(file: Path) -> bool:

@@ -13,6 +13,8 @@ import threading
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from filelock import FileLock
+
 from sdlora.errors import BusyError
 from sdlora.events import (
     Cancelled,
@@ -35,7 +37,6 @@ from sdlora.storage.locks import device_lock, hold_lock
 
 if TYPE_CHECKING:
     import torch
-    from filelock import FileLock
 
 WAIT_SECONDS = 0.3
 """Between two attempts at a device that a training has. Longer than a viewer has its lock."""
@@ -82,7 +83,7 @@ class InferenceWorker:
         self._report_images(save_generated(images, images_folder(self.data_dir)))
         self.report(Cancelled() if number in self.cancelled else Finished())
 
-    def _hold_device(self, number: int, request: GenerationRequest, device: "torch.device") -> "FileLock | None":
+    def _hold_device(self, number: int, request: GenerationRequest, device: "torch.device") -> FileLock | None:
         """Lock the device. While a training has it, that one is asked: None if it served the request, or on cancel."""
         if number in self.cancelled:
             self.report(Cancelled())
@@ -100,7 +101,7 @@ class InferenceWorker:
         finally:
             submitted.close()
 
-    def _follow(self, number: int, submitted: SubmittedRequest, lock_file: Path) -> "FileLock | None":
+    def _follow(self, number: int, submitted: SubmittedRequest, lock_file: Path) -> FileLock | None:
         """Pass on the events of the device's owner, until it has ended the request (None), or the device is free."""
         while not self._relay(submitted):
             if number in self.cancelled and submitted.withdraw():

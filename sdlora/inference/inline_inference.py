@@ -9,10 +9,10 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from sdlora.errors import OutOfMemoryError, SdloraError
 from sdlora.events import Cancelled, Finished, Result, report_progress
+from sdlora.families.base import Family
 from sdlora.families.base_models import locate_base
 from sdlora.families.settings import Model
 from sdlora.formatting import format_bytes
@@ -22,9 +22,6 @@ from sdlora.inference.device_requests import DeviceRequests, ReceivedRequest
 from sdlora.inference.generation_request import GenerationRequest
 from sdlora.storage.disk_usage import size_of
 from sdlora.storage.gallery import images_folder
-
-if TYPE_CHECKING:
-    from sdlora.families.base import Family
 
 BATCHES = (4, 2, 1)
 """Images at once on a graphics card: as many as fit. On a CPU, one."""

@@ -1,24 +1,29 @@
-"""A function that runs every few seconds in the background."""
+"""Work that is done every few seconds in the background."""
 
 import threading
-from collections.abc import Callable
+from pathlib import Path
 
 
 class BackgroundLoop:
-    """Calls ``tick`` again and again on a thread of its own, from ``start`` to ``stop``."""
+    """Base class: calls ``tick`` again and again on a thread of its own, from ``watch`` to ``close``."""
 
-    def __init__(self, tick: Callable[[], object]):
-        self._tick = tick
+    def __init__(self, data_dir: Path):
+        self.data_dir = data_dir
         self._over = threading.Event()
+        self._lock = threading.RLock()
 
-    def start(self, seconds: float = 1.0) -> None:
+    def tick(self) -> None:
+        """Do what is due."""
+        raise NotImplementedError
+
+    def watch(self, seconds: float = 1.0) -> None:
         """Begin; ``seconds`` pass before each call."""
         threading.Thread(target=self._run, args=(seconds,), daemon=True).start()
 
-    def stop(self) -> None:
+    def close(self) -> None:
         """End after a call that is under way."""
         self._over.set()
 
     def _run(self, seconds: float) -> None:
         while not self._over.wait(seconds):
-            self._tick()
+            self.tick()

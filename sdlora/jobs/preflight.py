@@ -1,7 +1,7 @@
 """Checks and plan of a run before it starts: time and memory as measured, disk as counted, further memory savings."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from math import ceil
@@ -10,7 +10,8 @@ from typing import Any
 
 from sdlora.config import TrainConfig
 from sdlora.data.buckets import assign_buckets, bucket_step
-from sdlora.data.dataset import load_dataset
+from sdlora.data.dataset import Example, load_dataset
+from sdlora.data.images import ImageSize
 from sdlora.errors import ConfigError, missing_package
 from sdlora.events import OnEvent, ignore
 from sdlora.families.base_models import locate_base
@@ -73,11 +74,8 @@ def plan_run(config: TrainConfig, data_dir: Path, on_event: OnEvent = ignore) ->
 
 def plan_from_measurement(config: TrainConfig, found: Measurement) -> RunPlan:
     """Return the plan of a run that was measured with exactly these settings."""
-    examples, train = load_dataset(config.data).examples, config.train
-    sizes = assign_buckets(
-        examples, found.resolution, bucket_step(found.resolution, found.latent_factor), config.data.buckets
-    )
-    steps = config.train.planned_steps(config.data.kind, len(examples))
+    train = config.train
+    examples, sizes, steps = _images_and_steps(config, found)
     return RunPlan(
         base=config.model.base,
         device=found.device,
@@ -97,13 +95,17 @@ def plan_from_measurement(config: TrainConfig, found: Measurement) -> RunPlan:
     )
 
 
+def _images_and_steps(config: TrainConfig, found: Measurement) -> tuple[Sequence[Example], Sequence[ImageSize], int]:
+    """Return the training images, their training sizes, and the number of steps."""
+    examples = load_dataset(config.data).examples
+    step = bucket_step(found.resolution, found.latent_factor)
+    sizes = assign_buckets(examples, found.resolution, step, config.data.buckets)
+    return examples, sizes, config.train.planned_steps(config.data.kind, len(examples))
+
+
 def planned_disk(config: TrainConfig, found: Measurement) -> dict[str, int]:
     """Return the most bytes that a run writes, by kind."""
-    examples = load_dataset(config.data).examples
-    sizes = assign_buckets(
-        examples, found.resolution, bucket_step(found.resolution, found.latent_factor), config.data.buckets
-    )
-    steps = config.train.planned_steps(config.data.kind, len(examples))
+    examples, sizes, steps = _images_and_steps(config, found)
     sample, made = config.sample, count_class_images(config.prior)
     places = sum(size.width * size.height for size in sizes) * views_per_image(config.data)
     places += (config.prior.count if config.prior.weight else 0) * found.width * found.height

@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sdlora.config import TrainConfig, all_settings, explicit_settings, value_of
-from sdlora.errors import SdloraError
 from sdlora.events import Event, OnEvent, Progress
 from sdlora.filesystem.writing import write_atomic
 from sdlora.jobs import memory_savings
 from sdlora.jobs.fit_to_memory import SETTLED, MemoryCounter, fit_to_memory
 from sdlora.jobs.job_process import run_job
+from sdlora.jobs.training_worker import translate_error
 from sdlora.storage.locks import device_lock, hold_lock
+from sdlora.training.profiling import profile_run
 from sdlora.training.run_paths import RunPaths
 
 if TYPE_CHECKING:
@@ -31,13 +32,12 @@ def main() -> int:
     def report(event: Event) -> None:
         print(event.to_json(), flush=True)
 
-    return run_job(lambda: _profile(data_dir, config_file, result, with_savings, report), report, _translate)
+    return run_job(lambda: _profile(data_dir, config_file, result, with_savings, report), report, translate_error)
 
 
 def _profile(data_dir: Path, config_file: Path, result: Path, with_savings: bool, report: OnEvent) -> None:
     """Measure the run of ``config_file``, and write the ``Measurement`` to ``result``."""
     from sdlora.generation.device import choose_device
-    from sdlora.training.profiling import profile_run
     from sdlora.training.train_job import TrainJob
 
     config = TrainConfig.load(config_file)
@@ -67,12 +67,6 @@ def _differences(config: TrainConfig, fitted: TrainConfig) -> dict[str, Any]:
     """Return the settings that ``train.memory`` changed."""
     pairs = {s.name: (value_of(config, s), value_of(fitted, s)) for s in all_settings() if s.name not in SETTLED}
     return {name: after for name, (before, after) in pairs.items() if before != after}
-
-
-def _translate(error: Exception) -> SdloraError | None:
-    from sdlora.jobs.training_worker import translate_error
-
-    return translate_error(error)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 """Profiling of runs, one at a time, in a process of its own while no other has the device."""
 
 import subprocess
-import threading
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -20,25 +19,19 @@ CALM_SECONDS = 3.0
 """Seconds for which a requested config has to stay the same before it is measured."""
 
 
-class Profiler:
-    """Measures what runs take. Events of the process go to a log beside its result."""
+class Profiler(BackgroundLoop):
+    """Measures runs, those that are requested in the background. The process's events go to a log beside its result."""
 
     def __init__(self, data_dir: Path):
-        self.data_dir = data_dir
+        super().__init__(data_dir)
         self._process: subprocess.Popen[bytes] | None = None
         self._result: Path | None = None
         self._requested: tuple[float, TrainConfig] | None = None
         self._tried: set[Path] = set()
-        self._loop = BackgroundLoop(self.tick)
-        self._lock = threading.RLock()
-
-    def watch(self, seconds: float = 1.0) -> None:
-        """Measure requested configs in the background, until ``close``."""
-        self._loop.start(seconds)
 
     def close(self) -> None:
         """End, and the current measurement with it."""
-        self._loop.stop()
+        super().close()
         self.stop()
 
     def request(self, config: TrainConfig) -> None:

@@ -1,6 +1,5 @@
 """Queue of runs that wait for a device, started one after the other."""
 
-import threading
 import time
 from pathlib import Path
 from typing import Literal
@@ -15,27 +14,17 @@ from sdlora.storage.run_folder import Run, RunState
 Move = Literal["up", "down", "first"]
 
 
-class TrainingQueue:
+class TrainingQueue(BackgroundLoop):
     """Starts runs one after the other, whenever no process has a device.
 
     A run waits by a file in its folder. So the queue outlives the program that serves it, and two programs may serve it
-    at once, as locks decide which process trains.
+    at once, as locks decide which process trains. A training that runs goes on after ``close``.
     """
 
     def __init__(self, data_dir: Path):
-        self.data_dir = data_dir
+        super().__init__(data_dir)
         self._training: Training | None = None
         self._stopping: set[Path] = set()
-        self._loop = BackgroundLoop(self.tick)
-        self._lock = threading.RLock()
-
-    def watch(self, seconds: float = 1.0) -> None:
-        """Serve the queue in the background, until ``close``."""
-        self._loop.start(seconds)
-
-    def close(self) -> None:
-        """Stop serving the queue. A training that runs goes on."""
-        self._loop.stop()
 
     def add(self, run: Run) -> None:
         """Queue ``run``, to start or to resume, behind those that wait. One that waits keeps its position.

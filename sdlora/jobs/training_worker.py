@@ -12,20 +12,18 @@ import traceback
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING
 
 from sdlora.checkpoint import newest_step
+from sdlora.config import TrainConfig
 from sdlora.errors import DeviceError, FileError, OutOfMemoryError, SdloraError
-from sdlora.events import OnEvent, RunFailed, ignore
+from sdlora.events import Notice, OnEvent, RunFailed, ignore
 from sdlora.inference.adapter_session import NO_MEMORY
 from sdlora.inference.device_requests import DeviceRequests
 from sdlora.inference.inline_inference import InlineInference
+from sdlora.jobs.memory_savings import as_flags, next_saving
 from sdlora.storage.journal import Journal
 from sdlora.storage.locks import device_lock, hold_lock
 from sdlora.storage.run_folder import Run
-
-if TYPE_CHECKING:
-    from sdlora.config import TrainConfig
 
 PEER_LOST = re.compile(r"Connection (closed|reset) by peer|NCCL|\[gloo\]|Socket closed", re.IGNORECASE)
 """Errors of the other processes when one of several has ended."""
@@ -121,11 +119,10 @@ def _train(run: Run, stop: StopRequest, on_event: OnEvent, lock_file: Path | Non
     )
 
 
-def _fitted_config(run: Run, on_event: OnEvent) -> "TrainConfig":
+def _fitted_config(run: Run, on_event: OnEvent) -> TrainConfig:
     """Return the run's config, fitted into ``train.memory`` and saved so, so that a resume repeats it."""
     if run.config.train.memory is None:
         return run.config
-    from sdlora.events import Notice
     from sdlora.generation.device import choose_device
     from sdlora.jobs.fit_to_memory import fit_to_memory
     from sdlora.jobs.preflight import require_alone
@@ -161,7 +158,7 @@ def _report(error: Exception, run: Run, journal: Journal | None) -> int:
     return code
 
 
-def translate_error(error: Exception, config: "TrainConfig | None" = None) -> SdloraError | None:
+def translate_error(error: Exception, config: TrainConfig | None = None) -> SdloraError | None:
     """Return the error that a library's exception means to the user, or None for a bug; ``config`` is of the run."""
     import torch
 
@@ -176,10 +173,8 @@ def translate_error(error: Exception, config: "TrainConfig | None" = None) -> Sd
     return None
 
 
-def _relief(config: "TrainConfig | None") -> str:
+def _relief(config: TrainConfig | None) -> str:
     """Return what to do where memory was too little: the next memory saving, by its settings."""
-    from sdlora.jobs.memory_savings import as_flags, next_saving
-
     least = "a lower data.resolution or adapter.rank"
     if config is None:
         return f"start again with --memory and a size, or with {least}"

@@ -4,19 +4,18 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import Any, get_args
 
 import tomli_w
 
-from sdlora.config import TrainConfig, all_settings
+from sdlora.config import VERSION, TrainConfig, all_settings
+from sdlora.data.dataset import load_dataset
+from sdlora.data.settings import Data
 from sdlora.errors import SdloraError
 from sdlora.families.base_models import BUNDLED
 from sdlora.filesystem.paths import existing_path
 from sdlora.filesystem.writing import write_atomic
 from sdlora.storage.run_folder import Run
-
-if TYPE_CHECKING:
-    from sdlora.data.settings import Data
 
 PICTURES = "pictures"
 """Folder of the captions in the bundle, and its ``data.folder``: with the images added, the config trains again."""
@@ -47,8 +46,6 @@ def write_bundle(run: Run, adapter: Path, output: Path) -> Path:
 
 def portable_config(config: TrainConfig) -> dict[str, Any]:
     """Return every setting, with paths relative to the config's own folder; of ``model.base`` the last part alone."""
-    from sdlora.config import VERSION
-
     values = config.model_dump(mode="json", exclude_none=True)
     for setting in all_settings():
         section, field = setting.name.split(".")
@@ -62,10 +59,8 @@ def portable_config(config: TrainConfig) -> dict[str, Any]:
     return {"version": VERSION, **values}
 
 
-def caption_files(data: "Data") -> Iterator[tuple[str, Path]]:
+def caption_files(data: Data) -> Iterator[tuple[str, Path]]:
     """Yield the caption files of a data set, named below its folder; none if the folder is gone or invalid."""
-    from sdlora.data.dataset import load_dataset
-
     with suppress(SdloraError):
         root = data.folder.resolve()
         for example in load_dataset(data).examples:

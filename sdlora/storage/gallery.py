@@ -1,13 +1,9 @@
 """Generated images: list the newest, move one to the trash, restore it."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from sdlora.errors import FileError
 from sdlora.storage.trash import Trash
-
-if TYPE_CHECKING:
-    pass
 
 
 def newest_images(folder: Path, most: int | None = None) -> list[Path]:

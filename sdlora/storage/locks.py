@@ -45,17 +45,24 @@ def hold_lock(lock_file: Path, what: str, wait: float = 0) -> FileLock:
     return lock
 
 
+def is_held(lock_file: Path) -> bool:
+    """Return whether a process holds ``lock_file``. Makes no file where there is none."""
+    if not lock_file.exists():
+        return False
+    try:
+        hold_lock(lock_file, lock_file.stem).release()
+    except BusyError:
+        return True
+    return False
+
+
 def device_busy(data_dir: Path) -> bool:
     """Return whether a process holds a device of this machine. Other machines' CPUs on one ``data_dir`` have distinct
     names; a card's name is its number, so another machine's card counts as one of this machine.
     """
     for lock_file in (data_dir / "locks").glob("*.lock"):
         kind, _, name = lock_file.stem.partition("-")
-        if kind != "cuda" and name != _machine():
-            continue
-        try:
-            hold_lock(lock_file, "the device").release()
-        except BusyError:
+        if (kind == "cuda" or name == _machine()) and is_held(lock_file):
             return True
     return False
 

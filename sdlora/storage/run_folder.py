@@ -8,20 +8,18 @@ import shutil
 from contextlib import ExitStack, suppress
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from sdlora import failpoints
 from sdlora.checkpoint import newest_step
+from sdlora.config import TrainConfig
 from sdlora.errors import BusyError, ConfigError, FileError
 from sdlora.events import Event, RunFailed, RunFinished, RunStopped
 from sdlora.filesystem.paths import existing_path, path_inside, path_problem, safe_name, unused_path
 from sdlora.filesystem.writing import TEMPORARY, fsync_folder
-from sdlora.training.run_paths import CONFIG, RunPaths
-
-if TYPE_CHECKING:
-    from sdlora.config import TrainConfig
 from sdlora.storage.journal import read_events
-from sdlora.storage.locks import hold_lock
+from sdlora.storage.locks import is_held
+from sdlora.training.run_paths import CONFIG, RunPaths
 
 RunState = Literal["new", "running", "finished", "stopped", "failed", "interrupted"]
 ENDS: dict[type[Event], RunState] = {RunFinished: "finished", RunStopped: "stopped", RunFailed: "failed"}
@@ -41,7 +39,7 @@ class Run(RunPaths):
         return f"Run({str(self.folder)!r})"
 
     @classmethod
-    def create(cls, runs: Path, name: str, config: "TrainConfig") -> "Run":
+    def create(cls, runs: Path, name: str, config: TrainConfig) -> "Run":
         """Make a new folder ``runs/NAME`` (or ``NAME-2``, ... : never an old one) and write the config.
 
         Raises FileError, and leaves nothing, if the folder cannot be written.
@@ -93,9 +91,7 @@ class Run(RunPaths):
         return self.folder.parent.parent
 
     @cached_property
-    def config(self) -> "TrainConfig":
-        from sdlora.config import TrainConfig
-
+    def config(self) -> TrainConfig:
         return TrainConfig.load(self.config_file)
 
     def forget_config(self) -> None:
@@ -117,13 +113,7 @@ class Run(RunPaths):
 
     def is_locked(self) -> bool:
         """True while a process works on this run."""
-        if not self.lock_file.is_file() or self.lock_file.is_symlink():
-            return False
-        try:
-            hold_lock(self.lock_file, self.name).release()
-        except BusyError:
-            return True
-        return False
+        return self.lock_file.is_file() and not self.lock_file.is_symlink() and is_held(self.lock_file)
 
     def sweep(self) -> None:
         """Remove unfinished files of a killed process. Only for the holder of the run's lock."""
@@ -153,8 +143,6 @@ class Run(RunPaths):
 
         Raises BusyError while a process works on it, ConfigError if it has no state to go on from, or is that far.
         """
-        from sdlora.config import TrainConfig
-
         if self.is_locked():
             raise BusyError(f"the run {self.name} is running already; stop it first, or let it end")
         done = newest_step(self.states)

@@ -9,21 +9,18 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import timedelta
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs
+from torch import nn
 
 from sdlora.errors import ConfigError, missing_package
 from sdlora.formats.storage import DTYPES
 from sdlora.generation.device import choose_device, choose_dtype
 from sdlora.training.run_paths import RunPaths
 from sdlora.training.settings import Train
-
-if TYPE_CHECKING:
-    from torch import nn
-
 
 _NAMES: dict[torch.dtype, str] = {getattr(torch, dtype): name for name, dtype in DTYPES.items()}
 """Our names of the training precisions; Accelerate's are the same, but for ``no`` instead of ``fp32``."""

@@ -3,9 +3,9 @@
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from functools import lru_cache
-from typing import TYPE_CHECKING
 
 import torch
+from PIL import Image
 
 from sdlora.data import class_images
 from sdlora.data.batches import BatchLoader
@@ -22,9 +22,6 @@ from sdlora.training.component_offload import ComponentOffload
 from sdlora.training.distributed import Distributed
 from sdlora.training.previews import prefix_section
 from sdlora.training.train_job import TrainJob
-
-if TYPE_CHECKING:
-    from PIL import Image
 
 ENCODE_BATCH = 2
 """Pictures encoded at once on a graphics card: in float32 each at 512 px takes a gigabyte. On a CPU, one."""

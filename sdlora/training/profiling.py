@@ -144,14 +144,10 @@ def _resident_bytes(train_state: "TrainState") -> dict[str, int]:
     from sdlora.training.precompute import is_live
 
     tensors, _ = pack_optimizer(train_state.trained.optimizer)
-    live = is_live(train_state.encode)
-    caption = (
-        0
-        if live
-        else sum(
-            part.nbytes for part in train_state.encode([train_state.batches.examples[0].caption]).tensors().values()
-        )
-    )
+    caption = 0
+    if not is_live(train_state.encode):
+        read = train_state.encode([train_state.batches.examples[0].caption])
+        caption = sum(part.nbytes for part in read.tensors().values())
     return {
         "numbers": sum(parameter.numel() for parameter in train_state.trained.parameters),
         "state": sum(tensor.nbytes for tensor in tensors.values()),

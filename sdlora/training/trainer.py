@@ -154,9 +154,7 @@ class TrainLoop:
         # The one time that a step waits for the device; a scaler of losses (fp16) and other processes are asked too.
         loss, length = torch.stack([total, norm.to(total)]).tolist()
         finite = math.isfinite(loss) and math.isfinite(length)
-        if (
-            finite or self.distributed.scales
-        ):  # The scaler itself leaves an overflowing step out, and must see it to do so.
+        if finite or self.distributed.scales:  # The scaler itself leaves an overflow out, and must see it to do so.
             if finite:
                 self.trained.trainable.before_step(step, self.state.steps)
             optimizer.step()
@@ -218,7 +216,6 @@ class TrainLoop:
         self.distributed.barrier()
 
     def _report_start(self) -> None:
-        size = self.trained.trainable.size
         self.job.on_event(
             RunStarted(
                 step=self.state.start,
@@ -227,9 +224,7 @@ class TrainLoop:
                 precision=self.distributed.precision,
                 base=self.job.model.base,
                 images=len(self.state.batches.examples),
-                modules=size.modules,
-                parameters=size.parameters,
-                share=size.share,
+                **self.trained.trainable.size._asdict(),
             )
         )
 

@@ -9,13 +9,14 @@ import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
-from sdlora.adapters import METHODS, attach, injection
+from sdlora.adapters import METHODS, attach
 from sdlora.adapters.fused import fuse
 from sdlora.adapters.lora import Lora
 from sdlora.adapters.state import AdapterState, ModuleState, Scale
 from sdlora.adapters.targets import GROUPS, adaptable_layers
 from sdlora.errors import ConfigError, MismatchError
 from tests.support.adapters import (
+    adapter_parameters,
     all_equal,
     max_difference,
     outputs,
@@ -201,7 +202,7 @@ def test_loading_leaves_the_state_and_the_global_generator_alone() -> None:
     copied, before = copy.deepcopy(state), torch.get_rng_state()
     attach.load_state(models, state, "a")
     with torch.no_grad():
-        for parameter in attach.adapter_parameters(models, "a"):
+        for parameter in adapter_parameters(models, "a"):
             parameter.zero_()
     assert torch.equal(torch.get_rng_state(), before)
     path = next(iter(state.modules))
@@ -269,14 +270,14 @@ def test_an_adapter_of_another_base_is_refused_whole(case: str) -> None:
 def test_a_failure_in_the_midst_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     models = tiny_networks()
     attach.load_state(models, trained_state(), "kept")
-    before, original = outputs(models), injection.inject
+    before, original, text = outputs(models), attach._inject, {*models["text_encoder"].modules()}
 
-    def fails_on_text(model: nn.Module, *rest: object) -> None:
-        original(model, *rest)  # type: ignore[arg-type]
-        if model is models["text_encoder"]:
+    def fails_on_text(parent: nn.Module, *rest: object) -> None:
+        original(parent, *rest)  # type: ignore[arg-type]
+        if parent in text:
             raise torch.OutOfMemoryError
 
-    monkeypatch.setattr(injection, "inject", fails_on_text)
+    monkeypatch.setattr(attach, "_inject", fails_on_text)
     with pytest.raises(torch.OutOfMemoryError):
         attach.load_state(models, trained_state(2), "a")
     assert attach.attached_adapters(models) == ["kept"]
@@ -301,7 +302,7 @@ def test_assigning_a_state_keeps_the_parameters_and_takes_its_numbers() -> None:
     state, models = trained_state(alpha=3.0), tiny_networks()
     trained = Lora(rank=4, alpha=8.0).attach(models, "training", seed=9).parameters
     attach.assign_state(models, state, "training")
-    assert list(map(id, attach.adapter_parameters(models, "training"))) == list(map(id, trained))
+    assert list(map(id, adapter_parameters(models, "training"))) == list(map(id, trained))
     assert all(parameter.requires_grad for parameter in trained)
     assert max_difference(outputs(models), outputs(summed([(state, 1.0)]))) < 1e-5
 

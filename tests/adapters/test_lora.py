@@ -66,9 +66,9 @@ def test_dropout_works_while_training_only() -> None:
 def test_size_counts_layers_parameters_and_their_share() -> None:
     models = tiny_networks()
     base = sum(parameter.numel() for parameter in models["unet"].parameters())
-    trained = Lora(rank=2, text_encoder=False).attach(models, "new", seed=0).parameters
-    count = sum(parameter.numel() for parameter in trained)
-    assert attach.adapter_size(models, "new") == (16 * 4, count, pytest.approx(count / (base + count)))
+    trained = Lora(rank=2, text_encoder=False).attach(models, "new", seed=0)
+    count = sum(parameter.numel() for parameter in trained.parameters)
+    assert trained.size == (16 * 4, count, pytest.approx(count / (base + count)))
 
 
 def test_a_name_is_taken_once() -> None:

@@ -11,6 +11,7 @@ from sdlora.adapters.targets import adaptable_layers
 from sdlora.errors import ConfigError, MismatchError
 from tests.support.adapters import (
     METHOD_SETTINGS,
+    adapter_parameters,
     all_equal,
     max_difference,
     outputs,
@@ -172,7 +173,7 @@ def test_it_works_over_a_bfloat16_base(method):
     models = {name: model.to(torch.bfloat16) for name, model in tiny_networks().items()}
     rounded = {name: model.float() for name, model in tiny_networks().items()}
     attach.load_state(models, random_adapter(method), "a")
-    assert {p.dtype for p in attach.adapter_parameters(models, "a")} == {torch.float32}
+    assert {p.dtype for p in adapter_parameters(models, "a")} == {torch.float32}
     found = outputs(models)
     assert all(part.dtype == torch.bfloat16 for part in found)
     attach.load_state(rounded, random_adapter(method), "a")
@@ -285,11 +286,9 @@ def test_tucker_forms_compute_what_their_tensors_multiply_out_to():
 def test_training_goes_on_from_a_state_and_other_states_are_refused(method):
     models = tiny_networks()
     METHODS[method](**METHOD_SETTINGS[method] | {"targets": "linear"}).attach(models, "training", 9)
-    parameters = attach.adapter_parameters(models, "training")
+    parameters = adapter_parameters(models, "training")
     attach.assign_state(models, random_adapter(method, targets="linear"), "training")
-    assert all(
-        one is other for one, other in zip(parameters, attach.adapter_parameters(models, "training"), strict=True)
-    )
+    assert all(one is other for one, other in zip(parameters, adapter_parameters(models, "training"), strict=True))
     other = tiny_networks()
     attach.load_state(other, random_adapter(method, targets="linear"), "a")
     assert all_equal(outputs(models), outputs(other))

@@ -12,7 +12,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from sdlora.adapters import METHODS, attach, lora_layer
 from sdlora.adapters.lora import Lora
 from sdlora.adapters.state import AdapterState, ModuleState
-from tests.support.adapters import METHOD_SETTINGS, all_equal, max_difference, outputs, trained_state, with_uneven_ranks
+from tests.support.adapters import (
+    METHOD_SETTINGS,
+    adapter_parameters,
+    all_equal,
+    max_difference,
+    outputs,
+    trained_state,
+    with_uneven_ranks,
+)
 from tests.support.adapters import tiny_networks as tiny_sd1
 from tests.support.tiny_models import tiny_models
 
@@ -146,7 +154,7 @@ def test_what_changes_is_noticed_without_being_told():
     louder = predicted(models)
     assert not all_equal(louder, before)
     with torch.no_grad():
-        for parameter in attach.adapter_parameters(models, "two"):
+        for parameter in adapter_parameters(models, "two"):
             parameter.mul_(0.5)
     assert not all_equal(predicted(models), louder)
     fresh = loaded("sd1")

@@ -15,7 +15,7 @@ from sdlora.formats import write_adapter
 from sdlora.generation.infotext import parse_parameters
 from sdlora.generation.sampling import _encode
 from sdlora.generation.studio import Studio
-from tests.support.adapters import TWO_STEPS, UNET_PATHS, random_lora
+from tests.support.adapters import TWO_STEPS, UNET_PATHS, adapter_parameters, random_lora
 from tests.support.tiny_models import UNET_CONFIGS, tiny_models
 
 
@@ -277,7 +277,7 @@ def test_a_training_model_is_left_as_it_was(studio):
     models = studio.family.models
     base = pixels(studio.generate("a red house", **TWO_STEPS))
     attach.load_state(models, random_lora(), "training")
-    for parameter in attach.adapter_parameters(models, "training"):
+    for parameter in adapter_parameters(models, "training"):
         parameter.requires_grad_(True)
     models["unet"].train()
     models["unet"].mid_block.eval()
@@ -288,7 +288,7 @@ def test_a_training_model_is_left_as_it_was(studio):
         assert torch.is_grad_enabled()
     assert (preview != base).any(), "the adapter in training is active"
     assert all(module.training == mode for mode, module in state)
-    assert all(parameter.requires_grad for parameter in attach.adapter_parameters(models, "training"))
+    assert all(parameter.requires_grad for parameter in adapter_parameters(models, "training"))
     assert torch.equal(torch.get_rng_state(), random)
     models["unet"].eval()
     attach.remove_adapter(models, "training")

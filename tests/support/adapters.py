@@ -16,6 +16,11 @@ from tests.support.tiny_models import tiny_models
 TEXT_WIDTH = 16
 
 
+def adapter_parameters(models: attach.Models, name: str) -> list[nn.Parameter]:
+    """Return the parameters of adapter ``name``, layer by layer."""
+    return [parameter for _, layer in attach.attached_layers(models, name) for parameter in layer.tensors.values()]
+
+
 @cache
 def _parts() -> dict[str, Any]:
     return tiny_models()

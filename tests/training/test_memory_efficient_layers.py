@@ -16,7 +16,7 @@ from transformers.activations import QuickGELUActivation
 from sdlora.adapters import METHODS, attach
 from sdlora.training import cpu_matmul, recomputation
 from sdlora.training.memory_efficient_layers import EFFICIENT_CLASSES, use_memory_efficient_layers
-from tests.support.adapters import METHOD_SETTINGS
+from tests.support.adapters import METHOD_SETTINGS, adapter_parameters
 from tests.support.tiny_models import UNET_CONFIGS, tiny_models
 
 GROUPS = ("attention", "linear+conv", "unet.up_blocks")
@@ -184,7 +184,7 @@ def test_adapters_that_come_and_go_between_steps_leave_nothing_behind():
     state = attach.read_state(models, "a").modules
     for name in "bc":
         attach.attach_modules(models, state, name)
-    kept_by = [weakref.ref(parameter) for name in "bc" for parameter in attach.adapter_parameters(models, name)]
+    kept_by = [weakref.ref(parameter) for name in "bc" for parameter in adapter_parameters(models, name)]
     with torch.no_grad(), attach.temporary_scales(models, {"b": 1.0, "c": 0.5}):
         models["unet"](*given, told)
     for name in "bc":

@@ -13,6 +13,7 @@ from sdlora.errors import ConfigError
 from sdlora.training.prepare import TrainState, ignored_settings, optimizer_groups, trained_parts
 from sdlora.training.run_paths import RunPaths
 from sdlora.training.train_job import TrainJob
+from tests.support.adapters import adapter_parameters
 
 
 def job(tmp_path: Path, preset: str, overrides: dict[str, object]) -> TrainJob:
@@ -96,7 +97,7 @@ def test_layers_may_have_learning_rates_of_their_own(tmp_path: Path) -> None:
     layers = attach.attached_layers(models, "a")
     groups = optimizer_groups(trained_parts(config, trainable))
     rate_of = {id(parameter): group["lr"] for group in groups for parameter in group["params"]}
-    assert sum(len(group["params"]) for group in groups) == len(rate_of) == len(attach.adapter_parameters(models, "a"))
+    assert sum(len(group["params"]) for group in groups) == len(rate_of) == len(adapter_parameters(models, "a"))
 
     def rate(end: str) -> float:
         [found] = {rate_of[id(p)] for path, layer in layers if path.endswith(end) for p in layer.tensors.values()}
