@@ -92,7 +92,7 @@ def equip(side: str, unet: Any, row: dict[str, Any], work: Path) -> list[torch.n
         },
     )  # fmt: skip
     output = RunPaths(work)
-    job = TrainJob(**dict(config), output=output, cache=work, on_event=lambda event: None, should_stop=lambda: False)
+    job = TrainJob(**dict(config), output=output, cache=work)
     AcceleratorState._reset_state(reset_partial_state=True)  # The row before may have had another precision.
     family: Any = SimpleNamespace(models={"unet": unet})
     return attach_adapter(job, Distributed.setup(job.train, output), family, from_file=False).parameters

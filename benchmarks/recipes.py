@@ -225,8 +225,8 @@ class Sweep:
         for path in (output.samples, output.checkpoints):
             path.mkdir(parents=True)
         first = FirstStep()
-        told = {"on_event": ignore if counted is None else first, "should_stop": lambda: False}
-        train(TrainJob(**dict(config), output=output, cache=self.work / "cache", **told))
+        listener = ignore if counted is None else first
+        train(TrainJob(**dict(config), output=output, cache=self.work / "cache", on_event=listener))
         if counted is not None:
             counted.append(first.flops * steps)
         return output.adapter

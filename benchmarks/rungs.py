@@ -50,7 +50,6 @@ def configure(asked: argparse.Namespace, base: str, folder: Path) -> TrainConfig
 
 def row(config: TrainConfig, cache: Path, steps: int) -> dict[str, Any]:
     """Time and bytes of real steps, and what is counted without them."""
-    from sdlora.events import ignore
     from sdlora.jobs.fit_to_memory import MemoryCounter
     from sdlora.training import prepare, profiling
     from sdlora.training.distributed import Distributed
@@ -59,9 +58,7 @@ def row(config: TrainConfig, cache: Path, steps: int) -> dict[str, Any]:
     from sdlora.training.train_job import TrainJob
     from sdlora.training.trainer import TrainLoop
 
-    job = TrainJob(
-        **dict(config), output=RunPaths(cache / "run"), cache=cache, on_event=ignore, should_stop=lambda: False
-    )  # fmt: skip
+    job = TrainJob(**dict(config), output=RunPaths(cache / "run"), cache=cache)
     distributed = Distributed.setup(job.train, job.output)
     family = prepare.load_base(job, distributed)
     train_state = profiling._prepare(job, distributed, family)

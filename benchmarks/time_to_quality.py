@@ -155,9 +155,7 @@ class Trial:
         output.folder.mkdir(parents=True)
         output.checkpoints.mkdir()
         turns = Turns(lambda: ReferenceLoop(self.config("reference", rate), self.base, "fp32"))
-        train(
-            TrainJob(**dict(config), output=output, cache=folder / "cache", on_event=turns, should_stop=lambda: False)
-        )
+        train(TrainJob(**dict(config), output=output, cache=folder / "cache", on_event=turns))
         return turns.result(side)
 
 

@@ -200,7 +200,7 @@ def measure(asked: argparse.Namespace, work: Path) -> dict[str, Any]:
     output = RunPaths(work / "run")
     output.folder.mkdir()
     race = Race(config, base, block_of(asked.steps), Journal(output.journal))
-    train(TrainJob(**dict(config), output=output, cache=work / "cache", on_event=race, should_stop=lambda: False))
+    train(TrainJob(**dict(config), output=output, cache=work / "cache", on_event=race))
     return {
         "benchmark": "train_step",
         "model": Path(asked.model).name if Path(asked.model).is_absolute() else asked.model,

@@ -44,8 +44,7 @@ def ours(config: TrainConfig, base: str, work: Path) -> None:
     """``sdlora train``, but for its process."""
     output = RunPaths(work / "run")
     output.folder.mkdir(parents=True)
-    listener = Journal(output.journal)
-    train(TrainJob(**dict(config), output=output, cache=work / "cache", on_event=listener, should_stop=lambda: False))
+    train(TrainJob(**dict(config), output=output, cache=work / "cache", on_event=Journal(output.journal)))
 
 
 def reference(config: TrainConfig, base: str, work: Path) -> None:

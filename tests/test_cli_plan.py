@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from sdlora.cli.main import main
+from sdlora.cli.main import _parser, main
 from sdlora.config import TrainConfig
 from sdlora.errors import ConfigError, DatasetError
 from sdlora.jobs import preflight
@@ -84,7 +84,6 @@ def test_what_a_run_would_refuse_the_plan_refuses_and_nothing_is_written(tmp_pat
 
 
 def test_a_setting_by_the_short_flag_is_the_same(pictures):
-    from sdlora.cli.main import _parser
     from sdlora.cli.options import overrides
 
     words = ["plan", "pocket-style", "--memory", "8GB"]

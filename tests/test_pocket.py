@@ -5,6 +5,7 @@ import logging
 import numpy as np
 import pytest
 import torch
+from transformers import CLIPModel, CLIPTokenizer
 
 from sdlora.cli.main import main
 from sdlora.families.base_models import BUNDLED
@@ -99,8 +100,6 @@ def test_the_usual_triggers_are_one_token(plain, trigger):
 
 
 def test_its_clip_loads_plainly_and_tells_two_captions_apart():
-    from transformers import CLIPModel, CLIPTokenizer
-
     clip = CLIPModel.from_pretrained(POCKET / "clip")
     tokens = CLIPTokenizer.from_pretrained(POCKET / "clip")(["a red house", "a blue cat"], return_tensors="pt")
     with torch.no_grad():

@@ -115,9 +115,8 @@ class DeviceRequests:
         """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            for path in {
-                file.with_name(file.name.partition(".")[0]) for file in self.folder.iterdir()
-            }:  # No dot in IDs.
+            names = {file.name.partition(".")[0] for file in self.folder.iterdir()}  # IDs have no dots.
+            for path in (self.folder / name for name in names):
                 if not is_held(_file(path, LOCK)):
                     _clear(path)
                     continue

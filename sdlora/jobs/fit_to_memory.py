@@ -1,6 +1,5 @@
 """Fitting a run into ``train.memory`` by memory savings, counted on this machine before its base is loaded."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -92,6 +91,4 @@ def _job(config: TrainConfig) -> Any:
     """Return a job to count: it writes and reports nothing."""
     from sdlora.training.train_job import TrainJob
 
-    nowhere = Path("nowhere")
-    stop: Callable[[], bool] = lambda: False  # noqa: E731
-    return TrainJob(**dict(config), output=RunPaths(nowhere), cache=nowhere, on_event=ignore, should_stop=stop)
+    return TrainJob(**dict(config), output=RunPaths(Path("nowhere")), cache=Path("nowhere"))

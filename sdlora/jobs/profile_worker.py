@@ -44,10 +44,7 @@ def _profile(data_dir: Path, config_file: Path, result: Path, with_savings: bool
     device = choose_device(config.train.device)
     with hold_lock(device_lock(data_dir, device), f"the device {device}"):
         fitted, notices = fit_to_memory(config, device, report)
-        job = TrainJob(
-            **dict(fitted), output=RunPaths(result.parent), cache=data_dir / "cache", on_event=report,
-            should_stop=lambda: False,
-        )  # fmt: skip
+        job = TrainJob(**dict(fitted), output=RunPaths(result.parent), cache=data_dir / "cache", on_event=report)
         values = asdict(profile_run(job)) | {"chosen": _differences(config, fitted), "told": notices}
         if with_savings:
             report(Progress(phase="counting what less memory would take"))

@@ -7,7 +7,7 @@ from pathlib import Path
 from sdlora.adapters import Adapter
 from sdlora.checkpoint import Checkpoint
 from sdlora.data.settings import Data
-from sdlora.events import Notice, OnEvent
+from sdlora.events import Notice, OnEvent, ignore
 from sdlora.families.base import Family
 from sdlora.families.settings import Model
 from sdlora.generation.settings import Prior, Sample
@@ -39,8 +39,8 @@ class TrainJob:
     sample: Sample
     output: RunPaths
     cache: Path
-    on_event: OnEvent
-    should_stop: Callable[[], bool]
+    on_event: OnEvent = ignore
+    should_stop: Callable[[], bool] = lambda: False
     between_steps: Callable[[Family], None] = nothing
 
     def notice(self, *messages: str) -> None:

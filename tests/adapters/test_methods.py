@@ -4,7 +4,7 @@ import pytest
 import torch
 from peft import LoHaConfig, LoKrConfig, LoraConfig, inject_adapter_in_model
 
-from sdlora.adapters import METHODS, attach
+from sdlora.adapters import METHODS, adapter_layers, attach
 from sdlora.adapters.fused import fuse
 from sdlora.adapters.state import AdapterState, ModuleState, build_adapter_state
 from sdlora.adapters.targets import adaptable_layers
@@ -339,8 +339,6 @@ def test_a_dora_over_an_output_of_zero_weights_leaves_it_at_zero():
 
 
 def test_a_failure_in_the_midst_leaves_no_host_of_any_method(monkeypatch):
-    from sdlora.adapters import adapter_layers
-
     state, models = random_adapter("loha"), tiny_networks()
     real, calls = adapter_layers.AdapterLayer.add_adapter, []
 

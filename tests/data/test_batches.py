@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import pytest
 import torch
+from PIL import Image
 
 from sdlora.data.batches import Batch, BatchLoader
 from sdlora.data.cache import LatentCache
@@ -143,8 +144,6 @@ def test_captions_tell_all_that_will_be_said(pictures: list[Example]) -> None:
 
 
 def test_masks_weight_in_full_what_has_none(example, folder) -> None:
-    from PIL import Image
-
     Image.new("L", (64, 64), 51).save(folder / "a.mask.png")
     masked = example("a.png", mask=folder / "a.mask.png", mask_digest=sha256(folder / "a.mask.png"))
     batches = BatchLoader([masked, example("b.png", seed=1)], [SQUARE] * 2, data(), 2, seed=0)

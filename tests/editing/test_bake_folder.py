@@ -20,7 +20,7 @@ from sdlora.errors import ConfigError, MismatchError
 from sdlora.events import Progress
 from sdlora.families.loading import load_family
 from sdlora.families.settings import Model
-from sdlora.formats import write_adapter
+from sdlora.formats import read_adapter, write_adapter
 from sdlora.generation.studio import Studio
 from tests.support.adapters import random_lora
 
@@ -88,8 +88,6 @@ def test_plain_diffusers_loads_the_weights_that_the_sum_gives(tiny_base, adapter
 
 
 def service_state(path):
-    from sdlora.formats import read_adapter
-
     return read_adapter(path)
 
 

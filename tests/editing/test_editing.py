@@ -1,6 +1,7 @@
 """Adapters made of adapters and models, held against the sums and singular values that they should have."""
 
 import json
+import shutil
 import warnings
 
 import numpy as np
@@ -19,6 +20,7 @@ from sdlora.editing.layer_spectrum import LayerSpectrum, save_spectrum_plot, spe
 from sdlora.editing.low_rank import Cut, factorize_matrix, factorize_product
 from sdlora.errors import ConfigError, MismatchError, NonFiniteError
 from sdlora.events import Event, Progress
+from sdlora.families import meta_model, single_file
 from sdlora.families.layer_weights import locate_tensors
 from sdlora.families.loading import load_family
 from sdlora.families.meta_model import build_meta_model
@@ -235,8 +237,6 @@ def file_base(request, tmp_path_factory):
 
 @pytest.fixture
 def own_configs(file_base, monkeypatch):
-    from sdlora.families import meta_model, single_file
-
     for module in (single_file, meta_model):
         monkeypatch.setattr(module, "config_folder", lambda family, prediction_type="auto": file_base[3])
 
@@ -429,8 +429,6 @@ def test_a_command_says_in_one_sentence_what_is_wrong(arguments, said, tmp_path,
 
 
 def test_weights_are_those_that_diffusers_loads_not_a_variant_beside_them(base, tmp_path):
-    import shutil
-
     folder = tmp_path / "base"
     shutil.copytree(base, folder)
     unet = folder / "unet"
@@ -444,8 +442,6 @@ def test_weights_are_those_that_diffusers_loads_not_a_variant_beside_them(base, 
 
 
 def test_a_model_that_was_only_rounded_gives_nothing_to_extract(base, tmp_path):
-    import shutil
-
     rounded = tmp_path / "rounded"
     shutil.copytree(base, rounded)
     for file in (*rounded.glob("unet/*.safetensors"), *rounded.glob("text_encoder/*.safetensors")):

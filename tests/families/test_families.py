@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DiffusionPipeline
+from diffusers.schedulers.scheduling_ddim import rescale_zero_terminal_snr
 
 from sdlora.adapters import METHODS
 from sdlora.adapters.state import AdapterState, ModuleState
@@ -14,6 +15,7 @@ from sdlora.diffusion.ddpm import DDPMProcess, alphas_cumprod
 from sdlora.errors import ConfigError, MismatchError, ModelError
 from sdlora.events import SampleReady, StepDone
 from sdlora.families.loading import load_family
+from sdlora.families.sdxl import SDXL
 from sdlora.families.settings import Model
 from sdlora.formats import FORMATS, read_adapter, write_adapter
 from sdlora.generation.samplers import make_scheduler
@@ -178,8 +180,6 @@ def test_in_half_precision_sdxls_vae_stays_as_it_is(family, base):
 
 def test_the_second_encoder_reads_what_its_own_tokenizer_gives():
     pipeline = tiny_pipeline(family="sdxl")
-    from sdlora.families.sdxl import SDXL
-
     loaded = SDXL(pipeline, "tiny")
     ids = loaded.tokenize([PROMPT, "", "a blue cat"])
     own = pipeline.tokenizer_2(
@@ -200,8 +200,6 @@ def test_a_prediction_walks_over_no_layers_to_learn_its_precision(family, base, 
 
 
 def test_sdxl_is_told_how_a_picture_was_cut():
-    from sdlora.families.sdxl import SDXL
-
     loaded = SDXL(tiny_pipeline(family="sdxl"), "tiny")
     latents = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     read = loaded.encode_text(loaded.tokenize([PROMPT]))
@@ -230,8 +228,6 @@ def test_framing_is_the_pictures_own_size_and_where_it_is_cut(picture, size, pos
 
 
 def test_zero_terminal_snr_is_diffusers_own():
-    from diffusers.schedulers.scheduling_ddim import rescale_zero_terminal_snr
-
     config = {"num_train_timesteps": 1000, "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
     found = alphas_cumprod({**config, "rescale_betas_zero_snr": True})
     betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2

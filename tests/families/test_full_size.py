@@ -21,6 +21,7 @@ import pytest
 import torch
 from PIL import Image
 
+from sdlora.families.single_file import CONFIGS
 from tests.support.single_file_checkpoints import write_full_size_vocabulary
 
 SIZE, STEPS, RANK = 256, 3, 8
@@ -35,8 +36,6 @@ def build(base: Path) -> None:
     """The architecture of the bundled configs, with PyTorch's and transformers' own first weights, in fp16 on disk."""
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel
-
-    from sdlora.families.single_file import CONFIGS
 
     def config(part: str, file: str = "config.json") -> dict[str, Any]:
         found: dict[str, Any] = json.loads((CONFIGS / "sd1" / part / file).read_text())

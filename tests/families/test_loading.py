@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from unittest.mock import Mock
 
 import huggingface_hub
 import pytest
@@ -10,7 +11,7 @@ from huggingface_hub.utils import filter_repo_objects
 
 from sdlora.api.training import preset_for
 from sdlora.errors import FormatError, ModelError
-from sdlora.families import FAMILIES
+from sdlora.families import FAMILIES, loading
 from sdlora.families.base import weights_fingerprint
 from sdlora.families.base_models import locate_base, native_size
 from sdlora.families.detect import detect_file, detect_folder
@@ -183,8 +184,6 @@ TEXT = {"sdxl": ["conditioner.embedders.0.transformer.text_model.x"]}
 @pytest.fixture
 def described(monkeypatch):
     """Record the arguments with which single files are loaded; of the files, only headers are read."""
-    from sdlora.families import loading
-
     given = []
     monkeypatch.setattr(loading, "load_tokenizers", lambda config, encoders, own: {})
     for family in FAMILIES:
@@ -281,8 +280,6 @@ def answers(monkeypatch, error):
 
 def refused(kind):
     """An error of the hub's library as it arrives: behind another one."""
-    from unittest.mock import Mock
-
     error = OSError("something went wrong")
     error.__cause__ = kind("no", response=Mock())
     return error

@@ -6,12 +6,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel
+from transformers import CLIPTextModelWithProjection, CLIPTokenizer
 
 from sdlora.adapters.attach import remove_adapter
 from sdlora.adapters.targets import select_layers, split_targets
 from sdlora.diffusion.process import NoiseProcess, sample_fraction
 from sdlora.errors import ConfigError, ModelError
-from sdlora.events import ignore
 from sdlora.families import FAMILIES
 from sdlora.families.base import CLIP_TARGETS, TOKENIZER, Component, Conditioning, Family, weights_fingerprint
 from sdlora.families.detect import detect_folder, folder_size
@@ -61,8 +62,6 @@ class Flow(NoiseProcess):
             raise ConfigError("loss: a flow model has no signal-to-noise weighting; leave it out")
 
     def scheduler(self, kind, options):
-        from diffusers import FlowMatchEulerDiscreteScheduler
-
         return FlowMatchEulerDiscreteScheduler()
 
     def supports_scheduler(self, kind):
@@ -91,9 +90,6 @@ class Toy(Family):
 
     @classmethod
     def load(cls, folder, source, *options, **named):
-        from diffusers import AutoencoderKL, SD3Transformer2DModel
-        from transformers import CLIPTextModelWithProjection, CLIPTokenizer
-
         found = cls()
         found.source = source
         modules = {
@@ -175,9 +171,6 @@ class ToyPipeline:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A diffusers folder of the toy family, with random weights."""
-    from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel
-    from transformers import CLIPTextModelWithProjection
-
     tokenizer = tiny_tokenizer()
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -215,8 +208,7 @@ def toy(folder, monkeypatch):
 
 
 def build_job(config, output):
-    paths = {"output": output, "cache": output.folder / "cache"}
-    return TrainJob(**dict(config), **paths, on_event=ignore, should_stop=lambda: False)
+    return TrainJob(**dict(config), output=output, cache=output.folder / "cache")
 
 
 def test_without_its_row_the_family_is_unknown(folder):

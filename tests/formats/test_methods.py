@@ -6,6 +6,7 @@ from itertools import product
 import peft as peft_library
 import pytest
 import torch
+from peft.tuners.lokr.layer import factorization
 from safetensors import safe_open
 from safetensors.torch import save_file
 
@@ -16,7 +17,7 @@ from sdlora.adapters.state import AdapterState, ModuleState, build_adapter_state
 from sdlora.adapters.targets import adaptable_layers, classic_prefix
 from sdlora.errors import ConfigError, FormatError
 from sdlora.families.sgm_names import to_sgm
-from sdlora.formats import export_adapter, inspect_adapter, read_adapter, write_adapter
+from sdlora.formats import export_adapter, inspect_adapter, read_adapter, storage, write_adapter
 from sdlora.formats.header_summary import read_header_summary
 from sdlora.formats.storage import WRITTEN
 from tests.support import reference_formulas
@@ -228,8 +229,6 @@ def test_pefts_own_loader_computes_the_same_from_its_folder(method, family, tmp_
 
 
 def test_sides_are_shared_out_as_peft_does_and_the_smaller_part_comes_first():
-    from peft.tuners.lokr.layer import factorization
-
     # LyCORIS's own factorization: 320 by 64 is 5 and 64, where PEFT has 64 and 5.
     assert [kronecker_factors(320, 64), kronecker_factors(1280, 40), kronecker_factors(320, 8)] == [
         (5, 64),
@@ -341,8 +340,6 @@ def test_an_export_tells_how_far_its_rounding_moves_an_update(dtype, tmp_path):
 
 
 def test_an_export_that_does_not_read_back_is_not_kept(tmp_path, monkeypatch):
-    from sdlora.formats import storage
-
     state = state_for("lora", "sd1")
     first = next(iter(state.modules))
     real = storage.FORMATS["kohya"].read

@@ -6,14 +6,17 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from accelerate.hooks import CpuOffload, UserCpuOffloadHook
 
 from sdlora.errors import ConfigError, OutOfMemoryError
+from sdlora.families.base import Family
 from sdlora.generation import memory
 from sdlora.generation import runtime as engines
 from sdlora.generation.runtime import Runtime, require_supported
 from sdlora.generation.settings import Engine
 from sdlora.generation.studio import Studio
 from tests.support.adapters import random_lora
+from tests.support.tiny_models import write_tiny_model
 
 CPU, CARD = torch.device("cpu"), torch.device("cuda")
 TURNS, XFORMERS = Engine(offload="model"), Engine(attention="xformers")
@@ -107,10 +110,6 @@ def anything_goes(monkeypatch):
 @pytest.mark.parametrize("family", ["sd1", "sdxl"])
 def test_parts_come_and_go_in_the_order_of_their_work(family, tmp_path, anything_goes, monkeypatch):
     """On one device nothing really moves: who is called to it, and sent away, is what is looked at."""
-    from accelerate.hooks import CpuOffload
-
-    from tests.support.tiny_models import write_tiny_model
-
     base = str(write_tiny_model(tmp_path / family, family))
     studio = Studio(base, device="cpu")
     state = random_lora(paths=["text_encoder.text_model.encoder.layers.0.self_attn.q_proj"])
@@ -140,13 +139,10 @@ def test_parts_come_and_go_in_the_order_of_their_work(family, tmp_path, anything
 
 
 def engines_hook():
-    from accelerate.hooks import UserCpuOffloadHook
-
     return UserCpuOffloadHook
 
 
 def test_a_model_whose_parts_take_turns_is_never_whole_on_its_device(tiny_base, anything_goes, monkeypatch):
-    from sdlora.families.base import Family
     from sdlora.generation import studio
 
     moved, to = [], Family.to

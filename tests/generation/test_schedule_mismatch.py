@@ -1,6 +1,7 @@
 """Prediction types that a person and an adapter's header give never differ silently."""
 
 import json
+import shutil
 import warnings
 
 import numpy as np
@@ -12,6 +13,7 @@ from sdlora.families.loading import load_family
 from sdlora.families.settings import Model
 from sdlora.formats import write_adapter
 from sdlora.formats.infer_base import schedule_mismatch, trained_schedule
+from sdlora.formats.metadata import Provenance, provenance_metadata
 from sdlora.generation.infotext import parse_parameters, recall_text
 from sdlora.generation.settings import GenerationSettings
 from sdlora.generation.studio import Studio
@@ -46,8 +48,6 @@ def test_what_a_header_tells_of_its_base(metadata, told):
 
 
 def test_a_run_writes_what_it_was_trained_with(velocity):
-    from sdlora.formats.metadata import Provenance, provenance_metadata
-
     epsilon = provenance_metadata(Provenance(name="x", family="sd1", base="b"))
     assert trained_schedule(epsilon) == {"prediction_type": "epsilon", "zero_terminal_snr": "off"}
     own = provenance_metadata(
@@ -99,8 +99,6 @@ def test_a_sampler_that_cannot_begin_in_noise_is_refused_before_anything_is_draw
 @pytest.mark.parametrize("scheduler", ["PNDMScheduler", "EulerDiscreteScheduler"])
 def test_a_merged_model_tells_what_was_said_of_its_base(scheduler, tiny_base, velocity, tmp_path):
     """Drawn as it is, without a word, it gives what the base gives with those words."""
-    import shutil
-
     base = shutil.copytree(tiny_base, tmp_path / "base")
     index = base / "model_index.json"
     index.write_text(json.dumps({**json.loads(index.read_text()), "scheduler": ["diffusers", scheduler]}))

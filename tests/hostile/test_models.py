@@ -25,8 +25,10 @@ from sdlora.families.layer_weights import locate_tensors
 from sdlora.families.loading import load_family
 from sdlora.families.meta_model import build_meta_model
 from sdlora.families.settings import Model
+from sdlora.families.untrusted_folder import require_data_only_tokenizer
 from sdlora.formats.adapter_check import require_fits
 from sdlora.generation.studio import Studio
+from sdlora.jobs import tool_process
 from sdlora.ui.app_state import AppState
 from tests.support import hostile_files
 from tests.support.hostile_files import Refused, framed
@@ -320,8 +322,6 @@ def test_no_module_of_the_working_folder_is_taken_for_a_library(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whoever stands in a stranger's folder and has an adapter checked must not run what lies there."""
-    from sdlora.jobs import tool_process
-
     adapter = write_tiny_adapter(tmp_path / "a.safetensors")
     for name in ("torch", "numpy", "sdlora", "json", "safetensors"):
         hostile_files.canary(tmp_path / f"{name}.py", tmp_path / "canary")
@@ -393,8 +393,6 @@ def test_a_link_to_the_folder_itself_is_the_owners_own(base: Path, tmp_path: Pat
 def test_a_hostile_vocabulary_is_refused_and_not_waited_for(
     tiny_base: Path, tmp_path: Path, name: str, make: hostile_files.Maker
 ) -> None:
-    from sdlora.families.untrusted_folder import require_data_only_tokenizer
-
     words = shutil.copytree(tiny_base / "tokenizer", tmp_path / "words")
     (words / name).unlink(missing_ok=True)
     make(words / name)

@@ -16,6 +16,7 @@ from sdlora.api.adapters import export_to_temporary, list_adapters
 from sdlora.api.training import TrainingQueue, prepare_run, start_run
 from sdlora.errors import BusyError
 from sdlora.events import StepDone
+from sdlora.formats import read_adapter, write_adapter
 from sdlora.generation.infotext import read_parameters
 from sdlora.inference.generation_request import AdapterChoice, GenerationRequest
 from sdlora.inference.inference_client import InferenceClient
@@ -41,8 +42,6 @@ def request_for(tiny_base):
 @pytest.fixture(scope="module")
 def adapters(tmp_path_factory):
     """Two strong adapter files."""
-    from sdlora.formats import write_adapter
-
     folder = tmp_path_factory.mktemp("adapters")
     paths = [folder / "one.safetensors", folder / "two.safetensors"]
     for seed, path in enumerate(paths):
@@ -82,8 +81,6 @@ def test_scales_and_adapters_change_without_loading_the_base_again(creator, requ
 
 
 def test_what_is_said_of_a_base_loads_it_anew_and_how_to_compute_does_not(creator, request_for, tmp_path):
-    from sdlora.formats import write_adapter
-
     write_adapter(random_lora(**{"modelspec.prediction_type": "v"}), tmp_path / "fast.safetensors")
     fast = (AdapterChoice("fast", str(tmp_path / "fast.safetensors")),)
     draw(creator, request_for())
@@ -229,8 +226,6 @@ def test_a_queued_run_that_is_stopped_never_starts_and_a_running_one_saves(confi
 
 
 def test_an_export_for_the_page_is_a_file_that_loads(adapters, tmp_path):
-    from sdlora.formats import read_adapter
-
     path = export_to_temporary(adapters[0], "diffusers", data_dir=tmp_path).file
     assert path.name == "one-diffusers.safetensors"
     assert read_adapter(path).modules.keys() == read_adapter(Path(adapters[0])).modules.keys()

@@ -8,9 +8,9 @@ import sys
 import time
 from types import SimpleNamespace
 
+import psutil
 import pytest
 import torch
-from safetensors import safe_open
 from safetensors.torch import load_file
 
 from sdlora import checkpoint
@@ -21,11 +21,7 @@ from sdlora.jobs import training_worker as worker
 from sdlora.storage.journal import Journal
 from sdlora.storage.locks import device_lock, hold_lock
 from sdlora.storage.run_folder import Run
-
-
-def model_hash(path):
-    with safe_open(path, "pt") as file:
-        return file.metadata()["sshs_model_hash"]
+from tests.support.run_outcome import model_hash
 
 
 def wait_for_step(training, step):
@@ -90,8 +86,6 @@ for number in (signal.SIGTERM, signal.SIGINT):
 
 
 def test_the_runs_folder_stands_in_its_process_and_its_journal_is_followed_by_others(configure, tmp_path):
-    import psutil
-
     training = start_run(configure(train__steps=200), "watched", tmp_path)
     wait_for_step(training, 1)
     assert str(training.run.folder) in psutil.Process(training.process.pid).cmdline()

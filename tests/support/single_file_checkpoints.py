@@ -118,16 +118,12 @@ def _vae_entry(name: str, tensor: Any, levels: int) -> tuple[str, Any]:
 
 def clip(prefix: str, state: State) -> dict[str, Any]:
     """CLIP-L as transformers has it, with the positions' numbers that released files hold beside it."""
-    import torch
-
     tensors = {f"{prefix}text_model.{name.removeprefix('text_model.')}": tensor for name, tensor in state.items()}
     return tensors | {f"{prefix}text_model.embeddings.position_ids": torch.arange(77)[None]}
 
 
 def openclip(prefix: str, state: State) -> dict[str, Any]:
     """OpenCLIP's own names: the three projections of an attention in one tensor, the last one turned."""
-    import torch
-
     bare = {name.removeprefix("text_model."): tensor for name, tensor in state.items()}
     width = bare["final_layer_norm.weight"].shape[0]
     found = {

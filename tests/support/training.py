@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from safetensors.torch import load_file
@@ -14,8 +13,10 @@ from sdlora.training.run_paths import RunPaths
 from sdlora.training.train_job import TrainJob, nothing
 from sdlora.training.trainer import train
 
-if TYPE_CHECKING:
-    from sdlora.config import TrainConfig
+
+def train_job(config: TrainConfig, folder: Path) -> TrainJob:
+    """A run in ``folder / "run"`` that reports nothing."""
+    return TrainJob(**dict(config), output=RunPaths(folder / "run"), cache=folder / "cache")
 
 
 def train_in_process(
@@ -42,18 +43,14 @@ def events_of(kind, events):
     return [event for event in events if type(event) is kind]
 
 
-def read_tensors(path):
-    return load_file(path)
-
-
 def assert_equal_files(one, other):
-    a, b = read_tensors(one), read_tensors(other)
+    a, b = load_file(one), load_file(other)
     assert a.keys() == b.keys()
     assert [key for key in a if not torch.equal(a[key], b[key])] == []
 
 
 def max_file_difference(one, other):
-    a, b = read_tensors(one), read_tensors(other)
+    a, b = load_file(one), load_file(other)
     assert a.keys() == b.keys()
     return max((a[key].float() - b[key].float()).abs().max().item() for key in a)
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 from PIL import Image
+from safetensors.torch import load_file
 
 from sdlora import checkpoint
 from sdlora.adapters import METHODS
@@ -18,7 +19,7 @@ from sdlora.training.distributed import Distributed
 from sdlora.training.run_paths import RunPaths
 from sdlora.training.settings import Train
 from tests.support.tiny_models import write_tiny_model
-from tests.support.training import assert_equal_files, events_of, read_tensors, train_in_process
+from tests.support.training import assert_equal_files, events_of, train_in_process
 
 SCALE = 1024.0
 
@@ -101,7 +102,7 @@ def test_a_run_passes_over_an_overflow_in_silence(configure, tmp_path, monkeypat
     scales = [checkpoint.load(output.states / f"{step:06}").values["scaler"]["scale"] for step in (1, 2, 3)]
     assert scales == [SCALE, SCALE / 2, SCALE / 2]
     assert_equal_files(output.checkpoint(1), output.checkpoint(2))
-    before, after = read_tensors(output.checkpoint(2)), read_tensors(output.checkpoint(3))
+    before, after = load_file(output.checkpoint(2)), load_file(output.checkpoint(3))
     assert any(not torch.equal(before[key], after[key]) for key in before)
 
 
@@ -147,7 +148,7 @@ def test_the_scaler_meets_float32_gradients_over_a_float16_base(method, family, 
     assert dtypes.pop("vae") == torch.float32  # In float16 some give infinite latents, and black pictures.
     assert set(dtypes.values()) == {torch.float16}
     assert [event.message for event in events_of(Notice, events) if "left out" in event.message] == []
-    last, first = read_tensors(output.adapter), read_tensors(output.checkpoint(2))
+    last, first = load_file(output.adapter), load_file(output.checkpoint(2))
     assert all(tensor.isfinite().all() for tensor in last.values())
     assert any(not torch.equal(last[key], first[key]) for key in last)
     assert {tensor.dtype for key, tensor in last.items() if tensor.is_floating_point()} == {torch.float32}

@@ -5,21 +5,12 @@ import torch
 from torch.utils._pytree import tree_leaves
 
 from sdlora.data.images import ImageSize
-from sdlora.events import ignore
 from sdlora.optim import Optimizer
 from sdlora.training import prepare, profiling
 from sdlora.training.distributed import Distributed
 from sdlora.training.memory_estimate import StorageCounter, estimate_memory, largest_size, optimizer_bytes
-from sdlora.training.run_paths import RunPaths
-from sdlora.training.train_job import TrainJob
 from sdlora.training.trainer import TrainLoop
-
-
-def job_of(config, folder):
-    return TrainJob(
-        **dict(config), output=RunPaths(folder / "run"), cache=folder / "cache", on_event=ignore,
-        should_stop=lambda: False,
-    )  # fmt: skip
+from tests.support.training import train_job
 
 
 def alive(job):
@@ -49,16 +40,16 @@ CASES = {
 
 @pytest.mark.parametrize("case", CASES)
 def test_the_counted_peak_of_a_step_is_that_of_a_real_step(configure, tmp_path, case):
-    job = job_of(configure(train__batch_size=4, **CASES[case]), tmp_path)
+    job = train_job(configure(train__batch_size=4, **CASES[case]), tmp_path)
     counted = estimate_memory(job, ImageSize(64, 64), torch.float32, on_card=False).step
     assert counted == pytest.approx(alive(job), rel=0.02)
 
 
 def test_what_waits_in_main_memory_is_not_counted_where_there_is_a_card(configure, tmp_path):
     frozen = {"adapter__text_encoder": False, "train__batch_size": 1}
-    held = job_of(configure(**frozen), tmp_path)
+    held = train_job(configure(**frozen), tmp_path)
     plain = estimate_memory(held, ImageSize(64, 64), torch.float32)
-    waiting = job_of(configure(**frozen, train__offload=True), tmp_path)
+    waiting = train_job(configure(**frozen, train__offload=True), tmp_path)
     found = estimate_memory(waiting, ImageSize(64, 64), torch.float32)
     assert found.weights < plain.weights and found.step < plain.step and found.encoding < plain.encoding
     assert estimate_memory(waiting, ImageSize(64, 64), torch.float32, on_card=False) == estimate_memory(
@@ -67,15 +58,15 @@ def test_what_waits_in_main_memory_is_not_counted_where_there_is_a_card(configur
 
 
 def test_pictures_are_drawn_with_all_parts_and_only_where_some_are_asked_for(configure, tmp_path):
-    assert estimate_memory(job_of(configure(), tmp_path), ImageSize(64, 64), torch.float32).generation == 0
-    drawn = job_of(configure(sample__every=2, sample__prompts=["a house"], train__offload=True), tmp_path)
+    assert estimate_memory(train_job(configure(), tmp_path), ImageSize(64, 64), torch.float32).generation == 0
+    drawn = train_job(configure(sample__every=2, sample__prompts=["a house"], train__offload=True), tmp_path)
     found = estimate_memory(drawn, ImageSize(64, 64), torch.float32)
     assert found.generation > found.weights and found.peak == max(found.step, found.encoding, found.generation)
 
 
 def test_the_largest_size_is_that_of_the_pictures_buckets(configure, tmp_path):
-    assert largest_size(job_of(configure(), tmp_path)) == ImageSize(64, 64)
-    assert largest_size(job_of(configure(data__resolution=128), tmp_path)) == ImageSize(128, 128)
+    assert largest_size(train_job(configure(), tmp_path)) == ImageSize(64, 64)
+    assert largest_size(train_job(configure(data__resolution=128), tmp_path)) == ImageSize(128, 128)
 
 
 @pytest.mark.parametrize(("name", "bytes_each"), [("adamw", 8), ("lion", 4)])
@@ -92,6 +83,6 @@ def test_moments_in_eight_bits_take_a_quarter():
 
 def test_a_model_of_true_width_is_counted_too(configure, tmp_path):
     """Some products are another library's from a size on (``training.products``), which no tiny model reaches."""
-    job = job_of(configure(model__base="pocket", train__batch_size=2), tmp_path)
+    job = train_job(configure(model__base="pocket", train__batch_size=2), tmp_path)
     found = estimate_memory(job, ImageSize(128, 128), torch.float32, on_card=False)
     assert found.step > found.weights > 0

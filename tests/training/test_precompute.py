@@ -42,10 +42,7 @@ def use(configure, tmp_path, asked):
 
     def run(family, size=64, precision="fp32", **settings):
         config = configure(**PRIOR | settings)
-        sections = {name: getattr(config, name) for name in type(config).model_fields}
-        job = TrainJob(
-            **sections, output=RunPaths(tmp_path), cache=tmp_path, on_event=lambda event: None, should_stop=bool
-        )
+        job = TrainJob(**dict(config), output=RunPaths(tmp_path), cache=tmp_path)
         distributed = SimpleNamespace(rank=0, count=1, precision=precision, barrier=lambda: None, any_process=bool)
         asked.clear()
         examples = prepare_class_images(

@@ -6,20 +6,19 @@ from types import SimpleNamespace
 
 import pytest
 
+from sdlora.adapters import attach
 from sdlora.config import TrainConfig, presets
 from sdlora.data.dataset import Example
 from sdlora.data.images import ImageSize
 from sdlora.errors import ConfigError
 from sdlora.training.prepare import TrainState, ignored_settings, optimizer_groups, trained_parts
-from sdlora.training.run_paths import RunPaths
 from sdlora.training.train_job import TrainJob
-from tests.support.adapters import adapter_parameters
+from tests.support.adapters import adapter_parameters, tiny_networks
+from tests.support.training import train_job
 
 
 def job(tmp_path: Path, preset: str, overrides: dict[str, object]) -> TrainJob:
-    config = TrainConfig.load(preset, overrides)
-    paths = {"output": RunPaths(tmp_path / "run"), "cache": tmp_path / "cache"}
-    return TrainJob(**dict(config), **paths, on_event=lambda event: None, should_stop=lambda: False)
+    return train_job(TrainConfig.load(preset, overrides), tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -60,9 +59,6 @@ def test_no_preset_has_an_idle_setting(preset: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("method", ["lora", "dora"])
 def test_lora_plus_moves_up_by_its_ratio_faster_and_nothing_else(method: str, tmp_path: Path) -> None:
-    from sdlora.adapters import attach
-    from tests.support.adapters import tiny_networks
-
     models = tiny_networks()
     settings = {"train.learning_rate": 1e-4, "train.text_encoder_learning_rate": 5e-5, "adapter.method": method}
     config = job(tmp_path, "pocket-style", {**settings, "adapter.lora_plus_ratio": 16})
@@ -86,9 +82,6 @@ def test_a_method_without_down_and_up_refuses_lora_plus(method: str, tmp_path: P
 
 
 def test_layers_may_have_learning_rates_of_their_own(tmp_path: Path) -> None:
-    from sdlora.adapters import attach
-    from tests.support.adapters import tiny_networks
-
     models = tiny_networks()
     rates = "unet.up_blocks=5e-4, *.attn2.to_k=3e-4, unet.mid_block=0, text_encoder.text_model.encoder.layers.1=9e-5"
     settings = {"train.learning_rate": 1e-4, "train.text_encoder_learning_rate": 5e-5, "train.learning_rates": rates}

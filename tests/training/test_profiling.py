@@ -4,19 +4,10 @@ import pytest
 
 from sdlora.data.settings import Data
 from sdlora.errors import DatasetError
-from sdlora.events import ignore
 from sdlora.generation.settings import Prior, Sample
 from sdlora.training.profiling import RunProfile, count_previews, profile_run
-from sdlora.training.run_paths import RunPaths
 from sdlora.training.settings import Train
-from sdlora.training.train_job import TrainJob
-
-
-def job(config, folder):
-    return TrainJob(
-        **dict(config), output=RunPaths(folder / "run"), cache=folder / "cache", on_event=ignore,
-        should_stop=lambda: False,
-    )  # fmt: skip
+from tests.support.training import train_job
 
 
 def test_a_measurement_takes_real_steps_at_the_largest_size_and_leaves_no_run(configure, tmp_path):
@@ -24,7 +15,7 @@ def test_a_measurement_takes_real_steps_at_the_largest_size_and_leaves_no_run(co
         train__gradient_accumulation=8, sample__every=2, sample__prompts=["a red house"],
         prior__weight=1.0, prior__class_prompt="a house", prior__count=50,
     )  # fmt: skip
-    found = profile_run(job(config, tmp_path))
+    found = profile_run(train_job(config, tmp_path))
     assert (found.device, found.width, found.height) == ("cpu", 64, 64)  # the other shape has less area
     assert min(found.load, found.encode, found.step, found.picture) > 0 and found.memory > 0
     assert not (tmp_path / "run").exists()
@@ -33,7 +24,7 @@ def test_a_measurement_takes_real_steps_at_the_largest_size_and_leaves_no_run(co
 
 def test_a_measurement_fails_as_the_run_would(configure, tmp_path):
     with pytest.raises(DatasetError, match="does not exist"):
-        profile_run(job(configure(data__folder=str(tmp_path / "nothing")), tmp_path))
+        profile_run(train_job(configure(data__folder=str(tmp_path / "nothing")), tmp_path))
 
 
 def test_a_time_is_the_sum_of_all_that_a_run_does(tmp_path):

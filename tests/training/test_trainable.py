@@ -16,6 +16,7 @@ from torch import nn
 from sdlora import checkpoint
 from sdlora.adapters import METHODS, attach
 from sdlora.adapters.adapter_layers import AdapterLayer, apply_weights
+from sdlora.adapters.fused import fuse
 from sdlora.adapters.lora import Lora
 from sdlora.adapters.method import AddedLayers, Method
 from sdlora.adapters.parametrizations import Parametrization, Tensors
@@ -235,8 +236,6 @@ def test_a_method_of_one_row_trains_saves_exports_and_loads(run, monkeypatch, tm
     attach.load_state(models, read_adapter(tmp_path / "again.safetensors"), "a")
     live = outputs(models)
     assert max_difference(before, live) > 1e-4
-    from sdlora.adapters.fused import fuse
-
     with fuse(models, {"a": 1.0}):
         assert max_difference(live, outputs(models)) < 1e-4
     attach.remove_adapter(models, "a")

@@ -6,11 +6,17 @@ from types import SimpleNamespace
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from sdlora.data import cache
+from sdlora.diffusion.process import NoiseProcess
 from sdlora.errors import ConfigError, FileError, NonFiniteError
 from sdlora.events import CheckpointSaved, Notice, Progress, RunFinished, RunStarted, RunStopped, SampleReady, StepDone
 from sdlora.families.lazy_modules import LazyModules
+from sdlora.families.stable_diffusion import SD1
+from sdlora.generation.studio import Studio
+from sdlora.training import trainer
 from sdlora.training.distributed import Distributed
 from sdlora.training.run_paths import RunPaths
 from sdlora.training.train_job import TrainJob
@@ -21,7 +27,6 @@ from tests.support.training import (
     assert_equal_files,
     events_of,
     max_file_difference,
-    read_tensors,
     train_in_process,
 )
 
@@ -42,8 +47,8 @@ def test_a_run_tells_its_story_and_writes_its_files(configure, tmp_path):
     written = events_of(SampleReady, events) + events_of(CheckpointSaved, events)
     assert all((output.folder / event.path).is_file() for event in written)
     assert_equal_files(output.adapter, output.checkpoint(STEPS))
-    assert any(key.startswith("lora_te_text_model_") for key in read_tensors(output.adapter))
-    ups = [value for key, value in read_tensors(output.adapter).items() if "lora_up" in key]
+    assert any(key.startswith("lora_te_text_model_") for key in load_file(output.adapter))
+    ups = [value for key, value in load_file(output.adapter).items() if "lora_up" in key]
     assert all(up.abs().max() > 0 for up in ups)
 
 
@@ -111,8 +116,6 @@ def test_a_run_whose_class_pictures_changed_is_not_resumed_as_another_one(config
 
 
 def test_a_preview_that_fails_costs_no_run(configure, tmp_path, monkeypatch):
-    from sdlora.generation.studio import Studio
-
     def fail(*args, **kwargs):
         raise NonFiniteError("the picture is not finite")
 
@@ -145,9 +148,8 @@ def test_a_journal_that_cannot_be_written_at_a_preview_ends_the_run(configure, t
     output = RunPaths(tmp_path / "run")
     for path in (output.samples, output.checkpoints):
         path.mkdir(parents=True)
-    told = {"on_event": full, "should_stop": lambda: False}
     with pytest.raises(FileError, match="journal"):
-        train(TrainJob(**dict(config), output=output, cache=tmp_path / "cache", **told))
+        train(TrainJob(**dict(config), output=output, cache=tmp_path / "cache", on_event=full))
 
 
 def test_another_seed_gives_another_adapter(configure, tmp_path):
@@ -158,7 +160,7 @@ def test_another_seed_gives_another_adapter(configure, tmp_path):
 
 def test_the_text_encoder_stops_where_told(configure, tmp_path):
     _, _, output = train_in_process(configure(train__text_encoder_stop=2), tmp_path / "run")
-    early, late = read_tensors(output.checkpoint(2)), read_tensors(output.checkpoint(6))
+    early, late = load_file(output.checkpoint(2)), load_file(output.checkpoint(6))
     moved = {key for key in early if not torch.equal(early[key], late[key])}
     assert moved
     assert all(key.startswith("lora_unet_") for key in moved)
@@ -167,7 +169,7 @@ def test_the_text_encoder_stops_where_told(configure, tmp_path):
 def test_a_text_rate_of_zero_leaves_the_text_encoder_out(configure, tmp_path):
     _, events, output = train_in_process(configure(train__text_encoder_learning_rate=0.0), tmp_path / "run")
     assert events_of(RunStarted, events)[0].modules == 64
-    assert not any(key.startswith("lora_te_") for key in read_tensors(output.adapter))
+    assert not any(key.startswith("lora_te_") for key in load_file(output.adapter))
 
 
 def test_class_pictures_are_made_once_and_weigh_in(configure, tmp_path):
@@ -229,15 +231,13 @@ def test_steps_are_counted_from_epochs_and_suggested_otherwise(configure, tmp_pa
 
 
 def test_gradients_that_stay_infinite_end_the_run_and_save_nothing_bad(configure, tmp_path, monkeypatch):
-    from sdlora.training import trainer
-
     real = trainer.training_step
     monkeypatch.setattr(trainer, "training_step", lambda *a, **k: real(*a, **k) * float("nan"))
     with pytest.raises(NonFiniteError, match=r"5 steps in a row.*train\.learning_rate"):
         train_in_process(configure(train__steps=20, checkpoint__every=1), tmp_path / "run")
     saved = sorted((tmp_path / "run" / "checkpoints").iterdir())
     assert saved
-    assert all(value.isfinite().all() for path in saved for value in read_tensors(path).values())
+    assert all(value.isfinite().all() for path in saved for value in load_file(path).values())
 
 
 @pytest.fixture
@@ -299,8 +299,6 @@ def test_gradients_are_cut_to_the_norm_that_is_set(configure, tmp_path, norms):
 
 def test_batches_that_are_added_up_equal_one_of_their_size(configure, tmp_path, norms, monkeypatch):
     """Four pictures of one shape, all with the same noise: then nothing but the order of sums depends on the split."""
-    from sdlora.diffusion.process import NoiseProcess
-
     real, folder = NoiseProcess.sample, tmp_path / "pictures"
     monkeypatch.setattr(
         NoiseProcess,
@@ -321,8 +319,6 @@ def test_batches_that_are_added_up_equal_one_of_their_size(configure, tmp_path, 
 
 
 def test_one_bad_step_is_left_out_and_told(configure, tmp_path, monkeypatch):
-    from sdlora.training import trainer
-
     real = trainer.training_step
     monkeypatch.setattr(trainer, "training_step", lambda *a: real(*a) * (float("inf") if a[7] == 2 else 1.0))
     finished, events, output = train_in_process(configure(), tmp_path / "run")
@@ -330,7 +326,7 @@ def test_one_bad_step_is_left_out_and_told(configure, tmp_path, monkeypatch):
     assert [event.message for event in events_of(Notice, events) if "left out" in event.message] == [
         "step 3 was left out: its loss or gradient is not finite"
     ]
-    assert all(value.isfinite().all() for value in read_tensors(output.adapter).values())
+    assert all(value.isfinite().all() for value in load_file(output.adapter).values())
 
 
 def test_half_precision_on_a_cpu_is_refused(configure, tmp_path):
@@ -342,7 +338,7 @@ def test_a_bf16_base_trains_float32_adapters(configure, tmp_path):
     finished, events, output = train_in_process(configure(train__precision="bf16"), tmp_path / "run")
     assert finished
     assert events_of(RunStarted, events)[0].precision == "bf16"
-    assert all(value.dtype == torch.float32 for value in read_tensors(output.adapter).values())
+    assert all(value.dtype == torch.float32 for value in load_file(output.adapter).values())
 
 
 def test_gradient_checkpointing_changes_memory_not_results(configure, tmp_path):
@@ -355,9 +351,6 @@ def test_gradient_checkpointing_changes_memory_not_results(configure, tmp_path):
 
 def test_no_step_decodes_a_file_or_runs_the_vae(configure, tmp_path, monkeypatch):
     """Once the latents are cached, a whole run works with the pictures' decoder and the VAE taken away."""
-    from sdlora.data import cache
-    from sdlora.families.stable_diffusion import SD1
-
     train_in_process(configure(), tmp_path / "first")
 
     def never(*args, **kwargs):
@@ -408,9 +401,6 @@ def test_previews_and_class_images_open_what_they_need(configure, tmp_path, open
 
 def test_no_step_encodes_text_where_no_text_encoder_trains(configure, tmp_path, monkeypatch):
     """From the first step on, a whole run works with the text encoder taken away."""
-    from sdlora.families.stable_diffusion import SD1
-    from sdlora.training import trainer
-
     real = trainer.training_step
 
     def never(*args):
@@ -428,8 +418,6 @@ def test_no_step_encodes_text_where_no_text_encoder_trains(configure, tmp_path, 
 
 def test_a_run_whose_checkpoints_do_not_fit_on_the_disk_ends_before_its_first_step(configure, tmp_path, monkeypatch):
     """Six steps saved every other: three states of three times the adapter in float32, and five adapter files."""
-    from sdlora.training import trainer
-
     _, events, _ = train_in_process(configure(), tmp_path / "whole")
     needed = (3 * 3 + 5) * 4 * events_of(RunStarted, events)[0].parameters
 

@@ -6,12 +6,13 @@ import time
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 from sdlora.errors import ConfigError, DatasetError, NonFiniteError
 from sdlora.events import Notice, RunFinished, RunStarted, RunStopped, StepDone
 from sdlora.training import prepare, trainer
 from sdlora.training.distributed import Distributed
-from tests.support.training import STEPS, assert_equal_files, events_of, read_tensors, train_in_process
+from tests.support.training import STEPS, assert_equal_files, events_of, train_in_process
 
 
 def cut(path):
@@ -91,9 +92,9 @@ def test_a_gradient_that_is_none_under_a_finite_loss_leaves_its_step_out(configu
     assert [event.message for event in events_of(Notice, events) if "left out" in event.message] == [
         "step 3 was left out: its loss or gradient is not finite"
     ]
-    before, after = read_tensors(output.checkpoint(2)), read_tensors(output.checkpoint(3))
+    before, after = load_file(output.checkpoint(2)), load_file(output.checkpoint(3))
     assert all(torch.equal(before[key], after[key]) for key in before)
-    assert all(value.isfinite().all() for value in read_tensors(output.adapter).values())
+    assert all(value.isfinite().all() for value in load_file(output.adapter).values())
 
 
 def test_gradients_that_stay_none_end_the_run_and_what_it_saved_is_sound(configure, tmp_path, monkeypatch):
@@ -106,7 +107,7 @@ def test_gradients_that_stay_none_end_the_run_and_what_it_saved_is_sound(configu
     assert finished
     assert events_of(RunStarted, events)[0].step == 6
     saved = [output.adapter, *output.checkpoints.iterdir(), *output.states.glob("*/*.safetensors")]
-    assert all(value.isfinite().all() for path in saved for value in read_tensors(path).values())
+    assert all(value.isfinite().all() for path in saved for value in load_file(path).values())
 
 
 @pytest.mark.parametrize("jump", [-86_400.0, 86_400.0])

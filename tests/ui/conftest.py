@@ -5,7 +5,16 @@ from pathlib import Path
 
 import pytest
 
+from sdlora.ui.app_state import AppState
 from tests.support.page_server import CANARY, PASSWORD, InternalServer, PageServer, Response
+
+
+@pytest.fixture
+def app(tmp_path: Path) -> Iterator[AppState]:
+    """The state of a page on an empty data folder."""
+    app = AppState(tmp_path)
+    yield app
+    app.close()
 
 
 @pytest.fixture(scope="session")

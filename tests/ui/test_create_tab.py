@@ -4,6 +4,8 @@ import shutil
 
 import gradio as gr
 import pytest
+import torch
+from PIL import Image
 
 from sdlora.adapters.state import ModuleState
 from sdlora.api.adapters import AdapterFile
@@ -21,8 +23,6 @@ from tests.support.page_calls import build_create_tab, form_values
 @pytest.fixture
 def app(tmp_path, monkeypatch):
     """Two adapters of `pocket` and one of another width; what is submitted is kept, not drawn."""
-    import torch
-
     wide = random_lora(UNET_PATHS[:1])
     module = ModuleState({"down": torch.ones(2, 32), "up": torch.ones(32, 2)}, alpha=2.0)
     wide.modules[UNET_PATHS[0]] = module
@@ -188,8 +188,6 @@ def test_the_time_left_is_told_once_two_steps_are_known(app):
 
 
 def test_a_picture_goes_to_the_trash_and_comes_back(app, tab):
-    from PIL import Image
-
     app.images_folder.mkdir(parents=True)
     Image.new("RGB", (8, 8)).save(app.images_folder / "2026-1.png")
     panel, form = tab.gallery, tab.form

@@ -7,6 +7,7 @@ import gradio as gr
 import pytest
 
 from sdlora.storage.disk_usage import FREED
+from sdlora.storage.locks import hold_lock
 from sdlora.ui import disk_tab
 from sdlora.ui.app_state import AppState
 
@@ -52,8 +53,6 @@ def test_nothing_goes_that_is_not_offered(app, tab):
 
 
 def test_a_busy_cache_is_told(app, tab):
-    from sdlora.storage.locks import hold_lock
-
     with hold_lock(app.data_dir / "locks" / "cuda-card.lock", "the device"):
         said = disk_tab._free(app, tab, ["cache"], 0)[tab.message]
     assert "free them when none runs" in said

@@ -7,16 +7,8 @@ from sdlora.api.training import list_runs, prepare_run
 from sdlora.formats.adapter_check import AdapterCheck
 from sdlora.storage.library import ImportResult
 from sdlora.ui import adapter_detail, library_html, library_tab
-from sdlora.ui.app_state import AppState
 from tests.support.page_calls import build_library_tab
 from tests.support.tiny_models import write_tiny_adapter as adapter
-
-
-@pytest.fixture
-def app(tmp_path):
-    app = AppState(tmp_path)
-    yield app
-    app.close()
 
 
 @pytest.fixture

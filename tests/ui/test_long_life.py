@@ -1,14 +1,19 @@
 """A page that is open for hours: what it holds does not grow."""
 
+import importlib
 import os
+import pkgutil
 import time
 from pathlib import Path
 
 import pytest
 
+import sdlora
 from sdlora.api.generation import GenerationRequest
 from sdlora.api.training import prepare_run
 from sdlora.events import RunStarted, StepDone
+from sdlora.inference import inference_client
+from sdlora.storage import gallery
 from sdlora.storage.journal import Journal
 from sdlora.ui import app_state
 from sdlora.ui.app_state import AppState
@@ -65,11 +70,6 @@ def test_six_hours_of_looks_leave_memory_and_open_files_flat(configure, tmp_path
 
 def test_no_cache_of_the_package_is_without_a_bound():
     """But for those of functions without parameters, which hold one value."""
-    import importlib
-    import pkgutil
-
-    import sdlora
-
     caches = {}
     for module in pkgutil.walk_packages(sdlora.__path__, "sdlora."):
         for name, value in vars(importlib.import_module(module.name)).items():
@@ -87,9 +87,6 @@ def test_no_cache_of_the_package_is_without_a_bound():
 
 
 def test_the_drawing_processs_log_is_begun_anew_when_it_is_long(tmp_path, monkeypatch):
-    from sdlora.inference import inference_client
-    from sdlora.storage import gallery
-
     monkeypatch.setattr(
         inference_client, "spawn_python", lambda command, **files: (_ for _ in ()).throw(OSError("not here"))
     )

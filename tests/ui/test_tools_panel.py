@@ -12,16 +12,8 @@ from sdlora.events import Progress
 from sdlora.formats import write_adapter
 from sdlora.ui import adapter_detail, bake_panel, job_widget, library_html, tools_panel
 from sdlora.ui.adapter_rows import adapter_rows
-from sdlora.ui.app_state import AppState
 from tests.support.adapters import random_adapter
 from tests.support.tiny_models import write_tiny_adapter as adapter
-
-
-@pytest.fixture
-def app(tmp_path):
-    app = AppState(tmp_path)
-    yield app
-    app.close()
 
 
 class Slow:
