@@ -25,7 +25,7 @@ from sdlora.data.images import (
 )
 from sdlora.data.tensor_store import Tensors, TensorStore, key_of
 from sdlora.errors import DatasetError, FileError, NonFiniteError
-from sdlora.events import OnProgress
+from sdlora.events import OnProgress, unwatched
 from sdlora.filesystem.reading import sha256
 
 if TYPE_CHECKING:
@@ -76,6 +76,7 @@ class CachedLatents:
     mask: "torch.Tensor | None"
 
 
+@dataclass
 class LatentCache:
     """Latents of views, stored by content: image and mask bytes, crop, background, and the VAE's ``fingerprint``.
 
@@ -83,19 +84,11 @@ class LatentCache:
     views never changes a bit. It is part of the key, because another batch size may round differently.
     """
 
-    def __init__(
-        self,
-        store: TensorStore,
-        fingerprint: str,
-        background: str = "#ffffff",
-        masks: bool = True,
-        batch_size: int = 1,
-    ) -> None:
-        self.store = store
-        self.fingerprint = fingerprint
-        self.background = background
-        self.masks = masks
-        self.batch_size = batch_size
+    store: TensorStore
+    fingerprint: str
+    background: str = "#ffffff"
+    masks: bool = True
+    batch_size: int = 1
 
     def key(self, view: View) -> str:
         """Hash everything that decides the latents of ``view``."""
@@ -107,7 +100,7 @@ class LatentCache:
         self,
         views: Iterable[View],
         encode: "EncodeImages",
-        on_progress: OnProgress = lambda done, total: None,
+        on_progress: OnProgress = unwatched,
         should_stop: Callable[[], bool] = lambda: False,
     ) -> bool:
         """Encode the views that are missing or damaged.
@@ -199,6 +192,7 @@ def _batches(views: Iterable[View], batch_size: int) -> Iterator[list[View]]:
             yield batch
 
 
+@dataclass
 class TextCache:
     """Outputs of a frozen text encoder, stored by token ids and the encoder's ``fingerprint``.
 
@@ -206,15 +200,14 @@ class TextCache:
     batch never change a bit.
     """
 
-    def __init__(self, store: TensorStore, fingerprint: str, encode: "EncodeText") -> None:
-        self.store = store
-        self.fingerprint = fingerprint
-        self.encode = encode
+    store: TensorStore
+    fingerprint: str
+    encode: "EncodeText"
 
     def prepare(
         self,
         ids: "torch.Tensor",
-        on_progress: OnProgress = lambda done, total: None,
+        on_progress: OnProgress = unwatched,
         should_stop: Callable[[], bool] = lambda: False,
     ) -> bool:
         """Encode the rows of ``ids`` (N, L) that are missing. Returns False if stopped before the last."""

@@ -20,7 +20,7 @@ from sdlora.data.doctor import exact_copies
 from sdlora.data.images import inspect_image
 from sdlora.data.settings import ClassImageSettings, Data
 from sdlora.errors import ConfigError, DatasetError
-from sdlora.events import OnProgress
+from sdlora.events import OnProgress, unwatched
 from sdlora.filesystem.paths import existing_path
 from sdlora.filesystem.writing import write_atomic
 
@@ -160,7 +160,7 @@ def generate_missing(
     store: ClassImageStore,
     missing: Sequence[GeneratedClassImage],
     make: Callable[[str, int], Image.Image],
-    on_progress: OnProgress = lambda done, total: None,
+    on_progress: OnProgress = unwatched,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> bool:
     """Generate the ``missing`` images with ``make(prompt, seed)``, and store each at once with a record of its

@@ -6,17 +6,16 @@ mean over all pairs of a generated and a real image, CLIP-T the mean over genera
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
 
 from sdlora.errors import ModelError
 from sdlora.families.untrusted_folder import require_data_only_tokenizer
 from sdlora.filesystem.reading import read_json
 from sdlora.formatting import first_line
-
-if TYPE_CHECKING:
-    from PIL import Image
 
 POCKET_CLIP = Path(__file__).parent.parent / "pocket" / "clip"
 """The bundled CLIP, trained on the same synthetic world as the bundled base model."""
@@ -44,12 +43,12 @@ class Clip:
         self.batch = batch
 
     @torch.no_grad()
-    def images(self, images: "Sequence[Image.Image]") -> torch.Tensor:
+    def images(self, images: Sequence[Image.Image]) -> torch.Tensor:
         """Return features (N, D) of images of any size: shortest side scaled to CLIP's, then cropped at the centre."""
         return _unit([self.model.get_image_features(pixels).pooler_output for pixels in self._batches(images)])
 
     @torch.no_grad()
-    def subjects(self, images: "Sequence[Image.Image]") -> torch.Tensor:
+    def subjects(self, images: Sequence[Image.Image]) -> torch.Tensor:
         """Return features (N, W) that tell one subject from others of its class: the middle layer's class token.
 
         CLIP's last layers keep what captions name, and lose what makes a cat this cat. The middle is rounded down: of 5
@@ -73,12 +72,12 @@ class Clip:
         ).input_ids.to(self.model.device)
         return _unit([self.model.get_text_features(part).pooler_output for part in ids.split(self.batch)])
 
-    def _batches(self, images: "Sequence[Image.Image]") -> Iterator[torch.Tensor]:
+    def _batches(self, images: Sequence[Image.Image]) -> Iterator[torch.Tensor]:
         """Yield the images as pixels for the model, ``batch`` at a time."""
         for start in range(0, len(images), self.batch):
             yield self._pixels(images[start : start + self.batch])
 
-    def _pixels(self, images: "Sequence[Image.Image]") -> torch.Tensor:
+    def _pixels(self, images: Sequence[Image.Image]) -> torch.Tensor:
         """Return pixels (B, 3, side, side), normalised as in the model's training."""
         levels = torch.stack([_crop(image, self.side) for image in images]).permute(0, 3, 1, 2)
         return ((levels / 255 - self.mean) / self.deviation).to(self.model.device)
@@ -113,11 +112,8 @@ def _unit(features: "list[torch.Tensor]") -> torch.Tensor:
     return torch.nn.functional.normalize(torch.cat(features), dim=1).cpu()
 
 
-def _crop(image: "Image.Image", side: int) -> torch.Tensor:
+def _crop(image: Image.Image, side: int) -> torch.Tensor:
     """Return the centre of an image as levels (side, side, 3), 0 to 255, cropped as by CLIP's own preprocessing."""
-    import numpy as np
-    from PIL import Image
-
     image = image.convert("RGB")
     width, height = (side * length // min(image.size) for length in image.size)
     image = image.resize((width, height), Image.Resampling.BICUBIC)

@@ -8,22 +8,18 @@ with ``Negative prompt:``: what follows such a line reads back as part of the ne
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from sdlora.data.images import FORMATS
 from sdlora.errors import ConfigError, FileError
 from sdlora.filesystem.paths import as_path, existing_path, unused_path
 from sdlora.filesystem.writing import write_atomic
 
-if TYPE_CHECKING:
-    from PIL import Image
-
 
 def embedded_texts(path: Path) -> dict[str, str]:
     """Return the texts in an image file, by their keys. Raises FileError if it is no image."""
-    from PIL import Image
-
-    from sdlora.data.images import FORMATS
-
     try:
         if not path.is_file():  # A pipe would be waited for.
             raise OSError
@@ -47,7 +43,7 @@ def check_output(path: Path) -> Path:
     return path
 
 
-def save_images(images: "Sequence[Image.Image]", path: Path) -> list[Path]:
+def save_images(images: Sequence[Image.Image], path: Path) -> list[Path]:
     """Save ``images`` as ``path``, ``path-2``, ..., each atomically; no file is ever overwritten.
 
     Their ``info["parameters"]`` goes along. Returns the paths. Raises ConfigError if ``path`` is no PNG's name,
@@ -61,10 +57,8 @@ def save_images(images: "Sequence[Image.Image]", path: Path) -> list[Path]:
     return saved
 
 
-def write_image(image: "Image.Image", path: Path) -> None:
+def write_image(image: Image.Image, path: Path) -> None:
     """Write ``image`` to ``path`` as PNG, over what is there, with its ``info["parameters"]``."""
-    from PIL.PngImagePlugin import PngInfo
-
     chunks = PngInfo()
     text = image.info.get("parameters")
     if text:

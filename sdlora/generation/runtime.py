@@ -11,18 +11,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from sdlora.errors import ConfigError, missing_package
 from sdlora.formatting import format_bytes
 from sdlora.generation import memory
 from sdlora.generation.settings import Engine
 
 if TYPE_CHECKING:
-    import torch
-
     from sdlora.families.base import Family
 
 
-def require_supported(engine: Engine, device: "torch.device") -> None:
+def require_supported(engine: Engine, device: torch.device) -> None:
     """Raise ConfigError for what ``device`` does not support, or a library that is not installed."""
     if engine.offload == "model" and device.type == "cpu":
         raise ConfigError("offload = model: the model is on the CPU already; take none, or a graphics card")
@@ -36,7 +36,7 @@ def require_supported(engine: Engine, device: "torch.device") -> None:
 class Runtime:
     """A family on ``device``, set up as ``engine`` says."""
 
-    def __init__(self, family: "Family", device: "torch.device", engine: Engine):
+    def __init__(self, family: "Family", device: torch.device, engine: Engine):
         """Set up ``family``, which is on ``device``, or on the CPU where the engine offloads. Raises ConfigError."""
         self.family = family
         self.device = device

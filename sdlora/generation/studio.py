@@ -16,7 +16,7 @@ from PIL import Image
 from sdlora.adapters import attach
 from sdlora.adapters.state import Scale
 from sdlora.errors import ConfigError, OutOfMemoryError
-from sdlora.events import OnProgress
+from sdlora.events import OnProgress, unwatched
 from sdlora.families.base import Family
 from sdlora.families.loading import load_family
 from sdlora.families.settings import Model
@@ -78,11 +78,11 @@ class Studio(AdaptedModel):
         settings: SamplingSettings = DEFAULT_SETTINGS,
         *,
         count: int = 1,
-        on_progress: OnProgress | None = None,
-        should_stop: Callable[[], bool] | None = None,
+        on_progress: OnProgress = unwatched,
+        should_stop: Callable[[], bool] = lambda: False,
         batch: int | None = None,
         **changes: Any,
-    ) -> "list[Image.Image]":
+    ) -> list[Image.Image]:
         """Return ``count`` images of each prompt, prompt by prompt; image i starts from the noise of the seed + i.
 
         ``settings`` and, before them, ``changes`` are by the names of ``GenerationSettings``: ``seed=1, steps=30``.
@@ -117,9 +117,9 @@ class Studio(AdaptedModel):
     def generate_specs(
         self,
         specs: Sequence[ImageSpec],
-        on_image: "Callable[[int, Image.Image], object]",
-        on_progress: OnProgress | None = None,
-        should_stop: Callable[[], bool] | None = None,
+        on_image: Callable[[int, Image.Image], object],
+        on_progress: OnProgress = unwatched,
+        should_stop: Callable[[], bool] = lambda: False,
         batch: int | None = None,
     ) -> None:
         """Generate any images; ``on_image`` gets each with its position in ``specs`` as soon as it is finished.
@@ -142,9 +142,8 @@ class Studio(AdaptedModel):
         done = 0
 
         def on_step(steps: int, part: float) -> None:
-            if on_progress is not None:
-                on_progress(done + round(part * steps), total)
-            if should_stop is not None and should_stop():
+            on_progress(done + round(part * steps), total)
+            if should_stop():
                 raise _Stopped
 
         while todo:
@@ -164,7 +163,7 @@ class Studio(AdaptedModel):
                     own.info["parameters"] = self._infotext(specs[position])
                     on_image(position, own)
 
-    def _generate_batch(self, specs: Sequence[ImageSpec], on_step: Callable[[float], object]) -> "list[Image.Image]":
+    def _generate_batch(self, specs: Sequence[ImageSpec], on_step: Callable[[float], object]) -> list[Image.Image]:
         """Generate one batch of ``specs`` with equal parameters."""
 
         before: Sequence[Mapping[str, Scale]] = [{}]

@@ -13,19 +13,21 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from PIL import Image
 from pydantic import Field
 
 from sdlora.errors import ConfigError, FileError, SdloraError
-from sdlora.events import OnProgress
+from sdlora.events import OnProgress, unwatched
 from sdlora.filesystem.reading import read_json
 from sdlora.filesystem.writing import write_atomic
 from sdlora.formats import lora_tags
 from sdlora.generation.axes import AXIS_TYPES, Axis
+from sdlora.generation.contact_sheet import contact_sheet, stack_images
+from sdlora.generation.images import save_images, write_image
+from sdlora.generation.infotext import Parameters, format_parameters
 from sdlora.generation.settings import GenerationSettings, ImageSettings
 
 if TYPE_CHECKING:
-    from PIL import Image
-
     from sdlora.generation.studio import Studio
 
 MAX_CELLS = 200
@@ -184,22 +186,20 @@ def read_grid(folder: Path) -> ImageGrid:
 def generate_cells(
     studio: "Studio",
     folder: Path,
-    on_progress: OnProgress | None = None,
-    should_stop: Callable[[], bool] | None = None,
+    on_progress: OnProgress = unwatched,
+    should_stop: Callable[[], bool] = lambda: False,
     batch: int | None = None,
 ) -> None:
     """Generate the missing cells of ``folder``, save each as soon as it is finished, and the contact sheet at the end.
 
     The grid's adapters must be loaded in ``studio``. Raises what ``Studio.generate_specs`` raises, FileError.
     """
-    from sdlora.generation.images import save_images
-
     grid = read_grid(folder)
     missing = [cell for cell in grid.cells if not (folder / cell.file).is_file()]
     off = dict.fromkeys(studio.adapters, 0.0)
     specs = [studio.image_spec(cell, off | cell.scales, cell.notes) for cell in missing]
 
-    def save(position: int, image: "Image.Image") -> None:
+    def save(position: int, image: Image.Image) -> None:
         save_images([image], folder / missing[position].file)
 
     studio.generate_specs(specs, save, on_progress, should_stop, batch)
@@ -212,10 +212,6 @@ def save_contact_sheet(folder: Path) -> Path:
 
     Raises ConfigError if no cell is finished, FileError.
     """
-    from PIL import Image
-
-    from sdlora.generation.images import write_image
-
     grid, path = read_grid(folder), folder / SHEET
     finished = {cell.place: folder / cell.file for cell in grid.cells if (folder / cell.file).is_file()}
     newest = max((path.stat().st_mtime_ns for path in finished.values()), default=0)
@@ -233,10 +229,8 @@ def save_contact_sheet(folder: Path) -> Path:
     return path
 
 
-def _pages(grid: ImageGrid, images: "Mapping[tuple[int, int, int], Image.Image]") -> "Image.Image":
+def _pages(grid: ImageGrid, images: "Mapping[tuple[int, int, int], Image.Image]") -> Image.Image:
     """Return a table for each page, one below the other."""
-    from sdlora.generation.contact_sheet import contact_sheet, stack_images
-
     columns, rows, pages = grid.labels
     tables = []
     for page, title in enumerate(pages):
@@ -250,8 +244,6 @@ def _pages(grid: ImageGrid, images: "Mapping[tuple[int, int, int], Image.Image]"
 
 def _sheet_text(grid: ImageGrid, axes: Mapping[str, Axis]) -> str:
     """Return the first cell's infotext, with the axes' values by A1111's names for its X/Y/Z plot."""
-    from sdlora.generation.infotext import Parameters, format_parameters
-
     first = grid.cells[0]
     settings = {"Steps": str(first.steps), "Sampler": first.sampler, "CFG scale": f"{first.cfg:g}"}
     settings |= {"Seed": str(first.seed), "Script": "X/Y/Z plot"}

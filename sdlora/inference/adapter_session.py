@@ -7,15 +7,17 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from PIL import Image
+
 from sdlora.errors import OutOfMemoryError, SdloraError
 from sdlora.events import Failed, Notice, OnEvent, OnProgress
 from sdlora.generation import xyz_grid
+from sdlora.generation.images import save_images
+from sdlora.generation.infotext import parse_parameters
 from sdlora.inference.generation_request import AdapterChoice, GenerationRequest
 from sdlora.warning_capture import capture_warnings
 
 if TYPE_CHECKING:
-    from PIL import Image
-
     from sdlora.generation.studio import Studio
 
 NO_MEMORY = re.compile("out of memory|not enough memory|can't allocate memory", re.IGNORECASE)
@@ -37,7 +39,7 @@ class AdapterSession:
         on_progress: OnProgress,
         should_stop: Callable[[], bool],
         batch: int | None = None,
-    ) -> "list[Image.Image]":
+    ) -> list[Image.Image]:
         """Return the images of ``request``; those of a grid go into its folder instead, each as it is finished.
 
         Warnings are reported as notices. Raises what ``Studio`` raises.
@@ -78,11 +80,8 @@ class AdapterSession:
             self.studio.remove_adapter(self._loaded.pop()[0])
 
 
-def save_generated(images: "Sequence[Image.Image]", folder: Path) -> list[str]:
+def save_generated(images: Sequence[Image.Image], folder: Path) -> list[str]:
     """Save images under names that sort by their time, ``20260131-235959-SEED.png``; return the names."""
-    from sdlora.generation.images import save_images
-    from sdlora.generation.infotext import parse_parameters
-
     stamp = time.strftime("%Y%m%d-%H%M%S")
     names = []
     for image in images:

@@ -8,6 +8,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from sdlora.errors import OutOfMemoryError, SdloraError
@@ -34,22 +35,20 @@ class Declined(Exception):
     """Reason why a request has to wait for the end of the training."""
 
 
+@dataclass
 class InlineInference:
     """A callable that serves requests between two training steps; ``several`` processes that train serve none."""
 
-    def __init__(
-        self, requests: DeviceRequests, data_dir: Path, model: Model, should_stop: Callable[[], bool], several: bool
-    ):
-        self.requests = requests
-        self.data_dir = data_dir
-        self.model = model
-        self.should_stop = should_stop
-        self.several = several
-        self._declined: set[str] = set()
-        """Names of requests that this training does not serve."""
-        self._next_time = 0.0
-        """Earliest time of the next generation, on the monotonic clock."""
-        self._broken = False
+    requests: DeviceRequests
+    data_dir: Path
+    model: Model
+    should_stop: Callable[[], bool]
+    several: bool
+    _declined: set[str] = field(default_factory=set)
+    """Names of requests that this training does not serve."""
+    _next_time: float = 0.0
+    """Earliest time of the next generation, on the monotonic clock."""
+    _broken: bool = False
 
     def __call__(self, family: "Family") -> None:
         """Serve the oldest request, if there is one. Whatever goes wrong with it costs the training nothing."""

@@ -35,8 +35,8 @@ def estimate_run(config: TrainConfig, data_dir: Path, done: int = 0) -> RunEstim
     found = cached_measurement(config, data_dir)
     if found is not None:
         train = found.as_chosen(config).train
-        seconds = found.seconds(config.data, config.prior, train, config.sample, len(sizes), left)
-        return RunEstimate(steps, len(sizes), seconds, found.memory, found)
+        phases = found.seconds_by_phase(config.data, config.prior, train, config.sample, len(sizes), left)
+        return RunEstimate(steps, len(sizes), sum(phases.values()), found.memory, found)
     pace = _pace(config, data_dir)
     return RunEstimate(steps, len(sizes), None if pace is None else pace * left)
 

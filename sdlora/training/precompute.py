@@ -58,7 +58,7 @@ def prepare_class_images(
         ComponentOffload(family, str(distributed.device), on=True).for_generation()
     studio = Studio.from_family(family, job.model)
 
-    def make(prompt: str, seed: int) -> "Image.Image":
+    def make(prompt: str, seed: int) -> Image.Image:
         return studio.generate(escape_weights(prompt), settings, seed=seed, width=side, height=side)[0]
 
     if missing:
@@ -125,10 +125,9 @@ def prepare_text_encoder(
     if distributed.any_process(not finished):
         return None
 
-    def read(spoken: list[str]) -> Conditioning:
-        return Conditioning(
-            **{part: to_device_async(told, distributed.device) for part, told in cache.read(tokens(spoken)).items()}
-        )
+    def read(captions: list[str]) -> Conditioning:
+        parts = cache.read(tokens(captions))
+        return Conditioning(**{part: to_device_async(value, distributed.device) for part, value in parts.items()})
 
     return read
 
@@ -142,8 +141,8 @@ class LiveTextEncoder:
     def __call__(self, captions: list[str]) -> Conditioning:
         different = captions if self.each else list(dict.fromkeys(captions))  # Class pictures' are often all alike.
         with self.gradients():
-            told = self.family.encode_text(self.tokens(different))
-        return told if different == captions else told.select_rows([different.index(caption) for caption in captions])
+            text = self.family.encode_text(self.tokens(different))
+        return text if different == captions else text.select_rows([different.index(caption) for caption in captions])
 
 
 def is_live(encode: Callable[[list[str]], Conditioning]) -> bool:

@@ -73,14 +73,10 @@ class RunProfile:
     caption: int = 0
     """Bytes that are kept of a caption; 0 where its encoder trains."""
 
-    def seconds(self, data: Data, prior: Prior, train: Train, sample: Sample, pictures: int, steps: int) -> float:
-        """About how long a run of ``steps`` over so many ``pictures`` will take, from its start to its end."""
-        return sum(self.seconds_by_phase(data, prior, train, sample, pictures, steps).values())
-
     def seconds_by_phase(
         self, data: Data, prior: Prior, train: Train, sample: Sample, pictures: int, steps: int
     ) -> dict[str, float]:
-        """The seconds of ``seconds`` by what a run does in them."""
+        """About how long a run of ``steps`` over so many ``pictures`` will take, by what it does in that time."""
         made = count_class_images(prior)
         return {
             "loading the base model": self.load,
