@@ -11,16 +11,14 @@ from typing import TYPE_CHECKING, NamedTuple
 from sdlora.api.models import locate_base
 from sdlora.api.training import find_run
 from sdlora.errors import BusyError, ConfigError, FileError, SdloraError
-from sdlora.events import OnEvent, ignore
 from sdlora.filesystem.paths import as_path, data_root, existing_path, safe_name
 from sdlora.filesystem.safetensors_header import read_metadata, read_safetensors_header
 from sdlora.filesystem.writing import write_atomic
 from sdlora.formats.metadata import WEIGHT
 from sdlora.formats.peft_folder import is_peft_folder
-from sdlora.jobs.tool_process import bake_job, export_job
+from sdlora.jobs.tool_process import export_job
 from sdlora.storage.library import ImportResult as ImportResult
 from sdlora.storage.library import Library as Library
-from sdlora.storage.library import trained_base_settings
 from sdlora.storage.library_entries import SUFFIX, saved_adapters
 from sdlora.storage.library_entries import LibraryEntry as LibraryEntry
 from sdlora.storage.library_entries import last_preview as last_preview
@@ -175,27 +173,6 @@ def export_to_temporary(source: str, format: str, dtype: str = "fp32", data_dir:
     except SdloraError:
         shutil.rmtree(output.parent, ignore_errors=True)
         raise
-
-
-def bake_model(
-    base: str,
-    adapters: Sequence[tuple[str, float]],
-    output: Path,
-    dtype: str = "fp16",
-    data_dir: Path | None = None,
-    on_event: OnEvent = ignore,
-) -> Path:
-    """Fold ``adapters`` (run, name or file, and scale) into ``base``: a new diffusers folder, a zip of one, or for a
-    single file another one.
-
-    It runs in a separate process, as it needs torch; ``on_event`` gets its progress and notices. Settings of the base
-    are those of the adapters' runs. Raises ConfigError for an unknown adapter, and what ``sdlora.editing.bake`` raises.
-    """
-    output = as_path(output)
-    files = [(adapter_name(path), path, scale) for path, scale in ((find_adapter(n, data_dir), s) for n, s in adapters)]
-    settings = trained_base_settings((path for _, path, _ in files), base)
-    bake_job(base, files, output, dtype, settings).finish(on_event)
-    return output
 
 
 def require_common_base(base: str, adapters: Sequence[AdapterFile]) -> None:

@@ -60,12 +60,12 @@ def _disk_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def disk(parsed: argparse.Namespace) -> int:
-    from sdlora.api.storage import FreeSettings, disk_usage, free_space, table
+    from sdlora.api.storage import FreeSettings, disk_usage, free_space, usage_table
 
     folder, settings = data_root(parsed.data_dir), options.read_settings(parsed, FreeSettings)
     if settings.free:
         print(f"freed {format_bytes(free_space(folder, settings.free, settings.older_than))}")
-    print("\n".join([f"{folder}", *table(disk_usage(folder, settings.older_than))]))
+    print("\n".join([f"{folder}", *usage_table(disk_usage(folder, settings.older_than))]))
     return 0
 
 

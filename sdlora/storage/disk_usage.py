@@ -207,7 +207,7 @@ KEPT: Mapping[str, _Kind] = {
 READ_BY_RUNS = {"cache", "class-pictures"}
 
 
-def table(usages: Sequence[DiskUsage]) -> list[str]:
+def usage_table(usages: Sequence[DiskUsage]) -> list[str]:
     """Return the lines of a table for a terminal."""
     width = max(len(usage.name) for usage in usages)
     return [f"{usage.name:{width}}  {format_bytes(usage.size):>9}  {usage.what}" for usage in usages]

@@ -14,7 +14,6 @@ from sdlora.adapters.fused import fuse
 from sdlora.adapters.state import ModuleState
 from sdlora.adapters.targets import adaptable_layers
 from sdlora.api.adapter_jobs import bake_job
-from sdlora.api.adapters import bake_model
 from sdlora.editing import bake
 from sdlora.errors import ConfigError, MismatchError
 from sdlora.events import Progress
@@ -107,7 +106,8 @@ def test_nothing_is_overwritten_and_nothing_half_written_stays(tiny_base, adapte
 @pytest.mark.slow
 def test_the_service_bakes_in_a_process_of_its_own(tiny_base, adapters, tmp_path):
     phases = []
-    output = bake_model(str(tiny_base), [(str(adapters[0]), 1.0)], tmp_path / "m", "fp32", on_event=phases.append)
+    named, output = [("one", adapters[0], 1.0)], tmp_path / "m"
+    bake_job(str(tiny_base), named, output, "fp32").finish(phases.append)
     phases = [event.phase for event in phases if isinstance(event, Progress)]
     assert (output / "model_index.json").is_file()
     assert "folding the adapters in" in phases
@@ -117,7 +117,6 @@ def test_the_service_bakes_in_a_process_of_its_own(tiny_base, adapters, tmp_path
     job.finish()
     assert [note.partition(" was")[0] for note in job.notices] == ["adapter 'fast'"]
     with pytest.raises(ConfigError, match="its noise schedule ends in noise alone"):
-        named = [("1", adapters[0], 1.0)]
         bake_job(str(tiny_base), named, tmp_path / "n", base_settings={"zero_terminal_snr": "on"}).finish()
     with pytest.raises(ConfigError, match="exists already"):
-        bake_model(str(tiny_base), [(str(adapters[0]), 1.0)], tmp_path / "m")
+        bake_job(str(tiny_base), named, output).finish()
