@@ -92,10 +92,10 @@ class InlineInference:
         closed = family.modules.closed_bytes
         if closed > memory.unreserved_bytes(family.device):  # What the steps have reserved, they need again.
             raise Declined("The training leaves too little memory for the parts of the base that it does not use")
-        free, needed = memory.free_bytes(family.device) - closed, 0
+        free, needed = memory.free_bytes(family.device), 0
         side = None if request.engine_settings.vae_tiling == "off" else family.tile_size
         for batch in (min(size, request.count) for size in sizes):
-            needed = memory.generation_bytes(family, width, height, batch, request.cfg > 1, side, adapters)
+            needed = closed + memory.generation_bytes(family, width, height, batch, request.cfg > 1, side, adapters)
             if needed <= free:
                 return batch
         short = f"{format_bytes(needed)} are needed and {format_bytes(free)} free"

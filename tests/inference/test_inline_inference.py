@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from sdlora.adapters import attach
 from sdlora.adapters.lora import Lora
 from sdlora.events import StepDone, Waiting
+from sdlora.families.loading import load_family
 from sdlora.families.settings import Model
 from sdlora.formats import write_adapter
 from sdlora.generation import memory
@@ -292,6 +293,23 @@ def test_an_estimate_of_memory_grows_with_the_size_and_the_batch(training):
     assert memory.free_bytes(torch.device("cpu")) > 0
     bare, mixed = (memory.generation_bytes(training, 64, 64, 1, adapters=size) for size in (0, 2000))
     assert mixed - bare == 10_000  # A thousand numbers of float16: 4 bytes each, and 6 in the stacked pair.
+
+
+def test_parts_of_the_base_open_only_in_memory_that_no_step_has_reserved(inline, requests, tiny_base, ask, monkeypatch):
+    family = load_family(Model(base=str(tiny_base)))
+    closed = family.modules.closed_bytes
+    submitted = requests.submit(ask())
+    monkeypatch.setattr(memory, "unreserved_bytes", lambda device: closed - 1)
+    inline(family)
+    assert "too little memory for the parts of the base" in status(submitted).message
+    assert family.modules.closed_bytes == closed
+    submitted.close()
+    monkeypatch.undo()
+    again = requests.submit(ask())
+    inline._next_time = 0.0
+    inline(family)
+    assert status(again).state == "done" and family.modules.closed_bytes == 0
+    again.close()
 
 
 def test_adapters_that_leave_no_room_are_declined(inline, requests, training, ask, mixed, monkeypatch):
