@@ -6,6 +6,7 @@ import json
 from types import SimpleNamespace
 from typing import Any
 
+import gradio as gr
 import pytest
 from pydantic import Field
 
@@ -20,6 +21,8 @@ from sdlora.generation.settings import GenerationSettings, ImageSettings, Prior,
 from sdlora.generation.xyz_grid import GridCell
 from sdlora.inference.generation_request import AdapterChoice, GenerationRequest
 from sdlora.section import settings
+from sdlora.ui import create_form
+from sdlora.ui.endpoint_arguments import takes_settings
 from sdlora.ui.endpoints import Endpoints
 from sdlora.ui.setting_fields import SAMPLE_SETTINGS
 
@@ -84,6 +87,21 @@ def test_a_further_setting_goes_from_a_flag_through_a_request_to_the_sampler():
     family: Any = SimpleNamespace(native_size=512, size_step=64, text_layers=12, process=process)
     params = ToyParams.resolve(family, read)
     assert (params.rescale, params.steps, params.width) == (0.7, 3, 512)
+
+
+def test_a_further_number_is_a_field_of_the_page_and_an_argument_of_an_endpoint(monkeypatch):
+    monkeypatch.setattr(create_form, "ImageSettings", Toy)
+    with gr.Blocks():
+        field = create_form._numbers()["rescale"]
+    assert (field.label, field.minimum, field.maximum, field.value) == ("Rescale", 0, 1, 0.0)
+    assert field.info == "Share of the guidance that is rescaled."
+
+    @takes_settings(ToyRequest, names=("seed", "rescale"), first=("prompt", "seed"))
+    def generate(prompt: str, base: str = "", **settings: Any) -> None:
+        """Generate images."""
+
+    assert list(inspect.signature(generate).parameters) == ["prompt", "seed", "base", "rescale"]
+    assert generate.__annotations__["rescale"] is float and "rescale: Share of" in generate.__doc__
 
 
 def test_a_request_keeps_its_keys_in_json():
