@@ -3,10 +3,10 @@
 A new family is a subclass of ``Family`` in one file or package, and one row in ``sdlora.families.FAMILIES``. It gives:
 
 1. Class attributes, read before any model is loaded: ``name`` and ``title``; ``components`` (the folders of a model,
-   the only classes that may be loaded from each, and the layers that each target group of ``adapters.targets`` means
-   there); which of them is the ``denoiser``; ``latent_channels``; the ``pipelines`` by which a folder is recognised,
-   with ``matches_config`` where another family has the same; ``single_file_prefixes`` and ``matches_single_file`` if it
-   comes in single files.
+   the only classes that may be loaded from each, the layers that each target group of ``adapters.targets`` means there,
+   and how adapter files spell them); which of them is the ``denoiser``; ``latent_channels``; ``adapter_naming``, the
+   family in adapter files; the ``pipelines`` by which a folder is recognised, with ``matches_config`` where another
+   family has the same; ``single_file_prefixes`` and ``matches_single_file`` if it comes in single files.
 2. ``load``, and with single files ``load_single_file``, which return the loaded family.
 3. The attributes and abstract methods of a loaded model: its modules, its noise process (a ``NoiseProcess`` of its own
    if ``DDPMProcess`` does not describe it), how texts are read and images encoded and decoded, the prediction, the
@@ -21,6 +21,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+from sdlora.families.adapter_naming import AdapterNaming, LayerNaming
 
 if TYPE_CHECKING:
     import torch
@@ -42,6 +44,8 @@ class Component:
     target_groups: Mapping[str, str] = field(default_factory=dict)
     """Regular expressions of the layers of each target group, on whole paths within the component. Empty for a
     component that takes no adapter."""
+    layers: LayerNaming = field(default_factory=LayerNaming)
+    """Spelling of its layers' paths in adapter files."""
 
 
 TOKENIZER = Component("transformers", ("CLIPTokenizer", "CLIPTokenizerFast"), weights=False)
@@ -54,6 +58,16 @@ CLIP_TARGETS = {
     "ia3": r".*\.(self_attn\.[kv]_proj|mlp\.fc2)",
 }
 """Target groups of CLIP's text encoders."""
+CLIP_LAYERS = LayerNaming(
+    steps=(
+        "text_model", "encoder", "layers", "self_attn", "q_proj", "k_proj", "v_proj", "out_proj", "mlp", "fc1", "fc2",
+        "text_projection",
+    ),
+    roots=("text_model", "text_projection"),
+    prefix="text_model.",
+    text_inputs=(".q_proj",),
+)  # fmt: skip
+"""Paths in CLIP's text encoders with a projection, which transformers 5 keeps as they were."""
 
 
 @dataclass(frozen=True)
@@ -114,6 +128,8 @@ class Family(ABC):
     denoiser: ClassVar[str]
     """Name of the component that predicts."""
     latent_channels: ClassVar[int]
+    adapter_naming: ClassVar[AdapterNaming]
+    """Names of the family and its layers in adapter files."""
     pipelines: ClassVar[tuple[str, ...]]
     """Pipeline classes that ``model_index.json`` of such a model may name."""
     single_file_prefixes: ClassVar[Mapping[str, str | tuple[str, ...]]] = {}
