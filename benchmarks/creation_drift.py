@@ -25,7 +25,7 @@ WARM, AROUND = 20, 5
 LOOK_SECONDS = 0.02
 
 
-def drawn(creator: InferenceClient, pictures: int, steps: int) -> tuple[list[float], list[float]]:
+def generate(creator: InferenceClient, pictures: int, steps: int) -> tuple[list[float], list[float]]:
     """The drawing process's memory in MiB after each picture, and the seconds that each took."""
     memory, seconds = [], []
     for number in range(pictures):
@@ -53,7 +53,7 @@ def main(arguments: Sequence[str]) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         creator = InferenceClient(Path(folder), "cpu")
         try:
-            memory, seconds = drawn(creator, flags.pictures, flags.steps)
+            memory, seconds = generate(creator, flags.pictures, flags.steps)
         finally:
             creator.close()
     before, after = mean(memory[WARM : WARM + AROUND]), mean(memory[-AROUND:])

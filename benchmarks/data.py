@@ -131,27 +131,27 @@ def alone(examples: Sequence[Example], encode: Callable, few: int) -> dict[str, 
     return {f"{name}_ms": rounded(1e3 * spread(times)["median"]) for name, times in parts.items()}
 
 
-def measure(asked: argparse.Namespace, words: list[str], work: Path) -> dict[str, Any]:
+def measure(options: argparse.Namespace, words: list[str], work: Path) -> dict[str, Any]:
     import torch
 
     from sdlora.families.loading import load_family
 
-    family = load_family(Model(base=models.find(asked.model, work)))
+    family = load_family(Model(base=models.find(options.model, work)))
     with torch.no_grad():
         family.encode_images(torch.zeros(1, 3, 128, 128))
-    photographs(work / "pictures", asked.pictures)
+    photographs(work / "pictures", options.pictures)
     size = sum(path.stat().st_size for path in (work / "pictures").iterdir())
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     with Memory() as memory:
         begun, worked = time.perf_counter(), time.process_time()
         examples = load_dataset(Data(folder=work / "pictures")).examples
         looked, looking = time.perf_counter(), time.process_time() - worked
-        moments = into_cache(examples, work / "latents", family.encode_images, asked.seconds)
+        moments = into_cache(examples, work / "latents", family.encode_images, options.seconds)
         ended, caching = time.perf_counter(), time.process_time() - worked - looking
     if len(moments) < 2:
-        raise SystemExit(f"not a tenth of the pictures in {asked.seconds} seconds; give more --seconds")
+        raise SystemExit(f"not a tenth of the pictures in {options.seconds} seconds; give more --seconds")
     with torch.no_grad():
-        each = alone(examples, family.encode_images, min(asked.pictures, 20))
+        each = alone(examples, family.encode_images, min(options.pictures, 20))
     done = len(examples) * (len(moments) - 1) // PARTS
     seconds = moments[-1] - moments[0]
     in_turn = done * sum(each.values()) / 1e3
@@ -169,7 +169,12 @@ def measure(asked: argparse.Namespace, words: list[str], work: Path) -> dict[str
         "mib_while_caching": memory.between(looked, ended),
         "bytes_of_files": size,
     }
-    config = {"model": asked.model, "pictures": asked.pictures, "megapixels": 12, "simulated": "by repeats of 4 JPEGs"}
+    config = {
+        "model": options.model,
+        "pictures": options.pictures,
+        "megapixels": 12,
+        "simulated": "by repeats of 4 JPEGs",
+    }
     return result("data", words, config, **figures)
 
 
@@ -213,10 +218,10 @@ def chart(found: dict[str, Any]) -> Image.Image:
 
 def main(words: list[str] | None = None) -> None:
     words = sys.argv[1:] if words is None else words
-    asked = arguments(words)
+    options = arguments(words)
     with tempfile.TemporaryDirectory() as folder, redirect_stdout(sys.stderr):
-        found = measure(asked, words, Path(folder))
-    tell(asked, found, table(found), chart(found))
+        found = measure(options, words, Path(folder))
+    tell(options, found, table(found), chart(found))
 
 
 if __name__ == "__main__":

@@ -99,23 +99,23 @@ def components(model: str, device: torch.device, dtype: torch.dtype) -> tuple[di
     return {name: part.to(device, dtype).eval() for name, part in parts.items()}, 8
 
 
-def build(asked: argparse.Namespace, device: torch.device, dtype: torch.dtype) -> Mix:
+def build(options: argparse.Namespace, device: torch.device, dtype: torch.dtype) -> Mix:
     """The model with its adapters, whose tensors hold random numbers, and random inputs for two halves of guidance."""
-    parts, factor = components(asked.model, device, dtype)
+    parts, factor = components(options.model, device, dtype)
     unet: Any = parts["unet"]
     draw = torch.Generator().manual_seed(0)
-    for number in range(asked.adapters):
-        trained = Lora(rank=asked.rank, targets=asked.targets).attach(parts, f"adapter {number}", number)
+    for number in range(options.adapters):
+        trained = Lora(rank=options.rank, targets=options.targets).attach(parts, f"adapter {number}", number)
         for parameter in trained.parameters:
             parameter.requires_grad_(False).copy_(0.02 * torch.randn(parameter.shape, generator=draw))
-    side = (asked.resolution or unet.config.sample_size * factor) // factor
-    latents = torch.randn(asked.batch, unet.config.in_channels, side, side, generator=draw)
-    text = torch.randn(asked.batch, TOKENS, unet.config.cross_attention_dim, generator=draw)
+    side = (options.resolution or unet.config.sample_size * factor) // factor
+    latents = torch.randn(options.batch, unet.config.in_channels, side, side, generator=draw)
+    text = torch.randn(options.batch, TOKENS, unet.config.cross_attention_dim, generator=draw)
     inputs = {
         "sample": latents.to(device, dtype), "timestep": torch.tensor(500, device=device),
         "encoder_hidden_states": text.to(device, dtype),
     }  # fmt: skip
-    return Mix(parts, inputs, {f"adapter {n}": 0.8 / (n + 1) for n in range(asked.adapters)}, device)
+    return Mix(parts, inputs, {f"adapter {n}": 0.8 / (n + 1) for n in range(options.adapters)}, device)
 
 
 def in_turns(mix: Mix, turns: int, warm: int, dtype: torch.dtype) -> dict[str, Any]:
@@ -226,20 +226,20 @@ def arguments(words: list[str]) -> argparse.Namespace:
     return parser.parse_args(words)
 
 
-def measure(asked: argparse.Namespace, words: list[str]) -> dict[str, Any]:
-    device = choose_device(asked.device)
-    dtype = choose_dtype(asked.precision, device)
+def measure(options: argparse.Namespace, words: list[str]) -> dict[str, Any]:
+    device = choose_device(options.device)
+    dtype = choose_dtype(options.precision, device)
     with torch.no_grad():
-        mix = build(asked, device, dtype)
-        found = {**in_turns(mix, asked.turns, asked.warm, dtype), **switching(mix)}
-    if asked.grid_turns:
+        mix = build(options, device, dtype)
+        found = {**in_turns(mix, options.turns, options.warm, dtype), **switching(mix)}
+    if options.grid_turns:
         with tempfile.TemporaryDirectory() as folder:
-            base = models.find(asked.model, Path(folder))
-            found["grid"] = grids(base, asked.grid_turns, asked.grid_steps, Path(folder))
+            base = models.find(options.model, Path(folder))
+            found["grid"] = grids(base, options.grid_turns, options.grid_steps, Path(folder))
     config = {
-        "model": Path(asked.model).name, "latents": list(mix.inputs["sample"].shape), "adapters": asked.adapters,
-        "rank": asked.rank, "targets": asked.targets, "turns": asked.turns, "warm": asked.warm, "device": str(device),
-        "precision": str(dtype).removeprefix("torch."),
+        "model": Path(options.model).name, "latents": list(mix.inputs["sample"].shape), "adapters": options.adapters,
+        "rank": options.rank, "targets": options.targets, "turns": options.turns, "warm": options.warm,
+        "device": str(device), "precision": str(dtype).removeprefix("torch."),
     }  # fmt: skip
     return result("generate", words, config, **found)
 
@@ -274,10 +274,10 @@ def chart(found: dict[str, Any]) -> Image.Image:
 
 def main(words: list[str] | None = None) -> None:
     words = sys.argv[1:] if words is None else words
-    asked = arguments(words)
+    options = arguments(words)
     with redirect_stdout(sys.stderr):
-        found = measure(asked, words)
-    tell(asked, found, table(found), chart(found))
+        found = measure(options, words)
+    tell(options, found, table(found), chart(found))
 
 
 if __name__ == "__main__":

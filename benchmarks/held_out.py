@@ -23,7 +23,7 @@ STYLE = "stained glass"
 PLACES = ("on grass", "on sand", "on snow", "in the city")
 
 
-class Asked:
+class Evaluation:
     """``seeds`` pictures a prompt, drawn by ``studio`` with whatever adapters it has."""
 
     def __init__(self, clip: Clip, studio: Studio, seeds: int = SEEDS, steps: int = STEPS):
@@ -41,7 +41,7 @@ class Asked:
         """Figures of the images."""
         raise NotImplementedError
 
-    def ask(self, adapter: Path) -> dict[str, float]:
+    def evaluate(self, adapter: Path) -> dict[str, float]:
         """The figures with the adapter file ``adapter``, at scale 1."""
         self.studio.add_adapter("asked", adapter)
         try:
@@ -50,7 +50,7 @@ class Asked:
             self.studio.remove_adapter("asked")
 
 
-class StyleAsked(Asked):
+class StyleEvaluation(Evaluation):
     """The held-out prompts of ``pocket-style``."""
 
     def __init__(self, *given: Any, **options: Any):
@@ -66,23 +66,23 @@ class StyleAsked(Asked):
         self.own = likeness_of_pairs(self.goal)
         self.base = self.pictures()
         features = self.clip.images(self.base)
-        self.base_look, self.base_said = clip_i(features, self.goal), clip_t(features, self.texts)
+        self.base_clip_i, self.base_clip_t = clip_i(features, self.goal), clip_t(features, self.texts)
 
     def pictures(self) -> list[Image.Image]:
         return self.draw(self.prompts)
 
     def figures(self, answers: list[Image.Image]) -> dict[str, float]:
         features = self.clip.images(answers)
-        look, said = clip_i(features, self.goal), clip_t(features, self.texts)
+        image_score, text_score = clip_i(features, self.goal), clip_t(features, self.texts)
         return {
-            "clip_i": look,
-            "share_of_gap": (look - self.base_look) / (self.own - self.base_look),
-            "clip_t": said,
-            "clip_t_kept": said / self.base_said,
+            "clip_i": image_score,
+            "share_of_gap": (image_score - self.base_clip_i) / (self.own - self.base_clip_i),
+            "clip_t": text_score,
+            "clip_t_kept": text_score / self.base_clip_t,
         }
 
 
-class SubjectAsked(Asked):
+class SubjectEvaluation(Evaluation):
     """The subject, and its class, in four places."""
 
     def __init__(self, *given: Any, **options: Any):
@@ -107,7 +107,7 @@ class SubjectAsked(Asked):
         }
 
 
-ASKED = {"style": StyleAsked, "subject": SubjectAsked}
+EVALUATIONS = {"style": StyleEvaluation, "subject": SubjectEvaluation}
 
 
 def likeness_of_pairs(features: torch.Tensor) -> float:

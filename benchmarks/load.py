@@ -111,13 +111,13 @@ def main(words: list[str]) -> None:
     parser.add_argument("--ways", nargs="+", default=list(WAYS), choices=WAYS)
     parser.add_argument("--work", type=Path, required=True, help="where the base is written, once")
     add_options(parser)
-    asked = parser.parse_args(words)
-    base = write_base(asked.family, asked.work / f"{asked.family}-random")
-    if asked.way:
-        print(json.dumps(open_base(str(base), asked.way, getattr(torch, DTYPES[asked.dtype]))))
+    options = parser.parse_args(words)
+    base = write_base(options.family, options.work / f"{options.family}-random")
+    if options.way:
+        print(json.dumps(open_base(str(base), options.way, getattr(torch, DTYPES[options.dtype]))))
         return
     figures = {}
-    for way in asked.ways:
+    for way in options.ways:
         command = [sys.executable, "-m", "benchmarks.load", *words, "--way", way]
         ended = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
         figures[way] = json.loads(ended.stdout.splitlines()[-1])
@@ -127,7 +127,10 @@ def main(words: list[str]) -> None:
     ]
     plot = bars("Peak memory of opening the base", "GiB", [Bar(way, figures[way]["peak_gib"]) for way in figures])
     tell(
-        asked, result("load", words, {"family": asked.family, "dtype": asked.dtype}, ways=figures), columns(rows), plot
+        options,
+        result("load", words, {"family": options.family, "dtype": options.dtype}, ways=figures),
+        columns(rows),
+        plot,
     )
 
 

@@ -124,10 +124,10 @@ def count(side: str, row: dict[str, Any], work: Path) -> dict[str, Any]:
         with alive, kept.counting():
             loss = step(unet, row)
         del loss
-    return told(kept, alive)
+    return figures(kept, alive)
 
 
-def told(kept: Kept, alive: Alive) -> dict[str, Any]:
+def figures(kept: Kept, alive: Alive) -> dict[str, Any]:
     """The counts; what is held in other ways than through autograd is one kind more."""
     kinds = {kind: size for kind, size in kept.bytes.most_common()}
     other = max(0, alive.bytes - kept.total)
@@ -213,39 +213,41 @@ def one(job: dict[str, Any]) -> dict[str, Any]:
 def elsewhere(job: dict[str, Any]) -> dict[str, Any]:
     """The same in a process of its own, which nothing was held in before."""
     words = [sys.executable, "-m", "benchmarks.memory", "--one", json.dumps(job)]
-    said = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=True).stdout
-    found: dict[str, Any] = json.loads(said.splitlines()[-1])
+    printed = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=True).stdout
+    found: dict[str, Any] = json.loads(printed.splitlines()[-1])
     return found
 
 
-def measured(asked: argparse.Namespace, row: dict[str, Any]) -> dict[str, Any]:
+def measured(options: argparse.Namespace, row: dict[str, Any]) -> dict[str, Any]:
     """Both sides of one row."""
     found: dict[str, Any] = {**row}
     for side in SIDES:
         found[side] = one({"what": "count", "side": side, "row": row})
-        if asked.peaks:
+        if options.peaks:
             found[side] |= elsewhere({"what": "peak", "side": side, "row": row})
     found["kept_ours_over_peft"] = rounded(found["ours"]["kept_bytes"] / found["peft"]["kept_bytes"], 3)
-    if asked.gradients and row["precision"] == "fp32":
+    if options.gradients and row["precision"] == "fp32":
         found |= elsewhere({"what": "gradients", "row": row})
     return found
 
 
-def measure(asked: argparse.Namespace, words: list[str]) -> dict[str, Any]:
-    known: list[dict[str, Any]] = json.loads(asked.resume.read_text()) if asked.resume and asked.resume.exists() else []
-    device = str(choose_device(asked.device))
-    for resolution, precision, checkpointing in product(asked.resolution, asked.precision, asked.checkpointing):
+def measure(options: argparse.Namespace, words: list[str]) -> dict[str, Any]:
+    known: list[dict[str, Any]] = (
+        json.loads(options.resume.read_text()) if options.resume and options.resume.exists() else []
+    )
+    device = str(choose_device(options.device))
+    for resolution, precision, checkpointing in product(options.resolution, options.precision, options.checkpointing):
         row = {
-            "model": asked.model, "resolution": resolution, "precision": precision,
-            "checkpointing": checkpointing == "on", "rank": asked.rank, "device": device,
+            "model": options.model, "resolution": resolution, "precision": precision,
+            "checkpointing": checkpointing == "on", "rank": options.rank, "device": device,
         }  # fmt: skip
         if any(row.items() <= other.items() for other in known):
             continue
-        known.append(measured(asked, row))
+        known.append(measured(options, row))
         print(row, f"kept: ours / PEFT {known[-1]['kept_ours_over_peft']}", file=sys.stderr)
-        if asked.resume:
-            asked.resume.write_text(json.dumps(known))
-    config = {"model": asked.model, "rank": asked.rank, "targets": "attention", "batch_size": 1, "device": device}
+        if options.resume:
+            options.resume.write_text(json.dumps(known))
+    config = {"model": options.model, "rank": options.rank, "targets": "attention", "batch_size": 1, "device": device}
     return result("memory", words, config, rows=known)
 
 
@@ -294,13 +296,13 @@ def chart(found: dict[str, Any]) -> Image.Image:
 
 def main(words: list[str] | None = None) -> None:
     words = sys.argv[1:] if words is None else words
-    asked = arguments(words)
-    if asked.one:
-        print(json.dumps(one(asked.one)))
+    options = arguments(words)
+    if options.one:
+        print(json.dumps(one(options.one)))
         return
     with redirect_stdout(sys.stderr):
-        found = measure(asked, words)
-    tell(asked, found, table(found), chart(found))
+        found = measure(options, words)
+    tell(options, found, table(found), chart(found))
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from typing import Any
 
 from PIL import Image
 
-from benchmarks.held_out import CFG, PLACES, ROOT, SEEDS, STEPS, StyleAsked, SubjectAsked, likeness_of_pairs
+from benchmarks.held_out import CFG, PLACES, ROOT, SEEDS, STEPS, StyleEvaluation, SubjectEvaluation, likeness_of_pairs
 from benchmarks.report import command, machine, versions
 from sdlora.api.training import list_runs
 from sdlora.config import TrainConfig
@@ -46,26 +46,28 @@ def style(clip: Clip, data_dir: Path, *flags: str) -> tuple[dict[str, Any], Imag
     """The figures of the style trial, and base | adapter | the world's own, a row a prompt; ``flags`` of ``train``."""
     adapter, seconds = trained("pocket-style", "style", data_dir, *flags)
     studio = Studio("pocket")
-    asked = StyleAsked(clip, studio)
+    evaluation = StyleEvaluation(clip, studio)
     studio.add_adapter("style", adapter, 0.0)
-    unchanged = all(a.tobytes() == b.tobytes() for a, b in zip(asked.base, asked.pictures(), strict=True))
+    unchanged = all(a.tobytes() == b.tobytes() for a, b in zip(evaluation.base, evaluation.pictures(), strict=True))
     studio.set_scale("style", 1.0)
-    adapted = asked.pictures()
-    found = asked.figures(adapted)
+    adapted = evaluation.pictures()
+    found = evaluation.figures(adapted)
     figures = {
         "train_seconds": seconds,
         "adapter_bytes": adapter.stat().st_size,
-        "clip_i": {"base": asked.base_look, "adapter": found["clip_i"], "style itself": asked.own},
+        "clip_i": {"base": evaluation.base_clip_i, "adapter": found["clip_i"], "style itself": evaluation.own},
         "share_of_gap": found["share_of_gap"],
-        "clip_t": {"base": asked.base_said, "adapter": found["clip_t"]},
+        "clip_t": {"base": evaluation.base_clip_t, "adapter": found["clip_t"]},
         "clip_t_kept": found["clip_t_kept"],
         "scale_0_equals_base": unchanged,
     }
     rows = [
-        [asked.base[i * SEEDS], *adapted[i * SEEDS : i * SEEDS + 3], asked.truth[i * SEEDS]]
-        for i in range(len(asked.plain))
+        [evaluation.base[i * SEEDS], *adapted[i * SEEDS : i * SEEDS + 3], evaluation.truth[i * SEEDS]]
+        for i in range(len(evaluation.plain))
     ]
-    return figures, contact_sheet(rows, asked.plain, ["base", "with the adapter", "", "", "drawn by hand"], cell=160)
+    return figures, contact_sheet(
+        rows, evaluation.plain, ["base", "with the adapter", "", "", "drawn by hand"], cell=160
+    )
 
 
 def subject(clip: Clip, data_dir: Path) -> tuple[dict[str, Any], Image.Image]:
@@ -73,14 +75,14 @@ def subject(clip: Clip, data_dir: Path) -> tuple[dict[str, Any], Image.Image]:
     with_prior, seconds = trained("pocket-subject", "subject", data_dir)
     without, _ = trained("pocket-subject", "subject-no-prior", data_dir, "--prior.weight", "0")
     studio = Studio("pocket")
-    asked = SubjectAsked(clip, studio)
-    made = {"base": asked.base}
+    evaluation = SubjectEvaluation(clip, studio)
+    made = {"base": evaluation.base}
     for name, adapter in (("with prior", with_prior), ("without prior", without)):
         studio.add_adapter(name, adapter)
-        made[name] = asked.pictures()
+        made[name] = evaluation.pictures()
         studio.remove_adapter(name)
-    figures: dict[str, Any] = {"train_seconds": seconds, "subject_within": likeness_of_pairs(asked.own)}
-    figures |= {name: asked.figures(kinds) for name, kinds in made.items()}
+    figures: dict[str, Any] = {"train_seconds": seconds, "subject_within": likeness_of_pairs(evaluation.own)}
+    figures |= {name: evaluation.figures(kinds) for name, kinds in made.items()}
     rows = [[made[name][kind][i * SEEDS] for kind in ("trigger", "class") for name in made] for i in range(len(PLACES))]
     columns = [f'"{text}", {name}' for text in ("sks cat", "cat") for name in made]
     return figures, contact_sheet(rows, list(PLACES), columns, cell=140)

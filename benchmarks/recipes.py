@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.flops import counter
-from benchmarks.held_out import ASKED, Asked
+from benchmarks.held_out import EVALUATIONS, Evaluation
 from benchmarks.report import command, machine, rounded, versions
 from sdlora.config import TrainConfig
 from sdlora.data.captions import without_trigger
@@ -153,17 +153,17 @@ class Sweep:
         self.kept, self.work, self.words = kept, work, words
         self.clip = Clip()
         self.studio = Studio("pocket")
-        self._asked: dict[str, Asked] = {}
+        self._evaluations: dict[str, Evaluation] = {}
 
     def rows(self) -> dict[str, dict[str, Any]]:
         """Results so far, of this sweep and of others at the same time."""
         return json.loads(self.kept.read_text(encoding="utf-8"))["rows"] if self.kept.exists() else {}
 
-    def asked(self, kind: str) -> Asked:
+    def evaluation(self, kind: str) -> Evaluation:
         """Prompts for an adapter of this kind; the base's own images are generated once."""
-        if kind not in self._asked:
-            self._asked[kind] = ASKED[kind](self.clip, self.studio, **ASKING[kind])
-        return self._asked[kind]
+        if kind not in self._evaluations:
+            self._evaluations[kind] = EVALUATIONS[kind](self.clip, self.studio, **ASKING[kind])
+        return self._evaluations[kind]
 
     def has(self, name: str, seed: int) -> bool:
         """Return whether there are figures of the row's present settings."""
@@ -175,7 +175,7 @@ class Sweep:
         row = ROWS[name]
         with tempfile.TemporaryDirectory(dir=self.work) as folder:
             *_, adapter = self._train(row, seed, Path(folder))
-            figures = {key: rounded(value) for key, value in self.asked(row.kind).ask(adapter).items()}
+            figures = {key: rounded(value) for key, value in self.evaluation(row.kind).evaluate(adapter).items()}
         rows = self._with(name)
         rows[name]["runs"][str(seed)] = figures
         self._keep(rows)
@@ -279,13 +279,13 @@ def main(words: list[str]) -> int:
     parser.add_argument("--seeds", type=int, default=len(SEEDS), help="seeds of each row")
     parser.add_argument("--work", type=Path, help="folder for caches, kept (default: a temporary one)")
     parser.add_argument("--json", type=Path, default=RESULTS)
-    asked = parser.parse_args(words)
-    names = [name for name in ROWS if asked.rows in name]
+    options = parser.parse_args(words)
+    names = [name for name in ROWS if options.rows in name]
     with tempfile.TemporaryDirectory() as temporary:
-        work = asked.work or Path(temporary)
+        work = options.work or Path(temporary)
         work.mkdir(parents=True, exist_ok=True)
-        sweep = Sweep(asked.json, work, words)
-        for name, seed in due(names, asked.seeds):
+        sweep = Sweep(options.json, work, words)
+        for name, seed in due(names, options.seeds):
             if not sweep.has(name, seed):
                 begun = time.monotonic()
                 try:

@@ -44,7 +44,7 @@ def files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.suffix.lower() in (".png", ".jpg", ".jpeg"))
 
 
-def said(folder: Path, prompt: str) -> tuple[list[Path], list[str]]:
+def captioned(folder: Path, prompt: str) -> tuple[list[Path], list[str]]:
     """The pictures in ``folder`` and what is said of each: its own caption file, or ``prompt``."""
     paths = files(folder)
     captions = (path.with_suffix(".txt") for path in paths)
@@ -145,10 +145,10 @@ class ReferenceLoop:
     def _loader(self) -> DataLoader:
         data, prior = self.config.data, self.config.prior
         assert data.resolution is not None
-        sides = [said(data.folder, data.prompt)]
+        sides = [captioned(data.folder, data.prompt)]
         if prior.weight:
             assert prior.folder is not None
-            sides.append(said(prior.folder, prior.class_prompt))
+            sides.append(captioned(prior.folder, prior.class_prompt))
         dataset = DreamBoothDataset(sides, self.tokenizer, data.resolution)
         return DataLoader(dataset, batch_size=self.config.train.batch_size, shuffle=True, collate_fn=collate)
 

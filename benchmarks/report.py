@@ -57,15 +57,15 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def result(benchmark: str, words: Sequence[str], config: dict[str, Any], **figures: Any) -> dict[str, Any]:
     """A measurement's JSON object."""
-    said = {"benchmark": benchmark, "command": command(f"benchmarks.{benchmark}", words), "config": config}
-    return {**said, **figures, "machine": machine(), "versions": versions()}
+    head = {"benchmark": benchmark, "command": command(f"benchmarks.{benchmark}", words), "config": config}
+    return {**head, **figures, "machine": machine(), "versions": versions()}
 
 
-def tell(asked: argparse.Namespace, found: dict[str, Any], table: Sequence[str], plot: "Image.Image") -> None:
+def tell(options: argparse.Namespace, found: dict[str, Any], table: Sequence[str], plot: "Image.Image") -> None:
     """Print ``found`` as it was asked for, and keep its plot."""
-    if asked.plot:
-        plot.save(asked.plot)
-    print(json.dumps(found) if asked.json else "\n".join(table))
+    if options.plot:
+        plot.save(options.plot)
+    print(json.dumps(found) if options.json else "\n".join(table))
 
 
 def machine() -> dict[str, Any]:

@@ -38,11 +38,11 @@ def arguments(words: list[str]) -> argparse.Namespace:
     return parser.parse_args(words)
 
 
-def configure(asked: argparse.Namespace, base: str, folder: Path) -> TrainConfig:
+def configure(options: argparse.Namespace, base: str, folder: Path) -> TrainConfig:
     values = {
         "model.base": base, "data.folder": str(folder), "data.prompt": pictures.INSTANCE_PROMPT,
-        "data.resolution": asked.resolution, "data.buckets": False, "adapter.rank": asked.rank,
-        "adapter.targets": "attention", "train.steps": 10, "train.batch_size": asked.batch_size,
+        "data.resolution": options.resolution, "data.buckets": False, "adapter.rank": options.rank,
+        "adapter.targets": "attention", "train.steps": 10, "train.batch_size": options.batch_size,
         "train.device": "cpu", "sample.every": 0,
     }  # fmt: skip
     return TrainConfig.parse({}, "benchmark", values)
@@ -83,7 +83,7 @@ def row(config: TrainConfig, cache: Path, steps: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def counted_rows(asked: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
+def counted_rows(options: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
     """The ladder of a card, counted."""
     import torch
 
@@ -92,11 +92,11 @@ def counted_rows(asked: argparse.Namespace, folder: Path) -> list[dict[str, Any]
     from sdlora.jobs.fit_to_memory import _job
     from sdlora.training.memory_estimate import estimate_memory
 
-    start = configure(asked, str(config_folder(asked.model)), folder)
+    start = configure(options, str(config_folder(options.model)), folder)
     prior = start.prior.model_copy(update={"weight": 1.0, "class_prompt": pictures.CLASS_PROMPT})
     adapter = start.adapter.model_copy(update={"text_encoder": False})
     start = start.model_copy(update={"prior": prior, "adapter": adapter})
-    size, rows = ImageSize(asked.resolution, asked.resolution), []
+    size, rows = ImageSize(options.resolution, options.resolution), []
     for name, config in climb(start, on_card=True):
         found = estimate_memory(_job(config), size, torch.bfloat16)
         rows.append({"rung": name, **{f"{part}_bytes": number for part, number in vars(found).items()}})
@@ -123,20 +123,20 @@ def climb(config: TrainConfig, on_card: bool = False) -> list[tuple[str, TrainCo
     return found
 
 
-def measure(asked: argparse.Namespace, words: list[str], work: Path) -> dict[str, Any]:
-    folder, _ = pictures.noise(work / "pictures", asked.resolution, 1)
-    rows = counted_rows(asked, folder) if asked.counted else []
-    for name, config in [] if asked.counted else climb(configure(asked, models.find(asked.model, work), folder)):
+def measure(options: argparse.Namespace, words: list[str], work: Path) -> dict[str, Any]:
+    folder, _ = pictures.noise(work / "pictures", options.resolution, 1)
+    rows = counted_rows(options, folder) if options.counted else []
+    for name, config in [] if options.counted else climb(configure(options, models.find(options.model, work), folder)):
         config.save(work / "row.toml")
-        line = [sys.executable, "-m", "benchmarks.rungs", "--row", str(work), "--steps", str(asked.steps)]
+        line = [sys.executable, "-m", "benchmarks.rungs", "--row", str(work), "--steps", str(options.steps)]
         found = json.loads(subprocess.run(line, check=True, stdout=subprocess.PIPE).stdout.splitlines()[-1])
         rows.append({"rung": name, **found})
         print(rows[-1], file=sys.stderr)
     return {
-        "benchmark": "rungs", "model": Path(asked.model).name, "rows": rows,
-        "config": {"resolution": asked.resolution, "batch_size": asked.batch_size, "rank": asked.rank,
-                   "targets": "attention", "precision": "bf16" if asked.counted else "fp32",
-                   "device": "none: counted as on a card" if asked.counted else "cpu", "steps": asked.steps},
+        "benchmark": "rungs", "model": Path(options.model).name, "rows": rows,
+        "config": {"resolution": options.resolution, "batch_size": options.batch_size, "rank": options.rank,
+                   "targets": "attention", "precision": "bf16" if options.counted else "fp32",
+                   "device": "none: counted as on a card" if options.counted else "cpu", "steps": options.steps},
         "command": command("benchmarks.rungs", words), "machine": machine(), "versions": versions(),
     }  # fmt: skip
 
@@ -162,15 +162,15 @@ def table(found: dict[str, Any]) -> str:
 
 def main(words: list[str] | None = None) -> None:
     words = sys.argv[1:] if words is None else words
-    asked = arguments(words)
-    if asked.row:
+    options = arguments(words)
+    if options.row:
         with redirect_stdout(sys.stderr):
-            found = row(TrainConfig.load(Path(asked.row) / "row.toml"), Path(asked.row) / "cache", asked.steps)
+            found = row(TrainConfig.load(Path(options.row) / "row.toml"), Path(options.row) / "cache", options.steps)
         print(json.dumps(found))
         return
     with tempfile.TemporaryDirectory() as work, redirect_stdout(sys.stderr):
-        found = measure(asked, words, Path(work))
-    print(json.dumps(found) if asked.json else table(found))
+        found = measure(options, words, Path(work))
+    print(json.dumps(found) if options.json else table(found))
 
 
 if __name__ == "__main__":

@@ -41,14 +41,14 @@ class Pace:
         return len(self.seconds) / sum(self.seconds)
 
 
-def run(processes: int, asked: argparse.Namespace, folder: Path) -> float:
+def run(processes: int, options: argparse.Namespace, folder: Path) -> float:
     """Train from the start in so many processes; steps a second."""
     config = TrainConfig.parse(
         {},
         "benchmark",
         {
-            "model.base": asked.model, "data.folder": str(asked.folder), "data.trigger": "ohwx",
-            "train.device": "cpu", "train.steps": WARM + asked.steps, "train.batch_size": asked.batch_size,
+            "model.base": options.model, "data.folder": str(options.folder), "data.trigger": "ohwx",
+            "train.device": "cpu", "train.steps": WARM + options.steps, "train.batch_size": options.batch_size,
             "checkpoint.every": 0, "sample.every": 0,
         },
     )  # fmt: skip
@@ -59,28 +59,28 @@ def run(processes: int, asked: argparse.Namespace, folder: Path) -> float:
     return pace.steps_per_second
 
 
-def measure(asked: argparse.Namespace, words: list[str]) -> dict[str, Any]:
+def measure(options: argparse.Namespace, words: list[str]) -> dict[str, Any]:
     os.environ["OMP_NUM_THREADS"] = "1"
-    rates: dict[int, list[float]] = {processes: [] for processes in asked.processes}
-    for turn in range(asked.turns):
+    rates: dict[int, list[float]] = {processes: [] for processes in options.processes}
+    for turn in range(options.turns):
         for processes, found in rates.items():
             with tempfile.TemporaryDirectory() as folder:
-                found.append(run(processes, asked, Path(folder)))
+                found.append(run(processes, options, Path(folder)))
         print(f"turn {turn + 1}:", {n: rounded(found[-1]) for n, found in rates.items()}, file=sys.stderr)
-    cores, first = machine()["cores"], asked.processes[0]
+    cores, first = machine()["cores"], options.processes[0]
     rows = []
     for processes, found in rates.items():
         shares = [rate / alone for rate, alone in zip(found, rates[first], strict=True)]
         rows.append({
             "processes": processes,
             "steps_per_second": spread(found),
-            "pictures_per_second": rounded(spread(found)["median"] * processes * asked.batch_size),
+            "pictures_per_second": rounded(spread(found)["median"] * processes * options.batch_size),
             "efficiency": spread(shares),
             "most_possible": rounded(min(1.0, cores / processes)),
         })  # fmt: skip
     config = {
-        "model": Path(asked.model).name, "batch_size": asked.batch_size, "steps": asked.steps, "turns": asked.turns,
-        "threads_each": 1, "backend": "gloo",
+        "model": Path(options.model).name, "batch_size": options.batch_size, "steps": options.steps,
+        "turns": options.turns, "threads_each": 1, "backend": "gloo",
     }  # fmt: skip
     return result("scale_out", words, config, cores=cores, rows=rows)
 
@@ -123,10 +123,10 @@ def chart(found: dict[str, Any]) -> Image.Image:
 
 def main(words: list[str] | None = None) -> None:
     words = sys.argv[1:] if words is None else words
-    asked = arguments(words)
+    options = arguments(words)
     with redirect_stdout(sys.stderr):
-        found = measure(asked, words)
-    tell(asked, found, table(found), chart(found))
+        found = measure(options, words)
+    tell(options, found, table(found), chart(found))
 
 
 if __name__ == "__main__":

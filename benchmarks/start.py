@@ -75,11 +75,11 @@ def _there(port: int) -> bool:
         return False
 
 
-def measure(asked: argparse.Namespace, words: list[str]) -> dict[str, Any]:
+def measure(options: argparse.Namespace, words: list[str]) -> dict[str, Any]:
     taken: dict[str, list[tuple[float, float]]] = {name: [] for name in (*COMMANDS, PAGE)}
-    for turn in range(asked.turns + 1):
+    for turn in range(options.turns + 1):
         for name, times in taken.items():
-            one = page(asked.port) if name == PAGE else command(COMMANDS[name])
+            one = page(options.port) if name == PAGE else command(COMMANDS[name])
             if turn:
                 times.append(one)
         print(*(f"{name} {times[-1][0]:.2f} s" for name, times in taken.items() if times), file=sys.stderr)
@@ -87,15 +87,15 @@ def measure(asked: argparse.Namespace, words: list[str]) -> dict[str, Any]:
         name: {"seconds": spread([wall for wall, _ in times]), "processor": spread([busy for _, busy in times])}
         for name, times in taken.items()
     }
-    return result("start", words, {"turns": asked.turns}, commands=rows)
+    return result("start", words, {"turns": options.turns}, commands=rows)
 
 
 def slow_imports(words: list[str], least: float = 0.05) -> dict[str, float]:
     """Seconds that importing each module takes with all that it imports, where that is ``least`` or more."""
-    said = subprocess.run(
+    output = subprocess.run(
         [sys.executable, "-X", "importtime", *words], cwd=ROOT, capture_output=True, text=True, check=True
     ).stderr
-    found = re.findall(r"import time:\s+\d+ \|\s+(\d+) \| {1,5}(\S+)$", said, re.MULTILINE)
+    found = re.findall(r"import time:\s+\d+ \|\s+(\d+) \| {1,5}(\S+)$", output, re.MULTILINE)
     return {name: rounded(int(micro) / 1e6, 3) for micro, name in found if int(micro) / 1e6 >= least}
 
 
@@ -126,14 +126,14 @@ def chart(found: dict[str, Any]) -> Image.Image:
 
 def main(words: list[str] | None = None) -> None:
     words = sys.argv[1:] if words is None else words
-    asked = arguments(words)
-    if asked.imports:
+    options = arguments(words)
+    if options.imports:
         for name, command_words in COMMANDS.items():
             print(name, *columns(list(slow_imports(command_words).items()) or [["nothing", ""]]), sep="\n  ")
         return
     with redirect_stdout(sys.stderr):
-        found = measure(asked, words)
-    tell(asked, found, table(found), chart(found))
+        found = measure(options, words)
+    tell(options, found, table(found), chart(found))
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ import torch
 from PIL import Image
 
 from benchmarks.curves import curves
-from benchmarks.held_out import ASKED, CFG, Asked
+from benchmarks.held_out import CFG, EVALUATIONS, Evaluation
 from benchmarks.reference import OUR_TARGETS, ReferenceLoop
 from benchmarks.report import columns, command, machine, quartiles, rounded, versions
 from benchmarks.train_step import Clock
@@ -64,13 +64,13 @@ class Trial:
         self.name, self.work, self.seed = name, work / name, seed
         self.work.mkdir(parents=True, exist_ok=True)
         self.base = locate_base("pocket").location
-        self._asked: Asked | None = None
+        self._evaluations: Evaluation | None = None
 
     @property
-    def asked(self) -> Asked:
-        if self._asked is None:
-            self._asked = ASKED[self.name](Clip(), Studio("pocket"), **ASKING[self.name])
-        return self._asked
+    def evaluation(self) -> Evaluation:
+        if self._evaluations is None:
+            self._evaluations = EVALUATIONS[self.name](Clip(), Studio("pocket"), **ASKING[self.name])
+        return self._evaluations
 
     def config(self, side: str, rate: float = 0.0) -> TrainConfig:
         """Settings of a side: ``ours``; those that the documentation's loop has too (``equal``); its own."""
@@ -137,7 +137,9 @@ class Trial:
     def judged(self, adapter: Path) -> dict[str, float]:
         """The figures of one adapter file."""
         name = f"{adapter.parent.parent.name}-{adapter.stem}-judged"
-        return self.kept(name, lambda: {key: rounded(value) for key, value in self.asked.ask(adapter).items()})
+        return self.kept(
+            name, lambda: {key: rounded(value) for key, value in self.evaluation.evaluate(adapter).items()}
+        )
 
     def curve(self, side: str, rate: float) -> dict[int, dict[str, float]]:
         """The figures of all adapters of a side, by the step after which they were taken."""
@@ -282,12 +284,12 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--work", type=Path, required=True, help="folder that keeps what is finished")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw the curves into this file")
-    asked = parser.parse_args(words)
-    found = {"benchmark": "time_to_quality", "trial": asked.trial, "seed": asked.seed}
-    found |= measure(Trial(asked.trial, asked.work, asked.seed))
+    options = parser.parse_args(words)
+    found = {"benchmark": "time_to_quality", "trial": options.trial, "seed": options.seed}
+    found |= measure(Trial(options.trial, options.work, options.seed))
     found |= {"machine": machine(), "versions": versions(), "command": command("benchmarks.time_to_quality", words)}
-    if asked.plot:
-        plotted(found).save(asked.plot)
+    if options.plot:
+        plotted(found).save(options.plot)
     print(json.dumps(found))
 
 

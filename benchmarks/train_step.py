@@ -148,15 +148,17 @@ def arguments(words: list[str]) -> argparse.Namespace:
     return parser.parse_args(words)
 
 
-def configure(asked: argparse.Namespace, base: str, work: Path) -> TrainConfig:
+def configure(options: argparse.Namespace, base: str, work: Path) -> TrainConfig:
     """Our settings for the documentation's case: prior preservation, text encoder trained, attention layers."""
-    resolution = asked.resolution or native_size(base)
-    count = asked.batch_size * math.ceil(32 / asked.batch_size)  # Full batches only, and epochs longer than a moment.
-    if asked.model in BUNDLED and pictures.SUBJECT.is_dir():
+    resolution = options.resolution or native_size(base)
+    count = options.batch_size * math.ceil(
+        32 / options.batch_size
+    )  # Full batches only, and epochs longer than a moment.
+    if options.model in BUNDLED and pictures.SUBJECT.is_dir():
         subject, classes = pictures.subject_and_class(work / "pictures", base, resolution, count)
     else:
         subject, classes = pictures.noise(work / "pictures", resolution, count)
-    block = block_of(asked.steps)
+    block = block_of(options.steps)
     values = {
         "model.base": base,
         "data.folder": str(subject),
@@ -168,11 +170,11 @@ def configure(asked: argparse.Namespace, base: str, work: Path) -> TrainConfig:
         "prior.folder": str(classes),
         "prior.count": count,
         "adapter.targets": OUR_TARGETS,
-        "adapter.rank": asked.rank,
-        "train.steps": WARM_UP + asked.steps // block * block,
-        "train.batch_size": asked.batch_size,
-        "train.device": str(choose_device(asked.device)),
-        "train.precision": asked.precision,
+        "adapter.rank": options.rank,
+        "train.steps": WARM_UP + options.steps // block * block,
+        "train.batch_size": options.batch_size,
+        "train.device": str(choose_device(options.device)),
+        "train.precision": options.precision,
         "checkpoint.every": 0,
         "sample.every": 0,
     }
@@ -193,17 +195,17 @@ def native_size(base: str) -> int:
     return unet["sample_size"] * 2 ** (len(vae["block_out_channels"]) - 1)
 
 
-def measure(asked: argparse.Namespace, work: Path) -> dict[str, Any]:
+def measure(options: argparse.Namespace, work: Path) -> dict[str, Any]:
     """Run both, and say what was measured on what."""
-    base = models.find(asked.model, work)
-    config = configure(asked, base, work)
+    base = models.find(options.model, work)
+    config = configure(options, base, work)
     output = RunPaths(work / "run")
     output.folder.mkdir()
-    race = Race(config, base, block_of(asked.steps), Journal(output.journal))
+    race = Race(config, base, block_of(options.steps), Journal(output.journal))
     train(TrainJob(**dict(config), output=output, cache=work / "cache", on_event=race))
     return {
         "benchmark": "train_step",
-        "model": Path(asked.model).name if Path(asked.model).is_absolute() else asked.model,
+        "model": Path(options.model).name if Path(options.model).is_absolute() else options.model,
         **race.result(),
         "config": {
             "resolution": config.data.resolution,
@@ -249,10 +251,10 @@ def table(found: dict[str, Any]) -> str:
 
 def main(words: list[str] | None = None) -> None:
     words = sys.argv[1:] if words is None else words
-    asked = arguments(words)
+    options = arguments(words)
     with tempfile.TemporaryDirectory() as work, redirect_stdout(sys.stderr):
-        found = measure(asked, Path(work)) | {"command": command("benchmarks.train_step", words)}
-    print(json.dumps(found) if asked.json else table(found))
+        found = measure(options, Path(work)) | {"command": command("benchmarks.train_step", words)}
+    print(json.dumps(found) if options.json else table(found))
 
 
 if __name__ == "__main__":

@@ -79,24 +79,24 @@ def _validate(loop: ReferenceLoop, config: TrainConfig, base: str, folder: Path)
     folder.mkdir(parents=True)
     for number, prompt in enumerate(sample.prompts):
         generator = torch.Generator().manual_seed(sample.seed)
-        drawn = pipeline(prompt, num_inference_steps=sample.steps, guidance_scale=sample.cfg, generator=generator)
-        drawn.images[0].save(folder / f"{number}.png")
+        generated = pipeline(prompt, num_inference_steps=sample.steps, guidance_scale=sample.cfg, generator=generator)
+        generated.images[0].save(folder / f"{number}.png")
 
 
 RUNS: dict[str, Callable[[TrainConfig, str, Path], None]] = {"reference": reference, "ours": ours}
 
 
-def measure(asked: argparse.Namespace, words: list[str], work: Path) -> dict[str, Any]:
+def measure(options: argparse.Namespace, words: list[str], work: Path) -> dict[str, Any]:
     """Both, turn after turn; the first, which warms up, is the one whose operations are counted."""
-    base = models.find(asked.model, work)
-    config = _configure(asked, base, work)
+    base = models.find(options.model, work)
+    config = _configure(options, base, work)
     seconds: dict[str, list[float]] = {name: [] for name in RUNS}
     flops, numbers = {}, itertools.count()
     for name, run in RUNS.items():
         with counter() as counted:
             run(config, base, work / str(next(numbers)))
         flops[name] = counted.get_total_flops()
-    for _ in range(asked.turns):
+    for _ in range(options.turns):
         for name, run in RUNS.items():
             begun = time.perf_counter()
             run(config, base, work / str(next(numbers)))
@@ -112,20 +112,23 @@ def measure(asked: argparse.Namespace, words: list[str], work: Path) -> dict[str
         for name, taken in seconds.items()
     }
     ratios = [theirs / own for theirs, own in zip(seconds["reference"], seconds["ours"], strict=True)]
-    told = {
-        "model": Path(asked.model).name, "steps": asked.steps, "batch_size": asked.batch_size, "rank": asked.rank,
-        "pictures": (ROUNDS + 1) * len(PROMPTS), "sampling_steps": config.sample.steps, "turns": asked.turns,
+    settings = {
+        "model": Path(options.model).name, "steps": options.steps, "batch_size": options.batch_size,
+        "rank": options.rank, "pictures": (ROUNDS + 1) * len(PROMPTS), "sampling_steps": config.sample.steps,
+        "turns": options.turns,
     }  # fmt: skip
     bound = rounded(flops["reference"] / flops["ours"])
-    return result("whole_run", words, told, runs=rows, reference_over_ours=spread(ratios), flop_bound=bound)
+    return result("whole_run", words, settings, runs=rows, reference_over_ours=spread(ratios), flop_bound=bound)
 
 
-def _configure(asked: argparse.Namespace, base: str, work: Path) -> TrainConfig:
+def _configure(options: argparse.Namespace, base: str, work: Path) -> TrainConfig:
     """The settings of ``train_step``, with pictures on the way."""
-    config = configure(asked, base, work)
-    own = {"every": max(1, asked.steps // ROUNDS), "prompts": list(PROMPTS), "steps": asked.sampling_steps}
+    config = configure(options, base, work)
+    own = {"every": max(1, options.steps // ROUNDS), "prompts": list(PROMPTS), "steps": options.sampling_steps}
     sample = config.sample.model_copy(update=own)
-    return config.model_copy(update={"train": config.train.model_copy(update={"steps": asked.steps}), "sample": sample})
+    return config.model_copy(
+        update={"train": config.train.model_copy(update={"steps": options.steps}), "sample": sample}
+    )
 
 
 def arguments(words: list[str]) -> argparse.Namespace:
@@ -160,10 +163,10 @@ def chart(found: dict[str, Any]) -> Image.Image:
 
 def main(words: list[str] | None = None) -> None:
     words = sys.argv[1:] if words is None else words
-    asked = arguments(words)
+    options = arguments(words)
     with tempfile.TemporaryDirectory() as work, redirect_stdout(sys.stderr):
-        found = measure(asked, words, Path(work))
-    tell(asked, found, table(found), chart(found))
+        found = measure(options, words, Path(work))
+    tell(options, found, table(found), chart(found))
 
 
 if __name__ == "__main__":

@@ -34,8 +34,8 @@ def judge(answer: str) -> tuple[int, list[str]]:
         for flaw in each.get("vulns", ())
     ]
     skipped = [each["name"] for each in audited if "skip_reason" in each]
-    said = [f"pip-audit could not answer for {len(skipped)} of {len(audited)} packages."] if skipped else []
-    return int(bool(known)), [*known, *said, *([] if known or skipped else ["pip-audit knows of no vulnerability."])]
+    notes = [f"pip-audit could not answer for {len(skipped)} of {len(audited)} packages."] if skipped else []
+    return int(bool(known)), [*known, *notes, *([] if known or skipped else ["pip-audit knows of no vulnerability."])]
 
 
 if __name__ == "__main__":

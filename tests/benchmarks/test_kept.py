@@ -105,7 +105,7 @@ def test_what_a_function_hides_from_autograd_is_counted_too(fake):
     kept, alive, loss, _ = counted(fake, lambda block, x: Hoarder.apply(x))
     assert loss.requires_grad
     assert kept.total == 0
-    assert memory.told(kept, alive) == {"kept_bytes": alive.bytes, "kinds": {OTHERWISE: alive.bytes}}
+    assert memory.figures(kept, alive) == {"kept_bytes": alive.bytes, "kinds": {OTHERWISE: alive.bytes}}
     assert MAP <= alive.bytes <= MAP + 2 * loss.element_size()
 
 

@@ -20,7 +20,7 @@ def test_every_row_changes_its_preset_to_something_that_can_be_trained(name):
 
 @pytest.fixture
 def sweep(tmp_path, monkeypatch):
-    """A sweep that trains nothing: what it was asked to train, by row and seed."""
+    """A sweep that trains nothing: the rows and seeds that it was to train."""
     trained = []
 
     def train(self, row, seed, folder, counted=None):
@@ -30,14 +30,14 @@ def sweep(tmp_path, monkeypatch):
             counted.append(3e12)
         yield folder
 
-    class Asked:
-        def ask(self, adapter):
+    class Evaluation:
+        def evaluate(self, adapter):
             return {"share_of_gap": 0.5 + len(trained) / 100, "clip_t_kept": 0.9}
 
     monkeypatch.setattr(recipes, "Clip", lambda: None)
     monkeypatch.setattr(recipes, "Studio", lambda base: None)
     monkeypatch.setattr(recipes.Sweep, "_train", train)
-    monkeypatch.setattr(recipes.Sweep, "asked", lambda self, trial: Asked())
+    monkeypatch.setattr(recipes.Sweep, "evaluation", lambda self, trial: Evaluation())
     monkeypatch.setattr(recipes, "ROWS", {name: recipes.ROWS[name] for name in CHOSEN})
     words = ["--json", str(tmp_path / "kept.json"), "--work", str(tmp_path / "work")]
     return lambda *more: (trained.clear(), recipes.main([*words, *more]), list(trained))[2]

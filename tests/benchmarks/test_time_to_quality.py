@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from benchmarks import time_to_quality as bench
-from benchmarks.reference import ReferenceLoop, said
+from benchmarks.reference import ReferenceLoop, captioned
 from sdlora.adapters import attach
 from sdlora.families.loading import load_family
 from sdlora.formats import read_adapter, write_adapter
@@ -71,6 +71,6 @@ def test_the_reference_says_each_pictures_caption_or_else_the_prompt(tmp_path):
     for name in ("1.png", "2.png"):
         (tmp_path / name).touch()
     (tmp_path / "2.txt").write_text("a sks cat on snow\n")
-    paths, prompts = said(tmp_path, "a sks cat")
+    paths, prompts = captioned(tmp_path, "a sks cat")
     assert [path.name for path in paths] == ["1.png", "2.png"]
     assert prompts == ["a sks cat", "a sks cat on snow"]
