@@ -77,9 +77,9 @@ def test_a_damaged_newest_state_is_told(tmp_path):
     for step in (1, 2):
         checkpoint.save(tmp_path, _state(step), keep=2)
     (tmp_path / "000002" / "state.json").unlink()
-    told = []
-    assert checkpoint.newest_state(tmp_path, told.append).step == 1
-    assert "000002 is damaged" in told[0]
+    notices = []
+    assert checkpoint.newest_state(tmp_path, notices.append).step == 1
+    assert "000002 is damaged" in notices[0]
 
 
 class Nested(torch.optim.SGD):
@@ -117,8 +117,8 @@ def test_an_optimizer_whose_library_is_missing_says_what_to_install(monkeypatch)
     monkeypatch.setitem(sys.modules, "bitsandbytes.optim", None)  # Importing it fails, installed or not.
     with pytest.raises(ConfigError) as caught:
         optim.Optimizer(name="adamw8bit").build([{"params": [torch.nn.Parameter(torch.ones(2))], "lr": 0.1}])
-    said = "optimizer.name: adamw8bit needs bitsandbytes; run pip install bitsandbytes, or take adamw"
-    assert str(caught.value) == said
+    text = "optimizer.name: adamw8bit needs bitsandbytes; run pip install bitsandbytes, or take adamw"
+    assert str(caught.value) == text
 
 
 OPTIMIZERS = ["adamw", "adamw8bit", "prodigy", "lion", "adafactor", "schedulefree"]

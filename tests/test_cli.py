@@ -24,7 +24,7 @@ ODD = (LONG, NOBODY, NUL)
 GENERATE = ["generate", "--prompt", "x"]
 
 
-def said(capsys):
+def printed(capsys):
     output = capsys.readouterr()
     return output.out + output.err
 
@@ -69,7 +69,7 @@ def test_a_mistake_gets_its_exit_code_and_one_sentence(arguments, code, sentence
     monkeypatch.setenv("SDLORA_DATA_DIR", str(tmp_path / "data"))
     monkeypatch.chdir(tmp_path)
     assert main(arguments) == code
-    text = said(capsys)
+    text = printed(capsys)
     assert sentence in text
     assert text.startswith("error: ")
     assert "Traceback" not in text
@@ -92,7 +92,7 @@ def test_a_mistake_gets_its_exit_code_and_one_sentence(arguments, code, sentence
 def test_a_run_that_cannot_begin_leaves_no_folder(flags, code, sentence, prepare, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main(["train", "pocket-style", *prepare, "--data-dir", "data", *flags]) == code
-    text = said(capsys)
+    text = printed(capsys)
     assert text.startswith("error: ") and sentence in text
     assert list(tmp_path.iterdir()) == []
 
@@ -106,14 +106,14 @@ def test_inspect_refuses_what_is_no_adapter(content, code, reason, capsys, tmp_p
     if content is not None:
         path.write_bytes(content)
     assert main(["inspect", str(path)]) == code
-    assert reason in said(capsys)
+    assert reason in printed(capsys)
 
 
 def test_a_folder_that_cannot_be_written_is_told_before_the_base_is_loaded(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path)  # root may write anywhere
     output = str(tmp_path / "new" / "a.png")
     assert main(["generate", "--base", "pockt", "--prompt", "x", "--output", output]) == 5
-    assert f"{tmp_path}: cannot be written" in said(capsys)
+    assert f"{tmp_path}: cannot be written" in printed(capsys)
 
 
 def test_a_picture_waits_for_a_held_device_and_says_so(configure, tmp_path, capsys, monkeypatch):
@@ -130,7 +130,7 @@ def test_every_setting_is_a_flag_with_its_help(capsys):
     with pytest.raises(SystemExit) as ended:
         main(["train", "--help"])
     assert ended.value.code == 0
-    text = said(capsys)
+    text = printed(capsys)
     assert [setting.name for setting in all_settings() if f"--{setting.name} " not in text] == []
 
 
@@ -139,7 +139,7 @@ def test_flags_reach_the_run(tmp_path, capsys, pictures):
     flags += ["--adapter.alpha", "none", "--train.learning_rate", "3e-4"]
     assert main(["train", "pocket-style", "--prepare", "--name", "mine", "--data-dir", str(tmp_path), *flags]) == 0
     folder = tmp_path / "runs" / "mine"
-    assert said(capsys).strip() == str(folder)
+    assert printed(capsys).strip() == str(folder)
     config = TrainConfig.load(folder / "config.toml")
     assert config.data.folder == pictures
     assert (config.data.flip, config.adapter.rank, config.adapter.alpha) == (True, 8, None)
@@ -149,7 +149,7 @@ def test_flags_reach_the_run(tmp_path, capsys, pictures):
 def test_export_offers_every_format_and_number_type(capsys):
     with pytest.raises(SystemExit):
         main(["export", "--help"])
-    text = said(capsys)
+    text = printed(capsys)
     assert f"--format {{{','.join(WRITTEN)}}}" in text
     assert f"--dtype {{{','.join(DTYPES)}}}" in text
 
@@ -188,12 +188,12 @@ def test_train_resume_export_inspect_and_generate_from_the_command_line(configur
     assert "step 6/6" in output.err
     assert "% of all)" in output.err
     assert main(["runs", *data_dir]) == 0
-    assert "finished" in said(capsys)
+    assert "finished" in printed(capsys)
     for format in ("kohya", "diffusers"):
         exported = tmp_path / f"{format}.safetensors"
         assert main(["export", "mine", "--format", format, "--output", str(exported), *data_dir]) == 0
         assert main(["inspect", str(exported)]) == 0
-        rows = [line.split() for line in said(capsys).splitlines() if line.startswith("format:")]
+        rows = [line.split() for line in printed(capsys).splitlines() if line.startswith("format:")]
         assert rows == [["format:", format], ["format:", "pt"]]  # the second is the file's metadata
     base = str(configure().model.base)
     picture = tmp_path / "out.png"
@@ -210,7 +210,7 @@ def test_train_resume_export_inspect_and_generate_from_the_command_line(configur
         "mine", "mine-000002", "mine-000004", "000002", "mine-000002-5",
     ]  # fmt: skip
     assert main(["export", "mine", "--output", str(tmp_path / "kohya.safetensors"), *data_dir]) == 2
-    assert "exists already" in said(capsys)
+    assert "exists already" in printed(capsys)
 
 
 def test_a_plan_that_is_ended_by_a_signal_ends_as_by_an_error(monkeypatch, capsys):

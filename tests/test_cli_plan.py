@@ -55,12 +55,12 @@ def test_a_plan_is_measured_once_and_leaves_nothing_but_caches(configure, tmp_pa
     hand = ["--train.gradient_checkpointing", "--optimizer.name", "lion", "--model.quantize", "int8"]
     command = ["plan", str(tmp_path / "mine.toml"), "--data-dir", str(data), "--memory", "4GB", *hand, "--json"]
     assert main(command) == 0
-    said = capsys.readouterr()
-    found = json.loads(said.out)
+    output = capsys.readouterr()
+    found = json.loads(output.out)
     assert (found["steps"], found["pictures"], found["batch_size"]) == (6, 6, 2)
     assert found["memory"] > 0 and found["counted"] > 0 and found["step_seconds"] > 0
     assert found["told"][0].startswith("4GB: nothing was changed to fit; it takes about")
-    assert "loading the base model" in said.err
+    assert "loading the base model" in output.err
     assert [path.name for path in data.iterdir() if path.name not in ("cache", "locks")] == []
     monkeypatch.setattr(preflight, "Profiler", None)  # Nothing is measured again.
     assert main(command) == 0

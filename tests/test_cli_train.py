@@ -34,8 +34,8 @@ def interrupted(run, *arguments):
             time.sleep(0.02)
         with suppress(ProcessLookupError):
             process.send_signal(signal.SIGINT)
-        said, _ = process.communicate()
-    return process.returncode, said
+        output, _ = process.communicate()
+    return process.returncode, output
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT for another process")
@@ -43,18 +43,18 @@ def test_control_c_saves_and_a_resume_goes_on_from_there(configure, tmp_path):
     configure(train__steps=1000, train__batch_size=1, checkpoint__every=0).save(tmp_path / "mine.toml")
     data_dir = ["--data-dir", str(tmp_path / "data")]
     run = Run(tmp_path / "data" / "runs" / "mine")
-    code, said = interrupted(run, "train", str(tmp_path / "mine.toml"), "--name", "mine", *data_dir)
-    assert code == 130, said
+    code, output = interrupted(run, "train", str(tmp_path / "mine.toml"), "--name", "mine", *data_dir)
+    assert code == 130, output
     first = len(run.events())
     stopped = run.events()[-1]
-    assert isinstance(stopped, RunStopped), said
-    assert f"stopped at step {stopped.step} and saved; continue with: sdlora resume mine" in said
-    assert "Traceback" not in said
+    assert isinstance(stopped, RunStopped), output
+    assert f"stopped at step {stopped.step} and saved; continue with: sdlora resume mine" in output
+    assert "Traceback" not in output
     assert stopped.step == len(events_of(StepDone, run.events())) > 0
     assert newest_state(run.states).step == stopped.step
     assert run.checkpoint(stopped.step).is_file() and not run.adapter.exists()
-    code, said = interrupted(run, "resume", "mine", *data_dir)
-    assert code == 130, said
+    code, output = interrupted(run, "resume", "mine", *data_dir)
+    assert code == 130, output
     assert [event.step for event in events_of(RunStarted, run.events()[first:])] == [stopped.step]
     steps = [event.step for event in events_of(StepDone, run.events())]
     assert steps == [*range(1, run.events()[-1].step + 1)]  # none twice, none left out

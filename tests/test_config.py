@@ -85,9 +85,9 @@ def test_a_length_given_as_a_flag_replaces_the_presets(given, other, tmp_path):
     (tmp_path / "mine.toml").write_text(f'data.folder = "."\ntrain.{other} = 7\ntrain.batch_size = 3')
     train = TrainConfig.load(tmp_path / "mine.toml", {f"train.{given}": "5"}).train
     assert (getattr(train, given), getattr(train, other), train.batch_size) == (5, None, 3)
-    with pytest.raises(ConfigError) as told:
+    with pytest.raises(ConfigError) as caught:
         TrainConfig.load(tmp_path / "mine.toml", {"train.epochs": "5", "train.steps": "5"})
-    assert str(told.value).endswith("mine.toml: train: set steps or epochs, not both")
+    assert str(caught.value).endswith("mine.toml: train: set steps or epochs, not both")
 
 
 def test_a_section_that_is_no_table_is_told(tmp_path):
@@ -107,7 +107,7 @@ def test_flags_win_over_the_file_and_are_read_from_their_text():
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("adapter.rnak = 3", "adapter.rank"),
         ("trian.steps = 3", "train"),
@@ -124,13 +124,13 @@ def test_flags_win_over_the_file_and_are_read_from_their_text():
         ("data.folder = ", "TOML"),
     ],
 )
-def test_a_mistake_is_told_with_its_file_its_place_and_a_remedy(text, said, tmp_path):
+def test_a_mistake_is_told_with_its_file_its_place_and_a_remedy(text, message, tmp_path):
     path = tmp_path / "mine.toml"
     path.write_text(text if "data.folder" in text else f'data.folder = "x"\n{text}')
     with pytest.raises(ConfigError) as caught:
         TrainConfig.load(path)
     assert "mine.toml" in str(caught.value)
-    assert said in str(caught.value)
+    assert message in str(caught.value)
 
 
 def test_a_sampler_is_kept_as_the_table_spells_it():
@@ -178,7 +178,7 @@ def test_another_method_given_in_place_of_a_files_leaves_out_what_it_does_not_ha
 
 
 @pytest.mark.parametrize(
-    ("settings", "said"),
+    ("settings", "message"),
     [
         ({"adapter.method": "ia3", "adapter.rank": "4"}, "the method ia3 has no setting adapter.rank"),
         ({"adapter.factor": "4"}, "the method lora has no setting adapter.factor"),
@@ -186,6 +186,6 @@ def test_another_method_given_in_place_of_a_files_leaves_out_what_it_does_not_ha
         ({"adapter.rnk": "4"}, "there is no setting adapter.rnk; did you mean adapter.rank"),
     ],
 )
-def test_a_setting_that_a_method_lacks_is_told_by_name(settings, said):
-    with pytest.raises(ConfigError, match=said.replace(".", r"\.")):
+def test_a_setting_that_a_method_lacks_is_told_by_name(settings, message):
+    with pytest.raises(ConfigError, match=message.replace(".", r"\.")):
         TrainConfig.load("pocket-style", settings)

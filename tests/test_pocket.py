@@ -42,10 +42,10 @@ def plain():
 
 
 def test_it_loads_plainly_without_a_checker_or_a_warning(plain):
-    pipeline, said = plain
+    pipeline, messages = plain
     assert type(pipeline).__name__ == "StableDiffusionPipeline"
     assert pipeline.safety_checker is None
-    assert said == []
+    assert messages == []
 
 
 def test_it_draws_at_its_own_size_from_latents_of_an_eighth(plain):

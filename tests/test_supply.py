@@ -121,14 +121,14 @@ FLAW = '{"id": "CVE-1", "fix_versions": ["2"]}'
 
 
 @pytest.mark.parametrize(
-    ("answer", "code", "said"),
+    ("answer", "code", "message"),
     [(AUDITED % ("", ""), 0, "pip-audit knows of no vulnerability."),
      (AUDITED % (FLAW, ""), 1, "a 1: CVE-1, mended in 2"),
      (AUDITED % (FLAW, ', {"name": "b", "skip_reason": "x"}'), 1, "could not answer for 1 of 2 packages"),
      (AUDITED % ("", ', {"name": "b", "skip_reason": "x"}'), 0, "could not answer for 1 of 2 packages"),
      ("No module named pip_audit", 0, "could not answer: No module named pip_audit"), ("", 0, "could not answer")],
 )  # fmt: skip
-def test_a_known_vulnerability_fails_and_no_answer_does_not(answer, code, said):
+def test_a_known_vulnerability_fails_and_no_answer_does_not(answer, code, message):
     ended, lines = judge(answer)
     assert ended == code
-    assert said in "\n".join(lines)
+    assert message in "\n".join(lines)

@@ -70,7 +70,7 @@ def runs(*values):
 
 
 @pytest.mark.parametrize(
-    ("own", "said"),
+    ("own", "message"),
     [
         ((0.80, 0.82), "more (+0.21)"),
         ((0.40,), "less (-0.20)"),
@@ -78,8 +78,8 @@ def runs(*values):
         ((0.55, 0.90), "within the spread"),
     ],
 )
-def test_a_difference_counts_only_beyond_the_spread(own, said):
-    assert recipes_page.verdict(runs(*own), runs(0.58, 0.60, 0.62), "share_of_gap") == said
+def test_a_difference_counts_only_beyond_the_spread(own, message):
+    assert recipes_page.verdict(runs(*own), runs(0.58, 0.60, 0.62), "share_of_gap") == message
     assert recipes_page.verdict(runs(*own), runs(0.60), "share_of_gap") == "no spread known"
 
 

@@ -19,15 +19,15 @@ FINITE = [
 
 
 @pytest.fixture(scope="module")
-def said(tiny_base):
+def printed(tiny_base):
     """Return the lines that the command prints for a short run on the tiny base."""
     with redirect_stdout(io.StringIO()) as out, redirect_stderr(io.StringIO()):
         train_step.main(["--model", str(tiny_base), "--batch-size", "2", "--steps", "2", "--rank", "4", "--json"])
     return out.getvalue().splitlines()
 
 
-def test_the_last_line_is_one_json_object_of_finite_figures(said):
-    found = json.loads(said[-1])
+def test_the_last_line_is_one_json_object_of_finite_figures(printed):
+    found = json.loads(printed[-1])
     assert all(math.isfinite(found[name]) and found[name] > 0 for name in FINITE)
     for name in ("reference_quartiles", "ours_quartiles", "ratio_quartiles"):
         low, high = found[name]
@@ -38,8 +38,8 @@ def test_the_last_line_is_one_json_object_of_finite_figures(said):
     assert found["command"].startswith("python -m benchmarks.train_step --model ") and "/" not in found["command"]
 
 
-def test_both_loops_train_the_same_and_the_reference_does_more(said):
-    found = json.loads(said[-1])
+def test_both_loops_train_the_same_and_the_reference_does_more(printed):
+    found = json.loads(printed[-1])
     layers = 32 * 4 + 2 * 4  # 32 attentions of an SD 1.x UNet, 2 text layers; q, k, v, out
     assert found["parameters"] > layers * 4 * 16  # rank 4, at least 8 channels on either side
     assert found["flop_bound"] > 1  # the VAE
@@ -47,8 +47,8 @@ def test_both_loops_train_the_same_and_the_reference_does_more(said):
     assert found["reference_loss"] == pytest.approx(found["ours_loss"], rel=0.15)
 
 
-def test_the_table_is_for_people(said):
-    lines = train_step.table(json.loads(said[-1])).splitlines()
+def test_the_table_is_for_people(printed):
+    lines = train_step.table(json.loads(printed[-1])).splitlines()
     assert sum(line.startswith(("reference  ", "ours  ")) for line in lines) == 2
 
 

@@ -139,8 +139,8 @@ def test_cuts_and_mirror_images_are_a_few_that_were_encoded_beforehand(example) 
 
 def test_captions_tell_all_that_will_be_said(pictures: list[Example]) -> None:
     batches = BatchLoader(pictures, SIZES, data(**BUSY), 2, seed=0)
-    said = set(batches.captions(3, 20))
-    assert said == {caption for batch in read(batches, 3, 20) for caption in batch.captions} and "" in said
+    captions = set(batches.captions(3, 20))
+    assert captions == {caption for batch in read(batches, 3, 20) for caption in batch.captions} and "" in captions
 
 
 def test_masks_weight_in_full_what_has_none(example, folder) -> None:
@@ -156,8 +156,8 @@ def test_masks_weight_in_full_what_has_none(example, folder) -> None:
 
 
 def test_a_notice_says_when_pictures_fill_up_batches(pictures: list[Example]) -> None:
-    def said(batch_size: int, sizes: Sequence[ImageSize]) -> list[str]:
+    def captions(batch_size: int, sizes: Sequence[ImageSize]) -> list[str]:
         return BatchLoader(pictures, sizes, data(), batch_size, seed=0).notices()
 
-    assert said(1, SIZES) == []
-    assert said(4, SIZES) == ["The buckets do not fill batches of 4: 5 of 12 examples in an epoch are repeats."]
+    assert captions(1, SIZES) == []
+    assert captions(4, SIZES) == ["The buckets do not fill batches of 4: 5 of 12 examples in an epoch are repeats."]

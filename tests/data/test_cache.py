@@ -70,10 +70,10 @@ def test_a_half_filled_cache_gives_the_same_bits(example, encode, tmp_path: Path
 def test_what_is_there_is_not_made_again(example, tmp_path: Path) -> None:
     views = [View(example(f"{i}.png", seed=i), SQUARE) for i in range(3)]
     LatentCache(TensorStore(tmp_path), "vae").prepare(views, block_means)
-    told: list[tuple[int, int]] = []
+    progress: list[tuple[int, int]] = []
     again = LatentCache(TensorStore(tmp_path), "vae")
-    assert again.prepare(views, lambda pixels: pytest.fail("encoded again"), lambda *n: told.append(n))
-    assert told == [(3, 3)]
+    assert again.prepare(views, lambda pixels: pytest.fail("encoded again"), lambda *n: progress.append(n))
+    assert progress == [(3, 3)]
 
 
 @pytest.mark.parametrize("damage", ["flipped", "cut", "emptied", "garbage"])
@@ -116,8 +116,8 @@ def test_all_that_decides_latents_is_in_the_key(example, monkeypatch: pytest.Mon
 
 def test_stopping_keeps_what_was_made(example, tmp_path: Path) -> None:
     views = [View(example(f"{i}.png", seed=i), SQUARE) for i in range(4)]
-    cache, asked = LatentCache(TensorStore(tmp_path), "vae"), iter([False, False, True])
-    assert not cache.prepare(views, block_means, should_stop=lambda: next(asked))
+    cache, stops = LatentCache(TensorStore(tmp_path), "vae"), iter([False, False, True])
+    assert not cache.prepare(views, block_means, should_stop=lambda: next(stops))
     assert [cache.store.get(cache.key(view)) is not None for view in views] == [True, True, False, False]
 
 
@@ -190,19 +190,19 @@ def test_a_store_without_folder_forgets_nothing() -> None:
 
 
 def test_text_is_encoded_once_and_kept(tmp_path: Path) -> None:
-    asked = []
+    requests = []
 
     def encode_text(ids: torch.Tensor) -> dict[str, torch.Tensor]:
-        asked.append(ids.tolist())
+        requests.append(ids.tolist())
         return {"text": ids[..., None].to(torch.bfloat16).expand(-1, -1, 3), "pooled": ids.sum(1, keepdim=True).float()}
 
     ids = torch.tensor([[1, 2], [3, 4], [1, 2]])
     cache = TextCache(TensorStore(tmp_path), "clip", encode_text)
-    assert cache.prepare(ids) and asked == [[[1, 2]], [[3, 4]]]
+    assert cache.prepare(ids) and requests == [[[1, 2]], [[3, 4]]]
     again = TextCache(TensorStore(tmp_path), "clip", encode_text).read(ids)
-    assert len(asked) == 2
+    assert len(requests) == 2
     assert again["text"].shape == (3, 2, 3) and again["text"].dtype == torch.bfloat16
     assert again["pooled"].tolist() == [[3], [7], [3]]
     TextCache(TensorStore(tmp_path), "other clip", encode_text).read(ids[:1])
-    assert len(asked) == 3
+    assert len(requests) == 3
     assert not cache.prepare(torch.tensor([[9, 9]]), should_stop=lambda: True)

@@ -69,10 +69,10 @@ def test_the_trigger_counts_as_a_word_only() -> None:
 
 
 def test_shuffling_keeps_the_first_part_and_all_others() -> None:
-    said = {augment_caption("sks, red, blue, green", True, 0.0, 1, epoch) for epoch in range(200)}
-    assert len(said) == 6  # 3! orders of the rest
-    assert all(caption.startswith("sks, ") for caption in said)
-    assert all(sorted(caption.split(", ")) == ["blue", "green", "red", "sks"] for caption in said)
+    captions = {augment_caption("sks, red, blue, green", True, 0.0, 1, epoch) for epoch in range(200)}
+    assert len(captions) == 6  # 3! orders of the rest
+    assert all(caption.startswith("sks, ") for caption in captions)
+    assert all(sorted(caption.split(", ")) == ["blue", "green", "red", "sks"] for caption in captions)
     assert augment_caption("a  b, c", False, 0.0, 1) == "a  b, c"
 
 

@@ -55,10 +55,10 @@ def test_a_folder_belongs_to_all_that_decides_its_pictures(store: ClassImageStor
 
 def test_missing_pictures_are_made_by_their_seeds_and_kept(store: ClassImageStore) -> None:
     wanted = select(Prior(count=5, seed=40), store)
-    told: list[tuple[int, int]] = []
+    progress: list[tuple[int, int]] = []
     assert seeds(wanted) == [40, 41, 42, 43, 44]
-    assert generate_missing(store, wanted.missing(), make, on_progress=lambda *n: told.append(n))
-    assert told == [(0, 5), (1, 5), (2, 5), (3, 5), (4, 5), (5, 5)]
+    assert generate_missing(store, wanted.missing(), make, on_progress=lambda *n: progress.append(n))
+    assert progress == [(0, 5), (1, 5), (2, 5), (3, 5), (4, 5), (5, 5)]
     assert wanted.missing() == []
     paths = [store.image_path(DOG[0], seed).path for seed in range(40, 45)]
     assert json.loads((paths[0].parent / "made_by.json").read_text(encoding="utf-8")) == MADE_BY | {"prompt": DOG[0]}
@@ -70,16 +70,16 @@ def test_missing_pictures_are_made_by_their_seeds_and_kept(store: ClassImageStor
 
 def test_prompts_come_in_turn_and_are_the_captions(store: ClassImageStore) -> None:
     wanted = select(Prior(count=5), store, ["a dog on grass", "a dog on sand"])
-    asked: list[tuple[str, int]] = []
+    requests: list[tuple[str, int]] = []
 
     def asking(prompt: str, seed: int) -> Image.Image:
-        asked.append((prompt, seed))
+        requests.append((prompt, seed))
         return make(prompt, seed)
 
     assert generate_missing(store, wanted.missing(), asking)
-    said = ["a dog on grass", "a dog on sand", "a dog on grass", "a dog on sand", "a dog on grass"]
-    assert asked == list(zip(said, range(5), strict=True))
-    assert [example.caption for example in wanted.examples()] == said
+    captions = ["a dog on grass", "a dog on sand", "a dog on grass", "a dog on sand", "a dog on grass"]
+    assert requests == list(zip(captions, range(5), strict=True))
+    assert [example.caption for example in wanted.examples()] == captions
 
 
 def test_a_damaged_picture_is_missing(store: ClassImageStore) -> None:
@@ -93,8 +93,8 @@ def test_a_damaged_picture_is_missing(store: ClassImageStore) -> None:
 
 
 def test_stopping_keeps_what_was_made(store: ClassImageStore) -> None:
-    wanted, asked = select(Prior(count=4), store), iter([False, True])
-    assert not generate_missing(store, wanted.missing(), make, should_stop=lambda: next(asked))
+    wanted, stops = select(Prior(count=4), store), iter([False, True])
+    assert not generate_missing(store, wanted.missing(), make, should_stop=lambda: next(stops))
     assert seeds(wanted) == [1, 2, 3]
 
 

@@ -137,8 +137,8 @@ def test_kohya_folders_repeat_and_caption_their_pictures(folder: Path) -> None:
     assert [(e.path.name, e.repeats, e.caption) for e in found.examples] == [
         ("a.png", 10, "sks dog"), ("b.png", 10, "my dog"), ("c.png", 2, "a cat"),
     ]  # fmt: skip
-    said = "\n".join(found.notices)
-    assert "others: its pictures are not used" in said
+    text = "\n".join(found.notices)
+    assert "others: its pictures are not used" in text
     alone = load_dataset(Data(folder=folder / "10_sks dog"))
     assert [e.repeats for e in alone.examples] == [10, 10]
 

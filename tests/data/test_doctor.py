@@ -45,9 +45,9 @@ def test_of_a_good_set_nothing_is_said(healthy):
 
 
 def test_every_look_is_counted(healthy):
-    told = []
-    doctor.check_dataset(Data(folder=healthy), 128, lambda done, total: told.append((done, total)))
-    assert told == [(number, 10) for number in range(1, 11)]
+    progress = []
+    doctor.check_dataset(Data(folder=healthy), 128, lambda done, total: progress.append((done, total)))
+    assert progress == [(number, 10) for number in range(1, 11)]
 
 
 def test_copies_and_look_alikes_are_told_apart(healthy):
@@ -56,22 +56,23 @@ def test_copies_and_look_alikes_are_told_apart(healthy):
     scene(5).transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(healthy / "turned over.png")
     for name in ("copy", "small", "turned over"):
         (healthy / f"{name}.txt").write_text("sks dog")
-    said = found(healthy)
+    findings = found(healthy)
     assert (
-        names(said["The same file twice"]) == ["copy.png"] and "copy.png is 3.png" in said["The same file twice"].text
+        names(findings["The same file twice"]) == ["copy.png"]
+        and "copy.png is 3.png" in findings["The same file twice"].text
     )
-    near = said["Nearly the same picture"]
+    near = findings["Nearly the same picture"]
     assert sorted(names(near)) == ["4.png", "5.png", "small.jpg", "turned over.png"]
     assert "5.png and turned over.png (mirrored)" in near.text and near.severity == "could"
-    assert len(said) == 2
+    assert len(findings) == 2
 
 
 def test_a_set_of_one_picture_over_and_over_must_be_mended(folder):
     for number in range(10):
         scene(0).resize((128 + number, 128 + number)).save(folder / f"{number}.png")
         (folder / f"{number}.txt").write_text(f"sks dog, place {number}")
-    (said,) = found(folder).values()
-    assert said.severity == "must" and "10 of 10 pictures are nearly the same" in said.text
+    (finding,) = found(folder).values()
+    assert finding.severity == "must" and "10 of 10 pictures are nearly the same" in finding.text
 
 
 def test_small_and_long_pictures_are_named_with_what_happens_to_them(healthy):
@@ -79,8 +80,8 @@ def test_small_and_long_pictures_are_named_with_what_happens_to_them(healthy):
     scene(21, 900, 130).save(healthy / "banner.png")
     for name in ("little", "banner"):
         (healthy / f"{name}.txt").write_text("sks dog")
-    said = found(healthy)
-    small, cut = said["Smaller than the training size of 128 pixels"], said["Cropped to their training shape"]
+    findings = found(healthy)
+    small, cut = findings["Smaller than the training size of 128 pixels"], findings["Cropped to their training shape"]
     assert names(small) == ["little.png"] and "side has 100" in small.text
     assert names(cut) == ["banner.png"] and "42% of the area" in cut.text  # 900 x 130 to 1:4, the longest shape
     assert len(found(healthy, native_size=512)["Smaller than the training size of 512 pixels"].images) == 12
@@ -130,23 +131,26 @@ def test_what_is_taken_care_of_is_said_and_asks_for_nothing(healthy):
     clear.save(healthy / "clear.png")
     for name in ("tilted", "clear"):
         (healthy / f"{name}.txt").write_text("sks dog")
-    said = found(healthy)
-    assert {finding.severity for finding in said.values()} == {"fine"}
-    assert names(said["Turned upright as the camera noted (EXIF)"]) == ["tilted.jpg"]
-    assert names(said["Transparent"]) == ["clear.png"] and "laid on white" in said["Transparent"].text
+    findings = found(healthy)
+    assert {finding.severity for finding in findings.values()} == {"fine"}
+    assert names(findings["Turned upright as the camera noted (EXIF)"]) == ["tilted.jpg"]
+    assert names(findings["Transparent"]) == ["clear.png"] and "laid on white" in findings["Transparent"].text
     assert "#00ff00" in found(healthy, background="#00ff00")["Transparent"].text
 
 
 def test_captions_missing_without_trigger_or_all_the_same(healthy):
     (healthy / "0.txt").unlink()
     (healthy / "1.txt").write_text("a dog in the grass")
-    said = found(healthy)
-    assert names(said["Without a caption of their own"]) == ["0.png"] and "“sks dog”" in next(iter(said.values())).text
-    assert names(said["Captions without the trigger “sks”"]) == ["1.png"]
+    finding = found(healthy)
+    assert (
+        names(finding["Without a caption of their own"]) == ["0.png"]
+        and "“sks dog”" in next(iter(finding.values())).text
+    )
+    assert names(finding["Captions without the trigger “sks”"]) == ["1.png"]
     for number in range(10):
         (healthy / f"{number}.txt").write_text("sks, a dog in the grass")
-    (said,) = found(healthy).values()
-    assert said.text.startswith("All captions are the same: “sks, a dog in the grass”")
+    (finding,) = found(healthy).values()
+    assert finding.text.startswith("All captions are the same: “sks, a dog in the grass”")
     for number in range(10):
         (healthy / f"{number}.txt").write_text("a photo of sks dog")  # how a subject is often captioned
     assert found(healthy) == {}
@@ -155,8 +159,8 @@ def test_captions_missing_without_trigger_or_all_the_same(healthy):
 def test_pictures_that_no_word_calls_must_be_mended(healthy):
     for file in healthy.glob("*.txt"):
         file.unlink()
-    (said,) = found(healthy, trigger="", class_name="").values()
-    assert said.severity == "must" and "give a trigger word" in said.text and len(said.images) == 10
+    (finding,) = found(healthy, trigger="", class_name="").values()
+    assert finding.severity == "must" and "give a trigger word" in finding.text and len(finding.images) == 10
 
 
 @pytest.mark.parametrize(("number", "severity"), [(2, "must"), (5, "could")])
@@ -164,16 +168,16 @@ def test_too_few_pictures_are_said_to_be_too_few(folder, number, severity):
     for seed in range(number):
         scene(seed).save(folder / f"{seed}.png")
         (folder / f"{seed}.txt").write_text(f"sks dog {seed}")
-    (said,) = found(folder).values()
-    assert said.severity == severity and f"{number} pictures" in said.text
+    (finding,) = found(folder).values()
+    assert finding.severity == severity and f"{number} pictures" in finding.text
 
 
 def test_what_cannot_be_used_comes_first_and_a_missing_folder_is_a_sentence(healthy):
     (healthy / "fake.png").write_text("<html>")
     first, *rest = found(healthy).values()
     assert first.severity == "must" and names(first) == ["fake.png"] and rest == []
-    (said,) = found(healthy / "nowhere").values()
-    assert said.severity == "must" and "does not exist" in said.text
+    (finding,) = found(healthy / "nowhere").values()
+    assert finding.severity == "must" and "does not exist" in finding.text
 
 
 def test_a_changed_file_is_looked_at_again(healthy):

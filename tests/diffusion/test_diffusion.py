@@ -90,18 +90,18 @@ def test_uniform_timesteps_are_what_they_were_before_there_was_a_choice():
     generator = torch.Generator().manual_seed(derive(3, "noise", 7, 2))
     expected = torch.randint(1000, (1,), generator=generator), torch.randn(4, 8, 8, generator=generator)
     offset = torch.randn(4, 1, 1, generator=generator) * 0.0
-    noise, spread, drawn = DDPMProcess(SD).sample((4, 8, 8), 3, 7, [2])
-    assert torch.equal(drawn, expected[0])
+    noise, spread, times = DDPMProcess(SD).sample((4, 8, 8), 3, 7, [2])
+    assert torch.equal(times, expected[0])
     assert torch.equal(spread[0], expected[1])
     assert torch.equal(noise[0], torch.randn(4, 8, 8, generator=generator) + offset)
 
 
 @pytest.mark.parametrize("sampling", ["uniform", "even", "logit-normal"])
 def test_a_timestep_depends_on_seed_number_and_place_and_stays_in_its_span(sampling):
-    drawn = timesteps(sampling, (200, 599))
-    assert (drawn.min() >= 200) and (drawn.max() <= 599)
-    assert len(drawn.unique()) > 150
-    assert torch.equal(timesteps(sampling, (200, 599), [7], [2, 3])[0], drawn[7, 2:])
+    times = timesteps(sampling, (200, 599))
+    assert (times.min() >= 200) and (times.max() <= 599)
+    assert len(times.unique()) > 150
+    assert torch.equal(timesteps(sampling, (200, 599), [7], [2, 3])[0], times[7, 2:])
     assert not torch.equal(
         DDPMProcess(SD).sample((4, 1, 1), 4, 7, [0, 1, 2, 3], 0.0, sampling)[2], timesteps(sampling)[7]
     )
@@ -114,7 +114,7 @@ def test_even_timesteps_come_alike_often_and_keep_their_distance_in_a_batch():
     for batch in even.sort(dim=1).values:
         apart = torch.cat([batch.diff(), batch[:1] + 1000 - batch[-1:]])
         assert apart.min() > 140  # three-distance theorem: four points a golden turn apart, 0.146 at least
-    means = [drawn.float().mean(1).view(50, 10).mean(1) for drawn in (chance, even)]  # over ten steps: Adam's memory
+    means = [times.float().mean(1).view(50, 10).mean(1) for times in (chance, even)]  # over ten steps: Adam's memory
     assert means[0].std() > 3 * means[1].std()
 
 

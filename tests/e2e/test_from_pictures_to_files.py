@@ -67,8 +67,8 @@ def test_odd_files_are_said_in_a_sentence_each_and_the_good_ones_kept(server, vi
     visitor.project("odd files")
     visitor.give("#drop-files", [tmp_path / name for name in names])
     visitor.see("3 pictures ready", "#pictures-status")
-    said = visitor.page.locator("#pictures-remarks").inner_text()
-    assert all(name in said for name in ("again.png", "fake.png", "huge.png", "alone.txt"))
+    text = visitor.page.locator("#pictures-remarks").inner_text()
+    assert all(name in text for name in ("again.png", "fake.png", "huge.png", "alone.txt"))
     assert not (server.data_dir / "outside.png").exists()
     visitor.see("turned", "#pictures-findings")
 
@@ -139,10 +139,12 @@ def test_a_scale_stays_when_its_list_is_looked_at_and_a_page_at_rest_asks_for_no
     visitor.choose("#project", "mystyle")
     visitor.see("10 pictures ready", "#pictures-status")
     visitor.page.wait_for_timeout(3000)
-    asked = []
-    visitor.page.on("request", lambda request: asked.append(request.post_data) if "queue/join" in request.url else None)
+    requests = []
+    visitor.page.on(
+        "request", lambda request: requests.append(request.post_data) if "queue/join" in request.url else None
+    )
     visitor.page.wait_for_timeout(3000)
-    assert asked == []
+    assert requests == []
     assert visitor.page.get_by_label("Trigger word").input_value() == "ohwx style"
     assert float(slider.input_value()) == 0.3
 

@@ -38,8 +38,8 @@ def fill(data_dir):
     samples.mkdir(exist_ok=True)
     copyfile(PICTURES[0], samples / "0-0.png")
     tell = Journal(run.journal)
-    said = {"device": EVIL, "precision": EVIL, "base": EVIL}
-    tell(RunStarted(step=0, steps=9, images=6, modules=1, parameters=1, share=0.1, **said))
+    overrides = {"device": EVIL, "precision": EVIL, "base": EVIL}
+    tell(RunStarted(step=0, steps=9, images=6, modules=1, parameters=1, share=0.1, **overrides))
     tell(SampleReady(step=0, index=0, prompt=EVIL, path="samples/0-0.png"))
     tell(Notice(message=EVIL))
     tell(RunFailed(message=EVIL, exit_code=1))

@@ -174,9 +174,9 @@ def test_a_busy_port_gives_the_next(server, tmp_path):
         other = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         line = other.stdout.readline()
     other.terminate()
-    said = other.communicate(timeout=30)[1]
+    output = other.communicate(timeout=30)[1]
     assert f":{server.port}" not in line and "http://" in line
-    assert f"Port {server.port} is busy" in said
+    assert f"Port {server.port} is busy" in output
 
 
 @pytest.mark.slow

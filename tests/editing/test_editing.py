@@ -102,15 +102,15 @@ def test_nothing_stays_nothing():
 
 def test_loras_side_by_side_are_exactly_the_scaled_sum(weights):
     one, two = random_adapter("lora"), random_adapter("lora", seed=2, targets="cross-attention")
-    told: list[tuple[int, int]] = []
-    merged = editing.merge([("one", one, 0.7), ("two", two, -0.4)], on_progress=lambda *at: told.append(at))
+    progress: list[tuple[int, int]] = []
+    merged = editing.merge([("one", one, 0.7), ("two", two, -0.4)], on_progress=lambda *at: progress.append(at))
     first, second, found = (changes(state, weights) for state in (one, two, merged))
     assert merged.modules.keys() == one.modules.keys()
     for path, change in found.items():
         expected = 0.7 * first[path] - 0.4 * second.get(path, torch.zeros(()))
         assert torch.allclose(change, expected, atol=1e-6 * float(expected.abs().max() + 1))
         assert merged.modules[path].rank == 4 + 4 * (path in second)
-    assert told[-1] == (len(one.modules), len(one.modules))
+    assert progress[-1] == (len(one.modules), len(one.modules))
 
 
 def test_any_methods_merge_by_their_singular_values(base, weights):
@@ -191,19 +191,19 @@ def test_what_was_tuned_is_extracted_and_gives_the_tuned_model_back(base, tmp_pa
     path = tmp_path / "a.safetensors"
     write_adapter(adapter, path)
     tuned = editing.bake(base, [("a", path, 0.8)], tmp_path / "tuned", "fp32")
-    said: list[str] = []
-    state = editing.extract(base, str(tuned), Cut(rank=4), "linear", notice=said.append)
-    assert state.modules.keys() == adapter.modules.keys() and not said
+    notices: list[str] = []
+    state = editing.extract(base, str(tuned), Cut(rank=4), "linear", notice=notices.append)
+    assert state.modules.keys() == adapter.modules.keys() and not notices
     assert state.metadata["ss_v2"] == "False"
     for name, module in state.modules.items():
         expected = 0.8 * reference_delta(adapter.modules[name])
         assert torch.allclose(reference_delta(module).reshape(expected.shape), expected, atol=1e-5)
-    part = editing.extract(base, str(tuned), Cut(rank=4), "cross-attention", notice=said.append)
+    part = editing.extract(base, str(tuned), Cut(rank=4), "cross-attention", notice=notices.append)
     assert part.modules.keys() < state.modules.keys()
     energy = {path: float(reference_delta(module).norm() ** 2) for path, module in state.modules.items()}
     share = 1 - sum(energy[path] for path in part.modules) / sum(energy.values())
     left = len(state.modules) - len(part.modules)
-    assert f"{left} layers beyond cross-attention differ too, with {share:.0%} of the squared norm" in said[-1]
+    assert f"{left} layers beyond cross-attention differ too, with {share:.0%} of the squared norm" in notices[-1]
     with pytest.raises(ConfigError, match="nothing to extract"):
         editing.extract(base, base, Cut(rank=4))
     unet = editing.extract(base, str(tuned), Cut(rank=1), "cross-attention", text_encoder=False)
@@ -214,10 +214,10 @@ def test_layers_that_were_not_tuned_are_left_out_and_told(base, tmp_path):
     path = tmp_path / "a.safetensors"
     write_adapter(random_adapter("lora", targets="cross-attention"), path)
     tuned = editing.bake(base, [("a", path, 1.0)], tmp_path / "tuned", "fp32")
-    said: list[str] = []
-    state = editing.extract(base, str(tuned), Cut(rank=4), notice=said.append)
+    notices: list[str] = []
+    state = editing.extract(base, str(tuned), Cut(rank=4), notice=notices.append)
     assert state.modules.keys() == random_adapter("lora", targets="cross-attention").modules.keys()
-    assert "are the same in both models" in said[0]
+    assert "are the same in both models" in notices[0]
 
 
 @pytest.fixture(scope="module", params=["sd1", "sd2", "sdxl"])
@@ -311,15 +311,15 @@ def test_a_baked_file_says_what_was_said_of_its_base_and_who_was_trained_otherwi
     adapters = [("fast", tmp_path / "a.safetensors", 1.0)]
     with pytest.warns(UserWarning, match="adapter 'fast' was trained with .*zero_terminal_snr on"):
         plain = editing.bake(str(file), adapters, tmp_path / "plain.safetensors")
-    said = Model(base=str(file), prediction_type="v_prediction", zero_terminal_snr="on")
+    overridden = Model(base=str(file), prediction_type="v_prediction", zero_terminal_snr="on")
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
-        baked = editing.bake(said, adapters, tmp_path / "baked.safetensors")
+        baked = editing.bake(overridden, adapters, tmp_path / "baked.safetensors")
         undone = Model(base=str(baked), prediction_type="epsilon", zero_terminal_snr="off")
         twice = editing.bake(undone, adapters, tmp_path / "twice.safetensors")
         editing.bake(str(baked), adapters, tmp_path / "again.safetensors")
     assert marked_schedule(plain) == marked_schedule(file) == marked_schedule(twice) == {}
-    assert marked_schedule(baked) == marked_schedule(tmp_path / "again.safetensors") == said.schedule
+    assert marked_schedule(baked) == marked_schedule(tmp_path / "again.safetensors") == overridden.schedule
     with safe_open(baked, "pt") as found:
         assert found.get_tensor("v_pred").numel() == 0
 
@@ -390,14 +390,14 @@ def test_the_commands_make_what_they_say(base, tmp_path, capsys, monkeypatch):
 
     studio = Studio(base, device="cpu")
     studio.add_adapter("one", one)
-    drawn = np.asarray(studio.generate("a red house", steps=2, seed=3)[0], int)
+    generated = np.asarray(studio.generate("a red house", steps=2, seed=3)[0], int)
     again = Studio(base, device="cpu")
     again.add_adapter("one", tmp_path / "many" / "one")
-    assert np.array_equal(drawn, np.asarray(again.generate("a red house", steps=2, seed=3)[0], int))
+    assert np.array_equal(generated, np.asarray(again.generate("a red house", steps=2, seed=3)[0], int))
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["resize", "{one}", "--output", "{new}"], "say how much to keep"),
         (["resize", "{one}", "--rank", "2", "--output", "{one}"], "exists already"),
@@ -412,7 +412,7 @@ def test_the_commands_make_what_they_say(base, tmp_path, capsys, monkeypatch):
          "'foo' is no group"),
     ],
 )  # fmt: skip
-def test_a_command_says_in_one_sentence_what_is_wrong(arguments, said, tmp_path, capsys, monkeypatch):
+def test_a_command_says_in_one_sentence_what_is_wrong(arguments, message, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("SDLORA_DATA_DIR", str(tmp_path / "data"))
     one = tmp_path / "one.safetensors"
     save_file(
@@ -424,7 +424,7 @@ def test_a_command_says_in_one_sentence_what_is_wrong(arguments, said, tmp_path,
     )
     code = main([text.format(one=one, new=tmp_path / "new.safetensors") for text in arguments])
     error = capsys.readouterr().err
-    assert code != 0 and said in error
+    assert code != 0 and message in error
     assert not (tmp_path / "new.safetensors").exists()
 
 

@@ -62,7 +62,7 @@ def plain(pipeline, **values):
     return pipeline(PROMPT, num_inference_steps=3, guidance_scale=7, generator=generator, **values).images[0]
 
 
-def drawn(studio, prompt=PROMPT, **values):
+def generate(studio, prompt=PROMPT, **values):
     return studio.generate(prompt, seed=7, steps=3, cfg=7, sampler="DDIM", **values)[0]
 
 
@@ -77,7 +77,7 @@ def test_a_folder_is_known_for_what_it_is(family, base):
 @pytest.mark.parametrize("size", [(64, 64), (64, 128)])
 def test_a_picture_is_that_of_plain_diffusers(family, base, size):
     height, width = size
-    ours = drawn(Studio(str(base), device="cpu"), height=height, width=width, negative="snow")
+    ours = generate(Studio(str(base), device="cpu"), height=height, width=width, negative="snow")
     theirs = plain(alone(base), height=height, width=width, negative_prompt="snow")
     assert np.abs(pixels(ours) - pixels(theirs)).max() <= 1
 
@@ -87,8 +87,8 @@ def test_training_previews_resume_a_mix_and_files_all_work(family, base, configu
         model__base=str(base), train__steps=4, sample__every=2, sample__prompts=[PROMPT], sample__steps=2,
         adapter__targets="linear+conv", checkpoint__every=2,
     )  # fmt: skip
-    whole, told, paths = train_in_process(config, tmp_path / "whole")
-    assert whole and sum(type(event) is SampleReady for event in told) >= 3
+    whole, events, paths = train_in_process(config, tmp_path / "whole")
+    assert whole and sum(type(event) is SampleReady for event in events) >= 3
     stopped, *_ = train_in_process(config, tmp_path / "parts", stop_after=2)
     resumed, _, again = train_in_process(config, tmp_path / "parts")
     assert (stopped, resumed) == (False, True)
@@ -97,13 +97,13 @@ def test_training_previews_resume_a_mix_and_files_all_work(family, base, configu
     assert {path.partition(".")[0] for path in state.modules} == set(load_family(Model(base=str(base))).models)
 
     studio = Studio(str(base), device="cpu")
-    before = pixels(drawn(studio))
+    before = pixels(generate(studio))
     studio.add_adapter("one", paths.adapter, scale=1.0)
     studio.add_adapter("two", again.adapter, scale=-0.5)
-    mixed = pixels(drawn(studio))
+    mixed = pixels(generate(studio))
     assert np.abs(mixed - before).max() > 1
     studio.remove_adapter("two")
-    single = pixels(drawn(studio))
+    single = pixels(generate(studio))
     for format in FORMATS:
         file = tmp_path / f"{format}.safetensors"
         write_adapter(state, file, format)
@@ -131,21 +131,21 @@ def test_every_method_trains_resumes_and_draws(family, base, method, configure, 
         model__base=str(base), train__steps=4, sample__every=0, adapter__method=method, checkpoint__every=2,
         adapter__targets="linear+conv", train__learning_rate=1e-2,
     )  # fmt: skip
-    whole, told, paths = train_in_process(config, tmp_path / "whole")
+    whole, events, paths = train_in_process(config, tmp_path / "whole")
     stopped, *_ = train_in_process(config, tmp_path / "parts", stop_after=2)
     resumed, _, again = train_in_process(config, tmp_path / "parts")
     assert (whole, stopped, resumed) == (True, False, True)
-    assert np.isfinite([event.loss for event in told if type(event) is StepDone]).all()
+    assert np.isfinite([event.loss for event in events if type(event) is StepDone]).all()
     state, parts = read_adapter(paths.adapter), read_adapter(again.adapter)
     assert state.method == method
     for path, module in state.modules.items():
         assert all(torch.equal(parts.modules[path].tensors[name], tensor) for name, tensor in module.tensors.items())
     studio = Studio(str(base), device="cpu")
-    before = pixels(drawn(studio))
+    before = pixels(generate(studio))
     studio.add_adapter("one", paths.adapter)
-    assert np.abs(pixels(drawn(studio)) - before).max() > 1
+    assert np.abs(pixels(generate(studio)) - before).max() > 1
     studio.set_scale("one", 0)
-    assert np.array_equal(pixels(drawn(studio)), before)
+    assert np.array_equal(pixels(generate(studio)), before)
 
 
 @pytest.mark.parametrize(("family", "method"), EVERY, indirect=["family"])
@@ -154,18 +154,18 @@ def test_every_method_trains_over_a_bf16_base(family, base, method, configure, t
         model__base=str(base), train__steps=2, train__precision="bf16", adapter__targets="linear",
         adapter__method=method, sample__every=0,
     )  # fmt: skip
-    finished, told, paths = train_in_process(config, tmp_path / "run")
+    finished, events, paths = train_in_process(config, tmp_path / "run")
     assert finished
-    assert np.isfinite([event.loss for event in told if type(event) is StepDone]).all()
+    assert np.isfinite([event.loss for event in events if type(event) is StepDone]).all()
     modules = read_adapter(paths.adapter).modules.values()
     assert {tensor.dtype for module in modules for tensor in module.tensors.values()} == {torch.float32}
 
 
 def test_it_trains_with_its_base_in_bf16(family, base, configure, tmp_path):
     config = configure(model__base=str(base), train__steps=2, train__precision="bf16", adapter__targets="linear")
-    finished, told, paths = train_in_process(config, tmp_path / "run")
+    finished, events, paths = train_in_process(config, tmp_path / "run")
     assert finished
-    losses = [event.loss for event in told if type(event) is StepDone]
+    losses = [event.loss for event in events if type(event) is StepDone]
     assert len(losses) == 2 and np.isfinite(losses).all()
     modules = read_adapter(paths.adapter).modules.values()
     assert {module.tensors["up"].dtype for module in modules} == {torch.float32}
@@ -214,7 +214,7 @@ def test_sdxl_is_told_how_a_picture_was_cut():
 
 
 @pytest.mark.parametrize(
-    ("picture", "size", "position", "flip", "told"),
+    ("picture", "size", "position", "flip", "expected"),
     [
         ((640, 480), (64, 64), 0.5, False, (480, 640, 0, 10)),  # 85 x 64, ten pixels off on the left
         ((640, 480), (64, 64), 1.0, False, (480, 640, 0, 21)),
@@ -223,8 +223,8 @@ def test_sdxl_is_told_how_a_picture_was_cut():
         ((64, 64), (64, 64), 0.5, False, (64, 64, 0, 0)),
     ],
 )
-def test_framing_is_the_pictures_own_size_and_where_it_is_cut(picture, size, position, flip, told):
-    assert size_and_crop(ImageSize(*picture), ImageSize(*size), position, flip) == told
+def test_framing_is_the_pictures_own_size_and_where_it_is_cut(picture, size, position, flip, expected):
+    assert size_and_crop(ImageSize(*picture), ImageSize(*size), position, flip) == expected
 
 
 def test_zero_terminal_snr_is_diffusers_own():
@@ -237,9 +237,9 @@ def test_zero_terminal_snr_is_diffusers_own():
 
 def test_what_a_base_predicts_can_be_said_where_it_does_not_say_it(tmp_path):
     base = str(write_tiny_model(tmp_path / "sd1", "sd1"))
-    said = load_family(Model(base=base, prediction_type="v_prediction", zero_terminal_snr="on"))
-    assert said.prediction_type == "v_prediction"
-    assert said.scheduler_config["rescale_betas_zero_snr"] is True
+    overridden = load_family(Model(base=base, prediction_type="v_prediction", zero_terminal_snr="on"))
+    assert overridden.prediction_type == "v_prediction"
+    assert overridden.scheduler_config["rescale_betas_zero_snr"] is True
     with pytest.raises(ModelError, match="zero terminal SNR"):
         load_family(Model(base=base, zero_terminal_snr="on"))
 
@@ -251,9 +251,9 @@ def test_what_is_said_of_a_base_reaches_samplers_where_its_file_leaves_it_out(tm
     config = json.loads(file.read_text())
     del config["prediction_type"]
     file.write_text(json.dumps(config))
-    said = load_family(Model(base=str(base), prediction_type="v_prediction", zero_terminal_snr="on"))
+    overridden = load_family(Model(base=str(base), prediction_type="v_prediction", zero_terminal_snr="on"))
     for sampler in ("DPM++ 2M", "Euler", "DDIM"):
-        made = make_scheduler(sampler, said.process).config
+        made = make_scheduler(sampler, overridden.process).config
         assert (made.prediction_type, made.rescale_betas_zero_snr) == ("v_prediction", True)
 
 

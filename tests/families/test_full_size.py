@@ -84,14 +84,14 @@ def draw(base: Path, one: Path, two: Path, folder: Path) -> dict[str, np.ndarray
         print(format, export_adapter(read_adapter(one), folder / f"{format}.safetensors", format))
     studio = Studio(str(base), device="cpu")
 
-    def drawn() -> np.ndarray:
+    def generated() -> np.ndarray:
         return np.asarray(studio.generate(PROMPT, **SAMPLING)[0])
 
-    found = {"base": drawn()}
+    found = {"base": generated()}
     studio.add_adapter("one", one)
-    found["one"] = drawn()
+    found["one"] = generated()
     studio.add_adapter("two", two, scale=-0.5)
-    found["mixed"] = drawn()
+    found["mixed"] = generated()
     return found
 
 

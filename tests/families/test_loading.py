@@ -87,7 +87,7 @@ def test_a_fingerprint_tells_seeds_apart_and_stays(tiny_base, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("base", "said"),
+    ("base", "message"),
     [
         ("pockt", "did you mean pocket"),
         ("model.ckpt", "can run code"),
@@ -95,8 +95,8 @@ def test_a_fingerprint_tells_seeds_apart_and_stays(tiny_base, tmp_path):
         ("nothing here", "give pocket, a folder"),
     ],
 )
-def test_a_base_that_can_be_nothing_is_refused(base, said):
-    with pytest.raises(ModelError, match=said):
+def test_a_base_that_can_be_nothing_is_refused(base, message):
+    with pytest.raises(ModelError, match=message):
         locate_base(base)
 
 
@@ -192,19 +192,19 @@ def described(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("marks", "told"),
+    ("marks", "expected"),
     [
         ((), {}),
         (("v_pred",), {"prediction_type": "v_prediction"}),
         (("v_pred", "ztsnr"), {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True}),
     ],
 )
-def test_a_single_files_marks_tell_its_schedule_and_settings_go_before(marks, told, tmp_path, described):
+def test_a_single_files_marks_tell_its_schedule_and_settings_go_before(marks, expected, tmp_path, described):
     whole = SINGLE_FILES["sdxl"] | {name: [1] for name in (*TEXT["sdxl"], "first_stage_model.x")}
     path = write_header(tmp_path / "juggernaut.safetensors", whole | {mark: [0] for mark in marks})
     load_family(Model(base=str(path)))
     load_family(Model(base=str(path), prediction_type="epsilon"))
-    assert [schedule for *_, schedule, _ in described] == [told, {**told, "prediction_type": "epsilon"}]
+    assert [schedule for *_, schedule, _ in described] == [expected, {**expected, "prediction_type": "epsilon"}]
     assert (native_size(str(path)), preset_for(str(path), "style")) == (1024, "sdxl-style")
 
 
@@ -228,10 +228,10 @@ REPOSITORY = [*CONFIGS, *UNUSED, *(f"{name}{kind}.safetensors" for name in WEIGH
 
 @pytest.mark.parametrize(("variant", "ending"), [(None, ".safetensors"), ("fp16", ".fp16.safetensors")])
 def test_of_a_hubs_repository_only_what_is_needed_is_fetched_and_loaded(variant, ending, broken, monkeypatch):
-    asked = []
+    requests = []
 
     def download(*arguments, **options):
-        asked.append((arguments, options))
+        requests.append((arguments, options))
         return str(broken)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
@@ -239,7 +239,7 @@ def test_of_a_hubs_repository_only_what_is_needed_is_fetched_and_loaded(variant,
         weights.rename(weights.with_suffix(ending))
     family = load_family(Model(base="someone/model", revision="a1b2c3", variant=variant))
     assert family.source == "someone/model"
-    [(arguments, options)] = asked
+    [(arguments, options)] = requests
     assert (arguments, options.pop("revision")) == (("someone/model",), "a1b2c3")
     assert set(filter_repo_objects(REPOSITORY, **options)) == {*CONFIGS, *(name + ending for name in WEIGHTS)}
 
@@ -288,13 +288,13 @@ def refused(kind):
 def test_the_hubs_answers_are_told_apart(monkeypatch):
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
-    said = {
+    text = {
         "gated; accept its terms on the hub, then log in": refused(GatedRepoError),
         "has no revision r of it; check model.revision": refused(RevisionNotFoundError),
         "no such model .*check the spelling": refused(RepositoryNotFoundError),
         "nothing is cached; go online once, or give a folder": OSError("timed out"),
     }
-    for sentence, error in said.items():
+    for sentence, error in text.items():
         answers(monkeypatch, error)
         with pytest.raises(ModelError, match=f"^someone/model: .*{sentence}"):
             load_family(Model(base="someone/model", revision="r"))
@@ -333,10 +333,10 @@ def test_a_folders_variant_is_loaded_and_one_that_it_has_not_is_named(broken):
 
 
 def test_shards_of_a_variant_are_fetched_and_of_none_are_not(broken, monkeypatch):
-    asked = []
+    requests = []
 
     def download(*arguments, **options):
-        asked.append({name: options[name] for name in ("allow_patterns", "ignore_patterns")})
+        requests.append({name: options[name] for name in ("allow_patterns", "ignore_patterns")})
         raise OSError("enough")
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
@@ -344,7 +344,7 @@ def test_shards_of_a_variant_are_fetched_and_of_none_are_not(broken, monkeypatch
     for variant, kept in (("fp16", files[1:]), (None, files[:1])):
         with pytest.raises(ModelError):
             load_family(Model(base="someone/model", variant=variant))
-        assert [*filter_repo_objects(files, **asked[-1])] == kept
+        assert [*filter_repo_objects(files, **requests[-1])] == kept
 
 
 @pytest.mark.parametrize(

@@ -210,9 +210,9 @@ def test_full_size_models_refuse_pockets_vocabulary_before_anything_is_loaded(na
 def test_without_a_vocabulary_three_ways_to_one_are_told(tiny):
     with pytest.raises(ModelError) as caught:
         load_family(Model(base=str(tiny / "model.safetensors")))
-    said = str(caught.value)
-    assert "openai/clip-vit-large-patch14" in said and "HF_HUB_OFFLINE is set" in said
-    assert all(way in said for way in ("go online once", "HF_HOME", "model.tokenizer"))
+    text = str(caught.value)
+    assert "openai/clip-vit-large-patch14" in text and "HF_HUB_OFFLINE is set" in text
+    assert all(way in text for way in ("go online once", "HF_HOME", "model.tokenizer"))
 
 
 @pytest.fixture
@@ -238,7 +238,7 @@ def test_a_vocabulary_may_lie_alone_in_a_folder(kept, tiny, words, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("files", "said"),
+    ("files", "message"),
     [
         ({}, "holds no vocabulary"),
         ({"vocab.json": "{}"}, "holds no vocabulary"),
@@ -246,23 +246,23 @@ def test_a_vocabulary_may_lie_alone_in_a_folder(kept, tiny, words, tmp_path):
         ({"tokenizer.json": "{}"}, "its vocabulary cannot be read"),
     ],
 )
-def test_a_folder_without_a_vocabulary_is_refused(files, said, tiny, tmp_path):
+def test_a_folder_without_a_vocabulary_is_refused(files, message, tiny, tmp_path):
     for name, content in files.items():
         (tmp_path / name).write_text(content)
-    with pytest.raises(ModelError, match=said):
+    with pytest.raises(ModelError, match=message):
         load_family(Model(base=str(tiny / "model.safetensors"), tokenizer=tmp_path))
 
 
 def test_the_hub_is_asked_for_the_vocabulary_alone(tiny, words, monkeypatch):
-    asked = []
+    requests = []
 
     def download(repository, name, **options):
-        asked.append((repository, name))
+        requests.append((repository, name))
         return str(words / name)
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
     found = load_family(Model(base=str(tiny / "model.safetensors")))
-    assert asked == [("openai/clip-vit-large-patch14", name) for name in ("vocab.json", "merges.txt")]
+    assert requests == [("openai/clip-vit-large-patch14", name) for name in ("vocab.json", "merges.txt")]
     assert torch.equal(found.tokenize(["a red house"]), from_file(tiny).tokenize(["a red house"]))
 
 
@@ -323,13 +323,13 @@ def test_a_full_size_file_is_known_by_its_header(name, size, tmp_path):
 
 
 def test_sd2_predicts_velocity_at_768_px_and_noise_at_512():
-    def told(config):
+    def answer(config):
         scheduler = json.loads((config / "scheduler" / "scheduler_config.json").read_text())
         return scheduler["prediction_type"], folder_size(config)
 
-    assert told(config_folder("sd2")) == told(config_folder("sd2", "v_prediction")) == ("v_prediction", 768)
-    assert told(config_folder("sd2", "epsilon")) == ("epsilon", 512)
-    assert told(config_folder("sd1", "v_prediction")) == ("epsilon", 512)
+    assert answer(config_folder("sd2")) == answer(config_folder("sd2", "v_prediction")) == ("v_prediction", 768)
+    assert answer(config_folder("sd2", "epsilon")) == ("epsilon", 512)
+    assert answer(config_folder("sd1", "v_prediction")) == ("epsilon", 512)
 
 
 def test_an_epsilon_file_of_sd2_has_the_smaller_size(tmp_path, monkeypatch):

@@ -39,12 +39,12 @@ def test_a_missing_file_is_a_file_error(tmp_path: Path) -> None:
 def test_keys_that_name_no_layer_are_counted_named_and_left_out(tmp_path: Path) -> None:
     strange = {"bundle_emb.word.string_to_param": torch.ones(1, 8), "lora_unet_strange_part.alpha": torch.tensor(1.0)}
     save_file(lora() | strange, tmp_path / "a.safetensors")
-    told: list[str] = []
-    state = read_adapter(tmp_path / "a.safetensors", told.append)
+    notices: list[str] = []
+    state = read_adapter(tmp_path / "a.safetensors", notices.append)
     assert list(state.modules) == ["unet.mid_block.attentions.0.proj_in"]
-    assert len(told) == 1
-    assert "2 keys name no layer" in told[0]
-    assert all(key in told[0] for key in strange)
+    assert len(notices) == 1
+    assert "2 keys name no layer" in notices[0]
+    assert all(key in notices[0] for key in strange)
     assert set(inspect_adapter(tmp_path / "a.safetensors").unknown) == set(strange)
 
 

@@ -107,9 +107,9 @@ def test_a_round_trip_is_exact_and_an_independent_reading_agrees(format, method,
 
 def test_an_exported_dora_says_where_its_keys_are_read_otherwise(tmp_path):
     state = state_for("dora", "sd1")
-    said = {format: export_adapter(state, place(tmp_path / format, format), format) for format in WRITTEN}
-    assert "ComfyUI and Forge read a DoRA's lengths differently" in str(said.pop("kohya"))
-    assert not any(proof.advice for proof in said.values())
+    text = {format: export_adapter(state, place(tmp_path / format, format), format) for format in WRITTEN}
+    assert "ComfyUI and Forge read a DoRA's lengths differently" in str(text.pop("kohya"))
+    assert not any(proof.advice for proof in text.values())
     assert not export_adapter(state_for("lora", "sd1"), place(tmp_path, "kohya")).advice
 
 
@@ -144,12 +144,12 @@ def stem_of(name: str, sdxl: bool) -> str:
     ("format", "method"), [(f, m) for f, m in product(WRITTEN, (*METHODS, "full")) if m not in HELD[f]]
 )
 def test_what_a_format_cannot_hold_it_refuses_by_name(format, method, tmp_path):
-    said = (
+    message = (
         "no full difference"
         if (format, method) == ("peft", "full")
         else f"names for {method}; export with --format kohya"
     )
-    with pytest.raises(FormatError, match=said):
+    with pytest.raises(FormatError, match=message):
         write_adapter(state_for(method, "sd1"), place(tmp_path, format), format)
     assert list(tmp_path.iterdir()) == []
 
@@ -211,16 +211,18 @@ def test_pefts_own_loader_computes_the_same_from_its_folder(method, family, tmp_
         if component == "unet":
             width = base.config.cross_attention_dim
             latents, text = torch.randn(2, 4, 8, 8, generator=draw), torch.randn(2, 77, width, generator=draw)
-            told = {}
+            conditions = {}
             if family == "sdxl":
-                told = {
+                conditions = {
                     "added_cond_kwargs": {
                         "text_embeds": torch.randn(2, SECOND_TEXT_WIDTH, generator=draw),
                         "time_ids": torch.ones(2, 6),
                     }
                 }
             with torch.no_grad():
-                pair = [m(latents, torch.tensor([10, 700]), text, **told).sample for m in (models[component], theirs)]
+                pair = [
+                    m(latents, torch.tensor([10, 700]), text, **conditions).sample for m in (models[component], theirs)
+                ]
         else:
             ids = torch.randint(0, 100, (2, 77), generator=draw)
             with torch.no_grad():

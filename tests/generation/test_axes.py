@@ -33,7 +33,7 @@ def test_values_are_read_as_a1111_reads_them(kind, text, values):
 
 
 @pytest.mark.parametrize(
-    ("kind", "text", "said"),
+    ("kind", "text", "message"),
     [
         ("scale", "a lot", "scale: 'a lot' is no number and no range"),
         ("scale", "nan", "no number"),
@@ -52,8 +52,8 @@ def test_values_are_read_as_a1111_reads_them(kind, text, values):
         ("checkpont", "", "did you mean checkpoint"),
     ],
 )
-def test_what_cannot_be_read_is_one_sentence_that_names_the_axis(kind, text, said):
-    with pytest.raises(ConfigError, match=said) as caught:
+def test_what_cannot_be_read_is_one_sentence_that_names_the_axis(kind, text, message):
+    with pytest.raises(ConfigError, match=message) as caught:
         parse_axis(kind, text, [100, 250, 400])
     assert "\n" not in str(caught.value)
 

@@ -41,7 +41,7 @@ def test_our_own_text_fills_every_field():
 
 
 @pytest.mark.parametrize(
-    ("line", "sampler", "said"),
+    ("line", "sampler", "message"),
     [
         ("Sampler: DPM++ 2M Karras", "DPM++ 2M Karras", ""),  # As A1111 wrote it before 1.9.
         ("Sampler: Euler a, Schedule type: Automatic", "Euler a", ""),
@@ -49,10 +49,10 @@ def test_our_own_text_fills_every_field():
         ("Sampler: Restart, Schedule type: Karras", "", "no sampler 'Restart' here"),
     ],
 )
-def test_samplers_of_any_age_are_read_and_unknown_ones_named(line, sampler, said):
+def test_samplers_of_any_age_are_read_and_unknown_ones_named(line, sampler, message):
     read = recall_text(f"a cat\nSteps: 7, {line}, Seed: 1", [])
     assert (read.sampler, read.numbers) == (sampler, {"steps": 7, "seed": 1})
-    assert said in " ".join(read.remarks) and bool(read.remarks) == bool(said)
+    assert message in " ".join(read.remarks) and bool(read.remarks) == bool(message)
 
 
 def test_what_cannot_be_taken_over_is_named_and_the_rest_is_filled_in():
@@ -63,7 +63,7 @@ def test_what_cannot_be_taken_over_is_named_and_the_rest_is_filled_in():
     read = recall_text(text, ["cat", "glass"])
     assert read.prompt == "a cat \nwith a hat <lora:cat:0.5:0.25> <lora:glass:3>"  # No slider holds these two.
     assert (read.scales, read.numbers, read.negative) == ({}, {"seed": 5}, "")
-    said = " ".join(read.remarks)
+    message = " ".join(read.remarks)
     for part in (
         "no adapter 'gone'",
         "steps = 9999: give 1 to 1000",
@@ -71,7 +71,7 @@ def test_what_cannot_be_taken_over_is_named_and_the_rest_is_filled_in():
         "Size 'big' cannot",
         "Hires upscale, Note",
     ):
-        assert part in said
+        assert part in message
 
 
 def test_a_text_without_settings_is_a_prompt_and_no_text_is_an_error():

@@ -27,7 +27,7 @@ def loaded(tiny_base):
     return Studio(str(tiny_base), device="cpu").family
 
 
-def drawn(family, side=64, studio=None, **engine):
+def pixels(family, side=64, studio=None, **engine):
     studio = studio or Studio.from_family(family, engine=Engine(**engine))
     [image] = studio.generate("a red house", seed=3, steps=2, width=side, height=side)
     return np.asarray(image, float)
@@ -35,8 +35,8 @@ def drawn(family, side=64, studio=None, **engine):
 
 def test_a_picture_of_one_tile_is_the_same_to_the_bit_and_a_large_one_close(loaded):
     assert loaded.tile_size == 64
-    assert (drawn(loaded, 64, vae_tiling="on") == drawn(loaded, 64, vae_tiling="off")).all()
-    whole, tiled = drawn(loaded, 128, vae_tiling="off"), drawn(loaded, 128, vae_tiling="on")
+    assert (pixels(loaded, 64, vae_tiling="on") == pixels(loaded, 64, vae_tiling="off")).all()
+    whole, tiled = pixels(loaded, 128, vae_tiling="off"), pixels(loaded, 128, vae_tiling="on")
     assert (whole != tiled).any()
     # A random VAE's norms see a tile alone, which tells more than a trained one's; shapes and colours stay.
     assert np.abs(whole - tiled).mean() < whole.std() / 4
@@ -44,15 +44,15 @@ def test_a_picture_of_one_tile_is_the_same_to_the_bit_and_a_large_one_close(load
 
 
 def test_large_pictures_are_tiled_of_their_own_accord_where_memory_is_short_and_it_is_told(loaded, monkeypatch):
-    whole, tiled = drawn(loaded, 128, vae_tiling="off"), drawn(loaded, 128, vae_tiling="on")
+    whole, tiled = pixels(loaded, 128, vae_tiling="off"), pixels(loaded, 128, vae_tiling="on")
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
-        assert (drawn(loaded, 128) == whole).all()
+        assert (pixels(loaded, 128) == whole).all()
         monkeypatch.setattr(memory, "free_bytes", lambda device: 0)
-        drawn(loaded, 64)  # Tiles would save nothing.
-        assert (drawn(loaded, 128, vae_tiling="off") == whole).all()
+        pixels(loaded, 64)  # Tiles would save nothing.
+        assert (pixels(loaded, 128, vae_tiling="off") == whole).all()
     with pytest.warns(UserWarning, match="128x128 is decoded in tiles of 64 pixels"):
-        assert (drawn(loaded, 128) == tiled).all()
+        assert (pixels(loaded, 128) == tiled).all()
 
 
 def test_the_vae_is_left_as_it_was(loaded, monkeypatch):
@@ -60,19 +60,19 @@ def test_the_vae_is_left_as_it_was(loaded, monkeypatch):
     seen = []
     decode = loaded.vae.decode
     monkeypatch.setattr(loaded.vae, "decode", lambda *a, **k: (seen.append(loaded.vae.use_tiling), decode(*a, **k))[1])
-    drawn(loaded, vae_tiling="on")
+    pixels(loaded, vae_tiling="on")
     assert seen == [True] and loaded.vae.use_tiling is False
 
 
 @pytest.mark.parametrize(
-    ("engine", "device", "said"),
+    ("engine", "device", "message"),
     [
         (TURNS, CPU, "offload = model: the model is on the CPU already"),
         (XFORMERS, CARD, "attention = xformers: needs xformers"),
     ],
 )
-def test_what_cannot_be_done_here_is_refused_in_a_sentence(engine, device, said):
-    with pytest.raises(ConfigError, match=said):
+def test_what_cannot_be_done_here_is_refused_in_a_sentence(engine, device, message):
+    with pytest.raises(ConfigError, match=message):
         require_supported(engine, device)
 
 
@@ -93,13 +93,13 @@ def test_where_memory_runs_out_offloading_is_named_only_where_it_can_help(loaded
         raise torch.OutOfMemoryError
 
     monkeypatch.setattr("sdlora.generation.studio.sample_images", fail)
-    studio, said = Studio.from_family(loaded), []
+    studio, notices = Studio.from_family(loaded), []
     for device in (CPU, torch.device("mps")):
         studio.runtime.device = device
         with pytest.raises(OutOfMemoryError) as error:
-            drawn(None, studio=studio)
-        said.append(str(error.value).partition("; ")[2])
-    assert said == ["take a smaller size", "take a smaller size, or offload = model"]
+            pixels(None, studio=studio)
+        notices.append(str(error.value).partition("; ")[2])
+    assert notices == ["take a smaller size", "take a smaller size, or offload = model"]
 
 
 @pytest.fixture
@@ -114,7 +114,7 @@ def test_parts_come_and_go_in_the_order_of_their_work(family, tmp_path, anything
     studio = Studio(base, device="cpu")
     state = random_lora(paths=["text_encoder.text_model.encoder.layers.0.self_attn.q_proj"])
     studio.add_adapter("one", state)
-    plain = drawn(None, studio=studio)
+    plain = pixels(None, studio=studio)
     studio.runtime.use(TURNS)
     studio.remove_adapter("one")
     studio.add_adapter("one", state)  # An adapter may come when the hooks are there.
@@ -127,14 +127,14 @@ def test_parts_come_and_go_in_the_order_of_their_work(family, tmp_path, anything
     )
     gone, leave = [], engines_hook().offload
     monkeypatch.setattr(engines_hook(), "offload", lambda hook: (gone.append(names[id(hook.model)]), leave(hook))[1])
-    assert (drawn(None, studio=studio) == plain).all()
+    assert (pixels(None, studio=studio) == plain).all()
     encoders = ["text_encoder", "text_encoder_2"] if family == "sdxl" else ["text_encoder"]
     assert list(dict.fromkeys(came)) == [*encoders, "unet", "vae"]
     assert came[-1] == "vae" and came.count("unet") == 2
     assert gone[-len(names) :] == [*encoders, "unet", "vae"]  # At the end none is left on the device.
     studio.runtime.use(Engine())
     came.clear()
-    assert (drawn(None, studio=studio) == plain).all() and came == []
+    assert (pixels(None, studio=studio) == plain).all() and came == []
     assert not any(hasattr(part, "_hf_hook") for part in (*studio.family.models.values(), studio.family.vae))
 
 
@@ -158,21 +158,21 @@ def test_a_model_whose_parts_take_turns_is_never_whole_on_its_device(tiny_base, 
 
 
 def test_xformers_is_asked_of_the_unet_alone_and_taken_back(loaded, anything_goes, monkeypatch):
-    unet, asked = loaded.models["unet"], []
-    monkeypatch.setattr(unet, "enable_xformers_memory_efficient_attention", lambda: asked.append("on"))
-    monkeypatch.setattr(unet, "disable_xformers_memory_efficient_attention", lambda: asked.append("off"))
+    unet, requests = loaded.models["unet"], []
+    monkeypatch.setattr(unet, "enable_xformers_memory_efficient_attention", lambda: requests.append("on"))
+    monkeypatch.setattr(unet, "disable_xformers_memory_efficient_attention", lambda: requests.append("off"))
     machine = Runtime(loaded, CPU, XFORMERS)
     machine.use(Engine(attention="xformers", vae_tiling="on"))
-    assert asked == ["on"]
+    assert requests == ["on"]
     machine.use(Engine())
-    assert asked == ["on", "off"]
+    assert requests == ["on", "off"]
 
 
 def test_kernels_that_do_not_work_are_told_and_pytorchs_own_are_back(loaded, anything_goes, monkeypatch):
     def fail():
         raise NotImplementedError("No operator found for `memory_efficient_attention_forward`\nwith inputs: ...")
 
-    before = drawn(loaded)
+    before = pixels(loaded)
     monkeypatch.setattr(loaded.models["unet"], "enable_xformers_memory_efficient_attention", fail)
     studio = Studio.from_family(loaded)
     with pytest.raises(
@@ -180,7 +180,7 @@ def test_kernels_that_do_not_work_are_told_and_pytorchs_own_are_back(loaded, any
     ):
         studio.runtime.use(XFORMERS)
     assert studio.runtime.engine == Engine()
-    assert (drawn(None, studio=studio) == before).all()
+    assert (pixels(None, studio=studio) == before).all()
 
 
 def test_adapters_take_part_in_xformers_attention(tiny_base, anything_goes, monkeypatch):
@@ -196,13 +196,13 @@ def test_adapters_take_part_in_xformers_attention(tiny_base, anything_goes, monk
     ops = types.SimpleNamespace(memory_efficient_attention=kernel)
     monkeypatch.setattr(theirs, "xformers", types.SimpleNamespace(ops=ops))
     studio = Studio(str(tiny_base), device="cpu")
-    base = drawn(None, studio=studio)
+    base = pixels(None, studio=studio)
     studio.add_adapter("one", random_lora())
-    plain = drawn(None, studio=studio)
+    plain = pixels(None, studio=studio)
     assert (base != plain).any() and not called
     unet = studio.family.models["unet"]
     enable = lambda: unet.set_attn_processor(theirs.XFormersAttnProcessor())  # noqa: E731
     monkeypatch.setattr(unet, "enable_xformers_memory_efficient_attention", enable)
     studio.runtime.use(XFORMERS)
-    assert np.abs(drawn(None, studio=studio) - plain).max() <= 1
+    assert np.abs(pixels(None, studio=studio) - plain).max() <= 1
     assert called

@@ -34,7 +34,7 @@ def pixels(studio, **changes):
 
 
 @pytest.mark.parametrize(
-    ("metadata", "told"),
+    ("metadata", "expected"),
     [
         ({}, {}),
         ({"modelspec.prediction_type": "sample", "ss_zero_terminal_snr": "perhaps"}, {}),
@@ -43,8 +43,8 @@ def pixels(studio, **changes):
         ({"ss_zero_terminal_snr": "False"}, {"zero_terminal_snr": "off"}),
     ],
 )
-def test_what_a_header_tells_of_its_base(metadata, told):
-    assert trained_schedule(metadata) == told
+def test_what_a_header_tells_of_its_base(metadata, expected):
+    assert trained_schedule(metadata) == expected
 
 
 def test_a_run_writes_what_it_was_trained_with(velocity):
@@ -58,13 +58,13 @@ def test_a_run_writes_what_it_was_trained_with(velocity):
 
 def test_what_is_said_of_a_base_changes_its_pictures_and_stands_in_their_text(tiny_base, velocity):
     plain, text = pixels(Studio(str(tiny_base), device="cpu"))
-    other, said = pixels(Studio(velocity, device="cpu"))
+    other, message = pixels(Studio(velocity, device="cpu"))
     assert (plain != other).any()
     assert {"Prediction type", "Zero terminal SNR"} & parse_parameters(text).settings.keys() == set()
     assert recall_text(text, ()).base_settings == {}
-    read = recall_text(said, ())
+    read = recall_text(message, ())
     assert (read.base_settings, read.remarks) == (SAID, ())
-    [remark] = recall_text(said.replace("v_prediction", "flow"), ()).remarks
+    [remark] = recall_text(message.replace("v_prediction", "flow"), ()).remarks
     assert "'flow' is unknown here" in remark
 
 
@@ -72,9 +72,9 @@ def test_a_difference_is_one_sentence_with_its_remedy_at_each_drawing(tiny_base,
     studio = Studio(str(tiny_base), device="cpu")
     studio.add_adapter("fast", random_lora(**VELOCITY))
     for _ in range(2):
-        with pytest.warns(UserWarning) as told:
+        with pytest.warns(UserWarning) as caught:
             pixels(studio)
-        [sentence] = {str(warning.message) for warning in told if "trained" in str(warning.message)}
+        [sentence] = {str(warning.message) for warning in caught if "trained" in str(warning.message)}
         assert "adapter 'fast' was trained with prediction_type v_prediction and zero_terminal_snr on" in sentence
         assert "taken to have prediction_type epsilon and zero_terminal_snr off" in sentence
         assert "--prediction-type v_prediction --zero-terminal-snr on" in sentence
@@ -103,16 +103,16 @@ def test_a_merged_model_tells_what_was_said_of_its_base(scheduler, tiny_base, ve
     index = base / "model_index.json"
     index.write_text(json.dumps({**json.loads(index.read_text()), "scheduler": ["diffusers", scheduler]}))
     write_adapter(random_lora(**VELOCITY), tmp_path / "a.safetensors")
-    said = velocity.model_copy(update={"base": str(base)})
+    overridden = velocity.model_copy(update={"base": str(base)})
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
-        folder = bake(said, [("a", tmp_path / "a.safetensors", 0.5)], tmp_path / "merged", "fp32")
+        folder = bake(overridden, [("a", tmp_path / "a.safetensors", 0.5)], tmp_path / "merged", "fp32")
     written = json.loads((folder / "scheduler" / "scheduler_config.json").read_text())
     able = {"PNDMScheduler": "DDIMScheduler"}.get(scheduler, scheduler)
     assert (written["_class_name"], written["timestep_spacing"]) == (able, "trailing")
     assert (written["prediction_type"], written["rescale_betas_zero_snr"]) == ("v_prediction", True)
     assert json.loads((folder / "merged.json").read_text())["prediction_type"] == "v_prediction"
-    expected = Studio(said, device="cpu", precision="fp32")
+    expected = Studio(overridden, device="cpu", precision="fp32")
     expected.add_adapter("a", tmp_path / "a.safetensors", 0.5)
     found = Studio(str(folder), device="cpu", precision="fp32")
     assert np.abs(pixels(expected)[0] - pixels(found)[0]).max() <= 1

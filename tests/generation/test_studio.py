@@ -205,9 +205,9 @@ def test_bad_values_are_refused_by_name(studio, bad, message):
 
 
 def test_progress_counts_all_steps_and_a_stop_keeps_what_is_finished(studio):
-    told = []
-    images = studio.generate("a", count=2, steps=3, seed=1, sampler="Heun", on_progress=lambda *at: told.append(at))
-    assert told[-1] == (6, 6) and told == sorted(told) and len(images) == 2
+    progress = []
+    images = studio.generate("a", count=2, steps=3, seed=1, sampler="Heun", on_progress=lambda *at: progress.append(at))
+    assert progress[-1] == (6, 6) and progress == sorted(progress) and len(images) == 2
     calls = iter(range(99))
     stopped = studio.generate("a", count=3, steps=3, seed=1, sampler="Heun", should_stop=lambda: next(calls) > 6)
     assert len(stopped) == 1

@@ -73,9 +73,9 @@ def test_what_is_asked_for_twice_is_drawn_once_and_keeps_its_own_text(two_adapte
     cat = GenerationSettings(prompt="a cat", steps=1, seed=1)
     orders = [two_adapters.image_spec(cat, {name: 0.0}, {"X": name}) for name in "ab"]
     images = {}
-    told = []
-    two_adapters.generate_specs(orders, images.__setitem__, lambda *at: told.append(at))
-    assert len(latents) == 1 and told[-1] == (2, 2)
+    progress = []
+    two_adapters.generate_specs(orders, images.__setitem__, lambda *at: progress.append(at))
+    assert len(latents) == 1 and progress[-1] == (2, 2)
     assert (np.asarray(images[0]) == np.asarray(images[1])).all()
     assert images[0].info["parameters"].endswith("X: a") and images[1].info["parameters"].endswith("X: b")
 
@@ -133,7 +133,7 @@ def test_a_checkpoint_takes_the_adapters_place():
 
 
 @pytest.mark.parametrize(
-    ("start", "axes", "said"),
+    ("start", "axes", "message"),
     [
         (START, [("seed", "1-15"), ("cfg", "1-15")], "15 x 15 are 225 images, and a grid has at most 200"),
         (START, [("seed", "1-2"), ("seed", "3-4")], "two axes are Seed"),
@@ -146,8 +146,8 @@ def test_a_checkpoint_takes_the_adapters_place():
         ),
     ],
 )
-def test_a_grid_that_would_compare_nothing_or_too_much_is_refused(start, axes, said):
-    with pytest.raises(ConfigError, match=said):
+def test_a_grid_that_would_compare_nothing_or_too_much_is_refused(start, axes, message):
+    with pytest.raises(ConfigError, match=message):
         xyz_grid.grid_cells(start, [parse_axis(*axis) for axis in axes])
 
 
@@ -176,10 +176,10 @@ def test_a_filled_grid_holds_its_pictures_and_a_sheet_and_goes_on_where_it_was_c
     there = {path.name: path.stat().st_mtime_ns for path in folder.glob("0-*.png")}
     assert 1 <= len(there) < 6 and not (folder / "sheet.png").exists()
     assert two_adapters.adapters == {"a": 0.0, "b": 0.0}
-    told = []
-    xyz_grid.generate_cells(two_adapters, folder, on_progress=lambda *at: told.append(at))
+    progress = []
+    xyz_grid.generate_cells(two_adapters, folder, on_progress=lambda *at: progress.append(at))
     assert all((folder / name).stat().st_mtime_ns == time for name, time in there.items())
-    assert told[-1] == (told[-1][1],) * 2 == (2 * (6 - len(there)),) * 2
+    assert progress[-1] == (progress[-1][1],) * 2 == (2 * (6 - len(there)),) * 2
     known = read_parameters(folder / "0-001-002.png")
     assert known.prompt == "a red house on grass <lora:a:1>"
     assert {name: known.settings[name] for name in ("Seed", "X Type", "X Value", "Y Value")} == {

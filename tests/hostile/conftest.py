@@ -22,8 +22,8 @@ def command(
         capsys.readouterr()
         code = main([str(argument) for argument in arguments])
         output = capsys.readouterr()
-        told = [line for line in output.err.splitlines() if line.startswith("error: ")]
-        assert len(told) == 1, output
+        errors = [line for line in output.err.splitlines() if line.startswith("error: ")]
+        assert len(errors) == 1, output
         assert "Traceback" not in output.out + output.err
         assert contents(tmp_path) == before
         return Refused(code, output.err[output.err.index("error: ") :].removeprefix("error: "))

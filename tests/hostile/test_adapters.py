@@ -90,8 +90,8 @@ def test_every_bad_adapter_dropped_on_the_page_is_refused_with_its_reason_and_no
     for number, (content, _) in enumerate(BAD.values()):
         (tmp_path / f"bad{number}.safetensors").write_bytes(content)
     files = [tmp_path / f"bad{number}.safetensors" for number in range(len(BAD))]
-    *_, told, _ = (value[1] for value in library_tab.import_files(app, files, library_tab.FILE_ALONE))
-    reports = unescape(told).split("<div class='report'>")[1:]
+    *_, answer, _ = (value[1] for value in library_tab.import_files(app, files, library_tab.FILE_ALONE))
+    reports = unescape(answer).split("<div class='report'>")[1:]
     assert len(reports) == len(BAD)
     for (case, (_, reason)), report in zip(BAD.items(), reports, strict=True):
         assert "is not kept: " in report, case
@@ -105,8 +105,8 @@ def test_every_bad_adapter_dropped_on_the_page_is_refused_with_its_reason_and_no
 def test_a_pickle_is_refused_under_any_name_and_never_opened(command: Command, tmp_path: Path, suffix: str) -> None:
     path, written = tmp_path / f"bad{suffix}", tmp_path / "canary"
     hostile_files.pickled(path, written)
-    said = "not a safetensors file" if suffix == ".safetensors" else "can run code when opened"
-    refused_by_commands(command, path, said)
+    text = "not a safetensors file" if suffix == ".safetensors" else "can run code when opened"
+    refused_by_commands(command, path, text)
     assert not written.exists()
 
 
@@ -156,8 +156,8 @@ def test_hostile_metadata_is_shown_as_a_few_words_everywhere(
 
     path = write_tiny_adapter(app.library.folder / "bad.safetensors", **HOSTILE_METADATA[case])
     assert main(["inspect", str(path)]) == 0
-    said = capsys.readouterr().out
-    assert len(said) < 5000 and all(letter.isprintable() or letter == "\n" for letter in said)
+    output = capsys.readouterr().out
+    assert len(output) < 5000 and all(letter.isprintable() or letter == "\n" for letter in output)
     with gr.Blocks():
         detail = adapter_detail.build_detail()
     shown = [
@@ -272,14 +272,14 @@ values = st.recursive(
     max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, derandomize=True
 )
 @given(
-    said=st.dictionaries(
+    text=st.dictionaries(
         st.sampled_from(["unet.lora_alpha", "unet.alpha_pattern", "unet.use_rslora", "text_encoder.r", "x"]), values
     )
     | values
 )
-def test_any_configuration_in_a_header_is_understood_or_refused(said: Any, tmp_path: Path) -> None:
+def test_any_configuration_in_a_header_is_understood_or_refused(text: Any, tmp_path: Path) -> None:
     path = tmp_path / "odd.safetensors"
-    save_file(PEFT, path, {"lora_adapter_metadata": json.dumps(said)})
+    save_file(PEFT, path, {"lora_adapter_metadata": json.dumps(text)})
     try:
         state = read_adapter(path)
     except FormatError:
@@ -305,6 +305,6 @@ def test_of_several_patterns_for_a_layer_the_last_one_holds() -> None:
 def test_the_keys_that_no_layer_takes_are_counted_and_shown(app: AppState, tmp_path: Path) -> None:
     path = tmp_path / "odd.safetensors"
     save_file(lora() | {f"bundle_emb.{number}.x": torch.ones(1) for number in range(300)}, path)
-    told = [value[1] for value in library_tab.import_files(app, [path], library_tab.FILE_ALONE)][-2]
-    assert "300 keys without a layer, left out" in told and "bundle_emb.0.x" in told
+    answer = [value[1] for value in library_tab.import_files(app, [path], library_tab.FILE_ALONE)][-2]
+    assert "300 keys without a layer, left out" in answer and "bundle_emb.0.x" in answer
     assert [adapter.name for adapter in list_adapters(app.data_dir)] == ["odd"]

@@ -82,7 +82,7 @@ def test_all_bombs_together_are_refused_in_little_memory(tmp_path: Path) -> None
     command = [sys.executable, "-c", HANDLE, str(tmp_path)]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=True)
     found = json.loads(ended.stdout.splitlines()[-1])
-    said = found["said"]
+    message = found["said"]
     assert found["rise"] < LIMIT, found["rise"]
     expected = {
         "set": "picture.png: has 13000 x 13000 pixels; over 67 million it is not opened", "zip": "times its size",
@@ -93,5 +93,5 @@ def test_all_bombs_together_are_refused_in_little_memory(tmp_path: Path) -> None
         "models": "has 28.6 MiB, too much for what it should say",
     }  # fmt: skip
     for name, reason in expected.items():
-        assert reason in said[name], (name, said[name])
-    assert "text.png: has over a megabyte of text beside its pixels" in said["set"]
+        assert reason in message[name], (name, message[name])
+    assert "text.png: has over a megabyte of text beside its pixels" in message["set"]

@@ -94,8 +94,8 @@ def shards(*files: str) -> Change:
         hostile_files.pickled(folder / "unet" / "shard.bin", written)
         hostile_files.pickled(folder / "outside.safetensors", written)
         names = {f"conv_in.{number}": file for number, file in enumerate(files)}
-        said = json.dumps({"metadata": {}, "weight_map": names})
-        (folder / "unet" / "diffusion_pytorch_model.safetensors.index.json").write_text(said)
+        values = json.dumps({"metadata": {}, "weight_map": names})
+        (folder / "unet" / "diffusion_pytorch_model.safetensors.index.json").write_text(values)
 
     return change
 
@@ -123,8 +123,8 @@ def header(**entry: Any) -> Change:
     """Weights whose header says other things of a tensor than are so."""
 
     def change(folder: Path, written: Path) -> None:
-        told = {f"x{number}": {"dtype": "F32", "shape": [4], "data_offsets": [0, 16]} | entry for number in range(2)}
-        weights(folder).write_bytes(framed(json.dumps(told).encode(), bytes(16)))
+        answer = {f"x{number}": {"dtype": "F32", "shape": [4], "data_offsets": [0, 16]} | entry for number in range(2)}
+        weights(folder).write_bytes(framed(json.dumps(answer).encode(), bytes(16)))
 
     return change
 
@@ -287,9 +287,9 @@ def test_a_hostile_model_is_one_sentence_on_the_page(
         base = shutil.copytree(tiny_base, tmp_path / str(number) / "base")
         change, reason = HOSTILE[case]
         change(base, tmp_path / "canary")
-        said = ended(base)
-        assert reason.split(" .*")[0] in said, case
-        assert "\n" not in said
+        text = ended(base)
+        assert reason.split(" .*")[0] in text, case
+        assert "\n" not in text
     assert not (tmp_path / "canary").exists()
 
 

@@ -80,9 +80,9 @@ def folder(tmp_path: Path) -> Path:
 
 def refused_everywhere(command: Command, folder: Path, name: str, reason: str) -> None:
     """Both commands and Python refuse ``folder``, naming the file and the reason."""
-    code, said = command("train", "pocket-style", "--data.folder", folder)
+    code, output = command("train", "pocket-style", "--data.folder", folder)
     assert code == 3
-    line = next(line for line in said.splitlines() if line.strip().startswith(f"{name}: "))
+    line = next(line for line in output.splitlines() if line.strip().startswith(f"{name}: "))
     assert reason in line
     with pytest.raises(DatasetError, match="fix or remove these files") as caught:
         sdlora.train(TrainConfig.load("pocket-style", {"data.folder": folder}))
@@ -117,9 +117,9 @@ def test_a_check_of_a_folder_lists_every_bad_file(
     for name, (make, _) in PICTURES.items():
         make(folder / name)
     assert sdlora_check(folder) == 3
-    said = capsys.readouterr().out
+    output = capsys.readouterr().out
     for name, (_, reason) in PICTURES.items():
-        assert name in said and reason in said, name
+        assert name in output and reason in output, name
 
 
 def sdlora_check(folder: Path) -> int:
@@ -143,8 +143,8 @@ def kept(app: AppState) -> list[str]:
 def test_a_bad_picture_dropped_on_the_page_is_named_and_not_kept(app: AppState, tmp_path: Path, name: str) -> None:
     make, reason = PICTURES[name]
     make(tmp_path / name)
-    said = drop(app, tmp_path / name)
-    assert name in said and reason in said
+    text = drop(app, tmp_path / name)
+    assert name in text and reason in text
     assert kept(app) == []
 
 
@@ -155,8 +155,8 @@ def test_a_bad_caption_dropped_on_the_page_is_named_and_its_picture_kept(
     inside, reason = CAPTIONS[case]
     noise_image().save(tmp_path / "a.png")
     (tmp_path / "a.txt").write_bytes(inside)
-    said = drop(app, tmp_path / "a.png", tmp_path / "a.txt")
-    assert "a.txt" in said and reason in said
+    text = drop(app, tmp_path / "a.png", tmp_path / "a.txt")
+    assert "a.txt" in text and reason in text
     assert kept(app) == ["001.png"]
 
 

@@ -111,10 +111,10 @@ def tensors(change: Callable[[dict[str, torch.Tensor]], object]) -> Callable[[Ru
 
 def betas(run: Run, written: Path) -> None:
     file = state_of(run) / checkpoint.VALUES
-    said = json.loads(file.read_text())
-    for group in said["optimizer"]["param_groups"]:
+    values = json.loads(file.read_text())
+    for group in values["optimizer"]["param_groups"]:
         group["betas"] = ["__import__('os')", {}]
-    file.write_text(json.dumps(said))
+    file.write_text(json.dumps(values))
 
 
 STATES: dict[str, tuple[Callable[[Run, Path], object], str]] = {
@@ -244,8 +244,8 @@ def test_a_run_that_leads_out_of_its_folder_is_not_resumed_and_changes_nothing(
     assert "is a link out of" in ended.sentence or "is no regular file" in ended.sentence
     with pytest.raises(FileError):
         resume_run(find_run("sent", tmp_path / "data"))
-    said = unescape(" ".join(map(str, library_tab._act(app, *build_library_tab(app), "resume", "sent").values())))
-    assert "put the file itself" in said or "no regular" in said
+    output = unescape(" ".join(map(str, library_tab._act(app, *build_library_tab(app), "resume", "sent").values())))
+    assert "put the file itself" in output or "no regular" in output
     assert {path: path.read_bytes() for path in elsewhere.rglob("*") if path.is_file()} == before
     for shown in (
         refreshed(app, "sent", {}),
@@ -385,14 +385,15 @@ def test_a_journal_of_any_lines_is_told_in_words(lines: list[Any], noise: bytes,
     with open(run.journal, "wb") as journal:
         for kind, given_fields, one, other, text in lines:
             whole = {name: {int: one, float: other, str: text}.get(of, kinds.get(of)) for name, of in known(kind)}
-            for said in (whole, given_fields):
-                journal.write(json.dumps({**said, "kind": kind}).encode() + b"\n")
+            for overrides in (whole, given_fields):
+                journal.write(json.dumps({**overrides, "kind": kind}).encode() + b"\n")
         journal.write(noise + b"\n")
     list(read_events(run.journal))
     view = RunView(run).refresh()
     for state in ("running", "finished", "stopped", "failed", "interrupted", "queued"):
-        for told in (describe(view, state), short_status(view, state), stages(view, state), fraction_done(view, state)):
-            assert told is None or str(told)
+        for show in (describe, short_status, stages, fraction_done):
+            shown = show(view, state)
+            assert shown is None or str(shown)
         assert run_card("x", view, state)
     loss_curve(view.losses)
     previews([preview for _, preview in sorted(view.previews.items())])
@@ -410,5 +411,5 @@ def test_a_resume_from_a_hostile_state_fails_with_its_exit_code_and_one_sentence
     training = extend_run(sent, 3)
     code = training.wait()
     assert code == FileError.exit_code
-    said = str(run_failure(training, code))
-    assert "the state of step 2 is not one of this run (ValueError: tensor 0 has the shape (1,)); remove it" in said
+    text = str(run_failure(training, code))
+    assert "the state of step 2 is not one of this run (ValueError: tensor 0 has the shape (1,)); remove it" in text

@@ -97,12 +97,12 @@ def test_a_hostile_name_becomes_one_in_its_folder_through_every_door(
 @pytest.mark.parametrize("case", NOTHING)
 def test_a_project_without_a_name_is_refused_on_the_page(app: AppState, tmp_path: Path, case: str) -> None:
     noise_image().save(tmp_path / "a.png")
-    for said in (
+    for message in (
         drop_files(app, [tmp_path / "a.png"], NOTHING[case]),
         images_tab._status(app, NOTHING[case])[0],
         delete_project(app, NOTHING[case]),
     ):
-        assert "Give the project a name" in said
+        assert "Give the project a name" in message
     assert not (app.data_dir / "projects").exists()
 
 
@@ -137,8 +137,8 @@ def test_the_page_opens_no_run_outside_its_folder(
     monkeypatch.chdir(run.folder.parent)
     built = build_library_tab(app)
     for name in (str(run.folder), "strangers", "../../elsewhere/runs/strangers"):
-        said = unescape(str(library_tab._act(app, *built, act, name)[built[0].message]))
-        assert "no such run" in said or "lies outside" in said
+        text = unescape(str(library_tab._act(app, *built, act, name)[built[0].message]))
+        assert "no such run" in text or "lies outside" in text
     assert list_runs(app.data_dir) == []
 
 
@@ -349,8 +349,8 @@ def test_the_longest_prompts_are_read_in_a_time_in_proportion(tmp_path: Path) ->
 @pytest.mark.parametrize("case", LONG)
 def test_a_hostile_prompt_is_a_few_words_on_the_page(app: AppState, case: str) -> None:
     form = build_create_tab(app).form
-    said = adapter_rows.describe_tags(app, form.rows, form.prompt, form_values(form, prompt=LONG[case]))
-    assert len(said) < 1000
+    text = adapter_rows.describe_tags(app, form.rows, form.prompt, form_values(form, prompt=LONG[case]))
+    assert len(text) < 1000
 
 
 def test_a_caption_of_html_is_kept_as_text(app: AppState, tmp_path: Path) -> None:

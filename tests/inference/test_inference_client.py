@@ -89,16 +89,16 @@ def test_what_is_said_of_a_base_loads_it_anew_and_how_to_compute_does_not(creato
         assert "loading" not in seen
         assert "adapter 'fast' was trained with prediction_type v_prediction" in plain.message
         assert "--prediction-type v_prediction" in plain.message
-    said = {"base_settings": {"prediction_type": "v_prediction"}}
-    velocity, seen = draw(creator, request_for(adapters=fast, **said))
+    overrides = {"base_settings": {"prediction_type": "v_prediction"}}
+    velocity, seen = draw(creator, request_for(adapters=fast, **overrides))
     assert "loading" in seen and velocity.message == ""
     assert (pixels(velocity) != pixels(plain)).any()
-    tiled, seen = draw(creator, request_for(adapters=fast, engine={"vae_tiling": "on"}, **said))
+    tiled, seen = draw(creator, request_for(adapters=fast, engine={"vae_tiling": "on"}, **overrides))
     assert "loading" not in seen and (pixels(tiled) == pixels(velocity)).all()
 
 
 @pytest.mark.parametrize(
-    ("wrong", "said"),
+    ("wrong", "message"),
     [
         ({"engine": {"offload": "model"}}, "offload = model: the model is on the CPU already"),
         ({"base_settings": {"zero_terminal_snr": "on"}}, "model.prediction_type = v_prediction"),
@@ -108,10 +108,10 @@ def test_what_is_said_of_a_base_loads_it_anew_and_how_to_compute_does_not(creato
         ({"prompt": "<lora:unknown:1>"}, "no adapter 'unknown'"),
     ],
 )
-def test_what_goes_wrong_comes_back_as_a_sentence_and_the_next_request_works(creator, request_for, wrong, said):
+def test_what_goes_wrong_comes_back_as_a_sentence_and_the_next_request_works(creator, request_for, wrong, message):
     ticket, _ = draw(creator, request_for(**wrong))
     assert ticket.state == "failed"
-    assert said in ticket.message
+    assert message in ticket.message
     assert draw(creator, request_for())[0].state == "done"
 
 

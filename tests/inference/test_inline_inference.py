@@ -116,12 +116,12 @@ def test_pictures_between_steps_change_no_bit_of_the_training_and_are_those_of_a
 ):
     config = configure(adapter__dropout=0.1, train__gradient_checkpointing=True, checkpoint__every=0)
     _, plain, alone = train_in_process(config, tmp_path / "alone" / "run")
-    asked = [ask(), ask(adapters=mixed, count=2), ask(adapters=mixed[1:], sampler="Euler a")]
+    wanted = [ask(), ask(adapters=mixed, count=2), ask(adapters=mixed[1:], sampler="Euler a")]
     answers = []
 
     def between(family):
-        if len(answers) < len(asked):
-            submitted = requests.submit(asked[len(answers)])
+        if len(answers) < len(wanted):
+            submitted = requests.submit(wanted[len(answers)])
             before = standing(family)
             inline._next_time = 0.0
             inline(family)
@@ -136,7 +136,7 @@ def test_pictures_between_steps_change_no_bit_of_the_training_and_are_those_of_a
     assert one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
 
     studio = Studio(str(tiny_base), device="cpu")
-    for request, answer in zip(asked, answers, strict=True):
+    for request, answer in zip(wanted, answers, strict=True):
         assert answer.state == "done", answer
         for name, path, scale in request.adapters:
             studio.add_adapter(name, path, scale)
@@ -152,25 +152,25 @@ def test_the_adapter_in_training_is_not_seen_in_the_pictures(inline, requests, t
     submitted, before = requests.submit(ask()), standing(training)
     inline(training)
     assert_as_before(before, standing(training))
-    [drawn] = pictures(tmp_path, status(submitted))
-    assert (drawn == np.asarray(without)).all() and (drawn != np.asarray(with_it)).any()
+    [image] = pictures(tmp_path, status(submitted))
+    assert (image == np.asarray(without)).all() and (image != np.asarray(with_it)).any()
     submitted.close()
 
 
 def test_a_training_that_says_the_same_of_its_base_draws(requests, tiny_base, ask, tmp_path):
-    said = {"prediction_type": "v_prediction", "zero_terminal_snr": "on"}
-    model = Model(base=str(tiny_base), **said)
+    overrides = {"prediction_type": "v_prediction", "zero_terminal_snr": "on"}
+    model = Model(base=str(tiny_base), **overrides)
     studio = Studio(model, device="cpu")
-    submitted = requests.submit(ask(base_settings=said, width=128, height=128, engine={"vae_tiling": "on"}))
+    submitted = requests.submit(ask(base_settings=overrides, width=128, height=128, engine={"vae_tiling": "on"}))
     InlineInference(requests, tmp_path, model, lambda: False, several=False)(studio.family)
-    [drawn] = pictures(tmp_path, status(submitted))
+    [image] = pictures(tmp_path, status(submitted))
     submitted.close()
     studio.runtime.use(Engine(vae_tiling="on"))
     [own] = studio.generate("a red house", seed=7, steps=2, width=128, height=128)
-    assert (drawn == np.asarray(own)).all()
+    assert (image == np.asarray(own)).all()
     studio.runtime.use(Engine(vae_tiling="off"))
     [whole] = studio.generate("a red house", seed=7, steps=2, width=128, height=128)
-    assert (drawn != np.asarray(whole)).any()
+    assert (image != np.asarray(whole)).any()
 
 
 def test_what_is_done_between_steps_does_not_count_as_their_time(configure, tmp_path, monkeypatch):
@@ -211,27 +211,27 @@ def test_a_request_that_a_training_cannot_draw_stays_and_says_why(
     inline(training)
     inline(training)
     assert_as_before(before, standing(training))
-    told = [event for event in submitted.events() if isinstance(event, Waiting)]
-    assert len(told) == 1
-    assert re.search(reason, told[0].message) and "after the training" in told[0].message
+    answer = [event for event in submitted.events() if isinstance(event, Waiting)]
+    assert len(answer) == 1
+    assert re.search(reason, answer[0].message) and "after the training" in answer[0].message
     assert submitted.withdraw()
     submitted.close()
 
 
 @pytest.mark.parametrize(
-    ("wrong", "said"),
+    ("wrong", "message"),
     [
         ({"base": "nothing"}, "there is no 'nothing'"),
         ({"width": 65}, "width = 65"),
         ({"adapters": (AdapterChoice("gone", "/gone.safetensors"),)}, "gone.safetensors"),
     ],
 )
-def test_what_is_wrong_with_a_request_comes_back_as_a_sentence(inline, requests, training, ask, wrong, said):
+def test_what_is_wrong_with_a_request_comes_back_as_a_sentence(inline, requests, training, ask, wrong, message):
     submitted, before = requests.submit(ask(**wrong)), standing(training)
     inline(training)
     assert_as_before(before, standing(training))
     answer = status(submitted)
-    assert answer.state == "failed" and said in answer.message
+    assert answer.state == "failed" and message in answer.message
     submitted.close()
 
 
@@ -247,8 +247,8 @@ def test_a_training_that_is_stopped_in_mid_drawing_gives_the_request_back(inline
     submitted = requests.submit(ask(count=3))
     inline.should_stop = lambda: any(getattr(event, "done", 0) == 3 for event in submitted.events())
     inline(training)
-    told = status(submitted)
-    assert told.state == "waiting" and "being stopped" in told.message
+    answer = status(submitted)
+    assert answer.state == "waiting" and "being stopped" in answer.message
     assert not images_folder(inline.data_dir).exists()
     assert requests.take().request == ask(count=3)
     submitted.close()

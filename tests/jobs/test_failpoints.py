@@ -160,9 +160,9 @@ def test_a_run_that_cannot_be_made_leaves_nothing(configure, fork_server, tmp_pa
             == FileError.exit_code
         )
         assert list((tmp_path / "runs").iterdir()) == []
-    said = (tmp_path / "log").read_text()
-    assert said.count("cannot be written (No space left on device)") == 3
-    assert "Traceback" not in said
+    message = (tmp_path / "log").read_text()
+    assert message.count("cannot be written (No space left on device)") == 3
+    assert "Traceback" not in message
 
 
 FULL = {
@@ -180,12 +180,12 @@ def test_a_run_out_of_disk_says_so_keeps_what_it_has_and_goes_on_when_there_is_r
     configure, fork_server, tmp_path, uninterrupted
 ):
     run = Run.create(tmp_path / "runs", "run", configure(**VARIED))
-    for fault, said in FULL.items():
+    for fault, message in FULL.items():
         before = checkpoint.newest_step(run.states)
         assert train(fork_server, run, failpoint=fault) == FileError.exit_code, (
             f"{fault}: {run.log.read_text()[-2000:]}"
         )
-        _says(run, said or "No space left on device; mend that, then resume")
+        _says(run, message or "No space left on device; mend that, then resume")
         found = checkpoint.newest_state(run.states)
         assert (found.step if found else 0) >= before
     assert train(fork_server, run) == 0, run.log.read_text()[-2000:]
@@ -196,15 +196,15 @@ def test_a_disk_that_takes_no_more_of_a_file_costs_the_run_no_bit(configure, for
     """The kernel writes a part of the file and refuses the rest, like a disk that fills up."""
     run = Run.create(tmp_path / "runs", "run", configure(**VARIED))
     too_large = r"cannot be written \(File too large\)"
-    for room, said in {
+    for room, message in {
         1_000: rf"cache/.*: {too_large}",
         30_000: rf"checkpoints/000001\.safetensors: {too_large}",
         70_000: r"state/000001: the checkpoint cannot be written \(.*File too large.*\); mend that, then resume",
     }.items():
         assert train(fork_server, run, file_size_limit=room) == FileError.exit_code, run.log.read_text()[-2000:]
-        _says(run, said)
+        _says(run, message)
     assert train(fork_server, run, failpoint="state.renamed:2") == KILLED
-    for room, said in {
+    for room, message in {
         run.journal.stat().st_size + 20: "nothing more can be written there; free some space",
         run.log.stat().st_size + 9_000: rf"journal\.jsonl: {too_large}; mend that, then resume",
     }.items():
@@ -212,7 +212,7 @@ def test_a_disk_that_takes_no_more_of_a_file_costs_the_run_no_bit(configure, for
             journal.seek(room - 20)
             journal.write(b"\n")
         assert train(fork_server, run, file_size_limit=room) == FileError.exit_code
-        _says(run, said)
+        _says(run, message)
     assert checkpoint.newest_state(run.states).step == 2
     assert train(fork_server, run) == 0, run.log.read_text()[-2000:]
     assert run_outcome(run) == uninterrupted
@@ -223,19 +223,19 @@ def test_a_preview_that_finds_no_room_costs_no_run(configure, fork_server, tmp_p
     large = dict(sample__width=384, sample__height=384)
     run = Run.create(tmp_path / "runs", "run", configure(**VARIED | large))
     assert train(fork_server, run, file_size_limit=250_000) == 0, run.log.read_text()[-2000:]
-    told = [event.message for event in run.events() if isinstance(event, Notice) and "no preview" in event.message]
-    assert [message.split(":")[0] for message in told] == [f"no preview at step {step}" for step in (0, 3, 6, 8)]
-    assert all("File too large" in message for message in told)
+    notices = [event.message for event in run.events() if isinstance(event, Notice) and "no preview" in event.message]
+    assert [message.split(":")[0] for message in notices] == [f"no preview at step {step}" for step in (0, 3, 6, 8)]
+    assert all("File too large" in message for message in notices)
     assert run_outcome(run)["adapters"] == uninterrupted["adapters"]
     assert run_outcome(run)["leftovers"] == []
 
 
-def _says(run, said):
+def _says(run, message):
     """Check the message that a front end shows of the run's end."""
     training = Training(run, None, 1, start=0, printed=run.printed, last=next(reversed(run.events()), None))
     error = run_failure(training, FileError.exit_code)
     assert isinstance(error, FileError)
-    assert re.search(said, str(error)), str(error)
+    assert re.search(message, str(error)), str(error)
 
 
 def test_a_second_signal_ends_a_run_at_once_and_it_goes_on_from_its_checkpoint(configure, fork_server, tmp_path):

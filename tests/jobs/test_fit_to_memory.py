@@ -31,9 +31,9 @@ def simple(monkeypatch):
 
 
 def test_what_is_chosen_is_told_and_the_wish_is_gone(configure, simple):
-    config, told = fit_to_memory(as_preset(configure(train__memory="1GB", train__batch_size=4)), CPU)
+    config, notices = fit_to_memory(as_preset(configure(train__memory="1GB", train__batch_size=4)), CPU)
     assert (config.train.batch_size, config.train.gradient_accumulation, config.train.memory) == (1, 4, None)
-    assert told == ["1GB: batch 1 x 4; about 1.00 GiB, counted, instead of 4.00 GiB"]
+    assert notices == ["1GB: batch 1 x 4; about 1.00 GiB, counted, instead of 4.00 GiB"]
 
 
 def as_preset(config):
@@ -50,8 +50,8 @@ def test_what_was_set_by_hand_is_named_where_it_leaves_too_little(configure, sim
 
 
 def test_auto_is_what_is_free_and_changes_nothing_on_a_cpu(configure, monkeypatch):
-    config, told = fit_to_memory(configure(train__memory="auto"), CPU)
-    assert (config, told) == (configure(), [])
+    config, notices = fit_to_memory(configure(train__memory="auto"), CPU)
+    assert (config, notices) == (configure(), [])
     monkeypatch.setattr("sdlora.generation.memory.free_bytes", lambda device: 123)
     assert memory_budget("auto", CPU) == 123
 
@@ -94,8 +94,8 @@ def test_a_run_writes_what_it_chose_and_a_resume_repeats_it(configure, tmp_path,
     assert code == 0, capsys.readouterr().err
     assert (run.config.train.batch_size, run.config.train.gradient_accumulation) == (1, 2)
     assert run.config.train.memory is None
-    told = [event.message for event in run.events() if isinstance(event, Notice)]
-    assert any("batch 1 x 2" in message for message in told)
+    notices = [event.message for event in run.events() if isinstance(event, Notice)]
+    assert any("batch 1 x 2" in message for message in notices)
     before = run.config.model_dump()
     before["train"]["steps"] = 6
     extend_run(run, 6).wait()

@@ -14,17 +14,17 @@ def bare(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"model__quantize": "nf4"}, "model.quantize: nf4 needs bitsandbytes; .*or take int8"),
         ({"optimizer__name": "adamw8bit"}, "optimizer.name: adamw8bit needs bitsandbytes; .*or take adamw"),
         ({"train__tensorboard": True}, "train.tensorboard: true needs tensorboard; .*or take false"),
     ],
 )
-def test_a_package_that_is_missing_is_told_before_anything_is_written(configure, tmp_path, bare, changes, said):
-    with pytest.raises(ConfigError, match=said):
+def test_a_package_that_is_missing_is_told_before_anything_is_written(configure, tmp_path, bare, changes, message):
+    with pytest.raises(ConfigError, match=message):
         prepare_run(configure(**changes), "mine", tmp_path)
-    with pytest.raises(ConfigError, match=said):
+    with pytest.raises(ConfigError, match=message):
         plan_run(configure(**changes), tmp_path)
     assert not (tmp_path / "runs").exists()
 

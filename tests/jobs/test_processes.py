@@ -137,8 +137,9 @@ def test_of_several_processes_the_one_that_failed_tells(configure, tmp_path, mon
     assert worker._report(RuntimeError("[enforce fail] Connection closed by peer"), run, Journal(run.journal)) == 1
     assert run.events() == []
     assert worker._report(FileError("the disk is full"), run, None) == FileError.exit_code
-    (told,) = run.events()
-    assert isinstance(told, RunFailed) and (told.message, told.exit_code) == ("the disk is full", FileError.exit_code)
+    (event,) = run.events()
+    assert isinstance(event, RunFailed)
+    assert (event.message, event.exit_code) == ("the disk is full", FileError.exit_code)
 
 
 def test_what_is_saved_is_told_when_memory_runs_out(configure, tmp_path):

@@ -99,13 +99,13 @@ def test_a_longer_run_changes_its_length_alone(configure, tmp_path):
     assert run.config == Run(run.folder).config == expected
 
 
-@pytest.mark.parametrize(("saved", "steps", "said"), [(0, 9, "no state"), (6, 6, "has done 6 steps already")])
-def test_a_run_that_cannot_go_on_longer_stays_as_it_is(configure, tmp_path, saved, steps, said):
+@pytest.mark.parametrize(("saved", "steps", "message"), [(0, 9, "no state"), (6, 6, "has done 6 steps already")])
+def test_a_run_that_cannot_go_on_longer_stays_as_it_is(configure, tmp_path, saved, steps, message):
     run = prepare_run(configure(), "run", tmp_path)
     if saved:
         checkpoint.save(run.states, checkpoint.State(saved, {}, {}), keep=2)
     text = run.config_file.read_bytes()
-    with pytest.raises(ConfigError, match=said):
+    with pytest.raises(ConfigError, match=message):
         run.lengthen(steps)
     with hold_lock(run.lock_file, "the run"), pytest.raises(BusyError):
         extend_run(run, 9)

@@ -39,7 +39,7 @@ def _everywhere(root, for_folders, for_files):
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows asks other things of a folder")
 @pytest.mark.parametrize(
-    ("module", "arguments", "said"),
+    ("module", "arguments", "message"),
     [
         ("sdlora.cli.main", ["train", "{mine}", "--data-dir", "{data}"], "{data}/runs: cannot be written"),
         ("sdlora.cli.main", ["train", "{mine}", "--data-dir", "{data}/new"], "{data}/new/runs: cannot be written"),
@@ -48,7 +48,7 @@ def _everywhere(root, for_folders, for_files):
     ],
     ids=["train", "train in a new folder", "resume", "worker"],
 )
-def test_a_run_that_may_write_nothing_ends_before_the_base_is_loaded(fork_server, public, module, arguments, said):
+def test_a_run_that_may_write_nothing_ends_before_the_base_is_loaded(fork_server, public, module, arguments, message):
     folder, run = public
     places = {"data": folder / "data", "mine": folder / "mine.toml"}
     before = sorted(folder.rglob("*"))
@@ -60,7 +60,7 @@ def test_a_run_that_may_write_nothing_ends_before_the_base_is_loaded(fork_server
     assert code == FileError.exit_code, (folder / "log").read_text()
     assert time.monotonic() - begun < SECONDS
     printed = (folder / "log").read_text()
-    assert printed.startswith(f"error: {said.format(**places)} (Permission denied); ")
+    assert printed.startswith(f"error: {message.format(**places)} (Permission denied); ")
     assert len(printed.splitlines()) == 1
     assert sorted(folder.rglob("*")) == before
     assert run.events() == []

@@ -76,7 +76,7 @@ def peft(folder: Path, weights: dict[str, torch.Tensor], scale: float) -> dict[s
     return found
 
 
-def _peft(tensors, weights, scale, told) -> dict[str, torch.Tensor]:
+def _peft(tensors, weights, scale, setting) -> dict[str, torch.Tensor]:
     layers: dict[str, dict[str, torch.Tensor]] = defaultdict(dict)
     for key, tensor in tensors.items():
         bare = key.removesuffix(".weight")
@@ -86,9 +86,9 @@ def _peft(tensors, weights, scale, told) -> dict[str, torch.Tensor]:
     for path, t in layers.items():
         component, _, rest = path.partition(".")
         weight = weights[path].double()
-        patterns = told(component, "alpha_pattern") or {}
+        patterns = setting(component, "alpha_pattern") or {}
         alpha = next(
-            (value for pattern, value in patterns.items() if rest.endswith(pattern)), told(component, "lora_alpha")
+            (value for pattern, value in patterns.items() if rest.endswith(pattern)), setting(component, "lora_alpha")
         )
         if "ia3_l" in t:
             changed = weight * t["ia3_l"].view(*t["ia3_l"].shape, *[1] * (weight.ndim - t["ia3_l"].ndim))
@@ -101,7 +101,7 @@ def _peft(tensors, weights, scale, told) -> dict[str, torch.Tensor]:
                 changed = changed * lengths.view(-1, *[1] * (weight.ndim - 1))
         elif "lokr_w1" in t and "lokr_w2" in t:
             rank = max(t["lokr_w2"].shape[:2])
-            assert told(component, "r") == rank or (told(component, "rank_pattern") or {}).get(rest) == rank
+            assert setting(component, "r") == rank or (setting(component, "rank_pattern") or {}).get(rest) == rank
             assert alpha == rank
             changed = weight + torch.kron(t["lokr_w1"], t["lokr_w2"].flatten(1)).view(weight.shape)
         else:

@@ -35,8 +35,8 @@ def train_in_process(
         return stop_after is not None and sum(type(event) is StepDone for event in events) >= stop_after
 
     cache = folder.parent / "cache"
-    told = {"on_event": events.append, "should_stop": should_stop, "between_steps": between_steps}
-    return train(TrainJob(**dict(config), output=output, cache=cache, **told)), events, output
+    listeners = {"on_event": events.append, "should_stop": should_stop, "between_steps": between_steps}
+    return train(TrainJob(**dict(config), output=output, cache=cache, **listeners)), events, output
 
 
 def events_of(kind, events):

@@ -14,11 +14,11 @@ def test_the_committed_sets_are_what_the_script_draws(tmp_path, name, count):
         assert len(list((part / name).glob("*.png"))) == len(list((part / name).glob("*.txt"))) == count
     for path in (tmp_path / name).glob("*.txt"):
         assert path.read_text() == (make.ROOT / name / path.name).read_text()
-        drawn, kept = (
+        generated, kept = (
             np.asarray(Image.open(p.with_suffix(".png")), float) for p in (path, make.ROOT / name / path.name)
         )
         # Another version of Pillow may round an edge differently; the picture stays the same.
-        assert np.abs(drawn - kept).mean() < 1.0
+        assert np.abs(generated - kept).mean() < 1.0
 
 
 def test_no_test_prompt_is_in_the_set():

@@ -52,10 +52,10 @@ def test_a_caption_says_what_it_is_told_and_nothing_else():
     rng = np.random.default_rng(0)
     for _ in range(300):
         full = ("boat", "purple", "in the city", "watercolor")
-        told = captions.leave_out(rng, *full)
-        text = captions.phrase(rng, *told)
-        for word, said in zip(("boat", "purple", "the city", "watercolor"), told, strict=True):
-            assert (word in text) == (said is not None), text
+        words = captions.leave_out(rng, *full)
+        text = captions.phrase(rng, *words)
+        for word, message in zip(("boat", "purple", "the city", "watercolor"), words, strict=True):
+            assert (word in text) == (message is not None), text
 
 
 def test_fillers_name_nothing_of_the_world():

@@ -12,7 +12,7 @@ CLASS = {"prior__weight": 1.0, "prior__class_prompt": "a house", "prior__count":
 
 
 @pytest.mark.parametrize(
-    ("settings", "said"),
+    ("settings", "message"),
     [
         (
             {**VELOCITY, **DRAWN, "sample__sampler": "Heun"},
@@ -27,8 +27,8 @@ CLASS = {"prior__weight": 1.0, "prior__class_prompt": "a house", "prior__count":
         ({**DRAWN, "sample__height": 100}, r"^sample\.height = 100: .* take 128"),
     ],
 )
-def test_it_is_refused_in_one_sentence(settings, said, configure, tmp_path):
-    with pytest.raises(ConfigError, match=said):
+def test_it_is_refused_in_one_sentence(settings, message, configure, tmp_path):
+    with pytest.raises(ConfigError, match=message):
         train_in_process(configure(**settings), tmp_path / "run")
     assert not [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
 

@@ -59,11 +59,11 @@ def inputs(family: str, models):
 
 def step(family: str, models, parameters):
     """The outputs of all models, and the gradients of the sum of their squares."""
-    ids, (latents, timesteps), told, added = inputs(family, models)
+    ids, (latents, timesteps), text, added = inputs(family, models)
     dtype = models["unet"].dtype
     read = [model(ids).last_hidden_state for name, model in models.items() if name != "unet"]
     predicted = models["unet"](
-        latents.to(dtype), timesteps, told.to(dtype), added_cond_kwargs=added, return_dict=False
+        latents.to(dtype), timesteps, text.to(dtype), added_cond_kwargs=added, return_dict=False
     )[0]
     outputs = [*read, predicted]
     sum(output.float().square().mean() for output in outputs if output.requires_grad).backward()
@@ -143,8 +143,8 @@ def test_over_a_bf16_base_gradients_are_as_near_to_float32_as_with_plain_layers(
 @pytest.mark.parametrize("targets", ["attention", "linear+conv"])
 def test_fewer_bytes_are_kept(targets):
     models, _ = attached("sd1", "lora", targets)
-    _, given, told, _ = inputs("sd1", models)
-    work = partial(models["unet"], *given, told)
+    _, given, text, _ = inputs("sd1", models)
+    work = partial(models["unet"], *given, text)
     before = kept(work, models["unet"].parameters())
     use_memory_efficient_layers(models)
     assert kept(work, models["unet"].parameters()) < 0.75 * before  # Of the real SD 1.5 it is less: benchmarks.memory.
@@ -154,9 +154,9 @@ def test_without_gradients_nothing_changes():
     models, _ = attached("sd1", "lora", "linear+conv")
     lean = copy.deepcopy(models)
     use_memory_efficient_layers(lean)
-    _, given, told, _ = inputs("sd1", models)
+    _, given, text, _ = inputs("sd1", models)
     with torch.no_grad():
-        assert torch.equal(models["unet"](*given, told)[0], lean["unet"](*given, told)[0])
+        assert torch.equal(models["unet"](*given, text)[0], lean["unet"](*given, text)[0])
     assert models["unet"].state_dict().keys() == lean["unet"].state_dict().keys()
 
 
@@ -180,13 +180,13 @@ def test_what_is_more_than_one_lora_goes_the_way_of_plain_layers(options):
 def test_adapters_that_come_and_go_between_steps_leave_nothing_behind():
     models, _ = attached("sd1", "lora", "linear+conv")
     use_memory_efficient_layers(models)
-    _, given, told, _ = inputs("sd1", models)
+    _, given, text, _ = inputs("sd1", models)
     state = attach.read_state(models, "a").modules
     for name in "bc":
         attach.attach_modules(models, state, name)
     kept_by = [weakref.ref(parameter) for name in "bc" for parameter in adapter_parameters(models, name)]
     with torch.no_grad(), attach.temporary_scales(models, {"b": 1.0, "c": 0.5}):
-        models["unet"](*given, told)
+        models["unet"](*given, text)
     for name in "bc":
         attach.remove_adapter(models, name)
     gc.collect()

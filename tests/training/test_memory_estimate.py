@@ -59,8 +59,8 @@ def test_what_waits_in_main_memory_is_not_counted_where_there_is_a_card(configur
 
 def test_pictures_are_drawn_with_all_parts_and_only_where_some_are_asked_for(configure, tmp_path):
     assert estimate_memory(train_job(configure(), tmp_path), ImageSize(64, 64), torch.float32).generation == 0
-    drawn = train_job(configure(sample__every=2, sample__prompts=["a house"], train__offload=True), tmp_path)
-    found = estimate_memory(drawn, ImageSize(64, 64), torch.float32)
+    generating = train_job(configure(sample__every=2, sample__prompts=["a house"], train__offload=True), tmp_path)
+    found = estimate_memory(generating, ImageSize(64, 64), torch.float32)
     assert found.generation > found.weights and found.peak == max(found.step, found.encoding, found.generation)
 
 

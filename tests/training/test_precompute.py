@@ -23,7 +23,7 @@ def family(tiny_base):
 
 
 @pytest.fixture
-def asked(monkeypatch):
+def requests(monkeypatch):
     """A studio that records its requests, one entry an image, and returns blank images."""
     calls = []
 
@@ -37,29 +37,29 @@ def asked(monkeypatch):
 
 
 @pytest.fixture
-def use(configure, tmp_path, asked):
+def use(configure, tmp_path, requests):
     """Get the class pictures of a run, and say what had to be drawn for it."""
 
     def run(family, size=64, precision="fp32", **settings):
         config = configure(**PRIOR | settings)
         job = TrainJob(**dict(config), output=RunPaths(tmp_path), cache=tmp_path)
         distributed = SimpleNamespace(rank=0, count=1, precision=precision, barrier=lambda: None, any_process=bool)
-        asked.clear()
+        requests.clear()
         examples = prepare_class_images(
             job, distributed, family, size, [Example(tmp_path / "a.png", "sks, a red house", 64, 64)]
         )
         assert len(examples) == config.prior.count
-        return list(asked)
+        return list(requests)
 
     return run
 
 
 def test_class_pictures_are_drawn_as_the_settings_say(use, family):
     settings = {"negative": "ugly", "sampler": "Euler", "steps": 3, "cfg": 2.5, "seed": 9}
-    drawn = use(family, size=100, **{f"prior__{name}": value for name, value in settings.items()})
+    generated = use(family, size=100, **{f"prior__{name}": value for name, value in settings.items()})
     size = {"width": 64, "height": 64}  # 100 px, in steps of the VAE's 8 times the UNet's 8
-    said = {"prompt": "a house", "base": family.source}
-    assert drawn == [{**said, **settings, **size, "seed": seed} for seed in (9, 10)]
+    expected = {"prompt": "a house", "base": family.source}
+    assert generated == [{**expected, **settings, **size, "seed": seed} for seed in (9, 10)]
 
 
 CHANGES = [

@@ -33,8 +33,8 @@ def job(tmp_path: Path, preset: str, overrides: dict[str, object]) -> TrainJob:
     ],
 )
 def test_a_setting_that_another_makes_idle_is_named(overrides: dict[str, object], named: str, tmp_path: Path) -> None:
-    [told] = ignored_settings(job(tmp_path, "pocket-style", overrides), steps=100)
-    assert told.startswith(named)
+    [notice] = ignored_settings(job(tmp_path, "pocket-style", overrides), steps=100)
+    assert notice.startswith(named)
 
 
 def test_the_order_of_examples_is_told_as_version_0_1_0_told_it() -> None:

@@ -34,9 +34,9 @@ def test_a_time_is_the_sum_of_all_that_a_run_does(tmp_path):
     data, train = Data(folder=tmp_path, flip=True), Train(gradient_accumulation=3)
     sample = Sample(every=4, prompts=("a", "b"), steps=20)
     seconds = sum(measured.seconds_by_phase(data, Prior(), train, sample, pictures=5, steps=10).values())
-    drawn = 2 * 4  # before the first step, at 4, 8 and 10
-    assert count_previews(sample, 10) == drawn
-    assert seconds == 1000 + 2 * 5 * 100 + drawn * (1 + 20 * 2) + 10 * 3 * 10
+    previews = 2 * 4  # before the first step, at 4, 8 and 10
+    assert count_previews(sample, 10) == previews
+    assert seconds == 1000 + 2 * 5 * 100 + previews * (1 + 20 * 2) + 10 * 3 * 10
     prior = Prior(weight=1, count=7, steps=25)
     with_classes = sum(measured.seconds_by_phase(data, prior, train, sample, pictures=5, steps=10).values())
     assert with_classes - seconds == 7 * (1 + 25 * 2) + 7 * 100

@@ -79,10 +79,10 @@ def test_parts_are_on_the_device_when_they_are_at_work(configure, tmp_path, monk
     )  # fmt: skip
     _, events, _ = train_in_process(config, tmp_path / "run")
     everything = {"unet", "text_encoder", "vae"}
-    drawn = [everything, {"vae"}, {"text_encoder"}, trained, everything, trained, everything, trained]
-    assert placed == drawn  # class pictures, encoding, captions; before the first step and after the last a preview
-    told = [event.message for event in events_of(Notice, events)]
-    assert "train.offload is not used: on a CPU parts have nowhere else to wait" in told
+    expected = [everything, {"vae"}, {"text_encoder"}, trained, everything, trained, everything, trained]
+    assert placed == expected  # class pictures, encoding, captions; before the first step and after the last a preview
+    notices = [event.message for event in events_of(Notice, events)]
+    assert "train.offload is not used: on a CPU parts have nowhere else to wait" in notices
 
 
 def test_a_preview_for_which_the_parts_do_not_fit_together_costs_no_run(configure, tmp_path, monkeypatch):

@@ -69,11 +69,11 @@ def errors_by_hand(batch, prediction_type="epsilon", gamma=None, noise_offset=0.
 
 @pytest.mark.parametrize("noise_offset", [0.0, 0.1])
 def test_the_model_is_given_the_latents_drawn_noised_by_the_schedule(batch, noise_offset):
-    _, (noisy, timesteps, said) = step(batch, noise_offset=noise_offset)
+    _, (noisy, timesteps, text) = step(batch, noise_offset=noise_offset)
     expected, t, _ = errors_by_hand(batch, noise_offset=noise_offset)
     np.testing.assert_allclose(noisy.numpy(), expected, rtol=1e-4, atol=1e-5)
     assert timesteps.tolist() == t.tolist()
-    assert said.tolist() == [1, 2, 3, 4]
+    assert text.tolist() == [1, 2, 3, 4]
 
 
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])

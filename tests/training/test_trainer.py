@@ -311,8 +311,8 @@ def test_batches_that_are_added_up_equal_one_of_their_size(configure, tmp_path, 
     settings = {"data__folder": str(folder), "train__steps": 2, "train__learning_rate": 1e-3}
     one = configure(**settings, train__batch_size=4)
     two = configure(**settings, train__batch_size=2, train__gradient_accumulation=2)
-    told = [train_in_process(config, tmp_path / name)[1] for config, name in ((one, "one"), (two, "two"))]
-    at_once, added_up = ([event.loss for event in events_of(StepDone, events)] for events in told)
+    event_lists = [train_in_process(config, tmp_path / name)[1] for config, name in ((one, "one"), (two, "two"))]
+    at_once, added_up = ([event.loss for event in events_of(StepDone, events)] for events in event_lists)
     assert added_up == pytest.approx(at_once, rel=1e-4)
     befores = [before for before, _ in norms]
     assert befores[2:] == pytest.approx(befores[:2], rel=1e-3)
@@ -425,9 +425,9 @@ def test_a_run_whose_checkpoints_do_not_fit_on_the_disk_ends_before_its_first_st
         raise AssertionError("the first step")
 
     monkeypatch.setattr(trainer, "training_step", begin)
-    for free, error, said in ((needed - 1, FileError, "on this disk"), (needed, AssertionError, "the first step")):
+    for free, error, message in ((needed - 1, FileError, "on this disk"), (needed, AssertionError, "the first step")):
         monkeypatch.setattr(shutil, "disk_usage", lambda folder, free=free: SimpleNamespace(free=free))
-        with pytest.raises(error, match=said):
+        with pytest.raises(error, match=message):
             train_in_process(configure(), tmp_path / str(free))
 
 
@@ -438,10 +438,10 @@ def test_tensorboard_writes_its_log(configure, tmp_path):
 
 @pytest.mark.parametrize("optimizer", ["adamw", "prodigy"])
 def test_a_run_that_goes_on_longer_equals_one_of_that_length_from_the_start(configure, tmp_path, optimizer):
-    asked = dict(adapter__dropout=0.2, data__flip=True, optimizer__name=optimizer)
-    train_in_process(configure(**asked), tmp_path / "longer")
-    finished, events, longer = train_in_process(configure(train__steps=10, **asked), tmp_path / "longer")
-    _, _, whole = train_in_process(configure(train__steps=10, **asked), tmp_path / "whole")
+    settings = dict(adapter__dropout=0.2, data__flip=True, optimizer__name=optimizer)
+    train_in_process(configure(**settings), tmp_path / "longer")
+    finished, events, longer = train_in_process(configure(train__steps=10, **settings), tmp_path / "longer")
+    _, _, whole = train_in_process(configure(train__steps=10, **settings), tmp_path / "whole")
     assert finished
     assert events_of(RunStarted, events)[0].step == STEPS
     assert "this run goes on from step 6 to 10, where it was to end at 6" in [

@@ -61,8 +61,8 @@ def test_a_picture_spoilt_between_steps_costs_the_run_nothing_and_a_resume_names
     assert events_of(RunStopped, events)[0].step == 3
     shutil.copytree(kept, own)
     CHANGES[change](own / "4.png")
-    said = {"cut": r"4\.png", "removed": "pictures and captions", "another": "pictures and captions"}[change]
-    with pytest.raises((DatasetError, ConfigError), match=said):
+    message = {"cut": r"4\.png", "removed": "pictures and captions", "another": "pictures and captions"}[change]
+    with pytest.raises((DatasetError, ConfigError), match=message):
         train_in_process(config, tmp_path / "parts")
     shutil.copy(kept / "4.png", own)
     finished, _, output = train_in_process(config, tmp_path / "parts")

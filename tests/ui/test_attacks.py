@@ -218,9 +218,9 @@ def test_another_page_changes_nothing_and_sees_nothing(page, origin):
     body = {"data": [], "fn_index": 0, "session_hash": "foreign"}
     for path in CHANGING:
         assert page.request(path, "POST", body, Origin=origin).status == 403, path
-        asked = {"Origin": origin, "Access_Control_Request_Method": "POST", "Access_Control_Request_Headers": "x"}
+        settings = {"Origin": origin, "Access_Control_Request_Method": "POST", "Access_Control_Request_Headers": "x"}
         assert not [
-            name for name in page.request(path, "OPTIONS", **asked).headers if name.startswith("access-control-")
+            name for name in page.request(path, "OPTIONS", **settings).headers if name.startswith("access-control-")
         ]
     answer = page.request("/config", Origin=origin)
     assert not [name for name in answer.headers if name.startswith("access-control-")]
@@ -257,7 +257,7 @@ def test_slow_uploads_keep_nobody_waiting(page):
 
 def test_every_answer_tells_the_browser_what_it_may_not_do(page, locked):
     (place,) = json.loads(page.upload("a.png", b"x").text)
-    asked = [
+    requests = [
         "/",
         "/config",
         "/static/img/logo.svg",
@@ -266,7 +266,7 @@ def test_every_answer_tells_the_browser_what_it_may_not_do(page, locked):
         f"/gradio_api/file={place}",
         "/assets/nothing",
     ]
-    answers = [target.request(path) for target in (page, locked) for path in asked]
+    answers = [target.request(path) for target in (page, locked) for path in requests]
     answers += [
         page.request("/", "PUT"),
         page.request("/gradio_api/run/nothing", "POST", {}),

@@ -71,7 +71,7 @@ def test_every_base_has_words_and_two_previews(base, kind):
 
 
 @pytest.mark.parametrize(
-    ("about", "base", "changes", "said"),
+    ("about", "base", "changes", "message"),
     [
         (ProjectInfo("style", " "), "pocket", {}, "trigger word"),
         (ProjectInfo("subject", "zwx", ""), "pocket", {}, "what the subject is"),
@@ -80,8 +80,8 @@ def test_every_base_has_words_and_two_previews(base, kind):
         (STYLE, "pocket", {"adapter.rank": "-1"}, "adapter.rank = '-1'"),
     ],
 )
-def test_what_is_missing_or_wrong_is_a_sentence(project, about, base, changes, said):
-    with pytest.raises(SdloraError, match=said):
+def test_what_is_missing_or_wrong_is_a_sentence(project, about, base, changes, message):
+    with pytest.raises(SdloraError, match=message):
         configure(project, about, base, "Quick", [], changes)
 
 
@@ -117,11 +117,11 @@ def test_only_what_was_filled_in_counts_as_changed():
 
 def test_empty_fields_say_what_the_preset_has():
     known = load_preset("pocket", "style")
-    said = setting_fields.placeholders(known, DERIVED)
-    assert said["train.learning_rate"]["placeholder"] == "0.002"
-    assert said["train.steps"]["placeholder"] == "from the quality"
-    assert said["schedule.name"]["choices"][0] == ("as the preset: cosine", "")
-    assert said["data.flip"]["choices"][0] == ("as the preset: yes", "")
+    text = setting_fields.placeholders(known, DERIVED)
+    assert text["train.learning_rate"]["placeholder"] == "0.002"
+    assert text["train.steps"]["placeholder"] == "from the quality"
+    assert text["schedule.name"]["choices"][0] == ("as the preset: cosine", "")
+    assert text["data.flip"]["choices"][0] == ("as the preset: yes", "")
 
 
 def test_the_settings_of_a_run_are_filled_in_again_as_they_were(project):
@@ -137,8 +137,8 @@ def test_what_a_run_will_take_is_said_with_how_that_is_known():
     )
     assert describe_estimate(RunEstimate(400, 10)) == ""
     assert describe_estimate(RunEstimate(400, 10, 100.0)).endswith("as earlier runs with these settings took")
-    said = describe_estimate(RunEstimate(400, 10, 100.0, measured.memory, measured))
-    assert said == "about 1:40 min · about 1.12 GiB, measured: 0.25 s a step of 64 x 64 on cpu"
+    text = describe_estimate(RunEstimate(400, 10, 100.0, measured.memory, measured))
+    assert text == "about 1:40 min · about 1.12 GiB, measured: 0.25 s a step of 64 x 64 on cpu"
 
 
 def test_what_a_run_will_write_is_said_with_the_largest_parts():

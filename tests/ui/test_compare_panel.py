@@ -78,17 +78,17 @@ def test_the_fields_become_a_grid_for_the_inference_process(app, built):
 def test_an_adapter_brings_what_its_run_says_of_their_base(configure, tmp_path):
     app = AppState(tmp_path)
     app.inference = Submitted()
-    said = {"prediction_type": "v_prediction", "zero_terminal_snr": "on"}
-    config = configure(**{f"model__{name}": value for name, value in said.items()}, model__variant="fp16")
+    overrides = {"prediction_type": "v_prediction", "zero_terminal_snr": "on"}
+    config = configure(**{f"model__{name}": value for name, value in overrides.items()}, model__variant="fp16")
     run = prepare_run(config, "fast", tmp_path)
     write_adapter(random_lora(), run.checkpoint(2))
     write_adapter(random_lora(), run.adapter)
     base = config.model.base
-    asked = GenerationRequest(prompt="a", base=base, base_settings={"zero_terminal_snr": "off"})
+    answer = GenerationRequest(prompt="a", base=base, base_settings={"zero_terminal_snr": "off"})
     assert app.with_adapters(GenerationRequest(prompt="a", base=base), [("fast", 1.0)]).model == config.model
     assert app.with_adapters(GenerationRequest(prompt="a", base=base), [("fast-000002", 1.0)]).model == config.model
-    assert app.with_adapters(asked, [("fast", 1.0)]).base_settings == {
-        **said,
+    assert app.with_adapters(answer, [("fast", 1.0)]).base_settings == {
+        **overrides,
         "variant": "fp16",
         "zero_terminal_snr": "off",
     }

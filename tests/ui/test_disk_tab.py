@@ -33,26 +33,26 @@ def tab():
 @pytest.mark.parametrize(("days", "size"), [(0, "3.91 KiB"), (30, "1.95 KiB"), (365, "0 B")])
 def test_the_tab_shows_what_is_that_old(app, tab, days, size):
     updates = disk_tab._show(app, tab, days)
-    told, chosen = updates[tab.usage], updates[tab.chosen]
+    usage, chosen = updates[tab.usage], updates[tab.chosen]
     free, sure = updates[tab.free], updates[tab.confirm]
-    assert f"{size}: latents and text outputs" in told and "finished ones, and those imported" in told
+    assert f"{size}: latents and text outputs" in usage and "finished ones, and those imported" in usage
     assert [value for _, value in chosen["choices"]] == list(FREED) and chosen["choices"][0][0] == f"cache ({size})"
     assert chosen["value"] == [] and free["interactive"] is False and sure["visible"] is False
 
 
 def test_what_is_chosen_goes_and_is_told(app, tab):
     updates = disk_tab._free(app, tab, ["cache"], 30)
-    said, told = updates[tab.message], updates[tab.usage]
-    assert "1.95 KiB freed." in said and "0 B: latents" in told
+    text, usage = updates[tab.message], updates[tab.usage]
+    assert "1.95 KiB freed." in text and "0 B: latents" in usage
     assert [path.name for path in (app.data_dir / "cache" / "latents").iterdir()] == ["new"]
 
 
 def test_nothing_goes_that_is_not_offered(app, tab):
-    said = disk_tab._free(app, tab, ["adapters", "projects"], 0)[tab.message]
-    assert "0 B freed." in said and len(list((app.data_dir / "cache" / "latents").iterdir())) == 2
+    text = disk_tab._free(app, tab, ["adapters", "projects"], 0)[tab.message]
+    assert "0 B freed." in text and len(list((app.data_dir / "cache" / "latents").iterdir())) == 2
 
 
 def test_a_busy_cache_is_told(app, tab):
     with hold_lock(app.data_dir / "locks" / "cuda-card.lock", "the device"):
-        said = disk_tab._free(app, tab, ["cache"], 0)[tab.message]
-    assert "free them when none runs" in said
+        text = disk_tab._free(app, tab, ["cache"], 0)[tab.message]
+    assert "free them when none runs" in text

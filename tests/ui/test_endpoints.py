@@ -54,8 +54,8 @@ def test_the_manual_does_what_it_says(server, tiny_base, monkeypatch, capsys):
     }  # fmt: skip
     names = {"server": server}
     for block in BLOCKS:
-        for said, meant in here.items():
-            block = block.replace(said, meant)
+        for message, meant in here.items():
+            block = block.replace(message, meant)
         exec(block, names)  # noqa: S102 - the documentation's own lines
     assert names["status"]["message"].startswith("Finished: 4 steps")
     assert [read_parameters(Path(picture["file"])).settings["Seed"] for picture in names["pictures"]] == ["7", "8"]
@@ -69,8 +69,8 @@ def test_the_manual_does_what_it_says(server, tiny_base, monkeypatch, capsys):
     config = (server.data_dir / "runs" / "ohwx" / "config.toml").read_text()
     assert 'device = "cpu"' in config  # As the server's flags say.
     assert "gradient_checkpointing = true" in config
-    said = refused(server.client, run="ohwx", api_name="/resume")
-    assert "nothing left to do" in said
+    message = refused(server.client, run="ohwx", api_name="/resume")
+    assert "nothing left to do" in message
 
 
 def test_a_zip_is_trained_on_stopped_and_goes_on(server, tiny_base, tmp_path):
@@ -103,7 +103,7 @@ def wait(client, run, until):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         ({"trigger": "x", "api_name": "/train"}, "Hand over pictures, or name a project"),
         ({"trigger": "x", "project": "../../etc", "api_name": "/train"}, "has no pictures"),
@@ -128,10 +128,10 @@ def wait(client, run, until):
         ({"base": "pocket", "tuned": "nothing-here", "rank": 4, "api_name": "/extract"}, "nothing-here"),
     ],
 )
-def test_what_is_wrong_is_one_sentence(server, arguments, said):
-    told = refused(server.client, **arguments)
-    assert said in told
-    assert "\n" not in told
+def test_what_is_wrong_is_one_sentence(server, arguments, message):
+    answer = refused(server.client, **arguments)
+    assert message in answer
+    assert "\n" not in answer
 
 
 def test_no_file_of_the_server_is_taken_for_an_upload(server):

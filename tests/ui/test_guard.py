@@ -154,10 +154,10 @@ async def greet(scope, receive, send):
 
 def test_cookies_stay_here_and_leave_by_tls_alone_if_they_came_so():
     hosts = HostPolicy(allowed=["p.example"])
-    for host, said in (("localhost", ""), ("p.example", "https")):
-        _, headers, _ = ask(host, around=Guard(greet, hosts), method="POST", path="/login", x_forwarded_proto=said)
+    for host, message in (("localhost", ""), ("p.example", "https")):
+        _, headers, _ = ask(host, around=Guard(greet, hosts), method="POST", path="/login", x_forwarded_proto=message)
         parts = headers[b"set-cookie"].decode().split("; ")
-        assert parts == ["b=2", "HttpOnly", "SameSite=Lax", *(["Secure"] if said else [])]
+        assert parts == ["b=2", "HttpOnly", "SameSite=Lax", *(["Secure"] if message else [])]
 
 
 def test_without_a_session_there_is_the_login_page_and_no_more():

@@ -130,8 +130,8 @@ def test_an_event_names_no_file_and_no_run_outside(page, house):
     """Event data of a click is untrusted too."""
     secret = str(house / "secret.png")
     for number, values, targets in functions(page):
-        for told in ("../../../secret", secret, "kept/../../../secret", {"path": secret}):
-            event = {"name": told, "act": "open", "cell": told, "index": told, "value": {"image": {"path": secret}}}
+        for path in ("../../../secret", secret, "kept/../../../secret", {"path": secret}):
+            event = {"name": path, "act": "open", "cell": path, "index": path, "value": {"image": {"path": secret}}}
             trigger = targets[0][0] if targets else None
             harmless(run(page, number, values, event_data=event, trigger_id=trigger).text)
     for trigger in (-1, 10**9, None):
@@ -174,9 +174,9 @@ def test_no_endpoint_leaves_the_data_folder(page, house, name):
     for word in [*WORDS, str(house / "secret.png"), str(house)]:
         for data in NAMED[name]:
             made = page.request(f"/gradio_api/call/{name}", "POST", {"data": put(data, word)})
-            told = page.request(f"/gradio_api/call/{name}/{json.loads(made.text)['event_id']}").text
-            assert "event: error" in told
-            harmless(told)
+            answer = page.request(f"/gradio_api/call/{name}/{json.loads(made.text)['event_id']}").text
+            assert "event: error" in answer
+            harmless(answer)
     unchanged(page, house)
 
 
@@ -196,8 +196,8 @@ def test_another_session_has_its_own_state_and_messages(page):
             "/gradio_api/run/predict", "POST", {"data": data, "fn_index": number, "session_hash": "other"}
         )
         assert timeless(again.text) == timeless(first)
-    told = page.follow("nobody")
-    assert "process_completed" not in told
+    answer = page.follow("nobody")
+    assert "process_completed" not in answer
 
 
 def timeless(text):

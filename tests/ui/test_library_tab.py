@@ -68,10 +68,10 @@ def test_of_many_adapters_the_first_are_shown_and_the_search_finds_the_others(ap
 def test_deleting_takes_two_clicks_and_comes_back(app, built, detail):
     library, _ = built
     adapter(app.library.folder / "mine.safetensors")
-    asked = library_tab._ask_adapter(library, "mine", "")
-    assert (asked[library.really]["value"], asked[library.really]["visible"]) == ("Really delete mine?", True)
+    answer = library_tab._ask_adapter(library, "mine", "")
+    assert (answer[library.really]["value"], answer[library.really]["visible"]) == ("Really delete mine?", True)
     assert [entry.name for entry in app.library.adapters()] == ["mine"]
-    deleted = library_tab._delete(app, library, detail, asked[library.pending])[library.deleted]
+    deleted = library_tab._delete(app, library, detail, answer[library.pending])[library.deleted]
     assert app.library.adapters() == []
     assert "Empty trash (1, " in lists(app)[3]["value"]
     assert "is back" in library_tab._undo(app, library, deleted)[library.message]

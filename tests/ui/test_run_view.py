@@ -20,7 +20,7 @@ from sdlora.ui.run_view import (
 
 
 @pytest.fixture
-def told(tmp_path):
+def view_of(tmp_path):
     """A function that writes events to a run's journal, and returns its view."""
     run = Run(tmp_path / "runs" / "mystyle")
     run.folder.mkdir(parents=True)
@@ -45,38 +45,40 @@ def step(number, loss=1.0, left=65.0):
     return StepDone(step=number, steps=100, loss=loss, learning_rate=1e-3, seconds=0.1, left=left)
 
 
-def test_each_phase_is_told_in_plain_words(told):
-    assert describe(told(), "queued").startswith("Waiting its turn")
-    assert describe(told(), "running") == "Starting"
-    assert describe(told(Progress(phase="caching", done=3, total=10)), "running") == "Caching: 3 of 10"
-    view = told(started(), step(1))
+def test_each_phase_is_told_in_plain_words(view_of):
+    assert describe(view_of(), "queued").startswith("Waiting its turn")
+    assert describe(view_of(), "running") == "Starting"
+    assert describe(view_of(Progress(phase="caching", done=3, total=10)), "running") == "Caching: 3 of 10"
+    view = view_of(started(), step(1))
     assert describe(view, "running") == "Training: step 1 of 100 · 1:05 min left"
     assert short_status(view, "running") == "1/100 · 1:05 min left"
     assert fraction_done(view, "running") == 0.01
     assert "saving" in describe(view, "stopping")
-    assert "Resume" in describe(told(RunStopped(step=1)), "stopped")
-    assert describe(told(RunFailed(message="no room", exit_code=4)), "failed") == "Failed: no room"
-    assert describe(told(started(1), RunFinished(step=100, adapter="x", seconds=61)), "finished").endswith("1:01 min")
+    assert "Resume" in describe(view_of(RunStopped(step=1)), "stopped")
+    assert describe(view_of(RunFailed(message="no room", exit_code=4)), "failed") == "Failed: no room"
+    assert describe(view_of(started(1), RunFinished(step=100, adapter="x", seconds=61)), "finished").endswith(
+        "1:01 min"
+    )
 
 
-def test_a_phase_has_a_place_among_the_stages_and_tells_the_time_it_will_take_yet(told):
+def test_a_phase_has_a_place_among_the_stages_and_tells_the_time_it_will_take_yet(view_of):
     at = [Progress(phase="encoding pictures", done=done, total=10, time=100.0 + 2 * done) for done in (0, 4)]
-    view = told(*at)
+    view = view_of(*at)
     assert describe(view, "running") == "Encoding pictures: 4 of 10 · 12 s left"
     assert stages(view, "running") == [("Loading", "done"), ("Caching", "now"), ("Training", "next")]
-    view = told(started(), step(25), Progress(phase="preview", done=1, total=2))
+    view = view_of(started(), step(25), Progress(phase="preview", done=1, total=2))
     assert describe(view, "running").startswith("Step 25 of 100 · drawing previews: 1 of 2")
     assert stages(view, "running")[-1] == ("Training", "now")
     assert fraction_done(view, "running") == 0.25
 
 
-def test_class_pictures_are_a_stage_only_where_some_are_made(told):
-    view = told(Progress(phase="making class pictures", done=1, total=2))
+def test_class_pictures_are_a_stage_only_where_some_are_made(view_of):
+    view = view_of(Progress(phase="making class pictures", done=1, total=2))
     assert ("Class pictures", "now") in stages(view, "running")
 
 
-def test_a_resumed_run_shows_each_step_once(told):
-    view = told(started(), *(step(number) for number in range(1, 6)), started(2), step(3, 0.5))
+def test_a_resumed_run_shows_each_step_once(view_of):
+    view = view_of(started(), *(step(number) for number in range(1, 6)), started(2), step(3, 0.5))
     assert view.losses == [(1, 1.0), (2, 1.0), (3, 0.5)]
 
 
@@ -87,9 +89,9 @@ def test_a_curve_has_few_points_and_ends_at_the_last_step():
     assert loss_curve([]) == {"loss": [], "smoothed": []}
 
 
-def test_words_of_people_never_become_html(told):
+def test_words_of_people_never_become_html(view_of):
     evil = "<img src=x onerror=alert(1)>"
-    view = told(
+    view = view_of(
         started(), SampleReady(step=0, index=0, prompt=evil, path="x.png"), RunFailed(message=evil, exit_code=3)
     )
     pieces = (

@@ -34,15 +34,15 @@ class Slow:
 
 def test_one_person_has_one_job_at_a_time_and_can_end_it(app):
     first, second = Slow(), Slow()
-    told = job_widget.follow(app, "me", first)
-    assert "Starting" in next(told)
+    updates = job_widget.follow(app, "me", first)
+    assert "Starting" in next(updates)
     with pytest.raises(BusyError, match="already running"):
         next(job_widget.follow(app, "me", second))
     assert "Starting" in next(job_widget.follow(app, "somebody else", second))
     app.cancel_job("me")
     assert first.stopped and not second.stopped
-    next(told)
-    told.close()  # As when the page is closed.
+    next(updates)
+    updates.close()  # As when the page is closed.
     assert first.left
     assert len(list(job_widget.follow(app, "me", Slow()))) == 4
     app.cancel_job("me")  # Nothing is under way.
@@ -52,11 +52,11 @@ def test_progress_tells_how_much_is_done_and_what_is_left_of_it(monkeypatch):
     now = 100.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
     tell = job_widget.JobProgressHtml()
-    assert "Reading" in (said := tell(Progress(phase="reading"))) and "aria-valuenow" not in said
+    assert "Reading" in (text := tell(Progress(phase="reading"))) and "aria-valuenow" not in text
     assert "left" not in tell(Progress(phase="adding up layers", done=1, total=10))
     now = 104.0
-    said = tell(Progress(phase="adding up layers", done=4, total=10))
-    assert "Adding up layers: 4 of 10 · 8 s left" in said and "aria-valuenow='40'" in said
+    text = tell(Progress(phase="adding up layers", done=4, total=10))
+    assert "Adding up layers: 4 of 10 · 8 s left" in text and "aria-valuenow='40'" in text
 
 
 def test_the_fields_say_how_much_is_kept():
@@ -126,10 +126,10 @@ def test_the_base_is_asked_for_where_an_adapter_depends_on_it(app):
         rows, fields = adapter_rows("test", 2, 2).adapters, shrink_fields()
         detail = adapter_detail.build_detail()
 
-    def asked(*names):
+    def is_required(*names):
         return tools_panel._show_base(app, rows, dict(zip(rows, names, strict=True)))["visible"]
 
-    assert (asked("lora", ""), asked("lora", "dora")) == (False, True)
+    assert (is_required("lora", ""), is_required("lora", "dora")) == (False, True)
     for name, needed in (("lora", False), ("dora", True)):
         assert adapter_detail.show_adapter(app, detail, name)[detail.base]["visible"] is needed
         job = start(tools_panel._start_shrinking, app, fields, {fields.adapter: name, fields.base: "pocket"})
