@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 
 from sdlora.adapters.compatibility import require_compatible
 from sdlora.adapters.state import AdapterState, ModuleState
@@ -130,8 +131,6 @@ def _tensors(
     changes: Mapping[str, list[Change]],
 ) -> Iterator[torch.Tensor]:
     """Yield the tensors of ``file`` in order, changed by the adapters."""
-    from safetensors import safe_open
-
     biases = {key.removesuffix("weight") + "bias": found for key, found in layers.items()}
     with safe_open(file, framework="pt") as opened:
         for key in keys:

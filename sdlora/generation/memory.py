@@ -1,12 +1,9 @@
 """Memory of a device: what is free, and a safe estimate of what generating images takes."""
 
-from typing import TYPE_CHECKING
-
 import psutil
 import torch
 
-if TYPE_CHECKING:
-    from sdlora.families.base import Family
+from sdlora.families.base import Family
 
 ADAPTER_BYTES = 5
 """Bytes that mixed adapters take for each byte of their files: a float16 number of 2 is a parameter of 4 here, and
@@ -40,7 +37,7 @@ def used_bytes(device: torch.device) -> int:
 
 
 def generation_bytes(
-    family: "Family",
+    family: Family,
     width: int,
     height: int,
     batch: int,

@@ -9,17 +9,15 @@ import importlib.util
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from sdlora.errors import ConfigError, missing_package
+from sdlora.families.base import Family
 from sdlora.formatting import format_bytes
 from sdlora.generation import memory
 from sdlora.generation.settings import Engine
-
-if TYPE_CHECKING:
-    from sdlora.families.base import Family
 
 
 def require_supported(engine: Engine, device: torch.device) -> None:
@@ -36,7 +34,7 @@ def require_supported(engine: Engine, device: torch.device) -> None:
 class Runtime:
     """A family on ``device``, set up as ``engine`` says."""
 
-    def __init__(self, family: "Family", device: torch.device, engine: Engine):
+    def __init__(self, family: Family, device: torch.device, engine: Engine):
         """Set up ``family``, which is on ``device``, or on the CPU where the engine offloads. Raises ConfigError."""
         self.family = family
         self.device = device

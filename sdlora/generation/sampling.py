@@ -8,18 +8,15 @@ A batch shares the denoiser, whose sums a larger batch may round differently (1e
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import torch
+from PIL import Image
 
 from sdlora.errors import NonFiniteError
 from sdlora.families.base import Conditioning, Family
 from sdlora.generation import prompt_weighting
 from sdlora.generation.generation_spec import PromptSeed, SamplingParams
 from sdlora.generation.samplers import make_scheduler
-
-if TYPE_CHECKING:
-    from PIL import Image
 
 
 @contextmanager
@@ -43,7 +40,7 @@ def sample_images(
     params: SamplingParams,
     on_step: Callable[[float], object],
     set_scales: Callable[[Sequence[int]], object] = lambda positions: None,
-) -> "list[Image.Image]":
+) -> list[Image.Image]:
     """Return the images of ``samples``, made in one batch where their prompts have equally many chunks.
 
     ``on_step`` gets the share done, 0 to 1, after each step, and may raise to end it. ``set_scales(positions)`` sets
@@ -91,7 +88,7 @@ def _sample_batch(
     encoded: Sequence[Sequence[Conditioning]],
     params: SamplingParams,
     on_step: Callable[[float], object],
-) -> "list[Image.Image]":
+) -> list[Image.Image]:
     """Return the images of one batch; ``encoded`` are its prompts by ``_encode_prompts``, all equally long."""
     conditional, *unconditional = (Conditioning.cat(texts) for texts in zip(*encoded, strict=True))
     pipeline = family.pipeline(make_scheduler(params.sampler, family.process))
@@ -153,9 +150,7 @@ def _noise(family: Family, params: SamplingParams, generators: Sequence[torch.Ge
     return noise.to(family.device, family.dtype)
 
 
-def _to_image(pixels: torch.Tensor) -> "Image.Image":
+def _to_image(pixels: torch.Tensor) -> Image.Image:
     """Return the image of (1, 3, H, W) pixels in [-1, 1]."""
-    from PIL import Image
-
     levels = ((pixels[0] / 2 + 0.5).clamp(0, 1) * 255).round().to("cpu", torch.uint8)
     return Image.fromarray(levels.permute(1, 2, 0).numpy())
