@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from sdlora.api.models import resolve_base
 from sdlora.checkpoint import newest_step
-from sdlora.data.step_heuristics import Kind
+from sdlora.data.settings import Kind
 from sdlora.errors import BusyError, ConfigError, FileError, SdloraError, error_class
 from sdlora.events import OnEvent, RunFailed, RunStopped, ignore
 from sdlora.filesystem.paths import data_root, safe_name

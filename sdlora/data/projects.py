@@ -15,8 +15,7 @@ from pathlib import Path, PurePosixPath
 from sdlora.data.captions import caption_for, read_caption
 from sdlora.data.dataset import MASK_SUFFIX, MIN_IMAGES, image_files, parse_kohya_folder, summarize_names
 from sdlora.data.images import FOREIGN_SUFFIXES, SUFFIXES, inspect_image
-from sdlora.data.settings import Data
-from sdlora.data.step_heuristics import Kind
+from sdlora.data.settings import Data, Kind
 from sdlora.data.undo_log import UndoLog
 from sdlora.data.uploads import (
     MAX_BYTES,

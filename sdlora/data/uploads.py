@@ -15,7 +15,7 @@ from typing import IO
 
 from sdlora.data.dataset import CAPTION_SUFFIXES, MASK_SUFFIX, parse_kohya_folder
 from sdlora.data.images import FOREIGN_SUFFIXES, SUFFIXES
-from sdlora.data.step_heuristics import Kind
+from sdlora.data.settings import Kind
 from sdlora.errors import DatasetError
 from sdlora.filesystem.writing import require_free_space
 from sdlora.formatting import format_bytes

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from sdlora.adapters.targets import parse_pattern_values
-from sdlora.data.step_heuristics import Kind, suggested_steps
+from sdlora.data.settings import Kind, suggested_steps
 from sdlora.section import Section
 
 SIZE = re.compile(r"\s*(\d{1,6}(?:\.\d{1,6})?)\s*G(?:i?B)?\s*", re.IGNORECASE)

@@ -6,7 +6,6 @@ from contextlib import AbstractContextManager
 import torch
 
 from sdlora.data.batches import Batch
-from sdlora.diffusion.loss import squared_error
 from sdlora.diffusion.process import NoiseProcess
 from sdlora.families.base import Conditioning, Family, to_device_async
 from sdlora.training.settings import Loss
@@ -64,3 +63,15 @@ def _predict_classes(
     classes = slice(batch.instances, None)
     size_and_crop = None if batch.size_and_crop is None else batch.size_and_crop[classes]
     return family.predict(noisy[classes], times[classes], encode(batch.captions[classes]), size_and_crop)
+
+
+def squared_error(prediction: torch.Tensor, target: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+    """Return the mean squared error of each example, (B,) float32; ``mask`` (B, 1, H, W) weights positions.
+
+    float32: the squares overflow in float16. With a mask the mean is taken over its weight, so that a small subject
+    counts as much as a large one.
+    """
+    error = (prediction.float() - target.float()) ** 2
+    if mask is None:
+        return error.mean(dim=(1, 2, 3))
+    return (error * mask).mean(dim=(1, 2, 3)) / mask.mean(dim=(1, 2, 3)).clamp_min(1e-6)

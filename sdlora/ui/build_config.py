@@ -9,7 +9,7 @@ from sdlora.api.training import RunEstimate, preset_for
 from sdlora.config import TrainConfig
 from sdlora.data.dataset import MIN_IMAGES
 from sdlora.data.projects import Project, ProjectInfo
-from sdlora.data.step_heuristics import Kind, suggested_steps
+from sdlora.data.settings import Kind, suggested_steps
 from sdlora.errors import ConfigError, DatasetError
 from sdlora.formatting import format_bytes, format_duration
 

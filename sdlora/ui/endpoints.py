@@ -22,7 +22,7 @@ from sdlora.api.models import resolve_base
 from sdlora.api.training import Run
 from sdlora.config import all_settings
 from sdlora.data.projects import Project, ProjectInfo
-from sdlora.data.step_heuristics import Kind
+from sdlora.data.settings import Kind
 from sdlora.errors import ConfigError, DatasetError
 from sdlora.filesystem.paths import safe_name, unused_path
 from sdlora.generation.infotext import format_parameters, read_parameters

@@ -11,7 +11,7 @@ import gradio as gr
 from sdlora.api.models import native_size
 from sdlora.data import doctor
 from sdlora.data.projects import Project, ProjectInfo
-from sdlora.data.step_heuristics import Kind
+from sdlora.data.settings import Kind
 from sdlora.data.uploads import FolderWords, UploadedFile
 from sdlora.errors import SdloraError
 from sdlora.ui import caption_tools, project_panel

@@ -8,7 +8,7 @@ import gradio as gr
 from gradio.blocks import Block
 
 from sdlora.data.projects import Project, ProjectInfo, list_projects
-from sdlora.data.step_heuristics import Kind
+from sdlora.data.settings import Kind
 from sdlora.errors import SdloraError
 from sdlora.ui.app_state import AppState
 from sdlora.ui.build_config import suggested_words

@@ -12,7 +12,7 @@ from sdlora.api.models import resolve_base
 from sdlora.api.training import RunEstimate, estimate_run, planned_disk
 from sdlora.config import TrainConfig
 from sdlora.data.projects import Project
-from sdlora.data.step_heuristics import Kind
+from sdlora.data.settings import Kind
 from sdlora.errors import SdloraError
 from sdlora.ui import build_config, page_html, run_html, setting_fields
 from sdlora.ui.app_state import AppState

@@ -15,8 +15,7 @@ from sdlora.data.class_images import (
     generate_missing,
     select_class_images,
 )
-from sdlora.data.settings import Data
-from sdlora.data.step_heuristics import suggested_steps
+from sdlora.data.settings import Data, suggested_steps
 from sdlora.errors import ConfigError, DatasetError
 from sdlora.generation.settings import Prior
 from tests.support.images import noise_image

@@ -4,9 +4,9 @@ import pytest
 import torch
 from diffusers import DDPMScheduler
 
-from sdlora.diffusion.ddpm import DDPMProcess
-from sdlora.diffusion.loss import debiased_weight, min_snr_weight, p2_weight, squared_error
+from sdlora.diffusion.ddpm import DDPMProcess, debiased_weight, min_snr_weight, p2_weight
 from sdlora.seeds import derive
+from sdlora.training.step import squared_error
 
 SD = {"num_train_timesteps": 1000, "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 
