@@ -9,7 +9,7 @@ import json
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, ClassVar
+from typing import Any, ClassVar, dataclass_transform
 
 LARGEST_NUMBER = 1 << 62
 """Upper bound of the numbers in an event: larger ones do not fit into a float's arithmetic."""
@@ -17,15 +17,16 @@ REPORT_SECONDS = 0.25
 """Seconds between two reports of one phase's progress."""
 
 
+@dataclass_transform(frozen_default=True, kw_only_default=True)
 @dataclass(frozen=True, kw_only=True)
 class Event:
-    """Base of all events; ``kind`` is the name under which the journal stores it."""
+    """Base of all events, which are dataclasses by it; ``kind`` is the name under which the journal stores one."""
 
     time: float = field(default_factory=time.time)
     KINDS: ClassVar[dict[str, type["Event"]]] = {}
 
     def __init_subclass__(cls) -> None:
-        Event.KINDS[cls.__name__] = cls
+        Event.KINDS[cls.__name__] = dataclass(frozen=True, kw_only=True)(cls)
 
     def to_json(self) -> str:
         """Return the event as one line of JSON, without its end."""
@@ -72,21 +73,18 @@ def read_events(lines: Iterable[bytes]) -> Iterator[Event]:
             continue
 
 
-@dataclass(frozen=True, kw_only=True)
 class JobStarted(Event):
     """Job ``number`` of a process that serves several has begun; the events that follow are of this job."""
 
     number: int
 
 
-@dataclass(frozen=True, kw_only=True)
 class Waiting(Event):
     """The job waits, usually for a device; ``message`` says what for."""
 
     message: str
 
 
-@dataclass(frozen=True, kw_only=True)
 class Progress(Event):
     """A phase of the job moves on; of a run, a phase other than training. ``total`` is 0 where it cannot be counted."""
 
@@ -95,31 +93,26 @@ class Progress(Event):
     total: int = 0
 
 
-@dataclass(frozen=True, kw_only=True)
 class Notice(Event):
     """A message for the user that stops nothing."""
 
     message: str
 
 
-@dataclass(frozen=True, kw_only=True)
 class Result(Event):
     """A result, as JSON has it. A job on several files gives one for each; else the last one counts."""
 
     value: Any
 
 
-@dataclass(frozen=True, kw_only=True)
 class Finished(Event):
     """The job is done."""
 
 
-@dataclass(frozen=True, kw_only=True)
 class Cancelled(Event):
     """The job was stopped on request."""
 
 
-@dataclass(frozen=True, kw_only=True)
 class Failed(Event):
     """The job ended with an error: a message for the user, and the exit code of its kind (``sdlora.errors``)."""
 
@@ -127,7 +120,6 @@ class Failed(Event):
     exit_code: int
 
 
-@dataclass(frozen=True, kw_only=True)
 class RunStarted(Event):
     """A process began to train the run at step ``step`` of ``steps`` (0 for a new run)."""
 
@@ -145,7 +137,6 @@ class RunStarted(Event):
     """Trainable parameters over all parameters of the trained models, 0 to 1."""
 
 
-@dataclass(frozen=True, kw_only=True)
 class StepDone(Event):
     """One optimizer step is done."""
 
@@ -161,7 +152,6 @@ class StepDone(Event):
     """Bytes that the main process uses on its device; 0 where that cannot be measured."""
 
 
-@dataclass(frozen=True, kw_only=True)
 class SampleReady(Event):
     """A preview image was written; ``path`` is relative to the run's folder."""
 
@@ -171,7 +161,6 @@ class SampleReady(Event):
     path: str
 
 
-@dataclass(frozen=True, kw_only=True)
 class CheckpointSaved(Event):
     """A checkpoint was written; ``path`` is relative to the run's folder."""
 
@@ -179,14 +168,12 @@ class CheckpointSaved(Event):
     path: str
 
 
-@dataclass(frozen=True, kw_only=True)
 class RunStopped(Cancelled):
     """The run was stopped on request at ``step``, and saved."""
 
     step: int
 
 
-@dataclass(frozen=True, kw_only=True)
 class RunFinished(Finished):
     """All steps are done; ``adapter`` is relative to the run's folder."""
 
@@ -195,7 +182,6 @@ class RunFinished(Finished):
     seconds: float
 
 
-@dataclass(frozen=True, kw_only=True)
 class RunFailed(Failed):
     """The run ended with an error."""
 
