@@ -172,7 +172,8 @@ class Project:
 
     def remove(self, *images: Path) -> None:
         """Take images out, with their captions; ``undo`` brings them back."""
-        files = [file for image in images for file in (image, image.with_suffix(".txt"), _mask_path(image))]
+        endings = (".txt", MASK_SUFFIX)
+        files = [file for image in images for file in (image, *(image.with_name(image.stem + end) for end in endings))]
         existing = [path_inside(self.folder, file) for file in files if file.exists()]
         if existing:
             self.history.record(f"removed {summarize_names([image.name for image in images])}", existing)
@@ -255,18 +256,10 @@ def _repeats_folder(image: UploadedFile) -> str:
     return f"{words.repeats}_{name[:64].strip()}"
 
 
-def _mask_path(image: Path) -> Path:
-    return image.with_name(image.stem + MASK_SUFFIX)
-
-
 def list_projects(data_dir: Path) -> list[Project]:
     """List all projects, the most recently changed first."""
     files = (data_dir / "projects").glob("*/project.json")
-    return [Project(data_dir, path.parent.name) for path in sorted(files, key=_age)]
-
-
-def _age(path: Path) -> float:
-    return -path.stat().st_mtime
+    return [Project(data_dir, path.parent.name) for path in sorted(files, key=lambda path: -path.stat().st_mtime)]
 
 
 def _copy_image(source: Path, target: Path, room: Path) -> None:

@@ -230,17 +230,13 @@ def _time_encoding(family: "Family", width: int, height: int) -> float:
 
 def _timed(work: Callable[[], object], device: "torch.device") -> float:
     """Seconds that ``work`` takes, the device's own work included."""
-    begun = time.monotonic()
-    work()
-    _synchronize(device)
-    return time.monotonic() - begun
-
-
-def _synchronize(device: "torch.device") -> None:
     import torch
 
     synchronize: dict[str, Callable[[], object]] = {"cuda": torch.cuda.synchronize, "mps": torch.mps.synchronize}
+    begun = time.monotonic()
+    work()
     synchronize.get(device.type, lambda: None)()
+    return time.monotonic() - begun
 
 
 class _Peak:
