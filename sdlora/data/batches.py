@@ -1,11 +1,8 @@
 """Micro-batches of a run: which views of which images are trained, with which captions, at every step."""
 
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
-
-import torch
+from typing import TYPE_CHECKING, NamedTuple
 
 from sdlora.data.cache import LatentCache, View
 from sdlora.data.captions import augment_caption
@@ -15,24 +12,29 @@ from sdlora.data.images import ImageSize, overflow
 from sdlora.data.settings import Data
 from sdlora.seeds import derive, uniform
 
+if TYPE_CHECKING:
+    import torch
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+
 
 @dataclass(frozen=True)
 class Batch:
     """One process's share of a micro-batch: instance examples first, then as many class examples, if there are any."""
 
-    mean: torch.Tensor
+    mean: "torch.Tensor"
     """Latent means (B, C, h, w), float32, scaled as the VAE's encoder returns them."""
-    std: torch.Tensor
+    std: "torch.Tensor"
     """Latent standard deviations (B, C, h, w), float32."""
     captions: list[str]
-    mask: torch.Tensor | None
+    mask: "torch.Tensor | None"
     """Loss weights (B, 1, h, w), float32 in [0, 1]; None if every part of every image counts in full."""
     positions: list[int]
     """Position of each example in the global micro-batch. Noise depends on it, so the split over processes changes
     nothing."""
     instances: int
     """Number of instance examples, which come first."""
-    size_and_crop: torch.Tensor | None = None
+    size_and_crop: "torch.Tensor | None" = None
     """Size and crop of each image (B, 4), int64, as ``View.size_and_crop`` gives them; None for uncropped images."""
 
     def __len__(self) -> int:
@@ -123,6 +125,8 @@ class BatchLoader:
 
     def read(self, n: int, cache: LatentCache) -> Batch:
         """Load this process's share of micro-batch ``n`` to the CPU. Raises FileError for latents that are missing."""
+        import torch
+
         share = [example for example in self.scheduled(n) if example.position % self.sampler.batch_size in self.share]
         found = [cache.read(example.view) for example in share]
         masks = None

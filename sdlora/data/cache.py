@@ -10,8 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING
 
 from sdlora.data.dataset import Example
 from sdlora.data.images import (
@@ -29,8 +28,11 @@ from sdlora.errors import DatasetError, FileError, NonFiniteError
 from sdlora.events import OnProgress, unwatched
 from sdlora.filesystem.reading import sha256
 
-EncodeImages = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
-EncodeText = Callable[[torch.Tensor], Tensors]
+if TYPE_CHECKING:
+    import torch
+
+    EncodeImages = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
+    EncodeText = Callable[[torch.Tensor], Tensors]
 
 VERSION = 1
 """Version of the way from a file to its latents. Raise it with every change, so that nothing old is read."""
@@ -69,9 +71,9 @@ class View:
 class CachedLatents:
     """Latents of one view: mean and deviation (4, h, w), and weights (1, h, w) in [0, 1] or None; all float32."""
 
-    mean: torch.Tensor
-    std: torch.Tensor
-    mask: torch.Tensor | None
+    mean: "torch.Tensor"
+    std: "torch.Tensor"
+    mask: "torch.Tensor | None"
 
 
 @dataclass
@@ -97,7 +99,7 @@ class LatentCache:
     def prepare(
         self,
         views: Iterable[View],
-        encode: EncodeImages,
+        encode: "EncodeImages",
         on_progress: OnProgress = unwatched,
         should_stop: Callable[[], bool] = lambda: False,
     ) -> bool:
@@ -149,7 +151,9 @@ class LatentCache:
             _require_unchanged(view.example.mask, view.example.mask_digest)
         return MaskedImage(crop_and_resize(rgb, view.size, view.position, view.flip), mask if self.masks else None)
 
-    def _encode(self, batch: Sequence[tuple[View, MaskedImage]], encode: EncodeImages) -> None:
+    def _encode(self, batch: Sequence[tuple[View, MaskedImage]], encode: "EncodeImages") -> None:
+        import torch
+
         pixels = [to_pixels(image.rgb) for _, image in batch]
         padded = torch.stack(pixels + pixels[-1:] * (self.batch_size - len(pixels)))
         with torch.no_grad():
@@ -198,11 +202,11 @@ class TextCache:
 
     store: TensorStore
     fingerprint: str
-    encode: EncodeText
+    encode: "EncodeText"
 
     def prepare(
         self,
-        ids: torch.Tensor,
+        ids: "torch.Tensor",
         on_progress: OnProgress = unwatched,
         should_stop: Callable[[], bool] = lambda: False,
     ) -> bool:
@@ -215,12 +219,16 @@ class TextCache:
         on_progress(len(ids), len(ids))
         return True
 
-    def read(self, ids: torch.Tensor) -> Tensors:
+    def read(self, ids: "torch.Tensor") -> Tensors:
         """Return the outputs for ``ids`` (B, L), stacked (B, ...); a caption that is missing is encoded now."""
+        import torch
+
         rows = [self._one(row) for row in ids]
         return {name: torch.cat([row[name] for row in rows]) for name in rows[0]}
 
-    def _one(self, row: torch.Tensor) -> Tensors:
+    def _one(self, row: "torch.Tensor") -> Tensors:
+        import torch
+
         key = key_of("text", VERSION, self.fingerprint, tuple(row.tolist()))
         found = self.store.get(key)
         if found is None:

@@ -4,19 +4,19 @@ import hashlib
 from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
-
-import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from typing import TYPE_CHECKING
 
 from sdlora import failpoints
 from sdlora.errors import FileError
 from sdlora.filesystem.writing import write_atomic
 
+if TYPE_CHECKING:
+    import torch
+
 MEMORY_BUDGET = 256 << 20
 """Bytes of tensors kept in memory: 2,000 images at 512 px, so all of a small set."""
 
-Tensors = dict[str, torch.Tensor]
+Tensors = dict[str, "torch.Tensor"]
 
 
 def key_of(*parts: object) -> str:
@@ -53,8 +53,10 @@ class TensorStore:
             self._remember(key, found)
         return found
 
-    def put(self, key: str, tensors: Mapping[str, torch.Tensor]) -> None:
+    def put(self, key: str, tensors: Mapping[str, "torch.Tensor"]) -> None:
         """Store a copy of ``tensors`` on the CPU. Raises FileError if the disk is full or not writable."""
+        from safetensors.torch import save
+
         tensors_on_cpu = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
         if self.folder is not None:
             write_atomic(self.path(key), save(tensors_on_cpu, {"sha256": _digest(tensors_on_cpu)}))
@@ -73,6 +75,8 @@ def _size(tensors: Tensors) -> int:
 
 
 def _digest(tensors: Tensors) -> str:
+    import torch
+
     digest = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
@@ -82,6 +86,8 @@ def _digest(tensors: Tensors) -> str:
 
 def _load(path: Path) -> Tensors | None:
     """Return the tensors of one file if their hash matches the stored one, else None."""
+    from safetensors import SafetensorError, safe_open
+
     try:
         with safe_open(path, "pt") as file:
             tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
