@@ -129,7 +129,9 @@ def run_failure(training: Training, code: int) -> SdloraError:
 def preset_for(base: str, kind: Kind) -> str:
     """Return the name of the preset for ``base``: its own, or its family's."""
     from sdlora.config import presets
+    from sdlora.families import FAMILIES
     from sdlora.families.base_models import family_of
 
+    family = family_of(base)
     own = base if base in {path.stem.rpartition("-")[0] for path in presets()} else ""
-    return f"{own or ('sdxl' if family_of(base) == 'sdxl' else 'sd15')}-{kind}"
+    return f"{own or FAMILIES[family if family in FAMILIES else next(iter(FAMILIES))].preset}-{kind}"

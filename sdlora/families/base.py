@@ -7,7 +7,8 @@ A new family is a subclass of ``Family`` in one file or package, and one row in 
    and how adapter files spell them); which of them is the ``denoiser``; ``latent_channels``; ``adapter_naming``, the
    family in adapter files; the ``pipelines`` by which a folder is recognised, with ``matches_config`` where another
    family has the same; ``single_file_prefixes`` and ``matches_single_file`` if it comes in single files.
-2. ``load``, and with single files ``load_single_file``, which return the loaded family.
+2. ``load``, and with single files ``load_single_file``, which return the loaded family; ``from_meta``, which returns it
+   without weights.
 3. The attributes and abstract methods of a loaded model: its modules, its noise process (a ``NoiseProcess`` of its own
    if ``DDPMProcess`` does not describe it), how texts are read and images encoded and decoded, the prediction, the
    pipeline for sampling, and what prediction and decoding take of memory.
@@ -130,6 +131,10 @@ class Family(ABC):
     latent_channels: ClassVar[int]
     adapter_naming: ClassVar[AdapterNaming]
     """Names of the family and its layers in adapter files."""
+    preset: ClassVar[str]
+    """Beginning of the names of its presets."""
+    tokenizers: ClassVar[Mapping[str, str]]
+    """Text encoders by the tokenizer that they read from."""
     pipelines: ClassVar[tuple[str, ...]]
     """Pipeline classes that ``model_index.json`` of such a model may name."""
     single_file_prefixes: ClassVar[Mapping[str, str | tuple[str, ...]]] = {}
@@ -161,6 +166,13 @@ class Family(ABC):
         return False
 
     @classmethod
+    def hub_size(cls, name: str) -> int:
+        """Guess the native size in pixels of a hub's model by its lower-case ``name``; 0 if that does not tell of this
+        family.
+        """
+        return 0
+
+    @classmethod
     @abstractmethod
     def load(
         cls,
@@ -175,6 +187,20 @@ class Family(ABC):
         What can be left closed is, until it is first used (``LazyModules``).
 
         ``schedule`` replaces entries of the scheduler's config; ``variant`` names files such as ``fp16`` ones.
+        """
+
+    @classmethod
+    @abstractmethod
+    def from_meta(
+        cls,
+        modules: "Mapping[str, nn.Module]",
+        scheduler_config: Mapping[str, Any],
+        source: str,
+        schedule: Mapping[str, Any] | None = None,
+    ) -> Self:
+        """Return the family over ``modules`` without weights, by component, to count what it takes of memory.
+
+        It has no tokenizer: of texts, it reads ``build_input_ids`` alone. ``schedule`` is that of ``load``.
         """
 
     @property

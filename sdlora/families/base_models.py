@@ -11,7 +11,15 @@ from typing import Literal
 
 from sdlora.errors import FormatError, ModelError, SdloraError
 from sdlora.families import FAMILIES, single_file
-from sdlora.families.detect import USUAL_SIZE, detect_file, detect_folder, folder_size, hub_size, require_served
+from sdlora.families.detect import (
+    USUAL_SIZE,
+    detect_file,
+    detect_folder,
+    folder_size,
+    hub_family,
+    hub_size,
+    require_served,
+)
 from sdlora.families.single_file import config_folder, family_of_complete_file
 from sdlora.filesystem.paths import PICKLES, default_data_dir, existing_path
 from sdlora.formatting import did_you_mean
@@ -188,5 +196,5 @@ def family_of(base: str) -> str:
             return detect_folder(Path(source.location))
         if source.kind == "file":
             return detect_file(Path(source.location))
-        return "sdxl" if "xl" in base.rpartition("/")[2].lower() else ""
+        return hub_family(base)
     return ""

@@ -94,11 +94,19 @@ def folder_size(folder: Path) -> int:
 
 def hub_size(repository: str) -> int:
     """Guess the native size in pixels of a hub's model from its name."""
+    return max(_hub_sizes(repository).values()) or USUAL_SIZE
+
+
+def hub_family(repository: str) -> str:
+    """Guess the family of a hub's model from its name; empty if that does not tell."""
+    sizes = _hub_sizes(repository)
+    return max(sizes, key=sizes.__getitem__) if any(sizes.values()) else ""
+
+
+def _hub_sizes(repository: str) -> dict[str, int]:
+    """Return the native size that each family guesses from a hub model's name; 0 from one that is not its own."""
     name = repository.rpartition("/")[2].lower()
-    if "xl" in name:
-        return 1024
-    second = "stable-diffusion-2" in name and "base" not in name
-    return 768 if second or "768" in name else USUAL_SIZE
+    return {key: family.hub_size(name) for key, family in FAMILIES.items()}
 
 
 def _shape(header: Mapping[str, Any], name: str, dimensions: int) -> list[int]:

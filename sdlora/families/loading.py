@@ -93,7 +93,7 @@ def _load_file(file: Path, model: Model, dtype: "torch.dtype | None") -> "Family
     name = single_file.family_of_complete_file(file)
     family: Any = FAMILIES[name]
     config = single_file.config_folder(name, model.prediction_type)
-    tokenizers = load_tokenizers(config, dict(zip(family.tokenizers, family.encoders, strict=True)), model.tokenizer)
+    tokenizers = load_tokenizers(config, family.tokenizers, model.tokenizer)
     try:
         return family.load_single_file(
             file,

@@ -1,10 +1,10 @@
 """A base model's layers without their weights: enough to tell which adapters fit, at once and without memory."""
 
 import json
+from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
-from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from sdlora.errors import ModelError
 from sdlora.families import FAMILIES, family_components
@@ -15,6 +15,7 @@ from sdlora.families.hub import fetch_files
 from sdlora.families.loading import quiet_libraries
 from sdlora.families.settings import Model
 from sdlora.families.single_file import config_folder, family_of_complete_file
+from sdlora.families.untrusted_folder import read_config
 from sdlora.formatting import first_line
 
 if TYPE_CHECKING:
@@ -40,7 +41,9 @@ def build_meta_model(base: str) -> MetaModel:
     """
     folder, family = _config_folder(Model(base=base))
     with quiet_libraries():
-        return MetaModel(family, _models(folder, base, family))
+        components = FAMILIES[family].components if family in FAMILIES else family_components()
+        adapted = {name: component for name, component in components.items() if component.target_groups}
+        return MetaModel(family, _build_modules(folder, base, adapted))
 
 
 def build_meta_family(model: Model, dtype: "torch.dtype") -> "Family":
@@ -50,26 +53,15 @@ def build_meta_family(model: Model, dtype: "torch.dtype") -> "Family":
 
     Raises what ``build_meta_model`` raises.
     """
-    import torch
-    from diffusers import AutoencoderKL
-
     folder, name = _config_folder(model)
-    with quiet_libraries(), torch.device("meta"):
-        parts = {part: module.to(dtype=dtype) for part, module in _models(folder, model.base, name).items()}
-        try:
-            parts["vae"] = AutoencoderKL.from_config(AutoencoderKL.load_config(folder / "vae"))
-            schedule = json.loads((folder / "scheduler" / "scheduler_config.json").read_text(encoding="utf-8"))
-        except Exception as error:  # As in ``_models``.
-            raise ModelError(f"{model.base}: its configs cannot be read: {first_line(error)}") from error
-    family: Any = FAMILIES[require_served(name, model.base)]
-    tokenizer = SimpleNamespace(bos_token_id=0, eos_token_id=0, pad_token_id=0)
-    factor = 2 ** (len(parts["vae"].config.block_out_channels) - 1)
-    pipeline = SimpleNamespace(
-        **parts, **dict.fromkeys(family.tokenizers, tokenizer), scheduler=SimpleNamespace(config=schedule),
-        vae_scale_factor=factor,
-    )  # fmt: skip
-    found: Family = family(pipeline, model.base, model.schedule, {})
-    return found
+    family: type[Family] = FAMILIES[require_served(name, model.base)]
+    weighted = {part: component for part, component in family.components.items() if component.weights}
+    with quiet_libraries():
+        modules = _build_modules(folder, model.base, weighted)
+    schedule = read_config(folder / "scheduler" / "scheduler_config.json")
+    for part in family.components.keys() & modules.keys() - {"vae"}:
+        modules[part].to(dtype=dtype)
+    return family.from_meta(modules, schedule, model.base, model.schedule)
 
 
 def _config_folder(model: Model) -> tuple[Path, str]:
@@ -83,20 +75,19 @@ def _config_folder(model: Model) -> tuple[Path, str]:
     return folder, detect_folder(folder)
 
 
-def _models(folder: Path, base: str, family: str) -> "dict[str, Any]":
-    """Build denoiser and text encoders on the meta device: full-size ones would fill the memory."""
+def _build_modules(folder: Path, base: str, components: Mapping[str, Component]) -> "dict[str, nn.Module]":
+    """Build those of ``components`` that have a config, on the meta device: full-size ones would fill the memory."""
     import torch
 
-    components = FAMILIES[family].components if family in FAMILIES else family_components()
-    models: dict[str, Any] = {}
+    modules: dict[str, nn.Module] = {}
     try:
         with torch.device("meta"):
             for name, component in components.items():
-                if component.target_groups and (folder / name / "config.json").exists():
-                    models[name] = _build(folder / name, component)
+                if (folder / name / "config.json").exists():
+                    modules[name] = _build(folder / name, component)
     except Exception as error:  # A stranger's configs: the libraries raise almost anything.
         raise ModelError(f"{base}: its configs cannot be read: {first_line(error)}") from error
-    return models
+    return modules
 
 
 def _build(folder: Path, component: Component) -> "nn.Module":

@@ -20,6 +20,7 @@ class SDXL(StableDiffusion):
 
     name = "sdxl"
     title = "SDXL"
+    preset = "sdxl"
     pipelines = ("StableDiffusionXLPipeline",)
     components = {
         "unet": UNET,
@@ -49,9 +50,12 @@ class SDXL(StableDiffusion):
         own_keys=tuple(f"lora_unet_{blocks}_" for blocks in ("input_blocks", "middle_block", "output_blocks")),
     )
     extras = {"feature_extractor": None, "image_encoder": None, "add_watermarker": False}
-    encoders = ("text_encoder", "text_encoder_2")
-    tokenizers = ("tokenizer", "tokenizer_2")
+    tokenizers = {"tokenizer": "text_encoder", "tokenizer_2": "text_encoder_2"}
     vae_fp16_ok = False
+
+    @classmethod
+    def hub_size(cls, name: str) -> int:
+        return 1024 if "xl" in name else 0
 
     @classmethod
     def pipeline_class(cls) -> Any:

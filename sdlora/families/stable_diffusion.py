@@ -6,6 +6,7 @@ from dataclasses import replace
 from functools import cached_property
 from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from sdlora.diffusion import ZERO_SNR
@@ -85,8 +86,7 @@ class StableDiffusion(Family):
     latent_channels = 4
     extras: ClassVar[Mapping[str, Any]]
     """Arguments of the pipeline beside its components."""
-    encoders: ClassVar[tuple[str, ...]] = ("text_encoder",)
-    tokenizers: ClassVar[tuple[str, ...]] = ("tokenizer",)
+    tokenizers: ClassVar[Mapping[str, str]] = {"tokenizer": "text_encoder"}
 
     def __init__(
         self,
@@ -103,7 +103,7 @@ class StableDiffusion(Family):
         noise schedule or a prediction type that is not served.
         """
         self.source = source
-        names = (self.denoiser, *self.encoders, "vae")
+        names = (self.denoiser, *self.tokenizers.values(), "vae")
         modules: dict[str, Any] = {name: getattr(pipeline, name) for name in names}
         self.modules = LazyModules(modules, closed)
         self._tokenizers = {name: getattr(pipeline, name) for name in self.tokenizers}
@@ -140,7 +140,7 @@ class StableDiffusion(Family):
         dtype: "torch.dtype | None" = None,
         variant: str | None = None,
     ) -> Self:
-        parts = {name: cls._map(folder, name, variant) for name in ("vae", *cls.encoders, cls.denoiser)}
+        parts = {name: cls._map(folder, name, variant) for name in ("vae", *cls.tokenizers.values(), cls.denoiser)}
         pipeline = cls.pipeline_class().from_pretrained(folder, local_files_only=True, **parts, **cls.extras)
         return cls(pipeline, source, schedule, closed=cls._dtypes(dtype))
 
@@ -149,7 +149,7 @@ class StableDiffusion(Family):
         """Return the precision of each component in use: the VAE's is always float32."""
         import torch
 
-        models = dict.fromkeys((*cls.encoders, cls.denoiser), dtype or torch.float32)
+        models = dict.fromkeys((*cls.tokenizers.values(), cls.denoiser), dtype or torch.float32)
         return {"vae": torch.float32, **models}
 
     @classmethod
@@ -192,6 +192,22 @@ class StableDiffusion(Family):
             _require_weights(source, name, getattr(pipeline, name))
         return cls(pipeline, source, schedule, closed=dtypes)
 
+    @classmethod
+    def from_meta(
+        cls,
+        modules: "Mapping[str, nn.Module]",
+        scheduler_config: Mapping[str, Any],
+        source: str,
+        schedule: Mapping[str, Any] | None = None,
+    ) -> Self:
+        vae: Any = modules["vae"]
+        tokenizer = SimpleNamespace(bos_token_id=0, eos_token_id=0, pad_token_id=0)
+        pipeline = SimpleNamespace(
+            **modules, **dict.fromkeys(cls.tokenizers, tokenizer), scheduler=SimpleNamespace(config=scheduler_config),
+            vae_scale_factor=2 ** (len(vae.config.block_out_channels) - 1),
+        )  # fmt: skip
+        return cls(pipeline, source, schedule, {})
+
     @cached_property
     def process(self) -> "DDPMProcess":
         from sdlora.diffusion.ddpm import DDPMProcess
@@ -224,7 +240,7 @@ class StableDiffusion(Family):
 
     @property
     def text_layers(self) -> int:
-        return min(int(self.modules.peek(name).config.num_hidden_layers) for name in self.encoders)
+        return min(int(self.modules.peek(name).config.num_hidden_layers) for name in self.tokenizers.values())
 
     def encode_text(self, ids: "torch.Tensor", clip_skip: int = 1) -> Conditioning:
         encoder: Any = self.modules["text_encoder"]
@@ -348,6 +364,7 @@ class SD1(StableDiffusion):
 
     name = "sd1"
     title = "SD 1.x"
+    preset = "sd15"
     pipelines = ("StableDiffusionPipeline",)
     components = {"unet": UNET, "vae": VAE, "text_encoder": CLIP, "tokenizer": TOKENIZER}
     single_file_prefixes = {**SGM_PREFIXES, "text_encoder": "cond_stage_model.transformer.text_model."}
@@ -400,6 +417,10 @@ class SD2(SD1):
     @classmethod
     def matches_config(cls, denoiser: Mapping[str, Any]) -> bool:
         return _projects_linearly(denoiser)
+
+    @classmethod
+    def hub_size(cls, name: str) -> int:
+        return 768 if ("stable-diffusion-2" in name and "base" not in name) or "768" in name else 0
 
 
 def _projects_linearly(unet: Mapping[str, Any]) -> bool:

@@ -193,12 +193,11 @@ def load_base(job: TrainJob, distributed: Distributed) -> Family:
     Raises ModelError, and ConfigError for a loss weighting or a preview that it does not define.
     """
     job.on_event(Progress(phase="loading the base model", done=0, total=1))
-    # A denoiser in few bits is rounded from the weights as they are stored, not from narrower ones.
-    family = load_family(job.model, None if job.model.quantize else distributed.dtype)
+    family = load_family(job.model, distributed.dtype)
     family.process.check_weighting(job.loss.weighting, job.loss.min_snr_gamma)
     require_previews(job.sample, family)
-    if job.model.quantize is not None:
-        quantize(family.denoiser_module, job.model.quantize, distributed.device)
+    if job.model.quantize is not None:  # As it is stored: opened, it would be wider in memory, or rounded twice.
+        quantize(family.modules.peek(family.denoiser), job.model.quantize, distributed.device)
     device = "cpu" if job.train.offload else distributed.device
     for name in family.models:  # The VAE stays in float32: in float16 it can give black pictures.
         family.modules.place(name, dtype=distributed.dtype)

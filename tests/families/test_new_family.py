@@ -1,6 +1,7 @@
 """A family that is declared here alone goes through the program: a flow transformer with a denoiser of another name."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -38,7 +39,8 @@ from sdlora.formats.infer_base import infer_family
 from sdlora.formats.storage import WRITTEN
 from sdlora.generation.studio import Studio
 from sdlora.training.distributed import Distributed
-from sdlora.training.prepare import TRAINED_ADAPTER, is_text, prepare_training
+from sdlora.training.memory_estimate import estimate_memory, largest_size
+from sdlora.training.prepare import TRAINED_ADAPTER, attach_method, is_text, prepare_training
 from sdlora.training.run_paths import RunPaths
 from sdlora.training.save_adapter import save_a1111_card, save_adapter
 from sdlora.training.train_job import TrainJob
@@ -96,6 +98,8 @@ class Toy(Family):
 
     name = "toy"
     title = "Toy"
+    preset = "toy"
+    tokenizers = {"tokenizer": "text_encoder"}
     denoiser = "transformer"
     latent_channels = 3
     pipelines = ("ToyPipeline",)
@@ -119,6 +123,13 @@ class Toy(Family):
     process = Flow()
     scheduler_config = {"_class_name": "FlowMatchEulerDiscreteScheduler"}
     native_size, latent_factor, size_step, tile_size = 64, 8, 16, 64
+
+    @classmethod
+    def from_meta(cls, modules, scheduler_config, source, schedule=None):
+        found = cls()
+        found.source, found.modules, found.fingerprints = source, LazyModules(modules), {}
+        found._tokenizer = SimpleNamespace(bos_token_id=0, eos_token_id=0, pad_token_id=0)
+        return found
 
     @classmethod
     def load(cls, folder, source, *options, **named):
@@ -317,6 +328,21 @@ def require_saved_for_toy(path):
     for component, metadata in (("transformer", {}), ("text_encoder", header)):
         own = {path: module for path, module in state.modules.items() if path.startswith(f"{component}.")}
         assert own and infer_family(AdapterState("lora", own, metadata)) == "toy"
+
+
+def test_its_memory_is_estimated_without_its_weights(toy, configure, tmp_path):
+    config = configure(model__base=str(toy), adapter__targets="attention", train__batch_size=2)
+    job = build_job(config, RunPaths(tmp_path / "run"))
+    size = largest_size(job)
+    found = {quantize: estimate_memory(replace(job, model=job.model.model_copy(update={"quantize": quantize})), size,
+                                       torch.float32) for quantize in (None, "int8")}  # fmt: skip
+    family = load_family(job.model)
+    attach_method(job, family, from_file=False)
+    modules = family.modules.values()
+    weights = sum(one.nbytes for module in modules for one in (*module.parameters(), *module.buffers()))
+    assert found[None].weights == weights
+    assert found["int8"].weights < found[None].weights < found[None].step
+    assert found[None].encoding > 0
 
 
 def test_what_its_process_does_not_define_is_refused_by_name(toy, configure, tmp_path):

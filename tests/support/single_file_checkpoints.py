@@ -189,9 +189,9 @@ def full_states(name):
 def full_models(name):
     from diffusers import AutoencoderKL
 
-    from sdlora.families.meta_model import _models
+    from sdlora.families.meta_model import build_meta_model
 
-    models = _models(CONFIGS / name, name, name)
+    models = build_meta_model(str(CONFIGS / name)).models
     with torch.device("meta"):
         vae = AutoencoderKL.from_config(AutoencoderKL.load_config(CONFIGS / name / "vae"))
     return {**models, "vae": vae}
