@@ -14,9 +14,10 @@ from sdlora.cli.main import main
 from sdlora.cli.options import split_scale
 from sdlora.cli.progress import TerminalProgress
 from sdlora.config import TrainConfig, all_settings
+from sdlora.filesystem.locks import hold_lock
 from sdlora.formats.storage import DTYPES, WRITTEN
 from sdlora.generation.infotext import read_parameters
-from sdlora.storage.locks import device_lock, hold_lock
+from sdlora.storage.device_lock import device_lock
 
 LONG, NOBODY, NUL = "a" * 300, "~nobody-of-this-name/x", "a\0b"
 ODD = (LONG, NOBODY, NUL)

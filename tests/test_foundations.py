@@ -1,5 +1,6 @@
 """Errors, events, files and sections: what everything else stands on."""
 
+import errno
 import json
 import os
 import subprocess
@@ -13,9 +14,9 @@ from hypothesis import strategies as st
 from sdlora import errors
 from sdlora.errors import FileError, FormatError, SdloraError
 from sdlora.events import Event, SampleReady, StepDone
-from sdlora.filesystem.paths import as_path, existing_path, path_inside, safe_name, unused_path
+from sdlora.filesystem.paths import as_path, existing_path, numbered_paths, path_inside, safe_name
 from sdlora.filesystem.safetensors_header import read_safetensors_header
-from sdlora.filesystem.writing import write_atomic
+from sdlora.filesystem.writing import TEMPORARY, move_new, new_folder, write_atomic, write_new
 
 
 def test_every_error_has_an_exit_code_of_its_kind():
@@ -67,7 +68,7 @@ def test_a_name_that_no_file_can_have_is_told(name, tmp_path):
     with pytest.raises(FileError, match="cannot be a file's name"):
         as_path(name, tmp_path)
     with pytest.raises(FileError, match="cannot be a file's name"):
-        unused_path(Path(name))
+        next(numbered_paths(Path(name)))
     assert existing_path(name, tmp_path) is None
 
 
@@ -117,17 +118,36 @@ def test_a_written_file_has_the_usual_permissions(tmp_path):
     assert os.stat(tmp_path / "a").st_mode == os.stat(tmp_path / "b").st_mode
 
 
-def test_unused_counts_up(tmp_path):
+def test_a_new_file_counts_up_past_whatever_has_the_name(tmp_path):
     path = tmp_path / "a.png"
-    assert unused_path(path) == path
-    path.touch()
     (tmp_path / "a-2.png").symlink_to(tmp_path / "nowhere")
-    assert unused_path(path).name == "a-3.png"
+    (tmp_path / "a-3.png").mkdir()
+    assert [write_new(path, text).name for text in ("1", "2", "3")] == ["a.png", "a-4.png", "a-5.png"]
+    assert [(tmp_path / name).read_text() for name in ("a.png", "a-4.png", "a-5.png")] == ["1", "2", "3"]
+    assert not list(tmp_path.glob(f"{TEMPORARY}*"))
 
 
-def test_unused_names_of_folders_keep_their_dots(tmp_path):
-    (tmp_path / "v1.5").mkdir()
-    assert unused_path(tmp_path / "v1.5").name == "v1.5-2"
+def test_a_new_file_is_written_where_there_are_no_hard_links(tmp_path, monkeypatch):
+    def refuse(*args, **kwargs):
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr("os.link", refuse)
+    assert [write_new(tmp_path / "a", text).name for text in ("1", "2")] == ["a", "a-2"]
+    assert [(tmp_path / name).read_text() for name in ("a", "a-2")] == ["1", "2"]
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_new_folders_keep_their_dots(tmp_path):
+    assert [new_folder(tmp_path / "v1.5").name for _ in range(2)] == ["v1.5", "v1.5-2"]
+
+
+def test_what_is_moved_replaces_nothing_not_even_an_empty_folder(tmp_path):
+    for name in ("from", "to"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "from" / "file").touch()
+    assert move_new(tmp_path / "from", tmp_path / "to").name == "to-2"
+    assert {path.name for path in tmp_path.iterdir()} == {"to", "to-2"}
+    assert move_new(tmp_path / "to-2" / "file", tmp_path / "to").name == "to-3"
 
 
 def _file(header: bytes, data: bytes = b"") -> bytes:

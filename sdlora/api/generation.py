@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from sdlora.errors import BusyError
+from sdlora.filesystem.locks import FOREVER, hold_lock
 from sdlora.filesystem.paths import data_root
 from sdlora.generation.images import check_output as check_output
 from sdlora.generation.images import embedded_texts as embedded_texts
@@ -14,11 +15,11 @@ from sdlora.inference.generation_request import AdapterChoice as AdapterChoice
 from sdlora.inference.generation_request import GenerationRequest as GenerationRequest
 from sdlora.inference.generation_request import JobStatus as JobStatus
 from sdlora.inference.inference_client import InferenceClient as InferenceClient
+from sdlora.storage.device_lock import device_lock
 from sdlora.storage.gallery import images_folder as images_folder
 from sdlora.storage.gallery import newest_images as newest_images
 from sdlora.storage.gallery import restore_image as restore_image
 from sdlora.storage.gallery import trash_image as trash_image
-from sdlora.storage.locks import FOREVER, device_lock, hold_lock
 
 LOCK_SECONDS = 0.3
 """Wait for a device's lock: a process that only checks whether the device is free has it for a moment."""

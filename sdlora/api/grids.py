@@ -3,7 +3,6 @@
 import base64
 import io
 import json
-import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,9 +12,10 @@ from sdlora.api.adapters import run_checkpoints
 from sdlora.errors import ConfigError
 from sdlora.events import OnProgress
 from sdlora.families.settings import base_settings
-from sdlora.filesystem.paths import path_inside, safe_name, unused_path
+from sdlora.filesystem.locks import exclusive
+from sdlora.filesystem.paths import path_inside, safe_name
 from sdlora.filesystem.safetensors_header import copy_with_metadata, read_metadata
-from sdlora.filesystem.writing import write_atomic
+from sdlora.filesystem.writing import file_errors, move_new, new_folder, write_atomic
 from sdlora.formats.metadata import WEIGHT, build_a1111_card, sd_version
 from sdlora.generation import xyz_grid
 from sdlora.generation.axes import parse_axis
@@ -91,18 +91,20 @@ def begin_grid(
     """Plan a grid in a new folder, and return the request that fills it. Raises ConfigError, FileError."""
     grid, filling = plan_grid(request, axes, subject, run)
     name = f"{time.strftime('%Y%m%d-%H%M%S')}-{safe_name(subject, fallback='base')}"
-    folder = xyz_grid.write_declaration(grid, unused_path(_root(data_dir) / name))
+    folder = xyz_grid.write_declaration(grid, new_folder(_root(data_dir) / name))
     return filling.model_copy(update={"grid": str(folder)})
 
 
-def generate_grid(studio: "Studio", grid: ImageGrid, output: Path, on_progress: OnProgress) -> None:
+def generate_grid(studio: "Studio", grid: ImageGrid, output: Path, on_progress: OnProgress) -> Path:
     """Generate the cells of ``grid`` into a folder beside ``output``, named like it, and save the contact sheet there.
 
-    Raises what ``Studio.generate`` raises, FileError.
+    Returns the path of the sheet, which has a number where ``output`` is taken. Raises what ``Studio.generate`` raises,
+    FileError.
     """
-    folder = xyz_grid.write_declaration(grid, unused_path(output.with_suffix("")))
+    folder = xyz_grid.write_declaration(grid, new_folder(output.with_suffix("")))
     xyz_grid.generate_cells(studio, folder, on_progress=on_progress)
-    shutil.move(xyz_grid.save_contact_sheet(folder), output)
+    with file_errors(output):
+        return move_new(xyz_grid.save_contact_sheet(folder), output)
 
 
 def best_checkpoint_grid(run: Run) -> tuple[GenerationRequest, list[AxisSpec]]:
@@ -143,6 +145,13 @@ def keep_best(data_dir: Path, folder: Path, file: str, name: str) -> Path:
     if not image.is_file():
         raise ConfigError("This picture is not drawn yet; wait for it, or choose another one.")
     output = data_dir / "adapters" / f"{safe_name(name, fallback=safe_name(grid.subject))}.safetensors"
+    with exclusive(output.parent):
+        _keep(source, image, cell, output)
+    return output
+
+
+def _keep(source: Path, image: Path, cell: GridCell, output: Path) -> None:
+    """Copy the adapter ``source`` to ``output`` as ``keep_best`` says."""
     if taken := next((path for path in (output, *_beside(output)) if path.exists()), None):
         raise ConfigError(f"{taken.name}: is there already; choose another name, or delete the old one first")
     metadata = read_metadata(source)
@@ -159,7 +168,6 @@ def keep_best(data_dir: Path, folder: Path, file: str, name: str) -> Path:
     write_atomic(cover, image.read_bytes())
     write_atomic(card, build_a1111_card(sd_version(metadata), metadata.get("modelspec.trigger_phrase", ""), cell.scale))
     copy_with_metadata(source, output, changes)
-    return output
 
 
 def _beside(adapter: Path) -> tuple[Path, Path]:

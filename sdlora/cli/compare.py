@@ -38,10 +38,9 @@ def run(parsed: argparse.Namespace) -> int:
     from sdlora.api.generation import check_output, lock_device
     from sdlora.api.grids import generate_grid, plan_grid
     from sdlora.api.models import locate_base
-    from sdlora.filesystem.paths import unused_path
     from sdlora.warning_capture import capture_warnings
 
-    output = unused_path(check_output(parsed.output))
+    output = check_output(parsed.output)
     request, subject, found = _request(parsed)
     grid, _ = plan_grid(request, [_axis(text) for text in (parsed.x, parsed.y, parsed.z)], subject, found)
     locate_base(grid.base)  # Fails before the device is waited for.
@@ -51,9 +50,9 @@ def run(parsed: argparse.Namespace) -> int:
         studio = Studio(request.model, device=parsed.device, engine=engine)
         for name, path in grid.adapters.items():
             studio.add_adapter(name, path, 0.0)
-        generate_grid(studio, grid, output, terminal.progress("generating"))
+        sheet = generate_grid(studio, grid, output, terminal.progress("generating"))
     terminal.close()
-    print(output)
+    print(sheet)
     return 0
 
 

@@ -4,7 +4,6 @@ A project's folder is a training folder as it is: ``001.png`` with ``001.txt`` b
 """
 
 import json
-import os
 import re
 import shutil
 import tempfile
@@ -27,11 +26,12 @@ from sdlora.data.uploads import (
     parse_folder_name,
     sort_uploads,
 )
-from sdlora.errors import ConfigError, DatasetError, FileError, SdloraError
+from sdlora.errors import ConfigError, DatasetError, SdloraError
 from sdlora.events import OnProgress, unwatched
+from sdlora.filesystem.locks import exclusive
 from sdlora.filesystem.paths import path_inside, safe_name
-from sdlora.filesystem.reading import read_json, sha256
-from sdlora.filesystem.writing import write_atomic
+from sdlora.filesystem.reading import modified_ns, read_json, sha256
+from sdlora.filesystem.writing import file_errors, rename_new, write_atomic
 from sdlora.formatting import format_bytes, pluralize
 
 
@@ -96,7 +96,13 @@ class Project:
             return ""
 
     def write_caption(self, image: Path, text: str) -> None:
-        """Store a caption; an empty one removes it."""
+        """Store a caption; an empty one removes it. Raises ConfigError if the image has been removed meanwhile."""
+        with exclusive(self.folder):
+            if not path_inside(self.folder, image).is_file():
+                raise ConfigError(f"{image.name}: is not in the project {self.name} any more; its caption was not kept")
+            self._write_caption(image, text)
+
+    def _write_caption(self, image: Path, text: str) -> None:
         file = path_inside(self.folder, image).with_suffix(".txt")
         if text.strip():
             write_atomic(file, " ".join(text.split()))
@@ -131,31 +137,19 @@ class Project:
     def _add(self, uploads: SortedUploads, room: Path, on_progress: OnProgress) -> int:
         """Copy the uploaded images in by way of ``room``, with their captions. Returns their number."""
         captions = {caption.stem: caption for caption in uploads.captions}
-        existing = self.images()
-        names = {sha256(path): path.name for path in existing}
-        size = sum(path.stat().st_size for path in existing)
-        number = max(
-            [*self.history.numbers(), *(int(path.stem) for path in existing if path.stem.isdecimal())], default=0
-        )
         differ = len({_repeats(image) for image in uploads.images}) > 1
+        contents = _Contents(self)
         added = 0
         for done, image in enumerate(uploads.images, 1):
             try:
                 digest = _usable_digest(image)
-                if digest in names:
-                    raise DatasetError(f"is already here as {names[digest]}, and is not added twice")
-                if len(names) >= MAX_IMAGES:
-                    raise DatasetError(f"is one too many: a project holds {MAX_IMAGES} pictures")
-                size += image.path.stat().st_size
-                if size > MAX_BYTES:
-                    raise DatasetError(f"is too much: a project holds {format_bytes(MAX_BYTES)} of pictures")
-                number += 1
-                target = self.folder / (_repeats_folder(image) if differ else "") / f"{number:03d}{image.suffix}"
-                _copy_image(image.path, target, room)
-                names[digest] = target.name
-                added += 1
-                if caption := captions.pop(image.stem, None):
-                    self._add_caption(target, caption, uploads)
+                with exclusive(self.folder):  # For each image: a large upload leaves others their turn.
+                    target = contents.claim(image, digest, _repeats_folder(image) if differ else "")
+                    _copy_image(image.path, target, room)
+                    contents.digests[target] = digest
+                    added += 1
+                    if caption := captions.pop(image.stem, None):
+                        self._add_caption(target, caption, uploads)
             except DatasetError as error:
                 captions.pop(image.stem, None)
                 uploads.remark(image.name, error)
@@ -166,7 +160,7 @@ class Project:
 
     def _add_caption(self, image: Path, caption: UploadedFile, uploads: SortedUploads) -> None:
         try:
-            self.write_caption(image, read_caption(caption.path))
+            self._write_caption(image, read_caption(caption.path))
         except DatasetError as error:
             uploads.remark(caption.name, error)
 
@@ -174,9 +168,10 @@ class Project:
         """Take images out, with their captions; ``undo`` brings them back."""
         endings = (".txt", MASK_SUFFIX)
         files = [file for image in images for file in (image, *(image.with_name(image.stem + end) for end in endings))]
-        existing = [path_inside(self.folder, file) for file in files if file.exists()]
-        if existing:
-            self.history.record(f"removed {summarize_names([image.name for image in images])}", existing)
+        with exclusive(self.folder):
+            existing = [path_inside(self.folder, file) for file in files if file.exists()]
+            if existing:
+                self.history.record(f"removed {summarize_names([image.name for image in images])}", existing)
 
     def add_trigger(self) -> int:
         """Add the trigger to every caption that lacks it, also to empty ones. Returns the number of changed captions.
@@ -199,26 +194,28 @@ class Project:
 
     def _recaption(self, what: str, change: Callable[[Path, str], str]) -> int:
         changes = {}
-        for image in self.images():
-            old = self.caption(image)
-            new = " ".join(change(image, old).split())
-            if new != old:
-                changes[image] = (old, new)
-        if changes:
-            self.history.record(f"{what} in {pluralize(len(changes), 'caption')}", captions=changes)
-        for image, (_, new) in changes.items():
-            self.write_caption(image, new)
+        with exclusive(self.folder):
+            for image in self.images():
+                old = self.caption(image)
+                new = " ".join(change(image, old).split())
+                if new != old:
+                    changes[image] = (old, new)
+            if changes:
+                self.history.record(f"{what} in {pluralize(len(changes), 'caption')}", captions=changes)
+            for image, (_, new) in changes.items():
+                self._write_caption(image, new)
         return len(changes)
 
     def undo(self) -> str:
         """Undo the last change. Returns its description; empty if there was none."""
-        step = self.history.undo_newest()
-        if step is None:
-            return ""
-        for name, old, new in step.captions:
-            image = path_inside(self.folder, name)
-            if image.exists() and self.caption(image) == new:  # One that was edited since stays.
-                self.write_caption(image, old)
+        with exclusive(self.folder):
+            step = self.history.undo_newest()
+            if step is None:
+                return ""
+            for name, old, new in step.captions:
+                image = path_inside(self.folder, name)
+                if image.exists() and self.caption(image) == new:  # One that was edited since stays.
+                    self._write_caption(image, old)
         return step.what
 
     def status(self) -> str:
@@ -228,6 +225,33 @@ class Project:
             return "No pictures yet. Drop about ten into the field above."
         ready = pluralize(number, "picture")
         return f"{ready} ready." if number >= MIN_IMAGES else f"{ready}. Add at least {MIN_IMAGES}, better ten."
+
+
+class _Contents:
+    """Images of a project while some are added: others may add and remove some at the same time."""
+
+    def __init__(self, project: Project):
+        self.project = project
+        self.digests: dict[Path, str] = {}
+        """SHA-256 of each image that was there when it was looked at last."""
+
+    def claim(self, image: UploadedFile, digest: str, folder_name: str) -> Path:
+        """Return a new path for ``image``, whose number no other image has or had. Call it alone with the project.
+
+        Raises DatasetError if the image is there already, or the project is full.
+        """
+        present = self.project.images()
+        self.digests = {path: self.digests.get(path) or sha256(path) for path in present}
+        same = next((path for path, known in self.digests.items() if known == digest), None)
+        if same is not None:
+            raise DatasetError(f"is already here as {same.name}, and is not added twice")
+        if len(present) >= MAX_IMAGES:
+            raise DatasetError(f"is one too many: a project holds {MAX_IMAGES} pictures")
+        if sum(path.stat().st_size for path in (*present, image.path)) > MAX_BYTES:
+            raise DatasetError(f"is too much: a project holds {format_bytes(MAX_BYTES)} of pictures")
+        numbers = {int(path.stem) for path in present if path.stem.isdecimal()}
+        number = max(numbers | self.project.history.numbers(), default=0) + 1
+        return self.project.folder / folder_name / f"{number:03d}{image.suffix}"
 
 
 def _usable_digest(image: UploadedFile) -> str:
@@ -259,7 +283,7 @@ def _repeats_folder(image: UploadedFile) -> str:
 def list_projects(data_dir: Path) -> list[Project]:
     """List all projects, the most recently changed first."""
     files = (data_dir / "projects").glob("*/project.json")
-    return [Project(data_dir, path.parent.name) for path in sorted(files, key=lambda path: -path.stat().st_mtime)]
+    return [Project(data_dir, path.parent.name) for path in sorted(files, key=modified_ns, reverse=True)]
 
 
 def _copy_image(source: Path, target: Path, room: Path) -> None:
@@ -267,9 +291,7 @@ def _copy_image(source: Path, target: Path, room: Path) -> None:
 
     It is not flushed to the disk, which would take minutes for a zip of hundreds: the owner still has the originals.
     """
-    try:
+    with file_errors(target):
         target.parent.mkdir(exist_ok=True)
         shutil.copyfile(source, room / "next")
-        os.replace(room / "next", target)
-    except OSError as error:
-        raise FileError(f"{target}: cannot be written ({error.strerror or error})") from error
+        rename_new(room / "next", target)

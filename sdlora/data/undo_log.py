@@ -1,7 +1,8 @@
 """Undo log of a project's images and captions, in `FOLDER/.history/NNNNNN/`.
 
 A step's `step.json` names the removed files, which lie beside it, and captions before and after. It is written before a
-file moves, so that a crash in between loses nothing.
+file moves, so that a crash in between loses nothing. Whoever records or undoes a step is alone with the project
+(``filesystem.locks.exclusive``).
 """
 
 import json
@@ -12,9 +13,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from sdlora.errors import SdloraError
-from sdlora.filesystem.paths import path_inside, unused_path
+from sdlora.filesystem.paths import path_inside
 from sdlora.filesystem.reading import read_json
-from sdlora.filesystem.writing import write_atomic
+from sdlora.filesystem.writing import file_errors, move_new, write_atomic
 
 MAX_STEPS = 100
 """Number of steps that can be undone; files that older steps removed are deleted for good."""
@@ -58,9 +59,10 @@ class UndoLog:
         steps = self._steps()
         folder = self.steps_folder / f"{int(steps[-1].name) + 1 if steps else 1:06d}"
         write_atomic(folder / "step.json", json.dumps(asdict(UndoStep(what, names, changed)), ensure_ascii=False))
-        for path in files:
-            if path.exists():
-                os.replace(path, folder / path.name)
+        with file_errors(self.folder):
+            for path in files:
+                if path.exists():
+                    os.replace(path, folder / path.name)
         for old in steps[: -(MAX_STEPS - 1) or None] if len(steps) >= MAX_STEPS else []:
             shutil.rmtree(old, ignore_errors=True)
 
@@ -70,12 +72,11 @@ class UndoLog:
         if found is None:
             return None
         folder, step = found
-        for name in step.files:
-            removed = folder / Path(name).name
-            if removed.exists():
-                target = unused_path(path_inside(self.folder, name))
-                target.parent.mkdir(exist_ok=True)
-                os.replace(removed, target)
+        with file_errors(self.folder):
+            for name in step.files:
+                removed = folder / Path(name).name
+                if removed.exists():
+                    move_new(removed, path_inside(self.folder, name))
         shutil.rmtree(folder, ignore_errors=True)
         return step
 

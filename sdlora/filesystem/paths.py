@@ -4,7 +4,9 @@ import os
 import re
 import stat
 import unicodedata
+from collections.abc import Iterator
 from contextlib import suppress
+from itertools import count
 from pathlib import Path
 
 from sdlora.errors import FileError
@@ -92,15 +94,14 @@ def safe_name(text: str, fallback: str = "untitled") -> str:
     return slug or fallback
 
 
-def unused_path(path: Path) -> Path:
-    """Return ``path``, or ``name-2``, ``name-3``, ... beside it if it exists. A file keeps its suffix.
+def numbered_paths(path: Path, is_folder: bool = False) -> Iterator[Path]:
+    """Yield ``path``, ``name-2``, ``name-3``, ... beside it without end. A file keeps its suffix.
 
+    Which of them is free, only making it can tell: ``writing.write_new``, ``new_folder`` and ``move_new`` do.
     Raises FileError if the name is too long.
     """
-    path = candidate = as_path(path)
-    number = 1
-    stem, suffix = (path.name, "") if path.is_dir() else (path.stem, path.suffix)
-    while os.path.lexists(candidate):  # A broken link takes the name too.
-        number += 1
-        candidate = as_path(path.with_name(f"{stem}-{number}{suffix}"))
-    return candidate
+    path = as_path(path)
+    stem, suffix = (path.name, "") if is_folder else (path.stem, path.suffix)
+    yield path
+    for number in count(2):
+        yield as_path(path.with_name(f"{stem}-{number}{suffix}"))

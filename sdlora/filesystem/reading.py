@@ -43,3 +43,11 @@ def sha256(path: Path) -> str:
     """Return the SHA-256 of a file's bytes, in hexadecimal."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def modified_ns(path: Path) -> int:
+    """Return when ``path`` was last changed, in nanoseconds since the epoch; 0 if it is gone by now."""
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return 0

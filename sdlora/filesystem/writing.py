@@ -1,14 +1,20 @@
-"""Atomic writes: a temporary file beside the target, then a rename."""
+"""Atomic writes: a temporary file beside the target, then a rename.
+
+``write_atomic`` replaces what has the name. ``write_new``, ``new_folder`` and ``move_new`` never do: where a name is
+taken, even at this moment by another process, they take the next number. Look and act are one step of the system.
+"""
 
 import os
+import secrets
 import shutil
-import tempfile
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from sdlora import failpoints
 from sdlora.errors import FileError
+from sdlora.filesystem.paths import numbered_paths
 from sdlora.formatting import format_bytes
 
 TEMPORARY = ".tmp-"
@@ -26,18 +32,88 @@ def fsync_folder(folder: Path) -> None:
         os.close(handle)
 
 
+@contextmanager
+def file_errors(path: Path) -> Iterator[None]:
+    """Raise FileError, which names the file, for an OSError within this context."""
+    try:
+        yield
+    except OSError as error:
+        raise FileError(f"{error.filename or path}: cannot be written ({error.strerror or error})") from error
+
+
 def write_atomic(path: Path, write: Callable[[Path], None] | bytes | str) -> None:
     """Write ``path`` completely or not at all.
 
     ``write`` is the content, or a function that writes it to a given path. Raises FileError if the folder cannot be
     written or the disk is full.
     """
-    temporary = None
-    try:
+    with _written(path, write) as temporary:
+        os.replace(temporary, path)
+
+
+def write_new(path: Path, write: Callable[[Path], None] | bytes | str) -> Path:
+    """Write a file as ``write_atomic`` does, under ``path`` or the first free number beside it, and return its path."""
+    with _written(path, write) as temporary:
+        path = _claim(path, lambda candidate: rename_new(temporary, candidate))
+    return path
+
+
+def new_folder(path: Path) -> Path:
+    """Make the folder ``path``, or the first free number beside it, and return its path. Raises FileError."""
+    with file_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=TEMPORARY, suffix=path.suffix, dir=path.parent)
-        os.close(handle)
-        temporary = Path(name)
+        return _claim(path, Path.mkdir, is_folder=True)
+
+
+def move_new(source: Path, path: Path) -> Path:
+    """Move a file or a folder to ``path``, or to the first free number beside it, and return its path. Raises OSError.
+
+    Both lie on one file system.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return _claim(path, lambda candidate: rename_new(source, candidate), source.is_dir())
+
+
+def rename_new(source: Path, target: Path) -> None:
+    """Rename a file or a folder. Raises FileExistsError if ``target`` exists, whatever it is: it is never replaced."""
+    if os.name == "nt":
+        os.rename(source, target)  # Refuses by itself.
+    elif source.is_dir() and not source.is_symlink():
+        target.mkdir()
+        try:
+            os.rename(source, target)  # POSIX replaces a folder that is empty, and no other.
+        except OSError:
+            with suppress(OSError):
+                target.rmdir()
+            raise
+    else:
+        try:
+            os.link(source, target, follow_symlinks=False)
+        except FileExistsError:
+            raise
+        except OSError:  # A file system without links, such as exFAT.
+            os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+            os.replace(source, target)
+        else:
+            os.unlink(source)
+
+
+def _claim(path: Path, make: Callable[[Path], None], is_folder: bool = False) -> Path:
+    """Return the first path, ``path`` or one with a number, at which ``make`` does not meet something that exists."""
+    for candidate in numbered_paths(path, is_folder):
+        with suppress(FileExistsError):
+            make(candidate)
+            return candidate
+    raise AssertionError("numbers do not end")
+
+
+@contextmanager
+def _written(path: Path, write: Callable[[Path], None] | bytes | str) -> Iterator[Path]:
+    """Write a temporary file for ``path``, flushed to the disk; the block renames it, which is then made durable."""
+    with file_errors(path), ExitStack() as cleanup:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary, mode = _new_temporary(path)
+        cleanup.callback(temporary.unlink, missing_ok=True)
         failpoints.point("file.begun")
         if callable(write):
             write(temporary)
@@ -46,16 +122,21 @@ def write_atomic(path: Path, write: Callable[[Path], None] | bytes | str) -> Non
         failpoints.point("file.written")
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
-        temporary.chmod(0o666 & ~_umask())
+        temporary.chmod(mode)  # ``write`` may have put another file there.
         failpoints.point("file.flushed")
-        os.replace(temporary, path)
+        yield temporary
         failpoints.point("file.renamed")
         fsync_folder(path.parent)
-    except OSError as error:
-        raise FileError(f"{path}: cannot be written ({error.strerror or error})") from error
+
+
+def _new_temporary(path: Path) -> tuple[Path, int]:
+    """Make an empty file beside ``path``; return it with its permissions, those that the user's umask gives."""
+    temporary = path.with_name(f"{TEMPORARY}{secrets.token_hex(8)}{path.suffix}")
+    handle = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+    try:
+        return temporary, os.fstat(handle).st_mode & 0o777
     finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
+        os.close(handle)
 
 
 def pack_folder(folder: Path, output: Path) -> None:
@@ -68,12 +149,6 @@ def pack_folder(folder: Path, output: Path) -> None:
                     archive.write(path, Path(folder.name) / path.relative_to(folder))
 
     write_atomic(output, pack)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def require_free_space(folder: Path, needed: int) -> None:

@@ -7,6 +7,7 @@ with ``Negative prompt:``: what follows such a line reads back as part of the ne
 
 import os
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from PIL import Image
@@ -14,8 +15,8 @@ from PIL.PngImagePlugin import PngInfo
 
 from sdlora.data.images import FORMATS
 from sdlora.errors import ConfigError, FileError
-from sdlora.filesystem.paths import as_path, existing_path, unused_path
-from sdlora.filesystem.writing import write_atomic
+from sdlora.filesystem.paths import as_path, existing_path
+from sdlora.filesystem.writing import write_new
 
 
 def embedded_texts(path: Path) -> dict[str, str]:
@@ -51,9 +52,7 @@ def save_images(images: Sequence[Image.Image], path: Path) -> list[Path]:
     """
     path, saved = check_output(path), []
     for image in images:
-        target = unused_path(path)
-        write_atomic(target, lambda temporary, image=image: write_image(image, temporary))  # type: ignore[misc]
-        saved.append(target)
+        saved.append(write_new(path, partial(write_image, image)))
     return saved
 
 

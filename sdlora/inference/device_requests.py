@@ -20,10 +20,10 @@ from filelock import FileLock
 
 from sdlora.errors import ConfigError, FileError
 from sdlora.events import Cancelled, Event, Failed, Finished, Waiting
+from sdlora.filesystem.locks import hold_lock, is_held
 from sdlora.filesystem.writing import write_atomic
 from sdlora.inference.generation_request import GenerationRequest
 from sdlora.storage.journal import tail_events
-from sdlora.storage.locks import hold_lock, is_held
 
 ASKED, TAKEN, EVENTS, LOCK = ".asked", ".taken", ".answers", ".lock"
 LOCK_SECONDS = 1.0

@@ -28,12 +28,13 @@ from sdlora.events import (
     Waiting,
     report_progress,
 )
+from sdlora.filesystem.locks import hold_lock
 from sdlora.filesystem.paths import path_inside
 from sdlora.inference.adapter_session import AdapterSession, failure, save_generated
 from sdlora.inference.device_requests import DeviceRequests, SubmittedRequest
 from sdlora.inference.generation_request import GenerationRequest
+from sdlora.storage.device_lock import device_lock
 from sdlora.storage.gallery import images_folder
-from sdlora.storage.locks import device_lock, hold_lock
 
 if TYPE_CHECKING:
     import torch

@@ -13,11 +13,12 @@ from pathlib import Path
 from pydantic import Field
 
 from sdlora.errors import BusyError, ConfigError
+from sdlora.filesystem.locks import hold_lock
 from sdlora.filesystem.writing import TEMPORARY
 from sdlora.formatting import format_bytes
 from sdlora.section import Section
+from sdlora.storage.device_lock import device_busy
 from sdlora.storage.library_entries import SUFFIX
-from sdlora.storage.locks import device_busy, hold_lock
 from sdlora.storage.run_folder import Run
 from sdlora.storage.trash import Trash
 
@@ -122,8 +123,7 @@ def _delete(path: Path) -> int:
 def _finished(data_dir: Path, days: float) -> Iterator[Run]:
     """Yield the runs that finished that long ago, and have their adapter."""
     for run in Run.all(data_dir):
-        queued = run.queued_file.exists()  # Train longer goes on from its state.
-        if run.adapter.is_file() and _is_old(run.adapter, days) and not queued and run.state == "finished":
+        if run.adapter.is_file() and _is_old(run.adapter, days) and not run.is_queued and run.state == "finished":
             yield run
 
 

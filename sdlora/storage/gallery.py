@@ -3,12 +3,13 @@
 from pathlib import Path
 
 from sdlora.errors import FileError
+from sdlora.filesystem.reading import modified_ns
 from sdlora.storage.trash import Trash
 
 
 def newest_images(folder: Path, most: int | None = None) -> list[Path]:
     """Return the images in ``folder``, the newest first, at most ``most``."""
-    return sorted(folder.glob("[0-9]*.png"), key=_age)[:most]
+    return sorted(folder.glob("[0-9]*.png"), key=lambda path: (-modified_ns(path), path.name))[:most]
 
 
 def trash_image(data_dir: Path, name: str) -> str:
@@ -27,13 +28,6 @@ def restore_image(data_dir: Path, discarded: str) -> None:
     """Restore what ``trash_image`` moved. Raises FileError if it is no longer in the trash."""
     trash = Trash(data_dir)
     trash.restore(trash.find(discarded))
-
-
-def _age(path: Path) -> tuple[int, str]:
-    try:
-        return -path.stat().st_mtime_ns, path.name
-    except OSError:  # Just moved away by another visitor.
-        return 0, path.name
 
 
 def images_folder(data_dir: Path) -> Path:

@@ -7,9 +7,8 @@ them, which says what they were checked against.
 import json
 import os
 import shutil
-import threading
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,10 +16,11 @@ from typing import Any, NamedTuple
 from sdlora.data.projects import Project
 from sdlora.errors import BusyError, ConfigError, SdloraError
 from sdlora.families.settings import base_settings
+from sdlora.filesystem.locks import exclusive
 from sdlora.filesystem.paths import existing_path, path_inside, safe_name
 from sdlora.filesystem.reading import sha256
 from sdlora.filesystem.safetensors_header import read_metadata
-from sdlora.filesystem.writing import write_atomic
+from sdlora.filesystem.writing import write_atomic, write_new
 from sdlora.formats.adapter_check import AdapterCheck
 from sdlora.formats.inspection import trigger_words
 from sdlora.formats.metadata import build_a1111_card, sd_version
@@ -53,7 +53,6 @@ class Library:
         self.data_dir = data_dir.resolve()
         self.folder = self.data_dir / "adapters"
         self.trash = Trash(self.data_dir)
-        self._lock = threading.Lock()
 
     def adapters(self, search: str = "") -> list[LibraryEntry]:
         """List the adapters that match ``search``: those of runs, then imported ones, each newest first."""
@@ -107,10 +106,10 @@ class Library:
 
         Raises FileError if the disk refuses.
         """
-        with self._lock:
-            path = self.folder / f"{self._unused_name(name)}{SUFFIX}"
+        with exclusive(self.folder):
             metadata = read_metadata(file)
-            write_atomic(path, lambda temporary: os.replace(file, temporary))
+            path = self.folder / f"{self._unused_name(name)}{SUFFIX}"
+            path = write_new(path, lambda temporary: os.replace(file, temporary))
             words = ", ".join(trigger_words(metadata))
             write_atomic(path.with_suffix(".json"), build_a1111_card(sd_version(metadata), words))
             write_atomic(path.with_suffix(REPORT), json.dumps({"base": base}, ensure_ascii=False))
@@ -130,25 +129,26 @@ class Library:
         """
         entry = self.find(name)
         if entry.kind == "imported":
-            beside = [entry.path.with_suffix(suffix) for suffix in (REPORT, ".json", ".png")]
-            paths = [entry.path, *(path for path in beside if path.is_file())]
-            return self.trash.put(paths, name, f"the adapter {name}")
-        run = _require_idle(run_of(entry.path))
-        card = run.adapter.with_suffix(".json")
-        steps = len(run.regular_files(run.checkpoints, f"*{SUFFIX}"))
-        what = f"the adapter {name}" + (f" with its {steps} checkpoint{'s' if steps > 1 else ''}" if steps else "")
-        return self.trash.put([*saved_adapters(run), *([card] if card.is_file() else [])], name, what)
+            with exclusive(self.folder):
+                beside = [entry.path.with_suffix(suffix) for suffix in (REPORT, ".json", ".png")]
+                paths = [entry.path, *(path for path in beside if path.is_file())]
+                return self.trash.put(paths, name, f"the adapter {name}")
+        with _idle(run_of(entry.path)) as run:
+            card = run.adapter.with_suffix(".json")
+            steps = len(run.regular_files(run.checkpoints, f"*{SUFFIX}"))
+            what = f"the adapter {name}" + (f" with its {steps} checkpoint{'s' if steps > 1 else ''}" if steps else "")
+            return self.trash.put([*saved_adapters(run), *([card] if card.is_file() else [])], name, what)
 
     def delete_checkpoint(self, name: str, checkpoint: str) -> TrashItem:
         """Move one checkpoint of a run to the trash. Raises as ``delete_adapter`` does."""
         path = self.file(name, checkpoint)
-        _require_idle(run_of(path))
-        return self.trash.put([path], f"{name}-{path.stem}", f"checkpoint {path.stem} of {name}")
+        with _idle(run_of(path)):
+            return self.trash.put([path], f"{name}-{path.stem}", f"checkpoint {path.stem} of {name}")
 
     def delete_run(self, name: str) -> TrashItem:
         """Move a whole run to the trash. Raises BusyError while it runs or waits, ConfigError, FileError."""
-        run = _require_idle(self.run(name))
-        return self.trash.put([path_inside(self.data_dir / "runs", run.folder)], name, f"the run {name}")
+        with exclusive(self.data_dir / "runs"), _idle(self.run(name)) as run:
+            return self.trash.put([path_inside(self.data_dir / "runs", run.folder)], name, f"the run {name}")
 
     def delete_project(self, name: str) -> TrashItem:
         """Move a project to the trash. Raises BusyError while a run on it runs or waits, ConfigError, FileError."""
@@ -156,9 +156,10 @@ class Library:
         if not project.folder.is_dir():
             raise ConfigError(f"{project.name}: has nothing in it yet")
         for run in Run.all(self.data_dir):
-            if (run.is_locked() or run.queued_file.exists()) and run.config.data.folder == project.folder:
+            if (run.is_locked() or run.is_queued) and run.config.data.folder == project.folder:
                 raise BusyError(f"{project.name}: {run.name} trains on it, or will; stop it first")
-        return self.trash.put([project.folder], project.name, f"the project {project.name}")
+        with exclusive(project.folder):
+            return self.trash.put([project.folder], project.name, f"the project {project.name}")
 
     def undo(self, item: str) -> TrashItem:
         """Restore the folder ``item`` of the trash. Raises FileError if it is gone."""
@@ -185,11 +186,11 @@ class Library:
 
         A file with the same bytes is not stored twice. Raises FileError if the disk refuses.
         """
-        with self._lock:
+        with exclusive(self.folder):
             same = next((old for old in self._files() if _same(file, old)), None)
             if same is None:
-                same = self.folder / f"{self._unused_name(safe_name(file.stem, fallback='adapter'))}{SUFFIX}"
-                write_atomic(same, lambda temporary: _copy(file, temporary))
+                name = self._unused_name(safe_name(file.stem, fallback="adapter"))
+                same = write_new(self.folder / f"{name}{SUFFIX}", lambda temporary: _copy(file, temporary))
             write_atomic(same.with_suffix(REPORT), json.dumps({**asdict(check), "base": base}, ensure_ascii=False))
             return same.stem
 
@@ -206,12 +207,21 @@ def trained_base_settings(adapters: Iterable[Path], base: str) -> dict[str, Any]
     return {}
 
 
-def _require_idle(run: Run) -> Run:
-    if run.is_locked():
-        raise BusyError(f"{run.name} is being trained; stop it first, then delete it")
-    if run.queued_file.exists():
-        raise BusyError(f"{run.name} waits in the queue; take it out first, then delete it")
-    return run
+@contextmanager
+def _idle(run: Run) -> Iterator[Run]:
+    """Hold ``run``, so that no process starts on it meanwhile. Raises BusyError if one has, or the run waits."""
+    try:
+        lock = run.hold()
+    except BusyError:
+        raise BusyError(f"{run.name} is being trained; stop it first, then delete it") from None
+    try:
+        if run.is_queued:
+            raise BusyError(f"{run.name} waits in the queue; take it out first, then delete it")
+        if os.name == "nt":  # Nothing that is open can be moved there.
+            lock.release()
+        yield run
+    finally:
+        lock.release()
 
 
 def _same(one: Path, other: Path) -> bool:

@@ -5,22 +5,27 @@ Everything that anyone wants to know of a run is read from here, so viewers come
 
 import os
 import shutil
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
+
+from filelock import FileLock
 
 from sdlora import failpoints
 from sdlora.checkpoint import newest_step
 from sdlora.config import TrainConfig
 from sdlora.errors import BusyError, ConfigError, FileError
 from sdlora.events import Event, RunFailed, RunFinished, RunStopped
-from sdlora.filesystem.paths import existing_path, path_inside, path_problem, safe_name, unused_path
-from sdlora.filesystem.writing import TEMPORARY, fsync_folder
+from sdlora.filesystem.locks import hold_lock, is_held
+from sdlora.filesystem.paths import existing_path, path_inside, path_problem, safe_name
+from sdlora.filesystem.reading import modified_ns
+from sdlora.filesystem.writing import TEMPORARY, fsync_folder, new_folder
 from sdlora.storage.journal import read_events
-from sdlora.storage.locks import is_held
 from sdlora.training.run_paths import CONFIG, RunPaths
 
+LOCK_SECONDS = 2.0
+"""Timeout for a run's lock: viewers have it for a moment when they look at it."""
 RunState = Literal["new", "running", "finished", "stopped", "failed", "interrupted"]
 ENDS: dict[type[Event], RunState] = {RunFinished: "finished", RunStopped: "stopped", RunFailed: "failed"}
 
@@ -46,7 +51,7 @@ class Run(RunPaths):
         """
         try:
             runs.mkdir(parents=True, exist_ok=True)
-            run = cls(_new_folder(path_inside(runs, safe_name(name, fallback="run"))))
+            run = cls(new_folder(path_inside(runs, safe_name(name, fallback="run"))))
             with ExitStack() as undo:
                 undo.callback(shutil.rmtree, run.folder, ignore_errors=True)
                 failpoints.point("run.folder")
@@ -56,8 +61,9 @@ class Run(RunPaths):
                 config.save(run.config_file)  # Last: this makes the folder a run's.
                 undo.pop_all()
             fsync_folder(runs)
-        except OSError as error:
-            raise FileError(f"{runs}: cannot be written ({error.strerror}); choose another --data-dir") from error
+        except (OSError, FileError) as error:
+            reason = error if isinstance(error, FileError) else f"{runs}: cannot be written ({error.strerror})"
+            raise FileError(f"{reason}; choose another --data-dir") from error
         failpoints.point("run.made")
         return run
 
@@ -83,7 +89,7 @@ class Run(RunPaths):
     def all(cls, data_dir: Path) -> "list[Run]":
         """Return all runs in ``data_dir``, the newest first."""
         found = [cls(path.parent) for path in (data_dir / "runs").glob(f"*/{CONFIG}")]
-        return sorted(found, key=lambda run: run.config_file.stat().st_mtime, reverse=True)
+        return sorted(found, key=lambda run: modified_ns(run.config_file), reverse=True)
 
     @property
     def data_dir(self) -> Path:
@@ -113,7 +119,31 @@ class Run(RunPaths):
 
     def is_locked(self) -> bool:
         """True while a process works on this run."""
-        return self.lock_file.is_file() and not self.lock_file.is_symlink() and is_held(self.lock_file)
+        return is_held(self.lock_file)
+
+    def hold(self, wait: float = LOCK_SECONDS) -> FileLock:
+        """Take the run's lock: who works on it, or deletes something of it, has it alone.
+
+        Raises BusyError if another process has it after ``wait`` seconds, ConfigError if the run has been deleted.
+        """
+        self.require_there()
+        lock = hold_lock(self.lock_file, f"the run {self.name}", wait, make_folder=False)
+        try:
+            self.require_there()  # Whoever had the lock before may have moved all away, the lock's file too.
+        except ConfigError:
+            lock.release()
+            raise
+        return lock
+
+    def require_there(self) -> None:
+        """Raise ConfigError if the run has been deleted."""
+        if not self.config_file.is_file():
+            raise ConfigError(f"{self.name}: this run is not there any more")
+
+    @property
+    def is_queued(self) -> bool:
+        """Whether the run waits for a device."""
+        return self.queued_file.is_file() and self.config_file.is_file()
 
     def sweep(self) -> None:
         """Remove unfinished files of a killed process. Only for the holder of the run's lock."""
@@ -154,12 +184,3 @@ class Run(RunPaths):
             raise ConfigError(f"train.steps = {steps}: {self.name} has done {done} steps already; give more than that")
         TrainConfig.load(self.config_file, {"train.steps": steps}).save(self.config_file)
         self.forget_config()
-
-
-def _new_folder(wanted: Path) -> Path:
-    """Make the folder ``wanted``, or ``wanted-2``, ...: never one that another process makes at the same moment."""
-    while True:
-        folder = unused_path(wanted)
-        with suppress(FileExistsError):
-            folder.mkdir()
-            return folder

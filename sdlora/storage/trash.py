@@ -9,13 +9,15 @@ import json
 import shutil
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 from sdlora.errors import FileError, SdloraError
-from sdlora.filesystem.paths import path_inside, safe_name, unused_path
+from sdlora.filesystem.locks import exclusive
+from sdlora.filesystem.paths import path_inside, safe_name
 from sdlora.filesystem.reading import read_json
-from sdlora.filesystem.writing import write_atomic
+from sdlora.filesystem.writing import move_new, new_folder, write_atomic
 
 KEPT_DAYS = 30
 LAST = 1 << 36
@@ -54,7 +56,7 @@ class Trash:
         now = time.time()
         origins = tuple(path_inside(self.data_dir, path).relative_to(self.data_dir).as_posix() for path in paths)
         stamp = time.strftime("%Y%m%d-%H%M%S", time.localtime(now))
-        folder = unused_path(self.folder / safe_name(f"{stamp}-{name}", fallback=stamp))
+        folder = new_folder(self.folder / safe_name(f"{stamp}-{name}", fallback=stamp))
         item = TrashItem(folder, name, what, now, origins)
         fields = {"name": name, "what": what, "deleted": now, "origins": origins}
         write_atomic(folder / ITEM, json.dumps(fields, ensure_ascii=False))  # First: what follows can be undone by it.
@@ -75,31 +77,42 @@ class Trash:
         """Return the item in that folder. Raises FileError if it is gone."""
         item = next((item for item in self.items() if item.folder.name == folder_name), None)
         if item is None:
-            raise FileError(f"{folder_name}: is not in the trash any more")
+            raise _gone(folder_name)
         return item
 
     def restore(self, item: TrashItem) -> list[Path]:
-        """Move an item's parts back to where they lay, or beside it where something else lies there by now."""
-        restored = []
-        try:
-            for number, origin in enumerate(item.origins):
-                part = item.folder / str(number)
-                if part.exists():
-                    target = unused_path(path_inside(self.data_dir, origin))
-                    target.parent.mkdir(parents=True, exist_ok=True)
-                    part.rename(target)
-                    restored.append(target)
-        except OSError as error:
-            raise FileError(f"{error.filename}: cannot be moved back ({error.strerror})") from error
-        shutil.rmtree(item.folder, ignore_errors=True)
+        """Move an item's parts back to where they lay, or beside it where something else lies there by now.
+
+        Parts that were named like the first, such as an adapter's card, are so again. Raises FileError if the item is
+        gone, as somebody else has restored it, or a part cannot be moved.
+        """
+        origins = [path_inside(self.data_dir, origin) for origin in item.origins]
+        with ExitStack() as locks:
+            for room in sorted({Path(origin).parts[0] for origin in item.origins}):  # First, as who deletes has them.
+                locks.enter_context(exclusive(self.data_dir / room))
+            locks.enter_context(exclusive(self.folder))
+            if not item.folder.is_dir():
+                raise _gone(item.folder.name)
+            restored: list[Path] = []
+            try:
+                for number, path in enumerate(origins):
+                    part, first = item.folder / str(number), origins[0]
+                    if restored and path.parent == first.parent and path.name.startswith(first.stem):
+                        path = path.with_name(restored[0].stem + path.name.removeprefix(first.stem))
+                    if part.exists():
+                        restored.append(move_new(part, path))
+            except OSError as error:
+                raise FileError(f"{error.filename}: cannot be moved back ({error.strerror})") from error
+            shutil.rmtree(item.folder, ignore_errors=True)
         return restored
 
     def empty(self, older_than_days: float = 0) -> int:
         """Delete older items for good, and return their number."""
         limit = time.time() - older_than_days * 86_400
-        old = [item for item in self.items() if item.deleted <= limit]
-        for item in old:
-            shutil.rmtree(item.folder, ignore_errors=True)
+        with exclusive(self.folder):  # No item goes while it is being restored.
+            old = [item for item in self.items() if item.deleted <= limit]
+            for item in old:
+                shutil.rmtree(item.folder, ignore_errors=True)
         return len(old)
 
     def _read(self, folder: Path) -> TrashItem | None:
@@ -110,3 +123,7 @@ class Trash:
             return TrashItem(folder, name, what, deleted, tuple(map(str, fields["origins"]))) if whole else None
         except (SdloraError, ValueError, KeyError, TypeError):
             return None
+
+
+def _gone(folder_name: str) -> FileError:
+    return FileError(f"{folder_name}: is not in the trash any more")

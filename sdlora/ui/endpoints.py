@@ -24,7 +24,8 @@ from sdlora.config import all_settings
 from sdlora.data.projects import Project, ProjectInfo
 from sdlora.data.settings import Kind
 from sdlora.errors import ConfigError, DatasetError
-from sdlora.filesystem.paths import safe_name, unused_path
+from sdlora.filesystem.paths import safe_name
+from sdlora.filesystem.writing import new_folder
 from sdlora.generation.infotext import format_parameters, read_parameters
 from sdlora.generation.settings import ImageSettings
 from sdlora.ui import build_config
@@ -254,7 +255,7 @@ class Endpoints:
             raise ConfigError("Hand over pictures, or name a project of the page that has some.")
         if not name:
             folder = self.app.data_dir / "projects" / safe_name(trigger, fallback="pictures")
-            name = unused_path(folder).name
+            name = new_folder(folder).name
         project = Project(self.app.data_dir, name)
         if not files and not project.images():
             raise ConfigError(f"The project {name!r} has no pictures; hand some over.")

@@ -22,11 +22,11 @@ from sdlora.api.training import extend_run, find_run, list_runs, prepare_run, re
 from sdlora.config import TrainConfig
 from sdlora.errors import FileError, SdloraError
 from sdlora.events import Event, SampleReady
+from sdlora.filesystem.locks import hold_lock
 from sdlora.filesystem.reading import sha256
 from sdlora.jobs.training_queue import TrainingQueue
 from sdlora.storage.journal import read_events
 from sdlora.storage.library_entries import saved_adapters
-from sdlora.storage.locks import hold_lock
 from sdlora.storage.run_folder import Run
 from sdlora.training.prepare import TrainedParts, TrainState
 from sdlora.ui import library_tab, run_panel

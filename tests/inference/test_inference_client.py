@@ -16,11 +16,12 @@ from sdlora.api.adapters import export_to_temporary, list_adapters
 from sdlora.api.training import TrainingQueue, prepare_run, start_run
 from sdlora.errors import BusyError
 from sdlora.events import StepDone
+from sdlora.filesystem.locks import hold_lock
 from sdlora.formats import read_adapter, write_adapter
 from sdlora.generation.infotext import read_parameters
 from sdlora.inference.generation_request import AdapterChoice, GenerationRequest
 from sdlora.inference.inference_client import InferenceClient
-from sdlora.storage.locks import device_lock, hold_lock
+from sdlora.storage.device_lock import device_lock
 from tests.support.adapters import random_lora
 from tests.support.inference import PATIENCE, wait_for_job
 

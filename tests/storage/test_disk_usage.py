@@ -10,10 +10,11 @@ from sdlora.api.training import find_run, prepare_run, resume_run
 from sdlora.cli.main import main
 from sdlora.errors import BusyError, ConfigError
 from sdlora.events import RunFinished, RunStopped
+from sdlora.filesystem.locks import hold_lock
+from sdlora.storage.device_lock import device_lock
 from sdlora.storage.disk_usage import DAY, FREED, KEPT, disk_usage, free_space, size_of
 from sdlora.storage.journal import Journal
 from sdlora.storage.library import Library
-from sdlora.storage.locks import device_lock, hold_lock
 from tests.support.tiny_models import write_tiny_adapter as adapter
 
 FINISHED = RunFinished(step=4, adapter="adapter.safetensors", seconds=1.0)

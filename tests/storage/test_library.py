@@ -14,9 +14,9 @@ from sdlora.api.adapters import find_adapter, list_adapters
 from sdlora.api.training import duplicate_run, list_runs, prepare_run
 from sdlora.data.projects import Project
 from sdlora.errors import BusyError, ConfigError, FileError
+from sdlora.filesystem.locks import hold_lock
 from sdlora.formats.adapter_check import AdapterCheck
 from sdlora.storage.library import Library
-from sdlora.storage.locks import hold_lock
 from sdlora.storage.run_folder import Run
 from sdlora.storage.trash import Trash
 from tests.support.tiny_models import write_tiny_adapter as adapter
@@ -173,6 +173,7 @@ def test_names_of_dropped_files_stay_in_the_folder(library, tmp_path, unchecked)
 
 
 def test_a_deleted_adapter_comes_back_as_it_was(library, run):
+    run.hold().release()  # Its file stays.
     before = {path: path.read_bytes() for path in run.folder.rglob("*") if path.is_file()}
     item = library.delete_adapter("mine")
     assert "2 checkpoints" in item.what

@@ -41,7 +41,7 @@ def _everywhere(root, for_folders, for_files):
 @pytest.mark.parametrize(
     ("module", "arguments", "message"),
     [
-        ("sdlora.cli.main", ["train", "{mine}", "--data-dir", "{data}"], "{data}/runs: cannot be written"),
+        ("sdlora.cli.main", ["train", "{mine}", "--data-dir", "{data}"], "{data}/runs/mine: cannot be written"),
         ("sdlora.cli.main", ["train", "{mine}", "--data-dir", "{data}/new"], "{data}/new/runs: cannot be written"),
         ("sdlora.cli.main", ["resume", "run", "--data-dir", "{data}"], "{data}/runs/run: cannot be written"),
         ("sdlora.jobs.training_worker", ["{data}/runs/run"], "{data}/runs/run/run.lock: cannot be written"),
