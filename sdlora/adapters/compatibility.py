@@ -8,6 +8,7 @@ from sdlora.adapters import parametrizations
 from sdlora.adapters.state import AdapterState, ModuleState
 from sdlora.adapters.targets import adaptable_layers
 from sdlora.errors import MismatchError
+from sdlora.families import denoisers
 
 if TYPE_CHECKING:
     from torch import nn
@@ -79,8 +80,10 @@ def input_widths(state: AdapterState) -> dict[str, int]:
 
 
 def cross_attention_width(widths: Mapping[str, int]) -> int | None:
-    """Return the width of the text that a denoiser reads, by its layers' inputs: 768 SD 1.x, 1024 2.x, 2048 SDXL."""
-    read = (width for path, width in widths.items() if path.endswith((".attn2.to_k", ".attn2.to_v")))
+    """Return the width of the text that a denoiser reads, by its layers' inputs; None if there are none."""
+    components = denoisers()
+    named = ((components.get(path.partition(".")[0]), path, width) for path, width in widths.items())
+    read = (width for denoiser, path, width in named if denoiser and path.endswith(denoiser.layers.text_inputs))
     return next(filter(None, read), None)
 
 

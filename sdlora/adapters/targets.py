@@ -12,7 +12,7 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 from sdlora.errors import ConfigError
-from sdlora.families import FAMILIES, family_components
+from sdlora.families import FAMILIES, adaptable_components
 from sdlora.formatting import did_you_mean
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def split_targets(targets: str) -> list[str]:
     Raises ValueError for a part that is no group and cannot name a module, with the nearest group.
     """
     found = [part.strip() for part in targets.split(",")]
-    components = [name for name, component in family_components().items() if component.target_groups]
+    components = adaptable_components()
     for part in found:
         is_pattern = part.split(".")[0] in components or set(part) & set("*?[")
         if part not in GROUPS and not is_pattern:

@@ -9,9 +9,10 @@ from sdlora.adapters.targets import ALL_LAYERS, select_layers
 from sdlora.editing.low_rank import Cut, factorize_matrix
 from sdlora.errors import ConfigError, MismatchError, NonFiniteError
 from sdlora.events import OnProgress, unwatched
+from sdlora.families import FAMILIES
 from sdlora.families.layer_weights import TensorLocation, locate_tensors
 from sdlora.families.meta_model import build_meta_model
-from sdlora.formats.metadata import FAMILY_METADATA
+from sdlora.formats.metadata import base_metadata
 
 UNCHANGED = {"float32": 1e-6, "float16": 4e-4, "bfloat16": 4e-3}
 """Share of its norm below which a layer's difference counts as rounding, by the coarser of the two files' types: fp16
@@ -74,6 +75,7 @@ def _change(path: str, before: TensorLocation, after: TensorLocation) -> Tensor 
 
 
 def _metadata(family: str) -> dict[str, str]:
-    known = FAMILY_METADATA.get((family, "epsilon"))
-    version = {"ss_base_model_version": known.version, "ss_v2": str(family == "sd2")} if known else {}
+    """Return the header for bases of ``family``, of the first prediction type that it has."""
+    bases = FAMILIES[family].adapter_naming.bases if family in FAMILIES else {}
+    version = next((base_metadata(family, prediction) for prediction in bases), {})
     return {**version, "sdlora_extracted": "True"}

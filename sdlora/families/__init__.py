@@ -2,8 +2,9 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from functools import lru_cache
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from sdlora.families.base import Component, Family
@@ -19,8 +20,7 @@ class _Families(Mapping[str, "type[Family]"]):
     }
 
     def __getitem__(self, name: str) -> "type[Family]":
-        module, cls = self.ROWS[name]
-        return getattr(import_module(module), cls)
+        return _import_family(*self.ROWS[name])
 
     def __contains__(self, name: object) -> bool:
         return name in self.ROWS
@@ -32,6 +32,12 @@ class _Families(Mapping[str, "type[Family]"]):
         return len(self.ROWS)
 
 
+@lru_cache
+def _import_family(module: str, cls: str) -> "type[Family]":
+    family: type[Family] = getattr(import_module(module), cls)
+    return family
+
+
 FAMILIES = _Families()
 
 
@@ -40,11 +46,38 @@ def family_title(name: str) -> str:
     return FAMILIES[name].title if name in FAMILIES else ""
 
 
+class _Components(NamedTuple):
+    """Components of all families by name: all, those that adapters go into, those that predict."""
+
+    all: "dict[str, Component]"
+    adaptable: "dict[str, Component]"
+    denoisers: "dict[str, Component]"
+
+
 def family_components() -> "dict[str, Component]":
-    """Return the components of all families by name, each with the classes that it has in any family."""
+    """Return the components of all families by name, as the first has each, with the classes of all."""
+    return _components(tuple(FAMILIES.values())).all
+
+
+def adaptable_components() -> "dict[str, Component]":
+    """Return those of ``family_components`` that adapters go into."""
+    return _components(tuple(FAMILIES.values())).adaptable
+
+
+def denoisers() -> "dict[str, Component]":
+    """Return those of ``family_components`` that predict."""
+    return _components(tuple(FAMILIES.values())).denoisers
+
+
+@lru_cache(maxsize=4)
+def _components(families: "tuple[type[Family], ...]") -> _Components:
     found: dict[str, Component] = {}
-    for family in FAMILIES.values():
+    for family in families:
         for name, component in family.components.items():
-            classes = dict.fromkeys((*(found[name].classes if name in found else ()), *component.classes))
-            found[name] = replace(component, classes=tuple(classes))
-    return found
+            first = found.get(name, component)
+            found[name] = replace(first, classes=tuple(dict.fromkeys((*first.classes, *component.classes))))
+    return _Components(
+        found,
+        {name: component for name, component in found.items() if component.target_groups},
+        {family.denoiser: found[family.denoiser] for family in families},
+    )

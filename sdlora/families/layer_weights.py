@@ -67,11 +67,13 @@ def locate_tensors(base: str, paths: Iterable[str]) -> dict[str, TensorLocation]
 
 def _in_folder(folder: Path, paths: Iterable[str]) -> Iterator[tuple[str, TensorLocation]]:
     found: dict[str, dict[str, Path]] = {}
+    components = family_components()
     for path in paths:
         component, _, rest = path.partition(".")
         if component not in found:
             found[component] = _keys(folder / component)
-        names = (f"{rest}.weight", f"{rest.removeprefix('text_model.')}.weight")  # Older and newer transformers.
+        prefix = components[component].layers.prefix
+        names = (f"{rest}.weight", f"{rest.removeprefix(prefix)}.weight")  # Older and newer transformers.
         key = next((name for name in names if name in found[component]), None)
         if key is None:
             raise MismatchError(f"{folder}: has no layer {path}; the adapter is for another base")

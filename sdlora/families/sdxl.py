@@ -6,7 +6,9 @@ as the second encoder's pooled output is (2.1).
 
 from typing import TYPE_CHECKING, Any
 
-from sdlora.families.base import CLIP_TARGETS, TOKENIZER, Component, Conditioning
+from sdlora.families import sgm_names
+from sdlora.families.adapter_naming import AdapterNaming, BaseNames
+from sdlora.families.base import CLIP_LAYERS, CLIP_TARGETS, TOKENIZER, Component, Conditioning
 from sdlora.families.stable_diffusion import CLIP, SGM_PREFIXES, UNET, VAE, StableDiffusion
 
 if TYPE_CHECKING:
@@ -24,7 +26,9 @@ class SDXL(StableDiffusion):
         "unet": UNET,
         "vae": VAE,
         "text_encoder": CLIP,
-        "text_encoder_2": Component("transformers", ("CLIPTextModelWithProjection",), target_groups=CLIP_TARGETS),
+        "text_encoder_2": Component(
+            "transformers", ("CLIPTextModelWithProjection",), target_groups=CLIP_TARGETS, layers=CLIP_LAYERS
+        ),
         "tokenizer": TOKENIZER,
         "tokenizer_2": TOKENIZER,
     }
@@ -33,6 +37,18 @@ class SDXL(StableDiffusion):
         "text_encoder": "conditioner.embedders.0.transformer.text_model.",
         "text_encoder_2": "conditioner.embedders.1.model.",
     }
+    adapter_naming = AdapterNaming(
+        prefixes={"unet": "lora_unet", "text_encoder": "lora_te1", "text_encoder_2": "lora_te2"},
+        to_kohya=lambda path: sgm_names.to_sgm(path) or path,
+        from_kohya=sgm_names.from_sgm,
+        bases=dict.fromkeys(
+            ("epsilon", "v_prediction"), BaseNames("sdxl_base_v1-0", "stable-diffusion-xl-v1-base", "SDXL")
+        ),
+        version_prefix="sdxl",
+        text_width=2048,
+        own_layers=r"unet\..*\.transformer_blocks\.1\..*",  # Other UNets' attentions have one such block each.
+        own_keys=tuple(f"lora_unet_{blocks}_" for blocks in ("input_blocks", "middle_block", "output_blocks")),
+    )
     extras = {"feature_extractor": None, "image_encoder": None, "add_watermarker": False}
     tokenizers = {"tokenizer": "text_encoder", "tokenizer_2": "text_encoder_2"}
     vae_fp16_ok = False

@@ -2,6 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from importlib import import_module
 from pathlib import Path
@@ -10,7 +11,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from sdlora.diffusion import ZERO_SNR
 from sdlora.errors import ModelError, NonFiniteError
+from sdlora.families import sgm_names
+from sdlora.families.adapter_naming import AdapterNaming, BaseNames, LayerNaming
 from sdlora.families.base import (
+    CLIP_LAYERS,
     CLIP_TARGETS,
     TOKENIZER,
     Component,
@@ -49,14 +53,25 @@ UNET = Component(
         "linear+conv": _BLOCKS,
         "ia3": _BLOCKS + r"\.(attn[12]\.to_[kv]|ff\.net\.2)",
     },
-)
+    layers=LayerNaming(
+        steps=(
+            "down_blocks", "mid_block", "up_blocks", "attentions", "resnets", "downsamplers", "upsamplers",
+            "transformer_blocks", "attn1", "attn2", "to_q", "to_k", "to_v", "to_out", "ff", "net", "proj", "proj_in",
+            "proj_out", "conv", "conv1", "conv2", "conv_shortcut", "conv_in", "conv_out", "time_emb_proj",
+            "time_embedding", "linear_1", "linear_2", "add_embedding", *sgm_names.STEPS,
+        ),
+        roots=("down_blocks", "mid_block", "up_blocks"),
+        text_inputs=(".attn2.to_k", ".attn2.to_v"),
+        unbiased=(".to_q", ".to_k", ".to_v"),
+    ),
+)  # fmt: skip
 """UNet whose group ``linear`` is what sd-scripts adapts by default (Transformer2DModel, CLIPAttention, CLIPMLP).
 
 ``linear+conv`` adds the ResnetBlock2D, Downsample2D and Upsample2D that it adapts with a ``conv_dim``
 (github.com/kohya-ss/sd-scripts, networks/lora.py). ``ia3`` are keys, values and the second layer of feed-forward nets
 (arXiv:2205.05638, section 3.3)."""
 VAE = Component("diffusers", ("AutoencoderKL",))
-CLIP = Component("transformers", ("CLIPTextModel",), target_groups=CLIP_TARGETS)
+CLIP = Component("transformers", ("CLIPTextModel",), target_groups=CLIP_TARGETS, layers=replace(CLIP_LAYERS, flat=True))
 SGM_PREFIXES: Mapping[str, str | tuple[str, ...]] = {
     "unet": "model.diffusion_model.",
     "vae": ("first_stage_model.", "vae."),
@@ -353,6 +368,17 @@ class SD1(StableDiffusion):
     pipelines = ("StableDiffusionPipeline",)
     components = {"unet": UNET, "vae": VAE, "text_encoder": CLIP, "tokenizer": TOKENIZER}
     single_file_prefixes = {**SGM_PREFIXES, "text_encoder": "cond_stage_model.transformer.text_model."}
+    adapter_naming = AdapterNaming(
+        prefixes={"unet": "lora_unet", "text_encoder": "lora_te"},
+        aliases={"lora_te1": "text_encoder"},  # As diffusers' own converter writes it for SD 1.x.
+        from_kohya=sgm_names.from_sgm,
+        bases={
+            "epsilon": BaseNames("sd_v1", "stable-diffusion-v1", "SD1"),
+            "v_prediction": BaseNames("sd_v1_v", "stable-diffusion-v1", "SD1"),
+        },
+        version_prefix="sd_v1",
+        text_width=768,
+    )
     extras = {
         "safety_checker": None,
         "feature_extractor": None,
@@ -377,6 +403,16 @@ class SD2(SD1):
     name = "sd2"
     title = "SD 2.x"
     single_file_prefixes = {**SGM_PREFIXES, "text_encoder": "cond_stage_model.model."}
+    adapter_naming = replace(
+        SD1.adapter_naming,
+        bases={
+            "epsilon": BaseNames("sd_v2", "stable-diffusion-v2-512", "SD2"),
+            "v_prediction": BaseNames("sd_v2_v", "stable-diffusion-v2-768-v", "SD2"),
+        },
+        v2=True,
+        version_prefix="sd_v2",
+        text_width=1024,
+    )
 
     @classmethod
     def matches_config(cls, denoiser: Mapping[str, Any]) -> bool:

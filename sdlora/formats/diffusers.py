@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from sdlora.adapters.state import AdapterState, build_adapter_state
 from sdlora.errors import FormatError
-from sdlora.families import family_components
+from sdlora.families import adaptable_components, denoisers
 from sdlora.formats.base import Slot, group_by_layer
+from sdlora.formats.infer_base import naming_family
 from sdlora.formats.metadata import PEFT_HEADER, network_metadata
 from sdlora.formatting import one_line
 
@@ -25,8 +26,6 @@ MOST = 1 << 20
 """Largest alpha or rank that is accepted."""
 MOST_PATTERNS = 4096
 """More patterns than any base has layers; each is compared with each layer."""
-COMPONENTS = tuple(name for name, component in family_components().items() if component.target_groups)
-"""Components of all families that adapters go into."""
 _SLOTS = {
     "lora_A": "down", "lora_B": "up", "down": "down", "up": "up", "lora_magnitude_vector": "magnitude",
 }  # fmt: skip
@@ -39,15 +38,18 @@ _PLAIN = re.compile(r"\^?([\w.]+)\$?")
 
 
 def classic(path: str) -> str | None:
-    """Return a path of any spelling with its component, and ``text_model`` in text encoders; None if it is none."""
-    if path.startswith(("down_blocks.", "mid_block.", "up_blocks.")):
-        return f"unet.{path}"
+    """Return a path of any spelling with its component, and its classic beginning in it; None if it is none."""
     component, _, rest = path.partition(".")
-    if component not in COMPONENTS or not rest:
+    if not rest:
         return None
-    if component.startswith("text_encoder") and not rest.startswith(("text_model.", "text_projection")):
-        return f"{component}.text_model.{rest}"
-    return path
+    for name, denoiser in denoisers().items():
+        if component in denoiser.layers.roots:
+            return f"{name}.{path}"
+    components = adaptable_components()
+    if component not in components:
+        return None
+    layers = components[component].layers
+    return path if rest.split(".")[0] in layers.roots else f"{component}.{layers.prefix}{rest}"
 
 
 def _role(path: str, role: str) -> str:
@@ -96,7 +98,7 @@ class Diffusers:
                 )
         return tensors, {
             **state.metadata,
-            **network_metadata(state.modules),
+            **network_metadata(state.modules, naming_family(state)),
             PEFT_HEADER: json.dumps(_header(state), sort_keys=True),
         }
 
@@ -108,8 +110,9 @@ def _header(state: AdapterState) -> dict[str, Any]:
     encoder layers are written without ``text_model``: PEFT matches them by the ends of their names.
     """
     fields: dict[str, Any] = {}
+    components = adaptable_components()
     for component in dict.fromkeys(path.partition(".")[0] for path in state.modules):
-        prefixes = (f"{component}.text_model.", f"{component}.")
+        prefixes = (f"{component}.{components[component].layers.prefix}", f"{component}.")
         own = {_without(path, prefixes): module for path, module in state.modules.items() if path.startswith(prefixes)}
         if len({module.method for module in own.values()}) > 1:  # One use_dora applies to all of them.
             raise FormatError(f"{component}: diffusers' keys hold LoRA or DoRA, not both; export with --format kohya")
@@ -143,7 +146,7 @@ def alphas(configs: Mapping[str, Any]) -> Callable[[str, int], float]:
     It is the rank if the header does not mention the component. Raises FormatError for a pattern that is no layer name;
     so does the function for an alpha that is no number.
     """
-    given = {name: configs[f"{name}.lora_alpha"] for name in COMPONENTS if f"{name}.lora_alpha" in configs}
+    given = {name: configs[f"{name}.lora_alpha"] for name in adaptable_components() if f"{name}.lora_alpha" in configs}
     patterns = {name: _patterns(configs.get(f"{name}.alpha_pattern")) for name in given}
 
     def alpha(path: str, rank: int) -> float:

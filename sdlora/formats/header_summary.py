@@ -14,7 +14,6 @@ from sdlora.filesystem.safetensors_header import read_safetensors_header
 from sdlora.formats.checked_tensors import FOREIGN, refuse_pickle
 from sdlora.formats.infer_base import infer_family_from_header
 from sdlora.formats.inspection import trigger_words
-from sdlora.formats.kohya import ORIGINAL
 from sdlora.formats.storage import FORMATS
 
 PICTURES = ("ssmd_cover_images", "modelspec.thumbnail")
@@ -70,9 +69,7 @@ def read_header_summary(path: Path) -> HeaderSummary:
         title=metadata.get("modelspec.title") or metadata.get("ss_output_name", ""),
         format=format.name if methods else "",
         method=foreign or parametrizations.parametrizations()[methods.most_common(1)[0][0]].title,
-        family="sdxl"
-        if any(key.startswith(ORIGINAL) for key in shapes)
-        else infer_family_from_header(widths, metadata),
+        family=infer_family_from_header(widths, metadata, shapes.keys()),
         base=metadata.get("ss_sd_model_name", ""),
         rank=f"{min(ranks)} to {max(ranks)}" if len(ranks) > 1 else "".join(map(str, ranks)),
         alpha=metadata.get("ss_network_alpha", ""),

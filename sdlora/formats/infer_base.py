@@ -1,6 +1,7 @@
 """Infer the base model that an adapter was trained on: its family and its noise schedule."""
 
-from collections.abc import Collection, Mapping
+import re
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -8,30 +9,54 @@ from sdlora.adapters.compatibility import cross_attention_width, input_widths
 from sdlora.adapters.state import AdapterState
 from sdlora.diffusion import ZERO_SNR
 from sdlora.errors import SdloraError
+from sdlora.families import FAMILIES, family_components
+from sdlora.families.adapter_naming import AdapterNaming
 from sdlora.filesystem.safetensors_header import read_safetensors_header
-
-FAMILY_BY_WIDTH = {768: "sd1", 1024: "sd2", 2048: "sdxl"}
-DEEP = ".transformer_blocks.1."
-"""Part of paths that only SDXL's UNet has: other families' attentions have one such block each."""
-FAMILY_BY_VERSION = {"sd_v1": "sd1", "sd_v2": "sd2", "sdxl": "sdxl"}
 
 
 def infer_family(state: AdapterState) -> str:
-    """Return the family of bases that an adapter is for: by the text width, its components, or its header."""
+    """Return the family of bases that an adapter is for: by its components, layers, widths, or header; empty if none
+    tells.
+    """
     return infer_family_from_header(input_widths(state), state.metadata)
 
 
-def infer_family_from_header(widths: Mapping[str, int], metadata: Mapping[str, str]) -> str:
-    """Infer the family from the input widths of a file's layers, by path, and its metadata."""
-    if any(path.startswith("text_encoder_2.") or DEEP in path for path in widths):
-        return "sdxl"
-    if family := FAMILY_BY_WIDTH.get(cross_attention_width(widths) or 0):
-        return family
+def naming_family(state: AdapterState) -> str:
+    """Return the family whose names an adapter's file has: its own; if that is not known, the first with its layers."""
+    return infer_family(state) or next(_candidates(state.modules), next(iter(FAMILIES)))
+
+
+def _candidates(paths: Iterable[str]) -> Iterator[str]:
+    """Yield the families that have all components of layers at ``paths``."""
+    named = {path.partition(".")[0] for path in paths}
+    return (name for name, family in FAMILIES.items() if named <= family.components.keys())
+
+
+def infer_family_from_header(widths: Mapping[str, int], metadata: Mapping[str, str], keys: Collection[str] = ()) -> str:
+    """Infer the family from the input widths of a file's layers, by path, its metadata, and its ``keys``."""
+    families = [*_candidates(widths)]
+    if len(families) == 1:
+        return families[0]
     version = metadata.get("ss_base_model_version", "")
-    if family := next((name for start, name in FAMILY_BY_VERSION.items() if version.startswith(start)), ""):
-        return family
-    own = {width for path, width in widths.items() if path.endswith(".q_proj")}
-    return next((FAMILY_BY_WIDTH[width] for width in sorted(own) if width in FAMILY_BY_WIDTH), "")
+    by_width = {FAMILIES[name].adapter_naming.text_width: name for name in reversed(families)}
+
+    def first(matches: Callable[[AdapterNaming], object]) -> str:
+        return next((name for name in families if matches(FAMILIES[name].adapter_naming)), "")
+
+    return (
+        first(lambda naming: any(key.startswith(naming.own_keys) for key in keys))
+        or first(lambda naming: naming.own_layers and any(re.fullmatch(naming.own_layers, path) for path in widths))
+        or by_width.get(cross_attention_width(widths) or 0, "")
+        or first(lambda naming: naming.version_prefix and version.startswith(naming.version_prefix))
+        or next((by_width[width] for width in _text_widths(widths) if width in by_width), "")
+    )
+
+
+def _text_widths(widths: Mapping[str, int]) -> list[int]:
+    """Return the widths of text that a file's layers read, those of text encoders among them."""
+    components = family_components()
+    named = ((components.get(path.partition(".")[0]), path, width) for path, width in widths.items())
+    return sorted({width for part, path, width in named if part and path.endswith(part.layers.text_inputs)})
 
 
 def header_widths(path: Path) -> dict[str, tuple[int, ...]]:

@@ -28,7 +28,7 @@ class Inspection:
     method: str
     dtype: str
     family: str
-    """``sd1``, ``sd2`` or ``sdxl``, by shapes and header; empty if neither tells."""
+    """Family of its bases, by shapes and header; empty if neither tells."""
     text_width: int | None
     """Width of the text that its UNet layers read; None if it has no cross-attention keys or values."""
     ranks: tuple[int, ...]

@@ -1,23 +1,23 @@
 """Keys of kohya's sd-scripts and LyCORIS: read by A1111, Forge, ComfyUI, InvokeAI and diffusers.
 
-``lora_unet_<path with _ for .>.lora_down.weight``, ``.lora_up.weight`` and ``.alpha``; the text encoder's prefix is
-``lora_te``. SDXL's UNet uses its original names, its encoders ``lora_te1`` and ``lora_te2``. See networks/lora.py in
-github.com/kohya-ss/sd-scripts.
+``PREFIX_<path with _ for .>.lora_down.weight``, ``.lora_up.weight`` and ``.alpha``: the prefixes, and the paths where
+they are not diffusers', are the family's (``AdapterNaming``). See networks/lora.py in github.com/kohya-ss/sd-scripts.
 """
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache
+from typing import TYPE_CHECKING, NamedTuple
 
 from sdlora.adapters import parametrizations
 from sdlora.adapters.state import AdapterState, ModuleState, build_adapter_state
 from sdlora.errors import FormatError
-from sdlora.families import sgm_names
+from sdlora.families import FAMILIES, family_components
+from sdlora.families.base import Family
 from sdlora.formats.base import RAW, Slot, group_by_layer
 from sdlora.formats.diffusers import classic
-from sdlora.formats.infer_base import infer_family
+from sdlora.formats.infer_base import naming_family
 from sdlora.formats.metadata import PEFT_HEADER, network_metadata
 
 if TYPE_CHECKING:
@@ -34,36 +34,6 @@ DORA_ELSEWHERE = (
 )
 """Advice on a DoRA in these keys; docs/formats.md has the details."""
 
-ORIGINAL = tuple(f"lora_unet_{blocks}_" for blocks in ("input_blocks", "middle_block", "output_blocks"))
-"""Prefixes that only keys of SDXL's UNet have."""
-
-STEPS = [
-    "down_blocks", "mid_block", "up_blocks", "attentions", "resnets", "downsamplers", "upsamplers",
-    "transformer_blocks", "attn1", "attn2", "to_q", "to_k", "to_v", "to_out", "ff", "net", "proj", "proj_in",
-    "proj_out", "conv", "conv1", "conv2", "conv_shortcut", "conv_in", "conv_out", "time_emb_proj", "time_embedding",
-    "linear_1", "linear_2", "add_embedding", "text_model", "encoder", "layers", "self_attn", "q_proj", "k_proj",
-    "v_proj", "out_proj", "mlp", "fc1", "fc2", "text_projection", *sgm_names.STEPS,
-]  # fmt: skip
-"""Every step of a module path except numbers. The file joins steps by ``_``, which some steps contain."""
-_STEP = re.compile(rf"({'|'.join(sorted(STEPS, key=len, reverse=True))}|\d+)(?:_(?=.)|$)")
-
-
-@dataclass(frozen=True)
-class KeyNaming:
-    """Names of the components of one kind of base in files."""
-
-    prefixes: Mapping[str, str]
-    """Component to prefix, for writing and reading."""
-    aliases: Mapping[str, str]
-    """Other prefixes that are read: prefix to component."""
-
-
-KEY_NAMINGS = {
-    # lora_te1: what diffusers' own converter writes for SD 1.x
-    "sd": KeyNaming({"unet": "lora_unet", "text_encoder": "lora_te"}, {"lora_te1": "text_encoder"}),
-    "sdxl": KeyNaming({"unet": "lora_unet", "text_encoder": "lora_te1", "text_encoder_2": "lora_te2"}, {}),
-}
-
 
 def _own_names() -> set[str]:
     """Ends of keys that are what they are called."""
@@ -71,13 +41,18 @@ def _own_names() -> set[str]:
     return names - RESPELT | {*RAW}
 
 
+def path_steps() -> frozenset[str]:
+    """Return every step of a layer's path in any family, except numbers."""
+    return frozenset(step for component in family_components().values() for step in component.layers.steps)
+
+
 def dotted(name: str) -> str | None:
     """Convert ``down_blocks_0_attentions_1_proj_in`` to ``down_blocks.0.attentions.1.proj_in``; None if it is no known
     path.
     """
-    steps, position = [], 0
+    pattern, steps, position = _reading(tuple(FAMILIES.values())).step, [], 0
     while position < len(name):
-        step = _STEP.match(name, position)
+        step = pattern.match(name, position)
         if step is None:
             return None
         steps.append(step[1])
@@ -85,29 +60,58 @@ def dotted(name: str) -> str | None:
     return ".".join(steps)
 
 
+class _Reading(NamedTuple):
+    """What the families declare of keys to read."""
+
+    step: re.Pattern[str]
+    """One step of a name, whose steps are joined by ``_``, which some contain."""
+    prefixes: dict[str, list[tuple[str, Callable[[str], str], tuple[str, ...]]]]
+    """Components by the beginnings of keys, with the way back to their paths, and the first steps of these."""
+
+
+@lru_cache(maxsize=4)
+def _reading(families: tuple[type[Family], ...]) -> _Reading:
+    steps = "|".join(sorted(path_steps(), key=len, reverse=True))
+    prefixes: dict[str, list[tuple[str, Callable[[str], str], tuple[str, ...]]]] = {}
+    for family in families:
+        for prefix, component in family.adapter_naming.components.items():
+            back = family.adapter_naming.from_kohya if component == family.denoiser else str
+            reading = component, back, family.components[component].layers.roots
+            if reading not in prefixes.setdefault(f"{prefix}_", []):
+                prefixes[f"{prefix}_"].append(reading)
+    return _Reading(re.compile(rf"({steps}|\d+)(?:_(?=.)|$)"), prefixes)
+
+
+def layer_path(stem: str) -> str | None:
+    """Return the classic path of the layer that a key's ``stem`` names, by the first family that has it, else None.
+
+    Families share prefixes: one whose paths begin as this one goes before others.
+    """
+    found: list[str] = []
+    for prefix, readings in _reading(tuple(FAMILIES.values())).prefixes.items():
+        rest = dotted(stem.removeprefix(prefix)) if stem.startswith(prefix) else None
+        if rest is None:
+            continue
+        for component, back, roots in readings:
+            # With transformers 5, LyCORIS leaves text_model out of its names.
+            path = classic(f"{component}.{back(rest)}")
+            if path and path.split(".")[1] in roots:
+                return path
+            found += [path] if path else []
+    return next(iter(found), None)
+
+
 class Kohya:
-    """kohya's keys for the components that ``KEY_NAMINGS`` names, each layer's alpha beside its ``down`` and ``up``."""
+    """kohya's keys as each family's ``adapter_naming`` has them, each layer's alpha beside its ``down`` and ``up``."""
 
     name = "kohya"
 
-    def __init__(self) -> None:
-        self._components = {
-            prefix: component
-            for spelling in KEY_NAMINGS.values()
-            for prefix, component in (*((p, c) for c, p in spelling.prefixes.items()), *spelling.aliases.items())
-        }
-
     def parse(self, key: str) -> Slot | None:
-        module, _, tensor = key.partition(".")
-        prefix = next((prefix for prefix in self._components if module.startswith(f"{prefix}_")), None)
-        if prefix is None or not (tensor in SLOTS or tensor in _own_names()):
+        stem, _, tensor = key.partition(".")
+        if not (tensor in SLOTS or tensor in _own_names()):
             return None
-        component, path = self._components[prefix], dotted(module.removeprefix(f"{prefix}_"))
-        if path is None:
-            return None
-        # With transformers 5, LyCORIS leaves text_model out of its names.
-        found = classic(f"{component}.{sgm_names.from_sgm(path) if component == 'unet' else path}")
-        return (found, SLOTS.get(tensor, tensor)) if found else None
+        path = layer_path(stem)
+        return (path, SLOTS.get(tensor, tensor)) if path else None
 
     def can_read(self, keys: Iterable[str]) -> bool:
         return any(self.parse(key) for key in keys)
@@ -121,23 +125,23 @@ class Kohya:
         """
         import torch
 
-        modules, spelling = with_one_alpha(state.modules), "sdxl" if infer_family(state) == "sdxl" else "sd"
+        modules, family = with_one_alpha(state.modules), naming_family(state)
         tensors = {}
         for path, module in modules.items():
-            stem = self._stem(path, spelling)
+            stem = self._stem(path, family)
             if module.parametrization.ranked:  # LyCORIS asks for an alpha of layers without a rank too.
                 tensors[f"{stem}.alpha"] = torch.tensor(module.alpha)
             tensors |= {f"{stem}.{name}": tensor for name, tensor in _spell_tensors(module).items()}
         # diffusers refuses a file that has both alphas and its own header
         metadata = {key: text for key, text in state.metadata.items() if key != PEFT_HEADER}
-        return tensors, metadata | network_metadata(modules)
+        return tensors, metadata | network_metadata(modules, family)
 
-    def _stem(self, path: str, spelling: str) -> str:
-        component, _, rest = path.partition(".")
-        if spelling == "sdxl" and component == "unet":
-            rest = sgm_names.to_sgm(rest) or rest
-        stem = f"{KEY_NAMINGS[spelling].prefixes.get(component)}_{rest.replace('.', '_')}"
-        if self.parse(f"{stem}.alpha") != (path, "alpha"):
+    def _stem(self, path: str, family: str) -> str:
+        """Return the beginning of a layer's keys. Raises FormatError if they would not lead back to ``path``."""
+        naming, (component, _, rest) = FAMILIES[family].adapter_naming, path.partition(".")
+        spelt = naming.to_kohya(rest) if component == FAMILIES[family].denoiser else rest
+        stem = f"{naming.prefixes.get(component)}_{spelt.replace('.', '_')}"
+        if layer_path(stem) != path:
             raise FormatError(f"{path}: kohya's keys have no name for this layer; export with --format diffusers")
         return stem
 

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from sdlora.adapters.state import ModuleState
+from sdlora.families import FAMILIES
+from sdlora.families.adapter_naming import BaseNames
 
 PEFT_HEADER = "lora_adapter_metadata"
 """Entry with PEFT's configurations in diffusers' files; diffusers refuses a file that has this and kohya's alphas."""
@@ -19,24 +21,16 @@ WEIGHT = "modelspec.lora_default_weight"
 """Entry with the recommended scale, as SwarmUI reads it (A1111 has it in the side file)."""
 
 
-@dataclass(frozen=True)
-class FamilyNames:
-    """Names of a family of base models in sd-scripts, in ModelSpec, and in A1111's side files."""
-
-    version: str
-    architecture: str
-    sd_version: str
+def base_names(family: str, prediction_type: str) -> BaseNames | None:
+    """Return a family's names for its bases of this prediction type; None if they are unknown."""
+    return FAMILIES[family].adapter_naming.bases.get(prediction_type) if family in FAMILIES else None
 
 
-FAMILY_METADATA = {
-    ("sd1", "epsilon"): FamilyNames("sd_v1", "stable-diffusion-v1", "SD1"),
-    ("sd1", "v_prediction"): FamilyNames("sd_v1_v", "stable-diffusion-v1", "SD1"),
-    ("sd2", "epsilon"): FamilyNames("sd_v2", "stable-diffusion-v2-512", "SD2"),
-    ("sd2", "v_prediction"): FamilyNames("sd_v2_v", "stable-diffusion-v2-768-v", "SD2"),
-    ("sdxl", "epsilon"): FamilyNames("sdxl_base_v1-0", "stable-diffusion-xl-v1-base", "SDXL"),
-    ("sdxl", "v_prediction"): FamilyNames("sdxl_base_v1-0", "stable-diffusion-xl-v1-base", "SDXL"),
-}
-"""Names by family and prediction type."""
+def base_metadata(family: str, prediction_type: str) -> dict[str, str]:
+    """Return the entries by which sd-scripts and A1111 know the base."""
+    base = base_names(family, prediction_type)
+    v2 = family in FAMILIES and FAMILIES[family].adapter_naming.v2
+    return ({"ss_base_model_version": base.version} if base else {}) | {"ss_v2": str(v2)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,12 +83,10 @@ def provenance_metadata(provenance: Provenance) -> dict[str, str]:
 
 
 def _training(p: Provenance) -> dict[str, str | None]:
-    base = FAMILY_METADATA.get((p.family, p.prediction_type))
     return {
         "ss_output_name": p.name,
         "ss_sd_model_name": p.base,
-        "ss_base_model_version": base.version if base else None,
-        "ss_v2": str(p.family == "sd2"),
+        **base_metadata(p.family, p.prediction_type),
         "ss_learning_rate": _text(p.learning_rate),
         "ss_unet_lr": _text(p.learning_rate),
         "ss_text_encoder_lr": _text(p.text_encoder_learning_rate),
@@ -132,7 +124,7 @@ def _training(p: Provenance) -> dict[str, str | None]:
 
 
 def _modelspec(p: Provenance) -> dict[str, str | None]:
-    base = FAMILY_METADATA.get((p.family, p.prediction_type))
+    base = base_names(p.family, p.prediction_type)
     return {
         "modelspec.sai_model_spec": "1.0.1",
         "modelspec.architecture": f"{base.architecture}/lora" if base else None,
@@ -145,7 +137,7 @@ def _modelspec(p: Provenance) -> dict[str, str | None]:
     }
 
 
-def network_metadata(modules: Mapping[str, ModuleState]) -> dict[str, str]:
+def network_metadata(modules: Mapping[str, ModuleState], family: str) -> dict[str, str]:
     """Return what the tensors tell: the most common rank and alpha, and those of the k x k convolutions."""
     linear = {path: module for path, module in modules.items() if not _is_conv(module)}
     conv = {path: module for path, module in modules.items() if _is_conv(module)}
@@ -156,7 +148,7 @@ def network_metadata(modules: Mapping[str, ModuleState]) -> dict[str, str]:
     arguments |= {"dora_wd": "True"} if method == "dora" else {}
     arguments |= {"conv_dim": str(of_conv[0]), "conv_alpha": str(of_conv[1])} if of_conv[0] else {}
     return {
-        "ss_network_module": "networks.lora" if plain else "lycoris.kohya",
+        "ss_network_module": FAMILIES[family].adapter_naming.network_module if plain else "lycoris.kohya",
         **({"ss_network_dim": str(rank), "ss_network_alpha": str(alpha)} if rank else {}),
         "ss_network_args": json.dumps(arguments),
     }
@@ -170,7 +162,7 @@ def commonest(modules: Mapping[str, ModuleState]) -> tuple[int | None, float]:
 
 def a1111_card(provenance: Provenance) -> str:
     """Return the text of ``NAME.json``, which A1111 reads beside ``NAME.safetensors`` for its card."""
-    base = FAMILY_METADATA.get((provenance.family, provenance.prediction_type))
+    base = base_names(provenance.family, provenance.prediction_type)
     return build_a1111_card(base.sd_version if base else "Unknown", ", ".join(provenance.triggers))
 
 
@@ -190,7 +182,8 @@ def build_a1111_card(sd_version: str, triggers: str, weight: float = 1.0) -> str
 def sd_version(metadata: Mapping[str, str]) -> str:
     """Return the name in A1111's side files for the base of an adapter with this header."""
     version = metadata.get("ss_base_model_version")
-    return next((base.sd_version for base in FAMILY_METADATA.values() if base.version == version), "Unknown")
+    bases = (base for family in FAMILIES.values() for base in family.adapter_naming.bases.values())
+    return next((base.sd_version for base in bases if base.version == version), "Unknown")
 
 
 def _is_conv(module: ModuleState) -> bool:

@@ -13,8 +13,10 @@ from sdlora.adapters import parametrizations
 from sdlora.adapters.lycoris import Loha, Lokr, kronecker_factors
 from sdlora.adapters.state import AdapterState, ModuleState, build_adapter_state
 from sdlora.errors import FormatError
+from sdlora.families import FAMILIES, adaptable_components
 from sdlora.formats.base import Slot, group_by_layer
-from sdlora.formats.diffusers import COMPONENTS, alphas, classic
+from sdlora.formats.diffusers import alphas, classic
+from sdlora.formats.infer_base import naming_family
 from sdlora.formatting import one_line
 
 if TYPE_CHECKING:
@@ -25,8 +27,6 @@ KINDS = {"lora": "LORA", "dora": "LORA", "loha": "LOHA", "lokr": "LOKR", "ia3": 
 PREFIX = "base_model.model."
 KERNEL = 9
 """Number of positions of a 3 x 3 convolution, which its low-rank tensors have in their columns."""
-UNBIASED = (".to_q", ".to_k", ".to_v")
-"""Layers without a bias in any family: PEFT's (IA)³ scales a bias too; this program and other tools do not."""
 _ENDS = {
     "lora_A.weight": "down", "lora_B.weight": "up", "lora_magnitude_vector.weight": "magnitude",
     "lora_magnitude_vector": "magnitude", "ia3_l": "ia3_l",
@@ -47,8 +47,11 @@ class PeftComponent(NamedTuple):
 
 
 def component_of(keys: Iterable[str]) -> str:
-    """Infer from its keys which component a folder is for."""
-    return "unet" if any("blocks." in key or "block." in key for key in keys) else "text_encoder"
+    """Infer from its keys which component a folder is for: by their beginnings, else the first that may lack one."""
+    roots = {key.removeprefix(PREFIX).partition(".")[0] for key in keys}
+    components = adaptable_components()
+    known = (name for name, component in components.items() if roots & {*component.layers.roots})
+    return next(known, next(name for name, component in components.items() if component.layers.prefix))
 
 
 def parse(component: str, key: str) -> Slot | None:
@@ -120,12 +123,13 @@ def _fold_lokr_alpha(path: str, module: ModuleState, rank_of: Told, alpha_of: To
 
 def _scales(component: str, tensors: "Mapping[str, Tensor]") -> dict[str, ModuleState]:
     found: dict[str, ModuleState] = {}
+    unbiased = adaptable_components()[component].layers.unbiased
     for key, tensor in tensors.items():
         slot = parse(component, key)
         if slot is None:
             continue
         path, by_input = slot[0], tensor.ndim == 2 and tensor.shape[0] == 1
-        if tensor.ndim != 2 or not (by_input or path.endswith(UNBIASED)):
+        if tensor.ndim != 2 or not (by_input or path.endswith(unbiased)):
             raise FormatError(f"{path}: PEFT's (IA)³ scales a bias here, or a convolution, which is not read")
         found[path] = ModuleState({"input_scale" if by_input else "output_scale": tensor.flatten() - 1})
     return found
@@ -134,34 +138,33 @@ def _scales(component: str, tensors: "Mapping[str, Tensor]") -> dict[str, Module
 def write(state: AdapterState) -> dict[str, PeftComponent]:
     """Return folders by component. Raises FormatError for a layer that PEFT cannot hold as it is."""
     parts: dict[str, PeftComponent] = {}
-    for component in COMPONENTS:
+    components = {**adaptable_components(), **FAMILIES[naming_family(state)].components}
+    for name, component in components.items():
+        layers, inside = component.layers, f"{name}."
+        left_out = inside + (layers.prefix if layers.flat else "")  # As the installed library names its layers.
         own = {
-            _component_path(path): module for path, module in state.modules.items() if path.startswith(f"{component}.")
-        }
+            path.removeprefix(left_out).removeprefix(inside): module
+            for path, module in state.modules.items() if path.startswith(inside)
+        }  # fmt: skip
         methods = {module.method for module in own.values()}
         if len(methods) > 1 or methods - KINDS.keys():
-            raise FormatError(f"{component}: PEFT's folders hold one method each, and no full difference")
+            raise FormatError(f"{name}: PEFT's folders hold one method each, and no full difference")
         if own:
             tensors = {
-                f"{PREFIX}{path}.{end}": t for path, m in own.items() for end, t in _peft_tensors(path, m).items()
-            }
-            parts[component] = PeftComponent(tensors, _config(own))
+                f"{PREFIX}{path}.{end}": t
+                for path, m in own.items() for end, t in _peft_tensors(path, m, layers.unbiased).items()
+            }  # fmt: skip
+            parts[name] = PeftComponent(tensors, _config(own))
     return parts
 
 
-def _component_path(path: str) -> str:
-    """Return the path inside its component, as the installed transformers names it: CLIPTextModel is flat there."""
-    component, _, rest = path.partition(".")
-    return rest.removeprefix("text_model.") if component == "text_encoder" else rest
-
-
-def _peft_tensors(path: str, module: ModuleState) -> "dict[str, Tensor]":
+def _peft_tensors(path: str, module: ModuleState, unbiased: tuple[str, ...]) -> "dict[str, Tensor]":
     ends = {name: end for end, name in _ENDS.items()}
     own = dict(module.tensors)
     if "mid" in own or "input_magnitude" in own:
         kind = "LoRA in Tucker form" if "mid" in own else "DoRA's lengths by input"
         raise FormatError(f"{path}: PEFT has no place for {kind}; export with --format kohya")
-    if "output_scale" in own and not path.endswith(UNBIASED):
+    if "output_scale" in own and not path.endswith(unbiased):  # Other tools scale no bias.
         raise FormatError(f"{path}: PEFT's (IA)³ would scale its bias too; export with --format kohya")
     for name in own.keys() & {"output_scale", "input_scale"}:
         by_input, scale = name == "input_scale", 1 + own[name]

@@ -9,11 +9,13 @@ from typing import Any
 
 from sdlora.adapters.state import AdapterState
 from sdlora.errors import FileError, FormatError
+from sdlora.families import adaptable_components
 from sdlora.filesystem.paths import path_problem
 from sdlora.filesystem.reading import read_json
 from sdlora.filesystem.safetensors_header import read_safetensors_header
 from sdlora.formats import peft
 from sdlora.formats.checked_tensors import AdapterContents, load_checked_tensors
+from sdlora.formats.infer_base import naming_family
 from sdlora.formats.metadata import network_metadata
 
 
@@ -59,7 +61,7 @@ def write_peft_folder(
     """
     from safetensors.torch import save
 
-    header = {**state.metadata, **network_metadata(state.modules), "format": "pt"}
+    header = {**state.metadata, **network_metadata(state.modules, naming_family(state)), "format": "pt"}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".tmp-", dir=path.parent) as beside:
@@ -77,9 +79,9 @@ def write_peft_folder(
 def _parts(path: Path) -> dict[str, Path]:
     """Return the folder of each component below ``path``."""
     if (path / peft.CONFIG).is_file():
-        component = path.name if path.name in peft.COMPONENTS else peft.component_of(_keys(path / peft.TENSORS))
+        component = path.name if path.name in adaptable_components() else peft.component_of(_keys(path / peft.TENSORS))
         return {component: path}
-    return {name: path / name for name in peft.COMPONENTS if (path / name / peft.CONFIG).is_file()}
+    return {name: path / name for name in adaptable_components() if (path / name / peft.CONFIG).is_file()}
 
 
 def _keys(file: Path) -> list[str]:

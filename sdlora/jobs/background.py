@@ -1,11 +1,16 @@
 """Work that is done every few seconds in the background."""
 
+import sys
 import threading
+import traceback
 from pathlib import Path
 
 
 class BackgroundLoop:
-    """Base class: calls ``tick`` again and again on a thread of its own, from ``watch`` to ``close``."""
+    """Base class: calls ``tick`` again and again on a thread of its own, from ``watch`` to ``close``.
+
+    Whatever one call raises, the next is made. An error is printed once, until another one or a call that succeeds.
+    """
 
     def __init__(self, data_dir: Path):
         self.data_dir = data_dir
@@ -25,5 +30,12 @@ class BackgroundLoop:
         self._over.set()
 
     def _run(self, seconds: float) -> None:
+        printed = ""
         while not self._over.wait(seconds):
-            self.tick()
+            try:
+                self.tick()
+                printed = ""
+            except Exception:
+                if (trace := traceback.format_exc()) != printed:
+                    print(f"{type(self).__name__} failed, and is tried again:\n{trace}", file=sys.stderr)
+                    printed = trace

@@ -15,6 +15,9 @@ from sdlora.python_process import spawn_python
 from sdlora.storage.journal import follow_events
 from sdlora.storage.run_folder import Run
 
+QUEUED = "--queued"
+"""Argument of a process that the queue starts."""
+
 
 def follow(run: Run, process: subprocess.Popen[bytes] | None = None, start: int = 0) -> Iterator[Event]:
     """Yield the run's events from byte ``start`` of its journal, as they come, until its ``process`` has ended.
@@ -84,14 +87,16 @@ class Training:
                     process.kill()
 
 
-def launch(run: Run, processes: int = 1) -> Training:
+def launch(run: Run, processes: int = 1, queued: bool = False) -> Training:
     """Start training ``run`` in a process (or several, over torchrun) of its own session; output goes to its log.
+
+    A ``queued`` one ends at once if the run is taken out of the queue before it starts.
 
     Raises FileError for a run's folder with links out of it, or with anything that is no file.
     """
     run.require_inside()
     start = run.journal.stat().st_size if run.journal.exists() else 0
-    worker = ["-m", "sdlora.jobs.training_worker", str(run.folder)]
+    worker = ["-m", "sdlora.jobs.training_worker", str(run.folder), *([QUEUED] if queued else [])]
     if processes > 1:
         worker = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes), *worker]
     environment = {"PYTHONUNBUFFERED": "1", "SDLORA_DATA_DIR": str(run.data_dir)}

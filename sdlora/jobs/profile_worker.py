@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 from sdlora.config import TrainConfig, all_settings, explicit_settings, value_of
 from sdlora.events import Event, OnEvent, Progress
+from sdlora.filesystem.locks import hold_lock
 from sdlora.filesystem.writing import write_atomic
 from sdlora.jobs import memory_savings
 from sdlora.jobs.fit_to_memory import SETTLED, MemoryCounter, fit_to_memory
 from sdlora.jobs.job_process import run_job
 from sdlora.jobs.training_worker import translate_error
-from sdlora.storage.locks import device_lock, hold_lock
+from sdlora.storage.device_lock import device_lock
 from sdlora.training.profiling import profile_run
 from sdlora.training.run_paths import RunPaths
 

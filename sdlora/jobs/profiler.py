@@ -12,8 +12,8 @@ from sdlora.families.base_models import BUNDLED
 from sdlora.jobs.background import BackgroundLoop
 from sdlora.jobs.measurement import Measurement, cached_measurement, measurement_file
 from sdlora.python_process import spawn_python
+from sdlora.storage.device_lock import device_busy
 from sdlora.storage.journal import follow_events, read_events
-from sdlora.storage.locks import device_busy
 
 CALM_SECONDS = 3.0
 """Seconds for which a requested config has to stay the same before it is measured."""

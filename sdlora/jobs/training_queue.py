@@ -1,16 +1,24 @@
 """Queue of runs that wait for a device, started one after the other."""
 
+import sys
 import time
+from collections import Counter
+from contextlib import AbstractContextManager, closing
 from pathlib import Path
 from typing import Literal
 
-from sdlora.errors import BusyError
+from sdlora.errors import BusyError, FileError, SdloraError
+from sdlora.events import RunFailed
+from sdlora.filesystem.locks import exclusive
 from sdlora.filesystem.writing import write_atomic
 from sdlora.jobs.background import BackgroundLoop
 from sdlora.jobs.launch import Training, launch
-from sdlora.storage.locks import device_busy
+from sdlora.storage.device_lock import device_busy
+from sdlora.storage.journal import Journal
 from sdlora.storage.run_folder import Run, RunState
 
+MAX_DEATHS = 2
+"""Processes of a waiting run that may die before it starts; a power cut is no fault of the run."""
 Move = Literal["up", "down", "first"]
 
 
@@ -25,37 +33,46 @@ class TrainingQueue(BackgroundLoop):
         super().__init__(data_dir)
         self._training: Training | None = None
         self._stopping: set[Path] = set()
+        self._deaths: Counter[Path] = Counter()
+        """Processes of each waiting run that ended before the run's journal said anything."""
+        self._unstartable: set[Path] = set()
+        """Runs that failed to start, and whose folder cannot even take down that they did."""
 
     def add(self, run: Run) -> None:
         """Queue ``run``, to start or to resume, behind those that wait. One that waits keeps its position.
 
-        Raises BusyError if it runs already.
+        Raises BusyError if it runs already, ConfigError if it has been deleted, FileError if it cannot be trained.
         """
         with self._lock:
             if run.is_locked() or self._starts(run):
                 raise BusyError(f"the run {run.name} is running already")
             self._stopping.discard(run.folder)
-            if not run.queued_file.exists():
-                last = max(map(_since, self.waiting()), default=0)  # A clock that was set back puts no run in front.
-                write_atomic(run.queued_file, str(max(time.time_ns(), last + 1)))
+            self._unstartable.discard(run.folder)
+            self._deaths.pop(run.folder, None)
+            with self._alone():
+                run.require_there()
+                run.require_inside()
+                if not run.is_queued:
+                    last = max(map(_since, self.waiting()), default=0)  # A clock that was set back puts none in front.
+                    write_atomic(run.queued_file, str(max(time.time_ns(), last + 1)))
 
     def stop(self, run: Run) -> None:
         """Remove ``run`` from the queue, or ask it to finish its step, save, and end."""
         with self._lock:
-            run.queued_file.unlink(missing_ok=True)
+            run.queued_file.unlink(missing_ok=True)  # A process that starts on it sees that, whoever started it.
             if run.is_locked() or self._starts(run):
                 self._stopping.add(run.folder)
                 run.stop()
 
     def cancel(self, run: Run) -> None:
         """Remove the waiting ``run`` from the queue; it may be queued again. Raises BusyError if it has started."""
-        with self._lock:
+        with self._lock, self._alone():
             self._position(run)
             run.queued_file.unlink(missing_ok=True)
 
     def move(self, run: Run, where: Move) -> None:
         """Move ``run`` up or down by one, or to the front. Raises BusyError if it has started."""
-        with self._lock:
+        with self._lock, self._alone():
             order, position = self.waiting(), self._position(run)
             times = [_since(other) for other in order]
             target = {"first": 0, "up": max(0, position - 1), "down": position + 1}[where]
@@ -74,7 +91,9 @@ class TrainingQueue(BackgroundLoop):
             return "stopping" if run.stop_file.exists() else "running"
         if self._starts(run):
             return "running"
-        return "queued" if run.queued_file.exists() else run.state
+        if run.folder in self._unstartable:
+            return "failed"
+        return "queued" if run.is_queued else run.state
 
     def current(self) -> Run | None:
         """Return the run to show: one that runs, else the first that waits, else the newest."""
@@ -84,7 +103,7 @@ class TrainingQueue(BackgroundLoop):
 
     def waiting(self) -> list[Run]:
         """Return the runs that wait for a device, in their order."""
-        queued = (run for run in Run.all(self.data_dir) if run.queued_file.exists())
+        queued = (run for run in Run.all(self.data_dir) if run.is_queued and run.folder not in self._unstartable)
         return sorted((run for run in queued if not run.is_locked() and not self._starts(run)), key=_since)
 
     def tick(self) -> None:
@@ -94,20 +113,47 @@ class TrainingQueue(BackgroundLoop):
                 return
             self._training = None
             self._stopping = {folder for folder in self._stopping if Run(folder).is_locked()}
-            waiting = self.waiting()
-            if waiting and not device_busy(self.data_dir):
-                self._training = launch(waiting[0])
+            for run in self.waiting():
+                if device_busy(self.data_dir):
+                    return
+                try:
+                    self._training = launch(run, queued=True)
+                    return
+                except Exception as error:  # Of this run: those behind it are started nevertheless.
+                    self._give_up(run, str(error))
 
     def _follow(self, training: Training) -> bool:
-        """Return whether its process has ended. A run that found the device taken keeps its position."""
+        """Return whether its process has ended.
+
+        A run whose process found the device taken, or died before the journal took down that it started, keeps its
+        position; it is given up when that happens again.
+        """
         run, code = training.run, training.process.poll()
         if run.folder in self._stopping and code is None:
             run.stop()  # Again: a request from before the process was there is cleared when it starts.
         if code is None:
             return False
-        if code != BusyError.exit_code:  # The process takes the file away itself, unless it died before.
-            run.queued_file.unlink(missing_ok=True)
+        if code != BusyError.exit_code and run.is_queued:  # Otherwise the process has taken it out of the queue.
+            self._deaths[run.folder] += 1
+            if self._deaths[run.folder] == MAX_DEATHS:
+                reason = training.printed_error() or f"its process ended with code {code}"
+                self._give_up(run, f"{run.name} could not be started: {reason}")
         return True
+
+    def _give_up(self, run: Run, message: str) -> None:
+        """Take ``run`` out of the queue, as one that failed, with ``message`` in its journal if that can be written."""
+        self._unstartable.add(run.folder)
+        try:
+            with closing(Journal(run.journal)) as journal:
+                journal(RunFailed(message=message, exit_code=FileError.exit_code))
+            run.queued_file.unlink(missing_ok=True)
+            self._unstartable.discard(run.folder)
+        except (SdloraError, OSError) as error:
+            print(f"error: {message}; {error}", file=sys.stderr)
+
+    def _alone(self) -> AbstractContextManager[None]:
+        """Be alone with the queue among all pages: whoever deletes or brings back runs is so with this folder too."""
+        return exclusive(self.data_dir / "runs")
 
     def _starts(self, run: Run) -> bool:
         """Return whether this queue has started a process for ``run`` that has not ended."""
@@ -126,5 +172,5 @@ def _since(run: Run) -> int:
     """Return when ``run`` was queued, in nanoseconds (a file's time is too coarse); 0 if it has just started."""
     try:
         return int(run.queued_file.read_text())
-    except (FileNotFoundError, ValueError):
+    except (OSError, ValueError):
         return 0

@@ -13,29 +13,34 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import FrameType
 
+import psutil
+
 from sdlora.checkpoint import newest_step
 from sdlora.config import TrainConfig
-from sdlora.errors import DeviceError, FileError, OutOfMemoryError, SdloraError
-from sdlora.events import Notice, OnEvent, RunFailed, ignore
+from sdlora.errors import BusyError, DeviceError, FileError, OutOfMemoryError, SdloraError
+from sdlora.events import Event, Notice, OnEvent, RunFailed, RunStarted, RunStopped, ignore
+from sdlora.filesystem.locks import hold_lock
 from sdlora.inference.adapter_session import NO_MEMORY
 from sdlora.inference.device_requests import DeviceRequests
 from sdlora.inference.inline_inference import InlineInference
+from sdlora.jobs.launch import QUEUED
 from sdlora.jobs.memory_savings import as_flags, next_saving
+from sdlora.storage.device_lock import device_lock
 from sdlora.storage.journal import Journal
-from sdlora.storage.locks import device_lock, hold_lock
-from sdlora.storage.run_folder import Run
+from sdlora.storage.run_folder import LOCK_SECONDS, Run
 
 PEER_LOST = re.compile(r"Connection (closed|reset) by peer|NCCL|\[gloo\]|Socket closed", re.IGNORECASE)
 """Errors of the other processes when one of several has ended."""
-WAIT_SECONDS = 2.0
-"""Timeout for a lock: viewers have one for a moment when they check it."""
 
 
 class StopRequest:
-    """Request to stop the run, by SIGINT or SIGTERM or by its stop file. A second signal exits at once."""
+    """Request to stop the run, by SIGINT or SIGTERM or by its stop file. A second signal exits at once.
 
-    def __init__(self, stop_file: Path):
-        self.stop_file = stop_file
+    As long as a run ``waits`` in the queue, it is stopped by being taken out of it too.
+    """
+
+    def __init__(self, run: Run, waits: bool = False):
+        self.run, self.waits = run, waits
         self.signal = 0
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._receive)
@@ -46,7 +51,13 @@ class StopRequest:
         self.signal = number
 
     def __call__(self) -> bool:
-        return bool(self.signal) or self.stop_file.exists()
+        return bool(self.signal) or self.run.stop_file.exists() or (self.waits and not self.run.is_queued)
+
+    def forget_earlier(self) -> None:
+        """Remove a stop file that meant a former process of the run."""
+        with suppress(FileNotFoundError):
+            if self.run.stop_file.stat().st_mtime < psutil.Process().create_time():
+                self.run.stop_file.unlink()
 
     @property
     def exit_code(self) -> int:
@@ -55,13 +66,15 @@ class StopRequest:
 
 def main() -> int:
     run = Run(Path(sys.argv[1]))
-    stop = StopRequest(run.stop_file)
+    stop = StopRequest(run, waits=QUEUED in sys.argv[2:])
     is_main = int(os.environ.get("RANK", "0")) == 0
     with ExitStack() as locks:
         try:
             if is_main:
-                locks.enter_context(hold_lock(run.lock_file, f"the run {run.name}", WAIT_SECONDS))
-                run.stop_file.unlink(missing_ok=True)
+                locks.enter_context(run.hold())
+                stop.forget_earlier()
+                if stop():
+                    return stop.exit_code
                 run.sweep()
             journal = Journal(run.journal) if is_main else None
         except SdloraError as error:  # Not this process's run: its journal belongs to another.
@@ -69,12 +82,28 @@ def main() -> int:
             return error.exit_code
         try:
             lock_file = _hold_device(run, locks)
-            if is_main:
-                run.queued_file.unlink(missing_ok=True)  # Its wait is over, whoever started it.
-            finished = _train(run, stop, journal or ignore, lock_file)
+            finished = _train(run, stop, _recorder(run, journal, stop) if journal else ignore, lock_file)
             return 0 if finished else stop.exit_code
         except Exception as error:
+            if stop.waits and isinstance(error, BusyError):  # It waits on; another run has the device.
+                print(f"error: {error}", file=sys.stderr)
+                return error.exit_code
             return _report(error, run, journal)
+
+
+def _recorder(run: Run, journal: Journal, stop: StopRequest) -> OnEvent:
+    """Return what writes events to the journal, and then takes the run out of the queue, whoever started it.
+
+    In this order: a run that is killed before the journal says that it started still waits.
+    """
+
+    def record(event: Event) -> None:
+        journal(event)
+        if isinstance(event, RunStarted | RunStopped) and run.is_queued:
+            stop.waits = False
+            run.queued_file.unlink(missing_ok=True)
+
+    return record
 
 
 def _hold_device(run: Run, locks: ExitStack) -> Path | None:
@@ -92,7 +121,7 @@ def _hold_device(run: Run, locks: ExitStack) -> Path | None:
     elif local:
         return None
     lock_file = device_lock(run.data_dir, device)
-    locks.enter_context(hold_lock(lock_file, f"the device {device}", WAIT_SECONDS))
+    locks.enter_context(hold_lock(lock_file, f"the device {device}", LOCK_SECONDS))
     return lock_file
 
 
@@ -152,7 +181,11 @@ def _report(error: Exception, run: Run, journal: Journal | None) -> int:
     code = known.exit_code if known else 1
     try:
         (journal or Journal(run.journal))(RunFailed(message=message, exit_code=code))
-    except FileError:  # Then the log, which front ends read too; where the disk is full, the exit code has to do.
+        run.queued_file.unlink(missing_ok=True)
+    except (
+        FileError,
+        OSError,
+    ):  # Then the log, which front ends read too; where the disk is full, the exit code has to do.
         with suppress(OSError):
             print(f"error: {message}", file=sys.stderr)
     return code

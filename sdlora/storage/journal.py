@@ -55,6 +55,8 @@ class Journal:
 
     def __init__(self, path: Path):
         self._path = path
+        if path.is_symlink() or (path.exists() and not path.is_file()):  # It leads elsewhere, or a pipe would block.
+            raise FileError(f"{path}: is a link or no file; remove it")
         with self._file_errors():
             self._torn = path.exists() and path.stat().st_size > 0 and not path.read_bytes().endswith(b"\n")
             self._file = open(path, "ab", buffering=0)  # noqa: SIM115 - open for the life of the run

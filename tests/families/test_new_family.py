@@ -8,30 +8,53 @@ from types import SimpleNamespace
 import pytest
 import torch
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel
+from safetensors import safe_open
 from transformers import CLIPTextModelWithProjection, CLIPTokenizer
 
 from sdlora.adapters.attach import remove_adapter
+from sdlora.adapters.state import AdapterState
 from sdlora.adapters.targets import select_layers, split_targets
 from sdlora.diffusion.process import NoiseProcess, sample_fraction
 from sdlora.errors import ConfigError, ModelError
 from sdlora.families import FAMILIES
-from sdlora.families.base import CLIP_TARGETS, TOKENIZER, Component, Conditioning, Family, weights_fingerprint
+from sdlora.families.adapter_naming import AdapterNaming, BaseNames, LayerNaming
+from sdlora.families.base import (
+    CLIP_LAYERS,
+    CLIP_TARGETS,
+    TOKENIZER,
+    Component,
+    Conditioning,
+    Family,
+    weights_fingerprint,
+)
 from sdlora.families.detect import detect_folder, folder_size
 from sdlora.families.lazy_modules import LazyModules
 from sdlora.families.loading import load_family
 from sdlora.families.meta_model import build_meta_model
 from sdlora.families.settings import Model
+from sdlora.filesystem.safetensors_header import read_metadata
+from sdlora.formats import inspect_adapter, read_adapter, write_adapter
+from sdlora.formats.header_summary import read_header_summary
+from sdlora.formats.infer_base import infer_family
+from sdlora.formats.storage import WRITTEN
 from sdlora.generation.studio import Studio
 from sdlora.training.distributed import Distributed
 from sdlora.training.memory_estimate import estimate_memory, largest_size
 from sdlora.training.prepare import TRAINED_ADAPTER, attach_method, is_text, prepare_training
 from sdlora.training.run_paths import RunPaths
+from sdlora.training.save_adapter import save_a1111_card, save_adapter
 from sdlora.training.train_job import TrainJob
 from sdlora.training.trainer import TrainLoop
 from tests.support.tiny_models import tiny_clip_text_config, tiny_tokenizer
 
 WIDTH = 16
 ATTENTION = r"transformer_blocks\..*\.attn\.(to_[qkv]|to_out\.0|add_[qkv]_proj|to_add_out)"
+
+
+STEPS = (
+    "transformer_blocks", "attn", "to_q", "to_k", "to_v", "to_out", "to_add_out", "add_q_proj", "add_k_proj",
+    "add_v_proj", "ff", "ff_context", "net", "proj",
+)  # fmt: skip
 
 
 class Flow(NoiseProcess):
@@ -82,12 +105,21 @@ class Toy(Family):
     pipelines = ("ToyPipeline",)
     components = {
         "transformer": Component(
-            "diffusers", ("SD3Transformer2DModel",), target_groups={"attention": ATTENTION, "linear": ".*"}
+            "diffusers", ("SD3Transformer2DModel",), target_groups={"attention": ATTENTION, "linear": ".*"},
+            layers=LayerNaming(steps=STEPS, roots=("transformer_blocks",), text_inputs=(".add_k_proj", ".add_v_proj")),
         ),
         "vae": Component("diffusers", ("AutoencoderKL",)),
-        "text_encoder": Component("transformers", ("CLIPTextModelWithProjection",), target_groups=CLIP_TARGETS),
+        "text_encoder": Component(
+            "transformers", ("CLIPTextModelWithProjection",), target_groups=CLIP_TARGETS, layers=CLIP_LAYERS
+        ),
         "tokenizer": TOKENIZER,
-    }
+    }  # fmt: skip
+    adapter_naming = AdapterNaming(
+        prefixes={"transformer": "lora_unet", "text_encoder": "lora_te1"},  # As sd-scripts calls any denoiser.
+        bases={"flow_prediction": BaseNames("toy_medium", "toy-v1", "Toy")},
+        network_module="networks.lora_toy",
+        version_prefix="toy",
+    )
     process = Flow()
     scheduler_config = {"_class_name": "FlowMatchEulerDiscreteScheduler"}
     native_size, latent_factor, size_step, tile_size = 64, 8, 16, 64
@@ -242,7 +274,7 @@ def test_its_declarations_are_read_without_loading_it(toy):
     assert all(path.startswith("transformer.transformer_blocks.") for path in paths)
 
 
-def test_it_trains_and_generates_through_the_programs_own_code(toy, configure, tmp_path):
+def test_it_trains_saves_and_generates_through_the_programs_own_code(toy, configure, tmp_path):
     config = configure(
         model__base=str(toy), adapter__targets="attention", train__steps=2, train__learning_rate=0.1,
         checkpoint__every=0, sample__every=0,
@@ -264,10 +296,38 @@ def test_it_trains_and_generates_through_the_programs_own_code(toy, configure, t
     studio = Studio.from_family(train_state.family)
     options = {"steps": 2, "seed": 1, "sampler": "Euler", "cfg": 3}
     adapted = studio.generate("a red house", **options)[0]
+    path = tmp_path / "trained.safetensors"
+    save_adapter(path, train_state, job, step=2)
+    save_a1111_card(path, train_state, job)
     remove_adapter(train_state.family.models, TRAINED_ADAPTER)
     plain = studio.generate("a red house", **options)[0]
     assert adapted.size == plain.size == (64, 64)
     assert adapted.tobytes() != plain.tobytes()
+    require_saved_for_toy(path)
+    for format in WRITTEN:
+        copy = tmp_path / f"copy-{format}{'' if format == 'peft' else '.safetensors'}"
+        write_adapter(read_adapter(path), copy, format)
+        assert inspect_adapter(copy).family == "toy"
+        again = Studio(str(toy), device="cpu")
+        again.add_adapter("trained", copy)
+        assert again.generate("a red house", **options)[0].tobytes() == adapted.tobytes()
+
+
+def require_saved_for_toy(path):
+    """Require a file with the family's own names, which are known to be its own by any of its parts."""
+    header, summary, state = read_metadata(path), read_header_summary(path), read_adapter(path)
+    assert header["ss_base_model_version"] == "toy_medium" and header["ss_v2"] == "False"
+    assert header["ss_network_module"] == "networks.lora_toy"
+    assert header["modelspec.architecture"] == "toy-v1/lora"
+    assert json.loads(path.with_suffix(".json").read_text())["sd version"] == "Toy"
+    assert summary.family == "toy" and summary.format == "kohya"
+    with safe_open(path, "pt") as file:
+        assert {key.split(".")[0].rpartition("blocks_")[0] for key in file.keys() if "attn_to_q" in key} == {  # noqa: SIM118
+            "lora_unet_transformer_"
+        }
+    for component, metadata in (("transformer", {}), ("text_encoder", header)):
+        own = {path: module for path, module in state.modules.items() if path.startswith(f"{component}.")}
+        assert own and infer_family(AdapterState("lora", own, metadata)) == "toy"
 
 
 def test_its_memory_is_estimated_without_its_weights(toy, configure, tmp_path):

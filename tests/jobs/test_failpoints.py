@@ -13,7 +13,7 @@ from sdlora import checkpoint, failpoints
 from sdlora.api.training import find_run, list_runs, run_failure
 from sdlora.errors import FileError
 from sdlora.events import Notice, RunStarted, StepDone
-from sdlora.filesystem.paths import unused_path
+from sdlora.filesystem.paths import numbered_paths
 from sdlora.jobs.launch import Training
 from sdlora.storage.journal import Journal
 from sdlora.storage.run_folder import Run
@@ -139,14 +139,14 @@ def test_a_run_is_made_whole_or_is_none(configure, fork_server, tmp_path, fault)
 def test_a_name_that_another_process_takes_at_this_moment_gives_the_next(configure, tmp_path, monkeypatch):
     taken = []
 
-    def late(path):
-        free = unused_path(path)
-        if not taken:
-            free.mkdir()
-            taken.append(free.name)
-        return free
+    def late(path, is_folder):
+        for candidate in numbered_paths(path, is_folder):
+            if not taken:
+                candidate.mkdir()
+                taken.append(candidate.name)
+            yield candidate
 
-    monkeypatch.setattr("sdlora.storage.run_folder.unused_path", late)
+    monkeypatch.setattr("sdlora.filesystem.writing.numbered_paths", late)
     assert Run.create(tmp_path / "runs", "mine", configure()).name == "mine-2"
     assert taken == ["mine"]
 

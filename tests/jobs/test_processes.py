@@ -17,9 +17,10 @@ from sdlora import checkpoint
 from sdlora.api.training import find_run, prepare_run, resume_run, start_run, train
 from sdlora.errors import BusyError, FileError, OutOfMemoryError, SdloraError
 from sdlora.events import RunFailed, RunStarted, StepDone
+from sdlora.filesystem.locks import hold_lock
 from sdlora.jobs import training_worker as worker
+from sdlora.storage.device_lock import device_lock
 from sdlora.storage.journal import Journal
-from sdlora.storage.locks import device_lock, hold_lock
 from sdlora.storage.run_folder import Run
 from tests.support.run_outcome import model_hash
 
@@ -75,8 +76,9 @@ def test_a_second_signal_ends_the_process_at_once(tmp_path):
 import signal, sys
 from pathlib import Path
 from sdlora.jobs.training_worker import StopRequest
+from sdlora.storage.run_folder import Run
 
-stop = StopRequest(Path(sys.argv[1]))
+stop = StopRequest(Run(Path(sys.argv[1])))
 for number in (signal.SIGTERM, signal.SIGINT):
     signal.raise_signal(number)
     print(stop(), stop.exit_code, flush=True)

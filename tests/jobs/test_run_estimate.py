@@ -13,12 +13,13 @@ from PIL import Image
 from sdlora.api.training import prepare_run
 from sdlora.errors import BusyError
 from sdlora.events import StepDone
+from sdlora.filesystem.locks import hold_lock
 from sdlora.jobs import measurement, profiler
 from sdlora.jobs.measurement import cached_measurement
 from sdlora.jobs.profiler import Profiler
 from sdlora.jobs.run_estimate import estimate_run
+from sdlora.storage.device_lock import device_lock
 from sdlora.storage.journal import Journal
-from sdlora.storage.locks import device_lock, hold_lock
 
 VALUES = {
     "device": "cpu", "width": 64, "height": 64, "load": 1.0, "encode": 0.1, "step": 0.5, "sampling": 0.0,

@@ -10,8 +10,9 @@ from sdlora import checkpoint
 from sdlora.api.adapters import checkpoint_in_use, find_adapter, list_adapters, run_checkpoints, use_checkpoint
 from sdlora.api.training import TrainingQueue, duplicate_run, extend_run, prepare_run
 from sdlora.errors import BusyError, ConfigError
+from sdlora.filesystem.locks import hold_lock
 from sdlora.formats import write_adapter
-from sdlora.storage.locks import device_busy, device_lock, hold_lock
+from sdlora.storage.device_lock import device_busy, device_lock
 from sdlora.storage.run_folder import Run
 from tests.support.adapters import random_lora
 

@@ -6,8 +6,8 @@ import time
 import gradio as gr
 import pytest
 
+from sdlora.filesystem.locks import hold_lock
 from sdlora.storage.disk_usage import FREED
-from sdlora.storage.locks import hold_lock
 from sdlora.ui import disk_tab
 from sdlora.ui.app_state import AppState
 
