@@ -77,15 +77,8 @@ class ClassImages:
 
 
 def class_prompt(data: Data, prior: ClassImageSettings) -> str:
-    """Return the prompt of the class: the setting, else ``a`` and the class name.
-
-    Raises ConfigError if neither is set.
-    """
-    if not prior.class_prompt and not data.class_name:
-        raise ConfigError(
-            "prior.class_prompt: empty; describe what the class pictures show (`a dog`), or set data.class_name"
-        )
-    return prior.class_prompt or f"a {data.class_name}"
+    """Return the prompt of the class: the setting, else ``a`` and the class name; empty if neither is set."""
+    return prior.class_prompt or (f"a {data.class_name}" if data.class_name else "")
 
 
 def class_prompts(data: Data, prior: ClassImageSettings, captions: Iterable[str]) -> tuple[str, ...]:
@@ -93,13 +86,20 @@ def class_prompts(data: Data, prior: ClassImageSettings, captions: Iterable[str]
 
     It is the setting alone if there is one, else each training caption once, without the trigger, so that the class is
     preserved in all contexts that the subject appears in. A caption that does not name the class, or names nothing
-    else, is replaced by ``a`` and the class name. Raises ConfigError as `class_prompt` does.
+    else, is replaced by ``a`` and the class name. Raises ConfigError if nothing says what the class is.
     """
     default, name = class_prompt(data, prior), data.class_name.casefold()
     if prior.class_prompt:
         return (default,)
     texts = (without_trigger(caption, data.trigger) for caption in captions)
-    return tuple(dict.fromkeys(text if name in text.casefold() != name else default for text in texts)) or (default,)
+    found = dict.fromkeys(text if name in text.casefold() != name else default for text in texts)
+    prompts = tuple(filter(None, found)) or tuple(filter(None, [default]))
+    if not prompts:
+        raise ConfigError(
+            "prior.class_prompt: empty, and no caption says more than the trigger; describe what the class pictures "
+            "show (`a dog`), or set data.class_name"
+        )
+    return prompts
 
 
 def select_class_images(
@@ -136,6 +136,10 @@ def _read_user_folder(folder: Path, caption: str) -> tuple[tuple[Example, ...], 
         dataset = load_dataset(Data(folder=folder, prompt=caption, masks=False))
     except DatasetError as error:
         raise DatasetError(str(error).replace("data.folder", "prior.folder")) from None
+    if unnamed := next((example for example in dataset.examples if not example.caption), None):
+        raise ConfigError(
+            f"prior.folder: {unnamed.path.name} has no caption; give prior.class_prompt, such as `a dog`, or captions"
+        )
     copies = [finding.text for finding in exact_copies(dataset.examples)]
     return dataset.examples, (*dataset.notices, *copies)
 

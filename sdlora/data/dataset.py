@@ -13,7 +13,7 @@ from sdlora.data.captions import caption_for, read_caption
 from sdlora.data.images import FOREIGN_SUFFIXES, SUFFIXES, ImageInfo, ImageSize, inspect_image, open_mask
 from sdlora.data.settings import Data
 from sdlora.errors import DatasetError
-from sdlora.filesystem.paths import existing_path
+from sdlora.filesystem.paths import composed, existing_path
 from sdlora.formatting import pluralize
 
 MASK_SUFFIX = ".mask.png"
@@ -210,11 +210,11 @@ def _list_folder(folder: Path, report: _Report, repeats: int, caption: str) -> _
         elif suffix in FOREIGN_SUFFIXES:
             report.refuse(path, f"{suffix[1:].upper()} is not read here; save it as PNG or JPEG")
         elif is_mask:
-            source.masks[name[: -len(MASK_SUFFIX)]] = path
+            source.masks[composed(name[: -len(MASK_SUFFIX)])] = path
         elif suffix in SUFFIXES:
             source.images.append(path)
         else:
-            source.captions[path.stem] = path
+            source.captions[composed(path.stem)] = path
     _refuse_conflicts(source, report)
     return source
 
@@ -223,7 +223,7 @@ def _refuse_conflicts(source: _SourceFolder, report: _Report) -> None:
     """Refuse a caption or mask that belongs to two images; report one that belongs to none."""
     stems: dict[str, list[str]] = {}
     for path in source.images:
-        stems.setdefault(path.stem, []).append(path.name)
+        stems.setdefault(composed(path.stem), []).append(path.name)
     for stem, path in (*source.captions.items(), *source.masks.items()):
         owners = stems.get(stem, [])
         if len(owners) > 1:
@@ -238,7 +238,8 @@ def _read_examples(source: _SourceFolder, data: Data, report: _Report) -> list[E
         infos = list(pool.map(_inspect_file, source.images))
     examples = []
     for path, info in zip(source.images, infos, strict=True):
-        caption, mask = source.captions.get(path.stem), source.masks.get(path.stem) if data.masks else None
+        stem = composed(path.stem)
+        caption, mask = source.captions.get(stem), source.masks.get(stem) if data.masks else None
         if isinstance(info, DatasetError):
             report.refuse(path, info)
         own = _checked_caption(caption, report) if caption else ""

@@ -137,6 +137,12 @@ class Project:
     def _add(self, uploads: SortedUploads, room: Path, on_progress: OnProgress) -> int:
         """Copy the uploaded images in by way of ``room``, with their captions. Returns their number."""
         captions = {caption.stem: caption for caption in uploads.captions}
+        owners: dict[tuple[PurePosixPath, str], list[str]] = {}
+        for image in uploads.images:
+            owners.setdefault(image.stem, []).append(image.name.name)
+        for stem, names in owners.items():
+            if len(names) > 1 and (caption := captions.pop(stem, None)):
+                uploads.remark(caption.name, f"belongs to {' and to '.join(names)}; give the pictures different names")
         differ = len({_repeats(image) for image in uploads.images}) > 1
         contents = _Contents(self)
         added = 0

@@ -17,6 +17,7 @@ from sdlora.data.dataset import CAPTION_SUFFIXES, MASK_SUFFIX, parse_kohya_folde
 from sdlora.data.images import FOREIGN_SUFFIXES, SUFFIXES
 from sdlora.data.settings import Kind
 from sdlora.errors import DatasetError
+from sdlora.filesystem.paths import composed
 from sdlora.filesystem.writing import require_free_space
 from sdlora.formatting import format_bytes
 
@@ -58,7 +59,7 @@ class UploadedFile:
     @property
     def stem(self) -> tuple[PurePosixPath, str]:
         """Key by which an image and its caption find one another."""
-        return self.name.parent, self.name.stem
+        return PurePosixPath(composed(str(self.name.parent))), composed(self.name.stem)
 
 
 @dataclass(frozen=True)

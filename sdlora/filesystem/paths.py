@@ -83,6 +83,11 @@ def path_problem(path: Path, root: Path) -> str:
     return "" if stat.S_ISREG(mode) or stat.S_ISDIR(mode) else "is no regular file"
 
 
+def composed(name: str) -> str:
+    """Return ``name`` with composed letters, as most systems write them: macOS stores ``e`` and its accent apart."""
+    return unicodedata.normalize("NFC", name)
+
+
 def safe_name(text: str, fallback: str = "untitled") -> str:
     """Return ``text`` as a portable file name: letters, digits, ``.``, ``_``, ``-``; at most 64, in 192 bytes."""
     letters, size = LONGEST_NAME

@@ -1,6 +1,7 @@
 """JSON header of safetensors files: validated reading, and changes that leave the tensors as they are."""
 
 import json
+import math
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,7 +11,11 @@ from sdlora.errors import FileError, FormatError
 from sdlora.filesystem.writing import write_atomic
 from sdlora.formatting import format_bytes, one_line
 
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+"""Beginning of the text that Git leaves in place of a large file."""
 MAX_HEADER_BYTES = 8 << 20
+MAX_ELEMENTS = 1 << 48
+"""Elements of a tensor, empty sides aside, far beyond any real one: the strides of larger shapes overflow."""
 LONGEST_TENSOR_NAME = 500
 """Characters; the longest real name has about 150."""
 
@@ -27,6 +32,8 @@ def read_safetensors_header(path: Path) -> dict[str, Any]:
         with open(path, "rb") as file:
             start = file.read(8)
             length = int.from_bytes(start, "little")
+            if LFS_POINTER.startswith(start) and start:
+                raise FormatError(f"{path}: is a Git LFS pointer, not the file itself; fetch that with git lfs pull")
             if len(start) < 8 or length > size - 8:
                 raise FormatError(f"{path}: is not a safetensors file, or is cut short")
             if length > MAX_HEADER_BYTES:
@@ -40,7 +47,10 @@ def read_safetensors_header(path: Path) -> dict[str, Any]:
     if not isinstance(header, dict):
         raise FormatError(f"{path}: is not a safetensors file (its header is no JSON object)")
     try:
-        ends = [int(entry["data_offsets"][1]) for name, entry in header.items() if name != "__metadata__"]
+        entries = [entry for name, entry in header.items() if name != "__metadata__"]
+        ends = [int(entry["data_offsets"][1]) for entry in entries]
+        if any(math.prod(max(1, int(side)) for side in entry["shape"]) > MAX_ELEMENTS for entry in entries):
+            raise OverflowError
     except (TypeError, KeyError, IndexError, ValueError, OverflowError):
         raise FormatError(f"{path}: is not a safetensors file (its header is damaged)") from None
     if max(ends, default=0) != size - 8 - length:

@@ -110,8 +110,8 @@ def _named(path: str, found: "dict[str, Tensor]") -> "dict[str, Tensor]":
 def _require_shapes(path: str, tensors: "Mapping[str, Tensor]") -> None:
     """Raise FormatError unless the tensors multiply out to the update of one layer."""
     shapes = " and ".join(str(tuple(tensor.shape)) for tensor in tensors.values())
-    if any(0 in tensor.shape or max(tensor.shape, default=1) > BIG for tensor in tensors.values()):
-        raise FormatError(f"{path}: {shapes} do not go together: a side has no length, or none that a layer has")
+    if any(not tensor.ndim or 0 in tensor.shape or max(tensor.shape, default=1) > BIG for tensor in tensors.values()):
+        raise FormatError(f"{path}: {shapes} do not go together: a side is missing, empty, or longer than any layer's")
     if (parametrizations.rank(tensors) or 0) > RANKS:
         raise FormatError(f"{path}: its rank {parametrizations.rank(tensors)} is over {RANKS}: no adapter has it")
     if "down" in tensors:
@@ -127,7 +127,7 @@ def _require_shapes(path: str, tensors: "Mapping[str, Tensor]") -> None:
         odd = any(len(core) != 4 or core[0] != core[1] for core in cores)
         odd = odd or ("lokr_w2" in tensors and tensors["lokr_w2"].ndim not in (2, 4))
         odd = odd or ("diff" in tensors and tensors["diff"].ndim not in (2, 4))
-    except (RuntimeError, ValueError, IndexError):
+    except (RuntimeError, ValueError, IndexError, TypeError, OverflowError):
         odd = True
     if odd:
         raise FormatError(f"{path}: {shapes} do not go together")

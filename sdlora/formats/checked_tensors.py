@@ -79,7 +79,7 @@ def load_checked_tensors(path: Path, parse: Callable[[str], Slot | None]) -> Che
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
             loaded, metadata = {key: file.get_tensor(key) for key in keys}, dict(file.metadata() or {})
-    except (SafetensorError, OSError, ValueError, RuntimeError) as error:
+    except (SafetensorError, OSError, ValueError, RuntimeError, OverflowError, TypeError) as error:
         raise FormatError(f"{path}: is damaged ({error})") from None
     try:
         tensors = {key: _checked_tensor(key, tensor, parse) for key, tensor in loaded.items()}
@@ -92,7 +92,8 @@ def load_checked_tensors(path: Path, parse: Callable[[str], Slot | None]) -> Che
 def _checked_tensor(key: str, tensor: Any, parse: Callable[[str], Slot | None]) -> "Tensor":
     """Convert to float32. Raises FormatError unless it is finite and floating-point; some scalars may be integers."""
     slot = parse(key)
-    if not tensor.is_floating_point() and slot is not None and slot[1] not in ("alpha", "on_input"):
+    may_be_integer = slot is not None and slot[1] in ("alpha", "on_input")
+    if not tensor.is_floating_point() and (tensor.is_complex() or not may_be_integer):
         raise FormatError(f"{key}: has numbers of type {str(tensor.dtype).removeprefix('torch.')}, not floating-point")
     try:
         numbers: Tensor = tensor.float()

@@ -12,8 +12,8 @@ from sdlora.errors import ConfigError
 from sdlora.generation.samplers import canonical_sampler
 from sdlora.section import Section
 
-LARGEST_SEED = 2**63 - 1
-"""Largest seed of a torch generator that Python, JSON and TOML all keep exactly."""
+LARGEST_SEED = 2**53 - 1
+"""Largest seed that a browser's numbers keep exactly; larger ones became others on their way through the page."""
 
 
 def validate_sampler(name: str) -> str:

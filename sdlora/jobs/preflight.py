@@ -146,6 +146,7 @@ def plan_table(plan: RunPlan) -> list[str]:
 def require_startable(config: TrainConfig, processes: int = 1) -> None:
     """Raise what a run of ``config`` in so many processes would fail with: its base, packages or images."""
     require_alone(config, processes)
+    config.train.require_rate()
     locate_base(config.model.base)
     require_precision(config.train.precision, config.train.device)
     for setting, package, instead in _packages(config):

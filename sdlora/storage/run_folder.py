@@ -79,7 +79,7 @@ class Run(RunPaths):
 
         Raises ConfigError if there is none, FileError for a name that leads out of ``runs``.
         """
-        config = existing_path(Path(name, CONFIG), runs)
+        config = existing_path(Path(name.strip(), CONFIG), runs)
         if config is not None and config.is_file():
             return cls(path_inside(runs, config.parent.resolve()))  # ``runs`` may be relative.
         known = ", ".join(sorted(path.name for path in runs.glob("*/") if (path / CONFIG).is_file()))

@@ -47,6 +47,8 @@ class TrainedParts:
     optimizer: Any
     rates: list[float]
     """Full learning rates of the optimizer's groups."""
+    components: list[str]
+    """Components of the optimizer's groups."""
 
     @property
     def parameters(self) -> list[torch.nn.Parameter]:
@@ -55,6 +57,11 @@ class TrainedParts:
     @property
     def trains_text(self) -> bool:
         return any(is_text(part.path) for part in self.parts)
+
+    def current_rate(self, text: bool) -> float | None:
+        """Return the rate that the first group of the text encoders, or of the rest, has now; None without any."""
+        groups = zip(self.components, self.optimizer.param_groups, strict=True)
+        return next((group["lr"] for component, group in groups if is_text(component) == text), None)
 
 
 @dataclass
@@ -256,7 +263,8 @@ def attach_adapter(job: TrainJob, distributed: Distributed, family: Family, from
     trainable, parts = attach_method(job, family, from_file)
     groups = optimizer_groups(parts)
     optimizer = distributed.prepare_optimizer(job.optimizer.build(groups))
-    return TrainedParts(trainable, parts, optimizer, [group["lr"] for group in groups])
+    components = list(dict.fromkeys(map(_group_key, parts)))
+    return TrainedParts(trainable, parts, optimizer, [group["lr"] for group in groups], [key[0] for key in components])
 
 
 def attach_method(job: TrainJob, family: Family, from_file: bool) -> tuple[Trainable, list[TrainablePart]]:
@@ -265,7 +273,13 @@ def attach_method(job: TrainJob, family: Family, from_file: bool) -> tuple[Train
     models = family.models if method.text_encoder else family.models.without(*family.text_encoders)
     trainable = method.attach(models, TRAINED_ADAPTER, derive(job.train.seed, "adapter"))
     if from_file and method.init is not None:
-        trainable.assign(read_adapter(method.init, job.notice))
+        state = read_adapter(method.init, job.notice)
+        if job.adapter.text_encoder and not method.text_encoder and any(map(is_text, state.modules)):
+            raise ConfigError(
+                f"adapter.init: {method.init} has layers of the text encoder, and train.text_encoder_learning_rate is "
+                f"0, so that none trains; give it a rate, or begin from a file without them"
+            )
+        trainable.assign(state)
     for model in models.values():
         model.train()
         if job.train.gradient_checkpointing:
@@ -298,12 +312,15 @@ def optimizer_groups(parts: Sequence[TrainablePart]) -> list[dict[str, Any]]:
     """Group parameters by component, learning rate and weight decay, in the order of ``parts``."""
     groups: dict[tuple[str, float, float | None], list[torch.nn.Parameter]] = {}
     for part in parts:
-        key = part.path.partition(".")[0], part.learning_rate, part.weight_decay
-        groups.setdefault(key, []).append(part.parameter)
+        groups.setdefault(_group_key(part), []).append(part.parameter)
     return [
         {"params": parameters, "lr": rate} | ({} if decay is None else {"weight_decay": decay})
         for (_, rate, decay), parameters in groups.items()
     ]
+
+
+def _group_key(part: TrainablePart) -> tuple[str, float, float | None]:
+    return part.path.partition(".")[0], part.learning_rate, part.weight_decay
 
 
 def _checkpoint_gradients(model: Any) -> None:

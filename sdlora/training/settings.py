@@ -1,5 +1,6 @@
 """Settings of length, speed and precision of training."""
 
+import math
 import re
 from typing import Annotated, Literal
 
@@ -7,6 +8,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from sdlora.adapters.targets import parse_pattern_values
 from sdlora.data.settings import Kind, suggested_steps
+from sdlora.errors import ConfigError
 from sdlora.section import Section
 
 SIZE = re.compile(r"\s*(\d{1,6}(?:\.\d{1,6})?)\s*G(?:i?B)?\s*", re.IGNORECASE)
@@ -94,6 +96,12 @@ class Train(Section):
             raise ValueError("set steps or epochs, not both")
         return self
 
+    def require_rate(self) -> None:
+        """Raise ConfigError if every learning rate is 0."""
+        others = parse_pattern_values(self.learning_rates).values()
+        if not any((self.learning_rate, self.text_encoder_learning_rate, *others)):
+            raise ConfigError("train.learning_rate: 0, and no other rate is set: nothing would be trained; try 1e-4")
+
     def planned_steps(self, kind: Kind, images: int, micro_batches: int | None = None, processes: int = 1) -> int:
         """Return the optimizer steps of a run: as set, from epochs, or suggested for ``images`` of this ``kind``.
 
@@ -104,7 +112,7 @@ class Train(Section):
         per_step = self.batch_size * self.gradient_accumulation * processes
         if self.epochs is not None:
             batches, each = (images, per_step) if micro_batches is None else (micro_batches, self.gradient_accumulation)
-            return max(1, round(self.epochs * batches / each))
+            return max(1, math.ceil(self.epochs * batches / each - 1e-9))  # The last step may begin another epoch.
         return suggested_steps(images, kind, per_step)
 
 

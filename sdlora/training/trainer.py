@@ -229,7 +229,9 @@ class TrainLoop:
         )
 
     def _report_step(self, step: int, loss: float) -> None:
-        rate, seconds = self.trained.optimizer.param_groups[0]["lr"], self.durations[-1]
+        text_rate, seconds = self.trained.current_rate(text=True), self.durations[-1]
+        rate = self.trained.current_rate(text=False)
+        rate = text_rate or 0.0 if rate is None else rate
         left = steps_left(self.durations, self.state.steps - step)
         self.job.on_event(
             StepDone(
@@ -242,4 +244,7 @@ class TrainLoop:
                 memory=used_bytes(self.distributed.device),
             )
         )
-        self.distributed.log({"loss": loss, "learning_rate": rate, "seconds": seconds}, step)
+        logged = {"loss": loss, "learning_rate": rate, "seconds": seconds}
+        if text_rate is not None:
+            logged["text_encoder_learning_rate"] = text_rate
+        self.distributed.log(logged, step)

@@ -126,8 +126,7 @@ def test_an_empty_folder_of_ones_own_is_filled_elsewhere_and_a_missing_one_refus
 def test_the_class_prompt_comes_from_the_class_name() -> None:
     assert class_prompt(Data(folder=".", class_name="dog"), Prior()) == "a dog"
     assert class_prompt(Data(folder="."), Prior(class_prompt="a photo of a dog")) == "a photo of a dog"
-    with pytest.raises(ConfigError, match=r"prior\.class_prompt"):
-        class_prompt(Data(folder="."), Prior())
+    assert class_prompt(Data(folder="."), Prior()) == ""
 
 
 def test_class_prompts_are_the_captions_without_the_trigger() -> None:
@@ -143,8 +142,17 @@ def test_class_prompts_are_the_captions_without_the_trigger() -> None:
     assert class_prompts(data, Prior(), captions) == ("a dog on grass", "a dog", "a Dog in snow, sitting")
     assert class_prompts(data, Prior(class_prompt="one dog"), captions) == ("one dog",)
     assert class_prompts(data, Prior(), []) == ("a dog",)
+    style = Data(folder=".", trigger="sks")
+    assert class_prompts(style, Prior(), ["sks, a red house", "sks", "a cat, sks"]) == ("a red house", "a cat")
     with pytest.raises(ConfigError, match=r"prior\.class_prompt"):
-        class_prompts(Data(folder=".", trigger="sks"), Prior(), captions)
+        class_prompts(style, Prior(), ["sks", "sks"])
+
+
+def test_class_images_of_ones_own_need_captions_where_nothing_names_the_class(tmp_path, store) -> None:
+    (tmp_path / "own").mkdir()
+    Image.new("RGB", (64, 64), "red").save(tmp_path / "own" / "a.png")
+    with pytest.raises(ConfigError, match=r"prior\.folder: a\.png has no caption"):
+        select_class_images(Prior(count=1, folder=tmp_path / "own"), ("a house",), "", store)
 
 
 def test_suggested_steps() -> None:

@@ -77,6 +77,18 @@ def test_repeats_are_kept_where_folders_differ_in_them(project, zipped):
     assert project.caption(project.images()[1]) == "a toy"
 
 
+def test_a_caption_of_two_pictures_is_refused_as_in_a_folder(project, zipped):
+    added = project.add([zipped({"a.png": png(1), "a.webp": png(2), "a.txt": b"which?"})])
+    assert added.images == 2
+    assert added.remarks == ("a.txt belongs to a.png and to a.webp; give the pictures different names.",)
+    assert [project.caption(image) for image in project.images()] == ["", ""]
+
+
+def test_a_caption_is_found_however_the_accents_of_its_name_are_stored(project, zipped):
+    project.add([zipped({"cafe\u0301.png": png(1), "caf\u00e9.txt": b"a house"})])
+    assert [project.caption(image) for image in project.images()] == ["a house"]
+
+
 def test_stored_paths_are_never_used(project, zipped, tmp_path):
     before = {path for path in tmp_path.rglob("*")}
     pack = zipped({"../../evil.png": png(1), "/abs/evil2.png": png(2), "C:\\evil3.png": png(3)})

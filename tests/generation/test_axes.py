@@ -17,7 +17,7 @@ from sdlora.generation.axes import AXIS_TYPES, parse_axis
         ("scale", "0-0.3 (+0.1)", ["0", "0.1", "0.2", "0.3"]),
         ("seed", "1-3, 7", ["1", "2", "3", "7"]),
         ("seed", "0-9 [4]", ["0", "3", "6", "9"]),
-        ("seed", "9223372036854775807", ["9223372036854775807"]),
+        ("seed", "9007199254740991", ["9007199254740991"]),
         ("cfg", "7, 7.0", ["7"]),
         ("sampler", "euler A, dpm++ 2m karras", ["Euler a", "DPM++ 2M Karras"]),
         ("replace", 'red, "a, b", blue', ["red", "a, b", "blue"]),

@@ -37,6 +37,32 @@ RAW = "\x1b]0;evil\x07\n\u202egnp"
 """Characters that control a terminal, break a line, or reverse text."""
 PEFT = {"unet.a.lora_A.weight": torch.ones(1, 1), "unet.a.lora_B.weight": torch.ones(1, 1)}
 FURTHER = {
+    "a scalar for a low-rank factor": (
+        save({f"{STEM}.lora_down.weight": torch.ones(()), f"{STEM}.lora_up.weight": torch.ones(8, 4)}),
+        "do not go together",
+    ),
+    "a scalar for a Kronecker factor": (
+        save({f"{STEM}.lokr_w1": torch.ones(()), f"{STEM}.lokr_w2_a": torch.ones(4, 4),
+              f"{STEM}.lokr_w2_b": torch.ones(4, 4)}),
+        "do not go together",
+    ),
+    "sides whose strides overflow": (
+        framed(
+            json.dumps(
+                {f"{STEM}.lora_down.weight": {"dtype": "F32", "shape": [0, 1 << 62, 1 << 62], "data_offsets": [0, 0]},
+                 f"{STEM}.lora_up.weight": {"dtype": "F32", "shape": [8, 0], "data_offsets": [0, 0]}}
+            ).encode(), b"",
+        ),
+        "its header is damaged",
+    ),
+    "a complex alpha": (
+        save({f"{STEM}.lora_down.weight": torch.ones(4, 8), f"{STEM}.lora_up.weight": torch.ones(8, 4),
+              f"{STEM}.alpha": torch.ones((), dtype=torch.complex64)}),
+        "complex64",
+    ),
+    "a pointer that Git left": (
+        b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n", "is a Git LFS pointer",
+    ),
     "a name of control characters": (save({RAW: torch.ones(1)}), "a tensor has a name that no tool gives"),
     "a name of a megabyte": (save({"a" * 1_000_000: torch.ones(1)}), "a tensor has a name that no tool gives"),
     "overlapping tensors": (

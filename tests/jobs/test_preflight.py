@@ -18,6 +18,7 @@ def bare(monkeypatch):
     [
         ({"model__quantize": "nf4"}, "model.quantize: nf4 needs bitsandbytes; .*or take int8"),
         ({"optimizer__name": "adamw8bit"}, "optimizer.name: adamw8bit needs bitsandbytes; .*or take adamw"),
+        ({"train__learning_rate": 0.0}, "train.learning_rate: 0, and no other rate is set"),
         ({"train__tensorboard": True}, "train.tensorboard: true needs tensorboard; .*or take false"),
     ],
 )

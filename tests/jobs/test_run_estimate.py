@@ -101,6 +101,8 @@ def test_steps_are_known_however_the_length_is_set(configure):
     by_epochs = configure(train__steps=None, train__epochs=4).train
     assert by_epochs.planned_steps("style", 6) == 12  # two images a step
     assert by_epochs.planned_steps("style", 6, micro_batches=5) == 20  # two buckets with an odd number of images
+    added_up = configure(train__steps=None, train__epochs=1, train__batch_size=1, train__gradient_accumulation=4).train
+    assert added_up.planned_steps("style", 10, micro_batches=10) == 3  # The last step leaves no image out.
     assert configure(train__steps=None).train.planned_steps("style", 10) == 400  # 800 images seen, two a step
     assert configure(train__steps=None).train.planned_steps("style", 10, processes=2) == 200
 

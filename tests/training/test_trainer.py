@@ -210,9 +210,11 @@ def test_previews_and_checkpoints_change_nothing_in_a_schedule_free_run(configur
     assert_equal_files(looked_at.adapter, left_alone.adapter)
 
 
-def test_prior_preservation_without_a_class_says_what_to_set(configure, tmp_path):
-    with pytest.raises(ConfigError, match=r"prior\.class_prompt"):
-        train_in_process(configure(prior__weight=1.0), tmp_path / "run")
+def test_prior_preservation_without_a_class_generates_what_the_captions_say(configure, tmp_path):
+    prior = dict(prior__weight=1.0, prior__count=2, prior__steps=1)
+    finished, _, _ = train_in_process(configure(**prior, train__steps=1), tmp_path / "run")
+    records = [path.read_text() for path in (tmp_path / "cache" / "class-images").rglob("*.json")]
+    assert finished and records and not any("sks" in record for record in records)
 
 
 def test_training_goes_on_from_an_adapter_file(configure, tmp_path):
@@ -221,6 +223,15 @@ def test_training_goes_on_from_an_adapter_file(configure, tmp_path):
     config = configure(adapter__init=str(first.adapter), train__learning_rate=too_small_to_move)
     _, _, second = train_in_process(config, tmp_path / "second")
     assert_equal_files(first.adapter, second.adapter)
+
+
+def test_a_file_with_text_layers_needs_a_rate_for_them(configure, tmp_path):
+    _, _, first = train_in_process(configure(adapter__text_encoder=True), tmp_path / "first")
+    config = configure(
+        adapter__text_encoder=True, adapter__init=str(first.adapter), train__text_encoder_learning_rate=0.0
+    )
+    with pytest.raises(ConfigError, match=r"layers of the text encoder, and train\.text_encoder_learning_rate is 0"):
+        train_in_process(config, tmp_path / "second")
 
 
 def test_steps_are_counted_from_epochs_and_suggested_otherwise(configure, tmp_path):
@@ -434,6 +445,15 @@ def test_a_run_whose_checkpoints_do_not_fit_on_the_disk_ends_before_its_first_st
 def test_tensorboard_writes_its_log(configure, tmp_path):
     _, _, output = train_in_process(configure(train__tensorboard=True), tmp_path / "run")
     assert list(output.tensorboard.rglob("events.out.tfevents*"))
+
+
+def test_the_rates_of_both_parts_are_logged(configure, tmp_path, monkeypatch):
+    logged = []
+    monkeypatch.setattr(trainer.Distributed, "log", lambda self, values, step: logged.append(values))
+    rates = dict(train__learning_rate=1e-3, train__text_encoder_learning_rate=2e-4, schedule__name="constant")
+    _, events, _ = train_in_process(configure(adapter__text_encoder=True, **rates), tmp_path / "run")
+    assert {(values["learning_rate"], values["text_encoder_learning_rate"]) for values in logged} == {(1e-3, 2e-4)}
+    assert {event.learning_rate for event in events_of(StepDone, events)} == {1e-3}
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "prodigy"])
