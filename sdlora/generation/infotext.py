@@ -18,7 +18,7 @@ from sdlora.formats import lora_tags
 from sdlora.formatting import one_line
 from sdlora.generation.images import embedded_texts
 from sdlora.generation.samplers import canonical_sampler, split_sampler
-from sdlora.generation.settings import GenerationSettings, ImageSettings
+from sdlora.generation.settings import LARGEST_SEED, GenerationSettings, ImageSettings
 from sdlora.section import settings
 
 NEGATIVE = "Negative prompt:"
@@ -87,7 +87,7 @@ def _infotext_name(setting: str) -> str:
 DECLARED = {setting.name: setting for setting in settings(GenerationSettings)}
 LIMITS = {name: DECLARED[name].bounds for name in DECLARED if DECLARED[name].bounds != (-math.inf, math.inf)}
 """Least and largest value of each number, as declared."""
-LIMITS["seed"] = (0, 2**53 - 1)  # An image has a definite seed, and a browser's numbers are exact up to 2 ** 53.
+LIMITS["seed"] = (0, LARGEST_SEED)  # An image has a definite seed.
 NUMBERS = {_infotext_name(name): name for name in LIMITS if name not in ("width", "height")}
 """Names of numbers in an infotext, and the settings that they are; ``Size`` holds width and height."""
 READ = {*NUMBERS, *BASE_OVERRIDES.values(), "Sampler", "Schedule type", "Size", "Model"}
