@@ -44,6 +44,8 @@ class Viewer:
     """One open page."""
 
     http: httpx.AsyncClient
+    timer: int = 0
+    """Number of the page's timer."""
     values: dict[int, Any] = field(default_factory=dict)
     """Values of the page's components, by number."""
     dependencies: list[dict[str, Any]] = field(default_factory=list)
@@ -51,19 +53,22 @@ class Viewer:
     failures: list[str] = field(default_factory=list)
     session: str = field(default_factory=lambda: uuid.uuid4().hex)
 
-    async def look(self, seconds: float, offset: float) -> None:
-        """Open the page, then call its timer's function once a second for ``seconds``."""
+    async def open(self) -> None:
+        """Open the page."""
         config = (await self.http.get("config")).raise_for_status().json()
         self.dependencies = config["dependencies"]
         self.values = {part["id"]: part["props"].get("value") for part in config["components"]}
-        timer = next(part["id"] for part in config["components"] if part["type"] == "timer")
-        [tick] = _triggered(self.dependencies, timer, "tick")
+        self.timer = next(part["id"] for part in config["components"] if part["type"] == "timer")
         for dependency in [item for item in self.dependencies if any(event == "load" for _, event in _targets(item))]:
             await self._call(dependency)
         self.latencies.clear()
+
+    async def look(self, seconds: float, offset: float = 0.0, every: float = EVERY) -> None:
+        """Call the function of the page's timer ``every`` so many seconds, for ``seconds``."""
+        [tick] = _triggered(self.dependencies, self.timer, "tick")
         begin = time.monotonic() + offset
-        for number in range(round(seconds / EVERY)):
-            await asyncio.sleep(max(0.0, begin + number * EVERY - time.monotonic()))
+        for number in range(round(seconds / every)):
+            await asyncio.sleep(max(0.0, begin + number * every - time.monotonic()))
             await self._call(tick, follow=True)
 
     async def _call(self, dependency: dict[str, Any], follow: bool = False) -> None:
@@ -127,6 +132,7 @@ async def look(address: str, viewers: int, seconds: float, server: psutil.Proces
         base_url=address, timeout=30, limits=httpx.Limits(max_connections=None, max_keepalive_connections=None)
     ) as http:
         everyone = [Viewer(http) for _ in range(viewers)]
+        await asyncio.gather(*(viewer.open() for viewer in everyone))
         await asyncio.gather(*(viewer.look(seconds, n * EVERY / viewers) for n, viewer in enumerate(everyone)))
     watching.cancel()
     return everyone, memory
@@ -173,7 +179,7 @@ def training(address: str) -> Iterator[Client]:
 
 def measured(address: str, server: psutil.Process, client: Client, viewers: int, seconds: float) -> dict[str, Any]:
     """Latencies in milliseconds, the server's memory in MiB, and how the training went on meanwhile."""
-    step, worked = client.predict(api_name="/status")["step"], _processor_seconds(server)
+    step, worked = client.predict(api_name="/status")["step"], processor_seconds(server)
     began = time.monotonic()
     everyone, memory = asyncio.run(look(address, viewers, seconds, server))
     passed = time.monotonic() - began
@@ -189,12 +195,13 @@ def measured(address: str, server: psutil.Process, client: Client, viewers: int,
         "p99_ms": rounded(latencies[int(0.99 * (len(latencies) - 1))]),
         "max_ms": rounded(latencies[-1]),
         "server_mib_every_10_s": memory,
-        "server_processor_share": rounded((_processor_seconds(server) - worked) / passed, 2),
+        "server_processor_share": rounded((processor_seconds(server) - worked) / passed, 2),
         "steps_per_second": rounded((client.predict(api_name="/status")["step"] - step) / passed, 3),
     }
 
 
-def _processor_seconds(process: psutil.Process) -> float:
+def processor_seconds(process: psutil.Process) -> float:
+    """Processor time of a process so far."""
     times = process.cpu_times()
     return float(times.user + times.system)
 
