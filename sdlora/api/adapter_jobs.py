@@ -4,7 +4,6 @@ import shutil
 import tempfile
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import suppress
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from sdlora.api.editing import EditSettings, ExtractSettings
 from sdlora.errors import ConfigError, SdloraError
 from sdlora.events import Event, OnEvent, ignore
 from sdlora.filesystem.paths import as_path
+from sdlora.filesystem.stat_cache import StatCache
 from sdlora.formats.adapter_check import AdapterCheck as AdapterCheck
 from sdlora.formats.header_summary import read_header_summary
 from sdlora.jobs.tool_process import ToolJob as ToolJob
@@ -20,7 +20,7 @@ from sdlora.jobs.tool_process import bake_job as bake_job
 from sdlora.jobs.tool_process import check_adapters
 from sdlora.jobs.tool_process import inspect_layers_job as inspect_layers_job
 from sdlora.storage.library import ImportResult, Library
-from sdlora.storage.library_entries import SUFFIX, file_version
+from sdlora.storage.library_entries import SUFFIX
 
 NEED_BASE = tuple(own.title for own in parametrizations().values() if own.needs_base)
 """Methods, as header summaries name them, whose update depends on the base's weights."""
@@ -121,12 +121,11 @@ def import_adapters(library: Library, files: Sequence[Path], base: str = "") -> 
 
 def inspect_adapter(library: Library, name: str, checkpoint: str = "") -> AdapterCheck:
     """Describe an adapter as ``sdlora inspect`` does; a separate process reads the whole file."""
-    return _inspect(*file_version(library.file(name, checkpoint)))
+    path = library.file(name, checkpoint)
+    return _checks.get(lambda: next(check_adapters([path])), str(path))
 
 
-@lru_cache(256)
-def _inspect(path: Path, modified: int, size: int) -> AdapterCheck:
-    return next(check_adapters([path]))
+_checks: StatCache[AdapterCheck] = StatCache()
 
 
 def needs_base(file: Path) -> bool:

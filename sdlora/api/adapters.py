@@ -75,14 +75,16 @@ def adapter_name(path: Path) -> str:
     return f"{run.name}-{path.stem}" if path.resolve().parent == run.checkpoints else path.stem
 
 
-def list_adapters(data_dir: Path | None = None) -> list[AdapterFile]:
-    """Return all usable adapters: those of runs, newest first, each followed by its checkpoints; then imports."""
+def list_adapters(data_dir: Path | None = None, runs: Sequence[Run] | None = None) -> list[AdapterFile]:
+    """Return all usable adapters: those of runs, newest first, each followed by its checkpoints; then imports.
+
+    ``runs`` are all runs, if they were just listed.
+    """
     found = []
-    for entry in Library(data_root(data_dir)).adapters():
+    for entry in Library(data_root(data_dir)).adapters(runs=runs):
         if not entry.problem:
             found.append(AdapterFile(entry.name, entry.path, entry.base))
-            steps = run_checkpoints(entry.run) if entry.run is not None else {}
-            found += [AdapterFile(adapter_name(path), path, entry.base) for path in reversed(steps.values())]
+            found += [AdapterFile(name, path, entry.base) for name, path in entry.checkpoints]
     return found
 
 

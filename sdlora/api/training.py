@@ -21,6 +21,7 @@ from sdlora.jobs.run_estimate import RunEstimate as RunEstimate
 from sdlora.jobs.run_estimate import estimate_run as estimate_run
 from sdlora.jobs.training_queue import TrainingQueue as TrainingQueue
 from sdlora.storage.journal import tail_events as tail_events
+from sdlora.storage.library_entries import base_of
 from sdlora.storage.run_folder import Run as Run
 
 if TYPE_CHECKING:
@@ -35,6 +36,11 @@ def list_runs(data_dir: Path | None = None) -> list[Run]:
 def find_run(name: str, data_dir: Path | None = None) -> Run:
     """Return the run called ``name``, or at that path. Raises ConfigError with the names of existing runs."""
     return Run.find(data_root(data_dir) / "runs", name)
+
+
+def run_base(run: Run) -> str:
+    """Return a run's base model; "" if its config cannot be read."""
+    return base_of(run)[0]
 
 
 def prepare_run(

@@ -29,9 +29,9 @@ def hold_lock(lock_file: Path, what: str, wait: float = 0, make_folder: bool = T
 
 def is_held(lock_file: Path) -> bool:
     """Return whether a process has this lock. Needs no right to write, and makes no file where there is none."""
-    if lock_file.is_symlink() or not lock_file.is_file():
-        return False
     if os.name == "nt":
+        if lock_file.is_symlink() or not lock_file.is_file():
+            return False
         try:
             hold_lock(lock_file, "it").release()
         except BusyError:
@@ -40,12 +40,17 @@ def is_held(lock_file: Path) -> bool:
     import fcntl
 
     try:
-        with open(lock_file, "rb") as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # Shared: two that look do not see each other.
+        handle = os.open(lock_file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)  # A pipe would be waited for.
+    except OSError:  # None there, a link, or hidden from this user.
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)  # Shared: two that look do not see each other.
     except BlockingIOError:
         return True
-    except OSError:  # Gone meanwhile, or hidden from this user.
+    except OSError:
         return False
+    finally:
+        os.close(handle)
     return False
 
 

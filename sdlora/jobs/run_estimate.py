@@ -2,13 +2,14 @@
 
 import statistics
 from contextlib import suppress
-from functools import lru_cache
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from sdlora.config import TrainConfig
 from sdlora.errors import SdloraError
 from sdlora.events import StepDone
+from sdlora.filesystem.stat_cache import StatCache
 from sdlora.jobs.measurement import Measurement, cached_measurement, image_sizes, step_settings
 from sdlora.storage.run_folder import Run
 
@@ -45,21 +46,29 @@ def _pace(config: TrainConfig, data_dir: Path) -> float | None:
     """Return the seconds of a step in the newest run with steps like those of ``config``; None if there is none."""
     wanted = (step_settings(config), config.train.gradient_accumulation)
     for run in Run.all(data_dir):
-        with suppress(SdloraError, OSError):  # One of another version, say.
-            earlier = _load(run.config_file, run.config_file.stat().st_mtime_ns)
-            if (step_settings(earlier), earlier.train.gradient_accumulation) == wanted and run.journal.exists():
-                seconds = _median_duration(run.journal, run.journal.stat().st_size)
+        if _steps.get(partial(_steps_of, run), str(run.config_file)) == wanted:
+            with suppress(OSError):
+                seconds = _seconds.get(partial(_median_duration, run), str(run.journal))
                 if seconds is not None:
                     return seconds
     return None
 
 
-@lru_cache(maxsize=256)
-def _load(config_file: Path, stamp: int) -> TrainConfig:
-    return TrainConfig.load(config_file)
+_steps: StatCache[Any] = StatCache()
+"""Settings of each run that decide what a step takes."""
+_seconds: StatCache[float | None] = StatCache()
+"""Seconds of each run's steps."""
 
 
-@lru_cache(maxsize=256)
-def _median_duration(journal: Path, size: int) -> float | None:
-    seconds = [event.seconds for event in Run(journal.parent).events() if isinstance(event, StepDone)]
+def _steps_of(run: Run) -> Any:
+    """Return what ``_pace`` compares; None for a run of another version, say."""
+    try:
+        config = TrainConfig.load(run.config_file)
+    except SdloraError:
+        return None
+    return step_settings(config), config.train.gradient_accumulation
+
+
+def _median_duration(run: Run) -> float | None:
+    seconds = [event.seconds for event in run.events() if isinstance(event, StepDone)]
     return statistics.median(seconds) if seconds else None

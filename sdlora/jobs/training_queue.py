@@ -3,6 +3,7 @@
 import sys
 import time
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, closing
 from pathlib import Path
 from typing import Literal
@@ -95,15 +96,18 @@ class TrainingQueue(BackgroundLoop):
             return "failed"
         return "queued" if run.is_queued else run.state
 
-    def current(self) -> Run | None:
-        """Return the run to show: one that runs, else the first that waits, else the newest."""
-        runs = Run.all(self.data_dir)
+    def current(self, runs: Sequence[Run] | None = None, waiting: Sequence[Run] | None = None) -> Run | None:
+        """Return the run to show: one that runs, else the first that waits, else the newest.
+
+        ``runs`` are all runs and ``waiting`` those that wait, if they were just listed.
+        """
+        runs = Run.all(self.data_dir) if runs is None else runs
         running = next((run for run in runs if run.is_locked() or self._starts(run)), None)
-        return running or next(iter(self.waiting()), None) or next(iter(runs), None)
+        return running or next(iter(self.waiting() if waiting is None else waiting), None) or next(iter(runs), None)
 
     def waiting(self) -> list[Run]:
         """Return the runs that wait for a device, in their order."""
-        queued = (run for run in Run.all(self.data_dir) if run.is_queued and run.folder not in self._unstartable)
+        queued = (run for run in Run.all_queued(self.data_dir) if run.folder not in self._unstartable)
         return sorted((run for run in queued if not run.is_locked() and not self._starts(run)), key=_since)
 
     def tick(self) -> None:

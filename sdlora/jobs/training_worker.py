@@ -159,7 +159,6 @@ def _fitted_config(run: Run, on_event: OnEvent) -> TrainConfig:
     require_alone(run.config, int(os.environ.get("WORLD_SIZE", "1")))
     config, notices = fit_to_memory(run.config, choose_device(run.config.train.device), on_event)
     config.save(run.config_file)
-    run.forget_config()
     for message in notices:
         on_event(Notice(message=message))
     return config
@@ -174,7 +173,7 @@ def _report(error: Exception, run: Run, journal: Journal | None) -> int:
         traceback.print_exc()
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and PEER_LOST.search(str(error)):
         return 1
-    known = error if isinstance(error, SdloraError) else translate_error(error, run.config)
+    known = error if isinstance(error, SdloraError) else translate_error(error, _config_of(run))
     message = str(known) if known else f"{type(error).__name__}: {error} (a bug; the end of the log says where)"
     if isinstance(known, OutOfMemoryError | DeviceError) and (saved := newest_step(run.states)):
         message += f"; {saved} steps are saved"
@@ -189,6 +188,13 @@ def _report(error: Exception, run: Run, journal: Journal | None) -> int:
         with suppress(OSError):
             print(f"error: {message}", file=sys.stderr)
     return code
+
+
+def _config_of(run: Run) -> TrainConfig | None:
+    """Return the run's config; None if it can no longer be read."""
+    with suppress(SdloraError):
+        return run.config
+    return None
 
 
 def translate_error(error: Exception, config: TrainConfig | None = None) -> SdloraError | None:

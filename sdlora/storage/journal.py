@@ -9,6 +9,8 @@ from sdlora import failpoints
 from sdlora.errors import FileError
 from sdlora.events import Event
 
+TAIL_BYTES = 2048
+"""Bytes at a journal's end that are read for its last event at first."""
 POLL_SECONDS = 0.1
 """Seconds between two reads of a journal that grows."""
 
@@ -36,6 +38,21 @@ def tail_events(journal: Path, start: int = 0) -> Iterator[tuple[Event, int]]:
                     continue
     except FileNotFoundError:
         return
+
+
+def last_event(journal: Path) -> Event | None:
+    """Return the last event of a journal, read from its end; None if it has none."""
+    try:
+        size = journal.stat().st_size
+    except OSError:
+        return None
+    read = TAIL_BYTES
+    while True:
+        start = max(0, size - read)
+        events = list(read_events(journal, start))  # A line whose beginning is cut off is no event.
+        if events or not start:
+            return events[-1] if events else None
+        read *= 8
 
 
 def follow_events(journal: Path, is_over: Callable[[], bool], start: int = 0) -> Iterator[Event]:

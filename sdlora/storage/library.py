@@ -7,7 +7,7 @@ them, which says what they were checked against.
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -30,6 +30,7 @@ from sdlora.storage.library_entries import (
     SUFFIX,
     LibraryEntry,
     cover_image,
+    imported_files,
     list_entries,
     run_of,
     saved_adapters,
@@ -54,9 +55,13 @@ class Library:
         self.folder = self.data_dir / "adapters"
         self.trash = Trash(self.data_dir)
 
-    def adapters(self, search: str = "") -> list[LibraryEntry]:
-        """List the adapters that match ``search``: those of runs, then imported ones, each newest first."""
-        return [entry for entry in list_entries(self.data_dir, self._files()) if entry.matches(search)]
+    def adapters(self, search: str = "", runs: Sequence[Run] | None = None) -> list[LibraryEntry]:
+        """List the adapters that match ``search``: those of runs, then imported ones, each newest first.
+
+        ``runs`` are all runs, if they were just listed.
+        """
+        entries = list_entries(self.data_dir, Run.all(self.data_dir) if runs is None else runs)
+        return [entry for entry in entries if entry.matches(search)]
 
     def find(self, name: str) -> LibraryEntry:
         """Return the adapter called ``name``. Raises ConfigError if there is none."""
@@ -167,9 +172,6 @@ class Library:
         self.trash.restore(found)
         return found
 
-    def _files(self) -> list[Path]:
-        return [path for path in self.folder.glob(f"*{SUFFIX}") if not path.name.startswith(".")]
-
     def _taken(self, name: str) -> bool:
         return (self.folder / f"{name}{SUFFIX}").exists() or (self.data_dir / "runs" / name).exists()
 
@@ -187,7 +189,7 @@ class Library:
         A file with the same bytes is not stored twice. Raises FileError if the disk refuses.
         """
         with exclusive(self.folder):
-            same = next((old for old in self._files() if _same(file, old)), None)
+            same = next((old for old in imported_files(self.folder) if _same(file, old)), None)
             if same is None:
                 name = self._unused_name(safe_name(file.stem, fallback="adapter"))
                 same = write_new(self.folder / f"{name}{SUFFIX}", lambda temporary: _copy(file, temporary))

@@ -4,23 +4,25 @@ Lists read headers alone, each once as long as its file is the same.
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
+from sdlora.config import TrainConfig
 from sdlora.errors import SdloraError
 from sdlora.families.base_models import BUNDLED
-from sdlora.filesystem.paths import existing_path, safe_name
+from sdlora.filesystem.paths import safe_name
 from sdlora.filesystem.reading import read_json
+from sdlora.filesystem.stat_cache import StatCache
 from sdlora.filesystem.writing import write_atomic
 from sdlora.formats.header_summary import HeaderSummary, read_cover_image, read_header_summary
 from sdlora.storage.run_folder import Run
 
 SUFFIX, REPORT = ".safetensors", ".check.json"
 REMEMBERED = 4096
-"""Headers and configs kept in memory."""
+"""Cover images whose place is kept in memory."""
 
 
 @dataclass(frozen=True)
@@ -38,40 +40,65 @@ class LibraryEntry:
     """Seconds since the epoch."""
     summary: HeaderSummary | None
     problem: str = ""
-
-    @property
-    def run(self) -> Run | None:
-        """Run that trained it; None for an imported one."""
-        return run_of(self.path) if self.kind == "run" else None
+    run: Run | None = field(default=None, compare=False)
+    """Run that trained it; None for an imported one."""
+    checkpoints: tuple[tuple[str, Path], ...] = ()
+    """Names, RUN-STEP, and files of that run's checkpoints, newest first."""
 
     def matches(self, search: str) -> bool:
         """Return whether every word of ``search`` is in its name or trigger words."""
+        if not search:
+            return True
         text = " ".join([self.name, *(self.summary.triggers if self.summary else ())]).casefold()
         return all(word in text for word in search.casefold().split())
 
 
-def list_entries(data_dir: Path, imported: Iterable[Path]) -> Iterator[LibraryEntry]:
-    """Yield the adapters of runs, newest run first, then the ``imported`` files, newest first; broken ones too."""
-    runs = [(run, *_config(*file_version(run.config_file))) for run in Run.all(data_dir)]
-    found = [_of_run(run, base, problem) for run, base, problem in runs if saved_adapters(run)]
-    known = {Path(base).name.removesuffix(SUFFIX): base for base in [*BUNDLED, *(base for _, base, _ in runs)]}
-    files = [_imported(path, known) for path in imported]
-    yield from _with_unique_names([*found, *sorted(files, key=lambda entry: entry.changed, reverse=True)])
+def list_entries(data_dir: Path, runs: Sequence[Run]) -> Iterator[LibraryEntry]:
+    """Yield the adapters of ``runs``, in their order, then the imported files, newest first; broken ones too."""
+    bases = list(map(base_of, runs))
+    trained = [entry for run, base in zip(runs, bases, strict=True) if (entry := _of_run(run, *base))]
+    names = dict.fromkeys([*BUNDLED, *(base for base, _ in bases)])
+    known = {Path(base).name.removesuffix(SUFFIX): base for base in names}
+    imported = [_imported(path, known) for path in imported_files(data_dir / "adapters")]
+    yield from _with_unique_names([*trained, *sorted(imported, key=lambda entry: entry.changed, reverse=True)])
+
+
+def imported_files(folder: Path) -> tuple[Path, ...]:
+    """Return the adapter files in the folder of imported ones; links and folders of such a name too."""
+
+    def read() -> tuple[Path, ...]:
+        return tuple(path for path in folder.glob(f"*{SUFFIX}") if not path.name.startswith("."))
+
+    return _imported_files.get(read, str(folder))
 
 
 def cover_image(entry: LibraryEntry, cache: Path) -> Path | None:
     """Return the image of an adapter: the one in its file, or its run's last preview. It may still be unreadable."""
-    if entry.summary and entry.summary.illustrated and (cover := _cover(*file_version(entry.path), cache)):
+    if entry.summary and entry.summary.illustrated and (cover := _cover(*_version(entry.path), cache)):
         return cover
     return last_preview(run_of(entry.path)) if entry.kind == "run" else None
 
 
-def saved_adapters(run: Run) -> list[Path]:
+def saved_adapters(run: Run) -> tuple[Path, ...]:
     """Return the adapter files of a run: the finished one, then checkpoints, newest first."""
-    return [
-        *run.regular_files(run.folder, run.adapter.name),
-        *reversed(run.regular_files(run.checkpoints, f"*{SUFFIX}")),
-    ]
+
+    def read() -> tuple[Path, ...]:
+        finished = run.regular_files(run.folder, run.adapter.name)
+        return *finished, *reversed(run.regular_files(run.checkpoints, f"*{SUFFIX}"))
+
+    return _saved.get(read, str(run.folder), str(run.checkpoints))
+
+
+def base_of(run: Run) -> tuple[str, str]:
+    """Return a run's base model, and the problem of its config, "" if there is none."""
+
+    def read() -> tuple[str, str]:
+        try:
+            return TrainConfig.load(run.config_file).model.base, ""
+        except SdloraError as error:
+            return "", str(error)
+
+    return _bases.get(read, str(run.config_file))
 
 
 def last_preview(run: Run) -> Path | None:
@@ -84,29 +111,43 @@ def run_of(path: Path) -> Run:
     return Run(path.parent.parent if path.parent.name == "checkpoints" else path.parent)
 
 
-def _of_run(run: Run, base: str, problem: str) -> LibraryEntry:
-    return _entry(run.name, saved_adapters(run)[0], "run", base, problem)
+def _of_run(run: Run, base: str, problem: str) -> LibraryEntry | None:
+    """Return the entry of a run's adapter; None if it has saved none."""
+    saved = saved_adapters(run)
+    if not saved:
+        return None
+
+    def read() -> LibraryEntry:
+        entry = _entry(run.name, saved[0], "run", base)
+        steps = tuple((f"{run.name}-{path.stem}", path) for path in saved if path.stem.isdecimal())
+        return replace(entry, problem=problem or entry.problem, run=run, checkpoints=steps)
+
+    return _of_runs.get(read, str(saved[0]), given=(saved, base, problem))
 
 
 def _imported(path: Path, known: dict[str, str]) -> LibraryEntry:
     """Return the entry of an imported file; a link or a folder is an entry with a problem."""
-    if path.is_symlink() or not path.is_file():
-        return LibraryEntry(
-            path.stem, path, "imported", "", 0, 0.0, None, "is a link or a folder; copy the file itself here"
-        )
-    entry = _entry(safe_name(path.stem, fallback="adapter"), path, "imported", "", "")
-    base_name = Path(entry.summary.base).name.removesuffix(SUFFIX) if entry.summary else ""
-    return replace(entry, base=_checked_against(path) or known.get(base_name, ""))
+
+    def read() -> LibraryEntry:
+        if path.is_symlink() or not path.is_file():
+            problem = "is a link or a folder; copy the file itself here"
+            return LibraryEntry(path.stem, path, "imported", "", 0, 0.0, None, problem)
+        entry = _entry(safe_name(path.stem, fallback="adapter"), path, "imported", "")
+        base_name = Path(entry.summary.base).name.removesuffix(SUFFIX) if entry.summary else ""
+        return replace(entry, base=_checked_against(path) or known.get(base_name, ""))
+
+    file = str(path)
+    return _of_files.get(read, file, file.removesuffix(SUFFIX) + REPORT, given=known)
 
 
-def _entry(name: str, path: Path, kind: Literal["run", "imported"], base: str, problem: str) -> LibraryEntry:
-    summary, header_problem = _summary(*file_version(path))
-    existing = existing_path(path)
-    stat = existing.stat() if existing else None
-    size, changed = (stat.st_size, stat.st_mtime) if stat else (0, 0.0)
-    return LibraryEntry(
-        name, path, kind, base, size, changed, summary, problem or header_problem.replace(f"{path}: ", "")
-    )
+def _entry(name: str, path: Path, kind: Literal["run", "imported"], base: str) -> LibraryEntry:
+    summary, problem = None, ""
+    try:
+        summary = read_header_summary(path)
+    except SdloraError as error:
+        problem = str(error).replace(f"{path}: ", "")
+    _, changed, size = _version(path)
+    return LibraryEntry(name, path, kind, base, size, changed / 1e9, summary, problem)
 
 
 def _with_unique_names(entries: Iterable[LibraryEntry]) -> Iterator[LibraryEntry]:
@@ -118,7 +159,7 @@ def _with_unique_names(entries: Iterable[LibraryEntry]) -> Iterator[LibraryEntry
             number += 1
             name = f"{entry.name}-{number}"
         taken.add(name)
-        yield replace(entry, name=name)
+        yield entry if name == entry.name else replace(entry, name=name)
 
 
 def _checked_against(path: Path) -> str:
@@ -129,22 +170,13 @@ def _checked_against(path: Path) -> str:
         return ""  # No report, or one that somebody wrote: the header may tell.
 
 
-def file_version(path: Path) -> tuple[Path, int, int]:
+def _version(path: Path) -> tuple[Path, int, int]:
     """Return ``path`` with its modification time and size; zeros if there is no such file."""
     try:
         status = path.stat()
         return path, status.st_mtime_ns, status.st_size
     except OSError:
         return path, 0, 0
-
-
-@lru_cache(REMEMBERED)
-def _summary(path: Path, modified: int, size: int) -> tuple[HeaderSummary | None, str]:
-    """Return the summary of a file's header, and its problem, "" if there is none."""
-    try:
-        return read_header_summary(path), ""
-    except SdloraError as error:
-        return None, str(error)
 
 
 @lru_cache(REMEMBERED)
@@ -160,10 +192,8 @@ def _cover(path: Path, modified: int, size: int, cache: Path) -> Path | None:
     return cover if content else None
 
 
-@lru_cache(REMEMBERED)
-def _config(path: Path, modified: int, size: int) -> tuple[str, str]:
-    """Return a run's base model, and the problem of its config, "" if there is none."""
-    try:
-        return Run(path.parent).config.model.base, ""
-    except SdloraError as error:
-        return "", str(error)
+_bases: StatCache[tuple[str, str]] = StatCache()
+_saved: StatCache[tuple[Path, ...]] = StatCache()
+_imported_files: StatCache[tuple[Path, ...]] = StatCache()
+_of_runs: StatCache[LibraryEntry] = StatCache()
+_of_files: StatCache[LibraryEntry] = StatCache()

@@ -5,8 +5,9 @@ Everything that anyone wants to know of a run is read from here, so viewers come
 
 import os
 import shutil
+from collections.abc import Iterator
 from contextlib import ExitStack
-from functools import cached_property
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -20,13 +21,16 @@ from sdlora.events import Event, RunFailed, RunFinished, RunStopped
 from sdlora.filesystem.locks import hold_lock, is_held
 from sdlora.filesystem.paths import existing_path, path_inside, path_problem, safe_name
 from sdlora.filesystem.reading import modified_ns
+from sdlora.filesystem.stat_cache import StatCache
 from sdlora.filesystem.writing import TEMPORARY, fsync_folder, new_folder
-from sdlora.storage.journal import read_events
+from sdlora.storage.journal import last_event, read_events
 from sdlora.training.run_paths import CONFIG, RunPaths
 
 LOCK_SECONDS = 2.0
 """Timeout for a run's lock: viewers have it for a moment when they look at it."""
 RunState = Literal["new", "running", "finished", "stopped", "failed", "interrupted"]
+QUEUED = "queued"
+"""The file by which a run waits for a device."""
 ENDS: dict[type[Event], RunState] = {RunFinished: "finished", RunStopped: "stopped", RunFailed: "failed"}
 
 
@@ -37,8 +41,7 @@ class Run(RunPaths):
         super().__init__(folder)
         self.stop_file = self.folder / "stop"
         self.lock_file = self.folder / "run.lock"
-        self.queued_file = self.folder / "queued"
-        """There while the run waits for a device."""
+        self.queued_file = self.folder / QUEUED
 
     def __repr__(self) -> str:
         return f"Run({str(self.folder)!r})"
@@ -88,21 +91,22 @@ class Run(RunPaths):
     @classmethod
     def all(cls, data_dir: Path) -> "list[Run]":
         """Return all runs in ``data_dir``, the newest first."""
-        found = [cls(path.parent) for path in (data_dir / "runs").glob(f"*/{CONFIG}")]
-        return sorted(found, key=lambda run: modified_ns(run.config_file), reverse=True)
+        return sorted(_runs_with(data_dir, CONFIG), key=lambda run: modified_ns(run.config_file), reverse=True)
+
+    @classmethod
+    def all_queued(cls, data_dir: Path) -> "list[Run]":
+        """Return all runs in ``data_dir`` that wait for a device."""
+        return [run for run in _runs_with(data_dir, QUEUED) if run.is_queued]
 
     @property
     def data_dir(self) -> Path:
         """Folder that holds ``runs`` and ``cache``."""
         return self.folder.parent.parent
 
-    @cached_property
+    @property
     def config(self) -> TrainConfig:
-        return TrainConfig.load(self.config_file)
-
-    def forget_config(self) -> None:
-        """Discard the cached config, so that the next access reads it again."""
-        vars(self).pop("config", None)
+        """Settings in the run's folder now. Raises ConfigError."""
+        return _configs.get(lambda: TrainConfig.load(self.config_file), str(self.config_file))
 
     def events(self) -> list[Event]:
         """Return all events so far. An incomplete or foreign line is skipped."""
@@ -113,9 +117,8 @@ class Run(RunPaths):
         """State of the run, from its lock and the journal's last event."""
         if self.is_locked():
             return "running"
-        events = self.events()
-        last = next((ENDS[type(event)] for event in reversed(events[-1:]) if type(event) in ENDS), None)
-        return last or ("interrupted" if events else "new")
+        last = _last_events.get(lambda: last_event(self.journal), str(self.journal))
+        return "new" if last is None else ENDS.get(type(last), "interrupted")
 
     def is_locked(self) -> bool:
         """True while a process works on this run."""
@@ -183,4 +186,29 @@ class Run(RunPaths):
         if steps <= done:
             raise ConfigError(f"train.steps = {steps}: {self.name} has done {done} steps already; give more than that")
         TrainConfig.load(self.config_file, {"train.steps": steps}).save(self.config_file)
-        self.forget_config()
+
+
+_configs: StatCache[TrainConfig] = StatCache()
+_last_events: StatCache[Event | None] = StatCache()
+_folders: StatCache[tuple[Run, frozenset[str]]] = StatCache()
+"""Runs, with the names of all that is in their folders."""
+
+
+def _runs_with(data_dir: Path, name: str) -> Iterator[Run]:
+    """Yield the runs of ``data_dir`` in whose folder something has this ``name``."""
+    try:
+        folders = [entry.path for entry in os.scandir(data_dir.resolve() / "runs") if entry.is_dir()]
+    except OSError:
+        return
+    for folder in folders:
+        run, names = _folders.get(partial(_listed, folder), folder)
+        if name in names:
+            yield run
+
+
+def _listed(folder: str) -> tuple[Run, frozenset[str]]:
+    try:
+        names = frozenset(os.listdir(folder))
+    except OSError:  # Gone by now, or hidden from this user.
+        names = frozenset()
+    return Run(Path(folder)), names

@@ -38,7 +38,10 @@ from sdlora.formatting import did_you_mean
 from sdlora.ui.run_view import RunView, RunViews
 
 SNAPSHOT_SECONDS = 0.5
-"""Seconds for which a snapshot of the runs serves every visitor."""
+"""Seconds for which a snapshot of the runs serves every visitor, while something is trained."""
+IDLE_SHARE, LONGEST_SECONDS = 1 / 200, 10.0
+"""Share of a core that looks at the runs may take while nothing is trained: in a large folder they become rarer, up to
+so many seconds apart."""
 MAX_WAITING = 50
 """Generation requests that may wait at once."""
 MAX_IMAGES = 16
@@ -82,7 +85,9 @@ class AppState:
     run_views: RunViews = field(default_factory=RunViews)
     jobs: dict[str, CancellableJob] = field(default_factory=dict)
     """Running tool job of each visitor, by session."""
-    _snapshot: tuple[float, RunsSnapshot] = (float("-inf"), RunsSnapshot())
+    _snapshot: RunsSnapshot = RunsSnapshot()
+    _valid_until: float = float("-inf")
+    """Time of the monotonic clock until which the snapshot serves."""
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _start_lock: threading.Lock = field(default_factory=threading.Lock)
     """Held while a run is queued, so that the second of two clicks finds the run of the first."""
@@ -101,6 +106,7 @@ class AppState:
         self.library.trash.empty(KEPT_DAYS)
         self.queue.watch()
         self.profiler.watch()
+        threading.Thread(target=self.snapshot, daemon=True).start()  # The first look reads all.
 
     def close(self) -> None:
         """Stop the processes of the page; a training goes on."""
@@ -111,21 +117,29 @@ class AppState:
             job.stop()
 
     def snapshot(self) -> RunsSnapshot:
-        """Return the state of the runs, which is read at most every ``SNAPSHOT_SECONDS``."""
+        """Return the state of the runs, which serves all visitors for a while: it may be that old."""
         with self._lock:
-            taken, snapshot = self._snapshot
-            if time.monotonic() - taken > SNAPSHOT_SECONDS:
-                current = self.queue.current()
-                state = self.queue.state(current) if current else ""
-                runs = tuple(run.name for run in list_runs(self.data_dir))
-                waiting = tuple(run.name for run in self.queue.waiting())
-                snapshot = RunsSnapshot(runs, current, state, tuple(list_adapters(self.data_dir)), waiting)
-                self._snapshot = (time.monotonic(), snapshot)
-            return snapshot
+            if time.monotonic() > self._valid_until:
+                began = time.thread_time()
+                self._snapshot = self._look()
+                idle = 0.0 if self._snapshot.state in ACTIVE else (time.thread_time() - began) / IDLE_SHARE
+                self._valid_until = time.monotonic() + min(max(SNAPSHOT_SECONDS, idle), LONGEST_SECONDS)
+            return self._snapshot
+
+    def _look(self) -> RunsSnapshot:
+        runs, waiting = list_runs(self.data_dir), self.queue.waiting()
+        current = self.queue.current(runs, waiting)
+        return RunsSnapshot(
+            tuple(run.name for run in runs),
+            current,
+            self.queue.state(current) if current else "",
+            tuple(list_adapters(self.data_dir, runs)),
+            tuple(run.name for run in waiting),
+        )
 
     def refresh(self) -> RunsSnapshot:
         """Return the state of the runs at this moment."""
-        self._snapshot = (float("-inf"), RunsSnapshot())
+        self._valid_until = float("-inf")
         return self.snapshot()
 
     def base_choices(self) -> list[tuple[str, str]]:

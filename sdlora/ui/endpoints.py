@@ -19,7 +19,7 @@ from sdlora.api.adapters import export_to_temporary
 from sdlora.api.editing import ExportSettings
 from sdlora.api.generation import GenerationRequest, JobStatus
 from sdlora.api.models import resolve_base
-from sdlora.api.training import Run
+from sdlora.api.training import Run, list_runs, run_base
 from sdlora.config import all_settings
 from sdlora.data.projects import Project, ProjectInfo
 from sdlora.data.settings import Kind
@@ -232,10 +232,8 @@ class Endpoints:
 
     def runs(self) -> list[RunInfo]:
         """Return all runs, newest first."""
-        found = (self.app.run(name) for name in self.app.refresh().runs)
-        return [
-            RunInfo(run=run.name, state=self.app.queue.state(run), base=run.config.model.base) for run in found if run
-        ]
+        found = list_runs(self.app.data_dir)
+        return [RunInfo(run=run.name, state=self.app.queue.state(run), base=run_base(run)) for run in found]
 
     def adapters(self) -> list[AdapterInfo]:
         """Return all adapters, newest first."""

@@ -123,6 +123,7 @@ def test_a_file_called_as_a_run_gets_a_name_of_its_own(library, run):
 
 
 def test_headers_are_read_again_only_when_a_file_has_changed(library, monkeypatch):
+    monkeypatch.setattr("sdlora.filesystem.stat_cache.SETTLED_NS", -1)
     path = adapter(library.folder / "one.safetensors", **{"modelspec.trigger_phrase": "before"})
     assert library.adapters()[0].summary.triggers == ("before",)
     read = []
