@@ -4,12 +4,14 @@
 taken, even at this moment by another process, they take the next number. Look and act are one step of the system.
 """
 
+import errno
 import os
 import secrets
 import shutil
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 from sdlora import failpoints
@@ -68,10 +70,42 @@ def new_folder(path: Path) -> Path:
 def move_new(source: Path, path: Path) -> Path:
     """Move a file or a folder to ``path``, or to the first free number beside it, and return its path. Raises OSError.
 
-    Both lie on one file system.
+    To another file system it is copied, and deleted when the copy is whole.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    return _claim(path, lambda candidate: rename_new(source, candidate), source.is_dir())
+    is_folder = source.is_dir()
+    try:
+        return _claim(path, partial(rename_new, source), is_folder)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+    copy = path.with_name(f"{TEMPORARY}{secrets.token_hex(8)}")
+    try:
+        if is_folder:
+            shutil.copytree(source, copy, symlinks=True, copy_function=_copy_durably)
+        else:
+            _copy_durably(source, copy)
+        moved = _claim(path, partial(rename_new, copy), is_folder)
+        fsync_folder(path.parent)
+    except BaseException:
+        _remove(copy)
+        raise
+    _remove(source)
+    return moved
+
+
+def _copy_durably(source: str | Path, target: str | Path) -> None:
+    shutil.copy2(source, target, follow_symlinks=False)
+    if not os.path.islink(target):
+        with open(target, "rb+") as file:
+            os.fsync(file.fileno())
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def rename_new(source: Path, target: Path) -> None:
@@ -91,7 +125,9 @@ def rename_new(source: Path, target: Path) -> None:
             os.link(source, target, follow_symlinks=False)
         except FileExistsError:
             raise
-        except OSError:  # A file system without links, such as exFAT.
+        except OSError as error:  # A file system without links, such as exFAT.
+            if error.errno == errno.EXDEV:
+                raise
             os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
             os.replace(source, target)
         else:

@@ -159,8 +159,10 @@ def _trash(data_dir: Path, days: float) -> Iterator[Path]:
 
 
 def _leftovers(data_dir: Path, days: float) -> Iterator[Path]:
-    for pattern in UNFINISHED:
-        yield from (path for path in data_dir.rglob(pattern) if _is_old(path, max(days, STALE_DAYS)))
+    linked = [path for path in data_dir.glob("*") if path.is_symlink() and path.is_dir()]
+    for folder in (data_dir, *linked):
+        for pattern in UNFINISHED:
+            yield from (path for path in folder.rglob(pattern) if _is_old(path, max(days, STALE_DAYS)))
 
 
 def _is_temporary(path: Path) -> bool:

@@ -17,7 +17,7 @@ from sdlora.data.projects import Project
 from sdlora.errors import BusyError, ConfigError, SdloraError
 from sdlora.families.settings import base_settings
 from sdlora.filesystem.locks import exclusive
-from sdlora.filesystem.paths import existing_path, path_inside, safe_name
+from sdlora.filesystem.paths import existing_path, safe_name
 from sdlora.filesystem.reading import sha256
 from sdlora.filesystem.safetensors_header import read_metadata
 from sdlora.filesystem.writing import write_atomic, write_new
@@ -153,7 +153,7 @@ class Library:
     def delete_run(self, name: str) -> TrashItem:
         """Move a whole run to the trash. Raises BusyError while it runs or waits, ConfigError, FileError."""
         with exclusive(self.data_dir / "runs"), _idle(self.run(name)) as run:
-            return self.trash.put([path_inside(self.data_dir / "runs", run.folder)], name, f"the run {name}")
+            return self.trash.put([run.folder], name, f"the run {name}")
 
     def delete_project(self, name: str) -> TrashItem:
         """Move a project to the trash. Raises BusyError while a run on it runs or waits, ConfigError, FileError."""

@@ -54,7 +54,7 @@ class Run(RunPaths):
         """
         try:
             runs.mkdir(parents=True, exist_ok=True)
-            run = cls(new_folder(path_inside(runs, safe_name(name, fallback="run"))))
+            run = cls(new_folder(runs / safe_name(name, fallback="run")))
             with ExitStack() as undo:
                 undo.callback(shutil.rmtree, run.folder, ignore_errors=True)
                 failpoints.point("run.folder")
@@ -74,7 +74,10 @@ class Run(RunPaths):
     def find(cls, runs: Path, name: str) -> "Run":
         """Return the run at the path ``name``, or of that name in ``runs``. Raises as ``named`` does."""
         config = existing_path(Path(name, CONFIG))
-        return cls(config.parent) if config is not None and config.is_file() else cls.named(runs, name)
+        if config is None or not config.is_file():
+            return cls.named(runs, name)
+        folder, root = config.parent.resolve(), runs.resolve()
+        return cls(runs / folder.relative_to(root) if folder.is_relative_to(root) else folder)
 
     @classmethod
     def named(cls, runs: Path, name: str) -> "Run":
@@ -84,7 +87,8 @@ class Run(RunPaths):
         """
         config = existing_path(Path(name.strip(), CONFIG), runs)
         if config is not None and config.is_file():
-            return cls(path_inside(runs, config.parent.resolve()))  # ``runs`` may be relative.
+            folder = path_inside(runs, config.parent.resolve())  # ``runs`` may be relative.
+            return cls(runs / folder.relative_to(runs.resolve()))
         known = ", ".join(sorted(path.name for path in runs.glob("*/") if (path / CONFIG).is_file()))
         raise ConfigError(f"{name}: there is no such run in {runs}; there are: {known or 'none yet'}")
 

@@ -11,13 +11,14 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from sdlora.errors import FileError, SdloraError
 from sdlora.filesystem.locks import exclusive
 from sdlora.filesystem.paths import path_inside, safe_name
 from sdlora.filesystem.reading import read_json
 from sdlora.filesystem.writing import move_new, new_folder, write_atomic
+from sdlora.formatting import one_line
 
 KEPT_DAYS = 30
 LAST = 1 << 36
@@ -54,7 +55,7 @@ class Trash:
     def put(self, paths: Sequence[Path], name: str, what: str) -> TrashItem:
         """Move ``paths``, all inside the data folder, into the trash. Raises FileError, and then moves them back."""
         now = time.time()
-        origins = tuple(path_inside(self.data_dir, path).relative_to(self.data_dir).as_posix() for path in paths)
+        origins = tuple(map(self._origin, paths))
         stamp = time.strftime("%Y%m%d-%H%M%S", time.localtime(now))
         folder = new_folder(self.folder / safe_name(f"{stamp}-{name}", fallback=stamp))
         item = TrashItem(folder, name, what, now, origins)
@@ -62,7 +63,7 @@ class Trash:
         write_atomic(folder / ITEM, json.dumps(fields, ensure_ascii=False))  # First: what follows can be undone by it.
         try:
             for number, path in enumerate(paths):
-                path.rename(folder / str(number))
+                move_new(path, folder / str(number))
         except OSError as error:
             self.restore(item)
             raise FileError(f"{error.filename}: cannot be moved to the trash ({error.strerror})") from error
@@ -86,7 +87,7 @@ class Trash:
         Parts that were named like the first, such as an adapter's card, are so again. Raises FileError if the item is
         gone, as somebody else has restored it, or a part cannot be moved.
         """
-        origins = [path_inside(self.data_dir, origin) for origin in item.origins]
+        origins = [self._place(origin) for origin in item.origins]
         with ExitStack() as locks:
             for room in sorted({Path(origin).parts[0] for origin in item.origins}):  # First, as who deletes has them.
                 locks.enter_context(exclusive(self.data_dir / room))
@@ -114,6 +115,28 @@ class Trash:
             for item in old:
                 shutil.rmtree(item.folder, ignore_errors=True)
         return len(old)
+
+    def _origin(self, path: Path) -> str:
+        """Return a path as an item keeps it. Raises FileError if it lies outside the data folder."""
+        resolved = path.parent.resolve() / path.name
+        linked = (room for room in self.data_dir.glob("*") if room.is_symlink())
+        root = next((room for room in (self.data_dir, *linked) if resolved.is_relative_to(room.resolve())), None)
+        if root is None:
+            raise FileError(f"{path}: lies outside {self.data_dir}")
+        origin = (root / resolved.relative_to(root.resolve())).relative_to(self.data_dir).as_posix()
+        self._place(origin)
+        return origin
+
+    def _place(self, origin: str) -> Path:
+        """Return the path of an origin. Raises FileError if it lies outside the data folder.
+
+        A folder right in the data folder, such as ``runs``, may be a link to another disk.
+        """
+        parts = PurePosixPath(origin).parts
+        if not parts or parts[0] != safe_name(parts[0]):
+            raise FileError(f"{one_line(origin)}: lies outside {self.data_dir}")
+        root = self.data_dir / parts[0]
+        return root / path_inside(root, Path(*parts[1:])).relative_to(root.resolve())
 
     def _read(self, folder: Path) -> TrashItem | None:
         try:

@@ -1,5 +1,6 @@
 """Paths of a run's output. Paths in events are relative to the run's folder."""
 
+import os
 from pathlib import Path
 
 CONFIG = "config.toml"
@@ -10,7 +11,9 @@ class RunPaths:
     """The files and folders of one run."""
 
     def __init__(self, folder: Path):
-        self.folder = folder.resolve()
+        absolute = Path(os.path.abspath(folder))
+        runs = absolute.parent  # May be a link to a larger disk: the data folder is where the link is.
+        self.folder = runs.parent.resolve() / runs.name / absolute.name
         self.config_file = self.folder / CONFIG
         self.journal = self.folder / "journal.jsonl"
         self.log = self.folder / "run.log"
