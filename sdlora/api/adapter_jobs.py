@@ -13,6 +13,7 @@ from sdlora.errors import ConfigError, SdloraError
 from sdlora.events import Event, OnEvent, ignore
 from sdlora.filesystem.paths import as_path
 from sdlora.filesystem.stat_cache import StatCache
+from sdlora.filesystem.writing import file_errors
 from sdlora.formats.adapter_check import AdapterCheck as AdapterCheck
 from sdlora.formats.header_summary import read_header_summary
 from sdlora.jobs.tool_process import ToolJob as ToolJob
@@ -40,8 +41,9 @@ class LibraryJob(ToolJob):
 
     def __iter__(self) -> Generator[Event]:
         scratch = as_path(self.library.data_dir) / "cache" / "making"
-        scratch.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(dir=scratch))
+        with file_errors(scratch):
+            scratch.mkdir(parents=True, exist_ok=True)
+            folder = Path(tempfile.mkdtemp(dir=scratch))
         try:
             made = folder / f"{self.name}{SUFFIX}"
             self.request["output"] = made

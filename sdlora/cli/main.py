@@ -2,11 +2,13 @@
 
 import argparse
 import io
+import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import NoReturn
 
-from sdlora.errors import ConfigError, SdloraError
+from sdlora.errors import ConfigError, FileError, SdloraError
 from sdlora.formatting import did_you_mean
 from sdlora.warning_capture import capture_warnings
 
@@ -27,6 +29,7 @@ class Parser(argparse.ArgumentParser):
 def main(arguments: Sequence[str] | None = None) -> int:
     """The entry point. Returns the exit code that the error, if any, stands for."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    _open_closed_streams()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # Windows' own encodings lack most of the world's letters.
             stream.reconfigure(encoding="utf-8", errors="replace")
@@ -35,14 +38,41 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parsed, unknown = parser.parse_known_args(arguments)
         commands.get(parsed.command, parser).refuse_unknown(unknown)
         with capture_warnings(lambda text: print(f"note: {text}", file=sys.stderr)):
-            return parsed.run(parsed)
+            code = parsed.run(parsed)
+            sys.stdout.flush()
+            return code
     except SdloraError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
+        return _fail(error)
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:  # `sdlora runs | head`
+        _discard_output()
         return 0
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        _discard_output()  # Python would try again at its end.
+        return _fail(FileError(f"standard output: cannot be written ({error.strerror})"))
+
+
+def _fail(error: SdloraError) -> int:
+    """Print an error, if that is possible, and return its exit code."""
+    with suppress(OSError):
+        print(f"error: {error}", file=sys.stderr)
+    return error.exit_code
+
+
+def _open_closed_streams() -> None:
+    """Open the standard streams that the caller closed (``2>&-``), so that no file of ours takes their numbers."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
+
+
+def _discard_output() -> None:
+    """Let nothing more be written to standard output, which takes nothing."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _parser(arguments: Sequence[str]) -> tuple[Parser, dict[str, Parser]]:

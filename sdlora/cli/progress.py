@@ -71,7 +71,7 @@ class TerminalProgress:
     def say(self, text: str) -> None:
         """Print a line."""
         self.close()
-        print(text, file=self.out, flush=True)
+        self._print(text)
 
     def note(self, text: str) -> None:
         """Print a notice."""
@@ -87,14 +87,23 @@ class TerminalProgress:
 
     def _overwrite(self, text: str, final: bool) -> None:
         if self.live:
-            print(f"\r\x1b[K{text}", end="", file=self.out, flush=True)
+            self._print(f"\r\x1b[K{text}", end="")
             self._pending = True
         elif final or time.monotonic() - self._printed > QUIET_SECONDS:
             self._printed = time.monotonic()
-            print(text, file=self.out, flush=True)
+            self._print(text)
 
     def close(self) -> None:
         """End a line that is being overwritten."""
         if self._pending:
-            print(file=self.out)
+            self._print("")
             self._pending = False
+
+    def _print(self, text: str, end: str = "\n") -> None:
+        """Print text. A full disk takes none, which ends no training."""
+        try:
+            print(text, end=end, file=self.out, flush=True)
+        except BrokenPipeError:
+            raise
+        except OSError:
+            return

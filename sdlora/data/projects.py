@@ -122,13 +122,15 @@ class Project:
     def add(self, files: Sequence[Path | UploadedFile], on_progress: OnProgress = unwatched) -> AddedImages:
         """Copy uploads in: images and captions, also from zip files and kohya's folders.
 
-        Each file that is refused gets a remark. ``on_progress`` counts images.
+        Each file that is refused gets a remark. ``on_progress`` counts images. Raises FileError if the disk refuses.
         """
         dropped = [
             file if isinstance(file, UploadedFile) else UploadedFile(file, PurePosixPath(file.name)) for file in files
         ]
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".tmp-", dir=self.folder) as room:
+        with file_errors(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            temporary = tempfile.TemporaryDirectory(prefix=".tmp-", dir=self.folder)
+        with temporary as room:
             uploads = sort_uploads(dropped, Path(room))
             added = self._add(uploads, Path(room), on_progress)
         words = uploads.words()

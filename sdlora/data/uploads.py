@@ -18,7 +18,7 @@ from sdlora.data.images import FOREIGN_SUFFIXES, SUFFIXES
 from sdlora.data.settings import Kind
 from sdlora.errors import DatasetError
 from sdlora.filesystem.paths import composed
-from sdlora.filesystem.writing import require_free_space
+from sdlora.filesystem.writing import file_errors, require_free_space
 from sdlora.formatting import format_bytes
 
 MAX_IMAGES = 1000
@@ -167,7 +167,8 @@ def _unpack(item: UploadedFile, room: Path, uploads: SortedUploads) -> Iterator[
         with _BoundedZipFile(item.path) as file, zipfile.ZipFile(file) as archive:
             entries = [entry for entry in archive.infolist() if not entry.is_dir()]
             _require_plausible(entries, item.path.stat().st_size)
-            room.mkdir(parents=True)
+            with file_errors(room):
+                room.mkdir(parents=True)
             require_free_space(room, sum(entry.file_size for entry in entries))
             for number, entry in enumerate(entries):
                 name = PurePosixPath(entry.filename.replace("\\", "/"))
@@ -216,7 +217,7 @@ def _refusal(entry: zipfile.ZipInfo, name: PurePosixPath) -> str:
 
 def _extract_entry(source: IO[bytes], target: Path, declared: int) -> None:
     """Write an entry's content, and never more than was declared. Raises DatasetError if it is larger."""
-    with open(target, "xb") as file:
+    with file_errors(target), open(target, "xb") as file:
         while piece := source.read(_CHUNK):
             file.write(piece)
             if file.tell() > declared:

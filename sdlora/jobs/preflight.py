@@ -67,7 +67,6 @@ def plan_run(config: TrainConfig, data_dir: Path, on_event: OnEvent = ignore) ->
     require_startable(config)
     found = cached_measurement(config, data_dir)
     if found is None or found.rungs is None:
-        (data_dir / "cache" / "estimates").mkdir(parents=True, exist_ok=True)
         found = Profiler(data_dir).finish(config, on_event)
     return plan_from_measurement(found.as_chosen(config), found)
 

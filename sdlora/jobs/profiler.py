@@ -6,9 +6,10 @@ from contextlib import suppress
 from pathlib import Path
 
 from sdlora.config import TrainConfig
-from sdlora.errors import BusyError, SdloraError, error_class
+from sdlora.errors import BusyError, FileError, SdloraError, error_class
 from sdlora.events import Failed, OnEvent
 from sdlora.families.base_models import BUNDLED
+from sdlora.filesystem.writing import file_errors
 from sdlora.jobs.background import BackgroundLoop
 from sdlora.jobs.measurement import Measurement, cached_measurement, measurement_file
 from sdlora.python_process import spawn_python
@@ -73,13 +74,20 @@ class Profiler(BackgroundLoop):
                 raise BusyError("a training or a drawing has the device; measuring waits until it is free")
             self._requested, self._result = None, measurement_file(config, self.data_dir)
             self._tried.add(self._result)
-            self._result.unlink(missing_ok=True)  # An outdated one would hide why this one fails.
-            config_file = self._result.with_suffix(".toml")
-            config.save(config_file)
-            command = ["-m", "sdlora.jobs.profile_worker", str(self.data_dir), str(config_file), str(self._result)]
-            command += ["savings"] if with_savings else []
-            with open(self._result.with_suffix(".log"), "wb") as log:
-                self._process = spawn_python(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+            try:
+                self._process = self._spawn(config, with_savings)
+            except FileError as error:
+                raise FileError(f"{error}; choose another --data-dir") from error
+
+    def _spawn(self, config: TrainConfig, with_savings: bool) -> "subprocess.Popen[bytes]":
+        result = measurement_file(config, self.data_dir)
+        config_file, log_file = result.with_suffix(".toml"), result.with_suffix(".log")
+        config.save(config_file)
+        command = ["-m", "sdlora.jobs.profile_worker", str(self.data_dir), str(config_file), str(result)]
+        command += ["savings"] if with_savings else []
+        with file_errors(log_file), open(log_file, "wb") as log:
+            result.unlink(missing_ok=True)  # An outdated one would hide why this one fails.
+            return spawn_python(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
 
     def finish(self, config: TrainConfig, on_event: OnEvent) -> Measurement:
         """Measure ``config`` with its memory savings to the end, and pass the events on.

@@ -27,7 +27,7 @@ STALE_DAYS = 1.0
 """Age in days after which a temporary file belongs to nothing that still runs."""
 UNFINISHED = (f"{TEMPORARY}*", ".merging-*")
 """Name patterns of unfinished files and folders."""
-CACHES = ("latents", "text", "making")
+CACHES = ("latents", "text", "making", "page", "covers", "estimates")
 
 
 @dataclass(frozen=True)
@@ -187,7 +187,7 @@ def _rest_of_runs(data_dir: Path, days: float) -> Iterator[Path]:
 
 FREED: Mapping[str, _Kind] = {
     "cache": _Kind(
-        "latents and text outputs; the next training makes them anew",
+        "latents, text outputs, measurements, copies for the page; all of it is made anew when it is needed",
         _old_files(*(f"cache/{name}" for name in CACHES)),
     ),
     "class-pictures": _Kind(

@@ -6,7 +6,7 @@ Lists read headers alone, each once as long as its file is the same.
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -21,8 +21,6 @@ from sdlora.formats.header_summary import HeaderSummary, read_cover_image, read_
 from sdlora.storage.run_folder import Run
 
 SUFFIX, REPORT = ".safetensors", ".check.json"
-REMEMBERED = 4096
-"""Cover images whose place is kept in memory."""
 
 
 @dataclass(frozen=True)
@@ -74,8 +72,12 @@ def imported_files(folder: Path) -> tuple[Path, ...]:
 
 def cover_image(entry: LibraryEntry, cache: Path) -> Path | None:
     """Return the image of an adapter: the one in its file, or its run's last preview. It may still be unreadable."""
-    if entry.summary and entry.summary.illustrated and (cover := _cover(*_version(entry.path), cache)):
-        return cover
+    if entry.summary and entry.summary.illustrated:
+        cover = _covers.get(partial(_write_cover, entry.path, cache), str(entry.path), given=cache)
+        if cover and not cover.is_file():  # Caches may be freed at any time.
+            cover = _write_cover(entry.path, cache)
+        if cover:
+            return cover
     return last_preview(run_of(entry.path)) if entry.kind == "run" else None
 
 
@@ -179,8 +181,7 @@ def _version(path: Path) -> tuple[Path, int, int]:
         return path, 0, 0
 
 
-@lru_cache(REMEMBERED)
-def _cover(path: Path, modified: int, size: int, cache: Path) -> Path | None:
+def _write_cover(path: Path, cache: Path) -> Path | None:
     """Return the image in a file's header, as a file in ``cache``; None if there is none."""
     try:
         content = read_cover_image(path)
@@ -197,3 +198,4 @@ _saved: StatCache[tuple[Path, ...]] = StatCache()
 _imported_files: StatCache[tuple[Path, ...]] = StatCache()
 _of_runs: StatCache[LibraryEntry] = StatCache()
 _of_files: StatCache[LibraryEntry] = StatCache()
+_covers: StatCache[Path | None] = StatCache()

@@ -1,5 +1,8 @@
 """Projects on disk: what is dropped is kept, judged and captioned, and nothing leaves its folder."""
 
+import errno
+import os
+
 import pytest
 from PIL import Image
 
@@ -158,3 +161,16 @@ def test_a_step_never_writes_outside_the_project(project, tmp_path):
     step.write_text('{"what": "x", "files": ["../../../001.png"], "captions": []}')
     with pytest.raises(FileError, match="outside"):
         project.undo()
+
+
+@pytest.mark.parametrize("is_new", [True, False])
+def test_a_disk_that_takes_no_more_files_is_one_sentence(tmp_path, monkeypatch, pictures, is_new):
+    def full(*arguments, **options):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(arguments[0]))
+
+    project = Project(tmp_path, "mine")
+    if not is_new:
+        project.folder.mkdir(parents=True)
+    monkeypatch.setattr(os, "mkdir", full)
+    with pytest.raises(FileError, match=r"cannot be written \(No space left on device\)"):
+        project.add([*pictures.iterdir()])

@@ -16,6 +16,7 @@ from sdlora.data.projects import Project
 from sdlora.errors import BusyError, ConfigError, FileError
 from sdlora.filesystem.locks import hold_lock
 from sdlora.formats.adapter_check import AdapterCheck
+from sdlora.storage.disk_usage import free_space
 from sdlora.storage.library import Library
 from sdlora.storage.run_folder import Run
 from sdlora.storage.trash import Trash
@@ -139,6 +140,8 @@ def test_an_adapter_looks_like_the_picture_in_its_file_or_its_last_preview(libra
     assert library.image(library.find("mine")) == run.sample(4, 0)
     cover = json.dumps([base64.b64encode(png("blue")).decode()])
     adapter(library.folder / "own.safetensors", ssmd_cover_images=cover)
+    assert library.image(library.find("own")).read_bytes() == png("blue")
+    free_space(library.data_dir, ["cache"])
     assert library.image(library.find("own")).read_bytes() == png("blue")
     adapter(library.folder / "spec.safetensors", **{"modelspec.thumbnail": "data:image/png;base64,iVBORw=="})
     assert library.image(library.find("spec")).read_bytes() == b"\x89PNG"

@@ -45,8 +45,9 @@ def _everywhere(root, for_folders, for_files):
         ("sdlora.cli.main", ["train", "{mine}", "--data-dir", "{data}/new"], "{data}/new/runs: cannot be written"),
         ("sdlora.cli.main", ["resume", "run", "--data-dir", "{data}"], "{data}/runs/run: cannot be written"),
         ("sdlora.jobs.training_worker", ["{data}/runs/run"], "{data}/runs/run/run.lock: cannot be written"),
+        ("sdlora.cli.main", ["plan", "{mine}", "--data-dir", "{data}"], "{data}/cache: cannot be written"),
     ],
-    ids=["train", "train in a new folder", "resume", "worker"],
+    ids=["train", "train in a new folder", "resume", "worker", "plan"],
 )
 def test_a_run_that_may_write_nothing_ends_before_the_base_is_loaded(fork_server, public, module, arguments, message):
     folder, run = public
@@ -64,3 +65,21 @@ def test_a_run_that_may_write_nothing_ends_before_the_base_is_loaded(fork_server
     assert len(printed.splitlines()) == 1
     assert sorted(folder.rglob("*")) == before
     assert run.events() == []
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows asks other things of a folder")
+@pytest.mark.parametrize("command", ["runs", "disk"])
+def test_commands_that_only_read_work_in_such_a_folder(fork_server, public, command):
+    folder, run = public
+    lock = folder / "data" / "runs" / "run" / "run.lock"
+    run.folder.chmod(0o755)
+    lock.touch(0o600)  # Another user's, who has trained it.
+    run.folder.chmod(0o555)
+    before = sorted(folder.rglob("*"))
+    process = fork_server.start(
+        "sdlora.cli.main", [command, "--data-dir", str(folder / "data")], folder / "log", unprivileged=True
+    )
+    printed = (process.wait(), (folder / "log").read_text())
+    assert printed[0] == 0, printed
+    assert {"runs": "run  ", "disk": "projects  "}[command] in printed[1]
+    assert sorted(folder.rglob("*")) == before
