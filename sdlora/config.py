@@ -22,7 +22,7 @@ from sdlora.filesystem.writing import write_atomic
 from sdlora.formatting import did_you_mean, format_bytes, one_line
 from sdlora.generation.settings import Prior, Sample
 from sdlora.optim import Optimizer, Schedule
-from sdlora.section import Section, Setting, settings
+from sdlora.section import Section, Setting, quote_value, settings
 from sdlora.training.settings import Loss, Train
 
 VERSION = 1
@@ -34,8 +34,6 @@ DEEP = re.compile(r"(?<![\w-])(?:[\w-]++[ \t]*+\.[ \t]*+){32}")
 """A name of more parts than any setting has: parsing takes time cubic in their number. Strings are removed first."""
 LENGTHS = {"steps", "epochs"}
 """Settings of ``train`` that exclude each other."""
-LONGEST_VALUE = 200
-"""Characters of a value that a message quotes."""
 _PACKAGE = Path(__file__).parent
 PRESETS = next((p for p in (_PACKAGE / "presets", _PACKAGE.parent / "presets") if p.is_dir()), _PACKAGE / "presets")
 
@@ -188,7 +186,9 @@ def _read(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: is not TOML: {error}") from None
     version = values.pop("version", VERSION)
     if version != VERSION:
-        raise ConfigError(f"{path}: version {_quote(version)} is unknown (this is version {VERSION}); update sdlora")
+        raise ConfigError(
+            f"{path}: version {quote_value(version)} is unknown (this is version {VERSION}); update sdlora"
+        )
     return values
 
 
@@ -233,7 +233,7 @@ def _messages(error: ValidationError, origin: str) -> Iterator[str]:
         if problem["type"] == "extra_forbidden" and name in names:
             yield f"{origin}: the method {problem['loc'][1]} has no setting {name}; remove it, or choose another method"
         elif problem["type"] == "union_tag_invalid":
-            tag = _quote(problem["ctx"]["tag"])
+            tag = quote_value(problem["ctx"]["tag"])
             hint = did_you_mean(tag.strip("'"), METHODS, f"take one of {', '.join(METHODS)}")
             yield f"{origin}: {name}.method = {tag} is no method; {hint}"
         elif problem["type"] == "extra_forbidden":
@@ -244,14 +244,5 @@ def _messages(error: ValidationError, origin: str) -> Iterator[str]:
         else:
             what = problem["msg"].removeprefix("Value error, ")
             what = what[0].lower() + what[1:]
-            value = "" if isinstance(problem["input"], Mapping) else f" = {_quote(problem['input'])}"
+            value = "" if isinstance(problem["input"], Mapping) else f" = {quote_value(problem['input'])}"
             yield f"{origin}: {name}{value}: {what}"[:500]
-
-
-def _quote(value: Any) -> str:
-    """Return ``value`` as messages quote it, shortened: an untrusted one may be of any length and depth."""
-    try:
-        text = repr(value)
-    except (RecursionError, ValueError):  # Nested too deeply; or a number of thousands of digits.
-        return f"a {type(value).__name__}"
-    return text if len(text) <= LONGEST_VALUE else f"{text[:LONGEST_VALUE]}..."

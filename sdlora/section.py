@@ -14,13 +14,19 @@ from pydantic.fields import FieldInfo
 from sdlora.errors import ConfigError
 from sdlora.formatting import did_you_mean, one_line
 
+LONGEST_TEXT = 10_000
+"""Characters of any text in a setting: a caption may have as many bytes."""
+LONGEST_QUOTE = 200
+"""Characters of a value in a message."""
+
 
 class Section(BaseModel):
-    """A frozen group of settings. Unknown names and non-finite numbers are refused."""
+    """A frozen group of settings. Unknown names, non-finite numbers and endless texts are refused."""
 
     model_config = ConfigDict(
-        frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False, validate_default=True
-    )
+        frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False, validate_default=True,
+        str_max_length=LONGEST_TEXT,
+    )  # fmt: skip
 
     @classmethod
     def checked(cls, **values: Any) -> Self:
@@ -47,7 +53,16 @@ def first_problem(error: ValidationError, names: Iterable[str] = ()) -> str:
     if problem["type"] == "extra_forbidden":
         return "; ".join(filter(None, (f"there is no setting {name}", did_you_mean(name, names))))
     reason = problem["msg"].removeprefix("Value error, ")
-    return f"{name} = {problem['input']!r}: {reason[0].lower()}{reason[1:]}"[:500]
+    return f"{name} = {quote_value(problem['input'])}: {reason[0].lower()}{reason[1:]}"[:500]
+
+
+def quote_value(value: Any) -> str:
+    """Return ``value`` as messages quote it, shortened: an untrusted one may be of any length and depth."""
+    try:
+        text = repr(value)
+    except (RecursionError, ValueError):  # Nested too deeply; or a number of thousands of digits.
+        return f"a {type(value).__name__}"
+    return text if len(text) <= LONGEST_QUOTE else f"{text[:LONGEST_QUOTE]}..."
 
 
 class Setting(NamedTuple):

@@ -158,6 +158,8 @@ def locate_base(base: str) -> ModelSource:
         raise ModelError(f"{base}: this kind of file can run code when it is opened; convert it to .safetensors first")
     path = path or find_model(base, model_folders())
     if path is not None and path.is_dir():
+        if not (path / "model_index.json").is_file():
+            raise ModelError(f"{base}: is no base model: it has no model_index.json; give a diffusers folder")
         return ModelSource("folder", str(path))
     if path is not None and path.is_file():
         if path.suffix.lower() != ".safetensors":

@@ -74,7 +74,7 @@ class PreviewSchedule(Section):
     every: int = Field(default=100, ge=0)
     """Steps between two previews; 0 makes none."""
 
-    prompts: tuple[str, ...] = ()
+    prompts: tuple[str, ...] = Field(default=(), max_length=100)
     """Prompts of the previews: one picture each. Empty makes none. `(word:1.2)` weights words here, not in captions."""
 
     seed: int = Field(default=1, ge=0, le=LARGEST_SEED)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
-from sdlora.errors import OutOfMemoryError, SdloraError
+from sdlora.errors import FileError, OutOfMemoryError, SdloraError
 from sdlora.events import Failed, Notice, OnEvent, OnProgress
 from sdlora.generation import xyz_grid
 from sdlora.generation.images import save_images
@@ -70,6 +70,8 @@ class AdapterSession:
         keep = min(len(wanted), len(self._loaded)) if different is None else different
         self._remove(keep)
         for adapter, file in zip(adapters[keep:], wanted[keep:], strict=True):
+            if not Path(adapter.path).exists():
+                raise FileError(f"{adapter.name}: this adapter was deleted or moved while the image waited")
             self.studio.add_adapter(adapter.name, adapter.path, adapter.scale)
             self._loaded.append(file)
         for adapter in adapters:

@@ -26,13 +26,13 @@ class AdapterChoice(NamedTuple):
 class GenerationRequest(GenerationSettings):
     """What to generate, with what: plain values that travel as JSON."""
 
-    count: int = Field(default=1, ge=1)
+    count: int = Field(default=1, ge=1, le=1000)
     """How many images; each has the next seed."""
 
     base: str = "pocket"
     """Base model: `pocket`, a diffusers folder, a .safetensors file or a hub id."""
 
-    adapters: tuple[AdapterChoice, ...] = ()
+    adapters: tuple[AdapterChoice, ...] = Field(default=(), max_length=100)
     """Adapters in the order of loading."""
 
     grid: str = ""

@@ -37,6 +37,7 @@ SERVED = re.compile(
     r"(upload|upload_progress|cancel|reset|info|user|app_id|login_check|startup-events|theme\.css)/?)"
 )
 """Routes that the page and ``gradio_client`` use. Gradio has more, some of them open without login."""
+LOGOUT = re.compile(r"/logout/?")
 OPEN = re.compile(r"/login/?|/favicon\.ico|/robots\.txt|/gradio_api/startup-events")
 """Routes that need no login; Gradio itself requests the last one when it starts."""
 OF_FILES = {
@@ -104,6 +105,8 @@ class Guard:
             )
         if foreign and (scope["method"] not in SAFE or scope["path"].startswith("/gradio_api/queue")):
             return 403, "A page of another origin may not do this; open this page itself."
+        if LOGOUT.fullmatch(scope["path"]) and {*headers.get("sec-fetch-site", ())} & {"cross-site", "same-site"}:
+            return 403, "A page of another origin may not log you out."  # A link or an image needs no origin.
         if "transfer-encoding" in headers and "content-length" in headers:
             return 400, "Give the length of a request in one way."  # A proxy may have used the other.
         if FETCHED.match(scope["path"]):

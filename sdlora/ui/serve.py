@@ -141,12 +141,14 @@ def _require_writable(data_dir: Path) -> None:
 
 def _login(flags: argparse.Namespace) -> tuple[str, str] | None:
     """Return name and password; None if only this machine has access and no password is set."""
-    password = flags.password or os.environ.get(PASSWORD)
+    password = os.environ.get(PASSWORD) if flags.password is None else flags.password
+    if password == "":
+        raise ConfigError(f"--password or {PASSWORD}: give a password that is not empty, or leave it out")
     if password is None and flags.listen is None and not flags.share:
         return None
     if not flags.username.strip():
         raise ConfigError("--username: give a name that is not empty")
-    if not password:
+    if password is None:
         password = secrets.token_urlsafe(12)
         print(f"username: {flags.username}\npassword: {password}", flush=True)
     return flags.username.strip(), password

@@ -82,6 +82,9 @@ def test_bundled_names_and_paths_go_before_names_and_these_before_hub_ids(models
     assert (locate_base("xl/paint").kind, locate_base("xl/other").kind) == ("file", "hub")
     (tmp_path / "here" / "photo").mkdir(parents=True)
     monkeypatch.chdir(tmp_path / "here")
+    with pytest.raises(ModelError, match=r"photo: is no base model: it has no model_index\.json"):
+        locate_base("photo")
+    (tmp_path / "here" / "photo" / "model_index.json").touch()
     assert locate_base("photo").location == "photo"
 
 

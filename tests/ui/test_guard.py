@@ -53,6 +53,14 @@ def ask(host="localhost:7860", *, hosts=None, method="GET", path="/", bodies=(b"
     return sent[0]["status"], dict(sent[0]["headers"]), sent[1]["body"].decode()
 
 
+@pytest.mark.parametrize(
+    ("site", "status"), [("cross-site", 403), ("same-site", 403), ("same-origin", 200), ("none", 200)]
+)
+def test_a_link_or_an_image_on_a_foreign_page_logs_nobody_out(site, status):
+    assert ask(path="/logout", sec_fetch_site=site)[0] == status
+    assert ask(path="/", sec_fetch_site=site)[0] == 200
+
+
 @pytest.mark.parametrize("host", ["localhost", "LOCALHOST:1", "127.0.0.1:7860", "127.9.9.9", "[::1]:7860", "[::1]"])
 def test_this_machine_is_let_in_by_all_its_own_names(host):
     assert ask(host)[0] == 200

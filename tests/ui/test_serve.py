@@ -47,6 +47,14 @@ def test_listening_always_has_a_password(capsys):
     assert capsys.readouterr().out == ""
 
 
+@pytest.mark.parametrize(("arguments", "variable"), [(["--password", ""], None), ([], "")])
+def test_an_empty_password_is_refused_rather_than_opening_the_page(monkeypatch, arguments, variable):
+    if variable is not None:
+        monkeypatch.setenv(serve.PASSWORD, variable)
+    with pytest.raises(ConfigError, match="give a password that is not empty"):
+        serve._login(flags(*arguments))
+
+
 def test_the_password_need_not_be_a_flag(monkeypatch, capsys):
     monkeypatch.setenv(serve.PASSWORD, "sesame")
     assert serve._login(flags()) == ("sdlora", "sesame")
