@@ -173,7 +173,7 @@ def restore(state: checkpoint.State, run: Path) -> None:
     parts = [TrainablePart("unet", str(number), parameter, 1e-3) for number, parameter in enumerate(parameters)]
     optimizer = torch.optim.AdamW([{"params": group} for group in groups])
     trainable: Any = SimpleNamespace(load_extra_state=dict)
-    trained = TrainedParts(trainable, parts, optimizer, [1e-3] * len(groups))
+    trained = TrainedParts(trainable, parts, optimizer, [1e-3] * len(groups), ["unet"] * len(groups))
     ready = TrainState(None, None, (), None, None, trained, Gang(), 2, 64)  # type: ignore[arg-type]
     ready._order = dict  # type: ignore[method-assign]
     ready.restore(state)
