@@ -33,6 +33,7 @@ from benchmarks.report import add_options, columns, result, rounded, tell
 from sdlora.adapters import attach
 from sdlora.config import TrainConfig
 from sdlora.families.base_models import BUNDLED
+from sdlora.families.lazy_modules import LazyModules
 from sdlora.formats.storage import DTYPES
 from sdlora.generation.device import choose_device
 from sdlora.training.distributed import Distributed
@@ -94,7 +95,7 @@ def equip(side: str, unet: Any, row: dict[str, Any], work: Path) -> list[torch.n
     output = RunPaths(work)
     job = TrainJob(**dict(config), output=output, cache=work)
     AcceleratorState._reset_state(reset_partial_state=True)  # The row before may have had another precision.
-    family: Any = SimpleNamespace(models={"unet": unet})
+    family: Any = SimpleNamespace(models=LazyModules({"unet": unet}), text_encoders=())
     return attach_adapter(job, Distributed.setup(job.train, output), family, from_file=False).parameters
 
 

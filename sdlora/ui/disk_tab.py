@@ -48,10 +48,13 @@ def build(app: AppState, tab: gr.Tab) -> None:
 
 
 def _show(app: AppState, tab: DiskTab, days: float) -> Values:
-    shares = disk_usage(app.data_dir, days)
+    shares = disk_usage(app.data_dir)
+    old = {share.name: share.size for share in disk_usage(app.data_dir, days)}
     rows = [(share.name.replace("-", " "), f"{format_bytes(share.size)}: {share.what}") for share in shares]
     choices = [
-        (f"{share.name.replace('-', ' ')} ({format_bytes(share.size)})", share.name) for share in shares if share.freed
+        (f"{share.name.replace('-', ' ')} ({format_bytes(old[share.name])})", share.name)
+        for share in shares
+        if share.freed
     ]
     return {
         tab.usage: facts(rows), tab.chosen: gr.update(choices=choices, value=[]),

@@ -70,11 +70,9 @@ def wire(app: AppState, demo: gr.Blocks, tab: ImagesTab) -> None:
     tab.project.change(
         partial(_open, app, tab), [tab.project, tab.open_project], [*opened[1:], tab.message], **HIDDEN
     )  # fmt: skip
-    tab.kind.input(partial(_change_kind, app, tab), {tab.project, *tab.words}, tab.words, **HIDDEN)
+    tab.kind.input(partial(_change_kind, app, tab), {*opened}, tab.words, **HIDDEN)
     for field in (tab.trigger, tab.class_name):
-        field.change(
-            partial(_store_words, app, tab), {tab.project, *tab.words, tab.edits}, [tab.message, tab.edits], **EVERY
-        )
+        field.change(partial(_store_words, app, tab), {*opened, tab.edits}, [tab.message, tab.edits], **EVERY)
 
 
 def open_latest(app: AppState, tab: ImagesTab) -> Values:
@@ -108,7 +106,7 @@ def _open(app: AppState, tab: ImagesTab, name: str, opened: str) -> Values:
 def _store_words(app: AppState, tab: ImagesTab, values: Values) -> Values:
     """Store the words of a project that has pictures."""
     try:
-        _store(app, values[tab.project], tab.info(values))
+        _store(app, tab, values, tab.info(values))
         return {tab.edits: values[tab.edits] + 1}
     except SdloraError as error:
         return {tab.message: note([str(error)], "bad")}
@@ -122,11 +120,13 @@ def _change_kind(app: AppState, tab: ImagesTab, values: Values) -> Values:
     trigger = suggested.trigger if info.trigger in ("", suggested_words("pocket", others).trigger) else info.trigger
     class_name = info.class_name or suggested.class_name
     with suppress(SdloraError):  # The changed words' own listener reports it.
-        _store(app, values[tab.project], ProjectInfo(info.kind, trigger, class_name))
+        _store(app, tab, values, ProjectInfo(info.kind, trigger, class_name))
     return {tab.trigger: trigger, tab.class_name: gr.update(value=class_name, visible=info.kind == "subject")}
 
 
-def _store(app: AppState, name: str | None, info: ProjectInfo) -> None:
-    project = Project(app.data_dir, name) if name else None  # A page that is still loading has no project yet.
+def _store(app: AppState, tab: ImagesTab, values: Values, info: ProjectInfo) -> None:
+    """Store ``info`` if its words are those of the project in the field: while another one opens, they are not yet."""
+    name = values[tab.project]
+    project = Project(app.data_dir, name) if name and name == values[tab.open_project] else None
     if project is not None and project.info is not None:
         project.set_info(info)

@@ -52,7 +52,7 @@ def long_run(server, visits, runs):
 @pytest.fixture
 def training(long_run, server):
     """The long training, which a test before may have stopped, at work."""
-    if not long_run.held():
+    if not long_run.is_locked():
         Client(server.address, verbose=False).predict(run=long_run.name, api_name="/resume")
         before = steps_of(long_run)
         wait_until(lambda: steps_of(long_run) > before)
@@ -95,7 +95,7 @@ def test_pictures_are_drawn_while_it_trains_and_a_second_visitor_waits_its_turn(
     first.see("Cancelled", "#create-status")
     before = steps_of(run)
     second.see("1 picture drawn.", "#create-status")
-    assert run.held()  # It was drawn between its steps.
+    assert run.is_locked()  # It was drawn between its steps.
     wait_until(lambda: steps_of(run) > before)
 
 
@@ -117,7 +117,7 @@ def test_stopped_it_is_saved_and_goes_on_where_it_was(training, server, visit, t
     visitor.tab("Train")
     visitor.click("#stop-now")
     visitor.see("Stopped at step", "#run-status")
-    assert not run.held()
+    assert not run.is_locked()
     assert visitor.download("#download-kohya", tmp_path).stat().st_size > 1000
     reached = steps_of(run)
     visitor.click("#resume-button")

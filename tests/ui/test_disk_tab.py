@@ -31,11 +31,11 @@ def tab():
 
 
 @pytest.mark.parametrize(("days", "size"), [(0, "3.91 KiB"), (30, "1.95 KiB"), (365, "0 B")])
-def test_the_tab_shows_what_is_that_old(app, tab, days, size):
+def test_the_tab_shows_all_that_there_is_and_offers_what_is_that_old(app, tab, days, size):
     updates = disk_tab._show(app, tab, days)
     usage, chosen = updates[tab.usage], updates[tab.chosen]
     free, sure = updates[tab.free], updates[tab.confirm]
-    assert f"{size}: latents and text outputs" in usage and "finished ones, and those imported" in usage
+    assert "3.91 KiB: latents, text outputs" in usage and "finished ones, and those imported" in usage
     assert [value for _, value in chosen["choices"]] == list(FREED) and chosen["choices"][0][0] == f"cache ({size})"
     assert chosen["value"] == [] and free["interactive"] is False and sure["visible"] is False
 
@@ -43,7 +43,7 @@ def test_the_tab_shows_what_is_that_old(app, tab, days, size):
 def test_what_is_chosen_goes_and_is_told(app, tab):
     updates = disk_tab._free(app, tab, ["cache"], 30)
     text, usage = updates[tab.message], updates[tab.usage]
-    assert "1.95 KiB freed." in text and "0 B: latents" in usage
+    assert "1.95 KiB freed." in text and "1.95 KiB: latents" in usage
     assert [path.name for path in (app.data_dir / "cache" / "latents").iterdir()] == ["new"]
 
 

@@ -5,14 +5,30 @@ from collections import Counter
 import gradio as gr
 import pytest
 
-from sdlora.ui import page
+from sdlora.data.projects import Project, ProjectInfo
+from sdlora.ui import page, project_panel
 from sdlora.ui.app_state import AppState
+from tests.support.page_calls import build_images_tab
 
 
 @pytest.fixture(scope="module")
 def blocks(tmp_path_factory):
     app = AppState(tmp_path_factory.mktemp("data"))
     yield page.build(app)
+    app.close()
+
+
+def test_the_words_of_a_project_that_is_opening_are_not_given_to_the_one_before(tmp_path):
+    """The fields of the page change one after the other, and each change is an event."""
+    app = AppState(tmp_path)
+    for name, info in {"a": ProjectInfo("style", "ohwx"), "b": ProjectInfo("subject", "sks", "cat")}.items():
+        Project(tmp_path, name).set_info(info)
+    tab = build_images_tab(app)
+    shown = {tab.kind: "subject", tab.trigger: "zwx", tab.class_name: "cat", tab.open_project: "b", tab.edits: 0}
+    project_panel._store_words(app, tab, {tab.project: "a", **shown})
+    assert Project(tmp_path, "a").info == ProjectInfo("style", "ohwx")
+    project_panel._store_words(app, tab, {tab.project: "b", **shown})
+    assert Project(tmp_path, "b").info == ProjectInfo("subject", "zwx", "cat")
     app.close()
 
 
