@@ -123,11 +123,9 @@ class Endpoints:
         if quality not in build_config.QUALITY:
             raise ConfigError(f"quality = {quality!r}: give one of {', '.join(build_config.QUALITY)}")
         changes = _without_paths(settings or {})
-        filled = self._prepare_project(project or "", trigger, uploaded_paths(pictures or ()))
-        about = ProjectInfo(kind, trigger, class_name)
-        config = build_config.configure(
-            filled, about, resolve_base(base, self.app.data_dir), quality, prompts or (), changes
-        )
+        about, base = ProjectInfo(kind, trigger, class_name), resolve_base(base, self.app.data_dir)
+        filled = self._prepare_project(project or "", about, uploaded_paths(pictures or ()))
+        config = build_config.configure(filled, about, base, quality, prompts or (), changes)
         filled.set_info(about)
         return self.app.train(config, filled.name).name
 
@@ -247,16 +245,21 @@ class Endpoints:
             raise ConfigError(f"There is no run {name!r}; there are: {names}." if name else "There are no runs yet.")
         return found
 
-    def _prepare_project(self, name: str, trigger: str, files: list[Path]) -> Project:
-        """Add ``files`` to a project; without a name, to a new one that is named after the trigger."""
+    def _prepare_project(self, name: str, info: ProjectInfo, files: list[Path]) -> Project:
+        """Add ``files`` to a project; without a name, to a new one that is named after the trigger.
+
+        One without a description gets ``info`` first: what is kept of a refused request is then found on the page.
+        """
         if not name and not files:
             raise ConfigError("Hand over pictures, or name a project of the page that has some.")
         if not name:
-            folder = self.app.data_dir / "projects" / safe_name(trigger, fallback="pictures")
+            folder = self.app.data_dir / "projects" / safe_name(info.trigger, fallback="pictures")
             name = new_folder(folder).name
         project = Project(self.app.data_dir, name)
         if not files and not project.images():
             raise ConfigError(f"The project {name!r} has no pictures; hand some over.")
+        if project.info is None:
+            project.set_info(info)
         refused = project.add(files).remarks
         if refused:
             taken = f" The others are kept: train on them with project={project.name!r}." if project.images() else ""

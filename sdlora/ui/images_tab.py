@@ -99,7 +99,7 @@ def _wire_uploads(app: AppState, tab: ImagesTab) -> None:
 
 def _wire_status(app: AppState, tab: ImagesTab) -> None:
     changes = [tab.open_project.change, tab.base.change, tab.images_version.change, tab.edits.change]
-    gr.on(changes, partial(_status, app), tab.project, [tab.status, tab.undo], **EVERY).then(
+    gr.on(changes, partial(_status, app), tab.project, [tab.status, tab.undo, tab.train_message], **EVERY).then(
         partial(_check, app), [tab.project, tab.base], tab.findings, **{**HIDDEN, "show_progress": "minimal"}
     )
 
@@ -166,14 +166,14 @@ def _use_words(tab: ImagesTab, words: FolderWords) -> Values:
 
 
 def _status(app: AppState, name: str) -> list[Any]:
-    """Count the pictures, and name what Undo would undo."""
+    """Count the pictures, name what Undo would undo, and clear a refusal to train on what was there before."""
     try:
         project = Project(app.data_dir, name or "")
         status, step = project.status(), project.history.newest()
         undo = gr.update(visible=step is not None, value=f"Undo: {step.what}" if step else "Undo")
-        return [note([status], "good" if "ready" in status else "info"), undo]
+        return [note([status], "good" if "ready" in status else "info"), undo, ""]
     except SdloraError as error:
-        return [note([str(error)], "bad"), gr.update(visible=False)]
+        return [note([str(error)], "bad"), gr.update(visible=False), ""]
 
 
 def _check(app: AppState, name: str, base: str, progress: gr.Progress = PROGRESS) -> str:

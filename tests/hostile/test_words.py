@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from sdlora.api.training import list_runs, prepare_run
 from sdlora.config import TrainConfig, all_settings
-from sdlora.data.projects import Project, ProjectInfo
+from sdlora.data.projects import Project, ProjectInfo, list_projects
 from sdlora.errors import ConfigError, SdloraError
 from sdlora.filesystem.paths import path_inside, safe_name
 from sdlora.formats import lora_tags
@@ -170,6 +170,16 @@ def test_a_wrong_setting_is_refused_through_every_door(
     with pytest.raises(gr.Error, match=re.escape(reason)):
         endpoints(app)["train"]("x", None, "mine", "style", "", "pocket", "Quick", None, {name: value})
     assert not (app.data_dir / "runs").exists()
+
+
+def test_what_is_kept_of_a_refused_training_is_a_project_of_the_page(app: AppState, tmp_path: Path) -> None:
+    noise_image().save(tmp_path / "a.png")
+    Project(app.data_dir, "mine").add([tmp_path / "a.png"])
+    with pytest.raises(gr.Error, match="Add at least 3"):
+        endpoints(app)["train"]("ohwx", None, "mine", "style", "", "pocket", "Quick", None, {})
+    assert [(project.name, project.info) for project in list_projects(app.data_dir)] == [
+        ("mine", ProjectInfo("style", "ohwx"))
+    ]
 
 
 PRESETS: dict[str, tuple[hostile_files.Maker, str]] = {
