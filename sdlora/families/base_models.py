@@ -158,7 +158,7 @@ def locate_base(base: str) -> ModelSource:
         raise ModelError(f"{base}: this kind of file can run code when it is opened; convert it to .safetensors first")
     path = path or find_model(base, model_folders())
     if path is not None and path.is_dir():
-        if not (path / "model_index.json").is_file():
+        if not os.path.lexists(path / "model_index.json"):  # One that is no file is refused by its reader.
             raise ModelError(f"{base}: is no base model: it has no model_index.json; give a diffusers folder")
         return ModelSource("folder", str(path))
     if path is not None and path.is_file():

@@ -71,7 +71,7 @@ class AdapterSession:
         self._remove(keep)
         for adapter, file in zip(adapters[keep:], wanted[keep:], strict=True):
             if not Path(adapter.path).exists():
-                raise FileError(f"{adapter.name}: this adapter was deleted or moved while the image waited")
+                raise FileError(f"{adapter.path}: this adapter was deleted or moved while the image waited")
             self.studio.add_adapter(adapter.name, adapter.path, adapter.scale)
             self._loaded.append(file)
         for adapter in adapters:

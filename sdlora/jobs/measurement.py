@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cache, lru_cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -59,12 +59,18 @@ def cached_measurement(config: TrainConfig, data_dir: Path) -> Measurement | Non
     return None if old and config.train.memory == "auto" and found.device != "cpu" else found
 
 
+@cache
+def torch_version() -> str:
+    """Return the version of the installed torch, which is not imported."""
+    return version("torch")
+
+
 def measurement_file(config: TrainConfig, data_dir: Path) -> Path:
     """Return the file for the measurement of ``config``, named by the digest of all that decides it."""
     sizes = sorted(set(image_sizes(config.data.folder)))
     sample = config.sample.model_dump(include={"cfg", "sampler", "width", "height"})
     generates = bool(config.sample.every and config.sample.prompts) or count_class_images(config.prior) > 0
-    what = {**step_settings(config), "sizes": sizes, "sample": sample if generates else None, "torch": version("torch")}
+    what = {**step_settings(config), "sizes": sizes, "sample": sample if generates else None, "torch": torch_version()}
     what |= {"base": _weights(config.model.base), "machine": platform.node(), "memory": generates}
     return data_dir / "cache" / "estimates" / f"{_digest(what)}.json"
 

@@ -89,8 +89,11 @@ class ForkServer:
 
 def serve() -> None:
     """Fork a process for each command on standard input; print its pid, and later its exit code."""
+    from sdlora.jobs.measurement import torch_version
+
     for name in PRELOADED:
         import_module(name)
+    torch_version()  # Somebody else's environment may be hidden from the user that a child becomes.
     print(0, flush=True)
     pid = 0
     for line in sys.stdin:

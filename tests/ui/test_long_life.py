@@ -83,7 +83,7 @@ def test_no_cache_of_the_package_is_without_a_bound():
         for name, cache in caches.items()
         if cache.cache_parameters()["maxsize"] is None and cache.__wrapped__.__code__.co_argcount
     ]
-    assert len(caches) > 10 and unbounded == []
+    assert len(caches) > 5 and unbounded == []
 
 
 def test_the_drawing_processs_log_is_begun_anew_when_it_is_long(tmp_path, monkeypatch):
