@@ -35,7 +35,7 @@ from sdlora.storage.library import Library
 from sdlora.storage.run_folder import Run
 from tests.support.tiny_models import write_tiny_adapter
 
-THREADS = 2
+THREADS, PROJECTS = 2, 3
 ACTS = ("replace", "rename", "link", "mkdir", "unlink", "rmdir")
 """Calls of the system before which a pause may come."""
 PAUSE_SHARE, LONGEST_PAUSE = 0.2, 0.02
@@ -63,9 +63,13 @@ class Visitor:
         self.own = data_dir.parent / name
         self.own.mkdir()
         self.library, self.queue = Library(data_dir), TrainingQueue(data_dir)
-        self.project = Project(data_dir, "shared")
         self.kept: list[str] = []
         """Tokens of all that this thread was told to be kept."""
+
+    @property
+    def project(self) -> Project:
+        """One of few projects, which all visitors share."""
+        return Project(self.data_dir, f"shared-{self.random.randrange(PROJECTS)}")
 
     def round(self) -> None:
         """Take one thing in, and then do something to what is there; that may be gone by now."""
@@ -125,21 +129,24 @@ class Visitor:
         return [run_token, grid_token]
 
     def remove_images(self) -> None:
-        images = self.project.images()
-        self.project.remove(*self.random.sample(images, min(2, len(images))))
+        project = self.project
+        images = project.images()
+        project.remove(*self.random.sample(images, min(2, len(images))))
 
     def undo(self) -> None:
         self.project.undo()
 
     def edit_caption(self) -> None:
-        if images := self.project.images():
+        project = self.project
+        if images := project.images():
             image = self.random.choice(images)
             if token := token_of_image(image):
-                self.project.write_caption(image, f"{token} edited")
+                project.write_caption(image, f"{token} edited")
 
     def recaption(self) -> None:
-        self.project.replace("edited", "revised")
-        self.project.add_trigger()
+        project = self.project
+        project.replace("edited", "revised")
+        project.add_trigger()
 
     def describe(self) -> None:
         self.project.set_info(ProjectInfo("style", self.random.choice(("ohwx", "sks"))))
