@@ -114,7 +114,7 @@ def size_of(models: Models, parameters: Mapping[str, Sequence[nn.Parameter]]) ->
 
 
 def count_parameters(model: nn.Module) -> int:
-    """How many numbers a model has, those of layers that keep theirs in few bits counted as the weights they are."""
+    """Count the numbers of a model; those of layers that keep theirs in few bits count as the weights they are."""
     few: list[Any] = [module for module in model.modules() if hasattr(module, "quantized")]
     return sum(p.numel() for p in model.parameters()) + sum(int(m.in_features * m.out_features) for m in few)
 

@@ -104,7 +104,7 @@ class Lokr(LowRank):
     method: Literal["lokr"] = "lokr"
 
     factor: Annotated[int, Field(ge=2, le=1024)] | None = None
-    """Of `lokr`: the small matrix has at most so many rows and columns, and divides the layer's. More of it makes
+    """Largest number of rows and columns of `lokr`'s small matrix, which divide the layer's. More of it makes
     smaller files; as near to the root of the layer's size as can be if not set."""
 
     def init_low_rank(self, base: Any, rank: int, alpha: float, generator: "torch.Generator") -> ModuleState:

@@ -80,7 +80,7 @@ class AddedLayers(Method):
         return 1.0
 
     def attach(self, models: "Mapping[str, nn.Module]", name: str, seed: int) -> "TrainableLayers":
-        """As ``Method.attach``. The adapter's tensors are float32 whatever the base's type."""
+        """Attach the method's layers as ``Method.attach`` says; their tensors are float32 whatever the base's type."""
         import torch
 
         from sdlora.adapters.attach import attach_modules

@@ -21,7 +21,7 @@ class ModuleState:
 
     tensors: Mapping[str, "torch.Tensor"]
     alpha: float = 1.0
-    """Where there is a rank, ΔW is scaled by alpha / rank; else it means nothing."""
+    """Numerator of ΔW's scale alpha / rank; it means nothing without a rank."""
 
     @property
     def method(self) -> str:

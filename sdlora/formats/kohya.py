@@ -61,7 +61,7 @@ def dotted(name: str) -> str | None:
 
 
 class _Reading(NamedTuple):
-    """What the families declare of keys to read."""
+    """Declarations of the families by which keys are read."""
 
     step: re.Pattern[str]
     """One step of a name, whose steps are joined by ``_``, which some contain."""

@@ -112,7 +112,7 @@ class AdaptedModel:
 
     @property
     def _uses_scales(self) -> bool:
-        """Whether generating sets scales. Without adapters of its own, a studio changes none."""
+        """True if generating sets scales. Without adapters of its own, a studio changes none."""
         return self._fused is None and bool(self._adapters)
 
     def _require_unfused(self) -> None:

@@ -15,14 +15,14 @@ from sdlora.generation.settings import ImageSettings, SamplingSettings
 
 @dataclass(frozen=True)
 class PromptSeed:
-    """What images of one batch may differ in: ``prompt``, without adapter tags, and ``seed``."""
+    """Parts in which images of one batch may differ: ``prompt``, without adapter tags, and ``seed``."""
 
     prompt: str
     seed: int
 
 
 class SamplingParams(ImageSettings):
-    """What all images of a batch share: image settings that a family can follow, with the size in pixels."""
+    """Settings that all images of a batch share: image settings that a family can follow, with the size in pixels."""
 
     width: int
     height: int

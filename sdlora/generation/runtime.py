@@ -1,4 +1,4 @@
-"""How a loaded model computes images: decoding in tiles, offloading of components, and the attention backend.
+"""Computation of images by a loaded model: decoding in tiles, offloading of components, and the attention backend.
 
 Offloading uses accelerate's hooks, as diffusers' ``enable_model_cpu_offload`` does: a component is moved to the device
 when it is called, and back for the next one. diffusers attaches them through a pipeline; here they are attached

@@ -29,7 +29,7 @@ Sampler = Annotated[str, AfterValidator(validate_sampler)]
 
 
 class SamplingSettings(Section):
-    """How latents are sampled. Class images take these alone: their size and text layer follow the training."""
+    """Settings of sampling latents. Class images take these alone: their size and text layer follow the training."""
 
     negative: str = ""
     """Negative prompt: what to keep out of the image."""
@@ -62,14 +62,14 @@ class GenerationSettings(ImageSettings):
     """Everything that decides an image beside base and adapters."""
 
     prompt: str = ""
-    """What to generate; `<lora:NAME:0.8>` sets an adapter's scale, `(word:1.2)` a weight."""
+    """Prompt of the image; `<lora:NAME:0.8>` sets an adapter's scale, `(word:1.2)` a weight."""
 
     seed: int = Field(default=-1, ge=-1, le=LARGEST_SEED)
     """Seed of the noise; -1 picks a random one."""
 
 
 class PreviewSchedule(Section):
-    """Which previews a run makes, and when."""
+    """Choice of the previews that a run makes, and when."""
 
     every: int = Field(default=100, ge=0)
     """Steps between two previews; 0 makes none."""
@@ -96,7 +96,7 @@ class Prior(SamplingSettings, ClassImageSettings):
 
 
 class Engine(Section):
-    """How images are computed: what it costs, and next to nothing of what they show."""
+    """Computation of images: what it costs, and next to nothing of what they show."""
 
     vae_tiling: Literal["auto", "on", "off"] = "auto"
     """Decode large images in overlapping tiles: less memory, faint traces. `auto`: where memory is too short."""

@@ -24,10 +24,10 @@ class AdapterChoice(NamedTuple):
 
 
 class GenerationRequest(GenerationSettings):
-    """What to generate, with what: plain values that travel as JSON."""
+    """Settings, base and adapters of images to generate: plain values that travel as JSON."""
 
     count: int = Field(default=1, ge=1, le=1000)
-    """How many images; each has the next seed."""
+    """Number of images; each has the next seed."""
 
     base: str = "pocket"
     """Base model: `pocket`, a diffusers folder, a .safetensors file or a hub id."""
@@ -51,7 +51,7 @@ class GenerationRequest(GenerationSettings):
 
     @property
     def engine_settings(self) -> Engine:
-        """How the images are computed, as a section."""
+        """Settings of the computation, as a section."""
         return Engine.model_validate(self.engine)
 
 

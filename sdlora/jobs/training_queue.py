@@ -129,8 +129,8 @@ class TrainingQueue(BackgroundLoop):
     def _follow(self, training: Training) -> bool:
         """Return whether its process has ended.
 
-        A run whose process found the device taken, or died before the journal took down that it started, keeps its
-        position; it is given up when that happens again.
+        A run whose process found the device taken keeps its position, however often. So does one whose process died
+        before the journal said that it started, until that has happened ``MAX_DEATHS`` times.
         """
         run, code = training.run, training.process.poll()
         if run.folder in self._stopping and code is None:

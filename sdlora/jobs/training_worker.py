@@ -181,10 +181,7 @@ def _report(error: Exception, run: Run, journal: Journal | None) -> int:
     try:
         (journal or Journal(run.journal))(RunFailed(message=message, exit_code=code))
         run.queued_file.unlink(missing_ok=True)
-    except (
-        FileError,
-        OSError,
-    ):  # Then the log, which front ends read too; where the disk is full, the exit code has to do.
+    except (FileError, OSError):  # Then the log, which front ends read too; on a full disk the exit code has to do.
         with suppress(OSError):
             print(f"error: {message}", file=sys.stderr)
     return code

@@ -149,7 +149,7 @@ class Run(RunPaths):
 
     @property
     def is_queued(self) -> bool:
-        """Whether the run waits for a device."""
+        """True while the run waits for a device."""
         return self.queued_file.is_file() and self.config_file.is_file()
 
     def sweep(self) -> None:

@@ -60,10 +60,11 @@ class Trash:
         folder = new_folder(self.folder / safe_name(f"{stamp}-{name}", fallback=stamp))
         item = TrashItem(folder, name, what, now, origins)
         fields = {"name": name, "what": what, "deleted": now, "origins": origins}
-        write_atomic(folder / ITEM, json.dumps(fields, ensure_ascii=False))  # First: what follows can be undone by it.
         try:
-            for number, path in enumerate(paths):
-                move_new(path, folder / str(number))
+            with exclusive(self.folder):  # Who empties the trash finds it with all its parts, or not yet.
+                write_atomic(folder / ITEM, json.dumps(fields, ensure_ascii=False))  # First: it tells how to undo.
+                for number, path in enumerate(paths):
+                    move_new(path, folder / str(number))
         except OSError as error:
             self.restore(item)
             raise FileError(f"{error.filename}: cannot be moved to the trash ({error.strerror})") from error

@@ -135,7 +135,7 @@ def profile_run(job: "TrainJob") -> RunProfile:
 
 
 def _resident_bytes(train_state: "TrainState") -> dict[str, int]:
-    """What a run writes of its adapter and its captions, in numbers and bytes."""
+    """Return the size of a run's adapter, in numbers, and of its state and a caption's conditioning, in bytes."""
     from sdlora.checkpoint import pack_optimizer
     from sdlora.training.precompute import is_live
 
@@ -152,7 +152,7 @@ def _resident_bytes(train_state: "TrainState") -> dict[str, int]:
 
 
 def _shortened(job: "TrainJob", folder: Path) -> "TrainJob":
-    """``job`` without what only repeats, or leaves traces: a micro-batch a step, nothing told, nothing kept."""
+    """Return ``job`` without what only repeats, or leaves traces: a micro-batch a step, nothing told, nothing kept."""
     from sdlora.training.run_paths import RunPaths
 
     train = job.train.model_copy(update={"gradient_accumulation": 1, "tensorboard": False, "text_encoder_stop": None})
@@ -160,8 +160,9 @@ def _shortened(job: "TrainJob", folder: Path) -> "TrainJob":
 
 
 def _prepare(job: "TrainJob", distributed: "Distributed", family: "Family") -> "TrainState":
-    """What the loop needs, over the one picture of the largest bucket, under a batch's captions; it stands for class
-    pictures too."""
+    """Prepare the loop for the one image of the largest bucket, which stands for class images too, and a batch's
+    captions.
+    """
     from sdlora.data.batches import BatchLoader
     from sdlora.data.dataset import load_dataset
     from sdlora.training import precompute, prepare

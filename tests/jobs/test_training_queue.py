@@ -17,20 +17,6 @@ from sdlora.storage.run_folder import Run
 from tests.support.adapters import random_lora
 
 
-@pytest.fixture
-def queue(tmp_path):
-    return TrainingQueue(tmp_path)
-
-
-@pytest.fixture
-def waiting(configure, tmp_path, queue):
-    """Four runs that wait, by name."""
-    runs = {name: prepare_run(configure(), name, tmp_path) for name in "abcd"}
-    for run in runs.values():
-        queue.add(run)
-    return runs
-
-
 def names(queue):
     return "".join(run.name for run in queue.waiting())
 
