@@ -76,7 +76,7 @@ class Mix:
 
 
 WAYS = ("base", "unfused", "a pair each", "fused", "scales 0", "one")
-"""``a pair each`` is PEFT's own way of computing what ``unfused`` does."""
+"""``a pair each`` computes what ``unfused`` does adapter by adapter, by the plain kernel."""
 
 
 def _pair_each() -> AbstractContextManager[Any]:

@@ -105,7 +105,8 @@ def use_checkpoint(run: Run, step: int) -> Path:
         raise ConfigError(f"{run.name}: there is no checkpoint {step}; there are: {steps}")
     if run.is_locked():
         raise BusyError(f"{run.name} is training and will write its adapter itself; stop it, or wait for its end")
-    write_atomic(run.adapter, checkpoints[step].read_bytes())
+    with run.alone():
+        write_atomic(run.adapter, checkpoints[step].read_bytes())
     return run.adapter
 
 

@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _discard_output()
         return 0
     except OSError as error:
-        if error.filename is not None:
+        if error.filename is not None or error.errno is None:
             raise
         _discard_output()  # Python would try again at its end.
         return _fail(FileError(f"standard output: cannot be written ({error.strerror})"))

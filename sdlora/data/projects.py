@@ -85,7 +85,7 @@ class Project:
 
     def images(self) -> list[Path]:
         """List the project's images, in the order of their upload."""
-        found = [path for path in image_files(self.folder) if self.folder.is_dir() and path.suffix in SUFFIXES]
+        found = [path for path in image_files(self.folder) if path.suffix in SUFFIXES]
         return sorted(found, key=lambda path: (path.name, path))
 
     def caption(self, image: Path) -> str:

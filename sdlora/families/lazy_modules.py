@@ -41,7 +41,12 @@ class LazyModules(Mapping[str, "nn.Module"]):
     def _open(self, name: str) -> None:
         from torch import nn
 
-        nn.Module.to(self._modules[name], **self._closed[name])  # diffusers' own warns of layers that there are not.
+        module = self._modules[name]
+        try:
+            nn.Module.to(module, **self._closed[name])  # diffusers' own warns of layers that there are not.
+        except BaseException:
+            nn.Module.to(module, "cpu")  # What had moved before the memory ended must not keep it.
+            raise
         del self._closed[name]  # Only now: without memory for it, it is still closed.
 
     def open(self) -> None:

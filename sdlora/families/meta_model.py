@@ -58,8 +58,10 @@ def build_meta_family(model: Model, dtype: "torch.dtype") -> "Family":
     weighted = {part: component for part, component in family.components.items() if component.weights}
     with quiet_libraries():
         modules = _build_modules(folder, model.base, weighted)
+    if missing := weighted.keys() - modules.keys():
+        raise ModelError(f"{model.base}: has no {min(missing)}; give a complete base model")
     schedule = read_config(folder / "scheduler" / "scheduler_config.json")
-    for part in family.components.keys() & modules.keys() - {"vae"}:
+    for part in modules.keys() - {"vae"}:
         modules[part].to(dtype=dtype)
     return family.from_meta(modules, schedule, model.base, model.schedule)
 

@@ -12,7 +12,7 @@ from sdlora.errors import BusyError, FileError
 FOREVER = -1
 """Timeout of ``hold_lock`` that never expires."""
 PATIENCE = 60.0
-"""Seconds that ``exclusive`` waits: changes of a folder take milliseconds, on a slow disk seconds."""
+"""Seconds that ``exclusive`` waits. Most changes take milliseconds; to move a run to another disk, it is copied."""
 POLL_SECONDS = 0.01
 """Seconds between two looks at a lock that another one holds."""
 

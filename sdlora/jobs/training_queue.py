@@ -59,7 +59,7 @@ class TrainingQueue(BackgroundLoop):
 
     def stop(self, run: Run) -> None:
         """Remove ``run`` from the queue, or ask it to finish its step, save, and end."""
-        with self._lock:
+        with self._lock, self._alone():
             run.queued_file.unlink(missing_ok=True)  # A process that starts on it sees that, whoever started it.
             if run.is_locked() or self._starts(run):
                 self._stopping.add(run.folder)
@@ -137,7 +137,7 @@ class TrainingQueue(BackgroundLoop):
             run.stop()  # Again: a request from before the process was there is cleared when it starts.
         if code is None:
             return False
-        if code != BusyError.exit_code and run.is_queued:  # Otherwise the process has taken it out of the queue.
+        if code != BusyError.exit_code and run.is_queued and not run.is_locked():  # Another page may have started it.
             self._deaths[run.folder] += 1
             if self._deaths[run.folder] == MAX_DEATHS:
                 reason = training.printed_error() or f"its process ended with code {code}"

@@ -6,14 +6,14 @@ A finished adapter, an imported one, a project and a generated image are listed,
 import shutil
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import Field
 
 from sdlora.errors import BusyError, ConfigError
-from sdlora.filesystem.locks import hold_lock
+from sdlora.filesystem.locks import exclusive
 from sdlora.filesystem.writing import TEMPORARY
 from sdlora.formatting import format_bytes
 from sdlora.section import Section
@@ -27,6 +27,8 @@ STALE_DAYS = 1.0
 """Age in days after which a temporary file belongs to nothing that still runs."""
 UNFINISHED = (f"{TEMPORARY}*", ".merging-*")
 """Name patterns of unfinished files and folders."""
+WORKED_IN = ("making", "page")
+"""Folders of ``cache`` with the output of tools at work, and with uploads."""
 CACHES = ("latents", "text", "making", "page", "covers", "estimates")
 
 
@@ -79,9 +81,10 @@ def free_space(data_dir: Path, names: Collection[str], older_than_days: float = 
     if READ_BY_RUNS & {*names} and (device_busy(data_dir) or any(run.is_locked() for run in Run.all(data_dir))):
         raise BusyError("a training may read from the caches now; free them when none runs")
     freed = 0
-    for usage in disk_usage(data_dir, older_than_days):
-        if usage.name in names:
-            freed += sum(_delete(path) for path in usage.paths)
+    with exclusive(data_dir / "trash"):  # Nothing goes while it is being restored.
+        for usage in disk_usage(data_dir, older_than_days):
+            if usage.name in names:
+                freed += sum(_delete(path) for path in usage.paths if not _may_be_in_use(path, data_dir))
     return freed
 
 
@@ -105,19 +108,23 @@ def _delete(path: Path) -> int:
     """Delete a file or folder, a run's under its lock so that no resume reads it, and return its bytes."""
     run = next((Run(folder) for folder in path.parents if folder.parent.name == "runs"), None)
     try:
-        lock = hold_lock(run.lock_file, run.name) if run is not None else None
-    except BusyError:
+        with run.alone() if run is not None and run.config_file.is_file() else nullcontext():
+            if run is not None and run.is_queued:  # Since it was listed: Train longer goes on from its state.
+                return 0
+            before = size_of(path)
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+            return before - (size_of(path) if path.exists() else 0)
+    except (BusyError, ConfigError):  # Being trained, or moved to the trash, at this moment.
         return 0
-    try:
-        before = size_of(path)
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)
-        return before - (size_of(path) if path.exists() else 0)
-    finally:
-        if lock is not None:
-            lock.release()
+
+
+def _may_be_in_use(path: Path, data_dir: Path) -> bool:
+    """Return whether a tool may be writing ``path``, or a visitor be about to import it."""
+    in_use = any(path.is_relative_to(data_dir / "cache" / name) for name in WORKED_IN)
+    return in_use and not _is_old(path, STALE_DAYS)
 
 
 def _finished(data_dir: Path, days: float) -> Iterator[Run]:

@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +21,7 @@ from sdlora.filesystem.locks import exclusive
 from sdlora.filesystem.paths import existing_path, safe_name
 from sdlora.filesystem.reading import sha256
 from sdlora.filesystem.safetensors_header import read_metadata
+from sdlora.filesystem.stat_cache import StatCache
 from sdlora.filesystem.writing import write_atomic, write_new
 from sdlora.formats.adapter_check import AdapterCheck
 from sdlora.formats.inspection import trigger_words
@@ -114,7 +116,7 @@ class Library:
         with exclusive(self.folder):
             metadata = read_metadata(file)
             path = self.folder / f"{self._unused_name(name)}{SUFFIX}"
-            path = write_new(path, lambda temporary: os.replace(file, temporary))
+            path = write_new(path, partial(_move_over, file))
             words = ", ".join(trigger_words(metadata))
             write_atomic(path.with_suffix(".json"), build_a1111_card(sd_version(metadata), words))
             write_atomic(path.with_suffix(REPORT), json.dumps({"base": base}, ensure_ascii=False))
@@ -188,8 +190,10 @@ class Library:
 
         A file with the same bytes is not stored twice. Raises FileError if the disk refuses.
         """
+        size, digest = file.stat().st_size, sha256(file)
         with exclusive(self.folder):
-            same = next((old for old in imported_files(self.folder) if _same(file, old)), None)
+            as_large = (old for old in imported_files(self.folder) if old.stat().st_size == size)
+            same = next((old for old in as_large if _digests.get(partial(sha256, old), str(old)) == digest), None)
             if same is None:
                 name = self._unused_name(safe_name(file.stem, fallback="adapter"))
                 same = write_new(self.folder / f"{name}{SUFFIX}", lambda temporary: _copy(file, temporary))
@@ -226,8 +230,16 @@ def _idle(run: Run) -> Iterator[Run]:
         lock.release()
 
 
-def _same(one: Path, other: Path) -> bool:
-    return one.stat().st_size == other.stat().st_size and sha256(one) == sha256(other)
+_digests: StatCache[str] = StatCache()
+"""SHA-256 of the library's files."""
+
+
+def _move_over(source: Path, target: Path) -> None:
+    """Move a file over another one. On another disk it is copied; whoever made ``source`` clears it away."""
+    try:
+        os.replace(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -6,7 +6,7 @@ Everything that anyone wants to know of a run is read from here, so viewers come
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -142,6 +142,15 @@ class Run(RunPaths):
             raise
         return lock
 
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Hold the run within this context. Raises what ``hold`` does."""
+        lock = self.hold()
+        try:
+            yield
+        finally:
+            lock.release()
+
     def require_there(self) -> None:
         """Raise ConfigError if the run has been deleted."""
         if not self.config_file.is_file():
@@ -182,14 +191,17 @@ class Run(RunPaths):
         """
         if self.is_locked():
             raise BusyError(f"the run {self.name} is running already; stop it first, or let it end")
-        done = newest_step(self.states)
-        if not done:
-            raise ConfigError(
-                f"{self.name}: has saved no state to go on from; train anew, with adapter.init if need be"
-            )
-        if steps <= done:
-            raise ConfigError(f"train.steps = {steps}: {self.name} has done {done} steps already; give more than that")
-        TrainConfig.load(self.config_file, {"train.steps": steps}).save(self.config_file)
+        with self.alone():
+            done = newest_step(self.states)
+            if not done:
+                raise ConfigError(
+                    f"{self.name}: has saved no state to go on from; train anew, with adapter.init if need be"
+                )
+            if steps <= done:
+                raise ConfigError(
+                    f"train.steps = {steps}: {self.name} has done {done} steps already; give more than that"
+                )
+            TrainConfig.load(self.config_file, {"train.steps": steps}).save(self.config_file)
 
 
 _configs: StatCache[TrainConfig] = StatCache()

@@ -111,6 +111,8 @@ class Trash:
     def empty(self, older_than_days: float = 0) -> int:
         """Delete older items for good, and return their number."""
         limit = time.time() - older_than_days * 86_400
+        if not any(item.deleted <= limit for item in self.items()):
+            return 0  # Nobody has to wait for that.
         with exclusive(self.folder):  # No item goes while it is being restored.
             old = [item for item in self.items() if item.deleted <= limit]
             for item in old:

@@ -139,7 +139,8 @@ class AppState:
 
     def refresh(self) -> RunsSnapshot:
         """Return the state of the runs at this moment."""
-        self._valid_until = float("-inf")
+        with self._lock:  # A look under way would make what it saw valid.
+            self._valid_until = float("-inf")
         return self.snapshot()
 
     def base_choices(self) -> list[tuple[str, str]]:

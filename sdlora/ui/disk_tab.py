@@ -49,7 +49,7 @@ def build(app: AppState, tab: gr.Tab) -> None:
 
 def _show(app: AppState, tab: DiskTab, days: float) -> Values:
     shares = disk_usage(app.data_dir)
-    old = {share.name: share.size for share in disk_usage(app.data_dir, days)}
+    old = {share.name: share.size for share in (disk_usage(app.data_dir, days) if days else shares)}
     rows = [(share.name.replace("-", " "), f"{format_bytes(share.size)}: {share.what}") for share in shares]
     choices = [
         (f"{share.name.replace('-', ' ')} ({format_bytes(old[share.name])})", share.name)
@@ -65,6 +65,7 @@ def _show(app: AppState, tab: DiskTab, days: float) -> Values:
 def _free(app: AppState, tab: DiskTab, names: list[str], days: float) -> Values:
     try:
         freed = free_space(app.data_dir, [name for name in FREED if name in names], days)
+        app.refresh()  # Checkpoints may have gone.
         message = page_html.note([f"{format_bytes(freed)} freed."], "good")
     except SdloraError as error:
         message = page_html.note([str(error)], "bad")

@@ -78,10 +78,11 @@ def test_it_computes_what_its_paper_says_at_any_scale(method, scale):
     assert max_difference(outputs(models), outputs(tiny_networks())) > 1e-3
 
 
-@pytest.mark.parametrize("method", ["dora", "loha", "lokr"])
+@pytest.mark.parametrize("method", ["lora", "dora", "loha", "lokr"])
 def test_it_computes_what_pefts_own_layers_do(method):
     """With PEFT's own initial numbers and its own layers, as ``get_peft_model`` would put them in."""
     configs = {
+        "lora": LoraConfig(r=4, lora_alpha=3, init_lora_weights=False),  # type: ignore[arg-type]
         "dora": LoraConfig(r=4, lora_alpha=3, use_dora=True, init_lora_weights=False),  # type: ignore[arg-type]
         "loha": LoHaConfig(r=3, alpha=2, init_weights=False),
         "lokr": LoKrConfig(r=2, alpha=3, decompose_factor=2, init_weights=False),
@@ -96,10 +97,11 @@ def test_it_computes_what_pefts_own_layers_do(method):
     modules = {}
     for path in paths:
         adapter_layer = unet.get_submodule(path.removeprefix("unet."))
-        if method == "dora":
+        if method in ("lora", "dora"):
             tensors = {"down": adapter_layer.lora_A["x"].weight, "up": adapter_layer.lora_B["x"].weight}
-            tensors["magnitude"] = adapter_layer.lora_magnitude_vector["x"].weight.flatten() * 1.1
-            adapter_layer.lora_magnitude_vector["x"].weight.data *= 1.1
+            if method == "dora":
+                tensors["magnitude"] = adapter_layer.lora_magnitude_vector["x"].weight.flatten() * 1.1
+                adapter_layer.lora_magnitude_vector["x"].weight.data *= 1.1
         else:
             tensors = {
                 name: getattr(adapter_layer, name)["x"]

@@ -1,4 +1,4 @@
-"""Several LoRAs computed as one pair of products give what PEFT's own way gives, and do no more work for being many."""
+"""Several LoRAs in one pair of products give what the plain kernel gives, and do no more work for being many."""
 
 import copy
 from collections import Counter
@@ -100,7 +100,7 @@ def apart(one: tuple[torch.Tensor, ...], other: tuple[torch.Tensor, ...]) -> flo
 
 
 @pytest.mark.parametrize("family", ["sd1", "sd2", "sdxl"])
-def test_mixed_adapters_draw_what_pefts_own_way_draws(family, monkeypatch):
+def test_mixed_adapters_generate_what_the_plain_kernel_does(family, monkeypatch):
     models = loaded(family)
     base = predicted(models_of(family))
     for way, scales in WAYS.items():
@@ -124,7 +124,7 @@ def test_other_methods_mix_with_stacked_loras(method, monkeypatch):
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_in_half_precision_a_layer_is_as_near_the_truth_as_pefts_own_way(dtype, monkeypatch):
+def test_in_half_precision_a_layer_is_as_near_the_truth_as_the_plain_kernel(dtype, monkeypatch):
     """One layer each, as rounding adds up over layers, against the same in float64."""
     models = loaded("sd1", dtype=dtype)
     attach.set_scales(models, *WAYS["at scales of their own"])

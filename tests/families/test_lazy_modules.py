@@ -62,6 +62,21 @@ def test_a_module_that_does_not_fit_stays_closed(modules, monkeypatch):
     assert dtype(modules["unet"]) == torch.bfloat16
 
 
+def test_what_has_moved_of_a_module_that_does_not_fit_goes_back(modules, monkeypatch):
+    calls = []
+
+    def to(module, *device, **placement):
+        calls.append((device, placement))
+        if placement:
+            raise torch.OutOfMemoryError
+
+    modules.place("unet", "cuda")
+    with monkeypatch.context() as short, pytest.raises(torch.OutOfMemoryError):
+        short.setattr(nn.Module, "to", to)
+        modules["unet"]
+    assert calls == [((), {"device": "cuda", "dtype": torch.bfloat16}), (("cpu",), {})]
+
+
 @pytest.mark.parametrize("narrow", [torch.float16, torch.bfloat16])
 def test_a_base_that_is_opened_late_has_the_same_bits(tiny_base, narrow, caplog):
     at_once, late = (load_family(Model(base=str(tiny_base)), narrow) for _ in range(2))

@@ -56,6 +56,8 @@ def everything(data_dir):
         path = data_dir / "cache" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"x" * 1000)
+        if name.startswith(("making", "page")):  # Younger ones may be in use.
+            age(path, 2)
     gone = data_dir / "projects" / "gone"
     gone.mkdir(parents=True)
     (gone / "001.png").write_bytes(b"x" * 1000)
@@ -68,6 +70,15 @@ def everything(data_dir):
 
 def age(path, days):
     os.utime(path, (time.time() - days * DAY,) * 2)
+
+
+def test_what_a_tool_or_a_visitor_may_be_using_is_not_freed(data_dir):
+    everything(data_dir)
+    upload = data_dir / "cache" / "page" / "4567" / "upload.png"
+    upload.parent.mkdir()
+    upload.write_bytes(b"x")
+    assert free_space(data_dir, ["cache"]) == 6000
+    assert files(data_dir / "cache") == {"page/4567/upload.png", "class-images/x/seed1.png"}
 
 
 def files(folder):

@@ -88,6 +88,13 @@ def test_a_run_is_deleted_and_restored(library, run, disk):
     assert Run.all(library.data_dir)[0].folder == run.folder
 
 
+def test_a_made_adapter_is_moved_into_a_linked_folder(library, disk, tmp_path):
+    made = write_tiny_adapter(tmp_path / "made.safetensors", note="made")
+    content = made.read_bytes()
+    assert library.move_in(made, "made", "pocket") == "made"
+    assert (disk / "adapters" / "made.safetensors").read_bytes() == content
+
+
 def test_an_adapter_of_a_linked_folder_is_deleted_and_restored_beside_a_new_one(library, disk):
     path = write_tiny_adapter(library.folder / "own.safetensors", note="old")
     old = path.read_bytes()

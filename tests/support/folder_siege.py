@@ -1,4 +1,4 @@
-"""Every operation that changes a data folder, from many threads and processes at once.
+"""Operations that change a data folder, from many threads and processes at once.
 
 ``python -m tests.support.folder_siege DATA_DIR SEED ROUNDS``: two threads do random operations, with a pause now and
 then before the system acts, so that what was looked at is old by then. Each image, adapter and run has a token that is
