@@ -38,9 +38,18 @@ class Section(BaseModel):
 
     @classmethod
     def from_section(cls, other: "Section", **changes: Any) -> Self:
-        """Return the settings that ``other`` declares too, with ``changes``. Raises ConfigError as ``checked`` does."""
-        shared = {name: getattr(other, name) for name in cls.model_fields if name in type(other).model_fields}
-        return cls.checked(**{**shared, **changes})
+        """Return the settings that ``other`` declares too, with ``changes``. Raises ConfigError as ``checked`` does.
+
+        What nobody has set in ``other`` stays unset, unless its default there is another one.
+        """
+        names = cls.model_fields.keys() & type(other).model_fields
+        shared = {name: getattr(other, name) for name in names}
+        unset = {name for name in names - other.model_fields_set if shared[name] == cls.model_fields[name].default}
+        return cls.checked(**{name: value for name, value in shared.items() if name not in unset} | changes)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the settings that were set, as JSON has them: read again, the others are unset as they were."""
+        return self.model_dump(mode="json", exclude_unset=True)
 
 
 def first_problem(error: ValidationError, names: Iterable[str] = ()) -> str:

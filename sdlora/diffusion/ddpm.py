@@ -9,6 +9,10 @@ import torch
 
 from sdlora.diffusion import ZERO_SNR
 from sdlora.diffusion.process import NoiseProcess, sample_fraction
+from sdlora.errors import ModelError
+
+DEFAULTED = "_use_default_values"
+"""Entry of a scheduler's config: diffusers' list of the entries that nobody has given."""
 
 
 class DDPMProcess(NoiseProcess):
@@ -92,6 +96,33 @@ class DDPMProcess(NoiseProcess):
 
 def _at(values: torch.Tensor, times: torch.Tensor) -> torch.Tensor:
     return values[times][:, None, None, None]
+
+
+def override_schedule(config: Mapping[str, Any], schedule: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a scheduler's ``config`` with the entries of ``schedule``.
+
+    Those leave the list of entries that nobody has given, which diffusers drops when it makes another scheduler.
+    """
+    defaulted = [name for name in config.get(DEFAULTED, ()) if name not in schedule]
+    return {**config, **schedule, DEFAULTED: defaulted}
+
+
+def require_known_schedule(source: str, config: Mapping[str, Any]) -> None:
+    """Raise ModelError for noise schedules and targets that training would silently get wrong."""
+    served = {
+        "prediction_type": ("epsilon", "v_prediction"),
+        "beta_schedule": ("linear", "scaled_linear"),
+    }
+    for name, values in served.items():
+        if config.get(name, values[0]) not in values:
+            raise ModelError(f"{source}: its scheduler's {name} is {config[name]!r}, which is not served yet")
+    if "beta_start" not in config:
+        raise ModelError(f"{source}: its scheduler ({config.get('_class_name')}) has no betas, and is not served yet")
+    if config.get(ZERO_SNR) and config.get("prediction_type", "epsilon") == "epsilon":
+        raise ModelError(
+            f"{source}: its noise schedule ends in noise alone (zero terminal SNR), of which a model that predicts "
+            "the noise learns nothing; set model.prediction_type = v_prediction, or model.zero_terminal_snr = off"
+        )
 
 
 def alphas_cumprod(config: Mapping[str, Any]) -> torch.Tensor:

@@ -140,6 +140,8 @@ class Family(ABC):
     """Pipeline classes that ``model_index.json`` of such a model may name."""
     single_file_prefixes: ClassVar[Mapping[str, str | tuple[str, ...]]] = {}
     """Beginnings of the tensors' names of each component in single files of the original layout."""
+    generation_defaults: ClassVar[Mapping[str, Any]] = {}
+    """Its usual values of ``SamplingSettings``, where they are others than the defaults there."""
     vae_fp16_ok: ClassVar[bool] = True
     """True if the VAE works in half precision. SDXL's own gives infinite values there, and stays in float32."""
 

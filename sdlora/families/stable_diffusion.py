@@ -9,7 +9,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from sdlora.diffusion import ZERO_SNR
 from sdlora.errors import ModelError, NonFiniteError
 from sdlora.families import sgm_names
 from sdlora.families.adapter_naming import AdapterNaming, BaseNames, LayerNaming
@@ -32,8 +31,6 @@ if TYPE_CHECKING:
 
     from sdlora.diffusion.ddpm import DDPMProcess
 
-DEFAULTED = "_use_default_values"
-"""Entry of a scheduler's config: diffusers' list of the entries that nobody has given."""
 ATTENTION_PEAK = 48
 """Tensors of the UNet's first width, at the size of the latents, that exist at once while it predicts: its inputs to
 the way up, a transformer block's hidden layer (8 widths), attention, and the convolutions' workspace."""
@@ -102,14 +99,16 @@ class StableDiffusion(Family):
         where there are no weights to take them from; ``closed`` are those of ``LazyModules``. Raises ModelError for a
         noise schedule or a prediction type that is not served.
         """
+        from sdlora.diffusion.ddpm import override_schedule, require_known_schedule
+
         self.source = source
         names = (self.denoiser, *self.tokenizers.values(), "vae")
         modules: dict[str, Any] = {name: getattr(pipeline, name) for name in names}
         self.modules = LazyModules(modules, closed)
         self._tokenizers = {name: getattr(pipeline, name) for name in self.tokenizers}
         self.tokenizer = pipeline.tokenizer
-        self._scheduler_config = _with_overrides(pipeline.scheduler.config, schedule or {})
-        _require_known_schedule(source, self._scheduler_config)
+        self._scheduler_config = override_schedule(pipeline.scheduler.config, schedule or {})
+        require_known_schedule(source, self._scheduler_config)
         if modules["vae"].config.get("latents_mean") is not None:
             raise ModelError(f"{source}: its VAE's latents have a mean of their own, which is not served yet")
         self.latent_factor = pipeline.vae_scale_factor
@@ -329,33 +328,6 @@ def _require_weights(source: str, name: str, module: "nn.Module") -> None:
         raise ModelError(
             f"{source}: {len(missing)} tensors of the part {name} are missing, such as {missing[0]}; it was cut down, "
             "or is of another architecture"
-        )
-
-
-def _with_overrides(config: Mapping[str, Any], schedule: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a scheduler's ``config`` with the entries of ``schedule``.
-
-    Those leave the list of entries that nobody has given, which diffusers drops when it makes another scheduler.
-    """
-    defaulted = [name for name in config.get(DEFAULTED, ()) if name not in schedule]
-    return {**config, **schedule, DEFAULTED: defaulted}
-
-
-def _require_known_schedule(source: str, config: Mapping[str, Any]) -> None:
-    """Raise ModelError for noise schedules and targets that training would silently get wrong."""
-    served = {
-        "prediction_type": ("epsilon", "v_prediction"),
-        "beta_schedule": ("linear", "scaled_linear"),
-    }
-    for name, values in served.items():
-        if config.get(name, values[0]) not in values:
-            raise ModelError(f"{source}: its scheduler's {name} is {config[name]!r}, which is not served yet")
-    if "beta_start" not in config:
-        raise ModelError(f"{source}: its scheduler ({config.get('_class_name')}) has no betas, and is not served yet")
-    if config.get(ZERO_SNR) and config.get("prediction_type", "epsilon") == "epsilon":
-        raise ModelError(
-            f"{source}: its noise schedule ends in noise alone (zero terminal SNR), of which a model that predicts "
-            "the noise learns nothing; set model.prediction_type = v_prediction, or model.zero_terminal_snr = off"
         )
 
 

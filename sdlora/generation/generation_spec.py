@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from sdlora.adapters.state import Scale
 from sdlora.errors import ConfigError
@@ -11,6 +11,8 @@ from sdlora.families.base import Family
 from sdlora.formats import lora_tags
 from sdlora.generation.samplers import require_sampler_support
 from sdlora.generation.settings import ImageSettings, SamplingSettings
+
+S = TypeVar("S", bound=SamplingSettings)
 
 
 @dataclass(frozen=True)
@@ -21,6 +23,17 @@ class PromptSeed:
     seed: int
 
 
+def with_generation_defaults(settings: S, family: Family) -> S:
+    """Return ``settings`` with those of ``Family.generation_defaults`` that nobody, and no preset, has set."""
+    unset = {
+        name for name, field in type(settings).model_fields.items()
+        if name not in settings.model_fields_set and getattr(settings, name) == field.default
+    }  # fmt: skip
+    return settings.model_copy(
+        update={name: value for name, value in family.generation_defaults.items() if name in unset}
+    )
+
+
 class SamplingParams(ImageSettings):
     """Settings that all images of a batch share: image settings that a family can follow, with the size in pixels."""
 
@@ -29,10 +42,11 @@ class SamplingParams(ImageSettings):
 
     @classmethod
     def resolve(cls, family: Family, settings: SamplingSettings, **changes: Any) -> Self:
-        """Return ``settings`` with ``changes`` for ``family``, at its native size where they set none.
+        """Return ``settings`` with ``changes`` for ``family``, at its native size and with its defaults if unset.
 
         Raises ConfigError naming the setting, its value and the nearest one that works.
         """
+        settings = with_generation_defaults(settings, family)
         given = {name: getattr(settings, name) for name in cls.model_fields if name in type(settings).model_fields}
         sizes = dict.fromkeys(("width", "height"), family.native_size)
         params = cls.checked(**sizes | {name: value for name, value in (given | changes).items() if value is not None})

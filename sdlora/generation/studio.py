@@ -23,7 +23,13 @@ from sdlora.families.settings import Model
 from sdlora.formats import lora_tags
 from sdlora.generation.adapted_model import AdaptedModel
 from sdlora.generation.device import choose_device, choose_dtype
-from sdlora.generation.generation_spec import ImageSpec, PromptSeed, SamplingParams, batch_together
+from sdlora.generation.generation_spec import (
+    ImageSpec,
+    PromptSeed,
+    SamplingParams,
+    batch_together,
+    with_generation_defaults,
+)
 from sdlora.generation.infotext import BASE_OVERRIDES, Parameters, format_parameters, params_to_infotext
 from sdlora.generation.runtime import Runtime, require_supported
 from sdlora.generation.sampling import eval_mode, sample_images
@@ -94,7 +100,7 @@ class Studio(AdaptedModel):
         """
         if count < 1:
             raise ConfigError(f"count = {count}: give 1 or more")
-        one = GenerationSettings.from_section(settings, **changes)
+        one = GenerationSettings.from_section(with_generation_defaults(settings, self.family), **changes)
         texts = [prompt] if isinstance(prompt, str) else list(prompt)
         specs = self._image_specs([text for text in texts for _ in range(count)], one)
         finished: dict[int, Image.Image] = {}

@@ -24,7 +24,7 @@ from sdlora.formats import lora_tags
 from sdlora.generation.axes import AXIS_TYPES, Axis
 from sdlora.generation.contact_sheet import contact_sheet, stack_images
 from sdlora.generation.images import save_images, write_image
-from sdlora.generation.infotext import Parameters, format_parameters
+from sdlora.generation.infotext import Parameters, format_parameters, read_parameters
 from sdlora.generation.settings import GenerationSettings, ImageSettings
 
 if TYPE_CHECKING:
@@ -165,8 +165,9 @@ def _pad_axes(axes: Sequence[Axis]) -> tuple[Axis, Axis, Axis]:
 
 def write_declaration(grid: ImageGrid, folder: Path) -> Path:
     """Write the declaration of ``grid`` into ``folder``, which is made. Raises FileError."""
-    values = asdict(grid) | grid.cells[0].model_dump(mode="json", include={*SHARED})
-    values["cells"] = [cell.model_dump(mode="json", exclude={*SHARED}) for cell in grid.cells]
+    cells = [cell.to_json() for cell in grid.cells]
+    values = asdict(grid) | {name: value for name, value in cells[0].items() if name in SHARED}
+    values["cells"] = [{name: value for name, value in cell.items() if name not in SHARED} for cell in cells]
     write_atomic(folder / DECLARATION, json.dumps(values, ensure_ascii=False))
     return folder
 
@@ -224,7 +225,8 @@ def save_contact_sheet(folder: Path) -> Path:
             images[place] = image.copy()
     sheet = _pages(grid, images)
     types = ((way, axis) for way, axis in zip(DIRECTIONS, grid.axes, strict=False) if axis.kind)
-    sheet.info["parameters"] = _sheet_text(grid, {way: axis for way, axis in types})
+    made = read_parameters(finished[min(finished)]) or Parameters()
+    sheet.info["parameters"] = _sheet_text(grid, {way: axis for way, axis in types}, made.settings)
     write_atomic(path, lambda temporary: write_image(sheet, temporary))
     return path
 
@@ -242,10 +244,13 @@ def _pages(grid: ImageGrid, images: "Mapping[tuple[int, int, int], Image.Image]"
     return stack_images(tables)
 
 
-def _sheet_text(grid: ImageGrid, axes: Mapping[str, Axis]) -> str:
-    """Return the first cell's infotext, with the axes' values by A1111's names for its X/Y/Z plot."""
+def _sheet_text(grid: ImageGrid, axes: Mapping[str, Axis], made: Mapping[str, str]) -> str:
+    """Return the first cell's infotext, with the axes' values by A1111's names for its X/Y/Z plot.
+
+    ``made`` has the settings of the first finished image.
+    """
     first = grid.cells[0]
-    settings = {"Steps": str(first.steps), "Sampler": first.sampler, "CFG scale": f"{first.cfg:g}"}
+    settings = {name: made[name] for name in ("Steps", "Sampler", "Schedule type", "CFG scale") if name in made}
     settings |= {"Seed": str(first.seed), "Script": "X/Y/Z plot"}
     for way, axis in axes.items():
         settings |= {f"{way} Type": AXIS_TYPES[axis.kind].title, f"{way} Values": ", ".join(axis.values)}

@@ -38,7 +38,7 @@ class SubmittedRequest:
         self._lock: FileLock = hold_lock(_file(path, LOCK), "this request", LOCK_SECONDS)
         self._read = 0
         try:
-            write_atomic(_file(path, ASKED), request.model_dump_json())
+            write_atomic(_file(path, ASKED), request.model_dump_json(exclude_unset=True))
         except FileError:
             self.close()
             raise

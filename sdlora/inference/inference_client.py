@@ -41,7 +41,7 @@ class InferenceClient:
             job = self._jobs[self._last] = JobStatus(self._last, request)
             for old in list(self._jobs)[:-MOST_JOBS]:
                 del self._jobs[old]
-            self._send({"number": job.number, "generate": request.model_dump(mode="json")}, start=True)
+            self._send({"number": job.number, "generate": request.to_json()}, start=True)
             return self._jobs[job.number]
 
     def cancel(self, number: int) -> None:

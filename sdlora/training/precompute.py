@@ -14,6 +14,7 @@ from sdlora.data.dataset import Example
 from sdlora.data.tensor_store import TensorStore
 from sdlora.events import report_progress, unwatched
 from sdlora.families.base import Conditioning, Family, to_device_async
+from sdlora.generation.generation_spec import with_generation_defaults
 from sdlora.generation.prompt_weighting import escape_weights
 from sdlora.generation.samplers import require_sampler_support
 from sdlora.generation.settings import SamplingSettings
@@ -35,9 +36,9 @@ def prepare_class_images(
     job: TrainJob, distributed: Distributed, family: Family, resolution: int, examples: Sequence[Example]
 ) -> list[Example] | None:
     """The class pictures, missing ones made by the base; none without prior preservation; None if stopped."""
-    settings = job.prior
-    if not settings.weight:
+    if not job.prior.weight:
         return []
+    settings = with_generation_defaults(job.prior, family)
     side = max(family.size_step, resolution // family.size_step * family.size_step)
     sampling = settings.model_dump(include={*SamplingSettings.model_fields})
     made_by = {

@@ -14,6 +14,7 @@ from transformers import CLIPTextModelWithProjection, CLIPTokenizer
 from sdlora.adapters.attach import remove_adapter
 from sdlora.adapters.state import AdapterState
 from sdlora.adapters.targets import select_layers, split_targets
+from sdlora.config import TrainConfig
 from sdlora.diffusion.process import NoiseProcess, sample_fraction
 from sdlora.errors import ConfigError, ModelError
 from sdlora.families import FAMILIES
@@ -37,7 +38,13 @@ from sdlora.formats import inspect_adapter, read_adapter, write_adapter
 from sdlora.formats.header_summary import read_header_summary
 from sdlora.formats.infer_base import infer_family
 from sdlora.formats.storage import WRITTEN
+from sdlora.generation.axes import parse_axis
+from sdlora.generation.generation_spec import SamplingParams
+from sdlora.generation.infotext import parse_parameters
+from sdlora.generation.settings import ImageSettings, Prior, Sample
 from sdlora.generation.studio import Studio
+from sdlora.generation.xyz_grid import GridCell, ImageGrid, grid_cells, read_grid, write_declaration
+from sdlora.inference.generation_request import GenerationRequest
 from sdlora.training.distributed import Distributed
 from sdlora.training.memory_estimate import estimate_memory, largest_size
 from sdlora.training.prepare import TRAINED_ADAPTER, attach_method, is_text, prepare_training
@@ -120,6 +127,7 @@ class Toy(Family):
         network_module="networks.lora_toy",
         version_prefix="toy",
     )
+    generation_defaults = {"steps": 2, "cfg": 3.0, "sampler": "Euler"}
     process = Flow()
     scheduler_config = {"_class_name": "FlowMatchEulerDiscreteScheduler"}
     native_size, latent_factor, size_step, tile_size = 64, 8, 16, 64
@@ -294,8 +302,10 @@ def test_it_trains_saves_and_generates_through_the_programs_own_code(toy, config
     text = {id(part.parameter) for part in train_state.trained.parts if is_text(part.path)}
     assert moved & text and moved - text
     studio = Studio.from_family(train_state.family)
-    options = {"steps": 2, "seed": 1, "sampler": "Euler", "cfg": 3}
+    options = {"seed": 1}  # Steps, sampler and guidance are the family's own.
     adapted = studio.generate("a red house", **options)[0]
+    made = parse_parameters(adapted.info["parameters"]).settings
+    assert (made["Steps"], made["Sampler"], made["CFG scale"]) == ("2", "Euler", "3")
     path = tmp_path / "trained.safetensors"
     save_adapter(path, train_state, job, step=2)
     save_a1111_card(path, train_state, job)
@@ -343,6 +353,34 @@ def test_its_memory_is_estimated_without_its_weights(toy, configure, tmp_path):
     assert found[None].weights == weights
     assert found["int8"].weights < found[None].weights < found[None].step
     assert found[None].encoding > 0
+
+
+def resolved(settings, **changes):
+    params = SamplingParams.resolve(Toy(), settings, **changes)
+    return params.steps, params.cfg, params.sampler
+
+
+def test_its_usual_settings_replace_defaults_that_nobody_has_set(tmp_path):
+    assert resolved(ImageSettings()) == resolved(Sample()) == resolved(Prior()) == (2, 3.0, "Euler")
+    assert resolved(ImageSettings(steps=25)) == (25, 3.0, "Euler")
+    assert resolved(ImageSettings(), steps=7) == (7, 3.0, "Euler")
+    preset = tmp_path / "own.toml"
+    preset.write_text('[data]\nfolder = "."\n[sample]\nsteps = 9\n')
+    assert resolved(TrainConfig.load(preset).sample) == (9, 3.0, "Euler")
+    TrainConfig.load(preset).save(tmp_path / "run.toml")
+    assert resolved(TrainConfig.load(tmp_path / "run.toml").sample) == (9, 3.0, "Euler")
+
+
+def test_a_request_and_a_grid_keep_what_was_left_to_the_family(tmp_path):
+    request = GenerationRequest.checked(prompt="a red house", steps=9)
+    again = GenerationRequest.model_validate_json(json.dumps(request.to_json()))
+    assert again == request and resolved(again) == (9, 3.0, "Euler")
+    axis = parse_axis("cfg", "1, 2")
+    cells = grid_cells(GridCell.from_section(again, seed=1), [axis])
+    folder = write_declaration(ImageGrid((axis,), cells, {}), tmp_path)
+    assert [resolved(cell) for cell in read_grid(folder).cells] == [(9, 1.0, "Euler"), (9, 2.0, "Euler")]
+    own = GenerationRequest.from_section(Sample())
+    assert own.steps == Sample().steps and "cfg" not in own.model_fields_set
 
 
 def test_what_its_process_does_not_define_is_refused_by_name(toy, configure, tmp_path):

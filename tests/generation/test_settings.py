@@ -81,10 +81,12 @@ def test_a_further_setting_goes_from_a_flag_through_a_request_to_the_sampler():
     options.add_settings(parser, ToyRequest, Toy.model_fields.keys() | {"prompt", "seed", "count"})
     parsed = parser.parse_args(["--prompt", "a cat", "--rescale", "0.7", "--steps", "3"])
     request = options.read_settings(parsed, ToyRequest)
-    read = ToyRequest.model_validate_json(json.dumps(request.model_dump(mode="json")))
+    read = ToyRequest.model_validate_json(json.dumps(request.to_json()))
     assert read == request and (read.rescale, read.steps, read.prompt) == (0.7, 3, "a cat")
     process = SimpleNamespace(supports_scheduler=lambda kind: True)
-    family: Any = SimpleNamespace(native_size=512, size_step=64, text_layers=12, process=process)
+    family: Any = SimpleNamespace(
+        native_size=512, size_step=64, text_layers=12, process=process, generation_defaults={}
+    )
     params = ToyParams.resolve(family, read)
     assert (params.rescale, params.steps, params.width) == (0.7, 3, 512)
 
