@@ -16,7 +16,7 @@ from pydantic import Field
 from sdlora import failpoints
 from sdlora.errors import FileError, FormatError
 from sdlora.filesystem.paths import path_problem
-from sdlora.filesystem.reading import read_json, sha256
+from sdlora.filesystem.reading import find_matching, read_json, sha256
 from sdlora.filesystem.writing import TEMPORARY, fsync_folder, require_free_space
 from sdlora.section import Section
 
@@ -215,7 +215,9 @@ def _alike(own: Any, saved: Any) -> bool:
 
 def _states(folder: Path) -> list[Path]:
     """The states' folders, in the order of their steps."""
-    return sorted((path for path in folder.glob("[0-9]*") if path.name.isdecimal() and path.is_dir()), key=_step)
+    return sorted(
+        (path for path in find_matching(folder, "[0-9]*") if path.name.isdecimal() and path.is_dir()), key=_step
+    )
 
 
 def _step(folder: Path) -> int:

@@ -99,13 +99,13 @@ def use_checkpoint(run: Run, step: int) -> Path:
 
     Raises ConfigError if there is no such checkpoint, BusyError while the run trains.
     """
-    checkpoints = run_checkpoints(run)
-    if step not in checkpoints:
-        steps = ", ".join(map(str, checkpoints)) or "none"
-        raise ConfigError(f"{run.name}: there is no checkpoint {step}; there are: {steps}")
     if run.is_locked():
         raise BusyError(f"{run.name} is training and will write its adapter itself; stop it, or wait for its end")
     with run.alone():
+        checkpoints = run_checkpoints(run)
+        if step not in checkpoints:
+            steps = ", ".join(map(str, checkpoints)) or "none"
+            raise ConfigError(f"{run.name}: there is no checkpoint {step}; there are: {steps}")
         write_atomic(run.adapter, checkpoints[step].read_bytes())
     return run.adapter
 

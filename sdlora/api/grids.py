@@ -14,6 +14,7 @@ from sdlora.events import OnProgress
 from sdlora.families.settings import base_settings
 from sdlora.filesystem.locks import exclusive
 from sdlora.filesystem.paths import path_inside, safe_name
+from sdlora.filesystem.reading import find_matching
 from sdlora.filesystem.safetensors_header import copy_with_metadata, read_metadata
 from sdlora.filesystem.writing import file_errors, move_new, new_folder, write_atomic
 from sdlora.formats.metadata import WEIGHT, build_a1111_card, sd_version
@@ -46,7 +47,7 @@ class AxisSpec(NamedTuple):
 
 def list_grids(data_dir: Path) -> list[Path]:
     """Return the folders of all grids, the newest first."""
-    return sorted((path.parent for path in _root(data_dir).glob(f"*/{xyz_grid.DECLARATION}")), reverse=True)
+    return sorted((path.parent for path in find_matching(_root(data_dir), f"*/{xyz_grid.DECLARATION}")), reverse=True)
 
 
 def grid_folder(data_dir: Path, name: str) -> Path:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from sdlora.errors import SdloraError
 from sdlora.filesystem.paths import path_inside
-from sdlora.filesystem.reading import read_json
+from sdlora.filesystem.reading import find_matching, read_json
 from sdlora.filesystem.writing import file_errors, move_new, write_atomic
 
 MAX_STEPS = 100
@@ -48,7 +48,7 @@ class UndoLog:
 
     def numbers(self) -> set[int]:
         """Return the numbers of images that may come back, which no new image may take."""
-        return {int(path.stem) for path in self.steps_folder.glob("*/*") if path.stem.isdecimal()}
+        return {int(path.stem) for path in find_matching(self.steps_folder, "*/*") if path.stem.isdecimal()}
 
     def record(
         self, what: str, files: Sequence[Path] = (), captions: Mapping[Path, tuple[str, str]] = NO_CAPTIONS
@@ -81,7 +81,7 @@ class UndoLog:
         return step
 
     def _steps(self) -> list[Path]:
-        return sorted(path for path in self.steps_folder.glob("*") if path.name.isdecimal())
+        return sorted(path for path in find_matching(self.steps_folder, "*") if path.name.isdecimal())
 
     def _newest(self) -> tuple[Path, UndoStep] | None:
         for folder in reversed(self._steps()):

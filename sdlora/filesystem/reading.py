@@ -1,8 +1,11 @@
-"""Bounded reading of text and JSON files, and their checksums."""
+"""Bounded reading of text and JSON files, their checksums, and lists of folders that others may change meanwhile."""
 
+import glob
 import hashlib
 import json
+import os
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -49,5 +52,26 @@ def modified_ns(path: Path) -> int:
     """Return when ``path`` was last changed, in nanoseconds since the epoch; 0 if it is gone by now."""
     try:
         return path.stat().st_mtime_ns
+    except OSError:
+        return 0
+
+
+def find_matching(folder: Path, pattern: str) -> Iterator[Path]:
+    """Yield what matches the glob ``pattern`` in ``folder``; nothing from folders that are gone by then, or hidden."""
+    return (folder / name for name in glob.iglob(pattern, root_dir=folder, include_hidden=True))
+
+
+def files_below(folder: Path) -> Iterator[Path]:
+    """Yield the files at any depth below ``folder``, but for folders that are gone by then, hidden, or links."""
+    return (Path(root, name) for root, _, names in os.walk(folder) for name in names)
+
+
+def size_of(path: Path) -> int:
+    """Return the bytes of a file, or of all files below a folder; links, and what is gone by then, count nothing."""
+    try:
+        status = path.lstat()
+        if stat.S_ISDIR(status.st_mode):
+            return sum(map(size_of, files_below(path)))
+        return 0 if stat.S_ISLNK(status.st_mode) else status.st_size
     except OSError:
         return 0

@@ -16,12 +16,12 @@ from sdlora.events import Cancelled, Finished, Result, report_progress
 from sdlora.families.base import Family
 from sdlora.families.base_models import locate_base
 from sdlora.families.settings import Model
+from sdlora.filesystem.reading import size_of
 from sdlora.formatting import format_bytes
 from sdlora.generation.settings import Engine
 from sdlora.inference.adapter_session import AdapterSession, failure, save_generated, translate_error
 from sdlora.inference.device_requests import DeviceRequests, ReceivedRequest
 from sdlora.inference.generation_request import GenerationRequest
-from sdlora.storage.disk_usage import size_of
 from sdlora.storage.gallery import images_folder
 
 BATCHES = (4, 2, 1)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from sdlora.filesystem.locks import is_held
 from sdlora.filesystem.paths import safe_name
+from sdlora.filesystem.reading import find_matching
 
 if TYPE_CHECKING:
     import torch
@@ -28,7 +29,7 @@ def device_busy(data_dir: Path) -> bool:
     """Return whether a process holds a device of this machine. Other machines' CPUs on one ``data_dir`` have distinct
     names; a card's name is its number, so another machine's card counts as one of this machine.
     """
-    for lock_file in (data_dir / "locks").glob("*.lock"):
+    for lock_file in find_matching(data_dir / "locks", "*.lock"):
         kind, _, name = lock_file.stem.partition("-")
         if (kind == "cuda" or name == _machine()) and is_held(lock_file):
             return True

@@ -3,6 +3,7 @@
 A finished adapter, an imported one, a project and a generated image are listed, and never freed from here.
 """
 
+import os
 import shutil
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -14,6 +15,7 @@ from pydantic import Field
 
 from sdlora.errors import BusyError, ConfigError
 from sdlora.filesystem.locks import exclusive
+from sdlora.filesystem.reading import files_below, find_matching, size_of
 from sdlora.filesystem.writing import TEMPORARY
 from sdlora.formatting import format_bytes
 from sdlora.section import Section
@@ -88,17 +90,6 @@ def free_space(data_dir: Path, names: Collection[str], older_than_days: float = 
     return freed
 
 
-def size_of(path: Path) -> int:
-    """Return the bytes of a file, or of all files in a folder; links count nothing."""
-    if path.is_symlink():
-        return 0
-    if path.is_dir():
-        return sum(size_of(inner) for inner in path.iterdir())
-    with suppress(OSError):  # It may go while it is looked at.
-        return path.stat().st_size
-    return 0
-
-
 def _measure(name: str, kind: _Kind, data_dir: Path, older_than_days: float, freed: bool) -> DiskUsage:
     paths = tuple(kind.find(data_dir, older_than_days))
     return DiskUsage(name, sum(map(size_of, paths)), kind.what, paths, freed)
@@ -144,19 +135,19 @@ def _old_files(*folders: str) -> Callable[[Path, float], Iterator[Path]]:
     def find(data_dir: Path, days: float) -> Iterator[Path]:
         for folder in (data_dir / name for name in folders):
             if not folder.is_symlink():
-                yield from (path for path in folder.rglob("*") if path.is_file() and _is_old(path, days))
+                yield from (path for path in files_below(folder) if _is_old(path, days))
 
     return find
 
 
 def _states(data_dir: Path, days: float) -> Iterator[Path]:
     for run in _finished(data_dir, days):
-        yield from (path for path in run.states.glob("*") if path.is_dir())
+        yield from (path for path in find_matching(run.states, "*") if path.is_dir())
 
 
 def _steps(data_dir: Path, days: float) -> Iterator[Path]:
     for run in _finished(data_dir, days):
-        yield from run.checkpoints.glob(f"*{SUFFIX}")
+        yield from find_matching(run.checkpoints, f"*{SUFFIX}")
 
 
 def _trash(data_dir: Path, days: float) -> Iterator[Path]:
@@ -166,10 +157,11 @@ def _trash(data_dir: Path, days: float) -> Iterator[Path]:
 
 
 def _leftovers(data_dir: Path, days: float) -> Iterator[Path]:
-    linked = [path for path in data_dir.glob("*") if path.is_symlink() and path.is_dir()]
+    linked = [path for path in find_matching(data_dir, "*") if path.is_symlink() and path.is_dir()]
     for folder in (data_dir, *linked):
-        for pattern in UNFINISHED:
-            yield from (path for path in folder.rglob(pattern) if _is_old(path, max(days, STALE_DAYS)))
+        for root, folders, files in os.walk(folder):
+            found = (Path(root, name) for name in (*folders, *files))
+            yield from (path for path in found if _is_temporary(path) and _is_old(path, max(days, STALE_DAYS)))
 
 
 def _is_temporary(path: Path) -> bool:
@@ -178,7 +170,9 @@ def _is_temporary(path: Path) -> bool:
 
 def _entries_matching(*patterns: str) -> Callable[[Path, float], Iterator[Path]]:
     def find(data_dir: Path, days: float) -> Iterator[Path]:
-        yield from (path for pattern in patterns for path in data_dir.glob(pattern) if not _is_temporary(path))
+        yield from (
+            path for pattern in patterns for path in find_matching(data_dir, pattern) if not _is_temporary(path)
+        )
 
     return find
 
@@ -187,8 +181,8 @@ def _rest_of_runs(data_dir: Path, days: float) -> Iterator[Path]:
     """List the rest of runs' folders, without kinds that have their own row."""
     counted = {*_states(data_dir, days), *_steps(data_dir, days), *(run.adapter for run in Run.all(data_dir))}
     holders = {path.parent for path in counted}
-    for path in (data_dir / "runs").glob("*/*"):
-        inner = path.iterdir() if path in holders and path.is_dir() else [path]
+    for path in find_matching(data_dir / "runs", "*/*"):
+        inner = find_matching(path, "*") if path in holders and path.is_dir() else [path]
         yield from (each for each in inner if each not in counted and not _is_temporary(each))
 
 

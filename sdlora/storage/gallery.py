@@ -3,13 +3,13 @@
 from pathlib import Path
 
 from sdlora.errors import FileError
-from sdlora.filesystem.reading import modified_ns
+from sdlora.filesystem.reading import find_matching, modified_ns
 from sdlora.storage.trash import Trash
 
 
 def newest_images(folder: Path, most: int | None = None) -> list[Path]:
     """Return the images in ``folder``, the newest first, at most ``most``."""
-    return sorted(folder.glob("[0-9]*.png"), key=lambda path: (-modified_ns(path), path.name))[:most]
+    return sorted(find_matching(folder, "[0-9]*.png"), key=lambda path: (-modified_ns(path), path.name))[:most]
 
 
 def trash_image(data_dir: Path, name: str) -> str:

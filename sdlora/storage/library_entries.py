@@ -14,7 +14,7 @@ from sdlora.config import TrainConfig
 from sdlora.errors import SdloraError
 from sdlora.families.base_models import BUNDLED
 from sdlora.filesystem.paths import safe_name
-from sdlora.filesystem.reading import read_json
+from sdlora.filesystem.reading import find_matching, read_json
 from sdlora.filesystem.stat_cache import StatCache
 from sdlora.filesystem.writing import write_atomic
 from sdlora.formats.header_summary import HeaderSummary, read_cover_image, read_header_summary
@@ -65,7 +65,7 @@ def imported_files(folder: Path) -> tuple[Path, ...]:
     """Return the adapter files in the folder of imported ones; links and folders of such a name too."""
 
     def read() -> tuple[Path, ...]:
-        return tuple(path for path in folder.glob(f"*{SUFFIX}") if not path.name.startswith("."))
+        return tuple(path for path in find_matching(folder, f"*{SUFFIX}") if not path.name.startswith("."))
 
     return _imported_files.get(read, str(folder))
 

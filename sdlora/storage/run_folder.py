@@ -20,7 +20,7 @@ from sdlora.errors import BusyError, ConfigError, FileError
 from sdlora.events import Event, RunFailed, RunFinished, RunStopped
 from sdlora.filesystem.locks import hold_lock, is_held
 from sdlora.filesystem.paths import existing_path, path_inside, path_problem, safe_name
-from sdlora.filesystem.reading import modified_ns
+from sdlora.filesystem.reading import find_matching, modified_ns
 from sdlora.filesystem.stat_cache import StatCache
 from sdlora.filesystem.writing import TEMPORARY, fsync_folder, new_folder
 from sdlora.storage.journal import last_event, read_events
@@ -89,7 +89,7 @@ class Run(RunPaths):
         if config is not None and config.is_file():
             folder = path_inside(runs, config.parent.resolve())  # ``runs`` may be relative.
             return cls(runs / folder.relative_to(runs.resolve()))
-        known = ", ".join(sorted(path.name for path in runs.glob("*/") if (path / CONFIG).is_file()))
+        known = ", ".join(sorted(path.name for path in find_matching(runs, "*/") if (path / CONFIG).is_file()))
         raise ConfigError(f"{name}: there is no such run in {runs}; there are: {known or 'none yet'}")
 
     @classmethod
@@ -164,7 +164,7 @@ class Run(RunPaths):
     def sweep(self) -> None:
         """Remove unfinished files of a killed process. Only for the holder of the run's lock."""
         for folder in (self.folder, self.samples, self.checkpoints, self.states):
-            for path in folder.glob(f"{TEMPORARY}*"):
+            for path in find_matching(folder, f"{TEMPORARY}*"):
                 if path.is_dir():
                     shutil.rmtree(path, ignore_errors=True)
                 else:

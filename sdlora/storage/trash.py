@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 from sdlora.errors import FileError, SdloraError
 from sdlora.filesystem.locks import exclusive
 from sdlora.filesystem.paths import path_inside, safe_name
-from sdlora.filesystem.reading import read_json
+from sdlora.filesystem.reading import find_matching, read_json, size_of
 from sdlora.filesystem.writing import move_new, new_folder, write_atomic
 from sdlora.formatting import one_line
 
@@ -42,7 +42,7 @@ class TrashItem:
     @property
     def size(self) -> int:
         """Size in bytes."""
-        return sum(path.stat().st_size for path in self.folder.rglob("*") if path.is_file() and not path.is_symlink())
+        return size_of(self.folder)
 
 
 class Trash:
@@ -72,7 +72,7 @@ class Trash:
 
     def items(self) -> list[TrashItem]:
         """List the trash, newest first. A folder without an item is ignored."""
-        found = [self._read(path.parent) for path in self.folder.glob(f"*/{ITEM}")]
+        found = [self._read(path.parent) for path in find_matching(self.folder, f"*/{ITEM}")]
         return sorted((item for item in found if item), key=lambda item: item.deleted, reverse=True)
 
     def find(self, folder_name: str) -> TrashItem:
@@ -122,7 +122,7 @@ class Trash:
     def _origin(self, path: Path) -> str:
         """Return a path as an item keeps it. Raises FileError if it lies outside the data folder."""
         resolved = path.parent.resolve() / path.name
-        linked = (room for room in self.data_dir.glob("*") if room.is_symlink())
+        linked = (room for room in find_matching(self.data_dir, "*") if room.is_symlink())
         root = next((room for room in (self.data_dir, *linked) if resolved.is_relative_to(room.resolve())), None)
         if root is None:
             raise FileError(f"{path}: lies outside {self.data_dir}")

@@ -3,6 +3,8 @@
 import os
 from pathlib import Path
 
+from sdlora.filesystem.reading import find_matching
+
 CONFIG = "config.toml"
 """The file that makes a folder a run's."""
 
@@ -34,7 +36,7 @@ class RunPaths:
 
     def regular_files(self, folder: Path, pattern: str) -> list[Path]:
         """The files in a ``folder`` of the run, by name. Links are left out: a stranger's may lead to any file."""
-        found = [] if folder.is_symlink() else sorted(folder.glob(pattern))
+        found = [] if folder.is_symlink() else sorted(find_matching(folder, pattern))
         return [path for path in found if path.is_file() and not path.is_symlink()]
 
     def sample(self, step: int, index: int) -> Path:

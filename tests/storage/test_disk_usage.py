@@ -11,8 +11,9 @@ from sdlora.cli.main import main
 from sdlora.errors import BusyError, ConfigError
 from sdlora.events import RunFinished, RunStopped
 from sdlora.filesystem.locks import hold_lock
+from sdlora.filesystem.reading import size_of
 from sdlora.storage.device_lock import device_lock
-from sdlora.storage.disk_usage import DAY, FREED, KEPT, disk_usage, free_space, size_of
+from sdlora.storage.disk_usage import DAY, FREED, KEPT, disk_usage, free_space
 from sdlora.storage.journal import Journal
 from sdlora.storage.library import Library
 from tests.support.tiny_models import write_tiny_adapter as adapter

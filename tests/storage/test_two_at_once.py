@@ -7,14 +7,15 @@ from collections import Counter
 
 import pytest
 
-from tests.support.folder_siege import find_tokens
+from tests.support.folder_siege import THREADS, find_tokens
+from tests.support.owner_siege import Thing, find_losses
 
 
-def besiege(data_dir, processes, rounds):
-    """Run the siege; return the tokens of all that was kept, and what its processes printed of things gone."""
+def besiege(data_dir, processes, rounds, module="folder_siege"):
+    """Run a siege; return the records of all its threads."""
     visitors = [
         subprocess.Popen(
-            [sys.executable, "-m", "tests.support.folder_siege", str(data_dir), str(seed), str(rounds)],
+            [sys.executable, "-m", f"tests.support.{module}", str(data_dir), str(seed), str(rounds)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )
         for seed in range(processes)
@@ -27,7 +28,7 @@ def besiege(data_dir, processes, rounds):
     printed = [visitor.communicate() for visitor in visitors]
     for visitor, (_, errors) in zip(visitors, printed, strict=True):
         assert visitor.returncode == 0, errors[-3000:]
-    return [token for kept, _ in printed for token in json.loads(kept)]
+    return [record for records, _ in printed for record in json.loads(records)]
 
 
 @pytest.mark.parametrize(("processes", "rounds"), [(3, 12), pytest.param(8, 200, marks=pytest.mark.slow)])
@@ -37,3 +38,12 @@ def test_what_was_kept_is_there_once_with_its_own_caption(tmp_path, processes, r
     assert wrong == []
     assert {token: (kept[token], found[token]) for token in kept | found if kept[token] != found[token]} == {}
     assert max(kept.values()) == 1 and len(kept) > processes * rounds
+
+
+@pytest.mark.parametrize(("processes", "rounds"), [(2, 12), pytest.param(8, 200, marks=pytest.mark.slow)])
+def test_what_is_deleted_restored_and_freed_is_what_its_owner_was_told(tmp_path, processes, rounds):
+    records = besiege(tmp_path / "data", processes, rounds, "owner_siege")
+    things = [Thing(**record) for record in records]
+    assert find_losses(tmp_path / "data", things) == []
+    assert len(things) == processes * rounds * THREADS
+    assert {thing.alive for thing in things} == {True, False}

@@ -38,7 +38,7 @@ from tests.support.tiny_models import write_tiny_adapter
 THREADS, PROJECTS = 2, 3
 ACTS = ("replace", "rename", "link", "mkdir", "unlink", "rmdir")
 """Calls of the system before which a pause may come."""
-PAUSE_SHARE, LONGEST_PAUSE = 0.2, 0.02
+PAUSE_SHARE, LONGEST_PAUSE = 0.3, 0.03
 
 
 def pause_before_acts(seed: int) -> None:
@@ -84,6 +84,10 @@ class Visitor:
             change()
         except SdloraError as error:
             print(f"{change.__name__}: {error}", file=sys.stderr)
+
+    def records(self) -> list[Any]:
+        """Return what the siege prints of this thread, as JSON."""
+        return self.kept
 
     def token(self, kind: str) -> str:
         return f"token-{kind}-{self.name}-{self.random.getrandbits(64):x}"
@@ -212,7 +216,7 @@ def _tokens_in(path: Path) -> Iterator[str]:
     if path.name == "config.toml":
         yield TrainConfig.load(path).data.trigger
     elif path.name == "grid.json":
-        yield re.findall(r"token-[\w-]+", path.read_text())[0]
+        yield from re.findall(r"token-[\w-]+", path.read_text())[:1]
     elif token := token_of_image(path):
         yield token
     else:
@@ -222,9 +226,10 @@ def _tokens_in(path: Path) -> Iterator[str]:
             return
 
 
-def main() -> None:
+def run_visitors(kind: "type[Visitor]") -> None:
+    """Let ``THREADS`` visitors of a kind do their rounds, as the command line says; print what each reports."""
     data_dir, seed, rounds = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
-    visitors = [Visitor(data_dir, f"{seed}-{number}") for number in range(THREADS)]
+    visitors = [kind(data_dir, f"{seed}-{number}") for number in range(THREADS)]
     pause_before_acts(int(seed))
     failures: list[BaseException] = []
 
@@ -243,9 +248,9 @@ def main() -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    print(json.dumps([token for visitor in visitors for token in visitor.kept]))
+    print(json.dumps([record for visitor in visitors for record in visitor.records()]))
     sys.exit(1 if failures else 0)
 
 
 if __name__ == "__main__":
-    main()
+    run_visitors(Visitor)
