@@ -2,8 +2,14 @@
 
 import sys
 import threading
+import time
 import traceback
 from pathlib import Path
+
+LARGEST_SHARE = 0.002
+"""Share of a core that a loop may take: where a call has much to look at, the next comes later."""
+LONGEST_PAUSE = 5.0
+"""Most seconds between two calls, however long one takes."""
 
 
 class BackgroundLoop:
@@ -22,7 +28,7 @@ class BackgroundLoop:
         raise NotImplementedError
 
     def watch(self, seconds: float = 1.0) -> None:
-        """Begin; ``seconds`` pass before each call."""
+        """Begin; ``seconds`` pass before each call, or more where calls take long (``LARGEST_SHARE``)."""
         threading.Thread(target=self._run, args=(seconds,), daemon=True).start()
 
     def close(self) -> None:
@@ -30,8 +36,9 @@ class BackgroundLoop:
         self._over.set()
 
     def _run(self, seconds: float) -> None:
-        printed = ""
-        while not self._over.wait(seconds):
+        printed, pause = "", seconds
+        while not self._over.wait(pause):
+            began = time.thread_time()
             try:
                 self.tick()
                 printed = ""
@@ -39,3 +46,4 @@ class BackgroundLoop:
                 if (trace := traceback.format_exc()) != printed:
                     print(f"{type(self).__name__} failed, and is tried again:\n{trace}", file=sys.stderr)
                     printed = trace
+            pause = max(seconds, min((time.thread_time() - began) / LARGEST_SHARE, LONGEST_PAUSE))

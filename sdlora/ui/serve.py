@@ -37,8 +37,10 @@ SETTINGS = {
     "FORWARDED_ALLOW_IPS": "",  # Else visitors of a tunnel could choose their address by a header.
 }
 """Environment variables for Gradio and its server."""
-QUEUE_SECONDS = 0.02
+QUEUE_SECONDS = 0.05
 """Seconds between two looks of Gradio's queue for new calls."""
+PROGRESS_SECONDS = 0.25
+"""Seconds between two looks of Gradio's queue for progress to be sent."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -206,7 +208,8 @@ def serve(options: ServeOptions) -> None:
         demo = build(app)
         app.open()
         demo.queue(max_size=200, default_concurrency_limit=8)
-        demo._queue.sleep_when_free = QUEUE_SECONDS  # Gradio's millisecond takes 5 % of a core, all the time.
+        demo._queue.sleep_when_free = QUEUE_SECONDS  # Gradio's millisecond takes 5 % of a core, all the time,
+        demo._queue.progress_update_sleep_when_free = PROGRESS_SECONDS  # and its hundredth another 1 %.
         demo.launch(
             server_name=options.host, server_port=options.port, auth=options.login, inbrowser=options.inbrowser,
             share=options.share, max_file_size=MAX_UPLOAD, theme=theme(), css_paths=[CSS], head=HEAD, footer_links=[],
