@@ -27,6 +27,8 @@ TENSOR = "__tensor__"
 """Marks a value that stands in the file of tensors."""
 MOMENTS = {"exp_avg", "exp_avg_sq", "momentum_buffer", "z"}
 """Tensors of an optimizer's state that have their parameter's shape, unless they are kept in fewer dimensions."""
+LARGEST_SETTING = 1e30
+"""Bound of the numbers among an optimizer's settings: larger ones overflow in float32."""
 MOST_VALUES = 16 << 20
 """Bytes of the plain values: four times what the largest adapter's optimizer has."""
 TENSORS, VALUES, MANIFEST = "state.safetensors", "state.json", "manifest.json"
@@ -209,7 +211,8 @@ def _alike(own: Any, saved: Any) -> bool:
     if isinstance(own, list | tuple):
         return isinstance(saved, list) and len(own) == len(saved) and all(map(_alike, own, saved))
     if isinstance(own, int | float) and not isinstance(own, bool):
-        return isinstance(saved, int | float) or (isinstance(saved, dict) and TENSOR in saved)
+        number = isinstance(saved, int | float) and (saved == own or abs(saved) < LARGEST_SETTING)  # No NaN.
+        return number or (isinstance(saved, dict) and TENSOR in saved)
     return not isinstance(own, str) or isinstance(saved, str)
 
 

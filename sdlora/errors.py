@@ -4,11 +4,19 @@ The class decides the exit code of the command line: a front end needs only ``st
 An exception that is not an ``SdloraError`` is a bug (exit code 1).
 """
 
+from sdlora.formatting import printable_line
+
 
 class SdloraError(Exception):
-    """Base of all errors that a user can cause and mend."""
+    """Base of all errors that a user can cause and mend.
+
+    A message may quote a stranger's text: as a string, each of its lines is printable, and of bounded length.
+    """
 
     exit_code = 1
+
+    def __str__(self) -> str:
+        return "\n".join(map(printable_line, super().__str__().split("\n")))
 
 
 class ConfigError(SdloraError):

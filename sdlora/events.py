@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, ClassVar, dataclass_transform
 
+from sdlora.filesystem.reading import parse_json
+
 LARGEST_NUMBER = 1 << 62
 """Upper bound of the numbers in an event: larger ones do not fit into a float's arithmetic."""
 REPORT_SECONDS = 0.25
@@ -35,10 +37,7 @@ class Event:
     @staticmethod
     def from_json(line: str) -> "Event":
         """Parse a line. Raises ValueError for one that is torn, or of a kind or shape unknown to this version."""
-        try:
-            values = json.loads(line)
-        except RecursionError:
-            raise ValueError("not an event: nested too deeply") from None
+        values = parse_json(line)
         cls = Event.KINDS.get(str(values.pop("kind", None))) if isinstance(values, dict) else None
         if cls is None:
             raise ValueError(f"not an event: {line[:80]!r}")

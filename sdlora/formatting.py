@@ -6,6 +6,8 @@ from difflib import get_close_matches
 KIB, MIB, GIB = 2**10, 2**20, 2**30
 LONGEST_DURATION = 1e9
 """Seconds; from here on a duration counts as unknown."""
+LONGEST_LINE, LINE_START = 600, 400
+"""Characters of a line of a message, and of its beginning where it is longer: its end has the remedy."""
 
 
 def format_bytes(size: float) -> str:
@@ -47,6 +49,13 @@ def one_line(text: object, most: int = 120) -> str:
     words = str(text)
     line = "".join(letter if letter.isprintable() else " " for letter in words[:most])
     return line if len(words) <= most else f"{line[:-1]}…"
+
+
+def printable_line(text: str) -> str:
+    """Return one line of a message without control or bidirectional marks; the middle of a long one is left out."""
+    if len(text) > LONGEST_LINE:
+        text = f"{text[:LINE_START]} … {text[LINE_START + 3 - LONGEST_LINE :]}"
+    return text if text.isprintable() else one_line(text, LONGEST_LINE)
 
 
 def first_line(error: BaseException) -> str:

@@ -12,7 +12,7 @@ from sdlora.api.models import locate_base
 from sdlora.api.training import find_run
 from sdlora.errors import BusyError, ConfigError, FileError, SdloraError
 from sdlora.filesystem.paths import as_path, data_root, existing_path, safe_name
-from sdlora.filesystem.safetensors_header import read_metadata, read_safetensors_header
+from sdlora.filesystem.safetensors_header import read_metadata
 from sdlora.filesystem.writing import write_atomic
 from sdlora.formats.metadata import WEIGHT
 from sdlora.formats.peft_folder import is_peft_folder
@@ -114,7 +114,7 @@ def checkpoint_in_use(run: Run) -> int | None:
     """Return the step whose checkpoint is the run's adapter now; None if it has no adapter."""
     try:
         path = find_adapter(str(run.folder))
-        return int(read_safetensors_header(path).get("__metadata__", {})["ss_steps"])
+        return int(read_metadata(path)["ss_steps"])
     except (SdloraError, KeyError, ValueError):
         return None
 
@@ -124,8 +124,7 @@ def trigger_words(path: Path) -> str:
     from sdlora.formats.inspection import trigger_words
 
     with suppress(SdloraError):
-        metadata = read_safetensors_header(path).get("__metadata__")
-        return ", ".join(trigger_words(metadata, most=3)) if isinstance(metadata, dict) else ""
+        return ", ".join(trigger_words(read_metadata(path), most=3))
     return ""
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from sdlora.api.adapters import run_checkpoints
+from sdlora.data.images import open_image
 from sdlora.errors import ConfigError
 from sdlora.events import OnProgress
 from sdlora.families.settings import base_settings
@@ -178,10 +179,7 @@ def _beside(adapter: Path) -> tuple[Path, Path]:
 
 def _thumbnail(path: Path) -> bytes:
     """Return a small JPEG of the image ``path``."""
-    from PIL import Image
-
-    with Image.open(path) as image:
-        small = image.convert("RGB")
+    small = open_image(path).rgb
     small.thumbnail((THUMBNAIL, THUMBNAIL))
     content = io.BytesIO()
     small.save(content, format="JPEG", quality=85)

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from sdlora.errors import SdloraError
-from sdlora.filesystem.paths import path_inside
+from sdlora.filesystem.paths import existing_path, path_inside
 from sdlora.filesystem.reading import find_matching, read_json
 from sdlora.filesystem.writing import file_errors, move_new, write_atomic
 
@@ -74,8 +74,7 @@ class UndoLog:
         folder, step = found
         with file_errors(self.folder):
             for name in step.files:
-                removed = folder / Path(name).name
-                if removed.exists():
+                if removed := existing_path(Path(name).name, folder):
                     move_new(removed, path_inside(self.folder, name))
         shutil.rmtree(folder, ignore_errors=True)
         return step

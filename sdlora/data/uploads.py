@@ -33,6 +33,8 @@ FREE = 1_000_000
 _DIRECTORY_BYTES = 4_000_000
 """Largest table of contents of a zip, which is read in one piece."""
 _CHUNK = 1 << 20
+LONGEST_SHOWN = 200
+"""Characters of a name in a remark; a zip may have names of 64 kB."""
 ZIP = ".zip"
 ARCHIVES = frozenset((ZIP, ".7z", ".rar", ".tar", ".gz", ".tgz", ".bz2", ".xz"))
 CLASS_FOLDERS = frozenset(("reg", "regularization", "regularisation", "class_images"))
@@ -127,9 +129,10 @@ def sort_uploads(dropped: Iterable[UploadedFile], room: Path) -> SortedUploads:
 
 
 def printable_name(name: str | PurePosixPath) -> str:
-    """Make a stranger's name safe to display: no line breaks, no marks that reverse text."""
+    """Make a stranger's name safe to display: no line breaks, no marks that reverse text, and not endless."""
     text = str(name)
-    return text if text.isprintable() else ascii(text)[1:-1]
+    text = text if text.isprintable() else ascii(text)[1:-1]
+    return text if len(text) <= LONGEST_SHOWN else f"{text[: LONGEST_SHOWN - 1]}…"
 
 
 def _sort_file(item: UploadedFile, uploads: SortedUploads) -> None:

@@ -58,8 +58,11 @@ def path_inside(root: Path, name: str | Path) -> Path:
     """Return ``root / name``, resolved. Raises FileError if it lies outside ``root``, or the name is impossible."""
     try:
         resolved = (root / name).resolve()
-    except (OSError, RuntimeError, ValueError) as error:  # A loop of links, or a NUL.
-        raise FileError(f"{one_line(name)}: cannot be a file's name ({error}); choose another") from None
+        with suppress(FileNotFoundError, NotADirectoryError, PermissionError):
+            resolved.lstat()
+    except (OSError, RuntimeError, ValueError) as error:  # A loop of links, a NUL, or too long.
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise FileError(f"{one_line(name)}: cannot be a file's name ({reason}); choose another") from None
     if not resolved.is_relative_to(root.resolve()):
         raise FileError(f"{one_line(name)}: lies outside {root}")
     return resolved

@@ -34,11 +34,25 @@ def read_text(path: Path, max_bytes: int = MAX_JSON_BYTES) -> str:
         raise FormatError(f"{path}: is no text in UTF-8") from None
 
 
+def parse_json(text: str | bytes) -> Any:
+    """Return the value of a JSON text from a stranger. Raises ValueError for any other text.
+
+    Half a surrogate pair, which JSON can spell, is no text that can be written or sent.
+    """
+    try:
+        value = json.loads(text)
+        if ("\\ud" if isinstance(text, str) else b"\\ud") in text.lower():  # type: ignore[operator]
+            json.dumps(value, ensure_ascii=False).encode()
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    return value
+
+
 def read_json(path: Path, max_bytes: int = MAX_JSON_BYTES) -> Any:
     """Return the content of a JSON file. Raises as ``read_text`` does, and FormatError for malformed JSON."""
     try:
-        return json.loads(read_text(path, max_bytes))
-    except (ValueError, RecursionError):
+        return parse_json(read_text(path, max_bytes))
+    except ValueError:
         raise FormatError(f"{path}: is no JSON") from None
 
 

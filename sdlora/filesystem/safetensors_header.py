@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sdlora.errors import FileError, FormatError
+from sdlora.filesystem.reading import parse_json
 from sdlora.filesystem.writing import write_atomic
 from sdlora.formatting import format_bytes, one_line
 
@@ -39,8 +40,8 @@ def read_safetensors_header(path: Path) -> dict[str, Any]:
             if length > MAX_HEADER_BYTES:
                 allowed = format_bytes(MAX_HEADER_BYTES)
                 raise FormatError(f"{path}: its header of {format_bytes(length)} is over the allowed {allowed}")
-            header = json.loads(file.read(length))
-    except (ValueError, RecursionError):
+            header = parse_json(file.read(length))
+    except ValueError:
         raise FormatError(f"{path}: is not a safetensors file (its header is no JSON)") from None
     except OSError as error:
         raise FileError(f"{path}: cannot be read ({error.strerror})") from None

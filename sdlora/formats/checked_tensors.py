@@ -10,6 +10,7 @@ from sdlora.errors import FormatError
 from sdlora.filesystem.paths import PICKLES
 from sdlora.filesystem.safetensors_header import read_safetensors_header
 from sdlora.formats.base import Slot
+from sdlora.formatting import first_line
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -80,7 +81,7 @@ def load_checked_tensors(path: Path, parse: Callable[[str], Slot | None]) -> Che
         with safe_open(path, framework="pt", device="cpu") as file:
             loaded, metadata = {key: file.get_tensor(key) for key in keys}, dict(file.metadata() or {})
     except (SafetensorError, OSError, ValueError, RuntimeError, OverflowError, TypeError) as error:
-        raise FormatError(f"{path}: is damaged ({error})") from None
+        raise FormatError(f"{path}: is damaged ({first_line(error)})") from None
     try:
         tensors = {key: _checked_tensor(key, tensor, parse) for key, tensor in loaded.items()}
     except FormatError as error:

@@ -71,6 +71,11 @@ class Axis:
     kind: str = ""
     values: tuple[str, ...] = ("",)
 
+    def __post_init__(self) -> None:
+        """Raise ValueError for a kind that there is not."""
+        if self.kind and self.kind not in AXIS_TYPES:
+            raise ValueError(f"there is no axis {self.kind!r}")
+
     def label(self, value: str) -> str:
         """Return the label of the images of ``value``."""
         return AXIS_TYPES[self.kind].label.format(value) if self.kind else ""

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from PIL import Image
-from pydantic import Field
+from pydantic import Field, TypeAdapter
 
+from sdlora.data.images import open_image
 from sdlora.errors import ConfigError, FileError, SdloraError
 from sdlora.events import OnProgress, unwatched
 from sdlora.filesystem.reading import read_json
@@ -89,6 +90,9 @@ class ImageGrid:
         if cell is None:
             raise ConfigError(f"{file}: the grid has no such picture")
         return cell
+
+
+_GRIDS = TypeAdapter(ImageGrid)
 
 
 def grid_cells(
@@ -177,10 +181,9 @@ def read_grid(folder: Path) -> ImageGrid:
     try:
         values = read_json(folder / DECLARATION)
         shared = {name: values.pop(name) for name in SHARED if name in values}
-        axes = tuple(Axis(axis["kind"], tuple(axis["values"])) for axis in values.pop("axes"))
-        cells = tuple(GridCell.model_validate({**shared, **cell}) for cell in values.pop("cells"))
-        return ImageGrid(axes=axes, cells=cells, **values)
-    except (SdloraError, ValueError, TypeError, KeyError) as error:
+        values["cells"] = [{**shared, **cell} for cell in values["cells"]]
+        return _GRIDS.validate_python(values)
+    except (SdloraError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise FileError(f"{folder}: holds no grid that can be read ({type(error).__name__})") from None
 
 
@@ -220,9 +223,8 @@ def save_contact_sheet(folder: Path) -> Path:
         return path
     images = {}
     for place, file in finished.items():
-        with Image.open(file) as image:
-            image.thumbnail((SHEET_CELL, SHEET_CELL))
-            images[place] = image.copy()
+        images[place] = open_image(file).rgb
+        images[place].thumbnail((SHEET_CELL, SHEET_CELL))
     sheet = _pages(grid, images)
     types = ((way, axis) for way, axis in zip(DIRECTIONS, grid.axes, strict=False) if axis.kind)
     made = read_parameters(finished[min(finished)]) or Parameters()

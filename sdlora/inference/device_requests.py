@@ -150,7 +150,7 @@ class DeviceRequests:
             return None
         try:
             return ReceivedRequest(path, GenerationRequest.model_validate_json(_file(path, TAKEN).read_bytes()))
-        except ValueError:
+        except (ValueError, ConfigError):
             ReceivedRequest(path, GenerationRequest()).finish(
                 Failed(message="The request could not be read; send it again.", exit_code=ConfigError.exit_code)
             )

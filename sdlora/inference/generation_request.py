@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from sdlora.events import Cancelled, Event, Failed, Finished, Notice, Progress, Result, Waiting
 from sdlora.families.settings import Model
@@ -47,12 +47,18 @@ class GenerationRequest(GenerationSettings):
     @property
     def model(self) -> Model:
         """The base as a section."""
-        return Model(base=self.base, **self.base_settings)
+        return Model.checked(base=self.base, **self.base_settings)
 
     @property
     def engine_settings(self) -> Engine:
         """Settings of the computation, as a section."""
-        return Engine.model_validate(self.engine)
+        return Engine.checked(**self.engine)
+
+    @model_validator(mode="after")
+    def _require_sections(self) -> Self:
+        """Raise ConfigError for settings of the base or the computation that are none."""
+        _ = self.model, self.engine_settings
+        return self
 
 
 @dataclass(frozen=True)

@@ -10,17 +10,21 @@ import platform
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, lru_cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from sdlora.config import TrainConfig, explicit_settings
 from sdlora.data.dataset import load_dataset
 from sdlora.data.settings import Data
+from sdlora.errors import SdloraError
 from sdlora.families.base_models import locate_base
-from sdlora.jobs.memory_savings import with_settings
+from sdlora.filesystem.reading import read_json
+from sdlora.jobs.memory_savings import AppliedSaving, with_settings
 from sdlora.training.profiling import RunProfile, count_class_images
 
 CODE = 3
@@ -48,13 +52,18 @@ class Measurement(RunProfile):
         return with_settings(config, self.chosen)
 
 
+_MEASUREMENTS, _SAVINGS = TypeAdapter(Measurement), TypeAdapter(tuple[AppliedSaving, ...])
+
+
 def cached_measurement(config: TrainConfig, data_dir: Path) -> Measurement | None:
     """Return the measurement of such a run on this machine, if there is one."""
     try:
         result = measurement_file(config, data_dir)
-        found = Measurement(**json.loads(result.read_text(encoding="utf-8")))
-        old = time.time() - result.stat().st_mtime > FREE_SECONDS
-    except (OSError, ValueError, TypeError):
+        found = _MEASUREMENTS.validate_python(read_json(result))
+        if found.rungs is not None:
+            found = replace(found, rungs=[saving._asdict() for saving in _SAVINGS.validate_python(found.rungs)])
+        old = abs(time.time() - result.stat().st_mtime) > FREE_SECONDS
+    except (OSError, SdloraError, ValueError):
         return None
     return None if old and config.train.memory == "auto" and found.device != "cpu" else found
 

@@ -124,8 +124,7 @@ class TrainState:
             self.distributed.restore_scaler(state.values["scaler"])
             self.start, self.started = state.step, float(state.values["started"])
         except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-            reason = f"{type(error).__name__}: {first_line(error)}"
-            raise FileError(f"the state of step {state.step} is not one of this run ({reason}); remove it") from error
+            raise foreign_state(state.step, error) from error
 
     def _order(self) -> dict[str, Any]:
         """Return what decides which example is shown when, and is not in the config."""
@@ -142,6 +141,12 @@ class TrainState:
             "pictures and captions": _digest(pictures),
             "class pictures": _digest(classes),
         }
+
+
+def foreign_state(step: int, error: Exception) -> FileError:
+    """Return the error that the state of ``step`` cannot be gone on from, because of ``error``."""
+    reason = f"{type(error).__name__}: {first_line(error)}"
+    return FileError(f"the state of step {step} is not one of this run ({reason}); remove it")
 
 
 def _digest(text: str) -> str:

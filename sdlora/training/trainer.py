@@ -23,7 +23,7 @@ from sdlora.time_left import steps_left
 from sdlora.training.component_offload import ComponentOffload
 from sdlora.training.distributed import Distributed
 from sdlora.training.precompute import is_live
-from sdlora.training.prepare import TrainState, prepare_training
+from sdlora.training.prepare import TrainState, foreign_state, prepare_training
 from sdlora.training.previews import Previews
 from sdlora.training.save_adapter import save_a1111_card, save_adapter
 from sdlora.training.step import training_step
@@ -157,7 +157,7 @@ class TrainLoop:
         if finite or self.distributed.scales:  # The scaler itself leaves an overflow out, and must see it to do so.
             if finite:
                 self.trained.trainable.before_step(step, self.state.steps)
-            optimizer.step()
+            self._step_optimizer(step)
         optimizer.zero_grad()
         if finite:
             self.trained.trainable.after_step(step, self.state.steps)
@@ -170,6 +170,15 @@ class TrainLoop:
                 "lower train.learning_rate, or with train.precision bf16 or fp32"
             )
         return loss  # type: ignore[no-any-return]
+
+    def _step_optimizer(self, step: int) -> None:
+        """Step. Raises FileError if the state that the run goes on from lacks what the optimizer needs."""
+        try:
+            self.trained.optimizer.step()
+        except (KeyError, TypeError, ValueError) as error:
+            if not step or step > self.state.start:
+                raise
+            raise foreign_state(step, error) from error
 
     def _after(self, step: int) -> None:
         """Checkpoints and previews that are due after ``step`` finished steps; the last step gets both."""

@@ -26,6 +26,7 @@ from sdlora.ui.app_state import ACTIVE, AppState
 from sdlora.ui.create_tab import CreateTab
 from sdlora.ui.library_tab import LibraryTab
 from sdlora.ui.listeners import EVERY, HIDDEN, PRIVATE, Changes, Values, show_hidden_progress_on
+from sdlora.ui.page_blocks import PageBlocks
 from sdlora.ui.project_panel import ImagesTab
 from sdlora.ui.run_html import SCRIPT
 from sdlora.ui.train_tab import TrainTab
@@ -102,7 +103,7 @@ class Page:
 
 def build(app: AppState) -> gr.Blocks:
     """Return the page of ``app``, ready to be launched."""
-    with gr.Blocks(title="sdlora", analytics_enabled=False, delete_cache=(KEEP_SECONDS, KEEP_SECONDS)) as demo:
+    with PageBlocks(title="sdlora", analytics_enabled=False, delete_cache=(KEEP_SECONDS, KEEP_SECONDS)) as demo:
         page = lay_out(app, demo)
         _wire_refresh(app, demo, page)
         _wire_shortcuts(app, page)

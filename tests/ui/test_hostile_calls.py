@@ -109,6 +109,43 @@ def test_an_address_in_place_of_a_file_is_refused_in_a_sentence(page):
         assert "This page fetches nothing from other hosts" in answer.text
 
 
+def answer_of(page, name, data):
+    """What the API's simple form answers: one request that starts a call, and one that follows it."""
+    started = page.request(f"/gradio_api/call/{name}", "POST", {"data": data})
+    lines = page.request(f"/gradio_api/call/{name}/{json.loads(started.text)['event_id']}").text.splitlines()
+    assert lines[0] == "event: error"
+    return json.loads(lines[1].removeprefix("data: "))["error"]
+
+
+@pytest.mark.parametrize("place", ["outside", "inside"])
+def test_a_file_that_was_not_uploaded_is_refused_in_a_sentence(page, house, place):
+    secret = {"outside": house / "secret.png", "inside": page.data_dir / "runs" / "kept" / "run.log"}[place]
+    for file in ({"path": str(secret), "meta": MARK}, {"path": str(secret)}):
+        arguments = ["t", [file], "", "style", "", "pocket", "Quick", None, None]
+        refusal = answer_of(page, "train", arguments)
+        assert "takes files that were uploaded here" in refusal or "lies outside" in refusal
+        assert len(refusal) < 600
+        told = json.loads(page.request("/gradio_api/run/train", "POST", {"data": arguments}).text)["error"]
+        assert told == refusal
+
+
+@pytest.mark.parametrize(("name", "wanted"), [("train", 9), ("status", 2), ("generate", None), ("merge", None)])
+def test_a_call_with_too_few_arguments_is_told_how_many_it_takes(page, name, wanted):
+    refusal = answer_of(page, name, [])
+    assert re.fullmatch(rf"{name} takes {wanted or '[0-9]+'} arguments, and got 0; send a value for each.", refusal)
+
+
+def test_no_call_ends_without_a_word(page):
+    """Every function of the page, with too few values, and with files and lists for all of them."""
+    file = {"path": "/etc/passwd", "meta": MARK}
+    for number, values, _ in functions(page):
+        for data in ([], [file] * len(values), [[[]]] * len(values), ["x" * 5000] * len(values)):
+            answer = run(page, number, data)
+            if answer.status != 200:
+                refusal = json.loads(answer.text)["error"]
+                assert refusal and len(refusal) <= 600, refusal
+
+
 @pytest.mark.parametrize("word", WORDS)
 def test_hostile_words_in_every_field_do_no_harm(page, house, word):
     for number, values, _ in functions(page):
