@@ -3,7 +3,7 @@
 import re
 import tomllib
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, get_args
@@ -67,7 +67,7 @@ class TrainConfig(Section):
 
     @classmethod
     def parse(cls, values: Mapping[str, Any], origin: str, overrides: Mapping[str, Any] | None = None) -> "TrainConfig":
-        """Validate nested values; error messages name their ``origin``.
+        """Validate nested values; error messages name their ``origin``, unless the value is one of ``overrides``.
 
         Relative paths are relative to the working directory. Raises ConfigError.
         """
@@ -88,7 +88,7 @@ class TrainConfig(Section):
         try:
             return cls.model_validate(merged)
         except ValidationError as error:
-            raise ConfigError("\n".join(_messages(error, origin))) from None
+            raise ConfigError("\n".join(_messages(error, origin, overrides or {}))) from None
 
     def save(self, path: Path) -> None:
         """Write every setting to ``path`` atomically, with absolute paths.
@@ -224,25 +224,27 @@ def _for_method(values: Mapping[str, Any], method: Any) -> dict[str, Any]:
     return valid
 
 
-def _messages(error: ValidationError, origin: str) -> Iterator[str]:
-    """Yield a sentence for each problem: origin, setting, reason, and the nearest real name."""
+def _messages(error: ValidationError, origin: str, overrides: Collection[str]) -> Iterator[str]:
+    """Yield a sentence for each problem: setting, reason, nearest real name; ``origin`` first if it stands there."""
     names = [setting.name for setting in all_settings()]
     for problem in error.errors():
         parts = [str(part) for part in problem["loc"] if part not in METHODS]
         name = one_line(".".join(parts[:2]), 80)
+        tagged = f"{name}.method" if problem["type"] == "union_tag_invalid" else name
+        source = "" if tagged in overrides else f"{origin}: "
         if problem["type"] == "extra_forbidden" and name in names:
-            yield f"{origin}: the method {problem['loc'][1]} has no setting {name}; remove it, or choose another method"
+            yield f"{source}the method {problem['loc'][1]} has no setting {name}; remove it, or choose another method"
         elif problem["type"] == "union_tag_invalid":
             tag = quote_value(problem["ctx"]["tag"])
             hint = did_you_mean(tag.strip("'"), METHODS, f"take one of {', '.join(METHODS)}")
-            yield f"{origin}: {name}.method = {tag} is no method; {hint}"
+            yield f"{source}{tagged} = {tag} is no method; {hint}"
         elif problem["type"] == "extra_forbidden":
             hint = did_you_mean(name, [*names, *TrainConfig.model_fields])
-            yield f"{origin}: there is no setting {name}" + (f"; {hint}" if hint else "")
+            yield f"{source}there is no setting {name}" + (f"; {hint}" if hint else "")
         elif problem["type"] == "missing":
-            yield f"{origin}: {name} is not set; add it, or give --{name if '.' in name else name + '.folder'}"
+            yield f"{source}{name} is not set; add it, or give --{name if '.' in name else name + '.folder'}"
         else:
             what = problem["msg"].removeprefix("Value error, ")
             what = what[0].lower() + what[1:]
             value = "" if isinstance(problem["input"], Mapping) else f" = {quote_value(problem['input'])}"
-            yield f"{origin}: {name}{value}: {what}"[:500]
+            yield f"{source}{name}{value}: {what}"[:500]

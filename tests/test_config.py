@@ -143,6 +143,17 @@ def test_an_unknown_preset_is_answered_with_the_nearest():
         TrainConfig.load("pocket-stile")
 
 
+def test_a_message_names_the_file_only_for_what_stands_there(tmp_path):
+    preset = tmp_path / "own.toml"
+    preset.write_text('[data]\nfolder = "."\n[train]\nbatch_size = -1\n')
+    with pytest.raises(ConfigError) as raised:
+        TrainConfig.load(preset, {"train.steps": "many", "adapter.method": "lorax"})
+    lines = str(raised.value).splitlines()
+    assert sorted(line.split(" = ")[0] for line in lines) == sorted(
+        ["adapter.method", "train.steps", f"{preset}: train.batch_size"]
+    )
+
+
 def test_a_config_without_pictures_says_which_flag_to_give(tmp_path):
     (tmp_path / "empty.toml").write_text("")
     with pytest.raises(ConfigError, match=r"--data\.folder"):

@@ -131,6 +131,12 @@ def test_the_settings_of_a_run_are_filled_in_again_as_they_were(project):
     assert configure(project, STYLE, "pocket", "Best", ["zwx, a car"], setting_fields.parse_changes(values)) == config
 
 
+def test_a_seed_beyond_what_a_browser_s_numbers_hold_stays_itself(project):
+    seed = 2**53 + 1
+    values = {setting.name: "" for setting in setting_fields.advanced_settings()} | {"train.seed": str(seed)}
+    assert configure(project, STYLE, "pocket", "Best", [], setting_fields.parse_changes(values)).train.seed == seed
+
+
 def test_what_a_run_will_take_is_said_with_how_that_is_known():
     measured = RunProfile(
         device="cpu", width=64, height=64, load=1, encode=1, step=0.25, sampling=0, picture=0, memory=1_200_000_000
