@@ -190,7 +190,7 @@ def unpack_optimizer(
     for index, entry in values["state"].items():
         for name in MOMENTS & entry.keys():
             tensor, parameter = tensors[entry[name][TENSOR]], own[int(index)]
-            if tensor.ndim == parameter.ndim and tensor.shape != parameter.shape:
+            if tensor.is_complex() or (tensor.ndim == parameter.ndim and tensor.shape != parameter.shape):
                 raise ValueError(f"the optimizer's {name} of parameter {int(index)} is of another shape")
 
     def whole(value: Any) -> Any:
@@ -210,7 +210,9 @@ def _alike(own: Any, saved: Any) -> bool:
     """Return whether a saved setting of an optimizer's group can replace ``own``."""
     if isinstance(own, list | tuple):
         return isinstance(saved, list) and len(own) == len(saved) and all(map(_alike, own, saved))
-    if isinstance(own, int | float) and not isinstance(own, bool):
+    if isinstance(own, bool):
+        return saved is own
+    if isinstance(own, int | float):
         number = isinstance(saved, int | float) and (saved == own or abs(saved) < LARGEST_SETTING)  # No NaN.
         return number or (isinstance(saved, dict) and TENSOR in saved)
     return not isinstance(own, str) or isinstance(saved, str)

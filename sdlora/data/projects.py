@@ -30,7 +30,7 @@ from sdlora.errors import ConfigError, DatasetError, SdloraError
 from sdlora.events import OnProgress, unwatched
 from sdlora.filesystem.locks import exclusive
 from sdlora.filesystem.paths import path_inside, safe_name
-from sdlora.filesystem.reading import find_matching, modified_ns, read_json, sha256
+from sdlora.filesystem.reading import find_matching, modified_ns, read_json, recency, sha256
 from sdlora.filesystem.writing import file_errors, rename_new, write_atomic
 from sdlora.formatting import format_bytes, pluralize
 
@@ -291,7 +291,8 @@ def _repeats_folder(image: UploadedFile) -> str:
 def list_projects(data_dir: Path) -> list[Project]:
     """List all projects, the most recently changed first."""
     files = find_matching(data_dir / "projects", "*/project.json")
-    return [Project(data_dir, path.parent.name) for path in sorted(files, key=modified_ns, reverse=True)]
+    newest_first = sorted(files, key=lambda path: recency(modified_ns(path)), reverse=True)
+    return [Project(data_dir, path.parent.name) for path in newest_first]
 
 
 def _copy_image(source: Path, target: Path, room: Path) -> None:

@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import stat
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from typing import Any
 from sdlora.errors import FileError, FormatError
 from sdlora.formatting import format_bytes
 
+CLOCKS_DIFFER_NS = 60_000_000_000
+"""Nanoseconds by which clocks of machines that share a folder may differ."""
 MAX_JSON_BYTES = 4 << 20
 """Limit for files that describe others, such as configs; data files are never read as a whole."""
 
@@ -60,6 +63,15 @@ def sha256(path: Path) -> str:
     """Return the SHA-256 of a file's bytes, in hexadecimal."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def recency(nanoseconds: int) -> tuple[bool, int]:
+    """Return a key by which times sort, the newest last.
+
+    What claims to be from the future comes first: it was made while a clock was wrong, here or on another machine, and
+    would hide everything new until then.
+    """
+    return nanoseconds <= time.time_ns() + CLOCKS_DIFFER_NS, nanoseconds
 
 
 def modified_ns(path: Path) -> int:

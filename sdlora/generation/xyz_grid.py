@@ -20,7 +20,7 @@ from sdlora.data.images import open_image
 from sdlora.errors import ConfigError, FileError, SdloraError
 from sdlora.events import OnProgress, unwatched
 from sdlora.filesystem.reading import read_json
-from sdlora.filesystem.writing import write_atomic
+from sdlora.filesystem.writing import file_errors, write_atomic
 from sdlora.formats import lora_tags
 from sdlora.generation.axes import AXIS_TYPES, Axis
 from sdlora.generation.contact_sheet import contact_sheet, stack_images
@@ -205,6 +205,8 @@ def generate_cells(
 
     def save(position: int, image: Image.Image) -> None:
         save_images([image], folder / missing[position].file)
+        with file_errors(folder):  # By times alone a clock that was set back would have it seem up to date.
+            (folder / SHEET).unlink(missing_ok=True)
 
     studio.generate_specs(specs, save, on_progress, should_stop, batch)
     if all((folder / cell.file).is_file() for cell in grid.cells):

@@ -10,6 +10,7 @@ killed is found by the next owner, or by the sender, once the lock is free. Need
 """
 
 import os
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -26,6 +27,8 @@ from sdlora.inference.generation_request import GenerationRequest
 from sdlora.storage.journal import tail_events
 
 ASKED, TAKEN, EVENTS, LOCK = ".asked", ".taken", ".answers", ".lock"
+NUMBER = re.compile(r"\d{20}")
+"""Beginning of an ID: nanoseconds, by which requests are taken in order."""
 LOCK_SECONDS = 1.0
 """Seconds to wait for a request's lock: an owner that checks whether the sender lives has it for a moment."""
 
@@ -105,7 +108,11 @@ class DeviceRequests:
 
     def submit(self, request: GenerationRequest) -> SubmittedRequest:
         """Write ``request`` down. Raises FileError where that cannot be done."""
-        name = f"{time.time_ns():020}-{os.getpid()}-{threading.get_ident()}"
+        last = 0
+        with suppress(FileNotFoundError):  # A clock that was set back puts none in front.
+            numbers = [name.partition("-")[0] for name in os.listdir(self.folder)]
+            last = max((int(number) for number in numbers if NUMBER.fullmatch(number)), default=0)
+        name = f"{max(time.time_ns(), last + 1):020}-{os.getpid()}-{threading.get_ident()}"
         return SubmittedRequest(self.folder / name, request)
 
     def open(self) -> None:

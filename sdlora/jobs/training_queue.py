@@ -18,6 +18,8 @@ from sdlora.storage.device_lock import device_busy
 from sdlora.storage.journal import Journal
 from sdlora.storage.run_folder import Run, RunState
 
+LAST_NS = 1 << 62
+"""A time in nanoseconds, in the year 2116, beyond which nothing was queued."""
 MAX_DEATHS = 2
 """Processes of a waiting run that may die before it starts; a power cut is no fault of the run."""
 Move = Literal["up", "down", "first"]
@@ -175,6 +177,6 @@ class TrainingQueue(BackgroundLoop):
 def _since(run: Run) -> int:
     """Return when ``run`` was queued, in nanoseconds (a file's time is too coarse); 0 if it has just started."""
     try:
-        return int(run.queued_file.read_text())
+        return min(int(run.queued_file.read_bytes()[:40]), LAST_NS)
     except (OSError, ValueError):
         return 0

@@ -22,9 +22,8 @@ from sdlora.section import Section
 from sdlora.storage.device_lock import device_busy
 from sdlora.storage.library_entries import SUFFIX
 from sdlora.storage.run_folder import Run
-from sdlora.storage.trash import Trash
+from sdlora.storage.trash import DAY, Trash
 
-DAY = 86_400.0
 STALE_DAYS = 1.0
 """Age in days after which a temporary file belongs to nothing that still runs."""
 UNFINISHED = (f"{TEMPORARY}*", ".merging-*")
@@ -127,7 +126,7 @@ def _finished(data_dir: Path, days: float) -> Iterator[Run]:
 
 def _is_old(path: Path, days: float) -> bool:
     with suppress(OSError):
-        return time.time() - path.lstat().st_mtime >= days * DAY
+        return max(0.0, time.time() - path.lstat().st_mtime) >= days * DAY
     return False
 
 
@@ -152,7 +151,7 @@ def _steps(data_dir: Path, days: float) -> Iterator[Path]:
 
 def _trash(data_dir: Path, days: float) -> Iterator[Path]:
     for item in Trash(data_dir).items():
-        if time.time() - item.deleted >= days * DAY:
+        if item.age >= days * DAY:
             yield item.folder
 
 

@@ -3,13 +3,14 @@
 from pathlib import Path
 
 from sdlora.errors import FileError
-from sdlora.filesystem.reading import find_matching, modified_ns
+from sdlora.filesystem.reading import find_matching, modified_ns, recency
 from sdlora.storage.trash import Trash
 
 
 def newest_images(folder: Path, most: int | None = None) -> list[Path]:
     """Return the images in ``folder``, the newest first, at most ``most``."""
-    return sorted(find_matching(folder, "[0-9]*.png"), key=lambda path: (-modified_ns(path), path.name))[:most]
+    by_name = sorted(find_matching(folder, "[0-9]*.png"))
+    return sorted(by_name, key=lambda path: recency(modified_ns(path)), reverse=True)[:most]
 
 
 def trash_image(data_dir: Path, name: str) -> str:

@@ -14,7 +14,7 @@ from sdlora.config import TrainConfig
 from sdlora.errors import SdloraError
 from sdlora.families.base_models import BUNDLED
 from sdlora.filesystem.paths import safe_name
-from sdlora.filesystem.reading import find_matching, read_json
+from sdlora.filesystem.reading import find_matching, read_json, recency
 from sdlora.filesystem.stat_cache import StatCache
 from sdlora.filesystem.writing import write_atomic
 from sdlora.formats.header_summary import HeaderSummary, read_cover_image, read_header_summary
@@ -58,7 +58,8 @@ def list_entries(data_dir: Path, runs: Sequence[Run]) -> Iterator[LibraryEntry]:
     names = dict.fromkeys([*BUNDLED, *(base for base, _ in bases)])
     known = {Path(base).name.removesuffix(SUFFIX): base for base in names}
     imported = [_imported(path, known) for path in imported_files(data_dir / "adapters")]
-    yield from _with_unique_names([*trained, *sorted(imported, key=lambda entry: entry.changed, reverse=True)])
+    imported.sort(key=lambda entry: recency(int(entry.changed * 1e9)), reverse=True)
+    yield from _with_unique_names([*trained, *imported])
 
 
 def imported_files(folder: Path) -> tuple[Path, ...]:

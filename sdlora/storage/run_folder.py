@@ -20,7 +20,7 @@ from sdlora.errors import BusyError, ConfigError, FileError
 from sdlora.events import Event, RunFailed, RunFinished, RunStopped
 from sdlora.filesystem.locks import hold_lock, is_held
 from sdlora.filesystem.paths import existing_path, path_inside, path_problem, safe_name
-from sdlora.filesystem.reading import find_matching, modified_ns
+from sdlora.filesystem.reading import find_matching, modified_ns, recency
 from sdlora.filesystem.stat_cache import StatCache
 from sdlora.filesystem.writing import TEMPORARY, fsync_folder, new_folder
 from sdlora.storage.journal import last_event, read_events
@@ -95,7 +95,7 @@ class Run(RunPaths):
     @classmethod
     def all(cls, data_dir: Path) -> "list[Run]":
         """Return all runs in ``data_dir``, the newest first."""
-        return sorted(_runs_with(data_dir, CONFIG), key=lambda run: modified_ns(run.config_file), reverse=True)
+        return sorted(_runs_with(data_dir, CONFIG), key=lambda run: recency(modified_ns(run.config_file)), reverse=True)
 
     @classmethod
     def all_queued(cls, data_dir: Path) -> "list[Run]":

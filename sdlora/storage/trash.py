@@ -8,22 +8,24 @@ DATA_DIR/trash/TIME-NAME/
 import json
 import shutil
 import time
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from sdlora.errors import FileError, SdloraError
 from sdlora.filesystem.locks import exclusive
 from sdlora.filesystem.paths import path_inside, safe_name
-from sdlora.filesystem.reading import find_matching, read_json, size_of
+from sdlora.filesystem.reading import find_matching, modified_ns, read_json, size_of
 from sdlora.filesystem.writing import move_new, new_folder, write_atomic
 from sdlora.formatting import one_line
 
 KEPT_DAYS = 30
+DAY = 86_400.0
 LAST = 1 << 36
 """Seconds since the epoch, in the year 4147: a date that a calendar has."""
-ITEM = "item.json"
+ITEM, EXPIRED = "item.json", "expired"
+"""An item's description, and the file since which it is too old."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,11 @@ class TrashItem:
     """Seconds since the epoch."""
     origins: tuple[str, ...]
     """Original paths of its parts, relative to the data folder."""
+
+    @property
+    def age(self) -> float:
+        """Seconds since it was deleted; 0 if that is to come yet, as clocks are set."""
+        return max(0.0, time.time() - self.deleted)
 
     @property
     def size(self) -> int:
@@ -108,13 +115,22 @@ class Trash:
             shutil.rmtree(item.folder, ignore_errors=True)
         return restored
 
-    def empty(self, older_than_days: float = 0) -> int:
-        """Delete older items for good, and return their number."""
-        limit = time.time() - older_than_days * 86_400
-        if not any(item.deleted <= limit for item in self.items()):
+    def empty(self) -> int:
+        """Delete everything in it for good, and return the number of items."""
+        return self._delete(lambda item: True)
+
+    def forget_old(self, days: float = KEPT_DAYS) -> int:
+        """Delete older items for good that were so a day ago already, and return their number.
+
+        A clock that was wrong for a moment, then or when they were deleted, takes nothing at once.
+        """
+        return self._delete(lambda item: item.age >= days * DAY and _marked_a_day_ago(item.folder / EXPIRED))
+
+    def _delete(self, goes: Callable[[TrashItem], bool]) -> int:
+        if not any(goes(item) for item in self.items()):
             return 0  # Nobody has to wait for that.
         with exclusive(self.folder):  # No item goes while it is being restored.
-            old = [item for item in self.items() if item.deleted <= limit]
+            old = [item for item in self.items() if goes(item)]
             for item in old:
                 shutil.rmtree(item.folder, ignore_errors=True)
         return len(old)
@@ -149,6 +165,15 @@ class Trash:
             return TrashItem(folder, name, what, deleted, tuple(map(str, fields["origins"]))) if whole else None
         except (SdloraError, ValueError, KeyError, TypeError):
             return None
+
+
+def _marked_a_day_ago(mark: Path) -> bool:
+    """Return whether ``mark`` was made at least a day ago; make it anew if there is none, or its time is to come."""
+    age = (time.time_ns() - modified_ns(mark)) / 1e9 if mark.exists() else -1.0
+    if age < 0:
+        with suppress(OSError):
+            mark.write_bytes(b"")
+    return age >= DAY
 
 
 def _gone(folder_name: str) -> FileError:

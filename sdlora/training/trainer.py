@@ -175,7 +175,7 @@ class TrainLoop:
         """Step. Raises FileError if the state that the run goes on from lacks what the optimizer needs."""
         try:
             self.trained.optimizer.step()
-        except (KeyError, TypeError, ValueError) as error:
+        except (AssertionError, KeyError, TypeError, ValueError) as error:
             if not step or step > self.state.start:
                 raise
             raise foreign_state(step, error) from error

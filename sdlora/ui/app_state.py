@@ -26,7 +26,6 @@ from sdlora.api.adapters import (
 )
 from sdlora.api.generation import AdapterChoice, GenerationRequest, InferenceClient, JobStatus, images_folder
 from sdlora.api.models import base_choices, resolve_base, trained_base_settings
-from sdlora.api.storage import KEPT_DAYS
 from sdlora.api.training import Profiler, Run, TrainingQueue, duplicate_run, list_runs, prepare_run
 from sdlora.config import TrainConfig, adapt_to_device
 from sdlora.data.images import open_image
@@ -103,7 +102,7 @@ class AppState:
 
     def open(self) -> None:
         """Start watching the queue and the measurements, and empty the trash of what is too old."""
-        self.library.trash.empty(KEPT_DAYS)
+        self.library.trash.forget_old()
         self.queue.watch()
         self.profiler.watch()
         threading.Thread(target=self.snapshot, daemon=True).start()  # The first look reads all.

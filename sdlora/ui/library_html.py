@@ -185,5 +185,8 @@ def _thumbnail(name: str, picture: Path | None) -> str:
 
 def day(seconds: float) -> str:
     """Return a date as ``3 Oct 2026``, in local time."""
-    moment = time.localtime(seconds)
-    return f"{moment.tm_mday} {time.strftime('%b %Y', moment)}" if seconds else ""
+    try:
+        moment = time.localtime(seconds)
+        return f"{moment.tm_mday} {time.strftime('%b %Y', moment)}" if seconds else ""
+    except (OSError, OverflowError, ValueError):  # A time that no calendar has.
+        return ""

@@ -11,7 +11,7 @@ from gradio.blocks import Block
 
 from sdlora.api.adapter_jobs import import_adapters
 from sdlora.api.adapters import last_preview
-from sdlora.api.storage import KEPT_DAYS, size_of
+from sdlora.api.storage import size_of
 from sdlora.api.training import Run, duplicate_run, list_runs
 from sdlora.errors import SdloraError
 from sdlora.formatting import format_bytes, pluralize
@@ -148,7 +148,7 @@ def import_files(app: AppState, files: Any, base: str) -> Iterator[list[Any]]:
 def _lists(app: AppState, search: str) -> list[Any]:
     """Return all lists, after deleting what has been in the trash for too long."""
     library, search = app.library, search or ""
-    library.trash.empty(KEPT_DAYS)
+    library.trash.forget_old()
     found = library.adapters(search)
     shown = [(entry, library.image(entry)) for entry in found[: library_html.SHOWN]]
     words = search.casefold().split()

@@ -76,7 +76,7 @@ def test_a_small_file_of_any_kind_breaks_no_list(app: AppState, file: str, case:
         project_panel.project_values(app, build_images_tab(app), found.name)
         images_tab._status(app, found.name)
         found.undo()
-    assert app.library.trash.empty(30) == 0
+    assert app.library.trash.forget_old() == 0
 
 
 @pytest.mark.parametrize("case", JSON)
