@@ -141,7 +141,7 @@ def keep_best(data_dir: Path, folder: Path, file: str, name: str) -> Path:
     saved beside it. Raises ConfigError for a taken name or a cell without an adapter.
     """
     cell = (grid := xyz_grid.read_grid(folder)).cell(file)
-    if not cell.adapter:
+    if cell.adapter not in grid.adapters:  # A declaration from a stranger may name any.
         raise ConfigError("This picture was made without an adapter; choose another one.")
     source, image = Path(grid.adapters[cell.adapter]), folder / file
     if not image.is_file():

@@ -9,18 +9,20 @@ from dataclasses import dataclass, field
 from sdlora.errors import ConfigError
 
 LOCAL, ALL = "127.0.0.1", "0.0.0.0"
-ANY = (ALL, "::")
-"""Addresses that stand for every address of the machine."""
 PORTS = {"http": 80, "https": 443}
-_NETLOC = re.compile(r"(\[[0-9a-f:.]+\]|[^\s:/@\[\]\\]+)(?::(\d{1,5}))?", re.IGNORECASE)
+_NETLOC = re.compile(r"(\[[0-9a-f:.]+(?:%[\w.~-]+)?\]|[^\s:/@\[\]\\]+)(?::(\d{1,5}))?", re.IGNORECASE)
 
 
 def split_host(text: str) -> tuple[str, int | None]:
-    """Return name and port of ``name:80`` or ``[::1]:80``; the name is "" for invalid text."""
+    """Return name and port of ``name:80`` or ``[::1]:80``; the name is "" for invalid text.
+
+    An address goes without its zone, ``[fe80::1%25eth0]``, which means something on the client's machine alone.
+    """
     found = _NETLOC.fullmatch(text)
     if found is None:
         return "", None
-    return found[1].strip("[]").rstrip(".").lower(), int(found[2]) if found[2] else None
+    name = found[1].strip("[]").partition("%")[0] if found[1].startswith("[") else found[1]
+    return name.rstrip(".").lower(), int(found[2]) if found[2] else None
 
 
 def parse_address(name: str) -> "ipaddress.IPv4Address | ipaddress.IPv6Address | None":
@@ -30,6 +32,12 @@ def parse_address(name: str) -> "ipaddress.IPv4Address | ipaddress.IPv6Address |
     except ValueError:
         return None
     return getattr(found, "ipv4_mapped", None) or found
+
+
+def stands_for_all(name: str) -> bool:
+    """Return whether ``name`` is an address that stands for every address of the machine, such as ``::``."""
+    address = parse_address(name)
+    return address is not None and address.is_unspecified
 
 
 def is_loopback(name: str) -> bool:
@@ -69,7 +77,8 @@ class HostPolicy:
         if is_loopback(name) or name in self.names or name == self.share:
             return True
         address = parse_address(name)
-        return self.address in ANY and address is not None and address == parse_address(arrived)
+        own = parse_address(arrived if stands_for_all(self.address) else self.address)
+        return address is not None and address == own
 
     def is_same_origin(self, origin: str, host: str, server: tuple[str, int | None]) -> bool:
         """Return whether ``origin`` is this page, requested as ``host`` and served at ``server``."""

@@ -20,7 +20,7 @@ from sdlora.errors import ConfigError, SdloraError
 from sdlora.filesystem.paths import as_path, default_data_dir
 from sdlora.filesystem.writing import write_atomic
 from sdlora.ui.guard import MAX_UPLOAD, Guard
-from sdlora.ui.host_policy import ALL, ANY, LOCAL, HostPolicy, is_loopback
+from sdlora.ui.host_policy import ALL, LOCAL, HostPolicy, is_loopback, stands_for_all
 
 PORT = 7860
 TRIED = 100
@@ -80,6 +80,14 @@ class ServeOptions:
         """Return the address as a URL has it."""
         return f"[{self.hosts.address}]" if ":" in self.hosts.address else self.hosts.address
 
+    @property
+    def url(self) -> str:
+        """Return an address at which this machine reaches the page."""
+        host = self.host.replace("%", "%25")
+        if stands_for_all(self.hosts.address):
+            host = "[::1]" if ":" in host else "localhost"  # Python lets no IPv4 in at an address of IPv6.
+        return f"http://{host}:{self.port}"
+
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description="Open sdlora's page in a browser.", allow_abbrev=False)
@@ -119,17 +127,19 @@ def free_port(host: str, wanted: int) -> int:
     if not 0 < wanted < 65536:
         raise ConfigError(f"--port {wanted}: give 1 to 65535")
     for port in range(wanted, min(wanted + TRIED, 65536)):
-        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-            if os.name == "posix":
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((host, port))
-            except PermissionError:
-                raise ConfigError(f"--port {port}: this system keeps it for itself; give 1024 or more") from None
-            except OSError as error:
-                if isinstance(error, socket.gaierror) or error.errno not in BUSY:
-                    raise ConfigError(f"--listen {host}: is no address of this machine ({error.strerror})") from None
-                continue
+        try:
+            family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+            with socket.socket(family, kind) as probe:
+                if os.name == "posix":
+                    probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind(address)  # With the zone of a link's address, ``fe80::1%eth0``.
+        except PermissionError:
+            raise ConfigError(f"--port {port}: this system keeps it for itself; give 1024 or more") from None
+        except (OSError, UnicodeError) as error:
+            if isinstance(error, socket.gaierror | UnicodeError) or error.errno not in BUSY:
+                reason = getattr(error, "strerror", None) or "no name of a host"
+                raise ConfigError(f"--listen {host}: is no address of this machine ({reason})") from None
+            continue
         if port != wanted:
             print(f"Port {wanted} is busy; taking {port}.", file=sys.stderr)
         return port
@@ -218,8 +228,7 @@ def serve(options: ServeOptions) -> None:
         options.hosts.share = urlsplit(demo.share_url or "").hostname or ""
         gc.freeze()
         gc.enable()
-        address = "localhost" if options.hosts.address in ANY else options.host
-        print(f"sdlora is at http://{address}:{options.port} (Ctrl-C ends it)", flush=True)
+        print(f"sdlora is at {options.url} (Ctrl-C ends it)", flush=True)
         demo.block_thread()
     except KeyboardInterrupt:
         pass

@@ -91,6 +91,36 @@ def test_listening_lets_the_machines_own_names_and_the_address_of_arrival_in():
     assert ask("[2001:db8::7]:7860", hosts=HostPolicy("2001:db8::7"), server=("2001:db8::7", 7860))[0] == 200
 
 
+IPV6 = ["::", "::1", "0:0::0", "FD00::2", "fd00:0::2", "fe80::1%eth0"]
+
+
+@pytest.mark.parametrize("address", IPV6)
+def test_ipv6_lets_its_own_addresses_in_however_they_are_spelt_and_no_others(address):
+    arrived = {"FD00::2": "fd00::2", "fd00:0::2": "fd00::2", "fe80::1%eth0": "fe80::1%eth0"}.get(address, "fd00::2")
+    seen = {"hosts": HostPolicy(address), "server": (arrived, 7860)}
+    other = "[fe80::9]:7860" if address.startswith("fe80") else "[fd00::9]:7860"
+    own = f"[{arrived.partition('%')[0]}]:7860"
+    named = (own, own.replace("]", "%25eth0]"), "[::1]:7860", "localhost:7860", "[::ffff:127.0.0.1]:7860")
+    for host in named if address != "::1" else named[2:]:
+        assert ask(host, **seen)[0] == 200, host
+        assert ask(host, method="POST", origin=f"http://{host}", **seen)[0] == 200, host
+        assert ask(host, method="POST", origin="http://[fd00::bad]:7860", **seen)[0] == 403
+        assert ask(host, method="POST", origin=f"http://{host.replace('7860', '80')}", **seen)[0] == 403
+    for host in (other, "[::", "[::1", "::1", "[::1%]", "[fd00::2%25e]x", "[1.2.3.4%25eth0]", "[fd00::2]:99999x"):
+        assert ask(host, **seen)[0] == 400, host
+
+
+def test_ipv6_visitors_of_one_household_wait_together():
+    around = Guard(reply, HostPolicy("::"))
+    for number in range(5):
+        at = {"client": (f"fd00::{number + 1}", 5), "server": ("fd00::2", 7860), "answers": 400}
+        ask("[fd00::2]:7860", around=around, path="/login", method="POST", scope=at)
+    at = {"client": ("fd00::77", 5), "server": ("fd00::2", 7860)}
+    assert ask("[fd00::2]:7860", around=around, path="/login", method="POST", scope=at)[0] == 429
+    at["client"] = ("fd00:0:0:1::1", 5)
+    assert ask("[fd00::2]:7860", around=around, path="/login", method="POST", scope=at)[0] == 200
+
+
 def test_a_given_name_and_the_tunnels_are_let_in():
     hosts = HostPolicy(allowed=["Pictures.example.org"])
     assert ask("pictures.example.org", hosts=hosts)[0] == 200

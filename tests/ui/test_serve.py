@@ -1,10 +1,12 @@
 """Flags, ports and passwords; and that the page's server stays light."""
 
 import gc
+import ipaddress
 import signal
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from gradio import processing_utils
@@ -81,6 +83,38 @@ def test_names_that_can_be_no_host_are_refused(capsys, tmp_path):
 def test_an_ipv6_address_stands_in_brackets(tmp_path):
     assert serve.ServeOptions(HostPolicy("::1"), 7860, tmp_path).host == "[::1]"
     assert serve.ServeOptions(HostPolicy("192.0.2.1"), 7860, tmp_path).host == "192.0.2.1"
+
+
+@pytest.mark.parametrize(
+    ("address", "url"),
+    [("127.0.0.1", "http://127.0.0.1:80"), ("0.0.0.0", "http://localhost:80"), ("::1", "http://[::1]:80"),
+     ("::", "http://[::1]:80"), ("0:0::0", "http://[::1]:80"), ("fe80::1%eth0", "http://[fe80::1%25eth0]:80")],
+)  # fmt: skip
+def test_the_printed_address_is_one_at_which_this_machine_reaches_the_page(address, url, tmp_path):
+    assert serve.ServeOptions(HostPolicy(address), 80, tmp_path).url == url
+
+
+def link_local() -> str:
+    """An address of this machine that needs a zone; empty if it has none."""
+    try:
+        lines = Path("/proc/net/if_inet6").read_text().splitlines()
+    except OSError:
+        return ""
+    found = next((line.split() for line in lines if line.startswith("fe80")), None)
+    return f"{ipaddress.IPv6Address(int(found[0], 16))}%{found[-1]}" if found else ""
+
+
+@pytest.mark.parametrize("host", ["::1", "::", "localhost", link_local() or "::1"])
+def test_a_free_port_is_found_at_every_kind_of_address(host):
+    if not socket.has_ipv6:
+        pytest.skip("this machine has no IPv6")
+    assert serve.free_port(host, 7860) >= 7860
+
+
+@pytest.mark.parametrize("host", ["fe80::1%none", "::1%", "a" * 300, "\u0130" * 80, "::g", "1.2.3", "%"])
+def test_an_address_of_any_text_is_refused_in_a_sentence(host):
+    with pytest.raises(ConfigError, match="no address of this machine"):
+        serve.free_port(host, 7860)
 
 
 def test_the_browser_is_opened_on_this_machine_only(monkeypatch):
