@@ -21,7 +21,7 @@ from sdlora.events import OnEvent, Progress
 from sdlora.families.base import Family
 from sdlora.families.loading import load_family, quiet_libraries
 from sdlora.families.settings import Model
-from sdlora.filesystem.writing import pack_folder, require_free_space
+from sdlora.filesystem.writing import pack_folder, rename_new, require_free_space
 from sdlora.formats.infer_base import schedule_mismatch
 from sdlora.formats.storage import DTYPES, read_adapter
 from sdlora.generation.infotext import base_overrides
@@ -72,7 +72,7 @@ def _write(family: Family, note: dict[str, Any], output: Path, dtype: str, on_ev
                 pipeline.save_pretrained(folder, safe_serialization=True)
             (folder / NOTE).write_text(json.dumps(note, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
             if output.suffix != ".zip":
-                folder.rename(output)
+                rename_new(folder, output)
                 return
             on_event(Progress(phase="packing the zip file"))
             pack_folder(folder, output)

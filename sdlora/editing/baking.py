@@ -21,7 +21,7 @@ from sdlora.families.settings import Model
 from sdlora.families.single_file import SCHEDULE_MARKS, marked_schedule, schedule_marks, schedule_of_file
 from sdlora.filesystem.paths import as_path
 from sdlora.filesystem.safetensors_header import encode_header, read_safetensors_header
-from sdlora.filesystem.writing import require_free_space, write_atomic
+from sdlora.filesystem.writing import require_free_space, write_exclusive
 from sdlora.formats import read_adapter
 from sdlora.formats.infer_base import schedule_mismatch
 from sdlora.formats.storage import DTYPES
@@ -121,7 +121,7 @@ def _bake_file(
                 on_progress(number + 1, len(header))
         read_safetensors_header(partial)  # Raises if the file is incomplete.
 
-    write_atomic(output, write)
+    write_exclusive(output, write)
 
 
 def _tensors(

@@ -1,7 +1,8 @@
 """Atomic writes: a temporary file beside the target, then a rename.
 
-``write_atomic`` replaces what has the name. ``write_new``, ``new_folder`` and ``move_new`` never do: where a name is
-taken, even at this moment by another process, they take the next number. Look and act are one step of the system.
+``write_atomic`` replaces what has the name; nothing else here does. Where a name is taken, even at this moment by
+another process, ``write_exclusive`` and ``rename_new`` refuse, and ``write_new``, ``new_folder`` and ``move_new`` take
+the next number. Look and act are one step of the system.
 """
 
 import errno
@@ -40,7 +41,8 @@ def file_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise FileError(f"{error.filename or path}: cannot be written ({error.strerror or error})") from error
+        name = error.filename2 or error.filename or path  # A rename's second is the one that is in the way.
+        raise FileError(f"{name}: cannot be written ({error.strerror or error})") from error
 
 
 def write_atomic(path: Path, write: Callable[[Path], None] | bytes | str) -> None:
@@ -51,6 +53,12 @@ def write_atomic(path: Path, write: Callable[[Path], None] | bytes | str) -> Non
     """
     with _written(path, write) as temporary:
         os.replace(temporary, path)
+
+
+def write_exclusive(path: Path, write: Callable[[Path], None] | bytes | str) -> None:
+    """Write a file as ``write_atomic`` does. Raises FileError too if it exists, or does so by then."""
+    with _written(path, write) as temporary:
+        rename_new(temporary, path)
 
 
 def write_new(path: Path, write: Callable[[Path], None] | bytes | str) -> Path:
@@ -176,7 +184,7 @@ def _new_temporary(path: Path) -> tuple[Path, int]:
 
 
 def pack_folder(folder: Path, output: Path) -> None:
-    """Write ``folder`` as the zip file ``output``, without compression: weights hardly shrink."""
+    """Write ``folder`` as the new zip file ``output``, without compression: weights hardly shrink. Raises FileError."""
 
     def pack(target: Path) -> None:
         with zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as archive:
@@ -184,7 +192,7 @@ def pack_folder(folder: Path, output: Path) -> None:
                 if path.is_file():
                     archive.write(path, Path(folder.name) / path.relative_to(folder))
 
-    write_atomic(output, pack)
+    write_exclusive(output, pack)
 
 
 def require_free_space(folder: Path, needed: int) -> None:

@@ -13,6 +13,7 @@ from sdlora.families import adaptable_components
 from sdlora.filesystem.paths import path_problem
 from sdlora.filesystem.reading import read_json
 from sdlora.filesystem.safetensors_header import read_safetensors_header
+from sdlora.filesystem.writing import rename_new
 from sdlora.formats import peft
 from sdlora.formats.checked_tensors import AdapterContents, load_checked_tensors
 from sdlora.formats.infer_base import naming_family
@@ -71,7 +72,7 @@ def write_peft_folder(
                 (folder / peft.TENSORS).write_bytes(save(dict(part.tensors), header))
                 (folder / peft.CONFIG).write_text(json.dumps(part.config, indent=2) + "\n", encoding="utf-8")
             check(Path(beside, "peft"))
-            Path(beside, "peft").rename(path)
+            rename_new(Path(beside, "peft"), path)
     except OSError as error:
         raise FileError(f"{path}: cannot be written ({error.strerror or error})") from error
 

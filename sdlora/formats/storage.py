@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from sdlora.adapters.state import AdapterState
 from sdlora.errors import ConfigError, FormatError, NonFiniteError
-from sdlora.filesystem.writing import write_atomic
+from sdlora.filesystem.writing import write_atomic, write_exclusive
 from sdlora.formats import peft, peft_folder
 from sdlora.formats.base import Format
 from sdlora.formats.checked_tensors import AdapterContents, load_checked_tensors, tensor_types
@@ -61,13 +61,13 @@ def write_adapter(state: AdapterState, path: Path, format: str = "kohya", dtype:
     NonFiniteError for weights that are not finite (in ``dtype``), FormatError for layers that the format cannot hold,
     FileError if it cannot be written.
     """
-    _write(state, path, format, dtype, lambda partial: None)
+    _write(state, path, format, dtype, lambda partial: None, write_atomic)
 
 
 def export_adapter(state: AdapterState, path: Path, format: str = "kohya", dtype: str = "fp32") -> RoundTripReport:
-    """Write as ``write_adapter`` does, read the file back before it gets its name, and return the comparison.
+    """Write a new file as ``write_adapter`` does, read it back before it gets its name, and return the comparison.
 
-    Raises FormatError, and leaves nothing, if it does not read back as the same adapter.
+    Raises FormatError, and leaves nothing, if it does not read back as the same adapter; FileError if it exists.
     """
     reports: list[RoundTripReport] = []
     _write(
@@ -76,13 +76,21 @@ def export_adapter(state: AdapterState, path: Path, format: str = "kohya", dtype
         format,
         dtype,
         lambda partial: reports.append(check_round_trip(state, open_adapter(partial), dtype)),
+        write_exclusive,
     )
     odd = format == "kohya" and any("magnitude" in module.tensors for module in state.modules.values())
     return reports[0]._replace(advice=DORA_ELSEWHERE if odd else "")
 
 
-def _write(state: AdapterState, path: Path, format: str, dtype: str, check: Callable[[Path], None]) -> None:
-    """Write the file or folder; ``check`` gets its temporary path before it gets its name."""
+def _write(
+    state: AdapterState,
+    path: Path,
+    format: str,
+    dtype: str,
+    check: Callable[[Path], None],
+    write_file: Callable[[Path, Callable[[Path], None]], None],
+) -> None:
+    """Write the file or folder; ``check`` gets its temporary path before it gets its name by ``write_file``."""
     if state.words:
         raise FormatError(f"{path}: taught words ({', '.join(state.words)}) have no keys in adapter files")
     if format not in WRITTEN or dtype not in DTYPES:
@@ -104,7 +112,7 @@ def _write(state: AdapterState, path: Path, format: str, dtype: str, check: Call
         partial.write_bytes(content)
         check(partial)
 
-    write_atomic(path, write)
+    write_file(path, write)
 
 
 def _cast_tensors(tensors: "dict[str, Tensor]", path: Path, dtype: str) -> "dict[str, Tensor]":

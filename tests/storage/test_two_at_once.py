@@ -7,8 +7,11 @@ from collections import Counter
 
 import pytest
 
+from sdlora.errors import FileError
+from sdlora.formats import read_adapter, storage
 from tests.support.folder_siege import THREADS, find_tokens
 from tests.support.owner_siege import Thing, find_losses
+from tests.support.tiny_models import write_tiny_adapter
 
 
 def besiege(data_dir, processes, rounds, module="folder_siege"):
@@ -47,3 +50,18 @@ def test_what_is_deleted_restored_and_freed_is_what_its_owner_was_told(tmp_path,
     assert find_losses(tmp_path / "data", things) == []
     assert len(things) == processes * rounds * THREADS
     assert {thing.alive for thing in things} == {True, False}
+
+
+def test_an_output_that_appears_while_it_is_made_is_not_replaced(tmp_path, monkeypatch):
+    adapter = read_adapter(write_tiny_adapter(tmp_path / "one.safetensors"))
+    output, check = tmp_path / "out.safetensors", storage.check_round_trip
+
+    def meanwhile(*arguments):
+        output.write_bytes(b"another's")
+        return check(*arguments)
+
+    monkeypatch.setattr(storage, "check_round_trip", meanwhile)
+    with pytest.raises(FileError, match=r"out\.safetensors: cannot be written \(File exists\)"):
+        storage.export_adapter(adapter, output)
+    assert output.read_bytes() == b"another's"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["one.safetensors", "out.safetensors"]
