@@ -35,10 +35,10 @@ from sdlora.storage.library import Library
 from sdlora.storage.run_folder import Run
 from tests.support.tiny_models import write_tiny_adapter
 
-THREADS, PROJECTS = 2, 3
+THREADS, PROJECTS = 2, 6
 ACTS = ("replace", "rename", "link", "mkdir", "unlink", "rmdir")
 """Calls of the system before which a pause may come."""
-PAUSE_SHARE, LONGEST_PAUSE = 0.3, 0.03
+PAUSE_SHARE, LONGEST_PAUSE = 0.2, 0.02
 
 
 def pause_before_acts(seed: int) -> None:
