@@ -75,13 +75,14 @@ def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def fork_server() -> "Iterator[ForkServer]":
+def fork_server(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[ForkServer]":
     """Start real processes within milliseconds."""
     if os.name == "nt":
         pytest.skip("Windows has no fork, no kill -9 and no limits")
+    from tests.support.file_faults import build_shim
     from tests.support.fork_server import ForkServer
 
-    server = ForkServer()
+    server = ForkServer(build_shim(tmp_path_factory.mktemp("shim")))
     yield server
     server.close()
 

@@ -49,8 +49,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _discard_output()
         return 0
     except OSError as error:
-        if error.filename is not None or error.errno is None:
+        if error.errno is None:
             raise
+        if error.filename is not None:
+            return _fail(FileError(f"{error.filename}: cannot be read or written ({error.strerror})"))
         _discard_output()  # Python would try again at its end.
         return _fail(FileError(f"standard output: cannot be written ({error.strerror})"))
 

@@ -144,11 +144,11 @@ def survey_folder(data: Data) -> FolderSurvey:
 
 
 def image_files(folder: Path) -> list[Path]:
-    """List the images that training would read below ``folder``, usable or not; none if it cannot be read."""
-    try:
-        return [path for source in _sources(folder, _Report(folder)) for path in source.images]
-    except OSError:
-        return []
+    """List the images that training would read below ``folder``, usable or not; none if there is no such folder.
+
+    Raises OSError if it cannot be read.
+    """
+    return [path for source in _sources(folder, _Report(folder)) for path in source.images] if folder.is_dir() else []
 
 
 def _no_images_message(root: Path) -> str:

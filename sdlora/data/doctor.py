@@ -75,7 +75,8 @@ def check_dataset(data: Data, native_size: int, on_progress: OnProgress = unwatc
     ``native_size``: the base model's own side in pixels, used if ``data.resolution`` is not set. ``on_progress`` counts
     images. A second call on unchanged files costs next to nothing.
     """
-    _check_all_pixels(image_files(data.folder), on_progress)
+    with suppress(OSError):  # The survey says why.
+        _check_all_pixels(image_files(data.folder), on_progress)
     try:
         found = survey_folder(data)
     except DatasetError as error:

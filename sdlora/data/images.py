@@ -149,9 +149,14 @@ def _rejection(path: Path, error: Exception) -> str:
         return str(error)
     if isinstance(error, Image.DecompressionBombError):
         return f"has too many pixels; over {MAX_PIXELS / 1e6:.0f} million it is not opened: scale it down"
+    if isinstance(error, OSError) and error.errno:  # Pillow's own have none.
+        return f"cannot be read ({error.strerror})"
     if isinstance(error, Image.UnidentifiedImageError):
-        with open(path, "rb") as file:
-            start = file.read(64).removeprefix(b"\xef\xbb\xbf").lstrip()
+        try:
+            with open(path, "rb") as file:
+                start = file.read(64).removeprefix(b"\xef\xbb\xbf").lstrip()
+        except OSError as unreadable:
+            return _rejection(path, unreadable)
         kind = next((name for magic, name in _MAGIC.items() if start.startswith(magic)), None)
         return f"is {kind or 'no picture in a supported format'}; save it as PNG or JPEG"
     if "MAX_TEXT" in str(error):

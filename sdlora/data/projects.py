@@ -8,14 +8,16 @@ import re
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
+from itertools import chain
 from pathlib import Path, PurePosixPath
 
 from sdlora.data.captions import caption_for, read_caption
 from sdlora.data.dataset import MASK_SUFFIX, MIN_IMAGES, image_files, parse_kohya_folder, summarize_names
 from sdlora.data.images import FOREIGN_SUFFIXES, SUFFIXES, inspect_image
 from sdlora.data.settings import Data, Kind
-from sdlora.data.undo_log import UndoLog
+from sdlora.data.undo_log import UndoLog, UndoStep
 from sdlora.data.uploads import (
     MAX_BYTES,
     MAX_IMAGE_BYTES,
@@ -84,7 +86,14 @@ class Project:
         write_atomic(self.info_file, json.dumps(asdict(clean), ensure_ascii=False))
 
     def images(self) -> list[Path]:
-        """List the project's images, in the order of their upload."""
+        """List the project's images, in the order of their upload; none if the folder cannot be read."""
+        try:
+            return self._images()
+        except OSError:
+            return []
+
+    def _images(self) -> list[Path]:
+        """List the images for a change: raise OSError if the folder cannot be read."""
         found = [path for path in image_files(self.folder) if path.suffix in SUFFIXES]
         return sorted(found, key=lambda path: (path.name, path))
 
@@ -94,6 +103,14 @@ class Project:
             return read_caption(image.with_suffix(".txt"))
         except DatasetError:
             return ""
+
+    def _stored_caption(self, image: Path) -> str:
+        """Return the caption for a change: raise DatasetError if there is one that cannot be read."""
+        file = image.with_suffix(".txt")
+        try:
+            return read_caption(file) if file.exists() else ""
+        except DatasetError as error:
+            raise DatasetError(f"{file.name}: {error}") from None
 
     def write_caption(self, image: Path, text: str) -> None:
         """Store a caption; an empty one removes it. Raises ConfigError if the image has been removed meanwhile."""
@@ -111,8 +128,7 @@ class Project:
 
     def training_caption(self, image: Path) -> str:
         """Return the caption that training uses: the person's own with the trigger, or the default for an empty one."""
-        named = parse_kohya_folder(image.parent.name)
-        return caption_for(self.caption(image), self.data(), named[1] if named else "")
+        return _training_caption(image, self.caption(image), self.data())
 
     def data(self) -> Data:
         """Return the project as data settings."""
@@ -129,10 +145,9 @@ class Project:
         ]
         with file_errors(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
-            temporary = tempfile.TemporaryDirectory(prefix=".tmp-", dir=self.folder)
-        with temporary as room:
-            uploads = sort_uploads(dropped, Path(room))
-            added = self._add(uploads, Path(room), on_progress)
+            with tempfile.TemporaryDirectory(prefix=".tmp-", dir=self.folder, ignore_cleanup_errors=True) as room:
+                uploads = sort_uploads(dropped, Path(room))
+                added = self._add(uploads, Path(room), on_progress)
         words = uploads.words()
         return AddedImages(added, tuple(uploads.remarks), words[0] if len(words) == 1 else None)
 
@@ -153,11 +168,10 @@ class Project:
                 digest = _usable_digest(image)
                 with exclusive(self.folder):  # For each image: a large upload leaves others their turn.
                     target = contents.claim(image, digest, _repeats_folder(image) if differ else "")
-                    _copy_image(image.path, target, room)
+                    caption = captions.pop(image.stem, None)
+                    _copy_image(image.path, target, room, _read_upload(caption, uploads) if caption else "")
                     contents.digests[target] = digest
                     added += 1
-                    if caption := captions.pop(image.stem, None):
-                        self._add_caption(target, caption, uploads)
             except DatasetError as error:
                 captions.pop(image.stem, None)
                 uploads.remark(image.name, error)
@@ -165,12 +179,6 @@ class Project:
         for caption in captions.values():
             uploads.remark(caption.name, "belongs to none of the pictures dropped with it")
         return added
-
-    def _add_caption(self, image: Path, caption: UploadedFile, uploads: SortedUploads) -> None:
-        try:
-            self._write_caption(image, read_caption(caption.path))
-        except DatasetError as error:
-            uploads.remark(caption.name, error)
 
     def remove(self, *images: Path) -> None:
         """Take images out, with their captions; ``undo`` brings them back."""
@@ -186,9 +194,10 @@ class Project:
 
         Raises ConfigError if the project has no trigger.
         """
-        if not (self.info or ProjectInfo()).trigger:
+        data = self.data()
+        if not data.trigger:
             raise ConfigError("Give the project a trigger word first, such as ohwx.")
-        return self._recaption("trigger added", lambda image, caption: self.training_caption(image))
+        return self._recaption("trigger added", lambda image, caption: _training_caption(image, caption, data))
 
     def replace(self, find: str, put: str) -> int:
         """Replace ``find`` with ``put``, ignoring case, in every caption. Returns the number of changed captions.
@@ -203,8 +212,8 @@ class Project:
     def _recaption(self, what: str, change: Callable[[Path, str], str]) -> int:
         changes = {}
         with exclusive(self.folder):
-            for image in self.images():
-                old = self.caption(image)
+            for image in self._images():
+                old = self._stored_caption(image)
                 new = " ".join(change(image, old).split())
                 if new != old:
                     changes[image] = (old, new)
@@ -217,14 +226,14 @@ class Project:
     def undo(self) -> str:
         """Undo the last change. Returns its description; empty if there was none."""
         with exclusive(self.folder):
-            step = self.history.undo_newest()
-            if step is None:
-                return ""
-            for name, old, new in step.captions:
-                image = path_inside(self.folder, name)
-                if image.exists() and self.caption(image) == new:  # One that was edited since stays.
-                    self._write_caption(image, old)
-        return step.what
+            step = self.history.undo_newest(self._restore_captions)
+        return step.what if step else ""
+
+    def _restore_captions(self, step: UndoStep) -> None:
+        for name, old, new in step.captions:
+            image = path_inside(self.folder, name)
+            if image.exists() and self._stored_caption(image) == new:  # One that was edited since stays.
+                self._write_caption(image, old)
 
     def status(self) -> str:
         """Describe in plain words how many images there are, and whether that is enough."""
@@ -248,7 +257,7 @@ class _Contents:
 
         Raises DatasetError if the image is there already, or the project is full.
         """
-        present = self.project.images()
+        present = self.project._images()
         self.digests = {path: self.digests.get(path) or sha256(path) for path in present}
         same = next((path for path, known in self.digests.items() if known == digest), None)
         if same is not None:
@@ -257,7 +266,8 @@ class _Contents:
             raise DatasetError(f"is one too many: a project holds {MAX_IMAGES} pictures")
         if sum(path.stat().st_size for path in (*present, image.path)) > MAX_BYTES:
             raise DatasetError(f"is too much: a project holds {format_bytes(MAX_BYTES)} of pictures")
-        numbers = {int(path.stem) for path in present if path.stem.isdecimal()}
+        captions = chain(*(find_matching(self.project.folder, pattern) for pattern in ("*.txt", "[0-9]*/*.txt")))
+        numbers = {int(path.stem) for path in (*present, *captions) if path.stem.isdecimal()}  # Gone images' too.
         number = max(numbers | self.project.history.numbers(), default=0) + 1
         return self.project.folder / folder_name / f"{number:03d}{image.suffix}"
 
@@ -295,12 +305,31 @@ def list_projects(data_dir: Path) -> list[Project]:
     return [Project(data_dir, path.parent.name) for path in newest_first]
 
 
-def _copy_image(source: Path, target: Path, room: Path) -> None:
-    """Copy an image in, completely or not at all. Raises FileError if that fails.
+def _training_caption(image: Path, own: str, data: Data) -> str:
+    named = parse_kohya_folder(image.parent.name)
+    return caption_for(own, data, named[1] if named else "")
 
-    It is not flushed to the disk, which would take minutes for a zip of hundreds: the owner still has the originals.
+
+def _read_upload(caption: UploadedFile, uploads: SortedUploads) -> str:
+    """Return the text of an uploaded caption; empty, with a remark, if it cannot be used."""
+    try:
+        return read_caption(caption.path)
+    except DatasetError as error:
+        uploads.remark(caption.name, error)
+        return ""
+
+
+def _copy_image(source: Path, target: Path, room: Path, caption: str) -> None:
+    """Copy an image in with its caption, completely or not at all. Raises FileError if that fails.
+
+    They are not flushed to the disk, which would take minutes for a zip of hundreds: the owner still has the originals.
     """
-    with file_errors(target):
+    with file_errors(target), ExitStack() as undo:
         target.parent.mkdir(exist_ok=True)
         shutil.copyfile(source, room / "next")
+        if caption:  # First: an image without it would be taken for one that is there already, when it is added again.
+            (room / "caption").write_text(caption, encoding="utf-8")
+            rename_new(room / "caption", target.with_suffix(".txt"))
+            undo.callback(target.with_suffix(".txt").unlink, missing_ok=True)
         rename_new(room / "next", target)
+        undo.pop_all()

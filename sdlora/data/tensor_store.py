@@ -48,7 +48,7 @@ class TensorStore:
         if key in self._in_memory:
             self._in_memory.move_to_end(key)
             return self._in_memory[key]
-        found = None if self.folder is None else _load(self.path(key))
+        found = None if self.folder is None else _load(self.path(key), key)
         if found is not None:
             self._remember(key, found)
         return found
@@ -59,7 +59,7 @@ class TensorStore:
 
         tensors_on_cpu = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
         if self.folder is not None:
-            write_atomic(self.path(key), save(tensors_on_cpu, {"sha256": _digest(tensors_on_cpu)}))
+            write_atomic(self.path(key), save(tensors_on_cpu, {"sha256": _digest(tensors_on_cpu, key)}))
             failpoints.point("cache.kept")
         self._remember(key, tensors_on_cpu)
 
@@ -74,18 +74,18 @@ def _size(tensors: Tensors) -> int:
     return sum(tensor.nbytes for tensor in tensors.values())
 
 
-def _digest(tensors: Tensors) -> str:
+def _digest(tensors: Tensors, key: str) -> str:
     import torch
 
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(key.encode())
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())  # as bytes: numpy has no bfloat16
     return digest.hexdigest()
 
 
-def _load(path: Path) -> Tensors | None:
-    """Return the tensors of one file if their hash matches the stored one, else None."""
+def _load(path: Path, key: str) -> Tensors | None:
+    """Return the tensors of one file if the hash of them and their ``key`` matches the stored one, else None."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -94,4 +94,4 @@ def _load(path: Path) -> Tensors | None:
             digest = (file.metadata() or {}).get("sha256")
     except (OSError, SafetensorError):
         return None
-    return tensors if digest == _digest(tensors) else None
+    return tensors if digest in (_digest(tensors, key), _digest(tensors, "")) else None  # Version 0.1.0 left it out.

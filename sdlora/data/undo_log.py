@@ -8,11 +8,12 @@ file moves, so that a crash in between loses nothing. Whoever records or undoes 
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from sdlora.errors import SdloraError
+from sdlora.errors import FileError, FormatError
 from sdlora.filesystem.paths import existing_path, path_inside
 from sdlora.filesystem.reading import find_matching, read_json
 from sdlora.filesystem.writing import file_errors, move_new, write_atomic
@@ -42,9 +43,11 @@ class UndoLog:
         self.steps_folder = folder / ".history"
 
     def newest(self) -> UndoStep | None:
-        """Return the step that ``undo_newest`` would undo."""
-        found = self._newest()
-        return found[1] if found else None
+        """Return the step that ``undo_newest`` would undo; None if that cannot be read."""
+        with suppress(FileError, OSError):
+            found = self._newest()
+            return found[1] if found else None
+        return None
 
     def numbers(self) -> set[int]:
         """Return the numbers of images that may come back, which no new image may take."""
@@ -58,16 +61,18 @@ class UndoLog:
         changed = tuple((path.relative_to(self.folder).as_posix(), *both) for path, both in captions.items())
         steps = self._steps()
         folder = self.steps_folder / f"{int(steps[-1].name) + 1 if steps else 1:06d}"
-        write_atomic(folder / "step.json", json.dumps(asdict(UndoStep(what, names, changed)), ensure_ascii=False))
-        with file_errors(self.folder):
+        with file_errors(self.folder), ExitStack() as undo:
+            undo.callback(shutil.rmtree, folder, ignore_errors=True)
+            write_atomic(folder / "step.json", json.dumps(asdict(UndoStep(what, names, changed)), ensure_ascii=False))
+            undo.pop_all()
             for path in files:
                 if path.exists():
                     os.replace(path, folder / path.name)
         for old in steps[: -(MAX_STEPS - 1) or None] if len(steps) >= MAX_STEPS else []:
             shutil.rmtree(old, ignore_errors=True)
 
-    def undo_newest(self) -> UndoStep | None:
-        """Move the newest step's files back and forget the step; the caller restores its captions."""
+    def undo_newest(self, restore_captions: Callable[[UndoStep], None]) -> UndoStep | None:
+        """Move the newest step's files back, restore its captions, and then forget the step."""
         found = self._newest()
         if found is None:
             return None
@@ -76,6 +81,7 @@ class UndoLog:
             for name in step.files:
                 if removed := existing_path(Path(name).name, folder):
                     move_new(removed, path_inside(self.folder, name))
+            restore_captions(step)
         shutil.rmtree(folder, ignore_errors=True)
         return step
 
@@ -83,11 +89,14 @@ class UndoLog:
         return sorted(path for path in find_matching(self.steps_folder, "*") if path.name.isdecimal())
 
     def _newest(self) -> tuple[Path, UndoStep] | None:
+        """Return the newest step and its folder. Raises FileError if it is there, and cannot be read."""
         for folder in reversed(self._steps()):
+            if not (folder / "step.json").is_file():
+                continue
             try:
                 values = read_json(folder / "step.json", MAX_STEP_BYTES)
                 captions = tuple((str(name), str(old), str(new)) for name, old, new in values["captions"])
                 return folder, UndoStep(str(values["what"]), tuple(map(str, values["files"])), captions)
-            except (SdloraError, ValueError, KeyError, TypeError):  # Incomplete, or foreign: try an older one.
+            except (FormatError, ValueError, KeyError, TypeError):  # Incomplete, or foreign: try an older one.
                 continue
         return None

@@ -183,6 +183,8 @@ def _unpack(item: UploadedFile, room: Path, uploads: SortedUploads) -> Iterator[
                     _extract_entry(source, target, entry.file_size)
                 yield UploadedFile(target, name)
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError, ValueError) as error:
+        if isinstance(error, OSError) and error.errno:
+            raise DatasetError(f"cannot be read ({error.strerror})") from None
         raise DatasetError(f"is no zip file, or is damaged ({printable_name(str(error))}); pack it again") from None
 
 

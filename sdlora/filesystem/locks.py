@@ -8,6 +8,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from sdlora.errors import BusyError, FileError
+from sdlora.filesystem.writing import file_errors
 
 FOREVER = -1
 """Timeout of ``hold_lock`` that never expires."""
@@ -60,12 +61,13 @@ def exclusive(folder: Path) -> Iterator[None]:
 
     Whatever looks first and acts on what it saw stands in it: free numbers, undo steps, captions that are read and
     rewritten. A thread may enter it again. The lock is a file beside the folder, and stays when the folder goes.
-    Raises BusyError if another one does not end, FileError if the lock cannot be written.
+    Raises BusyError if another one does not end, FileError if the lock cannot be written, or for an OSError within.
     """
     lock = FileLock(folder.with_name(f".{folder.name}.lock"), is_singleton=True)
     _acquire(lock, str(folder), PATIENCE)
     try:
-        yield
+        with file_errors(folder, "read or written"):
+            yield
     finally:
         lock.release()
 

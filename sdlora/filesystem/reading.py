@@ -1,6 +1,7 @@
 """Bounded reading of text and JSON files, their checksums, and lists of folders that others may change meanwhile."""
 
-import glob
+import errno
+import fnmatch
 import hashlib
 import json
 import os
@@ -83,8 +84,22 @@ def modified_ns(path: Path) -> int:
 
 
 def find_matching(folder: Path, pattern: str) -> Iterator[Path]:
-    """Yield what matches the glob ``pattern`` in ``folder``; nothing from folders that are gone by then, or hidden."""
-    return (folder / name for name in glob.iglob(pattern, root_dir=folder, include_hidden=True))
+    """Yield what matches the glob ``pattern`` in ``folder``; nothing from folders that are gone by then, or hidden.
+
+    Raises FileError if a folder cannot be read for another reason: it is not empty.
+    """
+    first, separator, rest = pattern.partition("/")
+    try:
+        names = fnmatch.filter(os.listdir(folder), first)
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.ELOOP):
+            return
+        raise FileError(f"{folder}: cannot be read ({error.strerror})") from error
+    for path in (folder / name for name in names):
+        if rest:
+            yield from find_matching(path, rest)
+        elif not separator or path.is_dir():
+            yield path
 
 
 def files_below(folder: Path) -> Iterator[Path]:

@@ -36,13 +36,13 @@ def fsync_folder(folder: Path) -> None:
 
 
 @contextmanager
-def file_errors(path: Path) -> Iterator[None]:
-    """Raise FileError, which names the file, for an OSError within this context."""
+def file_errors(path: Path, done: str = "written") -> Iterator[None]:
+    """Raise FileError, which names the file and what cannot be ``done`` with it, for an OSError within this context."""
     try:
         yield
     except OSError as error:
         name = error.filename2 or error.filename or path  # A rename's second is the one that is in the way.
-        raise FileError(f"{name}: cannot be written ({error.strerror or error})") from error
+        raise FileError(f"{name}: cannot be {done} ({error.strerror or error})") from error
 
 
 def write_atomic(path: Path, write: Callable[[Path], None] | bytes | str) -> None:
@@ -139,7 +139,12 @@ def rename_new(source: Path, target: Path) -> None:
             os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
             os.replace(source, target)
         else:
-            os.unlink(source)
+            try:
+                os.unlink(source)
+            except OSError:
+                with suppress(OSError):
+                    os.unlink(target)
+                raise
 
 
 def _claim(path: Path, make: Callable[[Path], None], is_folder: bool = False) -> Path:

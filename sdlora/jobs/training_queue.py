@@ -70,13 +70,14 @@ class TrainingQueue(BackgroundLoop):
     def cancel(self, run: Run) -> None:
         """Remove the waiting ``run`` from the queue; it may be queued again. Raises BusyError if it has started."""
         with self._lock, self._alone():
-            self._position(run)
+            self._position(run, self.waiting())
             run.queued_file.unlink(missing_ok=True)
 
     def move(self, run: Run, where: Move) -> None:
         """Move ``run`` up or down by one, or to the front. Raises BusyError if it has started."""
         with self._lock, self._alone():
-            order, position = self.waiting(), self._position(run)
+            order = self.waiting()
+            position = self._position(run, order)
             times = [_since(other) for other in order]
             target = {"first": 0, "up": max(0, position - 1), "down": position + 1}[where]
             order.insert(target, order.pop(position))
@@ -166,9 +167,9 @@ class TrainingQueue(BackgroundLoop):
         training = self._training
         return training is not None and training.run.folder == run.folder and training.process.poll() is None
 
-    def _position(self, run: Run) -> int:
+    def _position(self, run: Run, order: Sequence[Run]) -> int:
         """Return the position of ``run`` in the queue, from 0. Raises BusyError if it does not wait any more."""
-        folders = [other.folder for other in self.waiting()]
+        folders = [other.folder for other in order]
         if run.folder not in folders:
             raise BusyError(f"{run.name} does not wait in the queue any more; look where it stands now")
         return folders.index(run.folder)

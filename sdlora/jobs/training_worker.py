@@ -20,6 +20,7 @@ from sdlora.config import TrainConfig
 from sdlora.errors import BusyError, DeviceError, FileError, OutOfMemoryError, SdloraError
 from sdlora.events import Event, Notice, OnEvent, RunFailed, RunStarted, RunStopped, ignore
 from sdlora.filesystem.locks import hold_lock
+from sdlora.filesystem.writing import file_errors
 from sdlora.inference.adapter_session import NO_MEMORY
 from sdlora.inference.device_requests import DeviceRequests
 from sdlora.inference.inline_inference import InlineInference
@@ -70,13 +71,14 @@ def main() -> int:
     is_main = int(os.environ.get("RANK", "0")) == 0
     with ExitStack() as locks:
         try:
-            if is_main:
-                locks.enter_context(run.hold())
-                stop.forget_earlier()
-                if stop():
-                    return stop.exit_code
-                run.sweep()
-            journal = Journal(run.journal) if is_main else None
+            with file_errors(run.folder, "read or written"):
+                if is_main:
+                    locks.enter_context(run.hold())
+                    stop.forget_earlier()
+                    if stop():
+                        return stop.exit_code
+                    run.sweep()
+                journal = Journal(run.journal) if is_main else None
         except SdloraError as error:  # Not this process's run: its journal belongs to another.
             print(f"error: {error}", file=sys.stderr)
             return error.exit_code

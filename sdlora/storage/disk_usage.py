@@ -16,13 +16,13 @@ from pydantic import Field
 from sdlora.errors import BusyError, ConfigError
 from sdlora.filesystem.locks import exclusive
 from sdlora.filesystem.reading import files_below, find_matching, size_of
-from sdlora.filesystem.writing import TEMPORARY
+from sdlora.filesystem.writing import TEMPORARY, file_errors
 from sdlora.formatting import format_bytes
 from sdlora.section import Section
 from sdlora.storage.device_lock import device_busy
 from sdlora.storage.library_entries import SUFFIX
 from sdlora.storage.run_folder import Run
-from sdlora.storage.trash import DAY, Trash
+from sdlora.storage.trash import DAY, Trash, delete_item
 
 STALE_DAYS = 1.0
 """Age in days after which a temporary file belongs to nothing that still runs."""
@@ -64,9 +64,13 @@ class _Kind:
 
 
 def disk_usage(data_dir: Path, older_than_days: float = 0) -> list[DiskUsage]:
-    """List the usage of ``data_dir``: everything that can be freed and is old enough, then everything that stays."""
-    found = [_measure(name, kind, data_dir, older_than_days, freed=True) for name, kind in FREED.items()]
-    return [*found, *(_measure(name, kind, data_dir, older_than_days, freed=False) for name, kind in KEPT.items())]
+    """List the usage of ``data_dir``: everything that can be freed and is old enough, then everything that stays.
+
+    Raises FileError if it cannot be read.
+    """
+    with file_errors(data_dir, "read"):
+        found = [_measure(name, kind, data_dir, older_than_days, freed=True) for name, kind in FREED.items()]
+        return [*found, *(_measure(name, kind, data_dir, older_than_days, freed=False) for name, kind in KEPT.items())]
 
 
 def free_space(data_dir: Path, names: Collection[str], older_than_days: float = 0) -> int:
@@ -102,7 +106,9 @@ def _delete(path: Path) -> int:
             if run is not None and run.is_queued:  # Since it was listed: Train longer goes on from its state.
                 return 0
             before = size_of(path)
-            if path.is_dir() and not path.is_symlink():
+            if path.parent.name == "trash":
+                delete_item(path)
+            elif path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path, ignore_errors=True)
             else:
                 path.unlink(missing_ok=True)

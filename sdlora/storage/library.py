@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -22,7 +22,7 @@ from sdlora.filesystem.paths import existing_path, safe_name
 from sdlora.filesystem.reading import sha256
 from sdlora.filesystem.safetensors_header import read_metadata
 from sdlora.filesystem.stat_cache import StatCache
-from sdlora.filesystem.writing import write_atomic, write_new
+from sdlora.filesystem.writing import file_errors, write_atomic, write_new
 from sdlora.formats.adapter_check import AdapterCheck
 from sdlora.formats.inspection import trigger_words
 from sdlora.formats.metadata import build_a1111_card, sd_version
@@ -116,10 +116,16 @@ class Library:
         with exclusive(self.folder):
             metadata = read_metadata(file)
             path = self.folder / f"{self._unused_name(name)}{SUFFIX}"
-            path = write_new(path, partial(_move_over, file))
-            words = ", ".join(trigger_words(metadata))
-            write_atomic(path.with_suffix(".json"), build_a1111_card(sd_version(metadata), words))
-            write_atomic(path.with_suffix(REPORT), json.dumps({"base": base}, ensure_ascii=False))
+            path = write_new(path, partial(_link_over, file))
+            with ExitStack() as undo:
+                for suffix in (SUFFIX, ".json", REPORT):
+                    undo.callback(path.with_suffix(suffix).unlink, missing_ok=True)
+                words = ", ".join(trigger_words(metadata))
+                write_atomic(path.with_suffix(".json"), build_a1111_card(sd_version(metadata), words))
+                write_atomic(path.with_suffix(REPORT), json.dumps({"base": base}, ensure_ascii=False))
+                undo.pop_all()
+            with suppress(OSError):
+                file.unlink()
             return path.stem
 
     def bundle(self, name: str, output: Path) -> Path:
@@ -190,7 +196,8 @@ class Library:
 
         A file with the same bytes is not stored twice. Raises FileError if the disk refuses.
         """
-        size, digest = file.stat().st_size, sha256(file)
+        with file_errors(file, "read"):
+            size, digest = file.stat().st_size, sha256(file)
         with exclusive(self.folder):
             as_large = (old for old in imported_files(self.folder) if old.stat().st_size == size)
             same = next((old for old in as_large if _digests.get(partial(sha256, old), str(old)) == digest), None)
@@ -234,10 +241,11 @@ _digests: StatCache[str] = StatCache()
 """SHA-256 of the library's files."""
 
 
-def _move_over(source: Path, target: Path) -> None:
-    """Move a file over another one. On another disk it is copied; whoever made ``source`` clears it away."""
+def _link_over(source: Path, target: Path) -> None:
+    """Give a file a second name, in place of another file; where that cannot be, it is copied."""
     try:
-        os.replace(source, target)
+        target.unlink()
+        os.link(source, target)
     except OSError:
         shutil.copyfile(source, target)
 

@@ -6,7 +6,7 @@ Everything that anyone wants to know of a run is read from here, so viewers come
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -22,7 +22,7 @@ from sdlora.filesystem.locks import hold_lock, is_held
 from sdlora.filesystem.paths import existing_path, path_inside, path_problem, safe_name
 from sdlora.filesystem.reading import find_matching, modified_ns, recency
 from sdlora.filesystem.stat_cache import StatCache
-from sdlora.filesystem.writing import TEMPORARY, fsync_folder, new_folder
+from sdlora.filesystem.writing import TEMPORARY, file_errors, fsync_folder, new_folder
 from sdlora.storage.journal import last_event, read_events
 from sdlora.training.run_paths import CONFIG, RunPaths
 
@@ -182,7 +182,8 @@ class Run(RunPaths):
 
     def stop(self) -> None:
         """Ask the run's process to finish its step, save, and end."""
-        self.stop_file.touch()
+        with file_errors(self.stop_file):
+            self.stop_file.touch()
 
     def lengthen(self, steps: int) -> None:
         """Let the run end at step ``steps``, beyond those that it has done; only the length in its config changes.
@@ -217,14 +218,11 @@ def _runs_with(data_dir: Path, name: str) -> Iterator[Run]:
     except OSError:
         return
     for folder in folders:
-        run, names = _folders.get(partial(_listed, folder), folder)
-        if name in names:
-            yield run
+        with suppress(OSError):  # Gone by now, or hidden from this user.
+            run, names = _folders.get(partial(_listed, folder), folder)
+            if name in names:
+                yield run
 
 
 def _listed(folder: str) -> tuple[Run, frozenset[str]]:
-    try:
-        names = frozenset(os.listdir(folder))
-    except OSError:  # Gone by now, or hidden from this user.
-        names = frozenset()
-    return Run(Path(folder)), names
+    return Run(Path(folder)), frozenset(os.listdir(folder))

@@ -17,7 +17,7 @@ from sdlora.errors import FileError, SdloraError
 from sdlora.filesystem.locks import exclusive
 from sdlora.filesystem.paths import path_inside, safe_name
 from sdlora.filesystem.reading import find_matching, modified_ns, read_json, size_of
-from sdlora.filesystem.writing import move_new, new_folder, write_atomic
+from sdlora.filesystem.writing import file_errors, move_new, new_folder, write_atomic
 from sdlora.formatting import one_line
 
 KEPT_DAYS = 30
@@ -62,7 +62,8 @@ class Trash:
     def put(self, paths: Sequence[Path], name: str, what: str) -> TrashItem:
         """Move ``paths``, all inside the data folder, into the trash. Raises FileError, and then moves them back."""
         now = time.time()
-        origins = tuple(map(self._origin, paths))
+        with file_errors(self.data_dir, "read"):
+            origins = tuple(map(self._origin, paths))
         stamp = time.strftime("%Y%m%d-%H%M%S", time.localtime(now))
         folder = new_folder(self.folder / safe_name(f"{stamp}-{name}", fallback=stamp))
         item = TrashItem(folder, name, what, now, origins)
@@ -72,9 +73,10 @@ class Trash:
                 write_atomic(folder / ITEM, json.dumps(fields, ensure_ascii=False))  # First: it tells how to undo.
                 for number, path in enumerate(paths):
                     move_new(path, folder / str(number))
-        except OSError as error:
-            self.restore(item)
-            raise FileError(f"{error.filename}: cannot be moved to the trash ({error.strerror})") from error
+        except FileError:
+            with suppress(SdloraError):  # What cannot be moved back now can be restored later.
+                self.restore(item)
+            raise
         return item
 
     def items(self) -> list[TrashItem]:
@@ -112,11 +114,11 @@ class Trash:
                         restored.append(move_new(part, path))
             except OSError as error:
                 raise FileError(f"{error.filename}: cannot be moved back ({error.strerror})") from error
-            shutil.rmtree(item.folder, ignore_errors=True)
+            delete_item(item.folder)
         return restored
 
     def empty(self) -> int:
-        """Delete everything in it for good, and return the number of items."""
+        """Delete everything in it for good, and return the number of items that are gone."""
         return self._delete(lambda item: True)
 
     def forget_old(self, days: float = KEPT_DAYS) -> int:
@@ -132,8 +134,8 @@ class Trash:
         with exclusive(self.folder):  # No item goes while it is being restored.
             old = [item for item in self.items() if goes(item)]
             for item in old:
-                shutil.rmtree(item.folder, ignore_errors=True)
-        return len(old)
+                delete_item(item.folder)
+        return sum(not item.folder.exists() for item in old)
 
     def _origin(self, path: Path) -> str:
         """Return a path as an item keeps it. Raises FileError if it lies outside the data folder."""
@@ -174,6 +176,17 @@ def _marked_a_day_ago(mark: Path) -> bool:
         with suppress(OSError):
             mark.write_bytes(b"")
     return age >= DAY
+
+
+def delete_item(folder: Path) -> None:
+    """Delete the folder of an item as far as that is possible. What names it goes last: a rest stays listed."""
+    with suppress(OSError):
+        for part in folder.iterdir():
+            if part.is_dir() and not part.is_symlink():
+                shutil.rmtree(part)
+            elif part.name != ITEM:
+                part.unlink()
+        shutil.rmtree(folder)
 
 
 def _gone(folder_name: str) -> FileError:

@@ -1,7 +1,7 @@
 """Preparation, done once before the first step: load, look at the pictures, fill the caches, attach, restore."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any
@@ -17,6 +17,7 @@ from sdlora.data.cache import LatentCache
 from sdlora.data.dataset import Example, load_dataset
 from sdlora.data.doctor import training_notices
 from sdlora.data.images import ImageSize
+from sdlora.diffusion import ZERO_SNR
 from sdlora.errors import ConfigError, FileError
 from sdlora.events import Progress
 from sdlora.families.base import Conditioning, Family
@@ -34,6 +35,11 @@ from sdlora.training.train_job import TrainJob
 
 TRAINED_ADAPTER = "<training>"
 """Name in the live models of the adapter in training, which no adapter in a studio can have."""
+SCHEDULE = (
+    "prediction_type", "num_train_timesteps", "beta_schedule", "beta_start", "beta_end", "trained_betas", "shift",
+    ZERO_SNR,
+)  # fmt: skip
+"""Entries of a scheduler's config that decide a training."""
 EXTRA = "method."
 """Prefix in a resumable state of what a method keeps beside its parameters."""
 
@@ -127,7 +133,7 @@ class TrainState:
             raise foreign_state(state.step, error) from error
 
     def _order(self) -> dict[str, Any]:
-        """Return what decides which example is shown when, and is not in the config."""
+        """Return what decides which example is shown when and what is learnt of it, and is not in the config."""
         # Written as version 0.1.0 wrote it, or its runs could not be resumed.
         sizes = (f"Size(width={size.width}, height={size.height})" for size in self.sizes)
         pictures = "".join(
@@ -138,6 +144,8 @@ class TrainState:
         return {
             "processes": self.distributed.count,
             "base model": self.family.fingerprint[:12],
+            "noise schedule": _schedule_digest(self.family.scheduler_config),
+            "tokens": _digest(repr(self.family.tokenize([e.caption for e in self.batches.examples]).tolist())),
             "pictures and captions": _digest(pictures),
             "class pictures": _digest(classes),
         }
@@ -147,6 +155,10 @@ def foreign_state(step: int, error: Exception) -> FileError:
     """Return the error that the state of ``step`` cannot be gone on from, because of ``error``."""
     reason = f"{type(error).__name__}: {first_line(error)}"
     return FileError(f"the state of step {step} is not one of this run ({reason}); remove it")
+
+
+def _schedule_digest(config: Mapping[str, Any]) -> str:
+    return _digest(repr([(name, config[name]) for name in SCHEDULE if config.get(name) is not None]))
 
 
 def _digest(text: str) -> str:

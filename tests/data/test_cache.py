@@ -1,5 +1,6 @@
 """The cache: the same bits whatever was there before, and damage made good."""
 
+import hashlib
 import os
 import sys
 import threading
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from sdlora.data import cache as cache_module
 from sdlora.data.cache import LatentCache, TextCache, View
@@ -187,6 +189,25 @@ def test_a_store_without_folder_forgets_nothing() -> None:
     for number in range(5):
         store.put(str(number), {"a": torch.zeros(100)})
     assert all(store.get(str(number)) is not None for number in range(5))
+
+
+def test_another_entrys_content_is_not_taken(tmp_path: Path) -> None:
+    store = TensorStore(tmp_path)
+    for number in range(2):
+        store.put(f"{number:064x}", {"a": torch.full((4,), float(number))})
+    one, other = (store.path(f"{number:064x}") for number in range(2))
+    one.write_bytes(other.read_bytes())
+    assert TensorStore(tmp_path).get(f"{0:064x}") is None
+
+
+def test_an_entry_of_version_0_1_0_is_taken(tmp_path: Path) -> None:
+    """The hash in those files is of the tensors alone."""
+    tensors = {"a": torch.ones(4)}
+    path = TensorStore(tmp_path).path("0" * 64)
+    path.parent.mkdir()
+    digest = hashlib.sha256(b"a (4,) torch.float32" + tensors["a"].numpy().tobytes()).hexdigest()
+    save_file(tensors, path, {"sha256": digest})
+    assert TensorStore(tmp_path).get("0" * 64) is not None
 
 
 def test_text_is_encoded_once_and_kept(tmp_path: Path) -> None:

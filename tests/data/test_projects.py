@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from sdlora.data.projects import AddedImages, Project, ProjectInfo, list_projects
-from sdlora.errors import ConfigError, FileError
+from sdlora.errors import ConfigError, DatasetError, FileError
 
 
 @pytest.fixture
@@ -153,6 +153,33 @@ def test_a_step_that_was_torn_is_passed_over(project):
     broken.mkdir()
     (broken / "step.json").write_text('{"what": ')
     assert project.undo() == "removed 1 picture (001.png)" and first.exists()
+
+
+def test_a_caption_that_cannot_be_read_is_never_written_over(project):
+    caption = project.images()[1].with_suffix(".txt")
+    caption.write_text("a green wall", encoding="utf-16")
+    before = caption.read_bytes()
+    for change in (project.add_trigger, lambda: project.replace("red", "blue")):
+        with pytest.raises(DatasetError, match=r"002\.txt: is UTF-16"):
+            change()
+    assert caption.read_bytes() == before and project.caption(project.images()[0]) == "a red wall"
+
+
+def test_captions_that_cannot_be_put_back_can_be_when_undone_again(project, monkeypatch):
+    first = project.images()[0]
+    project.replace("red", "blue")
+    with monkeypatch.context() as patch, pytest.raises(FileError):
+        patch.setattr(os, "replace", lambda *arguments: os.stat("/nowhere"))
+        project.undo()
+    assert project.caption(first) == "a blue wall"
+    assert project.undo() and project.caption(first) == "a red wall"
+
+
+def test_a_caption_whose_image_is_gone_is_no_other_images(project, dropped):
+    (project.folder / "004.txt").write_text("of another picture")
+    Image.new("RGB", (80, 80), "white").save(dropped[0])
+    assert project.add(dropped[:1]).images == 1
+    assert [path.name for path in project.images()][-1] == "005.png"
 
 
 def test_a_step_never_writes_outside_the_project(project, tmp_path):

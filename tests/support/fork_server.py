@@ -17,6 +17,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from tests.support.file_faults import FileFault, preload
+
 UNPRIVILEGED_UID = 65534
 """User id of ``nobody``, who owns no files."""
 PRELOADED = (
@@ -52,8 +54,10 @@ class ForkedProcess:
 class ForkServer:
     """The parent, in a process of its own. It runs one command at a time: wait for one, then start the next."""
 
-    def __init__(self) -> None:
-        environment = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **os.environ}
+    def __init__(self, shim: Path | None = None) -> None:
+        """``shim``, as ``build_shim`` makes it, lets processes have faults of the file system."""
+        self.has_file_faults = shim is not None
+        environment = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **os.environ, **preload(shim)}
         self._parent = subprocess.Popen(
             [sys.executable, "-m", "tests.support.fork_server"],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, cwd=Path(__file__).parents[2],
@@ -62,16 +66,17 @@ class ForkServer:
 
     def start(
         self, module: str, arguments: Sequence[str], log: Path, *,
-        failpoint: str = "", file_size_limit: int = 0, unprivileged: bool = False,
+        failpoint: str = "", file_size_limit: int = 0, unprivileged: bool = False, file_fault: FileFault | None = None,
     ) -> ForkedProcess:  # fmt: skip
         """Fork a process that runs ``main()`` of ``module`` and appends what it prints to ``log``.
 
         ``failpoint`` arms a failpoint. ``file_size_limit`` limits files to that many bytes, like a full disk.
-        ``unprivileged`` drops root's right to write the files of other users.
+        ``unprivileged`` drops root's right to write the files of other users. ``file_fault`` lets a call of the system
+        fail.
         """
         command = dict(
             module=module, arguments=[*arguments], log=str(log), failpoint=failpoint, file_size_limit=file_size_limit,
-            unprivileged=unprivileged,
+            unprivileged=unprivileged, file_fault=file_fault.values() if file_fault else None,
         )  # fmt: skip
         assert self._parent.stdin is not None
         self._parent.stdin.write(json.dumps(command).encode() + b"\n")
@@ -108,7 +113,10 @@ def serve() -> None:
         print(end.si_status if end.si_code == os.CLD_EXITED else -end.si_status, flush=True)
 
 
-def _run(module: str, arguments: list[str], log: str, failpoint: str, file_size_limit: int, unprivileged: bool) -> None:
+def _run(
+    module: str, arguments: list[str], log: str, failpoint: str, file_size_limit: int, unprivileged: bool,
+    file_fault: dict[str, Any] | None,
+) -> None:  # fmt: skip
     """Run the command in the child, and end the child."""
     from sdlora import failpoints
 
@@ -125,7 +133,10 @@ def _run(module: str, arguments: list[str], log: str, failpoint: str, file_size_
             resource.setrlimit(resource.RLIMIT_FSIZE, (file_size_limit, resource.RLIM_INFINITY))
         if unprivileged and os.geteuid() == 0:
             os.seteuid(UNPRIVILEGED_UID)
-        code = import_module(module).main()
+        main = import_module(module).main
+        if file_fault:
+            FileFault(**file_fault).arm()
+        code = main()
     except SystemExit as end:
         code = end.code
     except BaseException:

@@ -5,6 +5,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from sdlora.adapters import attach
 from sdlora.config import TrainConfig, presets
@@ -43,8 +44,11 @@ def test_the_order_of_examples_is_told_as_version_0_1_0_told_it() -> None:
     class_image = Example(Path("c.png"), "a house", 64, 64, digest="0c")
     batches = SimpleNamespace(examples=[own], class_examples=[class_image])
     around = SimpleNamespace(batches=batches, sizes=[ImageSize(64, 32)])
-    around.distributed, around.family = SimpleNamespace(count=1), SimpleNamespace(fingerprint="f" * 64)
-    assert TrainState._order(around) == {
+    family = SimpleNamespace(fingerprint="f" * 64, scheduler_config={}, tokenize=lambda captions: torch.zeros(1, 77))
+    around.distributed, around.family = SimpleNamespace(count=1), family
+    told = TrainState._order(around)
+    assert {told.pop(name) is None for name in ("noise schedule", "tokens")} == {False}  # Later versions' own.
+    assert told == {
         "processes": 1,
         "base model": "f" * 12,
         "pictures and captions": sha256(b"0a0ba red house2Size(width=64, height=32)").hexdigest()[:12],
