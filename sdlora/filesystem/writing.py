@@ -63,8 +63,11 @@ def write_exclusive(path: Path, write: Callable[[Path], None] | bytes | str) -> 
 
 def write_new(path: Path, write: Callable[[Path], None] | bytes | str) -> Path:
     """Write a file as ``write_atomic`` does, under ``path`` or the first free number beside it, and return its path."""
-    with _written(path, write) as temporary:
-        path = _claim(path, lambda candidate: rename_new(temporary, candidate))
+    with ExitStack() as undo:
+        with _written(path, write) as temporary:
+            path = _claim(path, lambda candidate: rename_new(temporary, candidate))
+            undo.callback(path.unlink, missing_ok=True)
+        undo.pop_all()
     return path
 
 

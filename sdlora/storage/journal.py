@@ -2,12 +2,13 @@
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from sdlora import failpoints
 from sdlora.errors import FileError
 from sdlora.events import Event
+from sdlora.filesystem.writing import file_errors
 
 TAIL_BYTES = 2048
 """Bytes at a journal's end that are read for its last event at first."""
@@ -22,26 +23,26 @@ def read_events(journal: Path, start: int = 0) -> Iterator[Event]:
 
 
 def tail_events(journal: Path, start: int = 0) -> Iterator[tuple[Event, int]]:
-    """Yield events from byte ``start`` on, each with its end's position; a line without its end is left for later."""
+    """Yield events from byte ``start`` on, each with its end's position; a line without its end is left for later.
+
+    Raises FileError if the journal is there, and cannot be read.
+    """
     if journal.exists() and not journal.is_file():  # A pipe would be waited for.
         return
-    try:
-        with open(journal, "rb") as file:
-            file.seek(start)
-            for line in file:
-                if not line.endswith(b"\n"):
-                    return
-                start += len(line)
-                try:
-                    yield Event.from_json(line.decode()), start
-                except ValueError:
-                    continue
-    except FileNotFoundError:
-        return
+    with file_errors(journal, "read"), suppress(FileNotFoundError), open(journal, "rb") as file:
+        file.seek(start)
+        for line in file:
+            if not line.endswith(b"\n"):
+                return
+            start += len(line)
+            try:
+                yield Event.from_json(line.decode()), start
+            except ValueError:
+                continue
 
 
 def last_event(journal: Path) -> Event | None:
-    """Return the last event of a journal, read from its end; None if it has none."""
+    """Return the last event of a journal, read from its end; None if it has none. Raises as ``tail_events`` does."""
     try:
         size = journal.stat().st_size
     except OSError:

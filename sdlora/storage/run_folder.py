@@ -121,7 +121,10 @@ class Run(RunPaths):
         """State of the run, from its lock and the journal's last event."""
         if self.is_locked():
             return "running"
-        last = _last_events.get(lambda: last_event(self.journal), str(self.journal))
+        try:
+            last = _last_events.get(lambda: last_event(self.journal), str(self.journal))
+        except FileError:  # Nobody can say how it ended.
+            return "interrupted"
         return "new" if last is None else ENDS.get(type(last), "interrupted")
 
     def is_locked(self) -> bool:
