@@ -57,18 +57,27 @@ def write_atomic(path: Path, write: Callable[[Path], None] | bytes | str) -> Non
 
 def write_exclusive(path: Path, write: Callable[[Path], None] | bytes | str) -> None:
     """Write a file as ``write_atomic`` does. Raises FileError too if it exists, or does so by then."""
-    with _written(path, write) as temporary:
+
+    def place(temporary: Path) -> Path:
         rename_new(temporary, path)
+        return path
+
+    _write_and_place(path, write, place)
 
 
 def write_new(path: Path, write: Callable[[Path], None] | bytes | str) -> Path:
     """Write a file as ``write_atomic`` does, under ``path`` or the first free number beside it, and return its path."""
+    return _write_and_place(path, write, lambda temporary: _claim(path, partial(rename_new, temporary)))
+
+
+def _write_and_place(path: Path, write: Callable[[Path], None] | bytes | str, place: Callable[[Path], Path]) -> Path:
+    """Write a file; ``place`` gives it a new name, which is taken back if it cannot be made durable."""
     with ExitStack() as undo:
         with _written(path, write) as temporary:
-            path = _claim(path, lambda candidate: rename_new(temporary, candidate))
-            undo.callback(path.unlink, missing_ok=True)
+            placed = place(temporary)
+            undo.callback(placed.unlink, missing_ok=True)
         undo.pop_all()
-    return path
+    return placed
 
 
 def new_folder(path: Path) -> Path:
