@@ -4,7 +4,6 @@ import shutil
 import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
-from functools import partial
 from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -107,7 +106,7 @@ def use_checkpoint(run: Run, step: int) -> Path:
         if step not in checkpoints:
             steps = ", ".join(map(str, checkpoints)) or "none"
             raise ConfigError(f"{run.name}: there is no checkpoint {step}; there are: {steps}")
-        write_atomic(run.adapter, partial(shutil.copyfile, checkpoints[step]))
+        write_atomic(run.adapter, checkpoints[step].read_bytes())
     return run.adapter
 
 

@@ -147,10 +147,11 @@ class Run(RunPaths):
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        """Hold the run within this context. Raises what ``hold`` does."""
+        """Hold the run within this context. Raises what ``hold`` does, and FileError for an OSError within."""
         lock = self.hold()
         try:
-            yield
+            with file_errors(self.folder, "read or written"):
+                yield
         finally:
             lock.release()
 
