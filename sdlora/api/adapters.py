@@ -1,9 +1,8 @@
 """Adapters of runs and imported ones: find, name, export and choose them."""
 
-import shutil
 import tempfile
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -161,20 +160,20 @@ class ExportedFile(NamedTuple):
     proof: str
 
 
-def export_to_temporary(source: str, format: str, dtype: str = "fp32", data_dir: Path | None = None) -> ExportedFile:
-    """Export an adapter to a temporary file, in a separate process since reading tensors needs torch.
+@contextmanager
+def exported_file(
+    source: str, format: str, dtype: str = "fp32", data_dir: Path | None = None
+) -> Iterator[ExportedFile]:
+    """Export an adapter to a file that is there within this context, in a process, since reading tensors needs torch.
 
     PEFT's folder is packed as a zip file. Raises ConfigError for an unknown adapter, and what ``export_adapter``
     raises.
     """
     file = find_adapter(source, data_dir)
     name, ending = safe_name(adapter_name(file), fallback="adapter"), "zip" if format == "peft" else "safetensors"
-    output = Path(tempfile.mkdtemp(prefix="sdlora-export-")) / f"{name}-{format}.{ending}"
-    try:
-        return ExportedFile(output, export_job(file, output, format, dtype).finish())
-    except SdloraError:
-        shutil.rmtree(output.parent, ignore_errors=True)
-        raise
+    with tempfile.TemporaryDirectory(prefix="sdlora-export-") as folder:
+        output = Path(folder) / f"{name}-{format}.{ending}"
+        yield ExportedFile(output, export_job(file, output, format, dtype).finish())
 
 
 def require_common_base(base: str, adapters: Sequence[AdapterFile]) -> None:

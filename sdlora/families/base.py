@@ -5,9 +5,10 @@ A new family is a subclass of ``Family`` in one file or package, and one row in 
 1. Class attributes, read before any model is loaded: ``name`` and ``title``; ``components`` (the folders of a model,
    the only classes that may be loaded from each, the layers that each target group of ``adapters.targets`` means there,
    and how adapter files spell them); which of them is the ``denoiser``; ``latent_channels``; ``adapter_naming``, the
-   family in adapter files; ``preset``, how its presets begin; ``tokenizers``, by the text encoders that read them; the
-   ``pipelines`` by which a folder is recognised, with ``matches_config`` where another family has the same;
-   ``single_file_prefixes`` and ``matches_single_file`` if it comes in single files.
+   family in adapter files; ``preset``, how its presets begin; ``generation_defaults``, its usual steps, guidance and
+   sampler; ``tokenizers``, by the text encoders that read them; the ``pipelines`` by which a folder is recognised, with
+   ``matches_config`` where another family has the same; ``single_file_prefixes`` and
+   ``matches_single_file`` if it comes in single files.
 2. ``load``, and with single files ``load_single_file``, which return the loaded family; ``from_meta``, which returns it
    without weights.
 3. The attributes and abstract methods of a loaded model: its modules, its noise process (a ``NoiseProcess`` of its own

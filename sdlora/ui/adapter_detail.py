@@ -1,6 +1,5 @@
 """The details of one adapter of the library, and its export in any format."""
 
-import shutil
 import tempfile
 from dataclasses import dataclass
 from functools import partial
@@ -11,7 +10,7 @@ import gradio as gr
 from gradio.blocks import Block
 
 from sdlora.api.adapter_jobs import inspect_adapter, inspect_layers_job, needs_base
-from sdlora.api.adapters import export_to_temporary
+from sdlora.api.adapters import exported_file
 from sdlora.api.models import resolve_base
 from sdlora.errors import ConfigError, SdloraError
 from sdlora.ui import job_widget, library_html, page_html
@@ -150,26 +149,19 @@ def _export(app: AppState, detail: AdapterDetail, values: Values) -> list[Any]:
     name, checkpoint = values[detail.name], values[detail.checkpoint] or ""
     format, dtype = values[detail.format], values[detail.dtype]
     try:
-        exported = export_to_temporary(str(app.library.file(name, checkpoint)), format, dtype)
-        parts = [f"{name}-{Path(checkpoint).stem}" if checkpoint else name]
-        parts += [part for part in (format, dtype) if part not in ("kohya", "fp32")]
-        file = _move_to_cache(exported.file, f"{'-'.join(parts)}{exported.file.suffix}")
-        return [file, page_html.note([f"Self-test: {exported.proof}."], "good")]
+        with exported_file(str(app.library.file(name, checkpoint)), format, dtype) as exported:
+            parts = [f"{name}-{Path(checkpoint).stem}" if checkpoint else name]
+            parts += [part for part in (format, dtype) if part not in ("kohya", "fp32")]
+            file = exported.file.rename(exported.file.with_name(f"{'-'.join(parts)}{exported.file.suffix}"))
+            return [cache_file(file), page_html.note([f"Self-test: {exported.proof}."], "good")]
     except SdloraError as error:
         raise gr.Error(str(error), print_exception=False) from None
 
 
 def _bundle(app: AppState, name: str) -> list[Any]:
     try:
-        folder = Path(tempfile.mkdtemp(prefix="sdlora-export-"))
-        return [_move_to_cache(app.library.bundle(name, folder / "pack.zip"), f"{name}.zip"), ""]
+        with tempfile.TemporaryDirectory(prefix="sdlora-export-") as folder:
+            pack = app.library.bundle(name, Path(folder) / "pack.zip")
+            return [cache_file(pack.rename(pack.with_name(f"{name}.zip"))), ""]
     except SdloraError as error:
         raise gr.Error(str(error), print_exception=False) from None
-
-
-def _move_to_cache(file: Path, name: str) -> str:
-    """Copy a file to the page's cache as ``name``, and remove its temporary folder."""
-    try:
-        return cache_file(file.rename(file.with_name(name)))
-    finally:
-        shutil.rmtree(file.parent, ignore_errors=True)

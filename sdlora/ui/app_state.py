@@ -6,7 +6,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,7 +19,7 @@ from gradio.utils import get_upload_folder
 from sdlora.api.adapters import (
     AdapterFile,
     Library,
-    export_to_temporary,
+    exported_file,
     find_adapter,
     list_adapters,
     require_common_base,
@@ -291,10 +291,10 @@ def thumbnail(path: Path) -> str:
 def export_to_cache(run: Run, format: str) -> str:
     """Export the run's adapter in ``format`` to the page's cache, under the run's name."""
     saved = find_adapter(str(run.folder))  # Runs save kohya's keys.
-    exported = saved if format == "kohya" else export_to_temporary(str(saved), format).file
-    with tempfile.TemporaryDirectory() as folder:
-        named = Path(folder) / f"{run.name}{'' if format == 'kohya' else f'-{format}'}.safetensors"
-        shutil.copyfile(exported, named)
-        if exported is not saved:
-            shutil.rmtree(exported.parent, ignore_errors=True)
+    with ExitStack() as stack:
+        named = Path(stack.enter_context(tempfile.TemporaryDirectory())) / f"{run.name}.safetensors"
+        if format != "kohya":
+            saved = stack.enter_context(exported_file(str(saved), format)).file
+            named = named.with_stem(f"{run.name}-{format}")
+        shutil.copyfile(saved, named)
         return cache_file(named)

@@ -7,7 +7,6 @@ no text that a program sends is ever taken for a path of images.
 
 import asyncio
 import inspect
-import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypedDict, get_args
@@ -15,7 +14,7 @@ from typing import Any, Literal, TypedDict, get_args
 import gradio as gr
 from gradio.data_classes import FileData
 
-from sdlora.api.adapters import export_to_temporary
+from sdlora.api.adapters import exported_file
 from sdlora.api.editing import ExportSettings
 from sdlora.api.generation import GenerationRequest, JobStatus
 from sdlora.api.models import resolve_base
@@ -221,12 +220,9 @@ class Endpoints:
         """
         export = ExportSettings.checked(**settings)
         path = str(self.app.adapter(name).path)
-        made = export_to_temporary(path, export.format, export.dtype, self.app.data_dir).file
-        try:
-            file: FileData = returned_file(made)
+        with exported_file(path, export.format, export.dtype, self.app.data_dir) as exported:
+            file: FileData = returned_file(exported.file)
             return file
-        finally:
-            shutil.rmtree(made.parent, ignore_errors=True)
 
     def runs(self) -> list[RunInfo]:
         """Return all runs, newest first."""

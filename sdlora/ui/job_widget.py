@@ -1,6 +1,5 @@
 """Tool jobs on the page: one per visitor at a time, with progress, time left, and a way to cancel."""
 
-import shutil
 import tempfile
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
@@ -43,13 +42,10 @@ class FileJob:
         self.file = ""
 
     def __iter__(self) -> Generator[Event]:
-        folder = Path(tempfile.mkdtemp(prefix="sdlora-"))
-        try:
-            self.job.request[self.key] = folder / self.name
+        with tempfile.TemporaryDirectory(prefix="sdlora-") as folder:
+            self.job.request[self.key] = Path(folder, self.name)
             yield from self.job
-            self.file = cache_file(folder / self.name)
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
+            self.file = cache_file(Path(folder, self.name))
 
     def stop(self) -> None:
         self.job.stop()

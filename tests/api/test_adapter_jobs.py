@@ -11,7 +11,7 @@ from PIL import Image
 
 from sdlora import editing
 from sdlora.api.adapter_jobs import extract_job, inspect_layers_job, merge_job, needs_base, resize_job
-from sdlora.api.adapters import export_to_temporary
+from sdlora.api.adapters import exported_file
 from sdlora.api.editing import EditSettings, ExtractSettings
 from sdlora.editing.low_rank import Cut
 from sdlora.errors import ConfigError, FileError, ModelError
@@ -139,12 +139,13 @@ def test_a_look_inside_lists_layers_by_norm_and_draws_them(library, tmp_path):
 
 
 def test_an_export_for_peft_is_a_zip_of_its_folder_with_the_self_tests_sentence(library, tmp_path):
-    exported = export_to_temporary("one", "peft", data_dir=library.data_dir)
-    assert exported.file.name == "one-peft.zip"
-    assert exported.proof.startswith(f"{len(random_adapter('lora').modules)} layers, ")
-    with zipfile.ZipFile(exported.file) as pack:
-        pack.extractall(tmp_path / "out")
+    with exported_file("one", "peft", data_dir=library.data_dir) as exported:
+        assert exported.file.name == "one-peft.zip"
+        assert exported.proof.startswith(f"{len(random_adapter('lora').modules)} layers, ")
+        with zipfile.ZipFile(exported.file) as pack:
+            pack.extractall(tmp_path / "out")
+    assert not exported.file.parent.exists()
     (folder,) = (tmp_path / "out").iterdir()
     assert read_adapter(Path(folder)).modules.keys() == random_adapter("lora").modules.keys()
-    with pytest.raises(ConfigError):
-        export_to_temporary("nobody", "peft", data_dir=library.data_dir)
+    with pytest.raises(ConfigError), exported_file("nobody", "peft", data_dir=library.data_dir):
+        pass

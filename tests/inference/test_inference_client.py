@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from sdlora.api.adapters import export_to_temporary, list_adapters
+from sdlora.api.adapters import exported_file, list_adapters
 from sdlora.api.training import TrainingQueue, prepare_run, start_run
 from sdlora.errors import BusyError
 from sdlora.events import StepDone
@@ -227,9 +227,10 @@ def test_a_queued_run_that_is_stopped_never_starts_and_a_running_one_saves(confi
 
 
 def test_an_export_for_the_page_is_a_file_that_loads(adapters, tmp_path):
-    path = export_to_temporary(adapters[0], "diffusers", data_dir=tmp_path).file
-    assert path.name == "one-diffusers.safetensors"
-    assert read_adapter(path).modules.keys() == read_adapter(Path(adapters[0])).modules.keys()
+    with exported_file(adapters[0], "diffusers", data_dir=tmp_path) as exported:
+        assert exported.file.name == "one-diffusers.safetensors"
+        again = read_adapter(exported.file)
+    assert again.modules.keys() == read_adapter(Path(adapters[0])).modules.keys()
 
 
 def tick_until(queue, check):
