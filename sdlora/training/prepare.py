@@ -24,7 +24,7 @@ from sdlora.families.base import Conditioning, Family
 from sdlora.families.loading import load_family
 from sdlora.families.quantized import quantize
 from sdlora.formats import read_adapter
-from sdlora.formatting import first_line
+from sdlora.formatting import first_line, one_line
 from sdlora.seeds import derive
 from sdlora.training import precompute
 from sdlora.training.component_offload import ComponentOffload
@@ -40,6 +40,10 @@ SCHEDULE = (
     ZERO_SNR,
 )  # fmt: skip
 """Entries of a scheduler's config that decide a training."""
+LEARNING = ("model", "data", "prior", "adapter", "train", "loss", "optimizer", "schedule")
+"""Sections of settings that decide what is learnt."""
+COMPARED_ELSEWHERE = frozenset(("model.base", "data.folder", "prior.folder", "train.steps", "train.epochs"))
+"""Settings that may differ in a resume, or of which the content is compared."""
 EXTRA = "method."
 """Prefix in a resumable state of what a method keeps beside its parameters."""
 
@@ -85,6 +89,8 @@ class TrainState:
     steps: int
     resolution: int
     """Side in pixels of the square whose area training pictures get."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """Settings that decide what is learnt, by their names."""
     start: int = 0
     started: float = field(default_factory=time.time)
 
@@ -100,6 +106,7 @@ class TrainState:
             **self._order(),
         }
         values["steps"] = self.steps
+        values["settings"] = dict(self.settings)
         return checkpoint.State(step, {**tensors, **own, **extra}, values)
 
     def restore(self, state: checkpoint.State) -> None:
@@ -205,9 +212,10 @@ def prepare_training(job: TrainJob, distributed: Distributed) -> TrainState | No
         return None
     offload.for_training(trained.trains_text or precompute.is_live(encode))
     train_state = TrainState(family, batches, sizes, latents, encode, trained, distributed, steps, resolution)
+    train_state.settings = learning_settings(job)
     if state is not None:
         train_state.restore(state)
-        job.notice(*length_notices(job, state, steps))
+        job.notice(*length_notices(job, state, steps), *changed_settings(job, state))
     return train_state
 
 
@@ -241,6 +249,25 @@ def length_notices(job: TrainJob, state: checkpoint.State, steps: int) -> Iterat
     if before != steps:
         moves = "" if job.schedule.name == "constant" else f"; its rate is that of a {job.schedule.name} run of {steps}"
         yield f"this run goes on from step {state.step} to {steps}, where it was to end at {before}{moves}"
+
+
+def learning_settings(job: TrainJob) -> dict[str, Any]:
+    """Return the settings that decide what a run learns, but for its length and for what is compared by content."""
+    sections = (getattr(job, name) for name in LEARNING)
+    named = zip(LEARNING, (section.model_dump(mode="json") for section in sections), strict=True)
+    found = {f"{section}.{name}": value for section, values in named for name, value in values.items()}
+    return {name: value for name, value in found.items() if name not in COMPARED_ELSEWHERE}
+
+
+def changed_settings(job: TrainJob, state: checkpoint.State) -> Iterator[str]:
+    """A sentence on the settings that are not what they were when ``state`` was saved, whoever has changed them."""
+    before, now = state.values.get("settings"), learning_settings(job)
+    if not isinstance(before, dict):  # Version 0.1.0 saved none.
+        return
+    changed = [name for name in now if name in before and now[name] != before[name]]
+    if changed:
+        told = ", ".join(f"{name} = {now[name]} for {one_line(str(before[name]), 40)}" for name in changed)
+        yield f"this run goes on with other settings than before: {told}"
 
 
 def ignored_settings(job: TrainJob, steps: int) -> Iterator[str]:

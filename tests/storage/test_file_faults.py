@@ -7,7 +7,7 @@ import pytest
 from tests.support.fault_campaign import TRAIN, Campaign
 from tests.support.fault_operations import OPERATIONS
 
-SHARE, SHARE_OF_TRAINING = 2, 3
+SHARE, SHARE_OF_TRAINING = 2, 2
 """Cases of an operation, and of a training, in every run of the tests: places at which each of the calls is made."""
 
 

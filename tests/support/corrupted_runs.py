@@ -122,15 +122,15 @@ def left(root: Path) -> dict[str, Any]:
 class Campaign:
     """Cases in one folder, by one fork server."""
 
-    def __init__(self, folder: Path, server: ForkServer):
+    def __init__(self, folder: Path, server: ForkServer, states: Sequence[str] = ("interrupted", "finished")):
         self.folder, self.server = folder, server
         self.root, self.log = folder / "case", folder / "log"
         self.right: dict[str, str] = {}
         """Digests of the adapters of undisturbed runs."""
         self.mended: set[str] = set()
         """Files that were mended after a refusal, and the run resumed: once is enough."""
-        for state, prepare in (("interrupted", self._interrupt), ("finished", self._finish)):
-            template = folder / state
+        for state in states:
+            template, prepare = folder / state, {"interrupted": self._interrupt, "finished": self._finish}[state]
             if not template.exists():
                 shutil.rmtree(self.root, ignore_errors=True)
                 prepare(self._begin())

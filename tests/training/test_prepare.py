@@ -8,11 +8,19 @@ import pytest
 import torch
 
 from sdlora.adapters import attach
+from sdlora.checkpoint import State
 from sdlora.config import TrainConfig, presets
 from sdlora.data.dataset import Example
 from sdlora.data.images import ImageSize
 from sdlora.errors import ConfigError
-from sdlora.training.prepare import TrainState, ignored_settings, optimizer_groups, trained_parts
+from sdlora.training.prepare import (
+    TrainState,
+    changed_settings,
+    ignored_settings,
+    learning_settings,
+    optimizer_groups,
+    trained_parts,
+)
 from sdlora.training.train_job import TrainJob
 from tests.support.adapters import adapter_parameters, tiny_networks
 from tests.support.training import train_job
@@ -114,3 +122,12 @@ def test_layers_may_have_learning_rates_of_their_own(tmp_path: Path) -> None:
 def test_what_gives_no_learning_rates_is_refused(rates: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"train\.learning_rates"):
         job(tmp_path, "pocket-style", {"train.learning_rates": rates})
+
+
+def test_a_resume_names_the_settings_that_were_changed(tmp_path: Path) -> None:
+    before, now = (job(tmp_path, "pocket-style", {"train.learning_rate": rate}) for rate in (0.01, 0.03))
+    saved = State(1, {}, {"settings": learning_settings(before)})
+    assert [*changed_settings(before, saved)] == []
+    [notice] = changed_settings(now, saved)
+    assert notice == "this run goes on with other settings than before: train.learning_rate = 0.03 for 0.01"
+    assert [*changed_settings(now, State(1, {}, {}))] == []  # Version 0.1.0 saved none.

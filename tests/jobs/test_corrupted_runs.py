@@ -1,0 +1,38 @@
+"""A run of which some file is damaged goes on to the right bits, or is refused with one sentence and stays as it is."""
+
+import pytest
+
+from tests.support.corrupted_runs import CORRUPTIONS, Campaign, Case
+
+LATENTS, TEXT = "data/cache/latents/#/#.safetensors", "data/cache/text/#/#.safetensors"
+SHARE = [
+    ("base/scheduler/scheduler_config.json", "another's content"), ("base/tokenizer/tokenizer.json", "missing"),
+    (LATENTS, "another's content"), (TEXT, "another's content"), ("images/1.txt", "empty"),
+    ("data/runs/mine/journal.jsonl", "unreadable"), ("data/runs/mine/state/000002/state.safetensors", "cut by a byte"),
+]  # fmt: skip
+"""Cases in every run of the tests: those that once gave other bits or a traceback, and a few beside them."""
+
+
+@pytest.fixture(scope="module")
+def campaign(tmp_path_factory, fork_server):
+    folder = tmp_path_factory.mktemp("corrupted")
+    for parent in (folder, *folder.parents[:2]):  # The runs' process is another user's.
+        parent.chmod(0o755)
+    return Campaign(folder, fork_server, states=["interrupted"])
+
+
+@pytest.mark.parametrize(("kind", "corruption"), SHARE)
+def test_a_resume_gives_the_right_bits_or_one_sentence(campaign, kind, corruption):
+    [case] = [case for case in campaign.cases() if (case.kind, case.corruption) == (kind, corruption)]
+    assert campaign.outcome(case)["problems"] == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("corruption", CORRUPTIONS)
+def test_no_corruption_of_any_file_gives_other_bits(tmp_path_factory, fork_server, corruption):
+    folder = tmp_path_factory.mktemp("corrupted")
+    for parent in (folder, *folder.parents[:2]):
+        parent.chmod(0o755)
+    campaign = Campaign(folder, fork_server)
+    cases: list[Case] = [case for case in campaign.cases() if case.corruption == corruption]
+    assert [outcome for outcome in map(campaign.outcome, cases) if outcome["problems"]] == []
