@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from sdlora.api.models import locate_base
 from sdlora.api.training import find_run
 from sdlora.errors import BusyError, ConfigError, FileError, SdloraError
-from sdlora.filesystem.paths import as_path, data_root, existing_path, safe_name
+from sdlora.filesystem.paths import as_path, data_root, existing_path, safe_name, trimmed_name
 from sdlora.filesystem.safetensors_header import read_metadata
 from sdlora.filesystem.writing import write_atomic
 from sdlora.formats.metadata import WEIGHT
@@ -45,6 +45,7 @@ def find_adapter(source: str, data_dir: Path | None = None) -> Path:
     Raises ConfigError if there is none, FileError for a missing file.
     """
     path = existing_path(source)
+    source = trimmed_name(source)
     if path is not None and (path.is_file() or is_peft_folder(path)):
         return path
     if source.endswith(SUFFIX):

@@ -15,6 +15,7 @@ from sdlora.families.base_models import (
 )
 from sdlora.families.base_models import locate_base as locate_base
 from sdlora.families.base_models import native_size as native_size
+from sdlora.families.settings import trimmed_base
 from sdlora.filesystem.paths import data_root, existing_path
 from sdlora.storage.library import trained_base_settings as trained_base_settings
 
@@ -36,6 +37,7 @@ def base_choices(data_dir: Path | None = None) -> list[tuple[str, str]]:
 
 def resolve_base(base: str, data_dir: Path | None = None) -> str:
     """Return ``base``, or the path of the model of that name in a models folder, so that it stays the same later."""
+    base = trimmed_base(base)
     resolved = base in bundled_bases() or existing_path(base)
     return base if resolved else str(find_model(base, model_folders(data_root(data_dir))) or base)
 

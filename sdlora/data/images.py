@@ -3,6 +3,8 @@
 Front ends may import this: torch is imported by the functions that return tensors.
 """
 
+import io
+import mmap
 import os
 import stat
 import warnings
@@ -27,6 +29,10 @@ warnings.filterwarnings("ignore", module=r"PIL\.")
 
 MAX_PIXELS = 8192 * 8192
 MAX_FILE_BYTES = 200_000_000
+MAX_READS = 200_000
+"""Reads of one image: a PNG of the largest size has 75,000, a file of empty pieces as many as it has bytes."""
+MAX_SCANS = 100
+"""Scans of a JPEG: a progressive one has about ten. Each goes over all pixels, and may have no more than 50 bytes."""
 MIN_SIDE = 32
 MAX_RATIO = 8
 
@@ -36,6 +42,8 @@ SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"} |
 FOREIGN_SUFFIXES = {".svg", ".eps", ".psd", ".pdf", ".heic", ".heif", ".avif", ".jxl", ".raw", ".dng"} - SUFFIXES
 """Suffixes of image formats that are not supported: such files are refused by name rather than ignored."""
 
+_GREY_PIXELS = 1 << 20
+"""Pixels of grey that are scaled at once."""
 _ANIMATED = frozenset(("PNG", "WEBP", "GIF", "TIFF", "AVIF"))  # not MPO: phones add a preview frame to plain JPEGs
 _ORIENTATION = 0x0112
 _UPRIGHT = {
@@ -104,16 +112,15 @@ def _inspect_image(path: Path, length: int, modified: int) -> ImageInfo:
     if length > MAX_FILE_BYTES:
         raise DatasetError(f"has {format_bytes(length)}; {format_bytes(MAX_FILE_BYTES)} at most: save it smaller")
     try:
-        with Image.open(path, formats=FORMATS) as image:
-            _require_small(image)
+        with open_untrusted(path) as image:
             size = ImageSize(*(image.size[::-1] if _orientation(image) >= 5 else image.size))
             _require_usable(size)
             animated = image.format in _ANIMATED and getattr(image, "is_animated", False)
             is_png = image.format == "PNG"
         if is_png:  # Pillow checks a PNG's checksums here, and not while it decodes
-            with Image.open(path, formats=FORMATS) as image:
+            with open_untrusted(path) as image:
                 image.verify()
-        with Image.open(path, formats=FORMATS) as image:
+        with open_untrusted(path) as image:
             image.draft(None, (1, 1))  # JPEG: all the data is read, an eighth of the pixels is made
             image.load()
             if image.mode in ("RGBA", "LA") and image.getchannel("A").getextrema() == (0, 0):
@@ -126,6 +133,41 @@ def _inspect_image(path: Path, length: int, modified: int) -> ImageInfo:
         raise DatasetError("cannot be read (permission denied)") from None
     except Exception as error:  # a hostile or broken file makes Pillow raise almost anything
         raise DatasetError(_rejection(path, error)) from None
+
+
+class _BoundedReader(io.BufferedReader):
+    """A file of which at most ``MAX_READS`` pieces are read: each costs time, and some memory."""
+
+    reads = 0
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        self.reads += 1
+        if self.reads > MAX_READS:
+            raise DatasetError(f"is in more than {MAX_READS} pieces, which no picture is; save it again")
+        return super().read(size)
+
+
+@contextmanager
+def open_untrusted(path: Path) -> Iterator[Image.Image]:
+    """Open a stranger's image, not decoded yet, of which neither size nor structure takes long.
+
+    Raises DatasetError with the reason alone, and almost anything that Pillow raises.
+    """
+    with _BoundedReader(io.FileIO(path)) as file, Image.open(file, formats=FORMATS) as image:
+        _require_small(image)
+        if image.format in ("JPEG", "MPO"):
+            _require_few_scans(path)
+        yield image
+
+
+def _require_few_scans(path: Path) -> None:
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        at = -1
+        for _ in range(MAX_SCANS + 1):
+            at = content.find(b"\xff\xda", at + 1)
+            if at < 0:
+                return
+    raise DatasetError(f"goes over its pixels more than {MAX_SCANS} times, which no picture does; save it again")
 
 
 def _require_small(image: Image.Image) -> None:
@@ -190,8 +232,7 @@ def orientation(path: Path) -> int:
 def _opened(path: Path) -> Iterator[Image.Image]:
     """Open an image that is no larger than allowed. Raises DatasetError naming the file for what fails in the block."""
     try:
-        with Image.open(path, formats=FORMATS) as image:
-            _require_small(image)
+        with open_untrusted(path) as image:
             yield image
     except Exception as error:
         raise DatasetError(f"{path}: {_rejection(path, error) if os.path.exists(path) else 'is gone'}") from error
@@ -235,9 +276,15 @@ def _scaled_grey(image: Image.Image) -> Image.Image:
     """Scale grey of 16 or 32 bits, or float in 0 to 1, to 8 bits (Pillow's convert clips at 255: nearly all white)."""
     import numpy as np
 
-    values = np.nan_to_num(np.asarray(image, dtype=np.float64))
-    top = 1.0 if image.mode == "F" and values.max(initial=0) <= 1 else max(65535.0, float(values.max(initial=0)))
-    return Image.fromarray((values.clip(0, top) * (255 / top)).round().astype(np.uint8))
+    values = np.asarray(image)
+    rows = range(0, image.height, max(1, _GREY_PIXELS // image.width))  # At once, numbers of 64 bits would take 2 GB.
+    bands = [slice(row, row + rows.step) for row in rows]
+    largest = max(float(np.nan_to_num(values[band].astype(np.float64)).max(initial=0)) for band in bands)
+    top = 1.0 if image.mode == "F" and largest <= 1 else max(65535.0, largest)
+    grey = np.empty(values.shape, np.uint8)
+    for band in bands:
+        grey[band] = (np.nan_to_num(values[band].astype(np.float64)).clip(0, top) * (255 / top)).round()
+    return Image.fromarray(grey)
 
 
 def crop_box(image: ImageSize, size: ImageSize, position: float) -> tuple[float, float, float, float]:

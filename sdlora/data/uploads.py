@@ -7,17 +7,16 @@ import io
 import re
 import stat
 import zipfile
-import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import IO
 
 from sdlora.data.dataset import CAPTION_SUFFIXES, MASK_SUFFIX, parse_kohya_folder
 from sdlora.data.images import FOREIGN_SUFFIXES, SUFFIXES
 from sdlora.data.settings import Kind
-from sdlora.errors import DatasetError
-from sdlora.filesystem.paths import composed
+from sdlora.errors import DatasetError, FileError
+from sdlora.filesystem.paths import composed, trimmed_name
 from sdlora.filesystem.writing import file_errors, require_free_space
 from sdlora.formatting import format_bytes
 
@@ -49,6 +48,10 @@ class UploadedFile:
 
     path: Path
     name: PurePosixPath
+
+    def __post_init__(self) -> None:
+        """Leave out what Windows drops of names: with ``a.png.`` its caption ``a.txt`` would not be found."""
+        object.__setattr__(self, "name", PurePosixPath(*map(trimmed_name, self.name.parts)))
 
     @property
     def folder(self) -> str:
@@ -174,15 +177,17 @@ def _unpack(item: UploadedFile, room: Path, uploads: SortedUploads) -> Iterator[
                 room.mkdir(parents=True)
             require_free_space(room, sum(entry.file_size for entry in entries))
             for number, entry in enumerate(entries):
-                name = PurePosixPath(entry.filename.replace("\\", "/"))
-                if reason := _refusal(entry, name):
-                    uploads.remark(name, reason)
+                unpacked = UploadedFile(room / str(number), PurePosixPath(entry.filename.replace("\\", "/")))
+                if reason := _refusal(entry, unpacked.name):
+                    uploads.remark(unpacked.name, reason)
                     continue
-                target = room / f"{number}{_safe_suffix(name.suffix)}"
+                unpacked = replace(unpacked, path=unpacked.path.with_suffix(_safe_suffix(unpacked.suffix)))
                 with archive.open(entry) as source:
-                    _extract_entry(source, target, entry.file_size)
-                yield UploadedFile(target, name)
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError, ValueError) as error:
+                    _extract_entry(source, unpacked.path, entry.file_size)
+                yield unpacked
+    except (DatasetError, FileError):
+        raise
+    except Exception as error:  # A hostile file makes Python's reader raise almost anything.
         if isinstance(error, OSError) and error.errno:
             raise DatasetError(f"cannot be read ({error.strerror})") from None
         raise DatasetError(f"is no zip file, or is damaged ({printable_name(str(error))}); pack it again") from None
@@ -201,6 +206,11 @@ def _require_plausible(entries: Sequence[zipfile.ZipInfo], packed: int) -> None:
         raise DatasetError(f"unpacks to {format_bytes(size)}; {format_bytes(MAX_BYTES)} at most: pack less")
     if size > FREE and size > MAX_RATIO * packed:
         raise DatasetError(f"unpacks to {size // packed} times its size, which no pictures do; it is not opened")
+    ends = 0
+    for entry in sorted(entries, key=lambda entry: entry.header_offset):
+        if entry.header_offset < ends:
+            raise DatasetError("has files that lie upon one another, as no packer puts them; pack it again")
+        ends = entry.header_offset + entry.compress_size
     if any(entry.flag_bits & 1 for entry in entries):
         raise DatasetError("is locked with a password; pack it without one")
 

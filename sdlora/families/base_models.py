@@ -20,6 +20,7 @@ from sdlora.families.detect import (
     hub_size,
     require_served,
 )
+from sdlora.families.settings import trimmed_base
 from sdlora.families.single_file import config_folder, family_of_complete_file
 from sdlora.filesystem.paths import PICKLES, default_data_dir, existing_path
 from sdlora.formatting import did_you_mean
@@ -151,6 +152,7 @@ class ModelSource:
 
 def locate_base(base: str) -> ModelSource:
     """Decide what ``base`` names, without loading it. Raises ModelError if it names nothing."""
+    base = trimmed_base(base)
     if base in BUNDLED:
         return ModelSource("folder", str(BUNDLED[base]))
     path, suffix = existing_path(base), Path(base).suffix.lower()

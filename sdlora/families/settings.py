@@ -1,16 +1,29 @@
 """Settings of the base model."""
 
+import os
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator
 
 from sdlora.diffusion import ZERO_SNR
+from sdlora.filesystem.paths import trimmed_name
 from sdlora.section import Section
+
+
+def trimmed_base(base: str) -> str:
+    """Return what names a base model without spaces and dots at its end, unless a file or folder has them."""
+    trimmed = trimmed_name(base)
+    return base if base == trimmed or os.path.lexists(os.path.expanduser(base)) else trimmed
+
+
+BaseName = Annotated[str, AfterValidator(trimmed_base)]
 
 
 class Model(Section):
     """Base model that the adapter is trained on."""
 
-    base: str = "pocket"
+    base: BaseName = "pocket"
     """The base model: `pocket`, a name in a models folder, a diffusers folder, one `.safetensors` file, or a hub id."""
 
     revision: str | None = None

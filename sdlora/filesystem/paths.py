@@ -29,13 +29,19 @@ def data_root(data_dir: Path | None) -> Path:
     return as_path(data_dir or default_data_dir())
 
 
+def trimmed_name(name: str) -> str:
+    """Return a name without spaces and dots at its end: Windows drops them, zips and people bring them."""
+    return name.rstrip(" .") or name
+
+
 def as_path(name: str | Path, folder: Path = Path()) -> Path:
     """Return ``name``, relative to ``folder``, with ``~`` expanded; the path need not exist.
 
-    Raises FileError for an impossible name: too long, with a NUL, or in an unknown user's home.
+    Parts that do not exist are without spaces and dots at their ends (``trimmed_name``). Raises FileError for an
+    impossible name: too long, with a NUL, or in an unknown user's home.
     """
     try:
-        path = folder / Path(name).expanduser()
+        path = _trimmed_path(folder / Path(name).expanduser())
         for part in (path, *(Path(path.anchor, part) for part in path.parts)):  # A missing folder hides the rest.
             with suppress(FileNotFoundError, NotADirectoryError, PermissionError):
                 part.stat()
@@ -43,6 +49,15 @@ def as_path(name: str | Path, folder: Path = Path()) -> Path:
         reason = error.strerror if isinstance(error, OSError) else str(error).rstrip(".")
         raise FileError(f"{name}: cannot be a file's name ({reason}); choose another") from None
     return path
+
+
+def _trimmed_path(path: Path) -> Path:
+    if all(part == trimmed_name(part) for part in path.parts) or os.path.lexists(path):
+        return path
+    found = Path(path.anchor)
+    for part in path.parts[bool(path.anchor) :]:
+        found /= part if os.path.lexists(found / part) else trimmed_name(part)
+    return found
 
 
 def existing_path(name: str | Path, folder: Path = Path()) -> Path | None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from sdlora.data.images import FORMATS
+from sdlora.data.images import open_untrusted
 from sdlora.errors import ConfigError, FileError
 from sdlora.filesystem.paths import as_path, existing_path
 from sdlora.filesystem.writing import write_new
@@ -24,7 +24,7 @@ def embedded_texts(path: Path) -> dict[str, str]:
     try:
         if not path.is_file():  # A pipe would be waited for.
             raise OSError
-        with Image.open(path, formats=FORMATS) as image:
+        with open_untrusted(path) as image:
             return {str(key): text for key, text in image.info.items() if isinstance(text, str)}
     except Exception:  # A hostile file makes Pillow raise almost anything.
         raise FileError(f"{path.name}: is not a picture that can be read") from None

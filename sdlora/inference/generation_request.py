@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple, Self
 from pydantic import Field, model_validator
 
 from sdlora.events import Cancelled, Event, Failed, Finished, Notice, Progress, Result, Waiting
-from sdlora.families.settings import Model
+from sdlora.families.settings import BaseName, Model
 from sdlora.generation.settings import Engine, GenerationSettings
 
 State = Literal["queued", "waiting", "loading", "drawing", "done", "cancelled", "failed"]
@@ -29,7 +29,7 @@ class GenerationRequest(GenerationSettings):
     count: int = Field(default=1, ge=1, le=1000)
     """Number of images; each has the next seed."""
 
-    base: str = "pocket"
+    base: BaseName = "pocket"
     """Base model: `pocket`, a diffusers folder, a .safetensors file or a hub id."""
 
     adapters: tuple[AdapterChoice, ...] = Field(default=(), max_length=100)

@@ -18,7 +18,7 @@ from sdlora.data.projects import Project
 from sdlora.errors import BusyError, ConfigError, SdloraError
 from sdlora.families.settings import base_settings
 from sdlora.filesystem.locks import exclusive
-from sdlora.filesystem.paths import existing_path, safe_name
+from sdlora.filesystem.paths import existing_path, safe_name, trimmed_name
 from sdlora.filesystem.reading import sha256
 from sdlora.filesystem.safetensors_header import read_metadata
 from sdlora.filesystem.stat_cache import StatCache
@@ -67,7 +67,7 @@ class Library:
 
     def find(self, name: str) -> LibraryEntry:
         """Return the adapter called ``name``. Raises ConfigError if there is none."""
-        entry = next((entry for entry in self.adapters() if entry.name == name), None)
+        entry = next((entry for entry in self.adapters() if entry.name in (name, trimmed_name(name))), None)
         if entry is None:
             raise ConfigError(f"{name}: there is no such adapter any more")
         return entry

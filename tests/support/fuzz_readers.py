@@ -153,10 +153,10 @@ def run_case(case: int, seed: int, keep: bool = False, name: str = "") -> Outcom
         os.environ["GRADIO_TEMP_DIR"] = str(folder / "page")
         READERS[name].make(folder, rng)
         change = ", ".join(mutate_folder(folder, rng) for _ in range(rng.choice((1, 1, 1, 2))))
-        start, before = time.process_time(), _peak(reset=True)
+        start, before = time.process_time(), peak_memory(reset=True)
         with _watched(folder) as seen:
             result, defect = _outcome(lambda: READERS[name].read(folder))
-        seconds, grown = time.process_time() - start, _peak() - before
+        seconds, grown = time.process_time() - start, peak_memory() - before
         if seconds > SECONDS:
             defect = defect or f"took {seconds:.1f} s"
         if grown > MEMORY:
@@ -193,7 +193,7 @@ def _problem(message: str) -> str:
     return f"a message with {odd!r}" if odd else ""
 
 
-def _peak(reset: bool = False) -> int:
+def peak_memory(reset: bool = False) -> int:
     """Return the most bytes that this process had in memory since it was ``reset``; 0 where that is not told."""
     try:
         if reset:

@@ -62,9 +62,8 @@ def mutate_bytes(content: bytes, rng: random.Random) -> bytes:
     piece = bytes(data[start : start + length])
     match rng.randrange(7):
         case 0:
-            for _ in range(rng.choice((1, 3, 20))):
-                if data:
-                    data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+            for _ in range(rng.choice((1, 3, 20)) if data else 0):
+                data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
         case 1:
             del data[start:]
         case 2:
@@ -299,7 +298,7 @@ def mutate_png(content: bytes, rng: random.Random) -> bytes:
             chunks.insert(number, chunks[rng.randrange(len(chunks))])
         case _:
             chunks[number] = rng.choice((b"IDAT", b"fdAT", b"PLTE", b"tRNS", b"gAMA", b"abcd", b"\0\0\0\0")), data
-    wrong = rng.randrange(len(chunks)) if rng.random() < 0.1 else -1
+    wrong = rng.randrange(len(chunks)) if chunks and rng.random() < 0.1 else -1
     return PNG + b"".join(_chunk(*chunk, n == wrong) for n, chunk in enumerate(chunks))
 
 
