@@ -151,10 +151,10 @@ class TrainState:
         return {
             "processes": self.distributed.count,
             "base model": self.family.fingerprint[:12],
-            "noise schedule": _schedule_digest(self.family.scheduler_config),
-            "tokens": _digest(repr(self.family.tokenize([e.caption for e in self.batches.examples]).tolist())),
             "pictures and captions": _digest(pictures),
             "class pictures": _digest(classes),
+            "noise schedule": _schedule_digest(self.family.scheduler_config),
+            "tokens": _digest(repr(self.family.tokenize([e.caption for e in self.batches.examples]).tolist())),
         }
 
 
