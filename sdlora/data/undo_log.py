@@ -14,14 +14,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from sdlora.errors import FileError, FormatError
-from sdlora.filesystem.paths import existing_path, path_inside
+from sdlora.filesystem.paths import path_inside
 from sdlora.filesystem.reading import find_matching, read_json
 from sdlora.filesystem.writing import file_errors, move_new, write_atomic
 
+STEP = "step.json"
+"""Name of the description of a step, beside the files that it removed."""
 MAX_STEPS = 100
 """Number of steps that can be undone; files that older steps removed are deleted for good."""
 MAX_STEP_BYTES = 64 << 20
-"""Largest `step.json`: a thousand captions of 10 kB each, before and after, and a margin."""
+"""Largest description: a thousand captions of 10 kB each, before and after, and a margin."""
 NO_CAPTIONS: Mapping[Path, tuple[str, str]] = {}
 
 
@@ -63,7 +65,7 @@ class UndoLog:
         folder = self.steps_folder / f"{int(steps[-1].name) + 1 if steps else 1:06d}"
         with file_errors(self.folder), ExitStack() as undo:
             undo.callback(shutil.rmtree, folder, ignore_errors=True)
-            write_atomic(folder / "step.json", json.dumps(asdict(UndoStep(what, names, changed)), ensure_ascii=False))
+            write_atomic(folder / STEP, json.dumps(asdict(UndoStep(what, names, changed)), ensure_ascii=False))
             undo.pop_all()
             for path in files:
                 if path.exists():
@@ -78,9 +80,10 @@ class UndoLog:
             return None
         folder, step = found
         with file_errors(self.folder):
-            for name in step.files:
-                if removed := existing_path(Path(name).name, folder):
-                    move_new(removed, path_inside(self.folder, name))
+            origins = {Path(name).name: name for name in step.files}  # A stranger's words: only what is here moves.
+            for removed in sorted(find_matching(folder, "*")):
+                if removed.name in origins and removed.name != STEP:
+                    move_new(removed, path_inside(self.folder, origins[removed.name]))
             restore_captions(step)
         shutil.rmtree(folder, ignore_errors=True)
         return step
@@ -91,10 +94,10 @@ class UndoLog:
     def _newest(self) -> tuple[Path, UndoStep] | None:
         """Return the newest step and its folder. Raises FileError if it is there, and cannot be read."""
         for folder in reversed(self._steps()):
-            if not (folder / "step.json").is_file():
+            if not (folder / STEP).is_file():
                 continue
             try:
-                values = read_json(folder / "step.json", MAX_STEP_BYTES)
+                values = read_json(folder / STEP, MAX_STEP_BYTES)
                 captions = tuple((str(name), str(old), str(new)) for name, old, new in values["captions"])
                 return folder, UndoStep(str(values["what"]), tuple(map(str, values["files"])), captions)
             except (FormatError, ValueError, KeyError, TypeError):  # Incomplete, or foreign: try an older one.

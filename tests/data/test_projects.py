@@ -1,7 +1,9 @@
 """Projects on disk: what is dropped is kept, judged and captioned, and nothing leaves its folder."""
 
 import errno
+import json
 import os
+from contextlib import suppress
 
 import pytest
 from PIL import Image
@@ -163,6 +165,27 @@ def test_a_caption_that_cannot_be_read_is_never_written_over(project):
         with pytest.raises(DatasetError, match=r"002\.txt: is UTF-16"):
             change()
     assert caption.read_bytes() == before and project.caption(project.images()[0]) == "a red wall"
+
+
+@pytest.mark.parametrize("name", ["~", "..", ".", "", "step.json", "~/keepsake.txt", "../../../home", "{home}", "a\0b"])
+def test_a_step_of_a_stranger_moves_nothing_but_what_it_holds(project, tmp_path, monkeypatch, name):
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / "keepsake.txt").write_text("mine")
+    monkeypatch.setenv("HOME", str(home))
+    project.remove(project.images()[0])
+    [step] = project.folder.glob("**/step.json")
+    values = json.loads(step.read_text())
+    values["files"].append(name.format(home=home))
+    step.write_text(json.dumps(values))
+    outside = {path for path in tmp_path.rglob("*") if project.folder not in (path, *path.parents)}
+    with suppress(FileError):
+        project.undo()
+    assert {path for path in tmp_path.rglob("*") if project.folder not in (path, *path.parents)} == outside
+    assert (home / "keepsake.txt").read_text() == "mine"
+    assert {path.name for path in project.folder.iterdir()} <= {
+        "001.png", "002.png", "003.png", "001.txt", "project.json", ".history",
+    }  # fmt: skip
 
 
 def test_captions_that_cannot_be_put_back_can_be_when_undone_again(project, monkeypatch):

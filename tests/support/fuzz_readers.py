@@ -10,6 +10,7 @@ written, run or unpickled.
 """
 
 import argparse
+import errno
 import json
 import os
 import random
@@ -88,7 +89,7 @@ class Outcome(NamedTuple):
 
 
 class Watch:
-    """Notes, by Python's audit events, what is written outside a folder, started, or unpickled."""
+    """Refuses and notes, by Python's audit events, what is written outside a folder, started, or unpickled."""
 
     WRITES = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.symlink", "os.link", "os.truncate", "os.chmod",
               "shutil.rmtree"}  # fmt: skip
@@ -103,7 +104,7 @@ class Watch:
         if self.folder is None:
             return
         if event in self.RUNS:
-            self.seen.append(f"{event} {str(arguments)[:200]}")
+            self._refuse(f"{event} {str(arguments)[:200]}")
         elif event in self.WRITES or (event == "open" and self._writes(arguments)):
             paths = arguments[:2] if event in ("os.rename", "os.link") else arguments[:1]
             for path, folder in zip(paths, self._folders(event, arguments), strict=False):
@@ -127,7 +128,11 @@ class Watch:
             return
         place = os.path.abspath(os.path.join(folder, os.fsdecode(path)))
         if not place.startswith(allowed):
-            self.seen.append(f"{event} {place!r}"[:200])
+            self._refuse(f"{event} {place!r}"[:200])
+
+    def _refuse(self, act: str) -> None:
+        self.seen.append(act)
+        raise PermissionError(errno.EPERM, "outside the case's folder", act)
 
 
 _watch: list[Watch] = []
@@ -150,7 +155,7 @@ def run_case(case: int, seed: int, keep: bool = False, name: str = "") -> Outcom
     name = name or _TURNS[rng.randrange(len(_TURNS))]
     folder = Path(mkdtemp(prefix="fuzz-case-"))
     try:
-        os.environ["GRADIO_TEMP_DIR"] = str(folder / "page")
+        os.environ |= {"GRADIO_TEMP_DIR": str(folder / "page"), "HOME": str(folder / "home")}
         READERS[name].make(folder, rng)
         change = ", ".join(mutate_folder(folder, rng) for _ in range(rng.choice((1, 1, 1, 2))))
         start, before = time.process_time(), peak_memory(reset=True)
