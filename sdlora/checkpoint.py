@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
@@ -17,7 +18,7 @@ from sdlora import failpoints
 from sdlora.errors import FileError, FormatError
 from sdlora.filesystem.paths import path_problem
 from sdlora.filesystem.reading import find_matching, read_json, sha256
-from sdlora.filesystem.writing import TEMPORARY, fsync_folder, require_free_space
+from sdlora.filesystem.writing import TEMPORARY, file_errors, fsync_folder, require_free_space
 from sdlora.section import Section
 
 if TYPE_CHECKING:
@@ -64,8 +65,10 @@ def save(folder: Path, state: State, keep: int) -> Path:
     from safetensors.torch import save_file
 
     target = folder / f"{state.step:06d}"
-    if is_verified(target):  # A stop right after a checkpoint: what is there is this very state.
-        return target
+    with suppress(FileError):
+        if is_verified(target):  # A stop right after a checkpoint: what is there is this very state.
+            _drop_older(folder, state.step, keep)
+            return target
     temporary = folder / f"{TEMPORARY}{state.step:06d}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -93,18 +96,29 @@ def save(folder: Path, state: State, keep: int) -> Path:
         reason = getattr(error, "strerror", None) or error
         remedy = "mend that, then resume; what was saved before is whole"
         raise FileError(f"{target}: the checkpoint cannot be written ({reason}); {remedy}") from error
-    for old in _states(folder)[:-keep]:
-        shutil.rmtree(old, ignore_errors=True)
-        failpoints.point("state.dropped")
+    _drop_older(folder, state.step, keep)
     return target
 
 
+def _drop_older(folder: Path, step: int, keep: int) -> None:
+    """Remove all but the newest ``keep`` states up to ``step``. Later ones are damaged: the run began before them."""
+    for old in [path for path in _states(folder) if _step(path) <= step][:-keep]:
+        shutil.rmtree(old, ignore_errors=True)
+        failpoints.point("state.dropped")
+
+
 def newest_state(folder: Path, notice: Callable[[str], None] = lambda message: None) -> State | None:
-    """The newest state in ``folder`` that verifies, or None. Damaged ones are passed over, and ``notice`` is told."""
-    for candidate in reversed(_states(folder)):
+    """The newest state in ``folder`` that verifies, or None. Damaged ones are passed over, and ``notice`` is told.
+
+    Raises FileError for one that cannot be read: it may be whole.
+    """
+    candidates = _states(folder)[::-1]
+    for candidate in candidates:
         if is_verified(candidate):
             return load(candidate)
-        notice(f"the checkpoint {candidate.name} is damaged; the one before it is taken")
+        last = "there is none before it, and the run begins anew"
+        what_now = last if candidate == candidates[-1] else "the one before it is taken"
+        notice(f"the checkpoint {candidate.name} is damaged; {what_now}")
     return None
 
 
@@ -139,15 +153,16 @@ def load(folder: Path) -> State:
 
 
 def is_verified(folder: Path) -> bool:
-    """Return whether every file exists and has the checksum in the manifest."""
-    try:
-        sums = read_json(folder / MANIFEST)
-        return all(
-            not path_problem(folder / name, folder) and sha256(folder / name) == sums[name]
-            for name in (TENSORS, VALUES)
-        )
-    except (OSError, FileError, FormatError, KeyError, TypeError):
+    """Return whether every file exists and has the checksum in the manifest. Raises FileError if one cannot be read."""
+    files = [folder / name for name in (TENSORS, VALUES, MANIFEST)]
+    if any(path_problem(path, folder) or not path.is_file() for path in files):
         return False
+    with file_errors(folder, "read"):
+        try:
+            sums = read_json(folder / MANIFEST)
+            return all(sha256(folder / name) == sums[name] for name in (TENSORS, VALUES))
+        except (FormatError, KeyError, TypeError):
+            return False
 
 
 def pack_optimizer(optimizer: "torch.optim.Optimizer") -> tuple[dict[str, "torch.Tensor"], dict[str, Any]]:

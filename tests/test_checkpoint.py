@@ -1,6 +1,8 @@
 """States that survive: whole or not there, exact, and never code."""
 
+import errno
 import math
+import os
 import shutil
 import sys
 from types import SimpleNamespace
@@ -41,6 +43,31 @@ def test_a_damaged_state_is_passed_over_for_the_one_before(name, damage, tmp_pat
     assert checkpoint.newest_state(tmp_path).step == 1
     with pytest.raises(FileError, match="damaged"):
         checkpoint.load(tmp_path / "000002")
+
+
+def test_a_damaged_later_state_takes_no_whole_ones_place(tmp_path):
+    """A run that begins anew saves its first steps while the damaged state of a later step is still there."""
+    checkpoint.save(tmp_path, _state(5), keep=1)
+    (tmp_path / "000005" / "state.json").write_text("{}")
+    told = []
+    assert checkpoint.newest_state(tmp_path, told.append) is None
+    assert told == ["the checkpoint 000005 is damaged; there is none before it, and the run begins anew"]
+    for step in (1, 2):
+        checkpoint.save(tmp_path, _state(step), keep=1)
+        assert checkpoint.newest_state(tmp_path).step == step
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["000002", "000005"]
+
+
+def test_a_state_that_cannot_be_read_is_not_taken_for_a_damaged_one(tmp_path, monkeypatch):
+    for step in (1, 2):
+        checkpoint.save(tmp_path, _state(step), keep=2)
+
+    def broken(path):
+        raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+
+    monkeypatch.setattr(checkpoint, "sha256", broken)
+    with pytest.raises(FileError, match=r"000002/state\.safetensors: cannot be read \(Input/output error\)"):
+        checkpoint.newest_state(tmp_path)
 
 
 def test_a_disk_too_small_for_the_runs_checkpoints_is_told_before_the_first(tmp_path, monkeypatch):

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from tests.support.fault_campaign import TRAIN, Campaign
+from tests.support.fault_campaign import TRAININGS, Campaign
 from tests.support.fault_operations import OPERATIONS
 
 SHARE, SHARE_OF_TRAINING = 2, 2
@@ -24,14 +24,14 @@ def failures(campaign, cases):
     return [outcome for outcome in outcomes if outcome["problems"]]
 
 
-@pytest.mark.parametrize("operation", [*OPERATIONS, TRAIN])
+@pytest.mark.parametrize("operation", [*OPERATIONS, *TRAININGS])
 def test_a_fault_is_one_sentence_and_loses_nothing(campaign, operation):
     cases = [*campaign.cases(operation, every=False)]
-    share = SHARE_OF_TRAINING if operation == TRAIN else SHARE
+    share = SHARE_OF_TRAINING if operation in TRAININGS else SHARE
     assert failures(campaign, random.Random(operation).sample(cases, share)) == []
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("operation", [*OPERATIONS, TRAIN])
+@pytest.mark.parametrize("operation", [*OPERATIONS, *TRAININGS])
 def test_no_fault_at_any_place_loses_anything(campaign, operation):
     assert failures(campaign, campaign.cases(operation, every=False)) == []

@@ -24,8 +24,9 @@ from tests.support.file_faults import ERRORS, Call, FileFault, build_shim
 from tests.support.fork_server import ForkServer
 from tests.support.run_outcome import run_outcome
 
-TRAIN = "train"
-"""The operation that trains a run, in the worker's own process."""
+TRAIN, RESUME = "train", "resume"
+"""The operations that train a run, in the worker's own process: from its beginning, and from a checkpoint."""
+TRAININGS = (TRAIN, RESUME)
 CHANGING = re.compile(r"\d{8}-\d{6}|(?<=/\.history/)\d+")
 """A time, or the number of a step, in a folder's name."""
 VARYING = re.compile(r"[0-9a-f]{6,}|[0-9]+")
@@ -84,22 +85,29 @@ class Campaign:
             build_root(self.root, base).rename(self.template)
         self.before = snapshot(self.template)
 
-    def fresh(self) -> None:
-        """Put the folder back as operations find it."""
+    def fresh(self, operation: str) -> None:
+        """Put the folder back as ``operation`` finds it."""
+        template = self.template
+        if operation == RESUME:
+            template = self.template.with_name("interrupted")
+            if not template.exists():
+                self.fresh(TRAIN)
+                self.perform(TRAIN, failpoint="checkpoint.saved:2")
+                self.root.rename(template)
         shutil.rmtree(self.root, ignore_errors=True)
-        shutil.copytree(self.template, self.root, symlinks=True)
+        shutil.copytree(template, self.root, symlinks=True)
         self.log.unlink(missing_ok=True)
 
-    def perform(self, operation: str, error: str = "", at: int = 0, lasting: bool = False) -> int:
+    def perform(self, operation: str, error: str = "", at: int = 0, lasting: bool = False, failpoint: str = "") -> int:
         """Do ``operation`` with a fault, and return its exit code; without one its calls are traced."""
         self.trace.unlink(missing_ok=True)
         self.log.unlink(missing_ok=True)
         fault = FileFault(str(self.root), str(self.trace), error, at, lasting)
-        if operation == TRAIN:
+        if operation in TRAININGS:
             arguments = ("sdlora.jobs.training_worker", [str(self.run.folder)])
         else:
             arguments = ("tests.support.fault_operations", [operation, str(self.root)])
-        return self.server.start(*arguments, self.log, file_fault=fault).wait()
+        return self.server.start(*arguments, self.log, file_fault=fault, failpoint=failpoint).wait()
 
     @property
     def run(self) -> Run:
@@ -107,14 +115,14 @@ class Campaign:
 
     def result(self, operation: str) -> Any:
         """Return what the operation has made by now."""
-        if operation != TRAIN:
+        if operation not in TRAININGS:
             return snapshot(self.root)
         return run_outcome(self.run)
 
     def whole(self, operation: str) -> tuple[Any, list[Call]]:
         """Return what comes of ``operation`` undisturbed, and its calls."""
         if operation not in self._whole:
-            self.fresh()
+            self.fresh(operation)
             code = self.perform(operation)
             assert code == 0, self.log.read_text()
             self._whole[operation] = self.result(operation), FileFault("", str(self.trace)).calls()
@@ -138,12 +146,12 @@ class Campaign:
         """Let the fault come, look at what is left, and try again without it."""
         begun = time.monotonic()
         wanted, _ = self.whole(case.operation)
-        self.fresh()
+        self.fresh(case.operation)
         code = self.perform(*case)
         struck = FileFault("", str(self.trace)).calls() if self.trace.exists() else []
         problems = [*self._sentence(case, code), *self._kept(case, code, wanted)]
         printed = self.log.read_text()[-3000:]
-        if code or case.operation == TRAIN:
+        if code or case.operation in TRAININGS:
             problems += [f"tried again: {line}" for line in self._tried_again(case, wanted)]
         return {
             "case": case.key, "call": list(struck[0]) if struck else None, "code": code,
@@ -152,7 +160,7 @@ class Campaign:
         }  # fmt: skip
 
     def _journal_end(self, case: Case) -> list[str]:
-        if case.operation != TRAIN or not self.run.journal.exists():
+        if case.operation not in TRAININGS or not self.run.journal.exists():
             return []
         return [event.message for event in self.run.events() if isinstance(event, RunFailed | Notice)][:3]
 
@@ -160,7 +168,7 @@ class Campaign:
         """Yield what is wrong with how the operation ended."""
         printed = self.log.read_text() if self.log.exists() else ""
         sentences = [line for line in printed.splitlines() if line.startswith("error: ")]
-        if case.operation == TRAIN:
+        if case.operation in TRAININGS:
             events = self.run.events() if self.run.journal.exists() else []
             failed = [event.message for event in events if isinstance(event, RunFailed)]
             sentences = failed or sentences
@@ -177,7 +185,7 @@ class Campaign:
         operation = case.operation
         if code == 0 and "remark: " not in self.log.read_text():
             yield from (f"success, and {line}" for line in self._differences(operation, wanted))
-        if operation == TRAIN:
+        if operation in TRAININGS:
             return
         found = snapshot(self.root)
         for path, digest in found.items():
@@ -199,7 +207,7 @@ class Campaign:
         told = self.log.read_text()
         if code and not re.search(DONE.get(operation, "$."), told):
             yield f"code {code}: {told[-800:]}"
-        if operation == TRAIN:
+        if operation in TRAININGS:
             yield from self._differences(operation, wanted)
         else:
             found = snapshot(self.root)
@@ -221,7 +229,7 @@ class Campaign:
 
     def _differences(self, operation: str, wanted: Any) -> Iterator[str]:
         found = self.result(operation)
-        if operation == TRAIN:
+        if operation in TRAININGS:
             no_preview = any("no preview" in event.message for event in self.run.events() if isinstance(event, Notice))
             for name in wanted:
                 if wanted[name] != found[name] and not (no_preview and name in ("previews", "told")):
@@ -254,8 +262,8 @@ def main() -> None:
     assert server.has_file_faults, "there is no C compiler here"
     campaign = Campaign(folder, server, base)
     with open(outcomes, "a") as file:
-        for operation in chosen or [*OPERATIONS, TRAIN]:
-            cases = [*campaign.cases(operation, every=operation != TRAIN)]
+        for operation in chosen or [*OPERATIONS, *TRAININGS]:
+            cases = [*campaign.cases(operation, every=operation not in TRAININGS)]
             for case in random.Random(0).sample(cases, len(cases)):  # So that half of them tell of all.
                 if case.key not in done:
                     print(json.dumps(campaign.outcome(case)), file=file, flush=True)
