@@ -70,5 +70,9 @@ def _run(request: dict[str, Any], report: OnEvent) -> None:
     tool_jobs.run_tool(request.pop("tool"), request, report)
 
 
+def main() -> int:
+    return serve_job(_run)
+
+
 if __name__ == "__main__":
-    sys.exit(serve_job(_run))
+    sys.exit(main())

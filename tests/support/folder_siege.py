@@ -41,13 +41,13 @@ ACTS = ("replace", "rename", "link", "mkdir", "unlink", "rmdir")
 PAUSE_SHARE, LONGEST_PAUSE = 0.2, 0.02
 
 
-def pause_before_acts(seed: int) -> None:
-    """Let calls of the system that change something wait, at random, for up to ``LONGEST_PAUSE`` seconds."""
+def pause_before_acts(seed: int, share: float = PAUSE_SHARE, longest: float = LONGEST_PAUSE) -> None:
+    """Let a ``share`` of the system's calls that change something wait, at random, for up to ``longest`` seconds."""
     rng = random.Random(seed)
 
     def slow(act: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        if rng.random() < PAUSE_SHARE:
-            time.sleep(rng.uniform(0, LONGEST_PAUSE))
+        if rng.random() < share:
+            time.sleep(rng.uniform(0, longest))
         return act(*args, **kwargs)
 
     for name in ACTS:
