@@ -22,6 +22,8 @@ LAST_NS = 1 << 62
 """A time in nanoseconds, in the year 2116, beyond which nothing was queued."""
 MAX_DEATHS = 2
 """Processes of a waiting run that may die before it starts; a power cut is no fault of the run."""
+SECOND = 1_000_000_000
+"""Nanoseconds in a second."""
 Move = Literal["up", "down", "first"]
 
 
@@ -78,14 +80,10 @@ class TrainingQueue(BackgroundLoop):
         with self._lock, self._alone():
             order = self.waiting()
             position = self._position(run, order)
-            times = [_since(other) for other in order]
-            target = {"first": 0, "up": max(0, position - 1), "down": position + 1}[where]
+            target = {"first": 0, "up": max(0, position - 1), "down": min(position + 1, len(order) - 1)}[where]
             order.insert(target, order.pop(position))
-            last = 0
-            for since, other in zip(times, order, strict=True):  # The same times in the new order.
-                last = max(since, last + 1)
-                if _since(other) != last:
-                    write_atomic(other.queued_file, str(last))
+            if target != position:
+                self._put_between(order[target - 1] if target else None, run, *order[target + 1 : target + 2])
 
     def state(self, run: Run) -> RunState | Literal["queued", "stopping"]:
         """Return the run's state, or what the queue is about to do with it."""
@@ -121,13 +119,18 @@ class TrainingQueue(BackgroundLoop):
             self._training = None
             self._stopping = {folder for folder in self._stopping if Run(folder).is_locked()}
             for run in self.waiting():
-                if device_busy(self.data_dir):
+                if device_busy(self.data_dir) or self._is_one_starting():
                     return
                 try:
                     self._training = launch(run, queued=True)
                     return
                 except Exception as error:  # Of this run: those behind it are started nevertheless.
                     self._give_up(run, str(error))
+
+    def _is_one_starting(self) -> bool:
+        """Return whether a process has a waiting run, and not yet its device: another page has just started it."""
+        queued = (run for run in Run.all_queued(self.data_dir) if run.folder not in self._unstartable)
+        return any(run.is_locked() for run in queued)
 
     def _follow(self, training: Training) -> bool:
         """Return whether its process has ended.
@@ -161,6 +164,29 @@ class TrainingQueue(BackgroundLoop):
     def _alone(self) -> AbstractContextManager[None]:
         """Be alone with the queue among all pages: whoever deletes or brings back runs is so with this folder too."""
         return exclusive(self.data_dir / "runs")
+
+    def _put_between(self, before: Run | None, run: Run, after: Run | None = None) -> None:
+        """Let ``run`` wait between two runs, by one write: a process that is killed changes all of the order or none.
+
+        Runs that are being started have their times too, and keep their positions.
+        """
+        others = sorted(_since(other) for other in Run.all_queued(self.data_dir) if other.folder != run.folder)
+        if after is None:
+            start, end = others[-1], others[-1] + 2 * SECOND
+        else:
+            end = _since(after)
+            start = _since(before) if before else max((since for since in others if since < end), default=end - SECOND)
+        if end - start < 2:
+            self._spread()
+            return self._put_between(before, run, after)
+        write_atomic(run.queued_file, str((start + end) // 2))
+
+    def _spread(self) -> None:
+        """Give all that wait later times, a second apart: the last one first, which changes the order at no moment."""
+        order = self.waiting()
+        latest = max(map(_since, order))
+        for number, run in reversed(list(enumerate(order, 1))):
+            write_atomic(run.queued_file, str(latest + number * SECOND))
 
     def _starts(self, run: Run) -> bool:
         """Return whether this queue has started a process for ``run`` that has not ended."""

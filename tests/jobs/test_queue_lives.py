@@ -179,6 +179,15 @@ def test_a_run_that_finds_the_device_taken_keeps_its_position_however_often(queu
     assert not waiting["a"].events() and [run.name for run in (waiting["a"], *queue.waiting())] == [*"abcd"]
 
 
+def test_no_run_is_started_while_another_page_starts_the_one_before_it(queue, waiting, started):
+    lock = waiting["a"].hold()  # Its process loads torch, and does not have the device yet.
+    queue.tick()
+    assert not started
+    lock.release()
+    queue.tick()
+    assert [run.name for run, _ in started] == ["a"]
+
+
 def test_a_run_killed_while_it_prepares_still_waits(fork_server, waiting, queue):
     run = waiting["a"]
     process = fork_server.start(

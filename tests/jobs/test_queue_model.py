@@ -131,8 +131,9 @@ class Queue(RuleBasedStateMachine):
         with suppress(BusyError):
             before = [run.name for run in self.pages[page].waiting()]
             self.pages[page].move(self.runs[name], "first")
-            moved = iter([name, *(other for other in before if other != name)])
-            self.wanted = [next(moved) if other in before else other for other in self.wanted]  # What starts stays.
+            if before[0] != name:
+                self.forget(name)
+                self.wanted.insert(self.wanted.index(before[0]), name)  # What starts stays where it is.
 
     @rule(page=PAGES)
     def tick(self, page):

@@ -12,6 +12,7 @@ from sdlora.api.training import TrainingQueue, duplicate_run, extend_run, prepar
 from sdlora.errors import BusyError, ConfigError
 from sdlora.filesystem.locks import hold_lock
 from sdlora.formats import write_adapter
+from sdlora.jobs import training_queue
 from sdlora.storage.device_lock import device_busy, device_lock
 from sdlora.storage.run_folder import Run
 from tests.support.adapters import random_lora
@@ -34,6 +35,21 @@ def test_a_run_is_moved_in_the_queue_and_stays_there_for_others(
     late = prepare_run(configure(), "e", tmp_path)
     queue.add(late)
     assert names(queue) == order + "e"
+
+
+def test_runs_that_were_queued_at_one_moment_are_moved_all_the_same(queue, waiting):
+    for number, run in enumerate(waiting.values(), 1):
+        run.queued_file.write_text(str(number))
+    for name, where, order in (("c", "up", "acbd"), ("d", "first", "dacb"), ("b", "up", "dabc"), ("d", "down", "adbc")):
+        queue.move(waiting[name], where)
+        assert names(queue) == order
+
+
+def test_a_run_is_moved_by_one_write(queue, waiting, monkeypatch):
+    written = []
+    monkeypatch.setattr(training_queue, "write_atomic", lambda path, text: written.append(path.parent.name))
+    queue.move(waiting["d"], "first")
+    assert written == ["d"]
 
 
 def test_a_cancelled_run_is_new_again_and_may_be_queued_anew_at_the_end(queue, waiting):
