@@ -13,9 +13,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 POINTS = {
-    "run.folder": "a new run's folder is there, and empty",
+    "run.folder": "a new run's folder is there, empty and under a temporary name",
     "run.folders": "its own folders are there, and its config is not",
-    "run.made": "a new run is whole",
+    "run.made": "a new run is whole, and has its name",
     "file.begun": "a file's temporary neighbour is there, and empty",
     "file.written": "it holds all of the content",
     "file.flushed": "that is on the disk, still under its temporary name",

@@ -138,13 +138,26 @@ def test_a_new_file_is_written_where_there_are_no_hard_links(tmp_path, monkeypat
 
 
 def test_new_folders_keep_their_dots(tmp_path):
-    assert [new_folder(tmp_path / "v1.5").name for _ in range(2)] == ["v1.5", "v1.5-2"]
+    made = [new_folder(tmp_path / "v1.5", lambda folder: (folder / "file").touch()) for _ in range(2)]
+    assert [folder.name for folder in made] == ["v1.5", "v1.5-2"]
+    assert [path.name for folder in made for path in folder.iterdir()] == ["file", "file"]
+    assert len(list(tmp_path.iterdir())) == 2
 
 
-def test_what_is_moved_replaces_nothing_not_even_an_empty_folder(tmp_path):
+def test_a_new_folder_that_cannot_be_filled_leaves_nothing(tmp_path):
+    with pytest.raises(FileError, match="No space left"):
+        new_folder(tmp_path / "new", lambda folder: write_atomic(folder / "file", _raise_full))
+    assert list(tmp_path.iterdir()) == []
+
+
+def _raise_full(path):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_what_is_moved_replaces_nothing(tmp_path):
     for name in ("from", "to"):
         (tmp_path / name).mkdir()
-    (tmp_path / "from" / "file").touch()
+        (tmp_path / name / "file").touch()
     assert move_new(tmp_path / "from", tmp_path / "to").name == "to-2"
     assert {path.name for path in tmp_path.iterdir()} == {"to", "to-2"}
     assert move_new(tmp_path / "to-2" / "file", tmp_path / "to").name == "to-3"

@@ -5,6 +5,7 @@ import io
 import json
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -48,7 +49,8 @@ class AxisSpec(NamedTuple):
 
 def list_grids(data_dir: Path) -> list[Path]:
     """Return the folders of all grids, the newest first."""
-    return sorted((path.parent for path in find_matching(_root(data_dir), f"*/{xyz_grid.DECLARATION}")), reverse=True)
+    declarations = find_matching(_root(data_dir), f"[!.]*/{xyz_grid.DECLARATION}")
+    return sorted((path.parent for path in declarations), reverse=True)
 
 
 def grid_folder(data_dir: Path, name: str) -> Path:
@@ -93,7 +95,7 @@ def begin_grid(
     """Plan a grid in a new folder, and return the request that fills it. Raises ConfigError, FileError."""
     grid, filling = plan_grid(request, axes, subject, run)
     name = f"{time.strftime('%Y%m%d-%H%M%S')}-{safe_name(subject, fallback='base')}"
-    folder = xyz_grid.write_declaration(grid, new_folder(_root(data_dir) / name))
+    folder = new_folder(_root(data_dir) / name, partial(xyz_grid.write_declaration, grid))
     return filling.model_copy(update={"grid": str(folder)})
 
 
@@ -103,7 +105,7 @@ def generate_grid(studio: "Studio", grid: ImageGrid, output: Path, on_progress: 
     Returns the path of the sheet, which has a number where ``output`` is taken. Raises what ``Studio.generate`` raises,
     FileError.
     """
-    folder = xyz_grid.write_declaration(grid, new_folder(output.with_suffix("")))
+    folder = new_folder(output.with_suffix(""), partial(xyz_grid.write_declaration, grid))
     xyz_grid.generate_cells(studio, folder, on_progress=on_progress)
     with file_errors(output):
         return move_new(xyz_grid.save_contact_sheet(folder), output)

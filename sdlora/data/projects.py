@@ -36,6 +36,9 @@ from sdlora.filesystem.reading import find_matching, modified_ns, read_json, rec
 from sdlora.filesystem.writing import file_errors, rename_new, write_atomic
 from sdlora.formatting import format_bytes, pluralize
 
+INFO = "project.json"
+"""The file that describes a project."""
+
 
 @dataclass(frozen=True)
 class ProjectInfo:
@@ -67,7 +70,7 @@ class Project:
             raise ConfigError("Give the project a name, such as mystyle: letters and digits.")
         self.name = slug
         self.folder = path_inside(data_dir / "projects", slug)
-        self.info_file = self.folder / "project.json"
+        self.info_file = self.folder / INFO
         self.history = UndoLog(self.folder)
 
     @property
@@ -82,8 +85,7 @@ class Project:
 
     def set_info(self, about: ProjectInfo) -> None:
         """Store the description."""
-        clean = replace(about, trigger=" ".join(about.trigger.split()), class_name=" ".join(about.class_name.split()))
-        write_atomic(self.info_file, json.dumps(asdict(clean), ensure_ascii=False))
+        write_info(self.folder, about)
 
     def images(self) -> list[Path]:
         """List the project's images, in the order of their upload; none if the folder cannot be read."""
@@ -168,6 +170,7 @@ class Project:
                 digest = _usable_digest(image)
                 with exclusive(self.folder):  # For each image: a large upload leaves others their turn.
                     target = contents.claim(image, digest, _repeats_folder(image) if differ else "")
+                    target.with_suffix(".txt").unlink(missing_ok=True)  # Left by an upload that was killed.
                     caption = captions.pop(image.stem, None)
                     _copy_image(image.path, target, room, _read_upload(caption, uploads) if caption else "")
                     contents.digests[target] = digest
@@ -298,9 +301,25 @@ def _repeats_folder(image: UploadedFile) -> str:
     return f"{words.repeats}_{name[:64].strip()}"
 
 
+def write_info(folder: Path, about: ProjectInfo) -> None:
+    """Store the description of the project in ``folder``."""
+    clean = replace(about, trigger=" ".join(about.trigger.split()), class_name=" ".join(about.class_name.split()))
+    write_atomic(folder / INFO, json.dumps(asdict(clean), ensure_ascii=False))
+
+
+def stray_captions(folder: Path) -> list[Path]:
+    """Return the captions, in a project's folder, of images whose upload was killed.
+
+    Those of removed images are none: they are needed again when the image comes back.
+    """
+    numbers = {f"{number:03d}" for number in UndoLog(folder).numbers()} | {path.stem for path in image_files(folder)}
+    captions = (path for path in folder.rglob("*.txt") if path.stem.isdecimal() and ".history" not in path.parts)
+    return [path for path in captions if path.stem not in numbers]
+
+
 def list_projects(data_dir: Path) -> list[Project]:
     """List all projects, the most recently changed first."""
-    files = find_matching(data_dir / "projects", "*/project.json")
+    files = find_matching(data_dir / "projects", f"[!.]*/{INFO}")
     newest_first = sorted(files, key=lambda path: recency(modified_ns(path)), reverse=True)
     return [Project(data_dir, path.parent.name) for path in newest_first]
 

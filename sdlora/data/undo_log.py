@@ -80,10 +80,10 @@ class UndoLog:
             return None
         folder, step = found
         with file_errors(self.folder):
-            origins = {Path(name).name: name for name in step.files}  # A stranger's words: only what is here moves.
-            for removed in sorted(find_matching(folder, "*")):
-                if removed.name in origins and removed.name != STEP:
-                    move_new(removed, path_inside(self.folder, origins[removed.name]))
+            removed = _removed_files(folder)  # A stranger's words: only what is here moves.
+            for name in reversed(step.files):  # An image after its caption: one that is there has its own.
+                if path := removed.pop(Path(name).name, None):
+                    move_new(path, path_inside(self.folder, name))
             restore_captions(step)
         shutil.rmtree(folder, ignore_errors=True)
         return step
@@ -99,7 +99,14 @@ class UndoLog:
             try:
                 values = read_json(folder / STEP, MAX_STEP_BYTES)
                 captions = tuple((str(name), str(old), str(new)) for name, old, new in values["captions"])
-                return folder, UndoStep(str(values["what"]), tuple(map(str, values["files"])), captions)
+                step = UndoStep(str(values["what"]), tuple(map(str, values["files"])), captions)
             except (FormatError, ValueError, KeyError, TypeError):  # Incomplete, or foreign: try an older one.
                 continue
+            if captions or {Path(name).name for name in step.files} & _removed_files(folder).keys():
+                return folder, step  # Else its process was killed before it removed anything, or after the undo.
         return None
+
+
+def _removed_files(folder: Path) -> dict[str, Path]:
+    """Return the files in a step's folder, by their names."""
+    return {path.name: path for path in find_matching(folder, "*") if path.name != STEP}

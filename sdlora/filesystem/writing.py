@@ -2,7 +2,8 @@
 
 ``write_atomic`` replaces what has the name; nothing else here does. Where a name is taken, even at this moment by
 another process, ``write_exclusive`` and ``rename_new`` refuse, and ``write_new``, ``new_folder`` and ``move_new`` take
-the next number. Look and act are one step of the system.
+the next number. Look and act are one step of the system. Whichever step a process is killed after, what has a name is
+whole; at most something called ``.tmp-...`` remains.
 """
 
 import errno
@@ -80,11 +81,24 @@ def _write_and_place(path: Path, write: Callable[[Path], None] | bytes | str, pl
     return placed
 
 
-def new_folder(path: Path) -> Path:
-    """Make the folder ``path``, or the first free number beside it, and return its path. Raises FileError."""
-    with file_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return _claim(path, Path.mkdir, is_folder=True)
+def new_folder(path: Path, fill: Callable[[Path], object]) -> Path:
+    """Make the folder ``path``, or the first free number beside it, completely or not at all, and return its path.
+
+    ``fill`` writes what is in it, into a folder of another name. Raises FileError, and whatever ``fill`` raises.
+    """
+    temporary = path.with_name(f"{TEMPORARY}{secrets.token_hex(8)}")
+    try:
+        with file_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary.mkdir()
+            fill(temporary)
+            path = _claim(path, partial(rename_new, temporary), is_folder=True)
+            fsync_folder(path.parent)
+    except FileError as error:
+        raise FileError(str(error).replace(str(temporary), str(path))) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return path
 
 
 def move_new(source: Path, path: Path) -> Path:
@@ -110,8 +124,16 @@ def move_new(source: Path, path: Path) -> Path:
     except BaseException:
         _remove(copy)
         raise
-    _remove(source)
+    remove_whole(source)
     return moved
+
+
+def remove_whole(path: Path) -> None:
+    """Delete a file or a folder. If the process is killed meanwhile, nothing under the name is half there."""
+    doomed = path.with_name(f"{TEMPORARY}{secrets.token_hex(8)}")
+    with suppress(FileNotFoundError):
+        os.rename(path, doomed)
+        _remove(doomed)
 
 
 def _copy_durably(source: str | Path, target: str | Path) -> None:
@@ -129,22 +151,26 @@ def _remove(path: Path) -> None:
 
 
 def rename_new(source: Path, target: Path) -> None:
-    """Rename a file or a folder. Raises FileExistsError if ``target`` exists, whatever it is: it is never replaced."""
+    """Rename a file or a folder. Raises FileExistsError if ``target`` exists, whatever it is: it is never replaced.
+
+    Only an empty folder is, by a folder: it holds nothing, and making it first would leave it if this were killed.
+    """
     if os.name == "nt":
         os.rename(source, target)  # Refuses by itself.
     elif source.is_dir() and not source.is_symlink():
-        target.mkdir()
         try:
-            os.rename(source, target)  # POSIX replaces a folder that is empty, and no other.
-        except OSError:
-            with suppress(OSError):
-                target.rmdir()
+            os.rename(source, target)  # POSIX replaces a folder that is empty, and nothing else.
+        except OSError as error:
+            if os.path.lexists(target):
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target)) from error
             raise
     else:
         try:
             os.link(source, target, follow_symlinks=False)
         except FileExistsError:
-            raise
+            if not is_same_file(source, target):
+                raise
+            os.unlink(source)  # Who renamed it was killed before this.
         except OSError as error:  # A file system without links, such as exFAT.
             if error.errno == errno.EXDEV:
                 raise
@@ -157,6 +183,14 @@ def rename_new(source: Path, target: Path) -> None:
                 with suppress(OSError):
                     os.unlink(target)
                 raise
+
+
+def is_same_file(one: Path, other: Path) -> bool:
+    """Return whether two paths lead to one file that both name, as they do when ``rename_new`` is killed."""
+    try:
+        return os.path.samestat(one.lstat(), other.lstat())
+    except OSError:
+        return False
 
 
 def _claim(path: Path, make: Callable[[Path], None], is_folder: bool = False) -> Path:

@@ -3,7 +3,7 @@
 Each takes its request, a dictionary that came as JSON, and a listener for its progress. What it returns is its result.
 """
 
-import shutil
+import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -16,7 +16,7 @@ from sdlora.editing.low_rank import Cut, needs_base
 from sdlora.events import Notice, OnEvent, Progress, Result, report_progress
 from sdlora.families.meta_model import build_meta_model
 from sdlora.families.settings import Model
-from sdlora.filesystem.writing import pack_folder
+from sdlora.filesystem.writing import TEMPORARY, pack_folder
 from sdlora.formats import export_adapter, read_adapter
 from sdlora.formats.adapter_check import TargetBase, check_adapter
 
@@ -44,12 +44,11 @@ def export(request: Request, report: OnEvent) -> str:
     report(Progress(phase="writing, and reading it back"))
     if request["format"] != "peft":
         return str(export_adapter(state, output, request["format"], request["dtype"]))
-    folder = output.with_name(output.stem.replace(".", "_"))  # PEFT's folders have no ending.
-    try:
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=TEMPORARY, dir=output.parent) as beside:
+        folder = Path(beside, output.stem.replace(".", "_"))  # PEFT's folders have no ending.
         proof = export_adapter(state, folder, "peft", request["dtype"])
         pack_folder(folder, output)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
     return str(proof)
 
 

@@ -4,7 +4,6 @@ A finished adapter, an imported one, a project and a generated image are listed,
 """
 
 import os
-import shutil
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import nullcontext, suppress
@@ -13,16 +12,17 @@ from pathlib import Path
 
 from pydantic import Field
 
+from sdlora.data.projects import stray_captions
 from sdlora.errors import BusyError, ConfigError
 from sdlora.filesystem.locks import exclusive
 from sdlora.filesystem.reading import files_below, find_matching, size_of
-from sdlora.filesystem.writing import TEMPORARY, file_errors
+from sdlora.filesystem.writing import TEMPORARY, file_errors, remove_whole
 from sdlora.formatting import format_bytes
 from sdlora.section import Section
 from sdlora.storage.device_lock import device_busy
-from sdlora.storage.library_entries import SUFFIX
+from sdlora.storage.library_entries import SUFFIX, left_beside
 from sdlora.storage.run_folder import Run
-from sdlora.storage.trash import DAY, Trash, delete_item
+from sdlora.storage.trash import DAY, Trash
 
 STALE_DAYS = 1.0
 """Age in days after which a temporary file belongs to nothing that still runs."""
@@ -106,12 +106,8 @@ def _delete(path: Path) -> int:
             if run is not None and run.is_queued:  # Since it was listed: Train longer goes on from its state.
                 return 0
             before = size_of(path)
-            if path.parent.name == "trash":
-                delete_item(path)
-            elif path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path, ignore_errors=True)
-            else:
-                path.unlink(missing_ok=True)
+            with suppress(OSError):
+                remove_whole(path)
             return before - (size_of(path) if path.exists() else 0)
     except (BusyError, ConfigError):  # Being trained, or moved to the trash, at this moment.
         return 0
@@ -167,6 +163,9 @@ def _leftovers(data_dir: Path, days: float) -> Iterator[Path]:
         for root, folders, files in os.walk(folder):
             found = (Path(root, name) for name in (*folders, *files))
             yield from (path for path in found if _is_temporary(path) and _is_old(path, max(days, STALE_DAYS)))
+    projects = (path for path in find_matching(data_dir / "projects", "[!.]*/") if not path.is_symlink())
+    strays = (*left_beside(data_dir / "adapters"), *(path for folder in projects for path in stray_captions(folder)))
+    yield from (path for path in strays if _is_old(path, max(days, STALE_DAYS)))
 
 
 def _is_temporary(path: Path) -> bool:

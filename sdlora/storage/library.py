@@ -33,6 +33,7 @@ from sdlora.storage.library_entries import (
     LibraryEntry,
     cover_image,
     imported_files,
+    left_beside,
     list_entries,
     run_of,
     saved_adapters,
@@ -115,14 +116,14 @@ class Library:
         """
         with exclusive(self.folder):
             metadata = read_metadata(file)
-            path = self.folder / f"{self._unused_name(name)}{SUFFIX}"
-            path = write_new(path, partial(_link_over, file))
+            path = self._unused_path(name)
             with ExitStack() as undo:
-                for suffix in (SUFFIX, ".json", REPORT):
+                for suffix in (REPORT, ".json"):
                     undo.callback(path.with_suffix(suffix).unlink, missing_ok=True)
                 words = ", ".join(trigger_words(metadata))
-                write_atomic(path.with_suffix(".json"), build_a1111_card(sd_version(metadata), words))
                 write_atomic(path.with_suffix(REPORT), json.dumps({"base": base}, ensure_ascii=False))
+                write_atomic(path.with_suffix(".json"), build_a1111_card(sd_version(metadata), words))
+                path = write_new(path, partial(_link_over, file))  # Last: this makes it one of the library's.
                 undo.pop_all()
             with suppress(OSError):
                 file.unlink()
@@ -191,6 +192,13 @@ class Library:
             name = f"{stem}-{number}"
         return name
 
+    def _unused_path(self, stem: str) -> Path:
+        """Return the path of a new adapter, beside which nothing is left of one that was never finished."""
+        path = self.folder / f"{self._unused_name(stem)}{SUFFIX}"
+        for left in left_beside(self.folder, path.stem):
+            left.unlink()
+        return path
+
     def copy_in(self, file: Path, base: str, check: AdapterCheck) -> str:
         """Copy ``file`` in under an unused name, with its ``check`` against ``base``, and return the name.
 
@@ -201,11 +209,9 @@ class Library:
         with exclusive(self.folder):
             as_large = (old for old in imported_files(self.folder) if old.stat().st_size == size)
             same = next((old for old in as_large if _digests.get(partial(sha256, old), str(old)) == digest), None)
-            if same is None:
-                name = self._unused_name(safe_name(file.stem, fallback="adapter"))
-                same = write_new(self.folder / f"{name}{SUFFIX}", lambda temporary: _copy(file, temporary))
-            write_atomic(same.with_suffix(REPORT), json.dumps({**asdict(check), "base": base}, ensure_ascii=False))
-            return same.stem
+            path = same or self._unused_path(safe_name(file.stem, fallback="adapter"))
+            write_atomic(path.with_suffix(REPORT), json.dumps({**asdict(check), "base": base}, ensure_ascii=False))
+            return (same or write_new(path, lambda temporary: _copy(file, temporary))).stem
 
 
 def trained_base_settings(adapters: Iterable[Path], base: str) -> dict[str, Any]:

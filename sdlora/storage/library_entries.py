@@ -71,6 +71,14 @@ def imported_files(folder: Path) -> tuple[Path, ...]:
     return _imported_files.get(read, str(folder))
 
 
+def left_beside(folder: Path, pattern: str = "*") -> Iterator[Path]:
+    """Yield what a process that was killed has left of adapters: a report is written before its adapter."""
+    for report in folder.glob(f"{pattern}{REPORT}"):
+        adapter = report.with_name(report.name.removesuffix(REPORT) + SUFFIX)
+        if not adapter.exists():
+            yield from (path for path in (adapter.with_suffix(".json"), report) if path.is_file())
+
+
 def cover_image(entry: LibraryEntry, cache: Path) -> Path | None:
     """Return the image of an adapter: the one in its file, or its run's last preview. It may still be unreadable."""
     if entry.summary and entry.summary.illustrated:

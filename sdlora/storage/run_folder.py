@@ -6,7 +6,7 @@ Everything that anyone wants to know of a run is read from here, so viewers come
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -22,7 +22,7 @@ from sdlora.filesystem.locks import hold_lock, is_held
 from sdlora.filesystem.paths import existing_path, path_inside, path_problem, safe_name
 from sdlora.filesystem.reading import find_matching, modified_ns, recency
 from sdlora.filesystem.stat_cache import StatCache
-from sdlora.filesystem.writing import TEMPORARY, file_errors, fsync_folder, new_folder
+from sdlora.filesystem.writing import TEMPORARY, file_errors, new_folder
 from sdlora.storage.journal import last_event, read_events
 from sdlora.training.run_paths import CONFIG, RunPaths
 
@@ -48,22 +48,22 @@ class Run(RunPaths):
 
     @classmethod
     def create(cls, runs: Path, name: str, config: TrainConfig) -> "Run":
-        """Make a new folder ``runs/NAME`` (or ``NAME-2``, ... : never an old one) and write the config.
+        """Make a new folder ``runs/NAME`` (or ``NAME-2``, ... : never an old one) with the config.
 
         Raises FileError, and leaves nothing, if the folder cannot be written.
         """
+
+        def fill(folder: Path) -> None:
+            failpoints.point("run.folder")
+            run = cls(folder)
+            for inner in (run.samples, run.checkpoints, run.states):
+                inner.mkdir()
+            failpoints.point("run.folders")
+            config.save(run.config_file)
+
         try:
             runs.mkdir(parents=True, exist_ok=True)
-            run = cls(new_folder(runs / safe_name(name, fallback="run")))
-            with ExitStack() as undo:
-                undo.callback(shutil.rmtree, run.folder, ignore_errors=True)
-                failpoints.point("run.folder")
-                for folder in (run.samples, run.checkpoints, run.states):
-                    folder.mkdir()
-                failpoints.point("run.folders")
-                config.save(run.config_file)  # Last: this makes the folder a run's.
-                undo.pop_all()
-            fsync_folder(runs)
+            run = cls(new_folder(runs / safe_name(name, fallback="run"), fill))
         except (OSError, FileError) as error:
             reason = error if isinstance(error, FileError) else f"{runs}: cannot be written ({error.strerror})"
             raise FileError(f"{reason}; choose another --data-dir") from error
@@ -89,7 +89,7 @@ class Run(RunPaths):
         if config is not None and config.is_file():
             folder = path_inside(runs, config.parent.resolve())  # ``runs`` may be relative.
             return cls(runs / folder.relative_to(runs.resolve()))
-        known = ", ".join(sorted(path.name for path in find_matching(runs, "*/") if (path / CONFIG).is_file()))
+        known = ", ".join(sorted(path.name for path in find_matching(runs, "[!.]*/") if (path / CONFIG).is_file()))
         raise ConfigError(f"{name}: there is no such run in {runs}; there are: {known or 'none yet'}")
 
     @classmethod
@@ -218,10 +218,10 @@ _folders: StatCache[tuple[Run, frozenset[str]]] = StatCache()
 def _runs_with(data_dir: Path, name: str) -> Iterator[Run]:
     """Yield the runs of ``data_dir`` in whose folder something has this ``name``."""
     try:
-        folders = [entry.path for entry in os.scandir(data_dir.resolve() / "runs") if entry.is_dir()]
+        entries = [entry for entry in os.scandir(data_dir.resolve() / "runs") if entry.is_dir()]
     except OSError:
         return
-    for folder in folders:
+    for folder in (entry.path for entry in entries if not entry.name.startswith(TEMPORARY)):  # That is being made.
         with suppress(OSError):  # Gone by now, or hidden from this user.
             run, names = _folders.get(partial(_listed, folder), folder)
             if name in names:

@@ -6,18 +6,18 @@ DATA_DIR/trash/TIME-NAME/
 """
 
 import json
-import shutil
+import os
 import time
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from sdlora.errors import FileError, SdloraError
 from sdlora.filesystem.locks import exclusive
-from sdlora.filesystem.paths import path_inside, safe_name
+from sdlora.filesystem.paths import numbered_paths, path_inside, safe_name
 from sdlora.filesystem.reading import find_matching, modified_ns, read_json, size_of
-from sdlora.filesystem.writing import file_errors, move_new, new_folder, write_atomic
+from sdlora.filesystem.writing import file_errors, is_same_file, move_new, new_folder, remove_whole, write_atomic
 from sdlora.formatting import one_line
 
 KEPT_DAYS = 30
@@ -65,23 +65,27 @@ class Trash:
         with file_errors(self.data_dir, "read"):
             origins = tuple(map(self._origin, paths))
         stamp = time.strftime("%Y%m%d-%H%M%S", time.localtime(now))
-        folder = new_folder(self.folder / safe_name(f"{stamp}-{name}", fallback=stamp))
-        item = TrashItem(folder, name, what, now, origins)
         fields = {"name": name, "what": what, "deleted": now, "origins": origins}
-        try:
-            with exclusive(self.folder):  # Who empties the trash finds it with all its parts, or not yet.
-                write_atomic(folder / ITEM, json.dumps(fields, ensure_ascii=False))  # First: it tells how to undo.
-                for number, path in enumerate(paths):
+        note = json.dumps(fields, ensure_ascii=False)
+        folder = self.folder / safe_name(f"{stamp}-{name}", fallback=stamp)
+        with exclusive(self.folder):  # Who empties the trash finds it with all its parts, or not yet.
+            # First: it tells how to undo.
+            folder = new_folder(folder, lambda made: write_atomic(made / ITEM, note))
+            item = TrashItem(folder, name, what, now, origins)
+            try:
+                for number, path in reversed(list(enumerate(paths))):  # What the others belong to goes last.
                     move_new(path, folder / str(number))
-        except FileError:
-            with suppress(SdloraError):  # What cannot be moved back now can be restored later.
-                self.restore(item)
-            raise
+            except (OSError, SdloraError) as error:
+                with suppress(SdloraError):  # What cannot be moved back now can be restored later.
+                    self._move_back(item)
+                if isinstance(error, SdloraError):
+                    raise
+                raise FileError(f"{error.filename}: cannot be moved to the trash ({error.strerror})") from error
         return item
 
     def items(self) -> list[TrashItem]:
         """List the trash, newest first. A folder without an item is ignored."""
-        found = [self._read(path.parent) for path in find_matching(self.folder, f"*/{ITEM}")]
+        found = [self._read(path.parent) for path in find_matching(self.folder, f"[!.]*/{ITEM}")]
         return sorted((item for item in found if item), key=lambda item: item.deleted, reverse=True)
 
     def find(self, folder_name: str) -> TrashItem:
@@ -97,35 +101,30 @@ class Trash:
         Parts that were named like the first, such as an adapter's card, are so again. Raises FileError if the item is
         gone, as somebody else has restored it, or a part cannot be moved.
         """
-        origins = [self._place(origin) for origin in item.origins]
-        with ExitStack() as locks:
-            for room in sorted({Path(origin).parts[0] for origin in item.origins}):  # First, as who deletes has them.
-                locks.enter_context(exclusive(self.data_dir / room))
-            locks.enter_context(exclusive(self.folder))
+        with self._alone_with(item):
             if not item.folder.is_dir():
                 raise _gone(item.folder.name)
-            restored: list[Path] = []
-            try:
-                for number, path in enumerate(origins):
-                    part, first = item.folder / str(number), origins[0]
-                    if restored and path.parent == first.parent and path.name.startswith(first.stem):
-                        path = path.with_name(restored[0].stem + path.name.removeprefix(first.stem))
-                    if part.exists():
-                        restored.append(move_new(part, path))
-            except OSError as error:
-                raise FileError(f"{error.filename}: cannot be moved back ({error.strerror})") from error
-            delete_item(item.folder)
-        return restored
+            return self._move_back(item)
+
+    def recover(self) -> None:
+        """Bring back what a process was moving here, or back from here, when it was killed."""
+        for item in filter(self._is_half_moved, self.items()):
+            with suppress(SdloraError), self._alone_with(item):
+                if self._is_half_moved(item):  # Else somebody has just moved the rest.
+                    self._move_back(item)
 
     def empty(self) -> int:
         """Delete everything in it for good, and return the number of items that are gone."""
+        self.recover()
         return self._delete(lambda item: True)
 
     def forget_old(self, days: float = KEPT_DAYS) -> int:
         """Delete older items for good that were so a day ago already, and return their number.
 
-        A clock that was wrong for a moment, then or when they were deleted, takes nothing at once.
+        A clock that was wrong for a moment, then or when they were deleted, takes nothing at once. What a killed
+        process has moved by half is brought back.
         """
+        self.recover()
         return self._delete(lambda item: item.age >= days * DAY and _marked_a_day_ago(item.folder / EXPIRED))
 
     def _delete(self, goes: Callable[[TrashItem], bool]) -> int:
@@ -134,8 +133,50 @@ class Trash:
         with exclusive(self.folder):  # No item goes while it is being restored.
             old = [item for item in self.items() if goes(item)]
             for item in old:
-                delete_item(item.folder)
+                with suppress(OSError):
+                    remove_whole(item.folder)
         return sum(not item.folder.exists() for item in old)
+
+    @contextmanager
+    def _alone_with(self, item: TrashItem) -> Iterator[None]:
+        """Be alone with the trash and the folders that the parts came from. Raises FileError for paths outside."""
+        for origin in item.origins:
+            self._place(origin)
+        with ExitStack() as locks:
+            for room in sorted({Path(origin).parts[0] for origin in item.origins}):  # First, as who deletes has them.
+                locks.enter_context(exclusive(self.data_dir / room))
+            locks.enter_context(exclusive(self.folder))
+            yield
+
+    def _move_back(self, item: TrashItem) -> list[Path]:
+        """Do what ``restore`` does, alone with the item. The first part goes last: its name decides the others'."""
+        parts = [(item.folder / str(number), self._place(origin)) for number, origin in enumerate(item.origins)]
+        if not parts:
+            return []
+        first_part, first = parts[0]
+        free = first
+        if os.path.lexists(first_part) and not is_same_file(first_part, first):
+            free = next(path for path in numbered_paths(first, first_part.is_dir()) if not os.path.lexists(path))
+        restored: list[Path] = []
+        try:
+            for part, path in reversed(parts):
+                if path.parent == first.parent and path.name.startswith(first.stem):
+                    path = path.with_name(free.stem + path.name.removeprefix(first.stem))
+                if os.path.lexists(part):
+                    restored.insert(0, move_new(part, path))
+        except OSError as error:
+            raise FileError(f"{error.filename}: cannot be moved back ({error.strerror})") from error
+        with suppress(OSError):
+            remove_whole(item.folder)
+        return restored
+
+    def _is_half_moved(self, item: TrashItem) -> bool:
+        """Return whether a part of the item is not here, or is still where it lay too."""
+        try:
+            parts = [(item.folder / str(number), self._place(origin)) for number, origin in enumerate(item.origins)]
+        except FileError:  # Nothing that this program has put here.
+            return False
+        return any(not os.path.lexists(part) or is_same_file(part, origin) for part, origin in parts)
 
     def _origin(self, path: Path) -> str:
         """Return a path as an item keeps it. Raises FileError if it lies outside the data folder."""
@@ -176,17 +217,6 @@ def _marked_a_day_ago(mark: Path) -> bool:
         with suppress(OSError):
             mark.write_bytes(b"")
     return age >= DAY
-
-
-def delete_item(folder: Path) -> None:
-    """Delete the folder of an item as far as that is possible. What names it goes last: a rest stays listed."""
-    with suppress(OSError):
-        for part in folder.iterdir():
-            if part.is_dir() and not part.is_symlink():
-                shutil.rmtree(part)
-            elif part.name != ITEM:
-                part.unlink()
-        shutil.rmtree(folder)
 
 
 def _gone(folder_name: str) -> FileError:

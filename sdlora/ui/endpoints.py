@@ -20,7 +20,7 @@ from sdlora.api.generation import GenerationRequest, JobStatus
 from sdlora.api.models import resolve_base
 from sdlora.api.training import Run, list_runs, run_base
 from sdlora.config import all_settings
-from sdlora.data.projects import Project, ProjectInfo
+from sdlora.data.projects import Project, ProjectInfo, write_info
 from sdlora.data.settings import Kind
 from sdlora.errors import ConfigError, DatasetError
 from sdlora.filesystem.paths import safe_name
@@ -250,7 +250,7 @@ class Endpoints:
             raise ConfigError("Hand over pictures, or name a project of the page that has some.")
         if not name:
             folder = self.app.data_dir / "projects" / safe_name(info.trigger, fallback="pictures")
-            name = new_folder(folder).name
+            name = new_folder(folder, lambda made: write_info(made, info)).name
         project = Project(self.app.data_dir, name)
         if not files and not project.images():
             raise ConfigError(f"The project {name!r} has no pictures; hand some over.")

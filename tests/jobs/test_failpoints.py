@@ -14,6 +14,7 @@ from sdlora.api.training import find_run, list_runs, run_failure
 from sdlora.errors import FileError
 from sdlora.events import Notice, RunStarted, StepDone
 from sdlora.filesystem.paths import numbered_paths
+from sdlora.filesystem.writing import TEMPORARY
 from sdlora.jobs.launch import Training
 from sdlora.storage.journal import Journal
 from sdlora.storage.run_folder import Run
@@ -125,15 +126,19 @@ def test_a_run_killed_at_a_point_time_after_time_ends_as_if_nothing_had_happened
     assert run_outcome(run) == uninterrupted
 
 
-@pytest.mark.parametrize("fault", ["run.folder", "run.folders", "file.begun", "file.flushed", "file.renamed"])
+@pytest.mark.parametrize(
+    "fault", ["run.folder", "run.folders", "file.begun", "file.flushed", "file.renamed", "run.made"]
+)
 def test_a_run_is_made_whole_or_is_none(configure, fork_server, tmp_path, fault):
     configure().save(tmp_path / "mine.toml")
     prepare = ["train", str(tmp_path / "mine.toml"), "--name", "mine", "--prepare", "--data-dir", str(tmp_path)]
     assert fork_server.start("sdlora.cli.main", prepare, tmp_path / "log", failpoint=fault).wait() == KILLED
     made = list_runs(tmp_path)
-    assert [run.config for run in made] == [configure()] * (fault == "file.renamed")
+    assert [run.config for run in made] == [configure()] * (fault == "run.made")
     assert fork_server.start("sdlora.cli.main", prepare, tmp_path / "log").wait() == 0
-    assert find_run("mine-2", tmp_path).state == "new"
+    assert find_run("mine-2" if made else "mine", tmp_path).state == "new"
+    left = [path for path in (tmp_path / "runs").iterdir() if not path.name.startswith(TEMPORARY)]
+    assert len(left) == 1 + len(made)  # Nobody asked for others.
 
 
 def test_a_name_that_another_process_takes_at_this_moment_gives_the_next(configure, tmp_path, monkeypatch):
@@ -142,7 +147,7 @@ def test_a_name_that_another_process_takes_at_this_moment_gives_the_next(configu
     def late(path, is_folder):
         for candidate in numbered_paths(path, is_folder):
             if not taken:
-                candidate.mkdir()
+                (candidate / "another").mkdir(parents=True)
                 taken.append(candidate.name)
             yield candidate
 
