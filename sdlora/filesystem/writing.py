@@ -88,12 +88,14 @@ def new_folder(path: Path, fill: Callable[[Path], object]) -> Path:
     """
     temporary = path.with_name(f"{TEMPORARY}{secrets.token_hex(8)}")
     try:
-        with file_errors(path):
+        with file_errors(path), ExitStack() as undo:
             path.parent.mkdir(parents=True, exist_ok=True)
             temporary.mkdir()
             fill(temporary)
             path = _claim(path, partial(rename_new, temporary), is_folder=True)
+            undo.callback(shutil.rmtree, path, ignore_errors=True)
             fsync_folder(path.parent)
+            undo.pop_all()
     except FileError as error:
         raise FileError(str(error).replace(str(temporary), str(path))) from error
     finally:

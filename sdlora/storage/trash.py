@@ -47,6 +47,11 @@ class TrashItem:
         return max(0.0, time.time() - self.deleted)
 
     @property
+    def parts(self) -> list[Path]:
+        """Its parts, in the order of ``origins``."""
+        return [self.folder / str(number) for number in range(len(self.origins))]
+
+    @property
     def size(self) -> int:
         """Size in bytes."""
         return size_of(self.folder)
@@ -73,8 +78,8 @@ class Trash:
             folder = new_folder(folder, lambda made: write_atomic(made / ITEM, note))
             item = TrashItem(folder, name, what, now, origins)
             try:
-                for number, path in reversed(list(enumerate(paths))):  # What the others belong to goes last.
-                    move_new(path, folder / str(number))
+                for path, part in reversed(list(zip(paths, item.parts, strict=True))):  # Last the others' owner.
+                    move_new(path, part)
             except (OSError, SdloraError) as error:
                 with suppress(SdloraError):  # What cannot be moved back now can be restored later.
                     self._move_back(item)
@@ -84,7 +89,10 @@ class Trash:
         return item
 
     def items(self) -> list[TrashItem]:
-        """List the trash, newest first. A folder without an item is ignored."""
+        """List the trash, newest first. A folder without an item, or whose parts are all back, is ignored."""
+        return [item for item in self._items() if any(os.path.lexists(part) for part in item.parts)]
+
+    def _items(self) -> list[TrashItem]:
         found = [self._read(path.parent) for path in find_matching(self.folder, f"[!.]*/{ITEM}")]
         return sorted((item for item in found if item), key=lambda item: item.deleted, reverse=True)
 
@@ -108,7 +116,7 @@ class Trash:
 
     def recover(self) -> None:
         """Bring back what a process was moving here, or back from here, when it was killed."""
-        for item in filter(self._is_half_moved, self.items()):
+        for item in filter(self._is_half_moved, self._items()):
             with suppress(SdloraError), self._alone_with(item):
                 if self._is_half_moved(item):  # Else somebody has just moved the rest.
                     self._move_back(item)
@@ -150,7 +158,7 @@ class Trash:
 
     def _move_back(self, item: TrashItem) -> list[Path]:
         """Do what ``restore`` does, alone with the item. The first part goes last: its name decides the others'."""
-        parts = [(item.folder / str(number), self._place(origin)) for number, origin in enumerate(item.origins)]
+        parts = list(zip(item.parts, map(self._place, item.origins), strict=True))
         if not parts:
             return []
         first_part, first = parts[0]
@@ -173,7 +181,7 @@ class Trash:
     def _is_half_moved(self, item: TrashItem) -> bool:
         """Return whether a part of the item is not here, or is still where it lay too."""
         try:
-            parts = [(item.folder / str(number), self._place(origin)) for number, origin in enumerate(item.origins)]
+            parts = list(zip(item.parts, map(self._place, item.origins), strict=True))
         except FileError:  # Nothing that this program has put here.
             return False
         return any(not os.path.lexists(part) or is_same_file(part, origin) for part, origin in parts)

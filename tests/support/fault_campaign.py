@@ -236,7 +236,8 @@ class Campaign:
                     yield f"{name}: {found[name]} for {wanted[name]}"
             return
         for path in sorted(wanted.keys() | found.keys()):
-            if wanted.get(path) != found.get(path) and "/.tmp-" not in path and not path.endswith("step.json"):
+            rest = path.endswith("step.json") or (path.endswith("item.json") and path not in wanted)  # Listed no more.
+            if wanted.get(path) != found.get(path) and "/.tmp-" not in path and not rest:
                 yield f"{path}: {found.get(path)} for {wanted.get(path)}"
 
 
