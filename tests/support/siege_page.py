@@ -24,7 +24,6 @@ from typing import IO, Any
 from sdlora.api.adapter_jobs import ToolJob, bake_job, import_adapters, merge_job
 from sdlora.api.editing import EditSettings
 from sdlora.api.generation import GenerationRequest, InferenceClient, images_folder, newest_images, trash_image
-from sdlora.api.storage import KEPT_DAYS
 from sdlora.api.training import Run, TrainingQueue, prepare_run
 from sdlora.config import TrainConfig
 from sdlora.data.projects import Project
@@ -307,7 +306,7 @@ class Page:
 
     def serve(self) -> None:
         """Do what a page does at its start; then let its visitors do as they like until there is ``ROOT/quiet``."""
-        self.library.trash.empty(KEPT_DAYS)
+        self.library.trash.forget_old()
         self.queue.watch(TICK_SECONDS)
         threads = [threading.Thread(target=self._visit, args=(what,)) for what in VISITORS]
         for thread in threads:
