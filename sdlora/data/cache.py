@@ -34,8 +34,9 @@ if TYPE_CHECKING:
     EncodeImages = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
     EncodeText = Callable[[torch.Tensor], Tensors]
 
-VERSION = 1
-"""Version of the way from a file to its latents. Raise it with every change, so that nothing old is read."""
+LATENTS_VERSION, TEXT_VERSION = 2, 1
+"""Versions of the ways from a file to its latents, and from a caption to what the denoiser reads of it. Raise them with
+every change, so that nothing old is read. Latents 2: color profiles are followed."""
 
 _WORKERS = 4
 _PREFETCHED = 8
@@ -94,7 +95,7 @@ class LatentCache:
         """Hash everything that decides the latents of ``view``."""
         image = (view.example.digest, view.example.mask_digest, self.masks, self.background)
         crop = (tuple(view.size), float(view.position), view.flip)
-        return key_of("latents", VERSION, self.fingerprint, self.batch_size, image, crop)
+        return key_of("latents", LATENTS_VERSION, self.fingerprint, self.batch_size, image, crop)
 
     def prepare(
         self,
@@ -229,7 +230,7 @@ class TextCache:
     def _one(self, row: "torch.Tensor") -> Tensors:
         import torch
 
-        key = key_of("text", VERSION, self.fingerprint, tuple(row.tolist()))
+        key = key_of("text", TEXT_VERSION, self.fingerprint, tuple(row.tolist()))
         found = self.store.get(key)
         if found is None:
             with torch.no_grad():

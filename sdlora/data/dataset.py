@@ -247,10 +247,17 @@ def _read_examples(source: _SourceFolder, data: Data, report: _Report) -> list[E
         if isinstance(info, ImageInfo):
             text = caption_for(own, data, source.caption)
             examples.append(Example(path, text, *info.size, mask, source.repeats, info.digest, mask_digest, own))
-    animated = [
-        path for path, info in zip(source.images, infos, strict=True) if isinstance(info, ImageInfo) and info.animated
-    ]
-    report.notice("Several frames", animated, "the first is used")
+    usable = [(path, info) for path, info in zip(source.images, infos, strict=True) if isinstance(info, ImageInfo)]
+    report.notice("Several frames", (path for path, info in usable if info.animated), "the first is used")
+    report.notice(
+        "Colors of another space (Display P3, Adobe RGB, CMYK ...)",
+        (path for path, info in usable if info.colors == "converted"),
+        "they are converted to sRGB",
+    )
+    report.notice(
+        "A color profile that cannot be used",
+        (path for path, info in usable if info.colors == "damaged profile"), "their colors are taken as sRGB",
+    )  # fmt: skip
     return examples
 
 

@@ -13,10 +13,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from PIL import Image, ImageOps, features
 
+from sdlora.data.color_profiles import UnusableProfileError, to_srgb
 from sdlora.errors import DatasetError
 from sdlora.filesystem.reading import sha256
 from sdlora.formatting import format_bytes
@@ -67,6 +68,9 @@ _MAGIC = {
 }
 
 
+Colors = Literal["as stored", "converted", "damaged profile"]
+
+
 class ImageSize(NamedTuple):
     """Width and height, in pixels."""
 
@@ -76,11 +80,15 @@ class ImageSize(NamedTuple):
 
 @dataclass(frozen=True)
 class ImageInfo:
-    """Facts of an image file: its upright size, whether it is animated, the SHA-256 of its bytes."""
+    """Facts of an image file."""
 
     size: ImageSize
+    """Its upright size."""
     animated: bool
+    colors: Colors
+    """Whether an embedded profile says that its colors are others than those of sRGB."""
     digest: str
+    """SHA-256 of its bytes."""
 
 
 class MaskedImage(NamedTuple):
@@ -125,8 +133,10 @@ def _inspect_image(path: Path, length: int, modified: int) -> ImageInfo:
             image.load()
             if image.mode in ("RGBA", "LA") and image.getchannel("A").getextrema() == (0, 0):
                 raise DatasetError("is fully transparent: nothing of it is visible")
-            _to_rgb(image.resize((1, 1), Image.Resampling.NEAREST), "#ffffff")
-        return ImageInfo(size, animated, sha256(path))
+            pixel = image.resize((1, 1), Image.Resampling.NEAREST)
+            colors = _in_srgb(pixel)[1]
+            _to_rgb(pixel, "#ffffff")
+        return ImageInfo(size, animated, colors, sha256(path))
     except DatasetError:
         raise
     except PermissionError:
@@ -209,16 +219,15 @@ def _rejection(path: Path, error: Exception) -> str:
 def open_image(path: Path, background: str = "#ffffff", at_least: ImageSize | None = None) -> MaskedImage:
     """Open the first frame of an image, upright, in RGB, on ``background`` where it is transparent.
 
-    ``at_least`` (upright) allows a large JPEG to be decoded at 1/2 to 1/8, still at twice that size or more. The mask
-    is the image's own transparency. Raises DatasetError naming the file if it cannot be decoded.
+    ``at_least`` (upright) allows a large JPEG to be decoded at 1/2 to 1/8, still at twice that size or more. Colors of
+    an embedded profile are converted to sRGB. The mask is the image's own transparency. Raises DatasetError naming the
+    file if it cannot be decoded.
     """
     with _opened(path) as image:
         if at_least:
             wanted = (2 * at_least.width, 2 * at_least.height)
             image.draft(None, wanted[::-1] if _orientation(image) >= 5 else wanted)
-        image.load()
-        turn = _UPRIGHT.get(_orientation(image))
-        upright = image if turn is None else image.transpose(turn)
+        upright = _in_srgb(_upright(image))[0]
         return MaskedImage(_to_rgb(upright, background), _transparency(upright))
 
 
@@ -239,8 +248,25 @@ def _opened(path: Path) -> Iterator[Image.Image]:
 
 
 def open_mask(path: Path) -> Image.Image:
-    """Open a mask file as brightness (L), upright: white counts in full, black not at all."""
-    return open_image(path, "#000000").rgb.convert("L")
+    """Open a mask file as brightness (L), upright: white counts in full, black not at all, whatever its profile."""
+    with _opened(path) as image:
+        return _to_rgb(_upright(image), "#000000").convert("L")
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Decode an image, and return it upright."""
+    image.load()
+    turn = _UPRIGHT.get(_orientation(image))
+    return image if turn is None else image.transpose(turn)
+
+
+def _in_srgb(image: Image.Image) -> tuple[Image.Image, Colors]:
+    """Return an image with its colors in sRGB; as it is stored if its profile cannot be used."""
+    try:
+        converted = to_srgb(image)
+    except UnusableProfileError:
+        return image, "damaged profile"
+    return converted, "as stored" if converted is image else "converted"
 
 
 def _orientation(image: Image.Image) -> int:

@@ -111,7 +111,7 @@ def test_all_that_decides_latents_is_in_the_key(example, monkeypatch: pytest.Mon
         View(picture, SQUARE, flip=True),
     ]
     keys = [cache.key(view) for cache in caches] + [caches[0].key(view) for view in views]
-    monkeypatch.setattr(cache_module, "VERSION", cache_module.VERSION + 1)
+    monkeypatch.setattr(cache_module, "LATENTS_VERSION", cache_module.LATENTS_VERSION + 1)
     keys.append(caches[0].key(view))
     assert len(set(keys)) == len(keys) == 10
 
