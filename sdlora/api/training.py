@@ -82,8 +82,9 @@ def resume_run(run: Run, processes: int = 1) -> Training:
 def extend_run(run: Run, steps: int, processes: int = 1) -> Training:
     """Continue an ended run to step ``steps``, with the schedule of a run of that length.
 
-    Raises BusyError if it is running, ConfigError if it has that many steps, or no state to continue from.
+    Raises BusyError if it is running, ConfigError if it has that many steps, or no state to continue from, FileError.
     """
+    run.require_inside()  # Before its config is changed.
     run.lengthen(steps)
     return resume_run(run, processes)
 
