@@ -58,7 +58,10 @@ def _open(profile: bytes) -> ImageCms.ImageCmsProfile:
 
 @lru_cache(maxsize=64)
 def _color_space(profile: bytes) -> str:
-    return str(_open(profile).profile.xcolor_space).strip()
+    try:
+        return str(_open(profile).profile.xcolor_space).strip()
+    except ValueError:  # Letters that are none.
+        raise UnusableProfileError from None
 
 
 @lru_cache(maxsize=64)

@@ -1,13 +1,15 @@
 """Embedded color profiles: the colors that are meant, by the formulas of the color spaces."""
 
 import io
+import random
 import struct
+from collections import Counter
 
 import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from sdlora.data.color_profiles import INVISIBLE, LARGEST_PROFILE
+from sdlora.data.color_profiles import INVISIBLE, LARGEST_PROFILE, UnusableProfileError, to_srgb
 from sdlora.data.dataset import survey_folder
 from sdlora.data.images import inspect_image, open_image, open_mask
 from sdlora.data.settings import Data
@@ -113,6 +115,26 @@ def test_a_profile_of_another_kind_of_image_leaves_the_numbers(tmp_path):
     plain = tmp_path / "plain.jpg"
     Image.new("CMYK", (64, 64), (0, 170, 170, 70)).save(plain, quality=98)
     assert open_image(path).rgb.tobytes() == open_image(plain).rgb.tobytes()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_changed_profile_is_used_or_refused(seed):
+    rng = random.Random(seed)
+    outcomes = Counter()
+    for _ in range(200):
+        changed = bytearray(profile(*SPACES["P3"]))
+        for _ in range(rng.choice((1, 2, 8))):
+            at = rng.randrange(len(changed))
+            changed[at : at + rng.randrange(5)] = rng.choice(
+                (b"\xff\xff\xff\xff", b"\x7f\xff\xff\xff", b"", b"CMYK", b"GRAY", b"mft2", b"para", rng.randbytes(4))
+            )
+        image = Image.new(rng.choice(("RGB", "L", "RGBA", "CMYK", "LA", "P")), (4, 4))
+        image.info["icc_profile"] = bytes(changed)
+        try:
+            outcomes[to_srgb(image).mode] += 1
+        except UnusableProfileError:
+            outcomes["refused"] += 1
+    assert 0 < outcomes["refused"] < outcomes.total() and outcomes["RGB"] > 0
 
 
 def test_a_mask_s_numbers_are_weights_and_no_colors(tmp_path):
