@@ -5,6 +5,7 @@ import tomllib
 import warnings
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from typing import Any, get_args
 
@@ -29,6 +30,8 @@ VERSION = 1
 EXPLICIT = "given"
 """Key in a file: names of the settings that a person made; ``train.memory`` may choose the others."""
 MAX_TOML_BYTES = 1 << 20
+MOST_PROBLEMS = 20
+"""Problems of a config that are named, each with the nearest real setting."""
 STRING = re.compile(r'"""(?:\\.|[^\\])*?"""|\'\'\'.*?\'\'\'|"(?:\\.|[^"\\\n])*"|\'[^\'\n]*\'|#[^\n]*', re.DOTALL)
 DEEP = re.compile(r"(?<![\w-])(?:[\w-]++[ \t]*+\.[ \t]*+){32}")
 """A name of more parts than any setting has: parsing takes time cubic in their number. Strings are removed first."""
@@ -88,7 +91,11 @@ class TrainConfig(Section):
         try:
             return cls.model_validate(merged)
         except ValidationError as error:
-            raise ConfigError("\n".join(_messages(error, origin, overrides or {}))) from None
+            lines = [*islice(_messages(error, origin, overrides or {}), MOST_PROBLEMS)]
+            more = error.error_count() - len(lines)
+            raise ConfigError(
+                "\n".join([*lines, *([f"{origin}: and {more} more like these"] if more else [])])
+            ) from None
 
     def save(self, path: Path) -> None:
         """Write every setting to ``path`` atomically, with absolute paths.

@@ -6,6 +6,7 @@ the seed and the step, so a resumed run equals an uninterrupted one, and N proce
 
 import dataclasses
 import math
+import re
 import time
 from collections import deque
 from collections.abc import Callable
@@ -33,6 +34,10 @@ MAX_BAD_STEPS = 5
 """Non-finite steps in a row that end a run."""
 MAX_BAD_STEPS_FP16 = 20
 """The same where a loss scaler is still looking for its scale: it halves at every overflow."""
+
+
+OF_DEVICE = re.compile("memory|CUDA|device-side")
+"""Words in errors of an optimizer that say nothing of its state."""
 
 
 def train(job: TrainJob) -> bool:
@@ -175,8 +180,8 @@ class TrainLoop:
         """Step. Raises FileError if the state that the run goes on from lacks what the optimizer needs."""
         try:
             self.trained.optimizer.step()
-        except (AssertionError, KeyError, TypeError, ValueError) as error:
-            if not step or step > self.state.start:
+        except (AssertionError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            if not step or step > self.state.start or OF_DEVICE.search(str(error)):
                 raise
             raise foreign_state(step, error) from error
 

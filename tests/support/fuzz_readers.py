@@ -25,6 +25,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any, NamedTuple
+from unittest import mock
 
 import orjson
 
@@ -151,27 +152,30 @@ def _watched(folder: Path) -> Iterator[list[str]]:
 
 def run_case(case: int, seed: int, keep: bool = False, name: str = "") -> Outcome:
     """Make the files of ``case``, change them, and have their reader read them; ``name`` chooses the reader."""
-    rng = random.Random(f"{seed}:{case}")
-    name = name or _TURNS[rng.randrange(len(_TURNS))]
     folder = Path(mkdtemp(prefix="fuzz-case-"))
     try:
-        os.environ |= {"GRADIO_TEMP_DIR": str(folder / "page"), "HOME": str(folder / "home")}
-        READERS[name].make(folder, rng)
-        change = ", ".join(mutate_folder(folder, rng) for _ in range(rng.choice((1, 1, 1, 2))))
-        start, before = time.process_time(), peak_memory(reset=True)
-        with _watched(folder) as seen:
-            result, defect = _outcome(lambda: READERS[name].read(folder))
-        seconds, grown = time.process_time() - start, peak_memory() - before
-        if seconds > SECONDS:
-            defect = defect or f"took {seconds:.1f} s"
-        if grown > MEMORY:
-            defect = defect or f"took {grown >> 20} MiB"
-        return Outcome(case, name, change, result, defect or "; ".join(seen), round(seconds, 2))
+        with mock.patch.dict(os.environ, {"GRADIO_TEMP_DIR": str(folder / "page"), "HOME": str(folder / "home")}):
+            return _run_case(case, random.Random(f"{seed}:{case}"), folder, name)
     finally:
         if not keep:
             shutil.rmtree(folder, ignore_errors=True)
         else:
             print(f"files: {folder}", file=sys.stderr)
+
+
+def _run_case(case: int, rng: random.Random, folder: Path, name: str) -> Outcome:
+    name = name or _TURNS[rng.randrange(len(_TURNS))]
+    READERS[name].make(folder, rng)
+    change = ", ".join(mutate_folder(folder, rng) for _ in range(rng.choice((1, 1, 1, 2))))
+    start, before = time.process_time(), peak_memory(reset=True)
+    with _watched(folder) as seen:
+        result, defect = _outcome(lambda: READERS[name].read(folder))
+    seconds, grown = time.process_time() - start, peak_memory() - before
+    if seconds > SECONDS:
+        defect = defect or f"took {seconds:.1f} s"
+    if grown > MEMORY:
+        defect = defect or f"took {grown >> 20} MiB"
+    return Outcome(case, name, change, result, defect or "; ".join(seen), round(seconds, 2))
 
 
 def _outcome(read: Callable[[], object]) -> tuple[str, str]:

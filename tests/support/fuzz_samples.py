@@ -281,7 +281,7 @@ def measurement(folder: Path, rng: random.Random) -> None:
     """A stored measurement of a run; its reader puts it where that is looked for."""
     found = Measurement(device="cpu", width=64, height=64, load=1.0, encode=0.1, step=0.5, sampling=0.1, picture=0.2,
                         memory=10**9, resolution=64, counted=10**9, rungs=[{"changes": {"gradient_checkpointing": True},
-                        "needs": 10**9, "costs": 1.1}], chosen={"train.batch_size": 1},
+                        "needs": 10**9, "costs": "slower"}], chosen={"train.batch_size": 1},
                         told=["less memory"])  # fmt: skip
     (folder / "estimate.json").write_text(json.dumps(asdict(found)))
     noise_image().save(folder / "a.png")
