@@ -17,6 +17,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -144,7 +145,11 @@ class Siege:
         if not victims:
             kind, victims = "page", self._running([page])
         for process in victims:
-            os.kill(process.pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):
+                os.kill(process.pid, signal.SIGKILL)
+        for started in self.pages.values():
+            if started.pid in {process.pid for process in victims}:
+                started.wait()  # Else it would be taken for alive, and not be started again.
         return kind
 
     def _running(self, names: Sequence[str]) -> list[RunningProcess]:

@@ -210,7 +210,8 @@ class Visitor:
     def bake(self) -> None:
         name = self._new("bake")
         output = self.data_dir / "models" / f"{name}{self.random.choice(('', '.zip'))}"
-        adapters = [("one", self._source("one"), 1.0)]
+        trained = self.root / "undisturbed" / self.page.variants[0] / "runs" / "run" / "adapter.safetensors"
+        adapters = [("trained", trained, 1.0)]
         self._finish(name, "file", bake_job(str(self.root / "base"), adapters, output))
 
     def _finish(self, name: str, kind: str, job: ToolJob) -> None:
