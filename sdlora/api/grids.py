@@ -28,6 +28,7 @@ from sdlora.generation.xyz_grid import read_grid as read_grid
 from sdlora.generation.xyz_grid import save_contact_sheet as save_contact_sheet
 from sdlora.inference.generation_request import AdapterChoice, GenerationRequest
 from sdlora.storage.gallery import images_folder
+from sdlora.storage.library_entries import REPORT, left_beside
 from sdlora.storage.run_folder import Run
 
 if TYPE_CHECKING:
@@ -150,12 +151,14 @@ def keep_best(data_dir: Path, folder: Path, file: str, name: str) -> Path:
         raise ConfigError("This picture is not drawn yet; wait for it, or choose another one.")
     output = data_dir / "adapters" / f"{safe_name(name, fallback=safe_name(grid.subject))}.safetensors"
     with exclusive(output.parent):
-        _keep(source, image, cell, output)
+        _keep(source, image, cell, grid.base, output)
     return output
 
 
-def _keep(source: Path, image: Path, cell: GridCell, output: Path) -> None:
-    """Copy the adapter ``source`` to ``output`` as ``keep_best`` says."""
+def _keep(source: Path, image: Path, cell: GridCell, base: str, output: Path) -> None:
+    """Copy the adapter ``source`` to ``output`` as ``keep_best`` says; last, as what lies beside it belongs to it."""
+    for left in list(left_beside(output.parent, output.stem)):
+        left.unlink()
     if taken := next((path for path in (output, *_beside(output)) if path.exists()), None):
         raise ConfigError(f"{taken.name}: is there already; choose another name, or delete the old one first")
     metadata = read_metadata(source)
@@ -169,6 +172,7 @@ def _keep(source: Path, image: Path, cell: GridCell, output: Path) -> None:
         "ssmd_cover_images": json.dumps([small]),
     }
     card, cover = _beside(output)
+    write_atomic(output.with_suffix(REPORT), json.dumps({"base": base}, ensure_ascii=False))
     write_atomic(cover, image.read_bytes())
     write_atomic(card, build_a1111_card(sd_version(metadata), metadata.get("modelspec.trigger_phrase", ""), cell.scale))
     copy_with_metadata(source, output, changes)

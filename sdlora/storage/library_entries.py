@@ -76,7 +76,7 @@ def left_beside(folder: Path, pattern: str = "*") -> Iterator[Path]:
     for report in folder.glob(f"{pattern}{REPORT}"):
         adapter = report.with_name(report.name.removesuffix(REPORT) + SUFFIX)
         if not adapter.exists():
-            yield from (path for path in (adapter.with_suffix(".json"), report) if path.is_file())
+            yield from (path for path in (*map(adapter.with_suffix, (".json", ".png")), report) if path.is_file())
 
 
 def cover_image(entry: LibraryEntry, cache: Path) -> Path | None:

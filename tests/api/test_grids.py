@@ -120,7 +120,7 @@ def test_the_drawing_process_fills_a_grid_and_the_best_is_kept(run, tmp_path):
     with pytest.raises(ConfigError, match="not drawn yet"):
         keep_best(tmp_path, folder, "0-000-000.png", "other")
     assert sorted(path.name for path in (tmp_path / "adapters").iterdir()) == [
-        "my-best.json", "my-best.png", "my-best.safetensors",
+        "my-best.check.json", "my-best.json", "my-best.png", "my-best.safetensors",
     ]  # fmt: skip
 
 

@@ -19,14 +19,14 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from sdlora.api.grids import AxisSpec, begin_grid
+from sdlora.api.grids import AxisSpec, begin_grid, keep_best, list_grids, read_grid
 from sdlora.api.storage import free_space
 from sdlora.api.training import Run, TrainingQueue
 from sdlora.config import TrainConfig
 from sdlora.data.projects import Project, ProjectInfo
 from sdlora.filesystem.writing import TEMPORARY
 from sdlora.formats.adapter_check import AdapterCheck
-from sdlora.inference.generation_request import GenerationRequest
+from sdlora.inference.generation_request import AdapterChoice, GenerationRequest
 from sdlora.storage import gallery
 from sdlora.storage.library import Library
 from tests.support.folder_siege import ACTS, write_token_image
@@ -53,7 +53,9 @@ def prepare(data_dir: Path) -> None:
     for name in ("kept", "removed"):
         project.add(_picture(data_dir, name))
     Project(data_dir, "old").add(_picture(data_dir, "old"))
-    (gallery.images_folder(data_dir) / "grids").mkdir()
+    style = AdapterChoice("style", str(library.file("style")))
+    grid = begin_grid(data_dir, GenerationRequest(adapters=(style,)), [AxisSpec("prompt", "x")], "style").grid
+    write_token_image(Path(grid) / read_grid(Path(grid)).cells[0].file, "best")
     for name in ("1", "2"):
         write_token_image(gallery.images_folder(data_dir) / f"{name}.png", name)
     project.remove(project.images()[1])
@@ -85,6 +87,11 @@ def _restore(data_dir: Path, name: str) -> None:
             library.undo(item.folder.name)
 
 
+def _keep_best(data_dir: Path) -> None:
+    (grid,) = (folder for folder in list_grids(data_dir) if read_grid(folder).subject == "style")
+    keep_best(data_dir, grid, read_grid(grid).cells[0].file, "best")
+
+
 def _remove(data_dir: Path) -> None:
     Project(data_dir, "pictures").remove(Project(data_dir, "pictures").folder / "001.png")
 
@@ -99,6 +106,7 @@ OPERATIONS: dict[str, Callable[[Path], Any]] = {
     "move a run": _move,
     "import an adapter": lambda data_dir: Library(data_dir).copy_in(_adapter(data_dir), "pocket", AdapterCheck()),
     "make an adapter": lambda data_dir: Library(data_dir).move_in(_adapter(data_dir), "new", "pocket"),
+    "keep the best": _keep_best,
     "upload": lambda data_dir: Project(data_dir, "pictures").add(_picture(data_dir, "new")),
     "remove": _remove,
     "undo": lambda data_dir: Project(data_dir, "pictures").undo(),

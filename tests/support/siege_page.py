@@ -126,8 +126,8 @@ class Ledger:
         item, place = self.items[step["item"]], {"make": "here", "delete": "trash", "restore": "here"}.get(step["do"])
         if place and step["end"] == "done":
             item.places = {place}
-        elif place and step["end"] == "refused" and not (step["do"] == "make" and item.kind == "image"):
-            item.places = step["before"]  # An image may be saved by a process that ends before it says so.
+        elif place and step["end"] == "refused" and not (step["do"] == "make" and item.kind in ("image", "file")):
+            item.places = step["before"]  # Those may be saved by a process that is killed before it says so.
 
 
 class Visitor:
