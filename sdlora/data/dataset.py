@@ -18,6 +18,11 @@ from sdlora.formatting import pluralize
 
 MASK_SUFFIX = ".mask.png"
 CAPTION_SUFFIXES = (".txt", ".caption")
+OTHER_CAPTIONS = (".json", ".jsonl", ".tags", ".text", ".cap", ".txt2", ".csv")
+"""Suffixes in which other tools keep captions."""
+CAPTIONS_ARE = "captions are .txt or .caption files of their picture's name"
+NO_DATA = ("project.json", "thumbs.db", "desktop.ini")
+"""Names of files that a project or a system puts beside the images."""
 MIN_IMAGES = 3
 MAX_REPEATS = 1000
 """Largest number before a folder's name that counts as kohya's repeats; a larger one is a year or a date."""
@@ -95,17 +100,17 @@ class _Report:
     def refuse(self, path: Path, reason: object) -> None:
         self.problems.append(f"{self.name(path)}: {reason}")
 
-    def notice(self, fact: str, paths: Iterable[Path], remark: str) -> None:
+    def notice(self, fact: str, paths: Iterable[Path], remark: str, kind: str = "picture") -> None:
         """Add ``Several frames: 2 pictures (a.gif, b.gif); the first is used.``, if there are any."""
         names = [self.name(path) for path in paths]
         if names:
-            self.notices.append(f"{fact}: {summarize_names(names)}; {remark}.")
+            self.notices.append(f"{fact}: {summarize_names(names, kind)}; {remark}.")
 
 
-def summarize_names(names: Sequence[str]) -> str:
+def summarize_names(names: Sequence[str], kind: str = "picture") -> str:
     """Return ``2 pictures (a.png, b.png)``, with only the first few names."""
     more = ", ..." if len(names) > _SHOWN else ""
-    return f"{pluralize(len(names), 'picture')} ({', '.join(names[:_SHOWN])}{more})"
+    return f"{pluralize(len(names), kind)} ({', '.join(names[:_SHOWN])}{more})"
 
 
 def load_dataset(data: Data) -> Dataset:
@@ -198,14 +203,16 @@ def _is_inside(path: Path, root: Path) -> bool:
 def _list_folder(folder: Path, report: _Report, repeats: int, caption: str) -> _SourceFolder:
     """Sort the files of one folder by role; refuse files that are meant for training but cannot be used."""
     source = _SourceFolder(folder, [], {}, {}, repeats, caption)
+    unknown: list[Path] = []
     for path in sorted(folder.iterdir()):
         name, suffix = path.name, path.suffix.lower()
         is_mask = name.lower().endswith(MASK_SUFFIX)
-        if name.startswith(".") or not (
-            is_mask or suffix in SUFFIXES or suffix in CAPTION_SUFFIXES or suffix in FOREIGN_SUFFIXES
-        ):
+        if name.startswith("."):
             continue
-        if path.is_symlink() and not _is_inside(path, report.root):
+        if not (is_mask or suffix in SUFFIXES or suffix in CAPTION_SUFFIXES or suffix in FOREIGN_SUFFIXES):
+            if path.is_file() and name.lower() not in NO_DATA:
+                unknown.append(path)
+        elif path.is_symlink() and not _is_inside(path, report.root):
             report.refuse(path, "is a link out of the data folder, or to nothing; put the file itself here")
         elif suffix in FOREIGN_SUFFIXES:
             report.refuse(path, f"{suffix[1:].upper()} is not read here; save it as PNG or JPEG")
@@ -214,7 +221,13 @@ def _list_folder(folder: Path, report: _Report, repeats: int, caption: str) -> _
         elif suffix in SUFFIXES:
             source.images.append(path)
         else:
+            if other := source.captions.get(composed(path.stem)):
+                report.notices.append(f"{report.name(other)}: is not read, since {path.name} is.")
             source.captions[composed(path.stem)] = path
+    captions = [path for path in unknown if path.suffix.lower() in OTHER_CAPTIONS]
+    if source.images or source.captions:
+        report.notice("Captions of other tools", captions, f"they are not read; {CAPTIONS_ARE}", "file")
+        report.notice("Not read", [path for path in unknown if path not in captions], "they are no pictures", "file")
     _refuse_conflicts(source, report)
     return source
 

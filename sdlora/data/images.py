@@ -39,8 +39,13 @@ MAX_RATIO = 8
 
 _AVIF = bool(features.check("avif"))
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", *(["AVIF"] if _AVIF else []))
-SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"} | ({".avif"} if _AVIF else set())
-FOREIGN_SUFFIXES = {".svg", ".eps", ".psd", ".pdf", ".heic", ".heif", ".avif", ".jxl", ".raw", ".dng"} - SUFFIXES
+JPEG_SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jif", ".jfif"}
+SUFFIXES = JPEG_SUFFIXES | {".png", ".apng", ".webp", ".bmp", ".gif", ".tif", ".tiff"} | ({".avif"} if _AVIF else set())
+FOREIGN_SUFFIXES = {
+    *(".svg", ".eps", ".ai", ".pdf", ".psd", ".xcf", ".kra", ".clip", ".heic", ".heics", ".heif", ".hif", ".avif"),
+    *(".jxl", ".jp2", ".j2k", ".jpx", ".jxr", ".tga", ".ico", ".ppm", ".pgm", ".pbm", ".dds", ".qoi", ".exr", ".hdr"),
+    *(".pcx", ".raw", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf", ".pef", ".srw"),
+} - SUFFIXES  # fmt: skip
 """Suffixes of image formats that are not supported: such files are refused by name rather than ignored."""
 
 _GREY_PIXELS = 1 << 20

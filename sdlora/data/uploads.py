@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-from sdlora.data.dataset import CAPTION_SUFFIXES, MASK_SUFFIX, parse_kohya_folder
+from sdlora.data.dataset import CAPTION_SUFFIXES, CAPTIONS_ARE, MASK_SUFFIX, NO_DATA, OTHER_CAPTIONS, parse_kohya_folder
 from sdlora.data.images import FOREIGN_SUFFIXES, SUFFIXES
 from sdlora.data.settings import Kind
 from sdlora.errors import DatasetError, FileError
@@ -39,7 +39,6 @@ ARCHIVES = frozenset((ZIP, ".7z", ".rar", ".tar", ".gz", ".tgz", ".bz2", ".xz"))
 CLASS_FOLDERS = frozenset(("reg", "regularization", "regularisation", "class_images"))
 """Names of folders in which kohya's trainers keep class images, which are not training images."""
 _HIDDEN = re.compile(r"\.[^.]|__MACOSX$")
-_PASSED_OVER = frozenset(("thumbs.db", "desktop.ini", "project.json"))
 
 
 @dataclass(frozen=True)
@@ -141,7 +140,7 @@ def printable_name(name: str | PurePosixPath) -> str:
 def _sort_file(item: UploadedFile, uploads: SortedUploads) -> None:
     """Sort one file by its role; files that are clearly not part of the set are ignored without a remark."""
     parents = {part.lower() for part in item.name.parts[:-1]}
-    if any(_HIDDEN.match(part) for part in item.name.parts) or item.name.name.lower() in _PASSED_OVER:
+    if any(_HIDDEN.match(part) for part in item.name.parts) or item.name.name.lower() in NO_DATA:
         return
     if parents & CLASS_FOLDERS:
         parent = printable_name(item.name.parent)
@@ -152,6 +151,8 @@ def _sort_file(item: UploadedFile, uploads: SortedUploads) -> None:
         uploads.remark(item.name, "is a mask, which the page does not take; use a folder")
     elif item.suffix in CAPTION_SUFFIXES:
         uploads.captions.append(item)
+    elif item.suffix in OTHER_CAPTIONS:
+        uploads.remark(item.name, f"is not read; {CAPTIONS_ARE}")
     elif item.suffix in ARCHIVES:
         uploads.remark(item.name, "is an archive, which is not opened here; drop its pictures")
     else:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sdlora.data.dataset import load_dataset
+from sdlora.data.dataset import load_dataset, survey_folder
 from sdlora.data.settings import Data
 from sdlora.errors import DatasetError
 from tests.support.images import noise_image
@@ -201,3 +201,20 @@ def test_scanning_needs_no_torch(folder: Path) -> None:
         "load_dataset(Data(folder=sys.argv[1])); assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code, str(folder)], check=True)
+
+
+def test_no_file_is_passed_over_in_silence(tmp_path):
+    for number, name in enumerate(("a.png", "b.jfif", "c.jpe", "d.apng")):
+        noise_image(seed=number).save(tmp_path / name, "JPEG" if name.endswith(("jfif", "jpe")) else "PNG")
+    for name in ("a.txt", "a.caption", "b.tags", "metadata.jsonl", "c.npz", "notes", "Thumbs.db", ".DS_Store"):
+        (tmp_path / name).write_text("a red house")
+    (tmp_path / "r.cr2").write_bytes(bytes(100))
+    survey = survey_folder(Data(folder=tmp_path, prompt="a house"))
+    assert [example.path.name for example in survey.examples] == ["a.png", "b.jfif", "c.jpe", "d.apng"]
+    assert survey.problems == ("r.cr2: CR2 is not read here; save it as PNG or JPEG",)
+    assert survey.notices == (
+        "a.caption: is not read, since a.txt is.",
+        "Captions of other tools: 2 files (b.tags, metadata.jsonl); they are not read; captions are .txt or .caption "
+        "files of their picture's name.",
+        "Not read: 2 files (c.npz, notes); they are no pictures.",
+    )
