@@ -186,10 +186,11 @@ class Campaign:
         for path in (self.root, *self.root.rglob("*")):
             path.chmod(0o777 if path.is_dir() else 0o666)
 
-    def resume(self, state: str) -> int:
-        """Resume the run, a finished one to be longer, and return the exit code."""
+    def resume(self, state: str, mended: bool = False) -> int:
+        """Resume the run, a finished one to be longer, and return the exit code; a ``mended`` one may be so already."""
         self.log.unlink(missing_ok=True)
-        arguments = [str(self.data), *([str(LONGER)] if state == "finished" else [])]
+        is_longer = mended and self.run.config.train.steps == LONGER
+        arguments = [str(self.data), *([str(LONGER)] if state == "finished" and not is_longer else [])]
         return self.server.start(SELF, arguments, self.log, unprivileged=True).wait()
 
     def cases(self) -> Iterator[Case]:
@@ -230,7 +231,7 @@ class Campaign:
             self._mend(path, kept)
             if case.file in self.mended:
                 pass
-            elif self.resume(case.state) != 0:
+            elif self.resume(case.state, mended=True) != 0:
                 problems.append(f"refused when mended: {self.log.read_text()[-500:]}")
             elif tensors(self.run.adapter) != self.right[case.state]:
                 problems.append("other bits when mended")
