@@ -145,7 +145,9 @@ class ForkServer:
             return [RunningProcess(*fields) for fields in json.loads(answer.readline())]
 
     def close(self) -> None:
-        self._parent.kill()
+        """End it, and all processes that it has started."""
+        assert self._parent.stdin is not None
+        self._parent.stdin.close()
         self._parent.wait()
         shutil.rmtree(self._folder)
 
@@ -169,10 +171,12 @@ class _Parent:
         signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
 
     def serve(self) -> None:
-        """Serve until the program that started this one has ended."""
+        """Serve until the program that started this one has ended; then end all processes."""
         while True:
             ready, _, _ = select.select([0, self.listener, self.wakes, *self.starters], [], [])
             if 0 in ready:
+                for pid in self.processes.keys() - self.ended:
+                    os.kill(pid, signal.SIGKILL)
                 return
             if self.wakes in ready:
                 os.read(self.wakes, 4096)
