@@ -73,7 +73,7 @@ def write_new(path: Path, write: Callable[[Path], None] | bytes | str) -> Path:
 
 def _write_and_place(path: Path, write: Callable[[Path], None] | bytes | str, place: Callable[[Path], Path]) -> Path:
     """Write a file; ``place`` gives it a new name, which is taken back if it cannot be made durable."""
-    with ExitStack() as undo:
+    with file_errors(path), ExitStack() as undo:
         with _written(path, write) as temporary:
             placed = place(temporary)
             undo.callback(placed.unlink, missing_ok=True)
