@@ -202,7 +202,8 @@ def _strays(data_dir: Path, known: set[str]) -> Iterator[str]:
         elif parts[0] == "adapters" and len(parts) > 1 and not _beside(path, ".safetensors"):
             yield f"{path}: belongs to no adapter"
         elif path.suffix == ".txt" and len(parts) == 3 and not _beside(path, ".png"):
-            yield f"{path}: is the caption of no picture"
+            if not any(path.parent.glob(f".history/*/{path.stem}.png")):  # Else an undo goes on with it.
+                yield f"{path}: is the caption of no picture"
         elif path.suffix in (".asked", ".taken", ".answers"):
             yield f"{path}: is a request of nobody"
 
