@@ -29,6 +29,8 @@ from sdlora.training.profiling import RunProfile, count_class_images
 
 CODE = 3
 """Version of the measured code: raise it when a change makes steps take other times or bytes."""
+MOST_PIXELS = 1 << 16
+"""Side in pixels beyond any that was measured."""
 FREE_SECONDS = 600.0
 """Seconds for which a measurement of a card's free memory counts; then what was chosen by it is measured again."""
 
@@ -60,6 +62,8 @@ def cached_measurement(config: TrainConfig, data_dir: Path) -> Measurement | Non
     try:
         result = measurement_file(config, data_dir)
         found = _MEASUREMENTS.validate_python(read_json(result))
+        if not (0 <= found.resolution <= MOST_PIXELS and 1 <= found.latent_factor <= MOST_PIXELS):
+            return None  # All sizes of such pictures could not be counted.
         if found.rungs is not None:
             found = replace(found, rungs=[saving._asdict() for saving in _SAVINGS.validate_python(found.rungs)])
         old = abs(time.time() - result.stat().st_mtime) > FREE_SECONDS

@@ -106,6 +106,8 @@ def test_an_estimate_of_other_types_is_measured_anew(tmp_path: Path, configure, 
     assert measurement.cached_measurement(configure(), tmp_path).rungs[0]["needs"] == 10**9
     wrong = [
         {"load": []},
+        {"resolution": 2**53},
+        {"latent_factor": 0},
         {"memory": "much"},
         {"rungs": 5},
         {"rungs": [{}]},
