@@ -1,5 +1,8 @@
 """A run of which some file is damaged goes on to the right bits, or is refused with one sentence and stays as it is."""
 
+import tempfile
+from pathlib import Path
+
 import pytest
 
 from tests.support.corrupted_runs import CORRUPTIONS, Campaign, Case
@@ -13,10 +16,19 @@ SHARE = [
 
 
 @pytest.fixture(scope="module")
-def campaign(tmp_path_factory, fork_server):
+def folder(tmp_path_factory):
+    """A folder that the runs' process, which is another user's, can reach through all of this test run's own."""
     folder = tmp_path_factory.mktemp("corrupted")
-    for parent in (folder, *folder.parents[:2]):  # The runs' process is another user's.
+    shared = Path(tempfile.gettempdir()).resolve()
+    for parent in (folder, *folder.parents):
+        if parent in (shared, *shared.parents):
+            return folder
         parent.chmod(0o755)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def campaign(folder, fork_server):
     return Campaign(folder, fork_server, states=["interrupted"])
 
 
@@ -28,10 +40,7 @@ def test_a_resume_gives_the_right_bits_or_one_sentence(campaign, kind, corruptio
 
 @pytest.mark.slow
 @pytest.mark.parametrize("corruption", CORRUPTIONS)
-def test_no_corruption_of_any_file_gives_other_bits(tmp_path_factory, fork_server, corruption):
-    folder = tmp_path_factory.mktemp("corrupted")
-    for parent in (folder, *folder.parents[:2]):
-        parent.chmod(0o755)
-    campaign = Campaign(folder, fork_server)
+def test_no_corruption_of_any_file_gives_other_bits(folder, fork_server, corruption):
+    campaign = Campaign(folder / corruption.replace(" ", "-"), fork_server)
     cases: list[Case] = [case for case in campaign.cases() if case.corruption == corruption]
     assert [outcome for outcome in map(campaign.outcome, cases) if outcome["problems"]] == []
