@@ -44,8 +44,8 @@ class Viewer:
     """One open page."""
 
     http: httpx.AsyncClient
-    timer: int = 0
-    """Number of the page's timer."""
+    tick: dict[str, Any] = field(default_factory=dict)
+    """What the page's timer calls: the only one that bypasses the queue."""
     values: dict[int, Any] = field(default_factory=dict)
     """Values of the page's components, by number."""
     dependencies: list[dict[str, Any]] = field(default_factory=list)
@@ -58,18 +58,20 @@ class Viewer:
         config = (await self.http.get("config")).raise_for_status().json()
         self.dependencies = config["dependencies"]
         self.values = {part["id"]: part["props"].get("value") for part in config["components"]}
-        self.timer = next(part["id"] for part in config["components"] if part["type"] == "timer")
+        self.tick = next(
+            item for item in self.dependencies
+            if not item["queue"] and any(event == "tick" for _, event in _targets(item))
+        )  # fmt: skip
         for dependency in [item for item in self.dependencies if any(event == "load" for _, event in _targets(item))]:
             await self._call(dependency)
         self.latencies.clear()
 
     async def look(self, seconds: float, offset: float = 0.0, every: float = EVERY) -> None:
         """Call the function of the page's timer ``every`` so many seconds, for ``seconds``."""
-        [tick] = _triggered(self.dependencies, self.timer, "tick")
         begin = time.monotonic() + offset
         for number in range(round(seconds / every)):
             await asyncio.sleep(max(0.0, begin + number * every - time.monotonic()))
-            await self._call(tick, follow=True)
+            await self._call(self.tick, follow=True)
 
     async def _call(self, dependency: dict[str, Any], follow: bool = False) -> None:
         """One call as a browser makes it; its answer's values are kept for the next, and what hangs on them called."""
