@@ -45,7 +45,7 @@ class Viewer:
 
     http: httpx.AsyncClient
     tick: dict[str, Any] = field(default_factory=dict)
-    """What the page's timer calls: the only one that bypasses the queue."""
+    """Dependency of the page's timer: the only one that bypasses the queue."""
     values: dict[int, Any] = field(default_factory=dict)
     """Values of the page's components, by number."""
     dependencies: list[dict[str, Any]] = field(default_factory=list)

@@ -1,4 +1,4 @@
-"""What fuzzing found, each kind by itself: a reader that gave a traceback, or a message without end."""
+"""Defects that fuzzing found, each kind by itself: a reader that gave a traceback, or a message without end."""
 
 import json
 import re

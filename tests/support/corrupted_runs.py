@@ -33,7 +33,7 @@ KILLED = -9
 STEPS, LONGER = 4, 6
 NAME = "mine"
 VARYING = re.compile(r"[0-9a-f]{6,}|(?<=seed)[0-9]+|(?<=/)[0-9a-f]{2}(?=/)")
-"""What differs between the paths of files of one kind."""
+"""Parts of paths that differ between files of one kind."""
 WRITTEN_ANYWAY = ("journal.jsonl", "run.log", "run.lock")
 """Files in which a refused resume may say why."""
 

@@ -30,7 +30,7 @@ TRAININGS = (TRAIN, RESUME)
 CHANGING = re.compile(r"\d{8}-\d{6}|(?<=/\.history/)\d+")
 """A time, or the number of a step, in a folder's name."""
 VARYING = re.compile(r"[0-9a-f]{6,}|[0-9]+")
-"""What differs between paths that the same line of code makes."""
+"""Parts of paths that differ although the same line of code makes them."""
 IGNORED = re.compile(r"\.lock$|/locks/|^/data/cache/|/run\.log$|^/in/")
 """Files that hold nothing which could be lost."""
 

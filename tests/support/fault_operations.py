@@ -27,7 +27,7 @@ from tests.support.images import noise_image
 from tests.support.tiny_models import write_tiny_adapter
 
 PROJECT, RUN, ADAPTER, OLD = "mine", "old", "style", 3
-"""What is there already: a project, a run, an imported adapter; and the number of the project's images."""
+"""Content of the folder at the start: a project, a run, an imported adapter; and the number of the project's images."""
 
 
 def build_root(root: Path, base: Path) -> Path:

@@ -1,4 +1,4 @@
-"""What the product does with each kind of foreign files, door by door, for fuzzing: values, or refusals."""
+"""The product's readers of each kind of foreign files, door by door, for fuzzing: they give values, or refuse."""
 
 import json
 import os

@@ -79,7 +79,7 @@ _TURNS = [name for name, reader in READERS.items() for _ in range(reader.share)]
 
 
 class Outcome(NamedTuple):
-    """What a reader made of a case; ``defect`` is empty where that is as it should be."""
+    """A reader's answer to a case; ``defect`` is empty where that is as it should be."""
 
     case: int
     reader: str

@@ -1,4 +1,4 @@
-"""What is wrong in the folder of ``tests.support.kill_siege`` at the end of a round."""
+"""Defects in the folder of ``tests.support.kill_siege`` at the end of a round."""
 
 import json
 import os

@@ -38,7 +38,7 @@ from tests.support.fork_server import ForkedProcess, fork
 from tests.support.tiny_models import write_tiny_adapter
 
 VISITORS = ("trains", "makes")
-"""What each visitor of a page does."""
+"""Operations of each visitor of a page."""
 TICK_SECONDS = 0.1
 PAUSE_SHARE, LONGEST_PAUSE = 0.5, 0.08
 """Share and length of pauses before a page changes something: so kills strike between two changes."""
@@ -70,12 +70,12 @@ class Item:
 
     kind: str
     places: set[str]
-    """Where it may be, by what its visitor was told: ``here``, in the ``trash``, or ``nowhere``."""
+    """Its possible places, by what its visitor was told: ``here``, in the ``trash``, or ``nowhere``."""
 
 
 @dataclass
 class Ledger:
-    """What one visitor did, in order: lines of JSON."""
+    """Acts of one visitor, in order: lines of JSON."""
 
     path: Path
     items: dict[str, Item] = field(default_factory=dict)

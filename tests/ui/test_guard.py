@@ -1,4 +1,4 @@
-"""Who may ask the page for what: names, origins, passwords, sizes; tried on the layer itself, and over HTTP."""
+"""Access to the page: names, origins, passwords, sizes; tried on the layer itself, and over HTTP."""
 
 import asyncio
 import socket

@@ -110,7 +110,7 @@ def test_an_address_in_place_of_a_file_is_refused_in_a_sentence(page):
 
 
 def answer_of(page, name, data):
-    """What the API's simple form answers: one request that starts a call, and one that follows it."""
+    """Answers of the API's simple form: one request that starts a call, and one that follows it."""
     started = page.request(f"/gradio_api/call/{name}", "POST", {"data": data})
     lines = page.request(f"/gradio_api/call/{name}/{json.loads(started.text)['event_id']}").text.splitlines()
     assert lines[0] == "event: error"
@@ -218,7 +218,7 @@ def test_no_endpoint_leaves_the_data_folder(page, house, name):
 
 
 def test_another_session_has_its_own_state_and_messages(page):
-    """Who guesses a session's name has it; of one that is unknown, nothing is told."""
+    """A guessed name of a session gives that session; of an unknown one, nothing is told."""
     config = page.config()
     states = {each["id"] for each in config["components"] if each["type"] == "state"}
     counts = {}
