@@ -1,8 +1,5 @@
 """A run of which some file is damaged goes on to the right bits, or is refused with one sentence and stays as it is."""
 
-import tempfile
-from pathlib import Path
-
 import pytest
 
 from tests.support.corrupted_runs import CORRUPTIONS, Campaign, Case
@@ -17,14 +14,7 @@ SHARE = [
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A folder that the runs' process, which is another user's, can reach through all of this test run's own."""
-    folder = tmp_path_factory.mktemp("corrupted")
-    shared = Path(tempfile.gettempdir()).resolve()
-    for parent in (folder, *folder.parents):
-        if parent in (shared, *shared.parents):
-            return folder
-        parent.chmod(0o755)
-    return folder
+    return tmp_path_factory.mktemp("corrupted")
 
 
 @pytest.fixture(scope="module")

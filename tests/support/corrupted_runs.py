@@ -180,11 +180,9 @@ class Campaign:
         assert self.server.start(WORKER, [str(run.folder)], self.log).wait() == 0, self.log.read_text()
 
     def fresh(self, state: str) -> None:
-        """Put the folder back as it was, for anybody to write."""
+        """Put the folder back as it was."""
         shutil.rmtree(self.root, ignore_errors=True)
         shutil.copytree(self.folder / state, self.root, symlinks=True)
-        for path in (self.root, *self.root.rglob("*")):
-            path.chmod(0o777 if path.is_dir() else 0o666)
 
     def resume(self, state: str, mended: bool = False) -> int:
         """Resume the run, a finished one to be longer, and return the exit code; a ``mended`` one may be so already."""

@@ -26,9 +26,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tests.support.file_faults import FileFault, preload
+from tests.support.privileges import obey_permissions
 
-UNPRIVILEGED_UID = 65534
-"""User id of ``nobody``, who owns no files."""
 PRELOADED = (
     "sdlora.cli.main", "sdlora.api.grids", "sdlora.jobs.training_worker",
     "sdlora.inference.inline_inference", "sdlora.inference.inference_worker", "sdlora.jobs.tool_process",
@@ -130,8 +129,8 @@ class ForkServer:
         """Fork a process that runs ``main()`` of ``module`` and appends what it prints to ``log``.
 
         ``failpoint`` arms a failpoint. ``file_size_limit`` limits files to that many bytes, like a full disk.
-        ``unprivileged`` drops root's right to write the files of other users. ``file_fault`` lets a call of the system
-        fail. ``pauses`` is the seed of pauses before changes of files (``folder_siege.pause_before_acts``).
+        ``unprivileged`` lets the permissions of files hold for root too. ``file_fault`` lets a call of the system fail.
+        ``pauses`` is the seed of pauses before changes of files (``folder_siege.pause_before_acts``).
         """
         limits = dict(
             failpoint=failpoint, file_size_limit=file_size_limit, unprivileged=unprivileged, pauses=pauses,
@@ -265,8 +264,8 @@ def _run(
             pause_before_acts(pauses)
         if file_size_limit:
             resource.setrlimit(resource.RLIMIT_FSIZE, (file_size_limit, resource.RLIM_INFINITY))
-        if unprivileged and os.geteuid() == 0:
-            os.seteuid(UNPRIVILEGED_UID)
+        if unprivileged:
+            obey_permissions()
         main = import_module(module).main
         if file_fault:
             FileFault(**file_fault).arm()
@@ -283,11 +282,8 @@ def _run(
 
 
 def main() -> None:
-    from sdlora.jobs.measurement import torch_version
-
     for name in PRELOADED:
         import_module(name)
-    torch_version()  # Somebody else's environment may be hidden from the user that a child becomes.
     parent = _Parent(sys.argv[1])
     print(0, flush=True)
     parent.serve()
