@@ -186,7 +186,7 @@ def _read(path: Path) -> dict[str, Any]:
             raise RecursionError
         values = tomllib.loads(text)
     except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
+        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
     except RecursionError:
         raise ConfigError(f"{path}: cannot be read as TOML: nested too deeply") from None
     except ValueError as error:  # The parser's errors, invalid UTF-8, and numbers of thousands of digits.

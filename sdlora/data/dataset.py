@@ -156,6 +156,18 @@ def image_files(folder: Path) -> list[Path]:
     return [path for source in _sources(folder, _Report(folder)) for path in source.images] if folder.is_dir() else []
 
 
+def caption_files(folder: Path) -> list[Path]:
+    """List the captions that training would read below ``folder``, usable or not; none if there is no such folder.
+
+    Raises OSError if it cannot be read.
+    """
+    sources = _sources(folder, _Report(folder)) if folder.is_dir() else []
+    return [
+        source.captions[stem] for source in sources for stem in dict.fromkeys(composed(p.stem) for p in source.images)
+        if stem in source.captions
+    ]  # fmt: skip
+
+
 def _no_images_message(root: Path) -> str:
     files = [path for path in root.iterdir() if path.is_file() and not path.name.startswith(".")]
     below = [path for path in root.iterdir() if path.is_dir() and any(_is_image(inner) for inner in path.iterdir())]

@@ -37,8 +37,13 @@ class StatCache(Generic[T]):
         self._known: dict[str, tuple[tuple[Version, ...], Any, T]] = {}
         self._lock = threading.Lock()
 
-    def get(self, make: Callable[[], T], *sources: str, given: Any = None) -> T:
-        """Return what ``make`` returns, or returned for the same versions of its ``sources`` and equal ``given``."""
+    def get(
+        self, make: Callable[[], T], *sources: str, given: Any = None, keep: Callable[[T], bool] = lambda value: True
+    ) -> T:
+        """Return what ``make`` returns, or returned for the same versions of its ``sources`` and equal ``given``.
+
+        A value that ``keep`` denies is made anew each time: a passing error of the system may be behind it.
+        """
         versions = tuple([file_version(source) for source in sources])
         found = self._known.get(sources[0])
         if found is not None and found[0] == versions and found[1] == given:
@@ -47,7 +52,7 @@ class StatCache(Generic[T]):
         value = make()
         with self._lock:
             self._known.pop(sources[0], None)
-            if all(map(_settled, versions, [now] * len(versions))):
+            if keep(value) and all(map(_settled, versions, [now] * len(versions))):
                 self._known[sources[0]] = versions, given, value
                 if len(self._known) > MOST:
                     del self._known[next(iter(self._known))]

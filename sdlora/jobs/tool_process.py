@@ -5,6 +5,8 @@
 
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
+from itertools import islice
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -26,9 +28,9 @@ def check_adapters(files: Sequence[Path], base: str = "") -> Iterator[AdapterChe
 
     Raises ModelError if there is no such base.
     """
-    for event in ToolJob("check", files=list(files), base=base):
-        if isinstance(event, Result):
-            found = event.value
+    with closing(iter(ToolJob("check", files=list(files), base=base))) as events:
+        results = (event.value for event in events if isinstance(event, Result))
+        for found in islice(results, len(files)):  # How the process ends after the last of them says nothing.
             lists = {name: tuple(value) for name, value in found.items() if isinstance(value, list)}
             yield AdapterCheck(**{**found, **lists, "facts": tuple((name, value) for name, value in found["facts"])})
 

@@ -13,8 +13,6 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import FrameType
 
-import psutil
-
 from sdlora.checkpoint import newest_step
 from sdlora.config import TrainConfig
 from sdlora.errors import BusyError, DeviceError, FileError, OutOfMemoryError, SdloraError
@@ -54,12 +52,6 @@ class StopRequest:
     def __call__(self) -> bool:
         return bool(self.signal) or self.run.stop_file.exists() or (self.waits and not self.run.is_queued)
 
-    def forget_earlier(self) -> None:
-        """Remove a stop file that meant a former process of the run."""
-        with suppress(FileNotFoundError):
-            if self.run.stop_file.stat().st_mtime < psutil.Process().create_time():
-                self.run.stop_file.unlink()
-
     @property
     def exit_code(self) -> int:
         return 128 + (self.signal or signal.SIGTERM)
@@ -74,7 +66,6 @@ def main() -> int:
             with file_errors(run.folder, "read or written"):
                 if is_main:
                     locks.enter_context(run.hold())
-                    stop.forget_earlier()
                     if stop():
                         return stop.exit_code
                     run.sweep()

@@ -9,9 +9,7 @@ from typing import Any, get_args
 import tomli_w
 
 from sdlora.config import VERSION, TrainConfig, all_settings
-from sdlora.data.dataset import load_dataset
-from sdlora.data.settings import Data
-from sdlora.errors import SdloraError
+from sdlora.data.dataset import caption_files
 from sdlora.families.base_models import BUNDLED
 from sdlora.filesystem.paths import existing_path
 from sdlora.filesystem.writing import write_atomic
@@ -37,7 +35,7 @@ def write_bundle(run: Run, adapter: Path, output: Path) -> Path:
             pack.writestr(f"{run.name}/config.toml", tomli_w.dumps(config))
             for path in run.regular_files(run.samples, "*.png"):
                 pack.write(path, f"{run.name}/samples/{path.name}")
-            for name, path in caption_files(run.config.data):
+            for name, path in _captions(run.config.data.folder):
                 pack.write(path, f"{run.name}/{PICTURES}/{name}")
 
     write_atomic(output, write)
@@ -59,11 +57,10 @@ def portable_config(config: TrainConfig) -> dict[str, Any]:
     return {"version": VERSION, **values}
 
 
-def caption_files(data: Data) -> Iterator[tuple[str, Path]]:
-    """Yield the caption files of a data set, named below its folder; none if the folder is gone or invalid."""
-    with suppress(SdloraError):
-        root = data.folder.resolve()
-        for example in load_dataset(data).examples:
-            path = example.path.with_suffix(".txt")
+def _captions(folder: Path) -> Iterator[tuple[str, Path]]:
+    """Yield the caption files of a data set, named below its folder; none if the folder is gone."""
+    with suppress(OSError):
+        root = folder.resolve()
+        for path in caption_files(folder):
             if path.is_file() and path.resolve().is_relative_to(root):
                 yield path.resolve().relative_to(root).as_posix(), path

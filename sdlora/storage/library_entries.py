@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from sdlora.config import TrainConfig
-from sdlora.errors import SdloraError
+from sdlora.errors import ConfigError, FileError, SdloraError
 from sdlora.families.base_models import BUNDLED
 from sdlora.filesystem.paths import safe_name
 from sdlora.filesystem.reading import find_matching, read_json, recency
@@ -38,6 +38,8 @@ class LibraryEntry:
     """Seconds since the epoch."""
     summary: HeaderSummary | None
     problem: str = ""
+    may_pass: bool = field(default=False, compare=False)
+    """True if the system could not read it just now; else its content is the problem."""
     run: Run | None = field(default=None, compare=False)
     """Run that trained it; None for an imported one."""
     checkpoints: tuple[tuple[str, Path], ...] = ()
@@ -106,10 +108,15 @@ def base_of(run: Run) -> tuple[str, str]:
     def read() -> tuple[str, str]:
         try:
             return TrainConfig.load(run.config_file).model.base, ""
-        except SdloraError as error:
+        except ConfigError as error:
+            if isinstance(error.__cause__, OSError):  # It may pass.
+                raise
             return "", str(error)
 
-    return _bases.get(read, str(run.config_file))
+    try:
+        return _bases.get(read, str(run.config_file))
+    except ConfigError as error:
+        return "", str(error)
 
 
 def last_preview(run: Run) -> Path | None:
@@ -133,7 +140,7 @@ def _of_run(run: Run, base: str, problem: str) -> LibraryEntry | None:
         steps = tuple((f"{run.name}-{path.stem}", path) for path in saved if path.stem.isdecimal())
         return replace(entry, problem=problem or entry.problem, run=run, checkpoints=steps)
 
-    return _of_runs.get(read, str(saved[0]), given=(saved, base, problem))
+    return _of_runs.get(read, str(saved[0]), given=(saved, base, problem), keep=_is_final)
 
 
 def _imported(path: Path, known: dict[str, str]) -> LibraryEntry:
@@ -148,17 +155,21 @@ def _imported(path: Path, known: dict[str, str]) -> LibraryEntry:
         return replace(entry, base=_checked_against(path) or known.get(base_name, ""))
 
     file = str(path)
-    return _of_files.get(read, file, file.removesuffix(SUFFIX) + REPORT, given=known)
+    return _of_files.get(read, file, file.removesuffix(SUFFIX) + REPORT, given=known, keep=_is_final)
 
 
 def _entry(name: str, path: Path, kind: Literal["run", "imported"], base: str) -> LibraryEntry:
-    summary, problem = None, ""
+    summary, problem, may_pass = None, "", False
     try:
         summary = read_header_summary(path)
     except SdloraError as error:
-        problem = str(error).replace(f"{path}: ", "")
+        problem, may_pass = str(error).replace(f"{path}: ", ""), isinstance(error, FileError)
     _, changed, size = _version(path)
-    return LibraryEntry(name, path, kind, base, size, changed / 1e9, summary, problem)
+    return LibraryEntry(name, path, kind, base, size, changed / 1e9, summary, problem, may_pass)
+
+
+def _is_final(entry: LibraryEntry) -> bool:
+    return not entry.may_pass
 
 
 def _with_unique_names(entries: Iterable[LibraryEntry]) -> Iterator[LibraryEntry]:

@@ -35,6 +35,21 @@ def test_a_bundle_holds_adapter_settings_previews_and_captions(packed, pictures)
     ]  # fmt: skip
 
 
+def test_a_bundle_has_all_captions_though_a_picture_has_been_damaged_since(tmp_path, configure):
+    folder = tmp_path / "own"
+    folder.mkdir()
+    for name in ("good", "bad", "third"):
+        Image.new("RGB", (64, 64), "red").save(folder / f"{name}.png")
+    (folder / "good.txt").write_text("a red house")
+    (folder / "bad.caption").write_text("a blue house")
+    library = Library(tmp_path / "data")
+    adapter(prepare_run(configure(data__folder=str(folder)), "other", library.data_dir).adapter)
+    (folder / "bad.png").write_bytes(b"no image")
+    with zipfile.ZipFile(library.bundle("other", tmp_path / "other.zip")) as pack:
+        captions = {name: pack.read(name) for name in pack.namelist() if "/pictures/" in name}
+    assert captions == {"other/pictures/good.txt": b"a red house", "other/pictures/bad.caption": b"a blue house"}
+
+
 def test_a_bundle_names_no_folder_of_this_machine(packed, pictures, tiny_base, tmp_path):
     with zipfile.ZipFile(packed[0]) as pack:
         content = b"".join(pack.read(name) for name in pack.namelist())

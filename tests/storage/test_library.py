@@ -1,8 +1,12 @@
 """The library: what is listed, taken in, refused, deleted and brought back. Header-only files: no torch is needed."""
 
 import base64
+import errno
 import json
+import os
+from dataclasses import asdict
 from io import BytesIO
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -13,8 +17,10 @@ from sdlora.api.adapters import find_adapter, list_adapters
 from sdlora.api.training import duplicate_run, list_runs, prepare_run
 from sdlora.data.projects import Project
 from sdlora.errors import BusyError, ConfigError, FileError
+from sdlora.events import Result
 from sdlora.filesystem.locks import hold_lock
 from sdlora.formats.adapter_check import AdapterCheck
+from sdlora.jobs import tool_process
 from sdlora.storage.disk_usage import free_space
 from sdlora.storage.library import Library
 from sdlora.storage.run_folder import Run
@@ -133,6 +139,41 @@ def test_headers_are_read_again_only_when_a_file_has_changed(library, monkeypatc
     adapter(path, **{"modelspec.trigger_phrase": "afterwards"})
     library.adapters()
     assert read == [path]
+
+
+def test_a_file_that_could_not_be_read_for_a_moment_is_read_again(library, run, monkeypatch):
+    monkeypatch.setattr("sdlora.filesystem.stat_cache.SETTLED_NS", -1)
+    adapter(library.folder / "one.safetensors")
+    with monkeypatch.context() as moment:
+        moment.setattr("builtins.open", _too_many_open_files)
+        moment.setattr(Path, "read_text", _too_many_open_files)
+        assert {entry.name: "Too many open files" in entry.problem for entry in library.adapters()} == {
+            "mine": True, "one": True,
+        }  # fmt: skip
+    assert [entry.problem for entry in library.adapters()] == ["", ""]
+
+
+def _too_many_open_files(*arguments, **options):
+    raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+
+def test_a_file_that_was_checked_is_taken_in_though_the_checking_process_is_killed_then(library, tmp_path, monkeypatch):
+    one, other = (adapter(tmp_path / f"{name}.safetensors", ss_output_name=name) for name in ("one", "other"))
+
+    def killed(checked):
+        def job(*arguments, **request):
+            yield from (Result(value=asdict(AdapterCheck(base=""))) for _ in range(checked))
+            raise FileError("the process ended (exit code -9); try again")
+
+        return job
+
+    monkeypatch.setattr(tool_process, "ToolJob", killed(2))
+    assert [result.name for result in import_adapters(library, [one, other])] == ["one", "other"]
+    monkeypatch.setattr(tool_process, "ToolJob", killed(1))
+    results = import_adapters(library, [adapter(tmp_path / "third.safetensors", ss_output_name="third"), one])
+    assert next(results).name == "third"
+    with pytest.raises(FileError, match="try again"):
+        next(results)
 
 
 def test_an_adapter_looks_like_the_picture_in_its_file_or_its_last_preview(library, run):
