@@ -1,4 +1,4 @@
-"""Make the base model, stage by stage: `python -m tools.pocket.train draw|vae|clip|latents|unet|export`.
+"""Make the base model, stage by stage: `python -m tools.pocket.train draw|vae|clip|soften|tower|latents|unet|export`.
 
 Each stage resumes what it finds in the work folder; `--warm` starts a network from the committed weights instead of
 from nothing. A new autoencoder makes new latents: delete `latents/` first.
@@ -15,7 +15,7 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPModel, CLIPTokenizer
 
-from tools.pocket import clip, export, looks, pool, procedural, tokenizer, unet, vae
+from tools.pocket import clip, export, looks, pool, procedural, tokenizer, tower, unet, vae
 from tools.pocket.fit import Plan, fit, load_average
 
 CLASSES = {"vae": AutoencoderKL, "clip": CLIPModel, "unet": UNet2DConditionModel}
@@ -23,6 +23,7 @@ FOLDER = Path(__file__).parents[2] / "sdlora" / "pocket"
 PLANS = {
     "vae": Plan(steps=5000, rate=1.2e-3, batch=8, warmup=50, averaging=0.995, decay=0.0),
     "clip": Plan(steps=720, rate=1e-3, batch=160, averaging=0.995, decay=0.1),
+    "tower": Plan(steps=4000, rate=6e-4, batch=128, warmup=200, averaging=0.998, decay=0.1),
     "unet": Plan(steps=7000, rate=8e-4, batch=32, warmup=300, averaging=0.9985, decay=0.01),
 }
 
@@ -31,7 +32,7 @@ def draw(args: argparse.Namespace) -> None:
     """Draw the pictures that all other stages train on and are tested with."""
     pool.fill(args.work / "pictures", args.chunks, args.workers)
     pool.fill(args.work / "procedural", max(1, args.chunks // 6), args.workers, picture=procedural.picture)
-    pool.fill(args.work / "looks", max(1, args.chunks // 8), args.workers, looks.OFFSET, looks.picture)
+    pool.fill(args.work / "looks", args.chunks, args.workers, looks.OFFSET, looks.picture)
     pool.fill(args.work / "exam-pictures", 2, args.workers, pool.EXAM_OFFSET)
 
 
@@ -64,6 +65,16 @@ def trained(name: str, args: argparse.Namespace) -> torch.nn.Module:
     return model.eval().requires_grad_(False)
 
 
+def trained_tower(args: argparse.Namespace) -> CLIPModel:
+    """CLIP with the image tower of the run in the work folder; where there is no such run, as committed."""
+    state = args.work / "tower.pt"
+    if not state.exists():
+        return CLIPModel.from_pretrained(args.folder / "clip")
+    model = tower.begun(trained("clip", args))
+    print(f"tower: the average at step {load_average(state, model)}")
+    return model.eval().requires_grad_(False)
+
+
 def train_vae(args: argparse.Namespace) -> None:
     """Train the autoencoder."""
     model, plan = started("vae", args), args.plan("vae")
@@ -73,8 +84,21 @@ def train_vae(args: argparse.Namespace) -> None:
 def train_clip(args: argparse.Namespace) -> None:
     """Train the two towers of CLIP."""
     model, plan = started("clip", args), args.plan("clip")
-    loss = clip.ClipLoss(model, words(args), args.work, plan, args.device, args.lock_text)
-    fit("clip", model, loss, plan, args.work)
+    fit("clip", model, clip.ClipLoss(model, words(args), args.work, plan, args.device), plan, args.work)
+
+
+def soften(args: argparse.Namespace) -> None:
+    """Run some of the pictures through the finished autoencoder, for the tower."""
+    model = trained("vae", args).to(args.device)
+    for name, offset, chunks in (("looks", looks.OFFSET, args.chunks // 4), ("pictures", 0, args.chunks // 8)):
+        tower.soften(model, pool.Pool(args.work / name, offset), args.work / f"soft-{name}", chunks, args.device)
+
+
+def train_tower(args: argparse.Namespace) -> None:
+    """Train CLIP's image tower alone, from the towers of `clip`."""
+    model = tower.begun(trained("clip", args)).to(args.device)
+    plan = args.plan("tower")
+    fit("tower", model, tower.TowerLoss(model, words(args), args.work, plan, args.device), plan, args.work)
 
 
 def encode(args: argparse.Namespace) -> None:
@@ -93,17 +117,17 @@ def train_unet(args: argparse.Namespace) -> None:
 def write(args: argparse.Namespace) -> None:
     """Write the model's folder from the averages of all runs, whether they are finished or not."""
     towers, scale = trained("clip", args), unet.scaling_factor(args.work / "latents")
-    if args.earlier:
-        clip.blend(towers, CLIPModel.from_pretrained(args.earlier))
     tokens = words(args)
     export.write_pipeline(trained("unet", args), trained("vae", args), towers, tokens, scale, args.folder)
-    export.write_clip(towers, tokens, args.folder / "clip")
+    export.write_clip(trained_tower(args), tokens, args.folder / "clip")
 
 
 STAGES = {
     "draw": draw,
     "vae": train_vae,
     "clip": train_clip,
+    "soften": soften,
+    "tower": train_tower,
     "latents": encode,
     "unet": train_unet,
     "export": write,
@@ -126,8 +150,6 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, help="instead of the plan's")
     parser.add_argument("--rate", type=float, help="instead of the plan's")
     parser.add_argument("--warm", action="store_true", help="start from the weights in --folder")
-    parser.add_argument("--lock-text", action="store_true", help="of CLIP, train the image tower alone")
-    parser.add_argument("--earlier", type=Path, help="export: blend CLIP with the one in this folder")
     args = parser.parse_args()
 
     def plan(stage: str) -> Plan:
