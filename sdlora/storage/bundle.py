@@ -2,7 +2,6 @@
 
 import zipfile
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, get_args
 
@@ -12,7 +11,7 @@ from sdlora.config import VERSION, TrainConfig, all_settings
 from sdlora.data.dataset import caption_files
 from sdlora.families.base_models import BUNDLED
 from sdlora.filesystem.paths import existing_path
-from sdlora.filesystem.writing import write_atomic
+from sdlora.filesystem.writing import file_errors, write_atomic
 from sdlora.storage.run_folder import Run
 
 PICTURES = "pictures"
@@ -22,7 +21,7 @@ PICTURES = "pictures"
 def write_bundle(run: Run, adapter: Path, output: Path) -> Path:
     """Write the zip file ``output`` from ``run`` and its ``adapter``. Pictures of the data set are not in it.
 
-    Raises FileError where it cannot be written, ConfigError for a damaged config.
+    Raises FileError where it cannot be written, or captions cannot be read, ConfigError for a damaged config.
     """
     config = portable_config(run.config)
     card = adapter.with_suffix(".json")
@@ -59,7 +58,7 @@ def portable_config(config: TrainConfig) -> dict[str, Any]:
 
 def _captions(folder: Path) -> Iterator[tuple[str, Path]]:
     """Yield the caption files of a data set, named below its folder; none if the folder is gone."""
-    with suppress(OSError):
+    with file_errors(folder, "read"):
         root = folder.resolve()
         for path in caption_files(folder):
             if path.is_file() and path.resolve().is_relative_to(root):

@@ -141,6 +141,7 @@ class Library:
 
         Raises BusyError while the run runs, ConfigError if there is no such adapter, FileError.
         """
+        self.trash.recover()  # Else what is deleted now could be half there already.
         entry = self.find(name)
         if entry.kind == "imported":
             with exclusive(self.folder):
@@ -155,17 +156,20 @@ class Library:
 
     def delete_checkpoint(self, name: str, checkpoint: str) -> TrashItem:
         """Move one checkpoint of a run to the trash. Raises as ``delete_adapter`` does."""
+        self.trash.recover()
         path = self.file(name, checkpoint)
         with _idle(run_of(path)):
             return self.trash.put([path], f"{name}-{path.stem}", f"checkpoint {path.stem} of {name}")
 
     def delete_run(self, name: str) -> TrashItem:
         """Move a whole run to the trash. Raises BusyError while it runs or waits, ConfigError, FileError."""
+        self.trash.recover()
         with exclusive(self.data_dir / "runs"), _idle(self.run(name)) as run:
             return self.trash.put([run.folder], name, f"the run {name}")
 
     def delete_project(self, name: str) -> TrashItem:
         """Move a project to the trash. Raises BusyError while a run on it runs or waits, ConfigError, FileError."""
+        self.trash.recover()
         project = Project(self.data_dir, name)
         if not project.folder.is_dir():
             raise ConfigError(f"{project.name}: has nothing in it yet")

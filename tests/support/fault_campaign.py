@@ -29,6 +29,8 @@ TRAIN, RESUME = "train", "resume"
 TRAININGS = (TRAIN, RESUME)
 CHANGING = re.compile(r"\d{8}-\d{6}|(?<=/\.history/)\d+")
 """A time, or the number of a step, in a folder's name."""
+SAME_SECOND = re.compile(r"(?<=/trash/)(TIME-[^/]+?)-\d+(?=/)")
+"""A number behind what was moved to the trash in the second of a failed attempt, of which a note is left."""
 VARYING = re.compile(r"[0-9a-f]{6,}|[0-9]+")
 """Parts of paths that differ although the same line of code makes them."""
 IGNORED = re.compile(r"\.lock$|/locks/|^/data/cache/|/run\.log$|^/in/")
@@ -57,7 +59,7 @@ def snapshot(root: Path) -> Snapshot:
     for path in sorted(root.rglob("*")):
         name = "/" + path.relative_to(root).as_posix()
         if path.is_file() and not IGNORED.search(name):
-            found[CHANGING.sub("TIME", name)] = _digest(path)
+            found[SAME_SECOND.sub(r"\1", CHANGING.sub("TIME", name))] = _digest(path)
     return found
 
 
