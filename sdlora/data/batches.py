@@ -1,6 +1,7 @@
 """Micro-batches of a run: which views of which images are trained, with which captions, at every step."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -14,8 +15,6 @@ from sdlora.seeds import derive, uniform
 
 if TYPE_CHECKING:
     import torch
-from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
 
 
 @dataclass(frozen=True)
@@ -36,6 +35,8 @@ class Batch:
     """Number of instance examples, which come first."""
     size_and_crop: "torch.Tensor | None" = None
     """Size and crop of each image (B, 4), int64, as ``View.size_and_crop`` gives them; None for uncropped images."""
+    chunks: int = 1
+    """Chunks of 75 tokens of the longest caption in the global micro-batch: all are read as that long."""
 
     def __len__(self) -> int:
         return len(self.captions)
@@ -54,6 +55,7 @@ class BatchLoader:
 
     ``sizes`` gives each example's bucket; ``batch_size`` counts instance examples per process. With ``class_examples``,
     each instance example is paired with a class example that is centre-cropped to the same bucket and never mirrored.
+    ``count_chunks`` gives the number of chunks in which the text encoder reads a caption.
     Everything is a function of ``seed`` and the number, so a resumed run can start anywhere.
     """
 
@@ -67,10 +69,12 @@ class BatchLoader:
         class_examples: Sequence[Example] = (),
         processes: int = 1,
         rank: int = 0,
+        count_chunks: Callable[[str], int] = lambda caption: 1,
     ) -> None:
         assert len(examples) == len(sizes) and 0 <= rank < processes
         self.data = data
         self.seed = seed
+        self.count_chunks = count_chunks
         self.share = range(rank * batch_size, (rank + 1) * batch_size)
         self.items = [index for index, example in enumerate(examples) for _ in range(example.repeats)]
         self.sampler = EpochSampler(
@@ -127,7 +131,8 @@ class BatchLoader:
         """Load this process's share of micro-batch ``n`` to the CPU. Raises FileError for latents that are missing."""
         import torch
 
-        share = [example for example in self.scheduled(n) if example.position % self.sampler.batch_size in self.share]
+        scheduled = self.scheduled(n)
+        share = [example for example in scheduled if example.position % self.sampler.batch_size in self.share]
         found = [cache.read(example.view) for example in share]
         masks = None
         if any(latents.mask is not None for latents in found):
@@ -140,6 +145,7 @@ class BatchLoader:
             mask=masks,
             positions=[example.position for example in share],
             instances=len(self.share),
+            chunks=max(self.count_chunks(example.caption) for example in scheduled),
             size_and_crop=torch.tensor([example.view.size_and_crop for example in share]),
         )
 

@@ -50,6 +50,9 @@ class Data(Section):
     caption_dropout: Fraction = 0.0
     """Share of examples trained without any caption."""
 
+    caption_weights: bool = False
+    """Read `(word:1.2)` in captions as a weight, as in prompts. Else brackets are letters, as taggers write them."""
+
     masks: bool = True
     """Let `NAME.mask.png`, or a picture's own transparency, weight the loss."""
 

@@ -60,6 +60,8 @@ class Provenance:
     resolution: tuple[int, int] | None = None
     """Width and height in pixels."""
     seed: int | None = None
+    clip_skip: int | None = None
+    """Text-encoder layer that was read, if not the one that the base was trained with."""
     mixed_precision: str | None = None
     noise_offset: float | None = None
     min_snr_gamma: float | None = None
@@ -101,6 +103,7 @@ def _training(p: Provenance) -> dict[str, str | None]:
         "ss_num_reg_images": _text(p.class_images),
         "ss_resolution": _text(p.resolution),
         "ss_seed": _text(p.seed),
+        "ss_clip_skip": _text(p.clip_skip),
         "ss_mixed_precision": p.mixed_precision,
         "ss_noise_offset": _text(p.noise_offset),
         "ss_min_snr_gamma": _text(p.min_snr_gamma),

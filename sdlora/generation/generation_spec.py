@@ -23,14 +23,16 @@ class PromptSeed:
     seed: int
 
 
-def with_generation_defaults(settings: S, family: Family) -> S:
-    """Return ``settings`` with those of ``Family.generation_defaults`` that nobody, and no preset, has set."""
+def with_generation_defaults(settings: S, family: Family, **others: Any) -> S:
+    """Return ``settings`` with those of ``Family.generation_defaults``, and ``others``, that nobody, and no preset, has
+    set.
+    """
     unset = {
         name for name, field in type(settings).model_fields.items()
         if name not in settings.model_fields_set and getattr(settings, name) == field.default
     }  # fmt: skip
     return settings.model_copy(
-        update={name: value for name, value in family.generation_defaults.items() if name in unset}
+        update={name: value for name, value in {**family.generation_defaults, **others}.items() if name in unset}
     )
 
 

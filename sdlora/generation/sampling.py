@@ -14,8 +14,8 @@ from PIL import Image
 
 from sdlora.errors import NonFiniteError
 from sdlora.families.base import Conditioning, Family
-from sdlora.generation import prompt_weighting
 from sdlora.generation.generation_spec import PromptSeed, SamplingParams
+from sdlora.generation.prompt_encoding import apply_token_weights, prompt_chunks
 from sdlora.generation.samplers import make_scheduler
 
 
@@ -116,30 +116,12 @@ def _sample_batch(
 
 def _encode(family: Family, text: str, clip_skip: int) -> list[Conditioning]:
     """Encode each chunk of ``text`` for the denoiser, in its precision: each (1, L, D), on its own."""
-    size = family.build_input_ids([]).shape[1] - 2
-    chunks = prompt_weighting.split_chunks(prompt_weighting.parse_weights(text), family.token_ids_without_special, size)
+    chunks = prompt_chunks(family, text)
     encoded = (family.encode_text(family.build_input_ids(chunk.tokens), clip_skip) for chunk in chunks)
     return [
         replace(read, text=apply_token_weights(read.text, chunk.weights)).to(family.dtype)
         for read, chunk in zip(encoded, chunks, strict=True)
     ]
-
-
-def apply_token_weights(vectors: torch.Tensor, weights: Sequence[float]) -> torch.Tensor:
-    """Multiply encoded tokens ``vectors`` (1, L, D) by their weights, then by one number that restores their mean.
-
-    The "Original" emphasis of stable-diffusion-webui (modules/sd_emphasis.py). ``weights`` begin at the second token.
-    Where the new mean is no average of the old ones, as with vectors whose means have no common sign, the ratio of the
-    means carries no information, and the vectors are only weighted.
-    """
-    if all(weight == 1 for weight in weights):
-        return vectors
-    each = torch.ones(vectors.shape[1], device=vectors.device)
-    each[1 : 1 + len(weights)] = torch.tensor(weights, device=vectors.device)
-    weighted = vectors.float() * each[:, None]
-    change = float(weighted.mean() / vectors.float().mean())
-    restored = weighted / change if change and min(1, *weights) <= change <= max(1, *weights) else weighted
-    return restored.to(vectors.dtype)
 
 
 def _noise(family: Family, params: SamplingParams, generators: Sequence[torch.Generator]) -> torch.Tensor:

@@ -8,7 +8,6 @@ import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import partial
 from itertools import cycle, islice
 from typing import TYPE_CHECKING, Any
 
@@ -161,10 +160,11 @@ def _step(
     with torch.no_grad():
         kept = _meta_conditioning(family, copies)
     process = family.process
-    live = precompute.LiveTextEncoder(family, partial(_ids, family), nullcontext, each=job.adapter.input_dropout > 0)
+    each = job.adapter.input_dropout > 0
+    live = precompute.LiveTextEncoder(_MetaCaptions(family), family.encode_text, nullcontext, each)
 
-    def encode(captions: list[str]) -> Conditioning:
-        return live(captions) if trains_text else kept
+    def encode(captions: list[str], chunks: int) -> Conditioning:
+        return live(captions, chunks) if trains_text else kept
 
     def step() -> None:
         with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
@@ -172,6 +172,18 @@ def _step(
         loss.backward()
 
     return step
+
+
+class _MetaCaptions:
+    """Captions as ``CaptionReader`` reads them, where there is no tokenizer: any caption is one chunk."""
+
+    def __init__(self, family: Family):
+        self.family = family
+
+    def read(
+        self, captions: Sequence[str], chunks: int, encode: Callable[[torch.Tensor], Conditioning]
+    ) -> Conditioning:
+        return encode(_ids(self.family, captions))
 
 
 def _captions(job: TrainJob) -> list[str]:

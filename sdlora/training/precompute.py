@@ -2,7 +2,8 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from functools import lru_cache
+from functools import partial
+from typing import Any, Protocol
 
 import torch
 from PIL import Image
@@ -15,6 +16,7 @@ from sdlora.data.tensor_store import TensorStore
 from sdlora.events import report_progress, unwatched
 from sdlora.families.base import Conditioning, Family, to_device_async
 from sdlora.generation.generation_spec import with_generation_defaults
+from sdlora.generation.prompt_encoding import CaptionReader
 from sdlora.generation.prompt_weighting import escape_weights
 from sdlora.generation.samplers import require_sampler_support
 from sdlora.generation.settings import SamplingSettings
@@ -22,6 +24,7 @@ from sdlora.generation.studio import Studio
 from sdlora.training.component_offload import ComponentOffload
 from sdlora.training.distributed import Distributed
 from sdlora.training.previews import prefix_section
+from sdlora.training.step import EncodeCaptions
 from sdlora.training.train_job import TrainJob
 
 ENCODE_BATCH = 2
@@ -51,6 +54,8 @@ def prepare_class_images(
     if job.model.quantize is not None:  # A rounded base draws other pictures.
         made_by["quantize"] = job.model.quantize
     shelf = class_images.ClassImageStore(job.cache / "class-images", made_by)
+    if job.train.clip_skip != 1:
+        made_by["clip_skip"] = job.train.clip_skip
     prompts = class_images.class_prompts(job.data, settings, [example.caption for example in examples])
     pictures = class_images.select_class_images(settings, prompts, class_images.class_prompt(job.data, settings), shelf)
     job.notice(*pictures.notices)
@@ -60,7 +65,8 @@ def prepare_class_images(
     studio = Studio.from_family(family, job.model)
 
     def make(prompt: str, seed: int) -> Image.Image:
-        return studio.generate(escape_weights(prompt), settings, seed=seed, width=side, height=side)[0]
+        changes: dict[str, Any] = {"seed": seed, "width": side, "height": side, "clip_skip": job.train.clip_skip}
+        return studio.generate(escape_weights(prompt), settings, **changes)[0]
 
     if missing:
         with prefix_section("prior"):
@@ -94,58 +100,69 @@ def cache_latents(
 
 
 def prepare_text_encoder(
-    job: TrainJob, distributed: Distributed, family: Family, batches: BatchLoader, steps: int, trains: bool
-) -> Callable[[list[str]], Conditioning] | None:
+    job: TrainJob,
+    distributed: Distributed,
+    family: Family,
+    reader: CaptionReader,
+    batches: BatchLoader,
+    steps: int,
+    trains: bool,
+) -> EncodeCaptions | None:
     """Captions to conditioning: live where a text encoder trains, else from a cache made before the first step.
 
     None if stopped.
     """
-
-    @lru_cache(maxsize=65536)
-    def ids(caption: str) -> torch.Tensor:
-        return family.tokenize([caption])[0]
-
-    def tokens(captions: Sequence[str]) -> torch.Tensor:
-        return torch.stack([ids(caption) for caption in captions])
-
+    clip_skip = job.train.clip_skip
     captions = [] if trains else batches.captions(0, steps * job.train.gradient_accumulation)
     if trains or len(captions) > MOST_CAPTIONS * len(batches.examples):
         gradients = nullcontext if trains else torch.no_grad
-        return LiveTextEncoder(family, tokens, gradients, each=bool(trains and job.adapter.input_dropout))
+        each = bool(trains and job.adapter.input_dropout)
+        return LiveTextEncoder(reader, partial(family.encode_text, clip_skip=clip_skip), gradients, each)
 
     @torch.autocast(distributed.device.type, enabled=False)
     def encode(row: torch.Tensor) -> dict[str, torch.Tensor]:
-        return family.encode_text(row).tensors()
+        return family.encode_text(row, clip_skip).tensors()
 
     fingerprint = "".join(value for name, value in sorted(family.fingerprints.items()) if name.startswith("text"))
-    cache = TextCache(TensorStore(job.cache / "text"), f"{fingerprint}/{distributed.precision}", encode)
-    mine = captions[distributed.rank :: distributed.count]
+    layer = "" if clip_skip == 1 else f"/clip_skip {clip_skip}"
+    cache = TextCache(TensorStore(job.cache / "text"), f"{fingerprint}/{distributed.precision}{layer}", encode)
+    longer = [""] if any(reader.count(caption) > 1 for caption in captions) else []  # It fills up what is shorter.
+    rows = [*dict.fromkeys(tuple(row) for row in reader.ids([*captions, *longer]).tolist())] if captions else []
+    mine = rows[distributed.rank :: distributed.count]
     finished = not mine or cache.prepare(
-        tokens(mine), report_progress(job.on_event, "encoding captions"), job.should_stop
+        torch.tensor(mine), report_progress(job.on_event, "encoding captions"), job.should_stop
     )
     if distributed.any_process(not finished):
         return None
 
-    def read(captions: list[str]) -> Conditioning:
-        parts = cache.read(tokens(captions))
+    def read(ids: torch.Tensor) -> Conditioning:
+        parts = cache.read(ids)
         return Conditioning(**{part: to_device_async(value, distributed.device) for part, value in parts.items()})
 
-    return read
+    return lambda captions, chunks: reader.read(captions, chunks, read)
+
+
+class ReadsCaptions(Protocol):
+    """What reads captions for ``LiveTextEncoder``: a ``CaptionReader``."""
+
+    def read(
+        self, captions: Sequence[str], chunks: int, encode: Callable[[torch.Tensor], Conditioning]
+    ) -> Conditioning: ...
 
 
 class LiveTextEncoder:
     """Reads a batch's captions anew in every step: ``each`` one, as dropout asks for, or every different one once."""
 
-    def __init__(self, family: Family, tokens: Callable, gradients: Callable, each: bool):
-        self.family, self.tokens, self.gradients, self.each = family, tokens, gradients, each
+    def __init__(self, reader: ReadsCaptions, encode: Callable, gradients: Callable, each: bool):
+        self.reader, self.encode, self.gradients, self.each = reader, encode, gradients, each
 
-    def __call__(self, captions: list[str]) -> Conditioning:
+    def __call__(self, captions: list[str], chunks: int) -> Conditioning:
         different = captions if self.each else list(dict.fromkeys(captions))  # Class pictures' are often all alike.
         with self.gradients():
-            text = self.family.encode_text(self.tokens(different))
+            text = self.reader.read(different, chunks, self.encode)
         return text if different == captions else text.select_rows([different.index(caption) for caption in captions])
 
 
-def is_live(encode: Callable[[list[str]], Conditioning]) -> bool:
+def is_live(encode: EncodeCaptions) -> bool:
     """Return whether ``encode``, from ``prepare_text_encoder``, needs the text encoders at every step."""
     return isinstance(encode, LiveTextEncoder)

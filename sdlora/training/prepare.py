@@ -1,7 +1,7 @@
 """Preparation, done once before the first step: load, look at the pictures, fill the caches, attach, restore."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any
@@ -20,17 +20,19 @@ from sdlora.data.images import ImageSize
 from sdlora.diffusion import ZERO_SNR
 from sdlora.errors import ConfigError, FileError
 from sdlora.events import Progress
-from sdlora.families.base import Conditioning, Family
+from sdlora.families.base import Family
 from sdlora.families.loading import load_family
 from sdlora.families.quantized import quantize
 from sdlora.formats import read_adapter
 from sdlora.formatting import first_line, one_line
+from sdlora.generation.prompt_encoding import CaptionReader
 from sdlora.seeds import derive
 from sdlora.training import precompute
 from sdlora.training.component_offload import ComponentOffload
 from sdlora.training.distributed import Distributed
 from sdlora.training.memory_efficient_layers import use_memory_efficient_layers
 from sdlora.training.previews import require_previews
+from sdlora.training.step import EncodeCaptions
 from sdlora.training.train_job import TrainJob
 
 TRAINED_ADAPTER = "<training>"
@@ -83,12 +85,13 @@ class TrainState:
     sizes: Sequence[ImageSize]
     """Each example's bucket."""
     latents: LatentCache
-    encode: Callable[[list[str]], Conditioning]
+    encode: EncodeCaptions
     trained: TrainedParts
     distributed: Distributed
     steps: int
     resolution: int
     """Side in pixels of the square whose area training pictures get."""
+    reader: CaptionReader
     settings: Mapping[str, Any] = field(default_factory=dict)
     """Settings that decide what is learnt, by their names."""
     start: int = 0
@@ -154,8 +157,14 @@ class TrainState:
             "pictures and captions": _digest(pictures),
             "class pictures": _digest(classes),
             "noise schedule": _schedule_digest(self.family.scheduler_config),
-            "tokens": _digest(repr(self.family.tokenize([e.caption for e in self.batches.examples]).tolist())),
+            "tokens": _digest(repr(self._tokens())),
         }
+
+    def _tokens(self) -> list[list[int]]:
+        """Return the token ids of each example's caption; of long ones the first chunk, then all others of all."""
+        captions = [example.caption for example in self.batches.examples]
+        chunks = [[row.tolist() for row in self.reader.ids([caption])] for caption in captions]
+        return [*(own[0] for own in chunks), *(row for own in chunks for row in own[1:])]
 
 
 def foreign_state(step: int, error: Exception) -> FileError:
@@ -184,6 +193,7 @@ def prepare_training(job: TrainJob, distributed: Distributed) -> TrainState | No
     class_examples = precompute.prepare_class_images(job, distributed, family, resolution, dataset.examples)
     if class_examples is None:
         return None
+    reader = CaptionReader(family, job.data.caption_weights)
     batches = BatchLoader(
         dataset.examples,
         sizes,
@@ -193,6 +203,7 @@ def prepare_training(job: TrainJob, distributed: Distributed) -> TrainState | No
         class_examples,
         distributed.count,
         distributed.rank,
+        reader.count,
     )
     steps = _planned_steps(job, batches, distributed)
     job.notice(*training_notices(job.data, resolution, dataset.examples, sizes), *batches.notices())
@@ -207,11 +218,11 @@ def prepare_training(job: TrainJob, distributed: Distributed) -> TrainState | No
     files = 2 + steps // job.checkpoint.every if job.checkpoint.every else 2
     size = sum(parameter.numel() * parameter.element_size() for parameter in trained.parameters)
     checkpoint.require_space(job.output.folder, size, job.checkpoint.keep, files)
-    encode = precompute.prepare_text_encoder(job, distributed, family, batches, steps, trains=trained.trains_text)
+    encode = precompute.prepare_text_encoder(job, distributed, family, reader, batches, steps, trained.trains_text)
     if encode is None:
         return None
     offload.for_training(trained.trains_text or precompute.is_live(encode))
-    train_state = TrainState(family, batches, sizes, latents, encode, trained, distributed, steps, resolution)
+    train_state = TrainState(family, batches, sizes, latents, encode, trained, distributed, steps, resolution, reader)
     train_state.settings = learning_settings(job)
     if state is not None:
         train_state.restore(state)
@@ -226,14 +237,22 @@ def load_base(job: TrainJob, distributed: Distributed) -> Family:
     """
     job.on_event(Progress(phase="loading the base model", done=0, total=1))
     family = load_family(job.model, distributed.dtype)
+    require_clip_skip(job, family)
     family.process.check_weighting(job.loss.weighting, job.loss.min_snr_gamma)
-    require_previews(job.sample, family)
+    require_previews(job, family)
     if job.model.quantize is not None:  # As it is stored: opened, it would be wider in memory, or rounded twice.
         quantize(family.modules.peek(family.denoiser), job.model.quantize, distributed.device)
     device = "cpu" if job.train.offload else distributed.device
     for name in family.models:  # The VAE stays in float32: in float16 it can give black pictures.
         family.modules.place(name, dtype=distributed.dtype)
     return family.to(device)
+
+
+def require_clip_skip(job: TrainJob, family: Family) -> None:
+    """Raise ConfigError for a text layer that the base does not have."""
+    if job.train.clip_skip > family.text_layers:
+        limit = family.text_layers
+        raise ConfigError(f"train.clip_skip = {job.train.clip_skip}: give 1 to {limit}, this model's text layers")
 
 
 def assign_sizes(job: TrainJob, family: Family, examples: Sequence[Example]) -> tuple[int, tuple[ImageSize, ...]]:

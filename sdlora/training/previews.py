@@ -8,18 +8,23 @@ from sdlora import failpoints
 from sdlora.errors import ConfigError, SdloraError
 from sdlora.events import Progress, SampleReady
 from sdlora.families.base import Family
-from sdlora.generation.generation_spec import SamplingParams
+from sdlora.generation.generation_spec import SamplingParams, with_generation_defaults
 from sdlora.generation.images import save_images
 from sdlora.generation.settings import Sample
 from sdlora.generation.studio import Studio
 from sdlora.training.train_job import TrainJob
 
 
-def require_previews(sample: Sample, family: Family) -> None:
-    """Raise ConfigError, naming the setting, if ``family`` cannot generate the previews of ``sample``."""
-    if sample.every and sample.prompts:
+def require_previews(job: TrainJob, family: Family) -> None:
+    """Raise ConfigError, naming the setting, if ``family`` cannot generate the previews of ``job``."""
+    if job.sample.every and job.sample.prompts:
         with prefix_section("sample"):
-            SamplingParams.resolve(family, sample)
+            SamplingParams.resolve(family, preview_settings(job, family))
+
+
+def preview_settings(job: TrainJob, family: Family) -> Sample:
+    """Return the settings of previews: they read the text layer that is trained with, if no other is set."""
+    return with_generation_defaults(job.sample, family, clip_skip=job.train.clip_skip)
 
 
 @contextmanager
@@ -36,7 +41,7 @@ class Previews:
 
     def __init__(self, job: TrainJob, family: Family):
         self.job = job
-        self.studio = Studio.from_family(family, job.model)
+        self.studio, self.sample = Studio.from_family(family, job.model), preview_settings(job, family)
 
     def generate(self, step: int, again: bool = True) -> None:
         """Generate an image per prompt into ``samples``; fewer if a stop is asked for. A failure is reported only.
@@ -58,7 +63,7 @@ class Previews:
 
     def _generate(self, index: int, prompt: str, path: Path) -> bool:
         """Generate the picture of a prompt, and keep it at ``path``. False if stopped meanwhile."""
-        sample = self.job.sample
+        sample = self.sample
         images = self.studio.generate(prompt, sample, seed=sample.seed + index, should_stop=self.job.should_stop)
         if images:
             path.unlink(missing_ok=True)  # A resumed run generates again what it had generated after its checkpoint.

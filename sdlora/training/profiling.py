@@ -142,7 +142,8 @@ def _resident_bytes(train_state: "TrainState") -> dict[str, int]:
     tensors, _ = pack_optimizer(train_state.trained.optimizer)
     caption = 0
     if not is_live(train_state.encode):
-        read = train_state.encode([train_state.batches.examples[0].caption])
+        text = train_state.batches.examples[0].caption
+        read = train_state.encode([text], train_state.reader.count(text))
         caption = sum(part.nbytes for part in read.tensors().values())
     return {
         "numbers": sum(parameter.numel() for parameter in train_state.trained.parameters),
@@ -165,6 +166,7 @@ def _prepare(job: "TrainJob", distributed: "Distributed", family: "Family") -> "
     """
     from sdlora.data.batches import BatchLoader
     from sdlora.data.dataset import load_dataset
+    from sdlora.generation.prompt_encoding import CaptionReader
     from sdlora.training import precompute, prepare
 
     examples = load_dataset(job.data).examples
@@ -172,17 +174,20 @@ def _prepare(job: "TrainJob", distributed: "Distributed", family: "Family") -> "
     largest, size = max(zip(examples, sizes, strict=True), key=lambda pair: pair[1].width * pair[1].height)
     own = [dataclasses.replace(largest, caption=example.caption) for example in examples[: job.train.batch_size]]
     others = [dataclasses.replace(largest, caption=CLASS)] if job.prior.weight else []
-    batches = BatchLoader(own, [size] * len(own), job.data, job.train.batch_size, job.train.seed, others)
+    reader = CaptionReader(family, job.data.caption_weights)
+    batches = BatchLoader(
+        own, [size] * len(own), job.data, job.train.batch_size, job.train.seed, others, count_chunks=reader.count
+    )
     offload = ComponentOffload(family, str(distributed.device), job.train.offload)
     offload.for_image_encoding()
     latents = precompute.cache_latents(job, distributed, family, batches, STEPS + 1)
     offload.for_text_encoding()
     trained = prepare.attach_adapter(job, distributed, family, from_file=False)
-    encode = precompute.prepare_text_encoder(job, distributed, family, batches, STEPS + 1, trains=trained.trains_text)
+    encode = precompute.prepare_text_encoder(job, distributed, family, reader, batches, STEPS + 1, trained.trains_text)
     assert latents is not None and encode is not None  # Nobody asks for a stop.
     offload.for_training(trained.trains_text or precompute.is_live(encode))
     return prepare.TrainState(
-        family, batches, [size] * len(own), latents, encode, trained, distributed, STEPS + 1, resolution
+        family, batches, [size] * len(own), latents, encode, trained, distributed, STEPS + 1, resolution, reader
     )
 
 

@@ -53,6 +53,7 @@ def provenance(train_state: TrainState, job: TrainJob, step: int) -> Provenance:
         class_images=len(train_state.batches.class_examples),
         resolution=(train_state.resolution, train_state.resolution),
         seed=job.train.seed,
+        clip_skip=job.train.clip_skip if job.train.clip_skip != 1 else None,
         mixed_precision=train_state.distributed.precision,
         noise_offset=job.loss.noise_offset,
         min_snr_gamma=job.loss.min_snr_gamma,

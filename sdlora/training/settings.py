@@ -63,6 +63,10 @@ class Train(Section):
     text_encoder_stop: Annotated[int, Field(ge=0)] | None = None
     """Step after which the text encoders' adapter stays as it is."""
 
+    clip_skip: Annotated[int, Field(ge=1, le=100)] = 1
+    """Text-encoder layer that is read, counted back from the one that the base was trained with, which is 1. Bases that
+    descend from NovelAI's model take 2. Previews and class pictures follow."""
+
     max_grad_norm: Annotated[float, Field(ge=0)] = 1.0
     """Largest norm of the gradients, to which longer ones are clipped; 0 turns clipping off."""
 

@@ -10,12 +10,15 @@ from sdlora.diffusion.process import NoiseProcess
 from sdlora.families.base import Conditioning, Family, to_device_async
 from sdlora.training.settings import Loss
 
+EncodeCaptions = Callable[[list[str], int], Conditioning]
+"""From captions to their conditioning (B, chunks L, D), all read as that many chunks."""
+
 
 def training_step(
     family: Family,
     process: NoiseProcess,
     batch: Batch,
-    encode: Callable[[list[str]], Conditioning],
+    encode: EncodeCaptions,
     loss: Loss,
     prior_weight: float,
     seed: int,
@@ -39,7 +42,7 @@ def training_step(
     latents = to_device_async(batch.mean + batch.std * deviation, device)
 
     noisy = process.add_noise(latents, noise, times)
-    prediction = family.predict(noisy, times, encode(batch.captions), batch.size_and_crop)
+    prediction = family.predict(noisy, times, encode(batch.captions, batch.chunks), batch.size_and_crop)
     target = process.target(latents, noise, times)
     if disabled_adapters is not None and len(batch) > batch.instances:
         with torch.no_grad(), disabled_adapters:
@@ -57,12 +60,13 @@ def _predict_classes(
     noisy: torch.Tensor,
     times: torch.Tensor,
     batch: Batch,
-    encode: Callable[[list[str]], Conditioning],
+    encode: EncodeCaptions,
 ) -> torch.Tensor:
     """Predict the class examples alone."""
     classes = slice(batch.instances, None)
     size_and_crop = None if batch.size_and_crop is None else batch.size_and_crop[classes]
-    return family.predict(noisy[classes], times[classes], encode(batch.captions[classes]), size_and_crop)
+    text = encode(batch.captions[classes], batch.chunks)
+    return family.predict(noisy[classes], times[classes], text, size_and_crop)
 
 
 def squared_error(prediction: torch.Tensor, target: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:

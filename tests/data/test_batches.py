@@ -110,6 +110,22 @@ def test_the_shares_of_two_processes_make_up_the_batch_of_one(pictures: list[Exa
                 assert torch.equal(share.mean[i], one.mean[place]) and share.captions[i] == one.captions[place]
 
 
+def test_all_captions_of_a_batch_are_read_as_long_as_its_longest_whoever_has_that(pictures: list[Example]) -> None:
+    def count(caption: str) -> int:
+        return 3 if ", 2," in caption else 1
+
+    def chunks(processes: int, rank: int) -> list[int]:
+        batches = BatchLoader(pictures[:4], SIZES[:4], data(), 2 // processes, 1, (), processes, rank, count)
+        cache = LatentCache(TensorStore(None), "vae")
+        cache.prepare(batches.views(0, 6), block_means)
+        longest = [max(count(example.caption) for example in batches.scheduled(n)) for n in range(6)]
+        assert [batches.read(n, cache).chunks for n in range(6)] == longest
+        return longest
+
+    assert {*chunks(1, 0)} == {1, 3}
+    assert chunks(1, 0) == chunks(2, 0) == chunks(2, 1)
+
+
 def test_class_examples_have_the_size_of_their_instances_and_turns_of_their_own(
     example, pictures: list[Example]
 ) -> None:

@@ -7,8 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sdlora.generation.prompt_encoding import apply_token_weights
 from sdlora.generation.prompt_weighting import PromptChunk, WeightedText, escape_weights, parse_weights, split_chunks
-from sdlora.generation.sampling import apply_token_weights
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))
 SYNTAX = st.text(st.sampled_from("()[]\\:1.,a BREAK+-"), max_size=60)

@@ -174,7 +174,7 @@ def restore(state: checkpoint.State, run: Path) -> None:
     optimizer = torch.optim.AdamW([{"params": group} for group in groups])
     trainable: Any = SimpleNamespace(load_extra_state=dict)
     trained = TrainedParts(trainable, parts, optimizer, [1e-3] * len(groups), ["unet"] * len(groups))
-    ready = TrainState(None, None, (), None, None, trained, Gang(), 2, 64)  # type: ignore[arg-type]
+    ready = TrainState(None, None, (), None, None, trained, Gang(), 2, 64, None)  # type: ignore[arg-type]
     ready._order = dict  # type: ignore[method-assign]
     ready.restore(state)
 

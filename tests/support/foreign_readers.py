@@ -245,7 +245,7 @@ def _resume(found: Run) -> None:
     trainable: Any = SimpleNamespace(load_extra_state=dict)
     trained = TrainedParts(trainable, [], optimizer, [1e-3], ["unet"])
     gang: Any = SimpleNamespace(restore_scaler=lambda state: None)
-    ready = TrainState(None, None, (), None, None, trained, gang, 2, 64)  # type: ignore[arg-type]
+    ready = TrainState(None, None, (), None, None, trained, gang, 2, 64, None)  # type: ignore[arg-type]
     ready._order = dict  # type: ignore[method-assign]
     ready.restore(newest)
     parameter.sum().backward()

@@ -58,7 +58,7 @@ def test_gradients_added_up_one_by_one_equal_those_of_the_batch(tiny_base, confi
             (loss / len(groups)).backward()
         return [parameter.grad.clone() for parameter in parameters]
 
-    def encode(captions):
+    def encode(captions, chunks):
         return family.encode_text(family.tokenize(captions))
 
     whole, added = gradients([0, 1]), gradients([0], [1])

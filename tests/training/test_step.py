@@ -41,7 +41,7 @@ def batch():
 def step(batch, prediction_type="epsilon", prior_weight=1.0, **loss):
     family, process = Known(), DDPMProcess(SD | {"prediction_type": prediction_type})
 
-    def encode(captions):
+    def encode(captions, chunks):
         return Conditioning(torch.tensor([float(len(caption)) for caption in captions]))
 
     given = training_step(family, process, batch, encode, Loss(**loss), prior_weight, SEED, NUMBER)
