@@ -67,7 +67,7 @@ def save(folder: Path, state: State, keep: int) -> Path:
     target = folder / f"{state.step:06d}"
     with suppress(FileError):
         if is_verified(target):  # A stop right after a checkpoint: what is there is this very state.
-            _drop_older(folder, state.step, keep)
+            drop_older(folder, state.step, keep)
             return target
     temporary = folder / f"{TEMPORARY}{state.step:06d}"
     try:
@@ -96,11 +96,11 @@ def save(folder: Path, state: State, keep: int) -> Path:
         reason = getattr(error, "strerror", None) or error
         remedy = "mend that, then resume; what was saved before is whole"
         raise FileError(f"{target}: the checkpoint cannot be written ({reason}); {remedy}") from error
-    _drop_older(folder, state.step, keep)
+    drop_older(folder, state.step, keep)
     return target
 
 
-def _drop_older(folder: Path, step: int, keep: int) -> None:
+def drop_older(folder: Path, step: int, keep: int) -> None:
     """Remove all but the newest ``keep`` states up to ``step``. Later ones are damaged: the run began before them."""
     for old in [path for path in _states(folder) if _step(path) <= step][:-keep]:
         shutil.rmtree(old, ignore_errors=True)

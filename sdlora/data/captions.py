@@ -1,14 +1,21 @@
 """Captions: read from a file or derived from settings, then varied from step to step."""
 
 import re
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from sdlora.data.settings import Data
-from sdlora.errors import DatasetError
+from sdlora.errors import DatasetError, SdloraError
+from sdlora.filesystem.paths import composed
+from sdlora.filesystem.reading import parse_json, read_text
 from sdlora.formatting import format_bytes
 from sdlora.seeds import order, uniform
 
 MAX_BYTES = 10_240
+LISTED = "metadata.jsonl"
+"""Name of a file that lists captions."""
+LISTED_AS = ("text", "caption", "prompt")
+"""Fields of its captions, the first that an entry has."""
+MAX_LISTED_BYTES = 16 << 20
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 
 
@@ -31,6 +38,34 @@ def read_caption(path: Path) -> str:
     except UnicodeDecodeError:
         raise DatasetError("is not UTF-8 (Latin-1, perhaps); save it as UTF-8") from None
     return " ".join(text.replace("\0", "").split())
+
+
+def read_listed_captions(path: Path) -> dict[str, str]:
+    """Return the captions in a ``metadata.jsonl``, as Hugging Face's image folders have it, by their images' names.
+
+    Each line is an object with ``file_name``, a path below the file's folder, and ``text`` (``caption``, ``prompt``).
+    Raises DatasetError with the reason alone.
+    """
+    try:
+        lines = read_text(path, MAX_LISTED_BYTES).splitlines()
+    except SdloraError as error:
+        raise DatasetError(str(error).removeprefix(f"{path}: ")) from None
+    found = {}
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            entry = parse_json(line)
+            name = entry["file_name"]
+            text = next(entry[key] for key in LISTED_AS if key in entry)
+            if not (isinstance(name, str) and isinstance(text, str)):
+                raise TypeError
+        except (ValueError, KeyError, TypeError, StopIteration):
+            raise DatasetError(f'line {number} is no {{"file_name": ..., "text": ...}}') from None
+        if len(text.encode("utf-8", "replace")) > MAX_BYTES:
+            raise DatasetError(f"line {number} has a caption of more than {format_bytes(MAX_BYTES)}")
+        found[composed(PurePosixPath(name).as_posix())] = " ".join(text.replace("\0", "").split())
+    return found
 
 
 def caption_for(own: str, data: Data, folder_name: str) -> str:

@@ -3,20 +3,22 @@
 Front ends may import this: no torch.
 """
 
+import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 
-from sdlora.data.captions import caption_for, read_caption
+from sdlora.data.captions import LISTED, caption_for, read_caption, read_listed_captions
 from sdlora.data.images import FOREIGN_SUFFIXES, SUFFIXES, ImageInfo, ImageSize, inspect_image, open_mask
+from sdlora.data.masks import foreign_masks, is_mask_folder, split_masks
 from sdlora.data.settings import Data
 from sdlora.errors import DatasetError
 from sdlora.filesystem.paths import composed, existing_path
 from sdlora.formatting import pluralize
 
-MASK_SUFFIX = ".mask.png"
 CAPTION_SUFFIXES = (".txt", ".caption")
 OTHER_CAPTIONS = (".json", ".jsonl", ".tags", ".text", ".cap", ".txt2", ".csv")
 """Suffixes in which other tools keep captions."""
@@ -28,6 +30,8 @@ MAX_REPEATS = 1000
 """Largest number before a folder's name that counts as kohya's repeats; a larger one is a year or a date."""
 _WORKERS = 4
 _SHOWN = 5
+_WALKED = 5_000
+"""Folders that are looked into for images which are not read."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +86,8 @@ class _SourceFolder:
     masks: dict[str, Path]
     repeats: int = 1
     caption: str = ""
+    listed: dict[str, str] = field(default_factory=dict)
+    """Captions in a file of all, by the images' names."""
 
 
 @dataclass
@@ -162,20 +168,38 @@ def caption_files(folder: Path) -> list[Path]:
     Raises OSError if it cannot be read.
     """
     sources = _sources(folder, _Report(folder)) if folder.is_dir() else []
-    return [
+    own = [
         source.captions[stem] for source in sources for stem in dict.fromkeys(composed(p.stem) for p in source.images)
         if stem in source.captions
     ]  # fmt: skip
+    return [*own, *(source.folder / LISTED for source in sources if source.listed)]
 
 
 def _no_images_message(root: Path) -> str:
     files = [path for path in root.iterdir() if path.is_file() and not path.name.startswith(".")]
-    below = [path for path in root.iterdir() if path.is_dir() and any(_is_image(inner) for inner in path.iterdir())]
-    hint = f" (such as {below[0].name})" if below else ""
+    below = (folder for folder, _ in _image_folders(root) if not is_mask_folder(folder))
+    found = next((path.parent if parse_kohya_folder(path.name) else path for path in below), root)
+    hint = f" (such as {found.relative_to(root).as_posix()})" if found != root else ""
     return (
         f"{root}: no .png or .jpg among {pluralize(len(files), 'file')}; "
         f"point data.folder at the folder that holds the images{hint}"
     )
+
+
+def _notice_unread(folder: Path, report: _Report, used: str) -> None:
+    """Report the images at any depth below ``folder``, which is not read."""
+    number = sum(count for _, count in _image_folders(folder))
+    if number:
+        verb = "is" if number == 1 else "are"
+        report.notices.append(f"{report.name(folder)}: its {pluralize(number, 'picture')} {verb} not used; {used}.")
+
+
+def _image_folders(root: Path) -> Iterator[tuple[Path, int]]:
+    """Yield each folder at any depth that holds images, with their number; hidden folders and links are passed over."""
+    for folder, inner, names in islice(os.walk(root), _WALKED):
+        inner[:] = sorted(name for name in inner if not name.startswith("."))
+        if count := sum(_is_image(Path(folder, name)) for name in names):
+            yield Path(folder), count
 
 
 def _is_image(path: Path) -> bool:
@@ -186,16 +210,17 @@ def _sources(root: Path, report: _Report) -> list[_SourceFolder]:
     sources = [_list_folder(root, report, *(parse_kohya_folder(root.resolve().name) or (1, "")))]
     for folder in sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")):
         named = parse_kohya_folder(folder.name)
-        if folder.suffix.lower() in SUFFIXES:
-            continue  # Listed above as an image that is a folder, and refused.
+        if folder.suffix.lower() in SUFFIXES or is_mask_folder(folder):
+            continue  # Listed above as an image that is a folder, and refused; or as masks.
         if named and not _is_inside(folder, root):
             report.refuse(folder, "is a link out of the data folder; copy the pictures here")
         elif named:
             sources.append(_list_folder(folder, report, *named))
-        elif any(_is_image(inner) for inner in folder.iterdir()):
-            report.notices.append(
-                f"{report.name(folder)}: its pictures are not used; only sub-folders named like `10_sks dog` are."
-            )
+            for inner in sorted(path for path in folder.iterdir() if path.is_dir()):
+                if not (inner.name.startswith(".") or is_mask_folder(inner)):
+                    _notice_unread(inner, report, "only those right in a folder named like `10_sks dog` are")
+        else:
+            _notice_unread(folder, report, "only sub-folders named like `10_sks dog` are")
     return [source for source in sources if source.images]
 
 
@@ -216,26 +241,40 @@ def _list_folder(folder: Path, report: _Report, repeats: int, caption: str) -> _
     """Sort the files of one folder by role; refuse files that are meant for training but cannot be used."""
     source = _SourceFolder(folder, [], {}, {}, repeats, caption)
     unknown: list[Path] = []
+    pictures: list[Path] = []
     for path in sorted(folder.iterdir()):
         name, suffix = path.name, path.suffix.lower()
-        is_mask = name.lower().endswith(MASK_SUFFIX)
         if name.startswith("."):
             continue
-        if not (is_mask or suffix in SUFFIXES or suffix in CAPTION_SUFFIXES or suffix in FOREIGN_SUFFIXES):
-            if path.is_file() and name.lower() not in NO_DATA:
+        if not (suffix in SUFFIXES or suffix in CAPTION_SUFFIXES or suffix in FOREIGN_SUFFIXES):
+            if name == LISTED and path.is_file():
+                source.listed.update(_checked_list(path, report))
+            elif path.is_file() and name.lower() not in NO_DATA:
                 unknown.append(path)
         elif path.is_symlink() and not _is_inside(path, report.root):
             report.refuse(path, "is a link out of the data folder, or to nothing; put the file itself here")
         elif suffix in FOREIGN_SUFFIXES:
             report.refuse(path, f"{suffix[1:].upper()} is not read here; save it as PNG or JPEG")
-        elif is_mask:
-            source.masks[composed(name[: -len(MASK_SUFFIX)])] = path
         elif suffix in SUFFIXES:
-            source.images.append(path)
+            pictures.append(path)
         else:
             if other := source.captions.get(composed(path.stem)):
                 report.notices.append(f"{report.name(other)}: is not read, since {path.name} is.")
             source.captions[composed(path.stem)] = path
+    images, masks = split_masks(pictures, folder)
+    source.images.extend(images)
+    for stem, (mask, *others) in masks.items():
+        if mask.is_symlink() and not _is_inside(mask, report.root):
+            report.refuse(mask, "is a link out of the data folder, or to nothing; put the file itself here")
+            continue
+        source.masks[stem] = mask
+        report.notices += [f"{report.name(other)}: is not read, since {report.name(mask)} is." for other in others]
+    foreign = foreign_masks(source.masks)
+    report.notice("Masks of other tools", foreign, "they weight the loss as NAME.mask.png does", "file")
+    strangers = source.listed.keys() - {composed(path.name) for path in images}
+    if strangers and images:
+        named = summarize_names(sorted(ascii(name)[1:-1] for name in strangers), "file")
+        report.notices.append(f"{report.name(folder / LISTED)}: lists {named} that no picture here is called.")
     captions = [path for path in unknown if path.suffix.lower() in OTHER_CAPTIONS]
     if source.images or source.captions:
         report.notice("Captions of other tools", captions, f"they are not read; {CAPTIONS_ARE}", "file")
@@ -267,7 +306,7 @@ def _read_examples(source: _SourceFolder, data: Data, report: _Report) -> list[E
         caption, mask = source.captions.get(stem), source.masks.get(stem) if data.masks else None
         if isinstance(info, DatasetError):
             report.refuse(path, info)
-        own = _checked_caption(caption, report) if caption else ""
+        own = _checked_caption(caption, report) if caption else source.listed.get(composed(path.name), "")
         mask_digest = _checked_mask(mask, info, report) if mask and isinstance(info, ImageInfo) else ""
         if isinstance(info, ImageInfo):
             text = caption_for(own, data, source.caption)
@@ -302,6 +341,14 @@ def _checked_caption(path: Path, report: _Report) -> str:
     except DatasetError as error:
         report.refuse(path, error)
         return ""
+
+
+def _checked_list(path: Path, report: _Report) -> dict[str, str]:
+    try:
+        return read_listed_captions(path)
+    except DatasetError as error:
+        report.refuse(path, error)
+        return {}
 
 
 def _checked_mask(path: Path, image: ImageInfo, report: _Report) -> str:

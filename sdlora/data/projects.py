@@ -13,9 +13,12 @@ from dataclasses import asdict, dataclass, replace
 from itertools import chain
 from pathlib import Path, PurePosixPath
 
+from PIL import Image
+
 from sdlora.data.captions import caption_for, read_caption
-from sdlora.data.dataset import MASK_SUFFIX, MIN_IMAGES, image_files, parse_kohya_folder, summarize_names
-from sdlora.data.images import FOREIGN_SUFFIXES, SUFFIXES, inspect_image
+from sdlora.data.dataset import MIN_IMAGES, image_files, parse_kohya_folder, summarize_names
+from sdlora.data.images import FOREIGN_SUFFIXES, SUFFIXES, inspect_image, open_mask
+from sdlora.data.masks import MASK_SUFFIX
 from sdlora.data.settings import Data, Kind
 from sdlora.data.undo_log import UndoLog, UndoStep
 from sdlora.data.uploads import (
@@ -31,7 +34,7 @@ from sdlora.data.uploads import (
 from sdlora.errors import ConfigError, DatasetError, SdloraError
 from sdlora.events import OnProgress, unwatched
 from sdlora.filesystem.locks import exclusive
-from sdlora.filesystem.paths import path_inside, safe_name
+from sdlora.filesystem.paths import composed, path_inside, safe_name
 from sdlora.filesystem.reading import find_matching, modified_ns, read_json, recency, sha256
 from sdlora.filesystem.writing import file_errors, rename_new, write_atomic
 from sdlora.formatting import format_bytes, pluralize
@@ -170,9 +173,13 @@ class Project:
                 digest = _usable_digest(image)
                 with exclusive(self.folder):  # For each image: a large upload leaves others their turn.
                     target = contents.claim(image, digest, _repeats_folder(image) if differ else "")
-                    target.with_suffix(".txt").unlink(missing_ok=True)  # Left by an upload that was killed.
+                    for left in (target.with_suffix(".txt"), target.with_suffix(MASK_SUFFIX)):
+                        left.unlink(missing_ok=True)  # An upload was killed.
                     caption = captions.pop(image.stem, None)
-                    _copy_image(image.path, target, room, _read_upload(caption, uploads) if caption else "")
+                    mask = _mask_image(uploads.masks.get(image.stem), uploads)
+                    listed = uploads.listed.get(PurePosixPath(composed(str(image.name))), "")
+                    text = _read_upload(caption, uploads) if caption else listed
+                    _copy_image(image.path, target, room, text, mask)
                     contents.digests[target] = digest
                     added += 1
             except DatasetError as error:
@@ -338,8 +345,20 @@ def _read_upload(caption: UploadedFile, uploads: SortedUploads) -> str:
         return ""
 
 
-def _copy_image(source: Path, target: Path, room: Path, caption: str) -> None:
-    """Copy an image in with its caption, completely or not at all. Raises FileError if that fails.
+def _mask_image(mask: UploadedFile | None, uploads: SortedUploads) -> Image.Image | None:
+    """Return an uploaded mask; None, with a remark, if it cannot be used."""
+    if mask is None:
+        return None
+    try:
+        inspect_image(mask.path)
+        return open_mask(mask.path)
+    except DatasetError as error:
+        uploads.remark(mask.name, error)
+        return None
+
+
+def _copy_image(source: Path, target: Path, room: Path, caption: str, mask: Image.Image | None = None) -> None:
+    """Copy an image in with its caption and its mask, completely or not at all. Raises FileError if that fails.
 
     They are not flushed to the disk, which would take minutes for a zip of hundreds: the owner still has the originals.
     """
@@ -350,5 +369,9 @@ def _copy_image(source: Path, target: Path, room: Path, caption: str) -> None:
             (room / "caption").write_text(caption, encoding="utf-8")
             rename_new(room / "caption", target.with_suffix(".txt"))
             undo.callback(target.with_suffix(".txt").unlink, missing_ok=True)
+        if mask:
+            mask.save(room / "mask", "PNG")
+            rename_new(room / "mask", target.with_suffix(MASK_SUFFIX))
+            undo.callback(target.with_suffix(MASK_SUFFIX).unlink, missing_ok=True)
         rename_new(room / "next", target)
         undo.pop_all()

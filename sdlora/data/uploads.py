@@ -12,8 +12,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-from sdlora.data.dataset import CAPTION_SUFFIXES, CAPTIONS_ARE, MASK_SUFFIX, NO_DATA, OTHER_CAPTIONS, parse_kohya_folder
+from sdlora.data.captions import LISTED, read_listed_captions
+from sdlora.data.dataset import CAPTION_SUFFIXES, CAPTIONS_ARE, NO_DATA, OTHER_CAPTIONS, parse_kohya_folder
 from sdlora.data.images import FOREIGN_SUFFIXES, SUFFIXES
+from sdlora.data.masks import is_own_mask, masked_image
 from sdlora.data.settings import Kind
 from sdlora.errors import DatasetError, FileError
 from sdlora.filesystem.paths import composed, trimmed_name
@@ -84,6 +86,10 @@ class SortedUploads:
 
     images: list[UploadedFile] = field(default_factory=list)
     captions: list[UploadedFile] = field(default_factory=list)
+    listed: dict[PurePosixPath, str] = field(default_factory=dict)
+    """Captions from lists of them, by the paths of their images."""
+    masks: dict[tuple[PurePosixPath, str], UploadedFile] = field(default_factory=dict)
+    """Masks by the key of their images."""
     remarks: list[str] = field(default_factory=list)
 
     def remark(self, name: PurePosixPath, reason: object) -> None:
@@ -127,6 +133,7 @@ def sort_uploads(dropped: Iterable[UploadedFile], room: Path) -> SortedUploads:
                 uploads.remark(item.name, error)
         else:
             _sort_file(item, uploads)
+    _sort_masks(uploads)
     return uploads
 
 
@@ -147,16 +154,38 @@ def _sort_file(item: UploadedFile, uploads: SortedUploads) -> None:
         remark = f"{parent} holds class pictures, which are not trained on; they are made as needed."
         if remark not in uploads.remarks:
             uploads.remarks.append(remark)
-    elif item.name.name.lower().endswith(MASK_SUFFIX):
-        uploads.remark(item.name, "is a mask, which the page does not take; use a folder")
     elif item.suffix in CAPTION_SUFFIXES:
         uploads.captions.append(item)
+    elif item.name.name == LISTED:
+        try:
+            folder = PurePosixPath(composed(str(item.name.parent)))
+            uploads.listed |= {folder / name: text for name, text in read_listed_captions(item.path).items()}
+        except DatasetError as error:
+            uploads.remark(item.name, error)
     elif item.suffix in OTHER_CAPTIONS:
         uploads.remark(item.name, f"is not read; {CAPTIONS_ARE}")
     elif item.suffix in ARCHIVES:
         uploads.remark(item.name, "is an archive, which is not opened here; drop its pictures")
     else:
         uploads.images.append(item)
+
+
+def _sort_masks(uploads: SortedUploads) -> None:
+    """Take the masks, which have the names of their images or lie in a folder of masks, out of the images."""
+    stems = {image.stem for image in uploads.images if not masked_image(image.name)[1]}
+    images = []
+    for item in sorted(uploads.images, key=lambda item: not is_own_mask(item.name)):
+        folder, stem = masked_image(item.name)
+        key = PurePosixPath(composed(str(folder))), stem
+        if not stem or (key not in stems and not is_own_mask(item.name)):
+            images.append(item)
+        elif key not in stems:
+            uploads.remark(item.name, "is a mask, and belongs to none of the pictures dropped with it")
+        elif key in uploads.masks:
+            uploads.remark(item.name, f"is another mask of the picture that {uploads.masks[key].name.name} masks")
+        else:
+            uploads.masks[key] = item
+    uploads.images = [item for item in uploads.images if item in images]
 
 
 class _BoundedZipFile(io.FileIO):

@@ -1,5 +1,6 @@
 """Folders: what is found in them, and that everything wrong is said at once."""
 
+import json
 import os
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from tests.support.images import noise_image
 
 def draw(*paths: Path, **size: int) -> None:
     for number, path in enumerate(paths):
-        path.parent.mkdir(exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         noise_image(**size, seed=number).save(path)
 
 
@@ -138,7 +139,7 @@ def test_kohya_folders_repeat_and_caption_their_pictures(folder: Path) -> None:
         ("a.png", 10, "sks dog"), ("b.png", 10, "my dog"), ("c.png", 2, "a cat"),
     ]  # fmt: skip
     text = "\n".join(found.notices)
-    assert "others: its pictures are not used" in text
+    assert "others: its 1 picture is not used" in text
     alone = load_dataset(Data(folder=folder / "10_sks dog"))
     assert [e.repeats for e in alone.examples] == [10, 10]
 
@@ -158,6 +159,90 @@ def test_masks_belong_to_their_pictures(folder: Path) -> None:
     Image.new("L", (64, 48), 0).save(folder / "c.mask.png")
     reasons = problems(folder)
     assert "64 x 64, its picture 64 x 48" in reasons["b.mask.png"] and "black" in reasons["c.mask.png"]
+
+
+@pytest.mark.parametrize(
+    "name", ["a-masklabel.png", "a_mask.png", "a.mask.webp", "a.mask.jpg", "masks/a.png", "mask/a_mask.jpg"]
+)
+def test_masks_of_other_tools_are_masks_and_no_images(folder: Path, name: str) -> None:
+    draw(folder / "a.png", folder / "b.png")
+    (folder / name).parent.mkdir(exist_ok=True)
+    Image.new("L", (64, 48), 200).save(folder / name)
+    found = load_dataset(Data(folder=folder, prompt="x"))
+    assert [(example.path.name, example.mask) for example in found.examples] == [
+        ("a.png", folder / name), ("b.png", None),
+    ]  # fmt: skip
+    assert found.notices == (f"Masks of other tools: 1 file ({name}); they weight the loss as NAME.mask.png does.",)
+
+
+def test_a_picture_that_is_only_called_a_mask_is_a_picture(folder: Path) -> None:
+    draw(folder / "gas_mask.png", folder / "b_mask.png", folder / "c.png")
+    assert len(load_dataset(Data(folder=folder, prompt="x")).examples) == 3
+
+
+def test_of_two_masks_of_a_picture_its_own_is_read(folder: Path) -> None:
+    draw(folder / "a.png")
+    (folder / "masks").mkdir()
+    for name in ("masks/a.png", "a.mask.png", "a_mask.png"):
+        Image.new("L", (64, 48), 200).save(folder / name)
+    found = load_dataset(Data(folder=folder, prompt="x"))
+    assert found.examples[0].mask == folder / "a.mask.png"
+    assert sorted(found.notices) == [
+        "a_mask.png: is not read, since a.mask.png is.", "masks/a.png: is not read, since a.mask.png is.",
+    ]  # fmt: skip
+
+
+def test_a_mask_that_leads_out_of_the_folder_is_refused(folder: Path, tmp_path: Path) -> None:
+    draw(folder / "a.png")
+    Image.new("L", (64, 48), 200).save(tmp_path / "secret.png")
+    (folder / "masks").mkdir()
+    (folder / "masks" / "a.png").symlink_to(tmp_path / "secret.png")
+    assert "is a link out of the data folder" in problems(folder)["masks/a.png"]
+
+
+def test_captions_in_a_list_are_read_and_own_ones_before_them(folder: Path) -> None:
+    draw(*(folder / f"{name}.png" for name in ("a", "b", "c", "é")))
+    lines = [
+        {"file_name": "a.png", "text": "what a\nshows"}, {"file_name": "./b.png", "caption": "listed"},
+        {"file_name": "e\u0301.png", "prompt": "accented", "other": 3}, {"file_name": "gone.png", "text": "x"},
+    ]  # fmt: skip
+    (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, lines)) + "\n\n")
+    (folder / "b.txt").write_text("its own")
+    found = load_dataset(Data(folder=folder, trigger="sks"))
+    assert [example.caption for example in found.examples] == [
+        "sks, what a shows", "sks, its own", "sks", "sks, accented",
+    ]  # fmt: skip
+    assert found.notices == ("metadata.jsonl: lists 1 file (gone.png) that no picture here is called.",)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ("{", "line 1 is no"), ('\n["a.png"]', "line 2 is no"), ('{"file_name": "a.png"}', "line 1 is no"),
+        ('{"file_name": 3, "text": "x"}', "line 1 is no"), ('{"file_name": "a.png", "text": ["x"]}', "line 1 is no"),
+        ('{"file_name": "a.png", "text": "%s"}' % ("x" * 20_000), "a caption of more than 10.0 KiB"),
+        ('{"file_name": "a.png", "text": "\\ud800"}', "line 1 is no"), ("\xff", "is no text in UTF-8"),
+    ],
+)  # fmt: skip
+def test_a_list_that_cannot_be_read_is_refused_with_its_line(folder: Path, content: str, reason: str) -> None:
+    draw(folder / "a.png")
+    (folder / "metadata.jsonl").write_bytes(content.encode("latin-1"))
+    assert reason in problems(folder)["metadata.jsonl"]
+
+
+def test_pictures_in_folders_that_are_not_read_are_named_however_deep(folder: Path) -> None:
+    draw(folder / "10_sks dog" / "a.png", folder / "10_sks dog" / "more" / "b.png")
+    draw(folder / "deep" / "deeper" / "c.png", folder / "deep" / "d.png", folder / ".hidden" / "e.png")
+    assert load_dataset(Data(folder=folder)).notices == (
+        "10_sks dog/more: its 1 picture is not used; only those right in a folder named like `10_sks dog` are.",
+        "deep: its 2 pictures are not used; only sub-folders named like `10_sks dog` are.",
+    )
+
+
+def test_kohyas_project_folder_points_at_the_folder_of_its_images(folder: Path) -> None:
+    draw(folder / "img" / "10_sks dog" / "a.png", folder / "reg" / "1_dog" / "b.png")
+    with pytest.raises(DatasetError, match=r"folder that holds the images \(such as img\)"):
+        load_dataset(Data(folder=folder))
 
 
 def test_notices_are_honest(folder: Path) -> None:
@@ -206,7 +291,7 @@ def test_scanning_needs_no_torch(folder: Path) -> None:
 def test_no_file_is_passed_over_in_silence(tmp_path):
     for number, name in enumerate(("a.png", "b.jfif", "c.jpe", "d.apng")):
         noise_image(seed=number).save(tmp_path / name, "JPEG" if name.endswith(("jfif", "jpe")) else "PNG")
-    for name in ("a.txt", "a.caption", "b.tags", "metadata.jsonl", "c.npz", "notes", "Thumbs.db", ".DS_Store"):
+    for name in ("a.txt", "a.caption", "b.tags", "c.json", "c.npz", "notes", "Thumbs.db", ".DS_Store"):
         (tmp_path / name).write_text("a red house")
     (tmp_path / "r.cr2").write_bytes(bytes(100))
     survey = survey_folder(Data(folder=tmp_path, prompt="a house"))
@@ -214,7 +299,7 @@ def test_no_file_is_passed_over_in_silence(tmp_path):
     assert survey.problems == ("r.cr2: CR2 is not read here; save it as PNG or JPEG",)
     assert survey.notices == (
         "a.caption: is not read, since a.txt is.",
-        "Captions of other tools: 2 files (b.tags, metadata.jsonl); they are not read; captions are .txt or .caption "
+        "Captions of other tools: 2 files (b.tags, c.json); they are not read; captions are .txt or .caption "
         "files of their picture's name.",
         "Not read: 2 files (c.npz, notes); they are no pictures.",
     )

@@ -4,11 +4,14 @@ import errno
 import json
 import os
 from contextlib import suppress
+from pathlib import PurePosixPath
 
 import pytest
 from PIL import Image
 
+from sdlora.data.dataset import load_dataset
 from sdlora.data.projects import AddedImages, Project, ProjectInfo, list_projects
+from sdlora.data.uploads import UploadedFile
 from sdlora.errors import ConfigError, DatasetError, FileError
 
 
@@ -37,6 +40,42 @@ def test_dropped_pictures_are_numbered_and_keep_their_captions(project):
     assert [path.name for path in project.images()] == ["001.png", "002.png", "003.png"]
     assert [project.caption(path) for path in project.images()] == ["a red wall", "", ""]
     assert project.status() == "3 pictures ready."
+
+
+def test_masks_and_listed_captions_come_with_their_pictures_whatever_tool_made_them(project, tmp_path):
+    folder = tmp_path / "more"
+    (folder / "masks").mkdir(parents=True)
+    names = [
+        "one.png",
+        "two.jpg",
+        "three.png",
+        "masks/one.png",
+        "two-masklabel.png",
+        "three.mask.webp",
+        "lone.mask.png",
+    ]
+    for number, name in enumerate(names):
+        Image.new("L" if "mask" in name else "RGB", (70, 70), 50 + 10 * number).save(folder / name)
+    (folder / "metadata.jsonl").write_text('{"file_name": "two.jpg", "text": "a wall"}')
+    files = [UploadedFile(folder / name, PurePosixPath("set", name)) for name in (*names, "metadata.jsonl")]
+    added = project.add(files)
+    assert added.images == 3
+    assert added.remarks == ("lone.mask.png is a mask, and belongs to none of the pictures dropped with it.",)
+    examples = load_dataset(project.data()).examples[3:]
+    assert [example.mask.name for example in examples] == ["004.mask.png", "005.mask.png", "006.mask.png"]
+    assert [Image.open(example.mask).getpixel((9, 9)) for example in examples] == [80, 90, pytest.approx(100, abs=3)]
+    assert [project.caption(example.path) for example in examples] == ["", "a wall", ""]
+    project.remove(examples[0].path)
+    assert not examples[0].mask.exists()
+    project.undo()
+    assert examples[0].mask.exists()
+
+
+def test_a_mask_that_cannot_be_used_is_told_and_its_picture_is_kept(project, tmp_path):
+    Image.new("RGB", (70, 70), "white").save(tmp_path / "new.png")
+    (tmp_path / "new.mask.png").write_bytes(b"<html>")
+    added = project.add([tmp_path / "new.png", tmp_path / "new.mask.png"])
+    assert added.images == 1 and "new.mask.png is an HTML page" in added.remarks[0]
 
 
 def test_training_hears_the_trigger_in_every_caption(project):

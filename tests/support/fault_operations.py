@@ -165,7 +165,7 @@ def delete_project(root: Path) -> None:
 
 def restore(root: Path) -> None:
     library = Library(root / "data")
-    library.undo(next(path.name for path in library.trash.folder.iterdir() if path.is_dir()))
+    library.undo(library.trash.items()[0].folder.name)
 
 
 def empty_trash(root: Path) -> object:
