@@ -116,7 +116,7 @@ class BatchLoader:
             # Evenly spaced from end to end: a few crops cover more of the image than random ones.
             crop = int(uniform(*parts, "cut") * data.variants) / (data.variants - 1)
         flip = data.flip and uniform(*parts, "flip") < 0.5
-        caption = augment_caption(example.caption, data.shuffle_captions, data.caption_dropout, *parts)
+        caption = augment_caption(example.caption, data, *parts)
         return ScheduledExample(View(example, size, crop, flip), caption, position)
 
     def views(self, first: int, last: int) -> list[View]:

@@ -69,12 +69,15 @@ def read_listed_captions(path: Path) -> dict[str, str]:
 
 
 def caption_for(own: str, data: Data, folder_name: str) -> str:
-    """Choose an image's caption (its own, the prompt, trigger and class, or the folder's) and put the trigger before
-    it.
+    """Choose an image's caption: its own, the prompt, trigger and class, or the folder's. Put prefix and suffix around
+    it, and the trigger before that.
     """
     by_class = f"{data.trigger} {data.class_name}" if data.class_name else ""
     caption = own or data.prompt or by_class or folder_name
-    return with_trigger(" ".join(caption.split()), data.trigger.strip())
+    suffix = data.caption_suffix.strip()
+    space = "" if suffix[:1] in (",", ".", ";") else " "
+    text = " ".join(f"{data.caption_prefix} {caption}{space}{suffix}".split())
+    return with_trigger(text, data.trigger.strip())
 
 
 def with_trigger(caption: str, trigger: str) -> str:
@@ -96,14 +99,18 @@ def _as_word(text: str) -> re.Pattern[str]:
     return re.compile(rf"(?<!\w){re.escape(text)}(?!\w)", re.IGNORECASE)
 
 
-def augment_caption(caption: str, shuffle: bool, dropout: float, *parts: int | str) -> str:
-    """Vary a caption for one example: empty with probability ``dropout``, else all comma-parts but the first shuffled.
+def augment_caption(caption: str, data: Data, *parts: int | str) -> str:
+    """Vary a caption for one example, as ``data`` says: leave it out, or some of its comma-parts, or shuffle those.
 
-    ``parts`` (seed, epoch, index) decide both.
+    The first ``keep_tokens`` comma-parts stay where they are. ``parts`` (seed, epoch, index) decide all of it.
     """
-    if uniform(*parts, "dropout") < dropout:
+    if uniform(*parts, "dropout") < data.caption_dropout:
         return ""
-    if not shuffle:
+    if not (data.shuffle_captions or data.tag_dropout):
         return caption
-    first, *rest = (part.strip() for part in caption.split(","))
-    return ", ".join([first, *(rest[i] for i in order(len(rest), *parts, "shuffle"))])
+    tags = [part.strip() for part in caption.split(",")]
+    kept, rest = tags[: data.keep_tokens], tags[data.keep_tokens :]
+    rest = [tag for number, tag in enumerate(rest) if uniform(*parts, "tag", number) >= data.tag_dropout]
+    if data.shuffle_captions:
+        rest = [rest[i] for i in order(len(rest), *parts, "shuffle")]
+    return ", ".join([*kept, *rest])

@@ -29,6 +29,12 @@ class Data(Section):
     prompt: str = ""
     """One caption for every picture that has none of its own; overrides trigger and class."""
 
+    caption_prefix: str = ""
+    """Words put before the text of every picture's caption, behind the trigger."""
+
+    caption_suffix: str = ""
+    """Words put behind the text of every picture's caption."""
+
     resolution: Annotated[int, Field(ge=64, le=4096)] | None = None
     """Side in pixels of the square whose area training pictures get. The base model's own size if not set."""
 
@@ -45,7 +51,13 @@ class Data(Section):
     """Number of crops of each picture in the cache if `random_crop` is on."""
 
     shuffle_captions: bool = False
-    """Shuffle the comma-separated parts of each caption behind the first one."""
+    """Shuffle the comma-separated parts of each caption behind those that are kept in front."""
+
+    keep_tokens: Annotated[int, Field(ge=0, le=1000)] = 1
+    """Parts at the beginning of each caption that are neither shuffled nor dropped; the trigger stands there."""
+
+    tag_dropout: Fraction = 0.0
+    """Chance of each comma-separated part behind those to be left out, drawn anew at each step."""
 
     caption_dropout: Fraction = 0.0
     """Share of examples trained without any caption."""

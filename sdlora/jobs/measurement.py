@@ -96,7 +96,9 @@ def step_settings(config: TrainConfig) -> dict[str, Any]:
     return {
         "model": config.model.model_dump(),
         "code": CODE,
-        "data": config.data.model_dump(include={"resolution", "buckets", "shuffle_captions", "caption_dropout"}),
+        "data": config.data.model_dump(
+            include={"resolution", "buckets", "shuffle_captions", "tag_dropout", "caption_dropout"}
+        ),
         "prior": config.prior.target if config.prior.weight else None,
         "adapter": {**config.adapter.model_dump(exclude={"init", "text_encoder", "alpha"}), "text": text},
         "train": config.train.model_dump(include=names),

@@ -53,12 +53,24 @@ def test_other_encodings_and_novels_are_refused(tmp_path: Path, content: bytes, 
         ("", {}, "", ""),
         ("a dog on grass", {"trigger": "sks"}, "", "sks, a dog on grass"),
         ("a photo of SKS dog", {"trigger": "sks"}, "", "a photo of SKS dog"),
+        (
+            "a dog",
+            {"trigger": "sks", "caption_prefix": "a photo of", "caption_suffix": ", 4k"},
+            "",
+            "sks, a photo of a dog, 4k",
+        ),
+        ("a dog", {"trigger": "sks", "caption_prefix": "sks photo,"}, "", "sks photo, a dog"),
+        ("", {"class_name": "dog", "caption_suffix": "at night"}, "", "dog at night"),
     ],
 )
 def test_the_caption_comes_from_the_nearest_source(
     own: str, settings: dict[str, str], folder_name: str, caption: str
 ) -> None:
     assert caption_for(own, Data(folder=Path(), **settings), folder_name) == caption
+
+
+def varied(**settings: object) -> Data:
+    return Data(folder=Path(), **settings)
 
 
 def test_the_trigger_counts_as_a_word_only() -> None:
@@ -69,14 +81,39 @@ def test_the_trigger_counts_as_a_word_only() -> None:
 
 
 def test_shuffling_keeps_the_first_part_and_all_others() -> None:
-    captions = {augment_caption("sks, red, blue, green", True, 0.0, 1, epoch) for epoch in range(200)}
+    captions = {
+        augment_caption("sks, red, blue, green", varied(shuffle_captions=True), 1, epoch) for epoch in range(200)
+    }
     assert len(captions) == 6  # 3! orders of the rest
     assert all(caption.startswith("sks, ") for caption in captions)
     assert all(sorted(caption.split(", ")) == ["blue", "green", "red", "sks"] for caption in captions)
-    assert augment_caption("a  b, c", False, 0.0, 1) == "a  b, c"
+    assert augment_caption("a  b, c", varied(), 1) == "a  b, c"
 
 
 def test_dropout_empties_its_share_of_captions() -> None:
-    dropped = sum(augment_caption("a dog", False, 0.1, 5, index) == "" for index in range(4000))
+    dropped = sum(augment_caption("a dog", varied(caption_dropout=0.1), 5, index) == "" for index in range(4000))
     assert 320 <= dropped <= 480  # 400, within 4 standard deviations (19)
-    assert augment_caption("a dog", False, 1.0, 1) == "" and augment_caption("a dog", False, 0.0, 1) == "a dog"
+    assert augment_caption("a dog", varied(caption_dropout=1.0), 1) == ""
+    assert augment_caption("a dog", varied(), 1) == "a dog"
+
+
+def test_tags_behind_the_kept_ones_are_dropped_each_on_its_own() -> None:
+    tags = ["sks", "cat", "red", "blue"]
+    found = [
+        augment_caption(", ".join(tags), varied(tag_dropout=0.3, keep_tokens=2), 1, epoch).split(", ")
+        for epoch in range(2000)
+    ]
+    assert all(each[:2] == ["sks", "cat"] for each in found)
+    for tag in ("red", "blue"):
+        assert 1318 <= sum(tag in each for each in found) <= 1482  # 1400, within 4 standard deviations (20.5)
+    both = sum({"red", "blue"} <= {*each} for each in found)
+    assert 890 <= both <= 1070  # 0.7 ** 2 of 2000 is 980, within 4 standard deviations (22.4)
+    assert augment_caption("sks, a, b", varied(tag_dropout=1.0), 1) == "sks"
+    assert augment_caption("sks, a, b", varied(tag_dropout=1.0, keep_tokens=0), 1) == ""
+
+
+def test_kept_tags_are_not_shuffled_and_none_is_lost() -> None:
+    options = varied(shuffle_captions=True, keep_tokens=3)
+    found = {augment_caption("a, b, c, d, e", options, 1, epoch) for epoch in range(100)}
+    assert found == {"a, b, c, d, e", "a, b, c, e, d"}
+    assert augment_caption("a, b", varied(shuffle_captions=True, keep_tokens=9), 1) == "a, b"
