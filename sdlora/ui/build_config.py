@@ -32,9 +32,8 @@ def load_preset(base: str, kind: Kind) -> TrainConfig:
 
 
 def suggested_words(base: str, kind: Kind) -> ProjectInfo:
-    """Return the words of the preset."""
-    data = load_preset(base, kind).data
-    return ProjectInfo(kind, data.trigger, data.class_name)
+    """Return the words of the preset, without a class: nobody but the user knows what the subject is."""
+    return ProjectInfo(kind, load_preset(base, kind).data.trigger)
 
 
 def preview_prompts(base: str, about: ProjectInfo) -> list[str]:

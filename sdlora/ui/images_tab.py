@@ -24,6 +24,8 @@ from sdlora.ui.project_panel import ImagesTab, word_values
 
 MAX_REMARKS = 12
 """Refused files that are named; the others are only counted."""
+SAMPLES = Path(__file__).parents[2] / "sample_data" / "stained-glass"
+"""Ten pictures of a style, with captions that have the suggested trigger."""
 KINDS: list[tuple[str, Kind]] = [("A style", "style"), ("A subject", "subject")]
 FOLDER_PATHS = "(paths, ...values) => [JSON.stringify(window.sdloraFolder || []), ...values]"
 """Gradio keeps only the names of files; the page's script remembers their paths within the chosen folder.
@@ -71,7 +73,9 @@ def _project_fields() -> dict[str, Any]:
         )  # fmt: skip
         kind = gr.Radio(KINDS, value="style", label="What is it?", info="A look, or one thing or person", scale=2)
         trigger = gr.Textbox("", label="Trigger word", info="The word that will call it", scale=2)
-        class_name = gr.Textbox("", label="Kind of subject", info="Such as cat or person", visible=False, scale=2)
+        class_name = gr.Textbox(
+            "", label="Kind of subject", info="Needed: such as cat or person", visible=False, scale=2
+        )
     return {"paths": paths, "project": project, "kind": kind, "trigger": trigger, "class_name": class_name}
 
 
@@ -81,7 +85,9 @@ def _upload_fields() -> dict[str, Any]:
         elem_classes="drop",
     )  # fmt: skip
     folder = gr.UploadButton("or choose a folder", file_count="directory", size="sm", elem_id="drop-folder")
-    return {"drop": drop, "folder": folder, "use_words": gr.Button(visible=False, size="sm", elem_id="use-words")}
+    samples = gr.Button("Try with sample pictures", visible=False, size="sm", elem_id="try-samples")
+    use_words = gr.Button(visible=False, size="sm", elem_id="use-words")
+    return {"drop": drop, "folder": folder, "samples": samples, "use_words": use_words}
 
 
 def _wire_uploads(app: AppState, tab: ImagesTab) -> None:
@@ -94,20 +100,34 @@ def _wire_uploads(app: AppState, tab: ImagesTab) -> None:
     tab.folder.upload(
         partial(_add, app, tab, tab.folder), inputs | {tab.folder}, outputs, js=FOLDER_PATHS, **options
     )  # fmt: skip
+    tab.samples.click(partial(_add_samples, app, tab), inputs, outputs, **PRIVATE, show_progress_on=tab.message)
     tab.use_words.click(partial(_use_words, tab), tab.folder_words, [tab.use_words, *tab.words], **HIDDEN)
 
 
 def _wire_status(app: AppState, tab: ImagesTab) -> None:
     changes = [tab.open_project.change, tab.base.change, tab.images_version.change, tab.edits.change]
-    gr.on(changes, partial(_status, app), tab.project, [tab.status, tab.undo, tab.train_message], **EVERY).then(
-        partial(_check, app), [tab.project, tab.base], tab.findings, **{**HIDDEN, "show_progress": "minimal"}
-    )
+    gr.on(
+        changes, partial(_status, app), tab.project, [tab.status, tab.undo, tab.train_message, tab.samples], **EVERY
+    ).then(partial(_check, app), [tab.project, tab.base], tab.findings, **{**HIDDEN, "show_progress": "minimal"})
 
 
 def _add(
     app: AppState, tab: ImagesTab, source: gr.Component, values: Values, progress: gr.Progress = PROGRESS
 ) -> Values:
-    """Copy uploaded files into the project and empty the upload field, which takes no more while it is filled.
+    """Copy uploaded files into the project and empty the upload field, which takes no more while it is filled."""
+    return _keep(app, tab, _uploads(values[source] or [], values[tab.paths]), values, progress)
+
+
+def _add_samples(app: AppState, tab: ImagesTab, values: Values, progress: gr.Progress = PROGRESS) -> Values:
+    """Copy the sample pictures of a style, with their captions, into the project."""
+    files = [UploadedFile(path, PurePosixPath(path.name)) for path in sorted(SAMPLES.iterdir())]
+    return _keep(app, tab, files, values, progress)
+
+
+def _keep(
+    app: AppState, tab: ImagesTab, files: Sequence[UploadedFile], values: Values, progress: gr.Progress
+) -> Values:
+    """Copy ``files`` into the project.
 
     The words in the name of a kohya folder fill the fields of a new project; otherwise a button offers them.
     """
@@ -120,7 +140,7 @@ def _add(
         untouched = project.info is None and info == suggested_words("pocket", info.kind)
         progress(0, desc="Unpacking and reading")
         added = project.add(
-            _uploads(values[source] or [], values[tab.paths]),
+            files,
             lambda done, total: progress((done, total), desc="Reading", unit="pictures"),
         )
         words = added.folder_words
@@ -166,14 +186,18 @@ def _use_words(tab: ImagesTab, words: FolderWords) -> Values:
 
 
 def _status(app: AppState, name: str) -> list[Any]:
-    """Count the pictures, name what Undo would undo, and clear a refusal to train on what was there before."""
+    """Count the pictures, name what Undo would undo, and clear a refusal to train on what was there before.
+
+    An empty project offers the sample pictures, where the program lies beside them.
+    """
     try:
         project = Project(app.data_dir, name or "")
         status, step = project.status(), project.history.newest()
         undo = gr.update(visible=step is not None, value=f"Undo: {step.what}" if step else "Undo")
-        return [note([status], "good" if "ready" in status else "info"), undo, ""]
+        samples = gr.update(visible=not project.images() and SAMPLES.is_dir())
+        return [note([status], "good" if "ready" in status else "info"), undo, "", samples]
     except SdloraError as error:
-        return [note([str(error)], "bad"), gr.update(visible=False), ""]
+        return [note([str(error)], "bad"), gr.update(visible=False), "", gr.update(visible=False)]
 
 
 def _check(app: AppState, name: str, base: str, progress: gr.Progress = PROGRESS) -> str:

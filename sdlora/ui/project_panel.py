@@ -31,6 +31,8 @@ class ImagesTab:
     """Paths of the uploaded files within their folder, as JSON."""
     drop: gr.File
     folder: gr.UploadButton
+    samples: gr.Button
+    """Fills an empty project with the sample pictures."""
     use_words: gr.Button
     folder_words: gr.State
     """Words in the name of an uploaded folder, which a click uses."""
@@ -118,10 +120,9 @@ def _change_kind(app: AppState, tab: ImagesTab, values: Values) -> Values:
     others: Kind = "style" if info.kind == "subject" else "subject"
     suggested = suggested_words("pocket", info.kind)
     trigger = suggested.trigger if info.trigger in ("", suggested_words("pocket", others).trigger) else info.trigger
-    class_name = info.class_name or suggested.class_name
     with suppress(SdloraError):  # The changed words' own listener reports it.
-        _store(app, tab, values, ProjectInfo(info.kind, trigger, class_name))
-    return {tab.trigger: trigger, tab.class_name: gr.update(value=class_name, visible=info.kind == "subject")}
+        _store(app, tab, values, ProjectInfo(info.kind, trigger, info.class_name))
+    return {tab.trigger: trigger, tab.class_name: gr.update(visible=info.kind == "subject")}
 
 
 def _store(app: AppState, tab: ImagesTab, values: Values, info: ProjectInfo) -> None:

@@ -6,7 +6,7 @@ import gradio as gr
 import pytest
 
 from sdlora.data.projects import Project, ProjectInfo
-from sdlora.ui import page, project_panel
+from sdlora.ui import images_tab, page, project_panel
 from sdlora.ui.app_state import AppState
 from tests.support.page_calls import build_images_tab
 
@@ -29,6 +29,39 @@ def test_the_words_of_a_project_that_is_opening_are_not_given_to_the_one_before(
     assert Project(tmp_path, "a").info == ProjectInfo("style", "ohwx")
     project_panel._store_words(app, tab, {tab.project: "b", **shown})
     assert Project(tmp_path, "b").info == ProjectInfo("subject", "zwx", "cat")
+    app.close()
+
+
+def test_a_subjects_class_is_asked_for_and_not_guessed(tmp_path):
+    app = AppState(tmp_path)
+    tab = build_images_tab(app)
+    values = {
+        tab.project: "a",
+        tab.open_project: "a",
+        tab.kind: "subject",
+        tab.trigger: "ohwx style",
+        tab.class_name: "",
+    }
+    changed = project_panel._change_kind(app, tab, values)
+    assert changed[tab.trigger] == "sks" and "value" not in changed[tab.class_name]
+    assert changed[tab.class_name]["visible"]
+    app.close()
+
+
+def test_an_empty_project_offers_the_sample_pictures(tmp_path):
+    app = AppState(tmp_path)
+    tab = build_images_tab(app)
+    assert images_tab._status(app, "mystyle")[3]["visible"]
+    values = {
+        tab.project: "mystyle", tab.paths: "", tab.kind: "style", tab.trigger: "ohwx style", tab.class_name: "",
+        tab.images_version: 0,
+    }  # fmt: skip
+    added = images_tab._add_samples(app, tab, values, lambda *arguments, **options: None)
+    project = Project(tmp_path, "mystyle")
+    assert len(project.images()) == 10 and all(map(project.caption, project.images()))
+    assert added[tab.images_version] == 1 and "ready" in project.status()
+    assert all(project.training_caption(path) == project.caption(path) for path in project.images())
+    assert not images_tab._status(app, "mystyle")[3]["visible"]
     app.close()
 
 
