@@ -245,7 +245,7 @@ class Campaign:
 
 DONE = {
     "make_adapter": "No such file", "delete_adapter": "no such adapter", "delete_run": "no such run",
-    "delete_project": "has nothing in it", "delete_image": "is not there any more", "restore": "IndexError",
+    "delete_project": "has nothing in it", "delete_image": "is not there any more", "restore": "StopIteration",
     "export": "exists already", "export_folder": "exists already", "queue_cancel": "does not wait",
 }  # fmt: skip
 """Words by which an operation that is done already is refused."""

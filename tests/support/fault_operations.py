@@ -14,6 +14,7 @@ from sdlora.api.training import prepare_run
 from sdlora.config import TrainConfig
 from sdlora.data.projects import Project, ProjectInfo
 from sdlora.errors import SdloraError
+from sdlora.filesystem.reading import find_matching
 from sdlora.formats import read_adapter, write_adapter
 from sdlora.formats.adapter_check import check_adapter
 from sdlora.generation.images import save_images
@@ -165,7 +166,7 @@ def delete_project(root: Path) -> None:
 
 def restore(root: Path) -> None:
     library = Library(root / "data")
-    library.undo(library.trash.items()[0].folder.name)
+    library.undo(next(find_matching(library.trash.folder, "*/")).name)
 
 
 def empty_trash(root: Path) -> object:
