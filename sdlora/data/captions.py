@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 from sdlora.data.settings import Data
 from sdlora.errors import DatasetError, SdloraError
@@ -16,6 +17,8 @@ LISTED = "metadata.jsonl"
 LISTED_AS = ("text", "caption", "prompt")
 """Fields of its captions, the first that an entry has."""
 MAX_LISTED_BYTES = 16 << 20
+COMMA, OUTSIDE_BRACKETS = re.compile(","), re.compile(r",(?![^()\[\]]*[)\]])")
+"""Commas that part tags; of weighted captions, those that no bracket follows which was opened before them."""
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 
 
@@ -40,32 +43,41 @@ def read_caption(path: Path) -> str:
     return " ".join(text.replace("\0", "").split())
 
 
-def read_listed_captions(path: Path) -> dict[str, str]:
-    """Return the captions in a ``metadata.jsonl``, as Hugging Face's image folders have it, by their images' names.
+class ListedCaptions(NamedTuple):
+    """Captions by the names of their images, and the number of entries that have none."""
+
+    captions: dict[str, str]
+    without_text: int
+
+
+def read_listed_captions(path: Path) -> ListedCaptions:
+    """Read the captions in a ``metadata.jsonl``, as Hugging Face's image folders have it.
 
     Each line is an object with ``file_name``, a path below the file's folder, and ``text`` (``caption``, ``prompt``).
     Raises DatasetError with the reason alone.
     """
     try:
-        lines = read_text(path, MAX_LISTED_BYTES).splitlines()
+        lines = read_text(path, MAX_LISTED_BYTES).removeprefix("\ufeff").split("\n")
     except SdloraError as error:
         raise DatasetError(str(error).removeprefix(f"{path}: ")) from None
-    found = {}
+    found, without = {}, 0
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         try:
             entry = parse_json(line)
-            name = entry["file_name"]
-            text = next(entry[key] for key in LISTED_AS if key in entry)
-            if not (isinstance(name, str) and isinstance(text, str)):
-                raise TypeError
-        except (ValueError, KeyError, TypeError, StopIteration):
-            raise DatasetError(f'line {number} is no {{"file_name": ..., "text": ...}}') from None
+            name = entry.get("file_name")
+            text = next((entry[key] for key in LISTED_AS if isinstance(entry.get(key), str)), None)
+        except (ValueError, AttributeError):
+            remedy = "write it so, or remove the file"
+            raise DatasetError(f'line {number} is no {{"file_name": "a.png", "text": "..."}}; {remedy}') from None
+        if text is None or not isinstance(name, str):
+            without += 1
+            continue
         if len(text.encode("utf-8", "replace")) > MAX_BYTES:
             raise DatasetError(f"line {number} has a caption of more than {format_bytes(MAX_BYTES)}")
         found[composed(PurePosixPath(name).as_posix())] = " ".join(text.replace("\0", "").split())
-    return found
+    return ListedCaptions(found, without)
 
 
 def caption_for(own: str, data: Data, folder_name: str) -> str:
@@ -74,10 +86,19 @@ def caption_for(own: str, data: Data, folder_name: str) -> str:
     """
     by_class = f"{data.trigger} {data.class_name}" if data.class_name else ""
     caption = own or data.prompt or by_class or folder_name
-    suffix = data.caption_suffix.strip()
-    space = "" if suffix[:1] in (",", ".", ";") else " "
-    text = " ".join(f"{data.caption_prefix} {caption}{space}{suffix}".split())
+    text = _followed(_followed(data.caption_prefix, caption), data.caption_suffix, strip=True)
     return with_trigger(text, data.trigger.strip())
+
+
+def _followed(first: str, second: str, strip: bool = False) -> str:
+    """Return both texts in one line, without a space before a comma.
+
+    ``strip`` takes the comma from the beginning of a second text that follows nothing.
+    """
+    first, second = " ".join(first.split()), " ".join(second.split())
+    if not first:
+        return second.lstrip(",.; ") if strip else second
+    return f"{first}{second}" if second[:1] in (",", ".", ";") else f"{first} {second}".strip()
 
 
 def with_trigger(caption: str, trigger: str) -> str:
@@ -108,9 +129,10 @@ def augment_caption(caption: str, data: Data, *parts: int | str) -> str:
         return ""
     if not (data.shuffle_captions or data.tag_dropout):
         return caption
-    tags = [part.strip() for part in caption.split(",")]
+    tags = [part.strip() for part in (OUTSIDE_BRACKETS if data.caption_weights else COMMA).split(caption)]
     kept, rest = tags[: data.keep_tokens], tags[data.keep_tokens :]
-    rest = [tag for number, tag in enumerate(rest) if uniform(*parts, "tag", number) >= data.tag_dropout]
+    if data.tag_dropout:
+        rest = [tag for number, tag in enumerate(rest) if uniform(*parts, "tag", number) >= data.tag_dropout]
     if data.shuffle_captions:
         rest = [rest[i] for i in order(len(rest), *parts, "shuffle")]
     return ", ".join([*kept, *rest])

@@ -9,11 +9,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from sdlora.data.captions import LISTED, caption_for, read_caption, read_listed_captions
 from sdlora.data.images import FOREIGN_SUFFIXES, SUFFIXES, ImageInfo, ImageSize, inspect_image, open_mask
-from sdlora.data.masks import foreign_masks, is_mask_folder, split_masks
+from sdlora.data.masks import MASK_SUFFIX, is_mask_folder, sort_masks
 from sdlora.data.settings import Data
 from sdlora.errors import DatasetError
 from sdlora.filesystem.paths import composed, existing_path
@@ -22,13 +22,14 @@ from sdlora.formatting import pluralize
 CAPTION_SUFFIXES = (".txt", ".caption")
 OTHER_CAPTIONS = (".json", ".jsonl", ".tags", ".text", ".cap", ".txt2", ".csv")
 """Suffixes in which other tools keep captions."""
-CAPTIONS_ARE = "captions are .txt or .caption files of their picture's name"
+CAPTIONS_ARE = "captions are .txt or .caption files of their picture's name, or in metadata.jsonl"
 NO_DATA = ("project.json", "thumbs.db", "desktop.ini")
 """Names of files that a project or a system puts beside the images."""
 MIN_IMAGES = 3
 MAX_REPEATS = 1000
 """Largest number before a folder's name that counts as kohya's repeats; a larger one is a year or a date."""
 _WORKERS = 4
+LINK_OUT = "is a link out of the data folder, or to nothing; put the file itself here"
 _SHOWN = 5
 _WALKED = 5_000
 """Folders that are looked into for images which are not read."""
@@ -49,7 +50,7 @@ class Example:
     """SHA-256 of the image's bytes; the key of caches."""
     mask_digest: str = ""
     own_caption: str = ""
-    """Text of its own caption file, before anything is put in front of it."""
+    """Its own caption, from a file of its own or from a list, before anything is put around it."""
 
     @property
     def size(self) -> ImageSize:
@@ -87,7 +88,9 @@ class _SourceFolder:
     repeats: int = 1
     caption: str = ""
     listed: dict[str, str] = field(default_factory=dict)
-    """Captions in a file of all, by the images' names."""
+    """Captions in a list in this folder, by the images' names."""
+    listed_above: dict[str, str] = field(default_factory=dict)
+    """Captions in the list of the folder above."""
 
 
 @dataclass
@@ -210,18 +213,40 @@ def _sources(root: Path, report: _Report) -> list[_SourceFolder]:
     sources = [_list_folder(root, report, *(parse_kohya_folder(root.resolve().name) or (1, "")))]
     for folder in sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")):
         named = parse_kohya_folder(folder.name)
-        if folder.suffix.lower() in SUFFIXES or is_mask_folder(folder):
+        if folder.suffix.lower() in SUFFIXES or (is_mask_folder(folder) and sources[0].images):
             continue  # Listed above as an image that is a folder, and refused; or as masks.
         if named and not _is_inside(folder, root):
             report.refuse(folder, "is a link out of the data folder; copy the pictures here")
         elif named:
             sources.append(_list_folder(folder, report, *named))
+            sources[-1].listed_above.update(_listed_below(sources[0], folder))
             for inner in sorted(path for path in folder.iterdir() if path.is_dir()):
                 if not (inner.name.startswith(".") or is_mask_folder(inner)):
                     _notice_unread(inner, report, "only those right in a folder named like `10_sks dog` are")
         else:
             _notice_unread(folder, report, "only sub-folders named like `10_sks dog` are")
+    sources = [source for source in sources if source.images or source.listed]
+    for source in sources:
+        _notice_strangers(source, sources, report)
     return [source for source in sources if source.images]
+
+
+def _listed_below(source: _SourceFolder, folder: Path) -> dict[str, str]:
+    """Return the captions that the list of ``source`` has for images right in ``folder`` below it."""
+    paths = ((PurePosixPath(name), text) for name, text in source.listed.items())
+    return {path.name: text for path, text in paths if path.parent.as_posix() == composed(folder.name)}
+
+
+def _notice_strangers(source: _SourceFolder, sources: list[_SourceFolder], report: _Report) -> None:
+    """Report the names in the folder's list of captions that no image has."""
+    if (source.folder / LISTED).is_file():
+        images = (path for each in sources for path in each.images if path.is_relative_to(source.folder))
+        strangers = source.listed.keys() - {composed(path.relative_to(source.folder).as_posix()) for path in images}
+        if strangers:
+            named = summarize_names(sorted(ascii(name)[1:-1] for name in strangers), "file")
+            report.notices.append(
+                f"{report.name(source.folder / LISTED)}: lists {named} that no picture here is called."
+            )
 
 
 def parse_kohya_folder(name: str) -> tuple[int, str] | None:
@@ -247,12 +272,14 @@ def _list_folder(folder: Path, report: _Report, repeats: int, caption: str) -> _
         if name.startswith("."):
             continue
         if not (suffix in SUFFIXES or suffix in CAPTION_SUFFIXES or suffix in FOREIGN_SUFFIXES):
-            if name == LISTED and path.is_file():
+            if name == LISTED and path.is_symlink() and not _is_inside(path, report.root):
+                report.refuse(path, LINK_OUT)
+            elif name == LISTED and path.is_file():
                 source.listed.update(_checked_list(path, report))
             elif path.is_file() and name.lower() not in NO_DATA:
                 unknown.append(path)
         elif path.is_symlink() and not _is_inside(path, report.root):
-            report.refuse(path, "is a link out of the data folder, or to nothing; put the file itself here")
+            report.refuse(path, LINK_OUT)
         elif suffix in FOREIGN_SUFFIXES:
             report.refuse(path, f"{suffix[1:].upper()} is not read here; save it as PNG or JPEG")
         elif suffix in SUFFIXES:
@@ -261,26 +288,30 @@ def _list_folder(folder: Path, report: _Report, repeats: int, caption: str) -> _
             if other := source.captions.get(composed(path.stem)):
                 report.notices.append(f"{report.name(other)}: is not read, since {path.name} is.")
             source.captions[composed(path.stem)] = path
-    images, masks = split_masks(pictures, folder)
-    source.images.extend(images)
-    for stem, (mask, *others) in masks.items():
-        if mask.is_symlink() and not _is_inside(mask, report.root):
-            report.refuse(mask, "is a link out of the data folder, or to nothing; put the file itself here")
-            continue
-        source.masks[stem] = mask
-        report.notices += [f"{report.name(other)}: is not read, since {report.name(mask)} is." for other in others]
-    foreign = foreign_masks(source.masks)
-    report.notice("Masks of other tools", foreign, "they weight the loss as NAME.mask.png does", "file")
-    strangers = source.listed.keys() - {composed(path.name) for path in images}
-    if strangers and images:
-        named = summarize_names(sorted(ascii(name)[1:-1] for name in strangers), "file")
-        report.notices.append(f"{report.name(folder / LISTED)}: lists {named} that no picture here is called.")
+    _sort_pictures(source, pictures, report)
     captions = [path for path in unknown if path.suffix.lower() in OTHER_CAPTIONS]
     if source.images or source.captions:
         report.notice("Captions of other tools", captions, f"they are not read; {CAPTIONS_ARE}", "file")
         report.notice("Not read", [path for path in unknown if path not in captions], "they are no pictures", "file")
     _refuse_conflicts(source, report)
     return source
+
+
+def _sort_pictures(source: _SourceFolder, pictures: list[Path], report: _Report) -> None:
+    """Tell the images of one folder, and the masks, which may lie in a folder of their own, apart."""
+    for inner in sorted(path for path in source.folder.iterdir() if is_mask_folder(path)) if pictures else ():
+        files = sorted(path for path in inner.iterdir() if _is_image(path))
+        outside = [path for path in (inner, *files) if path.is_symlink() and not _is_inside(path, report.root)]
+        for path in outside:
+            report.refuse(path, LINK_OUT)
+        if inner not in outside:
+            pictures = [*pictures, *(path for path in files if path not in outside)]
+    found = sort_masks(pictures)
+    source.images.extend(found.images)
+    for (_, stem), (mask, *others) in found.masks.items():
+        source.masks[stem] = mask
+        report.notices += [f"{report.name(other)}: is not read, since {report.name(mask)} is." for other in others]
+    report.notices += [f"{report.name(path)}: belongs to no picture and is not used." for path in found.strays]
 
 
 def _refuse_conflicts(source: _SourceFolder, report: _Report) -> None:
@@ -300,17 +331,21 @@ def _read_examples(source: _SourceFolder, data: Data, report: _Report) -> list[E
     """Return the usable examples of one folder; add each unusable file to the report."""
     with ThreadPoolExecutor(_WORKERS) as pool:
         infos = list(pool.map(_inspect_file, source.images))
-    examples = []
+    examples, listed = [], {**source.listed_above, **source.listed}
     for path, info in zip(source.images, infos, strict=True):
         stem = composed(path.stem)
         caption, mask = source.captions.get(stem), source.masks.get(stem) if data.masks else None
         if isinstance(info, DatasetError):
             report.refuse(path, info)
-        own = _checked_caption(caption, report) if caption else source.listed.get(composed(path.name), "")
+        own = _checked_caption(caption, report) if caption else listed.get(composed(path.name), "")
         mask_digest = _checked_mask(mask, info, report) if mask and isinstance(info, ImageInfo) else ""
         if isinstance(info, ImageInfo):
             text = caption_for(own, data, source.caption)
             examples.append(Example(path, text, *info.size, mask, source.repeats, info.digest, mask_digest, own))
+    others = [
+        example.mask for example in examples if example.mask and not example.mask.name.lower().endswith(MASK_SUFFIX)
+    ]
+    report.notice("Masks of other tools", others, "they weight the loss as NAME.mask.png does", "file")
     usable = [(path, info) for path, info in zip(source.images, infos, strict=True) if isinstance(info, ImageInfo)]
     report.notice("Several frames", (path for path, info in usable if info.animated), "the first is used")
     report.notice(
@@ -345,25 +380,35 @@ def _checked_caption(path: Path, report: _Report) -> str:
 
 def _checked_list(path: Path, report: _Report) -> dict[str, str]:
     try:
-        return read_listed_captions(path)
+        listed = read_listed_captions(path)
     except DatasetError as error:
         report.refuse(path, error)
         return {}
+    if listed.without_text:
+        entries = "1 entry" if listed.without_text == 1 else f"{listed.without_text} entries"
+        report.notices.append(f"{report.name(path)}: {entries} without `file_name` or a caption in `text`.")
+    return listed.captions
+
+
+def require_usable_mask(path: Path, size: ImageSize) -> str:
+    """Return the digest of the mask of an image of ``size``.
+
+    Raises DatasetError if it is no image, differs in shape from its image, or is all black.
+    """
+    facts = inspect_image(path)
+    if not 0.98 < (facts.size.width * size.height) / (facts.size.height * size.width) < 1.02:
+        raise DatasetError(
+            f"is {facts.size.width} x {facts.size.height}, its picture {size.width} x {size.height}; "
+            "make it of the same shape"
+        )
+    if open_mask(path).getextrema() == (0, 0):
+        raise DatasetError("is black throughout: nothing of its picture would count; remove one of the two")
+    return facts.digest
 
 
 def _checked_mask(path: Path, image: ImageInfo, report: _Report) -> str:
-    """Return the mask's digest; refuse a mask that is no image, differs in shape from its image, or is all black."""
     try:
-        facts = inspect_image(path)
-        ratio = (facts.size.width * image.size.height) / (facts.size.height * image.size.width)
-        if not 0.98 < ratio < 1.02:
-            raise DatasetError(
-                f"is {facts.size.width} x {facts.size.height}, its picture {image.size.width} x "
-                f"{image.size.height}; make it of the same shape"
-            )
-        if open_mask(path).getextrema() == (0, 0):
-            raise DatasetError("is black throughout: nothing of its picture would count; remove one of the two")
-        return facts.digest
+        return require_usable_mask(path, image.size)
     except DatasetError as error:
         report.refuse(path, error)
         return ""

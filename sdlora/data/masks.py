@@ -1,55 +1,67 @@
-"""Which files are masks of training images, by their names: this program's own, and those of other tools.
+"""Masks of training images, told by their names: this program's own, and those of other tools.
 
 ``NAME.mask.png`` is this program's, ``NAME-masklabel.png`` OneTrainer's; others write ``NAME_mask.png``, or put files
 of the images' names into a folder called ``masks``. Any kind of image can be one.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path, PurePath
+from typing import Generic, NamedTuple, TypeVar
 
 from sdlora.data.images import SUFFIXES
 from sdlora.filesystem.paths import composed
+
+P = TypeVar("P", bound=PurePath)
+Key = tuple[str, str]
+"""Folder and stem of an image, both composed."""
 
 MASK_SUFFIX = ".mask.png"
 OWN, OTHERS = ".mask", ("-masklabel", "_mask")
 FOLDERS = ("masks", "mask")
 
 
-def masked_stem(path: PurePath) -> str:
-    """Return the stem, composed, of the image that the file ``path`` is a mask of by its name; "" if of none."""
-    stem = composed(path.stem)
-    ending = next((ending for ending in (OWN, *OTHERS) if stem.lower().endswith(ending)), "")
-    return stem[: -len(ending)] if ending and path.suffix.lower() in SUFFIXES else ""
+class SortedMasks(NamedTuple, Generic[P]):
+    """Image files by their roles."""
+
+    images: list[P]
+    masks: dict[Key, list[P]]
+    """Masks of images that are there, this program's own first."""
+    strays: list[P]
+    """Masks of no image that is there."""
 
 
-def masked_image(path: PurePath) -> tuple[PurePath, str]:
-    """Return folder and stem, composed, of the image that a file is a mask of by its name or its folder's."""
-    inside = path.parent.name.lower() in FOLDERS
-    return path.parent.parent if inside else path.parent, masked_stem(path) or (composed(path.stem) if inside else "")
+def image_key(path: PurePath) -> Key:
+    """Return the key by which the image ``path`` and its masks find one another."""
+    return composed(str(path.parent)), composed(path.stem)
+
+
+def sort_masks(paths: Sequence[P]) -> SortedMasks[P]:
+    """Sort image files. A name such as ``a_mask.png`` is a mask only where an image ``a`` lies beside it."""
+    in_folder = {path for path in paths if path.parent.name.lower() in FOLDERS}
+    holders = {path.parent for path in paths if path not in in_folder}
+    in_folder = {path for path in in_folder if path.parent.parent in holders}  # Else it is just a folder's name.
+    free = [path for path in paths if path not in in_folder and not is_own_mask(path)]
+    stems = {image_key(path) for path in free}
+    images = [path for path in free if _beside(path) not in stems]
+    keys = {image_key(path) for path in images}
+    found = SortedMasks[P](images, {}, [])
+    kept = {*images}
+    for path in sorted((path for path in paths if path not in kept), key=lambda path: (not is_own_mask(path), path)):
+        wanted = [_beside(path)]
+        if path in in_folder:
+            folder = composed(str(path.parent.parent))
+            wanted = [(folder, composed(path.stem)), (folder, _beside(path)[1])]
+        key = next((key for key in wanted if key in keys), None)
+        if key is None:
+            found.strays.append(path)
+        else:
+            found.masks.setdefault(key, []).append(path)
+    return found
 
 
 def is_own_mask(path: PurePath) -> bool:
     """Return whether the name says that it is a mask whatever lies beside it."""
-    return bool(masked_stem(path)) and path.stem.lower().endswith(OWN)
-
-
-def split_masks(paths: Sequence[Path], folder: Path) -> tuple[list[Path], dict[str, list[Path]]]:
-    """Split image files of ``folder`` into images, and masks by the stems of their images.
-
-    A name such as ``a_mask.png`` is a mask only where an image ``a`` lies beside it. Of several masks of an image, the
-    one named as this program does comes first. Raises OSError if a folder of masks cannot be read.
-    """
-    stems = {composed(path.stem) for path in paths if not masked_stem(path)}
-    images = [path for path in paths if not is_own_mask(path) and masked_stem(path) not in stems]
-    masks: dict[str, list[Path]] = {}
-    for path in sorted(set(paths) - set(images), key=lambda path: (not is_own_mask(path), path)):
-        masks.setdefault(masked_stem(path), []).append(path)
-    for inner in (each for each in sorted(folder.iterdir()) if is_mask_folder(each)):
-        for path in sorted(inner.iterdir()):
-            if path.suffix.lower() in SUFFIXES and not path.name.startswith("."):
-                stem = composed(path.stem)
-                masks.setdefault(stem if stem in stems else masked_stem(path) or stem, []).append(path)
-    return images, masks
+    return path.suffix.lower() in SUFFIXES and path.stem.lower().endswith(OWN)
 
 
 def is_mask_folder(path: Path) -> bool:
@@ -57,6 +69,8 @@ def is_mask_folder(path: Path) -> bool:
     return path.name.lower() in FOLDERS and path.is_dir()
 
 
-def foreign_masks(masks: Mapping[str, Path]) -> list[Path]:
-    """Return those that are named as other tools do."""
-    return [path for path in masks.values() if not path.name.lower().endswith(MASK_SUFFIX)]
+def _beside(path: PurePath) -> Key:
+    """Return the key of the image beside ``path`` that it is a mask of, if it is one by its name."""
+    folder, stem = image_key(path)
+    ending = next((ending for ending in (OWN, *OTHERS) if stem.lower().endswith(ending)), "")
+    return folder, stem[: -len(ending)] if ending else ""

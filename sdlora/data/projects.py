@@ -16,9 +16,9 @@ from pathlib import Path, PurePosixPath
 from PIL import Image
 
 from sdlora.data.captions import caption_for, read_caption
-from sdlora.data.dataset import MIN_IMAGES, image_files, parse_kohya_folder, summarize_names
+from sdlora.data.dataset import MIN_IMAGES, image_files, parse_kohya_folder, require_usable_mask, summarize_names
 from sdlora.data.images import FOREIGN_SUFFIXES, SUFFIXES, inspect_image, open_mask
-from sdlora.data.masks import MASK_SUFFIX
+from sdlora.data.masks import MASK_SUFFIX, image_key
 from sdlora.data.settings import Data, Kind
 from sdlora.data.undo_log import UndoLog, UndoStep
 from sdlora.data.uploads import (
@@ -34,7 +34,7 @@ from sdlora.data.uploads import (
 from sdlora.errors import ConfigError, DatasetError, SdloraError
 from sdlora.events import OnProgress, unwatched
 from sdlora.filesystem.locks import exclusive
-from sdlora.filesystem.paths import composed, path_inside, safe_name
+from sdlora.filesystem.paths import path_inside, safe_name
 from sdlora.filesystem.reading import find_matching, modified_ns, read_json, recency, sha256
 from sdlora.filesystem.writing import file_errors, rename_new, write_atomic
 from sdlora.formatting import format_bytes, pluralize
@@ -176,8 +176,8 @@ class Project:
                     for left in (target.with_suffix(".txt"), target.with_suffix(MASK_SUFFIX)):
                         left.unlink(missing_ok=True)  # An upload was killed.
                     caption = captions.pop(image.stem, None)
-                    mask = _mask_image(uploads.masks.get(image.stem), uploads)
-                    listed = uploads.listed.get(PurePosixPath(composed(str(image.name))), "")
+                    mask = _mask_image(uploads.masks.get((image.source, image_key(image.name))), image, uploads)
+                    listed = uploads.listed.get(image.listed_key, "")
                     text = _read_upload(caption, uploads) if caption else listed
                     _copy_image(image.path, target, room, text, mask)
                     contents.digests[target] = digest
@@ -315,13 +315,14 @@ def write_info(folder: Path, about: ProjectInfo) -> None:
 
 
 def stray_captions(folder: Path) -> list[Path]:
-    """Return the captions, in a project's folder, of images whose upload was killed.
+    """Return the captions and masks, in a project's folder, of images whose upload was killed.
 
     Those of removed images are none: they are needed again when the image comes back.
     """
     numbers = {f"{number:03d}" for number in UndoLog(folder).numbers()} | {path.stem for path in image_files(folder)}
-    captions = (path for path in folder.rglob("*.txt") if path.stem.isdecimal() and ".history" not in path.parts)
-    return [path for path in captions if path.stem not in numbers]
+    files = chain(folder.rglob("*.txt"), folder.rglob(f"*{MASK_SUFFIX}"))
+    numbered = ((path.name.partition(".")[0], path) for path in files if ".history" not in path.parts)
+    return [path for number, path in numbered if number.isdecimal() and number not in numbers]
 
 
 def list_projects(data_dir: Path) -> list[Project]:
@@ -345,12 +346,12 @@ def _read_upload(caption: UploadedFile, uploads: SortedUploads) -> str:
         return ""
 
 
-def _mask_image(mask: UploadedFile | None, uploads: SortedUploads) -> Image.Image | None:
-    """Return an uploaded mask; None, with a remark, if it cannot be used."""
+def _mask_image(mask: UploadedFile | None, image: UploadedFile, uploads: SortedUploads) -> Image.Image | None:
+    """Return an uploaded mask of ``image``; None, with a remark, if it cannot be used."""
     if mask is None:
         return None
     try:
-        inspect_image(mask.path)
+        require_usable_mask(mask.path, inspect_image(image.path).size)
         return open_mask(mask.path)
     except DatasetError as error:
         uploads.remark(mask.name, error)

@@ -51,13 +51,14 @@ class Data(Section):
     """Number of crops of each picture in the cache if `random_crop` is on."""
 
     shuffle_captions: bool = False
-    """Shuffle the comma-separated parts of each caption behind those that are kept in front."""
+    """Shuffle the comma-separated parts of each caption behind the first ones, as many as `keep_tokens`."""
 
     keep_tokens: Annotated[int, Field(ge=0, le=1000)] = 1
-    """Parts at the beginning of each caption that are neither shuffled nor dropped; the trigger stands there."""
+    """Comma-separated parts at the beginning of each caption that are neither shuffled nor dropped; the trigger stands
+    there."""
 
     tag_dropout: Fraction = 0.0
-    """Chance of each comma-separated part behind those to be left out, drawn anew at each step."""
+    """Chance of each comma-separated part behind the first `keep_tokens` to be left out, drawn anew at each step."""
 
     caption_dropout: Fraction = 0.0
     """Share of examples trained without any caption."""
@@ -66,7 +67,8 @@ class Data(Section):
     """Read `(word:1.2)` in captions as a weight, as in prompts. Else brackets are letters, as taggers write them."""
 
     masks: bool = True
-    """Let `NAME.mask.png`, or a picture's own transparency, weight the loss."""
+    """Let masks (`NAME.mask.png`, other tools' `NAME_mask.png`, or a folder `masks`), or a picture's own transparency,
+    weight the loss."""
 
     background: Annotated[str, Field(pattern=r"^#[0-9a-fA-F]{6}$")] = "#ffffff"
     """Colour put behind transparent pictures."""

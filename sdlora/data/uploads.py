@@ -7,6 +7,7 @@ import io
 import re
 import stat
 import zipfile
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
@@ -15,12 +16,12 @@ from typing import IO
 from sdlora.data.captions import LISTED, read_listed_captions
 from sdlora.data.dataset import CAPTION_SUFFIXES, CAPTIONS_ARE, NO_DATA, OTHER_CAPTIONS, parse_kohya_folder
 from sdlora.data.images import FOREIGN_SUFFIXES, SUFFIXES
-from sdlora.data.masks import is_own_mask, masked_image
+from sdlora.data.masks import Key, image_key, sort_masks
 from sdlora.data.settings import Kind
 from sdlora.errors import DatasetError, FileError
 from sdlora.filesystem.paths import composed, trimmed_name
 from sdlora.filesystem.writing import file_errors, require_free_space
-from sdlora.formatting import format_bytes
+from sdlora.formatting import format_bytes, pluralize
 
 MAX_IMAGES = 1000
 MAX_IMAGE_BYTES = 50_000_000
@@ -49,6 +50,8 @@ class UploadedFile:
 
     path: Path
     name: PurePosixPath
+    source: int = 0
+    """Number of the zip file that it was in; 0 for none."""
 
     def __post_init__(self) -> None:
         """Leave out what Windows drops of names: with ``a.png.`` its caption ``a.txt`` would not be found."""
@@ -66,6 +69,11 @@ class UploadedFile:
     def stem(self) -> tuple[PurePosixPath, str]:
         """Key by which an image and its caption find one another."""
         return PurePosixPath(composed(str(self.name.parent))), composed(self.name.stem)
+
+    @property
+    def listed_key(self) -> tuple[int, str]:
+        """Key by which an image finds its caption in a list."""
+        return self.source, composed(str(self.name))
 
 
 @dataclass(frozen=True)
@@ -86,10 +94,10 @@ class SortedUploads:
 
     images: list[UploadedFile] = field(default_factory=list)
     captions: list[UploadedFile] = field(default_factory=list)
-    listed: dict[PurePosixPath, str] = field(default_factory=dict)
-    """Captions from lists of them, by the paths of their images."""
-    masks: dict[tuple[PurePosixPath, str], UploadedFile] = field(default_factory=dict)
-    """Masks by the key of their images."""
+    listed: dict[tuple[int, str], str] = field(default_factory=dict)
+    """Captions from lists, by the keys of their images."""
+    masks: dict[tuple[int, Key], UploadedFile] = field(default_factory=dict)
+    """Masks, by the numbers of their zip files and the keys of their images."""
     remarks: list[str] = field(default_factory=list)
 
     def remark(self, name: PurePosixPath, reason: object) -> None:
@@ -128,12 +136,13 @@ def sort_uploads(dropped: Iterable[UploadedFile], room: Path) -> SortedUploads:
             opened += 1
             try:
                 for unpacked in _unpack(item, room / str(opened), uploads):
-                    _sort_file(unpacked, uploads)
+                    _sort_file(replace(unpacked, source=opened), uploads)
             except DatasetError as error:
                 uploads.remark(item.name, error)
         else:
             _sort_file(item, uploads)
     _sort_masks(uploads)
+    _remark_strangers(uploads)
     return uploads
 
 
@@ -158,8 +167,8 @@ def _sort_file(item: UploadedFile, uploads: SortedUploads) -> None:
         uploads.captions.append(item)
     elif item.name.name == LISTED:
         try:
-            folder = PurePosixPath(composed(str(item.name.parent)))
-            uploads.listed |= {folder / name: text for name, text in read_listed_captions(item.path).items()}
+            for name, text in read_listed_captions(item.path).captions.items():
+                uploads.listed[item.source, composed(str(item.name.parent / name))] = text
         except DatasetError as error:
             uploads.remark(item.name, error)
     elif item.suffix in OTHER_CAPTIONS:
@@ -171,21 +180,31 @@ def _sort_file(item: UploadedFile, uploads: SortedUploads) -> None:
 
 
 def _sort_masks(uploads: SortedUploads) -> None:
-    """Take the masks, which have the names of their images or lie in a folder of masks, out of the images."""
-    stems = {image.stem for image in uploads.images if not masked_image(image.name)[1]}
-    images = []
-    for item in sorted(uploads.images, key=lambda item: not is_own_mask(item.name)):
-        folder, stem = masked_image(item.name)
-        key = PurePosixPath(composed(str(folder))), stem
-        if not stem or (key not in stems and not is_own_mask(item.name)):
-            images.append(item)
-        elif key not in stems:
-            uploads.remark(item.name, "is a mask, and belongs to none of the pictures dropped with it")
-        elif key in uploads.masks:
-            uploads.remark(item.name, f"is another mask of the picture that {uploads.masks[key].name.name} masks")
-        else:
-            uploads.masks[key] = item
-    uploads.images = [item for item in uploads.images if item in images]
+    """Take the masks out of the images, one drop or zip at a time: others have files of the same names."""
+    kept: set[tuple[int, PurePosixPath]] = set()
+    for source in dict.fromkeys(item.source for item in uploads.images):
+        items = [item for item in uploads.images if item.source == source]
+        first = {item.name: item for item in reversed(items)}
+        found = sort_masks([item.name for item in items])
+        kept |= {(source, name) for name in found.images}
+        owners = Counter(map(image_key, found.images))
+        for key, (mask, *others) in found.masks.items():
+            if owners[key] > 1:
+                uploads.remark(mask, "is a mask of several pictures; give the pictures different names")
+            else:
+                uploads.masks[source, key] = first[mask]
+            for other in others:
+                uploads.remark(other, f"is another mask of the picture that {printable_name(mask.name)} masks")
+        for name in found.strays:
+            uploads.remark(name, "is a mask, and belongs to none of the pictures dropped with it")
+    uploads.images = [item for item in uploads.images if (item.source, item.name) in kept]
+
+
+def _remark_strangers(uploads: SortedUploads) -> None:
+    """Report captions in lists whose images were not dropped with them."""
+    strangers = uploads.listed.keys() - {image.listed_key for image in uploads.images}
+    if strangers:
+        uploads.remarks.append(f"{LISTED} has {pluralize(len(strangers), 'caption')} of no picture dropped with it.")
 
 
 class _BoundedZipFile(io.FileIO):

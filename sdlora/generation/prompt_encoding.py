@@ -1,4 +1,4 @@
-"""From texts to what the denoiser reads of them: prompts when generating, captions when training, in chunks.
+"""Texts as the denoiser reads them: prompts when generating, captions when training, in chunks.
 
 The text encoder reads a fixed number of tokens, 77 of Stable Diffusion's. Longer texts are split into chunks, each read
 on its own; a denoiser reads them one behind the other. The pooled output of a text is its first chunk's.

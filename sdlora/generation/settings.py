@@ -75,7 +75,7 @@ class PreviewSchedule(Section):
     """Steps between two previews; 0 makes none."""
 
     prompts: tuple[str, ...] = Field(default=(), max_length=100)
-    """Prompts of the previews: one picture each. Empty makes none. `(word:1.2)` weights words here, not in captions."""
+    """Prompts of the previews: one picture each. Empty makes none. `(word:1.2)` weights words."""
 
     seed: int = Field(default=1, ge=0, le=LARGEST_SEED)
     """Image i starts from the noise of seed + i, at every step of the training the same."""

@@ -52,8 +52,10 @@ class StopRequest:
     def __call__(self) -> bool:
         return bool(self.signal) or self.run.stop_file.exists() or (self.waits and not self.run.is_queued)
 
-    @property
-    def exit_code(self) -> int:
+    def obey(self) -> int:
+        """Forget the request, which would stop the next process too, and return the exit code that it asks for."""
+        with suppress(OSError):
+            self.run.stop_file.unlink(missing_ok=True)
         return 128 + (self.signal or signal.SIGTERM)
 
 
@@ -67,7 +69,8 @@ def main() -> int:
                 if is_main:
                     locks.enter_context(run.hold())
                     if stop():
-                        return stop.exit_code
+                        print(f"{run.name} was asked to stop before it began; start it again", file=sys.stderr)
+                        return stop.obey()
                     run.sweep()
                 journal = Journal(run.journal) if is_main else None
         except SdloraError as error:  # Not this process's run: its journal belongs to another.
@@ -76,7 +79,7 @@ def main() -> int:
         try:
             lock_file = _hold_device(run, locks)
             finished = _train(run, stop, _recorder(run, journal, stop) if journal else ignore, lock_file)
-            return 0 if finished else stop.exit_code
+            return 0 if finished else stop.obey()
         except Exception as error:
             if stop.waits and isinstance(error, BusyError):  # It waits on; another run has the device.
                 print(f"error: {error}", file=sys.stderr)

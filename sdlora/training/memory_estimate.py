@@ -99,8 +99,7 @@ def estimate_memory(job: TrainJob, size: ImageSize, dtype: torch.dtype, on_card:
     _, trained = prepare.attach_method(job, family, from_file=False)
     trains_text = any(prepare.is_text(part.path) for part in trained)
     shapes = [tuple(part.parameter.shape) for part in trained]
-    varied = job.data.shuffle_captions or job.data.tag_dropout  # They are too many to keep.
-    reads = trains_text or bool(varied)
+    reads = trains_text or job.data.shuffle_captions or job.data.tag_dropout > 0  # Varied, they are too many to keep.
     texts = () if reads else family.text_encoders
     waits = {"vae", *texts} if job.train.offload and on_card else set()
     parts = {**family.modules}

@@ -53,9 +53,11 @@ def prepare_class_images(
     }
     if job.model.quantize is not None:  # A rounded base draws other pictures.
         made_by["quantize"] = job.model.quantize
-    shelf = class_images.ClassImageStore(job.cache / "class-images", made_by)
     if job.train.clip_skip != 1:
         made_by["clip_skip"] = job.train.clip_skip
+    if job.data.caption_weights:
+        made_by["weights"] = True
+    shelf = class_images.ClassImageStore(job.cache / "class-images", made_by)
     prompts = class_images.class_prompts(job.data, settings, [example.caption for example in examples])
     pictures = class_images.select_class_images(settings, prompts, class_images.class_prompt(job.data, settings), shelf)
     job.notice(*pictures.notices)
@@ -66,7 +68,8 @@ def prepare_class_images(
 
     def make(prompt: str, seed: int) -> Image.Image:
         changes: dict[str, Any] = {"seed": seed, "width": side, "height": side, "clip_skip": job.train.clip_skip}
-        return studio.generate(escape_weights(prompt), settings, **changes)[0]
+        text = prompt if job.data.caption_weights else escape_weights(prompt)
+        return studio.generate(text, settings, **changes)[0]
 
     if missing:
         with prefix_section("prior"):

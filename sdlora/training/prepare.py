@@ -161,10 +161,10 @@ class TrainState:
         }
 
     def _tokens(self) -> list[list[int]]:
-        """Return the token ids of each example's caption; of long ones the first chunk, then all others of all."""
-        captions = [example.caption for example in self.batches.examples]
-        chunks = [[row.tolist() for row in self.reader.ids([caption])] for caption in captions]
-        return [*(own[0] for own in chunks), *(row for own in chunks for row in own[1:])]
+        """Return the token ids of each example's first chunk, then of all further chunks of any caption."""
+        captions, classes = ([e.caption for e in each] for each in (self.batches.examples, self.batches.class_examples))
+        chunks = [[row.tolist() for row in self.reader.ids([caption])] for caption in (*captions, *classes)]
+        return [*(own[0] for own in chunks[: len(captions)]), *(row for own in chunks for row in own[1:])]
 
 
 def foreign_state(step: int, error: Exception) -> FileError:
@@ -296,6 +296,8 @@ def ignored_settings(job: TrainJob, steps: int) -> Iterator[str]:
             yield f"prior.{name} is not used: prior.weight is 0; set it to 1 to preserve the class"
     if job.prior.target == "base" and not job.prior.weight:
         yield "prior.target is not used: prior.weight is 0; set it to 1 to preserve the class"
+    if job.data.keep_tokens != 1 and not (job.data.shuffle_captions or job.data.tag_dropout):
+        yield "data.keep_tokens is not used: neither data.shuffle_captions nor data.tag_dropout is on"
     if job.data.random_crop and job.data.variants == 1:
         yield "data.random_crop cuts the centre alone: data.variants is 1; set it to 2 or more"
     if job.train.text_encoder_learning_rate and not job.adapter.text_encoder:

@@ -172,7 +172,8 @@ def _prepare(job: "TrainJob", distributed: "Distributed", family: "Family") -> "
     examples = load_dataset(job.data).examples
     resolution, sizes = prepare.assign_sizes(job, family, examples)
     largest, size = max(zip(examples, sizes, strict=True), key=lambda pair: pair[1].width * pair[1].height)
-    own = [dataclasses.replace(largest, caption=example.caption) for example in examples[: job.train.batch_size]]
+    longest = sorted(examples, key=lambda example: -len(example.caption))[: job.train.batch_size]
+    own = [dataclasses.replace(largest, caption=example.caption) for example in longest]
     others = [dataclasses.replace(largest, caption=CLASS)] if job.prior.weight else []
     reader = CaptionReader(family, job.data.caption_weights)
     batches = BatchLoader(

@@ -11,7 +11,7 @@ from sdlora.families.base import Conditioning, Family, to_device_async
 from sdlora.training.settings import Loss
 
 EncodeCaptions = Callable[[list[str], int], Conditioning]
-"""From captions to their conditioning (B, chunks L, D), all read as that many chunks."""
+"""Function from captions to their conditioning (B, chunks L, D), all read as that many chunks."""
 
 
 def training_step(

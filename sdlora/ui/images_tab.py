@@ -81,7 +81,7 @@ def _project_fields() -> dict[str, Any]:
 
 def _upload_fields() -> dict[str, Any]:
     drop = gr.File(
-        file_count="multiple", label="Pictures, captions (.txt) or zip files", height=150, elem_id="drop-files",
+        file_count="multiple", label="Pictures, captions (.txt), masks or zip files", height=150, elem_id="drop-files",
         elem_classes="drop",
     )  # fmt: skip
     folder = gr.UploadButton("or choose a folder", file_count="directory", size="sm", elem_id="drop-folder")
@@ -119,9 +119,12 @@ def _add(
 
 
 def _add_samples(app: AppState, tab: ImagesTab, values: Values, progress: gr.Progress = PROGRESS) -> Values:
-    """Copy the sample pictures of a style, with their captions, into the project."""
+    """Copy the sample pictures, with their captions, into the project, which becomes that of a style."""
     files = [UploadedFile(path, PurePosixPath(path.name)) for path in sorted(SAMPLES.iterdir())]
-    return _keep(app, tab, files, values, progress)
+    info = suggested_words("pocket", "style")
+    return _keep(
+        app, tab, files, values | {tab.kind: info.kind, tab.trigger: info.trigger, tab.class_name: ""}, progress
+    )
 
 
 def _keep(

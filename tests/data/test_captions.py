@@ -61,6 +61,8 @@ def test_other_encodings_and_novels_are_refused(tmp_path: Path, content: bytes, 
         ),
         ("a dog", {"trigger": "sks", "caption_prefix": "sks photo,"}, "", "sks photo, a dog"),
         ("", {"class_name": "dog", "caption_suffix": "at night"}, "", "dog at night"),
+        ("", {"trigger": "sks", "caption_suffix": ", 4k"}, "", "sks, 4k"),
+        (". a dog", {}, "", ". a dog"),
     ],
 )
 def test_the_caption_comes_from_the_nearest_source(
@@ -110,6 +112,12 @@ def test_tags_behind_the_kept_ones_are_dropped_each_on_its_own() -> None:
     assert 890 <= both <= 1070  # 0.7 ** 2 of 2000 is 980, within 4 standard deviations (22.4)
     assert augment_caption("sks, a, b", varied(tag_dropout=1.0), 1) == "sks"
     assert augment_caption("sks, a, b", varied(tag_dropout=1.0, keep_tokens=0), 1) == ""
+
+
+def test_weighted_words_are_not_cut_at_their_commas() -> None:
+    options = varied(shuffle_captions=True, caption_weights=True, keep_tokens=0)
+    found = {augment_caption("(red, blue:1.3), cat", options, 1, epoch) for epoch in range(50)}
+    assert found == {"(red, blue:1.3), cat", "cat, (red, blue:1.3)"}
 
 
 def test_kept_tags_are_not_shuffled_and_none_is_lost() -> None:

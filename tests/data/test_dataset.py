@@ -180,6 +180,55 @@ def test_a_picture_that_is_only_called_a_mask_is_a_picture(folder: Path) -> None
     assert len(load_dataset(Data(folder=folder, prompt="x")).examples) == 3
 
 
+def test_a_picture_called_a_mask_has_masks_of_its_own(folder: Path) -> None:
+    draw(folder / "gas_mask.png", folder / "b.png", folder / "c_mask.png")
+    (folder / "masks").mkdir()
+    for name in ("gas_mask_mask.png", "masks/b.png", "c_mask.mask.png"):
+        Image.new("L", (64, 48), 200).save(folder / name)
+    found = load_dataset(Data(folder=folder, prompt="x"))
+    assert {example.path.name: example.mask.relative_to(folder).as_posix() for example in found.examples} == {
+        "gas_mask.png": "gas_mask_mask.png", "b.png": "masks/b.png", "c_mask.png": "c_mask.mask.png",
+    }  # fmt: skip
+
+
+def test_masks_that_are_not_used_are_not_said_to_weight_the_loss(folder: Path) -> None:
+    draw(folder / "a.png")
+    (folder / "masks").mkdir()
+    for name in ("a_mask.png", "masks/x.png"):
+        Image.new("L", (64, 48), 200).save(folder / name)
+    without = load_dataset(Data(folder=folder, prompt="x", masks=False))
+    assert without.notices == ("masks/x.png: belongs to no picture and is not used.",)
+
+
+def test_a_list_names_pictures_in_kohyas_folders_too(folder: Path) -> None:
+    draw(folder / "10_sks dog" / "a.png", folder / "10_sks dog" / "b.png")
+    lines = [{"file_name": f"10_sks dog/{name}.png", "text": f"what {name} shows"} for name in "abc"]
+    (folder / "metadata.jsonl").write_text("\ufeff" + "\n".join(map(json.dumps, lines)), encoding="utf-8")
+    (folder / "10_sks dog" / "metadata.jsonl").write_text('{"file_name": "b.png", "text": "its folder\'s"}')
+    found = load_dataset(Data(folder=folder))
+    assert [example.caption for example in found.examples] == ["what a shows", "its folder's"]
+    assert found.notices == ("metadata.jsonl: lists 1 file (10_sks dog/c.png) that no picture here is called.",)
+
+
+def test_a_list_without_captions_is_told_and_stops_nothing(folder: Path) -> None:
+    draw(folder / "a.png")
+    (folder / "a.txt").write_text("its own")
+    lines = ('{"image": "a.png"}', '{"file_name": 3, "text": null}', '{"file_name": "a.png", "text": "x\u2028y"}')
+    (folder / "metadata.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    found = load_dataset(Data(folder=folder))
+    assert found.examples[0].caption == "its own"
+    assert found.notices == ("metadata.jsonl: 2 entries without `file_name` or a caption in `text`.",)
+
+
+def test_lists_and_folders_of_masks_that_lead_out_are_refused(folder: Path, tmp_path: Path) -> None:
+    draw(folder / "a.png", tmp_path / "elsewhere" / "a.png")
+    (tmp_path / "secret.jsonl").write_text('{"file_name": "a.png", "text": "secret"}')
+    (folder / "masks").symlink_to(tmp_path / "elsewhere")
+    (folder / "metadata.jsonl").symlink_to(tmp_path / "secret.jsonl")
+    reasons = problems(folder)
+    assert all("link out of the data folder" in reasons[name] for name in ("masks", "metadata.jsonl"))
+
+
 def test_of_two_masks_of_a_picture_its_own_is_read(folder: Path) -> None:
     draw(folder / "a.png")
     (folder / "masks").mkdir()
@@ -218,8 +267,7 @@ def test_captions_in_a_list_are_read_and_own_ones_before_them(folder: Path) -> N
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        ("{", "line 1 is no"), ('\n["a.png"]', "line 2 is no"), ('{"file_name": "a.png"}', "line 1 is no"),
-        ('{"file_name": 3, "text": "x"}', "line 1 is no"), ('{"file_name": "a.png", "text": ["x"]}', "line 1 is no"),
+        ("{", "line 1 is no"), ('\n["a.png"]', "line 2 is no"),
         ('{"file_name": "a.png", "text": "%s"}' % ("x" * 20_000), "a caption of more than 10.0 KiB"),
         ('{"file_name": "a.png", "text": "\\ud800"}', "line 1 is no"), ("\xff", "is no text in UTF-8"),
     ],
@@ -300,6 +348,6 @@ def test_no_file_is_passed_over_in_silence(tmp_path):
     assert survey.notices == (
         "a.caption: is not read, since a.txt is.",
         "Captions of other tools: 2 files (b.tags, c.json); they are not read; captions are .txt or .caption "
-        "files of their picture's name.",
+        "files of their picture's name, or in metadata.jsonl.",
         "Not read: 2 files (c.npz, notes); they are no pictures.",
     )

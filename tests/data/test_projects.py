@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from sdlora.data.dataset import load_dataset
-from sdlora.data.projects import AddedImages, Project, ProjectInfo, list_projects
+from sdlora.data.projects import AddedImages, Project, ProjectInfo, list_projects, stray_captions
 from sdlora.data.uploads import UploadedFile
 from sdlora.errors import ConfigError, DatasetError, FileError
 
@@ -76,6 +76,21 @@ def test_a_mask_that_cannot_be_used_is_told_and_its_picture_is_kept(project, tmp
     (tmp_path / "new.mask.png").write_bytes(b"<html>")
     added = project.add([tmp_path / "new.png", tmp_path / "new.mask.png"])
     assert added.images == 1 and "new.mask.png is an HTML page" in added.remarks[0]
+
+
+def test_a_mask_that_would_block_training_is_told_at_once(project, tmp_path):
+    Image.new("RGB", (70, 70), "white").save(tmp_path / "new.png")
+    Image.new("L", (70, 40), 255).save(tmp_path / "new_mask.png")
+    added = project.add([tmp_path / "new.png", tmp_path / "new_mask.png"])
+    assert added.images == 1
+    assert added.remarks == ("new_mask.png is 70 x 40, its picture 70 x 70; make it of the same shape.",)
+    assert load_dataset(project.data()).examples[3].mask is None
+
+
+def test_masks_of_pictures_whose_upload_was_killed_are_found(project):
+    stray = project.folder / "009.mask.png"
+    stray.write_bytes(b"x")
+    assert stray_captions(project.folder) == [stray]
 
 
 def test_training_hears_the_trigger_in_every_caption(project):

@@ -113,6 +113,36 @@ def test_what_stays_in_a_zip_is_said_in_a_sentence_each(project, zipped):
     assert "archive inside the zip" in added.remarks[0] and "link" in added.remarks[3] and "HTML" in added.remarks[5]
 
 
+def test_masks_and_lists_of_one_zip_are_not_those_of_another(project, tmp_path):
+    packs = []
+    for number in (1, 2):
+        packs.append(tmp_path / f"set{number}.zip")
+        with zipfile.ZipFile(packs[-1], "w") as archive:
+            archive.writestr("1.png", png(number))
+            archive.writestr("1_mask.png", png(10 + number))
+            archive.writestr("metadata.jsonl", f'{{"file_name": "1.png", "text": "set {number}"}}')
+    assert project.add(packs).remarks == ()
+    first, second = project.images()
+    assert [project.caption(path) for path in (first, second)] == ["set 1", "set 2"]
+    masks = [path.with_suffix(".mask.png").read_bytes() for path in (first, second)]
+    assert masks[0] != masks[1]
+
+
+def test_what_masks_and_lists_belong_to_none_or_several_is_told(project, zipped):
+    added = project.add([
+        zipped({
+            "a.png": png(1), "a.jpg": png(2), "a_mask.png": png(3), "masks/b.png": png(4),
+            "metadata.jsonl": b'{"file_name": "gone.png", "text": "x"}',
+        })
+    ])  # fmt: skip
+    assert added.images == 2
+    assert added.remarks == (
+        "a_mask.png is a mask of several pictures; give the pictures different names.",
+        "b.png is a mask, and belongs to none of the pictures dropped with it.",
+        "metadata.jsonl has 1 caption of no picture dropped with it.",
+    )
+
+
 @pytest.mark.parametrize(
     ("entries", "options", "reason"),
     [

@@ -207,3 +207,14 @@ def test_a_folder_that_cannot_be_written_is_told_at_once(configure, tmp_path):
         start_run(configure(), "x", tmp_path / "file")
     assert caught.value.exit_code == 5
     assert time.monotonic() - begun < 2
+
+
+def test_a_request_to_stop_counts_for_one_process(fork_server, configure, tmp_path):
+    run = Run.create(tmp_path / "data" / "runs", "mine", configure(train__steps=1))
+    run.stop()
+    log = tmp_path / "log"
+    command = "sdlora.jobs.training_worker", [str(run.folder)], log
+    assert fork_server.start(*command).wait() == 128 + signal.SIGTERM
+    assert log.read_text().splitlines() == ["mine was asked to stop before it began; start it again"]
+    assert fork_server.start(*command).wait() == 0
+    assert run.state == "finished"

@@ -1,5 +1,7 @@
 """Captions as the text encoder reads them in training: in chunks, by the layer asked for, as when generating."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -15,6 +17,7 @@ from sdlora.generation.prompt_encoding import CaptionReader, join_chunks
 from sdlora.generation.sampling import _encode_prompts
 from sdlora.generation.settings import SamplingSettings
 from sdlora.generation.studio import Studio
+from sdlora.training.prepare import TrainState
 from tests.support.training import assert_equal_files, train_in_process
 
 LONG = ", ".join(f"red tag {number}" for number in range(40))
@@ -26,7 +29,7 @@ def family(tiny_base):
     return load_family(Model(base=str(tiny_base)))
 
 
-def drawn(family, prompt):
+def generated(family, prompt):
     """What the denoiser reads of a prompt when generating."""
     params = SamplingParams.resolve(family, SamplingSettings(cfg=1.0))
     with torch.no_grad():
@@ -38,7 +41,7 @@ def test_a_caption_is_read_as_the_same_prompt_is(family, caption):
     reader = CaptionReader(family)
     with torch.no_grad():
         text = reader.read([caption], reader.count(caption), family.encode_text).text
-    torch.testing.assert_close(text, drawn(family, caption), atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(text, generated(family, caption), atol=1e-6, rtol=1e-5)
 
 
 def test_a_shorter_caption_is_filled_up_with_empty_chunks(family):
@@ -47,17 +50,17 @@ def test_a_shorter_caption_is_filled_up_with_empty_chunks(family):
     assert chunks > 2
     with torch.no_grad():
         both = reader.read(["a red house", LONG], chunks, family.encode_text).text
-        short, empty = (drawn(family, text) for text in ("a red house", ""))
+        short, empty = (generated(family, text) for text in ("a red house", ""))
     torch.testing.assert_close(both[:1], torch.cat([short] + [empty] * (chunks - 1), 1), atol=1e-6, rtol=1e-5)
-    torch.testing.assert_close(both[1:], drawn(family, LONG), atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(both[1:], generated(family, LONG), atol=1e-6, rtol=1e-5)
 
 
 def test_brackets_are_letters_unless_they_are_asked_to_be_weights(family):
     plain, weighted = CaptionReader(family), CaptionReader(family, weighted=True)
     with torch.no_grad():
         letters, weights = (each.read(["a (red:1.4) house"], 1, family.encode_text).text for each in (plain, weighted))
-        assert torch.equal(letters, drawn(family, r"a \(red:1.4\) house"))
-        torch.testing.assert_close(weights, drawn(family, "a (red:1.4) house"))
+        assert torch.equal(letters, generated(family, r"a \(red:1.4\) house"))
+        torch.testing.assert_close(weights, generated(family, "a (red:1.4) house"))
     assert not torch.equal(letters, weights)
 
 
@@ -94,6 +97,19 @@ def test_words_behind_token_75_are_learnt(captioned, text_encoder):
     assert any(not torch.equal(one[key], other[key]) for key in one)
 
 
+def test_a_run_knows_its_tokens_of_class_images_beyond_the_first_chunk(family):
+    """Short ones add nothing: a state that was saved before they were looked at still fits."""
+
+    def tokens(own, classes):
+        examples = [[SimpleNamespace(caption=caption) for caption in each] for each in (own, classes)]
+        batches = SimpleNamespace(examples=examples[0], class_examples=examples[1])
+        return TrainState._tokens(SimpleNamespace(batches=batches, reader=CaptionReader(family)))
+
+    own = ["a red house", "a cat"]
+    assert tokens(own, ["a dog"]) == tokens(own, []) == family.tokenize(own).tolist()
+    assert tokens(own, [LONG])[:2] == tokens(own, []) and len(tokens(own, [LONG])) > 2
+
+
 @pytest.mark.parametrize("text_encoder", [False, True], ids=["cached", "live"])
 def test_an_earlier_text_layer_is_trained_with_and_recorded(captioned, text_encoder):
     captions = ["a red house", "a house", "a tree"]
@@ -122,7 +138,7 @@ def test_a_layer_that_the_base_has_not_is_refused(captioned, family):
         captioned("none", ["a red house", "a house", "a tree"], train__clip_skip=90)
 
 
-def test_previews_and_class_images_are_drawn_by_the_layer_that_is_trained(captioned, monkeypatch):
+def test_previews_and_class_images_are_generated_by_the_layer_that_is_trained(captioned, monkeypatch):
     asked = []
     generate = Studio.generate
 

@@ -58,7 +58,7 @@ def test_class_pictures_are_drawn_as_the_settings_say(use, family):
     settings = {"negative": "ugly", "sampler": "Euler", "steps": 3, "cfg": 2.5, "seed": 9}
     generated = use(family, size=100, **{f"prior__{name}": value for name, value in settings.items()})
     size = {"width": 64, "height": 64}  # 100 px, in steps of the VAE's 8 times the UNet's 8
-    expected = {"prompt": "a house", "base": family.source}
+    expected = {"prompt": "a house", "base": family.source, "clip_skip": 1}
     assert generated == [{**expected, **settings, **size, "seed": seed} for seed in (9, 10)]
 
 

@@ -1,8 +1,8 @@
 """Looks made at random, for the image tower of CLIP alone: it shall know a red house in any look.
 
 A look is a way to paint shapes, textures over that, and what becomes of the colours; a number decides all of it, and
-many images share it. No caption names a look. What `tools.pocket.exam_looks` draws comes from families that are not
-here, and neither are stained glass and neon as `tools.pocket.painters` draw them.
+many images share it. No caption names a look. Stained glass and neon, as `tools.pocket.painters` draw them, are none of
+them.
 """
 
 from collections.abc import Callable, Sequence
@@ -61,7 +61,7 @@ def _noise(rng: np.random.Generator, side: int, cells: int) -> np.ndarray:
 
 
 def _edges(pixels: Pixels, width: float) -> np.ndarray:
-    """Where colours change, (H, W, 1), 0 to 1."""
+    """Return the strength of changes of colour, (H, W, 1), 0 to 1."""
     smooth = _blurred(pixels, width)
     slope = sum(np.abs(np.gradient(smooth, axis=axis)).max(2) for axis in (0, 1))
     return np.clip(slope * width / 20, 0, 1)[..., None]
@@ -525,7 +525,7 @@ def _turned(rng: np.random.Generator) -> Operation:
 
 
 def _toned(rng: np.random.Generator) -> Operation:
-    """From brightness alone: grey, two colours, or several."""
+    """Colours by brightness alone: grey, two of them, or several."""
     count = int(rng.integers(2, 5))
     colours = np.stack([_colour(rng) for _ in range(count)])
     order = colours.sum(1).argsort()
