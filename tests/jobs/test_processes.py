@@ -81,7 +81,7 @@ from sdlora.storage.run_folder import Run
 stop = StopRequest(Run(Path(sys.argv[1])))
 for number in (signal.SIGTERM, signal.SIGINT):
     signal.raise_signal(number)
-    print(stop(), stop.exit_code, flush=True)
+    print(stop(), stop.obey(), flush=True)
 """
     ended = subprocess.run([sys.executable, "-c", code, str(tmp_path / "stop")], stdout=subprocess.PIPE, check=False)
     assert (ended.stdout.decode().splitlines(), ended.returncode) == (["True 143"], 130)
