@@ -57,6 +57,8 @@ class ComparePanel:
     """Components of the panel."""
 
     subject: gr.Dropdown
+    picked: gr.State
+    """True once a person has chosen the subject."""
     kinds: list[gr.Dropdown]
     values: list[gr.Textbox]
     go: gr.Button
@@ -93,7 +95,7 @@ def build(app: AppState, demo: gr.Blocks, tab: CreateTab) -> ComparePanel:
         choice = _choice()
     panel = ComparePanel(
         **fields, **choice, status=status, table=table, download=download,
-        shown=gr.State(("", 0, "")), number=gr.State(0), timer=gr.Timer(1.0, active=False),
+        picked=gr.State(False), shown=gr.State(("", 0, "")), number=gr.State(0), timer=gr.Timer(1.0, active=False),
     )  # fmt: skip
     _wire(app, demo, tab, panel, fold)
     return panel
@@ -144,7 +146,11 @@ def _wire(app: AppState, demo: gr.Blocks, tab: CreateTab, panel: ComparePanel, f
         partial(_poll, app, panel), [panel.number, panel.shown], panel.live, concurrency_limit=None, **HIDDEN
     )  # fmt: skip
     demo.load(partial(_attach, app, panel), None, [panel.number, *panel.live], **HIDDEN)
-    gr.on([demo.load, fold.expand], partial(_subjects, app), panel.subject, panel.subject, **HIDDEN)
+    panel.subject.input(lambda: True, None, panel.picked, **HIDDEN)
+    gr.on(
+        [demo.load, fold.expand], partial(_subjects, app), [panel.subject, panel.picked, tab.form.rows.adapters[0]],
+        panel.subject, **HIDDEN,
+    )  # fmt: skip
     for kind, values in zip(panel.kinds, panel.values, strict=True):
         kind.change(_start_values, [kind, tab.form.prompt], values, **HIDDEN)
 
@@ -164,11 +170,12 @@ def _start_values(kind: str, prompt: str) -> Any:
     return gr.update(value=value, placeholder=PLACEHOLDERS.get(kind, ""))
 
 
-def _subjects(app: AppState, chosen: str) -> Any:
-    """List the adapters; the newest is chosen where none was."""
+def _subjects(app: AppState, chosen: str | None, picked: bool, first: str | None) -> Any:
+    """List the adapters. Where nobody has picked one, that of the form's first row is chosen, or else the newest."""
     adapters = [adapter for adapter in app.snapshot().adapters if adapter.path.parent.name != "checkpoints"]
     names = [adapter.name for adapter in adapters]
-    value = chosen if chosen in names else next(iter(names), "")
+    wanted = [chosen] if picked else [first, chosen]
+    value = next((name for name in (*wanted, *names) if name in names), "")
     return gr.update(choices=adapter_choices(adapters), value=value)
 
 

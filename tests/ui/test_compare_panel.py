@@ -140,3 +140,15 @@ def test_a_grid_that_is_being_made_is_not_taken_for_the_tabs_own_request(app, bu
     panel._pick_best(app, parts, "glass")
     app.inference.newest = lambda: replace(app.inference.status(1), number=9)
     assert create_tab._attach(app, tab, 24)[tab.number] == 0
+
+
+def test_the_adapter_of_the_form_is_compared_unless_another_one_is_picked(app, configure):
+    run = prepare_run(configure(), "stone", app.data_dir)
+    write_adapter(random_lora(seed=5), run.adapter)
+    app.refresh()
+    chosen = {
+        case: panel._subjects(app, *case)["value"]
+        for case in (("stone", False, "glass"), ("stone", True, "glass"), ("gone", True, "glass"), (None, False, None))
+    }
+    assert chosen[("stone", False, "glass")] == "glass" and chosen[("stone", True, "glass")] == "stone"
+    assert chosen[("gone", True, "glass")] == chosen[(None, False, None)] == "stone"
