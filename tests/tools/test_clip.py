@@ -7,7 +7,9 @@ import pytest
 import torch
 from transformers import CLIPConfig, CLIPModel
 
-from tools.pocket import clip, looks, tower
+from tools.pocket import clip, exam_looks, looks, tower, world
+from tools.pocket.captions import caption
+from tools.pocket.measure import named
 from tools.pocket.world import STYLES
 
 EAST, NORTH = torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0])
@@ -99,3 +101,41 @@ def test_looks_without_true_colours_are_known_as_such():
     share = np.mean([each.keeps_colour for each in chosen])
     assert 0.4 < share < 0.8
     assert {each.paint for each in chosen if isinstance(each.paint, str)} == {*STYLES}
+
+
+def test_the_looks_of_the_exam_are_no_looks_of_the_training():
+    """Each is deterministic, and neither a painter of the world nor one of the random families."""
+    scene = world.scene("house", "red", "on grass", 1)
+    for name, painter in exam_looks.PAINTERS.items():
+        one, again = (painter(scene, np.random.default_rng(3), 64) for _ in range(2))
+        assert one.size == (64, 64) and one.tobytes() == again.tobytes()
+        assert name not in {*looks.FAMILIES, *world.STYLES, *world.UNSEEN_STYLES}
+
+
+def test_things_are_named_by_the_nearest_of_their_words():
+    """A reader that is given the truth names all, one that sees nothing about as many as chance."""
+
+    class Reader:
+        def __init__(self, sees):
+            self.sees = sees
+
+        def images(self, drawn):
+            return torch.eye(64)[: len(drawn)]
+
+        def texts(self, texts):
+            generator = torch.Generator().manual_seed(len(texts))
+            right = torch.zeros(len(texts), 64)
+            for number, words in enumerate(contents):
+                right[:, number] = torch.tensor([float(text in truths(words)) for text in texts])
+            return right if self.sees else torch.rand(right.shape, generator=generator)
+
+    def truths(words):
+        thing, colour, place = words
+        return {caption(thing, None, None), caption(thing, colour, None), caption(thing, None, place)}
+
+    choices, rng = world.combinations(kept_out=True), np.random.default_rng(4000)
+    contents = [choices[i] for i in rng.integers(len(choices), size=60)]
+    blank = lambda scene, rng, size: None  # noqa: E731 - what is drawn does not matter here
+    assert named(Reader(True), blank, count=60) == {"object": 1.0, "colour": 1.0, "place": 1.0}
+    guessed = named(Reader(False), blank, count=60)
+    assert guessed["object"] < 0.25 and guessed["colour"] < 0.3 and guessed["place"] < 0.4

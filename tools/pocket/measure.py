@@ -12,8 +12,9 @@ from PIL import Image
 
 from sdlora.evaluation.fidelity import Clip, likeness, likeness_within
 from tools.make_sample_data import STYLE_CONTENTS, SUBJECT_SCENES, draw_subject
-from tools.pocket import world
+from tools.pocket import exam_looks, world
 from tools.pocket.captions import caption
+from tools.pocket.painters import PAINTERS, Painter
 from tools.pocket.pool import EXAM_OFFSET, Pool
 from tools.pocket.train import FOLDER
 
@@ -66,10 +67,40 @@ def retrieval(clip: Clip, pool: Pool, count: int = 400) -> dict[str, float]:
     return {"picture to caption": round(to_text.item(), 4), "caption to picture": round(to_image.item(), 4)}
 
 
+def named(clip: Clip, painter: Painter, count: int = 120, seed: int = 4000, size: int = 128) -> dict[str, float]:
+    """Shares of true drawings in one look of which CLIP names the object, the colour and the place rightly.
+
+    The object is one of 12; colour and place are asked for of the right object, among 10 and 6.
+    """
+    choices, rng = world.combinations(kept_out=True), np.random.default_rng(seed)
+    contents = [choices[i] for i in rng.integers(len(choices), size=count)]
+    drawn = [
+        painter(world.scene(*each, seed=seed + i), np.random.default_rng(seed + i), size)
+        for i, each in enumerate(contents)
+    ]
+    images = clip.images(drawn)
+    questions = {
+        "object": (world.OBJECTS, 0, lambda word, each: caption(word, None, None)),
+        "colour": (world.COLOURS, 1, lambda word, each: caption(each[0], word, None)),
+        "place": (world.PLACES, 2, lambda word, each: caption(each[0], None, word)),
+    }
+    found = {}
+    for name, (words, position, ask) in questions.items():
+        texts = {text: None for each in contents for text in (ask(word, each) for word in words)}
+        features = dict(zip(texts, clip.texts(list(texts)), strict=True))
+        right = [
+            words[int((torch.stack([features[ask(word, each)] for word in words]) @ image).argmax())] == each[position]
+            for image, each in zip(images, contents, strict=True)
+        ]
+        found[name] = round(float(np.mean(right)), 3)
+    return found
+
+
 def report(clip: Clip, work: Path) -> dict:
     """All figures of the measuring model: for looks of its last features, for the subject of those and the middle's."""
     return {
         "retrieval among 400": retrieval(clip, Pool(work / "exam-pictures", EXAM_OFFSET)),
+        "named rightly": {name: named(clip, painter) for name, painter in {**PAINTERS, **exam_looks.PAINTERS}.items()},
         "AUC of unseen styles": {style: round(looks(clip.images, style), 4) for style in world.UNSEEN_STYLES},
         "AUC of the subject": {
             name: {
