@@ -51,8 +51,8 @@ def test_the_order_of_examples_is_told_as_version_0_1_0_told_it() -> None:
     own = Example(Path("a.png"), "a red house", 96, 48, repeats=2, digest="0a", mask_digest="0b")
     class_image = Example(Path("c.png"), "a house", 64, 64, digest="0c")
     batches = SimpleNamespace(examples=[own], class_examples=[class_image])
-    around = SimpleNamespace(batches=batches, sizes=[ImageSize(64, 32)])
-    family = SimpleNamespace(fingerprint="f" * 64, scheduler_config={}, tokenize=lambda captions: torch.zeros(1, 77))
+    around = SimpleNamespace(batches=batches, sizes=[ImageSize(64, 32)], _tokens=lambda: [])
+    family = SimpleNamespace(fingerprint="f" * 64, scheduler_config={})
     around.distributed, around.family = SimpleNamespace(count=1), family
     told = TrainState._order(around)
     assert {told.pop(name) is None for name in ("noise schedule", "tokens")} == {False}  # Later versions' own.
