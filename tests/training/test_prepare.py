@@ -5,7 +5,6 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-import torch
 
 from sdlora.adapters import attach
 from sdlora.checkpoint import State
