@@ -146,7 +146,7 @@ def prepare_text_encoder(
 
 
 class ReadsCaptions(Protocol):
-    """What reads captions for ``LiveTextEncoder``: a ``CaptionReader``."""
+    """Reader of captions for ``LiveTextEncoder``: a ``CaptionReader``."""
 
     def read(
         self, captions: Sequence[str], chunks: int, encode: Callable[[torch.Tensor], Conditioning]

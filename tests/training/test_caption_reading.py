@@ -30,7 +30,7 @@ def family(tiny_base):
 
 
 def generated(family, prompt):
-    """What the denoiser reads of a prompt when generating."""
+    """Return the text that the denoiser reads of a prompt when generating."""
     params = SamplingParams.resolve(family, SamplingSettings(cfg=1.0))
     with torch.no_grad():
         return _encode_prompts(family, prompt, params)[0].text
