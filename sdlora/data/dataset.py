@@ -3,15 +3,21 @@
 Front ends may import this: no torch.
 """
 
-import os
-import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path, PurePosixPath
 
 from sdlora.data.captions import LISTED, caption_for, read_caption, read_listed_captions
+from sdlora.data.folder_names import (
+    CAPTION_SUFFIXES,
+    CAPTIONS_ARE,
+    NO_DATA,
+    OTHER_CAPTIONS,
+    image_folders,
+    is_image,
+    parse_kohya_folder,
+)
 from sdlora.data.images import FOREIGN_SUFFIXES, SUFFIXES, ImageInfo, ImageSize, inspect_image, open_mask
 from sdlora.data.masks import MASK_SUFFIX, is_mask_folder, sort_masks
 from sdlora.data.settings import Data
@@ -19,20 +25,10 @@ from sdlora.errors import DatasetError
 from sdlora.filesystem.paths import composed, existing_path
 from sdlora.formatting import pluralize
 
-CAPTION_SUFFIXES = (".txt", ".caption")
-OTHER_CAPTIONS = (".json", ".jsonl", ".tags", ".text", ".cap", ".txt2", ".csv")
-"""Suffixes in which other tools keep captions."""
-CAPTIONS_ARE = "captions are .txt or .caption files of their picture's name, or in metadata.jsonl"
-NO_DATA = ("project.json", "thumbs.db", "desktop.ini")
-"""Names of files that a project or a system puts beside the images."""
 MIN_IMAGES = 3
-MAX_REPEATS = 1000
-"""Largest number before a folder's name that counts as kohya's repeats; a larger one is a year or a date."""
 _WORKERS = 4
 LINK_OUT = "is a link out of the data folder, or to nothing; put the file itself here"
 _SHOWN = 5
-_WALKED = 5_000
-"""Folders that are looked into for images which are not read."""
 
 
 @dataclass(frozen=True)
@@ -180,7 +176,7 @@ def caption_files(folder: Path) -> list[Path]:
 
 def _no_images_message(root: Path) -> str:
     files = [path for path in root.iterdir() if path.is_file() and not path.name.startswith(".")]
-    below = (folder for folder, _ in _image_folders(root) if not is_mask_folder(folder))
+    below = (folder for folder, _ in image_folders(root) if not is_mask_folder(folder))
     found = next((path.parent if parse_kohya_folder(path.name) else path for path in below), root)
     hint = f" (such as {found.relative_to(root).as_posix()})" if found != root else ""
     return (
@@ -191,22 +187,10 @@ def _no_images_message(root: Path) -> str:
 
 def _notice_unread(folder: Path, report: _Report, used: str) -> None:
     """Report the images at any depth below ``folder``, which is not read."""
-    number = sum(count for _, count in _image_folders(folder))
+    number = sum(count for _, count in image_folders(folder))
     if number:
         verb = "is" if number == 1 else "are"
         report.notices.append(f"{report.name(folder)}: its {pluralize(number, 'picture')} {verb} not used; {used}.")
-
-
-def _image_folders(root: Path) -> Iterator[tuple[Path, int]]:
-    """Yield each folder at any depth that holds images, with their number; hidden folders and links are passed over."""
-    for folder, inner, names in islice(os.walk(root), _WALKED):
-        inner[:] = sorted(name for name in inner if not name.startswith("."))
-        if count := sum(_is_image(Path(folder, name)) for name in names):
-            yield Path(folder), count
-
-
-def _is_image(path: Path) -> bool:
-    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
 
 
 def _sources(root: Path, report: _Report) -> list[_SourceFolder]:
@@ -239,20 +223,11 @@ def _listed_below(source: _SourceFolder, folder: Path) -> dict[str, str]:
 
 def _notice_strangers(source: _SourceFolder, sources: list[_SourceFolder], report: _Report) -> None:
     """Report the names in the folder's list of captions that no image has."""
-    if (source.folder / LISTED).is_file():
-        images = (path for each in sources for path in each.images if path.is_relative_to(source.folder))
-        strangers = source.listed.keys() - {composed(path.relative_to(source.folder).as_posix()) for path in images}
-        if strangers:
-            named = summarize_names(sorted(ascii(name)[1:-1] for name in strangers), "file")
-            report.notices.append(
-                f"{report.name(source.folder / LISTED)}: lists {named} that no picture here is called."
-            )
-
-
-def parse_kohya_folder(name: str) -> tuple[int, str] | None:
-    """Return repeats and caption from a folder's name: ``10_sks dog`` -> (10, "sks dog")."""
-    match = re.fullmatch(r"([0-9]{1,4})_(.+)", name)
-    return (int(match[1]), match[2].strip()) if match and 1 <= int(match[1]) <= MAX_REPEATS else None
+    images = (path for each in sources for path in each.images if path.is_relative_to(source.folder))
+    strangers = source.listed.keys() - {composed(path.relative_to(source.folder).as_posix()) for path in images}
+    if strangers:
+        named = summarize_names(sorted(ascii(name)[1:-1] for name in strangers), "file")
+        report.notices.append(f"{report.name(source.folder / LISTED)}: lists {named} that no picture here is called.")
 
 
 def _is_inside(path: Path, root: Path) -> bool:
@@ -300,7 +275,7 @@ def _list_folder(folder: Path, report: _Report, repeats: int, caption: str) -> _
 def _sort_pictures(source: _SourceFolder, pictures: list[Path], report: _Report) -> None:
     """Tell the images of one folder, and the masks, which may lie in a folder of their own, apart."""
     for inner in sorted(path for path in source.folder.iterdir() if is_mask_folder(path)) if pictures else ():
-        files = sorted(path for path in inner.iterdir() if _is_image(path))
+        files = sorted(path for path in inner.iterdir() if is_image(path))
         outside = [path for path in (inner, *files) if path.is_symlink() and not _is_inside(path, report.root)]
         for path in outside:
             report.refuse(path, LINK_OUT)

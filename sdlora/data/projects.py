@@ -16,7 +16,8 @@ from pathlib import Path, PurePosixPath
 from PIL import Image
 
 from sdlora.data.captions import caption_for, read_caption
-from sdlora.data.dataset import MIN_IMAGES, image_files, parse_kohya_folder, require_usable_mask, summarize_names
+from sdlora.data.dataset import MIN_IMAGES, image_files, require_usable_mask, summarize_names
+from sdlora.data.folder_names import parse_kohya_folder
 from sdlora.data.images import FOREIGN_SUFFIXES, SUFFIXES, inspect_image, open_mask
 from sdlora.data.masks import MASK_SUFFIX, image_key
 from sdlora.data.settings import Data, Kind

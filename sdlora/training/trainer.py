@@ -60,6 +60,7 @@ def train(job: TrainJob) -> bool:
         failpoints.point("end.adapter")
         save_a1111_card(job.output.adapter, train_state, job)
         failpoints.point("end.card")
+        # The disk may have kept some that were to go.
         checkpoint.drop_older(job.output.states, train_state.steps, job.checkpoint.keep)
         path, seconds = job.output.relative(job.output.adapter), time.monotonic() - begun
         job.on_event(RunFinished(step=train_state.steps, adapter=path, seconds=seconds))
