@@ -7,9 +7,11 @@ whole; at most something called ``.tmp-...`` remains.
 """
 
 import errno
+import filecmp
 import os
 import secrets
 import shutil
+import stat
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -193,6 +195,31 @@ def is_same_file(one: Path, other: Path) -> bool:
         return os.path.samestat(one.lstat(), other.lstat())
     except OSError:
         return False
+
+
+def is_copy(one: Path, other: Path) -> bool:
+    """Return whether two files or folders are one as a copy of the other: equal in names, contents, links and times.
+
+    Both are there, whole, if ``move_new`` is killed between file systems before the source goes.
+    """
+    found, same = _entries(one), _entries(other)
+    if found != same:
+        return False
+    files = [name for name, (kind, *_) in found.items() if stat.S_ISREG(kind)]
+    return bool(found) and all(filecmp.cmp(one / name, other / name, shallow=False) for name in files)
+
+
+def _entries(root: Path) -> dict[str, tuple[int, int, int, str]]:
+    """Return kind, size, time and link of all that ``root`` is or holds, by path; empty if it is not there."""
+    found = {}
+    with suppress(OSError):
+        for path in (root, *(sorted(root.rglob("*")) if root.is_dir() and not root.is_symlink() else ())):
+            status = path.lstat()
+            kind, is_file = stat.S_IFMT(status.st_mode), stat.S_ISREG(status.st_mode)
+            link = os.readlink(path) if path.is_symlink() else ""
+            facts = (kind, status.st_size if is_file else 0, status.st_mtime_ns if is_file else 0, link)
+            found[path.relative_to(root).as_posix()] = facts
+    return found
 
 
 def _claim(path: Path, make: Callable[[Path], None], is_folder: bool = False) -> Path:

@@ -17,7 +17,15 @@ from sdlora.errors import FileError, SdloraError
 from sdlora.filesystem.locks import exclusive
 from sdlora.filesystem.paths import numbered_paths, path_inside, safe_name
 from sdlora.filesystem.reading import find_matching, modified_ns, read_json, size_of
-from sdlora.filesystem.writing import file_errors, is_same_file, move_new, new_folder, remove_whole, write_atomic
+from sdlora.filesystem.writing import (
+    file_errors,
+    is_copy,
+    is_same_file,
+    move_new,
+    new_folder,
+    remove_whole,
+    write_atomic,
+)
 from sdlora.formatting import one_line
 
 KEPT_DAYS = 30
@@ -163,14 +171,17 @@ class Trash:
             return []
         first_part, first = parts[0]
         free = first
-        if os.path.lexists(first_part) and not is_same_file(first_part, first):
+        if os.path.lexists(first_part) and not _is_same(first_part, first):
             free = next(path for path in numbered_paths(first, first_part.is_dir()) if not os.path.lexists(path))
         restored: list[Path] = []
         try:
             for part, path in reversed(parts):
                 if path.parent == first.parent and path.name.startswith(first.stem):
                     path = path.with_name(free.stem + path.name.removeprefix(first.stem))
-                if os.path.lexists(part):
+                if is_copy(part, path):
+                    remove_whole(part)
+                    restored.insert(0, path)
+                elif os.path.lexists(part):
                     restored.insert(0, move_new(part, path))
         except OSError as error:
             raise FileError(f"{error.filename}: cannot be moved back ({error.strerror})") from error
@@ -184,7 +195,7 @@ class Trash:
             parts = list(zip(item.parts, map(self._place, item.origins), strict=True))
         except FileError:  # Nothing that this program has put here.
             return False
-        return any(not os.path.lexists(part) or is_same_file(part, origin) for part, origin in parts)
+        return any(not os.path.lexists(part) or _is_same(part, origin) for part, origin in parts)
 
     def _origin(self, path: Path) -> str:
         """Return a path as an item keeps it. Raises FileError if it lies outside the data folder."""
@@ -216,6 +227,11 @@ class Trash:
             return TrashItem(folder, name, what, deleted, tuple(map(str, fields["origins"]))) if whole else None
         except (SdloraError, ValueError, KeyError, TypeError):
             return None
+
+
+def _is_same(part: Path, origin: Path) -> bool:
+    """Return whether both are there only because a process was killed while it moved one to the other."""
+    return is_same_file(part, origin) or is_copy(part, origin)
 
 
 def _marked_a_day_ago(mark: Path) -> bool:

@@ -141,3 +141,30 @@ def test_a_copy_that_fails_leaves_the_source_and_nothing_else(tmp_path, monkeypa
     with pytest.raises((OSError, shutil.Error)):
         move_new(source, target / "source")
     assert (sorted(path.name for path in source.iterdir()), [*target.iterdir()]) == (["a", "b"], [])
+
+
+@pytest.mark.parametrize("name", ["run", "adapter"])
+def test_what_was_copied_to_another_disk_by_a_killed_process_is_there_once(library, run, disk, name):
+    adapter = write_tiny_adapter(library.folder / "own.safetensors")
+    before = contents(disk)
+    item = library.delete_run("mine") if name == "run" else library.delete_adapter("own")
+    origin = run.folder if name == "run" else adapter
+    part = item.folder / "0"
+    if name == "run":
+        shutil.copytree(part, origin, symlinks=True)
+    else:
+        shutil.copy2(part, origin)
+    Trash(library.data_dir).recover()
+    assert (contents(disk), item.folder.exists()) == (before, False)
+
+
+def test_a_new_file_of_the_old_one_s_size_and_time_is_no_copy(library):
+    path = write_tiny_adapter(library.folder / "own.safetensors")
+    item = library.delete_adapter("own")
+    part = item.folder / "0"
+    path.write_bytes(part.read_bytes()[::-1])
+    os.utime(path, ns=(part.stat().st_atime_ns, part.stat().st_mtime_ns))
+    Trash(library.data_dir).recover()
+    assert part.is_file()
+    library.undo(item.folder.name)
+    assert {each.name for each in library.folder.iterdir()} >= {"own.safetensors", "own-2.safetensors"}
