@@ -9,12 +9,14 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, get_args
 
-from pydantic import Field, ValidationError
+from pydantic import Field, SerializerFunctionWrapHandler, ValidationError, model_serializer, model_validator
 
 from sdlora.adapters import DEFAULT_METHOD, METHODS, Adapter
 from sdlora.adapters.lora import Lora
 from sdlora.checkpoint import Checkpoint
-from sdlora.data.settings import Data
+from sdlora.data.concept_values import CONCEPTS, PATHS, replace_concepts, with_folder_of_first
+from sdlora.data.concepts import require_distinct, reworded_prompts, run_concepts
+from sdlora.data.settings import Concept, Data
 from sdlora.errors import ConfigError, FileError
 from sdlora.families.base_models import BUNDLED
 from sdlora.families.settings import Model
@@ -54,6 +56,31 @@ class TrainConfig(Section):
     schedule: Schedule = Field(default_factory=Schedule)
     checkpoint: Checkpoint = Field(default_factory=Checkpoint)
     sample: Sample = Field(default_factory=Sample)
+    concepts: tuple[Concept, ...] = ()
+    """Several things to learn in one run, each with its own images and words; empty for the one that `data` and
+    `prior` describe."""
+
+    @property
+    def all_concepts(self) -> tuple[Concept, ...]:
+        """The concepts of the run, with all their settings: those of the list, or the one of the sections."""
+        return run_concepts(self.data, self.prior, self.concepts)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _concepts_replace_the_one(cls, values: Any) -> Any:
+        return with_folder_of_first(values) if isinstance(values, Mapping) else values
+
+    @model_validator(mode="after")
+    def _distinct_concepts(self) -> "TrainConfig":
+        require_distinct(self.concepts)
+        return self
+
+    @model_serializer(mode="wrap")
+    def _only_what_was_set(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave to each concept what it leaves to the run; a run of one concept has no list."""
+        values: dict[str, Any] = serialize(self)
+        own = [concept.model_dump(mode="json", exclude_unset=True, exclude_none=True) for concept in self.concepts]
+        return {**values, CONCEPTS: own} if own else {n: value for n, value in values.items() if n != CONCEPTS}
 
     @classmethod
     def load(cls, source: str | Path, overrides: Mapping[str, Any] | None = None) -> "TrainConfig":
@@ -78,7 +105,10 @@ class TrainConfig(Section):
         flags: dict[str, Any] = {}
         for name, value in (overrides or {}).items():
             section, _, field = name.partition(".")
-            flags.setdefault(section, {})[field] = value
+            if name == CONCEPTS:
+                merged = _with_concepts(merged, _absolute({CONCEPTS: value}, Path.cwd())[CONCEPTS])
+            else:
+                flags.setdefault(section, {})[field] = value
         for section, changes in _absolute(flags, Path.cwd()).items():
             values_in_file = merged.get(section, {})
             if not isinstance(values_in_file, Mapping):
@@ -110,7 +140,8 @@ class TrainConfig(Section):
 
 def explicit_settings(config: TrainConfig) -> frozenset[str]:
     """Return the dotted names of the settings that a person made, in a file or by flags; not a preset's or defaults."""
-    return frozenset(f"{name}.{field}" for name, section in dict(config).items() for field in section.model_fields_set)
+    sections = ((name, section) for name, section in dict(config).items() if isinstance(section, Section))
+    return frozenset(f"{name}.{field}" for name, section in sections for field in section.model_fields_set)
 
 
 def _with_explicit(config: TrainConfig, names: set[str]) -> TrainConfig:
@@ -120,7 +151,9 @@ def _with_explicit(config: TrainConfig, names: set[str]) -> TrainConfig:
         explicit = {field for field in type(section).model_fields if f"{name}.{field}" in names}
         return type(section).model_construct(_fields_set=explicit, **dict(section))
 
-    sections: dict[str, Any] = {name: mark(name, section) for name, section in dict(config).items()}
+    sections: dict[str, Any] = {
+        name: mark(name, section) if isinstance(section, Section) else section for name, section in dict(config).items()
+    }
     return TrainConfig.model_construct(**sections)
 
 
@@ -216,6 +249,30 @@ def _absolute(values: dict[str, Any], folder: Path) -> dict[str, Any]:
                 result[section][field] = str(as_path(value, folder).resolve())
         elif setting.name == "model.base" and value not in BUNDLED and (base := existing_path(value, folder)):
             result[section][field] = str(base.resolve())
+    if isinstance(concepts := result.get(CONCEPTS), list):
+        result[CONCEPTS] = [_absolute_concept(concept, folder) for concept in concepts]
+    return result
+
+
+def _absolute_concept(concept: Any, folder: Path) -> Any:
+    """Return the values of a concept with its relative paths made absolute."""
+    if not isinstance(concept, Mapping):
+        return concept
+    paths = {name: concept[name] for name in PATHS if isinstance(concept.get(name), str | Path)}
+    for name, value in paths.items():
+        with suppress(FileError):
+            paths[name] = str(as_path(value, folder).resolve())
+    return {**concept, **paths}
+
+
+def _with_concepts(values: Mapping[str, Any], concepts: Any) -> dict[str, Any]:
+    """Return a file's values with other ``concepts``, and its preview prompts with their words."""
+    result = replace_concepts(values, concepts)
+    data, sample = values.get("data", {}), values.get("sample", {})
+    described = [concept for concept in concepts if isinstance(concept, Mapping)] if isinstance(concepts, list) else []
+    if described and isinstance(data, Mapping) and isinstance(sample, Mapping) and sample.get("prompts"):
+        prompts = reworded_prompts(sample["prompts"], data, described)
+        result["sample"] = {**sample, "prompts": prompts}
     return result
 
 
@@ -236,6 +293,9 @@ def _messages(error: ValidationError, origin: str, overrides: Collection[str]) -
     names = [setting.name for setting in all_settings()]
     for problem in error.errors():
         parts = [str(part) for part in problem["loc"] if part not in METHODS]
+        if parts[0:1] == [CONCEPTS] and len(parts) > 1:
+            yield f"{'' if CONCEPTS in overrides else f'{origin}: '}{_concept_message(problem)}"[:500]
+            continue
         name = one_line(".".join(parts[:2]), 80)
         tagged = f"{name}.method" if problem["type"] == "union_tag_invalid" else name
         source = "" if tagged in overrides else f"{origin}: "
@@ -254,4 +314,19 @@ def _messages(error: ValidationError, origin: str, overrides: Collection[str]) -
             what = problem["msg"].removeprefix("Value error, ")
             what = what[0].lower() + what[1:]
             value = "" if isinstance(problem["input"], Mapping) else f" = {quote_value(problem['input'])}"
-            yield f"{source}{name}{value}: {what}"[:500]
+            yield f"{source}{name}{value}: {what}"[:500] if name else f"{source}{what}"[:500]
+
+
+def _concept_message(problem: Any) -> str:
+    """Return the sentence for a problem of one concept."""
+    _, number, *names = problem["loc"]
+    label, name = f"concept {number + 1}", one_line(".".join(map(str, names)), 80)
+    if problem["type"] == "extra_forbidden":
+        return "; ".join(
+            filter(None, (f"{label}: there is no setting {name}", did_you_mean(name, Concept.model_fields)))
+        )
+    if problem["type"] == "missing":
+        return f"{label}: {name} is not set; add it"
+    what = problem["msg"].removeprefix("Value error, ")
+    value = "" if isinstance(problem["input"], Mapping) else f" = {quote_value(problem['input'])}"
+    return f"{label}: {name}{value}: {what[0].lower()}{what[1:]}"

@@ -98,19 +98,29 @@ class Setting(NamedTuple):
         return least, most
 
 
+def lists_sections(annotation: Any) -> bool:
+    """Return whether a field holds several sections of one kind: ``tuple[Concept, ...]``."""
+    return get_origin(annotation) is tuple and any(map(sections_in, get_args(annotation)))
+
+
 def sections_in(annotation: Any) -> list[type[Section]]:
     """Return the section classes that a field's annotation admits: itself, or the members of a union."""
     if isinstance(annotation, type) and issubclass(annotation, Section):
         return [annotation]
+    if get_origin(annotation) is tuple:
+        return []
     return [section for member in get_args(annotation) for section in sections_in(member)]
 
 
 def settings(section: type[Section], prefix: str = "") -> Iterator[Setting]:
     """Yield every setting below ``section``, depth first, in the order of declaration, each name once.
 
-    If a field admits several sections, their discriminator is one setting with the values of all of them.
+    If a field admits several sections, their discriminator is one setting with the values of all of them. The settings
+    of a list of sections have no single name, and are left out.
     """
     for name, field in section.model_fields.items():
+        if lists_sections(field.annotation):
+            continue
         members = sections_in(field.annotation)
         found: dict[str, Setting] = {}
         for setting in (s for member in members for s in settings(member, f"{prefix}{name}.")):

@@ -3,7 +3,16 @@
 from pathlib import Path
 
 from sdlora.config import all_settings
+from sdlora.data.concepts import RUN_WIDE
+from sdlora.data.settings import Concept
+from sdlora.section import Setting, settings
 
+HEAD = ["| setting | default | |", "| --- | --- | --- |"]
+CONCEPTS_ARE = (
+    "Several things to learn in one run ([how](concepts.md)): a table `[[concepts]]` for each in a "
+    "TOML file, or a flag `--concept folder=cat trigger=sks class_name=cat`. What a concept does not set is as `data` "
+    "and `prior` have it."
+)
 PAGE = Path(__file__).parents[1] / "docs" / "settings.md"
 
 
@@ -20,11 +29,17 @@ def reference() -> str:
         head, _, _ = setting.name.partition(".")
         if head != section:
             section = head
-            lines += ["", f"## {section}", "", "| setting | default | |", "| --- | --- | --- |"]
-        needed = setting.field.is_required()
-        default = "needed" if needed else "" if setting.default in (None, "", ()) else f"`{setting.default}`"
-        lines.append(f"| `{setting.name}` | {default} | {setting.help.replace('|', chr(92) + '|')} |")
+            lines += ["", f"## {section}", "", *HEAD]
+        lines.append(_row(setting))
+    lines += ["", "## concepts", "", CONCEPTS_ARE, "", *HEAD]
+    lines += [_row(setting) for setting in settings(Concept) if setting.name not in RUN_WIDE]
     return "\n".join(lines).replace("\n\n\n", "\n\n") + "\n"
+
+
+def _row(setting: Setting) -> str:
+    needed = setting.field.is_required()
+    default = "needed" if needed else "" if setting.default in (None, "", ()) else f"`{setting.default}`"
+    return f"| `{setting.name}` | {default} | {setting.help.replace('|', chr(92) + '|')} |"
 
 
 if __name__ == "__main__":

@@ -67,6 +67,7 @@ def read_settings(parsed: argparse.Namespace, section: "type[S]") -> S:
 def add_run_settings(parser: argparse.ArgumentParser) -> None:
     """Add a flag for every setting of a training run, by its dotted name."""
     from sdlora.config import all_settings
+    from sdlora.data.concept_values import CONCEPTS
 
     for setting in all_settings():
         value = setting.default
@@ -79,15 +80,24 @@ def add_run_settings(parser: argparse.ArgumentParser) -> None:
         text = (setting.help + default).replace("%", "%%")
         names = [f"--{setting.name}", *(["--memory"] if setting.name == "train.memory" else [])]
         parser.add_argument(*names, metavar="VALUE", default=argparse.SUPPRESS, help=text, **extra)
+    parser.add_argument(
+        "--concept", dest=CONCEPTS, nargs="+", action="append", metavar="NAME=VALUE", default=argparse.SUPPRESS,
+        help="one of several things to learn, such as folder=my-cat trigger=sks class_name=cat; give it once for each, "
+        "in place of the preset's pictures",
+    )  # fmt: skip
 
 
 def overrides(parsed: argparse.Namespace) -> dict[str, Any]:
-    """Return the settings of a run that were given, by their dotted names; ``none`` is None."""
-    return {
+    """Return the settings of a run that were given, by their dotted names; ``none`` is None. Raises ConfigError."""
+    from sdlora.data.concept_values import CONCEPTS, parse_concept
+
+    values: dict[str, Any] = {
         name: None if isinstance(value, str) and value.lower() == "none" else value
         for name, value in vars(parsed).items()
         if "." in name
     }
+    given = getattr(parsed, CONCEPTS, None)
+    return values if given is None else {**values, CONCEPTS: [parse_concept(words) for words in given]}
 
 
 def add_base_settings(parser: argparse.ArgumentParser) -> None:

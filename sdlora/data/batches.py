@@ -10,7 +10,7 @@ from sdlora.data.captions import augment_caption
 from sdlora.data.dataset import Example
 from sdlora.data.epoch_sampler import EpochSampler, ShuffledCycle
 from sdlora.data.images import ImageSize, overflow
-from sdlora.data.settings import Data
+from sdlora.data.settings import Concept, Data
 from sdlora.seeds import derive, uniform
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Batch:
-    """One process's share of a micro-batch: instance examples first, then as many class examples, if there are any."""
+    """One process's share of a micro-batch: instance examples first, then their class examples, if there are any."""
 
     mean: "torch.Tensor"
     """Latent means (B, C, h, w), float32, scaled as the VAE's encoder returns them."""
@@ -37,6 +37,9 @@ class Batch:
     """Size and crop of each image (B, 4), int64, as ``View.size_and_crop`` gives them; None for uncropped images."""
     chunks: int = 1
     """Chunks of 75 tokens of the longest caption in the global micro-batch: all are read as that long."""
+    weights: "torch.Tensor | None" = None
+    """Factor of each example's loss (B,), float32, that of prior preservation included; None for a run of one concept,
+    whose class examples have one weight. Not every instance example has a class example then."""
 
     def __len__(self) -> int:
         return len(self.captions)
@@ -48,14 +51,16 @@ class ScheduledExample(NamedTuple):
     view: View
     caption: str
     position: int
+    weight: float = 1.0
 
 
 class BatchLoader:
     """Micro-batches of a run, by number, for process ``rank`` of ``processes``.
 
     ``sizes`` gives each example's bucket; ``batch_size`` counts instance examples per process. With ``class_examples``,
-    each instance example is paired with a class example that is centre-cropped to the same bucket and never mirrored.
-    ``count_chunks`` gives the number of chunks in which the text encoder reads a caption.
+    each instance example is paired with one of its concept's class examples, if that has any, centre-cropped to the
+    same bucket and never mirrored. ``count_chunks`` gives the number of chunks in which the text encoder reads a
+    caption. ``concepts`` are those that the examples' numbers name; without them all are of one, described by ``data``.
     Everything is a function of ``seed`` and the number, so a resumed run can start anywhere.
     """
 
@@ -70,9 +75,10 @@ class BatchLoader:
         processes: int = 1,
         rank: int = 0,
         count_chunks: Callable[[str], int] = lambda caption: 1,
+        concepts: Sequence[Concept] = (),
     ) -> None:
         assert len(examples) == len(sizes) and 0 <= rank < processes
-        self.data = data
+        self.concepts = concepts or (Concept.from_section(data),)
         self.seed = seed
         self.count_chunks = count_chunks
         self.share = range(rank * batch_size, (rank + 1) * batch_size)
@@ -82,7 +88,8 @@ class BatchLoader:
         )
         self.examples = examples
         self.class_examples = class_examples
-        self._class_cycle = ShuffledCycle(len(class_examples), derive(seed, "classes")) if class_examples else None
+        self._class_cycles = _class_cycles(class_examples, seed)
+        self._weighted = len(self.concepts) > 1 or self.concepts[0].weight != 1
 
     @property
     def per_epoch(self) -> int:
@@ -100,24 +107,37 @@ class BatchLoader:
 
     def scheduled(self, n: int) -> list[ScheduledExample]:
         """Return the global micro-batch ``n`` in order of position: instance examples, then class examples."""
-        batch = self.sampler[n]
+        batch, size = self.sampler[n], self.sampler.batch_size
         instances = [self._instance(item, batch.bucket, batch.epoch, i) for i, item in enumerate(batch.items)]
-        if self._class_cycle is None:
-            return instances
-        size = self.sampler.batch_size
-        chosen = [self.class_examples[self._class_cycle[n * size + i]] for i in range(size)]
-        return instances + [ScheduledExample(View(e, batch.bucket), e.caption, size + i) for i, e in enumerate(chosen)]
+        classes = [
+            self._class_example(self._concept(item), batch.bucket, n * size + i, size + i)
+            for i, item in enumerate(batch.items)
+            if self._concept(item) in self._class_cycles
+        ]
+        return instances + classes
+
+    def _concept(self, item: int) -> int:
+        """Return the number of an item's concept."""
+        return self.examples[self.items[item]].concepts[0]
+
+    def _class_example(self, concept: int, size: ImageSize, number: int, position: int) -> ScheduledExample:
+        """Choose the class example of the run's instance example ``number``."""
+        members, cycle = self._class_cycles[concept]
+        example, settings = members[cycle[number]], self.concepts[concept]
+        weight = settings.weight * (settings.prior_weight or 0.0)
+        return ScheduledExample(View(example, size), example.caption, position, weight)
 
     def _instance(self, item: int, size: ImageSize, epoch: int, position: int) -> ScheduledExample:
         """Choose the item's crop, mirroring and caption in this epoch; a repeat within the epoch gets the same ones."""
-        example, data, parts = self.examples[self.items[item]], self.data, (self.seed, "item", epoch, item)
+        example, parts = self.examples[self.items[item]], (self.seed, "item", epoch, item)
+        data = self.concepts[self._concept(item)]
         crop = 0.5
         if data.random_crop and data.variants > 1 and overflow(example.size, size) >= 1:
             # Evenly spaced from end to end: a few crops cover more of the image than random ones.
             crop = int(uniform(*parts, "cut") * data.variants) / (data.variants - 1)
         flip = data.flip and uniform(*parts, "flip") < 0.5
         caption = augment_caption(example.caption, data, *parts)
-        return ScheduledExample(View(example, size, crop, flip), caption, position)
+        return ScheduledExample(View(example, size, crop, flip), caption, position, data.weight)
 
     def views(self, first: int, last: int) -> list[View]:
         """List each view once that micro-batches ``first`` to ``last`` - 1 read, on all processes."""
@@ -147,7 +167,21 @@ class BatchLoader:
             instances=len(self.share),
             chunks=max(self.count_chunks(example.caption) for example in scheduled),
             size_and_crop=torch.tensor([example.view.size_and_crop for example in share]),
+            weights=torch.tensor([example.weight for example in share]) if self._weighted else None,
         )
+
+
+def _class_cycles(examples: Sequence[Example], seed: int) -> dict[int, tuple[list[Example], ShuffledCycle]]:
+    """Return each concept's class examples and their order; concepts that share them share the order."""
+    groups: dict[tuple[int, ...], list[Example]] = {}
+    for example in examples:
+        groups.setdefault(example.concepts, []).append(example)
+    cycles = {}
+    for number, (members, own) in enumerate(groups.items()):
+        parts = ("classes", number) if number else ("classes",)
+        cycle = ShuffledCycle(len(own), derive(seed, *parts))
+        cycles.update(dict.fromkeys(members, (own, cycle)))
+    return cycles
 
 
 class Prefetcher:

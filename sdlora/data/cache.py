@@ -93,7 +93,7 @@ class LatentCache:
 
     def key(self, view: View) -> str:
         """Hash everything that decides the latents of ``view``."""
-        image = (view.example.digest, view.example.mask_digest, self.masks, self.background)
+        image = (view.example.digest, view.example.mask_digest, self._weights(view), self.background)
         crop = (tuple(view.size), float(view.position), view.flip)
         return key_of("latents", LATENTS_VERSION, self.fingerprint, self.batch_size, image, crop)
 
@@ -147,10 +147,16 @@ class LatentCache:
         """Open the image at the view's size. The mask keeps its size: it is cropped once the latents' size is known."""
         rgb, mask = open_image(view.example.path, self.background, view.size)
         _require_unchanged(view.example.path, view.example.digest)
-        if self.masks and view.example.mask is not None:
+        if self._weights(view) and view.example.mask is not None:
             mask = open_mask(view.example.mask)
             _require_unchanged(view.example.mask, view.example.mask_digest)
-        return MaskedImage(crop_and_resize(rgb, view.size, view.position, view.flip), mask if self.masks else None)
+        return MaskedImage(
+            crop_and_resize(rgb, view.size, view.position, view.flip), mask if self._weights(view) else None
+        )
+
+    def _weights(self, view: View) -> bool:
+        """Return whether a mask or transparency weights this view."""
+        return self.masks and view.example.masks
 
     def _encode(self, batch: Sequence[tuple[View, MaskedImage]], encode: "EncodeImages") -> None:
         import torch

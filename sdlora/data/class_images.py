@@ -6,7 +6,7 @@ Front ends may import this: no torch. The trainer passes the function that gener
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,10 +15,11 @@ from PIL import Image
 
 from sdlora import failpoints
 from sdlora.data.captions import without_trigger
+from sdlora.data.concepts import class_groups, concept_prior, naming_concept
 from sdlora.data.dataset import Example, load_dataset
 from sdlora.data.doctor import exact_copies
 from sdlora.data.images import inspect_image
-from sdlora.data.settings import ClassImageSettings, Data
+from sdlora.data.settings import ClassImageSettings, Concept, Data
 from sdlora.errors import ConfigError, DatasetError
 from sdlora.events import OnProgress, unwatched
 from sdlora.filesystem.paths import existing_path
@@ -66,6 +67,8 @@ class ClassImages:
     own: tuple[Example, ...]
     generated: tuple[GeneratedClassImage, ...]
     notices: tuple[str, ...] = ()
+    concepts: tuple[int, ...] = (0,)
+    """Numbers of the concepts that share them."""
 
     def missing(self) -> list[GeneratedClassImage]:
         """List the generated images that do not exist yet, or are damaged."""
@@ -73,7 +76,8 @@ class ClassImages:
 
     def examples(self) -> list[Example]:
         """Return all of them, the user's own first. Raises DatasetError if a generated one is missing or damaged."""
-        return [*self.own, *(_example(image) for image in self.generated)]
+        found = [*self.own, *(_example(image) for image in self.generated)]
+        return [replace(example, concepts=self.concepts) for example in found]
 
 
 def class_prompt(data: Data, prior: ClassImageSettings) -> str:
@@ -126,6 +130,29 @@ def select_class_images(
     rest = range(max(0, prior.count - len(own)))
     generated = tuple(store.image_path(prompts[i % len(prompts)], prior.seed + i) for i in rest)
     return ClassImages(own[: prior.count], generated, tuple(notices))
+
+
+def class_images_of_concepts(
+    prior: ClassImageSettings, concepts: Sequence[Concept], examples: Sequence[Example], store: ClassImageStore
+) -> list[ClassImages]:
+    """Select the class images of all ``concepts``, which ``run_concepts`` has completed; those of one class share them.
+
+    Raises what ``class_prompts`` and ``select_class_images`` raise.
+    """
+    selected = []
+    for members in class_groups(concepts):
+        prompts: dict[str, None] = {}
+        for index in members:
+            captions = [example.caption for example in examples if index in example.concepts]
+            with naming_concept(concepts, index):
+                own = concept_prior(prior, concepts[index])
+                prompts |= dict.fromkeys(class_prompts(concepts[index], own, captions))
+        first = members[0]
+        with naming_concept(concepts, first):
+            own = concept_prior(prior, concepts[first])
+            found = select_class_images(own, tuple(prompts), class_prompt(concepts[first], own), store)
+        selected.append(replace(found, concepts=members))
+    return selected
 
 
 def _read_user_folder(folder: Path, caption: str) -> tuple[tuple[Example, ...], tuple[str, ...]]:

@@ -47,6 +47,10 @@ class Example:
     mask_digest: str = ""
     own_caption: str = ""
     """Its own caption, from a file of its own or from a list, before anything is put around it."""
+    concepts: tuple[int, ...] = (0,)
+    """Number of its concept; of a class image, numbers of all concepts whose class it preserves."""
+    masks: bool = True
+    """Whether a mask or transparency weights its loss, where the run has masks."""
 
     @property
     def size(self) -> ImageSize:

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal
@@ -15,9 +15,10 @@ from typing import Literal
 from sdlora.data import near_duplicates
 from sdlora.data.buckets import assign_buckets, bucket_step
 from sdlora.data.captions import with_trigger
+from sdlora.data.concepts import balance_notices, concept_label, load_concepts
 from sdlora.data.dataset import MIN_IMAGES, Example, FolderSurvey, image_files, summarize_names, survey_folder
 from sdlora.data.images import ImageSize, crop_box, inspect_image, open_image, orientation
-from sdlora.data.settings import Data
+from sdlora.data.settings import Concept, Data
 from sdlora.errors import DatasetError
 from sdlora.events import OnProgress, unwatched
 from sdlora.formatting import pluralize
@@ -87,6 +88,24 @@ def check_dataset(data: Data, native_size: int, on_progress: OnProgress = unwatc
     dataset = _DatasetUnderCheck(data, resolution, examples, sizes, pixels)
     findings = [*_unusable(found), *(finding for check in (*CHECKS, *PIXEL_CHECKS) for finding in check(dataset))]
     findings += [Finding("fine", "", notice) for notice in found.notices]
+    return _most_important_first(findings)
+
+
+def check_concepts(concepts: Sequence[Concept], native_size: int, on_progress: OnProgress = unwatched) -> list[Finding]:
+    """Return the findings on each of several ``concepts`` with its name, and on all together, as ``check_dataset``."""
+    findings = []
+    for index, concept in enumerate(concepts):
+        prefix = f"{concept_label(index, concept)}: " if len(concepts) > 1 else ""
+        own = check_dataset(concept, native_size, on_progress)
+        findings += [replace(finding, text=f"{prefix}{finding.text}") for finding in own]
+    with suppress(DatasetError):  # The findings on its concept say why.
+        dataset = load_concepts(concepts)
+        findings += shared_images(concepts, dataset.examples)
+        findings += [Finding("fine", "", notice) for notice in balance_notices(concepts, dataset.examples)]
+    return _most_important_first(findings)
+
+
+def _most_important_first(findings: Iterable[Finding]) -> list[Finding]:
     order = {"must": 0, "could": 1, "fine": 2}
     return sorted(findings, key=lambda finding: order[finding.severity])
 
@@ -99,6 +118,32 @@ def training_notices(data: Data, resolution: int, examples: Sequence[Example], s
     dataset = _DatasetUnderCheck(data, resolution, examples, sizes)
     findings = [finding for check in CHECKS for finding in check(dataset)]
     return [finding.text for finding in findings if finding.severity == "must" or finding.images]
+
+
+def concept_notices(
+    concepts: Sequence[Concept], resolution: int, examples: Sequence[Example], sizes: Sequence[ImageSize]
+) -> list[str]:
+    """Return the ``training_notices`` of each concept, with its name if there are several, and what they share."""
+    texts = []
+    for index, concept in enumerate(concepts):
+        own = [(example, size) for example, size in zip(examples, sizes, strict=True) if index in example.concepts]
+        found = training_notices(concept, resolution, [example for example, _ in own], [size for _, size in own])
+        prefix = f"{concept_label(index, concept)}: " if len(concepts) > 1 else ""
+        texts += [f"{prefix}{text}" for text in found]
+    return texts + [finding.text for finding in shared_images(concepts, examples)]
+
+
+def shared_images(concepts: Sequence[Concept], examples: Sequence[Example]) -> list[Finding]:
+    """Find files that two concepts have: their triggers could not be told apart by them."""
+    owners: dict[str, dict[int, Example]] = {}
+    for example in examples:
+        owners.setdefault(example.digest, {}).setdefault(example.concepts[0], example)
+    found = []
+    for shared in (each for each in owners.values() if len(each) > 1):
+        named = " and ".join(f"{concept_label(i, concepts[i])} as {e.path.name}" for i, e in shared.items())
+        text = f"The same file is in {named}. Keep it in one: both triggers would learn it."
+        found.append(Finding("must", "shared", text, _paths(shared.values())))
+    return found
 
 
 def exact_copies(examples: Sequence[Example]) -> list[Finding]:

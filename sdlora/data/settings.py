@@ -3,6 +3,7 @@
 The rules for steps follow what other trainers publish.
 """
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 
@@ -79,6 +80,33 @@ class Data(Section):
         return "subject" if self.class_name else "style"
 
 
+class Concept(Data):
+    """One of several things that a run learns: its images, words, class images and weights.
+
+    Settings of `data` that it does not set itself are those of the run.
+    """
+
+    repeats: Annotated[int, Field(ge=1, le=1000)] | None = None
+    """Times that each picture is seen in an epoch, instead of the number in a folder's name. If neither says it, as
+    often as makes the concept as large as the largest."""
+
+    weight: Annotated[float, Field(gt=0, le=100)] = 1.0
+    """Factor of the loss of its pictures, and of its class pictures."""
+
+    prior_weight: Annotated[float, Field(ge=0)] | None = None
+    """Weight of its class pictures' loss; `prior.weight` if not set, 0 preserves nothing."""
+
+    class_prompt: str = ""
+    """Prompt of its class pictures, such as `a dog`. If empty, its captions without the trigger, in turn, or `a` and
+    the class name."""
+
+    class_folder: Path | None = None
+    """Folder with class pictures of your own. Concepts of one class share theirs."""
+
+    class_count: Annotated[int, Field(ge=1, le=100_000)] | None = None
+    """Number of class pictures; `prior.count` if not set."""
+
+
 class ClassImageSettings(Section):
     """Number, source and weight of the class images of a run."""
 
@@ -119,11 +147,29 @@ STEP_RULES: dict[Kind, StepRule] = {
 }
 
 
+class ImageSet(NamedTuple):
+    """Kind of a concept, number of its images, and of those in an epoch, counting repeats."""
+
+    kind: Kind
+    images: int
+    seen: int
+
+    @property
+    def suggested_views(self) -> int:
+        """Number of images, counting each time, that a run of them should see."""
+        rule = STEP_RULES[self.kind]
+        return min(max(self.images * rule.per_image, rule.least), rule.most)
+
+
 def suggested_steps(images: int, kind: Kind, batch_size: int = 1) -> int:
     """Suggest optimizer steps for a number of images, rounded up to tens.
 
     ``batch_size`` counts all images of a step: with accumulation, on all processes.
     """
-    rule = STEP_RULES[kind]
-    seen = min(max(images * rule.per_image, rule.least), rule.most)
+    return suggested_steps_together([ImageSet(kind, images, images)], batch_size)
+
+
+def suggested_steps_together(sets: Iterable[ImageSet], batch_size: int = 1) -> int:
+    """Suggest optimizer steps for several concepts: as many images as runs of each alone would see."""
+    seen = sum(one.suggested_views for one in sets)
     return -(-seen // (10 * batch_size)) * 10

@@ -49,7 +49,7 @@ class MemoryCounter:
         Previews do not count: one that does not fit is left out, with a notice.
         """
         found = self.footprint(config)
-        most = max(found.step, found.encoding, found.generation if count_class_images(config.prior) else 0)
+        most = max(found.step, found.encoding, found.generation if count_class_images(config.all_concepts) else 0)
         return most + int(memory_savings.RESERVE * max(0, most - found.weights))
 
 

@@ -19,8 +19,9 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from sdlora.config import TrainConfig, explicit_settings
-from sdlora.data.dataset import load_dataset
-from sdlora.data.settings import Data
+from sdlora.data.concepts import MOST_CONCEPTS, join_examples, naming_concept, preserves_classes
+from sdlora.data.dataset import Example, load_dataset
+from sdlora.data.settings import Concept, Data
 from sdlora.errors import SdloraError
 from sdlora.families.base_models import locate_base
 from sdlora.filesystem.reading import read_json
@@ -80,9 +81,9 @@ def torch_version() -> str:
 
 def measurement_file(config: TrainConfig, data_dir: Path) -> Path:
     """Return the file for the measurement of ``config``, named by the digest of all that decides it."""
-    sizes = sorted(set(image_sizes(config.data.folder)))
+    sizes = sorted({(example.width, example.height) for example in counted_examples(config)})
     sample = config.sample.model_dump(include={"cfg", "sampler", "width", "height"})
-    generates = bool(config.sample.every and config.sample.prompts) or count_class_images(config.prior) > 0
+    generates = bool(config.sample.every and config.sample.prompts) or count_class_images(config.all_concepts) > 0
     what = {**step_settings(config), "sizes": sizes, "sample": sample if generates else None, "torch": torch_version()}
     what |= {"base": _weights(config.model.base), "machine": platform.node(), "memory": generates}
     return data_dir / "cache" / "estimates" / f"{_digest(what)}.json"
@@ -92,14 +93,13 @@ def step_settings(config: TrainConfig) -> dict[str, Any]:
     """Return the settings that decide the time and memory of a micro-batch."""
     names = {"batch_size", "precision", "gradient_checkpointing", "device", "offload", "memory"}
     hand = sorted(explicit_settings(config)) if config.train.memory is not None else []
+    concepts = config.all_concepts
     text = config.adapter.text_encoder and config.train.text_encoder_learning_rate != 0
     return {
         "model": config.model.model_dump(),
         "code": CODE,
-        "data": config.data.model_dump(
-            include={"resolution", "buckets", "shuffle_captions", "tag_dropout", "caption_dropout"}
-        ),
-        "prior": config.prior.target if config.prior.weight else None,
+        "data": {**config.data.model_dump(include={"resolution", "buckets"}), **_caption_changes(concepts)},
+        "prior": config.prior.target if preserves_classes(concepts) else None,
         "adapter": {**config.adapter.model_dump(exclude={"init", "text_encoder", "alpha"}), "text": text},
         "train": config.train.model_dump(include=names),
         "optimizer": config.optimizer.name,
@@ -119,10 +119,17 @@ def _weights(base: str) -> list[tuple[str, int, int]]:
     return [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
 
 
-def image_sizes(folder: Path) -> tuple[tuple[int, int], ...]:
-    """Return the sizes in pixels of the training images; they are read again only if the folder has changed."""
-    entries = sorted((entry.path, entry.stat().st_mtime_ns) for entry in _files(folder))
-    return _read_sizes(folder, _digest({"files": entries}))
+def counted_examples(config: TrainConfig) -> tuple[Example, ...]:
+    """Return the training images with their sizes and repeats; a folder is read again only if it has changed.
+
+    Captions and masks are not those of the run. Raises DatasetError.
+    """
+    concepts, found = config.all_concepts, []
+    for index, concept in enumerate(concepts):
+        entries = sorted((entry.path, entry.stat().st_mtime_ns) for entry in _files(concept.folder))
+        with naming_concept(concepts, index):
+            found.append(_read_folder(concept.folder, _digest({"files": entries})))
+    return join_examples(concepts, found)
 
 
 def _files(folder: Path) -> list["os.DirEntry[str]"]:
@@ -134,6 +141,12 @@ def _files(folder: Path) -> list["os.DirEntry[str]"]:
     return []
 
 
-@lru_cache(maxsize=32)
-def _read_sizes(folder: Path, stamp: str) -> tuple[tuple[int, int], ...]:
-    return tuple((size.width, size.height) for size in (e.size for e in load_dataset(Data(folder=folder)).examples))
+@lru_cache(maxsize=MOST_CONCEPTS)
+def _read_folder(folder: Path, stamp: str) -> tuple[Example, ...]:
+    return load_dataset(Data(folder=folder)).examples
+
+
+def _caption_changes(concepts: Sequence[Concept]) -> dict[str, Any]:
+    """Return how captions vary from step to step: of several concepts the most that one does."""
+    names = ("shuffle_captions", "tag_dropout", "caption_dropout")
+    return {name: max(getattr(concept, name) for concept in concepts) for name in names}

@@ -10,17 +10,18 @@ from typing import Any
 
 from sdlora.config import TrainConfig
 from sdlora.data.buckets import assign_buckets, bucket_step
-from sdlora.data.dataset import Example, load_dataset
+from sdlora.data.concepts import concept_shares, image_sets, load_concepts
+from sdlora.data.dataset import Example
 from sdlora.data.images import ImageSize
 from sdlora.errors import ConfigError, missing_package
 from sdlora.events import OnEvent, ignore
 from sdlora.families.base_models import locate_base
-from sdlora.formatting import format_bytes, format_duration
+from sdlora.formatting import format_bytes, format_duration, pluralize
 from sdlora.generation.device import require_precision
 from sdlora.jobs.measurement import Measurement, cached_measurement
 from sdlora.jobs.memory_savings import as_flags
 from sdlora.jobs.profiler import Profiler
-from sdlora.training.profiling import count_class_images, count_previews, views_per_image
+from sdlora.training.profiling import count_class_images, count_previews, count_views
 
 LATENT = 2 * 4 * 4
 """Bytes for each position of an image's latents: mean and deviation of four channels in float32."""
@@ -57,6 +58,8 @@ class RunPlan:
     """Further memory savings, as a ``Measurement`` has them."""
     disk: Mapping[str, int]
     """Most bytes by kind; files that are cached already are not subtracted."""
+    concepts: tuple[Mapping[str, Any], ...] = ()
+    """Of several concepts each one's ``label``, ``images``, those ``seen`` in an epoch, and its ``share`` of it."""
 
 
 def plan_run(config: TrainConfig, data_dir: Path, on_event: OnEvent = ignore) -> RunPlan:
@@ -73,8 +76,9 @@ def plan_run(config: TrainConfig, data_dir: Path, on_event: OnEvent = ignore) ->
 
 def plan_from_measurement(config: TrainConfig, found: Measurement) -> RunPlan:
     """Return the plan of a run that was measured with exactly these settings."""
-    train = config.train
+    train, concepts = config.train, config.all_concepts
     examples, sizes, steps = _images_and_steps(config, found)
+    views, shares = count_views(concepts, examples), concept_shares(concepts, examples)
     return RunPlan(
         base=config.model.base,
         device=found.device,
@@ -86,28 +90,33 @@ def plan_from_measurement(config: TrainConfig, found: Measurement) -> RunPlan:
         chosen=found.chosen,
         told=tuple(found.told),
         step_seconds=found.step * train.gradient_accumulation,
-        seconds=found.seconds_by_phase(config.data, config.prior, train, config.sample, len(examples), steps),
+        seconds=found.seconds_by_phase(concepts, config.prior, train, config.sample, views, steps),
         memory=found.memory,
         counted=found.counted,
         rungs=tuple(found.rungs or ()),
         disk=planned_disk(config, found),
+        concepts=tuple(one.described() for one in shares) if len(concepts) > 1 else (),
     )
 
 
 def _images_and_steps(config: TrainConfig, found: Measurement) -> tuple[Sequence[Example], Sequence[ImageSize], int]:
     """Return the training images, their training sizes, and the number of steps."""
-    examples = load_dataset(config.data).examples
+    examples = load_concepts(config.all_concepts).examples
     step = bucket_step(found.resolution, found.latent_factor)
     sizes = assign_buckets(examples, found.resolution, step, config.data.buckets)
-    return examples, sizes, config.train.planned_steps(config.data.kind, len(examples))
+    return examples, sizes, config.train.planned_steps(image_sets(config.all_concepts, examples))
 
 
 def planned_disk(config: TrainConfig, found: Measurement) -> dict[str, int]:
     """Return the most bytes that a run writes, by kind."""
     examples, sizes, steps = _images_and_steps(config, found)
-    sample, made = config.sample, count_class_images(config.prior)
-    places = sum(size.width * size.height for size in sizes) * views_per_image(config.data)
-    places += (config.prior.count if config.prior.weight else 0) * found.width * found.height
+    sample, concepts = config.sample, config.all_concepts
+    made = count_class_images(concepts)
+    places = sum(
+        size.width * size.height * count_views(concepts, [example])
+        for example, size in zip(examples, sizes, strict=True)
+    )
+    places += count_class_images(concepts, own=True) * found.width * found.height
     adapter = found.numbers * WIDTHS[config.checkpoint.precision]
     checkpoints = ceil(steps / config.checkpoint.every) if config.checkpoint.every else 1
     width, height = sample.width or found.native_size, sample.height or found.native_size
@@ -127,7 +136,12 @@ def plan_table(plan: RunPlan) -> list[str]:
     sizes = ", ".join(f"{number} of {size}" for size, number in plan.sizes.items())
     batch = f"{plan.batch_size} x {plan.gradient_accumulation}" if plan.gradient_accumulation > 1 else plan.batch_size
     lines = [f"{plan.base} on {plan.device}: {plan.steps} steps of batch {batch}"]
-    lines += [f"pictures  {plan.pictures}: {sizes}", *plan.told]
+    lines += [f"pictures  {plan.pictures}: {sizes}"]
+    lines += [
+        f"          {pluralize(one['images'], 'picture'):>12} of {one['label']}, {one['share']:.0%} of an epoch"
+        for one in plan.concepts
+    ]
+    lines += plan.told
     lines += [f"time      {format_duration(sum(plan.seconds.values()))}"]
     lines += [f"          {format_duration(seconds):>10}  {name}" for name, seconds in plan.seconds.items() if seconds]
     growth = ", by how much a process grows" if plan.device == "cpu" else ""
@@ -151,7 +165,7 @@ def require_startable(config: TrainConfig, processes: int = 1) -> None:
     for setting, package, instead in _packages(config):
         if find_spec(package) is None:
             raise missing_package(setting, package, instead)
-    load_dataset(config.data)
+    load_concepts(config.all_concepts)
 
 
 def require_alone(config: TrainConfig, processes: int) -> None:

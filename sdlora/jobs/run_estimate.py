@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from sdlora.config import TrainConfig
+from sdlora.data.concepts import image_sets
 from sdlora.errors import SdloraError
 from sdlora.events import StepDone
 from sdlora.filesystem.stat_cache import StatCache
-from sdlora.jobs.measurement import Measurement, cached_measurement, image_sizes, step_settings
+from sdlora.jobs.measurement import Measurement, cached_measurement, counted_examples, step_settings
 from sdlora.storage.run_folder import Run
+from sdlora.training.profiling import count_views
 
 
 class RunEstimate(NamedTuple):
@@ -30,16 +32,17 @@ def estimate_run(config: TrainConfig, data_dir: Path, done: int = 0) -> RunEstim
 
     Raises DatasetError for images that cannot be used, ModelError for a base that does not exist.
     """
-    sizes = image_sizes(config.data.folder)
-    steps = config.train.planned_steps(config.data.kind, len(sizes))
+    concepts, examples = config.all_concepts, counted_examples(config)
+    steps = config.train.planned_steps(image_sets(concepts, examples))
     left = steps - done
     found = cached_measurement(config, data_dir)
     if found is not None:
         train = found.as_chosen(config).train
-        phases = found.seconds_by_phase(config.data, config.prior, train, config.sample, len(sizes), left)
-        return RunEstimate(steps, len(sizes), sum(phases.values()), found.memory, found)
+        views = count_views(concepts, examples)
+        phases = found.seconds_by_phase(concepts, config.prior, train, config.sample, views, left)
+        return RunEstimate(steps, len(examples), sum(phases.values()), found.memory, found)
     pace = _pace(config, data_dir)
-    return RunEstimate(steps, len(sizes), None if pace is None else pace * left)
+    return RunEstimate(steps, len(examples), None if pace is None else pace * left)
 
 
 def _pace(config: TrainConfig, data_dir: Path) -> float | None:

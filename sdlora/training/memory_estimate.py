@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
 from sdlora.data.batches import Batch
-from sdlora.data.dataset import load_dataset
+from sdlora.data.concepts import load_concepts, preserves_classes
 from sdlora.data.images import ImageSize
 from sdlora.families.base import Conditioning, Family
 from sdlora.families.meta_model import build_meta_family
@@ -84,7 +84,8 @@ class StorageCounter(TorchDispatchMode):
 
 def largest_size(job: TrainJob) -> ImageSize:
     """The largest size in pixels at which pictures of ``job`` are trained on. Raises DatasetError, ModelError."""
-    sizes = prepare.assign_sizes(job, build_meta_family(job.model, torch.float32), load_dataset(job.data).examples)[1]
+    examples = load_concepts(job.all_concepts).examples
+    sizes = prepare.assign_sizes(job, build_meta_family(job.model, torch.float32), examples)[1]
     return max(sizes, key=lambda size: size.width * size.height)
 
 
@@ -99,7 +100,8 @@ def estimate_memory(job: TrainJob, size: ImageSize, dtype: torch.dtype, on_card:
     _, trained = prepare.attach_method(job, family, from_file=False)
     trains_text = any(prepare.is_text(part.path) for part in trained)
     shapes = [tuple(part.parameter.shape) for part in trained]
-    reads = trains_text or job.data.shuffle_captions or job.data.tag_dropout > 0  # Varied, they are too many to keep.
+    varied = any(concept.shuffle_captions or concept.tag_dropout > 0 for concept in job.all_concepts)
+    reads = trains_text or varied  # Varied, they are too many to keep.
     texts = () if reads else family.text_encoders
     waits = {"vae", *texts} if job.train.offload and on_card else set()
     parts = {**family.modules}
@@ -109,7 +111,7 @@ def estimate_memory(job: TrainJob, size: ImageSize, dtype: torch.dtype, on_card:
         weights = sum(_bytes(part) for part in here.values())
         step = _peak(here, _step(job, family, size, trains_text, dtype))
         encoding = _peak({"vae": family.vae} if waits else parts, lambda: _encode(family, size, on_card))
-        generates = count_previews(job.sample, 1) or job.prior.weight
+        generates = count_previews(job.sample, 1) or preserves_classes(job.all_concepts)
         generation = _peak(parts, lambda: _generate(job, family)) if generates else 0
     return MemoryEstimate(weights, step + optimizer_bytes(job.optimizer, shapes), encoding, generation)
 
@@ -152,7 +154,7 @@ def _step(
     job: TrainJob, family: Family, size: ImageSize, trains_text: bool, dtype: torch.dtype
 ) -> Callable[[], object]:
     """A forward and a backward pass at ``size``, to be made; texts are read in it only where their encoder trains."""
-    copies = job.train.batch_size * (2 if job.prior.weight else 1)
+    copies = job.train.batch_size * (2 if preserves_classes(job.all_concepts) else 1)
     side = family.latent_factor
     latents = torch.zeros(copies, family.latent_channels, size.height // side, size.width // side)
     framing = torch.zeros(copies, 4, dtype=torch.int64)
@@ -168,7 +170,7 @@ def _step(
 
     def step() -> None:
         with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
-            loss = training_step(family, process, batch, encode, job.loss, job.prior.weight, 0, 0)
+            loss = training_step(family, process, batch, encode, job.loss, 1.0, 0, 0)
         loss.backward()
 
     return step
@@ -188,9 +190,9 @@ class _MetaCaptions:
 
 def _captions(job: TrainJob) -> list[str]:
     """A batch's: as many different ones as there are."""
-    said = [example.caption for example in load_dataset(job.data).examples][: job.train.batch_size]
+    said = [example.caption for example in load_concepts(job.all_concepts).examples][: job.train.batch_size]
     own = [*islice(cycle(said), job.train.batch_size)]
-    return own + [CLASS] * (len(own) if job.prior.weight else 0)
+    return own + [CLASS] * (len(own) if preserves_classes(job.all_concepts) else 0)
 
 
 def _meta_conditioning(family: Family, number: int) -> Conditioning:

@@ -11,6 +11,7 @@ from PIL import Image
 from sdlora.data import class_images
 from sdlora.data.batches import BatchLoader
 from sdlora.data.cache import LatentCache, TextCache
+from sdlora.data.concepts import preserves_classes
 from sdlora.data.dataset import Example
 from sdlora.data.tensor_store import TensorStore
 from sdlora.events import report_progress, unwatched
@@ -19,7 +20,7 @@ from sdlora.generation.generation_spec import with_generation_defaults
 from sdlora.generation.prompt_encoding import CaptionReader
 from sdlora.generation.prompt_weighting import escape_weights
 from sdlora.generation.samplers import require_sampler_support
-from sdlora.generation.settings import SamplingSettings
+from sdlora.generation.settings import Prior, SamplingSettings
 from sdlora.generation.studio import Studio
 from sdlora.training.component_offload import ComponentOffload
 from sdlora.training.distributed import Distributed
@@ -39,29 +40,17 @@ def prepare_class_images(
     job: TrainJob, distributed: Distributed, family: Family, resolution: int, examples: Sequence[Example]
 ) -> list[Example] | None:
     """The class pictures, missing ones made by the base; none without prior preservation; None if stopped."""
-    if not job.prior.weight:
+    concepts = job.all_concepts
+    if not preserves_classes(concepts):
         return []
     settings = with_generation_defaults(job.prior, family)
     side = max(family.size_step, resolution // family.size_step * family.size_step)
-    sampling = settings.model_dump(include={*SamplingSettings.model_fields})
-    made_by = {
-        "base": family.fingerprint,
-        "precision": distributed.precision,
-        "size": side,
-        **sampling,
-        **job.model.schedule,
-    }
-    if job.model.quantize is not None:  # A rounded base draws other pictures.
-        made_by["quantize"] = job.model.quantize
-    if job.train.clip_skip != 1:
-        made_by["clip_skip"] = job.train.clip_skip
-    if job.data.caption_weights:
-        made_by["weights"] = True
-    shelf = class_images.ClassImageStore(job.cache / "class-images", made_by)
-    prompts = class_images.class_prompts(job.data, settings, [example.caption for example in examples])
-    pictures = class_images.select_class_images(settings, prompts, class_images.class_prompt(job.data, settings), shelf)
-    job.notice(*pictures.notices)
-    missing = pictures.missing()
+    store = class_images.ClassImageStore(
+        job.cache / "class-images", _what_decides_class_images(job, distributed, family, settings, side)
+    )
+    selected = class_images.class_images_of_concepts(settings, concepts, examples, store)
+    job.notice(*(notice for found in selected for notice in found.notices))
+    missing = [*dict.fromkeys(image for found in selected for image in found.missing())]
     if missing and job.train.offload:
         ComponentOffload(family, str(distributed.device), on=True).for_generation()
     studio = Studio.from_family(family, job.model)
@@ -76,13 +65,35 @@ def prepare_class_images(
             require_sampler_support(settings.sampler, family.process)
     distributed.barrier()  # Everyone has looked before anyone adds a picture.
     finished = class_images.generate_missing(
-        shelf,
+        store,
         missing[distributed.rank :: distributed.count],
         make,
         report_progress(job.on_event, "making class pictures") if missing else unwatched,
         job.should_stop,
     )
-    return None if distributed.any_process(not finished) else pictures.examples()
+    if distributed.any_process(not finished):
+        return None
+    return [example for found in selected for example in found.examples()]
+
+
+def _what_decides_class_images(
+    job: TrainJob, distributed: Distributed, family: Family, settings: Prior, side: int
+) -> dict[str, Any]:
+    """Return all that decides a class image beside its prompt and seed."""
+    made_by = {
+        "base": family.fingerprint,
+        "precision": distributed.precision,
+        "size": side,
+        **settings.model_dump(include={*SamplingSettings.model_fields}),
+        **job.model.schedule,
+    }
+    if job.model.quantize is not None:  # A rounded base draws other pictures.
+        made_by["quantize"] = job.model.quantize
+    if job.train.clip_skip != 1:
+        made_by["clip_skip"] = job.train.clip_skip
+    if job.data.caption_weights:
+        made_by["weights"] = True
+    return made_by
 
 
 def cache_latents(
@@ -93,7 +104,7 @@ def cache_latents(
         TensorStore(job.cache / "latents"),
         family.fingerprints["vae"],
         job.data.background,
-        job.data.masks,
+        any(concept.masks for concept in job.all_concepts),
         1 if distributed.device.type == "cpu" or family.native_size > MIDDLING else ENCODE_BATCH,
     )
     views = batches.views(0, steps * job.train.gradient_accumulation)

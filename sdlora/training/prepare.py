@@ -1,9 +1,10 @@
 """Preparation, done once before the first step: load, look at the pictures, fill the caches, attach, restore."""
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
+from itertools import chain
 from typing import Any
 
 import torch
@@ -14,8 +15,9 @@ from sdlora.adapters.trainable import Trainable, TrainablePart
 from sdlora.data import buckets
 from sdlora.data.batches import BatchLoader
 from sdlora.data.cache import LatentCache
-from sdlora.data.dataset import Example, load_dataset
-from sdlora.data.doctor import training_notices
+from sdlora.data.concepts import image_sets, load_concepts
+from sdlora.data.dataset import Example
+from sdlora.data.doctor import concept_notices
 from sdlora.data.images import ImageSize
 from sdlora.diffusion import ZERO_SNR
 from sdlora.errors import ConfigError, FileError
@@ -24,7 +26,7 @@ from sdlora.families.base import Family
 from sdlora.families.loading import load_family
 from sdlora.families.quantized import quantize
 from sdlora.formats import read_adapter
-from sdlora.formatting import first_line, one_line
+from sdlora.formatting import first_line
 from sdlora.generation.prompt_encoding import CaptionReader
 from sdlora.seeds import derive
 from sdlora.training import precompute
@@ -32,6 +34,7 @@ from sdlora.training.component_offload import ComponentOffload
 from sdlora.training.distributed import Distributed
 from sdlora.training.memory_efficient_layers import use_memory_efficient_layers
 from sdlora.training.previews import require_previews
+from sdlora.training.setting_notices import changed_settings, ignored_settings, learning_settings, length_notices
 from sdlora.training.step import EncodeCaptions
 from sdlora.training.train_job import TrainJob
 
@@ -42,10 +45,6 @@ SCHEDULE = (
     ZERO_SNR,
 )  # fmt: skip
 """Entries of a scheduler's config that decide a training."""
-LEARNING = ("model", "data", "prior", "adapter", "train", "loss", "optimizer", "schedule")
-"""Sections of settings that decide what is learnt."""
-COMPARED_ELSEWHERE = frozenset(("model.base", "data.folder", "prior.folder", "train.steps", "train.epochs"))
-"""Settings that may differ in a resume, or of which the content is compared."""
 EXTRA = "method."
 """Prefix in a resumable state of what a method keeps beside its parameters."""
 
@@ -158,6 +157,7 @@ class TrainState:
             "class pictures": _digest(classes),
             "noise schedule": _schedule_digest(self.family.scheduler_config),
             "tokens": _digest(repr(self._tokens())),
+            **_membership(self.batches.examples, self.batches.class_examples),
         }
 
     def _tokens(self) -> list[list[int]]:
@@ -165,6 +165,12 @@ class TrainState:
         captions, classes = ([e.caption for e in each] for each in (self.batches.examples, self.batches.class_examples))
         chunks = [[row.tolist() for row in self.reader.ids([caption])] for caption in (*captions, *classes)]
         return [*(own[0] for own in chunks[: len(captions)]), *(row for own in chunks for row in own[1:])]
+
+
+def _membership(examples: Sequence[Example], class_examples: Sequence[Example]) -> dict[str, str]:
+    """Return the concepts that examples belong to; nothing for one concept, whose states have no such entry."""
+    members = [[example.concepts for example in each] for each in (examples, class_examples)]
+    return {"concepts": _digest(repr(members))} if {*chain(*members)} - {(0,)} else {}
 
 
 def foreign_state(step: int, error: Exception) -> FileError:
@@ -183,7 +189,8 @@ def _digest(text: str) -> str:
 
 def prepare_training(job: TrainJob, distributed: Distributed) -> TrainState | None:
     """Everything up to the first step; None if a stop was asked for meanwhile."""
-    dataset = load_dataset(job.data)
+    concepts = job.all_concepts
+    dataset = load_concepts(concepts)
     job.notice(*dataset.notices)
     family = load_base(job, distributed)
     resolution, sizes = assign_sizes(job, family, dataset.examples)
@@ -204,9 +211,10 @@ def prepare_training(job: TrainJob, distributed: Distributed) -> TrainState | No
         distributed.count,
         distributed.rank,
         reader.count,
+        concepts,
     )
     steps = _planned_steps(job, batches, distributed)
-    job.notice(*training_notices(job.data, resolution, dataset.examples, sizes), *batches.notices())
+    job.notice(*concept_notices(concepts, resolution, dataset.examples, sizes), *batches.notices())
     job.notice(*ignored_settings(job, steps))
     offload.for_image_encoding()
     latents = precompute.cache_latents(job, distributed, family, batches, steps)
@@ -262,58 +270,13 @@ def assign_sizes(job: TrainJob, family: Family, examples: Sequence[Example]) -> 
     return resolution, buckets.assign_buckets(examples, resolution, step, job.data.buckets)
 
 
-def length_notices(job: TrainJob, state: checkpoint.State, steps: int) -> Iterator[str]:
-    """A sentence on a length that is not what it was when ``state`` was saved."""
-    before = state.values.get("steps", steps)
-    if before != steps:
-        moves = "" if job.schedule.name == "constant" else f"; its rate is that of a {job.schedule.name} run of {steps}"
-        yield f"this run goes on from step {state.step} to {steps}, where it was to end at {before}{moves}"
-
-
-def learning_settings(job: TrainJob) -> dict[str, Any]:
-    """Return the settings that decide what a run learns, but for its length and for what is compared by content."""
-    sections = (getattr(job, name) for name in LEARNING)
-    named = zip(LEARNING, (section.model_dump(mode="json") for section in sections), strict=True)
-    found = {f"{section}.{name}": value for section, values in named for name, value in values.items()}
-    return {name: value for name, value in found.items() if name not in COMPARED_ELSEWHERE}
-
-
-def changed_settings(job: TrainJob, state: checkpoint.State) -> Iterator[str]:
-    """A sentence on the settings that are not what they were when ``state`` was saved, whoever has changed them."""
-    before, now = state.values.get("settings"), learning_settings(job)
-    if not isinstance(before, dict):  # Version 0.1.0 saved none.
-        return
-    changed = [name for name in now if name in before and now[name] != before[name]]
-    if changed:
-        told = ", ".join(f"{name} = {now[name]} for {one_line(str(before[name]), 40)}" for name in changed)
-        yield f"this run goes on with other settings than before: {told}"
-
-
-def ignored_settings(job: TrainJob, steps: int) -> Iterator[str]:
-    """A sentence on each setting that a run of so many ``steps`` does not heed, as another setting has it."""
-    for name in ("folder", "class_prompt"):
-        if getattr(job.prior, name) and not job.prior.weight:
-            yield f"prior.{name} is not used: prior.weight is 0; set it to 1 to preserve the class"
-    if job.prior.target == "base" and not job.prior.weight:
-        yield "prior.target is not used: prior.weight is 0; set it to 1 to preserve the class"
-    if job.data.keep_tokens != 1 and not (job.data.shuffle_captions or job.data.tag_dropout):
-        yield "data.keep_tokens is not used: neither data.shuffle_captions nor data.tag_dropout is on"
-    if job.data.random_crop and job.data.variants == 1:
-        yield "data.random_crop cuts the centre alone: data.variants is 1; set it to 2 or more"
-    if job.train.text_encoder_learning_rate and not job.adapter.text_encoder:
-        yield "train.text_encoder_learning_rate is not used: adapter.text_encoder is off"
-    if job.optimizer.name == "schedulefree" and job.schedule.name != "constant":
-        yield f"schedule.name = {job.schedule.name} takes from schedulefree what it is for; set it to constant"
-    if job.schedule.warmup_steps >= steps:
-        yield f"schedule.warmup_steps: the rate never reaches its full height in {steps} steps; lower it"
-
-
 def _planned_steps(job: TrainJob, batches: BatchLoader, distributed: Distributed) -> int:
     """Return the run's optimizer steps, and report a number that nobody set."""
-    kind, images = job.data.kind, len(batches.examples)
-    steps = job.train.planned_steps(kind, images, batches.per_epoch, distributed.count)
+    sets = image_sets(job.all_concepts, batches.examples)
+    steps = job.train.planned_steps(sets, batches.per_epoch, distributed.count)
     if job.train.steps is None and job.train.epochs is None:
-        job.notice(f"{steps} steps, suggested for a {kind} of {images} pictures; set train.steps to change")
+        described = " and ".join(f"a {one.kind} of {one.images} pictures" for one in sets)
+        job.notice(f"{steps} steps, suggested for {described}; set train.steps to change")
     return steps
 
 

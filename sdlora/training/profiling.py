@@ -9,12 +9,14 @@ import statistics
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sdlora.data.settings import Data
+from sdlora.data.concepts import class_groups, load_concepts, preserves_classes
+from sdlora.data.dataset import Example
+from sdlora.data.settings import Concept
 from sdlora.events import Progress
 from sdlora.generation.settings import Prior, Sample
 from sdlora.training.component_offload import ComponentOffload
@@ -74,27 +76,29 @@ class RunProfile:
     """Bytes that are kept of a caption; 0 where its encoder trains."""
 
     def seconds_by_phase(
-        self, data: Data, prior: Prior, train: Train, sample: Sample, pictures: int, steps: int
+        self, concepts: Sequence[Concept], prior: Prior, train: Train, sample: Sample, views: int, steps: int
     ) -> dict[str, float]:
-        """About how long a run of ``steps`` over so many ``pictures`` will take, by what it does in that time."""
-        made = count_class_images(prior)
+        """About how long a run of ``steps`` will take that encodes so many ``views``, by what it does in that time."""
+        made = count_class_images(concepts)
         return {
             "loading the base model": self.load,
             "class pictures": made * (self.picture + prior.steps * self.sampling),
-            "encoding pictures": (pictures * views_per_image(data) + made) * self.encode,
+            "encoding pictures": (views + made) * self.encode,
             "previews": count_previews(sample, steps) * (self.picture + sample.steps * self.sampling),
             "steps": steps * train.gradient_accumulation * self.step,
         }
 
 
-def views_per_image(data: Data) -> int:
-    """In how many cuts and mirrorings each picture is encoded."""
-    return (2 if data.flip else 1) * (data.variants if data.random_crop else 1)
+def count_views(concepts: Sequence[Concept], examples: Sequence[Example]) -> int:
+    """Count the crops and mirrorings in which the images are encoded, at most."""
+    each = [(2 if one.flip else 1) * (one.variants if one.random_crop else 1) for one in concepts]
+    return sum(each[example.concepts[0]] for example in examples)
 
 
-def count_class_images(prior: Prior) -> int:
-    """Count the class images that the base makes for a run, at most."""
-    return prior.count if prior.weight and prior.folder is None else 0
+def count_class_images(concepts: Sequence[Concept], own: bool = False) -> int:
+    """Count the class images that the base makes for a run, at most; with ``own``, also those in folders."""
+    groups = (concepts[members[0]] for members in class_groups(concepts))
+    return sum(one.class_count or 0 for one in groups if own or one.class_folder is None)
 
 
 def count_previews(sample: Sample, steps: int) -> int:
@@ -165,19 +169,28 @@ def _prepare(job: "TrainJob", distributed: "Distributed", family: "Family") -> "
     captions.
     """
     from sdlora.data.batches import BatchLoader
-    from sdlora.data.dataset import load_dataset
     from sdlora.generation.prompt_encoding import CaptionReader
     from sdlora.training import precompute, prepare
 
-    examples = load_dataset(job.data).examples
+    concepts = job.all_concepts
+    examples = load_concepts(concepts).examples
     resolution, sizes = prepare.assign_sizes(job, family, examples)
     largest, size = max(zip(examples, sizes, strict=True), key=lambda pair: pair[1].width * pair[1].height)
     longest = sorted(examples, key=lambda example: -len(example.caption))[: job.train.batch_size]
+    preserved = tuple(index for index, concept in enumerate(concepts) if concept.prior_weight)
+    largest = dataclasses.replace(largest, concepts=preserved[:1] or (0,))
     own = [dataclasses.replace(largest, caption=example.caption) for example in longest]
-    others = [dataclasses.replace(largest, caption=CLASS)] if job.prior.weight else []
+    others = [dataclasses.replace(largest, caption=CLASS, concepts=preserved)] if preserved else []
     reader = CaptionReader(family, job.data.caption_weights)
     batches = BatchLoader(
-        own, [size] * len(own), job.data, job.train.batch_size, job.train.seed, others, count_chunks=reader.count
+        own,
+        [size] * len(own),
+        job.data,
+        job.train.batch_size,
+        job.train.seed,
+        others,
+        count_chunks=reader.count,
+        concepts=concepts,
     )
     offload = ComponentOffload(family, str(distributed.device), job.train.offload)
     offload.for_image_encoding()
@@ -205,7 +218,7 @@ def _time_previews(job: "TrainJob", family: "Family", offload: ComponentOffload)
     """Seconds for a sampling step, and for the rest of a picture: from a picture of one step and one of a few."""
     from sdlora.generation.studio import Studio
 
-    if not (count_previews(job.sample, 1) or job.prior.weight):
+    if not (count_previews(job.sample, 1) or preserves_classes(job.all_concepts)):
         return 0.0, 0.0
     offload.for_generation()
     studio, device = Studio.from_family(family), family.device

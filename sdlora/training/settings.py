@@ -2,12 +2,13 @@
 
 import math
 import re
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
 from sdlora.adapters.targets import parse_pattern_values
-from sdlora.data.settings import Kind, suggested_steps
+from sdlora.data.settings import ImageSet, suggested_steps_together
 from sdlora.errors import ConfigError
 from sdlora.section import Section
 
@@ -106,18 +107,19 @@ class Train(Section):
         if not any((self.learning_rate, self.text_encoder_learning_rate, *others)):
             raise ConfigError("train.learning_rate: 0, and no other rate is set: nothing would be trained; try 1e-4")
 
-    def planned_steps(self, kind: Kind, images: int, micro_batches: int | None = None, processes: int = 1) -> int:
-        """Return the optimizer steps of a run: as set, from epochs, or suggested for ``images`` of this ``kind``.
+    def planned_steps(self, sets: Sequence[ImageSet], micro_batches: int | None = None, processes: int = 1) -> int:
+        """Return the optimizer steps of a run: as set, from epochs, or suggested for the images of each concept.
 
-        ``micro_batches``: of all processes together in an epoch; without repeats and padding if not given.
+        ``micro_batches``: of all processes together in an epoch; without padding if not given.
         """
         if self.steps is not None:
             return self.steps
         per_step = self.batch_size * self.gradient_accumulation * processes
         if self.epochs is not None:
+            images = sum(one.seen for one in sets)
             batches, each = (images, per_step) if micro_batches is None else (micro_batches, self.gradient_accumulation)
             return max(1, math.ceil(self.epochs * batches / each - 1e-9))  # The last step may begin another epoch.
-        return suggested_steps(images, kind, per_step)
+        return suggested_steps_together(sets, per_step)
 
 
 class Loss(Section):

@@ -29,9 +29,11 @@ def training_step(
 
     ``process`` is the family's, on its device. ``batch`` holds the instance examples first and the class examples
     behind them; both go through one forward pass, and the class part's mean is weighted by ``prior_weight`` (prior
-    preservation, DreamBooth, arXiv:2208.12242, eq. 2). ``number`` counts micro-batches over the whole run: with the
-    examples' positions in the global batch it decides noise and times. With ``disabled_adapters``, a context without
-    the adapter, the class part's target is the base model's own prediction.
+    preservation, DreamBooth, arXiv:2208.12242, eq. 2). A batch of several concepts has ``weights`` of its own for both:
+    they take the place of ``prior_weight``, and an instance without a class example adds nothing there. ``number``
+    counts micro-batches over the whole run: with the examples' positions in the global batch it decides noise and
+    times. With ``disabled_adapters``, a context without the adapter, the class part's target is the base model's own
+    prediction.
     """
     device = family.device
     noise, deviation, times = process.sample(
@@ -51,6 +53,8 @@ def training_step(
     error = squared_error(prediction, target, None if batch.mask is None else to_device_async(batch.mask, device))
     error = error * process.weight(times, loss.weighting, loss.min_snr_gamma)
 
+    if batch.weights is not None:
+        return (error * to_device_async(batch.weights, device)).sum() / batch.instances
     instance, preserved = error[: batch.instances], error[batch.instances :]
     return instance.mean() + (prior_weight * preserved.mean() if len(preserved) else 0.0)
 

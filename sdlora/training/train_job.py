@@ -2,11 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from sdlora.adapters import Adapter
 from sdlora.checkpoint import Checkpoint
-from sdlora.data.settings import Data
+from sdlora.data.concepts import run_concepts
+from sdlora.data.settings import Concept, Data
 from sdlora.events import Notice, OnEvent, ignore
 from sdlora.families.base import Family
 from sdlora.families.settings import Model
@@ -37,11 +39,17 @@ class TrainJob:
     schedule: Schedule
     checkpoint: Checkpoint
     sample: Sample
+    concepts: tuple[Concept, ...] = ()
     output: RunPaths
     cache: Path
     on_event: OnEvent = ignore
     should_stop: Callable[[], bool] = lambda: False
     between_steps: Callable[[Family], None] = nothing
+
+    @cached_property
+    def all_concepts(self) -> tuple[Concept, ...]:
+        """The concepts of the run, with all their settings."""
+        return run_concepts(self.data, self.prior, self.concepts)
 
     def notice(self, *messages: str) -> None:
         """Tell what is worth knowing and stops nothing."""

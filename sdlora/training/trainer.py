@@ -80,6 +80,8 @@ class TrainLoop:
         self.durations: deque[float] = deque(maxlen=50)
         self.base_only = self.trained.trainable.disabled() if job.prior.target == "base" else None
         """Context in which the base predicts the target of class images."""
+        self.prior_weight = job.all_concepts[0].prior_weight or 0.0
+        """Weight of class images in batches of one concept; those of several have weights of their own."""
         self.bad = 0
         """Steps left out in a row."""
 
@@ -136,7 +138,7 @@ class TrainLoop:
                     batch,
                     train_state.encode,
                     self.job.loss,
-                    self.job.prior.weight,
+                    self.prior_weight,
                     settings.seed,
                     number,
                     self.base_only,

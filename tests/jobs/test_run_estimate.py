@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from sdlora.api.training import prepare_run
+from sdlora.data.settings import ImageSet
 from sdlora.errors import BusyError
 from sdlora.events import StepDone
 from sdlora.filesystem.locks import hold_lock
@@ -97,14 +98,20 @@ def test_before_it_is_measured_earlier_runs_with_these_settings_tell(configure, 
 
 
 def test_steps_are_known_however_the_length_is_set(configure):
-    assert configure().train.planned_steps("style", 6) == 6
+    assert configure().train.planned_steps([ImageSet("style", 6, 6)]) == 6
     by_epochs = configure(train__steps=None, train__epochs=4).train
-    assert by_epochs.planned_steps("style", 6) == 12  # two images a step
-    assert by_epochs.planned_steps("style", 6, micro_batches=5) == 20  # two buckets with an odd number of images
+    assert by_epochs.planned_steps([ImageSet("style", 6, 6)]) == 12  # two images a step
+    assert (
+        by_epochs.planned_steps([ImageSet("style", 6, 6)], micro_batches=5) == 20
+    )  # two buckets with an odd number of images
     added_up = configure(train__steps=None, train__epochs=1, train__batch_size=1, train__gradient_accumulation=4).train
-    assert added_up.planned_steps("style", 10, micro_batches=10) == 3  # The last step leaves no image out.
-    assert configure(train__steps=None).train.planned_steps("style", 10) == 400  # 800 images seen, two a step
-    assert configure(train__steps=None).train.planned_steps("style", 10, processes=2) == 200
+    assert (
+        added_up.planned_steps([ImageSet("style", 10, 10)], micro_batches=10) == 3
+    )  # The last step leaves no image out.
+    assert (
+        configure(train__steps=None).train.planned_steps([ImageSet("style", 10, 10)]) == 400
+    )  # 800 images seen, two a step
+    assert configure(train__steps=None).train.planned_steps([ImageSet("style", 10, 10)], processes=2) == 200
 
 
 def test_measuring_waits_for_the_device_and_is_wished_for_only_where_that_is_quick(configure, tmp_path):

@@ -12,14 +12,8 @@ from sdlora.config import TrainConfig, presets
 from sdlora.data.dataset import Example
 from sdlora.data.images import ImageSize
 from sdlora.errors import ConfigError
-from sdlora.training.prepare import (
-    TrainState,
-    changed_settings,
-    ignored_settings,
-    learning_settings,
-    optimizer_groups,
-    trained_parts,
-)
+from sdlora.training.prepare import TrainState, optimizer_groups, trained_parts
+from sdlora.training.setting_notices import changed_settings, ignored_settings, learning_settings
 from sdlora.training.train_job import TrainJob
 from tests.support.adapters import adapter_parameters, tiny_networks
 from tests.support.training import train_job

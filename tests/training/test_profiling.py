@@ -2,10 +2,12 @@
 
 import pytest
 
+from sdlora.data.concepts import run_concepts
+from sdlora.data.dataset import Example
 from sdlora.data.settings import Data
 from sdlora.errors import DatasetError
 from sdlora.generation.settings import Prior, Sample
-from sdlora.training.profiling import RunProfile, count_previews, profile_run
+from sdlora.training.profiling import RunProfile, count_previews, count_views, profile_run
 from sdlora.training.settings import Train
 from tests.support.training import train_job
 
@@ -31,12 +33,16 @@ def test_a_time_is_the_sum_of_all_that_a_run_does(tmp_path):
     measured = RunProfile(
         device="cpu", width=64, height=64, load=1000, encode=100, step=10, sampling=2, picture=1, memory=0
     )
-    data, train = Data(folder=tmp_path, flip=True), Train(gradient_accumulation=3)
+    train, data = Train(gradient_accumulation=3), Data(folder=tmp_path, flip=True)
+    examples = [Example(tmp_path / f"{index}.png", "", 64, 64) for index in range(5)]
     sample = Sample(every=4, prompts=("a", "b"), steps=20)
-    seconds = sum(measured.seconds_by_phase(data, Prior(), train, sample, pictures=5, steps=10).values())
+    concepts = run_concepts(data, Prior())
+    views = count_views(concepts, examples)
+    seconds = sum(measured.seconds_by_phase(concepts, Prior(), train, sample, views, steps=10).values())
     previews = 2 * 4  # before the first step, at 4, 8 and 10
     assert count_previews(sample, 10) == previews
     assert seconds == 1000 + 2 * 5 * 100 + previews * (1 + 20 * 2) + 10 * 3 * 10
     prior = Prior(weight=1, count=7, steps=25)
-    with_classes = sum(measured.seconds_by_phase(data, prior, train, sample, pictures=5, steps=10).values())
+    preserving = run_concepts(data, prior)
+    with_classes = sum(measured.seconds_by_phase(preserving, prior, train, sample, views, steps=10).values())
     assert with_classes - seconds == 7 * (1 + 25 * 2) + 7 * 100
