@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from sdlora.api.adapters import run_checkpoints
+from sdlora.data.concepts import trigger_words
 from sdlora.data.images import open_image
 from sdlora.errors import ConfigError
 from sdlora.events import OnProgress
@@ -124,7 +125,7 @@ def best_checkpoint_grid(run: Run) -> tuple[GenerationRequest, list[AxisSpec]]:
     last = len(steps) - 1
     count = min(len(steps), MOST_CHECKPOINTS)
     chosen = [steps[round(last * n / max(1, count - 1))] if count > 1 else steps[last] for n in range(count)]
-    prompts = sample.prompts or (config.data.trigger or run.name,)
+    prompts = sample.prompts or (*trigger_words(config.all_concepts),) or (run.name,)
     request = GenerationRequest.from_section(
         sample,
         prompt=prompts[0],

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from sdlora.api.models import resolve_base
 from sdlora.checkpoint import newest_step
+from sdlora.data.concepts import trigger_words
 from sdlora.data.settings import Kind
 from sdlora.errors import BusyError, ConfigError, FileError, SdloraError, error_class
 from sdlora.events import OnEvent, RunFailed, RunStopped, ignore
@@ -26,6 +27,9 @@ from sdlora.storage.run_folder import Run as Run
 
 if TYPE_CHECKING:
     from sdlora.config import TrainConfig
+
+MOST_NAMED = 3
+"""Concepts whose triggers name a run that is given no name."""
 
 
 def list_runs(data_dir: Path | None = None) -> list[Run]:
@@ -55,7 +59,8 @@ def prepare_run(
 
     config = with_base(config, resolve_base(config.model.base, data_dir))
     require_startable(config, processes)
-    name = name or safe_name(config.data.trigger or config.data.folder.name, fallback="run")
+    words = trigger_words(config.all_concepts) or [config.data.folder.name]
+    name = name or safe_name(" ".join(words[:MOST_NAMED]), fallback="run")
     return Run.create(data_root(data_dir) / "runs", name, config)
 
 

@@ -31,7 +31,8 @@ def _check_arguments(parser: argparse.ArgumentParser) -> None:
     from sdlora.data.settings import Data
     from sdlora.families.settings import Model
 
-    parser.add_argument("folder", type=Path, metavar="FOLDER", help="images with captions; kohya's folders work")
+    help = "images with captions (kohya's folders work), or a TOML file of a run, whose concepts are checked"
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help=help)
     options.add_settings(parser, Data, ["trigger", "class_name"])
     options.add_settings(parser, Model, ["base"])
 
@@ -39,12 +40,18 @@ def _check_arguments(parser: argparse.ArgumentParser) -> None:
 def check(parsed: argparse.Namespace) -> int:
     """Print the findings; exit code 3 if something must be mended first."""
     from sdlora.api.models import native_size
+    from sdlora.config import TrainConfig
     from sdlora.data import doctor
     from sdlora.data.settings import Data
 
-    data = options.read_settings(parsed, Data)
     terminal = TerminalProgress(str(parsed.folder))
-    findings = doctor.check_dataset(data, native_size(parsed.base), terminal.progress("checking images"))
+    progress = terminal.progress("checking images")
+    if parsed.folder.suffix == ".toml" and parsed.folder.is_file():
+        config = TrainConfig.load(parsed.folder)
+        findings = doctor.check_concepts(config.all_concepts, native_size(config.model.base), progress)
+    else:
+        data = options.read_settings(parsed, Data)
+        findings = doctor.check_dataset(data, native_size(parsed.base), progress)
     terminal.close()
     for finding in findings:
         print(f"{finding.severity:6}{finding.text}")

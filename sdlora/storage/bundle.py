@@ -8,6 +8,7 @@ from typing import Any, get_args
 import tomli_w
 
 from sdlora.config import VERSION, TrainConfig, all_settings
+from sdlora.data.concept_values import CONCEPTS
 from sdlora.data.dataset import caption_files
 from sdlora.families.base_models import BUNDLED
 from sdlora.filesystem.paths import existing_path
@@ -34,8 +35,9 @@ def write_bundle(run: Run, adapter: Path, output: Path) -> Path:
             pack.writestr(f"{run.name}/config.toml", tomli_w.dumps(config))
             for path in run.regular_files(run.samples, "*.png"):
                 pack.write(path, f"{run.name}/samples/{path.name}")
-            for name, path in _captions(run.config.data.folder):
-                pack.write(path, f"{run.name}/{PICTURES}/{name}")
+            for folder, concept in zip(_folder_names(run.config), run.config.all_concepts, strict=True):
+                for name, path in _captions(concept.folder):
+                    pack.write(path, f"{run.name}/{folder}/{name}")
 
     write_atomic(output, write)
     return output
@@ -49,11 +51,23 @@ def portable_config(config: TrainConfig) -> dict[str, Any]:
         value = values.get(section, {}).get(field)
         if Path in (setting.field.annotation, *get_args(setting.field.annotation)) and value:
             values[section][field] = Path(value).name
-    values["data"]["folder"] = PICTURES
+    folders = _folder_names(config)
+    values["data"]["folder"] = folders[0]
+    for concept, folder in zip(values.get(CONCEPTS, ()), folders, strict=False):
+        concept["folder"] = folder
+        if "class_folder" in concept:
+            concept["class_folder"] = Path(concept["class_folder"]).name
     base = config.model.base
     if base not in BUNDLED and (existing_path(base) or Path(base).is_absolute()):
         values["model"]["base"] = Path(base).name
     return {"version": VERSION, **values}
+
+
+def _folder_names(config: TrainConfig) -> list[str]:
+    """Return the folder in the bundle of each concept's pictures."""
+    if not config.concepts:
+        return [PICTURES]
+    return [f"{PICTURES}-{number}" for number in range(1, len(config.concepts) + 1)]
 
 
 def _captions(folder: Path) -> Iterator[tuple[str, Path]]:

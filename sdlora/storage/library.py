@@ -174,7 +174,7 @@ class Library:
         if not project.folder.is_dir():
             raise ConfigError(f"{project.name}: has nothing in it yet")
         for run in Run.all(self.data_dir):
-            if (run.is_locked() or run.is_queued) and run.config.data.folder == project.folder:
+            if (run.is_locked() or run.is_queued) and any(c.folder == project.folder for c in run.config.all_concepts):
                 raise BusyError(f"{project.name}: {run.name} trains on it, or will; stop it first")
         with exclusive(project.folder):
             return self.trash.put([project.folder], project.name, f"the project {project.name}")

@@ -6,8 +6,10 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from sdlora.data.concepts import trigger_words
 from sdlora.data.dataset import Example
 from sdlora.data.images import ImageSize
+from sdlora.data.settings import Concept
 from sdlora.diffusion import ZERO_SNR
 from sdlora.filesystem.writing import write_atomic
 from sdlora.formats import write_adapter
@@ -40,7 +42,7 @@ def provenance(train_state: TrainState, job: TrainJob, step: int) -> Provenance:
         prediction_type=train_state.family.prediction_type,
         zero_terminal_snr=bool(train_state.family.scheduler_config.get(ZERO_SNR)),
         base=Path(job.model.base).name,
-        triggers=[job.data.trigger] if job.data.trigger else [],
+        triggers=trigger_words(job.all_concepts),
         learning_rate=job.train.learning_rate,
         text_encoder_learning_rate=text_rate(job) if train_state.trained.trains_text else None,
         optimizer=job.optimizer.name,
@@ -57,17 +59,26 @@ def provenance(train_state: TrainState, job: TrainJob, step: int) -> Provenance:
         mixed_precision=train_state.distributed.precision,
         noise_offset=job.loss.noise_offset,
         min_snr_gamma=job.loss.min_snr_gamma,
-        prior_weight=job.prior.weight,
+        prior_weight=max(concept.prior_weight or 0.0 for concept in job.all_concepts),
         started=train_state.started,
         finished=time.time(),
-        folders=_folders(examples),
+        folders=_folders(examples, job.all_concepts),
         buckets=_buckets(examples, train_state.sizes),
-        tag_frequency=_tags(examples),
+        tag_frequency=_tags(examples, job.all_concepts),
     )
 
 
-def _folders(examples: Sequence[Example]) -> Mapping[str, tuple[int, int]]:
-    counts = Counter((example.path.parent.name, example.repeats) for example in examples)
+def _folder_name(example: Example, concepts: Sequence[Concept]) -> str:
+    """Return the name of an example's folder; of several concepts, whose folders may share a name, kohya's for one."""
+    if len(concepts) == 1:
+        return example.path.parent.name
+    own = concepts[example.concepts[0]]
+    words = f"{own.trigger} {own.class_name}".strip() or own.folder.name
+    return f"{example.repeats}_{words}"
+
+
+def _folders(examples: Sequence[Example], concepts: Sequence[Concept]) -> Mapping[str, tuple[int, int]]:
+    counts = Counter((_folder_name(example, concepts), example.repeats) for example in examples)
     return {name: (repeats, count) for (name, repeats), count in counts.items()}
 
 
@@ -78,9 +89,9 @@ def _buckets(examples: Sequence[Example], sizes: Sequence[ImageSize]) -> Mapping
     return counts
 
 
-def _tags(examples: Sequence[Example]) -> Mapping[str, Mapping[str, int]]:
+def _tags(examples: Sequence[Example], concepts: Sequence[Concept]) -> Mapping[str, Mapping[str, int]]:
     tags: dict[str, Counter[str]] = defaultdict(Counter)
     for example in examples:
         parts = (part.strip() for part in example.caption.split(","))
-        tags[example.path.parent.name].update(part for part in parts if part)
+        tags[_folder_name(example, concepts)].update(part for part in parts if part)
     return tags

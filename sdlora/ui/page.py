@@ -9,6 +9,7 @@ from typing import Any
 import gradio as gr
 from gradio.blocks import Block
 
+from sdlora.data.concepts import trigger_words
 from sdlora.errors import ConfigError, SdloraError
 from sdlora.ui import (
     compare_panel,
@@ -187,7 +188,7 @@ def _generate_with(app: AppState, page: Page, name: str) -> Values:
         if run is None:
             raise ConfigError("This run is gone; choose another.")
         prompts = run.config.sample.prompts
-        prompt = prompts[0] if prompts else run.config.data.trigger
+        prompt = next(iter(prompts or trigger_words(run.config.all_concepts)), "")
         begun = create_tab.generate_with(app, page.create, name, prompt)
         return {message: "", **begun, page.tabs: gr.Tabs(selected="create")}
     except SdloraError as error:
