@@ -90,7 +90,7 @@ class TrainConfig(Section):
         ConfigError naming file, setting, value and remedy.
         """
         path = find_preset(source)
-        values = _read(path)
+        values = read_toml(path)
         names = values.pop(EXPLICIT, () if path.parent == PRESETS else None)
         config = cls.parse(_absolute(values, path.parent), str(source), overrides)
         return config if names is None else _with_explicit(config, {*_names(names, source), *(overrides or {})})
@@ -210,7 +210,8 @@ def presets() -> Iterator[Path]:
     yield from sorted(PRESETS.glob("*.toml"))
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_toml(path: Path) -> dict[str, Any]:
+    """Read the values of a TOML file of this version. Raises ConfigError for one that is too large, deep or damaged."""
     try:
         if path.stat().st_size > MAX_TOML_BYTES:
             raise ConfigError(f"{path}: is over {format_bytes(MAX_TOML_BYTES)}, too large for a config")

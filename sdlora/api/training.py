@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 from sdlora.api.models import resolve_base
 from sdlora.checkpoint import newest_step
 from sdlora.data.concepts import trigger_words
+from sdlora.data.kohya_project import ImportedConcepts, concepts_in_dataset_file, concepts_in_folders
 from sdlora.data.settings import Kind
-from sdlora.errors import BusyError, ConfigError, FileError, SdloraError, error_class
+from sdlora.errors import BusyError, ConfigError, DatasetError, FileError, SdloraError, error_class
 from sdlora.events import OnEvent, RunFailed, RunStopped, ignore
-from sdlora.filesystem.paths import data_root, safe_name
+from sdlora.filesystem.paths import data_root, existing_path, safe_name
 from sdlora.jobs.launch import Training as Training
 from sdlora.jobs.launch import launch
 from sdlora.jobs.preflight import plan_run as plan_run
@@ -30,6 +31,22 @@ if TYPE_CHECKING:
 
 MOST_NAMED = 3
 """Concepts whose triggers name a run that is given no name."""
+
+
+def import_kohya(source: Path) -> ImportedConcepts:
+    """Return the concepts of a project of kohya's trainers: a folder with ``img`` and ``reg``, or a dataset TOML file.
+
+    Raises ConfigError, DatasetError.
+    """
+    from sdlora.config import read_toml
+
+    found = existing_path(source)
+    if found is None:
+        raise ConfigError(f"{source}: does not exist; give the folder of kohya's folders, or a dataset file")
+    try:
+        return concepts_in_folders(found) if found.is_dir() else concepts_in_dataset_file(read_toml(found), found)
+    except OSError as error:
+        raise DatasetError(f"{error.filename or found}: cannot be read ({error.strerror})") from None
 
 
 def list_runs(data_dir: Path | None = None) -> list[Run]:

@@ -1,11 +1,13 @@
 """Flags of commands, derived from the declarations of their settings."""
 
 import argparse
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar, get_args, get_origin
 
 from sdlora.errors import ConfigError
+from sdlora.formatting import printable_line
 
 if TYPE_CHECKING:
     from sdlora.families.settings import Model
@@ -80,10 +82,16 @@ def add_run_settings(parser: argparse.ArgumentParser) -> None:
         text = (setting.help + default).replace("%", "%%")
         names = [f"--{setting.name}", *(["--memory"] if setting.name == "train.memory" else [])]
         parser.add_argument(*names, metavar="VALUE", default=argparse.SUPPRESS, help=text, **extra)
-    parser.add_argument(
+    several = parser.add_mutually_exclusive_group()
+    several.add_argument(
         "--concept", dest=CONCEPTS, nargs="+", action="append", metavar="NAME=VALUE", default=argparse.SUPPRESS,
         help="one of several things to learn, such as folder=my-cat trigger=sks class_name=cat; give it once for each, "
         "in place of the preset's pictures",
+    )  # fmt: skip
+    several.add_argument(
+        "--from-kohya", metavar="SOURCE",
+        help="train each folder of a project of kohya's trainers as a concept of its own: a folder with "
+        "`img/10_ohwx cat` and `reg/1_cat`, or a dataset TOML file",
     )  # fmt: skip
 
 
@@ -96,8 +104,21 @@ def overrides(parsed: argparse.Namespace) -> dict[str, Any]:
         for name, value in vars(parsed).items()
         if "." in name
     }
+    if source := getattr(parsed, "from_kohya", None):
+        return {**_imported(Path(source)), **values}
     given = getattr(parsed, CONCEPTS, None)
     return values if given is None else {**values, CONCEPTS: [parse_concept(words) for words in given]}
+
+
+def _imported(source: Path) -> dict[str, Any]:
+    """Return the settings of a project of kohya's trainers, and print what became of it."""
+    from sdlora.api.training import import_kohya
+    from sdlora.data.concept_values import CONCEPTS
+
+    found = import_kohya(source)
+    for notice in found.notices:
+        print(f"notice: {printable_line(notice)}", file=sys.stderr)
+    return {**found.settings, CONCEPTS: found.concepts}
 
 
 def add_base_settings(parser: argparse.ArgumentParser) -> None:

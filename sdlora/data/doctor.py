@@ -17,6 +17,7 @@ from sdlora.data.buckets import assign_buckets, bucket_step
 from sdlora.data.captions import with_trigger
 from sdlora.data.concepts import balance_notices, concept_label, load_concepts
 from sdlora.data.dataset import MIN_IMAGES, Example, FolderSurvey, image_files, summarize_names, survey_folder
+from sdlora.data.folder_names import parse_kohya_folder
 from sdlora.data.images import ImageSize, crop_box, inspect_image, open_image, orientation
 from sdlora.data.settings import Concept, Data
 from sdlora.errors import DatasetError
@@ -286,6 +287,21 @@ def _repeats(dataset: _DatasetUnderCheck) -> list[Finding]:
     ]
 
 
+def _several_names(dataset: _DatasetUnderCheck) -> list[Finding]:
+    """Offer to train kohya's folders of several names apart: together they are one data set of several captions."""
+    folders = {example.path.parent: example.path for example in dataset.examples}
+    root = dataset.data.folder.resolve()
+    named = {folder: parse_kohya_folder(folder.name) for folder in folders if folder.parent.resolve() == root}
+    texts = {words[1] for words in named.values() if words}
+    if len(texts) < 2:
+        return []
+    text = (
+        f"{' and '.join(sorted(texts)[:_GROUPS])} are trained together as one data set. To train each folder as a "
+        f"concept with a trigger of its own, start with: sdlora train PRESET --from-kohya {dataset.data.folder}"
+    )
+    return [Finding("fine", "", text, tuple(path for folder, path in folders.items() if named.get(folder)))]
+
+
 def _conversions(dataset: _DatasetUnderCheck) -> list[Finding]:
     """Report images that are rotated or transparent, and how they are converted."""
     pairs = list(zip(dataset.examples, dataset.pixels, strict=True))
@@ -357,7 +373,14 @@ def _some(examples: Sequence[Example]) -> str:
 
 
 _Check = Callable[[_DatasetUnderCheck], list[Finding]]
-CHECKS: tuple[_Check, ...] = (_too_few, lambda dataset: exact_copies(dataset.examples), _captions, _shapes, _repeats)
+CHECKS: tuple[_Check, ...] = (
+    _too_few,
+    lambda dataset: exact_copies(dataset.examples),
+    _captions,
+    _shapes,
+    _repeats,
+    _several_names,
+)
 """Checks that need no pixels."""
 PIXEL_CHECKS: tuple[_Check, ...] = (_near_duplicates, _conversions)
 """Checks that compare or describe pixels."""

@@ -117,12 +117,15 @@ def parse_folder_name(name: str) -> FolderWords | None:
     class the other words name.
     """
     named = parse_kohya_folder(name)
-    if named is None:
-        return None
-    words = named[1].replace("_", " ").split()
+    return words_in_name(*named) if named else None
+
+
+def words_in_name(repeats: int, text: str) -> FolderWords:
+    """Return the words behind the number in such a name."""
+    words = text.replace("_", " ").split()
     if len(words) < 2 or words[-1].lower() == "style":
-        return FolderWords(named[0], "style", " ".join(words), "")
-    return FolderWords(named[0], "subject", words[0], " ".join(words[1:]))
+        return FolderWords(repeats, "style", " ".join(words), "")
+    return FolderWords(repeats, "subject", words[0], " ".join(words[1:]))
 
 
 def sort_uploads(dropped: Iterable[UploadedFile], room: Path) -> SortedUploads:
