@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from sdlora.data.cache import LatentCache, View
-from sdlora.data.captions import augment_caption
+from sdlora.data.captions import augment_caption, preserved_caption
 from sdlora.data.dataset import Example
 from sdlora.data.epoch_sampler import EpochSampler, ShuffledCycle
 from sdlora.data.images import ImageSize, overflow
@@ -37,6 +37,8 @@ class Batch:
     """Size and crop of each image (B, 4), int64, as ``View.size_and_crop`` gives them; None for uncropped images."""
     chunks: int = 1
     """Chunks of 75 tokens of the longest caption in the global micro-batch: all are read as that long."""
+    from_base: Sequence[int] = ()
+    """Numbers of the examples whose target is the base's own prediction."""
     weights: "torch.Tensor | None" = None
     """Factor of each example's loss (B,), float32, that of prior preservation included; None for a run of one concept,
     whose class examples have one weight. Not every instance example has a class example then."""
@@ -52,6 +54,8 @@ class ScheduledExample(NamedTuple):
     caption: str
     position: int
     weight: float = 1.0
+    from_base: bool = False
+    """Whether its target is the base's own prediction."""
 
 
 class BatchLoader:
@@ -61,6 +65,7 @@ class BatchLoader:
     each instance example is paired with one of its concept's class examples, if that has any, centre-cropped to the
     same bucket and never mirrored. ``count_chunks`` gives the number of chunks in which the text encoder reads a
     caption. ``concepts`` are those that the examples' numbers name; without them all are of one, described by ``data``.
+    With ``classes_from_base`` the target of class examples is the base's own prediction.
     Everything is a function of ``seed`` and the number, so a resumed run can start anywhere.
     """
 
@@ -76,11 +81,13 @@ class BatchLoader:
         rank: int = 0,
         count_chunks: Callable[[str], int] = lambda caption: 1,
         concepts: Sequence[Concept] = (),
+        classes_from_base: bool = False,
     ) -> None:
         assert len(examples) == len(sizes) and 0 <= rank < processes
         self.concepts = concepts or (Concept.from_section(data),)
         self.seed = seed
         self.count_chunks = count_chunks
+        self.classes_from_base = classes_from_base
         self.share = range(rank * batch_size, (rank + 1) * batch_size)
         self.items = [index for index, example in enumerate(examples) for _ in range(example.repeats)]
         self.sampler = EpochSampler(
@@ -95,6 +102,12 @@ class BatchLoader:
     def per_epoch(self) -> int:
         """Number of micro-batches in an epoch. An example with 10 repeats is seen 10 times in it."""
         return self.sampler.per_epoch
+
+    @property
+    def needs_base(self) -> bool:
+        """Whether some examples have the base's own prediction as their target."""
+        preserves = any(concept.preserve_empty or concept.preserve_untriggered for concept in self.concepts)
+        return preserves or (self.classes_from_base and bool(self._class_cycles))
 
     def notices(self) -> list[str]:
         """Report how many examples an epoch repeats to fill its batches."""
@@ -125,7 +138,7 @@ class BatchLoader:
         members, cycle = self._class_cycles[concept]
         example, settings = members[cycle[number]], self.concepts[concept]
         weight = settings.weight * (settings.prior_weight or 0.0)
-        return ScheduledExample(View(example, size), example.caption, position, weight)
+        return ScheduledExample(View(example, size), example.caption, position, weight, self.classes_from_base)
 
     def _instance(self, item: int, size: ImageSize, epoch: int, position: int) -> ScheduledExample:
         """Choose the item's crop, mirroring and caption in this epoch; a repeat within the epoch gets the same ones."""
@@ -137,7 +150,11 @@ class BatchLoader:
             crop = int(uniform(*parts, "cut") * data.variants) / (data.variants - 1)
         flip = data.flip and uniform(*parts, "flip") < 0.5
         caption = augment_caption(example.caption, data, *parts)
-        return ScheduledExample(View(example, size, crop, flip), caption, position, data.weight)
+        preserved = preserved_caption(caption, data, *parts)
+        view = View(example, size, crop, flip)
+        if preserved is None:
+            return ScheduledExample(view, caption, position, data.weight)
+        return ScheduledExample(view, preserved, position, data.weight, from_base=True)
 
     def views(self, first: int, last: int) -> list[View]:
         """List each view once that micro-batches ``first`` to ``last`` - 1 read, on all processes."""
@@ -167,6 +184,7 @@ class BatchLoader:
             instances=len(self.share),
             chunks=max(self.count_chunks(example.caption) for example in scheduled),
             size_and_crop=torch.tensor([example.view.size_and_crop for example in share]),
+            from_base=[number for number, example in enumerate(share) if example.from_base],
             weights=torch.tensor([example.weight for example in share]) if self._weighted else None,
         )
 

@@ -120,6 +120,19 @@ def _as_word(text: str) -> re.Pattern[str]:
     return re.compile(rf"(?<!\w){re.escape(text)}(?!\w)", re.IGNORECASE)
 
 
+def preserved_caption(caption: str, data: Data, *parts: int | str) -> str | None:
+    """Return the caption of an example whose target is the base's own prediction: none, or one without the trigger.
+
+    None for the others. ``parts`` (seed, epoch, index) decide which.
+    """
+    if not (data.preserve_empty or data.preserve_untriggered):
+        return None
+    drawn = uniform(*parts, "preserve")
+    if drawn < data.preserve_empty:
+        return ""
+    return without_trigger(caption, data.trigger) if drawn < data.preserve_empty + data.preserve_untriggered else None
+
+
 def augment_caption(caption: str, data: Data, *parts: int | str) -> str:
     """Vary a caption for one example, as ``data`` says: leave it out, or some of its comma-parts, or shuffle those.
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from sdlora.section import Section
 
@@ -64,6 +64,14 @@ class Data(Section):
     caption_dropout: Fraction = 0.0
     """Share of examples trained without any caption."""
 
+    preserve_empty: Fraction = 0.0
+    """Share of examples that are trained without a caption towards the base's own prediction. Guidance then strengthens
+    what is learnt; else it strengthens the words alone, and a look fades. 0.25 suits a style."""
+
+    preserve_untriggered: Fraction = 0.0
+    """Share of examples that are trained without the trigger towards the base's own prediction, so that only the
+    trigger calls what is learnt."""
+
     caption_weights: bool = False
     """Read `(word:1.2)` in captions as a weight, as in prompts. Else brackets are letters, as taggers write them."""
 
@@ -73,6 +81,14 @@ class Data(Section):
 
     background: Annotated[str, Field(pattern=r"^#[0-9a-fA-F]{6}$")] = "#ffffff"
     """Colour put behind transparent pictures."""
+
+    @model_validator(mode="after")
+    def _something_to_learn(self) -> "Data":
+        if self.preserve_empty + self.preserve_untriggered >= 1:
+            raise ValueError("preserve_empty and preserve_untriggered leave nothing to learn; their sum is below 1")
+        if self.preserve_untriggered and not self.trigger:
+            raise ValueError("preserve_untriggered needs a trigger; set data.trigger")
+        return self
 
     @property
     def kind(self) -> Kind:

@@ -148,5 +148,5 @@ def _read_folder(folder: Path, stamp: str) -> tuple[Example, ...]:
 
 def _caption_changes(concepts: Sequence[Concept]) -> dict[str, Any]:
     """Return how captions vary from step to step: of several concepts the most that one does."""
-    names = ("shuffle_captions", "tag_dropout", "caption_dropout")
+    names = ("shuffle_captions", "tag_dropout", "caption_dropout", "preserve_empty", "preserve_untriggered")
     return {name: max(getattr(concept, name) for concept in concepts) for name in names}

@@ -212,6 +212,7 @@ def prepare_training(job: TrainJob, distributed: Distributed) -> TrainState | No
         distributed.rank,
         reader.count,
         concepts,
+        job.prior.target == "base",
     )
     steps = _planned_steps(job, batches, distributed)
     job.notice(*concept_notices(concepts, resolution, dataset.examples, sizes), *batches.notices())

@@ -191,6 +191,7 @@ def _prepare(job: "TrainJob", distributed: "Distributed", family: "Family") -> "
         others,
         count_chunks=reader.count,
         concepts=concepts,
+        classes_from_base=job.prior.target == "base",
     )
     offload = ComponentOffload(family, str(distributed.device), job.train.offload)
     offload.for_image_encoding()

@@ -32,8 +32,8 @@ def training_step(
     preservation, DreamBooth, arXiv:2208.12242, eq. 2). A batch of several concepts has ``weights`` of its own for both:
     they take the place of ``prior_weight``, and an instance without a class example adds nothing there. ``number``
     counts micro-batches over the whole run: with the examples' positions in the global batch it decides noise and
-    times. With ``disabled_adapters``, a context without the adapter, the class part's target is the base model's own
-    prediction.
+    times. ``disabled_adapters`` is a context without the adapter: in it the base predicts the target of the examples
+    that the batch says have their target from the base.
     """
     device = family.device
     noise, deviation, times = process.sample(
@@ -46,10 +46,10 @@ def training_step(
     noisy = process.add_noise(latents, noise, times)
     prediction = family.predict(noisy, times, encode(batch.captions, batch.chunks), batch.size_and_crop)
     target = process.target(latents, noise, times)
-    if disabled_adapters is not None and len(batch) > batch.instances:
+    if disabled_adapters is not None and batch.from_base:
         with torch.no_grad(), disabled_adapters:
-            base = _predict_classes(family, noisy, times, batch, encode)
-        target = torch.cat([target[: batch.instances], base.to(target.dtype)])
+            base = _predict_from_base(family, noisy, times, batch, encode)
+        target = target.index_copy(0, to_device_async(torch.tensor(batch.from_base), device), base.to(target.dtype))
     error = squared_error(prediction, target, None if batch.mask is None else to_device_async(batch.mask, device))
     error = error * process.weight(times, loss.weighting, loss.min_snr_gamma)
 
@@ -59,18 +59,19 @@ def training_step(
     return instance.mean() + (prior_weight * preserved.mean() if len(preserved) else 0.0)
 
 
-def _predict_classes(
+def _predict_from_base(
     family: Family,
     noisy: torch.Tensor,
     times: torch.Tensor,
     batch: Batch,
     encode: EncodeCaptions,
 ) -> torch.Tensor:
-    """Predict the class examples alone."""
-    classes = slice(batch.instances, None)
-    size_and_crop = None if batch.size_and_crop is None else batch.size_and_crop[classes]
-    text = encode(batch.captions[classes], batch.chunks)
-    return family.predict(noisy[classes], times[classes], text, size_and_crop)
+    """Predict the examples alone whose target is the base's own prediction."""
+    rows = torch.tensor(batch.from_base)
+    size_and_crop = None if batch.size_and_crop is None else batch.size_and_crop[rows]
+    text = encode([batch.captions[row] for row in batch.from_base], batch.chunks)
+    rows = to_device_async(rows, family.device)
+    return family.predict(noisy[rows], times[rows], text, size_and_crop)
 
 
 def squared_error(prediction: torch.Tensor, target: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:

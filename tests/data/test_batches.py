@@ -177,3 +177,33 @@ def test_a_notice_says_when_pictures_fill_up_batches(pictures: list[Example]) ->
 
     assert captions(1, SIZES) == []
     assert captions(4, SIZES) == ["The buckets do not fill batches of 4: 5 of 12 examples in an epoch are repeats."]
+
+
+def test_a_share_of_the_examples_preserves_the_base_without_caption_or_trigger(example) -> None:
+    captions = [f"ohwx style, a {number} on grass" for number in range(4)]
+    pictures = [example(f"{number}.png", seed=number, caption=text) for number, text in enumerate(captions)]
+    told = data(trigger="ohwx style", preserve_empty=0.25, preserve_untriggered=0.5)
+    batches = BatchLoader(pictures, [SQUARE] * 4, told, 2, seed=0)
+    shown = [each for n in range(400) for each in batches.scheduled(n)]
+    kinds = Counter((each.from_base, each.caption == "", "ohwx style" in each.caption) for each in shown)
+    assert {*kinds} == {(True, True, False), (True, False, False), (False, False, True)}
+    # 800 drawings: four standard deviations are below 0.07.
+    for kind, share in ((True, True, False), 0.25), ((True, False, False), 0.5), ((False, False, True), 0.25):
+        assert kinds[kind] / 800 == pytest.approx(share, abs=0.07)
+    first = batches.scheduled(7)
+    assert [each.from_base for each in BatchLoader(pictures, [SQUARE] * 4, told, 2, seed=0).scheduled(7)] == [
+        each.from_base for each in first
+    ]
+    assert batches.needs_base and not BatchLoader(pictures, [SQUARE] * 4, data(), 2, seed=0).needs_base
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"preserve_empty": 0.5, "preserve_untriggered": 0.5, "trigger": "x"}, "nothing to learn"),
+        ({"preserve_untriggered": 0.2}, "needs a trigger"),
+    ],
+)
+def test_preserving_everything_or_without_a_trigger_is_refused(settings, words) -> None:
+    with pytest.raises(ValueError, match=words):
+        data(**settings)

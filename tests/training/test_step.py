@@ -1,5 +1,7 @@
 """The training step against its formula, worked out beside it in numpy on a model whose answers are known."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -19,10 +21,15 @@ class Known:
     """A family whose model answers a fixed multiple of what it is given, and keeps that."""
 
     device = torch.device("cpu")
+    factor = 0.25
+
+    def __init__(self):
+        self.texts = []
 
     def predict(self, latents, timesteps, conditioning, framing=None):
         self.given = (latents, timesteps, conditioning.text)
-        return 0.25 * latents
+        self.texts.append(conditioning.text)
+        return self.factor * latents
 
 
 @pytest.fixture
@@ -100,3 +107,27 @@ def test_a_mask_weighs_the_places_of_its_own_example(batch):
     _, _, error = errors_by_hand(masked)
     assert loss == pytest.approx(error[:2].mean() + 0.3 * error[2:].mean(), rel=1e-4)
     assert loss != pytest.approx(step(batch, prior_weight=0.3)[0], rel=1e-2)
+
+
+def test_examples_that_preserve_the_base_have_its_prediction_as_their_target(batch):
+    batch = replace(batch, from_base=[1, 3])
+    family, process = Known(), DDPMProcess(SD)
+
+    class Disabled:
+        """The context in which the model is another one."""
+
+        def __enter__(self):
+            family.factor = 0.75
+
+        def __exit__(self, *error):
+            family.factor = 0.25
+
+    def encode(captions, chunks):
+        return Conditioning(torch.tensor([float(len(caption)) for caption in captions]))
+
+    loss = training_step(family, process, batch, encode, Loss(), 0.3, SEED, NUMBER, Disabled())
+    noisy, _, error = errors_by_hand(batch)
+    by_base = ((0.25 * noisy - 0.75 * noisy) ** 2).mean(axis=(1, 2, 3))
+    error[[1, 3]] = by_base[[1, 3]]
+    assert loss.item() == pytest.approx(error[:2].mean() + 0.3 * error[2:].mean(), rel=1e-4)
+    assert family.texts[-1].tolist() == [2, 4]

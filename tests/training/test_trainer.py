@@ -199,6 +199,19 @@ def test_class_examples_held_to_the_base_draw_nothing_while_the_adapter_does_not
     assert max_file_difference(later.adapter, free.adapter) > 1e-2
 
 
+def test_the_base_s_own_prediction_is_kept_for_the_empty_prompt_and_without_the_trigger(configure, tmp_path):
+    """A fresh adapter predicts what the base does, so that nearly all of the first loss is gone."""
+    words = dict(data__trigger="ohwx", train__steps=4, train__batch_size=4)
+    _, _, free = train_in_process(configure(**words), tmp_path / "free")
+    settings = dict(data__preserve_empty=0.3, data__preserve_untriggered=0.6)
+    _, events, kept = train_in_process(configure(**words, **settings), tmp_path / "kept")
+    losses = [event.loss for event in events_of(StepDone, events)]
+    _, again, _ = train_in_process(configure(**words, **settings), tmp_path / "again")
+    assert losses == [event.loss for event in events_of(StepDone, again)]
+    assert losses[0] < events_of(StepDone, train_in_process(configure(**words), tmp_path / "other")[1])[0].loss
+    assert max_file_difference(kept.adapter, free.adapter) > 1e-3
+
+
 def test_previews_and_checkpoints_change_nothing_in_a_schedule_free_run(configure, tmp_path):
     settings = dict(optimizer__name="schedulefree", sample__prompts=["a red house"], sample__steps=1)
     _, _, looked_at = train_in_process(
