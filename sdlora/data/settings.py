@@ -140,6 +140,10 @@ class ClassImageSettings(Section):
     """Target of class examples: the class `pictures`, or the prediction of the `base` without the adapter for them
     (calmer, for more time a step)."""
 
+    outside_masks: Annotated[float, Field(ge=0, le=100)] = 0.0
+    """Weight of the base's own prediction outside the masks, so that what they leave out stays as the base has it; 0
+    leaves it free."""
+
     count: Annotated[int, Field(ge=1, le=100_000)] = 100
     """Number of class pictures to use."""
 

@@ -69,6 +69,8 @@ def _ignored_prior(job: TrainJob) -> Iterator[str]:
             if getattr(concept, name) and not concepts[index].prior_weight:
                 label = concept_label(index, concept)
                 yield f"{label}: {name} is not used: prior_weight is 0; set it to 1 to preserve the class"
+    if job.prior.outside_masks and not any(concept.masks for concept in concepts):
+        yield "prior.outside_masks is not used: data.masks is off"
     if preserves_classes(concepts):
         return
     for name in ("folder", "class_prompt"):

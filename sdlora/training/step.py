@@ -1,6 +1,6 @@
 """The training step: encode, sample, noise, predict, target, weight, mean."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 
 import torch
@@ -24,6 +24,7 @@ def training_step(
     seed: int,
     number: int,
     disabled_adapters: AbstractContextManager[None] | None = None,
+    outside_masks: float = 0.0,
 ) -> torch.Tensor:
     """Return the loss of one micro-batch, a scalar in float32 with its graph.
 
@@ -33,7 +34,8 @@ def training_step(
     they take the place of ``prior_weight``, and an instance without a class example adds nothing there. ``number``
     counts micro-batches over the whole run: with the examples' positions in the global batch it decides noise and
     times. ``disabled_adapters`` is a context without the adapter: in it the base predicts the target of the examples
-    that the batch says have their target from the base.
+    that the batch says have their target from the base. Outside the masks it is the target of all, weighted by
+    ``outside_masks``.
     """
     device = family.device
     noise, deviation, times = process.sample(
@@ -48,9 +50,14 @@ def training_step(
     target = process.target(latents, noise, times)
     if disabled_adapters is not None and batch.from_base:
         with torch.no_grad(), disabled_adapters:
-            base = _predict_from_base(family, noisy, times, batch, encode)
+            base = _predict_rows(family, noisy, times, batch, encode, batch.from_base)
         target = target.index_copy(0, to_device_async(torch.tensor(batch.from_base), device), base.to(target.dtype))
-    error = squared_error(prediction, target, None if batch.mask is None else to_device_async(batch.mask, device))
+    mask = None if batch.mask is None else to_device_async(batch.mask, device)
+    error = squared_error(prediction, target, mask)
+    if disabled_adapters is not None and mask is not None and outside_masks:
+        with torch.no_grad(), disabled_adapters:
+            base = _predict_rows(family, noisy, times, batch, encode, range(len(batch)))
+        error = error + outside_masks * squared_error(prediction, base, 1 - mask)
     error = error * process.weight(times, loss.weighting, loss.min_snr_gamma)
 
     if batch.weights is not None:
@@ -59,17 +66,18 @@ def training_step(
     return instance.mean() + (prior_weight * preserved.mean() if len(preserved) else 0.0)
 
 
-def _predict_from_base(
+def _predict_rows(
     family: Family,
     noisy: torch.Tensor,
     times: torch.Tensor,
     batch: Batch,
     encode: EncodeCaptions,
+    numbers: Sequence[int],
 ) -> torch.Tensor:
-    """Predict the examples alone whose target is the base's own prediction."""
-    rows = torch.tensor(batch.from_base)
+    """Predict the examples of these ``numbers`` alone."""
+    rows = torch.tensor(numbers)
     size_and_crop = None if batch.size_and_crop is None else batch.size_and_crop[rows]
-    text = encode([batch.captions[row] for row in batch.from_base], batch.chunks)
+    text = encode([batch.captions[number] for number in numbers], batch.chunks)
     rows = to_device_async(rows, family.device)
     return family.predict(noisy[rows], times[rows], text, size_and_crop)
 

@@ -78,7 +78,8 @@ class TrainLoop:
         self.batch = Prefetcher(lambda number: train_state.batches.read(number, train_state.latents))
         self.offload = ComponentOffload(train_state.family, str(distributed.device), job.train.offload)
         self.durations: deque[float] = deque(maxlen=50)
-        self.base_only = self.trained.trainable.disabled() if train_state.batches.needs_base else None
+        needs_base = train_state.batches.needs_base or job.prior.outside_masks
+        self.base_only = self.trained.trainable.disabled() if needs_base else None
         """Context in which the base predicts targets."""
         self.prior_weight = job.all_concepts[0].prior_weight or 0.0
         """Weight of class images in batches of one concept; those of several have weights of their own."""
@@ -142,6 +143,7 @@ class TrainLoop:
                     settings.seed,
                     number,
                     self.base_only,
+                    self.job.prior.outside_masks,
                 )
             loss = loss / settings.gradient_accumulation
             distributed.backward(loss)

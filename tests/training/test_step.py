@@ -111,10 +111,30 @@ def test_a_mask_weighs_the_places_of_its_own_example(batch):
 
 def test_examples_that_preserve_the_base_have_its_prediction_as_their_target(batch):
     batch = replace(batch, from_base=[1, 3])
+    loss, texts = step_with_base(batch)
+    noisy, _, error = errors_by_hand(batch)
+    by_base = ((0.25 * noisy - 0.75 * noisy) ** 2).mean(axis=(1, 2, 3))
+    error[[1, 3]] = by_base[[1, 3]]
+    assert loss == pytest.approx(error[:2].mean() + 0.3 * error[2:].mean(), rel=1e-4)
+    assert texts == [2, 4]
+
+
+def test_outside_its_mask_an_example_has_the_base_s_prediction_as_its_target(batch):
+    mask = torch.ones(4, 1, 8, 6)
+    mask[0, :, :, 3:] = 0
+    masked = replace(batch, mask=mask)
+    noisy, _, error = errors_by_hand(masked)
+    outside = ((0.25 * noisy - 0.75 * noisy) ** 2)[0, :, :, 3:].mean()
+    loss, _ = step_with_base(masked, outside_masks=0.5)
+    assert loss == pytest.approx((error[:2].sum() + 0.5 * outside) / 2 + 0.3 * error[2:].mean(), rel=1e-4)
+
+
+def step_with_base(batch, **options):
+    """The loss where the base predicts 0.75 times what it is given, and the length of the captions that it read."""
     family, process = Known(), DDPMProcess(SD)
 
     class Disabled:
-        """The context in which the model is another one."""
+        """The context in which the model is the base."""
 
         def __enter__(self):
             family.factor = 0.75
@@ -125,9 +145,5 @@ def test_examples_that_preserve_the_base_have_its_prediction_as_their_target(bat
     def encode(captions, chunks):
         return Conditioning(torch.tensor([float(len(caption)) for caption in captions]))
 
-    loss = training_step(family, process, batch, encode, Loss(), 0.3, SEED, NUMBER, Disabled())
-    noisy, _, error = errors_by_hand(batch)
-    by_base = ((0.25 * noisy - 0.75 * noisy) ** 2).mean(axis=(1, 2, 3))
-    error[[1, 3]] = by_base[[1, 3]]
-    assert loss.item() == pytest.approx(error[:2].mean() + 0.3 * error[2:].mean(), rel=1e-4)
-    assert family.texts[-1].tolist() == [2, 4]
+    loss = training_step(family, process, batch, encode, Loss(), 0.3, SEED, NUMBER, Disabled(), **options)
+    return loss.item(), family.texts[-1].tolist()
