@@ -123,14 +123,16 @@ def _as_word(text: str) -> re.Pattern[str]:
 def preserved_caption(caption: str, data: Data, *parts: int | str) -> str | None:
     """Return the caption of an example whose target is the base's own prediction: none, or one without the trigger.
 
-    None for the others. ``parts`` (seed, epoch, index) decide which.
+    None for the others, and where the trigger is all that a caption says: nearly the same words would have two targets.
+    ``parts`` (seed, epoch, index) decide which.
     """
-    if not (data.preserve_empty or data.preserve_untriggered):
+    share = data.preserve_empty + data.preserve_untriggered
+    if not share or not (rest := without_trigger(caption, data.trigger)):
         return None
     drawn = uniform(*parts, "preserve")
-    if drawn < data.preserve_empty:
-        return ""
-    return without_trigger(caption, data.trigger) if drawn < data.preserve_empty + data.preserve_untriggered else None
+    if drawn >= share:
+        return None
+    return "" if drawn < data.preserve_empty else rest
 
 
 def augment_caption(caption: str, data: Data, *parts: int | str) -> str:

@@ -207,3 +207,11 @@ def test_a_share_of_the_examples_preserves_the_base_without_caption_or_trigger(e
 def test_preserving_everything_or_without_a_trigger_is_refused(settings, words) -> None:
     with pytest.raises(ValueError, match=words):
         data(**settings)
+
+
+def test_a_caption_that_is_the_trigger_alone_preserves_nothing(example) -> None:
+    pictures = [example("a.png", caption="ohwx style"), example("b.png", seed=1, caption="ohwx style, a cat")]
+    told = data(trigger="ohwx style", preserve_empty=0.4, preserve_untriggered=0.5)
+    batches = BatchLoader(pictures, [SQUARE] * 2, told, 2, seed=0)
+    shown = [each for n in range(60) for each in batches.scheduled(n)]
+    assert {each.view.example.path.name for each in shown if each.from_base} == {"b.png"}

@@ -4,6 +4,7 @@ It is trained on the world's own drawings and has seen nothing of what CLIP, VAE
 """
 
 import itertools
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -78,23 +79,34 @@ def accuracy(seen: list[tuple[str, ...]], true: list[tuple[str, ...]]) -> dict[s
     return dict(zip(ASPECTS, right.mean(0).round(4).tolist(), strict=True))
 
 
-def trained(work: Path) -> tuple[Classifier, dict[str, float]]:
-    """The classifier kept in `work`, trained first if need be, and its accuracy on drawings it never saw."""
+def trained(
+    work: Path,
+    name: str = "classifier",
+    pools: Sequence[str] = ("pictures",),
+    exam: str = "exam-pictures",
+    aspects: Collection[str] = tuple(ASPECTS),
+) -> tuple[Classifier, dict[str, float]]:
+    """The classifier of `aspects` kept in `work`, trained first if need be, and its accuracy on drawings it never saw.
+
+    It sees the pools in turn.
+    """
     torch.manual_seed(0)
-    model, pool, path = Classifier(), Pool(work / "pictures"), work / "classifier.pt"
+    model, shown, path = Classifier(), [Pool(work / pool) for pool in pools], work / f"{name}.pt"
 
     def loss_of(step: int) -> torch.Tensor:
         rng = np.random.default_rng([4, step])
+        pool = shown[step % len(shown)]
         chosen = rng.integers(len(pool), size=PLAN.batch)
         targets = _targets(pool.labels(chosen))
-        logits = split(model(_blurred(vae.pixels(pool.pictures(chosen)), rng))).values()
-        return sum(nn.functional.cross_entropy(part, targets[:, i]) for i, part in enumerate(logits))
+        logits = split(model(_blurred(vae.pixels(pool.pictures(chosen)), rng))).items()
+        parts = [(part, targets[:, i]) for i, (aspect, part) in enumerate(logits) if aspect in aspects]
+        return sum(nn.functional.cross_entropy(part, target) for part, target in parts)
 
     if path.exists():
         done = load_average(path, model)
     if not path.exists() or done < PLAN.steps:
-        fit("classifier", model, loss_of, PLAN, work)
+        fit(name, model, loss_of, PLAN, work)
     model.eval()
-    exam = Pool(work / "exam-pictures", EXAM_OFFSET)
-    every = np.arange(len(exam))
-    return model, accuracy(read(model, vae.pixels(exam.pictures(every))), exam.labels(every))
+    asked = Pool(work / exam, EXAM_OFFSET)
+    every = np.arange(len(asked))
+    return model, accuracy(read(model, vae.pixels(asked.pictures(every))), asked.labels(every))
