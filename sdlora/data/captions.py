@@ -86,12 +86,12 @@ def caption_for(own: str, data: Data, folder_name: str) -> str:
     """
     by_class = f"{data.trigger} {data.class_name}" if data.class_name else ""
     caption = own or data.prompt or by_class or folder_name
-    text = _followed(_followed(data.caption_prefix, caption), data.caption_suffix, strip=True)
+    text = followed(followed(data.caption_prefix, caption), data.caption_suffix, strip=True)
     return with_trigger(text, data.trigger.strip())
 
 
-def _followed(first: str, second: str, strip: bool = False) -> str:
-    """Return both texts in one line, without a space before a comma.
+def followed(first: str, second: str, strip: bool = False) -> str:
+    """Return ``second`` behind ``first`` in one line, without a space before a comma.
 
     ``strip`` takes the comma from the beginning of a second text that follows nothing.
     """

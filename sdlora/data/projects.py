@@ -7,7 +7,7 @@ import json
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from itertools import chain
@@ -15,13 +15,14 @@ from pathlib import Path, PurePosixPath
 
 from PIL import Image
 
+from sdlora.data.caption_files import CaptionFiles, Change
 from sdlora.data.captions import caption_for, read_caption
 from sdlora.data.dataset import MIN_IMAGES, image_files, require_usable_mask, summarize_names
 from sdlora.data.folder_names import parse_kohya_folder
 from sdlora.data.images import FOREIGN_SUFFIXES, SUFFIXES, inspect_image, open_mask
 from sdlora.data.masks import MASK_SUFFIX, image_key
 from sdlora.data.settings import Data, Kind
-from sdlora.data.undo_log import UndoLog, UndoStep
+from sdlora.data.undo_log import UndoLog
 from sdlora.data.uploads import (
     MAX_BYTES,
     MAX_IMAGE_BYTES,
@@ -75,7 +76,8 @@ class Project:
         self.name = slug
         self.folder = path_inside(data_dir / "projects", slug)
         self.info_file = self.folder / INFO
-        self.history = UndoLog(self.folder)
+        self.captions = CaptionFiles(self.folder)
+        self.history = self.captions.history
 
     @property
     def info(self) -> ProjectInfo | None:
@@ -110,27 +112,12 @@ class Project:
         except DatasetError:
             return ""
 
-    def _stored_caption(self, image: Path) -> str:
-        """Return the caption for a change: raise DatasetError if there is one that cannot be read."""
-        file = image.with_suffix(".txt")
-        try:
-            return read_caption(file) if file.exists() else ""
-        except DatasetError as error:
-            raise DatasetError(f"{file.name}: {error}") from None
-
     def write_caption(self, image: Path, text: str) -> None:
         """Store a caption; an empty one removes it. Raises ConfigError if the image has been removed meanwhile."""
         with exclusive(self.folder):
             if not path_inside(self.folder, image).is_file():
                 raise ConfigError(f"{image.name}: is not in the project {self.name} any more; its caption was not kept")
-            self._write_caption(image, text)
-
-    def _write_caption(self, image: Path, text: str) -> None:
-        file = path_inside(self.folder, image).with_suffix(".txt")
-        if text.strip():
-            write_atomic(file, " ".join(text.split()))
-        else:
-            file.unlink(missing_ok=True)
+            self.captions.write(image, text)
 
     def training_caption(self, image: Path) -> str:
         """Return the caption that training uses: the person's own with the trigger, or the default for an empty one."""
@@ -220,31 +207,13 @@ class Project:
         pattern = re.compile(re.escape(find), re.IGNORECASE)
         return self._recaption(f"replaced {find!r}", lambda image, caption: pattern.sub(lambda match: put, caption))
 
-    def _recaption(self, what: str, change: Callable[[Path, str], str]) -> int:
-        changes = {}
+    def _recaption(self, what: str, change: Change) -> int:
         with exclusive(self.folder):
-            for image in self._images():
-                old = self._stored_caption(image)
-                new = " ".join(change(image, old).split())
-                if new != old:
-                    changes[image] = (old, new)
-            if changes:
-                self.history.record(f"{what} in {pluralize(len(changes), 'caption')}", captions=changes)
-            for image, (_, new) in changes.items():
-                self._write_caption(image, new)
-        return len(changes)
+            return self.captions.begin_change(what).write(self._images(), change)
 
     def undo(self) -> str:
         """Undo the last change. Returns its description; empty if there was none."""
-        with exclusive(self.folder):
-            step = self.history.undo_newest(self._restore_captions)
-        return step.what if step else ""
-
-    def _restore_captions(self, step: UndoStep) -> None:
-        for name, old, new in step.captions:
-            image = path_inside(self.folder, name)
-            if image.exists() and self._stored_caption(image) == new:  # One that was edited since stays.
-                self._write_caption(image, old)
+        return self.captions.undo()
 
     def status(self) -> str:
         """Describe in plain words how many images there are, and whether that is enough."""

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from sdlora.errors import FileError, FormatError
 from sdlora.filesystem.paths import path_inside
@@ -37,6 +38,13 @@ class UndoStep:
     """Image, caption before, caption after."""
 
 
+class RecordedStep(NamedTuple):
+    """A step of the log, and the folder that it was written to."""
+
+    folder: Path
+    step: UndoStep
+
+
 class UndoLog:
     """Steps of one project."""
 
@@ -57,7 +65,7 @@ class UndoLog:
 
     def record(
         self, what: str, files: Sequence[Path] = (), captions: Mapping[Path, tuple[str, str]] = NO_CAPTIONS
-    ) -> None:
+    ) -> RecordedStep:
         """Record a step, and move ``files`` out of the project. Raises FileError if it cannot be written."""
         names = tuple(path.relative_to(self.folder).as_posix() for path in files)
         changed = tuple((path.relative_to(self.folder).as_posix(), *both) for path, both in captions.items())
@@ -65,13 +73,30 @@ class UndoLog:
         folder = self.steps_folder / f"{int(steps[-1].name) + 1 if steps else 1:06d}"
         with file_errors(self.folder), ExitStack() as undo:
             undo.callback(shutil.rmtree, folder, ignore_errors=True)
-            write_atomic(folder / STEP, json.dumps(asdict(UndoStep(what, names, changed)), ensure_ascii=False))
+            recorded = _write_step(folder, UndoStep(what, names, changed))
             undo.pop_all()
             for path in files:
                 if path.exists():
                     os.replace(path, folder / path.name)
         for old in steps[: -(MAX_STEPS - 1) or None] if len(steps) >= MAX_STEPS else []:
             shutil.rmtree(old, ignore_errors=True)
+        return recorded
+
+    def extend(
+        self, recorded: RecordedStep | None, what: str, captions: Mapping[Path, tuple[str, str]]
+    ) -> RecordedStep:
+        """Add ``captions`` to a step, whose description becomes ``what``. Raises FileError if it cannot be written.
+
+        Without a step, or if it was undone meanwhile, a new one is recorded.
+        """
+        if recorded is None or _read_step(recorded.folder) != recorded.step:  # Its number may be another step's by now.
+            return self.record(what, captions=captions)
+        both = {name: (old, new) for name, old, new in recorded.step.captions}
+        for path, (old, new) in captions.items():
+            name = path.relative_to(self.folder).as_posix()
+            both[name] = (both.get(name, (old,))[0], new)
+        changed = tuple((name, *texts) for name, texts in both.items())
+        return _write_step(recorded.folder, UndoStep(what, recorded.step.files, changed))
 
     def undo_newest(self, restore_captions: Callable[[UndoStep], None]) -> UndoStep | None:
         """Move the newest step's files back, restore its captions, and then forget the step."""
@@ -94,17 +119,29 @@ class UndoLog:
     def _newest(self) -> tuple[Path, UndoStep] | None:
         """Return the newest step and its folder. Raises FileError if it is there, and cannot be read."""
         for folder in reversed(self._steps()):
-            if not (folder / STEP).is_file():
+            step = _read_step(folder)
+            if step is None:  # Incomplete, or foreign: try an older one.
                 continue
-            try:
-                values = read_json(folder / STEP, MAX_STEP_BYTES)
-                captions = tuple((str(name), str(old), str(new)) for name, old, new in values["captions"])
-                step = UndoStep(str(values["what"]), tuple(map(str, values["files"])), captions)
-            except (FormatError, ValueError, KeyError, TypeError):  # Incomplete, or foreign: try an older one.
-                continue
-            if captions or {Path(name).name for name in step.files} & _removed_files(folder).keys():
+            if step.captions or {Path(name).name for name in step.files} & _removed_files(folder).keys():
                 return folder, step  # Else its process was killed before it removed anything, or after the undo.
         return None
+
+
+def _read_step(folder: Path) -> UndoStep | None:
+    """Return a step's description; None if it has none, or no valid one. Raises FileError if it cannot be read."""
+    if not (folder / STEP).is_file():
+        return None
+    try:
+        values = read_json(folder / STEP, MAX_STEP_BYTES)
+        captions = tuple((str(name), str(old), str(new)) for name, old, new in values["captions"])
+        return UndoStep(str(values["what"]), tuple(map(str, values["files"])), captions)
+    except (FormatError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _write_step(folder: Path, step: UndoStep) -> RecordedStep:
+    write_atomic(folder / STEP, json.dumps(asdict(step), ensure_ascii=False))
+    return RecordedStep(folder, step)
 
 
 def _removed_files(folder: Path) -> dict[str, Path]:

@@ -1,4 +1,4 @@
-"""Checks of a stranger's diffusers folder: it may hold data alone, and nothing from outside of it.
+"""Checks of a stranger's diffusers or transformers folder: it may hold data alone, and nothing from outside of it.
 
 Its files can have the libraries that load it import modules, fetch kernels, follow links and read files of other kinds.
 No base model needs any of that, so it is refused before a library opens the folder.
@@ -74,6 +74,14 @@ def require_data_only_tokenizer(folder: Path) -> None:
     for path in (folder / name for name in TOKENIZER_FILES if (folder / name).exists()):
         _require_inside(path, folder)
         _require_data(path)
+
+
+def require_data_only_model(folder: Path) -> None:
+    """Raise ModelError for a transformers model's ``folder`` that names code, or reaches out of itself."""
+    for path in sorted(folder.iterdir()):
+        _require_inside(path, folder)
+        if path.suffix == ".json":
+            _require_data(path)
 
 
 def _require_served_class(folder: Path, part: str, library: Any, kind: Any, component: Component | None) -> None:

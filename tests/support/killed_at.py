@@ -22,6 +22,8 @@ from typing import Any
 from sdlora.api.grids import AxisSpec, begin_grid, keep_best, list_grids, read_grid
 from sdlora.api.storage import free_space
 from sdlora.api.training import Run, TrainingQueue
+from sdlora.captioning.caption_folder import caption_folder
+from sdlora.captioning.settings import CaptionSettings
 from sdlora.config import TrainConfig
 from sdlora.data.projects import Project, ProjectInfo
 from sdlora.filesystem.writing import TEMPORARY
@@ -29,6 +31,7 @@ from sdlora.formats.adapter_check import AdapterCheck
 from sdlora.inference.generation_request import AdapterChoice, GenerationRequest
 from sdlora.storage import gallery
 from sdlora.storage.library import Library
+from tests.support.captioners import KnownCaptioner
 from tests.support.folder_siege import ACTS, write_token_image
 from tests.support.tiny_models import write_tiny_adapter
 
@@ -96,6 +99,10 @@ def _remove(data_dir: Path) -> None:
     Project(data_dir, "pictures").remove(Project(data_dir, "pictures").folder / "001.png")
 
 
+def _caption(data_dir: Path) -> None:
+    caption_folder(Project(data_dir, "pictures").folder, CaptionSettings(mode="replace"), KnownCaptioner)
+
+
 def _move(data_dir: Path) -> None:
     TrainingQueue(data_dir).move(Run(data_dir / "runs" / "c"), "first")
 
@@ -109,6 +116,7 @@ OPERATIONS: dict[str, Callable[[Path], Any]] = {
     "keep the best": _keep_best,
     "upload": lambda data_dir: Project(data_dir, "pictures").add(_picture(data_dir, "new")),
     "remove": _remove,
+    "caption": _caption,
     "undo": lambda data_dir: Project(data_dir, "pictures").undo(),
     "delete a run": lambda data_dir: Library(data_dir).delete_run("mine"),
     "delete an adapter": lambda data_dir: Library(data_dir).delete_adapter("style"),
@@ -122,8 +130,8 @@ OPERATIONS: dict[str, Callable[[Path], Any]] = {
 }
 
 
-CAN_BE_HALF = ("remove", "undo")
-"""Operations on a picture with its caption that can be done by half, and then to the end."""
+CAN_BE_HALF = ("remove", "undo", "caption")
+"""Operations on several files of a project that can be done by half, and then to the end."""
 
 
 def snapshot(data_dir: Path) -> dict[str, str]:

@@ -2,6 +2,9 @@
 
 import numpy as np
 
+from sdlora.families.base_words import describe
+from sdlora.families.base_words import with_article as article
+
 STYLE_PHRASES = {
     "flat": ("a flat drawing of {}", "{}, flat drawing", "flat drawing, {}"),
     "cartoon": ("a cartoon of {}", "{}, cartoon", "cartoon, {}"),
@@ -16,14 +19,9 @@ FILLERS = (
 )  # fmt: skip
 
 
-def article(words: str) -> str:
-    """`words` with "a" or "an" before them."""
-    return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
-
-
 def caption(thing: str, colour: str | None, place: str | None, style: str | None = None) -> str:
     """The plain caption, such as "a watercolor painting of a red house on grass"; None leaves a part out."""
-    words = " ".join(filter(None, (article(" ".join(filter(None, (colour, thing)))), place)))
+    words = describe(thing, colour, place)
     return STYLE_PHRASES[style][0].format(words) if style else words
 
 

@@ -1,0 +1,55 @@
+"""The protocol of a captioner: a model that says what images show."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Literal, Self, TypeVar
+
+from PIL import Image
+
+from sdlora.captioning.settings import CaptionSettings
+from sdlora.events import OnProgress, unwatched
+
+if TYPE_CHECKING:
+    import torch
+
+T = TypeVar("T")
+
+
+class Captioner(ABC):
+    """A loaded model that writes captions."""
+
+    title: ClassVar[str]
+    """Name for people."""
+    writes: ClassVar[Literal["sentences", "tags"]] = "sentences"
+    """Whether a caption is a sentence, or tags that commas part."""
+    hub_files: ClassVar[tuple[str, ...]]
+    """Patterns of the files that are fetched for a hub id."""
+
+    @classmethod
+    @abstractmethod
+    def load(cls, folder: Path, settings: CaptionSettings, device: "torch.device") -> Self:
+        """Load the model in ``folder``. Raises ModelError for what it lacks, ConfigError for a missing package."""
+
+    @abstractmethod
+    def captions(self, images: Sequence[Image.Image]) -> list[str]:
+        """Return a caption for each of a batch of upright RGB images; empty where the model cannot tell."""
+
+
+def caption_images(
+    captioner: Captioner, images: Sequence[Image.Image], batch_size: int = 8, on_progress: OnProgress = unwatched
+) -> list[str]:
+    """Return what ``captioner`` says of each image, ``batch_size`` at a time; ``on_progress`` counts images."""
+    found: list[str] = []
+    for batch in batches(images, batch_size):
+        found += captioner.captions(batch)
+        on_progress(len(found), len(images))
+    return found
+
+
+def batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    """Yield ``items`` in lists of ``size``; the last may be shorter."""
+    left = iter(items)
+    while batch := list(islice(left, size)):
+        yield batch

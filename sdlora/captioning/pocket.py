@@ -1,0 +1,86 @@
+"""The bundled captioner: CLIP of the base ``pocket`` says which object, colour and place of its world it sees.
+
+Every description that the base knows is compared with an image, in each of the base's styles, by the cosines of CLIP's
+features (zero-shot classification, arXiv:2103.00020, section 3.1). The style that fits best counts: a caption leaves
+it out, as it is what an adapter may be about to learn.
+"""
+
+import re
+from collections.abc import Sequence
+from itertools import product
+from pathlib import Path
+from typing import ClassVar, Self
+
+import torch
+from PIL import Image
+
+from sdlora.captioning.captioner import Captioner
+from sdlora.captioning.settings import CaptionSettings
+from sdlora.errors import ModelError
+from sdlora.evaluation.fidelity import Clip
+from sdlora.families.base_words import BaseWords, base_words, describe, with_article
+
+FEATURE_BATCH = 128
+"""Descriptions whose features are computed at once."""
+
+
+class PocketCaptioner(Captioner):
+    """A CLIP that scores all descriptions of a small world."""
+
+    title: ClassVar[str] = "pocket's own"
+    hub_files: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self, clip: Clip, words: BaseWords, settings: CaptionSettings):
+        self.clip, self.words, self.settings = clip, words, settings
+        self._looks = self._description_features()
+        self._scale = clip.model.logit_scale.exp().item()
+
+    @classmethod
+    def load(cls, folder: Path, settings: CaptionSettings, device: torch.device) -> Self:
+        words = base_words("pocket")
+        if words is None:
+            raise ModelError("pocket: its words.json is missing; install sdlora anew")
+        return cls(Clip(folder, str(device), settings.batch_size), words, settings)
+
+    @torch.no_grad()
+    def captions(self, images: Sequence[Image.Image]) -> list[str]:
+        return [self._caption(odds) for odds in self.odds(images)]
+
+    @torch.no_grad()
+    def odds(self, images: Sequence[Image.Image]) -> torch.Tensor:
+        """Return the probability (N, objects, colours, places) of each description of an image; they sum to 1.
+
+        CLIP's own scale of the cosines, learnt with it, makes them probabilities.
+        """
+        cosines = torch.einsum("nd,ld->nl", self.clip.images(images), self._looks.flatten(0, 1))
+        best = cosines.view(len(images), *self._looks.shape[:2]).amax(1)
+        words = self.words
+        shape = (len(words.objects), len(words.colours), len(words.places))
+        return (self._scale * best).softmax(1).view(-1, *shape)
+
+    def _description_features(self) -> torch.Tensor:
+        """Return features (styles, descriptions, D) of all descriptions in all styles, the first of which is none."""
+        words = self.words
+        texts = [describe(*parts) for parts in product(words.objects, words.colours, words.places)]
+        looks = ("{}", *words.styles)
+        styled = [look.format(text) for look in looks for text in texts]
+        parts = [styled[first : first + FEATURE_BATCH] for first in range(0, len(styled), FEATURE_BATCH)]
+        features = torch.cat([self.clip.texts(part, padding="longest") for part in parts])
+        return features.view(len(looks), len(texts), -1)
+
+    def _caption(self, odds: torch.Tensor) -> str:
+        """Return the likeliest description, without the parts that are unsure or not allowed.
+
+        It is empty if that is the object, without which there is no description.
+        """
+        place = self._sure(self.words.places, odds.sum((0, 1)))
+        if self.settings.class_name:
+            return " ".join(filter(None, (with_article(self.settings.class_name), place)))
+        thing = self._sure(self.words.objects, odds.sum((1, 2)))
+        return describe(thing, self._sure(self.words.colours, odds.sum((0, 2))), place) if thing else ""
+
+    def _sure(self, words: Sequence[str], odds: torch.Tensor) -> str | None:
+        likeliest = int(odds.argmax())
+        word = words[likeliest]
+        refused = (re.search(rf"(?<!\w){re.escape(each)}(?!\w)", word, re.I) for each in self.settings.blacklist)
+        return None if odds[likeliest] < self.settings.threshold or any(refused) else word

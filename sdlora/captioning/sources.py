@@ -1,0 +1,70 @@
+"""Which captioner a name stands for: the bundled one, a folder, or a hub id; and loading it."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sdlora.captioning import KINDS, captioner_class
+from sdlora.captioning.captioner import Captioner
+from sdlora.captioning.settings import CaptionSettings
+from sdlora.errors import ModelError
+from sdlora.families.base_models import BUNDLED, HUB_ID
+from sdlora.families.base_words import base_words
+from sdlora.families.hub import fetch_files
+from sdlora.families.settings import Model, trimmed_base
+from sdlora.families.untrusted_folder import read_config, require_data_only_model
+from sdlora.filesystem.paths import PICKLES, existing_path
+from sdlora.formatting import one_line
+
+if TYPE_CHECKING:
+    import torch
+
+HUB_CAPTIONER = "Salesforce/blip-image-captioning-large"
+"""Captioner for bases of the real world: a BLIP whose repository has safetensors. Fetched only when it is named."""
+TAGS = "selected_tags.csv"
+"""File by which a tagger's folder is known."""
+FIRST_FILES = ("config.json", TAGS)
+"""Files of the hub that say of which kind a model is."""
+
+
+def default_captioner(base: str) -> str:
+    """Return the captioner that suits ``base``: its own, if it brings one, else a hub id."""
+    base = trimmed_base(base)
+    return base if base_words(base) else HUB_CAPTIONER
+
+
+def load_captioner(settings: CaptionSettings, device: "torch.device") -> Captioner:
+    """Load the captioner that ``settings.model`` names. Raises ModelError for what is none, or cannot be fetched."""
+    name = trimmed_base(settings.model)
+    if name in BUNDLED:
+        return captioner_class(name).load(BUNDLED[name] / "clip", settings, device)
+    folder = existing_path(name)
+    if Path(name).suffix.lower() in PICKLES:
+        raise ModelError(f"{name}: this kind of file can run code when it is opened; give a folder with safetensors")
+    if folder is not None and folder.is_dir():
+        return captioner_class(kind_of(folder)).load(folder, settings, device)
+    if folder is not None or not HUB_ID.fullmatch(name):
+        raise ModelError(f"{one_line(name)!r}: is no captioner; give pocket, a folder, or a hub id")
+    return _load_hub(Model(base=name, revision=settings.revision), settings, device)
+
+
+def _load_hub(model: Model, settings: CaptionSettings, device: "torch.device") -> Captioner:
+    """Load a hub's repository: at first what says its kind is fetched, then the files that its kind reads."""
+    kind = captioner_class(kind_of(fetch_files(model, FIRST_FILES)))
+    return kind.load(fetch_files(model, kind.hub_files), settings, device)
+
+
+def kind_of(folder: Path) -> str:
+    """Return the kind of the captioner in ``folder``. Raises ModelError for any other model, and for none."""
+    if (folder / TAGS).is_file():
+        return "wd14"
+    if not (folder / "config.json").exists():
+        raise ModelError(f"{folder}: is no captioner: it has neither a config.json nor a {TAGS}; {_kinds()}")
+    require_data_only_model(folder)
+    named = read_config(folder / "config.json").get("model_type")
+    if named not in KINDS:
+        raise ModelError(f"{folder}: is no captioner that is read here, but {one_line(str(named))!r}; {_kinds()}")
+    return str(named)
+
+
+def _kinds() -> str:
+    return "give the folder of a BLIP, of a Florence-2, or of a WD14 tagger (model.onnx and selected_tags.csv)"
