@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from sdlora.captioning.settings import CaptionSettings
 from sdlora.config import all_settings
 from sdlora.data.concepts import RUN_WIDE
 from sdlora.data.settings import Concept
@@ -14,6 +15,12 @@ CONCEPTS_ARE = (
     "and `prior` have it."
 )
 PAGE = Path(__file__).parents[1] / "docs" / "settings.md"
+CAPTIONS = """
+## Captions
+
+These belong to no run: they are flags of `sdlora caption` (`--max-words 30`), fields of `CaptionSettings`, and most of
+them parameters of the endpoint `/caption` ([captions.md](captions.md)).
+"""
 
 
 def reference() -> str:
@@ -33,6 +40,7 @@ def reference() -> str:
         lines.append(_row(setting))
     lines += ["", "## concepts", "", CONCEPTS_ARE, "", *HEAD]
     lines += [_row(setting) for setting in settings(Concept) if setting.name not in RUN_WIDE]
+    lines += [CAPTIONS, *HEAD, *map(_row, settings(CaptionSettings))]
     return "\n".join(lines).replace("\n\n\n", "\n\n") + "\n"
 
 

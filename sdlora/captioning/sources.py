@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from sdlora.captioning import KINDS, captioner_class
 from sdlora.captioning.captioner import Captioner
 from sdlora.captioning.settings import CaptionSettings
-from sdlora.errors import ModelError
+from sdlora.errors import ConfigError, ModelError
 from sdlora.families.base_models import BUNDLED, HUB_ID
 from sdlora.families.base_words import base_words
 from sdlora.families.hub import fetch_files
@@ -30,6 +30,14 @@ def default_captioner(base: str) -> str:
     """Return the captioner that suits ``base``: its own, if it brings one, else a hub id."""
     base = trimmed_base(base)
     return base if base_words(base) else HUB_CAPTIONER
+
+
+def require_captioner(model: str, base: str) -> None:
+    """Raise ConfigError if the captioner ``model`` knows another world than ``base`` alone, naming one to take."""
+    words, default = base_words(trimmed_base(model)), default_captioner(base)
+    if words and words != base_words(base):
+        remedy = f"take {default}, which is downloaded once, or the folder of a captioner"
+        raise ConfigError(f"model = {model!r}: knows its own small world alone, and not that of {base}; {remedy}")
 
 
 def load_captioner(settings: CaptionSettings, device: "torch.device") -> Captioner:

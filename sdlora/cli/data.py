@@ -1,8 +1,9 @@
-"""Commands of models, data sets and the data folder: models, check, disk."""
+"""Commands of models, data sets and the data folder: models, check, caption, disk."""
 
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sdlora.cli import options
 from sdlora.cli.options import Command
@@ -10,6 +11,9 @@ from sdlora.cli.progress import TerminalProgress
 from sdlora.errors import DatasetError
 from sdlora.filesystem.paths import data_root
 from sdlora.formatting import format_bytes
+
+if TYPE_CHECKING:
+    from sdlora.events import Event
 
 MODELS_HELP = "List the base models that need no download: bundled, in $SDLORA_MODELS and in DATA_DIR/models."
 
@@ -60,6 +64,40 @@ def check(parsed: argparse.Namespace) -> int:
     return DatasetError.exit_code if any(finding.severity == "must" for finding in findings) else 0
 
 
+def _caption_arguments(parser: argparse.ArgumentParser) -> None:
+    from sdlora.api.captioning import CaptionSettings
+
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="images; kohya's folders work")
+    parser.add_argument("--base", default="", metavar="BASE", help="also check whether the captioner suits this base")
+    options.add_settings(parser, CaptionSettings)
+    parser.add_argument("--undo", action="store_true", help="undo the last change of captions in the folder instead")
+    parser.add_argument("--json", action="store_true", help="print events as lines of JSON")
+
+
+def caption(parsed: argparse.Namespace) -> int:
+    """Write captions, and print how many; or undo that."""
+    from sdlora.api.captioning import CaptionSettings, caption_folder, require_captioner, undo_captions
+
+    if parsed.undo:
+        undone = undo_captions(parsed.folder)
+        print(f"Undone: {undone}." if undone else "There is nothing to undo.")
+        return 0
+    settings = options.read_settings(parsed, CaptionSettings)
+    if parsed.base:
+        require_captioner(settings.model, parsed.base)
+    terminal = TerminalProgress(str(parsed.folder))
+    listener = _print_event if parsed.json else terminal
+    report = caption_folder(parsed.folder, settings, parsed.data_dir, listener)
+    terminal.close()
+    if not parsed.json:
+        print(report)
+    return 0
+
+
+def _print_event(event: "Event") -> None:
+    print(event.to_json(), flush=True)
+
+
 def _disk_arguments(parser: argparse.ArgumentParser) -> None:
     from sdlora.api.storage import FreeSettings
 
@@ -78,6 +116,7 @@ def disk(parsed: argparse.Namespace) -> int:
 
 MODELS = Command("models", models, None, MODELS_HELP)
 COMMANDS = (
+    Command("caption", caption, _caption_arguments, "Write captions for a folder of images."),
     Command("check", check, _check_arguments, "Find what is wrong with a folder of images, or could be better."),
     Command("disk", disk, _disk_arguments, "Show what the data folder takes on the disk, and free some of it."),
 )

@@ -9,7 +9,7 @@ import sys
 import traceback
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, ClassVar
 
 from sdlora.errors import FileError, SdloraError, error_class
 from sdlora.events import Event, Failed, Finished, Notice, OnEvent, Result, ignore, read_events
@@ -21,8 +21,10 @@ class JobProcess:
     """A job that runs as ``python ARGUMENTS``. Iterating starts it and yields its events; leaving the loop ends it.
 
     Afterwards ``result`` and ``notices`` hold what it reported. Iterating raises the error that the job failed with, in
-    the class that its exit code names, and FileError if the job was stopped.
+    the class that its exit code names, and FileError with ``STOPPED`` if the job was stopped.
     """
+
+    STOPPED: ClassVar[str] = "Stopped; nothing was written."
 
     def __init__(self, arguments: Sequence[str], request: Mapping[str, Any]):
         self.arguments, self.request = arguments, dict(request)
@@ -52,7 +54,7 @@ class JobProcess:
                 yield event
             code = process.wait()
             if self._stopped:
-                raise FileError("Stopped; nothing was written.")
+                raise FileError(self.STOPPED)
             if failed is not None:
                 raise error_class(failed.exit_code)(failed.message)
             if code:

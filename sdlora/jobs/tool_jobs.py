@@ -4,23 +4,37 @@ Each takes its request, a dictionary that came as JSON, and a listener for its p
 """
 
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from sdlora import editing
 from sdlora.adapters.state import AdapterState
+from sdlora.captioning.caption_folder import caption_folder
+from sdlora.captioning.settings import CaptionSettings
+from sdlora.captioning.sources import load_captioner
 from sdlora.editing import layer_spectrum
 from sdlora.editing.low_rank import Cut, needs_base
+from sdlora.errors import BusyError
 from sdlora.events import Notice, OnEvent, Progress, Result, report_progress
+from sdlora.families.loading import quiet_libraries
 from sdlora.families.meta_model import build_meta_model
 from sdlora.families.settings import Model
+from sdlora.filesystem.locks import FOREVER, hold_lock
 from sdlora.filesystem.writing import TEMPORARY, pack_folder
 from sdlora.formats import export_adapter, read_adapter
 from sdlora.formats.adapter_check import TargetBase, check_adapter
+from sdlora.generation.device import choose_device
+from sdlora.storage.device_lock import device_lock
 
 Request = Mapping[str, Any]
+LOCK_SECONDS = 0.3
+"""Wait for a device's lock: a process that only checks whether the device is free has it for a moment."""
 
 
 def run_tool(name: str, request: Request, report: OnEvent) -> None:
@@ -100,9 +114,34 @@ def inspect_layers(request: Request, report: OnEvent) -> list[list[Any]]:
     return [[one.path, one.norm, one.rank, one.effective, one.needed] for one in ordered]
 
 
+def caption(request: Request, report: OnEvent) -> dict[str, Any]:
+    """Write captions for the images of a folder."""
+    settings = CaptionSettings.checked(**request["settings"])
+    device = choose_device(settings.device)
+    with _hold_device(device, Path(request["data_dir"]), report), quiet_libraries():
+        load = partial(load_captioner, settings, device)
+        return asdict(caption_folder(Path(request["folder"]), settings, load, report))
+
+
 TOOLS: Mapping[str, Callable[[Request, OnEvent], Any]] = {
-    function.__name__: function for function in (check, export, merge, resize, extract, bake, inspect_layers)
+    function.__name__: function for function in (check, export, merge, resize, extract, bake, inspect_layers, caption)
 }
+
+
+@contextmanager
+def _hold_device(device: torch.device, data_dir: Path, report: OnEvent) -> Iterator[None]:
+    """Hold a device's lock, as a training does, for a ``with`` block. A CPU is shared: a small model may run beside."""
+    if device.type == "cpu":
+        yield
+        return
+    lock_file, what = device_lock(data_dir, device), f"the device {device}"
+    try:
+        lock = hold_lock(lock_file, what, LOCK_SECONDS)
+    except BusyError:
+        report(Progress(phase=f"waiting for {device}: a training or a generation has it"))
+        lock = hold_lock(lock_file, what, FOREVER)
+    with lock:
+        yield
 
 
 def _read(path: str, report: OnEvent) -> AdapterState:

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from sdlora.captioning.settings import CaptionSettings
 from sdlora.events import OnEvent, Result
 from sdlora.formats.adapter_check import AdapterCheck
 from sdlora.jobs.job_process import JobProcess, serve_job
@@ -64,6 +65,18 @@ def inspect_layers_job(file: Path, plot: Path | None = None, base: str = "") -> 
     The result is a list of ``[path, norm, rank, effective rank, rank that holds 95 %]``, the largest norm first.
     """
     return ToolJob("inspect_layers", file=file, plot=plot, base=base)
+
+
+class CaptionJob(ToolJob):
+    """Write captions for the images in ``folder``, as ``settings`` say; ``data_dir`` has the devices' locks.
+
+    The result has the fields of a ``CaptionReport``. What was written before a stop stays, and is one step to undo.
+    """
+
+    STOPPED = "Stopped. The captions written so far are kept; undo takes them back."
+
+    def __init__(self, folder: Path, settings: CaptionSettings, data_dir: Path):
+        super().__init__("caption", folder=folder, settings=settings.to_json(), data_dir=data_dir)
 
 
 def _run(request: dict[str, Any], report: OnEvent) -> None:
