@@ -8,8 +8,11 @@ if TYPE_CHECKING:
 
 KINDS = {
     "pocket": ("sdlora.captioning.pocket", "PocketCaptioner"),
+    "blip": ("sdlora.captioning.blip", "BlipCaptioner"),
+    "florence2": ("sdlora.captioning.florence2", "Florence2Captioner"),
+    "wd14": ("sdlora.captioning.wd14", "Wd14Captioner"),
 }
-"""Module and class of each kind of captioner, imported on first use."""
+"""Module and class of each kind of captioner, imported on first use. Names of transformers' models are its own."""
 
 
 def captioner_class(kind: str) -> "type[Captioner]":

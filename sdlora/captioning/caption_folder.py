@@ -62,7 +62,7 @@ def caption_folder(
     report = CaptionReport(found.files, problems=[*found.problems])
     waiting = [example for example in found.examples if _is_wanted(example, settings, report)]
     if waiting:
-        on_event(Progress(phase="loading the captioner"))
+        on_event(Progress(phase=f"loading {settings.model}"))
         _write(waiting, CaptionFiles(found.root), settings, load(), report, on_event)
     if report.problems:
         names = summarize_names([line.partition(":")[0] for line in report.problems], "file")

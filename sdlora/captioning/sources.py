@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 HUB_CAPTIONER = "Salesforce/blip-image-captioning-large"
 """Captioner for bases of the real world: a BLIP whose repository has safetensors. Fetched only when it is named."""
+FLORENCE = "florence-community/Florence-2-base"
+"""Repository of a Florence-2 in the layout of transformers' own classes."""
 TAGS = "selected_tags.csv"
 """File by which a tagger's folder is known."""
 FIRST_FILES = ("config.json", TAGS)
@@ -67,8 +69,11 @@ def kind_of(folder: Path) -> str:
         return "wd14"
     if not (folder / "config.json").exists():
         raise ModelError(f"{folder}: is no captioner: it has neither a config.json nor a {TAGS}; {_kinds()}")
+    config = read_config(folder / "config.json")
+    named = config.get("model_type")
+    if named == "florence2" and config.get("auto_map"):
+        raise ModelError(f"{folder}: is a Florence-2 that brings code, which is never run; take {FLORENCE}")
     require_data_only_model(folder)
-    named = read_config(folder / "config.json").get("model_type")
     if named not in KINDS:
         raise ModelError(f"{folder}: is no captioner that is read here, but {one_line(str(named))!r}; {_kinds()}")
     return str(named)
