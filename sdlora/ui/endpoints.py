@@ -1,6 +1,6 @@
 """Endpoints of the page for programs (``gradio_client``): train, status, stop, resume, generate, export.
 
-``tool_endpoints`` has those that make adapters from adapters and models. The first lines of a docstring and its
+``tool_endpoints`` has those that wait for a tool. The first lines of a docstring and its
 ``Args`` are the text of the page "Use via API". Errors reach the program as one sentence. Files come as uploads only:
 no text that a program sends is ever taken for a path of images.
 """
@@ -284,7 +284,7 @@ def build(app: AppState) -> None:
     ends, tools = Endpoints(app), ToolEndpoints(app)
     functions: list[Callable[..., Any]] = [
         ends.train, ends.status, ends.stop, ends.resume, ends.generate, ends.export, ends.runs, ends.adapters,
-        tools.merge, tools.resize, tools.extract,
+        tools.merge, tools.resize, tools.extract, tools.caption,
     ]  # fmt: skip
     for function in functions:
         waits = inspect.iscoroutinefunction(function)

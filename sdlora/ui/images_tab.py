@@ -14,7 +14,7 @@ from sdlora.data.projects import Project, ProjectInfo
 from sdlora.data.settings import Kind
 from sdlora.data.uploads import FolderWords, UploadedFile
 from sdlora.errors import SdloraError
-from sdlora.ui import caption_tools, project_panel
+from sdlora.ui import caption_panel, caption_tools, project_panel
 from sdlora.ui.app_state import AppState
 from sdlora.ui.build_config import suggested_words
 from sdlora.ui.caption_cards import findings_list, render_cards
@@ -41,6 +41,7 @@ def build(app: AppState, demo: gr.Blocks) -> ImagesTab:
     fields = _project_fields() | _upload_fields()
     status, message, findings = (gr.HTML(elem_id=f"pictures-{name}") for name in ("status", "remarks", "findings"))
     undo = gr.Button("Undo", visible=False, size="sm", elem_id="undo-pictures")
+    captions = caption_panel.build()
     cards = gr.Column()
     tools = caption_tools.build()
     tab = ImagesTab(
@@ -53,6 +54,7 @@ def build(app: AppState, demo: gr.Blocks) -> ImagesTab:
     project_panel.wire(app, demo, tab)
     _wire_uploads(app, tab)
     _wire_status(app, tab)
+    caption_panel.wire(app, tab, captions)
     caption_tools.wire(app, tab, tools)
     with cards:
         # One listener for both changes: Gradio fails on two renders of one visitor at a time.

@@ -125,6 +125,8 @@ def wait(client, run, until):
         ({"adapters": {}, "api_name": "/merge"}, "at least two"),
         ({"adapter": "x", "rank": 4, "api_name": "/resize"}, "There is no adapter 'x'"),
         ({"base": "pocket", "tuned": "pocket", "rank": 4, "api_name": "/extract"}, "the same one"),
+        ({"project": "../x", "api_name": "/caption"}, "has no pictures"),
+        ({"project": "x", "mode": "all", "api_name": "/caption"}, "mode = 'all'"),
         ({"base": "pocket", "tuned": "nothing-here", "rank": 4, "api_name": "/extract"}, "nothing-here"),
     ],
 )
