@@ -19,6 +19,7 @@ from sdlora.captioning.settings import CaptionSettings
 from sdlora.errors import ModelError
 from sdlora.evaluation.fidelity import Clip
 from sdlora.families.base_words import BaseWords, base_words, describe, with_article
+from sdlora.families.loading import quiet_libraries
 
 FEATURE_BATCH = 128
 """Descriptions whose features are computed at once."""
@@ -40,7 +41,9 @@ class PocketCaptioner(Captioner):
         words = base_words("pocket")
         if words is None:
             raise ModelError("pocket: its words.json is missing; install sdlora anew")
-        return cls(Clip(folder, str(device), settings.batch_size), words, settings)
+        with quiet_libraries():
+            clip = Clip(folder, str(device), settings.batch_size)
+        return cls(clip, words, settings)
 
     @torch.no_grad()
     def captions(self, images: Sequence[Image.Image]) -> list[str]:

@@ -22,7 +22,6 @@ from sdlora.editing import layer_spectrum
 from sdlora.editing.low_rank import Cut, needs_base
 from sdlora.errors import BusyError
 from sdlora.events import Notice, OnEvent, Progress, Result, report_progress
-from sdlora.families.loading import quiet_libraries
 from sdlora.families.meta_model import build_meta_model
 from sdlora.families.settings import Model
 from sdlora.filesystem.locks import FOREVER, hold_lock
@@ -118,7 +117,7 @@ def caption(request: Request, report: OnEvent) -> dict[str, Any]:
     """Write captions for the images of a folder."""
     settings = CaptionSettings.checked(**request["settings"])
     device = choose_device(settings.device)
-    with _hold_device(device, Path(request["data_dir"]), report), quiet_libraries():
+    with _hold_device(device, Path(request["data_dir"]), report):
         load = partial(load_captioner, settings, device)
         return asdict(caption_folder(Path(request["folder"]), settings, load, report))
 
