@@ -16,7 +16,7 @@ CONCEPTS_ARE = (
 )
 PAGE = Path(__file__).parents[1] / "docs" / "settings.md"
 CAPTIONS = """
-## Captions
+## captions
 
 These belong to no run: they are flags of `sdlora caption` (`--max-words 30`), fields of `CaptionSettings`, and most of
 them parameters of the endpoint `/caption` ([captions.md](captions.md)).
