@@ -13,10 +13,13 @@ from sdlora.api.captioning import (
     CaptionReport,
     CaptionSettings,
     caption_job,
+    default_captioner,
     require_captioner,
 )
+from sdlora.config import TrainConfig
 from sdlora.data.projects import Project
-from sdlora.errors import DatasetError
+from sdlora.errors import DatasetError, SdloraError
+from sdlora.events import Progress
 from sdlora.ui import job_widget, page_html
 from sdlora.ui.app_state import AppState
 from sdlora.ui.listeners import HIDDEN, Values
@@ -37,6 +40,7 @@ class CaptionPanel:
     trigger_first: gr.Checkbox
     threshold: gr.Slider
     blacklist: gr.Textbox
+    before_training: gr.Checkbox
 
     @property
     def inputs(self) -> set[Block]:
@@ -65,7 +69,11 @@ def build() -> CaptionPanel:
             False, label="Write the trigger word first", elem_id="caption-trigger",
             info="Not needed: training puts it before captions that lack it",
         )  # fmt: skip
-    return CaptionPanel(widget, model, mode, trigger_first, threshold, blacklist)
+        before_training = gr.Checkbox(
+            True, label="Caption before training", elem_id="caption-before",
+            info="where no picture has a caption, and the base is pocket, which can write them",
+        )  # fmt: skip
+    return CaptionPanel(widget, model, mode, trigger_first, threshold, blacklist, before_training)
 
 
 def wire(app: AppState, tab: ImagesTab, panel: CaptionPanel) -> None:
@@ -73,8 +81,7 @@ def wire(app: AppState, tab: ImagesTab, panel: CaptionPanel) -> None:
     inputs = {tab.project, *tab.words, tab.base, *panel.inputs}
     start, finish = partial(_start, app, tab, panel), partial(_finish, panel)
     ended = job_widget.wire(app, panel.widget, start, finish, inputs)
-    versions = [tab.images_version, tab.captions_version]
-    ended.then(lambda *numbers: [number + 1 for number in numbers], versions, versions, **HIDDEN)
+    ended.then(lambda *numbers: [number + 1 for number in numbers], tab.versions, tab.versions, **HIDDEN)
 
 
 def _start(app: AppState, tab: ImagesTab, panel: CaptionPanel, values: Values) -> CaptionJob:
@@ -106,3 +113,24 @@ def report_lines(job: CaptionJob) -> list[str]:
     report = CaptionReport(**job.result)
     look = "Look at them below; Undo takes them back." if report.written else ""
     return [str(report), *job.notices, look]
+
+
+def caption_before_training(app: AppState, project: Project, config: TrainConfig, progress: gr.Progress) -> list[str]:
+    """Caption a project's pictures if none has a caption and the base brings a captioner; return what was done.
+
+    Training goes on without captions where that fails. Raises BusyError while the same project is captioned so.
+    """
+    base, images = config.model.base, project.images()
+    if default_captioner(base) != base or config.data.prompt or any(map(project.caption, images)):
+        return []
+    job = project_job(app, project, config.data.class_name, model=base)
+    with app.track_job(f"captions of {project.name}", job):
+        progress(0, desc="Writing captions first")
+        try:
+            for event in job:
+                if isinstance(event, Progress) and event.total:
+                    progress((event.done, event.total), desc="Writing captions first", unit="pictures")
+        except SdloraError as error:
+            return [f"No captions were written: {error}"]
+    told = str(CaptionReport(**job.result))
+    return [f"No picture had a caption. {told} They are on the tab Pictures, where Undo takes them back.", *job.notices]

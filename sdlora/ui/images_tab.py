@@ -18,7 +18,7 @@ from sdlora.ui import caption_panel, caption_tools, project_panel
 from sdlora.ui.app_state import AppState
 from sdlora.ui.build_config import suggested_words
 from sdlora.ui.caption_cards import findings_list, render_cards
-from sdlora.ui.listeners import EVERY, HIDDEN, PRIVATE, Values
+from sdlora.ui.listeners import EVERY, HIDDEN, PRIVATE, PROGRESS, Values
 from sdlora.ui.page_html import note
 from sdlora.ui.project_panel import ImagesTab, word_values
 
@@ -32,8 +32,6 @@ FOLDER_PATHS = "(paths, ...values) => [JSON.stringify(window.sdloraFolder || [])
 
 The values of a set of inputs come in the order in which the components were made, and ``ImagesTab.paths`` is the first.
 """
-PROGRESS = gr.Progress()
-"""Default argument by which Gradio passes a handler its progress bar."""
 
 
 def build(app: AppState, demo: gr.Blocks) -> ImagesTab:
@@ -49,7 +47,8 @@ def build(app: AppState, demo: gr.Blocks) -> ImagesTab:
         train=gr.Button("Train on these pictures", variant="primary", size="lg", elem_id="train-these"),
         train_message=gr.HTML(elem_id="train-these-message"),
         folder_words=gr.State(None), open_project=gr.State(""), images_version=gr.State(0),
-        captions_version=gr.State(0), edits=gr.State(0), deleted=gr.State(""), base=gr.State("pocket"),
+        captions_version=gr.State(0), edits=gr.State(0), caption_first=captions.before_training,
+        deleted=gr.State(""), base=gr.State("pocket"),
     )  # fmt: skip
     project_panel.wire(app, demo, tab)
     _wire_uploads(app, tab)

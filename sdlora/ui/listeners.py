@@ -25,6 +25,9 @@ that wait would trigger each other without end.
 EVERY: dict[str, Any] = {**HIDDEN, "trigger_mode": "multiple"}
 """Run for every event: for the quick listeners of an event that also has one with ``LAST``."""
 
+PROGRESS = gr.Progress()
+"""Default argument by which Gradio passes a handler its progress bar."""
+
 
 def click_later(elem_id: str) -> str:
     """Return JavaScript that clicks the hidden download button ``elem_id`` once the page has its file."""

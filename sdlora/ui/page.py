@@ -26,7 +26,7 @@ from sdlora.ui import (
 from sdlora.ui.app_state import ACTIVE, AppState
 from sdlora.ui.create_tab import CreateTab
 from sdlora.ui.library_tab import LibraryTab
-from sdlora.ui.listeners import EVERY, HIDDEN, PRIVATE, Changes, Values, show_hidden_progress_on
+from sdlora.ui.listeners import EVERY, HIDDEN, PRIVATE, PROGRESS, Changes, Values, show_hidden_progress_on
 from sdlora.ui.page_blocks import PageBlocks
 from sdlora.ui.project_panel import ImagesTab
 from sdlora.ui.run_html import SCRIPT
@@ -163,7 +163,8 @@ def _wire_shortcuts(app: AppState, page: Page) -> None:
     """Lead from the pictures to a training, and from its adapter to an image, with one click each."""
     images, form, live = page.images, page.train.form, page.train.run
     images.train.click(
-        partial(_train_these, app, page), form.inputs, [images.train_message, form.message, live.run, page.tabs],
+        partial(_train_these, app, page), form.inputs | images.at_training,
+        [images.train_message, form.message, live.run, page.tabs, *images.versions],
         show_progress_on=images.train_message, **PRIVATE,
     )  # fmt: skip
     form.base.change(lambda base: base, form.base, images.base, **EVERY)  # The pictures are checked for this base.
@@ -173,11 +174,11 @@ def _wire_shortcuts(app: AppState, page: Page) -> None:
     page.stop.click(partial(_stop, app), None, page.stop, **PRIVATE)
 
 
-def _train_these(app: AppState, page: Page, values: Values) -> Values:
+def _train_these(app: AppState, page: Page, values: Values, progress: gr.Progress = PROGRESS) -> Values:
     """Train with what the form of the tab Train says, and show that tab; say here what is missing."""
-    updates, form = train_tab.train(app, page.train, values), page.train.form
-    if message := updates[form.message]:
-        return {page.images.train_message: message}
+    updates = train_tab.train(app, page.train, values, progress)
+    if page.train.run.run not in updates:
+        return {page.images.train_message: updates.pop(page.train.form.message), **updates}
     return {page.images.train_message: "", **updates, page.tabs: gr.Tabs(selected="train")}
 
 

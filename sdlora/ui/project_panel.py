@@ -51,6 +51,8 @@ class ImagesTab:
     """Changes whenever captions change other than by hand, so that the cards read them again."""
     edits: gr.State
     """Changes whenever a caption or a word of the project does."""
+    caption_first: gr.Checkbox
+    """Whether pictures without any caption are captioned before training."""
     deleted: gr.State
     """Folder in the trash of the project that was deleted last."""
     base: gr.State
@@ -59,6 +61,16 @@ class ImagesTab:
     @property
     def words(self) -> list[Block]:
         return [self.kind, self.trigger, self.class_name]
+
+    @property
+    def versions(self) -> list[Block]:
+        """Components that change with the pictures, and with their captions."""
+        return [self.images_version, self.captions_version]
+
+    @property
+    def at_training(self) -> set[Block]:
+        """Components that a training reads beside those of its form."""
+        return {self.caption_first, *self.versions}
 
     def info(self, values: Values) -> ProjectInfo:
         """Return what the pictures show, as filled in."""

@@ -8,9 +8,9 @@ import gradio as gr
 
 from sdlora.api.training import Run
 from sdlora.errors import SdloraError
-from sdlora.ui import page_html, run_panel, train_panel
+from sdlora.ui import caption_panel, page_html, run_panel, train_panel
 from sdlora.ui.app_state import AppState
-from sdlora.ui.listeners import PRIVATE, Values
+from sdlora.ui.listeners import PRIVATE, PROGRESS, Values
 from sdlora.ui.project_panel import ImagesTab
 from sdlora.ui.run_panel import RunPanel
 from sdlora.ui.train_panel import TrainPanel
@@ -33,7 +33,10 @@ def build(app: AppState, demo: gr.Blocks, images: ImagesTab) -> TrainTab:
             shown = run_panel.build(app)
     train_panel.wire(app, demo, form)
     tab = TrainTab(form, shown)
-    form.train.click(partial(train, app, tab), form.inputs, [form.message, shown.run], **PRIVATE)
+    form.train.click(
+        partial(train, app, tab), form.inputs | images.at_training, [form.message, shown.run, *images.versions],
+        show_progress_on=form.message, **PRIVATE,
+    )  # fmt: skip
     shown.stop.click(partial(_act, app, _stop), shown.run, shown.message, **PRIVATE)
     shown.resume.click(partial(_act, app, AppState.start), shown.run, shown.message, **PRIVATE)
     shown.longer.click(partial(_train_longer, app), [shown.run, shown.more], shown.message, **PRIVATE)
@@ -45,15 +48,24 @@ def build(app: AppState, demo: gr.Blocks, images: ImagesTab) -> TrainTab:
     return tab
 
 
-def train(app: AppState, tab: TrainTab, values: Values) -> Values:
-    """Queue a run and show it, or say in ``tab.form.message`` why not; the form stays as it is."""
+def train(app: AppState, tab: TrainTab, values: Values, progress: gr.Progress = PROGRESS) -> Values:
+    """Queue a run and show it, or say in ``tab.form.message`` why not; the form stays as it is.
+
+    Pictures without any caption are captioned first, where the base can do that.
+    """
+    images = tab.form.images
+    told: list[str] = []
     try:
         project, config = train_panel.configure(app, tab.form, values)
-        project.set_info(tab.form.images.info(values))
+        project.set_info(images.info(values))
+        if values[images.caption_first]:
+            told = caption_panel.caption_before_training(app, project, config, progress)
         run = app.train(config, project.name)
     except SdloraError as error:
-        return {tab.form.message: page_html.note([str(error)], "bad")}
-    return {tab.form.message: "", tab.run.run: _choose(app, run)}
+        updates: Values = {tab.form.message: page_html.note([*told, str(error)], "bad")}
+    else:
+        updates = {tab.form.message: page_html.note(told), tab.run.run: _choose(app, run)}
+    return updates | ({version: values[version] + 1 for version in images.versions} if told else {})
 
 
 def _act(app: AppState, act: Callable[[AppState, Run], None], name: str) -> str:

@@ -43,3 +43,22 @@ def test_a_press_captions_the_pictures_and_undo_takes_it_back(page, visit):
     visitor.page.get_by_role("button", name="Undo: words of a model in 3 captions").click()
     wait_until(lambda: captions(visitor) == ["mine", "edited", "", ""])
     assert not visitor.page.locator("#caption-cancel").is_visible()
+
+
+def test_training_on_pictures_without_captions_writes_them_first(page, visit):
+    visitor = visit(page.address)
+    visitor.give("#drop-files", BARE)
+    visitor.see("4 pictures ready", "#pictures-status")
+    visitor.tab("Train")
+    visitor.page.locator("#advanced button").first.click()
+    visitor.fill("#set-train-steps", "4")
+    visitor.tab("Pictures")
+    visitor.click("#train-these")
+    visitor.see("No picture had a caption. Captioned", "#train-message")
+    project = Project(page.data_dir, "mystyle")
+    written = [project.caption(image) for image in project.images()]
+    assert any(written)
+    visitor.tab("Pictures")
+    wait_until(lambda: captions(visitor) == written)
+    visitor.tab("Train")
+    visitor.see("Finished: 4 steps", "#run-status")
