@@ -6,7 +6,7 @@ Each change is alone with the folder, reads what is there at that moment, and is
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from sdlora.data.captions import read_caption
+from sdlora.data.captions import read_caption, tidy_lines
 from sdlora.data.undo_log import RecordedStep, UndoLog, UndoStep
 from sdlora.errors import DatasetError
 from sdlora.filesystem.locks import exclusive
@@ -37,7 +37,7 @@ class CaptionFiles:
         """Store a caption; an empty one removes it. Call it alone with the folder."""
         file = path_inside(self.folder, image).with_suffix(".txt")
         if text.strip():
-            write_atomic(file, " ".join(text.split()))
+            write_atomic(file, tidy_lines(text))
         else:
             file.unlink(missing_ok=True)
 
@@ -79,7 +79,7 @@ class CaptionChange:
                 if not image.exists():  # Removed meanwhile.
                     continue
                 old = files.read(image)
-                new = " ".join(change(image, old).split())
+                new = tidy_lines(change(image, old))
                 if new != old:
                     changes[image] = (old, new)
             if changes:

@@ -5,6 +5,7 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from sdlora.data.settings import Data
+from sdlora.data.wildcards import draw_reading, list_readings
 from sdlora.errors import DatasetError, SdloraError
 from sdlora.filesystem.paths import composed
 from sdlora.filesystem.reading import parse_json, read_text
@@ -23,7 +24,7 @@ _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 
 
 def read_caption(path: Path) -> str:
-    """Return a caption file's text as one line, without byte-order mark and NUL.
+    """Return the lines of a caption file's text that are not empty, without byte-order mark and NUL.
 
     Raises DatasetError with the reason alone if it is longer than 10 kB or not UTF-8; the caller names the file.
     """
@@ -40,7 +41,12 @@ def read_caption(path: Path) -> str:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError:
         raise DatasetError("is not UTF-8 (Latin-1, perhaps); save it as UTF-8") from None
-    return " ".join(text.replace("\0", "").split())
+    return tidy_lines(text)
+
+
+def tidy_lines(text: str) -> str:
+    """Return the lines of ``text`` that are not empty, with single spaces and without NUL."""
+    return "\n".join(" ".join(line.split()) for line in text.replace("\0", "").splitlines() if line.strip())
 
 
 class ListedCaptions(NamedTuple):
@@ -76,18 +82,25 @@ def read_listed_captions(path: Path) -> ListedCaptions:
             continue
         if len(text.encode("utf-8", "replace")) > MAX_BYTES:
             raise DatasetError(f"line {number} has a caption of more than {format_bytes(MAX_BYTES)}")
-        found[composed(PurePosixPath(name).as_posix())] = " ".join(text.replace("\0", "").split())
+        found[composed(PurePosixPath(name).as_posix())] = tidy_lines(text)
     return ListedCaptions(found, without)
 
 
 def caption_for(own: str, data: Data, folder_name: str) -> str:
     """Choose an image's caption: its own, the prompt, trigger and class, or the folder's. Put prefix and suffix around
     it, and the trigger before that.
+
+    It is one line. With ``data.wildcards``, it has those of the text, of which ``augment_caption`` draws one.
     """
     by_class = f"{data.trigger} {data.class_name}" if data.class_name else ""
     caption = own or data.prompt or by_class or folder_name
-    text = followed(followed(data.caption_prefix, caption), data.caption_suffix, strip=True)
-    return with_trigger(text, data.trigger.strip())
+    lines = tidy_lines(caption).split("\n") if data.wildcards else [caption]
+    return "\n".join(_in_frame(line, data) for line in lines)
+
+
+def _in_frame(text: str, data: Data) -> str:
+    framed = followed(followed(data.caption_prefix, text), data.caption_suffix, strip=True)
+    return with_trigger(framed, data.trigger.strip())
 
 
 def followed(first: str, second: str, strip: bool = False) -> str:
@@ -135,13 +148,27 @@ def preserved_caption(caption: str, data: Data, *parts: int | str) -> str | None
     return "" if drawn < data.preserve_empty else rest
 
 
+def caption_readings(caption: str, data: Data) -> list[str]:
+    """Return the texts that ``caption`` can be at a step before it is shuffled or dropped from, some if there are many.
+
+    Without ``data.wildcards`` that is the caption alone.
+    """
+    if not data.wildcards:
+        return [caption]
+    trigger = data.trigger.strip()
+    return list(dict.fromkeys(with_trigger(reading, trigger) for reading in list_readings(caption)))
+
+
 def augment_caption(caption: str, data: Data, *parts: int | str) -> str:
-    """Vary a caption for one example, as ``data`` says: leave it out, or some of its comma-parts, or shuffle those.
+    """Vary a caption for one example, as ``data`` says: draw one of its readings (``wildcards``), leave it out, or some
+    of its comma-parts, or shuffle those.
 
     The first ``keep_tokens`` comma-parts stay where they are. ``parts`` (seed, epoch, index) decide all of it.
     """
     if uniform(*parts, "dropout") < data.caption_dropout:
         return ""
+    if data.wildcards:  # An option may lack the trigger that another one has.
+        caption = with_trigger(draw_reading(caption, *parts), data.trigger.strip())
     if not (data.shuffle_captions or data.tag_dropout):
         return caption
     tags = [part.strip() for part in (OUTSIDE_BRACKETS if data.caption_weights else COMMA).split(caption)]

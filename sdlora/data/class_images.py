@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from PIL import Image
 
 from sdlora import failpoints
-from sdlora.data.captions import without_trigger
+from sdlora.data.captions import caption_readings, without_trigger
 from sdlora.data.concepts import class_groups, concept_prior, naming_concept
 from sdlora.data.dataset import Example, load_dataset
 from sdlora.data.doctor import exact_copies
@@ -143,7 +143,8 @@ def class_images_of_concepts(
     for members in class_groups(concepts):
         prompts: dict[str, None] = {}
         for index in members:
-            captions = [example.caption for example in examples if index in example.concepts]
+            own_examples = (example for example in examples if index in example.concepts)
+            captions = [text for each in own_examples for text in caption_readings(each.caption, concepts[index])]
             with naming_concept(concepts, index):
                 own = concept_prior(prior, concepts[index])
                 prompts |= dict.fromkeys(class_prompts(concepts[index], own, captions))

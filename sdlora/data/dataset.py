@@ -37,6 +37,7 @@ class Example:
 
     path: Path
     caption: str
+    """One line; with ``Data.wildcards`` it may have several, and choices in them."""
     width: int
     height: int
     mask: Path | None = None
@@ -46,7 +47,7 @@ class Example:
     """SHA-256 of the image's bytes; the key of caches."""
     mask_digest: str = ""
     own_caption: str = ""
-    """Its own caption, from a file of its own or from a list, before anything is put around it."""
+    """Its own caption, from a file of its own or from a list, with its lines, before anything is put around it."""
     concepts: tuple[int, ...] = (0,)
     """Number of its concept; of a class image, numbers of all concepts whose class it preserves."""
     masks: bool = True

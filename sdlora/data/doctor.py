@@ -20,6 +20,7 @@ from sdlora.data.dataset import MIN_IMAGES, Example, FolderSurvey, image_files, 
 from sdlora.data.folder_names import parse_kohya_folder
 from sdlora.data.images import ImageSize, crop_box, inspect_image, open_image, orientation
 from sdlora.data.settings import Concept, Data
+from sdlora.data.wildcards import count_readings, unread_syntax
 from sdlora.errors import DatasetError
 from sdlora.events import OnProgress, unwatched
 from sdlora.formatting import pluralize
@@ -355,10 +356,34 @@ def _captions(dataset: _DatasetUnderCheck) -> list[Finding]:
         and len(named) == len(dataset.examples)
         and not _is_name(dataset)
     ):
-        caption = named[0].own_caption
+        caption = " ".join(named[0].own_caption.split())
         text = f"All captions are the same: “{caption}”. Describe what differs, so that prompts can ask for it."
         found.append(Finding("could", "", text))
     return found
+
+
+def _wildcards(dataset: _DatasetUnderCheck) -> list[Finding]:
+    """Find captions with choices or several lines that nothing would draw from, and choices that cannot be read."""
+    examples = dataset.examples
+    if dataset.data.wildcards:
+        odd = {example.path: unread_syntax(example.caption) for example in examples}
+        strange = list(dict.fromkeys(text for found in odd.values() for text in found))
+        if not strange:
+            return []
+        named = [example for example in examples if odd[example.path]]
+        text = (
+            f"Read as it stands: {' '.join(strange[:_GROUPS])} in the captions of {_some(named)}. "
+            "Close each brace, and write the options out as {red|blue}."
+        )
+        return [Finding("could", "wildcards", text, _paths(named))]
+    several = [example for example in examples if max(map(count_readings, (example.own_caption, example.caption))) > 1]
+    if not several:
+        return []
+    text = (
+        f"Several lines, or choices such as {{red|blue}}: {_some(several)}. They are read as one text with its braces; "
+        "turn data.wildcards on to draw one of them at each step."
+    )
+    return [Finding("could", "wildcards", text, _paths(several))]
 
 
 def _is_name(dataset: _DatasetUnderCheck) -> bool:
@@ -377,6 +402,7 @@ CHECKS: tuple[_Check, ...] = (
     _too_few,
     lambda dataset: exact_copies(dataset.examples),
     _captions,
+    _wildcards,
     _shapes,
     _repeats,
     _several_names,

@@ -195,7 +195,11 @@ class Project:
         data = self.data()
         if not data.trigger:
             raise ConfigError("Give the project a trigger word first, such as ohwx.")
-        return self._recaption("trigger added", lambda image, caption: _training_caption(image, caption, data))
+
+        def change(image: Path, caption: str) -> str:
+            return "\n".join(_training_caption(image, line, data) for line in caption.split("\n"))
+
+        return self._recaption("trigger added", change)
 
     def replace(self, find: str, put: str) -> int:
         """Replace ``find`` with ``put``, ignoring case, in every caption. Returns the number of changed captions.

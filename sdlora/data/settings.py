@@ -36,6 +36,10 @@ class Data(Section):
     caption_suffix: str = ""
     """Words put behind the text of every picture's caption."""
 
+    wildcards: bool = False
+    """Draw one line of a caption of several, and one option of each `{red|blue}`, at every step. Else they are letters,
+    and the lines are joined."""
+
     resolution: Annotated[int, Field(ge=64, le=4096)] | None = None
     """Side in pixels of the square whose area training pictures get. The base model's own size if not set."""
 

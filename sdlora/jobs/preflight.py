@@ -10,6 +10,7 @@ from typing import Any
 
 from sdlora.config import TrainConfig
 from sdlora.data.buckets import assign_buckets, bucket_step
+from sdlora.data.captions import caption_readings
 from sdlora.data.concepts import concept_shares, image_sets, load_concepts
 from sdlora.data.dataset import Example
 from sdlora.data.images import ImageSize
@@ -111,6 +112,7 @@ def planned_disk(config: TrainConfig, found: Measurement) -> dict[str, int]:
     """Return the most bytes that a run writes, by kind."""
     examples, sizes, steps = _images_and_steps(config, found)
     sample, concepts = config.sample, config.all_concepts
+    captions = {text for each in examples for text in caption_readings(each.caption, concepts[each.concepts[0]])}
     made = count_class_images(concepts)
     places = sum(
         size.width * size.height * count_views(concepts, [example])
@@ -122,7 +124,7 @@ def planned_disk(config: TrainConfig, found: Measurement) -> dict[str, int]:
     width, height = sample.width or found.native_size, sample.height or found.native_size
     return {
         "cache of latents": places // found.latent_factor**2 * LATENT,
-        "cache of captions": found.caption * len({example.caption for example in examples}),
+        "cache of captions": found.caption * len(captions),
         "class pictures": made * found.resolution**2 * PIXEL,
         "previews": count_previews(sample, steps) * width * height * PIXEL,
         "checkpoints": checkpoints * adapter,

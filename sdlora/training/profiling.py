@@ -169,6 +169,7 @@ def _prepare(job: "TrainJob", distributed: "Distributed", family: "Family") -> "
     captions.
     """
     from sdlora.data.batches import BatchLoader
+    from sdlora.data.captions import caption_readings
     from sdlora.generation.prompt_encoding import CaptionReader
     from sdlora.training import precompute, prepare
 
@@ -176,10 +177,11 @@ def _prepare(job: "TrainJob", distributed: "Distributed", family: "Family") -> "
     examples = load_concepts(concepts).examples
     resolution, sizes = prepare.assign_sizes(job, family, examples)
     largest, size = max(zip(examples, sizes, strict=True), key=lambda pair: pair[1].width * pair[1].height)
-    longest = sorted(examples, key=lambda example: -len(example.caption))[: job.train.batch_size]
+    readings = (caption_readings(example.caption, concepts[example.concepts[0]]) for example in examples)
+    longest = sorted((max(each, key=len) for each in readings), key=lambda text: -len(text))[: job.train.batch_size]
     preserved = tuple(index for index, concept in enumerate(concepts) if concept.prior_weight)
     largest = dataclasses.replace(largest, concepts=preserved[:1] or (0,))
-    own = [dataclasses.replace(largest, caption=example.caption) for example in longest]
+    own = [dataclasses.replace(largest, caption=caption) for caption in longest]
     others = [dataclasses.replace(largest, caption=CLASS, concepts=preserved)] if preserved else []
     reader = CaptionReader(family, job.data.caption_weights)
     batches = BatchLoader(

@@ -215,3 +215,16 @@ def test_a_caption_that_is_the_trigger_alone_preserves_nothing(example) -> None:
     batches = BatchLoader(pictures, [SQUARE] * 2, told, 2, seed=0)
     shown = [each for n in range(60) for each in batches.scheduled(n)]
     assert {each.view.example.path.name for each in shown if each.from_base} == {"b.png"}
+
+
+def test_wildcards_are_drawn_by_seed_epoch_and_image_alone(example) -> None:
+    pictures = [example(f"{i}.png", seed=i, caption=f"{i} {{a|b|c|d}}\n{i} e") for i in range(3)]
+
+    def captions(first: int, seed: int = 1) -> list[list[str]]:
+        batches = BatchLoader(pictures, [SQUARE] * 3, data(wildcards=True), batch_size=1, seed=seed)
+        return [[item.caption for item in batches.scheduled(n)] for n in range(first, 30)]
+
+    assert captions(0)[9:] == captions(9) and captions(0) != captions(0, seed=2)
+    assert len({caption for batch in captions(0) for caption in batch}) > 9
+    batches = BatchLoader(pictures, [SQUARE] * 3, data(wildcards=True), batch_size=1, seed=1)
+    assert {*batches.captions(0, 30)} == {caption for batch in captions(0) for caption in batch}

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from sdlora.data.captions import augment_caption, caption_for, read_caption, with_trigger
+from sdlora.data.captions import augment_caption, caption_for, caption_readings, read_caption, with_trigger
 from sdlora.data.settings import Data
 from sdlora.errors import DatasetError
 
@@ -16,12 +16,12 @@ from sdlora.errors import DatasetError
         (b"\xef\xbb\xbfa dog", "a dog"),
         (b"a\x00 dog\x00", "a dog"),
         ("ein Hündchen 犬".encode(), "ein Hündchen 犬"),
-        (b"a dog,\r\n  on grass\r\n", "a dog, on grass"),
+        (b"a dog,\r\n\r\n  on   grass\r\n", "a dog,\non grass"),
         (b"<script>alert(1)</script>", "<script>alert(1)</script>"),
         (b"", ""),
     ],
 )
-def test_a_caption_is_one_line_of_text(tmp_path: Path, content: bytes, caption: str) -> None:
+def test_a_caption_is_its_lines_of_text(tmp_path: Path, content: bytes, caption: str) -> None:
     (tmp_path / "a.txt").write_bytes(content)
     assert read_caption(tmp_path / "a.txt") == caption
 
@@ -63,12 +63,19 @@ def test_other_encodings_and_novels_are_refused(tmp_path: Path, content: bytes, 
         ("", {"class_name": "dog", "caption_suffix": "at night"}, "", "dog at night"),
         ("", {"trigger": "sks", "caption_suffix": ", 4k"}, "", "sks, 4k"),
         (". a dog", {}, "", ". a dog"),
+        ("a dog,\non grass", {}, "", "a dog, on grass"),
+        ("a dog\n{one|two} cats", {"trigger": "sks"}, "", "sks, a dog {one|two} cats"),
     ],
 )
 def test_the_caption_comes_from_the_nearest_source(
     own: str, settings: dict[str, str], folder_name: str, caption: str
 ) -> None:
     assert caption_for(own, Data(folder=Path(), **settings), folder_name) == caption
+
+
+def test_each_line_of_a_caption_with_wildcards_gets_trigger_prefix_and_suffix() -> None:
+    settings = varied(trigger="sks", caption_prefix="photo of", caption_suffix=", 4k", wildcards=True)
+    assert caption_for("a dog\na cat, sks", settings, "") == "sks, photo of a dog, 4k\nphoto of a cat, sks, 4k"
 
 
 def varied(**settings: object) -> Data:
@@ -125,3 +132,21 @@ def test_kept_tags_are_not_shuffled_and_none_is_lost() -> None:
     found = {augment_caption("a, b, c, d, e", options, 1, epoch) for epoch in range(100)}
     assert found == {"a, b, c, d, e", "a, b, c, e, d"}
     assert augment_caption("a, b", varied(shuffle_captions=True, keep_tokens=9), 1) == "a, b"
+
+
+def test_a_caption_with_wildcards_is_drawn_before_it_is_shuffled() -> None:
+    options = varied(shuffle_captions=True, wildcards=True)
+    found = {augment_caption("sks, {red, blue|green}\nsks, cat", options, 1, epoch) for epoch in range(100)}
+    assert found == {"sks, red, blue", "sks, blue, red", "sks, green", "sks, cat"}
+
+
+def test_an_option_without_the_trigger_gets_it() -> None:
+    options = varied(trigger="sks", wildcards=True)
+    caption = caption_for("a {sks|red} dog", options, "")
+    found = {augment_caption(caption, options, 1, epoch) for epoch in range(30)}
+    assert found == {"a sks dog", "sks, a red dog"} == {*caption_readings(caption, options)}
+
+
+def test_without_wildcards_braces_are_letters() -> None:
+    assert augment_caption("a {red|blue} dog", varied(), 1) == "a {red|blue} dog"
+    assert caption_readings("a {red|blue} dog", varied()) == ["a {red|blue} dog"]

@@ -197,3 +197,19 @@ def test_the_command_line_tells_the_findings_and_whether_to_mend_first(healthy, 
     (healthy / "fake.png").write_text("<html>")
     assert main(arguments) == 3
     assert "must  fake.png: is an HTML page; save it as PNG or JPEG." in capsys.readouterr().out
+
+
+def test_choices_and_several_lines_are_pointed_out_while_wildcards_are_off(healthy):
+    (healthy / "1.txt").write_text("sks dog, {red|blue} place\n")
+    (healthy / "2.txt").write_text("sks dog at home\nsks dog, sitting")
+    (healthy / "3.txt").write_text("sks dog, {masterpiece}")
+    finding = found(healthy)["Several lines, or choices such as {red|blue}"]
+    assert names(finding) == ["1.png", "2.png"] and "data.wildcards" in finding.text and finding.severity == "could"
+    assert found(healthy, wildcards=True) == {}
+
+
+def test_wildcards_that_are_not_read_are_named(healthy):
+    (healthy / "1.txt").write_text("sks dog, {red|blue place")
+    (healthy / "2.txt").write_text("sks dog, {2$$red|blue} __place__")
+    finding = found(healthy, wildcards=True)["Read as it stands"]
+    assert names(finding) == ["1.png", "2.png"] and "{ 2$$ __place__" in finding.text

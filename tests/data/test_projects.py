@@ -13,6 +13,7 @@ from sdlora.data.dataset import load_dataset
 from sdlora.data.projects import AddedImages, Project, ProjectInfo, list_projects, stray_captions
 from sdlora.data.uploads import UploadedFile
 from sdlora.errors import ConfigError, DatasetError, FileError
+from tests.support.images import noise_image
 
 
 @pytest.fixture
@@ -40,6 +41,14 @@ def test_dropped_pictures_are_numbered_and_keep_their_captions(project):
     assert [path.name for path in project.images()] == ["001.png", "002.png", "003.png"]
     assert [project.caption(path) for path in project.images()] == ["a red wall", "", ""]
     assert project.status() == "3 pictures ready."
+
+
+def test_the_lines_of_an_uploaded_caption_are_kept(project, tmp_path):
+    """Each is a caption of its own where wildcards are on."""
+    noise_image(64, 64, 5).save(tmp_path / "a.png")
+    (tmp_path / "a.txt").write_text("one\n\ntwo {red|blue}\n")
+    assert project.add([tmp_path / "a.png", tmp_path / "a.txt"]) == AddedImages(1)
+    assert project.images()[-1].with_suffix(".txt").read_text() == "one\ntwo {red|blue}"
 
 
 def test_masks_and_listed_captions_come_with_their_pictures_whatever_tool_made_them(project, tmp_path):
@@ -118,10 +127,15 @@ def test_what_cannot_be_used_is_said_file_by_file_and_the_rest_is_taken(project,
     assert [path.name for path in project.images()][-1] == "004.jpg"
 
 
-def test_a_caption_is_kept_in_one_line_and_an_emptied_one_is_gone(project):
+def test_a_caption_is_kept_with_its_lines_and_an_emptied_one_is_gone(project):
     picture = project.images()[1]
-    project.write_caption(picture, " two\nlines ")
-    assert project.caption(picture) == "two lines"
+    project.write_caption(picture, " two\r\n\n  more   lines ")
+    assert project.caption(picture) == "two\nmore lines"
+    assert project.training_caption(picture) == "ohwx style, two more lines"
+    assert project.add_trigger() == 3
+    assert project.caption(picture) == "ohwx style, two\nohwx style, more lines"
+    project.undo()
+    assert project.caption(picture) == "two\nmore lines"
     project.write_caption(picture, " ")
     assert not picture.with_suffix(".txt").exists()
 

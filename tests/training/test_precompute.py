@@ -40,14 +40,12 @@ def requests(monkeypatch):
 def use(configure, tmp_path, requests):
     """Get the class pictures of a run, and say what had to be drawn for it."""
 
-    def run(family, size=64, precision="fp32", **settings):
+    def run(family, size=64, precision="fp32", caption="sks, a red house", **settings):
         config = configure(**PRIOR | settings)
         job = TrainJob(**dict(config), output=RunPaths(tmp_path), cache=tmp_path)
         distributed = SimpleNamespace(rank=0, count=1, precision=precision, barrier=lambda: None, any_process=bool)
         requests.clear()
-        examples = prepare_class_images(
-            job, distributed, family, size, [Example(tmp_path / "a.png", "sks, a red house", 64, 64)]
-        )
+        examples = prepare_class_images(job, distributed, family, size, [Example(tmp_path / "a.png", caption, 64, 64)])
         assert len(examples) == config.prior.count
         return list(requests)
 
@@ -60,6 +58,12 @@ def test_class_pictures_are_drawn_as_the_settings_say(use, family):
     size = {"width": 64, "height": 64}  # 100 px, in steps of the VAE's 8 times the UNet's 8
     expected = {"prompt": "a house", "base": family.source, "clip_skip": 1}
     assert generated == [{**expected, **settings, **size, "seed": seed} for seed in (9, 10)]
+
+
+def test_class_pictures_show_what_wildcards_can_read(use, family, monkeypatch):
+    monkeypatch.setitem(PRIOR, "prior__class_prompt", "")
+    made = use(family, data__wildcards=True, prior__count=4, caption="sks, a {red|blue} house\nsks, a tree")
+    assert [call["prompt"] for call in made] == ["a red house", "a blue house", "a tree", "a red house"]
 
 
 CHANGES = [

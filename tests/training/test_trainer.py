@@ -99,6 +99,23 @@ def test_a_run_stopped_between_previews_resumes_bit_for_bit_with_all_that_varies
     assert whole.sample(6, 0).read_bytes() == parts.sample(6, 0).read_bytes()
 
 
+@pytest.mark.parametrize("rate", [None, 0.0], ids=["live", "cached"])
+def test_a_run_whose_captions_are_drawn_resumes_to_the_same_bits_and_learns_what_is_drawn(
+    configure, tmp_path, odd_pictures, rate
+):
+    for index in range(4):
+        (odd_pictures / f"{index}.txt").write_text(f"a {{red|blue|green}} house, {index}\na {{cat|dog}}, {index}")
+    settings = {"data__folder": str(odd_pictures), "train__text_encoder_learning_rate": rate}
+    config = configure(data__wildcards=True, **settings)
+    _, _, whole = train_in_process(config, tmp_path / "whole")
+    train_in_process(config, tmp_path / "parts", stop_after=3)
+    finished, _, parts = train_in_process(config, tmp_path / "parts")
+    assert finished
+    assert_equal_files(whole.adapter, parts.adapter)
+    _, _, letters = train_in_process(configure(**settings), tmp_path / "letters")
+    assert max_file_difference(whole.adapter, letters.adapter) > 0
+
+
 def test_a_run_whose_pictures_changed_is_not_resumed_as_another_one(configure, pictures, tmp_path):
     folder = shutil.copytree(pictures, tmp_path / "pictures")
     config = configure(data__folder=str(folder))
