@@ -18,7 +18,8 @@ from sdlora.data.folder_names import (
     is_image,
     parse_kohya_folder,
 )
-from sdlora.data.images import FOREIGN_SUFFIXES, SUFFIXES, ImageInfo, ImageSize, inspect_image, open_mask
+from sdlora.data.image_formats import FOREIGN_SUFFIXES, SUFFIXES, suffix_refusal
+from sdlora.data.images import ImageInfo, ImageSize, inspect_image, open_mask
 from sdlora.data.masks import MASK_SUFFIX, is_mask_folder, sort_masks
 from sdlora.data.settings import Data
 from sdlora.errors import DatasetError
@@ -261,7 +262,7 @@ def _list_folder(folder: Path, report: _Report, repeats: int, caption: str) -> _
         elif path.is_symlink() and not _is_inside(path, report.root):
             report.refuse(path, LINK_OUT)
         elif suffix in FOREIGN_SUFFIXES:
-            report.refuse(path, f"{suffix[1:].upper()} is not read here; save it as PNG or JPEG")
+            report.refuse(path, suffix_refusal(suffix))
         elif suffix in SUFFIXES:
             pictures.append(path)
         else:
@@ -321,7 +322,7 @@ def _read_examples(source: _SourceFolder, data: Data, report: _Report) -> list[E
         mask_digest = _checked_mask(mask, info, report) if mask and isinstance(info, ImageInfo) else ""
         if isinstance(info, ImageInfo):
             text = caption_for(own, data, source.caption)
-            examples.append(Example(path, text, *info.size, mask, source.repeats, info.digest, mask_digest, own))
+            examples.append(Example(path, text, *info.size, mask, source.repeats, info.key, mask_digest, own))
     others = [
         example.mask for example in examples if example.mask and not example.mask.name.lower().endswith(MASK_SUFFIX)
     ]
@@ -383,7 +384,7 @@ def require_usable_mask(path: Path, size: ImageSize) -> str:
         )
     if open_mask(path).getextrema() == (0, 0):
         raise DatasetError("is black throughout: nothing of its picture would count; remove one of the two")
-    return facts.digest
+    return facts.key
 
 
 def _checked_mask(path: Path, image: ImageInfo, report: _Report) -> str:

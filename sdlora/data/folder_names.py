@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
-from sdlora.data.images import SUFFIXES
+from sdlora.data.image_formats import SUFFIXES
 
 CAPTION_SUFFIXES = (".txt", ".caption")
 OTHER_CAPTIONS = (".json", ".jsonl", ".tags", ".text", ".cap", ".txt2", ".csv")

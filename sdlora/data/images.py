@@ -15,12 +15,15 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from PIL import Image, ImageOps, features
+from PIL import Image, ImageOps
 
 from sdlora.data.color_profiles import UnusableProfileError, to_srgb
+from sdlora.data.deep_grey import is_deep, is_plain_16_bit, to_8_bits
+from sdlora.data.image_formats import FORMATS, content_refusal, is_jxl, register_packages
+from sdlora.data.jpeg_xl import require_plain_jxl
 from sdlora.errors import DatasetError
 from sdlora.filesystem.reading import sha256
-from sdlora.formatting import format_bytes
+from sdlora.formatting import first_line, format_bytes
 
 if TYPE_CHECKING:
     import torch
@@ -37,20 +40,11 @@ MAX_SCANS = 100
 MIN_SIDE = 32
 MAX_RATIO = 8
 
-_AVIF = bool(features.check("avif"))
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", *(["AVIF"] if _AVIF else []))
-JPEG_SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jif", ".jfif"}
-SUFFIXES = JPEG_SUFFIXES | {".png", ".apng", ".webp", ".bmp", ".gif", ".tif", ".tiff"} | ({".avif"} if _AVIF else set())
-FOREIGN_SUFFIXES = {
-    *(".svg", ".eps", ".ai", ".pdf", ".psd", ".xcf", ".kra", ".clip", ".heic", ".heics", ".heif", ".hif", ".avif"),
-    *(".jxl", ".jp2", ".j2k", ".jpx", ".jxr", ".tga", ".ico", ".ppm", ".pgm", ".pbm", ".dds", ".qoi", ".exr", ".hdr"),
-    *(".pcx", ".raw", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf", ".pef", ".srw"),
-} - SUFFIXES  # fmt: skip
-"""Suffixes of image formats that are not supported: such files are refused by name rather than ignored."""
-
-_GREY_PIXELS = 1 << 20
-"""Pixels of grey that are scaled at once."""
-_ANIMATED = frozenset(("PNG", "WEBP", "GIF", "TIFF", "AVIF"))  # not MPO: phones add a preview frame to plain JPEGs
+_ANIMATED = frozenset(("PNG", "WEBP", "GIF", "TIFF", "AVIF", "HEIF"))
+"""Formats whose further frames are named; not MPO: phones add a preview frame to plain JPEGs."""
+_JPEG = ("JPEG", "MPO")
+_TURNED = ("TIFF", "HEIF", "JXL")
+"""Formats whose reader turns an image upright by itself, whatever EXIF says; not a JPEG that is packed as JPEG XL."""
 _ORIENTATION = 0x0112
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -61,17 +55,6 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-_MAGIC = {
-    b"<svg": "an SVG drawing",
-    b"<?xml": "an SVG or XML file",
-    b"<": "an HTML page",
-    b"%!PS": "an EPS or PostScript file",
-    b"\xc5\xd0\xd3\xc6": "an EPS file",
-    b"8BPS": "a Photoshop file",
-    b"%PDF": "a PDF file",
-    b"PK\x03\x04": "a zip file",
-}
-
 
 Colors = Literal["as stored", "converted", "damaged profile"]
 
@@ -94,6 +77,8 @@ class ImageInfo:
     """Whether an embedded profile says that its colors are others than those of sRGB."""
     digest: str
     """SHA-256 of its bytes."""
+    key: str
+    """Key of caches: the digest, and a mark where pixels are read in another way than they once were."""
 
 
 class MaskedImage(NamedTuple):
@@ -126,7 +111,8 @@ def _inspect_image(path: Path, length: int, modified: int) -> ImageInfo:
         raise DatasetError(f"has {format_bytes(length)}; {format_bytes(MAX_FILE_BYTES)} at most: save it smaller")
     try:
         with open_untrusted(path) as image:
-            size = ImageSize(*(image.size[::-1] if _orientation(image) >= 5 else image.size))
+            stated = image.size
+            size = ImageSize(*(stated[::-1] if _orientation(image) >= 5 else stated))
             _require_usable(size)
             animated = image.format in _ANIMATED and getattr(image, "is_animated", False)
             is_png = image.format == "PNG"
@@ -134,14 +120,18 @@ def _inspect_image(path: Path, length: int, modified: int) -> ImageInfo:
             with open_untrusted(path) as image:
                 image.verify()
         with open_untrusted(path) as image:
-            image.draft(None, (1, 1))  # JPEG: all the data is read, an eighth of the pixels is made
+            _draft(image, (1, 1))  # All the data is read, an eighth of the pixels is made.
             image.load()
-            if image.mode in ("RGBA", "LA") and image.getchannel("A").getextrema() == (0, 0):
+            if image.format not in _JPEG and image.size not in (stated, stated[::-1]):
+                raise DatasetError(f"has {image.width} x {image.height} pixels and says {stated[0]} x {stated[1]}")
+            if image.has_transparency_data and _alpha(image).getextrema() == (0, 0):
                 raise DatasetError("is fully transparent: nothing of it is visible")
+            guessed = is_deep(image) and not is_plain_16_bit(image)
             pixel = image.resize((1, 1), Image.Resampling.NEAREST)
             colors = _in_srgb(pixel)[1]
             _to_rgb(pixel, "#ffffff")
-        return ImageInfo(size, animated, colors, sha256(path))
+        digest = sha256(path)
+        return ImageInfo(size, animated, colors, digest, f"{digest}/range" if guessed else digest)
     except DatasetError:
         raise
     except PermissionError:
@@ -168,11 +158,15 @@ def open_untrusted(path: Path) -> Iterator[Image.Image]:
 
     Raises DatasetError with the reason alone, and almost anything that Pillow raises.
     """
-    with _BoundedReader(io.FileIO(path)) as file, Image.open(file, formats=FORMATS) as image:
-        _require_small(image)
-        if image.format in ("JPEG", "MPO"):
-            _require_few_scans(path)
-        yield image
+    register_packages()
+    with _BoundedReader(io.FileIO(path)) as file:
+        if is_jxl(file.peek(12)[:12]):
+            _require_small(*require_plain_jxl(file))  # Opening it decodes it.
+        with Image.open(file, formats=FORMATS) as image:
+            _require_small(*image.size)
+            if image.format in _JPEG:
+                _require_few_scans(path)
+            yield image
 
 
 def _require_few_scans(path: Path) -> None:
@@ -185,9 +179,8 @@ def _require_few_scans(path: Path) -> None:
     raise DatasetError(f"goes over its pixels more than {MAX_SCANS} times, which no picture does; save it again")
 
 
-def _require_small(image: Image.Image) -> None:
+def _require_small(width: int, height: int) -> None:
     """Raise DatasetError by the header alone, before any access that makes Pillow decode the image."""
-    width, height = image.size
     if width * height > MAX_PIXELS:
         limit = f"over {MAX_PIXELS / 1e6:.0f} million it is not opened"
         raise DatasetError(f"has {width} x {height} pixels; {limit}: scale it down")
@@ -211,14 +204,13 @@ def _rejection(path: Path, error: Exception) -> str:
     if isinstance(error, Image.UnidentifiedImageError):
         try:
             with open(path, "rb") as file:
-                start = file.read(64).removeprefix(b"\xef\xbb\xbf").lstrip()
+                return content_refusal(file.read(64))
         except OSError as unreadable:
             return _rejection(path, unreadable)
-        kind = next((name for magic, name in _MAGIC.items() if start.startswith(magic)), None)
-        return f"is {kind or 'no picture in a supported format'}; save it as PNG or JPEG"
     if "MAX_TEXT" in str(error):
         return "has over a megabyte of text beside its pixels; save it again without metadata"
-    return f"is damaged or cut short ({error})"
+    reason = first_line(error)
+    return f"is damaged or cut short ({reason})" if "libjxl" not in reason else "is damaged or cut short"
 
 
 def open_image(path: Path, background: str = "#ffffff", at_least: ImageSize | None = None) -> MaskedImage:
@@ -231,9 +223,15 @@ def open_image(path: Path, background: str = "#ffffff", at_least: ImageSize | No
     with _opened(path) as image:
         if at_least:
             wanted = (2 * at_least.width, 2 * at_least.height)
-            image.draft(None, wanted[::-1] if _orientation(image) >= 5 else wanted)
+            _draft(image, wanted[::-1] if _orientation(image) >= 5 else wanted)
         upright = _in_srgb(_upright(image))[0]
         return MaskedImage(_to_rgb(upright, background), _transparency(upright))
+
+
+def _draft(image: Image.Image, size: tuple[int, int]) -> None:
+    """Have a JPEG decoded at 1/2 to 1/8. HEIC would give its thumbnail, which is another image."""
+    if image.format in _JPEG:
+        image.draft(None, size)
 
 
 def orientation(path: Path) -> int:
@@ -277,10 +275,11 @@ def _in_srgb(image: Image.Image) -> tuple[Image.Image, Colors]:
 def _orientation(image: Image.Image) -> int:
     """Return EXIF orientation 1 to 8; 1 if it is missing or broken.
 
-    Pillow turns a TIFF by itself, and decodes a PNG to look for it behind the pixels.
+    Pillow decodes a PNG to look for it behind the pixels.
     """
     try:
-        value = 1 if image.format == "TIFF" else image.getexif().get(_ORIENTATION, 1)
+        turned = image.format in _TURNED and not getattr(image, "jpeg", False)
+        value = 1 if turned else image.getexif().get(_ORIENTATION, 1)
     except Exception:  # broken EXIF makes Pillow raise almost anything, and says nothing of the pixels
         return 1
     return value if value in _UPRIGHT else 1
@@ -290,32 +289,21 @@ def _transparency(image: Image.Image) -> Image.Image | None:
     """Return the alpha channel (L), or None if the image is fully opaque."""
     if not image.has_transparency_data:
         return None
-    alpha = image.convert("RGBA").getchannel("A")
+    alpha = _alpha(image)
     return None if alpha.getextrema() == (255, 255) else alpha
 
 
+def _alpha(image: Image.Image) -> Image.Image:
+    return (image if image.mode in ("RGBA", "LA") else image.convert("RGBA")).getchannel("A")
+
+
 def _to_rgb(image: Image.Image, background: str) -> Image.Image:
-    if image.mode.startswith(("I", "F")):
-        return _scaled_grey(image).convert("RGB")
+    if is_deep(image):
+        return to_8_bits(image).convert("RGB")
     if image.has_transparency_data:
         canvas = Image.new("RGBA", image.size, background)
         return Image.alpha_composite(canvas, image.convert("RGBA")).convert("RGB")
     return image.convert("RGB")
-
-
-def _scaled_grey(image: Image.Image) -> Image.Image:
-    """Scale grey of 16 or 32 bits, or float in 0 to 1, to 8 bits (Pillow's convert clips at 255: nearly all white)."""
-    import numpy as np
-
-    values = np.asarray(image)
-    rows = range(0, image.height, max(1, _GREY_PIXELS // image.width))  # At once, numbers of 64 bits would take 2 GB.
-    bands = [slice(row, row + rows.step) for row in rows]
-    largest = max(float(np.nan_to_num(values[band].astype(np.float64)).max(initial=0)) for band in bands)
-    top = 1.0 if image.mode == "F" and largest <= 1 else max(65535.0, largest)
-    grey = np.empty(values.shape, np.uint8)
-    for band in bands:
-        grey[band] = (np.nan_to_num(values[band].astype(np.float64)).clip(0, top) * (255 / top)).round()
-    return Image.fromarray(grey)
 
 
 def crop_box(image: ImageSize, size: ImageSize, position: float) -> tuple[float, float, float, float]:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path, PurePath
 from typing import Generic, NamedTuple, TypeVar
 
-from sdlora.data.images import SUFFIXES
+from sdlora.data.image_formats import SUFFIXES
 from sdlora.filesystem.paths import composed
 
 P = TypeVar("P", bound=PurePath)

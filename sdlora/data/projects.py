@@ -19,7 +19,8 @@ from sdlora.data.caption_files import CaptionFiles, Change
 from sdlora.data.captions import caption_for, read_caption
 from sdlora.data.dataset import MIN_IMAGES, image_files, require_usable_mask, summarize_names
 from sdlora.data.folder_names import parse_kohya_folder
-from sdlora.data.images import FOREIGN_SUFFIXES, SUFFIXES, inspect_image, open_mask
+from sdlora.data.image_formats import FOREIGN_SUFFIXES, SUFFIXES, suffix_refusal
+from sdlora.data.images import inspect_image, open_mask
 from sdlora.data.masks import MASK_SUFFIX, image_key
 from sdlora.data.settings import Data, Kind
 from sdlora.data.undo_log import UndoLog
@@ -259,7 +260,7 @@ class _Contents:
 def _usable_digest(image: UploadedFile) -> str:
     """Return the digest of a usable image. Raises DatasetError with the reason if it is not."""
     if image.suffix in FOREIGN_SUFFIXES:
-        raise DatasetError(f"is a {image.suffix[1:].upper()} file, which is not read here; save it as PNG or JPEG")
+        raise DatasetError(suffix_refusal(image.suffix))
     if image.suffix not in SUFFIXES:
         raise DatasetError("is not a picture that can be read here; use PNG, JPEG or WebP")
     size = image.path.stat().st_size

@@ -15,7 +15,7 @@ from typing import IO
 
 from sdlora.data.captions import LISTED, read_listed_captions
 from sdlora.data.folder_names import CAPTION_SUFFIXES, CAPTIONS_ARE, NO_DATA, OTHER_CAPTIONS, parse_kohya_folder
-from sdlora.data.images import FOREIGN_SUFFIXES, SUFFIXES
+from sdlora.data.image_formats import FOREIGN_SUFFIXES, SUFFIXES
 from sdlora.data.masks import Key, image_key, sort_masks
 from sdlora.data.settings import Kind
 from sdlora.errors import DatasetError, FileError

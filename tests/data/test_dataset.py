@@ -61,7 +61,7 @@ def test_every_bad_file_is_named_at_once(folder: Path) -> None:
     reasons = problems(folder)
     expected = {
         "banner.png": "too long", "crc.png": "damaged", "cut.jpg": "cut short", "cut.png": "cut short",
-        "dot.png": "too small", "drawing.svg": "SVG is not read", "empty.png": "empty (0 bytes)",
+        "dot.png": "too small", "drawing.svg": "SVG, which is not read", "empty.png": "empty (0 bytes)",
         "good0.txt": "Latin-1", "layers.png": "Photoshop", "line.png": "too small", "page.png": "HTML",
         "script.jpg": "EPS",
     }  # fmt: skip
@@ -344,7 +344,7 @@ def test_no_file_is_passed_over_in_silence(tmp_path):
     (tmp_path / "r.cr2").write_bytes(bytes(100))
     survey = survey_folder(Data(folder=tmp_path, prompt="a house"))
     assert [example.path.name for example in survey.examples] == ["a.png", "b.jfif", "c.jpe", "d.apng"]
-    assert survey.problems == ("r.cr2: CR2 is not read here; save it as PNG or JPEG",)
+    assert survey.problems == ("r.cr2: is CR2, which is not read here; save it as PNG or JPEG",)
     assert survey.notices == (
         "a.caption: is not read, since a.txt is.",
         "Captions of other tools: 2 files (b.tags, c.json); they are not read; captions are .txt or .caption "
