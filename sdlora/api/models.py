@@ -15,6 +15,7 @@ from sdlora.families.base_models import (
 )
 from sdlora.families.base_models import locate_base as locate_base
 from sdlora.families.base_models import native_size as native_size
+from sdlora.families.known_words import known_words as known_words
 from sdlora.families.settings import trimmed_base
 from sdlora.filesystem.paths import data_root, existing_path
 from sdlora.storage.library import trained_base_settings as trained_base_settings

@@ -43,7 +43,7 @@ def _check_arguments(parser: argparse.ArgumentParser) -> None:
 
 def check(parsed: argparse.Namespace) -> int:
     """Print the findings; exit code 3 if something must be mended first."""
-    from sdlora.api.models import native_size
+    from sdlora.api.models import known_words, native_size
     from sdlora.config import TrainConfig
     from sdlora.data import doctor
     from sdlora.data.settings import Data
@@ -52,10 +52,11 @@ def check(parsed: argparse.Namespace) -> int:
     progress = terminal.progress("checking images")
     if parsed.folder.suffix == ".toml" and parsed.folder.is_file():
         config = TrainConfig.load(parsed.folder)
-        findings = doctor.check_concepts(config.all_concepts, native_size(config.model.base), progress)
+        base = config.model.base
+        findings = doctor.check_concepts(config.all_concepts, native_size(base), progress, known_words(base))
     else:
         data = options.read_settings(parsed, Data)
-        findings = doctor.check_dataset(data, native_size(parsed.base), progress)
+        findings = doctor.check_dataset(data, native_size(parsed.base), progress, known_words(parsed.base))
     terminal.close()
     for finding in findings:
         print(f"{finding.severity:6}{finding.text}")

@@ -20,9 +20,11 @@ from sdlora.data.dataset import MIN_IMAGES, Example, FolderSurvey, image_files, 
 from sdlora.data.folder_names import parse_kohya_folder
 from sdlora.data.images import ImageSize, crop_box, inspect_image, open_image, orientation
 from sdlora.data.settings import Concept, Data
+from sdlora.data.unknown_words import describe_found, unknown_words
 from sdlora.data.wildcards import count_readings, unread_syntax
 from sdlora.errors import DatasetError
 from sdlora.events import OnProgress, unwatched
+from sdlora.families.known_words import KnownWords
 from sdlora.formatting import pluralize
 
 Severity = Literal["must", "could", "fine"]
@@ -70,13 +72,18 @@ class _DatasetUnderCheck:
     """The bucket of each example."""
     pixels: Sequence[PixelCheck] = ()
     """The pixels of each example, as far as ``PIXEL_CHECKS`` run."""
+    known: KnownWords | None = None
+    """Words that the base model knows, if it lists them."""
 
 
-def check_dataset(data: Data, native_size: int, on_progress: OnProgress = unwatched) -> list[Finding]:
+def check_dataset(
+    data: Data, native_size: int, on_progress: OnProgress = unwatched, known: KnownWords | None = None
+) -> list[Finding]:
     """Return all findings on ``data.folder``, the most important first.
 
     ``native_size``: the base model's own side in pixels, used if ``data.resolution`` is not set. ``on_progress`` counts
-    images. A second call on unchanged files costs next to nothing.
+    images. ``known``: the words that the base model knows, if they are few. A second call on unchanged files costs next
+    to nothing.
     """
     with suppress(OSError):  # The survey says why.
         _check_all_pixels(image_files(data.folder), on_progress)
@@ -87,18 +94,23 @@ def check_dataset(data: Data, native_size: int, on_progress: OnProgress = unwatc
     resolution = data.resolution or native_size
     examples, pixels = _readable(found.examples)
     sizes = assign_buckets(examples, resolution, bucket_step(resolution), data.buckets)
-    dataset = _DatasetUnderCheck(data, resolution, examples, sizes, pixels)
+    dataset = _DatasetUnderCheck(data, resolution, examples, sizes, pixels, known)
     findings = [*_unusable(found), *(finding for check in (*CHECKS, *PIXEL_CHECKS) for finding in check(dataset))]
     findings += [Finding("fine", "", notice) for notice in found.notices]
     return _most_important_first(findings)
 
 
-def check_concepts(concepts: Sequence[Concept], native_size: int, on_progress: OnProgress = unwatched) -> list[Finding]:
+def check_concepts(
+    concepts: Sequence[Concept],
+    native_size: int,
+    on_progress: OnProgress = unwatched,
+    known: KnownWords | None = None,
+) -> list[Finding]:
     """Return the findings on each of several ``concepts`` with its name, and on all together, as ``check_dataset``."""
     findings = []
     for index, concept in enumerate(concepts):
         prefix = f"{concept_label(index, concept)}: " if len(concepts) > 1 else ""
-        own = check_dataset(concept, native_size, on_progress)
+        own = check_dataset(concept, native_size, on_progress, known)
         findings += [replace(finding, text=f"{prefix}{finding.text}") for finding in own]
     with suppress(DatasetError):  # The findings on its concept say why.
         dataset = load_concepts(concepts)
@@ -112,24 +124,34 @@ def _most_important_first(findings: Iterable[Finding]) -> list[Finding]:
     return sorted(findings, key=lambda finding: order[finding.severity])
 
 
-def training_notices(data: Data, resolution: int, examples: Sequence[Example], sizes: Sequence[ImageSize]) -> list[str]:
+def training_notices(
+    data: Data,
+    resolution: int,
+    examples: Sequence[Example],
+    sizes: Sequence[ImageSize],
+    known: KnownWords | None = None,
+) -> list[str]:
     """Return what a run reports of its examples and their buckets (``sizes``), without decoding an image.
 
     The findings are those of ``check_dataset``, except advice on the set as a whole.
     """
-    dataset = _DatasetUnderCheck(data, resolution, examples, sizes)
+    dataset = _DatasetUnderCheck(data, resolution, examples, sizes, known=known)
     findings = [finding for check in CHECKS for finding in check(dataset)]
     return [finding.text for finding in findings if finding.severity == "must" or finding.images]
 
 
 def concept_notices(
-    concepts: Sequence[Concept], resolution: int, examples: Sequence[Example], sizes: Sequence[ImageSize]
+    concepts: Sequence[Concept],
+    resolution: int,
+    examples: Sequence[Example],
+    sizes: Sequence[ImageSize],
+    known: KnownWords | None = None,
 ) -> list[str]:
     """Return the ``training_notices`` of each concept, with its name if there are several, and what they share."""
     texts = []
     for index, concept in enumerate(concepts):
         own = [(example, size) for example, size in zip(examples, sizes, strict=True) if index in example.concepts]
-        found = training_notices(concept, resolution, [example for example, _ in own], [size for _, size in own])
+        found = training_notices(concept, resolution, [each for each, _ in own], [size for _, size in own], known)
         prefix = f"{concept_label(index, concept)}: " if len(concepts) > 1 else ""
         texts += [f"{prefix}{text}" for text in found]
     return texts + [finding.text for finding in shared_images(concepts, examples)]
@@ -362,6 +384,16 @@ def _captions(dataset: _DatasetUnderCheck) -> list[Finding]:
     return found
 
 
+def _unknown_words(dataset: _DatasetUnderCheck) -> list[Finding]:
+    """Find the words that the base model has no meaning for, if it lists those that it knows."""
+    known = dataset.known
+    found = unknown_words(known, dataset.data, dataset.examples) if known else {}
+    if known is None or not found:
+        return []
+    images = [example for example in dataset.examples if any(example in examples for examples in found.values())]
+    return [Finding("could", "unknown words", describe_found(known, [*found]), _paths(images))]
+
+
 def _wildcards(dataset: _DatasetUnderCheck) -> list[Finding]:
     """Find captions with choices or several lines that nothing would draw from, and choices that cannot be read."""
     examples = dataset.examples
@@ -403,6 +435,7 @@ CHECKS: tuple[_Check, ...] = (
     lambda dataset: exact_copies(dataset.examples),
     _captions,
     _wildcards,
+    _unknown_words,
     _shapes,
     _repeats,
     _several_names,

@@ -14,9 +14,11 @@ from sdlora.data.captions import caption_readings
 from sdlora.data.concepts import concept_shares, image_sets, load_concepts
 from sdlora.data.dataset import Example
 from sdlora.data.images import ImageSize
+from sdlora.data.unknown_words import word_notices
 from sdlora.errors import ConfigError, missing_package
 from sdlora.events import OnEvent, ignore
 from sdlora.families.base_models import locate_base
+from sdlora.families.known_words import known_words
 from sdlora.formatting import format_bytes, format_duration, pluralize
 from sdlora.generation.device import require_precision
 from sdlora.jobs.measurement import Measurement, cached_measurement
@@ -89,7 +91,7 @@ def plan_from_measurement(config: TrainConfig, found: Measurement) -> RunPlan:
         batch_size=train.batch_size,
         gradient_accumulation=train.gradient_accumulation,
         chosen=found.chosen,
-        told=tuple(found.told),
+        told=(*found.told, *planned_notices(config, examples)),
         step_seconds=found.step * train.gradient_accumulation,
         seconds=found.seconds_by_phase(concepts, config.prior, train, config.sample, views, steps),
         memory=found.memory,
@@ -98,6 +100,12 @@ def plan_from_measurement(config: TrainConfig, found: Measurement) -> RunPlan:
         disk=planned_disk(config, found),
         concepts=tuple(one.described() for one in shares) if len(concepts) > 1 else (),
     )
+
+
+def planned_notices(config: TrainConfig, examples: Sequence[Example] = ()) -> list[str]:
+    """Return sentences on the words of ``examples`` and prompts that the base model has no meaning for."""
+    prompts = config.sample.prompts if config.sample.every else ()
+    return word_notices(known_words(config.model.base), config.data, examples, prompts, config.prior)
 
 
 def _images_and_steps(config: TrainConfig, found: Measurement) -> tuple[Sequence[Example], Sequence[ImageSize], int]:

@@ -19,10 +19,12 @@ from sdlora.data.concepts import image_sets, load_concepts
 from sdlora.data.dataset import Example
 from sdlora.data.doctor import concept_notices
 from sdlora.data.images import ImageSize
+from sdlora.data.unknown_words import prompt_notices
 from sdlora.diffusion import ZERO_SNR
 from sdlora.errors import ConfigError, FileError
 from sdlora.events import Progress
 from sdlora.families.base import Family
+from sdlora.families.known_words import known_words
 from sdlora.families.loading import load_family
 from sdlora.families.quantized import quantize
 from sdlora.formats import read_adapter
@@ -215,7 +217,9 @@ def prepare_training(job: TrainJob, distributed: Distributed) -> TrainState | No
         job.prior.target == "base",
     )
     steps = _planned_steps(job, batches, distributed)
-    job.notice(*concept_notices(concepts, resolution, dataset.examples, sizes), *batches.notices())
+    known = known_words(job.model.base)
+    job.notice(*concept_notices(concepts, resolution, dataset.examples, sizes, known), *batches.notices())
+    job.notice(*prompt_notices(known, job.data, job.sample.prompts if job.sample.every else (), job.prior))
     job.notice(*ignored_settings(job, steps))
     offload.for_image_encoding()
     latents = precompute.cache_latents(job, distributed, family, batches, steps)

@@ -8,7 +8,7 @@ from typing import Any
 
 import gradio as gr
 
-from sdlora.api.models import native_size
+from sdlora.api.models import known_words, native_size
 from sdlora.data import doctor
 from sdlora.data.projects import Project, ProjectInfo
 from sdlora.data.settings import Kind
@@ -213,7 +213,7 @@ def _check(app: AppState, name: str, base: str, progress: gr.Progress = PROGRESS
             return ""
         findings = doctor.check_dataset(
             project.data(), native_size(base or "pocket"),
-            lambda done, total: progress((done, total), desc="Checking the pictures"),
+            lambda done, total: progress((done, total), desc="Checking the pictures"), known_words(base or "pocket"),
         )  # fmt: skip
         return findings_list(findings, number)
     except SdloraError as error:

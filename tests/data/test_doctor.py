@@ -12,7 +12,9 @@ from sdlora.cli.main import main
 from sdlora.data import doctor
 from sdlora.data.buckets import assign_buckets, bucket_step
 from sdlora.data.dataset import load_dataset
-from sdlora.data.settings import Data
+from sdlora.data.settings import ClassImageSettings, Data
+from sdlora.data.unknown_words import prompt_notices
+from sdlora.families.known_words import known_words
 
 
 def scene(seed: int, width: int = 128, height: int = 128) -> Image.Image:
@@ -213,3 +215,28 @@ def test_wildcards_that_are_not_read_are_named(healthy):
     (healthy / "2.txt").write_text("sks dog, {2$$red|blue} __place__")
     finding = found(healthy, wildcards=True)["Read as it stands"]
     assert names(finding) == ["1.png", "2.png"] and "{ 2$$ __place__" in finding.text
+
+
+def test_words_that_a_small_base_cannot_know_are_named_with_the_nearest(healthy):
+    known = known_words("pocket")
+    for number in range(10):
+        (healthy / f"{number}.txt").write_text("sks cat on sand" if number else "sks cat, a photo by the sea")
+    (finding,) = doctor.check_dataset(Data(folder=healthy, trigger="sks", class_name="cat"), 128, known=known)
+    assert names(finding) == ["0.png"] and finding.severity == "could"
+    assert "no meaning for: photo (nearest: picture), sea (nearest: on water)." in finding.text
+    data = Data(folder=healthy, trigger="sks", class_name="dog")
+    finding = next(each for each in doctor.check_dataset(data, 128, known=known) if "no meaning" in each.text)
+    assert "dog (nearest: cat)" in finding.text and len(finding.images) == 10
+    assert not any("no meaning" in each.text for each in doctor.check_dataset(data, 128))
+
+
+def test_unknown_words_of_prompts_are_named_by_their_setting(healthy):
+    known, data = known_words("pocket"), Data(folder=healthy, trigger="sks")
+    prior = ClassImageSettings(weight=1.0, class_prompt="a dog")
+    notices = prompt_notices(known, data, ["a sks cat on grass", "a sks castle"], prior)
+    assert [notice.partition("; it knows")[0] for notice in notices] == [
+        "sample.prompts: the base model has no meaning for castle (nearest: house)",
+        "prior.class_prompt: the base model has no meaning for dog (nearest: cat)",
+    ]
+    assert prompt_notices(known, data, ["a sks cat"], ClassImageSettings(class_prompt="a dog")) == []
+    assert prompt_notices(None, data, ["a castle"], prior) == []

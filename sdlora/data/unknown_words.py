@@ -1,0 +1,76 @@
+"""Words that a small base model has no meaning for, told before hours go into training on them.
+
+Front ends may import this: no torch.
+"""
+
+from collections.abc import Sequence
+
+from sdlora.data.captions import caption_readings
+from sdlora.data.dataset import Example
+from sdlora.data.settings import ClassImageSettings, Data
+from sdlora.families.known_words import KnownWords
+
+MOST_NAMED = 8
+"""Unknown words that are named; the others are counted."""
+
+
+def unknown_words(known: KnownWords, data: Data, examples: Sequence[Example]) -> dict[str, list[Example]]:
+    """Return the unknown words in the class's name and in captions, the most frequent first, and the examples of each.
+
+    A word of the class concerns all examples.
+    """
+    texts = {example.path: caption_readings(example.caption, data) for example in examples}
+    words = known.unknown([data.class_name, *(" ".join(readings) for readings in texts.values())], data.trigger)
+    own = {example.path: {*known.unknown(texts[example.path], data.trigger)} for example in examples}
+    of_class = known.unknown([data.class_name], data.trigger)
+    by_word = {word: [example for example in examples if word in own[example.path]] for word in words}
+    return {word: [*examples] for word in of_class} | {word: by_word[word] for word in words if word not in of_class}
+
+
+def describe_words(known: KnownWords, words: Sequence[str]) -> str:
+    """Return ``dog (nearest: cat), sofa``, with the first few words only."""
+    parts = []
+    for word in words[:MOST_NAMED]:
+        near = known.nearest(word)
+        parts.append(f"{word} (nearest: {' or '.join(near)})" if near else word)
+    more = len(words) - MOST_NAMED
+    return ", ".join(parts) + (f", and {more} more" if more > 0 else "")
+
+
+def describe_found(known: KnownWords, words: Sequence[str]) -> str:
+    """Return what the unknown ``words`` of a data set mean for a training, and what the base knows."""
+    return (
+        f"The base model has no meaning for: {describe_words(known, words)}. What such a word adds is learnt from "
+        f"these pictures alone. It knows {known.summary()}."
+    )
+
+
+def prompt_notices(
+    known: KnownWords | None, data: Data, prompts: Sequence[str], prior: ClassImageSettings
+) -> list[str]:
+    """Return a sentence on the unknown words of the preview ``prompts``, and of the class images' prompt if it is used.
+
+    None of a base that does not list its words.
+    """
+    if known is None:
+        return []
+    texts = {"sample.prompts": prompts, "prior.class_prompt": [prior.class_prompt] if prior.weight else []}
+    unknown = {setting: known.unknown(texts, data.trigger) for setting, texts in texts.items()}
+    return [
+        f"{setting}: the base model has no meaning for {describe_words(known, words)}; it knows {known.summary()}."
+        for setting, words in unknown.items()
+        if words
+    ]
+
+
+def word_notices(
+    known: KnownWords | None,
+    data: Data,
+    examples: Sequence[Example],
+    prompts: Sequence[str],
+    prior: ClassImageSettings,
+) -> list[str]:
+    """Return sentences on the unknown words of captions, class and prompts."""
+    found = unknown_words(known, data, examples) if known else {}
+    of_captions = [describe_found(known, [*found])] if known and found else []
+    return [*of_captions, *prompt_notices(known, data, prompts, prior)]
