@@ -22,6 +22,7 @@ from sdlora.jobs.preflight import require_alone, require_startable
 from sdlora.jobs.profiler import Profiler as Profiler
 from sdlora.jobs.run_estimate import RunEstimate as RunEstimate
 from sdlora.jobs.run_estimate import estimate_run as estimate_run
+from sdlora.jobs.tool_process import class_images_job as class_images_job
 from sdlora.jobs.training_queue import TrainingQueue as TrainingQueue
 from sdlora.storage.journal import tail_events as tail_events
 from sdlora.storage.library_entries import base_of

@@ -1,4 +1,4 @@
-"""Commands of runs: train, plan, resume, runs, presets."""
+"""Commands of runs: train, plan, class-images, resume, runs, presets."""
 
 import argparse
 import json
@@ -13,6 +13,7 @@ from sdlora.cli.progress import TerminalProgress
 if TYPE_CHECKING:
     from sdlora.api.training import Training
 
+CLASS_IMAGES = "Make the class pictures of a run before it begins, and list them with their prompts."
 PLAN = "Estimate a run's time, memory and disk before it begins. Measures a few steps, and writes nothing but caches."
 
 
@@ -62,6 +63,31 @@ def plan(parsed: argparse.Namespace) -> int:
         signal.signal(signal.SIGTERM, previous)
     terminal.close()
     print(json.dumps(asdict(run_plan)) if parsed.json else "\n".join(plan_table(run_plan)))
+    return 0
+
+
+def _class_images_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("preset", metavar="PRESET-OR-TOML", help="as for `sdlora train`")
+    parser.add_argument("--list", action="store_true", help="only list those that are there")
+    options.add_run_settings(parser)
+
+
+def class_images(parsed: argparse.Namespace) -> int:
+    """Make the missing class images of a run; print the path of each, or of those that are there."""
+    from sdlora.api.models import resolve_base
+    from sdlora.api.training import class_images_job
+    from sdlora.config import TrainConfig, with_base
+    from sdlora.filesystem.paths import data_root
+
+    config = TrainConfig.load(parsed.preset, options.overrides(parsed))
+    config = with_base(config, resolve_base(config.model.base, parsed.data_dir))
+    terminal = TerminalProgress(parsed.preset)
+    found = class_images_job(config, data_root(parsed.data_dir), not parsed.list).finish(terminal)
+    terminal.close()
+    for path, prompt in found["images"]:
+        print(f"{path}  {prompt}")
+    if found["missing"]:
+        print(f"{found['missing']} of {found['count']} class pictures are not made yet", file=sys.stderr)
     return 0
 
 
@@ -141,6 +167,7 @@ def _count(text: str) -> int:
 COMMANDS = (
     Command("train", train, _train_arguments, "Train an adapter from a preset or a TOML file."),
     Command("plan", plan, _plan_arguments, PLAN),
+    Command("class-images", class_images, _class_images_arguments, CLASS_IMAGES),
     Command("resume", resume, _resume_arguments, "Continue a run from its newest checkpoint."),
     Command("runs", runs, None, "List the runs, the newest first."),
     Command("presets", presets, None, "List the presets."),

@@ -29,6 +29,7 @@ from sdlora.filesystem.writing import TEMPORARY, pack_folder
 from sdlora.formats import export_adapter, read_adapter
 from sdlora.formats.adapter_check import TargetBase, check_adapter
 from sdlora.generation.device import choose_device
+from sdlora.jobs.class_image_tool import class_images
 from sdlora.storage.device_lock import device_lock
 
 Request = Mapping[str, Any]
@@ -123,7 +124,8 @@ def caption(request: Request, report: OnEvent) -> dict[str, Any]:
 
 
 TOOLS: Mapping[str, Callable[[Request, OnEvent], Any]] = {
-    function.__name__: function for function in (check, export, merge, resize, extract, bake, inspect_layers, caption)
+    function.__name__: function
+    for function in (check, export, merge, resize, extract, bake, inspect_layers, caption, class_images)
 }
 
 

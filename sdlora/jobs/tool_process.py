@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import Any
 
 from sdlora.captioning.settings import CaptionSettings
+from sdlora.config import TrainConfig
 from sdlora.events import OnEvent, Result
 from sdlora.formats.adapter_check import AdapterCheck
 from sdlora.jobs.job_process import JobProcess, serve_job
@@ -77,6 +78,15 @@ class CaptionJob(ToolJob):
 
     def __init__(self, folder: Path, settings: CaptionSettings, data_dir: Path):
         super().__init__("caption", folder=folder, settings=settings.to_json(), data_dir=data_dir)
+
+
+def class_images_job(config: TrainConfig, data_dir: Path, make: bool = False) -> ToolJob:
+    """List the class images of a run of ``config``; with ``make``, make the missing ones first.
+
+    The result has their ``count``, how many are ``missing``, the ``folders`` where they lie, and in ``images`` the path
+    and the prompt of each that exists.
+    """
+    return ToolJob("class_images", config=config.model_dump(mode="json"), data_dir=data_dir, make=make)
 
 
 def _run(request: dict[str, Any], report: OnEvent) -> None:

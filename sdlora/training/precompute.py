@@ -36,19 +36,28 @@ MOST_CAPTIONS = 10
 """Largest number of different captions per image (shuffled ones, say) up to which their outputs are cached."""
 
 
+def plan_class_images(
+    job: TrainJob, precision: str, family: Family, resolution: int, examples: Sequence[Example]
+) -> tuple[list[class_images.ClassImages], class_images.ClassImageStore]:
+    """Return the class images of each class in this ``precision``, made or not, and the store of the base's own."""
+    settings = with_generation_defaults(job.prior, family)
+    made_by = _what_decides_class_images(job, precision, family, settings, _class_image_side(family, resolution))
+    store = class_images.ClassImageStore(job.cache / "class-images", made_by)
+    return class_images.class_images_of_concepts(settings, job.all_concepts, examples, store), store
+
+
+def _class_image_side(family: Family, resolution: int) -> int:
+    return max(family.size_step, resolution // family.size_step * family.size_step)
+
+
 def prepare_class_images(
     job: TrainJob, distributed: Distributed, family: Family, resolution: int, examples: Sequence[Example]
 ) -> list[Example] | None:
     """The class pictures, missing ones made by the base; none without prior preservation; None if stopped."""
-    concepts = job.all_concepts
-    if not preserves_classes(concepts):
+    if not preserves_classes(job.all_concepts):
         return []
-    settings = with_generation_defaults(job.prior, family)
-    side = max(family.size_step, resolution // family.size_step * family.size_step)
-    store = class_images.ClassImageStore(
-        job.cache / "class-images", _what_decides_class_images(job, distributed, family, settings, side)
-    )
-    selected = class_images.class_images_of_concepts(settings, concepts, examples, store)
+    settings, side = with_generation_defaults(job.prior, family), _class_image_side(family, resolution)
+    selected, store = plan_class_images(job, distributed.precision, family, resolution, examples)
     job.notice(*(notice for found in selected for notice in found.notices))
     missing = [*dict.fromkeys(image for found in selected for image in found.missing())]
     if missing and job.train.offload:
@@ -77,12 +86,12 @@ def prepare_class_images(
 
 
 def _what_decides_class_images(
-    job: TrainJob, distributed: Distributed, family: Family, settings: Prior, side: int
+    job: TrainJob, precision: str, family: Family, settings: Prior, side: int
 ) -> dict[str, Any]:
     """Return all that decides a class image beside its prompt and seed."""
     made_by = {
         "base": family.fingerprint,
-        "precision": distributed.precision,
+        "precision": precision,
         "size": side,
         **settings.model_dump(include={*SamplingSettings.model_fields}),
         **job.model.schedule,

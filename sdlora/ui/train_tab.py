@@ -8,7 +8,7 @@ import gradio as gr
 
 from sdlora.api.training import Run
 from sdlora.errors import SdloraError
-from sdlora.ui import caption_panel, page_html, run_panel, train_panel
+from sdlora.ui import caption_panel, class_images_panel, page_html, run_panel, train_panel
 from sdlora.ui.app_state import AppState
 from sdlora.ui.listeners import PRIVATE, PROGRESS, Values
 from sdlora.ui.project_panel import ImagesTab
@@ -29,6 +29,7 @@ def build(app: AppState, demo: gr.Blocks, images: ImagesTab) -> TrainTab:
     with gr.Row():
         with gr.Column(scale=2, min_width=300):
             form = train_panel.build(app, images)
+            class_images_panel.build(app, form)
         with gr.Column(scale=3, min_width=320):
             shown = run_panel.build(app)
     train_panel.wire(app, demo, form)
