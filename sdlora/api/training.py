@@ -17,7 +17,7 @@ from sdlora.jobs.launch import launch
 from sdlora.jobs.preflight import plan_run as plan_run
 from sdlora.jobs.preflight import plan_table as plan_table
 from sdlora.jobs.preflight import planned_disk as planned_disk
-from sdlora.jobs.preflight import planned_notices as planned_notices
+from sdlora.jobs.preflight import planned_prompt_notices as planned_prompt_notices
 from sdlora.jobs.preflight import require_alone, require_startable
 from sdlora.jobs.profiler import Profiler as Profiler
 from sdlora.jobs.run_estimate import RunEstimate as RunEstimate

@@ -1,4 +1,4 @@
-"""Commands of models, data sets and the data folder: models, check, caption, disk."""
+"""Commands of models, data sets and the data folder: models, check, caption, tags, disk."""
 
 import argparse
 import sys
@@ -99,6 +99,37 @@ def _print_event(event: "Event") -> None:
     print(event.to_json(), flush=True)
 
 
+def _tags_arguments(parser: argparse.ArgumentParser) -> None:
+    from sdlora.data.settings import Data
+
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="images with captions; kohya's folders work")
+    help = "comma-separated tags, or words (default: what the captions look like)"
+    parser.add_argument("--count", choices=["tags", "words"], help=help)
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
+    settings = ["trigger", "class_name", "caption_prefix", "caption_suffix", "wildcards"]
+    options.add_settings(parser, Data, settings)
+
+
+def tags(parsed: argparse.Namespace) -> int:
+    """Print how many images have each tag, the most frequent first."""
+    import json
+
+    from sdlora.data.dataset import survey_folder
+    from sdlora.data.settings import Data
+    from sdlora.data.tags import count_tags
+
+    data = options.read_settings(parsed, Data)
+    examples = survey_folder(data).examples
+    counts = count_tags(examples, data, parsed.count)
+    if parsed.json:
+        print(json.dumps({"images": len(examples), "counts": dict(counts)}, ensure_ascii=False))
+        return 0
+    for tag, number in counts:
+        share = number / len(examples)
+        print(f"{number:5} {share:5.0%}  {'#' * max(1, round(20 * share)):20}  {tag}")
+    return 0
+
+
 def _disk_arguments(parser: argparse.ArgumentParser) -> None:
     from sdlora.api.storage import FreeSettings
 
@@ -119,5 +150,6 @@ MODELS = Command("models", models, None, MODELS_HELP)
 COMMANDS = (
     Command("caption", caption, _caption_arguments, "Write captions for a folder of images."),
     Command("check", check, _check_arguments, "Find what is wrong with a folder of images, or could be better."),
+    Command("tags", tags, _tags_arguments, "Count how many images of a folder have each tag or word of the captions."),
     Command("disk", disk, _disk_arguments, "Show what the data folder takes on the disk, and free some of it."),
 )

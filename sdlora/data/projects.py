@@ -120,9 +120,12 @@ class Project:
                 raise ConfigError(f"{image.name}: is not in the project {self.name} any more; its caption was not kept")
             self.captions.write(image, text)
 
-    def training_caption(self, image: Path) -> str:
-        """Return the caption that training uses: the person's own with the trigger, or the default for an empty one."""
-        return _training_caption(image, self.caption(image), self.data())
+    def training_caption(self, image: Path, own: str | None = None, data: Data | None = None) -> str:
+        """Return the caption that training uses: the person's own with the trigger, or the default for an empty one.
+
+        ``own`` is a caption that is not stored yet, ``data`` a run's settings.
+        """
+        return _training_caption(image, self.caption(image) if own is None else own, data or self.data())
 
     def data(self) -> Data:
         """Return the project as data settings."""

@@ -57,20 +57,13 @@ def prompt_notices(
     texts = {"sample.prompts": prompts, "prior.class_prompt": [prior.class_prompt] if prior.weight else []}
     unknown = {setting: known.unknown(texts, data.trigger) for setting, texts in texts.items()}
     return [
-        f"{setting}: the base model has no meaning for {describe_words(known, words)}; it knows {known.summary()}."
+        f"{setting}: the base model has no meaning for {describe_words(known, words)}; its images will not show that."
         for setting, words in unknown.items()
         if words
     ]
 
 
-def word_notices(
-    known: KnownWords | None,
-    data: Data,
-    examples: Sequence[Example],
-    prompts: Sequence[str],
-    prior: ClassImageSettings,
-) -> list[str]:
-    """Return sentences on the unknown words of captions, class and prompts."""
+def word_notices(known: KnownWords | None, data: Data, examples: Sequence[Example]) -> list[str]:
+    """Return a sentence on the unknown words of class and captions, if there are any."""
     found = unknown_words(known, data, examples) if known else {}
-    of_captions = [describe_found(known, [*found])] if known and found else []
-    return [*of_captions, *prompt_notices(known, data, prompts, prior)]
+    return [describe_found(known, [*found])] if known and found else []

@@ -6,13 +6,15 @@ the padding token, which the bundled configs name.
 
 import json
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from sdlora.errors import ModelError
-from sdlora.families.base_models import model_folders
+from sdlora.families.base_models import locate_base, model_folders
 from sdlora.families.hub import explain_hub_error
 from sdlora.families.untrusted_folder import require_data_only_tokenizer
+from sdlora.filesystem.reading import modified_ns
 from sdlora.formatting import first_line
 
 REPOSITORY = "openai/clip-vit-large-patch14"
@@ -39,6 +41,40 @@ def load_tokenizers(config: Path, encoders: Mapping[str, str], own: Path | None)
                 f"set model.tokenizer to the folder of CLIP's own ({REPOSITORY})"
             )
     return found
+
+
+def local_tokenizer(base: str, own: Path | None = None) -> Any | None:
+    """Return the tokenizer by which ``base`` reads texts, without opening its weights or asking the hub.
+
+    ``own`` is the folder that the user named. None if no vocabulary lies on this machine. Raises ModelError for a base
+    that is none, or a vocabulary that cannot be read. Imports no torch.
+    """
+    source = locate_base(base)
+    folder = _named_folder(own) if own else Path(source.location) / TOKENIZER_FOLDER
+    if not own and source.kind != "folder":
+        cached = _cached(base, f"{TOKENIZER_FOLDER}/") if source.kind == "hub" else None
+        folder = cached or _model_folder_tokenizer() or _cached(REPOSITORY) or folder
+    return _plain_tokenizer(folder, modified_ns(folder)) if _has_vocabulary(folder) else None
+
+
+def _cached(repository: str, prefix: str = "") -> Path | None:
+    """Return the folder in the hub's cache that holds a repository's vocabulary."""
+    from huggingface_hub import try_to_load_from_cache
+
+    found = [try_to_load_from_cache(repository, f"{prefix}{name}") for name in FILES]
+    return Path(found[0]).parent if isinstance(found[0], str) and isinstance(found[1], str) else None
+
+
+@lru_cache(maxsize=4)
+def _plain_tokenizer(folder: Path, modified: int) -> Any:
+    """Load the tokenizer in ``folder``, with CLIP's usual special tokens; they are not part of a caption's text."""
+    from transformers import CLIPTokenizer
+
+    require_data_only_tokenizer(folder)
+    try:
+        return CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # The library's own reader raises nothing more exact.
+        raise ModelError(f"{folder}: its vocabulary cannot be read: {first_line(error)}") from error
 
 
 def _named_folder(folder: Path) -> Path:

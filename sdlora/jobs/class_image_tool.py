@@ -8,8 +8,7 @@ from typing import Any
 
 from sdlora.config import TrainConfig
 from sdlora.data.class_images import ClassImages
-from sdlora.data.concepts import load_concepts, preserves_classes
-from sdlora.errors import ConfigError
+from sdlora.data.concepts import load_concepts
 from sdlora.events import Notice, OnEvent, Progress
 from sdlora.families.loading import load_family
 from sdlora.filesystem.locks import hold_lock
@@ -30,8 +29,6 @@ def class_images(request: Mapping[str, Any], report: OnEvent) -> dict[str, Any]:
     Raises what the run would fail with; BusyError while another process has the device, if images are made.
     """
     config, data_dir = TrainConfig.model_validate(request["config"]), Path(request["data_dir"])
-    if not preserves_classes(config.all_concepts):
-        raise ConfigError("prior.weight is 0: no class pictures are used; set it to 1 to preserve the class")
     device = choose_device(config.train.device)
     lock = device_lock(data_dir, device)
     held = hold_lock(lock, f"the device {device}", WAIT_SECONDS) if request["make"] else nullcontext()

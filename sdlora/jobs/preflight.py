@@ -14,7 +14,7 @@ from sdlora.data.captions import caption_readings
 from sdlora.data.concepts import concept_shares, image_sets, load_concepts
 from sdlora.data.dataset import Example
 from sdlora.data.images import ImageSize
-from sdlora.data.unknown_words import word_notices
+from sdlora.data.unknown_words import prompt_notices, word_notices
 from sdlora.errors import ConfigError, missing_package
 from sdlora.events import OnEvent, ignore
 from sdlora.families.base_models import locate_base
@@ -91,7 +91,11 @@ def plan_from_measurement(config: TrainConfig, found: Measurement) -> RunPlan:
         batch_size=train.batch_size,
         gradient_accumulation=train.gradient_accumulation,
         chosen=found.chosen,
-        told=(*found.told, *planned_notices(config, examples)),
+        told=(
+            *found.told,
+            *word_notices(known_words(config.model.base), config.data, examples),
+            *planned_prompt_notices(config),
+        ),
         step_seconds=found.step * train.gradient_accumulation,
         seconds=found.seconds_by_phase(concepts, config.prior, train, config.sample, views, steps),
         memory=found.memory,
@@ -102,10 +106,10 @@ def plan_from_measurement(config: TrainConfig, found: Measurement) -> RunPlan:
     )
 
 
-def planned_notices(config: TrainConfig, examples: Sequence[Example] = ()) -> list[str]:
-    """Return sentences on the words of ``examples`` and prompts that the base model has no meaning for."""
+def planned_prompt_notices(config: TrainConfig) -> list[str]:
+    """Return sentences on words of the run's prompts that the base model has no meaning for."""
     prompts = config.sample.prompts if config.sample.every else ()
-    return word_notices(known_words(config.model.base), config.data, examples, prompts, config.prior)
+    return prompt_notices(known_words(config.model.base), config.data, prompts, config.prior)
 
 
 def _images_and_steps(config: TrainConfig, found: Measurement) -> tuple[Sequence[Example], Sequence[ImageSize], int]:

@@ -13,6 +13,8 @@ from typing import Any
 
 from sdlora.captioning.settings import CaptionSettings
 from sdlora.config import TrainConfig
+from sdlora.data.concepts import preserves_classes
+from sdlora.errors import ConfigError
 from sdlora.events import OnEvent, Result
 from sdlora.formats.adapter_check import AdapterCheck
 from sdlora.jobs.job_process import JobProcess, serve_job
@@ -84,8 +86,10 @@ def class_images_job(config: TrainConfig, data_dir: Path, make: bool = False) ->
     """List the class images of a run of ``config``; with ``make``, make the missing ones first.
 
     The result has their ``count``, how many are ``missing``, the ``folders`` where they lie, and in ``images`` the path
-    and the prompt of each that exists.
+    and the prompt of each that exists. Raises ConfigError for a run that uses none.
     """
+    if not preserves_classes(config.all_concepts):
+        raise ConfigError("prior.weight is 0: no class pictures are used; set it to 1 to preserve the class")
     return ToolJob("class_images", config=config.model_dump(mode="json"), data_dir=data_dir, make=make)
 
 

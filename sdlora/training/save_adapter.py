@@ -10,6 +10,7 @@ from sdlora.data.concepts import trigger_words
 from sdlora.data.dataset import Example
 from sdlora.data.images import ImageSize
 from sdlora.data.settings import Concept
+from sdlora.data.tags import caption_tags
 from sdlora.diffusion import ZERO_SNR
 from sdlora.filesystem.writing import write_atomic
 from sdlora.formats import write_adapter
@@ -92,6 +93,6 @@ def _buckets(examples: Sequence[Example], sizes: Sequence[ImageSize]) -> Mapping
 def _tags(examples: Sequence[Example], concepts: Sequence[Concept]) -> Mapping[str, Mapping[str, int]]:
     tags: dict[str, Counter[str]] = defaultdict(Counter)
     for example in examples:
-        parts = (part.strip() for part in example.caption.split(","))
-        tags[_folder_name(example, concepts)].update(part for part in parts if part)
+        own = caption_tags(example.caption, concepts[example.concepts[0]])
+        tags[_folder_name(example, concepts)].update(own)
     return tags

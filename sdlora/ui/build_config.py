@@ -9,8 +9,8 @@ from sdlora.api.training import RunEstimate, preset_for
 from sdlora.config import TrainConfig
 from sdlora.data.dataset import MIN_IMAGES
 from sdlora.data.projects import Project, ProjectInfo
-from sdlora.data.settings import Kind, suggested_steps
-from sdlora.errors import ConfigError, DatasetError
+from sdlora.data.settings import Data, Kind, suggested_steps
+from sdlora.errors import ConfigError, DatasetError, SdloraError
 from sdlora.formatting import format_bytes, format_duration
 
 QUALITY = {"Quick": 0.5, "Balanced": 1.0, "Best": 2.0}
@@ -49,6 +49,16 @@ def _reworded(prompt: str, words: Mapping[str, str]) -> str:
     """Replace words of ``prompt`` in one pass; those without a replacement stay."""
     replaced = [re.escape(old) for old, new in words.items() if old and new]
     return re.sub("|".join(replaced), lambda match: words[match.group()], prompt) if replaced else prompt
+
+
+def data_settings(project: Project, base: str, changes: Mapping[str, Any]) -> Data:
+    """Return the data settings of a run on ``project`` with these ``changes``, as far as they are valid."""
+    own = project.data()
+    words = {f"data.{name}": getattr(own, name) for name in ("folder", "trigger", "class_name")}
+    try:
+        return TrainConfig.load(preset_for(base, own.kind), {**words, "data.prompt": "", **changes}).data
+    except SdloraError:  # The form says what is wrong.
+        return own
 
 
 def configure(

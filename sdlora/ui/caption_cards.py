@@ -1,9 +1,10 @@
 """One card for each picture with its caption, and what the checks of the data set found, listed and marked on cards."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from html import escape
 from pathlib import Path
+from typing import Any
 
 import gradio as gr
 
@@ -12,6 +13,8 @@ from sdlora.data.projects import Project
 from sdlora.errors import SdloraError
 from sdlora.filesystem.paths import safe_name
 from sdlora.ui.app_state import thumbnail
+from sdlora.ui.build_config import data_settings
+from sdlora.ui.caption_reading import reading_html
 from sdlora.ui.listeners import HIDDEN, LAST
 from sdlora.ui.page_html import note
 from sdlora.ui.project_panel import ImagesTab
@@ -67,6 +70,9 @@ def _card(project: Project, image: Path, small: str, tab: ImagesTab, captions_ve
     # it knows until it has received the next render.
     field.input(caption.store, field, None, key=f"{key}:keep", **LAST)
     field.blur(caption.leave, [field, tab.edits], tab.edits, key=f"{key}:leave", **HIDDEN)
+    read = partial(_reading, project, image)
+    field.focus(read, [field, tab.base, tab.settings], tab.reading, key=f"{key}:reads", **HIDDEN)
+    field.blur(read, [field, tab.base, tab.settings], tab.reading, key=f"{key}:read", **HIDDEN)
     version = tab.images_version
     remove.click(partial(_remove, project, image), version, version, key=f"{key}:drop", **HIDDEN)
 
@@ -86,6 +92,15 @@ class _Caption:
     def leave(self, text: str, edits: int) -> int:
         self.store(text)
         return edits + 1
+
+
+def _reading(project: Project, image: Path, text: str, base: str, changes: Mapping[str, Any]) -> str:
+    """Show what the model reads of a caption, also of one that is being typed."""
+    try:
+        data = data_settings(project, base or "pocket", changes)
+        return reading_html(project, image, text or "", data, base or "pocket")
+    except SdloraError as error:
+        return note([str(error)], "bad")
 
 
 def _remove(project: Project, image: Path, version: int) -> int:

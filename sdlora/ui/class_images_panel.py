@@ -43,10 +43,9 @@ def build(app: AppState, form: TrainPanel) -> ClassImagesPanel:
             interactive=False, object_fit="contain", columns=4, height="auto", buttons=["fullscreen"], visible=False,
         )  # fmt: skip
     panel = ClassImagesPanel(show, make, gallery)
-    for widget, makes in ((show, False), (make, True)):
-        job_widget.wire(
-            app, widget, partial(_start, app, form, makes), partial(_finish, panel, widget), form.inputs, [gallery]
-        )
+    for widget, other, makes in ((show, make, False), (make, show, True)):
+        start, finish = partial(_start, app, form, makes), partial(_finish, panel, widget)
+        job_widget.wire(app, widget, start, finish, form.inputs, [gallery, other.status])
     return panel
 
 

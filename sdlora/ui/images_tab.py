@@ -1,7 +1,7 @@
 """The Pictures tab: a project, a drop zone, what to fix in its pictures, and one card for each of them."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -10,17 +10,20 @@ import gradio as gr
 
 from sdlora.api.models import known_words, native_size
 from sdlora.data import doctor
+from sdlora.data.dataset import survey_folder
 from sdlora.data.projects import Project, ProjectInfo
 from sdlora.data.settings import Kind
 from sdlora.data.uploads import FolderWords, UploadedFile
 from sdlora.errors import SdloraError
 from sdlora.ui import caption_panel, caption_tools, project_panel
 from sdlora.ui.app_state import AppState
-from sdlora.ui.build_config import suggested_words
+from sdlora.ui.build_config import data_settings, suggested_words
 from sdlora.ui.caption_cards import findings_list, render_cards
+from sdlora.ui.caption_reading import HINT
 from sdlora.ui.listeners import EVERY, HIDDEN, PRIVATE, PROGRESS, Values
 from sdlora.ui.page_html import note
 from sdlora.ui.project_panel import ImagesTab, word_values
+from sdlora.ui.tag_table import tag_table
 
 MAX_REMARKS = 12
 """Refused files that are named; the others are only counted."""
@@ -41,14 +44,17 @@ def build(app: AppState, demo: gr.Blocks) -> ImagesTab:
     undo = gr.Button("Undo", visible=False, size="sm", elem_id="undo-pictures")
     captions = caption_panel.build()
     cards = gr.Column()
+    reading = gr.HTML(HINT, elem_id="caption-reading")
+    with gr.Accordion("How often each word or tag occurs", open=False, elem_id="caption-tags"):
+        tags = gr.HTML()
     tools = caption_tools.build()
     tab = ImagesTab(
-        **fields, status=status, message=message, findings=findings, undo=undo,
+        **fields, status=status, message=message, findings=findings, tags=tags, reading=reading, undo=undo,
         train=gr.Button("Train on these pictures", variant="primary", size="lg", elem_id="train-these"),
         train_message=gr.HTML(elem_id="train-these-message"),
         folder_words=gr.State(None), open_project=gr.State(""), images_version=gr.State(0),
         captions_version=gr.State(0), edits=gr.State(0), caption_first=captions.before_training,
-        deleted=gr.State(""), base=gr.State("pocket"),
+        deleted=gr.State(""), base=gr.State("pocket"), settings=gr.State({}),
     )  # fmt: skip
     project_panel.wire(app, demo, tab)
     _wire_uploads(app, tab)
@@ -106,10 +112,16 @@ def _wire_uploads(app: AppState, tab: ImagesTab) -> None:
 
 
 def _wire_status(app: AppState, tab: ImagesTab) -> None:
-    changes = [tab.open_project.change, tab.base.change, tab.images_version.change, tab.edits.change]
+    changes = [
+        tab.open_project.change, tab.base.change, tab.settings.change, tab.images_version.change, tab.edits.change,
+    ]  # fmt: skip
     gr.on(
         changes, partial(_status, app), tab.project, [tab.status, tab.undo, tab.train_message, tab.samples], **EVERY
-    ).then(partial(_check, app), [tab.project, tab.base], tab.findings, **{**HIDDEN, "show_progress": "minimal"})
+    ).then(
+        partial(_check, app), [tab.project, tab.base, tab.settings], [tab.findings, tab.tags],
+        **{**HIDDEN, "show_progress": "minimal"},
+    )  # fmt: skip
+    tab.open_project.change(lambda: HINT, None, tab.reading, **EVERY)
 
 
 def _add(
@@ -204,17 +216,20 @@ def _status(app: AppState, name: str) -> list[Any]:
         return [note([str(error)], "bad"), gr.update(visible=False), "", gr.update(visible=False)]
 
 
-def _check(app: AppState, name: str, base: str, progress: gr.Progress = PROGRESS) -> str:
-    """Check the pictures for training on ``base``."""
+def _check(
+    app: AppState, name: str, base: str, changes: Mapping[str, Any], progress: gr.Progress = PROGRESS
+) -> list[str]:
+    """Check the pictures for training on ``base`` with these settings, and count the tags of their captions."""
     try:
         project = Project(app.data_dir, name or "")
         number = len(project.images())
         if not number:
-            return ""
+            return ["", ""]
+        data = data_settings(project, base or "pocket", changes)
         findings = doctor.check_dataset(
-            project.data(), native_size(base or "pocket"),
+            data, native_size(base or "pocket"),
             lambda done, total: progress((done, total), desc="Checking the pictures"), known_words(base or "pocket"),
         )  # fmt: skip
-        return findings_list(findings, number)
+        return [findings_list(findings, number), tag_table(survey_folder(data).examples, data)]
     except SdloraError as error:
-        return note([str(error)], "bad")
+        return [note([str(error)], "bad"), ""]

@@ -20,6 +20,7 @@ from sdlora.ui import (
     library_tab,
     page_html,
     run_panel,
+    setting_fields,
     train_panel,
     train_tab,
 )
@@ -168,10 +169,20 @@ def _wire_shortcuts(app: AppState, page: Page) -> None:
         show_progress_on=images.train_message, **PRIVATE,
     )  # fmt: skip
     form.base.change(lambda base: base, form.base, images.base, **EVERY)  # The pictures are checked for this base.
+    fields = {name: field for name, field in form.settings.items() if name.startswith("data.")}
+    gr.on(
+        [field.change for field in fields.values()], partial(_data_changes, fields), {*fields.values()},
+        images.settings, **EVERY,
+    )  # fmt: skip
     live.generate.click(
         partial(_generate_with, app, page), live.run, [form.message, *page.create.generated, page.tabs], **HIDDEN
     )  # fmt: skip
     page.stop.click(partial(_stop, app), None, page.stop, **PRIVATE)
+
+
+def _data_changes(fields: dict[str, Any], values: Values) -> dict[str, Any]:
+    """Return the changed settings of the pictures, for which the tab Pictures checks and shows them."""
+    return setting_fields.parse_changes({name: values[field] for name, field in fields.items()})
 
 
 def _train_these(app: AppState, page: Page, values: Values, progress: gr.Progress = PROGRESS) -> Values:

@@ -39,6 +39,10 @@ class ImagesTab:
     status: gr.HTML
     message: gr.HTML
     findings: gr.HTML
+    tags: gr.HTML
+    """How often each tag or word occurs in the captions."""
+    reading: gr.HTML
+    """What the model reads of the caption that was chosen last."""
     undo: gr.Button
     train: gr.Button
     """Trains on these pictures; the page wires it."""
@@ -57,6 +61,8 @@ class ImagesTab:
     """Folder in the trash of the project that was deleted last."""
     base: gr.State
     """Base model for which the pictures are checked; the Train tab sets it."""
+    settings: gr.State
+    """Settings of the pictures that the Train tab changes, by name."""
 
     @property
     def words(self) -> list[Block]:

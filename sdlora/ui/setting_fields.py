@@ -167,10 +167,10 @@ def field_values(config: TrainConfig, preset: TrainConfig, derived: Collection[s
 
 
 def parse_changes(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields that are filled in, by setting. The text ``none`` leaves a setting unset."""
+    """Return those of the fields that are filled in, by setting. The text ``none`` leaves a setting unset."""
     changes: dict[str, Any] = {}
     for setting in advanced_settings():
-        value = values[setting.name]
+        value = values.get(setting.name)
         value = value.strip() if isinstance(value, str) else value
         if value in (None, ""):
             continue

@@ -9,7 +9,7 @@ import gradio as gr
 from gradio.blocks import Block
 
 from sdlora.api.models import resolve_base
-from sdlora.api.training import RunEstimate, estimate_run, planned_disk, planned_notices
+from sdlora.api.training import RunEstimate, estimate_run, planned_disk, planned_prompt_notices
 from sdlora.config import TrainConfig
 from sdlora.data.projects import Project
 from sdlora.data.settings import Kind
@@ -205,7 +205,7 @@ def _lines(config: TrainConfig, estimate: RunEstimate, pending: bool, failure: s
     if measured is not None and measured.resolution:
         disk = planned_disk(measured.as_chosen(config), measured)
         lines += [build_config.describe_disk(disk), *measured.told]
-    lines += planned_notices(config)
+    lines += planned_prompt_notices(config)
     lines.append("One step is being measured ..." if pending else "")
     lines.append(f"It could not be measured: {failure}" if failure else "")
     return lines

@@ -234,7 +234,7 @@ def test_unknown_words_of_prompts_are_named_by_their_setting(healthy):
     known, data = known_words("pocket"), Data(folder=healthy, trigger="sks")
     prior = ClassImageSettings(weight=1.0, class_prompt="a dog")
     notices = prompt_notices(known, data, ["a sks cat on grass", "a sks castle"], prior)
-    assert [notice.partition("; it knows")[0] for notice in notices] == [
+    assert [notice.partition("; its images")[0] for notice in notices] == [
         "sample.prompts: the base model has no meaning for castle (nearest: house)",
         "prior.class_prompt: the base model has no meaning for dog (nearest: cat)",
     ]

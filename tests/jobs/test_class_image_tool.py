@@ -8,6 +8,7 @@ from sdlora.events import Progress
 from sdlora.filesystem.locks import hold_lock
 from sdlora.jobs import class_image_tool
 from sdlora.jobs.class_image_tool import class_images
+from sdlora.jobs.tool_process import class_images_job
 from sdlora.storage.device_lock import device_lock
 from tests.support.training import events_of, train_in_process
 
@@ -48,9 +49,9 @@ def test_the_pictures_of_a_folder_are_listed_first(configure, tmp_path, tool, pi
     assert found["images"][0] == [str(pictures / "0.png"), "a red house on grass 0"]
 
 
-def test_a_run_without_them_says_how_to_have_some(configure, tool):
+def test_a_run_without_them_says_how_to_have_some(configure, tmp_path):
     with pytest.raises(ConfigError, match=r"prior\.weight is 0.* set it to 1"):
-        tool(configure(), make=True)
+        class_images_job(configure(), tmp_path)
 
 
 def test_none_are_made_while_another_process_has_the_device(configure, tmp_path, tool, monkeypatch):
