@@ -23,6 +23,8 @@ MAX_CARDS = 100
 TITLES: dict[Severity, str] = {"must": "To mend first", "could": "Could be better", "fine": "Taken care of"}
 MAX_LINKS = 8
 """Cards that a finding links to; the others are only marked."""
+UNCOVER = "() => document.querySelector('.card textarea:focus')?.scrollIntoView({block: 'nearest'})"
+"""Moves the chosen caption out from under the panel that shows how it is read."""
 NO_FINDINGS = "Nothing to mend: these pictures can be trained on."
 
 
@@ -71,7 +73,8 @@ def _card(project: Project, image: Path, small: str, tab: ImagesTab, captions_ve
     field.input(caption.store, field, None, key=f"{key}:keep", **LAST)
     field.blur(caption.leave, [field, tab.edits], tab.edits, key=f"{key}:leave", **HIDDEN)
     read = partial(_reading, project, image)
-    field.focus(read, [field, tab.base, tab.settings], tab.reading, key=f"{key}:reads", **HIDDEN)
+    reads = field.focus(read, [field, tab.base, tab.settings], tab.reading, key=f"{key}:reads", **HIDDEN)
+    reads.then(None, None, None, js=UNCOVER, key=f"{key}:uncover", **HIDDEN)
     field.blur(read, [field, tab.base, tab.settings], tab.reading, key=f"{key}:read", **HIDDEN)
     version = tab.images_version
     remove.click(partial(_remove, project, image), version, version, key=f"{key}:drop", **HIDDEN)
