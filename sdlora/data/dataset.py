@@ -21,6 +21,7 @@ from sdlora.data.folder_names import (
 from sdlora.data.image_formats import FOREIGN_SUFFIXES, SUFFIXES, suffix_refusal
 from sdlora.data.images import ImageInfo, ImageSize, inspect_image, open_mask
 from sdlora.data.masks import MASK_SUFFIX, is_mask_folder, sort_masks
+from sdlora.data.name_matching import CaselessNames
 from sdlora.data.settings import Data
 from sdlora.errors import DatasetError
 from sdlora.filesystem.paths import composed, existing_path
@@ -217,6 +218,7 @@ def _sources(root: Path, report: _Report) -> list[_SourceFolder]:
             _notice_unread(folder, report, "only sub-folders named like `10_sks dog` are")
     sources = [source for source in sources if source.images or source.listed]
     for source in sources:
+        CaselessNames(composed(path.name) for path in source.images).rename(source.listed_above)
         _notice_strangers(source, sources, report)
     return [source for source in sources if source.images]
 
@@ -230,7 +232,9 @@ def _listed_below(source: _SourceFolder, folder: Path) -> dict[str, str]:
 def _notice_strangers(source: _SourceFolder, sources: list[_SourceFolder], report: _Report) -> None:
     """Report the names in the folder's list of captions that no image has."""
     images = (path for each in sources for path in each.images if path.is_relative_to(source.folder))
-    strangers = source.listed.keys() - {composed(path.relative_to(source.folder).as_posix()) for path in images}
+    names = [composed(path.relative_to(source.folder).as_posix()) for path in images]
+    CaselessNames(names).rename(source.listed)
+    strangers = source.listed.keys() - {*names}
     if strangers:
         named = summarize_names(sorted(ascii(name)[1:-1] for name in strangers), "file")
         report.notices.append(f"{report.name(source.folder / LISTED)}: lists {named} that no picture here is called.")
@@ -270,6 +274,7 @@ def _list_folder(folder: Path, report: _Report, repeats: int, caption: str) -> _
                 report.notices.append(f"{report.name(other)}: is not read, since {path.name} is.")
             source.captions[composed(path.stem)] = path
     _sort_pictures(source, pictures, report)
+    CaselessNames(composed(path.stem) for path in source.images).rename(source.captions)
     captions = [path for path in unknown if path.suffix.lower() in OTHER_CAPTIONS]
     if source.images or source.captions:
         report.notice("Captions of other tools", captions, f"they are not read; {CAPTIONS_ARE}", "file")
@@ -305,7 +310,9 @@ def _refuse_conflicts(source: _SourceFolder, report: _Report) -> None:
         if len(owners) > 1:
             report.refuse(path, f"belongs to {' and to '.join(owners)}; give the pictures different names")
         elif not owners and source.images:
-            report.notices.append(f"{report.name(path)}: belongs to no picture and is not used.")
+            near = [name for key in CaselessNames(stems).near(stem) for name in stems[key]]
+            reason = f"differs in case from {' and from '.join(near)}" if near[1:] else "belongs to no picture"
+            report.notices.append(f"{report.name(path)}: {reason} and is not used.")
 
 
 def _read_examples(source: _SourceFolder, data: Data, report: _Report) -> list[Example]:

@@ -9,6 +9,7 @@ from pathlib import Path, PurePath
 from typing import Generic, NamedTuple, TypeVar
 
 from sdlora.data.image_formats import SUFFIXES
+from sdlora.data.name_matching import CaselessNames
 from sdlora.filesystem.paths import composed
 
 P = TypeVar("P", bound=PurePath)
@@ -36,22 +37,30 @@ def image_key(path: PurePath) -> Key:
 
 
 def sort_masks(paths: Sequence[P]) -> SortedMasks[P]:
-    """Sort image files. A name such as ``a_mask.png`` is a mask only where an image ``a`` lies beside it."""
+    """Sort image files. A name such as ``a_mask.png`` is a mask only where an image ``a`` lies beside it.
+
+    An image and its mask may differ in case, unless two images do.
+    """
     in_folder = {path for path in paths if path.parent.name.lower() in FOLDERS}
     holders = {path.parent for path in paths if path not in in_folder}
     in_folder = {path for path in in_folder if path.parent.parent in holders}  # Else it is just a folder's name.
     free = [path for path in paths if path not in in_folder and not is_own_mask(path)]
-    stems = {image_key(path) for path in free}
-    images = [path for path in free if _beside(path) not in stems]
+    stems = CaselessNames(map(image_key, free))
+    images = [path for path in free if not stems.near(_beside(path))]
     keys = {image_key(path) for path in images}
+    names = CaselessNames(keys)
     found = SortedMasks[P](images, {}, [])
     kept = {*images}
-    for path in sorted((path for path in paths if path not in kept), key=lambda path: (not is_own_mask(path), path)):
-        wanted = [_beside(path)]
-        if path in in_folder:
-            folder = composed(str(path.parent.parent))
-            wanted = [(folder, composed(path.stem)), (folder, _beside(path)[1])]
-        key = next((key for key in wanted if key in keys), None)
+
+    def wanted(path: P) -> list[Key]:
+        folder = composed(str(path.parent.parent))
+        return [(folder, composed(path.stem)), (folder, _beside(path)[1])] if path in in_folder else [_beside(path)]
+
+    def order(path: P) -> tuple[bool, bool, P]:
+        return not is_own_mask(path), keys.isdisjoint(wanted(path)), path
+
+    for path in sorted((path for path in paths if path not in kept), key=order):
+        key = next(filter(None, map(names.find, wanted(path))), None)
         if key is None:
             found.strays.append(path)
         else:

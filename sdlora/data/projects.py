@@ -150,13 +150,6 @@ class Project:
 
     def _add(self, uploads: SortedUploads, room: Path, on_progress: OnProgress) -> int:
         """Copy the uploaded images in by way of ``room``, with their captions. Returns their number."""
-        captions = {caption.stem: caption for caption in uploads.captions}
-        owners: dict[tuple[PurePosixPath, str], list[str]] = {}
-        for image in uploads.images:
-            owners.setdefault(image.stem, []).append(image.name.name)
-        for stem, names in owners.items():
-            if len(names) > 1 and (caption := captions.pop(stem, None)):
-                uploads.remark(caption.name, f"belongs to {' and to '.join(names)}; give the pictures different names")
         differ = len({_repeats(image) for image in uploads.images}) > 1
         contents = _Contents(self)
         added = 0
@@ -167,7 +160,7 @@ class Project:
                     target = contents.claim(image, digest, _repeats_folder(image) if differ else "")
                     for left in (target.with_suffix(".txt"), target.with_suffix(MASK_SUFFIX)):
                         left.unlink(missing_ok=True)  # An upload was killed.
-                    caption = captions.pop(image.stem, None)
+                    caption = uploads.caption_of.get(image)
                     mask = _mask_image(uploads.masks.get((image.source, image_key(image.name))), image, uploads)
                     listed = uploads.listed.get(image.listed_key, "")
                     text = _read_upload(caption, uploads) if caption else listed
@@ -175,10 +168,9 @@ class Project:
                     contents.digests[target] = digest
                     added += 1
             except DatasetError as error:
-                captions.pop(image.stem, None)
                 uploads.remark(image.name, error)
             on_progress(done, len(uploads.images))
-        for caption in captions.values():
+        for caption in uploads.stray_captions:
             uploads.remark(caption.name, "belongs to none of the pictures dropped with it")
         return added
 

@@ -8,7 +8,7 @@ import re
 import stat
 import zipfile
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import IO
@@ -17,6 +17,7 @@ from sdlora.data.captions import LISTED, read_listed_captions
 from sdlora.data.folder_names import CAPTION_SUFFIXES, CAPTIONS_ARE, NO_DATA, OTHER_CAPTIONS, parse_kohya_folder
 from sdlora.data.image_formats import FOREIGN_SUFFIXES, SUFFIXES
 from sdlora.data.masks import Key, image_key, sort_masks
+from sdlora.data.name_matching import CaselessNames
 from sdlora.data.settings import Kind
 from sdlora.errors import DatasetError, FileError
 from sdlora.filesystem.paths import composed, trimmed_name
@@ -94,6 +95,10 @@ class SortedUploads:
 
     images: list[UploadedFile] = field(default_factory=list)
     captions: list[UploadedFile] = field(default_factory=list)
+    caption_of: dict[UploadedFile, UploadedFile] = field(default_factory=dict)
+    """Caption of each image that has one."""
+    stray_captions: list[UploadedFile] = field(default_factory=list)
+    """Captions of no image; what is wrong with images is told first."""
     listed: dict[tuple[int, str], str] = field(default_factory=dict)
     """Captions from lists, by the keys of their images."""
     masks: dict[tuple[int, Key], UploadedFile] = field(default_factory=dict)
@@ -145,6 +150,8 @@ def sort_uploads(dropped: Iterable[UploadedFile], room: Path) -> SortedUploads:
         else:
             _sort_file(item, uploads)
     _sort_masks(uploads)
+    _pair_captions(uploads)
+    CaselessNames(image.listed_key for image in uploads.images).rename(uploads.listed)
     _remark_strangers(uploads)
     return uploads
 
@@ -201,6 +208,44 @@ def _sort_masks(uploads: SortedUploads) -> None:
         for name in found.strays:
             uploads.remark(name, "is a mask, and belongs to none of the pictures dropped with it")
     uploads.images = [item for item in uploads.images if (item.source, item.name) in kept]
+
+
+def _pair_captions(uploads: SortedUploads) -> None:
+    """Pair captions with their images: those of one zip or drop first, then by name alone, then whatever the case."""
+    waiting = _one_a_name(uploads)
+    levels: tuple[Callable[[UploadedFile], Hashable], ...] = (
+        lambda file: (file.source, *file.stem),
+        lambda file: file.stem,
+        lambda file: (file.source, *map(str.casefold, map(str, file.stem))),
+        lambda file: tuple(map(str.casefold, map(str, file.stem))),
+    )
+    for key in levels:
+        images: dict[Hashable, list[UploadedFile]] = {}
+        for image in uploads.images:
+            if image not in uploads.caption_of:
+                images.setdefault(key(image), []).append(image)
+        unpaired = []
+        for caption in waiting:
+            match images.get(key(caption), []):
+                case []:
+                    unpaired.append(caption)
+                case [image] if image not in uploads.caption_of:
+                    uploads.caption_of[image] = caption
+                case several:
+                    names = " and to ".join(printable_name(image.name.name) for image in several)
+                    uploads.remark(caption.name, f"belongs to {names}; give the pictures different names")
+        waiting = unpaired
+    uploads.stray_captions = waiting
+
+
+def _one_a_name(uploads: SortedUploads) -> list[UploadedFile]:
+    """Return the captions that are read: of ``a.caption`` and ``a.txt``, the latter, as in a folder."""
+    found: dict[Hashable, UploadedFile] = {}
+    for caption in sorted(uploads.captions, key=lambda file: CAPTION_SUFFIXES.index(file.suffix)):
+        first = found.setdefault((caption.source, *caption.stem), caption)
+        if first is not caption:
+            uploads.remark(caption.name, f"is not read, since {printable_name(first.name.name)} is")
+    return [*found.values()]
 
 
 def _remark_strangers(uploads: SortedUploads) -> None:
