@@ -25,6 +25,8 @@ MAX_LINKS = 8
 """Cards that a finding links to; the others are only marked."""
 UNCOVER = "() => document.querySelector('.card textarea:focus')?.scrollIntoView({block: 'nearest'})"
 """Moves the chosen caption out from under the panel that shows how it is read."""
+IN_TURN = {**HIDDEN, "concurrency_id": "caption-reading", "concurrency_limit": 1}
+"""One after the other: the caption that was chosen last is the one that is shown."""
 NO_FINDINGS = "Nothing to mend: these pictures can be trained on."
 
 
@@ -70,12 +72,12 @@ def _card(project: Project, image: Path, small: str, tab: ImagesTab, captions_ve
     # Not `change`: a render that began while somebody typed puts the old text back, which is a change too. Pasted text
     # fires no `input`; it is stored when the field loses focus. The keys keep listeners apart, as a browser uses those
     # it knows until it has received the next render.
-    field.input(caption.store, field, None, key=f"{key}:keep", **LAST)
+    stored = field.input(caption.store, field, None, key=f"{key}:keep", **LAST)
     field.blur(caption.leave, [field, tab.edits], tab.edits, key=f"{key}:leave", **HIDDEN)
-    read = partial(_reading, project, image)
-    reads = field.focus(read, [field, tab.base, tab.settings], tab.reading, key=f"{key}:reads", **HIDDEN)
-    reads.then(None, None, None, js=UNCOVER, key=f"{key}:uncover", **HIDDEN)
-    field.blur(read, [field, tab.base, tab.settings], tab.reading, key=f"{key}:read", **HIDDEN)
+    read, inputs = partial(_reading, project, image), [field, tab.base, tab.settings]
+    stored.then(read, inputs, tab.reading, key=f"{key}:read", **IN_TURN)
+    chosen = field.focus(read, inputs, tab.reading, key=f"{key}:reads", **IN_TURN)
+    chosen.then(None, None, None, js=UNCOVER, key=f"{key}:uncover", **HIDDEN)
     version = tab.images_version
     remove.click(partial(_remove, project, image), version, version, key=f"{key}:drop", **HIDDEN)
 

@@ -7,7 +7,7 @@ import json
 import re
 from pathlib import Path
 
-from tools.pocket import captions, world
+from tools.pocket import captions, tokenizer, world
 
 FILE = Path(__file__).parents[2] / "sdlora" / "pocket" / "known_words.json"
 NEAR = {
@@ -51,7 +51,8 @@ PASSED = """
 a an the and or of to in on at by for from with without into out up down over under near behind before after between
 is are was were be being been has have had do does it its he she they his her their this that these those as like very
 """
-"""Words without a picture of their own: that they mean nothing to it matters to nobody."""
+"""Words without a picture of their own: that they mean nothing to it matters to nobody. So are the free names for what
+an adapter learns (``tokenizer.RARE``)."""
 
 
 def vocabulary() -> dict[str, object]:
@@ -59,7 +60,7 @@ def vocabulary() -> dict[str, object]:
     templates = [form for forms in captions.STYLE_PHRASES.values() for form in forms] + [*captions.NO_STYLE]
     styles = {"flat drawing", "cartoon", "watercolor painting", "clay model"}
     named = {*world.OBJECTS, *world.COLOURS}
-    phrases = " ".join([*templates, *captions.FILLERS, *world.PLACES, PASSED])
+    phrases = " ".join([*templates, *captions.FILLERS, *world.PLACES, *tokenizer.RARE, PASSED])
     shown = named | {word for words in (*world.PLACES, *styles) for word in words.split()}
     other = {*re.findall(r"[a-z]+", phrases)} - shown
     return {
