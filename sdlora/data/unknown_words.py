@@ -6,8 +6,9 @@ Front ends may import this: no torch.
 from collections.abc import Sequence
 
 from sdlora.data.captions import caption_readings
+from sdlora.data.concepts import concept_label, trigger_words
 from sdlora.data.dataset import Example
-from sdlora.data.settings import ClassImageSettings, Data
+from sdlora.data.settings import Concept, Data
 from sdlora.families.known_words import KnownWords
 
 MOST_NAMED = 8
@@ -45,17 +46,19 @@ def describe_found(known: KnownWords, words: Sequence[str]) -> str:
     )
 
 
-def prompt_notices(
-    known: KnownWords | None, data: Data, prompts: Sequence[str], prior: ClassImageSettings
-) -> list[str]:
-    """Return a sentence on the unknown words of the preview ``prompts``, and of the class images' prompt if it is used.
+def prompt_notices(known: KnownWords | None, concepts: Sequence[Concept], prompts: Sequence[str]) -> list[str]:
+    """Return a sentence on the unknown words of the preview ``prompts``, and of the class images' prompts in use.
 
-    None of a base that does not list its words.
+    None of a base that does not list its words. ``concepts`` are those that ``run_concepts`` completes.
     """
     if known is None:
         return []
-    texts = {"sample.prompts": prompts, "prior.class_prompt": [prior.class_prompt] if prior.weight else []}
-    unknown = {setting: known.unknown(texts, data.trigger) for setting, texts in texts.items()}
+    classes = [concept.class_prompt for concept in concepts if concept.prior_weight]
+    trigger = " ".join(trigger_words(concepts))
+    unknown = {
+        setting: known.unknown(texts, trigger)
+        for setting, texts in {"sample.prompts": prompts, "prior.class_prompt": classes}.items()
+    }
     return [
         f"{setting}: the base model has no meaning for {describe_words(known, words)}; its images will not show that."
         for setting, words in unknown.items()
@@ -63,7 +66,12 @@ def prompt_notices(
     ]
 
 
-def word_notices(known: KnownWords | None, data: Data, examples: Sequence[Example]) -> list[str]:
-    """Return a sentence on the unknown words of class and captions, if there are any."""
-    found = unknown_words(known, data, examples) if known else {}
-    return [describe_found(known, [*found])] if known and found else []
+def word_notices(known: KnownWords | None, concepts: Sequence[Concept], examples: Sequence[Example]) -> list[str]:
+    """Return a sentence on the unknown words of each concept's class and captions, if there are any."""
+    notices = []
+    for index, concept in enumerate(concepts if known else ()):
+        own = [example for example in examples if index in example.concepts]
+        if known and (found := unknown_words(known, concept, own)):
+            prefix = f"{concept_label(index, concept)}: " if len(concepts) > 1 else ""
+            notices.append(f"{prefix}{describe_found(known, [*found])}")
+    return notices

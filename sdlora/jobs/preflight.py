@@ -93,7 +93,7 @@ def plan_from_measurement(config: TrainConfig, found: Measurement) -> RunPlan:
         chosen=found.chosen,
         told=(
             *found.told,
-            *word_notices(known_words(config.model.base), config.data, examples),
+            *word_notices(known_words(config.model.base), concepts, examples),
             *planned_prompt_notices(config),
         ),
         step_seconds=found.step * train.gradient_accumulation,
@@ -109,7 +109,7 @@ def plan_from_measurement(config: TrainConfig, found: Measurement) -> RunPlan:
 def planned_prompt_notices(config: TrainConfig) -> list[str]:
     """Return sentences on words of the run's prompts that the base model has no meaning for."""
     prompts = config.sample.prompts if config.sample.every else ()
-    return prompt_notices(known_words(config.model.base), config.data, prompts, config.prior)
+    return prompt_notices(known_words(config.model.base), config.all_concepts, prompts)
 
 
 def _images_and_steps(config: TrainConfig, found: Measurement) -> tuple[Sequence[Example], Sequence[ImageSize], int]:

@@ -219,7 +219,7 @@ def prepare_training(job: TrainJob, distributed: Distributed) -> TrainState | No
     steps = _planned_steps(job, batches, distributed)
     known = known_words(job.model.base)
     job.notice(*concept_notices(concepts, resolution, dataset.examples, sizes, known), *batches.notices())
-    job.notice(*prompt_notices(known, job.data, job.sample.prompts if job.sample.every else (), job.prior))
+    job.notice(*prompt_notices(known, concepts, job.sample.prompts if job.sample.every else ()))
     job.notice(*ignored_settings(job, steps))
     offload.for_image_encoding()
     latents = precompute.cache_latents(job, distributed, family, batches, steps)

@@ -11,9 +11,10 @@ from PIL import Image
 from sdlora.cli.main import main
 from sdlora.data import doctor
 from sdlora.data.buckets import assign_buckets, bucket_step
+from sdlora.data.concepts import run_concepts
 from sdlora.data.dataset import load_dataset
-from sdlora.data.settings import ClassImageSettings, Data
-from sdlora.data.unknown_words import prompt_notices
+from sdlora.data.settings import ClassImageSettings, Concept, Data
+from sdlora.data.unknown_words import prompt_notices, word_notices
 from sdlora.families.known_words import known_words
 
 
@@ -232,11 +233,22 @@ def test_words_that_a_small_base_cannot_know_are_named_with_the_nearest(healthy)
 
 def test_unknown_words_of_prompts_are_named_by_their_setting(healthy):
     known, data = known_words("pocket"), Data(folder=healthy, trigger="sks")
-    prior = ClassImageSettings(weight=1.0, class_prompt="a dog")
-    notices = prompt_notices(known, data, ["a sks cat on grass", "a sks castle"], prior)
+    concepts = run_concepts(data, ClassImageSettings(weight=1.0, class_prompt="a dog"))
+    notices = prompt_notices(known, concepts, ["a sks cat on grass", "a sks castle"])
     assert [notice.partition("; its images")[0] for notice in notices] == [
         "sample.prompts: the base model has no meaning for castle (nearest: house)",
         "prior.class_prompt: the base model has no meaning for dog (nearest: cat)",
     ]
-    assert prompt_notices(known, data, ["a sks cat"], ClassImageSettings(class_prompt="a dog")) == []
-    assert prompt_notices(None, data, ["a castle"], prior) == []
+    unused = run_concepts(data, ClassImageSettings(class_prompt="a dog"))
+    assert prompt_notices(known, unused, ["a sks cat"]) == []
+    assert prompt_notices(None, concepts, ["a castle"]) == []
+
+
+def test_unknown_words_of_several_concepts_are_told_apart(healthy):
+    known = known_words("pocket")
+    own = [
+        Concept(folder=healthy, trigger=trigger, class_name=name) for trigger, name in (("sks", "dog"), ("zwx", "cat"))
+    ]
+    concepts = run_concepts(Data(folder=healthy), ClassImageSettings(), own)
+    (notice,) = word_notices(known, concepts, [])
+    assert notice.startswith("concept 1 (sks): The base model has no meaning for: dog (nearest: cat).")
