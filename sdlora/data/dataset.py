@@ -305,12 +305,13 @@ def _refuse_conflicts(source: _SourceFolder, report: _Report) -> None:
     stems: dict[str, list[str]] = {}
     for path in source.images:
         stems.setdefault(composed(path.stem), []).append(path.name)
+    names = CaselessNames(stems)
     for stem, path in (*source.captions.items(), *source.masks.items()):
         owners = stems.get(stem, [])
         if len(owners) > 1:
             report.refuse(path, f"belongs to {' and to '.join(owners)}; give the pictures different names")
         elif not owners and source.images:
-            near = [name for key in CaselessNames(stems).near(stem) for name in stems[key]]
+            near = [name for key in names.near(stem) for name in stems[key]]
             reason = f"differs in case from {' and from '.join(near)}" if near[1:] else "belongs to no picture"
             report.notices.append(f"{report.name(path)}: {reason} and is not used.")
 

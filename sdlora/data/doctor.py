@@ -3,33 +3,27 @@
 Front ends may import this: no torch.
 """
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal
 
 from sdlora.data import near_duplicates
 from sdlora.data.buckets import assign_buckets, bucket_step
-from sdlora.data.captions import with_trigger
+from sdlora.data.caption_checks import check_captions, check_wildcards, check_words
 from sdlora.data.concepts import balance_notices, concept_label, load_concepts
-from sdlora.data.dataset import MIN_IMAGES, Example, FolderSurvey, image_files, summarize_names, survey_folder
+from sdlora.data.dataset import MIN_IMAGES, Example, FolderSurvey, image_files, survey_folder
+from sdlora.data.findings import DatasetUnderCheck, Finding, PixelCheck, paths_of, summarize
 from sdlora.data.folder_names import parse_kohya_folder
 from sdlora.data.images import ImageSize, crop_box, inspect_image, open_image, orientation
 from sdlora.data.settings import Concept, Data
-from sdlora.data.unknown_words import describe_found, unknown_words
-from sdlora.data.wildcards import count_readings, unread_syntax
 from sdlora.errors import DatasetError
 from sdlora.events import OnProgress, unwatched
 from sdlora.families.known_words import KnownWords
 from sdlora.formatting import pluralize
 
-Severity = Literal["must", "could", "fine"]
-"""Fix it first (``must``); it could be better (``could``); handled, and reported so that it surprises nobody
-(``fine``)."""
 RECOMMENDED_IMAGES = 8
 """Number of images from which a style or a subject is learnt rather than copied; the field advises a dozen."""
 MAX_CROPPED = 0.15
@@ -38,42 +32,6 @@ MAX_DUPLICATES = 0.6
 """Share of images in groups of near duplicates above which the whole set counts as one image."""
 _WORKERS = 4
 _GROUPS = 4
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One result of a check: its severity, a sentence with its remedy, and the images it concerns."""
-
-    severity: Severity
-    label: str
-    """One or two words for the cards of those images."""
-    text: str
-    images: tuple[Path, ...] = ()
-
-
-@dataclass(frozen=True, eq=False)
-class PixelCheck:
-    """Facts from the pixels of one image: rotated by EXIF, transparent, and its grids for comparison."""
-
-    rotated: bool
-    transparent: bool
-    grids: near_duplicates.Grids
-
-
-@dataclass(frozen=True)
-class _DatasetUnderCheck:
-    """The data set that the checks judge."""
-
-    data: Data
-    resolution: int
-    """Side in pixels of the square whose area training images get."""
-    examples: Sequence[Example]
-    sizes: Sequence[ImageSize]
-    """The bucket of each example."""
-    pixels: Sequence[PixelCheck] = ()
-    """The pixels of each example, as far as ``PIXEL_CHECKS`` run."""
-    known: KnownWords | None = None
-    """Words that the base model knows, if it lists them."""
 
 
 def check_dataset(
@@ -94,7 +52,7 @@ def check_dataset(
     resolution = data.resolution or native_size
     examples, pixels = _readable(found.examples)
     sizes = assign_buckets(examples, resolution, bucket_step(resolution), data.buckets)
-    dataset = _DatasetUnderCheck(data, resolution, examples, sizes, pixels, known)
+    dataset = DatasetUnderCheck(data, resolution, examples, sizes, pixels, known)
     findings = [*_unusable(found), *(finding for check in (*CHECKS, *PIXEL_CHECKS) for finding in check(dataset))]
     findings += [Finding("fine", "", notice) for notice in found.notices]
     return _most_important_first(findings)
@@ -135,7 +93,7 @@ def training_notices(
 
     The findings are those of ``check_dataset``, except advice on the set as a whole.
     """
-    dataset = _DatasetUnderCheck(data, resolution, examples, sizes, known=known)
+    dataset = DatasetUnderCheck(data, resolution, examples, sizes, known=known)
     findings = [finding for check in CHECKS for finding in check(dataset)]
     return [finding.text for finding in findings if finding.severity == "must" or finding.images]
 
@@ -166,7 +124,7 @@ def shared_images(concepts: Sequence[Concept], examples: Sequence[Example]) -> l
     for shared in (each for each in owners.values() if len(each) > 1):
         named = " and ".join(f"{concept_label(i, concepts[i])} as {e.path.name}" for i, e in shared.items())
         text = f"The same file is in {named}. Keep it in one: both triggers would learn it."
-        found.append(Finding("must", "shared", text, _paths(shared.values())))
+        found.append(Finding("must", "shared", text, paths_of(shared.values())))
     return found
 
 
@@ -179,7 +137,7 @@ def exact_copies(examples: Sequence[Example]) -> list[Finding]:
     named = "; ".join(f"{copy.path.name} is {first[copy.digest].path.name}" for copy in copies[:_GROUPS])
     more = "; ..." if len(copies) > _GROUPS else ""
     text = f"The same file twice: {named}{more}. Remove the copies: each counts again."
-    return [Finding("could", "copy", text, _paths(copies))]
+    return [Finding("could", "copy", text, paths_of(copies))]
 
 
 def _check_all_pixels(paths: Sequence[Path], on_progress: OnProgress) -> None:
@@ -220,11 +178,7 @@ def _unusable(found: FolderSurvey) -> list[Finding]:
     return [Finding("must", "unusable", f"{line}.", (found.root / line.split(": ")[0],)) for line in found.problems]
 
 
-def _paths(examples: Iterable[Example]) -> tuple[Path, ...]:
-    return tuple(example.path for example in examples)
-
-
-def _too_few(dataset: _DatasetUnderCheck) -> list[Finding]:
+def _too_few(dataset: DatasetUnderCheck) -> list[Finding]:
     number = len(dataset.examples)
     if number < MIN_IMAGES:
         pictures = pluralize(number, "picture")
@@ -235,7 +189,7 @@ def _too_few(dataset: _DatasetUnderCheck) -> list[Finding]:
     return []
 
 
-def _near_duplicates(dataset: _DatasetUnderCheck) -> list[Finding]:
+def _near_duplicates(dataset: DatasetUnderCheck) -> list[Finding]:
     """Find images that are nearly the same; ``exact_copies`` finds identical files."""
     first = {example.digest: i for i, example in reversed(list(enumerate(dataset.examples)))}
     indices = sorted(first.values())
@@ -269,7 +223,7 @@ def _alike(pixels: tuple[PixelCheck, ...]) -> tuple[near_duplicates.DuplicatePai
     return tuple(near_duplicates.near_duplicates([one.grids for one in pixels]))
 
 
-def _shapes(dataset: _DatasetUnderCheck) -> list[Finding]:
+def _shapes(dataset: DatasetUnderCheck) -> list[Finding]:
     """Find images that their bucket enlarges or crops."""
     small, cut, most = [], [], 0.0
     for example, size in zip(dataset.examples, dataset.sizes, strict=True):
@@ -284,33 +238,33 @@ def _shapes(dataset: _DatasetUnderCheck) -> list[Finding]:
     if small:
         least = min(min(example.size) for example in small)
         text = (
-            f"Smaller than the training size of {dataset.resolution} pixels: {_some(small)}; "
+            f"Smaller than the training size of {dataset.resolution} pixels: {summarize(small)}; "
             f"the shortest side has {least}. "
             "They are enlarged, and the adapter learns their blur; use larger copies if there are any."
         )
-        found.append(Finding("could", "small", text, _paths(small)))
+        found.append(Finding("could", "small", text, paths_of(small)))
     if cut:
         text = (
-            f"Cropped to their training shape: {_some(cut)}. Up to {most:.0%} of the area is cut off; "
+            f"Cropped to their training shape: {summarize(cut)}. Up to {most:.0%} of the area is cut off; "
             "crop them by hand to keep what matters."
         )
-        found.append(Finding("could", "cut", text, _paths(cut)))
+        found.append(Finding("could", "cut", text, paths_of(cut)))
     return found
 
 
-def _repeats(dataset: _DatasetUnderCheck) -> list[Finding]:
+def _repeats(dataset: DatasetUnderCheck) -> list[Finding]:
     """Report the folders whose names ask for repeats (kohya's ``10_sks dog``)."""
     folders: dict[Path, list[Example]] = {}
     for example in dataset.examples:
         if example.repeats > 1:
             folders.setdefault(example.path.parent.resolve(), []).append(example)
     return [
-        Finding("fine", "", f"{folder.name}: each picture is seen {own[0].repeats} times an epoch.", _paths(own))
+        Finding("fine", "", f"{folder.name}: each picture is seen {own[0].repeats} times an epoch.", paths_of(own))
         for folder, own in folders.items()
     ]
 
 
-def _several_names(dataset: _DatasetUnderCheck) -> list[Finding]:
+def _several_names(dataset: DatasetUnderCheck) -> list[Finding]:
     """Offer to train kohya's folders of several names apart: together they are one data set of several captions."""
     folders = {example.path.parent: example.path for example in dataset.examples}
     root = dataset.data.folder.resolve()
@@ -325,117 +279,30 @@ def _several_names(dataset: _DatasetUnderCheck) -> list[Finding]:
     return [Finding("fine", "", text, tuple(path for folder, path in folders.items() if named.get(folder)))]
 
 
-def _conversions(dataset: _DatasetUnderCheck) -> list[Finding]:
+def _conversions(dataset: DatasetUnderCheck) -> list[Finding]:
     """Report images that are rotated or transparent, and how they are converted."""
     pairs = list(zip(dataset.examples, dataset.pixels, strict=True))
     rotated = [example for example, pixels in pairs if pixels.rotated]
     transparent = [example for example, pixels in pairs if pixels.transparent]
     found = []
     if rotated:
-        text = f"Turned upright as the camera noted (EXIF): {_some(rotated)}. Nothing to do."
-        found.append(Finding("fine", "turned", text, _paths(rotated)))
+        text = f"Turned upright as the camera noted (EXIF): {summarize(rotated)}. Nothing to do."
+        found.append(Finding("fine", "turned", text, paths_of(rotated)))
     if transparent:
         ground = {"#ffffff": "white", "#000000": "black"}.get(dataset.data.background.lower(), dataset.data.background)
         weight = ", and what cannot be seen does not count" if dataset.data.masks else ""
-        text = f"Transparent: {_some(transparent)}. They are laid on {ground}{weight}."
-        found.append(Finding("fine", "transparent", text, _paths(transparent)))
+        text = f"Transparent: {summarize(transparent)}. They are laid on {ground}{weight}."
+        found.append(Finding("fine", "transparent", text, paths_of(transparent)))
     return found
 
 
-def _captions(dataset: _DatasetUnderCheck) -> list[Finding]:
-    """Find captions that are missing, that lack the trigger, or that are all the same."""
-    trigger, named = dataset.data.trigger.strip(), [example for example in dataset.examples if example.own_caption]
-    empty = [example for example in dataset.examples if not example.own_caption]
-    uncaptioned = [example for example in empty if not example.caption]
-    found = []
-    if uncaptioned:
-        remedy = "give a trigger word, or write captions"
-        text = f"No caption: {_some(uncaptioned)}. No word in a prompt would call what is learnt: {remedy}."
-        found.append(Finding("must", "no caption", text, _paths(uncaptioned)))
-    elif empty and named:
-        text = (
-            f"Without a caption of their own: {_some(empty)}; training uses “{empty[0].caption}”. "
-            "Describe what they show, as for the others."
-        )
-        found.append(Finding("could", "no caption", text, _paths(empty)))
-    elif len(empty) >= MIN_IMAGES:
-        text = (
-            f"No picture has a caption; training uses “{empty[0].caption}” for each. That works; "
-            "a few words on what each shows let prompts steer more."
-        )
-        found.append(Finding("could", "", text))
-    without = [example for example in named if with_trigger(example.own_caption, trigger) != example.own_caption]
-    if without:
-        text = (
-            f"Captions without the trigger “{trigger}”: {_some(without)}. Training puts it in front; "
-            "add it yourself to choose the place."
-        )
-        found.append(Finding("could", "no trigger", text, _paths(without)))
-    texts = Counter(example.own_caption.lower() for example in named)
-    if (
-        len(dataset.examples) >= MIN_IMAGES
-        and len(texts) == 1
-        and len(named) == len(dataset.examples)
-        and not _is_name(dataset)
-    ):
-        caption = " ".join(named[0].own_caption.split())
-        text = f"All captions are the same: “{caption}”. Describe what differs, so that prompts can ask for it."
-        found.append(Finding("could", "", text))
-    return found
-
-
-def _unknown_words(dataset: _DatasetUnderCheck) -> list[Finding]:
-    """Find the words that the base model has no meaning for, if it lists those that it knows."""
-    known = dataset.known
-    found = unknown_words(known, dataset.data, dataset.examples) if known else {}
-    if known is None or not found:
-        return []
-    images = [example for example in dataset.examples if any(example in examples for examples in found.values())]
-    return [Finding("could", "unknown words", describe_found(known, [*found]), _paths(images))]
-
-
-def _wildcards(dataset: _DatasetUnderCheck) -> list[Finding]:
-    """Find captions with choices or several lines that nothing would draw from, and choices that cannot be read."""
-    examples = dataset.examples
-    if dataset.data.wildcards:
-        odd = {example.path: unread_syntax(example.caption) for example in examples}
-        strange = list(dict.fromkeys(text for found in odd.values() for text in found))
-        if not strange:
-            return []
-        named = [example for example in examples if odd[example.path]]
-        text = (
-            f"Read as it stands: {' '.join(strange[:_GROUPS])} in the captions of {_some(named)}. "
-            "Close each brace, and write the options out as {red|blue}."
-        )
-        return [Finding("could", "wildcards", text, _paths(named))]
-    several = [example for example in examples if max(map(count_readings, (example.own_caption, example.caption))) > 1]
-    if not several:
-        return []
-    text = (
-        f"Several lines, or choices such as {{red|blue}}: {_some(several)}. They are read as one text with its braces; "
-        "turn data.wildcards on to draw one of them at each step."
-    )
-    return [Finding("could", "wildcards", text, _paths(several))]
-
-
-def _is_name(dataset: _DatasetUnderCheck) -> bool:
-    """Return whether the one caption of all is no more than trigger and class, a common caption for subjects."""
-    words = f"{dataset.data.trigger} {dataset.data.class_name}".lower().split()
-    caption = dataset.examples[0].own_caption.lower().replace(",", " ")
-    return {*caption.split()} <= {*words, "a", "an", "the", "photo", "of"}
-
-
-def _some(examples: Sequence[Example]) -> str:
-    return summarize_names([example.path.name for example in examples])
-
-
-_Check = Callable[[_DatasetUnderCheck], list[Finding]]
+_Check = Callable[[DatasetUnderCheck], list[Finding]]
 CHECKS: tuple[_Check, ...] = (
     _too_few,
     lambda dataset: exact_copies(dataset.examples),
-    _captions,
-    _wildcards,
-    _unknown_words,
+    check_captions,
+    check_wildcards,
+    check_words,
     _shapes,
     _repeats,
     _several_names,

@@ -8,7 +8,7 @@ from typing import Any
 
 import gradio as gr
 
-from sdlora.data.doctor import Finding, Severity
+from sdlora.data.findings import Finding, Severity
 from sdlora.data.projects import Project
 from sdlora.errors import SdloraError
 from sdlora.filesystem.paths import safe_name

@@ -13,6 +13,7 @@ from sdlora.data import doctor
 from sdlora.data.buckets import assign_buckets, bucket_step
 from sdlora.data.concepts import run_concepts
 from sdlora.data.dataset import load_dataset
+from sdlora.data.findings import Finding
 from sdlora.data.settings import ClassImageSettings, Concept, Data
 from sdlora.data.unknown_words import prompt_notices, word_notices
 from sdlora.families.known_words import known_words
@@ -33,13 +34,13 @@ def healthy(folder: Path) -> Path:
     return folder
 
 
-def found(folder: Path, native_size: int = 128, **settings: object) -> dict[str, doctor.Finding]:
+def found(folder: Path, native_size: int = 128, **settings: object) -> dict[str, Finding]:
     """Findings by their first words."""
     data = Data(folder=folder, **{"trigger": "sks", "class_name": "dog", **settings})
     return {finding.text.split(":")[0]: finding for finding in doctor.check_dataset(data, native_size)}
 
 
-def names(finding: doctor.Finding) -> list[str]:
+def names(finding: Finding) -> list[str]:
     return [path.name for path in finding.images]
 
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from sdlora.data.doctor import Finding
+from sdlora.data.findings import Finding
 from sdlora.ui.caption_cards import NO_FINDINGS, card_id, findings_list
 
 
