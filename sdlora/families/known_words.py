@@ -1,8 +1,8 @@
 """Words that a base model's text encoder has a meaning for, where they are few: a small base lists them in a file.
 
-A folder of such a base has ``known_words.json``: lists of ``objects``, ``colours``, ``places``, ``styles`` and ``other``
-words, and ``near``, everyday words by the known one that is nearest to them. Bases that were trained on the web have no
-such file, and nothing is said of words. Front ends may import this: no torch.
+A folder of such a base has ``known_words.json``: lists of ``objects``, ``colours``, ``places``, ``styles`` and
+``other`` words, and ``near``, everyday words by the known one that is nearest to them. Bases that were trained on the
+web have no such file, and nothing is said of words. Front ends may import this: no torch.
 """
 
 import re
