@@ -10,7 +10,7 @@ from sdlora.captioning.captioner import caption_images as _caption_images
 from sdlora.captioning.settings import CaptionSettings as CaptionSettings
 from sdlora.captioning.sources import HUB_CAPTIONER as HUB_CAPTIONER
 from sdlora.captioning.sources import default_captioner as default_captioner
-from sdlora.captioning.sources import load_captioner
+from sdlora.captioning.sources import load_captioner, locate_captioner
 from sdlora.captioning.sources import require_captioner as require_captioner
 from sdlora.data.caption_files import CaptionFiles
 from sdlora.errors import DatasetError
@@ -45,7 +45,11 @@ def caption_folder(
 
 
 def caption_job(folder: Path, settings: CaptionSettings, data_dir: Path | None = None) -> CaptionJob:
-    """Return the job of ``caption_folder``, which has not started. Raises DatasetError if there is no such folder."""
+    """Return the job of ``caption_folder``, which has not started.
+
+    Raises DatasetError if there is no such folder, ModelError for what is no captioner.
+    """
+    locate_captioner(settings.model)
     return CaptionJob(_existing(folder), settings, data_root(data_dir).resolve())
 
 

@@ -1,7 +1,7 @@
 """Which captioner a name stands for: the bundled one, a folder, or a hub id; and loading it."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from sdlora.captioning import KINDS, captioner_class
 from sdlora.captioning.captioner import Captioner
@@ -44,17 +44,32 @@ def require_captioner(model: str, base: str) -> None:
 
 def load_captioner(settings: CaptionSettings, device: "torch.device") -> Captioner:
     """Load the captioner that ``settings.model`` names. Raises ModelError for what is none, or cannot be fetched."""
-    name = trimmed_base(settings.model)
+    found = locate_captioner(settings.model)
+    if found is None:
+        return _load_hub(Model(base=settings.model, revision=settings.revision), settings, device)
+    return captioner_class(found.kind).load(found.folder, settings, device)
+
+
+class CaptionerSource(NamedTuple):
+    """Kind and folder of a captioner on this machine."""
+
+    kind: str
+    folder: Path
+
+
+def locate_captioner(model: str) -> CaptionerSource | None:
+    """Find the captioner that ``model`` names, without loading it; None for a hub id. Raises ModelError for neither."""
+    name = trimmed_base(model)
     if name in BUNDLED:
-        return captioner_class(name).load(BUNDLED[name] / "clip", settings, device)
+        return CaptionerSource(name, BUNDLED[name] / "clip")
     folder = existing_path(name)
     if Path(name).suffix.lower() in PICKLES:
         raise ModelError(f"{name}: this kind of file can run code when it is opened; give a folder with safetensors")
     if folder is not None and folder.is_dir():
-        return captioner_class(kind_of(folder)).load(folder, settings, device)
+        return CaptionerSource(kind_of(folder), folder)
     if folder is not None or not HUB_ID.fullmatch(name):
         raise ModelError(f"{one_line(name)!r}: is no captioner; give pocket, a folder, or a hub id")
-    return _load_hub(Model(base=name, revision=settings.revision), settings, device)
+    return None
 
 
 def _load_hub(model: Model, settings: CaptionSettings, device: "torch.device") -> Captioner:

@@ -5,7 +5,7 @@ from PIL import Image
 
 from sdlora.api.captioning import CaptionSettings, caption_images, caption_job, default_captioner, require_captioner
 from sdlora.api.captioning import undo_captions as undo
-from sdlora.errors import ConfigError, DatasetError, FileError
+from sdlora.errors import ConfigError, DatasetError, FileError, ModelError
 from sdlora.events import Progress
 from tools.pocket.captioned import drawings, parts_of
 from tools.pocket.painters import PAINTERS
@@ -43,6 +43,8 @@ def test_the_captioner_of_a_base_is_its_own_or_one_of_the_real_world():
         require_captioner("pocket", "some/base")
 
 
-def test_a_missing_folder_is_refused_before_a_process_starts(tmp_path):
+def test_a_missing_folder_or_captioner_is_refused_before_a_process_starts(tmp_path):
+    with pytest.raises(ModelError, match="'no such': is no captioner"):
+        caption_job(tmp_path, CaptionSettings(model="no such"))
     with pytest.raises(DatasetError, match="is no folder"):
         caption_job(tmp_path / "gone", CaptionSettings())
