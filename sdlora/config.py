@@ -107,6 +107,8 @@ class TrainConfig(Section):
             section, _, field = name.partition(".")
             if name == CONCEPTS:
                 merged = _with_concepts(merged, _absolute({CONCEPTS: value}, Path.cwd())[CONCEPTS])
+            elif section == CONCEPTS:
+                raise ConfigError(f"{name}: a concept has no dotted name; describe it in [[concepts]], or by --concept")
             else:
                 flags.setdefault(section, {})[field] = value
         for section, changes in _absolute(flags, Path.cwd()).items():

@@ -117,3 +117,8 @@ def test_words_of_one_concept_do_not_stand_beside_a_list(name: str, two: Path) -
 def test_a_flag_that_is_no_setting_of_a_concept_is_refused(words: list[str]) -> None:
     with pytest.raises(ConfigError, match="--concept: "):
         given(["train", "pocket-subject", "--concept", *words])
+
+
+def test_a_dotted_name_means_no_concept(two: Path) -> None:
+    with pytest.raises(ConfigError, match=r"concepts.flip: a concept has no dotted name"):
+        TrainConfig.load(two, {"concepts.flip": "true"})

@@ -1,12 +1,13 @@
 """The config of a run from the form: the preset for base and kind, with the changes of the user."""
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sdlora.api.models import locate_base
 from sdlora.api.training import RunEstimate, preset_for
 from sdlora.config import TrainConfig
+from sdlora.data.concept_values import CONCEPTS
+from sdlora.data.concepts import replace_words, trigger_words
 from sdlora.data.dataset import MIN_IMAGES
 from sdlora.data.projects import Project, ProjectInfo
 from sdlora.data.settings import Data, Kind, suggested_steps
@@ -42,13 +43,14 @@ def preview_prompts(base: str, about: ProjectInfo) -> list[str]:
     if not source.sample.prompts:
         source = load_preset("pocket", about.kind)
     words = {source.data.trigger: about.trigger, source.data.class_name: about.class_name}
-    return [_reworded(prompt, words) for prompt in source.sample.prompts[:2]]
+    return [replace_words(prompt, words) for prompt in source.sample.prompts[:2]]
 
 
-def _reworded(prompt: str, words: Mapping[str, str]) -> str:
-    """Replace words of ``prompt`` in one pass; those without a replacement stay."""
-    replaced = [re.escape(old) for old, new in words.items() if old and new]
-    return re.sub("|".join(replaced), lambda match: words[match.group()], prompt) if replaced else prompt
+def preview_prompts_of_all(base: str, projects: Sequence[ProjectInfo]) -> list[str]:
+    """Return two preview prompts: the preset's of one project, or the first one of each of the first two."""
+    if len(projects) == 1:
+        return preview_prompts(base, projects[0])
+    return [preview_prompts(base, about)[0] for about in projects[:2]]
 
 
 def data_settings(project: Project, base: str, changes: Mapping[str, Any]) -> Data:
@@ -62,28 +64,33 @@ def data_settings(project: Project, base: str, changes: Mapping[str, Any]) -> Da
 
 
 def configure(
-    project: Project, about: ProjectInfo, base: str, quality: str, prompts: Sequence[str], changes: Mapping[str, Any]
+    project: Project,
+    about: ProjectInfo,
+    base: str,
+    quality: str,
+    prompts: Sequence[str],
+    changes: Mapping[str, Any],
+    others: Sequence[Project] = (),
 ) -> TrainConfig:
-    """Return the config of a run. Raises DatasetError or ConfigError with a remedy."""
-    pictures = project.images()
-    if len(pictures) < MIN_IMAGES:
-        raise DatasetError(f"Add at least {MIN_IMAGES} pictures first, on the tab Pictures; ten are better.")
-    if not about.trigger.strip():
-        raise ConfigError("Give a trigger word on the tab Pictures, such as ohwx: it will call what is learnt.")
-    if about.kind == "subject" and not about.class_name.strip():
-        raise ConfigError("Say on the tab Pictures what the subject is, such as cat.")
+    """Return the config of a run on ``project`` and on ``others`` beside it, each of which is a concept of its own.
+
+    Raises DatasetError or ConfigError with a remedy.
+    """
+    sets = [(project, about), *((other, other.info or ProjectInfo()) for other in others)]
+    for number, (each, words) in enumerate(sets):
+        _require_ready(each, words, f"The project {each.name}: " if number else "")
     if not base.strip():
         raise ConfigError("Choose a base model, such as pocket.")
     locate_base(base)
-    preset = load_preset(base, about.kind)
-    steps = _parse_steps(changes.get("train.steps")) or _steps(preset, len(pictures), about.kind, QUALITY[quality])
+    kind: Kind = "subject" if any(words.kind == "subject" for _, words in sets) else "style"
+    usual = sum(
+        _steps(load_preset(base, words.kind), len(each.images()), words.kind, QUALITY[quality]) for each, words in sets
+    )
+    steps = _parse_steps(changes.get("train.steps")) or usual
     every = max(1, steps // STOPS)
     chosen = [" ".join(prompt.split()) for prompt in prompts if prompt.strip()]
     values = {
         "model.base": base,
-        "data.folder": str(project.folder),
-        "data.trigger": about.trigger,
-        "data.class_name": about.class_name if about.kind == "subject" else "",
         "prior.class_prompt": "",  # the captions say it
         "train.steps": steps,
         "train.epochs": None,
@@ -91,7 +98,36 @@ def configure(
         "sample.every": every if chosen else 0,
         "sample.prompts": chosen,
     }
-    return TrainConfig.load(preset_for(base, about.kind), {**values, **changes})
+    values |= _words_of_one(project, about) if len(sets) == 1 else {CONCEPTS: [_concept(base, *one) for one in sets]}
+    return TrainConfig.load(preset_for(base, kind), {**values, **changes})
+
+
+def _require_ready(project: Project, about: ProjectInfo, prefix: str) -> None:
+    """Raise DatasetError or ConfigError, naming the project by ``prefix``, unless a run can learn from it."""
+    if len(project.images()) < MIN_IMAGES:
+        where = "to it first" if prefix else "first"
+        raise DatasetError(f"{prefix}Add at least {MIN_IMAGES} pictures {where}, on the tab Pictures; ten are better.")
+    if not about.trigger.strip():
+        raise ConfigError(
+            f"{prefix}Give a trigger word on the tab Pictures, such as ohwx: it will call what is learnt."
+        )
+    if about.kind == "subject" and not about.class_name.strip():
+        raise ConfigError(f"{prefix}Say on the tab Pictures what the subject is, such as cat.")
+
+
+def _words_of_one(project: Project, about: ProjectInfo) -> dict[str, Any]:
+    """Return the settings of the one project of a run."""
+    return {
+        "data.folder": str(project.folder),
+        "data.trigger": about.trigger,
+        "data.class_name": about.class_name if about.kind == "subject" else "",
+    }
+
+
+def _concept(base: str, project: Project, about: ProjectInfo) -> dict[str, Any]:
+    """Return one of several projects as a concept; it preserves its class as the preset for its kind does."""
+    words = {name.removeprefix("data."): value for name, value in _words_of_one(project, about).items()}
+    return {**words, "prior_weight": load_preset(base, about.kind).prior.weight}
 
 
 def _parse_steps(text: Any) -> int:
@@ -112,6 +148,10 @@ def describe_plan(config: TrainConfig, pictures: int) -> str:
     """Describe what Train would do."""
     steps = config.train.steps or 0
     looks = steps * config.train.batch_size * config.train.gradient_accumulation / max(1, pictures)
+    if config.concepts:
+        words = " and ".join(trigger_words(config.concepts))
+        seen = f"{pictures} pictures, seen {looks:.0f} times on average"
+        return f"{steps} steps · {words} have about the same share · {seen}"
     return f"{steps} steps · each of {pictures} pictures is seen about {looks:.0f} times"
 
 

@@ -20,6 +20,7 @@ from sdlora.api.generation import GenerationRequest, JobStatus
 from sdlora.api.models import resolve_base
 from sdlora.api.training import Run, list_runs, run_base
 from sdlora.config import all_settings
+from sdlora.data.concept_values import CONCEPTS
 from sdlora.data.projects import Project, ProjectInfo, write_info
 from sdlora.data.settings import Kind
 from sdlora.errors import ConfigError, DatasetError
@@ -102,6 +103,7 @@ class Endpoints:
         quality: str = "Balanced",
         prompts: list[str] | None = None,
         settings: dict[str, Any] | None = None,
+        together: list[str] | None = None,
     ) -> str:
         """Queue a training on uploaded pictures, or on a project of the page.
 
@@ -115,6 +117,7 @@ class Endpoints:
             quality: "Quick", "Balanced" or "Best".
             prompts: Prompts of the previews during training.
             settings: Settings by their dotted names, such as {"train.steps": 400, "adapter.rank": 8}.
+            together: Names of further projects of the page, each trained into the same adapter with words of its own.
 
         Returns:
             The run's name, for the other endpoints.
@@ -124,7 +127,8 @@ class Endpoints:
         changes = _without_paths(settings or {})
         about, base = ProjectInfo(kind, trigger, class_name), resolve_base(base, self.app.data_dir)
         filled = self._prepare_project(project or "", about, uploaded_paths(pictures or ()))
-        config = build_config.configure(filled, about, base, quality, prompts or (), changes)
+        others = [Project(self.app.data_dir, name) for name in dict.fromkeys(together or ()) if name != filled.name]
+        config = build_config.configure(filled, about, base, quality, prompts or (), changes, others)
         filled.set_info(about)
         return self.app.train(config, filled.name).name
 
@@ -293,7 +297,9 @@ def build(app: AppState) -> None:
 
 
 def _without_paths(settings: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return ``settings``. Raises ConfigError for a setting that is a path."""
+    """Return ``settings``. Raises ConfigError for a setting that is a path, or that has some."""
+    if CONCEPTS in settings:
+        raise ConfigError(f"{CONCEPTS}: name folders of the server, which a program cannot choose; give together")
     paths = {setting.name for setting in all_settings() if _is_path(setting.field.annotation)}
     for name in settings:
         if name in paths:

@@ -11,7 +11,7 @@ from gradio.blocks import Block
 from sdlora.api.models import resolve_base
 from sdlora.api.training import RunEstimate, estimate_run, planned_disk, planned_prompt_notices
 from sdlora.config import TrainConfig
-from sdlora.data.projects import Project
+from sdlora.data.projects import Project, ProjectInfo, list_projects
 from sdlora.data.settings import Kind
 from sdlora.errors import SdloraError
 from sdlora.ui import build_config, page_html, run_html, setting_fields
@@ -29,6 +29,8 @@ class TrainPanel:
 
     images: ImagesTab
     base: gr.Dropdown
+    together: gr.Dropdown
+    """Projects that are trained beside the open one, each a concept of its own."""
     quality: gr.Radio
     prompts: list[gr.Textbox]
     suggested: gr.State
@@ -47,13 +49,18 @@ class TrainPanel:
     @property
     def inputs(self) -> set[Block]:
         """Components that ``configure`` reads."""
-        fields = [self.base, self.quality, *self.prompts, *self.settings.values()]
+        fields = [self.base, self.together, self.quality, *self.prompts, *self.settings.values()]
         return {self.images.project, *self.images.words, *fields}
 
     @property
     def description(self) -> list[Block]:
         """Components that ``describe`` updates."""
         return [self.summary, self.marks, self.reset, self.measure, self.timer]
+
+    def others(self, app: AppState, values: Values) -> list[Project]:
+        """Return the projects that are trained beside the open one. Raises ConfigError for a name that is none."""
+        names = dict.fromkeys(values[self.together] or ())
+        return [Project(app.data_dir, name) for name in names if name != values[self.images.project]]
 
     def changes(self, values: Values) -> dict[str, Any]:
         """Return the settings that are filled in, by name."""
@@ -65,6 +72,10 @@ def build(app: AppState, images: ImagesTab) -> TrainPanel:
     base = gr.Dropdown(
         app.base_choices(), value="pocket", label="Base model", allow_custom_value=True, elem_id="train-base",
         info="One of the list, a diffusers folder, a .safetensors file, or a hub id",
+    )  # fmt: skip
+    together = gr.Dropdown(
+        [], value=[], multiselect=True, label="Add another concept", elem_id="train-together", visible=False,
+        info="Train another project beside this one, into the same adapter: each keeps its own trigger word",
     )  # fmt: skip
     quality = gr.Radio(list(build_config.QUALITY), value="Balanced", label="Quality")
     prompts = [
@@ -86,7 +97,7 @@ def build(app: AppState, images: ImagesTab) -> TrainPanel:
                     gr.HTML(f"<h3>{heading}</h3>", elem_classes="heading")
                     fields |= {setting.name: setting_fields.setting_field(setting) for setting in settings}
     return TrainPanel(
-        images, base, quality, prompts, gr.State(["", ""]), fields, summary, measure,
+        images, base, together, quality, prompts, gr.State(["", ""]), fields, summary, measure,
         gr.Timer(POLL_SECONDS, active=False), train, message, marks, reset,
     )  # fmt: skip
 
@@ -95,14 +106,16 @@ def wire(app: AppState, demo: gr.Blocks, panel: TrainPanel) -> None:
     """Suggest prompts, show the preset's values, and describe the run whenever a field changes."""
     images, fields = panel.images, list(panel.settings.values())
     words = [images.trigger.change, images.class_name.change, images.kind.change, panel.base.change]
+    shown = [demo.load, images.open_project.change, images.images_version.change]
+    gr.on(shown, partial(_offer_projects, app), [images.project, panel.together], panel.together, **EVERY)
     gr.on(
-        [demo.load, *words], partial(_suggest_prompts, panel), panel.inputs | {panel.suggested},
-        [panel.suggested, *panel.prompts], **EVERY,
+        [demo.load, *words, panel.together.change], partial(_suggest_prompts, app, panel),
+        panel.inputs | {panel.suggested}, [panel.suggested, *panel.prompts], **EVERY,
     )  # fmt: skip
     preset = [demo.load, panel.base.change, images.kind.change]
     gr.on(preset, partial(_show_preset, panel), [panel.base, images.kind], fields, **EVERY)
     demo.load(app.base_update, None, panel.base, **HIDDEN)
-    edits = [*words, *(field.change for field in (panel.quality, *panel.prompts, *fields))]
+    edits = [*words, *(field.change for field in (panel.together, panel.quality, *panel.prompts, *fields))]
     changed = partial(describe, app, panel, measure=True)
     gr.on(edits, changed, panel.inputs, panel.description, **LAST)
     other = [demo.load, images.open_project.change, images.images_version.change]
@@ -122,7 +135,7 @@ def configure(app: AppState, panel: TrainPanel, values: Values) -> tuple[Project
     prompts = [values[prompt] for prompt in panel.prompts]
     info = panel.images.info(values)
     return project, build_config.configure(
-        project, info, base, values[panel.quality], prompts, panel.changes(values)
+        project, info, base, values[panel.quality], prompts, panel.changes(values), panel.others(app, values)
     )  # fmt: skip
 
 
@@ -141,14 +154,21 @@ def _two(prompts: Sequence[str]) -> list[str]:
     return [*prompts, "", ""][:2]
 
 
-def _suggest_prompts(panel: TrainPanel, values: Values) -> Values:
+def _offer_projects(app: AppState, opened: str, chosen: Sequence[str] | None) -> Any:
+    """Offer the projects beside the open one that have pictures; nothing is shown while there is none."""
+    names = [project.name for project in list_projects(app.data_dir) if project.name != opened and project.images()]
+    return gr.update(choices=names, value=[name for name in chosen or () if name in names], visible=bool(names))
+
+
+def _suggest_prompts(app: AppState, panel: TrainPanel, values: Values) -> Values:
     """Suggest preview prompts with the project's words, in place of those that were suggested before.
 
     A prompt that a person wrote is not sent back: they may have gone on typing.
     """
     try:
         info = panel.images.info(values)
-        suggested = _two(build_config.preview_prompts(values[panel.base] or "pocket", info))
+        others = [other.info or ProjectInfo() for other in panel.others(app, values)]
+        suggested = _two(build_config.preview_prompts_of_all(values[panel.base] or "pocket", [info, *others]))
     except SdloraError:
         return gr.skip()
     updates: Values = {panel.suggested: suggested}

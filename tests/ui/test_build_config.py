@@ -23,6 +23,7 @@ from sdlora.ui.build_config import (
     describe_plan,
     load_preset,
     preview_prompts,
+    preview_prompts_of_all,
     suggested_words,
 )
 
@@ -180,22 +181,20 @@ def test_a_run_that_goes_on_longer_is_known_by_its_new_length(tmp_path, configur
 
 
 @pytest.fixture
-def panel(tmp_path):
-    app = AppState(tmp_path)
+def panel(app):
     with gr.Blocks() as demo:
         yield train_panel.build(app, images_tab.build(app, demo))
-    app.close()
 
 
 def test_the_prompts_of_a_new_form_are_empty_text_that_suggestions_fill(panel):
     assert [prompt.value for prompt in panel.prompts] == ["", ""]
 
 
-def test_suggested_prompts_follow_the_words_and_those_of_a_person_are_not_touched(panel):
+def test_suggested_prompts_follow_the_words_and_those_of_a_person_are_not_touched(app, panel):
     def suggest(trigger, before, *prompts):
         values = {field: field.value for field in panel.inputs}
         values |= {panel.images.trigger: trigger, panel.suggested: before}
-        return train_panel._suggest_prompts(panel, values | dict(zip(panel.prompts, prompts, strict=True)))
+        return train_panel._suggest_prompts(app, panel, values | dict(zip(panel.prompts, prompts, strict=True)))
 
     first = suggest("zwx", ["", ""], "", "")
     suggested = first[panel.suggested]
@@ -203,3 +202,51 @@ def test_suggested_prompts_follow_the_words_and_those_of_a_person_are_not_touche
     updates = suggest("abc", suggested, "my own", suggested[1])
     assert panel.prompts[0] not in updates
     assert updates[panel.prompts[1]] == updates[panel.suggested][1] and "abc" in updates[panel.prompts[1]]
+
+
+@pytest.fixture
+def fox(tmp_path):
+    folder = tmp_path / "foxes"
+    folder.mkdir()
+    for number in range(5):
+        Image.new("RGB", (64, 64), (0, 40 * number, 90)).save(folder / f"{number}.png")
+    project = Project(tmp_path, "fox")
+    project.set_info(ProjectInfo("subject", "abc", "fox"))
+    project.add(sorted(folder.iterdir()))
+    return project
+
+
+def test_another_project_is_another_concept_with_its_own_words(project, fox):
+    config = configure(project, STYLE, "pocket", "Quick", ["zwx, a car"], {"train.steps": "40"}, [fox])
+    style, subject = config.all_concepts
+    assert (style.folder, style.trigger, style.kind, style.prior_weight) == (project.folder, "zwx", "style", 0)
+    assert (subject.folder, subject.trigger, subject.class_name) == (fox.folder, "abc", "fox")
+    assert subject.prior_weight == load_preset("pocket", "subject").prior.weight == 1
+    assert describe_plan(config, 9).startswith("40 steps · zwx and abc have about the same share")
+    usual = [load_preset("pocket", kind).train.steps for kind in ("style", "subject")]
+    assert configure(project, STYLE, "pocket", "Balanced", [], {}, [fox]).train.steps == sum(usual)
+
+
+def test_the_previews_show_a_picture_of_each_project():
+    fox = ProjectInfo("subject", "abc", "fox")
+    assert preview_prompts_of_all("pocket", [SUBJECT]) == ["a zwx fox on sand", "a fox on sand"]
+    assert preview_prompts_of_all("pocket", [fox, SUBJECT]) == ["a abc fox on sand", "a zwx fox on sand"]
+
+
+@pytest.mark.parametrize(
+    ("about", "message"),
+    [
+        (ProjectInfo("style", ""), "The project fox: Give a trigger word"),
+        (ProjectInfo("subject", "abc", ""), "The project fox: Say on the tab Pictures what the subject is"),
+        (ProjectInfo("style", "ZWX"), "concepts 1 and 2 have the same trigger, zwx"),
+    ],
+)
+def test_a_project_that_cannot_stand_beside_another_is_named(project, fox, about, message):
+    fox.set_info(about)
+    with pytest.raises(SdloraError, match=message):
+        configure(project, STYLE, "pocket", "Quick", [], {}, [fox])
+
+
+def test_a_project_without_pictures_is_named(project, tmp_path):
+    with pytest.raises(SdloraError, match="The project nobody: Add at least 3 pictures"):
+        configure(project, STYLE, "pocket", "Quick", [], {}, [Project(tmp_path, "nobody")])

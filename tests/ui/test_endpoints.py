@@ -110,6 +110,10 @@ def wait(client, run, until):
         ({"trigger": "x", "kind": "photo", "api_name": "/train"}, "kind = 'photo'"),
         ({"trigger": "x", "quality": "Great", "api_name": "/train"}, "Quick, Balanced, Best"),
         ({"trigger": "x", "settings": {"data.folder": "/etc"}, "api_name": "/train"}, "data.folder: is a folder of"),
+        (
+            {"trigger": "x", "settings": {"concepts": [{"folder": "/etc"}]}, "api_name": "/train"},
+            "concepts: name folders",
+        ),
         ({"trigger": "x", "pictures": [{"path": "/etc/passwd"}], "api_name": "/train"}, "lies outside"),
         ({"run": "../x", "api_name": "/status"}, "There is no run '../x'"),
         ({"prompt": " ", "api_name": "/generate"}, "Describe the picture"),
