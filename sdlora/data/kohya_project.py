@@ -11,14 +11,14 @@ from typing import Any
 from sdlora.data.dataset import image_files
 from sdlora.data.folder_names import parse_kohya_folder
 from sdlora.data.masks import is_mask_folder
-from sdlora.data.uploads import FolderWords, words_in_name
+from sdlora.data.uploads import CLASS_FOLDERS, FolderWords, words_in_name
 from sdlora.errors import ConfigError, DatasetError, FileError
 from sdlora.filesystem.paths import as_path, existing_path
 from sdlora.formatting import pluralize
 from sdlora.section import quote_value
 
-IMAGES, CLASS_IMAGES = ("img", "image", "train"), "reg"
-"""Folders of a project, by the names that kohya's programs give them."""
+IMAGES = ("img", "image", "train")
+"""Names of a project's folder of images; those of class images are ``CLASS_FOLDERS``."""
 CLASS_WEIGHT = 1.0
 """Weight of class images: kohya's own default."""
 SUBSET_SETTINGS = {
@@ -64,8 +64,9 @@ def concepts_in_folders(root: Path) -> ImportedConcepts:
             f"{root}: has no folder named like `10_ohwx cat` with pictures, nor has its folder img; "
             "point --from-kohya at the folder that holds them"
         )
-    beside = root / CLASS_IMAGES if (root / CLASS_IMAGES).is_dir() or inner != root else root.parent / CLASS_IMAGES
-    return _joined(found, [*_subfolders(beside)])
+    parents = (root,) if inner != root else (root, root.parent)
+    beside = [subset for parent in parents for name in sorted(CLASS_FOLDERS) for subset in _subfolders(parent / name)]
+    return _joined(found, beside)
 
 
 def _subfolders(folder: Path) -> Iterator[_Subset]:

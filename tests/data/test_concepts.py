@@ -5,8 +5,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from sdlora.data.batches import BatchLoader
+from sdlora.data.cache import LatentCache
 from sdlora.data.class_images import ClassImageStore, class_images_of_concepts
 from sdlora.data.concepts import (
     balanced_repeats,
@@ -20,9 +22,10 @@ from sdlora.data.dataset import Example
 from sdlora.data.doctor import check_concepts, shared_images
 from sdlora.data.images import ImageSize
 from sdlora.data.settings import Concept, Data, ImageSet, suggested_steps, suggested_steps_together
+from sdlora.data.tensor_store import TensorStore
 from sdlora.errors import ConfigError, DatasetError
 from sdlora.generation.settings import Prior
-from tests.support.images import noise_image
+from tests.support.images import block_means, noise_image
 
 SQUARE, WIDE = ImageSize(64, 64), ImageSize(80, 48)
 
@@ -167,6 +170,32 @@ def test_each_example_comes_with_a_picture_of_its_own_class_and_the_weights_of_i
         "0": 2, "1": 1, "2": 1, "class 0": 1, "class 1": 1,  # 2 * 0.5
     }  # fmt: skip
     assert all(by_caption[f"class {i}"][1] == by_caption[str(i)][1] + 3 for i in range(2))
+
+
+def test_two_processes_share_the_batches_of_several_concepts(example: Callable[..., Example]) -> None:
+    settings = (Concept(folder="a", weight=2), Concept(folder="b", prior_weight=0), Concept(folder="c"))
+    concepts = run_concepts(Data(folder="."), Prior(weight=0.5), settings)
+    own = [example(f"{i}.png", seed=i, caption=str(i), concepts=(i % 3,)) for i in range(8)]
+    classes = [example(f"class{i}.png", seed=20 + i, caption=f"class {i}", concepts=(0, 2)) for i in range(3)]
+
+    def shares(batch_size: int, processes: int) -> list[dict[int, tuple[str, float, torch.Tensor]]]:
+        found: list[dict[int, tuple[str, float, torch.Tensor]]] = [{} for _ in range(6)]
+        for rank in range(processes):
+            loader = BatchLoader(
+                own, [SQUARE] * 8, concepts[0], batch_size, 1, classes, processes, rank, concepts=concepts
+            )
+            cache = LatentCache(TensorStore(None), "vae")
+            cache.prepare(loader.views(0, 6), block_means)
+            for n, batch in enumerate(found):
+                read = loader.read(n, cache)
+                assert read.weights is not None and read.instances == batch_size
+                rows = zip(read.captions, read.weights.tolist(), read.mean, strict=True)
+                batch.update(dict(zip(read.positions, rows, strict=True)))
+        return found
+
+    for one, shared in zip(shares(4, 1), shares(2, 2), strict=True):
+        assert one.keys() == shared.keys()
+        assert all(one[i][:2] == shared[i][:2] and torch.equal(one[i][2], shared[i][2]) for i in one)
 
 
 def test_captions_vary_as_each_concept_says(example: Callable[..., Example]) -> None:

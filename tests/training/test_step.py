@@ -147,3 +147,17 @@ def step_with_base(batch, **options):
 
     loss = training_step(family, process, batch, encode, Loss(), 0.3, SEED, NUMBER, Disabled(), **options)
     return loss.item(), family.texts[-1].tolist()
+
+
+def test_examples_of_several_concepts_have_weights_of_their_own_over_the_instances(batch):
+    _, _, error = errors_by_hand(batch)
+    weights = [2.0, 0.5, 1.5, 0.25]
+    given, _ = step(replace(batch, weights=torch.tensor(weights)), prior_weight=99.0)
+    assert given == pytest.approx(float((error * weights).sum() / INSTANCES), rel=1e-4)
+
+
+def test_an_instance_without_a_class_example_adds_nothing_there(batch):
+    _, _, error = errors_by_hand(batch)
+    parts = {name: getattr(batch, name)[:3] for name in ("mean", "std", "captions", "positions")}
+    given, _ = step(replace(batch, **parts, weights=torch.ones(3)))
+    assert given == pytest.approx(float(error[:3].sum() / INSTANCES), rel=1e-4)
