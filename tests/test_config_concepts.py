@@ -106,11 +106,20 @@ def test_a_mistake_is_one_sentence_with_a_remedy(concepts: object, message: str,
 
 
 @pytest.mark.parametrize(
-    "name", ["data.folder", "data.trigger", "data.class_name", "data.prompt", "prior.folder", "prior.class_prompt"]
-)
-def test_words_of_one_concept_do_not_stand_beside_a_list(name: str, two: Path) -> None:
+    ("name", "value"),
+    [
+        ("data.folder", "x"), ("data.trigger", "x"), ("data.class_name", "x"), ("data.prompt", "x"),
+        ("data.preserve_untriggered", "0.2"), ("prior.folder", "x"), ("prior.class_prompt", "x"),
+    ],
+)  # fmt: skip
+def test_words_of_one_concept_do_not_stand_beside_a_list(name: str, value: str, two: Path) -> None:
     with pytest.raises(ConfigError, match=f"{name} is for a run of one concept; move it into a table"):
-        TrainConfig.load(two, {name: "x"})
+        TrainConfig.load(two, {name: value})
+
+
+def test_a_concept_may_preserve_what_its_trigger_does_not_call(two: Path) -> None:
+    own = [{"folder": "a", "trigger": "sks", "preserve_untriggered": 0.2}, {"folder": "b"}]
+    assert [one.preserve_untriggered for one in TrainConfig.load(two, {"concepts": own}).all_concepts] == [0.2, 0]
 
 
 @pytest.mark.parametrize("words", [["folder"], ["colour=red"], ["=x"]])

@@ -19,8 +19,8 @@ from sdlora.formatting import pluralize
 MOST_CONCEPTS = 64
 MOST_PREVIEWS = 8
 """Preview prompts that a preset's become when several concepts take the place of its own."""
-OWN = ("folder", "trigger", "class_name", "prompt")
-"""Settings of ``data`` that each concept has for itself."""
+OWN = ("folder", "trigger", "class_name", "prompt", "preserve_untriggered")
+"""Settings of ``data`` that each concept has for itself: its words, and what cannot be without its trigger."""
 OWN_PRIOR = ("folder", "class_prompt")
 """Settings of ``prior`` that each concept has for itself."""
 RUN_WIDE = ("resolution", "buckets", "background", "caption_weights")
