@@ -154,6 +154,9 @@ def _joined(subsets: list[_Subset], class_subsets: list[_Subset]) -> ImportedCon
             concept |= {"class_folder": str(own.folder), "class_count": count, "prior_weight": CLASS_WEIGHT}
             told += f"; {pluralize(count, 'class picture')} from {own.name}, in turn, at weight {CLASS_WEIGHT:g}"
             used.add(own.name)
+        elif not one.words.class_name:  # A preset for subjects would ask for a class that it has not.
+            concept["prior_weight"] = 0.0
+            told += "; no class pictures, as its name has no class"
         result.concepts.append(concept)
         result.notices.append(f"{told}.")
     unused = [one.name for one in class_subsets if one.name not in used]

@@ -143,6 +143,15 @@ def test_a_folder_without_kohyas_folders_is_refused(tmp_path: Path) -> None:
         import_kohya(tmp_path / "nowhere")
 
 
+def test_a_style_has_no_class_to_preserve(tmp_path: Path) -> None:
+    fill(tmp_path / "3_ohwx style", 2, 0)
+    found = import_kohya(tmp_path)
+    assert found.concepts[0]["prior_weight"] == 0
+    assert found.notices == [
+        "3_ohwx style: a concept of its own, called ohwx style; no class pictures, as its name has no class."
+    ]
+
+
 def test_a_bad_value_in_a_dataset_file_is_named(tmp_path: Path) -> None:
     path = tmp_path / "dataset.toml"
     path.write_text(SUBSET + 'num_repeats = "many"')
