@@ -8,6 +8,8 @@ Everything is seeded: the same files on every machine with the same Pillow and n
 """
 
 import argparse
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -120,11 +122,14 @@ def _hat(tilt: float) -> list[Part]:
     return [("object", HAT, [crown]), ("detail", BAND, [band]), ("object", HAT, [brim])]
 
 
-def draw_subject(place: str, style: str, seed: int, size: int = SIZE) -> Image.Image:
-    """The subject at a place, in one of the world's styles."""
-    rng = np.random.default_rng([31, seed])
+def draw_subject(
+    place: str, style: str, seed: int, size: int = SIZE, colours: Mapping[Colour, Colour] | None = None
+) -> Image.Image:
+    """The subject at a place, in one of the world's styles; with other ``colours`` it is another subject."""
+    rng, others = np.random.default_rng([31, seed]), colours or {}
     backdrop, horizon = PLACES[place](rng)
-    thing = world.place_object(odd_cat(rng), horizon, rng)
+    cat = [replace(shape, colour=others.get(shape.colour, shape.colour)) for shape in odd_cat(rng)]
+    thing = world.place_object(cat, horizon, rng)
     shadow = [] if horizon is None else [world.shadow(backdrop, thing)]
     return PAINTERS[style]([*backdrop, *shadow, *thing], rng, size)
 

@@ -23,6 +23,7 @@ from sdlora.generation.samplers import require_sampler_support
 from sdlora.generation.settings import Prior, SamplingSettings
 from sdlora.generation.studio import Studio
 from sdlora.training.component_offload import ComponentOffload
+from sdlora.training.concept_overlap import concept_texts
 from sdlora.training.distributed import Distributed
 from sdlora.training.previews import prefix_section
 from sdlora.training.step import EncodeCaptions
@@ -149,6 +150,8 @@ def prepare_text_encoder(
     fingerprint = "".join(value for name, value in sorted(family.fingerprints.items()) if name.startswith("text"))
     layer = "" if clip_skip == 1 else f"/clip_skip {clip_skip}"
     cache = TextCache(TensorStore(job.cache / "text"), f"{fingerprint}/{distributed.precision}{layer}", encode)
+    if job.loss.concept_overlap:
+        captions += concept_texts(job.all_concepts)
     longer = [""] if any(reader.count(caption) > 1 for caption in captions) else []  # It fills up what is shorter.
     rows = [*dict.fromkeys(tuple(row) for row in reader.ids([*captions, *longer]).tolist())] if captions else []
     mine = rows[distributed.rank :: distributed.count]

@@ -6,6 +6,7 @@ from typing import Any
 from sdlora import checkpoint
 from sdlora.data.concepts import concept_label, preserves_classes
 from sdlora.formatting import one_line
+from sdlora.training.concept_overlap import concept_texts
 from sdlora.training.train_job import TrainJob
 
 LEARNING = ("model", "data", "prior", "adapter", "train", "loss", "optimizer", "schedule")
@@ -53,6 +54,8 @@ def ignored_settings(job: TrainJob, steps: int) -> Iterator[str]:
         yield "data.keep_tokens is not used: neither data.shuffle_captions nor data.tag_dropout is on"
     if job.data.random_crop and job.data.variants == 1:
         yield "data.random_crop cuts the centre alone: data.variants is 1; set it to 2 or more"
+    if job.loss.concept_overlap and len(concept_texts(concepts)) < 2:
+        yield "loss.concept_overlap is not used: fewer than two concepts have a trigger"
     if job.train.text_encoder_learning_rate and not job.adapter.text_encoder:
         yield "train.text_encoder_learning_rate is not used: adapter.text_encoder is off"
     if job.optimizer.name == "schedulefree" and job.schedule.name != "constant":

@@ -145,6 +145,10 @@ class Loss(Section):
     noise_offset: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Constant noise added to each channel, for very dark or bright pictures; 0.05 is usual."""
 
+    concept_overlap: Annotated[float, Field(ge=0, le=10)] = 0.0
+    """Weight of a penalty on how alike the adapter changes the words of two concepts, so that each trigger calls its
+    own subject alone; try 0.01 if several concepts are confused. For LoRA."""
+
     @model_validator(mode="after")
     def _one_weighting(self) -> "Loss":
         if self.min_snr_gamma is not None and self.weighting != "uniform":

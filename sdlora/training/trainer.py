@@ -22,6 +22,7 @@ from sdlora.optim import averaged_parameters
 from sdlora.seeds import derive
 from sdlora.time_left import steps_left
 from sdlora.training.component_offload import ComponentOffload
+from sdlora.training.concept_overlap import concept_overlap, concept_texts, reading_updates
 from sdlora.training.distributed import Distributed
 from sdlora.training.precompute import is_live
 from sdlora.training.prepare import TrainState, foreign_state, prepare_training
@@ -83,6 +84,9 @@ class TrainLoop:
         """Context in which the base predicts targets."""
         self.prior_weight = job.all_concepts[0].prior_weight or 0.0
         """Weight of class images in batches of one concept; those of several have weights of their own."""
+        self.texts = concept_texts(job.all_concepts) if job.loss.concept_overlap else []
+        self.overlapping = reading_updates(self.trained.parts) if len(self.texts) > 1 else []
+        """Updates that shall not overlap."""
         self.bad = 0
         """Steps left out in a row."""
 
@@ -148,12 +152,21 @@ class TrainLoop:
             loss = loss / settings.gradient_accumulation
             distributed.backward(loss)
             total += loss.detach()
-        penalty = self.trained.trainable.penalty()
-        if penalty is not None:
-            distributed.backward(penalty)
-            total += penalty.detach()
+        for penalty in (self.trained.trainable.penalty(), self._concept_overlap()):
+            if penalty is not None:
+                distributed.backward(penalty)
+                total += penalty.detach()
         distributed.average_gradients(self.trained.parameters, total)
         return total
+
+    def _concept_overlap(self) -> torch.Tensor | None:
+        """Return the penalty on what two concepts' updates have in common; None without one."""
+        if not self.overlapping:
+            return None
+        with self.distributed.autocast():
+            rows = self.state.encode(self.texts, 1).text
+        lengths = [len(self.state.family.token_ids_without_special(text)) for text in self.texts]
+        return self.job.loss.concept_overlap * concept_overlap(self.overlapping, rows, lengths)
 
     @torch.no_grad()
     def _apply(self, step: int, total: torch.Tensor) -> float:
