@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any, ClassVar, dataclass_transform
 
 from sdlora.filesystem.reading import parse_json
+from sdlora.formatting import format_bytes
 
 LARGEST_NUMBER = 1 << 62
 """Upper bound of the numbers in an event: larger ones do not fit into a float's arithmetic."""
@@ -90,6 +91,14 @@ class Progress(Event):
     phase: str
     done: int = 0
     total: int = 0
+    unit: str = ""
+    """``bytes`` for amounts of data, empty for counts."""
+
+    @property
+    def amounts(self) -> tuple[str, str]:
+        """Texts of the amount done and of the total."""
+        write = format_bytes if self.unit == "bytes" else str
+        return write(self.done), write(self.total)
 
 
 class Notice(Event):
@@ -198,7 +207,7 @@ def unwatched(done: int, total: int) -> None:
     """Do nothing: the default ``OnProgress``."""
 
 
-def report_progress(on_event: OnEvent, phase: str, every: float = REPORT_SECONDS) -> OnProgress:
+def report_progress(on_event: OnEvent, phase: str, every: float = REPORT_SECONDS, unit: str = "") -> OnProgress:
     """Return a callable that reports a phase's progress, at most once in ``every`` seconds, and always its end."""
     last = float("-inf")
 
@@ -206,6 +215,6 @@ def report_progress(on_event: OnEvent, phase: str, every: float = REPORT_SECONDS
         nonlocal last
         if done == total or time.monotonic() - last > every:
             last = time.monotonic()
-            on_event(Progress(phase=phase, done=done, total=total))
+            on_event(Progress(phase=phase, done=done, total=total, unit=unit))
 
     return report

@@ -1,7 +1,6 @@
-"""Commands of models, data sets and the data folder: models, check, caption, tags, disk."""
+"""Commands of data sets and the data folder: check, caption, tags, disk."""
 
 import argparse
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,21 +13,6 @@ from sdlora.formatting import format_bytes
 
 if TYPE_CHECKING:
     from sdlora.events import Event
-
-MODELS_HELP = "List the base models that need no download: bundled, in $SDLORA_MODELS and in DATA_DIR/models."
-
-
-def models(parsed: argparse.Namespace) -> int:
-    """Print the base models, then what lies beside them and is none, with the reason."""
-    from sdlora.api.models import available_models
-
-    for model in available_models(parsed.data_dir):
-        if model.problem:
-            print(f"{model.name}: {model.problem}", file=sys.stderr)
-        else:
-            size = f"{model.native_size} px {format_bytes(model.bytes):>9}"
-            print(f"{model.name:24} {model.family:5} {size:>18}  {model.path}")
-    return 0
 
 
 def _check_arguments(parser: argparse.ArgumentParser) -> None:
@@ -146,7 +130,6 @@ def disk(parsed: argparse.Namespace) -> int:
     return 0
 
 
-MODELS = Command("models", models, None, MODELS_HELP)
 COMMANDS = (
     Command("caption", caption, _caption_arguments, "Write captions for a folder of images."),
     Command("check", check, _check_arguments, "Find what is wrong with a folder of images, or could be better."),

@@ -83,7 +83,7 @@ class TerminalProgress:
             return
         left = self._time_left.update(event.phase, event.done, event.total)
         words = "" if left is None else f"  {format_duration(left)} left"
-        self._overwrite(f"{event.phase} {event.done}/{event.total}{words}", event.done >= event.total)
+        self._overwrite(f"{event.phase} {'/'.join(event.amounts)}{words}", event.done >= event.total)
 
     def _overwrite(self, text: str, final: bool) -> None:
         if self.live:

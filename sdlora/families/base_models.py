@@ -4,7 +4,7 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal
@@ -20,7 +20,8 @@ from sdlora.families.detect import (
     hub_size,
     require_served,
 )
-from sdlora.families.settings import trimmed_base
+from sdlora.families.hub import cached_models, missing_weights
+from sdlora.families.settings import Model, trimmed_base
 from sdlora.families.single_file import config_folder, family_of_complete_file
 from sdlora.filesystem.paths import PICKLES, default_data_dir, existing_path
 from sdlora.formatting import did_you_mean
@@ -122,6 +123,24 @@ def inspect_model(path: Path, name: str) -> ModelEntry:
     except (OSError, SdloraError) as error:
         return ModelEntry(name, path, problem=str(error).removeprefix(f"{path}: "))
     return ModelEntry(name, path, family, size, sum(stat.st_size for stat in stats))
+
+
+def list_downloaded() -> list[ModelEntry]:
+    """List the models of served families in the hub's cache by their ids, unusable ones with their problem."""
+    found = (_inspect_download(name, folder) for name, folder in cached_models())
+    return [entry for entry in found if entry.family in FAMILIES]
+
+
+def _inspect_download(name: str, folder: Path) -> ModelEntry:
+    entry = inspect_model(folder, name)
+    if entry.family not in FAMILIES:
+        return entry
+    weighted = [part for part, component in FAMILIES[entry.family].components.items() if component.weights]
+    if not missing_weights(folder, Model(base=name), weighted):
+        return entry
+    if not missing_weights(folder, Model(base=name, variant="fp16"), weighted):
+        return replace(entry, problem="only its fp16 files are downloaded; use it with model.variant = fp16")
+    return replace(entry, problem=f"is not completely downloaded; go on with: sdlora download {name}")
 
 
 @lru_cache(maxsize=256)

@@ -1,11 +1,29 @@
 """Files of the hub, downloaded or cached, and explanations of its errors."""
 
-from collections.abc import Sequence
+import errno
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from sdlora.errors import ModelError
+from sdlora.families import family_components
 from sdlora.families.settings import Model
 from sdlora.formatting import first_line
+
+PREFIX = "models--"
+"""Beginning of the name of a model's folder in the hub's cache; a further ``--`` stands for the id's slash."""
+FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
+
+
+def wanted_files(model: Model) -> tuple[list[str], list[str]]:
+    """Return patterns of the files that loading ``model`` from the hub needs, and of those to leave out of them.
+
+    Configs, tokenizers and safetensors of the one variant; never a pickle.
+    """
+    variants = [f"*.{model.variant}.safetensors", f"*.{model.variant}-*.safetensors"] if model.variant else []
+    others = [] if model.variant else ["*/*.fp16.*", "*/*.fp16-*", "*/*.non_ema.*"]
+    weighted = [name for name, component in family_components().items() if component.weights]
+    weights = [f"{part}/{ending}" for part in weighted for ending in variants or ["*.safetensors"]]
+    return ["model_index.json", "*/*.json", "*/*.txt", *weights], others
 
 
 def fetch_files(model: Model, wanted: Sequence[str], unwanted: Sequence[str] = ()) -> Path:
@@ -19,6 +37,35 @@ def fetch_files(model: Model, wanted: Sequence[str], unwanted: Sequence[str] = (
     except (OSError, ValueError) as error:
         raise ModelError(f"{model.base}: {explain_hub_error(error, model.revision)}") from error
     return Path(folder)
+
+
+def cache_folder() -> Path:
+    """Return the folder of the hub's cache: ``hub`` in ``$HF_HOME``, or ``$HF_HUB_CACHE``."""
+    from huggingface_hub import constants
+
+    return Path(constants.HF_HUB_CACHE).expanduser()
+
+
+def cached_models() -> Iterator[tuple[str, Path]]:
+    """Yield the id and the folder of each diffusers model in the hub's cache, as its main branch was when fetched."""
+    for own in sorted(cache_folder().glob(f"{PREFIX}*--*")):
+        try:
+            commit = (own / "refs" / "main").read_text(encoding="utf-8").strip()
+        except (OSError, ValueError):
+            continue
+        folder = own / "snapshots" / commit
+        if (folder / "model_index.json").is_file():
+            yield own.name.removeprefix(PREFIX).replace("--", "/", 1), folder
+
+
+def missing_weights(folder: Path, model: Model, parts: Sequence[str]) -> list[str]:
+    """Return those of the ``parts`` of a model in the hub's cache whose weights, of its variant, are not there."""
+    from huggingface_hub.utils import filter_repo_objects
+
+    wanted, unwanted = wanted_files(model)
+    there = [path.relative_to(folder).as_posix() for path in folder.glob("*/*.safetensors")]
+    found = {name.split("/")[0] for name in filter_repo_objects(there, allow_patterns=wanted, ignore_patterns=unwanted)}
+    return [part for part in parts if part not in found]
 
 
 def explain_hub_error(error: BaseException, revision: str | None = None) -> str:
@@ -36,6 +83,8 @@ def explain_hub_error(error: BaseException, revision: str | None = None) -> str:
         for kind, message in messages.items():
             if isinstance(link, kind):
                 return message
+        if isinstance(link, OSError) and link.errno in FULL_DISK:
+            return f"the disk of {cache_folder()} is full; free some space, or set HF_HOME to a folder with room"
         link = link.__cause__ or link.__context__
     if isinstance(error, OSError) and error.filename:
         return f"the hub's cache cannot be used: {first_line(error)}; set HF_HOME to a folder with room"

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sdlora.errors import ModelError, SdloraError
-from sdlora.families import FAMILIES, family_components, single_file
+from sdlora.families import FAMILIES, single_file
 from sdlora.families.clip_tokenizer import load_tokenizers
 from sdlora.families.detect import detect_folder, require_served
-from sdlora.families.hub import fetch_files
+from sdlora.families.hub import fetch_files, wanted_files
 from sdlora.families.settings import Model
 from sdlora.filesystem.safetensors_header import read_safetensors_header
 from sdlora.formatting import first_line
@@ -115,10 +115,6 @@ def _load_file(file: Path, model: Model, dtype: "torch.dtype | None") -> "Family
 
 def _load_hub(model: Model, dtype: "torch.dtype | None") -> "Family":
     """Load a hub's repository, downloaded or cached. Only configs, the tokenizer and safetensors are fetched."""
-    variants = [f"*.{model.variant}.safetensors", f"*.{model.variant}-*.safetensors"] if model.variant else []
-    others = () if model.variant else ("*/*.fp16.*", "*/*.fp16-*", "*/*.non_ema.*")
-    weighted = [name for name, component in family_components().items() if component.weights]
-    weights = [f"{part}/{ending}" for part in weighted for ending in variants or ["*.safetensors"]]
-    folder = fetch_files(model, ("model_index.json", "*/*.json", "*/*.txt", *weights), others)
+    folder = fetch_files(model, *wanted_files(model))
     with quiet_libraries():
         return _load_folder(folder, model, dtype)

@@ -25,6 +25,7 @@ class JobProcess:
     """
 
     STOPPED: ClassVar[str] = "Stopped; nothing was written."
+    """Message of that FileError."""
 
     def __init__(self, arguments: Sequence[str], request: Mapping[str, Any]):
         self.arguments, self.request = arguments, dict(request)

@@ -63,7 +63,7 @@ class JobProgressHtml:
         if not event.total:
             return page_html.progress_note(words, None)
         rest = f" · {format_duration(left)} left" if self._time_left.spent > PATIENCE_SECONDS and left else ""
-        return page_html.progress_note(f"{words}: {event.done} of {event.total}{rest}", event.done / event.total)
+        return page_html.progress_note(f"{words}: {' of '.join(event.amounts)}{rest}", event.done / event.total)
 
 
 def job_widget(word: str, name: str, variant: Literal["primary", "secondary"] = "primary") -> JobWidget:

@@ -174,6 +174,8 @@ def _wire_shortcuts(app: AppState, page: Page) -> None:
         [field.change for field in fields.values()], partial(_data_changes, fields), {*fields.values()},
         images.settings, **EVERY,
     )  # fmt: skip
+    for download in form.base_models.downloads:
+        download.success(app.base_update, None, page.create.base, **HIDDEN)
     live.generate.click(
         partial(_generate_with, app, page), live.run, [form.message, *page.create.generated, page.tabs], **HIDDEN
     )  # fmt: skip

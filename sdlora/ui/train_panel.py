@@ -14,8 +14,9 @@ from sdlora.config import TrainConfig
 from sdlora.data.projects import Project, ProjectInfo, list_projects
 from sdlora.data.settings import Kind
 from sdlora.errors import SdloraError
-from sdlora.ui import build_config, page_html, run_html, setting_fields
+from sdlora.ui import base_models_panel, build_config, page_html, run_html, setting_fields
 from sdlora.ui.app_state import AppState
+from sdlora.ui.base_models_panel import BaseModelsPanel
 from sdlora.ui.listeners import EVERY, HIDDEN, LAST, Values
 from sdlora.ui.project_panel import ImagesTab
 
@@ -29,6 +30,7 @@ class TrainPanel:
 
     images: ImagesTab
     base: gr.Dropdown
+    base_models: BaseModelsPanel
     together: gr.Dropdown
     """Projects that are trained beside the open one, each a concept of its own."""
     quality: gr.Radio
@@ -73,6 +75,7 @@ def build(app: AppState, images: ImagesTab) -> TrainPanel:
         app.base_choices(), value="pocket", label="Base model", allow_custom_value=True, elem_id="train-base",
         info="One of the list, a diffusers folder, a .safetensors file, or a hub id",
     )  # fmt: skip
+    base_models = base_models_panel.build(app, base)
     together = gr.Dropdown(
         [], value=[], multiselect=True, label="Add another concept", elem_id="train-together", visible=False,
         info="Train another project beside this one, into the same adapter: each keeps its own trigger word",
@@ -97,7 +100,7 @@ def build(app: AppState, images: ImagesTab) -> TrainPanel:
                     gr.HTML(f"<h3>{heading}</h3>", elem_classes="heading")
                     fields |= {setting.name: setting_fields.setting_field(setting) for setting in settings}
     return TrainPanel(
-        images, base, together, quality, prompts, gr.State(["", ""]), fields, summary, measure,
+        images, base, base_models, together, quality, prompts, gr.State(["", ""]), fields, summary, measure,
         gr.Timer(POLL_SECONDS, active=False), train, message, marks, reset,
     )  # fmt: skip
 
@@ -116,6 +119,8 @@ def wire(app: AppState, demo: gr.Blocks, panel: TrainPanel) -> None:
     gr.on(preset, partial(_show_preset, panel), [panel.base, images.kind], fields, **EVERY)
     demo.load(app.base_update, None, panel.base, **HIDDEN)
     edits = [*words, *(field.change for field in (panel.together, panel.quality, *panel.prompts, *fields))]
+    base_models_panel.wire(demo, panel.base_models)
+    edits = [*words, *(field.change for field in (panel.quality, *panel.prompts, *fields))]
     changed = partial(describe, app, panel, measure=True)
     gr.on(edits, changed, panel.inputs, panel.description, **LAST)
     other = [demo.load, images.open_project.change, images.images_version.change]

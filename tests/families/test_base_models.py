@@ -153,7 +153,7 @@ def test_a_file_that_changes_is_read_anew(data_dir):
 def test_the_command_lists_bases_and_says_what_is_none(models, data_dir, capsys):
     assert main(["models", "--data-dir", str(data_dir)]) == 0
     output = capsys.readouterr()
-    rows = [line.split() for line in output.out.splitlines()]
+    rows = [line.split() for line in output.out.partition("\n\n")[0].splitlines()]
     assert [row[:3] for row in rows] == [
         ["pocket", "sd1", "128"], ["drawn", "sd2", "768"], ["mine", "sd1", "64"], ["photo", "sd1", "512"],
         ["xl/paint", "sdxl", "1024"],

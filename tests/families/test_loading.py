@@ -306,7 +306,9 @@ def test_why_nothing_comes_from_the_hub_is_told(monkeypatch):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     assert "HF_HUB_OFFLINE is set" in explain_hub_error(ConnectionError("no route"))
     full = OSError(28, "No space left on device", "/cache/blob")
-    assert "cache cannot be used: " in explain_hub_error(full) and "No space left" in explain_hub_error(full)
+    assert "is full; free some space, or set HF_HOME" in explain_hub_error(full)
+    denied = PermissionError(13, "Permission denied", "/cache/blob")
+    assert "cache cannot be used: " in explain_hub_error(denied) and "Permission denied" in explain_hub_error(denied)
 
 
 def test_a_hub_without_a_part_names_it(broken, monkeypatch):
