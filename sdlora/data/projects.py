@@ -21,6 +21,7 @@ from sdlora.data.dataset import MIN_IMAGES, image_files, require_usable_mask, su
 from sdlora.data.folder_names import parse_kohya_folder
 from sdlora.data.image_formats import FOREIGN_SUFFIXES, SUFFIXES, suffix_refusal
 from sdlora.data.images import inspect_image, open_mask
+from sdlora.data.mask_files import MaskFiles
 from sdlora.data.masks import MASK_SUFFIX, image_key
 from sdlora.data.settings import Data, Kind
 from sdlora.data.undo_log import UndoLog
@@ -40,7 +41,7 @@ from sdlora.filesystem.locks import exclusive
 from sdlora.filesystem.paths import path_inside, safe_name
 from sdlora.filesystem.reading import find_matching, modified_ns, read_json, recency, sha256
 from sdlora.filesystem.writing import file_errors, rename_new, write_atomic
-from sdlora.formatting import format_bytes, pluralize
+from sdlora.formatting import format_bytes, one_line, pluralize
 
 INFO = "project.json"
 """The file that describes a project."""
@@ -79,6 +80,7 @@ class Project:
         self.info_file = self.folder / INFO
         self.captions = CaptionFiles(self.folder)
         self.history = self.captions.history
+        self.masks = MaskFiles(self.folder, self.history)
 
     @property
     def info(self) -> ProjectInfo | None:
@@ -126,6 +128,13 @@ class Project:
         ``own`` is a caption that is not stored yet, ``data`` a run's settings.
         """
         return _training_caption(image, self.caption(image) if own is None else own, data or self.data())
+
+    def image(self, name: str) -> Path:
+        """Return the image of this ``name``, a path below the project's folder. Raises ConfigError if there is none."""
+        found = next((image for image in self.images() if image.relative_to(self.folder).as_posix() == name), None)
+        if found is None:
+            raise ConfigError(f"{one_line(name, 80)}: is not in the project {self.name} any more; reload the page")
+        return found
 
     def data(self) -> Data:
         """Return the project as data settings."""

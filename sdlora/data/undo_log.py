@@ -1,8 +1,8 @@
-"""Undo log of a project's images and captions, in `FOLDER/.history/NNNNNN/`.
+"""Undo log of a project's images, captions and masks, in `FOLDER/.history/NNNNNN/`.
 
-A step's `step.json` names the removed files, which lie beside it, and captions before and after. It is written before a
-file moves, so that a crash in between loses nothing. Whoever records or undoes a step is alone with the project
-(``filesystem.locks.exclusive``).
+A step's `step.json` names the removed files, which lie beside it, captions before and after, and masks that were put in
+place. It is written before a file moves, so that a crash in between loses nothing. Whoever records or undoes a step is
+alone with the project (``filesystem.locks.exclusive``).
 """
 
 import json
@@ -10,13 +10,14 @@ import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
+from sdlora.data.masks import MASK_SUFFIX
 from sdlora.errors import FileError, FormatError
 from sdlora.filesystem.paths import path_inside
-from sdlora.filesystem.reading import find_matching, read_json
+from sdlora.filesystem.reading import find_matching, read_json, sha256
 from sdlora.filesystem.writing import file_errors, move_new, write_atomic
 
 STEP = "step.json"
@@ -26,16 +27,21 @@ MAX_STEPS = 100
 MAX_STEP_BYTES = 64 << 20
 """Largest description: a thousand captions of 10 kB each, before and after, and a margin."""
 NO_CAPTIONS: Mapping[Path, tuple[str, str]] = {}
+NO_MASKS: Mapping[Path, str] = {}
 
 
 @dataclass(frozen=True)
 class UndoStep:
-    """One change: its description, the files removed, and the captions changed, by paths below the project."""
+    """One change: its description, and the files removed, captions changed and masks put in place, by paths below the
+    project.
+    """
 
     what: str
     files: tuple[str, ...] = ()
     captions: tuple[tuple[str, str, str], ...] = ()
     """Image, caption before, caption after."""
+    masks: tuple[tuple[str, str], ...] = ()
+    """File ``NAME.mask.png``, SHA-256 of its content."""
 
 
 class RecordedStep(NamedTuple):
@@ -64,16 +70,24 @@ class UndoLog:
         return {int(path.stem) for path in find_matching(self.steps_folder, "*/*") if path.stem.isdecimal()}
 
     def record(
-        self, what: str, files: Sequence[Path] = (), captions: Mapping[Path, tuple[str, str]] = NO_CAPTIONS
+        self,
+        what: str,
+        files: Sequence[Path] = (),
+        captions: Mapping[Path, tuple[str, str]] = NO_CAPTIONS,
+        masks: Mapping[Path, str] = NO_MASKS,
     ) -> RecordedStep:
-        """Record a step, and move ``files`` out of the project. Raises FileError if it cannot be written."""
+        """Record a step, and move ``files`` out of the project. Raises FileError if it cannot be written.
+
+        ``masks``, by their SHA-256, are put in place by the caller.
+        """
         names = tuple(path.relative_to(self.folder).as_posix() for path in files)
         changed = tuple((path.relative_to(self.folder).as_posix(), *both) for path, both in captions.items())
+        placed = tuple((path.relative_to(self.folder).as_posix(), digest) for path, digest in masks.items())
         steps = self._steps()
         folder = self.steps_folder / f"{int(steps[-1].name) + 1 if steps else 1:06d}"
         with file_errors(self.folder), ExitStack() as undo:
             undo.callback(shutil.rmtree, folder, ignore_errors=True)
-            recorded = _write_step(folder, UndoStep(what, names, changed))
+            recorded = _write_step(folder, UndoStep(what, names, changed, placed))
             undo.pop_all()
             for path in files:
                 if path.exists():
@@ -96,22 +110,37 @@ class UndoLog:
             name = path.relative_to(self.folder).as_posix()
             both[name] = (both.get(name, (old,))[0], new)
         changed = tuple((name, *texts) for name, texts in both.items())
-        return _write_step(recorded.folder, UndoStep(what, recorded.step.files, changed))
+        return _write_step(recorded.folder, replace(recorded.step, what=what, captions=changed))
 
     def undo_newest(self, restore_captions: Callable[[UndoStep], None]) -> UndoStep | None:
-        """Move the newest step's files back, restore its captions, and then forget the step."""
+        """Take the newest step's masks away, move its files back, restore its captions, and then forget the step."""
         found = self._newest()
         if found is None:
             return None
         folder, step = found
         with file_errors(self.folder):
             removed = _removed_files(folder)  # A stranger's words: only what is here moves.
+            for mask in self._placed_masks(step):
+                mask.unlink()
             for name in reversed(step.files):  # An image after its caption: one that is there has its own.
+                target = path_inside(self.folder, name)
+                if step.masks and target.exists():  # A mask that was changed since stays.
+                    continue
                 if path := removed.pop(Path(name).name, None):
-                    move_new(path, path_inside(self.folder, name))
+                    move_new(path, target)
             restore_captions(step)
         shutil.rmtree(folder, ignore_errors=True)
         return step
+
+    def _placed_masks(self, step: UndoStep) -> list[Path]:
+        """Return the masks that ``step`` put in place and nobody has changed since. No other file counts."""
+        found = []
+        for name, digest in step.masks:
+            with suppress(FileError):  # A stranger's name, which leads elsewhere.
+                path = path_inside(self.folder, name)
+                if path.name.endswith(MASK_SUFFIX) and path.is_file() and sha256(path) == digest:
+                    found.append(path)
+        return found
 
     def _steps(self) -> list[Path]:
         return sorted(path for path in find_matching(self.steps_folder, "*") if path.name.isdecimal())
@@ -122,7 +151,8 @@ class UndoLog:
             step = _read_step(folder)
             if step is None:  # Incomplete, or foreign: try an older one.
                 continue
-            if step.captions or {Path(name).name for name in step.files} & _removed_files(folder).keys():
+            removed = {Path(name).name for name in step.files} & _removed_files(folder).keys()
+            if step.captions or removed or self._placed_masks(step):
                 return folder, step  # Else its process was killed before it removed anything, or after the undo.
         return None
 
@@ -134,8 +164,9 @@ def _read_step(folder: Path) -> UndoStep | None:
     try:
         values = read_json(folder / STEP, MAX_STEP_BYTES)
         captions = tuple((str(name), str(old), str(new)) for name, old, new in values["captions"])
-        return UndoStep(str(values["what"]), tuple(map(str, values["files"])), captions)
-    except (FormatError, ValueError, KeyError, TypeError):
+        masks = tuple((str(name), str(digest)) for name, digest in values.get("masks", ()))
+        return UndoStep(str(values["what"]), tuple(map(str, values["files"])), captions, masks)
+    except (FormatError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
 

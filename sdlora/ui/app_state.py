@@ -5,7 +5,7 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +15,7 @@ from urllib.parse import quote
 import gradio as gr
 from gradio.processing_utils import save_file_to_cache
 from gradio.utils import get_upload_folder
+from PIL.Image import Image
 
 from sdlora.api.adapters import (
     AdapterFile,
@@ -28,7 +29,7 @@ from sdlora.api.generation import AdapterChoice, GenerationRequest, InferenceCli
 from sdlora.api.models import base_choices, resolve_base, trained_base_settings
 from sdlora.api.training import Profiler, Run, TrainingQueue, duplicate_run, list_runs, prepare_run
 from sdlora.config import TrainConfig, adapt_to_device
-from sdlora.data.images import open_image
+from sdlora.data.images import open_image, open_mask
 from sdlora.errors import BusyError, ConfigError, SdloraError
 from sdlora.events import Event
 from sdlora.filesystem.writing import write_atomic
@@ -278,13 +279,22 @@ def file_url(path: Path) -> str:
 
 def thumbnail(path: Path) -> str:
     """Return a small upright copy of an image in the page's cache."""
+    return _small_copy(path, ".jpg", lambda: open_image(path).rgb, {"format": "JPEG", "quality": 88})
+
+
+def small_mask(path: Path) -> str:
+    """Return a small copy of a mask in the page's cache, in grey."""
+    return _small_copy(path, ".png", lambda: open_mask(path), {"format": "PNG"})
+
+
+def _small_copy(path: Path, suffix: str, read: Callable[[], Image], options: dict[str, Any]) -> str:
     status = path.stat()
     key = hashlib.sha256(f"{path}:{status.st_mtime_ns}:{status.st_size}".encode()).hexdigest()[:24]
-    small = Path(get_upload_folder()) / "thumbnails" / f"{key}.jpg"
+    small = Path(get_upload_folder()) / "thumbnails" / f"{key}{suffix}"
     if not small.is_file():
-        image = open_image(path).rgb
+        image = read()
         image.thumbnail((THUMBNAIL, THUMBNAIL))
-        write_atomic(small, lambda path: image.save(path, format="JPEG", quality=88))
+        write_atomic(small, lambda path: image.save(path, **options))
     return str(small)
 
 

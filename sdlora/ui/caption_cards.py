@@ -12,10 +12,12 @@ from sdlora.data.findings import Finding, Severity
 from sdlora.data.projects import Project
 from sdlora.errors import SdloraError
 from sdlora.filesystem.paths import safe_name
+from sdlora.ui import mask_panel
 from sdlora.ui.app_state import thumbnail
 from sdlora.ui.build_config import data_settings
 from sdlora.ui.caption_reading import reading_html
-from sdlora.ui.listeners import HIDDEN, LAST
+from sdlora.ui.listeners import HIDDEN, LAST, PRIVATE
+from sdlora.ui.mask_panel import MaskPanel
 from sdlora.ui.page_html import note
 from sdlora.ui.project_panel import ImagesTab
 
@@ -30,7 +32,9 @@ IN_TURN = {**HIDDEN, "concurrency_id": "caption-reading", "concurrency_limit": 1
 NO_FINDINGS = "Nothing to mend: these pictures can be trained on."
 
 
-def render_cards(data_dir: Path, tab: ImagesTab, name: str, version: int, captions_version: int) -> None:
+def render_cards(
+    data_dir: Path, tab: ImagesTab, masks: MaskPanel, name: str, version: int, captions_version: int
+) -> None:
     """Lay out the cards of a project's pictures, inside a ``gr.render``.
 
     Cards count changes of pictures in ``tab.images_version`` and of captions in ``tab.edits``. Listeners of these are
@@ -44,7 +48,7 @@ def render_cards(data_dir: Path, tab: ImagesTab, name: str, version: int, captio
     with gr.Row(elem_classes="cards"):
         for image in images[:MAX_CARDS]:
             if (small := _thumbnail(image)) is not None:
-                _card(project, image, small, tab, captions_version)
+                _card(project, image, small, tab, masks, captions_version)
     if len(images) > MAX_CARDS:
         gr.HTML(note([f"Only the first {MAX_CARDS} of {len(images)} pictures are shown; training uses all of them."]))
 
@@ -57,9 +61,11 @@ def _thumbnail(image: Path) -> str | None:
         return None
 
 
-def _card(project: Project, image: Path, small: str, tab: ImagesTab, captions_version: int) -> None:
+def _card(project: Project, image: Path, small: str, tab: ImagesTab, masks: MaskPanel, captions_version: int) -> None:
     key = f"{project.name}/{image.name}/{image.stat().st_mtime_ns}"
-    with gr.Column(elem_classes="card", elem_id=card_id(image), min_width=0, key=f"{key}:card"):
+    masked = project.masks.find(image) is not None
+    classes, word = (["card", "masked"], "Edit mask") if masked else (["card"], "Mask")
+    with gr.Column(elem_classes=classes, elem_id=card_id(image), min_width=0, key=f"{key}:card:{word}"):
         gr.Image(
             small, show_label=False, interactive=False, buttons=[], height=150, key=f"{key}:image", alt_text=image.name
         )
@@ -67,7 +73,9 @@ def _card(project: Project, image: Path, small: str, tab: ImagesTab, captions_ve
             project.caption(image), label=f"Caption of {image.name}", lines=2, max_lines=4, interactive=True,
             placeholder=project.training_caption(image), key=f"{key}:caption:{captions_version}",
         )  # fmt: skip
-        remove = gr.Button("Remove", size="sm", variant="secondary", interactive=True, key=f"{key}:remove")
+        with gr.Row(elem_classes="acts", key=f"{key}:acts"):
+            paint = gr.Button(word, size="sm", min_width=0, interactive=True, key=f"{key}:paint:{word}")
+            remove = gr.Button("Remove", size="sm", min_width=0, interactive=True, key=f"{key}:remove")
     caption = _Caption(project, image)
     # Not `change`: a render that began while somebody typed puts the old text back, which is a change too. Pasted text
     # fires no `input`; it is stored when the field loses focus. The keys keep listeners apart, as a browser uses those
@@ -78,6 +86,9 @@ def _card(project: Project, image: Path, small: str, tab: ImagesTab, captions_ve
     stored.then(read, inputs, tab.reading, key=f"{key}:read", **IN_TURN)
     chosen = field.focus(read, inputs, tab.reading, key=f"{key}:reads", **IN_TURN)
     chosen.then(None, None, None, js=UNCOVER, key=f"{key}:uncover", **HIDDEN)
+    paint.click(
+        partial(mask_panel.open_picture, masks, project, image), None, masks.opened, key=f"{key}:open", **HIDDEN
+    ).then(None, js=mask_panel.SHOW, key=f"{key}:show", **PRIVATE)
     version = tab.images_version
     remove.click(partial(_remove, project, image), version, version, key=f"{key}:drop", **HIDDEN)
 

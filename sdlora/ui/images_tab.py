@@ -15,7 +15,7 @@ from sdlora.data.projects import Project, ProjectInfo
 from sdlora.data.settings import Kind
 from sdlora.data.uploads import FolderWords, UploadedFile
 from sdlora.errors import SdloraError
-from sdlora.ui import caption_panel, caption_tools, project_panel
+from sdlora.ui import caption_panel, caption_tools, mask_panel, project_panel
 from sdlora.ui.app_state import AppState
 from sdlora.ui.build_config import data_settings, suggested_words
 from sdlora.ui.caption_cards import findings_list, render_cards
@@ -43,6 +43,7 @@ def build(app: AppState, demo: gr.Blocks) -> ImagesTab:
     status, message, findings = (gr.HTML(elem_id=f"pictures-{name}") for name in ("status", "remarks", "findings"))
     undo = gr.Button("Undo", visible=False, size="sm", elem_id="undo-pictures")
     captions = caption_panel.build()
+    masks = mask_panel.build()
     cards = gr.Column()
     reading = gr.HTML(HINT, elem_id="caption-reading")
     with gr.Accordion("How often each word or tag occurs", open=False, elem_id="caption-tags"):
@@ -61,12 +62,13 @@ def build(app: AppState, demo: gr.Blocks) -> ImagesTab:
     _wire_status(app, tab)
     caption_panel.wire(app, tab, captions)
     caption_tools.wire(app, tab, tools)
+    mask_panel.wire(app, tab, masks)
     with cards:
         # One listener for both changes: Gradio fails on two renders of one visitor at a time.
         changes = [tab.open_project.change, tab.images_version.change]
         inputs = [tab.project, tab.images_version, tab.captions_version]
         gr.render(inputs, changes, show_progress="hidden", trigger_mode="always_last")(
-            partial(render_cards, app.data_dir, tab)
+            partial(render_cards, app.data_dir, tab, masks)
         )
     return tab
 
