@@ -20,6 +20,7 @@ BROWSER = "tests/e2e"
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # Tiny models are faster, and two processes do not fight.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ["HF_HUB_CACHE"] = os.devnull  # What the developer has downloaded is in no list.
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "0")
 
 

@@ -75,11 +75,25 @@ async function load() {
   show();
 }
 
-function stroke(event) {
-  const view = find("canvas"), box = view.getBoundingClientRect(), ink = pen(mask);
-  const point = [
+function position(event) {
+  const box = find("canvas").getBoundingClientRect();
+  return [
     ((event.clientX - box.left) * mask.width) / box.width, ((event.clientY - box.top) * mask.height) / box.height,
   ];
+}
+
+function showBrush(event) {
+  const view = pen(find("canvas"));
+  show();
+  view.strokeStyle = "#fff";
+  view.lineWidth = 1;
+  view.beginPath();
+  view.arc(...position(event), Number(find("size").value) / 2, 0, 2 * Math.PI);
+  view.stroke();
+}
+
+function stroke(event) {
+  const ink = pen(mask), point = position(event);
   ink.globalCompositeOperation = tool === "paint" ? "source-over" : "destination-out";
   ink.strokeStyle = "#fff";
   ink.lineCap = ink.lineJoin = "round";
@@ -135,7 +149,9 @@ element.addEventListener("pointerdown", (event) => {
 });
 element.addEventListener("pointermove", (event) => {
   if (last) stroke(event);
+  else if (picture && event.target === find("canvas")) showBrush(event);
 });
+element.addEventListener("pointerout", () => picture && show());
 for (const end of ["pointerup", "pointercancel"]) element.addEventListener(end, () => (last = null));
 watch("value", load);
 load();

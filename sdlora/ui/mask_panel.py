@@ -15,7 +15,7 @@ from sdlora.data.mask_files import read_painted
 from sdlora.data.projects import Project
 from sdlora.errors import SdloraError
 from sdlora.ui.app_state import AppState, small_mask, thumbnail
-from sdlora.ui.listeners import HIDDEN, PRIVATE, Values
+from sdlora.ui.listeners import EVERY, HIDDEN, PRIVATE, Values
 from sdlora.ui.page_html import note
 from sdlora.ui.project_panel import ImagesTab
 
@@ -55,10 +55,10 @@ def wire(app: AppState, tab: ImagesTab, panel: MaskPanel) -> None:
     """Wire the painter's buttons; the cards' buttons are wired as they are rendered."""
 
     def save(values: Values, event: gr.EventData) -> Values:  # Gradio finds the event by its annotation.
-        return _store(app, tab, panel, values, event.name, event.mask)
+        return _store(app, tab, panel, values, getattr(event, "name", ""), getattr(event, "mask", ""))
 
     def remove(values: Values, event: gr.EventData) -> Values:
-        return _store(app, tab, panel, values, event.name)
+        return _store(app, tab, panel, values, getattr(event, "name", ""))
 
     inputs, outputs = {tab.project, tab.images_version}, [tab.message, tab.images_version, panel.box, panel.message]
     options: dict[str, Any] = {**PRIVATE, "show_progress_on": panel.message}
@@ -66,7 +66,7 @@ def wire(app: AppState, tab: ImagesTab, panel: MaskPanel) -> None:
     panel.painter.remove(remove, inputs, outputs, **options)
     close = partial(gr.update, visible=False)
     panel.painter.close(close, None, panel.box, **HIDDEN)
-    tab.open_project.change(close, None, panel.box, **HIDDEN)
+    tab.open_project.change(close, None, panel.box, **EVERY)
 
 
 def open_picture(panel: MaskPanel, project: Project, image: Path) -> Values:

@@ -45,9 +45,13 @@ def test_a_stroke_is_saved_shown_undone_and_refused_when_black(page, painted, vi
     visitor = visit(page.address)
     visitor.give("#drop-files", PICTURES[:6])
     visitor.see("3 pictures ready", "#pictures-status")
-    first = visitor.page.locator("[id^='card-001']").first
-    first.get_by_role("button", name="Mask").click()
+    third, first = (visitor.page.locator(f"[id^='card-{number}']").first for number in ("003", "001"))
+    third.get_by_role("button", name="Mask").click()
     wait_until(lambda: is_ready(visitor))
+    stroke(visitor, 0.1, 0.9)
+    first.get_by_role("button", name="Mask").click()  # What was painted on the third is given up.
+    visitor.see("Mask of 001.png", "#mask-panel")
+    visitor.page.locator("#mask-painter [data-part=undo]:disabled").wait_for()
     visitor.page.locator("#mask-painter [data-part=save]").click()
     visitor.see("the mask is black throughout", "#mask-message")
     stroke(visitor, 0.1, 0.5)
