@@ -84,18 +84,17 @@ def _fetch_large(model: Model, file: "DryRunFileInfo", cache: Path, there: Calla
     from huggingface_hub.file_download import http_get
     from huggingface_hub.utils import build_hf_headers
 
-    found = get_hf_file_metadata(hf_hub_url(model.base, file.filename, revision=file.commit_hash))
+    url = hf_hub_url(model.base, file.filename, revision=file.commit_hash)
+    found = get_hf_file_metadata(url)
     if found.etag is None or len(found.etag) != SHA256_DIGITS:  # Its content could not be checked; the library may.
         return
     blob = cache / "blobs" / found.etag
     part = blob.with_name(f"{found.etag}{PART}")
     part.parent.mkdir(parents=True, exist_ok=True)
     if not blob.exists():
-        own_host = found.location.startswith(hf_hub_url(model.base, file.filename).partition("/resolve/")[0])
-        with part.open("ab") as stream:
+        with part.open("ab") as stream:  # By the hub's own address: those that it leads to expire.
             http_get(
-                found.location, stream, resume_size=stream.tell(), expected_size=found.size,
-                headers=build_hf_headers() if own_host else {},  # A token is for the hub alone.
+                url, stream, resume_size=stream.tell(), expected_size=found.size, headers=build_hf_headers(),
                 tqdm_class=_byte_counter(there),
             )  # fmt: skip
         _require_hash(part, found.etag, f"{model.base}: {file.filename}")

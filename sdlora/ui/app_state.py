@@ -84,7 +84,7 @@ class AppState:
     library: Library = field(init=False)
     run_views: RunViews = field(default_factory=RunViews)
     jobs: dict[str, CancellableJob] = field(default_factory=dict)
-    """Running tool job of each visitor, by session."""
+    """Running jobs by visitor and kind."""
     _snapshot: RunsSnapshot = RunsSnapshot()
     _valid_until: float = float("-inf")
     """Time of the monotonic clock until which the snapshot serves."""

@@ -1,12 +1,13 @@
 """How to get a base model: cards of known ones, a download by hub id, and where to put a folder or a file."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from html import escape
 from typing import Any
 
 import gradio as gr
+from gradio.blocks import Block
 
 from sdlora.api.models import (
     KNOWN_BASES,
@@ -52,12 +53,7 @@ def build(app: AppState, base: gr.Dropdown) -> BaseModelsPanel:
         )  # fmt: skip
         other_widget = job_widget.job_widget("Download", "download-other", "secondary")
     downloads = [_wire_card(app, card, base) for card in cards]
-    downloads.append(
-        job_widget.wire(
-            app, other_widget, lambda values: download_job(values[other] or ""),
-            partial(_finish, app, other_widget, base), {other}, [base],
-        )
-    )  # fmt: skip
+    downloads.append(_wire(app, other_widget, base, {other}, lambda values: download_job(values[other] or "")))
     return BaseModelsPanel(cards, downloads)
 
 
@@ -73,7 +69,8 @@ def _ways(app: AppState) -> str:
     return (
         "<div class='ways'><p>The base model is what your adapter changes. Any of these is one:</p><ul>"
         "<li><b>A hub id</b>, such as those below. It is downloaded once, by the button or by the first run, "
-        f"to <code>{cache}</code>.</li>"
+        f"to <code>{cache}</code>. The button needs this page to stay open; a download that ended early goes on "
+        "where it was.</li>"
         "<li><b>A folder</b> in diffusers' layout, or <b>a single .safetensors file</b>, as A1111 and ComfyUI use. Put "
         f"it into <code>{folder}</code> and reload the page, or write its path above.</li></ul>"
         "<p>Without a connection: download on another machine, then copy the folder or the file to "
@@ -110,12 +107,16 @@ def _wire_card(app: AppState, card: BaseCard, base: gr.Dropdown) -> Any:
     card.use.click(
         lambda: gr.update(choices=app.base_choices(), value=card.known.id), None, base, **HIDDEN
     )  # fmt: skip
-    done = job_widget.wire(
-        app, card.widget, lambda values: download_job(card.known.id), partial(_finish, app, card.widget, base), set(),
-        [base],
-    )  # fmt: skip
+    done = _wire(app, card.widget, base, set(), lambda values: download_job(card.known.id))
     done.success(partial(_show_downloaded, [card]), None, [card.widget.go, card.use], **HIDDEN)
     return done
+
+
+def _wire(
+    app: AppState, widget: JobWidget, base: gr.Dropdown, inputs: set[Block], start: Callable[[Values], DownloadJob]
+) -> Any:
+    finish = partial(_finish, app, widget, base)
+    return job_widget.wire(app, widget, start, finish, inputs, [base], job_widget.DOWNLOADS)
 
 
 def _finish(app: AppState, widget: JobWidget, base: gr.Dropdown, job: DownloadJob) -> Values:

@@ -19,10 +19,31 @@ from sdlora.ui import page_html
 from sdlora.ui.app_state import AppState, CancellableJob, cache_file
 from sdlora.ui.listeners import HIDDEN, Values
 
-AT_ONCE: dict[str, Any] = {"concurrency_id": "tools", "concurrency_limit": 2}
-"""Limit on the tool jobs of all visitors, as each takes a processor and a model's memory."""
 PATIENCE_SECONDS = 1.0
 """Seconds before the time left is shown."""
+
+
+@dataclass(frozen=True)
+class Lane:
+    """A kind of jobs, which waits for no other kind: a visitor has one of them at a time, all visitors ``limit``."""
+
+    name: str
+    limit: int
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Options of the listeners that start such jobs."""
+        return {"concurrency_id": self.name, "concurrency_limit": self.limit}
+
+    def key(self, request: gr.Request) -> str:
+        """Return the name of the visitor who sent ``request``, for ``AppState.jobs``."""
+        return f"{request.session_hash or ''}:{self.name}"
+
+
+TOOLS = Lane("tools", 2)
+"""Each takes a processor and a model's memory."""
+DOWNLOADS = Lane("downloads", 4)
+"""Each takes nothing but time, often hours."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +116,7 @@ def wire(
     finish: Callable[[Any], Values],
     inputs: set[Block],
     outputs: Sequence[Block] = (),
+    lane: Lane = TOOLS,
 ) -> Any:
     """Let a click ``start`` a job from ``inputs`` and show its progress; return the event.
 
@@ -106,7 +128,7 @@ def wire(
         hidden: Values = {widget.cancel: gr.update(visible=False)}
         try:
             job = start(values)
-            for status in follow(app, request.session_hash or "", job):
+            for status in follow(app, lane.key(request), job):
                 yield {widget.status: status, widget.cancel: gr.update(visible=True)}
             finished = finish(job)
         except SdloraError as error:
@@ -117,7 +139,7 @@ def wire(
         yield {**finished, **hidden}
 
     def cancel(request: gr.Request) -> None:
-        app.cancel_job(request.session_hash or "")
+        app.cancel_job(lane.key(request))
 
     widget.cancel.click(cancel, None, None, **HIDDEN)
-    return widget.go.click(run, inputs, [widget.status, widget.cancel, *outputs], **AT_ONCE, **HIDDEN)
+    return widget.go.click(run, inputs, [widget.status, widget.cancel, *outputs], **lane.options, **HIDDEN)

@@ -77,6 +77,14 @@ def test_a_download_that_broke_off_goes_on_where_it_ended(hub, monkeypatch):
     assert not list(Path(huggingface_hub.constants.HF_HUB_CACHE).rglob(f"*{hub_download.PART}"))
 
 
+def test_a_token_goes_to_the_hub_alone_and_not_to_the_host_that_sends_the_weights(hub, monkeypatch):
+    hub.has_cdn = True
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    folder = download_model(MODEL, ignore)
+    assert (folder / UNET).read_bytes() == (hub.folder / UNET).read_bytes()
+    assert hub.tokens == {"hub": {"Bearer hf_secret"}, "cdn": {None}}
+
+
 def test_a_file_that_arrives_damaged_is_refused_and_fetched_anew(hub):
     hub.damaged = UNET
     with pytest.raises(ModelError, match=f"someone/model: {UNET} arrived damaged .* download it again"):

@@ -28,6 +28,10 @@ class HubServer:
         self.released = threading.Event()
         """Set while weights are sent at once; else they wait for it."""
         self.released.set()
+        self.has_cdn = False
+        """Whether weights are sent by another host, to which requests for them are led."""
+        self.tokens: dict[str, set[str | None]] = {"hub": set(), "cdn": set()}
+        """Tokens that came with requests for weights, None for those without one, by the host."""
         self.sent: dict[str, int] = {}
         """Bytes that were sent, by file."""
         hub = self
@@ -75,9 +79,27 @@ class HubServer:
             siblings = [{"rfilename": name} for name in self._names()]
             _send_json(request, {"id": self.repository, "sha": COMMIT, "siblings": siblings, "private": False})
         elif path.startswith(f"/{self.repository}/resolve/{COMMIT}/"):
-            self._send_file(request, path.partition(f"/resolve/{COMMIT}/")[2])
+            name = path.partition(f"/resolve/{COMMIT}/")[2]
+            if self.has_cdn and name.endswith(".safetensors"):
+                self._lead_away(request, name)
+            else:
+                self._send_file(request, name)
+        elif path.startswith("/cdn/"):
+            self.tokens["cdn"].add(request.headers.get("Authorization"))
+            self._send_file(request, path.removeprefix("/cdn/"))
         else:
             _refuse(request, 404, "RepoNotFound")
+
+    def _lead_away(self, request: BaseHTTPRequestHandler, name: str) -> None:
+        self.tokens["hub"].add(request.headers.get("Authorization"))
+        entry = self._entry(name)
+        request.send_response(302)
+        request.send_header("Location", f"{self.url.replace('127.0.0.1', 'localhost')}/cdn/{name}")
+        request.send_header("X-Linked-Etag", f'"{entry["lfs"]["oid"]}"')
+        request.send_header("X-Linked-Size", str(entry["size"]))
+        request.send_header("X-Repo-Commit", COMMIT)
+        request.send_header("Content-Length", "0")
+        request.end_headers()
 
     def _names(self) -> list[str]:
         return sorted(path.relative_to(self.folder).as_posix() for path in self.folder.rglob("*") if path.is_file())

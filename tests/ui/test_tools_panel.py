@@ -59,6 +59,18 @@ def test_progress_tells_how_much_is_done_and_what_is_left_of_it(monkeypatch):
     assert "Adding up layers: 4 of 10 · 8 s left" in text and "aria-valuenow='40'" in text
 
 
+def test_progress_of_a_download_is_told_in_bytes():
+    text = job_widget.JobProgressHtml()(Progress(phase="downloading", done=2**30, total=4 * 2**30, unit="bytes"))
+    assert "Downloading: 1.00 GiB of 4.00 GiB" in text and "aria-valuenow='25'" in text
+
+
+def test_a_download_of_hours_keeps_nobody_from_the_tools(app):
+    visitor = gr.Request(session_hash="me")
+    downloads = job_widget.follow(app, job_widget.DOWNLOADS.key(visitor), Slow())
+    assert "Starting" in next(downloads)
+    assert "Starting" in next(job_widget.follow(app, job_widget.TOOLS.key(visitor), Slow()))
+
+
 def test_the_fields_say_how_much_is_kept():
     with gr.Blocks():
         fields = tools_panel._cut("test", tools_panel.ALL, 32, "fp32")
