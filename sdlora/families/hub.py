@@ -69,8 +69,17 @@ def missing_weights(folder: Path, model: Model, parts: Sequence[str]) -> list[st
 
 
 def explain_hub_error(error: BaseException, revision: str | None = None) -> str:
-    """Return what went wrong and what to do, from the first cause of ``error`` that the hub's library names."""
+    """Return what went wrong and what to do, from the first cause of ``error`` that is known."""
     from huggingface_hub import constants
+
+    if reason := known_cause(error, revision):
+        return reason
+    offline = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else "the hub cannot be reached"
+    return f"{offline} and nothing is cached; go online once, or give a folder"
+
+
+def known_cause(error: BaseException, revision: str | None = None) -> str:
+    """Return the reason that the hub or the disk gives, and the remedy; empty if neither gives one."""
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
     messages = {  # Gated before not found: the one is a kind of the other.
@@ -88,5 +97,4 @@ def explain_hub_error(error: BaseException, revision: str | None = None) -> str:
         link = link.__cause__ or link.__context__
     if isinstance(error, OSError) and error.filename:
         return f"the hub's cache cannot be used: {first_line(error)}; set HF_HOME to a folder with room"
-    offline = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else "the hub cannot be reached"
-    return f"{offline} and nothing is cached; go online once, or give a folder"
+    return ""

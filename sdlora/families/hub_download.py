@@ -14,10 +14,19 @@ from sdlora.errors import ModelError, SdloraError
 from sdlora.events import OnEvent, OnProgress, report_progress
 from sdlora.families import FAMILIES
 from sdlora.families.detect import detect_folder, require_served
-from sdlora.families.hub import PREFIX, cache_folder, explain_hub_error, fetch_files, missing_weights, wanted_files
+from sdlora.families.hub import (
+    PREFIX,
+    cache_folder,
+    explain_hub_error,
+    fetch_files,
+    known_cause,
+    missing_weights,
+    wanted_files,
+)
 from sdlora.families.settings import Model
 from sdlora.filesystem.locks import hold_lock
 from sdlora.filesystem.writing import require_free_space
+from sdlora.formatting import first_line
 
 if TYPE_CHECKING:
     from huggingface_hub import DryRunFileInfo
@@ -53,11 +62,18 @@ def download_model(model: Model, on_event: OnEvent) -> Path:
     except SdloraError:
         raise
     except Exception as error:  # The hub's library and those below it raise errors of many kinds.
-        raise ModelError(f"{model.base}: {explain_hub_error(error, model.revision)}") from error
+        raise ModelError(f"{model.base}: {_explain(error, model, cache)}") from error
     finally:
         lock.release()
     _require_complete(folder, model)
     return folder
+
+
+def _explain(error: Exception, model: Model, cache: Path) -> str:
+    """Return why a download failed; one that had begun can go on."""
+    if any(cache.glob(f"blobs/*{PART}")) and not known_cause(error, model.revision):
+        return f"the download broke off ({first_line(error)}); what has arrived is kept, so download it again to go on"
+    return explain_hub_error(error, model.revision)
 
 
 def _listed(model: Model) -> "Sequence[DryRunFileInfo]":
@@ -65,9 +81,12 @@ def _listed(model: Model) -> "Sequence[DryRunFileInfo]":
     from huggingface_hub import snapshot_download
 
     wanted, unwanted = wanted_files(model)
-    files = snapshot_download(
-        model.base, revision=model.revision, allow_patterns=wanted, ignore_patterns=unwanted, dry_run=True
-    )
+    try:
+        files = snapshot_download(
+            model.base, revision=model.revision, allow_patterns=wanted, ignore_patterns=unwanted, dry_run=True
+        )
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{model.base}: {explain_hub_error(error, model.revision)}") from error
     if not any(file.filename == "model_index.json" for file in files):
         raise ModelError(f"{model.base}: has no model_index.json, so it is no diffusers model; choose another")
     return files
