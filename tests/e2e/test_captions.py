@@ -45,6 +45,7 @@ def test_a_press_captions_the_pictures_and_undo_takes_it_back(page, visit):
     assert not visitor.page.locator("#caption-cancel").is_visible()
 
 
+@pytest.mark.slow
 def test_training_on_pictures_without_captions_writes_them_first(page, visit):
     visitor = visit(page.address)
     visitor.give("#drop-files", BARE)
@@ -53,6 +54,8 @@ def test_training_on_pictures_without_captions_writes_them_first(page, visit):
     visitor.page.locator("#advanced button").first.click()
     visitor.fill("#set-train-steps", "4")
     visitor.tab("Pictures")
+    visitor.page.locator("#caption-settings button").first.click()
+    visitor.page.locator("#caption-before input").check()
     visitor.click("#train-these")
     visitor.see("No picture had a caption. Captioned", "#train-message")
     project = Project(page.data_dir, "mystyle")

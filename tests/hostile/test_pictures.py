@@ -235,7 +235,7 @@ def test_a_caption_of_any_bytes_is_one_line_of_text_or_refused_by_name(inside: b
     except DatasetError as error:
         assert "a.txt: is " in str(error)
     else:
-        assert "\0" not in example.own_caption and len(example.own_caption.splitlines()) <= 1
+        assert "\0" not in example.caption and len(example.caption.splitlines()) <= 1
 
 
 @settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, derandomize=True)

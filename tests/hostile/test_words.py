@@ -118,7 +118,7 @@ def test_a_hostile_name_finds_nothing_through_the_endpoints(
 ) -> None:
     name, ends = (NAMES | NOTHING)[case], endpoints(app)
     for call in (
-        lambda: ends["train"]("x", None, name, "style", "", "pocket", "Quick", None, None),
+        lambda: ends["train"]("x", None, name, "style", "", "pocket", "Quick", None, None, None),
         lambda: ends["status"](name, False), lambda: ends["stop"](name), lambda: ends["resume"](name),
         lambda: ends["export"](name, "kohya", "fp32"),
     ):  # fmt: skip
@@ -168,7 +168,7 @@ def test_a_wrong_setting_is_refused_through_every_door(
     project.add([tmp_path / f"{number}.png" for number in range(3)])
     project.set_info(ProjectInfo())
     with pytest.raises(gr.Error, match=re.escape(reason)):
-        endpoints(app)["train"]("x", None, "mine", "style", "", "pocket", "Quick", None, {name: value})
+        endpoints(app)["train"]("x", None, "mine", "style", "", "pocket", "Quick", None, {name: value}, None)
     assert not (app.data_dir / "runs").exists()
 
 
@@ -176,7 +176,7 @@ def test_what_is_kept_of_a_refused_training_is_a_project_of_the_page(app: AppSta
     noise_image().save(tmp_path / "a.png")
     Project(app.data_dir, "mine").add([tmp_path / "a.png"])
     with pytest.raises(gr.Error, match="Add at least 3"):
-        endpoints(app)["train"]("ohwx", None, "mine", "style", "", "pocket", "Quick", None, {})
+        endpoints(app)["train"]("ohwx", None, "mine", "style", "", "pocket", "Quick", None, {}, None)
     assert [(project.name, project.info) for project in list_projects(app.data_dir)] == [
         ("mine", ProjectInfo("style", "ohwx"))
     ]
@@ -370,4 +370,4 @@ def test_a_caption_of_html_is_kept_as_text(app: AppState, tmp_path: Path) -> Non
     drop_files(app, [tmp_path / "a.png", tmp_path / "a.txt"])
     project = Project(app.data_dir, "mine")
     assert project.caption(project.images()[0]) == caption
-    assert "<script>" not in images_tab._check(app, "mine", "pocket")
+    assert "<script>" not in "".join(images_tab._check(app, "mine", "pocket", {}))

@@ -22,9 +22,9 @@ WORDS = [
 ]
 ODD = [None, -1, 1e308, float("nan"), "", [[]], {"a": {"b": 1}}, "x" * 100_000]
 NAMED = {
-    "train": [["trigger", None, "project", "style", "", "base", "Quick", None, None],
-              ["trigger", [{"path": "secret"}], "", "style", "", "base", "Quick", None, None],
-              ["t", None, "p", "style", "", "pocket", "Quick", None, {"data.folder": "secret"}]],
+    "train": [["trigger", None, "project", "style", "", "base", "Quick", None, None, None],
+              ["trigger", [{"path": "secret"}], "", "style", "", "base", "Quick", None, None, None],
+              ["t", None, "p", "style", "", "pocket", "Quick", None, {"data.folder": "secret"}, ["project"]]],
     "status": [["name", True]],
     "stop": [["name"]],
     "resume": [["name"]],
@@ -121,7 +121,7 @@ def answer_of(page, name, data):
 def test_a_file_that_was_not_uploaded_is_refused_in_a_sentence(page, house, place):
     secret = {"outside": house / "secret.png", "inside": page.data_dir / "runs" / "kept" / "run.log"}[place]
     for file in ({"path": str(secret), "meta": MARK}, {"path": str(secret)}):
-        arguments = ["t", [file], "", "style", "", "pocket", "Quick", None, None]
+        arguments = ["t", [file], "", "style", "", "pocket", "Quick", None, None, None]
         refusal = answer_of(page, "train", arguments)
         assert "takes files that were uploaded here" in refusal or "lies outside" in refusal
         assert len(refusal) < 600
@@ -129,7 +129,7 @@ def test_a_file_that_was_not_uploaded_is_refused_in_a_sentence(page, house, plac
         assert told == refusal
 
 
-@pytest.mark.parametrize(("name", "wanted"), [("train", 9), ("status", 2), ("generate", None), ("merge", None)])
+@pytest.mark.parametrize(("name", "wanted"), [("train", 10), ("status", 2), ("generate", None), ("merge", None)])
 def test_a_call_with_too_few_arguments_is_told_how_many_it_takes(page, name, wanted):
     refusal = answer_of(page, name, [])
     assert re.fullmatch(rf"{name} takes {wanted or '[0-9]+'} arguments, and got 0; send a value for each.", refusal)
