@@ -136,7 +136,7 @@ def test_the_configs_sections_keep_their_names_and_order():
     names = [setting.name for setting in settings(TrainConfig) if setting.name.startswith(("prior.", "sample."))]
     assert names == [
         "prior.weight", "prior.class_prompt", "prior.folder", "prior.target", "prior.outside_masks",
-        "prior.count", "prior.seed", "prior.negative", "prior.steps", "prior.cfg", "prior.sampler", "sample.every", "sample.prompts", "sample.seed",
-        "sample.negative", "sample.steps", "sample.cfg", "sample.sampler", "sample.clip_skip", "sample.width",
-        "sample.height",
+        "prior.count", "prior.seed", "prior.negative", "prior.steps", "prior.cfg", "prior.sampler", "sample.every",
+        "sample.prompts", "sample.seed", "sample.negative", "sample.steps", "sample.cfg", "sample.sampler",
+        "sample.clip_skip", "sample.width", "sample.height",
     ]  # fmt: skip
