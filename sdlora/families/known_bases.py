@@ -1,6 +1,7 @@
 """Released base models of the served families that can be downloaded from the hub by their ids.
 
-Sizes are those of the files that ``sdlora.families.hub.wanted_files`` asks for, as the hub's pages list them.
+Sizes are about those of the files that ``sdlora.families.hub.wanted_files`` asks for: they follow from the numbers of
+parameters.
 """
 
 from dataclasses import dataclass
