@@ -160,9 +160,14 @@ def _two(prompts: Sequence[str]) -> list[str]:
 
 
 def _offer_projects(app: AppState, opened: str, chosen: Sequence[str] | None) -> Any:
-    """Offer the projects beside the open one that have pictures; nothing is shown while there is none."""
+    """Offer the projects beside the open one that have pictures; nothing is shown while there is none.
+
+    The choice is sent back only if it changes: somebody may have gone on choosing.
+    """
     names = [project.name for project in list_projects(app.data_dir) if project.name != opened and project.images()]
-    return gr.update(choices=names, value=[name for name in chosen or () if name in names], visible=bool(names))
+    kept = [name for name in chosen or () if name in names]
+    changed: dict[str, Any] = {} if kept == [*(chosen or ())] else {"value": kept}
+    return gr.update(choices=names, visible=bool(names), **changed)
 
 
 def _suggest_prompts(app: AppState, panel: TrainPanel, values: Values) -> Values:
