@@ -3,8 +3,8 @@
 Ten pictures, with captions or without, go into a project, and are trained on with the page's own settings. Prompts
 that are none of theirs are then asked for at the guidance of the preset. *Look* is the share of the way from the base's
 images to true drawings by colours, edges and spectrum, the least of the three (``tools.pocket.look_measure``); *read*,
-what a network that knows this very look reads in them (``tools.pocket.look_reader``), beside what it reads in the
-base's images of a style that it draws, and in true drawings.
+what a network that knows this very look reads in them, beside what it reads in true drawings
+(``tools.pocket.look_reader``).
 
 Outcomes are kept in ``--work``, from which an interrupted measurement goes on. The looks *knitted*, *embroidered* and
 *cut paper* serve for exams: nothing is tuned to them.
@@ -23,7 +23,7 @@ import numpy as np
 from diffusers import AutoencoderKL
 from PIL import Image
 
-from benchmarks.report import add_options, columns, result, spread
+from benchmarks.report import columns, result, spread
 from sdlora.api.training import prepare_run
 from sdlora.config import TrainConfig
 from sdlora.data.projects import Project, ProjectInfo
@@ -157,7 +157,7 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--work", type=Path, required=True, help="folder of drawings, runs and outcomes")
     parser.add_argument("--read", action="store_true", help="train a reader for each look too: ten minutes each")
-    add_options(parser)
+    parser.add_argument("--json", action="store_true", help="end with one line of JSON instead of a table")
     options = parser.parse_args(words)
     rows = summarized(measured(options))
     found = result("raw_pictures", words if words is not None else sys.argv[1:], {"seeds": options.seeds}, rows=rows)

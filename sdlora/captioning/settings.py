@@ -21,7 +21,7 @@ class CaptionSettings(Section):
     """Branch, tag or commit of a hub id."""
 
     mode: Mode = "empty"
-    """What happens to captions that are there: they stay, and only `empty` ones are written; new words are put behind
+    """Treatment of captions that are there: they stay, and only `empty` ones are written; new words are put behind
     them (`append`); or they are replaced (`replace`)."""
 
     trigger: str = ""

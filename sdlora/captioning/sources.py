@@ -1,4 +1,4 @@
-"""Which captioner a name stands for: the bundled one, a folder, or a hub id; and loading it."""
+"""Find the captioner that a name stands for, the bundled one, a folder or a hub id, and load it."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple

@@ -1,4 +1,7 @@
-"""What training puts around a caption and may leave out of it, part by part. Front ends may import this: no torch."""
+"""Parts of a caption as training reads it: the words around it, and those that may be left out.
+
+Front ends may import this: no torch.
+"""
 
 from itertools import groupby
 from typing import NamedTuple

@@ -19,7 +19,8 @@ from sdlora.data.folder_names import (
     parse_kohya_folder,
 )
 from sdlora.data.image_formats import FOREIGN_SUFFIXES, SUFFIXES, suffix_refusal
-from sdlora.data.images import ImageInfo, ImageSize, inspect_image, open_mask
+from sdlora.data.images import ImageInfo, ImageSize, inspect_image
+from sdlora.data.mask_files import require_usable_mask
 from sdlora.data.masks import MASK_SUFFIX, is_mask_folder, sort_masks
 from sdlora.data.name_matching import CaselessNames
 from sdlora.data.settings import Data
@@ -377,22 +378,6 @@ def _checked_list(path: Path, report: _Report) -> dict[str, str]:
         entries = "1 entry" if listed.without_text == 1 else f"{listed.without_text} entries"
         report.notices.append(f"{report.name(path)}: {entries} without `file_name` or a caption in `text`.")
     return listed.captions
-
-
-def require_usable_mask(path: Path, size: ImageSize) -> str:
-    """Return the digest of the mask of an image of ``size``.
-
-    Raises DatasetError if it is no image, differs in shape from its image, or is all black.
-    """
-    facts = inspect_image(path)
-    if not 0.98 < (facts.size.width * size.height) / (facts.size.height * size.width) < 1.02:
-        raise DatasetError(
-            f"is {facts.size.width} x {facts.size.height}, its picture {size.width} x {size.height}; "
-            "make it of the same shape"
-        )
-    if open_mask(path).getextrema() == (0, 0):
-        raise DatasetError("is black throughout: nothing of its picture would count; remove one of the two")
-    return facts.key
 
 
 def _checked_mask(path: Path, image: ImageInfo, report: _Report) -> str:

@@ -1,4 +1,4 @@
-"""Masks that a person paints for the images of a folder; each change can be undone."""
+"""Files of masks: which ones can be used, and those that a person paints; each change of these can be undone."""
 
 import base64
 import binascii
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from sdlora.data.images import inspect_image, open_mask, open_untrusted
+from sdlora.data.images import ImageSize, inspect_image, open_mask, open_untrusted
 from sdlora.data.masks import MASK_SUFFIX
 from sdlora.data.undo_log import UndoLog
 from sdlora.errors import ConfigError, DatasetError
@@ -47,8 +47,7 @@ class MaskFiles:
         with exclusive(self.folder):
             self._require_there(image)
             size = inspect_image(image).size
-            ratio = painted.width * size.height / (painted.height * size.width)
-            if abs(ratio - 1) > MAX_DISTORTION:
+            if not _has_shape(ImageSize(*painted.size), size):
                 raise DatasetError(f"{image.name}: the mask has another shape than the picture; open it again")
             lowest, highest = painted.getextrema()
             if highest == 0:
@@ -77,6 +76,22 @@ class MaskFiles:
             raise ConfigError(f"{image.name}: is not in this project any more; its mask was not kept")
 
 
+def require_usable_mask(path: Path, size: ImageSize) -> str:
+    """Return the digest of the mask of an image of ``size``.
+
+    Raises DatasetError if it is no image, differs in shape from its image, or is all black.
+    """
+    facts = inspect_image(path)
+    if not _has_shape(facts.size, size):
+        raise DatasetError(
+            f"is {facts.size.width} x {facts.size.height}, its picture {size.width} x {size.height}; "
+            "make it of the same shape"
+        )
+    if open_mask(path).getextrema() == (0, 0):
+        raise DatasetError("is black throughout: nothing of its picture would count; remove one of the two")
+    return facts.key
+
+
 def read_painted(data_url: object) -> Image.Image:
     """Return the mask (L) in a PNG data URL that a browser sent. Raises DatasetError for anything else."""
     if not isinstance(data_url, str) or not data_url.startswith(DATA_URL):
@@ -101,6 +116,10 @@ def read_painted(data_url: object) -> Image.Image:
             return open_mask(file)
         except DatasetError:
             raise DatasetError("what was sent as a mask is damaged; save it again") from None
+
+
+def _has_shape(mask: ImageSize, image: ImageSize) -> bool:
+    return abs(mask.width * image.height / (mask.height * image.width) - 1) < MAX_DISTORTION
 
 
 def _mask_path(image: Path) -> Path:

@@ -17,11 +17,11 @@ from PIL import Image
 
 from sdlora.data.caption_files import CaptionFiles, Change
 from sdlora.data.captions import caption_for, read_caption
-from sdlora.data.dataset import MIN_IMAGES, image_files, require_usable_mask, summarize_names
+from sdlora.data.dataset import MIN_IMAGES, image_files, summarize_names
 from sdlora.data.folder_names import parse_kohya_folder
 from sdlora.data.image_formats import FOREIGN_SUFFIXES, SUFFIXES, suffix_refusal
 from sdlora.data.images import inspect_image, open_mask
-from sdlora.data.mask_files import MaskFiles
+from sdlora.data.mask_files import MaskFiles, require_usable_mask
 from sdlora.data.masks import MASK_SUFFIX, image_key
 from sdlora.data.settings import Data, Kind
 from sdlora.data.undo_log import UndoLog

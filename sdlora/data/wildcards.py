@@ -24,7 +24,7 @@ _WEIGHT = re.compile(r"\s*(\d{1,6}(?:\.\d{1,6})?)::")
 _COMMAS = re.compile(r"(?:\s*,){2,}")
 _BRACE = re.compile(r"\\[{}]|[{}]")
 _UNREAD = re.compile(r"(?<=\{)\s*[\d-]+\$\$|__[\w/*-]+__")
-"""What draws several options in sd-dynamic-prompts, and what stands for a line of a file."""
+"""Spellings of other tools that are not read: several options at once (sd-dynamic-prompts), a line of a file."""
 
 
 class Choice(NamedTuple):

@@ -3,7 +3,6 @@
 ``python -m tools.pocket.words`` writes the file. Front ends may import this: no torch.
 """
 
-import re
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -17,7 +16,7 @@ FILE = "words.json"
 
 @dataclass(frozen=True)
 class BaseWords:
-    """What a base's images can show, and the sentences that say it."""
+    """Objects, colours and places that a base can show, and the sentences that say them."""
 
     objects: tuple[str, ...]
     colours: tuple[str, ...]
@@ -29,12 +28,6 @@ class BaseWords:
     """Sentences around a description that name a style, one a style."""
     free: tuple[str, ...]
     """Names without a meaning, for what an adapter learns."""
-
-    @property
-    def known(self) -> frozenset[str]:
-        """All words that mean something to the base, in lower case."""
-        texts = (*self.objects, *self.colours, *self.places, *self.phrases, *self.styles, "a an the")
-        return frozenset(re.findall(r"\w+", " ".join(texts).lower()))
 
 
 def base_words(base: str) -> BaseWords | None:

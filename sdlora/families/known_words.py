@@ -33,7 +33,7 @@ class KnownWords:
     """Words and phrases that a base knows."""
 
     subjects: Mapping[str, tuple[str, ...]]
-    """What it can show, by the names in ``SUBJECTS``."""
+    """Phrases for what it can show, by the names in ``SUBJECTS``."""
     other: tuple[str, ...] = ()
     """Words that captions may have, such as articles."""
     near: Mapping[str, tuple[str, ...]] = field(default_factory=dict)

@@ -62,7 +62,7 @@ class RunPlan:
     disk: Mapping[str, int]
     """Most bytes by kind; files that are cached already are not subtracted."""
     concepts: tuple[Mapping[str, Any], ...] = ()
-    """Of several concepts each one's ``label``, ``images``, those ``seen`` in an epoch, and its ``share`` of it."""
+    """Each of several concepts: its ``label``, ``images``, those ``seen`` in an epoch, and its ``share`` of it."""
 
 
 def plan_run(config: TrainConfig, data_dir: Path, on_event: OnEvent = ignore) -> RunPlan:

@@ -1,4 +1,4 @@
-"""What the text encoder reads of one caption: the words put around it, what may be left out, its tokens and chunks."""
+"""Show one caption as the text encoder reads it: words around it, what may be left out, its tokens and chunks."""
 
 from collections.abc import Sequence
 from html import escape

@@ -42,7 +42,7 @@ class ImagesTab:
     tags: gr.HTML
     """How often each tag or word occurs in the captions."""
     reading: gr.HTML
-    """What the model reads of the caption that was chosen last."""
+    """Reading of the caption that was chosen last, as the model has it."""
     undo: gr.Button
     train: gr.Button
     """Trains on these pictures; the page wires it."""

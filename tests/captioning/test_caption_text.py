@@ -1,4 +1,4 @@
-"""What becomes of the words of a model: left out, cut, and put to those that are there."""
+"""Words of a model in captions: left out, cut, and put to those that are there."""
 
 import pytest
 

@@ -40,8 +40,6 @@ def with_settings(captioner, **settings):
 
 def test_the_words_that_ship_are_those_that_pocket_was_trained_on():
     assert json.loads((FOLDER / FILE).read_text()) == {name: list(values) for name, values in words().items()}
-    known = base_words("pocket").known
-    assert {"house", "grass", "cartoon", "picture", "a"} <= known and not {"sks", "teal"} & known
     assert base_words("some/model") is None
 
 

@@ -1,4 +1,4 @@
-"""What stands around a caption, and what may be left out of it."""
+"""Words around a caption, and words that may be left out of it."""
 
 from sdlora.data.caption_parts import caption_parts
 from sdlora.data.settings import Data

@@ -1,4 +1,4 @@
-"""What the model reads of captions, how often words occur, and the class pictures of a run, in a browser."""
+"""Captions as the model reads them, how often words occur, and the class pictures of a run, in a browser."""
 
 import pytest
 

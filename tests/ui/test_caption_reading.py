@@ -1,4 +1,4 @@
-"""What the page shows of a caption as the model reads it, and of the tags of a project."""
+"""The page's view of a caption as the model reads it, and of the tags of a project."""
 
 import pytest
 
