@@ -1,10 +1,10 @@
 """Measure what the page makes of ten pictures of a look as people have them: ``python -m benchmarks.raw_pictures``.
 
-Ten pictures, with captions or without, go into a project, and are trained on with the page's own settings. Prompts
-that are none of theirs are then asked for at the guidance of the preset. *Look* is the share of the way from the base's
-images to true drawings by colours, edges and spectrum, the least of the three (``tools.pocket.look_measure``); *read*,
-what a network that knows this very look reads in them, beside what it reads in true drawings
-(``tools.pocket.look_reader``).
+Ten pictures, with captions or without, go into a project, and are trained on with the page's own settings: those that
+come without are captioned first, as the page does. Prompts that are none of theirs are then asked for at the guidance
+of the preset. *Look* is the share of the way from the base's images to true drawings by colours, edges and spectrum,
+the least of the three (``tools.pocket.look_measure``); *read*, what a network that knows this very look reads in them,
+beside what it reads in true drawings (``tools.pocket.look_reader``).
 
 Outcomes are kept in ``--work``, from which an interrupted measurement goes on. The looks *knitted*, *embroidered* and
 *cut paper* serve for exams: nothing is tuned to them.
@@ -24,6 +24,7 @@ from diffusers import AutoencoderKL
 from PIL import Image
 
 from benchmarks.report import columns, result, spread
+from sdlora.api.captioning import caption_folder
 from sdlora.api.training import prepare_run
 from sdlora.config import TrainConfig
 from sdlora.data.projects import Project, ProjectInfo
@@ -38,7 +39,8 @@ from tools.pocket.look_reader import LOOKS, READ, LookReader
 from tools.pocket.train import FOLDER
 
 SHOWN = ("stained glass", "neon", "knitted", "embroidered", "cut paper")
-CAPTIONS = ("none", "true")
+CAPTIONS = ("none", "true", "empty")
+"""None when they are dropped, true ones, or none that the page may write either."""
 PER_PROMPT = 2
 FIRST_SEED = 100
 TRUE_SEEDS = (900, 950)
@@ -79,6 +81,8 @@ class LookTrial:
         if not project.images():
             project.add(self.pictures(captions))
             project.set_info(words)
+            if captions == "none":
+                caption_folder(project.folder, data_dir=data_dir)
         prompts = preview_prompts("pocket", words)
         return configure(project, words, "pocket", "Balanced", prompts, {"train.seed": seed})
 
@@ -153,7 +157,7 @@ def summarized(outcomes: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def main(words: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--looks", nargs="+", choices=[*LOOKS], default=SHOWN)
-    parser.add_argument("--captions", nargs="+", choices=CAPTIONS, default=CAPTIONS)
+    parser.add_argument("--captions", nargs="+", choices=CAPTIONS, default=CAPTIONS[:2])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--work", type=Path, required=True, help="folder of drawings, runs and outcomes")
     parser.add_argument("--read", action="store_true", help="train a reader for each look too: ten minutes each")

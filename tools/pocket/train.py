@@ -1,4 +1,4 @@
-"""Make the base model, stage by stage: `python -m tools.pocket.train draw|vae|clip|soften|tower|latents|unet|export`.
+"""Make the base model, stage by stage: `python -m tools.pocket.train draw|vae|decoder|...|export`.
 
 Each stage resumes what it finds in the work folder; `--warm` starts a network from the committed weights instead of
 from nothing. A new autoencoder makes new latents: delete `latents/` first.
@@ -15,13 +15,14 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPModel, CLIPTokenizer
 
-from tools.pocket import clip, export, looks, pool, procedural, tokenizer, tower, unet, vae
+from tools.pocket import clip, decoder, export, looks, pool, procedural, tokenizer, tower, unet, vae
 from tools.pocket.fit import Plan, fit, load_average
 
 CLASSES = {"vae": AutoencoderKL, "clip": CLIPModel, "unet": UNet2DConditionModel}
 FOLDER = Path(__file__).parents[2] / "sdlora" / "pocket"
 PLANS = {
     "vae": Plan(steps=5000, rate=1.2e-3, batch=8, warmup=50, averaging=0.995, decay=0.0),
+    "decoder": Plan(steps=8000, rate=5e-4, batch=8, warmup=100, averaging=0.998, decay=0.0),
     "clip": Plan(steps=720, rate=1e-3, batch=160, averaging=0.995, decay=0.1),
     "tower": Plan(steps=4000, rate=6e-4, batch=128, warmup=200, averaging=0.998, decay=0.1),
     "unet": Plan(steps=7000, rate=8e-4, batch=32, warmup=300, averaging=0.9985, decay=0.01),
@@ -75,10 +76,27 @@ def trained_tower(args: argparse.Namespace) -> CLIPModel:
     return model.eval().requires_grad_(False)
 
 
+def trained_vae(args: argparse.Namespace) -> AutoencoderKL:
+    """The autoencoder, with the decoder of the run in the work folder where there is one."""
+    model, state = trained("vae", args), args.work / "decoder.pt"
+    if state.exists():
+        print(
+            f"decoder: the average at step {load_average(state, decoder.DecoderAndCritic(model.requires_grad_(True)))}"
+        )
+    return model.eval().requires_grad_(False)
+
+
 def train_vae(args: argparse.Namespace) -> None:
     """Train the autoencoder."""
     model, plan = started("vae", args), args.plan("vae")
     fit("vae", model, vae.VaeLoss(model, args.work, plan, args.device), plan, args.work)
+
+
+def train_decoder(args: argparse.Namespace) -> None:
+    """Train the autoencoder's decoder alone, from the one of `vae`."""
+    both = decoder.DecoderAndCritic(trained("vae", args).requires_grad_(True)).to(args.device)
+    plan = args.plan("decoder")
+    fit("decoder", both, decoder.DecoderLoss(both, args.work, plan, args.device), plan, args.work)
 
 
 def train_clip(args: argparse.Namespace) -> None:
@@ -89,7 +107,7 @@ def train_clip(args: argparse.Namespace) -> None:
 
 def soften(args: argparse.Namespace) -> None:
     """Run some of the pictures through the finished autoencoder, for the tower."""
-    model = trained("vae", args).to(args.device)
+    model = trained_vae(args).to(args.device)
     for name, offset, chunks in (("looks", looks.OFFSET, args.chunks // 4), ("pictures", 0, args.chunks // 8)):
         tower.soften(model, pool.Pool(args.work / name, offset), args.work / f"soft-{name}", chunks, args.device)
 
@@ -118,13 +136,14 @@ def write(args: argparse.Namespace) -> None:
     """Write the model's folder from the averages of all runs, whether they are finished or not."""
     towers, scale = trained("clip", args), unet.scaling_factor(args.work / "latents")
     tokens = words(args)
-    export.write_pipeline(trained("unet", args), trained("vae", args), towers, tokens, scale, args.folder)
+    export.write_pipeline(trained("unet", args), trained_vae(args), towers, tokens, scale, args.folder)
     export.write_clip(trained_tower(args), tokens, args.folder / "clip")
 
 
 STAGES = {
     "draw": draw,
     "vae": train_vae,
+    "decoder": train_decoder,
     "clip": train_clip,
     "soften": soften,
     "tower": train_tower,

@@ -38,8 +38,8 @@ def pixels(pictures: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
-def _crops(pool: Pool, rng: np.random.Generator, count: int) -> np.ndarray:
-    """uint8 (count, CROP, CROP, 3), half of them mirrored."""
+def random_crops(pool: Pool, rng: np.random.Generator, count: int) -> np.ndarray:
+    """Return uint8 (count, CROP, CROP, 3), half of them mirrored."""
     crops = np.empty((count, CROP, CROP, 3), np.uint8)
     for crop, index in zip(crops, rng.integers(len(pool), size=count), strict=True):
         (y, x), flip = rng.integers(0, 128 - CROP + 1, 2), rng.choice([-1, 1])
@@ -81,7 +81,9 @@ class VaeLoss:
     def __call__(self, step: int) -> torch.Tensor:
         rng = np.random.default_rng([1, step])
         other = self.plan.batch * 3 // 8
-        crops = np.concatenate([_crops(self.world, rng, self.plan.batch - other), _crops(self.other, rng, other)])
+        crops = np.concatenate(
+            [random_crops(self.world, rng, self.plan.batch - other), random_crops(self.other, rng, other)]
+        )
         true = pixels(crops).to(self.device)
         with torch.autocast(self.device.type, torch.bfloat16):
             latents = self.vae.encode(true).latent_dist
