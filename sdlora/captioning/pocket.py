@@ -18,7 +18,7 @@ from sdlora.captioning.captioner import Captioner
 from sdlora.captioning.settings import CaptionSettings
 from sdlora.errors import ModelError
 from sdlora.evaluation.fidelity import Clip
-from sdlora.families.base_words import BaseWords, base_words, describe, with_article
+from sdlora.families.known_words import KnownWords, describe, known_words, with_article
 from sdlora.families.loading import quiet_libraries
 
 FEATURE_BATCH = 128
@@ -31,16 +31,17 @@ class PocketCaptioner(Captioner):
     title: ClassVar[str] = "pocket's own"
     hub_files: ClassVar[tuple[str, ...]] = ()
 
-    def __init__(self, clip: Clip, words: BaseWords, settings: CaptionSettings):
+    def __init__(self, clip: Clip, words: KnownWords, settings: CaptionSettings):
         self.clip, self.words, self.settings = clip, words, settings
+        self._parts = tuple(words.subjects[part] for part in ("objects", "colours", "places"))
         self._looks = self._description_features()
         self._scale = clip.model.logit_scale.exp().item()
 
     @classmethod
     def load(cls, folder: Path, settings: CaptionSettings, device: torch.device) -> Self:
-        words = base_words("pocket")
+        words = known_words("pocket")
         if words is None:
-            raise ModelError("pocket: its words.json is missing; install sdlora anew")
+            raise ModelError("pocket: its known_words.json is missing or damaged; install sdlora anew")
         with quiet_libraries():
             clip = Clip(folder, str(device), settings.batch_size)
         return cls(clip, words, settings)
@@ -57,15 +58,12 @@ class PocketCaptioner(Captioner):
         """
         cosines = torch.einsum("nd,ld->nl", self.clip.images(images), self._looks.flatten(0, 1))
         best = cosines.view(len(images), *self._looks.shape[:2]).amax(1)
-        words = self.words
-        shape = (len(words.objects), len(words.colours), len(words.places))
-        return (self._scale * best).softmax(1).view(-1, *shape)
+        return (self._scale * best).softmax(1).view(-1, *map(len, self._parts))
 
     def _description_features(self) -> torch.Tensor:
         """Return features (styles, descriptions, D) of all descriptions in all styles, the first of which is none."""
-        words = self.words
-        texts = [describe(*parts) for parts in product(words.objects, words.colours, words.places)]
-        looks = ("{}", *words.styles)
+        texts = [describe(*parts) for parts in product(*self._parts)]
+        looks = ("{}", *self.words.style_phrases)
         styled = [look.format(text) for look in looks for text in texts]
         parts = [styled[first : first + FEATURE_BATCH] for first in range(0, len(styled), FEATURE_BATCH)]
         features = torch.cat([self.clip.texts(part, padding="longest") for part in parts])
@@ -76,11 +74,12 @@ class PocketCaptioner(Captioner):
 
         It is empty if that is the object, without which there is no description.
         """
-        place = self._sure(self.words.places, odds.sum((0, 1)))
+        objects, colours, places = self._parts
+        place = self._sure(places, odds.sum((0, 1)))
         if self.settings.class_name:
             return " ".join(filter(None, (with_article(self.settings.class_name), place)))
-        thing = self._sure(self.words.objects, odds.sum((1, 2)))
-        return describe(thing, self._sure(self.words.colours, odds.sum((0, 2))), place) if thing else ""
+        thing = self._sure(objects, odds.sum((1, 2)))
+        return describe(thing, self._sure(colours, odds.sum((0, 2))), place) if thing else ""
 
     def _sure(self, words: Sequence[str], odds: torch.Tensor) -> str | None:
         likeliest = int(odds.argmax())

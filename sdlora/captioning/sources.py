@@ -8,8 +8,8 @@ from sdlora.captioning.captioner import Captioner
 from sdlora.captioning.settings import CaptionSettings
 from sdlora.errors import ConfigError, ModelError
 from sdlora.families.base_models import BUNDLED, HUB_ID
-from sdlora.families.base_words import base_words
 from sdlora.families.hub import fetch_files
+from sdlora.families.known_words import KnownWords, known_words
 from sdlora.families.settings import Model, trimmed_base
 from sdlora.families.untrusted_folder import read_config, require_data_only_model
 from sdlora.filesystem.paths import PICKLES, existing_path
@@ -31,15 +31,20 @@ FIRST_FILES = ("config.json", TAGS)
 def default_captioner(base: str) -> str:
     """Return the captioner that suits ``base``: its own, if it brings one, else a hub id."""
     base = trimmed_base(base)
-    return base if base_words(base) else HUB_CAPTIONER
+    return base if _captioned_world(base) else HUB_CAPTIONER
 
 
 def require_captioner(model: str, base: str) -> None:
     """Raise ConfigError if the captioner ``model`` knows another world than ``base`` alone, naming one to take."""
-    words, default = base_words(trimmed_base(model)), default_captioner(base)
-    if words and words != base_words(base):
+    words, default = _captioned_world(model), default_captioner(base)
+    if words and words != _captioned_world(base):
         remedy = f"take {default}, which is downloaded once, or the folder of a captioner"
         raise ConfigError(f"model = {model!r}: knows its own small world alone, and not that of {base}; {remedy}")
+
+
+def _captioned_world(base: str) -> KnownWords | None:
+    """Return the words of a bundled base, whose captioner says no others; None for any other base."""
+    return known_words(base) if trimmed_base(base) in BUNDLED else None
 
 
 def load_captioner(settings: CaptionSettings, device: "torch.device") -> Captioner:

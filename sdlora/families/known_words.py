@@ -1,8 +1,9 @@
 """Words that a base model's text encoder has a meaning for, where they are few: a small base lists them in a file.
 
 A folder of such a base has ``known_words.json``: lists of ``objects``, ``colours``, ``places``, ``styles`` and
-``other`` words, and ``near``, everyday words by the known one that is nearest to them. Bases that were trained on the
-web have no such file, and nothing is said of words. Front ends may import this: no torch.
+``other`` words, ``style_phrases`` for its captioner, and ``near``, everyday words by the known one that is nearest to
+them. Bases that were trained on the web have no such file, and nothing is said of words. Front ends may import this:
+no torch.
 """
 
 import re
@@ -36,6 +37,8 @@ class KnownWords:
     """Phrases for what it can show, by the names in ``SUBJECTS``."""
     other: tuple[str, ...] = ()
     """Words that captions may have, such as articles."""
+    style_phrases: tuple[str, ...] = ()
+    """Phrases that name a style around a description, which stands for ``{}``; one a style."""
     near: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Unknown words, by the known phrase that is nearest to them."""
 
@@ -86,7 +89,8 @@ def _read(file: Path, modified: int) -> KnownWords | None:
         subjects = {name: _texts(values.get(name, [])) for name in SUBJECTS}
         near = {str(phrase): _texts(words) for phrase, words in values.get("near", {}).items()}
         if any(subjects.values()):
-            return KnownWords(subjects, _texts(values.get("other", [])), near)
+            other, style_phrases = (_texts(values.get(name, [])) for name in ("other", "style_phrases"))
+            return KnownWords(subjects, other, style_phrases, near)
     return None
 
 
@@ -94,3 +98,13 @@ def _texts(values: Any) -> tuple[str, ...]:
     if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
         raise TypeError(values)
     return tuple(" ".join(value.lower().split()) for value in values)
+
+
+def describe(thing: str, colour: str | None, place: str | None) -> str:
+    """Return the plain description of one object, such as ``a red house on grass``; None leaves a part out."""
+    return " ".join(filter(None, (with_article(" ".join(filter(None, (colour, thing)))), place)))
+
+
+def with_article(words: str) -> str:
+    """Return ``words`` with "a" or "an" before them."""
+    return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"

@@ -1,6 +1,5 @@
 """Pocket's captioner: it names what drawings of its world show, and leaves out what it is not sure of."""
 
-import json
 from copy import copy
 
 import pytest
@@ -10,13 +9,11 @@ from PIL import Image
 from sdlora.captioning.pocket import PocketCaptioner
 from sdlora.captioning.settings import CaptionSettings
 from sdlora.evaluation.fidelity import POCKET_CLIP
-from sdlora.families.base_words import FILE, base_words, describe
+from sdlora.families.known_words import describe
 from tests.support.tiny_models import write_tiny_clip
 from tools.pocket import world
 from tools.pocket.captioned import drawings, judge, parts_of
 from tools.pocket.painters import PAINTERS
-from tools.pocket.train import FOLDER
-from tools.pocket.words import words
 
 CPU = torch.device("cpu")
 
@@ -36,11 +33,6 @@ def with_settings(captioner, **settings):
     changed = copy(captioner)  # The features of all descriptions take some seconds.
     changed.settings = CaptionSettings(**settings)
     return changed
-
-
-def test_the_words_that_ship_are_those_that_pocket_was_trained_on():
-    assert json.loads((FOLDER / FILE).read_text()) == {name: list(values) for name, values in words().items()}
-    assert base_words("some/model") is None
 
 
 def test_a_description_has_its_article_and_only_what_is_known():

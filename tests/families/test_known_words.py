@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from sdlora.captioning.sources import HUB_CAPTIONER, default_captioner
 from sdlora.families.base_models import BUNDLED
 from sdlora.families.known_words import FILE, known_words
 from tools.pocket import known_words as words
@@ -40,7 +41,16 @@ def test_a_base_without_a_list_says_nothing(tiny_base: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "content", ["[1]", "{", '{"objects": "house"}', '{"objects": [1]}', "{}", '{"objects": ["a"], "near": []}']
+    "content",
+    [
+        "[1]",
+        "{",
+        '{"objects": "house"}',
+        '{"objects": [1]}',
+        "{}",
+        '{"objects": ["a"], "near": []}',
+        '{"objects": ["a"], "style_phrases": "{}"}',
+    ],
 )
 def test_a_strangers_list_that_is_none_says_nothing(tmp_path: Path, content: str) -> None:
     shutil.copytree(BUNDLED["pocket"], tmp_path / "base", ignore=shutil.ignore_patterns("*.safetensors", "clip"))
@@ -56,3 +66,4 @@ def test_a_list_of_another_base_is_read(tmp_path: Path) -> None:
     known = known_words(str(tmp_path / "base"))
     assert known is not None and known.unknown(["a dog on the moon, a cat"]) == ["cat"]
     assert known.summary() == "dog; on the moon"
+    assert default_captioner(str(tmp_path / "base")) == HUB_CAPTIONER  # Its list does not say that it has a captioner.

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from sdlora.families.base_words import describe
-from sdlora.families.base_words import with_article as article
+from sdlora.families.known_words import describe
+from sdlora.families.known_words import with_article as article
 
 STYLE_PHRASES = {
     "flat": ("a flat drawing of {}", "{}, flat drawing", "flat drawing, {}"),

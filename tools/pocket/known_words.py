@@ -1,6 +1,7 @@
 """Words that the small base has a meaning for, as a file beside it: `python -m tools.pocket.known_words`.
 
-Whoever trains on it is told which of his words it cannot know, and the nearest that it does.
+Whoever trains on it is told which of his words it cannot know, and the nearest that it does; its captioner says no
+others.
 """
 
 import json
@@ -68,6 +69,7 @@ def vocabulary() -> dict[str, object]:
         "colours": [*world.COLOURS],
         "places": [*world.PLACES],
         "styles": sorted(styles),
+        "style_phrases": [forms[0] for forms in captions.STYLE_PHRASES.values()],
         "other": sorted(other),
         "near": {known: words.split() for known, words in NEAR.items()},
     }
