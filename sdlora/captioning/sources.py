@@ -7,8 +7,10 @@ from sdlora.captioning import KINDS, captioner_class
 from sdlora.captioning.captioner import Captioner
 from sdlora.captioning.settings import CaptionSettings
 from sdlora.errors import ConfigError, ModelError
+from sdlora.events import OnEvent, ignore
 from sdlora.families.base_models import BUNDLED, HUB_ID
 from sdlora.families.hub import fetch_files
+from sdlora.families.hub_download import download_files
 from sdlora.families.known_words import KnownWords, known_words
 from sdlora.families.settings import Model, trimmed_base
 from sdlora.families.untrusted_folder import read_config, require_data_only_model
@@ -47,11 +49,14 @@ def _captioned_world(base: str) -> KnownWords | None:
     return known_words(base) if trimmed_base(base) in BUNDLED else None
 
 
-def load_captioner(settings: CaptionSettings, device: "torch.device") -> Captioner:
-    """Load the captioner that ``settings.model`` names. Raises ModelError for what is none, or cannot be fetched."""
+def load_captioner(settings: CaptionSettings, device: "torch.device", on_event: OnEvent = ignore) -> Captioner:
+    """Load the captioner that ``settings.model`` names; ``on_event`` gets the progress of a download.
+
+    Raises ModelError for what is none, or cannot be fetched.
+    """
     found = locate_captioner(settings.model)
     if found is None:
-        return _load_hub(Model(base=settings.model, revision=settings.revision), settings, device)
+        return _load_hub(Model(base=settings.model, revision=settings.revision), settings, device, on_event)
     return captioner_class(found.kind).load(found.folder, settings, device)
 
 
@@ -77,10 +82,10 @@ def locate_captioner(model: str) -> CaptionerSource | None:
     return None
 
 
-def _load_hub(model: Model, settings: CaptionSettings, device: "torch.device") -> Captioner:
+def _load_hub(model: Model, settings: CaptionSettings, device: "torch.device", on_event: OnEvent) -> Captioner:
     """Load a hub's repository: at first what says its kind is fetched, then the files that its kind reads."""
     kind = captioner_class(kind_of(fetch_files(model, FIRST_FILES)))
-    return kind.load(fetch_files(model, kind.hub_files), settings, device)
+    return kind.load(download_files(model, kind.hub_files, on_event), settings, device)
 
 
 def kind_of(folder: Path) -> str:

@@ -1,4 +1,4 @@
-"""Download of a base model into the hub's cache, with progress in bytes, which goes on where an earlier one ended.
+"""Download of a model into the hub's cache, with progress in bytes, which goes on where an earlier one ended.
 
 The hub's library (2.4) begins a file that was interrupted anew. The UNet of an SDXL is one file of 10 GB, so large
 files are fetched here, each into a part file named by its hash; the library then adds the small ones and its links.
@@ -6,7 +6,8 @@ files are fetched here, each into a part file named by its hash; the library the
 
 import hashlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +25,7 @@ from sdlora.families.hub import (
     wanted_files,
 )
 from sdlora.families.settings import Model
-from sdlora.filesystem.locks import hold_lock
+from sdlora.filesystem.locks import FOREVER, hold_lock
 from sdlora.filesystem.writing import require_free_space
 from sdlora.formatting import first_line
 
@@ -46,50 +47,90 @@ def download_model(model: Model, on_event: OnEvent) -> Path:
     Raises ModelError with the hub's reason, or for a repository that holds no model of a served family; FileError for
     a disk without room; BusyError while another process downloads it.
     """
-    cache = cache_folder() / f"{PREFIX}{model.base.replace('/', '--')}"
-    lock = hold_lock(cache.with_name(f".{cache.name}.lock"), f"the download of {model.base}")
-    try:
-        missing = [file for file in _listed(model) if file.will_download]
-        total = sum(file.file_size or 0 for file in missing)
-        large = [file for file in missing if (file.file_size or 0) >= LARGE]
-        require_free_space(cache, total - sum(part.stat().st_size for part in cache.glob(f"blobs/*{PART}")))
-        progress, done = report_progress(on_event, "downloading", unit="bytes"), 0
-        for file in sorted(large, key=lambda file: file.file_size or 0):
-            _fetch_large(model, file, cache, _shifted(progress, done, total))
-            done += file.file_size or 0
-        folder = fetch_files(model, *wanted_files(model))
-        progress(total, total)
-    except SdloraError:
-        raise
-    except Exception as error:  # The hub's library and those below it raise errors of many kinds.
-        raise ModelError(f"{model.base}: {_explain(error, model, cache)}") from error
-    finally:
-        lock.release()
+    patterns = wanted_files(model)
+    with _downloading(model):
+        files = _listed(model, *patterns)
+        if not any(file.filename == "model_index.json" for file in files):
+            raise ModelError(f"{model.base}: has no model_index.json, so it is no diffusers model; choose another")
+        folder = _fetch(model, files, patterns, on_event)
     _require_complete(folder, model)
     return folder
 
 
-def _explain(error: Exception, model: Model, cache: Path) -> str:
+def download_files(model: Model, wanted: Sequence[str], on_event: OnEvent) -> Path:
+    """Download the files of the hub's repository ``model.base`` that match, unless they are cached; return its folder.
+
+    Waits while another process downloads it. Raises ModelError with the hub's reason, FileError for a disk without
+    room.
+    """
+    if not _lacks(model, wanted):  # Without a lock: the cache may be read-only.
+        return fetch_files(model, wanted)
+    with _downloading(model, FOREVER):
+        return _fetch(model, _listed(model, wanted), (wanted, ()), on_event)
+
+
+@contextmanager
+def _downloading(model: Model, wait: float = 0) -> Iterator[None]:
+    """Hold the lock of the model's download, for which others ``wait`` so many seconds, and explain errors within."""
+    cache = _cache(model)
+    lock = hold_lock(cache.with_name(f".{cache.name}.lock"), f"the download of {model.base}", wait)
+    try:
+        yield
+    except SdloraError:
+        raise
+    except Exception as error:  # The hub's library and those below it raise errors of many kinds.
+        raise ModelError(f"{model.base}: {_explain(error, model)}") from error
+    finally:
+        lock.release()
+
+
+def _fetch(
+    model: Model, files: "Sequence[DryRunFileInfo]", patterns: tuple[Sequence[str], Sequence[str]], on_event: OnEvent
+) -> Path:
+    """Download those of the listed ``files`` that the cache lacks; ``patterns`` wanted and left out, they match."""
+    cache, missing = _cache(model), [file for file in files if file.will_download]
+    total = sum(file.file_size or 0 for file in missing)
+    large = [file for file in missing if (file.file_size or 0) >= LARGE]
+    require_free_space(cache, total - sum(part.stat().st_size for part in cache.glob(f"blobs/*{PART}")))
+    progress, done = report_progress(on_event, "downloading", unit="bytes"), 0
+    for file in sorted(large, key=lambda file: file.file_size or 0):
+        _fetch_large(model, file, cache, _shifted(progress, done, total))
+        done += file.file_size or 0
+    folder = fetch_files(model, *patterns)
+    progress(total, total)
+    return folder
+
+
+def _cache(model: Model) -> Path:
+    """Return the folder of the model in the hub's cache."""
+    return cache_folder() / f"{PREFIX}{model.base.replace('/', '--')}"
+
+
+def _explain(error: Exception, model: Model) -> str:
     """Return why a download failed; one that had begun can go on."""
-    if any(cache.glob(f"blobs/*{PART}")) and not known_cause(error, model.revision):
+    if any(_cache(model).glob(f"blobs/*{PART}")) and not known_cause(error, model.revision):
         return f"the download broke off ({first_line(error)}); what has arrived is kept, so download it again to go on"
     return explain_hub_error(error, model.revision)
 
 
-def _listed(model: Model) -> "Sequence[DryRunFileInfo]":
+def _lacks(model: Model, wanted: Sequence[str]) -> bool:
+    """Return whether the hub has matching files that the cache lacks; False where the hub tells nothing."""
+    try:
+        return any(file.will_download for file in _listed(model, wanted))
+    except ModelError:
+        return False
+
+
+def _listed(model: Model, wanted: Sequence[str], unwanted: Sequence[str] = ()) -> "Sequence[DryRunFileInfo]":
     """Return the wanted files, each with its size, and whether the cache lacks it."""
     from huggingface_hub import snapshot_download
 
-    wanted, unwanted = wanted_files(model)
     try:
-        files = snapshot_download(
-            model.base, revision=model.revision, allow_patterns=wanted, ignore_patterns=unwanted, dry_run=True
+        return snapshot_download(
+            model.base, revision=model.revision, allow_patterns=[*wanted], ignore_patterns=[*unwanted], dry_run=True
         )
     except (OSError, ValueError) as error:
         raise ModelError(f"{model.base}: {explain_hub_error(error, model.revision)}") from error
-    if not any(file.filename == "model_index.json" for file in files):
-        raise ModelError(f"{model.base}: has no model_index.json, so it is no diffusers model; choose another")
-    return files
 
 
 def _shifted(progress: OnProgress, before: int, total: int) -> Callable[[int], None]:

@@ -119,7 +119,7 @@ def caption(request: Request, report: OnEvent) -> dict[str, Any]:
     settings = CaptionSettings.checked(**request["settings"])
     device = choose_device(settings.device)
     with _hold_device(device, Path(request["data_dir"]), report):
-        load = partial(load_captioner, settings, device)
+        load = partial(load_captioner, settings, device, report)
         return asdict(caption_folder(Path(request["folder"]), settings, load, report))
 
 

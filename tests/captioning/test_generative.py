@@ -5,13 +5,15 @@ import json
 import huggingface_hub
 import pytest
 import torch
-from huggingface_hub.utils import filter_repo_objects
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from sdlora.captioning.settings import CaptionSettings
 from sdlora.captioning.sources import FLORENCE, load_captioner
 from sdlora.errors import FormatError, ModelError
+from sdlora.families import hub_download
+from tests.support.hub_server import HubServer
+from tests.support.page_server import free_port
 from tests.support.single_file_checkpoints import fill_hub_cache
 from tests.support.tiny_captioners import write_tiny_blip, write_tiny_florence2
 
@@ -159,18 +161,40 @@ def test_a_hub_id_that_was_downloaded_loads_offline(folder, tmp_path, monkeypatc
     assert load("some/captioner").captions([noise(0)]) == load(folder).captions([noise(0)])
 
 
-def test_of_a_hubs_repository_its_kind_is_fetched_first_and_then_what_that_reads(folder, monkeypatch):
-    """The files that match the patterns are those of the folder; pickles and other frameworks' weights are not."""
-    fetched = []
+@pytest.fixture
+def hub(copy, tmp_path, monkeypatch):
+    """A hub that serves the tiny model among files that are not needed, and an empty cache."""
+    for name in ("pytorch_model.bin", "tf_model.h5", "model.onnx", "x.py"):
+        (copy / name).write_bytes(b"never asked for")
+    server = HubServer("some/captioner", copy)
+    server.use(monkeypatch, tmp_path / "hub")
+    yield server
+    server.close()
 
-    def download(repository, revision, allow_patterns, ignore_patterns):
-        names = [*(path.name for path in folder.iterdir()), "pytorch_model.bin", "tf_model.h5", "model.onnx", "x.py"]
-        fetched.append({*filter_repo_objects(names, allow_patterns=allow_patterns)})
-        return str(folder)
 
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
-    load("some/captioner")
-    assert fetched == [{"config.json"}, {path.name for path in folder.iterdir()}]
+def test_of_a_hubs_repository_its_kind_is_fetched_first_and_then_what_that_reads_with_progress(
+    hub, folder, monkeypatch
+):
+    events = []
+    images, settings = [noise(0)], CaptionSettings(model="some/captioner")
+    written = load_captioner(settings, CPU, events.append).captions(images)
+    assert written == load(folder).captions(images)
+    assert next(iter(hub.sent)) == "config.json" and {*hub.sent} == {path.name for path in folder.iterdir()}
+    assert {event.phase for event in events} == {"downloading"} and events[-1].unit == "bytes"
+    weights = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    assert events[-1].done == events[-1].total >= weights
+    sent, events[:] = dict(hub.sent), []
+    assert load_captioner(settings, CPU, events.append).captions(images) == written
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    assert load_captioner(settings, CPU, events.append).captions(images) == written
+    assert hub.sent == sent and events == []
+
+
+def test_a_captioner_that_is_cached_needs_no_hub_and_no_right_to_write_its_cache(hub, monkeypatch):
+    written = load("some/captioner").captions([noise(0)])
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", f"http://127.0.0.1:{free_port()}")
+    monkeypatch.setattr(hub_download, "hold_lock", None)
+    assert load("some/captioner").captions([noise(0)]) == written
 
 
 def test_a_folder_without_a_model_and_a_file_are_named(tmp_path):
