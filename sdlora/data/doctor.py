@@ -63,16 +63,22 @@ def check_concepts(
     native_size: int,
     on_progress: OnProgress = unwatched,
     known: KnownWords | None = None,
+    labels: Sequence[str] = (),
 ) -> list[Finding]:
-    """Return the findings on each of several ``concepts`` with its name, and on all together, as ``check_dataset``."""
+    """Return the findings on each of several ``concepts`` with its name, and on all together, as ``check_dataset``.
+
+    ``labels`` name the concepts; without them, their numbers and triggers do.
+    """
+    if len(concepts) == 1:
+        return check_dataset(concepts[0], native_size, on_progress, known)
+    labels = labels or [concept_label(index, concept) for index, concept in enumerate(concepts)]
     findings = []
-    for index, concept in enumerate(concepts):
-        prefix = f"{concept_label(index, concept)}: " if len(concepts) > 1 else ""
+    for label, concept in zip(labels, concepts, strict=True):
         own = check_dataset(concept, native_size, on_progress, known)
-        findings += [replace(finding, text=f"{prefix}{finding.text}") for finding in own]
+        findings += [replace(finding, text=f"{label}: {finding.text}") for finding in own]
     with suppress(DatasetError):  # The findings on its concept say why.
         dataset = load_concepts(concepts)
-        findings += shared_images(concepts, dataset.examples)
+        findings += shared_images(labels, dataset.examples)
         findings += [Finding("fine", "", notice) for notice in balance_notices(concepts, dataset.examples)]
     return _most_important_first(findings)
 
@@ -106,23 +112,23 @@ def concept_notices(
     known: KnownWords | None = None,
 ) -> list[str]:
     """Return the ``training_notices`` of each concept, with its name if there are several, and what they share."""
-    texts = []
+    texts, labels = [], [concept_label(index, concept) for index, concept in enumerate(concepts)]
     for index, concept in enumerate(concepts):
         own = [(example, size) for example, size in zip(examples, sizes, strict=True) if index in example.concepts]
         found = training_notices(concept, resolution, [each for each, _ in own], [size for _, size in own], known)
-        prefix = f"{concept_label(index, concept)}: " if len(concepts) > 1 else ""
+        prefix = f"{labels[index]}: " if len(concepts) > 1 else ""
         texts += [f"{prefix}{text}" for text in found]
-    return texts + [finding.text for finding in shared_images(concepts, examples)]
+    return texts + [finding.text for finding in shared_images(labels, examples)]
 
 
-def shared_images(concepts: Sequence[Concept], examples: Sequence[Example]) -> list[Finding]:
-    """Find files that two concepts have: their triggers could not be told apart by them."""
+def shared_images(labels: Sequence[str], examples: Sequence[Example]) -> list[Finding]:
+    """Find files that two concepts, named by ``labels``, have: their triggers could not be told apart by them."""
     owners: dict[str, dict[int, Example]] = {}
     for example in examples:
         owners.setdefault(example.digest, {}).setdefault(example.concepts[0], example)
     found = []
     for shared in (each for each in owners.values() if len(each) > 1):
-        named = " and ".join(f"{concept_label(i, concepts[i])} as {e.path.name}" for i, e in shared.items())
+        named = " and ".join(f"{labels[i]} as {e.path.name}" for i, e in shared.items())
         text = f"The same file is in {named}. Keep it in one: both triggers would learn it."
         found.append(Finding("must", "shared", text, paths_of(shared.values())))
     return found

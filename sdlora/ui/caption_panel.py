@@ -1,5 +1,6 @@
 """Captions that a model writes for the project's pictures: the button, its settings, and what it says afterwards."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -115,21 +116,35 @@ def report_lines(job: CaptionJob) -> list[str]:
     return [str(report), *job.notices, look]
 
 
-def caption_before_training(app: AppState, project: Project, config: TrainConfig, progress: gr.Progress) -> list[str]:
-    """Caption a project's pictures if none has a caption and the base brings a captioner; return what was done.
+def caption_before_training(
+    app: AppState, projects: Sequence[Project], config: TrainConfig, progress: gr.Progress
+) -> list[str]:
+    """Caption each project of a run of which no picture has a caption, if the base brings a captioner.
 
-    Training goes on without captions where that fails. Raises BusyError while the same project is captioned so.
+    Return what was done. Training goes on without captions where that fails. Raises BusyError while the same project
+    is captioned so.
     """
-    base, images = config.model.base, project.images()
-    if default_captioner(base) != base or config.data.prompt or any(map(project.caption, images)):
+    if default_captioner(config.model.base) != config.model.base:
         return []
-    job = project_job(app, project, config.data.class_name, model=base)
+    told: list[str] = []
+    for project, concept in zip(projects, config.all_concepts, strict=True):
+        if concept.prompt or any(map(project.caption, project.images())):
+            continue
+        job = project_job(app, project, concept.class_name, model=config.model.base)
+        lines = _caption_first(app, project, job, progress)
+        told += [f"{project.name}: {line}" for line in lines] if len(projects) > 1 else lines
+    return told
+
+
+def _caption_first(app: AppState, project: Project, job: CaptionJob, progress: gr.Progress) -> list[str]:
+    """Run ``job`` on ``project`` to its end; return what it did, or why it could not."""
+    words = "Writing captions first"
     with app.track_job(f"captions of {project.name}", job):
-        progress(0, desc="Writing captions first")
+        progress(0, desc=words)
         try:
             for event in job:
                 if isinstance(event, Progress) and event.total:
-                    progress((event.done, event.total), desc="Writing captions first", unit="pictures")
+                    progress((event.done, event.total), desc=words, unit="pictures")
         except SdloraError as error:
             return [f"No captions were written: {error}"]
     told = str(CaptionReport(**job.result))

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -11,8 +12,9 @@ import gradio as gr
 from sdlora.api.models import known_words, native_size
 from sdlora.data import doctor
 from sdlora.data.dataset import survey_folder
+from sdlora.data.findings import Finding
 from sdlora.data.projects import Project, ProjectInfo
-from sdlora.data.settings import Kind
+from sdlora.data.settings import Concept, Kind
 from sdlora.data.uploads import FolderWords, UploadedFile
 from sdlora.errors import SdloraError
 from sdlora.ui import caption_panel, caption_tools, mask_panel, project_panel
@@ -22,7 +24,7 @@ from sdlora.ui.caption_cards import findings_list, render_cards
 from sdlora.ui.caption_reading import HINT
 from sdlora.ui.listeners import EVERY, HIDDEN, PRIVATE, PROGRESS, Values
 from sdlora.ui.page_html import note
-from sdlora.ui.project_panel import ImagesTab, word_values
+from sdlora.ui.project_panel import ImagesTab, projects_beside, word_values
 from sdlora.ui.tag_table import tag_table
 
 MAX_REMARKS = 12
@@ -55,7 +57,7 @@ def build(app: AppState, demo: gr.Blocks) -> ImagesTab:
         train_message=gr.HTML(elem_id="train-these-message"),
         folder_words=gr.State(None), open_project=gr.State(""), images_version=gr.State(0),
         captions_version=gr.State(0), edits=gr.State(0), caption_first=captions.before_training,
-        deleted=gr.State(""), base=gr.State("pocket"), settings=gr.State({}),
+        deleted=gr.State(""), base=gr.State("pocket"), settings=gr.State({}), together=gr.State([]),
     )  # fmt: skip
     project_panel.wire(app, demo, tab)
     _wire_uploads(app, tab)
@@ -115,12 +117,13 @@ def _wire_uploads(app: AppState, tab: ImagesTab) -> None:
 
 def _wire_status(app: AppState, tab: ImagesTab) -> None:
     changes = [
-        tab.open_project.change, tab.base.change, tab.settings.change, tab.images_version.change, tab.edits.change,
+        tab.open_project.change, tab.base.change, tab.settings.change, tab.together.change, tab.images_version.change,
+        tab.edits.change,
     ]  # fmt: skip
     gr.on(
         changes, partial(_status, app), tab.project, [tab.status, tab.undo, tab.train_message, tab.samples], **EVERY
     ).then(
-        partial(_check, app), [tab.project, tab.base, tab.settings], [tab.findings, tab.tags],
+        partial(_check, app), [tab.project, tab.base, tab.settings, tab.together], [tab.findings, tab.tags],
         **{**HIDDEN, "show_progress": "minimal"},
     )  # fmt: skip
     tab.open_project.change(lambda: HINT, None, tab.reading, **EVERY)
@@ -219,19 +222,36 @@ def _status(app: AppState, name: str) -> list[Any]:
 
 
 def _check(
-    app: AppState, name: str, base: str, changes: Mapping[str, Any], progress: gr.Progress = PROGRESS
+    app: AppState,
+    name: str,
+    base: str,
+    changes: Mapping[str, Any],
+    together: Sequence[str],
+    progress: gr.Progress = PROGRESS,
 ) -> list[str]:
-    """Check the pictures for training on ``base`` with these settings, and count the tags of their captions."""
+    """Check the pictures for training on ``base`` with these settings, and count the tags of their captions.
+
+    Those of the projects ``together`` are checked too, each by its name.
+    """
+    base = base or "pocket"
     try:
         project = Project(app.data_dir, name or "")
         number = len(project.images())
         if not number:
             return ["", ""]
-        data = data_settings(project, base or "pocket", changes)
-        findings = doctor.check_dataset(
-            data, native_size(base or "pocket"),
-            lambda done, total: progress((done, total), desc="Checking the pictures"), known_words(base or "pocket"),
+        projects = [project, *projects_beside(app, project.name, together)]
+        data = [data_settings(each, base, changes) for each in projects]
+        findings = doctor.check_concepts(
+            [Concept(**dict(each)) for each in data], native_size(base),
+            lambda done, total: progress((done, total), desc="Checking the pictures"), known_words(base),
+            [each.name for each in projects],
         )  # fmt: skip
-        return [findings_list(findings, number), tag_table(survey_folder(data).examples, data)]
+        shown = [_on_cards(finding, project) for finding in findings]
+        return [findings_list(shown, number), tag_table(survey_folder(data[0]).examples, data[0])]
     except SdloraError as error:
         return [note([str(error)], "bad"), ""]
+
+
+def _on_cards(finding: Finding, project: Project) -> Finding:
+    """Return ``finding`` on the pictures of ``project`` alone: those of other projects have no cards."""
+    return replace(finding, images=tuple(path for path in finding.images if path.is_relative_to(project.folder)))

@@ -169,6 +169,7 @@ def _wire_shortcuts(app: AppState, page: Page) -> None:
         show_progress_on=images.train_message, **PRIVATE,
     )  # fmt: skip
     form.base.change(lambda base: base, form.base, images.base, **EVERY)  # The pictures are checked for this base.
+    form.together.change(lambda names: names or [], form.together, images.together, **EVERY)
     fields = {name: field for name, field in form.settings.items() if name.startswith("data.")}
     gr.on(
         [field.change for field in fields.values()], partial(_data_changes, fields), {*fields.values()},

@@ -1,5 +1,6 @@
 """The project of the Pictures tab: which one is open, what its pictures show, and the words for it."""
 
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -63,6 +64,8 @@ class ImagesTab:
     """Base model for which the pictures are checked; the Train tab sets it."""
     settings: gr.State
     """Settings of the pictures that the Train tab changes, by name."""
+    together: gr.State
+    """Names of the projects that the Train tab trains beside the open one, which are checked with it."""
 
     @property
     def words(self) -> list[Block]:
@@ -81,6 +84,11 @@ class ImagesTab:
     def info(self, values: Values) -> ProjectInfo:
         """Return what the pictures show, as filled in."""
         return ProjectInfo(*(values[component] for component in self.words))
+
+
+def projects_beside(app: AppState, opened: str, names: Sequence[str] | None) -> list[Project]:
+    """Return the projects called ``names`` without the open one. Raises ConfigError for a name that is none."""
+    return [Project(app.data_dir, name) for name in dict.fromkeys(names or ()) if name != opened]
 
 
 def wire(app: AppState, demo: gr.Blocks, tab: ImagesTab) -> None:

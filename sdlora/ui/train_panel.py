@@ -18,7 +18,7 @@ from sdlora.ui import base_models_panel, build_config, page_html, run_html, sett
 from sdlora.ui.app_state import AppState
 from sdlora.ui.base_models_panel import BaseModelsPanel
 from sdlora.ui.listeners import EVERY, HIDDEN, LAST, Values
-from sdlora.ui.project_panel import ImagesTab
+from sdlora.ui.project_panel import ImagesTab, projects_beside
 
 POLL_SECONDS = 2.0
 """Seconds between two looks at a running measurement."""
@@ -61,8 +61,7 @@ class TrainPanel:
 
     def others(self, app: AppState, values: Values) -> list[Project]:
         """Return the projects that are trained beside the open one. Raises ConfigError for a name that is none."""
-        names = dict.fromkeys(values[self.together] or ())
-        return [Project(app.data_dir, name) for name in names if name != values[self.images.project]]
+        return projects_beside(app, values[self.images.project], values[self.together])
 
     def changes(self, values: Values) -> dict[str, Any]:
         """Return the settings that are filled in, by name."""
@@ -120,7 +119,6 @@ def wire(app: AppState, demo: gr.Blocks, panel: TrainPanel) -> None:
     demo.load(app.base_update, None, panel.base, **HIDDEN)
     edits = [*words, *(field.change for field in (panel.together, panel.quality, *panel.prompts, *fields))]
     base_models_panel.wire(demo, panel.base_models)
-    edits = [*words, *(field.change for field in (panel.quality, *panel.prompts, *fields))]
     changed = partial(describe, app, panel, measure=True)
     gr.on(edits, changed, panel.inputs, panel.description, **LAST)
     other = [demo.load, images.open_project.change, images.images_version.change]
@@ -130,18 +128,19 @@ def wire(app: AppState, demo: gr.Blocks, panel: TrainPanel) -> None:
     panel.reset.click(lambda: dict.fromkeys(fields, ""), None, fields, **HIDDEN)
 
 
-def configure(app: AppState, panel: TrainPanel, values: Values) -> tuple[Project, TrainConfig]:
-    """Return the project and the config of a run, as filled in.
+def configure(app: AppState, panel: TrainPanel, values: Values) -> tuple[list[Project], TrainConfig]:
+    """Return the projects and the config of a run, as filled in; the open project is the first.
 
     Raises DatasetError or ConfigError with what to do about it.
     """
     project = Project(app.data_dir, values[panel.images.project] or "")
     base = resolve_base(values[panel.base] or "", app.data_dir)
     prompts = [values[prompt] for prompt in panel.prompts]
-    info = panel.images.info(values)
-    return project, build_config.configure(
-        project, info, base, values[panel.quality], prompts, panel.changes(values), panel.others(app, values)
+    info, others = panel.images.info(values), panel.others(app, values)
+    config = build_config.configure(
+        project, info, base, values[panel.quality], prompts, panel.changes(values), others
     )  # fmt: skip
+    return [project, *others], config
 
 
 def form_values(panel: TrainPanel, config: TrainConfig) -> Values:
@@ -155,6 +154,21 @@ def form_values(panel: TrainPanel, config: TrainConfig) -> Values:
     }
 
 
+def reopened_projects(app: AppState, panel: TrainPanel, config: TrainConfig, opened: str) -> tuple[Values, list[str]]:
+    """Return values that choose the projects of a run of ``config``, and their names, the one to open first.
+
+    The open one stays if the run learnt it, or learnt one project alone.
+    """
+    folders = [concept.folder for concept in config.all_concepts]
+    learnt = [project.name for project in list_projects(app.data_dir) if project.folder in folders and project.images()]
+    if len(folders) == 1 or not learnt:
+        return {panel.together: []}, []
+    first = opened if opened in learnt else learnt[0]
+    beside, choices = [name for name in learnt if name != first], _offered(app, first)
+    together = gr.update(choices=choices, value=beside, visible=bool(choices))
+    return {panel.images.project: first, panel.together: together}, [first, *beside]
+
+
 def _two(prompts: Sequence[str]) -> list[str]:
     return [*prompts, "", ""][:2]
 
@@ -164,10 +178,14 @@ def _offer_projects(app: AppState, opened: str, chosen: Sequence[str] | None) ->
 
     The choice is sent back only if it changes: somebody may have gone on choosing.
     """
-    names = [project.name for project in list_projects(app.data_dir) if project.name != opened and project.images()]
+    names = _offered(app, opened)
     kept = [name for name in chosen or () if name in names]
     changed: dict[str, Any] = {} if kept == [*(chosen or ())] else {"value": kept}
     return gr.update(choices=names, visible=bool(names), **changed)
+
+
+def _offered(app: AppState, opened: str) -> list[str]:
+    return [project.name for project in list_projects(app.data_dir) if project.name != opened and project.images()]
 
 
 def _suggest_prompts(app: AppState, panel: TrainPanel, values: Values) -> Values:

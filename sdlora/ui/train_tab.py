@@ -1,6 +1,6 @@
 """The Train tab: what to train on the left, the progress of a run on the right, and what its buttons do."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -43,8 +43,9 @@ def build(app: AppState, demo: gr.Blocks, images: ImagesTab) -> TrainTab:
     shown.longer.click(partial(_train_longer, app), [shown.run, shown.more], shown.message, **PRIVATE)
     shown.copy.click(partial(_duplicate, app, shown), shown.run, [shown.message, shown.run], **PRIVATE)
     shown.reopen.click(
-        partial(_open_settings, app, form), shown.run,
-        [form.message, form.base, *form.prompts, *form.settings.values()], show_progress_on=form.message, **PRIVATE,
+        partial(_open_settings, app, form), [shown.run, images.project],
+        [form.message, images.project, form.together, form.base, *form.prompts, *form.settings.values()],
+        show_progress_on=form.message, **PRIVATE,
     )  # fmt: skip
     return tab
 
@@ -57,11 +58,11 @@ def train(app: AppState, tab: TrainTab, values: Values, progress: gr.Progress = 
     images = tab.form.images
     told: list[str] = []
     try:
-        project, config = train_panel.configure(app, tab.form, values)
-        project.set_info(images.info(values))
+        projects, config = train_panel.configure(app, tab.form, values)
+        projects[0].set_info(images.info(values))
         if values[images.caption_first]:
-            told = caption_panel.caption_before_training(app, project, config, progress)
-        run = app.train(config, project.name)
+            told = caption_panel.caption_before_training(app, projects, config, progress)
+        run = app.train(config, projects[0].name)
     except SdloraError as error:
         updates: Values = {tab.form.message: page_html.note([*told, str(error)], "bad")}
     else:
@@ -99,16 +100,26 @@ def _duplicate(app: AppState, panel: RunPanel, name: str) -> Values:
         return {panel.message: page_html.note([str(error)], "bad")}
 
 
-def _open_settings(app: AppState, form: TrainPanel, name: str) -> Values:
-    """Fill the form with the settings of a run; the pictures stay those of the open project."""
+def _open_settings(app: AppState, form: TrainPanel, name: str, opened: str) -> Values:
+    """Fill the form with the settings of a run; of several concepts, choose their projects too."""
     run = app.run(name)
     try:
         if run is None:
             return gr.skip()
-        message = f"The form has the settings of {run.name}. Train uses the project that is open on the tab Pictures."
-        return {form.message: page_html.note([message]), **train_panel.form_values(form, run.config)}
+        chosen, names = train_panel.reopened_projects(app, form, run.config, opened)
+        lines = [f"The form has the settings of {run.name}.", *_pictures_of(run, names)]
+        return {form.message: page_html.note(lines), **train_panel.form_values(form, run.config), **chosen}
     except SdloraError as error:
         return {form.message: page_html.note([str(error)], "bad")}
+
+
+def _pictures_of(run: Run, projects: Sequence[str]) -> list[str]:
+    """Say which pictures Train would use with the settings of ``run``, whose ``projects`` are chosen again."""
+    if not projects:
+        return ["Train uses the project that is open on the tab Pictures."]
+    lost = len(run.config.all_concepts) > len(projects)
+    left_out = "What else it learnt is left out: its pictures are in no project here." if lost else ""
+    return [f"Train uses the pictures of {' and '.join(projects)}.", left_out]
 
 
 def _choose(app: AppState, run: Run) -> object:

@@ -217,7 +217,7 @@ def test_the_steps_of_a_run_are_those_of_a_run_of_each() -> None:
 def test_a_file_in_two_concepts_must_be_mended(cat_and_dog: tuple[Concept, ...]) -> None:
     for name in ("x.png", "y.png"):
         noise_image(64, 64, 99).save((cat_and_dog[0] if name == "x.png" else cat_and_dog[1]).folder / name)
-    [finding] = shared_images(cat_and_dog, load_concepts(cat_and_dog).examples)
+    [finding] = shared_images(["concept 1 (sks)", "concept 2 (ohwx)"], load_concepts(cat_and_dog).examples)
     assert finding.severity == "must"
     assert "concept 1 (sks) as x.png and concept 2 (ohwx) as y.png" in finding.text
 

@@ -40,45 +40,60 @@ def pressed(app, monkeypatch):
     return press
 
 
-def captions(pressed):
-    return [pressed.project.caption(image) for image in pressed.project.images()]
+def captions(project):
+    return [project.caption(image) for image in project.images()]
 
 
 def test_pictures_without_captions_are_captioned_first_and_that_is_told_and_undone(pressed):
     updates, laid_out = pressed()
     told = updates[laid_out.train.form.message]
     assert "No picture had a caption. Captioned" in told and "where Undo takes them back" in told
-    assert any(captions(pressed)) and len(pressed.queued) == 1
+    assert any(captions(pressed.project)) and len(pressed.queued) == 1
     assert (updates[laid_out.images.images_version], updates[laid_out.images.captions_version]) == (4, 6)
     assert set(pressed.shares) == {"Writing captions first"}
     updates, _ = pressed()
     assert updates[laid_out.train.form.message] == "" and laid_out.images.images_version not in updates
     pressed.project.undo()
-    assert not any(captions(pressed))
+    assert not any(captions(pressed.project))
+
+
+def test_each_project_of_a_run_is_captioned_unless_it_has_a_caption(app, pressed):
+    fresh, written = Project(app.data_dir, "fresh"), Project(app.data_dir, "written")
+    for project, trigger in ((fresh, "sks"), (written, "zwx")):
+        project.set_info(ProjectInfo("subject", trigger, "house"))
+        project.add(PICTURES)
+    for project in (pressed.project, written):
+        project.write_caption(project.images()[0], "mine")
+    updates, laid_out = pressed(together=["fresh", "written"])
+    told = updates[laid_out.train.form.message]
+    assert "fresh: No picture had a caption." in told and told.count("No picture had a caption") == 1
+    assert len(pressed.queued) == 1
+    assert all("a house" in text for text in captions(fresh))  # A subject's caption says its class.
+    assert captions(written) == ["mine", "", "", ""]
 
 
 def test_one_caption_of_a_person_is_enough_to_leave_the_others_alone(pressed):
     pressed.project.write_caption(pressed.project.images()[0], "mine")
     updates, laid_out = pressed()
-    assert captions(pressed) == ["mine", "", "", ""]
+    assert captions(pressed.project) == ["mine", "", "", ""]
     assert updates[laid_out.train.form.message] == "" and len(pressed.queued) == 1
 
 
 def test_who_wants_no_captions_gets_none(pressed):
     pressed(caption_first=False)
-    assert not any(captions(pressed)) and len(pressed.queued) == 1
+    assert not any(captions(pressed.project)) and len(pressed.queued) == 1
 
 
 def test_another_base_and_one_prompt_for_all_pictures_need_no_captions(pressed, tiny_base):
     pressed(base=str(tiny_base))
     pressed(**{"data.prompt": "ohwx style"})
-    assert not any(captions(pressed)) and len(pressed.queued) == 2 and pressed.shares == []
+    assert not any(captions(pressed.project)) and len(pressed.queued) == 2 and pressed.shares == []
 
 
 def test_what_is_missing_is_said_before_anything_is_captioned(pressed):
     updates, laid_out = pressed(trigger="")
     assert "Give a trigger word" in updates[laid_out.images.train_message]
-    assert not any(captions(pressed)) and pressed.queued == []
+    assert not any(captions(pressed.project)) and pressed.queued == []
 
 
 def test_training_goes_on_where_captions_fail(pressed, monkeypatch):
