@@ -1,8 +1,8 @@
 """Endpoints of the page for programs (``gradio_client``): train, status, stop, resume, generate, export.
 
-``tool_endpoints`` has those that wait for a tool. The first lines of a docstring and its
-``Args`` are the text of the page "Use via API". Errors reach the program as one sentence. Files come as uploads only:
-no text that a program sends is ever taken for a path of images.
+``tool_endpoints`` has those that wait for a tool, ``caption_endpoints`` those of captions. The first lines of a
+docstring and its ``Args`` are the text of the page "Use via API". Errors reach the program as one sentence. Files come
+as uploads only: no text that a program sends is ever taken for a path of images.
 """
 
 import asyncio
@@ -30,6 +30,7 @@ from sdlora.generation.infotext import format_parameters, read_parameters
 from sdlora.generation.settings import ImageSettings
 from sdlora.ui import build_config
 from sdlora.ui.app_state import MAX_IMAGES, AppState
+from sdlora.ui.caption_endpoints import CaptionEndpoints
 from sdlora.ui.endpoint_arguments import check_arguments, returned_file, takes_settings, uploaded_paths
 from sdlora.ui.run_view import describe
 from sdlora.ui.tool_endpoints import ToolEndpoints
@@ -285,10 +286,11 @@ class Endpoints:
 
 def build(app: AppState) -> None:
     """Add the endpoints to the page that is being laid out."""
-    ends, tools = Endpoints(app), ToolEndpoints(app)
+    ends, tools, captions = Endpoints(app), ToolEndpoints(app), CaptionEndpoints(app)
     functions: list[Callable[..., Any]] = [
         ends.train, ends.status, ends.stop, ends.resume, ends.generate, ends.export, ends.runs, ends.adapters,
-        tools.merge, tools.resize, tools.extract, tools.caption,
+        tools.merge, tools.resize, tools.extract,
+        captions.caption, captions.tags, captions.replace, captions.add_trigger, captions.undo_change,
     ]  # fmt: skip
     for function in functions:
         waits = inspect.iscoroutinefunction(function)

@@ -1,21 +1,13 @@
-"""Endpoints of the page that wait for a tool: adapters made from adapters and models, captions."""
+"""Endpoints of the page that wait for a tool: adapters made from adapters and models."""
 
 from typing import Any, TypedDict
 
 from sdlora.api.adapter_jobs import LibraryJob, extract_job, merge_job, resize_job
-from sdlora.api.captioning import CaptionReport, CaptionSettings
 from sdlora.api.editing import EditSettings, ExportSettings, ExtractSettings, RankLimit
 from sdlora.api.models import resolve_base
-from sdlora.data.projects import Project, ProjectInfo
-from sdlora.errors import ConfigError
 from sdlora.ui.app_state import AppState
-from sdlora.ui.caption_panel import project_job
 from sdlora.ui.endpoint_arguments import takes_settings
 
-CAPTIONS = (
-    "model", "mode", "trigger", "prefix", "blacklist", "threshold", "character_threshold", "max_words", "revision",
-)  # fmt: skip
-"""Settings that a program chooses; the class comes from the project, the device from the server."""
 TRUNCATION = (*RankLimit.model_fields, "dtype")
 """Settings of the tools that change an adapter's rank."""
 
@@ -28,16 +20,6 @@ class MadeAdapter(TypedDict):
     ranks: list[int]
     kept: float | None
     proof: str
-    notes: list[str]
-
-
-class WrittenCaptions(TypedDict):
-    """A project's captions by the names of its pictures, and the numbers of those that were written, kept or unsure."""
-
-    captions: dict[str, str]
-    written: int
-    kept: int
-    unsure: int
     notes: list[str]
 
 
@@ -87,24 +69,6 @@ class ToolEndpoints:
         models, dtype = (self._base(base), self._base(tuned)), settings.pop("dtype")
         extract = ExtractSettings.checked(**settings)
         return self._run_job(extract_job(self.app.library, *models, extract, name, dtype))
-
-    @takes_settings(CaptionSettings, names=CAPTIONS, first=("project", "model", "mode"))
-    def caption(self, project: str, **settings: Any) -> WrittenCaptions:
-        """Let a model write captions for a project's pictures, as one step that the page can undo.
-
-        Args:
-            project: Name of the project.
-        """
-        found = Project(self.app.data_dir, project)
-        if not found.images():
-            raise ConfigError(f"The project {project!r} has no pictures; hand some over to /train, or drop them.")
-        info = found.info or ProjectInfo()
-        job = project_job(self.app, found, info.class_name if info.kind == "subject" else "", **settings)
-        report = CaptionReport(**job.finish())
-        captions = {image.relative_to(found.folder).as_posix(): found.caption(image) for image in found.images()}
-        return WrittenCaptions(
-            captions=captions, written=report.written, kept=report.kept, unsure=report.unsure, notes=job.notices
-        )
 
     def _edit(self, base: str, dtype: str, **limit: Any) -> tuple[EditSettings, str]:
         return EditSettings.checked(base=self._base(base), **limit), dtype

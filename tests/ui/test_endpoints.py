@@ -13,6 +13,7 @@ import pytest
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 
+from sdlora.data.projects import Project, ProjectInfo
 from sdlora.formats import read_adapter
 from sdlora.generation.infotext import read_parameters
 from tests.support.page_server import ROOT, PageServer
@@ -102,6 +103,31 @@ def wait(client, run, until):
     raise AssertionError(now)
 
 
+def test_tags_are_counted_changed_and_changed_back(server):
+    project = Project(server.data_dir, "tagged")
+    project.set_info(ProjectInfo("style", "ohwx"))
+    project.add([path for path in PICTURES if path.suffix == ".png"][:3])
+    for image, text in zip(project.images(), ("a Red car, old, nice", "old, red, big", ""), strict=True):
+        project.write_caption(image, text)
+
+    def call(name, **arguments):
+        return server.client.predict(project="tagged", **arguments, api_name=f"/{name}")
+
+    before = {image.name: project.caption(image) for image in project.images()}
+    counted = call("tags")
+    assert (counted["images"], counted["unit"]) == (3, "tags")
+    assert counted["counts"] == {"ohwx": 3, "old": 2, "a Red car": 1, "nice": 1, "red": 1, "big": 1}
+    assert call("tags", unit="words")["counts"]["Red"] == 2
+    changed = call("replace", find="RED", replacement="blue")
+    assert changed["changed"] == 2
+    assert [*changed["captions"].values()] == ["a blue car, old, nice", "old, blue, big", ""]
+    triggered = call("add_trigger")
+    assert triggered["changed"] == 3 and all(text.startswith("ohwx") for text in triggered["captions"].values())
+    assert call("undo_change")["undone"] == "trigger added in 3 captions"
+    assert call("undo_change") == {"undone": "replaced 'RED' in 2 captions", "captions": before}
+    assert call("undo_change") == {"undone": "", "captions": before}
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -131,6 +157,11 @@ def wait(client, run, until):
         ({"base": "pocket", "tuned": "pocket", "rank": 4, "api_name": "/extract"}, "the same one"),
         ({"project": "../x", "api_name": "/caption"}, "has no pictures"),
         ({"project": "x", "mode": "all", "api_name": "/caption"}, "mode = 'all'"),
+        ({"project": "../x", "api_name": "/tags"}, "has no pictures"),
+        ({"project": "x", "unit": "letters", "api_name": "/tags"}, "unit = 'letters'"),
+        ({"project": "../x", "find": "a", "api_name": "/replace"}, "has no pictures"),
+        ({"project": "../x", "api_name": "/add_trigger"}, "has no pictures"),
+        ({"project": "nobody", "api_name": "/undo_change"}, "There is no project 'nobody'"),
         ({"base": "pocket", "tuned": "nothing-here", "rank": 4, "api_name": "/extract"}, "nothing-here"),
     ],
 )

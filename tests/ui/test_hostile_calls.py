@@ -34,6 +34,10 @@ NAMED = {
     "merge": [[{"name": 1.0, "base": 1.0}, "name", None, None, "base", "fp32"]],
     "resize": [["name", "name", 4, None, "base", "fp32"]],
     "extract": [["base", "base", "name", 4, None, "linear", True, "fp32"]],
+    "tags": [["name", None]],
+    "replace": [["name", "word", "word"]],
+    "add_trigger": [["name"]],
+    "undo_change": [["name"]],
 }  # fmt: skip
 """Calls of each endpoint; whatever is a string in them, or the key of a mapping, is said in hostile words."""
 
