@@ -7,7 +7,7 @@ live layers, files and tools are all checked against them.
 
 import math
 from collections.abc import Collection, Mapping
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, ClassVar
 
 from sdlora.errors import FormatError
@@ -61,7 +61,7 @@ class Parametrization:
 
     def delta_shape(self, tensors: "Tensors") -> tuple[int | None, ...]:
         """Shape of ``unscaled_delta``; None for a side that the tensors do not tell."""
-        return tuple(self.unscaled_delta({name: tensor.to("meta") for name, tensor in tensors.items()}).shape)
+        return _delta_shape(self, tuple((name, tuple(tensor.shape)) for name, tensor in tensors.items()))
 
     def delta_square(self, tensors: "Tensors") -> float:
         """‖ΔW‖² without alpha / rank, summed in float64."""
@@ -78,6 +78,14 @@ class Parametrization:
     def layer_class(self, base: "nn.Module") -> "type[AdapterLayer]":
         """Adapter layer for the linear layer or convolution ``base``."""
         raise NotImplementedError
+
+
+@lru_cache(maxsize=1024)
+def _delta_shape(own: Parametrization, shapes: tuple[tuple[str, tuple[int, ...]], ...]) -> tuple[int | None, ...]:
+    """Shape of ΔW, from those of its tensors: most layers of a model share theirs, and torch takes a millisecond."""
+    import torch
+
+    return tuple(own.unscaled_delta({name: torch.empty(shape, device="meta") for name, shape in shapes}).shape)
 
 
 class FullDifference(Parametrization):

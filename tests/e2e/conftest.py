@@ -76,6 +76,7 @@ def trained(tmp_path_factory, visits):
     visitor.tab("Train")
     visitor.page.locator("#advanced button").first.click()
     visitor.fill("#set-train-steps", str(STEPS))
+    visitor.fill("#set-sample-steps", "4")
     visitor.see(f"{STEPS} steps", "#train-summary")
     visitor.tab("Pictures")
     visitor.click("#train-these")

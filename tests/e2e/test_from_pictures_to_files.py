@@ -80,6 +80,7 @@ def half_strength(server, visits):
     page.tab("Create")
     page.choose("#adapter-1", "mystyle")
     page.fill("#prompt", "")
+    page.draw_quickly()
     page.fill("#seed", "7")
     page.click("#more-adapters")
     page.choose("#adapter-2", f"mystyle-{STEPS // 2:06d}")
@@ -152,6 +153,7 @@ def test_a_scale_stays_when_its_list_is_looked_at_and_a_page_at_rest_asks_for_no
 def test_a_grid_has_its_labels_and_the_best_of_it_is_saved(server, visit):
     visitor = visit(server.address)
     visitor.tab("Create")
+    visitor.draw_quickly()
     visitor.fill("#prompt", "ohwx style, a red house on grass")
     visitor.page.locator("#compare button").first.click()
     wait_until(lambda: visitor.value("#compare-subject") == "mystyle")

@@ -32,8 +32,10 @@ HELD = {
 }
 """Methods that a format can hold."""
 CASES = [(format, method, family) for format, methods in HELD.items() for method in methods for family in FAMILIES]
-TARGETS = {"ia3": "unet"}
-"""(IA)³ in PEFT's folders: where no bias is scaled with it."""
+ALL, SOME = "linear+conv", "unet.down_blocks.1,unet.mid_block,text_encoder*"
+"""Layers get their names whatever the method: LoRA shows all, the other methods one block of each kind."""
+WITHOUT_BIAS = "unet.mid_block.*.to_[qkv],unet.down_blocks.1.*.to_[qkv],*.ff.net.2"
+"""Layers of (IA)³ in PEFT's folders: where no bias is scaled with it."""
 
 
 def base_of(family: str) -> dict[str, torch.nn.Module]:
@@ -58,7 +60,7 @@ def state_for(method: str, family: str, format: str = "kohya") -> AdapterState:
             },
             {"ss_sd_model_name": "tiny"},
         )
-    targets = "*.to_[qkv],*.ff.net.2" if method == "ia3" and format == "peft" else "linear+conv"
+    targets = ALL if method == "lora" else WITHOUT_BIAS if (method, format) == ("ia3", "peft") else SOME
     METHODS[method](**METHOD_SETTINGS[method] | {"targets": targets}).attach(models, "a", 0)
     modules = {
         path: ModuleState({n: t + torch.randn(t.shape, generator=draw) * 0.2 for n, t in m.tensors.items()}, m.alpha)
@@ -276,7 +278,7 @@ def test_factors_that_pefts_one_rule_does_not_give_are_refused_for_its_folders(t
 
 def test_an_adapter_of_several_methods_goes_through_kohyas_keys(tmp_path):
     parts = [state_for(method, "sd1").modules for method in ("lora", "loha", "ia3", "full")]
-    paths = list(parts[0])
+    paths = list(parts[1])  # LoRA has more.
     mixed = {path: parts[number % 3][path] for number, path in enumerate(paths)} | dict(list(parts[3].items())[:1])
     state = build_adapter_state(mixed)
     export_adapter(state, tmp_path / "a.safetensors")
