@@ -71,7 +71,7 @@ def build() -> CaptionPanel:
             info="Not needed: training puts it before captions that lack it",
         )  # fmt: skip
         before_training = gr.Checkbox(
-            False, label="Caption before training", elem_id="caption-before",
+            True, label="Caption before training", elem_id="caption-before",
             info="where no picture has a caption, and the base is pocket, which can write them",
         )  # fmt: skip
     return CaptionPanel(widget, model, mode, trigger_first, threshold, blacklist, before_training)

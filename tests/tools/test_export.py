@@ -35,6 +35,16 @@ def test_the_pipeline_loads_plainly_and_draws(folder):
     assert pipeline("a sks cat", num_inference_steps=2, output_type="np").images.shape[-1] == 3
 
 
+def test_a_model_that_was_loaded_does_not_say_from_where(folder, tmp_path):
+    """Weights of another version are trained from those of this one, in somebody's folder."""
+    words, parts = CLIPTokenizer.from_pretrained(folder[0] / "tokenizer"), (UNet2DConditionModel, AutoencoderKL)
+    again = [part.from_pretrained(folder[0] / name) for name, part in zip(("unet", "vae"), parts, strict=True)]
+    export.write_pipeline(*again, folder[1], words, 0.5, tmp_path)
+    for name in ("unet", "vae"):
+        first, second = (out / name / "config.json" for out in (folder[0], tmp_path))
+        assert first.read_text() == second.read_text()
+
+
 def test_the_text_encoder_is_the_clip_tower_under_its_classic_names(folder):
     out, towers = folder
     weights = load_file(out / "text_encoder" / "model.safetensors")

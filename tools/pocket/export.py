@@ -97,8 +97,11 @@ def write_pipeline(
 ) -> None:
     """The whole folder but for the CLIP."""
     vae.register_to_config(scaling_factor=scale)
-    unet.half().save_pretrained(folder / "unet")
-    vae.half().save_pretrained(folder / "vae")
+    for part, model in (("unet", unet), ("vae", vae)):
+        model.half().save_pretrained(folder / part)
+        config = json.loads((folder / part / "config.json").read_text(encoding="utf-8"))
+        config.pop("_name_or_path", None)  # Where it was loaded from, on the machine that trains.
+        _write_json(folder / part / "config.json", config)
     write_tokenizer(tokenizer, folder / "tokenizer")
     write_text_encoder(clip, folder / "text_encoder")
     scheduler = DDIMScheduler(**SCHEDULE, clip_sample=False, set_alpha_to_one=False, steps_offset=1)

@@ -134,9 +134,9 @@ def train_unet(args: argparse.Namespace) -> None:
 
 def write(args: argparse.Namespace) -> None:
     """Write the model's folder from the averages of all runs, whether they are finished or not."""
-    towers, scale = trained("clip", args), unet.scaling_factor(args.work / "latents")
-    tokens = words(args)
-    export.write_pipeline(trained("unet", args), trained_vae(args), towers, tokens, scale, args.folder)
+    autoencoder, tokens, latents = trained_vae(args), words(args), args.work / "latents"
+    scale = unet.scaling_factor(latents) if latents.exists() else autoencoder.config.scaling_factor
+    export.write_pipeline(trained("unet", args), autoencoder, trained("clip", args), tokens, scale, args.folder)
     export.write_clip(trained_tower(args), tokens, args.folder / "clip")
 
 
