@@ -6,7 +6,9 @@ Anybody may change a data folder at any time, so every look asks the file system
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
@@ -18,11 +20,37 @@ MOST = 1 << 16
 """Values that one cache keeps."""
 
 
+_look: ContextVar[dict[str, Version] | None] = ContextVar("_look", default=None)
+"""Versions that were seen within ``one_look``, by path; None outside of it."""
+
+
+@contextmanager
+def one_look() -> Iterator[None]:
+    """Ask the system once for each file within this context: lists that share sources are of one moment.
+
+    What changes meanwhile is seen by the next look: a version is never younger than what was read.
+    """
+    token = _look.set({})
+    try:
+        yield
+    finally:
+        _look.reset(token)
+
+
 def file_version(path: str) -> Version:
     """Return what differs after any change of a file, or of the names in a folder; None if it cannot be seen.
 
     The inode differs for a file that replaced it; the time of the last change of status is set by no program.
     """
+    seen = _look.get()
+    if seen is None:
+        return _stat(path)
+    if path not in seen:
+        seen[path] = _stat(path)
+    return seen[path]
+
+
+def _stat(path: str) -> Version:
     try:
         status = os.stat(path)
     except (OSError, ValueError):  # Gone, or a name that cannot be.

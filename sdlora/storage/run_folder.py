@@ -20,8 +20,8 @@ from sdlora.errors import BusyError, ConfigError, FileError
 from sdlora.events import Event, RunFailed, RunFinished, RunStopped
 from sdlora.filesystem.locks import hold_lock, is_held
 from sdlora.filesystem.paths import existing_path, path_inside, path_problem, safe_name
-from sdlora.filesystem.reading import find_matching, modified_ns, recency
-from sdlora.filesystem.stat_cache import StatCache
+from sdlora.filesystem.reading import find_matching, recency
+from sdlora.filesystem.stat_cache import StatCache, file_version
 from sdlora.filesystem.writing import TEMPORARY, file_errors, new_folder
 from sdlora.storage.journal import last_event, read_events
 from sdlora.training.run_paths import CONFIG, RunPaths
@@ -95,7 +95,7 @@ class Run(RunPaths):
     @classmethod
     def all(cls, data_dir: Path) -> "list[Run]":
         """Return all runs in ``data_dir``, the newest first."""
-        return sorted(_runs_with(data_dir, CONFIG), key=lambda run: recency(modified_ns(run.config_file)), reverse=True)
+        return sorted(_runs_with(data_dir, CONFIG), key=lambda run: recency(_modified_ns(run)), reverse=True)
 
     @classmethod
     def all_queued(cls, data_dir: Path) -> "list[Run]":
@@ -226,6 +226,12 @@ def _runs_with(data_dir: Path, name: str) -> Iterator[Run]:
             run, names = _folders.get(partial(_listed, folder), folder)
             if name in names:
                 yield run
+
+
+def _modified_ns(run: Run) -> int:
+    """Return when the settings of ``run`` were last changed, in nanoseconds since the epoch; 0 if they are gone."""
+    version = file_version(str(run.config_file))
+    return version[2] if version else 0
 
 
 def _listed(folder: str) -> tuple[Run, frozenset[str]]:

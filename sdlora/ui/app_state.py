@@ -32,6 +32,7 @@ from sdlora.config import TrainConfig, adapt_to_device
 from sdlora.data.images import open_image, open_mask
 from sdlora.errors import BusyError, ConfigError, SdloraError
 from sdlora.events import Event
+from sdlora.filesystem.stat_cache import one_look
 from sdlora.filesystem.writing import write_atomic
 from sdlora.formats.lora_tags import parse_lora_tags
 from sdlora.formatting import did_you_mean
@@ -127,15 +128,16 @@ class AppState:
             return self._snapshot
 
     def _look(self) -> RunsSnapshot:
-        runs, waiting = list_runs(self.data_dir), self.queue.waiting()
-        current = self.queue.current(runs, waiting)
-        return RunsSnapshot(
-            tuple(run.name for run in runs),
-            current,
-            self.queue.state(current) if current else "",
-            tuple(list_adapters(self.data_dir, runs)),
-            tuple(run.name for run in waiting),
-        )
+        with one_look():
+            runs, waiting = list_runs(self.data_dir), self.queue.waiting()
+            current = self.queue.current(runs, waiting)
+            return RunsSnapshot(
+                tuple(run.name for run in runs),
+                current,
+                self.queue.state(current) if current else "",
+                tuple(list_adapters(self.data_dir, runs)),
+                tuple(run.name for run in waiting),
+            )
 
     def refresh(self) -> RunsSnapshot:
         """Return the state of the runs at this moment."""
