@@ -1,4 +1,7 @@
-"""Gradio's queue woken by calls: by itself it looks for them all the time, which takes most of an idle page's work."""
+"""Gradio's queue, woken by calls.
+
+Its loops look for calls all the time by themselves, which is most of what a page does on which nothing happens.
+"""
 
 import asyncio
 from contextlib import suppress
