@@ -27,8 +27,9 @@ from benchmarks.plot import Bar, bars
 from benchmarks.report import add_options, columns, result, rounded, spread, tell
 from sdlora.data import buckets
 from sdlora.data.cache import LatentCache, View
+from sdlora.data.cropping import crop_and_resize
 from sdlora.data.dataset import Example, load_dataset
-from sdlora.data.images import ImageSize, crop_and_resize, open_image, to_pixels
+from sdlora.data.images import ImageSize, open_image, to_pixels
 from sdlora.data.settings import Data
 from sdlora.data.tensor_store import TensorStore
 from sdlora.families.settings import Model

@@ -6,6 +6,7 @@ from sdlora.captioning.settings import CaptionSettings
 from sdlora.config import all_settings
 from sdlora.data.concepts import RUN_WIDE
 from sdlora.data.settings import Concept
+from sdlora.masking.settings import MaskSettings
 from sdlora.section import Setting, settings
 
 HEAD = ["| setting | default | |", "| --- | --- | --- |"]
@@ -20,6 +21,12 @@ CAPTIONS = """
 
 These belong to no run: they are flags of `sdlora caption` (`--max-words 30`), fields of `CaptionSettings`, and most of
 them parameters of the endpoint `/caption` ([captions.md](captions.md)).
+"""
+MASKS = """
+## masks
+
+These belong to no run: they are flags of `sdlora mask` (`--words "a dog"`), fields of `MaskSettings`, and most of them
+parameters of the endpoint `/mask` ([masks.md](masks.md)).
 """
 
 
@@ -41,6 +48,7 @@ def reference() -> str:
     lines += ["", "## concepts", "", CONCEPTS_ARE, "", *HEAD]
     lines += [_row(setting) for setting in settings(Concept) if setting.name not in RUN_WIDE]
     lines += [CAPTIONS, *HEAD, *map(_row, settings(CaptionSettings))]
+    lines += [MASKS, *HEAD, *map(_row, settings(MaskSettings))]
     return "\n".join(lines).replace("\n\n\n", "\n\n") + "\n"
 
 

@@ -50,15 +50,15 @@ def caption_job(folder: Path, settings: CaptionSettings, data_dir: Path | None =
     Raises DatasetError if there is no such folder, ModelError for what is no captioner.
     """
     locate_captioner(settings.model)
-    return CaptionJob(_existing(folder), settings, data_root(data_dir).resolve())
+    return CaptionJob(existing_folder(folder), settings, data_root(data_dir).resolve())
 
 
 def undo_captions(folder: Path) -> str:
     """Undo the last change of the captions in ``folder``. Returns its description; empty if there was none."""
-    return CaptionFiles(_existing(folder)).undo()
+    return CaptionFiles(existing_folder(folder)).undo()
 
 
-def _existing(folder: Path) -> Path:
+def existing_folder(folder: Path) -> Path:
     """Return ``folder`` in full, as its name tells its lock. Raises DatasetError if there is no such folder."""
     path = as_path(folder).resolve()
     if not path.is_dir():

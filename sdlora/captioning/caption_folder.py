@@ -7,20 +7,18 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from PIL import Image
-
 from sdlora.captioning.caption_text import new_caption
-from sdlora.captioning.captioner import Captioner, batches
+from sdlora.captioning.captioner import Captioner
 from sdlora.captioning.settings import CaptionSettings
 from sdlora.data.caption_files import CaptionFiles
 from sdlora.data.captions import read_caption
-from sdlora.data.dataset import Example, summarize_names, survey_folder
+from sdlora.data.dataset import Example, survey_folder
 from sdlora.data.folder_names import CAPTION_SUFFIXES
-from sdlora.data.images import open_image
 from sdlora.data.settings import Data
 from sdlora.errors import DatasetError
-from sdlora.events import Notice, OnEvent, Progress, ignore, report_progress
+from sdlora.events import OnEvent, Progress, ignore, report_progress
 from sdlora.formatting import pluralize
+from sdlora.vision.training_images import batches, notice_unusable, open_batch
 
 WHAT = "words of a model"
 """Description of the change in the undo log."""
@@ -64,9 +62,7 @@ def caption_folder(
     if waiting:
         on_event(Progress(phase=f"loading {settings.model}"))
         _write(waiting, CaptionFiles(found.root), settings, load(), report, on_event)
-    if report.problems:
-        names = summarize_names([line.partition(":")[0] for line in report.problems], "file")
-        on_event(Notice(message=f"Left alone, as they cannot be used: {names}; sdlora check tells why."))
+    notice_unusable(report.problems, on_event)
     return report
 
 
@@ -94,7 +90,7 @@ def _write(
     progress(0, len(waiting))
     done = 0
     for batch in batches(waiting, settings.batch_size):
-        opened = [(example, image) for example in batch if (image := _open(example, report)) is not None]
+        opened = open_batch(batch, report.problems)
         texts = captioner.captions([image for _, image in opened]) if opened else []
         written = {example.path: text for (example, _), text in zip(opened, texts, strict=True)}
         before = {example.path: example.own_caption for example in batch}
@@ -112,12 +108,3 @@ def _caption(
     """
     new = new_caption(own or before[image], written[image], settings)
     return own if new == before[image] else new
-
-
-def _open(example: Example, report: CaptionReport) -> Image.Image | None:
-    """Return an image; None, with a line in ``report``, if it cannot be read any more."""
-    try:
-        return open_image(example.path).rgb
-    except DatasetError as error:
-        report.problems.append(f"{example.path.name}: {error}")
-        return None

@@ -1,20 +1,18 @@
 """The protocol of a captioner: a model that says what images show."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 from PIL import Image
 
 from sdlora.captioning.settings import CaptionSettings
 from sdlora.events import OnProgress, unwatched
+from sdlora.vision.training_images import batches
 
 if TYPE_CHECKING:
     import torch
-
-T = TypeVar("T")
 
 
 class Captioner(ABC):
@@ -46,10 +44,3 @@ def caption_images(
         found += captioner.captions(batch)
         on_progress(len(found), len(images))
     return found
-
-
-def batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    """Yield ``items`` in lists of ``size``; the last may be shorter."""
-    left = iter(items)
-    while batch := list(islice(left, size)):
-        yield batch

@@ -8,14 +8,14 @@ from sdlora.captioning.captioner import Captioner
 from sdlora.captioning.settings import CaptionSettings
 from sdlora.errors import ConfigError, ModelError
 from sdlora.events import OnEvent, ignore
-from sdlora.families.base_models import BUNDLED, HUB_ID
+from sdlora.families.base_models import BUNDLED
 from sdlora.families.hub import fetch_files
 from sdlora.families.hub_download import download_files
 from sdlora.families.known_words import KnownWords, known_words
 from sdlora.families.settings import Model, trimmed_base
 from sdlora.families.untrusted_folder import read_config, require_data_only_model
-from sdlora.filesystem.paths import PICKLES, existing_path
 from sdlora.formatting import one_line
+from sdlora.vision.model_source import locate_model
 
 if TYPE_CHECKING:
     import torch
@@ -72,14 +72,8 @@ def locate_captioner(model: str) -> CaptionerSource | None:
     name = trimmed_base(model)
     if name in BUNDLED:
         return CaptionerSource(name, BUNDLED[name] / "clip")
-    folder = existing_path(name)
-    if Path(name).suffix.lower() in PICKLES:
-        raise ModelError(f"{name}: this kind of file can run code when it is opened; give a folder with safetensors")
-    if folder is not None and folder.is_dir():
-        return CaptionerSource(kind_of(folder), folder)
-    if folder is not None or not HUB_ID.fullmatch(name):
-        raise ModelError(f"{one_line(name)!r}: is no captioner; give pocket, a folder, or a hub id")
-    return None
+    folder = locate_model(name, "is no captioner; give pocket, a folder, or a hub id")
+    return CaptionerSource(kind_of(folder), folder) if folder else None
 
 
 def _load_hub(model: Model, settings: CaptionSettings, device: "torch.device", on_event: OnEvent) -> Captioner:

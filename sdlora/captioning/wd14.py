@@ -11,15 +11,19 @@ import torch
 from PIL import Image
 
 from sdlora.captioning.caption_text import cut_tags
-from sdlora.captioning.captioner import Captioner, batches
+from sdlora.captioning.captioner import Captioner
 from sdlora.captioning.settings import CaptionSettings
 from sdlora.captioning.sources import TAGS
-from sdlora.errors import ModelError, SdloraError, missing_package
+from sdlora.errors import ModelError, SdloraError
 from sdlora.filesystem.paths import path_problem
 from sdlora.filesystem.reading import read_text
 from sdlora.formatting import first_line, one_line
+from sdlora.vision.onnx_session import open_onnx
+from sdlora.vision.training_images import batches
 
 MODEL = "model.onnx"
+OTHERS = "the captioner pocket, a BLIP or a Florence-2"
+"""Captioners that need no further package."""
 GENERAL, CHARACTER = "0", "4"
 """Categories of tags that captions have. Others are ratings (9) and what no model of this kind predicts."""
 FACES = frozenset((
@@ -67,7 +71,7 @@ class Wd14Captioner(Captioner):
                 raise ModelError(f"{folder / name}: {problem}; a WD14 tagger has {MODEL} and {TAGS}")
         tags = read_tags(folder / TAGS)
         try:
-            return cls(_session(folder / MODEL, device), tags, settings)
+            return cls(open_onnx(folder / MODEL, device, "a WD14 tagger", OTHERS), tags, settings)
         except ModelError as error:
             raise ModelError(f"{folder}: {error}") from None
 
@@ -122,22 +126,3 @@ def prepare(image: Image.Image, side: int) -> np.ndarray:
     if longest != side:
         square = square.resize((side, side), Image.Resampling.BICUBIC)
     return np.ascontiguousarray(np.asarray(square, np.float32)[:, :, ::-1])
-
-
-def _session(path: Path, device: torch.device) -> Any:
-    """Open an ONNX model, on a card if the installed package can. Raises ConfigError without the package, ModelError.
-
-    A file of this format is data; the library refuses tensors that lie out of its folder.
-    """
-    try:
-        import onnxruntime
-    except ImportError:
-        raise missing_package("a WD14 tagger", "onnxruntime", "the captioner pocket, a BLIP or a Florence-2") from None
-    wanted = ["CUDAExecutionProvider"] if device.type == "cuda" else []
-    providers = [name for name in wanted if name in onnxruntime.get_available_providers()]
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # Its errors arrive as exceptions.
-    try:
-        return onnxruntime.InferenceSession(str(path), options, providers=[*providers, "CPUExecutionProvider"])
-    except Exception as error:  # As above.
-        raise ModelError(f"its {path.name} cannot be read: {first_line(error)}") from error

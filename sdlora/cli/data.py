@@ -1,4 +1,4 @@
-"""Commands of data sets and the data folder: check, caption, tags, disk."""
+"""Commands of data sets and the data folder: check, caption, mask, tags, disk."""
 
 import argparse
 from pathlib import Path
@@ -64,9 +64,7 @@ def caption(parsed: argparse.Namespace) -> int:
     from sdlora.api.captioning import CaptionSettings, caption_folder, require_captioner, undo_captions
 
     if parsed.undo:
-        undone = undo_captions(parsed.folder)
-        print(f"Undone: {undone}." if undone else "There is nothing to undo.")
-        return 0
+        return _print_undone(undo_captions(parsed.folder))
     settings = options.read_settings(parsed, CaptionSettings)
     if parsed.base:
         require_captioner(settings.model, parsed.base)
@@ -76,6 +74,36 @@ def caption(parsed: argparse.Namespace) -> int:
     terminal.close()
     if not parsed.json:
         print(report)
+    return 0
+
+
+def _mask_arguments(parser: argparse.ArgumentParser) -> None:
+    from sdlora.api.masking import MaskSettings
+
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="images; kohya's folders work")
+    options.add_settings(parser, MaskSettings)
+    parser.add_argument("--undo", action="store_true", help="undo the last change of masks or captions instead")
+    parser.add_argument("--json", action="store_true", help="print events as lines of JSON")
+
+
+def mask(parsed: argparse.Namespace) -> int:
+    """Write masks, and print how many; or undo that."""
+    from sdlora.api.masking import MaskSettings, mask_folder, undo_masks
+
+    if parsed.undo:
+        return _print_undone(undo_masks(parsed.folder))
+    settings = options.read_settings(parsed, MaskSettings)
+    terminal = TerminalProgress(str(parsed.folder))
+    listener = _print_event if parsed.json else terminal
+    report = mask_folder(parsed.folder, settings, parsed.data_dir, listener)
+    terminal.close()
+    if not parsed.json:
+        print(report)
+    return 0
+
+
+def _print_undone(undone: str) -> int:
+    print(f"Undone: {undone}." if undone else "There is nothing to undo.")
     return 0
 
 
@@ -133,6 +161,7 @@ def disk(parsed: argparse.Namespace) -> int:
 COMMANDS = (
     Command("caption", caption, _caption_arguments, "Write captions for a folder of images."),
     Command("check", check, _check_arguments, "Find what is wrong with a folder of images, or could be better."),
+    Command("mask", mask, _mask_arguments, "Write masks that say what counts in the images of a folder."),
     Command("tags", tags, _tags_arguments, "Count how many images of a folder have each tag or word of the captions."),
     Command("disk", disk, _disk_arguments, "Show what the data folder takes on the disk, and free some of it."),
 )

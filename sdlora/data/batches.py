@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from sdlora.data.cache import LatentCache, View
 from sdlora.data.captions import augment_caption, preserved_caption
+from sdlora.data.cropping import overflow
 from sdlora.data.dataset import Example
 from sdlora.data.epoch_sampler import EpochSampler, ShuffledCycle
-from sdlora.data.images import ImageSize, overflow
+from sdlora.data.images import ImageSize
 from sdlora.data.settings import Concept, Data
 from sdlora.seeds import derive, uniform
 

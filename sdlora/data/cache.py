@@ -12,17 +12,9 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sdlora.data.cropping import CropBox, crop_and_resize, crop_and_resize_mask, size_and_crop, size_to_cover
 from sdlora.data.dataset import Example
-from sdlora.data.images import (
-    ImageSize,
-    MaskedImage,
-    crop_and_resize,
-    crop_and_resize_mask,
-    open_image,
-    open_mask,
-    size_and_crop,
-    to_pixels,
-)
+from sdlora.data.images import ImageSize, MaskedImage, open_image, open_mask, to_pixels
 from sdlora.data.tensor_store import Tensors, TensorStore, key_of
 from sdlora.errors import DatasetError, FileError, NonFiniteError
 from sdlora.events import OnProgress, unwatched
@@ -65,7 +57,13 @@ class View:
     @property
     def size_and_crop(self) -> tuple[int, int, int, int]:
         """Original height and width of the image, and top and left of the crop."""
-        return size_and_crop(self.example.size, self.size, self.position, self.flip)
+        whole = self.example.image_size
+        return size_and_crop(whole, self.size, self.position, self.flip, self.example.crop)
+
+    def part_of(self, copy: tuple[int, int]) -> CropBox | None:
+        """Return the part that counts of a copy of the image that has this size; None for all of it."""
+        crop = self.example.crop
+        return crop and crop.scaled(self.example.image_size, copy)
 
 
 @dataclass(frozen=True)
@@ -94,7 +92,9 @@ class LatentCache:
     def key(self, view: View) -> str:
         """Hash everything that decides the latents of ``view``."""
         image = (view.example.digest, view.example.mask_digest, self._weights(view), self.background)
-        crop = (tuple(view.size), float(view.position), view.flip)
+        crop: tuple[object, ...] = (tuple(view.size), float(view.position), view.flip)
+        if view.example.crop:  # Else the key is what it was before there were such crops.
+            crop += (tuple(view.example.crop),)
         return key_of("latents", LATENTS_VERSION, self.fingerprint, self.batch_size, image, crop)
 
     def prepare(
@@ -145,14 +145,14 @@ class LatentCache:
 
     def _open(self, view: View) -> MaskedImage:
         """Open the image at the view's size. The mask keeps its size: it is cropped once the latents' size is known."""
-        rgb, mask = open_image(view.example.path, self.background, view.size)
+        wanted = size_to_cover(view.example.image_size, view.size, view.example.crop)
+        rgb, mask = open_image(view.example.path, self.background, wanted)
         _require_unchanged(view.example.path, view.example.digest)
         if self._weights(view) and view.example.mask is not None:
             mask = open_mask(view.example.mask)
             _require_unchanged(view.example.mask, view.example.mask_digest)
-        return MaskedImage(
-            crop_and_resize(rgb, view.size, view.position, view.flip), mask if self._weights(view) else None
-        )
+        pixels = crop_and_resize(rgb, view.size, view.position, view.flip, view.part_of(rgb.size))
+        return MaskedImage(pixels, mask if self._weights(view) else None)
 
     def _weights(self, view: View) -> bool:
         """Return whether a mask or transparency weights this view."""
@@ -172,7 +172,8 @@ class LatentCache:
             latents = {"mean": mean, "std": std}
             if image.mask is not None:
                 latent_size = ImageSize(mean.shape[-1], mean.shape[-2])
-                latents["mask"] = crop_and_resize_mask(image.mask, latent_size, view.position, view.flip)
+                part = view.part_of(image.mask.size)
+                latents["mask"] = crop_and_resize_mask(image.mask, latent_size, view.position, view.flip, part)
             self.store.put(self.key(view), latents)
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from sdlora.data.captions import LISTED, caption_for, read_caption, read_listed_captions
+from sdlora.data.cropping import CropBox
 from sdlora.data.folder_names import (
     CAPTION_SUFFIXES,
     CAPTIONS_ARE,
@@ -24,6 +25,7 @@ from sdlora.data.mask_files import require_usable_mask
 from sdlora.data.masks import MASK_SUFFIX, is_mask_folder, sort_masks
 from sdlora.data.name_matching import CaselessNames
 from sdlora.data.settings import Data
+from sdlora.data.subject_crop import subject_box
 from sdlora.errors import DatasetError
 from sdlora.filesystem.paths import composed, existing_path
 from sdlora.formatting import pluralize
@@ -56,9 +58,18 @@ class Example:
     masks: bool = True
     """Whether a mask or transparency weights its loss, where the run has masks."""
 
+    crop: CropBox | None = None
+    """Part of the image that is trained, in pixels of the upright image; None for all of it."""
+
+    @property
+    def image_size(self) -> ImageSize:
+        """Size of the whole image."""
+        return ImageSize(self.width, self.height)
+
     @property
     def size(self) -> ImageSize:
-        return ImageSize(self.width, self.height)
+        """Size of what is trained of it."""
+        return self.crop.size if self.crop else self.image_size
 
 
 @dataclass(frozen=True)
@@ -324,18 +335,19 @@ def _read_examples(source: _SourceFolder, data: Data, report: _Report) -> list[E
     examples, listed = [], {**source.listed_above, **source.listed}
     for path, info in zip(source.images, infos, strict=True):
         stem = composed(path.stem)
-        caption, mask = source.captions.get(stem), source.masks.get(stem) if data.masks else None
+        caption, mask = source.captions.get(stem), source.masks.get(stem) if data.reads_masks else None
         if isinstance(info, DatasetError):
             report.refuse(path, info)
         own = _checked_caption(caption, report) if caption else listed.get(composed(path.name), "")
         mask_digest = _checked_mask(mask, info, report) if mask and isinstance(info, ImageInfo) else ""
         if isinstance(info, ImageInfo):
             text = caption_for(own, data, source.caption)
-            examples.append(Example(path, text, *info.size, mask, source.repeats, info.key, mask_digest, own))
-    others = [
-        example.mask for example in examples if example.mask and not example.mask.name.lower().endswith(MASK_SUFFIX)
-    ]
-    report.notice("Masks of other tools", others, "they weight the loss as NAME.mask.png does", "file")
+            crop = subject_box(mask, info.size, data.crop_margin) if mask_digest and data.crop == "subject" else None
+            example = Example(path, text, *info.size, mask, source.repeats, info.key, mask_digest, own, crop=crop)
+            examples.append(example)
+    masks = [example.mask for example in examples if example.mask]
+    others = [mask for mask in masks if not mask.name.lower().endswith(MASK_SUFFIX)]
+    report.notice("Masks of other tools", others, "they are used as NAME.mask.png is", "file")
     usable = [(path, info) for path, info in zip(source.images, infos, strict=True) if isinstance(info, ImageInfo)]
     report.notice("Several frames", (path for path, info in usable if info.animated), "the first is used")
     report.notice(

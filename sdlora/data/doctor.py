@@ -14,10 +14,11 @@ from sdlora.data import near_duplicates
 from sdlora.data.buckets import assign_buckets, bucket_step
 from sdlora.data.caption_checks import check_captions, check_wildcards, check_words
 from sdlora.data.concepts import balance_notices, concept_label, load_concepts
+from sdlora.data.cropping import crop_box
 from sdlora.data.dataset import MIN_IMAGES, Example, FolderSurvey, image_files, survey_folder
 from sdlora.data.findings import DatasetUnderCheck, Finding, PixelCheck, paths_of, summarize
 from sdlora.data.folder_names import parse_kohya_folder
-from sdlora.data.images import ImageSize, crop_box, inspect_image, open_image, orientation
+from sdlora.data.images import ImageSize, inspect_image, open_image, orientation
 from sdlora.data.settings import Concept, Data
 from sdlora.errors import DatasetError
 from sdlora.events import OnProgress, unwatched
@@ -234,8 +235,8 @@ def _shapes(dataset: DatasetUnderCheck) -> list[Finding]:
     small, cut, most = [], [], 0.0
     for example, size in zip(dataset.examples, dataset.sizes, strict=True):
         left, top, right, bottom = crop_box(example.size, size, 0.5)
-        lost = 1 - (right - left) * (bottom - top) / (example.width * example.height)
-        if example.width < size.width or example.height < size.height:
+        lost = 1 - (right - left) * (bottom - top) / (example.size.width * example.size.height)
+        if example.size.width < size.width or example.size.height < size.height:
             small.append(example)
         if lost > MAX_CROPPED:
             cut.append(example)
@@ -255,6 +256,21 @@ def _shapes(dataset: DatasetUnderCheck) -> list[Finding]:
             "crop them by hand to keep what matters."
         )
         found.append(Finding("could", "cut", text, paths_of(cut)))
+    return found
+
+
+def _subject_crops(dataset: DatasetUnderCheck) -> list[Finding]:
+    """Report the images that are cropped to their subject, and those that lack the mask for it."""
+    if dataset.data.crop != "subject":
+        return []
+    cropped = [example for example in dataset.examples if example.crop]
+    without = [example for example in dataset.examples if example.mask is None]
+    found = []
+    if cropped:
+        found.append(Finding("fine", "", f"Cropped to what the mask marks: {summarize(cropped)}.", paths_of(cropped)))
+    if without:
+        text = f"No mask to crop by: {summarize(without)}. Make some with sdlora mask, or paint them on the page."
+        found.append(Finding("could", "no mask", text, paths_of(without)))
     return found
 
 
@@ -310,6 +326,7 @@ CHECKS: tuple[_Check, ...] = (
     check_wildcards,
     check_words,
     _shapes,
+    _subject_crops,
     _repeats,
     _several_names,
 )

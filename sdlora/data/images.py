@@ -15,7 +15,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from PIL import Image, ImageOps
+from PIL import Image
 
 from sdlora.data.color_profiles import UnusableProfileError, to_srgb
 from sdlora.data.deep_grey import is_deep, is_plain_16_bit, to_8_bits
@@ -304,56 +304,6 @@ def _to_rgb(image: Image.Image, background: str) -> Image.Image:
         canvas = Image.new("RGBA", image.size, background)
         return Image.alpha_composite(canvas, image.convert("RGBA")).convert("RGB")
     return image.convert("RGB")
-
-
-def crop_box(image: ImageSize, size: ImageSize, position: float) -> tuple[float, float, float, float]:
-    """Return left, top, right, bottom of the largest part of ``image`` that has the ratio of ``size``.
-
-    ``position`` 0 takes the left (or top) end, 0.5 the middle, 1 the right (or bottom).
-    """
-    scale = min(image.width / size.width, image.height / size.height)
-    width, height = min(image.width, size.width * scale), min(image.height, size.height * scale)
-    left, top = (image.width - width) * position, (image.height - height) * position
-    return left, top, left + width, top + height
-
-
-def overflow(image: ImageSize, size: ImageSize) -> float:
-    """Return the pixels, at the scale of ``size``, by which ``image`` exceeds ``size`` once it covers it."""
-    scale = max(size.width / image.width, size.height / image.height)
-    return max(image.width * scale - size.width, image.height * scale - size.height)
-
-
-def size_and_crop(
-    image: ImageSize, size: ImageSize, position: float = 0.5, flip: bool = False
-) -> tuple[int, int, int, int]:
-    """Return original height and width of ``image``, and top and left of the crop that ``crop_and_resize`` makes after
-    scaling.
-
-    These are SDXL's size and crop conditions (arXiv:2307.01952, section 2.2).
-    """
-    scale = max(size.width / image.width, size.height / image.height)
-    over = [round(side * scale) - target for side, target in zip(image, size, strict=True)]
-    left, top = (round(side * position) for side in over)
-    return image.height, image.width, top, over[0] - left if flip else left
-
-
-def crop_and_resize(image: Image.Image, size: ImageSize, position: float = 0.5, flip: bool = False) -> Image.Image:
-    """Crop ``image`` to the ratio of ``size`` and resize it in one pass (Lanczos, widened to the reduction)."""
-    box = crop_box(ImageSize(*image.size), size, position)
-    cut = image.resize(size, Image.Resampling.LANCZOS, box=box)
-    return ImageOps.mirror(cut) if flip else cut
-
-
-def crop_and_resize_mask(
-    mask: Image.Image, size: ImageSize, position: float = 0.5, flip: bool = False
-) -> "torch.Tensor":
-    """Crop ``mask`` (L) alike and average it over each latent: float32 (1, h, w) in [0, 1]; ``size`` in latents."""
-    import numpy as np
-    import torch
-
-    cut = mask.resize(size, Image.Resampling.BOX, box=crop_box(ImageSize(*mask.size), size, position))
-    values = np.asarray(ImageOps.mirror(cut) if flip else cut, dtype=np.float32) / 255
-    return torch.from_numpy(values)[None]
 
 
 def to_pixels(image: Image.Image) -> "torch.Tensor":

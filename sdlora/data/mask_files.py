@@ -5,17 +5,20 @@ import binascii
 import hashlib
 import io
 import tempfile
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from PIL import Image
 
 from sdlora.data.images import ImageSize, inspect_image, open_mask, open_untrusted
 from sdlora.data.masks import MASK_SUFFIX
-from sdlora.data.undo_log import UndoLog
+from sdlora.data.undo_log import RecordedStep, UndoLog
 from sdlora.errors import ConfigError, DatasetError
 from sdlora.filesystem.locks import exclusive
 from sdlora.filesystem.paths import path_inside
 from sdlora.filesystem.writing import write_atomic
+from sdlora.formatting import pluralize
 
 DATA_URL = "data:image/png;base64,"
 MAX_PAINTED_CHARACTERS = 4 << 20
@@ -35,7 +38,7 @@ class MaskFiles:
 
     def find(self, image: Path) -> Path | None:
         """Return the mask of ``image``, if it has one of this program's name."""
-        path = _mask_path(image)
+        path = mask_path(image)
         return path if path.is_file() else None
 
     def write(self, image: Path, painted: Image.Image) -> str:
@@ -57,11 +60,7 @@ class MaskFiles:
                 )
             if lowest == 255:
                 return self.remove(image)
-            content = _as_png(painted.resize(size, Image.Resampling.BILINEAR))
-            path, digest = path_inside(self.folder, _mask_path(image)), hashlib.sha256(content).hexdigest()
-            before = [path] if path.exists() else []
-            self.history.record(f"mask of {image.name}", before, masks={path: digest})
-            write_atomic(path, content)
+            self.place(image, painted, partial(self.history.record, f"mask of {image.name}"))
         return f"The mask of {image.name} is saved: {_share(painted):.0%} of the picture counts."
 
     def remove(self, image: Path) -> str:
@@ -71,9 +70,49 @@ class MaskFiles:
                 self.history.record(f"removed the mask of {image.name}", [path_inside(self.folder, mask)])
         return f"{image.name} has no mask: all of it counts."
 
+    def begin_change(self, what: str) -> "MaskChange":
+        """Begin a change that is one step of the log, however many masks it writes; ``what`` describes it."""
+        return MaskChange(self, what)
+
+    def place(self, image: Path, mask: Image.Image, record: Callable[..., RecordedStep]) -> RecordedStep:
+        """Write ``mask`` (L) at the size of ``image``, once ``record`` has put it into the log; return its step.
+
+        Call it alone with the folder.
+        """
+        content = _as_png(mask.resize(inspect_image(image).size, Image.Resampling.BILINEAR))
+        path, digest = path_inside(self.folder, mask_path(image)), hashlib.sha256(content).hexdigest()
+        step = record(files=[path] if path.exists() else [], masks={path: digest})
+        write_atomic(path, content)
+        return step
+
     def _require_there(self, image: Path) -> None:
         if not path_inside(self.folder, image).is_file():
             raise ConfigError(f"{image.name}: is not in this project any more; its mask was not kept")
+
+
+class MaskChange:
+    """One step of the undo log, which grows with every mask."""
+
+    def __init__(self, files: MaskFiles, what: str):
+        self.files, self.what = files, what
+        self.written = 0
+        """Number of masks written so far."""
+        self._step: RecordedStep | None = None
+
+    def write(self, image: Path, mask: Image.Image, replaces: bool) -> bool:
+        """Store ``mask`` (L) at the size of ``image``. Returns whether it was: not if the image has been removed
+        meanwhile, or has got a mask that it ``replaces`` not.
+
+        Raises DatasetError if the image cannot be read any more, FileError if the mask cannot be written.
+        """
+        files = self.files
+        with exclusive(files.folder):
+            if not image.is_file() or (files.find(image) and not replaces):
+                return False
+            what = f"{self.what} of {pluralize(self.written + 1, 'picture')}"
+            self._step = files.place(image, mask, partial(files.history.extend, self._step, what))
+            self.written += 1
+        return True
 
 
 def require_usable_mask(path: Path, size: ImageSize) -> str:
@@ -122,7 +161,8 @@ def _has_shape(mask: ImageSize, image: ImageSize) -> bool:
     return abs(mask.width * image.height / (mask.height * image.width) - 1) < MAX_DISTORTION
 
 
-def _mask_path(image: Path) -> Path:
+def mask_path(image: Path) -> Path:
+    """Return the file of this program's name for the mask of ``image``."""
     return image.with_name(image.stem + MASK_SUFFIX)
 
 

@@ -49,6 +49,13 @@ class Data(Section):
     random_crop: bool = False
     """Crop different parts of pictures that do not fit their bucket, instead of the centre."""
 
+    crop: Literal["none", "subject"] = "none"
+    """Crop pictures that have a mask to what it marks (`subject`), before they get their training size. Masks then crop
+    even where `masks` is off."""
+
+    crop_margin: Annotated[float, Field(ge=0, le=10)] = 0.1
+    """Margin around the subject on each side, as a share of its longer side, if `crop` is `subject`."""
+
     flip: bool = False
     """Train on mirrored pictures too. Not for lettering or lopsided subjects."""
 
@@ -93,6 +100,11 @@ class Data(Section):
         if self.preserve_untriggered and not self.trigger:
             raise ValueError("preserve_untriggered needs a trigger; set data.trigger")
         return self
+
+    @property
+    def reads_masks(self) -> bool:
+        """Whether masks weight the loss, or crop."""
+        return self.masks or self.crop == "subject"
 
     @property
     def kind(self) -> Kind:

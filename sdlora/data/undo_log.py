@@ -10,7 +10,7 @@ import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -82,35 +82,48 @@ class UndoLog:
         """
         names = tuple(path.relative_to(self.folder).as_posix() for path in files)
         changed = tuple((path.relative_to(self.folder).as_posix(), *both) for path, both in captions.items())
-        placed = tuple((path.relative_to(self.folder).as_posix(), digest) for path, digest in masks.items())
         steps = self._steps()
         folder = self.steps_folder / f"{int(steps[-1].name) + 1 if steps else 1:06d}"
         with file_errors(self.folder), ExitStack() as undo:
             undo.callback(shutil.rmtree, folder, ignore_errors=True)
-            recorded = _write_step(folder, UndoStep(what, names, changed, placed))
+            recorded = _write_step(folder, UndoStep(what, names, changed, self._digests(masks)))
             undo.pop_all()
-            for path in files:
-                if path.exists():
-                    os.replace(path, folder / path.name)
+            _move_out(files, folder)
         for old in steps[: -(MAX_STEPS - 1) or None] if len(steps) >= MAX_STEPS else []:
             shutil.rmtree(old, ignore_errors=True)
         return recorded
 
     def extend(
-        self, recorded: RecordedStep | None, what: str, captions: Mapping[Path, tuple[str, str]]
+        self,
+        recorded: RecordedStep | None,
+        what: str,
+        captions: Mapping[Path, tuple[str, str]] = NO_CAPTIONS,
+        files: Sequence[Path] = (),
+        masks: Mapping[Path, str] = NO_MASKS,
     ) -> RecordedStep:
-        """Add ``captions`` to a step, whose description becomes ``what``. Raises FileError if it cannot be written.
+        """Add changes to a step as ``record`` does; its description becomes ``what``.
 
-        Without a step, or if it was undone meanwhile, a new one is recorded.
+        Without a step, if it was undone meanwhile, or if it has removed a file of the same name, a new one is recorded.
         """
         if recorded is None or _read_step(recorded.folder) != recorded.step:  # Its number may be another step's by now.
-            return self.record(what, captions=captions)
+            return self.record(what, files, captions, masks)
+        if {Path(name).name for name in recorded.step.files} & {path.name for path in files}:
+            return self.record(what, files, captions, masks)  # Removed files lie side by side.
         both = {name: (old, new) for name, old, new in recorded.step.captions}
         for path, (old, new) in captions.items():
             name = path.relative_to(self.folder).as_posix()
             both[name] = (both.get(name, (old,))[0], new)
         changed = tuple((name, *texts) for name, texts in both.items())
-        return _write_step(recorded.folder, replace(recorded.step, what=what, captions=changed))
+        names = (*recorded.step.files, *(path.relative_to(self.folder).as_posix() for path in files))
+        placed = (*recorded.step.masks, *self._digests(masks))
+        with file_errors(self.folder):
+            extended = _write_step(recorded.folder, UndoStep(what, names, changed, placed))
+            _move_out(files, recorded.folder)
+        return extended
+
+    def _digests(self, masks: Mapping[Path, str]) -> tuple[tuple[str, str], ...]:
+        """Return ``masks`` by their names below the project."""
+        return tuple((path.relative_to(self.folder).as_posix(), digest) for path, digest in masks.items())
 
     def undo_newest(self, restore_captions: Callable[[UndoStep], None]) -> UndoStep | None:
         """Take the newest step's masks away, move its files back, restore its captions, and then forget the step."""
@@ -173,6 +186,13 @@ def _read_step(folder: Path) -> UndoStep | None:
 def _write_step(folder: Path, step: UndoStep) -> RecordedStep:
     write_atomic(folder / STEP, json.dumps(asdict(step), ensure_ascii=False))
     return RecordedStep(folder, step)
+
+
+def _move_out(files: Sequence[Path], folder: Path) -> None:
+    """Move ``files`` into a step's ``folder``; one that is gone already is left out."""
+    for path in files:
+        if path.exists():
+            os.replace(path, folder / path.name)
 
 
 def _removed_files(folder: Path) -> dict[str, Path]:

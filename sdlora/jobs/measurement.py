@@ -21,6 +21,7 @@ from pydantic import TypeAdapter
 from sdlora.config import TrainConfig, explicit_settings
 from sdlora.data.concepts import MOST_CONCEPTS, join_examples, naming_concept, preserves_classes
 from sdlora.data.dataset import Example, load_dataset
+from sdlora.data.masks import is_mask_folder
 from sdlora.data.settings import Concept, Data
 from sdlora.errors import SdloraError
 from sdlora.families.base_models import locate_base
@@ -81,7 +82,7 @@ def torch_version() -> str:
 
 def measurement_file(config: TrainConfig, data_dir: Path) -> Path:
     """Return the file for the measurement of ``config``, named by the digest of all that decides it."""
-    sizes = sorted({(example.width, example.height) for example in counted_examples(config)})
+    sizes = sorted({tuple(example.size) for example in counted_examples(config)})
     sample = config.sample.model_dump(include={"cfg", "sampler", "width", "height"})
     generates = bool(config.sample.every and config.sample.prompts) or count_class_images(config.all_concepts) > 0
     what = {**step_settings(config), "sizes": sizes, "sample": sample if generates else None, "torch": torch_version()}
@@ -128,22 +129,26 @@ def counted_examples(config: TrainConfig) -> tuple[Example, ...]:
     for index, concept in enumerate(concepts):
         entries = sorted((entry.path, entry.stat().st_mtime_ns) for entry in _files(concept.folder))
         with naming_concept(concepts, index):
-            found.append(_read_folder(concept.folder, _digest({"files": entries})))
+            data = Data(folder=concept.folder, crop=concept.crop, crop_margin=concept.crop_margin)
+            found.append(_read_folder(data, _digest({"files": entries})))
     return join_examples(concepts, found)
 
 
 def _files(folder: Path) -> list["os.DirEntry[str]"]:
-    """Return the files of a data folder and of the folders directly in it; none if there is no folder."""
+    """Return the files of a data folder, of the folders directly in it, and of those with their masks; none if there is
+    no folder.
+    """
     with suppress(OSError), os.scandir(folder) as found:
         entries = list(found)
         inner = [file for entry in entries if entry.is_dir() for file in os.scandir(entry.path)]
-        return [entry for entry in (*entries, *inner) if entry.is_file()]
+        masks = [file for entry in inner if is_mask_folder(Path(entry.path)) for file in os.scandir(entry.path)]
+        return [entry for entry in (*entries, *inner, *masks) if entry.is_file()]
     return []
 
 
 @lru_cache(maxsize=MOST_CONCEPTS)
-def _read_folder(folder: Path, stamp: str) -> tuple[Example, ...]:
-    return load_dataset(Data(folder=folder)).examples
+def _read_folder(data: Data, stamp: str) -> tuple[Example, ...]:
+    return load_dataset(data).examples
 
 
 def _caption_changes(concepts: Sequence[Concept]) -> dict[str, Any]:

@@ -30,6 +30,9 @@ from sdlora.formats import export_adapter, read_adapter
 from sdlora.formats.adapter_check import TargetBase, check_adapter
 from sdlora.generation.device import choose_device
 from sdlora.jobs.class_image_tool import class_images
+from sdlora.masking.mask_folder import mask_folder
+from sdlora.masking.settings import MaskSettings
+from sdlora.masking.sources import load_segmenter
 from sdlora.storage.device_lock import device_lock
 
 Request = Mapping[str, Any]
@@ -123,9 +126,18 @@ def caption(request: Request, report: OnEvent) -> dict[str, Any]:
         return asdict(caption_folder(Path(request["folder"]), settings, load, report))
 
 
+def mask(request: Request, report: OnEvent) -> dict[str, Any]:
+    """Write masks for the images of a folder."""
+    settings = MaskSettings.checked(**request["settings"])
+    device = choose_device(settings.device)
+    with _hold_device(device, Path(request["data_dir"]), report):
+        load = partial(load_segmenter, settings, device, report)
+        return asdict(mask_folder(Path(request["folder"]), settings, load, report))
+
+
 TOOLS: Mapping[str, Callable[[Request, OnEvent], Any]] = {
     function.__name__: function
-    for function in (check, export, merge, resize, extract, bake, inspect_layers, caption, class_images)
+    for function in (check, export, merge, resize, extract, bake, inspect_layers, caption, mask, class_images)
 }
 
 

@@ -18,6 +18,7 @@ from sdlora.errors import ConfigError
 from sdlora.events import OnEvent, Result
 from sdlora.formats.adapter_check import AdapterCheck
 from sdlora.jobs.job_process import JobProcess, serve_job
+from sdlora.masking.settings import MaskSettings
 
 
 class ToolJob(JobProcess):
@@ -80,6 +81,18 @@ class CaptionJob(ToolJob):
 
     def __init__(self, folder: Path, settings: CaptionSettings, data_dir: Path):
         super().__init__("caption", folder=folder, settings=settings.to_json(), data_dir=data_dir)
+
+
+class MaskJob(ToolJob):
+    """Write masks for the images in ``folder``, as ``settings`` say; ``data_dir`` has the devices' locks.
+
+    The result has the fields of a ``MaskReport``. What was written before a stop stays, and is one step to undo.
+    """
+
+    STOPPED = "Stopped. The masks written so far are kept; undo takes them back."
+
+    def __init__(self, folder: Path, settings: MaskSettings, data_dir: Path):
+        super().__init__("mask", folder=folder, settings=settings.to_json(), data_dir=data_dir)
 
 
 def class_images_job(config: TrainConfig, data_dir: Path, make: bool = False) -> ToolJob:

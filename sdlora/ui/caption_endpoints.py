@@ -9,7 +9,7 @@ from sdlora.data.tags import Unit, count_tags, usual_unit
 from sdlora.errors import ConfigError
 from sdlora.ui.app_state import AppState
 from sdlora.ui.caption_panel import project_job
-from sdlora.ui.endpoint_arguments import takes_settings
+from sdlora.ui.endpoint_arguments import filled_project, takes_settings
 
 CAPTIONS = (
     "model", "mode", "trigger", "prefix", "blacklist", "threshold", "character_threshold", "max_words", "revision",
@@ -62,7 +62,7 @@ class CaptionEndpoints:
         Args:
             project: Name of the project.
         """
-        found = self._project(project)
+        found = filled_project(self.app.data_dir, project)
         info = found.info or ProjectInfo()
         job = project_job(self.app, found, info.class_name if info.kind == "subject" else "", **settings)
         report = CaptionReport(**job.finish())
@@ -77,7 +77,7 @@ class CaptionEndpoints:
             project: Name of the project.
             unit: "tags" between commas, or "words"; left out, what the captions look like.
         """
-        data = self._project(project).data()
+        data = filled_project(self.app.data_dir, project).data()
         examples = survey_folder(data).examples
         unit = unit or usual_unit(examples, data)
         return TagCounts(images=len(examples), unit=unit, counts=dict(count_tags(examples, data, unit)))
@@ -90,7 +90,7 @@ class CaptionEndpoints:
             find: What to look for, such as a tag.
             replacement: What takes its place; left empty, nothing does.
         """
-        found = self._project(project)
+        found = filled_project(self.app.data_dir, project)
         return ChangedCaptions(changed=found.replace(find, replacement), captions=_captions(found))
 
     def add_trigger(self, project: str) -> ChangedCaptions:
@@ -99,7 +99,7 @@ class CaptionEndpoints:
         Args:
             project: Name of the project.
         """
-        found = self._project(project)
+        found = filled_project(self.app.data_dir, project)
         return ChangedCaptions(changed=found.add_trigger(), captions=_captions(found))
 
     def undo_change(self, project: str) -> UndoneChange:
@@ -112,13 +112,6 @@ class CaptionEndpoints:
         if not found.folder.is_dir():  # One without pictures is fine: all of them may have been removed.
             raise ConfigError(f"There is no project {project!r}; give the name of one on the tab Pictures.")
         return UndoneChange(undone=found.undo(), captions=_captions(found))
-
-    def _project(self, name: str) -> Project:
-        """Return the project called ``name``. Raises ConfigError if it has no pictures."""
-        found = Project(self.app.data_dir, name)
-        if not found.images():
-            raise ConfigError(f"The project {name!r} has no pictures; hand some over to /train, or drop them.")
-        return found
 
 
 def _captions(project: Project) -> dict[str, str]:

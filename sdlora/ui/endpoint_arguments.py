@@ -11,7 +11,8 @@ from gradio.data_classes import FileData
 from gradio.utils import get_upload_folder
 from pydantic import ConfigDict, ValidationError, validate_call
 
-from sdlora.errors import SdloraError
+from sdlora.data.projects import Project
+from sdlora.errors import ConfigError, SdloraError
 from sdlora.filesystem.paths import path_inside
 from sdlora.section import Section, first_problem, settings
 from sdlora.ui.app_state import cache_file
@@ -70,6 +71,14 @@ def check_arguments(function: Callable[..., Any]) -> Callable[..., Any]:
 def _raise(error: SdloraError | ValidationError) -> NoReturn:
     message = first_problem(error) if isinstance(error, ValidationError) else str(error)
     raise gr.Error(message, print_exception=False) from None
+
+
+def filled_project(data_dir: Path, name: str) -> Project:
+    """Return the project called ``name``. Raises ConfigError if it has no pictures."""
+    found = Project(data_dir, name)
+    if not found.images():
+        raise ConfigError(f"The project {name!r} has no pictures; hand some over to /train, or drop them.")
+    return found
 
 
 def uploaded_paths(files: Iterable[FileData]) -> list[Path]:

@@ -17,7 +17,7 @@ from sdlora.data.projects import Project, ProjectInfo
 from sdlora.data.settings import Concept, Kind
 from sdlora.data.uploads import FolderWords, UploadedFile
 from sdlora.errors import SdloraError
-from sdlora.ui import caption_panel, caption_tools, mask_panel, project_panel
+from sdlora.ui import auto_mask_panel, caption_panel, caption_tools, mask_panel, project_panel
 from sdlora.ui.app_state import AppState
 from sdlora.ui.build_config import data_settings, suggested_words
 from sdlora.ui.caption_cards import findings_list, render_cards
@@ -45,6 +45,7 @@ def build(app: AppState, demo: gr.Blocks) -> ImagesTab:
     status, message, findings = (gr.HTML(elem_id=f"pictures-{name}") for name in ("status", "remarks", "findings"))
     undo = gr.Button("Undo", visible=False, size="sm", elem_id="undo-pictures")
     captions = caption_panel.build()
+    auto_masks = auto_mask_panel.build()
     masks = mask_panel.build()
     cards = gr.Column()
     reading = gr.HTML(HINT, elem_id="caption-reading")
@@ -64,6 +65,7 @@ def build(app: AppState, demo: gr.Blocks) -> ImagesTab:
     _wire_status(app, tab)
     caption_panel.wire(app, tab, captions)
     caption_tools.wire(app, tab, tools)
+    auto_mask_panel.wire(app, tab, auto_masks)
     mask_panel.wire(app, tab, masks)
     with cards:
         # One listener for both changes: Gradio fails on two renders of one visitor at a time.

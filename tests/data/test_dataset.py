@@ -172,7 +172,7 @@ def test_masks_of_other_tools_are_masks_and_no_images(folder: Path, name: str) -
     assert [(example.path.name, example.mask) for example in found.examples] == [
         ("a.png", folder / name), ("b.png", None),
     ]  # fmt: skip
-    assert found.notices == (f"Masks of other tools: 1 file ({name}); they weight the loss as NAME.mask.png does.",)
+    assert found.notices == (f"Masks of other tools: 1 file ({name}); they are used as NAME.mask.png is.",)
 
 
 def test_a_picture_that_is_only_called_a_mask_is_a_picture(folder: Path) -> None:

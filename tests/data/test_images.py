@@ -9,17 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sdlora.data.images import (
-    ImageSize,
-    crop_and_resize,
-    crop_and_resize_mask,
-    crop_box,
-    inspect_image,
-    open_image,
-    open_mask,
-    overflow,
-    to_pixels,
-)
+from sdlora.data.cropping import crop_and_resize, crop_and_resize_mask, crop_box, overflow
+from sdlora.data.images import ImageSize, inspect_image, open_image, open_mask, to_pixels
 from sdlora.errors import DatasetError
 from tests.support.hostile_files import picture_bomb, text_bomb
 from tests.support.images import noise_image

@@ -10,7 +10,8 @@ from diffusers.schedulers.scheduling_ddim import rescale_zero_terminal_snr
 
 from sdlora.adapters import METHODS
 from sdlora.adapters.state import AdapterState, ModuleState
-from sdlora.data.images import ImageSize, size_and_crop
+from sdlora.data.cropping import size_and_crop
+from sdlora.data.images import ImageSize
 from sdlora.diffusion.ddpm import DDPMProcess, alphas_cumprod
 from sdlora.errors import ConfigError, MismatchError, ModelError
 from sdlora.events import SampleReady, StepDone
