@@ -8,18 +8,20 @@ from functools import lru_cache
 from pathlib import Path
 
 from sdlora.data.cropping import CropBox
-from sdlora.data.images import MAX_RATIO, MIN_SIDE, ImageSize, open_mask
+from sdlora.data.images import MAX_RATIO, MIN_SIDE, ImageSize, inspect_image, open_mask
 
 
-def subject_box(mask: Path, size: ImageSize, margin: float) -> CropBox | None:
-    """Return the part of an upright image of ``size`` around what ``mask`` marks; None if that is the whole image.
+def subject_box(mask: Path | None, size: ImageSize, margin: float) -> CropBox | None:
+    """Return the part of an upright image of ``size`` around what ``mask`` marks; None for all of it,
+    or without a mask.
 
     ``margin`` is added on each side, as a share of the longer one. What the mask marks has at least half of its
     greatest brightness: the faint rest of a soft edge, or of a JPEG, is no subject. Raises DatasetError if the mask
     cannot be read.
     """
-    status = mask.stat()
-    left, top, right, bottom = _marked(mask, status.st_size, status.st_mtime_ns)
+    if mask is None:
+        return None
+    left, top, right, bottom = _marked(mask, inspect_image(mask).key)
     (left, right), (top, bottom) = (left * size.width, right * size.width), (top * size.height, bottom * size.height)
     more = margin * max(right - left, bottom - top)
     width, height = right - left + 2 * more, bottom - top + 2 * more
@@ -42,11 +44,11 @@ def _around(begin: float, end: float, least: float, side: int) -> tuple[int, int
 
 
 @lru_cache(maxsize=4000)
-def _marked(mask: Path, length: int, modified: int) -> tuple[float, float, float, float]:
+def _marked(mask: Path, key: str) -> tuple[float, float, float, float]:
     """Return left, top, right, bottom of what a mask marks, as shares of its sides."""
     levels = open_mask(mask)
-    least = max(1, levels.getextrema()[1] / 2)
-    left, top, right, bottom = levels.point([255 * (level >= least) for level in range(256)]).getbbox() or (
-        0, 0, *levels.size,
-    )  # fmt: skip
+    brightest = max(level for level, number in enumerate(levels.histogram()) if number)
+    least = max(1.0, brightest / 2)
+    marked = levels.point([255 * (level >= least) for level in range(256)]).getbbox()
+    left, top, right, bottom = marked or (0, 0, *levels.size)
     return left / levels.width, top / levels.height, right / levels.width, bottom / levels.height

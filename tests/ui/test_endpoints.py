@@ -162,6 +162,8 @@ def test_tags_are_counted_changed_and_changed_back(server):
         ({"project": "../x", "find": "a", "api_name": "/replace"}, "has no pictures"),
         ({"project": "../x", "api_name": "/add_trigger"}, "has no pictures"),
         ({"project": "nobody", "api_name": "/undo_change"}, "There is no project 'nobody'"),
+        ({"project": "../x", "words": "a dog", "api_name": "/mask"}, "has no pictures"),
+        ({"project": "x", "mode": "append", "api_name": "/mask"}, "mode = 'append'"),
         ({"base": "pocket", "tuned": "nothing-here", "rank": 4, "api_name": "/extract"}, "nothing-here"),
     ],
 )
