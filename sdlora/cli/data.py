@@ -21,7 +21,7 @@ def _check_arguments(parser: argparse.ArgumentParser) -> None:
 
     help = "images with captions (kohya's folders work), or a TOML file of a run, whose concepts are checked"
     parser.add_argument("folder", type=Path, metavar="FOLDER", help=help)
-    options.add_settings(parser, Data, ["trigger", "class_name", "wildcards"])
+    options.add_settings(parser, Data, ["trigger", "class_name", "wildcards", "crop", "crop_margin"])
     options.add_settings(parser, Model, ["base"])
 
 
