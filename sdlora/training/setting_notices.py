@@ -5,6 +5,7 @@ from typing import Any
 
 from sdlora import checkpoint
 from sdlora.data.concepts import concept_label, preserves_classes
+from sdlora.data.settings import Data
 from sdlora.formatting import one_line
 from sdlora.training.concept_overlap import concept_texts
 from sdlora.training.train_job import TrainJob
@@ -54,6 +55,8 @@ def ignored_settings(job: TrainJob, steps: int) -> Iterator[str]:
         yield "data.keep_tokens is not used: neither data.shuffle_captions nor data.tag_dropout is on"
     if job.data.random_crop and job.data.variants == 1:
         yield "data.random_crop cuts the centre alone: data.variants is 1; set it to 2 or more"
+    if job.data.crop_margin != Data.model_fields["crop_margin"].default and all(one.crop == "none" for one in concepts):
+        yield "data.crop_margin is not used: data.crop is none; set it to subject"
     if job.loss.concept_overlap and len(concept_texts(concepts)) < 2:
         yield "loss.concept_overlap is not used: fewer than two concepts have a trigger"
     if job.train.text_encoder_learning_rate and not job.adapter.text_encoder:

@@ -5,6 +5,7 @@ import pytest
 from sdlora.data.images import open_mask
 from tests.support.browser import PICTURES, wait_until
 from tests.support.page_server import PageServer
+from tests.support.tiny_segmenters import write_tiny_clipseg
 
 SMALL = {"width": 390, "height": 800}
 
@@ -90,4 +91,24 @@ def test_on_a_phone_a_mask_is_opened_again_inverted_and_removed(page, painted, v
     wait_until(lambda: is_ready(visitor))
     visitor.page.locator("#mask-painter [data-part=remove]").click()
     visitor.see("001.png has no mask", "#pictures-remarks")
+    assert not painted.exists()
+
+
+def test_a_model_masks_all_pictures_and_undo_takes_it_back(page, painted, visit, tmp_path):
+    model = write_tiny_clipseg(tmp_path / "clipseg")
+    visitor = visit(page.address)
+    visitor.see("3 pictures ready", "#pictures-status")
+    visitor.click("#auto-mask-settings > button")
+    visitor.choose("#auto-mask-model", str(model))
+    visitor.click("#auto-mask-button")
+    visitor.see("say what a CLIPSeg is to look for", "#auto-mask-status")
+    visitor.fill("#auto-mask-words", "a house")
+    visitor.page.locator("#auto-mask-threshold input[type=number]").fill("0")  # A random model is sure of nothing.
+    visitor.page.get_by_label("Weight by the model's certainty").check()
+    visitor.click("#auto-mask-button")
+    visitor.see("Masked 3 pictures of 3.", "#auto-mask-status")
+    wait_until(lambda: visitor.page.get_by_role("button", name="Edit mask").count() == 3)
+    assert painted.exists()
+    visitor.click("#undo-pictures")
+    visitor.see("Undone: masks of 3 pictures", "#pictures-remarks")
     assert not painted.exists()

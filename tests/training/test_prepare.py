@@ -31,6 +31,7 @@ def job(tmp_path: Path, preset: str, overrides: dict[str, object]) -> TrainJob:
         ({"prior.target": "base"}, "prior.target"),
         ({"prior.outside_masks": 1.0, "data.masks": False}, "prior.outside_masks"),
         ({"data.random_crop": True, "data.variants": 1}, "data.random_crop"),
+        ({"data.crop_margin": 0.3}, "data.crop_margin"),
         ({"adapter.text_encoder": False}, "train.text_encoder_learning_rate"),
         ({"schedule.warmup_steps": 100}, "schedule.warmup_steps"),
     ],
