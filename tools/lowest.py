@@ -17,7 +17,7 @@ def bounds() -> dict[str, str]:
     """The lower bound of each dependency, of the extras too, by its name."""
     project = tomllib.loads(PROJECT.read_text(encoding="utf-8"))["project"]
     named = [*project["dependencies"], *(each for extra in project["optional-dependencies"].values() for each in extra)]
-    return dict(re.fullmatch(r"([\w.-]+)>=([\d.]+)", each).groups() for each in named)
+    return dict(re.fullmatch(r"([\w.-]+)>=([\d.]+)(?:,<[\d.]+)?", each).groups() for each in named)
 
 
 if __name__ == "__main__":
