@@ -12,7 +12,7 @@ from sdlora.data.projects import Project
 from sdlora.errors import DatasetError
 from sdlora.ui import job_widget, page_html
 from sdlora.ui.app_state import AppState
-from sdlora.ui.listeners import HIDDEN, Values
+from sdlora.ui.listeners import EVERY, HIDDEN, Values
 from sdlora.ui.project_panel import ImagesTab
 
 MODELS = [(f"{HUB_SEGMENTER}: what you name (downloaded once)", HUB_SEGMENTER), ("faces (needs OpenCV)", FACES)]
@@ -73,7 +73,7 @@ def wire(app: AppState, tab: ImagesTab, panel: AutoMaskPanel) -> None:
     start, finish = partial(_start, app, tab, panel), partial(_finish, panel)
     ended = job_widget.wire(app, panel.widget, start, finish, inputs)
     ended.then(lambda version: version + 1, tab.images_version, tab.images_version, **HIDDEN)
-    tab.class_name.change(_words_of_class, tab.class_name, panel.words, **HIDDEN)
+    tab.class_name.change(_words_of_class, tab.class_name, panel.words, **EVERY)
 
 
 def _words_of_class(class_name: str) -> str:
