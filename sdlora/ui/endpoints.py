@@ -1,9 +1,8 @@
 """Endpoints of the page for programs (``gradio_client``): train, status, stop, resume, generate, export.
 
-``tool_endpoints`` has those that wait for a tool, ``caption_endpoints`` and
-``mask_endpoints`` those of captions and masks. The first lines of a
-docstring and its ``Args`` are the text of the page "Use via API". Errors reach the program as one sentence. Files come
-as uploads only: no text that a program sends is ever taken for a path of images.
+``tool_endpoints`` has those that wait for a tool, ``caption_endpoints`` those of captions, ``mask_endpoints`` that of
+masks. The first lines of a docstring and its ``Args`` are the text of the page "Use via API". Errors reach the program
+as one sentence. Files come as uploads only: no text that a program sends is ever taken for a path of images.
 """
 
 import asyncio

@@ -7,7 +7,6 @@ import huggingface_hub
 import numpy as np
 import pytest
 import torch
-from huggingface_hub.utils import filter_repo_objects
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
@@ -15,6 +14,7 @@ from sdlora.errors import ConfigError, FormatError, ModelError
 from sdlora.masking import saliency
 from sdlora.masking.settings import MaskSettings
 from sdlora.masking.sources import load_segmenter, require_segmenter
+from tests.support.hub_server import HubServer
 from tests.support.images import noise_image
 from tests.support.single_file_checkpoints import fill_hub_cache
 from tests.support.tiny_segmenters import write_tiny_clipseg, write_tiny_saliency
@@ -148,17 +148,20 @@ def test_a_hub_id_that_was_downloaded_loads_offline(clipseg, tmp_path, monkeypat
     assert (levels(here) == levels(there)).all()
 
 
-def test_of_a_hubs_repository_its_kind_is_fetched_first_and_then_what_that_reads(clipseg, monkeypatch):
-    fetched = []
-
-    def download(repository, revision, allow_patterns, ignore_patterns):
-        names = [*(path.name for path in clipseg.iterdir()), "pytorch_model.bin", "model.onnx", "x.py"]
-        fetched.append({*filter_repo_objects(names, allow_patterns=allow_patterns)})
-        return str(clipseg)
-
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
-    load("some/segmenter")
-    assert fetched == [{"config.json"}, {path.name for path in clipseg.iterdir()}]
+def test_of_a_hubs_repository_its_kind_is_fetched_first_and_then_what_that_reads_with_progress(
+    clipseg, copy, tmp_path, monkeypatch
+):
+    for name in ("pytorch_model.bin", "model.onnx", "x.py"):
+        (copy / name).write_bytes(b"never asked for")
+    hub = HubServer("some/segmenter", copy)
+    hub.use(monkeypatch, tmp_path / "hub")
+    events, settings = [], MaskSettings(model="some/segmenter", words="a dog")
+    try:
+        load_segmenter(settings, CPU, events.append)
+    finally:
+        hub.close()
+    assert next(iter(hub.sent)) == "config.json" and {*hub.sent} == {path.name for path in clipseg.iterdir()}
+    assert {event.phase for event in events} == {"downloading"} and events[-1].done == events[-1].total
 
 
 @pytest.mark.parametrize("batch", ["N", 1])
