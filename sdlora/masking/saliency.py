@@ -13,10 +13,9 @@ from sdlora.filesystem.paths import path_problem
 from sdlora.formatting import first_line
 from sdlora.masking.segmenter import Segmenter
 from sdlora.masking.settings import MaskSettings
+from sdlora.masking.sources import ONNX
 from sdlora.vision.onnx_session import open_onnx
 from sdlora.vision.training_images import batches
-
-SUFFIX = ".onnx"
 
 
 class Levels(NamedTuple):
@@ -74,9 +73,9 @@ def find_onnx(path: Path) -> Path:
     """Return the ONNX file ``path``, or the only one in the folder. Raises ModelError for none, or several."""
     if path.is_file():
         return path
-    files = sorted(path.glob(f"*{SUFFIX}"))
+    files = sorted(path.glob(f"*{ONNX}"))
     if len(files) != 1:
-        found = " and ".join(file.name for file in files[:2]) if files else f"no {SUFFIX} file"
+        found = " and ".join(file.name for file in files[:2]) if files else f"no {ONNX} file"
         raise ModelError(f"{path}: has {found}; give the file of one segmenter, such as u2net.onnx")
     if problem := path_problem(files[0], path):
         raise ModelError(f"{files[0]}: {problem}; give the file itself")
