@@ -1,7 +1,8 @@
 """Measure the quality of adapters of the bundled model: ``python -m benchmarks.quality style|subject|mix``.
 
 * ``style``: trains ``pocket-style``, then asks for its held-out prompts. CLIP-I to pictures of the style that the world
-  draws for those same prompts says how far the look moved; CLIP-T says whether the prompts are still followed.
+  draws for those same prompts says how far the look moved; CLIP-T says whether the prompts are still followed, beside
+  what those pictures have.
 * ``subject``: trains ``pocket-subject`` with and without prior preservation. Likeness to the subject's own pictures,
   with the trigger and without it, says what was learnt and what spilled over into the class.
 * ``mix``: both adapters in one picture, over both scales.
@@ -57,7 +58,11 @@ def style(clip: Clip, data_dir: Path, *flags: str) -> tuple[dict[str, Any], Imag
         "adapter_bytes": adapter.stat().st_size,
         "clip_i": {"base": evaluation.base_clip_i, "adapter": found["clip_i"], "style itself": evaluation.own},
         "share_of_gap": found["share_of_gap"],
-        "clip_t": {"base": evaluation.base_clip_t, "adapter": found["clip_t"]},
+        "clip_t": {
+            "base": evaluation.base_clip_t,
+            "adapter": found["clip_t"],
+            "style itself": evaluation.true_clip_t,
+        },
         "clip_t_kept": found["clip_t_kept"],
         "scale_0_equals_base": unchanged,
     }
