@@ -49,19 +49,21 @@ class Clip:
 
     @torch.no_grad()
     def subjects(self, images: Sequence[Image.Image]) -> torch.Tensor:
-        """Return features (N, W) that tell one subject from others of its class: the middle layer's class token.
+        """Return features (N, 2W) that tell one subject from others of its class: class tokens in the tower's middle.
 
-        CLIP's last layers keep what captions name, and lose what makes a cat this cat. The middle is rounded down: of 5
-        layers it is the second. Its token is normalised as the last one is.
+        CLIP's last layers keep what captions name, and lose what makes a cat this cat. The tokens of the two layers
+        around the middle count alike, of 5 layers the second's and the third's; each is normalised as the last one is.
         """
+        layers = self.model.config.vision_config.num_hidden_layers
+        middle = (layers // 2, (layers + 1) // 2)
+        return _unit([self._class_tokens(pixels, middle) for pixels in self._batches(images)])
+
+    def _class_tokens(self, pixels: torch.Tensor, layers: Sequence[int]) -> torch.Tensor:
+        """Return the class tokens (B, L * W) behind some of the image tower's ``layers``, as unit vectors."""
         tower = self.model.vision_model
-        middle = self.model.config.vision_config.num_hidden_layers // 2
-        return _unit(
-            [
-                tower.post_layernorm(tower(pixel_values=pixels, output_hidden_states=True).hidden_states[middle][:, 0])
-                for pixels in self._batches(images)
-            ]
-        )
+        hidden = tower(pixel_values=pixels, output_hidden_states=True).hidden_states
+        tokens = [tower.post_layernorm(hidden[layer][:, 0]) for layer in layers]
+        return torch.cat([torch.nn.functional.normalize(token, dim=1) for token in tokens], 1)
 
     @torch.no_grad()
     def texts(self, texts: Sequence[str], padding: Literal["max_length", "longest"] = "max_length") -> torch.Tensor:

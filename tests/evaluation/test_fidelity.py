@@ -53,20 +53,21 @@ def test_features_agree_with_the_whole_model(clip):
     assert torch.allclose(whole.logits_per_image / clip.model.logit_scale.exp(), cosines, atol=1e-5)
 
 
-def test_subject_features_are_the_middle_layers_class_token(clip):
-    """The pooled output of a tower cut off behind its middle layer is that token, normalised."""
+def test_subject_features_are_the_class_tokens_around_the_middle(clip):
+    """The pooled output of a tower cut off behind a layer is that layer's token, normalised."""
     images = [noise(32, 32, seed) for seed in range(3)]
     found = clip.subjects(images)
-    layers = clip.model.vision_model.encoder.layers
-    kept = torch.nn.ModuleList(layers[: len(layers) // 2])
-    try:
-        clip.model.vision_model.encoder.layers = kept
-        with torch.no_grad():
-            cut = clip.model.vision_model(pixel_values=clip._pixels(images)).pooler_output
-    finally:
-        clip.model.vision_model.encoder.layers = layers
-    assert 0 < len(kept) < len(layers)
-    assert torch.allclose(found, torch.nn.functional.normalize(cut, dim=1), atol=1e-5)
+    layers, tokens = clip.model.vision_model.encoder.layers, []
+    for count in (len(layers) // 2, (len(layers) + 1) // 2):
+        assert 0 < count < len(layers)
+        try:
+            clip.model.vision_model.encoder.layers = torch.nn.ModuleList(layers[:count])
+            with torch.no_grad():
+                cut = clip.model.vision_model(pixel_values=clip._pixels(images)).pooler_output
+        finally:
+            clip.model.vision_model.encoder.layers = layers
+        tokens.append(torch.nn.functional.normalize(cut, dim=1))
+    assert torch.allclose(found, torch.nn.functional.normalize(torch.cat(tokens, 1), dim=1), atol=1e-5)
 
 
 EAST, NORTH = torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0])

@@ -37,6 +37,14 @@ def test_a_look_that_is_alone_in_its_batch_pulls_nothing():
     assert not features.grad.any()
 
 
+def test_the_middle_layer_keeps_to_its_teachers_differences():
+    """What all features share counts for nothing: the odd cat differs from cats by little of a feature."""
+    shared, taught = 100 * EAST, torch.stack([EAST, NORTH, -EAST, -NORTH])
+    same = tower.middle_loss(taught + shared, taught + shared)
+    assert same.item() == pytest.approx(0, abs=1e-5)
+    assert tower.middle_loss(shared - taught, taught + shared).item() == pytest.approx(2, abs=1e-5)
+
+
 def test_a_caption_with_a_colour_is_neither_true_nor_false_of_an_image_without():
     labels = [("house", "", "on grass", ""), ("house", "red", "on grass", ""), ("cat", "", "on grass", "")]
     wanted = [("house", "red", None, None), ("house", None, "on grass", None), ("house", "red", "on snow", None)]
@@ -71,12 +79,15 @@ def test_smaller_patches_see_what_larger_ones_did_and_the_text_tower_stays(small
         assert torch.equal(weight, small.text_model.state_dict()[name])
 
 
-def test_without_dropped_patches_an_image_has_the_towers_own_features(small):
+def test_without_dropped_patches_an_image_has_the_towers_own_features_and_middle_layer(small):
     pixels = torch.rand(3, 3, 32, 32)
     with torch.no_grad():
         own = torch.nn.functional.normalize(small.get_image_features(pixel_values=pixels).pooler_output, dim=1)
-        torch.testing.assert_close(tower.image_features(small, pixels), own)
-        assert not torch.allclose(tower.image_features(small, pixels, dropped=0.5), own)
+        found, middle = tower.image_features(small, pixels)
+        torch.testing.assert_close(found, own)
+        hidden = small.vision_model(pixel_values=pixels, output_hidden_states=True).hidden_states
+        torch.testing.assert_close(middle, small.vision_model.post_layernorm(hidden[1][:, 0]))
+        assert not torch.allclose(tower.image_features(small, pixels, dropped=0.5)[0], own)
 
 
 def test_a_look_is_shared_by_some_images_and_its_number_alone_decides():

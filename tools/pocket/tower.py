@@ -20,6 +20,8 @@ LOOK_WEIGHT = 0.5
 """Weight of the loss that separates looks, relative to the captions'."""
 LOOK_SHARPNESS = 10.0
 """Factor of the cosines of two images in the loss over looks: softer than the captions'."""
+MIDDLE_WEIGHT = 8.0
+"""Weight of the loss that keeps the middle layer as a teacher's is: subjects are told apart there."""
 GROUP = 4
 """Images of each look in a batch."""
 SHARES = {"pictures": 3 / 16, "soft-pictures": 1 / 8, "looks": 3 / 8, "soft-looks": 5 / 16}
@@ -73,8 +75,8 @@ def soften(
         print(f"{folder.name} {number + 1}/{chunks}", flush=True)
 
 
-def image_features(model: CLIPModel, pixels: torch.Tensor, dropped: float = 0.0) -> torch.Tensor:
-    """Unit features (B, D) of images that are seen without a share of their patches."""
+def image_features(model: CLIPModel, pixels: torch.Tensor, dropped: float = 0.0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Unit features (B, D) of images that are seen without a share of their patches, and the middle layer's (B, W)."""
     tower = model.vision_model
     patches = tower.embeddings(pixels)
     if dropped:
@@ -82,8 +84,18 @@ def image_features(model: CLIPModel, pixels: torch.Tensor, dropped: float = 0.0)
         order = torch.rand(len(patches), count, device=patches.device).argsort(1)[:, : round(count * (1 - dropped))] + 1
         order = torch.cat([torch.zeros_like(order[:, :1]), order], 1)[..., None].expand(-1, -1, patches.shape[2])
         patches = patches.gather(1, order)
-    hidden = tower.encoder(inputs_embeds=tower.pre_layrnorm(patches)).last_hidden_state
-    return functional.normalize(model.visual_projection(tower.post_layernorm(hidden[:, 0])), dim=1)
+    hidden, layers = tower.pre_layrnorm(patches), tower.encoder.layers
+    for number, layer in enumerate(layers, 1):
+        hidden = layer(hidden, None)
+        if number == len(layers) // 2:
+            middle = tower.post_layernorm(hidden[:, 0])
+    return functional.normalize(model.visual_projection(tower.post_layernorm(hidden[:, 0])), dim=1), middle
+
+
+def middle_loss(middle: torch.Tensor, taught: torch.Tensor) -> torch.Tensor:
+    """Mean of 1 - cosine of middle features (B, W) and a teacher's, both seen from the mean of the teacher's."""
+    centre = taught.mean(0)
+    return 1 - functional.cosine_similarity(middle - centre, taught - centre, dim=1).mean()
 
 
 def look_loss(images: torch.Tensor, names: list[str]) -> torch.Tensor:
@@ -108,8 +120,11 @@ def undecided(labels: list[tuple[str, ...]], wanted: list[clip.Wanted]) -> np.nd
 class TowerLoss:
     """One step's loss: pictures of the world and in looks, as drawn and softened, each with a caption of its own."""
 
-    def __init__(self, model: CLIPModel, tokenizer: CLIPTokenizer, work: Path, plan: Plan, device: torch.device):
-        self.model, self.tokenizer, self.plan, self.device = model, tokenizer, plan, device
+    def __init__(
+        self, model: CLIPModel, tokenizer: CLIPTokenizer, work: Path, plan: Plan, device: torch.device,
+        teacher: CLIPModel | None = None,
+    ):  # fmt: skip
+        self.model, self.tokenizer, self.plan, self.device, self.teacher = model, tokenizer, plan, device, teacher
         self.pools = {name: Pool(work / name, looks.OFFSET if "looks" in name else 0) for name in SHARES}
 
     def _batch(self, rng: np.random.Generator) -> tuple[np.ndarray, list[tuple[str, ...]], list[str]]:
@@ -145,8 +160,15 @@ class TowerLoss:
                 self.model.logit_scale.clamp_(max=clip.MAX_LOGIT_SCALE)
                 phrases = [captions.phrase(rng, *words) for words in wanted]
                 texts = clip.text_features(self.model, self.tokenizer, phrases, self.device)
-            images = image_features(self.model, pixels, dropped).float()
+            images, middle = image_features(self.model, pixels, dropped)
+            images = images.float()
         logits = self.model.logit_scale.exp() * images @ texts.float().T
         true, unclear = (torch.from_numpy(of(labels, wanted)).to(self.device) for of in (clip.matches, undecided))
         by_caption = clip.contrastive_loss(logits.masked_fill(unclear & ~true, -1e4), true)
-        return by_caption + LOOK_WEIGHT * look_loss(images, names)
+        loss = by_caption + LOOK_WEIGHT * look_loss(images, names)
+        if self.teacher is None:
+            return loss
+        plain = torch.tensor([bool(style) for *_, style in labels], device=self.device)
+        with torch.no_grad(), torch.autocast(self.device.type, torch.bfloat16):
+            _, taught = image_features(self.teacher, pixels[plain])
+        return loss + MIDDLE_WEIGHT * middle_loss(middle[plain].float(), taught.float())

@@ -115,8 +115,8 @@ def soften(args: argparse.Namespace) -> None:
 def train_tower(args: argparse.Namespace) -> None:
     """Train CLIP's image tower alone, from the towers of `clip`."""
     model = tower.begun(trained("clip", args)).to(args.device)
-    plan = args.plan("tower")
-    fit("tower", model, tower.TowerLoss(model, words(args), args.work, plan, args.device), plan, args.work)
+    plan, teacher = args.plan("tower"), CLIPModel.from_pretrained(args.teacher).eval() if args.teacher else None
+    fit("tower", model, tower.TowerLoss(model, words(args), args.work, plan, args.device, teacher), plan, args.work)
 
 
 def encode(args: argparse.Namespace) -> None:
@@ -168,6 +168,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--chunks", type=int, default=52, help=f"how many times {pool.CHUNK} pictures to draw")
     parser.add_argument("--steps", type=int, help="instead of the plan's")
     parser.add_argument("--rate", type=float, help="instead of the plan's")
+    parser.add_argument("--teacher", type=Path, help="a CLIP whose middle layer the image tower keeps to")
     parser.add_argument("--warm", action="store_true", help="start from the weights in --folder")
     args = parser.parse_args()
 
