@@ -109,9 +109,10 @@ class CaptionEndpoints:
             project: Name of the project.
         """
         found = Project(self.app.data_dir, project)
-        if not found.folder.is_dir():  # One without pictures is fine: all of them may have been removed.
+        undone = found.undo() if found.folder.is_dir() else ""
+        if not undone and not found.images():  # Where something was undone, all pictures may have been removed since.
             raise ConfigError(f"There is no project {project!r}; give the name of one on the tab Pictures.")
-        return UndoneChange(undone=found.undo(), captions=_captions(found))
+        return UndoneChange(undone=undone, captions=_captions(found))
 
 
 def _captions(project: Project) -> dict[str, str]:

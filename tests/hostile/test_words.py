@@ -370,4 +370,4 @@ def test_a_caption_of_html_is_kept_as_text(app: AppState, tmp_path: Path) -> Non
     drop_files(app, [tmp_path / "a.png", tmp_path / "a.txt"])
     project = Project(app.data_dir, "mine")
     assert project.caption(project.images()[0]) == caption
-    assert "<script>" not in "".join(images_tab._check(app, "mine", "pocket", {}))
+    assert "<script>" not in "".join(images_tab._check(app, "mine", "pocket", {}, []))

@@ -55,14 +55,14 @@ def test_a_card_shows_it_for_what_is_being_typed(project):
 
 
 def test_the_check_counts_the_tags_and_follows_the_settings_of_the_train_tab(app, project):
-    findings, tags = images_tab._check(app, "mystyle", "pocket", {}, lambda *arguments, **options: None)
+    findings, tags = images_tab._check(app, "mystyle", "pocket", {}, [], lambda *arguments, **options: None)
     assert (
         "<th scope='row'>house</th><td><i style='width:100%'></i><span>3</span>" in tags
         and "no meaning for: hat (nearest: umbrella)" in findings
     )
     project.write_caption(project.images()[0], "a {red|blue} house")
-    findings, _ = images_tab._check(app, "mystyle", "pocket", {}, lambda *arguments, **options: None)
+    findings, _ = images_tab._check(app, "mystyle", "pocket", {}, [], lambda *arguments, **options: None)
     assert "choices such as" in findings
     drawn = {"data.wildcards": True}
-    findings, tags = images_tab._check(app, "mystyle", "pocket", drawn, lambda *arguments, **options: None)
+    findings, tags = images_tab._check(app, "mystyle", "pocket", drawn, [], lambda *arguments, **options: None)
     assert "choices such as" not in findings and "<th scope='row'>blue</th>" in tags
