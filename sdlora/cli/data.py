@@ -1,6 +1,8 @@
 """Commands of data sets and the data folder: check, caption, mask, tags, disk."""
 
 import argparse
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +14,7 @@ from sdlora.filesystem.paths import data_root
 from sdlora.formatting import format_bytes
 
 if TYPE_CHECKING:
-    from sdlora.events import Event
+    from sdlora.events import Event, OnEvent
 
 
 def _check_arguments(parser: argparse.ArgumentParser) -> None:
@@ -68,13 +70,7 @@ def caption(parsed: argparse.Namespace) -> int:
     settings = options.read_settings(parsed, CaptionSettings)
     if parsed.base:
         require_captioner(settings.model, parsed.base)
-    terminal = TerminalProgress(str(parsed.folder))
-    listener = _print_event if parsed.json else terminal
-    report = caption_folder(parsed.folder, settings, parsed.data_dir, listener)
-    terminal.close()
-    if not parsed.json:
-        print(report)
-    return 0
+    return _print_report(parsed, partial(caption_folder, parsed.folder, settings, parsed.data_dir))
 
 
 def _mask_arguments(parser: argparse.ArgumentParser) -> None:
@@ -93,12 +89,18 @@ def mask(parsed: argparse.Namespace) -> int:
     if parsed.undo:
         return _print_undone(undo_masks(parsed.folder))
     settings = options.read_settings(parsed, MaskSettings)
+    return _print_report(parsed, partial(mask_folder, parsed.folder, settings, parsed.data_dir))
+
+
+def _print_report(parsed: argparse.Namespace, work: "Callable[[OnEvent], object]") -> int:
+    """Do ``work`` on a folder, and print its progress and its report, or its events as lines of JSON."""
+    if parsed.json:
+        work(_print_event)
+        return 0
     terminal = TerminalProgress(str(parsed.folder))
-    listener = _print_event if parsed.json else terminal
-    report = mask_folder(parsed.folder, settings, parsed.data_dir, listener)
+    report = work(terminal)
     terminal.close()
-    if not parsed.json:
-        print(report)
+    print(report)
     return 0
 
 

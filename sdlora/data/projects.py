@@ -55,6 +55,11 @@ class ProjectInfo:
     trigger: str = ""
     class_name: str = ""
 
+    @property
+    def subject_class(self) -> str:
+        """Class of the subject; empty for a style."""
+        return self.class_name if self.kind == "subject" else ""
+
 
 @dataclass(frozen=True)
 class AddedImages:

@@ -30,8 +30,8 @@ class MaskSettings(Section):
     replaced (`replace`)."""
 
     words: str = ""
-    """What a CLIPSeg looks for, such as `a dog`; several things are parted by commas. If empty, `a` and the class
-    name."""
+    """Words for a CLIPSeg to look for, such as `a dog`; several things are parted by commas. If empty, `a` and the
+    class name."""
 
     class_name: str = ""
     """Class of the subject, such as `dog`. Where it is `cat`, `faces` looks for faces of cats."""
@@ -59,7 +59,7 @@ class MaskSettings(Section):
 
     @property
     def asked(self) -> tuple[str, ...]:
-        """What a CLIPSeg looks for, each thing by itself; empty if nothing says it."""
+        """Return the things that a CLIPSeg looks for, each by itself; empty if nothing names one."""
         words = tuple(word for part in self.words.split(",") if (word := " ".join(part.split())))
         name = " ".join(self.class_name.split())
         return words or ((with_article(name),) if name else ())

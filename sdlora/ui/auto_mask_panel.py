@@ -87,8 +87,7 @@ def _start(app: AppState, tab: ImagesTab, panel: AutoMaskPanel, values: Values) 
         "model": (values[panel.model] or "").strip(), "words": values[panel.words] or "", "mode": values[panel.mode],
         "threshold": values[panel.threshold], "grow": values[panel.grow], "soft": values[panel.soft],
     }  # fmt: skip
-    class_name = info.class_name if info.kind == "subject" else ""
-    return project_job(app, Project(app.data_dir, values[tab.project] or ""), class_name, **settings)
+    return project_job(app, Project(app.data_dir, values[tab.project] or ""), info.subject_class, **settings)
 
 
 def project_job(app: AppState, project: Project, class_name: str, **settings: Any) -> MaskJob:

@@ -120,7 +120,7 @@ def _words_of_one(project: Project, about: ProjectInfo) -> dict[str, Any]:
     return {
         "data.folder": str(project.folder),
         "data.trigger": about.trigger,
-        "data.class_name": about.class_name if about.kind == "subject" else "",
+        "data.class_name": about.subject_class,
     }
 
 

@@ -63,8 +63,7 @@ class CaptionEndpoints:
             project: Name of the project.
         """
         found = filled_project(self.app.data_dir, project)
-        info = found.info or ProjectInfo()
-        job = project_job(self.app, found, info.class_name if info.kind == "subject" else "", **settings)
+        job = project_job(self.app, found, (found.info or ProjectInfo()).subject_class, **settings)
         report = CaptionReport(**job.finish())
         return WrittenCaptions(
             captions=_captions(found), written=report.written, kept=report.kept, unsure=report.unsure, notes=job.notices

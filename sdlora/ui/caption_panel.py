@@ -93,8 +93,7 @@ def _start(app: AppState, tab: ImagesTab, panel: CaptionPanel, values: Values) -
         "blacklist": tuple(word.strip() for word in values[panel.blacklist].split(",") if word.strip()),
     }  # fmt: skip
     require_captioner(settings["model"], values[tab.base] or "pocket")
-    class_name = info.class_name if info.kind == "subject" else ""
-    return project_job(app, Project(app.data_dir, values[tab.project] or ""), class_name, **settings)
+    return project_job(app, Project(app.data_dir, values[tab.project] or ""), info.subject_class, **settings)
 
 
 def project_job(app: AppState, project: Project, class_name: str, **settings: Any) -> CaptionJob:

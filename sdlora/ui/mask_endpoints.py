@@ -38,8 +38,7 @@ class MaskEndpoints:
             project: Name of the project.
         """
         found = filled_project(self.app.data_dir, project)
-        info = found.info or ProjectInfo()
-        job = project_job(self.app, found, info.class_name if info.kind == "subject" else "", **settings)
+        job = project_job(self.app, found, (found.info or ProjectInfo()).subject_class, **settings)
         report = MaskReport(**job.finish())
         masked = [image for image in found.images() if found.masks.find(image)]
         return WrittenMasks(

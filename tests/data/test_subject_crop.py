@@ -184,7 +184,7 @@ def key_of_version_2(image, crop):
 
 @pytest.mark.parametrize(("flip", "left"), [(False, 64), (True, 128)])
 def test_sdxl_is_told_the_whole_images_size_and_where_the_crop_lies_in_it(folder, flip, left):
-    """Of 400 x 300 px the part from 100, 50 of 100 x 200 fills 64 x 128: scaled by 0.64, it begins at 64, 32; in the
+    """The part of 100 x 200 px at 100, 50 of 400 x 300 fills 64 x 128: scaled by 0.64, it begins at 64, 32; in the
     mirrored image, whose width is 256, at 256 - 64 - 64.
     """
     view = View(example(folder, crop="subject", crop_margin=0), ImageSize(64, 128), flip=flip)

@@ -38,7 +38,7 @@ def test_a_look_that_is_alone_in_its_batch_pulls_nothing():
 
 
 def test_the_middle_layer_keeps_to_its_teachers_differences():
-    """What all features share counts for nothing: the odd cat differs from cats by little of a feature."""
+    """A part that all features share counts for nothing: the odd cat differs from cats by little of a feature."""
     shared, taught = 100 * EAST, torch.stack([EAST, NORTH, -EAST, -NORTH])
     same = tower.middle_loss(taught + shared, taught + shared)
     assert same.item() == pytest.approx(0, abs=1e-5)

@@ -112,10 +112,14 @@ def soften(args: argparse.Namespace) -> None:
         tower.soften(model, pool.Pool(args.work / name, offset), args.work / f"soft-{name}", chunks, args.device)
 
 
+def _teacher(args: argparse.Namespace) -> CLIPModel | None:
+    return CLIPModel.from_pretrained(args.teacher).to(args.device).eval() if args.teacher else None
+
+
 def train_tower(args: argparse.Namespace) -> None:
     """Train CLIP's image tower alone, from the towers of `clip`."""
     model = tower.begun(trained("clip", args)).to(args.device)
-    plan, teacher = args.plan("tower"), CLIPModel.from_pretrained(args.teacher).eval() if args.teacher else None
+    plan, teacher = args.plan("tower"), _teacher(args)
     fit("tower", model, tower.TowerLoss(model, words(args), args.work, plan, args.device, teacher), plan, args.work)
 
 
