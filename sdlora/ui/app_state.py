@@ -40,7 +40,7 @@ from sdlora.ui.run_view import RunView, RunViews
 
 SNAPSHOT_SECONDS = 0.5
 """Seconds for which a snapshot of the runs serves every visitor, while something is trained."""
-IDLE_SHARE, LONGEST_SECONDS = 1 / 200, 10.0
+IDLE_SHARE, LONGEST_SECONDS = 1 / 400, 30.0
 """Share of a core that looks at the runs may take while nothing is trained: in a large folder they become rarer, up to
 so many seconds apart."""
 MAX_WAITING = 50
@@ -86,6 +86,8 @@ class AppState:
     run_views: RunViews = field(default_factory=RunViews)
     jobs: dict[str, CancellableJob] = field(default_factory=dict)
     """Running jobs by visitor and kind."""
+    on_look: Callable[[bool], None] = lambda active: None
+    """Told at each look at the runs whether something is trained."""
     _snapshot: RunsSnapshot = RunsSnapshot()
     _valid_until: float = float("-inf")
     """Time of the monotonic clock until which the snapshot serves."""
@@ -123,7 +125,9 @@ class AppState:
             if time.monotonic() > self._valid_until:
                 began = time.thread_time()
                 self._snapshot = self._look()
-                idle = 0.0 if self._snapshot.state in ACTIVE else (time.thread_time() - began) / IDLE_SHARE
+                active = self._snapshot.state in ACTIVE
+                self.on_look(active)
+                idle = 0.0 if active else (time.thread_time() - began) / IDLE_SHARE
                 self._valid_until = time.monotonic() + min(max(SNAPSHOT_SECONDS, idle), LONGEST_SECONDS)
             return self._snapshot
 

@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from gradio import processing_utils
 
 from sdlora.errors import ConfigError
 from sdlora.ui import serve
+from sdlora.ui.app_state import AppState, RunsSnapshot
 from sdlora.ui.host_policy import HostPolicy
 
 
@@ -161,3 +163,16 @@ def test_garbage_is_collected_again_however_the_page_ends(tmp_path, monkeypatch)
     finally:
         signal.signal(signal.SIGTERM, before)
     assert (seen, gc.isenabled()) == ([False], True)
+
+
+def test_the_queue_looks_for_calls_less_often_while_nothing_is_trained(tmp_path, monkeypatch):
+    from gradio.queueing import Queue
+
+    queue, app, states = Queue(False, 1, 60.0, None, None), AppState(tmp_path), iter(["running", "finished"])
+    app.on_look = partial(serve._pace_queue, queue)
+    monkeypatch.setattr(AppState, "_look", lambda self: RunsSnapshot(state=next(states)))
+    app.refresh()
+    busy = queue.sleep_when_free
+    app.refresh()
+    assert (busy, queue.sleep_when_free) == (serve.BUSY_QUEUE_SECONDS, serve.IDLE_QUEUE_SECONDS)
+    assert busy < queue.sleep_when_free
