@@ -2,10 +2,12 @@
 work does, and is one step of the folder's undo log.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+
+from PIL import Image
 
 from sdlora.captioning.caption_text import new_caption
 from sdlora.captioning.captioner import Captioner
@@ -61,7 +63,10 @@ def caption_folder(
     waiting = [example for example in found.examples if _is_wanted(example, settings, report)]
     if waiting:
         on_event(Progress(phase=f"loading {settings.model}"))
-        _write(waiting, CaptionFiles(found.root), settings, load(), report, on_event)
+        captioner = load()
+        if captioner.surveys:
+            _survey(found.examples, captioner, settings.batch_size, on_event)
+        _write(waiting, CaptionFiles(found.root), settings, captioner, report, on_event)
     notice_unusable(report.problems, on_event)
     return report
 
@@ -79,6 +84,20 @@ def _is_wanted(example: Example, settings: CaptionSettings, report: CaptionRepor
         report.kept += 1
         return False
     return True
+
+
+def _survey(examples: Sequence[Example], captioner: Captioner, batch_size: int, on_event: OnEvent) -> None:
+    """Let the captioner look at all ``examples``, those that keep their captions too; unusable ones are left out."""
+    progress, done = report_progress(on_event, "looking at the pictures"), 0
+
+    def opened() -> Iterator[list[Image.Image]]:
+        nonlocal done
+        for batch in batches(examples, batch_size):
+            yield [image for _, image in open_batch(batch, [])]
+            done += len(batch)
+            progress(done, len(examples))
+
+    captioner.survey(opened())
 
 
 def _write(

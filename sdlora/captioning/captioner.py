@@ -1,7 +1,7 @@
 """The protocol of a captioner: a model that says what images show."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
@@ -24,11 +24,19 @@ class Captioner(ABC):
     """Whether a caption is a sentence, or tags that commas part."""
     hub_files: ClassVar[tuple[str, ...]]
     """Patterns of the files that are fetched for a hub id."""
+    surveys: ClassVar[bool] = False
+    """Whether it looks at all images of a set before it writes the first caption."""
 
     @classmethod
     @abstractmethod
     def load(cls, folder: Path, settings: CaptionSettings, device: "torch.device") -> Self:
         """Load the model in ``folder``. Raises ModelError for what it lacks, ConfigError for a missing package."""
+
+    def survey(self, batches: Iterable[Sequence[Image.Image]]) -> None:  # noqa: B027 (optional, not abstract)
+        """Look at all images of a set, batch by batch: what they share is their look, which no caption should name.
+
+        A captioner that ``surveys`` writes the following captions accordingly; others do nothing here.
+        """
 
     @abstractmethod
     def captions(self, images: Sequence[Image.Image]) -> list[str]:
@@ -38,8 +46,9 @@ class Captioner(ABC):
 def caption_images(
     captioner: Captioner, images: Sequence[Image.Image], batch_size: int = 8, on_progress: OnProgress = unwatched
 ) -> list[str]:
-    """Return what ``captioner`` says of each image, ``batch_size`` at a time; ``on_progress`` counts images."""
+    """Return a caption for each image of a set, by ``batch_size`` images at a time; ``on_progress`` counts images."""
     found: list[str] = []
+    captioner.survey(batches(images, batch_size))
     for batch in batches(images, batch_size):
         found += captioner.captions(batch)
         on_progress(len(found), len(images))

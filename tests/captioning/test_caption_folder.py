@@ -94,6 +94,26 @@ def test_a_caption_that_is_typed_meanwhile_is_not_replaced(folder):
     assert report.written == 0
 
 
+def test_a_captioner_that_surveys_sees_all_pictures_before_it_writes(folder):
+    class Surveying(SizeCaptioner):
+        surveys, surveyed = True, ()
+
+        def survey(self, batches):
+            Surveying.surveyed = [[image.width for image in batch] for batch in batches]
+
+        def captions(self, images):
+            assert sorted(sum(Surveying.surveyed, [])) == [64, 70, 80, 90, 100]
+            return super().captions(images)
+
+    events = []
+    report = caption_folder(folder, CaptionSettings(batch_size=2), Surveying, events.append)
+    assert (report.written, report.kept) == (2, 2)
+    counted = [
+        (event.done, event.total) for event in events if getattr(event, "phase", "") == "looking at the pictures"
+    ]
+    assert counted[-1] == (5, 5)
+
+
 def test_an_edit_after_it_survives_the_undo(folder):
     caption(folder)
     (folder / "a.txt").write_text("better")

@@ -32,6 +32,7 @@ def drawn():
 def with_settings(captioner, **settings):
     changed = copy(captioner)  # The features of all descriptions take some seconds.
     changed.settings = CaptionSettings(**settings)
+    changed.survey([])  # Another test's set is none of this one's.
     return changed
 
 
@@ -69,6 +70,32 @@ def test_the_class_of_a_subject_stands_for_the_object_and_its_colour(captioner, 
     contents, images = drawn
     found = with_settings(captioner, class_name="old toy").captions(images[:5])
     assert found == [f"an old toy {place}" for _, _, place in contents[:5]]
+
+
+def test_what_a_set_shares_is_its_look_and_no_place(captioner):
+    """Neon is dark, as space is: place right in 24.5 % of 200 drawings one by one, in 74.5 % in sets of ten."""
+    contents, images = drawings(PAINTERS["neon"], 60, 8000)
+    alone = with_settings(captioner, threshold=0)
+    right = [parts_of(c)[2] == true[2] for c, true in zip(alone.captions(images), contents, strict=True)]
+    assert sum(right) / 60 < 0.4
+    assert judge(alone, contents, images)["place"]["right"] > 0.6
+
+
+def test_a_place_that_all_of_a_style_show_is_left_out_and_never_another(captioner):
+    contents = [(thing, "red", "on grass") for thing in world.OBJECTS[:10]]
+    images = [world.draw(*content, "flat", 60 + i) for i, content in enumerate(contents)]
+    style, subject = (with_settings(captioner, class_name=name) for name in ("", "toy"))
+    for each in (style, subject):
+        each.survey([images[:4], images[4:]])
+    assert {parts_of(caption)[2] for caption in style.captions(images) if caption} <= {None, "on grass"}
+    assert subject.captions(images) == ["a toy on grass"] * 10
+
+
+def test_of_few_images_each_is_taken_by_itself(captioner, drawn):
+    few = with_settings(captioner)
+    before = few.captions(drawn[1][:4])
+    few.survey([drawn[1][:4]])
+    assert few.captions(drawn[1][:4]) == before
 
 
 def test_words_of_the_blacklist_are_not_said(captioner, drawn):

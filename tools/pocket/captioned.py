@@ -15,12 +15,15 @@ from PIL import Image
 from sdlora.captioning.captioner import caption_images
 from sdlora.captioning.pocket import PocketCaptioner
 from sdlora.captioning.settings import CaptionSettings
+from sdlora.vision.training_images import batches
 from tools.pocket import exam_looks, world
 from tools.pocket.painters import PAINTERS, Painter
 from tools.pocket.train import FOLDER
 
 PARTS = ("object", "colour", "place")
 VOCABULARY = (world.OBJECTS, world.COLOURS, world.PLACES)
+SET = 10
+"""Images of a set, of which the captioner sees what they share."""
 GOAL = {"object": 0.95, "colour": 0.90, "place": 0.95}
 """Shares of flat drawings that are to be named rightly, whatever is unsure."""
 
@@ -42,8 +45,9 @@ def parts_of(caption: str) -> tuple[str | None, ...]:
 
 
 def judge(captioner: PocketCaptioner, contents: list[world.Combination], images: list[Image.Image]) -> dict:
-    """For each part: the share of all drawings in which it is named, and named rightly."""
-    named = [parts_of(caption) for caption in caption_images(captioner, images, batch_size=32)]
+    """For each part: the share of all drawings in which it is named, and named rightly, in sets of ten."""
+    captions = [caption for part in batches(images, SET) for caption in caption_images(captioner, part)]
+    named = [parts_of(caption) for caption in captions]
     found = {}
     for number, part in enumerate(PARTS):
         right = np.mean([said[number] == true[number] for said, true in zip(named, contents, strict=True)])
