@@ -26,7 +26,7 @@ from sdlora.formatting import did_you_mean, format_bytes, one_line
 from sdlora.generation.settings import Prior, Sample
 from sdlora.optim import Optimizer, Schedule
 from sdlora.section import Section, Setting, quote_value, settings
-from sdlora.training.settings import Loss, Train
+from sdlora.training.settings import Loss, Monitor, Train
 
 VERSION = 1
 EXPLICIT = "given"
@@ -56,6 +56,7 @@ class TrainConfig(Section):
     schedule: Schedule = Field(default_factory=Schedule)
     checkpoint: Checkpoint = Field(default_factory=Checkpoint)
     sample: Sample = Field(default_factory=Sample)
+    monitor: Monitor = Field(default_factory=Monitor)
     concepts: tuple[Concept, ...] = ()
     """Several things to learn in one run, each with its own images and words; empty for the one that `data` and
     `prior` describe."""

@@ -158,6 +158,20 @@ class StepDone(Event):
     """Estimated seconds until the last step is done."""
     memory: int = 0
     """Bytes that the main process uses on its device; 0 where that cannot be measured."""
+    gradient_norm: float = 0.0
+    """Norm of all gradients before they were clipped; 0 in journals of earlier versions."""
+
+
+class Measured(Event):
+    """What a run has learnt after ``step`` steps, on fixed noise (``sdlora.signals`` reads the values)."""
+
+    step: int
+    times: Any
+    """Timesteps at which each picture was measured."""
+    pictures: Any
+    """Loss of the base and of the adapted model for each picture, at each of ``times``."""
+    updates: Any
+    """Norm and effective rank of the updates of each block."""
 
 
 class SampleReady(Event):

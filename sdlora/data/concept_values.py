@@ -11,7 +11,7 @@ from sdlora.section import quote_value
 
 CONCEPTS = "concepts"
 """Name of the list in a file, and of the flag's value."""
-PATHS = ("folder", "class_folder")
+PATHS = ("folder", "class_folder", "validation_folder")
 """Settings of a concept that are paths."""
 
 

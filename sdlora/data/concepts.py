@@ -10,8 +10,9 @@ from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Any, TypeVar
 
-from sdlora.data.dataset import Dataset, Example, load_dataset
+from sdlora.data.dataset import Example
 from sdlora.data.folder_names import MAX_REPEATS
+from sdlora.data.held_out import TrainingSet, load_training_set
 from sdlora.data.settings import ClassImageSettings, Concept, Data, ImageSet
 from sdlora.errors import ConfigError, DatasetError
 from sdlora.formatting import pluralize
@@ -19,7 +20,7 @@ from sdlora.formatting import pluralize
 MOST_CONCEPTS = 64
 MOST_PREVIEWS = 8
 """Preview prompts that a preset's become when several concepts take the place of its own."""
-OWN = ("folder", "trigger", "class_name", "prompt", "preserve_untriggered")
+OWN = ("folder", "trigger", "class_name", "prompt", "preserve_untriggered", "validation_folder")
 """Settings of ``data`` that each concept has for itself: its words, and what cannot be without its trigger."""
 OWN_PRIOR = ("folder", "class_prompt")
 """Settings of ``prior`` that each concept has for itself."""
@@ -109,7 +110,7 @@ def _require_foreign_class_images(concepts: Sequence[Concept]) -> None:
             )
 
 
-def load_concepts(concepts: Sequence[Concept]) -> Dataset:
+def load_concepts(concepts: Sequence[Concept]) -> TrainingSet:
     """Read the examples of all ``concepts``, in their order. Each knows its concept, and how often it is seen.
 
     Raises one DatasetError for all concepts with unusable files or without images.
@@ -118,14 +119,19 @@ def load_concepts(concepts: Sequence[Concept]) -> Dataset:
     for index, concept in enumerate(concepts):
         try:
             with naming_concept(concepts, index):
-                found.append(load_dataset(concept))
+                found.append(load_training_set(concept))
         except DatasetError as error:
             errors.append(str(error))
     if errors:
         raise DatasetError("\n".join(errors))
     examples = join_examples(concepts, [dataset.examples for dataset in found])
+    held_out = tuple(
+        replace(example, concepts=(index,), masks=concept.masks)
+        for index, (concept, dataset) in enumerate(zip(concepts, found, strict=True))
+        for example in dataset.held_out
+    )
     notices = [notice for dataset in found for notice in dataset.notices]
-    return Dataset(examples, (*notices, *balance_notices(concepts, examples)))
+    return TrainingSet(examples, (*notices, *balance_notices(concepts, examples)), held_out)
 
 
 def join_examples(concepts: Sequence[Concept], found: Sequence[Sequence[Example]]) -> tuple[Example, ...]:

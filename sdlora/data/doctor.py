@@ -18,6 +18,7 @@ from sdlora.data.cropping import crop_box
 from sdlora.data.dataset import MIN_IMAGES, Example, FolderSurvey, image_files, survey_folder
 from sdlora.data.findings import DatasetUnderCheck, Finding, PixelCheck, paths_of, summarize
 from sdlora.data.folder_names import parse_kohya_folder
+from sdlora.data.held_out import held_out_notices, split_share
 from sdlora.data.images import ImageSize, inspect_image, open_image, orientation
 from sdlora.data.settings import Concept, Data
 from sdlora.errors import DatasetError
@@ -53,9 +54,10 @@ def check_dataset(
     resolution = data.resolution or native_size
     examples, pixels = _readable(found.examples)
     sizes = assign_buckets(examples, resolution, bucket_step(resolution), data.buckets)
-    dataset = DatasetUnderCheck(data, resolution, examples, sizes, pixels, known)
+    held_out = split_share(examples, data.validation_share).held_out
+    dataset = DatasetUnderCheck(data, resolution, examples, sizes, pixels, known, len(held_out))
     findings = [*_unusable(found), *(finding for check in (*CHECKS, *PIXEL_CHECKS) for finding in check(dataset))]
-    findings += [Finding("fine", "", notice) for notice in found.notices]
+    findings += [Finding("fine", "", notice) for notice in (*found.notices, *held_out_notices(held_out))]
     return _most_important_first(findings)
 
 
@@ -186,7 +188,7 @@ def _unusable(found: FolderSurvey) -> list[Finding]:
 
 
 def _too_few(dataset: DatasetUnderCheck) -> list[Finding]:
-    number = len(dataset.examples)
+    number = len(dataset.examples) - dataset.held_out
     if number < MIN_IMAGES:
         pictures = pluralize(number, "picture")
         text = f"Only {pictures}: the adapter will copy rather than learn; add at least {MIN_IMAGES}, better ten."

@@ -53,6 +53,8 @@ class DatasetUnderCheck:
     """The pixels of each example, as far as ``PIXEL_CHECKS`` run."""
     known: KnownWords | None = None
     """Words that the base model knows, if it lists them."""
+    held_out: int = 0
+    """Number of the examples that are not trained on."""
 
 
 def paths_of(examples: Iterable[Example]) -> tuple[Path, ...]:

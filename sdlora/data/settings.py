@@ -93,8 +93,17 @@ class Data(Section):
     background: Annotated[str, Field(pattern=r"^#[0-9a-fA-F]{6}$")] = "#ffffff"
     """Colour put behind transparent pictures."""
 
+    validation_share: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of the pictures that are held out of training, to measure the loss on them: at least one, never all. Which
+    ones depends on their content alone."""
+
+    validation_folder: Path | None = None
+    """Folder of held-out pictures with their captions, instead of `validation_share`."""
+
     @model_validator(mode="after")
     def _something_to_learn(self) -> "Data":
+        if self.validation_share and self.validation_folder is not None:
+            raise ValueError("set validation_share or validation_folder, not both")
         if self.preserve_empty + self.preserve_untriggered >= 1:
             raise ValueError("preserve_empty and preserve_untriggered leave nothing to learn; their sum is below 1")
         if self.preserve_untriggered and not self.trigger:

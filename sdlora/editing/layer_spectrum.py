@@ -5,11 +5,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from sdlora.adapters.state import AdapterState
-from sdlora.editing.low_rank import layer_factors, weights_for
+from sdlora.editing.low_rank import effective_rank, layer_factors, weights_for
 from sdlora.events import OnProgress, unwatched
 from sdlora.filesystem.writing import write_atomic
 
@@ -51,12 +50,10 @@ def spectrum(state: AdapterState, base: str = "", on_progress: OnProgress = unwa
     layers = []
     for number, (path, module) in enumerate(state.modules.items()):
         values = layer_factors(path, module, weights(path)).values
-        shares = values / values.sum() if float(values.sum()) else values.new_tensor([1.0])
-        shares = shares[shares > 0]
         energies = values.square().cumsum(0)
         needed = int((energies < SHARE * energies[-1]).sum()) + 1
         kept = tuple(float(value) for value in values[: module.rank or MOST][:MOST])
-        effective = float(torch.exp(-(shares * shares.log()).sum()))
+        effective = effective_rank(values)
         layers.append(
             LayerSpectrum(
                 path, module.method, module.rank, module.alpha, float(energies[-1].sqrt()), kept, effective, needed

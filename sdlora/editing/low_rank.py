@@ -90,6 +90,13 @@ def factorize_matrix(matrix: torch.Tensor) -> Factors:
     return Factors(left, values, right)
 
 
+def effective_rank(values: torch.Tensor) -> float:
+    """Return exp of the entropy of the normalised singular ``values`` (Roy and Vetterli, 2007); 1 if all are zero."""
+    shares = values / values.sum() if float(values.sum()) else values.new_tensor([1.0])
+    shares = shares[shares > 0]
+    return float(torch.exp(-(shares * shares.log()).sum()))
+
+
 def kernel_of(path: str, module: ModuleState) -> tuple[int, ...]:
     """Return the kernel of the convolution that ``module`` is for; empty for a linear layer, and for 1 x 1 in linear
     shape.

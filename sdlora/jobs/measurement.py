@@ -21,6 +21,7 @@ from pydantic import TypeAdapter
 from sdlora.config import TrainConfig, explicit_settings
 from sdlora.data.concepts import MOST_CONCEPTS, join_examples, naming_concept, preserves_classes
 from sdlora.data.dataset import Example, load_dataset
+from sdlora.data.held_out import split_share
 from sdlora.data.masks import is_mask_folder
 from sdlora.data.settings import Concept, Data
 from sdlora.errors import SdloraError
@@ -130,7 +131,8 @@ def counted_examples(config: TrainConfig) -> tuple[Example, ...]:
         entries = sorted((entry.path, entry.stat().st_mtime_ns) for entry in _files(concept.folder))
         with naming_concept(concepts, index):
             data = Data(folder=concept.folder, crop=concept.crop, crop_margin=concept.crop_margin)
-            found.append(_read_folder(data, _digest({"files": entries})))
+            examples = _read_folder(data, _digest({"files": entries}))
+            found.append(split_share(examples, concept.validation_share).trained)
     return join_examples(concepts, found)
 
 

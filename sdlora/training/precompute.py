@@ -25,6 +25,7 @@ from sdlora.generation.studio import Studio
 from sdlora.training.component_offload import ComponentOffload
 from sdlora.training.concept_overlap import concept_texts
 from sdlora.training.distributed import Distributed
+from sdlora.training.measured_images import MeasuredImage
 from sdlora.training.previews import prefix_section
 from sdlora.training.step import EncodeCaptions
 from sdlora.training.train_job import TrainJob
@@ -107,9 +108,14 @@ def _what_decides_class_images(
 
 
 def cache_latents(
-    job: TrainJob, distributed: Distributed, family: Family, batches: BatchLoader, steps: int
+    job: TrainJob,
+    distributed: Distributed,
+    family: Family,
+    batches: BatchLoader,
+    steps: int,
+    measured: Sequence[MeasuredImage] = (),
 ) -> LatentCache | None:
-    """Encode every view that the run will show, once; None if stopped."""
+    """Encode every view that the run will show or measure, once; None if stopped."""
     cache = LatentCache(
         TensorStore(job.cache / "latents"),
         family.fingerprints["vae"],
@@ -118,6 +124,7 @@ def cache_latents(
         1 if distributed.device.type == "cpu" or family.native_size > MIDDLING else ENCODE_BATCH,
     )
     views = batches.views(0, steps * job.train.gradient_accumulation)
+    views = list(dict.fromkeys([*views, *(image.view for image in measured)]))
     tell = report_progress(job.on_event, "encoding pictures")
     finished = cache.prepare(views[distributed.rank :: distributed.count], family.encode_images, tell, job.should_stop)
     return None if distributed.any_process(not finished) else cache
@@ -131,6 +138,7 @@ def prepare_text_encoder(
     batches: BatchLoader,
     steps: int,
     trains: bool,
+    measured: Sequence[MeasuredImage] = (),
 ) -> EncodeCaptions | None:
     """Captions to conditioning: live where a text encoder trains, else from a cache made before the first step.
 
@@ -152,6 +160,7 @@ def prepare_text_encoder(
     cache = TextCache(TensorStore(job.cache / "text"), f"{fingerprint}/{distributed.precision}{layer}", encode)
     if job.loss.concept_overlap:
         captions += concept_texts(job.all_concepts)
+    captions += [image.caption for image in measured]
     longer = [""] if any(reader.count(caption) > 1 for caption in captions) else []  # It fills up what is shorter.
     rows = [*dict.fromkeys(tuple(row) for row in reader.ids([*captions, *longer]).tolist())] if captions else []
     mine = rows[distributed.rank :: distributed.count]

@@ -34,6 +34,7 @@ from sdlora.seeds import derive
 from sdlora.training import precompute
 from sdlora.training.component_offload import ComponentOffload
 from sdlora.training.distributed import Distributed
+from sdlora.training.measured_images import MeasuringPlan, plan_measurements
 from sdlora.training.memory_efficient_layers import use_memory_efficient_layers
 from sdlora.training.previews import require_previews
 from sdlora.training.setting_notices import changed_settings, ignored_settings, learning_settings, length_notices
@@ -93,6 +94,8 @@ class TrainState:
     resolution: int
     """Side in pixels of the square whose area training pictures get."""
     reader: CaptionReader
+    measured: MeasuringPlan = field(default_factory=MeasuringPlan)
+    """Images on which the loss is measured, and how often."""
     settings: Mapping[str, Any] = field(default_factory=dict)
     """Settings that decide what is learnt, by their names."""
     start: int = 0
@@ -222,7 +225,8 @@ def prepare_training(job: TrainJob, distributed: Distributed) -> TrainState | No
     job.notice(*prompt_notices(known, concepts, job.sample.prompts if job.sample.every else ()))
     job.notice(*ignored_settings(job, steps))
     offload.for_image_encoding()
-    latents = precompute.cache_latents(job, distributed, family, batches, steps)
+    measured = _planned_measurements(job, family, batches, sizes, steps, dataset.held_out)
+    latents = precompute.cache_latents(job, distributed, family, batches, steps, measured.images)
     if latents is None:
         return None
     offload.for_text_encoding()
@@ -231,11 +235,15 @@ def prepare_training(job: TrainJob, distributed: Distributed) -> TrainState | No
     files = 2 + steps // job.checkpoint.every if job.checkpoint.every else 2
     size = sum(parameter.numel() * parameter.element_size() for parameter in trained.parameters)
     checkpoint.require_space(job.output.folder, size, job.checkpoint.keep, files)
-    encode = precompute.prepare_text_encoder(job, distributed, family, reader, batches, steps, trained.trains_text)
+    encode = precompute.prepare_text_encoder(
+        job, distributed, family, reader, batches, steps, trained.trains_text, measured.images
+    )
     if encode is None:
         return None
     offload.for_training(trained.trains_text or precompute.is_live(encode))
-    train_state = TrainState(family, batches, sizes, latents, encode, trained, distributed, steps, resolution, reader)
+    train_state = TrainState(
+        family, batches, sizes, latents, encode, trained, distributed, steps, resolution, reader, measured
+    )
     train_state.settings = learning_settings(job)
     if state is not None:
         train_state.restore(state)
@@ -283,6 +291,27 @@ def _planned_steps(job: TrainJob, batches: BatchLoader, distributed: Distributed
         described = " and ".join(f"a {one.kind} of {one.images} pictures" for one in sets)
         job.notice(f"{steps} steps, suggested for {described}; set train.steps to change")
     return steps
+
+
+def _planned_measurements(
+    job: TrainJob,
+    family: Family,
+    batches: BatchLoader,
+    sizes: Sequence[ImageSize],
+    steps: int,
+    held_out: Sequence[Example],
+) -> MeasuringPlan:
+    """Choose the images on which the loss is measured, and how often."""
+    own = assign_sizes(job, family, held_out)[1] if held_out else ()
+    return plan_measurements(
+        job.monitor,
+        job.train.seed,
+        steps,
+        job.train.batch_size * job.train.gradient_accumulation,
+        job.all_concepts,
+        list(zip(batches.examples, sizes, strict=True)),
+        list(zip(held_out, own, strict=True)),
+    )
 
 
 def text_rate(job: TrainJob) -> float:

@@ -15,7 +15,7 @@ from sdlora.families.settings import Model
 from sdlora.generation.settings import Prior, Sample
 from sdlora.optim import Optimizer, Schedule
 from sdlora.training.run_paths import RunPaths
-from sdlora.training.settings import Loss, Train
+from sdlora.training.settings import Loss, Monitor, Train
 
 
 def nothing(family: Family) -> None:
@@ -39,6 +39,7 @@ class TrainJob:
     schedule: Schedule
     checkpoint: Checkpoint
     sample: Sample
+    monitor: Monitor
     concepts: tuple[Concept, ...] = ()
     output: RunPaths
     cache: Path

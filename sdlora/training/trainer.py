@@ -24,6 +24,7 @@ from sdlora.time_left import steps_left
 from sdlora.training.component_offload import ComponentOffload
 from sdlora.training.concept_overlap import concept_overlap, concept_texts, reading_updates
 from sdlora.training.distributed import Distributed
+from sdlora.training.measurements import Measurements
 from sdlora.training.precompute import is_live
 from sdlora.training.prepare import TrainState, foreign_state, prepare_training
 from sdlora.training.previews import Previews
@@ -76,6 +77,7 @@ class TrainLoop:
         self.job, self.distributed, self.state, self.trained = job, distributed, train_state, train_state.trained
         self.process = train_state.family.process.to(distributed.device)
         self.previews = Previews(job, train_state.family)
+        self.measurements = Measurements(job, train_state, self.process)
         self.batch = Prefetcher(lambda number: train_state.batches.read(number, train_state.latents))
         self.offload = ComponentOffload(train_state.family, str(distributed.device), job.train.offload)
         self.durations: deque[float] = deque(maxlen=50)
@@ -89,11 +91,14 @@ class TrainLoop:
         """Updates that shall not overlap."""
         self.bad = 0
         """Steps left out in a row."""
+        self.gradient_norm = 0.0
+        """Norm of the last step's gradients before they were clipped."""
 
     def run(self) -> bool:
         """All steps that are left. False if stopped on request, saved."""
         self._report_start()
         self._preview(self.state.start, again=self.state.start == 0)  # What a process that was killed did not come to.
+        self._measure(self.state.start)
         for step in range(self.state.start, self.state.steps):
             self.job.between_steps(self.state.family)
             begun = time.monotonic()  # Only now: what is done between steps does not count as a step's time.
@@ -176,8 +181,8 @@ class TrainLoop:
         optimizer = self.trained.optimizer
         norm = self.distributed.clip(optimizer, self.trained.parameters, self.job.train.max_grad_norm)
         # The one time that a step waits for the device; a scaler of losses (fp16) and other processes are asked too.
-        loss, length = torch.stack([total, norm.to(total)]).tolist()
-        finite = math.isfinite(loss) and math.isfinite(length)
+        loss, self.gradient_norm = torch.stack([total, norm.to(total)]).tolist()
+        finite = math.isfinite(loss) and math.isfinite(self.gradient_norm)
         if finite or self.distributed.scales:  # The scaler itself leaves an overflow out, and must see it to do so.
             if finite:
                 self.trained.trainable.before_step(step, self.state.steps)
@@ -209,6 +214,13 @@ class TrainLoop:
         if self._is_due(self.job.checkpoint.every, step):
             self._save(step)  # First: nothing that goes wrong with a preview may cost the steps before it.
         self._preview(step)
+        self._measure(step)
+
+    def _measure(self, step: int) -> None:
+        """Measure what is learnt after ``step`` finished steps, if that is due."""
+        if self.state.measured.is_due(step, self.state.steps):
+            with averaged_parameters(self.trained.optimizer):
+                self._alone(lambda: self.measurements.measure(step))
 
     def _is_due(self, every: int, step: int) -> bool:
         return step == self.state.steps or (every > 0 and step % every == 0)
@@ -275,9 +287,10 @@ class TrainLoop:
                 seconds=seconds,
                 left=left,
                 memory=used_bytes(self.distributed.device),
+                gradient_norm=self.gradient_norm,
             )
         )
-        logged = {"loss": loss, "learning_rate": rate, "seconds": seconds}
+        logged = {"loss": loss, "learning_rate": rate, "seconds": seconds, "gradient_norm": self.gradient_norm}
         if text_rate is not None:
             logged["text_encoder_learning_rate"] = text_rate
         self.distributed.log(logged, step)

@@ -9,6 +9,7 @@ from sdlora.config import TrainConfig
 from sdlora.data.concept_values import CONCEPTS
 from sdlora.data.concepts import replace_words, trigger_words
 from sdlora.data.dataset import MIN_IMAGES
+from sdlora.data.held_out import held_out_count
 from sdlora.data.projects import Project, ProjectInfo
 from sdlora.data.settings import Data, Kind, suggested_steps
 from sdlora.errors import ConfigError, DatasetError, SdloraError
@@ -83,8 +84,10 @@ def configure(
         raise ConfigError("Choose a base model, such as pocket.")
     locate_base(base)
     kind: Kind = "subject" if any(words.kind == "subject" for _, words in sets) else "style"
+    share = _parse_share(changes.get("data.validation_share"))
     usual = sum(
-        _steps(load_preset(base, words.kind), len(each.images()), words.kind, QUALITY[quality]) for each, words in sets
+        _steps(load_preset(base, words.kind), _trained(each, share), words.kind, QUALITY[quality])
+        for each, words in sets
     )
     steps = _parse_steps(changes.get("train.steps")) or usual
     every = max(1, steps // STOPS)
@@ -128,6 +131,20 @@ def _concept(base: str, project: Project, about: ProjectInfo) -> dict[str, Any]:
     """Return one of several projects as a concept; it preserves its class as the preset for its kind does."""
     words = {name.removeprefix("data."): value for name, value in _words_of_one(project, about).items()}
     return {**words, "prior_weight": load_preset(base, about.kind).prior.weight}
+
+
+def _trained(project: Project, share: float) -> int:
+    """Return how many images of ``project`` are trained on if a ``share`` is held out."""
+    images = len(project.images())
+    return images - held_out_count(images, share)
+
+
+def _parse_share(text: Any) -> float:
+    """Return ``text`` as a share; 0 if it is none, which the config then refuses by name."""
+    try:
+        return min(max(0.0, float(text)), 0.99)
+    except (TypeError, ValueError):
+        return 0.0
 
 
 def _parse_steps(text: Any) -> int:

@@ -13,9 +13,10 @@ from sdlora.api.adapters import checkpoint_in_use, run_checkpoints, use_checkpoi
 from sdlora.api.training import Run
 from sdlora.errors import SdloraError
 from sdlora.filesystem.paths import path_problem
-from sdlora.ui import page_html, queue_panel, run_html
+from sdlora.ui import page_html, queue_panel, run_html, run_measurements
 from sdlora.ui.app_state import ACTIVE, AppState, export_to_cache
 from sdlora.ui.listeners import PRIVATE, Changes, click_later
+from sdlora.ui.run_measurements import measurements_html
 from sdlora.ui.run_view import RunView, loss_curve
 
 EMPTY = "Nothing has been trained yet. Choose a quality and press Train; its progress appears here."
@@ -44,6 +45,8 @@ class RunPanel:
     keep: gr.Button
     previews: gr.HTML
     plot: gr.LinePlot
+    learnt: gr.LinePlot
+    measured: gr.HTML
     notices: gr.HTML
     downloads: gr.Row
     saves: gr.Accordion
@@ -57,7 +60,8 @@ class RunPanel:
     def outputs(self) -> list[Block]:
         return [
             self.waiting, self.run, self.status, self.stop, self.resume, self.generate, self.ended, self.more,
-            self.checkpoints, self.keep, self.previews, self.plot, self.notices, self.downloads, self.saves,
+            self.checkpoints, self.keep, self.previews, self.plot, self.learnt, self.measured,
+            self.notices, self.downloads, self.saves,
             self.remarks, self.log, self.longer,
         ]  # fmt: skip
 
@@ -81,6 +85,11 @@ def build(app: AppState) -> RunPanel:
         x="step", y="loss", color="series", color_map=COLOURS, height=300, visible=False, show_label=False,
         x_title="step", y_title="loss", color_title=" ",
     )  # fmt: skip
+    learnt = gr.LinePlot(
+        x="step", y="ratio", color="series", color_map=run_measurements.COLOURS, height=220, visible=False,
+        show_label=False, x_title="step", y_title="loss / the base's", color_title=" ", elem_id="run-learnt",
+    )  # fmt: skip
+    measured = gr.HTML(elem_id="run-measured")
     with gr.Row(visible=False, equal_height=False, elem_classes="longer") as ended:
         more = gr.Number(label="Further steps", precision=0, minimum=1, min_width=110, elem_id="more-steps")
         longer = gr.Button("Train longer", size="sm", min_width=110, elem_id="longer-button")
@@ -98,7 +107,8 @@ def build(app: AppState) -> RunPanel:
         )
     keep.click(partial(_use, app), [run, checkpoints], [message, checkpoints], **PRIVATE)
     return RunPanel(
-        message, waiting, run, status, stop, resume, generate, ended, more, checkpoints, keep, previews, plot, notices,
+        message, waiting, run, status, stop, resume, generate, ended, more, checkpoints, keep, previews, plot, learnt,
+        measured, notices,
         downloads, saves, remarks, log, longer, copy, reopen,
     )  # fmt: skip
 
@@ -181,6 +191,8 @@ def refresh(app: AppState, panel: RunPanel, name: str | None, changes: Changes) 
         ("keep", panel.keep, saves, lambda: gr.update(interactive=saved and idle)),
         ("previews", panel.previews, (run.name, len(view.previews)), lambda: _previews(view)),
         ("plot", panel.plot, (run.name, _plot_version(view, state)), lambda: _plot(view)),
+        ("learnt", panel.learnt, (run.name, (points := _points(view))), lambda: _learnt(view)),
+        ("measured", panel.measured, (run.name, points), lambda: measurements_html(view.measured)),
         ("notices", panel.notices, (run.name, len(view.notices)), lambda: page_html.note(view.notices)),
         ("downloads", panel.downloads, stage, lambda: gr.update(visible=usable)),
         ("saves", panel.saves, (run.name, saved), lambda: gr.update(visible=saved)),
@@ -230,6 +242,18 @@ def _previews(view: RunView) -> str:
 def _plot_version(view: RunView, state: str) -> int:
     """Return a number that changes when the plot is worth an update: fifty times a run, and at its end."""
     return view.step // max(1, view.steps // 50) if state == "running" else -1 - view.step
+
+
+def _points(view: RunView) -> tuple[int, int]:
+    """Return what changes with each measurement."""
+    return len(view.measured.ratios), view.measured.step
+
+
+def _learnt(view: RunView) -> Any:
+    points = view.measured.curve()
+    if len(view.measured.ratios) < 2:
+        return gr.update(visible=False)
+    return gr.update(value=pd.DataFrame(points, columns=["step", "ratio", "series"]), visible=True)
 
 
 def _plot(view: RunView) -> Any:

@@ -13,6 +13,7 @@ from sdlora.errors import FileError
 from sdlora.events import (
     CheckpointSaved,
     Event,
+    Measured,
     Notice,
     Progress,
     RunFailed,
@@ -25,9 +26,8 @@ from sdlora.events import (
 from sdlora.filesystem.paths import existing_path, path_inside
 from sdlora.formatting import format_duration
 from sdlora.time_left import TimeLeft
+from sdlora.ui.run_measurements import MAX_POINTS, RunMeasurements
 
-MAX_POINTS = 200
-"""Points of a curve, as each update redraws the plot."""
 SMOOTHING = 0.95
 REMEMBERED = 128
 """Runs whose state stays in memory; more than the library shows at once."""
@@ -39,7 +39,7 @@ CACHING = {
     "encoding captions": "Caching",
 }
 """Stages of the phases before training."""
-WITHIN = {"preview": "drawing previews", "saving": "saving"}
+WITHIN = {"preview": "drawing previews", "saving": "saving", "measuring": "measuring what it has learnt"}
 """Words for the phases between steps."""
 WORDS = {
     "new": "Not started yet",
@@ -76,6 +76,7 @@ class RunView:
     memory: int = 0
     """Bytes, at the last step."""
     losses: list[tuple[int, float]] = field(default_factory=list)
+    measured: RunMeasurements = field(default_factory=RunMeasurements)
     previews: dict[tuple[int, int], PreviewImage] = field(default_factory=dict)
     notices: list[str] = field(default_factory=list)
     checkpoints: set[int] = field(default_factory=set)
@@ -106,6 +107,7 @@ class RunView:
             case RunStarted():
                 self.started, self.steps, self.step, self.left = event, event.steps, event.step, None
                 self.losses = [point for point in self.losses if point[0] <= event.step]  # A resume replays steps.
+                self.measured.rewind(event.step)
                 self.phase, self.failure = "training", ""
                 if event.step:  # Saved, even if that process was killed before it wrote the event.
                     self.checkpoints.add(event.step)
@@ -115,6 +117,8 @@ class RunView:
                 self.phase, self.step, self.steps, self.left = "training", event.step, event.steps, event.left
                 self.memory = event.memory
                 self.losses.append((event.step, event.loss))
+            case Measured():
+                self.measured.add(event)
             case SampleReady():
                 with suppress(FileError):  # A journal from elsewhere may name any file.
                     path = path_inside(self.run.samples, Path(event.path).name)

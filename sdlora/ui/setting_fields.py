@@ -24,7 +24,7 @@ MAIN_CONTROLS = {"model.base", "data.folder", "data.trigger", "data.class_name",
 SECTIONS = {
     "model": "Base model", "data": "Pictures and captions", "prior": "Class pictures", "adapter": "Adapter",
     "train": "Training", "loss": "Loss", "optimizer": "Optimizer", "schedule": "Learning-rate schedule",
-    "checkpoint": "Checkpoints", "sample": "Previews",
+    "checkpoint": "Checkpoints", "sample": "Previews", "monitor": "Measurements",
 }  # fmt: skip
 """The headings of the config's sections."""
 CHOICES = {"yes": True, "no": False}

@@ -2,12 +2,13 @@
 
 import pytest
 
-from sdlora.events import Progress, RunFailed, RunFinished, RunStarted, RunStopped, SampleReady, StepDone
+from sdlora.events import Measured, Progress, RunFailed, RunFinished, RunStarted, RunStopped, SampleReady, StepDone
+from sdlora.signals import BlockUpdate, PictureLoss, as_values
 from sdlora.storage.journal import Journal
 from sdlora.storage.run_folder import Run
 from sdlora.ui import page_html, run_html
+from sdlora.ui.run_measurements import MAX_POINTS, RunMeasurements, measurements_html
 from sdlora.ui.run_view import (
-    MAX_POINTS,
     REMEMBERED,
     RunView,
     RunViews,
@@ -129,3 +130,47 @@ def test_few_runs_are_kept_in_memory(tmp_path):
         run.folder.mkdir(parents=True)
         watcher.view(run)
     assert len(watcher._views) == REMEMBERED
+
+
+def measured(step, trained=0.5, held_out=0.8, name="a.png"):
+    pictures = [PictureLoss(name, (1.0, 2.0), (trained, 2 * trained)), PictureLoss("v.png", (1.0,), (held_out,), True)]
+    return Measured(
+        step=step, times=[250, 750], pictures=as_values(pictures), updates=as_values([BlockUpdate("up 1", 0.25, 3.5)])
+    )
+
+
+def test_measurements_are_a_curve_of_ratios_that_a_resume_rewinds(view_of):
+    view = view_of(started(), measured(0, 1, 1), step(1), measured(50), measured(100, 0.2), started(50), measured(100))
+    assert view.measured.curve() == [
+        (0, 1.0, "trained"), (0, 1.0, "held out"), (50, 0.5, "trained"), (50, 0.8, "held out"), (100, 0.5, "trained"),
+        (100, 0.8, "held out"),
+    ]  # fmt: skip
+    html = measurements_html(view.measured)
+    assert html.index("v.png (held out)") < html.index("a.png")  # The highest ratio first.
+    assert "0.800" in html and "up 1" in html and "3.5" in html and "step 100" in html
+
+
+def test_damaged_measurements_break_nothing(view_of):
+    evil = "<img src=x onerror=alert(1)>"
+    odd = [
+        Measured(step=5, times=values, pictures=values, updates=values) for values in (None, 3, "x", [None], {}, [[]])
+    ]
+    view = view_of(
+        started(), *odd, measured(6, name=evil), Measured(step=7, times=[evil, None], pictures=[], updates=[])
+    )
+    assert view.measured.curve() == [(6, 0.5, "trained"), (6, 0.8, "held out")]
+    assert evil not in measurements_html(view.measured) and "&lt;img" in measurements_html(view.measured)
+    view = view_of(Measured(step=8, times={}, pictures=measured(8).pictures, updates="x"))
+    assert "a.png" in measurements_html(view.measured)
+
+
+def test_without_measurements_the_page_shows_none():
+    assert measurements_html(RunMeasurements()) == "" and RunMeasurements().curve() == []
+
+
+def test_a_curve_of_many_measurements_has_few_points_and_the_last():
+    found = RunMeasurements()
+    for number in range(1001):
+        found.add(measured(number))
+    steps = {at for at, _, _ in found.curve()}
+    assert len(steps) <= MAX_POINTS + 1 and {0, 1000} <= steps

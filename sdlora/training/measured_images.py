@@ -1,0 +1,134 @@
+"""Choose the images on which a run measures its loss, and how often: by counts alone, never by the clock.
+
+A resumed run therefore measures what and when an uninterrupted one does.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain, zip_longest
+from typing import NamedTuple
+
+from sdlora.data.cache import View
+from sdlora.data.captions import caption_readings
+from sdlora.data.dataset import Example
+from sdlora.data.images import ImageSize
+from sdlora.data.settings import Concept
+from sdlora.seeds import derive
+from sdlora.training.settings import Monitor
+
+SHARE = 0.04
+"""Share of a run's work that measurements may take, if nobody says how often they are made."""
+STEP_PASSES = 3
+"""Work of a step for each of its images, in predictions without gradients: forward, and twice that backward."""
+MOST_POINTS = 40
+"""Measurements between the first step and the last."""
+
+
+@dataclass(frozen=True)
+class MeasuredImage:
+    """An image on which the loss is measured: always the same crop with the same caption."""
+
+    name: str
+    view: View
+    caption: str
+    held_out: bool = False
+    always: bool = True
+    """Whether every measurement has it, or the last one alone."""
+
+
+class MeasuringPlan(NamedTuple):
+    """Images to measure, and the steps between measurements. The first and the last step have one too."""
+
+    images: Sequence[MeasuredImage] = ()
+    every: int = 0
+
+    def is_due(self, step: int, steps: int) -> bool:
+        """Return whether there is a measurement after ``step`` of ``steps``."""
+        return bool(self.images) and (step in (0, steps) or (self.every > 0 and step % self.every == 0))
+
+    def measured_at(self, step: int, steps: int) -> list[MeasuredImage]:
+        """Return the images of the measurement after ``step`` of ``steps``."""
+        return [image for image in self.images if image.always or step == steps]
+
+
+class _Counts(NamedTuple):
+    """Images of the last measurement alone, and steps between measurements."""
+
+    further: int
+    every: int
+
+
+def plan_measurements(
+    settings: Monitor,
+    seed: int,
+    steps: int,
+    per_step: int,
+    concepts: Sequence[Concept],
+    trained: Sequence[tuple[Example, ImageSize]],
+    held_out: Sequence[tuple[Example, ImageSize]],
+) -> MeasuringPlan:
+    """Choose images, each with its bucket, for a run of ``steps`` with so many images ``per_step`` in one process.
+
+    Each concept has about as many as another.
+    """
+    trained, held_out = (_in_turn(each, seed) for each in (trained, held_out))
+    always = len(trained[: settings.images]) + len(held_out[: settings.images])
+    counts = _count(settings, steps, per_step, always, len(trained) - settings.images)
+    if counts is None:
+        return MeasuringPlan()
+    chosen = [
+        *((example, size, False, number < settings.images) for number, (example, size) in enumerate(trained)),
+        *((example, size, True, True) for example, size in held_out[: settings.images]),
+    ]
+    kept = [one for one in chosen if one[3]] + [one for one in chosen if not one[3]][: counts.further]
+    names = _names([example for example, *_ in kept])
+    images = [
+        MeasuredImage(name, View(example, size), _caption(example, concepts), held, every)
+        for name, (example, size, held, every) in zip(names, kept, strict=True)
+    ]
+    return MeasuringPlan(images, counts.every)
+
+
+def _count(settings: Monitor, steps: int, per_step: int, always: int, others: int) -> _Counts | None:
+    """Share the work that measurements may take: base, first and last step first, then half for ``others`` at the end.
+
+    None without measurements.
+    """
+    if settings.every == 0:
+        return None
+    each = always * settings.timesteps
+    left = SHARE * steps * per_step * STEP_PASSES - 3 * each
+    if settings.every is None and left < 0:
+        return None
+    further = max(0, min(others, int(left / 2 / (2 * settings.timesteps))))  # Both the base and the adapted model.
+    if settings.every is not None:
+        return _Counts(further, settings.every)
+    points = min(MOST_POINTS, int((left - 2 * settings.timesteps * further) / each))
+    return _Counts(further, -(-steps // (points + 1)))
+
+
+def _in_turn(found: Sequence[tuple[Example, ImageSize]], seed: int) -> list[tuple[Example, ImageSize]]:
+    """Return the images in an order of chance that ``seed`` decides, those of the concepts in turn."""
+    groups: dict[int, list[tuple[Example, ImageSize]]] = {}
+    different = {
+        example.digest or str(example.path): (example, size) for example, size in found
+    }  # A copy tells no more.
+    for key in sorted(different, key=lambda key: derive(seed, "measured", key)):
+        groups.setdefault(different[key][0].concepts[0], []).append(different[key])
+    rounds = zip_longest(*(groups[concept] for concept in sorted(groups)))
+    return [one for one in chain.from_iterable(rounds) if one is not None]
+
+
+def _caption(example: Example, concepts: Sequence[Concept]) -> str:
+    """Return the caption as it is without dropout and shuffling; of several readings the first."""
+    return caption_readings(example.caption, concepts[example.concepts[0]])[0]
+
+
+def _names(examples: Sequence[Example]) -> list[str]:
+    """Return how the images are called: by their files' names, with the folder where two have the same."""
+    files = [example.path.name for example in examples]
+    named = [
+        name if files.count(name) == 1 else f"{example.path.parent.name}/{name}"
+        for name, example in zip(files, examples, strict=True)
+    ]
+    return [name if name.isprintable() else ascii(name) for name in named]

@@ -1,0 +1,115 @@
+"""What a run measured beside its steps, as the page shows it: a curve, a table of pictures, sizes of the updates."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from html import escape
+from statistics import fmean
+
+from sdlora.events import Measured
+from sdlora.signals import BlockUpdate, PictureLoss, loss_ratio, ratios_by_time, read_pictures, read_updates
+
+TRAINED, HELD_OUT = "trained", "held out"
+COLOURS = {TRAINED: "#4f6bed", HELD_OUT: "#d98324"}
+MAX_POINTS = 200
+"""Points of a curve, as each update redraws the plot."""
+SHOWN = 5
+"""Rows of the table of pictures that are seen before it is unfolded."""
+CURVE_HELP = (
+    "The loss on fixed noise, with the adapter over without it. 1: as the base. It falls while the adapter learns; "
+    "held-out pictures that rise while trained ones fall are a sign of overfitting."
+)
+PICTURES_HELP = (
+    "Ratio of the losses on each picture, the highest first. A picture far above the others was hardly learnt: its "
+    "look, its subject or its caption may not belong to them."
+)
+UPDATES_HELP = "Norm of what the adapter adds to each block's weights, and how many directions it uses on average."
+
+
+@dataclass
+class RunMeasurements:
+    """Measurements of a run according to its journal."""
+
+    ratios: dict[int, dict[str, float]] = field(default_factory=dict)
+    """Mean ratio of the losses by step, of trained and of held-out pictures."""
+    step: int = 0
+    """Step of the values below, the last ones."""
+    pictures: Sequence[PictureLoss] = ()
+    updates: Sequence[BlockUpdate] = ()
+    times: Sequence[float] = ()
+
+    def add(self, event: Measured) -> None:
+        """Take up a measurement; a damaged one is passed over."""
+        pictures = read_pictures(event.pictures)
+        means = {TRAINED: loss_ratio(pictures), HELD_OUT: loss_ratio(pictures, held_out=True)}
+        found = {name: ratio for name, ratio in means.items() if ratio is not None}
+        if found:
+            self.ratios[event.step] = found
+            self.step, self.pictures, self.updates = event.step, pictures, read_updates(event.updates)
+            self.times = [time for time in _listed(event.times) if isinstance(time, int | float)]
+
+    def rewind(self, step: int) -> None:
+        """Forget the curve behind ``step``: a resumed run measures it again."""
+        self.ratios = {at: ratios for at, ratios in self.ratios.items() if at <= step}
+
+    def curve(self) -> list[tuple[int, float, str]]:
+        """Return the curves' points: step, ratio, and the curve's name."""
+        steps = sorted(self.ratios)
+        kept = steps[:: -(-len(steps) // MAX_POINTS) or 1]
+        kept += steps[-1:] if steps[-1:] != kept[-1:] else []
+        return [(step, ratio, name) for step in kept for name, ratio in self.ratios[step].items()]
+
+
+def _listed(values: object) -> list[object]:
+    return values if isinstance(values, list) else []
+
+
+def measurements_html(found: RunMeasurements) -> str:
+    """Return the last measurement: its pictures, and what folds out below them."""
+    if not found.pictures:
+        return ""
+    ordered = sorted(found.pictures, key=lambda one: -one.ratio)
+    rest = ordered[SHOWN:]
+    seen = _table(_PICTURES, [_picture_row(one) for one in ordered[:SHOWN]])
+    more = _fold(f"{len(rest)} more", _table(_PICTURES, [_picture_row(one) for one in rest])) if rest else ""
+    return (
+        f"<div class='measured'><p class='quiet'>{escape(CURVE_HELP)}</p>"
+        f"<h4>Pictures at step {found.step}</h4><p class='quiet'>{escape(PICTURES_HELP)}</p>"
+        f"{seen}{more}{_by_time(found)}{_updates(found)}</div>"
+    )
+
+
+_PICTURES = ("picture", "ratio", "loss", "the base's")
+
+
+def _picture_row(one: PictureLoss) -> list[str]:
+    name = f"{one.name} (held out)" if one.held_out else one.name
+    return [name, f"{one.ratio:.3f}", f"{fmean(one.adapted):.4f}", f"{fmean(one.base):.4f}"]
+
+
+def _by_time(found: RunMeasurements) -> str:
+    """Return the ratios by timestep, folded."""
+    series = {TRAINED: ratios_by_time(found.pictures), HELD_OUT: ratios_by_time(found.pictures, held_out=True)}
+    rows = [[name, *(f"{ratio:.3f}" for ratio in ratios)] for name, ratios in series.items() if ratios]
+    return _fold("Ratio by timestep", _table(("", *(f"{time:g}" for time in found.times)), rows))
+
+
+def _updates(found: RunMeasurements) -> str:
+    if not found.updates:
+        return ""
+    rows = [[one.block, f"{one.norm:.3g}", f"{one.rank:.1f}"] for one in found.updates]
+    text = f"<p class='quiet'>{escape(UPDATES_HELP)}</p>"
+    return _fold("Size of the updates", text + _table(("block", "norm", "effective rank"), rows))
+
+
+def _fold(title: str, content: str) -> str:
+    return f"<details><summary>{escape(title)}</summary>{content}</details>"
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a table; the first cell of each row is its heading."""
+    top = "".join(f"<th scope='col'>{escape(name)}</th>" for name in head)
+    body = "".join(
+        f"<tr><th scope='row'>{escape(row[0])}</th>{''.join(f'<td>{escape(cell)}</td>' for cell in row[1:])}</tr>"
+        for row in rows
+    )
+    return f"<table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>"
