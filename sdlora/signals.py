@@ -36,8 +36,13 @@ class PictureLoss:
 
     @property
     def ratio(self) -> float:
-        """Mean of ``ratios``: every timestep counts alike, though losses differ tenfold between them."""
+        """Mean of ``ratios``: every timestep counts alike, though losses differ a hundredfold between them."""
         return fmean(self.ratios)
+
+    @property
+    def noisy_ratio(self) -> float:
+        """Mean of the upper half of ``ratios``, where there is more noise than picture: words decide there."""
+        return fmean(self.ratios[len(self.ratios) // 2 :])
 
 
 @dataclass(frozen=True)
@@ -61,6 +66,15 @@ def ratios_by_time(pictures: Iterable[PictureLoss], held_out: bool = False) -> l
     """Return the mean ratio at each timestep of the images that every measurement has; empty without any."""
     ratios = [one.ratios for one in pictures if one.always and one.held_out == held_out]
     return [fmean(column) for column in zip(*ratios, strict=False)]
+
+
+def odd_ones_first(pictures: Iterable[PictureLoss]) -> list[PictureLoss]:
+    """Order the trained images: first those whose loss at high noise fell most.
+
+    Images whose look, content or caption is another than the others' are learnt by heart, and fall most there
+    (docs/decisions/loss-on-fixed-noise.md).
+    """
+    return sorted((one for one in pictures if not one.held_out), key=lambda one: one.noisy_ratio)
 
 
 def scalars(pictures: Sequence[PictureLoss], updates: Iterable[BlockUpdate]) -> dict[str, float]:

@@ -10,6 +10,7 @@ from sdlora.signals import (
     PictureLoss,
     as_values,
     loss_ratio,
+    odd_ones_first,
     ratios_by_time,
     read_pictures,
     read_updates,
@@ -29,6 +30,14 @@ def test_every_timestep_counts_alike_and_only_pictures_of_every_measurement_are_
     assert ratios_by_time(ALL) == [0.75, 1.0]
     assert loss_ratio(ALL, held_out=True) == pytest.approx(1.0)
     assert loss_ratio([LEARNT], held_out=True) is None and ratios_by_time([], held_out=True) == []
+
+
+def test_pictures_whose_loss_fell_most_at_high_noise_come_first():
+    """Of three timesteps the upper two are the noisy half; a picture that is not trained on is none of them."""
+    odd = PictureLoss("odd", (1.0, 1.0, 1.0), (0.9, 0.4, 0.2))
+    usual = PictureLoss("usual", (1.0, 1.0, 1.0), (0.1, 0.8, 0.8))
+    assert odd.noisy_ratio == pytest.approx(0.3) and PictureLoss("one", (1.0,), (0.5,)).noisy_ratio == 0.5
+    assert odd_ones_first([usual, HELD_OUT, odd]) == [odd, usual]
 
 
 def test_records_come_back_from_the_line_of_their_event():

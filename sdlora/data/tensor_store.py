@@ -1,6 +1,7 @@
 """Tensors on disk, addressed by the hash of everything that decides them, with an in-memory cache."""
 
 import hashlib
+import threading
 from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
@@ -36,6 +37,8 @@ class TensorStore:
         self.memory = memory
         self._in_memory: OrderedDict[str, Tensors] = OrderedDict()
         self._bytes = 0
+        self._lock = threading.Lock()
+        """Batches are read ahead in a thread, while the loop may read what it measures."""
 
     def path(self, key: str) -> Path:
         """Return the file of ``key``, in one of 256 folders, so that none grows too long to list."""
@@ -45,9 +48,10 @@ class TensorStore:
 
     def get(self, key: str) -> Tensors | None:
         """Return the tensors of ``key``, or None if there are none or their file is damaged."""
-        if key in self._in_memory:
-            self._in_memory.move_to_end(key)
-            return self._in_memory[key]
+        with self._lock:
+            if key in self._in_memory:
+                self._in_memory.move_to_end(key)
+                return self._in_memory[key]
         found = None if self.folder is None else _load(self.path(key), key)
         if found is not None:
             self._remember(key, found)
@@ -64,10 +68,11 @@ class TensorStore:
         self._remember(key, tensors_on_cpu)
 
     def _remember(self, key: str, tensors: Tensors) -> None:
-        self._in_memory[key] = tensors
-        self._bytes += _size(tensors)
-        while self.folder is not None and self._bytes > self.memory and len(self._in_memory) > 1:
-            self._bytes -= _size(self._in_memory.popitem(last=False)[1])
+        with self._lock:
+            self._bytes += _size(tensors) - _size(self._in_memory.get(key, {}))
+            self._in_memory[key] = tensors
+            while self.folder is not None and self._bytes > self.memory and len(self._in_memory) > 1:
+                self._bytes -= _size(self._in_memory.popitem(last=False)[1])
 
 
 def _size(tensors: Tensors) -> int:

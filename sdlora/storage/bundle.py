@@ -8,7 +8,7 @@ from typing import Any, get_args
 import tomli_w
 
 from sdlora.config import VERSION, TrainConfig, all_settings
-from sdlora.data.concept_values import CONCEPTS
+from sdlora.data.concept_values import CONCEPTS, PATHS
 from sdlora.data.dataset import caption_files
 from sdlora.families.base_models import BUNDLED
 from sdlora.filesystem.paths import existing_path
@@ -54,9 +54,8 @@ def portable_config(config: TrainConfig) -> dict[str, Any]:
     folders = _folder_names(config)
     values["data"]["folder"] = folders[0]
     for concept, folder in zip(values.get(CONCEPTS, ()), folders, strict=False):
-        concept["folder"] = folder
-        if "class_folder" in concept:
-            concept["class_folder"] = Path(concept["class_folder"]).name
+        own = {name: Path(concept[name]).name for name in PATHS if name in concept}
+        concept.update(own, folder=folder)
     base = config.model.base
     if base not in BUNDLED and (existing_path(base) or Path(base).is_absolute()):
         values["model"]["base"] = Path(base).name

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from sdlora import checkpoint
+from sdlora.data.concept_values import PATHS
 from sdlora.data.concepts import concept_label, preserves_classes
 from sdlora.data.settings import Data
 from sdlora.formatting import one_line
@@ -12,7 +13,9 @@ from sdlora.training.train_job import TrainJob
 
 LEARNING = ("model", "data", "prior", "adapter", "train", "loss", "optimizer", "schedule")
 """Sections of settings that decide what is learnt."""
-COMPARED_ELSEWHERE = frozenset(("model.base", "data.folder", "prior.folder", "train.steps", "train.epochs"))
+COMPARED_ELSEWHERE = frozenset(
+    ("model.base", "data.folder", "data.validation_folder", "prior.folder", "train.steps", "train.epochs")
+)
 """Settings that may differ in a resume, or of which the content is compared."""
 
 
@@ -30,7 +33,7 @@ def learning_settings(job: TrainJob) -> dict[str, Any]:
     named = zip(LEARNING, (section.model_dump(mode="json") for section in sections), strict=True)
     found = {f"{section}.{name}": value for section, values in named for name, value in values.items()}
     for number, concept in enumerate(job.concepts, 1):
-        values = concept.model_dump(mode="json", exclude={"folder", "class_folder"})
+        values = concept.model_dump(mode="json", exclude={*PATHS})
         found |= {f"concept {number}: {name}": value for name, value in values.items()}
     return {name: value for name, value in found.items() if name not in COMPARED_ELSEWHERE}
 

@@ -3,10 +3,17 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from html import escape
-from statistics import fmean
 
 from sdlora.events import Measured
-from sdlora.signals import BlockUpdate, PictureLoss, loss_ratio, ratios_by_time, read_pictures, read_updates
+from sdlora.signals import (
+    BlockUpdate,
+    PictureLoss,
+    loss_ratio,
+    odd_ones_first,
+    ratios_by_time,
+    read_pictures,
+    read_updates,
+)
 
 TRAINED, HELD_OUT = "trained", "held out"
 COLOURS = {TRAINED: "#4f6bed", HELD_OUT: "#d98324"}
@@ -19,8 +26,9 @@ CURVE_HELP = (
     "held-out pictures that rise while trained ones fall are a sign of overfitting."
 )
 PICTURES_HELP = (
-    "Ratio of the losses on each picture, the highest first. A picture far above the others was hardly learnt: its "
-    "look, its subject or its caption may not belong to them."
+    "The loss of each picture over the base's. First those that fell most at high noise: if one is far below the "
+    "others, look at it, as its look, its content or its caption may be another than theirs. Near 1, a picture is "
+    "hardly learnt."
 )
 UPDATES_HELP = "Norm of what the adapter adds to each block's weights, and how many directions it uses on average."
 
@@ -67,23 +75,25 @@ def measurements_html(found: RunMeasurements) -> str:
     """Return the last measurement: its pictures, and what folds out below them."""
     if not found.pictures:
         return ""
-    ordered = sorted(found.pictures, key=lambda one: -one.ratio)
-    rest = ordered[SHOWN:]
-    seen = _table(_PICTURES, [_picture_row(one) for one in ordered[:SHOWN]])
-    more = _fold(f"{len(rest)} more", _table(_PICTURES, [_picture_row(one) for one in rest])) if rest else ""
+    trained = [_picture_row(one) for one in odd_ones_first(found.pictures)]
+    held_out = [_picture_row(one) for one in found.pictures if one.held_out]
+    folds = [
+        _fold(f"{len(rows)} {words}", _table(_PICTURES, rows))
+        for words, rows in (("more", trained[SHOWN:]), ("held out", held_out))
+        if rows
+    ]
     return (
         f"<div class='measured'><p class='quiet'>{escape(CURVE_HELP)}</p>"
         f"<h4>Pictures at step {found.step}</h4><p class='quiet'>{escape(PICTURES_HELP)}</p>"
-        f"{seen}{more}{_by_time(found)}{_updates(found)}</div>"
+        f"{_table(_PICTURES, trained[:SHOWN])}{''.join(folds)}{_by_time(found)}{_updates(found)}</div>"
     )
 
 
-_PICTURES = ("picture", "ratio", "loss", "the base's")
+_PICTURES = ("picture", "at high noise", "at all noise")
 
 
 def _picture_row(one: PictureLoss) -> list[str]:
-    name = f"{one.name} (held out)" if one.held_out else one.name
-    return [name, f"{one.ratio:.3f}", f"{fmean(one.adapted):.4f}", f"{fmean(one.base):.4f}"]
+    return [one.name, f"{one.noisy_ratio:.3f}", f"{one.ratio:.3f}"]
 
 
 def _by_time(found: RunMeasurements) -> str:

@@ -4,6 +4,7 @@ import hashlib
 import os
 import sys
 import threading
+from collections import OrderedDict
 from dataclasses import replace
 from pathlib import Path
 
@@ -227,3 +228,22 @@ def test_text_is_encoded_once_and_kept(tmp_path: Path) -> None:
     TextCache(TensorStore(tmp_path), "other clip", encode_text).read(ids[:1])
     assert len(requests) == 3
     assert not cache.prepare(torch.tensor([[9, 9]]), should_stop=lambda: True)
+
+
+def test_a_store_with_little_memory_can_be_read_by_two_threads():
+    """Nothing is put in between the two lines in which the other finds an entry, here made as wide as it takes."""
+    store = TensorStore(None)
+    for key in "ab":
+        store.put(key, {"mean": torch.zeros(1)})
+    met = threading.Event()
+
+    class Watched(OrderedDict):
+        def move_to_end(self, key, last=True):
+            evicting = threading.Thread(target=lambda: (store._remember("c", {}), met.set()))
+            evicting.start()
+            assert not met.wait(0.05)
+            super().move_to_end(key, last)
+
+    store._in_memory = Watched(store._in_memory)
+    assert store.get("a") is not None
+    assert met.wait(5)

@@ -33,6 +33,7 @@ from sdlora.ui import library_tab, run_panel
 from sdlora.ui.app_state import AppState
 from sdlora.ui.listeners import Changes
 from sdlora.ui.run_html import previews, run_card
+from sdlora.ui.run_measurements import measurements_html
 from sdlora.ui.run_view import RunView, describe, fraction_done, loss_curve, short_status, stages
 from tests.support import hostile_files
 from tests.support.hostile_files import Refused
@@ -396,6 +397,7 @@ def test_a_journal_of_any_lines_is_told_in_words(lines: list[Any], noise: bytes,
             assert shown is None or str(shown)
         assert run_card("x", view, state)
     loss_curve(view.losses)
+    assert "<script" not in measurements_html(view.measured) and isinstance(view.measured.curve(), list)
     previews([preview for _, preview in sorted(view.previews.items())])
 
 

@@ -110,7 +110,7 @@ def test_concepts_masks_and_varied_captions_are_measured_too(configure, tmp_path
     assert {name.partition("/")[0] for name in names if "/" in name} <= {"cat", "dog"}
 
 
-def test_sdxl_is_measured_with_sizes_and_crops_and_resumes(configure, tmp_path):
+def test_sdxl_is_measured_with_sizes_and_crops(configure, tmp_path):
     base = write_tiny_model(tmp_path / "base", "sdxl")
     config = configure(**OFTEN | {"model__base": str(base), "train__steps": 2, "checkpoint__every": 1})
     _, events, _ = train_in_process(config, tmp_path / "run")

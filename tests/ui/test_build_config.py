@@ -106,7 +106,8 @@ def filled(**values):
 def test_the_form_has_every_setting_but_paths_and_what_the_main_controls_decide():
     shown = {setting.name for setting in setting_fields.advanced_settings()}
     left_out = {setting.name for setting in all_settings()} - shown
-    assert left_out == setting_fields.MAIN_CONTROLS | {"model.tokenizer", "prior.folder", "adapter.init"}
+    paths = {"model.tokenizer", "data.validation_folder", "prior.folder", "adapter.init"}
+    assert left_out == setting_fields.MAIN_CONTROLS | paths
     assert sum(map(len, setting_fields.by_section().values())) == len(shown)
 
 
