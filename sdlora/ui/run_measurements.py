@@ -99,8 +99,9 @@ def _picture_row(one: PictureLoss) -> list[str]:
 def _by_time(found: RunMeasurements) -> str:
     """Return the ratios by timestep, folded."""
     series = {TRAINED: ratios_by_time(found.pictures), HELD_OUT: ratios_by_time(found.pictures, held_out=True)}
-    rows = [[name, *(f"{ratio:.3f}" for ratio in ratios)] for name, ratios in series.items() if ratios]
-    return _fold("Ratio by timestep", _table(("", *(f"{time:g}" for time in found.times)), rows))
+    shown = {name: ratios for name, ratios in series.items() if ratios}
+    columns = [[f"{time:g}" for time in found.times], *([f"{one:.3f}" for one in each] for each in shown.values())]
+    return _fold("Ratio by timestep", _table(("timestep", *shown), [*zip(*columns, strict=False)]))
 
 
 def _updates(found: RunMeasurements) -> str:
