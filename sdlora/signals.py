@@ -7,7 +7,7 @@ losses (arXiv:2507.02687). These records become values of an event and back. Fro
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from statistics import fmean
+from statistics import fmean, median
 from typing import Any
 
 DIGITS = 6
@@ -15,6 +15,8 @@ DIGITS = 6
 MOST_PICTURES, MOST_BLOCKS, MOST_TIMES = 10_000, 1000, 1000
 """Records and numbers that are read of an event, which anyone may have written."""
 LONGEST_NAME = 300
+LEAST_RATIO = 1e-9
+"""Smallest ratio of losses that has a logarithm here."""
 
 
 @dataclass(frozen=True)
@@ -38,11 +40,6 @@ class PictureLoss:
     def ratio(self) -> float:
         """Mean of ``ratios``: every timestep counts alike, though losses differ a hundredfold between them."""
         return fmean(self.ratios)
-
-    @property
-    def noisy_ratio(self) -> float:
-        """Mean of the upper half of ``ratios``, where there is more noise than picture: words decide there."""
-        return fmean(self.ratios[len(self.ratios) // 2 :])
 
 
 @dataclass(frozen=True)
@@ -68,13 +65,19 @@ def ratios_by_time(pictures: Iterable[PictureLoss], held_out: bool = False) -> l
     return [fmean(column) for column in zip(*ratios, strict=False)]
 
 
-def odd_ones_first(pictures: Iterable[PictureLoss]) -> list[PictureLoss]:
-    """Order the trained images: first those whose loss at high noise fell most.
+def odd_ones_first(pictures: Iterable[PictureLoss]) -> list[tuple[PictureLoss, float]]:
+    """Return the trained images, each with how unlike the others it is, the most unlike first.
 
-    Images whose look, content or caption is another than the others' are learnt by heart, and fall most there
+    That is the range, over the timesteps, of the logarithm of its ratio to the median image's. An image that is only
+    easier or harder to learn than the others has little of it; one of another look falls where they do not
     (docs/decisions/loss-on-fixed-noise.md).
     """
-    return sorted((one for one in pictures if not one.held_out), key=lambda one: one.noisy_ratio)
+    trained = [one for one in pictures if not one.held_out]
+    logs = [[math.log(max(ratio, LEAST_RATIO)) for ratio in one.ratios] for one in trained]
+    medians = [median(column) for column in zip(*logs, strict=False)]
+    apart = [[own - usual for own, usual in zip(each, medians, strict=False)] for each in logs]
+    found = [(one, max(each) - min(each)) for one, each in zip(trained, apart, strict=True)]
+    return sorted(found, key=lambda pair: -pair[1])
 
 
 def scalars(pictures: Sequence[PictureLoss], updates: Iterable[BlockUpdate]) -> dict[str, float]:

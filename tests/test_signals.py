@@ -1,6 +1,7 @@
 """Records of what a run measures: ratios, and the way into an event and back."""
 
 import json
+import math
 
 import pytest
 
@@ -32,12 +33,15 @@ def test_every_timestep_counts_alike_and_only_pictures_of_every_measurement_are_
     assert loss_ratio([LEARNT], held_out=True) is None and ratios_by_time([], held_out=True) == []
 
 
-def test_pictures_whose_loss_fell_most_at_high_noise_come_first():
-    """Of three timesteps the upper two are the noisy half; a picture that is not trained on is none of them."""
-    odd = PictureLoss("odd", (1.0, 1.0, 1.0), (0.9, 0.4, 0.2))
-    usual = PictureLoss("usual", (1.0, 1.0, 1.0), (0.1, 0.8, 0.8))
-    assert odd.noisy_ratio == pytest.approx(0.3) and PictureLoss("one", (1.0,), (0.5,)).noisy_ratio == 0.5
-    assert odd_ones_first([usual, HELD_OUT, odd]) == [odd, usual]
+def test_pictures_learnt_unlike_the_others_come_first():
+    """Twice the ratio at every timestep is no difference of shape; half and twice the others' is one of log 4."""
+    base = (1.0, 1.0)
+    usual, harder = PictureLoss("usual", base, (0.2, 0.4)), PictureLoss("harder", base, (0.4, 0.8))
+    odd, more = PictureLoss("odd", base, (0.4, 0.2)), PictureLoss("more", base, (0.2, 0.4))
+    found = odd_ones_first([usual, harder, HELD_OUT, odd, more, PictureLoss("third", base, (0.2, 0.4))])
+    assert [one.name for one, _ in found] == ["odd", "usual", "harder", "more", "third"]
+    assert [unlike for _, unlike in found] == pytest.approx([math.log(4), 0, 0, 0, 0])
+    assert odd_ones_first([]) == [] and odd_ones_first([PictureLoss("none", base, (0.0, 0.0))])[0][1] == 0
 
 
 def test_records_come_back_from_the_line_of_their_event():

@@ -26,9 +26,8 @@ CURVE_HELP = (
     "held-out pictures that rise while trained ones fall are a sign of overfitting."
 )
 PICTURES_HELP = (
-    "The loss of each picture over the base's. First those that fell most at high noise: if one is far below the "
-    "others, look at it, as its look, its content or its caption may be another than theirs. Near 1, a picture is "
-    "hardly learnt."
+    "First the pictures that were learnt most unlike the others, from noise level to noise level: look at the first "
+    "two, as their look or content may be another. Ratio: the loss over the base's; near 1, a picture is hardly learnt."
 )
 UPDATES_HELP = "Norm of what the adapter adds to each block's weights, and how many directions it uses on average."
 
@@ -75,8 +74,8 @@ def measurements_html(found: RunMeasurements) -> str:
     """Return the last measurement: its pictures, and what folds out below them."""
     if not found.pictures:
         return ""
-    trained = [_picture_row(one) for one in odd_ones_first(found.pictures)]
-    held_out = [_picture_row(one) for one in found.pictures if one.held_out]
+    trained = [[one.name, f"{unlike:.2f}", f"{one.ratio:.3f}"] for one, unlike in odd_ones_first(found.pictures)]
+    held_out = [[one.name, "", f"{one.ratio:.3f}"] for one in found.pictures if one.held_out]
     folds = [
         _fold(f"{len(rows)} {words}", _table(_PICTURES, rows))
         for words, rows in (("more", trained[SHOWN:]), ("held out", held_out))
@@ -89,11 +88,7 @@ def measurements_html(found: RunMeasurements) -> str:
     )
 
 
-_PICTURES = ("picture", "at high noise", "at all noise")
-
-
-def _picture_row(one: PictureLoss) -> list[str]:
-    return [one.name, f"{one.noisy_ratio:.3f}", f"{one.ratio:.3f}"]
+_PICTURES = ("picture", "unlike the others", "ratio")
 
 
 def _by_time(found: RunMeasurements) -> str:
