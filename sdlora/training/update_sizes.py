@@ -13,7 +13,7 @@ from sdlora.signals import BlockUpdate
 def block_updates(state: AdapterState) -> list[BlockUpdate]:
     """Return the updates of ``state`` by block, in the model's order.
 
-    Layers whose update is no product of two small factors are left out: forming it takes longer than a step.
+    Layers whose update is no product of two small factors are left out: it would have to be formed whole.
     """
     blocks: dict[str, list[torch.Tensor]] = {}
     for path, module in state.modules.items():
