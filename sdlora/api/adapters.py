@@ -11,9 +11,9 @@ from sdlora.api.models import locate_base
 from sdlora.api.training import find_run
 from sdlora.errors import BusyError, ConfigError, FileError, SdloraError
 from sdlora.filesystem.paths import as_path, data_root, existing_path, safe_name, trimmed_name
-from sdlora.filesystem.safetensors_header import read_metadata
+from sdlora.filesystem.safetensors_header import copy_with_metadata, read_metadata
 from sdlora.filesystem.writing import write_atomic
-from sdlora.formats.metadata import WEIGHT
+from sdlora.formats.metadata import WEIGHT, build_a1111_card, sd_version, weight_metadata
 from sdlora.formats.peft_folder import is_peft_folder
 from sdlora.jobs.tool_process import export_job
 from sdlora.storage.library import ImportResult as ImportResult
@@ -90,13 +90,13 @@ def list_adapters(data_dir: Path | None = None, runs: Sequence[Run] | None = Non
 
 def run_checkpoints(run: Run) -> dict[int, Path]:
     """Return the adapter files that a run saved while training, by step, in ascending order."""
-    files = run.regular_files(run.checkpoints, "*.safetensors")
-    return {int(path.stem): path for path in files if path.stem.isdecimal()}
+    return run.checkpoint_files()
 
 
-def use_checkpoint(run: Run, step: int) -> Path:
+def use_checkpoint(run: Run, step: int, scale: float | None = None) -> Path:
     """Copy the checkpoint of ``step`` to the run's adapter file, and return that; all checkpoints stay.
 
+    ``scale`` becomes the preferred weight in its header and on A1111's card.
     Raises ConfigError if there is no such checkpoint, BusyError while the run trains.
     """
     if run.is_locked():
@@ -106,8 +106,19 @@ def use_checkpoint(run: Run, step: int) -> Path:
         if step not in checkpoints:
             steps = ", ".join(map(str, checkpoints)) or "none"
             raise ConfigError(f"{run.name}: there is no checkpoint {step}; there are: {steps}")
-        write_atomic(run.adapter, checkpoints[step].read_bytes())
+        if scale is None:
+            write_atomic(run.adapter, checkpoints[step].read_bytes())
+        else:
+            _copy_at_weight(checkpoints[step], run.adapter, scale)
     return run.adapter
+
+
+def _copy_at_weight(source: Path, output: Path, weight: float) -> None:
+    """Copy an adapter with the preferred ``weight`` in its header, and on A1111's card, which is written first."""
+    metadata = read_metadata(source)
+    card = build_a1111_card(sd_version(metadata), metadata.get("modelspec.trigger_phrase", ""), weight)
+    write_atomic(output.with_suffix(".json"), card)
+    copy_with_metadata(source, output, weight_metadata(weight))
 
 
 def checkpoint_in_use(run: Run) -> int | None:

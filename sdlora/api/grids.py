@@ -20,7 +20,7 @@ from sdlora.filesystem.paths import path_inside, safe_name
 from sdlora.filesystem.reading import find_matching
 from sdlora.filesystem.safetensors_header import copy_with_metadata, read_metadata
 from sdlora.filesystem.writing import file_errors, move_new, new_folder, write_atomic
-from sdlora.formats.metadata import WEIGHT, build_a1111_card, sd_version
+from sdlora.formats.metadata import build_a1111_card, sd_version, weight_metadata
 from sdlora.generation import xyz_grid
 from sdlora.generation.axes import parse_axis
 from sdlora.generation.xyz_grid import GridCell as GridCell
@@ -167,8 +167,7 @@ def _keep(source: Path, image: Path, cell: GridCell, base: str, output: Path) ->
     changes = {
         "ss_output_name": output.stem,
         "modelspec.title": output.stem,
-        "modelspec.usage_hint": f"Preferred weight {cell.scale:g}",
-        WEIGHT: f"{cell.scale:g}",
+        **weight_metadata(cell.scale),
         "modelspec.thumbnail": f"data:image/jpeg;base64,{small}",
         "ssmd_cover_images": json.dumps([small]),
     }

@@ -85,7 +85,7 @@ class Clip:
 
     def _pixels(self, images: Sequence[Image.Image]) -> torch.Tensor:
         """Return pixels (B, 3, side, side), normalised as in the model's training."""
-        levels = torch.stack([_crop(image, self.side) for image in images]).permute(0, 3, 1, 2)
+        levels = torch.stack([crop_levels(image, self.side) for image in images]).permute(0, 3, 1, 2)
         return ((levels / 255 - self.mean) / self.deviation).to(self.model.device)
 
 
@@ -118,10 +118,13 @@ def _unit(features: "list[torch.Tensor]") -> torch.Tensor:
     return torch.nn.functional.normalize(torch.cat(features), dim=1).cpu()
 
 
-def _crop(image: Image.Image, side: int) -> torch.Tensor:
-    """Return the centre of an image as levels (side, side, 3), 0 to 255, cropped as by CLIP's own preprocessing."""
+def crop_levels(image: Image.Image, side: int, shortest: int | None = None) -> torch.Tensor:
+    """Return the centre of an image as levels (side, side, 3), 0 to 255, scaled as CLIP's own preprocessing does.
+
+    Its shortest side becomes ``shortest`` pixels long, by default ``side``.
+    """
     image = image.convert("RGB")
-    width, height = (side * length // min(image.size) for length in image.size)
+    width, height = ((shortest or side) * length // min(image.size) for length in image.size)
     image = image.resize((width, height), Image.Resampling.BICUBIC)
     left, top = (width - side) // 2, (height - side) // 2
     return torch.from_numpy(np.asarray(image.crop((left, top, left + side, top + side)), np.float32))

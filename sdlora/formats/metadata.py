@@ -163,6 +163,11 @@ def commonest(modules: Mapping[str, ModuleState]) -> tuple[int | None, float]:
     return pairs.most_common(1)[0][0] if pairs else (None, 0.0)
 
 
+def weight_metadata(weight: float) -> dict[str, str]:
+    """Return the entries that recommend a scale."""
+    return {"modelspec.usage_hint": f"Preferred weight {weight:g}", WEIGHT: f"{weight:g}"}
+
+
 def a1111_card(provenance: Provenance) -> str:
     """Return the text of ``NAME.json``, which A1111 reads beside ``NAME.safetensors`` for its card."""
     base = base_names(provenance.family, provenance.prediction_type)

@@ -111,7 +111,7 @@ def _sample_batch(
             "the image came out as NaN; lower the adapters' scales, the weights in the prompt or the CFG scale, "
             "or take precision fp32"
         )
-    return [_to_image(family.decode(latent)) for latent in latents.split(1)]
+    return [to_image(family.decode(latent)) for latent in latents.split(1)]
 
 
 def _encode(family: Family, text: str, clip_skip: int) -> list[Conditioning]:
@@ -132,7 +132,7 @@ def _noise(family: Family, params: SamplingParams, generators: Sequence[torch.Ge
     return noise.to(family.device, family.dtype)
 
 
-def _to_image(pixels: torch.Tensor) -> Image.Image:
+def to_image(pixels: torch.Tensor) -> Image.Image:
     """Return the image of (1, 3, H, W) pixels in [-1, 1]."""
     levels = ((pixels[0] / 2 + 0.5).clamp(0, 1) * 255).round().to("cpu", torch.uint8)
     return Image.fromarray(levels.permute(1, 2, 0).numpy())

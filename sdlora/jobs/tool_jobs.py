@@ -20,24 +20,21 @@ from sdlora.captioning.settings import CaptionSettings
 from sdlora.captioning.sources import load_captioner
 from sdlora.editing import layer_spectrum
 from sdlora.editing.low_rank import Cut, needs_base
-from sdlora.errors import BusyError
 from sdlora.events import Notice, OnEvent, Progress, Result, report_progress
 from sdlora.families.meta_model import build_meta_model
 from sdlora.families.settings import Model
-from sdlora.filesystem.locks import FOREVER, hold_lock
 from sdlora.filesystem.writing import TEMPORARY, pack_folder
 from sdlora.formats import export_adapter, read_adapter
 from sdlora.formats.adapter_check import TargetBase, check_adapter
 from sdlora.generation.device import choose_device
 from sdlora.jobs.class_image_tool import class_images
+from sdlora.jobs.evaluation_tool import evaluate
+from sdlora.jobs.held_device import hold_device
 from sdlora.masking.mask_folder import mask_folder
 from sdlora.masking.settings import MaskSettings
 from sdlora.masking.sources import load_segmenter
-from sdlora.storage.device_lock import device_lock
 
 Request = Mapping[str, Any]
-LOCK_SECONDS = 0.3
-"""Wait for a device's lock: a process that only checks whether the device is free has it for a moment."""
 
 
 def run_tool(name: str, request: Request, report: OnEvent) -> None:
@@ -137,7 +134,7 @@ def mask(request: Request, report: OnEvent) -> dict[str, Any]:
 
 TOOLS: Mapping[str, Callable[[Request, OnEvent], Any]] = {
     function.__name__: function
-    for function in (check, export, merge, resize, extract, bake, inspect_layers, caption, mask, class_images)
+    for function in (check, export, merge, resize, extract, bake, inspect_layers, caption, mask, class_images, evaluate)
 }
 
 
@@ -147,13 +144,7 @@ def _hold_device(device: torch.device, data_dir: Path, report: OnEvent) -> Itera
     if device.type == "cpu":
         yield
         return
-    lock_file, what = device_lock(data_dir, device), f"the device {device}"
-    try:
-        lock = hold_lock(lock_file, what, LOCK_SECONDS)
-    except BusyError:
-        report(Progress(phase=f"waiting for {device}: a training or a generation has it"))
-        lock = hold_lock(lock_file, what, FOREVER)
-    with lock:
+    with hold_device(device, data_dir, report):
         yield
 
 

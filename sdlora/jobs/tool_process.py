@@ -15,6 +15,7 @@ from sdlora.captioning.settings import CaptionSettings
 from sdlora.config import TrainConfig
 from sdlora.data.concepts import preserves_classes
 from sdlora.errors import ConfigError
+from sdlora.evaluation.settings import EvaluationSettings
 from sdlora.events import OnEvent, Result
 from sdlora.formats.adapter_check import AdapterCheck
 from sdlora.jobs.job_process import JobProcess, serve_job
@@ -93,6 +94,18 @@ class MaskJob(ToolJob):
 
     def __init__(self, folder: Path, settings: MaskSettings, data_dir: Path):
         super().__init__("mask", folder=folder, settings=settings.to_json(), data_dir=data_dir)
+
+
+class EvaluationJob(ToolJob):
+    """Evaluate the checkpoints of the run in ``folder``, as ``settings`` say; ``data_dir`` has the devices' locks.
+
+    The result is the path of ``evaluation.json``. What was generated before a stop stays, and the next one goes on.
+    """
+
+    STOPPED = "Stopped. The pictures made so far are kept; evaluate again to go on."
+
+    def __init__(self, folder: Path, settings: EvaluationSettings, data_dir: Path):
+        super().__init__("evaluate", run=folder, settings=settings.to_json(), data_dir=data_dir)
 
 
 def class_images_job(config: TrainConfig, data_dir: Path, make: bool = False) -> ToolJob:

@@ -116,6 +116,11 @@ class Run(RunPaths):
         """Return all events so far. An incomplete or foreign line is skipped."""
         return list(read_events(self.journal))
 
+    def checkpoint_files(self) -> dict[int, Path]:
+        """Return the adapter files that the run saved while training, by step, in ascending order."""
+        files = self.regular_files(self.checkpoints, "*.safetensors")
+        return {int(path.stem): path for path in files if path.stem.isdecimal()}
+
     @property
     def state(self) -> RunState:
         """State of the run, from its lock and the journal's last event."""

@@ -1,5 +1,7 @@
 """Models of transformers, loaded from a folder as data alone."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -34,20 +36,33 @@ def load_model(
 
     ``title`` names the kind of model. Raises ModelError if it cannot be loaded, or lacks tensors.
     """
-    try:
-        with quiet_libraries():
-            tokenizer = _transformers(tokenizer_class).from_pretrained(folder, local_files_only=True)
-            model, found = _transformers(model_class).from_pretrained(
-                folder, dtype=choose_dtype("auto", device), local_files_only=True, use_safetensors=True,
-                output_loading_info=True,
-            )  # fmt: skip
-    except (SdloraError, MemoryError):
-        raise
-    except Exception as error:  # A stranger's configs and tensors: the library raises almost anything.
-        raise ModelError(f"{folder}: cannot be loaded as {title}: {first_line(error)}") from error
+    with _loading(folder, title):
+        tokenizer = _transformers(tokenizer_class).from_pretrained(folder, local_files_only=True)
+    return load_weights(folder, model_class, title, device), tokenizer
+
+
+def load_weights(folder: Path, model_class: str, title: str, device: torch.device) -> Any:
+    """Return the model in ``folder``, which needs no tokenizer. Arguments and errors are those of ``load_model``."""
+    with _loading(folder, title):
+        model, found = _transformers(model_class).from_pretrained(
+            folder, dtype=choose_dtype("auto", device), local_files_only=True, use_safetensors=True,
+            output_loading_info=True,
+        )  # fmt: skip
     if missing := sorted(found["missing_keys"]):
         raise ModelError(f"{folder}: lacks {len(missing)} tensors of a {title}, such as {missing[0]}")
-    return model.to(device).eval(), tokenizer
+    return model.to(device).eval()
+
+
+@contextmanager
+def _loading(folder: Path, title: str) -> Iterator[None]:
+    """Raise ModelError for anything that a library raises of a stranger's configs and tensors within this context."""
+    try:
+        with quiet_libraries():
+            yield
+    except (SdloraError, MemoryError):
+        raise
+    except Exception as error:
+        raise ModelError(f"{folder}: cannot be loaded as {title}: {first_line(error)}") from error
 
 
 def _transformers(name: str) -> Any:

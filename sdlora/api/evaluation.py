@@ -1,0 +1,75 @@
+"""Evaluation of a run's checkpoints: prompts, the job, its result, and taking what it proposes."""
+
+from pathlib import Path
+
+from sdlora.api.adapters import use_checkpoint
+from sdlora.errors import ConfigError
+from sdlora.evaluation.figures import MEASURES as MEASURES
+from sdlora.evaluation.figures import Candidate as Candidate
+from sdlora.evaluation.figures import Figure as Figure
+from sdlora.evaluation.prompts import EvaluationPrompts as EvaluationPrompts
+from sdlora.evaluation.proposal import Alarm as Alarm
+from sdlora.evaluation.proposal import Proposal as Proposal
+from sdlora.evaluation.report import FOLDER, SHEET
+from sdlora.evaluation.report import Evaluation as Evaluation
+from sdlora.evaluation.report import read_evaluation as _read_evaluation
+from sdlora.evaluation.settings import EvaluationSettings as EvaluationSettings
+from sdlora.evaluation.table import evaluation_table as evaluation_table
+from sdlora.events import OnEvent, ignore
+from sdlora.jobs.evaluation_plan import choose_steps, concept_data, plan_prompts
+from sdlora.jobs.tool_process import EvaluationJob as EvaluationJob
+from sdlora.storage.run_folder import Run
+
+DEFAULTS = EvaluationSettings()
+
+
+def evaluation_prompts(run: Run, settings: EvaluationSettings = DEFAULTS) -> EvaluationPrompts:
+    """Return the prompts that an evaluation of ``run`` would use: those of ``settings``, the others as proposed.
+
+    Raises ConfigError for a concept that the run does not have, DatasetError for unusable training images.
+    """
+    config = run.config
+    return plan_prompts(config, concept_data(config, settings.concept), settings)
+
+
+def evaluation_job(run: Run, settings: EvaluationSettings = DEFAULTS) -> EvaluationJob:
+    """Return the job that evaluates the checkpoints of ``run``, which has not started.
+
+    Raises ConfigError for a run without checkpoints, or one of ``settings`` that it does not have.
+    """
+    run.require_there()
+    choose_steps(run, settings.checkpoints)
+    return EvaluationJob(run.folder, settings, run.data_dir)
+
+
+def evaluate_run(run: Run, settings: EvaluationSettings = DEFAULTS, on_event: OnEvent = ignore) -> Evaluation:
+    """Evaluate the checkpoints of ``run`` in a process of its own, and return the result.
+
+    Images that an earlier evaluation generated are reused. Raises as ``evaluation_job`` does, ModelError for a base or
+    an encoder that cannot be loaded, DatasetError for unusable training images.
+    """
+    evaluation_job(run, settings).finish(on_event)
+    return read_evaluation(run)
+
+
+def read_evaluation(run: Run) -> Evaluation:
+    """Return the newest evaluation of ``run``. Raises ConfigError if there is none, FormatError if it is damaged."""
+    return _read_evaluation(run.folder / FOLDER)
+
+
+def evaluation_sheet(run: Run) -> Path | None:
+    """Return the contact sheet of the newest evaluation of ``run``; None if there is none."""
+    found = run.regular_files(run.folder / FOLDER, SHEET)
+    return found[0] if found else None
+
+
+def use_proposal(run: Run) -> Path:
+    """Make what the newest evaluation of ``run`` proposes its adapter, with the scale as preferred weight.
+
+    Returns the adapter's file. Raises ConfigError if nothing is proposed, and as ``use_checkpoint`` does.
+    """
+    evaluation = read_evaluation(run)
+    if evaluation.proposal.chosen is None:
+        raise ConfigError(f"{run.name}: its evaluation proposes no checkpoint; choose one by its pictures")
+    chosen = evaluation.candidates[evaluation.proposal.chosen]
+    return use_checkpoint(run, chosen.step, chosen.scale)

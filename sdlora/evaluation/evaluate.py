@@ -1,0 +1,209 @@
+"""Evaluation of an adapter's checkpoints: generate, measure, propose."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from PIL import Image
+
+from sdlora.data.captions import without_trigger
+from sdlora.data.cropping import crop_and_resize
+from sdlora.data.images import ImageSize, open_image, to_pixels
+from sdlora.data.settings import Kind
+from sdlora.evaluation import measures
+from sdlora.evaluation.drawing import EvaluatedAdapter, ImageFolder, ImageKey, Wanted, image_keys
+from sdlora.evaluation.encoders import Encoders, load_encoders
+from sdlora.evaluation.figures import Candidate, Figure
+from sdlora.evaluation.names import EncoderNames
+from sdlora.evaluation.prompts import EvaluationPrompts
+from sdlora.evaluation.proposal import TrainedAs, propose
+from sdlora.evaluation.report import IMAGES, SHEET, Evaluation, write_evaluation
+from sdlora.evaluation.settings import EvaluationSettings
+from sdlora.evaluation.sheet import SheetRow, evaluation_sheet
+from sdlora.events import OnEvent, Progress, report_progress
+from sdlora.families.base import Family
+from sdlora.families.settings import Model
+from sdlora.filesystem.writing import write_atomic
+from sdlora.generation.device import choose_device
+from sdlora.generation.images import write_image
+from sdlora.generation.sampling import eval_mode, to_image
+from sdlora.generation.settings import ImageSettings
+from sdlora.generation.studio import Studio
+
+MOST_TRAINING_IMAGES = 200
+"""Training images that generated ones are compared with; of more, as many are taken evenly."""
+
+
+@dataclass(frozen=True)
+class TrainingImage:
+    """A training image, and its caption without the trigger."""
+
+    path: Path
+    caption: str
+
+
+@dataclass(frozen=True)
+class EvaluationTask:
+    """All that an evaluation needs to know."""
+
+    name: str
+    model: Model
+    kind: Kind
+    adapters: Sequence[EvaluatedAdapter]
+    training: Sequence[TrainingImage]
+    prompts: EvaluationPrompts
+    trigger: str
+    trained_as: TrainedAs
+    """Settings of the training that advice depends on."""
+    sampling: ImageSettings
+    encoders: EncoderNames
+    settings: EvaluationSettings
+    folder: Path
+    """Folder that keeps the images and the result."""
+
+
+def evaluate(task: EvaluationTask, report: OnEvent) -> Evaluation:
+    """Generate what is missing, measure it, and write ``evaluation.json`` and the contact sheet into the task's folder.
+
+    Raises ModelError for a base or an encoder that cannot be loaded, DatasetError for training images that cannot be
+    read, and what ``ImageFolder.generate`` raises.
+    """
+    wanted, device = _wanted(task), choose_device(task.settings.device)
+    images, training = _generate(task, wanted, report)
+    report(Progress(phase="loading the models that compare images"))
+    encoders = load_encoders(*task.encoders, task.kind, device, report)
+    candidates = _measure(task, images, wanted, encoders, training, report)
+    sampled = {**task.sampling.model_dump(mode="json"), "seed": task.settings.seed}
+    evaluation = Evaluation(
+        task.name, task.kind, task.model.base, *task.encoders, task.prompts, task.settings.seeds, candidates,
+        propose(candidates, task.kind, task.trained_as), sampled,
+    )  # fmt: skip
+    _write_sheet(evaluation, task, images, wanted)
+    write_evaluation(evaluation, task.folder)
+    return evaluation
+
+
+def _wanted(task: EvaluationTask) -> Wanted:
+    settings, prompts = task.settings, task.prompts.all
+    seeds = range(settings.seed, settings.seed + settings.seeds)
+    found: dict[EvaluatedAdapter | None, Sequence[ImageKey]] = {None: image_keys(None, [0.0], prompts, seeds)}
+    return found | {each: image_keys(each, settings.scales, prompts, seeds) for each in task.adapters}
+
+
+def _generate(task: EvaluationTask, wanted: Wanted, report: OnEvent) -> tuple[ImageFolder, list[Image.Image]]:
+    """Generate the missing images; also return the training images as the base would show them. The base is let go."""
+    report(Progress(phase="loading the base model"))
+    studio = Studio(task.model, task.settings.device)
+    images = ImageFolder(task.folder / IMAGES, studio, task.sampling)
+    images.generate(studio, wanted, task.settings.batch_size, report)
+    return images, _as_the_base_shows(studio.family, task.training, images.size, report)
+
+
+def _as_the_base_shows(
+    family: Family, training: Sequence[TrainingImage], size: tuple[int, int], report: OnEvent
+) -> list[Image.Image]:
+    """Return training images at the ``size`` of generated ones and through the base's VAE, as those come out of it.
+
+    Else its softness would part the two, whatever the adapter has learnt.
+    """
+    progress, shown = report_progress(report, "reading training images"), []
+    with eval_mode(family):
+        for number, example in enumerate(training, 1):
+            pixels = to_pixels(crop_and_resize(open_image(example.path).rgb, ImageSize(*size)))[None]
+            latents, _ = family.encode_images(pixels.to(family.device))
+            shown.append(to_image(family.decode(latents)))
+            progress(number, len(training))
+    return shown
+
+
+class _Seen(NamedTuple):
+    """What the models see in one set of images: its own features, those of CLIP, and compositions, each (N, D)."""
+
+    features: torch.Tensor
+    clip: torch.Tensor
+    compositions: torch.Tensor
+
+    def part(self, first: int, last: int) -> "_Seen":
+        return _Seen(*(each[first:last] for each in self))
+
+
+def _see(images: Sequence[Image.Image], encoders: Encoders) -> _Seen:
+    return _Seen(encoders.features(images), encoders.clip.images(images), measures.compositions(images))
+
+
+def _measure(
+    task: EvaluationTask,
+    images: ImageFolder,
+    wanted: Wanted,
+    encoders: Encoders,
+    training: Sequence[Image.Image],
+    report: OnEvent,
+) -> tuple[Candidate, ...]:
+    """Return the figures of each adapter at each scale."""
+    base = _see([images.open(key) for key in wanted[None]], encoders)
+    own = _see(training, encoders)
+    ruler = _Ruler(
+        task, base, own, encoders.clip.texts([without_trigger(text, task.trigger) for text in task.prompts.all])
+    )
+    progress = report_progress(report, "measuring")
+    total, found = len(task.adapters) * len(task.settings.scales), []
+    for adapter in task.adapters:
+        seen = _see([images.open(key) for key in wanted[adapter]], encoders)
+        count = len(wanted[None])
+        for number, scale in enumerate(task.settings.scales):
+            found.append(ruler.measure(adapter, scale, seen.part(number * count, (number + 1) * count)))
+            progress(len(found), total)
+    return tuple(found)
+
+
+@dataclass(frozen=True)
+class _Ruler:
+    """What every candidate is compared with."""
+
+    task: EvaluationTask
+    base: _Seen
+    training: _Seen
+    texts: torch.Tensor
+    """CLIP's features of all prompts, without the trigger."""
+
+    def measure(self, adapter: EvaluatedAdapter, scale: float, seen: _Seen) -> Candidate:
+        """Return the figures of one adapter at one scale."""
+        prompts, seeds = self.task.prompts, self.task.settings.seeds
+        first, second = len(prompts.triggered) * seeds, (len(prompts.triggered) + len(prompts.of_class)) * seeds
+        asked, base = seen.part(0, first), self.base.part(0, first)
+        own = [number // seeds for number in range(first)]
+        figures: dict[str, Figure | None] = {
+            "look": measures.look(asked.features, base.features, self.training.features),
+            "prompts": measures.prompts_kept(asked.clip, base.clip, self.texts, own),
+            "nearest": measures.nearest(asked.features, base.features, self.training.features),
+            "composition": measures.nearest(asked.compositions, base.compositions, self.training.compositions),
+            "diversity": measures.diversity(asked.features, base.features, seeds),
+        }
+        if prompts.of_class:
+            spilt, pure = (each.features[first:second] for each in (seen, self.base))
+            figures["spill"] = measures.look(spilt, pure, self.training.features)
+        if prompts.unrelated:
+            figures["drift"] = measures.drift(seen.features[second:], self.base.features[second:], seeds)
+        names = [example.path.name for example in self.task.training]
+        copied = measures.copied(asked.features, base.features, self.training.features, names)
+        taken = {name: figure for name, figure in figures.items() if figure is not None}
+        return Candidate(adapter.name, adapter.step, scale, taken, copied)
+
+
+def _write_sheet(evaluation: Evaluation, task: EvaluationTask, images: ImageFolder, wanted: Wanted) -> None:
+    """Write the contact sheet: the base and each candidate, an image a prompt, and the training image nearest to it."""
+    count = len(wanted[None])
+    files = {example.path.name: example.path for example in task.training}
+    keys = {adapter.name: wanted[adapter] for adapter in task.adapters}
+    rows = [SheetRow("base", [images.path(key) for key in wanted[None]][:: task.settings.seeds])]
+    for index, candidate in enumerate(evaluation.candidates):
+        start = task.settings.scales.index(candidate.scale) * count
+        own = keys[candidate.checkpoint][start : start + count : task.settings.seeds]
+        title = f"step {candidate.step}, scale {candidate.scale:g}"
+        nearest = files.get(candidate.copied.picture) if candidate.copied else None
+        chosen = index == evaluation.proposal.chosen
+        rows.append(SheetRow(title, [images.path(key) for key in own], nearest, chosen))
+    sheet = evaluation_sheet(rows, task.prompts.all)
+    write_atomic(task.folder / SHEET, lambda path: write_image(sheet, path))

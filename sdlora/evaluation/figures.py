@@ -1,0 +1,71 @@
+"""Figures of an evaluation, and the measures that they are of. No torch."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Literal, NamedTuple
+
+from pydantic import Field
+
+Number = Annotated[float, Field(allow_inf_nan=False)]
+Better = Literal["high", "low"]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One measure of one adapter at one scale, never alone."""
+
+    value: Number
+    base: Number | None = None
+    """The base's own value for the same prompts and seeds."""
+    training: Number | None = None
+    """The training images' own value, each against the others; None where there is none."""
+    share: Number | None = None
+    """The value between what its measure names as 0 and 1; None where the two cannot be told apart."""
+
+
+@dataclass(frozen=True)
+class Copied:
+    """A training image that generated ones are nearest to."""
+
+    picture: str
+    share: Number
+    """Share of the generated images that are nearest to it."""
+    base: Number
+    """The same of the base's images."""
+
+
+class Measure(NamedTuple):
+    """What a measure is called, which end of its share is better, and what 0 and 1 mean."""
+
+    title: str
+    better: Better
+    meaning: str
+
+
+MEASURES: Mapping[str, Measure] = {
+    "look": Measure("look", "high", "0 the base, 1 as the training pictures are among themselves"),
+    "prompts": Measure("prompts kept", "high", "0 any prompt as well, 1 as the base follows them"),
+    "spill": Measure("spill", "low", "without the trigger: 0 the base, 1 as the training pictures"),
+    "drift": Measure("drift", "low", "other things: 0 the base's pictures, 1 as far as other noise takes them"),
+    "nearest": Measure("nearest picture", "low", "0 as near as training pictures are to one another, 1 copies"),
+    "composition": Measure("composition", "low", "the same of where pictures are light and dark"),
+    "diversity": Measure("diversity", "high", "0 one picture a prompt, 1 as different as the base's"),
+}
+"""Measures of an evaluation, by their names in its file."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One checkpoint at one scale, and its figures."""
+
+    checkpoint: str
+    """Name of its file in the run's folder."""
+    step: int
+    scale: Number
+    figures: Mapping[str, Figure] = field(default_factory=dict)
+    copied: Copied | None = None
+
+    def share(self, measure: str) -> float | None:
+        """Return the share of a measure; None if it was not taken."""
+        figure = self.figures.get(measure)
+        return None if figure is None else figure.share

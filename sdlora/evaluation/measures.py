@@ -1,0 +1,129 @@
+"""Measures of what an adapter generates, from features alone: unit vectors in, figures out.
+
+Each ``Figure`` has the base's value beside the adapter's, the training images' own where there is one, and a share
+that has the same meaning for every model that compares images. Written below with cos for the mean cosine.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from PIL import Image
+
+from sdlora.evaluation.fidelity import clip_t, likeness, likeness_within
+from sdlora.evaluation.figures import Copied, Figure
+
+LEAST_GAP = 1e-3
+"""Least distance of two cosines whose share can be told from rounding."""
+THUMBNAIL = 12
+"""Side in pixels of the luminance by which compositions are compared."""
+
+
+def look(images: torch.Tensor, base: torch.Tensor, training: torch.Tensor) -> Figure:
+    """Return how far ``images`` (N, D) are on the way from the ``base``'s (N, D) to the ``training`` images (M, D).
+
+    Each is compared with the direction t of the training images' mean, those themselves with the mean of the others:
+    share = (cos(images, t) - cos(base, t)) / (cos(training, t of the others) - cos(base, t)); 0 is the base, 1 as near
+    as training images are to one another. ``spill`` is the same of images that were asked for without the trigger.
+    """
+    own = likeness_within(training).mean().item() if len(training) > 1 else 1.0
+    value, first = (likeness(each, training).mean().item() for each in (images, base))
+    return Figure(value, first, own, _share(value - first, own - first))
+
+
+def prompts_kept(images: torch.Tensor, base: torch.Tensor, texts: torch.Tensor, own: Sequence[int]) -> Figure:
+    """Return CLIP-T of ``images`` (N, D) to their prompts ``texts[own[i]]``, of ``texts`` (P, D) of all prompts.
+
+    share = c(images) / c(base), where c is the cosine to an image's own prompt less the mean cosine to the others: what
+    all prompts have in common with any image says nothing of whether they are followed.
+    """
+    value, first = (clip_t(each, texts[list(own)]) for each in (images, base))
+    kept, most = (_contrast(each, texts, own) for each in (images, base))
+    return Figure(value, first, None, _share(kept, most))
+
+
+def drift(images: torch.Tensor, base: torch.Tensor, seeds: int) -> Figure:
+    """Return the mean distance 1 - cos of ``images`` (N, D) to the ``base``'s of the same prompts and noise.
+
+    ``base`` of the figure is the mean distance of the base's own images of one prompt and different noise, ``seeds`` a
+    prompt: at share 1 the adapter changes images as much as other noise does.
+    """
+    value = 1 - (images * base).sum(1).mean().item()
+    spread = _spread(base, seeds)
+    return Figure(value, spread, None, None if spread is None else _share(value, spread))
+
+
+def diversity(images: torch.Tensor, base: torch.Tensor, seeds: int) -> Figure | None:
+    """Return the mean distance 1 - cos of images of one prompt, ``seeds`` a prompt; share = that of the base's.
+
+    None for one image a prompt.
+    """
+    value, first = _spread(images, seeds), _spread(base, seeds)
+    return None if value is None or first is None else Figure(value, first, None, _share(value, first))
+
+
+def nearest(images: torch.Tensor, base: torch.Tensor, training: torch.Tensor) -> Figure:
+    """Return the mean cosine of ``images`` (N, D) to the nearest of the ``training`` images (M, D).
+
+    share = mean of (cos - own) / (1 - own), where own is the mean cosine of training images to their nearest
+    neighbours: 0 as near as they are to one another, 1 copies. Below two training images there is no share.
+    """
+    value, first = (_nearest(each, training).mean().item() for each in (images, base))
+    if len(training) < 2:
+        return Figure(value, first)
+    own = _neighbours(training).mean().item()
+    return Figure(value, first, own, _share(value - own, 1 - own))
+
+
+def copied(images: torch.Tensor, base: torch.Tensor, training: torch.Tensor, names: Sequence[str]) -> Copied | None:
+    """Return the training image that most of ``images`` are nearest to, and the share of them; None without any.
+
+    ``base`` is the share of the base's images that are nearest to the same one.
+    """
+    if not len(training):
+        return None
+    counts = torch.bincount((images @ training.T).argmax(1), minlength=len(training))
+    index = int(counts.argmax())
+    first = ((base @ training.T).argmax(1) == index).float().mean().item()
+    return Copied(names[index], counts[index].item() / len(images), first)
+
+
+def compositions(images: Sequence[Image.Image]) -> torch.Tensor:
+    """Return the luminance (N, 144) of small squares of images, without its mean, as unit vectors.
+
+    The cosine of two is the correlation of where they are light and dark.
+    """
+    small = [image.convert("L").resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX) for image in images]
+    levels = torch.from_numpy(np.stack([np.asarray(each, np.float32) for each in small])).flatten(1)
+    return torch.nn.functional.normalize(levels - levels.mean(1, keepdim=True), dim=1)
+
+
+def _nearest(images: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
+    return (images @ others.T).amax(1)
+
+
+def _neighbours(images: torch.Tensor) -> torch.Tensor:
+    """Return the cosine (N,) of each image to the nearest other one."""
+    return (images @ images.T).fill_diagonal_(-1.0).amax(1)
+
+
+def _contrast(images: torch.Tensor, texts: torch.Tensor, own: Sequence[int]) -> float:
+    """Return the mean of each image's cosine to its own text less the mean one to the other texts."""
+    cosines = images @ texts.T
+    right = cosines.gather(1, torch.tensor([[index] for index in own]))
+    others = (cosines.sum(1, keepdim=True) - right) / max(1, len(texts) - 1)
+    return (right - others).mean().item()
+
+
+def _spread(images: torch.Tensor, seeds: int) -> float | None:
+    """Return the mean distance of images of one prompt; None for one image a prompt."""
+    if seeds < 2 or not len(images):
+        return None
+    groups = images.view(-1, seeds, images.shape[1])
+    among = (groups @ groups.transpose(1, 2)).sum((1, 2)) - seeds
+    return 1 - among.mean().item() / (seeds * (seeds - 1))
+
+
+def _share(part: float, whole: float) -> float | None:
+    """Return ``part`` of ``whole``; None where that is too small to divide by."""
+    return part / whole if whole > LEAST_GAP else None

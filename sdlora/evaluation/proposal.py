@@ -1,0 +1,225 @@
+"""The proposal of an evaluation: one checkpoint and scale, with reasons made of the figures. No torch.
+
+The rule has three steps. Candidates that copy a training image are left out, if any does not. Of the others those stay
+that none beats in look, prompts kept and spill at once (the Pareto front). The one with the largest harmonic mean of
+look, prompts kept and 1 - spill is taken: no good figure makes up for one that is near 0. Among those within
+``AS_GOOD`` of it the one with the fewest steps wins, at the largest scale.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from statistics import harmonic_mean
+from typing import Literal, NamedTuple
+
+from sdlora.data.settings import Kind
+from sdlora.evaluation.figures import Candidate
+
+AS_GOOD = 0.02
+"""Difference of two scores that says nothing: about that of other noise."""
+OVERFITTED = 0.05
+"""Loss of score from the best checkpoint to the last one, at one scale, that is told."""
+LITTLE_LOOK = 0.5
+"""Share of the look below which an adapter has learnt little."""
+STILL_LEARNING = 0.1
+"""Gain in look over the last checkpoint that says that more are to come."""
+SPILT = 0.4
+"""Share of a subject's look without the trigger from which on its class is lost."""
+PROMPTS_LOST = 0.7
+"""Share of the base's that prompts are followed below which they are lost."""
+DRIFTED = 1.0
+"""Drift of other things from which on the base is lost: as far as other noise takes them."""
+COPIED = 0.5
+"""Share of the generated images that are nearest to one training image from which on they copy it."""
+NEAR = 0.0
+"""Share of ``nearest`` from which on images are as near to a training image as those are to one another."""
+
+AlarmName = Literal["memorised", "spill", "prompts", "drift", "overfitted", "underfitted"]
+
+
+class Alarm(NamedTuple):
+    """Something wrong with the adapter as it was trained, what is seen of it, and what to change."""
+
+    name: AlarmName
+    text: str
+    remedy: str
+
+
+@dataclass(frozen=True)
+class TrainedAs:
+    """Settings of a training that advice depends on."""
+
+    prior_weight: float = 0.0
+    captions: bool = True
+    """Whether captions say more than trigger and class."""
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """Which candidate we would take, and why."""
+
+    chosen: int | None = None
+    """Its number in the list of candidates; None if there is none to take."""
+    front: tuple[int, ...] = ()
+    """Candidates that no other beats in look, prompts kept and spill at once."""
+    reasons: tuple[str, ...] = ()
+    alarms: tuple[Alarm, ...] = ()
+
+    @property
+    def numbers(self) -> tuple[int, ...]:
+        """Numbers of all candidates that it names."""
+        return self.front if self.chosen is None else (*self.front, self.chosen)
+
+
+def propose(candidates: Sequence[Candidate], kind: Kind, trained_as: TrainedAs) -> Proposal:
+    """Propose one of ``candidates``, which are of one run and of any scales."""
+    rated = [number for number, each in enumerate(candidates) if each.share("look") is not None]
+    if not rated:
+        told = (
+            "Nothing can be proposed: the training pictures are no nearer to each other than the base's pictures are."
+        )
+        return Proposal(reasons=(told,))
+    own = [number for number in rated if not is_copy(candidates[number])] or rated
+    front = tuple(number for number in own if not any(_beats(candidates[o], candidates[number], kind) for o in own))
+    scores = {number: score(candidates[number], kind) for number in front}
+    best = max(scores.values())
+    as_good = [number for number in front if scores[number] >= best - AS_GOOD]
+    chosen = min(as_good, key=lambda number: (candidates[number].step, -candidates[number].scale))
+    as_trained = _at_one_scale(candidates)
+    alarms = tuple(_alarms(as_trained, kind, trained_as))
+    reasons = (_taken(candidates[chosen], kind), *_turning_points(as_trained, kind))
+    return Proposal(chosen, front, reasons, alarms)
+
+
+def score(candidate: Candidate, kind: Kind) -> float:
+    """Return the harmonic mean of look, prompts kept and, of a subject, 1 - spill, each limited to 0 and 1."""
+    return harmonic_mean([max(0.0, min(1.0, value)) for value in _goods(candidate, kind)])
+
+
+def is_copy(candidate: Candidate) -> bool:
+    """Return whether images show one training image over and over, nearer than training images are to each other."""
+    copied, near = candidate.copied, candidate.share("nearest")
+    if copied is None or near is None:
+        return False
+    return copied.share >= max(COPIED, copied.base + COPIED / 2) and near >= NEAR
+
+
+def _goods(candidate: Candidate, kind: Kind) -> list[float]:
+    """Return the shares that a proposal weighs, the more the better; one that was not taken counts as perfect."""
+    look, prompts, spill = (candidate.share(name) for name in ("look", "prompts", "spill"))
+    kept = 1.0 if prompts is None else prompts
+    return [look or 0.0, kept, *([1.0 - (spill or 0.0)] if kind == "subject" else [])]
+
+
+def _beats(one: Candidate, other: Candidate, kind: Kind) -> bool:
+    """Return whether ``one`` is as good as ``other`` in everything, and better in something."""
+    pairs = list(zip(_goods(one, kind), _goods(other, kind), strict=True))
+    return all(a >= b for a, b in pairs) and any(a > b for a, b in pairs)
+
+
+def _at_one_scale(candidates: Sequence[Candidate]) -> list[Candidate]:
+    """Return the candidates at the scale nearest to 1, which is how they were trained, by step."""
+    scale = min((each.scale for each in candidates), key=lambda scale: (abs(scale - 1), -scale))
+    return sorted((each for each in candidates if each.scale == scale), key=lambda each: each.step)
+
+
+def _taken(candidate: Candidate, kind: Kind) -> str:
+    """Return the sentence that says what is taken, by its figures."""
+    look, prompts, spill = (candidate.share(name) for name in ("look", "prompts", "spill"))
+    facts = [f"it has {look or 0:.0%} of the look of the training pictures"]
+    if prompts is not None:
+        facts.append(f"follows prompts {prompts:.0%} as well as the base")
+    if spill is not None:
+        facts.append(f"shows {max(0.0, spill):.0%} of the look without the trigger")
+    told = f"{', '.join(facts[:-1])} and {facts[-1]}" if len(facts) > 1 else facts[0]
+    return f"We would take step {candidate.step} at scale {candidate.scale:g}: {told}."
+
+
+def _turning_points(by_step: Sequence[Candidate], kind: Kind) -> Iterator[str]:
+    """Yield a sentence for each step from which on something is wrong up to the last one, at the scale of training."""
+    points: list[tuple[Callable[[Candidate], bool], Callable[[Candidate], str]]] = [
+        (is_copy, lambda each: f"pictures copy {each.copied.picture if each.copied else ''}"),
+        (lambda each: _spills(each, kind), lambda each: f"the class turns into the subject ({_told(each, 'spill')})"),
+        (_loses_prompts, lambda each: f"prompts are lost ({_told(each, 'prompts')} of the base's)"),
+        (_drifts, lambda each: f"other things change ({_told(each, 'drift')} of what other noise does)"),
+    ]
+    for is_wrong, describe in points:
+        if first := _first_for_good(by_step, is_wrong):
+            yield f"From step {first.step} on {describe(by_step[-1])}."
+    little = [each for each in by_step if (each.share("look") or 0) < LITTLE_LOOK]
+    if little and little[-1] is not by_step[-1]:
+        yield f"Up to step {little[-1].step} the look is hardly there ({_told(little[-1], 'look')})."
+
+
+def _first_for_good(by_step: Sequence[Candidate], is_wrong: Callable[[Candidate], bool]) -> Candidate | None:
+    """Return the first candidate from which on all are wrong; None if the last one is not."""
+    first = None
+    for each in reversed(by_step):
+        if not is_wrong(each):
+            break
+        first = each
+    return first
+
+
+def _alarms(by_step: Sequence[Candidate], kind: Kind, trained_as: TrainedAs) -> Iterator[Alarm]:
+    """Yield what is wrong with the last checkpoint at the scale of training."""
+    last = by_step[-1]
+    if is_copy(last) and last.copied:
+        told = f"{last.copied.share:.0%} of the pictures are nearest to {last.copied.picture}, and as near as a copy"
+        remedy = "show that picture less often (its repeats), add others, and describe in captions what differs"
+        yield Alarm("memorised", f"Memorised: {told}.", f"{remedy}.")
+    if _spills(last, kind):
+        told = f"{_told(last, 'spill')} of the look shows without the trigger"
+        yield Alarm("spill", f"Spill: {told}.", _spill_remedy(trained_as))
+    if _loses_prompts(last):
+        remedy = "take a checkpoint with fewer steps, or a lower train.learning_rate"
+        if not trained_as.captions:
+            remedy = "write captions (sdlora caption): what they name is not learnt with the look"
+        yield Alarm("prompts", f"Prompts lost: {_told(last, 'prompts')} of the base's are kept.", f"{remedy}.")
+    if _drifts(last):
+        told = f"things that were not trained change, {_told(last, 'drift')} of what other noise does"
+        yield Alarm("drift", f"Drift: {told}.", "Take a lower scale, fewer steps, or prior preservation.")
+    yield from _fit_alarms(by_step, kind)
+
+
+def _fit_alarms(by_step: Sequence[Candidate], kind: Kind) -> Iterator[Alarm]:
+    """Yield whether the training was too long, or too short."""
+    last = by_step[-1]
+    best = max(by_step, key=lambda each: (score(each, kind), -each.step))
+    gain = (last.share("look") or 0) - max((each.share("look") or 0 for each in by_step[:-1]), default=0)
+    if score(best, kind) - score(last, kind) > OVERFITTED:
+        told = f"step {best.step} is better than the last, {score(best, kind):.2f} against {score(last, kind):.2f}"
+        remedy = f"Train to about step {best.step} (train.steps), or with a lower train.learning_rate."
+        yield Alarm("overfitted", f"Overfitted: {told}.", remedy)
+    elif (last.share("look") or 0) < LITTLE_LOOK:
+        told = f"the last step has {_told(last, 'look')} of the look"
+        remedy = f"Train longer (train.steps = {2 * last.step}), or with a higher train.learning_rate."
+        yield Alarm("underfitted", f"Underfitted: {told}.", remedy)
+    elif len(by_step) > 1 and gain > STILL_LEARNING and best is last:
+        told = f"the look still grew by {gain:.0%} up to the last step"
+        yield Alarm("underfitted", f"Still learning: {told}.", f"Try train.steps = {3 * last.step // 2}.")
+
+
+def _spill_remedy(trained_as: TrainedAs) -> str:
+    if not trained_as.prior_weight:
+        return "Set prior.weight = 1: class pictures keep the base's idea of the class."
+    return "Take more class pictures (prior.count), a larger prior.weight, or fewer steps."
+
+
+def _spills(candidate: Candidate, kind: Kind) -> bool:
+    """Return whether a subject's class is lost. A style may show without its trigger: nobody is misled by that."""
+    return kind == "subject" and (candidate.share("spill") or 0) >= SPILT
+
+
+def _loses_prompts(candidate: Candidate) -> bool:
+    kept = candidate.share("prompts")
+    return kept is not None and kept < PROMPTS_LOST
+
+
+def _drifts(candidate: Candidate) -> bool:
+    return (candidate.share("drift") or 0) >= DRIFTED
+
+
+def _told(candidate: Candidate, measure: str) -> str:
+    """Return the share of a measure as people read it."""
+    share = candidate.share(measure)
+    return "an unknown share" if share is None else f"{share:.0%}"

@@ -1,0 +1,76 @@
+"""The result of an evaluation, and its file ``evaluation.json``. No torch."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, TypeAdapter, ValidationError
+
+from sdlora.data.settings import Kind
+from sdlora.errors import ConfigError, FileError, FormatError
+from sdlora.evaluation.figures import Candidate
+from sdlora.evaluation.prompts import EvaluationPrompts
+from sdlora.evaluation.proposal import Proposal
+from sdlora.filesystem.reading import read_json
+from sdlora.filesystem.writing import write_atomic
+from sdlora.section import first_problem
+
+FOLDER, FILE, SHEET, IMAGES = "evaluation", "evaluation.json", "sheet.png", "images"
+"""Folder of an evaluation in a run's, and the names in it."""
+VERSION = 1
+MOST_CANDIDATES = 800
+"""Checkpoints times scales."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What an adapter's checkpoints generate at each scale, measured, and which of them is proposed."""
+
+    name: str
+    kind: Kind
+    base: str
+    encoder: str
+    """Model by which images were compared."""
+    clip: str
+    """Model by which images were compared with prompts."""
+    prompts: EvaluationPrompts
+    seeds: int
+    candidates: Annotated[tuple[Candidate, ...], Field(max_length=MOST_CANDIDATES)]
+    proposal: Proposal
+    settings: Mapping[str, int | float | str | None]
+    """How the images were sampled."""
+    version: Annotated[int, Field(ge=1)] = VERSION
+
+
+_EVALUATIONS: TypeAdapter[Evaluation] = TypeAdapter(Evaluation)
+
+
+def write_evaluation(evaluation: Evaluation, folder: Path) -> None:
+    """Write ``evaluation.json`` into ``folder``. Raises FileError."""
+    write_atomic(folder / FILE, json.dumps(asdict(evaluation), ensure_ascii=False, indent=1) + "\n")
+
+
+def read_evaluation(folder: Path) -> Evaluation:
+    """Return the evaluation in ``folder``, which anyone may have written.
+
+    Raises ConfigError if there is none, FormatError if it cannot be read, or is of a later version.
+    """
+    path = folder / FILE
+    if not path.is_file():
+        raise ConfigError(f"{folder}: holds no evaluation yet; run `sdlora evaluate` on the run first")
+    try:
+        values = read_json(path)
+        found = _EVALUATIONS.validate_python(values)
+    except ValidationError as error:
+        raise FormatError(f"{path}: is no evaluation ({first_problem(error)}); evaluate the run again") from None
+    except FileError as error:
+        raise FormatError(str(error)) from None
+    if found.version > VERSION:
+        raise FormatError(
+            f"{path}: is of version {found.version}, this program reads {VERSION}; evaluate the run again"
+        )
+    if any(not 0 <= index < len(found.candidates) for index in found.proposal.numbers):
+        raise FormatError(f"{path}: proposes a checkpoint that it does not list; evaluate the run again")
+    return found

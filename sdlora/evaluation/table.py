@@ -1,0 +1,31 @@
+"""An evaluation as a table of text. No torch."""
+
+from sdlora.evaluation.figures import MEASURES, Candidate
+from sdlora.evaluation.report import Evaluation
+
+
+def evaluation_table(evaluation: Evaluation) -> list[str]:
+    """Return the lines of a table: a row a candidate, with each measure's share, its value and the base's.
+
+    ``*`` marks the proposed one, ``+`` the others that none beats in everything.
+    """
+    candidates, proposal = evaluation.candidates, evaluation.proposal
+    names = [name for name in MEASURES if any(name in each.figures for each in candidates)]
+    head = ["", "step", "scale", *(MEASURES[name].title for name in names), "nearest to"]
+    rows = [head]
+    for number, each in enumerate(candidates):
+        mark = "*" if number == proposal.chosen else "+" if number in proposal.front else ""
+        copied = f"{each.copied.picture} ({each.copied.share:.0%})" if each.copied else ""
+        rows.append([mark, str(each.step), f"{each.scale:g}", *(_cell(each, name) for name in names), copied])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+def _cell(candidate: Candidate, measure: str) -> str:
+    """Return a measure's share, and its value with the base's: ``0.82 (0.61 | 0.20)``."""
+    figure = candidate.figures.get(measure)
+    if figure is None:
+        return "-"
+    share = "-" if figure.share is None else f"{figure.share:.2f}"
+    base = "-" if figure.base is None else f"{figure.base:.2f}"
+    return f"{share} ({figure.value:.2f} | {base})"

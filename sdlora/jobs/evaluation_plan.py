@@ -1,0 +1,73 @@
+"""What an evaluation of a run looks at: its concept, images, captions, prompts and checkpoints. No torch."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from sdlora.config import TrainConfig
+from sdlora.data.captions import without_trigger
+from sdlora.data.concepts import load_concepts
+from sdlora.data.dataset import Example
+from sdlora.data.settings import Concept
+from sdlora.errors import ConfigError
+from sdlora.evaluation.prompts import EvaluationPrompts, complete_prompts, propose_prompts
+from sdlora.evaluation.proposal import TrainedAs
+from sdlora.evaluation.settings import EvaluationSettings
+from sdlora.families.known_words import known_words
+from sdlora.generation.settings import ImageSettings
+from sdlora.storage.run_folder import Run
+
+
+class ConceptData(NamedTuple):
+    """One concept of a run, and its training images."""
+
+    concept: Concept
+    examples: tuple[Example, ...]
+
+    @property
+    def captions(self) -> list[str]:
+        return [example.caption for example in self.examples]
+
+
+def concept_data(config: TrainConfig, number: int) -> ConceptData:
+    """Return concept ``number``, counted from 1. Raises ConfigError if there is none, DatasetError for its images."""
+    concepts = config.all_concepts
+    if number > len(concepts):
+        raise ConfigError(f"concept = {number}: the run has {len(concepts)}; give 1 to {len(concepts)}")
+    return ConceptData(concepts[number - 1], load_concepts([concepts[number - 1]]).examples)
+
+
+def plan_prompts(config: TrainConfig, data: ConceptData, settings: EvaluationSettings) -> EvaluationPrompts:
+    """Return the prompts of an evaluation: those of ``settings``, the others proposed from the captions."""
+    trigger, class_name = data.concept.trigger, data.concept.class_name
+    known = known_words(config.model.base)
+    proposed = propose_prompts(data.captions, trigger, class_name, config.sample.prompts, known)
+    edited = EvaluationPrompts(settings.prompts, settings.class_prompts, settings.unrelated_prompts)
+    return complete_prompts(proposed, edited, trigger)
+
+
+def plan_sampling(config: TrainConfig, settings: EvaluationSettings) -> ImageSettings:
+    """Return how images are sampled: as the run's previews, but for what ``settings`` say."""
+    changes: dict[str, Any] = {name: getattr(settings, name) for name in ("steps", "cfg", "sampler")}
+    if config.sample.clip_skip == type(config.sample).model_fields["clip_skip"].default:
+        changes["clip_skip"] = config.train.clip_skip  # As previews do: the layer that was trained with.
+    return ImageSettings.from_section(
+        config.sample, **{key: value for key, value in changes.items() if value is not None}
+    )
+
+
+def choose_steps(run: Run, wanted: Sequence[int]) -> list[int]:
+    """Return the steps of the checkpoints to compare. Raises ConfigError if the run has none, or lacks one."""
+    steps = list(run.checkpoint_files())
+    if not steps:
+        raise ConfigError(f"{run.name}: this run has saved no checkpoints yet; train on, or set checkpoint.every")
+    if missing := sorted({*wanted} - {*steps}):
+        raise ConfigError(f"{run.name}: there is no checkpoint {missing[0]}; there are: {', '.join(map(str, steps))}")
+    return sorted({*wanted}) or steps
+
+
+def trained_as(data: ConceptData) -> TrainedAs:
+    """Return the settings of a training that advice depends on."""
+    concept = data.concept
+    bare = (without_trigger(caption, concept.trigger).casefold().strip() for caption in data.captions)
+    says_more = any(text not in ("", concept.class_name.casefold()) for text in bare)
+    return TrainedAs(concept.prior_weight or 0.0, says_more)

@@ -1,0 +1,77 @@
+"""The tool that evaluates a run's checkpoints. It needs torch."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from sdlora.data.captions import without_trigger
+from sdlora.data.dataset import Example
+from sdlora.evaluation import evaluate as evaluation
+from sdlora.evaluation.drawing import EvaluatedAdapter
+from sdlora.evaluation.names import choose_encoders
+from sdlora.evaluation.report import FILE, FOLDER
+from sdlora.evaluation.settings import EvaluationSettings
+from sdlora.events import Notice, OnEvent
+from sdlora.families.settings import Model, base_settings
+from sdlora.generation.device import choose_device
+from sdlora.jobs.evaluation_plan import (
+    ConceptData,
+    choose_steps,
+    concept_data,
+    plan_prompts,
+    plan_sampling,
+    trained_as,
+)
+from sdlora.jobs.held_device import hold_device
+from sdlora.storage.run_folder import Run
+
+
+def evaluate(request: Mapping[str, Any], report: OnEvent) -> str:
+    """Evaluate the checkpoints of a run, and return the path of the file with the result.
+
+    Raises ConfigError for a run without checkpoints, and what ``sdlora.evaluation.evaluate`` raises.
+    """
+    settings, run = EvaluationSettings.checked(**request["settings"]), Run(Path(request["run"]))
+    task = evaluation_task(run, settings, report)
+    with hold_device(choose_device(settings.device), Path(request["data_dir"]), report):
+        evaluation.evaluate(task, report)
+    return str(task.folder / FILE)
+
+
+def evaluation_task(run: Run, settings: EvaluationSettings, report: OnEvent) -> evaluation.EvaluationTask:
+    """Return the task of evaluating ``run``."""
+    config = run.config
+    files, data = run.checkpoint_files(), concept_data(config, settings.concept)
+    adapters = [
+        EvaluatedAdapter(run.relative(files[step]), step, files[step])
+        for step in choose_steps(run, settings.checkpoints)
+    ]
+    return evaluation.EvaluationTask(
+        name=run.name,
+        model=Model(base=config.model.base, **base_settings(config.model)),
+        kind=data.concept.kind,
+        adapters=adapters,
+        training=_training_images(data, report),
+        prompts=plan_prompts(config, data, settings),
+        trigger=data.concept.trigger,
+        trained_as=trained_as(data),
+        sampling=plan_sampling(config, settings),
+        encoders=choose_encoders(config.model.base, data.concept.kind, settings.encoder, settings.clip),
+        settings=settings,
+        folder=run.folder / FOLDER,
+    )
+
+
+def _training_images(data: ConceptData, report: OnEvent) -> list[evaluation.TrainingImage]:
+    """Return the images to compare with, evenly chosen where there are many."""
+    examples, most = data.examples, evaluation.MOST_TRAINING_IMAGES
+    if len(examples) > most:
+        report(Notice(message=f"Compares with {most} of the {len(examples)} training pictures, evenly chosen."))
+        examples = _evenly(examples, most)
+    return [
+        evaluation.TrainingImage(each.path, without_trigger(each.caption, data.concept.trigger)) for each in examples
+    ]
+
+
+def _evenly(examples: Sequence[Example], most: int) -> tuple[Example, ...]:
+    return tuple(examples[number * len(examples) // most] for number in range(most))
