@@ -4,6 +4,7 @@ from pathlib import Path
 
 from sdlora.api.adapters import use_checkpoint
 from sdlora.errors import ConfigError
+from sdlora.evaluation.encoder_sources import require_encoders
 from sdlora.evaluation.figures import MEASURES as MEASURES
 from sdlora.evaluation.figures import Candidate as Candidate
 from sdlora.evaluation.figures import Figure as Figure
@@ -16,7 +17,7 @@ from sdlora.evaluation.report import read_evaluation as _read_evaluation
 from sdlora.evaluation.settings import EvaluationSettings as EvaluationSettings
 from sdlora.evaluation.table import evaluation_table as evaluation_table
 from sdlora.events import OnEvent, ignore
-from sdlora.jobs.evaluation_plan import choose_steps, concept_data, plan_prompts
+from sdlora.jobs.evaluation_plan import choose_steps, concept_data, plan_encoders, plan_prompts
 from sdlora.jobs.tool_process import EvaluationJob as EvaluationJob
 from sdlora.storage.run_folder import Run
 
@@ -35,10 +36,12 @@ def evaluation_prompts(run: Run, settings: EvaluationSettings = DEFAULTS) -> Eva
 def evaluation_job(run: Run, settings: EvaluationSettings = DEFAULTS) -> EvaluationJob:
     """Return the job that evaluates the checkpoints of ``run``, which has not started.
 
-    Raises ConfigError for a run without checkpoints, or one of ``settings`` that it does not have.
+    Raises ConfigError for a run without checkpoints, or a setting that does not go with it, ModelError for what is no
+    encoder.
     """
     run.require_there()
     choose_steps(run, settings.checkpoints)
+    require_encoders(plan_encoders(run.config, settings))
     return EvaluationJob(run.folder, settings, run.data_dir)
 
 

@@ -1,34 +1,20 @@
-"""Models that compare images with images and with prompts, found by name and loaded as data alone."""
+"""Models that compare images with images and with prompts, loaded as data alone."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from PIL import Image
 
 from sdlora.data.settings import Kind
 from sdlora.errors import ModelError
-from sdlora.evaluation.fidelity import POCKET_CLIP, Clip, crop_levels
-from sdlora.evaluation.names import POCKET
-from sdlora.families.hub import fetch_files
-from sdlora.families.hub_download import download_files
-from sdlora.families.settings import Model, trimmed_base
+from sdlora.evaluation.encoder_sources import DINOV2, EncoderSource, EncoderSources
+from sdlora.evaluation.fidelity import Clip, crop_levels
 from sdlora.families.untrusted_folder import read_config
-from sdlora.formatting import first_line, one_line
+from sdlora.formatting import first_line
 from sdlora.vision.model_folder import load_weights, require_safe_model
-from sdlora.vision.model_source import locate_model
 
-if TYPE_CHECKING:
-    from sdlora.events import OnEvent
-
-HUB_FILES = (
-    "config.json", "preprocessor_config.json", "tokenizer*.json", "special_tokens_map.json", "vocab.json", "merges.txt",
-    "model*.safetensors", "model.safetensors.index.json",
-)  # fmt: skip
-KINDS = ("clip", "dinov2")
-KINDS_ARE = "give pocket, or a folder or a hub id with a CLIP or a DINOv2"
 BATCH = 32
 ImageFeatures = Callable[[Sequence[Image.Image]], torch.Tensor]
 """Function from N images to their features, unit vectors (N, D)."""
@@ -42,13 +28,6 @@ class Encoders:
     """Features by which images are compared with one another."""
     clip: Clip
     """Model that compares images with prompts."""
-
-
-class EncoderSource(NamedTuple):
-    """Kind and folder of an encoder on this machine."""
-
-    kind: str
-    folder: Path
 
 
 class Dinov2:
@@ -91,49 +70,20 @@ class Dinov2:
         return torch.cat(found)
 
 
-def load_encoders(encoder: str, clip: str, kind: Kind, device: torch.device, on_event: "OnEvent") -> Encoders:
-    """Load the models called ``encoder`` and ``clip``, for an adapter of this ``kind``; the same one is loaded once.
+def load_encoders(sources: EncoderSources, kind: Kind, device: torch.device) -> Encoders:
+    """Load the models of ``sources`` for an adapter of this ``kind``; the same one is loaded once.
 
     A CLIP compares subjects by the middle of its image tower where it is the bundled one, for which that is measured,
-    else by its own image features. Raises ModelError for what is none, or cannot be fetched.
+    else by its own image features. Raises ModelError for what cannot be loaded.
     """
-    texts = _find(clip, on_event)
-    if texts.kind == "dinov2":
-        raise ModelError(f"{one_line(clip)!r}: is a DINOv2, which reads no prompts; give a CLIP as clip")
-    reader = _load_clip(texts, device)
-    looks = texts if encoder == clip else _find(encoder, on_event)
-    if looks.kind == "dinov2":
-        return Encoders(Dinov2(looks.folder, device), reader)
-    seer = reader if looks == texts else _load_clip(looks, device)
-    return Encoders(seer.subjects if kind == "subject" and looks.folder == POCKET_CLIP else seer.images, reader)
-
-
-def locate_encoder(name: str) -> EncoderSource | None:
-    """Find the encoder called ``name``, without loading it; None for a hub id. Raises ModelError for neither."""
-    if trimmed_base(name) == POCKET:
-        return EncoderSource("clip", POCKET_CLIP)
-    folder = locate_model(name, f"is no model that compares images; {KINDS_ARE}")
-    return EncoderSource(kind_of(folder), folder) if folder else None
-
-
-def kind_of(folder: Path) -> str:
-    """Return the kind of the encoder in ``folder``. Raises ModelError for any other model, and for none."""
-    named = read_config(folder / "config.json").get("model_type")
-    if named not in KINDS:
-        raise ModelError(f"{folder}: is {one_line(str(named))!r}, which compares no images here; {KINDS_ARE}")
-    return str(named)
-
-
-def _find(name: str, on_event: "OnEvent") -> EncoderSource:
-    """Return the encoder called ``name``; of a hub id, what says its kind is fetched before its weights."""
-    if found := locate_encoder(name):
-        return found
-    model = Model(base=name)
-    kind = kind_of(fetch_files(model, ("config.json",)))
-    return EncoderSource(kind, download_files(model, HUB_FILES, on_event))
+    reader = _load_clip(sources.clip, device)
+    if sources.encoder.kind == DINOV2:
+        return Encoders(Dinov2(sources.encoder.folder, device), reader)
+    seer = reader if sources.encoder == sources.clip else _load_clip(sources.encoder, device)
+    return Encoders(seer.subjects if kind == "subject" and sources.encoder.is_bundled else seer.images, reader)
 
 
 def _load_clip(source: EncoderSource, device: torch.device) -> Clip:
-    if source.folder != POCKET_CLIP:
+    if not source.is_bundled:
         require_safe_model(source.folder)
     return Clip(source.folder, str(device), BATCH)

@@ -14,9 +14,9 @@ from sdlora.data.images import ImageSize, open_image, to_pixels
 from sdlora.data.settings import Kind
 from sdlora.evaluation import measures
 from sdlora.evaluation.drawing import EvaluatedAdapter, ImageFolder, ImageKey, Wanted, image_keys
+from sdlora.evaluation.encoder_sources import EncoderNames, fetch_encoders
 from sdlora.evaluation.encoders import Encoders, load_encoders
 from sdlora.evaluation.figures import Candidate, Figure
-from sdlora.evaluation.names import EncoderNames
 from sdlora.evaluation.prompts import EvaluationPrompts
 from sdlora.evaluation.proposal import TrainedAs, propose
 from sdlora.evaluation.report import IMAGES, SHEET, Evaluation, write_evaluation
@@ -71,9 +71,10 @@ def evaluate(task: EvaluationTask, report: OnEvent) -> Evaluation:
     read, and what ``ImageFolder.generate`` raises.
     """
     wanted, device = _wanted(task), choose_device(task.settings.device)
+    sources = fetch_encoders(task.encoders, report)
     images, training = _generate(task, wanted, report)
     report(Progress(phase="loading the models that compare images"))
-    encoders = load_encoders(*task.encoders, task.kind, device, report)
+    encoders = load_encoders(sources, task.kind, device)
     candidates = _measure(task, images, wanted, encoders, training, report)
     sampled = {**task.sampling.model_dump(mode="json"), "seed": task.settings.seed}
     evaluation = Evaluation(

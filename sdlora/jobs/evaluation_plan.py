@@ -9,6 +9,7 @@ from sdlora.data.concepts import load_concepts
 from sdlora.data.dataset import Example
 from sdlora.data.settings import Concept
 from sdlora.errors import ConfigError
+from sdlora.evaluation.encoder_sources import EncoderNames, choose_encoders
 from sdlora.evaluation.prompts import EvaluationPrompts, complete_prompts, propose_prompts
 from sdlora.evaluation.proposal import TrainedAs
 from sdlora.evaluation.settings import EvaluationSettings
@@ -28,12 +29,18 @@ class ConceptData(NamedTuple):
         return [example.caption for example in self.examples]
 
 
-def concept_data(config: TrainConfig, number: int) -> ConceptData:
-    """Return concept ``number``, counted from 1. Raises ConfigError if there is none, DatasetError for its images."""
+def find_concept(config: TrainConfig, number: int) -> Concept:
+    """Return the concept ``number``, counted from 1. Raises ConfigError if there is none."""
     concepts = config.all_concepts
     if number > len(concepts):
         raise ConfigError(f"concept = {number}: the run has {len(concepts)}; give 1 to {len(concepts)}")
-    return ConceptData(concepts[number - 1], load_concepts([concepts[number - 1]]).examples)
+    return concepts[number - 1]
+
+
+def concept_data(config: TrainConfig, number: int) -> ConceptData:
+    """Return the concept ``number`` with its images. Raises as ``find_concept`` does, and DatasetError for them."""
+    concept = find_concept(config, number)
+    return ConceptData(concept, load_concepts([concept]).examples)
 
 
 def plan_prompts(config: TrainConfig, data: ConceptData, settings: EvaluationSettings) -> EvaluationPrompts:
@@ -53,6 +60,12 @@ def plan_sampling(config: TrainConfig, settings: EvaluationSettings) -> ImageSet
     return ImageSettings.from_section(
         config.sample, **{key: value for key, value in changes.items() if value is not None}
     )
+
+
+def plan_encoders(config: TrainConfig, settings: EvaluationSettings) -> EncoderNames:
+    """Return the models that compare images: those of ``settings``, else what suits the base and the concept."""
+    kind = find_concept(config, settings.concept).kind
+    return choose_encoders(config.model.base, kind, settings.encoder, settings.clip)
 
 
 def choose_steps(run: Run, wanted: Sequence[int]) -> list[int]:

@@ -8,7 +8,6 @@ from sdlora.data.captions import without_trigger
 from sdlora.data.dataset import Example
 from sdlora.evaluation import evaluate as evaluation
 from sdlora.evaluation.drawing import EvaluatedAdapter
-from sdlora.evaluation.names import choose_encoders
 from sdlora.evaluation.report import FILE, FOLDER
 from sdlora.evaluation.settings import EvaluationSettings
 from sdlora.events import Notice, OnEvent
@@ -18,6 +17,7 @@ from sdlora.jobs.evaluation_plan import (
     ConceptData,
     choose_steps,
     concept_data,
+    plan_encoders,
     plan_prompts,
     plan_sampling,
     trained_as,
@@ -56,7 +56,7 @@ def evaluation_task(run: Run, settings: EvaluationSettings, report: OnEvent) -> 
         trigger=data.concept.trigger,
         trained_as=trained_as(data),
         sampling=plan_sampling(config, settings),
-        encoders=choose_encoders(config.model.base, data.concept.kind, settings.encoder, settings.clip),
+        encoders=plan_encoders(config, settings),
         settings=settings,
         folder=run.folder / FOLDER,
     )

@@ -1,0 +1,97 @@
+"""Measures on features whose right order is known: directions in a plane, and images that are made for it."""
+
+import math
+
+import pytest
+import torch
+from PIL import Image, ImageDraw, ImageOps
+
+from sdlora.evaluation import measures
+
+
+def at(*degrees):
+    """Unit vectors of a plane at these angles."""
+    return torch.tensor([[math.cos(math.radians(each)), math.sin(math.radians(each))] for each in degrees])
+
+
+TRAINING = at(-2, 0, 2)
+
+
+def test_look_is_0_at_the_base_and_1_among_the_training_images():
+    base = at(80, 90)
+    assert measures.look(base, base, TRAINING).share == pytest.approx(0)
+    found = measures.look(TRAINING, base, TRAINING)
+    assert found.share == pytest.approx(1, abs=0.01)
+    assert found.base == pytest.approx(math.cos(math.radians(85)), abs=0.01)
+    halfway = measures.look(at(40, 45), base, TRAINING)
+    assert 0.5 < halfway.share < 0.9  # A cosine falls slowly at first.
+
+
+def test_look_orders_images_by_their_nearness():
+    shares = [measures.look(at(angle), at(90), TRAINING).share for angle in (90, 60, 30, 10)]
+    assert shares == sorted(shares) and shares[0] == pytest.approx(0)
+
+
+def test_one_training_image_is_its_own_limit_and_a_base_that_has_the_look_gives_no_share():
+    assert measures.look(at(0), at(90), at(0)).share == pytest.approx(1)
+    assert measures.look(at(1), at(0), at(0)).share is None
+
+
+def test_prompts_kept_is_the_share_of_the_bases_margin_over_other_prompts():
+    texts = torch.eye(3)
+    faithful, base = torch.eye(3), torch.nn.functional.normalize(torch.eye(3) + 0.3, dim=1)
+    swapped = torch.eye(3)[[1, 2, 0]]
+    assert measures.prompts_kept(base, base, texts, [0, 1, 2]).share == pytest.approx(1)
+    assert measures.prompts_kept(faithful, base, texts, [0, 1, 2]).share > 1
+    assert measures.prompts_kept(swapped, base, texts, [0, 1, 2]).share < 0
+    same = torch.nn.functional.normalize(torch.ones(3, 3), dim=1)
+    found = measures.prompts_kept(same, base, texts, [0, 1, 2])
+    assert found.share == pytest.approx(0, abs=1e-6)  # Equally near to all prompts: whatever its CLIP-T, none is kept.
+    assert found.value == pytest.approx(1 / math.sqrt(3)) and found.base > found.value
+
+
+def test_drift_is_1_where_the_adapter_changes_as_much_as_other_noise():
+    base = at(0, 20, 50, 70)  # Two prompts of two seeds, 20 degrees apart.
+    distance = 1 - math.cos(math.radians(20))
+    assert measures.drift(base, base, seeds=2).share == pytest.approx(0, abs=1e-4)
+    found = measures.drift(at(20, 40, 70, 90), base, seeds=2)
+    assert found.share == pytest.approx(1, abs=1e-4) and found.base == pytest.approx(distance, abs=1e-6)
+    assert measures.drift(at(20), at(0), seeds=1).share is None
+
+
+def test_diversity_is_the_share_of_the_bases_distance_between_seeds():
+    base = at(0, 20, 50, 70)
+    assert measures.diversity(base, base, 2).share == pytest.approx(1)
+    assert measures.diversity(at(0, 0, 50, 50), base, 2).share == pytest.approx(0, abs=1e-4)
+    assert measures.diversity(at(0, 5, 50, 55), base, 2).share < 0.2
+    assert measures.diversity(at(0), at(0), 1) is None
+
+
+def test_the_nearest_image_is_0_as_among_training_images_and_1_for_a_copy():
+    training, base = at(0, 20, 40), at(120, 130)
+    assert measures.nearest(training, base, training).share == pytest.approx(1)
+    assert measures.nearest(at(60), base, training).share == pytest.approx(0, abs=1e-5)
+    assert measures.nearest(base, base, training).share < 0
+    assert measures.nearest(at(3), base, training).share > measures.nearest(at(10), base, training).share
+    assert measures.nearest(at(0), base, at(0)).share is None
+
+
+def test_what_is_copied_is_named_beside_the_bases_share():
+    training = at(0, 30, 60)
+    found = measures.copied(at(31, 29, 33, 2), at(61, 59, 58, 31), training, ["a.png", "b.png", "c.png"])
+    assert (found.picture, found.share, found.base) == ("b.png", 0.75, 0.25)
+
+
+def scene(left, colour="white"):
+    image = Image.new("RGB", (96, 96), "#303030")
+    ImageDraw.Draw(image).ellipse((left, 20, left + 40, 60), fill=colour)
+    return image
+
+
+def test_compositions_compare_light_and_dark_whatever_the_colours():
+    original, copy, other = scene(5), scene(6, "#ffe0c0"), scene(50)
+    found = measures.compositions([original, copy, other, ImageOps.mirror(original)])
+    assert found.shape == (4, 144)
+    assert found[0] @ found[1] > 0.95
+    assert found[0] @ found[2] < 0.5
+    assert found[2] @ found[3] > 0.9

@@ -1,0 +1,103 @@
+"""The rule of a proposal on tables that are made up."""
+
+import pytest
+
+from sdlora.evaluation.figures import Candidate, Copied, Figure
+from sdlora.evaluation.proposal import TrainedAs, is_copy, propose, score
+
+TRAINED = TrainedAs(prior_weight=1.0)
+
+
+def candidate(step, look, prompts=1.0, spill=0.0, scale=1.0, nearest=-1.0, copied=None, drift=0.1):
+    shares = {"look": look, "prompts": prompts, "spill": spill, "nearest": nearest, "drift": drift}
+    figures = {name: Figure(0.5, 0.4, None, share) for name, share in shares.items()}
+    return Candidate(f"checkpoints/{step:06d}.safetensors", step, scale, figures, copied)
+
+
+def names(proposal):
+    return {alarm.name for alarm in proposal.alarms}
+
+
+def test_of_an_overfitted_run_the_middle_is_taken_and_the_turning_points_are_told():
+    rows = [
+        candidate(60, 0.4),
+        candidate(120, 0.8, 0.95, 0.1),
+        candidate(180, 0.85, 0.6, 0.6),
+        candidate(240, 0.9, 0.4, 0.8),
+    ]
+    found = propose(rows, "subject", TrainedAs())
+    assert found.chosen == 1
+    assert found.reasons[0].startswith("We would take step 120 at scale 1: it has 80% of the look")
+    assert "From step 180 on the class turns into the subject (80%)." in found.reasons
+    assert "From step 180 on prompts are lost (40% of the base's)." in found.reasons
+    assert "Up to step 60 the look is hardly there (40%)." in found.reasons
+    assert {"overfitted", "spill", "prompts"} <= names(found)
+    spill, *_ = (alarm for alarm in found.alarms if alarm.name == "spill")
+    assert "prior.weight = 1" in spill.remedy
+    fit, *_ = (alarm for alarm in found.alarms if alarm.name == "overfitted")
+    assert "about step 120" in fit.remedy
+
+
+def test_an_underfitted_run_is_told_to_train_longer():
+    found = propose([candidate(50, 0.1), candidate(100, 0.3)], "style", TRAINED)
+    assert found.chosen == 1 and names(found) == {"underfitted"}
+    assert "train.steps = 200" in found.alarms[0].remedy
+
+
+def test_a_look_that_still_grows_is_told():
+    found = propose([candidate(50, 0.5), candidate(100, 0.75)], "style", TRAINED)
+    assert found.chosen == 1 and "still grew by 25%" in found.alarms[0].text
+
+
+def test_a_checkpoint_that_copies_is_left_out_and_the_picture_is_named():
+    copied = Copied("03.png", 1.0, 0.1)
+    rows = [candidate(50, 0.7), candidate(100, 0.9), candidate(150, 1.0, nearest=0.6, copied=copied)]
+    found = propose(rows, "style", TRAINED)
+    assert found.chosen == 1 and 2 not in found.front
+    assert "From step 150 on pictures copy 03.png." in found.reasons
+    assert "memorised" in names(found)
+
+
+def test_a_picture_that_the_base_is_nearest_to_as_well_is_no_copy():
+    assert not is_copy(candidate(1, 1.0, nearest=0.6, copied=Copied("a.png", 1.0, 1.0)))
+    assert not is_copy(candidate(1, 1.0, nearest=-0.5, copied=Copied("a.png", 1.0, 0.0)))
+    assert not is_copy(candidate(1, 1.0, nearest=0.6))
+
+
+def test_of_equal_candidates_the_fewest_steps_at_the_largest_scale_are_taken():
+    rows = [candidate(step, 0.9, scale=scale) for step in (100, 50) for scale in (0.6, 1.0)]
+    found = propose(rows, "subject", TRAINED)
+    assert (rows[found.chosen].step, rows[found.chosen].scale) == (50, 1.0)
+    assert found.front == (0, 1, 2, 3) and not found.alarms
+
+
+def test_one_checkpoint_is_proposed_whatever_it_is():
+    assert propose([candidate(10, 0.9)], "style", TRAINED).chosen == 0
+    assert propose([candidate(10, -0.2)], "style", TRAINED).chosen == 0
+
+
+def test_without_a_look_to_tell_nothing_is_proposed():
+    found = propose([candidate(10, None)], "style", TRAINED)
+    assert found.chosen is None and found.reasons[0].startswith("Nothing can be proposed") and not found.front
+    assert propose([], "style", TRAINED).chosen is None
+
+
+def test_a_style_may_show_without_its_trigger():
+    rows = [candidate(50, 0.9, spill=0.9)]
+    assert names(propose(rows, "style", TRAINED)) == set()
+    assert names(propose(rows, "subject", TRAINED)) == {"spill"}
+
+
+def test_the_front_holds_what_no_other_beats_in_everything():
+    rows = [candidate(50, 0.5, 1.0), candidate(100, 0.9, 0.8), candidate(150, 0.8, 0.7)]
+    assert propose(rows, "style", TRAINED).front == (0, 1)
+
+
+def test_no_good_figure_makes_up_for_a_bad_one():
+    balanced, lopsided = candidate(1, 0.7, 0.7, 0.3), candidate(1, 1.0, 1.0, 0.9)
+    assert score(balanced, "subject") == pytest.approx(0.7) and score(lopsided, "subject") < 0.3
+
+
+def test_lost_prompts_of_uncaptioned_pictures_are_answered_with_captions():
+    found = propose([candidate(50, 0.9, 0.3)], "style", TrainedAs(captions=False))
+    assert "sdlora caption" in next(alarm.remedy for alarm in found.alarms if alarm.name == "prompts")

@@ -1,0 +1,70 @@
+"""The command ``sdlora evaluate``: what it prints, and how it ends."""
+
+import json
+
+import pytest
+
+from sdlora.api.adapters import preferred_weight
+from sdlora.cli.main import main
+from sdlora.formats import write_adapter
+from sdlora.storage.run_folder import Run
+from tests.support.adapters import random_lora
+from tests.support.tiny_models import write_tiny_clip
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory):
+    """A tiny CLIP. Read only."""
+    return str(write_tiny_clip(tmp_path_factory.mktemp("clip")))
+
+
+@pytest.fixture
+def run(configure, tmp_path):
+    """A run with one checkpoint."""
+    run = Run.create(tmp_path / "runs", "house", configure(sample__steps=1))
+    state = random_lora(ss_steps="4", ss_base_model_version="sd_v1")
+    write_adapter(state, run.checkpoint(4), format="kohya", dtype="fp32")
+    return run
+
+
+def evaluate(run, *arguments):
+    return main(["evaluate", "house", "--data-dir", str(run.data_dir), *arguments])
+
+
+def test_a_run_is_evaluated_and_what_is_proposed_is_used(run, clip, capsys):
+    models = ("--encoder", clip, "--clip", clip, "--device", "cpu")
+    small = ("--scales", "0.8", "--seeds", "1", "--prompts", "sks, a cat", "--unrelated-prompts", "a tree")
+    assert evaluate(run, *models, *small, "--use") == 0
+    printed = capsys.readouterr()
+    lines = printed.out.splitlines()
+    assert lines[0].split()[:3] == ["step", "scale", "look"] and lines[1].split()[:3] == ["*", "4", "0.8"]
+    assert "We would take step 4 at scale 0.8" in printed.out
+    sheet = next(line for line in lines if line.startswith("sheet: ")).removeprefix("sheet: ")
+    assert sheet == str(run.folder / "evaluation" / "sheet.png")
+    assert lines[-1] == f"adapter: {run.adapter}" and preferred_weight(run.adapter) == 0.8
+    assert "generating images 6/6" in printed.err
+    assert evaluate(run, *models, *small, "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["proposal"]["chosen"] == 0 and found["candidates"][0]["step"] == 4
+
+
+def test_prompts_are_shown_without_generating_anything(run, capsys):
+    assert evaluate(run, "--show-prompts", "--prompts", "sks, a cup") == 0
+    assert capsys.readouterr().out.splitlines()[:2] == ["sks, a cup", "a cup"]
+    assert not (run.folder / "evaluation").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [(("--scales", "9"), 2, "scales"), (("--checkpoints", "7"), 2, "there is no checkpoint 7; there are: 4"),
+     (("--encoder", "no such"), 2, "'no such': is no model that compares images"), (("--sead", "1"), 2, "--seed")],
+)  # fmt: skip
+def test_what_is_wrong_is_one_sentence_and_an_exit_code(run, capsys, arguments, code, message):
+    assert evaluate(run, "--device", "cpu", *arguments) == code
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("error: ") and message in error
+
+
+def test_a_run_that_does_not_exist_is_named(run, capsys):
+    assert main(["evaluate", "gone", "--data-dir", str(run.data_dir)]) == 2
+    assert "there is no such run" in capsys.readouterr().err
