@@ -6,6 +6,7 @@ from sdlora.captioning.settings import CaptionSettings
 from sdlora.config import all_settings
 from sdlora.data.concepts import RUN_WIDE
 from sdlora.data.settings import Concept
+from sdlora.evaluation.settings import EvaluationSettings
 from sdlora.masking.settings import MaskSettings
 from sdlora.section import Setting, settings
 
@@ -28,6 +29,12 @@ MASKS = """
 These belong to no run: they are flags of `sdlora mask` (`--words "a dog"`), fields of `MaskSettings`, and most of them
 parameters of the endpoint `/mask` ([masks.md](masks.md)).
 """
+EVALUATION = """
+## evaluation
+
+These belong to no run: they are flags of `sdlora evaluate` (`--scales 0.7,1`), and fields of `EvaluationSettings`
+([decision](decisions/evaluation-of-checkpoints.md)).
+"""
 
 
 def reference() -> str:
@@ -49,6 +56,7 @@ def reference() -> str:
     lines += [_row(setting) for setting in settings(Concept) if setting.name not in RUN_WIDE]
     lines += [CAPTIONS, *HEAD, *map(_row, settings(CaptionSettings))]
     lines += [MASKS, *HEAD, *map(_row, settings(MaskSettings))]
+    lines += [EVALUATION, *HEAD, *map(_row, settings(EvaluationSettings))]
     return "\n".join(lines).replace("\n\n\n", "\n\n") + "\n"
 
 

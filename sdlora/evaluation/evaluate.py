@@ -16,7 +16,7 @@ from sdlora.evaluation import measures
 from sdlora.evaluation.drawing import EvaluatedAdapter, ImageFolder, ImageKey, Wanted, image_keys
 from sdlora.evaluation.encoder_sources import EncoderNames, fetch_encoders
 from sdlora.evaluation.encoders import Encoders, load_encoders
-from sdlora.evaluation.figures import Candidate, Figure
+from sdlora.evaluation.figures import Candidate, Copied, Figure
 from sdlora.evaluation.prompts import EvaluationPrompts
 from sdlora.evaluation.proposal import TrainedAs, propose
 from sdlora.evaluation.report import IMAGES, SHEET, Evaluation, write_evaluation
@@ -120,18 +120,29 @@ def _as_the_base_shows(
 
 
 class _Seen(NamedTuple):
-    """What the models see in one set of images: its own features, those of CLIP, and compositions, each (N, D)."""
+    """What the models see in images with the trigger, without it, and of other things, each (N, D)."""
 
-    features: torch.Tensor
+    asked: torch.Tensor
+    of_class: torch.Tensor
+    unrelated: torch.Tensor
     clip: torch.Tensor
-    compositions: torch.Tensor
-
-    def part(self, first: int, last: int) -> "_Seen":
-        return _Seen(*(each[first:last] for each in self))
+    """CLIP's features of the images with the trigger."""
 
 
-def _see(images: Sequence[Image.Image], encoders: Encoders) -> _Seen:
-    return _Seen(encoders.features(images), encoders.clip.images(images), measures.compositions(images))
+@dataclass(frozen=True)
+class _Eyes:
+    """The models, and the number of images of each kind."""
+
+    encoders: Encoders
+    asked: int
+    of_class: int
+
+    def see(self, images: Sequence[Image.Image]) -> _Seen:
+        """Return what is seen in the images of one candidate, prompt by prompt."""
+        features = self.encoders.features(images)
+        first, second = self.asked, self.asked + self.of_class
+        clip = self.encoders.clip.images(images[:first])
+        return _Seen(features[:first], features[first:second], features[second:], clip)
 
 
 def _measure(
@@ -143,18 +154,19 @@ def _measure(
     report: OnEvent,
 ) -> tuple[Candidate, ...]:
     """Return the figures of each adapter at each scale."""
-    base = _see([images.open(key) for key in wanted[None]], encoders)
-    own = _see(training, encoders)
-    ruler = _Ruler(
-        task, base, own, encoders.clip.texts([without_trigger(text, task.trigger) for text in task.prompts.all])
-    )
+    prompts, seeds = task.prompts, task.settings.seeds
+    eyes = _Eyes(encoders, len(prompts.triggered) * seeds, len(prompts.of_class) * seeds)
+    base = eyes.see([images.open(key) for key in wanted[None]])
+    texts = encoders.clip.texts([without_trigger(text, task.trigger) for text in prompts.all])
+    names = [example.path.name for example in task.training]
+    ruler = _Ruler(base, encoders.features(training), texts, names, seeds)
     progress = report_progress(report, "measuring")
-    total, found = len(task.adapters) * len(task.settings.scales), []
+    count, total, found = len(wanted[None]), len(task.adapters) * len(task.settings.scales), []
     for adapter in task.adapters:
-        seen = _see([images.open(key) for key in wanted[adapter]], encoders)
-        count = len(wanted[None])
         for number, scale in enumerate(task.settings.scales):
-            found.append(ruler.measure(adapter, scale, seen.part(number * count, (number + 1) * count)))
+            keys = wanted[adapter][number * count : (number + 1) * count]
+            figures, copied = ruler.measure(eyes.see([images.open(key) for key in keys]))
+            found.append(Candidate(adapter.name, adapter.step, scale, figures, copied))
             progress(len(found), total)
     return tuple(found)
 
@@ -163,34 +175,32 @@ def _measure(
 class _Ruler:
     """What every candidate is compared with."""
 
-    task: EvaluationTask
     base: _Seen
-    training: _Seen
+    training: torch.Tensor
+    """Features of the training images."""
     texts: torch.Tensor
     """CLIP's features of all prompts, without the trigger."""
+    names: Sequence[str]
+    """Names of the training images."""
+    seeds: int
 
-    def measure(self, adapter: EvaluatedAdapter, scale: float, seen: _Seen) -> Candidate:
-        """Return the figures of one adapter at one scale."""
-        prompts, seeds = self.task.prompts, self.task.settings.seeds
-        first, second = len(prompts.triggered) * seeds, (len(prompts.triggered) + len(prompts.of_class)) * seeds
-        asked, base = seen.part(0, first), self.base.part(0, first)
-        own = [number // seeds for number in range(first)]
+    def measure(self, seen: _Seen) -> tuple[dict[str, Figure], Copied | None]:
+        """Return the figures of one candidate, and the training image that it is nearest to."""
+        base, training = self.base, self.training
+        own = [number // self.seeds for number in range(len(seen.asked))]
         figures: dict[str, Figure | None] = {
-            "look": measures.look(asked.features, base.features, self.training.features),
-            "prompts": measures.prompts_kept(asked.clip, base.clip, self.texts, own),
-            "nearest": measures.nearest(asked.features, base.features, self.training.features),
-            "composition": measures.nearest(asked.compositions, base.compositions, self.training.compositions),
-            "diversity": measures.diversity(asked.features, base.features, seeds),
+            "look": measures.look(seen.asked, base.asked, training),
+            "prompts": measures.prompts_kept(seen.clip, base.clip, self.texts, own),
+            "nearest": measures.nearest(seen.asked, base.asked, training),
+            "diversity": measures.diversity(seen.asked, base.asked, self.seeds),
         }
-        if prompts.of_class:
-            spilt, pure = (each.features[first:second] for each in (seen, self.base))
-            figures["spill"] = measures.look(spilt, pure, self.training.features)
-        if prompts.unrelated:
-            figures["drift"] = measures.drift(seen.features[second:], self.base.features[second:], seeds)
-        names = [example.path.name for example in self.task.training]
-        copied = measures.copied(asked.features, base.features, self.training.features, names)
-        taken = {name: figure for name, figure in figures.items() if figure is not None}
-        return Candidate(adapter.name, adapter.step, scale, taken, copied)
+        if len(seen.of_class):
+            figures["spill"] = measures.look(seen.of_class, base.of_class, training)
+        if len(seen.unrelated):
+            others = torch.cat([base.asked, base.of_class])
+            figures["drift"] = measures.drift(seen.unrelated, base.unrelated, others)
+        copied = measures.copied(seen.asked, base.asked, training, self.names)
+        return {name: figure for name, figure in figures.items() if figure is not None}, copied
 
 
 def _write_sheet(evaluation: Evaluation, task: EvaluationTask, images: ImageFolder, wanted: Wanted) -> None:

@@ -42,15 +42,16 @@ def prompts_kept(images: torch.Tensor, base: torch.Tensor, texts: torch.Tensor, 
     return Figure(value, first, None, _share(kept, most))
 
 
-def drift(images: torch.Tensor, base: torch.Tensor, seeds: int) -> Figure:
-    """Return the mean distance 1 - cos of ``images`` (N, D) to the ``base``'s of the same prompts and noise.
+def drift(images: torch.Tensor, base: torch.Tensor, others: torch.Tensor) -> Figure:
+    """Return the mean distance 1 - cos of ``images`` (N, D) to the ``base``'s (N, D) of the same prompts and noise.
 
-    ``base`` of the figure is the mean distance of the base's own images of one prompt and different noise, ``seeds`` a
-    prompt: at share 1 the adapter changes images as much as other noise does.
+    ``base`` of the figure is the mean distance of the base's images to its images of ``others`` (M, D), other prompts:
+    at share 1 the adapter changes images as much as if something else had been asked for. The distance between seeds
+    of one prompt is no measure of that: of a prompt that the base is sure of it is nearly 0.
     """
     value = 1 - (images * base).sum(1).mean().item()
-    spread = _spread(base, seeds)
-    return Figure(value, spread, None, None if spread is None else _share(value, spread))
+    apart = 1 - (base @ others.T).mean().item()
+    return Figure(value, apart, None, _share(value, apart))
 
 
 def diversity(images: torch.Tensor, base: torch.Tensor, seeds: int) -> Figure | None:

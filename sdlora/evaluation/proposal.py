@@ -1,9 +1,9 @@
 """The proposal of an evaluation: one checkpoint and scale, with reasons made of the figures. No torch.
 
 The rule has three steps. Candidates that copy a training image are left out, if any does not. Of the others those stay
-that none beats in look, prompts kept and spill at once (the Pareto front). The one with the largest harmonic mean of
-look, prompts kept and 1 - spill is taken: no good figure makes up for one that is near 0. Among those within
-``AS_GOOD`` of it the one with the fewest steps wins, at the largest scale.
+that none beats in look, prompts kept, drift and, of a subject, spill at once (the Pareto front). The one with the
+largest harmonic mean of look, prompts kept, 1 - drift and 1 - spill is taken: no good figure makes up for one that is
+near 0. Among those within ``AS_GOOD`` of it the one with the fewest steps wins, at the largest scale.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -26,8 +26,10 @@ SPILT = 0.4
 """Share of a subject's look without the trigger from which on its class is lost."""
 PROMPTS_LOST = 0.7
 """Share of the base's that prompts are followed below which they are lost."""
-DRIFTED = 1.0
-"""Drift of other things from which on the base is lost: as far as other noise takes them."""
+DRIFTED = 0.4
+"""Drift of other things from which on they are lost."""
+WORST = 0.1
+"""Least value that counts in a score: where a class is lost, it does not matter how far."""
 COPIED = 0.5
 """Share of the generated images that are nearest to one training image from which on they copy it."""
 NEAR = 0.0
@@ -91,8 +93,8 @@ def propose(candidates: Sequence[Candidate], kind: Kind, trained_as: TrainedAs) 
 
 
 def score(candidate: Candidate, kind: Kind) -> float:
-    """Return the harmonic mean of look, prompts kept and, of a subject, 1 - spill, each limited to 0 and 1."""
-    return harmonic_mean([max(0.0, min(1.0, value)) for value in _goods(candidate, kind)])
+    """Return the harmonic mean of what a proposal weighs, each limited to ``WORST`` and 1."""
+    return harmonic_mean([max(WORST, min(1.0, value)) for value in _goods(candidate, kind)])
 
 
 def is_copy(candidate: Candidate) -> bool:
@@ -105,14 +107,14 @@ def is_copy(candidate: Candidate) -> bool:
 
 def _goods(candidate: Candidate, kind: Kind) -> list[float]:
     """Return the shares that a proposal weighs, the more the better; one that was not taken counts as perfect."""
-    look, prompts, spill = (candidate.share(name) for name in ("look", "prompts", "spill"))
+    look, prompts, spill, drift = (candidate.share(name) for name in ("look", "prompts", "spill", "drift"))
     kept = 1.0 if prompts is None else prompts
-    return [look or 0.0, kept, *([1.0 - (spill or 0.0)] if kind == "subject" else [])]
+    return [look or 0.0, kept, 1.0 - (drift or 0.0), *([1.0 - (spill or 0.0)] if kind == "subject" else [])]
 
 
 def _beats(one: Candidate, other: Candidate, kind: Kind) -> bool:
     """Return whether ``one`` is as good as ``other`` in everything, and better in something."""
-    pairs = list(zip(_goods(one, kind), _goods(other, kind), strict=True))
+    pairs = [(min(1.0, a), min(1.0, b)) for a, b in zip(_goods(one, kind), _goods(other, kind), strict=True)]
     return all(a >= b for a, b in pairs) and any(a > b for a, b in pairs)
 
 
@@ -140,7 +142,7 @@ def _turning_points(by_step: Sequence[Candidate], kind: Kind) -> Iterator[str]:
         (is_copy, lambda each: f"pictures copy {each.copied.picture if each.copied else ''}"),
         (lambda each: _spills(each, kind), lambda each: f"the class turns into the subject ({_told(each, 'spill')})"),
         (_loses_prompts, lambda each: f"prompts are lost ({_told(each, 'prompts')} of the base's)"),
-        (_drifts, lambda each: f"other things change ({_told(each, 'drift')} of what other noise does)"),
+        (_drifts, lambda each: f"other things change ({_told(each, 'drift')} as far as to another thing)"),
     ]
     for is_wrong, describe in points:
         if first := _first_for_good(by_step, is_wrong):
@@ -165,18 +167,18 @@ def _alarms(by_step: Sequence[Candidate], kind: Kind, trained_as: TrainedAs) -> 
     last = by_step[-1]
     if is_copy(last) and last.copied:
         told = f"{last.copied.share:.0%} of the pictures are nearest to {last.copied.picture}, and as near as a copy"
-        remedy = "show that picture less often (its repeats), add others, and describe in captions what differs"
+        remedy = "Show that picture less often (its repeats), add others, and describe in captions what differs"
         yield Alarm("memorised", f"Memorised: {told}.", f"{remedy}.")
     if _spills(last, kind):
         told = f"{_told(last, 'spill')} of the look shows without the trigger"
         yield Alarm("spill", f"Spill: {told}.", _spill_remedy(trained_as))
     if _loses_prompts(last):
-        remedy = "take a checkpoint with fewer steps, or a lower train.learning_rate"
+        remedy = "Take a checkpoint with fewer steps, or a lower train.learning_rate"
         if not trained_as.captions:
-            remedy = "write captions (sdlora caption): what they name is not learnt with the look"
+            remedy = "Write captions (sdlora caption): what they name is not learnt with the look"
         yield Alarm("prompts", f"Prompts lost: {_told(last, 'prompts')} of the base's are kept.", f"{remedy}.")
     if _drifts(last):
-        told = f"things that were not trained change, {_told(last, 'drift')} of what other noise does"
+        told = f"things that were not trained change, {_told(last, 'drift')} as far as to another thing"
         yield Alarm("drift", f"Drift: {told}.", "Take a lower scale, fewer steps, or prior preservation.")
     yield from _fit_alarms(by_step, kind)
 

@@ -50,13 +50,13 @@ def test_prompts_kept_is_the_share_of_the_bases_margin_over_other_prompts():
     assert found.value == pytest.approx(1 / math.sqrt(3)) and found.base > found.value
 
 
-def test_drift_is_1_where_the_adapter_changes_as_much_as_other_noise():
-    base = at(0, 20, 50, 70)  # Two prompts of two seeds, 20 degrees apart.
-    distance = 1 - math.cos(math.radians(20))
-    assert measures.drift(base, base, seeds=2).share == pytest.approx(0, abs=1e-4)
-    found = measures.drift(at(20, 40, 70, 90), base, seeds=2)
-    assert found.share == pytest.approx(1, abs=1e-4) and found.base == pytest.approx(distance, abs=1e-6)
-    assert measures.drift(at(20), at(0), seeds=1).share is None
+def test_drift_is_1_where_images_change_as_if_another_thing_had_been_asked_for():
+    base, others = at(0, 10), at(60, 70)
+    assert measures.drift(base, base, others).share == pytest.approx(0, abs=1e-4)
+    assert measures.drift(at(60, 70), base, others).share == pytest.approx(1, abs=0.05)
+    found = measures.drift(at(20, 30), base, others)
+    assert found.share == pytest.approx(0.12, abs=0.01) and found.value == pytest.approx(1 - math.cos(math.radians(20)))
+    assert measures.drift(at(5, 5), base, at(5, 5)).share == pytest.approx(1, abs=1e-4)
 
 
 def test_diversity_is_the_share_of_the_bases_distance_between_seeds():

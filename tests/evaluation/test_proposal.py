@@ -94,8 +94,15 @@ def test_the_front_holds_what_no_other_beats_in_everything():
 
 
 def test_no_good_figure_makes_up_for_a_bad_one():
-    balanced, lopsided = candidate(1, 0.7, 0.7, 0.3), candidate(1, 1.0, 1.0, 0.9)
+    balanced, lopsided = candidate(1, 0.7, 0.7, 0.3, drift=0.3), candidate(1, 1.0, 1.0, 0.9)
     assert score(balanced, "subject") == pytest.approx(0.7) and score(lopsided, "subject") < 0.3
+
+
+def test_of_candidates_whose_class_is_lost_the_one_that_keeps_other_things_is_taken():
+    """As ``pocket-subject`` without prior: spill is about 1 everywhere, and at last houses turn into the cat."""
+    early, late = candidate(200, 1.1, 1.3, 1.06, drift=0.1), candidate(500, 1.1, 1.3, 0.94, drift=0.9)
+    found = propose([early, late], "subject", TrainedAs())
+    assert found.chosen == 0 and {"spill", "drift", "overfitted"} <= names(found)
 
 
 def test_lost_prompts_of_uncaptioned_pictures_are_answered_with_captions():

@@ -78,8 +78,8 @@ def test_each_checkpoint_is_measured_at_each_scale_beside_the_base(run, settings
     assert [(each.step, each.scale) for each in found.candidates] == [(2, 0.5), (2, 1.0), (6, 0.5), (6, 1.0)]
     assert found.prompts.of_class == ("a cat",) and found.name == "house"
     for each in found.candidates:
-        assert {"look", "prompts", "spill", "drift", "nearest", "composition"} == set(each.figures)
-        assert all(figure.base is not None for name, figure in each.figures.items() if name != "drift")
+        assert {"look", "prompts", "spill", "drift", "nearest"} == set(each.figures)
+        assert all(figure.base is not None for figure in each.figures.values())
         assert each.copied.picture.endswith(".png")
     assert len(drawn(run)) == IMAGES_OF_SETTINGS and generated(events) == (0, IMAGES_OF_SETTINGS)
     with Image.open(run.folder / FOLDER / SHEET) as sheet:
