@@ -33,7 +33,18 @@ def evaluate(run, *arguments):
 
 def test_a_run_is_evaluated_and_what_is_proposed_is_used(run, clip, capsys):
     models = ("--encoder", clip, "--clip", clip, "--device", "cpu")
-    small = ("--scales", "0.8", "--seeds", "1", "--prompts", "sks, a cat", "--unrelated-prompts", "a tree")
+    small = (
+        "--scales",
+        "0.8",
+        "--seeds",
+        "1",
+        "--prompts",
+        "sks, a cat",
+        "--unrelated-prompts",
+        "a tree",
+        "--steps",
+        "1",
+    )
     assert evaluate(run, *models, *small, "--use") == 0
     printed = capsys.readouterr()
     lines = printed.out.splitlines()

@@ -157,7 +157,8 @@ def _measure(
     prompts, seeds = task.prompts, task.settings.seeds
     eyes = _Eyes(encoders, len(prompts.triggered) * seeds, len(prompts.of_class) * seeds)
     base = eyes.see([images.open(key) for key in wanted[None]])
-    texts = encoders.clip.texts([without_trigger(text, task.trigger) for text in prompts.all])
+    distinct = (*prompts.triggered, *prompts.unrelated)  # Without the trigger, class prompts are those with it.
+    texts = encoders.clip.texts([without_trigger(text, task.trigger) for text in distinct])
     names = [example.path.name for example in task.training]
     ruler = _Ruler(base, encoders.features(training), texts, names, seeds)
     progress = report_progress(report, "measuring")
@@ -179,7 +180,7 @@ class _Ruler:
     training: torch.Tensor
     """Features of the training images."""
     texts: torch.Tensor
-    """CLIP's features of all prompts, without the trigger."""
+    """CLIP's features of the prompts with the trigger, without it, and of other things."""
     names: Sequence[str]
     """Names of the training images."""
     seeds: int

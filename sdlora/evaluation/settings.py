@@ -52,8 +52,8 @@ class EvaluationSettings(Section):
     seed: int = Field(default=1, ge=0, le=LARGEST_SEED)
     """Seed of the first image of each prompt."""
 
-    steps: Steps | None = None
-    """Sampling steps; those of the run's previews if left out."""
+    steps: Steps = 12
+    """Sampling steps: fewer than for single images, as all that is compared has the same."""
 
     cfg: Annotated[float, Field(ge=0, le=100)] | None = None
     """Guidance scale; that of the run's previews if left out."""

@@ -95,7 +95,7 @@ def test_the_front_holds_what_no_other_beats_in_everything():
 
 def test_no_good_figure_makes_up_for_a_bad_one():
     balanced, lopsided = candidate(1, 0.7, 0.7, 0.3, drift=0.3), candidate(1, 1.0, 1.0, 0.9)
-    assert score(balanced, "subject") == pytest.approx(0.7) and score(lopsided, "subject") < 0.3
+    assert score(balanced, "subject") == pytest.approx(0.7) and score(lopsided, "subject") < 0.35
 
 
 def test_of_candidates_whose_class_is_lost_the_one_that_keeps_other_things_is_taken():

@@ -29,7 +29,7 @@ def trained(tiny_base, pictures, tmp_path_factory):
     """A run's folder: six steps with three checkpoints. Read only."""
     values = {
         "model.base": str(tiny_base), "data.folder": str(pictures), "data.trigger": "sks", "train.steps": 6,
-        "train.learning_rate": 1e-2, "train.device": "cpu", "checkpoint.every": 2, "sample.every": 0, "sample.steps": 2,
+        "train.learning_rate": 1e-2, "train.device": "cpu", "checkpoint.every": 2, "sample.every": 0,
     }  # fmt: skip
     config = TrainConfig.parse({"adapter": {"rank": 4}}, "test", values)
     _, _, output = train_in_process(config, tmp_path_factory.mktemp("data") / "runs" / "house")
@@ -48,7 +48,7 @@ def settings(clip):
     """Two checkpoints at two scales, two prompts of one seed and an unrelated one: (1 + 2 x 2) x 3 images."""
     return {
         "checkpoints": [2, 6], "scales": [0.5, 1.0], "prompts": ["sks, a cat"], "unrelated_prompts": ["a red house"],
-        "seeds": 1, "encoder": clip, "clip": clip, "device": "cpu",
+        "seeds": 1, "steps": 2, "encoder": clip, "clip": clip, "device": "cpu",
     }  # fmt: skip
 
 
