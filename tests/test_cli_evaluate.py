@@ -53,7 +53,7 @@ def test_a_run_is_evaluated_and_what_is_proposed_is_used(run, clip, capsys):
     sheet = next(line for line in lines if line.startswith("sheet: ")).removeprefix("sheet: ")
     assert sheet == str(run.folder / "evaluation" / "sheet.png")
     assert lines[-1] == f"adapter: {run.adapter}" and preferred_weight(run.adapter) == 0.8
-    assert "generating images 6/6" in printed.err
+    assert "generating images 18/18" in printed.err
     assert evaluate(run, *models, *small, "--json") == 0
     found = json.loads(capsys.readouterr().out)
     assert found["proposal"]["chosen"] == 0 and found["candidates"][0]["step"] == 4

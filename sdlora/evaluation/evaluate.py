@@ -16,9 +16,9 @@ from sdlora.evaluation import measures
 from sdlora.evaluation.drawing import EvaluatedAdapter, ImageFolder, ImageKey, Wanted, image_keys
 from sdlora.evaluation.encoder_sources import EncoderNames, fetch_encoders
 from sdlora.evaluation.encoders import Encoders, load_encoders
-from sdlora.evaluation.figures import Candidate, Copied, Figure
+from sdlora.evaluation.figures import Candidate, Figure
 from sdlora.evaluation.prompts import EvaluationPrompts
-from sdlora.evaluation.proposal import TrainedAs, propose
+from sdlora.evaluation.proposal import TrainedAs, as_trained, propose
 from sdlora.evaluation.report import IMAGES, SHEET, Evaluation, write_evaluation
 from sdlora.evaluation.settings import EvaluationSettings
 from sdlora.evaluation.sheet import SheetRow, evaluation_sheet
@@ -87,10 +87,15 @@ def evaluate(task: EvaluationTask, report: OnEvent) -> Evaluation:
 
 
 def _wanted(task: EvaluationTask) -> Wanted:
-    settings, prompts = task.settings, task.prompts.all
+    """Return the images of all candidates; then, at one scale, those that training captions ask for."""
+    settings, prompts = task.settings, task.prompts
     seeds = range(settings.seed, settings.seed + settings.seeds)
-    found: dict[EvaluatedAdapter | None, Sequence[ImageKey]] = {None: image_keys(None, [0.0], prompts, seeds)}
-    return found | {each: image_keys(each, settings.scales, prompts, seeds) for each in task.adapters}
+    found: dict[EvaluatedAdapter | None, Sequence[ImageKey]] = {}
+    for each in (None, *task.adapters):
+        scales = settings.scales if each else (0.0,)
+        asked = image_keys(each, scales, prompts.all, seeds)
+        found[each] = [*asked, *image_keys(each, [as_trained(scales)], prompts.captions, seeds[:1])]
+    return found
 
 
 def _generate(task: EvaluationTask, wanted: Wanted, report: OnEvent) -> tuple[ImageFolder, list[Image.Image]]:
@@ -155,19 +160,25 @@ def _measure(
 ) -> tuple[Candidate, ...]:
     """Return the figures of each adapter at each scale."""
     prompts, seeds = task.prompts, task.settings.seeds
+    count = len(prompts.all) * seeds
     eyes = _Eyes(encoders, len(prompts.triggered) * seeds, len(prompts.of_class) * seeds)
-    base = eyes.see([images.open(key) for key in wanted[None]])
+    base = [images.open(key) for key in wanted[None]]
     distinct = (*prompts.triggered, *prompts.unrelated)  # Without the trigger, class prompts are those with it.
     texts = encoders.clip.texts([without_trigger(text, task.trigger) for text in distinct])
     names = [example.path.name for example in task.training]
-    ruler = _Ruler(base, encoders.features(training), texts, names, seeds)
+    ruler = _Ruler(
+        eyes.see(base[:count]), encoders.features(training), texts, names, seeds, measures.compositions(training),
+        measures.compositions(base[count:]) if prompts.captions else None,
+    )  # fmt: skip
     progress = report_progress(report, "measuring")
-    count, total, found = len(wanted[None]), len(task.adapters) * len(task.settings.scales), []
+    total, found = len(task.adapters) * len(task.settings.scales), []
     for adapter in task.adapters:
+        keys = wanted[adapter]
+        asked_by_captions = [images.open(key) for key in keys[len(task.settings.scales) * count :]]
         for number, scale in enumerate(task.settings.scales):
-            keys = wanted[adapter][number * count : (number + 1) * count]
-            figures, copied = ruler.measure(eyes.see([images.open(key) for key in keys]))
-            found.append(Candidate(adapter.name, adapter.step, scale, figures, copied))
+            own = [images.open(key) for key in keys[number * count : (number + 1) * count]]
+            probe = asked_by_captions if scale == as_trained(task.settings.scales) else []
+            found.append(ruler.measure(adapter, scale, eyes.see(own), probe))
             progress(len(found), total)
     return tuple(found)
 
@@ -184,9 +195,15 @@ class _Ruler:
     names: Sequence[str]
     """Names of the training images."""
     seeds: int
+    compositions: measures.Compositions
+    """Those of the training images."""
+    base_compositions: measures.Compositions | None
+    """Those of the base's images that training captions ask for; None without such captions."""
 
-    def measure(self, seen: _Seen) -> tuple[dict[str, Figure], Copied | None]:
-        """Return the figures of one candidate, and the training image that it is nearest to."""
+    def measure(
+        self, adapter: EvaluatedAdapter, scale: float, seen: _Seen, asked_by_captions: Sequence[Image.Image]
+    ) -> Candidate:
+        """Return the figures of one candidate; there are none of copies without images that captions asked for."""
         base, training = self.base, self.training
         own = [number // self.seeds for number in range(len(seen.asked))]
         figures: dict[str, Figure | None] = {
@@ -200,22 +217,27 @@ class _Ruler:
         if len(seen.unrelated):
             others = torch.cat([base.asked, base.of_class])
             figures["drift"] = measures.drift(seen.unrelated, base.unrelated, others)
-        copied = measures.copied(seen.asked, base.asked, training, self.names)
-        return {name: figure for name, figure in figures.items() if figure is not None}, copied
+        copied = ""
+        if asked_by_captions and self.base_compositions:
+            found = measures.compositions(asked_by_captions)
+            figures["copies"], _, picture = measures.copies(found, self.base_compositions, self.compositions)
+            copied = self.names[picture]
+        taken = {name: figure for name, figure in figures.items() if figure is not None}
+        nearest = measures.most_frequent_nearest(seen.asked, training, self.names)
+        return Candidate(adapter.name, adapter.step, scale, taken, nearest, copied)
 
 
 def _write_sheet(evaluation: Evaluation, task: EvaluationTask, images: ImageFolder, wanted: Wanted) -> None:
     """Write the contact sheet: the base and each candidate, an image a prompt, and the training image nearest to it."""
-    count = len(wanted[None])
+    count = len(task.prompts.all) * task.settings.seeds
     files = {example.path.name: example.path for example in task.training}
     keys = {adapter.name: wanted[adapter] for adapter in task.adapters}
-    rows = [SheetRow("base", [images.path(key) for key in wanted[None]][:: task.settings.seeds])]
+    rows = [SheetRow("base", [images.path(key) for key in wanted[None][:count]][:: task.settings.seeds])]
     for index, candidate in enumerate(evaluation.candidates):
         start = task.settings.scales.index(candidate.scale) * count
         own = keys[candidate.checkpoint][start : start + count : task.settings.seeds]
         title = f"step {candidate.step}, scale {candidate.scale:g}"
-        nearest = files.get(candidate.copied.picture) if candidate.copied else None
-        chosen = index == evaluation.proposal.chosen
-        rows.append(SheetRow(title, [images.path(key) for key in own], nearest, chosen))
+        nearest = files.get(candidate.copied or candidate.nearest)
+        rows.append(SheetRow(title, [images.path(key) for key in own], nearest, index == evaluation.proposal.chosen))
     sheet = evaluation_sheet(rows, task.prompts.all)
     write_atomic(task.folder / SHEET, lambda path: write_image(sheet, path))

@@ -23,17 +23,6 @@ class Figure:
     """The value between what its measure names as 0 and 1; None where the two cannot be told apart."""
 
 
-@dataclass(frozen=True)
-class Copied:
-    """A training image that generated ones are nearest to."""
-
-    picture: str
-    share: Number
-    """Share of the generated images that are nearest to it."""
-    base: Number
-    """The same of the base's images."""
-
-
 class Measure(NamedTuple):
     """What a measure is called, which end of its share is better, and what 0 and 1 mean."""
 
@@ -47,8 +36,8 @@ MEASURES: Mapping[str, Measure] = {
     "prompts": Measure("prompts kept", "high", "0 any prompt as well, 1 as the base follows them"),
     "spill": Measure("spill", "low", "without the trigger: 0 the base, 1 as the training pictures"),
     "drift": Measure("drift", "low", "other things: 0 the base's pictures, 1 as if something else had been asked for"),
-    "nearest": Measure("nearest picture", "low", "0 as near as training pictures are to one another, 1 copies"),
-    "composition": Measure("composition", "low", "the same of where pictures are light and dark"),
+    "nearest": Measure("nearest picture", "low", "0 as near as training pictures are to one another, 1 the same"),
+    "copies": Measure("copies", "low", "asked for by training captions: 0 another composition, 1 the training picture"),
     "diversity": Measure("diversity", "high", "0 one picture a prompt, 1 as different as the base's"),
 }
 """Measures of an evaluation, by their names in its file."""
@@ -63,7 +52,10 @@ class Candidate:
     step: int
     scale: Number
     figures: Mapping[str, Figure] = field(default_factory=dict)
-    copied: Copied | None = None
+    nearest: str = ""
+    """Name of the training image that most of its images are nearest to."""
+    copied: str = ""
+    """Name of the training image that it copies most nearly when asked for by captions; empty where none was asked."""
 
     def share(self, measure: str) -> float | None:
         """Return the share of a measure; None if it was not taken."""

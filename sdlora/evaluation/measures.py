@@ -5,13 +5,14 @@ that has the same meaning for every model that compares images. Written below wi
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image
 
 from sdlora.evaluation.fidelity import clip_t, likeness, likeness_within
-from sdlora.evaluation.figures import Copied, Figure
+from sdlora.evaluation.figures import Figure
 
 LEAST_GAP = 1e-3
 """Least distance of two cosines whose share can be told from rounding."""
@@ -76,26 +77,46 @@ def nearest(images: torch.Tensor, base: torch.Tensor, training: torch.Tensor) ->
     return Figure(value, first, own, _share(value - own, 1 - own))
 
 
-def copied(images: torch.Tensor, base: torch.Tensor, training: torch.Tensor, names: Sequence[str]) -> Copied | None:
-    """Return the training image that most of ``images`` are nearest to, and the share of them; None without any.
-
-    ``base`` is the share of the base's images that are nearest to the same one.
-    """
-    if not len(training):
-        return None
-    counts = torch.bincount((images @ training.T).argmax(1), minlength=len(training))
-    index = int(counts.argmax())
-    first = ((base @ training.T).argmax(1) == index).float().mean().item()
-    return Copied(names[index], counts[index].item() / len(images), first)
+def most_frequent_nearest(images: torch.Tensor, training: torch.Tensor, names: Sequence[str]) -> str:
+    """Return the name of the training image (M, D) that most of ``images`` (N, D) are nearest to."""
+    return names[int(torch.bincount((images @ training.T).argmax(1), minlength=len(training)).argmax())]
 
 
-def compositions(images: Sequence[Image.Image]) -> torch.Tensor:
-    """Return the luminance (N, 144) of small squares of images, without its mean, as unit vectors.
+class Compositions(NamedTuple):
+    """Where images are light and dark: correlations are the cosines of these features, (N, 144) each."""
 
-    The cosine of two is the correlation of where they are light and dark.
-    """
+    plain: torch.Tensor
+    mirrored: torch.Tensor
+
+    def correlations(self, others: "Compositions") -> torch.Tensor:
+        """Return the correlation (N, M) of each image with each of ``others`` or its mirror image."""
+        return torch.maximum(self.plain @ others.plain.T, self.plain @ others.mirrored.T)
+
+
+def compositions(images: Sequence[Image.Image]) -> Compositions:
+    """Return the luminance of small squares of images, without its mean, as unit vectors."""
     small = [image.convert("L").resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX) for image in images]
-    levels = torch.from_numpy(np.stack([np.asarray(each, np.float32) for each in small])).flatten(1)
+    levels = torch.from_numpy(np.stack([np.asarray(each, np.float32) for each in small]))
+    return Compositions(*(_centred(each.flatten(1)) for each in (levels, levels.flip(2))))
+
+
+def copies(images: Compositions, base: Compositions, training: Compositions) -> tuple[Figure, int, int]:
+    """Return how nearly one of ``images``, each asked for by a training image's caption, is a copy of one of those.
+
+    The value is the largest correlation; share = (value - own) / (1 - own), where own is the mean correlation of
+    training images with their nearest neighbours. Also returns the numbers of the image and of the training image. An
+    adapter that has not memorised an image answers its caption with another composition from other noise.
+    """
+    found = images.correlations(training)
+    image, picture = divmod(int(found.argmax()), found.shape[1])
+    value, first = found.max().item(), base.correlations(training).max().item()
+    if found.shape[1] < 2:
+        return Figure(value, first, None, value), image, picture
+    own = training.correlations(training).fill_diagonal_(-1.0).amax(1).mean().item()
+    return Figure(value, first, own, _share(value - own, 1 - own)), image, picture
+
+
+def _centred(levels: torch.Tensor) -> torch.Tensor:
     return torch.nn.functional.normalize(levels - levels.mean(1, keepdim=True), dim=1)
 
 

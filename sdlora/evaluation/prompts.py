@@ -3,6 +3,7 @@ torch.
 """
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -10,7 +11,7 @@ from itertools import islice
 from sdlora.data.captions import with_trigger, without_trigger
 from sdlora.families.known_words import KnownWords, describe, with_article
 
-TRIGGERED, OF_CLASS, UNRELATED = 3, 2, 1
+TRIGGERED, OF_CLASS, UNRELATED, CAPTIONS = 3, 2, 1, 6
 """Number of proposed prompts of each kind."""
 LONGEST_TRIED = 50
 """Captions beyond which no further ones are taken apart."""
@@ -36,9 +37,12 @@ class EvaluationPrompts:
     """The same without the trigger; empty for an adapter without a trigger."""
     unrelated: tuple[str, ...] = ()
     """Other things."""
+    captions: tuple[str, ...] = ()
+    """Captions of training images, by which those that were memorised are asked for."""
 
     @property
     def all(self) -> tuple[str, ...]:
+        """Prompts that every candidate is asked for."""
         return (*self.triggered, *self.of_class, *self.unrelated)
 
 
@@ -47,13 +51,15 @@ def propose_prompts(
     trigger: str = "",
     class_name: str = "",
     previews: Sequence[str] = (),
+    repeats: Sequence[int] = (),
     known: KnownWords | None = None,
 ) -> EvaluationPrompts:
     """Propose prompts that no training image shows, for images of these ``captions``.
 
     Previews of the run that have the trigger come first: somebody wrote what the adapter is for. Then follow captions
     that are recombined, then contexts that no caption names: of the words that the base knows, else of a short list.
-    Only if nothing is new, captions themselves are taken.
+    Only if nothing is new, captions themselves are taken. ``repeats`` tells how often an epoch has each image: those
+    that are seen most are the first to be memorised.
     """
     trained = {_bare(caption, trigger) for caption in captions}
     asked = [text for text in previews if not trigger or without_trigger(text, trigger) != text]
@@ -65,7 +71,7 @@ def propose_prompts(
     of_class = tuple(islice((text for text in bare if text), OF_CLASS))
     used = " ".join((*trained, *triggered, class_name)).casefold()
     unrelated = (text for text in _unrelated_scenes(used, known) if text not in triggered)
-    return EvaluationPrompts(triggered, of_class, tuple(islice(unrelated, UNRELATED)))
+    return EvaluationPrompts(triggered, of_class, tuple(islice(unrelated, UNRELATED)), _most_seen(captions, repeats))
 
 
 def complete_prompts(proposed: EvaluationPrompts, edited: EvaluationPrompts, trigger: str) -> EvaluationPrompts:
@@ -77,7 +83,16 @@ def complete_prompts(proposed: EvaluationPrompts, edited: EvaluationPrompts, tri
         tuple(dict.fromkeys(edited.triggered)) or proposed.triggered,
         tuple(dict.fromkeys(of_class)),
         tuple(dict.fromkeys(edited.unrelated)) or proposed.unrelated,
+        proposed.captions,
     )
+
+
+def _most_seen(captions: Sequence[str], repeats: Sequence[int]) -> tuple[str, ...]:
+    """Return the captions that are trained most often, each once."""
+    seen: Counter[str] = Counter()
+    for number, caption in enumerate(captions):
+        seen[caption.split("\n")[0]] += repeats[number] if repeats else 1
+    return tuple(caption for caption, _ in seen.most_common() if caption)[:CAPTIONS]
 
 
 def _bare(caption: str, trigger: str) -> str:

@@ -1,12 +1,14 @@
 """The proposal of an evaluation: one checkpoint and scale, with reasons made of the figures. No torch.
 
-The rule has three steps. Candidates that copy a training image are left out, if any does not. Of the others those stay
-that none beats in look, prompts kept, drift and, of a subject, spill at once (the Pareto front). The one with the
-largest harmonic mean of look, prompts kept, 1 - drift and 1 - spill is taken: no good figure makes up for one that is
-near 0. Among those within ``AS_GOOD`` of it the one with the fewest steps wins, at the largest scale.
+The rule has three steps. Checkpoints that memorised a training image are left out, if any did not. Of the others those
+candidates stay that none beats in look, prompts kept and, of a subject, spill and drift at once (the Pareto front). The
+one with the largest harmonic mean of look, prompts kept, 1 - spill and 1 - drift is taken: no good figure makes up for
+one that is near 0. Among those within ``AS_GOOD`` of it the one with the fewest steps wins, at the largest scale.
+
+A style may show without its trigger, and on other things: nobody is misled by that.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from statistics import harmonic_mean
 from typing import Literal, NamedTuple
@@ -30,10 +32,8 @@ DRIFTED = 0.4
 """Drift of other things from which on they are lost."""
 WORST = 0.1
 """Least value that counts in a score: where a class is lost, it does not matter how far."""
-COPIED = 0.5
-"""Share of the generated images that are nearest to one training image from which on they copy it."""
-NEAR = 0.0
-"""Share of ``nearest`` from which on images are as near to a training image as those are to one another."""
+COPIED = 0.7
+"""Share of ``copies`` from which on a training image was memorised."""
 
 AlarmName = Literal["memorised", "spill", "prompts", "drift", "overfitted", "underfitted"]
 
@@ -80,15 +80,16 @@ def propose(candidates: Sequence[Candidate], kind: Kind, trained_as: TrainedAs) 
             "Nothing can be proposed: the training pictures are no nearer to each other than the base's pictures are."
         )
         return Proposal(reasons=(told,))
-    own = [number for number in rated if not is_copy(candidates[number])] or rated
+    copying = {each.step for each in candidates if copies(each)}
+    own = [number for number in rated if candidates[number].step not in copying] or rated
     front = tuple(number for number in own if not any(_beats(candidates[o], candidates[number], kind) for o in own))
     scores = {number: score(candidates[number], kind) for number in front}
     best = max(scores.values())
     as_good = [number for number in front if scores[number] >= best - AS_GOOD]
     chosen = min(as_good, key=lambda number: (candidates[number].step, -candidates[number].scale))
-    as_trained = _at_one_scale(candidates)
-    alarms = tuple(_alarms(as_trained, kind, trained_as))
-    reasons = (_taken(candidates[chosen], kind), *_turning_points(as_trained, kind))
+    by_step = _at_one_scale(candidates)
+    alarms = tuple(_alarms(by_step, kind, trained_as))
+    reasons = (_taken(candidates[chosen]), *_turning_points(by_step, kind))
     return Proposal(chosen, front, reasons, alarms)
 
 
@@ -97,19 +98,21 @@ def score(candidate: Candidate, kind: Kind) -> float:
     return harmonic_mean([max(WORST, min(1.0, value)) for value in _goods(candidate, kind)])
 
 
-def is_copy(candidate: Candidate) -> bool:
-    """Return whether images show one training image over and over, nearer than training images are to each other."""
-    copied, near = candidate.copied, candidate.share("nearest")
-    if copied is None or near is None:
-        return False
-    return copied.share >= max(COPIED, copied.base + COPIED / 2) and near >= NEAR
+def as_trained(scales: Iterable[float]) -> float:
+    """Return the one of ``scales`` that is nearest to 1, at which an adapter was trained; the larger of two."""
+    return min(scales, key=lambda scale: (abs(scale - 1), -scale))
+
+
+def copies(candidate: Candidate) -> bool:
+    """Return whether a training image was memorised: its caption brings it back, whatever the noise."""
+    return (candidate.share("copies") or 0.0) >= COPIED
 
 
 def _goods(candidate: Candidate, kind: Kind) -> list[float]:
     """Return the shares that a proposal weighs, the more the better; one that was not taken counts as perfect."""
     look, prompts, spill, drift = (candidate.share(name) for name in ("look", "prompts", "spill", "drift"))
     kept = 1.0 if prompts is None else prompts
-    return [look or 0.0, kept, 1.0 - (drift or 0.0), *([1.0 - (spill or 0.0)] if kind == "subject" else [])]
+    return [look or 0.0, kept, *([1.0 - (spill or 0.0), 1.0 - (drift or 0.0)] if kind == "subject" else [])]
 
 
 def _beats(one: Candidate, other: Candidate, kind: Kind) -> bool:
@@ -120,11 +123,11 @@ def _beats(one: Candidate, other: Candidate, kind: Kind) -> bool:
 
 def _at_one_scale(candidates: Sequence[Candidate]) -> list[Candidate]:
     """Return the candidates at the scale nearest to 1, which is how they were trained, by step."""
-    scale = min((each.scale for each in candidates), key=lambda scale: (abs(scale - 1), -scale))
+    scale = as_trained(each.scale for each in candidates)
     return sorted((each for each in candidates if each.scale == scale), key=lambda each: each.step)
 
 
-def _taken(candidate: Candidate, kind: Kind) -> str:
+def _taken(candidate: Candidate) -> str:
     """Return the sentence that says what is taken, by its figures."""
     look, prompts, spill = (candidate.share(name) for name in ("look", "prompts", "spill"))
     facts = [f"it has {look or 0:.0%} of the look of the training pictures"]
@@ -139,10 +142,13 @@ def _taken(candidate: Candidate, kind: Kind) -> str:
 def _turning_points(by_step: Sequence[Candidate], kind: Kind) -> Iterator[str]:
     """Yield a sentence for each step from which on something is wrong up to the last one, at the scale of training."""
     points: list[tuple[Callable[[Candidate], bool], Callable[[Candidate], str]]] = [
-        (is_copy, lambda each: f"pictures copy {each.copied.picture if each.copied else ''}"),
+        (copies, lambda each: f"pictures copy {each.copied}"),
         (lambda each: _spills(each, kind), lambda each: f"the class turns into the subject ({_told(each, 'spill')})"),
         (_loses_prompts, lambda each: f"prompts are lost ({_told(each, 'prompts')} of the base's)"),
-        (_drifts, lambda each: f"other things change ({_told(each, 'drift')} as far as to another thing)"),
+        (
+            lambda each: _drifts(each, kind),
+            lambda each: f"other things change ({_told(each, 'drift')} as far as to another thing)",
+        ),
     ]
     for is_wrong, describe in points:
         if first := _first_for_good(by_step, is_wrong):
@@ -165,8 +171,8 @@ def _first_for_good(by_step: Sequence[Candidate], is_wrong: Callable[[Candidate]
 def _alarms(by_step: Sequence[Candidate], kind: Kind, trained_as: TrainedAs) -> Iterator[Alarm]:
     """Yield what is wrong with the last checkpoint at the scale of training."""
     last = by_step[-1]
-    if is_copy(last) and last.copied:
-        told = f"{last.copied.share:.0%} of the pictures are nearest to {last.copied.picture}, and as near as a copy"
+    if copies(last):
+        told = f"its caption brings {last.copied} back, whatever the noise ({_told(last, 'copies')} of a copy)"
         remedy = "Show that picture less often (its repeats), add others, and describe in captions what differs"
         yield Alarm("memorised", f"Memorised: {told}.", f"{remedy}.")
     if _spills(last, kind):
@@ -177,7 +183,7 @@ def _alarms(by_step: Sequence[Candidate], kind: Kind, trained_as: TrainedAs) -> 
         if not trained_as.captions:
             remedy = "Write captions (sdlora caption): what they name is not learnt with the look"
         yield Alarm("prompts", f"Prompts lost: {_told(last, 'prompts')} of the base's are kept.", f"{remedy}.")
-    if _drifts(last):
+    if _drifts(last, kind):
         told = f"things that were not trained change, {_told(last, 'drift')} as far as to another thing"
         yield Alarm("drift", f"Drift: {told}.", "Take a lower scale, fewer steps, or prior preservation.")
     yield from _fit_alarms(by_step, kind)
@@ -208,7 +214,7 @@ def _spill_remedy(trained_as: TrainedAs) -> str:
 
 
 def _spills(candidate: Candidate, kind: Kind) -> bool:
-    """Return whether a subject's class is lost. A style may show without its trigger: nobody is misled by that."""
+    """Return whether a subject's class is lost."""
     return kind == "subject" and (candidate.share("spill") or 0) >= SPILT
 
 
@@ -217,8 +223,8 @@ def _loses_prompts(candidate: Candidate) -> bool:
     return kept is not None and kept < PROMPTS_LOST
 
 
-def _drifts(candidate: Candidate) -> bool:
-    return (candidate.share("drift") or 0) >= DRIFTED
+def _drifts(candidate: Candidate, kind: Kind) -> bool:
+    return kind == "subject" and (candidate.share("drift") or 0) >= DRIFTED
 
 
 def _told(candidate: Candidate, measure: str) -> str:

@@ -15,8 +15,15 @@ def evaluation_table(evaluation: Evaluation) -> list[str]:
     rows = [head]
     for number, each in enumerate(candidates):
         mark = "*" if number == proposal.chosen else "+" if number in proposal.front else ""
-        copied = f"{each.copied.picture} ({each.copied.share:.0%})" if each.copied else ""
-        rows.append([mark, str(each.step), f"{each.scale:g}", *(_cell(each, name) for name in names), copied])
+        rows.append(
+            [
+                mark,
+                str(each.step),
+                f"{each.scale:g}",
+                *(_cell(each, name) for name in names),
+                each.copied or each.nearest,
+            ]
+        )
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 

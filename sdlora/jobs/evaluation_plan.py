@@ -46,8 +46,8 @@ def concept_data(config: TrainConfig, number: int) -> ConceptData:
 def plan_prompts(config: TrainConfig, data: ConceptData, settings: EvaluationSettings) -> EvaluationPrompts:
     """Return the prompts of an evaluation: those of ``settings``, the others proposed from the captions."""
     trigger, class_name = data.concept.trigger, data.concept.class_name
-    known = known_words(config.model.base)
-    proposed = propose_prompts(data.captions, trigger, class_name, config.sample.prompts, known)
+    known, repeats = known_words(config.model.base), [example.repeats for example in data.examples]
+    proposed = propose_prompts(data.captions, trigger, class_name, config.sample.prompts, repeats, known)
     edited = EvaluationPrompts(settings.prompts, settings.class_prompts, settings.unrelated_prompts)
     return complete_prompts(proposed, edited, trigger)
 

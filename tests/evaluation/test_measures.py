@@ -76,22 +76,36 @@ def test_the_nearest_image_is_0_as_among_training_images_and_1_for_a_copy():
     assert measures.nearest(at(0), base, at(0)).share is None
 
 
-def test_what_is_copied_is_named_beside_the_bases_share():
-    training = at(0, 30, 60)
-    found = measures.copied(at(31, 29, 33, 2), at(61, 59, 58, 31), training, ["a.png", "b.png", "c.png"])
-    assert (found.picture, found.share, found.base) == ("b.png", 0.75, 0.25)
+def test_the_training_image_that_most_are_nearest_to_is_named():
+    assert measures.most_frequent_nearest(at(31, 29, 33, 2), at(0, 30, 60), ["a.png", "b.png", "c.png"]) == "b.png"
 
 
-def scene(left, colour="white"):
+def scene(left, colour="white", top=20):
     image = Image.new("RGB", (96, 96), "#303030")
-    ImageDraw.Draw(image).ellipse((left, 20, left + 40, 60), fill=colour)
+    ImageDraw.Draw(image).ellipse((left, top, left + 40, top + 40), fill=colour)
     return image
 
 
-def test_compositions_compare_light_and_dark_whatever_the_colours():
-    original, copy, other = scene(5), scene(6, "#ffe0c0"), scene(50)
-    found = measures.compositions([original, copy, other, ImageOps.mirror(original)])
-    assert found.shape == (4, 144)
-    assert found[0] @ found[1] > 0.95
-    assert found[0] @ found[2] < 0.5
-    assert found[2] @ found[3] > 0.9
+TRAINING_SCENES = [scene(5), scene(28, top=50)]
+
+
+def copies(*images):
+    """The figure of copies among ``images``, and the numbers of the image and of the training image."""
+    return measures.copies(*map(measures.compositions, (images, [scene(28)], TRAINING_SCENES)))
+
+
+def test_a_copy_is_told_whatever_its_colours_and_its_side():
+    for copy in (scene(6, "#ffe0c0"), ImageOps.mirror(scene(5)), scene(5)):
+        figure, image, picture = copies(scene(28), copy)
+        assert figure.share > 0.9 and (image, picture) == (1, 0)
+
+
+def test_another_composition_is_no_copy_and_the_base_stands_beside():
+    figure, _, _ = copies(scene(28), scene(20, top=5))
+    assert figure.share < 0.7 and figure.base == pytest.approx(copies(scene(28))[0].value)
+
+
+def test_of_one_training_image_the_correlation_itself_is_the_share():
+    one = measures.compositions([scene(5)])
+    figure, _, _ = measures.copies(one, one, one)
+    assert figure.share == pytest.approx(1)

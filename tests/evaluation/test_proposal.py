@@ -2,16 +2,16 @@
 
 import pytest
 
-from sdlora.evaluation.figures import Candidate, Copied, Figure
-from sdlora.evaluation.proposal import TrainedAs, is_copy, propose, score
+from sdlora.evaluation.figures import Candidate, Figure
+from sdlora.evaluation.proposal import TrainedAs, propose, score
 
 TRAINED = TrainedAs(prior_weight=1.0)
 
 
-def candidate(step, look, prompts=1.0, spill=0.0, scale=1.0, nearest=-1.0, copied=None, drift=0.1):
-    shares = {"look": look, "prompts": prompts, "spill": spill, "nearest": nearest, "drift": drift}
+def candidate(step, look, prompts=1.0, spill=0.0, scale=1.0, drift=0.1, copies=None):
+    shares = {"look": look, "prompts": prompts, "spill": spill, "drift": drift, "copies": copies}
     figures = {name: Figure(0.5, 0.4, None, share) for name, share in shares.items()}
-    return Candidate(f"checkpoints/{step:06d}.safetensors", step, scale, figures, copied)
+    return Candidate(f"checkpoints/{step:06d}.safetensors", step, scale, figures, "01.png", "03.png")
 
 
 def names(proposal):
@@ -49,19 +49,20 @@ def test_a_look_that_still_grows_is_told():
     assert found.chosen == 1 and "still grew by 25%" in found.alarms[0].text
 
 
-def test_a_checkpoint_that_copies_is_left_out_and_the_picture_is_named():
-    copied = Copied("03.png", 1.0, 0.1)
-    rows = [candidate(50, 0.7), candidate(100, 0.9), candidate(150, 1.0, nearest=0.6, copied=copied)]
+def test_a_checkpoint_that_copies_is_left_out_at_every_scale_and_the_picture_is_named():
+    """Only one scale is asked for training captions."""
+    late = [candidate(150, 1.0, scale=0.8), candidate(150, 1.0, copies=0.95)]
+    rows = [candidate(50, 0.7, copies=0.2), candidate(100, 0.9, copies=0.3), *late]
     found = propose(rows, "style", TRAINED)
-    assert found.chosen == 1 and 2 not in found.front
+    assert found.chosen == 1 and not {2, 3} & {*found.front}
     assert "From step 150 on pictures copy 03.png." in found.reasons
-    assert "memorised" in names(found)
+    alarm = next(alarm for alarm in found.alarms if alarm.name == "memorised")
+    assert "03.png" in alarm.text and "repeats" in alarm.remedy
 
 
-def test_a_picture_that_the_base_is_nearest_to_as_well_is_no_copy():
-    assert not is_copy(candidate(1, 1.0, nearest=0.6, copied=Copied("a.png", 1.0, 1.0)))
-    assert not is_copy(candidate(1, 1.0, nearest=-0.5, copied=Copied("a.png", 1.0, 0.0)))
-    assert not is_copy(candidate(1, 1.0, nearest=0.6))
+def test_where_all_checkpoints_copy_one_is_proposed_with_an_alarm():
+    found = propose([candidate(50, 0.7, copies=0.9), candidate(100, 0.9, copies=0.9)], "style", TRAINED)
+    assert found.chosen == 1 and "memorised" in names(found)
 
 
 def test_of_equal_candidates_the_fewest_steps_at_the_largest_scale_are_taken():
@@ -82,10 +83,10 @@ def test_without_a_look_to_tell_nothing_is_proposed():
     assert propose([], "style", TRAINED).chosen is None
 
 
-def test_a_style_may_show_without_its_trigger():
-    rows = [candidate(50, 0.9, spill=0.9)]
+def test_a_style_may_show_without_its_trigger_and_on_other_things():
+    rows = [candidate(50, 0.9, spill=0.9, drift=1.2)]
     assert names(propose(rows, "style", TRAINED)) == set()
-    assert names(propose(rows, "subject", TRAINED)) == {"spill"}
+    assert names(propose(rows, "subject", TRAINED)) == {"spill", "drift"}
 
 
 def test_the_front_holds_what_no_other_beats_in_everything():

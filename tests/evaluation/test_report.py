@@ -6,7 +6,7 @@ from dataclasses import asdict
 import pytest
 
 from sdlora.errors import ConfigError, FormatError
-from sdlora.evaluation.figures import Candidate, Copied, Figure
+from sdlora.evaluation.figures import Candidate, Figure
 from sdlora.evaluation.prompts import EvaluationPrompts
 from sdlora.evaluation.proposal import TrainedAs, propose
 from sdlora.evaluation.report import FILE, Evaluation, read_evaluation, write_evaluation
@@ -14,7 +14,7 @@ from sdlora.evaluation.table import evaluation_table
 
 FIGURES = {"look": Figure(0.8, 0.5, 0.9, 0.75), "prompts": Figure(0.3, 0.31, None, 0.97)}
 CANDIDATES = (
-    Candidate("checkpoints/000050.safetensors", 50, 0.8, FIGURES, Copied("03.png", 0.5, 0.25)),
+    Candidate("checkpoints/000050.safetensors", 50, 0.8, FIGURES, "02.png", "03.png"),
     Candidate("checkpoints/000100.safetensors", 100, 1.0, {**FIGURES, "look": Figure(0.9, 0.5, 0.9, None)}),
 )
 EVALUATION = Evaluation(
@@ -42,7 +42,7 @@ def test_a_folder_without_one_says_how_to_get_one(tmp_path):
     ("path", "value"),
     [(("kind",), "animal"), (("candidates",), None), (("candidates",), {}), (("candidates", 0, "step"), "many"),
      (("candidates", 0, "figures", "look", "value"), None), (("candidates", 0, "scale"), 1e999),
-     (("candidates", 0, "copied", "share"), "x"), (("proposal", "chosen"), 2), (("proposal", "front"), [-1]),
+     (("candidates", 0, "copied"), 3), (("proposal", "chosen"), 2), (("proposal", "front"), [-1]),
      (("proposal", "alarms"), [["fire", "text", "remedy"]]), (("prompts",), []), (("version",), 2), (("version",), 0),
      (("settings",), [1])],
 )  # fmt: skip
@@ -69,5 +69,5 @@ def test_a_file_that_is_no_evaluation_is_refused(folder, text):
 def test_the_table_has_each_share_with_its_value_and_the_bases():
     head, first, second = evaluation_table(EVALUATION)
     assert head.split()[:3] == ["step", "scale", "look"]
-    assert "0.75 (0.80 | 0.50)" in first and "03.png (50%)" in first and first.startswith("*")
+    assert "0.75 (0.80 | 0.50)" in first and first.endswith("03.png") and first.startswith("*")
     assert "- (0.90 | 0.50)" in second

@@ -45,14 +45,17 @@ def run(trained, tmp_path):
 
 @pytest.fixture
 def settings(clip):
-    """Two checkpoints at two scales, two prompts of one seed and an unrelated one: (1 + 2 x 2) x 3 images."""
+    """Two checkpoints at two scales, two prompts of one seed and an unrelated one: (1 + 2 x 2) x 3 images.
+
+    At scale 1, and of the base, six captions besides.
+    """
     return {
         "checkpoints": [2, 6], "scales": [0.5, 1.0], "prompts": ["sks, a cat"], "unrelated_prompts": ["a red house"],
         "seeds": 1, "steps": 2, "encoder": clip, "clip": clip, "device": "cpu",
     }  # fmt: skip
 
 
-IMAGES_OF_SETTINGS = 15
+IMAGES_OF_SETTINGS = 15 + 3 * 6
 
 
 def work(run, settings):
@@ -78,9 +81,10 @@ def test_each_checkpoint_is_measured_at_each_scale_beside_the_base(run, settings
     assert [(each.step, each.scale) for each in found.candidates] == [(2, 0.5), (2, 1.0), (6, 0.5), (6, 1.0)]
     assert found.prompts.of_class == ("a cat",) and found.name == "house"
     for each in found.candidates:
-        assert {"look", "prompts", "spill", "drift", "nearest"} == set(each.figures)
+        captioned = {"copies"} if each.scale == 1 else set()
+        assert {"look", "prompts", "spill", "drift", "nearest"} | captioned == set(each.figures)
         assert all(figure.base is not None for figure in each.figures.values())
-        assert each.copied.picture.endswith(".png")
+        assert each.nearest.endswith(".png") and each.copied.endswith(".png") == (each.scale == 1)
     assert len(drawn(run)) == IMAGES_OF_SETTINGS and generated(events) == (0, IMAGES_OF_SETTINGS)
     with Image.open(run.folder / FOLDER / SHEET) as sheet:
         assert sheet.width > 4 * 144 and sheet.height > 5 * 144  # Three prompts and the nearest; base and four.
@@ -113,7 +117,7 @@ def test_another_scale_and_prompt_reuse_what_they_have_in_common(run, settings):
     _, events = work(
         run, {**settings, "scales": [1.0], "prompts": ["sks, a cat", "sks, a dog"], "class_prompts": ["a cat"]}
     )
-    assert generated(events) == (9, 12)  # Three of the base and of two checkpoints are there; the dog is new to each.
+    assert generated(events) == (9 + 18, 12 + 18)  # Of three prompts and the captions; the dog is new to all three.
     assert before.items() <= drawn(run).items()
 
 
@@ -126,7 +130,7 @@ def test_an_adapter_that_changed_is_generated_anew(run, settings):
     assert found.candidates[0].figures == found.candidates[2].figures
     files[6].write_bytes(files[4].read_bytes())
     _, events = work(run, settings)
-    assert generated(events) == (IMAGES_OF_SETTINGS - 6, IMAGES_OF_SETTINGS)
+    assert generated(events) == (IMAGES_OF_SETTINGS - 12, IMAGES_OF_SETTINGS)
 
 
 def test_a_setting_of_the_images_gives_others(run, settings):
