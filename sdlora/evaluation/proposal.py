@@ -24,7 +24,7 @@ LITTLE_LOOK = 0.5
 """Share of the look below which an adapter has learnt little."""
 STILL_LEARNING = 0.1
 """Gain in look over the last checkpoint that says that more are to come."""
-SPILT = 0.4
+SPILT = 0.75
 """Share of a subject's look without the trigger from which on its class is lost."""
 PROMPTS_LOST = 0.7
 """Share of the base's that prompts are followed below which they are lost."""
