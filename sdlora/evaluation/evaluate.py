@@ -38,7 +38,7 @@ MOST_TRAINING_IMAGES = 200
 
 @dataclass(frozen=True)
 class TrainingImage:
-    """A training image, and its caption without the trigger."""
+    """A training image, and the caption by which it is asked for."""
 
     path: Path
     caption: str
@@ -168,7 +168,7 @@ def _measure(
     names = [example.path.name for example in task.training]
     ruler = _Ruler(
         eyes.see(base[:count]), encoders.features(training), texts, names, seeds, measures.compositions(training),
-        measures.compositions(base[count:]) if prompts.captions else None,
+        measures.compositions(base[count:]) if prompts.captions else None, _captioned(task),
     )  # fmt: skip
     progress = report_progress(report, "measuring")
     total, found = len(task.adapters) * len(task.settings.scales), []
@@ -181,6 +181,13 @@ def _measure(
             found.append(ruler.measure(adapter, scale, eyes.see(own), probe))
             progress(len(found), total)
     return tuple(found)
+
+
+def _captioned(task: EvaluationTask) -> list[list[int]]:
+    """Return the numbers of the training images of each caption that is asked for; of all, where many hide them."""
+    captions = [example.caption for example in task.training]
+    found = ([n for n, own in enumerate(captions) if own == caption] for caption in task.prompts.captions)
+    return [numbers or [*range(len(captions))] for numbers in found]
 
 
 @dataclass(frozen=True)
@@ -199,6 +206,8 @@ class _Ruler:
     """Those of the training images."""
     base_compositions: measures.Compositions | None
     """Those of the base's images that training captions ask for; None without such captions."""
+    captioned: Sequence[Sequence[int]]
+    """Numbers of the training images of each of those captions."""
 
     def measure(
         self, adapter: EvaluatedAdapter, scale: float, seen: _Seen, asked_by_captions: Sequence[Image.Image]
@@ -220,7 +229,9 @@ class _Ruler:
         copied = ""
         if asked_by_captions and self.base_compositions:
             found = measures.compositions(asked_by_captions)
-            figures["copies"], _, picture = measures.copies(found, self.base_compositions, self.compositions)
+            figures["copies"], picture = measures.copies(
+                found, self.base_compositions, self.compositions, self.captioned
+            )
             copied = self.names[picture]
         taken = {name: figure for name, figure in figures.items() if figure is not None}
         nearest = measures.most_frequent_nearest(seen.asked, training, self.names)

@@ -37,7 +37,9 @@ MEASURES: Mapping[str, Measure] = {
     "spill": Measure("spill", "low", "without the trigger: 0 the base, 1 as the training pictures"),
     "drift": Measure("drift", "low", "other things: 0 the base's pictures, 1 as if something else had been asked for"),
     "nearest": Measure("nearest picture", "low", "0 as near as training pictures are to one another, 1 the same"),
-    "copies": Measure("copies", "low", "asked for by training captions: 0 another composition, 1 the training picture"),
+    "copies": Measure(
+        "copies", "low", "asked for by training captions: 0 a composition as the base's, 1 the training picture"
+    ),
     "diversity": Measure("diversity", "high", "0 one picture a prompt, 1 as different as the base's"),
 }
 """Measures of an evaluation, by their names in its file."""

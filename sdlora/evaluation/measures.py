@@ -100,20 +100,24 @@ def compositions(images: Sequence[Image.Image]) -> Compositions:
     return Compositions(*(_centred(each.flatten(1)) for each in (levels, levels.flip(2))))
 
 
-def copies(images: Compositions, base: Compositions, training: Compositions) -> tuple[Figure, int, int]:
-    """Return how nearly one of ``images``, each asked for by a training image's caption, is a copy of one of those.
+def copies(
+    images: Compositions, base: Compositions, training: Compositions, own: Sequence[Sequence[int]]
+) -> tuple[Figure, int]:
+    """Return how nearly one of ``images`` is a copy, and the number of the training image that it copies.
 
-    The value is the largest correlation; share = (value - own) / (1 - own), where own is the mean correlation of
-    training images with their nearest neighbours. Also returns the numbers of the image and of the training image. An
-    adapter that has not memorised an image answers its caption with another composition from other noise.
+    Each of ``images`` was asked for by the caption of the training images ``own[i]``, and so was each of the base's.
+    The share is the largest (value - base) / (1 - base) of the correlations with one's own training image: what the
+    caption alone brings about counts for nothing. An adapter that has not memorised an image answers its caption with
+    another composition from other noise.
     """
-    found = images.correlations(training)
-    image, picture = divmod(int(found.argmax()), found.shape[1])
-    value, first = found.max().item(), base.correlations(training).max().item()
-    if found.shape[1] < 2:
-        return Figure(value, first, None, value), image, picture
-    own = training.correlations(training).fill_diagonal_(-1.0).amax(1).mean().item()
-    return Figure(value, first, own, _share(value - own, 1 - own)), image, picture
+    found, first = (each.correlations(training) for each in (images, base))
+    gains, pictures = [], []
+    for number, numbers in enumerate(own):
+        value, before = (rows[number, list(numbers)].max().item() for rows in (found, first))
+        gains.append(Figure(value, before, None, _share(value - before, 1 - before)))
+        pictures.append(max(numbers, key=lambda each: found[number, each].item()))
+    best = max(range(len(own)), key=lambda number: gains[number].share or 0.0)
+    return gains[best], pictures[best]
 
 
 def _centred(levels: torch.Tensor) -> torch.Tensor:

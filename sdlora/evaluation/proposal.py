@@ -32,7 +32,7 @@ DRIFTED = 0.4
 """Drift of other things from which on they are lost."""
 WORST = 0.1
 """Least value that counts in a score: where a class is lost, it does not matter how far."""
-COPIED = 0.7
+COPIED = 0.5
 """Share of ``copies`` from which on a training image was memorised."""
 
 AlarmName = Literal["memorised", "spill", "prompts", "drift", "overfitted", "underfitted"]

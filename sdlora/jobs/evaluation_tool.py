@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sdlora.data.captions import without_trigger
 from sdlora.data.dataset import Example
 from sdlora.evaluation import evaluate as evaluation
 from sdlora.evaluation.drawing import EvaluatedAdapter
@@ -68,9 +67,7 @@ def _training_images(data: ConceptData, report: OnEvent) -> list[evaluation.Trai
     if len(examples) > most:
         report(Notice(message=f"Compares with {most} of the {len(examples)} training pictures, evenly chosen."))
         examples = _evenly(examples, most)
-    return [
-        evaluation.TrainingImage(each.path, without_trigger(each.caption, data.concept.trigger)) for each in examples
-    ]
+    return [evaluation.TrainingImage(each.path, each.caption.split("\n")[0]) for each in examples]
 
 
 def _evenly(examples: Sequence[Example], most: int) -> tuple[Example, ...]:

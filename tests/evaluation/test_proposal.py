@@ -22,7 +22,7 @@ def test_of_an_overfitted_run_the_middle_is_taken_and_the_turning_points_are_tol
     rows = [
         candidate(60, 0.4),
         candidate(120, 0.8, 0.95, 0.1),
-        candidate(180, 0.85, 0.6, 0.6),
+        candidate(180, 0.85, 0.6, 0.8),
         candidate(240, 0.9, 0.4, 0.8),
     ]
     found = propose(rows, "subject", TrainedAs())
