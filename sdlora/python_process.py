@@ -13,7 +13,7 @@ Spinning for milliseconds, the default, starves other processes; never spinning 
 cores, a step of `pocket`: 0.110 s with this, 0.136 s by default, 0.304 s with OMP_WAIT_POLICY=PASSIVE."""
 NEW_PROCESS_GROUP = 0x00000200
 """Windows' flag for what a session is elsewhere."""
-_ROOT = Path(__file__).resolve().parents[2]
+_ROOT = Path(__file__).resolve().parents[1]
 
 
 def environment() -> dict[str, str]:
