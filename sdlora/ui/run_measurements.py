@@ -71,8 +71,8 @@ def _listed(values: object) -> list[object]:
 
 
 def measurements_html(found: RunMeasurements) -> str:
-    """Return the last measurement: its pictures, and what folds out below them."""
-    if not found.pictures:
+    """Return the last measurement: its pictures, and what folds out below them. Before the first step all are alike."""
+    if not found.pictures or not found.step:
         return ""
     trained = [[one.name, f"{unlike:.2f}", f"{one.ratio:.3f}"] for one, unlike in odd_ones_first(found.pictures)]
     held_out = [[one.name, "", f"{one.ratio:.3f}"] for one in found.pictures if one.held_out]

@@ -168,6 +168,11 @@ def test_without_measurements_the_page_shows_none():
     assert measurements_html(RunMeasurements()) == "" and RunMeasurements().curve() == []
 
 
+def test_before_the_first_step_no_picture_is_listed(view_of):
+    before = view_of(started(), measured(0, 1, 1)).measured
+    assert before.pictures and measurements_html(before) == ""
+
+
 def test_a_curve_of_many_measurements_has_few_points_and_the_last():
     found = RunMeasurements()
     for number in range(1001):
