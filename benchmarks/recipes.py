@@ -37,7 +37,10 @@ BUDGET = {"style": 100, "subject": 200, "style in full": 500, "subject in full":
 """Steps of every run: a fifth and a half of the preset's. After 100 the subject is not begun to be learnt. What wins is
 tried again at the preset's own length, or at one that would make do."""
 BEFORE: Mapping[str, Mapping[str, Any]] = {
-    "style": {"train.learning_rate": 1e-3, "train.text_encoder_learning_rate": 2e-4},
+    "style": {
+        "train.learning_rate": 1e-3, "train.text_encoder_learning_rate": 2e-4,
+        "loss.weighting": "uniform", "data.caption_dropout": 0.0, "data.preserve_empty": 0.0,
+    },
     "subject": {
         "train.learning_rate": 1e-3, "train.text_encoder_learning_rate": 1e-3,
         "optimizer.name": "adamw", "schedule.name": "cosine",

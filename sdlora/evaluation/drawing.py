@@ -13,7 +13,6 @@ from typing import NamedTuple
 
 from PIL import Image
 
-from sdlora import failpoints
 from sdlora.data.images import open_image
 from sdlora.errors import DatasetError
 from sdlora.events import OnEvent, report_progress
@@ -114,7 +113,6 @@ class ImageFolder:
 
         def keep(position: int, image: Image.Image) -> None:
             write_atomic(self.path(keys[position]), partial(write_image, image))
-            failpoints.point("evaluation.image")
             kept()
 
         try:

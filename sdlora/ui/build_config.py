@@ -1,6 +1,7 @@
 """The config of a run from the form: the preset for base and kind, with the changes of the user."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from sdlora.api.models import locate_base
@@ -58,10 +59,10 @@ def data_settings(project: Project, base: str, changes: Mapping[str, Any]) -> Da
     """Return the data settings of a run on ``project`` with these ``changes``, as far as they are valid."""
     own = project.data()
     words = {f"data.{name}": getattr(own, name) for name in ("folder", "trigger", "class_name")}
-    try:
-        return TrainConfig.load(preset_for(base, own.kind), {**words, "data.prompt": "", **changes}).data
-    except SdloraError:  # The form says what is wrong.
-        return own
+    for valid in (changes, {}):  # Of wrong changes, the form says what is wrong.
+        with suppress(SdloraError):
+            return TrainConfig.load(preset_for(base, own.kind), {**words, "data.prompt": "", **valid}).data
+    return own
 
 
 def configure(

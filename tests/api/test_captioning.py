@@ -27,7 +27,7 @@ def test_a_job_that_is_stopped_keeps_what_it_wrote_and_says_so(tmp_path):
     job = caption_job(folder, CaptionSettings(threshold=0, batch_size=1), tmp_path / "data")
     with pytest.raises(FileError, match="written so far are kept"):
         for event in job:
-            if isinstance(event, Progress) and event.done > 1:
+            if isinstance(event, Progress) and event.phase == "captioning" and event.done > 1:
                 job.stop()
     assert 1 < len([*folder.glob("*.txt")]) < 400
     assert "words of a model in" in undo(folder)

@@ -79,7 +79,7 @@ def test_a_cancelled_job_keeps_what_it_wrote_for_undo(app, laid_out, monkeypatch
     stopped = False
     with pytest.raises(Exception, match="written so far are kept"):
         for event in job:
-            if not stopped and isinstance(event, Progress) and event.done:
+            if not stopped and isinstance(event, Progress) and event.phase == "captioning" and event.done:
                 job.stop()
                 stopped = True
     written = [image for image in project.images() if project.caption(image)]
