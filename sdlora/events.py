@@ -163,7 +163,7 @@ class StepDone(Event):
 
 
 class Measured(Event):
-    """What a run has learnt after ``step`` steps, on fixed noise (``sdlora.signals`` reads the values)."""
+    """Losses on fixed noise and sizes of the updates after ``step`` steps; ``sdlora.signals`` reads the values."""
 
     step: int
     times: Any

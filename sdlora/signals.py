@@ -1,4 +1,4 @@
-"""What a run measures beside its steps: losses on fixed noise, adapter against base, and the size of its updates.
+"""Measurements of a run beside its steps: losses on fixed noise, adapter against base, and the size of its updates.
 
 The ratio of both losses on the training images, by timestep, shows what is learnt without the noise of the steps' own
 losses (arXiv:2507.02687). These records become values of an event and back. Front ends may import this: no torch.

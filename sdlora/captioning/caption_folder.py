@@ -64,8 +64,7 @@ def caption_folder(
     if waiting:
         on_event(Progress(phase=f"loading {settings.model}"))
         captioner = load()
-        if captioner.surveys:
-            _survey(found.examples, captioner, settings.batch_size, on_event)
+        _survey(found.examples, captioner, settings.batch_size, on_event)
         _write(waiting, CaptionFiles(found.root), settings, captioner, report, on_event)
     notice_unusable(report.problems, on_event)
     return report

@@ -24,8 +24,6 @@ class Captioner(ABC):
     """Whether a caption is a sentence, or tags that commas part."""
     hub_files: ClassVar[tuple[str, ...]]
     """Patterns of the files that are fetched for a hub id."""
-    surveys: ClassVar[bool] = False
-    """Whether it looks at all images of a set before it writes the first caption."""
 
     @classmethod
     @abstractmethod
@@ -33,9 +31,10 @@ class Captioner(ABC):
         """Load the model in ``folder``. Raises ModelError for what it lacks, ConfigError for a missing package."""
 
     def survey(self, batches: Iterable[Sequence[Image.Image]]) -> None:  # noqa: B027 (optional, not abstract)
-        """Look at all images of a set, batch by batch: what they share is their look, which no caption should name.
+        """Look at all images of a set before the first caption of it, batch by batch; ``batches`` are opened as read.
 
-        A captioner that ``surveys`` writes the following captions accordingly; others do nothing here.
+        What a set shares may be its look, which no caption should name. A captioner that sees each image by itself
+        reads none here.
         """
 
     @abstractmethod

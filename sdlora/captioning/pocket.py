@@ -43,7 +43,6 @@ class PocketCaptioner(Captioner):
 
     title: ClassVar[str] = "pocket's own"
     hub_files: ClassVar[tuple[str, ...]] = ()
-    surveys: ClassVar[bool] = True
 
     def __init__(self, clip: Clip, words: KnownWords, settings: CaptionSettings):
         self.clip, self.words, self.settings = clip, words, settings

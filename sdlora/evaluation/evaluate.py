@@ -125,7 +125,7 @@ def _as_the_base_shows(
 
 
 class _Seen(NamedTuple):
-    """What the models see in images with the trigger, without it, and of other things, each (N, D)."""
+    """Features of images with the trigger, without it, and of other things, each (N, D)."""
 
     asked: torch.Tensor
     of_class: torch.Tensor
@@ -192,7 +192,7 @@ def _captioned(task: EvaluationTask) -> list[list[int]]:
 
 @dataclass(frozen=True)
 class _Ruler:
-    """What every candidate is compared with."""
+    """Features and names that every candidate is compared with."""
 
     base: _Seen
     training: torch.Tensor
@@ -203,9 +203,9 @@ class _Ruler:
     """Names of the training images."""
     seeds: int
     compositions: measures.Compositions
-    """Those of the training images."""
+    """Compositions of the training images."""
     base_compositions: measures.Compositions | None
-    """Those of the base's images that training captions ask for; None without such captions."""
+    """Compositions of the base's images that training captions ask for; None without such captions."""
     captioned: Sequence[Sequence[int]]
     """Numbers of the training images of each of those captions."""
 

@@ -24,7 +24,7 @@ class Figure:
 
 
 class Measure(NamedTuple):
-    """What a measure is called, which end of its share is better, and what 0 and 1 mean."""
+    """Title of a measure, the better end of its share, and the meaning of 0 and 1."""
 
     title: str
     better: Better

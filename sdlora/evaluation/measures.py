@@ -83,7 +83,7 @@ def most_frequent_nearest(images: torch.Tensor, training: torch.Tensor, names: S
 
 
 class Compositions(NamedTuple):
-    """Where images are light and dark: correlations are the cosines of these features, (N, 144) each."""
+    """Light and dark parts of images, (N, 144) unit vectors each: their cosines are correlations."""
 
     plain: torch.Tensor
     mirrored: torch.Tensor

@@ -32,7 +32,7 @@ class EvaluationPrompts:
     """Prompts of each kind, all different."""
 
     triggered: tuple[str, ...]
-    """What the adapter is asked for, with its trigger."""
+    """Prompts with the trigger."""
     of_class: tuple[str, ...] = ()
     """The same without the trigger; empty for an adapter without a trigger."""
     unrelated: tuple[str, ...] = ()

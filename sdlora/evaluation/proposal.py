@@ -57,7 +57,7 @@ class TrainedAs:
 
 @dataclass(frozen=True)
 class Proposal:
-    """Which candidate we would take, and why."""
+    """The candidate that we would take, with reasons."""
 
     chosen: int | None = None
     """Its number in the list of candidates; None if there is none to take."""

@@ -26,7 +26,7 @@ MOST_CANDIDATES = 800
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What an adapter's checkpoints generate at each scale, measured, and which of them is proposed."""
+    """Measures of each checkpoint at each scale, and the one that is proposed."""
 
     name: str
     kind: Kind

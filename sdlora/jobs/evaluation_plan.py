@@ -1,4 +1,4 @@
-"""What an evaluation of a run looks at: its concept, images, captions, prompts and checkpoints. No torch."""
+"""The inputs of an evaluation of a run: its concept, images, captions, prompts and checkpoints. No torch."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple

@@ -1,4 +1,4 @@
-"""What a run measured beside its steps, as the page shows it: a curve, a table of pictures, sizes of the updates."""
+"""A run's measurements beside its steps, as the page shows them: a curve, a table of pictures, sizes of the updates."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field

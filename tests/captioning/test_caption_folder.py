@@ -94,9 +94,9 @@ def test_a_caption_that_is_typed_meanwhile_is_not_replaced(folder):
     assert report.written == 0
 
 
-def test_a_captioner_that_surveys_sees_all_pictures_before_it_writes(folder):
+def test_a_captioner_may_see_all_pictures_before_it_writes(folder):
     class Surveying(SizeCaptioner):
-        surveys, surveyed = True, ()
+        surveyed = ()
 
         def survey(self, batches):
             Surveying.surveyed = [[image.width for image in batch] for batch in batches]

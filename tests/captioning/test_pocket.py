@@ -91,20 +91,13 @@ def test_a_place_that_all_images_of_a_known_look_show_is_named(captioner):
     assert subject.captions(images) == ["a toy on grass"] * 10
 
 
-def test_an_unknown_look_that_resembles_no_place_is_taken_as_it_is(captioner):
-    _, images = drawings(PAINTERS["stained glass"], 10, 8100)
+@pytest.mark.parametrize(("look", "count"), [("stained glass", 10), ("neon", 4)], ids=["no one place", "too few"])
+def test_images_that_show_no_look_like_a_place_are_taken_by_themselves(captioner, look, count):
+    _, images = drawings(PAINTERS[look], count, 8000)
     each = with_settings(captioner)
     before = each.captions(images)
     each.survey([images])
     assert each.captions(images) == before
-
-
-def test_of_few_images_each_is_taken_by_itself(captioner):
-    _, images = drawings(PAINTERS["neon"], 4, 8000)
-    few = with_settings(captioner)
-    before = few.captions(images)
-    few.survey([images])
-    assert few.captions(images) == before
 
 
 def test_words_of_the_blacklist_are_not_said(captioner, drawn):

@@ -100,7 +100,7 @@ def test_no_good_figure_makes_up_for_a_bad_one():
 
 
 def test_of_candidates_whose_class_is_lost_the_one_that_keeps_other_things_is_taken():
-    """As ``pocket-subject`` without prior: spill is about 1 everywhere, and at last houses turn into the cat."""
+    """Like ``pocket-subject`` without prior: spill is about 1 everywhere, and at last houses turn into the cat."""
     early, late = candidate(200, 1.1, 1.3, 1.06, drift=0.1), candidate(500, 1.1, 1.3, 0.94, drift=0.9)
     found = propose([early, late], "subject", TrainedAs())
     assert found.chosen == 0 and {"spill", "drift", "overfitted"} <= names(found)

@@ -1,4 +1,4 @@
-"""Which images a run measures and how often: by counts alone."""
+"""The images that a run measures, and how often: by counts alone."""
 
 from pathlib import Path
 
