@@ -168,7 +168,8 @@ def _measure(
     names = [example.path.name for example in task.training]
     ruler = _Ruler(
         eyes.see(base[:count]), encoders.features(training), texts, names, seeds, measures.compositions(training),
-        measures.compositions(base[count:]) if prompts.captions else None, _captioned(task),
+        measures.compositions(base[count:]) if prompts.captions else None, _described(task, encoders, training),
+        _captioned(task),
     )  # fmt: skip
     progress = report_progress(report, "measuring")
     total, found = len(task.adapters) * len(task.settings.scales), []
@@ -181,6 +182,16 @@ def _measure(
             found.append(ruler.measure(adapter, scale, eyes.see(own), probe))
             progress(len(found), total)
     return tuple(found)
+
+
+def _described(task: EvaluationTask, encoders: Encoders, training: Sequence[Image.Image]) -> measures.Described | None:
+    """Return the features of training images and their captions, if these differ from one another."""
+    captions = [without_trigger(example.caption, task.trigger) for example in task.training]
+    distinct = [number for number, caption in enumerate(captions) if caption and captions.count(caption) == 1]
+    if len(distinct) < 2:
+        return None
+    images, texts = [training[number] for number in distinct], [captions[number] for number in distinct]
+    return measures.Described(encoders.clip.images(images), encoders.clip.texts(texts))
 
 
 def _captioned(task: EvaluationTask) -> list[list[int]]:
@@ -206,6 +217,8 @@ class _Ruler:
     """Compositions of the training images."""
     base_compositions: measures.Compositions | None
     """Compositions of the base's images that training captions ask for; None without such captions."""
+    described: measures.Described | None
+    """Training images with captions that say what they show; None without such."""
     captioned: Sequence[Sequence[int]]
     """Numbers of the training images of each of those captions."""
 
@@ -217,7 +230,7 @@ class _Ruler:
         own = [number // self.seeds for number in range(len(seen.asked))]
         figures: dict[str, Figure | None] = {
             "look": measures.look(seen.asked, base.asked, training),
-            "prompts": measures.prompts_kept(seen.clip, base.clip, self.texts, own),
+            "prompts": measures.prompts_kept(seen.clip, base.clip, self.texts, own, self.described),
             "nearest": measures.nearest(seen.asked, base.asked, training),
             "diversity": measures.diversity(seen.asked, base.asked, self.seeds),
         }

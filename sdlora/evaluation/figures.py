@@ -33,7 +33,9 @@ class Measure(NamedTuple):
 
 MEASURES: Mapping[str, Measure] = {
     "look": Measure("look", "high", "0 the base, 1 as the training pictures are among themselves"),
-    "prompts": Measure("prompts kept", "high", "0 any prompt as well, 1 as the base follows them"),
+    "prompts": Measure(
+        "prompts kept", "high", "0 any prompt as well, 1 as the base, or the training pictures if those are read worse"
+    ),
     "spill": Measure("spill", "low", "without the trigger: 0 the base, 1 as the training pictures"),
     "drift": Measure("drift", "low", "other things: 0 the base's pictures, 1 as if something else had been asked for"),
     "nearest": Measure("nearest picture", "low", "0 as near as training pictures are to one another, 1 the same"),

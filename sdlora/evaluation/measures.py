@@ -32,15 +32,28 @@ def look(images: torch.Tensor, base: torch.Tensor, training: torch.Tensor) -> Fi
     return Figure(value, first, own, _share(value - first, own - first))
 
 
-def prompts_kept(images: torch.Tensor, base: torch.Tensor, texts: torch.Tensor, own: Sequence[int]) -> Figure:
+class Described(NamedTuple):
+    """Training images and the captions that describe them, CLIP's features (M, D) each."""
+
+    images: torch.Tensor
+    captions: torch.Tensor
+
+
+def prompts_kept(
+    images: torch.Tensor, base: torch.Tensor, texts: torch.Tensor, own: Sequence[int], training: Described | None = None
+) -> Figure:
     """Return CLIP-T of ``images`` (N, D) to their prompts ``texts[own[i]]``, of ``texts`` (P, D) of all prompts.
 
     share = c(images) / c(base), where c is the cosine to an image's own prompt less the mean cosine to the others: what
-    all prompts have in common with any image says nothing of whether they are followed.
+    all prompts have in common with any image says nothing of whether they are followed. CLIP may read a look worse than
+    the base's own: c of the ``training`` images to their captions counts instead of c(base) where it is less.
     """
     value, first = (clip_t(each, texts[list(own)]) for each in (images, base))
     kept, most = (_contrast(each, texts, own) for each in (images, base))
-    return Figure(value, first, None, _share(kept, most))
+    if training is None:
+        return Figure(value, first, None, _share(kept, most))
+    described = _contrast(training.images, training.captions, range(len(training.captions)))
+    return Figure(value, first, clip_t(*training), _share(kept, min(most, described)))
 
 
 def drift(images: torch.Tensor, base: torch.Tensor, others: torch.Tensor) -> Figure:
@@ -107,8 +120,8 @@ def copies(
 
     Each of ``images`` was asked for by the caption of the training images ``own[i]``, and so was each of the base's.
     The share is the largest (value - base) / (1 - base) of the correlations with one's own training image: what the
-    caption alone brings about counts for nothing. An adapter that has not memorised an image answers its caption with
-    another composition from other noise.
+    caption alone brings about counts for nothing.It tells no memorised image by itself: a
+    look, and an object that always stands in one place, have much of it too.
     """
     found, first = (each.correlations(training) for each in (images, base))
     gains, pictures = [], []

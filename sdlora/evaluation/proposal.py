@@ -1,9 +1,9 @@
 """The proposal of an evaluation: one checkpoint and scale, with reasons made of the figures. No torch.
 
-The rule has three steps. Checkpoints that memorised a training image are left out, if any did not. Of the others those
-candidates stay that none beats in look, prompts kept and, of a subject, spill and drift at once (the Pareto front). The
-one with the largest harmonic mean of look, prompts kept, 1 - spill and 1 - drift is taken: no good figure makes up for
-one that is near 0. Among those within ``AS_GOOD`` of it the one with the fewest steps wins, at the largest scale.
+Those candidates stay that none beats in look, prompts kept and, of a subject, spill and drift at once (the Pareto
+front). The one with the largest harmonic mean of look, prompts kept, 1 - spill and 1 - drift is taken: no good figure
+makes up for one that is near 0. Among those within ``AS_GOOD`` of it the one with the fewest steps wins, at the largest
+scale.
 
 A style may show without its trigger, and on other things: nobody is misled by that.
 """
@@ -27,15 +27,13 @@ STILL_LEARNING = 0.1
 SPILT = 0.75
 """Share of a subject's look without the trigger from which on its class is lost."""
 PROMPTS_LOST = 0.7
-"""Share of the base's that prompts are followed below which they are lost."""
+"""Share of ``prompts`` below which they are lost."""
 DRIFTED = 0.4
 """Drift of other things from which on they are lost."""
 WORST = 0.1
 """Least value that counts in a score: where a class is lost, it does not matter how far."""
-COPIED = 0.5
-"""Share of ``copies`` from which on a training image was memorised."""
 
-AlarmName = Literal["memorised", "spill", "prompts", "drift", "overfitted", "underfitted"]
+AlarmName = Literal["spill", "prompts", "drift", "overfitted", "underfitted"]
 
 
 class Alarm(NamedTuple):
@@ -80,16 +78,14 @@ def propose(candidates: Sequence[Candidate], kind: Kind, trained_as: TrainedAs) 
             "Nothing can be proposed: the training pictures are no nearer to each other than the base's pictures are."
         )
         return Proposal(reasons=(told,))
-    copying = {each.step for each in candidates if copies(each)}
-    own = [number for number in rated if candidates[number].step not in copying] or rated
-    front = tuple(number for number in own if not any(_beats(candidates[o], candidates[number], kind) for o in own))
+    front = tuple(number for number in rated if not any(_beats(candidates[o], candidates[number], kind) for o in rated))
     scores = {number: score(candidates[number], kind) for number in front}
     best = max(scores.values())
     as_good = [number for number in front if scores[number] >= best - AS_GOOD]
     chosen = min(as_good, key=lambda number: (candidates[number].step, -candidates[number].scale))
     by_step = _at_one_scale(candidates)
     alarms = tuple(_alarms(by_step, kind, trained_as))
-    reasons = (_taken(candidates[chosen]), *_turning_points(by_step, kind))
+    reasons = (_taken(candidates[chosen], kind), *_turning_points(by_step, kind))
     return Proposal(chosen, front, reasons, alarms)
 
 
@@ -101,11 +97,6 @@ def score(candidate: Candidate, kind: Kind) -> float:
 def as_trained(scales: Iterable[float]) -> float:
     """Return the one of ``scales`` that is nearest to 1, at which an adapter was trained; the larger of two."""
     return min(scales, key=lambda scale: (abs(scale - 1), -scale))
-
-
-def copies(candidate: Candidate) -> bool:
-    """Return whether a training image was memorised: its caption brings it back, whatever the noise."""
-    return (candidate.share("copies") or 0.0) >= COPIED
 
 
 def _goods(candidate: Candidate, kind: Kind) -> list[float]:
@@ -127,13 +118,13 @@ def _at_one_scale(candidates: Sequence[Candidate]) -> list[Candidate]:
     return sorted((each for each in candidates if each.scale == scale), key=lambda each: each.step)
 
 
-def _taken(candidate: Candidate) -> str:
+def _taken(candidate: Candidate, kind: Kind) -> str:
     """Return the sentence that says what is taken, by its figures."""
     look, prompts, spill = (candidate.share(name) for name in ("look", "prompts", "spill"))
     facts = [f"it has {look or 0:.0%} of the look of the training pictures"]
     if prompts is not None:
-        facts.append(f"follows prompts {prompts:.0%} as well as the base")
-    if spill is not None:
+        facts.append(f"keeps {prompts:.0%} of the prompt fidelity that can be had")
+    if spill is not None and kind == "subject":
         facts.append(f"shows {max(0.0, spill):.0%} of the look without the trigger")
     told = f"{', '.join(facts[:-1])} and {facts[-1]}" if len(facts) > 1 else facts[0]
     return f"We would take step {candidate.step} at scale {candidate.scale:g}: {told}."
@@ -142,9 +133,8 @@ def _taken(candidate: Candidate) -> str:
 def _turning_points(by_step: Sequence[Candidate], kind: Kind) -> Iterator[str]:
     """Yield a sentence for each step from which on something is wrong up to the last one, at the scale of training."""
     points: list[tuple[Callable[[Candidate], bool], Callable[[Candidate], str]]] = [
-        (copies, lambda each: f"pictures copy {each.copied}"),
         (lambda each: _spills(each, kind), lambda each: f"the class turns into the subject ({_told(each, 'spill')})"),
-        (_loses_prompts, lambda each: f"prompts are lost ({_told(each, 'prompts')} of the base's)"),
+        (_loses_prompts, lambda each: f"prompts are lost ({_told(each, 'prompts')} of what can be had)"),
         (
             lambda each: _drifts(each, kind),
             lambda each: f"other things change ({_told(each, 'drift')} as far as to another thing)",
@@ -171,10 +161,6 @@ def _first_for_good(by_step: Sequence[Candidate], is_wrong: Callable[[Candidate]
 def _alarms(by_step: Sequence[Candidate], kind: Kind, trained_as: TrainedAs) -> Iterator[Alarm]:
     """Yield what is wrong with the last checkpoint at the scale of training."""
     last = by_step[-1]
-    if copies(last):
-        told = f"its caption brings {last.copied} back, whatever the noise ({_told(last, 'copies')} of a copy)"
-        remedy = "Show that picture less often (its repeats), add others, and describe in captions what differs"
-        yield Alarm("memorised", f"Memorised: {told}.", f"{remedy}.")
     if _spills(last, kind):
         told = f"{_told(last, 'spill')} of the look shows without the trigger"
         yield Alarm("spill", f"Spill: {told}.", _spill_remedy(trained_as))
@@ -182,7 +168,7 @@ def _alarms(by_step: Sequence[Candidate], kind: Kind, trained_as: TrainedAs) -> 
         remedy = "Take a checkpoint with fewer steps, or a lower train.learning_rate"
         if not trained_as.captions:
             remedy = "Write captions (sdlora caption): what they name is not learnt with the look"
-        yield Alarm("prompts", f"Prompts lost: {_told(last, 'prompts')} of the base's are kept.", f"{remedy}.")
+        yield Alarm("prompts", f"Prompts lost: {_told(last, 'prompts')} of what can be had is kept.", f"{remedy}.")
     if _drifts(last, kind):
         told = f"things that were not trained change, {_told(last, 'drift')} as far as to another thing"
         yield Alarm("drift", f"Drift: {told}.", "Take a lower scale, fewer steps, or prior preservation.")

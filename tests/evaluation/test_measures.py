@@ -50,6 +50,17 @@ def test_prompts_kept_is_the_share_of_the_bases_margin_over_other_prompts():
     assert found.value == pytest.approx(1 / math.sqrt(3)) and found.base > found.value
 
 
+def test_prompts_are_kept_where_images_are_read_as_well_as_the_training_pictures():
+    """CLIP reads a look worse than the base's own, or a training picture better than the base: the lesser counts."""
+    texts = torch.eye(3)
+    blurred, sharp = (torch.nn.functional.normalize(torch.eye(3) + each, dim=1) for each in (1.0, 0.1))
+    poor, good = (measures.Described(each, texts) for each in (blurred, torch.eye(3)))
+    assert measures.prompts_kept(blurred, sharp, texts, [0, 1, 2]).share < 0.7
+    kept = measures.prompts_kept(blurred, sharp, texts, [0, 1, 2], poor)
+    assert kept.share == pytest.approx(1) and kept.training == pytest.approx(kept.value)
+    assert measures.prompts_kept(blurred, sharp, texts, [0, 1, 2], good).share < 0.7
+
+
 def test_drift_is_1_where_images_change_as_if_another_thing_had_been_asked_for():
     base, others = at(0, 10), at(60, 70)
     assert measures.drift(base, base, others).share == pytest.approx(0, abs=1e-4)

@@ -29,7 +29,7 @@ def test_of_an_overfitted_run_the_middle_is_taken_and_the_turning_points_are_tol
     assert found.chosen == 1
     assert found.reasons[0].startswith("We would take step 120 at scale 1: it has 80% of the look")
     assert "From step 180 on the class turns into the subject (80%)." in found.reasons
-    assert "From step 180 on prompts are lost (40% of the base's)." in found.reasons
+    assert "From step 180 on prompts are lost (40% of what can be had)." in found.reasons
     assert "Up to step 60 the look is hardly there (40%)." in found.reasons
     assert {"overfitted", "spill", "prompts"} <= names(found)
     spill, *_ = (alarm for alarm in found.alarms if alarm.name == "spill")
@@ -49,20 +49,11 @@ def test_a_look_that_still_grows_is_told():
     assert found.chosen == 1 and "still grew by 25%" in found.alarms[0].text
 
 
-def test_a_checkpoint_that_copies_is_left_out_at_every_scale_and_the_picture_is_named():
-    """Only one scale is asked for training captions."""
-    late = [candidate(150, 1.0, scale=0.8), candidate(150, 1.0, copies=0.95)]
-    rows = [candidate(50, 0.7, copies=0.2), candidate(100, 0.9, copies=0.3), *late]
+def test_a_composition_like_that_of_a_training_picture_decides_nothing():
+    """A healthy run of stained glass has 0.6 of it."""
+    rows = [candidate(50, 0.7, copies=0.2), candidate(100, 0.9, copies=0.9)]
     found = propose(rows, "style", TRAINED)
-    assert found.chosen == 1 and not {2, 3} & {*found.front}
-    assert "From step 150 on pictures copy 03.png." in found.reasons
-    alarm = next(alarm for alarm in found.alarms if alarm.name == "memorised")
-    assert "03.png" in alarm.text and "repeats" in alarm.remedy
-
-
-def test_where_all_checkpoints_copy_one_is_proposed_with_an_alarm():
-    found = propose([candidate(50, 0.7, copies=0.9), candidate(100, 0.9, copies=0.9)], "style", TRAINED)
-    assert found.chosen == 1 and "memorised" in names(found)
+    assert found.chosen == 1 and not {name for name in names(found) if name != "underfitted"}
 
 
 def test_of_equal_candidates_the_fewest_steps_at_the_largest_scale_are_taken():
