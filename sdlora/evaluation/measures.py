@@ -120,8 +120,8 @@ def copies(
 
     Each of ``images`` was asked for by the caption of the training images ``own[i]``, and so was each of the base's.
     The share is the largest (value - base) / (1 - base) of the correlations with one's own training image: what the
-    caption alone brings about counts for nothing.It tells no memorised image by itself: a
-    look, and an object that always stands in one place, have much of it too.
+    caption alone brings about counts for nothing. It tells no memorised image by itself: a look, and an object that
+    always stands in one place, have much of it too.
     """
     found, first = (each.correlations(training) for each in (images, base))
     gains, pictures = [], []
