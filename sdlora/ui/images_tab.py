@@ -22,7 +22,7 @@ from sdlora.ui.app_state import AppState
 from sdlora.ui.build_config import data_settings, suggested_words
 from sdlora.ui.caption_cards import findings_list, render_cards
 from sdlora.ui.caption_reading import HINT
-from sdlora.ui.listeners import EVERY, HIDDEN, PRIVATE, PROGRESS, Values
+from sdlora.ui.listeners import EVERY, HIDDEN, PRIVATE, PROGRESS, RENDER, Values
 from sdlora.ui.page_html import note
 from sdlora.ui.project_panel import ImagesTab, projects_beside, word_values
 from sdlora.ui.tag_table import tag_table
@@ -68,10 +68,10 @@ def build(app: AppState, demo: gr.Blocks) -> ImagesTab:
     auto_mask_panel.wire(app, tab, auto_masks)
     mask_panel.wire(app, tab, masks)
     with cards:
-        # One listener for both changes: Gradio fails on two renders of one visitor at a time.
+        # One listener for both changes, so that the newest of them waits.
         changes = [tab.open_project.change, tab.images_version.change]
         inputs = [tab.project, tab.images_version, tab.captions_version]
-        gr.render(inputs, changes, show_progress="hidden", trigger_mode="always_last")(
+        gr.render(inputs, changes, trigger_mode="always_last", **RENDER)(
             partial(render_cards, app.data_dir, tab, masks)
         )
     return tab

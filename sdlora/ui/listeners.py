@@ -24,6 +24,8 @@ that wait would trigger each other without end.
 """
 EVERY: dict[str, Any] = {**HIDDEN, "trigger_mode": "multiple"}
 """Run for every event: for the quick listeners of an event that also has one with ``LAST``."""
+RENDER: dict[str, Any] = {"show_progress": "hidden", "concurrency_id": "render", "concurrency_limit": 1}
+"""Options of every ``gr.render``: one runs at a time, as visitors share what Gradio (6.31) keeps between two."""
 
 PROGRESS = gr.Progress()
 """Default argument by which Gradio passes a handler its progress bar."""

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import gradio as gr
-from gradio.blocks import BlockFunction
+from gradio.blocks import Block, BlockFunction
 from gradio.exceptions import InvalidPathError
 
 from sdlora.formatting import one_line, pluralize
@@ -19,6 +19,10 @@ LONGEST = 500
 
 class PageBlocks(gr.Blocks):
     """The page's blocks."""
+
+    def __init__(self, **options: Any):
+        super().__init__(**options)
+        self.blocks = _Elements(self.blocks)
 
     async def preprocess_data(
         self, block_fn: BlockFunction, inputs: list[Any], state: Any, explicit_call: bool = False
@@ -40,6 +44,17 @@ class PageBlocks(gr.Blocks):
         except Exception as error:
             sentence = f"This call failed ({type(error).__name__}); the output of the server has the details."
             raise gr.Error(sentence) from error
+
+
+class _Elements(dict[int, Block]):
+    """Elements of a page by number, of which each visitor has a copy.
+
+    A render walks through them while other calls of the visitor, in other threads, may add one.
+    """
+
+    def values(self) -> list[Block]:  # type: ignore[override]
+        """Return the elements as they are now."""
+        return list(super().values())
 
 
 def _problem(function: BlockFunction, inputs: Sequence[Any], error: Exception) -> str:

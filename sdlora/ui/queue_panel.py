@@ -9,7 +9,7 @@ from sdlora.api.training import estimate_run
 from sdlora.errors import SdloraError
 from sdlora.ui import build_config, page_html, run_html
 from sdlora.ui.app_state import AppState
-from sdlora.ui.listeners import HIDDEN
+from sdlora.ui.listeners import HIDDEN, RENDER
 
 Act = Literal["first", "up", "down", "cancel"]
 Row = tuple[str, str]
@@ -19,7 +19,7 @@ Row = tuple[str, str]
 def build(app: AppState, message: gr.HTML) -> gr.State:
     """Lay the list out; it shows the state that is returned, which ``rows`` fills."""
     shown = gr.State([])
-    gr.render(shown, show_progress="hidden")(partial(_list, app, shown, message))
+    gr.render(shown, **RENDER)(partial(_list, app, shown, message))
     return shown
 
 

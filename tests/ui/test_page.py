@@ -4,6 +4,7 @@ from collections import Counter
 
 import gradio as gr
 import pytest
+from gradio.state_holder import SessionState
 
 from sdlora.data.projects import Project, ProjectInfo
 from sdlora.ui import images_tab, page, project_panel
@@ -73,10 +74,26 @@ def test_every_field_for_text_starts_as_text(blocks):
 
 
 def test_of_the_listeners_of_an_event_one_waits_at_most(blocks):
-    """Two that do wake each other for ever: see ``sdlora/ui/wiring.py``."""
+    """Two that do wake each other for ever: see ``sdlora/ui/listeners.py``."""
     waiting = Counter(
         target for listener in blocks.fns.values() if listener.trigger_mode == "always_last"
         for target in listener.targets
     )  # fmt: skip
     assert len(waiting) > 50
     assert [target for target, number in waiting.items() if number > 1] == []
+
+
+def test_renders_run_one_at_a_time(blocks):
+    """What Gradio keeps of one between its renders is shared by all visitors."""
+    renders = [listener for listener in blocks.fns.values() if listener.renderable is not None]
+    assert len(renders) > 1
+    assert {(render.concurrency_id, render.concurrency_limit) for render in renders} == {("render", 1)}
+
+
+def test_an_element_may_be_added_while_a_render_walks_through_them(blocks):
+    """The cards of the pictures do not appear after a render that failed."""
+    visitor = SessionState(blocks).blocks_config
+    number = len(visitor.blocks)
+    for walked, element in enumerate(visitor.blocks.values()):
+        visitor.blocks[-1 - walked] = element
+    assert number > 500 and len(visitor.blocks) == 2 * number
