@@ -8,7 +8,7 @@ Everything is seeded: the same files on every machine with the same Pillow and n
 """
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -123,13 +123,18 @@ def _hat(tilt: float) -> list[Part]:
 
 
 def draw_subject(
-    place: str, style: str, seed: int, size: int = SIZE, colours: Mapping[Colour, Colour] | None = None
+    place: str,
+    style: str,
+    seed: int,
+    size: int = SIZE,
+    colours: Mapping[Colour, Colour] | None = None,
+    subject: Callable[[np.random.Generator], list[Shape]] = odd_cat,
 ) -> Image.Image:
     """The subject at a place, in one of the world's styles; with other ``colours`` it is another subject."""
     rng, others = np.random.default_rng([31, seed]), colours or {}
     backdrop, horizon = PLACES[place](rng)
-    cat = [replace(shape, colour=others.get(shape.colour, shape.colour)) for shape in odd_cat(rng)]
-    thing = world.place_object(cat, horizon, rng)
+    shapes = [replace(shape, colour=others.get(shape.colour, shape.colour)) for shape in subject(rng)]
+    thing = world.place_object(shapes, horizon, rng)
     shadow = [] if horizon is None else [world.shadow(backdrop, thing)]
     return PAINTERS[style]([*backdrop, *shadow, *thing], rng, size)
 

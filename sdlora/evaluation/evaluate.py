@@ -34,6 +34,8 @@ from sdlora.generation.studio import Studio
 
 MOST_TRAINING_IMAGES = 200
 """Training images that generated ones are compared with; of more, as many are taken evenly."""
+COPY_SEEDS = 3
+"""Images of each training caption: what comes from each of them is memorised."""
 
 
 @dataclass(frozen=True)
@@ -89,12 +91,12 @@ def evaluate(task: EvaluationTask, report: OnEvent) -> Evaluation:
 def _wanted(task: EvaluationTask) -> Wanted:
     """Return the images of all candidates; then, at one scale, those that training captions ask for."""
     settings, prompts = task.settings, task.prompts
-    seeds = range(settings.seed, settings.seed + settings.seeds)
+    seeds, copy_seeds = (range(settings.seed, settings.seed + count) for count in (settings.seeds, COPY_SEEDS))
     found: dict[EvaluatedAdapter | None, Sequence[ImageKey]] = {}
     for each in (None, *task.adapters):
         scales = settings.scales if each else (0.0,)
         asked = image_keys(each, scales, prompts.all, seeds)
-        found[each] = [*asked, *image_keys(each, [as_trained(scales)], prompts.captions, seeds[:1])]
+        found[each] = [*asked, *image_keys(each, [as_trained(scales)], prompts.captions, copy_seeds)]
     return found
 
 
@@ -167,8 +169,8 @@ def _measure(
     texts = encoders.clip.texts([without_trigger(text, task.trigger) for text in distinct])
     names = [example.path.name for example in task.training]
     ruler = _Ruler(
-        eyes.see(base[:count]), encoders.features(training), texts, names, seeds, measures.compositions(training),
-        measures.compositions(base[count:]) if prompts.captions else None, _described(task, encoders, training),
+        eyes.see(base[:count]), encoders.features(training), texts, names, seeds, measures.details(training),
+        measures.details(base[count:]) if prompts.captions else None, _described(task, encoders, training),
         _captioned(task),
     )  # fmt: skip
     progress = report_progress(report, "measuring")
@@ -195,10 +197,10 @@ def _described(task: EvaluationTask, encoders: Encoders, training: Sequence[Imag
 
 
 def _captioned(task: EvaluationTask) -> list[list[int]]:
-    """Return the numbers of the training images of each caption that is asked for; of all, where many hide them."""
+    """Return for each image that a caption asks for the numbers of its training images; of all, if many hide them."""
     captions = [example.caption for example in task.training]
     found = ([n for n, own in enumerate(captions) if own == caption] for caption in task.prompts.captions)
-    return [numbers or [*range(len(captions))] for numbers in found]
+    return [numbers or [*range(len(captions))] for numbers in found for _ in range(COPY_SEEDS)]
 
 
 @dataclass(frozen=True)
@@ -213,14 +215,14 @@ class _Ruler:
     names: Sequence[str]
     """Names of the training images."""
     seeds: int
-    compositions: measures.Compositions
-    """Compositions of the training images."""
-    base_compositions: measures.Compositions | None
-    """Compositions of the base's images that training captions ask for; None without such captions."""
+    details: measures.Details
+    """Details of the training images."""
+    base_details: measures.Details | None
+    """Details of the base's images that training captions ask for; None without such captions."""
     described: measures.Described | None
     """Training images with captions that say what they show; None without such."""
     captioned: Sequence[Sequence[int]]
-    """Numbers of the training images of each of those captions."""
+    """Numbers of the training images of each of those."""
 
     def measure(
         self, adapter: EvaluatedAdapter, scale: float, seen: _Seen, asked_by_captions: Sequence[Image.Image]
@@ -240,11 +242,9 @@ class _Ruler:
             others = torch.cat([base.asked, base.of_class])
             figures["drift"] = measures.drift(seen.unrelated, base.unrelated, others)
         copied = ""
-        if asked_by_captions and self.base_compositions:
-            found = measures.compositions(asked_by_captions)
-            figures["copies"], picture = measures.copies(
-                found, self.base_compositions, self.compositions, self.captioned
-            )
+        if asked_by_captions and self.base_details:
+            found = measures.details(asked_by_captions)
+            figures["copies"], picture = measures.copies(found, self.base_details, self.details, self.captioned)
             copied = self.names[picture]
         taken = {name: figure for name, figure in figures.items() if figure is not None}
         nearest = measures.most_frequent_nearest(seen.asked, training, self.names)

@@ -40,7 +40,7 @@ MEASURES: Mapping[str, Measure] = {
     "drift": Measure("drift", "low", "other things: 0 the base's pictures, 1 as if something else had been asked for"),
     "nearest": Measure("nearest picture", "low", "0 as near as training pictures are to one another, 1 the same"),
     "copies": Measure(
-        "copies", "low", "asked for by training captions: 0 a composition as the base's, 1 the training picture"
+        "copies", "low", "asked for by training captions: 0 as near to their pictures as the base's, 1 the same details"
     ),
     "diversity": Measure("diversity", "high", "0 one picture a prompt, 1 as different as the base's"),
 }
@@ -59,7 +59,7 @@ class Candidate:
     nearest: str = ""
     """Name of the training image that most of its images are nearest to."""
     copied: str = ""
-    """Name of the training image that it copies most nearly when asked for by captions; empty where none was asked."""
+    """Name of the training image that it comes nearest to when asked for by captions; empty where none was asked."""
 
     def share(self, measure: str) -> float | None:
         """Return the share of a measure; None if it was not taken."""

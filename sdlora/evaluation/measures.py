@@ -4,7 +4,9 @@ Each ``Figure`` has the base's value beside the adapter's, the training images' 
 that has the same meaning for every model that compares images. Written below with cos for the mean cosine.
 """
 
+from collections import Counter
 from collections.abc import Sequence
+from statistics import fmean
 from typing import NamedTuple
 
 import numpy as np
@@ -16,8 +18,8 @@ from sdlora.evaluation.figures import Figure
 
 LEAST_GAP = 1e-3
 """Least distance of two cosines whose share can be told from rounding."""
-THUMBNAIL = 12
-"""Side in pixels of the luminance by which compositions are compared."""
+FINE, COARSE = 32, 8
+"""Sides in pixels of the luminance by which pictures are compared, and of what is taken off it: place and look."""
 
 
 def look(images: torch.Tensor, base: torch.Tensor, training: torch.Tensor) -> Figure:
@@ -95,42 +97,55 @@ def most_frequent_nearest(images: torch.Tensor, training: torch.Tensor, names: S
     return names[int(torch.bincount((images @ training.T).argmax(1), minlength=len(training)).argmax())]
 
 
-class Compositions(NamedTuple):
-    """Light and dark parts of images, (N, 144) unit vectors each: their cosines are correlations."""
+class Details(NamedTuple):
+    """Details of images, (N, 1024) unit vectors each: their cosines are correlations."""
 
     plain: torch.Tensor
     mirrored: torch.Tensor
 
-    def correlations(self, others: "Compositions") -> torch.Tensor:
+    def correlations(self, others: "Details") -> torch.Tensor:
         """Return the correlation (N, M) of each image with each of ``others`` or its mirror image."""
         return torch.maximum(self.plain @ others.plain.T, self.plain @ others.mirrored.T)
 
 
-def compositions(images: Sequence[Image.Image]) -> Compositions:
-    """Return the luminance of small squares of images, without its mean, as unit vectors."""
-    small = [image.convert("L").resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX) for image in images]
-    levels = torch.from_numpy(np.stack([np.asarray(each, np.float32) for each in small]))
-    return Compositions(*(_centred(each.flatten(1)) for each in (levels, levels.flip(2))))
+def details(images: Sequence[Image.Image]) -> Details:
+    """Return the luminance of images at 32 x 32 px, without what 8 x 8 px show of it, as unit vectors.
 
-
-def copies(
-    images: Compositions, base: Compositions, training: Compositions, own: Sequence[Sequence[int]]
-) -> tuple[Figure, int]:
-    """Return how nearly one of ``images`` is a copy, and the number of the training image that it copies.
-
-    Each of ``images`` was asked for by the caption of the training images ``own[i]``, and so was each of the base's.
-    The share is the largest (value - base) / (1 - base) of the correlations with one's own training image: what the
-    caption alone brings about counts for nothing. It tells no memorised image by itself: a look, and an object that
-    always stands in one place, have much of it too.
+    What is coarser than that is alike wherever the same thing stands in the same place.
     """
-    found, first = (each.correlations(training) for each in (images, base))
-    gains, pictures = [], []
-    for number, numbers in enumerate(own):
-        value, before = (rows[number, list(numbers)].max().item() for rows in (found, first))
-        gains.append(Figure(value, before, None, _share(value - before, 1 - before)))
-        pictures.append(max(numbers, key=lambda each: found[number, each].item()))
-    best = max(range(len(own)), key=lambda number: gains[number].share or 0.0)
-    return gains[best], pictures[best]
+    left = torch.from_numpy(np.stack([_shrunk(image, FINE) - _shrunk(image, COARSE) for image in images]))
+    return Details(*(_centred(each.flatten(1)) for each in (left, left.flip(2))))
+
+
+def copies(images: Details, base: Details, training: Details, own: Sequence[Sequence[int]]) -> tuple[Figure, int]:
+    """Return how nearly images are copies, and the number of the training image that they copy.
+
+    Each of ``images`` was asked for by the caption of the training images ``own[i]``, and so was each of the base's;
+    those of one caption are from several seeds. Compared is each with the nearest of its own training images. The share
+    is (value - base) / (1 - base) of the mean correlations of a caption, the largest of any: a memorised image comes
+    from every noise; of any other, some noise gives one that is like it by chance.
+    """
+    found, first = ([_largest(row, numbers) for row, numbers in zip(each.correlations(training), own, strict=True)]
+                    for each in (images, base))  # fmt: skip
+    figures: list[tuple[Figure, int]] = []
+    for numbers in dict.fromkeys(map(tuple, own)):
+        rows = [row for row, its in enumerate(own) if tuple(its) == numbers]
+        value, before = (fmean(each[row][0] for row in rows) for each in (found, first))
+        picture = Counter(found[row][1] for row in rows).most_common(1)[0][0]
+        figures.append((Figure(value, before, None, _share(value - before, 1 - before)), picture))
+    return max(figures, key=lambda pair: pair[0].share or 0.0)
+
+
+def _largest(row: torch.Tensor, numbers: Sequence[int]) -> tuple[float, int]:
+    """Return the largest of the correlations ``row`` with these training images, and the number of that image."""
+    best = max(numbers, key=lambda number: row[number].item())
+    return row[best].item(), best
+
+
+def _shrunk(image: Image.Image, side: int) -> np.ndarray:
+    """Return the luminance, float32 (32, 32), of what is left of ``image`` at ``side`` x ``side`` px."""
+    small = image.convert("L").resize((side, side), Image.Resampling.BOX)
+    return np.asarray(small.resize((FINE, FINE), Image.Resampling.BICUBIC), np.float32)
 
 
 def _centred(levels: torch.Tensor) -> torch.Tensor:

@@ -2,8 +2,8 @@
 
 Those candidates stay that none beats in look, prompts kept and, of a subject, spill and drift at once (the Pareto
 front). The one with the largest harmonic mean of look, prompts kept, 1 - spill and 1 - drift is taken: no good figure
-makes up for one that is near 0. Among those within ``AS_GOOD`` of it the one with the fewest steps wins, at the largest
-scale.
+makes up for one that is near 0. The look of one that copies a training image counts times 1 - copies. Among those
+within ``AS_GOOD`` of the best the one with the fewest steps wins, at the largest scale.
 
 A style may show without its trigger, and on other things: nobody is misled by that.
 """
@@ -30,10 +30,14 @@ PROMPTS_LOST = 0.7
 """Share of ``prompts`` below which they are lost."""
 DRIFTED = 0.4
 """Drift of other things from which on they are lost."""
+COPIED = 0.5
+"""Share of ``copies`` from which on a training image is memorised."""
 WORST = 0.1
 """Least value that counts in a score: where a class is lost, it does not matter how far."""
 
-AlarmName = Literal["spill", "prompts", "drift", "overfitted", "underfitted"]
+COPIES_REMEDY = "Remove copies of it, train fewer steps, or take more pictures: it is seen too often."
+
+AlarmName = Literal["copies", "spill", "prompts", "drift", "overfitted", "underfitted"]
 
 
 class Alarm(NamedTuple):
@@ -100,10 +104,11 @@ def as_trained(scales: Iterable[float]) -> float:
 
 
 def _goods(candidate: Candidate, kind: Kind) -> list[float]:
-    """Return the shares that a proposal weighs, the more the better; one that was not taken counts as perfect."""
+    """Return the shares that a proposal weighs, the more the better; prompts that were not measured count as kept."""
     look, prompts, spill, drift = (candidate.share(name) for name in ("look", "prompts", "spill", "drift"))
     kept = 1.0 if prompts is None else prompts
-    return [look or 0.0, kept, *([1.0 - (spill or 0.0), 1.0 - (drift or 0.0)] if kind == "subject" else [])]
+    own = (look or 0.0) * (1.0 - (candidate.share("copies") or 0.0) if _copies(candidate) else 1.0)
+    return [own, kept, *([1.0 - (spill or 0.0), 1.0 - (drift or 0.0)] if kind == "subject" else [])]
 
 
 def _beats(one: Candidate, other: Candidate, kind: Kind) -> bool:
@@ -133,6 +138,7 @@ def _taken(candidate: Candidate, kind: Kind) -> str:
 def _turning_points(by_step: Sequence[Candidate], kind: Kind) -> Iterator[str]:
     """Yield a sentence for each step from which on something is wrong up to the last one, at the scale of training."""
     points: list[tuple[Callable[[Candidate], bool], Callable[[Candidate], str]]] = [
+        (_copies, lambda each: f"pictures copy {each.copied} when its caption asks for them ({_told(each, 'copies')})"),
         (lambda each: _spills(each, kind), lambda each: f"the class turns into the subject ({_told(each, 'spill')})"),
         (_loses_prompts, lambda each: f"prompts are lost ({_told(each, 'prompts')} of what can be had)"),
         (
@@ -161,6 +167,9 @@ def _first_for_good(by_step: Sequence[Candidate], is_wrong: Callable[[Candidate]
 def _alarms(by_step: Sequence[Candidate], kind: Kind, trained_as: TrainedAs) -> Iterator[Alarm]:
     """Yield what is wrong with the last checkpoint at the scale of training."""
     last = by_step[-1]
+    if _copies(last):
+        told = f"asked for by its caption, {last.copied} comes from every noise ({_told(last, 'copies')})"
+        yield Alarm("copies", f"Memorised: {told}.", COPIES_REMEDY)
     if _spills(last, kind):
         told = f"{_told(last, 'spill')} of the look shows without the trigger"
         yield Alarm("spill", f"Spill: {told}.", _spill_remedy(trained_as))
@@ -191,6 +200,10 @@ def _fit_alarms(by_step: Sequence[Candidate], kind: Kind) -> Iterator[Alarm]:
     elif len(by_step) > 1 and gain > STILL_LEARNING and best is last:
         told = f"the look still grew by {gain:.0%} up to the last step"
         yield Alarm("underfitted", f"Still learning: {told}.", f"Try train.steps = {3 * last.step // 2}.")
+
+
+def _copies(candidate: Candidate) -> bool:
+    return (candidate.share("copies") or 0) >= COPIED
 
 
 def _spill_remedy(trained_as: TrainedAs) -> str:

@@ -103,7 +103,7 @@ TRAINING_SCENES = [scene(5), scene(28, top=50)]
 def copies(*images):
     """The figure of copies among ``images``, asked for by the captions of the two scenes, and the scene copied."""
     base = [scene(28), scene(45, top=30)]
-    return measures.copies(*map(measures.compositions, (images, base, TRAINING_SCENES)), [[0], [1]])
+    return measures.copies(*map(measures.details, (images, base, TRAINING_SCENES)), [[0], [1]])
 
 
 def test_a_copy_is_told_whatever_its_colours_and_its_side():
@@ -119,6 +119,6 @@ def test_what_the_base_makes_of_a_caption_is_no_copy():
 
 
 def test_of_several_images_of_a_caption_the_nearest_is_named():
-    asked, base = measures.compositions([scene(28, top=50)]), measures.compositions([scene(28)])
-    figure, picture = measures.copies(asked, base, measures.compositions(TRAINING_SCENES), [[0, 1]])
+    asked, base = measures.details([scene(28, top=50)]), measures.details([scene(28)])
+    figure, picture = measures.copies(asked, base, measures.details(TRAINING_SCENES), [[0, 1]])
     assert picture == 1 and figure.share == pytest.approx(1)

@@ -49,11 +49,18 @@ def test_a_look_that_still_grows_is_told():
     assert found.chosen == 1 and "still grew by 25%" in found.alarms[0].text
 
 
-def test_a_composition_like_that_of_a_training_picture_decides_nothing():
-    """A healthy run of stained glass has 0.6 of it."""
-    rows = [candidate(50, 0.7, copies=0.2), candidate(100, 0.9, copies=0.9)]
+def test_a_memorised_picture_is_told_and_counts_where_it_was_found():
+    rows = [candidate(50, 0.8, copies=0.3), candidate(100, 0.9, copies=0.7), candidate(100, 0.85, scale=0.8)]
     found = propose(rows, "style", TRAINED)
-    assert found.chosen == 1 and not {name for name in names(found) if name != "underfitted"}
+    assert found.chosen == 2 and "copies" in names(found)
+    assert "From step 100 on pictures copy 03.png" in " ".join(found.reasons)
+
+
+def test_a_picture_that_is_like_a_training_picture_is_no_copy():
+    """Healthy runs have up to 0.3 of it."""
+    rows = [candidate(50, 0.7, copies=0.2), candidate(100, 0.9, copies=0.45)]
+    found = propose(rows, "style", TRAINED)
+    assert found.chosen == 1 and "copies" not in names(found)
 
 
 def test_of_equal_candidates_the_fewest_steps_at_the_largest_scale_are_taken():

@@ -50,7 +50,7 @@ def _targets(labels: list[tuple[str, ...]]) -> torch.Tensor:
     return torch.tensor([[values.index(x) for x, values in zip(row, ASPECTS.values(), strict=True)] for row in labels])
 
 
-def _blurred(pixels: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
+def blurred(pixels: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
     """Some drawings softened, noisy, shifted in tone: generated pictures are never as clean as drawn ones."""
     if rng.random() < 0.5:
         pixels = pixels.flip(3)
@@ -98,7 +98,7 @@ def trained(
         pool = shown[step % len(shown)]
         chosen = rng.integers(len(pool), size=PLAN.batch)
         targets = _targets(pool.labels(chosen))
-        logits = split(model(_blurred(vae.pixels(pool.pictures(chosen)), rng))).items()
+        logits = split(model(blurred(vae.pixels(pool.pictures(chosen)), rng))).items()
         parts = [(part, targets[:, i]) for i, (aspect, part) in enumerate(logits) if aspect in aspects]
         return sum(nn.functional.cross_entropy(part, target) for part, target in parts)
 
