@@ -131,10 +131,9 @@ def measured(options: argparse.Namespace) -> list[dict[str, Any]]:
     done = {(one["kind"], one["seed"]) for one in found}
     asked = [(kind, seed) for seed in range(options.seeds) for kind in options.kinds]
     missing = [each for each in asked if each not in done]
-    truths: dict[str, Truth] = {}
-    if any(kind.endswith("too long") for kind, _ in missing):
-        studio, model = Studio("pocket"), AutoencoderKL.from_pretrained(FOLDER / "vae").eval()
-        truths = {name: Truth(name, options.work, studio, model) for name in SUBJECTS}
+    classes = {KINDS[kind].class_name for kind, _ in missing if kind.endswith("too long")}
+    studio, model = Studio("pocket"), AutoencoderKL.from_pretrained(FOLDER / "vae").eval()
+    truths = {name: Truth(name, options.work, studio, model) for name in classes}
     for kind, seed in missing:
         found.append(outcome(kind, seed, options.work, truths))
         with open(kept, "a", encoding="utf-8") as file:
