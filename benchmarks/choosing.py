@@ -4,7 +4,7 @@ Runs of which it is known what is wrong with them (``benchmarks.choosing_runs``)
 does. Of a run that is too long, the *regret* is told: how much worse the proposed checkpoint and scale are than the
 best candidate, as a share of that one, by a truth that shares nothing with the evaluation. A network that was trained
 on true drawings of the subject reads it (``tools.subject_reader``) in images of other prompts and noise: with the
-trigger (the subject, and the place that was asked for), without it (the class must not show it), and of other things.
+trigger (the subject at the place that was asked for), without it (another member of the class), and of other things.
 Of the other runs, alarms are told; of the run with a picture of another subject, at which place its loss puts that one.
 
 Outcomes are kept in ``--work``, from which an interrupted measurement goes on.
@@ -15,7 +15,7 @@ import json
 import sys
 import time
 from pathlib import Path
-from statistics import harmonic_mean
+from statistics import fmean
 from typing import Any
 
 from diffusers import AutoencoderKL
@@ -23,18 +23,21 @@ from diffusers import AutoencoderKL
 from benchmarks.choosing_runs import KINDS, SUBJECTS, finished_run, odd_one, repeated_one
 from benchmarks.report import columns, result, spread
 from sdlora.api.evaluation import Candidate, Evaluation, EvaluationSettings, evaluate_run
-from sdlora.evaluation.proposal import WORST
 from sdlora.events import Measured, RunFinished
 from sdlora.generation.studio import Studio
 from sdlora.signals import odd_ones_first, read_pictures
 from sdlora.storage.run_folder import Run
 from tools.pocket import world
 from tools.pocket.train import FOLDER
+from tools.subject_reader import KINDS as KINDS_READ
 from tools.subject_reader import SubjectReader
 
 COMPARED = (75, 150, 225, 300, 450, 600)
 """Checkpoints of a run that is too long."""
-OTHERS = ("a red boat on water", "a blue car in the city", "a green tree on snow")
+OTHERS = (
+    ("red", "mushroom"), ("yellow", "cup"), ("green", "tree"), ("blue", "car"), ("white", "boat"), ("orange", "rocket"),
+)  # fmt: skip
+"""Other things, one for each place."""
 FIRST_SEED = 700
 """Seed of the images that the truth is read in; the evaluation has others."""
 
@@ -47,17 +50,21 @@ class Truth:
         self.reader = SubjectReader(SUBJECTS[class_name], class_name, work / "readers", model)
 
     def figures(self, steps: int, cfg: float) -> dict[str, float]:
-        """Return the figures of the studio's adapters as they are now, and ``good``, their harmonic mean."""
+        """Return how likely images show what was asked for, with the studio's adapters as they are now.
+
+        With the trigger, without it, and of other things, at each of the places; ``good`` is the mean of the three.
+        """
+        places = world.PLACES
+        others = [f"a {colour} {thing} {place}" for (colour, thing), place in zip(OTHERS, places, strict=True)]
         things = (f"a sks {self.class_name}", f"a {self.class_name}")
-        asked = [f"{thing} {place}" for thing in things for place in world.PLACES]
-        images = self.studio.generate([*asked, *OTHERS], seed=FIRST_SEED, count=1, steps=steps, cfg=cfg)
-        read, count = self.reader.read(images), len(world.PLACES)
-        own, of_class, others = read.subject.split([count, count, len(OTHERS)])
+        asked = [*(f"{thing} {place}" for thing in things for place in places), *others]
+        images = self.studio.generate(asked, seed=FIRST_SEED, count=1, steps=steps, cfg=cfg, batch=len(places))
+        read = self.reader.read(images)
+        parts = zip(KINDS_READ, read.kinds.split(len(places)), read.places.split(len(places)), strict=True)
         found = {
-            "subject": own.mean().item(), "place": read.places[:count].diagonal().mean().item(),
-            "class kept": 1 - of_class.mean().item(), "others kept": 1 - others.mean().item(),
-        }  # fmt: skip
-        found["good"] = harmonic_mean([max(WORST, value) for value in found.values()])
+            name: (kinds[:, number] * seen.diagonal()).mean().item() for number, (name, kinds, seen) in enumerate(parts)
+        }
+        found["good"] = fmean(found.values())
         return {name: round(value, 4) for name, value in found.items()}
 
     def of(self, run: Run, evaluation: Evaluation) -> list[dict[str, float]]:
@@ -103,9 +110,8 @@ def _regret(run: Run, evaluation: Evaluation, truth: Truth) -> dict[str, Any]:
     assert chosen is not None
     named = {"proposed": chosen, "best": best, "last": len(goods) - 1}
     rows = {name: _at(evaluation.candidates[number]) | told[number] for name, number in named.items()}
-    return rows | {
-        "regret": round(1 - goods[chosen] / goods[best], 4), "goods": goods, "reader": truth.reader.accuracy,
-    }  # fmt: skip
+    regret = round(1 - goods[chosen] / goods[best], 4)
+    return rows | {"regret": regret, "candidates": told, "reader": truth.reader.accuracy}
 
 
 def _at(candidate: Candidate) -> dict[str, float]:

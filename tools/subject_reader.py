@@ -30,9 +30,9 @@ Subject = Callable[[np.random.Generator], list[Shape]]
 
 
 class Reading(NamedTuple):
-    """Probabilities (N,) that images show the subject, and (N, 6) each of the places."""
+    """Probabilities (N, 3) that images show the subject, its class or another thing, and (N, 6) of each place."""
 
-    subject: torch.Tensor
+    kinds: torch.Tensor
     places: torch.Tensor
 
 
@@ -56,7 +56,7 @@ class SubjectReader:
         with torch.no_grad():
             logits = torch.cat([self.network(part) for part in _pixels(small).split(100)])
         kinds, places = logits.split([len(KINDS), len(world.PLACES)], 1)
-        return Reading(kinds.softmax(1)[:, 0], places.softmax(1))
+        return Reading(kinds.softmax(1), places.softmax(1))
 
     def _drawn(self, seed: int) -> tuple[Image.Image, int, int]:
         """Draw the subject, a thing of its class or another thing, with the numbers of kind and place."""
@@ -89,12 +89,9 @@ class SubjectReader:
         seeds = range(FIRST_EXAM_SEED, FIRST_EXAM_SEED + EXAM)
         images, kinds, places = zip(*map(self._drawn, seeds), strict=True)
         found = self.read(self._through(images))
-        is_subject = torch.tensor(kinds) == KINDS.index("subject")
-        right = found.places.argmax(1) == torch.tensor(places)
-        return {
-            "subject": round(((found.subject > 0.5) == is_subject).float().mean().item(), 4),
-            "place": round(right.float().mean().item(), 4),
-        }
+        pairs = {"kind": (found.kinds, kinds), "place": (found.places, places)}
+        right = {name: seen.argmax(1) == torch.tensor(true) for name, (seen, true) in pairs.items()}
+        return {name: round(each.float().mean().item(), 4) for name, each in right.items()}
 
 
 def _pixels(images: Sequence[Image.Image]) -> torch.Tensor:
