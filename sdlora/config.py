@@ -76,6 +76,21 @@ class TrainConfig(Section):
         require_distinct(self.concepts)
         return self
 
+    @model_validator(mode="after")
+    def _measures_what_stops_it(self) -> "TrainConfig":
+        if self.train.stop != "never" and self.monitor.every == 0:
+            raise ValueError(
+                f"train.stop = {self.train.stop} decides by measurements, which monitor.every = 0 turns off; give a "
+                "number of steps, or leave monitor.every out"
+            )
+        held_out = any(one.validation_share or one.validation_folder for one in self.all_concepts)
+        if self.train.stop == "held_out" and not held_out:
+            raise ValueError(
+                "train.stop = held_out needs held-out pictures; set data.validation_share, such as 0.2, or "
+                "data.validation_folder"
+            )
+        return self
+
     @model_serializer(mode="wrap")
     def _only_what_was_set(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Leave to each concept what it leaves to the run; a run of one concept has no list."""

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any, ClassVar, dataclass_transform
 
 from sdlora.filesystem.reading import parse_json
-from sdlora.formatting import format_bytes
+from sdlora.formatting import format_bytes, pluralize
 
 LARGEST_NUMBER = 1 << 62
 """Upper bound of the numbers in an event: larger ones do not fit into a float's arithmetic."""
@@ -143,6 +143,8 @@ class RunStarted(Event):
     """Number of trainable parameters."""
     share: float
     """Trainable parameters over all parameters of the trained models, 0 to 1."""
+    stop: str = "never"
+    """Rule by which the run may end before its last step (``train.stop``)."""
 
 
 class StepDone(Event):
@@ -172,6 +174,31 @@ class Measured(Event):
     """Loss of the base and of the adapted model for each picture, at each of ``times``."""
     updates: Any
     """Norm and effective rank of the updates of each block."""
+
+
+class StoppedEarly(Event):
+    """The run ends at ``step`` of ``steps``, by ``train.stop``. What a normal end writes follows, then RunFinished."""
+
+    step: int
+    steps: int
+    rule: str
+    """``plateau``, of trained images, or ``held_out``."""
+    tolerance: float
+    best_step: int
+    best: float
+    """Lowest loss ratio before those that decided, measured after ``best_step`` steps."""
+    ratios: Any
+    """Steps and loss ratios that decided: ``[[step, ratio], ...]``."""
+
+    @property
+    def sentence(self) -> str:
+        """Description of where the run ends, and why, without a full stop."""
+        count = pluralize(len(self.ratios) if isinstance(self.ratios, list) else 0, "measurement")
+        pictures, then = ("held-out", "higher") if self.rule == "held_out" else ("trained", "nowhere lower")
+        since = f"{then} by more than {self.tolerance:g} in the last {count}"
+        lowest = f"{self.best:.3f} of the base's at step {self.best_step}"
+        end = f"Stopped early at step {self.step} of {self.steps}"
+        return f"{end}: the loss on {pictures} pictures was {lowest}, and {since}"
 
 
 class SampleReady(Event):

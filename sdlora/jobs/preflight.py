@@ -24,7 +24,9 @@ from sdlora.generation.device import require_precision
 from sdlora.jobs.measurement import Measurement, cached_measurement
 from sdlora.jobs.memory_savings import as_flags
 from sdlora.jobs.profiler import Profiler
+from sdlora.training.early_stopping import require_held_out
 from sdlora.training.profiling import count_class_images, count_previews, count_views
+from sdlora.training.settings import Stop
 
 LATENT = 2 * 4 * 4
 """Bytes for each position of an image's latents: mean and deviation of four channels in float32."""
@@ -61,6 +63,8 @@ class RunPlan:
     """Further memory savings, as a ``Measurement`` has them."""
     disk: Mapping[str, int]
     """Most bytes by kind; files that are cached already are not subtracted."""
+    stop: Stop = "never"
+    """Rule by which the run may end before that."""
     concepts: tuple[Mapping[str, Any], ...] = ()
     """Each of several concepts: its ``label``, ``images``, those ``seen`` in an epoch, and its ``share`` of it."""
 
@@ -102,6 +106,7 @@ def plan_from_measurement(config: TrainConfig, found: Measurement) -> RunPlan:
         counted=found.counted,
         rungs=tuple(found.rungs or ()),
         disk=planned_disk(config, found),
+        stop=train.stop,
         concepts=tuple(one.described() for one in shares) if len(concepts) > 1 else (),
     )
 
@@ -149,14 +154,15 @@ def plan_table(plan: RunPlan) -> list[str]:
     """Return the plan as lines of text."""
     sizes = ", ".join(f"{number} of {size}" for size, number in plan.sizes.items())
     batch = f"{plan.batch_size} x {plan.gradient_accumulation}" if plan.gradient_accumulation > 1 else plan.batch_size
-    lines = [f"{plan.base} on {plan.device}: {plan.steps} steps of batch {batch}"]
+    most = "" if plan.stop == "never" else "at most "
+    lines = [f"{plan.base} on {plan.device}: {most}{plan.steps} steps of batch {batch}"]
     lines += [f"pictures  {plan.pictures}: {sizes}"]
     lines += [
         f"          {pluralize(one['images'], 'picture'):>12} of {one['label']}, {one['share']:.0%} of an epoch"
         for one in plan.concepts
     ]
     lines += plan.told
-    lines += [f"time      {format_duration(sum(plan.seconds.values()))}"]
+    lines += [f"time      {most}{format_duration(sum(plan.seconds.values()))}"]
     lines += [f"          {format_duration(seconds):>10}  {name}" for name, seconds in plan.seconds.items() if seconds]
     growth = ", by how much a process grows" if plan.device == "cpu" else ""
     lines += [f"          a step takes {plan.step_seconds:.3g} s, measured at the largest size"]
@@ -179,7 +185,7 @@ def require_startable(config: TrainConfig, processes: int = 1) -> None:
     for setting, package, instead in _packages(config):
         if find_spec(package) is None:
             raise missing_package(setting, package, instead)
-    load_concepts(config.all_concepts)
+    require_held_out(config.train, load_concepts(config.all_concepts).held_out)
 
 
 def require_alone(config: TrainConfig, processes: int) -> None:

@@ -41,6 +41,8 @@ class MeasuringPlan(NamedTuple):
 
     images: Sequence[MeasuredImage] = ()
     every: int = 0
+    timesteps: int = 0
+    """At which each image is measured."""
 
     def is_due(self, step: int, steps: int) -> bool:
         """Return whether there is a measurement after ``step`` of ``steps``."""
@@ -49,6 +51,17 @@ class MeasuringPlan(NamedTuple):
     def measured_at(self, step: int, steps: int) -> list[MeasuredImage]:
         """Return the images of the measurement after ``step`` of ``steps``."""
         return [image for image in self.images if image.always or step == steps]
+
+    def share(self, steps: int, per_step: int) -> float:
+        """Return about the work of all measurements over that of ``steps`` with so many images ``per_step``."""
+        before = len(self.steps_before(steps)) * len(self.measured_at(0, steps))
+        return (before + 2 * len(self.images)) * self.timesteps / (steps * per_step * STEP_PASSES)
+
+    def steps_before(self, steps: int, begin: int = 0) -> range:
+        """Return the steps of the measurements from step ``begin`` on, before the last of ``steps``."""
+        return (
+            range(-(-begin // self.every) * self.every, steps, self.every) if self.images and self.every else range(0)
+        )
 
 
 class _Counts(NamedTuple):
@@ -66,14 +79,16 @@ def plan_measurements(
     concepts: Sequence[Concept],
     trained: Sequence[tuple[Example, ImageSize]],
     held_out: Sequence[tuple[Example, ImageSize]],
+    least: int = 0,
 ) -> MeasuringPlan:
     """Choose images, each with its bucket, for a run of ``steps`` with so many images ``per_step`` in one process.
 
-    Each concept has about as many as another.
+    Each concept has about as many as another. About ``least`` measurements are made between the first step and the
+    last, whatever they cost, if ``settings`` do not say how often.
     """
     trained, held_out = (_in_turn(each, seed) for each in (trained, held_out))
     always = len(trained[: settings.images]) + len(held_out[: settings.images])
-    counts = _count(settings, steps, per_step, always, len(trained) - settings.images)
+    counts = _count(settings, steps, per_step, always, len(trained) - settings.images, least)
     if counts is None:
         return MeasuringPlan()
     chosen = [
@@ -86,10 +101,10 @@ def plan_measurements(
         MeasuredImage(name, View(example, size), _caption(example, concepts), held, every)
         for name, (example, size, held, every) in zip(names, kept, strict=True)
     ]
-    return MeasuringPlan(images, counts.every)
+    return MeasuringPlan(images, counts.every, settings.timesteps)
 
 
-def _count(settings: Monitor, steps: int, per_step: int, always: int, others: int) -> _Counts | None:
+def _count(settings: Monitor, steps: int, per_step: int, always: int, others: int, least: int) -> _Counts | None:
     """Share the work that measurements may take: base, first and last step first, then half for ``others`` at the end.
 
     None without measurements.
@@ -98,12 +113,12 @@ def _count(settings: Monitor, steps: int, per_step: int, always: int, others: in
         return None
     each = always * settings.timesteps
     left = SHARE * steps * per_step * STEP_PASSES - 3 * each
-    if settings.every is None and left < 0:
+    if settings.every is None and left < 0 and not least:
         return None
     further = max(0, min(others, int(left / 2 / (2 * settings.timesteps))))  # Both the base and the adapted model.
     if settings.every is not None:
         return _Counts(further, settings.every)
-    points = min(MOST_POINTS, int((left - 2 * settings.timesteps * further) / each))
+    points = max(least, min(MOST_POINTS, int((left - 2 * settings.timesteps * further) / each)))
     return _Counts(further, -(-steps // (points + 1)))
 
 

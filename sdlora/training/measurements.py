@@ -31,20 +31,25 @@ class Measurements:
         self.times = middle_times(process, job.monitor.timesteps, (job.loss.min_timestep, job.loss.max_timestep))
         self._base: dict[str, tuple[float, ...]] = {}
 
-    def measure(self, step: int) -> None:
-        """Report what is learnt after ``step`` steps, to the run's events and its tracker; nothing if it is stopped."""
-        images = self.state.measured.measured_at(step, self.state.steps)
+    def measure(self, step: int, last: int) -> Measured | None:
+        """Report what is learnt after ``step`` of ``last`` steps, to the run's events and its tracker.
+
+        Returns the event; None, and nothing is reported, if the run is asked to stop.
+        """
+        images = self.state.measured.measured_at(step, last)
         report, losses = report_progress(self.job.on_event, PHASE), []
         with eval_mode(self.state.family):
             for number, image in enumerate(images):
                 if self.job.should_stop():
-                    return
+                    return None
                 report(number, len(images))
                 losses.append(self._losses(image))
         updates = block_updates(self.state.trained.trainable.state())
         times = [float(time) for time in self.times]
-        self.job.on_event(Measured(step=step, times=times, pictures=as_values(losses), updates=as_values(updates)))
+        event = Measured(step=step, times=times, pictures=as_values(losses), updates=as_values(updates))
+        self.job.on_event(event)
         self.state.distributed.log(scalars(losses, updates), step)
+        return event
 
     def _losses(self, image: MeasuredImage) -> PictureLoss:
         if image.name not in self._base:

@@ -34,6 +34,7 @@ from sdlora.seeds import derive
 from sdlora.training import precompute
 from sdlora.training.component_offload import ComponentOffload
 from sdlora.training.distributed import Distributed
+from sdlora.training.early_stopping import EarlyStopping, least_measurements, require_held_out, stopping_notices
 from sdlora.training.measured_images import MeasuringPlan, plan_measurements
 from sdlora.training.memory_efficient_layers import use_memory_efficient_layers
 from sdlora.training.previews import require_previews
@@ -96,6 +97,7 @@ class TrainState:
     reader: CaptionReader
     measured: MeasuringPlan = field(default_factory=MeasuringPlan)
     """Images on which the loss is measured, and how often."""
+    stopping: EarlyStopping = field(default_factory=EarlyStopping)
     settings: Mapping[str, Any] = field(default_factory=dict)
     """Settings that decide what is learnt, by their names."""
     start: int = 0
@@ -112,7 +114,7 @@ class TrainState:
             "started": self.started,
             **self._order(),
         }
-        values["steps"] = self.steps
+        values |= {"steps": self.steps, **self.stopping.to_values()}
         values["settings"] = dict(self.settings)
         return checkpoint.State(step, {**tensors, **own, **extra}, values)
 
@@ -142,6 +144,7 @@ class TrainState:
             self.trained.trainable.load_extra_state(extra)
             checkpoint.unpack_optimizer(self.trained.optimizer, state.tensors, state.values["optimizer"])
             self.distributed.restore_scaler(state.values["scaler"])
+            self.stopping.restore(state.values)
             self.start, self.started = state.step, float(state.values["started"])
         except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as error:
             raise foreign_state(state.step, error) from error
@@ -196,6 +199,7 @@ def prepare_training(job: TrainJob, distributed: Distributed) -> TrainState | No
     """Everything up to the first step; None if a stop was asked for meanwhile."""
     concepts = job.all_concepts
     dataset = load_concepts(concepts)
+    require_held_out(job.train, dataset.held_out)
     job.notice(*dataset.notices)
     family = load_base(job, distributed)
     resolution, sizes = assign_sizes(job, family, dataset.examples)
@@ -226,6 +230,7 @@ def prepare_training(job: TrainJob, distributed: Distributed) -> TrainState | No
     job.notice(*ignored_settings(job, steps))
     offload.for_image_encoding()
     measured = _planned_measurements(job, family, batches, sizes, steps, dataset.held_out)
+    job.notice(*stopping_notices(job.train, job.schedule, measured, steps))
     latents = precompute.cache_latents(job, distributed, family, batches, steps, measured.images)
     if latents is None:
         return None
@@ -244,6 +249,8 @@ def prepare_training(job: TrainJob, distributed: Distributed) -> TrainState | No
     train_state = TrainState(
         family, batches, sizes, latents, encode, trained, distributed, steps, resolution, reader, measured
     )
+    rule, patience, tolerance = job.train.stop, job.train.stop_patience, job.train.stop_tolerance
+    train_state.stopping = EarlyStopping(rule, patience, tolerance, job.schedule.warmup_steps)
     train_state.settings = learning_settings(job)
     if state is not None:
         train_state.restore(state)
@@ -311,6 +318,7 @@ def _planned_measurements(
         job.all_concepts,
         list(zip(batches.examples, sizes, strict=True)),
         list(zip(held_out, own, strict=True)),
+        least_measurements(job.train),
     )
 
 

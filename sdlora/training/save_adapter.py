@@ -29,9 +29,9 @@ def save_adapter(path: Path, train_state: TrainState, job: TrainJob, step: int) 
         write_adapter(state, path, format="kohya", dtype=job.checkpoint.precision)
 
 
-def save_a1111_card(path: Path, train_state: TrainState, job: TrainJob) -> None:
-    """The side file that A1111 shows beside the adapter at ``path``."""
-    write_atomic(path.with_suffix(".json"), a1111_card(provenance(train_state, job, train_state.steps)))
+def save_a1111_card(path: Path, train_state: TrainState, job: TrainJob, step: int) -> None:
+    """The side file that A1111 shows beside the adapter at ``path``, which has learnt for ``step`` steps."""
+    write_atomic(path.with_suffix(".json"), a1111_card(provenance(train_state, job, step)))
 
 
 def provenance(train_state: TrainState, job: TrainJob, step: int) -> Provenance:

@@ -19,6 +19,7 @@ Rate = Annotated[float, Field(ge=0, le=10)]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 Weighting = Literal["uniform", "debiased", "p2"]
 Timesteps = Literal["uniform", "even", "logit-normal"]
+Stop = Literal["never", "plateau", "held_out"]
 
 
 def _rates(text: str) -> str:
@@ -45,6 +46,20 @@ class Train(Section):
 
     epochs: Annotated[float, Field(gt=0, le=100_000)] | None = None
     """Passes over all pictures, instead of steps."""
+
+    stop: Stop = "never"
+    """End the run early: `never`, at a `plateau` (the loss ratio of trained pictures no longer falls), or if that of
+    `held_out` pictures rises (needs `data.validation_share` or `data.validation_folder`). Measures more often, unless
+    `monitor.every` says how often. A rate that decays (`linear`, `cosine`) is still high then: set `schedule.name` to
+    constant, or train again with as many steps."""
+
+    stop_patience: Annotated[int, Field(ge=1, le=100)] = 3
+    """Measurements in a row that have to say so before `stop` ends the run. If they are not frequent enough for it,
+    there are at least four times as many in a run."""
+
+    stop_tolerance: Annotated[float, Field(ge=0, le=1)] = 0.01
+    """Difference from the lowest loss ratio so far that counts for `stop`; 1 is the base's loss. At a plateau no
+    measurement is lower by more than this, and held-out pictures have risen if all are higher by more than this."""
 
     batch_size: Annotated[int, Field(ge=1, le=4096)] = 1
     """Pictures per step, on each device."""

@@ -56,18 +56,18 @@ def train(job: TrainJob) -> bool:
         saved = checkpoint.newest_state(job.output.states)
         job.on_event(RunStopped(step=saved.step if saved else 0))
         return False
-    finished = TrainLoop(job, distributed, train_state).run()
-    if finished and distributed.is_main:
-        save_adapter(job.output.adapter, train_state, job, train_state.steps)
+    ended = TrainLoop(job, distributed, train_state).run()
+    if ended is not None and distributed.is_main:
+        save_adapter(job.output.adapter, train_state, job, ended)
         failpoints.point("end.adapter")
-        save_a1111_card(job.output.adapter, train_state, job)
+        save_a1111_card(job.output.adapter, train_state, job, ended)
         failpoints.point("end.card")
         # The disk may have kept some that were to go.
-        checkpoint.drop_older(job.output.states, train_state.steps, job.checkpoint.keep)
+        checkpoint.drop_older(job.output.states, ended, job.checkpoint.keep)
         path, seconds = job.output.relative(job.output.adapter), time.monotonic() - begun
-        job.on_event(RunFinished(step=train_state.steps, adapter=path, seconds=seconds))
+        job.on_event(RunFinished(step=ended, adapter=path, seconds=seconds))
     distributed.shutdown()
-    return finished
+    return ended is not None
 
 
 class TrainLoop:
@@ -89,16 +89,19 @@ class TrainLoop:
         self.texts = concept_texts(job.all_concepts) if job.loss.concept_overlap else []
         self.overlapping = reading_updates(self.trained.parts) if len(self.texts) > 1 else []
         """Updates that shall not overlap."""
+        self.last = train_state.steps
+        """Number of steps after which the run ends."""
         self.bad = 0
         """Steps left out in a row."""
         self.gradient_norm = 0.0
         """Norm of the last step's gradients before they were clipped."""
 
-    def run(self) -> bool:
-        """All steps that are left. False if stopped on request, saved."""
+    def run(self) -> int | None:
+        """All steps that are left. Returns how many the run has in all; None if stopped on request, saved."""
         self._report_start()
         self._preview(self.state.start, again=self.state.start == 0)  # What a process that was killed did not come to.
-        self._measure(self.state.start)
+        if self._measure(self.state.start):  # A process that was killed had not come to its end.
+            return self._end_early(self.state.start)
         for step in range(self.state.start, self.state.steps):
             self.job.between_steps(self.state.family)
             begun = time.monotonic()  # Only now: what is done between steps does not count as a step's time.
@@ -106,11 +109,12 @@ class TrainLoop:
             if loss is None:
                 self._save(step)
                 self.job.on_event(RunStopped(step=step))
-                return False
+                return None
             self.durations.append(time.monotonic() - begun)
             self._report_step(step + 1, loss)
-            self._after(step + 1)
-        return True
+            if self._after(step + 1):
+                return self._end_early(step + 1)
+        return self.last
 
     def step(self, step: int) -> float | None:
         """Optimizer step ``step`` (from 0); its mean loss, or None if a stop was asked for: then nothing has moved."""
@@ -209,21 +213,47 @@ class TrainLoop:
                 raise
             raise foreign_state(step, error) from error
 
-    def _after(self, step: int) -> None:
-        """Checkpoints and previews that are due after ``step`` finished steps; the last step gets both."""
+    def _after(self, step: int) -> bool:
+        """Checkpoints and previews that are due after ``step`` finished steps; the last step gets both.
+
+        Returns whether the run ends early.
+        """
         if self._is_due(self.job.checkpoint.every, step):
             self._save(step)  # First: nothing that goes wrong with a preview may cost the steps before it.
         self._preview(step)
-        self._measure(step)
+        return self._measure(step)
 
-    def _measure(self, step: int) -> None:
-        """Measure what is learnt after ``step`` finished steps, if that is due."""
-        if self.state.measured.is_due(step, self.state.steps):
-            with averaged_parameters(self.trained.optimizer):
-                self._alone(lambda: self.measurements.measure(step))
+    def _end_early(self, step: int) -> int:
+        """Report why the run ends after ``step`` steps, and do what a normal end does, as far as it is not done."""
+        if self.state.stopping.decision is not None:
+            self.job.on_event(self.state.stopping.decision)
+        saved, shown = (self._is_due(every, step) for every in (self.job.checkpoint.every, self.job.sample.every))
+        self.last = step
+        if not saved and step > self.state.start:
+            self._save(step)
+        if not shown:
+            self._preview(step, again=False)
+        if not all(image.always for image in self.state.measured.images):
+            self._measure(step)
+        return step
+
+    def _measure(self, step: int) -> bool:
+        """Measure what is learnt after ``step`` finished steps, if that is due. Returns whether the run ends by it."""
+        if not self.state.measured.is_due(step, self.last):
+            return False
+        stopping = self.state.stopping
+
+        def measure() -> None:
+            found = self.measurements.measure(step, self.last)
+            if found is not None:
+                stopping.add(found, self.last)
+
+        with averaged_parameters(self.trained.optimizer):
+            self._alone(measure)
+        return stopping.is_on and self.distributed.any_process(stopping.decision is not None)
 
     def _is_due(self, every: int, step: int) -> bool:
-        return step == self.state.steps or (every > 0 and step % every == 0)
+        return step == self.last or (every > 0 and step % every == 0)
 
     def _preview(self, step: int, again: bool = True) -> None:
         """The previews of ``step``, if some are due; those that are there already only ``again``."""
@@ -269,6 +299,7 @@ class TrainLoop:
                 precision=self.distributed.precision,
                 base=self.job.model.base,
                 images=len(self.state.batches.examples),
+                stop=self.job.train.stop,
                 **self.trained.trainable.size._asdict(),
             )
         )

@@ -308,7 +308,7 @@ def test_it_trains_saves_and_generates_through_the_programs_own_code(toy, config
     assert (made["Steps"], made["Sampler"], made["CFG scale"]) == ("2", "Euler", "3")
     path = tmp_path / "trained.safetensors"
     save_adapter(path, train_state, job, step=2)
-    save_a1111_card(path, train_state, job)
+    save_a1111_card(path, train_state, job, 1)
     remove_adapter(train_state.family.models, TRAINED_ADAPTER)
     plain = studio.generate("a red house", **options)[0]
     assert adapted.size == plain.size == (64, 64)
