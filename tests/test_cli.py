@@ -1,5 +1,6 @@
 """The command line: exit codes, one sentence an error, every setting a flag."""
 
+import io
 import os
 import shutil
 import signal
@@ -14,6 +15,7 @@ from sdlora.cli.main import main
 from sdlora.cli.options import split_scale
 from sdlora.cli.progress import TerminalProgress
 from sdlora.config import TrainConfig, all_settings
+from sdlora.events import RunStarted, StepDone
 from sdlora.filesystem.locks import hold_lock
 from sdlora.formats.storage import DTYPES, WRITTEN
 from sdlora.generation.infotext import read_parameters
@@ -125,6 +127,16 @@ def test_a_picture_waits_for_a_held_device_and_says_so(configure, tmp_path, caps
     assert capsys.readouterr().out.splitlines()[0].startswith("waiting for cpu: a training")
     assert (tmp_path / "a.png").is_file()
     hold_lock(device_lock(tmp_path, torch.device("cpu")), "the device").release()
+
+
+@pytest.mark.parametrize(("stop", "left"), [("never", "  50 s left"), ("plateau", "  at most 50 s left")])
+def test_a_run_that_may_stop_early_takes_at_most_what_its_steps_take(stop, left):
+    out = io.StringIO()
+    terminal = TerminalProgress("mine", out)
+    size = {"modules": 1, "parameters": 1, "share": 0.1}
+    terminal(RunStarted(step=0, steps=6, device="cpu", precision="fp32", base="x", images=6, stop=stop, **size))
+    terminal(StepDone(step=1, steps=6, loss=0.5, learning_rate=1e-3, seconds=10.0, left=50.0))
+    assert out.getvalue().splitlines()[-1] == f"step 1/6  loss 0.5000{left}"
 
 
 def test_every_setting_is_a_flag_with_its_help(capsys):

@@ -42,6 +42,8 @@ def test_a_plan_adds_up_what_was_measured_and_what_will_be_written(configure):
 
 
 def test_the_table_says_what_is_measured_and_what_is_counted(configure):
+    early = plan_table(plan_from_measurement(configure(train__stop="plateau"), FOUND))
+    assert early[0].endswith(": at most 6 steps of batch 2") and any("at most" in line for line in early[1:5])
     text = "\n".join(plan_table(plan_from_measurement(configure(), FOUND)))
     assert "3.00 GiB at the peak, measured, by how much a process grows" in text
     assert "2.00 GiB of steps and encoding, counted" in text

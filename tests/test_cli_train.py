@@ -61,6 +61,20 @@ def test_control_c_saves_and_a_resume_goes_on_from_there(configure, tmp_path):
     assert len(steps) > stopped.step
 
 
+def test_a_run_that_stops_early_says_so_and_goes_on_if_told_never_to(configure, tmp_path, capsys):
+    settings = {"train__stop": "plateau", "train__stop_patience": 2, "train__learning_rate": 1e-7, "monitor__every": 1}
+    configure(**settings).save(tmp_path / "mine.toml")
+    data_dir = ["--data-dir", str(tmp_path / "data")]
+    assert main(["train", str(tmp_path / "mine.toml"), "--name", "mine", *data_dir]) == 0
+    output = capsys.readouterr()
+    assert "\nStopped early at step 2 of 6: the loss on trained pictures was 1.000 of the base's" in output.err
+    assert "adapter: " in output.out
+    run = Run(tmp_path / "data" / "runs" / "mine")
+    assert run.state == "finished" and run.adapter.is_file()
+    assert main(["resume", "mine", "--train.stop", "never", *data_dir]) == 0
+    assert run.events()[-1].step == 6 and not run.stopped_early
+
+
 def test_a_turned_photograph_and_a_cut_out_train_with_honest_remarks(configure, tmp_path, capsys):
     folder = tmp_path / "pictures"
     folder.mkdir()

@@ -104,12 +104,20 @@ def resume_run(run: Run, processes: int = 1) -> Training:
 
 
 def extend_run(run: Run, steps: int, processes: int = 1) -> Training:
-    """Continue an ended run to step ``steps``, with the schedule of a run of that length.
+    """Continue an ended run to step ``steps``, with the schedule of a run of that length; one that has stopped early
+    does not do so again.
 
     Raises BusyError if it is running, ConfigError if it has that many steps, or no state to continue from, FileError.
     """
     run.require_inside()  # Before its config is changed.
     run.lengthen(steps)
+    return resume_run(run, processes)
+
+
+def resume_to_end(run: Run, processes: int = 1) -> Training:
+    """Continue a run to its last step, and do not stop early again. Raises what ``resume_run`` raises, FileError."""
+    run.require_inside()
+    run.never_stop()
     return resume_run(run, processes)
 
 

@@ -15,6 +15,7 @@ from sdlora.events import (
     RunStopped,
     SampleReady,
     StepDone,
+    StoppedEarly,
     report_progress,
 )
 from sdlora.formatting import format_duration
@@ -33,6 +34,7 @@ class TerminalProgress:
         self.out = out or sys.stderr
         self.live = self.out.isatty()
         self.stopped = False
+        self._may_stop = False
         self._loss: float | None = None
         self._printed = 0.0
         self._pending = False
@@ -41,6 +43,7 @@ class TerminalProgress:
     def __call__(self, event: Event) -> None:
         match event:
             case RunStarted():
+                self._may_stop = event.stop != "never"
                 self.say(
                     f"{self.name}: {event.images} pictures, {event.steps} steps on {event.device} ({event.precision})"
                 )
@@ -54,8 +57,11 @@ class TerminalProgress:
                     before = event.loss if self._loss is None else self._loss
                     self._loss = SMOOTHING * before + (1 - SMOOTHING) * event.loss
                 loss = event.loss if self._loss is None else self._loss
-                text = f"step {event.step}/{event.steps}  loss {loss:.4f}  {format_duration(event.left)} left"
+                most = "at most " if self._may_stop else ""
+                text = f"step {event.step}/{event.steps}  loss {loss:.4f}  {most}{format_duration(event.left)} left"
                 self._overwrite(text, event.step >= event.steps)
+            case StoppedEarly():
+                self.say(f"{event.sentence}.")
             case SampleReady():
                 self.say(f"preview at step {event.step}: {event.path}")
             case CheckpointSaved():

@@ -99,17 +99,21 @@ def _exit(number: int, frame: Any) -> NoReturn:
 def _resume_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", metavar="RUN", help="the run's name, or its folder")
     help = "end at this step instead, beyond those that are done: train a finished run longer"
-    parser.add_argument("--train.steps", dest="steps", type=_count, metavar="N", help=help)
+    longer = parser.add_mutually_exclusive_group()
+    longer.add_argument("--train.steps", dest="steps", type=_count, metavar="N", help=help)
+    help = "train to the last step, a run that has stopped early too"
+    longer.add_argument("--train.stop", dest="stop", choices=["never"], help=help)
     _processes(parser)
 
 
 def resume(parsed: argparse.Namespace) -> int:
-    from sdlora.api.training import extend_run, find_run, resume_run
+    from sdlora.api.training import extend_run, find_run, resume_run, resume_to_end
 
     run = find_run(parsed.name, parsed.data_dir)
     if parsed.steps is not None:
         return _follow(extend_run(run, parsed.steps, parsed.processes))
-    return _follow(resume_run(run, parsed.processes))
+    resume_now = resume_to_end if parsed.stop else resume_run
+    return _follow(resume_now(run, parsed.processes))
 
 
 def _follow(training: "Training") -> int:

@@ -17,7 +17,7 @@ from sdlora import failpoints
 from sdlora.checkpoint import newest_step
 from sdlora.config import TrainConfig
 from sdlora.errors import BusyError, ConfigError, FileError
-from sdlora.events import Event, RunFailed, RunFinished, RunStopped
+from sdlora.events import Event, RunFailed, RunFinished, RunStarted, RunStopped, StoppedEarly
 from sdlora.filesystem.locks import hold_lock, is_held
 from sdlora.filesystem.paths import existing_path, path_inside, path_problem, safe_name
 from sdlora.filesystem.reading import find_matching, recency
@@ -132,6 +132,12 @@ class Run(RunPaths):
             return "interrupted"
         return "new" if last is None else ENDS.get(type(last), "interrupted")
 
+    @property
+    def stopped_early(self) -> bool:
+        """True if the process that last trained the run ended it before its last step."""
+        ends = [event for event in self.events() if isinstance(event, RunStarted | StoppedEarly)]
+        return bool(ends) and isinstance(ends[-1], StoppedEarly)
+
     def is_locked(self) -> bool:
         """True while a process works on this run."""
         return is_held(self.lock_file)
@@ -197,6 +203,8 @@ class Run(RunPaths):
     def lengthen(self, steps: int) -> None:
         """Let the run end at step ``steps``, beyond those that it has done; only the length in its config changes.
 
+        A run that has stopped early trains to that step: ``train.stop`` becomes never.
+
         Raises BusyError while a process works on it, ConfigError if it has no state to go on from, or is that far.
         """
         if self.is_locked():
@@ -211,7 +219,13 @@ class Run(RunPaths):
                 raise ConfigError(
                     f"train.steps = {steps}: {self.name} has done {done} steps already; give more than that"
                 )
-            TrainConfig.load(self.config_file, {"train.steps": steps}).save(self.config_file)
+            never = {"train.stop": "never"} if self.stopped_early else {}
+            TrainConfig.load(self.config_file, {"train.steps": steps, **never}).save(self.config_file)
+
+    def never_stop(self) -> None:
+        """Let the run end at its last step and not before, as ``train.stop`` = never does. Raises BusyError."""
+        with self.alone():
+            TrainConfig.load(self.config_file, {"train.stop": "never"}).save(self.config_file)
 
 
 _configs: StatCache[TrainConfig] = StatCache()

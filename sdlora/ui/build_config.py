@@ -165,12 +165,13 @@ def _steps(preset: TrainConfig, pictures: int, kind: Kind, factor: float) -> int
 def describe_plan(config: TrainConfig, pictures: int) -> str:
     """Describe what Train would do."""
     steps = config.train.steps or 0
+    fewer = "" if config.train.stop == "never" else ", fewer if it stops early"
     looks = steps * config.train.batch_size * config.train.gradient_accumulation / max(1, pictures)
     if config.concepts:
         words = " and ".join(trigger_words(config.concepts))
         seen = f"{pictures} pictures, seen {looks:.0f} times on average"
-        return f"{steps} steps · {words} have about the same share · {seen}"
-    return f"{steps} steps · each of {pictures} pictures is seen about {looks:.0f} times"
+        return f"{steps} steps{fewer} · {words} have about the same share · {seen}"
+    return f"{steps} steps{fewer} · each of {pictures} pictures is seen about {looks:.0f} times"
 
 
 def describe_estimate(found: RunEstimate) -> str:

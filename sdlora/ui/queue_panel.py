@@ -35,7 +35,8 @@ def _facts(app: AppState, name: str) -> str:
             return ""
         estimate = estimate_run(run.config, app.data_dir, app.run_view(run).step)
         time = build_config.describe_estimate(estimate).split(",")[0]
-        return " · ".join(part for part in (f"{estimate.steps} steps", time) if part)
+        most = "" if run.config.train.stop == "never" else "at most "
+        return " · ".join(part for part in (f"{most}{estimate.steps} steps", time) if part)
     except SdloraError as error:
         return str(error)
 

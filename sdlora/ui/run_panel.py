@@ -186,7 +186,7 @@ def refresh(app: AppState, panel: RunPanel, name: str | None, changes: Changes) 
         ("resume", panel.resume, stage, lambda: gr.update(visible=state in RESUMABLE, value=_resume_word(state))),
         ("generate", panel.generate, (*stage, saved), lambda: gr.update(visible=usable)),
         ("ended", panel.ended, stage, lambda: gr.update(visible=idle)),
-        ("more", panel.more, (view.steps, *saves), lambda: gr.update(value=_half(view.steps), visible=saved)),
+        ("more", panel.more, (view.end, *saves), lambda: gr.update(value=further_steps(view), visible=saved)),
         ("checkpoints", panel.checkpoints, saves, lambda: _checkpoints(run)),
         ("keep", panel.keep, saves, lambda: gr.update(interactive=saved and idle)),
         ("previews", panel.previews, (run.name, len(view.previews)), lambda: _previews(view)),
@@ -208,8 +208,9 @@ def _card(run: Run, view: RunView, state: str) -> str:
     return run_html.run_card(run.name, view, state, log_end(run, LAST_LINES))
 
 
-def _half(steps: int) -> int:
-    return max(1, -(-steps // 2))
+def further_steps(view: RunView) -> int:
+    """Return the further steps to offer: those that a run has left out, or half as many as it has had."""
+    return max(1, view.steps - view.end or -(-view.steps // 2))
 
 
 def _choice(runs: tuple[str, ...], chosen: str | None, current: str) -> Any:

@@ -22,6 +22,7 @@ from sdlora.events import (
     RunStopped,
     SampleReady,
     StepDone,
+    StoppedEarly,
 )
 from sdlora.filesystem.paths import existing_path, path_inside
 from sdlora.formatting import format_duration
@@ -81,6 +82,8 @@ class RunView:
     notices: list[str] = field(default_factory=list)
     checkpoints: set[int] = field(default_factory=set)
     """Steps at which the run saved."""
+    early: StoppedEarly | None = None
+    """Why the run ends before its last step, if it does."""
     failure: str = ""
     seconds: float = 0.0
     events_read: int = 0
@@ -92,6 +95,19 @@ class RunView:
     _time_left: TimeLeft = field(default_factory=TimeLeft)
     _offset: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @property
+    def end(self) -> int:
+        """Number of steps after which the run ends, or has ended."""
+        return self.steps if self.early is None else self.early.step
+
+    @property
+    def time_left(self) -> str:
+        """Text such as `` · 1:05 min left``; "" while it is unknown."""
+        if self.left is None:
+            return ""
+        most = "at most " if self.started and self.started.stop != "never" else ""
+        return f" · {most}{format_duration(self.left)} left"
 
     def refresh(self) -> "RunView":
         """Read the new events of the journal."""
@@ -108,7 +124,7 @@ class RunView:
                 self.started, self.steps, self.step, self.left = event, event.steps, event.step, None
                 self.losses = [point for point in self.losses if point[0] <= event.step]  # A resume replays steps.
                 self.measured.rewind(event.step)
-                self.phase, self.failure = "training", ""
+                self.phase, self.failure, self.early = "training", "", None
                 if event.step:  # Saved, even if that process was killed before it wrote the event.
                     self.checkpoints.add(event.step)
             case Progress():
@@ -119,6 +135,8 @@ class RunView:
                 self.losses.append((event.step, event.loss))
             case Measured():
                 self.measured.add(event)
+            case StoppedEarly():
+                self.early, self.left = event, None
             case SampleReady():
                 with suppress(FileError):  # A journal from elsewhere may name any file.
                     path = path_inside(self.run.samples, Path(event.path).name)
@@ -164,14 +182,17 @@ def describe(view: RunView, state: str) -> str:
     if state == "failed":
         return f"Failed: {view.failure}" if view.failure else "Failed; the end of its log says why"
     if state == "finished":
+        if view.early:
+            return f"{view.early.sentence}. Finished in {format_duration(view.seconds)}"
         return f"Finished: {view.steps} steps in {format_duration(view.seconds)}"
     if state == "stopped":
         return f"Stopped at step {view.step} and saved; Resume goes on from there"
     if state != "running":
         return WORDS.get(state, state)
+    if view.early:
+        return f"{view.early.sentence}. Saving"
     if view.phase == "training":
-        left = f" · {format_duration(view.left)} left" if view.left is not None else ""
-        return f"Training: step {view.step} of {view.steps}{left}"
+        return f"Training: step {view.step} of {view.steps}{view.time_left}"
     if not view.phase:
         return "Starting"
     left = f" · {format_duration(view.phase_left)} left" if view.phase_left else ""
@@ -196,8 +217,7 @@ def stages(view: RunView, state: str) -> list[tuple[str, str]]:
 def short_status(view: RunView, state: str) -> str:
     """Describe the state for the header: ``412/800 · 3:05 left``."""
     if state == "running" and view.steps and view.step:
-        left = f" · {format_duration(view.left)} left" if view.left is not None else ""
-        return f"{view.step}/{view.steps}{left}"
+        return f"{view.step}/{view.steps}{view.time_left}"
     return "starting" if state == "running" else state
 
 

@@ -88,7 +88,7 @@ def _stop(app: AppState, run: Run) -> None:
 
 def _train_longer(app: AppState, name: str, more: float | None) -> str:
     """Train a run that has ended for ``more`` steps."""
-    return _act(app, lambda app, run: app.extend(run, app.run_view(run).steps + int(more or 0)), name)
+    return _act(app, lambda app, run: app.extend(run, app.run_view(run).end + int(more or 0)), name)
 
 
 def _duplicate(app: AppState, panel: RunPanel, name: str) -> Values:

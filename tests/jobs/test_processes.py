@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from sdlora import checkpoint
 from sdlora.api.training import find_run, prepare_run, resume_run, start_run, train
 from sdlora.errors import BusyError, FileError, OutOfMemoryError, SdloraError
-from sdlora.events import RunFailed, RunStarted, StepDone
+from sdlora.events import RunFailed, RunFinished, RunStarted, StepDone, StoppedEarly
 from sdlora.filesystem.locks import hold_lock
 from sdlora.jobs import training_worker as worker
 from sdlora.storage.device_lock import device_lock
@@ -190,6 +190,14 @@ def test_two_processes_follow_one(configure, tmp_path, settings):
     assert moved > 1e-3
     losses = [[event.loss for event in run.events() if isinstance(event, StepDone)] for run in (one, two)]
     torch.testing.assert_close(torch.tensor(losses[0]), torch.tensor(losses[1]), rtol=1e-4, atol=1e-5)
+
+
+def test_two_processes_stop_early_at_the_same_step(configure, tmp_path):
+    """The main process alone measures; the other one would wait for it for ever if it went on."""
+    settings = {"train__stop": "plateau", "train__stop_patience": 2, "train__learning_rate": 1e-7, "monitor__every": 1}
+    run = train(configure(train__batch_size=1, **settings), "run", tmp_path, processes=2)
+    ends = [event.step for event in run.events() if isinstance(event, StoppedEarly | RunFinished)]
+    assert (run.state, ends) == ("finished", [2, 2])
 
 
 def test_a_new_run_never_touches_an_old_one(configure, tmp_path):

@@ -10,10 +10,12 @@ from sdlora import checkpoint
 from sdlora.api.adapters import checkpoint_in_use, find_adapter, list_adapters, run_checkpoints, use_checkpoint
 from sdlora.api.training import TrainingQueue, duplicate_run, extend_run, prepare_run
 from sdlora.errors import BusyError, ConfigError
+from sdlora.events import RunFinished, RunStarted, StoppedEarly
 from sdlora.filesystem.locks import hold_lock
 from sdlora.formats import write_adapter
 from sdlora.jobs import training_queue
 from sdlora.storage.device_lock import device_busy, device_lock
+from sdlora.storage.journal import Journal
 from sdlora.storage.run_folder import Run
 from tests.support.adapters import random_lora
 
@@ -100,6 +102,22 @@ def test_a_longer_run_changes_its_length_alone(configure, tmp_path):
     length = {"steps": 9, "epochs": None}
     expected = before.model_copy(update={"train": before.train.model_copy(update=length)})
     assert run.config == Run(run.folder).config == expected
+
+
+@pytest.mark.parametrize("early", [True, False])
+def test_a_run_that_stopped_early_is_lengthened_to_all_its_steps(configure, tmp_path, early):
+    run = prepare_run(configure(train__stop="plateau"), "run", tmp_path)
+    checkpoint.save(run.states, checkpoint.State(4, {}, {}), keep=2)
+    journal = Journal(run.journal)
+    size = {"modules": 1, "parameters": 1, "share": 0.1}
+    journal(RunStarted(step=0, steps=6, device="cpu", precision="fp32", base="x", images=6, **size))
+    decision = StoppedEarly(step=4, steps=6, rule="plateau", tolerance=0.01, best_step=1, best=0.5, ratios=[[4, 0.5]])
+    for event in ([decision] if early else []) + [RunFinished(step=4, adapter="adapter.safetensors", seconds=1.0)]:
+        journal(event)
+    run.lengthen(6)
+    assert (run.config.train.steps, run.config.train.stop) == (6, "never" if early else "plateau")
+    run.never_stop()
+    assert (run.config.train.steps, run.config.train.stop) == (6, "never")
 
 
 @pytest.mark.parametrize(("saved", "steps", "message"), [(0, 9, "no state"), (6, 6, "has done 6 steps already")])

@@ -54,6 +54,17 @@ def test_off_by_one_setting_and_a_run_that_is_too_short_has_none():
     assert not plan(Monitor(every=0)).is_due(300, 300)
 
 
+@pytest.mark.parametrize(("steps", "least", "every"), [(300, 12, 24), (20000, 12, 488), (9, 12, 1), (300, 0, 75)])
+def test_a_run_that_may_stop_early_measures_often_enough_whatever_it_costs(steps, least, every):
+    found = plan_measurements(Monitor(), 0, steps, 4, STYLE, images(10), images(2, folder="y"), least)
+    if least:
+        assert found.every == every
+        assert len(found.steps_before(steps)) >= min(least, steps)
+    assert found.share(steps, 4) == pytest.approx(passes(found, steps, Monitor()) / (steps * 4 * STEP_PASSES))
+    slow = plan_measurements(Monitor(every=100), 0, steps, 4, STYLE, images(10), (), least)
+    assert slow.every == 100
+
+
 def test_whoever_says_how_often_gets_it():
     found = plan(Monitor(every=4), steps=10)
     assert [step for step in range(11) if found.is_due(step, 10)] == [0, 4, 8, 10]

@@ -55,6 +55,8 @@ def test_the_rest_is_as_the_preset_says_and_changes_go_before(project):
     assert config.data.folder == project.folder
     assert config.sample.prompts == ("zwx, a car",)
     assert describe_plan(config, 4).startswith("40 steps")
+    may_stop = configure(project, STYLE, "pocket", "Quick", [], {"train.steps": "40", "train.stop": "plateau"})
+    assert describe_plan(may_stop, 4).startswith("40 steps, fewer if it stops early · ")
 
 
 def test_a_subject_is_called_by_trigger_and_class_everywhere(project):

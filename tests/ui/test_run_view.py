@@ -2,11 +2,21 @@
 
 import pytest
 
-from sdlora.events import Measured, Progress, RunFailed, RunFinished, RunStarted, RunStopped, SampleReady, StepDone
+from sdlora.events import (
+    Measured,
+    Progress,
+    RunFailed,
+    RunFinished,
+    RunStarted,
+    RunStopped,
+    SampleReady,
+    StepDone,
+    StoppedEarly,
+)
 from sdlora.signals import BlockUpdate, PictureLoss, as_values
 from sdlora.storage.journal import Journal
 from sdlora.storage.run_folder import Run
-from sdlora.ui import page_html, run_html
+from sdlora.ui import page_html, run_html, run_panel
 from sdlora.ui.run_measurements import MAX_POINTS, RunMeasurements, measurements_html
 from sdlora.ui.run_view import (
     REMEMBERED,
@@ -35,10 +45,10 @@ def view_of(tmp_path):
     return tell
 
 
-def started(step=0, steps=100):
+def started(step=0, steps=100, stop="never"):
     return RunStarted(
         step=step, steps=steps, device="cpu", precision="fp32", base="pocket", images=10, modules=4, parameters=1000,
-        share=0.01,
+        share=0.01, stop=stop,
     )  # fmt: skip
 
 
@@ -60,6 +70,32 @@ def test_each_phase_is_told_in_plain_words(view_of):
     assert describe(view_of(started(1), RunFinished(step=100, adapter="x", seconds=61)), "finished").endswith(
         "1:01 min"
     )
+
+
+EARLY = StoppedEarly(
+    step=40, steps=100, rule="held_out", tolerance=0.01, best_step=20, best=0.75, ratios=[[30, 0.8], [40, 0.9]]
+)
+
+
+def test_a_run_that_may_stop_early_says_at_most_and_one_that_did_says_why(view_of):
+    view = view_of(started(stop="held_out"), step(40))
+    assert describe(view, "running") == "Training: step 40 of 100 · at most 1:05 min left"
+    assert short_status(view, "running") == "40/100 · at most 1:05 min left"
+    view = view_of(EARLY, Progress(phase="saving", done=0, total=1))
+    assert describe(view, "running") == f"{EARLY.sentence}. Saving"
+    assert short_status(view, "running") == "40/100"
+    view = view_of(RunFinished(step=40, adapter="x", seconds=61))
+    assert describe(view, "finished") == f"{EARLY.sentence}. Finished in 1:01 min"
+    assert "Stopped early at step 40 of 100" in run_html.run_card("x", view, "finished")
+    assert (view.end, run_panel.further_steps(view), fraction_done(view, "finished")) == (40, 60, 1.0)
+    view = view_of(started(40), step(100), RunFinished(step=100, adapter="x", seconds=61))
+    assert describe(view, "finished") == "Finished: 100 steps in 1:01 min"
+    assert (view.end, run_panel.further_steps(view)) == (100, 50)
+
+
+def test_a_decision_of_odd_values_is_shown_all_the_same(view_of):
+    odd = StoppedEarly(step=1, steps=2, rule="<b>", tolerance=float("nan"), best_step=0, best=1e300, ratios={"x": 1})
+    assert "<b>" not in run_html.run_card("x", view_of(started(), odd), "finished")
 
 
 def test_a_phase_has_a_place_among_the_stages_and_tells_the_time_it_will_take_yet(view_of):
