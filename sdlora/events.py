@@ -9,6 +9,7 @@ import json
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field, fields
+from functools import cache
 from typing import Any, ClassVar, dataclass_transform
 
 from sdlora.filesystem.reading import parse_json
@@ -42,7 +43,7 @@ class Event:
         cls = Event.KINDS.get(str(values.pop("kind", None))) if isinstance(values, dict) else None
         if cls is None:
             raise ValueError(f"not an event: {line[:80]!r}")
-        types = {f.name: f.type for f in fields(cls)}
+        types = _field_types(cls.__name__)
         given = {name: value for name, value in values.items() if name in types}
         for name, value in given.items():
             if not _has_type(value, types[name]):
@@ -51,6 +52,12 @@ class Event:
             return cls(**given)
         except TypeError as error:
             raise ValueError(f"not a {cls.__name__}: {error}") from None
+
+
+@cache
+def _field_types(kind: str) -> dict[str, object]:
+    """Return the types of the fields of ``kind`` by name; each line of a journal asks for them."""
+    return {f.name: f.type for f in fields(Event.KINDS[kind])}
 
 
 def _has_type(value: object, kind: object) -> bool:
