@@ -80,13 +80,13 @@ def _discard_output() -> None:
 def _parser(arguments: Sequence[str]) -> tuple[Parser, dict[str, Parser]]:
     """Return the parser of all commands, and those of each; only the one that runs has its flags."""
     from sdlora import __version__
-    from sdlora.cli import adapters, compare, data, evaluate, generate, models, options, training
+    from sdlora.cli import adapters, compare, data, evaluate, generate, models, options, report, training
 
     parser = Parser(prog="sdlora", description="Train, mix and export LoRA adapters for Stable Diffusion.")
     parser.add_argument("--version", action="version", version=f"sdlora {__version__}")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=Parser)
     commands: dict[str, Parser] = {}
-    images = (evaluate.COMMAND, generate.COMMAND, compare.COMMAND)
+    images = (evaluate.COMMAND, report.COMMAND, generate.COMMAND, compare.COMMAND)
     for command in (*training.COMMANDS, *models.COMMANDS, *images, *adapters.COMMANDS, *data.COMMANDS):
         own = commands[command.name] = subparsers.add_parser(
             command.name, help=command.help, description=command.help, allow_abbrev=False
