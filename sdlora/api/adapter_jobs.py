@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sdlora.adapters.parametrizations import parametrizations
-from sdlora.api.editing import EditSettings, ExtractSettings
+from sdlora.api.editing import EditSettings, ExtractSettings, MergeSettings
 from sdlora.errors import ConfigError, SdloraError
 from sdlora.events import Event, OnEvent, ignore
 from sdlora.filesystem.paths import as_path
@@ -18,7 +18,7 @@ from sdlora.formats.adapter_check import AdapterCheck as AdapterCheck
 from sdlora.formats.header_summary import read_header_summary
 from sdlora.jobs.tool_process import ToolJob as ToolJob
 from sdlora.jobs.tool_process import bake_job as bake_job
-from sdlora.jobs.tool_process import check_adapters
+from sdlora.jobs.tool_process import check_adapters, overlap_job
 from sdlora.jobs.tool_process import inspect_layers_job as inspect_layers_job
 from sdlora.storage.library import ImportResult, Library
 from sdlora.storage.library_entries import SUFFIX
@@ -31,8 +31,8 @@ class LibraryJob(ToolJob):
     """A tool that makes an adapter and puts it into the library under ``name``.
 
     ``result`` has the sentence of the round-trip check (``proof``), the number of ``layers``, the lowest and the
-    highest of its ``ranks``, and of a resize the share of energy that is ``kept``. If it fails or is stopped, nothing
-    remains.
+    highest of its ``ranks``, and of a resize or a limited merge the share of energy that is ``kept``. If it fails or is
+    stopped, nothing remains.
     """
 
     def __init__(self, library: Library, tool: str, name: str, base: str, **values: Any):
@@ -65,17 +65,28 @@ def merge_job(
     name: str = "",
     dtype: str = "fp32",
 ) -> LibraryJob:
-    """Merge ``adapters`` (name, file, scale) into one; ranks add up without a limit.
+    """Merge ``adapters`` (name, file, scale) into one by ``MergeSettings``, or their sum; ranks add up without a limit.
 
-    Raises ConfigError for fewer than two, one chosen twice, or a taken name.
+    Raises ConfigError for fewer than two, one chosen twice, a taken name, or a method that needs a limit without one.
     """
-    names = [adapter_name for adapter_name, _, _ in adapters]
+    names, chosen = [adapter_name for adapter_name, _, _ in adapters], MergeSettings.from_section(settings)
+    require_several(names, "combine")
+    values = {"adapters": list(adapters), "dtype": dtype, **chosen.require_limit().model_dump()}
+    return LibraryJob(library, "merge", library.choose_name(name, "-".join(names)), **values)
+
+
+def compare_job(adapters: Sequence[tuple[str, Path]], base: str = "") -> ToolJob:
+    """Return ``overlap_job`` of ``adapters`` (name, file). Raises ConfigError as ``require_several`` does."""
+    require_several([name for name, _ in adapters], "compare")
+    return overlap_job(adapters, base)
+
+
+def require_several(names: Sequence[str], purpose: str) -> None:
+    """Raise ConfigError for fewer than two adapters, or one chosen twice."""
     if len(names) < 2:
-        raise ConfigError("Choose at least two adapters to combine.")
+        raise ConfigError(f"Choose at least two adapters to {purpose}.")
     if len(set(names)) < len(names):
         raise ConfigError("The same adapter is chosen twice; give each a row of its own.")
-    values = {"adapters": list(adapters), "dtype": dtype, **settings.model_dump()}
-    return LibraryJob(library, "merge", library.choose_name(name, "-".join(names)), **values)
 
 
 def resize_job(

@@ -6,6 +6,7 @@ Each function checks the path it is to write before it computes anything, and im
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
@@ -23,6 +24,7 @@ from sdlora.section import Section
 if TYPE_CHECKING:
     from sdlora.adapters.state import AdapterState
     from sdlora.editing.low_rank import Cut
+    from sdlora.editing.merge_methods import MergeOptions
     from sdlora.formats.round_trip import RoundTripReport
 
 
@@ -71,6 +73,53 @@ class EditSettings(RankLimit):
     depends on the base's weights."""
 
 
+MERGE_METHODS: Mapping[str, str] = {
+    "sum": "Adds the changes up: exactly what the adapters do together when images are generated with all of them.",
+    "ties": "Keeps each one's largest numbers, and where they pull in opposite directions the stronger side's.",
+    "dare": "Drops some of each one's numbers at random, makes the others larger, and adds them up.",
+    "directions": "Lets each adapter decide the direction alike, however strong it is; the strength stays.",
+    "orthogonal": "Keeps the first as it is, and lets the others act only on what the first leaves alone.",
+    "select": "Takes each layer from the one adapter in which it stands out most.",
+}
+"""What each way to merge does, in a sentence; ``sdlora.editing.merge_methods`` has the formulas and the papers."""
+FULL_RANK = ("ties", "dare")
+"""Ways whose result needs a limit of its rank."""
+
+
+class MergeSettings(EditSettings):
+    """Settings of an adapter that is merged from several."""
+
+    method: Literal["sum", "ties", "dare", "directions", "orthogonal", "select"] = "sum"
+    """Way to combine the changes of a layer: `sum` adds them; `ties` (arXiv:2306.01708) keeps large entries of one
+    sign; `dare` (arXiv:2311.03099) drops entries at random; `directions` adds directions and magnitudes apart;
+    `orthogonal` (after arXiv:2312.02432) lets later adapters read only what the first does not; `select` (after K-LoRA,
+    arXiv:2502.18461) takes each layer from one adapter. `ties` and `dare` need a rank or an energy."""
+
+    density: float | None = Field(default=None, gt=0, le=1)
+    """Share of the entries that `ties` and `dare` keep; without it 0.5."""
+
+    seed: int | None = Field(default=None, ge=0, lt=2**63)
+    """Seed of the entries that `dare` keeps; without it 0."""
+
+    protect: float | None = Field(default=None, gt=0, le=1)
+    """Share of the squared norm of the earlier adapters whose inputs `orthogonal` keeps for them; without it 0.5."""
+
+    def require_limit(self) -> Self:
+        """Return the settings. Raises ConfigError for a method of ``FULL_RANK`` without a rank or an energy."""
+        if self.method in FULL_RANK and not self.is_set:
+            raise ConfigError(
+                f"{self.method}: its result fills every rank; say how much to keep: a rank such as 32, or a share of "
+                "the energy such as 0.95"
+            )
+        return self
+
+    def options(self) -> "MergeOptions":
+        """Return the method and its options as the functions of ``sdlora.editing`` take them."""
+        from sdlora.editing.merge_methods import MergeOptions
+
+        return MergeOptions(self.method, self.density, self.seed, self.protect)
+
+
 class ExtractSettings(RankLimit):
     """Settings of an adapter that is extracted from two models."""
 
@@ -96,16 +145,45 @@ def merge_adapters(
     data_dir: Path | None = None,
     on_event: OnEvent = ignore,
 ) -> "RoundTripReport":
-    """Write one adapter that equals ``adapters`` (run or file, and scale) together; ranks add up without a limit.
+    """Write one adapter made of ``adapters`` (run or file, and scale); ranks add up without a limit.
 
-    Raises ConfigError, MismatchError, ModelError, FormatError, FileError.
+    With plain ``EditSettings`` it equals them together; ``MergeSettings`` choose another method. What a limit left out
+    is reported as a notice. Raises ConfigError, MismatchError, ModelError, FormatError, FileError.
     """
     from sdlora import editing
 
     output = _new_adapter_path(output, export)
+    chosen = MergeSettings.from_section(settings).require_limit()
     named = [(*_read(source, data_dir), scale) for source, scale in adapters]
-    cut, progress = settings.cut() if settings.is_set else None, report_progress(on_event, "merging layers")
-    return _write(editing.merge(named, cut, _base(settings, data_dir), progress), output, export)
+    cut, progress = chosen.cut() if chosen.is_set else None, report_progress(on_event, "merging layers")
+    merged = editing.merge_by(chosen.options(), named, cut, _base(chosen, data_dir), progress)
+    if cut:
+        on_event(Notice(message=f"{merged.kept:.2%} of the energy of the merged changes is kept"))
+    return _write(merged.state, output, export)
+
+
+def compare_adapters(
+    sources: Sequence[str],
+    base: str = "",
+    layers: bool = False,
+    data_dir: Path | None = None,
+    on_event: OnEvent = ignore,
+) -> Iterator[str]:
+    """Yield, for each two of the adapters (runs or files), how much they change the same things: a sentence, a table.
+
+    The table has a line for each block, and with ``layers`` for each layer. DoRA and (IA)³ need the ``base``. Raises
+    ConfigError for fewer than two, MismatchError, ModelError, FormatError, FileError.
+    """
+    from sdlora.editing.overlap import describe_overlap, overlap, overlap_table
+
+    if len(sources) < 2:
+        raise ConfigError("name at least two adapters to compare")
+    named = [_read(source, data_dir) for source in sources]
+    resolved = resolve_base(base, data_dir) if base else ""
+    for one, other in combinations(named, 2):
+        found = overlap(one, other, resolved, report_progress(on_event, "comparing layers"))
+        yield describe_overlap(found)
+        yield from overlap_table(found, layers)
 
 
 def resize_adapter(

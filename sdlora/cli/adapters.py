@@ -1,4 +1,6 @@
-"""Commands that make adapters out of adapters and models: merge, resize, extract, bake, convert, export, inspect."""
+"""Commands that make adapters out of adapters and models: merge, resize, extract, bake, convert, export, inspect,
+overlap.
+"""
 
 import argparse
 from pathlib import Path
@@ -39,21 +41,37 @@ def _read_export(parsed: argparse.Namespace) -> "ExportSettings":
 
 
 def _merge_arguments(parser: argparse.ArgumentParser) -> None:
-    from sdlora.api.editing import EditSettings
+    from sdlora.api.editing import MergeSettings
 
     _adapters(parser)
-    options.add_settings(parser, EditSettings)
+    options.add_settings(parser, MergeSettings)
     _output(parser)
 
 
 def merge(parsed: argparse.Namespace) -> int:
-    from sdlora.api.editing import merge_adapters
+    from sdlora.api.editing import MergeSettings, merge_adapters
 
     terminal, adapters = TerminalProgress(parsed.output.stem), [*map(options.split_scale, parsed.adapter)]
-    settings, export = _read_edit(parsed), _read_export(parsed)
+    settings, export = options.read_settings(parsed, MergeSettings), _read_export(parsed)
     report = merge_adapters(adapters, parsed.output, settings, export, parsed.data_dir, terminal)
     terminal.close()
     print(f"{parsed.output}: {report}")
+    return 0
+
+
+def _overlap_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("sources", nargs="+", metavar="RUN-OR-FILE", help="two or more adapters")
+    parser.add_argument("--base", default="", metavar="BASE", help="the base model; for DoRA and (IA)³")
+    parser.add_argument("--layers", action="store_true", help="list each layer too")
+
+
+def overlap(parsed: argparse.Namespace) -> int:
+    from sdlora.api.editing import compare_adapters
+
+    terminal = TerminalProgress("overlap")
+    lines = list(compare_adapters(parsed.sources, parsed.base, parsed.layers, parsed.data_dir, terminal))
+    terminal.close()
+    print("\n".join(lines))
     return 0
 
 
@@ -183,5 +201,6 @@ COMMANDS = (
     Command("extract", extract, _extract_arguments, "Make an adapter of the difference of two models."),
     Command("bake", bake, _bake_arguments, "Write a base model with adapters folded into its weights."),
     Command("convert", convert, _convert_arguments, "Write adapters in the keys of other tools."),
+    Command("overlap", overlap, _overlap_arguments, "Tell how much adapters change the same things, before merging."),
     Command("inspect", inspect, _inspect_arguments, "Describe what an adapter file holds."),
 )

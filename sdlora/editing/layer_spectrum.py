@@ -122,6 +122,11 @@ def block_of(path: str) -> str:
     return {"mid": "mid"}.get(kind, f"{kind} {parts[2]}" if kind in ("down", "up") else "")
 
 
+def block_name(path: str) -> str:
+    """Return ``down 1`` for a layer of the denoiser's ``down_blocks.1``; else the name of its component."""
+    return block_of(path) or path.partition(".")[0].replace("_", " ")
+
+
 def _shade(colour: tuple[int, int, int], share: float) -> tuple[int, int, int]:
     """Blend from paper to ``colour`` as ``share`` goes from 10^-DECADES to 1."""
     strength = max(0.0, 1 + math.log10(share) / DECADES) if share > 0 else 0.0

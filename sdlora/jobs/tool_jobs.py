@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from sdlora.captioning.settings import CaptionSettings
 from sdlora.captioning.sources import load_captioner
 from sdlora.editing import layer_spectrum
 from sdlora.editing.low_rank import Cut, needs_base
+from sdlora.editing.merge_methods import MergeOptions
+from sdlora.editing.overlap import describe_overlap
 from sdlora.events import Notice, OnEvent, Progress, Result, report_progress
 from sdlora.families.meta_model import build_meta_model
 from sdlora.families.settings import Model
@@ -70,9 +73,24 @@ def merge(request: Request, report: OnEvent) -> dict[str, Any]:
     """Combine adapters into one."""
     report(Progress(phase="reading the adapters"))
     named = [(name, _read(path, report), scale) for name, path, scale in request["adapters"]]
-    base = _base(request, *(state for _, state, _ in named))
+    base, cut = _base(request, *(state for _, state, _ in named)), _cut(request)
     progress = report_progress(report, "adding up layers")
-    return _write(editing.merge(named, _cut(request), base, progress), request, report)
+    options = MergeOptions(*(request.get(name, default) for name, default in MergeOptions()._asdict().items()))
+    merged = editing.merge_by(options, named, cut, base, progress)
+    return {**_write(merged.state, request, report), "kept": merged.kept if cut else None}
+
+
+def overlap(request: Request, report: OnEvent) -> list[dict[str, Any]]:
+    """Compare each two of several adapters; for each pair a sentence, and the figures by block."""
+    report(Progress(phase="reading the adapters"))
+    named = [(name, _read(path, report)) for name, path in request["adapters"]]
+    base, found = _base(request, *(state for _, state in named)), []
+    for one, other in combinations(named, 2):
+        pair = editing.overlap(one, other, base, report_progress(report, "comparing layers"))
+        groups = {"all layers": pair.whole, **pair.blocks}
+        rows = [{"block": name, **group._asdict()} for name, group in groups.items()]
+        found.append({"adapters": list(pair.names), "sentence": describe_overlap(pair), "blocks": rows})
+    return found
 
 
 def resize(request: Request, report: OnEvent) -> dict[str, Any]:
@@ -134,7 +152,20 @@ def mask(request: Request, report: OnEvent) -> dict[str, Any]:
 
 TOOLS: Mapping[str, Callable[[Request, OnEvent], Any]] = {
     function.__name__: function
-    for function in (check, export, merge, resize, extract, bake, inspect_layers, caption, mask, class_images, evaluate)
+    for function in (
+        check,
+        export,
+        merge,
+        overlap,
+        resize,
+        extract,
+        bake,
+        inspect_layers,
+        caption,
+        mask,
+        class_images,
+        evaluate,
+    )
 }
 
 

@@ -72,6 +72,15 @@ def inspect_layers_job(file: Path, plot: Path | None = None, base: str = "") -> 
     return ToolJob("inspect_layers", file=file, plot=plot, base=base)
 
 
+def overlap_job(adapters: Sequence[tuple[str, Path]], base: str = "") -> ToolJob:
+    """Compare each two of ``adapters`` (name, file): do they change the same directions of the same layers?
+
+    The result has for each pair its ``adapters``, a ``sentence``, and in ``blocks`` the fields of an ``Overlap`` by
+    ``block``, first those of all layers.
+    """
+    return ToolJob("overlap", adapters=list(adapters), base=base)
+
+
 class CaptionJob(ToolJob):
     """Write captions for the images in ``folder``, as ``settings`` say; ``data_dir`` has the devices' locks.
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import torch
 
 from sdlora.adapters.state import AdapterState
-from sdlora.editing.layer_spectrum import block_of
+from sdlora.editing.layer_spectrum import block_name
 from sdlora.editing.low_rank import effective_rank, low_rank_product
 from sdlora.signals import BlockUpdate
 
@@ -21,11 +21,6 @@ def block_updates(state: AdapterState) -> list[BlockUpdate]:
         if factors is not None:
             blocks.setdefault(block_name(path), []).append(singular_values(*factors))
     return [BlockUpdate(block, _norm(values), _mean_rank(values)) for block, values in blocks.items()]
-
-
-def block_name(path: str) -> str:
-    """Return ``down 1`` for a layer of the denoiser's ``down_blocks.1``; else the name of its component."""
-    return block_of(path) or path.partition(".")[0].replace("_", " ")
 
 
 def singular_values(up: torch.Tensor, down: torch.Tensor) -> torch.Tensor:

@@ -290,7 +290,7 @@ def build(app: AppState) -> None:
     ends, tools, captions, masks = Endpoints(app), ToolEndpoints(app), CaptionEndpoints(app), MaskEndpoints(app)
     functions: list[Callable[..., Any]] = [
         ends.train, ends.status, ends.stop, ends.resume, ends.generate, ends.export, ends.runs, ends.adapters,
-        tools.merge, tools.resize, tools.extract,
+        tools.merge, tools.resize, tools.extract, tools.overlap,
         captions.caption, captions.tags, captions.replace, captions.add_trigger, captions.undo_change,
         masks.mask,
     ]  # fmt: skip

@@ -2,18 +2,20 @@
 
 from typing import Any, TypedDict
 
-from sdlora.api.adapter_jobs import LibraryJob, extract_job, merge_job, resize_job
-from sdlora.api.editing import EditSettings, ExportSettings, ExtractSettings, RankLimit
+from sdlora.api.adapter_jobs import LibraryJob, compare_job, extract_job, merge_job, resize_job
+from sdlora.api.editing import EditSettings, ExportSettings, ExtractSettings, MergeSettings, RankLimit
 from sdlora.api.models import resolve_base
 from sdlora.ui.app_state import AppState
 from sdlora.ui.endpoint_arguments import takes_settings
 
 TRUNCATION = (*RankLimit.model_fields, "dtype")
 """Settings of the tools that change an adapter's rank."""
+METHOD = ("method", "density", "seed", "protect")
+"""Settings of how adapters are merged."""
 
 
 class MadeAdapter(TypedDict):
-    """A new adapter of the library; ``kept`` is the share of a resized one's energy, else None."""
+    """A new adapter of the library; ``kept`` is the share of energy in a limited rank, else None."""
 
     adapter: str
     layers: int
@@ -23,13 +25,23 @@ class MadeAdapter(TypedDict):
     notes: list[str]
 
 
+class PairOverlap(TypedDict):
+    """Overlap of two adapters: in a sentence, and figures for all layers and for each block."""
+
+    adapters: list[str]
+    sentence: str
+    blocks: list[dict[str, Any]]
+
+
 class ToolEndpoints:
     """Functions that programs may call."""
 
     def __init__(self, app: AppState):
         self.app = app
 
-    @takes_settings(RankLimit, ExportSettings, names=TRUNCATION, first=("adapters", "name", "rank", "energy"))
+    @takes_settings(
+        MergeSettings, ExportSettings, names=(*TRUNCATION, *METHOD), first=("adapters", "name", "rank", "energy")
+    )
     def merge(self, adapters: dict[str, float], name: str = "", base: str = "", **settings: Any) -> MadeAdapter:
         """Combine adapters into one, which goes to the library.
 
@@ -41,8 +53,24 @@ class ToolEndpoints:
         found = [(self.app.adapter(adapter), scale) for adapter, scale in adapters.items()]
         named = [(adapter.name, adapter.path, scale) for adapter, scale in found]
         own = next((adapter.base for adapter, _ in found if adapter.base), "")
-        edit, dtype = self._edit(base or own, **settings)
-        return self._run_job(merge_job(self.app.library, named, edit, name, dtype))
+        dtype, merge = settings.pop("dtype"), MergeSettings.checked(base=self._base(base or own), **settings)
+        return self._run_job(merge_job(self.app.library, named, merge, name, dtype))
+
+    def overlap(self, adapters: list[str], base: str = "") -> list[PairOverlap]:
+        """Tell how much each two of some adapters change the same directions of the same layers.
+
+        Args:
+            adapters: Two or more by name.
+            base: For DoRA and (IA)³ the base model; left empty, what the first was trained on.
+        """
+        found = [self.app.adapter(adapter) for adapter in adapters]
+        own = next((adapter.base for adapter in found if adapter.base), "")
+        job = compare_job([(adapter.name, adapter.path) for adapter in found], self._base(base or own))
+        job.finish()
+        return [
+            PairOverlap(adapters=pair["adapters"], sentence=pair["sentence"], blocks=pair["blocks"])
+            for pair in job.result
+        ]
 
     @takes_settings(RankLimit, ExportSettings, names=TRUNCATION, first=("adapter", "name", "rank", "energy"))
     def resize(self, adapter: str, name: str = "", base: str = "", **settings: Any) -> MadeAdapter:

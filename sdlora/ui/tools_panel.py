@@ -269,8 +269,8 @@ def _finish(app: AppState, widget: job_widget.JobWidget, job: LibraryJob) -> Val
     low, high = result["ranks"]
     ranks = f"rank {low}" if low == high else f"ranks {low} to {high}"
     lines = [f"{job.name} is in the library: {pluralize(result['layers'], 'layer')}, {ranks}, {size}."]
-    if "kept" in result:
-        before = Path(job.request["file"]).stat().st_size
-        lines.append(f"{result['kept']:.1%} of the energy is kept; it was {format_bytes(before)}.")
+    if result.get("kept") is not None:
+        before = f"; it was {format_bytes(Path(job.request['file']).stat().st_size)}" if "file" in job.request else ""
+        lines.append(f"{result['kept']:.1%} of the energy is kept{before}.")
     lines += [f"Self-test: {result['proof']}.", *job.notices, "Choose it on the tab Create to use it."]
     return {widget.status: page_html.note(lines, "good")}
