@@ -10,9 +10,17 @@ import gradio as gr
 from gradio.blocks import Block
 
 from sdlora.adapters.targets import ALL_LAYERS, GROUPS
-from sdlora.api.adapter_jobs import LibraryJob, extract_job, merge_job, needs_base, resize_job
+from sdlora.api.adapter_jobs import (
+    LibraryJob,
+    ToolJob,
+    compare_job,
+    extract_job,
+    merge_job,
+    needs_base,
+    resize_job,
+)
 from sdlora.api.adapters import AdapterFile
-from sdlora.api.editing import EditSettings, ExportSettings, ExtractSettings
+from sdlora.api.editing import EditSettings, ExportSettings, ExtractSettings, MergeSettings
 from sdlora.api.models import resolve_base
 from sdlora.errors import ConfigError
 from sdlora.formatting import format_bytes, pluralize
@@ -21,6 +29,7 @@ from sdlora.ui import job_widget, page_html
 from sdlora.ui.adapter_rows import NONE, AdapterRows, adapter_choices, adapter_rows, row_buttons
 from sdlora.ui.app_state import AppState
 from sdlora.ui.listeners import HIDDEN, Values
+from sdlora.ui.merge_fields import MergeFields, merge_fields, overlap_html
 from sdlora.ui.setting_fields import options
 
 TYPES = list(options(Setting("dtype", ExportSettings.model_fields["dtype"])))
@@ -75,34 +84,58 @@ class CombineFields:
     base: gr.Dropdown
     cut: CutFields
     name: gr.Textbox
+    method: MergeFields
 
     @property
     def inputs(self) -> set[Block]:
-        return {self.name, self.base, self.rows.visible, *self.cut.inputs, *self.rows.inputs}
+        return {self.name, *self.compared, *self.cut.inputs, *self.method.inputs}
+
+    @property
+    def compared(self) -> set[Block]:
+        """Components that the comparison reads."""
+        return {self.base, self.rows.visible, *self.rows.inputs}
 
 
 def _combine(app: AppState, tab: gr.Tab) -> Any:
     purpose("One file that does what several do together, each at its scale. It goes to the library.")
     rows = adapter_rows("combine", MAX_ROWS, MIN_ROWS)
     row_buttons(rows, MIN_ROWS, "combine-more", "combine-fewer")
-    base, cut, name = _base("combine"), _cut("combine", ALL, 32, "fp32"), _name("combine", "their names")
+    base = _base("combine")
+    comparison = job_widget.job_widget("Do they disturb each other?", "combine-overlap", "secondary")
+    overlap = gr.HTML(elem_id="combine-overlap")
+    method, cut, name = merge_fields(), _cut("combine", ALL, 32, "fp32"), _name("combine", "their names")
     widget = job_widget.job_widget("Combine", "combine")
-    fields = CombineFields(rows, base, cut, name)
+    fields = CombineFields(rows, base, cut, name, method)
     refresh(app, tab, rows.adapters)
     for row in rows.adapters:
         row.select(partial(_show_base, app, rows.adapters), set(rows.adapters), base, **HIDDEN)
+        row.change(lambda: "", None, overlap, **HIDDEN)  # What was said of other adapters goes.
+    job_widget.wire(
+        app, comparison, partial(_start_comparing, app, fields),
+        lambda job: {comparison.status: "", overlap: overlap_html(job.result)}, fields.compared, [overlap],
+    )  # fmt: skip
     return job_widget.wire(
         app, widget, partial(_start_combining, app, fields), partial(_finish, app, widget), fields.inputs
     )  # fmt: skip
 
 
-def _start_combining(app: AppState, fields: CombineFields, values: Values) -> LibraryJob:
-    limit = fields.cut.limit(values)
+def _chosen(app: AppState, fields: CombineFields, values: Values) -> tuple[list[tuple[AdapterFile, float]], str]:
+    """Return the chosen adapters with their scales, and the base model."""
     chosen = fields.rows.chosen(values, int(values[fields.rows.visible]))
     adapters = [(app.adapter(name), scale) for name, scale in chosen]
+    return adapters, _resolve(app, values[fields.base], [adapter for adapter, _ in adapters])
+
+
+def _start_comparing(app: AppState, fields: CombineFields, values: Values) -> ToolJob:
+    adapters, base = _chosen(app, fields, values)
+    return compare_job([(adapter.name, adapter.path) for adapter, _ in adapters], base)
+
+
+def _start_combining(app: AppState, fields: CombineFields, values: Values) -> LibraryJob:
+    limit = fields.cut.limit(values)
+    adapters, base = _chosen(app, fields, values)
     files = [(adapter.name, adapter.path, scale) for adapter, scale in adapters]
-    base = _resolve(app, values[fields.base], [adapter for adapter, _ in adapters])
-    settings = EditSettings.checked(base=base, **limit)
+    settings = MergeSettings.checked(base=base, **limit, **fields.method.settings(values))
     return merge_job(app.library, files, settings, values[fields.name] or "", values[fields.cut.dtype])
 
 

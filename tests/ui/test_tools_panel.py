@@ -12,6 +12,7 @@ from sdlora.events import Progress
 from sdlora.formats import write_adapter
 from sdlora.ui import adapter_detail, bake_panel, job_widget, library_html, tools_panel
 from sdlora.ui.adapter_rows import adapter_rows
+from sdlora.ui.merge_fields import MERGE_METHODS, USES, merge_fields, overlap_html, sentence
 from tests.support.adapters import random_adapter
 from tests.support.tiny_models import write_tiny_adapter as adapter
 
@@ -92,7 +93,7 @@ def test_the_fields_say_how_much_is_kept():
 def combine_fields():
     rows, base = adapter_rows("combine", 6, 2), tools_panel._base("combine")
     cut = tools_panel._cut("combine", tools_panel.ALL, 32, "fp32")
-    return tools_panel.CombineFields(rows, base, cut, tools_panel._name("combine", "x"))
+    return tools_panel.CombineFields(rows, base, cut, tools_panel._name("combine", "x"), merge_fields())
 
 
 def shrink_fields():
@@ -128,6 +129,44 @@ def test_what_is_missing_is_said_in_a_sentence_before_anything_starts(app):
         start(tools_panel._start_extracting, app, extracted)
     with pytest.raises(ConfigError, match="Choose the base model"):
         start(bake_panel._start, app, bake, {bake.rows.adapters[0]: "one"})
+
+
+def test_a_method_brings_its_own_options_and_no_others(app):
+    for name in ("one", "two"):
+        adapter(app.library.folder / f"{name}.safetensors")
+    with gr.Blocks():
+        fields = combine_fields()
+    first, second = fields.rows.adapters[:2]
+    chosen = {first: "one", second: "two", fields.cut.how: tools_panel.RANK}
+    for method in MERGE_METHODS:
+        job = start(tools_panel._start_combining, app, fields, {**chosen, fields.method.method: method})
+        given = {name: job.request[name] for name in ("density", "seed", "protect")}
+        assert job.request["method"] == method and job.request["rank"] == 32
+        assert {name for name, value in given.items() if value is not None} == {
+            name for name, users in USES.items() if method in users
+        }
+    exactly = {**chosen, fields.method.method: "ties", fields.cut.how: tools_panel.ALL}
+    with pytest.raises(ConfigError, match="its result fills every rank; say how much to keep"):
+        start(tools_panel._start_combining, app, fields, exactly)
+    with pytest.raises(ConfigError, match="density"):
+        start(
+            tools_panel._start_combining, app, fields,
+            {**chosen, fields.method.method: "ties", fields.method.options["density"]: 2.0},
+        )  # fmt: skip
+    assert "Choose a rank or a share" in sentence("dare") and "Choose" not in sentence("sum")
+
+
+def test_the_comparison_needs_two_and_its_figures_unfold(app):
+    adapter(app.library.folder / "one.safetensors")
+    with gr.Blocks():
+        fields = combine_fields()
+    values = {field: field.value for field in fields.compared}
+    with pytest.raises(ConfigError, match="at least two adapters to compare"):
+        tools_panel._start_comparing(app, fields, {**values, fields.rows.adapters[0]: "one"})
+    row = {"block": "<mid>", "layers": 3, "cosine": 0.125, "inputs": 0.5, "outputs": -0.01, "shared": 1.0}
+    html = overlap_html([{"adapters": ["a", "b"], "sentence": "a & b differ.", "blocks": [row]}])
+    assert "a &amp; b differ." in html and "&lt;mid&gt;" in html and "<details>" in html
+    assert "<td>0.12</td><td>0.50</td><td>-0.01</td><td>3</td>" in html
 
 
 def test_the_base_is_asked_for_where_an_adapter_depends_on_it(app):
