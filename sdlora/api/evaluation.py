@@ -1,5 +1,6 @@
 """Evaluation of a run's checkpoints: prompts, the job, its result, and taking what it proposes."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from sdlora.api.adapters import use_checkpoint
@@ -11,12 +12,14 @@ from sdlora.evaluation.figures import Figure as Figure
 from sdlora.evaluation.prompts import EvaluationPrompts as EvaluationPrompts
 from sdlora.evaluation.proposal import Alarm as Alarm
 from sdlora.evaluation.proposal import Proposal as Proposal
-from sdlora.evaluation.report import FOLDER, SHEET
+from sdlora.evaluation.report import FILE, FOLDER, SHEET
 from sdlora.evaluation.report import Evaluation as Evaluation
 from sdlora.evaluation.report import read_evaluation as _read_evaluation
 from sdlora.evaluation.settings import EvaluationSettings as EvaluationSettings
 from sdlora.evaluation.table import evaluation_table as evaluation_table
 from sdlora.events import OnEvent, ignore
+from sdlora.jobs.evaluation_estimate import EvaluationEstimate as EvaluationEstimate
+from sdlora.jobs.evaluation_estimate import estimate_evaluation
 from sdlora.jobs.evaluation_plan import choose_steps, concept_data, plan_encoders, plan_prompts
 from sdlora.jobs.tool_process import EvaluationJob as EvaluationJob
 from sdlora.storage.run_folder import Run
@@ -31,6 +34,14 @@ def evaluation_prompts(run: Run, settings: EvaluationSettings = DEFAULTS) -> Eva
     """
     config = run.config
     return plan_prompts(config, concept_data(config, settings.concept), settings)
+
+
+def evaluation_estimate(run: Run, settings: EvaluationSettings = DEFAULTS) -> EvaluationEstimate:
+    """Estimate the number of images of an evaluation of ``run``, and its time; images of an earlier one come off.
+
+    Raises ConfigError for a run without checkpoints or a concept that it does not have, DatasetError.
+    """
+    return estimate_evaluation(run, settings)
 
 
 def evaluation_job(run: Run, settings: EvaluationSettings = DEFAULTS) -> EvaluationJob:
@@ -66,13 +77,38 @@ def evaluation_sheet(run: Run) -> Path | None:
     return found[0] if found else None
 
 
-def use_proposal(run: Run) -> Path:
+def outdated_evaluation(run: Run) -> list[str]:
+    """Say where the newest evaluation of ``run`` does not fit its checkpoints any more; empty if it does.
+
+    Raises as ``read_evaluation`` does.
+    """
+    evaluated = {candidate.step for candidate in read_evaluation(run).candidates}
+    files, written = run.checkpoint_files(), (run.folder / FOLDER / FILE).stat().st_mtime
+    newer = {step for step, path in files.items() if path.stat().st_mtime > written}
+    told = {
+        "gone since": evaluated - files.keys(),
+        "changed since": evaluated & newer,
+        "saved since": newer - evaluated,
+    }
+    return [f"{_steps(steps)} {what}" for what, steps in told.items() if steps]
+
+
+def _steps(steps: Iterable[int]) -> str:
+    ordered = sorted(steps)
+    return f"{'checkpoint' if len(ordered) == 1 else 'checkpoints'} {', '.join(map(str, ordered))}"
+
+
+def use_proposal(run: Run, number: int | None = None) -> Path:
     """Make what the newest evaluation of ``run`` proposes its adapter, with the scale as preferred weight.
 
-    Returns the adapter's file. Raises ConfigError if nothing is proposed, and as ``use_checkpoint`` does.
+    ``number`` takes another one of its candidates instead. Returns the adapter's file. Raises ConfigError if nothing is
+    proposed, or there is no such candidate, and as ``use_checkpoint`` does.
     """
     evaluation = read_evaluation(run)
-    if evaluation.proposal.chosen is None:
+    taken = evaluation.proposal.chosen if number is None else number
+    if taken is None:
         raise ConfigError(f"{run.name}: its evaluation proposes no checkpoint; choose one by its pictures")
-    chosen = evaluation.candidates[evaluation.proposal.chosen]
+    if not 0 <= taken < len(evaluation.candidates):
+        raise ConfigError(f"candidate {taken}: the evaluation has 0 to {len(evaluation.candidates) - 1}")
+    chosen = evaluation.candidates[taken]
     return use_checkpoint(run, chosen.step, chosen.scale)

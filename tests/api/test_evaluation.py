@@ -1,6 +1,8 @@
 """Taking what an evaluation proposes: the checkpoint and its scale become the run's adapter."""
 
 import json
+import os
+import time
 
 import pytest
 
@@ -90,3 +92,29 @@ def test_a_sheet_that_is_a_link_is_not_shown(run, tmp_path):
     (tmp_path / "secret.png").write_bytes(b"x")
     (run.folder / FOLDER / SHEET).symlink_to(tmp_path / "secret.png")
     assert api.evaluation_sheet(run) is None
+
+
+def test_another_candidate_is_taken_by_its_number(run):
+    write_evaluation(evaluation(Proposal(chosen=0)), run.folder / FOLDER)
+    api.use_proposal(run, 1)
+    assert checkpoint_in_use(run) == 4 and preferred_weight(run.adapter) == 0.8
+    for number in (-1, 2):
+        with pytest.raises(ConfigError, match=f"candidate {number}: the evaluation has 0 to 1"):
+            api.use_proposal(run, number)
+
+
+def test_an_evaluation_that_does_not_fit_the_checkpoints_says_so(run):
+    write_evaluation(evaluation(Proposal(chosen=0)), run.folder / FOLDER)
+    for path in run.checkpoint_files().values():
+        os.utime(path, (1, 1))
+    write_tiny_adapter(run.checkpoint(3))
+    os.utime(run.checkpoint(3), (1, 1))  # Left out on purpose.
+    assert api.outdated_evaluation(run) == []
+    later = time.time() + 60
+    run.checkpoint(2).unlink()
+    os.utime(run.checkpoint(4), (later, later))
+    for step in (6, 8):
+        os.utime(write_tiny_adapter(run.checkpoint(step)), (later, later))
+    assert api.outdated_evaluation(run) == [
+        "checkpoint 2 gone since", "checkpoint 4 changed since", "checkpoints 6, 8 saved since",
+    ]  # fmt: skip
