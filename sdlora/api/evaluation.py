@@ -1,6 +1,7 @@
 """Evaluation of a run's checkpoints: prompts, the job, its result, and taking what it proposes."""
 
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from sdlora.api.adapters import use_checkpoint
@@ -69,6 +70,15 @@ def evaluate_run(run: Run, settings: EvaluationSettings = DEFAULTS, on_event: On
 def read_evaluation(run: Run) -> Evaluation:
     """Return the newest evaluation of ``run``. Raises ConfigError if there is none, FormatError if it is damaged."""
     return _read_evaluation(run.folder / FOLDER)
+
+
+def evaluation_stamp(run: Run) -> tuple[int, int] | None:
+    """Return what changes with each evaluation of ``run``; None if there is none."""
+    for path in run.regular_files(run.folder / FOLDER, FILE):
+        with suppress(OSError):
+            status = path.stat()
+            return status.st_mtime_ns, status.st_size
+    return None
 
 
 def evaluation_sheet(run: Run) -> Path | None:

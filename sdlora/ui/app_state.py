@@ -36,6 +36,7 @@ from sdlora.filesystem.stat_cache import one_look
 from sdlora.filesystem.writing import write_atomic
 from sdlora.formats.lora_tags import parse_lora_tags
 from sdlora.formatting import did_you_mean
+from sdlora.ui.evaluation_jobs import Evaluations
 from sdlora.ui.run_view import RunView, RunViews
 
 SNAPSHOT_SECONDS = 0.5
@@ -84,6 +85,7 @@ class AppState:
     profiler: Profiler = field(init=False)
     library: Library = field(init=False)
     run_views: RunViews = field(default_factory=RunViews)
+    evaluations: Evaluations = field(default_factory=Evaluations)
     jobs: dict[str, CancellableJob] = field(default_factory=dict)
     """Running jobs by visitor and kind."""
     on_look: Callable[[bool], None] = lambda active: None
@@ -116,6 +118,7 @@ class AppState:
         self.queue.close()
         self.profiler.close()
         self.inference.close()
+        self.evaluations.close()
         for job in list(self.jobs.values()):
             job.stop()
 

@@ -61,7 +61,8 @@ def runs(found: Sequence[tuple[str, str, str, Path | None, str]], total: int, se
 
 
 def _run(name: str, status: str, date: str, picture: Path | None, go_on: str) -> str:
-    acts = {"open": "Open", **({"resume": go_on} if go_on else {}), "duplicate": "Duplicate", "delete": "Delete"}
+    acts = {"open": "Open", **({"resume": go_on} if go_on else {}), "evaluate": "Which checkpoint?"}
+    acts |= {"duplicate": "Duplicate", "delete": "Delete"}
     named = escape(name, quote=True)
     buttons = "".join(
         f"<button type='button' data-do='{act}' data-name='{named}' aria-label='{word} {named}'>{word}</button>"

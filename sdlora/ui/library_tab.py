@@ -49,6 +49,8 @@ class LibraryTab:
     empty: gr.Button
     opened: gr.State
     """Name of the run that the Train tab is to show."""
+    evaluates: gr.State
+    """Whether it is also to unfold which checkpoint to take."""
     on_open: Any
     """Event after which it shows that run."""
 
@@ -98,7 +100,7 @@ def build(app: AppState, tab: gr.Tab, tabs: gr.Tabs) -> LibraryTab:
             disk_tab.build(app, disk)
     library = LibraryTab(
         message, really, keep, undo, gr.State({}), gr.State(""), file, search, adapters, runs, trash, empty,
-        gr.State(""), None,
+        gr.State(""), gr.State(False), None,
     )  # fmt: skip
     refresh: dict[str, Any] = {
         "fn": partial(_lists, app), "inputs": search, "outputs": library.lists, **HIDDEN,
@@ -270,7 +272,7 @@ def _wire_runs(app: AppState, library: LibraryTab, tabs: gr.Tabs, refresh: dict[
     def act(event: gr.EventData) -> Values:  # Gradio finds the event by its annotation.
         return _act(app, library, tabs, str(event.act), str(event.name))
 
-    done = library.runs.click(act, None, [library.opened, tabs, *library.confirm], **HIDDEN)
+    done = library.runs.click(act, None, [library.opened, library.evaluates, tabs, *library.confirm], **HIDDEN)
     done.then(None, js=SHOW_TOP, **PRIVATE).then(**refresh)
     return done
 
@@ -288,6 +290,7 @@ def _act(app: AppState, library: LibraryTab, tabs: gr.Tabs, act: str, name: str)
             app.refresh()
             message = page_html.note([f"{other.name} has the settings of {name}; Start trains it."], "good")
             return {library.opened: other.name, **library.answer(message)}
-        return {library.opened: name, tabs: gr.Tabs(selected="train"), **library.answer()}
+        shown = {library.opened: name, library.evaluates: act == "evaluate", tabs: gr.Tabs(selected="train")}
+        return {**shown, **library.answer()}
     except SdloraError as error:
         return {library.opened: "", **library.refuse(error)}

@@ -16,6 +16,7 @@ from sdlora.ui import (
     create_form,
     create_tab,
     endpoints,
+    evaluation_panel,
     images_tab,
     library_tab,
     page_html,
@@ -155,9 +156,10 @@ def _wire_refresh(app: AppState, demo: gr.Blocks, page: Page) -> None:
     demo.load(partial(_refresh_all, app, page), page.inputs - {page.seen}, outputs, **options)
     run.input(full, page.inputs, outputs, **options)
     opened = page.library.opened
-    page.library.on_open.then(
+    shown = page.library.on_open.then(
         partial(_refresh, app, page, opened), page.inputs - {run} | {opened}, outputs, **options
     )  # fmt: skip
+    evaluation_panel.open_from(app, page.train.run.evaluation, shown, opened, page.library.evaluates)
 
 
 def _wire_shortcuts(app: AppState, page: Page) -> None:

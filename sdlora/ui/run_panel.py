@@ -13,7 +13,7 @@ from sdlora.api.adapters import checkpoint_in_use, run_checkpoints, use_checkpoi
 from sdlora.api.training import Run
 from sdlora.errors import SdloraError
 from sdlora.filesystem.paths import path_problem
-from sdlora.ui import page_html, queue_panel, run_html, run_measurements
+from sdlora.ui import evaluation_panel, page_html, queue_panel, run_html, run_measurements
 from sdlora.ui.app_state import ACTIVE, AppState, export_to_cache
 from sdlora.ui.listeners import PRIVATE, Changes, click_later
 from sdlora.ui.run_measurements import measurements_html
@@ -43,6 +43,7 @@ class RunPanel:
     more: gr.Number
     checkpoints: gr.Radio
     keep: gr.Button
+    evaluation: evaluation_panel.EvaluationPanel
     previews: gr.HTML
     plot: gr.LinePlot
     learnt: gr.LinePlot
@@ -62,7 +63,7 @@ class RunPanel:
             self.waiting, self.run, self.status, self.stop, self.resume, self.generate, self.ended, self.more,
             self.checkpoints, self.keep, self.previews, self.plot, self.learnt, self.measured,
             self.notices, self.downloads, self.saves,
-            self.remarks, self.log, self.longer,
+            self.remarks, self.log, self.longer, *self.evaluation.outputs,
         ]  # fmt: skip
 
 
@@ -98,6 +99,7 @@ def build(app: AppState) -> RunPanel:
     with gr.Accordion("Checkpoints", open=False, visible=False, elem_id="checkpoints") as saves:
         checkpoints = gr.Radio([], label="Steps at which it saved", interactive=True, elem_id="checkpoint-choice")
         keep = gr.Button("Use this checkpoint", size="sm", interactive=False, elem_id="use-checkpoint")
+    evaluation = evaluation_panel.build(app, run)
     with gr.Accordion("Remarks", open=False, visible=False) as remarks:
         notices = gr.HTML(elem_id="run-notices")
     log = _log(app, run)
@@ -106,9 +108,12 @@ def build(app: AppState) -> RunPanel:
             None, js=click_later("download-file"), **PRIVATE
         )
     keep.click(partial(_use, app), [run, checkpoints], [message, checkpoints], **PRIVATE)
+    evaluation.use.click(
+        partial(_use_candidate, app), [run, evaluation.candidate], [evaluation.used, checkpoints], **PRIVATE
+    )
     return RunPanel(
-        message, waiting, run, status, stop, resume, generate, ended, more, checkpoints, keep, previews, plot, learnt,
-        measured, notices,
+        message, waiting, run, status, stop, resume, generate, ended, more, checkpoints, keep, evaluation, previews,
+        plot, learnt, measured, notices,
         downloads, saves, remarks, log, longer, copy, reopen,
     )  # fmt: skip
 
@@ -168,6 +173,12 @@ def _use(app: AppState, name: str, step: int | None) -> list[Any]:
     return [page_html.note([message], "good"), _checkpoints(run)]
 
 
+def _use_candidate(app: AppState, name: str, number: int | None) -> list[Any]:
+    """Make a candidate of the run's evaluation its adapter; its checkpoint is then the one in use."""
+    told, run = evaluation_panel.take(app, name, number), app.run(name)
+    return [told, gr.skip() if run is None else _checkpoints(run)]
+
+
 def refresh(app: AppState, panel: RunPanel, name: str | None, changes: Changes) -> None:
     """Add to ``changes`` what is new of the run ``name``, or of the current one, and of the queue."""
     now = app.snapshot()
@@ -202,6 +213,7 @@ def refresh(app: AppState, panel: RunPanel, name: str | None, changes: Changes) 
     ]
     for row in rows:
         changes.add(*row)
+    evaluation_panel.refresh(app, panel.evaluation, run, saved and idle, changes)
 
 
 def _card(run: Run, view: RunView, state: str) -> str:
