@@ -108,11 +108,10 @@ def _steps(steps: Iterable[int]) -> str:
     return f"{'checkpoint' if len(ordered) == 1 else 'checkpoints'} {', '.join(map(str, ordered))}"
 
 
-def use_proposal(run: Run, number: int | None = None) -> Path:
-    """Make what the newest evaluation of ``run`` proposes its adapter, with the scale as preferred weight.
+def candidate_to_take(run: Run, number: int | None = None) -> Candidate:
+    """Return what the newest evaluation of ``run`` proposes, or another one of its candidates by its ``number``.
 
-    ``number`` takes another one of its candidates instead. Returns the adapter's file. Raises ConfigError if nothing is
-    proposed, or there is no such candidate, and as ``use_checkpoint`` does.
+    Raises ConfigError if nothing is proposed, or there is no such candidate, and as ``read_evaluation`` does.
     """
     evaluation = read_evaluation(run)
     taken = evaluation.proposal.chosen if number is None else number
@@ -120,5 +119,13 @@ def use_proposal(run: Run, number: int | None = None) -> Path:
         raise ConfigError(f"{run.name}: its evaluation proposes no checkpoint; choose one by its pictures")
     if not 0 <= taken < len(evaluation.candidates):
         raise ConfigError(f"candidate {taken}: the evaluation has 0 to {len(evaluation.candidates) - 1}")
-    chosen = evaluation.candidates[taken]
+    return evaluation.candidates[taken]
+
+
+def use_proposal(run: Run, number: int | None = None) -> Path:
+    """Make the ``candidate_to_take`` the adapter of ``run``, with its scale as preferred weight; return the file.
+
+    Raises as that does, and as ``use_checkpoint`` does.
+    """
+    chosen = candidate_to_take(run, number)
     return use_checkpoint(run, chosen.step, chosen.scale)

@@ -1,8 +1,9 @@
 """Endpoints of the page for programs (``gradio_client``): train, status, stop, resume, generate, export.
 
 ``tool_endpoints`` has those that wait for a tool, ``caption_endpoints`` those of captions, ``mask_endpoints`` that of
-masks. The first lines of a docstring and its ``Args`` are the text of the page "Use via API". Errors reach the program
-as one sentence. Files come as uploads only: no text that a program sends is ever taken for a path of images.
+masks, ``evaluation_endpoints`` those of a run's evaluation. The first lines of a docstring and its ``Args`` are the
+text of the page "Use via API". Errors reach the program as one sentence. Files come as uploads only: no text that a
+program sends is ever taken for a path of images.
 """
 
 import asyncio
@@ -32,6 +33,7 @@ from sdlora.ui import build_config
 from sdlora.ui.app_state import MAX_IMAGES, AppState
 from sdlora.ui.caption_endpoints import CaptionEndpoints
 from sdlora.ui.endpoint_arguments import check_arguments, returned_file, takes_settings, uploaded_paths
+from sdlora.ui.evaluation_endpoints import EvaluationEndpoints
 from sdlora.ui.mask_endpoints import MaskEndpoints
 from sdlora.ui.run_view import describe
 from sdlora.ui.tool_endpoints import ToolEndpoints
@@ -288,11 +290,13 @@ class Endpoints:
 def build(app: AppState) -> None:
     """Add the endpoints to the page that is being laid out."""
     ends, tools, captions, masks = Endpoints(app), ToolEndpoints(app), CaptionEndpoints(app), MaskEndpoints(app)
+    evaluations = EvaluationEndpoints(app)
     functions: list[Callable[..., Any]] = [
         ends.train, ends.status, ends.stop, ends.resume, ends.generate, ends.export, ends.runs, ends.adapters,
         tools.merge, tools.resize, tools.extract, tools.overlap,
         captions.caption, captions.tags, captions.replace, captions.add_trigger, captions.undo_change,
         masks.mask,
+        evaluations.evaluate, evaluations.evaluation, evaluations.stop_evaluation, evaluations.use_proposal,
     ]  # fmt: skip
     for function in functions:
         waits = inspect.iscoroutinefunction(function)

@@ -15,6 +15,7 @@ from sdlora.api.evaluation import (
     Evaluation,
     EvaluationJob,
     EvaluationSettings,
+    candidate_to_take,
     evaluation_estimate,
     evaluation_job,
     evaluation_sheet,
@@ -309,9 +310,8 @@ def take(app: AppState, name: str | None, number: int | None) -> str:
     try:
         if run is None:
             raise ConfigError("This run is gone; choose another.")
+        taken = candidate_to_take(run, number)
         use_proposal(run, number)
-        found = read_evaluation(run)
-        taken = found.candidates[found.proposal.chosen or 0 if number is None else number]
     except SdloraError as error:
         return page_html.note([str(error)], "bad")
     app.refresh()

@@ -164,6 +164,12 @@ def test_tags_are_counted_changed_and_changed_back(server):
         ({"project": "nobody", "api_name": "/undo_change"}, "There is no project 'nobody'"),
         ({"project": "../x", "words": "a dog", "api_name": "/mask"}, "has no pictures"),
         ({"project": "x", "mode": "append", "api_name": "/mask"}, "mode = 'append'"),
+        ({"run": "../x", "api_name": "/evaluate"}, "There is no run '../x'"),
+        ({"run": "x", "scales": [9], "api_name": "/evaluate"}, "scales.0 = 9"),
+        ({"run": "x", "prompts": [""], "api_name": "/evaluate"}, "prompts.0"),
+        ({"run": "/etc", "sheet": True, "api_name": "/evaluation"}, "There is no run '/etc'"),
+        ({"run": "x", "api_name": "/stop_evaluation"}, "There is no run 'x'"),
+        ({"run": "x", "candidate": 0, "api_name": "/use_proposal"}, "There is no run 'x'"),
         ({"base": "pocket", "tuned": "nothing-here", "rank": 4, "api_name": "/extract"}, "nothing-here"),
     ],
 )

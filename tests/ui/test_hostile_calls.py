@@ -38,6 +38,11 @@ NAMED = {
     "replace": [["name", "word", "word"]],
     "add_trigger": [["name"]],
     "undo_change": [["name"]],
+    "evaluate": [["name", [], [1.0], ["word"], ["word"], ["word"], 1, 1, 1, 7, "Euler", 1, "secret", "secret"],
+                 ["kept", [], [1.0], ["word"], ["word"], ["word"], 1, 1, 1, 7, "name", 1, "secret", "secret"]],
+    "evaluation": [["name", True]],
+    "stop_evaluation": [["name"], ["kept"]],
+    "use_proposal": [["name", None], ["kept", 0]],
 }  # fmt: skip
 """Calls of each endpoint; whatever is a string in them, or the key of a mapping, is said in hostile words."""
 
