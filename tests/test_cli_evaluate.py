@@ -79,3 +79,70 @@ def test_what_is_wrong_is_one_sentence_and_an_exit_code(run, capsys, arguments, 
 def test_a_run_that_does_not_exist_is_named(run, capsys):
     assert main(["evaluate", "gone", "--data-dir", str(run.data_dir)]) == 2
     assert "there is no such run" in capsys.readouterr().err
+
+
+@pytest.fixture
+def files(tmp_path):
+    """Two adapter files outside the data folder, whose metadata have a trigger and no base that is here."""
+    paths = [tmp_path / "given" / f"{name}.safetensors" for name in ("first", "second")]
+    for path in paths:
+        path.parent.mkdir(exist_ok=True)
+        meta = {"modelspec.trigger_phrase": "sks", "ss_base_model_version": "sd_v1", "ss_sd_model_name": "elsewhere"}
+        write_adapter(random_lora(**meta), path, format="kohya", dtype="fp32")
+    return [str(path) for path in paths]
+
+
+def evaluate_files(tmp_path, files, *arguments):
+    return main(["evaluate", *files, "--data-dir", str(tmp_path / "data"), "--device", "cpu", *arguments])
+
+
+SMALL = ("--scales", "1", "--seeds", "1", "--prompts", "sks, a cat", "--unrelated-prompts", "a tree", "--steps", "1")
+
+
+def test_files_are_compared_as_checkpoints_are_and_the_result_is_found_again(
+    tmp_path, files, clip, pictures, tiny_base, capsys
+):
+    models = ("--encoder", clip, "--clip", clip, "--base", str(tiny_base), "--images", str(pictures))
+    assert evaluate_files(tmp_path, files, *models, *SMALL) == 0
+    printed = capsys.readouterr()
+    assert "We would take step" in printed.out and f"step 2: {files[1]}" in printed.out
+    (folder,) = (tmp_path / "data" / "evaluations").iterdir()
+    assert f"sheet: {folder / 'sheet.png'}" in printed.out and "generating images 27/27" in printed.err
+    before = {path.name for path in (folder / "images").iterdir()}
+    assert evaluate_files(tmp_path, files, *models, *SMALL, "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [each["checkpoint"] for each in found["candidates"]] == ["first", "second"]
+    assert {"look", "spill"} <= found["candidates"][0]["figures"].keys() and found["kind"] == "style"
+    assert {path.name for path in (folder / "images").iterdir()} == before
+
+
+def test_prompts_of_files_are_shown_with_the_trigger_of_their_metadata(tmp_path, files, tiny_base, capsys):
+    assert evaluate_files(tmp_path, files, "--base", str(tiny_base), "--class-name", "cat", "--show-prompts") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert all("sks" in line and "cat" in line for line in lines[:3]) and "sks" not in lines[3]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [((), "names the base model 'elsewhere', which is not here; give --base"),
+     (("--base", "pocket", "--use"), "--use: makes a checkpoint"),
+     (("--base", "pocket", "--checkpoints", "2"), "checkpoints and concept are of a run"),
+     (("--base", "pocket", "--kind", "photo"), "kind"),
+     (("--base", "pocket", "--images", "/nowhere"), "/nowhere: does not exist")],
+)  # fmt: skip
+def test_what_files_do_not_tell_is_asked_for(tmp_path, files, capsys, arguments, message):
+    assert evaluate_files(tmp_path, files, *arguments) in (2, 3)
+    assert message in capsys.readouterr().err
+
+
+def test_one_file_given_twice_and_what_is_no_adapter_are_refused(tmp_path, files, capsys):
+    assert evaluate_files(tmp_path, [files[0], files[0]], "--base", "pocket") == 2
+    assert "given twice" in capsys.readouterr().err
+    (tmp_path / "given" / "broken.safetensors").write_bytes(b"junk")
+    assert evaluate_files(tmp_path, [files[0], str(tmp_path / "given" / "broken.safetensors")]) != 0
+    assert "broken.safetensors: is not a safetensors file" in capsys.readouterr().err
+
+
+def test_a_run_has_its_own_words(run, capsys):
+    assert evaluate(run, "--trigger", "ohwx") == 2
+    assert "--trigger: is for adapter files; house is a run" in capsys.readouterr().err

@@ -6,6 +6,7 @@ from sdlora.captioning.settings import CaptionSettings
 from sdlora.config import all_settings
 from sdlora.data.concepts import RUN_WIDE
 from sdlora.data.settings import Concept
+from sdlora.evaluation.file_settings import FileSettings
 from sdlora.evaluation.settings import EvaluationSettings
 from sdlora.masking.settings import MaskSettings
 from sdlora.section import Setting, settings
@@ -32,8 +33,11 @@ parameters of the endpoint `/mask` ([masks.md](masks.md)).
 EVALUATION = """
 ## evaluation
 
-These belong to no run: they are flags of `sdlora evaluate` (`--scales 0.7,1`), and fields of `EvaluationSettings`
-([decision](decisions/evaluation-of-checkpoints.md)).
+These belong to no run: they are flags of `sdlora evaluate` (`--scales 0.7,1`), fields of `EvaluationSettings`, and most
+of them parameters of the endpoint `/evaluate` ([choosing-a-checkpoint.md](choosing-a-checkpoint.md)).
+"""
+FILES = """
+Adapter files have no run that tells the following, which are flags, and fields of `FileSettings`.
 """
 
 
@@ -57,6 +61,7 @@ def reference() -> str:
     lines += [CAPTIONS, *HEAD, *map(_row, settings(CaptionSettings))]
     lines += [MASKS, *HEAD, *map(_row, settings(MaskSettings))]
     lines += [EVALUATION, *HEAD, *map(_row, settings(EvaluationSettings))]
+    lines += [FILES, *HEAD, *map(_row, settings(FileSettings))]
     return "\n".join(lines).replace("\n\n\n", "\n\n") + "\n"
 
 

@@ -21,7 +21,7 @@ from sdlora.evaluation.table import evaluation_table as evaluation_table
 from sdlora.events import OnEvent, ignore
 from sdlora.jobs.evaluation_estimate import EvaluationEstimate as EvaluationEstimate
 from sdlora.jobs.evaluation_estimate import estimate_evaluation
-from sdlora.jobs.evaluation_plan import choose_steps, concept_data, plan_encoders, plan_prompts
+from sdlora.jobs.evaluation_plan import choose_steps, concept_data, find_concept, plan_encoders, plan_prompts
 from sdlora.jobs.tool_process import EvaluationJob as EvaluationJob
 from sdlora.storage.run_folder import Run
 
@@ -34,7 +34,8 @@ def evaluation_prompts(run: Run, settings: EvaluationSettings = DEFAULTS) -> Eva
     Raises ConfigError for a concept that the run does not have, DatasetError for unusable training images.
     """
     config = run.config
-    return plan_prompts(config, concept_data(config, settings.concept), settings)
+    data = concept_data(config, settings.concept)
+    return plan_prompts(config.model.base, data, settings, config.sample.prompts)
 
 
 def evaluation_estimate(run: Run, settings: EvaluationSettings = DEFAULTS) -> EvaluationEstimate:
@@ -53,7 +54,8 @@ def evaluation_job(run: Run, settings: EvaluationSettings = DEFAULTS) -> Evaluat
     """
     run.require_there()
     choose_steps(run, settings.checkpoints)
-    require_encoders(plan_encoders(run.config, settings))
+    kind = find_concept(run.config, settings.concept).kind
+    require_encoders(plan_encoders(run.config.model.base, kind, settings))
     return EvaluationJob(run.folder, settings, run.data_dir)
 
 

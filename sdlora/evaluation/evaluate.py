@@ -18,7 +18,7 @@ from sdlora.evaluation.encoder_sources import EncoderNames, fetch_encoders
 from sdlora.evaluation.encoders import Encoders, load_encoders
 from sdlora.evaluation.figures import Candidate, Figure
 from sdlora.evaluation.prompts import EvaluationPrompts
-from sdlora.evaluation.proposal import TrainedAs, as_trained, propose
+from sdlora.evaluation.proposal import Proposal, TrainedAs, as_trained, propose
 from sdlora.evaluation.report import IMAGES, SHEET, Evaluation, write_evaluation
 from sdlora.evaluation.settings import EvaluationSettings
 from sdlora.evaluation.sheet import SheetRow, evaluation_sheet
@@ -36,6 +36,9 @@ MOST_TRAINING_IMAGES = 200
 """Training images that generated ones are compared with; of more, as many are taken evenly."""
 COPY_SEEDS = 3
 """Images of each training caption: what comes from each of them is memorised."""
+WITHOUT_IMAGES = (
+    "Nothing can be proposed without training pictures: look, spill, nearest picture and copies are compared with them."
+)
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,7 @@ class EvaluationTask:
     kind: Kind
     adapters: Sequence[EvaluatedAdapter]
     training: Sequence[TrainingImage]
+    """Training images; without any, only what needs none is measured, and nothing is proposed."""
     prompts: EvaluationPrompts
     trigger: str
     trained_as: TrainedAs
@@ -79,9 +83,11 @@ def evaluate(task: EvaluationTask, report: OnEvent) -> Evaluation:
     encoders = load_encoders(sources, task.kind, device)
     candidates = _measure(task, images, wanted, encoders, training, report)
     sampled = {**task.sampling.model_dump(mode="json"), "seed": task.settings.seed}
+    unknown = Proposal(reasons=(WITHOUT_IMAGES,))
+    proposal = propose(candidates, task.kind, task.trained_as) if task.training else unknown
     evaluation = Evaluation(
-        task.name, task.kind, task.model.base, *task.encoders, task.prompts, task.settings.seeds, candidates,
-        propose(candidates, task.kind, task.trained_as), sampled,
+        task.name, task.kind, task.model.base, *task.encoders, task.prompts, task.settings.seeds, candidates, proposal,
+        sampled,
     )  # fmt: skip
     _write_sheet(evaluation, task, images, wanted)
     write_evaluation(evaluation, task.folder)
@@ -169,8 +175,9 @@ def _measure(
     texts = encoders.clip.texts([without_trigger(text, task.trigger) for text in distinct])
     names = [example.path.name for example in task.training]
     ruler = _Ruler(
-        eyes.see(base[:count]), encoders.features(training), texts, names, seeds, measures.details(training),
-        measures.details(base[count:]) if prompts.captions else None, _described(task, encoders, training),
+        eyes.see(base[:count]), encoders.features(training) if training else None, texts, names, seeds,
+        measures.details(training) if training else None, measures.details(base[count:]) if prompts.captions else None,
+        _described(task, encoders, training),
         _captioned(task),
     )  # fmt: skip
     progress = report_progress(report, "measuring")
@@ -208,15 +215,15 @@ class _Ruler:
     """Features and names that every candidate is compared with."""
 
     base: _Seen
-    training: torch.Tensor
-    """Features of the training images."""
+    training: torch.Tensor | None
+    """Features of the training images; None without such."""
     texts: torch.Tensor
     """CLIP's features of the prompts with the trigger, without it, and of other things."""
     names: Sequence[str]
     """Names of the training images."""
     seeds: int
-    details: measures.Details
-    """Details of the training images."""
+    details: measures.Details | None
+    """Details of the training images; None without such."""
     base_details: measures.Details | None
     """Details of the base's images that training captions ask for; None without such captions."""
     described: measures.Described | None
@@ -231,23 +238,23 @@ class _Ruler:
         base, training = self.base, self.training
         own = [number // self.seeds for number in range(len(seen.asked))]
         figures: dict[str, Figure | None] = {
-            "look": measures.look(seen.asked, base.asked, training),
+            "look": None if training is None else measures.look(seen.asked, base.asked, training),
             "prompts": measures.prompts_kept(seen.clip, base.clip, self.texts, own, self.described),
-            "nearest": measures.nearest(seen.asked, base.asked, training),
+            "nearest": None if training is None else measures.nearest(seen.asked, base.asked, training),
             "diversity": measures.diversity(seen.asked, base.asked, self.seeds),
         }
-        if len(seen.of_class):
+        if training is not None and len(seen.of_class):
             figures["spill"] = measures.look(seen.of_class, base.of_class, training)
         if len(seen.unrelated):
             others = torch.cat([base.asked, base.of_class])
             figures["drift"] = measures.drift(seen.unrelated, base.unrelated, others)
         copied = ""
-        if asked_by_captions and self.base_details:
+        if asked_by_captions and self.base_details and self.details:
             found = measures.details(asked_by_captions)
             figures["copies"], picture = measures.copies(found, self.base_details, self.details, self.captioned)
             copied = self.names[picture]
         taken = {name: figure for name, figure in figures.items() if figure is not None}
-        nearest = measures.most_frequent_nearest(seen.asked, training, self.names)
+        nearest = "" if training is None else measures.most_frequent_nearest(seen.asked, training, self.names)
         return Candidate(adapter.name, adapter.step, scale, taken, nearest, copied)
 
 

@@ -28,7 +28,8 @@ def estimate_evaluation(run: Run, settings: EvaluationSettings) -> EvaluationEst
     Raises ConfigError for a run without checkpoints or a concept that it does not have, DatasetError for its images.
     """
     config, steps = run.config, choose_steps(run, settings.checkpoints)
-    prompts = plan_prompts(config, concept_data(config, settings.concept), settings)
+    data = concept_data(config, settings.concept)
+    prompts = plan_prompts(config.model.base, data, settings, config.sample.prompts)
     images, pace = count_images(prompts, len(steps), settings), _seconds_a_step(run, config)
     return EvaluationEstimate(images, tuple(steps), prompts, None if pace is None else images * settings.steps * pace)
 

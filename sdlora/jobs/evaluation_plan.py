@@ -1,13 +1,13 @@
 """The inputs of an evaluation of a run: its concept, images, captions, prompts and checkpoints. No torch."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from sdlora.config import TrainConfig
 from sdlora.data.captions import without_trigger
 from sdlora.data.concepts import load_concepts
 from sdlora.data.dataset import Example
-from sdlora.data.settings import Concept
+from sdlora.data.settings import Concept, Kind
 from sdlora.errors import ConfigError
 from sdlora.evaluation.encoder_sources import EncoderNames, choose_encoders
 from sdlora.evaluation.prompts import EvaluationPrompts, complete_prompts, propose_prompts
@@ -43,29 +43,34 @@ def concept_data(config: TrainConfig, number: int) -> ConceptData:
     return ConceptData(concept, load_concepts([concept]).examples)
 
 
-def plan_prompts(config: TrainConfig, data: ConceptData, settings: EvaluationSettings) -> EvaluationPrompts:
+def plan_prompts(
+    base: str, data: ConceptData, settings: EvaluationSettings, previews: Sequence[str] = ()
+) -> EvaluationPrompts:
     """Return the prompts of an evaluation: those of ``settings``, the others proposed from the captions."""
     trigger, class_name = data.concept.trigger, data.concept.class_name
-    known, repeats = known_words(config.model.base), [example.repeats for example in data.examples]
-    proposed = propose_prompts(data.captions, trigger, class_name, config.sample.prompts, repeats, known)
+    known, repeats = known_words(base), [example.repeats for example in data.examples]
+    proposed = propose_prompts(data.captions, trigger, class_name, previews, repeats, known)
     edited = EvaluationPrompts(settings.prompts, settings.class_prompts, settings.unrelated_prompts)
     return complete_prompts(proposed, edited, trigger)
 
 
 def plan_sampling(config: TrainConfig, settings: EvaluationSettings) -> ImageSettings:
     """Return how images are sampled: as the run's previews, but for what ``settings`` say."""
-    changes: dict[str, Any] = {name: getattr(settings, name) for name in ("steps", "cfg", "sampler")}
-    if config.sample.clip_skip == type(config.sample).model_fields["clip_skip"].default:
-        changes["clip_skip"] = config.train.clip_skip  # As previews do: the layer that was trained with.
-    return ImageSettings.from_section(
-        config.sample, **{key: value for key, value in changes.items() if value is not None}
-    )
+    clip_skip = config.sample.clip_skip
+    if clip_skip == type(config.sample).model_fields["clip_skip"].default:
+        clip_skip = config.train.clip_skip  # As previews do: the layer that was trained with.
+    return sampled_as(ImageSettings.from_section(config.sample, clip_skip=clip_skip), settings)
 
 
-def plan_encoders(config: TrainConfig, settings: EvaluationSettings) -> EncoderNames:
-    """Return the models that compare images: those of ``settings``, else what suits the base and the concept."""
-    kind = find_concept(config, settings.concept).kind
-    return choose_encoders(config.model.base, kind, settings.encoder, settings.clip)
+def sampled_as(images: ImageSettings, settings: EvaluationSettings) -> ImageSettings:
+    """Return ``images`` with what ``settings`` say of sampling."""
+    said = {name: value for name in ("steps", "cfg", "sampler") if (value := getattr(settings, name)) is not None}
+    return ImageSettings.from_section(images, **said)
+
+
+def plan_encoders(base: str, kind: Kind, settings: EvaluationSettings) -> EncoderNames:
+    """Return the models that compare images: those of ``settings``, else what suits the base and the kind."""
+    return choose_encoders(base, kind, settings.encoder, settings.clip)
 
 
 def choose_steps(run: Run, wanted: Sequence[int]) -> list[int]:

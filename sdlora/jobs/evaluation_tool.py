@@ -1,4 +1,4 @@
-"""The tool that evaluates a run's checkpoints. It needs torch."""
+"""The tools that evaluate a run's checkpoints, and adapter files. They need torch."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,6 +12,8 @@ from sdlora.evaluation.settings import EvaluationSettings
 from sdlora.events import Notice, OnEvent
 from sdlora.families.settings import Model, base_settings
 from sdlora.generation.device import choose_device
+from sdlora.generation.settings import ImageSettings
+from sdlora.jobs.evaluation_files import AdapterFiles, read_files
 from sdlora.jobs.evaluation_plan import (
     ConceptData,
     choose_steps,
@@ -19,6 +21,7 @@ from sdlora.jobs.evaluation_plan import (
     plan_encoders,
     plan_prompts,
     plan_sampling,
+    sampled_as,
     trained_as,
 )
 from sdlora.jobs.held_device import hold_device
@@ -37,6 +40,40 @@ def evaluate(request: Mapping[str, Any], report: OnEvent) -> str:
     return str(task.folder / FILE)
 
 
+def evaluate_files(request: Mapping[str, Any], report: OnEvent) -> str:
+    """Evaluate adapter files as the checkpoints of a run, and return the path of the file with the result.
+
+    Raises what ``sdlora.evaluation.evaluate`` raises.
+    """
+    settings, files = EvaluationSettings.checked(**request["settings"]), read_files(request["files"])
+    data_dir = Path(request["data_dir"])
+    task = files_task(files, settings, data_dir, report)
+    with hold_device(choose_device(settings.device), data_dir, report):
+        evaluation.evaluate(task, report)
+    return str(task.folder / FILE)
+
+
+def files_task(
+    files: AdapterFiles, settings: EvaluationSettings, data_dir: Path, report: OnEvent
+) -> evaluation.EvaluationTask:
+    """Return the task of evaluating adapter ``files``."""
+    data = files.load()
+    return evaluation.EvaluationTask(
+        name=files.files[0][0],
+        model=Model(base=files.base, **files.base_settings),
+        kind=files.kind,
+        adapters=[EvaluatedAdapter(*file) for file in files.files],
+        training=_training_images(data, report),
+        prompts=plan_prompts(files.base, data, settings),
+        trigger=files.trigger,
+        trained_as=trained_as(data),
+        sampling=sampled_as(ImageSettings(), settings),
+        encoders=plan_encoders(files.base, files.kind, settings),
+        settings=settings,
+        folder=files.folder(data_dir),
+    )
+
+
 def evaluation_task(run: Run, settings: EvaluationSettings, report: OnEvent) -> evaluation.EvaluationTask:
     """Return the task of evaluating ``run``."""
     config = run.config
@@ -51,11 +88,11 @@ def evaluation_task(run: Run, settings: EvaluationSettings, report: OnEvent) -> 
         kind=data.concept.kind,
         adapters=adapters,
         training=_training_images(data, report),
-        prompts=plan_prompts(config, data, settings),
+        prompts=plan_prompts(config.model.base, data, settings, config.sample.prompts),
         trigger=data.concept.trigger,
         trained_as=trained_as(data),
         sampling=plan_sampling(config, settings),
-        encoders=plan_encoders(config, settings),
+        encoders=plan_encoders(config.model.base, data.concept.kind, settings),
         settings=settings,
         folder=run.folder / FOLDER,
     )

@@ -31,7 +31,7 @@ from sdlora.formats import export_adapter, read_adapter
 from sdlora.formats.adapter_check import TargetBase, check_adapter
 from sdlora.generation.device import choose_device
 from sdlora.jobs.class_image_tool import class_images
-from sdlora.jobs.evaluation_tool import evaluate
+from sdlora.jobs.evaluation_tool import evaluate, evaluate_files
 from sdlora.jobs.held_device import hold_device
 from sdlora.masking.mask_folder import mask_folder
 from sdlora.masking.settings import MaskSettings
@@ -150,23 +150,11 @@ def mask(request: Request, report: OnEvent) -> dict[str, Any]:
         return asdict(mask_folder(Path(request["folder"]), settings, load, report))
 
 
-TOOLS: Mapping[str, Callable[[Request, OnEvent], Any]] = {
-    function.__name__: function
-    for function in (
-        check,
-        export,
-        merge,
-        overlap,
-        resize,
-        extract,
-        bake,
-        inspect_layers,
-        caption,
-        mask,
-        class_images,
-        evaluate,
-    )
-}
+_FUNCTIONS: tuple[Callable[[Request, OnEvent], Any], ...] = (
+    check, export, merge, overlap, resize, extract, bake, inspect_layers, caption, mask, class_images, evaluate,
+    evaluate_files,
+)  # fmt: skip
+TOOLS: Mapping[str, Callable[[Request, OnEvent], Any]] = {function.__name__: function for function in _FUNCTIONS}
 
 
 @contextmanager

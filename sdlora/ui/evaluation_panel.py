@@ -37,9 +37,11 @@ PURPOSE = (
 )
 DEFAULTS = EvaluationSettings()
 SCALES = ", ".join(f"{scale:g}" for scale in DEFAULTS.scales)
-SHOW = """(open) => {
-  if (open) setTimeout(() => document.querySelector("#evaluation")?.scrollIntoView({block: "nearest"}), 100);
-}"""
+SHOW = """() => setTimeout(() => {
+  if (document.querySelector("#evaluation-plan")?.offsetParent)
+    document.querySelector("#evaluation").scrollIntoView({block: "nearest"});
+}, 200)"""
+"""Scrolls to the panel where it is unfolded."""
 LISTS = ("prompts", "class_prompts", "unrelated_prompts")
 """Settings with a prompt a line, which are proposed."""
 
@@ -90,7 +92,7 @@ def build(app: AppState, run: gr.Dropdown) -> EvaluationPanel:
     with gr.Row(equal_height=False, elem_classes="longer"):
         candidate = gr.Dropdown(
             [], label="Take", visible=False, interactive=True, elem_id="evaluation-candidate",
-            info="the proposal, and what no other is better than in everything",
+            info="The proposal, and those that no other beats in everything",
         )  # fmt: skip
         use = gr.Button("Use this", variant="primary", visible=False, elem_id="evaluation-use")
     panel = EvaluationPanel(
@@ -160,7 +162,7 @@ def open_from(app: AppState, panel: EvaluationPanel, event: Any, name: gr.State,
     fields = list(panel.fields.values())
     outputs = [panel.fold, panel.plan, panel.filled, panel.is_open, wanted, *fields]
     event.then(unfold, {name, wanted, panel.run, panel.filled, panel.is_open, *fields}, outputs, **HIDDEN).then(
-        None, panel.is_open, None, js=SHOW, **HIDDEN
+        None, js=SHOW, **HIDDEN
     )
 
 
