@@ -151,6 +151,14 @@ def _steps(data_dir: Path, days: float) -> Iterator[Path]:
         yield from find_matching(run.checkpoints, f"*{SUFFIX}")
 
 
+def _compared(data_dir: Path, days: float) -> Iterator[Path]:
+    """List the folders with the images that evaluations compared; results and contact sheets stay."""
+    for pattern in ("runs/*/evaluation/images", "evaluations/*/images"):
+        for folder in find_matching(data_dir, pattern):
+            if not folder.is_symlink() and not folder.parent.is_symlink() and _is_old(folder, days):
+                yield folder
+
+
 def _trash(data_dir: Path, days: float) -> Iterator[Path]:
     for item in Trash(data_dir).items():
         if item.age >= days * DAY:
@@ -182,12 +190,15 @@ def _entries_matching(*patterns: str) -> Callable[[Path, float], Iterator[Path]]
 
 
 def _rest_of_runs(data_dir: Path, days: float) -> Iterator[Path]:
-    """List the rest of runs' folders, without kinds that have their own row."""
+    """List the rest of the folders of runs and evaluations, without kinds that have their own row."""
     counted = {*_states(data_dir, days), *_steps(data_dir, days), *(run.adapter for run in Run.all(data_dir))}
+    counted |= {*_compared(data_dir, days)}
     holders = {path.parent for path in counted}
     for path in find_matching(data_dir / "runs", "*/*"):
         inner = find_matching(path, "*") if path in holders and path.is_dir() else [path]
         yield from (each for each in inner if each not in counted and not _is_temporary(each))
+    found = find_matching(data_dir / "evaluations", "*/*")
+    yield from (path for path in found if path not in counted and not _is_temporary(path))
 
 
 FREED: Mapping[str, _Kind] = {
@@ -200,6 +211,9 @@ FREED: Mapping[str, _Kind] = {
     ),
     "states": _Kind("of finished runs: what Train longer goes on from", _states),
     "checkpoints": _Kind("of finished runs: adapters of steps on the way; the finished one stays", _steps),
+    "evaluations": _Kind(
+        "pictures that evaluations compared; what they found stays, and the next one draws them anew", _compared
+    ),
     "trash": _Kind("what was deleted, and could come back", _trash),
     "leftovers": _Kind("files that a killed process left half written", _leftovers),
 }
@@ -207,11 +221,11 @@ KEPT: Mapping[str, _Kind] = {
     "adapters": _Kind(
         "finished ones, and those imported", _entries_matching("runs/*/adapter.safetensors", "adapters/*")
     ),
-    "runs": _Kind("settings, logs and previews; what unfinished runs need", _rest_of_runs),
+    "runs": _Kind("settings, logs, previews and results of evaluations; what unfinished runs need", _rest_of_runs),
     "projects": _Kind("pictures and captions to train on", _entries_matching("projects/*")),
     "pictures": _Kind("drawn on the page", _entries_matching("creations/*")),
 }
-READ_BY_RUNS = {"cache", "class-pictures"}
+READ_BY_RUNS = {"cache", "class-pictures", "evaluations"}
 
 
 def usage_table(usages: Sequence[DiskUsage]) -> list[str]:

@@ -59,6 +59,11 @@ def everything(data_dir):
         path.write_bytes(b"x" * 1000)
         if name.startswith(("making", "page")):  # Younger ones may be in use.
             age(path, 2)
+    for name in ("runs/done/evaluation", "evaluations/mine-0123"):
+        for inner in ("images/ab.png", "evaluation.json", "sheet.png"):
+            path = data_dir / name / inner
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(b"x" * 700)
     gone = data_dir / "projects" / "gone"
     gone.mkdir(parents=True)
     (gone / "001.png").write_bytes(b"x" * 1000)
@@ -103,6 +108,7 @@ def test_all_that_can_be_freed_leaves_adapters_and_what_unfinished_runs_need(dat
     after = files(data_dir)
     assert freed == size - size_of(data_dir)
     assert {path for path in before if path.startswith("runs/stopped/")} <= after
+    assert "evaluations/mine-0123/sheet.png" in after and "evaluations/mine-0123/images/ab.png" not in after
     assert before - after >= {
         "cache/latents/ab/1",
         "cache/class-images/x/seed1.png",
@@ -154,7 +160,15 @@ def test_a_finished_run_without_states_is_not_trained_anew(data_dir, done):
     assert done.adapter.read_bytes() == before and not done.log.exists()
 
 
-@pytest.mark.parametrize("name", ["cache", "class-pictures"])
+def test_what_an_evaluation_found_stays_without_the_pictures_that_it_compared(data_dir, done):
+    everything(data_dir)
+    assert free_space(data_dir, ["evaluations"], older_than_days=1) == 0
+    assert free_space(data_dir, ["evaluations"]) == 1400
+    kept = {"evaluation.json", "sheet.png"}
+    assert files(done.folder / "evaluation") == files(data_dir / "evaluations" / "mine-0123") == kept
+
+
+@pytest.mark.parametrize("name", ["cache", "class-pictures", "evaluations"])
 def test_caches_are_left_while_a_training_may_read_them(name, data_dir, done):
     import torch
 
