@@ -28,7 +28,9 @@ def test_every_error_has_an_exit_code_of_its_kind():
         assert cls.exit_code == code
 
 
-@pytest.mark.parametrize("module", ["sdlora", "sdlora.config", "sdlora.api.training", "sdlora.api.reports", "sdlora.cli.main"])
+@pytest.mark.parametrize(
+    "module", ["sdlora", "sdlora.config", "sdlora.api.training", "sdlora.api.reports", "sdlora.cli.main"]
+)
 def test_importing_a_front_end_leaves_torch_unloaded(module):
     code = f"import sys, {module}; sys.exit(any(m in sys.modules for m in ('torch', 'diffusers', 'transformers')))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,9 +1,9 @@
 """The proposal of an evaluation: one checkpoint and scale, with reasons made of the figures. No torch.
 
-Those candidates stay that none beats in look, prompts kept and, of a subject, spill and drift at once (the Pareto
-front). The one with the largest harmonic mean of look, prompts kept, 1 - spill and 1 - drift is taken: no good figure
-makes up for one that is near 0. The look of one that copies a training image counts times 1 - copies. Among those
-within ``AS_GOOD`` of the best the one with the fewest steps wins, at the largest scale.
+The one with the largest harmonic mean of look, prompts kept and, of a subject, 1 - spill and 1 - drift is the best: no
+good figure makes up for one that is near 0. The look of one that copies a training image counts times 1 - copies. Among
+those within ``AS_GOOD`` of the best the one with the fewest steps is taken, at the largest scale: what more steps change
+beyond noise is seldom for the better. Beside it stand those that none beats in all of these at once (the Pareto front).
 
 A style may show without its trigger, and on other things: nobody is misled by that.
 """
@@ -83,9 +83,9 @@ def propose(candidates: Sequence[Candidate], kind: Kind, trained_as: TrainedAs) 
         )
         return Proposal(reasons=(told,))
     front = tuple(number for number in rated if not any(_beats(candidates[o], candidates[number], kind) for o in rated))
-    scores = {number: score(candidates[number], kind) for number in front}
+    scores = {number: score(candidates[number], kind) for number in rated}
     best = max(scores.values())
-    as_good = [number for number in front if scores[number] >= best - AS_GOOD]
+    as_good = [number for number in rated if scores[number] >= best - AS_GOOD]
     chosen = min(as_good, key=lambda number: (candidates[number].step, -candidates[number].scale))
     by_step = _at_one_scale(candidates)
     alarms = tuple(_alarms(by_step, kind, trained_as))
