@@ -2,7 +2,7 @@
 
 The one with the largest harmonic mean of look, prompts kept and, of a subject, 1 - spill and 1 - drift is the best: no
 good figure makes up for one that is near 0. The look of one that copies a training image counts times 1 - copies. Among
-those within ``AS_GOOD`` of the best the one with the fewest steps is taken, at the largest scale: what more steps change
+all within ``AS_GOOD`` of the best the one with the fewest steps is taken, at the largest scale: what more steps change
 beyond noise is seldom for the better. Beside it stand those that none beats in all of these at once (the Pareto front).
 
 A style may show without its trigger, and on other things: nobody is misled by that.
