@@ -41,6 +41,10 @@ def _repeated(seed: int) -> Drawn:
     return [*pictures, *[pictures[repeated_one(seed)]] * (REPEATS - 1)]
 
 
+def _uncaptioned(seed: int) -> Drawn:
+    return [(picture, "ohwx style") for picture, _ in _style(seed)]
+
+
 def repeated_one(seed: int) -> int:
     """Return the number of the picture that is repeated."""
     return (3 * seed + 1) % len(STYLE_CONTENTS)
@@ -88,6 +92,9 @@ KINDS = {
     "subject with prior": Kind(_subject, "pocket-subject", {}, "cat"),
     "subject, too long": Kind(_subject, "pocket-subject", _LONG_RUN, "cat"),
     "one picture repeated": Kind(_repeated, "pocket-style"),
+    "no captions, too long": Kind(
+        _uncaptioned, "pocket-style", {"train.steps": LONG * 300, "checkpoint.every": 600, "sample.every": 0}
+    ),
     "another subject among ten": Kind(_with_another, "pocket-subject", {"prior.weight": 0.0}, "cat"),
     "new subject, too long": Kind(
         lambda seed: _subject(seed, subject=odd_house), "pocket-subject",

@@ -1,9 +1,10 @@
 """The proposal of an evaluation: one checkpoint and scale, with reasons made of the figures. No torch.
 
-The one with the largest harmonic mean of look, prompts kept and, of a subject, 1 - spill and 1 - drift is the best: no
-good figure makes up for one that is near 0. The look of one that copies a training image counts times 1 - copies. Among
-all within ``AS_GOOD`` of the best the one with the fewest steps is taken, at the largest scale: what more steps change
-beyond noise is seldom for the better. Beside it stand those that none beats in all of these at once (the Pareto front).
+The one with the largest harmonic mean of look, prompts kept and, of a subject, 1 - spill / look and 1 - drift is the
+best: no good figure makes up for one that is near 0. The look of one that copies a training image counts times
+1 - copies. Among all within ``AS_GOOD`` of the best the one with the fewest steps is taken, at the largest scale: what
+more steps change beyond noise is seldom for the better. Beside it stand those that none beats in all of these at once
+(the Pareto front).
 
 A style may show without its trigger, and on other things: nobody is misled by that.
 """
@@ -26,7 +27,7 @@ STILL_LEARNING = 0.1
 """Gain in look over the last checkpoint that says that more are to come."""
 SPILT = 0.75
 """Share of a subject's look without the trigger from which on its class is lost."""
-PROMPTS_LOST = 0.7
+PROMPTS_LOST = 0.5
 """Share of ``prompts`` below which they are lost."""
 DRIFTED = 0.4
 """Drift of other things from which on they are lost."""
@@ -105,10 +106,19 @@ def as_trained(scales: Iterable[float]) -> float:
 
 def _goods(candidate: Candidate, kind: Kind) -> list[float]:
     """Return the shares that a proposal weighs, the more the better; prompts that were not measured count as kept."""
-    look, prompts, spill, drift = (candidate.share(name) for name in ("look", "prompts", "spill", "drift"))
+    look, prompts, drift = (candidate.share(name) for name in ("look", "prompts", "drift"))
     kept = 1.0 if prompts is None else prompts
     own = (look or 0.0) * (1.0 - (candidate.share("copies") or 0.0) if _copies(candidate) else 1.0)
-    return [own, kept, *([1.0 - (spill or 0.0), 1.0 - (drift or 0.0)] if kind == "subject" else [])]
+    return [own, kept, *([_bound(candidate), 1.0 - (drift or 0.0)] if kind == "subject" else [])]
+
+
+def _bound(candidate: Candidate) -> float:
+    """Return the share of a subject's look that is bound to the trigger: 1 - spill / look.
+
+    Spill alone would praise an adapter that has broken, which shows nothing of the look with the trigger either.
+    """
+    look, spill = (max(0.0, candidate.share(name) or 0.0) for name in ("look", "spill"))
+    return 1.0 - min(1.0, spill / look) if look else 0.0
 
 
 def _beats(one: Candidate, other: Candidate, kind: Kind) -> bool:

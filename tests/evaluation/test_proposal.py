@@ -22,7 +22,7 @@ def test_of_an_overfitted_run_the_middle_is_taken_and_the_turning_points_are_tol
     rows = [
         candidate(60, 0.4),
         candidate(120, 0.8, 0.95, 0.1),
-        candidate(180, 0.85, 0.6, 0.8),
+        candidate(180, 0.85, 0.45, 0.8),
         candidate(240, 0.9, 0.4, 0.8),
     ]
     found = propose(rows, "subject", TrainedAs())
@@ -63,6 +63,12 @@ def test_a_picture_that_is_like_a_training_picture_is_no_copy():
     assert found.chosen == 1 and "copies" not in names(found)
 
 
+def test_a_broken_adapter_is_not_taken_for_its_little_spill():
+    """Where a class is lost, whatever makes no picture of the subject any more spills least."""
+    rows = [candidate(75, 1.0, 0.9, 1.2, drift=0.1), candidate(600, 0.15, 0.8, 0.31, drift=0.63)]
+    assert propose(rows, "subject", TRAINED).chosen == 0
+
+
 def test_of_equal_candidates_the_fewest_steps_at_the_largest_scale_are_taken():
     rows = [candidate(step, 0.9, scale=scale) for step in (100, 50) for scale in (0.6, 1.0)]
     found = propose(rows, "subject", TRAINED)
@@ -93,7 +99,7 @@ def test_the_front_holds_what_no_other_beats_in_everything():
 
 
 def test_no_good_figure_makes_up_for_a_bad_one():
-    balanced, lopsided = candidate(1, 0.7, 0.7, 0.3, drift=0.3), candidate(1, 1.0, 1.0, 0.9)
+    balanced, lopsided = candidate(1, 0.7, 0.7, 0.21, drift=0.3), candidate(1, 1.0, 1.0, 0.9)
     assert score(balanced, "subject") == pytest.approx(0.7) and score(lopsided, "subject") < 0.35
 
 
