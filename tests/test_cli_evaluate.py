@@ -53,7 +53,7 @@ def test_a_run_is_evaluated_and_what_is_proposed_is_used(run, clip, capsys):
     sheet = next(line for line in lines if line.startswith("sheet: ")).removeprefix("sheet: ")
     assert sheet == str(run.folder / "evaluation" / "sheet.png")
     assert lines[-1] == f"adapter: {run.adapter}" and preferred_weight(run.adapter) == 0.8
-    assert "generating images 18/18" in printed.err
+    assert "generating images 30/30" in printed.err
     assert evaluate(run, *models, *small, "--json") == 0
     found = json.loads(capsys.readouterr().out)
     assert found["proposal"]["chosen"] == 0 and found["candidates"][0]["step"] == 4
@@ -107,7 +107,7 @@ def test_files_are_compared_as_checkpoints_are_and_the_result_is_found_again(
     printed = capsys.readouterr()
     assert "We would take step" in printed.out and f"step 2: {files[1]}" in printed.out
     (folder,) = (tmp_path / "data" / "evaluations").iterdir()
-    assert f"sheet: {folder / 'sheet.png'}" in printed.out and "generating images 27/27" in printed.err
+    assert f"sheet: {folder / 'sheet.png'}" in printed.out and "generating images 45/45" in printed.err
     before = {path.name for path in (folder / "images").iterdir()}
     assert evaluate_files(tmp_path, files, *models, *SMALL, "--json") == 0
     found = json.loads(capsys.readouterr().out)

@@ -20,7 +20,7 @@ from sdlora.evaluation.figures import Candidate, Figure
 from sdlora.evaluation.prompts import EvaluationPrompts
 from sdlora.evaluation.proposal import Proposal, TrainedAs, as_trained, propose
 from sdlora.evaluation.report import IMAGES, SHEET, Evaluation, write_evaluation
-from sdlora.evaluation.settings import EvaluationSettings
+from sdlora.evaluation.settings import COPY_SEEDS, EvaluationSettings
 from sdlora.evaluation.sheet import SheetRow, evaluation_sheet
 from sdlora.events import OnEvent, Progress, report_progress
 from sdlora.families.base import Family
@@ -34,8 +34,6 @@ from sdlora.generation.studio import Studio
 
 MOST_TRAINING_IMAGES = 200
 """Training images that generated ones are compared with; of more, as many are taken evenly."""
-COPY_SEEDS = 3
-"""Images of each training caption: what comes from each of them is memorised."""
 WITHOUT_IMAGES = (
     "Nothing can be proposed without training pictures: look, spill, nearest picture and copies are compared with them."
 )

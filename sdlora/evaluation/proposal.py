@@ -25,8 +25,8 @@ LITTLE_LOOK = 0.5
 """Share of the look below which an adapter has learnt little."""
 STILL_LEARNING = 0.1
 """Gain in look over the last checkpoint that says that more are to come."""
-SPILT = 0.75
-"""Share of a subject's look without the trigger from which on its class is lost."""
+SPILT, SOME_SPILL = 0.75, 0.25
+"""Part of a subject's look that shows without the trigger, where its class is lost; spill below which none is."""
 PROMPTS_LOST = 0.5
 """Share of ``prompts`` below which they are lost."""
 DRIFTED = 0.4
@@ -113,12 +113,12 @@ def _goods(candidate: Candidate, kind: Kind) -> list[float]:
 
 
 def _bound(candidate: Candidate) -> float:
-    """Return the share of a subject's look that is bound to the trigger: 1 - spill / look.
+    """Return the share of a subject's look that is bound to the trigger, 1 - spill / look; 0 where its class is lost.
 
     Spill alone would praise an adapter that has broken, which shows nothing of the look with the trigger either.
     """
-    look, spill = (max(0.0, candidate.share(name) or 0.0) for name in ("look", "spill"))
-    return 1.0 - min(1.0, spill / look) if look else 0.0
+    look, spill = (min(1.0, max(0.0, candidate.share(name) or 0.0)) for name in ("look", "spill"))
+    return 1.0 - spill / look if spill < SPILT * look else 0.0
 
 
 def _beats(one: Candidate, other: Candidate, kind: Kind) -> bool:
@@ -224,7 +224,8 @@ def _spill_remedy(trained_as: TrainedAs) -> str:
 
 def _spills(candidate: Candidate, kind: Kind) -> bool:
     """Return whether a subject's class is lost."""
-    return kind == "subject" and (candidate.share("spill") or 0) >= SPILT
+    spill = candidate.share("spill") or 0.0
+    return kind == "subject" and spill >= SOME_SPILL and _bound(candidate) <= 1.0 - SPILT
 
 
 def _loses_prompts(candidate: Candidate) -> bool:

@@ -20,6 +20,8 @@ def _flat(parts: Any) -> Iterator[Any]:
         yield from (word.strip() for word in part.split(",") if word.strip()) if isinstance(part, str) else [part]
 
 
+COPY_SEEDS = 3
+"""Images of each training caption: what comes from each of their seeds is memorised."""
 Scale = Annotated[float, Field(gt=0, le=2)]
 Prompts = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(max_length=24)]
 

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from sdlora.config import TrainConfig
 from sdlora.evaluation.prompts import EvaluationPrompts
-from sdlora.evaluation.settings import EvaluationSettings
+from sdlora.evaluation.settings import COPY_SEEDS, EvaluationSettings
 from sdlora.events import Progress, SampleReady
 from sdlora.jobs.evaluation_plan import choose_steps, concept_data, plan_prompts
 from sdlora.storage.run_folder import Run
@@ -39,7 +39,7 @@ def count_images(prompts: EvaluationPrompts, adapters: int, settings: Evaluation
     scale, one image for each caption that is asked for.
     """
     everywhere = len(prompts.all) * settings.seeds
-    return everywhere * (1 + adapters * len(settings.scales)) + len(prompts.captions) * (1 + adapters)
+    return everywhere * (1 + adapters * len(settings.scales)) + len(prompts.captions) * COPY_SEEDS * (1 + adapters)
 
 
 def _seconds_a_step(run: Run, config: TrainConfig) -> float | None:

@@ -66,7 +66,12 @@ def test_a_picture_that_is_like_a_training_picture_is_no_copy():
 def test_a_broken_adapter_is_not_taken_for_its_little_spill():
     """Where a class is lost, whatever makes no picture of the subject any more spills least."""
     rows = [candidate(75, 1.0, 0.9, 1.2, drift=0.1), candidate(600, 0.15, 0.8, 0.31, drift=0.63)]
-    assert propose(rows, "subject", TRAINED).chosen == 0
+    found = propose(rows, "subject", TRAINED)
+    assert found.chosen == 0 and "spill" in names(found)
+
+
+def test_what_is_hardly_learnt_has_lost_no_class():
+    assert "spill" not in names(propose([candidate(10, 0.1, spill=0.1)], "subject", TRAINED))
 
 
 def test_of_equal_candidates_the_fewest_steps_at_the_largest_scale_are_taken():

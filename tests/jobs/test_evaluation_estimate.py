@@ -4,7 +4,7 @@ import pytest
 
 from sdlora.errors import ConfigError
 from sdlora.evaluation.prompts import EvaluationPrompts
-from sdlora.evaluation.settings import EvaluationSettings
+from sdlora.evaluation.settings import COPY_SEEDS, EvaluationSettings
 from sdlora.events import Progress, SampleReady
 from sdlora.jobs.evaluation_estimate import count_images, estimate_evaluation
 from sdlora.storage.journal import Journal
@@ -22,10 +22,12 @@ def run(configure, tmp_path):
 
 
 def test_images_are_counted_as_the_job_generates_them():
-    prompts = EvaluationPrompts(("sks, a cat",), ("a cat",), ("a red house",), tuple("abcdef"))
+    """As tests/jobs/test_evaluation_tool.py finds them."""
+    prompts = EvaluationPrompts(("sks, a cat",), ("a cat",), ("a red house",), ("a", "b"))
+    captioned = 3 * 2 * COPY_SEEDS
     settings = EvaluationSettings(scales=(0.5, 1.0), seeds=1)
-    assert count_images(prompts, 2, settings) == 15 + 18  # As tests/jobs/test_evaluation_tool.py finds them.
-    assert count_images(prompts, 2, EvaluationSettings(scales=(1.0,), seeds=3)) == 3 * 3 * 3 + 18
+    assert count_images(prompts, 2, settings) == 15 + captioned
+    assert count_images(prompts, 2, EvaluationSettings(scales=(1.0,), seeds=3)) == 3 * 3 * 3 + captioned
 
 
 def test_the_time_is_that_of_the_previews_at_their_steps(run):

@@ -62,7 +62,7 @@ def text(panel, values, name):
 
 def test_the_plan_has_the_proposed_prompts_and_the_number_of_pictures(app, run, panel, values):
     shown = planned(app, panel, values, concept=1)
-    assert "102 pictures: 2 checkpoints at 3 scales, beside the base; the time shows once" in shown[panel.plan]
+    assert "120 pictures: 2 checkpoints at 3 scales, beside the base; the time shows once" in shown[panel.plan]
     assert len(text(panel, shown, "prompts").splitlines()) == 3 and "sks" in text(panel, shown, "prompts")
     assert "sks" not in text(panel, shown, "class_prompts") and text(panel, shown, "unrelated_prompts")
     settings = evaluation_panel.settings_of(app, panel, run, shown)
@@ -121,7 +121,7 @@ def test_a_job_goes_on_without_its_visitor_and_its_result_is_taken(app, run, pan
     small = {"scales": [0.8], "seeds": 1, "steps": 1, "prompts": ["sks, a cat"], "unrelated_prompts": ["a tree"]}
     started = ends.evaluate("house", encoder=clip, clip=clip, **small)
     assert started == {
-        "run": "house", "images": 27, "seconds": None, "prompts": ["sks, a cat", "a cat", "a tree"],
+        "run": "house", "images": 45, "seconds": None, "prompts": ["sks, a cat", "a cat", "a tree"],
     }  # fmt: skip
     with pytest.raises(BusyError, match="is being evaluated already"):
         ends.evaluate("house", encoder=clip, clip=clip)
