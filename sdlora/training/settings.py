@@ -54,8 +54,8 @@ class Train(Section):
     constant, or train again with as many steps."""
 
     stop_patience: Annotated[int, Field(ge=1, le=100)] = 3
-    """Measurements in a row that have to say so before `stop` ends the run. If they are not frequent enough for it,
-    there are at least four times as many in a run."""
+    """Measurements in a row that have to say so before `stop` ends the run. There are at least four times as many in a
+    run, whatever they cost, unless `monitor.every` is set."""
 
     stop_tolerance: Annotated[float, Field(ge=0, le=1)] = 0.01
     """Difference from the lowest loss ratio so far that counts for `stop`; 1 is the base's loss. At a plateau no
@@ -142,7 +142,7 @@ class Monitor(Section):
 
     every: Annotated[int, Field(ge=0)] | None = None
     """Steps between measurements of the loss on fixed noise, adapter against base; 0 turns them off. If not set, as
-    often as costs about 4% of the run at most; runs too short for that have none."""
+    often as costs about 4% of the run at most, or as `train.stop` needs; else runs too short for that have none."""
 
     images: Annotated[int, Field(ge=1, le=1000)] = 4
     """Largest number of pictures that each measurement covers, and of held-out ones. The last one covers more."""
