@@ -10,6 +10,8 @@ from dataclasses import asdict, dataclass
 from statistics import fmean, median
 from typing import Any
 
+SMOOTHING = 0.95
+"""Weight of the average so far in the moving average by which losses are shown; the rest is the new value's."""
 DIGITS = 6
 """Significant digits of a number in an event."""
 MOST_PICTURES, MOST_BLOCKS, MOST_TIMES = 10_000, 1000, 1000

@@ -16,7 +16,6 @@ from sdlora.reports.comparison import comparison_table as comparison_table
 from sdlora.reports.html_report import STYLE as STYLE
 from sdlora.reports.html_report import comparison_html as comparison_html
 from sdlora.reports.html_report import report_html as report_html
-from sdlora.reports.run_curves import SMOOTHING as SMOOTHING
 from sdlora.reports.run_curves import RunCurves
 from sdlora.storage.run_folder import Run
 

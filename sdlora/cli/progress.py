@@ -19,11 +19,11 @@ from sdlora.events import (
     report_progress,
 )
 from sdlora.formatting import format_duration
+from sdlora.signals import SMOOTHING
 from sdlora.time_left import TimeLeft
 
 QUIET_SECONDS = 5.0
 """Seconds between two lines of progress if the output is no terminal."""
-SMOOTHING = 0.95
 
 
 class TerminalProgress:

@@ -6,11 +6,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from sdlora.events import Event, Measured, RunFinished, RunStarted, RunStopped, SampleReady, StepDone
-from sdlora.signals import loss_ratio, read_pictures
+from sdlora.signals import SMOOTHING, loss_ratio, read_pictures
 from sdlora.storage.journal import tail_events
 
-SMOOTHING = 0.95
-"""Weight of the average so far in an exponential moving average; the rest is the new value's."""
 MOST_POINTS = 200
 """A curve is thinned to this many points when it has twice as many."""
 LARGEST_VALUE = 1e30

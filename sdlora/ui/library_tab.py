@@ -15,7 +15,7 @@ from sdlora.api.storage import size_of
 from sdlora.api.training import Run, duplicate_run, list_runs
 from sdlora.errors import SdloraError
 from sdlora.formatting import format_bytes, pluralize
-from sdlora.ui import bake_panel, disk_tab, library_html, page_html, tools_panel
+from sdlora.ui import bake_panel, compare_runs_panel, disk_tab, library_html, page_html, tools_panel
 from sdlora.ui.adapter_detail import AdapterDetail, build_detail, inspect, show_adapter, wire_detail
 from sdlora.ui.app_state import AppState
 from sdlora.ui.listeners import HIDDEN, LAST, PRIVATE, Values
@@ -86,6 +86,7 @@ def build(app: AppState, tab: gr.Tab, tabs: gr.Tabs) -> LibraryTab:
             detail = build_detail()
             adapters = _clickable("library-adapters")
         with gr.Tab("Runs"):
+            compare_runs_panel.build(app, tab)
             runs = _clickable("library-runs")
         with gr.Tab("Import"):
             imported = _build_import(app, tab)

@@ -26,10 +26,10 @@ from sdlora.events import (
 )
 from sdlora.filesystem.paths import existing_path, path_inside
 from sdlora.formatting import format_duration
+from sdlora.signals import SMOOTHING
 from sdlora.time_left import TimeLeft
 from sdlora.ui.run_measurements import MAX_POINTS, RunMeasurements
 
-SMOOTHING = 0.95
 REMEMBERED = 128
 """Runs whose state stays in memory; more than the library shows at once."""
 STAGES = ("Loading", "Class pictures", "Caching", "Training")

@@ -209,6 +209,7 @@ def serve(options: ServeOptions) -> None:
     gc.disable()  # All objects of the start stay; collecting among them takes a sixth of it.
     from gradio import processing_utils
 
+    from sdlora.api.reports import STYLE
     from sdlora.ui.app_state import AppState
     from sdlora.ui.page import CSS, HEAD, build, theme
 
@@ -226,8 +227,8 @@ def serve(options: ServeOptions) -> None:
         app.open()
         demo.launch(
             server_name=options.host, server_port=options.port, auth=options.login, inbrowser=options.inbrowser,
-            share=options.share, max_file_size=MAX_UPLOAD, theme=theme(), css_paths=[CSS], head=HEAD, footer_links=[],
-            prevent_thread_lock=True, **launch,
+            share=options.share, max_file_size=MAX_UPLOAD, theme=theme(), css_paths=[CSS, STYLE], head=HEAD,
+            footer_links=[], prevent_thread_lock=True, **launch,
         )  # fmt: skip
         options.hosts.share = urlsplit(demo.share_url or "").hostname or ""
         gc.freeze()

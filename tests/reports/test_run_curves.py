@@ -5,7 +5,8 @@ from itertools import pairwise
 
 import pytest
 
-from sdlora.reports.run_curves import MOST_POINTS, SMOOTHING, Curve, RunCurves
+from sdlora.reports.run_curves import MOST_POINTS, Curve, RunCurves
+from sdlora.signals import SMOOTHING
 from tests.support.recorded_runs import measured, started, step_done, write_journal
 
 
