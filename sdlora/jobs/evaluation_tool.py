@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from sdlora.data.dataset import Example
+from sdlora.errors import SdloraError
 from sdlora.evaluation import evaluate as evaluation
 from sdlora.evaluation.drawing import EvaluatedAdapter
-from sdlora.evaluation.report import FILE, FOLDER
+from sdlora.evaluation.report import FILE, FOLDER, SHEET
 from sdlora.evaluation.settings import EvaluationSettings
 from sdlora.events import Notice, OnEvent
 from sdlora.families.settings import Model, base_settings
@@ -26,6 +27,7 @@ from sdlora.jobs.evaluation_plan import (
 )
 from sdlora.jobs.held_device import hold_device
 from sdlora.storage.run_folder import Run
+from sdlora.training.trackers import EVALUATION_SHEET, reopened_trackers
 
 
 def evaluate(request: Mapping[str, Any], report: OnEvent) -> str:
@@ -36,7 +38,8 @@ def evaluate(request: Mapping[str, Any], report: OnEvent) -> str:
     settings, run = EvaluationSettings.checked(**request["settings"]), Run(Path(request["run"]))
     task = evaluation_task(run, settings, report)
     with hold_device(choose_device(settings.device), Path(request["data_dir"]), report):
-        evaluation.evaluate(task, report)
+        found = evaluation.evaluate(task, report)
+        _track(run, task.folder / SHEET, max(each.step for each in found.candidates), report)
     return str(task.folder / FILE)
 
 
@@ -72,6 +75,18 @@ def files_task(
         settings=settings,
         folder=files.folder(data_dir),
     )
+
+
+def _track(run: Run, sheet: Path, step: int, report: OnEvent) -> None:
+    """Add the sheet to the trackers that the run has; one that cannot be reached is told only."""
+    train = run.config.train
+    if not (train.tensorboard or train.wandb):
+        return
+    try:
+        with reopened_trackers(train, run) as trackers:
+            trackers.log_image(EVALUATION_SHEET, sheet, step)
+    except SdloraError as error:
+        report(Notice(message=f"The sheet was not logged: {error}"))
 
 
 def evaluation_task(run: Run, settings: EvaluationSettings, report: OnEvent) -> evaluation.EvaluationTask:

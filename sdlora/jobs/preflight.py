@@ -204,3 +204,5 @@ def _packages(config: TrainConfig) -> Iterator[tuple[str, str, str]]:
         yield "optimizer.name: adamw8bit", "bitsandbytes", "adamw"
     if config.train.tensorboard:
         yield "train.tensorboard: true", "tensorboard", "false"
+    if config.train.wandb:
+        yield "train.wandb: true", "wandb", "false"

@@ -8,7 +8,6 @@ import os
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import timedelta
-from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -16,11 +15,12 @@ from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs
 from torch import nn
 
-from sdlora.errors import ConfigError, missing_package
+from sdlora.errors import ConfigError
 from sdlora.formats.storage import DTYPES
 from sdlora.generation.device import choose_device, choose_dtype
 from sdlora.training.run_paths import RunPaths
 from sdlora.training.settings import Train
+from sdlora.training.trackers import Trackers
 
 _NAMES: dict[torch.dtype, str] = {getattr(torch, dtype): name for name, dtype in DTYPES.items()}
 """Our names of the training precisions; Accelerate's are the same, but for ``no`` instead of ``fp32``."""
@@ -29,7 +29,7 @@ _NAMES: dict[torch.dtype, str] = {getattr(torch, dtype): name for name, dtype in
 class Distributed:
     """This process among those that train together."""
 
-    def __init__(self, accelerator: Accelerator, dtype: torch.dtype, log: bool):
+    def __init__(self, accelerator: Accelerator, dtype: torch.dtype):
         self.accelerator = accelerator
         self.dtype = dtype
         """The precision of the frozen base."""
@@ -37,7 +37,8 @@ class Distributed:
         self.rank: int = accelerator.process_index
         self.count: int = accelerator.num_processes
         self.is_main: bool = accelerator.is_main_process
-        self._log = log
+        self.trackers = Trackers()
+        """Trackers of the run; the main process may have some."""
         self.scales = accelerator.scaler is not None
         """True if a loss scaler is active (fp16)."""
 
@@ -48,21 +49,16 @@ class Distributed:
         dtype = choose_dtype(train.precision, device, preferred="bf16")
         if device.type == "cuda" and device.index is not None:  # Else Accelerate gives each process its own.
             torch.cuda.set_device(device)
-        if train.tensorboard and find_spec("tensorboard") is None:
-            raise missing_package("train.tensorboard: true", "tensorboard", "false")
         accelerator = Accelerator(
             cpu=device.type == "cpu",
             mixed_precision=_NAMES[dtype].replace("fp32", "no"),
-            log_with="tensorboard" if train.tensorboard else None,
             project_dir=str(output.folder),
             # One process may draw previews for longer than the default of ten minutes while the others wait.
             kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(days=1))],
         )
         if accelerator.num_processes != int(os.environ.get("WORLD_SIZE", "1")):
             raise ConfigError(f"train.device = {train.device!r}: {device.type} trains in one process only; give one")
-        if train.tensorboard:
-            accelerator.init_trackers(output.tensorboard.name)
-        return cls(accelerator, dtype, train.tensorboard)
+        return cls(accelerator, dtype)
 
     @property
     def precision(self) -> str:
@@ -121,10 +117,10 @@ class Distributed:
         self.accelerator.wait_for_everyone()
 
     def log(self, values: Mapping[str, float], step: int) -> None:
-        """Write ``values`` to TensorBoard, if that was asked for."""
-        if self._log:
-            self.accelerator.log(dict(values), step=step)
+        """Write ``values`` to the run's trackers."""
+        self.trackers.log(values, step)
 
     def shutdown(self) -> None:
-        """Close what was opened: TensorBoard's file, the ties to the other processes."""
+        """Close what was opened: the trackers, the ties to the other processes."""
+        self.trackers.finish()
         self.accelerator.end_training()

@@ -160,7 +160,7 @@ def _shortened(job: "TrainJob", folder: Path) -> "TrainJob":
     """Return ``job`` without what only repeats, or leaves traces: a micro-batch a step, nothing told, nothing kept."""
     from sdlora.training.run_paths import RunPaths
 
-    train = job.train.model_copy(update={"gradient_accumulation": 1, "tensorboard": False, "text_encoder_stop": None})
+    train = job.train.model_copy(update={"gradient_accumulation": 1, "text_encoder_stop": None})
     return dataclasses.replace(job, train=train, output=RunPaths(folder), should_stop=lambda: False)
 
 

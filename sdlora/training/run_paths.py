@@ -26,6 +26,7 @@ class RunPaths:
         """States that a resume needs; the newest few are kept."""
         self.adapter = self.folder / "adapter.safetensors"
         self.tensorboard = self.folder / "tensorboard"
+        self.wandb_id = self.folder / "wandb-id"
 
     @property
     def name(self) -> str:

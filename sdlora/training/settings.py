@@ -110,6 +110,10 @@ class Train(Section):
     tensorboard: bool = False
     """Log to TensorBoard too, in the run's folder; needs tensorboard."""
 
+    wandb: bool = False
+    """Log to Weights & Biases too; needs wandb. Settings, figures and previews are sent to its servers, unless
+    `WANDB_MODE=offline` is set in the environment."""
+
     @model_validator(mode="after")
     def _one_length(self) -> "Train":
         if self.steps is not None and self.epochs is not None:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from sdlora.adapters import Adapter
 from sdlora.checkpoint import Checkpoint
@@ -14,6 +15,7 @@ from sdlora.families.base import Family
 from sdlora.families.settings import Model
 from sdlora.generation.settings import Prior, Sample
 from sdlora.optim import Optimizer, Schedule
+from sdlora.section import Section
 from sdlora.training.run_paths import RunPaths
 from sdlora.training.settings import Loss, Monitor, Train
 
@@ -51,6 +53,13 @@ class TrainJob:
     def all_concepts(self) -> tuple[Concept, ...]:
         """The concepts of the run, with all their settings."""
         return run_concepts(self.data, self.prior, self.concepts)
+
+    def settings(self) -> dict[str, Any]:
+        """Return the settings of all sections as JSON has them, by section."""
+        sections = {name: value for name, value in vars(self).items() if isinstance(value, Section)}
+        found: dict[str, Any] = {name: section.model_dump(mode="json") for name, section in sections.items()}
+        own = [concept.model_dump(mode="json") for concept in self.concepts]
+        return {**found, "concepts": own} if own else found
 
     def notice(self, *messages: str) -> None:
         """Tell what is worth knowing and stops nothing."""

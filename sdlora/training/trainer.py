@@ -15,7 +15,7 @@ import torch
 
 from sdlora import checkpoint, failpoints
 from sdlora.data.batches import Prefetcher
-from sdlora.errors import NonFiniteError
+from sdlora.errors import NonFiniteError, SdloraError
 from sdlora.events import CheckpointSaved, Progress, RunFinished, RunStarted, RunStopped, StepDone, ignore
 from sdlora.generation.memory import used_bytes
 from sdlora.optim import averaged_parameters
@@ -30,6 +30,7 @@ from sdlora.training.prepare import TrainState, foreign_state, prepare_training
 from sdlora.training.previews import Previews
 from sdlora.training.save_adapter import save_a1111_card, save_adapter
 from sdlora.training.step import training_step
+from sdlora.training.trackers import PREVIEW, open_trackers
 from sdlora.training.train_job import TrainJob
 
 MAX_BAD_STEPS = 5
@@ -51,6 +52,8 @@ def train(job: TrainJob) -> bool:
     distributed = Distributed.setup(job.train, job.output)
     if not distributed.is_main:
         job = dataclasses.replace(job, on_event=ignore)
+    elif job.train.tensorboard or job.train.wandb:
+        distributed.trackers = open_trackers(job.train, job.output, job.settings())
     train_state = prepare_training(job, distributed)
     if train_state is None:
         saved = checkpoint.newest_state(job.output.states)
@@ -263,12 +266,22 @@ class TrainLoop:
                 try:
                     self.offload.for_generation()
                     self.previews.generate(step, again)
+                    self._track_previews(step)
                 except torch.OutOfMemoryError:  # The device may hold the denoiser alone: no reason to end the run.
                     self.job.notice(f"no preview at step {step}: the device has too little memory for it")
                 self.offload.for_training(self.trained.trains_text or is_live(self.state.encode))
 
             with averaged_parameters(self.trained.optimizer):
                 self._alone(generate)
+
+    def _track_previews(self, step: int) -> None:
+        """Log the previews of ``step`` to the run's trackers."""
+        for index in range(len(self.job.sample.prompts)):
+            try:
+                if (path := self.job.output.sample(step, index)).is_file():
+                    self.distributed.trackers.log_image(f"{PREVIEW}/{index}", path, step)
+            except SdloraError as error:
+                self.job.notice(f"a preview of step {step} was not logged: {error}")
 
     def _save(self, step: int) -> None:
         """The adapter as a file of its own, and the state that a resume needs."""

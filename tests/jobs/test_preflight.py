@@ -20,6 +20,7 @@ def bare(monkeypatch):
         ({"optimizer__name": "adamw8bit"}, "optimizer.name: adamw8bit needs bitsandbytes; .*or take adamw"),
         ({"train__learning_rate": 0.0}, "train.learning_rate: 0, and no other rate is set"),
         ({"train__tensorboard": True}, "train.tensorboard: true needs tensorboard; .*or take false"),
+        ({"train__wandb": True}, "train.wandb: true needs wandb; run pip install wandb, or take false"),
     ],
 )
 def test_a_package_that_is_missing_is_told_before_anything_is_written(configure, tmp_path, bare, changes, message):
