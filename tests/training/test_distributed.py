@@ -31,7 +31,7 @@ class Scaled(Distributed):
         accelerator = Accelerator(cpu=True)
         accelerator.state._mixed_precision, accelerator.native_amp = "fp16", True  # Accelerate refuses it on a CPU.
         accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=SCALE)
-        super().__init__(accelerator, dtype, log=False)
+        super().__init__(accelerator, dtype)
 
     def autocast(self):
         return torch.autocast("cpu", torch.float16) if self.dtype == torch.float16 else nullcontext()
