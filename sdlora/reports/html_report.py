@@ -137,7 +137,8 @@ def _charts(runs: Sequence[RunRecord]) -> str:
 def _pictures(runs: Sequence[RunRecord]) -> str:
     """Return the evaluation sheet and the last previews of each run that has some."""
     sections = [section for number, run in enumerate(runs) if (section := _pictures_of(run, number, len(runs)))]
-    return f"<h2>Pictures</h2>{''.join(sections)}" if sections else ""
+    many = " many" if len(sections) > RUNS_AS_COLUMNS else ""
+    return f"<h2>Pictures</h2><div class='report-pictures{many}'>{''.join(sections)}</div>" if sections else ""
 
 
 def _pictures_of(run: RunRecord, number: int, runs: int) -> str:
