@@ -82,7 +82,8 @@ def _show_options(fields: MergeFields, method: str) -> Values:
 def overlap_html(pairs: Sequence[Mapping[str, Any]]) -> str:
     """Return a sentence for each pair of adapters, and its figures to unfold."""
     return "".join(
-        f"{page_html.note([pair['sentence']])}<details><summary>Figures</summary>{_figures(pair['blocks'])}</details>"
+        f"<div class='report'>{page_html.note([pair['sentence']])}"
+        f"<details><summary>Figures</summary>{_figures(pair['blocks'])}</details></div>"
         for pair in pairs
     )
 
@@ -91,10 +92,10 @@ def _figures(blocks: Sequence[Mapping[str, Any]]) -> str:
     head = "".join(f"<th scope='col'>{label}</th>" for label in ("", *(label for _, label in FIGURES), "layers"))
     rows = "".join(
         f"<tr><th scope='row'>{escape(block['block'])}</th>"
-        + "".join(f"<td>{block[name]:.2f}</td>" for name, _ in FIGURES)
+        + "".join(f"<td>{round(block[name], 2) + 0.0:.2f}</td>" for name, _ in FIGURES)
         + f"<td>{block['layers']}</td></tr>"
         for block in blocks
     )
     note = "0: independent, as random ones are. 1: the same."
-    table = f"<table class='figures'><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
-    return f"{table}<p class='quiet'>{note}</p>"
+    table = f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
+    return f"<div class='measured'>{table}</div><p class='quiet'>{note}</p>"

@@ -101,7 +101,7 @@ def _combine(app: AppState, tab: gr.Tab) -> Any:
     rows = adapter_rows("combine", MAX_ROWS, MIN_ROWS)
     row_buttons(rows, MIN_ROWS, "combine-more", "combine-fewer")
     base = _base("combine")
-    comparison = job_widget.job_widget("Do they disturb each other?", "combine-overlap", "secondary")
+    comparison = job_widget.job_widget("Compare what they change", "combine-overlap", "secondary")
     overlap = gr.HTML(elem_id="combine-overlap")
     method, cut, name = merge_fields(), _cut("combine", ALL, 32, "fp32"), _name("combine", "their names")
     widget = job_widget.job_widget("Combine", "combine")

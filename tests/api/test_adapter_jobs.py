@@ -4,16 +4,18 @@ import json
 import shutil
 import zipfile
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
 from PIL import Image
 
 from sdlora import editing
-from sdlora.api.adapter_jobs import extract_job, inspect_layers_job, merge_job, needs_base, resize_job
+from sdlora.api.adapter_jobs import compare_job, extract_job, inspect_layers_job, merge_job, needs_base, resize_job
 from sdlora.api.adapters import exported_file
-from sdlora.api.editing import EditSettings, ExtractSettings
+from sdlora.api.editing import FULL_RANK, MERGE_METHODS, EditSettings, ExtractSettings, MergeSettings
 from sdlora.editing.low_rank import Cut
+from sdlora.editing.merge_methods import METHODS, MergeOptions
 from sdlora.errors import ConfigError, FileError, ModelError
 from sdlora.events import Finished, Progress
 from sdlora.formats import read_adapter, write_adapter
@@ -68,6 +70,41 @@ def test_adapters_combined_come_into_the_library_with_card_and_base(library, tin
     assert list((library.data_dir / "cache" / "making").iterdir()) == []
     library.undo(library.delete_adapter("Both-of-them").folder.name)  # With all that lies beside it.
     assert entry.path.with_suffix(".json").is_file()
+
+
+def test_a_method_and_its_options_reach_the_merge_and_the_header(library):
+    adapters = named(library, ("one", 1.0), ("two", 0.5))
+    settings = MergeSettings(method="dare", density=0.7, seed=5, rank=6)
+    making = merge_job(library, adapters, settings)
+    making.finish()
+    states = [(name, read_adapter(path), scale) for name, path, scale in adapters]
+    wanted = editing.merge_by(MergeOptions("dare", density=0.7, seed=5), states, Cut(rank=6))
+    assert making.result["kept"] == pytest.approx(wanted.kept) and making.result["ranks"] == [6, 6]
+    found = read_adapter(library.file(making.name))
+    assert json.loads(found.metadata["sdlora_merge_method"])["method"] == "dare"
+    for path, module in found.modules.items():
+        assert torch.allclose(reference_delta(module), reference_delta(wanted.state.modules[path]), atol=1e-5)
+    with pytest.raises(ConfigError, match="dare: its result fills every rank; say how much to keep"):
+        merge_job(library, adapters, MergeSettings(method="dare"), "another")
+
+
+def test_every_method_is_declared_with_a_sentence():
+    """The declaration stands where no torch is imported, the formulas beside it."""
+    assert set(MERGE_METHODS) == METHODS.keys() == set(get_args(MergeSettings.model_fields["method"].annotation))
+    assert set(FULL_RANK) == {name for name, method in METHODS.items() if method.full_rank}
+    for name, method in METHODS.items():
+        assert MergeSettings(method=name, rank=1, **method.options).options().check().values() == method.options
+
+
+def test_each_pair_is_compared_in_words_and_figures(library):
+    files = [(name, path) for name, path, _ in named(library, ("one", 1.0), ("two", 1.0))]
+    [pair] = compare_job(files).finish()
+    assert pair["adapters"] == ["one", "two"] and "one and two" in pair["sentence"]
+    states = [(name, read_adapter(path)) for name, path in files]
+    whole = editing.overlap(*states).whole
+    assert pair["blocks"][0] == {"block": "all layers", **{k: pytest.approx(v) for k, v in whole._asdict().items()}}
+    with pytest.raises(ConfigError, match="chosen twice"):
+        compare_job([files[0], files[0]])
 
 
 def test_an_adapter_is_cut_to_a_share_and_tells_what_is_kept(library):

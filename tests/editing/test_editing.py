@@ -379,6 +379,14 @@ def test_the_commands_make_what_they_say(base, tmp_path, capsys, monkeypatch):
     merged = read_adapter(tmp_path / "m.safetensors")
     assert {module.rank for module in merged.modules.values()} == {3}
     assert merged.metadata["ss_output_name"] == "m"
+    out = run("merge", "--adapter", one, "--adapter", one, "--method", "orthogonal", "--protect", "1", "--output",
+              tmp_path / "o.safetensors")  # fmt: skip
+    assert (
+        '"method": "orthogonal", "protect": 1.0'
+        in read_adapter(tmp_path / "o.safetensors").metadata["sdlora_merge_method"]
+    )
+    out = run("overlap", one, tmp_path / "o.safetensors", "--layers")
+    assert "nearly the same change" in out and "mid_block" in out and "written" in out
     assert "of the energy is kept" in run("resize", two, "--energy", "0.9", "--output", tmp_path / "r.safetensors")
     run("bake", "--base", base, "--adapter", one, "--dtype", "fp32", "--output", tmp_path / "baked")
     run("extract", "--base", base, "--tuned", tmp_path / "baked", "--rank", "4", "--output", tmp_path / "e.safetensors")
@@ -404,6 +412,9 @@ def test_the_commands_make_what_they_say(base, tmp_path, capsys, monkeypatch):
         (["merge", "--adapter", "nowhere", "--output", "{new}"], "nowhere"),
         (["extract", "--base", "pocket", "--tuned", "no/such/one", "--rank", "2", "--output", "{new}"], "'no/such/one"),
         (["bake", "--base", "pocket", "--adapter", "{one}", "--output", "{new}"], "is no single file"),
+        (["merge", "--adapter", "{one}", "--method", "ties", "--output", "{new}"], "ties: its result fills every rank"),
+        (["merge", "--adapter", "{one}", "--density", "0.5", "--output", "{new}"], "density: sum has no density"),
+        (["overlap", "{one}"], "at least two adapters"),
         (["merge", "--adapter", "{one}:nan", "--output", "{new}"], "nan is no scale"),
         (["merge", "--adapter", "{one}", "--output", "{new}x"], "give it the ending .safetensors"),
         (["convert", "{one}", "--format", "peft", "--output", "{new}"], "leave the ending out"),

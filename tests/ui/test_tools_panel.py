@@ -7,12 +7,13 @@ import gradio as gr
 import pytest
 
 from sdlora.api.adapter_jobs import ToolJob
+from sdlora.editing.merge_methods import METHODS
 from sdlora.errors import BusyError, ConfigError
 from sdlora.events import Progress
 from sdlora.formats import write_adapter
 from sdlora.ui import adapter_detail, bake_panel, job_widget, library_html, tools_panel
 from sdlora.ui.adapter_rows import adapter_rows
-from sdlora.ui.merge_fields import MERGE_METHODS, USES, merge_fields, overlap_html, sentence
+from sdlora.ui.merge_fields import DEFAULTS, MERGE_METHODS, USES, merge_fields, overlap_html, sentence
 from tests.support.adapters import random_adapter
 from tests.support.tiny_models import write_tiny_adapter as adapter
 
@@ -153,6 +154,8 @@ def test_a_method_brings_its_own_options_and_no_others(app):
             tools_panel._start_combining, app, fields,
             {**chosen, fields.method.method: "ties", fields.method.options["density"]: 2.0},
         )  # fmt: skip
+    for method, row in METHODS.items():
+        assert {name: value for name, value in DEFAULTS.items() if method in USES[name]} == row.options
     assert "Choose a rank or a share" in sentence("dare") and "Choose" not in sentence("sum")
 
 
@@ -163,10 +166,10 @@ def test_the_comparison_needs_two_and_its_figures_unfold(app):
     values = {field: field.value for field in fields.compared}
     with pytest.raises(ConfigError, match="at least two adapters to compare"):
         tools_panel._start_comparing(app, fields, {**values, fields.rows.adapters[0]: "one"})
-    row = {"block": "<mid>", "layers": 3, "cosine": 0.125, "inputs": 0.5, "outputs": -0.01, "shared": 1.0}
+    row = {"block": "<mid>", "layers": 3, "cosine": 0.125, "inputs": 0.5, "outputs": -0.001, "shared": 1.0}
     html = overlap_html([{"adapters": ["a", "b"], "sentence": "a & b differ.", "blocks": [row]}])
     assert "a &amp; b differ." in html and "&lt;mid&gt;" in html and "<details>" in html
-    assert "<td>0.12</td><td>0.50</td><td>-0.01</td><td>3</td>" in html
+    assert "<td>0.12</td><td>0.50</td><td>0.00</td><td>3</td>" in html
 
 
 def test_the_base_is_asked_for_where_an_adapter_depends_on_it(app):
