@@ -230,6 +230,16 @@ def test_two_adapters_are_combined_and_what_comes_of_it_is_in_the_library(server
         visitor.page.locator(f"#combine-{number} input").click()
         visitor.page.get_by_role("option", name=name, exact=True).last.click()  # The list before may be closing still.
     visitor.page.locator("#combine-scale-2 input[type=number]").fill("0.5")
+    visitor.click("#combine-overlap-button")
+    visitor.see("are nearly the same change", "#combine-overlap")  # It is the same file.
+    visitor.page.locator("#combine-method input").click()
+    visitor.page.get_by_role("option", name="TIES", exact=True).click()
+    visitor.page.locator("#combine-density input").wait_for()
+    visitor.click("#combine-button")
+    visitor.see("say how much to keep", "#combine-status")
+    visitor.page.locator("#combine-method input").click()
+    visitor.page.get_by_role("option", name="Sum", exact=True).click()
+    visitor.page.locator("#combine-density").wait_for(state="hidden")
     visitor.fill("#combine-name", "both")
     visitor.page.locator("#combine-button").dblclick()  # One is made, for all of two clicks.
     visitor.see("both is in the library", "#combine-status")
