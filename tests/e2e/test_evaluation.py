@@ -2,7 +2,7 @@
 
 from sdlora.api.adapters import checkpoint_in_use, preferred_weight
 from sdlora.storage.run_folder import Run
-from tests.support.browser import STEPS
+from tests.support.browser import STEPS, wait_until
 
 SMALL = {"width": 390, "height": 800}
 
@@ -13,7 +13,7 @@ def test_checkpoints_are_compared_and_the_proposal_is_used(server, visit):
     visitor.click("#evaluation > button")
     visitor.see("at 3 scales, beside the base", "#evaluation-plan")
     visitor.click("#evaluation-settings > button")
-    assert "ohwx" in visitor.value("#evaluation-prompts")
+    wait_until(lambda: "ohwx" in visitor.value("#evaluation-prompts"))
     visitor.fill("#evaluation-scales", "8")
     visitor.see("scales", "#evaluation-plan .bad")
     visitor.fill("#evaluation-scales", "0.9")
@@ -22,7 +22,7 @@ def test_checkpoints_are_compared_and_the_proposal_is_used(server, visit):
     visitor.fill("#evaluation-steps", "1")
     visitor.fill("#evaluation-prompts", "ohwx style, a red house on grass")
     visitor.see("18 pictures: 1 checkpoint at 1 scale", "#evaluation-plan")
-    assert visitor.value("#evaluation-class-prompts") == "style, a red house on grass"
+    wait_until(lambda: visitor.value("#evaluation-class-prompts") == "style, a red house on grass")
     visitor.click("#evaluation-button")
     visitor.page.locator("#evaluation-cancel").wait_for()
     visitor.page.reload()
