@@ -11,7 +11,7 @@ from itertools import islice
 from sdlora.data.captions import with_trigger, without_trigger
 from sdlora.families.known_words import KnownWords, describe, with_article
 
-TRIGGERED, OF_CLASS, UNRELATED, CAPTIONS = 3, 2, 1, 4
+TRIGGERED, OF_CLASS, UNRELATED, CAPTIONS = 3, 2, 2, 4
 """Number of proposed prompts of each kind."""
 LONGEST_TRIED = 50
 """Captions beyond which no further ones are taken apart."""

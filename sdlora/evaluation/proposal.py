@@ -84,7 +84,8 @@ def propose(candidates: Sequence[Candidate], kind: Kind, trained_as: TrainedAs) 
         )
         return Proposal(reasons=(told,))
     front = tuple(number for number in rated if not any(_beats(candidates[o], candidates[number], kind) for o in rated))
-    scores = {number: score(candidates[number], kind) for number in rated}
+    lost = _is_class_lost(candidates)
+    scores = {number: score(candidates[number], kind, lost) for number in rated}
     best = max(scores.values())
     as_good = [number for number in rated if scores[number] >= best - AS_GOOD]
     chosen = min(as_good, key=lambda number: (candidates[number].step, -candidates[number].scale))
@@ -94,9 +95,13 @@ def propose(candidates: Sequence[Candidate], kind: Kind, trained_as: TrainedAs) 
     return Proposal(chosen, front, reasons, alarms)
 
 
-def score(candidate: Candidate, kind: Kind) -> float:
-    """Return the harmonic mean of what a proposal weighs, each limited to ``WORST`` and 1."""
-    return harmonic_mean([max(WORST, min(1.0, value)) for value in _goods(candidate, kind)])
+def score(candidate: Candidate, kind: Kind, class_lost: bool = False) -> float:
+    """Return the harmonic mean of what a proposal weighs, each limited to ``WORST`` and 1.
+
+    With ``class_lost`` the class of a subject does not count: where all candidates have lost it, it parts none of them,
+    and would make all others' differences small.
+    """
+    return harmonic_mean([max(WORST, min(1.0, value)) for value in _goods(candidate, kind, class_lost)])
 
 
 def as_trained(scales: Iterable[float]) -> float:
@@ -104,12 +109,17 @@ def as_trained(scales: Iterable[float]) -> float:
     return min(scales, key=lambda scale: (abs(scale - 1), -scale))
 
 
-def _goods(candidate: Candidate, kind: Kind) -> list[float]:
+def _is_class_lost(candidates: Sequence[Candidate]) -> bool:
+    return not any(_bound(each) for each in candidates)
+
+
+def _goods(candidate: Candidate, kind: Kind, class_lost: bool = False) -> list[float]:
     """Return the shares that a proposal weighs, the more the better; prompts that were not measured count as kept."""
     look, prompts, drift = (candidate.share(name) for name in ("look", "prompts", "drift"))
     kept = 1.0 if prompts is None else prompts
     own = (look or 0.0) * (1.0 - (candidate.share("copies") or 0.0) if _copies(candidate) else 1.0)
-    return [own, kept, *([_bound(candidate), 1.0 - (drift or 0.0)] if kind == "subject" else [])]
+    bound = [] if class_lost else [_bound(candidate)]
+    return [own, kept, *([*bound, 1.0 - (drift or 0.0)] if kind == "subject" else [])]
 
 
 def _bound(candidate: Candidate) -> float:
@@ -197,10 +207,12 @@ def _alarms(by_step: Sequence[Candidate], kind: Kind, trained_as: TrainedAs) -> 
 def _fit_alarms(by_step: Sequence[Candidate], kind: Kind) -> Iterator[Alarm]:
     """Yield whether the training was too long, or too short."""
     last = by_step[-1]
-    best = max(by_step, key=lambda each: (score(each, kind), -each.step))
+    lost = _is_class_lost(by_step)
+    scores = {each.step: score(each, kind, lost) for each in by_step}
+    best = max(by_step, key=lambda each: (scores[each.step], -each.step))
     gain = (last.share("look") or 0) - max((each.share("look") or 0 for each in by_step[:-1]), default=0)
-    if score(best, kind) - score(last, kind) > OVERFITTED:
-        told = f"step {best.step} is better than the last, {score(best, kind):.2f} against {score(last, kind):.2f}"
+    if scores[best.step] - scores[last.step] > OVERFITTED:
+        told = f"step {best.step} is better than the last, {scores[best.step]:.2f} against {scores[last.step]:.2f}"
         remedy = f"Train to about step {best.step} (train.steps), or with a lower train.learning_rate."
         yield Alarm("overfitted", f"Overfitted: {told}.", remedy)
     elif (last.share("look") or 0) < LITTLE_LOOK:

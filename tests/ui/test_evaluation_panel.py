@@ -62,7 +62,7 @@ def text(panel, values, name):
 
 def test_the_plan_has_the_proposed_prompts_and_the_number_of_pictures(app, run, panel, values):
     shown = planned(app, panel, values, concept=1)
-    assert "120 pictures: 2 checkpoints at 3 scales, beside the base; the time shows once" in shown[panel.plan]
+    assert "134 pictures: 2 checkpoints at 3 scales, beside the base; the time shows once" in shown[panel.plan]
     assert len(text(panel, shown, "prompts").splitlines()) == 3 and "sks" in text(panel, shown, "prompts")
     assert "sks" not in text(panel, shown, "class_prompts") and text(panel, shown, "unrelated_prompts")
     settings = evaluation_panel.settings_of(app, panel, run, shown)
