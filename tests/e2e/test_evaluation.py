@@ -10,6 +10,8 @@ SMALL = {"width": 390, "height": 800}
 def test_checkpoints_are_compared_and_the_proposal_is_used(server, visit):
     visitor = visit(server.address)
     visitor.tab("Train")
+    visitor.see(f"Finished: {STEPS} steps", "#run-status")
+    visitor.page.locator("#checkpoints").wait_for()
     visitor.click("#evaluation > button")
     visitor.see("at 3 scales, beside the base", "#evaluation-plan")
     visitor.click("#evaluation-settings > button")
