@@ -192,6 +192,7 @@ def test_two_processes_follow_one(configure, tmp_path, settings):
     torch.testing.assert_close(torch.tensor(losses[0]), torch.tensor(losses[1]), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_two_processes_stop_early_at_the_same_step(configure, tmp_path):
     """The main process alone measures; the other one would wait for it for ever if it went on."""
     settings = {"train__stop": "plateau", "train__stop_patience": 2, "train__learning_rate": 1e-7, "monitor__every": 1}
