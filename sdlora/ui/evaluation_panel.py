@@ -141,10 +141,11 @@ def _wire(app: AppState, panel: EvaluationPanel) -> None:
     fields = list(panel.fields.values())
     inputs = {panel.run, panel.filled, panel.is_open, *fields}
     planned = [panel.plan, panel.filled, panel.is_open, *fields]
-    panel.fold.expand(partial(_plan, app, panel, True), inputs, planned, **HIDDEN)
+    panel.fold.expand(lambda: True, None, panel.is_open, **HIDDEN)
     panel.fold.collapse(lambda: False, None, panel.is_open, **HIDDEN)
-    gr.on([panel.run.change, *(field.change for field in fields)], partial(_plan, app, panel, False), inputs,
-          planned, **LAST)  # fmt: skip
+    # A page that has just loaded knows its run before it knows that the panel was unfolded, or after: either plans.
+    changes = [panel.is_open.change, panel.run.change, *(field.change for field in fields)]
+    gr.on(changes, partial(_plan, app, panel, False), inputs, planned, **LAST)
     panel.go.click(partial(_start, app, panel), inputs, [panel.used, *panel.live], **HIDDEN)
     panel.cancel.click(partial(_cancel, app, panel), panel.run, panel.live, **HIDDEN)
     panel.timer.tick(partial(_poll, app, panel), panel.run, panel.live, **HIDDEN)
