@@ -23,7 +23,7 @@ def test_checkpoints_are_compared_and_the_proposal_is_used(server, visit):
     visitor.fill("#evaluation-seeds", "1")
     visitor.fill("#evaluation-steps", "1")
     visitor.fill("#evaluation-prompts", "ohwx style, a red house on grass")
-    visitor.see("18 pictures: 1 checkpoint at 1 scale", "#evaluation-plan")
+    visitor.see("32 pictures: 1 checkpoint at 1 scale", "#evaluation-plan")
     wait_until(lambda: visitor.value("#evaluation-class-prompts") == "a red house on grass")
     visitor.click("#evaluation-button")
     visitor.page.locator("#evaluation-cancel").wait_for()
