@@ -44,7 +44,7 @@ FIRST_SEED = 700
 
 
 class Truth:
-    """What a network that knows the subject of a class reads in images of the adapters."""
+    """Reading of the adapters' images by a network that knows the subject of a class."""
 
     def __init__(self, class_name: str, work: Path, studio: Studio, model: AutoencoderKL):
         self.studio, self.class_name = studio, class_name

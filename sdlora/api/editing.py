@@ -81,7 +81,7 @@ MERGE_METHODS: Mapping[str, str] = {
     "orthogonal": "Keeps the first as it is, and lets the others act only on what the first leaves alone.",
     "select": "Takes each layer from the one adapter in which it stands out most.",
 }
-"""What each way to merge does, in a sentence; ``sdlora.editing.merge_methods`` has the formulas and the papers."""
+"""A sentence on each way to merge; ``sdlora.editing.merge_methods`` has the formulas and the papers."""
 FULL_RANK = ("ties", "dare")
 """Ways whose result needs a limit of its rank."""
 

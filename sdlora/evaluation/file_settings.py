@@ -7,7 +7,7 @@ from sdlora.section import Section
 
 
 class FileSettings(Section):
-    """What an evaluation needs to know of adapter files; a run tells it by itself."""
+    """Facts about adapter files that an evaluation needs, and that a run tells by itself."""
 
     images: Path | None = None
     """Folder with the training pictures of adapter files, with their captions. Without it only prompts kept, drift and
@@ -20,7 +20,7 @@ class FileSettings(Section):
     """Class of a subject of adapter files, such as `cat`."""
 
     kind: Kind | None = None
-    """What adapter files show: `style` or `subject`. A subject if `class_name` is given, else a style."""
+    """Content of the adapter files: `style` or `subject`. A subject if `class_name` is given, else a style."""
 
     base: str = ""
     """Base model of adapter files. That of the first file's metadata if left out."""

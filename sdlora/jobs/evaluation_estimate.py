@@ -12,7 +12,7 @@ from sdlora.storage.run_folder import Run
 
 
 class EvaluationEstimate(NamedTuple):
-    """What an evaluation takes if no image of it is there yet."""
+    """Images and time of an evaluation, if none of its images is there yet."""
 
     images: int
     checkpoints: tuple[int, ...]

@@ -31,7 +31,7 @@ class Comparison:
     differing: tuple[str, ...]
     """Dotted names of the settings that differ between them."""
     notes: tuple[str, ...]
-    """What is left out or could not be read."""
+    """Sentences on all that is left out or could not be read."""
 
     @property
     def taken(self) -> list[str]:

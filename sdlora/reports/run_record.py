@@ -76,7 +76,7 @@ class RunRecord:
     previews: tuple[ReportPicture, ...]
     """Previews of the last step that has some."""
     problems: tuple[str, ...]
-    """What could not be read."""
+    """Sentences on all that could not be read."""
 
 
 def read_record(run: Run, curves: RunCurves) -> RunRecord:

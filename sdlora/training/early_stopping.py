@@ -36,6 +36,11 @@ class EarlyStopping:
     """Ratio by step: the last ``patience`` ones, and the lowest before them."""
     decision: StoppedEarly | None = None
 
+    @classmethod
+    def for_run(cls, train: Train, schedule: Schedule) -> "EarlyStopping":
+        """Return what ``train`` asks for, before any measurement."""
+        return cls(train.stop, train.stop_patience, train.stop_tolerance, schedule.warmup_steps)
+
     @property
     def is_on(self) -> bool:
         """Whether measurements may end the run."""

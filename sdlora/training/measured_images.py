@@ -42,7 +42,7 @@ class MeasuringPlan(NamedTuple):
     images: Sequence[MeasuredImage] = ()
     every: int = 0
     timesteps: int = 0
-    """At which each image is measured."""
+    """Number of timesteps at which each image is measured."""
 
     def is_due(self, step: int, steps: int) -> bool:
         """Return whether there is a measurement after ``step`` of ``steps``."""

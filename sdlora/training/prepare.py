@@ -249,8 +249,7 @@ def prepare_training(job: TrainJob, distributed: Distributed) -> TrainState | No
     train_state = TrainState(
         family, batches, sizes, latents, encode, trained, distributed, steps, resolution, reader, measured
     )
-    rule, patience, tolerance = job.train.stop, job.train.stop_patience, job.train.stop_tolerance
-    train_state.stopping = EarlyStopping(rule, patience, tolerance, job.schedule.warmup_steps)
+    train_state.stopping = EarlyStopping.for_run(job.train, job.schedule)
     train_state.settings = learning_settings(job)
     if state is not None:
         train_state.restore(state)
