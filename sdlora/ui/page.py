@@ -157,7 +157,7 @@ def _wire_refresh(app: AppState, demo: gr.Blocks, page: Page) -> None:
     run.input(full, page.inputs, outputs, **options)
     opened = page.library.opened
     shown = page.library.on_open.then(
-        partial(_refresh, app, page, opened), page.inputs - {run} | {opened}, outputs, **options
+        partial(_show_opened, app, page, opened), page.inputs - {run} | {opened}, outputs, **options
     )  # fmt: skip
     evaluation_panel.open_from(app, page.train.run.evaluation, shown, opened, page.library.evaluates)
 
@@ -232,6 +232,16 @@ def _refresh_often(app: AppState, page: Page, values: Values) -> Values:
 def _refresh_all(app: AppState, page: Page, values: Values) -> Values:
     """Update everything on a page that was just loaded."""
     return _refresh(app, page, page.train.run.run, {**values, page.seen: {}})
+
+
+def _show_opened(app: AppState, page: Page, opened: gr.State, values: Values) -> Values:
+    """Show the run that was opened in the library, and choose it on the tab Train: the next refresh shows that one."""
+    updates = _refresh(app, page, opened, values)
+    if app.run(values[opened]) is not None:
+        updates[page.train.run.run] = gr.update(
+            choices=list(app.snapshot().runs), value=values[opened], visible=True
+        )  # fmt: skip
+    return updates
 
 
 def _refresh(app: AppState, page: Page, run: Block, values: Values) -> Values:
