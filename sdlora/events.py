@@ -9,7 +9,7 @@ import json
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field, fields
-from functools import cache
+from functools import lru_cache
 from typing import Any, ClassVar, dataclass_transform
 
 from sdlora.filesystem.reading import parse_json
@@ -54,7 +54,7 @@ class Event:
             raise ValueError(f"not a {cls.__name__}: {error}") from None
 
 
-@cache
+@lru_cache(maxsize=128)
 def _field_types(kind: str) -> dict[str, object]:
     """Return the types of the fields of ``kind`` by name; each line of a journal asks for them."""
     return {f.name: f.type for f in fields(Event.KINDS[kind])}

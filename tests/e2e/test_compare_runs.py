@@ -5,7 +5,8 @@ import shutil
 import pytest
 
 
-@pytest.mark.parametrize(("width", "theme"), [pytest.param(1280, "light", marks=pytest.mark.slow), (390, "dark")])
+@pytest.mark.slow
+@pytest.mark.parametrize(("width", "theme"), [(1280, "light"), (390, "dark")])
 def test_runs_are_compared_and_the_report_opens_without_the_page(server, visit, tmp_path, width, theme):
     twin = server.data_dir / "runs" / "twin"
     if not twin.exists():
