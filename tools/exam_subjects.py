@@ -1,4 +1,4 @@
-"""A subject that nothing is tuned to: whatever judges adapters of subjects is tried on it."""
+"""A second drawn subject, on which whatever judges adapters of subjects is tried (``benchmarks.choosing_runs``)."""
 
 import numpy as np
 

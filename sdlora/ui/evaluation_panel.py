@@ -1,4 +1,4 @@
-"""Which checkpoint of a run to take: what an evaluation compares, its progress, its result, and taking a candidate.
+"""Choose a checkpoint of a run: what an evaluation compares, its progress, its result, and taking a candidate.
 
 The evaluation belongs to the run, not to the page: a reload and a second window find it, and its result.
 """

@@ -1,4 +1,4 @@
-"""What the figures of merged adapters say, and that the default follows from those that are kept."""
+"""Reading the figures of merged adapters, and that the default follows from those that are kept."""
 
 import json
 

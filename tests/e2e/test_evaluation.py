@@ -1,4 +1,4 @@
-"""Which checkpoint to take: compared, shown again after a reload, and taken, on both tabs that lead there."""
+"""Checkpoints of a run: compared, shown again after a reload, and taken, on both tabs that lead there."""
 
 from sdlora.api.adapters import checkpoint_in_use, preferred_weight
 from sdlora.storage.run_folder import Run

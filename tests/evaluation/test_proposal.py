@@ -64,7 +64,7 @@ def test_a_picture_that_is_like_a_training_picture_is_no_copy():
 
 
 def test_a_broken_adapter_is_not_taken_for_its_little_spill():
-    """Where a class is lost, whatever makes no picture of the subject any more spills least."""
+    """An adapter that makes no picture of the subject any more spills least of all that have lost a class."""
     rows = [candidate(75, 1.0, 0.9, 1.2, drift=0.1), candidate(600, 0.15, 0.8, 0.31, drift=0.63)]
     found = propose(rows, "subject", TRAINED)
     assert found.chosen == 0 and "spill" in names(found)

@@ -22,7 +22,7 @@ def run(configure, tmp_path):
 
 
 def test_images_are_counted_as_the_job_generates_them():
-    """As tests/jobs/test_evaluation_tool.py finds them."""
+    """The same numbers as tests/jobs/test_evaluation_tool.py finds."""
     prompts = EvaluationPrompts(("sks, a cat",), ("a cat",), ("a red house",), ("a", "b"))
     captioned = 3 * 2 * COPY_SEEDS
     settings = EvaluationSettings(scales=(0.5, 1.0), seeds=1)

@@ -1,4 +1,4 @@
-"""Which checkpoint to take, on the page and by endpoints: the plan, the job, its result, and taking a candidate."""
+"""Choosing a checkpoint on the page and by endpoints: the plan, the job, its result, and taking a candidate."""
 
 import time
 
@@ -50,7 +50,7 @@ def values(panel):
 
 
 def planned(app, panel, values, **changed):
-    """What the page holds after the plan was shown with some fields changed."""
+    """Return what the page holds after the plan was shown with some fields changed."""
     values = values | {panel.fields[name]: value for name, value in changed.items()}
     updates = evaluation_panel._plan(app, panel, True, values)
     return values | {key: value for key, value in updates.items() if not isinstance(value, dict) or key is panel.filled}

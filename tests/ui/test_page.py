@@ -84,7 +84,7 @@ def test_of_the_listeners_of_an_event_one_waits_at_most(blocks):
 
 
 def test_renders_run_one_at_a_time(blocks):
-    """What Gradio keeps of one between its renders is shared by all visitors."""
+    """Visitors share what Gradio keeps between two of them."""
     renders = [listener for listener in blocks.fns.values() if listener.renderable is not None]
     assert len(renders) > 1
     assert {(render.concurrency_id, render.concurrency_limit) for render in renders} == {("render", 1)}
