@@ -6,7 +6,7 @@ import time
 import traceback
 from pathlib import Path
 
-LARGEST_SHARE = 0.002
+LARGEST_SHARE = 0.001
 """Share of a core that a loop may take: where a call has much to look at, the next comes later."""
 LONGEST_PAUSE = 5.0
 """Most seconds between two calls, however long one takes."""
@@ -20,7 +20,8 @@ class BackgroundLoop:
 
     def __init__(self, data_dir: Path):
         self.data_dir = data_dir
-        self._over = threading.Event()
+        self._due = threading.Event()
+        self._is_over = False
         self._lock = threading.RLock()
 
     def tick(self) -> None:
@@ -31,13 +32,22 @@ class BackgroundLoop:
         """Begin; ``seconds`` pass before each call, or more where calls take long (``LARGEST_SHARE``)."""
         threading.Thread(target=self._run, args=(seconds,), daemon=True).start()
 
+    def wake(self) -> None:
+        """Make the next call now: something has come that it is for."""
+        self._due.set()
+
     def close(self) -> None:
         """End after a call that is under way."""
-        self._over.set()
+        self._is_over = True
+        self._due.set()
 
     def _run(self, seconds: float) -> None:
         printed, pause = "", seconds
-        while not self._over.wait(pause):
+        while True:
+            self._due.wait(pause)
+            if self._is_over:
+                return
+            self._due.clear()
             began = time.thread_time()
             try:
                 self.tick()

@@ -60,6 +60,7 @@ class TrainingQueue(BackgroundLoop):
                 if not run.is_queued:
                     last = max(map(_since, self.waiting()), default=0)  # A clock that was set back puts none in front.
                     write_atomic(run.queued_file, str(max(time.time_ns(), last + 1)))
+        self.wake()
 
     def stop(self, run: Run) -> None:
         """Remove ``run`` from the queue, or ask it to finish its step, save, and end."""

@@ -41,7 +41,7 @@ from sdlora.ui.run_view import RunView, RunViews
 
 SNAPSHOT_SECONDS = 0.5
 """Seconds for which a snapshot of the runs serves every visitor, while something is trained."""
-IDLE_SHARE, LONGEST_SECONDS = 1 / 400, 30.0
+IDLE_SHARE, LONGEST_SECONDS = 1 / 1000, 30.0
 """Share of a core that looks at the runs may take while nothing is trained: in a large folder they become rarer, up to
 so many seconds apart."""
 MAX_WAITING = 50
