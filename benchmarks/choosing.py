@@ -119,14 +119,12 @@ def _at(candidate: Candidate) -> dict[str, float]:
 
 
 def _place_of_odd_one(run: Run, number: int) -> int:
-    """Return the place, from 1, of a picture among those that were learnt most unlike the others.
+    """Return the place, from 1, of a picture in the order of how unlike the others each is learnt.
 
-    Raises LookupError if the last measurement does not cover it: that of a short run has some of the pictures only.
+    Raises ValueError if that one is not among them.
     """
-    measured = [event for event in run.events() if isinstance(event, Measured)][-1]
-    names = [Path(picture.name).stem for picture, _ in odd_ones_first(read_pictures(measured.pictures))]
-    if f"{number + 1:02d}" not in names:
-        raise LookupError(f"{run.name}: its last measurement covers {', '.join(names)} only")
+    measured = [read_pictures(event.pictures) for event in run.events() if isinstance(event, Measured)]
+    names = [Path(picture.name).stem for picture, _ in odd_ones_first(max(measured, key=len))]
     return 1 + names.index(f"{number + 1:02d}")
 
 

@@ -96,9 +96,7 @@ KINDS = {
     "no captions, too long": Kind(
         _uncaptioned, "pocket-style", {"train.steps": LONG * 300, "checkpoint.every": 600, "sample.every": 0}
     ),
-    "another subject among ten": Kind(  # As long as a run that measures all ten pictures at its end.
-        _with_another, "pocket-subject", {"prior.weight": 0.0, "train.steps": 300}, "cat"
-    ),
+    "another subject among ten": Kind(_with_another, "pocket-subject", {"prior.weight": 0.0}, "cat"),
     "new subject, too long": Kind(
         lambda seed: _subject(seed, subject=odd_house), "pocket-subject",
         {**_LONG_RUN, "data.class_name": "house", "sample.prompts": ["a sks house on sand", "a house on sand"]},

@@ -7,7 +7,7 @@ losses (arXiv:2507.02687). These records become values of an event and back. Fro
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from statistics import fmean, median
+from statistics import fmean
 from typing import Any
 
 SMOOTHING = 0.95
@@ -19,6 +19,8 @@ MOST_PICTURES, MOST_BLOCKS, MOST_TIMES = 10_000, 1000, 1000
 LONGEST_NAME = 300
 LEAST_RATIO = 1e-9
 """Smallest ratio of losses that has a logarithm here."""
+LEAST_DEVIATION = 0.02
+"""Part of a standard deviation of such logarithms that no image stands apart by: among few, some agree by chance."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ class PictureLoss:
     held_out: bool = False
     """Whether it is not trained on."""
     always: bool = True
-    """Whether every measurement has it: the last one covers further images."""
+    """Whether every measurement has it: one of them covers further images."""
 
     @property
     def ratios(self) -> list[float]:
@@ -68,18 +70,32 @@ def ratios_by_time(pictures: Iterable[PictureLoss], held_out: bool = False) -> l
 
 
 def odd_ones_first(pictures: Iterable[PictureLoss]) -> list[tuple[PictureLoss, float]]:
-    """Return the trained images, each with how unlike the others it is, the most unlike first.
+    """Return the trained images, each with how far it stands apart from the others, the most distant first.
 
-    That is the range, over the timesteps, of the logarithm of its ratio to the median image's. An image that is only
-    easier or harder to learn than the others has little of it; one of another look falls where they do not
-    (docs/decisions/loss-on-fixed-noise.md).
+    That is the distance of the logarithm of its ratio from the mean of all others, in their standard deviations, at the
+    timestep at which it is largest: an image of another look or subject differs at some timesteps and not at others
+    (docs/decisions/loss-on-fixed-noise.md). It is 0 among fewer than three images.
     """
     trained = [one for one in pictures if not one.held_out]
     logs = [[math.log(max(ratio, LEAST_RATIO)) for ratio in one.ratios] for one in trained]
-    medians = [median(column) for column in zip(*logs, strict=False)]
-    apart = [[own - usual for own, usual in zip(each, medians, strict=False)] for each in logs]
-    found = [(one, max(each) - min(each)) for one, each in zip(trained, apart, strict=True)]
+    apart = [_deviations(column) for column in zip(*logs, strict=False)]
+    found = [(one, max(each)) for one, each in zip(trained, zip(*apart, strict=True), strict=True)]
     return sorted(found, key=lambda pair: -pair[1])
+
+
+def _deviations(values: Sequence[float]) -> list[float]:
+    """Return the distance of each value from the mean of all others, in their standard deviations."""
+    count, mean = len(values), fmean(values)
+    if count < 3:
+        return [0.0] * count
+    centred = [value - mean for value in values]
+    squares = sum(value * value for value in centred)
+    found = []
+    for value in centred:
+        others = -value / (count - 1)
+        variance = (squares - value * value - (count - 1) * others * others) / (count - 2)
+        found.append(abs(value - others) / (math.sqrt(max(variance, 0.0)) + LEAST_DEVIATION))
+    return found
 
 
 def scalars(pictures: Sequence[PictureLoss], updates: Iterable[BlockUpdate]) -> dict[str, float]:

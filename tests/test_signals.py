@@ -2,11 +2,13 @@
 
 import json
 import math
+from statistics import stdev
 
 import pytest
 
 from sdlora.events import Event, Measured
 from sdlora.signals import (
+    LEAST_DEVIATION,
     BlockUpdate,
     PictureLoss,
     as_values,
@@ -33,15 +35,17 @@ def test_every_timestep_counts_alike_and_only_pictures_of_every_measurement_are_
     assert loss_ratio([LEARNT], held_out=True) is None and ratios_by_time([], held_out=True) == []
 
 
-def test_pictures_learnt_unlike_the_others_come_first():
-    """Twice the ratio at every timestep is no difference of shape; half and twice the others' is one of log 4."""
-    base = (1.0, 1.0)
-    usual, harder = PictureLoss("usual", base, (0.2, 0.4)), PictureLoss("harder", base, (0.4, 0.8))
-    odd, more = PictureLoss("odd", base, (0.4, 0.2)), PictureLoss("more", base, (0.2, 0.4))
-    found = odd_ones_first([usual, harder, HELD_OUT, odd, more, PictureLoss("third", base, (0.2, 0.4))])
-    assert [one.name for one, _ in found] == ["odd", "usual", "harder", "more", "third"]
-    assert [unlike for _, unlike in found] == pytest.approx([math.log(4), 0, 0, 0, 0])
-    assert odd_ones_first([]) == [] and odd_ones_first([PictureLoss("none", base, (0.0, 0.0))])[0][1] == 0
+def test_pictures_that_stand_apart_at_some_timestep_come_first():
+    base, logs = (1.0, 1.0), {"usual": (-1.0, -2.0), "other": (-1.2, -2.1), "odd": (-1.1, -1.0), "third": (-0.9, -2.2)}
+    pictures = [PictureLoss(name, base, tuple(map(math.exp, each))) for name, each in logs.items()]
+    found = odd_ones_first([*pictures, HELD_OUT])
+    assert [one.name for one, _ in found] == ["odd", "third", "other", "usual"]
+    others = [-2.0, -2.1, -2.2]
+    assert found[0][1] == pytest.approx((2.1 - 1.0) / (stdev(others) + LEAST_DEVIATION))
+    assert odd_ones_first([]) == []
+    assert odd_ones_first([PictureLoss("none", base, (0.0, 0.0)), LEARNT])[0][1] == 0
+    alike = [PictureLoss(str(number), base, (0.5, 0.5)) for number in range(4)]
+    assert [apart for _, apart in odd_ones_first(alike)] == pytest.approx([0] * 4)
 
 
 def test_records_come_back_from_the_line_of_their_event():

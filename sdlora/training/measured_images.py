@@ -18,6 +18,10 @@ from sdlora.training.settings import Monitor
 
 SHARE = 0.04
 """Share of a run's work that measurements may take, if nobody says how often they are made."""
+FEW = 12
+"""Trained images of which each is measured once, before there are more measurements between first and last step."""
+EARLY = 6
+"""Part of a run, one over this, after which all images are measured: by its end each is learnt, whatever it shows."""
 STEP_PASSES = 3
 """Work of a step for each of its images, in predictions without gradients: forward, and twice that backward."""
 MOST_POINTS = 40
@@ -33,7 +37,7 @@ class MeasuredImage:
     caption: str
     held_out: bool = False
     always: bool = True
-    """Whether every measurement has it, or the last one alone."""
+    """Whether every measurement has it, or those of ``MeasuringPlan.full`` alone."""
 
 
 class MeasuringPlan(NamedTuple):
@@ -43,19 +47,29 @@ class MeasuringPlan(NamedTuple):
     every: int = 0
     timesteps: int = 0
     """Number of timesteps at which each image is measured."""
+    full: tuple[int, ...] = ()
+    """Steps of the measurements that have all images."""
+    is_base_at_start: bool = True
+    """Whether the adapter changes nothing before the first step: the base's losses are its own then."""
 
     def is_due(self, step: int, steps: int) -> bool:
         """Return whether there is a measurement after ``step`` of ``steps``."""
-        return bool(self.images) and (step in (0, steps) or (self.every > 0 and step % self.every == 0))
+        often = self.every > 0 and step % self.every == 0
+        return bool(self.images) and (often or step in (0, *self.full, steps))
 
-    def measured_at(self, step: int, steps: int) -> list[MeasuredImage]:
-        """Return the images of the measurement after ``step`` of ``steps``."""
-        return [image for image in self.images if image.always or step == steps]
+    def measured_at(self, step: int) -> list[MeasuredImage]:
+        """Return the images of the measurement after ``step``."""
+        return [image for image in self.images if image.always or step in self.full]
+
+    def ending_at(self, step: int) -> "MeasuringPlan":
+        """Return the plan of a run that ends at ``step``, before its time: what has all images is not left out."""
+        return self._replace(full=tuple(min(step, each) for each in self.full))
 
     def share(self, steps: int, per_step: int) -> float:
         """Return about the work of all measurements over that of ``steps`` with so many images ``per_step``."""
-        before = len(self.steps_before(steps)) * len(self.measured_at(0, steps))
-        return (before + 2 * len(self.images)) * self.timesteps / (steps * per_step * STEP_PASSES)
+        points = {*self.steps_before(steps), 0, *self.full, steps} - ({0} if self.is_base_at_start else set())
+        measured = len(self.images) + sum(len(self.measured_at(step)) for step in points)
+        return measured * self.timesteps / (steps * per_step * STEP_PASSES)
 
     def steps_before(self, steps: int, begin: int = 0) -> range:
         """Return the steps of the measurements from step ``begin`` on, before the last of ``steps``."""
@@ -65,10 +79,11 @@ class MeasuringPlan(NamedTuple):
 
 
 class _Counts(NamedTuple):
-    """Images of the last measurement alone, and steps between measurements."""
+    """Number of images that few measurements have, steps between measurements, and whether the last has all images."""
 
     further: int
     every: int
+    all_at_end: bool
 
 
 def plan_measurements(
@@ -80,15 +95,17 @@ def plan_measurements(
     trained: Sequence[tuple[Example, ImageSize]],
     held_out: Sequence[tuple[Example, ImageSize]],
     least: int = 0,
+    is_base_at_start: bool = True,
 ) -> MeasuringPlan:
     """Choose images, each with its bucket, for a run of ``steps`` with so many images ``per_step`` in one process.
 
     Each concept has about as many as another. About ``least`` measurements are made between the first step and the
-    last, whatever they cost, if ``settings`` do not say how often.
+    last, whatever they cost, if ``settings`` do not say how often. An adapter that ``is_base_at_start`` needs none
+    before the first step but the base's.
     """
     trained, held_out = (_in_turn(each, seed) for each in (trained, held_out))
     always = len(trained[: settings.images]) + len(held_out[: settings.images])
-    counts = _count(settings, steps, per_step, always, len(trained) - settings.images, least)
+    counts = _count(settings, steps, per_step, always, len(trained) - settings.images, least, is_base_at_start)
     if counts is None:
         return MeasuringPlan()
     chosen = [
@@ -101,25 +118,33 @@ def plan_measurements(
         MeasuredImage(name, View(example, size), _caption(example, concepts), held, every)
         for name, (example, size, held, every) in zip(names, kept, strict=True)
     ]
-    return MeasuringPlan(images, counts.every, settings.timesteps)
+    early = (max(1, round(steps / EARLY)),) if counts.further else ()
+    full = (*early, steps) if counts.all_at_end else early
+    return MeasuringPlan(images, counts.every, settings.timesteps, full, is_base_at_start)
 
 
-def _count(settings: Monitor, steps: int, per_step: int, always: int, others: int, least: int) -> _Counts | None:
-    """Share the work that measurements may take: base, first and last step first, then half for ``others`` at the end.
+def _count(
+    settings: Monitor, steps: int, per_step: int, always: int, others: int, least: int, is_base_at_start: bool
+) -> _Counts | None:
+    """Share the work that measurements may take: base, first and last step, then ``FEW`` images, or half for more.
 
     None without measurements.
     """
     if settings.every == 0:
         return None
     each = always * settings.timesteps
-    left = SHARE * steps * per_step * STEP_PASSES - 3 * each
+    left = SHARE * steps * per_step * STEP_PASSES - each * (2 if is_base_at_start else 3)
     if settings.every is None and left < 0 and not least:
         return None
-    further = max(0, min(others, int(left / 2 / (2 * settings.timesteps))))  # Both the base and the adapted model.
-    if settings.every is not None:
-        return _Counts(further, settings.every)
-    points = max(least, min(MOST_POINTS, int((left - 2 * settings.timesteps * further) / each)))
-    return _Counts(further, -(-steps // (points + 1)))
+    own = 2 * settings.timesteps  # Both the base and the adapted model.
+    most = max(int(left / 2 / own), FEW - settings.images)
+    further = max(0, min(others, most, int((left - each) / own)))
+    left -= each + own * further if further else 0
+    all_at_end = left >= each + settings.timesteps * further
+    left -= settings.timesteps * further if all_at_end else 0
+    points = max(least, min(MOST_POINTS, int(left / each)))
+    every = -(-steps // (points + 1)) if settings.every is None else settings.every
+    return _Counts(further, every, all_at_end)
 
 
 def _in_turn(found: Sequence[tuple[Example, ImageSize]], seed: int) -> list[tuple[Example, ImageSize]]:

@@ -31,19 +31,20 @@ class Measurements:
         self.times = middle_times(process, job.monitor.timesteps, (job.loss.min_timestep, job.loss.max_timestep))
         self._base: dict[str, tuple[float, ...]] = {}
 
-    def measure(self, step: int, last: int) -> Measured | None:
-        """Report what is learnt after ``step`` of ``last`` steps, to the run's events and its tracker.
+    def measure(self, step: int) -> Measured | None:
+        """Report what is learnt after ``step`` steps, to the run's events and its tracker.
 
         Returns the event; None, and nothing is reported, if the run is asked to stop.
         """
-        images = self.state.measured.measured_at(step, last)
+        images = self.state.measured.measured_at(step)
+        is_base = step == 0 and self.state.measured.is_base_at_start
         report, losses = report_progress(self.job.on_event, PHASE), []
         with eval_mode(self.state.family):
             for number, image in enumerate(images):
                 if self.job.should_stop():
                     return None
                 report(number, len(images))
-                losses.append(self._losses(image))
+                losses.append(self._losses(image, is_base))
         updates = block_updates(self.state.trained.trainable.state())
         times = [float(time) for time in self.times]
         event = Measured(step=step, times=times, pictures=as_values(losses), updates=as_values(updates))
@@ -51,11 +52,12 @@ class Measurements:
         self.state.distributed.log(scalars(losses, updates), step)
         return event
 
-    def _losses(self, image: MeasuredImage) -> PictureLoss:
+    def _losses(self, image: MeasuredImage, is_base: bool) -> PictureLoss:
         if image.name not in self._base:
             with self.state.trained.trainable.disabled():
                 self._base[image.name] = self._measure(image)
-        return PictureLoss(image.name, self._base[image.name], self._measure(image), image.held_out, image.always)
+        adapted = self._base[image.name] if is_base else self._measure(image)
+        return PictureLoss(image.name, self._base[image.name], adapted, image.held_out, image.always)
 
     def _measure(self, image: MeasuredImage) -> tuple[float, ...]:
         """Return the mean squared error at each time, as the model is now; at most a step's batch at once."""

@@ -318,6 +318,7 @@ def _planned_measurements(
         list(zip(batches.examples, sizes, strict=True)),
         list(zip(held_out, own, strict=True)),
         least_measurements(job.train),
+        job.adapter.init is None,
     )
 
 

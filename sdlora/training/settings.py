@@ -149,9 +149,10 @@ class Monitor(Section):
     often as costs about 4% of the run at most, or as `train.stop` needs; else runs too short for that have none."""
 
     images: Annotated[int, Field(ge=1, le=1000)] = 4
-    """Largest number of pictures that each measurement covers, and of held-out ones. The last one covers more."""
+    """Largest number of pictures that each measurement covers, and of held-out ones. One, a sixth of the way, covers
+    more, and so does the last one of a long run."""
 
-    timesteps: Annotated[int, Field(ge=1, le=100)] = 4
+    timesteps: Annotated[int, Field(ge=1, le=100)] = 3
     """Number of timesteps at which each picture is measured, evenly spread over those that are trained."""
 
 

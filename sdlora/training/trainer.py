@@ -236,7 +236,8 @@ class TrainLoop:
             self._save(step)
         if not shown:
             self._preview(step, again=False)
-        if not all(image.always for image in self.state.measured.images):
+        if any(full > step for full in self.state.measured.full):
+            self.state.measured = self.state.measured.ending_at(step)
             self._measure(step)
         return step
 
@@ -247,7 +248,7 @@ class TrainLoop:
         stopping = self.state.stopping
 
         def measure() -> None:
-            found = self.measurements.measure(step, self.last)
+            found = self.measurements.measure(step)
             if found is not None:
                 stopping.add(found, self.last)
 

@@ -26,8 +26,9 @@ CURVE_HELP = (
     "held-out pictures that rise while trained ones fall are a sign of overfitting."
 )
 PICTURES_HELP = (
-    "First the pictures that were learnt most unlike the others, from noise level to noise level: look at the first "
-    "two, as their look or content may be another. Ratio: the loss over the base's; near 1, a picture is hardly learnt."
+    "First the pictures that are learnt most unlike the others: look at the first two, as their look or subject may be "
+    "another. Apart: how far from the others' mean, in their standard deviations, at the noise level where it is most. "
+    "Some picture is always first. Ratio: the loss over the base's; near 1 at the end, a picture is hardly learnt."
 )
 UPDATES_HELP = "Norm of what the adapter adds to each block's weights, and how many directions it uses on average."
 
@@ -41,6 +42,10 @@ class RunMeasurements:
     step: int = 0
     """Step of the values below, the last ones."""
     pictures: Sequence[PictureLoss] = ()
+    full_step: int = 0
+    """Step of the first measurement that had further pictures, if one had."""
+    full: Sequence[PictureLoss] = ()
+    """All pictures of that measurement."""
     updates: Sequence[BlockUpdate] = ()
     times: Sequence[float] = ()
 
@@ -52,6 +57,8 @@ class RunMeasurements:
         if found:
             self.ratios[event.step] = found
             self.step, self.pictures, self.updates = event.step, pictures, read_updates(event.updates)
+            if not all(one.always for one in pictures) and not 0 < self.full_step < event.step:
+                self.full_step, self.full = event.step, pictures
             self.times = [time for time in _listed(event.times) if isinstance(time, int | float)]
 
     def rewind(self, step: int) -> None:
@@ -71,24 +78,24 @@ def _listed(values: object) -> list[object]:
 
 
 def measurements_html(found: RunMeasurements) -> str:
-    """Return the last measurement: its pictures, and what folds out below them. Before the first step all are alike."""
+    """Return the pictures of a measurement, and what folds out below them. Before the first step all are alike."""
     if not found.pictures or not found.step:
         return ""
-    trained = [[one.name, f"{unlike:.2f}", f"{one.ratio:.3f}"] for one, unlike in odd_ones_first(found.pictures)]
-    held_out = [[one.name, "", f"{one.ratio:.3f}"] for one in found.pictures if one.held_out]
+    step, pictures = (found.full_step, found.full) if found.full else (found.step, found.pictures)
+    last = {one.name: f"{one.ratio:.3f}" for one in found.pictures}
+    trained = [[one.name, f"{apart:.1f}", last.get(one.name, "")] for one, apart in odd_ones_first(pictures)]
+    held_out = [[one.name, "", last[one.name]] for one in found.pictures if one.held_out]
+    head = ("picture", f"apart at step {step}", f"ratio at step {found.step}")
     folds = [
-        _fold(f"{len(rows)} {words}", _table(_PICTURES, rows))
+        _fold(f"{len(rows)} {words}", _table(head, rows))
         for words, rows in (("more", trained[SHOWN:]), ("held out", held_out))
         if rows
     ]
     return (
         f"<div class='measured'><p class='quiet'>{escape(CURVE_HELP)}</p>"
-        f"<h4>Pictures at step {found.step}</h4><p class='quiet'>{escape(PICTURES_HELP)}</p>"
-        f"{_table(_PICTURES, trained[:SHOWN])}{''.join(folds)}{_by_time(found)}{_updates(found)}</div>"
+        f"<h4>Pictures</h4><p class='quiet'>{escape(PICTURES_HELP)}</p>{_table(head, trained[:SHOWN])}"
+        f"{''.join(folds)}{_by_time(found)}{_updates(found)}</div>"
     )
-
-
-_PICTURES = ("picture", "unlike the others", "ratio")
 
 
 def _by_time(found: RunMeasurements) -> str:

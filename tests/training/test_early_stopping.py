@@ -254,7 +254,7 @@ def test_too_few_measurements_to_decide_are_told():
     plan, slow = MeasuringPlan([image], every=3, timesteps=4), Schedule(name="cosine", warmup_steps=4)
     [told] = stopping_notices(Train(stop="plateau"), Schedule(name="cosine"), plan, 9)
     assert "never decides in 9 steps: it takes more than 3 measurements, and there are 3" in told
-    assert f"about {(5 + 1) * 4 / (12 * 3):.0%} of its work" in next(
+    assert f"about {(4 + 1) * 4 / (12 * 3):.0%} of its work" in next(
         stopping_notices(Train(stop="plateau"), Schedule(), plan, 12)
     )
     assert "there are 2" in next(stopping_notices(Train(stop="plateau"), slow, plan, 12))

@@ -61,6 +61,17 @@ def test_before_the_first_step_all_is_as_the_base_and_then_it_learns(configure, 
     assert {"down 0", "mid", "up 1", "text encoder"} <= {update.block for update in read_updates(end.updates)}
 
 
+def test_an_adapter_that_has_learnt_already_is_measured_before_the_first_step(configure, tmp_path):
+    train_in_process(configure(**OFTEN), tmp_path / "first")
+    further = configure(**OFTEN | {"adapter__init": str(tmp_path / "first" / "adapter.safetensors")})
+    _, first, _ = train_in_process(configure(**OFTEN), tmp_path / "again")
+    _, events, _ = train_in_process(further, tmp_path / "second")
+    [end, start] = [events_of(Measured, found)[place] for found, place in ((first, -1), (events, 0))]
+    ended = {one.name: one.adapted for one in read_pictures(end.pictures)}
+    assert {one.name: one.adapted for one in read_pictures(start.pictures)}.items() <= ended.items()
+    assert loss_ratio(read_pictures(start.pictures)) != 1
+
+
 def test_a_run_too_short_for_their_cost_has_none(configure, tmp_path):
     _, events, _ = train_in_process(configure(train__steps=STEPS), tmp_path / "short")
     assert events_of(Measured, events) == []

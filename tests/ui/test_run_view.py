@@ -186,6 +186,22 @@ def test_measurements_are_a_curve_of_ratios_that_a_resume_rewinds(view_of):
     assert "0.800" in html and "up 1" in html and "3.5" in html and "step 100" in html
 
 
+def test_the_table_tells_which_picture_stood_apart_early_and_what_is_learnt_at_the_end(view_of):
+    def event(step, ratios, further):
+        pictures = [
+            PictureLoss(f"{number}.png", (1.0,), (ratio,), always=number < 3 or not further)
+            for number, ratio in enumerate(ratios)
+        ]
+        return Measured(step=step, times=[500], pictures=as_values(pictures), updates=[])
+
+    view = view_of(
+        started(), event(0, [1] * 3, False), event(5, [0.5, 0.6, 0.55, 0.58, 0.9], True), event(30, [0.1] * 3, False)
+    )
+    html = measurements_html(view.measured)
+    assert html.index("4.png") < html.index("0.png") and "apart at step 5" in html and "ratio at step 30" in html
+    assert "<th scope='row'>4.png</th><td>4.8</td><td></td>" in html and "<td>0.100</td>" in html
+
+
 def test_damaged_measurements_break_nothing(view_of):
     evil = "<img src=x onerror=alert(1)>"
     odd = [
