@@ -18,6 +18,7 @@ from sdlora.evaluation.report import Evaluation as Evaluation
 from sdlora.evaluation.report import read_evaluation as _read_evaluation
 from sdlora.evaluation.settings import EvaluationSettings as EvaluationSettings
 from sdlora.evaluation.table import evaluation_table as evaluation_table
+from sdlora.evaluation.table import format_figure as format_figure
 from sdlora.events import OnEvent, ignore
 from sdlora.jobs.evaluation_estimate import EvaluationEstimate as EvaluationEstimate
 from sdlora.jobs.evaluation_estimate import estimate_evaluation

@@ -28,11 +28,18 @@ def evaluation_table(evaluation: Evaluation) -> list[str]:
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
-def _cell(candidate: Candidate, measure: str) -> str:
-    """Return a measure's share, and its value with the base's: ``0.82 (0.61 | 0.20)``."""
+def format_figure(candidate: Candidate, measure: str) -> tuple[str, str]:
+    """Return a measure's share, and its value with the base's: ``0.82`` and ``0.61 | 0.20``, empty without a figure."""
     figure = candidate.figures.get(measure)
     if figure is None:
-        return "-"
-    share = "-" if figure.share is None else f"{figure.share:.2f}"
-    base = "-" if figure.base is None else f"{figure.base:.2f}"
-    return f"{share} ({figure.value:.2f} | {base})"
+        return "-", ""
+    return _number(figure.share), f"{figure.value:.2f} | {_number(figure.base)}"
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
+
+
+def _cell(candidate: Candidate, measure: str) -> str:
+    share, values = format_figure(candidate, measure)
+    return f"{share} ({values})" if values else share

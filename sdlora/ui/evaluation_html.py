@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
-from sdlora.api.evaluation import MEASURES, Candidate, Evaluation, EvaluationEstimate
+from sdlora.api.evaluation import MEASURES, Candidate, Evaluation, EvaluationEstimate, format_figure
 from sdlora.errors import SdloraError
 from sdlora.formatting import format_duration, one_line, pluralize
 from sdlora.ui.app_state import file_url
@@ -117,10 +117,6 @@ def _row(found: Evaluation, number: int, names: Sequence[str]) -> str:
 
 
 def _cell(candidate: Candidate, name: str) -> str:
-    """Return a share, with its value and the base's: ``0.82 <small>0.61 | 0.20</small>``."""
-    figure = candidate.figures.get(name)
-    if figure is None:
-        return "–"
-    share = "–" if figure.share is None else f"{figure.share:.2f}"
-    base = "–" if figure.base is None else f"{figure.base:.2f}"
-    return f"{share}<small>{figure.value:.2f} | {base}</small>"
+    """Return a share, with its value and the base's: ``0.82<small>0.61 | 0.20</small>``."""
+    share, values = format_figure(candidate, name)
+    return f"{share}<small>{values}</small>" if values else share

@@ -10,7 +10,7 @@ from sdlora.evaluation.figures import Candidate, Figure
 from sdlora.evaluation.prompts import EvaluationPrompts
 from sdlora.evaluation.proposal import TrainedAs, propose
 from sdlora.evaluation.report import FILE, Evaluation, read_evaluation, write_evaluation
-from sdlora.evaluation.table import evaluation_table
+from sdlora.evaluation.table import evaluation_table, format_figure
 
 FIGURES = {"look": Figure(0.8, 0.5, 0.9, 0.75), "prompts": Figure(0.3, 0.31, None, 0.97)}
 CANDIDATES = (
@@ -71,3 +71,9 @@ def test_the_table_has_each_share_with_its_value_and_the_bases():
     assert head.split()[:3] == ["step", "scale", "look"]
     assert "0.75 (0.80 | 0.50)" in first and first.endswith("03.png") and first.startswith("*")
     assert "- (0.90 | 0.50)" in second
+
+
+def test_a_figure_is_written_with_its_sign_and_one_that_is_missing_as_a_dash():
+    candidate = Candidate("x", 1, 1.0, {"look": Figure(0.9, None, None, -0.125)})
+    assert format_figure(candidate, "look") == ("-0.12", "0.90 | -")
+    assert format_figure(candidate, "spill") == ("-", "")
