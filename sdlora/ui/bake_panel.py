@@ -1,5 +1,6 @@
 """The tool that bakes adapters into a base model, to be saved as a whole model."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,7 +17,7 @@ from sdlora.section import Setting
 from sdlora.ui import job_widget, page_html, tools_panel
 from sdlora.ui.adapter_rows import AdapterRows, adapter_rows, base_values
 from sdlora.ui.app_state import AppState
-from sdlora.ui.listeners import HIDDEN, PRIVATE, Values, click_later
+from sdlora.ui.listeners import HIDDEN, PRIVATE, Trigger, Values, click_later
 from sdlora.ui.setting_fields import base_setting_fields, options
 
 TYPES = list(options(Setting("dtype", BakeSettings.model_fields["dtype"])))
@@ -41,8 +42,11 @@ class BakeFields:
         return {self.base, self.dtype, self.kind, *self.settings.values(), *self.rows.inputs}
 
 
-def build(app: AppState, tab: gr.Tab, file: gr.DownloadButton) -> None:
-    """Lay the tool out; the model that it makes goes behind the hidden button ``file``."""
+def build(app: AppState, tab: gr.Tab, changes: Sequence[Trigger], file: gr.DownloadButton) -> None:
+    """Lay the tool out; the model that it makes goes behind the hidden button ``file``.
+
+    Its lists of adapters are read at each of ``changes``.
+    """
     tools_panel.purpose("A whole base model with adapters folded into its weights, to take away.")
     base = gr.Dropdown(app.base_choices(), label="Base model", allow_custom_value=True, elem_id="bake-base")
     rows = adapter_rows("bake", ROWS, ROWS)
@@ -53,7 +57,7 @@ def build(app: AppState, tab: gr.Tab, file: gr.DownloadButton) -> None:
     fields = BakeFields(base, rows, settings, dtype, kind)
     widget = job_widget.job_widget("Bake and download", "bake")
     tab.select(app.base_update, None, base, **HIDDEN)
-    tools_panel.refresh(app, tab, rows.adapters)
+    tools_panel.refresh(app, changes, rows.adapters)
     first, settings_fields = rows.adapters[0], list(settings.values())
     first.select(partial(base_values, app, base, settings), [first, base], [base, *settings_fields], **HIDDEN)
     base.select(lambda: dict.fromkeys(settings_fields, "auto"), None, settings_fields, **HIDDEN)

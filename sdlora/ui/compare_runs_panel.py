@@ -1,7 +1,7 @@
 """Runs side by side in the Library: tables, curves, and a report to download."""
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,7 +13,7 @@ from sdlora.api.reports import ComparedRuns, comparison_html, report_html
 from sdlora.errors import ConfigError, SdloraError
 from sdlora.ui import page_html
 from sdlora.ui.app_state import AppState, cache_file
-from sdlora.ui.listeners import HIDDEN, Values
+from sdlora.ui.listeners import EVERY, HIDDEN, Trigger, Values
 
 MOST_COMPARED = 50
 """Runs that a visitor may compare at once."""
@@ -30,8 +30,8 @@ class CompareRunsPanel:
     download: gr.DownloadButton
 
 
-def build(app: AppState, tab: gr.Tab) -> CompareRunsPanel:
-    """Lay the panel out; its list of runs is read whenever the tab is chosen or the panel is opened."""
+def build(app: AppState, changes: Sequence[Trigger]) -> CompareRunsPanel:
+    """Lay the panel out; its list of runs is read at each of ``changes``, and when the panel is opened."""
     with gr.Accordion("Compare runs", open=False, elem_id="compare-runs") as fold:
         names = gr.Dropdown(
             [], multiselect=True, label="Runs", max_choices=MOST_COMPARED, elem_id="compare-runs-names",
@@ -42,14 +42,14 @@ def build(app: AppState, tab: gr.Tab) -> CompareRunsPanel:
             download = gr.DownloadButton("Download the report", visible=False, elem_id="compare-runs-file")
         shown = gr.HTML(elem_id="compare-runs-report")
     panel = CompareRunsPanel(names, go, shown, download)
-    gr.on([tab.select, fold.expand], partial(_choices, app), names, names, **HIDDEN)
+    gr.on([*changes, fold.expand], partial(_choices, app), names, names, **EVERY)
     go.click(partial(compare, app, panel, ComparedRuns()), names, [shown, download, go], **HIDDEN)
     return panel
 
 
 def _choices(app: AppState, chosen: list[str] | None) -> Any:
     """List the runs, newest first. The choice changes only if some of it are gone: meanwhile more may be chosen."""
-    runs = app.snapshot().runs
+    runs = app.refresh().runs  # What was copied into the folder may be younger than the snapshot.
     there = [name for name in chosen or () if name in runs]
     if there == (chosen or []):
         return gr.update(choices=list(runs))

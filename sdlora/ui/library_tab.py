@@ -1,5 +1,6 @@
 """The Library tab: adapters and runs, which are opened, imported, deleted and brought back."""
 
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -18,7 +19,7 @@ from sdlora.formatting import format_bytes, pluralize
 from sdlora.ui import bake_panel, compare_runs_panel, disk_tab, library_html, page_html, tools_panel
 from sdlora.ui.adapter_detail import AdapterDetail, build_detail, inspect, show_adapter, wire_detail
 from sdlora.ui.app_state import AppState
-from sdlora.ui.listeners import HIDDEN, LAST, PRIVATE, Values
+from sdlora.ui.listeners import EVERY, HIDDEN, LAST, PRIVATE, Changes, Values
 from sdlora.ui.run_panel import RESUMABLE
 from sdlora.ui.run_view import describe
 
@@ -33,6 +34,8 @@ FILE_ALONE = "no base: check the file alone"
 class LibraryTab:
     """Components that several parts of the tab update."""
 
+    news: gr.HTML
+    """Changes when there are other runs or adapters, and the lists have to be read."""
     message: gr.HTML
     really: gr.Button
     keep: gr.Button
@@ -72,8 +75,12 @@ class LibraryTab:
         return self.answer(page_html.note([str(error)], "bad"))
 
 
-def build(app: AppState, tab: gr.Tab, tabs: gr.Tabs) -> LibraryTab:
-    """Lay the tab out and wire it; its lists are read whenever it is chosen."""
+def build(app: AppState, tab: gr.Tab, tabs: gr.Tabs, news: gr.HTML) -> LibraryTab:
+    """Lay the tab out and wire it; its lists are read whenever it is chosen or ``news`` changes.
+
+    ``news`` stands outside the tab: Gradio (6.31) tells nobody of a change in a tab that was never shown.
+    """
+    changes = [tab.select, news.change]
     message = gr.HTML(elem_id="library-top")
     with gr.Row():
         really = gr.Button("Really delete?", variant="stop", visible=False, elem_id="really-delete")
@@ -86,33 +93,40 @@ def build(app: AppState, tab: gr.Tab, tabs: gr.Tabs) -> LibraryTab:
             detail = build_detail()
             adapters = _clickable("library-adapters")
         with gr.Tab("Runs"):
-            compare_runs_panel.build(app, tab)
+            compare_runs_panel.build(app, changes)
             runs = _clickable("library-runs")
         with gr.Tab("Import"):
             imported = _build_import(app, tab)
         with gr.Tab("Tools"):
-            made = tools_panel.build(app, tab)
+            made = tools_panel.build(app, tab, changes)
             with gr.Accordion("Bake adapters into a model", open=False, elem_id="bake"):
-                bake_panel.build(app, tab, file)
+                bake_panel.build(app, tab, changes, file)
         with gr.Tab("Trash"):
             trash = _clickable("library-trash")
             empty = gr.Button("Empty trash", variant="stop", interactive=False, elem_id="empty-trash")
         with gr.Tab("Disk") as disk:
             disk_tab.build(app, disk)
     library = LibraryTab(
-        message, really, keep, undo, gr.State({}), gr.State(""), file, search, adapters, runs, trash, empty,
+        news, message, really, keep, undo, gr.State({}), gr.State(""), file, search, adapters, runs, trash, empty,
         gr.State(""), gr.State(False), None,
     )  # fmt: skip
     refresh: dict[str, Any] = {
         "fn": partial(_lists, app), "inputs": search, "outputs": library.lists, **HIDDEN,
     }  # fmt: skip
-    tab.select(**refresh)
+    gr.on(changes, **{**refresh, **EVERY})
     search.change(**{**refresh, **LAST})  # Not `input`, which misses pasted text.
     _wire_detail(app, library, detail)
     _wire_trash(app, library, detail, refresh)
     for event in (imported, *made):
         event.then(**refresh)
     return replace(library, on_open=_wire_runs(app, library, tabs, refresh))
+
+
+def refresh(app: AppState, library: LibraryTab, changes: Changes) -> None:
+    """Let the lists be read if there are other runs or adapters than this visitor's page has seen."""
+    now = app.snapshot()
+    there = now.runs, tuple(adapter.name for adapter in now.adapters)
+    changes.add("library", library.news, there, lambda: str(time.monotonic_ns()))
 
 
 def _clickable(name: str) -> gr.HTML:

@@ -11,6 +11,8 @@ from typing import Any
 import gradio as gr
 from gradio.blocks import Block
 
+Trigger = Callable[..., Any]
+"""An event that a listener can be attached to, such as ``tab.select``."""
 Values = dict[Block, Any]
 """Values by component: what a handler takes, and the new values or updates that it returns."""
 PRIVATE: dict[str, Any] = {"api_visibility": "private"}

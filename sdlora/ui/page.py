@@ -96,7 +96,16 @@ class Page:
     def outputs(self) -> list[Block]:
         """Components that a refresh may update."""
         live = self.train.run.outputs
-        return [self.seen, self.header, self.stop, self.timer, *live, *self.create.adapters, self.create.base]
+        return [
+            self.seen,
+            self.header,
+            self.stop,
+            self.timer,
+            *live,
+            *self.create.adapters,
+            self.create.base,
+            self.library.news,
+        ]
 
     @property
     def frequent(self) -> list[Block]:
@@ -120,6 +129,7 @@ def lay_out(app: AppState, demo: gr.Blocks) -> Page:
     with gr.Row(elem_id="top", equal_height=True):
         header = gr.HTML(page_html.header("", None, ""), elem_id="header")
         stop = gr.Button("Stop", size="sm", variant="stop", visible=False, scale=0, min_width=80, elem_id="stop-now")
+    library_news = gr.HTML(elem_id="library-news")
     with gr.Tabs() as tabs:
         with gr.Tab("1 · Pictures", id="pictures"):
             images = images_tab.build(app, demo)
@@ -129,7 +139,7 @@ def lay_out(app: AppState, demo: gr.Blocks) -> Page:
             create = create_tab.build(app, demo)
             compare_panel.build(app, demo, create)
         with gr.Tab("4 · Library", id="library") as tab:
-            library = library_tab.build(app, tab, tabs)
+            library = library_tab.build(app, tab, tabs, library_news)
     news = gr.HTML(elem_id="news")
     return Page(
         header, stop, gr.State({}), gr.Timer(BUSY_SECONDS), news, tabs, images, train, create, library
@@ -257,4 +267,5 @@ def _refresh(app: AppState, page: Page, run: Block, values: Values) -> Values:
     changes.add("pace", page.timer, pace, lambda: gr.Timer(pace))
     run_panel.refresh(app, page.train.run, values[run], changes)
     create_form.refresh_adapters(app, page.create.form, values[page.create.adapters[0]], changes)
+    library_tab.refresh(app, page.library, changes)
     return {page.seen: changes.seen, **changes.updates}

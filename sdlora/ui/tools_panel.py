@@ -28,7 +28,7 @@ from sdlora.section import Setting
 from sdlora.ui import job_widget, page_html
 from sdlora.ui.adapter_rows import NONE, AdapterRows, adapter_choices, adapter_rows, row_buttons
 from sdlora.ui.app_state import AppState
-from sdlora.ui.listeners import HIDDEN, Values
+from sdlora.ui.listeners import EVERY, HIDDEN, Trigger, Values
 from sdlora.ui.merge_fields import MergeFields, merge_fields, overlap_html
 from sdlora.ui.setting_fields import options
 
@@ -65,12 +65,15 @@ class CutFields:
         }
 
 
-def build(app: AppState, tab: gr.Tab) -> list[Any]:
-    """Lay the tools out; return the events after which the library may have one more adapter."""
+def build(app: AppState, tab: gr.Tab, changes: Sequence[Trigger]) -> list[Any]:
+    """Lay the tools out; return the events after which the library may have one more adapter.
+
+    Their lists of adapters are read at each of ``changes``.
+    """
     with gr.Accordion("Combine adapters into one", open=False, elem_id="combine"):
-        combined = _combine(app, tab)
+        combined = _combine(app, changes)
     with gr.Accordion("Shrink an adapter", open=False, elem_id="shrink"):
-        shrunk = _shrink(app, tab)
+        shrunk = _shrink(app, changes)
     with gr.Accordion("Extract an adapter from two models", open=False, elem_id="extract"):
         extracted = _extract(app, tab)
     return [combined, shrunk, extracted]
@@ -96,7 +99,7 @@ class CombineFields:
         return {self.base, self.rows.visible, *self.rows.inputs}
 
 
-def _combine(app: AppState, tab: gr.Tab) -> Any:
+def _combine(app: AppState, changes: Sequence[Trigger]) -> Any:
     purpose("One file that does what several do together, each at its scale. It goes to the library.")
     rows = adapter_rows("combine", MAX_ROWS, MIN_ROWS)
     row_buttons(rows, MIN_ROWS, "combine-more", "combine-fewer")
@@ -106,7 +109,7 @@ def _combine(app: AppState, tab: gr.Tab) -> Any:
     method, cut, name = merge_fields(), _cut("combine", ALL, 32, "fp32"), _name("combine", "their names")
     widget = job_widget.job_widget("Combine", "combine")
     fields = CombineFields(rows, base, cut, name, method)
-    refresh(app, tab, rows.adapters)
+    refresh(app, changes, rows.adapters)
     for row in rows.adapters:
         row.select(partial(_show_base, app, rows.adapters), set(rows.adapters), base, **HIDDEN)
         row.change(lambda: "", None, overlap, **HIDDEN)  # What was said of other adapters goes.
@@ -153,7 +156,7 @@ class ShrinkFields:
         return {self.adapter, self.name, self.base, *self.cut.inputs}
 
 
-def _shrink(app: AppState, tab: gr.Tab) -> Any:
+def _shrink(app: AppState, changes: Sequence[Trigger]) -> Any:
     purpose("The same adapter in a smaller file: the strongest directions of each layer stay. Any kind becomes a LoRA.")
     adapter = gr.Dropdown(
         [NONE], value="", label="Adapter to shrink", allow_custom_value=True, elem_id="shrink-adapter"
@@ -161,7 +164,7 @@ def _shrink(app: AppState, tab: gr.Tab) -> Any:
     base, cut = _base("shrink"), _cut("shrink", SHARE, 8, "fp16")
     fields = ShrinkFields(adapter, base, cut, _name("shrink", "the adapter's and -small"))
     widget = job_widget.job_widget("Shrink", "shrink")
-    refresh(app, tab, [adapter])
+    refresh(app, changes, [adapter])
     adapter.select(partial(_show_base, app, [adapter]), {adapter}, base, **HIDDEN)
     return job_widget.wire(
         app, widget, partial(_start_shrinking, app, fields), partial(_finish, app, widget), fields.inputs
@@ -236,14 +239,14 @@ def purpose(sentence: str) -> gr.HTML:
     return gr.HTML(f"<p class='quiet'>{sentence}</p>")
 
 
-def refresh(app: AppState, tab: gr.Tab, fields: Sequence[gr.Dropdown]) -> None:
-    """List the adapters in ``fields`` whenever ``tab`` is chosen; what is chosen in them stays."""
+def refresh(app: AppState, changes: Sequence[Trigger], fields: Sequence[gr.Dropdown]) -> None:
+    """List the adapters in ``fields`` at each of ``changes``; what is chosen in them stays."""
 
     def choices() -> Values:
         adapters = adapter_choices(app.refresh().adapters)
         return {field: gr.update(choices=adapters) for field in fields}
 
-    tab.select(choices, None, list(fields), **HIDDEN)
+    gr.on(changes, choices, None, list(fields), **EVERY)
 
 
 def _base(prefix: str) -> gr.Dropdown:

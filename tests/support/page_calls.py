@@ -38,8 +38,10 @@ def build_compare_panel(app: AppState) -> tuple[create_tab.CreateTab, compare_pa
 
 
 def build_library_tab(app: AppState) -> tuple[library_tab.LibraryTab, gr.Tabs]:
-    with gr.Blocks(), gr.Tabs() as tabs, gr.Tab("Library") as tab:
-        return library_tab.build(app, tab, tabs), tabs
+    with gr.Blocks():
+        news = gr.HTML()
+        with gr.Tabs() as tabs, gr.Tab("Library") as tab:
+            return library_tab.build(app, tab, tabs, news), tabs
 
 
 def drop_files(app: AppState, files: list[Path], project: str = "mine", paths: str = "") -> str:

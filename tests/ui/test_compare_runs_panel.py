@@ -1,5 +1,7 @@
 """Comparing runs in the Library, without a browser."""
 
+import shutil
+
 import gradio as gr
 import pytest
 
@@ -11,7 +13,7 @@ from tests.support.recorded_runs import plain_config, recorded_run, step_done
 @pytest.fixture
 def panel(app):
     with gr.Blocks(), gr.Tab("Library") as tab:
-        return compare_runs_panel.build(app, tab)
+        return compare_runs_panel.build(app, [tab.select])
 
 
 @pytest.fixture
@@ -49,6 +51,13 @@ def test_the_choice_changes_only_if_a_run_is_gone(app, runs):
     updates = compare_runs_panel._choices(app, ["rank-4"])
     assert sorted(updates["choices"]) == ["rank-4", "rank-8"] and "value" not in updates
     assert compare_runs_panel._choices(app, ["rank-4", "gone"])["value"] == ["rank-4"]
+
+
+def test_a_run_that_was_copied_into_the_folder_is_listed_at_once(app, runs, tmp_path):
+    app.refresh()
+    app._valid_until = float("inf")  # As in a large folder that was just looked at.
+    shutil.copytree(runs[0].folder, runs[0].folder.with_name("twin"))
+    assert "twin" in compare_runs_panel._choices(app, [])["choices"]
 
 
 def test_a_run_that_goes_on_is_read_on(runs):

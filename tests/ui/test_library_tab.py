@@ -7,6 +7,7 @@ from sdlora.api.training import list_runs, prepare_run
 from sdlora.formats.adapter_check import AdapterCheck
 from sdlora.storage.library import ImportResult
 from sdlora.ui import adapter_detail, library_html, library_tab
+from sdlora.ui.listeners import Changes
 from tests.support.page_calls import build_library_tab
 from tests.support.tiny_models import write_tiny_adapter as adapter
 
@@ -53,6 +54,24 @@ def test_what_strangers_wrote_is_shown_as_text(app, detail):
     ]
     pages.append(library_html.inspection(AdapterCheck(said=evil)))
     assert not any("<img src=x" in page or "<b>'x" in page for page in pages)
+
+
+def test_lists_that_are_shown_are_read_again_when_there_is_a_new_run_or_adapter(app, built, configure):
+    library, _ = built
+
+    def news(seen):
+        changes = Changes(seen)
+        app.refresh()
+        library_tab.refresh(app, library, changes)
+        return changes
+
+    seen = news({}).seen
+    assert library.news not in news(seen).updates
+    adapter(app.library.folder / "copied.safetensors")
+    changed = news(seen)
+    assert library.news in changed.updates
+    prepare_run(configure(), "mine", app.data_dir)
+    assert library.news in news(changed.seen).updates
 
 
 def test_of_many_adapters_the_first_are_shown_and_the_search_finds_the_others(app):
