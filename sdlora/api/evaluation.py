@@ -6,6 +6,9 @@ from pathlib import Path
 
 from sdlora.api.adapters import use_checkpoint
 from sdlora.errors import ConfigError
+from sdlora.evaluation.encoder_sources import POCKET as POCKET
+from sdlora.evaluation.encoder_sources import EncoderNames as EncoderNames
+from sdlora.evaluation.encoder_sources import missing_encoders as missing_encoders
 from sdlora.evaluation.encoder_sources import require_encoders
 from sdlora.evaluation.figures import MEASURES as MEASURES
 from sdlora.evaluation.figures import Candidate as Candidate
@@ -47,6 +50,17 @@ def evaluation_estimate(run: Run, settings: EvaluationSettings = DEFAULTS) -> Ev
     return estimate_evaluation(run, settings)
 
 
+def evaluation_encoders(run: Run, settings: EvaluationSettings = DEFAULTS) -> EncoderNames:
+    """Return the names of the models that an evaluation of ``run`` compares images with, and images with prompts.
+
+    ``missing_encoders`` tells which of them would be downloaded. Raises ConfigError for a concept that the run does
+    not have, ModelError for what is no encoder.
+    """
+    names = plan_encoders(run.config.model.base, find_concept(run.config, settings.concept).kind, settings)
+    require_encoders(names)
+    return names
+
+
 def evaluation_job(run: Run, settings: EvaluationSettings = DEFAULTS) -> EvaluationJob:
     """Return the job that evaluates the checkpoints of ``run``, which has not started.
 
@@ -55,8 +69,7 @@ def evaluation_job(run: Run, settings: EvaluationSettings = DEFAULTS) -> Evaluat
     """
     run.require_there()
     choose_steps(run, settings.checkpoints)
-    kind = find_concept(run.config, settings.concept).kind
-    require_encoders(plan_encoders(run.config.model.base, kind, settings))
+    evaluation_encoders(run, settings)
     return EvaluationJob(run.folder, settings, run.data_dir)
 
 

@@ -7,7 +7,7 @@ from sdlora.data.settings import Kind
 from sdlora.errors import ModelError
 from sdlora.events import OnEvent
 from sdlora.families.base_models import BUNDLED
-from sdlora.families.hub import fetch_files
+from sdlora.families.hub import cached_folder, fetch_files
 from sdlora.families.hub_download import download_files
 from sdlora.families.settings import Model, trimmed_base
 from sdlora.families.untrusted_folder import read_config
@@ -21,9 +21,10 @@ HUB_DINO = "facebook/dinov2-base"
 CLIP, DINOV2 = "clip", "dinov2"
 """Kinds of models, as their configs name them."""
 KINDS_ARE = "give pocket, or a folder or a hub id with a CLIP or a DINOv2"
+WEIGHTS = "model*.safetensors"
 HUB_FILES = (
     "config.json", "preprocessor_config.json", "tokenizer*.json", "special_tokens_map.json", "vocab.json", "merges.txt",
-    "model*.safetensors", "model.safetensors.index.json",
+    WEIGHTS, "model.safetensors.index.json",
 )  # fmt: skip
 
 
@@ -70,6 +71,16 @@ def require_encoders(names: EncoderNames) -> None:
     for name in names:
         locate_encoder(name)
     _require_reader(names.clip, locate_encoder(names.clip))
+
+
+def missing_encoders(names: EncoderNames) -> list[str]:
+    """Return those of ``names`` that would be downloaded. Raises ModelError for what is no model."""
+    return [name for name in dict.fromkeys(names) if locate_encoder(name) is None and not _is_cached(name)]
+
+
+def _is_cached(name: str) -> bool:
+    folder = cached_folder(name)
+    return folder is not None and any(folder.glob(WEIGHTS))
 
 
 def fetch_encoders(names: EncoderNames, on_event: OnEvent) -> EncoderSources:

@@ -49,13 +49,19 @@ def cache_folder() -> Path:
 def cached_models() -> Iterator[tuple[str, Path]]:
     """Yield the id and the folder of each diffusers model in the hub's cache, as its main branch was when fetched."""
     for own in sorted(cache_folder().glob(f"{PREFIX}*--*")):
-        try:
-            commit = (own / "refs" / "main").read_text(encoding="utf-8").strip()
-        except (OSError, ValueError):
-            continue
-        folder = own / "snapshots" / commit
-        if (folder / "model_index.json").is_file():
-            yield own.name.removeprefix(PREFIX).replace("--", "/", 1), folder
+        name = own.name.removeprefix(PREFIX).replace("--", "/", 1)
+        folder = cached_folder(name)
+        if folder is not None and (folder / "model_index.json").is_file():
+            yield name, folder
+
+
+def cached_folder(name: str) -> Path | None:
+    """Return the folder of the hub's repository ``name`` in the cache, as its main branch was when fetched."""
+    own = cache_folder() / f"{PREFIX}{name.replace('/', '--')}"
+    try:
+        return own / "snapshots" / (own / "refs" / "main").read_text(encoding="utf-8").strip()
+    except (OSError, ValueError):
+        return None
 
 
 def missing_weights(folder: Path, model: Model, parts: Sequence[str]) -> list[str]:

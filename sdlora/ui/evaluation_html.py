@@ -4,7 +4,15 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
-from sdlora.api.evaluation import MEASURES, Candidate, Evaluation, EvaluationEstimate, format_figure
+from sdlora.api.evaluation import (
+    MEASURES,
+    POCKET,
+    Candidate,
+    EncoderNames,
+    Evaluation,
+    EvaluationEstimate,
+    format_figure,
+)
 from sdlora.errors import SdloraError
 from sdlora.formatting import format_duration, one_line, pluralize
 from sdlora.ui.app_state import file_url
@@ -17,8 +25,10 @@ PATIENCE_SECONDS = 1.0
 """Seconds left from which on they are shown."""
 
 
-def estimate(found: EvaluationEstimate, scales: int) -> str:
-    """Return how many pictures an evaluation compares, and about how long it takes."""
+def estimate(found: EvaluationEstimate, scales: int, encoders: EncoderNames, missing: Sequence[str]) -> str:
+    """Return how many pictures an evaluation compares, about how long it takes, what judges, and what of that is
+    ``missing``.
+    """
     count = f"{pluralize(len(found.checkpoints), 'checkpoint')} at {pluralize(scales, 'scale')}, beside the base"
     time = (
         f"about {format_duration(found.seconds)} at the pace of this run's previews"
@@ -26,7 +36,16 @@ def estimate(found: EvaluationEstimate, scales: int) -> str:
         else "the time shows once the first ones are drawn"
     )
     said = f"{pluralize(found.images, 'picture')}: {count}; {time}. What an earlier evaluation has drawn is used again."
-    return note([said])
+    return note([said, _judges(encoders, missing)])
+
+
+def _judges(encoders: EncoderNames, missing: Sequence[str]) -> str:
+    compares, reads = (one_line("the bundled CLIP" if name == POCKET else name, LONGEST) for name in encoders)
+    said = f"Judged by {compares}" + (f", and with prompts by {reads}" if reads != compares else "")
+    if not missing:
+        return f"{said}."
+    them = "both are" if len(missing) > 1 else "it is" if compares == reads else f"{one_line(missing[0], LONGEST)} is"
+    return f"{said}; {them} not on this machine yet and will be downloaded first."
 
 
 def progress(found: Evaluating | None) -> str:

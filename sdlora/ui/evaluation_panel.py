@@ -16,10 +16,12 @@ from sdlora.api.evaluation import (
     EvaluationJob,
     EvaluationSettings,
     candidate_to_take,
+    evaluation_encoders,
     evaluation_estimate,
     evaluation_job,
     evaluation_sheet,
     evaluation_stamp,
+    missing_encoders,
     outdated_evaluation,
     read_evaluation,
     use_proposal,
@@ -28,6 +30,7 @@ from sdlora.api.training import Run
 from sdlora.errors import BusyError, ConfigError, SdloraError
 from sdlora.ui import evaluation_html, page_html, tools_panel
 from sdlora.ui.app_state import ACTIVE, AppState
+from sdlora.ui.evaluation_fields import LISTS, OF_RUN, evaluation_fields
 from sdlora.ui.evaluation_jobs import Evaluating
 from sdlora.ui.listeners import HIDDEN, LAST, Changes, Values
 
@@ -35,15 +38,11 @@ PURPOSE = (
     "Draws the same prompts with the base and with each checkpoint at several scales, measures the pictures, and "
     "proposes one checkpoint and scale, with reasons."
 )
-DEFAULTS = EvaluationSettings()
-SCALES = ", ".join(f"{scale:g}" for scale in DEFAULTS.scales)
 SHOW = """() => setTimeout(() => {
   if (document.querySelector("#evaluation-plan")?.offsetParent)
     document.querySelector("#evaluation").scrollIntoView({block: "nearest"});
 }, 200)"""
 """Scrolls to the panel where it is unfolded."""
-LISTS = ("prompts", "class_prompts", "unrelated_prompts")
-"""Settings with a prompt a line, which are proposed."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +83,7 @@ def build(app: AppState, run: gr.Dropdown) -> EvaluationPanel:
         tools_panel.purpose(PURPOSE)
         plan = gr.HTML(elem_id="evaluation-plan")
         with gr.Accordion("What is compared", open=False, elem_id="evaluation-settings"):
-            fields = _fields()
+            fields = evaluation_fields()
         go = gr.Button("Compare the checkpoints", variant="primary", elem_id="evaluation-button")
     status = gr.HTML(elem_id="evaluation-status")
     cancel = gr.Button("Cancel", variant="stop", visible=False, elem_id="evaluation-cancel")
@@ -101,40 +100,6 @@ def build(app: AppState, run: gr.Dropdown) -> EvaluationPanel:
     )  # fmt: skip
     _wire(app, panel)
     return panel
-
-
-def _fields() -> dict[str, Any]:
-    concept = gr.Dropdown([], label="Concept", visible=False, interactive=True, elem_id="evaluation-concept")
-    with gr.Row():
-        checkpoints = gr.Textbox(
-            "", label="Checkpoints", placeholder="all", elem_id="evaluation-checkpoints", info="Steps, such as 60, 120",
-        )  # fmt: skip
-        scales = gr.Textbox(SCALES, label="Scales", elem_id="evaluation-scales", info="Each checkpoint at each")
-    prompts = gr.Textbox(
-        "", label="Prompts with the trigger, one a line", lines=3, max_lines=8, elem_id="evaluation-prompts",
-        info="What no training picture shows",
-    )  # fmt: skip
-    with gr.Row():
-        of_class = gr.Textbox(
-            "", label="Without the trigger", lines=2, max_lines=8, elem_id="evaluation-class-prompts",
-            info="What is to stay as the base has it",
-        )  # fmt: skip
-        unrelated = gr.Textbox(
-            "", label="Of other things", lines=2, max_lines=8, elem_id="evaluation-unrelated-prompts",
-            info="By which drift of the base is seen",
-        )  # fmt: skip
-    with gr.Row():
-        seeds = gr.Number(
-            DEFAULTS.seeds, label="Pictures of each prompt", precision=0, minimum=1, maximum=16,
-            elem_id="evaluation-seeds",
-        )  # fmt: skip
-        steps = gr.Number(
-            DEFAULTS.steps, label="Sampling steps", precision=0, minimum=1, elem_id="evaluation-steps",
-        )  # fmt: skip
-    return {
-        "concept": concept, "checkpoints": checkpoints, "scales": scales, "prompts": prompts,
-        "class_prompts": of_class, "unrelated_prompts": unrelated, "seeds": seeds, "steps": steps,
-    }  # fmt: skip
 
 
 def _wire(app: AppState, panel: EvaluationPanel) -> None:
@@ -176,13 +141,14 @@ def _plan(app: AppState, panel: EvaluationPanel, opens: bool, values: Values) ->
     fields, shown = panel.fields, Values({panel.is_open: True})
     if new := filled.get("run") != run.name:
         shown |= _begin(panel, run)
-        values = {**values, fields["concept"]: 1, fields["checkpoints"]: ""}
+        values = {**values, **{fields[name]: "" for name in OF_RUN}, fields["concept"]: 1}
     if new or filled["concept"] != values[fields["concept"]]:
         filled = {"run": run.name, "concept": values[fields["concept"]]}
     values = {**values, panel.filled: filled}
     try:
         settings = settings_of(app, panel, run, values)
         found = evaluation_estimate(run, settings)
+        encoders = evaluation_encoders(run, settings)
     except SdloraError as error:
         return {**shown, panel.plan: page_html.note([str(error)], "bad"), panel.filled: filled}
     texts = {"prompts": found.prompts.triggered, "class_prompts": found.prompts.of_class,
@@ -192,7 +158,8 @@ def _plan(app: AppState, panel: EvaluationPanel, opens: bool, values: Values) ->
             filled = {**filled, name: "\n".join(lines)}
             if values[fields[name]] != filled[name]:
                 shown[fields[name]] = filled[name]
-    return {**shown, panel.plan: evaluation_html.estimate(found, len(settings.scales)), panel.filled: filled}
+    plan = evaluation_html.estimate(found, len(settings.scales), encoders, missing_encoders(encoders))
+    return {**shown, panel.plan: plan, panel.filled: filled}
 
 
 def _begin(panel: EvaluationPanel, run: Run) -> Values:
@@ -201,7 +168,7 @@ def _begin(panel: EvaluationPanel, run: Run) -> Values:
     choices = [(f"{number}: {each.trigger or each.class_name}", number) for number, each in enumerate(concepts, 1)]
     return {
         panel.fields["concept"]: gr.update(choices=choices, value=1, visible=len(choices) > 1),
-        panel.fields["checkpoints"]: "",
+        **{panel.fields[name]: "" for name in OF_RUN},
     }
 
 
@@ -212,7 +179,7 @@ def settings_of(app: AppState, panel: EvaluationPanel, run: Run, values: Values)
     """
     fields, filled = panel.fields, values[panel.filled]
     filled = filled if filled.get("run") == run.name else {}
-    given = ("scales", "seeds", "steps", *(("checkpoints", "concept") if filled else ()))
+    given = ("scales", "seeds", "steps", *((*OF_RUN, "concept") if filled else ()))
     found = {name: values[fields[name]] for name in given if values[fields[name]] is not None}
     for name in LISTS:
         text = values[fields[name]] or ""

@@ -97,6 +97,12 @@ def number_field(setting: Setting, **own: Any) -> gr.Number:
     return gr.Number(**{**declared, **own})
 
 
+def text_field(setting: Setting, **own: Any) -> gr.Textbox:
+    """Return a field for a text with its default and help; ``own`` are options that differ."""
+    declared = {"value": setting.default, "label": label(setting), "info": setting.help, "max_lines": 1}
+    return gr.Textbox(**{**declared, **own})
+
+
 def choice_field(setting: Setting, **own: Any) -> gr.Dropdown:
     """Return a field for one of a setting's values, with its default and help; ``own`` are options that differ."""
     declared = {"value": setting.default, "label": label(setting), "info": setting.help, "min_width": 160}

@@ -2,6 +2,7 @@
 
 import json
 
+import huggingface_hub
 import numpy as np
 import pytest
 import torch
@@ -15,11 +16,13 @@ from sdlora.evaluation.encoder_sources import (
     choose_encoders,
     fetch_encoders,
     locate_encoder,
+    missing_encoders,
     require_encoders,
 )
 from sdlora.evaluation.encoders import Dinov2, load_encoders
 from sdlora.evaluation.fidelity import POCKET_CLIP
 from sdlora.events import ignore
+from tests.support.single_file_checkpoints import fill_hub_cache
 from tests.support.tiny_encoders import write_tiny_dinov2
 from tests.support.tiny_models import write_tiny_clip
 
@@ -147,3 +150,15 @@ def test_a_model_that_lacks_tensors_is_refused(tmp_path, clip):
     save_file(tensors, folder / "model.safetensors", {"format": "pt"})
     with pytest.raises(ModelError, match=r"lacks 1 tensors of a DINOv2, such as layernorm\.weight"):
         load(folder, clip)
+
+
+def test_only_what_is_neither_bundled_nor_here_is_missing(clip, tmp_path, monkeypatch):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    assert missing_encoders(EncoderNames(HUB_DINO, HUB_CLIP)) == [HUB_DINO, HUB_CLIP]
+    assert missing_encoders(EncoderNames(HUB_CLIP, HUB_CLIP)) == [HUB_CLIP]
+    assert missing_encoders(EncoderNames("pocket", str(clip))) == []
+    fill_hub_cache(tmp_path, HUB_CLIP, clip)
+    assert missing_encoders(EncoderNames(HUB_DINO, HUB_CLIP)) == [HUB_DINO]
+    for weights in tmp_path.rglob("model*.safetensors"):
+        weights.unlink()  # As after a download that was interrupted.
+    assert missing_encoders(EncoderNames(HUB_CLIP, HUB_CLIP)) == [HUB_CLIP]

@@ -103,6 +103,20 @@ def test_a_run_that_trains_or_is_gone_is_not_evaluated(app, run, panel, values):
     assert "This run is gone" in evaluation_panel._start(app, panel, values | {panel.run: "x"})[panel.status]
 
 
+def test_the_plan_says_which_models_judge_and_what_is_downloaded(app, run, panel, values, clip):
+    shown = planned(app, panel, values, concept=1)
+    download = "it is not on this machine yet and will be downloaded first."
+    assert f"Judged by openai/clip-vit-large-patch14; {download}" in shown[panel.plan]
+    shown = planned(app, panel, shown, encoder=clip, clip="pocket")
+    assert f"Judged by {clip}, and with prompts by the bundled CLIP." in shown[panel.plan]
+    settings = evaluation_panel.settings_of(app, panel, run, shown)
+    assert (settings.encoder, settings.clip) == (clip, "pocket")
+    other = Run.create(app.data_dir / "runs", "other", run.config)
+    assert evaluation_panel.settings_of(app, panel, other, shown).encoder == ""
+    shown = planned(app, panel, shown, encoder="<i>")
+    assert "is no model that compares images" in shown[panel.plan] and "<i>" not in shown[panel.plan]
+
+
 def ended(app, run):
     """The evaluation of ``run``, when it has ended."""
     for _ in range(1200):
