@@ -36,6 +36,8 @@ from sdlora.ui.train_tab import TrainTab
 
 BUSY_SECONDS, IDLE_SECONDS = 1.5, 5.0
 """Seconds between two refreshes while something trains, and otherwise."""
+QUIET = ("body_text_color_subdued", "input_placeholder_color")
+"""Colours of lesser texts, which Gradio's Soft theme sets at a contrast of 2.6 on white."""
 CSS = Path(__file__).with_name("page.css")
 KEEP_SECONDS = 86_400
 """Seconds for which copies of images stay in the page's cache."""
@@ -66,6 +68,7 @@ def theme() -> gr.themes.Base:
         **{f"block_{part}_background_fill{dark}": "none" for part in ("title", "label") for dark in ("", "_dark")},
         **{f"block_{part}_text_color": "*neutral_700" for part in ("title", "label")},
         **{f"block_{part}_text_color_dark": "*neutral_200" for part in ("title", "label")},
+        **{name: "*neutral_500" for name in QUIET}, **{f"{name}_dark": "*neutral_400" for name in QUIET},
         block_title_padding="0", block_title_text_weight="600",
     )  # fmt: skip
 

@@ -97,3 +97,23 @@ def test_an_element_may_be_added_while_a_render_walks_through_them(blocks):
     for walked, element in enumerate(visitor.blocks.values()):
         visitor.blocks[-1 - walked] = element
     assert number > 500 and len(visitor.blocks) == 2 * number
+
+
+@pytest.mark.parametrize(
+    ("name", "background", "least"),
+    [("body_text_color_subdued", "#ffffff", 4.5), ("body_text_color_subdued_dark", "block_background_fill_dark", 4.5),
+     ("input_placeholder_color", "#ffffff", 4.5), ("input_placeholder_color_dark", "input_background_fill_dark", 4)],
+)  # fmt: skip
+def test_lesser_texts_can_be_read(name, background, least):
+    """The ratio of WCAG 2.2, which asks for 4.5."""
+    theme = page.theme()
+
+    def luminance(color):
+        while not color.startswith("#"):
+            color = getattr(theme, color.removeprefix("*"))
+        parts = [int(color[at : at + 2], 16) / 255 for at in (1, 3, 5)]
+        linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+        return sum(weight * part for weight, part in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+    dark, light = sorted((luminance(name), luminance(background)))
+    assert (light + 0.05) / (dark + 0.05) >= least
