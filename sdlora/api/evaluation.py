@@ -23,10 +23,12 @@ from sdlora.evaluation.settings import EvaluationSettings as EvaluationSettings
 from sdlora.evaluation.table import evaluation_table as evaluation_table
 from sdlora.evaluation.table import format_figure as format_figure
 from sdlora.events import OnEvent, ignore
+from sdlora.filesystem.reading import modified_ns
 from sdlora.jobs.evaluation_estimate import EvaluationEstimate as EvaluationEstimate
 from sdlora.jobs.evaluation_estimate import estimate_evaluation
 from sdlora.jobs.evaluation_plan import choose_steps, concept_data, find_concept, plan_encoders, plan_prompts
 from sdlora.jobs.tool_process import EvaluationJob as EvaluationJob
+from sdlora.section import quote_value
 from sdlora.storage.run_folder import Run
 
 DEFAULTS = EvaluationSettings()
@@ -109,8 +111,8 @@ def outdated_evaluation(run: Run) -> list[str]:
     Raises as ``read_evaluation`` does.
     """
     evaluated = {candidate.step for candidate in read_evaluation(run).candidates}
-    files, written = run.checkpoint_files(), (run.folder / FOLDER / FILE).stat().st_mtime
-    newer = {step for step, path in files.items() if path.stat().st_mtime > written}
+    files, written = run.checkpoint_files(), modified_ns(run.folder / FOLDER / FILE)
+    newer = {step for step, path in files.items() if modified_ns(path) > written}
     told = {
         "gone since": evaluated - files.keys(),
         "changed since": evaluated & newer,
@@ -134,7 +136,7 @@ def candidate_to_take(run: Run, number: int | None = None) -> Candidate:
     if taken is None:
         raise ConfigError(f"{run.name}: its evaluation proposes no checkpoint; choose one by its pictures")
     if not 0 <= taken < len(evaluation.candidates):
-        raise ConfigError(f"candidate {taken}: the evaluation has 0 to {len(evaluation.candidates) - 1}")
+        raise ConfigError(f"candidate {quote_value(taken)}: the evaluation has 0 to {len(evaluation.candidates) - 1}")
     return evaluation.candidates[taken]
 
 

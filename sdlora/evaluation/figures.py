@@ -6,7 +6,10 @@ from typing import Annotated, Literal, NamedTuple
 
 from pydantic import Field
 
-Number = Annotated[float, Field(allow_inf_nan=False)]
+from sdlora.evaluation.settings import Scale, Step
+
+Number = Annotated[float, Field(allow_inf_nan=False, ge=-1e30, le=1e30)]
+"""A value that can be shown and sent: JSON has no others, and a cell no room for more digits."""
 Better = Literal["high", "low"]
 
 
@@ -53,8 +56,8 @@ class Candidate:
 
     checkpoint: str
     """Name of its file in the run's folder."""
-    step: int
-    scale: Number
+    step: Step
+    scale: Scale
     figures: Mapping[str, Figure] = field(default_factory=dict)
     nearest: str = ""
     """Name of the training image that most of its images are nearest to."""

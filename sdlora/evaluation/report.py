@@ -10,9 +10,11 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from sdlora.data.settings import Kind
 from sdlora.errors import ConfigError, FileError, FormatError
-from sdlora.evaluation.figures import Candidate
+from sdlora.evaluation.figures import Candidate, Number
 from sdlora.evaluation.prompts import EvaluationPrompts
 from sdlora.evaluation.proposal import Proposal
+from sdlora.evaluation.settings import MOST_SEEDS
+from sdlora.filesystem.paths import path_problem
 from sdlora.filesystem.reading import read_json
 from sdlora.filesystem.writing import write_atomic
 from sdlora.section import first_problem
@@ -36,10 +38,10 @@ class Evaluation:
     clip: str
     """Model by which images were compared with prompts."""
     prompts: EvaluationPrompts
-    seeds: int
+    seeds: Annotated[int, Field(ge=1, le=MOST_SEEDS)]
     candidates: Annotated[tuple[Candidate, ...], Field(max_length=MOST_CANDIDATES)]
     proposal: Proposal
-    settings: Mapping[str, int | float | str | None]
+    settings: Mapping[str, Annotated[int, Field(ge=-(2**53), le=2**53)] | Number | str | None]
     """How the images were sampled."""
     version: Annotated[int, Field(ge=1)] = VERSION
 
@@ -60,6 +62,8 @@ def read_evaluation(folder: Path) -> Evaluation:
     path = folder / FILE
     if not path.is_file():
         raise ConfigError(f"{folder}: holds no evaluation yet; run `sdlora evaluate` on the run first")
+    if problem := path_problem(path, folder.parent):
+        raise FormatError(f"{path}: {problem}")
     try:
         values = read_json(path)
         found = _EVALUATIONS.validate_python(values)

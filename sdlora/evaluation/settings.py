@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from sdlora.generation.settings import LARGEST_SEED, Sampler, Steps
 from sdlora.section import Section
@@ -20,21 +20,31 @@ def _flat(parts: Any) -> Iterator[Any]:
         yield from (word.strip() for word in part.split(",") if word.strip()) if isinstance(part, str) else [part]
 
 
+def _each_once(numbers: tuple[float, ...]) -> tuple[float, ...]:
+    return tuple(dict.fromkeys(numbers))
+
+
 COPY_SEEDS = 3
 """Images of each training caption: what comes from each of their seeds is memorised."""
+MOST_SEEDS = 16
 Scale = Annotated[float, Field(gt=0, le=2)]
+Step = Annotated[int, Field(ge=0, le=10**9)]
+"""Steps that a checkpoint was trained for."""
 Prompts = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(max_length=24)]
 
 
 class EvaluationSettings(Section):
     """Evaluation of a run's checkpoints by what they generate."""
 
-    checkpoints: Annotated[
-        tuple[Annotated[int, Field(ge=0)], ...], Field(max_length=100), BeforeValidator(_split_numbers)
-    ] = ()
+    checkpoints: Annotated[tuple[Step, ...], Field(max_length=100), BeforeValidator(_split_numbers)] = ()
     """Steps of the checkpoints to compare, such as `60, 120, 180`. All of them if left out."""
 
-    scales: Annotated[tuple[Scale, ...], Field(min_length=1, max_length=8), BeforeValidator(_split_numbers)] = (
+    scales: Annotated[
+        tuple[Scale, ...],
+        Field(min_length=1, max_length=8),
+        BeforeValidator(_split_numbers),
+        AfterValidator(_each_once),
+    ] = (
         0.6, 0.8, 1.0,
     )  # fmt: skip
     """Scales to compare each checkpoint at."""
@@ -48,10 +58,10 @@ class EvaluationSettings(Section):
     unrelated_prompts: Prompts = ()
     """Prompts of other things, by which drift of the base is seen. Proposed if left out."""
 
-    seeds: int = Field(default=2, ge=1, le=16)
+    seeds: int = Field(default=2, ge=1, le=MOST_SEEDS)
     """Images of each prompt, each from noise of its own; the base's start from the same."""
 
-    seed: int = Field(default=1, ge=0, le=LARGEST_SEED)
+    seed: int = Field(default=1, ge=0, le=LARGEST_SEED - MOST_SEEDS)
     """Seed of the first image of each prompt."""
 
     steps: Steps = 12

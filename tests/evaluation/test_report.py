@@ -77,3 +77,38 @@ def test_a_figure_is_written_with_its_sign_and_one_that_is_missing_as_a_dash():
     candidate = Candidate("x", 1, 1.0, {"look": Figure(0.9, None, None, -0.125)})
     assert format_figure(candidate, "look") == ("-0.12", "0.90 | -")
     assert format_figure(candidate, "spill") == ("-", "")
+
+
+def leaves(value, path=()):
+    """The places of all numbers in a JSON value."""
+    if isinstance(value, dict | list | tuple):
+        named = value.items() if isinstance(value, dict) else enumerate(value)
+        return [place for name, part in named for place in leaves(part, (*path, name))]
+    return [path] if isinstance(value, int | float) else []
+
+
+NUMBERS = leaves(asdict(EVALUATION))
+
+
+@pytest.mark.parametrize("odd", [float("nan"), float("inf"), -1e308, 10**400], ids=["nan", "inf", "large", "digits"])
+@pytest.mark.parametrize("place", NUMBERS, ids=lambda place: ".".join(map(str, place)))
+def test_no_number_of_the_file_may_be_one_that_cannot_be_shown_or_sent(folder, place, odd):
+    values = json.loads(json.dumps(asdict(EVALUATION)))
+    part = values
+    for name in place[:-1]:
+        part = part[name]
+    part[place[-1]] = odd
+    (folder / FILE).write_text(json.dumps(values))
+    with pytest.raises(FormatError) as error:
+        read_evaluation(folder)
+    assert "\n" not in str(error.value) and len(str(error.value)) < 1000
+
+
+@pytest.mark.parametrize("linked", [".", FILE])
+def test_a_link_out_of_the_folder_of_its_run_is_not_followed(folder, tmp_path_factory, linked):
+    run = tmp_path_factory.mktemp("run")
+    (run / "evaluation").symlink_to(folder) if linked == "." else (run / "evaluation").mkdir()
+    if linked == FILE:
+        (run / "evaluation" / FILE).symlink_to(folder / FILE)
+    with pytest.raises(FormatError, match="is a link out of"):
+        read_evaluation(run / "evaluation")
