@@ -169,6 +169,16 @@ def _on_processor(studio: Studio) -> bool:
 def image_keys(
     adapter: EvaluatedAdapter | None, scales: Iterable[float], prompts: Sequence[str], seeds: Sequence[int]
 ) -> list[ImageKey]:
-    """Return the keys of all ``prompts`` and ``seeds`` at each of ``scales``: prompt by prompt, its seeds together."""
-    digest = sha256(adapter.path) if adapter else ""
+    """Return the keys of all ``prompts`` and ``seeds`` at each of ``scales``: prompt by prompt, its seeds together.
+
+    Raises FileError for an adapter that is gone, or cannot be read.
+    """
+    digest = _digest(adapter)
     return [ImageKey(digest, scale, prompt, seed) for scale in scales for prompt in prompts for seed in seeds]
+
+
+def _digest(adapter: EvaluatedAdapter | None) -> str:
+    if adapter is None:
+        return ""
+    with file_errors(adapter.path, "read"):
+        return sha256(adapter.path)

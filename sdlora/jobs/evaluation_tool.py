@@ -90,7 +90,8 @@ def _track(run: Run, sheet: Path, step: int, report: OnEvent) -> None:
 
 
 def evaluation_task(run: Run, settings: EvaluationSettings, report: OnEvent) -> evaluation.EvaluationTask:
-    """Return the task of evaluating ``run``."""
+    """Return the task of evaluating ``run``. Raises FileError for a folder with links out of it, as a training does."""
+    run.require_inside()
     config = run.config
     files, data = run.checkpoint_files(), concept_data(config, settings.concept)
     adapters = [

@@ -7,10 +7,12 @@ import pytest
 from PIL import Image
 
 from sdlora.config import TrainConfig
-from sdlora.errors import ConfigError, DatasetError
+from sdlora.errors import ConfigError, DatasetError, FileError
 from sdlora.evaluation.report import FILE, FOLDER, IMAGES, SHEET, read_evaluation
 from sdlora.evaluation.settings import EvaluationSettings
 from sdlora.events import Progress
+from sdlora.generation.device import choose_device
+from sdlora.jobs import evaluation_tool
 from sdlora.jobs.evaluation_tool import evaluate
 from sdlora.jobs.tool_process import EvaluationJob
 from sdlora.storage.run_folder import Run
@@ -187,3 +189,24 @@ def test_training_images_that_are_gone_are_one_sentence(run, settings, tmp_path)
     TrainConfig.load(run.config_file, {"data.folder": str(tmp_path / "gone")}).save(run.config_file)
     with pytest.raises(DatasetError):
         work(run, settings)
+
+
+def test_a_checkpoint_deleted_while_the_job_waits_is_one_sentence(run, settings, monkeypatch):
+    path = run.checkpoint(6)
+    monkeypatch.setattr(
+        evaluation_tool, "choose_device", lambda name: path.unlink(missing_ok=True) or choose_device(name)
+    )
+    with pytest.raises(FileError, match=r"000006.safetensors: cannot be read"):
+        work(run, settings)
+    assert not (run.folder / FOLDER / FILE).exists()
+
+
+@pytest.mark.parametrize("inside", [FOLDER, f"{FOLDER}/{IMAGES}"])
+def test_nothing_is_written_through_a_link_out_of_the_run(run, settings, tmp_path, inside):
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (run.folder / inside).parent.mkdir(exist_ok=True)
+    (run.folder / inside).symlink_to(outside)
+    with pytest.raises(FileError, match="is a link out of"):
+        work(run, settings)
+    assert not list(outside.iterdir())
