@@ -81,6 +81,9 @@ class ImageFolder:
         raise, FileError.
         """
         self._sweep()
+        for adapter in wanted:
+            with _wearing(studio, adapter, 1.0):  # One that cannot be loaded is told before anything is generated.
+                pass
         missing = {key for keys in wanted.values() for key in keys if not self._is_usable(key)}
         total, done = sum(map(len, wanted.values())), 0
         progress = report_progress(report, PHASE)

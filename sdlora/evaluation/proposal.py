@@ -83,14 +83,17 @@ def propose(candidates: Sequence[Candidate], kind: Kind, trained_as: TrainedAs) 
             "Nothing can be proposed: the training pictures are no nearer to each other than the base's pictures are."
         )
         return Proposal(reasons=(told,))
+    by_step = _at_one_scale(candidates)
+    alarms = tuple(_alarms(by_step, kind, trained_as))
+    if all((candidates[number].share("look") or 0) <= 0 for number in rated):
+        told = "Nothing is proposed: no candidate is nearer to the training pictures than the base without an adapter."
+        return Proposal(reasons=(told,), alarms=alarms)
     front = tuple(number for number in rated if not any(_beats(candidates[o], candidates[number], kind) for o in rated))
     lost = _is_class_lost(candidates)
     scores = {number: score(candidates[number], kind, lost) for number in rated}
     best = max(scores.values())
     as_good = [number for number in rated if scores[number] >= best - AS_GOOD]
     chosen = min(as_good, key=lambda number: (candidates[number].step, -candidates[number].scale))
-    by_step = _at_one_scale(candidates)
-    alarms = tuple(_alarms(by_step, kind, trained_as))
     reasons = (_taken(candidates[chosen], kind), *_turning_points(by_step, kind))
     return Proposal(chosen, front, reasons, alarms)
 

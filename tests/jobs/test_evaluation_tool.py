@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from sdlora.config import TrainConfig
-from sdlora.errors import ConfigError, DatasetError, FileError
+from sdlora.errors import ConfigError, DatasetError, FileError, SdloraError
 from sdlora.evaluation.report import FILE, FOLDER, IMAGES, SHEET, read_evaluation
 from sdlora.evaluation.settings import EvaluationSettings
 from sdlora.events import Progress
@@ -199,6 +199,13 @@ def test_a_checkpoint_deleted_while_the_job_waits_is_one_sentence(run, settings,
     with pytest.raises(FileError, match=r"000006.safetensors: cannot be read"):
         work(run, settings)
     assert not (run.folder / FOLDER / FILE).exists()
+
+
+def test_a_checkpoint_that_cannot_be_loaded_is_told_before_anything_is_generated(run, settings):
+    run.checkpoint_files()[max(run.checkpoint_files())].write_bytes(b"no adapter")
+    with pytest.raises(SdloraError):
+        work(run, settings)
+    assert not list((run.folder / FOLDER / IMAGES).glob("*.png"))
 
 
 @pytest.mark.parametrize("inside", [FOLDER, f"{FOLDER}/{IMAGES}"])
