@@ -255,4 +255,4 @@ def _drifts(candidate: Candidate, kind: Kind) -> bool:
 def _told(candidate: Candidate, measure: str) -> str:
     """Return the share of a measure as people read it."""
     share = candidate.share(measure)
-    return "an unknown share" if share is None else f"{share:.0%}"
+    return "an unknown share" if share is None else f"{round(share, 2) + 0.0:.0%}"  # -0.0 is 0%.
