@@ -24,6 +24,8 @@ DRAWINGS = 120
 SHRINKAGE = 0.3
 """Share of the covariance's mean variance in its diagonal: there are more features than a hundred drawings settle."""
 LIGHT = np.array([0.299, 0.587, 0.114])
+LEVEL = 1 / 255
+"""Least step of lightness that counts: one of an image's levels."""
 OWN = [PAINTERS[style] for style in world.STYLES]
 """Painters of the base's own styles, which it mixes where a prompt names none."""
 Features = Callable[[np.ndarray], np.ndarray]
@@ -46,11 +48,16 @@ def colours(image: np.ndarray) -> np.ndarray:
 
 
 def edges(image: np.ndarray) -> np.ndarray:
-    """Return histograms of the steps between neighbouring pixels at three sizes, as square roots."""
+    """Return histograms of the steps between neighbouring pixels at three sizes, as square roots.
+
+    Steps below ``LEVEL`` are counted as such: nobody sees them, and they tell a painter's even areas from those of any
+    decoder, however near its latents are (docs/decisions/guidance-and-looks.md).
+    """
     light, parts = image @ LIGHT, []
     for _ in range(3):
         steps = np.concatenate([np.abs(np.diff(light, axis=axis)).ravel() for axis in (0, 1)])
-        parts.append(np.histogram(np.log10(steps + 1e-3), 10, (-3, 0))[0] / steps.size)
+        sizes = np.log10(np.maximum(steps, LEVEL))
+        parts.append(np.histogram(sizes, 8, (np.log10(LEVEL), 0))[0] / steps.size)
         light = (light[::2, ::2] + light[1::2, ::2] + light[::2, 1::2] + light[1::2, 1::2]) / 4
     return np.sqrt(np.concatenate(parts))
 
