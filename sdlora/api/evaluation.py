@@ -1,7 +1,6 @@
 """Evaluation of a run's checkpoints: prompts, the job, its result, and taking what it proposes."""
 
 from collections.abc import Iterable
-from contextlib import suppress
 from pathlib import Path
 
 from sdlora.api.adapters import use_checkpoint
@@ -16,7 +15,7 @@ from sdlora.evaluation.figures import Figure as Figure
 from sdlora.evaluation.prompts import EvaluationPrompts as EvaluationPrompts
 from sdlora.evaluation.proposal import Alarm as Alarm
 from sdlora.evaluation.proposal import Proposal as Proposal
-from sdlora.evaluation.report import FILE, FOLDER, SHEET
+from sdlora.evaluation.report import FILE, FOLDER, result_sheet, result_stamp
 from sdlora.evaluation.report import Evaluation as Evaluation
 from sdlora.evaluation.report import read_evaluation as _read_evaluation
 from sdlora.evaluation.settings import EvaluationSettings as EvaluationSettings
@@ -92,17 +91,12 @@ def read_evaluation(run: Run) -> Evaluation:
 
 def evaluation_stamp(run: Run) -> tuple[int, int] | None:
     """Return what changes with each evaluation of ``run``; None if there is none."""
-    for path in run.regular_files(run.folder / FOLDER, FILE):
-        with suppress(OSError):
-            status = path.stat()
-            return status.st_mtime_ns, status.st_size
-    return None
+    return result_stamp(run.folder / FOLDER)
 
 
 def evaluation_sheet(run: Run) -> Path | None:
     """Return the contact sheet of the newest evaluation of ``run``; None if there is none."""
-    found = run.regular_files(run.folder / FOLDER, SHEET)
-    return found[0] if found else None
+    return result_sheet(run.folder / FOLDER)
 
 
 def outdated_evaluation(run: Run) -> list[str]:

@@ -54,6 +54,30 @@ def write_evaluation(evaluation: Evaluation, folder: Path) -> None:
     write_atomic(folder / FILE, json.dumps(asdict(evaluation), ensure_ascii=False, indent=1) + "\n")
 
 
+def result_stamp(folder: Path) -> tuple[int, int] | None:
+    """Return what changes with each evaluation in ``folder``; None if there is none."""
+    path = _own_file(folder, FILE)
+    if path is None:
+        return None
+    try:
+        status = path.stat()
+    except OSError:  # Gone since.
+        return None
+    return status.st_mtime_ns, status.st_size
+
+
+def result_sheet(folder: Path) -> Path | None:
+    """Return the contact sheet of the evaluation in ``folder``; None if there is none."""
+    return _own_file(folder, SHEET)
+
+
+def _own_file(folder: Path, name: str) -> Path | None:
+    """Return a file of ``folder``. Links are left out: a stranger's may lead to any file."""
+    path = folder / name
+    linked = folder.is_symlink() or path.is_symlink()
+    return path if path.is_file() and not linked else None
+
+
 def read_evaluation(folder: Path) -> Evaluation:
     """Return the evaluation in ``folder``, which anyone may have written.
 

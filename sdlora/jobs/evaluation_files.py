@@ -41,9 +41,14 @@ class AdapterFiles:
 
     def folder(self, data_dir: Path) -> Path:
         """Return the folder of the evaluation of these files in ``data_dir``: the same for the same files."""
-        paths = "\n".join(str(path.resolve()) for _, _, path in self.files)
-        name = safe_name(self.files[0][0], fallback="adapter")[:48]
-        return data_dir / RESULTS / f"{name}-{hashlib.sha256(paths.encode()).hexdigest()[:8]}"
+        return results_folder(self.files[0][0], [path for _, _, path in self.files], data_dir)
+
+
+def results_folder(name: str, paths: Sequence[Path], data_dir: Path) -> Path:
+    """Return the folder in ``data_dir`` of the evaluation of the files ``paths``, the first of them called ``name``."""
+    joined = "\n".join(str(path.resolve()) for path in paths)
+    short = safe_name(name, fallback="adapter")[:48]
+    return data_dir / RESULTS / f"{short}-{hashlib.sha256(joined.encode()).hexdigest()[:8]}"
 
 
 class FileEvaluationJob(ToolJob):
