@@ -31,6 +31,8 @@ from sdlora.storage.library import Library
 
 DEFAULTS = EvaluationSettings()
 MOST_FILES = 100
+LONGEST = 200
+"""Characters of a trigger or class: metadata with more tell none."""
 
 
 class FileEvaluation(NamedTuple):
@@ -159,9 +161,11 @@ def file_facts(path: Path, data_dir: Path | None = None) -> FileFacts:
         header = read_metadata(path)
         base = _base(path, header, "", data_dir)
     trigger, folders = _trigger(header), _trained_folders(header)
+    if len(trigger) > LONGEST:
+        trigger = ""
     captions = [named[1] for folder in folders if (named := parse_kohya_folder(folder))]
     classes = [text.removeprefix(f"{trigger} ") for text in captions if trigger and text.startswith(f"{trigger} ")]
-    return FileFacts(base, trigger, next(iter(classes), ""), folders)
+    return FileFacts(base, trigger, next((text for text in classes if len(text) <= LONGEST), ""), folders)
 
 
 def _trigger(header: dict[str, str]) -> str:

@@ -13,8 +13,9 @@ from sdlora.api.adapter_jobs import inspect_adapter, inspect_layers_job, needs_b
 from sdlora.api.adapters import exported_file
 from sdlora.api.models import resolve_base
 from sdlora.errors import ConfigError, SdloraError
-from sdlora.ui import job_widget, library_html, page_html
+from sdlora.ui import file_evaluation_panel, job_widget, library_html, page_html
 from sdlora.ui.app_state import AppState, cache_file
+from sdlora.ui.evaluation_panel import EvaluationPanel
 from sdlora.ui.listeners import HIDDEN, PRIVATE, Values, click_later
 from sdlora.ui.tools_panel import TYPES
 
@@ -42,6 +43,8 @@ class AdapterDetail:
     inspect_layers: job_widget.JobWidget
     layers: gr.HTML
     inspection: gr.HTML
+    evaluation: EvaluationPanel
+    """Only of an adapter that has no run."""
 
     @property
     def opened(self) -> list[Block]:
@@ -52,7 +55,7 @@ class AdapterDetail:
         ]  # fmt: skip
 
 
-def build_detail() -> AdapterDetail:
+def build_detail(app: AppState) -> AdapterDetail:
     """Lay the details out; they are hidden until an adapter is opened."""
     with gr.Column(visible=False, elem_id="library-sheet") as panel:
         facts = gr.HTML(elem_id="library-details")
@@ -73,9 +76,11 @@ def build_detail() -> AdapterDetail:
         inspect_layers = job_widget.job_widget("Look inside", "library-look", "secondary")
         layers = gr.HTML(elem_id="library-layers")
         inspection = gr.HTML(elem_id="library-inspection")
+        name = gr.State("")
+        evaluation = file_evaluation_panel.build(app, name)
     return AdapterDetail(
-        panel, gr.State(""), facts, checkpoint, format, dtype, download, bundle, delete, close, proof, base,
-        inspect_layers, layers, inspection,
+        panel, name, facts, checkpoint, format, dtype, download, bundle, delete, close, proof, base,
+        inspect_layers, layers, inspection, evaluation,
     )  # fmt: skip
 
 

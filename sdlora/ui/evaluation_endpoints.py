@@ -19,6 +19,7 @@ from sdlora.api.training import Run
 from sdlora.errors import ConfigError
 from sdlora.ui.app_state import AppState
 from sdlora.ui.endpoint_arguments import returned_file, takes_settings
+from sdlora.ui.evaluated import EvaluatedRun
 from sdlora.ui.evaluation_panel import device_settings, start
 
 CHOSEN = tuple(name for name in EvaluationSettings.model_fields if name not in ("device", "batch_size"))
@@ -77,7 +78,7 @@ class EvaluationEndpoints:
         found = self._run(run)
         checked = EvaluationSettings.checked(**settings, **device_settings(self.app))
         estimate = evaluation_estimate(found, checked)
-        start(self.app, found, checked)
+        start(self.app, self._evaluated(found), checked)
         return StartedEvaluation(
             run=found.name, images=estimate.images, seconds=estimate.seconds, prompts=[*estimate.prompts.all]
         )
@@ -90,7 +91,7 @@ class EvaluationEndpoints:
             sheet: Whether to return the contact sheet as a file.
         """
         found = self._run(run)
-        now, there = self.app.evaluations.of(found), evaluation_stamp(found) is not None
+        now, there = self.app.evaluations.of(self._evaluated(found)), evaluation_stamp(found) is not None
         image = evaluation_sheet(found) if sheet else None
         return EvaluationStatus(
             run=found.name, state=now.state if now else "finished" if there else "none",
@@ -107,7 +108,7 @@ class EvaluationEndpoints:
             run: Name of the run.
         """
         found = self._run(run)
-        now = self.app.evaluations.of(found)
+        now = self.app.evaluations.of(self._evaluated(found))
         if now is None or now.state != "running":
             raise ConfigError(f"{found.name}: no evaluation of it runs.")
         now.stop()
@@ -125,6 +126,9 @@ class EvaluationEndpoints:
         use_proposal(found, candidate)
         self.app.refresh()
         return UsedAdapter(run=found.name, step=taken.step, scale=taken.scale)
+
+    def _evaluated(self, run: Run) -> EvaluatedRun:
+        return EvaluatedRun(run, self.app.queue)
 
     def _run(self, name: str) -> Run:
         snapshot = self.app.refresh()

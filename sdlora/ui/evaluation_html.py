@@ -25,11 +25,13 @@ PATIENCE_SECONDS = 1.0
 """Seconds left from which on they are shown."""
 
 
-def estimate(found: EvaluationEstimate, scales: int, encoders: EncoderNames, missing: Sequence[str]) -> str:
+def estimate(
+    found: EvaluationEstimate, scales: int, encoders: EncoderNames, missing: Sequence[str], compared: str = "checkpoint"
+) -> str:
     """Return how many pictures an evaluation compares, about how long it takes, what judges, and what of that is
-    ``missing``.
+    ``missing``; ``compared`` is the word for what is compared.
     """
-    count = f"{pluralize(len(found.checkpoints), 'checkpoint')} at {pluralize(scales, 'scale')}, beside the base"
+    count = f"{pluralize(len(found.checkpoints), compared)} at {pluralize(scales, 'scale')}, beside the base"
     time = (
         f"about {format_duration(found.seconds)} at the pace of this run's previews"
         if found.seconds is not None
@@ -62,13 +64,15 @@ def progress(found: Evaluating | None) -> str:
     return progress_note(f"{words}: {event.done} of {event.total}{left}", event.done / event.total)
 
 
-def result(found: Evaluation, sheet: Path | None, outdated: Sequence[str]) -> str:
-    """Return what an evaluation proposes and why, what is wrong, the contact sheet, and the figures folded away."""
+def result(found: Evaluation, sheet: Path | None, outdated: Sequence[str], noun: str = "run") -> str:
+    """Return what an evaluation proposes and why, what is wrong, the contact sheet, and the figures folded away;
+    ``noun`` is the word for what was evaluated.
+    """
     proposal = found.proposal
     sentence, *reasons = (one_line(reason, LONGEST) for reason in proposal.reasons or ("Nothing is proposed.",))
     why = "".join(f"<p>{escape(reason)}</p>" for reason in reasons)
     kind = "info" if proposal.chosen is None else "good"
-    old = f"This evaluation is older than the run: {'; '.join(outdated)}. Evaluate again." if outdated else ""
+    old = f"This evaluation is older than the {noun}: {'; '.join(outdated)}. Evaluate again." if outdated else ""
     alarms = "".join(
         f"<div class='note warn' role='status'><p><b>{escape(one_line(alarm.text, LONGEST))}</b></p>"
         f"<p>{escape(one_line(alarm.remedy, LONGEST))}</p></div>"

@@ -1,17 +1,20 @@
-"""Evaluations of runs in the background, which outlive the page that started them; all visitors see them."""
+"""Evaluations in the background, which outlive the page that started them; all visitors see them."""
 
 import threading
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from sdlora.api.evaluation import EvaluationJob
-from sdlora.api.training import Run
+from sdlora.api.file_evaluation import FileEvaluationJob
 from sdlora.errors import BusyError, SdloraError
 from sdlora.events import Progress
 from sdlora.time_left import TimeLeft
+
+if TYPE_CHECKING:
+    from sdlora.ui.evaluated import Evaluated
 
 MOST_AT_ONCE = 4
 """Evaluations that run or wait for the device: each is a process."""
@@ -20,9 +23,9 @@ State = Literal["running", "finished", "stopped", "failed"]
 
 @dataclass
 class Evaluating:
-    """An evaluation of a run that was started here, and how far it is."""
+    """An evaluation that was started here, and how far it is."""
 
-    job: EvaluationJob
+    job: EvaluationJob | FileEvaluationJob
     state: State = "running"
     progress: Progress = field(default_factory=lambda: Progress(phase="starting"))
     left: float | None = None
@@ -58,31 +61,31 @@ class Evaluating:
 
 
 class Evaluations:
-    """The evaluations that were started here, one a run."""
+    """The evaluations that were started here, one of each run or adapter file."""
 
     def __init__(self) -> None:
         self._found: dict[tuple[Path, int], Evaluating] = {}
         self._lock = threading.Lock()
 
-    def start(self, run: Run, make: Callable[[], EvaluationJob]) -> Evaluating:
+    def start(self, evaluated: "Evaluated", make: Callable[[], EvaluationJob | FileEvaluationJob]) -> Evaluating:
         """Start the job that ``make`` returns.
 
-        Raises BusyError while the run has one, or too many others run, ConfigError for a run that is gone.
+        Raises BusyError while ``evaluated`` has one, or too many others run, ConfigError for what is gone.
         """
         with self._lock:
             open_now = [each for each in self._found.values() if each.state == "running"]
-            if (own := self._found.get(_key(run))) in open_now and own is not None:
-                raise BusyError(f"{run.name} is being evaluated already; wait for it, or cancel it")
+            if (own := self._found.get(_key(evaluated))) in open_now and own is not None:
+                raise BusyError(f"{evaluated.name} is being evaluated already; wait for it, or cancel it")
             if len(open_now) >= MOST_AT_ONCE:
                 raise BusyError(f"{len(open_now)} evaluations run or wait; try again when one of them is done")
-            run.require_there()
-            found = self._found[_key(run)] = Evaluating(make())
+            evaluated.require_there()
+            found = self._found[_key(evaluated)] = Evaluating(make())
         threading.Thread(target=found.follow, daemon=True).start()
         return found
 
-    def of(self, run: Run) -> Evaluating | None:
-        """Return the newest evaluation of ``run`` that was started here."""
-        return self._found.get(_key(run))
+    def of(self, evaluated: "Evaluated") -> Evaluating | None:
+        """Return the newest evaluation of ``evaluated`` that was started here."""
+        return self._found.get(_key(evaluated))
 
     def close(self) -> None:
         """End those that run."""
@@ -91,9 +94,9 @@ class Evaluations:
                 each.stop()
 
 
-def _key(run: Run) -> tuple[Path, int]:
-    """Return what tells a run from a later one of the same name."""
+def _key(evaluated: "Evaluated") -> tuple[Path, int]:
+    """Return what tells a run or a file from a later one of the same name."""
     try:
-        return run.folder, run.folder.stat().st_ino
+        return evaluated.source, evaluated.source.stat().st_ino
     except OSError:
-        return run.folder, 0
+        return evaluated.source, 0

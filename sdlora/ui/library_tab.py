@@ -16,7 +16,15 @@ from sdlora.api.storage import size_of
 from sdlora.api.training import Run, duplicate_run, list_runs
 from sdlora.errors import SdloraError
 from sdlora.formatting import format_bytes, pluralize
-from sdlora.ui import bake_panel, compare_runs_panel, disk_tab, library_html, page_html, tools_panel
+from sdlora.ui import (
+    bake_panel,
+    compare_runs_panel,
+    disk_tab,
+    file_evaluation_panel,
+    library_html,
+    page_html,
+    tools_panel,
+)
 from sdlora.ui.adapter_detail import AdapterDetail, build_detail, inspect, show_adapter, wire_detail
 from sdlora.ui.app_state import AppState
 from sdlora.ui.listeners import EVERY, HIDDEN, LAST, PRIVATE, Changes, Values
@@ -90,7 +98,7 @@ def build(app: AppState, tab: gr.Tab, tabs: gr.Tabs, news: gr.HTML) -> LibraryTa
     search = gr.Textbox("", label="Search", placeholder="a name or a trigger word", elem_id="library-search")
     with gr.Tabs(elem_id="library-tabs"):
         with gr.Tab("Adapters"):
-            detail = build_detail()
+            detail = build_detail(app)
             adapters = _clickable("library-adapters")
         with gr.Tab("Runs"):
             compare_runs_panel.build(app, changes)
@@ -204,9 +212,13 @@ def _wire_detail(app: AppState, library: LibraryTab, detail: AdapterDetail) -> N
         return show_adapter(app, detail, str(event.name))
 
     chosen = [detail.name, detail.checkpoint]
-    library.adapters.click(show, None, detail.opened, **HIDDEN).then(None, js=SHOW_DETAIL, **PRIVATE).then(
-        partial(inspect, app), chosen, detail.inspection, **HIDDEN
-    )
+    opened = library.adapters.click(show, None, detail.opened, **HIDDEN)
+    evaluation = detail.evaluation
+    offered = opened.then(
+        partial(file_evaluation_panel.show, app, evaluation), detail.name, file_evaluation_panel.outputs(evaluation),
+        **HIDDEN,
+    )  # fmt: skip
+    offered.then(None, js=SHOW_DETAIL, **PRIVATE).then(partial(inspect, app), chosen, detail.inspection, **HIDDEN)
     wire_detail(app, detail, library.file)
     detail.delete.click(partial(_ask_adapter, library), chosen, library.confirm, **HIDDEN).then(
         None, js=SHOW_TOP, **PRIVATE

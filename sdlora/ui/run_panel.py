@@ -15,6 +15,7 @@ from sdlora.errors import SdloraError
 from sdlora.filesystem.paths import path_problem
 from sdlora.ui import evaluation_panel, page_html, queue_panel, run_html, run_measurements
 from sdlora.ui.app_state import ACTIVE, AppState, export_to_cache
+from sdlora.ui.evaluated import EvaluatedRun
 from sdlora.ui.listeners import PRIVATE, Changes, click_later
 from sdlora.ui.run_measurements import measurements_html
 from sdlora.ui.run_view import RunView, loss_curve
@@ -213,7 +214,7 @@ def refresh(app: AppState, panel: RunPanel, name: str | None, changes: Changes) 
     ]
     for row in rows:
         changes.add(*row)
-    evaluation_panel.refresh(app, panel.evaluation, run, saved and idle, changes)
+    evaluation_panel.refresh(app, panel.evaluation, EvaluatedRun(run, app.queue), saved and idle, changes)
 
 
 def _card(run: Run, view: RunView, state: str) -> str:

@@ -185,7 +185,7 @@ def test_hostile_metadata_is_shown_as_a_few_words_everywhere(
     output = capsys.readouterr().out
     assert len(output) < 5000 and all(letter.isprintable() or letter == "\n" for letter in output)
     with gr.Blocks():
-        detail = adapter_detail.build_detail()
+        detail = adapter_detail.build_detail(app)
     shown = [
         *library_tab._lists(app, ""),
         *map(str, adapter_detail.show_adapter(app, detail, "bad").values()),

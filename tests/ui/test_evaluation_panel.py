@@ -14,6 +14,7 @@ from sdlora.evaluation.report import FOLDER, Evaluation, write_evaluation
 from sdlora.formats import write_adapter
 from sdlora.storage.run_folder import Run
 from sdlora.ui import evaluation_html, evaluation_panel
+from sdlora.ui.evaluated import EvaluatedRun
 from sdlora.ui.evaluation_endpoints import EvaluationEndpoints
 from sdlora.ui.listeners import Changes
 from tests.support.adapters import random_lora
@@ -46,7 +47,7 @@ def panel(app):
 @pytest.fixture
 def values(panel):
     fields = {component: component.value for component in panel.fields.values()}
-    return {**fields, panel.run: "house", panel.filled: {}, panel.is_open: False}
+    return {**fields, panel.name: "house", panel.filled: {}, panel.is_open: False}
 
 
 def planned(app, panel, values, **changed):
@@ -65,7 +66,7 @@ def test_the_plan_has_the_proposed_prompts_and_the_number_of_pictures(app, run, 
     assert "134 pictures: 2 checkpoints at 3 scales, beside the base; the time shows once" in shown[panel.plan]
     assert len(text(panel, shown, "prompts").splitlines()) == 3 and "sks" in text(panel, shown, "prompts")
     assert "sks" not in text(panel, shown, "class_prompts") and text(panel, shown, "unrelated_prompts")
-    settings = evaluation_panel.settings_of(app, panel, run, shown)
+    settings = evaluation_panel.settings_of(app, panel, "house", shown)
     assert (settings.prompts, settings.class_prompts, settings.unrelated_prompts) == ((), (), ())
     assert settings.scales == (0.6, 0.8, 1.0) and settings.checkpoints == ()
 
@@ -75,12 +76,11 @@ def test_edited_prompts_are_kept_and_those_without_the_trigger_follow(app, run, 
     shown = planned(app, panel, shown, prompts="sks, a cat\n\nsks, a dog", scales="0.5,1", checkpoints="4")
     assert text(panel, shown, "class_prompts") == "a cat\na dog"
     assert "1 checkpoint at 2 scales" in shown[panel.plan]
-    settings = evaluation_panel.settings_of(app, panel, run, shown)
+    settings = evaluation_panel.settings_of(app, panel, "house", shown)
     assert settings.prompts == ("sks, a cat", "sks, a dog") and settings.class_prompts == ()
     shown = planned(app, panel, shown, class_prompts="a cow")
-    assert evaluation_panel.settings_of(app, panel, run, shown).class_prompts == ("a cow",)
-    other = Run.create(app.data_dir / "runs", "other", run.config)
-    assert evaluation_panel.settings_of(app, panel, other, shown).prompts == ()  # Those of another run.
+    assert evaluation_panel.settings_of(app, panel, "house", shown).class_prompts == ("a cow",)
+    assert evaluation_panel.settings_of(app, panel, "other", shown).prompts == ()  # Those of another run.
 
 
 @pytest.mark.parametrize(
@@ -93,14 +93,14 @@ def test_what_is_wrong_is_said_in_the_plan(app, run, panel, values, changed, mes
     shown = planned(app, panel, shown, **changed)
     assert message in shown[panel.plan] and "class='note bad'" in shown[panel.plan]
     updates = evaluation_panel._start(app, panel, shown)
-    assert message in updates[panel.status] and app.evaluations.of(run) is None
+    assert message in updates[panel.status] and app.evaluations.of(EvaluatedRun(run, app.queue)) is None
 
 
 def test_a_run_that_trains_or_is_gone_is_not_evaluated(app, run, panel, values):
     with run.hold():
         assert evaluation_panel._plan(app, panel, True, values) == {panel.is_open: True}
         assert "is queued or trained" in evaluation_panel._start(app, panel, values)[panel.status]
-    assert "This run is gone" in evaluation_panel._start(app, panel, values | {panel.run: "x"})[panel.status]
+    assert "This run is gone" in evaluation_panel._start(app, panel, values | {panel.name: "x"})[panel.status]
 
 
 def test_the_plan_says_which_models_judge_and_what_is_downloaded(app, run, panel, values, clip):
@@ -109,10 +109,9 @@ def test_the_plan_says_which_models_judge_and_what_is_downloaded(app, run, panel
     assert f"Judged by openai/clip-vit-large-patch14; {download}" in shown[panel.plan]
     shown = planned(app, panel, shown, encoder=clip, clip="pocket")
     assert f"Judged by {clip}, and with prompts by the bundled CLIP." in shown[panel.plan]
-    settings = evaluation_panel.settings_of(app, panel, run, shown)
+    settings = evaluation_panel.settings_of(app, panel, "house", shown)
     assert (settings.encoder, settings.clip) == (clip, "pocket")
-    other = Run.create(app.data_dir / "runs", "other", run.config)
-    assert evaluation_panel.settings_of(app, panel, other, shown).encoder == ""
+    assert evaluation_panel.settings_of(app, panel, "other", shown).encoder == ""
     shown = planned(app, panel, shown, encoder="<i>")
     assert "is no model that compares images" in shown[panel.plan] and "<i>" not in shown[panel.plan]
 
@@ -120,7 +119,7 @@ def test_the_plan_says_which_models_judge_and_what_is_downloaded(app, run, panel
 def ended(app, run):
     """The evaluation of ``run``, when it has ended."""
     for _ in range(1200):
-        if (found := app.evaluations.of(run)).state != "running":
+        if (found := app.evaluations.of(EvaluatedRun(run, app.queue))).state != "running":
             return found
         time.sleep(0.1)
     raise AssertionError(found.progress)
@@ -184,7 +183,7 @@ def stored(run, chosen=0):
 def test_an_earlier_result_is_shown_with_what_is_outdated_and_no_script(app, run, panel):
     stored(run)
     changes = Changes({})
-    evaluation_panel.refresh(app, panel, run, True, changes)
+    evaluation_panel.refresh(app, panel, EvaluatedRun(run, app.queue), True, changes)
     shown = changes.updates[panel.result]
     assert "<img" not in shown and "Second reason." in shown and "Set prior.weight = 1." in shown
     assert "0.50<small>0.50 | 0.25</small>" in shown and "older than the run" not in shown
@@ -192,10 +191,10 @@ def test_an_earlier_result_is_shown_with_what_is_outdated_and_no_script(app, run
         ("step 2, scale 0.6 (proposed)", 0), ("step 4, scale 0.6", 1),
     ]  # fmt: skip
     again = Changes(changes.seen)
-    evaluation_panel.refresh(app, panel, run, True, again)
+    evaluation_panel.refresh(app, panel, EvaluatedRun(run, app.queue), True, again)
     assert again.updates == {}
     run.checkpoint(2).unlink()
-    evaluation_panel.refresh(app, panel, run, True, again)
+    evaluation_panel.refresh(app, panel, EvaluatedRun(run, app.queue), True, again)
     assert "older than the run: checkpoint 2 gone since. Evaluate again." in again.updates[panel.result]
     assert "there is no checkpoint 2" in evaluation_panel.take(app, "house", 0)
 
@@ -203,7 +202,7 @@ def test_an_earlier_result_is_shown_with_what_is_outdated_and_no_script(app, run
 def test_a_damaged_result_is_one_sentence_and_nothing_can_be_taken(app, run, panel):
     stored(run)
     (run.folder / FOLDER / "evaluation.json").write_text("{}")
-    shown = evaluation_panel._result(panel, run)
+    shown = evaluation_panel._result(panel, EvaluatedRun(run, app.queue))
     assert "is no evaluation" in shown[panel.result] and shown[panel.use]["visible"] is False
     stored(run, chosen=None)
     assert "candidate" in evaluation_panel.take(app, "house", 9)
@@ -213,5 +212,7 @@ def test_the_run_of_another_name_has_no_result_of_this_one(app, run, panel):
     stored(run)
     other = Run.create(app.data_dir / "runs", "other", run.config)
     write_tiny_adapter(other.checkpoint(2))
-    shown = evaluation_panel._result(panel, other)
-    assert shown[panel.result] == "" and evaluation_html.progress(app.evaluations.of(other)) == ""
+    shown = evaluation_panel._result(panel, EvaluatedRun(other, app.queue))
+    assert (
+        shown[panel.result] == "" and evaluation_html.progress(app.evaluations.of(EvaluatedRun(other, app.queue))) == ""
+    )

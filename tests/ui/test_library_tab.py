@@ -19,9 +19,9 @@ def built(app):
 
 
 @pytest.fixture
-def detail():
+def detail(app):
     with gr.Blocks():
-        return adapter_detail.build_detail()
+        return adapter_detail.build_detail(app)
 
 
 def lists(app, search=""):

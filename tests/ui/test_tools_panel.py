@@ -178,7 +178,7 @@ def test_the_base_is_asked_for_where_an_adapter_depends_on_it(app):
         write_adapter(random_adapter(name), app.library.folder / f"{name}.safetensors")
     with gr.Blocks():
         rows, fields = adapter_rows("test", 2, 2).adapters, shrink_fields()
-        detail = adapter_detail.build_detail()
+        detail = adapter_detail.build_detail(app)
 
     def is_required(*names):
         return tools_panel._show_base(app, rows, dict(zip(rows, names, strict=True)))["visible"]
