@@ -31,7 +31,7 @@ def evaluation_fields(prefix: str, of_run: bool) -> dict[str, Any]:
             SCALES,
             label="Scales",
             elem_id=f"{prefix}-scales",
-            info=f"Each {'checkpoint' if of_run else 'file'} at each",
+            info="Each checkpoint at each" if of_run else "Such as 0.6, 1",
         )
     prompts = gr.Textbox(
         "", label="Prompts with the trigger, one a line", lines=3, max_lines=8, elem_id=f"{prefix}-prompts",

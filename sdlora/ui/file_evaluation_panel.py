@@ -19,7 +19,7 @@ WORDS = PanelWords(
     "file-evaluation", "Which scale?",
     "Draws the same prompts with the base and with this adapter at several scales, measures the pictures, and proposes "
     "a scale, with reasons.",
-    "Compare the scales", "adapter", "file",
+    "Compare the scales", "adapter", "adapter",
 )  # fmt: skip
 NO_PICTURES = ("none", "")
 

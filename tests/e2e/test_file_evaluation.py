@@ -39,7 +39,7 @@ def test_the_details_of_an_imported_adapter_offer_an_evaluation(imported, visit)
     visitor.tab("Library")
     visitor.page.locator("#library-adapters").get_by_text("given").first.click()
     visitor.click("#file-evaluation > button")
-    visitor.see("1 file at 3 scales, beside the base", "#file-evaluation-plan")
+    visitor.see("1 adapter at 3 scales, beside the base", "#file-evaluation-plan")
     assert visitor.value("#file-evaluation-project") == "glass"
     assert visitor.value("#file-evaluation-trigger") == "ohwx style"
     assert visitor.value("#file-evaluation-base") == "tiny"
@@ -48,7 +48,7 @@ def test_the_details_of_an_imported_adapter_offer_an_evaluation(imported, visit)
     visitor.click("#file-evaluation-encoders > button")
     for field, text in {"scales": "0.9", "seeds": "1", "steps": "1", "encoder": "pocket", "clip": "pocket"}.items():
         visitor.fill(f"#file-evaluation-{field}", text)
-    visitor.see("1 file at 1 scale", "#file-evaluation-plan")
+    visitor.see("1 adapter at 1 scale", "#file-evaluation-plan")
     visitor.see("Judged by the bundled CLIP", "#file-evaluation-plan")
     visitor.click("#file-evaluation-button")
     visitor.page.locator("#file-evaluation-cancel").wait_for()

@@ -90,7 +90,7 @@ def test_the_plan_follows_what_is_said_about_the_file(app, project, adapter, pan
     shown = planned(app, panel, values)
     assert "Choose the base model that this adapter was trained on." in shown[panel.plan]
     shown = planned(app, panel, shown, {"base": "pocket", "trigger": "sks", "class_name": "cat"})
-    assert "1 file at 3 scales, beside the base" in shown[panel.plan]
+    assert "1 adapter at 3 scales, beside the base" in shown[panel.plan]
     prompts = shown[panel.fields["prompts"]].splitlines()
     assert prompts and all("sks cat" in text for text in prompts)
     shown = planned(app, panel, shown, {"trigger": "zwx"})
