@@ -30,7 +30,7 @@ def test_checkpoints_are_compared_and_the_proposal_is_used(server, visit):
     visitor.page.reload()
     visitor.tab("Train")
     visitor.see(f"We would take step {STEPS} at scale 0.9", "#evaluation-result")
-    assert visitor.page.locator("#evaluation-status .note").count() == 0
+    wait_until(lambda: visitor.page.locator("#evaluation-status .note").count() == 0)
     visitor.page.locator("#evaluation-result summary").click()
     visitor.see("prompts kept", "#evaluation-result thead")
     with visitor.page.context.expect_page() as opened:
