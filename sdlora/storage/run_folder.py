@@ -31,6 +31,8 @@ LOCK_SECONDS = 2.0
 RunState = Literal["new", "running", "finished", "stopped", "failed", "interrupted"]
 QUEUED = "queued"
 """The file by which a run waits for a device."""
+WANDB = "wandb"
+"""Folder of Weights & Biases, in the folder of a run that is logged there."""
 ENDS: dict[type[Event], RunState] = {RunFinished: "finished", RunStopped: "stopped", RunFailed: "failed"}
 
 
@@ -188,12 +190,15 @@ class Run(RunPaths):
     def require_inside(self) -> None:
         """Raise FileError if anything in the folder is a link out of it, or no file.
 
-        A stranger's run could have its log, its states or its pictures written, or deleted, anywhere.
+        A stranger's run could have its log, its states or its pictures written, or deleted, anywhere. Weights & Biases
+        links to logs of its own in the folder that it makes, where nothing else is read or written.
         """
         for folder, folders, files in os.walk(self.folder):
             for path in (Path(folder, name) for name in (*folders, *files)):
                 if reason := path_problem(path, self.folder):
                     raise FileError(f"{path}: {reason}")
+            if Path(folder) == self.folder:
+                folders[:] = [name for name in folders if name != WANDB]
 
     def stop(self) -> None:
         """Ask the run's process to finish its step, save, and end."""

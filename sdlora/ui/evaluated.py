@@ -16,7 +16,7 @@ from sdlora.ui.app_state import ACTIVE
 
 
 class Evaluated(Protocol):
-    """What an evaluation compares, and where its newest result lies.
+    """Checkpoints or a file for an evaluation to compare, and the place of the newest result.
 
     ``estimate``, ``encoders`` and ``job`` raise ConfigError, ModelError or DatasetError for what cannot be evaluated;
     ``read`` and ``outdated`` raise ConfigError where there is no result, FormatError for a damaged one.

@@ -224,9 +224,18 @@ FOLDERS: dict[str, Callable[[Run, Path], object]] = {
     "the adapter": linked("adapter.safetensors"), "the states": linked("state", folder=True),
     "the pictures": linked("samples", folder=True), "the checkpoints": linked("checkpoints", folder=True),
     "one state": linked("state/000001", folder=True), "the request to stop": linked("stop"),
+    "the tracker's folder": linked("wandb", folder=True),
     "a pipe as log": lambda run, elsewhere: (run.log.unlink(), hostile_files.pipe(run.log)),
     "a pipe as journal": lambda run, elsewhere: (run.journal.unlink(), hostile_files.pipe(run.journal)),
 }  # fmt: skip
+
+
+def test_weights_and_biases_may_link_to_its_own_logs(sent: Run, tmp_path: Path) -> None:
+    """Version 0.31 does so: a run that was logged there could not be resumed or evaluated."""
+    logs = sent.folder / "wandb" / "offline-run-1" / "logs"
+    logs.mkdir(parents=True)
+    (logs / "debug-core.log").symlink_to(tmp_path / "elsewhere.log")
+    sent.require_inside()
 
 
 @pytest.mark.parametrize("case", FOLDERS)
