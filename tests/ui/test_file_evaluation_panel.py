@@ -122,7 +122,7 @@ def test_a_file_is_evaluated_and_its_result_is_found_again(app, project, adapter
         time.sleep(0.1)
     assert (found.state, found.message) == ("finished", "")
     again = file_evaluation_panel.show(app, panel, "cat")
-    assert "We would take step 1 at scale 0.8" in again[panel.result] and "contact-sheet" in again[panel.result]
+    assert "sks cat, a boat" in again[panel.result] and "contact-sheet" in again[panel.result]
     assert not again[panel.use]["visible"] and not again[panel.candidate]["visible"]
     copy = adapter.with_suffix(".other")
     shutil.copy2(adapter, copy)
